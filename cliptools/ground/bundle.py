@@ -1,0 +1,170 @@
+"""Bundles: one safetensors file of fixed-shape statistics, read from and written to streams."""
+
+import json
+import struct
+from dataclasses import dataclass, replace
+from typing import IO, Any, Self
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from cliptools.ground.errors import StreamError
+from cliptools.ground.provenance import KEY, Header, digest
+
+HEADER_LIMIT = 100_000_000  # bytes; the safetensors library's own limit
+CHUNK = 1 << 20
+DTYPES = {"unit": "int32", "top_image": "int32", "word": "int32", "images": "uint8", "words": "uint8", "thumbnails": "uint8"}
+UNIT_ROWS = (
+    "unit", "direction", "component", "component_explained", "mean", "top_norm", "top_image", "threshold",
+    "explained", "explained_all", "word", "coefficient", "residual", "prefix_residual",
+)  # fmt: skip
+"""Tensors with one row a unit; a selection of units selects rows of these."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Statistics of neurons with the header that says what they are. Tensors are numpy arrays, see DESIGN's table of names."""
+
+    header: Header
+    tensors: dict[str, np.ndarray]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.tensors[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    @property
+    def units(self) -> int:
+        """U, the number of units."""
+        return len(self.tensors["unit"])
+
+    def text_list(self, name: str) -> Any:
+        """A JSON tensor (`images`, `words`) as what it says."""
+        return json.loads(self.tensors[name].tobytes().decode("utf-8"))
+
+    def select(self, rows: np.ndarray) -> Self:
+        """The same bundle with only the units of these row numbers, in this order."""
+        return replace(self, tensors={k: v[rows] if k in UNIT_ROWS else v for k, v in self.tensors.items()})
+
+    def with_tensors(self, header: Header, **added: np.ndarray) -> Self:
+        """A copy that says more."""
+        return replace(self, header=header, tensors=self.tensors | added)
+
+    def to_bytes(self) -> bytes:
+        """The safetensors file; equal bundles give equal bytes."""
+        tensors = {name: np.ascontiguousarray(value) for name, value in self.tensors.items()}
+        return save(tensors, metadata={KEY: self.header.to_json()})
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the whole bundle, by which records name the bundle they came from."""
+        return digest(self.to_bytes())
+
+
+def json_tensor(value: Any) -> np.ndarray:
+    """A JSON value as a uint8 tensor."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
+
+
+def read_header(stream: IO[bytes], name: str) -> dict[str, Any]:
+    """The JSON header of a safetensors stream, leaving the stream at the first tensor byte.
+
+    Raises:
+        StreamError: the stream is empty, cut, or no safetensors file.
+    """
+    prefix = _read_exactly(stream, 8, name, "its first 8 bytes")
+    (length,) = struct.unpack("<Q", prefix)
+    if length > HEADER_LIMIT or length < 2:
+        raise StreamError(f"{name}: not a safetensors file (it should begin with the length of a header, found {prefix!r})")
+    text = _read_exactly(stream, length, name, "its header")
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError):
+        raise StreamError(f"{name}: not a safetensors file (its header is not JSON)") from None
+    if not isinstance(header, dict):
+        raise StreamError(f"{name}: not a safetensors file (its header is not a JSON object)")
+    return header
+
+
+def cliptools_header(header: dict[str, Any], name: str) -> Header:
+    """The suite's own part of a safetensors header."""
+    metadata = header.get("__metadata__")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get(KEY), str):
+        raise StreamError(f"{name}: a safetensors file, but not a bundle of cliptools (no {KEY!r} in its metadata)")
+    return Header.from_json(metadata[KEY], name)
+
+
+def read_bundle(stream: IO[bytes], name: str) -> Bundle:
+    """Read one bundle to its end and check that it is whole and consistent.
+
+    Raises:
+        StreamError: empty, truncated, damaged, followed by other bytes, or not a bundle.
+    """
+    header = read_header(stream, name)
+    ours = cliptools_header(header, name)
+    layout = {key: value for key, value in header.items() if key != "__metadata__"}
+    try:
+        size = max((int(entry["data_offsets"][1]) for entry in layout.values()), default=0)
+    except (TypeError, KeyError, IndexError, ValueError):
+        raise StreamError(f"{name}: damaged bundle (a tensor's entry in the header is malformed)") from None
+    data = _read_exactly(stream, size, name, f"{size} bytes of tensors")
+    if stream.read(1):
+        raise StreamError(f"{name}: there are more bytes after the end of the bundle")
+    packed = json.dumps(header).encode()
+    try:
+        tensors = load(struct.pack("<Q", len(packed)) + packed + data)
+    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise StreamError(f"{name}: damaged bundle ({error})") from None
+    bundle = Bundle(ours, tensors)
+    check_bundle(bundle, name)
+    return bundle
+
+
+def check_bundle(bundle: Bundle, name: str) -> None:
+    """Shapes, types and ranges that every consumer relies on.
+
+    Raises:
+        StreamError: the first thing found wrong.
+    """
+    if "unit" not in bundle or bundle["unit"].ndim != 2 or bundle["unit"].shape[1] != 3:
+        raise StreamError(f"{name}: a bundle needs a tensor `unit` of shape [units, 3]")
+    for key, value in bundle.tensors.items():
+        if key in UNIT_ROWS and len(value) != bundle.units:
+            raise StreamError(f"{name}: tensor `{key}` has {len(value)} rows, expected one for each of {bundle.units} units")
+        expected = DTYPES.get(key, "float32")
+        if key in (*UNIT_ROWS, *DTYPES) and str(value.dtype) != expected:
+            raise StreamError(f"{name}: tensor `{key}` is {value.dtype}, expected {expected}")
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise StreamError(f"{name}: tensor `{key}` holds NaN or infinity")
+    for index, texts in (("top_image", "images"), ("word", "words")):
+        if index in bundle:
+            _check_index(bundle, index, texts, name)
+
+
+def _check_index(bundle: Bundle, index: str, texts: str, name: str) -> None:
+    try:
+        listed = bundle.text_list(texts)
+        count = len(listed["texts"] if texts == "words" else listed)
+    except (KeyError, ValueError, TypeError):
+        raise StreamError(f"{name}: tensor `{index}` needs a JSON list in tensor `{texts}`") from None
+    values = bundle[index]
+    if values.size and (values.min() < -1 or values.max() >= count):
+        raise StreamError(f"{name}: tensor `{index}` points outside the {count} entries of `{texts}`")
+
+
+def _read_exactly(stream: IO[bytes], size: int, name: str, what: str) -> bytes:
+    """Exactly `size` bytes, read in chunks so that a lying header cannot ask for memory that no data fills."""
+    parts: list[bytes] = []
+    missing = size
+    while missing and (part := stream.read(min(missing, CHUNK))):
+        parts.append(part)
+        missing -= len(part)
+    if missing:
+        found = size - missing
+        if not found and size == 8:
+            raise StreamError(f"{name}: empty input, expected a bundle (did the command before it fail?)")
+        raise StreamError(f"{name}: truncated bundle: expected {what}, the input ended {missing} bytes short")
+    return b"".join(parts)

@@ -1,0 +1,25 @@
+"""What can go wrong, said in one line."""
+
+
+class CliptoolsError(Exception):
+    """An error the user can act on. The message is one line: what was expected, what was found, where. Exit code 1."""
+
+
+class UsageError(CliptoolsError):
+    """The command line itself asks for what cannot be. Exit code 2."""
+
+
+class ModelError(CliptoolsError):
+    """A model that cannot be loaded, or that a method does not apply to."""
+
+
+class StreamError(CliptoolsError):
+    """A bundle or record stream that is not what it should be."""
+
+
+class ImageError(CliptoolsError):
+    """A picture that cannot be read."""
+
+
+class TextError(CliptoolsError):
+    """A pool of texts that cannot be read or is empty."""

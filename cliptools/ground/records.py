@@ -1,0 +1,15 @@
+"""Records: JSON Lines, one object a line, flushed per line, so that the next command can begin before this one ends."""
+
+import json
+from typing import IO, Any
+
+
+def write_record(stream: IO[bytes], record: dict[str, Any]) -> None:
+    """One line of JSON, UTF-8, keys in the order given."""
+    stream.write(json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n")
+    stream.flush()
+
+
+def rounded(value: float, digits: int = 6) -> float:
+    """A float32 statistic without the digits it does not have."""
+    return float(f"{float(value):.{digits}g}")
