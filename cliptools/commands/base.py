@@ -1,0 +1,156 @@
+"""What all commands share: their options, where their output goes, and how they end."""
+
+import errno
+import functools
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any, NoReturn, TypeVar
+
+import click
+
+import cliptools
+from cliptools.ground.errors import CliptoolsError, UsageError
+from cliptools.ground.output import silence_stdout
+from cliptools.ground.progress import be_quiet
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CLIPTOOLS", "max_content_width": 100}
+UNSAID = {"output", "output_format", "device", "workers", "batch_size", "quiet", "paths", "bundle"}
+"""Parameters that do not change the result, so that history leaves them out."""
+
+
+class Command(click.Command):
+    """A command whose environment variables are CLIPTOOLS_<OPTION> and whose errors are one line."""
+
+    def main(self, *args: Any, **extra: Any) -> NoReturn:
+        """Run and exit: 0 done, 1 failed, 2 usage; quietly when the reader has gone."""
+        sys.exit(self._status(*args, **extra))
+
+    def _status(self, *args: Any, **extra: Any) -> int:
+        extra["standalone_mode"] = False
+        try:
+            status = super().main(*args, **extra)
+            sys.stdout.flush()
+            return status if isinstance(status, int) else 0
+        except click.ClickException as error:
+            error.show()
+            return error.exit_code
+        except click.exceptions.Exit as stop:
+            return int(stop.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            self._say("interrupted")
+            return 130
+        except BrokenPipeError:
+            silence_stdout()
+            return 0
+        except UsageError as error:
+            self._say(str(error))
+            return 2
+        except CliptoolsError as error:
+            self._say(str(error))
+            return 1
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT) and error.filename is None:
+                silence_stdout()
+            self._say(f"{error.filename or 'output'}: {error.strerror or error}")
+            return 1
+
+    def _say(self, message: str) -> None:
+        print(f"{self.name}: {message}", file=sys.stderr)
+
+
+def command(name: str) -> Callable[[Callable[..., Any]], Command]:
+    """Declare a command of the suite: -h, --version, -q, environment variables, errors in one line."""
+
+    def declare(function: Callable[..., Any]) -> Command:
+        @functools.wraps(function)
+        def quieted(*args: Any, quiet: bool, **options: Any) -> Any:
+            be_quiet(quiet)
+            return function(*args, **options)
+
+        made = click.command(name, cls=Command, context_settings=CONTEXT)(quieted)
+        made = click.version_option(cliptools.__version__, prog_name=name)(made)
+        return click.option("-q", "--quiet", is_flag=True, help="No progress bars and no notes.")(made)
+
+    return declare
+
+
+def output_options(*formats: str) -> Callable[[Function], Function]:
+    """-o and -f."""
+
+    def add(function: Function) -> Function:
+        kind = click.Path(dir_okay=False, path_type=Path, allow_dash=True)
+        function = click.option("-o", "--output", type=kind, help="Write here instead of standard output.")(function)
+        if formats:
+            text = f"What to write [default: table on a terminal, else {formats[0]}]."
+            function = click.option("-f", "--format", "output_format", type=click.Choice(formats), help=text)(function)
+        return function
+
+    return add
+
+
+def model_options(function: Function) -> Function:
+    """--device and --precision."""
+    precision = click.Choice(["fp32", "bf16", "fp16"])
+    function = click.option("--precision", type=precision, default="fp32", show_default=True, help="The model's arithmetic.")(function)
+    return device_option(function)
+
+
+def device_option(function: Function) -> Function:
+    """--device."""
+    return click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")(function)
+
+
+def choose_format(asked: str | None, output: Path | None, default: str) -> str:
+    """The format asked for; else what the file's ending says; else a table on a terminal; else the default."""
+    if asked:
+        return asked
+    if output is not None and str(output) != "-":
+        return {".jsonl": "jsonl", ".safetensors": "safetensors", ".txt": "table"}.get(output.suffix, default)
+    return "table" if sys.stdout.isatty() else default
+
+
+def open_input(path: Path | None, what: str, option: str = "a file") -> tuple[IO[bytes], str]:
+    """The file named or standard input, and what to call it in messages.
+
+    Raises:
+        UsageError: standard input is a terminal, so nothing would ever come.
+    """
+    if path is not None and str(path) != "-":
+        try:
+            return path.open("rb"), str(path)
+        except OSError as error:
+            raise CliptoolsError(f"{path}: {error.strerror}") from None
+    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+        raise UsageError(f"expected {what} on standard input: pipe it in or name {option}")
+    return sys.stdin.buffer, "standard input"
+
+
+def history_arguments(context: click.Context, **changed: Any) -> dict[str, Any]:
+    """The arguments that change a command's result, as history keeps them."""
+    kept = {key: value for key, value in context.params.items() if key not in UNSAID and value is not None}
+    return {key: _plain(value) for key, value in (kept | changed).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(v) for v in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def parse_layers(text: str, what: str = "--layers") -> tuple[int, ...]:
+    """`8-10,11` as (8, 9, 10, 11).
+
+    Raises:
+        UsageError: not a list of numbers and ranges.
+    """
+    chosen: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise UsageError(f"{what} {text}: expected layers like 8-10 or 5,6, found {part!r}")
+        chosen.update(range(int(first), int(last if dash else first) + 1))
+    return tuple(sorted(chosen))
