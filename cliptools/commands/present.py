@@ -1,0 +1,126 @@
+"""A bundle as a person or a program wants it: the bundle itself, a line of JSON a unit, or a table."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from cliptools.ground.bundle import Bundle
+from cliptools.ground.errors import UsageError
+from cliptools.ground.output import binary_output, text_output
+from cliptools.ground.records import rounded, write_record
+
+FORMATS = ("safetensors", "jsonl", "table")
+ORDERS = ("index", "clear", "norm", "explained", "residual")
+TABLE_ROWS = 20
+SHOWN_WORDS = 8
+SHOWN_IMAGES = 10
+
+
+def strength(bundle: Bundle) -> np.ndarray:
+    """Mean of a unit's top norms: how much it does where it does most. [units]"""
+    return bundle["top_norm"].mean(axis=1)
+
+
+def order_units(bundle: Bundle, sort: str) -> np.ndarray:
+    """Row numbers of the units in the order asked for.
+
+    `clear` puts first, among the stronger half of the units, those whose words miss least (or, before words, those
+    that one direction explains best).
+
+    Raises:
+        UsageError: an order by residual of a bundle that has no words yet.
+    """
+    if sort == "index":
+        return np.arange(bundle.units)
+    if sort == "norm":
+        return np.argsort(-strength(bundle), kind="stable")
+    if sort == "residual" and "residual" not in bundle:
+        raise UsageError("--sort residual: this bundle has no words yet (run clip-decompose first)")
+    by = bundle["residual"] if sort == "residual" or (sort == "clear" and "residual" in bundle) else -bundle["explained"]
+    if sort == "clear":
+        power = strength(bundle)
+        by = np.where(power >= np.median(power), by, by + 1e6)
+    return np.argsort(by, kind="stable")
+
+
+def emit(bundle: Bundle, output_format: str, output: Path | None) -> None:
+    """Write the bundle in one of FORMATS."""
+    if output_format == "safetensors":
+        with binary_output(output) as stream:
+            stream.write(bundle.to_bytes())
+        return
+    with text_output(output) as stream:
+        if output_format == "jsonl":
+            for record in unit_records(bundle):
+                write_record(stream, record)
+        else:
+            _write_table(bundle, stream, whole=output is not None)
+
+
+def unit_records(bundle: Bundle) -> Iterator[dict[str, Any]]:
+    """One record a unit; each stands alone."""
+    model = {key: bundle.header.model.get(key) for key in ("name", "pretrained", "sha256")}
+    source = bundle.digest
+    texts = bundle.text_list("words")["texts"] if "words" in bundle else []
+    images = bundle.text_list("images")
+    for row in range(bundle.units):
+        layer, neuron, head = (int(v) for v in bundle["unit"][row])
+        record: dict[str, Any] = {"layer": layer, "neuron": neuron} | ({"head": head} if head >= 0 else {})
+        if "word" in bundle:
+            record["words"] = [{"word": texts[j], "coefficient": rounded(c)} for j, c in signed_words(bundle, row)]
+            record["residual"] = rounded(bundle["residual"][row])
+        for name in ("explained", "explained_all", "threshold"):
+            record[name] = rounded(bundle[name][row])
+        tops = zip(bundle["top_image"][row].tolist(), bundle["top_norm"][row].tolist(), strict=True)
+        record["top_images"] = [{"image": images[i], "norm": rounded(v)} for i, v in tops if i >= 0][:SHOWN_IMAGES]
+        yield record | {"model": model, "bundle": source}
+
+
+def signed_words(bundle: Bundle, row: int) -> list[tuple[int, float]]:
+    """A unit's words (index into `words`) and coefficients, the largest in absolute value first."""
+    words, coefficients = bundle["word"][row], bundle["coefficient"][row]
+    return [(int(words[j]), float(coefficients[j])) for j in np.argsort(-np.abs(coefficients), kind="stable") if words[j] >= 0]
+
+
+def unit_name(layer: int, neuron: int, head: int) -> str:
+    """`6:391`, or `6:391.3` with a head."""
+    return f"{layer}:{neuron}" + (f".{head}" if head >= 0 else "")
+
+
+def _write_table(bundle: Bundle, stream: IO[bytes], whole: bool) -> None:
+    """The first units, or with `whole` all of them, as a table."""
+    import io
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = bundle.units if whole else min(bundle.units, TABLE_ROWS)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("unit", "strength", "explained"):
+        table.add_column(title, justify="right", no_wrap=True)
+    words = "word" in bundle
+    if words:
+        table.add_column("residual", justify="right", no_wrap=True)
+    table.add_column("words" if words else "top images", overflow="fold")
+    texts = bundle.text_list("words")["texts"] if words else []
+    images, power = bundle.text_list("images"), strength(bundle)
+    for row in range(rows):
+        layer, neuron, head = (int(v) for v in bundle["unit"][row])
+        cells = [unit_name(layer, neuron, head), f"{power[row]:.3g}", f"{bundle['explained'][row]:.2f}"]
+        if words:
+            cells.append(f"{bundle['residual'][row]:.2f}")
+            parts = [f"{'+' if c > 0 else '−'}{texts[j]}" for j, c in signed_words(bundle, row)[:SHOWN_WORDS]]
+            table.add_row(*cells, Text("  ".join(parts)))
+        else:
+            table.add_row(*cells, Text("  ".join(images[i] for i in bundle["top_image"][row][:4] if i >= 0)))
+    tty = sys.stdout.isatty()
+    buffer = io.StringIO()
+    console = Console(file=buffer, force_terminal=tty, width=None if tty else 120, highlight=False)
+    console.print(table)
+    if rows < bundle.units:
+        console.print(f"… {bundle.units - rows} more units (clip-view --sort clear --head 50, or -f jsonl for all)", style="dim")
+    stream.write(buffer.getvalue().encode("utf-8"))
