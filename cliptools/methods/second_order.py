@@ -1,0 +1,41 @@
+"""Second-order effects of a ViT's neurons (vit_paths.py), as the engine wants them."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from open_clip.transformer import VisionTransformer
+from torch import Tensor
+
+from cliptools.methods.engine import Slab
+from cliptools.methods.vit_paths import directions, neurons_per_layer, paths_per_unit, scalars, trace
+
+
+class SecondOrder:
+    """Units are neurons, paths are the heads of later layers."""
+
+    def __init__(self, visual: VisionTransformer) -> None:
+        self.visual = visual
+
+    def size(self, layer: int) -> tuple[int, int]:
+        """Neurons of the layer's MLP and later heads."""
+        return neurons_per_layer(self.visual, layer), paths_per_unit(self.visual, layer)
+
+    @torch.inference_mode()
+    def read(self, image: Float[Tensor, "b 3 y x"], slabs: Sequence[Slab]) -> tuple[list[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
+        """S of every slab, and M(I), from one forward pass."""
+        weight = self.visual.conv1.weight
+        traced = trace(self.visual, image.to(weight.device, weight.dtype), sorted({slab.layer for slab in slabs}))
+        return [scalars(traced, slab.layer, self._index(slab)) for slab in slabs], traced.embedding
+
+    @torch.inference_mode()
+    def directions(self, slab: Slab) -> Float[Tensor, "n k d"]:
+        """D of some of a layer's neurons."""
+        return directions(self.visual, slab.layer, self._index(slab))
+
+    def _index(self, slab: Slab) -> slice | Tensor:
+        """A slice where the neurons are consecutive: it copies nothing."""
+        first, last = int(slab.neurons[0]), int(slab.neurons[-1])
+        if last - first + 1 == len(slab.neurons):
+            return slice(first, last + 1)
+        return slab.neurons.to(self.visual.conv1.weight.device)

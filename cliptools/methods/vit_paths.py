@@ -1,0 +1,180 @@
+"""Second-order effects of a ViT's neurons, in factored form.
+
+Paper 1 (arXiv 2406.04341), Eq. 5 with the LayerNorms of its App. A.6. A neuron n of layer l adds p_i w_n to the residual
+stream at every token i. Head h of a later layer l' reads it there with attention a_i and carries it to the class token,
+which the final LayerNorm and the projection P take to the joint space:
+
+    phi_n(I) = sum over (l', h, i) of p_i a_i^{l',h} P (gamma_post / sigma_post * W_VO^{l',h} (gamma_{l'} / sigma_i^{l'} * w_n))
+
+All that depends on the image are scalars, all that depends on the weights are vectors. With k = (l', h), l' > l,
+
+    phi_n(I) = sum over k of S[n, k](I) D[n, k, :]
+    S[n, k]  = 1 / sigma_post sum over i of (a_i^k / sigma_i^{l'}) p_i^n
+    D[n, k]  = P (gamma_post * ls1_{l'} * W_O^h W_V^h (gamma_{l'} * ls2_l * w_n))
+
+Bias shares, the same for every neuron of a layer, are left out.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+
+from cliptools.ground.errors import ModelError, UsageError
+
+
+class Trace(NamedTuple):
+    """What one forward pass leaves for the effects."""
+
+    embedding: Float[Tensor, "b d"]
+    """M(I), not normalised."""
+    sigma_post: Float[Tensor, "b"]
+    alpha: dict[int, Float[Tensor, "b head token"]]
+    """By layer l': the class token's attention row over each token's LayerNorm deviation, a_i^{l',h} / sigma_i^{l'}."""
+    p: dict[int, Float[Tensor, "b token neuron"]]
+    """By layer l: activations after the MLP's nonlinearity."""
+
+
+def supported_tower(clip: nn.Module) -> VisionTransformer:
+    """The model's image tower, if the second-order path is defined on it as the paper has it.
+
+    Raises:
+        ModelError: another kind of tower, with the reason.
+    """
+    visual = clip.visual
+    if not isinstance(visual, VisionTransformer):
+        raise ModelError(f"second-order effects need open_clip's VisionTransformer, this image tower is a {type(visual).__name__}")
+    if visual.attn_pool is not None:
+        raise ModelError("this ViT pools by attention (attn_pool), not by its class token: no second-order path to the output")
+    if visual.pool_type != "tok":
+        raise ModelError(f"this ViT pools by pool_type={visual.pool_type!r}, not by its class token ('tok')")
+    for layer, block in enumerate(visual.transformer.resblocks):
+        if type(block) is not ResidualAttentionBlock or type(block.attn) is not nn.MultiheadAttention:
+            raise ModelError(f"layer {layer} of this ViT has custom attention ({type(block).__name__}), whose heads cannot be read")
+    return visual
+
+
+def choose_layers(visual: VisionTransformer, asked: Sequence[int] | None) -> tuple[int, ...]:
+    """The layers asked for, by default those from two thirds of the depth to the last that has a later attention layer.
+
+    Raises:
+        UsageError: a layer that does not exist, or the last, whose second-order effects do not.
+    """
+    depth = len(visual.transformer.resblocks)
+    if asked is None:
+        return tuple(range(min(2 * depth // 3, depth - 2), depth - 1))
+    for layer in asked:
+        if layer >= depth:
+            raise UsageError(f"--layers: layer {layer} does not exist, this model has layers 0 to {depth - 1}")
+        if layer == depth - 1:
+            raise UsageError(f"--layers: the last layer ({layer}) has no later attention layer, so no second-order effects")
+    return tuple(asked)
+
+
+def trace(visual: VisionTransformer, image: Float[Tensor, "b 3 y x"], layers: Sequence[int]) -> Trace:
+    """One forward pass, with what the second-order effects of these layers' neurons need."""
+    p: dict[int, Tensor] = {}
+    alpha: dict[int, Tensor] = {}
+    sigma_post: list[Tensor] = []
+    blocks = visual.transformer.resblocks
+    hooks: list[tuple[nn.Module, Callable[..., None]]] = [
+        (visual.ln_post, lambda norm, given, _: sigma_post.append(_deviation(given[0][:, 0] if given[0].ndim == 3 else given[0], norm)))
+    ]
+    for layer in layers:
+        hooks.append((blocks[layer].mlp.gelu, _keep(p, layer)))
+    for layer in range(min(layers) + 1, len(blocks)):
+        hooks.append((blocks[layer].ln_1, _keep_attention(alpha, layer, blocks[layer].attn)))
+    with _hooked(hooks):
+        embedding = visual(image)
+    return Trace(embedding, sigma_post[0], alpha, p)
+
+
+def scalars(traced: Trace, layer: int, neurons: slice | Int[Tensor, "n"] = slice(None)) -> Float[Tensor, "b n k"]:
+    """S: how much each later head carries of each neuron, heads of the next layer first."""
+    a = torch.cat([traced.alpha[later] for later in sorted(traced.alpha) if later > layer], 1)  # (b, k, token)
+    p = traced.p[layer][..., neurons].to(a.dtype)  # (b, token, n)
+    return p.transpose(1, 2) @ (a / traced.sigma_post[:, None, None]).transpose(1, 2)  # (b, n, k)
+
+
+def directions(visual: VisionTransformer, layer: int, neurons: slice | Int[Tensor, "n"]) -> Float[Tensor, "n k d"]:
+    """D: where each later head would carry each neuron's unit activation. In float32 at least."""
+    blocks = visual.transformer.resblocks
+    w = _wide(blocks[layer].mlp.c_proj.weight)[:, neurons]  # (width, n)
+    w = _gain(blocks[layer].ls_2, w) * w
+    out = _wide(visual.proj) * _wide(visual.ln_post.weight)[:, None]  # (width, d): gamma_post, then P
+    parts = []
+    for block in list(blocks)[layer + 1 :]:
+        heads, width = block.attn.num_heads, w.shape[0]
+        W_V = _wide(block.attn.in_proj_weight[2 * width :]) * _wide(block.ln_1.weight)  # (head * e, width)
+        W_O = _gain(block.ls_1, w) * _wide(block.attn.out_proj.weight)  # (width, head * e)
+        value = (W_V @ w).unflatten(0, (heads, -1))  # (head, e, n)
+        reach = (W_O.T @ out).unflatten(0, (heads, -1))  # (head, e, d)
+        parts.append(value.transpose(1, 2) @ reach)  # (head, n, d)
+    return torch.cat(parts).transpose(0, 1)  # (n, k, d)
+
+
+def paths_per_unit(visual: VisionTransformer, layer: int) -> int:
+    """K: the number of later heads."""
+    return sum(block.attn.num_heads for block in list(visual.transformer.resblocks)[layer + 1 :])
+
+
+def neurons_per_layer(visual: VisionTransformer, layer: int) -> int:
+    """N: the width of the layer's MLP."""
+    return visual.transformer.resblocks[layer].mlp.c_proj.in_features
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least float32: the effects are computed in it even where the model runs in half precision."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _deviation(x: Float[Tensor, "*b width"], norm: nn.LayerNorm) -> Float[Tensor, "*b"]:
+    """A LayerNorm's own sigma, epsilon included."""
+    return (_wide(x).var(-1, unbiased=False) + norm.eps).sqrt()
+
+
+def _gain(scale: nn.Module, like: Tensor) -> Float[Tensor, "width 1"]:
+    """LayerScale's gains as a column; ones where there is none."""
+    gamma = getattr(scale, "gamma", None)
+    return like.new_ones(like.shape[0], 1) if gamma is None else _wide(gamma)[:, None]
+
+
+def _keep(store: dict[int, Tensor], layer: int) -> Callable[..., None]:
+    def hook(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        store[layer] = output
+
+    return hook
+
+
+def _keep_attention(store: dict[int, Tensor], layer: int, attn: nn.MultiheadAttention) -> Callable[..., None]:
+    def hook(norm: nn.LayerNorm, given: tuple[Tensor, ...], normed: Tensor) -> None:
+        store[layer] = class_attention(attn, normed) / _deviation(given[0], norm)[:, None, :]
+
+    return hook
+
+
+def class_attention(attn: nn.MultiheadAttention, normed: Float[Tensor, "b token width"]) -> Float[Tensor, "b head token"]:
+    """The class token's attention row per head.
+
+    nn.MultiheadAttention keeps its rows to itself. One query needs no keys: W_K moves to the query's side, and the key
+    bias, the same for every token, drops out of the softmax.
+    """
+    width, heads = normed.shape[-1], attn.num_heads
+    W_Q, W_K = attn.in_proj_weight[:width], attn.in_proj_weight[width : 2 * width]
+    q = nn.functional.linear(normed[:, 0], W_Q, attn.in_proj_bias[:width]).unflatten(-1, (heads, -1))  # (b, head, e)
+    q = torch.einsum("bhe,hew->bhw", q, W_K.unflatten(0, (heads, -1))) * (width // heads) ** -0.5
+    return _wide(q @ normed.transpose(1, 2)).softmax(-1)  # (b, head, token)
+
+
+@contextmanager
+def _hooked(hooks: Sequence[tuple[nn.Module, Callable[..., None]]]) -> Iterator[None]:
+    handles = [module.register_forward_hook(hook) for module, hook in hooks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
