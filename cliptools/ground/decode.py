@@ -1,0 +1,116 @@
+"""One picture from a file or from bytes: decoded whole, upright, RGB, or refused with a reason."""
+
+import functools
+import math
+import os
+import warnings
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cliptools.ground.errors import ImageError
+
+PICTURES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif",
+    ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".qoi", ".tga", ".ico",
+)  # fmt: skip
+"""Endings taken for pictures in folders and archives."""
+LABELS = ".masks.png"  # label pictures, as clip-scenes writes them beside images: never taken for photographs
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "QOI", "TGA", "ICO", "MPO")
+"""Pillow's names of what is read; its EPS reader, among others, would start another program."""
+MOST_ELONGATED = 200  # long side to short: resizing the short side to a model's 224 would blow up the long one
+
+# A bomb must not be decoded, and a damaged tag is no news for the user. Said once, here: threads must not change filters.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file or member of this name is to be read as an image: a picture's ending, not hidden, no label picture."""
+    path = PurePosixPath(name)
+    return path.suffix.lower() in PICTURES and not path.name.startswith(".") and not path.name.lower().endswith(LABELS)
+
+
+def decode(source: str | IO[bytes]) -> Image.Image:
+    """The picture in a file or a seekable stream, as a decoded RGB image.
+
+    EXIF orientation is applied, transparency lies on white, of an animation the first frame is taken, and greyscale of
+    more than 8 bits is brought to 8 by its full range.
+
+    Raises:
+        ImageError: why this is not to be read, in a few words (without the picture's name).
+    """
+    try:
+        with Image.open(source, formats=_formats()) as image:
+            _refuse_extremes(image)
+            image.load()
+            return _rgb(_upright(image))
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(_unidentified(source)) from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise ImageError(_too_large("more")) from None
+    except OSError as error:
+        raise ImageError(error.strerror.lower() if error.strerror else _first_line(error)) from None
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged data
+        raise ImageError(f"damaged ({_first_line(error)})") from None
+
+
+@functools.cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _refuse_extremes(image: Image.Image) -> None:
+    width, height = image.size
+    if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
+        raise ImageError(_too_large(f"{width} × {height}"))
+    if max(width, height) > MOST_ELONGATED * min(width, height):
+        raise ImageError(f"{width} × {height} pixels is too elongated to resize (at most {MOST_ELONGATED}:1)")
+
+
+def _unidentified(source: str | IO[bytes]) -> str:
+    size = Path(source).stat().st_size if isinstance(source, str) else source.seek(0, os.SEEK_END)
+    return "not an image of a kind that can be read here" if size else "empty"
+
+
+def _too_large(found: str) -> str:
+    limit = Image.MAX_IMAGE_PIXELS or 0
+    return f"{found} pixels, at most {limit} are decoded (a decompression bomb?)"
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a damaged EXIF block says nothing about the pixels, which are decoded by now
+        return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        ground = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(grey: np.ndarray) -> np.ndarray:
+    """Greyscale [y, x] of 16 bits by their full range; wider and real numbers from their least to their greatest."""
+    low, high = float(grey.min()), float(grey.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ImageError("holds NaN or infinity")
+    if low >= 0 and high <= 65535 and grey.dtype.kind in "iu":
+        low, high = 0.0, 65535.0
+    elif low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    scaled = (grey.astype(np.float64) - low) * (255 / max(high - low, 1e-30))
+    return scaled.round().astype(np.uint8)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

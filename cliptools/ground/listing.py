@@ -1,0 +1,176 @@
+"""Finding images: what PATH arguments name, in a fixed order."""
+
+import glob
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from cliptools.ground.decode import PICTURES, is_picture
+from cliptools.ground.errors import CliptoolsError, UsageError
+from cliptools.ground.progress import warn
+from cliptools.ground.tar_images import TAR_ENDINGS, Span, Spool, is_tar, stream_members, tar_members
+
+STDIN = "-"
+
+
+class Found(NamedTuple):
+    """An image: its name relative to a base, the base as given, and the path or place it is read from."""
+
+    name: str
+    base: str
+    place: str | Span
+
+
+def find(paths: Sequence[str], stdin: IO[bytes] | None = None) -> list[Found]:
+    """All images that PATH arguments name, in the order of the arguments and sorted by name within a folder.
+
+    Raises:
+        UsageError: no path at all, `-` twice, or `-` where standard input is a terminal.
+        CliptoolsError: a path that does not exist, a damaged archive, or no image in any of them.
+    """
+    if not paths:
+        raise UsageError("no images named: give files, folders, tar archives, or - for a tar on standard input")
+    if list(paths).count(STDIN) > 1:
+        raise UsageError("- (standard input) can be given once")
+    spool = Spool()
+    expanded = [one for path in paths for one in ([path] if path == STDIN else _expand(path))]
+    found = [image for path in expanded for image in _images_at(path, spool, stdin)]
+    if not found:
+        raise CliptoolsError(_none_found(expanded))
+    return found
+
+
+def _images_at(path: str, spool: Spool, stdin: IO[bytes] | None) -> Iterator[Found]:
+    if path == STDIN:
+        for member, span in stream_members(stdin or _standard_input(), "standard input"):
+            yield Found(_legible(member), STDIN, span)
+        return
+    here = Path(path)
+    base = _legible(str(here.parent))
+    if here.is_dir():
+        for relative in _walk(here):
+            yield Found(_legible(relative), _legible(path), str(here / relative))
+    elif not here.is_file():  # a pipe, as <(clip-scenes) gives: it can be read but once
+        with here.open("rb") as stream:
+            for member, span in stream_members(stream, path):
+                yield Found(_legible(member), _legible(path), span)
+    elif is_tar(path):
+        for member, span in tar_members(here, spool):
+            yield Found(_legible(f"{here.name}/{member}"), base, span)
+    else:
+        yield Found(_legible(here.name), base, path)
+
+
+def _walk(top: Path) -> Iterator[str]:
+    """Posix paths below a folder of the pictures in it, sorted; links to folders are followed, each folder once."""
+    seen: set[tuple[int, int]] = set()
+    relative: list[str] = []
+    waiting = [""]
+    while waiting:  # links after all that is really here, so that a folder goes by its own name wherever it has one
+        links: list[str] = []
+        for start in waiting:
+            relative.extend(_below(top, start, seen, links))
+        waiting = sorted(links)
+    yield from sorted(relative)
+
+
+def _below(top: Path, start: str, seen: set[tuple[int, int]], links: list[str]) -> Iterator[str]:
+    folders = [start]
+    while folders:
+        folder = folders.pop()
+        try:
+            status = (top / folder).stat()
+            entries = list(os.scandir(top / folder)) if (status.st_dev, status.st_ino) not in seen else []
+        except OSError as error:
+            warn(f"{top / folder}: this folder is left out ({error.strerror})")
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for entry in entries:
+            path = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                (links if entry.is_symlink() else folders).append(path)
+            elif is_picture(entry.name) and _may_be_read(entry):
+                yield path
+
+
+def _may_be_read(entry: os.DirEntry[str]) -> bool:
+    """A file, or a link that leads nowhere (which reading will report); opening a pipe or device would wait for ever."""
+    try:
+        return stat.S_ISREG(entry.stat().st_mode)
+    except OSError:
+        return True
+
+
+def _expand(path: str) -> list[str]:
+    """An argument that names no file: its braces and wildcards, which a shell may have left alone.
+
+    Raises:
+        CliptoolsError: nothing by that name.
+    """
+    if os.path.lexists(path):
+        return [path]
+    expanded = []
+    for one in _braces(path):
+        matches = [one] if os.path.lexists(one) else _glob(one)
+        if not matches:
+            raise CliptoolsError(f"{one}: no such file or folder" + (f" (from {path})" if one != path else ""))
+        expanded.extend(matches)
+    return expanded
+
+
+def _glob(pattern: str) -> list[str]:
+    """Paths that a pattern matches, as a shell would: sorted, none that are hidden (pathlib goes through no linked folders)."""
+    parts = Path(pattern).parts
+    plain = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    if plain == len(parts):
+        return []
+    base = Path(*parts[:plain])
+    matches = base.glob(str(Path(*parts[plain:])))
+    return sorted(str(m) for m in matches if not any(part.startswith(".") for part in m.relative_to(base).parts))
+
+
+def _braces(pattern: str) -> list[str]:
+    """`s-{00..02}.tar` and `{train,val}.tar` as the names they stand for."""
+    match = re.search(r"\{([^{}]*)\}", pattern)
+    if match is None:
+        return [pattern]
+    before, inside, after = pattern[: match.start()], match[1], pattern[match.end() :]
+    if (span := re.fullmatch(r"(\d+)\.\.(\d+)", inside)) is not None:
+        first, last = int(span[1]), int(span[2])
+        width = max(len(span[1]), len(span[2])) if "0" in (span[1][0], span[2][0]) else 0
+        step = 1 if last >= first else -1
+        parts = [f"{number:0{width}d}" for number in range(first, last + step, step)]
+    elif "," in inside:
+        parts = inside.split(",")
+    else:
+        return [pattern]
+    return [name for part in parts for name in _braces(before + part + after)]
+
+
+def _legible(name: str) -> str:
+    """A name as text: bytes that are no UTF-8 and characters that would break a line are escaped."""
+    if name.isascii() and name.isprintable():
+        return name
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _standard_input() -> IO[bytes]:
+    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+        raise UsageError("expected a tar of images on standard input: pipe one in, or name images instead of -")
+    return sys.stdin.buffer
+
+
+def _none_found(paths: Sequence[str]) -> str:
+    where = ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
+    text = f"no images in {where}: looked for names ending in {' '.join(PICTURES)}"
+    folders = [Path(path) for path in paths if path != STDIN and Path(path).is_dir()]
+    if any(is_tar(child.name) for folder in folders for child in folder.iterdir()):
+        text += f"; archives ({' '.join(TAR_ENDINGS)}) must be named themselves"
+    return text

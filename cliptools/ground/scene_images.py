@@ -1,0 +1,40 @@
+"""Rendered emoji scenes as a source of images: what the embedded models look at when no photographs are given."""
+
+import numpy as np
+from PIL import Image
+
+from cliptools.ground.emoji.concepts import concepts
+from cliptools.ground.emoji.render import render, to_uint8
+from cliptools.ground.emoji.scenes import Recipe, Scene, draw_scene
+
+SCENE_SIZE = 64  # pixels a side, as the embedded models are trained
+
+
+def scene_key(index: int) -> str:
+    """The name of scene number `index`, here and in archives."""
+    return f"scene-{index:06d}"
+
+
+class SceneSource:
+    """An ImageSource that draws image number i anew whenever it is asked for."""
+
+    def __init__(self, count: int, seed: int, recipe: Recipe = Recipe(), size: int = SCENE_SIZE) -> None:
+        self.names: list[str] = [scene_key(i) for i in range(count)]
+        self.seed, self.recipe, self.size = seed, recipe, size
+        render([self.scene(0)], size)  # fills the cache of artwork before threads ask for it
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def scene(self, index: int) -> Scene:
+        """What image number `index` shows."""
+        return draw_scene(self.seed, index, self.recipe)
+
+    def drawn(self, index: int) -> list[str]:
+        """Names of the concepts that image number `index` shows, from back to front."""
+        return [concepts()[sprite.concept].name for sprite in self.scene(index).sprites]
+
+    def load(self, index: int) -> Image.Image:
+        """The picture; never fails."""
+        pixels: np.ndarray = to_uint8(render([self.scene(index)], self.size).image[0])  # (y, x, 3)
+        return Image.fromarray(pixels)
