@@ -1,5 +1,6 @@
 """Captions of scenes, and the concepts that a caption names."""
 
+import functools
 import re
 from collections.abc import Sequence
 
@@ -7,15 +8,25 @@ import numpy as np
 
 from cliptools.ground.emoji.concepts import Concept, concept_index, concepts
 
-TEMPLATES = ("a picture of {}", "a photo of {}", "{}", "there is {} here", "an image with {}", "a scene with {}", "emoji of {}", "look, {}")
+TEMPLATES = (
+    "a picture of {}",
+    "a photo of {}",
+    "{}",
+    "there is {} here",
+    "an image with {}",
+    "a scene with {}",
+    "emoji of {}",
+    "look, {}",
+)
 ZERO_SHOT_TEMPLATES = ("a picture of {}", "a photo of {}", "{}")
 
 
 def with_article(name: str) -> str:
-    """`a cat`, `an owl`, `grapes`."""
-    if name.endswith("s") and not name.endswith("ss"):
+    """`a cat`, `an owl`, `a bus`, `an hourglass`, `grapes`."""
+    if name.endswith("s") and not name.endswith(("ss", "us", "os")):
         return name
-    return f"an {name}" if name[0].lower() in "aeio" or name.startswith(("um", "un")) and not name.startswith("uni") else f"a {name}"
+    vowel = (name[0].lower() in "aeio" or name.startswith(("um", "un", "hour"))) and not name.startswith(("uni", "eu", "one"))
+    return f"an {name}" if vowel else f"a {name}"
 
 
 def names_of(concept: Concept) -> tuple[str, ...]:
@@ -40,12 +51,26 @@ def caption(named: Sequence[int], rng: np.random.Generator | None = None) -> str
 
 def concepts_in(text: str) -> tuple[int, ...]:
     """The concepts that a text names, longest names first, in the order of the text, plurals allowed."""
-    index = concept_index()
     found: list[tuple[int, int]] = []
     rest = text.lower()
-    for name in sorted(index, key=lambda n: (-len(n), n)):
-        pattern = rf"(?<!\w){re.escape(name)}(?:s|es)?(?!\w)"
-        for match in re.finditer(pattern, rest):
-            found.append((match.start(), index[name]))
-        rest = re.sub(pattern, lambda m: "\0" * len(m.group()), rest)
+    for pattern, concept in _patterns():
+        found.extend((match.start(), concept) for match in pattern.finditer(rest))
+        rest = pattern.sub(lambda match: "\0" * len(match.group()), rest)
     return tuple(dict.fromkeys(concept for _, concept in sorted(found)))
+
+
+@functools.cache
+def _patterns() -> tuple[tuple[re.Pattern[str], int], ...]:
+    """What each name looks like in a text, the longest first. Compiled once: there are more than re's own cache holds."""
+    index = concept_index()
+    names = sorted(index, key=lambda name: (-len(name), name))
+    return tuple((re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, _forms(name)))})(?!\w)"), index[name]) for name in names)
+
+
+def _forms(name: str) -> list[str]:
+    """A name and its plurals: `butterflies`, `wolves`, `knives`, `mice` and `snowmen` besides the regular ones."""
+    forms = [name, f"{name}s", f"{name}es"]
+    for ending, plural in (("y", "ies"), ("f", "ves"), ("fe", "ves"), ("mouse", "mice"), ("man", "men")):
+        if name.endswith(ending):
+            forms.append(name.removesuffix(ending) + plural)
+    return forms
