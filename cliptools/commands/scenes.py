@@ -1,0 +1,131 @@
+"""clip-scenes: pictures composed of emoji, with captions and exact masks, as a tar stream or a folder."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from cliptools.commands.base import command, output_options
+from cliptools.ground.errors import CliptoolsError, UsageError
+from cliptools.ground.output import binary_output, whole_file
+from cliptools.ground.progress import note, progress
+from cliptools.ground.provenance import canonical
+from cliptools.ground.records import write_record
+
+if TYPE_CHECKING:
+    from cliptools.ground.emoji.samples import Plan, Sample
+
+COUNT = 2000
+STYLES = ("fluent", "noto", "twemoji")
+
+
+@command("clip-scenes")
+@click.option("--count", type=click.IntRange(1), help=f"How many scenes [default: {COUNT}; with --caption, 1 for each].")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which sequence of scenes.")
+@click.option("--size", type=click.IntRange(16, 2048), default=64, show_default=True, help="Pixels a side.")
+@click.option("--style", type=click.Choice(STYLES), help="One style of artwork for all emoji [default: drawn for each].")
+@click.option("--single", is_flag=True, help="One emoji a scene, in a folder per name, all names in turn [default: one to four].")
+@click.option(
+    "--caption", "captions", multiple=True, metavar="TEXT", help="Draw what this names; repeatable [default: any scene]."
+)
+@click.option("--plants", is_flag=True, help="Plant the spurious pairs, as training does [default: none].")
+@click.option("--out-dir", type=click.Path(path_type=Path), help="Write a folder instead of a tar on standard output.")
+@output_options()
+def main(
+    *,
+    count: int | None,
+    seed: int,
+    size: int,
+    style: str | None,
+    single: bool,
+    captions: tuple[str, ...],
+    plants: bool,
+    out_dir: Path | None,
+    output: Path | None,
+) -> None:
+    """Draw scenes of emoji on coloured grounds, with captions and exact masks.
+
+    Writes an uncompressed tar in WebDataset form, for each scene KEY.png, KEY.txt (the caption), KEY.json (names, styles
+    and boxes from back to front, the names the caption speaks of, and those of them that are hidden) and KEY.masks.png
+    (8 bits: 0 is the ground, 1 the emoji at the back, 2 the next, …). Commands that read images pass over *.masks.png.
+
+    With --out-dir, a folder with images/, masks/ and scenes.jsonl.
+
+    Scene i depends on the seed and on i alone: a longer set begins with the shorter one, and equal runs give equal bytes.
+
+    \b
+    Examples:
+      clip-scenes --count 2000 --seed 7 | clip-effects - > effects.safetensors
+      clip-scenes --count 1052 --single --out-dir singles
+      clip-scenes --caption "a cat on a boat" --count 8 --size 256 -o cats.tar
+      clip-scenes --count 100 | tar -xO --wildcards '*.json' | jq -c '[.key, .names]'
+    """
+    if out_dir is not None and output is not None:
+        raise UsageError("--out-dir writes a folder and -o a tar: give one of them")
+    if single + bool(captions) + plants > 1:
+        raise UsageError("--single, --caption and --plants are three kinds of scenes: give one of them")
+    total = (count or 1) * len(captions) if captions else count or COUNT
+
+    def drawn() -> Iterator["Sample"]:
+        from cliptools.ground.emoji.samples import in_style, samples
+
+        plans = _plans(count, seed, single, captions, plants)
+        return progress(samples(in_style(plans, style) if style else plans, size), "scenes", total)
+
+    if out_dir is not None:
+        _write_folder(out_dir, drawn())
+        note(f"{total} scenes in {out_dir}")
+        return
+    with binary_output(output) as stream:
+        _write_tar(stream, drawn())
+
+
+def _plans(count: int | None, seed: int, single: bool, captions: tuple[str, ...], plants: bool) -> Iterator["Plan"]:
+    """The scenes asked for."""
+    from cliptools.ground.emoji import samples
+    from cliptools.ground.emoji.plants import plants as planted
+    from cliptools.ground.emoji.scenes import Recipe
+
+    if captions:
+        return samples.captioned_plans(captions, count or 1, seed)
+    if single:
+        return samples.single_plans(count or COUNT, seed)
+    return samples.drawn_plans(count or COUNT, seed, Recipe(plants=planted() if plants else ()))
+
+
+def _write_tar(stream: IO[bytes], scenes: Iterator["Sample"]) -> None:
+    from cliptools.ground.tar_writer import write_end, write_member
+
+    for sample in scenes:
+        write_member(stream, f"{sample.key}.png", sample.image)
+        write_member(stream, f"{sample.key}.txt", sample.caption.encode())
+        write_member(stream, f"{sample.key}.json", canonical(sample.record).encode())
+        write_member(stream, f"{sample.key}.masks.png", sample.masks)
+    write_end(stream)
+
+
+def _write_folder(folder: Path, scenes: Iterator["Sample"]) -> None:
+    """images/, masks/ and, last of all, scenes.jsonl: where that is, the rest is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise CliptoolsError(f"{folder}: not empty, and scenes would mix with what is there; name a new folder")
+    with whole_file(folder / "scenes.jsonl") as stream:
+        for sample in scenes:
+            image, masks = f"images/{sample.key}.png", f"masks/{sample.key}.masks.png"
+            _put(folder / image, sample.image)
+            _put(folder / masks, sample.masks)
+            write_record(stream, {**sample.record, "image": image, "masks": masks})
+
+
+def _put(path: Path, data: bytes) -> None:
+    """A file that appears whole; not forced to the disk one by one, which would take longer than drawing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_bytes(data)
+    os.replace(beside, path)
+
+
+if __name__ == "__main__":
+    main()
