@@ -5,7 +5,7 @@ are is the business of `Paths`; this file knows only that D is too large to be w
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -28,6 +28,7 @@ class Slab(NamedTuple):
     neurons: Int[Tensor, "n"]
 
 
+@runtime_checkable
 class Paths(Protocol):
     """A factored effect on one model."""
 

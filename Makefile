@@ -1,0 +1,37 @@
+# make demo   the main job on the embedded model: neurons of emoji-vit in words, as a table and a picture
+# make test   everything the tests need, and the tests
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+OUT    ?= demo
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.installed
+	mkdir -p $(OUT)
+	$(BIN)/clip-effects --thumbnails 96 | $(BIN)/clip-decompose --m 32 > $(OUT)/neurons.safetensors
+	$(BIN)/clip-view --sort clear --head 20 -f table $(OUT)/neurons.safetensors
+	$(BIN)/clip-sheet --head 12 $(OUT)/neurons.safetensors -o $(OUT)/neurons.png
+	@echo "The clearest neurons with their top images: $(OUT)/neurons.png"
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# torch comes first and pinned: another package that asks for torch must not choose a newer one.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .[test]
+	touch $@
+
+clean:
+	rm -rf $(OUT) build dist *.egg-info

@@ -1,0 +1,98 @@
+"""clip-view: a part of a bundle, as bundle, JSON lines or table; or what its header says."""
+
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from cliptools.commands.base import choose_format, command, history_arguments, open_input, output_options, parse_layers
+from cliptools.commands.present import FORMATS, ORDERS, emit, order_units
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cliptools.ground.bundle import Bundle
+
+TOOL = "clip-view"
+
+
+@command(TOOL)
+@click.argument("bundle", required=False, type=click.Path(path_type=Path, allow_dash=True), metavar="[BUNDLE]")
+@click.option("--header", is_flag=True, help="Only what the header says: model, images, settings, history, tensors.")
+@click.option("--layers", help="Units of these layers, as 8-10,11.")
+@click.option("--units", help="These units, as 9:391,9:4 (layer:neuron).")
+@click.option("--explained", metavar="COMPARISON", help='Units whose explained share compares so, as ">0.5".')
+@click.option("--residual", metavar="COMPARISON", help='Units whose residual after the words compares so, as "<0.6".')
+@click.option("--word", help="Units that have this text among their strongest positive words.")
+@click.option("--strongest", default=8, show_default=True, type=click.IntRange(1), help="How many words --word looks at.")
+@click.option("--sort", type=click.Choice(ORDERS), default="index", show_default=True, help="Order of the units.")
+@click.option("--head", type=click.IntRange(1), help="Only the first N units of that order.")
+@output_options(*FORMATS)
+@click.pass_context
+def main(
+    context: click.Context, bundle: Path | None, header: bool, output_format: str | None, output: Path | None, **options: Any
+) -> None:
+    """Look at a bundle, or take a part of it.
+
+    Reads the bundle named or standard input. What is written as a bundle can go on through the pipe.
+
+    \b
+    Examples:
+      clip-view --header neurons.safetensors
+      clip-view --word dog --explained ">0.5" neurons.safetensors
+      clip-effects | clip-decompose | clip-view --sort clear --head 12 -f jsonl | jq .words[0]
+    """
+    stream, name = open_input(bundle, "a bundle", "BUNDLE")
+    with stream:
+        if header:
+            _print_header(stream, name, output)
+            return
+        from cliptools.ground.bundle import read_bundle
+
+        whole = read_bundle(stream, name)
+    part = whole.select(_rows(whole, options))
+    if any(context.get_parameter_source(key) != click.core.ParameterSource.DEFAULT for key in options):
+        given = {key: value for key, value in history_arguments(context).items() if key != "header"}
+        part = part.with_tensors(part.header.after(TOOL, given))
+    emit(part, choose_format(output_format, output, "safetensors"), output)
+
+
+def _rows(bundle: "Bundle", options: dict[str, Any]) -> "np.ndarray":
+    """Row numbers of the units asked for, in the order asked for."""
+    import numpy as np
+
+    from cliptools.ground.errors import UsageError
+    from cliptools.methods.selection import by_comparison, by_layers, by_units, by_word
+
+    mask = np.ones(bundle.units, dtype=bool)
+    if options["layers"]:
+        mask &= by_layers(bundle, parse_layers(options["layers"]))
+    if options["units"]:
+        mask &= by_units(bundle, options["units"])
+    for key in ("explained", "residual"):
+        if options[key]:
+            if key not in bundle:
+                raise UsageError(f"--{key}: this bundle has no words yet (run clip-decompose first)")
+            mask &= by_comparison(bundle[key], options[key], f"--{key}")
+    if options["word"]:
+        mask &= by_word(bundle, options["word"], options["strongest"])
+    order = order_units(bundle, options["sort"])
+    return order[mask[order]][: options["head"]]
+
+
+def _print_header(stream: IO[bytes], name: str, output: Path | None) -> None:
+    """Model, images, settings, history and tensors as one JSON document, from the header alone."""
+    import json
+
+    from cliptools.ground.bundle import cliptools_header, read_header
+    from cliptools.ground.output import text_output
+
+    raw = read_header(stream, name)
+    said = dict(cliptools_header(raw, name).__dict__)
+    said["tensors"] = {key: f"{value['dtype']} {value['shape']}" for key, value in raw.items() if key != "__metadata__"}
+    with text_output(output) as out:
+        out.write(json.dumps(said, indent=2, ensure_ascii=False).encode("utf-8") + b"\n")
+
+
+if __name__ == "__main__":
+    main()

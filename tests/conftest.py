@@ -1,0 +1,74 @@
+"""Small models, bundles and processes that the tests share."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cliptools.ground.torchvision_remedy import ensure_torchvision
+
+ensure_torchvision()
+
+ROOT = Path(__file__).parent.parent
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the figures and bytes compared here are the CPU's
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of the tests' own, so that they neither read nor litter the user's."""
+    os.environ["CLIPTOOLS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def two_threads() -> Iterator[None]:
+    """As many threads as CI has cores, also when workers run side by side."""
+    import torch
+
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+    yield
+
+
+Run = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """Run a command of the suite as a process of its own: run("effects", "--layers", "5", stdin=b"…")."""
+
+    def launch(name: str, *arguments: Any, stdin: bytes | None = None, **options: Any) -> subprocess.CompletedProcess[bytes]:
+        words = [sys.executable, "-m", f"cliptools.commands.{name}", *map(str, arguments)]
+        given = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
+        environment = os.environ | {"OMP_NUM_THREADS": "1"} | options.pop("env", {})
+        return subprocess.run(words, capture_output=True, cwd=ROOT, env=environment, timeout=300, check=False, **given, **options)
+
+    return launch
+
+
+@pytest.fixture(scope="session")
+def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random CLIP in open_clip's local-dir form: 4 layers, 3 heads, odd widths."""
+    import json
+
+    import torch
+    from safetensors.torch import save_file
+
+    from open_clip.model import CLIP
+
+    config = {
+        "embed_dim": 20,
+        "vision_cfg": {"image_size": 24, "patch_size": 8, "width": 36, "layers": 4, "head_width": 12, "mlp_ratio": 1.5},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 24, "heads": 2, "layers": 2},
+    }
+    torch.manual_seed(3)
+    model = CLIP(**config)
+    for p in model.visual.parameters():
+        p.data = torch.randn_like(p) * 0.3 if p.ndim > 1 else 1 + 0.1 * torch.randn_like(p)
+    folder = tmp_path_factory.mktemp("tiny-clip")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    return folder

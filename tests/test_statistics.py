@@ -1,0 +1,153 @@
+"""One pass over images against full matrices: statistics, certificates, order, batches."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles import centred_statistics
+from test_second_order import SHAPES, pictures, random_tower
+
+from cliptools.methods.engine import Settings, Slab, measure
+from cliptools.methods.principal import leading_eigenvectors, principal_coefficients
+from cliptools.methods.second_order import SecondOrder
+from cliptools.methods.statistics import UnitStatistics, rank_of
+from cliptools.methods.vit_paths import directions, scalars, trace
+
+COLUMNS = ("mean", "top_norm", "threshold", "explained_all")
+
+
+def batches_of(images: torch.Tensor, order: torch.Tensor, size: int):
+    def batches() -> Iterator[tuple[list[int], torch.Tensor]]:
+        for start in range(0, len(order), size):
+            of = order[start : start + size]
+            yield of.tolist(), images[of]
+
+    return batches
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_bundle_statistics_are_those_of_the_full_matrices(shape: dict) -> None:
+    visual, n = random_tower(shape), 240
+    images = pictures(visual, n)
+    layers = [0, shape["layers"] - 2]
+    report = measure(SecondOrder(visual), batches_of(images, torch.randperm(n), 19), layers, n, Settings(top=24, quantile=0.95))
+    traced = trace(visual, images, layers)
+    at = 0
+    for layer in layers:
+        phi = torch.einsum("bnk,nkd->bnd", scalars(traced, layer), directions(visual, layer, slice(None)))
+        phi = phi * (100 / traced.embedding.norm(dim=-1))[:, None, None]
+        expected = centred_statistics(phi, 24, rank_of(0.95, n))
+        rows = slice(at, at + phi.shape[1])
+        at = rows.stop
+        for name in COLUMNS:
+            torch.testing.assert_close(getattr(report.effects, name)[rows], expected[name], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(report.effects.component[rows, 0], expected["direction"], rtol=0, atol=1e-9)
+        torch.testing.assert_close(report.effects.component_explained[rows, 0], expected["explained"], rtol=1e-9, atol=1e-9)
+        assert torch.equal(report.effects.top_image[rows], expected["top_image"])
+
+
+def test_batch_size_order_and_memory_change_only_rounding() -> None:
+    visual, n = random_tower(SHAPES[1]), 150
+    images = pictures(visual, n)
+    by_class = torch.arange(n)  # the worst order: sorted by what the pictures show
+    images[: n // 3] += 1.5
+    runs = [
+        measure(SecondOrder(visual), batches_of(images, order, size), [0, 1], n, Settings(top=20, quantile=0.9, memory=memory))
+        for order, size, memory in [(by_class, 150, 4e9), (torch.randperm(n), 7, 4e9), (by_class.flip(0), 1, 2e5)]
+    ]
+    assert runs[2].passes > 2
+    for other in runs[1:]:
+        assert torch.equal(other.effects.top_image, runs[0].effects.top_image)
+        for ours, theirs in zip(runs[0].effects, other.effects, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_fewer_images_than_top() -> None:
+    visual = random_tower(SHAPES[2])
+    images = pictures(visual, 5)
+    effects = measure(SecondOrder(visual), batches_of(images, torch.arange(5), 2), [0], 5, Settings(top=20)).effects
+    assert effects.top_norm.shape == (78, 5)
+    assert effects.top_image.sort(1).values.eq(torch.arange(5)).all()
+
+
+def test_silent_neurons_have_zero_directions() -> None:
+    visual = random_tower(SHAPES[0])
+    visual.transformer.resblocks[1].mlp.c_proj.weight[:, 7] = 0
+    images = pictures(visual, 30)
+    effects = measure(SecondOrder(visual), batches_of(images, torch.arange(30), 8), [1], 30, Settings(top=10)).effects
+    assert effects.component[7].abs().max() == 0 and effects.top_norm[7].max() == 0 and effects.component_explained[7, 0] == 0
+    assert all(column[7].isfinite().all() for column in effects)
+
+
+def test_components_are_orthonormal_and_begin_with_the_direction() -> None:
+    visual = random_tower(SHAPES[0])
+    images = pictures(visual, 40)
+    batches = batches_of(images, torch.arange(40), 16)
+    one = measure(SecondOrder(visual), batches, [2], 40, Settings(top=15)).effects
+    three = measure(SecondOrder(visual), batches, [2], 40, Settings(top=15, components=3)).effects
+    torch.testing.assert_close(three.component[:, :1], one.component, rtol=0, atol=1e-9)
+    products = three.component @ three.component.transpose(1, 2)
+    torch.testing.assert_close(products, torch.eye(3, dtype=torch.float64).expand_as(products), rtol=0, atol=1e-9)
+    assert (three.component_explained.diff(dim=1) <= 0).all() and (three.component_explained.sum(1) <= 1 + 1e-9).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 12), st.integers(1, 9), st.integers(30, 120))
+def test_certified_lists_are_exact_whatever_comes_first(seed: int, k: int, top: int, margin: int, n: int) -> None:
+    """A drifting stream, hard for a running centre: whatever is certified must be the true list."""
+    random = torch.Generator().manual_seed(seed)
+    D = torch.randn(6, k, 7, dtype=torch.float64, generator=random)
+    S = torch.randn(n, 6, k, dtype=torch.float64, generator=random) + torch.linspace(-2, 2, n, dtype=torch.float64)[:, None, None]
+    measured = UnitStatistics(D @ D.transpose(1, 2), top, n, 0.9, margin)
+    for start in range(0, n, 11):
+        measured.update(S[start : start + 11], torch.arange(start, min(n, start + 11)))
+    finished = measured.finish()
+    phi = torch.einsum("bnk,nkd->bnd", S, D)
+    norms = (phi - phi.mean(0)).norm(dim=-1).sort(0, descending=True)
+    sure = finished.certified
+    torch.testing.assert_close(finished.top_norm[sure], norms.values[:top].T[sure], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(finished.mean, S.mean(0), rtol=1e-9, atol=1e-12)
+
+
+def test_threshold_beyond_the_kept_images_is_near() -> None:
+    """With more images above the quantile than are kept, a histogram stands in: within its 1.1 % bins and the centre's drift."""
+    random = torch.Generator().manual_seed(5)
+    D = torch.randn(4, 3, 7, dtype=torch.float64, generator=random)
+    S = torch.randn(3000, 4, 3, dtype=torch.float64, generator=random) + 0.7
+    measured = UnitStatistics(D @ D.transpose(1, 2), 20, 3000, 0.9)
+    for start in range(0, 3000, 64):
+        measured.update(S[start : start + 64], torch.arange(start, min(3000, start + 64)))
+    phi = torch.einsum("bnk,nkd->bnd", S, D)
+    exact = (phi - phi.mean(0)).norm(dim=-1).sort(0, descending=True).values[299]
+    torch.testing.assert_close(measured.finish().threshold, exact, rtol=0.02, atol=0)
+
+
+def test_close_eigenvalues_are_left_to_the_full_solver() -> None:
+    random = torch.Generator().manual_seed(2)
+    Q = torch.linalg.qr(torch.randn(3, 9, 9, dtype=torch.float64, generator=random)).Q
+    values = torch.tensor([[5, 5 - 1e-7, 1], [3, 1, 1], [2, 2, 2]], dtype=torch.float64)
+    spectrum = torch.cat([values, torch.zeros(3, 6, dtype=torch.float64)], 1)
+    found, vectors = leading_eigenvectors(Q @ torch.diag_embed(spectrum) @ Q.transpose(1, 2), 1)
+    torch.testing.assert_close(found[:, 0], values[:, 0], rtol=1e-9, atol=0)
+    torch.testing.assert_close((vectors[:2, :, 0] * Q[:2, :, 0]).sum(1).abs(), torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-8)
+
+
+def test_more_components_than_dimensions_are_zeros() -> None:
+    X, D = torch.randn(2, 6, 2, dtype=torch.float64), torch.randn(2, 2, 5, dtype=torch.float64)
+    found = principal_coefficients(X, D @ D.transpose(1, 2), 4)
+    assert found.a.shape == (2, 4, 2) and found.a[:, 2:].abs().max() == 0
+    torch.testing.assert_close(found.share.sum(1), torch.ones(2, dtype=torch.float64), rtol=1e-9, atol=0)
+
+
+def test_ranks() -> None:
+    assert [rank_of(0.98, n) for n in (5000, 5124, 2000, 51, 10)] == [100, 103, 40, 2, 1]
+
+
+def test_slabs_name_their_neurons() -> None:
+    visual = random_tower(SHAPES[0])
+    paths = SecondOrder(visual)
+    scattered = Slab(1, torch.tensor([9, 2]))
+    S, _ = paths.read(pictures(visual, 2), [Slab(1, torch.arange(90)), scattered])
+    assert torch.equal(S[0][:, [9, 2]], S[1])
