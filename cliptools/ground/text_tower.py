@@ -1,0 +1,195 @@
+"""Embeddings of texts: any open_clip text tower, cut to the longest text of a batch where that is exact."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliptools.ground.cache import cached
+from cliptools.ground.errors import ModelError, TextError
+from cliptools.ground.models import EMBEDDED, EMBEDDED_DIR, LoadedModel
+from cliptools.ground.progress import progress
+from cliptools.ground.provenance import canonical, digest
+from cliptools.ground.texts import Pool
+
+CACHE_FORMAT = 1  # to be raised when the same texts and weights come to give other numbers
+SLOT = "{}"
+
+
+def encode_pool(
+    loaded: LoadedModel, pool: Pool, templates: Sequence[str] = (), *, use_cache: bool = True
+) -> Float[Tensor, "text d"]:
+    """Unit-norm embeddings of a pool's texts, float32 on the model's device; kept in the user's cache.
+
+    The cache's key is the weights' hash, what else of the model decides its numbers, the texts, templates and precision.
+
+    Raises:
+        TextError: a template without `{}`.
+        ModelError: the model's tokenizer is not to be had.
+    """
+    check_templates(templates)
+
+    def compute() -> Float32[np.ndarray, "text d"]:
+        return encode_texts(loaded, pool.texts, templates).cpu().numpy()
+
+    if not use_cache:
+        return torch.from_numpy(compute()).to(loaded.device)
+    made_by = canonical([CACHE_FORMAT, loaded.sha256, architecture(loaded), loaded.precision])
+    key = digest(made_by, pool.digest, canonical(list(templates)))
+    return torch.from_numpy(cached("texts", key, (len(pool.texts), -1), compute)).to(loaded.device)
+
+
+def encode_texts(
+    loaded: LoadedModel, texts: Sequence[str], templates: Sequence[str] = (), batch_size: int = 256, cut: bool = True
+) -> Float[Tensor, "text d"]:
+    """Unit-norm embeddings, float32 on the model's device.
+
+    Args:
+        texts: At least one.
+        templates: Each with `{}` where the text goes; several are averaged as unit vectors, and the mean made unit norm
+            again (as in CLIP's zero-shot evaluation). None: the bare texts.
+        batch_size: Texts at a time.
+        cut: Leave out the positions behind the longest text of a batch, where that is exact.
+
+    Raises:
+        TextError: a template without `{}`.
+        ModelError: the model's tokenizer is not to be had.
+    """
+    check_templates(templates)
+    tokenize = tokenizer_of(loaded)
+    total = torch.zeros((), device=loaded.device)
+    for template in templates or (SLOT,):
+        tokens = tokenize([template.replace(SLOT, text) for text in texts])
+        embedded = encode_tokens(loaded, tokens, batch_size, cut)
+        total = total + F.normalize(embedded.float(), dim=1)
+    return F.normalize(total, dim=1)
+
+
+def check_templates(templates: Sequence[str]) -> None:
+    """Every template has a place for the text.
+
+    Raises:
+        TextError: one has none.
+    """
+    for template in templates:
+        if SLOT not in template:
+            raise TextError(f"template {template!r}: expected {SLOT} where the text goes, as in 'a photo of {SLOT}'")
+
+
+def tokenizer_of(loaded: LoadedModel) -> Callable[[Sequence[str]], Int[Tensor, "text position"]]:
+    """The tokenizer open_clip gives the model, at the model's context length.
+
+    Raises:
+        ModelError: its vocabulary is not to be had here.
+    """
+    name = f"local-dir:{EMBEDDED_DIR / loaded.name}" if loaded.name in EMBEDDED else loaded.name
+    try:
+        return _tokenizer(name, getattr(loaded.clip, "context_length", None))
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"model {loaded.name!r}: its tokenizer cannot be loaded ({reason})") from None
+
+
+@functools.cache
+def _tokenizer(name: str, context_length: int | None) -> Callable[[Sequence[str]], Int[Tensor, "text position"]]:
+    import open_clip
+
+    return open_clip.get_tokenizer(name, context_length=context_length)
+
+
+@torch.inference_mode()
+def encode_tokens(
+    loaded: LoadedModel, tokens: Int[Tensor, "text position"], batch_size: int = 256, cut: bool = True
+) -> Float[Tensor, "text d"]:
+    """The text tower's output as it is, in the model's own type; texts of like length are computed together."""
+    tower = _Tower(loaded.clip)
+    ends = tower.ends(tokens) if cut else None
+    order = torch.arange(len(tokens)) if ends is None else ends.argsort(stable=True)
+    rows = []
+    for batch in progress(order.split(batch_size), "encoding texts", total=len(tokens), step=batch_size):
+        length = tokens.shape[1] if ends is None else int(ends[batch].max())
+        rows.append(tower.encode(tokens[batch, :length].to(loaded.device)))  # (batch, length) -> (batch, d)
+    found = torch.cat(rows)
+    return torch.empty_like(found).index_copy_(0, order.to(found.device), found)
+
+
+@dataclass(frozen=True)
+class _CausalPart:
+    """The part of a model that holds its text tower's tables."""
+
+    module: Any
+    prefix: str
+    """Its name within _Tower."""
+    pool_type: str
+    eos_id: int | None
+
+
+class _Tower(nn.Module):
+    """open_clip's own encode_text, with tables and mask shortened to the tokens it is given.
+
+    Exact where the tower is causal and pooled at the end token: nothing behind that token reaches it. open_clip's code
+    runs unchanged; only the two tensors that fix its length are exchanged while it does.
+    """
+
+    def __init__(self, clip: nn.Module) -> None:
+        super().__init__()
+        self.clip: Any = clip
+        self.part = _causal_part(clip)
+
+    def forward(self, tokens: Int[Tensor, "text position"]) -> Float[Tensor, "text d"]:
+        return self.clip.encode_text(tokens)
+
+    def ends(self, tokens: Int[Tensor, "text position"]) -> Int[Tensor, " text"] | None:
+        """Positions needed of each text, up to its end token; None where the tower cannot be cut."""
+        if self.part is None:
+            return None
+        at_end = tokens.eq(self.part.eos_id or 0) if self.part.pool_type == "eos" else tokens
+        return at_end.int().argmax(dim=1) + 1  # as open_clip's text_global_pool finds it
+
+    def encode(self, tokens: Int[Tensor, "text position"]) -> Float[Tensor, "text d"]:
+        """Embeddings, not normalised."""
+        length = tokens.shape[1]
+        if self.part is None or length == len(self.part.module.positional_embedding):
+            return self(tokens)
+        shortened = {
+            f"{self.part.prefix}.positional_embedding": self.part.module.positional_embedding[:length],
+            f"{self.part.prefix}.attn_mask": self.part.module.attn_mask[:length, :length],
+        }
+        return torch.func.functional_call(self, shortened, (tokens,))
+
+
+def _causal_part(clip: nn.Module) -> _CausalPart | None:
+    """Where to cut; None for a tower that is not known to be causal and pooled at its end token."""
+    from open_clip.model import CLIP, CustomTextCLIP
+    from open_clip.transformer import TextTransformer
+
+    model: Any = clip
+    if type(clip) is CLIP:
+        part = _CausalPart(clip, "clip", model.text_pool_type, getattr(clip, "text_eos_id", None))
+    elif type(clip) is CustomTextCLIP and type(clip.text) is TextTransformer and model.text.cls_emb is None:
+        part = _CausalPart(clip.text, "clip.text", model.text.pool_type, getattr(clip.text, "eos_id", None))
+    else:
+        return None
+    mask = part.module.attn_mask
+    if mask is None or part.pool_type not in ("argmax", "eos"):
+        return None
+    later = torch.ones_like(mask, dtype=torch.bool).triu(1)
+    return part if bool((mask[later] == -torch.inf).all()) else None
+
+
+def architecture(loaded: LoadedModel) -> str:
+    """What decides the text tower's numbers beside its weights: activations, norms, heads, pooling, tokenizer."""
+    heads = [module.num_heads for module in loaded.clip.modules() if isinstance(module, nn.MultiheadAttention)]
+    text = getattr(loaded.clip, "text", loaded.clip)
+    names = ("text_pool_type", "pool_type", "text_eos_id", "eos_id", "context_length")
+    pooling = {name: getattr(text, name, None) for name in names}
+    tokenizer = vars(tokenizer_of(loaded))
+    plain = {name: value for name, value in tokenizer.items() if isinstance(value, str | int | None)}
+    how = getattr(tokenizer.get("clean_fn"), "__name__", "")
+    return digest(repr(loaded.clip), canonical([heads, pooling, plain, how]))

@@ -1,0 +1,92 @@
+"""Pools of texts, by name or from a file."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cliptools.ground.errors import TextError
+from cliptools.ground.provenance import digest as digest_of
+
+PLAIN_WORD = re.compile(r"[a-z]{2,}")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Texts to describe a direction with."""
+
+    name: str
+    """One of POOLS, or the file as named."""
+    texts: tuple[str, ...]
+    digest: str
+    """sha256 of the texts in order."""
+
+
+def load_pool(name: str) -> Pool:
+    """A pool by name (see POOLS), or any UTF-8 file with one text a line; blank lines and repeated texts are left out.
+
+    Raises:
+        TextError: no such pool or file, not UTF-8, or no text in it.
+    """
+    texts = POOLS[name]() if name in POOLS else _lines(Path(name))
+    kept = tuple(dict.fromkeys(texts))
+    if not kept:
+        raise TextError(f"pool {name}: empty, expected at least one text, one a line")
+    return Pool(name, kept, digest_of(*kept))
+
+
+def common_words(count: int) -> list[str]:
+    """The most common English words, by wordfreq: exactly `count`, each of two or more plain letters.
+
+    Raises:
+        TextError: wordfreq does not know that many.
+    """
+    import wordfreq
+
+    words = [word for word in wordfreq.top_n_list("en", 2 * count) if PLAIN_WORD.fullmatch(word)][:count]
+    if len(words) < count:
+        raise TextError(f"expected {count} words of wordfreq, found {len(words)}")
+    return words
+
+
+def _imagenet_names() -> Iterable[str]:
+    from cliptools.ground.torchvision_remedy import ensure_torchvision
+
+    ensure_torchvision()
+    import open_clip
+
+    return open_clip.IMAGENET_CLASSNAMES
+
+
+def _emoji_names() -> Iterable[str]:
+    from cliptools.ground.emoji.concepts import concepts
+
+    return (text for concept in concepts() for text in (concept.name, *concept.synonyms))
+
+
+POOLS: dict[str, Callable[[], Iterable[str]]] = {
+    "emoji": _emoji_names,
+    "imagenet": _imagenet_names,
+    "words10k": lambda: common_words(10_000),
+    "words30k": lambda: common_words(30_000),
+}
+
+
+def _lines(path: Path) -> list[str]:
+    """The texts of a file.
+
+    Raises:
+        TextError: the file cannot be read or is not UTF-8.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise TextError(f"pool {path}: neither a file nor one of {', '.join(POOLS)}") from None
+    except (OSError, ValueError) as error:
+        raise TextError(f"pool {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise TextError(f"pool {path}: expected UTF-8, found byte 0x{data[error.start]:02x} in line {line}") from None
+    return [stripped for line in text.split("\n") if (stripped := line.strip())]
