@@ -1,0 +1,173 @@
+"""A direction as a sparse signed sum of texts: orthogonal matching pursuit, all units at once (paper 1, section 4).
+
+    r_n ≈ Σ_j γ_j^n t_j,  at most m of the γ_j^n non-zero
+
+Each step takes the text that correlates most with what is left of r_n, then fits all texts taken so far by least squares.
+No Gram matrix over the pool and no [units, pool] matrix is ever held.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cliptools.ground.progress import progress
+from cliptools.methods.screening import Screen, fastest_dtype, strongest
+
+CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 2 << 30}  # for the texts chosen by the units worked on at the same time
+
+
+class Pursuit(NamedTuple):
+    """What matching pursuit found, texts in the order chosen."""
+
+    word: Int[Tensor, "unit m"]
+    """Row of the pool; −1 after an early end."""
+    coefficient: Float[Tensor, "unit m"]
+    """γ, the least-squares fit on all m texts; 0 after an early end."""
+    residual: Float[Tensor, " unit"]
+    """‖r − r̂‖."""
+    path: Float[Tensor, "unit m"]
+    """‖r − r̂‖ after each step: entry k − 1 is the residual of the pursuit with m = k."""
+
+
+def pursue(
+    targets: Float[Tensor, "unit d"],
+    atoms: Float[Tensor, "text d"],
+    m: int,
+    *,
+    units_chunk: int | None = None,
+    screening: torch.dtype | None = None,
+) -> Pursuit:
+    """Orthogonal matching pursuit with at most m texts a unit (paper 1, section 4).
+
+    The texts are taken as given: |⟨t, r⟩| selects, so their norms matter. A unit ends early, as in scikit-learn, when no
+    text correlates with its residual any more or the next one depends on those it has; a zero target has no texts.
+
+    Args:
+        targets: The directions r; float32 or float64, the type in which texts are chosen.
+        atoms: The texts t, on the same device and of the same type.
+        m: Texts a unit, at least 1.
+        units_chunk: Units worked on together; it bounds the memory and does not change the result.
+        screening: Type of the screening products; it does not change the result. Default: the fastest here.
+    """
+    units, d = targets.shape
+    steps = min(m, d, len(atoms))  # more texts than that depend on each other
+    chunk = units_chunk or _units_chunk(targets, steps)
+    with _full_precision():
+        screen = Screen.of(atoms, screening or fastest_dtype(targets.device))
+        starts = progress(range(0, units, chunk), "decomposing", total=units, step=chunk)
+        parts = [_pursue(targets[start : start + chunk], screen, steps) for start in starts]
+    if not parts:
+        none = targets.new_zeros(0, steps)
+        parts = [Pursuit(none.long(), none, none.sum(dim=1), none)]
+    word, coefficient, residual, path = (torch.cat(part) for part in zip(*parts, strict=True))
+    rest = (units, m - steps)
+    return Pursuit(
+        torch.cat([word, word.new_full(rest, -1)], dim=1),
+        torch.cat([coefficient, coefficient.new_zeros(rest)], dim=1),
+        residual,
+        torch.cat([path, path[:, -1:].expand(rest)], dim=1),
+    )
+
+
+def refit(
+    targets: Float[Tensor, "unit d"], atoms: Float[Tensor, "text d"], word: Int[Tensor, "unit k"]
+) -> Float[Tensor, "unit k"]:
+    """Coefficients of the least-squares fit of each target on its texts, in float64: those of a prefix of a pursuit.
+
+    `refit(targets, atoms, pursuit.word[:, :k])` are the coefficients that a pursuit with m = k gives. An entry −1 has
+    coefficient 0.
+    """
+    chunk = max(1, _units_chunk(targets, word.shape[1]) // 4)
+    parts = []
+    for r, index in zip(targets.split(chunk), word.split(chunk), strict=True):
+        none = index < 0
+        T = atoms[index.clamp(min=0)].double().masked_fill(none[..., None], 0)  # (unit, k, d)
+        gram = T @ T.mT + torch.diag_embed(none.double())  # (unit, k, k), the identity where there is no text
+        correlation = T @ r.double()[..., None]  # (unit, k, 1)
+        parts.append(torch.cholesky_solve(correlation, torch.linalg.cholesky(gram)).squeeze(2))
+    return torch.cat(parts).to(targets.dtype)
+
+
+class _State:
+    """The pursuit of a chunk of units: what they have chosen, and the inverse of the factor of their Gram matrices."""
+
+    def __init__(self, targets: Float[Tensor, "unit d"], steps: int) -> None:
+        units, d = targets.shape
+        self.targets = targets
+        self.r = targets
+        self.chosen = targets.new_zeros(units, steps, d)  # T
+        self.inverse = targets.new_zeros(units, steps, steps, dtype=torch.float64)  # L⁻¹ of T Tᵀ = L Lᵀ
+        self.gamma = targets.new_zeros(units, steps, dtype=torch.float64)
+        self.word = torch.full((units, steps), -1, device=targets.device)
+        self.active = torch.ones(units, dtype=torch.bool, device=targets.device)
+
+    def add(self, k: int, text: Int[Tensor, " unit"], t: Float[Tensor, "unit d"], least: Float[Tensor, " unit"]) -> None:
+        """Take t as the k-th text of each unit, where it brings something new."""
+        c = (t * self.r).sum(dim=1)  # (unit)
+        inverse = self.inverse[:, :k, :k]
+        overlap = torch.bmm(t[:, None], self.chosen[:, :k].mT).double()  # (unit, 1, k)
+        w = torch.bmm(overlap, inverse.mT)  # L⁻¹ T t
+        norm2 = t.double().square().sum(dim=1)
+        rho2 = norm2 - w.square().sum(dim=(1, 2))  # squared norm of what t adds to the span
+        known = (self.word[:, :k] == text[:, None]).any(dim=1)
+        self.active &= (c.abs() > least) & ~known & (rho2 > torch.finfo(t.dtype).eps * norm2)
+        rho = torch.where(self.active, rho2, 1).sqrt()
+        self.inverse[:, k, :k] = -torch.bmm(w, inverse).squeeze(1) / rho[:, None]
+        self.inverse[:, k, k] = 1 / rho
+        self.chosen[:, k] = t
+        self.word[:, k] = torch.where(self.active, text, -1)
+        # r is orthogonal to the texts before, so only its part along the new direction, c/ρ, is still to be fitted
+        self._fit(k + 1, torch.where(self.active, c / rho, 0)[:, None] * self.inverse[:, k, : k + 1])
+
+    def refine(self, k: int) -> None:
+        """One step of iterative refinement: fit what rounding has left in r along the texts chosen."""
+        taken = (self.word[:, None, :k] >= 0).double()
+        left = torch.bmm(self.r[:, None], self.chosen[:, :k].mT).double() * taken  # (unit, 1, k)
+        inverse = self.inverse[:, :k, :k]
+        self._fit(k, torch.bmm(torch.bmm(left, inverse.mT) * taken, inverse).squeeze(1))
+
+    def _fit(self, k: int, change: Float[Tensor, "unit k"]) -> None:
+        self.gamma[:, :k] += change
+        fitted = torch.bmm(self.gamma[:, None, :k].to(self.r.dtype), self.chosen[:, :k]).squeeze(1)  # (unit, d)
+        self.r = self.targets - fitted
+
+
+def _pursue(targets: Float[Tensor, "unit d"], screen: Screen, steps: int) -> Pursuit:
+    """The pursuit of one chunk of units."""
+    state = _State(targets, steps)
+    path = targets.new_zeros(len(targets), steps)
+    # Correlations below this are rounding: an exact fit leaves nothing else.
+    least = 32 * torch.finfo(targets.dtype).eps * screen.norm * targets.norm(dim=1)
+    taken = 0
+    for k in range(steps):
+        text = strongest(screen, state.r, state.active)
+        state.add(k, text, screen[text], least)
+        path[:, k:] = state.r.norm(dim=1)[:, None]
+        taken = k + 1
+        if not state.active.any():
+            break
+    state.refine(taken)
+    return Pursuit(state.word, state.gamma.to(targets.dtype), state.r.norm(dim=1), path)
+
+
+def _units_chunk(targets: Float[Tensor, "unit d"], steps: int) -> int:
+    each = steps * targets.shape[1] * targets.element_size() + steps * steps * 8
+    return int(min(max(CHUNK_BYTES.get(targets.device.type, CHUNK_BYTES["cpu"]) // each, 16), 8192))
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """float32 products in float32 and sums in float32, whatever the caller allows elsewhere (TF32, short bfloat16 sums)."""
+    cuda = torch.backends.cuda.matmul
+    before = torch.get_float32_matmul_precision(), cuda.allow_bf16_reduced_precision_reduction
+    torch.set_float32_matmul_precision("highest")
+    cuda.allow_bf16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        cuda.allow_bf16_reduced_precision_reduction = before[1]
