@@ -1,0 +1,138 @@
+"""clip-decompose: what directions mean, as signed sums of texts."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cliptools.commands.base import choose_format, command, device_option, history_arguments, open_input, output_options
+from cliptools.ground.errors import StreamError, UsageError
+
+if TYPE_CHECKING:
+    from cliptools.ground.bundle import Bundle
+    from cliptools.ground.texts import Pool
+    from cliptools.methods.pursuit import Pursuit
+
+NOT_THE_RESULT = ("no_cache", "model")
+"""Options that leave the numbers as they are, so that history leaves them out."""
+
+
+POOL_HELP = "emoji, imagenet, words10k, words30k or a file, one text a line [default: emoji for embedded models, else words30k]."
+TEMPLATE_HELP = "A sentence with {} for the text; several are averaged [default: the bare text]."
+CENTER_HELP = "Subtract the pool's mean from its texts, or nothing."
+NORMALIZE_HELP = "Unit norm for each text, or for each dimension (as the paper's code)."
+
+
+@command("clip-decompose")
+@click.argument("bundle", required=False, type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--m", "m", type=click.IntRange(min=1), default=32, show_default=True, help="Texts a unit, at most.")
+@click.option("--pool", metavar="NAME|FILE", help=POOL_HELP)
+@click.option("--template", "templates", multiple=True, metavar="TEXT", help=TEMPLATE_HELP)
+@click.option("--center", type=click.Choice(["pool", "none"]), default="pool", show_default=True, help=CENTER_HELP)
+@click.option("--normalize", type=click.Choice(["texts", "dimensions"]), default="texts", show_default=True, help=NORMALIZE_HELP)
+@click.option("--prefix", metavar="M,M,...", help="Also the residuals with fewer texts, from the same run [default: none].")
+@click.option("--model", metavar="NAME", help="The bundle's own model; any other is refused [default: the bundle's].")
+@click.option("--no-cache", is_flag=True, help="Neither read nor keep text embeddings [default: keep them].")
+@device_option
+@output_options("safetensors", "jsonl", "table")
+@click.pass_context
+def main(
+    context: click.Context, /, *, bundle: Path | None, output: Path | None, output_format: str | None, **options: Any
+) -> None:
+    """Write each unit's direction as a signed sum of few texts.
+
+    Reads a BUNDLE of clip-effects (a file, or standard input) and adds to each unit the texts that orthogonal matching
+    pursuit finds, with their coefficients, in the order chosen; words it had before are replaced.
+
+    \b
+    Examples:
+      clip-effects | clip-decompose          # the embedded model, in a table
+      clip-decompose --m 128 < effects.safetensors > neurons.safetensors
+      clip-decompose effects.safetensors --pool birds.txt --template 'a photo of a {}' -f jsonl
+      clip-decompose effects.safetensors --prefix 4,8,16 -o neurons.safetensors
+    """
+    from cliptools.ground.bundle import read_bundle
+
+    prefixes = parse_prefixes(options["prefix"], options["m"])
+    chosen = choose_format(output_format, output, "safetensors")
+    stream, name = open_input(bundle, "a bundle of clip-effects", "a file")
+    with stream:
+        effects = read_bundle(stream, name)
+    if "direction" not in effects:
+        raise StreamError(f"{name}: expected a bundle with a tensor `direction`, found {', '.join(sorted(effects.tensors))}")
+
+    from cliptools.commands.present import emit
+
+    pool, found = decompose(effects, name, options)
+    settings = {key: options[key] for key in ("center", "normalize", "m")} | {"pool": pool.name, "digest": pool.digest}
+    settings |= {"templates": list(options["templates"])} | ({"prefix": list(prefixes)} if prefixes else {})
+    step = history_arguments(context, pool=pool.name)
+    step = {key: value for key, value in step.items() if key not in NOT_THE_RESULT}
+    emit(with_words(effects, found, pool, settings, step), chosen, output)
+
+
+def decompose(effects: "Bundle", name: str, options: dict[str, Any]) -> "tuple[Pool, Pursuit]":
+    """The pool asked for, and what pursuit finds in it for the bundle's directions.
+
+    Raises:
+        CliptoolsError: no such pool, another model than the bundle's, or one of another width.
+    """
+    import torch
+
+    from cliptools.ground.models import EMBEDDED, load_recorded_model
+    from cliptools.ground.text_tower import check_templates, encode_pool
+    from cliptools.ground.texts import load_pool
+    from cliptools.methods.pursuit import pursue
+    from cliptools.methods.text_space import text_space
+
+    recorded, direction = effects.header.model, effects["direction"]
+    pool = load_pool(options["pool"] or ("emoji" if recorded["name"] in EMBEDDED else "words30k"))
+    check_templates(options["templates"])
+    loaded = load_recorded_model(recorded, options["device"], name=options["model"])
+    texts = encode_pool(loaded, pool, options["templates"], use_cache=not options["no_cache"])
+    if texts.shape[1] != direction.shape[1]:
+        raise StreamError(f"{name}: directions of width {direction.shape[1]}, the model's texts have {texts.shape[1]}")
+    where = "cuda" if loaded.device.type == "cuda" else "cpu"  # others have no float64
+    atoms = text_space(texts.to(where), options["center"], options["normalize"])
+    return pool, pursue(torch.from_numpy(direction).to(where), atoms, options["m"])
+
+
+def parse_prefixes(text: str | None, m: int) -> tuple[int, ...]:
+    """`4,8,16` as (4, 8, 16).
+
+    Raises:
+        UsageError: not a list of numbers from 1 to m.
+    """
+    parts = text.split(",") if text else []
+    for part in parts:
+        if not part.strip().isdecimal() or not 1 <= int(part) <= m:
+            raise UsageError(f"--prefix {text}: expected numbers from 1 to {m} (--m), found {part.strip()!r}")
+    return tuple(int(part) for part in parts)
+
+
+def with_words(effects: "Bundle", found: "Pursuit", pool: "Pool", settings: dict[str, Any], step: dict[str, Any]) -> "Bundle":
+    """The bundle with its words, in place of any it had."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from cliptools.ground.bundle import json_tensor
+
+    word = found.word.cpu().numpy()
+    appearing = np.unique(word[word >= 0])
+    added: dict[str, np.ndarray] = {
+        "word": np.where(word >= 0, np.searchsorted(appearing, word), -1).astype(np.int32),
+        "coefficient": found.coefficient.cpu().numpy(),
+        "residual": found.residual.cpu().numpy(),
+        "words": json_tensor({"texts": [pool.texts[j] for j in appearing], "pool": pool.name, "digest": pool.digest}),
+    }
+    if prefixes := settings.get("prefix"):
+        added["prefix_residual"] = found.path[:, [k - 1 for k in prefixes]].cpu().numpy()
+    header = effects.header.after("clip-decompose", step)
+    header = replace(header, kind="neurons", settings=header.settings | {"words": settings})
+    kept = {key: value for key, value in effects.tensors.items() if key != "prefix_residual"}
+    return replace(effects, tensors=kept).with_tensors(header, **added)
+
+
+if __name__ == "__main__":
+    main()
