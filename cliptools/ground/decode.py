@@ -4,8 +4,8 @@ import functools
 import math
 import os
 import warnings
+from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -33,8 +33,8 @@ def is_picture(name: str) -> bool:
     return path.suffix.lower() in PICTURES and not path.name.startswith(".") and not path.name.lower().endswith(LABELS)
 
 
-def decode(source: str | IO[bytes]) -> Image.Image:
-    """The picture in a file or a seekable stream, as a decoded RGB image.
+def decode(source: str | BytesIO) -> Image.Image:
+    """The picture in a file or in bytes, as a decoded RGB image.
 
     EXIF orientation is applied, transparency lies on white, of an animation the first frame is taken, and greyscale of
     more than 8 bits is brought to 8 by its full range.
@@ -73,7 +73,7 @@ def _refuse_extremes(image: Image.Image) -> None:
         raise ImageError(f"{width} × {height} pixels is too elongated to resize (at most {MOST_ELONGATED}:1)")
 
 
-def _unidentified(source: str | IO[bytes]) -> str:
+def _unidentified(source: str | BytesIO) -> str:
     size = Path(source).stat().st_size if isinstance(source, str) else source.seek(0, os.SEEK_END)
     return "not an image of a kind that can be read here" if size else "empty"
 

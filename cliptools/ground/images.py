@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import IO, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -12,6 +12,7 @@ from cliptools.ground.decode import decode
 from cliptools.ground.errors import ImageError, UsageError
 from cliptools.ground.listing import Found, find
 from cliptools.ground.provenance import digest
+from cliptools.ground.streams import Readable
 
 
 @runtime_checkable
@@ -54,7 +55,7 @@ class ListedImages:
         return decode(stream)
 
 
-def open_images(paths: Sequence[str], stdin: IO[bytes] | None = None) -> ListedImages:
+def open_images(paths: Sequence[str], stdin: Readable | None = None) -> ListedImages:
     """The images that PATH arguments name: files, folders, globs, tar archives, `-` for a tar on standard input.
 
     Args:

@@ -10,16 +10,17 @@ import tempfile
 import weakref
 import zlib
 from collections.abc import Callable, Iterator
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from cliptools.ground.decode import is_picture
 from cliptools.ground.errors import CliptoolsError, StreamError
 from cliptools.ground.progress import warn
+from cliptools.ground.streams import Readable
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-Unpacker = Callable[[IO[bytes]], Any]
+Unpacker = Callable[[BufferedReader], Any]
 MAGIC: dict[bytes, Unpacker] = {
     b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
     b"BZh": bz2.BZ2File,
@@ -36,7 +37,7 @@ class Spool:
             self.descriptor = os.dup(file.fileno())
         weakref.finalize(self, os.close, self.descriptor)
 
-    def append(self, stream: IO[bytes], name: str) -> int:
+    def append(self, stream: Readable, name: str) -> int:
         """Copy a stream to its end; the place where it begins in the spool.
 
         Raises:
@@ -62,7 +63,7 @@ class Span(NamedTuple):
     offset: int
     size: int
 
-    def read(self) -> IO[bytes]:
+    def read(self) -> BytesIO:
         """The bytes, as a stream; safe to call from several threads.
 
         Raises:
@@ -99,7 +100,7 @@ def tar_members(path: Path, spool: Spool) -> list[tuple[str, Span]]:
     return _spooled_members(spool, start, name)
 
 
-def stream_members(stream: IO[bytes], name: str) -> list[tuple[str, Span]]:
+def stream_members(stream: Readable, name: str) -> list[tuple[str, Span]]:
     """Names and places of the pictures in an archive that comes as a stream, which is spooled to its end.
 
     Raises:
@@ -130,7 +131,7 @@ def _spooled_members(spool: Spool, start: int, name: str) -> list[tuple[str, Spa
         return list(_members(file, start, spool, name))
 
 
-def _members(file: IO[bytes], start: int, container: str | Spool, name: str) -> Iterator[tuple[str, Span]]:
+def _members(file: BufferedReader, start: int, container: str | Spool, name: str) -> Iterator[tuple[str, Span]]:
     """The archive that begins at `start`; links and sparse members are left out, for they hold no picture's bytes."""
     end = file.seek(0, os.SEEK_END)
     file.seek(start)
@@ -147,7 +148,7 @@ def _members(file: IO[bytes], start: int, container: str | Spool, name: str) -> 
         raise StreamError(f"{name}: not a tar archive, or damaged ({error})") from None
 
 
-def _check_end(file: IO[bytes], offset: int, end: int, name: str) -> None:
+def _check_end(file: BufferedReader, offset: int, end: int, name: str) -> None:
     """tarfile takes anything it cannot parse for the end; only zeros, or the file's own end, are one."""
     file.seek(offset)
     block = file.read(BLOCK)
