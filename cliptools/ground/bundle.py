@@ -3,7 +3,7 @@
 import json
 import struct
 from dataclasses import dataclass, replace
-from typing import IO, Any, Self
+from typing import IO, Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -44,11 +44,11 @@ class Bundle:
         """A JSON tensor (`images`, `words`) as what it says."""
         return json.loads(self.tensors[name].tobytes().decode("utf-8"))
 
-    def select(self, rows: np.ndarray) -> Self:
+    def select(self, rows: np.ndarray) -> "Bundle":
         """The same bundle with only the units of these row numbers, in this order."""
         return replace(self, tensors={k: v[rows] if k in UNIT_ROWS else v for k, v in self.tensors.items()})
 
-    def with_tensors(self, header: Header, **added: np.ndarray) -> Self:
+    def with_tensors(self, header: Header, **added: np.ndarray) -> "Bundle":
         """A copy that says more."""
         return replace(self, header=header, tensors=self.tensors | added)
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any
 
 import cliptools
 from cliptools.ground.errors import StreamError
@@ -43,7 +43,7 @@ class Header:
     """One entry a command: command, version, arguments that change the result."""
     format: int = FORMAT
 
-    def after(self, command: str, arguments: dict[str, Any]) -> Self:
+    def after(self, command: str, arguments: dict[str, Any]) -> "Header":
         """The same header with one more step in its history."""
         step = {"command": command, "version": cliptools.__version__, "arguments": arguments}
         return replace(self, history=[*self.history, step])
@@ -52,7 +52,7 @@ class Header:
         return canonical(self.__dict__)
 
     @classmethod
-    def from_json(cls, text: str, name: str) -> Self:
+    def from_json(cls, text: str, name: str) -> "Header":
         """Parse a header.
 
         Raises:

@@ -1,0 +1,141 @@
+"""Bundles as streams: equal bytes, nothing accepted that is not whole."""
+
+import io
+import json
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save
+
+from cliptools.ground.bundle import Bundle, json_tensor, read_bundle, read_header
+from cliptools.ground.errors import StreamError
+from cliptools.ground.provenance import Header, canonical, digest
+
+
+def small_bundle(units: int = 3, top: int = 2, d: int = 4, words: bool = False) -> Bundle:
+    random = np.random.default_rng(0)
+    header = Header("effects", {"name": "m", "pretrained": None, "sha256": "0" * 64}, {"count": 5}, {"effect": "second"})
+    tensors = {
+        "unit": np.stack([np.full(units, 6), np.arange(units), np.full(units, -1)], 1).astype(np.int32),
+        "direction": random.normal(size=(units, d)).astype(np.float32),
+        "mean": random.normal(size=(units, d)).astype(np.float32),
+        "top_norm": np.sort(random.random((units, top)).astype(np.float32))[:, ::-1].copy(),
+        "top_image": random.integers(0, 3, (units, top)).astype(np.int32),
+        "threshold": random.random(units).astype(np.float32),
+        "explained": random.random(units).astype(np.float32),
+        "explained_all": random.random(units).astype(np.float32),
+        "images": json_tensor(["a.png", "ä b.png", "c.png"]),
+    }
+    if words:
+        tensors["word"] = np.array([[0, 1, -1], [1, 2, 0], [2, -1, -1]], dtype=np.int32)
+        tensors["coefficient"] = np.array([[0.9, -0.2, 0], [0.5, 0.4, 0.1], [-0.3, 0, 0]], dtype=np.float32)
+        tensors["residual"] = np.array([0.1, 0.5, 0.9], dtype=np.float32)
+        tensors["words"] = json_tensor({"texts": ["dog", "cat", "boat"], "pool": "p", "digest": "1"})
+    return Bundle(header.after("clip-effects", {"layers": [6]}), tensors)
+
+
+def read(data: bytes) -> Bundle:
+    return read_bundle(io.BytesIO(data), "it")
+
+
+def test_round_trip_and_equal_bytes() -> None:
+    bundle = small_bundle(words=True)
+    data = bundle.to_bytes()
+    again = read(data)
+    assert again.header == bundle.header
+    assert all(np.array_equal(again[name], bundle[name]) for name in bundle.tensors)
+    assert again.to_bytes() == data and again.digest == bundle.digest
+    assert again.text_list("images")[1] == "ä b.png"
+
+
+def test_history_grows_by_one_step_a_command() -> None:
+    header = small_bundle().header.after("clip-decompose", {"m": 4})
+    assert [step["command"] for step in header.history] == ["clip-effects", "clip-decompose"]
+    assert Header.from_json(header.to_json(), "it") == header
+
+
+def test_every_truncation_is_noticed() -> None:
+    data = small_bundle().to_bytes()
+    for length in range(len(data)):
+        with pytest.raises(StreamError, match=r"it: (truncated|empty)"):
+            read(data[:length])
+
+
+def test_what_follows_a_bundle_is_noticed() -> None:
+    with pytest.raises(StreamError, match="after the end"):
+        read(small_bundle().to_bytes() + b"x")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_refused_in_one_line(data: bytes) -> None:
+    with pytest.raises(StreamError) as caught:
+        read(data)
+    assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_damaged_headers_are_refused_or_read_but_never_crash(data: st.DataObject) -> None:
+    whole = bytearray(small_bundle(words=True).to_bytes())
+    (length,) = struct.unpack("<Q", whole[:8])
+    at = data.draw(st.integers(0, 8 + length - 1))
+    whole[at] ^= data.draw(st.integers(1, 255))
+    try:
+        read(bytes(whole))
+    except StreamError as error:
+        assert "\n" not in str(error)
+
+
+def test_a_header_that_asks_for_too_much_costs_nothing() -> None:
+    for length in (2**63, 99_999_999):
+        with pytest.raises(StreamError):
+            read(struct.pack("<Q", length) + b"{}")
+    lie = json.dumps({"unit": {"dtype": "I32", "shape": [2**40, 3], "data_offsets": [0, 2**42]}, "__metadata__": {"cliptools": "{}"}})
+    with pytest.raises(StreamError):
+        read(struct.pack("<Q", len(lie)) + lie.encode())
+
+
+def test_plain_safetensors_are_not_bundles() -> None:
+    with pytest.raises(StreamError, match="not a bundle"):
+        read(save({"x": np.zeros(3)}))
+    assert "x" in read_header(io.BytesIO(save({"x": np.zeros(3)})), "it")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"mean": np.full((3, 4), np.nan, np.float32)}, "`mean` holds NaN"),
+        ({"mean": np.zeros((2, 4), np.float32)}, "`mean` has 2 rows"),
+        ({"top_image": np.full((3, 2), 3, np.int32)}, "outside the 3 entries"),
+        ({"top_image": np.full((3, 2), -2, np.int32)}, "outside the 3 entries"),
+        ({"top_image": np.zeros((3, 2), np.int64)}, "expected int32"),
+        ({"unit": np.zeros((3, 2), np.int32)}, "shape"),
+        ({"images": np.frombuffer(b"[", np.uint8)}, "JSON list"),
+    ],
+)
+def test_inconsistent_bundles_are_refused(change: dict, reason: str) -> None:
+    bundle = small_bundle()
+    with pytest.raises(StreamError, match=reason):
+        read(bundle.with_tensors(bundle.header, **change).to_bytes())
+
+
+def test_a_later_format_is_refused() -> None:
+    bundle = small_bundle()
+    text = bundle.header.to_json().replace('"format":1', '"format":2')
+    with pytest.raises(StreamError, match="format 2"):
+        read(save(bundle.tensors, metadata={"cliptools": text}))
+
+
+def test_selection_keeps_what_is_not_a_row() -> None:
+    part = small_bundle(words=True).select(np.array([2, 0]))
+    assert part["unit"][:, 1].tolist() == [2, 0] and part.text_list("images") == ["a.png", "ä b.png", "c.png"]
+    assert read(part.to_bytes()).units == 2
+
+
+def test_canonical_json_and_digests() -> None:
+    assert canonical({"b": 1, "a": [1.5, "ü"]}) == '{"a":[1.5,"ü"],"b":1}'
+    assert digest("ab", "c") != digest("a", "bc")
