@@ -1,0 +1,59 @@
+"""The README is run, and says what there is."""
+
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from test_pipes import COMMANDS, shell
+
+README = (ROOT / "README.md").read_text()
+EXAMPLES = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+
+
+def test_examples_run_in_order(tmp_path: Path) -> None:
+    assert EXAMPLES
+    for block in EXAMPLES:
+        for line in block.strip().splitlines():
+            ended = shell(f"cd {tmp_path} && {line}")
+            assert ended.returncode == 0, f"{line}\n{ended.stderr.decode()}"
+    assert (tmp_path / "neurons.png").read_bytes().startswith(b"\x89PNG") and (tmp_path / "drawn" / "scenes.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_described(name: str) -> None:
+    assert f"`clip-{name}`" in README and f"clip-{name}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_tensor_is_described() -> None:
+    from cliptools.ground.bundle import DTYPES, UNIT_ROWS
+
+    assert all(f"`{name}`" in README for name in (*UNIT_ROWS, *DTYPES))
+
+
+def test_links_lead_somewhere() -> None:
+    for document in ROOT.glob("*.md"):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
+            assert (ROOT / target).exists(), f"{document.name}: {target}"
+
+
+def test_picture_is_one() -> None:
+    data = (ROOT / "docs" / "neurons.png").read_bytes()
+    width, height = struct.unpack(">II", data[16:24])
+    assert width > 400 and height > 300 and len(data) < 2_000_000
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_example_of_a_help_text_parses(name: str) -> None:
+    """Options named in the examples exist."""
+    said = subprocess.run([sys.executable, "-m", f"cliptools.commands.{name}", "--help"], capture_output=True, text=True, cwd=ROOT, check=True)
+    for line in re.search(r"Examples:(.*?)\nOptions", said.stdout, re.DOTALL)[1].splitlines():
+        for part in re.split(r"[|<>]", line.split("#")[0]):
+            words = part.split()
+            if words and words[0].startswith("clip-"):
+                other = subprocess.run([sys.executable, "-m", f"cliptools.commands.{words[0][5:]}", "--help"], capture_output=True, text=True, cwd=ROOT, check=True)
+                for option in re.findall(r"(?<!\S)--[a-z-]+", part):
+                    assert option in other.stdout, f"{words[0]} {option}"
