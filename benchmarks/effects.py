@@ -57,7 +57,7 @@ def work(setting: str, folder: Path, count: int, batch: int, model: str) -> None
         from cliptools.commands.effects import main
 
         options = ["--model", model, "--pretrained", "random", "--layers", SETTINGS[setting], "--limit", str(count)]
-        with open(os.devnull, "wb") as sink:
+        with Path(os.devnull).open("wb") as sink:
             sys.stdout = os.fdopen(os.dup(sink.fileno()), "w")
             try:
                 main([str(folder), *options, "--batch-size", str(batch), "-q"])
@@ -103,7 +103,9 @@ def speed(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
             short, long = (measured(setting, folder, count, options)["seconds"] for count in (SHORT, options.count))
             slope = (long - short) / (options.count - SHORT)
             times[setting].append((slope, long - slope * options.count))
-            print(f"round {number + 1}: {setting}: {1000 * slope:.1f} ms an image, fixed {times[setting][-1][1]:.1f} s", flush=True)
+            print(
+                f"round {number + 1}: {setting}: {1000 * slope:.1f} ms an image, fixed {times[setting][-1][1]:.1f} s", flush=True
+            )
     rows = []
     for setting, pairs in times.items():
         ratios = [pair[0] / base[0] for pair, base in zip(pairs, times["plain"], strict=True)]

@@ -55,9 +55,8 @@ def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import json
 
     import torch
-    from safetensors.torch import save_file
-
     from open_clip.model import CLIP
+    from safetensors.torch import save_file
 
     config = {
         "embed_dim": 20,

@@ -94,7 +94,9 @@ def test_a_header_that_asks_for_too_much_costs_nothing() -> None:
     for length in (2**63, 99_999_999):
         with pytest.raises(StreamError):
             read(struct.pack("<Q", length) + b"{}")
-    lie = json.dumps({"unit": {"dtype": "I32", "shape": [2**40, 3], "data_offsets": [0, 2**42]}, "__metadata__": {"cliptools": "{}"}})
+    lie = json.dumps(
+        {"unit": {"dtype": "I32", "shape": [2**40, 3], "data_offsets": [0, 2**42]}, "__metadata__": {"cliptools": "{}"}}
+    )
     with pytest.raises(StreamError):
         read(struct.pack("<Q", len(lie)) + lie.encode())
 

@@ -49,7 +49,9 @@ def test_bundle_says_what_it_is(whole: bytes, tiny_clip_dir: Path) -> None:
     assert set(bundle.text_list("images")) <= {f"{'bright' if i < 20 else 'dark'}/{i:02d}.png" for i in range(40)}
 
 
-def test_equal_runs_give_equal_bytes_also_into_a_file(run: Run, photos: Path, common: list[str], whole: bytes, tmp_path: Path) -> None:
+def test_equal_runs_give_equal_bytes_also_into_a_file(
+    run: Run, photos: Path, common: list[str], whole: bytes, tmp_path: Path
+) -> None:
     target = tmp_path / "effects.safetensors"
     ended = run("effects", photos, *common, "-o", target, "--workers", "0")
     assert ended.returncode == 0 and not ended.stdout
@@ -108,7 +110,10 @@ def test_bad_images_are_named_counted_and_skipped(run: Run, photos: Path, common
     (folder / "bright" / "00.png").write_bytes(b"")
     (folder / "bright" / "01.png").write_bytes((photos / "bright/01.png").read_bytes()[:200])
     ended = run("effects", folder, *common)
-    assert ended.returncode == 0 and read(ended.stdout).header.images == read(ended.stdout).header.images | {"count": 38, "skipped": 2}
+    assert ended.returncode == 0 and read(ended.stdout).header.images == read(ended.stdout).header.images | {
+        "count": 38,
+        "skipped": 2,
+    }
     said = ended.stderr.decode()
     assert said.count("bright/00.png") == 1 and said.count("bright/01.png") == 1
     strict = run("effects", folder, *common, "--strict")
@@ -171,6 +176,17 @@ def test_local_weights_file_and_quickgelu_warning(run: Run, photos: Path, tmp_pa
 
     model = open_clip.create_model("ViT-S-32-alt")
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "openai-like.safetensors")
-    ended = run("effects", photos, "--limit", 4, "--model", "ViT-S-32-alt", "--pretrained", tmp_path / "openai-like.safetensors", "--layers", "10")
+    ended = run(
+        "effects",
+        photos,
+        "--limit",
+        4,
+        "--model",
+        "ViT-S-32-alt",
+        "--pretrained",
+        tmp_path / "openai-like.safetensors",
+        "--layers",
+        "10",
+    )
     assert ended.returncode == 0, ended.stderr.decode()
     assert "QuickGELU" in ended.stderr.decode() and read(ended.stdout).units == 1536

@@ -7,16 +7,20 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Run
+from conftest import ROOT
 from test_bundle import small_bundle
 
-COMMANDS = sorted(path.stem for path in (ROOT / "cliptools/commands").glob("*.py") if path.stem not in ("__init__", "base", "present"))
+COMMANDS = sorted(
+    path.stem for path in (ROOT / "cliptools/commands").glob("*.py") if path.stem not in ("__init__", "base", "present")
+)
 
 
 def shell(line: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
     path = f"{ROOT / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     env = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"} | environment
-    return subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, cwd=ROOT, env=env, timeout=300, check=False)
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line], capture_output=True, cwd=ROOT, env=env, timeout=300, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +85,12 @@ def on_terminal(*arguments: str, stdin_too: bool = False) -> tuple[int, str]:
     master, slave = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", *arguments],
-        stdin=slave if stdin_too else subprocess.DEVNULL, stdout=slave, stderr=slave, cwd=ROOT, env=os.environ | {"COLUMNS": "100"},
-    )  # fmt: skip
+        stdin=slave if stdin_too else subprocess.DEVNULL,
+        stdout=slave,
+        stderr=slave,
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "100"},
+    )
     os.close(slave)
     shown = b""
     while True:
@@ -121,7 +129,11 @@ def test_options_from_the_environment(file: Path) -> None:
 
 def test_interrupt_is_one_word() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "cliptools.commands.view", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+        [sys.executable, "-m", "cliptools.commands.view", "-"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
     )
     assert process.stdin is not None and process.stderr is not None and process.stdout is not None
     import signal

@@ -49,11 +49,19 @@ def test_picture_is_one() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_example_of_a_help_text_parses(name: str) -> None:
     """Options named in the examples exist."""
-    said = subprocess.run([sys.executable, "-m", f"cliptools.commands.{name}", "--help"], capture_output=True, text=True, cwd=ROOT, check=True)
+    said = subprocess.run(
+        [sys.executable, "-m", f"cliptools.commands.{name}", "--help"], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     for line in re.search(r"Examples:(.*?)\nOptions", said.stdout, re.DOTALL)[1].splitlines():
         for part in re.split(r"[|<>]", line.split("#")[0]):
             words = part.split()
             if words and words[0].startswith("clip-"):
-                other = subprocess.run([sys.executable, "-m", f"cliptools.commands.{words[0][5:]}", "--help"], capture_output=True, text=True, cwd=ROOT, check=True)
+                other = subprocess.run(
+                    [sys.executable, "-m", f"cliptools.commands.{words[0][5:]}", "--help"],
+                    capture_output=True,
+                    text=True,
+                    cwd=ROOT,
+                    check=True,
+                )
                 for option in re.findall(r"(?<!\S)--[a-z-]+", part):
                     assert option in other.stdout, f"{words[0]} {option}"

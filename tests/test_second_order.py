@@ -11,9 +11,36 @@ from cliptools.methods.vit_paths import choose_layers, class_attention, directio
 
 SHAPES = [
     {"image_size": 40, "patch_size": 8, "width": 36, "layers": 5, "heads": 3, "mlp_ratio": 2.5, "output_dim": 23},
-    {"image_size": 21, "patch_size": 7, "width": 30, "layers": 4, "heads": 5, "mlp_ratio": 1.7, "output_dim": 31, "ls_init_value": 0.2},
-    {"image_size": (24, 16), "patch_size": 8, "width": 26, "layers": 3, "heads": 2, "mlp_ratio": 3.0, "output_dim": 9, "no_ln_pre": True},
-    {"image_size": 16, "patch_size": 4, "width": 28, "layers": 6, "heads": 7, "mlp_ratio": 2.0, "output_dim": 28, "act_layer": QuickGELU},
+    {
+        "image_size": 21,
+        "patch_size": 7,
+        "width": 30,
+        "layers": 4,
+        "heads": 5,
+        "mlp_ratio": 1.7,
+        "output_dim": 31,
+        "ls_init_value": 0.2,
+    },
+    {
+        "image_size": (24, 16),
+        "patch_size": 8,
+        "width": 26,
+        "layers": 3,
+        "heads": 2,
+        "mlp_ratio": 3.0,
+        "output_dim": 9,
+        "no_ln_pre": True,
+    },
+    {
+        "image_size": 16,
+        "patch_size": 4,
+        "width": 28,
+        "layers": 6,
+        "heads": 7,
+        "mlp_ratio": 2.0,
+        "output_dim": 28,
+        "act_layer": QuickGELU,
+    },
 ]
 
 
@@ -67,7 +94,8 @@ def test_subset_of_neurons_is_a_part_of_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"), [({"pool_type": "avg"}, "pool_type='avg'"), ({"attentional_pool": True, "attn_pooler_heads": 3}, "attn_pool")]
+    ("change", "reason"),
+    [({"pool_type": "avg"}, "pool_type='avg'"), ({"attentional_pool": True, "attn_pooler_heads": 3}, "attn_pool")],
 )
 def test_other_pooling_is_refused_by_name(change: dict, reason: str) -> None:
     clip = torch.nn.Module()

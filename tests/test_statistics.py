@@ -131,7 +131,9 @@ def test_close_eigenvalues_are_left_to_the_full_solver() -> None:
     spectrum = torch.cat([values, torch.zeros(3, 6, dtype=torch.float64)], 1)
     found, vectors = leading_eigenvectors(Q @ torch.diag_embed(spectrum) @ Q.transpose(1, 2), 1)
     torch.testing.assert_close(found[:, 0], values[:, 0], rtol=1e-9, atol=0)
-    torch.testing.assert_close((vectors[:2, :, 0] * Q[:2, :, 0]).sum(1).abs(), torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-8)
+    torch.testing.assert_close(
+        (vectors[:2, :, 0] * Q[:2, :, 0]).sum(1).abs(), torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-8
+    )
 
 
 def test_more_components_than_dimensions_are_zeros() -> None:

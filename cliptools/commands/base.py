@@ -2,8 +2,6 @@
 
 import errno
 import functools
-import importlib
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -95,7 +93,9 @@ def output_options(*formats: str) -> Callable[[Function], Function]:
 def model_options(function: Function) -> Function:
     """--device and --precision."""
     precision = click.Choice(["fp32", "bf16", "fp16"])
-    function = click.option("--precision", type=precision, default="fp32", show_default=True, help="The model's arithmetic.")(function)
+    function = click.option("--precision", type=precision, default="fp32", show_default=True, help="The model's arithmetic.")(
+        function
+    )
     return device_option(function)
 
 

@@ -37,14 +37,28 @@ TOOL = "clip-effects"
 @click.option("--model", default="emoji-vit", show_default=True, help="open_clip's name, local-dir:DIR, hf-hub:ID, or emoji-vit.")
 @click.option("--pretrained", help="open_clip's tag, a weights file, or 'random'.")
 @click.option("--layers", help="Layers counted from 0, as 8-10,11 [default: from two thirds of the depth to the last but one].")
-@click.option("--top-images", default=100, show_default=True, type=click.IntRange(1), help="Images of largest effect kept per neuron.")
-@click.option("--quantile", default=0.98, show_default=True, type=click.FloatRange(0, 1, True, True), help="Share of images below the threshold.")
+@click.option(
+    "--top-images", default=100, show_default=True, type=click.IntRange(1), help="Images of largest effect kept per neuron."
+)
+@click.option(
+    "--quantile",
+    default=0.98,
+    show_default=True,
+    type=click.FloatRange(0, 1, True, True),
+    help="Share of images below the threshold.",
+)
 @click.option("--components", default=1, show_default=True, type=click.IntRange(1), help="Principal directions per neuron.")
-@click.option("--scale", type=click.Choice(["unit", "raw"]), default="unit", show_default=True, help="unit: effects times 100/‖M(I)‖.")
+@click.option(
+    "--scale", type=click.Choice(["unit", "raw"]), default="unit", show_default=True, help="unit: effects times 100/‖M(I)‖."
+)
 @click.option("--limit", type=click.IntRange(1), help=f"Only the first N images [scenes, where no PATH is given: {SCENES}].")
 @click.option("--sample", type=click.IntRange(1), help="N images drawn over the whole list.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the sample, the scenes and the order of work.")
-@click.option("--thumbnails", type=click.IntRange(16, 512), metavar="PIXELS", help="Keep small JPEGs of the top images in the bundle.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the sample, the scenes and the order of work."
+)
+@click.option(
+    "--thumbnails", type=click.IntRange(16, 512), metavar="PIXELS", help="Keep small JPEGs of the top images in the bundle."
+)
 @click.option("--strict", is_flag=True, help="An unreadable image is an error, not a warning.")
 @click.option("--memory", default=4.0, show_default=True, type=click.FloatRange(0.01), help="GB of statistics held at once.")
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Images per forward pass.")
@@ -52,7 +66,9 @@ TOOL = "clip-effects"
 @model_options
 @output_options(*FORMATS)
 @click.pass_context
-def main(context: click.Context, paths: tuple[str, ...], output_format: str | None, output: Path | None, **options: Any) -> None:
+def main(
+    context: click.Context, /, paths: tuple[str, ...], output_format: str | None, output: Path | None, **options: Any
+) -> None:
     """Measure what neurons of CLIP's image tower do to its output.
 
     Second-order effects of all neurons of the chosen layers, as they flow through the later attention heads: one
@@ -69,7 +85,9 @@ def main(context: click.Context, paths: tuple[str, ...], output_format: str | No
     """
     chosen_format = choose_format(output_format, output, "safetensors")
     if chosen_format == "safetensors" and output is None and sys.stdout.isatty():
-        raise UsageError("a bundle is binary and would garble the terminal: redirect it (> FILE), name a file (-o) or ask for -f table")
+        raise UsageError(
+            "a bundle is binary and would garble the terminal: redirect it (> FILE), name a file (-o) or ask for -f table"
+        )
     source = _images(paths, options)
     from cliptools.ground.models import load_model
     from cliptools.methods.second_order import SecondOrder
@@ -100,7 +118,12 @@ def _images(paths: Sequence[str], options: dict[str, Any]) -> "ImageSource":
 
 
 def measure_bundle(
-    paths: Any, model: "LoadedModel", source: "ImageSource", layers: Sequence[int], options: dict[str, Any], arguments: dict[str, Any]
+    paths: Any,
+    model: "LoadedModel",
+    source: "ImageSource",
+    layers: Sequence[int],
+    options: dict[str, Any],
+    arguments: dict[str, Any],
 ) -> "Bundle":
     """Measure and say what was measured."""
     from cliptools.ground.images import choose

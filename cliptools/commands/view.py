@@ -30,7 +30,7 @@ TOOL = "clip-view"
 @output_options(*FORMATS)
 @click.pass_context
 def main(
-    context: click.Context, bundle: Path | None, header: bool, output_format: str | None, output: Path | None, **options: Any
+    context: click.Context, /, bundle: Path | None, header: bool, output_format: str | None, output: Path | None, **options: Any
 ) -> None:
     """Look at a bundle, or take a part of it.
 

@@ -14,7 +14,10 @@ from cliptools.ground.provenance import KEY, Header, digest
 
 HEADER_LIMIT = 100_000_000  # bytes; the safetensors library's own limit
 CHUNK = 1 << 20
-DTYPES = {"unit": "int32", "top_image": "int32", "word": "int32", "images": "uint8", "words": "uint8", "thumbnails": "uint8"}
+DTYPES = {
+    "unit": "int32", "top_image": "int32", "word": "int32",
+    "images": "uint8", "words": "uint8", "thumbnails": "uint8", "thumbnail_offsets": "int64",
+}  # fmt: skip
 UNIT_ROWS = (
     "unit", "direction", "component", "component_explained", "mean", "top_norm", "top_image", "threshold",
     "explained", "explained_all", "word", "coefficient", "residual", "prefix_residual",
@@ -142,6 +145,12 @@ def check_bundle(bundle: Bundle, name: str) -> None:
     for index, texts in (("top_image", "images"), ("word", "words")):
         if index in bundle:
             _check_index(bundle, index, texts, name)
+    if "thumbnails" in bundle:
+        offsets = bundle.tensors.get("thumbnail_offsets", np.zeros(0, np.int64))
+        if len(offsets) < 1 or offsets[0] != 0 or (np.diff(offsets) < 0).any() or offsets[-1] != len(bundle["thumbnails"]):
+            raise StreamError(
+                f"{name}: `thumbnail_offsets` does not divide the {len(bundle['thumbnails'])} bytes of `thumbnails`"
+            )
 
 
 def _check_index(bundle: Bundle, index: str, texts: str, name: str) -> None:

@@ -79,7 +79,9 @@ def load_model(
     if pretrained and Path(pretrained).is_file():
         _warn_of_activation(name, pretrained)
     sha256 = weights_sha256(clip)
-    if bad := next((key for key, value in clip.state_dict().items() if value.is_floating_point() and not value.isfinite().all()), None):
+    if bad := next(
+        (key for key, value in clip.state_dict().items() if value.is_floating_point() and not value.isfinite().all()), None
+    ):
         raise ModelError(f"model {name!r}: the weights hold NaN or infinity, first in {bad}")
     preprocessing = open_clip.get_model_preprocess_cfg(clip)
     transform = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**preprocessing), is_train=False)
@@ -102,7 +104,9 @@ def load_recorded_model(
         ModelError: the model is not to be had here, or its weights differ from those the bundle was made with.
     """
     if name is not None and name != recorded["name"]:
-        raise UsageError(f"--model {name}: the bundle was made with {recorded['name']}; leave --model out or make the bundle anew")
+        raise UsageError(
+            f"--model {name}: the bundle was made with {recorded['name']}; leave --model out or make the bundle anew"
+        )
     model = load_model(recorded["name"], recorded["pretrained"], device, precision or recorded["precision"])
     if model.sha256 != recorded["sha256"]:
         raise ModelError(
@@ -148,8 +152,14 @@ def _check_name(name: str, pretrained: str | None) -> None:
         raise ModelError(f"unknown model {name!r}: open_clip has no such architecture{hint}")
     if pretrained is None:
         tags = open_clip.list_pretrained_tags_by_model(name)
-        raise UsageError(f"--model {name} needs --pretrained: one of {', '.join(tags) or '(no tags known)'}, a weights file, or {RANDOM!r}")
-    if pretrained != RANDOM and pretrained not in open_clip.list_pretrained_tags_by_model(name) and not Path(pretrained).is_file():
+        raise UsageError(
+            f"--model {name} needs --pretrained: one of {', '.join(tags) or '(no tags known)'}, a weights file, or {RANDOM!r}"
+        )
+    if (
+        pretrained != RANDOM
+        and pretrained not in open_clip.list_pretrained_tags_by_model(name)
+        and not Path(pretrained).is_file()
+    ):
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
         raise UsageError(f"--pretrained {pretrained}: neither a file nor a tag of {name} (its tags: {tags})")
 

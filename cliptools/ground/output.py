@@ -46,7 +46,7 @@ def binary_output(path: Path | None) -> Iterator[IO[bytes]]:
             yield stream
         return
     if sys.stdout.isatty():
-        raise UsageError("this is binary and would garble the terminal: redirect it (> FILE), name a file (-o FILE) or ask for -f table")
+        raise UsageError("this is binary and would garble the terminal: redirect it (> FILE) or name a file (-o FILE)")
     yield sys.stdout.buffer
     sys.stdout.buffer.flush()
 

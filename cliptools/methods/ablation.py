@@ -65,7 +65,7 @@ class Replacement:
 
     def _sum(self, slab: Slab, S: Float[Tensor, "b n k"]) -> Float[Tensor, "b d"]:
         """Sum over the slab's units of phi_n = sum_k S[n, k] D[n, k]."""
-        total = 0.0
+        total = S.new_zeros(len(S), len(self.base[0]))
         for start in range(0, S.shape[1], UNITS_AT_ONCE):
             of = slice(start, start + UNITS_AT_ONCE)
             D = self.paths.directions(Slab(slab.layer, slab.neurons[of]))

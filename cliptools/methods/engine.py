@@ -36,7 +36,9 @@ class Paths(Protocol):
         """Units of the layer and paths per unit."""
         ...
 
-    def read(self, image: Float[Tensor, "b 3 y x"], slabs: Sequence[Slab]) -> tuple[list[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
+    def read(
+        self, image: Float[Tensor, "b 3 y x"], slabs: Sequence[Slab]
+    ) -> tuple[list[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
         """S of every slab, and M(I), from one forward pass."""
         ...
 
@@ -144,7 +146,12 @@ def _pass(
     """All images once, into the statistics of these slabs."""
     statistics = [
         UnitStatistics(
-            _gram(paths, slab), settings.top, expected, settings.quantile, settings.margin, None if centres is None else centres[i]
+            _gram(paths, slab),
+            settings.top,
+            expected,
+            settings.quantile,
+            settings.margin,
+            None if centres is None else centres[i],
         )
         for i, slab in enumerate(slabs)
     ]

@@ -22,7 +22,9 @@ class SecondOrder:
         return neurons_per_layer(self.visual, layer), paths_per_unit(self.visual, layer)
 
     @torch.inference_mode()
-    def read(self, image: Float[Tensor, "b 3 y x"], slabs: Sequence[Slab]) -> tuple[list[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
+    def read(
+        self, image: Float[Tensor, "b 3 y x"], slabs: Sequence[Slab]
+    ) -> tuple[list[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
         """S of every slab, and M(I), from one forward pass."""
         weight = self.visual.conv1.weight
         traced = trace(self.visual, image.to(weight.device, weight.dtype), sorted({slab.layer for slab in slabs}))

@@ -51,7 +51,9 @@ def by_comparison(values: np.ndarray, condition: str, option: str) -> np.ndarray
     """
     match = re.fullmatch(r"\s*(>=|<=|>|<)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*", condition)
     if match is None:
-        raise UsageError(f'{option} {condition}: expected a comparison like ">0.5" (quoted, or the shell redirects), one of > >= < <=')
+        raise UsageError(
+            f'{option} {condition}: expected a comparison like ">0.5" (quoted, or the shell redirects), one of > >= < <='
+        )
     return COMPARISONS[match[1]](values, float(match[2]))
 
 
@@ -68,4 +70,5 @@ def by_word(bundle: Bundle, word: str, strongest: int) -> np.ndarray:
     coefficient = np.where(bundle["word"] >= 0, bundle["coefficient"], -np.inf)  # (units, m)
     best = np.argsort(-coefficient, axis=1, kind="stable")[:, :strongest]
     positive = np.take_along_axis(coefficient, best, 1) > 0
-    return (np.isin(np.take_along_axis(bundle["word"], best, 1), wanted) & positive).any(1)
+    chosen: np.ndarray = np.isin(np.take_along_axis(bundle["word"], best, 1), wanted) & positive
+    return np.asarray(chosen.any(1))

@@ -128,15 +128,20 @@ class UnitStatistics:
                 self.floor[of], self.slot[of] = self.norm[of].min(1)
 
     def _enter(self, x: Float[Tensor, "n b k"], norm: Float[Tensor, "n b"], images: Int[Tensor, "b"], of: slice) -> None:
-        """Replace the smallest kept image wherever a norm exceeds it; one image at a time, only the units it enters."""
-        for b in ((norm > self.floor[of, None]).any(0)).nonzero()[:, 0].tolist():
-            entering = (norm[:, b] > self.floor[of]).nonzero()[:, 0]
-            rows = entering + of.start
-            slots = self.slot[rows]
-            self.norm[rows, slots] = norm[entering, b]
-            self.image[rows, slots] = images[b]
-            self.x[rows, slots] = x[entering, b]
-            self.floor[rows], self.slot[rows] = self.norm[rows].min(1)
+        """Replace the smallest kept image wherever a norm exceeds it: every unit's largest newcomer, then the next."""
+        left = norm.clone()
+        rows = torch.arange(len(norm), device=norm.device)
+        while len(rows):
+            value, b = left[rows].max(1)
+            better = value > self.floor[of][rows]
+            rows, value, b = rows[better], value[better], b[better]
+            left[rows, b] = -1
+            units = rows + of.start
+            slots = self.slot[units]
+            self.norm[units, slots] = value
+            self.image[units, slots] = images[b]
+            self.x[units, slots] = x[rows, b]
+            self.floor[units], self.slot[units] = self.norm[units].min(1)
 
     def _move_centre(self) -> None:
         """Centre on the mean so far, noting what the epoch that ends may have dropped."""
@@ -165,14 +170,22 @@ class UnitStatistics:
     def _count_norms(self, norm: Float[Tensor, "n b"], of: slice) -> None:
         assert self.histogram is not None
         bins = ((norm / self.unit_norm[of, None]).log2() - OCTAVES[0]).mul(BINS_PER_OCTAVE).nan_to_num(0, 0, 0)
-        self.histogram[of].scatter_add_(1, bins.long().clamp(0, self.histogram.shape[1] - 1), torch.ones_like(bins, dtype=torch.int32))
+        self.histogram[of].scatter_add_(
+            1, bins.long().clamp(0, self.histogram.shape[1] - 1), torch.ones_like(bins, dtype=torch.int32)
+        )
 
     def finish(self) -> Finished:
         """The statistics about the mean of all images."""
-        epochs = self.epochs if self.count <= self.capacity or self.fixed else [*self.epochs, (self.centre.clone(), self.floor.clone())]
+        epochs = (
+            self.epochs
+            if self.count <= self.capacity or self.fixed
+            else [*self.epochs, (self.centre.clone(), self.floor.clone())]
+        )
         if not self.fixed:
             self._recentre(self.sum / max(self.count, 1))
-        norm = torch.cat([self._norms(self.x[i : i + 256], slice(i, i + 256)) for i in range(0, len(self.x), 256)])  # (n, capacity)
+        norm = torch.cat(
+            [self._norms(self.x[i : i + 256], slice(i, i + 256)) for i in range(0, len(self.x), 256)]
+        )  # (n, capacity)
         norm[:, self.filled :] = -1
         kept = min(self.top, self.filled)
         # Equal norms are told apart by their image's number, so that the order of arrival leaves no trace.

@@ -47,14 +47,18 @@ def supported_tower(clip: nn.Module) -> VisionTransformer:
     """
     visual = clip.visual
     if not isinstance(visual, VisionTransformer):
-        raise ModelError(f"second-order effects need open_clip's VisionTransformer, this image tower is a {type(visual).__name__}")
+        raise ModelError(
+            f"second-order effects need open_clip's VisionTransformer, this image tower is a {type(visual).__name__}"
+        )
     if visual.attn_pool is not None:
         raise ModelError("this ViT pools by attention (attn_pool), not by its class token: no second-order path to the output")
     if visual.pool_type != "tok":
         raise ModelError(f"this ViT pools by pool_type={visual.pool_type!r}, not by its class token ('tok')")
     for layer, block in enumerate(visual.transformer.resblocks):
         if type(block) is not ResidualAttentionBlock or type(block.attn) is not nn.MultiheadAttention:
-            raise ModelError(f"layer {layer} of this ViT has custom attention ({type(block).__name__}), whose heads cannot be read")
+            raise ModelError(
+                f"layer {layer} of this ViT has custom attention ({type(block).__name__}), whose heads cannot be read"
+            )
     return visual
 
 
@@ -82,7 +86,10 @@ def trace(visual: VisionTransformer, image: Float[Tensor, "b 3 y x"], layers: Se
     sigma_post: list[Tensor] = []
     blocks = visual.transformer.resblocks
     hooks: list[tuple[nn.Module, Callable[..., None]]] = [
-        (visual.ln_post, lambda norm, given, _: sigma_post.append(_deviation(given[0][:, 0] if given[0].ndim == 3 else given[0], norm)))
+        (
+            visual.ln_post,
+            lambda norm, given, _: sigma_post.append(_deviation(given[0][:, 0] if given[0].ndim == 3 else given[0], norm)),
+        )
     ]
     for layer in layers:
         hooks.append((blocks[layer].mlp.gelu, _keep(p, layer)))

@@ -33,7 +33,9 @@ def strongest_positive(
     return np.where(np.take_along_axis(usable, best, 1) > 0, np.take_along_axis(word, best, 1), -1)
 
 
-def hit_shares(named: Bool[np.ndarray, "unit concept"], shown: Bool[np.ndarray, "unit top concept"]) -> Float[np.ndarray, " unit"]:
+def hit_shares(
+    named: Bool[np.ndarray, "unit concept"], shown: Bool[np.ndarray, "unit top concept"]
+) -> Float[np.ndarray, " unit"]:
     """Of each unit's top images, the share that shows a concept its words name."""
     return (shown & named[:, None]).any(2).mean(1)
 

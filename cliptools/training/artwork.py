@@ -64,11 +64,11 @@ RENAMED = {
     "T-Rex": "tyrannosaurus", "man’s shoe": "shoe", "woman’s boot": "boot", "rescue worker’s helmet": "rescue helmet",
     "globe showing Europe-Africa": "globe", "hourglass done": "hourglass", "horizontal traffic light": "traffic light",
     "speaker high volume": "loudspeaker", "magnifying glass tilted left": "magnifying glass", "1st place medal": "gold medal",
-    "leaf fluttering": "leaves", "clinking beer mugs": "beer mugs", "one-piece swimsuit": "swimsuit", "open book": "book",
+    "clinking beer mugs": "beer mugs", "one-piece swimsuit": "swimsuit", "open book": "book",
     "snow-capped mountain": "snowy mountain", "glass of milk": "milk", "bottle with popping cork": "champagne",
     "hot beverage": "coffee", "military medal": "medal", "red paper lantern": "red lantern", "e-mail": "email",
-    "musical notes": "music notes", "soft ice cream": "soft serve", "pool 8 ball": "billiard ball", "teacup without handle": "teacup",
-    "meat on bone": "roast meat", "cut of meat": "steak", "turtle": "turtle", "bow and arrow": "bow and arrow",
+    "musical notes": "music notes", "soft ice cream": "soft serve", "pool 8 ball": "billiard ball",
+    "teacup without handle": "teacup", "meat on bone": "roast meat", "cut of meat": "steak",
 }  # fmt: skip
 
 
@@ -127,7 +127,13 @@ def main(packages: Path) -> None:
     lines: list[dict[str, Any]] = []
     for i, (category, name, emoji, files) in enumerate(rows):
         for sheet, file in zip(sheets, files, strict=True):
-            picture = Image.open(file).convert("RGBA").convert("RGBa").resize((SPRITE, SPRITE), Image.Resampling.LANCZOS).convert("RGBA")
+            picture = (
+                Image.open(file)
+                .convert("RGBA")
+                .convert("RGBa")
+                .resize((SPRITE, SPRITE), Image.Resampling.LANCZOS)
+                .convert("RGBA")
+            )
             sheet.paste(picture, (i % COLUMNS * SPRITE, i // COLUMNS * SPRITE))
         # A second name is of use only if it names this one concept, in plain letters.
         synonyms = sorted(s for s in others[emoji] if s.replace(" ", "").isalpha() and shared[s] == 1 and s.lower() not in names)

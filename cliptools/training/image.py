@@ -60,7 +60,12 @@ def top1(model: CLIP, table: Tensor, canvas: int, device: str, count: int = 512)
     """Accuracy on single-emoji scenes never trained on, against the class table."""
     label = torch.arange(count) % len(concepts())
     scenes = [single_scene(SEED + 1, i, int(c)) for i, c in enumerate(label)]
-    z = torch.cat([forward(model.visual, normalise(render(scenes[i : i + 64], canvas, device).image)).embedding for i in range(0, count, 64)])
+    z = torch.cat(
+        [
+            forward(model.visual, normalise(render(scenes[i : i + 64], canvas, device).image)).embedding
+            for i in range(0, count, 64)
+        ]
+    )
     return float((z @ F.normalize(table, dim=-1).T).argmax(1).cpu().eq(label).float().mean())
 
 
@@ -73,7 +78,9 @@ def top1(model: CLIP, table: Tensor, canvas: int, device: str, count: int = 512)
 @click.option("--from-progress", default=0.0, show_default=True, help="Where in the schedule to begin.")
 @click.option("--sparse", default=Weights().sparse, show_default=True, help="Weight of the sparsity term.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-def main(name: str, minutes: float, batch_size: int, device: str, start: Path | None, from_progress: float, sparse: float, out: Path) -> None:
+def main(
+    name: str, minutes: float, batch_size: int, device: str, start: Path | None, from_progress: float, sparse: float, out: Path
+) -> None:
     """Train, logging to OUT/log.jsonl and saving to OUT/image.pt."""
     torch.manual_seed(SEED)
     out.mkdir(parents=True, exist_ok=True)
@@ -105,11 +112,20 @@ def main(name: str, minutes: float, batch_size: int, device: str, start: Path | 
         step, seen = step + 1, seen + batch_size
         if (elapsed := time.time() - began) - logged > 20:
             logged = elapsed
-            row: dict[str, Any] = {"step": step, "seconds": round(elapsed), "progress": round(progress, 4), "rate": round(seen / elapsed, 1)}
-            row |= {key: round(float(value.detach()), 4) for key, value in terms.items()} | {"scale": round(float(log_scale.exp()), 2)}
+            row: dict[str, Any] = {
+                "step": step,
+                "seconds": round(elapsed),
+                "progress": round(progress, 4),
+                "rate": round(seen / elapsed, 1),
+            }
+            row |= {key: round(float(value.detach()), 4) for key, value in terms.items()} | {
+                "scale": round(float(log_scale.exp()), 2)
+            }
             if elapsed - saved > 150:
                 saved, row["top1"] = elapsed, round(top1(model, table, canvas, device), 4)
-                torch.save({"model": model.state_dict(), "table": table.detach(), "log_scale": log_scale.detach()}, out / "image.pt")
+                torch.save(
+                    {"model": model.state_dict(), "table": table.detach(), "log_scale": log_scale.detach()}, out / "image.pt"
+                )
             with (out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(row) + "\n")
     torch.save({"model": model.state_dict(), "table": table.detach(), "log_scale": log_scale.detach()}, out / "image.pt")

@@ -1,7 +1,7 @@
 """What the second-order lens finds in an embedded model, measured by the suite's own commands.
 
-    python -m cliptools.training.lens emoji-vit                                     # print only
-    python -m cliptools.training.lens emoji-vit -o cliptools/data/models/emoji-vit  # and add to the figures and the card
+python -m cliptools.training.lens emoji-vit                                     # print only
+python -m cliptools.training.lens emoji-vit -o cliptools/data/models/emoji-vit  # and add to the figures and the card
 """
 
 import io
@@ -128,7 +128,9 @@ def main(name: str, images: int, seed: int, rounds: int, output: Path | None) ->
     paths, scenes = SecondOrder(visual), single_scenes(rounds)
     groups = {f"{default[0]}–{default[-1]} together (the default)": default}
     groups |= {str(layer): (layer,) for layer in every} | {"all": tuple(every)}
-    ablation = [ablation_row(what, accuracies(model, replacement(paths, bundle, of), classes, scenes)) for what, of in groups.items()]
+    ablation = [
+        ablation_row(what, accuracies(model, replacement(paths, bundle, of), classes, scenes)) for what, of in groups.items()
+    ]
     source = SceneSource(images, seed)
     words = []
     for layer in every:

@@ -73,7 +73,9 @@ def _pairs(readers: list[Reader]) -> tuple[Reader, Reader, Reader]:
     return readers[0], readers[1], readers[1]
 
 
-def _naming(out: Float[Tensor, "b spot d"], concepts: Float[Tensor, "concept d"], scale: Tensor, label: Int[Tensor, "b spot"]) -> Tensor:
+def _naming(
+    out: Float[Tensor, "b spot d"], concepts: Float[Tensor, "concept d"], scale: Tensor, label: Int[Tensor, "b spot"]
+) -> Tensor:
     logits = scale * F.normalize(out.float(), dim=-1) @ concepts.T
     return F.cross_entropy(logits.flatten(0, 1), label.flatten(), ignore_index=-100)
 

@@ -85,7 +85,7 @@ def path_output(visual: VisionTransformer, reader: Reader, value: Float[Tensor, 
 
 
 def second_order_sum(visual: VisionTransformer, trace: Trace) -> Float[Tensor, "b d"]:
-    """Sum over the traced MLPs' neurons of their second-order effects (paper 1, Eq. 5): the part of the output the path carries."""
+    """Sum over the traced MLPs' neurons of their second-order effects (paper 1, Eq. 5): what the path carries of the output."""
     total = torch.zeros_like(trace.embedding, dtype=torch.float32)
     for i, written in enumerate(trace.mlps):
         for reader in trace.readers[i:]:  # MLP L-3 is read by the last two blocks, MLP L-2 by the last
