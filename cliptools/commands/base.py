@@ -4,8 +4,9 @@ import errno
 import functools
 import sys
 from collections.abc import Callable, Sequence
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import click
 
@@ -113,7 +114,7 @@ def choose_format(asked: str | None, output: Path | None, default: str) -> str:
     return "table" if sys.stdout.isatty() else default
 
 
-def open_input(path: Path | None, what: str, option: str = "a file") -> tuple[IO[bytes], str]:
+def open_input(path: Path | None, what: str, option: str = "a file") -> tuple[BufferedIOBase, str]:
     """The file named or standard input, and what to call it in messages.
 
     Raises:
@@ -126,7 +127,7 @@ def open_input(path: Path | None, what: str, option: str = "a file") -> tuple[IO
             raise CliptoolsError(f"{path}: {error.strerror}") from None
     if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
         raise UsageError(f"expected {what} on standard input: pipe it in or name {option}")
-    return sys.stdin.buffer, "standard input"
+    return cast(BufferedIOBase, sys.stdin.buffer), "standard input"
 
 
 def history_arguments(context: click.Context, **changed: Any) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """A bundle as a person or a program wants it: the bundle itself, a line of JSON a unit, or a table."""
 
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -89,7 +90,7 @@ def unit_name(layer: int, neuron: int, head: int) -> str:
     return f"{layer}:{neuron}" + (f".{head}" if head >= 0 else "")
 
 
-def _write_table(bundle: Bundle, stream: IO[bytes], whole: bool) -> None:
+def _write_table(bundle: Bundle, stream: BufferedIOBase, whole: bool) -> None:
     """The first units, or with `whole` all of them, as a table."""
     import io
     import sys

@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import click
 
@@ -95,7 +96,7 @@ def _plans(count: int | None, seed: int, single: bool, captions: tuple[str, ...]
     return samples.drawn_plans(count or COUNT, seed, Recipe(plants=planted() if plants else ()))
 
 
-def _write_tar(stream: IO[bytes], scenes: Iterator["Sample"]) -> None:
+def _write_tar(stream: BufferedIOBase, scenes: Iterator["Sample"]) -> None:
     from cliptools.ground.tar_writer import write_end, write_member
 
     for sample in scenes:

@@ -1,7 +1,8 @@
 """clip-view: a part of a bundle, as bundle, JSON lines or table; or what its header says."""
 
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -80,7 +81,7 @@ def _rows(bundle: "Bundle", options: dict[str, Any]) -> "np.ndarray":
     return order[mask[order]][: options["head"]]
 
 
-def _print_header(stream: IO[bytes], name: str, output: Path | None) -> None:
+def _print_header(stream: BufferedIOBase, name: str, output: Path | None) -> None:
     """Model, images, settings, history and tensors as one JSON document, from the header alone."""
     import json
 

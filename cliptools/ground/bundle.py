@@ -3,7 +3,8 @@
 import json
 import struct
 from dataclasses import dataclass, replace
-from typing import IO, Any
+from io import BufferedIOBase
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -72,7 +73,7 @@ def json_tensor(value: Any) -> np.ndarray:
     return np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
 
 
-def read_header(stream: IO[bytes], name: str) -> dict[str, Any]:
+def read_header(stream: BufferedIOBase, name: str) -> dict[str, Any]:
     """The JSON header of a safetensors stream, leaving the stream at the first tensor byte.
 
     Raises:
@@ -100,7 +101,7 @@ def cliptools_header(header: dict[str, Any], name: str) -> Header:
     return Header.from_json(metadata[KEY], name)
 
 
-def read_bundle(stream: IO[bytes], name: str) -> Bundle:
+def read_bundle(stream: BufferedIOBase, name: str) -> Bundle:
     """Read one bundle to its end and check that it is whole and consistent.
 
     Raises:
@@ -164,7 +165,7 @@ def _check_index(bundle: Bundle, index: str, texts: str, name: str) -> None:
         raise StreamError(f"{name}: tensor `{index}` points outside the {count} entries of `{texts}`")
 
 
-def _read_exactly(stream: IO[bytes], size: int, name: str, what: str) -> bytes:
+def _read_exactly(stream: BufferedIOBase, size: int, name: str, what: str) -> bytes:
     """Exactly `size` bytes, read in chunks so that a lying header cannot ask for memory that no data fills."""
     parts: list[bytes] = []
     missing = size

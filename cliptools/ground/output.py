@@ -5,14 +5,15 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO
+from typing import cast
 
 from cliptools.ground.errors import CliptoolsError, UsageError
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
+def whole_file(path: Path) -> Iterator[BufferedIOBase]:
     """A file to write that takes its name only when the block ends without an error.
 
     Raises:
@@ -39,7 +40,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def binary_output(path: Path | None) -> Iterator[IO[bytes]]:
+def binary_output(path: Path | None) -> Iterator[BufferedIOBase]:
     """The file named, or standard output for None and `-`; binary never goes to a terminal."""
     if path is not None and str(path) != "-":
         with whole_file(path) as stream:
@@ -47,22 +48,24 @@ def binary_output(path: Path | None) -> Iterator[IO[bytes]]:
         return
     if sys.stdout.isatty():
         raise UsageError("this is binary and would garble the terminal: redirect it (> FILE) or name a file (-o FILE)")
-    yield sys.stdout.buffer
-    sys.stdout.buffer.flush()
+    stdout = cast(BufferedIOBase, sys.stdout.buffer)
+    yield stdout
+    stdout.flush()
 
 
 @contextlib.contextmanager
-def text_output(path: Path | None) -> Iterator[IO[bytes]]:
+def text_output(path: Path | None) -> Iterator[BufferedIOBase]:
     """Like binary_output for UTF-8 lines, which a terminal may show."""
     if path is not None and str(path) != "-":
         with whole_file(path) as stream:
             yield stream
         return
-    yield sys.stdout.buffer
-    sys.stdout.buffer.flush()
+    stdout = cast(BufferedIOBase, sys.stdout.buffer)
+    yield stdout
+    stdout.flush()
 
 
 def silence_stdout() -> None:
-    """After a reader has gone away: let the interpreter's own last flush go nowhere instead of failing (Python's documented way)."""
+    """After a reader has gone away: let the interpreter's last flush go nowhere instead of failing, as Python's manual has it."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())

@@ -1,10 +1,11 @@
 """Records: JSON Lines, one object a line, flushed per line, so that the next command can begin before this one ends."""
 
 import json
-from typing import IO, Any
+from io import BufferedIOBase
+from typing import Any
 
 
-def write_record(stream: IO[bytes], record: dict[str, Any]) -> None:
+def write_record(stream: BufferedIOBase, record: dict[str, Any]) -> None:
     """One line of JSON, UTF-8, keys in the order given."""
     stream.write(json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n")
     stream.flush()
