@@ -181,6 +181,17 @@ def test_the_environment_names_options_and_the_cache(run: Run, stream: bytes, po
     assert blocked.stderr.decode().startswith("warning: nothing is kept in the cache")
 
 
+def test_two_runs_share_one_cache(stream: bytes, pool: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "cliptools.commands.decompose", "--pool", str(pool), "--m", "2"]
+    environment = os.environ | {"CLIPTOOLS_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).parent.parent
+    runs = [subprocess.Popen(words, stdin=-1, stdout=-1, stderr=-1, cwd=root, env=environment) for _ in range(2)]
+    outputs = [run.communicate(stream, timeout=120) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert outputs[0] == outputs[1]
+    assert len(list((tmp_path / "texts").iterdir())) == 1
+
+
 def test_help_is_instant_and_shows_examples(run: Run) -> None:
     start = time.perf_counter()
     result = run("decompose", "--help")

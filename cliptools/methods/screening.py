@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 BLOCK = 16  # texts that are screened together: enough to shrink the search, few enough to compute again
 ROWS = 2048  # texts in one product: its result stays in the cache until it is reduced
-PAIRS = 128  # blocks computed again at a time: 4 MB at width 512, which stays in the cache
+PAIRS = {"cpu": 128, "cuda": 8192}  # blocks computed again at a time: 4 MB at width 512 stays in a processor's cache
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ def strongest(screen: Screen, r: Float[Tensor, "unit d"], active: Bool[Tensor, "
     may = (peaks >= _least_peak(screen, r, peaks)) & active  # (block, unit)
     block, unit = may.nonzero().unbind(1)
     values, texts = [], []
-    for b, n in zip(block.split(PAIRS), unit.split(PAIRS), strict=True):
+    pairs = PAIRS.get(r.device.type, PAIRS["cpu"])
+    for b, n in zip(block.split(pairs), unit.split(pairs), strict=True):
         c = torch.bmm(r[n, None], screen.atoms.index_select(0, b).mT).squeeze(1).abs()  # (pair, BLOCK)
         value, place = c.max(dim=1)
         values.append(value)
