@@ -60,9 +60,10 @@ def test_a_reader_that_leaves_ends_it_quietly(file: Path) -> None:
     assert ended.stderr == b""
 
 
-def test_standard_output_closed() -> None:
-    ended = shell("clip-view --version >&-")
-    assert b"Traceback" not in ended.stderr
+def test_standard_output_closed(file: Path) -> None:
+    assert b"Traceback" not in shell("clip-view --version >&-").stderr
+    ended = shell(f"clip-view {file} >&-")
+    assert ended.returncode == 1 and b"standard output is closed" in ended.stderr
 
 
 def test_full_disk(file: Path) -> None:
@@ -142,6 +143,6 @@ def test_interrupt_is_one_word() -> None:
     time.sleep(2.0)  # until it waits for its input
     process.send_signal(signal.SIGINT)
     said = process.stderr.read()
-    assert process.wait(30) == 130 and said == b"clip-view: interrupted\n"
+    assert process.wait(30) == 130 and said.strip() == b"clip-view: interrupted"
     for stream in (process.stdin, process.stdout, process.stderr):
         stream.close()

@@ -32,7 +32,8 @@ class Command(click.Command):
         extra["standalone_mode"] = False
         try:
             status = super().main(*args, **extra)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # None where it was closed before the start
+                sys.stdout.flush()
             return status if isinstance(status, int) else 0
         except click.ClickException as error:
             error.show()

@@ -3,14 +3,16 @@
 from collections.abc import Iterator
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from cliptools.ground.bundle import Bundle
 from cliptools.ground.errors import UsageError
 from cliptools.ground.output import binary_output, text_output
 from cliptools.ground.records import rounded, write_record
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cliptools.ground.bundle import Bundle
 
 FORMATS = ("safetensors", "jsonl", "table")
 ORDERS = ("index", "clear", "norm", "explained", "residual")
@@ -19,12 +21,12 @@ SHOWN_WORDS = 8
 SHOWN_IMAGES = 10
 
 
-def strength(bundle: Bundle) -> np.ndarray:
+def strength(bundle: "Bundle") -> "np.ndarray":
     """Mean of a unit's top norms: how much it does where it does most. [units]"""
     return bundle["top_norm"].mean(axis=1)
 
 
-def order_units(bundle: Bundle, sort: str) -> np.ndarray:
+def order_units(bundle: "Bundle", sort: str) -> "np.ndarray":
     """Row numbers of the units in the order asked for.
 
     `clear` puts first, among the stronger half of the units, those whose words miss least (or, before words, those
@@ -33,6 +35,8 @@ def order_units(bundle: Bundle, sort: str) -> np.ndarray:
     Raises:
         UsageError: an order by residual of a bundle that has no words yet.
     """
+    import numpy as np
+
     if sort == "index":
         return np.arange(bundle.units)
     if sort == "norm":
@@ -46,7 +50,7 @@ def order_units(bundle: Bundle, sort: str) -> np.ndarray:
     return np.argsort(by, kind="stable")
 
 
-def emit(bundle: Bundle, output_format: str, output: Path | None) -> None:
+def emit(bundle: "Bundle", output_format: str, output: Path | None) -> None:
     """Write the bundle in one of FORMATS."""
     if output_format == "safetensors":
         with binary_output(output) as stream:
@@ -60,7 +64,7 @@ def emit(bundle: Bundle, output_format: str, output: Path | None) -> None:
             _write_table(bundle, stream, whole=output is not None)
 
 
-def unit_records(bundle: Bundle) -> Iterator[dict[str, Any]]:
+def unit_records(bundle: "Bundle") -> Iterator[dict[str, Any]]:
     """One record a unit; each stands alone."""
     model = {key: bundle.header.model.get(key) for key in ("name", "pretrained", "sha256")}
     source = bundle.digest
@@ -79,8 +83,10 @@ def unit_records(bundle: Bundle) -> Iterator[dict[str, Any]]:
         yield record | {"model": model, "bundle": source}
 
 
-def signed_words(bundle: Bundle, row: int) -> list[tuple[int, float]]:
+def signed_words(bundle: "Bundle", row: int) -> list[tuple[int, float]]:
     """A unit's words (index into `words`) and coefficients, the largest in absolute value first."""
+    import numpy as np
+
     words, coefficients = bundle["word"][row], bundle["coefficient"][row]
     return [(int(words[j]), float(coefficients[j])) for j in np.argsort(-np.abs(coefficients), kind="stable") if words[j] >= 0]
 
@@ -90,7 +96,7 @@ def unit_name(layer: int, neuron: int, head: int) -> str:
     return f"{layer}:{neuron}" + (f".{head}" if head >= 0 else "")
 
 
-def _write_table(bundle: Bundle, stream: BufferedIOBase, whole: bool) -> None:
+def _write_table(bundle: "Bundle", stream: BufferedIOBase, whole: bool) -> None:
     """The first units, or with `whole` all of them, as a table."""
     import io
     import sys

@@ -46,9 +46,9 @@ def binary_output(path: Path | None) -> Iterator[BufferedIOBase]:
         with whole_file(path) as stream:
             yield stream
         return
+    stdout = _standard_output()
     if sys.stdout.isatty():
         raise UsageError("this is binary and would garble the terminal: redirect it (> FILE) or name a file (-o FILE)")
-    stdout = cast(BufferedIOBase, sys.stdout.buffer)
     yield stdout
     stdout.flush()
 
@@ -60,9 +60,15 @@ def text_output(path: Path | None) -> Iterator[BufferedIOBase]:
         with whole_file(path) as stream:
             yield stream
         return
-    stdout = cast(BufferedIOBase, sys.stdout.buffer)
+    stdout = _standard_output()
     yield stdout
     stdout.flush()
+
+
+def _standard_output() -> BufferedIOBase:
+    if sys.stdout is None:
+        raise CliptoolsError("standard output is closed: redirect it (> FILE) or name a file (-o FILE)")
+    return cast(BufferedIOBase, sys.stdout.buffer)
 
 
 def silence_stdout() -> None:

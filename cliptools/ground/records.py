@@ -2,7 +2,7 @@
 
 import json
 from io import BufferedIOBase
-from typing import Any
+from typing import Any, SupportsFloat
 
 
 def write_record(stream: BufferedIOBase, record: dict[str, Any]) -> None:
@@ -11,6 +11,6 @@ def write_record(stream: BufferedIOBase, record: dict[str, Any]) -> None:
     stream.flush()
 
 
-def rounded(value: float, digits: int = 6) -> float:
+def rounded(value: SupportsFloat, digits: int = 6) -> float:
     """A float32 statistic without the digits it does not have."""
     return float(f"{float(value):.{digits}g}")
