@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from io import BufferedIOBase
 from pathlib import PurePosixPath
 from typing import Protocol, runtime_checkable
 
@@ -12,7 +13,6 @@ from cliptools.ground.decode import decode
 from cliptools.ground.errors import ImageError, UsageError
 from cliptools.ground.listing import Found, find
 from cliptools.ground.provenance import digest
-from cliptools.ground.streams import Readable
 
 
 @runtime_checkable
@@ -55,7 +55,7 @@ class ListedImages:
         return decode(stream)
 
 
-def open_images(paths: Sequence[str], stdin: Readable | None = None) -> ListedImages:
+def open_images(paths: Sequence[str], stdin: BufferedIOBase | None = None) -> ListedImages:
     """The images that PATH arguments name: files, folders, globs, tar archives, `-` for a tar on standard input.
 
     Args:

@@ -6,13 +6,13 @@ import re
 import stat
 import sys
 from collections.abc import Iterator, Sequence
+from io import BufferedIOBase
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from cliptools.ground.decode import PICTURES, is_picture
 from cliptools.ground.errors import CliptoolsError, UsageError
 from cliptools.ground.progress import warn
-from cliptools.ground.streams import Readable
 from cliptools.ground.tar_images import TAR_ENDINGS, Span, Spool, is_tar, stream_members, tar_members
 
 STDIN = "-"
@@ -26,7 +26,7 @@ class Found(NamedTuple):
     place: str | Span
 
 
-def find(paths: Sequence[str], stdin: Readable | None = None) -> list[Found]:
+def find(paths: Sequence[str], stdin: BufferedIOBase | None = None) -> list[Found]:
     """All images that PATH arguments name, in the order of the arguments and sorted by name within a folder.
 
     Raises:
@@ -45,7 +45,7 @@ def find(paths: Sequence[str], stdin: Readable | None = None) -> list[Found]:
     return found
 
 
-def _images_at(path: str, spool: Spool, stdin: Readable | None) -> Iterator[Found]:
+def _images_at(path: str, spool: Spool, stdin: BufferedIOBase | None) -> Iterator[Found]:
     if path == STDIN:
         for member, span in stream_members(stdin or _standard_input(), "standard input"):
             yield Found(_legible(member), STDIN, span)
@@ -162,10 +162,10 @@ def _legible(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _standard_input() -> Readable:
+def _standard_input() -> BufferedIOBase:
     if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
         raise UsageError("expected a tar of images on standard input: pipe one in, or name images instead of -")
-    return sys.stdin.buffer
+    return cast(BufferedIOBase, sys.stdin.buffer)
 
 
 def _none_found(paths: Sequence[str]) -> str:

@@ -10,14 +10,13 @@ import tempfile
 import weakref
 import zlib
 from collections.abc import Callable, Iterator
-from io import BufferedReader, BytesIO
+from io import BufferedIOBase, BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cliptools.ground.decode import is_picture
 from cliptools.ground.errors import CliptoolsError, StreamError
 from cliptools.ground.progress import warn
-from cliptools.ground.streams import Readable
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 Unpacker = Callable[[BufferedReader], Any]
@@ -37,7 +36,7 @@ class Spool:
             self.descriptor = os.dup(file.fileno())
         weakref.finalize(self, os.close, self.descriptor)
 
-    def append(self, stream: Readable, name: str) -> int:
+    def append(self, stream: BufferedIOBase, name: str) -> int:
         """Copy a stream to its end; the place where it begins in the spool.
 
         Raises:
@@ -100,7 +99,7 @@ def tar_members(path: Path, spool: Spool) -> list[tuple[str, Span]]:
     return _spooled_members(spool, start, name)
 
 
-def stream_members(stream: Readable, name: str) -> list[tuple[str, Span]]:
+def stream_members(stream: BufferedIOBase, name: str) -> list[tuple[str, Span]]:
     """Names and places of the pictures in an archive that comes as a stream, which is spooled to its end.
 
     Raises:

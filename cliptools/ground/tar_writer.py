@@ -4,11 +4,10 @@ tarfile's own writers ask a pipe where it stands, or write again to one that has
 """
 
 import tarfile
+from io import BufferedIOBase
 
-from cliptools.ground.streams import Writable
 
-
-def write_member(stream: Writable, name: str, data: bytes) -> None:
+def write_member(stream: BufferedIOBase, name: str, data: bytes) -> None:
     """One regular file, without a time or an owner."""
     member = tarfile.TarInfo(name)
     member.size = len(data)
@@ -17,6 +16,6 @@ def write_member(stream: Writable, name: str, data: bytes) -> None:
     stream.write(bytes(-len(data) % tarfile.BLOCKSIZE))
 
 
-def write_end(stream: Writable) -> None:
+def write_end(stream: BufferedIOBase) -> None:
     """The two empty blocks by which a reader knows that nothing is missing."""
     stream.write(bytes(2 * tarfile.BLOCKSIZE))

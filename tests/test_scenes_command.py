@@ -1,0 +1,177 @@
+"""clip-scenes as a process: what it writes to pipes, files and folders, and how it refuses."""
+
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cliptools.ground.emoji.concepts import concepts
+from cliptools.ground.emoji.samples import slug
+from cliptools.ground.images import open_images
+from cliptools.ground.scene_images import SceneSource
+
+Run = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+@pytest.fixture(scope="module")
+def twelve(run: Run) -> bytes:
+    done = run("scenes", "--count", 12, "--seed", 7)
+    assert (done.returncode, done.stderr) == (0, b"")
+    return done.stdout
+
+
+def members(data: bytes) -> dict[str, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        return {member.name: archive.extractfile(member).read() for member in archive}
+
+
+def test_the_tar_has_four_files_a_scene_without_times_or_owners(twelve: bytes) -> None:
+    with tarfile.open(fileobj=io.BytesIO(twelve)) as archive:
+        listed = archive.getmembers()
+    endings = ("png", "txt", "json", "masks.png")
+    assert [member.name for member in listed] == [f"scene-{i:06d}.{ending}" for i in range(12) for ending in endings]
+    assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in listed} == {(0, 0, 0, "", "", 0o644)}
+    assert len(twelve) % 512 == 0
+
+
+def test_equal_runs_give_equal_bytes_and_longer_ones_begin_with_shorter(run: Run, twelve: bytes) -> None:
+    assert run("scenes", "--seed", 7, env={"CLIPTOOLS_COUNT": "12"}).stdout == twelve
+    shorter = run("scenes", "--count", 5, "--seed", 7).stdout
+    assert twelve.startswith(shorter[:-1024])
+
+
+def test_our_own_reader_takes_the_pictures_and_no_masks(twelve: bytes) -> None:
+    read, drawn = open_images(["-"], io.BytesIO(twelve)), SceneSource(12, 7)
+    assert [name.removesuffix(".png") for name in read.names] == drawn.names
+    for i in range(12):
+        assert read.load(i).tobytes() == drawn.load(i).tobytes()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # of its own files
+def test_webdataset_reads_it(twelve: bytes, tmp_path: Path) -> None:
+    import webdataset
+
+    (tmp_path / "s.tar").write_bytes(twelve)
+    dataset = webdataset.WebDataset(str(tmp_path / "s.tar"), shardshuffle=False).decode("rgb8")
+    samples = list(dataset)
+    assert [sample["__key__"] for sample in samples] == [f"scene-{i:06d}" for i in range(12)]
+    for sample in samples:
+        assert sample["png"].shape == (64, 64, 3)
+        assert sample["txt"] == sample["json"]["caption"]
+        labels = np.asarray(Image.open(io.BytesIO(members(twelve)[f"{sample['__key__']}.masks.png"])))
+        assert labels.max() <= len(sample["json"]["names"])
+
+
+def test_a_folder_holds_the_same_as_the_tar(run: Run, twelve: bytes, tmp_path: Path) -> None:
+    done = run("scenes", "--count", 12, "--seed", 7, "--out-dir", tmp_path / "out")
+    assert (done.returncode, done.stdout) == (0, b"")
+    packed = members(twelve)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "scenes.jsonl").read_text().splitlines()]
+    assert len(lines) == 12
+    for line in lines:
+        image, masks = line.pop("image"), line.pop("masks")
+        assert (tmp_path / "out" / image).read_bytes() == packed[f"{line['key']}.png"]
+        assert (tmp_path / "out" / masks).read_bytes() == packed[f"{line['key']}.masks.png"]
+        assert line == json.loads(packed[f"{line['key']}.json"])
+    assert not [p for p in (tmp_path / "out").rglob("*") if p.name.startswith(".")]
+    assert len(open_images([str(tmp_path / "out")])) == 12
+    again = run("scenes", "--count", 1, "--out-dir", tmp_path / "out")
+    assert again.returncode == 1
+    assert again.stderr.decode().strip().endswith("name a new folder")
+
+
+def test_single_emoji_lie_in_folders_of_their_names(run: Run, tmp_path: Path) -> None:
+    count = len(concepts()) + 3
+    assert run("scenes", "--single", "--count", count, "--size", 16, "--out-dir", tmp_path / "out").returncode == 0
+    folders = sorted(p.name for p in (tmp_path / "out" / "images").iterdir())
+    assert folders == sorted(slug(concept.name) for concept in concepts())
+    each = [len(list((tmp_path / "out" / "images" / slug(concept.name)).iterdir())) for concept in concepts()]
+    assert each == [2] * 3 + [1] * (len(concepts()) - 3)
+    names = {
+        slug(r["names"][0]): r["key"].split("/")[0]
+        for r in map(json.loads, (tmp_path / "out" / "scenes.jsonl").read_text().splitlines())
+    }
+    assert all(name == folder for name, folder in names.items())
+
+
+def test_captions_sizes_and_styles(run: Run, tmp_path: Path) -> None:
+    arguments = ("--caption", "a cat on a boat", "--caption", "an owl", "--count", 2, "--size", 80, "--style", "fluent")
+    assert run("scenes", *arguments, "-o", tmp_path / "x.tar").returncode == 0
+    packed = members((tmp_path / "x.tar").read_bytes())
+    records = [json.loads(data) for name, data in packed.items() if name.endswith(".json")]
+    assert [r["names"] for r in records] == [["cat", "sailboat"]] * 2 + [["owl"]] * 2
+    assert [r["caption"] for r in records] == ["a cat on a boat"] * 2 + ["an owl"] * 2
+    assert {style for r in records for style in r["styles"]} == {"fluent"}
+    assert Image.open(io.BytesIO(packed["scene-000003.png"])).size == (80, 80)
+    assert packed["scene-000000.png"] != packed["scene-000001.png"]
+
+
+def test_plants_are_planted_only_when_asked_for(run: Run) -> None:
+    def surplus(*more: str) -> int:
+        records = [
+            json.loads(d) for n, d in members(run("scenes", "--count", 150, "--size", 16, *more).stdout).items() if "json" in n
+        ]
+        return sum(r["names"] != r["named"] for r in records)
+
+    assert surplus() == 0
+    assert surplus("--plants") > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--caption", "a boyt"], 2, "near names: "),
+        (["--single", "--plants"], 2, "give one of them"),
+        (["--out-dir", "x", "-o", "y"], 2, "give one of them"),
+        (["--count", "0"], 2, "--count"),
+        (["--style", "ascii"], 2, "--style"),
+        (["-o", "/nowhere/x.tar"], 1, "cannot write here"),
+        (["--out-dir", "/dev/null/x"], 1, "Not a directory"),
+    ],
+)
+def test_refusals_are_one_line_and_write_nothing(run: Run, arguments: list[str], status: int, message: str) -> None:
+    done = run("scenes", *arguments)
+    assert (done.returncode, done.stdout) == (status, b"")
+    said = done.stderr.decode()
+    assert message in said and "Traceback" not in said
+    assert said.startswith("Usage:") or said.count("\n") == 1
+
+
+def test_a_reader_that_goes_away_ends_it_quietly() -> None:
+    script = f"{sys.executable} -m cliptools.commands.scenes --count 500 | head -c 100 | wc -c"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("100", "")
+
+
+def test_a_full_disk_is_said() -> None:
+    with Path("/dev/full").open("wb") as full:
+        words = [sys.executable, "-m", "cliptools.commands.scenes", "--count", "3"]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "No space left" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_terminal_gets_no_tar() -> None:
+    master, slave = pty.openpty()
+    words = [sys.executable, "-m", "cliptools.commands.scenes", "--count", "3"]
+    done = subprocess.run(words, stdout=slave, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    os.close(slave)
+    os.close(master)
+    assert done.returncode == 2
+    assert "terminal" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_help_is_quick_and_shows_examples(run: Run) -> None:
+    done = run("scenes", "-h", env={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert done.returncode == 0
+    assert b"clip-scenes --caption" in done.stdout
+    assert b" torch\n" not in done.stderr and b" numpy\n" not in done.stderr
