@@ -1,0 +1,240 @@
+"""clip-sheet: what its pictures show, and as a process what it writes and refuses."""
+
+import io
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageChops
+
+from cliptools.commands.present import order_units
+from cliptools.commands.sheet import _heading
+from cliptools.ground.bundle import Bundle, json_tensor
+from cliptools.ground.pictures import (
+    CELL,
+    GAP,
+    MARGIN,
+    TEXT_WIDTH,
+    SheetRow,
+    contact_sheet,
+    fitted,
+    most_rows,
+    plain,
+    words_in_row,
+)
+from cliptools.ground.provenance import Header
+from cliptools.ground.tar_writer import write_end, write_member
+from cliptools.ground.thumbnails import thumbnail_tensors
+
+Run = Callable[..., subprocess.CompletedProcess[bytes]]
+COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0), (0, 250, 250), (250, 0, 250), (120, 60, 0), (0, 60, 120)]
+WORDS = [
+    "cat",
+    "an extraordinarily long description of a thing that no column holds",
+    "café",
+    "dog",
+    "owl",
+    "boat",
+    "sun",
+    "tree",
+    "sea",
+]
+
+
+class Colours:
+    """A source of plain pictures, one colour each, of different shapes."""
+
+    names: list[str] = [f"{i}.png" for i in range(len(COLOURS))]  # noqa: RUF012
+
+    def __len__(self) -> int:
+        return len(COLOURS)
+
+    def load(self, index: int) -> Image.Image:
+        return Image.new("RGB", (40 + 10 * index, 60), COLOURS[index])
+
+
+def synthetic(units: int = 5, words: bool = True, thumbnails: bool = True) -> Bundle:
+    """A bundle whose unit u has the images u, u + 1, … for its top."""
+    rng = np.random.default_rng(0)
+    tensors = {
+        "unit": np.array([[6 + u % 2, 100 + u, -1] for u in range(units)], np.int32).reshape(units, 3),
+        "direction": rng.normal(size=(units, 4)).astype(np.float32),
+        "mean": np.zeros((units, 4), np.float32),
+        "top_norm": -np.sort(-rng.random((units, 6)).astype(np.float32)),
+        "top_image": np.array([[(u + t) % len(COLOURS) for t in range(6)] for u in range(units)], np.int32).reshape(units, 6),
+        "threshold": np.ones(units, np.float32),
+        "explained": np.linspace(0.2, 0.9, units).astype(np.float32),
+        "explained_all": np.full(units, 0.5, np.float32),
+        "images": json_tensor(Colours.names),
+    }
+    if words:
+        tensors["word"] = np.tile(np.arange(len(WORDS), dtype=np.int32), (units, 1))
+        tensors["coefficient"] = np.tile(np.linspace(1, -0.6, len(WORDS), dtype=np.float32), (units, 1))
+        tensors["residual"] = np.linspace(0.9, 0.1, units).astype(np.float32)
+        tensors["words"] = json_tensor({"texts": WORDS, "digest": "0"})
+    if thumbnails:
+        tensors |= thumbnail_tensors(Colours(), range(len(COLOURS)), 96)
+    header = Header("neurons", {"name": "emoji-vit", "pretrained": None, "sha256": "0"}, {"count": 8}, {})
+    return Bundle(header, tensors)
+
+
+def read(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def cell(sheet: Image.Image, row: int, place: int) -> tuple[int, int, int]:
+    """The colour in the middle of a picture's place."""
+    top = sheet.height - MARGIN - (row + 1) * (CELL + 4 * GAP) if row < 0 else first_row(sheet) + row * (CELL + 4 * GAP)
+    return sheet.getpixel((MARGIN + TEXT_WIDTH + GAP + place * (CELL + GAP) + CELL // 2, top + 2 * GAP + CELL // 2))
+
+
+def first_row(sheet: Image.Image) -> int:
+    """The first ruled line."""
+    return next(
+        y for y in range(MARGIN, sheet.height) if sheet.getpixel((MARGIN, y)) == (0xE3, 0xE3, 0xE3) == sheet.getpixel((200, y))
+    )
+
+
+def near(found: tuple[int, int, int], wanted: tuple[int, int, int]) -> bool:
+    return max(abs(a - b) for a, b in zip(found, wanted, strict=True)) < 12
+
+
+def test_a_row_a_unit_with_its_top_images_in_order(run: Run) -> None:
+    done = run("sheet", "--sort", "index", "--images-per-unit", 4, stdin=synthetic().to_bytes())
+    assert (done.returncode, done.stderr) == (0, b"")
+    sheet = read(done.stdout)
+    assert sheet.width == 2 * MARGIN + TEXT_WIDTH + 4 * (CELL + GAP)
+    for row in range(5):
+        for place in range(4):
+            assert near(cell(sheet, row, place), COLOURS[(row + place) % len(COLOURS)]), (row, place)
+
+
+def test_units_in_the_order_asked_for(run: Run, tmp_path: Path) -> None:
+    bundle = synthetic()
+    (tmp_path / "b.safetensors").write_bytes(bundle.to_bytes())
+    done = run("sheet", "--units", "7:103,6:100", tmp_path / "b.safetensors", "-o", tmp_path / "x.png")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    sheet = read((tmp_path / "x.png").read_bytes())
+    assert near(cell(sheet, 0, 0), COLOURS[3]) and near(cell(sheet, 1, 0), COLOURS[0])
+    clearest = read(run("sheet", "--head", 2, stdin=bundle.to_bytes()).stdout)
+    for row, unit in enumerate(order_units(bundle, "clear")[:2]):
+        assert near(cell(clearest, row, 0), COLOURS[unit])
+
+
+def test_equal_runs_give_equal_bytes_and_name_their_origin(run: Run) -> None:
+    bundle = synthetic(2)
+    once, again = (run("sheet", stdin=bundle.to_bytes()).stdout for _ in range(2))
+    assert once == again
+    assert Image.open(io.BytesIO(once)).text["cliptools"] == bundle.header.to_json()
+
+
+def test_images_from_files_and_archives(run: Run, tmp_path: Path) -> None:
+    bundle = synthetic(thumbnails=False)
+    with (tmp_path / "s.tar").open("wb") as stream:
+        for i in range(len(COLOURS)):
+            Colours().load(i).save(tmp_path / f"{i}.png")
+            write_member(stream, f"{i}.png", (tmp_path / f"{i}.png").read_bytes())
+        write_end(stream)
+    (tmp_path / "7.png").write_bytes(b"broken")
+    (tmp_path / "6.png").unlink()
+    arguments = ("sheet", "--sort", "index", "--images-per-unit", 6, "--images-from")
+    from_files = run(*arguments, tmp_path, stdin=bundle.to_bytes())
+    assert from_files.returncode == 0
+    assert near(cell(read(from_files.stdout), 1, 3), COLOURS[4])
+    assert near(cell(read(from_files.stdout), 1, 5), (0xF1, 0xF1, 0xF1)) and near(
+        cell(read(from_files.stdout), 2, 5), (0xF1, 0xF1, 0xF1)
+    )
+    said = from_files.stderr.decode()
+    assert "1 of 8 top images are not there, the first: 6.png" in said and "7.png: not an image" in said
+    from_tar = run(
+        *arguments, tmp_path / "s.tar", stdin=bundle.to_bytes()
+    )  # members have no folder, the bundle's names no archive
+    assert (from_tar.returncode, from_tar.stderr) == (0, b"")
+    assert near(cell(read(from_tar.stdout), 2, 4), COLOURS[6])
+
+
+@pytest.mark.parametrize(
+    ("bundle", "arguments", "message"),
+    [
+        (synthetic(thumbnails=False), (), "clip-effects --thumbnails 96"),
+        (synthetic(), ("--units", "6:999"), "no unit 6:999"),
+        (synthetic(), ("--units", "six"), "expected layer:neuron"),
+        (synthetic(), ("--images-from", "-"), "standard input"),
+        (synthetic(), ("--images-from", "tests/test_sheet.py"), "none of the bundle's top images is there"),
+        (synthetic(words=False), ("--sort", "residual"), "no words yet"),
+    ],
+)
+def test_refusals_are_one_line(run: Run, bundle: Bundle, arguments: tuple[str, ...], message: str) -> None:
+    done = run("sheet", *arguments, stdin=bundle.to_bytes())
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert message in done.stderr.decode() and done.stderr.count(b"\n") == 1
+
+
+def test_damaged_input_and_no_input(run: Run) -> None:
+    data = synthetic().to_bytes()
+    for damaged, message in ((b"", "empty input"), (data[:-9], "truncated"), (b"x" * 99, "not a safetensors file")):
+        done = run("sheet", stdin=damaged)
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert message in done.stderr.decode() and done.stderr.count(b"\n") == 1
+
+
+def test_a_terminal_gets_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "b.safetensors").write_bytes(synthetic(1).to_bytes())
+    master, slave = pty.openpty()
+    words = [sys.executable, "-m", "cliptools.commands.sheet", str(tmp_path / "b.safetensors")]
+    done = subprocess.run(words, stdout=slave, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    os.close(slave)
+    os.close(master)
+    assert done.returncode == 2
+    assert "terminal" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_without_words_it_says_so() -> None:
+    assert "no words yet" in _heading(synthetic(words=False), 3)[1]
+    assert _heading(synthetic(), 3) == ("emoji-vit", "3 of 5 neurons · top images of 8")
+
+
+def test_long_text_is_cut_to_its_width() -> None:
+    from cliptools.ground.pictures import _font
+
+    for width in (30, 80, 200):
+        text = fitted(WORDS[1], "text", width)
+        assert text.endswith("…") and WORDS[1].startswith(text[:-1].rstrip())
+        assert _font("text").getlength(text) <= width
+    assert fitted("short", "text", 200) == "short"
+    assert fitted("long", "text", 1) == "…"
+
+
+def test_text_is_brought_to_the_letters_of_the_font() -> None:
+    assert plain("café −3 naïve—“x” Ω 日本") == "cafe -3 naive?“x” ? ??"
+    assert plain("tab\tand\nline") == "tab?and?line"
+
+
+def test_nothing_overflows_its_place() -> None:
+    words = [("w" * 300, -0.5)] * 20
+    picture = Image.new("RGB", (400, 100), "black")
+    full = contact_sheet("h" * 500, "n" * 500, [SheetRow("t" * 300, "f" * 300, words, [picture, None])])
+    assert words_in_row() == 8
+    bare = contact_sheet("", "", [SheetRow("", "", (), [picture, None])])
+    assert full.size == bare.size
+    box = ImageChops.difference(full, bare).getbbox()
+    assert box[0] >= MARGIN and box[2] <= full.width - MARGIN
+    row = first_row(full)
+    below = ImageChops.difference(full.crop((0, row, full.width, full.height)), bare.crop((0, row, full.width, full.height)))
+    assert below.getbbox()[2] <= MARGIN + TEXT_WIDTH and below.getbbox()[3] <= full.height - row - MARGIN
+
+
+def test_a_sheet_too_large_to_open_is_not_drawn(run: Run) -> None:
+    assert most_rows(8) > 500
+    many = most_rows(100) + 1
+    done = run("sheet", "--images-per-unit", 100, "--head", many, stdin=synthetic(many, words=False).to_bytes())
+    assert done.returncode == 2 and b"too large a picture" in done.stderr
+
+
+def test_an_empty_selection_is_still_a_picture() -> None:
+    assert contact_sheet("nothing", "", []).width >= TEXT_WIDTH
