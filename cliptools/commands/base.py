@@ -12,7 +12,7 @@ import click
 
 import cliptools
 from cliptools.ground.errors import CliptoolsError, UsageError
-from cliptools.ground.output import silence_stdout
+from cliptools.ground.output import silence_stdout, stdout_is_terminal
 from cliptools.ground.progress import be_quiet
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -27,6 +27,14 @@ class Command(click.Command):
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         """Run and exit: 0 done, 1 failed, 2 usage; quietly when the reader has gone."""
         sys.exit(self._status(*args, **extra))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a reader that has gone away ends it quietly, before click makes a failure of it."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            silence_stdout()
+            return 0
 
     def _status(self, *args: Any, **extra: Any) -> int:
         extra["standalone_mode"] = False
@@ -112,7 +120,7 @@ def choose_format(asked: str | None, output: Path | None, default: str) -> str:
         return asked
     if output is not None and str(output) != "-":
         return {".jsonl": "jsonl", ".safetensors": "safetensors", ".txt": "table"}.get(output.suffix, default)
-    return "table" if sys.stdout.isatty() else default
+    return "table" if stdout_is_terminal() else default
 
 
 def open_input(path: Path | None, what: str, option: str = "a file") -> tuple[BufferedIOBase, str]:

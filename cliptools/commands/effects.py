@@ -1,7 +1,6 @@
 """clip-effects: images in, a bundle of neurons' effects out."""
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from cliptools.commands.base import (
 )
 from cliptools.commands.present import FORMATS, emit
 from cliptools.ground.errors import UsageError
+from cliptools.ground.output import stdout_is_terminal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,7 +84,7 @@ def main(
       clip-effects --thumbnails 96 | clip-decompose | clip-sheet > neurons.png
     """
     chosen_format = choose_format(output_format, output, "safetensors")
-    if chosen_format == "safetensors" and output is None and sys.stdout.isatty():
+    if chosen_format == "safetensors" and output is None and stdout_is_terminal():
         raise UsageError(
             "a bundle is binary and would garble the terminal: redirect it (> FILE), name a file (-o) or ask for -f table"
         )

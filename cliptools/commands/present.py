@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliptools.ground.errors import UsageError
-from cliptools.ground.output import binary_output, text_output
+from cliptools.ground.output import binary_output, stdout_is_terminal, text_output
 from cliptools.ground.records import rounded, write_record
 
 if TYPE_CHECKING:
@@ -99,7 +99,6 @@ def unit_name(layer: int, neuron: int, head: int) -> str:
 def _write_table(bundle: "Bundle", stream: BufferedIOBase, whole: bool) -> None:
     """The first units, or with `whole` all of them, as a table."""
     import io
-    import sys
 
     from rich.console import Console
     from rich.table import Table
@@ -124,7 +123,7 @@ def _write_table(bundle: "Bundle", stream: BufferedIOBase, whole: bool) -> None:
             table.add_row(*cells, Text("  ".join(parts)))
         else:
             table.add_row(*cells, Text("  ".join(images[i] for i in bundle["top_image"][row][:4] if i >= 0)))
-    tty = sys.stdout.isatty()
+    tty = stdout_is_terminal()
     buffer = io.StringIO()
     console = Console(file=buffer, force_terminal=tty, width=None if tty else 120, highlight=False)
     console.print(table)

@@ -71,6 +71,11 @@ def _standard_output() -> BufferedIOBase:
     return cast(BufferedIOBase, sys.stdout.buffer)
 
 
+def stdout_is_terminal() -> bool:
+    """Whether a person would see what is written; not where standard output was closed before the start."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 def silence_stdout() -> None:
     """After a reader has gone away: let the interpreter's last flush go nowhere instead of failing, as Python's manual has it."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
