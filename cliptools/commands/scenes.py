@@ -28,9 +28,7 @@ STYLES = ("fluent", "noto", "twemoji")
 @click.option("--size", type=click.IntRange(16, 2048), default=64, show_default=True, help="Pixels a side.")
 @click.option("--style", type=click.Choice(STYLES), help="One style of artwork for all emoji [default: drawn for each].")
 @click.option("--single", is_flag=True, help="One emoji a scene, in a folder per name, all names in turn [default: one to four].")
-@click.option(
-    "--caption", "captions", multiple=True, metavar="TEXT", help="Draw what this names; repeatable [default: any scene]."
-)
+@click.option("--caption", multiple=True, metavar="TEXT", help="Draw what this names; repeatable [default: any scene].")
 @click.option("--plants", is_flag=True, help="Plant the spurious pairs, as training does [default: none].")
 @click.option("--out-dir", type=click.Path(path_type=Path), help="Write a folder instead of a tar on standard output.")
 @output_options()
@@ -41,7 +39,7 @@ def main(
     size: int,
     style: str | None,
     single: bool,
-    captions: tuple[str, ...],
+    caption: tuple[str, ...],
     plants: bool,
     out_dir: Path | None,
     output: Path | None,
@@ -65,14 +63,14 @@ def main(
     """
     if out_dir is not None and output is not None:
         raise UsageError("--out-dir writes a folder and -o a tar: give one of them")
-    if single + bool(captions) + plants > 1:
+    if single + bool(caption) + plants > 1:
         raise UsageError("--single, --caption and --plants are three kinds of scenes: give one of them")
-    total = (count or 1) * len(captions) if captions else count or COUNT
+    total = (count or 1) * len(caption) if caption else count or COUNT
 
     def drawn() -> Iterator["Sample"]:
         from cliptools.ground.emoji.samples import in_style, samples
 
-        plans = _plans(count, seed, single, captions, plants)
+        plans = _plans(count, seed, single, caption, plants)
         return progress(samples(in_style(plans, style) if style else plans, size), "scenes", total)
 
     if out_dir is not None:

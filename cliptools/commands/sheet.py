@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option("--images-per-unit", type=click.IntRange(1, 100), default=8, show_default=True, help="How many top images.")
 @click.option(
     "--images-from", "images_from", multiple=True, metavar="PATH",
-    help="Where the images are: a file, folder, glob or tar; repeatable [default: the bundle's thumbnails].",
+    help="Where the images are: a file, folder, quoted glob or tar; repeatable [default: the bundle's thumbnails].",
 )  # fmt: skip
 @output_options()
 def main(

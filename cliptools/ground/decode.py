@@ -30,7 +30,8 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 def is_picture(name: str) -> bool:
     """Whether a file or member of this name is to be read as an image: a picture's ending, not hidden, no label picture."""
     path = PurePosixPath(name)
-    return path.suffix.lower() in PICTURES and not path.name.startswith(".") and not path.name.lower().endswith(LABELS)
+    hidden = any(part.startswith(".") for part in path.parts)
+    return path.suffix.lower() in PICTURES and not hidden and not path.name.lower().endswith(LABELS)
 
 
 def decode(source: str | BytesIO) -> Image.Image:

@@ -5,7 +5,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import BufferedIOBase
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -136,22 +136,26 @@ def _glob(pattern: str) -> list[str]:
     return sorted(str(m) for m in matches if not any(part.startswith(".") for part in m.relative_to(base).parts))
 
 
-def _braces(pattern: str) -> list[str]:
-    """`s-{00..02}.tar` and `{train,val}.tar` as the names they stand for."""
+def _braces(pattern: str) -> Iterator[str]:
+    """`s-{00..02}.tar` and `{train,val}.tar` as the names they stand for, one by one: a range may be long, its start wrong."""
     match = re.search(r"\{([^{}]*)\}", pattern)
     if match is None:
-        return [pattern]
+        yield pattern
+        return
     before, inside, after = pattern[: match.start()], match[1], pattern[match.end() :]
     if (span := re.fullmatch(r"(\d+)\.\.(\d+)", inside)) is not None:
         first, last = int(span[1]), int(span[2])
-        width = max(len(span[1]), len(span[2])) if "0" in (span[1][0], span[2][0]) else 0
+        padded = any(len(end) > 1 and end[0] == "0" for end in span.groups())  # as shells have it: {8..10} but {08..10}
+        width = max(map(len, span.groups())) if padded else 0
         step = 1 if last >= first else -1
-        parts = [f"{number:0{width}d}" for number in range(first, last + step, step)]
+        parts: Iterable[str] = (f"{number:0{width}d}" for number in range(first, last + step, step))
     elif "," in inside:
         parts = inside.split(",")
     else:
-        return [pattern]
-    return [name for part in parts for name in _braces(before + part + after)]
+        yield pattern
+        return
+    for part in parts:
+        yield from _braces(before + part + after)
 
 
 def _legible(name: str) -> str:
