@@ -147,9 +147,9 @@ def test_refusals_are_one_line_and_write_nothing(run: Run, arguments: list[str],
 
 
 def test_a_reader_that_goes_away_ends_it_quietly() -> None:
-    script = f"{sys.executable} -m cliptools.commands.scenes --count 500 | head -c 100 | wc -c"
+    script = f"set -o pipefail; {sys.executable} -m cliptools.commands.scenes --count 500 | head -c 100 | wc -c"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120, check=False)
-    assert (done.stdout.strip(), done.stderr) == ("100", "")
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "100", "")
 
 
 def test_a_full_disk_is_said() -> None:
