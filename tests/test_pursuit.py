@@ -60,19 +60,26 @@ def test_the_issues_size_against_scikit_learn() -> None:
     m = 32
     found = pursue(targets, atoms, m)
     theirs = torch.cat([scikit(part, atoms, m) for part in targets.split(50)])
-    swapped = 0
-    for r, word, gamma, row in zip(targets, found.word, found.coefficient, theirs, strict=True):
-        support = row.nonzero()[:, 0]
-        if set(word.tolist()) == set(support.tolist()):
+    agreeing = [set(word) == set(row.nonzero()[:, 0].tolist()) for word, row in zip(found.word.tolist(), theirs, strict=True)]
+    for word, gamma, row in zip(found.word[agreeing], found.coefficient[agreeing], theirs[agreeing], strict=True):
+        torch.testing.assert_close(gamma, row[word], atol=1e-4, rtol=0)
+    # In float32 scikit-learn also ends where a text it has just chosen hardly correlates with the target itself
+    others = [unit for unit, same in enumerate(agreeing) if not same]
+    assert len(others) <= 20
+    exact = scikit(targets[others].double(), atoms.double(), m).float() if others else theirs[:0]
+    swaps = 0
+    for r, word, gamma, row in zip(targets[others], found.word[others], found.coefficient[others], exact, strict=True):
+        support = row.nonzero()[:, 0].tolist()
+        if set(word.tolist()) == set(support):
             torch.testing.assert_close(gamma, row[word], atol=1e-4, rtol=0)
             continue
-        swapped += 1
+        swaps += 1
         first = next(k for k, j in enumerate(word.tolist()) if j not in support)
         _, left = least_squares(r, atoms[word[:first]])
         correlation = (atoms.double() @ left).abs()
-        rivals = [j for j in support.tolist() if j not in word.tolist()]
+        rivals = [j for j in support if j not in word.tolist()]
         assert min(abs(float(correlation[word[first]] - correlation[j])) for j in rivals) < 1e-6
-    assert swapped <= 2
+    assert swaps <= 2
 
 
 @pytest.mark.parametrize("screen", SCREENS)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cliptools.commands.base import choose_format, command, device_option, history_arguments, open_input, output_options
+from cliptools.commands.present import FORMATS, emit
 from cliptools.ground.errors import StreamError, UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ NORMALIZE_HELP = "Unit norm for each text, or for each dimension (as the paper's
 @click.option("--model", metavar="NAME", help="The bundle's own model; any other is refused [default: the bundle's].")
 @click.option("--no-cache", is_flag=True, help="Neither read nor keep text embeddings [default: keep them].")
 @device_option
-@output_options("safetensors", "jsonl", "table")
+@output_options(*FORMATS)
 @click.pass_context
 def main(
     context: click.Context, /, *, bundle: Path | None, output: Path | None, output_format: str | None, **options: Any
@@ -60,8 +61,6 @@ def main(
         effects = read_bundle(stream, name)
     if "direction" not in effects:
         raise StreamError(f"{name}: expected a bundle with a tensor `direction`, found {', '.join(sorted(effects.tensors))}")
-
-    from cliptools.commands.present import emit
 
     pool, found = decompose(effects, name, options)
     settings = {key: options[key] for key in ("center", "normalize", "m")} | {"pool": pool.name, "digest": pool.digest}
