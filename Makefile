@@ -15,7 +15,7 @@ demo: $(VENV)/.installed
 	@echo "The clearest neurons with their top images: $(OUT)/neurons.png"
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

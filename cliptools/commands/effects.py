@@ -117,6 +117,13 @@ def _images(paths: Sequence[str], options: dict[str, Any]) -> "ImageSource":
     return SceneSource(options["limit"] or SCENES, options["seed"])
 
 
+def _workers(source: "ImageSource") -> int:
+    """Threads that decode: one a core, at most 8; none for scenes, whose drawing holds the interpreter."""
+    from cliptools.ground.scene_images import SceneSource
+
+    return 0 if isinstance(source, SceneSource) else min(os.cpu_count() or 1, 8)
+
+
 def measure_bundle(
     paths: Any,
     model: "LoadedModel",
@@ -144,7 +151,7 @@ def measure_bundle(
             [indices[rank] for rank in order],
             model.transform,
             batch_size=options["batch_size"],
-            workers=min(os.cpu_count() or 1, 8) if options["workers"] is None else options["workers"],
+            workers=_workers(source) if options["workers"] is None else options["workers"],
             strict=options["strict"],
             skipped=skipped,
         )
