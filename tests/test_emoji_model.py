@@ -38,8 +38,8 @@ def test_open_clip_reads_it_as_we_do(emoji_vit: LoadedModel) -> None:
     assert type(tokenizer) is open_clip.SimpleTokenizer and tokenizer.context_length == 32
     image, text = torch.randn(4, 3, 64, 64), tokenizer(["a cat", "a picture of a violin and an owl"])
     with torch.no_grad():
-        assert torch.equal(theirs.encode_image(image), emoji_vit.clip.encode_image(image))
-        assert torch.equal(theirs.encode_text(text), emoji_vit.clip.encode_text(text))
+        torch.testing.assert_close(theirs.encode_image(image), emoji_vit.clip.encode_image(image), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(theirs.encode_text(text), emoji_vit.clip.encode_text(text), rtol=1e-4, atol=1e-5)
 
 
 def test_preprocessing_leaves_a_scene_as_it_is_drawn(emoji_vit: LoadedModel) -> None:

@@ -116,7 +116,7 @@ def test_threshold_beyond_the_kept_images_is_near() -> None:
     random = torch.Generator().manual_seed(5)
     D = torch.randn(4, 3, 7, dtype=torch.float64, generator=random)
     S = torch.randn(3000, 4, 3, dtype=torch.float64, generator=random) + 0.7
-    measured = UnitStatistics(D @ D.transpose(1, 2), 20, 3000, 0.9)
+    measured = UnitStatistics(D @ D.transpose(1, 2), 20, 3000, 0.9, 16)
     for start in range(0, 3000, 64):
         measured.update(S[start : start + 64], torch.arange(start, min(3000, start + 64)))
     phi = torch.einsum("bnk,nkd->bnd", S, D)

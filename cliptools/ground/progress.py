@@ -1,7 +1,7 @@
 """Messages and progress bars: on stderr, bars only on a terminal."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -26,8 +26,10 @@ def warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def progress(items: Iterable[Item], label: str, total: int | None = None, step: int = 1) -> Iterator[Item]:
-    """The items, with a bar that advances `step` for each while it is worked on."""
+def progress(
+    items: Iterable[Item], label: str, total: int | None = None, step: int | Callable[[Item], int] = 1
+) -> Iterator[Item]:
+    """The items, with a bar that advances `step` (or what `step` says of the item) for each when it is done."""
     if _quiet or not sys.stderr.isatty():
         yield from items
         return
@@ -39,4 +41,4 @@ def progress(items: Iterable[Item], label: str, total: int | None = None, step: 
         task = bar.add_task(label, total=total)
         for item in items:
             yield item
-            bar.advance(task, step)
+            bar.advance(task, step(item) if callable(step) else step)

@@ -19,6 +19,7 @@ from cliptools.methods.statistics import Finished, UnitStatistics
 Batches = Callable[[], Iterator[tuple[list[int], Tensor]]]
 """Image numbers and preprocessed pictures [b, 3, y, x], from the first again at each call, always in the same order."""
 UNITS_AT_ONCE = 256  # for which D is held
+CHEAP = 0.5e9  # bytes of kept images that nobody misses
 
 
 class Slab(NamedTuple):
@@ -92,6 +93,7 @@ def measure(paths: Paths, batches: Batches, layers: Sequence[int], expected: int
     Raises:
         CliptoolsError: no image could be read.
     """
+    settings = settings._replace(margin=_margin(paths, layers, expected, settings))
     parts: dict[int, list[tuple[Slab, Effects]]] = {layer: [] for layer in layers}
     unsettled: list[tuple[Slab, Tensor, Tensor]] = []  # slab, which of its units, their means
     plan = _plan(paths, layers, settings)
@@ -114,13 +116,22 @@ def measure(paths: Paths, batches: Batches, layers: Sequence[int], expected: int
     return Report(Effects(*joined), count, len(plan) + bool(redone), redone)
 
 
+def _margin(paths: Paths, layers: Sequence[int], expected: int, settings: Settings) -> int:
+    """Images kept beyond T: half as many, or as many as are cheap. All there are, perhaps; then there is nothing to certify."""
+    if settings.margin is not None:
+        return settings.margin
+    sizes = [paths.size(layer) for layer in layers]
+    each = sum(n * (UnitStatistics.bytes_per_unit(k, 1) - UnitStatistics.bytes_per_unit(k, 0)) for n, k in sizes)
+    return max(16, settings.top // 2, min(int(CHEAP // each), expected) - settings.top)
+
+
 def _plan(paths: Paths, layers: Sequence[int], settings: Settings) -> list[list[Slab]]:
     """Slabs for each pass over the images, so that no pass holds more statistics than the memory allowed."""
     passes: list[list[Slab]] = [[]]
     free = settings.memory
     for layer in layers:
         n, k = paths.size(layer)
-        each = UnitStatistics.bytes_per_unit(k, settings.top)
+        each = UnitStatistics.bytes_per_unit(k, settings.top + (settings.margin or 0))
         start = 0
         while start < n:
             fit = min(n - start, int(free // each))
@@ -150,13 +161,13 @@ def _pass(
             settings.top,
             expected,
             settings.quantile,
-            settings.margin,
+            settings.margin or 0,
             None if centres is None else centres[i],
         )
         for i, slab in enumerate(slabs)
     ]
     count = 0
-    for images, pictures in progress(batches(), label, expected):
+    for images, pictures in progress(batches(), label, expected, lambda batch: len(batch[0])):
         S, embedding = paths.read(pictures, slabs)
         scale = 100 / embedding.to(S[0].dtype).norm(dim=-1) if settings.scale else None
         numbers = torch.tensor(images, device=embedding.device)

@@ -48,7 +48,7 @@ class UnitStatistics:
         top: int,
         expected: int,
         quantile: float = 0.98,
-        margin: int | None = None,
+        margin: int = 16,
         centre: Float[Tensor, "n k"] | None = None,
     ) -> None:
         """
@@ -56,12 +56,13 @@ class UnitStatistics:
             G: Gram matrices of the units' directions.
             top: T, images kept per unit.
             expected: The number of images to come; only the threshold's rank depends on it.
+            margin: Images kept beyond T: the more, the more lists one pass can certify.
             quantile: q; the threshold is the norm that a share 1 - q of the images reaches.
             centre: The mean, where an earlier pass has found it; then every list is exact at once.
         """
         n, k, _ = G.shape
         self.G, self.top, self.quantile = G, top, quantile
-        self.capacity = top + (max(16, top // 5) if margin is None else margin)
+        self.capacity = top + margin
         self.fixed = centre is not None
         self.centre = torch.zeros(n, k, dtype=torch.float64, device=G.device) if centre is None else centre.double()
         self.count = 0
@@ -80,9 +81,9 @@ class UnitStatistics:
         self.unit_norm = G.new_ones(n)
 
     @staticmethod
-    def bytes_per_unit(k: int, top: int, itemsize: int = 4) -> int:
+    def bytes_per_unit(k: int, capacity: int, itemsize: int = 4) -> int:
         """Memory that one unit with k paths takes."""
-        return itemsize * (2 * k * k + (top + max(16, top // 5)) * (k + 3)) + 16 * k
+        return itemsize * (2 * k * k + capacity * (k + 3)) + 16 * k
 
     def update(self, S: Float[Tensor, "b n k"], images: Int[Tensor, "b"]) -> None:
         """Take in a batch. Images are numbered as the caller likes; numbers come back in top_image."""

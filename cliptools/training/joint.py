@@ -11,6 +11,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -34,6 +35,7 @@ SEED = 20261123
 SCALE = 40.0  # the image tower's softmax was never sharper
 ALIGN_RATE, TEXT_RATE, IMAGE_RATE = 2e-3, 5e-4, 1.5e-4
 COSINE_WEIGHT = 8.0  # the cosine term falls below 0.1 while the cross entropy still has whole nats to lose
+KEPT = 0.41  # share of the patch tokens that a step is given, as in the image stage
 FULL_AT = 0.7  # share of the joint stage after which no tokens are dropped
 
 
@@ -48,7 +50,7 @@ class CompactVocabulary:
         self.small = nn.Embedding.from_pretrained(self.full.weight.detach()[self.used].clone(), freeze=False)
         model.token_embedding = self.small
 
-    def __call__(self, texts: list[str] | tuple[str, ...]) -> Int[Tensor, "b context"]:
+    def __call__(self, texts: Sequence[str], /) -> Int[Tensor, "b context"]:
         """Tokens, numbered within the vocabulary."""
         return torch.searchsorted(self.used, self.tokenizer(list(texts)))
 
@@ -129,7 +131,7 @@ def train_both(model: CLIP, vocabulary: CompactVocabulary, config: dict, minutes
     while (progress := (time.time() - began) / (60 * minutes)) < 1 or not steps:
         for group, peak in zip(optimizer.param_groups, (IMAGE_RATE, TEXT_RATE), strict=True):
             group["lr"] = peak * rate(progress)
-        keep = 26 if progress < FULL_AT else None
+        keep = round(KEPT * (canvas // patch) ** 2) if progress < FULL_AT else None
         batch = make_batch(SEED, steps * batch_size, batch_size, recipe, canvas, patch, keep, device)
         classes = F.normalize(encode_tokens(model, cut(vocabulary(class_texts(rng))).to(device)), dim=-1)
         captions = text_batch(rng, 64, vocabulary, device)
