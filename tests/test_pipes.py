@@ -2,8 +2,10 @@
 
 import os
 import pty
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -135,14 +137,14 @@ def test_interrupt_is_one_word() -> None:
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=ROOT,
+        # A shell's background jobs ignore the interrupt, and their children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    assert process.stdin is not None and process.stderr is not None and process.stdout is not None
-    import signal
-    import time
-
-    time.sleep(2.0)  # until it waits for its input
-    process.send_signal(signal.SIGINT)
-    said = process.stderr.read()
-    assert process.wait(30) == 130 and said.strip() == b"clip-view: interrupted"
-    for stream in (process.stdin, process.stdout, process.stderr):
-        stream.close()
+    with process:
+        time.sleep(2.0)  # until it waits for its input
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(30) == 130
+        finally:
+            process.kill()
+        assert process.stderr is not None and process.stderr.read().strip() == b"clip-view: interrupted"
