@@ -138,7 +138,7 @@ def test_interrupt_is_one_word() -> None:
         stdout=subprocess.PIPE,
         cwd=ROOT,
         # A shell's background jobs ignore the interrupt, and their children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     with process:
         time.sleep(2.0)  # until it waits for its input
