@@ -231,7 +231,7 @@ def test_refusals_of_the_input(run: Run, effects: Bundle, stream: bytes, pool: P
         (b"not a bundle at all", "not a safetensors file", ()),
         (replace(effects, header=other).to_bytes(), "same name, another model", ()),
         (replace(effects, tensors=narrow).to_bytes(), "directions of width 9, the model's texts have 20", ()),
-        (replace(effects, tensors=without).to_bytes(), "expected a bundle with a tensor `direction`", ()),
+        (replace(effects, tensors=without).to_bytes(), "a bundle without `direction`; run clip-effects first", ()),
         (stream, "leave nothing after centring", ("--pool", tmp_path / "one.txt")),
     ]
     for data, said, more in cases:

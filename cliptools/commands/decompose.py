@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cliptools.commands.base import choose_format, command, device_option, history_arguments, open_input, output_options
+from cliptools.commands.base import choose_format, command, device_option, history_arguments, output_options
+from cliptools.commands.consume import read_neurons
 from cliptools.commands.present import FORMATS, emit
 from cliptools.ground.errors import StreamError, UsageError
 
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
     from cliptools.ground.bundle import Bundle
     from cliptools.ground.texts import Pool
     from cliptools.methods.pursuit import Pursuit
-
-NOT_THE_RESULT = ("no_cache", "model")
-"""Options that leave the numbers as they are, so that history leaves them out."""
 
 
 POOL_HELP = "emoji, imagenet, words10k, words30k or a file, one text a line [default: emoji for embedded models, else words30k]."
@@ -52,25 +50,19 @@ def main(
       clip-decompose effects.safetensors --pool birds.txt --template 'a photo of a {}' -f jsonl
       clip-decompose effects.safetensors --prefix 4,8,16 -o neurons.safetensors
     """
-    from cliptools.ground.bundle import read_bundle
-
     prefixes = parse_prefixes(options["prefix"], options["m"])
     chosen = choose_format(output_format, output, "safetensors")
-    stream, name = open_input(bundle, "a bundle of clip-effects", "a file")
-    with stream:
-        effects = read_bundle(stream, name)
-    if "direction" not in effects:
-        raise StreamError(f"{name}: expected a bundle with a tensor `direction`, found {', '.join(sorted(effects.tensors))}")
+    effects = read_neurons(bundle)
 
-    pool, found = decompose(effects, name, options)
+    pool, found = decompose(effects, options)
     settings = {key: options[key] for key in ("center", "normalize", "m")} | {"pool": pool.name, "digest": pool.digest}
     settings |= {"templates": list(options["templates"])} | ({"prefix": list(prefixes)} if prefixes else {})
     step = history_arguments(context, pool=pool.name)
-    step = {key: value for key, value in step.items() if key not in NOT_THE_RESULT}
+    step.pop("model", None)  # the bundle's own
     emit(with_words(effects, found, pool, settings, step), chosen, output)
 
 
-def decompose(effects: "Bundle", name: str, options: dict[str, Any]) -> "tuple[Pool, Pursuit]":
+def decompose(effects: "Bundle", options: dict[str, Any]) -> "tuple[Pool, Pursuit]":
     """The pool asked for, and what pursuit finds in it for the bundle's directions.
 
     Raises:
@@ -90,7 +82,7 @@ def decompose(effects: "Bundle", name: str, options: dict[str, Any]) -> "tuple[P
     loaded = load_recorded_model(recorded, options["device"], name=options["model"])
     texts = encode_pool(loaded, pool, options["templates"], use_cache=not options["no_cache"])
     if texts.shape[1] != direction.shape[1]:
-        raise StreamError(f"{name}: directions of width {direction.shape[1]}, the model's texts have {texts.shape[1]}")
+        raise StreamError(f"directions of width {direction.shape[1]}, the model's texts have {texts.shape[1]}")
     where = "cuda" if loaded.device.type == "cuda" else "cpu"  # others have no float64
     atoms = text_space(texts.to(where), options["center"], options["normalize"])
     return pool, pursue(torch.from_numpy(direction).to(where), atoms, options["m"])

@@ -5,6 +5,7 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cliptools.commands.consume import record_source
 from cliptools.ground.errors import UsageError
 from cliptools.ground.output import binary_output, stdout_is_terminal, text_output
 from cliptools.ground.records import rounded, write_record
@@ -66,8 +67,7 @@ def emit(bundle: "Bundle", output_format: str, output: Path | None) -> None:
 
 def unit_records(bundle: "Bundle") -> Iterator[dict[str, Any]]:
     """One record a unit; each stands alone."""
-    model = {key: bundle.header.model.get(key) for key in ("name", "pretrained", "sha256")}
-    source = bundle.digest
+    source = record_source(bundle)
     texts = bundle.text_list("words")["texts"] if "words" in bundle else []
     images = bundle.text_list("images")
     for row in range(bundle.units):
@@ -80,7 +80,7 @@ def unit_records(bundle: "Bundle") -> Iterator[dict[str, Any]]:
             record[name] = rounded(bundle[name][row])
         tops = zip(bundle["top_image"][row].tolist(), bundle["top_norm"][row].tolist(), strict=True)
         record["top_images"] = [{"image": images[i], "norm": rounded(v)} for i, v in tops if i >= 0][:SHOWN_IMAGES]
-        yield record | {"model": model, "bundle": source}
+        yield record | source
 
 
 def signed_words(bundle: "Bundle", row: int) -> list[tuple[int, float]]:

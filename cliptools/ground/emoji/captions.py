@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cliptools.ground.class_names import word_forms
 from cliptools.ground.emoji.concepts import Concept, concept_index, concepts
 
 TEMPLATES = (
@@ -64,13 +65,4 @@ def _patterns() -> tuple[tuple[re.Pattern[str], int], ...]:
     """What each name looks like in a text, the longest first. Compiled once: there are more than re's own cache holds."""
     index = concept_index()
     names = sorted(index, key=lambda name: (-len(name), name))
-    return tuple((re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, _forms(name)))})(?!\w)"), index[name]) for name in names)
-
-
-def _forms(name: str) -> list[str]:
-    """A name and its plurals: `butterflies`, `wolves`, `knives`, `mice` and `snowmen` besides the regular ones."""
-    forms = [name, f"{name}s", f"{name}es"]
-    for ending, plural in (("y", "ies"), ("f", "ves"), ("fe", "ves"), ("mouse", "mice"), ("man", "men")):
-        if name.endswith(ending):
-            forms.append(name.removesuffix(ending) + plural)
-    return forms
+    return tuple((re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, word_forms(name)))})(?!\w)"), index[name]) for name in names)

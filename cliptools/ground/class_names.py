@@ -1,0 +1,119 @@
+"""Classes by name: with synonyms, from a preset or a file, and the forms in which a text may name them."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cliptools.ground.errors import TextError
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@dataclass(frozen=True)
+class ClassName:
+    """A class, and other words for it."""
+
+    name: str
+    synonyms: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name, then its synonyms."""
+        return (self.name, *self.synonyms)
+
+
+def parse_class(line: str) -> ClassName:
+    """`sofa, couch` as the class `sofa` with the synonym `couch`; a lone name that the embedded world knows brings its synonyms.
+
+    Raises:
+        TextError: no name in it.
+    """
+    names = tuple(dict.fromkeys(part.strip() for part in line.split(",") if part.strip()))
+    if not names:
+        raise TextError(f"class {line!r}: expected a name, or a name and its synonyms as in 'sofa, couch'")
+    return ClassName(names[0], names[1:] or _known_synonyms(names[0]))
+
+
+def load_classes(name: str) -> tuple[ClassName, ...]:
+    """Classes by name (see CLASS_LISTS), or from a UTF-8 file: a class a line, synonyms after commas, # for comments.
+
+    Raises:
+        TextError: no such list or file, not UTF-8, no class in it, or one twice.
+    """
+    lines = CLASS_LISTS[name]() if name in CLASS_LISTS else _lines(Path(name))
+    classes = tuple(parse_class(line) for line in lines)
+    if not classes:
+        raise TextError(f"classes {name}: empty, expected a class a line")
+    seen: set[str] = set()
+    for each in classes:
+        if each.name in seen:
+            raise TextError(f"classes {name}: {each.name!r} stands there twice")
+        seen.add(each.name)
+    return classes
+
+
+def word_forms(name: str) -> tuple[str, ...]:
+    """A name and its plurals, lower case: `butterflies`, `wolves`, `mice`, `snowmen` besides the regular ones."""
+    lower = name.lower()
+    forms = [lower, f"{lower}s", f"{lower}es"]
+    for ending, plural in (("y", "ies"), ("f", "ves"), ("fe", "ves"), ("mouse", "mice"), ("man", "men"), ("ox", "oxen")):
+        if lower.endswith(ending):
+            forms.append(lower.removesuffix(ending) + plural)
+    return tuple(forms)
+
+
+def names_pattern(names: Iterable[str]) -> re.Pattern[str]:
+    """Where a text names one of these, plurals included, as whole words whatever their case."""
+    forms = sorted({form for name in names for form in word_forms(name)}, key=lambda form: (-len(form), form))
+    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, forms))})(?!\w)", re.IGNORECASE)
+
+
+def _known_synonyms(name: str) -> tuple[str, ...]:
+    from cliptools.ground.emoji.concepts import concept_index, concepts
+
+    found = concept_index().get(name.lower())
+    if found is None:
+        return ()
+    concept = concepts()[found]
+    return tuple(other for other in (concept.name, *concept.synonyms) if other.lower() != name.lower())
+
+
+def _emoji_lines() -> Iterable[str]:
+    from cliptools.ground.emoji.concepts import concepts
+
+    return (", ".join((concept.name, *concept.synonyms)) for concept in concepts())
+
+
+def _imagenet_lines() -> Iterable[str]:
+    from cliptools.ground.torchvision_remedy import ensure_torchvision
+
+    ensure_torchvision()
+    import open_clip
+
+    return dict.fromkeys(open_clip.IMAGENET_CLASSNAMES)
+
+
+CLASS_LISTS: dict[str, Callable[[], Iterable[str]]] = {
+    "cifar10": lambda: CIFAR10,
+    "emoji": _emoji_lines,
+    "imagenet": _imagenet_lines,
+}
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines that say something.
+
+    Raises:
+        TextError: the file cannot be read or is not UTF-8.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise TextError(f"classes {path}: neither a file nor one of {', '.join(CLASS_LISTS)}") from None
+    except UnicodeDecodeError as error:
+        raise TextError(f"classes {path}: expected UTF-8, found byte 0x{error.object[error.start]:02x}") from None
+    except (OSError, ValueError) as error:
+        raise TextError(f"classes {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    stripped = (line.split("#", 1)[0].strip() for line in text.splitlines())
+    return [line for line in stripped if line]
