@@ -1,0 +1,27 @@
+"""Small lists in UTF-8 files: a thing a line, # for comments."""
+
+from pathlib import Path
+
+from cliptools.ground.errors import TextError
+
+
+def read_lines(path: Path, what: str, presets: str = "") -> list[tuple[int, str]]:
+    """The lines that say something, with their numbers from 1.
+
+    Args:
+        what: What the file is, for messages.
+        presets: Names that would have done instead of a file, for messages.
+
+    Raises:
+        TextError: the file cannot be read or is not UTF-8.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise TextError(f"{what} {path}: {f'neither a file nor one of {presets}' if presets else 'no such file'}") from None
+    except UnicodeDecodeError as error:
+        raise TextError(f"{what} {path}: expected UTF-8, found byte 0x{error.object[error.start]:02x}") from None
+    except (OSError, ValueError) as error:
+        raise TextError(f"{what} {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    numbered = ((number, line.split("#", 1)[0].strip()) for number, line in enumerate(text.splitlines(), 1))
+    return [(number, line) for number, line in numbered if line]

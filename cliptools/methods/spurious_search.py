@@ -1,0 +1,137 @@
+"""One search for spurious words after the other, over the same neurons and texts."""
+
+import functools
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from cliptools.ground.class_names import names_pattern
+from cliptools.ground.class_pairs import ClassPair
+from cliptools.methods.spurious_words import (
+    Words,
+    best,
+    contributions,
+    drawn,
+    near_texts,
+    similar_scores,
+    strongest,
+    word_scores,
+)
+
+SHOWN_NEURONS = 5
+
+
+class Settings(NamedTuple):
+    """What the result depends on."""
+
+    by: Literal["effect", "random", "similar"] = "effect"
+    neurons: int = 100
+    words: int = 25
+    seed: int = 0
+    near: float = 0.7
+    """The centred cosine from which a text is too near to a name of the predicted class."""
+
+
+class Texts(NamedTuple):
+    """The pool, and what else is named, with unit-norm embeddings."""
+
+    pool: Sequence[str]
+    t: Float[np.ndarray, "text d"]
+    named: dict[str, Float[np.ndarray, " d"]]
+    """Every name of every class, and what is to be left out."""
+
+
+class Found(NamedTuple):
+    """The words of one pair."""
+
+    pair: ClassPair
+    word: Int[np.ndarray, " word"]
+    """Rows of the pool, strongest first."""
+    score: Float[np.ndarray, " word"]
+    removed: Int[np.ndarray, " gone"]
+    """Texts left out that would have stood among them."""
+
+    @property
+    def clearness(self) -> float:
+        """The total score of the words: how far they push together."""
+        return float(self.score.sum())
+
+
+class Search:
+    """Spurious words of any pair of classes."""
+
+    def __init__(
+        self,
+        r: Float[np.ndarray, "unit d"],
+        words: Words,
+        texts: Texts,
+        settings: Settings,
+        excluded: Sequence[str] = (),
+        blocked: Sequence[str] = (),
+    ) -> None:
+        """
+        Args:
+            r: Unit directions.
+            words: Their words, as rows of the pool.
+            excluded: Left out for every pair, with plurals and near texts; each among `texts.named`.
+            blocked: Left out for every pair, just these (case does not count).
+        """
+        self.r, self.words, self.texts, self.settings, self.excluded = r.astype(np.float64), words, texts, settings, excluded
+        never = {text.casefold() for text in blocked}
+        self.open = np.array([text.casefold() not in never for text in texts.pool], dtype=bool)
+        self._near = functools.cache(self._named_or_near)
+        self._push = functools.cache(self._pushed_by)
+
+    def find(self, pair: ClassPair) -> Found:
+        """The words of one pair; none where nothing is left."""
+        score, allowed = self._scores(pair), self._allowed(pair)
+        word = best(score, allowed, self.settings.words)
+        reach = score[word[-1]] if len(word) == self.settings.words else 0.0
+        removed = best(np.where(score >= reach, score, 0.0), ~allowed, len(score))
+        return Found(pair, word, score[word], removed)
+
+    def shares(self, pair: ClassPair, text: int) -> list[tuple[int, float]]:
+        """Units and their shares gamma_j^n <v, r_n> / w_j of one text's score, the largest in absolute value first.
+
+        All shares of a text sum to 1; single ones may be negative, or more than 1. None where no neurons were asked.
+        """
+        if self.settings.by == "similar":
+            return []
+        n = self._neurons(pair)
+        part = contributions(self._pushes(pair)[n], self.words.of(n), text)
+        share = part / part.sum()
+        order = np.argsort(-np.abs(share), kind="stable")[:SHOWN_NEURONS]
+        return [(int(n[i]), float(share[i])) for i in order if share[i]]
+
+    def _scores(self, pair: ClassPair) -> Float[np.ndarray, " text"]:
+        if self.settings.by == "similar":
+            named = self.texts.named
+            return similar_scores(named[pair.predict.name] - named[pair.depict.name], self.texts.t)
+        n = self._neurons(pair)
+        return word_scores(self._pushes(pair)[n], self.words.of(n), len(self.texts.pool))
+
+    def _neurons(self, pair: ClassPair) -> Int[np.ndarray, " n"]:
+        if self.settings.by == "random":
+            return drawn(len(self.r), self.settings.neurons, self.settings.seed, pair.name)
+        return strongest(self._pushes(pair), self.settings.neurons)
+
+    def _pushes(self, pair: ClassPair) -> Float[np.ndarray, " unit"]:
+        """<v, r_n> with v = M_text(predicted) - M_text(depicted)."""
+        return self._push(pair.predict.name) - self._push(pair.depict.name)
+
+    def _pushed_by(self, name: str) -> Float[np.ndarray, " unit"]:
+        return self.r @ self.texts.named[name]
+
+    def _allowed(self, pair: ClassPair) -> Bool[np.ndarray, " text"]:
+        """Not the predicted class, nor near it; not a name of the depicted one, which the pictures show anyway."""
+        own = names_pattern(pair.depict.names)
+        depicted = np.array([own.fullmatch(text) is not None for text in self.texts.pool], dtype=bool)
+        return self.open & ~depicted & ~self._near(tuple(dict.fromkeys((*pair.predict.names, *self.excluded))))
+
+    def _named_or_near(self, names: tuple[str, ...]) -> Bool[np.ndarray, " text"]:
+        pattern = names_pattern(names)
+        naming = np.array([pattern.search(text) is not None for text in self.texts.pool], dtype=bool)
+        c = np.stack([self.texts.named[name] for name in names])
+        return naming | near_texts(self.texts.t, c, self.settings.near)

@@ -1,0 +1,91 @@
+"""Words that push an image of one class towards another (paper 1, Sec. 5.1).
+
+The output moves towards the predicted class along v = M_text(predicted) - M_text(depicted). A neuron n pushes that way by
+<v, r_n> for each unit of its effect, and a text j of its words has the coefficient gamma_j^n in r_n. Over the neurons of
+largest |<v, r_n>|,
+
+    w_j = sum over n of gamma_j^n <v, r_n>        (Eq. 6)
+
+so a large w_j says: what j names makes these neurons act, and they act for the predicted class.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from cliptools.ground.provenance import digest
+
+
+class Words(NamedTuple):
+    """The pursuit's words of some neurons."""
+
+    word: Int[np.ndarray, "n m"]
+    """Row of the texts; -1 for none."""
+    gamma: Float[np.ndarray, "n m"]
+
+    def of(self, n: Int[np.ndarray, " some"]) -> "Words":
+        """Those of a part of the neurons."""
+        return Words(self.word[n], self.gamma[n])
+
+
+def strongest(push: Float[np.ndarray, " unit"], count: int) -> Int[np.ndarray, " n"]:
+    """The units of largest |<v, r_n>|, largest first; the first of equal ones."""
+    size = np.abs(push)
+    if count < len(size):
+        least = np.partition(size, len(size) - count)[len(size) - count]
+        among = np.flatnonzero(size >= least)
+    else:
+        among = np.arange(len(size))
+    return among[np.argsort(-size[among], kind="stable")][:count]
+
+
+def drawn(units: int, count: int, seed: int, pair: str) -> Int[np.ndarray, " n"]:
+    """Random units, the baseline: drawn anew for each pair, the same whatever other pairs are asked for."""
+    rng = np.random.default_rng([seed, int(digest(pair)[:16], 16)])
+    return np.sort(rng.choice(units, size=min(count, units), replace=False))
+
+
+def word_scores(push: Float[np.ndarray, " n"], words: Words, texts: int) -> Float[np.ndarray, " text"]:
+    """w (Eq. 6) of every text, 0 for those that none of the neurons has.
+
+    Args:
+        push: <v, r_n> of the neurons.
+        words: Theirs.
+        texts: How many texts there are.
+    """
+    summands = words.gamma.astype(np.float64) * push[:, None]  # (n, m)
+    return np.bincount(words.word.ravel() + 1, weights=summands.ravel(), minlength=texts + 1)[1:]  # the first took the -1
+
+
+def contributions(push: Float[np.ndarray, " n"], words: Words, text: int) -> Float[np.ndarray, " n"]:
+    """gamma_j^n <v, r_n> of each neuron for one text j; they sum to w_j."""
+    return np.where(words.word == text, words.gamma.astype(np.float64), 0.0).sum(1) * push
+
+
+def similar_scores(v: Float[np.ndarray, " d"], t: Float[np.ndarray, "text d"]) -> Float[np.ndarray, " text"]:
+    """The baseline that knows no neurons: the cosine of each unit-norm text with v."""
+    length = float(np.linalg.norm(v))
+    return t @ v / length if length else np.zeros(len(t))
+
+
+def near_texts(t: Float[np.ndarray, "text d"], c: Float[np.ndarray, "name d"], threshold: float) -> Bool[np.ndarray, " text"]:
+    """Which texts lie near one of some names: a cosine of `threshold` or more, all centred by the mean of the texts.
+
+    Uncentred, any two texts of a CLIP look alike: they share a large common part, whose size differs from model to model.
+    """
+    mean = t.mean(0)
+    cosine = _unit(t - mean) @ _unit(c - mean).T  # (text, name)
+    near: Bool[np.ndarray, " text"] = (cosine >= threshold).any(1)
+    return near
+
+
+def best(score: Float[np.ndarray, " text"], allowed: Bool[np.ndarray, " text"], count: int) -> Int[np.ndarray, " word"]:
+    """The allowed texts of the largest positive scores, largest first; the first of equal ones."""
+    usable = np.flatnonzero(allowed & (score > 0))
+    return usable[np.argsort(-score[usable], kind="stable")][:count]
+
+
+def _unit(x: Float[np.ndarray, "row d"]) -> Float[np.ndarray, "row d"]:
+    norm: Float[np.ndarray, "row 1"] = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(norm > 0, norm, 1)
