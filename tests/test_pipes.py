@@ -6,15 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from test_bundle import small_bundle
 
-COMMANDS = sorted(
-    path.stem for path in (ROOT / "cliptools/commands").glob("*.py") if path.stem not in ("__init__", "base", "present")
-)
+SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+COMMANDS = sorted(script.removeprefix("clip-") for script in SCRIPTS)
 
 
 def shell(line: str, **environment: str) -> subprocess.CompletedProcess[bytes]:

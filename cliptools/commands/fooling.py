@@ -1,0 +1,296 @@
+"""The second half of clip-advgen: pictures painted or read, embedded, checked, kept and counted."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cliptools.ground.class_names import ClassName, load_classes, parse_class
+from cliptools.ground.decode import decode
+from cliptools.ground.descriptions import seed_of
+from cliptools.ground.errors import CliptoolsError, ImageError, UsageError
+from cliptools.ground.gallery import Gallery, slug
+from cliptools.ground.models import EMBEDDED, LoadedModel, load_model, load_recorded_model
+from cliptools.ground.output import stdout_is_terminal, text_output
+from cliptools.ground.painters import Painted, Painter
+from cliptools.ground.painters.emoji import EmojiPainter
+from cliptools.ground.progress import note, progress, warn
+from cliptools.ground.records import rounded, write_record
+from cliptools.ground.text_tower import encode_texts
+from cliptools.ground.word_lists import Description, Task
+from cliptools.methods.fooling import among_closest, class_difference, margin
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCHEMES = ("local-dir:", "hf-hub:")
+
+
+class Order(NamedTuple):
+    """A picture to make or to read."""
+
+    of: Description
+    copy: int
+    name: str
+    """Its place in a gallery."""
+    seed: int
+
+
+@dataclass
+class Tally:
+    """Pictures of a task, and how many of them fooled the model: in all, and among those that show what they should."""
+
+    images: int = 0
+    fooled: int = 0
+    checked: bool = False
+    sound: int = 0
+    sound_fooled: int = 0
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Count a record."""
+        self.images += 1
+        self.fooled += record["fooled"]
+        if check := record.get("check"):
+            sound = check["depicted"] and not check["predicted"]
+            self.checked = True
+            self.sound += sound
+            self.sound_fooled += sound and record["fooled"]
+
+
+@dataclass
+class Studio:
+    """All that is loaded once: the model and its view of the classes, the painter, the judge."""
+
+    loaded: LoadedModel
+    texts: "dict[str, Tensor]"
+    """Unit embeddings [d] of bare class names."""
+    painter: Painter | None
+    judge: "Judge | None"
+    classes: dict[str, ClassName] = field(default_factory=dict)
+
+    def look(self, painted: Sequence[Painted], orders: Sequence[Order]) -> list[dict[str, Any]]:
+        """Margin and check of each picture, all of which there are."""
+        seen = _embed(self.loaded, painted)  # (picture, d)
+        found = []
+        for row, (one, order) in enumerate(zip(painted, orders, strict=True)):
+            task = order.of.task
+            v = class_difference(self.texts[task.predict], self.texts[task.depict])
+            value = float(margin(seen[row : row + 1], v)[0])
+            found.append({"margin": rounded(value), "fooled": value > 0} | self._check(one, task))
+        return found
+
+    def _check(self, painted: Painted, task: Task) -> dict[str, Any]:
+        """Whether the depicted class is there and the predicted one is not: by the judge, or by the scene's own truth."""
+        both = [parse_class(task.depict), parse_class(task.predict)]
+        if self.judge is not None:
+            depicted, predicted = self.judge.sees(painted, both)
+            return {"check": {"by": self.judge.loaded.name, "depicted": depicted, "predicted": predicted}}
+        if painted.shown is None:
+            return {}
+        shown = {name.lower() for name in painted.shown}
+        depicted, predicted = (any(name.lower() in shown for name in one.names) for one in both)
+        return {"check": {"by": "scene", "depicted": depicted, "predicted": predicted}}
+
+
+class Judge:
+    """A second model, asked whether a class is among the few closest to a picture."""
+
+    def __init__(self, spec: str, classes: str | None, top: int, device: str, pairs: Sequence[Task]) -> None:
+        name, _, pretrained = (spec, "", "") if spec.startswith(SCHEMES) else spec.partition(":")
+        self.loaded, self.top = load_model(name, pretrained or None, device), top
+        self.others = load_classes(classes or ("emoji" if name in EMBEDDED else "cifar10"))
+        both = [parse_class(text) for task in pairs for text in (task.depict, task.predict)]
+        names = list(dict.fromkeys(name for one in (*both, *self.others) for name in one.names))
+        self.texts = dict(zip(names, encode_texts(self.loaded, names), strict=True))
+
+    def sees(self, painted: Painted, both: Sequence[ClassName]) -> tuple[bool, bool]:
+        """Whether the first and the second of two classes are among the closest."""
+        import torch
+
+        own = {name.lower() for one in both for name in one.names}
+        classes = [*both, *(one for one in self.others if not own & {name.lower() for name in one.names})]
+        names = [name for one in classes for name in one.names]
+        owner = torch.tensor([i for i, one in enumerate(classes) for _ in one.names], device=self.loaded.device)
+        of_class = owner[None] == torch.arange(len(classes), device=owner.device)[:, None]  # (class, name)
+        found = among_closest(
+            _embed(self.loaded, [painted]), torch.stack([self.texts[name] for name in names]), of_class, self.top
+        )
+        return bool(found[0, 0]), bool(found[0, 1])
+
+
+def judge_pictures(
+    given: Sequence[Description], options: dict[str, Any], gallery: Gallery | None, chosen: str, output: Path | None
+) -> None:
+    """Make or read every picture, write its record, and say how many fooled the model.
+
+    Raises:
+        CliptoolsError: no picture at all could be made, or with --strict one could not.
+    """
+    tasks = {one.task.key: one.task for one in given}
+    studio = _studio(given, list(tasks.values()), options)
+    tallies = {key: Tally() for key in tasks}
+    total = sum(1 if one.file else options["images"] for one in given)
+    with text_output(output) as stream:
+        for record, task in progress(_records(given, options, gallery, studio), "pictures", total):
+            tallies[task.key].add(record)
+            if chosen == "jsonl":
+                write_record(stream, record)
+        rows = [(tasks[key], tally) for key, tally in tallies.items()]
+        if not any(tally.images for _, tally in rows):
+            raise CliptoolsError(f"none of {total} pictures could be made or read")
+        if chosen == "table":
+            stream.write(_table(rows, output is None and stdout_is_terminal()))
+    for task, tally in rows:
+        note(_sentence(task, tally))
+
+
+def _studio(given: Sequence[Description], tasks: Sequence[Task], options: dict[str, Any]) -> Studio:
+    loaded = load_recorded_model(tasks[0].model | {"precision": "fp32"}, options["device"])
+    names = list(dict.fromkeys(name for task in tasks for name in (task.depict, task.predict)))
+    texts = dict(zip(names, encode_texts(loaded, names), strict=True))
+    judge = options["judge"]
+    asked = Judge(judge, options["judge_classes"], options["judge_top"], options["device"], tasks) if judge else None
+    painter = None if all(one.file for one in given) else _painter(options)
+    return Studio(loaded, texts, painter, asked)
+
+
+def _painter(options: dict[str, Any]) -> Painter:
+    if options["painter"] == "emoji":
+        return EmojiPainter(options["size"])
+    from cliptools.ground.painters.diffusion import DiffusionPainter
+
+    kept = ("upscaler", "device", "dtype", "offload", "steps", "guidance", "size")
+    return DiffusionPainter(options["painter"], **{key: options[key] for key in kept})
+
+
+def _records(
+    given: Sequence[Description], options: dict[str, Any], gallery: Gallery | None, studio: Studio
+) -> Iterator[tuple[dict[str, Any], Task]]:
+    """A record a picture, in order; the batches do not depend on what an earlier run has finished, so neither do the numbers."""
+    orders = _orders(given, options["images"], options["seed"])
+    while batch := list(itertools.islice(orders, options["batch_size"])):
+        wanted = [_wanted(order, studio) for order in batch]
+        made = [
+            gallery.finished(order.name, want) if gallery and not order.of.file else None
+            for order, want in zip(batch, wanted, strict=True)
+        ]
+        if not all(made):
+            painted = _pictures(batch, studio.painter, options["strict"])
+            there = [i for i, one in enumerate(painted) if one.image is not None]
+            seen = studio.look([painted[i] for i in there], [batch[i] for i in there]) if there else []
+            for i, looked in zip(there, seen, strict=True):
+                if made[i] is None:
+                    made[i] = _finish(batch[i], wanted[i], looked, painted[i], gallery)
+        for order, record in zip(batch, made, strict=True):
+            if record is not None:
+                yield record, order.of.task
+
+
+def _orders(given: Sequence[Description], images: int, seed: int) -> Iterator[Order]:
+    """Every picture, with a place and a seed of its own.
+
+    Raises:
+        UsageError: two would have the same place.
+    """
+    places: set[str] = set()
+    for one in given:
+        for copy in range(1 if one.file else images):
+            task = one.task
+            name = f"{slug(task.pair)}/{slug(task.kind)}-{task.seed}/{one.number:03d}-{copy:03d}.png"
+            if name in places and not one.file:
+                raise UsageError(f"{task.title}: description {one.number} comes twice; give each pair, kind and seed once")
+            places.add(name)
+            yield Order(one, copy, name, seed_of(task.pair, one.text, seed, copy))
+
+
+def _wanted(order: Order, studio: Studio) -> dict[str, Any]:
+    """What a record says before its picture is made."""
+    one = order.of
+    said: dict[str, Any] = {"caption": one.number, "copy": order.copy, "description": one.text or None, "words": list(one.words)}
+    settings = dict(one.settings)
+    if not one.file and studio.painter is not None:
+        said["image_seed"] = order.seed
+        settings |= studio.painter.settings
+    if studio.judge is not None:
+        judge = studio.judge
+        settings |= {"judge": judge.loaded.name, "judge_sha256": judge.loaded.sha256, "judge_top": judge.top}
+    return one.task.fields | said | {"settings": settings} | one.task.source
+
+
+def _finish(
+    order: Order, wanted: dict[str, Any], looked: dict[str, Any], painted: Painted, gallery: Gallery | None
+) -> dict[str, Any]:
+    """The whole record, its picture kept where there is a gallery."""
+    ending = {key: wanted[key] for key in ("settings", "model", "bundle")}
+    start = {key: value for key, value in wanted.items() if key not in ending}
+    if order.of.file or gallery is None or painted.image is None:
+        return start | {"file": order.of.file} | looked | ending
+    gallery.add(order.name, painted.image, start | {"file": order.name} | looked | ending)
+    return start | {"file": gallery.path(order.name)} | looked | ending
+
+
+def _pictures(batch: Sequence[Order], painter: Painter | None, strict: bool) -> list[Painted]:
+    """Each picture painted, or read from its file; one that cannot be is named, and is fatal with `strict`."""
+    blank = [order for order in batch if not order.of.file]
+    fresh = iter(painter.paint([order.of.text for order in blank], [order.seed for order in blank]) if painter and blank else ())
+    pictures = []
+    for order in batch:
+        where = order.of.file or f"{order.of.text!r}"
+        try:
+            one = Painted(decode(order.of.file)) if order.of.file else next(fresh)
+        except ImageError as error:
+            one = Painted(None, refusal=str(error))
+        if one.image is None and strict:
+            raise ImageError(f"{where}: {one.refusal}")
+        if one.image is None and order.copy == 0:
+            warn(f"{where}: skipped, {one.refusal}")
+        pictures.append(one)
+    return pictures
+
+
+def _embed(loaded: LoadedModel, painted: Sequence[Painted]) -> "Tensor":
+    """M(I), float32 [picture, d], not normalised."""
+    import torch
+
+    pixels = torch.stack([loaded.transform(one.image) for one in painted if one.image is not None])  # (picture, 3, y, x)
+    with torch.inference_mode():
+        return loaded.clip.encode_image(pixels.to(loaded.device)).float()  # type: ignore[operator]
+
+
+def _sentence(task: Task, tally: Tally) -> str:
+    rate = _percent(tally.fooled, tally.images)
+    said = f"{task.title}: {tally.fooled} of {tally.images} pictures fool {task.model['name']} ({rate})"
+    if not tally.checked:
+        return f"{said}; unchecked"
+    rate = f"{tally.sound_fooled} ({_percent(tally.sound_fooled, tally.sound)})"
+    return f"{said}; of the {tally.sound} that show {task.depict} and no {task.predict}, {rate}"
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "none"
+
+
+def _table(rows: Sequence[tuple[Task, Tally]], terminal: bool) -> bytes:
+    """A row a task."""
+    import io
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("pair", "by"):
+        table.add_column(title)
+    for title in ("seed", "pictures", "fooled", "", "sound", "fooled of these", ""):
+        table.add_column(title, justify="right")
+    for task, tally in rows:
+        sound = (
+            (str(tally.sound), str(tally.sound_fooled), _percent(tally.sound_fooled, tally.sound))
+            if tally.checked
+            else ("–",) * 3
+        )
+        rate = _percent(tally.fooled, tally.images)
+        table.add_row(task.pair, task.kind, str(task.seed), str(tally.images), str(tally.fooled), rate, *sound)
+    buffer = io.StringIO()
+    Console(file=buffer, force_terminal=terminal, width=None if terminal else 120, highlight=False).print(table)
+    return buffer.getvalue().encode("utf-8")

@@ -1,0 +1,135 @@
+"""A folder of pictures that a run fills and a later run may go on with."""
+
+import json
+import os
+import re
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from cliptools.ground.errors import CliptoolsError
+from cliptools.ground.output import whole_file
+from cliptools.ground.records import write_record
+
+LINES = "images.jsonl"
+DESCRIPTIONS = "descriptions.jsonl"
+
+
+class Gallery:
+    """Pictures with a line each in images.jsonl, and the descriptions they were made of in descriptions.jsonl.
+
+    A line is written when its picture is whole, so that whatever ends a run, the lines tell what is done.
+
+    Args:
+        folder: Made if need be.
+        resume: Whether to go on with what is there.
+
+    Raises:
+        CliptoolsError: a folder that is not empty, without `resume`; or one that cannot be written.
+    """
+
+    def __init__(self, folder: Path, resume: bool) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not resume and any(folder.iterdir()):
+                raise CliptoolsError(f"{folder}: not empty; go on with what is there (--resume), or name a new folder")
+        except OSError as error:
+            raise CliptoolsError(f"{folder}: cannot write here ({error.strerror})") from None
+        listed = self._lines(LINES)
+        there = [record for record in listed if (folder / record["file"]).is_file()]
+        if len(there) < len(listed):  # pictures that somebody has removed are made again
+            with whole_file(folder / LINES) as stream:
+                for record in there:
+                    write_record(stream, record)
+        self.done = {record["file"]: record for record in there}
+        self.described = {record["key"]: record for record in self._lines(DESCRIPTIONS)}
+
+    def path(self, name: str) -> str:
+        """What a record calls the picture of this name."""
+        return str(self.folder / name)
+
+    def finished(self, name: str, wanted: dict[str, Any]) -> dict[str, Any] | None:
+        """The record of a picture that an earlier run has finished.
+
+        Raises:
+            CliptoolsError: a field of it is not as wanted: it was made with other settings.
+        """
+        record = self.done.get(name)
+        if record is None:
+            return None
+        for key, value in wanted.items():
+            self._check(key, record.get(key), value)
+        return record | {"file": self.path(name)}
+
+    def descriptions(self, key: str, settings: dict[str, Any]) -> list[str] | None:
+        """What an earlier run has written for a task.
+
+        Raises:
+            CliptoolsError: written with other settings.
+        """
+        record = self.described.get(key)
+        if record is None:
+            return None
+        self._check("settings", record["settings"], settings)
+        return [str(text) for text in record["descriptions"]]
+
+    def add(self, name: str, image: Image.Image, record: dict[str, Any]) -> None:
+        """A picture, then its line; there it is called by its place in the folder, which may be moved."""
+        self.put(name, image)
+        self._append(LINES, record | {"file": name})
+
+    def add_descriptions(self, key: str, texts: list[str], settings: dict[str, Any]) -> None:
+        """All descriptions of a task."""
+        self._append(DESCRIPTIONS, {"key": key, "descriptions": texts, "settings": settings})
+
+    def put(self, name: str, image: Image.Image) -> None:
+        """The picture as PNG, whole or not at all, with nothing in it but pixels."""
+        path = self.folder / name
+        buffer = BytesIO()
+        Image.frombytes("RGB", image.size, image.convert("RGB").tobytes()).save(buffer, "PNG")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = path.with_name(f".{path.name}.part")
+            beside.write_bytes(buffer.getvalue())
+            os.replace(beside, path)
+        except OSError as error:
+            raise CliptoolsError(f"{path}: could not be written ({error.strerror})") from None
+
+    def _append(self, name: str, record: dict[str, Any]) -> None:
+        path = self.folder / name
+        try:
+            with path.open("ab") as stream:
+                write_record(stream, record)
+        except OSError as error:
+            raise CliptoolsError(f"{path}: could not be written ({error.strerror})") from None
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        """The whole lines of a file; half a line, left by a run that was killed, is cut off."""
+        path = self.folder / name
+        if not path.exists():
+            return []
+        data = path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            os.truncate(path, len(whole))
+        try:
+            return [json.loads(line) for line in whole.splitlines()]
+        except ValueError as error:
+            raise CliptoolsError(f"{path}: damaged ({error}); name a new folder") from None
+
+    def _check(self, key: str, was: Any, wanted: Any) -> None:
+        if isinstance(was, dict) and isinstance(wanted, dict):
+            for inner in sorted(set(was) | set(wanted)):
+                self._check(inner, was.get(inner), wanted.get(inner))
+        elif was != wanted:
+            raise CliptoolsError(
+                f"{self.folder}: begun with {key} {was!r}, asked for now {wanted!r}; give the same options, or name a new folder"
+            )
+
+
+def slug(text: str) -> str:
+    """A text as a part of a path."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower().replace("->", " to ")).strip("-") or "pair"

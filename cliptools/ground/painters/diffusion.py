@@ -1,0 +1,168 @@
+"""Painters of diffusers: Stable Diffusion, SDXL, FLUX, and DeepFloyd IF in two stages."""
+
+import importlib.util
+import inspect
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+
+from cliptools.ground.errors import CliptoolsError, UsageError
+from cliptools.ground.models import DTYPE, pick_device
+from cliptools.ground.painters import Painted
+
+Offload = Literal["none", "model", "sequential"]
+SPARING = "lower --batch-size or --size, or try --dtype fp16 or --offload model"
+NEEDED = ("diffusers", "transformers", "accelerate")
+
+
+class DiffusionPainter:
+    """A text-to-image pipeline and, behind it, an upscaler if one is named.
+
+    Weights are read from safetensors files only, so that no pickle is run. Every picture has its own generator, on the
+    CPU, so that a seed means the same on every device.
+
+    Args:
+        name: A hub's id, or a folder as save_pretrained writes it.
+        upscaler: The second stage, likewise; DeepFloyd's takes the first stage's text embeddings.
+        dtype: fp32, bf16 or fp16; None for fp32 on a CPU and bf16 elsewhere.
+        offload: Parts of the pipeline stay in the CPU's memory until they are needed.
+        steps, guidance, size: None for the pipeline's own.
+
+    Raises:
+        CliptoolsError: a package is missing or a pipeline cannot be loaded.
+        UsageError: an option that the pipeline or the device does not take.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        upscaler: str | None = None,
+        device: str = "auto",
+        dtype: str | None = None,
+        offload: Offload = "none",
+        steps: int | None = None,
+        guidance: float | None = None,
+        size: int | None = None,
+    ) -> None:
+        check_painter(name, upscaler)
+        self.device = pick_device(device)
+        if offload != "none" and self.device.type == "cpu":
+            raise UsageError(f"--offload {offload}: the painter is on the CPU already; leave it out")
+        self.dtype = dtype or ("fp32" if self.device.type == "cpu" else "bf16")
+        self.name, self.upscaler_name = name, upscaler
+        self.pipeline = self._placed(_load(name, "--painter", self.dtype, text_to_image=True), offload)
+        self.upscaler = self._placed(_load(upscaler, "--upscaler", self.dtype), offload) if upscaler else None
+        self.asked = {"num_inference_steps": steps, "guidance_scale": guidance, "height": size, "width": size}
+        self.asked = {key: value for key, value in self.asked.items() if value is not None}
+        taken = inspect.signature(self.pipeline.__call__).parameters
+        for key in self.asked:
+            if key not in taken:
+                raise UsageError(f"--painter {name}: {type(self.pipeline).__name__} takes no {key}; leave its option out")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See Painter."""
+        named = {
+            "painter": self.name,
+            "pipeline": type(self.pipeline).__name__,
+            "upscaler": self.upscaler_name,
+            "dtype": self.dtype,
+        }
+        asked = {"steps": "num_inference_steps", "guidance": "guidance_scale", "size": "height"}
+        return named | {ours: self.asked.get(theirs) for ours, theirs in asked.items()}
+
+    def paint(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Painted]:
+        """See Painter."""
+        try:
+            with torch.inference_mode():
+                images, flagged = self._stages(list(texts), seeds)
+        except (RuntimeError, ValueError, MemoryError) as error:
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if isinstance(error, torch.OutOfMemoryError | MemoryError) or re.search("memory|Invalid buffer size", str(error)):
+                raise CliptoolsError(f"--painter {self.name}: out of memory painting {len(texts)} at a time; {SPARING}") from None
+            raise CliptoolsError(f"--painter {self.name}: {_first_line(error)}") from None
+        reason = "the pipeline's safety checker withholds the picture"
+        return [Painted(None, refusal=reason) if bad else Painted(image) for image, bad in zip(images, flagged, strict=True)]
+
+    def _stages(self, texts: list[str], seeds: Sequence[int]) -> tuple[list[Image.Image], list[bool]]:
+        first = self.asked | {"generator": _generators(seeds)}
+        if self.upscaler is None:
+            return _pictures(self.pipeline(prompt=texts, **first))
+        if not type(self.pipeline).__name__.startswith("IF"):
+            drawn = self.pipeline(prompt=texts, **first)
+            return _pictures(self.upscaler(prompt=texts, image=drawn.images, generator=_generators(seeds)))
+        positive, negative = self.pipeline.encode_prompt(texts)  # each [text, token, width]: T5 is run once for both stages
+        embedded = {"prompt_embeds": positive, "negative_prompt_embeds": negative}
+        drawn = self.pipeline(**embedded, **first, output_type="pt")
+        return _pictures(self.upscaler(image=drawn.images, **embedded, generator=_generators(seeds)))
+
+    def _placed(self, pipeline: Any, offload: Offload) -> Any:
+        pipeline.set_progress_bar_config(disable=True)
+        try:
+            if offload == "none":
+                return pipeline.to(self.device)
+            (pipeline.enable_model_cpu_offload if offload == "model" else pipeline.enable_sequential_cpu_offload)(
+                device=self.device
+            )
+        except torch.OutOfMemoryError:
+            raise CliptoolsError(f"--painter {self.name}: out of memory loading it; {SPARING}") from None
+        return pipeline
+
+
+def check_painter(name: str, upscaler: str | None = None) -> None:
+    """What can be told before anything is loaded.
+
+    Raises:
+        CliptoolsError: a package is missing, with what to get.
+        UsageError: neither a folder with a pipeline nor a name that a hub could know.
+    """
+    if missing := [package for package in NEEDED if importlib.util.find_spec(package) is None]:
+        raise CliptoolsError(
+            f"--painter {name}: {', '.join(missing)} missing; pip install 'cliptools[paint]', or --painter emoji"
+        )
+    for option, given in (("--painter", name), ("--upscaler", upscaler)):
+        if given is None:
+            continue
+        if Path(given).is_dir():
+            if not (Path(given) / "model_index.json").is_file():
+                raise UsageError(f"{option} {given}: a folder without model_index.json, so no pipeline of diffusers")
+        elif not re.fullmatch(r"[\w.-]+/[\w.-]+", given):
+            raise UsageError(f"{option} {given}: no such folder; expected emoji, a pipeline's folder, or a hub's OWNER/NAME")
+
+
+def _load(name: str, option: str, dtype: str, text_to_image: bool = False) -> Any:
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    kind = diffusers.AutoPipelineForText2Image if text_to_image else diffusers.DiffusionPipeline
+    try:
+        return kind.from_pretrained(name, dtype=DTYPE[dtype], use_safetensors=True)
+    except Exception as error:
+        text = _first_line(error)
+        if "safetensors" in str(error):
+            text = f"no safetensors weights there, and others are not read ({text})"
+        raise CliptoolsError(f"{option} {name}: cannot be loaded ({text})") from None
+
+
+def _pictures(output: Any) -> tuple[list[Image.Image], list[bool]]:
+    """The pictures, and which of them a safety checker has blackened."""
+    flagged = getattr(output, "nsfw_content_detected", None) or getattr(output, "nsfw_detected", None)
+    return output.images, [bool(one) for one in flagged] if flagged else [False] * len(output.images)
+
+
+def _generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
