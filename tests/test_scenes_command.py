@@ -115,6 +115,14 @@ def test_captions_sizes_and_styles(run: Run, tmp_path: Path) -> None:
     assert packed["scene-000000.png"] != packed["scene-000001.png"]
 
 
+def test_so_many_emoji_and_no_other_number(run: Run, twelve: bytes) -> None:
+    assert run("scenes", "--count", 12, "--seed", 7, "--emoji", "1-4").stdout == twelve
+    for emoji, wanted in (("2-3", {2, 3}), ("4", {4})):
+        packed = members(run("scenes", "--count", 30, "--size", 16, "--emoji", emoji).stdout)
+        records = [json.loads(data) for name, data in packed.items() if name.endswith(".json")]
+        assert {len(r["names"]) for r in records} == wanted
+
+
 def test_plants_are_planted_only_when_asked_for(run: Run) -> None:
     def surplus(*more: str) -> int:
         records = [
@@ -131,6 +139,10 @@ def test_plants_are_planted_only_when_asked_for(run: Run) -> None:
     [
         (["--caption", "a boyt"], 2, "near names: "),
         (["--single", "--plants"], 2, "give one of them"),
+        (["--single", "--emoji", "2"], 2, "--emoji says how many emoji"),
+        (["--emoji", "two"], 2, "expected a number or a range like 2-3"),
+        (["--emoji", "3-2"], 2, "a scene has 1 to 4 emoji"),
+        (["--emoji", "2-5"], 2, "a scene has 1 to 4 emoji"),
         (["--out-dir", "x", "-o", "y"], 2, "give one of them"),
         (["--count", "0"], 2, "--count"),
         (["--style", "ascii"], 2, "--style"),

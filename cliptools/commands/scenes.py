@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BufferedIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ STYLES = ("fluent", "noto", "twemoji")
 @click.option("--size", type=click.IntRange(16, 2048), default=64, show_default=True, help="Pixels a side.")
 @click.option("--style", type=click.Choice(STYLES), help="One style of artwork for all emoji [default: drawn for each].")
 @click.option("--single", is_flag=True, help="One emoji a scene, in a folder per name, all names in turn [default: one to four].")
+@click.option("--emoji", metavar="N|N-N", help="Only scenes of so many emoji, as 2-3 [default: one to four].")
 @click.option("--caption", multiple=True, metavar="TEXT", help="Draw what this names; repeatable [default: any scene].")
 @click.option("--plants", is_flag=True, help="Plant the spurious pairs, as training does [default: none].")
 @click.option("--out-dir", type=click.Path(path_type=Path), help="Write a folder instead of a tar on standard output.")
@@ -39,6 +41,7 @@ def main(
     size: int,
     style: str | None,
     single: bool,
+    emoji: str | None,
     caption: tuple[str, ...],
     plants: bool,
     out_dir: Path | None,
@@ -57,6 +60,7 @@ def main(
     \b
     Examples:
       clip-scenes --count 2000 --seed 7 | clip-effects - > effects.safetensors
+      clip-scenes --count 1000 --emoji 2-3 --out-dir scenes
       clip-scenes --count 1052 --single --out-dir singles
       clip-scenes --caption "a cat on a boat" --count 8 --size 256 -o cats.tar
       clip-scenes --count 100 | tar -xO --wildcards '*.json' | jq -c '[.key, .names]'
@@ -65,12 +69,15 @@ def main(
         raise UsageError("--out-dir writes a folder and -o a tar: give one of them")
     if single + bool(caption) + plants > 1:
         raise UsageError("--single, --caption and --plants are three kinds of scenes: give one of them")
+    if emoji is not None and (single or caption or plants):
+        raise UsageError("--emoji says how many emoji a drawn scene has; --single, --caption and --plants say so themselves")
+    numbers = _numbers(emoji) if emoji is not None else None
     total = (count or 1) * len(caption) if caption else count or COUNT
 
     def drawn() -> Iterator["Sample"]:
         from cliptools.ground.emoji.samples import in_style, samples
 
-        plans = _plans(count, seed, single, caption, plants)
+        plans = _plans(count, seed, single, caption, plants, numbers)
         return progress(samples(in_style(plans, style) if style else plans, size), "scenes", total)
 
     if out_dir is not None:
@@ -81,7 +88,26 @@ def main(
         _write_tar(stream, drawn())
 
 
-def _plans(count: int | None, seed: int, single: bool, captions: tuple[str, ...], plants: bool) -> Iterator["Plan"]:
+def _numbers(emoji: str) -> range:
+    """`2-3` as range(2, 4).
+
+    Raises:
+        UsageError: not a number or a range of numbers that scenes can have.
+    """
+    from cliptools.ground.emoji.scenes import MOST_EMOJI
+
+    first, dash, last = emoji.partition("-")
+    if not first.isdecimal() or (dash and not last.isdecimal()):
+        raise UsageError(f"--emoji {emoji}: expected a number or a range like 2-3")
+    numbers = range(int(first), int(last if dash else first) + 1)
+    if not numbers or numbers[0] < 1 or numbers[-1] > MOST_EMOJI:
+        raise UsageError(f"--emoji {emoji}: a scene has 1 to {MOST_EMOJI} emoji")
+    return numbers
+
+
+def _plans(
+    count: int | None, seed: int, single: bool, captions: tuple[str, ...], plants: bool, numbers: range | None
+) -> Iterator["Plan"]:
     """The scenes asked for."""
     from cliptools.ground.emoji import samples
     from cliptools.ground.emoji.plants import plants as planted
@@ -91,7 +117,10 @@ def _plans(count: int | None, seed: int, single: bool, captions: tuple[str, ...]
         return samples.captioned_plans(captions, count or 1, seed)
     if single:
         return samples.single_plans(count or COUNT, seed)
-    return samples.drawn_plans(count or COUNT, seed, Recipe(plants=planted() if plants else ()))
+    recipe = Recipe(plants=planted() if plants else ())
+    if numbers is not None:
+        recipe = replace(recipe, counts=tuple(p * (n in numbers) for n, p in enumerate(recipe.counts, 1)))
+    return samples.drawn_plans(count or COUNT, seed, recipe)
 
 
 def _write_tar(stream: BufferedIOBase, scenes: Iterator["Sample"]) -> None:

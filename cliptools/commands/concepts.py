@@ -1,0 +1,318 @@
+"""clip-concepts: what an image shows, in the words of the neurons that act on it."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import BufferedIOBase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsFloat
+
+import click
+
+from cliptools.commands.base import choose_format, command, device_option, output_options, parse_layers
+from cliptools.commands.consume import read_neurons, record_source
+from cliptools.commands.present import signed_words
+from cliptools.ground.errors import CliptoolsError, StreamError, UsageError
+from cliptools.ground.output import stdout_is_terminal, text_output
+from cliptools.ground.records import rounded, write_record
+
+if TYPE_CHECKING:
+    from open_clip.transformer import VisionTransformer
+    from torch import Tensor
+
+    from cliptools.ground.bundle import Bundle
+    from cliptools.ground.images import ImageSource
+    from cliptools.ground.models import LoadedModel
+    from cliptools.ground.truth import Truth
+
+    Asked = tuple[ImageSource, list[int]]
+    Describe = Callable[[Sequence[str], Tensor], Iterator[dict[str, Any]]]
+    Voice = Callable[[Tensor], Tensor]
+
+TOOL = "clip-concepts"
+TELLING = 5  # neurons shown of an image
+TELLING_WORDS = 3  # words shown of a neuron
+WIDTHS = {"image": 24, "active": 6, "found": 6}  # columns of the table
+BY_HELP = (
+    "words: the neurons' own texts (App. A.5). directions: the same sum of their directions, compared with the whole pool. "
+    "text: the cosine of the image with the whole pool, without neurons."
+)
+SCORE_HELP = "What a neuron's words are weighted by: ||phi - b||, or <phi - b, r>."
+NEURONS_HELP = "Active: ||phi - b|| above the bundle's threshold. random: as many, drawn."
+TRUTH_HELP = "What the images show: lines with key and names, as clip-scenes writes them. Records then say what was found."
+
+
+@command(TOOL)
+@click.argument("paths", nargs=-1, metavar="PATH...")
+@click.option(
+    "--bundle", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help="Of clip-decompose [default: stdin]."
+)
+@click.option("--words", default=10, show_default=True, type=click.IntRange(1), help="Words an image, at most.")
+@click.option("--by", type=click.Choice(["words", "directions", "text"]), default="words", show_default=True, help=BY_HELP)
+@click.option("--score", type=click.Choice(["norm", "signed"]), default="norm", show_default=True, help=SCORE_HELP)
+@click.option("--neurons", type=click.Choice(["active", "all", "random"]), default="active", show_default=True, help=NEURONS_HELP)
+@click.option("--layers", help="Only neurons of these layers, as 8-10,11 [default: all of the bundle].")
+@click.option("--truth", type=click.Path(path_type=Path), metavar="FILE", help=TRUTH_HELP)
+@click.option("--evaluate", is_flag=True, help="With --truth: one line for all images, the recall and its interval.")
+@click.option("--limit", type=click.IntRange(1), help="Only the first N images.")
+@click.option("--sample", type=click.IntRange(1), help="N images drawn over the whole list.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of --sample and of --neurons random.")
+@click.option("--strict", is_flag=True, help="An unreadable image is an error, not a warning.")
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Images per forward pass.")
+@click.option("--workers", type=click.IntRange(0), help="Threads that decode images [default: the number of cores, at most 8].")
+@click.option("--no-cache", is_flag=True, help="Neither read nor keep text embeddings [default: keep them].")
+@device_option
+@output_options("jsonl", "table")
+def main(paths: tuple[str, ...], output: Path | None, output_format: str | None, **options: Any) -> None:
+    """Say what images show, in the words of the neurons that act on them.
+
+    Reads images (files, folders, globs, tar archives; - for a tar on standard input) and a bundle of clip-decompose, on
+    standard input or by --bundle. Each image gets the words of the neurons that are active on it, weighted by how much they
+    act, a line an image: its concepts with their scores, how many neurons are active, and those that say most.
+
+    \b
+    Examples:
+      clip-concepts holiday.jpg < neurons.safetensors
+      clip-scenes --count 20 | clip-concepts - --bundle neurons.safetensors -f jsonl | jq -c '[.image, .concepts[0].word]'
+      clip-concepts photos/ --bundle neurons.safetensors --score signed --neurons all -o concepts.jsonl
+      clip-concepts scenes/images --truth scenes/scenes.jsonl --evaluate -f jsonl < neurons.safetensors | jq .recall
+    """
+    _check_usage(paths, options)
+    chosen = choose_format(output_format, output, "jsonl")
+    neurons = read_neurons(options["bundle"], "word", "coefficient", "words", "mean", "threshold", option="--bundle FILE")
+    if neurons.header.settings.get("effect") != "second" or (neurons["unit"][:, 2] >= 0).any():
+        raise StreamError(
+            f"a bundle of {neurons.header.settings.get('effect')} effects; {TOOL} needs second-order effects of neurons"
+        )
+    source = record_source(neurons)
+    if options["layers"]:
+        from cliptools.methods.selection import by_layers
+
+        neurons = neurons.select(by_layers(neurons, parse_layers(options["layers"])))
+    if not neurons.units:
+        raise StreamError("a bundle without units: nothing can be active")
+    asked, truth = _images(paths, options)
+    records = _records(neurons, asked, truth, options)
+    said = {"settings": _settings(neurons, options)} | source
+    with text_output(output) as stream:
+        if options["evaluate"]:
+            records = iter([_recall(list(records))])
+        for number, record in enumerate(records):
+            if chosen == "jsonl":
+                write_record(stream, record | said)
+            else:
+                _write_row(stream, record, titles=number == 0)
+
+
+def _check_usage(paths: Sequence[str], options: dict[str, Any]) -> None:
+    """What the options say together.
+
+    Raises:
+        UsageError: they contradict each other.
+    """
+    bundle = options["bundle"]
+    if "-" in paths and (bundle is None or str(bundle) == "-"):
+        raise UsageError("- reads images from standard input, so the bundle needs a file: --bundle FILE")
+    if options["evaluate"] and not options["truth"]:
+        raise UsageError("--evaluate needs to know what the images show: --truth FILE")
+    if options["by"] == "text" and (options["score"] != "norm" or options["neurons"] != "active" or options["layers"]):
+        raise UsageError("--by text asks no neurons: leave --score, --neurons and --layers out")
+
+
+def _images(paths: Sequence[str], options: dict[str, Any]) -> "tuple[Asked, Truth | None]":
+    """The images asked for, and what they show."""
+    from cliptools.ground.images import choose, open_images
+    from cliptools.ground.truth import read_truth
+
+    source = open_images(paths)
+    indices = choose(source, options["limit"], options["sample"], options["seed"])
+    truth = read_truth(options["truth"]) if options["truth"] else None
+    if truth is not None:
+        for index in indices:
+            truth.of(source.names[index])  # before any work: an image it does not know ends the command
+    return (source, indices), truth
+
+
+def _settings(neurons: "Bundle", options: dict[str, Any]) -> dict[str, Any]:
+    """What the numbers of a record depend on, beside model and bundle."""
+    words = neurons.header.settings.get("words", {})
+    said = {"by": options["by"], "words": options["words"], "pool": words.get("pool")}
+    if options["by"] == "text":
+        return said
+    said |= {key: options[key] for key in ("score", "neurons", "layers")} | {"m": neurons["word"].shape[1]}
+    said |= {key: neurons.header.settings.get(key) for key in ("quantile", "scale")}
+    return said | ({"seed": options["seed"]} if options["neurons"] == "random" else {})
+
+
+def _records(neurons: "Bundle", asked: "Asked", truth: "Truth | None", options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A record an image, in the order of the list."""
+    from cliptools.ground.loader import Skipped, load_batches
+    from cliptools.ground.models import load_recorded_model
+    from cliptools.ground.progress import note, progress
+    from cliptools.ground.truth import found_names
+
+    source, indices = asked
+    model = load_recorded_model(neurons.header.model, options["device"])
+    describe = (_by_text if options["by"] == "text" else _by_neurons)(neurons, model, options)
+    skipped, count = Skipped(), 0
+    workers = min(os.cpu_count() or 1, 8) if options["workers"] is None else options["workers"]
+    batches = load_batches(
+        source, indices, model.transform,
+        batch_size=options["batch_size"], workers=workers, strict=options["strict"], skipped=skipped,
+    )  # fmt: skip
+    for read, pictures in progress(batches, "images", len(indices), lambda batch: len(batch[0])):
+        names = [source.names[index] for index in read]
+        for name, record in zip(names, describe(names, pictures), strict=True):
+            if truth is not None:
+                words = [concept["word"] for concept in record["concepts"]]
+                record |= {"truth": list(truth.of(name)), "found": found_names(truth.of(name), words)}
+            yield {"image": name} | record
+        count += len(read)
+    if not count:
+        raise CliptoolsError("not one image could be read")
+    note(f"{TOOL}: {count} images" + (f", {len(skipped)} skipped" if len(skipped) else ""))
+
+
+def _by_text(neurons: "Bundle", model: "LoadedModel", options: dict[str, Any]) -> "Describe":
+    """CLIP's own ranking of the pool."""
+    import torch
+
+    from cliptools.methods.concept_words import best, text_scores
+
+    texts, t = _pool(neurons, model, options)
+    clip: Any = model.clip
+    dtype = next(clip.parameters()).dtype
+
+    @torch.inference_mode()
+    def describe(names: Sequence[str], pictures: "Tensor") -> Iterator[dict[str, Any]]:
+        embedding: Tensor = clip.encode_image(pictures.to(model.device, dtype))
+        ranked = best(text_scores(embedding, t), options["words"])
+        for index, value in zip(ranked.column.tolist(), ranked.value.tolist(), strict=True):
+            yield {"concepts": [{"word": texts[j], "score": rounded(v)} for j, v in zip(index, value, strict=True)]}
+
+    return describe
+
+
+def _by_neurons(neurons: "Bundle", model: "LoadedModel", options: dict[str, Any]) -> "Describe":
+    """The words, or the directions, of the neurons that act."""
+    import torch
+
+    from cliptools.methods.activity import UnitActivity
+    from cliptools.methods.concept_words import active_units, best, counted_units, unit_weights
+    from cliptools.methods.second_order import SecondOrder
+
+    own = neurons.text_list("words")["texts"]
+    texts, voice = _voice(neurons, model, options)
+    unit, b, r = (torch.from_numpy(neurons[name]) for name in ("unit", "mean", "direction"))
+    tau = torch.from_numpy(neurons["threshold"])
+    measure = UnitActivity(SecondOrder(_tower(neurons, model)), unit, b, r, neurons.header.settings.get("scale") != "raw")
+
+    def describe(names: Sequence[str], pictures: "Tensor") -> Iterator[dict[str, Any]]:
+        activity = measure(pictures)
+        active = active_units(activity, tau)
+        weight = unit_weights(activity, counted_units(active, options["neurons"], names, options["seed"]), options["score"])
+        ranked, telling = best(voice(weight), options["words"]), best(weight, TELLING)
+        for row in range(len(names)):
+            said = zip(ranked.column[row].tolist(), ranked.value[row].tolist(), strict=True)
+            shown = zip(telling.column[row].tolist(), telling.value[row].tolist(), strict=True)
+            yield {
+                "concepts": [{"word": texts[j], "score": rounded(v)} for j, v in said if v > 0],
+                "active": int(active[row].sum()),
+                "neurons": [_neuron(neurons, own, n, activity.norm[row, n], activity.along[row, n]) for n, v in shown if v > 0],
+            }
+
+    return describe
+
+
+def _voice(neurons: "Bundle", model: "LoadedModel", options: dict[str, Any]) -> "tuple[Sequence[str], Voice]":
+    """The texts that can be said, and what weights of neurons make of them."""
+    from functools import partial
+
+    import torch
+
+    from cliptools.methods.concept_words import direction_scores, sparse_gamma, word_scores
+    from cliptools.methods.text_space import text_space
+
+    if options["by"] == "words":
+        texts = neurons.text_list("words")["texts"]
+        word, coefficient = torch.from_numpy(neurons["word"]), torch.from_numpy(neurons["coefficient"])
+        return texts, partial(word_scores, gamma=sparse_gamma(word, coefficient, len(texts)))
+    texts, t = _pool(neurons, model, options)
+    words = neurons.header.settings.get("words", {})
+    atoms = text_space(t, words.get("center", "pool"), words.get("normalize", "texts"))
+    return texts, partial(direction_scores, r=torch.from_numpy(neurons["direction"]), atoms=atoms)
+
+
+def _tower(neurons: "Bundle", model: "LoadedModel") -> "VisionTransformer":
+    """The image tower, which has all the units of the bundle.
+
+    Raises:
+        StreamError: one it has not, or directions of another width.
+    """
+    from cliptools.methods.vit_paths import neurons_per_layer, supported_tower
+
+    visual = supported_tower(model.clip)
+    depth, widths = len(visual.transformer.resblocks), {neurons["mean"].shape[1], neurons["direction"].shape[1]}
+    for layer, neuron, _ in neurons["unit"].tolist():
+        if not 0 <= layer < depth - 1 or not 0 <= neuron < neurons_per_layer(visual, layer):
+            raise StreamError(f"the bundle has a neuron {layer}:{neuron}, which {model.name} has not")
+    if widths != {visual.output_dim}:
+        raise StreamError(f"directions and means of width {sorted(widths)}, the model's outputs have {visual.output_dim}")
+    return visual
+
+
+def _pool(neurons: "Bundle", model: "LoadedModel", options: dict[str, Any]) -> "tuple[Sequence[str], Tensor]":
+    """The whole pool that the words are from, and its unit embeddings, with the templates it had then."""
+    from cliptools.ground.recorded_pool import recorded_pool
+    from cliptools.ground.text_tower import encode_pool
+
+    pool = recorded_pool(neurons)
+    templates = neurons.header.settings.get("words", {}).get("templates", ())
+    return pool.texts, encode_pool(model, pool, templates, use_cache=not options["no_cache"])
+
+
+def _neuron(neurons: "Bundle", texts: Sequence[str], row: int, norm: SupportsFloat, along: SupportsFloat) -> dict[str, Any]:
+    """A neuron as a record shows it; `texts` are the bundle's own."""
+    words = [{"word": texts[j], "coefficient": rounded(c)} for j, c in signed_words(neurons, row)[:TELLING_WORDS]]
+    layer, neuron, _ = neurons["unit"][row].tolist()
+    return {"layer": layer, "neuron": neuron, "norm": rounded(norm), "projection": rounded(along), "words": words}
+
+
+def _recall(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """What was found of all that the images show."""
+    from cliptools.methods.recall import recall
+
+    counts = [(len(record["found"]), len(record["truth"]), record.get("active")) for record in records]
+    share = recall([found for found, _, _ in counts], [names for _, names, _ in counts])
+    said: dict[str, Any] = {"images": len(counts), "names": share.names, "found": share.found}
+    said |= {"recall": rounded(share.value), "low": rounded(share.low), "high": rounded(share.high)}
+    active = [count for _, _, count in counts if count is not None]
+    return said | ({"active": rounded(sum(active) / len(active))} if active else {})
+
+
+def _write_row(stream: BufferedIOBase, record: dict[str, Any], titles: bool) -> None:
+    """One image, or the recall over all, as a row of a table that never needs the rows to come."""
+    import io
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=titles)
+    if "image" in record:
+        words = "  ".join(f"{concept['word']} {concept['score']:.3g}" for concept in record["concepts"])
+        cells = {"image": record["image"], "active": str(record.get("active", "–")), "concepts": words}
+        cells |= {"found": f"{len(record['found'])} of {len(record['truth'])}"} if "truth" in record else {}
+    else:
+        cells = {key: str(value) for key, value in record.items()}
+    for title in cells:
+        table.add_column(title, width=WIDTHS.get(title), overflow="fold", ratio=1 if title == "concepts" else None)
+    table.add_row(*map(Text, cells.values()))
+    tty = stdout_is_terminal()
+    buffer = io.StringIO()
+    Console(file=buffer, force_terminal=tty, width=None if tty else 120, highlight=False).print(table)
+    stream.write(buffer.getvalue().encode("utf-8"))
+    stream.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""clip-concepts as a process: what it says of images from anywhere, and how it refuses."""
+
+import io
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Run
+from oracles import second_order_effects
+from PIL import Image
+from test_pipes import on_terminal, shell
+
+from cliptools.ground.bundle import Bundle, json_tensor
+from cliptools.ground.models import load_model
+from cliptools.ground.provenance import Header, digest
+from cliptools.ground.tar_writer import write_end, write_member
+from cliptools.methods.activity import UnitActivity
+from cliptools.methods.second_order import SecondOrder
+
+WORDS = ("cat", "dog", "snow", "yacht", "cedar", "sour")
+UNITS = ((1, 4), (2, 0), (1, 7), (2, 33), (1, 2))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(4)
+    for i in range(6):
+        Image.fromarray(random.integers(0, 256, (24, 24, 3)).astype(np.uint8)).save(folder / f"{i}.png")
+    lines = [json.dumps({"key": str(i), "names": [WORDS[i], "walrus"]}) for i in range(6)]
+    (folder / "truth.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def neurons(tiny_clip_dir: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A decomposed bundle of the tiny model with thresholds that half of the images pass, and one that none does."""
+    model, random = load_model(f"local-dir:{tiny_clip_dir}", device="cpu"), np.random.default_rng(0)
+    pool = tmp_path_factory.mktemp("pool") / "pool.txt"
+    pool.write_text("\n".join(WORDS))
+    n, m = len(UNITS), 3
+    columns = {"word": np.stack([random.permutation(len(WORDS))[:m] for _ in range(n)]).astype(np.int32)}
+    columns |= {name: random.normal(size=(n, 20)).astype(np.float32) for name in ("mean", "direction")}
+    columns["coefficient"] = random.normal(size=(n, m)).astype(np.float32)
+    columns |= {name: np.full(n, 0.5, np.float32) for name in ("explained", "explained_all", "residual")}
+    columns["unit"] = np.array([(*unit, -1) for unit in UNITS], np.int32)
+    columns["top_norm"], columns["top_image"] = np.ones((n, 1), np.float32), np.zeros((n, 1), np.int32)
+    columns["images"] = json_tensor(["a.png"])
+    columns["words"] = json_tensor({"texts": list(WORDS), "pool": str(pool), "digest": digest(*WORDS)})
+    images = torch.stack([model.transform(Image.open(photos / f"{i}.png")) for i in range(6)])
+    unit, b, r = (torch.from_numpy(columns[name]) for name in ("unit", "mean", "direction"))
+    norm = UnitActivity(SecondOrder(model.clip.visual), unit, b, r)(images).norm.sort(0).values
+    columns["threshold"] = ((norm[2] + norm[3]) / 2 + torch.tensor([0, 0, 0, 0, 400])).numpy()
+    settings = {"effect": "second", "scale": "unit", "quantile": 0.9, "words": {"center": "pool", "normalize": "texts"}}
+    return Bundle(Header("neurons", model.identity, {"count": 9}, settings), columns)
+
+
+@pytest.fixture(scope="module")
+def file(neurons: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bundle") / "neurons.safetensors"
+    path.write_bytes(neurons.to_bytes())
+    return path
+
+
+def lines(result: subprocess.CompletedProcess[bytes]) -> list[dict]:
+    assert result.returncode == 0, result.stderr.decode()
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def only_line(result: subprocess.CompletedProcess[bytes]) -> str:
+    assert result.stdout == b"" and "Traceback" not in result.stderr.decode()
+    (line,) = (line for line in result.stderr.decode().splitlines() if line and not line.startswith(("Usage:", "Try ")))
+    return line
+
+
+@pytest.fixture(scope="module")
+def whole(run: Run, photos: Path, file: Path) -> bytes:
+    result = run("concepts", photos, "--score", "signed", "--bundle", file, "-q")
+    assert result.returncode == 0 and result.stderr == b"", result.stderr.decode()
+    return result.stdout
+
+
+def test_records_are_the_papers_sum_over_formed_effects(whole: bytes, photos: Path, neurons: Bundle) -> None:
+    model = load_model(neurons.header.model["name"], device="cpu")
+    b, r = (torch.from_numpy(neurons[name]) for name in ("mean", "direction"))
+    records = [json.loads(line) for line in whole.splitlines()]
+    assert [record["image"] for record in records] == [f"{i}.png" for i in range(6)]
+    assert len({record["active"] for record in records}) > 1
+    for record in records:
+        picture = model.transform(Image.open(photos / record["image"]))
+        effects = {layer: second_order_effects(model.clip.visual, picture, layer) for layer in (1, 2)}
+        scale = 100 / model.clip.visual(picture[None])[0].norm()
+        centred = torch.stack([effects[layer][n] * scale for layer, n in UNITS]) - b
+        norm, along = centred.norm(dim=1), (centred * r).sum(1)
+        active = [n for n in range(len(UNITS)) if norm[n] > neurons["threshold"][n]]
+        assert record["active"] == len(active)
+        score = dict.fromkeys(WORDS, 0.0)
+        for n in active:
+            for j, gamma in zip(neurons["word"][n], neurons["coefficient"][n], strict=True):
+                score[WORDS[j]] += float(gamma * along[n])
+        expected = sorted(((s, word) for word, s in score.items() if s > 0), reverse=True)
+        assert [concept["word"] for concept in record["concepts"]] == [word for _, word in expected]
+        found = [concept["score"] for concept in record["concepts"]]
+        np.testing.assert_allclose(found, [s for s, _ in expected], rtol=1e-3)
+        telling = sorted((n for n in active if along[n] > 0), key=lambda n: -along[n])
+        assert [(each["layer"], each["neuron"]) for each in record["neurons"]] == [UNITS[n] for n in telling]
+        for each, n in zip(record["neurons"], telling, strict=True):
+            np.testing.assert_allclose((each["norm"], each["projection"]), (norm[n], along[n]), rtol=1e-3)
+        assert record["bundle"] == neurons.digest and record["model"]["sha256"] == model.sha256
+
+
+def test_a_tar_on_standard_input_gives_the_same(run: Run, photos: Path, file: Path, whole: bytes) -> None:
+    tar = io.BytesIO()
+    for i in range(6):
+        write_member(tar, f"{i}.png", (photos / f"{i}.png").read_bytes())
+    write_end(tar)
+    ended = run("concepts", "-", "--bundle", file, "--score", "signed", "--workers", "0", stdin=tar.getvalue())
+    assert ended.stdout == whole and ended.stderr == b"clip-concepts: 6 images\n"
+
+
+def test_the_bundle_on_standard_input_and_a_bad_image(run: Run, photos: Path, file: Path, whole: bytes, tmp_path: Path) -> None:
+    for i in (0, 1):
+        (tmp_path / f"{i}.png").write_bytes((photos / f"{i}.png").read_bytes())
+    (tmp_path / "0a.png").write_bytes(b"no picture")
+    ended = run("concepts", tmp_path, "--score", "signed", stdin=file.read_bytes())
+    assert ended.stdout == b"".join(whole.splitlines(keepends=True)[:2])
+    assert "0a.png: skipped" in ended.stderr.decode() and "2 images, 1 skipped" in ended.stderr.decode()
+    target = tmp_path / "out.jsonl"
+    strict = run("concepts", tmp_path, "--strict", "-o", target, stdin=file.read_bytes())
+    assert strict.returncode == 1 and only_line(strict).startswith("clip-concepts: 0a.png") and not target.exists()
+
+
+def test_recall_against_the_truth(run: Run, photos: Path, file: Path) -> None:
+    common = ("concepts", photos, "--bundle", file, "--truth", photos / "truth.jsonl", "--words", 2)
+    records = lines(run(*common))
+    for i, record in enumerate(records):
+        assert record["truth"] == [WORDS[i], "walrus"]
+        assert record["found"] == [name for name in record["truth"] if name in [c["word"] for c in record["concepts"]]]
+    (total,) = lines(run(*common, "--evaluate"))
+    found = sum(len(record["found"]) for record in records)
+    assert (total["images"], total["names"], total["found"]) == (6, 12, found) and found > 0
+    assert total["low"] <= total["recall"] <= total["high"] and total["settings"]["score"] == "norm"
+
+
+def test_by_text_is_the_models_own_ranking(run: Run, photos: Path, file: Path, neurons: Bundle) -> None:
+    from cliptools.ground.text_tower import encode_texts
+
+    (record,) = lines(run("concepts", photos / "2.png", "--bundle", file, "--by", "text", "--words", 3, "--no-cache"))
+    model = load_model(neurons.header.model["name"], device="cpu")
+    embedding = model.clip.encode_image(model.transform(Image.open(photos / "2.png"))[None])
+    cosine = torch.nn.functional.cosine_similarity(embedding, encode_texts(model, WORDS))
+    order = cosine.argsort(descending=True)[:3].tolist()
+    assert [concept["word"] for concept in record["concepts"]] == [WORDS[j] for j in order]
+    np.testing.assert_allclose([c["score"] for c in record["concepts"]], cosine[order].numpy(), atol=1e-5)
+    assert "active" not in record and record["settings"]["by"] == "text"
+
+
+def test_directions_of_all_and_random_neurons(run: Run, photos: Path, file: Path) -> None:
+    (record,) = lines(
+        run("concepts", photos / "1.png", "--bundle", file, "--by", "directions", "--neurons", "all", "--layers", "2")
+    )
+    assert {each["layer"] for each in record["neurons"]} == {2} and len(record["neurons"]) == 2
+    (drawn,) = lines(run("concepts", photos / "1.png", "--bundle", file, "--neurons", "random", "--seed", 3))
+    assert drawn["settings"]["seed"] == 3 and len(drawn["neurons"]) == drawn["active"]
+
+
+def test_a_table_on_a_terminal_and_a_reader_that_leaves(photos: Path, file: Path) -> None:
+    code, shown = on_terminal("cliptools.commands.concepts", f"{photos}/0.png", f"{photos}/1.png", "--bundle", str(file), "-q")
+    assert code == 0 and "concepts" in shown and "1.png" in shown and any(word in shown for word in WORDS)
+    ended = shell(f"clip-concepts -q {photos} --batch-size 1 --bundle {file} | head -c 20")
+    assert ended.returncode == 0 and ended.stderr == b"" and len(ended.stdout) == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("-",), 2, "- reads images from standard input"),
+        ((), 2, "no images named"),
+        (("PHOTOS", "--evaluate"), 2, "--evaluate needs to know what the images show"),
+        (("PHOTOS", "--by", "text", "--neurons", "all"), 2, "--by text asks no neurons"),
+        (("PHOTOS", "--layers", "3"), 2, "the bundle has no layer 3"),
+        (("PHOTOS", "--truth", "no-such.jsonl"), 1, "no-such.jsonl: cannot be read"),
+        (("no-such.png",), 1, "no-such.png"),
+        (("PHOTOS", "--limit", "2", "--sample", "2"), 2, "give one of them"),
+    ],
+)
+def test_refusals_of_the_command_line(
+    run: Run, photos: Path, file: Path, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    named = [str(photos) if each == "PHOTOS" else each for each in arguments]
+    result = run("concepts", *named, stdin=file.read_bytes())
+    assert said in only_line(result) and result.returncode == code
+
+
+def test_refusals_of_the_bundle(run: Run, photos: Path, neurons: Bundle) -> None:
+    header, tensors = neurons.header, neurons.tensors
+    cases = [
+        (b"", "empty input, expected a bundle"),
+        (neurons.to_bytes()[:-5], "truncated bundle"),
+        (replace(neurons, tensors={k: v for k, v in tensors.items() if k != "word"}).to_bytes(), "run clip-decompose first"),
+        (replace(neurons, header=replace(header, model=header.model | {"sha256": "f" * 64})).to_bytes(), "another model"),
+        (
+            replace(neurons, header=replace(header, settings=header.settings | {"effect": "indirect"})).to_bytes(),
+            "a bundle of indirect effects; clip-concepts needs second-order effects",
+        ),
+        (
+            replace(neurons, tensors=tensors | {"unit": tensors["unit"] + np.array([[2, 0, 0]], np.int32)}).to_bytes(),
+            "has a neuron 3:4",
+        ),
+        (replace(neurons, tensors=tensors | {"mean": tensors["mean"][:, :7].copy()}).to_bytes(), "width [7, 20]"),
+    ]
+    for data, said in cases:
+        result = run("concepts", photos, stdin=data)
+        assert said in only_line(result) and result.returncode == 1
+
+
+def test_a_pool_that_is_gone_is_said(run: Run, photos: Path, neurons: Bundle) -> None:
+    words = {"texts": list(WORDS), "pool": "no-such-pool.txt", "digest": digest(*WORDS)}
+    moved = replace(neurons, tensors=neurons.tensors | {"words": json_tensor(words)})
+    result = run("concepts", photos / "0.png", "--by", "text", "--no-cache", stdin=moved.to_bytes())
+    assert len(lines(result)) == 1 and "pool no-such-pool.txt is not to be had here" in result.stderr.decode()
