@@ -126,7 +126,7 @@ def test_predicted_class_synonyms_plurals_and_near_texts_are_left_out() -> None:
     assert not {"cat", "cats", "black cat"} & set(listed(search(words=99, excluded=("cat",)).find(make_pair("quay", "snow"))))
 
 
-@pytest.mark.parametrize("by", ["effect", "random", "similar"])
+@pytest.mark.parametrize("by", ["effect", "overlap", "random", "similar"])
 def test_what_is_allowed_is_listed_in_the_order_of_the_scores(by: str) -> None:
     one, pair = search(by, blocked=("YACHT",), words=4), make_pair("cat", "sofa, couch")
     found, score = one.find(pair), one._scores(pair)
@@ -148,6 +148,20 @@ def test_shares_sum_to_one() -> None:
         assert shown == [(k, pytest.approx(every[k])) for k, _ in shown]
         assert [abs(s) for _, s in shown] == pytest.approx(sorted((abs(s) for s in every.values() if s), reverse=True)[:5])
     assert search("similar").shares(pair, 0) == []
+
+
+def test_overlaps_are_summed_over_the_neurons() -> None:
+    one, pair = search("overlap"), make_pair("cat", "quay")
+    t, r = one.texts.t, one.r
+    v = one.texts.named["quay"] - one.texts.named["cat"]
+    n = sorted(range(UNITS), key=lambda k: -abs(r[k] @ v))[:30]
+    for j in range(len(POOL)):
+        atom = (t[j] - t.mean(0)) / np.linalg.norm(t[j] - t.mean(0))
+        parts = {k: (atom @ r[k]) * (v @ r[k]) for k in n}
+        assert one._scores(pair)[j] == pytest.approx(sum(parts.values()), rel=1e-9)
+        shown = one.shares(pair, j)
+        assert shown == [(k, pytest.approx(parts[k] / sum(parts.values()))) for k, _ in shown]
+        assert abs(parts[shown[0][0]]) == pytest.approx(max(map(abs, parts.values())))
 
 
 def test_pairs_by_name_and_from_files(tmp_path: Path) -> None:

@@ -28,7 +28,9 @@ DEPICT_HELP = "What the pictures will show: a name, or a name and its synonyms a
 PREDICT_HELP = "What the model is to take them for, written likewise."
 PAIRS_HELP = "Many pairs: a file with depicted,predicted a line, or cifar10, the paper's five."
 CLASSES_HELP = "All ordered pairs of cifar10, emoji, imagenet or a file's classes, one a line; the clearest first."
-BY_HELP = "effect: Eq. 6 of the paper. random: the same with random neurons. similar: the texts closest to v, without neurons."
+BY_HELP = (
+    "effect: Eq. 6. overlap: with <text, r> for the coefficient. random: Eq. 6, random neurons. similar: texts closest to v."
+)
 EXCLUDE_HELP = "Leave out texts that name this, plurals included, or are near it, for every pair."
 NEAR_HELP = (
     "Leave out texts of this cosine or more with a name of the predicted class or an --exclude, the pool's mean taken off."
@@ -46,7 +48,9 @@ BLOCK_HELP = "Leave out the texts of this file, one a line, just as they are wri
 @click.option("--words", default=25, show_default=True, type=click.IntRange(1), help="Words a pair, at most.")
 @click.option("--neurons", default=100, show_default=True, type=click.IntRange(1), help="Neurons of largest |<v, r>| asked.")
 @click.option("--layers", help="Only neurons of these layers, as 8-10,11 [default: all of the bundle].")
-@click.option("--by", type=click.Choice(["effect", "random", "similar"]), default="effect", show_default=True, help=BY_HELP)
+@click.option(
+    "--by", type=click.Choice(["effect", "overlap", "random", "similar"]), default="effect", show_default=True, help=BY_HELP
+)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of --by random.")
 @click.option("--exclude", multiple=True, metavar="TEXT", help=EXCLUDE_HELP)
 @click.option("--near", default=0.7, show_default=True, type=click.FloatRange(0, 1, min_open=True), help=NEAR_HELP)
@@ -61,7 +65,8 @@ def main(bundle: Path | None, output: Path | None, output_format: str | None, **
     Reads a BUNDLE of clip-decompose (a file, or standard input). With v = M(predicted) - M(depicted), texts without their
     mean, the neurons of largest |<v, r>| vote for their words: w_j = sum of coefficient times <v, r>. Written are the words
     of the largest positive w_j, with the neurons behind each and their shares of w_j (which sum to 1 over all neurons; a
-    neuron that pulls the other way has a negative share).
+    neuron that pulls the other way has a negative share). In a neuron's sparse sum a text can take the credit of
+    another like it, the predicted class that of its own cue; --by overlap scores every text of the pool by itself.
 
     Left out are texts that name the predicted class or its synonyms (emoji and files know some), texts near them, and
     the depicted class itself, which the pictures show anyway. The default of --near lies between what the embedded

@@ -12,9 +12,11 @@ from cliptools.ground.class_pairs import ClassPair
 from cliptools.methods.spurious_words import (
     Words,
     best,
+    centred,
     contributions,
     drawn,
     near_texts,
+    overlap_scores,
     similar_scores,
     strongest,
     word_scores,
@@ -26,7 +28,7 @@ SHOWN_NEURONS = 5
 class Settings(NamedTuple):
     """What the result depends on."""
 
-    by: Literal["effect", "random", "similar"] = "effect"
+    by: Literal["effect", "overlap", "random", "similar"] = "effect"
     neurons: int = 100
     words: int = 25
     seed: int = 0
@@ -80,6 +82,7 @@ class Search:
         """
         self.r, self.words, self.texts, self.settings, self.excluded = r.astype(np.float64), words, texts, settings, excluded
         never = {text.casefold() for text in blocked}
+        self.atoms = centred(texts.t, texts.t)
         self.open = np.array([text.casefold() not in never for text in texts.pool], dtype=bool)
         self._near = functools.cache(self._named_or_near)
         self._push = functools.cache(self._pushed_by)
@@ -93,14 +96,18 @@ class Search:
         return Found(pair, word, score[word], removed)
 
     def shares(self, pair: ClassPair, text: int) -> list[tuple[int, float]]:
-        """Units and their shares gamma_j^n <v, r_n> / w_j of one text's score, the largest in absolute value first.
+        """Units and their shares of one text's score, as gamma_j^n <v, r_n> / w_j, the largest in absolute value first.
 
         All shares of a text sum to 1; single ones may be negative, or more than 1. None where no neurons were asked.
         """
         if self.settings.by == "similar":
             return []
         n = self._neurons(pair)
-        part = contributions(self._pushes(pair)[n], self.words.of(n), text)
+        push = self._pushes(pair)[n]
+        if self.settings.by == "overlap":
+            part = (self.r[n] @ self.atoms[text]) * push
+        else:
+            part = contributions(push, self.words.of(n), text)
         share = part / part.sum()
         order = np.argsort(-np.abs(share), kind="stable")[:SHOWN_NEURONS]
         return [(int(n[i]), float(share[i])) for i in order if share[i]]
@@ -110,7 +117,10 @@ class Search:
             named = self.texts.named
             return similar_scores(named[pair.predict.name] - named[pair.depict.name], self.texts.t)
         n = self._neurons(pair)
-        return word_scores(self._pushes(pair)[n], self.words.of(n), len(self.texts.pool))
+        push = self._pushes(pair)[n]
+        if self.settings.by == "overlap":
+            return overlap_scores(push, self.r[n], self.atoms)
+        return word_scores(push, self.words.of(n), len(self.texts.pool))
 
     def _neurons(self, pair: ClassPair) -> Int[np.ndarray, " n"]:
         if self.settings.by == "random":

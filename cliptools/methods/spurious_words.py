@@ -69,14 +69,33 @@ def similar_scores(v: Float[np.ndarray, " d"], t: Float[np.ndarray, "text d"]) -
     return t @ v / length if length else np.zeros(len(t))
 
 
+def overlap_scores(
+    push: Float[np.ndarray, " n"], r: Float[np.ndarray, "n d"], t: Float[np.ndarray, "text d"]
+) -> Float[np.ndarray, " text"]:
+    """w_j = sum over n of <t_j, r_n> <v, r_n>: Eq. 6 with what each text has of r_n by itself.
+
+    In a sparse sum texts compete: of two alike, the one taken first leaves the other nothing, and a cue that the model
+    takes for the predicted class is alike to that class's own name. Here none takes anything from another.
+
+    Args:
+        t: The texts, centred (see centred).
+    """
+    return t @ (push @ r)
+
+
+def centred(x: Float[np.ndarray, "row d"], t: Float[np.ndarray, "text d"]) -> Float[np.ndarray, "row d"]:
+    """Embeddings less the mean of the pool t, made unit norm again: the space of the pursuit."""
+    left = x - t.mean(0)
+    norm: Float[np.ndarray, "row 1"] = np.linalg.norm(left, axis=1, keepdims=True)
+    return left / np.where(norm > 0, norm, 1)
+
+
 def near_texts(t: Float[np.ndarray, "text d"], c: Float[np.ndarray, "name d"], threshold: float) -> Bool[np.ndarray, " text"]:
     """Which texts lie near one of some names: a cosine of `threshold` or more, all centred by the mean of the texts.
 
     Uncentred, any two texts of a CLIP look alike: they share a large common part, whose size differs from model to model.
     """
-    mean = t.mean(0)
-    cosine = _unit(t - mean) @ _unit(c - mean).T  # (text, name)
-    near: Bool[np.ndarray, " text"] = (cosine >= threshold).any(1)
+    near: Bool[np.ndarray, " text"] = (centred(t, t) @ centred(c, t).T >= threshold).any(1)
     return near
 
 
@@ -84,8 +103,3 @@ def best(score: Float[np.ndarray, " text"], allowed: Bool[np.ndarray, " text"], 
     """The allowed texts of the largest positive scores, largest first; the first of equal ones."""
     usable = np.flatnonzero(allowed & (score > 0))
     return usable[np.argsort(-score[usable], kind="stable")][:count]
-
-
-def _unit(x: Float[np.ndarray, "row d"]) -> Float[np.ndarray, "row d"]:
-    norm: Float[np.ndarray, "row 1"] = np.linalg.norm(x, axis=1, keepdims=True)
-    return x / np.where(norm > 0, norm, 1)
