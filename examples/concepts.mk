@@ -1,0 +1,65 @@
+# make -C examples -f concepts.mk     writes results/concepts.csv and ../docs/concepts.png
+#
+# Do the words of active neurons name what a scene shows? 1,000 scenes of two or three emoji that neither training nor the
+# bundle has seen; recall of their names (or a synonym) among ten words, with a 95 % bootstrap interval over scenes.
+# clip-effects measures the neurons of emoji-vit on 5,000 other scenes, as many images as the paper takes.
+SHELL := /bin/bash -e -o pipefail
+BIN    ?= ../bin
+PYTHON ?= ../.venv/bin/python
+WORK   ?= work/concepts
+
+SCENES   := $(WORK)/scenes/scenes.jsonl
+CONCEPTS := $(BIN)/clip-concepts $(WORK)/scenes/images --truth $(SCENES) --evaluate -q -f jsonl --bundle $(WORK)
+COLUMNS  := by score neurons m quantile active images names found recall low high
+BUNDLES  := $(foreach name,4 8 32 64 8-q90 32-q90,$(WORK)/neurons-$(name).safetensors)
+
+.PHONY: all
+all: results/concepts.csv ../docs/concepts.png
+
+results/concepts.csv: $(SCENES) $(BUNDLES)
+	@mkdir -p $(@D)
+	{ \
+	  $(CONCEPTS)/neurons-32.safetensors; \
+	  $(CONCEPTS)/neurons-32.safetensors --score signed; \
+	  $(CONCEPTS)/neurons-32.safetensors --neurons all; \
+	  $(CONCEPTS)/neurons-32.safetensors --neurons all --score signed; \
+	  $(CONCEPTS)/neurons-32.safetensors --neurons random; \
+	  $(CONCEPTS)/neurons-32.safetensors --neurons random --score signed; \
+	  $(CONCEPTS)/neurons-32.safetensors --by text; \
+	  $(CONCEPTS)/neurons-4.safetensors; \
+	  $(CONCEPTS)/neurons-8.safetensors; \
+	  $(CONCEPTS)/neurons-64.safetensors; \
+	  $(CONCEPTS)/neurons-8-q90.safetensors; \
+	  $(CONCEPTS)/neurons-32-q90.safetensors; \
+	  $(CONCEPTS)/neurons-32.safetensors --by directions; \
+	  $(CONCEPTS)/neurons-32-q90.safetensors --by directions; \
+	  $(CONCEPTS)/neurons-32.safetensors --by directions --neurons all --score signed; \
+	} > $(WORK)/recall.jsonl
+	jq -rs --arg columns "$(COLUMNS)" '($$columns / " ") as $$c | "# make -C examples -f concepts.mk", ($$c | @csv), \
+	  (.[] | .settings + . | [.[$$c[]]] | @csv)' $(WORK)/recall.jsonl | tr -d '"' > $@
+
+# The first four scenes, their words by the neurons and by CLIP's own texts.
+../docs/concepts.png: concepts_picture.py $(SCENES) $(WORK)/neurons-8.safetensors
+	for by in words text; do \
+	  $(BIN)/clip-concepts $(WORK)/scenes/images --limit 4 --truth $(SCENES) --by $$by -q -f jsonl \
+	    --bundle $(WORK)/neurons-8.safetensors; \
+	done | $(PYTHON) concepts_picture.py $(WORK)/scenes/images $@
+
+$(SCENES):
+	rm -rf $(@D)
+	$(BIN)/clip-scenes --count 1000 --emoji 2-3 --seed 7000001 --out-dir $(@D)
+
+$(WORK)/effects.safetensors: | $(WORK)
+	$(BIN)/clip-effects --limit 5000 --seed 11 -o $@
+
+$(WORK)/effects-q90.safetensors: | $(WORK)
+	$(BIN)/clip-effects --limit 5000 --seed 11 --quantile 0.9 -o $@
+
+$(WORK)/neurons-%-q90.safetensors: $(WORK)/effects-q90.safetensors
+	$(BIN)/clip-decompose --m $* -o $@ $<
+
+$(WORK)/neurons-%.safetensors: $(WORK)/effects.safetensors
+	$(BIN)/clip-decompose --m $* -o $@ $<
+
+$(WORK):
+	mkdir -p $@

@@ -1,0 +1,50 @@
+"""Scenes beside their words as bars: records of clip-concepts --truth on stdin, by words and then by text."""
+
+import json
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from cliptools.ground.truth import found_names
+
+SCENE, BAR, WORD, LINE, GAP = 190, 110, 130, 17, 14
+TITLES = {"words": "words of its active neurons", "text": "CLIP's own text ranking"}
+INK, FAINT, RIGHT, WRONG = "#1c1c1c", "#767676", "#1d6f42", "#c9c9c9"
+FONT = ImageFont.load_default(13)
+
+
+def draw_bars(draw: ImageDraw.ImageDraw, x: int, y: int, record: dict) -> None:
+    """The words of one record, a bar each, green where the scene shows it."""
+    scores = [concept["score"] for concept in record["concepts"]]
+    for place, concept in enumerate(record["concepts"]):
+        right = bool(found_names(record["truth"], [concept["word"]]))
+        top = y + place * LINE
+        draw.text((x + WORD - 6, top), concept["word"], RIGHT if right else INK, FONT, anchor="ra")
+        length = int(BAR * concept["score"] / max(scores))
+        draw.rectangle((x + WORD, top + 3, x + WORD + length, top + LINE - 3), RIGHT if right else WRONG)
+
+
+def main(images: Path, target: Path) -> None:
+    """One row a scene, one column a ranking."""
+    records = [json.loads(line) for line in sys.stdin]
+    names = list(dict.fromkeys(record["image"] for record in records))
+    found = {(record["image"], record["settings"]["by"]): record for record in records}
+    columns = [GAP + SCENE + GAP + number * (WORD + BAR + GAP) for number in range(len(TITLES))]
+    height = 2 * GAP + LINE + len(names) * (SCENE + LINE + GAP)
+    sheet = Image.new("RGB", (columns[-1] + WORD + BAR + GAP, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for x, title in zip(columns, TITLES.values(), strict=True):
+        draw.text((x + 12, GAP), title, FAINT, FONT)
+    for row, name in enumerate(names):
+        y = 2 * GAP + LINE + row * (SCENE + LINE + GAP)
+        with Image.open(images / name) as picture:
+            sheet.paste(picture.convert("RGB").resize((SCENE, SCENE), Image.Resampling.LANCZOS), (GAP, y))
+        draw.text((GAP, y + SCENE + 2), ", ".join(found[name, "words"]["truth"]), FAINT, FONT)
+        for x, by in zip(columns, TITLES, strict=True):
+            draw_bars(draw, x, y + 8, found[name, by])
+    sheet.save(target, optimize=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
