@@ -57,7 +57,7 @@ def test_directions_are_those_of_the_full_matrix(model: LoadedModel) -> None:
     visual, n = copy.deepcopy(model.clip.visual).double(), 60
     images = pictures(n)
     batches = [(list(range(i, i + 20)), images[i : i + 20]) for i in range(0, n, 20)]
-    effects = measure(SecondOrder(visual), lambda: iter(batches), [6], n, Settings(top=15)).effects
+    effects = measure(SecondOrder(visual), lambda only: iter(batches), [6], n, Settings(top=15)).effects
     traced = trace(visual, images, [6])
     phi = torch.einsum("bnk,nkd->bnd", scalars(traced, 6), directions(visual, 6, slice(None)))
     expected = centred_statistics(phi * (100 / traced.embedding.norm(dim=-1))[:, None, None], 15, rank_of(0.98, n))

@@ -4,7 +4,7 @@ An effect is factored when phi_n(I) = sum over k of S[n, k](I) D[n, k, :], the i
 are is the business of `Paths`; this file knows only that D is too large to be whole and S too large to be kept.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -15,11 +15,13 @@ from cliptools.ground.errors import CliptoolsError
 from cliptools.ground.progress import note, progress
 from cliptools.methods.principal import principal_coefficients
 from cliptools.methods.statistics import Finished, UnitStatistics
+from cliptools.methods.symmetric import SymmetricStack
 
-Batches = Callable[[], Iterator[tuple[list[int], Tensor]]]
-"""Image numbers and preprocessed pictures [b, 3, y, x], from the first again at each call, always in the same order."""
+Batches = Callable[[Collection[int] | None], Iterator[tuple[list[int], Tensor]]]
+"""Image numbers and preprocessed pictures [b, 3, y, x], of these images or of all, always in the same order."""
 UNITS_AT_ONCE = 256  # for which D is held
 CHEAP = 0.5e9  # bytes of kept images that nobody misses
+AMPLE = 2  # times T kept beyond T: nearly every list is certified then
 
 
 class Slab(NamedTuple):
@@ -80,8 +82,23 @@ class Report(NamedTuple):
     effects: Effects
     images: int
     passes: int
+    """Over all images; more than one where the statistics do not fit into the memory allowed together."""
     redone: int
-    """Units whose top images one pass could not certify and a further pass settled."""
+    """Units whose top images one pass could not certify and a second look settled."""
+    reread: int
+    """Images looked at again for these."""
+
+
+class Unsettled(NamedTuple):
+    """Units whose top images are not certain yet."""
+
+    slab: Slab
+    """Where they come from,"""
+    rows: Int[Tensor, "r"]
+    """and which of its units they are."""
+    statistics: UnitStatistics
+    images: Collection[int] | None
+    """The images to look at again; None: all of them."""
 
 
 def measure(paths: Paths, batches: Batches, layers: Sequence[int], expected: int, settings: Settings) -> Report:
@@ -95,34 +112,43 @@ def measure(paths: Paths, batches: Batches, layers: Sequence[int], expected: int
     """
     settings = settings._replace(margin=_margin(paths, layers, expected, settings))
     parts: dict[int, list[tuple[Slab, Effects]]] = {layer: [] for layer in layers}
-    unsettled: list[tuple[Slab, Tensor, Tensor]] = []  # slab, which of its units, their means
+    unsettled: list[Unsettled] = []
     plan = _plan(paths, layers, settings)
     count = 0
     for number, slabs in enumerate(plan):
         label = "images" if len(plan) == 1 else f"images, pass {number + 1} of {len(plan)}"
-        statistics, count = _pass(paths, batches, slabs, expected, settings, label)
-        for slab, measured in zip(slabs, statistics, strict=True):
+        statistics = [
+            UnitStatistics(_gram(paths, slab), settings.top, expected, settings.quantile, settings.margin or 0) for slab in slabs
+        ]
+        count = _read(paths, batches(None), slabs, statistics, settings, label, expected)
+        if not count:
+            raise CliptoolsError("not one image could be read")
+        for slab in slabs:
+            measured = statistics.pop(0)  # and let go of it: the next slab's summary needs the room
             finished = measured.finish()
-            parts[slab.layer].append((slab, _summarise(paths, slab, finished, measured.G, settings)))
-            redo = (~finished.certified).nonzero()[:, 0]
-            if len(redo):
-                unsettled.append((slab, redo, finished.mean[redo]))
-        del statistics
-    redone = sum(len(redo) for _, redo, _ in unsettled)
-    if redone:
-        note(f"{redone} units need a second pass: their top images could not be certified in one")
-        _settle(paths, batches, parts, unsettled, expected, settings)
+            parts[slab.layer].append((slab, _summarise(paths, slab, finished, measured, settings)))
+            unsettled += _unsettled(slab, finished, measured)
+    redone = sum(len(each.rows) for each in unsettled)
+    reread = _settle(paths, batches, parts, unsettled, expected, settings) if redone else 0
     joined = [torch.cat(column) for column in zip(*(part for layer in layers for _, part in parts[layer]), strict=True)]
-    return Report(Effects(*joined), count, len(plan) + bool(redone), redone)
+    return Report(Effects(*joined), count, len(plan), redone, reread)
 
 
 def _margin(paths: Paths, layers: Sequence[int], expected: int, settings: Settings) -> int:
-    """Images kept beyond T: half as many, or as many as are cheap. All there are, perhaps; then there is nothing to certify."""
+    """Images kept beyond T, so that few lists need a second pass: what is cheap, else what the memory leaves room for.
+
+    Of a short list that may be all there are; then there is nothing to certify.
+    """
     if settings.margin is not None:
         return settings.margin
     sizes = [paths.size(layer) for layer in layers]
-    each = sum(n * (UnitStatistics.bytes_per_unit(k, 1) - UnitStatistics.bytes_per_unit(k, 0)) for n, k in sizes)
-    return max(16, settings.top // 2, min(int(CHEAP // each), expected) - settings.top)
+    least = max(16, settings.top // 2)
+    fixed = sum(n * UnitStatistics.bytes_per_unit(k, settings.top) for n, k in sizes)
+    each = sum(n * UnitStatistics.bytes_per_unit(k, 1) for n, k in sizes) - sum(
+        n * UnitStatistics.bytes_per_unit(k, 0) for n, k in sizes
+    )
+    room = int((settings.memory - fixed) // each)
+    return max(least, min(expected - settings.top, max(int(CHEAP // each), min(room, AMPLE * settings.top))))
 
 
 def _plan(paths: Paths, layers: Sequence[int], settings: Settings) -> list[list[Slab]]:
@@ -145,88 +171,99 @@ def _plan(paths: Paths, layers: Sequence[int], settings: Settings) -> list[list[
     return passes
 
 
-def _pass(
+def _read(
     paths: Paths,
-    batches: Batches,
+    batches: Iterator[tuple[list[int], Tensor]],
     slabs: Sequence[Slab],
-    expected: int,
+    statistics: Sequence[UnitStatistics],
     settings: Settings,
     label: str,
-    centres: Sequence[Tensor] | None = None,
-) -> tuple[list[UnitStatistics], int]:
-    """All images once, into the statistics of these slabs."""
-    statistics = [
-        UnitStatistics(
-            _gram(paths, slab),
-            settings.top,
-            expected,
-            settings.quantile,
-            settings.margin or 0,
-            None if centres is None else centres[i],
-        )
-        for i, slab in enumerate(slabs)
-    ]
+    expected: int,
+) -> int:
+    """Images into the statistics of these slabs; how many there were."""
     count = 0
-    for images, pictures in progress(batches(), label, expected, lambda batch: len(batch[0])):
+    for images, pictures in progress(batches, label, expected, lambda batch: len(batch[0])):
         S, embedding = paths.read(pictures, slabs)
         scale = 100 / embedding.to(S[0].dtype).norm(dim=-1) if settings.scale else None
         numbers = torch.tensor(images, device=embedding.device)
         for each, scalars in zip(statistics, S, strict=True):
             each.update(scalars if scale is None else scalars * scale[:, None, None], numbers)
         count += len(images)
-    if not count:
-        raise CliptoolsError("not one image could be read")
-    return statistics, count
+    return count
+
+
+def _unsettled(slab: Slab, finished: Finished, measured: UnitStatistics) -> list[Unsettled]:
+    """What a second look has to settle, if anything."""
+    rows = (~finished.certified).nonzero()[:, 0]
+    if not len(rows):
+        return []
+    doubtful = finished.doubtful[rows]
+    images = None if finished.beyond.any() else set(doubtful[doubtful >= 0].tolist())
+    return [Unsettled(slab, rows, measured.again(rows), images)]
 
 
 def _settle(
     paths: Paths,
     batches: Batches,
     parts: dict[int, list[tuple[Slab, Effects]]],
-    unsettled: Sequence[tuple[Slab, Tensor, Tensor]],
+    unsettled: Sequence[Unsettled],
     expected: int,
     settings: Settings,
-) -> None:
-    """A further pass for the units that one pass could not certify; with the mean known, it needs no certificate."""
-    slabs = [Slab(slab.layer, slab.neurons[redo.to(slab.neurons.device)]) for slab, redo, _ in unsettled]
-    statistics, _ = _pass(paths, batches, slabs, expected, settings, "second pass", [mean for _, _, mean in unsettled])
-    for (slab, redo, _), part, measured in zip(unsettled, slabs, statistics, strict=True):
-        again = _summarise(paths, part, measured.finish(), measured.G, settings)
-        (old,) = (effects for s, effects in parts[slab.layer] if s is slab)
+) -> int:
+    """A second look at the images in doubt: with the mean known, lists need no certificate. How many images it took."""
+    images: set[int] | None = set()
+    for each in unsettled:
+        images = None if images is None or each.images is None else images | set(each.images)
+    for each in unsettled:
+        each.statistics.forget(None if images is None else torch.tensor(sorted(images), device=each.rows.device))
+    count = sum(len(each.rows) for each in unsettled)
+    note(f"{count} neurons need a second look at {'all' if images is None else len(images)} images: one was not enough")
+    slabs = [Slab(each.slab.layer, each.slab.neurons[each.rows.to(each.slab.neurons.device)]) for each in unsettled]
+    statistics, total = [each.statistics for each in unsettled], expected if images is None else len(images)
+    reread = _read(paths, batches(images), slabs, statistics, settings, "second look", total)
+    for each, part in zip(unsettled, slabs, strict=True):
+        again = _summarise(paths, part, each.statistics.finish(), each.statistics, settings)
+        (old,) = (effects for slab, effects in parts[each.slab.layer] if slab is each.slab)
         for before, after in zip(old, again, strict=True):
-            before[redo.to(before.device)] = after
+            before[each.rows.to(before.device)] = after
+    return reread
 
 
-def _gram(paths: Paths, slab: Slab) -> Float[Tensor, "n k k"]:
+def _gram(paths: Paths, slab: Slab) -> SymmetricStack:
     """G = D D^T of every unit, from D a few units at a time."""
-    grams = []
-    for start in range(0, len(slab.neurons), UNITS_AT_ONCE):
-        D = paths.directions(slab._replace(neurons=slab.neurons[start : start + UNITS_AT_ONCE]))
-        grams.append(D @ D.transpose(1, 2))
-    return torch.cat(grams)
+    n, k = len(slab.neurons), paths.size(slab.layer)[1]
+    G = None
+    for start in range(0, n, UNITS_AT_ONCE):
+        of = slice(start, start + UNITS_AT_ONCE)
+        D = paths.directions(slab._replace(neurons=slab.neurons[of]))
+        G = SymmetricStack(n, k, D) if G is None else G
+        G.put(of, D @ D.transpose(1, 2))
+    assert G is not None  # a slab has units
+    return G
 
 
-def _summarise(paths: Paths, slab: Slab, finished: Finished, G: Tensor, settings: Settings) -> Effects:
+def _summarise(paths: Paths, slab: Slab, finished: Finished, measured: UnitStatistics, settings: Settings) -> Effects:
     """From S space to the joint space, a few units at a time."""
     parts = []
     for start in range(0, len(slab.neurons), UNITS_AT_ONCE):
         of = slice(start, start + UNITS_AT_ONCE)
         some = Slab(slab.layer, slab.neurons[of])
-        parts.append(_summarise_some(paths, some, Finished(*(column[of] for column in finished)), G[of], settings))
+        part = Finished(*(column[of] for column in finished))
+        parts.append(_summarise_some(paths, some, part, measured.G.full(of), measured.moment.full(of), settings))
     return Effects(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _summarise_some(paths: Paths, slab: Slab, finished: Finished, G: Tensor, settings: Settings) -> Effects:
+def _summarise_some(paths: Paths, slab: Slab, finished: Finished, G: Tensor, moment: Tensor, settings: Settings) -> Effects:
     D = paths.directions(slab).double()  # (n, k, d)
-    X, G = finished.top_x.double(), G.double()
+    X, G, moment = finished.top_x.double(), G.double(), moment.double()
     a, share = principal_coefficients(X, G, settings.components)  # (n, c, k), (n, c)
     shadow = X @ G @ a.transpose(1, 2)  # (n, T, c): the top images' effects along each direction
     majority = (shadow > 0).sum(1) - (shadow < 0).sum(1)
     sign = torch.where(majority != 0, majority.double(), shadow.sum(1)).sign()  # by most of the top images, a tie by their sum
     a = a * torch.where(sign == 0, 1.0, sign)[..., None]
     first = (G @ a[:, 0, :, None])[..., 0]  # (n, k)
-    along = torch.einsum("nk,nkj,nj->n", first, finished.moment.double(), first)
-    total = (finished.moment.double() * G).sum((1, 2))
+    along = torch.einsum("nk,nkj,nj->n", first, moment, first)
+    total = (moment * G).sum((1, 2))
     explained_all = torch.where(total > 0, along / total.clamp(min=torch.finfo(torch.float64).tiny), 0.0).clamp(0, 1)
     unit = torch.stack([torch.full_like(slab.neurons, slab.layer), slab.neurons, torch.full_like(slab.neurons, -1)], 1)
     out = finished.top_norm.dtype

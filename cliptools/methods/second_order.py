@@ -16,6 +16,7 @@ class SecondOrder:
 
     def __init__(self, visual: VisionTransformer) -> None:
         self.visual = visual
+        self._reach: dict[int, torch.Tensor] = {}
 
     def size(self, layer: int) -> tuple[int, int]:
         """Neurons of the layer's MLP and later heads."""
@@ -33,7 +34,7 @@ class SecondOrder:
     @torch.inference_mode()
     def directions(self, slab: Slab) -> Float[Tensor, "n k d"]:
         """D of some of a layer's neurons."""
-        return directions(self.visual, slab.layer, self._index(slab))
+        return directions(self.visual, slab.layer, self._index(slab), self._reach)
 
     def _index(self, slab: Slab) -> slice | Tensor:
         """A slice where the neurons are consecutive: it copies nothing."""

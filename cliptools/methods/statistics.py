@@ -7,8 +7,9 @@ matrix G = D D^T. The largest centred norms are wanted about the mean, which is 
 * from then on an image enters where its norm exceeds the smallest kept, the floor;
 * whenever the count has doubled, the centre moves to the mean so far and the kept norms are computed anew.
 
-An image dropped in epoch j had a norm of at most floor_j about c_j, hence at most floor_j + ||(mean - c_j) D|| about the
-mean. Where the T-th kept norm reaches the largest of these bounds the list is certified to be the exact one.
+The norm of a dropped image grows by no more than the centre moves, ||(mean - centre) D||. Where the T-th kept norm reaches the
+largest of these bounds the list is certified to be the exact one. Where it does not, the images
+that may belong to it are mostly among the near misses (near_misses.py), and a second look at these alone settles it.
 """
 
 import math
@@ -17,6 +18,9 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from cliptools.methods.near_misses import NearMisses
+from cliptools.methods.symmetric import SymmetricStack
 
 BINS_PER_OCTAVE = 64  # of the norm histogram: 1.1 % wide
 OCTAVES = (-3, 9)  # about each unit's first root-mean-square norm
@@ -28,8 +32,6 @@ class Finished(NamedTuple):
 
     mean: Float[Tensor, "n k"]
     """In S space, float64."""
-    moment: Float[Tensor, "n k k"]
-    """Second moment of S about the mean, summed over the images."""
     top_norm: Float[Tensor, "n T"]
     """Centred norms, largest first."""
     top_image: Int[Tensor, "n T"]
@@ -37,6 +39,11 @@ class Finished(NamedTuple):
     """Centred scalars of the top images."""
     threshold: Float[Tensor, "n"]
     certified: Bool[Tensor, "n"]
+    """Whether the top images are known to be right."""
+    doubtful: Int[Tensor, "n R"]
+    """Images that may belong among them; -1 where none is."""
+    beyond: Bool[Tensor, "n"]
+    """Whether images may that are not named in `doubtful`."""
 
 
 class UnitStatistics:
@@ -44,7 +51,7 @@ class UnitStatistics:
 
     def __init__(
         self,
-        G: Float[Tensor, "n k k"],
+        G: SymmetricStack,
         top: int,
         expected: int,
         quantile: float = 0.98,
@@ -60,30 +67,31 @@ class UnitStatistics:
             quantile: q; the threshold is the norm that a share 1 - q of the images reaches.
             centre: The mean, where an earlier pass has found it; then every list is exact at once.
         """
-        n, k, _ = G.shape
+        n, k, like = len(G.blocks[0]), G.k, G.blocks[0]
         self.G, self.top, self.quantile = G, top, quantile
         self.capacity = top + margin
         self.fixed = centre is not None
-        self.centre = torch.zeros(n, k, dtype=torch.float64, device=G.device) if centre is None else centre.double()
+        self.centre = torch.zeros(n, k, dtype=torch.float64, device=like.device) if centre is None else centre.double()
         self.count = 0
         self.filled = 0
         self.sum = torch.zeros_like(self.centre)  # of x, about the centre
-        self.moment = torch.zeros_like(G)  # of x, about the centre
-        self.norm = G.new_zeros(n, self.capacity)
-        self.image = torch.full((n, self.capacity), -1, dtype=torch.int64, device=G.device)
-        self.x = G.new_zeros(n, self.capacity, k)
-        self.floor, self.slot = G.new_zeros(n), torch.zeros(n, dtype=torch.int64, device=G.device)
-        self.epochs: list[tuple[Tensor, Tensor]] = []  # (centre, floor at its end) of every epoch in which images were dropped
+        self.moment = SymmetricStack(n, k, like)  # x^T x about the centre, summed over the images
+        self.norm = like.new_zeros(n, self.capacity)
+        self.image = torch.full((n, self.capacity), -1, dtype=torch.int64, device=like.device)
+        self.x = like.new_zeros(n, self.capacity, k)
+        self.floor = like.new_zeros(n)
+        self.near: NearMisses | None = None  # since the first image was dropped
+        self.seen = False  # whether every image has been counted, so that only the list is open
         self.next_move = self.capacity
         counted = rank_of(quantile, expected) > self.capacity
         bins = (OCTAVES[1] - OCTAVES[0]) * BINS_PER_OCTAVE
-        self.histogram = torch.zeros(n, bins, dtype=torch.int32, device=G.device) if counted else None
-        self.unit_norm = G.new_ones(n)
+        self.histogram = torch.zeros(n, bins, dtype=torch.int32, device=like.device) if counted else None
+        self.unit_norm = like.new_ones(n)
 
     @staticmethod
     def bytes_per_unit(k: int, capacity: int, itemsize: int = 4) -> int:
         """Memory that one unit with k paths takes."""
-        return itemsize * (2 * k * k + capacity * (k + 3)) + 16 * k
+        return itemsize * (2 * SymmetricStack.numbers(k) + capacity * (k + 3)) + 16 * k
 
     def update(self, S: Float[Tensor, "b n k"], images: Int[Tensor, "b"]) -> None:
         """Take in a batch. Images are numbered as the caller likes; numbers come back in top_image."""
@@ -104,21 +112,22 @@ class UnitStatistics:
         for start in range(0, n, block):
             of = slice(start, min(start + block, n))
             x = S[:, of].transpose(0, 1).contiguous() - centre[of, None]  # (block, b, k)
-            self.sum[of] += x.sum(1, dtype=torch.float64)
-            self.moment[of].baddbmm_(x.transpose(1, 2), x)
+            if not self.seen:
+                self.sum[of] += x.sum(1, dtype=torch.float64)
+                self.moment.add_outer(of, x)
             filling = self.capacity - self.filled
             norm = self._norms(x, of) if self.fixed or filling <= 0 else None
             if filling > 0:
                 self._fill(x[:, :filling], images[:filling], None if norm is None else norm[:, :filling], of)
             if b > filling and norm is not None:
                 self._enter(x[:, max(0, filling) :], norm[:, max(0, filling) :], images[max(0, filling) :], of)
-            if self.histogram is not None and norm is not None:
+            if self.histogram is not None and norm is not None and not self.seen:
                 self._count_norms(norm, of)
-        self.count += b
+        self.count += 0 if self.seen else b
         self.filled = min(self.capacity, self.filled + b)
 
     def _norms(self, x: Float[Tensor, "n b k"], of: slice) -> Float[Tensor, "n b"]:
-        return (torch.bmm(x, self.G[of]) * x).sum(-1).clamp(min=0).sqrt()
+        return self.G.quadratic(of, x).clamp(min=0).sqrt()
 
     def _fill(self, x: Float[Tensor, "n b k"], images: Int[Tensor, "b"], norm: Tensor | None, of: slice) -> None:
         slots = slice(self.filled, self.filled + len(images))
@@ -126,46 +135,60 @@ class UnitStatistics:
         if norm is not None:
             self.norm[of, slots] = norm
             if slots.stop == self.capacity:
-                self.floor[of], self.slot[of] = self.norm[of].min(1)
+                self.floor[of] = self.norm[of].amin(1)
 
     def _enter(self, x: Float[Tensor, "n b k"], norm: Float[Tensor, "n b"], images: Int[Tensor, "b"], of: slice) -> None:
-        """Replace the smallest kept image wherever a norm exceeds it: every unit's largest newcomer, then the next."""
-        left = norm.clone()
-        rows = torch.arange(len(norm), device=norm.device)
-        while len(rows):
-            value, b = left[rows].max(1)
-            better = value > self.floor[of][rows]
-            rows, value, b = rows[better], value[better], b[better]
-            left[rows, b] = -1
-            units = rows + of.start
-            slots = self.slot[units]
-            self.norm[units, slots] = value
-            self.image[units, slots] = images[b]
-            self.x[units, slots] = x[rows, b]
-            self.floor[units], self.slot[units] = self.norm[units].min(1)
+        """Of the kept images and the newcomers, keep the largest; the others are near misses at best."""
+        n, b = norm.shape
+        dropped, whose = norm, images.expand(n, b)
+        rows = (norm.amax(1) > self.floor[of]).nonzero()[:, 0]
+        if len(rows):
+            units, new = rows + of.start, norm[rows]
+            both = torch.cat([self.norm[units], new], 1)  # (row, capacity + b)
+            leaves = torch.zeros_like(both, dtype=torch.bool)
+            leaves.scatter_(1, both.topk(b, largest=False, sorted=False).indices, True)
+            dropped, whose = dropped.clone(), whose.clone()
+            dropped[rows] = both[leaves].view(-1, b)
+            whose[rows] = torch.cat([self.image[units], whose[rows]], 1)[leaves].view(-1, b)
+            # In every row as many newcomers stay as kept images leave, so the two lists of places match.
+            row, slot = leaves[:, : self.capacity].nonzero(as_tuple=True)
+            _, newcomer = (~leaves[:, self.capacity :]).nonzero(as_tuple=True)
+            self.norm[units[row], slot] = new[row, newcomer]
+            self.image[units[row], slot] = images[newcomer]
+            self.x[units[row], slot] = x[rows[row], newcomer]
+            self.floor[units] = self.norm[units].amin(1)
+        if not self.fixed:
+            self.near = self.near or NearMisses(len(self.norm), self.top, self.norm)
+            self.near.take(of, dropped, whose)
 
     def _move_centre(self) -> None:
         """Centre on the mean so far, noting what the epoch that ends may have dropped."""
-        if self.count > self.capacity:
-            self.epochs.append((self.centre.clone(), self.floor.clone()))
         shift = self.sum / self.count  # (n, k)
-        self._recentre(shift)
-        n = len(self.norm)
-        block = max(1, BLOCK // (self.capacity * shift.shape[1]))
-        for start in range(0, n, block):
-            of = slice(start, min(start + block, n))
-            self.norm[of, : self.filled] = self._norms(self.x[of, : self.filled], of)
-        self.floor, self.slot = self.norm[:, : self.filled].min(1)
+        if self.count > self.capacity:  # ||x - shift||^2 in O(k), as the norms about the old centre are known
+            small = shift.to(self.x.dtype)
+            reach = self.G.times(small)
+            across = torch.bmm(self.x, reach[..., None])[..., 0]  # (n, capacity): <x D, shift D>
+            self.norm = (self.norm.square() - 2 * across + (small * reach).sum(1)[:, None]).clamp(min=0).sqrt()
+            if self.near:
+                self.near.move((small * reach).sum(1).clamp(min=0).sqrt())
+            self._recentre(shift)
+        else:
+            self._recentre(shift)
+            block = max(1, BLOCK // (self.capacity * shift.shape[1]))
+            for start in range(0, len(self.norm), block):
+                of = slice(start, min(start + block, len(self.norm)))
+                self.norm[of] = self._norms(self.x[of], of)
+        self.floor = self.norm[:, : self.filled].amin(1)
         if self.count == self.capacity and self.histogram is not None:
             self.unit_norm = self.norm.square().mean(1).sqrt().clamp(min=torch.finfo(self.norm.dtype).tiny)
-            self._count_norms(self.norm, slice(0, n))
+            self._count_norms(self.norm, slice(0, len(self.norm)))
 
     def _recentre(self, shift: Float[Tensor, "n k"]) -> None:
         """Move all sums from x about the centre to x - shift about centre + shift, where shift is the mean of x."""
         self.centre = self.centre + shift
         self.sum = self.sum - self.count * shift
         small = shift.to(self.x.dtype)
-        self.moment.baddbmm_(small[:, :, None], small[:, None, :], alpha=-self.count)
+        self.moment.add_outer(slice(None), small[:, None], -float(self.count))
         self.x[:, : self.filled] -= small[:, None]
 
     def _count_norms(self, norm: Float[Tensor, "n b"], of: slice) -> None:
@@ -176,36 +199,47 @@ class UnitStatistics:
         )
 
     def finish(self) -> Finished:
-        """The statistics about the mean of all images."""
-        epochs = (
-            self.epochs
-            if self.count <= self.capacity or self.fixed
-            else [*self.epochs, (self.centre.clone(), self.floor.clone())]
-        )
+        """The statistics about the mean of all images, as `moment` is from now on."""
         if not self.fixed:
-            self._recentre(self.sum / max(self.count, 1))
+            shift = self.sum / max(self.count, 1)
+            if self.near:
+                self.near.move(self._norms(shift.to(self.norm.dtype)[:, None], slice(None))[:, 0])
+            self._recentre(shift)
         norm = torch.cat(
             [self._norms(self.x[i : i + 256], slice(i, i + 256)) for i in range(0, len(self.x), 256)]
         )  # (n, capacity)
-        norm[:, self.filled :] = -1
+        norm[self.image < 0] = -1
         kept = min(self.top, self.filled)
         # Equal norms are told apart by their image's number, so that the order of arrival leaves no trace.
         order = torch.sort(self.image, dim=1, stable=True).indices
         order = order.gather(1, torch.sort(norm.gather(1, order), dim=1, descending=True, stable=True).indices)
         chosen = order[:, :kept]
         top_norm = norm.gather(1, chosen)
-        lost = torch.zeros_like(self.floor)
-        for centre, floor in epochs:
-            drift = (self.centre - centre).to(norm.dtype)[:, None]  # (n, 1, k)
-            lost = torch.maximum(lost, floor + self._norms(drift, slice(None))[:, 0])
-        exact = self.fixed or self.count <= self.capacity
         rank = rank_of(self.quantile, self.count)
         last = max(rank, kept) if self.histogram is None else kept
-        smallest = norm.gather(1, order[:, last - 1 : last])[:, 0] if last else torch.zeros_like(self.floor)
-        certified = torch.ones_like(lost, dtype=torch.bool) if exact else smallest >= lost
+        doubtful, beyond = self.image[:, :0], torch.zeros(len(norm), dtype=torch.bool, device=norm.device)
+        if self.near:
+            doubtful, beyond = self.near.above(norm.gather(1, order[:, last - 1 : last])[:, 0])
         threshold = self._from_histogram(rank) if self.histogram is not None else norm.gather(1, order[:, rank - 1 : rank])[:, 0]
         top_x = self.x.gather(1, chosen[..., None].expand(-1, -1, self.x.shape[2]))
-        return Finished(self.centre, self.moment, top_norm, self.image.gather(1, chosen), top_x, threshold, certified)
+        certified = ~(beyond | (doubtful >= 0).any(1))
+        return Finished(self.centre, top_norm, self.image.gather(1, chosen), top_x, threshold, certified, doubtful, beyond)
+
+    def again(self, rows: Int[Tensor, "r"]) -> "UnitStatistics":
+        """Some units for a second look, about the mean that the first has found, with all that is kept of them."""
+        made = UnitStatistics(self.G.pick(rows), self.top, 0, self.quantile, self.capacity - self.top, self.centre[rows])
+        made.seen, made.count, made.filled = True, self.count, self.filled
+        made.moment, made.sum, made.unit_norm = self.moment.pick(rows), self.sum[rows], self.unit_norm[rows]
+        made.histogram = None if self.histogram is None else self.histogram[rows]
+        made.image, made.x = self.image[rows], self.x[rows]
+        made.norm = made._norms(made.x, slice(None))
+        return made
+
+    def forget(self, images: Int[Tensor, "i"] | None) -> None:
+        """Make room for these images, or for all (None), which are to come again."""
+        again = torch.ones_like(self.image, dtype=torch.bool) if images is None else torch.isin(self.image, images)
+        self.image[again], self.norm[again] = -1, -1
+        self.floor = self.norm.amin(1)
 
     def _from_histogram(self, rank: int) -> Float[Tensor, "n"]:
         """The middle of the bin in which the rank-th largest norm lies."""

@@ -107,21 +107,36 @@ def scalars(traced: Trace, layer: int, neurons: slice | Int[Tensor, "n"] = slice
     return p.transpose(1, 2) @ (a / traced.sigma_post[:, None, None]).transpose(1, 2)  # (b, n, k)
 
 
-def directions(visual: VisionTransformer, layer: int, neurons: slice | Int[Tensor, "n"]) -> Float[Tensor, "n k d"]:
-    """D: where each later head would carry each neuron's unit activation. In float32 at least."""
+def directions(
+    visual: VisionTransformer, layer: int, neurons: slice | Int[Tensor, "n"], reach: dict[int, Tensor] | None = None
+) -> Float[Tensor, "n k d"]:
+    """D: where each later head would carry each neuron's unit activation. In float32 at least.
+
+    Args:
+        reach: Filled with what the later layers' heads do to the output, the same for all neurons; to be given again.
+    """
     blocks = visual.transformer.resblocks
+    reach = {} if reach is None else reach
     w = _wide(blocks[layer].mlp.c_proj.weight)[:, neurons]  # (width, n)
     w = _gain(blocks[layer].ls_2, w) * w
-    out = _wide(visual.proj) * _wide(visual.ln_post.weight)[:, None]  # (width, d): gamma_post, then P
     parts = []
-    for block in list(blocks)[layer + 1 :]:
+    for later in range(layer + 1, len(blocks)):
+        block = blocks[later]
         heads, width = block.attn.num_heads, w.shape[0]
+        if later not in reach:
+            reach[later] = _reach(visual, later)
         W_V = _wide(block.attn.in_proj_weight[2 * width :]) * _wide(block.ln_1.weight)  # (head * e, width)
-        W_O = _gain(block.ls_1, w) * _wide(block.attn.out_proj.weight)  # (width, head * e)
         value = (W_V @ w).unflatten(0, (heads, -1))  # (head, e, n)
-        reach = (W_O.T @ out).unflatten(0, (heads, -1))  # (head, e, d)
-        parts.append(value.transpose(1, 2) @ reach)  # (head, n, d)
+        parts.append(value.transpose(1, 2) @ reach[later])  # (head, n, d)
     return torch.cat(parts).transpose(0, 1)  # (n, k, d)
+
+
+def _reach(visual: VisionTransformer, later: int) -> Float[Tensor, "head e d"]:
+    """P (gamma_post * ls1 * W_O^h): where each value dimension of a layer's heads ends in the joint space."""
+    block = visual.transformer.resblocks[later]
+    W_O = _wide(block.attn.out_proj.weight)  # (width, head * e)
+    out = _wide(visual.proj) * _wide(visual.ln_post.weight)[:, None]  # (width, d): gamma_post, then P
+    return ((_gain(block.ls_1, W_O) * W_O).T @ out).unflatten(0, (block.attn.num_heads, -1))
 
 
 def paths_per_unit(visual: VisionTransformer, layer: int) -> int:
