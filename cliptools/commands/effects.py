@@ -1,7 +1,7 @@
 """clip-effects: images in, a bundle of neurons' effects out."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,17 +26,22 @@ if TYPE_CHECKING:
     from cliptools.ground.images import ImageSource
     from cliptools.ground.loader import Skipped
     from cliptools.ground.models import LoadedModel
-    from cliptools.methods.engine import Report, Settings
+    from cliptools.methods.engine import Batches, Paths, Report, Settings
 
 SCENES = 2000  # rendered when no images are named
 TOOL = "clip-effects"
+EFFECTS = ("second", "first", "indirect")
+EFFECT_HELP = "Through later heads; directly, at the class token; or what the output loses with the neuron at its mean."
+SAMPLE_HELP = "Only N neurons of each layer, drawn by --seed; for --effect indirect [default: all]."
 
 
 @command(TOOL)
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @click.option("--model", default="emoji-vit", show_default=True, help="open_clip's name, local-dir:DIR, hf-hub:ID, or emoji-vit.")
 @click.option("--pretrained", help="open_clip's tag, a weights file, or 'random'.")
+@click.option("--effect", type=click.Choice(EFFECTS), default="second", show_default=True, help=EFFECT_HELP)
 @click.option("--layers", help="Layers counted from 0, as 8-10,11 [default: from two thirds of the depth to the last but one].")
+@click.option("--sample-neurons", type=click.IntRange(1), metavar="N", help=SAMPLE_HELP)
 @click.option(
     "--top-images", default=100, show_default=True, type=click.IntRange(1), help="Images of largest effect kept per neuron."
 )
@@ -54,7 +59,7 @@ TOOL = "clip-effects"
 @click.option("--limit", type=click.IntRange(1), help=f"Only the first N images [scenes, where no PATH is given: {SCENES}].")
 @click.option("--sample", type=click.IntRange(1), help="N images drawn over the whole list.")
 @click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the sample, the scenes and the order of work."
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the samples, the scenes and the order of work."
 )
 @click.option(
     "--thumbnails", type=click.IntRange(16, 512), metavar="PIXELS", help="Keep small JPEGs of the top images in the bundle."
@@ -76,28 +81,36 @@ def main(
     folders, globs or tar (WebDataset) archives; - is a tar on standard input. Without a PATH, the embedded model looks
     at emoji scenes rendered on the spot.
 
+    --effect first is what a neuron adds to the output at the class token itself. --effect indirect is what the output
+    loses when the neuron's activation is its mean over the images at every token: nothing is frozen, so it takes a pass
+    for the means and then, for each image and neuron, one through the later layers. What that comes to is told before
+    it starts. Both exist for the last layer too, second-order effects do not.
+
     \b
     Examples:
       clip-effects photos/ --model ViT-B-32-quickgelu --pretrained openai > effects.safetensors
       clip-scenes --count 500 | clip-effects - | clip-decompose --m 8
       clip-effects shard-{000..009}.tar --layers 8-10 --sample 5000 -o effects.safetensors
       clip-effects --thumbnails 96 | clip-decompose | clip-sheet > neurons.png
+      clip-effects --effect indirect --sample-neurons 50 --limit 500 -o indirect.safetensors
     """
     chosen_format = choose_format(output_format, output, "safetensors")
     if chosen_format == "safetensors" and output is None and stdout_is_terminal():
         raise UsageError(
             "a bundle is binary and would garble the terminal: redirect it (> FILE), name a file (-o) or ask for -f table"
         )
+    if options["sample_neurons"] and options["effect"] != "indirect":
+        raise UsageError("--sample-neurons is for --effect indirect: the others take all neurons of a layer at once")
     source = _images(paths, options)
     from cliptools.ground.models import load_model
-    from cliptools.methods.second_order import SecondOrder
+    from cliptools.methods.first_order import choose_any_layers
     from cliptools.methods.vit_paths import choose_layers, supported_tower
 
     model = load_model(options["model"], options["pretrained"], options["device"], options["precision"])
     visual = supported_tower(model.clip)
-    layers = choose_layers(visual, parse_layers(options["layers"]) if options["layers"] else None)
-    bundle = measure_bundle(SecondOrder(visual), model, source, layers, options, history_arguments(context, layers=list(layers)))
-    emit(bundle, chosen_format, output)
+    asked = parse_layers(options["layers"]) if options["layers"] else None
+    layers = (choose_layers if options["effect"] == "second" else choose_any_layers)(visual, asked)
+    emit(measure_bundle(model, source, layers, options, history_arguments(context, layers=list(layers))), chosen_format, output)
 
 
 def _images(paths: Sequence[str], options: dict[str, Any]) -> "ImageSource":
@@ -125,7 +138,6 @@ def _workers(source: "ImageSource") -> int:
 
 
 def measure_bundle(
-    paths: Any,
     model: "LoadedModel",
     source: "ImageSource",
     layers: Sequence[int],
@@ -145,10 +157,10 @@ def measure_bundle(
     number = {index: rank for rank, index in enumerate(indices)}
     skipped = Skipped()
 
-    def batches() -> Iterator[tuple[list[int], "Tensor"]]:
+    def batches(only: Collection[int] | None) -> Iterator[tuple[list[int], "Tensor"]]:
         loaded = load_batches(
             source,
-            [indices[rank] for rank in order],
+            [indices[rank] for rank in order if only is None or rank in only],
             model.transform,
             batch_size=options["batch_size"],
             workers=_workers(source) if options["workers"] is None else options["workers"],
@@ -164,11 +176,44 @@ def measure_bundle(
         scale=options["scale"] == "unit",
         memory=options["memory"] * 1e9,
     )
-    report = measure(paths, batches, layers, len(indices), settings)
+    if options["effect"] == "indirect":
+        report = _measure_indirect(model, batches, layers, len(indices), settings, options)
+    else:
+        report = measure(_paths(model, options["effect"]), batches, layers, len(indices), settings)
     passes = "" if report.passes == 1 else f", {report.passes} passes"
+    passes += f", {report.reread} looked at twice" if report.reread else ""
     skips = f", {len(skipped)} skipped" if len(skipped) else ""
     note(f"{TOOL}: {report.images} images{skips}{passes}, {len(report.effects.unit)} neurons of {model.name}")
     return _bundle(report, model, source, indices, skipped, settings, options, arguments)
+
+
+def _paths(model: "LoadedModel", effect: str) -> "Paths":
+    """The factored effect asked for, on this model."""
+    from cliptools.methods.first_order import FirstOrder
+    from cliptools.methods.second_order import SecondOrder
+
+    return (FirstOrder if effect == "first" else SecondOrder)(model.clip.visual)
+
+
+def _measure_indirect(
+    model: "LoadedModel",
+    batches: "Batches",
+    layers: Sequence[int],
+    expected: int,
+    settings: "Settings",
+    options: dict[str, Any],
+) -> "Report":
+    """Means of activations first, then the effects themselves; units by their neurons' own numbers."""
+    from cliptools.ground.progress import note
+    from cliptools.methods.engine import measure
+    from cliptools.methods.indirect import Indirect, cost, draw_sample, keep_all, token_means
+
+    visual = model.clip.visual
+    sample = draw_sample(visual, layers, options["sample_neurons"], options["seed"])
+    note(f"{TOOL}: {cost(visual, sample, expected)}")
+    paths = Indirect(visual, sample, token_means(visual, batches(None), sample, expected), expected)
+    report = measure(paths, batches, layers, expected, settings._replace(margin=keep_all(paths, layers, expected, settings)))
+    return report._replace(effects=report.effects._replace(unit=paths.named(report.effects.unit)))
 
 
 def _bundle(
@@ -202,7 +247,7 @@ def _bundle(
     if options["thumbnails"]:
         tensors |= thumbnail_tensors(source, (indices[i] for i in seen), options["thumbnails"])
     images = {"count": report.images, "digest": list_digest([source.names[i] for i in indices]), "skipped": len(skipped)}
-    said = {"effect": "second", "scale": options["scale"], "quantile": settings.quantile, "top_images": settings.top}
+    said = {"effect": options["effect"], "scale": options["scale"], "quantile": settings.quantile, "top_images": settings.top}
     header = Header("effects", model.identity, images, said | {"units": "neurons", "layers": arguments["layers"]})
     return Bundle(header.after(TOOL, arguments), tensors)
 

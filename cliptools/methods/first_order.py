@@ -1,0 +1,76 @@
+"""First-order effects of a ViT's neurons: what each adds to the output directly, at the class token.
+
+Paper 1 (arXiv 2406.04341), Sec. 3.2: P p_0 w_n, here as second-order effects are taken, with the final LayerNorm of the
+real forward pass frozen (App. A.6). It is the factored form with a single path:
+
+    phi_n(I) = S[n](I) D[n]
+    S[n] = p_0^n / sigma_post
+    D[n] = P (gamma_post * ls2_l * w_n)
+
+Every layer has them, the last one too. Bias shares are left out.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from open_clip.transformer import VisionTransformer
+from torch import Tensor
+
+from cliptools.ground.errors import UsageError
+from cliptools.methods.engine import Slab
+from cliptools.methods.vit_paths import choose_layers, neurons_per_layer, trace
+
+
+class FirstOrder:
+    """Units are neurons; the one path is the residual stream of the class token."""
+
+    def __init__(self, visual: VisionTransformer) -> None:
+        self.visual = visual
+
+    def size(self, layer: int) -> tuple[int, int]:
+        """Neurons of the layer's MLP, and 1."""
+        return neurons_per_layer(self.visual, layer), 1
+
+    @torch.inference_mode()
+    def read(
+        self, image: Float[Tensor, "b 3 y x"], slabs: Sequence[Slab]
+    ) -> tuple[list[Float[Tensor, "b n 1"]], Float[Tensor, "b d"]]:
+        """S of every slab, and M(I), from one forward pass."""
+        weight = self.visual.conv1.weight
+        traced = trace(self.visual, image.to(weight.device, weight.dtype), sorted({slab.layer for slab in slabs}))
+        sigma = traced.sigma_post[:, None]  # (b, 1)
+        p_0 = [traced.p[slab.layer][:, 0, slab.neurons.to(sigma.device)] for slab in slabs]  # (b, n) each
+        return [(p.to(sigma.dtype) / sigma)[..., None] for p in p_0], traced.embedding
+
+    @torch.inference_mode()
+    def directions(self, slab: Slab) -> Float[Tensor, "n 1 d"]:
+        """D of some of a layer's neurons."""
+        visual = self.visual
+        w = written(visual, slab)  # (n, width)
+        P = visual.proj.to(w.dtype)  # (width, d)
+        return ((visual.ln_post.weight.to(w.dtype) * w) @ P)[:, None]
+
+
+def written(visual: VisionTransformer, slab: Slab) -> Float[Tensor, "n width"]:
+    """ls2_l * w_n: what a unit activation of each neuron adds to the residual stream. In float32 at least."""
+    block = visual.transformer.resblocks[slab.layer]
+    w = block.mlp.c_proj.weight[:, slab.neurons.to(block.mlp.c_proj.weight.device)].T  # (n, width)
+    w = w if w.dtype == torch.float64 else w.float()
+    gain = getattr(block.ls_2, "gamma", None)
+    return w if gain is None else gain.to(w.dtype) * w
+
+
+def choose_any_layers(visual: VisionTransformer, asked: Sequence[int] | None) -> tuple[int, ...]:
+    """The layers asked for, the last one allowed; by default those of second-order effects, so that bundles compare.
+
+    Raises:
+        UsageError: a layer that does not exist.
+    """
+    if asked is None:
+        return choose_layers(visual, None)
+    depth = len(visual.transformer.resblocks)
+    for layer in asked:
+        if layer >= depth:
+            raise UsageError(f"--layers: layer {layer} does not exist, this model has layers 0 to {depth - 1}")
+    return tuple(asked)

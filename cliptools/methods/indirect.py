@@ -1,0 +1,178 @@
+"""Indirect effects of a ViT's neurons: what the output loses when a neuron says at every token what it says on average.
+
+Paper 1 (arXiv 2406.04341), Sec. 3.2: with p_i the activation of neuron n at token i and m_i its mean over the images,
+
+    phi_n(I) = M(I) - M(I with p_i replaced by m_i at every token i)
+
+Nothing is frozen: later LayerNorms, attention and MLPs all answer to the change. So these effects have no factored form.
+They are vectors, one forward pass through the later layers for each neuron and image, after a pass over all images for the
+means. To the engine they are S = phi [b, n, d] with K = d paths and D the identity; its Gram matrices are then d x d
+identities, which a sample of neurons can afford.
+
+The block of the neuron itself need not be run again: its output changes by (m_i - p_i) w_n. In the last block only the
+class token is computed.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor
+
+from cliptools.ground.progress import note, progress
+from cliptools.methods.engine import Settings, Slab
+from cliptools.methods.first_order import written
+from cliptools.methods.statistics import UnitStatistics
+from cliptools.methods.vit_paths import neurons_per_layer
+
+ROW_BYTES = 256 << 20  # of activations at a time, while images and neurons together go through the later layers
+
+Sample = Mapping[int, Int[Tensor, "_"]]
+"""By layer, the neurons looked at."""
+
+
+class Indirect:
+    """Units are the sampled neurons, numbered within the sample; paths are the dimensions of the joint space."""
+
+    def __init__(self, visual: VisionTransformer, sample: Sample, means: Mapping[int, Tensor], expected: int) -> None:
+        """
+        Args:
+            means: By layer, the per-token means of the sampled neurons [token, n], from token_means.
+            expected: The number of images to come; only the estimate of the time depends on it.
+        """
+        self.visual, self.sample, self.means = visual, sample, means
+        self.expected: int | None = expected
+        self.passes = sum(len(neurons) for neurons in sample.values())
+
+    def size(self, layer: int) -> tuple[int, int]:
+        """Sampled neurons of the layer, and d."""
+        return len(self.sample[layer]), self.visual.proj.shape[1]
+
+    @torch.inference_mode()
+    def read(
+        self, image: Float[Tensor, "b 3 y x"], slabs: Sequence[Slab]
+    ) -> tuple[list[Float[Tensor, "b n d"]], Float[Tensor, "b d"]]:
+        """phi of every slab, and M(I): one forward pass, and one through the later layers for each neuron."""
+        began = time.perf_counter()
+        weight = self.visual.conv1.weight
+        p, x, embedding = _streams(self.visual, image.to(weight.device, weight.dtype), {slab.layer for slab in slabs})
+        phi = [self._effects(slab, p[slab.layer], x[slab.layer], _wide(embedding)) for slab in slabs]
+        if self.expected is not None:
+            share = sum(len(slab.neurons) for slab in slabs) / self.passes
+            seconds = (time.perf_counter() - began) / len(image) / share * self.expected
+            note(f"indirect effects: about {seconds:.0f} s to go, by the first {len(image)} images")
+            self.expected = None
+        return phi, embedding
+
+    def directions(self, slab: Slab) -> Float[Tensor, "n d d"]:
+        """The identity for every unit: S is the effect itself."""
+        like = _wide(self.visual.proj)
+        d = like.shape[1]
+        return torch.eye(d, dtype=like.dtype, device=like.device).expand(len(slab.neurons), d, d)
+
+    def named(self, unit: Int[Tensor, "u 3"]) -> Int[Tensor, "u 3"]:
+        """Units as the engine numbers them, by their neurons' own numbers."""
+        rows = [(layer, int(self.sample[layer][place]), head) for layer, place, head in unit.tolist()]
+        return torch.tensor(rows, dtype=unit.dtype, device=unit.device).reshape(-1, 3)
+
+    def _effects(
+        self, slab: Slab, p: Float[Tensor, "b token neuron"], x: Float[Tensor, "b token width"], embedding: Float[Tensor, "b d"]
+    ) -> Float[Tensor, "b n d"]:
+        neurons = self.sample[slab.layer][slab.neurons.cpu()].to(x.device)
+        w = written(self.visual, Slab(slab.layer, neurons))  # (n, width)
+        change = self.means[slab.layer][:, slab.neurons.to(x.device)] - _wide(p[..., neurons])  # (b, token, n)
+        b, token, width = x.shape
+        each = b * token * width * x.element_size() * 12  # the MLP's own activations among them
+        some = max(1, ROW_BYTES // each)
+        parts = []
+        for start in range(0, len(neurons), some):
+            of = slice(start, start + some)
+            moved = x + torch.einsum("btn,nw->nbtw", change[..., of], w[of]).to(x.dtype)  # (n, b, token, width)
+            parts.append(_output(self.visual, slab.layer, moved.flatten(0, 1)).unflatten(0, (-1, b)))  # (n, b, d)
+        return embedding[:, None] - _wide(torch.cat(parts)).transpose(0, 1)
+
+
+def draw_sample(visual: VisionTransformer, layers: Sequence[int], count: int | None, seed: int) -> dict[int, Tensor]:
+    """`count` neurons of each layer, drawn, in order of their numbers; all for None."""
+    sample = {}
+    for layer in layers:
+        n = neurons_per_layer(visual, layer)
+        chosen = np.arange(n)
+        if count is not None and count < n:
+            chosen = np.sort(np.random.default_rng([seed, layer]).choice(n, size=count, replace=False))
+        sample[layer] = torch.from_numpy(chosen)
+    return sample
+
+
+@torch.inference_mode()
+def token_means(
+    visual: VisionTransformer, batches: Iterator[tuple[list[int], Tensor]], sample: Sample, expected: int
+) -> dict[int, Float[Tensor, "token _"]]:
+    """The mean activation of each sampled neuron at each token over all images, summed in float64."""
+    total: dict[int, Tensor] = {}
+    count = 0
+    weight = visual.conv1.weight
+    for images, pictures in progress(batches, "mean activations", expected, lambda batch: len(batch[0])):
+        p, _, _ = _streams(visual, pictures.to(weight.device, weight.dtype), set(sample))
+        for layer, neurons in sample.items():
+            added = p[layer][..., neurons.to(weight.device)].double().sum(0)  # (token, n)
+            total[layer] = total[layer] + added if layer in total else added
+        count += len(images)
+    return {layer: (each / count).to(_wide(weight).dtype) for layer, each in total.items()}
+
+
+def keep_all(paths: Indirect, layers: Sequence[int], expected: int, settings: Settings) -> int | None:
+    """The margin with which every image's effects are kept, so that no second pass is needed; None where they do not fit."""
+    units, d = sum(paths.size(layer)[0] for layer in layers), paths.size(layers[0])[1]
+    fits = units * UnitStatistics.bytes_per_unit(d, max(expected, settings.top)) <= settings.memory
+    return max(0, expected - settings.top) if fits else None
+
+
+def cost(visual: VisionTransformer, sample: Sample, images: int) -> str:
+    """What the indirect effects of these neurons take, in words."""
+    depth, neurons = len(visual.transformer.resblocks), sum(map(len, sample.values()))
+    later = ", ".join(f"{len(chosen)} of layer {layer} through {depth - 1 - layer} later" for layer, chosen in sample.items())
+    return f"{2 * images} forward passes and {images * neurons} partial ones ({images} images; neurons: {later})"
+
+
+def _output(visual: VisionTransformer, layer: int, x: Float[Tensor, "b token width"]) -> Float[Tensor, "b d"]:
+    """M from the residual stream after a block; only the class token in the last one."""
+    blocks = list(visual.transformer.resblocks)
+    for block in blocks[layer + 1 : -1]:
+        x = block(x)
+    cls = x[:, :1] if layer == len(blocks) - 1 else _class_token(blocks[-1], x)  # (b, 1, width)
+    return visual.ln_post(cls)[:, 0] @ visual.proj
+
+
+def _class_token(block: ResidualAttentionBlock, x: Float[Tensor, "b token width"]) -> Float[Tensor, "b 1 width"]:
+    """The block's output at the class token."""
+    normed = block.ln_1(x)
+    cls = x[:, :1] + block.ls_1(block.attention(normed[:, :1], normed, normed))
+    return cls + block.ls_2(block.mlp(block.ln_2(cls)))
+
+
+def _streams(
+    visual: VisionTransformer, image: Float[Tensor, "b 3 y x"], layers: set[int]
+) -> tuple[dict[int, Tensor], dict[int, Tensor], Float[Tensor, "b d"]]:
+    """One forward pass: by layer, activations after the nonlinearity and the residual stream after the block; and M(I)."""
+    p: dict[int, Tensor] = {}
+    x: dict[int, Tensor] = {}
+    handles = []
+    for layer in layers:
+        block = visual.transformer.resblocks[layer]
+        handles.append(block.mlp.gelu.register_forward_hook(lambda _, __, out, layer=layer: p.__setitem__(layer, out)))
+        handles.append(block.register_forward_hook(lambda _, __, out, layer=layer: x.__setitem__(layer, out)))
+    try:
+        embedding = visual(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return p, x, embedding
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least float32."""
+    return x if x.dtype == torch.float64 else x.float()
