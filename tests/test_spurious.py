@@ -212,7 +212,9 @@ def records(ended: subprocess.CompletedProcess[bytes]) -> list[dict]:
 
 
 def test_records_say_what_the_equation_says(run: Run, bundle: Bundle, tiny_clip_dir: Path) -> None:
-    found = records(run("spurious", "--depict", "zeppelin", "--predict", "quay", "--neurons", 11, stdin=bundle.to_bytes()))
+    ended = run("spurious", "--depict", "zeppelin", "--predict", "quay", "--neurons", 11, stdin=bundle.to_bytes())
+    found = records(ended)
+    assert b"zeppelin: not among the 13 texts of pool" in ended.stderr
     model = load_model(f"local-dir:{tiny_clip_dir}", device="cpu")
     depict, predict = encode_texts(model, ["zeppelin", "quay"]).double().numpy()
     w = eq6(predict - depict, bundle["direction"], bundle["word"], bundle["coefficient"], 11, len(POOL))

@@ -12,6 +12,7 @@ from cliptools.commands.base import choose_format, command, device_option, outpu
 from cliptools.commands.consume import read_neurons, record_source
 from cliptools.ground.errors import TextError, UsageError
 from cliptools.ground.output import stdout_is_terminal, text_output
+from cliptools.ground.progress import note, progress
 from cliptools.ground.records import rounded, write_record
 
 if TYPE_CHECKING:
@@ -151,6 +152,9 @@ def _search(
     check_templates(options["templates"])
     pool = recorded_pool(neurons)
     row = {text: i for i, text in enumerate(pool.texts)}
+    if strange := [name for name in names if name not in row]:
+        more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
+        note(f"{TOOL}: {', '.join(strange[:3])}{more}: not among the {len(row)} texts of pool {pool.name}; taken as written")
     place = np.array([*(row[text] for text in neurons.text_list("words")["texts"]), -1])  # the last for words that are -1
     loaded = load_recorded_model(neurons.header.model, options["device"])
     texts = _embedded(loaded, pool, names, options)
@@ -190,7 +194,6 @@ def _words(search: "Search", pair: "ClassPair") -> "Found":
 def _clearest(search: "Search", classes: "Sequence[ClassName]", count: int) -> "list[Found]":
     """Of all ordered pairs, those whose words push furthest together."""
     from cliptools.ground.class_pairs import all_pairs
-    from cliptools.ground.progress import progress
 
     pairs = all_pairs(classes)
 
