@@ -126,7 +126,7 @@ def test_predicted_class_synonyms_plurals_and_near_texts_are_left_out() -> None:
     assert not {"cat", "cats", "black cat"} & set(listed(search(words=99, excluded=("cat",)).find(make_pair("quay", "snow"))))
 
 
-@pytest.mark.parametrize("by", ["effect", "overlap", "random", "similar"])
+@pytest.mark.parametrize("by", ["effect", "overlap", "random", "random-overlap", "similar"])
 def test_what_is_allowed_is_listed_in_the_order_of_the_scores(by: str) -> None:
     one, pair = search(by, blocked=("YACHT",), words=4), make_pair("cat", "sofa, couch")
     found, score = one.find(pair), one._scores(pair)
@@ -150,11 +150,12 @@ def test_shares_sum_to_one() -> None:
     assert search("similar").shares(pair, 0) == []
 
 
-def test_overlaps_are_summed_over_the_neurons() -> None:
-    one, pair = search("overlap"), make_pair("cat", "quay")
+@pytest.mark.parametrize("by", ["overlap", "random-overlap"])
+def test_overlaps_are_summed_over_the_neurons(by: str) -> None:
+    one, pair = search(by), make_pair("cat", "quay")
     t, r = one.texts.t, one.r
     v = one.texts.named["quay"] - one.texts.named["cat"]
-    n = sorted(range(UNITS), key=lambda k: -abs(r[k] @ v))[:30]
+    n = sorted(range(UNITS), key=lambda k: -abs(r[k] @ v))[:30] if by == "overlap" else drawn(UNITS, 30, 0, "cat->quay").tolist()
     for j in range(len(POOL)):
         atom = (t[j] - t.mean(0)) / np.linalg.norm(t[j] - t.mean(0))
         parts = {k: (atom @ r[k]) * (v @ r[k]) for k in n}

@@ -29,6 +29,7 @@ DEPICT_HELP = "What the pictures will show: a name, or a name and its synonyms a
 PREDICT_HELP = "What the model is to take them for, written likewise."
 PAIRS_HELP = "Many pairs: a file with depicted,predicted a line, or cifar10, the paper's five."
 CLASSES_HELP = "All ordered pairs of cifar10, emoji, imagenet or a file's classes, one a line; the clearest first."
+WAYS = ("effect", "overlap", "random", "random-overlap", "similar")
 BY_HELP = (
     "effect: Eq. 6. overlap: with <text, r> for the coefficient. random: Eq. 6, random neurons. similar: texts closest to v."
 )
@@ -49,10 +50,8 @@ BLOCK_HELP = "Leave out the texts of this file, one a line, just as they are wri
 @click.option("--words", default=25, show_default=True, type=click.IntRange(1), help="Words a pair, at most.")
 @click.option("--neurons", default=100, show_default=True, type=click.IntRange(1), help="Neurons of largest |<v, r>| asked.")
 @click.option("--layers", help="Only neurons of these layers, as 8-10,11 [default: all of the bundle].")
-@click.option(
-    "--by", type=click.Choice(["effect", "overlap", "random", "similar"]), default="effect", show_default=True, help=BY_HELP
-)
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of --by random.")
+@click.option("--by", type=click.Choice(WAYS), default="effect", show_default=True, help=BY_HELP)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of random neurons.")
 @click.option("--exclude", multiple=True, metavar="TEXT", help=EXCLUDE_HELP)
 @click.option("--near", default=0.7, show_default=True, type=click.FloatRange(0, 1, min_open=True), help=NEAR_HELP)
 @click.option("--block-list", type=click.Path(path_type=Path), metavar="FILE", help=BLOCK_HELP)

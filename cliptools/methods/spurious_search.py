@@ -23,12 +23,13 @@ from cliptools.methods.spurious_words import (
 )
 
 SHOWN_NEURONS = 5
+OVERLAP, RANDOM = ("overlap", "random-overlap"), ("random", "random-overlap")
 
 
 class Settings(NamedTuple):
     """What the result depends on."""
 
-    by: Literal["effect", "overlap", "random", "similar"] = "effect"
+    by: Literal["effect", "overlap", "random", "random-overlap", "similar"] = "effect"
     neurons: int = 100
     words: int = 25
     seed: int = 0
@@ -104,10 +105,8 @@ class Search:
             return []
         n = self._neurons(pair)
         push = self._pushes(pair)[n]
-        if self.settings.by == "overlap":
-            part = (self.r[n] @ self.atoms[text]) * push
-        else:
-            part = contributions(push, self.words.of(n), text)
+        overlap = self.settings.by in OVERLAP
+        part = (self.r[n] @ self.atoms[text]) * push if overlap else contributions(push, self.words.of(n), text)
         share = part / part.sum()
         order = np.argsort(-np.abs(share), kind="stable")[:SHOWN_NEURONS]
         return [(int(n[i]), float(share[i])) for i in order if share[i]]
@@ -118,12 +117,12 @@ class Search:
             return similar_scores(named[pair.predict.name] - named[pair.depict.name], self.texts.t)
         n = self._neurons(pair)
         push = self._pushes(pair)[n]
-        if self.settings.by == "overlap":
+        if self.settings.by in OVERLAP:
             return overlap_scores(push, self.r[n], self.atoms)
         return word_scores(push, self.words.of(n), len(self.texts.pool))
 
     def _neurons(self, pair: ClassPair) -> Int[np.ndarray, " n"]:
-        if self.settings.by == "random":
+        if self.settings.by in RANDOM:
             return drawn(len(self.r), self.settings.neurons, self.settings.seed, pair.name)
         return strongest(self._pushes(pair), self.settings.neurons)
 
