@@ -140,11 +140,11 @@ def settle_painter(options: dict[str, Any], given: "list[Description]", model: s
     Raises:
         UsageError: no painter named where there is no default, or options that the emoji painter has not.
     """
-    from cliptools.ground.models import EMBEDDED
-
     if options["captions_only"] or (given and all(one.file for one in given)):
         return
     if options["painter"] is None:
+        from cliptools.ground.models import EMBEDDED
+
         if model not in EMBEDDED:
             raise UsageError(f"--painter: {model} has no painter of its own; name a pipeline of diffusers, or emoji")
         options["painter"] = EMOJI

