@@ -184,5 +184,6 @@ def test_slabs_name_their_neurons() -> None:
     visual = random_tower(SHAPES[0])
     paths = SecondOrder(visual)
     scattered = Slab(1, torch.tensor([9, 2]))
-    S, _ = paths.read(pictures(visual, 2), [Slab(1, torch.arange(90)), scattered])
+    both, _ = paths.read(pictures(visual, 2), [Slab(1, torch.arange(90)), scattered])
+    S = list(both)
     assert torch.equal(S[0][:, [9, 2]], S[1])

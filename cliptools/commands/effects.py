@@ -102,12 +102,13 @@ def main(
     if options["sample_neurons"] and options["effect"] != "indirect":
         raise UsageError("--sample-neurons is for --effect indirect: the others take all neurons of a layer at once")
     source = _images(paths, options)
-    from cliptools.ground.models import load_model
+    from cliptools.ground.models import drop_text_tower, load_model
     from cliptools.methods.first_order import choose_any_layers
     from cliptools.methods.vit_paths import choose_layers, supported_tower
 
     model = load_model(options["model"], options["pretrained"], options["device"], options["precision"])
     visual = supported_tower(model.clip)
+    drop_text_tower(model)
     asked = parse_layers(options["layers"]) if options["layers"] else None
     layers = (choose_layers if options["effect"] == "second" else choose_any_layers)(visual, asked)
     emit(measure_bundle(model, source, layers, options, history_arguments(context, layers=list(layers))), chosen_format, output)

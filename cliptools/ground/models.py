@@ -116,6 +116,13 @@ def load_recorded_model(
     return model
 
 
+def drop_text_tower(model: LoadedModel) -> None:
+    """Give back the memory of what only texts need; the model can no longer encode any."""
+    for name, _ in list(model.clip.named_children()):
+        if name != "visual":
+            setattr(model.clip, name, None)
+
+
 def weights_sha256(model: nn.Module) -> str:
     """sha256 over names, types, shapes and bytes of all tensors in order: the same for a moved or re-saved file."""
     sha = hashlib.sha256()

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cliptools.methods.engine import UNITS_AT_ONCE, Paths, Slab
+from cliptools.methods.engine import UNITS_AT_ONCE, Paths, Slab, scale_of
 
 
 class Ablated(NamedTuple):
@@ -52,11 +52,11 @@ class Replacement:
     def __call__(self, image: Float[Tensor, "b 3 y x"]) -> Ablated:
         """The output for a batch of images, three ways."""
         S, embedding = self.paths.read(image, self.slabs)
-        scale = 100 / embedding.norm(dim=-1)
+        scale = scale_of(embedding, True)
         untouched = embedding * scale[:, None]
         mean, pc = untouched, untouched
-        for i, slab in enumerate(self.slabs):
-            scaled = S[i] * scale[:, None, None]
+        for i, (slab, s) in enumerate(zip(self.slabs, S, strict=True)):
+            scaled = s * scale[:, None, None]
             moved = self._sum(slab, scaled) - self.base[i]  # (b, d): sum of phi_n - b_n
             x = torch.einsum("bnk,nk->bn", scaled, self.along[i]) - self.shadow[i]
             mean = mean - moved

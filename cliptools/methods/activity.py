@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cliptools.methods.engine import UNITS_AT_ONCE, Paths, Slab
+from cliptools.methods.engine import UNITS_AT_ONCE, Paths, Slab, scale_of
 
 
 class Activity(NamedTuple):
@@ -72,7 +72,7 @@ class UnitActivity:
     def __call__(self, image: Float[Tensor, "i 3 y x"]) -> Activity:
         """What the units do on these images."""
         S, embedding = self.paths.read(image, self.slabs)
-        scale = 100 / embedding.to(S[0].dtype).norm(dim=-1) if self.scale else S[0].new_ones(len(embedding))
+        scale = scale_of(embedding, self.scale)
         norms, alongs = [], []
         for s, frame in zip(S, self.frames, strict=True):
             scaled = s * scale[:, None, None]  # (i, n, k)

@@ -4,7 +4,7 @@ An effect is factored when phi_n(I) = sum over k of S[n, k](I) D[n, k, :], the i
 are is the business of `Paths`; this file knows only that D is too large to be whole and S too large to be kept.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -21,7 +21,7 @@ Batches = Callable[[Collection[int] | None], Iterator[tuple[list[int], Tensor]]]
 """Image numbers and preprocessed pictures [b, 3, y, x], of these images or of all, always in the same order."""
 UNITS_AT_ONCE = 256  # for which D is held
 CHEAP = 0.5e9  # bytes of kept images that nobody misses
-AMPLE = 2  # times T kept beyond T: nearly every list is certified then
+AMPLE = 1.25  # times T kept beyond T: nearly every list is certified then
 
 
 class Slab(NamedTuple):
@@ -41,8 +41,8 @@ class Paths(Protocol):
 
     def read(
         self, image: Float[Tensor, "b 3 y x"], slabs: Sequence[Slab]
-    ) -> tuple[list[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
-        """S of every slab, and M(I), from one forward pass."""
+    ) -> tuple[Iterable[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
+        """S of every slab, each made when its turn comes, and M(I), from one forward pass."""
         ...
 
     def directions(self, slab: Slab) -> Float[Tensor, "n k d"]:
@@ -148,7 +148,7 @@ def _margin(paths: Paths, layers: Sequence[int], expected: int, settings: Settin
         n * UnitStatistics.bytes_per_unit(k, 0) for n, k in sizes
     )
     room = int((settings.memory - fixed) // each)
-    return max(least, min(expected - settings.top, max(int(CHEAP // each), min(room, AMPLE * settings.top))))
+    return max(least, min(expected - settings.top, max(int(CHEAP // each), min(room, int(AMPLE * settings.top)))))
 
 
 def _plan(paths: Paths, layers: Sequence[int], settings: Settings) -> list[list[Slab]]:
@@ -184,12 +184,18 @@ def _read(
     count = 0
     for images, pictures in progress(batches, label, expected, lambda batch: len(batch[0])):
         S, embedding = paths.read(pictures, slabs)
-        scale = 100 / embedding.to(S[0].dtype).norm(dim=-1) if settings.scale else None
+        scale = scale_of(embedding, settings.scale)
         numbers = torch.tensor(images, device=embedding.device)
         for each, scalars in zip(statistics, S, strict=True):
-            each.update(scalars if scale is None else scalars * scale[:, None, None], numbers)
+            each.update(scalars * scale[:, None, None], numbers)
         count += len(images)
     return count
+
+
+def scale_of(embedding: Float[Tensor, "b d"], scaled: bool) -> Float[Tensor, "b"]:
+    """100 / ||M(I)||, by which effects are multiplied, or ones. In float32 at least."""
+    wide = embedding if embedding.dtype == torch.float64 else embedding.float()
+    return 100 / wide.norm(dim=-1) if scaled else wide.new_ones(len(wide))
 
 
 def _unsettled(slab: Slab, finished: Finished, measured: UnitStatistics) -> list[Unsettled]:

@@ -1,6 +1,6 @@
 """Second-order effects of a ViT's neurons (vit_paths.py), as the engine wants them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -25,11 +25,11 @@ class SecondOrder:
     @torch.inference_mode()
     def read(
         self, image: Float[Tensor, "b 3 y x"], slabs: Sequence[Slab]
-    ) -> tuple[list[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
-        """S of every slab, and M(I), from one forward pass."""
+    ) -> tuple[Iterator[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
+        """S of every slab, each made when its turn comes, and M(I), from one forward pass."""
         weight = self.visual.conv1.weight
         traced = trace(self.visual, image.to(weight.device, weight.dtype), sorted({slab.layer for slab in slabs}))
-        return [scalars(traced, slab.layer, self._index(slab)) for slab in slabs], traced.embedding
+        return (scalars(traced, slab.layer, self._index(slab)) for slab in slabs), traced.embedding
 
     @torch.inference_mode()
     def directions(self, slab: Slab) -> Float[Tensor, "n k d"]:
