@@ -1,0 +1,117 @@
+"""clip-segment --evaluate: how well masks and heat maps fit the truth, an image a record and all of them in the last."""
+
+from collections.abc import Iterator, Sequence
+from io import BufferedIOBase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cliptools.commands.base import open_input
+from cliptools.commands.segmenting.segmenter import Segmenter, heat_maps
+from cliptools.ground.errors import CliptoolsError, ImageError
+from cliptools.ground.output import text_output
+from cliptools.ground.progress import note, progress
+from cliptools.ground.records import rounded, write_record
+
+if TYPE_CHECKING:
+    from cliptools.ground.masked.image import MaskedImage, Reading
+    from cliptools.methods.segmentation.metrics import Fit
+
+
+def evaluate(made: Segmenter, paths: Sequence[str], options: dict[str, Any], output_format: str, output: Path | None) -> None:
+    """Records of all texts in all images, then one of the whole; or a table of the whole."""
+    from cliptools.methods.segmentation.metrics import Fit
+
+    whole = {threshold: Fit() for threshold in made.thresholds}
+    skipped: list[str] = []
+    texts = tuple(options["texts"])
+    readings = (one for path in paths for one in _open(path, bool(texts or made.classes)))
+    with text_output(output) as stream:
+        for record, fit in _fits(made, progress(_readable(readings, options["strict"], skipped), "images"), texts, options):
+            whole[record["threshold"]] += fit
+            if output_format == "jsonl":
+                write_record(stream, record | _said(fit) | made.settings)
+        count = whole[made.thresholds[0]].images
+        if not count:
+            raise CliptoolsError("no image with a mask could be read")
+        said = {"all": True, "count": count, "skipped": len(skipped)}
+        summaries = [said | {"threshold": threshold} | _said(fit) for threshold, fit in whole.items()]
+        if output_format == "jsonl":
+            for summary in summaries:
+                write_record(stream, summary | made.settings)
+        else:
+            _write_table(stream, made, summaries)
+    note(f"clip-segment: {count} masks" + (f", {len(skipped)} images skipped" if skipped else ""))
+
+
+def _open(path: str, whole: bool) -> Iterator["Reading"]:
+    from cliptools.ground.masked.sources import masked_images
+
+    if path != "-":
+        return masked_images(Path(path), whole=whole)
+    stream, _ = open_input(None, "a tar of clip-scenes", "a PATH")
+    return masked_images(None, stream, whole)
+
+
+def _readable(readings: Iterator["Reading"], strict: bool, skipped: list[str]) -> Iterator["MaskedImage"]:
+    from cliptools.ground.progress import warn
+
+    for reading in readings:
+        if not isinstance(reading, ImageError):
+            yield reading
+        elif strict:
+            raise reading
+        else:
+            skipped.append(str(reading))
+            warn(f"{reading} (skipped)")
+
+
+def _fits(
+    made: Segmenter, images: Iterator["MaskedImage"], texts: tuple[str, ...], options: dict[str, Any]
+) -> Iterator[tuple[dict[str, Any], "Fit"]]:
+    import torch
+
+    from cliptools.ground.fitted_images import same_shapes
+    from cliptools.methods.segmentation.masks import mask_of
+    from cliptools.methods.segmentation.metrics import fit
+
+    drawn = (image for image in images if len(image.masks))
+    for batch, tensors in same_shapes(((image, made.tensor(image.picture)) for image in drawn), options["batch_size"]):
+        assert tensors is not None
+        for image, found in zip(batch, made.find(tensors, [_texts(image, texts, made) for image in batch]), strict=True):
+            heat = heat_maps(found, image.picture.width, image.picture.height)
+            masks = {each: mask_of(torch.from_numpy(heat), each).numpy() for each in made.thresholds}
+            for i, one in enumerate(found):
+                truth = image.masks[i if image.texts else 0]
+                record = {"image": image.name, "text": one.text, "score": rounded(one.cosine)}
+                record["share"] = rounded(truth.mean())
+                for threshold, mask in masks.items():
+                    yield record | {"threshold": threshold}, fit(heat[i], mask[i], truth)
+
+
+def _texts(image: "MaskedImage", texts: tuple[str, ...], made: Segmenter) -> tuple[str, ...]:
+    """What to look for: the image's own names, or what the options say.
+
+    Raises:
+        CliptoolsError: neither says.
+    """
+    if not (image.texts or texts or made.classes):
+        raise CliptoolsError(f"{image.name}: these masks have no names; say what they are of (--text, or --classes)")
+    return image.texts or texts
+
+
+def _said(fit: "Fit") -> dict[str, float]:
+    ground, thing = fit.iou
+    said = {"accuracy": fit.accuracy, "miou": fit.mean_iou, "iou_ground": ground, "iou_object": thing}
+    said |= {"map": fit.mean_precision, "object_map": fit.mean_object_precision}
+    return {key: rounded(value) for key, value in said.items()}
+
+
+def _write_table(stream: BufferedIOBase, made: Segmenter, summaries: Sequence[dict[str, Any]]) -> None:
+    from cliptools.commands.segmenting.table import write_table
+
+    figures = ("accuracy", "miou", "map", "object_map")
+    rows = [
+        [made.settings["method"], str(one["threshold"]), str(one["count"]), *(f"{100 * one[key]:.1f}" for key in figures)]
+        for one in summaries
+    ]
+    write_table(stream, ["method", "threshold", "masks", *figures], rows)

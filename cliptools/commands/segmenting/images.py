@@ -1,0 +1,231 @@
+"""clip-segment IMAGE…: heat maps and masks of images, as records, pictures or tensors."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from io import BufferedIOBase
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cliptools.commands.segmenting.segmenter import Found, Segmenter, heat_maps
+from cliptools.ground.errors import CliptoolsError, ImageError
+from cliptools.ground.output import binary_output, text_output
+from cliptools.ground.progress import note, progress, warn
+from cliptools.ground.records import rounded, write_record
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+    from torch import Tensor
+
+    from cliptools.ground.images import ImageSource
+    from cliptools.ground.tensor_spool import TensorSpool
+
+RECORDS = "segments.json"  # in an image's folder, written last: where it is, the image is finished
+SHOWN = 40  # rows of a table on a terminal
+LONGEST_SLUG = 60
+
+Records = list[dict[str, Any]]
+
+
+class Waiting(NamedTuple):
+    """An image on its way to the model, or one finished before, with its records."""
+
+    name: str
+    picture: "Image.Image | None"
+    records: Records
+
+
+@dataclass
+class Folder:
+    """--out-dir: a folder an image, with masks, overlays and its records."""
+
+    path: Path
+    resume: bool
+
+    def __post_init__(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            occupied = any(self.path.iterdir())
+        except OSError as error:
+            raise CliptoolsError(f"{self.path}: cannot write here ({error.strerror})") from None
+        if occupied and not self.resume:
+            raise CliptoolsError(f"{self.path}: not empty; go on with what is there (--resume), or name a new folder")
+
+    def finished(self, name: str, settings: dict[str, Any], texts: Sequence[str]) -> Records:
+        """Records of an image that an earlier run has finished; none if it has not.
+
+        Raises:
+            CliptoolsError: it was made with other settings or texts.
+        """
+        path = self.path / folder_of(name) / RECORDS
+        if not self.resume or not path.is_file():
+            return []
+        try:
+            records: Records = json.loads(path.read_bytes())
+            same = all(record.get(key) == value for record in records for key, value in settings.items())
+            same &= not texts or [record["text"] for record in records] == list(texts)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise CliptoolsError(f"{path}: damaged; remove it, or name a new folder") from None
+        if not same:
+            raise CliptoolsError(f"{path}: made with other options; give the same ones, or name a new folder")
+        return records
+
+    def write(self, name: str, data: bytes) -> str:
+        """A file that appears whole, and what records call it."""
+        path = self.path / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = path.with_name(f".{path.name}.part")
+            beside.write_bytes(data)
+            os.replace(beside, path)
+        except OSError as error:
+            raise CliptoolsError(f"{path}: could not be written ({error.strerror})") from None
+        return name
+
+
+def folder_of(name: str) -> str:
+    """An image's folder below --out-dir: its name, which may come out of an archive and must not lead elsewhere."""
+    parts = [part for part in PurePosixPath(name).parts if part != "/"]
+    return "/".join(f"{part}_" if set(part) == {"."} else part for part in parts)
+
+
+def segment_images(
+    made: Segmenter, source: "ImageSource", options: dict[str, Any], output_format: str, output: Path | None
+) -> None:
+    """Heat maps and masks of every image, written as they come."""
+    from cliptools.ground.fitted_images import same_shapes
+
+    folder = Folder(options["out_dir"], options["resume"]) if options["out_dir"] else None
+    texts = tuple(options["texts"])
+    made.settings["threshold"] = made.thresholds[0]
+    skipped: list[str] = []
+    shown: list[list[str]] = []
+    count = 0
+    keep_tensors = output_format == "safetensors"
+    with binary_output(output) if keep_tensors else text_output(output) as stream, _spool(keep_tensors) as spool:
+        items = _waiting(made, source, folder, texts, options["strict"], skipped)
+        for batch, tensors in same_shapes(progress(items, "images", len(source)), options["batch_size"]):
+            for records in _batch_records(made, batch, tensors, texts, folder, spool):
+                count += 1
+                for record in records:
+                    if output_format == "jsonl":
+                        write_record(stream, record)
+                    elif len(shown) <= SHOWN:
+                        shown.append(_row(record))
+        if not count:
+            raise CliptoolsError("not one image could be read")
+        _finish(stream, made, spool, shown, output_format)
+    note(f"clip-segment: {count} images" + (f", {len(skipped)} skipped" if skipped else ""))
+
+
+def _waiting(
+    made: Segmenter, source: "ImageSource", folder: Folder | None, texts: tuple[str, ...], strict: bool, skipped: list[str]
+) -> "Iterator[tuple[Waiting, Tensor | None]]":
+    for index, name in enumerate(source.names):
+        if folder is not None and (done := folder.finished(name, made.settings, texts)):
+            yield Waiting(name, None, done), None
+            continue
+        try:
+            picture = source.load(index)
+        except ImageError as error:
+            if strict:
+                raise ImageError(f"{name}: {error}") from None
+            skipped.append(name)
+            warn(f"{name}: skipped, {error}")
+            continue
+        yield Waiting(name, picture, []), made.tensor(picture)
+
+
+def _batch_records(
+    made: Segmenter,
+    batch: Sequence[Waiting],
+    tensors: "Tensor | None",
+    texts: tuple[str, ...],
+    folder: Folder | None,
+    spool: "TensorSpool | None",
+) -> Iterator[Records]:
+    if tensors is None:
+        yield from (one.records for one in batch)
+        return
+    for one, found in zip(batch, made.find(tensors, [texts] * len(batch)), strict=True):
+        assert one.picture is not None
+        heat = heat_maps(found, *one.picture.size)
+        if spool is not None:
+            spool.add(one.name, heat)
+        yield _image_records(made, one.name, one.picture, found, heat, folder)
+
+
+def _image_records(
+    made: Segmenter, name: str, picture: "Image.Image", found: Sequence[Found], heat: "np.ndarray", folder: Folder | None
+) -> Records:
+    import torch
+
+    from cliptools.ground import segment_pictures as pictures
+    from cliptools.methods.segmentation.masks import bounding_box, label_map, mask_of
+
+    maps = torch.from_numpy(heat)  # (text, y, x)
+    masks = mask_of(maps, made.thresholds[0]).numpy()
+    labels = label_map(maps, made.thresholds[0]).numpy() if len(found) > 1 else None
+    records: Records = []
+    for i, (one, stem) in enumerate(zip(found, slugs([one.text for one in found]), strict=True)):
+        low, high = one.scores.min(), one.scores.max()
+        record = {"image": name, "text": one.text, "score": rounded(one.cosine), "share": rounded(masks[i].mean())}
+        record |= {"box": bounding_box(masks[i]), "lowest": rounded(low), "highest": rounded(high)}
+        record |= {"width": picture.width, "height": picture.height, "grid": list(one.scores.shape)}
+        if labels is not None:
+            record |= {"label": i + 1, "label_share": rounded((labels == i + 1).mean())}
+            record["label_rule"] = "highest of the maps standardised over the image, 0 below every threshold"
+        if folder is not None:
+            where = folder_of(name)
+            record["mask"] = folder.write(f"{where}/{stem}.mask.png", pictures.png(pictures.mask_picture(masks[i])))
+            drawn = pictures.overlay(picture, heat[i], masks[i])
+            record["overlay"] = folder.write(f"{where}/{stem}.overlay.png", pictures.png(drawn))
+            if labels is not None:
+                record["label_map"] = f"{where}/labels.png"
+        records.append(record | made.settings)
+    if folder is not None:
+        if labels is not None:
+            folder.write(f"{folder_of(name)}/labels.png", pictures.png(pictures.label_picture(labels)))
+        folder.write(f"{folder_of(name)}/{RECORDS}", json.dumps(records, ensure_ascii=False).encode())
+    return records
+
+
+def slugs(texts: Sequence[str]) -> list[str]:
+    """A file name for each text, all different."""
+    plain = [re.sub(r"\W+", "-", text.lower()).strip("-")[:LONGEST_SLUG] or "text" for text in texts]
+    taken: set[str] = set()
+    names = []
+    for number, name in enumerate(plain):
+        names.append(name if name not in taken else f"{number + 1}-{name}")
+        taken.add(names[-1])
+    return names
+
+
+def _finish(
+    stream: BufferedIOBase, made: Segmenter, spool: "TensorSpool | None", shown: list[list[str]], output_format: str
+) -> None:
+    """What is written once all is known: the tensors, or the table."""
+    if spool is not None:
+        from cliptools.ground.provenance import canonical
+
+        spool.write(stream, canonical({"kind": "heat maps", "format": 1} | made.settings))
+    elif output_format == "table":
+        from cliptools.commands.segmenting.table import write_table
+
+        write_table(stream, ["image", "text", "score", "share"], shown[:SHOWN])
+        if len(shown) > SHOWN:
+            stream.write("… more images (-f jsonl for all)\n".encode())
+
+
+def _row(record: dict[str, Any]) -> list[str]:
+    return [record["image"], record["text"], f"{record['score']:.3f}", f"{100 * record['share']:.1f} %"]
+
+
+def _spool(wanted: bool) -> Any:
+    from cliptools.ground.tensor_spool import TensorSpool
+
+    return TensorSpool() if wanted else nullcontext()

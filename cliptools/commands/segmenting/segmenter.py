@@ -1,0 +1,210 @@
+"""A model, a method and texts, put together as the options say."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cliptools.commands.consume import read_neurons, record_source
+from cliptools.ground.errors import CliptoolsError, StreamError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+    from torch import Tensor
+
+    from cliptools.ground.bundle import Bundle
+    from cliptools.ground.models import LoadedModel
+    from cliptools.methods.segmentation.heat_maps import Method
+
+NEURON_METHODS = ("neurons", "signed", "effects")
+METHODS = (*NEURON_METHODS, "attention", "rollout", "gradcam", "chefer", "textspan")
+
+
+class Found(NamedTuple):
+    """One text in one image."""
+
+    text: str
+    cosine: float
+    """Of M(I) and the text."""
+    scores: "Tensor"
+    """Of every patch, or with windows of every pixel as resized. [row, column]"""
+
+
+@dataclass
+class Segmenter:
+    """Says where texts are in images; with classes, where each image's own best class is."""
+
+    bundle: "Bundle"
+    model: "LoadedModel"
+    method: "Method"
+    size: int
+    stride: int | None
+    thresholds: tuple[Any, ...]
+    templates: tuple[str, ...]
+    settings: dict[str, Any]
+    """What every record says: model, bundle, method and all that the heat maps depend on."""
+    classes: tuple[str, ...] = ()
+    vectors: dict[str, "Tensor"] = field(default_factory=dict)
+    """Texts encoded so far."""
+
+    @property
+    def visual(self) -> Any:
+        """The image tower: a VisionTransformer, whose attributes torch's own types do not know."""
+        return self.model.clip.visual
+
+    def tensor(self, picture: "Image.Image") -> "Tensor":
+        """The picture as the tower takes it. [3, y, x]"""
+        from cliptools.ground.fitted_images import fitted_tensor
+
+        return fitted_tensor(picture, self.size, self.visual.patch_size, self.model.preprocessing)
+
+    def find(self, images: "Tensor", texts: Sequence[Sequence[str]]) -> list[list[Found]]:
+        """Each image's texts in it; where it has none, its own best class.
+
+        Raises:
+            CliptoolsError: the device has not the memory.
+        """
+        try:
+            return self._find(images, texts)
+        except (RuntimeError, MemoryError) as error:
+            if not isinstance(error, MemoryError) and "memory" not in str(error):
+                raise
+            raise CliptoolsError("out of memory: lower --size or --batch-size, or use --stride") from None
+
+    def _find(self, images: "Tensor", texts: Sequence[Sequence[str]]) -> list[list[Found]]:
+        import torch
+
+        from cliptools.ground.position_grid import on_grid
+        from cliptools.methods.segmentation.heat_maps import cosines, heat_of, window_corners
+
+        visual = self.visual
+        images = images.to(self.model.device, visual.conv1.weight.dtype)
+        shape = (images.shape[-2], images.shape[-1])
+        window = tuple(visual.image_size) if self.stride else shape
+        corners = window_corners(*shape, window, self.stride or 1)
+        down, across = visual.patch_size
+        with on_grid(visual, window[0] // down, window[1] // across):
+            if self.classes:
+                texts = [[name] for name in self._best(images, corners, window)]
+            most = max(map(len, texts))
+            self._encode([text for own in texts for text in own])
+            padded = [[*own, *[own[0]] * (most - len(own))] for own in texts]
+            t = torch.stack([torch.stack([self.vectors[text] for text in own]) for own in padded])  # (b, text, d)
+            heat = heat_of(self.method, images, t, corners, window) if self.stride else self.method(images, t)
+        cosine = cosines(heat.embedding, t).tolist()
+        return [
+            [Found(text, cosine[b][i], heat.scores[b, i].float().cpu()) for i, text in enumerate(own)]
+            for b, own in enumerate(texts)
+        ]
+
+    def _best(self, images: "Tensor", corners: list[tuple[int, int]], window: tuple[int, int]) -> list[str]:
+        import torch
+
+        from cliptools.methods.segmentation.heat_maps import best_text
+
+        with torch.inference_mode():
+            seen = [self.visual(images[..., y : y + window[0], x : x + window[1]]) for y, x in corners]
+            best = best_text(torch.stack(seen).mean(0), torch.stack([self.vectors[name] for name in self.classes]))
+        return [self.classes[i] for i in best.tolist()]
+
+    def _encode(self, texts: Sequence[str]) -> None:
+        from cliptools.ground.text_tower import encode_texts
+
+        if new := [text for text in dict.fromkeys(texts) if text not in self.vectors]:
+            self.vectors |= dict(zip(new, encode_texts(self.model, new, self.templates), strict=True))
+
+
+def heat_maps(found: Sequence[Found], width: int, height: int) -> "np.ndarray":
+    """Maps in [0, 1] at the image's own size. [text, y, x]"""
+    import torch
+
+    from cliptools.methods.segmentation.masks import at_size, min_max
+
+    return min_max(at_size(torch.stack([one.scores for one in found]), height, width)).numpy()
+
+
+def load_segmenter(bundle_path: Path | None, options: dict[str, Any]) -> Segmenter:
+    """Bundle, model, method and classes as the options name them.
+
+    Raises:
+        CliptoolsError: a bundle without neurons, or of another model than is here; a size or stride that cannot be.
+    """
+    import torch
+
+    from cliptools.ground.models import load_recorded_model
+    from cliptools.ground.text_tower import check_templates
+    from cliptools.methods.segmentation.heat_maps import baseline, effect_method, neuron_method
+    from cliptools.methods.vit_paths import supported_tower
+
+    check_templates(options["templates"])
+    thresholds = tuple(parse_threshold(text) for text in options["thresholds"])
+    bundle = read_neurons(bundle_path, option="--bundle")
+    name, neurons = options["method"], options["neurons"]
+    if name in NEURON_METHODS:
+        _check_units(bundle)
+    model = load_recorded_model(bundle.header.model, options["device"])
+    visual = supported_tower(model.clip)
+    unit, r = (torch.from_numpy(bundle[key]).to(model.device) for key in ("unit", "direction"))
+    if r.shape[1] != visual.output_dim:
+        raise StreamError(f"directions of width {r.shape[1]}, the model's have {visual.output_dim}")
+    if name in NEURON_METHODS:
+        _check_within(unit, visual)
+    if name == "effects":
+        method = effect_method(visual, unit, r, neurons)
+    elif name in NEURON_METHODS:
+        method = neuron_method(visual, unit, r, neurons, signed=name == "signed")
+    else:
+        method = baseline(name, visual)
+    native = min(visual.image_size)
+    size, stride = options["size"] or native, options["stride"]
+    if stride and size < max(visual.image_size):
+        raise UsageError(f"--size {size}: windows (--stride) are of the model's own {native} pixels, expected no less")
+    said = record_source(bundle) | {"method": name} | ({"neurons": min(neurons, bundle.units)} if name in NEURON_METHODS else {})
+    said |= {"size": size, "stride": stride, "templates": list(options["templates"])}
+    made = Segmenter(bundle, model, method, size, stride, thresholds, options["templates"], said)
+    if options["classes"]:
+        _add_classes(made, options["classes"])
+    return made
+
+
+def parse_threshold(text: str) -> float | str:
+    """A number above 0 and up to 1, or `mean`.
+
+    Raises:
+        UsageError: neither.
+    """
+    try:
+        if text == "mean" or 0 < float(text) <= 1:
+            return text if text == "mean" else float(text)
+    except ValueError:
+        pass
+    raise UsageError(f"--threshold {text}: expected a number above 0 and up to 1, or 'mean'")
+
+
+def _check_units(bundle: "Bundle") -> None:
+    if not bundle.units:
+        raise StreamError("the bundle holds no neurons: nothing to choose from (was the selection before it too narrow?)")
+    if (bundle["unit"][:, 1] < 0).any() or (bundle["unit"][:, 2] >= 0).any():
+        raise StreamError("the bundle is not of single neurons: their patch activations are what this method reads")
+
+
+def _check_within(unit: "Tensor", visual: Any) -> None:
+    from cliptools.methods.vit_paths import neurons_per_layer
+
+    depth = len(visual.transformer.resblocks)
+    for layer in sorted(set(unit[:, 0].tolist())):
+        if not 0 <= layer < depth or int(unit[unit[:, 0] == layer, 1].max()) >= neurons_per_layer(visual, layer):
+            raise StreamError(f"the bundle has neurons of layer {layer} that the model has not")
+
+
+def _add_classes(made: Segmenter, name: str) -> None:
+    from cliptools.ground.class_names import load_classes
+    from cliptools.ground.provenance import digest
+    from cliptools.ground.text_tower import encode_pool
+    from cliptools.ground.texts import Pool
+
+    made.classes = tuple(each.name for each in load_classes(name))
+    pool = Pool(name, made.classes, digest(*made.classes))
+    made.vectors |= dict(zip(made.classes, encode_pool(made.model, pool, made.templates), strict=True))
+    made.settings["classes"] = {"name": name, "count": len(made.classes), "digest": pool.digest}

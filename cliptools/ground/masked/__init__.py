@@ -1,0 +1,1 @@
+"""Pictures with the truth about them, from every kind of place that has it."""

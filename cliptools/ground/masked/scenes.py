@@ -1,0 +1,96 @@
+"""Scenes of clip-scenes, whose masks are exact: as a folder, or as a tar read as it comes."""
+
+import json
+import tarfile
+from collections.abc import Iterator
+from functools import partial
+from io import BufferedIOBase, BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cliptools.ground.errors import StreamError
+from cliptools.ground.masked.image import MaskedImage, Reading, guarded, label_pixels, pair
+
+SCENES = "scenes.jsonl"
+
+
+def scenes_in_folder(folder: Path, whole: bool) -> Iterator[Reading]:
+    """clip-scenes --out-dir: scenes.jsonl says what is where."""
+    with (folder / SCENES).open(encoding="utf-8") as lines:
+        for line in lines:
+            record = _record(line, f"{folder / SCENES}")
+            image, masks = (folder / str(record.get(part)) for part in ("image", "masks"))
+            yield guarded(record["key"], partial(_scene, record, image, masks, whole))
+
+
+def scenes_in_tar(stream: BufferedIOBase, name: str, whole: bool) -> Iterator[Reading]:
+    """clip-scenes' tar, read as it comes: KEY.png, KEY.json and KEY.masks.png of one scene follow each other.
+
+    Raises:
+        StreamError: empty, no tar, cut short, or without scenes.
+    """
+    tail = _Tail(stream)
+    parts: dict[str, bytes] = {}
+    current, found = None, 0
+    try:
+        with tarfile.open(fileobj=tail, mode="r|") as archive:  # type: ignore[call-overload]  # all it does is read
+            while (member := archive.next()) is not None:
+                archive.members = []  # the list would grow with the archive
+                if (file := archive.extractfile(member)) is None:
+                    continue
+                folder, slash, own = member.name.removeprefix("./").rpartition("/")
+                stem, _, ending = own.partition(".")
+                if (key := folder + slash + stem) != current:
+                    current, parts = key, {}
+                parts[ending] = file.read()
+                if {"png", "json", "masks.png"} <= set(parts):
+                    found += 1
+                    record, image, masks = _record(parts["json"], name), BytesIO(parts["png"]), BytesIO(parts["masks.png"])
+                    yield guarded(key, partial(_scene, record, image, masks, whole))
+                    parts = {}
+    except tarfile.ReadError as error:
+        raise StreamError(f"{name}: expected a tar of clip-scenes, found none or one cut short ({error})") from None
+    if tail.drain().strip(b"\0"):
+        raise StreamError(f"{name}: truncated tar: it ends after {found} scenes without an end mark")
+    if not found:
+        raise StreamError(f"{name}: a tar without scenes (expected KEY.png, KEY.json and KEY.masks.png, as clip-scenes writes)")
+
+
+class _Tail:
+    """A stream that remembers its last block: tarfile takes any end for the end, only a block of zeros is one."""
+
+    def __init__(self, stream: BufferedIOBase) -> None:
+        self._stream = stream
+        self._last = b""
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._last = (self._last + data)[-tarfile.BLOCKSIZE :]
+        return data
+
+    def drain(self) -> bytes:
+        """The last block, once all is read."""
+        while self.read(1 << 20):
+            pass
+        return self._last
+
+
+def _scene(record: dict[str, Any], image: Path | BytesIO, masks: Path | BytesIO, whole: bool) -> MaskedImage:
+    labels = label_pixels(masks)
+    if whole:
+        return pair(record["key"], image, (labels > 0)[None], ())
+    seen = [slot for slot in range(len(record["names"])) if (labels == slot + 1).any()]
+    shown = np.stack([labels == slot + 1 for slot in seen]) if seen else np.zeros((0, *labels.shape), bool)
+    return pair(record["key"], image, shown, tuple(record["names"][slot] for slot in seen))
+
+
+def _record(line: str | bytes, name: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        if isinstance(record["key"], str) and isinstance(record["names"], list):
+            return record
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise StreamError(f"{name}: a scene's record without `key` and `names` (expected what clip-scenes writes)")

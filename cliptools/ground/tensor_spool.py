@@ -1,0 +1,49 @@
+"""A safetensors file of tensors that come one by one: their bytes wait in a temporary file, for the header comes first."""
+
+import json
+import math
+import shutil
+import struct
+import tempfile
+from io import BufferedIOBase
+from types import TracebackType
+
+import numpy as np
+
+from cliptools.ground.errors import CliptoolsError
+from cliptools.ground.provenance import KEY
+
+
+class TensorSpool:
+    """Collects float32 tensors and writes them as one safetensors file; memory does not grow with their number's bytes."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="cliptools-")  # noqa: SIM115 - closed by __exit__
+        self._layout: dict[str, dict[str, object]] = {}
+        self._end = 0
+
+    def __enter__(self) -> "TensorSpool":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+    def add(self, name: str, tensor: np.ndarray) -> None:
+        """One more tensor, under a name not used before."""
+        assert name not in self._layout
+        size = 4 * math.prod(tensor.shape)
+        try:
+            self._file.write(np.ascontiguousarray(tensor, dtype="<f4").tobytes())
+        except OSError as error:
+            where = tempfile.gettempdir()
+            raise CliptoolsError(f"heat maps cannot be kept in {where} ({error.strerror}; TMPDIR names another folder)") from None
+        self._layout[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [self._end, self._end + size]}
+        self._end += size
+
+    def write(self, stream: BufferedIOBase, said: str) -> None:
+        """The whole file, with `said` under the one key of its metadata."""
+        header = json.dumps({"__metadata__": {KEY: said}, **self._layout}, ensure_ascii=False, separators=(",", ":")).encode()
+        header += b" " * (-len(header) % 8)
+        stream.write(struct.pack("<Q", len(header)) + header)
+        self._file.seek(0)
+        shutil.copyfileobj(self._file, stream, 1 << 20)

@@ -1,0 +1,49 @@
+"""Scenes beside their heat maps: what clip-segment wrote of them by several methods, for two texts, and the true masks."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from cliptools.ground.segment_pictures import label_picture
+
+CELL, GAP, LINE = 128, 8, 22
+TEXTS = ("pizza", "violin")
+FAINT = "#767676"
+FONT = ImageFont.load_default(13)
+
+
+def truth(masks: Path, names: tuple[str, ...]) -> Image.Image:
+    """The true label map in the order of the texts: scenes are captioned with them, from back to front."""
+    return label_picture(np.asarray(Image.open(masks)).clip(max=len(names))).convert("RGB")
+
+
+def main(scenes: Path, maps: Path, target: Path) -> None:
+    """One row a scene; `maps` holds a folder a method."""
+    images = sorted((scenes / "images").iterdir())
+    columns = [
+        "scene",
+        "truth",
+        *(f"neurons: {text}" for text in TEXTS),
+        "label map",
+        f"rollout: {TEXTS[0]}",
+        f"chefer: {TEXTS[0]}",
+    ]
+    sheet = Image.new("RGB", (GAP + len(columns) * (CELL + GAP), LINE + GAP + len(images) * (CELL + GAP)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, title in enumerate(columns):
+        draw.text((GAP + column * (CELL + GAP), GAP), title, FAINT, FONT)
+    for row, image in enumerate(images):
+        neurons, rollout, chefer = (maps / method / image.name for method in ("neurons", "rollout", "chefer"))
+        cells = [Image.open(image), truth(scenes / "masks" / f"{image.stem}.masks.png", TEXTS)]
+        cells += [Image.open(neurons / f"{text}.overlay.png") for text in TEXTS]
+        cells += [Image.open(neurons / "labels.png").convert("RGB")]
+        cells += [Image.open(folder / f"{TEXTS[0]}.overlay.png") for folder in (rollout, chefer)]
+        for column, cell in enumerate(cells):
+            sheet.paste(cell.resize((CELL, CELL)), (GAP + column * (CELL + GAP), LINE + GAP + row * (CELL + GAP)))
+    sheet.quantize(200, dither=Image.Dither.NONE).save(target, optimize=True)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

@@ -1,0 +1,137 @@
+"""Pictures with masks: from folders, scenes and ImageNet-Segmentation's file, and what is refused."""
+
+import io
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import Run
+from PIL import Image
+
+from cliptools.ground.errors import CliptoolsError, ImageError, StreamError
+from cliptools.ground.masked.image import MaskedImage
+from cliptools.ground.masked.sources import masked_images
+
+
+def write_gtsegs(path: Path, images: list[np.ndarray], masks: list[np.ndarray]) -> None:
+    """A file laid out as gtsegs_ijcv.mat is: transposed arrays behind references, masks in a cell of their own."""
+    with h5py.File(path, "w") as file:
+        for name in ("img", "gt"):
+            file.create_dataset(f"value/{name}", (len(images), 1), dtype=h5py.ref_dtype)
+        for i, (image, mask) in enumerate(zip(images, masks, strict=True)):
+            file[f"#refs#/img{i}"] = image.transpose(2, 1, 0)
+            file[f"#refs#/mask{i}"] = mask.T.astype(np.uint8)
+            cell = file.create_dataset(f"#refs#/cell{i}", (1, 1), dtype=h5py.ref_dtype)
+            cell[0, 0] = file[f"#refs#/mask{i}"].ref
+            file["value/img"][i, 0] = file[f"#refs#/img{i}"].ref
+            file["value/gt"][i, 0] = cell.ref
+
+
+def picture_and_mask(width: int, height: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (height, width, 3), dtype=np.uint8), rng.random((height, width)) < 0.3
+
+
+def read(readings: Iterable[MaskedImage | ImageError]) -> list[MaskedImage]:
+    found = list(readings)
+    assert all(isinstance(one, MaskedImage) for one in found), found
+    return found
+
+
+def test_gtsegs(tmp_path: Path) -> None:
+    pairs = [picture_and_mask(w, h, w) for w, h in ((31, 20), (12, 40), (16, 16))]
+    write_gtsegs(tmp_path / "gtsegs_ijcv.mat", *map(list, zip(*pairs, strict=True)))
+    found = read(masked_images(tmp_path / "gtsegs_ijcv.mat"))
+    assert [one.name for one in found] == [f"gtsegs_ijcv/{i:04d}" for i in range(3)]
+    for one, (image, mask) in zip(found, pairs, strict=True):
+        assert (np.asarray(one.picture) == image).all() and (one.masks[0] == mask).all() and one.texts == ()
+
+
+def test_files_that_are_no_gtsegs(tmp_path: Path) -> None:
+    (tmp_path / "old.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(500))
+    with pytest.raises(StreamError, match="found no HDF5"):
+        list(masked_images(tmp_path / "old.mat"))
+    with h5py.File(tmp_path / "other.mat", "w") as file:
+        file["value/img"] = np.zeros(3)
+    with pytest.raises(StreamError, match="/value/gt"):
+        list(masked_images(tmp_path / "other.mat"))
+    image, mask = picture_and_mask(8, 6)
+    write_gtsegs(tmp_path / "mixed.mat", [image, image], [mask, mask[:-1]])
+    good, bad = masked_images(tmp_path / "mixed.mat")
+    assert isinstance(good, MaskedImage) and isinstance(bad, ImageError) and "mixed/0001" in str(bad)
+
+
+def save_pair(folder: Path, name: str, image: np.ndarray, mask: np.ndarray) -> None:
+    for part, pixels, ending in (("images", image, ".bmp"), ("masks", np.where(mask, 255, 0).astype(np.uint8), ".png")):
+        path = folder / part / f"{name}{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+
+
+def test_pairs_by_stem(tmp_path: Path) -> None:
+    pairs = {name: picture_and_mask(14, 9, i) for i, name in enumerate(("b.1", "b.2", "sub/a"))}
+    for name, pair in pairs.items():
+        save_pair(tmp_path, name, *pair)
+    found = {one.name: one for one in read(masked_images(tmp_path))}
+    assert sorted(found) == sorted(pairs)
+    for name, (image, mask) in pairs.items():
+        assert (np.asarray(found[name].picture) == image).all() and (found[name].masks[0] == mask).all()
+
+
+def test_pairs_that_do_not_match(tmp_path: Path) -> None:
+    image, mask = picture_and_mask(14, 9)
+    save_pair(tmp_path, "a", image, mask)
+    save_pair(tmp_path, "b", image, mask[:, :-1])
+    (tmp_path / "images" / "c.bmp").write_bytes(b"broken")
+    save_pair(tmp_path / "other", "c", image, mask)
+    (tmp_path / "other/masks/c.png").rename(tmp_path / "masks/c.png")
+    good, size, broken = masked_images(tmp_path)
+    assert isinstance(good, MaskedImage)
+    assert str(size) == "b: the image has 14 × 9 pixels, its mask 13 × 9" and str(broken).startswith("c: ")
+    (tmp_path / "masks" / "b.png").unlink()
+    with pytest.raises(CliptoolsError, match="1 images have no mask in masks/, the first: b"):
+        list(masked_images(tmp_path))
+    with pytest.raises(CliptoolsError, match="no images in images/"):
+        list(masked_images(tmp_path / "masks"))
+    with pytest.raises(CliptoolsError, match="no such file"):
+        list(masked_images(tmp_path / "nowhere"))
+
+
+@pytest.fixture(scope="module")
+def scenes(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same scenes as a tar and as a folder."""
+    place = tmp_path_factory.mktemp("scenes")
+    for where in (("-o", place / "scenes.tar"), ("--out-dir", place / "folder")):
+        assert run("scenes", "--count", 5, "--seed", 3, *where).returncode == 0
+    return place
+
+
+def test_scenes_alike_from_tar_and_folder(scenes: Path) -> None:
+    folder, tar = (read(masked_images(scenes / name)) for name in ("folder", "scenes.tar"))
+    assert len(folder) == len(tar) == 5 and max(len(one.texts) for one in tar) > 1
+    for one, other in zip(folder, tar, strict=True):
+        assert one.name == other.name and one.texts == other.texts and (one.masks == other.masks).all()
+        assert len(one.masks) == len(one.texts) and all(mask.any() for mask in one.masks) and one.masks.sum(0).max() == 1
+        assert one.picture.tobytes() == other.picture.tobytes()
+    for one, whole in zip(tar, read(masked_images(scenes / "scenes.tar", whole=True)), strict=True):
+        assert whole.texts == () and (whole.masks[0] == one.masks.any(0)).all()
+
+
+def test_damaged_tars(scenes: Path, tmp_path: Path) -> None:
+    data = (scenes / "scenes.tar").read_bytes()
+    ends = [i for i in range(512, len(data), 512) if data[i : i + 10].startswith(b"scene-") and i > len(data) // 2]
+    for cut, message in (
+        (data[:0], "expected a tar"),
+        (data[:-1700], "tar"),
+        (data[: ends[0]], "truncated"),
+        (b"x" * 3000, "tar"),
+    ):
+        with pytest.raises(StreamError, match=message):
+            list(masked_images(None, io.BufferedReader(io.BytesIO(cut))))
+    with tarfile.open(tmp_path / "other.tar", "w") as archive:
+        archive.add(scenes / "folder" / "scenes.jsonl", "a.json")
+    with pytest.raises(StreamError, match="without scenes"):
+        list(masked_images(tmp_path / "other.tar"))

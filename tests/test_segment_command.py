@@ -1,0 +1,247 @@
+"""clip-segment as a process: pictures, records, tensors, evaluation, and what it refuses; and that its maps mean something."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from conftest import Run
+from PIL import Image
+from safetensors.numpy import load
+from test_masked_images import save_pair, write_gtsegs
+from test_pipes import on_terminal
+
+from cliptools.commands.segment import main
+from cliptools.commands.segmenting.evaluate import evaluate
+from cliptools.commands.segmenting.images import folder_of, slugs
+from cliptools.commands.segmenting.segmenter import METHODS, load_segmenter
+from cliptools.ground.bundle import read_bundle
+from cliptools.ground.errors import CliptoolsError
+
+SIDE = 96
+
+
+@pytest.fixture(scope="module")
+def neurons(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the embedded model."""
+    path = tmp_path_factory.mktemp("segment") / "neurons.safetensors"
+    done = run("effects", "--limit", 120, "--top-images", 20, "-o", path)
+    assert done.returncode == 0, done.stderr.decode()
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wide picture with a pizza at its right end, a tall one with a violin at its foot, and one that is broken."""
+    place = tmp_path_factory.mktemp("pictures")
+    for name, size, corner in (("pizza", (2 * SIDE, SIDE), (SIDE, 0)), ("violin", (SIDE, 2 * SIDE), (0, SIDE))):
+        scene = place / f"scene-{name}"
+        assert run("scenes", "--caption", f"a {name}", "--seed", 5, "--size", SIDE, "--out-dir", scene).returncode == 0
+        drawn = Image.open(next((scene / "images").iterdir())).convert("RGB")
+        labels = np.asarray(Image.open(next((scene / "masks").iterdir())))
+        image, mask = Image.new("RGB", size, drawn.getpixel((1, 1))), np.zeros(size[::-1], bool)
+        image.paste(drawn, corner)
+        mask[corner[1] : corner[1] + SIDE, corner[0] : corner[0] + SIDE] = labels > 0
+        save_pair(place / "pairs", name, np.asarray(image), mask)
+    (place / "broken").mkdir()
+    for path in (place / "pairs/images").iterdir():
+        (place / "broken" / path.name).write_bytes(path.read_bytes())
+    (place / "broken" / "m.png").write_bytes(b"no picture")
+    return place
+
+
+def lines(data: bytes) -> list[dict]:
+    return [json.loads(line) for line in data.splitlines()]
+
+
+def test_pictures_records_and_where_things_are(run: Run, neurons: Path, pictures: Path, tmp_path: Path) -> None:
+    words = ("segment", pictures / "broken", "--text", "pizza", "--text", "violin", "--out-dir")
+    done = run(*words, tmp_path / "out", stdin=neurons.read_bytes())
+    assert done.returncode == 0, done.stderr.decode()
+    said = done.stderr.decode()
+    assert "m.png: skipped" in said and "2 images, 1 skipped" in said
+    records = lines(done.stdout)
+    assert [(r["image"], r["text"]) for r in records] == [
+        (f"{name}.bmp", text) for name in ("pizza", "violin") for text in ("pizza", "violin")
+    ]
+    for record in records:
+        mask = np.asarray(Image.open(tmp_path / "out" / record["mask"])) > 0
+        labels = Image.open(tmp_path / "out" / record["label_map"])
+        assert mask.shape == (record["height"], record["width"]) and labels.size == mask.shape[::-1]
+        assert record["share"] == pytest.approx(mask.mean(), rel=1e-5)
+        assert record["label_share"] == pytest.approx((np.asarray(labels) == record["label"]).mean(), rel=1e-5)
+        assert Image.open(tmp_path / "out" / record["overlay"]).size == labels.size
+        assert record["threshold"] == 0.5 and record["neurons"] == 200 and record["model"]["name"] == "emoji-vit"
+        if record["image"].startswith(record["text"]):
+            truth = np.asarray(Image.open(pictures / "pairs/masks" / f"{record['text']}.png")) > 0
+            assert (mask & truth).sum() / (mask | truth).sum() > 0.4, record
+    assert records[0]["grid"] == [8, 16] and records[2]["grid"] == [16, 8]
+
+    again = run(*words, tmp_path / "again", stdin=neurons.read_bytes())
+    assert again.stdout == done.stdout and files(tmp_path / "again") == files(tmp_path / "out")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_resume_goes_on(run: Run, neurons: Path, pictures: Path, tmp_path: Path) -> None:
+    words = ("segment", pictures / "pairs/images", "--text", "pizza", "--bundle", neurons, "--out-dir", tmp_path)
+    first = run(*words)
+    whole, kept = files(tmp_path), (tmp_path / "violin.bmp/pizza.mask.png").stat().st_mtime_ns
+    for name in ("segments.json", "pizza.overlay.png"):
+        (tmp_path / "pizza.bmp" / name).unlink()
+    refused = run(*words)
+    assert refused.returncode == 1 and b"--resume" in refused.stderr and refused.stderr.count(b"\n") == 1
+    resumed = run(*words, "--resume")
+    assert resumed.stdout == first.stdout and files(tmp_path) == whole
+    assert (tmp_path / "violin.bmp/pizza.mask.png").stat().st_mtime_ns == kept
+    other = run(*words, "--resume", "--threshold", 0.3)
+    assert other.returncode == 1 and b"made with other options" in other.stderr
+    (tmp_path / "pizza.bmp/segments.json").write_bytes(b"{")
+    damaged = run(*words, "--resume")
+    assert damaged.returncode == 1 and b"damaged" in damaged.stderr and files(tmp_path).keys() == whole.keys()
+
+
+def test_tensors_and_own_best_class(run: Run, neurons: Path, pictures: Path) -> None:
+    done = run(
+        "segment", pictures / "pairs/images", "--classes", "emoji", "--size", 100, "-f", "safetensors", "--bundle", neurons
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    maps = load(done.stdout)
+    assert maps["pizza.bmp"].shape == (1, SIDE, 2 * SIDE) and maps["violin.bmp"].shape == (1, 2 * SIDE, SIDE)
+    for heat in maps.values():
+        assert heat.dtype == np.float32 and heat.min() == 0 and heat.max() == 1
+    header = json.loads(done.stdout[8 : 8 + int.from_bytes(done.stdout[:8], "little")])["__metadata__"]["cliptools"]
+    assert json.loads(header)["kind"] == "heat maps" and json.loads(header)["classes"]["count"] == 526
+    records = lines(run("segment", pictures / "pairs/images", "--classes", "emoji", "--bundle", neurons).stdout)
+    texts = [record["text"] for record in records]
+    assert len(texts) == 2 and "pizza" in texts
+
+
+def test_windows(run: Run, neurons: Path, pictures: Path) -> None:
+    done = run("segment", pictures / "pairs/images", "--text", "pizza", "--stride", 32, "--bundle", neurons)
+    assert done.returncode == 0, done.stderr.decode()
+    records = lines(done.stdout)
+    assert [record["grid"] for record in records] == [[64, 128], [128, 64]]
+    assert records[0]["stride"] == 32 and records[0]["box"][2] > SIDE
+
+
+def options(**given: Any) -> dict[str, Any]:
+    """What the command hands to its parts."""
+    kept = {parameter.name: parameter.get_default(click.Context(main)) for parameter in main.params}
+    kept |= {"device": "cpu", "texts": (), "thresholds": ("0.5",), "templates": ()}
+    return kept | given
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_evaluates(neurons: Path, pictures: Path, tmp_path: Path, method: str) -> None:
+    chosen = options(method=method, classes="emoji")
+    evaluate(load_segmenter(neurons, chosen), [str(pictures / "pairs")], chosen, "jsonl", tmp_path / "out.jsonl")
+    *each, whole = lines((tmp_path / "out.jsonl").read_bytes())
+    assert len(each) == 2 and whole["all"] and whole["count"] == 2 and whole["method"] == method
+    assert whole["map"] == pytest.approx(np.mean([one["map"] for one in each]), rel=1e-4) and whole["map"] > 0.6
+
+
+def test_evaluation_of_scenes_pools_pixels(run: Run, neurons: Path, pictures: Path, tmp_path: Path) -> None:
+    tar = run("scenes", "--count", 4, "--seed", 9).stdout
+    words = ("segment", "-", "--evaluate", "--threshold", "0.5", "--threshold", "mean", "--bundle", neurons)
+    done = run(*words, stdin=tar)
+    assert done.returncode == 0, done.stderr.decode()
+    records = lines(done.stdout)
+    assert [record["threshold"] for record in records[-2:]] == [0.5, "mean"]
+    each = [record for record in records[:-2] if record["threshold"] == 0.5]
+    assert records[-2]["count"] == len(each) and len({one["image"] for one in each}) == 4
+    assert records[-2]["accuracy"] == pytest.approx(np.mean([one["accuracy"] for one in each]), rel=1e-4)
+    assert records[-2]["map"] == records[-1]["map"] == pytest.approx(np.mean([one["map"] for one in each]), rel=1e-4)
+    cut = run(*words, stdin=tar[: len(tar) // 2])
+    assert cut.returncode == 1 and b"tar" in cut.stderr and b"Traceback" not in cut.stderr
+    table = run(*words, "-f", "table", stdin=tar)
+    assert table.stdout.startswith(b"method") and table.stdout.count(b"neurons") == 2
+
+
+def test_gtsegs_agrees_with_the_same_pairs_as_files(run: Run, neurons: Path, pictures: Path, tmp_path: Path) -> None:
+    names = ("pizza", "violin")
+    images = [np.asarray(Image.open(pictures / f"pairs/images/{name}.bmp")) for name in names]
+    masks = [np.asarray(Image.open(pictures / f"pairs/masks/{name}.png")) > 0 for name in names]
+    write_gtsegs(tmp_path / "gtsegs_ijcv.mat", images, masks)
+    words = ("--evaluate", "--text", "pizza", "--bundle", neurons)
+    files_, mat = (lines(run("segment", place, *words).stdout) for place in (pictures / "pairs", tmp_path / "gtsegs_ijcv.mat"))
+    assert len(mat) == 3 and [one["map"] for one in files_] == [one["map"] for one in mat]
+    nameless = run("segment", tmp_path / "gtsegs_ijcv.mat", "--evaluate", "--bundle", neurons)
+    assert nameless.returncode == 1 and b"say what they are of" in nameless.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "no images named"),
+        (("x.png",), "nothing to find"),
+        (("x.png", "--text", " "), "--text: empty"),
+        (("x.png", "--text", "a", "--text", "a"), "the same text twice"),
+        (("x.png", "--text", "a", "--classes", "emoji"), "give one of them"),
+        (("-", "--text", "a"), "cannot both come from standard input"),
+        (("x.png", "--text", "a", "--resume"), "--out-dir"),
+        (("x.png", "--text", "a", "--threshold", "2"), "--threshold 2"),
+        (("x.png", "--text", "a", "--threshold", "0.5", "--threshold", "mean"), "--evaluate only"),
+        (("x", "--evaluate", "--out-dir", "y"), "figures"),
+        (("tests/nowhere.png", "--text", "a"), "no such file"),
+    ],
+)
+def test_refusals_are_one_line(run: Run, arguments: tuple[str, ...], message: str) -> None:
+    done = run("segment", *arguments, stdin=b"")
+    assert done.returncode in (1, 2) and done.stdout == b""
+    assert message in done.stderr.decode() and done.stderr.count(b"\n") == 1, done.stderr.decode()
+
+
+def test_bundles_that_will_not_do(neurons: Path, tmp_path: Path) -> None:
+    with neurons.open("rb") as stream:
+        bundle = read_bundle(stream, "neurons")
+    data = bundle.to_bytes()
+    without = replace(bundle, tensors={key: value for key, value in bundle.tensors.items() if key != "direction"})
+    narrow = bundle.with_tensors(bundle.header, direction=bundle["direction"][:, :7])
+    heads = bundle.with_tensors(bundle.header, unit=np.where([True, True, False], bundle["unit"], 3).astype(np.int32))
+    beyond = bundle.with_tensors(bundle.header, unit=(bundle["unit"] + np.array([0, 5000, 0])).astype(np.int32))
+    other = replace(bundle, header=replace(bundle.header, model=bundle.header.model | {"sha256": "0" * 64}))
+    for made, message in (
+        (data[:-100], "truncated"),
+        (b"", "empty input"),
+        (without.to_bytes(), "without `direction`"),
+        (narrow.to_bytes(), "width 7"),
+        (bundle.select(np.zeros(0, int)).to_bytes(), "no neurons"),
+        (heads.to_bytes(), "not of single neurons"),
+        (beyond.to_bytes(), "that the model has not"),
+        (other.to_bytes(), "same name, another model"),
+    ):
+        (tmp_path / "bundle").write_bytes(made)
+        with pytest.raises(CliptoolsError, match=message):
+            load_segmenter(tmp_path / "bundle", options(texts=("pizza",)))
+
+
+def test_strict_and_nothing_readable(run: Run, neurons: Path, pictures: Path, tmp_path: Path) -> None:
+    words = ("--text", "pizza", "--bundle", neurons)
+    strict = run("segment", pictures / "broken", "--strict", "--batch-size", 1, *words)
+    assert strict.returncode == 1 and b"m.png" in strict.stderr
+    (tmp_path / "a.png").write_bytes(b"x")
+    none = run("segment", tmp_path / "a.png", *words, "-o", tmp_path / "out.jsonl")
+    assert none.returncode == 1 and b"not one image" in none.stderr and os.listdir(tmp_path) == ["a.png"]
+
+
+def test_terminal_gets_a_table(neurons: Path, pictures: Path) -> None:
+    words = ("cliptools.commands.segment", str(pictures / "pairs/images"), "--text", "pizza", "--bundle", str(neurons))
+    code, shown = on_terminal(*words)
+    assert code == 0 and "pizza.bmp" in shown and "score" in shown
+    code, shown = on_terminal(*words, "-f", "safetensors")
+    assert code == 2 and "garble the terminal" in shown
+
+
+def test_names_out_of_archives_stay_below_the_folder() -> None:
+    assert folder_of("a/b.jpg") == "a/b.jpg"
+    assert not any(
+        part in ("", ".", "..") for name in ("../../x.png", "/etc/x.png", "a/../b.png") for part in folder_of(name).split("/")
+    )
+    assert slugs(["a cat", "A  cat!", "犬", "///"]) == ["a-cat", "2-a-cat", "犬", "text"]
