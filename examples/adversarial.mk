@@ -1,61 +1,53 @@
 # make -f examples/adversarial.mk              fooling rates on emoji-vit, as paper 1's Table 3: examples/results/adversarial.csv
 # make -f examples/adversarial.mk smollm2      one pair end to end with the language model, pictures kept
 # make -f examples/adversarial.mk sheet        the contact sheet of the README
-# Fourteen pairs, 100 pictures each (10 descriptions, 10 pictures of each), three repeats, five kinds of words.
+# Ten pairs, 100 pictures each (10 descriptions, 10 pictures of each), three repeats, six kinds of words.
 ROOT    := $(abspath $(dir $(lastword $(MAKEFILE_LIST)))..)
 PYTHON  ?= $(firstword $(wildcard $(ROOT)/.venv/bin/python) python3)
 WORK    ?= adversarial
+RESULTS ?= $(ROOT)/examples/results
 SCENES  ?= 2000
-INDIRECT_SCENES  ?= 200
-INDIRECT_NEURONS ?= 400
-SEEDS   := 0 1 2
-KINDS   := second-order all-neurons random similar indirect
+INDIRECT ?= --limit 100 --sample-neurons 150
 PAIRS   := $(ROOT)/examples/adversarial-pairs.csv
-RESULTS := $(ROOT)/examples/results
-comma   := ,
-empty   :=
-space   := $(empty) $(empty)
+REPEATS := 0 1 2
+SPURIOUS := clip-spurious --pairs-file $(PAIRS) -f jsonl
 
 export PATH := $(ROOT)/bin:$(PATH)
+export PYTHONPATH := $(ROOT)$(if $(PYTHONPATH),:$(PYTHONPATH))
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: table smollm2 sheet
 
 table: $(RESULTS)/adversarial.csv
 
-# The three baselines of the paper beside its method; `all-neurons` lets every neuron vote instead of the 100 of largest |<v, r>|.
-second-order := --by effect
-all-neurons  := --by effect --neurons 100000
-random       := --by random
-similar      := --by similar
-indirect     := --by effect
-
 $(WORK)/neurons.safetensors:
 	mkdir -p $(WORK)
 	clip-effects --limit $(SCENES) | clip-decompose --m 32 > $@
 
+# The indirect effect takes a pass for each neuron, so a sample of neurons and few scenes.
 $(WORK)/indirect.safetensors:
 	mkdir -p $(WORK)
-	clip-effects --effect indirect --limit $(INDIRECT_SCENES) --sample-neurons $(INDIRECT_NEURONS) | clip-decompose --m 32 > $@
+	clip-effects --effect indirect $(INDIRECT) | clip-decompose --m 32 > $@
 
-$(WORK)/indirect-%.jsonl: $(WORK)/indirect.safetensors
-	clip-spurious --pairs-file $(PAIRS) $(indirect) --seed $* -f jsonl $< | clip-advgen --llm template --painter emoji --seed $* -f jsonl > $@
+# Words that do not depend on a seed: the paper's Eq. 6, the same with overlaps for coefficients, texts like v, indirect effects.
+$(WORK)/words.jsonl: $(WORK)/neurons.safetensors $(WORK)/indirect.safetensors $(PAIRS)
+	for by in effect overlap similar; do $(SPURIOUS) --by $$by $< || exit; done > $@
+	$(SPURIOUS) --by effect $(WORK)/indirect.safetensors >> $@
 
-define kind
-$(WORK)/$(1)-%.jsonl: $(WORK)/neurons.safetensors
-	clip-spurious --pairs-file $(PAIRS) $($(1)) --seed $$* -f jsonl $$< | clip-advgen --llm template --painter emoji --seed $$* -f jsonl > $$@
-endef
-$(foreach each,$(filter-out indirect,$(KINDS)),$(eval $(call kind,$(each))))
+# A repeat: random neurons, words dealt, sentences and pictures anew.
+$(WORK)/pictures-%.jsonl: $(WORK)/words.jsonl $(WORK)/neurons.safetensors
+	{ cat $<; for by in random random-overlap; do $(SPURIOUS) --by $$by --seed $* $(WORK)/neurons.safetensors || exit; done; } | \
+	  clip-advgen --llm template --painter emoji --batch-size 50 --seed $* -f jsonl > $@
 
-files = $(foreach seed,$(SEEDS),$(WORK)/$(1)-$(seed).jsonl)
-
-$(RESULTS)/adversarial.csv: $(foreach each,$(KINDS),$(call files,$(each)))
+$(RESULTS)/adversarial.csv: $(foreach repeat,$(REPEATS),$(WORK)/pictures-$(repeat).jsonl)
 	mkdir -p $(RESULTS)
-	$(PYTHON) $(ROOT)/examples/fooling_rates.py $(foreach each,$(KINDS),$(each)=$(subst $(space),$(comma),$(strip $(call files,$(each))))) > $@
+	$(PYTHON) $(ROOT)/examples/fooling_rates.py $^ > $@
 
 smollm2: $(WORK)/neurons.safetensors
-	clip-spurious --depict hammer --predict guitar -f jsonl $< | clip-advgen --llm smollm2 --painter emoji --out-dir $(WORK)/smollm2 --resume -f jsonl > $(RESULTS)/adversarial-smollm2.jsonl
+	mkdir -p $(RESULTS)
+	clip-spurious --depict whale --predict shark -f jsonl $< | \
+	  clip-advgen --llm smollm2 --painter emoji --out-dir $(WORK)/smollm2 --resume -f jsonl > $(RESULTS)/adversarial-smollm2.jsonl
 
 sheet: $(WORK)/neurons.safetensors
-	clip-spurious --pairs-file $(PAIRS) -f jsonl $< | clip-advgen --llm template --size 192 --out-dir $(WORK)/pictures --resume -f jsonl > $(WORK)/pictures.jsonl
+	$(SPURIOUS) $< | clip-advgen --llm template --images 4 --size 128 --out-dir $(WORK)/pictures --resume -f jsonl > $(WORK)/pictures.jsonl
 	$(PYTHON) $(ROOT)/examples/fooling_sheet.py $(WORK)/pictures.jsonl $(ROOT)/docs/adversarial.png

@@ -1,6 +1,6 @@
-"""Fooling rates of clip-advgen's records as CSV: a row a pair, mean and standard deviation over repeats for each kind of words.
+"""Fooling rates of clip-advgen's records as CSV: a row a pair and kind of words, mean and standard deviation over repeats.
 
-    python examples/fooling_rates.py effect=FILE,FILE,FILE random=FILE,FILE,FILE … > rates.csv
+    python examples/fooling_rates.py REPEAT.jsonl REPEAT.jsonl … > rates.csv
 
 A file is one repeat. Only pictures that pass the check (the depicted class is there, the predicted one is not) are counted;
 `pictures` says how many those are. The row `all` averages over pairs within a repeat, then takes mean and deviation of that.
@@ -13,32 +13,38 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+ORDERS = {"second": "second-order", "first": "first-order"}
+Hits = dict[tuple[str, str], list[bool]]
 
-def rates(path: Path) -> dict[str, tuple[float, int]]:
-    """Per pair: the share in percent of sound pictures that fool, and their number."""
-    found: dict[str, list[bool]] = defaultdict(list)
-    for line in path.read_text().splitlines():
-        record = json.loads(line)
-        if record["check"]["depicted"] and not record["check"]["predicted"]:
-            found[record["pair"]].append(record["fooled"])
-    return {pair: (100 * sum(hits) / len(hits), len(hits)) for pair, hits in found.items()}
+
+def sound(path: Path) -> Hits:
+    """Per pair and kind of words: whether each picture that shows what it should fools the model."""
+    found: Hits = defaultdict(list)
+    with path.open() as stream:
+        for record in map(json.loads, stream):
+            kind = ORDERS.get(record["effect"], record["effect"]) if record["by"] == "effect" else record["by"]
+            if record["check"]["depicted"] and not record["check"]["predicted"]:
+                found[record["pair"], kind].append(record["fooled"])
+    return found
+
+
+def percent(hits: list[bool]) -> float:
+    return 100 * sum(hits) / len(hits)
 
 
 def main() -> None:
-    kinds = {
-        kind: [rates(Path(name)) for name in files.split(",")]
-        for kind, _, files in (word.partition("=") for word in sys.argv[1:])
-    }
-    pairs = list(next(iter(kinds.values()))[0])
+    repeats = [sound(Path(name)) for name in sys.argv[1:]]
+    pairs = list(dict.fromkeys(pair for pair, _ in repeats[0]))
+    kinds = list(dict.fromkeys(kind for _, kind in repeats[0]))
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["pair", "kind", "mean", "sd", "repeats", "pictures"])
+    writer.writerow(["pair", "words", "mean", "sd", "repeats", "pictures"])
     for pair in [*pairs, "all"]:
-        for kind, repeats in kinds.items():
-            each = [
-                statistics.mean(rate for rate, _ in repeat.values()) if pair == "all" else repeat[pair][0] for repeat in repeats
-            ]
-            pictures = sum(number for repeat in repeats for name, (_, number) in repeat.items() if pair in (name, "all"))
-            writer.writerow([pair, kind, f"{statistics.mean(each):.1f}", f"{statistics.stdev(each):.1f}", len(each), pictures])
+        for kind in kinds:
+            of = pairs if pair == "all" else [pair]
+            each = [statistics.mean(percent(repeat[one, kind]) for one in of) for repeat in repeats]
+            pictures = sum(len(repeat[one, kind]) for repeat in repeats for one in of)
+            deviation = f"{statistics.stdev(each):.1f}" if len(each) > 1 else ""
+            writer.writerow([pair, kind, f"{statistics.mean(each):.1f}", deviation, len(each), pictures])
 
 
 if __name__ == "__main__":

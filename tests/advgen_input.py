@@ -1,7 +1,11 @@
 """Lines as clip-spurious writes them, made by hand, and how clip-advgen's tests read what comes out."""
 
 import functools
+import importlib
+import io
 import json
+import subprocess
+import sys
 from typing import Any
 
 from cliptools.ground.models import load_model
@@ -37,3 +41,23 @@ def parsed(data: bytes) -> list[dict[str, Any]]:
 
 
 WORDS = ("rocket", "crown", "key", "anchor", "trophy", "lemon")
+
+
+def inside(name: str, *arguments: Any, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """A command run within this process, where the libraries are loaded already; as conftest's `run` otherwise."""
+    main = importlib.import_module(f"cliptools.commands.{name}").main
+    words = [str(argument) for argument in arguments]
+    streams = [io.TextIOWrapper(io.BytesIO(data), "utf-8") for data in (stdin, b"", b"")]
+    before = sys.stdin, sys.stdout, sys.stderr
+    sys.stdin, sys.stdout, sys.stderr = streams
+    try:
+        main.main(words)
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    finally:
+        sys.stdin, sys.stdout, sys.stderr = before
+    written = []
+    for stream in streams[1:]:
+        stream.flush()
+        written.append(stream.buffer.getvalue())
+    return subprocess.CompletedProcess(words, status, *written)

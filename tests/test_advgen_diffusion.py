@@ -4,18 +4,16 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from advgen_input import WORDS, lines, parsed
+from advgen_input import WORDS, inside, lines, parsed
 from conftest import ROOT
 from PIL import Image
 from tiny_pipelines import save_deepfloyd, save_stable_diffusion
 
-Run = Callable[..., subprocess.CompletedProcess[bytes]]
 pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers and transformers, when tiny parts are made
 
 
@@ -29,7 +27,7 @@ def deepfloyd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return save_deepfloyd(tmp_path_factory.mktemp("if"))
 
 
-def test_stable_diffusion_paints_what_the_pipeline_paints(run: Run, stable: Path, tmp_path: Path) -> None:
+def test_stable_diffusion_paints_what_the_pipeline_paints(stable: Path, tmp_path: Path) -> None:
     options = (
         "--llm",
         "template",
@@ -46,7 +44,7 @@ def test_stable_diffusion_paints_what_the_pipeline_paints(run: Run, stable: Path
         "-f",
         "jsonl",
     )
-    done = run("advgen", *options, "--batch-size", 1, "--out-dir", tmp_path / "out", stdin=lines(*WORDS))
+    done = inside("advgen", *options, "--batch-size", 1, "--out-dir", tmp_path / "out", stdin=lines(*WORDS))
     assert done.returncode == 0, done.stderr
     records = parsed(done.stdout)
     assert len(records) == 4 and "unchecked" in done.stderr.decode() and "check" not in records[0]
@@ -71,41 +69,43 @@ def test_stable_diffusion_paints_what_the_pipeline_paints(run: Run, stable: Path
         assert np.array_equal(np.asarray(drawn), np.asarray(Image.open(record["file"])))
     for file in (tmp_path / "out").rglob("000-001.png"):
         file.unlink()
-    again = run("advgen", *options, "--batch-size", 1, "--out-dir", tmp_path / "out", "--resume", stdin=lines(*WORDS))
+    again = inside("advgen", *options, "--batch-size", 1, "--out-dir", tmp_path / "out", "--resume", stdin=lines(*WORDS))
     assert again.stdout == done.stdout
 
 
-def test_deepfloyd_in_two_stages(run: Run, deepfloyd: tuple[Path, Path], tmp_path: Path) -> None:
+def test_deepfloyd_in_two_stages(deepfloyd: tuple[Path, Path], tmp_path: Path) -> None:
     first, second = deepfloyd
     options = ("--llm", "template", "--take", 1, "--images", 2, "--painter", first, "--steps", 2, "-f", "jsonl")
-    done = run("advgen", *options, "--upscaler", second, "--judge", "emoji-vit", "--out-dir", tmp_path / "a", stdin=lines(*WORDS))
+    done = inside(
+        "advgen", *options, "--upscaler", second, "--judge", "emoji-vit", "--out-dir", tmp_path / "a", stdin=lines(*WORDS)
+    )
     assert done.returncode == 0, done.stderr
     records = parsed(done.stdout)
     assert records[0]["settings"]["pipeline"] == "IFPipeline" and records[0]["settings"]["upscaler"] == str(second)
     assert set(records[0]["check"]) == {"by", "depicted", "predicted"} and records[0]["settings"]["judge"] == "emoji-vit"
     assert [Image.open(r["file"]).size for r in records] == [(16, 16)] * 2
-    small = run("advgen", *options, "--out-dir", tmp_path / "b", stdin=lines(*WORDS))
+    small = inside("advgen", *options, "--out-dir", tmp_path / "b", stdin=lines(*WORDS))
     assert [Image.open(r["file"]).size for r in parsed(small.stdout)] == [(8, 8)] * 2
 
 
-def test_out_of_memory_says_what_to_lower(run: Run, stable: Path) -> None:
+def test_out_of_memory_says_what_to_lower(stable: Path) -> None:
     """Attention over 1024 × 1024 latents wants terabytes."""
     options = ("--llm", "template", "--take", 1, "--images", 1, "--painter", stable, "--steps", 1, "-f", "jsonl")
-    done = run("advgen", *options, "--size", 2**21, stdin=lines(*WORDS))
+    done = inside("advgen", *options, "--size", 2**21, stdin=lines(*WORDS))
     assert done.returncode == 1 and done.stdout == b""
     said = done.stderr.decode().splitlines()
     assert len(said) == 1 and "out of memory painting 1 at a time; lower --batch-size or --size" in said[0]
 
 
-def test_options_a_pipeline_or_device_does_not_take(run: Run, stable: Path) -> None:
+def test_options_a_pipeline_or_device_does_not_take(stable: Path) -> None:
     base = ("--llm", "template", "--painter", stable, "-f", "jsonl")
-    done = run("advgen", *base, "--offload", "model", "--device", "cpu", stdin=lines(*WORDS))
+    done = inside("advgen", *base, "--offload", "model", "--device", "cpu", stdin=lines(*WORDS))
     assert done.returncode == 2 and b"--offload model: the painter is on the CPU already" in done.stderr
-    done = run("advgen", *base, "--size", 15 + 6, "--take", 1, stdin=lines(*WORDS))
+    done = inside("advgen", *base, "--size", 15 + 6, "--take", 1, stdin=lines(*WORDS))
     assert done.returncode == 1 and b"divisible by 8" in done.stderr.replace(b"divisible by 2", b"divisible by 8")
 
 
-def test_pickles_are_not_read(run: Run, stable: Path, tmp_path: Path) -> None:
+def test_pickles_are_not_read(stable: Path, tmp_path: Path) -> None:
     """A pipeline whose weights lie in .bin files only."""
     folder = tmp_path / "pickled"
     shutil.copytree(stable, folder)
@@ -114,13 +114,13 @@ def test_pickles_are_not_read(run: Run, stable: Path, tmp_path: Path) -> None:
 
     torch.save(load_file(weights), weights.with_suffix(".bin"))
     weights.unlink()
-    done = run("advgen", "--llm", "template", "--painter", folder, "-f", "jsonl", stdin=lines(*WORDS))
+    done = inside("advgen", "--llm", "template", "--painter", folder, "-f", "jsonl", stdin=lines(*WORDS))
     assert done.returncode == 1 and b"no safetensors weights there" in done.stderr.splitlines()[-1]
 
 
-def test_a_folder_that_is_no_pipeline(run: Run, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_pipeline(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "Nonsense"}))
-    done = run("advgen", "--llm", "template", "--painter", tmp_path, "-f", "jsonl", stdin=lines(*WORDS))
+    done = inside("advgen", "--llm", "template", "--painter", tmp_path, "-f", "jsonl", stdin=lines(*WORDS))
     assert done.returncode == 1 and b"cannot be loaded" in done.stderr and b"Traceback" not in done.stderr
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from advgen_input import WORDS, lines, parsed
+from advgen_input import WORDS, inside, lines, parsed
 from conftest import ROOT
 
 from cliptools.ground.descriptions import TemplateWriter, Wanted, Writer, wanted_of, write_descriptions
@@ -134,7 +134,7 @@ def test_smollm2_describes(run: Run, spoken: bytes) -> None:
     for record in records:
         assert wanted(*WORDS).fault(record["description"], 3) is None and len(record["words"]) == 3
         assert record["settings"] == {"llm": "smollm2", "grammar": "shape", "words_per_caption": 3, "seed": 0}
-    painted = run("advgen", "--images-only", "--images", 2, "-f", "jsonl", stdin=spoken)
+    painted = inside("advgen", "--images-only", "--images", 2, "-f", "jsonl", stdin=spoken)
     assert painted.returncode == 0 and [r["check"]["depicted"] for r in parsed(painted.stdout)] == [True] * 4
 
 
@@ -145,9 +145,9 @@ def test_a_named_file_says_the_same(run: Run, spoken: bytes) -> None:
     assert parsed(done.stdout)[0]["description"] == parsed(spoken)[0]["description"]
 
 
-def test_a_damaged_file_is_one_line(run: Run, tmp_path: Path) -> None:
+def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"GGUF and nothing more")
-    done = run("advgen", "--llm", tmp_path / "bad.gguf", "--captions-only", stdin=lines(*WORDS))
+    done = inside("advgen", "--llm", tmp_path / "bad.gguf", "--captions-only", stdin=lines(*WORDS))
     assert (
         done.returncode == 1 and "cannot be loaded" in done.stderr.decode().splitlines()[-1] and b"Traceback" not in done.stderr
     )
@@ -169,8 +169,8 @@ def test_what_is_missing_is_said(package: str, get: str) -> None:
     assert done.returncode == 1 and len(said) == 1 and get in said[0] and "--llm template" in said[0]
 
 
-def test_more_words_than_the_shape_holds_and_names_of_no_form(run: Run) -> None:
-    done = run("advgen", "--words-per-caption", 5, stdin=lines(*WORDS))
+def test_more_words_than_the_shape_holds_and_names_of_no_form() -> None:
+    done = inside("advgen", "--words-per-caption", 5, stdin=lines(*WORDS))
     assert done.returncode == 2 and b"at most 4 with --grammar shape" in done.stderr
     with pytest.raises(CliptoolsError, match="OWNER/NAME"):
         check_writer("not a name")
