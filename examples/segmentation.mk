@@ -12,6 +12,7 @@ METHODS_64 := neurons rollout chefer textspan
 RESULTS := $(ROOT)/examples/results
 
 export PATH := $(ROOT)/bin:$(PATH)
+export PYTHONPATH := $(ROOT)
 export SHELLOPTS := pipefail
 SHELL := bash
 .DELETE_ON_ERROR:

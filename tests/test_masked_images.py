@@ -123,7 +123,10 @@ def test_scenes_alike_from_tar_and_folder(scenes: Path) -> None:
 def test_damaged_tars(scenes: Path, tmp_path: Path) -> None:
     data = (scenes / "scenes.tar").read_bytes()
     ends = [i for i in range(512, len(data), 512) if data[i : i + 10].startswith(b"scene-") and i > len(data) // 2]
+    middle = ends[0]  # a header that is none: tarfile alone would take it for the end
+    data_damaged = data[:middle] + b"?" * 512 + data[middle + 512 :] + bytes(20480)
     for cut, message in (
+        (data_damaged, "damaged"),
         (data[:0], "expected a tar"),
         (data[:-1700], "tar"),
         (data[: ends[0]], "truncated"),

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pytest
 from conftest import Run
@@ -15,7 +14,6 @@ from safetensors.numpy import load
 from test_masked_images import save_pair, write_gtsegs
 from test_pipes import on_terminal
 
-from cliptools.commands.segment import main
 from cliptools.commands.segmenting.evaluate import evaluate
 from cliptools.commands.segmenting.images import folder_of, slugs
 from cliptools.commands.segmenting.segmenter import METHODS, load_segmenter
@@ -41,8 +39,8 @@ def pictures(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, size, corner in (("pizza", (2 * SIDE, SIDE), (SIDE, 0)), ("violin", (SIDE, 2 * SIDE), (0, SIDE))):
         scene = place / f"scene-{name}"
         assert run("scenes", "--caption", f"a {name}", "--seed", 5, "--size", SIDE, "--out-dir", scene).returncode == 0
-        drawn = Image.open(next((scene / "images").iterdir())).convert("RGB")
-        labels = np.asarray(Image.open(next((scene / "masks").iterdir())))
+        drawn = opened(next((scene / "images").iterdir())).convert("RGB")
+        labels = np.asarray(opened(next((scene / "masks").iterdir())))
         image, mask = Image.new("RGB", size, drawn.getpixel((1, 1))), np.zeros(size[::-1], bool)
         image.paste(drawn, corner)
         mask[corner[1] : corner[1] + SIDE, corner[0] : corner[0] + SIDE] = labels > 0
@@ -52,6 +50,12 @@ def pictures(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / "broken" / path.name).write_bytes(path.read_bytes())
     (place / "broken" / "m.png").write_bytes(b"no picture")
     return place
+
+
+def opened(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        image.load()
+        return image
 
 
 def lines(data: bytes) -> list[dict]:
@@ -69,15 +73,15 @@ def test_pictures_records_and_where_things_are(run: Run, neurons: Path, pictures
         (f"{name}.bmp", text) for name in ("pizza", "violin") for text in ("pizza", "violin")
     ]
     for record in records:
-        mask = np.asarray(Image.open(tmp_path / "out" / record["mask"])) > 0
-        labels = Image.open(tmp_path / "out" / record["label_map"])
+        mask = np.asarray(opened(tmp_path / "out" / record["mask"])) > 0
+        labels = opened(tmp_path / "out" / record["label_map"])
         assert mask.shape == (record["height"], record["width"]) and labels.size == mask.shape[::-1]
         assert record["share"] == pytest.approx(mask.mean(), rel=1e-5)
         assert record["label_share"] == pytest.approx((np.asarray(labels) == record["label"]).mean(), rel=1e-5)
-        assert Image.open(tmp_path / "out" / record["overlay"]).size == labels.size
+        assert opened(tmp_path / "out" / record["overlay"]).size == labels.size
         assert record["threshold"] == 0.5 and record["neurons"] == 200 and record["model"]["name"] == "emoji-vit"
         if record["image"].startswith(record["text"]):
-            truth = np.asarray(Image.open(pictures / "pairs/masks" / f"{record['text']}.png")) > 0
+            truth = np.asarray(opened(pictures / "pairs/masks" / f"{record['text']}.png")) > 0
             assert (mask & truth).sum() / (mask | truth).sum() > 0.4, record
     assert records[0]["grid"] == [8, 16] and records[2]["grid"] == [16, 8]
 
@@ -133,8 +137,8 @@ def test_windows(run: Run, neurons: Path, pictures: Path) -> None:
 
 def options(**given: Any) -> dict[str, Any]:
     """What the command hands to its parts."""
-    kept = {parameter.name: parameter.get_default(click.Context(main)) for parameter in main.params}
-    kept |= {"device": "cpu", "texts": (), "thresholds": ("0.5",), "templates": ()}
+    kept: dict[str, Any] = {"texts": (), "classes": None, "method": "neurons", "neurons": 200, "thresholds": ("0.5",)}
+    kept |= {"templates": (), "size": None, "stride": None, "strict": False, "batch_size": 16, "device": "cpu"}
     return kept | given
 
 
@@ -166,8 +170,8 @@ def test_evaluation_of_scenes_pools_pixels(run: Run, neurons: Path, pictures: Pa
 
 def test_gtsegs_agrees_with_the_same_pairs_as_files(run: Run, neurons: Path, pictures: Path, tmp_path: Path) -> None:
     names = ("pizza", "violin")
-    images = [np.asarray(Image.open(pictures / f"pairs/images/{name}.bmp")) for name in names]
-    masks = [np.asarray(Image.open(pictures / f"pairs/masks/{name}.png")) > 0 for name in names]
+    images = [np.asarray(opened(pictures / f"pairs/images/{name}.bmp")) for name in names]
+    masks = [np.asarray(opened(pictures / f"pairs/masks/{name}.png")) > 0 for name in names]
     write_gtsegs(tmp_path / "gtsegs_ijcv.mat", images, masks)
     words = ("--evaluate", "--text", "pizza", "--bundle", neurons)
     files_, mat = (lines(run("segment", place, *words).stdout) for place in (pictures / "pairs", tmp_path / "gtsegs_ijcv.mat"))

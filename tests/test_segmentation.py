@@ -285,7 +285,7 @@ def test_positions_follow_the_picture_not_its_order() -> None:
 
 def test_sizes_keep_the_aspect_in_whole_patches() -> None:
     assert fitted_size(64, 64, 64, (8, 8)) == (64, 64)
-    assert fitted_size(500, 333, 224, (32, 32)) == (320, 224)
+    assert fitted_size(500, 333, 224, (32, 32)) == (352, 224)
     assert fitted_size(300, 900, 100, (14, 14)) == (98, 294)
     assert fitted_size(1, 100, 16, (32, 32)) == (32, 1600)
 

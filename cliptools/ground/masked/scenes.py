@@ -52,8 +52,8 @@ def scenes_in_tar(stream: BufferedIOBase, name: str, whole: bool) -> Iterator[Re
                     parts = {}
     except tarfile.ReadError as error:
         raise StreamError(f"{name}: expected a tar of clip-scenes, found none or one cut short ({error})") from None
-    if tail.drain().strip(b"\0"):
-        raise StreamError(f"{name}: truncated tar: it ends after {found} scenes without an end mark")
+    if not tail.ends_in_zeros():
+        raise StreamError(f"{name}: truncated or damaged tar: no end mark after {found} scenes")
     if not found:
         raise StreamError(f"{name}: a tar without scenes (expected KEY.png, KEY.json and KEY.masks.png, as clip-scenes writes)")
 
@@ -70,11 +70,12 @@ class _Tail:
         self._last = (self._last + data)[-tarfile.BLOCKSIZE :]
         return data
 
-    def drain(self) -> bytes:
-        """The last block, once all is read."""
-        while self.read(1 << 20):
-            pass
-        return self._last
+    def ends_in_zeros(self) -> bool:
+        """Whether the last block read, and all that is still to come, is zeros."""
+        clean = True
+        while data := self.read(1 << 20):
+            clean &= not data.strip(b"\0")
+        return clean and not self._last.strip(b"\0")
 
 
 def _scene(record: dict[str, Any], image: Path | BytesIO, masks: Path | BytesIO, whole: bool) -> MaskedImage:
