@@ -144,6 +144,20 @@ def test_duplicate_and_collinear_texts_end_a_unit_as_in_scikit_learn(dtype: torc
     assert all(torch.isfinite(part).all() for part in found)
 
 
+def test_steps_beyond_what_the_texts_span_end_a_unit() -> None:
+    """A narrow text tower's pool: rounding alone leads out of its dimensions, and must not be fitted."""
+    draw = torch.Generator().manual_seed(1)
+    atoms = unit(torch.randn(2000, 20, generator=draw) @ torch.randn(20, 48, generator=draw))
+    targets = unit(torch.randn(40, 48, generator=draw))
+    found = pursue(targets, atoms, 30)
+    assert ((found.word >= 0).sum(1) <= 20).all() and ((found.word >= 0).sum(1) >= 17).all()
+    assert (found.path.diff(dim=1) <= 1e-6).all()
+    assert found.coefficient.abs().max() < 100
+    span = torch.linalg.lstsq(atoms.double().T, targets.double().T, driver="gelsd", rcond=1e-5).solution
+    outside = (targets.double() - span.T @ atoms.double()).norm(dim=1)
+    torch.testing.assert_close(found.residual.double(), outside, atol=0.02, rtol=0)
+
+
 def test_zero_targets_have_no_texts() -> None:
     targets, atoms = related(6, 100, 16, dtype=torch.float32)
     targets[[0, 4]] = 0

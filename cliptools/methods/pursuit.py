@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cliptools.ground.progress import progress
 from cliptools.methods.screening import Screen, fastest_dtype, strongest
 
+ROUNDING = 1e-6  # relative growth of a residual that means nothing: an exact fit leaves nothing else
+DEPENDENT = 1024  # rounding steps of a text's squared norm: one that adds less to the span depends on those before it
 CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 2 << 30}  # for the texts chosen by the units worked on at the same time
 
 
@@ -114,14 +116,19 @@ class _State:
         norm2 = t.double().square().sum(dim=1)
         rho2 = norm2 - w.square().sum(dim=(1, 2))  # squared norm of what t adds to the span
         known = (self.word[:, :k] == text[:, None]).any(dim=1)
-        self.active &= (c.abs() > least) & ~known & (rho2 > torch.finfo(t.dtype).eps * norm2)
+        # What t adds must stand out from the rounding of its overlaps: where the texts span fewer dimensions than there
+        # are steps, the surplus ones do not.
+        new = rho2 > DEPENDENT * torch.finfo(t.dtype).eps * norm2
+        self.active &= (c.abs() > least) & ~known & new
         rho = torch.where(self.active, rho2, 1).sqrt()
         self.inverse[:, k, :k] = -torch.bmm(w, inverse).squeeze(1) / rho[:, None]
         self.inverse[:, k, k] = 1 / rho
         self.chosen[:, k] = t
         self.word[:, k] = torch.where(self.active, text, -1)
         # r is orthogonal to the texts before, so only its part along the new direction, c/ρ, is still to be fitted
-        self._fit(k + 1, torch.where(self.active, c / rho, 0)[:, None] * self.inverse[:, k, : k + 1])
+        better = self._fit(k + 1, torch.where(self.active, c / rho, 0)[:, None] * self.inverse[:, k, : k + 1])
+        self.active &= better
+        self.word[~better, k] = -1
 
     def refine(self, k: int) -> None:
         """One step of iterative refinement: fit what rounding has left in r along the texts chosen."""
@@ -130,10 +137,15 @@ class _State:
         inverse = self.inverse[:, :k, :k]
         self._fit(k, torch.bmm(torch.bmm(left, inverse.mT) * taken, inverse).squeeze(1))
 
-    def _fit(self, k: int, change: Float[Tensor, "unit k"]) -> None:
-        self.gamma[:, :k] += change
-        fitted = torch.bmm(self.gamma[:, None, :k].to(self.r.dtype), self.chosen[:, :k]).squeeze(1)  # (unit, d)
-        self.r = self.targets - fitted
+    def _fit(self, k: int, change: Float[Tensor, "unit k"]) -> Bool[Tensor, " unit"]:
+        """Change γ, but not where rounding lets r grow, as it does at the end of what the texts span. Where that was not so."""
+        gamma = self.gamma[:, :k] + change
+        fitted = torch.bmm(gamma[:, None].to(self.r.dtype), self.chosen[:, :k]).squeeze(1)  # (unit, d)
+        r = self.targets - fitted
+        better = r.norm(dim=1) <= (1 + ROUNDING) * self.r.norm(dim=1)
+        self.gamma[:, :k] = torch.where(better[:, None], gamma, self.gamma[:, :k])
+        self.r = torch.where(better[:, None], r, self.r)
+        return better
 
 
 def _pursue(targets: Float[Tensor, "unit d"], screen: Screen, steps: int) -> Pursuit:
