@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from cliptools.commands.base import choose_format, command, device_option, output_options
-from cliptools.commands.segmenting.segmenter import METHODS
+from cliptools.commands.segmenting.segmenter import METHODS, parse_threshold
 from cliptools.ground.errors import UsageError
 
 METHOD_HELP = "How maps are made (above)."
@@ -103,6 +103,7 @@ def _check(paths: tuple[str, ...], options: dict[str, Any], output_format: str |
         raise UsageError("nothing to find: give --text, or --classes for the model's own best class")
     if options["resume"] and not options["out_dir"]:
         raise UsageError("--resume goes on with a folder: name it by --out-dir")
+    _ = [parse_threshold(text) for text in options["thresholds"]]
     chosen = choose_format(output_format, output, "jsonl")
     (_check_evaluation if options["evaluate"] else _check_pictures)(options, chosen)
     return chosen
