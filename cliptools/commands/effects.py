@@ -65,7 +65,7 @@ SAMPLE_HELP = "Only N neurons of each layer, drawn by --seed; for --effect indir
     "--thumbnails", type=click.IntRange(16, 512), metavar="PIXELS", help="Keep small JPEGs of the top images in the bundle."
 )
 @click.option("--strict", is_flag=True, help="An unreadable image is an error, not a warning.")
-@click.option("--memory", default=4.0, show_default=True, type=click.FloatRange(0.01), help="GB of statistics held at once.")
+@click.option("--memory", default=3.2, show_default=True, type=click.FloatRange(0.01), help="GB of statistics held at once.")
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Images per forward pass.")
 @click.option("--workers", type=click.IntRange(0), help="Threads that decode images [default: the number of cores, at most 8].")
 @model_options

@@ -21,7 +21,7 @@ Batches = Callable[[Collection[int] | None], Iterator[tuple[list[int], Tensor]]]
 """Image numbers and preprocessed pictures [b, 3, y, x], of these images or of all, always in the same order."""
 UNITS_AT_ONCE = 256  # for which D is held
 CHEAP = 0.5e9  # bytes of kept images that nobody misses
-AMPLE = 1.25  # times T kept beyond T: nearly every list is certified then
+AMPLE = 2  # times T kept beyond T, where memory allows: every list is certified then, or nearly
 
 
 class Slab(NamedTuple):
@@ -58,7 +58,7 @@ class Settings(NamedTuple):
     components: int = 1
     scale: bool = True
     """Multiply effects by 100 / ||M(I)||."""
-    memory: float = 4e9
+    memory: float = 3.2e9
     """Bytes of statistics to hold at once; layers that do not fit together take further passes."""
     margin: int | None = None
 
@@ -223,7 +223,7 @@ def _settle(
     for each in unsettled:
         each.statistics.forget(None if images is None else torch.tensor(sorted(images), device=each.rows.device))
     count = sum(len(each.rows) for each in unsettled)
-    note(f"{count} neurons need a second look at {'all' if images is None else len(images)} images: one was not enough")
+    note(f"{count} neurons need a second look at {'all' if images is None else len(images)} images (with more memory, fewer)")
     slabs = [Slab(each.slab.layer, each.slab.neurons[each.rows.to(each.slab.neurons.device)]) for each in unsettled]
     statistics, total = [each.statistics for each in unsettled], expected if images is None else len(images)
     reread = _read(paths, batches(images), slabs, statistics, settings, "second look", total)
