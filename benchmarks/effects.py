@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from machine import describe, save
+from machine import RESULTS, describe, save
 
 SETTINGS: dict[str, list[str] | None] = {
     "plain": None,
@@ -29,6 +29,7 @@ SETTINGS: dict[str, list[str] | None] = {
 }
 GOALS = {"layers 8-10": 1.3, "all layers": 1.6}
 SHORT = 128
+LOG = RESULTS / "effects.jsonl"
 MANY = (500, 2000)  # images, between which the peak must not grow
 
 
@@ -104,53 +105,60 @@ def plain(folder: Path, count: int, batch: int, model: str) -> None:
     assert sum(map(len, kept)) == count
 
 
-def measured(setting: str, folder: Path, count: int, options: argparse.Namespace) -> dict[str, float]:
+def measured(setting: str, folder: Path, count: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One process, and a line about it in results/effects.jsonl, so that nothing measured is lost."""
     command = [sys.executable, __file__, "--work", setting, "--folder", str(folder), "--count", str(count)]
     command += ["--batch-size", str(options.batch_size), "--model", options.model]
     done = subprocess.run(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
-    result: dict[str, float] = json.loads(done.stderr.splitlines()[-1])
-    return result
+    return {"setting": setting, "images": count} | json.loads(done.stderr.splitlines()[-1])
 
 
-def speed(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    times: dict[str, list[tuple[float, float]]] = {setting: [] for setting in SETTINGS}
-    peaks: dict[str, float] = {}
+def keep(line: dict[str, Any]) -> None:
+    """Add a line to the log and show it."""
+    LOG.parent.mkdir(exist_ok=True)
+    with LOG.open("a", encoding="utf-8") as log:
+        log.write(json.dumps(line) + "\n")
+    print(line, flush=True)
+
+
+def speed(folder: Path, options: argparse.Namespace) -> None:
+    """A short and a long run of every setting, in turns."""
     for number in range(options.rounds):
         for setting in SETTINGS:
-            runs = [measured(setting, folder, count, options) for count in (SHORT, options.count)]
-            short, long = (run["seconds"] for run in runs)
-            peaks[setting] = max(peaks.get(setting, 0), runs[1]["peak GB"])
-            slope = (long - short) / (options.count - SHORT)
-            times[setting].append((slope, long - slope * options.count))
-            print(
-                f"round {number + 1}: {setting}: {1000 * slope:.1f} ms an image, fixed {times[setting][-1][1]:.1f} s", flush=True
-            )
-    rows = []
-    for setting, pairs in times.items():
-        ratios = [pair[0] / base[0] for pair, base in zip(pairs, times["plain"], strict=True)]
-        rows.append(
-            {
-                "setting": setting,
-                "ms an image": round(1000 * statistics.median(slope for slope, _ in pairs), 1),
-                "ratio": round(statistics.median(ratios), 2),
-                "ratios": [round(ratio, 2) for ratio in ratios],
-                "goal": GOALS.get(setting),
-                "fixed s": round(statistics.median(fixed for _, fixed in pairs), 1),
-                "peak GB": round(peaks[setting], 2),
-            }
-        )
-    return rows
+            short, long = (measured(setting, folder, count, options) for count in (SHORT, options.count))
+            slope = (long["seconds"] - short["seconds"]) / (options.count - SHORT)
+            fixed = long["seconds"] - slope * options.count
+            keep({"round": number + 1, "setting": setting, "ms": round(1000 * slope, 1), "fixed": round(fixed, 1)})
 
 
-def memory(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    rows = []
+def memory(folder: Path, options: argparse.Namespace) -> None:
+    """Peaks for few and many images."""
     for setting in GOALS:
-        peaks = {count: round(measured(setting, folder, count, options)["peak GB"], 2) for count in MANY}
-        rows.append({"setting": setting} | {f"peak GB, {count} images": peak for count, peak in peaks.items()})
-        print(rows[-1], flush=True)
-    return rows
+        for count in MANY:
+            keep({"setting": setting, "images": count, "peak": round(measured(setting, folder, count, options)["peak GB"], 2)})
+
+
+def tables() -> dict[str, list[dict[str, Any]]]:
+    """What the log says."""
+    lines = [json.loads(line) for line in LOG.read_text(encoding="utf-8").splitlines()]
+    rounds = [line for line in lines if "round" in line]
+    plain = {line["round"]: line["ms"] for line in rounds if line["setting"] == "plain"}
+    found: dict[str, list[dict[str, Any]]] = {"speed": [], "memory": []}
+    for setting in SETTINGS:
+        here = [line for line in rounds if line["setting"] == setting]
+        if here:
+            ratios = [round(line["ms"] / plain[line["round"]], 2) for line in here]
+            row: dict[str, Any] = {"setting": setting, "ms an image": statistics.median(line["ms"] for line in here)}
+            row |= {"ratio": round(statistics.median(ratios), 2), "ratios": ratios, "goal": GOALS.get(setting)}
+            found["speed"].append(row | {"fixed s": statistics.median(line["fixed"] for line in here)})
+        peaks = {
+            f"peak GB, {line['images']} images": line["peak"] for line in lines if line["setting"] == setting and "peak" in line
+        }
+        if peaks:
+            found["memory"].append({"setting": setting} | peaks)
+    return {name: rows for name, rows in found.items() if rows}
 
 
 def main() -> None:
@@ -160,19 +168,29 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", action="store_true", help="also peak memory at 500 and 2,000 images")
+    parser.add_argument("--report", action="store_true", help="only the tables, of what was measured last")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.report:
+        report(options)
+        return
     if options.work:
         work(options.work, options.folder, options.count, options.batch_size, options.model)
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_photos(folder, max(MANY) if options.memory else options.count)
-        tables = {"speed": speed(folder, options)}
+        LOG.unlink(missing_ok=True)
+        speed(folder, options)
         if options.memory:
-            tables["memory"] = memory(folder, options)
-    save("effects", describe(), {"model": options.model, "images": options.count, "batch": options.batch_size}, tables)
+            memory(folder, options)
+    report(options)
+
+
+def report(options: argparse.Namespace) -> None:
+    """Tables from the log."""
+    save("effects", describe(), {"model": options.model, "images": options.count, "batch": options.batch_size}, tables())
 
 
 if __name__ == "__main__":

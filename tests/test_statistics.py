@@ -184,6 +184,7 @@ def test_slabs_name_their_neurons() -> None:
     visual = random_tower(SHAPES[0])
     paths = SecondOrder(visual)
     scattered = Slab(1, torch.tensor([9, 2]))
-    both, _ = paths.read(pictures(visual, 2), [Slab(1, torch.arange(90)), scattered])
-    S = list(both)
-    assert torch.equal(S[0][:, [9, 2]], S[1])
+    swapped = Slab(1, torch.tensor([0, 2, 1, 3]))  # first and last as those of a run
+    every, some, others = paths.read(pictures(visual, 2), [Slab(1, torch.arange(90)), scattered, swapped])[0]
+    assert torch.equal(every[:, [9, 2]], some)
+    assert torch.equal(every[:, [0, 2, 1, 3]], others)

@@ -39,6 +39,6 @@ class SecondOrder:
     def _index(self, slab: Slab) -> slice | Tensor:
         """A slice where the neurons are consecutive: it copies nothing."""
         first, last = int(slab.neurons[0]), int(slab.neurons[-1])
-        if torch.equal(slab.neurons.cpu(), torch.arange(first, last + 1)):
+        if last >= first and torch.equal(slab.neurons.cpu(), torch.arange(first, last + 1)):
             return slice(first, last + 1)
         return slab.neurons.to(self.visual.conv1.weight.device)
