@@ -84,7 +84,7 @@ def work(setting: str, folder: Path, count: int, batch: int, model: str) -> None
                 if stop.code:
                     raise
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # it counts KiB
     print(json.dumps({"seconds": seconds, "peak GB": peak}), file=sys.stderr)
 
 
