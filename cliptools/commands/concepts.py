@@ -1,36 +1,28 @@
 """clip-concepts: what an image shows, in the words of the neurons that act on it."""
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import BufferedIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsFloat
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cliptools.commands.base import choose_format, command, device_option, output_options, parse_layers
 from cliptools.commands.consume import read_neurons, record_source
-from cliptools.commands.present import signed_words
+from cliptools.commands.describing import by_neurons, by_text
+from cliptools.commands.tables import rendered
 from cliptools.ground.errors import CliptoolsError, StreamError, UsageError
-from cliptools.ground.output import stdout_is_terminal, text_output
+from cliptools.ground.output import text_output
 from cliptools.ground.records import rounded, write_record
 
 if TYPE_CHECKING:
-    from open_clip.transformer import VisionTransformer
-    from torch import Tensor
-
     from cliptools.ground.bundle import Bundle
     from cliptools.ground.images import ImageSource
-    from cliptools.ground.models import LoadedModel
     from cliptools.ground.truth import Truth
 
     Asked = tuple[ImageSource, list[int]]
-    Describe = Callable[[Sequence[str], Tensor], Iterator[dict[str, Any]]]
-    Voice = Callable[[Tensor], Tensor]
 
 TOOL = "clip-concepts"
-TELLING = 5  # neurons shown of an image
-TELLING_WORDS = 3  # words shown of a neuron
 WIDTHS = {"image": 24, "active": 6, "found": 6}  # columns of the table
 BY_HELP = (
     "words: the neurons' own texts (App. A.5). directions: the same sum of their directions, compared with the whole pool. "
@@ -145,16 +137,16 @@ def _settings(neurons: "Bundle", options: dict[str, Any]) -> dict[str, Any]:
 
 def _records(neurons: "Bundle", asked: "Asked", truth: "Truth | None", options: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """A record an image, in the order of the list."""
-    from cliptools.ground.loader import Skipped, load_batches
+    from cliptools.ground.loader import Skipped, default_workers, load_batches
     from cliptools.ground.models import load_recorded_model
     from cliptools.ground.progress import note, progress
     from cliptools.ground.truth import found_names
 
     source, indices = asked
     model = load_recorded_model(neurons.header.model, options["device"])
-    describe = (_by_text if options["by"] == "text" else _by_neurons)(neurons, model, options)
+    describe = (by_text if options["by"] == "text" else by_neurons)(neurons, model, options)
     skipped, count = Skipped(), 0
-    workers = min(os.cpu_count() or 1, 8) if options["workers"] is None else options["workers"]
+    workers = default_workers() if options["workers"] is None else options["workers"]
     batches = load_batches(
         source, indices, model.transform,
         batch_size=options["batch_size"], workers=workers, strict=options["strict"], skipped=skipped,
@@ -172,111 +164,6 @@ def _records(neurons: "Bundle", asked: "Asked", truth: "Truth | None", options: 
     note(f"{TOOL}: {count} images" + (f", {len(skipped)} skipped" if len(skipped) else ""))
 
 
-def _by_text(neurons: "Bundle", model: "LoadedModel", options: dict[str, Any]) -> "Describe":
-    """CLIP's own ranking of the pool."""
-    import torch
-
-    from cliptools.methods.concept_words import best, text_scores
-
-    texts, t = _pool(neurons, model, options)
-    clip: Any = model.clip
-    dtype = next(clip.parameters()).dtype
-
-    @torch.inference_mode()
-    def describe(names: Sequence[str], pictures: "Tensor") -> Iterator[dict[str, Any]]:
-        embedding: Tensor = clip.encode_image(pictures.to(model.device, dtype))
-        ranked = best(text_scores(embedding, t), options["words"])
-        for index, value in zip(ranked.column.tolist(), ranked.value.tolist(), strict=True):
-            yield {"concepts": [{"word": texts[j], "score": rounded(v)} for j, v in zip(index, value, strict=True)]}
-
-    return describe
-
-
-def _by_neurons(neurons: "Bundle", model: "LoadedModel", options: dict[str, Any]) -> "Describe":
-    """The words, or the directions, of the neurons that act."""
-    import torch
-
-    from cliptools.methods.activity import UnitActivity
-    from cliptools.methods.concept_words import active_units, best, counted_units, unit_weights
-    from cliptools.methods.second_order import SecondOrder
-
-    own = neurons.text_list("words")["texts"]
-    texts, voice = _voice(neurons, model, options)
-    unit, b, r = (torch.from_numpy(neurons[name]) for name in ("unit", "mean", "direction"))
-    tau = torch.from_numpy(neurons["threshold"])
-    measure = UnitActivity(SecondOrder(_tower(neurons, model)), unit, b, r, neurons.header.settings.get("scale") != "raw")
-
-    def describe(names: Sequence[str], pictures: "Tensor") -> Iterator[dict[str, Any]]:
-        activity = measure(pictures)
-        active = active_units(activity, tau)
-        weight = unit_weights(activity, counted_units(active, options["neurons"], names, options["seed"]), options["score"])
-        ranked, telling = best(voice(weight), options["words"]), best(weight, TELLING)
-        for row in range(len(names)):
-            said = zip(ranked.column[row].tolist(), ranked.value[row].tolist(), strict=True)
-            shown = zip(telling.column[row].tolist(), telling.value[row].tolist(), strict=True)
-            yield {
-                "concepts": [{"word": texts[j], "score": rounded(v)} for j, v in said if v > 0],
-                "active": int(active[row].sum()),
-                "neurons": [_neuron(neurons, own, n, activity.norm[row, n], activity.along[row, n]) for n, v in shown if v > 0],
-            }
-
-    return describe
-
-
-def _voice(neurons: "Bundle", model: "LoadedModel", options: dict[str, Any]) -> "tuple[Sequence[str], Voice]":
-    """The texts that can be said, and what weights of neurons make of them."""
-    from functools import partial
-
-    import torch
-
-    from cliptools.methods.concept_words import direction_scores, sparse_gamma, word_scores
-    from cliptools.methods.text_space import text_space
-
-    if options["by"] == "words":
-        texts = neurons.text_list("words")["texts"]
-        word, coefficient = torch.from_numpy(neurons["word"]), torch.from_numpy(neurons["coefficient"])
-        return texts, partial(word_scores, gamma=sparse_gamma(word, coefficient, len(texts)))
-    texts, t = _pool(neurons, model, options)
-    words = neurons.header.settings.get("words", {})
-    atoms = text_space(t, words.get("center", "pool"), words.get("normalize", "texts"))
-    return texts, partial(direction_scores, r=torch.from_numpy(neurons["direction"]), atoms=atoms)
-
-
-def _tower(neurons: "Bundle", model: "LoadedModel") -> "VisionTransformer":
-    """The image tower, which has all the units of the bundle.
-
-    Raises:
-        StreamError: one it has not, or directions of another width.
-    """
-    from cliptools.methods.vit_paths import neurons_per_layer, supported_tower
-
-    visual = supported_tower(model.clip)
-    depth, widths = len(visual.transformer.resblocks), {neurons["mean"].shape[1], neurons["direction"].shape[1]}
-    for layer, neuron, _ in neurons["unit"].tolist():
-        if not 0 <= layer < depth - 1 or not 0 <= neuron < neurons_per_layer(visual, layer):
-            raise StreamError(f"the bundle has a neuron {layer}:{neuron}, which {model.name} has not")
-    if widths != {visual.output_dim}:
-        raise StreamError(f"directions and means of width {sorted(widths)}, the model's outputs have {visual.output_dim}")
-    return visual
-
-
-def _pool(neurons: "Bundle", model: "LoadedModel", options: dict[str, Any]) -> "tuple[Sequence[str], Tensor]":
-    """The whole pool that the words are from, and its unit embeddings, with the templates it had then."""
-    from cliptools.ground.recorded_pool import recorded_pool
-    from cliptools.ground.text_tower import encode_pool
-
-    pool = recorded_pool(neurons)
-    templates = neurons.header.settings.get("words", {}).get("templates", ())
-    return pool.texts, encode_pool(model, pool, templates, use_cache=not options["no_cache"])
-
-
-def _neuron(neurons: "Bundle", texts: Sequence[str], row: int, norm: SupportsFloat, along: SupportsFloat) -> dict[str, Any]:
-    """A neuron as a record shows it; `texts` are the bundle's own."""
-    words = [{"word": texts[j], "coefficient": rounded(c)} for j, c in signed_words(neurons, row)[:TELLING_WORDS]]
-    layer, neuron, _ = neurons["unit"][row].tolist()
-    return {"layer": layer, "neuron": neuron, "norm": rounded(norm), "projection": rounded(along), "words": words}
-
-
 def _recall(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """What was found of all that the images show."""
     from cliptools.methods.recall import recall
@@ -291,9 +178,6 @@ def _recall(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 def _write_row(stream: BufferedIOBase, record: dict[str, Any], titles: bool) -> None:
     """One image, or the recall over all, as a row of a table that never needs the rows to come."""
-    import io
-
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -307,10 +191,7 @@ def _write_row(stream: BufferedIOBase, record: dict[str, Any], titles: bool) -> 
     for title in cells:
         table.add_column(title, width=WIDTHS.get(title), overflow="fold", ratio=1 if title == "concepts" else None)
     table.add_row(*map(Text, cells.values()))
-    tty = stdout_is_terminal()
-    buffer = io.StringIO()
-    Console(file=buffer, force_terminal=tty, width=None if tty else 120, highlight=False).print(table)
-    stream.write(buffer.getvalue().encode("utf-8"))
+    stream.write(rendered(table))
     stream.flush()
 
 

@@ -1,6 +1,5 @@
 """clip-effects: images in, a bundle of neurons' effects out."""
 
-import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,9 +132,10 @@ def _images(paths: Sequence[str], options: dict[str, Any]) -> "ImageSource":
 
 def _workers(source: "ImageSource") -> int:
     """Threads that decode: one a core, at most 8; none for scenes, whose drawing holds the interpreter."""
+    from cliptools.ground.loader import default_workers
     from cliptools.ground.scene_images import SceneSource
 
-    return 0 if isinstance(source, SceneSource) else min(os.cpu_count() or 1, 8)
+    return 0 if isinstance(source, SceneSource) else default_workers()
 
 
 def measure_bundle(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cliptools.commands.tables import rendered
 from cliptools.ground.class_names import ClassName, load_classes, parse_class
 from cliptools.ground.decode import decode
 from cliptools.ground.descriptions import seed_of
@@ -273,9 +274,6 @@ def _percent(part: int, whole: int) -> str:
 
 def _table(rows: Sequence[tuple[Task, Tally]], terminal: bool) -> bytes:
     """A row a task."""
-    import io
-
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -291,6 +289,4 @@ def _table(rows: Sequence[tuple[Task, Tally]], terminal: bool) -> bytes:
         )
         rate = _percent(tally.fooled, tally.images)
         table.add_row(task.pair, task.kind, str(task.seed), str(tally.images), str(tally.fooled), rate, *sound)
-    buffer = io.StringIO()
-    Console(file=buffer, force_terminal=terminal, width=None if terminal else 120, highlight=False).print(table)
-    return buffer.getvalue().encode("utf-8")
+    return rendered(table, terminal=terminal)

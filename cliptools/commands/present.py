@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliptools.commands.consume import record_source
+from cliptools.commands.tables import rendered
 from cliptools.ground.errors import UsageError
-from cliptools.ground.output import binary_output, stdout_is_terminal, text_output
+from cliptools.ground.output import binary_output, text_output
 from cliptools.ground.records import rounded, write_record
 
 if TYPE_CHECKING:
@@ -98,9 +99,6 @@ def unit_name(layer: int, neuron: int, head: int) -> str:
 
 def _write_table(bundle: "Bundle", stream: BufferedIOBase, whole: bool) -> None:
     """The first units, or with `whole` all of them, as a table."""
-    import io
-
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -123,10 +121,5 @@ def _write_table(bundle: "Bundle", stream: BufferedIOBase, whole: bool) -> None:
             table.add_row(*cells, Text("  ".join(parts)))
         else:
             table.add_row(*cells, Text("  ".join(images[i] for i in bundle["top_image"][row][:4] if i >= 0)))
-    tty = stdout_is_terminal()
-    buffer = io.StringIO()
-    console = Console(file=buffer, force_terminal=tty, width=None if tty else 120, highlight=False)
-    console.print(table)
-    if rows < bundle.units:
-        console.print(f"… {bundle.units - rows} more units (clip-view --sort clear --head 50, or -f jsonl for all)", style="dim")
-    stream.write(buffer.getvalue().encode("utf-8"))
+    more = f"… {bundle.units - rows} more units (clip-view --sort clear --head 50, or -f jsonl for all)"
+    stream.write(rendered(table, *([Text(more, style="dim")] if rows < bundle.units else [])))

@@ -1,6 +1,5 @@
 """clip-scenes: pictures composed of emoji, with captions and exact masks, as a tar stream or a folder."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from io import BufferedIOBase
@@ -11,7 +10,7 @@ import click
 
 from cliptools.commands.base import command, output_options
 from cliptools.ground.errors import CliptoolsError, UsageError
-from cliptools.ground.output import binary_output, whole_file
+from cliptools.ground.output import binary_output, put_whole, whole_file
 from cliptools.ground.progress import note, progress
 from cliptools.ground.provenance import canonical
 from cliptools.ground.records import write_record
@@ -142,17 +141,9 @@ def _write_folder(folder: Path, scenes: Iterator["Sample"]) -> None:
     with whole_file(folder / "scenes.jsonl") as stream:
         for sample in scenes:
             image, masks = f"images/{sample.key}.png", f"masks/{sample.key}.masks.png"
-            _put(folder / image, sample.image)
-            _put(folder / masks, sample.masks)
+            put_whole(folder / image, sample.image)
+            put_whole(folder / masks, sample.masks)
             write_record(stream, {**sample.record, "image": image, "masks": masks})
-
-
-def _put(path: Path, data: bytes) -> None:
-    """A file that appears whole; not forced to the disk one by one, which would take longer than drawing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_bytes(data)
-    os.replace(beside, path)
 
 
 if __name__ == "__main__":

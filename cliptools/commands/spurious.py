@@ -10,8 +10,9 @@ import click
 
 from cliptools.commands.base import choose_format, command, device_option, output_options, parse_layers
 from cliptools.commands.consume import read_neurons, record_source
+from cliptools.commands.tables import rendered
 from cliptools.ground.errors import TextError, UsageError
-from cliptools.ground.output import stdout_is_terminal, text_output
+from cliptools.ground.output import text_output
 from cliptools.ground.progress import note, progress
 from cliptools.ground.records import rounded, write_record
 
@@ -233,9 +234,6 @@ def _records(found: "Sequence[Found]", search: "Search", neurons: "Bundle", opti
 
 def _write_table(records: list[dict[str, Any]], stream: BufferedIOBase) -> None:
     """The words pair after pair, each with its three strongest neurons."""
-    import io
-
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -246,10 +244,7 @@ def _write_table(records: list[dict[str, Any]], stream: BufferedIOBase) -> None:
         shares = [f"{n['layer']}:{n['neuron']} {n['share']:.0%}" for n in record["neurons"][:3]]
         cells = (record["pair"] if record["rank"] == 1 else "", str(record["rank"]), f"{record['score']:.3g}", record["word"])
         table.add_row(*map(Text, cells), Text("  ".join(shares)))
-    tty = stdout_is_terminal()
-    buffer = io.StringIO()
-    Console(file=buffer, force_terminal=tty, width=None if tty else 120, highlight=False).print(table)
-    stream.write(buffer.getvalue().encode("utf-8"))
+    stream.write(rendered(table))
 
 
 if __name__ == "__main__":

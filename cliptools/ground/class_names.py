@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cliptools.ground.errors import TextError
+from cliptools.ground.text_lines import read_lines
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -41,7 +42,10 @@ def load_classes(name: str) -> tuple[ClassName, ...]:
     Raises:
         TextError: no such list or file, not UTF-8, no class in it, or one twice.
     """
-    lines = CLASS_LISTS[name]() if name in CLASS_LISTS else _lines(Path(name))
+    if name in CLASS_LISTS:
+        lines = CLASS_LISTS[name]()
+    else:
+        lines = (line for _, line in read_lines(Path(name), "classes", ", ".join(CLASS_LISTS)))
     classes = tuple(parse_class(line) for line in lines)
     if not classes:
         raise TextError(f"classes {name}: empty, expected a class a line")
@@ -99,21 +103,3 @@ CLASS_LISTS: dict[str, Callable[[], Iterable[str]]] = {
     "emoji": _emoji_lines,
     "imagenet": _imagenet_lines,
 }
-
-
-def _lines(path: Path) -> list[str]:
-    """Lines that say something.
-
-    Raises:
-        TextError: the file cannot be read or is not UTF-8.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise TextError(f"classes {path}: neither a file nor one of {', '.join(CLASS_LISTS)}") from None
-    except UnicodeDecodeError as error:
-        raise TextError(f"classes {path}: expected UTF-8, found byte 0x{error.object[error.start]:02x}") from None
-    except (OSError, ValueError) as error:
-        raise TextError(f"classes {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    stripped = (line.split("#", 1)[0].strip() for line in text.splitlines())
-    return [line for line in stripped if line]

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cliptools.ground.errors import ImageError
+from cliptools.ground.errors import ImageError, first_line
 
 PICTURES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif",
@@ -55,9 +55,9 @@ def decode(source: str | BytesIO) -> Image.Image:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ImageError(_too_large("more")) from None
     except OSError as error:
-        raise ImageError(error.strerror.lower() if error.strerror else _first_line(error)) from None
+        raise ImageError(error.strerror.lower() if error.strerror else first_line(error)) from None
     except Exception as error:  # Pillow's readers raise nearly anything on damaged data
-        raise ImageError(f"damaged ({_first_line(error)})") from None
+        raise ImageError(f"damaged ({first_line(error)})") from None
 
 
 @functools.cache
@@ -111,7 +111,3 @@ def _eight_bits(grey: np.ndarray) -> np.ndarray:
         low, high = 0.0, 1.0
     scaled = (grey.astype(np.float64) - low) * (255 / max(high - low, 1e-30))
     return scaled.round().astype(np.uint8)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

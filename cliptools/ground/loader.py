@@ -1,6 +1,7 @@
 """Batches of preprocessed images, decoded in threads a little ahead of their use."""
 
 import contextlib
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,10 +16,16 @@ from cliptools.ground.errors import ImageError
 from cliptools.ground.images import ImageSource
 from cliptools.ground.progress import warn
 
+MOST_WORKERS = 8
 AHEAD = 2  # batches decoded before they are asked for
 
 Batch = tuple[list[int], Float[Tensor, "b 3 y x"]]
 Transform = Callable[[Image.Image], Tensor]
+
+
+def default_workers() -> int:
+    """Threads that decode images where none are asked for: one a core, at most MOST_WORKERS."""
+    return min(os.cpu_count() or 1, MOST_WORKERS)
 
 
 @dataclass

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cliptools.ground.errors import ModelError, UsageError
+from cliptools.ground.errors import ModelError, UsageError, first_line
 from cliptools.ground.progress import warn
 from cliptools.ground.provenance import canonical
 from cliptools.ground.torchvision_remedy import ensure_torchvision
@@ -72,7 +72,7 @@ def load_model(
             # Always strict, always weights_only: no pickle is run.
             clip = open_clip.create_model(source, pretrained=tag, device="cpu", require_pretrained=pretrained != RANDOM)
     except Exception as error:
-        raise ModelError(f"cannot load model {name!r} ({pretrained or 'its own weights'}): {_first_line(error)}") from None
+        raise ModelError(f"cannot load model {name!r} ({pretrained or 'its own weights'}): {first_line(error)}") from None
     for message in caught:
         if "QuickGELU" in str(message.message):
             warn(f"{message.message} — OpenAI's weights want the -quickgelu name, most others the plain one")
@@ -144,7 +144,7 @@ def pick_device(device: str) -> torch.device:
         where = torch.device(device)
         torch.empty(1, device=where)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {device}: not usable here ({_first_line(error)})") from None
+        raise UsageError(f"--device {device}: not usable here ({first_line(error)})") from None
     return where
 
 
@@ -178,7 +178,3 @@ def _warn_of_activation(name: str, pretrained: str) -> None:
     if openai != quick:
         kind, other = ("QuickGELU", "GELU") if quick else ("GELU", "QuickGELU")
         warn(f"{name} computes {kind}; if {Path(pretrained).name} was trained with {other}, its outputs will be silently wrong")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -39,6 +39,17 @@ def whole_file(path: Path) -> Iterator[BufferedIOBase]:
             os.unlink(beside)
 
 
+def put_whole(path: Path, data: bytes) -> None:
+    """One of many small files, whole or not at all, its folder made for it.
+
+    Not forced to the disk one by one, which would take longer than making them.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_bytes(data)
+    os.replace(beside, path)
+
+
 @contextlib.contextmanager
 def binary_output(path: Path | None) -> Iterator[BufferedIOBase]:
     """The file named, or standard output for None and `-`; binary never goes to a terminal."""

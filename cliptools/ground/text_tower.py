@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliptools.ground.cache import cached
-from cliptools.ground.errors import ModelError, TextError
+from cliptools.ground.errors import ModelError, TextError, first_line
 from cliptools.ground.models import EMBEDDED, EMBEDDED_DIR, LoadedModel
 from cliptools.ground.progress import progress
 from cliptools.ground.provenance import canonical, digest
@@ -92,8 +92,7 @@ def tokenizer_of(loaded: LoadedModel) -> Callable[[Sequence[str]], Int[Tensor, "
     try:
         return _tokenizer(name, getattr(loaded.clip, "context_length", None))
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"model {loaded.name!r}: its tokenizer cannot be loaded ({reason})") from None
+        raise ModelError(f"model {loaded.name!r}: its tokenizer cannot be loaded ({first_line(error)})") from None
 
 
 @functools.cache

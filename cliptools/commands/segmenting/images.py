@@ -1,7 +1,6 @@
 """clip-segment IMAGE…: heat maps and masks of images, as records, pictures or tensors."""
 
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cliptools.commands.segmenting.segmenter import Found, Segmenter, heat_maps
 from cliptools.ground.errors import CliptoolsError, ImageError
-from cliptools.ground.output import binary_output, text_output
+from cliptools.ground.output import binary_output, put_whole, text_output
 from cliptools.ground.progress import note, progress, warn
 from cliptools.ground.records import rounded, write_record
 
@@ -78,10 +77,7 @@ class Folder:
         """A file that appears whole, and what records call it."""
         path = self.path / name
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f".{path.name}.part")
-            beside.write_bytes(data)
-            os.replace(beside, path)
+            put_whole(path, data)
         except OSError as error:
             raise CliptoolsError(f"{path}: could not be written ({error.strerror})") from None
         return name

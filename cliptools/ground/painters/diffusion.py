@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
-from cliptools.ground.errors import CliptoolsError, UsageError
+from cliptools.ground.errors import CliptoolsError, UsageError, first_line
 from cliptools.ground.models import DTYPE, pick_device
 from cliptools.ground.painters import Painted
 
@@ -86,7 +86,7 @@ class DiffusionPainter:
                 torch.cuda.empty_cache()
             if isinstance(error, torch.OutOfMemoryError | MemoryError) or re.search("memory|Invalid buffer size", str(error)):
                 raise CliptoolsError(f"--painter {self.name}: out of memory painting {len(texts)} at a time; {SPARING}") from None
-            raise CliptoolsError(f"--painter {self.name}: {_first_line(error)}") from None
+            raise CliptoolsError(f"--painter {self.name}: {first_line(error)}") from None
         reason = "the pipeline's safety checker withholds the picture"
         return [Painted(None, refusal=reason) if bad else Painted(image) for image, bad in zip(images, flagged, strict=True)]
 
@@ -148,7 +148,7 @@ def _load(name: str, option: str, dtype: str, text_to_image: bool = False) -> An
     try:
         return kind.from_pretrained(name, dtype=DTYPE[dtype], use_safetensors=True)
     except Exception as error:
-        text = _first_line(error)
+        text = first_line(error)
         if "safetensors" in str(error):
             text = f"no safetensors weights there, and others are not read ({text})"
         raise CliptoolsError(f"{option} {name}: cannot be loaded ({text})") from None
@@ -162,7 +162,3 @@ def _pictures(output: Any) -> tuple[list[Image.Image], list[bool]]:
 
 def _generators(seeds: Sequence[int]) -> list[torch.Generator]:
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
