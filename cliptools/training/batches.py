@@ -53,6 +53,18 @@ def make_batch(
     return Batch(normalise(image), named_distribution(scenes, device), kept, spot, label.gather(1, spot))
 
 
+def with_mirror_images(batch: Batch, side: int) -> Batch:
+    """The batch and, after it, the same pictures mirrored: drawing costs as much as a small tower's step.
+
+    Args:
+        side: Tokens a row of the picture; all of them are kept.
+    """
+    assert batch.kept is None
+    spot = torch.cat([batch.spot, batch.spot + side - 1 - 2 * (batch.spot % side)])
+    image = torch.cat([batch.image, batch.image.flip(-1)])
+    return Batch(image, batch.named.repeat(2, 1), None, spot, batch.spot_label.repeat(2, 1))
+
+
 def normalise(image: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b 3 y x"]:
     """CLIP's own mean and deviation (open_clip.OPENAI_DATASET_MEAN)."""
     from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD

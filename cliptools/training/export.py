@@ -60,7 +60,7 @@ def training_rows(run: Path) -> list[Row]:
         title = "image tower against the class table" + (", continued" if rows else "")
         scenes = round(last["rate"] * last["seconds"], -3)
         rows.append({"stage": title, "minutes": round(last["seconds"] / 60, 1), "steps": last["step"], "examples": int(scenes)})
-    text = json.loads((run / "text.json").read_text())
+    text = json.loads((run / "text.json").read_text()) if (run / "text.json").exists() else {}
     titles = {"align": "text tower against the class table", "joint": "both towers together"}
     for stage, title in titles.items():
         if stage in text:

@@ -56,11 +56,11 @@ def objective(
     dense, path_dense = [], []
     for reader in trace.readers:
         at = reader._replace(normed=reader.normed[rows, spots], sigma=reader.sigma[rows, spots])
-        dense.append(_naming(token_readout(visual, at), concepts, scale, batch.spot_label))
+        dense.append(naming(token_readout(visual, at), concepts, scale, batch.spot_label))
     for written, reader in zip((trace.mlps[0], trace.mlps[0], trace.mlps[1]), _pairs(trace.readers), strict=True):
         at = reader._replace(sigma=reader.sigma[rows, spots])
         value = path_values(at, written[rows, spots])
-        path_dense.append(_naming(path_output(visual, at, value), concepts, scale, batch.spot_label))
+        path_dense.append(naming(path_output(visual, at, value), concepts, scale, batch.spot_label))
     terms["dense"] = torch.stack(dense).mean()
     terms["path_dense"] = torch.stack(path_dense).mean()
     terms["sparse"] = torch.stack([_spread(visual, trace, i, rows, spots) for i in range(len(trace.mlps))]).mean()
@@ -73,9 +73,10 @@ def _pairs(readers: list[Reader]) -> tuple[Reader, Reader, Reader]:
     return readers[0], readers[1], readers[1]
 
 
-def _naming(
+def naming(
     out: Float[Tensor, "b spot d"], concepts: Float[Tensor, "concept d"], scale: Tensor, label: Int[Tensor, "b spot"]
 ) -> Tensor:
+    """Cross entropy of what each spot's readout names; spots that show nothing do not count."""
     logits = scale * F.normalize(out.float(), dim=-1) @ concepts.T
     return F.cross_entropy(logits.flatten(0, 1), label.flatten(), ignore_index=-100)
 

@@ -9,4 +9,15 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         # open_clip's own vocabulary, so that its tokenizer serves; few words, so a narrow tower.
         "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 120, "heads": 4, "layers": 2},
     },
+    "emoji-rn": {
+        "embed_dim": 192,
+        "vision_cfg": {"image_size": 128, "layers": [2, 2, 2, 2], "width": 16, "head_width": 32},
+        "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 120, "heads": 4, "layers": 2},
+    },
 }
+RESNET_STRIDE = 32
+
+
+def token_side(architecture: dict[str, Any]) -> int:
+    """Pixels of a picture that a token of the image tower stands for."""
+    return int(architecture["vision_cfg"].get("patch_size", RESNET_STRIDE))
