@@ -1,4 +1,4 @@
-"""Training of a ResNet: the tower it computes with is open_clip's, mirrored batches stay true, and a model trained so is whole."""
+"""Training of a ResNet: the tower is open_clip's own, mirrored batches stay true, and a model trained so is whole."""
 
 import open_clip
 import pytest
