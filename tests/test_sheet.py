@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
+from cliptools.commands.drawing import heading
 from cliptools.commands.present import order_units
-from cliptools.commands.sheet import _heading
 from cliptools.ground.bundle import Bundle, json_tensor
 from cliptools.ground.pictures import (
     CELL,
@@ -195,8 +195,8 @@ def test_a_terminal_gets_no_picture(tmp_path: Path) -> None:
 
 
 def test_without_words_it_says_so() -> None:
-    assert "no words yet" in _heading(synthetic(words=False), 3)[1]
-    assert _heading(synthetic(), 3) == ("emoji-vit", "3 of 5 neurons · top images of 8")
+    assert "no words yet" in heading(synthetic(words=False), 3)[1]
+    assert heading(synthetic(), 3) == ("emoji-vit", "3 of 5 neurons · top images of 8")
 
 
 def test_long_text_is_cut_to_its_width() -> None:

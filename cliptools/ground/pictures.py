@@ -32,6 +32,8 @@ class SheetRow:
     """Words with signed coefficients, the strongest first."""
     images: Sequence[Image.Image | None] = field(default=())
     """None where a picture is not to be had."""
+    inner: bool = False
+    """Whether it belongs to the row above it: no rule between them."""
 
 
 def contact_sheet(heading: str, notes: str, rows: Sequence[SheetRow]) -> Image.Image:
@@ -47,7 +49,8 @@ def contact_sheet(heading: str, notes: str, rows: Sequence[SheetRow]) -> Image.I
     draw.text((MARGIN, MARGIN + SIZES["heading"] + GAP), fitted(notes, "small", room), FAINT, _font("small"))
     for number, row in enumerate(rows):
         y = top + number * _row_height()
-        draw.line((MARGIN, y, width - MARGIN, y), RULE)
+        if not row.inner:
+            draw.line((MARGIN, y, width - MARGIN, y), RULE)
         _draw_text(draw, row, y + 2 * GAP)
         for place, image in enumerate(row.images):
             _paste(sheet, image, MARGIN + TEXT_WIDTH + GAP + place * (CELL + GAP), y + 2 * GAP)

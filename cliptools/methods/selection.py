@@ -43,6 +43,17 @@ def by_units(bundle: Bundle, units: str) -> np.ndarray:
     return mask
 
 
+def rows_named(bundle: Bundle, units: str, order: np.ndarray | None = None) -> np.ndarray:
+    """Row numbers of the units named, in the order named.
+
+    Args:
+        order: All rows, in the order for units that one name means (4:624 means the neuron's pairs with every head);
+            in the bundle's own order without it.
+    """
+    order = np.arange(bundle.units) if order is None else order
+    return np.concatenate([order[by_units(bundle, part)[order]] for part in units.split(",")])
+
+
 def by_comparison(values: np.ndarray, condition: str, option: str) -> np.ndarray:
     """Which of the values [units] satisfy `>0.5`, `<=0.9`, …
 

@@ -1,0 +1,74 @@
+"""The images that a bundle names, found again: among files by their names, or rendered once more."""
+
+from collections.abc import Callable, Iterable
+
+from PIL import Image
+
+from cliptools.ground.bundle import Bundle
+from cliptools.ground.errors import ImageError, UsageError
+from cliptools.ground.images import ImageSource, list_digest, open_images
+from cliptools.ground.progress import warn
+from cliptools.ground.scene_images import SceneSource, scene_key
+
+
+def found_again(bundle: Bundle, source: ImageSource, wanted: Iterable[int], option: str) -> dict[int, int]:
+    """Where images of the bundle's list are in a source: by their names, or without the archive's where only that differs.
+
+    Args:
+        wanted: Indices into the bundle's `images`.
+        option: How the source was named, for messages.
+
+    Returns:
+        The source's number by the bundle's; without those that are not there, of which a warning tells.
+
+    Raises:
+        UsageError: none of them is there.
+    """
+    listed: list[str] = bundle.text_list("images")
+    known = {_inside(name): i for i, name in enumerate(source.names)} | {name: i for i, name in enumerate(source.names)}
+    places = {i: known.get(listed[i], known.get(_inside(listed[i]))) for i in dict.fromkeys(wanted)}
+    missing = [listed[i] for i, place in places.items() if place is None]
+    if missing and len(missing) == len(places):
+        raise UsageError(f"{option}: none of the bundle's top images is there (looked for {', '.join(missing[:3])} …)")
+    if missing:
+        warn(f"{len(missing)} of {len(places)} top images are not there, the first: {missing[0]}")
+    return {i: place for i, place in places.items() if place is not None}
+
+
+def recorded_source(bundle: Bundle, paths: tuple[str, ...]) -> ImageSource:
+    """What PATH names, or without a PATH the scenes that clip-effects rendered for this bundle.
+
+    Raises:
+        UsageError: no PATH, and the bundle was not made of rendered scenes.
+    """
+    if paths:
+        return open_images(paths)
+    step = bundle.header.history[0] if bundle.header.history else {}
+    arguments = step.get("arguments", {})
+    count = int(bundle.header.images.get("count", 0)) + int(bundle.header.images.get("skipped", 0))
+    # Names of files have endings, those of rendered scenes have none.
+    if bundle.header.images.get("digest") != list_digest([scene_key(i) for i in range(count)]):
+        raise UsageError(
+            "where are the images of this bundle? Name their folder or tar as PATH (a bundle keeps only their names)"
+        )
+    return SceneSource(count, int(arguments.get("seed", 0)))
+
+
+def from_source(bundle: Bundle, source: ImageSource, places: dict[int, int]) -> Callable[[int], Image.Image | None]:
+    """Pictures by their number in the bundle, None where there is none; of one that cannot be read, a warning tells."""
+    listed: list[str] = bundle.text_list("images")
+
+    def fetch(index: int) -> Image.Image | None:
+        try:
+            return source.load(places[index]) if index in places else None
+        except ImageError as error:
+            warn(f"{listed[index]}: {error}")
+            return None
+
+    return fetch
+
+
+def _inside(name: str) -> str:
+    """A member's name without its archive: a tar that came on standard input has none."""
+    archive, dot, member = name.partition(".tar/")
+    return member if dot else archive
