@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from advgen_input import inside
 from conftest import Run
 from oracles import second_order_effects
 from PIL import Image
@@ -133,6 +134,47 @@ def test_the_bundle_on_standard_input_and_a_bad_image(run: Run, photos: Path, fi
     assert strict.returncode == 1 and only_line(strict).startswith("clip-concepts: 0a.png") and not target.exists()
 
 
+def test_an_interrupted_run_goes_on(run: Run, photos: Path, file: Path, tmp_path: Path) -> None:
+    """Ended by an unreadable image, and then in the middle of a line, it ends as if it had not been."""
+    folder, target, part = tmp_path / "in", tmp_path / "out.jsonl", tmp_path / "out.jsonl.part"
+    folder.mkdir()
+    for i in range(6):
+        (folder / f"{i}.png").write_bytes((photos / f"{i}.png").read_bytes())
+    words = (folder, "--batch-size", 2, "--bundle", file)
+    whole = run("concepts", *words).stdout
+    expected = whole.splitlines(keepends=True)
+    words = (*words, "-o", target)
+    (folder / "5.png").write_bytes(b"no picture")
+    assert only_line(run("concepts", *words, "--strict")).startswith("clip-concepts: 5.png") and not target.exists()
+    assert part.read_bytes() == b"".join(expected[:4]), "what was written is not lost"
+    part.write_bytes(b"".join(expected[:3]) + b'{"image": "3.p')
+    (folder / "5.png").write_bytes((photos / "5.png").read_bytes())
+    resumed = run("concepts", *words, "--resume")
+    assert resumed.stderr == b"clip-concepts: 6 images, 2 of them by an earlier run\n" and resumed.stdout == b""
+    assert target.read_bytes() == whole and not part.exists()
+
+
+def test_what_an_earlier_run_has_left_must_fit(photos: Path, file: Path, tmp_path: Path) -> None:
+    target, part = tmp_path / "out.jsonl", tmp_path / "out.jsonl.part"
+    words = ("concepts", photos / "0.png", photos / "1.png", photos / "2.png", "--bundle", file, "-o", target)
+    assert inside(*words).returncode == 0
+    whole = target.read_bytes()
+    again = inside(*words, "--resume")
+    assert b"3 of them by an earlier run" in again.stderr and target.read_bytes() == whole and not part.exists()
+    assert "begun with score 'norm', asked for now 'signed'" in only_line(inside(*words, "--score", "signed", "--resume"))
+    assert "left by an earlier run; go on with it (--resume)" in only_line(inside(*words)), "the lines were not dropped"
+    truth = (*words, "--truth", photos / "truth.jsonl", "--resume")
+    assert "begun with truth None, asked for now ['cat', 'walrus']" in only_line(inside(*truth))
+    others = ("concepts", photos / "0.png", photos / "2.png", "--bundle", file, "-o", target, "--resume")
+    assert "1.png', not one of the images to come" in only_line(inside(*others))
+    assert part.read_bytes() == whole
+    first, _, third = whole.splitlines(keepends=True)
+    part.write_bytes(first + third)
+    assert "1.png: skipped by the earlier run" in only_line(inside(*words, "--resume", "--strict"))
+    part.write_bytes(b"no record\n")
+    assert "damaged" in only_line(inside(*words, "--resume"))
+
+
 def test_recall_against_the_truth(run: Run, photos: Path, file: Path) -> None:
     common = ("concepts", photos, "--bundle", file, "--truth", photos / "truth.jsonl", "--words", 2)
     records = lines(run(*common))
@@ -184,6 +226,7 @@ def test_a_table_on_a_terminal_and_a_reader_that_leaves(photos: Path, file: Path
         (("PHOTOS", "--layers", "3"), 2, "the bundle has no layer 3"),
         (("PHOTOS", "--truth", "no-such.jsonl"), 1, "no-such.jsonl: cannot be read"),
         (("no-such.png",), 1, "no-such.png"),
+        (("PHOTOS", "--resume"), 2, "--resume goes on with a file of JSON lines"),
         (("PHOTOS", "--limit", "2", "--sample", "2"), 2, "give one of them"),
     ],
 )

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from io import BufferedIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -11,7 +11,8 @@ from cliptools.commands.base import choose_format, command, device_option, outpu
 from cliptools.commands.consume import read_neurons, record_source
 from cliptools.commands.describing import by_neurons, by_text
 from cliptools.commands.tables import rendered
-from cliptools.ground.errors import CliptoolsError, StreamError, UsageError
+from cliptools.ground.earlier_run import KeptLines, check_same, kept_lines
+from cliptools.ground.errors import CliptoolsError, ImageError, StreamError, UsageError
 from cliptools.ground.output import text_output
 from cliptools.ground.records import rounded, write_record
 
@@ -31,6 +32,7 @@ BY_HELP = (
 SCORE_HELP = "What a neuron's words are weighted by: ||phi - b||, or <phi - b, r>."
 NEURONS_HELP = "Active: ||phi - b|| above the bundle's threshold. random: as many, drawn."
 TRUTH_HELP = "What the images show: lines with key and names, as clip-scenes writes them. Records then say what was found."
+RESUME_HELP = "Go on with what an earlier run has left of -o FILE, in FILE.part, or with FILE."
 
 
 @command(TOOL)
@@ -48,6 +50,7 @@ TRUTH_HELP = "What the images show: lines with key and names, as clip-scenes wri
 @click.option("--limit", type=click.IntRange(1), help="Only the first N images.")
 @click.option("--sample", type=click.IntRange(1), help="N images drawn over the whole list.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of --sample and of --neurons random.")
+@click.option("--resume", is_flag=True, help=RESUME_HELP)
 @click.option("--strict", is_flag=True, help="An unreadable image is an error, not a warning.")
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Images per forward pass.")
 @click.option("--workers", type=click.IntRange(0), help="Threads that decode images [default: the number of cores, at most 8].")
@@ -61,15 +64,18 @@ def main(paths: tuple[str, ...], output: Path | None, output_format: str | None,
     standard input or by --bundle. Each image gets the words of the neurons that are active on it, weighted by how much they
     act, a line an image: its concepts with their scores, how many neurons are active, and those that say most.
 
+    With -o FILE, lines stand in FILE.part until all are there; whatever ends a run before, --resume goes on with them.
+
     \b
     Examples:
       clip-concepts holiday.jpg < neurons.safetensors
       clip-scenes --count 20 | clip-concepts - --bundle neurons.safetensors -f jsonl | jq -c '[.image, .concepts[0].word]'
-      clip-concepts photos/ --bundle neurons.safetensors --score signed --neurons all -o concepts.jsonl
+      clip-concepts photos/ --bundle neurons.safetensors --score signed --neurons all -o concepts.jsonl --resume
       clip-concepts scenes/images --truth scenes/scenes.jsonl --evaluate -f jsonl < neurons.safetensors | jq .recall
     """
-    _check_usage(paths, options)
     chosen = choose_format(output_format, output, "jsonl")
+    lines = output if chosen == "jsonl" and not options["evaluate"] and str(output) != "-" else None
+    _check_usage(paths, options, lines)
     neurons = read_neurons(options["bundle"], "word", "coefficient", "words", "mean", "threshold", option="--bundle FILE")
     if neurons.header.settings.get("effect") != "second" or (neurons["unit"][:, 2] >= 0).any():
         raise StreamError(
@@ -83,19 +89,17 @@ def main(paths: tuple[str, ...], output: Path | None, output_format: str | None,
     if not neurons.units:
         raise StreamError("a bundle without units: nothing can be active")
     asked, truth = _images(paths, options)
-    records = _records(neurons, asked, truth, options)
     said = {"settings": _settings(neurons, options)} | source
-    with text_output(output) as stream:
-        if options["evaluate"]:
-            records = iter([_recall(list(records))])
-        for number, record in enumerate(records):
-            if chosen == "jsonl":
-                write_record(stream, record | said)
-            else:
-                _write_row(stream, record, titles=number == 0)
+    if lines is None:
+        _write(_records(neurons, asked, truth, options, Done()), said, chosen, output, options["evaluate"])
+        return
+    with kept_lines(lines, options["resume"]) as kept:
+        done = _done(kept, asked, truth, said, options)
+        for record in _records(neurons, asked, truth, options, done):
+            write_record(kept.stream, record | said)
 
 
-def _check_usage(paths: Sequence[str], options: dict[str, Any]) -> None:
+def _check_usage(paths: Sequence[str], options: dict[str, Any], lines: Path | None) -> None:
     """What the options say together.
 
     Raises:
@@ -108,6 +112,8 @@ def _check_usage(paths: Sequence[str], options: dict[str, Any]) -> None:
         raise UsageError("--evaluate needs to know what the images show: --truth FILE")
     if options["by"] == "text" and (options["score"] != "norm" or options["neurons"] != "active" or options["layers"]):
         raise UsageError("--by text asks no neurons: leave --score, --neurons and --layers out")
+    if options["resume"] and lines is None:
+        raise UsageError("--resume goes on with a file of JSON lines: name it by -o FILE, without --evaluate or -f table")
 
 
 def _images(paths: Sequence[str], options: dict[str, Any]) -> "tuple[Asked, Truth | None]":
@@ -135,17 +141,60 @@ def _settings(neurons: "Bundle", options: dict[str, Any]) -> dict[str, Any]:
     return said | ({"seed": options["seed"]} if options["neurons"] == "random" else {})
 
 
-def _records(neurons: "Bundle", asked: "Asked", truth: "Truth | None", options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+class Done(NamedTuple):
+    """What an earlier run has done: whole batches, so that the numbers do not depend on where it ended."""
+
+    place: int = 0
+    """In the list of images, from which on they are to be described."""
+    images: int = 0
+    """Of them, how many could be read."""
+
+
+def _done(kept: KeptLines, asked: "Asked", truth: "Truth | None", said: dict[str, Any], options: dict[str, Any]) -> Done:
+    """What is kept of an earlier run's lines; the rest are dropped.
+
+    Raises:
+        CliptoolsError: they are of other images or options.
+        ImageError: with --strict, one that the earlier run has skipped.
+    """
+    source, indices = asked
+    names, done, following, lines = [source.names[index] for index in indices], Done(), 0, 0
+    for record in kept.earlier():
+        name = record.get("image")
+        if name not in names[following : following + 1]:
+            skipped = following
+            try:
+                following = names.index(name, following)
+            except ValueError:
+                raise CliptoolsError(f"{kept.part}: has {name!r}, not one of the images to come; write elsewhere") from None
+            if options["strict"]:
+                raise ImageError(f"{names[skipped]}: skipped by the earlier run")
+        wanted = said if truth is None else said | {"truth": list(truth.of(names[following]))}
+        for key in wanted | {"truth": None}:
+            check_same(kept.part, key, record.get(key), wanted.get(key))
+        start = following - following % options["batch_size"]
+        if start > done.place:
+            done = Done(start, lines)
+        following, lines = following + 1, lines + 1
+    if following % options["batch_size"] == 0 or following == len(names):
+        done = Done(following, lines)
+    kept.keep(done.images)
+    return done
+
+
+def _records(
+    neurons: "Bundle", asked: "Asked", truth: "Truth | None", options: dict[str, Any], done: Done
+) -> Iterator[dict[str, Any]]:
     """A record an image, in the order of the list."""
     from cliptools.ground.loader import Skipped, default_workers, load_batches
     from cliptools.ground.models import load_recorded_model
     from cliptools.ground.progress import note, progress
     from cliptools.ground.truth import found_names
 
-    source, indices = asked
+    source, indices = asked[0], asked[1][done.place :]
     model = load_recorded_model(neurons.header.model, options["device"])
     describe = (by_text if options["by"] == "text" else by_neurons)(neurons, model, options)
-    skipped, count = Skipped(), 0
+    skipped, count = Skipped(), done.images
     workers = default_workers() if options["workers"] is None else options["workers"]
     batches = load_batches(
         source, indices, model.transform,
@@ -161,7 +210,20 @@ def _records(neurons: "Bundle", asked: "Asked", truth: "Truth | None", options: 
         count += len(read)
     if not count:
         raise CliptoolsError("not one image could be read")
-    note(f"{TOOL}: {count} images" + (f", {len(skipped)} skipped" if len(skipped) else ""))
+    earlier = f", {done.images} of them by an earlier run" if done.images else ""
+    note(f"{TOOL}: {count} images{earlier}" + (f", {len(skipped)} skipped" if len(skipped) else ""))
+
+
+def _write(records: Iterator[dict[str, Any]], said: dict[str, Any], chosen: str, output: Path | None, evaluate: bool) -> None:
+    """Records as they come, or the recall of them all, as lines or rows."""
+    with text_output(output) as stream:
+        if evaluate:
+            records = iter([_recall(records)])
+        for number, record in enumerate(records):
+            if chosen == "jsonl":
+                write_record(stream, record | said)
+            else:
+                _write_row(stream, record, titles=number == 0)
 
 
 def _recall(records: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """A folder of pictures that a run fills and a later run may go on with."""
 
-import json
-import os
 import re
 from io import BytesIO
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from cliptools.ground.earlier_run import check_same, whole_lines
 from cliptools.ground.errors import CliptoolsError
 from cliptools.ground.output import put_whole, whole_file
 from cliptools.ground.records import write_record
@@ -61,7 +60,7 @@ class Gallery:
         if record is None:
             return None
         for key, value in wanted.items():
-            self._check(key, record.get(key), value)
+            check_same(self.folder, key, record.get(key), value)
         return record | {"file": self.path(name)}
 
     def descriptions(self, key: str, settings: dict[str, Any]) -> list[str] | None:
@@ -73,7 +72,7 @@ class Gallery:
         record = self.described.get(key)
         if record is None:
             return None
-        self._check("settings", record["settings"], settings)
+        check_same(self.folder, "settings", record["settings"], settings)
         return [str(text) for text in record["descriptions"]]
 
     def add(self, name: str, image: Image.Image, record: dict[str, Any]) -> None:
@@ -104,27 +103,8 @@ class Gallery:
             raise CliptoolsError(f"{path}: could not be written ({error.strerror})") from None
 
     def _lines(self, name: str) -> list[dict[str, Any]]:
-        """The whole lines of a file; half a line, left by a run that was killed, is cut off."""
         path = self.folder / name
-        if not path.exists():
-            return []
-        data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            os.truncate(path, len(whole))
-        try:
-            return [json.loads(line) for line in whole.splitlines()]
-        except ValueError as error:
-            raise CliptoolsError(f"{path}: damaged ({error}); name a new folder") from None
-
-    def _check(self, key: str, was: Any, wanted: Any) -> None:
-        if isinstance(was, dict) and isinstance(wanted, dict):
-            for inner in sorted(set(was) | set(wanted)):
-                self._check(inner, was.get(inner), wanted.get(inner))
-        elif was != wanted:
-            raise CliptoolsError(
-                f"{self.folder}: begun with {key} {was!r}, asked for now {wanted!r}; give the same options, or name a new folder"
-            )
+        return list(whole_lines(path)) if path.exists() else []
 
 
 def slug(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cliptools.commands.segmenting.segmenter import Found, Segmenter, heat_maps
+from cliptools.ground.earlier_run import check_same
 from cliptools.ground.errors import CliptoolsError, ImageError
 from cliptools.ground.output import binary_output, put_whole, text_output
 from cliptools.ground.progress import note, progress, warn
@@ -65,12 +66,14 @@ class Folder:
             return []
         try:
             records: Records = json.loads(path.read_bytes())
-            same = all(record.get(key) == value for record in records for key, value in settings.items())
-            same &= not texts or [record["text"] for record in records] == list(texts)
-        except (ValueError, KeyError, TypeError, AttributeError):
+            found = [record["text"] for record in records]
+        except (ValueError, KeyError, TypeError):
             raise CliptoolsError(f"{path}: damaged; remove it, or name a new folder") from None
-        if not same:
-            raise CliptoolsError(f"{path}: made with other options; give the same ones, or name a new folder")
+        for record in records:
+            for key, value in settings.items():
+                check_same(path, key, record.get(key), value)
+        if texts:
+            check_same(path, "texts", found, list(texts))
         return records
 
     def write(self, name: str, data: bytes) -> str:
