@@ -144,20 +144,21 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(run: Run, tmp_path: Path) -> None:
     given = lines(*WORDS)
-    options = (*PLAIN, "--take", "6", "--images", "30", "--batch-size", "4")
+    options = (*PLAIN, "--take", "4", "--images", "12", "--batch-size", "4")
     whole = run("advgen", *options, "--out-dir", tmp_path / "whole", stdin=given)
     assert whole.returncode == 0
     command = [sys.executable, "-m", "cliptools.commands.advgen", *options, "--out-dir", str(tmp_path / "cut")]
     process = subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        pipesize=4096,  # a reader that is slow holds the writer back, so that it is killed in the middle
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     with process:
         process.stdin.write(given)
         process.stdin.close()
-        written = [process.stdout.readline() for _ in range(9)]
+        written = [process.stdout.readline() for _ in range(5)]
         process.send_signal(signal.SIGKILL)
-    assert 9 <= len(parsed((tmp_path / "cut" / "images.jsonl").read_bytes()[:-1].rpartition(b"\n")[0])) + 1 < 180
+    assert 5 <= len(parsed((tmp_path / "cut" / "images.jsonl").read_bytes()[:-1].rpartition(b"\n")[0])) + 1 < 48
     with (tmp_path / "cut" / "images.jsonl").open("ab") as stream:
         stream.write(b'{"pair": "pan')  # as a machine that stops in the middle of a line leaves it
     before = {name: (tmp_path / "cut" / name).stat().st_mtime_ns for name in files(tmp_path / "cut") if name.endswith(".png")}
@@ -168,7 +169,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(run: Run, tmp_path:
     assert again.stdout.startswith(b"".join(written)) and again.stderr == whole.stderr
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
     kept = [name for name, when in before.items() if (tmp_path / "cut" / name).stat().st_mtime_ns == when]
-    assert len(kept) >= 9, "finished pictures are not made again"
+    assert len(kept) >= 5, "finished pictures are not made again"
 
 
 def test_resume_wants_the_same_options_and_an_old_folder_a_word(tmp_path: Path) -> None:
