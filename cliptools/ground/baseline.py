@@ -1,0 +1,82 @@
+"""An earlier run of clip-shift, to be compared with."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from cliptools.ground.errors import StreamError
+
+NUMBERS = ("images", "mean", "spread")
+
+
+class Baseline:
+    """Records of groups by concept and group."""
+
+    def __init__(self, records: dict[str, dict[str, dict[str, Any]]], source: str) -> None:
+        self.records, self.source = records, source
+
+    def of(self, concept: str, group: str | None, like: dict[str, Any]) -> list[dict[str, Any]]:
+        """Records of a concept: of the one group, or of all groups.
+
+        Args:
+            like: A record to be compared with them.
+
+        Raises:
+            StreamError: there are none, or they were measured otherwise.
+        """
+        known = self.records.get(concept, {})
+        if not known or (group is not None and group not in known):
+            what = f"concept {concept!r}" + ("" if group is None or not known else f" in a group {group!r} (--match)")
+            raise StreamError(f"--baseline {self.source}: nothing about {what}")
+        chosen = list(known.values()) if group is None else [known[group]]
+        for record in chosen:
+            if other := _difference(record, like):
+                raise StreamError(
+                    f"--baseline {self.source}: {concept!r} was measured with {other}; take that run's options and bundle"
+                )
+        return chosen
+
+
+def read_baseline(path: Path) -> Baseline:
+    """The JSON lines of clip-shift; lines about no group are passed over.
+
+    Raises:
+        StreamError: no such file, a line that is no such record, one group twice, or no group at all.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StreamError(f"--baseline {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    records: dict[str, dict[str, dict[str, Any]]] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            if "group" not in record:
+                continue
+            good = isinstance(record["concept"], str) and isinstance(record["group"], str)
+            good &= all(math.isfinite(record[key]) for key in NUMBERS) and record["images"] >= 1
+        except (ValueError, TypeError, KeyError):
+            good = False
+        if not good:
+            raise StreamError(f"--baseline {path}: line {number} is no record of a group, as clip-shift -f jsonl writes them")
+        if records.setdefault(record["concept"], {}).setdefault(record["group"], record) is not record:
+            raise StreamError(
+                f"--baseline {path}: line {number} has {record['concept']!r} in group {record['group']!r} a second time"
+            )
+    if not records:
+        raise StreamError(f"--baseline {path}: no record of a group in it, expected the lines of clip-shift -f jsonl")
+    return Baseline(records, str(path))
+
+
+def _difference(record: dict[str, Any], other: dict[str, Any]) -> str | None:
+    """What makes two shares of a concept no thing to compare, if anything."""
+
+    def units(of: dict[str, Any]) -> list[tuple[Any, ...]]:
+        return [tuple(unit.get(part) for part in ("layer", "neuron", "head")) for unit in of.get("units", [])]
+
+    if record.get("model", {}).get("sha256") != other["model"]["sha256"]:
+        return "another model"
+    if record.get("settings") != other["settings"]:
+        return "other settings"
+    return "other units" if units(record) != units(other) else None

@@ -1,0 +1,96 @@
+"""Images in groups: by the PATH they come from, by a column of a table, or by the model year of Stanford Cars."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from cliptools.ground.errors import StreamError
+from cliptools.ground.image_table import ImageTable
+from cliptools.ground.images import ListedImages
+from cliptools.ground.listing import STDIN, Found, find
+from cliptools.ground.stanford_cars import Car, is_cars, read_cars
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Images, and which group each is of."""
+
+    source: ListedImages
+    found: Sequence[Found]
+    """Where each image is."""
+    names: tuple[str, ...]
+    of: Sequence[int]
+    """Each image's group, an index into `names`."""
+    cars: Sequence[Car] | None = None
+    """What each image shows, where they are Stanford Cars."""
+
+
+def by_path(paths: Sequence[str]) -> Groups:
+    """Each folder and archive named is a group, and files are of the folder they lie in.
+
+    The folder of Stanford Cars, named alone, is grouped by model year.
+
+    Raises:
+        UsageError, CliptoolsError: as images.open_images.
+    """
+    if len(paths) == 1 and is_cars(Path(paths[0])):
+        return _by_year(Path(paths[0]))
+    found = find(paths)
+    places = [_place(one) for one in found]
+    short = {place: PurePosixPath(place).name or place for place in dict.fromkeys(places)}
+    distinct = len(set(short.values())) == len(short)
+    return _grouped(found, [short[place] if distinct else place for place in places], sort=False)
+
+
+def by_column(paths: Sequence[str], table: ImageTable, folder: Path, column: str) -> Groups:
+    """Images in the groups a column names: those of the paths, or without paths those of the table itself.
+
+    Groups are in the order of their names, as numbers where all are numbers.
+
+    Args:
+        folder: What the table's images are relative to.
+
+    Raises:
+        StreamError: no such column, an image without a group, or one of the paths that the table does not know.
+        UsageError, CliptoolsError: as images.open_images.
+    """
+    table.require(column, "--group-column")
+    if empty := next((image for image, row in table.rows.items() if not row[column].strip()), None):
+        raise StreamError(f"{table.source}: {empty} has no group (column {column!r} is empty)")
+    if paths:
+        found = find(paths)
+        groups = [table.of(name)[column].strip() for name in ListedImages(found).names]
+    else:
+        found = [Found(name, str(folder), str(folder / name)) for name in table.rows]
+        groups = [row[column].strip() for row in table.rows.values()]
+    return _grouped(found, groups, sort=True)
+
+
+def _by_year(folder: Path) -> Groups:
+    cars = read_cars(folder)
+    found = [Found(car.file, str(folder), str(folder / car.file)) for car in cars]
+    return _grouped(found, [car.year for car in cars], sort=True, cars=cars)
+
+
+def _place(found: Found) -> str:
+    """The PATH an image comes from: its folder as named, or its archive."""
+    if isinstance(found.place, str) or found.base == STDIN or not Path(found.base).is_dir():
+        return found.base
+    return str(PurePosixPath(found.base) / PurePosixPath(found.name).parts[0])
+
+
+def _grouped(found: Sequence[Found], groups: Sequence[str], sort: bool, cars: Sequence[Car] | None = None) -> Groups:
+    names = list(dict.fromkeys(groups))
+    if sort:
+        names.sort(key=_order(names))
+    number = {name: index for index, name in enumerate(names)}
+    return Groups(ListedImages(found), found, tuple(names), [number[group] for group in groups], cars)
+
+
+def _order(names: Sequence[str]) -> Callable[[str], tuple[float, str]]:
+    """As numbers where all are numbers, else as texts."""
+    try:
+        values = {name: float(name) for name in names}
+    except ValueError:
+        return lambda name: (0.0, name)
+    return lambda name: (values[name], name)
