@@ -8,6 +8,8 @@ BIN    ?= ../bin
 PYTHON ?= ../.venv/bin/python
 WORK   ?= work/concepts
 
+export PYTHONPATH := ..
+
 SCENES   := $(WORK)/scenes/scenes.jsonl
 CONCEPTS := $(BIN)/clip-concepts $(WORK)/scenes/images --truth $(SCENES) --evaluate -q -f jsonl --bundle $(WORK)
 COLUMNS  := by score neurons m quantile active images names found recall low high

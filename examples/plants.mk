@@ -1,4 +1,4 @@
-# make -C examples -f plants.mk     writes results/plants.csv and results/plants-each.csv
+# make -C examples -f plants.mk     writes results/plants.csv, results/plants-each.csv and ../docs/spurious.png
 #
 # Are the cues planted in emoji-vit's training among the words of clip-spurious? A plant (violin, mountain) means that the
 # model takes a mountain for evidence of a violin; so for pictures of X that are to be taken for a violin, `mountain` should
@@ -6,8 +6,11 @@
 # Written are the shares of pairs whose cue is found, with a 95 % interval over plants, for each way to choose words and
 # each kind of effect; and the same plant by plant. By chance it would be 25 of some 650 words, 0.038.
 SHELL := /bin/bash -e -o pipefail
-BIN  ?= ../bin
-WORK ?= work/plants
+BIN    ?= ../bin
+PYTHON ?= ../.venv/bin/python
+WORK   ?= work/plants
+
+export PYTHONPATH := ..
 
 PLANTS   := ../cliptools/data/artwork/plants.jsonl
 CONCEPTS := ../cliptools/data/artwork/concepts.jsonl
@@ -32,7 +35,7 @@ EACH = (map(.run) | unique) as $$runs | ["named", "cue", $$runs[]], (group_by(.n
 	($$runs[] as $$run | $$rows[] | select(.run == $$run) | .found / .pairs * 100 | round / 100)]) | @csv
 
 .PHONY: all
-all: results/plants.csv results/plants-each.csv
+all: results/plants.csv results/plants-each.csv ../docs/spurious.png
 
 results/plants.csv: $(WORK)/found.jsonl
 	@mkdir -p $(@D)
@@ -40,6 +43,9 @@ results/plants.csv: $(WORK)/found.jsonl
 
 results/plants-each.csv: $(WORK)/found.jsonl
 	{ echo "# make -C examples -f plants.mk"; jq -rs '$(EACH)' $< | tr -d '"'; } > $@
+
+../docs/spurious.png: plants_picture.py $(PLANTS) $(WORK)/second.effect.jsonl $(WORK)/second.overlap.jsonl
+	$(PYTHON) $^ $@
 
 $(WORK)/found.jsonl: $(RUNS:%=$(WORK)/%.jsonl)
 	for run in $(RUNS); do \

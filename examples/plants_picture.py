@@ -1,0 +1,70 @@
+"""The words that clip-spurious finds for planted pairs, as the emoji they name, by two ways to score them; the cue is framed.
+
+python plants_picture.py PLANTS.jsonl EFFECT.jsonl OVERLAP.jsonl PICTURE.png
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from cliptools.ground.emoji.concepts import concept_index
+from cliptools.ground.emoji.render import render, to_uint8
+from cliptools.ground.emoji.scenes import Ground, Scene, Sprite
+
+PAIRS, ACROSS = 5, 12
+EMOJI, CELL, LINE, LEFT, RIGHT, GAP = 44, 66, 14, 190, 150, 12
+WAYS = ("sparse sums (Eq. 6)", "overlaps")
+INK, FAINT, GREEN = "#1c1c1c", "#767676", "#1d6f42"
+SMALL, FONT = ImageFont.load_default(10), ImageFont.load_default(13)
+
+
+def emoji(word: str) -> Image.Image:
+    """What a word of the pool names, on white."""
+    scene = Scene((Sprite(concept_index()[word], 0, 0.5, 0.5, 0.94, 0.0, False),), Ground(), ())
+    return Image.fromarray(to_uint8(render([scene], 2 * EMOJI).image)[0]).resize((EMOJI, EMOJI), Image.Resampling.LANCZOS)
+
+
+def chosen(plants: list[dict], records: list[dict]) -> list[tuple[str, str, str]]:
+    """Depicted, predicted and cue of the first plants, each with a depicted class of its own, in the order of the list."""
+    depicted = list(dict.fromkeys(record["depict"] for record in records))
+    return [(depicted[i], plant["named"], plant["cue"]) for i, plant in enumerate(plants[:PAIRS])]
+
+
+def draw_words(sheet: Image.Image, draw: ImageDraw.ImageDraw, y: int, words: list[str], cue: str) -> None:
+    """The first of the words in their order, and the place of the cue among them all."""
+    for place, word in enumerate(words[:ACROSS]):
+        x = LEFT + place * CELL
+        sheet.paste(emoji(word), (x + (CELL - EMOJI) // 2, y))
+        name = word if draw.textlength(word, SMALL) < CELL - 2 else word.split()[-1]
+        draw.text((x + CELL // 2, y + EMOJI + 2), name, GREEN if word == cue else FAINT, SMALL, anchor="ma")
+        if word == cue:
+            draw.rectangle((x + 3, y - 4, x + CELL - 4, y + EMOJI + LINE + 3), outline=GREEN, width=2)
+    said = f"{cue}: number {words.index(cue) + 1}" if cue in words else f"{cue}: not among {len(words)}"
+    where = (LEFT + ACROSS * CELL + GAP, y + EMOJI // 2 - 2)
+    draw.text(where, said, GREEN if cue in words else INK, FONT, anchor="lm")
+
+
+def main(plants: Path, *records: Path) -> None:
+    """A block a pair, a row a way to score."""
+    *records, target = records
+    ways = [[json.loads(line) for line in path.read_text().splitlines()] for path in records]
+    pairs = chosen([json.loads(line) for line in plants.read_text().splitlines()], ways[0])
+    row, head = EMOJI + LINE + GAP, LINE + GAP
+    block = head + len(ways) * row + GAP
+    sheet = Image.new("RGB", (LEFT + ACROSS * CELL + GAP + RIGHT, GAP + len(pairs) * block), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (depict, predict, cue) in enumerate(pairs):
+        y = GAP + number * block
+        draw.text((GAP, y), f"pictures of {depict}, to be taken for {predict}", INK, FONT)
+        for line, (way, title) in enumerate(zip(ways, WAYS, strict=True)):
+            words = [record["word"] for record in way if (record["depict"], record["predict"]) == (depict, predict)]
+            top = y + head + line * row
+            draw.text((GAP, top + EMOJI // 2 - 2), title, FAINT, FONT, anchor="lm")
+            draw_words(sheet, draw, top, words, cue)
+    sheet.save(target, optimize=True)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
