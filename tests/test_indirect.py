@@ -78,7 +78,7 @@ def test_statistics_are_those_of_the_full_matrices(margin: str) -> None:
     asked = Settings(top=6, margin=3)
     asked = asked._replace(margin=keep_all(paths, layers, n, asked)) if margin == "all" else asked
     report = measure(paths, lambda only=None: iter(in_batches(images, 8, only)), layers, n, asked)
-    effects, unit = report.effects, paths.named(report.effects.unit)
+    effects, unit = report.effects, report.effects.unit
     assert margin == "few" or report.passes == 1
     assert unit.tolist() == [[layer, int(neuron), -1] for layer in layers for neuron in paths.sample[layer]]
     phi = torch.cat([indirect_effects(visual, images, layer, paths.sample[layer].tolist()) for layer in layers], 1)

@@ -213,8 +213,7 @@ def _measure_indirect(
     sample = draw_sample(visual, layers, options["sample_neurons"], options["seed"])
     note(f"{TOOL}: {cost(visual, sample, expected)}")
     paths = Indirect(visual, sample, token_means(visual, batches(None), sample, expected), expected)
-    report = measure(paths, batches, layers, expected, settings._replace(margin=keep_all(paths, layers, expected, settings)))
-    return report._replace(effects=report.effects._replace(unit=paths.named(report.effects.unit)))
+    return measure(paths, batches, layers, expected, settings._replace(margin=keep_all(paths, layers, expected, settings)))
 
 
 def _bundle(

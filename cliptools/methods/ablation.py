@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cliptools.methods.engine import UNITS_AT_ONCE, Paths, Slab, scale_of
+from cliptools.methods.engine import Paths, Slab, scale_of, slices
 
 
 class Ablated(NamedTuple):
@@ -43,8 +43,7 @@ class Replacement:
 
     def _along(self, slab: Slab, r: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         parts = []
-        for start in range(0, len(r), UNITS_AT_ONCE):
-            of = slice(start, start + UNITS_AT_ONCE)
+        for of in slices(len(r), self.paths.size(slab.layer)[1]):
             D = self.paths.directions(Slab(slab.layer, slab.neurons[of]))
             parts.append(torch.einsum("nkd,nd->nk", D, r[of].to(D.dtype)))
         return torch.cat(parts)
@@ -66,8 +65,7 @@ class Replacement:
     def _sum(self, slab: Slab, S: Float[Tensor, "b n k"]) -> Float[Tensor, "b d"]:
         """Sum over the slab's units of phi_n = sum_k S[n, k] D[n, k]."""
         total = S.new_zeros(len(S), len(self.base[0]))
-        for start in range(0, S.shape[1], UNITS_AT_ONCE):
-            of = slice(start, start + UNITS_AT_ONCE)
+        for of in slices(S.shape[1], S.shape[2]):
             D = self.paths.directions(Slab(slab.layer, slab.neurons[of]))
             total = total + S[:, of].flatten(1) @ D.flatten(0, 1)
         return total

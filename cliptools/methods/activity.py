@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cliptools.methods.engine import UNITS_AT_ONCE, Paths, Slab, scale_of
+from cliptools.ground.errors import StreamError
+from cliptools.methods.engine import Paths, Slab, scale_of, slices
 
 
 class Activity(NamedTuple):
@@ -59,13 +60,13 @@ class UnitActivity:
     ) -> None:
         """
         Args:
-            unit: Layer and neuron of each unit, in any order.
+            unit: Layer, neuron and head of each unit, in any order; of layers that the paths know.
             b: Their mean effects, in the scale asked for.
             r: Their directions.
             scale: Multiply effects by 100 / ||M(I)||, as b was.
         """
         self.paths, self.scale = paths, scale
-        self.slabs, rows = slabs_of(unit)
+        self.slabs, rows = slabs_of(paths, unit)
         self.frames = [_frame(paths, slab, b[row], r[row]) for slab, row in zip(self.slabs, rows, strict=True)]
         self.place = torch.cat(rows).argsort()  # from the slabs' order back to the units'
 
@@ -83,22 +84,36 @@ class UnitActivity:
         return Activity(torch.cat(norms, 1)[:, place], torch.cat(alongs, 1)[:, place], embedding)
 
 
-def slabs_of(unit: Int[Tensor, "u 3"]) -> tuple[list[Slab], list[Int[Tensor, " n"]]]:
-    """The units by layer, in order of their neurons within it, and which rows of `unit` they are."""
+def slabs_of(paths: Paths, unit: Int[Tensor, "u 3"]) -> tuple[list[Slab], list[Int[Tensor, " n"]]]:
+    """The units by layer, in order of their numbers within it, and which rows of `unit` they are.
+
+    Raises:
+        StreamError: a unit that the paths do not know.
+    """
     slabs, rows = [], []
     for layer in unit[:, 0].unique().tolist():
         row = (unit[:, 0] == layer).nonzero()[:, 0]
-        row = row[unit[row, 1].argsort(stable=True)]
-        slabs.append(Slab(layer, unit[row, 1].long()))
-        rows.append(row)
+        known, asked = (_key(each) for each in (paths.units(layer), unit[row].long()))
+        number = torch.searchsorted(known, asked).clamp(max=len(known) - 1)
+        if len(strange := (known[number] != asked).nonzero()[:, 0]):
+            _, neuron, head = unit[row[strange[0]]].tolist()
+            name = f"{layer}:{neuron}" + (f".{head}" if head >= 0 else "")
+            raise StreamError(f"the bundle has a unit {name}, which the model has not")
+        order = number.argsort(stable=True)
+        slabs.append(Slab(layer, number[order]))
+        rows.append(row[order])
     return slabs, rows
+
+
+def _key(unit: Int[Tensor, "n 3"]) -> Int[Tensor, " n"]:
+    """One number for neuron and head, in the order of units."""
+    return ((unit[:, 1] + 1) << 32) + unit[:, 2] + 1
 
 
 def _frame(paths: Paths, slab: Slab, b: Float[Tensor, "n d"], r: Float[Tensor, "n d"]) -> _Frame:
     """From D, a few units at a time."""
     parts = []
-    for start in range(0, len(slab.neurons), UNITS_AT_ONCE):
-        of = slice(start, start + UNITS_AT_ONCE)
+    for of in slices(len(slab.neurons), paths.size(slab.layer)[1]):
         D = paths.directions(Slab(slab.layer, slab.neurons[of]))  # (n, k, d)
         b_n, r_n = b[of].to(D), r[of].to(D)
         Q, L = torch.linalg.qr(D.transpose(1, 2))  # (n, d, j), (n, j, k)

@@ -20,15 +20,17 @@ from cliptools.methods.symmetric import SymmetricStack
 Batches = Callable[[Collection[int] | None], Iterator[tuple[list[int], Tensor]]]
 """Image numbers and preprocessed pictures [b, 3, y, x], of these images or of all, always in the same order."""
 UNITS_AT_ONCE = 256  # for which D is held
+ROWS_AT_ONCE = 8192  # of D, where units have few
 CHEAP = 0.5e9  # bytes of kept images that nobody misses
 AMPLE = 2  # times T kept beyond T, where memory allows: every list is certified then, or nearly
 
 
 class Slab(NamedTuple):
-    """Some neurons of one layer."""
+    """Some units of one layer."""
 
     layer: int
     neurons: Int[Tensor, "n"]
+    """By their numbers within the layer, which are those of neurons where units are neurons."""
 
 
 @runtime_checkable
@@ -37,6 +39,10 @@ class Paths(Protocol):
 
     def size(self, layer: int) -> tuple[int, int]:
         """Units of the layer and paths per unit."""
+        ...
+
+    def units(self, layer: int) -> Int[Tensor, "n 3"]:
+        """Layer, neuron and head of the layer's units in order, ascending; -1 for what a unit has not."""
         ...
 
     def read(
@@ -61,10 +67,12 @@ class Settings(NamedTuple):
     memory: float = 3.2e9
     """Bytes of statistics to hold at once; layers that do not fit together take further passes."""
     margin: int | None = None
+    compact: bool = False
+    """Leave directions and means as coefficients of the rows of D: no vector of the joint space is formed."""
 
 
 class Effects(NamedTuple):
-    """Statistics of U units, in the order of the layers asked for."""
+    """Statistics of U units, in the order of the layers asked for. Where compact, d is K."""
 
     unit: Int[Tensor, "u 3"]
     component: Float[Tensor, "u c d"]
@@ -198,6 +206,25 @@ def scale_of(embedding: Float[Tensor, "b d"], scaled: bool) -> Float[Tensor, "b"
     return 100 / wide.norm(dim=-1) if scaled else wide.new_ones(len(wide))
 
 
+def slices(units: int, k: int) -> Iterator[slice]:
+    """Units a few at a time, with k rows of D each."""
+    step = max(UNITS_AT_ONCE, ROWS_AT_ONCE // k)
+    return (slice(start, min(start + step, units)) for start in range(0, units, step))
+
+
+def index_of(numbers: Int[Tensor, "n"], device: torch.device) -> slice | Int[Tensor, "n"]:
+    """A slice where the numbers are consecutive: it copies nothing."""
+    first, last = int(numbers[0]), int(numbers[-1])
+    if last >= first and torch.equal(numbers.cpu(), torch.arange(first, last + 1)):
+        return slice(first, last + 1)
+    return numbers.to(device)
+
+
+def neuron_units(layer: int, neurons: Int[Tensor, "n"]) -> Int[Tensor, "n 3"]:
+    """Neurons without heads, as units are named."""
+    return torch.stack([torch.full_like(neurons, layer), neurons, torch.full_like(neurons, -1)], 1)
+
+
 def _unsettled(slab: Slab, finished: Finished, measured: UnitStatistics) -> list[Unsettled]:
     """What a second look has to settle, if anything."""
     rows = (~finished.certified).nonzero()[:, 0]
@@ -223,7 +250,7 @@ def _settle(
     for each in unsettled:
         each.statistics.forget(None if images is None else torch.tensor(sorted(images), device=each.rows.device))
     count = sum(len(each.rows) for each in unsettled)
-    note(f"{count} neurons need a second look at {'all' if images is None else len(images)} images (with more memory, fewer)")
+    note(f"{count} units need a second look at {'all' if images is None else len(images)} images (with more memory, fewer)")
     slabs = [Slab(each.slab.layer, each.slab.neurons[each.rows.to(each.slab.neurons.device)]) for each in unsettled]
     statistics, total = [each.statistics for each in unsettled], expected if images is None else len(images)
     reread = _read(paths, batches(images), slabs, statistics, settings, "second look", total)
@@ -239,8 +266,7 @@ def _gram(paths: Paths, slab: Slab) -> SymmetricStack:
     """G = D D^T of every unit, from D a few units at a time."""
     n, k = len(slab.neurons), paths.size(slab.layer)[1]
     G = None
-    for start in range(0, n, UNITS_AT_ONCE):
-        of = slice(start, start + UNITS_AT_ONCE)
+    for of in slices(n, k):
         D = paths.directions(slab._replace(neurons=slab.neurons[of]))
         G = SymmetricStack(n, k, D) if G is None else G
         G.put(of, D @ D.transpose(1, 2))
@@ -251,8 +277,7 @@ def _gram(paths: Paths, slab: Slab) -> SymmetricStack:
 def _summarise(paths: Paths, slab: Slab, finished: Finished, measured: UnitStatistics, settings: Settings) -> Effects:
     """From S space to the joint space, a few units at a time."""
     parts = []
-    for start in range(0, len(slab.neurons), UNITS_AT_ONCE):
-        of = slice(start, start + UNITS_AT_ONCE)
+    for of in slices(len(slab.neurons), measured.G.k):
         some = Slab(slab.layer, slab.neurons[of])
         part = Finished(*(column[of] for column in finished))
         parts.append(_summarise_some(paths, some, part, measured.G.full(of), measured.moment.full(of), settings))
@@ -260,7 +285,6 @@ def _summarise(paths: Paths, slab: Slab, finished: Finished, measured: UnitStati
 
 
 def _summarise_some(paths: Paths, slab: Slab, finished: Finished, G: Tensor, moment: Tensor, settings: Settings) -> Effects:
-    D = paths.directions(slab).double()  # (n, k, d)
     X, G, moment = finished.top_x.double(), G.double(), moment.double()
     a, share = principal_coefficients(X, G, settings.components)  # (n, c, k), (n, c)
     shadow = X @ G @ a.transpose(1, 2)  # (n, T, c): the top images' effects along each direction
@@ -271,14 +295,18 @@ def _summarise_some(paths: Paths, slab: Slab, finished: Finished, G: Tensor, mom
     along = torch.einsum("nk,nkj,nj->n", first, moment, first)
     total = (moment * G).sum((1, 2))
     explained_all = torch.where(total > 0, along / total.clamp(min=torch.finfo(torch.float64).tiny), 0.0).clamp(0, 1)
-    unit = torch.stack([torch.full_like(slab.neurons, slab.layer), slab.neurons, torch.full_like(slab.neurons, -1)], 1)
+    component, mean = a, finished.mean
+    if not settings.compact:
+        D = paths.directions(slab).double()  # (n, k, d)
+        component = torch.nn.functional.normalize(a @ D, dim=-1)
+        mean = torch.einsum("nk,nkd->nd", mean, D)
     out = finished.top_norm.dtype
     return Effects(
-        unit,
-        torch.nn.functional.normalize(a @ D, dim=-1).to(out),
+        paths.units(slab.layer)[slab.neurons.cpu()],
+        component.to(out),
         share.to(out),
         explained_all.to(out),
-        torch.einsum("nk,nkd->nd", finished.mean, D).to(out),
+        mean.to(out),
         finished.top_norm,
         finished.top_image,
         finished.threshold,

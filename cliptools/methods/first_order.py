@@ -13,12 +13,12 @@ Every layer has them, the last one too. Bias shares are left out.
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
 from cliptools.ground.errors import UsageError
-from cliptools.methods.engine import Slab
+from cliptools.methods.engine import Slab, neuron_units
 from cliptools.methods.vit_paths import choose_layers, neurons_per_layer, trace
 
 
@@ -31,6 +31,10 @@ class FirstOrder:
     def size(self, layer: int) -> tuple[int, int]:
         """Neurons of the layer's MLP, and 1."""
         return neurons_per_layer(self.visual, layer), 1
+
+    def units(self, layer: int) -> Int[Tensor, "n 3"]:
+        """Layer and number of every neuron."""
+        return neuron_units(layer, torch.arange(self.size(layer)[0]))
 
     @torch.inference_mode()
     def read(

@@ -23,7 +23,7 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor
 
 from cliptools.ground.progress import note, progress
-from cliptools.methods.engine import Settings, Slab
+from cliptools.methods.engine import Settings, Slab, neuron_units
 from cliptools.methods.first_order import written
 from cliptools.methods.statistics import UnitStatistics
 from cliptools.methods.vit_paths import neurons_per_layer
@@ -51,6 +51,10 @@ class Indirect:
         """Sampled neurons of the layer, and d."""
         return len(self.sample[layer]), self.visual.proj.shape[1]
 
+    def units(self, layer: int) -> Int[Tensor, "n 3"]:
+        """The sampled neurons by their own numbers."""
+        return neuron_units(layer, self.sample[layer])
+
     @torch.inference_mode()
     def read(
         self, image: Float[Tensor, "b 3 y x"], slabs: Sequence[Slab]
@@ -72,11 +76,6 @@ class Indirect:
         like = _wide(self.visual.proj)
         d = like.shape[1]
         return torch.eye(d, dtype=like.dtype, device=like.device).expand(len(slab.neurons), d, d)
-
-    def named(self, unit: Int[Tensor, "u 3"]) -> Int[Tensor, "u 3"]:
-        """Units as the engine numbers them, by their neurons' own numbers."""
-        rows = [(layer, int(self.sample[layer][place]), head) for layer, place, head in unit.tolist()]
-        return torch.tensor(rows, dtype=unit.dtype, device=unit.device).reshape(-1, 3)
 
     def _effects(
         self, slab: Slab, p: Float[Tensor, "b token neuron"], x: Float[Tensor, "b token width"], embedding: Float[Tensor, "b d"]

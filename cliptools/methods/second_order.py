@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
-from cliptools.methods.engine import Slab
+from cliptools.methods.engine import Slab, index_of, neuron_units
 from cliptools.methods.vit_paths import directions, neurons_per_layer, paths_per_unit, scalars, trace
 
 
@@ -22,6 +22,10 @@ class SecondOrder:
         """Neurons of the layer's MLP and later heads."""
         return neurons_per_layer(self.visual, layer), paths_per_unit(self.visual, layer)
 
+    def units(self, layer: int) -> Int[Tensor, "n 3"]:
+        """Layer and number of every neuron."""
+        return neuron_units(layer, torch.arange(self.size(layer)[0]))
+
     @torch.inference_mode()
     def read(
         self, image: Float[Tensor, "b 3 y x"], slabs: Sequence[Slab]
@@ -29,16 +33,10 @@ class SecondOrder:
         """S of every slab, each made when its turn comes, and M(I), from one forward pass."""
         weight = self.visual.conv1.weight
         traced = trace(self.visual, image.to(weight.device, weight.dtype), sorted({slab.layer for slab in slabs}))
-        return (scalars(traced, slab.layer, self._index(slab)) for slab in slabs), traced.embedding
+        S = (scalars(traced, slab.layer, index_of(slab.neurons, weight.device)) for slab in slabs)
+        return S, traced.embedding
 
     @torch.inference_mode()
     def directions(self, slab: Slab) -> Float[Tensor, "n k d"]:
         """D of some of a layer's neurons."""
-        return directions(self.visual, slab.layer, self._index(slab), self._reach)
-
-    def _index(self, slab: Slab) -> slice | Tensor:
-        """A slice where the neurons are consecutive: it copies nothing."""
-        first, last = int(slab.neurons[0]), int(slab.neurons[-1])
-        if last >= first and torch.equal(slab.neurons.cpu(), torch.arange(first, last + 1)):
-            return slice(first, last + 1)
-        return slab.neurons.to(self.visual.conv1.weight.device)
+        return directions(self.visual, slab.layer, index_of(slab.neurons, self.visual.conv1.weight.device), self._reach)

@@ -13,6 +13,7 @@ that may belong to it are mostly among the near misses (near_misses.py), and a s
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -114,7 +115,8 @@ class UnitStatistics:
             x = S[:, of].transpose(0, 1).contiguous() - centre[of, None]  # (block, b, k)
             if not self.seen:
                 self.sum[of] += x.sum(1, dtype=torch.float64)
-                self.moment.add_outer(of, x)
+                if self.count >= self.capacity:  # before that all are kept, and the moment is made of them
+                    self.moment.add_outer(of, x)
             filling = self.capacity - self.filled
             norm = self._norms(x, of) if self.fixed or filling <= 0 else None
             if filling > 0:
@@ -174,9 +176,7 @@ class UnitStatistics:
             self._recentre(shift)
         else:
             self._recentre(shift)
-            block = max(1, BLOCK // (self.capacity * shift.shape[1]))
-            for start in range(0, len(self.norm), block):
-                of = slice(start, min(start + block, len(self.norm)))
+            for of in self._blocks():
                 self.norm[of] = self._norms(self.x[of], of)
         self.floor = self.norm[:, : self.filled].amin(1)
         if self.count == self.capacity and self.histogram is not None:
@@ -188,8 +188,18 @@ class UnitStatistics:
         self.centre = self.centre + shift
         self.sum = self.sum - self.count * shift
         small = shift.to(self.x.dtype)
-        self.moment.add_outer(slice(None), small[:, None], -float(self.count))
         self.x[:, : self.filled] -= small[:, None]
+        if self.count > self.capacity:
+            self.moment.add_outer(slice(None), small[:, None], -float(self.count))
+            return
+        self.moment.clear()  # a difference of squares would lose what is small beside the mean
+        for of in self._blocks():
+            self.moment.add_outer(of, self.x[of, : self.filled])
+
+    def _blocks(self) -> Iterator[slice]:
+        """Units a few at a time, with all that is kept of them."""
+        step = max(1, BLOCK // (self.capacity * self.G.k))
+        return (slice(start, min(start + step, len(self.norm))) for start in range(0, len(self.norm), step))
 
     def _count_norms(self, norm: Float[Tensor, "n b"], of: slice) -> None:
         assert self.histogram is not None

@@ -27,6 +27,11 @@ class SymmetricStack:
         """How many numbers one matrix takes."""
         return sum((r.stop - r.start) * (c.stop - c.start) for r, c in _blocks(k))
 
+    def clear(self) -> None:
+        """All zeros again."""
+        for block in self.blocks:
+            block.zero_()
+
     def put(self, of: slice, full: Float[Tensor, "n k k"]) -> None:
         """Set some matrices."""
         for (r, c), block in zip(self.pairs, self.blocks, strict=True):

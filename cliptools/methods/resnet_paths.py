@@ -1,0 +1,202 @@
+"""Neurons, heads and their pairs in the attention pooling of a CLIP-ResNet, in factored form.
+
+Paper 2 (arXiv 2509.19943). The last block's channels after ReLU, z_i[n] at token i, and their mean z_0 get positional
+embeddings, x_i = z_i + p_i. The pooling reads them with one query, the mean token's: head h gives token i the attention
+a_i^h. So neuron n reaches the output through head h as
+
+    r^{n,h}(I) = s^{n,h}(I) w^{n,h}
+    s^{n,h}    = sum over i = 0 ... T of a_i^h x_i[n]
+    w^{n,h}    = W_O^h W_V^h[:, n]
+
+and the sum over all pairs, with W_O b_V + b_O, is M(I). All that depends on the image are scalars: a pair is a factored
+effect with one path, a neuron (the sum over its heads) one with a path a head, and a head (the sum over its neurons) one
+with a path for each dimension of its values:
+
+    head h: S[j] = sum over n of W_V^h[j, n] s^{n,h},  D[j] = W_O^h[:, j]
+
+Bias shares are left out.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
+from torch import Tensor, nn
+
+from cliptools.ground.errors import ModelError
+from cliptools.methods.engine import Slab, index_of
+
+LAYER = 4  # by open_clip's name of the stage, layer4: the one layer whose neurons the pooling reads
+
+
+class PoolTrace(NamedTuple):
+    """What one forward pass leaves for the effects. Token 0 is the mean."""
+
+    embedding: Float[Tensor, "b d"]
+    """M(I), not normalised."""
+    x: Float[Tensor, "b token neuron"]
+    """Channels of the last block, positional embeddings included."""
+    attention: Float[Tensor, "b head token"]
+    """a: the mean token's row of each head."""
+
+
+def supported_resnet(clip: nn.Module) -> ModifiedResNet:
+    """The model's image tower, if it is a ResNet with attention pooling.
+
+    Raises:
+        ModelError: another kind of tower.
+    """
+    visual = clip.visual
+    if not isinstance(visual, ModifiedResNet) or type(visual.attnpool) is not AttentionPool2d:
+        raise ModelError(f"neuron-head pairs need open_clip's ModifiedResNet, this image tower is a {type(visual).__name__}")
+    return visual
+
+
+def trace_pool(visual: ModifiedResNet, image: Float[Tensor, "b 3 y x"]) -> PoolTrace:
+    """One forward pass, of the pooling only what the mean token's query asks for.
+
+    open_clip's own pooling computes the output of every token and keeps its attention to itself. One query needs no keys:
+    W_K moves to the query's side, and the key bias, the same for every token, drops out of the softmax.
+
+    Raises:
+        ModelError: pictures of another size than the positional embeddings are for (ground.position_grid resizes these).
+    """
+    z = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(image)))))  # (b, neuron, row, column)
+    pool, heads = visual.attnpool, visual.attnpool.num_heads
+    if z.shape[2] * z.shape[3] + 1 != len(pool.positional_embedding):
+        found, known = z[0, 0].numel(), len(pool.positional_embedding) - 1
+        raise ModelError(f"pictures of {image.shape[2]} × {image.shape[3]} give {found} tokens, this model knows {known}")
+    z = z.flatten(2).transpose(1, 2)  # (b, token, neuron)
+    x = torch.cat([z.mean(1, keepdim=True), z], 1) + pool.positional_embedding.to(z.dtype)
+    W_K = pool.k_proj.weight.unflatten(0, (heads, -1))  # (head, e, neuron)
+    q = pool.q_proj(x[:, 0]).unflatten(-1, (heads, -1)) * W_K.shape[1] ** -0.5  # (b, head, e)
+    q = torch.einsum("bhe,hen->bhn", q, W_K)
+    a = _wide(q @ x.transpose(1, 2)).softmax(-1)  # (b, head, token)
+    x = _wide(x)
+    W_V, W_O, bias = value_output(visual)
+    values = torch.einsum("bhn,hen->bhe", a @ x, W_V)
+    return PoolTrace(torch.einsum("bhe,hde->bd", values, W_O) + bias, x, a)
+
+
+def value_output(
+    visual: ModifiedResNet,
+) -> tuple[Float[Tensor, "head e neuron"], Float[Tensor, "head d e"], Float[Tensor, "d"]]:
+    """W_V and W_O of each head, and W_O b_V + b_O, what the pooling adds whatever it sees. In float32 at least."""
+    pool = visual.attnpool
+    W_V = _wide(pool.v_proj.weight).unflatten(0, (pool.num_heads, -1))
+    W_O = _wide(pool.c_proj.weight)
+    bias = W_O @ _wide(pool.v_proj.bias) + _wide(pool.c_proj.bias)
+    return W_V, W_O.unflatten(1, (pool.num_heads, -1)).transpose(0, 1), bias
+
+
+def pair_directions(visual: ModifiedResNet, neurons: Int[Tensor, "n"], heads: Int[Tensor, "n"]) -> Float[Tensor, "n d"]:
+    """w^{n,h}: what a pair adds to the output for each unit of its scalar."""
+    W_V, W_O, bias = value_output(visual)
+    neurons, heads = neurons.to(bias.device), heads.to(bias.device)
+    w = bias.new_empty(len(neurons), len(bias))
+    for head in heads.unique().tolist():
+        rows = (heads == head).nonzero()[:, 0]
+        w[rows] = W_V[head][:, neurons[rows]].T @ W_O[head].T  # (row, e) (e, d)
+    return w
+
+
+class _Pooled(ABC):
+    """What pairs, neurons and heads have in common."""
+
+    def __init__(self, visual: ModifiedResNet) -> None:
+        self.visual = visual
+        self.heads, self.neurons = visual.attnpool.num_heads, visual.attnpool.v_proj.in_features
+
+    @abstractmethod
+    def scalars(self, traced: PoolTrace) -> Float[Tensor, "b n k"]:
+        """S of all units."""
+
+    @torch.inference_mode()
+    def read(
+        self, image: Float[Tensor, "b 3 y x"], slabs: Sequence[Slab]
+    ) -> tuple[Iterator[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
+        """S of every slab, and M(I), from one forward pass."""
+        weight = self.visual.conv1.weight
+        traced = trace_pool(self.visual, image.to(weight.device, weight.dtype))
+        S = self.scalars(traced)
+        return (S[:, index_of(slab.neurons, S.device)] for slab in slabs), traced.embedding
+
+    def _pairs(self, traced: PoolTrace) -> Float[Tensor, "b neuron head"]:
+        """s."""
+        return traced.x.transpose(1, 2) @ traced.attention.transpose(1, 2)
+
+
+class Pairs(_Pooled):
+    """Units are neuron-head pairs, neuron by neuron; the one path is the pair itself."""
+
+    def size(self, layer: int) -> tuple[int, int]:
+        """All pairs, and 1."""
+        return self.neurons * self.heads, 1
+
+    def units(self, layer: int) -> Int[Tensor, "n 3"]:
+        """Layer, neuron and head of every pair."""
+        number = torch.arange(self.neurons * self.heads)
+        return torch.stack([torch.full_like(number, LAYER), number // self.heads, number % self.heads], 1)
+
+    def scalars(self, traced: PoolTrace) -> Float[Tensor, "b n 1"]:
+        """s of every pair."""
+        return self._pairs(traced).flatten(1)[..., None]
+
+    @torch.inference_mode()
+    def directions(self, slab: Slab) -> Float[Tensor, "n 1 d"]:
+        """w of some pairs."""
+        return pair_directions(self.visual, slab.neurons // self.heads, slab.neurons % self.heads)[:, None]
+
+
+class PooledNeurons(_Pooled):
+    """Units are neurons, paths the heads that read them."""
+
+    def size(self, layer: int) -> tuple[int, int]:
+        """Neurons and heads."""
+        return self.neurons, self.heads
+
+    def units(self, layer: int) -> Int[Tensor, "n 3"]:
+        """Layer and number of every neuron."""
+        number = torch.arange(self.neurons)
+        return torch.stack([torch.full_like(number, LAYER), number, torch.full_like(number, -1)], 1)
+
+    def scalars(self, traced: PoolTrace) -> Float[Tensor, "b n k"]:
+        """s of every neuron's pairs."""
+        return self._pairs(traced)
+
+    @torch.inference_mode()
+    def directions(self, slab: Slab) -> Float[Tensor, "n k d"]:
+        """w of some neurons' pairs."""
+        n, h = slab.neurons.repeat_interleave(self.heads), torch.arange(self.heads).repeat(len(slab.neurons))
+        return pair_directions(self.visual, n, h).unflatten(0, (-1, self.heads))
+
+
+class PooledHeads(_Pooled):
+    """Units are heads, paths the dimensions of their values."""
+
+    def size(self, layer: int) -> tuple[int, int]:
+        """Heads and e."""
+        return self.heads, self.neurons // self.heads
+
+    def units(self, layer: int) -> Int[Tensor, "n 3"]:
+        """Layer and number of every head."""
+        number = torch.arange(self.heads)
+        return torch.stack([torch.full_like(number, LAYER), torch.full_like(number, -1), number], 1)
+
+    def scalars(self, traced: PoolTrace) -> Float[Tensor, "b n k"]:
+        """What each head carries, before its output matrix, without the bias."""
+        return torch.einsum("bhn,hen->bhe", traced.attention @ traced.x, value_output(self.visual)[0])
+
+    @torch.inference_mode()
+    def directions(self, slab: Slab) -> Float[Tensor, "n k d"]:
+        """The columns of some heads' W_O."""
+        W_O = value_output(self.visual)[1]
+        return W_O[slab.neurons.to(W_O.device)].transpose(1, 2)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least float32: the effects are computed in it even where the model runs in half precision."""
+    return x if x.dtype == torch.float64 else x.float()
