@@ -1,4 +1,4 @@
-"""A vision transformer on pictures of other sizes than it was trained on: its positional embeddings, resized."""
+"""Image towers on pictures of other sizes than they were trained on: their positional embeddings, resized."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,13 +6,30 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
+
+RESNET_STRIDE = 32  # pixels to a token of the attention pooling, whatever the depth and width
+
+
+def native_size(visual: Any) -> tuple[int, int]:
+    """Height and width of the pictures that the tower was trained on."""
+    size = visual.image_size
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def token_stride(visual: Any) -> tuple[int, int]:
+    """Pixels of a picture, down and across, that a token stands for."""
+    if isinstance(visual, ModifiedResNet):
+        return RESNET_STRIDE, RESNET_STRIDE
+    down, across = visual.patch_size
+    return int(down), int(across)
 
 
 def resized_positions(
     positions: Float[Tensor, "token width"], grid: tuple[int, int], rows: int, columns: int
 ) -> Float[Tensor, "new_token width"]:
-    """The class token's embedding as it is, those of the patches brought from one grid to another (bicubic, antialiased)."""
+    """The first token (class or mean) as it is, the embeddings of the others brought from one grid to another (bicubic)."""
     wide = positions if positions.dtype == torch.float64 else positions.float()  # half precision has no bicubic
     patches = wide[1:].T.unflatten(1, grid)[None]  # (1, width, row, column)
     wanted = torch.nn.functional.interpolate(patches, size=(rows, columns), mode="bicubic", antialias=True)
@@ -21,15 +38,18 @@ def resized_positions(
 
 @contextmanager
 def on_grid(visual: Any, rows: int, columns: int) -> Iterator[None]:
-    """The tower (an open_clip VisionTransformer) takes pictures of rows × columns patches within the block."""
-    grid = tuple(visual.grid_size)
+    """The tower (open_clip's VisionTransformer or ModifiedResNet) takes pictures of rows × columns tokens within the block."""
+    holder = visual.attnpool if isinstance(visual, ModifiedResNet) else visual
+    height, width = native_size(visual)
+    down, across = token_stride(visual)
+    grid = height // down, width // across
     if grid == (rows, columns):
         yield
         return
-    kept = visual.positional_embedding
+    kept = holder.positional_embedding
     resized = resized_positions(kept.detach(), grid, rows, columns)
-    visual.positional_embedding = nn.Parameter(resized, requires_grad=False)
+    holder.positional_embedding = nn.Parameter(resized, requires_grad=False)
     try:
         yield
     finally:
-        visual.positional_embedding = kept
+        holder.positional_embedding = kept

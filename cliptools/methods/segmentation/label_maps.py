@@ -1,0 +1,40 @@
+"""From logits of many texts to one label a pixel."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cliptools.methods.segmentation.windows import Averaged
+
+SHARPNESS = 40.0  # the softmax is over so many times the logits
+CHUNK = 16  # texts whose maps are held together, so that memory does not grow with their number
+
+
+class Labelled(NamedTuple):
+    """The best text at every pixel."""
+
+    text: Int[Tensor, "y x"]
+    probability: Float[Tensor, "y x"]
+    """Its share of the softmax over all texts."""
+
+
+def best_texts(averaged: Averaged, rows: int, columns: int, sharpness: float = SHARPNESS) -> Labelled:
+    """Softmax over the texts and argmax, at so many rows and columns of pixels; of equal ones the first."""
+    highest = averaged.L.new_full((rows, columns), -torch.inf)
+    total = highest.clone()  # log of the softmax' denominator
+    text = torch.zeros(rows, columns, dtype=torch.int64, device=highest.device)
+    for start in range(0, len(averaged.L), CHUNK):
+        logits = sharpness * averaged.at(rows, columns, slice(start, start + CHUNK))
+        top, which = logits.max(0)
+        text = torch.where(top > highest, which + start, text)
+        highest = torch.maximum(highest, top)
+        total = torch.logaddexp(total, logits.logsumexp(0))
+    return Labelled(text, (highest - total).exp())
+
+
+def to_labels(found: Labelled, label_of_text: Int[Tensor, " text"], threshold: float | None = None) -> Int[Tensor, "y x"]:
+    """The class of each pixel's best text; 0, the ground, where its probability is below the threshold."""
+    labels = label_of_text[found.text]
+    return labels if threshold is None else torch.where(found.probability >= threshold, labels, 0)

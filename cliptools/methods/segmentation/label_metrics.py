@@ -1,0 +1,55 @@
+"""How well label maps fit the truth: intersection over union of each class, pooled over the pixels of all images."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+LEFT_OUT = -1  # in a true label map: pixels that count for nothing
+
+
+@dataclass
+class LabelFit:
+    """Pixel counts by class, of one image or of many added up; pixels left out of the truth are in none."""
+
+    both: Int[np.ndarray, " class"]
+    """Pixels of which map and truth say the class."""
+    found: Int[np.ndarray, " class"]
+    true: Int[np.ndarray, " class"]
+    images: int = 0
+
+    @classmethod
+    def none(cls, classes: int) -> "LabelFit":
+        """Of no image yet."""
+        zeros = np.zeros(classes, np.int64)
+        return cls(zeros, zeros, zeros)
+
+    def __iadd__(self, other: "LabelFit") -> "LabelFit":
+        self.both, self.found, self.true = self.both + other.both, self.found + other.found, self.true + other.true
+        self.images += other.images
+        return self
+
+    @property
+    def iou(self) -> Float[np.ndarray, " class"]:
+        """By class; NaN for one that neither map nor truth has."""
+        union = self.found + self.true - self.both
+        return np.where(union > 0, self.both / np.maximum(union, 1), np.nan)
+
+    @property
+    def mean_iou(self) -> float:
+        """Over the classes that map or truth has; 0 where there is none."""
+        iou = self.iou
+        return float(np.nanmean(iou)) if np.isfinite(iou).any() else 0.0
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the pixels with the right label; 0 where no pixel counts."""
+        return int(self.both.sum()) / max(1, int(self.true.sum()))
+
+
+def label_fit(labels: Int[np.ndarray, "y x"], truth: Int[np.ndarray, "y x"], classes: int) -> LabelFit:
+    """One image's label map against the truth; labels are below `classes`, in the truth also LEFT_OUT."""
+    counts = truth != LEFT_OUT
+    y, t = labels[counts], truth[counts]
+    both, found, true = (np.bincount(kept, minlength=classes) for kept in (t[y == t], y, t))
+    return LabelFit(both, found, true, 1)

@@ -1,0 +1,74 @@
+"""A CLIP-ResNet's segmentation methods by name: from images to logits of a fixed set of texts at every token."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from open_clip.modified_resnet import ModifiedResNet
+from torch import Tensor
+
+from cliptools.methods.segmentation.pair_maps import head_maps, neuron_maps, pair_maps
+from cliptools.methods.segmentation.pair_selection import Selection, select_pairs
+from cliptools.methods.segmentation.pool_tokens import PoolTokens, pool_tokens
+from cliptools.methods.segmentation.token_features import maskclip, qqkk
+
+PAIR_METHODS = ("pairs", "neurons", "heads")
+TOKEN_METHODS = ("maskclip", "qqkk")
+
+
+class PairUnits(NamedTuple):
+    """What the methods by pairs need of a bundle."""
+
+    r: Float[Tensor, "pair d"]
+    unit: Int[Tensor, "pair 3"]
+    k: int
+    """Pairs for each text."""
+
+
+class Logits(NamedTuple):
+    """What a method says of images."""
+
+    logits: Float[Tensor, "b text row column"]
+    embedding: Float[Tensor, "b d"]
+    """M(I), not normalised."""
+
+
+Look = Callable[[Float[Tensor, "b 3 y x"]], Logits]
+
+
+def resnet_method(
+    name: str, visual: ModifiedResNet, t: Float[Tensor, "text d"], pairs: PairUnits | None = None, sink: bool = False
+) -> Look:
+    """A method of PAIR_METHODS, which need `pairs`, or of TOKEN_METHODS, ready for these texts.
+
+    Args:
+        t: Unit norm.
+        sink: Repair the corner token in neurons' and heads' maps; the baselines are as their papers have them.
+    """
+    maps = _by_pairs(name, visual, t, pairs, sink) if pairs is not None else _by_tokens(name, visual, t)
+
+    @torch.inference_mode()
+    def look(image: Float[Tensor, "b 3 y x"]) -> Logits:
+        seen = pool_tokens(visual, image)
+        return Logits(maps(seen).unflatten(-1, seen.grid), seen.embedding)
+
+    return look
+
+
+def _by_pairs(
+    name: str, visual: ModifiedResNet, t: Float[Tensor, "text d"], pairs: PairUnits, sink: bool
+) -> Callable[[PoolTokens], Tensor]:
+    heads, neurons = visual.attnpool.num_heads, visual.attnpool.v_proj.in_features
+    chosen: Selection = select_pairs(pairs.r, pairs.unit, t, pairs.k, heads, neurons)
+    by_name: dict[str, Callable[[PoolTokens], Tensor]] = {
+        "pairs": lambda seen: pair_maps(visual, seen, t, chosen, sink),
+        "neurons": lambda seen: neuron_maps(seen, chosen, sink),
+        "heads": lambda seen: head_maps(visual, seen, t, chosen, sink),
+    }
+    return by_name[name]
+
+
+def _by_tokens(name: str, visual: ModifiedResNet, t: Float[Tensor, "text d"]) -> Callable[[PoolTokens], Tensor]:
+    features = {"maskclip": maskclip, "qqkk": qqkk}[name]
+    return lambda seen: (features(visual, seen) @ t.T).transpose(1, 2)
