@@ -236,13 +236,15 @@ def _bundle(
 
     effects = {name: column.cpu().numpy() for name, column in report.effects._asdict().items()}
     seen, top_image = np.unique(effects["top_image"], return_inverse=True)
-    component, explained = effects.pop("component"), effects.pop("component_explained")
+    component, explained, moment = (effects.pop(name) for name in ("component", "component_explained", "moment"))
     tensors = {name: value.astype(np.float32) for name, value in effects.items()}
     tensors["unit"] = effects["unit"].astype(np.int32)
     tensors["top_image"] = top_image.reshape(effects["top_image"].shape).astype(np.int32)
     tensors["direction"], tensors["explained"] = component[:, 0].astype(np.float32), explained[:, 0].astype(np.float32)
     if settings.components > 1:
         tensors["component"], tensors["component_explained"] = component.astype(np.float32), explained.astype(np.float32)
+    if settings.moments:
+        tensors["moment"] = moment.astype(np.float32)
     tensors["images"] = json_tensor([source.names[indices[i]] for i in seen])
     if options["thumbnails"]:
         tensors |= thumbnail_tensors(source, (indices[i] for i in seen), options["thumbnails"])

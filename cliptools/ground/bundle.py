@@ -21,7 +21,7 @@ DTYPES = {
 }  # fmt: skip
 UNIT_ROWS = (
     "unit", "direction", "component", "component_explained", "mean", "top_norm", "top_image", "threshold",
-    "explained", "explained_all", "word", "coefficient", "residual", "prefix_residual",
+    "explained", "explained_all", "moment", "word", "coefficient", "residual", "prefix_residual",
 )  # fmt: skip
 """Tensors with one row a unit; a selection of units selects rows of these."""
 

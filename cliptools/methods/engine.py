@@ -42,7 +42,7 @@ class Paths(Protocol):
         ...
 
     def units(self, layer: int) -> Int[Tensor, "n 3"]:
-        """Layer, neuron and head of the layer's units in order, ascending; -1 for what a unit has not."""
+        """Layer, neuron and head of the layer's units in order, ascending; -1 for what a unit has not. None of a strange layer."""
         ...
 
     def read(
@@ -53,6 +53,15 @@ class Paths(Protocol):
 
     def directions(self, slab: Slab) -> Float[Tensor, "n k d"]:
         """D."""
+        ...
+
+
+@runtime_checkable
+class KnowsGram(Protocol):
+    """Paths that have the Gram matrices of D without D."""
+
+    def gram(self, slab: Slab) -> Float[Tensor, "n k k"]:
+        """G = D D^T."""
         ...
 
 
@@ -69,6 +78,8 @@ class Settings(NamedTuple):
     margin: int | None = None
     compact: bool = False
     """Leave directions and means as coefficients of the rows of D: no vector of the joint space is formed."""
+    moments: bool = False
+    """Keep the second moments of S, K numbers squared a unit."""
 
 
 class Effects(NamedTuple):
@@ -82,6 +93,8 @@ class Effects(NamedTuple):
     top_norm: Float[Tensor, "u T"]
     top_image: Int[Tensor, "u T"]
     threshold: Float[Tensor, "u"]
+    moment: Float[Tensor, "u k_or_0 k_or_0"]
+    """Mean of x^T x over the images, x = S less its mean; empty unless asked for."""
 
 
 class Report(NamedTuple):
@@ -263,15 +276,23 @@ def _settle(
 
 
 def _gram(paths: Paths, slab: Slab) -> SymmetricStack:
-    """G = D D^T of every unit, from D a few units at a time."""
+    """G = D D^T of every unit, a few units at a time."""
     n, k = len(slab.neurons), paths.size(slab.layer)[1]
     G = None
     for of in slices(n, k):
-        D = paths.directions(slab._replace(neurons=slab.neurons[of]))
-        G = SymmetricStack(n, k, D) if G is None else G
-        G.put(of, D @ D.transpose(1, 2))
+        part = gram_of(paths, slab._replace(neurons=slab.neurons[of]))
+        G = SymmetricStack(n, k, part) if G is None else G
+        G.put(of, part)
     assert G is not None  # a slab has units
     return G
+
+
+def gram_of(paths: Paths, slab: Slab) -> Float[Tensor, "n k k"]:
+    """G = D D^T of a slab whose D may be formed."""
+    if isinstance(paths, KnowsGram):
+        return paths.gram(slab)
+    D = paths.directions(slab)
+    return D @ D.transpose(1, 2)
 
 
 def _summarise(paths: Paths, slab: Slab, finished: Finished, measured: UnitStatistics, settings: Settings) -> Effects:
@@ -280,7 +301,8 @@ def _summarise(paths: Paths, slab: Slab, finished: Finished, measured: UnitStati
     for of in slices(len(slab.neurons), measured.G.k):
         some = Slab(slab.layer, slab.neurons[of])
         part = Finished(*(column[of] for column in finished))
-        parts.append(_summarise_some(paths, some, part, measured.G.full(of), measured.moment.full(of), settings))
+        moment = measured.moment.full(of) / measured.count
+        parts.append(_summarise_some(paths, some, part, measured.G.full(of), moment, settings))
     return Effects(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
@@ -310,4 +332,5 @@ def _summarise_some(paths: Paths, slab: Slab, finished: Finished, G: Tensor, mom
         finished.top_norm,
         finished.top_image,
         finished.threshold,
+        moment.to(out) if settings.moments else finished.threshold.new_zeros(len(moment), 0, 0),
     )

@@ -39,6 +39,8 @@ def inertia(embedding: Float[Tensor, "image d"], chosen: Int[Tensor, "unit n"]) 
         NaN where a unit has fewer than two images.
     """
     unit = torch.nn.functional.normalize(embedding.double(), dim=-1)
+    if not len(unit):
+        return unit.new_full((len(chosen),), torch.nan)
     parts = []
     for rows in chosen.split(UNITS_AT_ONCE):
         there = (rows >= 0).double()[..., None]  # (unit, n, 1)

@@ -88,14 +88,14 @@ def trace(visual: VisionTransformer, image: Float[Tensor, "b 3 y x"], layers: Se
     hooks: list[tuple[nn.Module, Callable[..., None]]] = [
         (
             visual.ln_post,
-            lambda norm, given, _: sigma_post.append(_deviation(given[0][:, 0] if given[0].ndim == 3 else given[0], norm)),
+            lambda norm, given, _: sigma_post.append(deviation(given[0][:, 0] if given[0].ndim == 3 else given[0], norm)),
         )
     ]
     for layer in layers:
         hooks.append((blocks[layer].mlp.gelu, _keep(p, layer)))
     for layer in range(min(layers) + 1, len(blocks)):
         hooks.append((blocks[layer].ln_1, _keep_attention(alpha, layer, blocks[layer].attn)))
-    with _hooked(hooks):
+    with hooked(hooks):
         embedding = visual(image)
     return Trace(embedding, sigma_post[0], alpha, p)
 
@@ -117,25 +117,25 @@ def directions(
     """
     blocks = visual.transformer.resblocks
     reach = {} if reach is None else reach
-    w = _wide(blocks[layer].mlp.c_proj.weight)[:, neurons]  # (width, n)
+    w = wide(blocks[layer].mlp.c_proj.weight)[:, neurons]  # (width, n)
     w = _gain(blocks[layer].ls_2, w) * w
     parts = []
     for later in range(layer + 1, len(blocks)):
         block = blocks[later]
         heads, width = block.attn.num_heads, w.shape[0]
         if later not in reach:
-            reach[later] = _reach(visual, later)
-        W_V = _wide(block.attn.in_proj_weight[2 * width :]) * _wide(block.ln_1.weight)  # (head * e, width)
+            reach[later] = reach_of(visual, later)
+        W_V = wide(block.attn.in_proj_weight[2 * width :]) * wide(block.ln_1.weight)  # (head * e, width)
         value = (W_V @ w).unflatten(0, (heads, -1))  # (head, e, n)
         parts.append(value.transpose(1, 2) @ reach[later])  # (head, n, d)
     return torch.cat(parts).transpose(0, 1)  # (n, k, d)
 
 
-def _reach(visual: VisionTransformer, later: int) -> Float[Tensor, "head e d"]:
+def reach_of(visual: VisionTransformer, later: int) -> Float[Tensor, "head e d"]:
     """P (gamma_post * ls1 * W_O^h): where each value dimension of a layer's heads ends in the joint space."""
     block = visual.transformer.resblocks[later]
-    W_O = _wide(block.attn.out_proj.weight)  # (width, head * e)
-    out = _wide(visual.proj) * _wide(visual.ln_post.weight)[:, None]  # (width, d): gamma_post, then P
+    W_O = wide(block.attn.out_proj.weight)  # (width, head * e)
+    out = wide(visual.proj) * wide(visual.ln_post.weight)[:, None]  # (width, d): gamma_post, then P
     return ((_gain(block.ls_1, W_O) * W_O).T @ out).unflatten(0, (block.attn.num_heads, -1))
 
 
@@ -149,20 +149,20 @@ def neurons_per_layer(visual: VisionTransformer, layer: int) -> int:
     return visual.transformer.resblocks[layer].mlp.c_proj.in_features
 
 
-def _wide(x: Tensor) -> Tensor:
+def wide(x: Tensor) -> Tensor:
     """At least float32: the effects are computed in it even where the model runs in half precision."""
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _deviation(x: Float[Tensor, "*b width"], norm: nn.LayerNorm) -> Float[Tensor, "*b"]:
+def deviation(x: Float[Tensor, "*b width"], norm: nn.LayerNorm) -> Float[Tensor, "*b"]:
     """A LayerNorm's own sigma, epsilon included."""
-    return (_wide(x).var(-1, unbiased=False) + norm.eps).sqrt()
+    return (wide(x).var(-1, unbiased=False) + norm.eps).sqrt()
 
 
 def _gain(scale: nn.Module, like: Tensor) -> Float[Tensor, "width 1"]:
     """LayerScale's gains as a column; ones where there is none."""
     gamma = getattr(scale, "gamma", None)
-    return like.new_ones(like.shape[0], 1) if gamma is None else _wide(gamma)[:, None]
+    return like.new_ones(like.shape[0], 1) if gamma is None else wide(gamma)[:, None]
 
 
 def _keep(store: dict[int, Tensor], layer: int) -> Callable[..., None]:
@@ -174,7 +174,7 @@ def _keep(store: dict[int, Tensor], layer: int) -> Callable[..., None]:
 
 def _keep_attention(store: dict[int, Tensor], layer: int, attn: nn.MultiheadAttention) -> Callable[..., None]:
     def hook(norm: nn.LayerNorm, given: tuple[Tensor, ...], normed: Tensor) -> None:
-        store[layer] = class_attention(attn, normed) / _deviation(given[0], norm)[:, None, :]
+        store[layer] = class_attention(attn, normed) / deviation(given[0], norm)[:, None, :]
 
     return hook
 
@@ -189,11 +189,11 @@ def class_attention(attn: nn.MultiheadAttention, normed: Float[Tensor, "b token 
     W_Q, W_K = attn.in_proj_weight[:width], attn.in_proj_weight[width : 2 * width]
     q = nn.functional.linear(normed[:, 0], W_Q, attn.in_proj_bias[:width]).unflatten(-1, (heads, -1))  # (b, head, e)
     q = torch.einsum("bhe,hew->bhw", q, W_K.unflatten(0, (heads, -1))) * (width // heads) ** -0.5
-    return _wide(q @ normed.transpose(1, 2)).softmax(-1)  # (b, head, token)
+    return wide(q @ normed.transpose(1, 2)).softmax(-1)  # (b, head, token)
 
 
 @contextmanager
-def _hooked(hooks: Sequence[tuple[nn.Module, Callable[..., None]]]) -> Iterator[None]:
+def hooked(hooks: Sequence[tuple[nn.Module, Callable[..., None]]]) -> Iterator[None]:
     handles = [module.register_forward_hook(hook) for module, hook in hooks]
     try:
         yield

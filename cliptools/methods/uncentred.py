@@ -1,0 +1,60 @@
+"""The images of largest uncentred norm ||phi||, by which paper 2 (arXiv 2509.19943) retrieves images.
+
+A bundle keeps the largest centred norms only, and an image of large ||phi|| need not be among these; so all images are looked
+at again, for a few units. The statistics do what is wanted when 0 is given for the mean: every list is exact at once.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cliptools.methods.engine import Paths, Slab, gram_of, scale_of
+from cliptools.methods.statistics import UnitStatistics
+from cliptools.methods.symmetric import SymmetricStack
+
+
+class Largest(NamedTuple):
+    """Of each unit, in the order given."""
+
+    norm: Float[Tensor, "unit n"]
+    """||phi||, largest first."""
+    image: Int[Tensor, "unit n"]
+
+
+def largest_norms(
+    paths: Paths, unit: Int[Tensor, "unit 3"], batches: Iterable[tuple[list[int], Tensor]], count: int, scaled: bool
+) -> Largest:
+    """The `count` images (or all, if there are fewer) of largest ||phi|| for these units, in one pass over the images.
+
+    Args:
+        unit: Layer, neuron and head, as `paths` names them.
+        scaled: Whether effects are multiplied by 100 / ||M(I)||.
+    """
+    layers = sorted(set(unit[:, 0].tolist()))
+    rows = [(unit[:, 0] == layer).nonzero()[:, 0] for layer in layers]
+    slabs = [Slab(layer, _numbers(paths, layer, unit[of])) for layer, of in zip(layers, rows, strict=True)]
+    statistics: list[UnitStatistics] = []
+    for slab in slabs:
+        full = gram_of(paths, slab)  # (n, k, k)
+        n, k, _ = full.shape
+        G = SymmetricStack(n, k, full)
+        G.put(slice(None), full)
+        statistics.append(UnitStatistics(G, count, 0, quantile=1.0, margin=0, centre=full.new_zeros(n, k)))
+    for images, pictures in batches:
+        S, embedding = paths.read(pictures, slabs)
+        scale = scale_of(embedding, scaled)
+        numbers = torch.tensor(images, device=embedding.device)
+        for each, scalars in zip(statistics, S, strict=True):
+            each.update(scalars * scale[:, None, None], numbers)
+    finished = [each.finish() for each in statistics]
+    back = torch.cat(rows).argsort()
+    return Largest(*(torch.cat([getattr(each, f"top_{name}").cpu() for each in finished])[back] for name in Largest._fields))
+
+
+def _numbers(paths: Paths, layer: int, unit: Int[Tensor, "n 3"]) -> Int[Tensor, "n"]:
+    """Units' numbers within their layer, by the names that `paths` gives them."""
+    known = {tuple(name): number for number, name in enumerate(paths.units(layer).tolist())}
+    return torch.tensor([known[tuple(name)] for name in unit.tolist()])

@@ -1,0 +1,88 @@
+"""Direct effects of a ViT's attention heads: what each adds to the output at the class token.
+
+Gandelsman et al. 2024 (arXiv 2310.05916), Sec. 3, with the final LayerNorm of the real forward pass frozen, as first-order
+effects of neurons have it. Head h of layer l adds W_O^h times sum over i of a_i v_i to the class token, where a is the class
+token's attention and v_i = W_V^h LN(x_i). In factored form, with a path for each of the e dimensions of the head's values:
+
+    phi_{l,h}(I) = sum over j of S[j](I) D[j]
+    S[j] = 1 / sigma_post sum over i of a_i v_i[j]
+    D[j] = P (gamma_post * ls1_l * W_O^h[:, j])
+
+Every layer has them, the last one too. Bias shares are left out, that of the values (W_O^h b_V^h) included.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+
+from cliptools.methods.engine import Slab, index_of
+from cliptools.methods.first_order import choose_any_layers
+from cliptools.methods.vit_paths import class_attention, deviation, hooked, reach_of, wide
+
+LAYERS = 4  # by default the last, as the paper: attention of earlier layers has next to no direct effect
+
+
+class Heads:
+    """Units are attention heads; paths are the dimensions of their values."""
+
+    def __init__(self, visual: VisionTransformer) -> None:
+        self.visual = visual
+
+    def size(self, layer: int) -> tuple[int, int]:
+        """Heads of the layer, and e."""
+        attn = self.visual.transformer.resblocks[layer].attn
+        return attn.num_heads, attn.embed_dim // attn.num_heads
+
+    def units(self, layer: int) -> Int[Tensor, "n 3"]:
+        """Layer and number of every head."""
+        known = 0 <= layer < len(self.visual.transformer.resblocks)
+        number = torch.arange(self.size(layer)[0] if known else 0)
+        return torch.stack([torch.full_like(number, layer), torch.full_like(number, -1), number], 1)
+
+    @torch.inference_mode()
+    def read(
+        self, image: Float[Tensor, "b 3 y x"], slabs: Sequence[Slab]
+    ) -> tuple[Iterator[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
+        """S of every slab, and M(I), from one forward pass."""
+        visual = self.visual
+        carried: dict[int, Tensor] = {}
+        sigma_post: list[Tensor] = []
+
+        def last(norm: nn.LayerNorm, given: tuple[Tensor, ...], _: Tensor) -> None:
+            sigma_post.append(deviation(given[0][:, 0] if given[0].ndim == 3 else given[0], norm))
+
+        blocks = visual.transformer.resblocks
+        hooks: list[tuple[nn.Module, Callable[..., None]]] = [(visual.ln_post, last)]
+        hooks += [(blocks[layer].ln_1, _carry(carried, layer, blocks[layer].attn)) for layer in {slab.layer for slab in slabs}]
+        with hooked(hooks):
+            embedding = visual(image.to(visual.conv1.weight.device, visual.conv1.weight.dtype))
+        sigma = sigma_post[0][:, None, None]  # (b, 1, 1)
+        return (carried[slab.layer][:, index_of(slab.neurons, sigma.device)] / sigma for slab in slabs), embedding
+
+    @torch.inference_mode()
+    def directions(self, slab: Slab) -> Float[Tensor, "n k d"]:
+        """D of some of a layer's heads."""
+        D = reach_of(self.visual, slab.layer)  # (head, e, d)
+        return D[index_of(slab.neurons, D.device)]
+
+
+def choose_head_layers(visual: VisionTransformer, asked: Sequence[int] | None) -> tuple[int, ...]:
+    """The layers asked for, by default the last four.
+
+    Raises:
+        UsageError: a layer that does not exist.
+    """
+    depth = len(visual.transformer.resblocks)
+    return choose_any_layers(visual, range(max(0, depth - LAYERS), depth) if asked is None else asked)
+
+
+def _carry(store: dict[int, Tensor], layer: int, attn: nn.MultiheadAttention) -> Callable[..., None]:
+    def hook(norm: nn.LayerNorm, given: tuple[Tensor, ...], normed: Float[Tensor, "b token width"]) -> None:
+        W_V = wide(attn.in_proj_weight[2 * normed.shape[-1] :]).unflatten(0, (attn.num_heads, -1))  # (head, e, width)
+        a = class_attention(attn, normed)  # (b, head, token)
+        store[layer] = torch.einsum("bhw,hew->bhe", a @ wide(normed), W_V)
+
+    return hook

@@ -1,0 +1,140 @@
+"""TextSpan from moments against the paper's selection on whole matrices, and the effects of heads against the equation."""
+
+import pytest
+import torch
+from oracles import attention_rows, layer_norm_gain, scale_of
+from test_second_order import SHAPES, pictures, random_tower
+from torch import Tensor
+
+from cliptools.ground.errors import UsageError
+from cliptools.methods.engine import Settings, Slab, measure
+from cliptools.methods.textspan import text_span, text_spans
+from cliptools.methods.vit_heads import Heads, choose_head_layers
+
+
+def head_effects(visual: torch.nn.Module, image: Tensor, layer: int) -> Tensor:
+    """phi [head, d] of one image: sum over tokens of a_i P (A_post * ls1 * W_O^h W_V^h LN(x_i)), head after head."""
+    x = visual._embeds(image[None])
+    for number, block in enumerate(visual.transformer.resblocks):
+        if number == layer:
+            read_there = block.ln_1(x)[0]
+        x = x + block.ls_1(block.attention(block.ln_1(x)))
+        x = x + block.ls_2(block.mlp(block.ln_2(x)))
+    A_post, block = layer_norm_gain(visual.ln_post, x[0, 0]), visual.transformer.resblocks[layer]
+    rows, width = attention_rows(block.attn, read_there), x.shape[-1]
+    heads, e = block.attn.num_heads, width // block.attn.num_heads
+    phi = torch.zeros(heads, visual.proj.shape[1], dtype=x.dtype)
+    for h in range(heads):
+        of = slice(h * e, (h + 1) * e)
+        W_VO = block.attn.out_proj.weight[:, of] @ block.attn.in_proj_weight[2 * width :][of]
+        for i, token in enumerate(read_there):
+            phi[h] += (A_post * scale_of(block.ls_1) * rows[h, i] * (W_VO @ token)) @ visual.proj
+    return phi
+
+
+def greedy(outputs: Tensor, texts: Tensor, m: int) -> tuple[list[int], list[float]]:
+    """Algorithm 1 on the matrix of outputs [image, d] itself: choices, and the share of the variance that each explains."""
+    _, s, V = torch.linalg.svd(outputs, full_matrices=False)
+    V = V[s > 1e-10 * s[0]]
+    R = torch.stack([V.T @ (V @ t) for t in texts])  # onto the span of the outputs
+    C = outputs - outputs.mean(0)
+    total = (C**2).sum()
+    chosen, shares = [], []
+    for _ in range(m):
+        variance = [(C @ t).var(unbiased=False) for t in R]
+        if max(variance) < 1e-12 * total / len(C):
+            break
+        j = max(range(len(R)), key=lambda j: float(variance[j]))
+        t = R[j].clone()
+        before = (C**2).sum()
+        C = torch.stack([c - (c @ t) / (t @ t) * t for c in C])
+        R = torch.stack([r - (r @ t) / (t @ t) * t for r in R])
+        chosen.append(j)
+        shares.append(float((before - (C**2).sum()) / total))
+    return chosen, shares
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_choice_is_that_on_the_whole_matrix(seed: int) -> None:
+    torch.manual_seed(seed)
+    n, k, d, pool = 90, 7, 19, 40
+    D = torch.randn(k, d, dtype=torch.float64)
+    x = torch.randn(n, k, dtype=torch.float64) @ torch.randn(k, k, dtype=torch.float64) + 2
+    t = torch.nn.functional.normalize(torch.randn(pool, d, dtype=torch.float64) + 0.5, dim=1)
+    t[11] = t[3]  # a synonym: the first of the two is taken, and nothing is left of the other
+    chosen, shares = greedy(x @ D, t, 12)
+    found = text_span(torch.cov(x.T, correction=0), D, t, 12)
+    assert found.word[0].tolist() == chosen + [-1] * (12 - len(chosen)) and 11 not in chosen
+    assert len(chosen) == k  # then the texts span all outputs
+    torch.testing.assert_close(found.share[0, :k], torch.tensor(shares, dtype=torch.float64), rtol=0, atol=1e-9)
+    assert float(found.share.sum()) == pytest.approx(1, abs=1e-9) and found.share[0, k:].tolist() == [0] * (12 - k)
+
+
+def test_a_head_that_never_acted_has_no_words() -> None:
+    t = torch.eye(5, dtype=torch.float64)
+    found = text_spans(torch.zeros(2, 3, 3, dtype=torch.float64), torch.randn(2, 3, 5, dtype=torch.float64), t, 4)
+    assert found.word.tolist() == [[-1] * 4] * 2 and not found.share.any()
+    assert text_spans(torch.zeros(0, 3, 3), torch.zeros(0, 3, 5), t, 4).word.shape == (0, 4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_factored_form_is_the_equation(shape: dict) -> None:
+    visual = random_tower(shape)
+    images, paths = pictures(visual, 3), Heads(visual)
+    slabs = [Slab(layer, torch.arange(paths.size(layer)[0]).flip(0)) for layer in range(shape["layers"])]
+    S, embedding = paths.read(images, slabs)
+    torch.testing.assert_close(embedding, visual(images), rtol=1e-12, atol=1e-12)
+    for slab, scalars in zip(slabs, S, strict=True):
+        phi = torch.einsum("bnk,nkd->bnd", scalars, paths.directions(slab))
+        expected = torch.stack([head_effects(visual, image, slab.layer) for image in images]).flip(1)
+        torch.testing.assert_close(phi, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
+    assert paths.units(1)[:2].tolist() == [[1, -1, 0], [1, -1, 1]]
+
+
+def test_all_heads_make_the_attentions_part_of_the_output() -> None:
+    visual = random_tower(SHAPES[1])
+    (image,) = pictures(visual, 1)
+    total = sum(head_effects(visual, image, layer).sum(0) for layer in range(SHAPES[1]["layers"]))
+    x, added = visual._embeds(image[None]), 0
+    for block in visual.transformer.resblocks:
+        bias = block.attn.out_proj.weight @ block.attn.in_proj_bias[2 * x.shape[-1] :] + block.attn.out_proj.bias
+        attended = block.ls_1(block.attention(block.ln_1(x)))
+        added, x = added + (attended - block.ls_1(bias))[0, 0], x + attended
+        x = x + block.ls_2(block.mlp(block.ln_2(x)))
+    torch.testing.assert_close(total, (layer_norm_gain(visual.ln_post, x[0, 0]) * added) @ visual.proj, rtol=1e-9, atol=1e-9)
+
+
+def test_moments_from_the_stream_choose_as_the_outputs_do() -> None:
+    """From images to words in one pass, scale and second look included, beside outputs written out."""
+    visual, n = random_tower(SHAPES[2]), 41  # heads 13 wide, d = 9: a head's outputs fill the joint space
+    images = pictures(visual, n)
+    batches = [(list(range(i, min(n, i + 9))), images[i : i + 9]) for i in range(0, n, 9)]
+    settings = Settings(top=7, margin=0, moments=True)
+    effects = measure(Heads(visual), lambda only=None: _only(batches, only), [0, 2], n, settings).effects
+    phi = torch.cat([torch.stack([head_effects(visual, image, layer) for image in images]) for layer in (0, 2)], 1)
+    phi = phi * (100 / visual(images).norm(dim=-1))[:, None, None]
+    torch.testing.assert_close(effects.mean, phi.mean(0), rtol=1e-9, atol=1e-9)
+    D = torch.cat([Heads(visual).directions(Slab(layer, torch.arange(2))) for layer in (0, 2)])
+    t = torch.nn.functional.normalize(torch.randn(30, 9, dtype=torch.float64), dim=1)
+    found = text_spans(effects.moment, D, t, 5)
+    for unit in range(4):
+        chosen, shares = greedy(phi[:, unit], t, 5)
+        assert found.word[unit].tolist() == chosen
+        torch.testing.assert_close(found.share[unit], torch.tensor(shares, dtype=torch.float64), rtol=0, atol=1e-9)
+
+
+def _only(batches: list, only: set | None) -> list:
+    """Of the batches, these images."""
+    kept = []
+    for numbers, pixels in batches:
+        rows = [row for row, number in enumerate(numbers) if only is None or number in only]
+        kept += [([numbers[row] for row in rows], pixels[rows])] if rows else []
+    return iter(kept)
+
+
+def test_the_last_four_layers_unless_asked() -> None:
+    visual = random_tower(SHAPES[3])
+    assert choose_head_layers(visual, None) == (2, 3, 4, 5) and choose_head_layers(visual, [0, 5]) == (0, 5)
+    assert choose_head_layers(random_tower(SHAPES[2]), None) == (0, 1, 2)
+    with pytest.raises(UsageError, match="layers 0 to 5"):
+        choose_head_layers(visual, [6])
