@@ -70,12 +70,12 @@ def unit_records(bundle: "Bundle") -> Iterator[dict[str, Any]]:
     """One record a unit; each stands alone."""
     source = record_source(bundle)
     texts = bundle.text_list("words")["texts"] if "words" in bundle else []
-    images = bundle.text_list("images")
+    images, weight = bundle.text_list("images"), weight_name(bundle)
     for row in range(bundle.units):
         layer, neuron, head = (int(v) for v in bundle["unit"][row])
-        record: dict[str, Any] = {"layer": layer, "neuron": neuron} | ({"head": head} if head >= 0 else {})
+        record: dict[str, Any] = unit_keys(layer, neuron, head)
         if "word" in bundle:
-            record["words"] = [{"word": texts[j], "coefficient": rounded(c)} for j, c in signed_words(bundle, row)]
+            record["words"] = [{"word": texts[j], weight: rounded(c)} for j, c in signed_words(bundle, row)]
             record["residual"] = rounded(bundle["residual"][row])
         for name in ("explained", "explained_all", "threshold"):
             record[name] = rounded(bundle[name][row])
@@ -92,9 +92,19 @@ def signed_words(bundle: "Bundle", row: int) -> list[tuple[int, float]]:
     return [(int(words[j]), float(coefficients[j])) for j in np.argsort(-np.abs(coefficients), kind="stable") if words[j] >= 0]
 
 
+def weight_name(bundle: "Bundle") -> str:
+    """What the numbers beside a unit's words are: coefficients of a sum, or with TextSpan shares of a variance."""
+    return "share" if bundle.header.settings.get("words", {}).get("method") == "textspan" else "coefficient"
+
+
+def unit_keys(layer: int, neuron: int, head: int) -> dict[str, int]:
+    """A unit in a record, without what it has not."""
+    return {"layer": layer} | ({"neuron": neuron} if neuron >= 0 else {}) | ({"head": head} if head >= 0 else {})
+
+
 def unit_name(layer: int, neuron: int, head: int) -> str:
-    """`6:391`, or `6:391.3` with a head."""
-    return f"{layer}:{neuron}" + (f".{head}" if head >= 0 else "")
+    """`6:391`, `6:391.3` with a head, `6:.3` for a whole head."""
+    return f"{layer}:" + (str(neuron) if neuron >= 0 else "") + (f".{head}" if head >= 0 else "")
 
 
 def _write_table(bundle: "Bundle", stream: BufferedIOBase, whole: bool) -> None:

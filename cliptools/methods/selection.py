@@ -25,17 +25,17 @@ def by_layers(bundle: Bundle, layers: Sequence[int]) -> np.ndarray:
 
 
 def by_units(bundle: Bundle, units: str) -> np.ndarray:
-    """Which units [units] are among `9:391,9:4` (layer:neuron, or layer:neuron.head).
+    """Which units [units] are among `9:391,9:4` (layer:neuron, layer:neuron.head, or layer:.head for a whole head).
 
     Raises:
         UsageError: not so written, or a unit that the bundle does not hold.
     """
     mask = np.zeros(bundle.units, dtype=bool)
     for part in units.split(","):
-        match = re.fullmatch(r"\s*(\d+):(\d+)(?:\.(\d+))?\s*", part)
+        match = re.fullmatch(r"\s*(\d+):(?=[\d.])(\d*)(?:\.(\d+))?\s*", part)
         if match is None:
             raise UsageError(f"--units {units}: expected layer:neuron like 9:391,9:4, found {part!r}")
-        layer, neuron, head = (-1 if group is None else int(group) for group in match.groups())
+        layer, neuron, head = (int(group) if group else -1 for group in match.groups())
         here = (bundle["unit"][:, :2] == (layer, neuron)).all(1) & ((head == -1) | (bundle["unit"][:, 2] == head))
         if not here.any():
             raise UsageError(f"--units: the bundle has no unit {part.strip()}")

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cliptools.methods.engine import Paths, Slab, gram_of, scale_of
+from cliptools.methods.activity import slabs_of
+from cliptools.methods.engine import Paths, gram_of, scale_of
 from cliptools.methods.statistics import UnitStatistics
 from cliptools.methods.symmetric import SymmetricStack
 
@@ -32,10 +33,11 @@ def largest_norms(
     Args:
         unit: Layer, neuron and head, as `paths` names them.
         scaled: Whether effects are multiplied by 100 / ||M(I)||.
+
+    Raises:
+        StreamError: a unit that the paths do not know.
     """
-    layers = sorted(set(unit[:, 0].tolist()))
-    rows = [(unit[:, 0] == layer).nonzero()[:, 0] for layer in layers]
-    slabs = [Slab(layer, _numbers(paths, layer, unit[of])) for layer, of in zip(layers, rows, strict=True)]
+    slabs, rows = slabs_of(paths, unit)
     statistics: list[UnitStatistics] = []
     for slab in slabs:
         full = gram_of(paths, slab)  # (n, k, k)
@@ -52,9 +54,3 @@ def largest_norms(
     finished = [each.finish() for each in statistics]
     back = torch.cat(rows).argsort()
     return Largest(*(torch.cat([getattr(each, f"top_{name}").cpu() for each in finished])[back] for name in Largest._fields))
-
-
-def _numbers(paths: Paths, layer: int, unit: Int[Tensor, "n 3"]) -> Int[Tensor, "n"]:
-    """Units' numbers within their layer, by the names that `paths` gives them."""
-    known = {tuple(name): number for number, name in enumerate(paths.units(layer).tolist())}
-    return torch.tensor([known[tuple(name)] for name in unit.tolist()])
