@@ -12,14 +12,21 @@ export PYTHONPATH := ..
 
 SCENES   := $(WORK)/scenes/scenes.jsonl
 CONCEPTS := $(BIN)/clip-concepts $(WORK)/scenes/images --truth $(SCENES) --evaluate -q -f jsonl --bundle $(WORK)
-COLUMNS  := by score neurons m quantile active images names found recall low high
 BUNDLES  := $(foreach name,4 8 32 64 8-q90 32-q90,$(WORK)/neurons-$(name).safetensors)
 
+# jq: a line of column names, then each record's, whose settings are columns too.
+TABLE = ["by", "score", "neurons", "m", "quantile", "active", "images", "names", "found", "recall", "low", "high"] as $$columns | \
+	$$columns, (.[] | .settings + . | [.[$$columns[]]]) | @csv
+
+.DELETE_ON_ERROR:
 .PHONY: all
 all: results/concepts.csv ../docs/concepts.png
 
-results/concepts.csv: $(SCENES) $(BUNDLES)
+results/concepts.csv: $(WORK)/recall.jsonl
 	@mkdir -p $(@D)
+	{ echo "# make -C examples -f concepts.mk"; jq -rs '$(TABLE)' $< | tr -d '"'; } > $@
+
+$(WORK)/recall.jsonl: $(SCENES) $(BUNDLES)
 	{ \
 	  $(CONCEPTS)/neurons-32.safetensors; \
 	  $(CONCEPTS)/neurons-32.safetensors --score signed; \
@@ -36,13 +43,11 @@ results/concepts.csv: $(SCENES) $(BUNDLES)
 	  $(CONCEPTS)/neurons-32.safetensors --by directions; \
 	  $(CONCEPTS)/neurons-32-q90.safetensors --by directions; \
 	  $(CONCEPTS)/neurons-32.safetensors --by directions --neurons all --score signed; \
-	} > $(WORK)/recall.jsonl
-	jq -rs --arg columns "$(COLUMNS)" '($$columns / " ") as $$c | "# make -C examples -f concepts.mk", ($$c | @csv), \
-	  (.[] | .settings + . | [.[$$c[]]] | @csv)' $(WORK)/recall.jsonl | tr -d '"' > $@
+	} > $@
 
-# The first four scenes, their words by the neurons and by CLIP's own texts.
+# The first four scenes: their words by the active neurons' words, by all neurons' directions, and by CLIP's own texts.
 ../docs/concepts.png: concepts_picture.py $(SCENES) $(WORK)/neurons-8.safetensors
-	for by in words text; do \
+	for by in words "directions --neurons all --score signed" text; do \
 	  $(BIN)/clip-concepts $(WORK)/scenes/images --limit 4 --truth $(SCENES) --by $$by -q -f jsonl \
 	    --bundle $(WORK)/neurons-8.safetensors; \
 	done | $(PYTHON) concepts_picture.py $(WORK)/scenes/images $@

@@ -1,4 +1,4 @@
-"""Scenes beside their words as bars: records of clip-concepts --truth on stdin, by words and then by text."""
+"""Scenes beside their words as bars: records of clip-concepts --truth on stdin, by words, directions and text."""
 
 import json
 import sys
@@ -8,8 +8,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cliptools.ground.truth import found_names
 
-SCENE, BAR, WORD, LINE, GAP = 190, 110, 130, 17, 14
-TITLES = {"words": "words of its active neurons", "text": "CLIP's own text ranking"}
+SCENE, BAR, WORD, LINE, GAP = 190, 90, 176, 17, 14
+TITLES = {
+    "words": "words of the active neurons",
+    "directions": "directions of all neurons",
+    "text": "CLIP's own text ranking",
+}
 INK, FAINT, RIGHT, WRONG = "#1c1c1c", "#767676", "#1d6f42", "#c9c9c9"
 FONT = ImageFont.load_default(13)
 
@@ -35,7 +39,7 @@ def main(images: Path, target: Path) -> None:
     sheet = Image.new("RGB", (columns[-1] + WORD + BAR + GAP, height), "white")
     draw = ImageDraw.Draw(sheet)
     for x, title in zip(columns, TITLES.values(), strict=True):
-        draw.text((x + 12, GAP), title, FAINT, FONT)
+        draw.text((x + WORD, GAP), title, FAINT, FONT, anchor="ma")
     for row, name in enumerate(names):
         y = 2 * GAP + LINE + row * (SCENE + LINE + GAP)
         with Image.open(images / name) as picture:
