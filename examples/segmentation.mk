@@ -1,4 +1,5 @@
 # make -f examples/segmentation.mk             how well heat maps fit exact masks on emoji-vit: examples/results/segmentation.csv
+# make -f examples/segmentation.mk study       why methods differ: examples/results/segmentation-study.csv
 # make -f examples/segmentation.mk picture     docs/segment.png
 # Eight methods on 1,052 scenes of one emoji (each of 526 twice) and on scenes of two, where each is asked for in turn; at twice the
 # resolution of training, and (METHODS_64) at its own. Seeds that neither training nor the bundle drew from.
@@ -17,7 +18,8 @@ export SHELLOPTS := pipefail
 SHELL := bash
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: table picture
+# The study chooses each method's threshold on 176 and 120 scenes of its own, and measures on as many others.
+.PHONY: table study picture
 
 table: $(RESULTS)/segmentation.csv
 
@@ -29,13 +31,13 @@ one-64  := clip-scenes --single --count $(ONE) --seed 5000000 --size 64
 one-128 := clip-scenes --single --count $(ONE) --seed 5000000 --size 128
 two-64  := clip-scenes --emoji 2 --count $(TWO) --seed 5000000 --size 64
 two-128 := clip-scenes --emoji 2 --count $(TWO) --seed 5000000 --size 128
-segment  = clip-segment - --evaluate --method $(2) --size $(1) --threshold 0.5 --threshold mean --bundle $(WORK)/neurons.safetensors
+segment  = clip-segment - --evaluate --method $(2) --size $(1) --threshold 0.5 --threshold mean --bundle $(3)/neurons.safetensors
 
-# $(1): one or two emoji, $(2): pixels, $(3): method. The row's command line goes with its figures.
+# $(1): one or two emoji, $(2): pixels, $(3): method. The row's command line, as it is with the default WORK, goes with its figures.
 define row
 $(WORK)/$(1)-$(2)-$(3).jsonl: $(WORK)/neurons.safetensors
-	$($(1)-$(2)) | $(call segment,$(2),$(3)) -f jsonl \
-	| tail -n 2 | jq -c '. + {scenes: "$(1)", command: "$($(1)-$(2)) | $(call segment,$(2),$(3))"}' > $$@
+	$($(1)-$(2)) | $(call segment,$(2),$(3),$(WORK)) -f jsonl \
+	| tail -n 2 | jq -c '. + {scenes: "$(1)", command: "$($(1)-$(2)) | $(call segment,$(2),$(3),segmentation)"}' > $$@
 rows += $(WORK)/$(1)-$(2)-$(3).jsonl
 endef
 $(foreach method,$(METHODS),$(eval $(call row,one,128,$(method))))
@@ -47,6 +49,9 @@ $(RESULTS)/segmentation.csv: $(rows)
 	mkdir -p $(RESULTS)
 	(echo scenes,size,method,threshold,masks,accuracy,miou,map,object_map,command; \
 	jq -r '[.scenes, .size, .method, .threshold, .count, .accuracy, .miou, .map, .object_map, .command] | @csv' $(rows)) > $@
+
+study: $(WORK)/neurons.safetensors
+	$(PYTHON) $(ROOT)/examples/segmentation_study.py $< > $(RESULTS)/segmentation-study.csv
 
 picture: $(WORK)/neurons.safetensors
 	rm -rf $(WORK)/scenes $(WORK)/maps
