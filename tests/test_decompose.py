@@ -124,7 +124,7 @@ def test_the_rest_is_passed_on_and_the_header_says_what_was_done(run: Run, effec
     header, listed = found.header, found.text_list("words")
     assert header.kind == "neurons"
     assert (header.model, header.images) == (effects.header.model, effects.header.images)
-    said = {"templates": ["a {}", "the {}"], "center": "none", "normalize": "dimensions", "m": 3}
+    said = {"templates": ["a {}", "the {}"], "center": "none", "normalize": "dimensions", "m": 3, "method": "pursuit"}
     assert header.settings == {"effect": "second-order", "words": said | {"pool": str(pool), "digest": listed["digest"]}}
     assert [step["command"] for step in header.history] == ["clip-effects", "clip-decompose"]
     assert header.history[-1]["arguments"] == said | {"pool": str(pool)}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cliptools.ground.errors import UsageError
 from cliptools.methods.engine import Settings, Slab, measure
-from cliptools.methods.textspan import text_span, text_spans
+from cliptools.methods.textspan import head_directions, text_span, text_spans
 from cliptools.methods.vit_heads import Heads, choose_head_layers
 
 
@@ -64,16 +64,17 @@ def test_the_choice_is_that_on_the_whole_matrix(seed: int) -> None:
     t[11] = t[3]  # a synonym: the first of the two is taken, and nothing is left of the other
     chosen, shares = greedy(x @ D, t, 12)
     found = text_span(torch.cov(x.T, correction=0), D, t, 12)
-    assert found.word[0].tolist() == chosen + [-1] * (12 - len(chosen)) and 11 not in chosen
+    word, share = found
+    assert word.tolist() == chosen + [-1] * (12 - len(chosen)) and 11 not in chosen
     assert len(chosen) == k  # then the texts span all outputs
-    torch.testing.assert_close(found.share[0, :k], torch.tensor(shares, dtype=torch.float64), rtol=0, atol=1e-9)
-    assert float(found.share.sum()) == pytest.approx(1, abs=1e-9) and found.share[0, k:].tolist() == [0] * (12 - k)
+    torch.testing.assert_close(share[:k], torch.tensor(shares, dtype=torch.float64), rtol=0, atol=1e-9)
+    assert float(share.sum()) == pytest.approx(1, abs=1e-9) and share[k:].tolist() == [0] * (12 - k)
 
 
 def test_a_head_that_never_acted_has_no_words() -> None:
     t = torch.eye(5, dtype=torch.float64)
     found = text_spans(torch.zeros(2, 3, 3, dtype=torch.float64), torch.randn(2, 3, 5, dtype=torch.float64), t, 4)
-    assert found.word.tolist() == [[-1] * 4] * 2 and not found.share.any()
+    assert found.word.tolist() == [[-1] * 4] * 2 and not found.coefficient.any() and found.residual.tolist() == [1, 1]
     assert text_spans(torch.zeros(0, 3, 3), torch.zeros(0, 3, 5), t, 4).word.shape == (0, 4)
 
 
@@ -114,13 +115,14 @@ def test_moments_from_the_stream_choose_as_the_outputs_do() -> None:
     phi = torch.cat([torch.stack([head_effects(visual, image, layer) for image in images]) for layer in (0, 2)], 1)
     phi = phi * (100 / visual(images).norm(dim=-1))[:, None, None]
     torch.testing.assert_close(effects.mean, phi.mean(0), rtol=1e-9, atol=1e-9)
-    D = torch.cat([Heads(visual).directions(Slab(layer, torch.arange(2))) for layer in (0, 2)])
+    D = head_directions(Heads(visual), effects.unit)
     t = torch.nn.functional.normalize(torch.randn(30, 9, dtype=torch.float64), dim=1)
     found = text_spans(effects.moment, D, t, 5)
     for unit in range(4):
         chosen, shares = greedy(phi[:, unit], t, 5)
         assert found.word[unit].tolist() == chosen
-        torch.testing.assert_close(found.share[unit], torch.tensor(shares, dtype=torch.float64), rtol=0, atol=1e-9)
+        torch.testing.assert_close(found.coefficient[unit], torch.tensor(shares, dtype=torch.float64), rtol=0, atol=1e-9)
+        assert float(found.path[unit, 1]) == pytest.approx((1 - sum(shares[:2])) ** 0.5, abs=1e-9)
 
 
 def _only(batches: list, only: set | None) -> list:

@@ -11,11 +11,17 @@ from cliptools.commands.present import FORMATS, emit
 from cliptools.ground.errors import StreamError, UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cliptools.ground.bundle import Bundle
+    from cliptools.ground.models import LoadedModel
     from cliptools.ground.texts import Pool
     from cliptools.methods.pursuit import Pursuit
 
 
+METHOD_HELP = (
+    "pursuit: a direction as a sum of texts. textspan: the texts that explain most of a head's outputs, of bundles of heads."
+)
 POOL_HELP = "emoji, imagenet, words10k, words30k or a file, one text a line [default: emoji for embedded models, else words30k]."
 TEMPLATE_HELP = "A sentence with {} for the text; several are averaged [default: the bare text]."
 CENTER_HELP = "Subtract the pool's mean from its texts, or nothing."
@@ -24,6 +30,7 @@ NORMALIZE_HELP = "Unit norm for each text, or for each dimension (as the paper's
 
 @command("clip-decompose")
 @click.argument("bundle", required=False, type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--method", type=click.Choice(["pursuit", "textspan"]), default="pursuit", show_default=True, help=METHOD_HELP)
 @click.option("--m", "m", type=click.IntRange(min=1), default=32, show_default=True, help="Texts a unit, at most.")
 @click.option("--pool", metavar="NAME|FILE", help=POOL_HELP)
 @click.option("--template", "templates", multiple=True, metavar="TEXT", help=TEMPLATE_HELP)
@@ -43,19 +50,29 @@ def main(
     Reads a BUNDLE of clip-effects (a file, or standard input) and adds to each unit the texts that orthogonal matching
     pursuit finds, with their coefficients, in the order chosen; words it had before are replaced.
 
+    What an attention head writes has more than one direction. --method textspan (Gandelsman et al. 2024) gives each head of a
+    bundle of clip-effects --units heads the text along which its outputs vary most over the images, then the one along which
+    what is left varies most, and so on, with the share of the variance that each explains.
+
     \b
     Examples:
       clip-effects | clip-decompose          # the embedded model, in a table
       clip-decompose --m 128 < effects.safetensors > neurons.safetensors
       clip-decompose effects.safetensors --pool birds.txt --template 'a photo of a {}' -f jsonl
       clip-decompose effects.safetensors --prefix 4,8,16 -o neurons.safetensors
+      clip-effects --units heads | clip-decompose --method textspan --m 8 -f jsonl
     """
     prefixes = parse_prefixes(options["prefix"], options["m"])
     chosen = choose_format(output_format, output, "safetensors")
     effects = read_neurons(bundle)
+    if options["method"] == "textspan" and "moment" not in effects:
+        units = effects.header.settings.get("units", "neurons")
+        raise StreamError(
+            f"--method textspan needs second moments of heads (clip-effects --units heads); these units are {units}"
+        )
 
     pool, found = decompose(effects, options)
-    settings = {key: options[key] for key in ("center", "normalize", "m")} | {"pool": pool.name, "digest": pool.digest}
+    settings = {key: options[key] for key in ("method", "center", "normalize", "m")} | {"pool": pool.name, "digest": pool.digest}
     settings |= {"templates": list(options["templates"])} | ({"prefix": list(prefixes)} if prefixes else {})
     step = history_arguments(context, pool=pool.name)
     step.pop("model", None)  # the bundle's own
@@ -85,7 +102,21 @@ def decompose(effects: "Bundle", options: dict[str, Any]) -> "tuple[Pool, Pursui
         raise StreamError(f"directions of width {direction.shape[1]}, the model's texts have {texts.shape[1]}")
     where = "cuda" if loaded.device.type == "cuda" else "cpu"  # others have no float64
     atoms = text_space(texts.to(where), options["center"], options["normalize"])
+    if options["method"] == "textspan":
+        return pool, _text_spans(effects, loaded, atoms, options["m"])
     return pool, pursue(torch.from_numpy(direction).to(where), atoms, options["m"])
+
+
+def _text_spans(effects: "Bundle", loaded: "LoadedModel", atoms: "Tensor", m: int) -> "Pursuit":
+    """TextSpan's choice, with shares of the variance where a pursuit has coefficients."""
+    import torch
+
+    from cliptools.methods.choice import paths_of
+    from cliptools.methods.textspan import head_directions, text_spans
+
+    settings = effects.header.settings
+    D = head_directions(paths_of(loaded.clip, settings["effect"], settings["units"]), torch.from_numpy(effects["unit"]))
+    return text_spans(torch.from_numpy(effects["moment"]).to(atoms.device), D.to(atoms.device), atoms, m)
 
 
 def parse_prefixes(text: str | None, m: int) -> tuple[int, ...]:

@@ -10,28 +10,24 @@ out of a text is orthogonal to what is left of it, so outputs need no projecting
 of t all the way, and q^T C q is the variance that the choice explains.
 """
 
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from cliptools.ground.progress import progress
+from cliptools.methods.activity import slabs_of
+from cliptools.methods.engine import Paths
+from cliptools.methods.pursuit import Pursuit
 
 NOTHING = 1e-12  # share of the variance: what is left of texts is rounding where none reaches it
 
 
-class Spanned(NamedTuple):
-    """What was chosen for each head, texts in the order chosen."""
+def text_span(
+    V: Float[Tensor, "k k"], D: Float[Tensor, "k d"], t: Float[Tensor, "text d"], m: int
+) -> tuple[Int[Tensor, " m"], Float[Tensor, " m"]]:
+    """The greedy choice for one head, in float64: rows of the pool in the order chosen, and the share of the variance of each.
 
-    word: Int[Tensor, "unit m"]
-    """Row of the pool; −1 after an early end, where the texts chosen span all outputs."""
-    share: Float[Tensor, "unit m"]
-    """Share of the variance that each explains; 0 after an early end."""
-
-
-def text_span(V: Float[Tensor, "k k"], D: Float[Tensor, "k d"], t: Float[Tensor, "text d"], m: int) -> Spanned:
-    """The greedy choice for one head; in float64.
+    −1 and 0 after an early end, where the texts chosen span all outputs.
 
     Args:
         V: Covariance of the head's scalars over the images.
@@ -47,19 +43,35 @@ def text_span(V: Float[Tensor, "k k"], D: Float[Tensor, "k d"], t: Float[Tensor,
     share = t.new_zeros(m)
     for step in range(m):
         variance = ((t @ C) * t).sum(1)  # (text)
-        j = variance.argmax()
-        if not variance[j] > NOTHING * total:
+        if not variance.max() > NOTHING * total:
             break
+        j = (variance == variance.max()).nonzero()[0, 0]  # of equal ones the first
         q = t[j] / t[j].norm()
         word[step], share[step] = j, (q @ C @ q) / total
         t = t - (t @ q)[:, None] * q
-    return Spanned(word[None], share[None])
+    return word, share
 
 
-def text_spans(V: Float[Tensor, "unit k k"], D: Float[Tensor, "unit k d"], t: Float[Tensor, "text d"], m: int) -> Spanned:
-    """The greedy choice for every head; see text_span."""
-    heads = progress(zip(V, D, strict=True), "heads", len(V))
-    parts = [text_span(moments, directions, t, m) for moments, directions in heads]
-    if not parts:
-        return Spanned(torch.zeros(0, m, dtype=torch.int64), t.new_zeros(0, m, dtype=torch.float64))
-    return Spanned(*(torch.cat(column) for column in zip(*parts, strict=True)))
+def text_spans(V: Float[Tensor, "unit k k"], D: Float[Tensor, "unit k d"], t: Float[Tensor, "text d"], m: int) -> Pursuit:
+    """The greedy choice for every head, as a pursuit has it.
+
+    Returns:
+        Shares for coefficients. Residuals are what is left of the outputs' root mean square, as a share of it:
+        residual^2 = 1 - sum of the shares.
+    """
+    word = torch.full((len(V), m), -1, device=t.device)
+    share = t.new_zeros(len(V), m, dtype=torch.float64)
+    for unit in progress(range(len(V)), "heads", len(V)):
+        word[unit], share[unit] = text_span(V[unit], D[unit], t, m)
+    path = (1 - share.cumsum(1)).clamp(min=0).sqrt()
+    return Pursuit(word, share.to(t.dtype), path[:, -1].to(t.dtype), path.to(t.dtype))
+
+
+def head_directions(paths: Paths, unit: Int[Tensor, "unit 3"]) -> Float[Tensor, "unit k d"]:
+    """D of these units, whose values must all have the same width.
+
+    Raises:
+        StreamError: a unit that the paths do not know.
+    """
+    slabs, rows = slabs_of(paths, unit)
+    return torch.cat([paths.directions(slab) for slab in slabs])[torch.cat(rows).argsort()]
