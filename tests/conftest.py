@@ -52,11 +52,8 @@ def run() -> Run:
 @pytest.fixture(scope="session")
 def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random CLIP in open_clip's local-dir form: 4 layers, 3 heads, odd widths."""
-    import json
-
     import torch
     from open_clip.model import CLIP
-    from safetensors.torch import save_file
 
     config = {
         "embed_dim": 20,
@@ -67,7 +64,38 @@ def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = CLIP(**config)
     for p in model.visual.parameters():
         p.data = torch.randn_like(p) * 0.3 if p.ndim > 1 else 1 + 0.1 * torch.randn_like(p)
-    folder = tmp_path_factory.mktemp("tiny-clip")
+    return _local_dir(tmp_path_factory.mktemp("tiny-clip"), config, model)
+
+
+@pytest.fixture(scope="session")
+def tiny_resnet_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random CLIP-ResNet in open_clip's local-dir form: 192 neurons, 6 heads, 2 × 2 tokens."""
+    import torch
+    from open_clip.model import CLIP
+
+    config = {
+        "embed_dim": 20,
+        "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 6, "head_width": 32},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 24, "heads": 2, "layers": 2},
+    }
+    torch.manual_seed(4)
+    model = CLIP(**config)
+    for module in model.visual.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # whose gains open_clip partly initialises to zero
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.3)
+            module.momentum = None  # all pictures count alike
+    pictures = torch.nn.functional.interpolate(torch.randn(16, 3, 3, 3), 64, mode="bilinear")
+    with torch.no_grad():
+        model.visual.train()(pictures)  # statistics of BatchNorm with which pictures make a difference
+    return _local_dir(tmp_path_factory.mktemp("tiny-resnet"), config, model)
+
+
+def _local_dir(folder: Path, config: dict[str, Any], model: Any) -> Path:
+    import json
+
+    from safetensors.torch import save_file
+
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / "open_clip_model.safetensors")
     return folder

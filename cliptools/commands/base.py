@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import math
 import sys
 from collections.abc import Callable, Sequence
 from io import BufferedIOBase
@@ -151,6 +152,22 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return [_plain(v) for v in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def parse_percentage(text: str, what: str) -> float:
+    """`20%` as 0.2.
+
+    Raises:
+        UsageError: not a percentage, or not above 0 and at most 100.
+    """
+    number, percent, rest = text.strip().partition("%")
+    try:
+        share = float(number) / 100
+    except ValueError:
+        share = math.nan
+    if not percent or rest or not 0 < share <= 1:
+        raise UsageError(f"{what} {text}: expected a percentage like 20%")
+    return share
 
 
 def parse_layers(text: str, what: str = "--layers") -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """clip-effects: images in, a bundle of neurons' effects out."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,24 +13,25 @@ from cliptools.commands.base import (
     model_options,
     output_options,
     parse_layers,
+    parse_percentage,
 )
+from cliptools.commands.measuring import INDIRECT, TOOL, measure_bundle
 from cliptools.commands.present import FORMATS, emit
 from cliptools.ground.errors import UsageError
 from cliptools.ground.output import stdout_is_terminal
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from cliptools.ground.bundle import Bundle
     from cliptools.ground.images import ImageSource
-    from cliptools.ground.loader import Skipped
-    from cliptools.ground.models import LoadedModel
-    from cliptools.methods.engine import Batches, Paths, Report, Settings
 
 SCENES = 2000  # rendered when no images are named
-TOOL = "clip-effects"
-EFFECTS = ("second", "first", "indirect")
-EFFECT_HELP = "Through later heads; directly, at the class token; or what the output loses with the neuron at its mean."
+EFFECTS = ("second", "first", INDIRECT, "pooled")
+EFFECT_HELP = (
+    "Through later heads; directly, at the class token; what the output loses with the neuron at its mean; or through "
+    "attention pooling [default: pooled for a ResNet, else second]."
+)
+UNITS = ("pairs", "neurons", "heads")
+UNITS_HELP = "What of a ResNet: neuron-head pairs, neurons or heads [default: pairs for a ResNet, else neurons]."
+KEEP_HELP = "Keep this share of the units, those of largest top norms, and what the others add up to on average [default: all]."
 SAMPLE_HELP = "Only N neurons of each layer, drawn by --seed; for --effect indirect [default: all]."
 
 
@@ -38,7 +39,8 @@ SAMPLE_HELP = "Only N neurons of each layer, drawn by --seed; for --effect indir
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @click.option("--model", default="emoji-vit", show_default=True, help="open_clip's name, local-dir:DIR, hf-hub:ID, or emoji-vit.")
 @click.option("--pretrained", help="open_clip's tag, a weights file, or 'random'.")
-@click.option("--effect", type=click.Choice(EFFECTS), default="second", show_default=True, help=EFFECT_HELP)
+@click.option("--effect", type=click.Choice(EFFECTS), help=EFFECT_HELP)
+@click.option("--units", type=click.Choice(UNITS), help=UNITS_HELP)
 @click.option("--layers", help="Layers counted from 0, as 8-10,11 [default: from two thirds of the depth to the last but one].")
 @click.option("--sample-neurons", type=click.IntRange(1), metavar="N", help=SAMPLE_HELP)
 @click.option(
@@ -51,7 +53,8 @@ SAMPLE_HELP = "Only N neurons of each layer, drawn by --seed; for --effect indir
     type=click.FloatRange(0, 1, True, True),
     help="Share of images below the threshold.",
 )
-@click.option("--components", default=1, show_default=True, type=click.IntRange(1), help="Principal directions per neuron.")
+@click.option("--components", default=1, show_default=True, type=click.IntRange(1), help="Principal directions per unit.")
+@click.option("--keep", metavar="PERCENT", help=KEEP_HELP)
 @click.option(
     "--scale", type=click.Choice(["unit", "raw"]), default="unit", show_default=True, help="unit: effects times 100/‖M(I)‖."
 )
@@ -85,6 +88,10 @@ def main(
     for the means and then, for each image and neuron, one through the later layers. What that comes to is told before
     it starts. Both exist for the last layer too, second-order effects do not.
 
+    The model decides the method: of a ResNet, whose attention pooling reads the last block, the units are pairs of a neuron
+    and a head. A pair acts along one direction, which the weights give, so its bundle holds a sign and no directions;
+    later commands take these from the model.
+
     \b
     Examples:
       clip-effects photos/ --model ViT-B-32-quickgelu --pretrained openai > effects.safetensors
@@ -92,25 +99,28 @@ def main(
       clip-effects shard-{000..009}.tar --layers 8-10 --sample 5000 -o effects.safetensors
       clip-effects --thumbnails 96 | clip-decompose | clip-sheet > neurons.png
       clip-effects --effect indirect --sample-neurons 50 --limit 500 -o indirect.safetensors
+      clip-effects photos/ --model RN50 --pretrained openai --keep 20% -o pairs.safetensors
     """
     chosen_format = choose_format(output_format, output, "safetensors")
     if chosen_format == "safetensors" and output is None and stdout_is_terminal():
         raise UsageError(
             "a bundle is binary and would garble the terminal: redirect it (> FILE), name a file (-o) or ask for -f table"
         )
-    if options["sample_neurons"] and options["effect"] != "indirect":
-        raise UsageError("--sample-neurons is for --effect indirect: the others take all neurons of a layer at once")
+    if options["sample_neurons"] and options["effect"] != INDIRECT:
+        raise UsageError("--sample-neurons is for --effect indirect: the others take all units of a layer at once")
+    options["keep"] = parse_percentage(options["keep"], "--keep") if options["keep"] else None
+    asked = parse_layers(options["layers"]) if options["layers"] else None
     source = _images(paths, options)
     from cliptools.ground.models import drop_text_tower, load_model
-    from cliptools.methods.first_order import choose_any_layers
-    from cliptools.methods.vit_paths import choose_layers, supported_tower
+    from cliptools.methods.choice import choose_effects
 
     model = load_model(options["model"], options["pretrained"], options["device"], options["precision"])
-    visual = supported_tower(model.clip)
+    choice = choose_effects(model.clip, options["effect"], options["units"], asked)
+    if choice.units == "pairs" and options["components"] > 1:
+        raise UsageError("--components: a pair acts along one direction; --units neurons or heads may have more")
     drop_text_tower(model)
-    asked = parse_layers(options["layers"]) if options["layers"] else None
-    layers = (choose_layers if options["effect"] == "second" else choose_any_layers)(visual, asked)
-    emit(measure_bundle(model, source, layers, options, history_arguments(context, layers=list(layers))), chosen_format, output)
+    arguments = history_arguments(context, effect=choice.effect, units=choice.units, layers=list(choice.layers))
+    emit(measure_bundle(model, source, choice, options, arguments), chosen_format, output)
 
 
 def _images(paths: Sequence[str], options: dict[str, Any]) -> "ImageSource":
@@ -128,130 +138,6 @@ def _images(paths: Sequence[str], options: dict[str, Any]) -> "ImageSource":
     from cliptools.ground.scene_images import SceneSource
 
     return SceneSource(options["limit"] or SCENES, options["seed"])
-
-
-def _workers(source: "ImageSource") -> int:
-    """Threads that decode: one a core, at most 8; none for scenes, whose drawing holds the interpreter."""
-    from cliptools.ground.loader import default_workers
-    from cliptools.ground.scene_images import SceneSource
-
-    return 0 if isinstance(source, SceneSource) else default_workers()
-
-
-def measure_bundle(
-    model: "LoadedModel",
-    source: "ImageSource",
-    layers: Sequence[int],
-    options: dict[str, Any],
-    arguments: dict[str, Any],
-) -> "Bundle":
-    """Measure and say what was measured."""
-    from cliptools.ground.images import choose
-    from cliptools.ground.loader import Skipped, load_batches
-    from cliptools.ground.progress import note
-    from cliptools.methods.engine import Settings, measure
-    from cliptools.methods.ordering import canonical_order
-
-    chosen = choose(source, options["limit"], options["sample"], options["seed"])
-    ranked, order = canonical_order([source.names[i] for i in chosen], options["seed"])
-    indices = [chosen[i] for i in ranked]  # by name: a number that means the same in whatever order the list came
-    number = {index: rank for rank, index in enumerate(indices)}
-    skipped = Skipped()
-
-    def batches(only: Collection[int] | None) -> Iterator[tuple[list[int], "Tensor"]]:
-        loaded = load_batches(
-            source,
-            [indices[rank] for rank in order if only is None or rank in only],
-            model.transform,
-            batch_size=options["batch_size"],
-            workers=_workers(source) if options["workers"] is None else options["workers"],
-            strict=options["strict"],
-            skipped=skipped,
-        )
-        return (([number[index] for index in read], pictures) for read, pictures in loaded)
-
-    settings = Settings(
-        top=options["top_images"],
-        quantile=options["quantile"],
-        components=options["components"],
-        scale=options["scale"] == "unit",
-        memory=options["memory"] * 1e9,
-    )
-    if options["effect"] == "indirect":
-        report = _measure_indirect(model, batches, layers, len(indices), settings, options)
-    else:
-        report = measure(_paths(model, options["effect"]), batches, layers, len(indices), settings)
-    passes = "" if report.passes == 1 else f", {report.passes} passes"
-    passes += f", {report.reread} looked at twice" if report.reread else ""
-    skips = f", {len(skipped)} skipped" if len(skipped) else ""
-    note(f"{TOOL}: {report.images} images{skips}{passes}, {len(report.effects.unit)} neurons of {model.name}")
-    return _bundle(report, model, source, indices, skipped, settings, options, arguments)
-
-
-def _paths(model: "LoadedModel", effect: str) -> "Paths":
-    """The factored effect asked for, on this model."""
-    from cliptools.methods.first_order import FirstOrder
-    from cliptools.methods.second_order import SecondOrder
-
-    return (FirstOrder if effect == "first" else SecondOrder)(model.clip.visual)
-
-
-def _measure_indirect(
-    model: "LoadedModel",
-    batches: "Batches",
-    layers: Sequence[int],
-    expected: int,
-    settings: "Settings",
-    options: dict[str, Any],
-) -> "Report":
-    """Means of activations first, then the effects themselves; units by their neurons' own numbers."""
-    from cliptools.ground.progress import note
-    from cliptools.methods.engine import measure
-    from cliptools.methods.indirect import Indirect, cost, draw_sample, keep_all, token_means
-
-    visual = model.clip.visual
-    sample = draw_sample(visual, layers, options["sample_neurons"], options["seed"])
-    note(f"{TOOL}: {cost(visual, sample, expected)}")
-    paths = Indirect(visual, sample, token_means(visual, batches(None), sample, expected), expected)
-    return measure(paths, batches, layers, expected, settings._replace(margin=keep_all(paths, layers, expected, settings)))
-
-
-def _bundle(
-    report: "Report",
-    model: "LoadedModel",
-    source: "ImageSource",
-    indices: Sequence[int],
-    skipped: "Skipped",
-    settings: "Settings",
-    options: dict[str, Any],
-    arguments: dict[str, Any],
-) -> "Bundle":
-    """Tensors and header, as DESIGN's table of names has them."""
-    import numpy as np
-
-    from cliptools.ground.bundle import Bundle, json_tensor
-    from cliptools.ground.images import list_digest
-    from cliptools.ground.provenance import Header
-    from cliptools.ground.thumbnails import thumbnail_tensors
-
-    effects = {name: column.cpu().numpy() for name, column in report.effects._asdict().items()}
-    seen, top_image = np.unique(effects["top_image"], return_inverse=True)
-    component, explained, moment = (effects.pop(name) for name in ("component", "component_explained", "moment"))
-    tensors = {name: value.astype(np.float32) for name, value in effects.items()}
-    tensors["unit"] = effects["unit"].astype(np.int32)
-    tensors["top_image"] = top_image.reshape(effects["top_image"].shape).astype(np.int32)
-    tensors["direction"], tensors["explained"] = component[:, 0].astype(np.float32), explained[:, 0].astype(np.float32)
-    if settings.components > 1:
-        tensors["component"], tensors["component_explained"] = component.astype(np.float32), explained.astype(np.float32)
-    if settings.moments:
-        tensors["moment"] = moment.astype(np.float32)
-    tensors["images"] = json_tensor([source.names[indices[i]] for i in seen])
-    if options["thumbnails"]:
-        tensors |= thumbnail_tensors(source, (indices[i] for i in seen), options["thumbnails"])
-    images = {"count": report.images, "digest": list_digest([source.names[i] for i in indices]), "skipped": len(skipped)}
-    said = {"effect": options["effect"], "scale": options["scale"], "quantile": settings.quantile, "top_images": settings.top}
-    header = Header("effects", model.identity, images, said | {"units": "neurons", "layers": arguments["layers"]})
-    return Bundle(header.after(TOOL, arguments), tensors)
 
 
 if __name__ == "__main__":

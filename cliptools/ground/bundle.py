@@ -16,12 +16,13 @@ from cliptools.ground.provenance import KEY, Header, digest
 HEADER_LIMIT = 100_000_000  # bytes; the safetensors library's own limit
 CHUNK = 1 << 20
 DTYPES = {
-    "unit": "int32", "top_image": "int32", "word": "int32",
+    "unit": "int32", "top_image": "int32", "word": "int32", "sign": "int8",
     "images": "uint8", "words": "uint8", "thumbnails": "uint8", "thumbnail_offsets": "int64",
 }  # fmt: skip
 UNIT_ROWS = (
     "unit", "direction", "component", "component_explained", "mean", "top_norm", "top_image", "threshold",
     "explained", "explained_all", "moment", "word", "coefficient", "residual", "prefix_residual",
+    "sign", "mean_scalar",
 )  # fmt: skip
 """Tensors with one row a unit; a selection of units selects rows of these."""
 
@@ -32,6 +33,8 @@ class Bundle:
 
     header: Header
     tensors: dict[str, np.ndarray]
+    derived: frozenset[str] = frozenset()
+    """Tensors that the reader has made of others and of the model's weights; they are never written."""
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.tensors[name]
@@ -58,8 +61,12 @@ class Bundle:
 
     def to_bytes(self) -> bytes:
         """The safetensors file; equal bundles give equal bytes."""
-        tensors = {name: np.ascontiguousarray(value) for name, value in self.tensors.items()}
+        tensors = {name: np.ascontiguousarray(value) for name, value in self.tensors.items() if name not in self.derived}
         return save(tensors, metadata={KEY: self.header.to_json()})
+
+    def with_derived(self, **made: np.ndarray) -> "Bundle":
+        """A copy with tensors that will not be written."""
+        return replace(self, tensors=self.tensors | made, derived=self.derived | made.keys())
 
     @property
     def digest(self) -> str:
@@ -124,7 +131,15 @@ def read_bundle(stream: BufferedIOBase, name: str) -> Bundle:
         raise StreamError(f"{name}: damaged bundle ({error})") from None
     bundle = Bundle(ours, tensors)
     check_bundle(bundle, name)
-    return bundle
+    return with_shares(bundle)
+
+
+def with_shares(bundle: Bundle) -> Bundle:
+    """Pairs of neurons and heads with `explained` and `explained_all`, which say the same: 1 for all that ever acted."""
+    if "sign" not in bundle:
+        return bundle
+    acted = (bundle["sign"] != 0).astype(np.float32)
+    return bundle.with_derived(explained=acted, explained_all=acted)
 
 
 def check_bundle(bundle: Bundle, name: str) -> None:

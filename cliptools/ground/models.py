@@ -24,6 +24,9 @@ Precision = Literal["fp32", "bf16", "fp16"]
 DTYPE: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+_handed_over: list["LoadedModel"] = []  # one at most
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A CLIP in evaluation mode, with all that names it."""
@@ -107,13 +110,30 @@ def load_recorded_model(
         raise UsageError(
             f"--model {name}: the bundle was made with {recorded['name']}; leave --model out or make the bundle anew"
         )
-    model = load_model(recorded["name"], recorded["pretrained"], device, precision or recorded["precision"])
+    precision = precision or recorded["precision"]
+    if (received := _received(recorded, pick_device(device), precision)) is not None:
+        return received
+    model = load_model(recorded["name"], recorded["pretrained"], device, precision)
     if model.sha256 != recorded["sha256"]:
         raise ModelError(
             f"model {model.name!r} here has weights {model.sha256[:12]}…, the bundle was made with {recorded['sha256'][:12]}…: "
             "same name, another model"
         )
     return model
+
+
+def hand_over(model: LoadedModel) -> None:
+    """Let the next load_recorded_model of this model return it: weights are loaded once a command, whoever needs them first."""
+    _handed_over[:] = [model]
+
+
+def _received(recorded: dict[str, Any], where: torch.device, precision: Precision) -> LoadedModel | None:
+    """The model handed over, if it is the one wanted."""
+    wanted = recorded["name"], recorded["pretrained"], recorded["sha256"], precision, where
+    for model in _handed_over:
+        if (model.name, model.pretrained, model.sha256, model.precision, model.device) == wanted:
+            return _handed_over.pop()
+    return None
 
 
 def drop_text_tower(model: LoadedModel) -> None:

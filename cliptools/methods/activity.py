@@ -94,8 +94,9 @@ def slabs_of(paths: Paths, unit: Int[Tensor, "u 3"]) -> tuple[list[Slab], list[I
     for layer in unit[:, 0].unique().tolist():
         row = (unit[:, 0] == layer).nonzero()[:, 0]
         known, asked = (_key(each) for each in (paths.units(layer), unit[row].long()))
-        number = torch.searchsorted(known, asked).clamp(max=len(known) - 1)
-        if len(strange := (known[number] != asked).nonzero()[:, 0]):
+        number = torch.searchsorted(known, asked)
+        found = torch.cat([known, known.new_full((1,), -1)])[number]
+        if len(strange := (found != asked).nonzero()[:, 0]):
             _, neuron, head = unit[row[strange[0]]].tolist()
             name = f"{layer}:{neuron}" + (f".{head}" if head >= 0 else "")
             raise StreamError(f"the bundle has a unit {name}, which the model has not")

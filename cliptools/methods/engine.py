@@ -42,7 +42,7 @@ class Paths(Protocol):
         ...
 
     def units(self, layer: int) -> Int[Tensor, "n 3"]:
-        """Layer, neuron and head of the layer's units in order, ascending; -1 for what a unit has not. None of a strange layer."""
+        """Layer, neuron and head of the layer's units in order, ascending; -1 for what a unit has not; none of other layers."""
         ...
 
     def read(

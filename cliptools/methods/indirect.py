@@ -53,7 +53,7 @@ class Indirect:
 
     def units(self, layer: int) -> Int[Tensor, "n 3"]:
         """The sampled neurons by their own numbers."""
-        return neuron_units(layer, self.sample[layer])
+        return neuron_units(layer, self.sample.get(layer, torch.arange(0)))
 
     @torch.inference_mode()
     def read(

@@ -26,8 +26,8 @@ from jaxtyping import Float, Int
 from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
 from torch import Tensor, nn
 
-from cliptools.ground.errors import ModelError
-from cliptools.methods.engine import Slab, index_of
+from cliptools.ground.errors import ModelError, StreamError
+from cliptools.methods.engine import ROWS_AT_ONCE, Slab, index_of
 
 LAYER = 4  # by open_clip's name of the stage, layer4: the one layer whose neurons the pooling reads
 
@@ -103,6 +103,46 @@ def pair_directions(visual: ModifiedResNet, neurons: Int[Tensor, "n"], heads: In
     return w
 
 
+def unit_directions(visual: ModifiedResNet, unit: Int[Tensor, "u 3"], sign: Int[Tensor, "u"]) -> Float[Tensor, "u d"]:
+    """r = +-w / ||w|| of some pairs, zeros where the sign is 0; float32, on the CPU.
+
+    Raises:
+        StreamError: a pair that the model has not.
+    """
+    check_pairs(visual, unit)
+    r = torch.empty(len(unit), visual.attnpool.c_proj.out_features)
+    for rows in torch.arange(len(unit)).split(ROWS_AT_ONCE):
+        w = pair_directions(visual, unit[rows, 1], unit[rows, 2])
+        r[rows] = (nn.functional.normalize(w, dim=1).cpu() * sign[rows, None]).float()
+    return r
+
+
+def pair_means(visual: ModifiedResNet, unit: Int[Tensor, "u 3"], mean: Float[Tensor, "u"]) -> Float[Tensor, "u d"]:
+    """The mean effects of some pairs, from the means of their scalars; float32, on the CPU.
+
+    Raises:
+        StreamError: a pair that the model has not.
+    """
+    check_pairs(visual, unit)
+    b = torch.empty(len(unit), visual.attnpool.c_proj.out_features)
+    for rows in torch.arange(len(unit)).split(ROWS_AT_ONCE):
+        b[rows] = (pair_directions(visual, unit[rows, 1], unit[rows, 2]).cpu() * mean[rows, None]).float()
+    return b
+
+
+def check_pairs(visual: ModifiedResNet, unit: Int[Tensor, "u 3"]) -> None:
+    """Whether the model has all these pairs.
+
+    Raises:
+        StreamError: it has not.
+    """
+    least = torch.tensor([LAYER, 0, 0])
+    most = torch.tensor([LAYER, visual.attnpool.v_proj.in_features - 1, visual.attnpool.num_heads - 1])
+    if len(strange := ((unit < least) | (unit > most)).any(1).nonzero()[:, 0]):
+        layer, neuron, head = unit[strange[0]].tolist()
+        raise StreamError(f"the bundle has a unit {layer}:{neuron}.{head}, which the model has not")
+
+
 class _Pooled(ABC):
     """What pairs, neurons and heads have in common."""
 
@@ -132,18 +172,38 @@ class _Pooled(ABC):
 class Pairs(_Pooled):
     """Units are neuron-head pairs, neuron by neuron; the one path is the pair itself."""
 
+    def __init__(self, visual: ModifiedResNet) -> None:
+        super().__init__(visual)
+        self._norm2: Tensor | None = None  # of all pairs
+
     def size(self, layer: int) -> tuple[int, int]:
         """All pairs, and 1."""
         return self.neurons * self.heads, 1
 
     def units(self, layer: int) -> Int[Tensor, "n 3"]:
         """Layer, neuron and head of every pair."""
-        number = torch.arange(self.neurons * self.heads)
+        number = torch.arange(self.neurons * self.heads if layer == LAYER else 0)
         return torch.stack([torch.full_like(number, LAYER), number // self.heads, number % self.heads], 1)
 
     def scalars(self, traced: PoolTrace) -> Float[Tensor, "b n 1"]:
         """s of every pair."""
         return self._pairs(traced).flatten(1)[..., None]
+
+    @torch.inference_mode()
+    def gram(self, slab: Slab) -> Float[Tensor, "n 1 1"]:
+        """||w||^2 = W_V^h[:, n]^T (W_O^h^T W_O^h) W_V^h[:, n] of some pairs; no w is formed."""
+        if self._norm2 is None:
+            W_V, W_O, bias = value_output(self.visual)
+            W_V, W_O = W_V.double(), W_O.double()
+            self._norm2 = (W_V * (W_O.transpose(1, 2) @ W_O @ W_V)).sum(1).T.flatten().clamp(min=0).to(bias.dtype)
+        return self._norm2[slab.neurons.to(self._norm2.device)][:, None, None]
+
+    @torch.inference_mode()
+    def total(self, s: Float[Tensor, "n"]) -> Float[Tensor, "d"]:
+        """Sum over all pairs of s w, in float64."""
+        W_V, W_O, _ = value_output(self.visual)
+        s = s.to(W_V.device, torch.float64).unflatten(0, (self.neurons, self.heads))
+        return torch.einsum("hde,hen,nh->d", W_O.double(), W_V.double(), s)
 
     @torch.inference_mode()
     def directions(self, slab: Slab) -> Float[Tensor, "n 1 d"]:
@@ -160,7 +220,7 @@ class PooledNeurons(_Pooled):
 
     def units(self, layer: int) -> Int[Tensor, "n 3"]:
         """Layer and number of every neuron."""
-        number = torch.arange(self.neurons)
+        number = torch.arange(self.neurons if layer == LAYER else 0)
         return torch.stack([torch.full_like(number, LAYER), number, torch.full_like(number, -1)], 1)
 
     def scalars(self, traced: PoolTrace) -> Float[Tensor, "b n k"]:
@@ -183,7 +243,7 @@ class PooledHeads(_Pooled):
 
     def units(self, layer: int) -> Int[Tensor, "n 3"]:
         """Layer and number of every head."""
-        number = torch.arange(self.heads)
+        number = torch.arange(self.heads if layer == LAYER else 0)
         return torch.stack([torch.full_like(number, LAYER), torch.full_like(number, -1), number], 1)
 
     def scalars(self, traced: PoolTrace) -> Float[Tensor, "b n k"]:

@@ -24,7 +24,8 @@ class SecondOrder:
 
     def units(self, layer: int) -> Int[Tensor, "n 3"]:
         """Layer and number of every neuron."""
-        return neuron_units(layer, torch.arange(self.size(layer)[0]))
+        known = 0 <= layer < len(self.visual.transformer.resblocks) - 1
+        return neuron_units(layer, torch.arange(self.size(layer)[0] if known else 0))
 
     @torch.inference_mode()
     def read(

@@ -1,0 +1,69 @@
+"""Which effects a model has. The type of its image tower decides, here and nowhere else."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from open_clip.modified_resnet import ModifiedResNet
+from torch import nn
+
+from cliptools.ground.errors import UsageError
+from cliptools.methods.engine import Paths
+from cliptools.methods.first_order import FirstOrder, choose_any_layers
+from cliptools.methods.resnet_paths import LAYER, Pairs, PooledHeads, PooledNeurons, supported_resnet
+from cliptools.methods.second_order import SecondOrder
+from cliptools.methods.vit_paths import choose_layers, supported_tower
+
+POOLED = {"pairs": Pairs, "neurons": PooledNeurons, "heads": PooledHeads}
+
+
+class Choice(NamedTuple):
+    """What is to be measured."""
+
+    effect: str
+    """second, first or indirect of a ViT, pooled of a ResNet."""
+    units: str
+    """pairs, neurons or heads."""
+    layers: tuple[int, ...]
+
+
+def pools_by_attention(clip: nn.Module) -> bool:
+    """Whether the image tower is a ResNet with attention pooling (arXiv 2509.19943), not a ViT (arXiv 2406.04341)."""
+    return isinstance(clip.visual, ModifiedResNet)
+
+
+def choose_effects(clip: nn.Module, effect: str | None, units: str | None, layers: Sequence[int] | None) -> Choice:
+    """What is asked for, or by default what suits the model: second-order effects of neurons, or a ResNet's pairs.
+
+    Raises:
+        ModelError: the tower has no effects that are known here.
+        UsageError: it has others than those asked for.
+    """
+    if pools_by_attention(clip):
+        supported_resnet(clip)
+        if effect not in (None, "pooled"):
+            raise UsageError(f"--effect {effect}: a ResNet's neurons act through its attention pooling only; leave --effect out")
+        if layers is not None and tuple(layers) != (LAYER,):
+            raise UsageError(f"--layers: a ResNet's pooling reads the neurons of layer {LAYER} alone; leave --layers out")
+        return Choice("pooled", units or "pairs", (LAYER,))
+    visual = supported_tower(clip)
+    if effect == "pooled":
+        raise UsageError("--effect pooled: effects through attention pooling are a ResNet's; this image tower is a ViT")
+    if units not in (None, "neurons"):
+        raise UsageError(f"--units {units}: those are a ResNet's; this image tower is a ViT, whose units are neurons")
+    effect = effect or "second"
+    return Choice(effect, "neurons", (choose_layers if effect == "second" else choose_any_layers)(visual, layers))
+
+
+def paths_of(clip: nn.Module, effect: str, units: str) -> Paths:
+    """The factored effect of these units.
+
+    Args:
+        effect: second, first or pooled, as bundles record it.
+        units: Likewise.
+
+    Raises:
+        ModelError: the model's image tower has no such effect.
+    """
+    if effect == "pooled":
+        return POOLED[units](supported_resnet(clip))
+    return (FirstOrder if effect == "first" else SecondOrder)(supported_tower(clip))

@@ -1,0 +1,165 @@
+"""clip-effects and its consumers on a ResNet, as processes: pairs without directions, neurons, heads, what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Run
+from PIL import Image
+from test_bundle import read
+
+from cliptools.ground.bundle import Bundle
+from cliptools.ground.models import load_model
+from cliptools.methods.resnet_paths import pair_directions, supported_resnet, trace_pool, value_output
+
+UNITS, HEADS = 192 * 6, 6
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(4)
+    for i in range(30):
+        coarse = random.integers(0, 256, (3, 3, 3)).astype(np.uint8)
+        Image.fromarray(coarse).resize((40, 36)).save(folder / f"{i:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def common(tiny_resnet_dir: Path) -> list[str]:
+    return ["--model", f"local-dir:{tiny_resnet_dir}", "--top-images", "6", "--quantile", "0.9", "-q", "--workers", "0"]
+
+
+@pytest.fixture(scope="module")
+def pairs(run: Run, photos: Path, common: list[str]) -> bytes:
+    ended = run("effects", photos, *common)
+    assert ended.returncode == 0, ended.stderr.decode()
+    return ended.stdout
+
+
+@pytest.fixture(scope="module")
+def scalars(photos: Path, tiny_resnet_dir: Path) -> np.ndarray:
+    """s of all pairs [image, unit] in float32, scaled, from the model itself."""
+    model = load_model(f"local-dir:{tiny_resnet_dir}", device="cpu")
+    pictures = torch.stack([model.transform(Image.open(path)) for path in sorted(photos.iterdir())])
+    with torch.inference_mode():
+        traced = trace_pool(supported_resnet(model.clip), pictures)
+    s = torch.einsum("bin,bhi->bnh", traced.x, traced.attention)
+    return (s.flatten(1) * (100 / traced.embedding.norm(dim=1))[:, None]).numpy()
+
+
+def all_w(folder: Path) -> tuple[np.ndarray, torch.nn.Module]:
+    visual = supported_resnet(load_model(f"local-dir:{folder}", device="cpu").clip)
+    number = torch.arange(UNITS)
+    return pair_directions(visual, number // HEADS, number % HEADS).numpy(), visual
+
+
+def test_a_bundle_of_pairs_holds_signs_and_no_directions(pairs: bytes, scalars: np.ndarray, tiny_resnet_dir: Path) -> None:
+    bundle = read(pairs)
+    assert {"direction", "mean", "explained", "explained_all"} & set(bundle.tensors) - bundle.derived == set()
+    assert bundle.units == UNITS and bundle["unit"][7].tolist() == [4, 1, 1]
+    said = bundle.header.settings
+    assert (said["units"], said["effect"], said["layers"]) == ("pairs", "pooled", [4])
+    w, _ = all_w(tiny_resnet_dir)
+    centred = scalars - scalars.mean(0)
+    norm = np.sort(np.abs(centred) * np.linalg.norm(w, axis=1), axis=0)[::-1]
+    np.testing.assert_allclose(bundle["mean_scalar"], scalars.mean(0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(bundle["top_norm"], norm[:6].T, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(bundle["threshold"], norm[2], rtol=1e-3, atol=1e-5)
+    top = np.argsort(-np.abs(centred), axis=0)[:6]
+    shadow = np.take_along_axis(centred, top, 0)
+    votes = np.sign(shadow).sum(0)
+    clear = votes != 0
+    assert clear.sum() > UNITS // 2
+    np.testing.assert_array_equal(bundle["sign"][clear], np.sign(votes)[clear])
+    np.testing.assert_array_equal(bundle["sign"][~clear], np.sign(shadow.sum(0))[~clear])
+
+
+def test_keep_says_what_the_others_add_up_to(
+    run: Run, photos: Path, common: list[str], pairs: bytes, scalars: np.ndarray, tiny_resnet_dir: Path
+) -> None:
+    whole, kept = read(pairs), read(run("effects", photos, *common, "--keep", "20%").stdout)
+    assert kept.units == round(0.2 * UNITS) and kept.header.settings["keep"] == 0.2
+    strength = whole["top_norm"].mean(1)
+    rows = np.sort(np.argsort(-strength, kind="stable")[: kept.units])
+    np.testing.assert_array_equal(kept["unit"], whole["unit"][rows])
+    dropped = np.setdiff1d(np.arange(UNITS), rows)
+    w, visual = all_w(tiny_resnet_dir)
+    np.testing.assert_allclose(kept["rest_mean"], scalars.mean(0)[dropped] @ w[dropped], rtol=1e-3, atol=1e-3)
+    assert set(np.unique(kept["top_image"])) == set(range(len(kept.text_list("images"))))
+    neurons = [read(run("effects", photos, *common, "--units", "neurons", *more).stdout) for more in ([], ["--keep", "25%"])]
+    gone = ~np.isin(neurons[0]["unit"][:, 1], neurons[1]["unit"][:, 1])
+    np.testing.assert_allclose(neurons[1]["rest_mean"], neurons[0]["mean"][gone].sum(0), rtol=1e-4, atol=1e-4)
+    total = neurons[0]["mean"].sum(0)
+    np.testing.assert_allclose(total, scalars.mean(0) @ w, rtol=1e-3, atol=1e-3)
+    assert value_output(visual)[2].shape == total.shape
+
+
+@pytest.mark.parametrize(("units", "count", "unit"), [("neurons", 192, [4, 5, -1]), ("heads", 6, [4, -1, 5])])
+def test_neurons_and_heads_have_several_components(
+    run: Run, photos: Path, common: list[str], units: str, count: int, unit: list[int]
+) -> None:
+    ended = run("effects", photos, *common, "--units", units, "--components", 3)
+    assert ended.returncode == 0, ended.stderr.decode()
+    bundle = read(ended.stdout)
+    assert bundle["component"].shape == (count, 3, 20) and bundle["unit"][5].tolist() == unit
+    assert bundle.header.settings["units"] == units and "sign" not in bundle
+    norms = np.linalg.norm(bundle["component"], axis=2)
+    np.testing.assert_allclose(norms[bundle["component_explained"] > 1e-6], 1, atol=1e-5)
+    assert (bundle["component_explained"].sum(1) <= 1 + 1e-5).all()
+
+
+def test_equal_runs_give_equal_bytes(run: Run, photos: Path, common: list[str], pairs: bytes) -> None:
+    assert run("effects", photos, *common).stdout == pairs
+    small = read(run("effects", photos, *common, "--memory", "0.01", "--batch-size", 7).stdout)
+    for name in ("unit", "sign", "top_image"):
+        np.testing.assert_array_equal(small[name], read(pairs)[name])
+    np.testing.assert_allclose(small["top_norm"], read(pairs)["top_norm"], rtol=1e-4, atol=1e-5)
+
+
+def test_consumers_see_directions_and_leave_them_out_again(run: Run, pairs: bytes, tiny_resnet_dir: Path, tmp_path: Path) -> None:
+    bundle = read(pairs)
+    (tmp_path / "pool.txt").write_text("dog\ncat\nboat\nviolin\nhouse\n")
+    words = run("decompose", "--m", 2, "--pool", tmp_path / "pool.txt", "--no-cache", stdin=pairs)
+    assert words.returncode == 0, words.stderr.decode()
+    named = read(words.stdout)
+    assert "direction" not in named.tensors and named["word"].shape == (UNITS, 2)
+    w, _ = all_w(tiny_resnet_dir)
+    expected = w / np.linalg.norm(w, axis=1, keepdims=True) * bundle["sign"][:, None]
+    from cliptools.commands.consume import with_directions
+
+    face = with_directions(named, means=True, device="cpu")
+    np.testing.assert_allclose(face["direction"], expected, atol=1e-6)
+    np.testing.assert_allclose(face["mean"], bundle["mean_scalar"][:, None] * w, rtol=1e-5, atol=1e-5)
+    assert face.to_bytes() == words.stdout
+    part = run("view", "--units", "4:7.3,4:0", "--sort", "clear", stdin=words.stdout)
+    assert part.returncode == 0, part.stderr.decode()
+    assert read(part.stdout).units == 7 and isinstance(read(part.stdout), Bundle)
+    lines = run("view", "--units", "4:7.3", "-f", "jsonl", stdin=words.stdout).stdout.decode()
+    assert '"neuron": 7, "head": 3' in lines and '"explained": 1' in lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--effect", "first"], "act through its attention pooling only"),
+        (["--effect", "indirect", "--sample-neurons", "3"], "act through its attention pooling only"),
+        (["--sample-neurons", "3"], "--sample-neurons is for --effect indirect"),
+        (["--layers", "3"], "the neurons of layer 4 alone"),
+        (["--components", "2"], "a pair acts along one direction"),
+        (["--keep", "20"], "expected a percentage like 20%"),
+        (["--keep", "0%"], "expected a percentage like 20%"),
+    ],
+)
+def test_misuse(run: Run, photos: Path, common: list[str], arguments: list[str], message: str) -> None:
+    ended = run("effects", photos, *common, *arguments)
+    assert (ended.returncode, ended.stdout) == (2, b"")
+    assert message in ended.stderr.decode() and ended.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--units", "pairs"], ["--effect", "pooled"]])
+def test_a_vit_has_no_pairs(run: Run, photos: Path, tiny_clip_dir: Path, arguments: list[str]) -> None:
+    ended = run("effects", photos, "--model", f"local-dir:{tiny_clip_dir}", *arguments)
+    assert (ended.returncode, ended.stdout) == (2, b"")
+    assert "this image tower is a ViT" in ended.stderr.decode() and ended.stderr.count(b"\n") == 1
