@@ -30,7 +30,10 @@ EFFECT_HELP = (
     "attention pooling [default: pooled for a ResNet, else second]."
 )
 UNITS = ("pairs", "neurons", "heads")
-UNITS_HELP = "What of a ResNet: neuron-head pairs, neurons or heads [default: pairs for a ResNet, else neurons]."
+UNITS_HELP = "Neuron-head pairs (of a ResNet), neurons, or heads (of a ViT: their direct effect) [default: pairs or neurons]."
+LAYERS_HELP = (
+    "Layers counted from 0, as 8-10,11 [default: from two thirds of the depth to the last but one; of heads, the last 4]."
+)
 KEEP_HELP = "Keep this share of the units, those of largest top norms, and what the others add up to on average [default: all]."
 SAMPLE_HELP = "Only N neurons of each layer, drawn by --seed; for --effect indirect [default: all]."
 
@@ -41,7 +44,7 @@ SAMPLE_HELP = "Only N neurons of each layer, drawn by --seed; for --effect indir
 @click.option("--pretrained", help="open_clip's tag, a weights file, or 'random'.")
 @click.option("--effect", type=click.Choice(EFFECTS), help=EFFECT_HELP)
 @click.option("--units", type=click.Choice(UNITS), help=UNITS_HELP)
-@click.option("--layers", help="Layers counted from 0, as 8-10,11 [default: from two thirds of the depth to the last but one].")
+@click.option("--layers", help=LAYERS_HELP)
 @click.option("--sample-neurons", type=click.IntRange(1), metavar="N", help=SAMPLE_HELP)
 @click.option(
     "--top-images", default=100, show_default=True, type=click.IntRange(1), help="Images of largest effect kept per neuron."
@@ -90,7 +93,8 @@ def main(
 
     The model decides the method: of a ResNet, whose attention pooling reads the last block, the units are pairs of a neuron
     and a head. A pair acts along one direction, which the weights give, so its bundle holds a sign and no directions;
-    later commands take these from the model.
+    later commands take these from the model. Heads come with second moments, which name them (clip-decompose --method
+    textspan).
 
     \b
     Examples:
@@ -100,6 +104,7 @@ def main(
       clip-effects --thumbnails 96 | clip-decompose | clip-sheet > neurons.png
       clip-effects --effect indirect --sample-neurons 50 --limit 500 -o indirect.safetensors
       clip-effects photos/ --model RN50 --pretrained openai --keep 20% -o pairs.safetensors
+      clip-effects --units heads | clip-decompose --method textspan
     """
     chosen_format = choose_format(output_format, output, "safetensors")
     if chosen_format == "safetensors" and output is None and stdout_is_terminal():
@@ -135,9 +140,9 @@ def _images(paths: Sequence[str], options: dict[str, Any]) -> "ImageSource":
         raise UsageError(f"no images named: {options['model']} needs a PATH (scenes are rendered for {', '.join(EMBEDDED)} only)")
     if options["sample"] is not None:
         raise UsageError("--sample draws from images that are given; for another set of rendered scenes use --seed")
-    from cliptools.ground.scene_images import SceneSource
+    from cliptools.ground.scene_images import scenes_for
 
-    return SceneSource(options["limit"] or SCENES, options["seed"])
+    return scenes_for(options["model"], options["limit"] or SCENES, options["seed"])
 
 
 if __name__ == "__main__":

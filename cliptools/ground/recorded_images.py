@@ -7,8 +7,9 @@ from PIL import Image
 from cliptools.ground.bundle import Bundle
 from cliptools.ground.errors import ImageError, UsageError
 from cliptools.ground.images import ImageSource, list_digest, open_images
+from cliptools.ground.models import EMBEDDED
 from cliptools.ground.progress import warn
-from cliptools.ground.scene_images import SceneSource, scene_key
+from cliptools.ground.scene_images import scene_key, scenes_for
 
 
 def found_again(bundle: Bundle, source: ImageSource, wanted: Iterable[int], option: str) -> dict[int, int]:
@@ -43,15 +44,15 @@ def recorded_source(bundle: Bundle, paths: tuple[str, ...]) -> ImageSource:
     """
     if paths:
         return open_images(paths)
-    step = bundle.header.history[0] if bundle.header.history else {}
-    arguments = step.get("arguments", {})
-    count = int(bundle.header.images.get("count", 0)) + int(bundle.header.images.get("skipped", 0))
+    header = bundle.header
+    count = int(header.images.get("count", 0))
     # Names of files have endings, those of rendered scenes have none.
-    if bundle.header.images.get("digest") != list_digest([scene_key(i) for i in range(count)]):
+    rendered = header.images.get("digest") == list_digest([scene_key(i) for i in range(count)])
+    if not rendered or not header.history or header.model.get("name") not in EMBEDDED:
         raise UsageError(
             "where are the images of this bundle? Name their folder or tar as PATH (a bundle keeps only their names)"
         )
-    return SceneSource(count, int(arguments.get("seed", 0)))
+    return scenes_for(header.model["name"], count, int(header.history[0]["arguments"]["seed"]))
 
 
 def from_source(bundle: Bundle, source: ImageSource, places: dict[int, int]) -> Callable[[int], Image.Image | None]:

@@ -1,5 +1,7 @@
 """Rendered emoji scenes as a source of images: what the embedded models look at when no photographs are given."""
 
+import json
+
 import numpy as np
 from PIL import Image
 
@@ -7,12 +9,20 @@ from cliptools.ground.emoji.concepts import concepts
 from cliptools.ground.emoji.render import render, to_uint8
 from cliptools.ground.emoji.scenes import Recipe, Scene, draw_scene
 
-SCENE_SIZE = 64  # pixels a side, as the embedded models are trained
+SCENE_SIZE = 64  # pixels a side, unless a model wants them larger
 
 
 def scene_key(index: int) -> str:
     """The name of scene number `index`, here and in archives."""
     return f"scene-{index:06d}"
+
+
+def scenes_for(model: str, count: int, seed: int) -> "SceneSource":
+    """Scenes as large as an embedded model takes them."""
+    from cliptools.ground.models import EMBEDDED_DIR  # here, as those who only draw need no torch
+
+    config = json.loads((EMBEDDED_DIR / model / "open_clip_config.json").read_text())
+    return SceneSource(count, seed, size=config["model_cfg"]["vision_cfg"]["image_size"])
 
 
 class SceneSource:

@@ -11,6 +11,7 @@ from cliptools.methods.engine import Paths
 from cliptools.methods.first_order import FirstOrder, choose_any_layers
 from cliptools.methods.resnet_paths import LAYER, Pairs, PooledHeads, PooledNeurons, supported_resnet
 from cliptools.methods.second_order import SecondOrder
+from cliptools.methods.vit_heads import Heads, choose_head_layers
 from cliptools.methods.vit_paths import choose_layers, supported_tower
 
 POOLED = {"pairs": Pairs, "neurons": PooledNeurons, "heads": PooledHeads}
@@ -48,8 +49,12 @@ def choose_effects(clip: nn.Module, effect: str | None, units: str | None, layer
     visual = supported_tower(clip)
     if effect == "pooled":
         raise UsageError("--effect pooled: effects through attention pooling are a ResNet's; this image tower is a ViT")
-    if units not in (None, "neurons"):
-        raise UsageError(f"--units {units}: those are a ResNet's; this image tower is a ViT, whose units are neurons")
+    if units == "pairs":
+        raise UsageError("--units pairs: those are a ResNet's; this image tower is a ViT, whose units are neurons or heads")
+    if units == "heads":
+        if effect not in (None, "first"):
+            raise UsageError(f"--effect {effect}: what is known of a ViT's heads is their direct effect; leave --effect out")
+        return Choice("first", "heads", choose_head_layers(visual, layers))
     effect = effect or "second"
     return Choice(effect, "neurons", (choose_layers if effect == "second" else choose_any_layers)(visual, layers))
 
@@ -66,4 +71,7 @@ def paths_of(clip: nn.Module, effect: str, units: str) -> Paths:
     """
     if effect == "pooled":
         return POOLED[units](supported_resnet(clip))
-    return (FirstOrder if effect == "first" else SecondOrder)(supported_tower(clip))
+    visual = supported_tower(clip)
+    if units == "heads":
+        return Heads(visual)
+    return (FirstOrder if effect == "first" else SecondOrder)(visual)
