@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from advgen_input import WORDS, inside, lines, parsed
-from conftest import ROOT
+from conftest import ROOT, Run
 from PIL import Image
 from tiny_pipelines import save_deepfloyd, save_stable_diffusion
 
@@ -133,3 +133,10 @@ def test_missing_packages_are_named() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], input=lines("key"), capture_output=True, cwd=ROOT, check=False)
     assert done.returncode == 1 and b"diffusers missing; pip install 'cliptools[paint]'" in done.stderr
+
+
+def test_a_hub_out_of_reach(run: Run) -> None:
+    options = ("--llm", "template", "--painter", "nobody/nothing", "-f", "jsonl")
+    done = run("advgen", *options, stdin=lines(*WORDS), env={"HF_HUB_OFFLINE": "1"})
+    (said,) = done.stderr.decode().splitlines()
+    assert done.returncode == 1 and "nobody/nothing: cannot be loaded" in said and "name the folder of a pipeline" in said

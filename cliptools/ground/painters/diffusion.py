@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -146,11 +147,15 @@ def _load(name: str, option: str, dtype: str, text_to_image: bool = False) -> An
     transformers.utils.logging.disable_progress_bar()
     kind = diffusers.AutoPipelineForText2Image if text_to_image else diffusers.DiffusionPipeline
     try:
-        return kind.from_pretrained(name, dtype=DTYPE[dtype], use_safetensors=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of diffusers about its own calls of the hub's library
+            return kind.from_pretrained(name, dtype=DTYPE[dtype], use_safetensors=True)
     except Exception as error:
         text = first_line(error)
         if "safetensors" in str(error):
             text = f"no safetensors weights there, and others are not read ({text})"
+        if not Path(name).is_dir():
+            text += "; if the hub is out of reach, name the folder of a pipeline, or emoji"
         raise CliptoolsError(f"{option} {name}: cannot be loaded ({text})") from None
 
 
