@@ -19,7 +19,8 @@ def read_neurons(path: Path | None, *needed: str, option: str = "BUNDLE", device
         device: Where the model will be wanted, if it is loaded here.
 
     Raises:
-        StreamError: no bundle, or one that lacks what is needed, with the command that adds it.
+        StreamError: no bundle, or one that lacks what is needed, with the command that adds it; or coefficients are needed, and
+            it has shares.
         ModelError: directions are wanted of a model that is not to be had.
     """
     from cliptools.ground.bundle import read_bundle
@@ -33,6 +34,10 @@ def read_neurons(path: Path | None, *needed: str, option: str = "BUNDLE", device
         if tensor not in bundle:
             adds = "clip-decompose" if tensor in ("word", "coefficient", "words") else "clip-effects"
             raise StreamError(f"{name}: a bundle without `{tensor}`; run {adds} first")
+    if "coefficient" in needed and bundle.header.settings.get("words", {}).get("method") == "textspan":
+        raise StreamError(
+            f"{name}: its words are TextSpan's, shares of what heads write; a sum of texts is wanted (--method pursuit)"
+        )
     return bundle
 
 
