@@ -130,7 +130,7 @@ def test_the_bundle_on_standard_input_and_a_bad_image(run: Run, photos: Path, fi
     assert ended.stdout == whole
     assert "0a.png: skipped" in ended.stderr.decode() and "6 images, 1 skipped" in ended.stderr.decode()
     target = tmp_path / "out.jsonl"
-    strict = run("concepts", tmp_path, "--strict", "-o", target, stdin=file.read_bytes())
+    strict = inside("concepts", tmp_path, "--strict", "-o", target, stdin=file.read_bytes())
     assert strict.returncode == 1 and only_line(strict).startswith("clip-concepts: 0a.png") and not target.exists()
 
 
@@ -175,22 +175,22 @@ def test_what_an_earlier_run_has_left_must_fit(photos: Path, file: Path, tmp_pat
     assert "damaged" in only_line(inside(*words, "--resume"))
 
 
-def test_recall_against_the_truth(run: Run, photos: Path, file: Path) -> None:
+def test_recall_against_the_truth(photos: Path, file: Path) -> None:
     common = ("concepts", photos, "--bundle", file, "--truth", photos / "truth.jsonl", "--words", 2)
-    records = lines(run(*common))
+    records = lines(inside(*common))
     for i, record in enumerate(records):
         assert record["truth"] == [WORDS[i], "walrus"]
         assert record["found"] == [name for name in record["truth"] if name in [c["word"] for c in record["concepts"]]]
-    (total,) = lines(run(*common, "--evaluate"))
+    (total,) = lines(inside(*common, "--evaluate"))
     found = sum(len(record["found"]) for record in records)
     assert (total["images"], total["names"], total["found"]) == (6, 12, found) and found > 0
     assert total["low"] <= total["recall"] <= total["high"] and total["settings"]["score"] == "norm"
 
 
-def test_by_text_is_the_models_own_ranking(run: Run, photos: Path, file: Path, neurons: Bundle) -> None:
+def test_by_text_is_the_models_own_ranking(photos: Path, file: Path, neurons: Bundle) -> None:
     from cliptools.ground.text_tower import encode_texts
 
-    (record,) = lines(run("concepts", photos / "2.png", "--bundle", file, "--by", "text", "--words", 3, "--no-cache"))
+    (record,) = lines(inside("concepts", photos / "2.png", "--bundle", file, "--by", "text", "--words", 3, "--no-cache"))
     model = load_model(neurons.header.model["name"], device="cpu")
     embedding = model.clip.encode_image(model.transform(Image.open(photos / "2.png"))[None])
     cosine = torch.nn.functional.cosine_similarity(embedding, encode_texts(model, WORDS))
@@ -200,12 +200,12 @@ def test_by_text_is_the_models_own_ranking(run: Run, photos: Path, file: Path, n
     assert "active" not in record and record["settings"]["by"] == "text"
 
 
-def test_directions_of_all_and_random_neurons(run: Run, photos: Path, file: Path) -> None:
+def test_directions_of_all_and_random_neurons(photos: Path, file: Path) -> None:
     (record,) = lines(
-        run("concepts", photos / "1.png", "--bundle", file, "--by", "directions", "--neurons", "all", "--layers", "2")
+        inside("concepts", photos / "1.png", "--bundle", file, "--by", "directions", "--neurons", "all", "--layers", "2")
     )
     assert {each["layer"] for each in record["neurons"]} == {2} and len(record["neurons"]) == 2
-    (drawn,) = lines(run("concepts", photos / "1.png", "--bundle", file, "--neurons", "random", "--seed", 3))
+    (drawn,) = lines(inside("concepts", photos / "1.png", "--bundle", file, "--neurons", "random", "--seed", 3))
     assert drawn["settings"]["seed"] == 3 and len(drawn["neurons"]) == drawn["active"]
 
 
@@ -230,15 +230,13 @@ def test_a_table_on_a_terminal_and_a_reader_that_leaves(photos: Path, file: Path
         (("PHOTOS", "--limit", "2", "--sample", "2"), 2, "give one of them"),
     ],
 )
-def test_refusals_of_the_command_line(
-    run: Run, photos: Path, file: Path, arguments: tuple[str, ...], code: int, said: str
-) -> None:
+def test_refusals_of_the_command_line(photos: Path, file: Path, arguments: tuple[str, ...], code: int, said: str) -> None:
     named = [str(photos) if each == "PHOTOS" else each for each in arguments]
-    result = run("concepts", *named, stdin=file.read_bytes())
+    result = inside("concepts", *named, stdin=file.read_bytes())
     assert said in only_line(result) and result.returncode == code
 
 
-def test_refusals_of_the_bundle(run: Run, photos: Path, neurons: Bundle) -> None:
+def test_refusals_of_the_bundle(photos: Path, neurons: Bundle) -> None:
     header, tensors = neurons.header, neurons.tensors
     cases = [
         (b"", "empty input, expected a bundle"),
@@ -256,12 +254,12 @@ def test_refusals_of_the_bundle(run: Run, photos: Path, neurons: Bundle) -> None
         (replace(neurons, tensors=tensors | {"mean": tensors["mean"][:, :7].copy()}).to_bytes(), "width [7, 20]"),
     ]
     for data, said in cases:
-        result = run("concepts", photos, stdin=data)
+        result = inside("concepts", photos, stdin=data)
         assert said in only_line(result) and result.returncode == 1
 
 
-def test_a_pool_that_is_gone_is_said(run: Run, photos: Path, neurons: Bundle) -> None:
+def test_a_pool_that_is_gone_is_said(photos: Path, neurons: Bundle) -> None:
     words = {"texts": list(WORDS), "pool": "no-such-pool.txt", "digest": digest(*WORDS)}
     moved = replace(neurons, tensors=neurons.tensors | {"words": json_tensor(words)})
-    result = run("concepts", photos / "0.png", "--by", "text", "--no-cache", stdin=moved.to_bytes())
+    result = inside("concepts", photos / "0.png", "--by", "text", "--no-cache", stdin=moved.to_bytes())
     assert len(lines(result)) == 1 and "pool no-such-pool.txt is not to be had here" in result.stderr.decode()

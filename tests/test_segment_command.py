@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from advgen_input import inside
 from conftest import Run
 from PIL import Image
 from safetensors.numpy import load
@@ -33,12 +34,12 @@ def neurons(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wide picture with a pizza at its right end, a tall one with a violin at its foot, and one that is broken."""
     place = tmp_path_factory.mktemp("pictures")
     for name, size, corner in (("pizza", (2 * SIDE, SIDE), (SIDE, 0)), ("violin", (SIDE, 2 * SIDE), (0, SIDE))):
         scene = place / f"scene-{name}"
-        assert run("scenes", "--caption", f"a {name}", "--seed", 5, "--size", SIDE, "--out-dir", scene).returncode == 0
+        assert inside("scenes", "--caption", f"a {name}", "--seed", 5, "--size", SIDE, "--out-dir", scene).returncode == 0
         drawn = opened(next((scene / "images").iterdir())).convert("RGB")
         labels = np.asarray(opened(next((scene / "masks").iterdir())))
         image, mask = Image.new("RGB", size, drawn.getpixel((1, 1))), np.zeros(size[::-1], bool)
@@ -99,20 +100,20 @@ def test_resume_goes_on(run: Run, neurons: Path, pictures: Path, tmp_path: Path)
     whole, kept = files(tmp_path), (tmp_path / "violin.bmp/pizza.mask.png").stat().st_mtime_ns
     for name in ("segments.json", "pizza.overlay.png"):
         (tmp_path / "pizza.bmp" / name).unlink()
-    refused = run(*words)
+    refused = inside(*words)
     assert refused.returncode == 1 and b"--resume" in refused.stderr and refused.stderr.count(b"\n") == 1
     resumed = run(*words, "--resume")
     assert resumed.stdout == first.stdout and files(tmp_path) == whole
     assert (tmp_path / "violin.bmp/pizza.mask.png").stat().st_mtime_ns == kept
-    other = run(*words, "--resume", "--threshold", 0.3)
+    other = inside(*words, "--resume", "--threshold", 0.3)
     assert other.returncode == 1 and b"begun with threshold 0.5, asked for now 0.3" in other.stderr
     (tmp_path / "pizza.bmp/segments.json").write_bytes(b"{")
-    damaged = run(*words, "--resume")
+    damaged = inside(*words, "--resume")
     assert damaged.returncode == 1 and b"damaged" in damaged.stderr and files(tmp_path).keys() == whole.keys()
 
 
-def test_tensors_and_own_best_class(run: Run, neurons: Path, pictures: Path) -> None:
-    done = run(
+def test_tensors_and_own_best_class(neurons: Path, pictures: Path) -> None:
+    done = inside(
         "segment", pictures / "pairs/images", "--classes", "emoji", "--size", 100, "-f", "safetensors", "--bundle", neurons
     )
     assert done.returncode == 0, done.stderr.decode()
@@ -122,13 +123,13 @@ def test_tensors_and_own_best_class(run: Run, neurons: Path, pictures: Path) -> 
         assert heat.dtype == np.float32 and heat.min() == 0 and heat.max() == 1
     header = json.loads(done.stdout[8 : 8 + int.from_bytes(done.stdout[:8], "little")])["__metadata__"]["cliptools"]
     assert json.loads(header)["kind"] == "heat maps" and json.loads(header)["classes"]["count"] == 526
-    records = lines(run("segment", pictures / "pairs/images", "--classes", "emoji", "--bundle", neurons).stdout)
+    records = lines(inside("segment", pictures / "pairs/images", "--classes", "emoji", "--bundle", neurons).stdout)
     texts = [record["text"] for record in records]
     assert len(texts) == 2 and "pizza" in texts
 
 
-def test_windows(run: Run, neurons: Path, pictures: Path) -> None:
-    done = run("segment", pictures / "pairs/images", "--text", "pizza", "--stride", 32, "--bundle", neurons)
+def test_windows(neurons: Path, pictures: Path) -> None:
+    done = inside("segment", pictures / "pairs/images", "--text", "pizza", "--stride", 32, "--bundle", neurons)
     assert done.returncode == 0, done.stderr.decode()
     records = lines(done.stdout)
     assert [record["grid"] for record in records] == [[64, 128], [128, 64]]
@@ -152,7 +153,7 @@ def test_every_method_evaluates(neurons: Path, pictures: Path, tmp_path: Path, m
 
 
 def test_evaluation_of_scenes_pools_pixels(run: Run, neurons: Path, pictures: Path, tmp_path: Path) -> None:
-    tar = run("scenes", "--count", 4, "--seed", 9).stdout
+    tar = inside("scenes", "--count", 4, "--seed", 9).stdout
     words = ("segment", "-", "--evaluate", "--threshold", "0.5", "--threshold", "mean", "--bundle", neurons)
     done = run(*words, stdin=tar)
     assert done.returncode == 0, done.stderr.decode()
@@ -162,21 +163,21 @@ def test_evaluation_of_scenes_pools_pixels(run: Run, neurons: Path, pictures: Pa
     assert records[-2]["count"] == len(each) and len({one["image"] for one in each}) == 4
     assert records[-2]["accuracy"] == pytest.approx(np.mean([one["accuracy"] for one in each]), rel=1e-4)
     assert records[-2]["map"] == records[-1]["map"] == pytest.approx(np.mean([one["map"] for one in each]), rel=1e-4)
-    cut = run(*words, stdin=tar[: len(tar) // 2])
+    cut = inside(*words, stdin=tar[: len(tar) // 2])
     assert cut.returncode == 1 and b"tar" in cut.stderr and b"Traceback" not in cut.stderr
-    table = run(*words, "-f", "table", stdin=tar)
+    table = inside(*words, "-f", "table", stdin=tar)
     assert table.stdout.startswith(b"method") and table.stdout.count(b"neurons") == 2
 
 
-def test_gtsegs_agrees_with_the_same_pairs_as_files(run: Run, neurons: Path, pictures: Path, tmp_path: Path) -> None:
+def test_gtsegs_agrees_with_the_same_pairs_as_files(neurons: Path, pictures: Path, tmp_path: Path) -> None:
     names = ("pizza", "violin")
     images = [np.asarray(opened(pictures / f"pairs/images/{name}.bmp")) for name in names]
     masks = [np.asarray(opened(pictures / f"pairs/masks/{name}.png")) > 0 for name in names]
     write_gtsegs(tmp_path / "gtsegs_ijcv.mat", images, masks)
     words = ("--evaluate", "--text", "pizza", "--bundle", neurons)
-    files_, mat = (lines(run("segment", place, *words).stdout) for place in (pictures / "pairs", tmp_path / "gtsegs_ijcv.mat"))
+    files_, mat = (lines(inside("segment", place, *words).stdout) for place in (pictures / "pairs", tmp_path / "gtsegs_ijcv.mat"))
     assert len(mat) == 3 and [one["map"] for one in files_] == [one["map"] for one in mat]
-    nameless = run("segment", tmp_path / "gtsegs_ijcv.mat", "--evaluate", "--bundle", neurons)
+    nameless = inside("segment", tmp_path / "gtsegs_ijcv.mat", "--evaluate", "--bundle", neurons)
     assert nameless.returncode == 1 and b"say what they are of" in nameless.stderr
 
 
@@ -196,8 +197,8 @@ def test_gtsegs_agrees_with_the_same_pairs_as_files(run: Run, neurons: Path, pic
         (("tests/nowhere.png", "--text", "a"), "no such file"),
     ],
 )
-def test_refusals_are_one_line(run: Run, arguments: tuple[str, ...], message: str) -> None:
-    done = run("segment", *arguments, stdin=b"")
+def test_refusals_are_one_line(arguments: tuple[str, ...], message: str) -> None:
+    done = inside("segment", *arguments, stdin=b"")
     assert done.returncode in (1, 2) and done.stdout == b""
     assert message in done.stderr.decode() and done.stderr.count(b"\n") == 1, done.stderr.decode()
 
@@ -226,12 +227,12 @@ def test_bundles_that_will_not_do(neurons: Path, tmp_path: Path) -> None:
             load_segmenter(tmp_path / "bundle", options(texts=("pizza",)))
 
 
-def test_strict_and_nothing_readable(run: Run, neurons: Path, pictures: Path, tmp_path: Path) -> None:
+def test_strict_and_nothing_readable(neurons: Path, pictures: Path, tmp_path: Path) -> None:
     words = ("--text", "pizza", "--bundle", neurons)
-    strict = run("segment", pictures / "broken", "--strict", "--batch-size", 1, *words)
+    strict = inside("segment", pictures / "broken", "--strict", "--batch-size", 1, *words)
     assert strict.returncode == 1 and b"m.png" in strict.stderr
     (tmp_path / "a.png").write_bytes(b"x")
-    none = run("segment", tmp_path / "a.png", *words, "-o", tmp_path / "out.jsonl")
+    none = inside("segment", tmp_path / "a.png", *words, "-o", tmp_path / "out.jsonl")
     assert none.returncode == 1 and b"not one image" in none.stderr and os.listdir(tmp_path) == ["a.png"]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from advgen_input import inside
 from conftest import Run
 from sklearn.metrics.pairwise import cosine_similarity
 from test_spurious import POOL, UNITS, M, eq6, random_words
@@ -84,28 +85,28 @@ def test_layers_words_templates_and_equal_bytes(run: Run, bundle: Bundle, tmp_pa
     out = tmp_path / "words.jsonl"
     assert run("spurious", *options, "--no-cache", file, "-o", out).returncode == 0
     assert out.read_bytes() == once.stdout
-    table = run("spurious", *options, "-f", "table", file)
+    table = inside("spurious", *options, "-f", "table", file)
     assert table.returncode == 0 and found[1]["word"] in table.stdout.decode() and "%" in table.stdout.decode()
 
 
-def test_all_pairs_of_a_list_the_clearest_first(run: Run, bundle: Bundle, tmp_path: Path) -> None:
+def test_all_pairs_of_a_list_the_clearest_first(bundle: Bundle, tmp_path: Path) -> None:
     names = ("quay", "snow", "cedar", "zeppelin")
     (tmp_path / "classes.txt").write_text("\n".join(names))
     (tmp_path / "pairs.csv").write_text("\n".join(f"{a},{b}" for a in names for b in names if a != b))
     data = bundle.to_bytes()
-    every = records(run("spurious", "--pairs-file", tmp_path / "pairs.csv", "--near", 1, stdin=data))
+    every = records(inside("spurious", "--pairs-file", tmp_path / "pairs.csv", "--near", 1, stdin=data))
     clear = {record["pair"]: 0.0 for record in every}
     for record in every:
         clear[record["pair"]] += record["score"]
     assert len(clear) == 12 and all(r["clearness"] == pytest.approx(clear[r["pair"]], rel=1e-4) for r in every)
-    ranked = records(run("spurious", "--classes", tmp_path / "classes.txt", "--head", 5, "--near", 1, stdin=data))
+    ranked = records(inside("spurious", "--classes", tmp_path / "classes.txt", "--head", 5, "--near", 1, stdin=data))
     assert list(dict.fromkeys(r["pair"] for r in ranked)) == sorted(clear, key=lambda pair: -clear[pair])[:5]
     assert [r for r in every if r["pair"] == ranked[0]["pair"]] == [r for r in ranked if r["pair"] == ranked[0]["pair"]]
 
 
-def test_similar_words_come_from_the_whole_pool(run: Run, bundle: Bundle, tiny_clip_dir: Path, tmp_path: Path) -> None:
+def test_similar_words_come_from_the_whole_pool(bundle: Bundle, tiny_clip_dir: Path, tmp_path: Path) -> None:
     options = ("--depict", "cat", "--predict", "snow", "--by", "similar", "--near", 1, "--words", 99)
-    found = records(run("spurious", *options, stdin=bundle.to_bytes()))
+    found = records(inside("spurious", *options, stdin=bundle.to_bytes()))
     model = load_model(f"local-dir:{tiny_clip_dir}", device="cpu")
     t = encode_texts(model, POOL).double().numpy()
     cosine = dict(zip(POOL, cosine_similarity(t, (t[POOL.index("snow")] - t[0])[None])[:, 0], strict=True))
@@ -114,7 +115,7 @@ def test_similar_words_come_from_the_whole_pool(run: Run, bundle: Bundle, tiny_c
     assert not any(r["neurons"] for r in found)
     lost = {"texts": POOL[:-1], "pool": str(tmp_path / "gone.txt"), "digest": digest(*POOL)}
     elsewhere = replace(bundle, tensors=bundle.tensors | {"words": json_tensor(lost)})
-    ended = run("spurious", *options, stdin=elsewhere.to_bytes())
+    ended = inside("spurious", *options, stdin=elsewhere.to_bytes())
     assert "frost" not in [r["word"] for r in records(ended)]
     assert b"not to be had here: only the 12 texts" in ended.stderr
 
@@ -128,18 +129,18 @@ def test_a_pool_that_has_changed_is_noticed(bundle: Bundle, pool_file: Path, tmp
     assert "has changed since" in capsys.readouterr().err
 
 
-def test_block_list_and_a_list_that_is_emptied(run: Run, bundle: Bundle, tmp_path: Path) -> None:
+def test_block_list_and_a_list_that_is_emptied(bundle: Bundle, tmp_path: Path) -> None:
     block = tmp_path / "block.txt"
     block.write_text("Snow\n")
     options = ("--depict", "cat", "--predict", "quay", "--near", 1, "--block-list", block)
-    found = records(run("spurious", *options, stdin=bundle.to_bytes()))
+    found = records(inside("spurious", *options, stdin=bundle.to_bytes()))
     assert "snow" not in [r["word"] for r in found] and found[0]["exclusions"]["block_list"] == str(block)
     block.write_text("\n".join(POOL))
-    ended = run("spurious", *options, stdin=bundle.to_bytes())
+    ended = inside("spurious", *options, stdin=bundle.to_bytes())
     (line,) = ended.stderr.decode().splitlines()
     assert ended.returncode == 1 and "cat->quay: no word is left: all" in line and "--block-list" in line
     (tmp_path / "classes.txt").write_text("cat\nquay")
-    ended = run("spurious", "--classes", tmp_path / "classes.txt", "--block-list", block, stdin=bundle.to_bytes())
+    ended = inside("spurious", "--classes", tmp_path / "classes.txt", "--block-list", block, stdin=bundle.to_bytes())
     assert ended.returncode == 1 and b"of 2 pairs none has a word left" in ended.stderr
 
 
@@ -161,20 +162,22 @@ def test_block_list_and_a_list_that_is_emptied(run: Run, bundle: Bundle, tmp_pat
         (("--depict", "cat", "--predict", "dog", "no-such-bundle"), 1, "no-such-bundle: No such file"),
     ],
 )
-def test_bad_input_is_one_line(run: Run, bundle: Bundle, options: tuple[str, ...], code: int, message: str) -> None:
-    ended = run("spurious", *options, stdin=bundle.to_bytes())
+def test_bad_input_is_one_line(bundle: Bundle, options: tuple[str, ...], code: int, message: str) -> None:
+    ended = inside("spurious", *options, stdin=bundle.to_bytes())
     said = [line for line in ended.stderr.decode().splitlines() if line and not line.startswith(("Usage:", "Try "))]
     assert ended.returncode == code and len(said) == 1 and message in said[0], ended.stderr.decode()
     assert ended.stdout == b""
 
 
-def test_bundles_that_will_not_do(run: Run, bundle: Bundle) -> None:
+def test_bundles_that_will_not_do(bundle: Bundle) -> None:
     options = ("--depict", "cat", "--predict", "quay")
     bare = {key: value for key, value in bundle.tensors.items() if key not in ("word", "coefficient", "words")}
-    ended = run("spurious", *options, stdin=replace(bundle, tensors=bare).to_bytes())
+    ended = inside("spurious", *options, stdin=replace(bundle, tensors=bare).to_bytes())
     assert ended.returncode == 1 and b"without `word`; run clip-decompose first" in ended.stderr
-    ended = run("spurious", *options, stdin=bundle.to_bytes()[:-9])
+    ended = inside("spurious", *options, stdin=bundle.select(np.arange(0)).to_bytes())
+    assert ended.returncode == 1 and b"holds no neurons" in ended.stderr and ended.stderr.count(b"\n") == 1
+    ended = inside("spurious", *options, stdin=bundle.to_bytes()[:-9])
     assert ended.returncode == 1 and b"truncated bundle" in ended.stderr
     other = replace(bundle.header, model=bundle.header.model | {"sha256": "0" * 64})
-    ended = run("spurious", *options, stdin=replace(bundle, header=other).to_bytes())
+    ended = inside("spurious", *options, stdin=replace(bundle, header=other).to_bytes())
     assert ended.returncode == 1 and b"another model" in ended.stderr

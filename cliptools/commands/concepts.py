@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Asked = tuple[ImageSource, list[int]]
 
 TOOL = "clip-concepts"
+EFFECTS = ("second", "pooled")
 WIDTHS = {"image": 24, "active": 6, "found": 6}  # columns of the table
 BY_HELP = (
     "words: the neurons' own texts (App. A.5). directions: the same sum of their directions, compared with the whole pool. "
@@ -76,10 +77,12 @@ def main(paths: tuple[str, ...], output: Path | None, output_format: str | None,
     chosen = choose_format(output_format, output, "jsonl")
     lines = output if chosen == "jsonl" and not options["evaluate"] and str(output) != "-" else None
     _check_usage(paths, options, lines)
-    neurons = read_neurons(options["bundle"], "word", "coefficient", "words", "mean", "threshold", option="--bundle FILE")
-    if neurons.header.settings.get("effect") != "second" or (neurons["unit"][:, 2] >= 0).any():
+    needed = ("word", "coefficient", "words", "mean", "threshold")
+    neurons = read_neurons(options["bundle"], *needed, option="--bundle FILE", device=options["device"])
+    effect = neurons.header.settings.get("effect")
+    if effect not in EFFECTS or "share" in neurons:
         raise StreamError(
-            f"a bundle of {neurons.header.settings.get('effect')} effects; {TOOL} needs second-order effects of neurons"
+            f"a bundle of {effect} effects; {TOOL} needs second-order effects of neurons, or a ResNet's pooled ones"
         )
     source = record_source(neurons)
     if options["layers"]:
@@ -160,7 +163,7 @@ def _done(kept: KeptLines, asked: "Asked", truth: "Truth | None", said: dict[str
     source, indices = asked
     names, done, following, lines = [source.names[index] for index in indices], Done(), 0, 0
     for record in kept.earlier():
-        name = record.get("image")
+        name = str(record.get("image"))
         if name not in names[following : following + 1]:
             skipped = following
             try:

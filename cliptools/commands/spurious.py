@@ -10,8 +10,9 @@ import click
 
 from cliptools.commands.base import choose_format, command, device_option, output_options, parse_layers
 from cliptools.commands.consume import read_neurons, record_source
+from cliptools.commands.present import unit_keys, unit_name
 from cliptools.commands.tables import rendered
-from cliptools.ground.errors import TextError, UsageError
+from cliptools.ground.errors import StreamError, TextError, UsageError
 from cliptools.ground.output import text_output
 from cliptools.ground.progress import note, progress
 from cliptools.ground.records import rounded, write_record
@@ -87,7 +88,9 @@ def main(bundle: Path | None, output: Path | None, output_format: str | None, **
 
     pairs, classes = _pairs(options)
     blocked = [line for _, line in read_lines(options["block_list"], "block list")] if options["block_list"] else []
-    neurons = read_neurons(bundle, "word", "coefficient", "words")
+    neurons = read_neurons(bundle, "word", "coefficient", "words", device=options["device"])
+    if not neurons.units:
+        raise StreamError("the bundle holds no neurons: nothing to ask (was the selection before it too narrow?)")
     source = record_source(neurons)
     if options["layers"]:
         from cliptools.methods.selection import by_layers
@@ -224,10 +227,7 @@ def _records(found: "Sequence[Found]", search: "Search", neurons: "Bundle", opti
         said = {"clearness": rounded(each.clearness), "by": options["by"], "seed": options["seed"]}
         said["effect"] = neurons.header.settings.get("effect")
         for rank, (j, score) in enumerate(zip(each.word.tolist(), each.score.tolist(), strict=True), 1):
-            shares = [
-                {"layer": int(unit[n, 0]), "neuron": int(unit[n, 1]), "share": rounded(share)}
-                for n, share in search.shares(each.pair, j)
-            ]
+            shares = [unit_keys(*unit[n].tolist()) | {"share": rounded(share)} for n, share in search.shares(each.pair, j)]
             ranked = named | {"rank": rank, "word": pool[j], "score": rounded(score)}
             yield ranked | said | {"neurons": shares, "settings": settings, "exclusions": exclusions}
 
@@ -241,7 +241,9 @@ def _write_table(records: list[dict[str, Any]], stream: BufferedIOBase) -> None:
     for title, justify in (("pair", "left"), ("rank", "right"), ("score", "right"), ("word", "left"), ("neurons", "left")):
         table.add_column(title, justify="right" if justify == "right" else "left", overflow="fold")
     for record in records:
-        shares = [f"{n['layer']}:{n['neuron']} {n['share']:.0%}" for n in record["neurons"][:3]]
+        shares = [
+            f"{unit_name(n['layer'], n.get('neuron', -1), n.get('head', -1))} {n['share']:.0%}" for n in record["neurons"][:3]
+        ]
         cells = (record["pair"] if record["rank"] == 1 else "", str(record["rank"]), f"{record['score']:.3g}", record["word"])
         table.add_row(*map(Text, cells), Text("  ".join(shares)))
     stream.write(rendered(table))
