@@ -1,0 +1,179 @@
+"""clip-top: inertia and uncentred norms against slow forms of them, and as a process what it writes and refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Run
+from oracles import second_order_effects
+from PIL import Image
+from sklearn.cluster import KMeans
+from test_bundle import read
+from test_second_order import SHAPES, pictures, random_tower
+from test_sheet import cell, near, synthetic
+
+from cliptools.ground.bundle import Bundle, json_tensor
+from cliptools.ground.models import LoadedModel, load_model
+from cliptools.ground.pictures import SheetRow, contact_sheet
+from cliptools.ground.scene_images import SceneSource, scene_key
+from cliptools.methods.inertia import inertia
+from cliptools.methods.second_order import SecondOrder
+from cliptools.methods.uncentred import largest_norms
+
+SCENES, TOP, SEED = 30, 12, 3
+
+
+def test_inertia_is_that_of_one_cluster() -> None:
+    draw = torch.Generator().manual_seed(0)
+    embedding = 7 * torch.randn(40, 9, generator=draw, dtype=torch.float64) + 3
+    chosen = torch.stack([torch.randperm(40, generator=draw)[:10] for _ in range(6)])
+    chosen[2, 4:] = -1  # images that are not there
+    unit = torch.nn.functional.normalize(embedding, dim=1).numpy()
+    expected = [KMeans(1, n_init=1).fit(unit[row[row >= 0]]).inertia_ / len(row[row >= 0]) for row in chosen]
+    np.testing.assert_allclose(inertia(embedding, chosen), expected, rtol=1e-9)
+    of_one = torch.full((2, 10), -1)
+    of_one[0, 0] = 5
+    assert inertia(embedding, of_one).isnan().all() and inertia(torch.zeros(0, 0), of_one).isnan().all()
+    same = embedding[:1] * torch.arange(1, 11)[:, None]  # one direction, ten lengths
+    assert float(inertia(same, torch.arange(10)[None])) < 1e-12
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_largest_uncentred_norms_are_those_of_the_full_matrices(scaled: bool) -> None:
+    visual, n = random_tower(SHAPES[1]), 13
+    images = pictures(visual, n)
+    phi = {layer: torch.stack([second_order_effects(visual, image, layer) for image in images]) for layer in (0, 1)}
+    scale = 100 / visual(images).norm(dim=-1) if scaled else torch.ones(n, dtype=torch.float64)
+    unit = torch.tensor([[1, 5, -1], [0, 2, -1], [1, 0, -1]])
+    batches = [([100 + i for i in range(start, min(start + 4, n))], images[start : start + 4]) for start in range(0, n, 4)]
+    found = largest_norms(SecondOrder(visual), unit, batches, 6, scaled)
+    for row, (layer, neuron, _) in enumerate(unit.tolist()):
+        norm, image = (phi[layer][:, neuron].norm(dim=-1) * scale).sort(descending=True)
+        torch.testing.assert_close(found.norm[row], norm[:6], rtol=1e-9, atol=0)
+        assert found.image[row].tolist() == [100 + i for i in image[:6].tolist()]
+
+
+@pytest.fixture(scope="module")
+def file(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Neurons of layer 6 on scenes rendered on the spot."""
+    path = tmp_path_factory.mktemp("top") / "effects.safetensors"
+    done = run("effects", "--limit", SCENES, "--seed", SEED, "--layers", 6, "--top-images", TOP, "-o", path)
+    assert done.returncode == 0, done.stderr.decode()
+    return path
+
+
+@pytest.fixture(scope="module")
+def effects(file: Path) -> Bundle:
+    return read(file.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def records(run: Run, file: Path) -> list[dict]:
+    """Of the two units of lowest inertia, from the scenes rendered again; the sheet beside the bundle."""
+    sheet = file.with_name("top.png")
+    done = run("top", "--sort", "inertia", "--head", 2, "--images-per-unit", 4, "--sheet", sheet, "--bundle", file)
+    assert (done.returncode, done.stderr) == (0, b"")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    return load_model("emoji-vit", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pixels(model: LoadedModel) -> torch.Tensor:
+    source = SceneSource(SCENES, SEED)
+    return torch.stack([model.transform(source.load(i)) for i in range(SCENES)])
+
+
+def test_records_are_the_bundles_with_the_inertia_of_their_images(
+    effects: Bundle, records: list[dict], model: LoadedModel, pixels: torch.Tensor
+) -> None:
+    names = effects.text_list("images")
+    with torch.inference_mode():
+        M = torch.nn.functional.normalize(torch.cat([model.clip.encode_image(one[None]) for one in pixels]), dim=1).double()
+    number = [int(name.removeprefix("scene-")) for name in names]
+    expected = []
+    for row in range(effects.units):
+        m = M[[number[i] for i in effects["top_image"][row, :10]]]
+        expected.append(float(((m - m.mean(0)) ** 2).sum(1).mean()) if effects["top_norm"][row, 0] > 0 else np.inf)
+    lowest = np.argsort(expected, kind="stable")[:2]
+    assert [(record["neuron"], record["rank"]) for record in records] == [(int(n), k) for n in lowest for k in (1, 2, 3, 4)]
+    for j, record in enumerate(records):
+        row, rank = lowest[j // 4], record["rank"] - 1
+        assert record["image"] == names[effects["top_image"][row, rank]]
+        assert record["norm"] == pytest.approx(float(effects["top_norm"][row, rank]), rel=1e-5)
+        assert record["inertia"] == pytest.approx(expected[row], rel=1e-4) and record["inertia_images"] == 10
+        assert record["model"]["sha256"] == effects.header.model["sha256"] and record["bundle"] == effects.digest
+        assert record["effect"] == "second" and record["ranked_by"] == "centred norm" and "words" not in record
+
+
+def test_the_sheet_shows_the_same_images(file: Path, records: list[dict]) -> None:
+    sheet = Image.open(file.with_name("top.png"))
+    assert json.loads(sheet.text["cliptools"])["kind"] == "effects"
+    for j, record in enumerate(records):
+        scene = SceneSource(SCENES, SEED).load(int(record["image"].removeprefix("scene-"))).resize((96, 96), Image.LANCZOS)
+        assert near(cell(sheet.convert("RGB"), j // 4, j % 4), scene.getpixel((48, 48)))
+
+
+def test_raw_norms_from_all_the_images(run: Run, file: Path, model: LoadedModel, pixels: torch.Tensor) -> None:
+    done = run("top", "--units", "6:5", "--images-per-unit", SCENES, "--raw", "--bundle", file)
+    assert done.returncode == 0, done.stderr.decode()
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    unit, batches = torch.tensor([[6, 5, -1]]), [(list(range(SCENES)), pixels)]
+    found = largest_norms(SecondOrder(model.clip.visual), unit, batches, SCENES, True)
+    assert [line["image"] for line in lines] == [scene_key(i) for i in found.image[0].tolist()]
+    np.testing.assert_allclose([line["norm"] for line in lines], found.norm[0], rtol=1e-4)
+    assert lines[0]["ranked_by"] == "raw norm" and [line["rank"] for line in lines] == list(range(1, SCENES + 1))
+
+
+def test_images_that_lie_in_an_archive(run: Run, file: Path, effects: Bundle, records: list[dict]) -> None:
+    """The same scenes as pictures of a tar, whose names have endings."""
+    named = json_tensor([f"shard.tar/{name}.png" for name in effects.text_list("images")])
+    file.with_name("tar.safetensors").write_bytes(effects.with_tensors(effects.header, images=named).to_bytes())
+    units = ",".join(f"6:{records[j]['neuron']}" for j in (4, 0))
+    scenes = run("scenes", "--count", SCENES, "--seed", SEED).stdout
+    done = run("top", "-", "--units", units, "-f", "table", "--bundle", file.with_name("tar.safetensors"), stdin=scenes)
+    assert (done.returncode, done.stderr) == (0, b"")
+    rows = [line.split() for line in done.stdout.decode().splitlines()[1:]]
+    assert [row[0] for row in rows] == units.split(",")
+    assert [row[1] for row in rows] == [f"{records[j]['inertia']:.3f}" for j in (4, 0)]
+    assert rows[0][3] == f"shard.tar/{records[4]['image']}.png"
+
+
+def test_a_row_that_belongs_to_the_one_above_has_no_rule() -> None:
+    rule = (0xE3, 0xE3, 0xE3)
+    rows = [SheetRow("n", "", (), ()), SheetRow("h", "", (), (), inner=True), SheetRow("m", "", (), ())]
+    sheet = contact_sheet("", "", rows)
+    assert sum(sheet.getpixel((100, y)) == rule for y in range(sheet.height)) == 2
+
+
+def without(bundle: Bundle, name: str) -> Bundle:
+    return Bundle(bundle.header, {key: value for key, value in bundle.tensors.items() if key != name})
+
+
+@pytest.mark.parametrize(
+    ("bundle", "arguments", "code", "message"),
+    [
+        (synthetic(), ("--units", "6:999"), 2, "no unit 6:999"),
+        (synthetic(), ("--word", "zebra"), 2, "no unit of the bundle is all that was asked for"),
+        (synthetic(words=False), ("--word", "cat"), 2, "no words yet"),
+        (synthetic(), ("-",), 2, "only one of PATH, --bundle and --beside can come from standard input"),
+        (synthetic(), (), 2, "Name their folder or tar as PATH"),
+        (synthetic(), ("nowhere/",), 1, "nowhere/: no such file or folder"),
+        (synthetic(), ("docs/neurons.png",), 2, "none of the bundle's top images is there"),
+        (without(synthetic(), "top_norm"), (), 1, "a bundle without `top_norm`; run clip-effects first"),
+    ],
+)
+def test_refusals_are_one_line(run: Run, bundle: Bundle, arguments: tuple[str, ...], code: int, message: str) -> None:
+    done = run("top", *arguments, stdin=bundle.to_bytes())
+    assert (done.returncode, done.stdout) == (code, b"") and message in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_damaged_input(run: Run) -> None:
+    done = run("top", stdin=synthetic().to_bytes()[:-9])
+    assert done.returncode == 1 and b"truncated" in done.stderr and done.stderr.count(b"\n") == 1
