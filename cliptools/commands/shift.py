@@ -18,7 +18,6 @@ from cliptools.commands.shifting import (
     check_baseline,
     concept_records,
     group_records,
-    image_records,
     in_words,
     measure,
     panels,
@@ -68,7 +67,7 @@ EACH_HELP = "Hold each comparison to --alarm by itself, whatever their number."
 @click.option("--alarm", type=click.FloatRange(0, min_open=True), metavar="Z", help=ALARM_HELP)
 @click.option("--each", is_flag=True, help=EACH_HELP)
 @click.option("--match", is_flag=True, help="Compare each group with the baseline's of its name [default: with all of it].")
-@click.option("--per-image", is_flag=True, help="A line for each image instead of each group.")
+@click.option("--per-image", is_flag=True, help="A line for each image, before those of groups.")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Also draw the groups' means: .png or .svg.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first N images.")
 @click.option("--sample", type=click.IntRange(1), help="N images drawn over the whole list.")
@@ -103,7 +102,7 @@ def main(paths: tuple[str, ...], output: Path | None, **options: Any) -> int:
       clip-scenes | clip-shift - --concept cat --truth scenes --bundle neurons.safetensors
     """
     _check_usage(paths, options)
-    chosen = choose_format(options["output_format"], output, "jsonl")
+    chosen = "jsonl" if options["per_image"] else choose_format(options["output_format"], output, "jsonl")
     neurons = _read_bundle(options)
     groups = _groups(paths, options)
     labels = _labels(groups, options)
@@ -117,11 +116,8 @@ def main(paths: tuple[str, ...], output: Path | None, **options: Any) -> int:
         check_baseline(baseline, watched, said)
     read = _read(groups, model, watched, options)
     with text_output(output) as stream:
-        if options["per_image"]:
-            for record in image_records(read, groups, watched, labels):
-                write_record(stream, record | said)
-            return 0
-        measured = measure(read, groups, watched, labels is not None)
+        tell = (lambda record: write_record(stream, record | said)) if options["per_image"] else None
+        measured = measure(read, groups, watched, labels, tell)
         records = [record | said for record in group_records(measured, groups, watched, labels)]
         if baseline is not None:
             add_drift(records, baseline, Alarm(options["alarm"], options["each"], options["match"]))
@@ -143,8 +139,6 @@ def _check_usage(paths: Sequence[str], options: dict[str, Any]) -> None:
         UsageError: they contradict each other.
         CliptoolsError: a plot that cannot be drawn here.
     """
-    from cliptools.ground.text_tower import check_templates
-
     bundle, concepts = options["bundle"], options["concepts"]
     if not concepts or any(not concept.strip() for concept in concepts):
         raise UsageError("nothing to look for: name a concept by --concept TEXT")
@@ -160,11 +154,14 @@ def _check_usage(paths: Sequence[str], options: dict[str, Any]) -> None:
         raise UsageError("--alarm and --match need an earlier run to compare with: --baseline FILE")
     if options["each"] and not options["alarm"]:
         raise UsageError("--each says what --alarm Z is held against: give both")
-    if options["per_image"] and (options["baseline"] or options["plot"] or options["output_format"] == "table"):
-        raise UsageError("--per-image writes JSON lines of images: no --baseline, --plot or -f table")
+    if options["per_image"] and options["output_format"] == "table":
+        raise UsageError("--per-image is for JSON lines: leave -f table out")
     if options["by"] == "text" and options["layers"]:
         raise UsageError("--by text asks no units: leave --layers out")
-    check_templates(options["templates"])
+    if options["templates"]:
+        from cliptools.ground.text_tower import check_templates
+
+        check_templates(options["templates"])
     if options["plot"]:
         from cliptools.ground.shift_plot import check_plot
 
@@ -175,9 +172,11 @@ def _read_bundle(options: dict[str, Any]) -> "Bundle":
     """The bundle, with the layers asked for.
 
     Raises:
-        StreamError: not enough units for a concept.
+        StreamError: effects that take more than a forward pass, or not enough units for a concept.
     """
-    neurons = read_neurons(options["bundle"], option="--bundle FILE")
+    neurons = read_neurons(options["bundle"], option="--bundle FILE", device=options["device"])
+    if (effect := neurons.header.settings.get("effect")) in (None, "indirect"):
+        raise StreamError(f"a bundle of {effect} effects: {TOOL} needs effects that one forward pass gives, as second-order ones")
     if options["layers"]:
         from cliptools.methods.selection import by_layers
 
@@ -226,7 +225,7 @@ def _settings(neurons: "Bundle", model: str, options: dict[str, Any]) -> Record:
     if options["by"] == "text":
         return said
     settings = neurons.header.settings
-    return said | {"units_per_concept": options["units_per_concept"], "effect": settings.get("effect")}
+    return said | {"units_per_concept": options["units_per_concept"], "effect": settings["effect"]}
 
 
 def _read(groups: "Groups", model: "LoadedModel", watched: Watched, options: dict[str, Any]) -> "Iterator[Read]":

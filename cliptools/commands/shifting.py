@@ -51,16 +51,17 @@ def watch(neurons: "Bundle", model: "LoadedModel", options: dict[str, Any]) -> W
 
     from cliptools.ground.concept_texts import concept_sentences
     from cliptools.ground.text_tower import encode_texts
+    from cliptools.methods.choice import paths_of
     from cliptools.methods.concept_share import ConceptShare, choose_units
-    from cliptools.methods.second_order import SecondOrder
 
     by, concepts = options["by"], options["concepts"]
     sentences, templates = concept_sentences(model, concepts, options["templates"])
     t = encode_texts(model, sentences, templates)
     unit, r = torch.from_numpy(neurons["unit"]), torch.from_numpy(neurons["direction"])
-    chosen = choose_units(r.to(t), t, options["units_per_concept"])
-    paths = SecondOrder(model.clip.visual)
-    measure = ConceptShare(paths, unit, chosen.row.cpu(), t)
+    chosen = choose_units(r, t.cpu(), options["units_per_concept"])
+    settings = neurons.header.settings
+    paths = paths_of(model.clip, settings["effect"], settings.get("units", "neurons"))
+    measure = ConceptShare(paths, unit, chosen.row, t)
 
     def share(pictures: torch.Tensor) -> "np.ndarray":
         found: torch.Tensor = getattr(measure(pictures), by)
@@ -78,18 +79,6 @@ def _unit(unit: Sequence[int], overlap: float) -> Record:
     return {"layer": layer, "neuron": neuron} | ({"head": head} if head >= 0 else {}) | {"overlap": rounded(overlap)}
 
 
-def image_records(read: "Iterator[Read]", groups: "Groups", watched: Watched, labels: "Labels | None") -> Iterator[Record]:
-    """A record an image."""
-    for images, shares in read:
-        for image, row in zip(images, shares.tolist(), strict=True):
-            record: Record = {"image": groups.source.names[image], "group": groups.names[groups.of[image]]}
-            record["shares"] = {name: rounded(share, DIGITS) for name, share in zip(watched.concepts, row, strict=True)}
-            if labels is not None:
-                said = zip(watched.concepts, labels[image].tolist(), strict=True)
-                record["labels"] = {name: bool(label) for name, label in said if not math.isnan(label)}
-            yield record
-
-
 class Measured(NamedTuple):
     """All shares, summed up."""
 
@@ -100,8 +89,18 @@ class Measured(NamedTuple):
     """And which images these are [n]."""
 
 
-def measure(read: "Iterator[Read]", groups: "Groups", watched: Watched, keep: bool) -> Measured:
-    """Sum up by group; keep single values only where labels ask for them."""
+def measure(
+    read: "Iterator[Read]",
+    groups: "Groups",
+    watched: Watched,
+    labels: "Labels | None",
+    tell: Callable[[Record], None] | None = None,
+) -> Measured:
+    """Sum up by group; keep single values only where labels ask for them.
+
+    Args:
+        tell: Is told of every image, as it comes.
+    """
     import numpy as np
 
     from cliptools.methods.running_moments import GroupMoments
@@ -111,10 +110,22 @@ def measure(read: "Iterator[Read]", groups: "Groups", watched: Watched, keep: bo
     values, numbers = [np.zeros((0, len(watched.concepts)), np.float32)], [np.zeros(0, np.int64)]
     for images, shares in read:
         moments.add(of[images], shares)
-        if keep:
+        if labels is not None:
             values.append(shares.astype(np.float32))
             numbers.append(np.array(images))
+        if tell is not None:
+            for image, row in zip(images, shares.tolist(), strict=True):
+                tell(_image_record(image, row, groups, watched, labels))
     return Measured(moments, np.concatenate(values), np.concatenate(numbers))
+
+
+def _image_record(image: int, shares: Sequence[float], groups: "Groups", watched: Watched, labels: "Labels | None") -> Record:
+    record: Record = {"image": groups.source.names[image], "group": groups.names[groups.of[image]]}
+    record["shares"] = {name: rounded(share, DIGITS) for name, share in zip(watched.concepts, shares, strict=True)}
+    if labels is not None:
+        said = zip(watched.concepts, labels[image].tolist(), strict=True)
+        record["labels"] = {name: bool(label) for name, label in said if not math.isnan(label)}
+    return record
 
 
 def group_records(measured: Measured, groups: "Groups", watched: Watched, labels: "Labels | None") -> Iterator[Record]:

@@ -39,7 +39,7 @@ class Baseline:
 
 
 def read_baseline(path: Path) -> Baseline:
-    """The JSON lines of clip-shift; lines about no group are passed over.
+    """The JSON lines of clip-shift; lines about single images, or about no group, are passed over.
 
     Raises:
         StreamError: no such file, a line that is no such record, one group twice, or no group at all.
@@ -52,7 +52,7 @@ def read_baseline(path: Path) -> Baseline:
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            if "group" not in record:
+            if "group" not in record or "image" in record:
                 continue
             good = isinstance(record["concept"], str) and isinstance(record["group"], str)
             good &= all(math.isfinite(record[key]) for key in NUMBERS) and record["images"] >= 1

@@ -59,11 +59,16 @@ def by_column(paths: Sequence[str], table: ImageTable, folder: Path, column: str
         raise StreamError(f"{table.source}: {empty} has no group (column {column!r} is empty)")
     if paths:
         found = find(paths)
-        groups = [table.of(name)[column].strip() for name in ListedImages(found).names]
+        groups = [table.of(full_name(one))[column].strip() for one in found]
     else:
         found = [Found(name, str(folder), str(folder / name)) for name in table.rows]
         groups = [row[column].strip() for row in table.rows.values()]
     return _grouped(found, groups, sort=True)
+
+
+def full_name(found: Found) -> str:
+    """An image by its base as given and its name below it, so that a table may name it from further up."""
+    return str(PurePosixPath(found.base) / found.name)
 
 
 def _by_year(folder: Path) -> Groups:

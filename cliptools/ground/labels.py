@@ -13,7 +13,7 @@ from jaxtyping import Float32
 
 from cliptools.ground.class_names import names_pattern, parse_class
 from cliptools.ground.errors import StreamError
-from cliptools.ground.groups import Groups
+from cliptools.ground.groups import Groups, full_name
 from cliptools.ground.image_table import ImageTable
 from cliptools.ground.listing import Found
 from cliptools.ground.tar_images import Span
@@ -37,7 +37,7 @@ def by_columns(groups: Groups, table: ImageTable, concepts: Sequence[str]) -> La
     asked = [(c, columns[name.casefold()]) for c, name in enumerate(concepts) if name.casefold() in columns]
     if not asked:
         raise StreamError(f"--labels {table.source}: no column is called like a concept; it has {', '.join(table.columns)}")
-    for index, image in enumerate(groups.source.names):
+    for index, image in enumerate(map(full_name, groups.found)):
         row = table.of(image)
         for c, column in asked:
             if (said := SAID.get(row[column].strip().lower())) is None:
@@ -55,7 +55,7 @@ def by_truth(groups: Groups, path: Path, concepts: Sequence[str]) -> Labels:
         StreamError: as read_truth, or an image of which nothing is said.
     """
     truth = read_truth(path)
-    return _named((truth.of(image) for image in groups.source.names), concepts)
+    return _named((truth.of(full_name(one)) for one in groups.found), concepts)
 
 
 def by_scenes(groups: Groups, concepts: Sequence[str]) -> Labels:
@@ -101,7 +101,7 @@ def _scene_names(found: Found, truths: dict[Path, Truth | None]) -> Sequence[str
         if folder not in truths:
             truths[folder] = read_truth(folder / SCENES) if (folder / SCENES).is_file() else None
         if (truth := truths[folder]) is not None:
-            return truth.of(found.name)
+            return truth.of(full_name(found))
     raise StreamError(f"--truth scenes: {found.name} has no {SCENES} in a folder above it, as clip-scenes --out-dir writes it")
 
 

@@ -82,10 +82,10 @@ def _draw_panel(axis, groups: Sequence[str], panel: Panel, below: bool) -> None:
         axis.patch.set_visible(False)
     known = [place for place in places if panel.mean[place] is not None]
     colours = [ALARM if panel.alarm[place] else INK for place in known]
-    means = [panel.mean[place] for place in known]
-    axis.errorbar(
-        known, means, [2 * (panel.error[place] or 0.0) for place in known], fmt="none", ecolor=colours, elinewidth=1, capsize=2
-    )
+    means = [panel.mean[place] or 0.0 for place in known]
+    errors = [2 * (panel.error[place] or 0.0) for place in known]
+    low, high = ([mean + sign * error for mean, error in zip(means, errors, strict=True)] for sign in (-1, 1))
+    axis.vlines(known, low, high, colors=colours, linewidth=1)
     axis.plot(known, means, color=INK, linewidth=0.8)
     axis.scatter(known, means, color=colours, s=10, zorder=3)
     axis.set_title(panel.title, fontsize=9)

@@ -38,7 +38,7 @@ class Shares(NamedTuple):
 
 def choose_units(r: Float[Tensor, "u d"], t: Float[Tensor, "c d"], count: int) -> Chosen:
     """The `count` units of largest <r_n, t_c> for each concept; of equal ones the first."""
-    overlap, row = (t.double() @ r.double().T).sort(dim=1, descending=True, stable=True)
+    overlap, row = (t.to(r) @ r.T).sort(dim=1, descending=True, stable=True)
     return Chosen(row[:, :count], overlap[:, :count])
 
 

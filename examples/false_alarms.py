@@ -1,0 +1,105 @@
+"""How often clip-shift --alarm 3 goes off: false_alarms.py SHARES.jsonl… > CSV
+
+From the images of the streams (records of clip-shift --per-image --truth scenes) groups are drawn anew, with replacement, at a
+frequency of each concept that is that of the baseline, or is not. Each run compares all concepts in twelve groups by the
+command's own code. Columns: frequency before and now, images of a group and of the baseline, whether alarms are held to the
+whole run or (--each) to every comparison, how many runs end with 3 and how many should by chance, and how many comparisons.
+"""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cliptools.commands.shifting import Alarm, add_drift
+from cliptools.ground.baseline import Baseline
+from cliptools.methods.drift import chance_of_run
+
+GROUPS, BASELINE, SIGMAS = 12, 480, 3.0
+COLUMNS = (
+    "model", "before", "now", "images", "baseline_images", "comparisons", "held_to",
+    "runs", "runs_alarmed", "expected", "comparisons_alarmed",
+)  # fmt: skip
+RUNS = {False: 1000, True: 300}  # by whether each comparison is held to --alarm by itself
+Population = tuple[np.ndarray, np.ndarray]
+"""Shares of the images that show a concept, and of those that do not."""
+
+
+class Setting(NamedTuple):
+    """Frequencies before and now, images of a group, and how many of the runs."""
+
+    before: float
+    now: float
+    images: int
+    part: float = 1.0
+
+
+SETTINGS = (
+    Setting(0.05, 0.05, 40),
+    Setting(0.20, 0.20, 10),
+    Setting(0.20, 0.20, 40),
+    Setting(0.20, 0.20, 200),
+    Setting(0.60, 0.60, 40),
+    Setting(0.05, 0.10, 40, 0.1),
+    Setting(0.05, 0.20, 40, 0.1),
+    Setting(0.05, 0.40, 40, 0.1),
+)
+
+
+def read(path: Path) -> tuple[str, dict[str, Population]]:
+    """The model's name, and what was measured of each concept's own stream."""
+    model, values = "", {}
+    with path.open(encoding="utf-8") as lines:
+        for record in map(json.loads, lines):
+            if "image" in record:
+                model = record["model"]["name"]
+                for concept, share in record["shares"].items():
+                    values.setdefault(concept, ([], []))[not record["labels"][concept]].append(share)
+    return model, {concept: (np.array(shown), np.array(rest)) for concept, (shown, rest) in values.items()}
+
+
+def record_of(concept: str, group: str, population: Population, frequency: float, images: int, random: Any) -> dict[str, Any]:
+    """A record as clip-shift writes it, of images drawn anew."""
+    shown = int((random.random(images) < frequency).sum())
+    value = np.concatenate([random.choice(part, count) for part, count in zip(population, (shown, images - shown), strict=True)])
+    said = {"images": images, "mean": float(value.mean()), "spread": float(value.std(ddof=1))}
+    return {"concept": concept, "group": group, "units": [], "settings": {}, "model": {"sha256": ""}} | said
+
+
+def alarms(populations: dict[str, Population], setting: Setting, each: bool, random: Any) -> tuple[int, int]:
+    """Alarms of one run, and comparisons."""
+    before, now = {}, []
+    for concept, population in populations.items():
+        before[concept] = {"": record_of(concept, "", population, setting.before, BASELINE, random)}
+        groups = (record_of(concept, str(g), population, setting.now, setting.images, random) for g in range(GROUPS))
+        now.extend(groups)
+    add_drift(now, Baseline(before, ""), Alarm(SIGMAS, each, match=False))
+    return sum(record["drift"]["alarm"] for record in now), len(now)
+
+
+def main(paths: list[Path]) -> None:
+    """A line a model, setting and way to alarm."""
+    print("# make -C examples -f shift.mk")
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for path in paths:
+        model, populations = read(path)
+        for setting in SETTINGS:
+            for each in (False, True):
+                random = np.random.default_rng(20261121)
+                runs = round(RUNS[each] * setting.part)
+                found = [alarms(populations, setting, each, random) for _ in range(runs)]
+                total = sum(count for _, count in found)
+                beyond = sum(alarmed > 0 for alarmed, _ in found) / runs
+                expected = chance_of_run(SIGMAS, found[0][1], each) if setting.before == setting.now else ""
+                rates = (beyond, expected, sum(alarmed for alarmed, _ in found) / total)
+                shown = [f"{rate:.3g}" if rate != "" else "" for rate in rates]
+                held = "comparison" if each else "run"
+                writer.writerow([model, *setting[:3], BASELINE, found[0][1], held, runs, *shown])
+
+
+if __name__ == "__main__":
+    main([Path(name) for name in sys.argv[1:]])

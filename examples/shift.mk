@@ -1,0 +1,52 @@
+# make -C examples -f shift.mk     writes results/shift.csv, results/shift-alarms.csv and ../docs/shift.png
+#
+# Does the share of a concept's five units follow how often the concept is seen? Twelve concepts drawn with a seed, for each
+# a stream of twelve groups of forty scenes in which its frequency rises from 5 % to 60 % (drifting_scenes.py; neither training
+# nor bundles draw these scenes). Written are the correlations of clip-shift for each embedded model, each concept and each
+# way to measure, and how often --alarm goes off on groups drawn anew from those scenes at a frequency that has not changed.
+SHELL := /bin/bash -e -o pipefail
+BIN    ?= ../bin
+PYTHON ?= ../.venv/bin/python
+WORK   ?= work/shift
+MODELS ?= emoji-vit emoji-rn
+WAYS   ?= norm signed text
+
+SIZE.emoji-vit := 64
+SIZE.emoji-rn  := 128
+SHARES = $(foreach model,$(MODELS),$(foreach by,$(WAYS),$(WORK)/$(model).$(by).jsonl))
+NORMS  = $(foreach model,$(MODELS),$(WORK)/$(model).norm.jsonl)
+
+export PYTHONPATH := ..$(if $(PYTHONPATH),:$(PYTHONPATH))
+
+.PHONY: all
+.SECONDARY:
+.DELETE_ON_ERROR:
+all: results/shift.csv results/shift-alarms.csv ../docs/shift.png
+
+results/shift.csv: $(SHARES)
+	@mkdir -p $(@D)
+	{ echo "# make -C examples -f shift.mk"; \
+	  echo "model,by,concept,images,correlation,low,high,groups,group_correlation,group_low,group_high"; \
+	  jq -r 'select(has("group") | not) | .correlation as $$i | .group_correlation as $$g | [.model.name, .settings.by, \
+	    .concept, $$i.count, $$i.value, $$i.low, $$i.high, $$g.count, $$g.value, $$g.low, $$g.high] | @csv' $^ | tr -d '"'; } > $@
+
+results/shift-alarms.csv: false_alarms.py $(NORMS)
+	$(PYTHON) $^ > $@
+
+../docs/shift.png: shift_picture.py $(NORMS)
+	$(PYTHON) $^ $@
+
+# A stream after the other: the images of one say nothing of the next one's concept.
+.SECONDEXPANSION:
+$(WORK)/%.jsonl: $(WORK)/$$(basename $$*).safetensors $(WORK)/streams-$$(SIZE.$$(basename $$*))/concepts.txt
+	while read -r concept; do \
+	  $(BIN)/clip-shift $(WORK)/streams-$(SIZE.$(basename $*))/$${concept// /-}/*.tar --concept "$$concept" --truth scenes \
+	    --by $(subst .,,$(suffix $*)) --per-image -f jsonl -q --bundle $< < /dev/null; \
+	done < $(WORK)/streams-$(SIZE.$(basename $*))/concepts.txt > $@
+
+$(WORK)/%.safetensors:
+	@mkdir -p $(@D)
+	$(BIN)/clip-effects --model $* --limit 3000 --seed 11 -o $@
+
+$(WORK)/streams-%/concepts.txt: drifting_scenes.py
+	$(PYTHON) $< $(@D) $*
