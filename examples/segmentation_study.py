@@ -14,14 +14,26 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cliptools.commands.segmenting.segmenter import METHODS, Segmenter, heat_maps, load_segmenter
+from cliptools.ground.bundle import read_bundle
 from cliptools.ground.emoji.concepts import concepts
 from cliptools.ground.emoji.render import render, to_uint8
 from cliptools.ground.emoji.samples import label_pictures
 from cliptools.ground.emoji.scenes import Recipe, Scene, draw_scene, single_scene
+from cliptools.ground.fitted_images import fitted_tensor
+from cliptools.ground.models import LoadedModel, load_recorded_model
+from cliptools.ground.text_tower import encode_texts
+from cliptools.methods.segmentation.heat_maps import (
+    ATTENTION_MAPS,
+    GRADIENT_MAPS,
+    Method,
+    baseline,
+    effect_method,
+    neuron_method,
+)
+from cliptools.methods.segmentation.masks import at_size, min_max
 from cliptools.methods.segmentation.metrics import Fit, fit
 
-SEED, SIZE, BATCH, STRIDE, TWO = 6_000_000, 128, 16, 3, 120
+SEED, SIZE, BATCH, STRIDE, TWO, NEURONS = 6_000_000, 128, 16, 3, 120, 200
 THRESHOLDS = np.linspace(0.05, 0.9, 18)
 PATTERNED = ("stripes", "checks")  # grounds with edges, of which captions say nothing
 
@@ -43,19 +55,25 @@ def scenes(two: bool, half: int) -> list[Scene]:
     return [single_scene(SEED, half, concept) for concept in range(0, len(concepts()), STRIDE)]
 
 
-def looks(made: Segmenter, drawn: list[Scene]) -> Iterator[Look]:
+def looks(model: LoadedModel, method: Method, drawn: list[Scene]) -> Iterator[Look]:
     """Each emoji of each scene, asked for by name, but those that others hide."""
+    from cliptools.ground.position_grid import on_grid  # once cliptools.methods has seen to torchvision, which it imports
+
+    side = SIZE // model.clip.visual.patch_size[0]
     for start in range(0, len(drawn), BATCH):
         chunk = drawn[start : start + BATCH]
         canvas = render(chunk, SIZE)
         pictures = [Image.fromarray(pixels) for pixels in to_uint8(canvas.image)]
-        labels = label_pictures(canvas.visible)
-        slots = [[i for i in range(len(scene.sprites)) if (one == i + 1).any()] for scene, one in zip(chunk, labels, strict=True)]
-        texts = [[concepts()[scene.sprites[i].concept].name for i in own] for scene, own in zip(chunk, slots, strict=True)]
-        found = made.find(torch.stack([made.tensor(picture) for picture in pictures]), texts)
-        for scene, label, own, each in zip(chunk, labels, slots, found, strict=True):
-            for i, heat in zip(own, heat_maps(each, SIZE, SIZE), strict=True):
-                yield Look(heat, label == i + 1, label, scene.ground.kind in PATTERNED)
+        images = [fitted_tensor(one, SIZE, model.clip.visual.patch_size, model.preprocessing) for one in pictures]
+        names = [[concepts()[sprite.concept].name for sprite in scene.sprites] for scene in chunk]
+        t = torch.stack([encode_texts(model, own) for own in names])  # (b, text, d)
+        with on_grid(model.clip.visual, side, side):
+            scores = method(torch.stack(images), t).scores  # (b, text, row, column)
+        heat = min_max(at_size(scores.flatten(0, 1), SIZE, SIZE)).unflatten(0, scores.shape[:2]).numpy()
+        for scene, label, maps in zip(chunk, label_pictures(canvas.visible), heat, strict=True):
+            for i, one in enumerate(maps):
+                if (truth := label == i + 1).any():
+                    yield Look(one, truth, label, scene.ground.kind in PATTERNED)
 
 
 def total(looked: list[Look], threshold: float) -> Fit:
@@ -82,9 +100,9 @@ def mean_over(looked: list[Look], part: str) -> float:
     return float(np.mean(means)) if means else float("nan")
 
 
-def row(made: Segmenter, method: str, two: bool) -> dict[str, object]:
+def row(model: LoadedModel, name: str, method: Method, two: bool) -> dict[str, object]:
     """All figures of one method on one kind of scenes."""
-    first, second = (list(looks(made, scenes(two, half))) for half in (0, 1))
+    first, second = (list(looks(model, method, scenes(two, half))) for half in (0, 1))
     best = max(THRESHOLDS, key=lambda threshold: total(first, threshold).mean_iou)
     flat = [look for look in second if not look.patterned]
     figures = {
@@ -103,17 +121,22 @@ def row(made: Segmenter, method: str, two: bool) -> dict[str, object]:
         "heat_ground_patterned": mean_over([look for look in second if look.patterned], "ground"),
         "heat_other": mean_over(second, "other"),
     }
-    named = {"scenes": "two" if two else "one", "method": method, "masks": len(second)}
+    named = {"scenes": "two" if two else "one", "method": name, "masks": len(second)}
     return named | {key: f"{value:.3f}" for key, value in figures.items()}
 
 
-def main(bundle: Path) -> None:
+def main(path: Path) -> None:
     """A line a method and kind of scenes, as they come."""
-    options = {"templates": (), "thresholds": ("0.5",), "neurons": 200, "device": "cpu", "size": SIZE}
-    options |= {"stride": None, "classes": None}
+    with path.open("rb") as stream:
+        bundle = read_bundle(stream, str(path))
+    model = load_recorded_model(bundle.header.model, "cpu")
+    visual, unit, r = model.clip.visual, torch.from_numpy(bundle["unit"]), torch.from_numpy(bundle["direction"])
+    methods = {name: neuron_method(visual, unit, r, NEURONS, name == "signed") for name in ("neurons", "signed")}
+    methods["effects"] = effect_method(visual, unit, r, NEURONS)
+    methods |= {name: baseline(name, visual) for name in (*ATTENTION_MAPS, *GRADIENT_MAPS)}
     lines: csv.DictWriter[str] | None = None
-    for two, method in itertools.product((False, True), METHODS):
-        found = row(load_segmenter(bundle, options | {"method": method}), method, two)
+    for two, (name, method) in itertools.product((False, True), methods.items()):
+        found = row(model, name, method, two)
         if lines is None:
             lines = csv.DictWriter(sys.stdout, list(found), lineterminator="\n")
             lines.writeheader()
