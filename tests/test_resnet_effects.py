@@ -9,9 +9,9 @@ from conftest import Run
 from PIL import Image
 from test_bundle import read
 
-from cliptools.ground.bundle import Bundle
+from cliptools.ground.bundle import UNIT_ROWS
 from cliptools.ground.models import load_model
-from cliptools.methods.resnet_paths import pair_directions, supported_resnet, trace_pool, value_output
+from cliptools.methods.resnet_paths import pair_directions, supported_resnet, trace_pool
 
 UNITS, HEADS = 192 * 6, 6
 
@@ -49,19 +49,21 @@ def scalars(photos: Path, tiny_resnet_dir: Path) -> np.ndarray:
     return (s.flatten(1) * (100 / traced.embedding.norm(dim=1))[:, None]).numpy()
 
 
-def all_w(folder: Path) -> tuple[np.ndarray, torch.nn.Module]:
+def all_w(folder: Path) -> np.ndarray:
     visual = supported_resnet(load_model(f"local-dir:{folder}", device="cpu").clip)
     number = torch.arange(UNITS)
-    return pair_directions(visual, number // HEADS, number % HEADS).numpy(), visual
+    return pair_directions(visual, number // HEADS, number % HEADS).numpy()
 
 
 def test_a_bundle_of_pairs_holds_signs_and_no_directions(pairs: bytes, scalars: np.ndarray, tiny_resnet_dir: Path) -> None:
     bundle = read(pairs)
     assert {"direction", "mean", "explained", "explained_all"} & set(bundle.tensors) - bundle.derived == set()
     assert bundle.units == UNITS and bundle["unit"][7].tolist() == [4, 1, 1]
+    written = sum(value.nbytes for name, value in bundle.tensors.items() if name in UNIT_ROWS and name not in bundle.derived)
+    assert written == UNITS * (21 + 6 * 8)  # so RN50x16's 147,456 pairs with 100 top images take 121 MB
     said = bundle.header.settings
     assert (said["units"], said["effect"], said["layers"]) == ("pairs", "pooled", [4])
-    w, _ = all_w(tiny_resnet_dir)
+    w = all_w(tiny_resnet_dir)
     centred = scalars - scalars.mean(0)
     norm = np.sort(np.abs(centred) * np.linalg.norm(w, axis=1), axis=0)[::-1]
     np.testing.assert_allclose(bundle["mean_scalar"], scalars.mean(0), rtol=1e-4, atol=1e-4)
@@ -85,15 +87,9 @@ def test_keep_says_what_the_others_add_up_to(
     rows = np.sort(np.argsort(-strength, kind="stable")[: kept.units])
     np.testing.assert_array_equal(kept["unit"], whole["unit"][rows])
     dropped = np.setdiff1d(np.arange(UNITS), rows)
-    w, visual = all_w(tiny_resnet_dir)
+    w = all_w(tiny_resnet_dir)
     np.testing.assert_allclose(kept["rest_mean"], scalars.mean(0)[dropped] @ w[dropped], rtol=1e-3, atol=1e-3)
     assert set(np.unique(kept["top_image"])) == set(range(len(kept.text_list("images"))))
-    neurons = [read(run("effects", photos, *common, "--units", "neurons", *more).stdout) for more in ([], ["--keep", "25%"])]
-    gone = ~np.isin(neurons[0]["unit"][:, 1], neurons[1]["unit"][:, 1])
-    np.testing.assert_allclose(neurons[1]["rest_mean"], neurons[0]["mean"][gone].sum(0), rtol=1e-4, atol=1e-4)
-    total = neurons[0]["mean"].sum(0)
-    np.testing.assert_allclose(total, scalars.mean(0) @ w, rtol=1e-3, atol=1e-3)
-    assert value_output(visual)[2].shape == total.shape
 
 
 @pytest.mark.parametrize(("units", "count", "unit"), [("neurons", 192, [4, 5, -1]), ("heads", 6, [4, -1, 5])])
@@ -111,11 +107,7 @@ def test_neurons_and_heads_have_several_components(
 
 
 def test_equal_runs_give_equal_bytes(run: Run, photos: Path, common: list[str], pairs: bytes) -> None:
-    assert run("effects", photos, *common).stdout == pairs
-    small = read(run("effects", photos, *common, "--memory", "0.01", "--batch-size", 7).stdout)
-    for name in ("unit", "sign", "top_image"):
-        np.testing.assert_array_equal(small[name], read(pairs)[name])
-    np.testing.assert_allclose(small["top_norm"], read(pairs)["top_norm"], rtol=1e-4, atol=1e-5)
+    assert run("effects", photos, *common, "--workers", "2").stdout == pairs
 
 
 def test_consumers_see_directions_and_leave_them_out_again(run: Run, pairs: bytes, tiny_resnet_dir: Path, tmp_path: Path) -> None:
@@ -125,7 +117,7 @@ def test_consumers_see_directions_and_leave_them_out_again(run: Run, pairs: byte
     assert words.returncode == 0, words.stderr.decode()
     named = read(words.stdout)
     assert "direction" not in named.tensors and named["word"].shape == (UNITS, 2)
-    w, _ = all_w(tiny_resnet_dir)
+    w = all_w(tiny_resnet_dir)
     expected = w / np.linalg.norm(w, axis=1, keepdims=True) * bundle["sign"][:, None]
     from cliptools.commands.consume import with_directions
 
@@ -133,33 +125,20 @@ def test_consumers_see_directions_and_leave_them_out_again(run: Run, pairs: byte
     np.testing.assert_allclose(face["direction"], expected, atol=1e-6)
     np.testing.assert_allclose(face["mean"], bundle["mean_scalar"][:, None] * w, rtol=1e-5, atol=1e-5)
     assert face.to_bytes() == words.stdout
-    part = run("view", "--units", "4:7.3,4:0", "--sort", "clear", stdin=words.stdout)
-    assert part.returncode == 0, part.stderr.decode()
-    assert read(part.stdout).units == 7 and isinstance(read(part.stdout), Bundle)
-    lines = run("view", "--units", "4:7.3", "-f", "jsonl", stdin=words.stdout).stdout.decode()
-    assert '"neuron": 7, "head": 3' in lines and '"explained": 1' in lines
+    lines = run("view", "--units", "4:7.3,4:0", "--sort", "clear", "-f", "jsonl", stdin=words.stdout).stdout.decode()
+    assert lines.count("\n") == 7 and '"neuron": 7, "head": 3' in lines and '"explained": 1' in lines
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--effect", "first"], "act through its attention pooling only"),
-        (["--effect", "indirect", "--sample-neurons", "3"], "act through its attention pooling only"),
-        (["--sample-neurons", "3"], "--sample-neurons is for --effect indirect"),
-        (["--layers", "3"], "the neurons of layer 4 alone"),
         (["--components", "2"], "a pair acts along one direction"),
+        (["--sample-neurons", "3"], "--sample-neurons is for --effect indirect"),
         (["--keep", "20"], "expected a percentage like 20%"),
-        (["--keep", "0%"], "expected a percentage like 20%"),
     ],
 )
 def test_misuse(run: Run, photos: Path, common: list[str], arguments: list[str], message: str) -> None:
     ended = run("effects", photos, *common, *arguments)
     assert (ended.returncode, ended.stdout) == (2, b"")
     assert message in ended.stderr.decode() and ended.stderr.count(b"\n") == 1
-
-
-@pytest.mark.parametrize("arguments", [["--units", "pairs"], ["--effect", "pooled"]])
-def test_a_vit_has_no_pairs(run: Run, photos: Path, tiny_clip_dir: Path, arguments: list[str]) -> None:
-    ended = run("effects", photos, "--model", f"local-dir:{tiny_clip_dir}", *arguments)
-    assert (ended.returncode, ended.stdout) == (2, b"")
-    assert "this image tower is a ViT" in ended.stderr.decode() and ended.stderr.count(b"\n") == 1

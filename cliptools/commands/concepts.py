@@ -80,7 +80,7 @@ def main(paths: tuple[str, ...], output: Path | None, output_format: str | None,
     needed = ("word", "coefficient", "words", "mean", "threshold")
     neurons = read_neurons(options["bundle"], *needed, option="--bundle FILE", device=options["device"])
     effect = neurons.header.settings.get("effect")
-    if effect not in EFFECTS or "share" in neurons:
+    if effect not in EFFECTS:
         raise StreamError(
             f"a bundle of {effect} effects; {TOOL} needs second-order effects of neurons, or a ResNet's pooled ones"
         )

@@ -9,11 +9,13 @@ from cliptools.commands.base import choose_format, command, device_option, histo
 from cliptools.commands.consume import read_neurons
 from cliptools.commands.present import FORMATS, emit
 from cliptools.ground.errors import StreamError, UsageError
+from cliptools.ground.progress import note
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from cliptools.ground.bundle import Bundle
+    from cliptools.ground.kept_parts import KeptParts
     from cliptools.ground.models import LoadedModel
     from cliptools.ground.texts import Pool
     from cliptools.methods.pursuit import Pursuit
@@ -22,13 +24,15 @@ if TYPE_CHECKING:
 METHOD_HELP = (
     "pursuit: a direction as a sum of texts. textspan: the texts that explain most of a head's outputs, of bundles of heads."
 )
+TOOL = "clip-decompose"
 POOL_HELP = "emoji, imagenet, words10k, words30k or a file, one text a line [default: emoji for embedded models, else words30k]."
 TEMPLATE_HELP = "A sentence with {} for the text; several are averaged [default: the bare text]."
 CENTER_HELP = "Subtract the pool's mean from its texts, or nothing."
+RESUME_HELP = "Go on with what an interrupted run has left in FILE.part, where -o FILE keeps each unit's texts as they come."
 NORMALIZE_HELP = "Unit norm for each text, or for each dimension (as the paper's code)."
 
 
-@command("clip-decompose")
+@command(TOOL)
 @click.argument("bundle", required=False, type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--method", type=click.Choice(["pursuit", "textspan"]), default="pursuit", show_default=True, help=METHOD_HELP)
 @click.option("--m", "m", type=click.IntRange(min=1), default=32, show_default=True, help="Texts a unit, at most.")
@@ -38,6 +42,7 @@ NORMALIZE_HELP = "Unit norm for each text, or for each dimension (as the paper's
 @click.option("--normalize", type=click.Choice(["texts", "dimensions"]), default="texts", show_default=True, help=NORMALIZE_HELP)
 @click.option("--prefix", metavar="M,M,...", help="Also the residuals with fewer texts, from the same run [default: none].")
 @click.option("--model", metavar="NAME", help="The bundle's own model; any other is refused [default: the bundle's].")
+@click.option("--resume", is_flag=True, help=RESUME_HELP)
 @click.option("--no-cache", is_flag=True, help="Neither read nor keep text embeddings [default: keep them].")
 @device_option
 @output_options(*FORMATS)
@@ -60,27 +65,37 @@ def main(
       clip-decompose --m 128 < effects.safetensors > neurons.safetensors
       clip-decompose effects.safetensors --pool birds.txt --template 'a photo of a {}' -f jsonl
       clip-decompose effects.safetensors --prefix 4,8,16 -o neurons.safetensors
+      clip-decompose pairs.safetensors --m 64 --resume -o named.safetensors
       clip-effects --units heads | clip-decompose --method textspan --m 8 -f jsonl
     """
     prefixes = parse_prefixes(options["prefix"], options["m"])
     chosen = choose_format(output_format, output, "safetensors")
-    effects = read_neurons(bundle)
+    effects = read_neurons(bundle, device=options["device"])
+    if options["resume"] and (output is None or str(output) == "-"):
+        raise UsageError("--resume goes on with what stands beside a file: name it by -o FILE")
     if options["method"] == "textspan" and "moment" not in effects:
         units = effects.header.settings.get("units", "neurons")
         raise StreamError(
             f"--method textspan needs second moments of heads (clip-effects --units heads); these units are {units}"
         )
 
-    pool, found = decompose(effects, options)
-    settings = {key: options[key] for key in ("method", "center", "normalize", "m")} | {"pool": pool.name, "digest": pool.digest}
-    settings |= {"templates": list(options["templates"])} | ({"prefix": list(prefixes)} if prefixes else {})
-    step = history_arguments(context, pool=pool.name)
-    step.pop("model", None)  # the bundle's own
-    emit(with_words(effects, found, pool, settings, step), chosen, output)
+    from cliptools.ground.kept_parts import kept_parts
+
+    with kept_parts(output, options["resume"]) as parts:
+        pool, found = decompose(effects, options, parts)
+        settings = {key: options[key] for key in ("method", "center", "normalize", "m")}
+        settings |= {"pool": pool.name, "digest": pool.digest, "templates": list(options["templates"])}
+        settings |= {"prefix": list(prefixes)} if prefixes else {}
+        step = history_arguments(context, pool=pool.name)
+        step.pop("model", None)  # the bundle's own
+        emit(with_words(effects, found, pool, settings, step), chosen, output)
 
 
-def decompose(effects: "Bundle", options: dict[str, Any]) -> "tuple[Pool, Pursuit]":
+def decompose(effects: "Bundle", options: dict[str, Any], parts: "KeptParts | None" = None) -> "tuple[Pool, Pursuit]":
     """The pool asked for, and what pursuit finds in it for the bundle's directions.
+
+    Args:
+        parts: Where to keep what is found as it comes, and what an earlier run has left.
 
     Raises:
         CliptoolsError: no such pool, another model than the bundle's, or one of another width.
@@ -104,7 +119,28 @@ def decompose(effects: "Bundle", options: dict[str, Any]) -> "tuple[Pool, Pursui
     atoms = text_space(texts.to(where), options["center"], options["normalize"])
     if options["method"] == "textspan":
         return pool, _text_spans(effects, loaded, atoms, options["m"])
-    return pool, pursue(torch.from_numpy(direction).to(where), atoms, options["m"])
+    targets = torch.from_numpy(direction).to(where)
+    if parts is None:
+        return pool, pursue(targets, atoms, options["m"])
+    said = {key: options[key] for key in ("center", "normalize", "m")} | {"bundle": effects.digest, "pool": pool.digest}
+    return pool, _kept_pursuit(targets, atoms, parts, said | {"templates": list(options["templates"])})
+
+
+def _kept_pursuit(targets: "Tensor", atoms: "Tensor", parts: "KeptParts", said: dict[str, Any]) -> "Pursuit":
+    """The pursuit, with what an earlier run has left of it."""
+    import torch
+
+    from cliptools.methods.pursuit import Pursuit, join, pursuits
+
+    found = [Pursuit(*(torch.from_numpy(part[name]) for name in Pursuit._fields)) for part in parts.earlier(said)]
+    done = sum(len(part.word) for part in found)
+    if done:
+        note(f"{TOOL}: {done} of {len(targets)} units are there already")
+    if done < len(targets) or not found:
+        for part in pursuits(targets, atoms, said["m"], done=done):
+            found.append(Pursuit(*(column.cpu() for column in part)))
+            parts.add(**{name: column.numpy() for name, column in found[-1]._asdict().items()})
+    return join(found)
 
 
 def _text_spans(effects: "Bundle", loaded: "LoadedModel", atoms: "Tensor", m: int) -> "Pursuit":
@@ -150,7 +186,7 @@ def with_words(effects: "Bundle", found: "Pursuit", pool: "Pool", settings: dict
     }
     if prefixes := settings.get("prefix"):
         added["prefix_residual"] = found.path[:, [k - 1 for k in prefixes]].cpu().numpy()
-    header = effects.header.after("clip-decompose", step)
+    header = effects.header.after(TOOL, step)
     header = replace(header, kind="neurons", settings=header.settings | {"words": settings})
     kept = {key: value for key, value in effects.tensors.items() if key != "prefix_residual"}
     return replace(effects, tensors=kept).with_tensors(header, **added)

@@ -3,16 +3,16 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
-from cliptools.commands.present import signed_words
+from cliptools.commands.present import signed_words, unit_keys
 from cliptools.ground.errors import StreamError
 from cliptools.ground.records import rounded
 
 if TYPE_CHECKING:
-    from open_clip.transformer import VisionTransformer
     from torch import Tensor
 
     from cliptools.ground.bundle import Bundle
     from cliptools.ground.models import LoadedModel
+    from cliptools.methods.engine import Paths
 
     Describe = Callable[[Sequence[str], Tensor], Iterator[dict[str, Any]]]
     """Of the names and pixels of some images, a record each."""
@@ -49,13 +49,12 @@ def by_neurons(neurons: "Bundle", model: "LoadedModel", options: dict[str, Any])
 
     from cliptools.methods.activity import UnitActivity
     from cliptools.methods.concept_words import active_units, best, counted_units, unit_weights
-    from cliptools.methods.second_order import SecondOrder
 
     own = neurons.text_list("words")["texts"]
     texts, voice = _voice(neurons, model, options)
     unit, b, r = (torch.from_numpy(neurons[name]) for name in ("unit", "mean", "direction"))
     tau = torch.from_numpy(neurons["threshold"])
-    measure = UnitActivity(SecondOrder(_tower(neurons, model)), unit, b, r, neurons.header.settings.get("scale") != "raw")
+    measure = UnitActivity(_paths(neurons, model), unit, b, r, neurons.header.settings.get("scale") != "raw")
 
     def describe(names: Sequence[str], pictures: "Tensor") -> Iterator[dict[str, Any]]:
         activity = measure(pictures)
@@ -93,22 +92,20 @@ def _voice(neurons: "Bundle", model: "LoadedModel", options: dict[str, Any]) -> 
     return texts, partial(direction_scores, r=torch.from_numpy(neurons["direction"]), atoms=atoms)
 
 
-def _tower(neurons: "Bundle", model: "LoadedModel") -> "VisionTransformer":
-    """The image tower, which has all the units of the bundle.
+def _paths(neurons: "Bundle", model: "LoadedModel") -> "Paths":
+    """How the units of the bundle act in the model.
 
     Raises:
-        StreamError: one it has not, or directions of another width.
+        StreamError: directions of another width than the model's outputs have.
     """
-    from cliptools.methods.vit_paths import neurons_per_layer, supported_tower
+    from cliptools.methods.choice import paths_of
 
-    visual = supported_tower(model.clip)
-    depth, widths = len(visual.transformer.resblocks), {neurons["mean"].shape[1], neurons["direction"].shape[1]}
-    for layer, neuron, _ in neurons["unit"].tolist():
-        if not 0 <= layer < depth - 1 or not 0 <= neuron < neurons_per_layer(visual, layer):
-            raise StreamError(f"the bundle has a neuron {layer}:{neuron}, which {model.name} has not")
+    settings = neurons.header.settings
+    visual: Any = model.clip.visual
+    widths = {neurons["mean"].shape[1], neurons["direction"].shape[1]}
     if widths != {visual.output_dim}:
         raise StreamError(f"directions and means of width {sorted(widths)}, the model's outputs have {visual.output_dim}")
-    return visual
+    return paths_of(model.clip, settings["effect"], settings.get("units", "neurons"))
 
 
 def _pool(neurons: "Bundle", model: "LoadedModel", options: dict[str, Any]) -> "tuple[Sequence[str], Tensor]":
@@ -122,7 +119,6 @@ def _pool(neurons: "Bundle", model: "LoadedModel", options: dict[str, Any]) -> "
 
 
 def _neuron(neurons: "Bundle", texts: Sequence[str], row: int, norm: SupportsFloat, along: SupportsFloat) -> dict[str, Any]:
-    """A neuron as a record shows it; `texts` are the bundle's own."""
+    """A unit as a record shows it; `texts` are the bundle's own."""
     words = [{"word": texts[j], "coefficient": rounded(c)} for j, c in signed_words(neurons, row)[:TELLING_WORDS]]
-    layer, neuron, _ = neurons["unit"][row].tolist()
-    return {"layer": layer, "neuron": neuron, "norm": rounded(norm), "projection": rounded(along), "words": words}
+    return unit_keys(*neurons["unit"][row].tolist()) | {"norm": rounded(norm), "projection": rounded(along), "words": words}

@@ -66,7 +66,7 @@ class Bundle:
 
     def with_derived(self, **made: np.ndarray) -> "Bundle":
         """A copy with tensors that will not be written."""
-        return replace(self, tensors=self.tensors | made, derived=self.derived | made.keys())
+        return replace(self, tensors=self.tensors | made, derived=self.derived | frozenset(made))
 
     @property
     def digest(self) -> str:

@@ -98,8 +98,8 @@ def slabs_of(paths: Paths, unit: Int[Tensor, "u 3"]) -> tuple[list[Slab], list[I
         found = torch.cat([known, known.new_full((1,), -1)])[number]
         if len(strange := (found != asked).nonzero()[:, 0]):
             _, neuron, head = unit[row[strange[0]]].tolist()
-            name = f"{layer}:{neuron}" + (f".{head}" if head >= 0 else "")
-            raise StreamError(f"the bundle has a unit {name}, which the model has not")
+            name = f"neuron {layer}:{neuron}" if head < 0 else f"unit {layer}:{neuron}.{head}"
+            raise StreamError(f"the bundle has a {name}, which the model has not")
         order = number.argsort(stable=True)
         slabs.append(Slab(layer, number[order]))
         rows.append(row[order])

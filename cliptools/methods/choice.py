@@ -1,6 +1,6 @@
 """Which effects a model has. The type of its image tower decides, here and nowhere else."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from open_clip.modified_resnet import ModifiedResNet
@@ -14,7 +14,7 @@ from cliptools.methods.second_order import SecondOrder
 from cliptools.methods.vit_heads import Heads, choose_head_layers
 from cliptools.methods.vit_paths import choose_layers, supported_tower
 
-POOLED = {"pairs": Pairs, "neurons": PooledNeurons, "heads": PooledHeads}
+POOLED: dict[str, Callable[[ModifiedResNet], Paths]] = {"pairs": Pairs, "neurons": PooledNeurons, "heads": PooledHeads}
 
 
 class Choice(NamedTuple):

@@ -22,6 +22,7 @@ Batches = Callable[[Collection[int] | None], Iterator[tuple[list[int], Tensor]]]
 UNITS_AT_ONCE = 256  # for which D is held
 ROWS_AT_ONCE = 8192  # of D, where units have few
 CHEAP = 0.5e9  # bytes of kept images that nobody misses
+WAITING = 12_000_000  # scalars that may wait to be taken in together
 AMPLE = 2  # times T kept beyond T, where memory allows: every list is certified then, or nearly
 
 
@@ -138,8 +139,10 @@ def measure(paths: Paths, batches: Batches, layers: Sequence[int], expected: int
     count = 0
     for number, slabs in enumerate(plan):
         label = "images" if len(plan) == 1 else f"images, pass {number + 1} of {len(plan)}"
+        at_once = max(1, WAITING // sum(len(slab.neurons) * paths.size(slab.layer)[1] for slab in slabs))
         statistics = [
-            UnitStatistics(_gram(paths, slab), settings.top, expected, settings.quantile, settings.margin or 0) for slab in slabs
+            UnitStatistics(_gram(paths, slab), settings.top, expected, settings.quantile, settings.margin or 0, at_once=at_once)
+            for slab in slabs
         ]
         count = _read(paths, batches(None), slabs, statistics, settings, label, expected)
         if not count:

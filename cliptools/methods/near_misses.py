@@ -36,6 +36,7 @@ class NearMisses:
         self.least += distance
         self.lost += distance
 
-    def above(self, norm: Float[Tensor, "n"]) -> tuple[Int[Tensor, "n R"], Bool[Tensor, "n"]]:
-        """The images, else -1, that may have more than this norm; and whether any may that is not remembered."""
-        return self.image.where(self.norm > norm[:, None], torch.full_like(self.image, -1)), self.lost > norm
+    def above(self, of: slice, norm: Float[Tensor, "n"]) -> tuple[Int[Tensor, "n R"], Bool[Tensor, "n"]]:
+        """Of some units the images, else -1, that may have more than this norm; and whether any may that is not remembered."""
+        image = self.image[of]
+        return image.where(self.norm[of] > norm[:, None], torch.full_like(image, -1)), self.lost[of] > norm

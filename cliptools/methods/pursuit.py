@@ -7,7 +7,7 @@ No Gram matrix over the pool and no [units, pool] matrix is ever held.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -55,24 +55,45 @@ def pursue(
         units_chunk: Units worked on together; it bounds the memory and does not change the result.
         screening: Type of the screening products; it does not change the result. Default: the fastest here.
     """
+    return join(list(pursuits(targets, atoms, m, units_chunk=units_chunk, screening=screening)))
+
+
+def pursuits(
+    targets: Float[Tensor, "unit d"],
+    atoms: Float[Tensor, "text d"],
+    m: int,
+    *,
+    done: int = 0,
+    units_chunk: int | None = None,
+    screening: torch.dtype | None = None,
+) -> Iterator[Pursuit]:
+    """The pursuit, one chunk of units after the other.
+
+    Args:
+        done: Units to leave out, the first ones.
+    """
     units, d = targets.shape
     steps = min(m, d, len(atoms))  # more texts than that depend on each other
     chunk = units_chunk or _units_chunk(targets, steps)
-    with _full_precision():
-        screen = Screen.of(atoms, screening or fastest_dtype(targets.device))
-        starts = progress(range(0, units, chunk), "decomposing", total=units, step=chunk)
-        parts = [_pursue(targets[start : start + chunk], screen, steps) for start in starts]
-    if not parts:
-        none = targets.new_zeros(0, steps)
-        parts = [Pursuit(none.long(), none, none.sum(dim=1), none)]
-    word, coefficient, residual, path = (torch.cat(part) for part in zip(*parts, strict=True))
-    rest = (units, m - steps)
-    return Pursuit(
-        torch.cat([word, word.new_full(rest, -1)], dim=1),
-        torch.cat([coefficient, coefficient.new_zeros(rest)], dim=1),
-        residual,
-        torch.cat([path, path[:, -1:].expand(rest)], dim=1),
-    )
+    screen = Screen.of(atoms, screening or fastest_dtype(targets.device))
+    for start in progress(range(done, units, chunk), "decomposing", total=units - done, step=chunk):
+        with _full_precision():
+            part = _pursue(targets[start : start + chunk], screen, steps)
+        rest = (len(part.word), m - steps)
+        yield Pursuit(
+            torch.cat([part.word, part.word.new_full(rest, -1)], dim=1),
+            torch.cat([part.coefficient, part.coefficient.new_zeros(rest)], dim=1),
+            part.residual,
+            torch.cat([part.path, part.path[:, -1:].expand(rest)], dim=1),
+        )
+    if units == 0:
+        none = targets.new_zeros(0, m)
+        yield Pursuit(none.long(), none, none.sum(dim=1), none)
+
+
+def join(parts: Sequence[Pursuit]) -> Pursuit:
+    """Pursuits of some units after those of others; at least one."""
+    return Pursuit(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def refit(

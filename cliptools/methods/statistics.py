@@ -58,6 +58,7 @@ class UnitStatistics:
         quantile: float = 0.98,
         margin: int = 16,
         centre: Float[Tensor, "n k"] | None = None,
+        at_once: int = 1,
     ) -> None:
         """
         Args:
@@ -67,12 +68,15 @@ class UnitStatistics:
             margin: Images kept beyond T: the more, the more lists one pass can certify.
             quantile: q; the threshold is the norm that a share 1 - q of the images reaches.
             centre: The mean, where an earlier pass has found it; then every list is exact at once.
+            at_once: Images to wait for before lists are brought up to date, which costs nearly the same for few and for many.
         """
         n, k, like = len(G.blocks[0]), G.k, G.blocks[0]
         self.G, self.top, self.quantile = G, top, quantile
         self.capacity = top + margin
         self.fixed = centre is not None
         self.centre = torch.zeros(n, k, dtype=torch.float64, device=like.device) if centre is None else centre.double()
+        self.at_once = at_once
+        self.waiting: list[tuple[Tensor, Tensor]] = []
         self.count = 0
         self.filled = 0
         self.sum = torch.zeros_like(self.centre)  # of x, about the centre
@@ -96,6 +100,16 @@ class UnitStatistics:
 
     def update(self, S: Float[Tensor, "b n k"], images: Int[Tensor, "b"]) -> None:
         """Take in a batch. Images are numbered as the caller likes; numbers come back in top_image."""
+        self.waiting.append((S, images))
+        if sum(len(each) for _, each in self.waiting) >= self.at_once:
+            self._take_all()
+
+    def _take_all(self) -> None:
+        """Take in the batches that wait."""
+        if not self.waiting:
+            return
+        S, images = (torch.cat(parts) for parts in zip(*self.waiting, strict=True))
+        self.waiting = []
         done = 0
         while done < len(S):
             # Never step over the moment at which the centre moves: epochs must not depend on the batch size.
@@ -210,30 +224,34 @@ class UnitStatistics:
 
     def finish(self) -> Finished:
         """The statistics about the mean of all images, as `moment` is from now on."""
+        self._take_all()
         if not self.fixed:
             shift = self.sum / max(self.count, 1)
             if self.near:
                 self.near.move(self._norms(shift.to(self.norm.dtype)[:, None], slice(None))[:, 0])
             self._recentre(shift)
-        norm = torch.cat(
-            [self._norms(self.x[i : i + 256], slice(i, i + 256)) for i in range(0, len(self.x), 256)]
-        )  # (n, capacity)
-        norm[self.image < 0] = -1
+        return Finished(*(torch.cat(column) for column in zip(*map(self._finish_some, self._blocks()), strict=True)))
+
+    def _finish_some(self, of: slice) -> Finished:
+        image, x = self.image[of], self.x[of]
+        norm = self._norms(x, of)  # (n, capacity)
+        norm[image < 0] = -1
         kept = min(self.top, self.filled)
         # Equal norms are told apart by their image's number, so that the order of arrival leaves no trace.
-        order = torch.sort(self.image, dim=1, stable=True).indices
+        order = torch.sort(image, dim=1, stable=True).indices
         order = order.gather(1, torch.sort(norm.gather(1, order), dim=1, descending=True, stable=True).indices)
         chosen = order[:, :kept]
-        top_norm = norm.gather(1, chosen)
         rank = rank_of(self.quantile, self.count)
         last = max(rank, kept) if self.histogram is None else kept
-        doubtful, beyond = self.image[:, :0], torch.zeros(len(norm), dtype=torch.bool, device=norm.device)
+        doubtful, beyond = image[:, :0], torch.zeros(len(norm), dtype=torch.bool, device=norm.device)
         if self.near:
-            doubtful, beyond = self.near.above(norm.gather(1, order[:, last - 1 : last])[:, 0])
-        threshold = self._from_histogram(rank) if self.histogram is not None else norm.gather(1, order[:, rank - 1 : rank])[:, 0]
-        top_x = self.x.gather(1, chosen[..., None].expand(-1, -1, self.x.shape[2]))
+            doubtful, beyond = self.near.above(of, norm.gather(1, order[:, last - 1 : last])[:, 0])
+        counted = self.histogram is not None
+        threshold = self._from_histogram(rank, of) if counted else norm.gather(1, order[:, rank - 1 : rank])[:, 0]
+        top_x = x.gather(1, chosen[..., None].expand(-1, -1, x.shape[2]))
         certified = ~(beyond | (doubtful >= 0).any(1))
-        return Finished(self.centre, top_norm, self.image.gather(1, chosen), top_x, threshold, certified, doubtful, beyond)
+        top_norm, top_image = norm.gather(1, chosen), image.gather(1, chosen)
+        return Finished(self.centre[of], top_norm, top_image, top_x, threshold, certified, doubtful, beyond)
 
     def again(self, rows: Int[Tensor, "r"]) -> "UnitStatistics":
         """Some units for a second look, about the mean that the first has found, with all that is kept of them."""
@@ -251,12 +269,12 @@ class UnitStatistics:
         self.image[again], self.norm[again] = -1, -1
         self.floor = self.norm.amin(1)
 
-    def _from_histogram(self, rank: int) -> Float[Tensor, "n"]:
+    def _from_histogram(self, rank: int, of: slice) -> Float[Tensor, "n"]:
         """The middle of the bin in which the rank-th largest norm lies."""
         assert self.histogram is not None
-        at_least = self.histogram.flip(1).cumsum(1)  # counts from the largest bin down
+        at_least = self.histogram[of].flip(1).cumsum(1)  # counts from the largest bin down
         index = self.histogram.shape[1] - 1 - (at_least >= rank).int().argmax(1)
-        return self.unit_norm * torch.exp2((index + 0.5) / BINS_PER_OCTAVE + OCTAVES[0])
+        return self.unit_norm[of] * torch.exp2((index + 0.5) / BINS_PER_OCTAVE + OCTAVES[0])
 
 
 def rank_of(quantile: float, count: int) -> int:

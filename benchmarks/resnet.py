@@ -1,0 +1,196 @@
+"""What clip-effects on a ResNet's pairs costs beside a plain forward pass, and what clip-decompose on them would take.
+
+    python benchmarks/resnet.py                         # RN50 and RN50x16, random weights, JPEG files, in turns
+    python benchmarks/resnet.py --models RN50 --counts 64 448
+    python benchmarks/resnet.py --memory                # and peak memory and bytes written for 1,000 images
+    python benchmarks/resnet.py --decompose             # and a sample of pairs through the pursuit, projected to all of them
+
+Every figure is of a process of its own. Cost per image is the slope between a short and a long run. Peak memory is that of the
+model's own pooling, all its pairs, behind a thin trunk of four blocks on 64 × 64 pixels, so that 1,000 images pass in minutes.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from effects import make_photos, plain
+from machine import RESULTS, describe, save
+
+GOAL = 1.2
+COUNTS = {"RN50": (64, 448), "RN50x16": (8, 32)}
+SETTINGS = ("plain", "pairs")
+LOG = RESULTS / "resnet.jsonl"
+MANY = 1000
+PUBLISHED_GB = 450  # that the public code writes for 1,000 images of RN50x16
+
+
+def work(options: argparse.Namespace) -> None:
+    """One measured process: encode, or measure effects and write the bundle."""
+    start = time.perf_counter()
+    bundle = options.folder / "bundle.safetensors"
+    if options.work == "plain":
+        plain(options.folder, options.count, options.batch_size, options.model)
+    else:
+        from cliptools.commands.effects import main
+
+        weights = [] if options.model.startswith("local-dir:") else ["--pretrained", "random"]
+        asked = [str(options.folder), "--model", options.model, *weights, "--limit", str(options.count), "-o", str(bundle), "-q"]
+        try:
+            main([*asked, "--batch-size", str(options.batch_size), "--device", "cpu"])
+        except SystemExit as stop:
+            if stop.code:
+                raise
+    said = {"seconds": time.perf_counter() - start, "peak GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9}
+    if bundle.exists():
+        said["bytes"] = bundle.stat().st_size
+        bundle.unlink()
+    print(json.dumps(said), file=sys.stderr)
+
+
+def measured(setting: str, model: str, folder: Path, count: int, batch_size: int) -> dict[str, Any]:
+    """One process."""
+    command = [sys.executable, __file__, "--work", setting, "--folder", str(folder), "--count", str(count)]
+    command += ["--batch-size", str(batch_size), "--model", model]
+    done = subprocess.run(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    found: dict[str, Any] = json.loads(done.stderr.splitlines()[-1])
+    return found
+
+
+def keep(line: dict[str, Any]) -> None:
+    """Add a line to the log and show it."""
+    LOG.parent.mkdir(exist_ok=True)
+    with LOG.open("a", encoding="utf-8") as log:
+        log.write(json.dumps(line) + "\n")
+    print(line, flush=True)
+
+
+def speed(folder: Path, options: argparse.Namespace) -> None:
+    """A short and a long run of plain and pairs, in turns."""
+    for number in range(options.rounds):
+        for model in options.models:
+            few, many = options.counts or COUNTS[model]
+            for setting in SETTINGS:
+                short, long = (measured(setting, model, folder, n, options.batch_size) for n in (few, many))
+                slope = (long["seconds"] - short["seconds"]) / (many - few)
+                line = {"round": number + 1, "model": model, "setting": setting, "images": many, "ms": round(1000 * slope, 1)}
+                fixed = round(long["seconds"] - slope * many, 1)
+                keep(line | {"fixed": fixed, "peak": round(long["peak GB"], 2), "bytes": long.get("bytes")})
+
+
+def memory(folder: Path, options: argparse.Namespace) -> None:
+    """Peaks and bytes for 1,000 images, of all pairs of the model's pooling behind a thin trunk."""
+    for model in options.models:
+        with tempfile.TemporaryDirectory() as name:
+            thin(model, Path(name))
+            for count in (MANY // 2, MANY):
+                found = measured("pairs", f"local-dir:{name}", folder, count, options.batch_size)
+                line = {"model": model, "images": count, "thin peak": round(found["peak GB"], 2), "bytes": found["bytes"]}
+                keep(line | {"seconds": round(found["seconds"], 1)})
+
+
+def thin(model: str, folder: Path) -> None:
+    """A model of the same width, heads and outputs with one block a stage, for small pictures; random weights."""
+    import torch
+
+    from cliptools.ground.torchvision_remedy import ensure_torchvision
+
+    ensure_torchvision()
+    import open_clip
+    from safetensors.torch import save_file
+
+    config = open_clip.get_model_config(model)
+    vision = config["vision_cfg"] | {"layers": [1, 1, 1, 1], "image_size": 64}
+    small = {"context_length": 8, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1}
+    config = {"embed_dim": config["embed_dim"], "vision_cfg": vision, "text_cfg": small}
+    torch.manual_seed(0)
+    weights = open_clip.model.CLIP(**config).state_dict()
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    save_file({key: value.contiguous() for key, value in weights.items()}, folder / "open_clip_model.safetensors")
+
+
+def decompose(options: argparse.Namespace) -> None:
+    """A sample of a model's pairs through the pursuit, with random texts of its width: 30,000 texts, 64 a pair."""
+    import torch
+
+    from cliptools.ground.models import load_model
+    from cliptools.methods.pursuit import pursue
+    from cliptools.methods.resnet_paths import Pairs, pair_directions, supported_resnet
+
+    for model in options.models:
+        visual = supported_resnet(load_model(model, "random", "cpu").clip)
+        pairs = Pairs(visual).size(4)[0]
+        random = torch.Generator().manual_seed(0)
+        number = torch.randperm(pairs, generator=random)[: options.sample]
+        w = pair_directions(visual, number // visual.attnpool.num_heads, number % visual.attnpool.num_heads)
+        r = torch.nn.functional.normalize(w, dim=1)
+        t = torch.nn.functional.normalize(torch.randn(options.words, w.shape[1], generator=random), dim=1)
+        pursue(r[:16], t, 2)  # what is made once: trials of arithmetic
+        start = time.perf_counter()
+        pursue(r, t, options.m)
+        each = (time.perf_counter() - start) / len(r)
+        line = {"model": model, "sample": len(r), "texts": options.words, "m": options.m, "ms a pair": round(1000 * each, 2)}
+        keep(line | {"pairs": pairs, "hours for all": round(each * pairs / 3600, 2)})
+
+
+def tables() -> dict[str, list[dict[str, Any]]]:
+    """What the log says."""
+    lines = [json.loads(line) for line in LOG.read_text(encoding="utf-8").splitlines()]
+    found: dict[str, list[dict[str, Any]]] = {"speed": [], "memory": [], "decompose": []}
+    rounds = [line for line in lines if "round" in line]
+    for model in dict.fromkeys(line["model"] for line in rounds):
+        by = {s: {x["round"]: x for x in rounds if (x["model"], x["setting"]) == (model, s)} for s in SETTINGS}
+        ratios = [round(by["pairs"][n]["ms"] / by["plain"][n]["ms"], 3) for n in by["pairs"] if n in by["plain"]]
+        row: dict[str, Any] = {"model": model, "images": rounds[0]["images"]}
+        row |= {f"{s}, ms an image": statistics.median(x["ms"] for x in by[s].values()) for s in SETTINGS}
+        row |= {"ratio": round(statistics.median(ratios), 3), "ratios": ratios, "goal": GOAL}
+        row["images"] = next(iter(by["pairs"].values()))["images"]
+        found["speed"].append(row | {"fixed s": statistics.median(x["fixed"] for x in by["pairs"].values())})
+    found["memory"] = [line for line in lines if "thin peak" in line]
+    found["decompose"] = [line for line in lines if "ms a pair" in line]
+    return {name: rows for name, rows in found.items() if rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=list(COUNTS), choices=list(COUNTS))
+    parser.add_argument("--counts", nargs=2, type=int, metavar=("FEW", "MANY"), help="images of the two runs")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--memory", action="store_true", help="also peak memory and bytes for 500 and 1,000 images")
+    parser.add_argument("--decompose", action="store_true", help="also the pursuit on a sample of pairs")
+    parser.add_argument("--sample", type=int, default=512, help="pairs of that sample")
+    parser.add_argument("--words", type=int, default=30000)
+    parser.add_argument("--m", type=int, default=64)
+    parser.add_argument("--report", action="store_true", help="only the tables, of what was measured last")
+    for name, kind in (("--work", str), ("--model", str), ("--folder", Path), ("--count", int)):
+        parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        work(options)
+        return
+    if not options.report:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            make_photos(folder, MANY if options.memory else max(options.counts or [n for m in options.models for n in COUNTS[m]]))
+            LOG.unlink(missing_ok=True)
+            speed(folder, options)
+            if options.memory:
+                memory(folder, options)
+        if options.decompose:
+            decompose(options)
+    about = {"models": options.models, "batch": options.batch_size, "threads": os.environ.get("OMP_NUM_THREADS")}
+    save("resnet", describe(), about | {"public code, GB written for 1,000 images of RN50x16": PUBLISHED_GB}, tables())
+
+
+if __name__ == "__main__":
+    main()
