@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from advgen_input import inside
 from conftest import Run
 from oracles import second_order_effects
 from PIL import Image
@@ -56,10 +57,10 @@ def test_largest_uncentred_norms_are_those_of_the_full_matrices(scaled: bool) ->
 
 
 @pytest.fixture(scope="module")
-def file(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Neurons of layer 6 on scenes rendered on the spot."""
     path = tmp_path_factory.mktemp("top") / "effects.safetensors"
-    done = run("effects", "--limit", SCENES, "--seed", SEED, "--layers", 6, "--top-images", TOP, "-o", path)
+    done = inside("effects", "--limit", SCENES, "--seed", SEED, "--layers", 6, "--top-images", TOP, "-o", path)
     assert done.returncode == 0, done.stderr.decode()
     return path
 
@@ -119,8 +120,8 @@ def test_the_sheet_shows_the_same_images(file: Path, records: list[dict]) -> Non
         assert near(cell(sheet.convert("RGB"), j // 4, j % 4), scene.getpixel((48, 48)))
 
 
-def test_raw_norms_from_all_the_images(run: Run, file: Path, model: LoadedModel, pixels: torch.Tensor) -> None:
-    done = run("top", "--units", "6:5", "--images-per-unit", SCENES, "--raw", "--bundle", file)
+def test_raw_norms_from_all_the_images(file: Path, model: LoadedModel, pixels: torch.Tensor) -> None:
+    done = inside("top", "--units", "6:5", "--images-per-unit", SCENES, "--raw", "--bundle", file)
     assert done.returncode == 0, done.stderr.decode()
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     unit, batches = torch.tensor([[6, 5, -1]]), [(list(range(SCENES)), pixels)]
@@ -130,15 +131,15 @@ def test_raw_norms_from_all_the_images(run: Run, file: Path, model: LoadedModel,
     assert lines[0]["ranked_by"] == "raw norm" and [line["rank"] for line in lines] == list(range(1, SCENES + 1))
 
 
-def test_images_that_lie_in_an_archive(run: Run, file: Path, effects: Bundle, records: list[dict]) -> None:
+def test_images_that_lie_in_an_archive(file: Path, effects: Bundle, records: list[dict]) -> None:
     """The same scenes as pictures of a tar, whose names have endings."""
     named = json_tensor([f"shard.tar/{name}.png" for name in effects.text_list("images")])
     file.with_name("tar.safetensors").write_bytes(effects.with_tensors(effects.header, images=named).to_bytes())
     units = ",".join(f"6:{records[j]['neuron']}" for j in (4, 0))
-    scenes = run("scenes", "--count", SCENES, "--seed", SEED).stdout
-    done = run("top", "-", "--units", units, "-f", "table", "--bundle", file.with_name("tar.safetensors"), stdin=scenes)
+    scenes = inside("scenes", "--count", SCENES, "--seed", SEED).stdout
+    done = inside("top", "-", "--units", units, "-f", "table", "--bundle", file.with_name("tar.safetensors"), stdin=scenes)
     assert (done.returncode, done.stderr) == (0, b"")
-    rows = [line.split() for line in done.stdout.decode().splitlines()[1:]]
+    rows = [line.split() for line in done.stdout.decode().splitlines() if line.startswith("6:")]
     assert [row[0] for row in rows] == units.split(",")
     assert [row[1] for row in rows] == [f"{records[j]['inertia']:.3f}" for j in (4, 0)]
     assert rows[0][3] == f"shard.tar/{records[4]['image']}.png"
@@ -168,8 +169,8 @@ def without(bundle: Bundle, name: str) -> Bundle:
         (without(synthetic(), "top_norm"), (), 1, "a bundle without `top_norm`; run clip-effects first"),
     ],
 )
-def test_refusals_are_one_line(run: Run, bundle: Bundle, arguments: tuple[str, ...], code: int, message: str) -> None:
-    done = run("top", *arguments, stdin=bundle.to_bytes())
+def test_refusals_are_one_line(bundle: Bundle, arguments: tuple[str, ...], code: int, message: str) -> None:
+    done = inside("top", *arguments, stdin=bundle.to_bytes())
     assert (done.returncode, done.stdout) == (code, b"") and message in done.stderr.decode()
     assert done.stderr.count(b"\n") == 1
 

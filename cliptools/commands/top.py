@@ -237,13 +237,14 @@ def _table(tops: "Sequence[Top]", whole: bool) -> bytes:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("unit", "inertia", "norm"):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("words", overflow="fold")
-    table.add_column("top images", overflow="fold")
+    named = any("word" in top.bundle for top in tops)
+    for title in ("words", "top images")[not named :]:
+        table.add_column(title, overflow="fold")
     for top in tops[:rows]:
         words = "  ".join(f"{'+' if c > 0 else '−'}{word}" for word, c in _words(top)) if "word" in top.bundle else ""
         inertia = "–" if math.isnan(top.inertia) else f"{top.inertia:.3f}"
         cells = [unit_name(*top.unit), inertia, f"{top.norms[0]:.3g}" if top.norms else "–"]
-        table.add_row(*cells, Text(words), Text("  ".join(top.names[:TABLE_IMAGES])))
+        table.add_row(*cells, *([Text(words)] if named else []), Text("  ".join(top.names[:TABLE_IMAGES])))
     more = Text(f"… {len(tops) - rows} more units (-f jsonl for all)", style="dim")
     return rendered(table, *([more] if rows < len(tops) else []))
 

@@ -165,7 +165,8 @@ class Looker:
         if not new:
             return
         batches = progress(self.batches(new), "top images", len(new), lambda batch: len(batch[0]))
-        read, embedding = embeddings(self.model.clip.visual, batches)
+        clip: Any = self.model.clip
+        read, embedding = embeddings(clip.visual, batches)
         if not self._row and not read:
             raise CliptoolsError("not one of the top images could be read")
         self._row |= {place: len(self._row) + j for j, place in enumerate(read)}

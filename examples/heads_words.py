@@ -1,0 +1,97 @@
+"""A bundle of heads with TextSpan's words in, a table out: how much the words explain, and whether they name what heads carry.
+
+Per layer, mean over its heads:
+variance: share that the words explain; random_directions: as many chosen the same way from a pool of random directions;
+drawn_texts: as many texts drawn at random; principal: as many principal directions, the most that can be explained.
+On other scenes, for texts that some scene shows by name: auc of a head's output along its words, telling the scenes that show
+the thing from those that do not, beside auc_any of all texts; top10, the share of the ten scenes of largest output along a
+word that show it, beside top10_any.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+
+from cliptools.ground.bundle import Bundle, read_bundle
+from cliptools.ground.models import load_recorded_model
+from cliptools.ground.scene_images import SceneSource
+from cliptools.ground.text_tower import encode_pool
+from cliptools.ground.texts import load_pool
+from cliptools.methods.choice import paths_of
+from cliptools.methods.engine import Paths, Slab, scale_of
+from cliptools.methods.text_space import text_space
+from cliptools.methods.textspan import head_directions, text_spans
+
+SCENES, SEED, BATCH, DRAWS, TOP = 1500, 77, 50, 20, 10
+EXPLAINED = ("variance", "random_directions", "drawn_texts", "principal")
+NAMED = ("auc", "auc_any", "top10", "top10_any")
+
+
+def explained(bundle: Bundle, D: torch.Tensor, t: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Shares of the variance of each head's outputs."""
+    V, m = torch.from_numpy(bundle["moment"]), bundle["word"].shape[1]
+    draw = torch.Generator().manual_seed(0)
+    noise = torch.nn.functional.normalize(torch.randn(t.shape, generator=draw), dim=1)
+    drawn = [text_spans(V, D, t[torch.randperm(len(t), generator=draw)[:m]], m).residual for _ in range(DRAWS)]
+    outputs = D.mT.double() @ V.double() @ D.double()  # (head, d, d)
+    values = torch.linalg.eigvalsh(outputs).flip(1)
+    found = (
+        1 - torch.from_numpy(bundle["residual"]) ** 2,
+        1 - text_spans(V, D, noise, m).residual ** 2,
+        (1 - torch.stack(drawn) ** 2).mean(0),
+        values[:, :m].sum(1) / values.sum(1),
+    )
+    return dict(zip(EXPLAINED, found, strict=True))
+
+
+def outputs_along(paths: Paths, layer: int, pictures: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """<phi, t> of every head of a layer. [head, scene, text]"""
+    slab = Slab(layer, torch.arange(paths.size(layer)[0]))
+    reach = paths.directions(slab) @ t.T  # (head, k, text)
+    parts = []
+    for batch in pictures.split(BATCH):
+        (S,), embedding = paths.read(batch, [slab])
+        parts.append((S * scale_of(embedding, True)[:, None, None]).transpose(0, 1) @ reach)
+    return torch.cat(parts, 1)
+
+
+def named(along: np.ndarray, shown: np.ndarray, words: list[int]) -> tuple[float, ...]:
+    """NAMED of one head; `along` and `shown` [scene, text]."""
+    texts = shown.any(0).nonzero()[0]
+    auc = np.full(shown.shape[1], np.nan)
+    auc[texts] = [roc_auc_score(shown[:, j], along[:, j]) for j in texts]
+    top = np.take_along_axis(shown, np.argsort(-along, axis=0, kind="stable")[:TOP], 0).mean(0)
+    own = np.intersect1d(words, texts)
+    return auc[own].mean(), auc[texts].mean(), top[own].mean(), top[texts].mean()
+
+
+def main(path: Path) -> None:
+    """The table on stdout."""
+    with path.open("rb") as stream:
+        bundle = read_bundle(stream, str(path))
+    model, pool = load_recorded_model(bundle.header.model), load_pool("emoji")
+    t = text_space(encode_pool(model, pool, ()))
+    paths = paths_of(model.clip, "first", "heads")
+    source = SceneSource(SCENES, SEED)
+    pictures = torch.stack([model.transform(source.load(i)) for i in range(SCENES)])
+    column, shown = {text: j for j, text in enumerate(pool.texts)}, np.zeros((SCENES, len(pool.texts)), dtype=bool)
+    for i in range(SCENES):
+        shown[i, [column[name] for name in source.drawn(i)]] = True
+    listed = bundle.text_list("words")["texts"]
+    shares = explained(bundle, head_directions(paths, torch.from_numpy(bundle["unit"])), t)
+    print("# make -C examples -f heads.mk")
+    print(",".join(["layer", *EXPLAINED, *NAMED]))
+    for layer in sorted(set(bundle["unit"][:, 0].tolist())):
+        rows = np.flatnonzero(bundle["unit"][:, 0] == layer)
+        along = outputs_along(paths, layer, pictures, t).numpy()
+        words = [[column[listed[j]] for j in bundle["word"][row]] for row in rows]
+        means = np.mean([named(one, shown, own) for one, own in zip(along, words, strict=True)], axis=0)
+        figures = [*(float(shares[name][rows].mean()) for name in EXPLAINED), *means]
+        print(",".join([str(layer), *(f"{value:.3f}" for value in figures)]))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

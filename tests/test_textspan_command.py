@@ -1,0 +1,136 @@
+"""Heads through the commands: their bundles, words by TextSpan that name what they carry, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from advgen_input import inside
+from sklearn.metrics import roc_auc_score
+from test_bundle import read, small_bundle
+
+from cliptools.ground.bundle import Bundle
+from cliptools.ground.models import load_model
+from cliptools.ground.scene_images import SceneSource
+from cliptools.ground.text_tower import encode_pool
+from cliptools.ground.texts import load_pool
+from cliptools.methods.engine import Slab
+from cliptools.methods.text_space import text_space
+from cliptools.methods.vit_heads import Heads
+
+M, SCENES = 8, 250
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The heads of the last two layers of emoji-vit on some scenes, with words."""
+    folder = tmp_path_factory.mktemp("heads")
+    done = inside("effects", "--units", "heads", "--layers", "6,7", "--limit", SCENES, "-o", folder / "heads.safetensors")
+    assert done.returncode == 0, done.stderr.decode()
+    arguments = ("--method", "textspan", "--m", M, "--prefix", 2, "-o", folder / "words.safetensors")
+    done = inside("decompose", *arguments, folder / "heads.safetensors")
+    assert done.returncode == 0, done.stderr.decode()
+    return folder / "words.safetensors"
+
+
+class Late(NamedTuple):
+    """What the last layer's heads write, and about what."""
+
+    outputs: torch.Tensor
+    """[scene, head, d], less their mean."""
+    texts: torch.Tensor
+    """[text, d], as they are compared."""
+    pool: tuple[str, ...]
+    shown: np.ndarray
+    """[scene, text]: whether a scene shows what a text names."""
+
+
+@pytest.fixture(scope="module")
+def late() -> Late:
+    model, pool, source = load_model("emoji-vit", device="cpu"), load_pool("emoji"), SceneSource(SCENES, 0)
+    paths, slab = Heads(model.clip.visual), Slab(7, torch.arange(6))
+    (S,), M_I = paths.read(torch.stack([model.transform(source.load(i)) for i in range(SCENES)]), [slab])
+    phi = torch.einsum("bnk,nkd->bnd", S, paths.directions(slab)) * (100 / M_I.norm(dim=1))[:, None, None]
+    column, shown = {text: j for j, text in enumerate(pool.texts)}, np.zeros((SCENES, len(pool.texts)), dtype=bool)
+    for i in range(SCENES):
+        shown[i, [column[name] for name in source.drawn(i)]] = True
+    return Late(phi - phi.mean(0), text_space(encode_pool(model, pool, (), use_cache=True)), pool.texts, shown)
+
+
+def heads_words(heads: Bundle, unit: int, late: Late) -> list[int]:
+    """A head's words as rows of the pool."""
+    texts = heads.text_list("words")["texts"]
+    return [late.pool.index(texts[j]) for j in heads["word"][unit]]
+
+
+def projected(outputs: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+    """The texts, projected onto the span of a head's outputs."""
+    V = torch.linalg.svd(outputs.double(), full_matrices=False).Vh[:32]
+    return texts.double() @ V.T @ V
+
+
+@pytest.fixture(scope="module")
+def heads(file: Path) -> Bundle:
+    return read(file.read_bytes())
+
+
+def test_the_bundle_of_heads(heads: Bundle) -> None:
+    assert heads["unit"].tolist() == [[layer, -1, head] for layer in (6, 7) for head in range(6)]
+    assert heads["moment"].shape == (12, 32, 32) and str(heads["moment"].dtype) == "float32"
+    said = heads.header.settings
+    assert (said["units"], said["effect"], said["layers"]) == ("heads", "first", [6, 7])
+    assert said["words"]["method"] == "textspan" and heads.header.history[-1]["arguments"]["method"] == "textspan"
+    shares = heads["coefficient"].astype(float)
+    np.testing.assert_allclose(heads["residual"] ** 2, 1 - shares.sum(1), atol=1e-5)
+    np.testing.assert_allclose(heads["prefix_residual"][:, 0] ** 2, 1 - shares[:, :2].sum(1), atol=1e-5)
+    assert (shares > 0).all()
+
+
+def test_the_shares_are_those_of_the_outputs(heads: Bundle, late: Late) -> None:
+    """Of the last layer's outputs themselves, on the same scenes; at most what the principal directions explain."""
+    for unit, phi in zip(range(6, 12), late.outputs.unbind(1), strict=True):
+        Q, _ = torch.linalg.qr(projected(phi, late.texts)[heads_words(heads, unit, late)].T.double())
+        shares = ((phi.double() @ Q) ** 2).sum() / (phi.double() ** 2).sum()
+        assert 1 - float(heads["residual"][unit]) ** 2 == pytest.approx(float(shares), abs=1e-3)
+        principal = torch.linalg.svdvals(phi.double())[:M].square().sum() / (phi.double() ** 2).sum()
+        assert shares <= principal + 1e-9
+
+
+def test_words_name_what_heads_carry(heads: Bundle, late: Late) -> None:
+    """A head's output along its own words tells the scenes that show the thing from the others, better than along any text."""
+    chosen, every = [], []
+    for unit, phi in zip(range(6, 12), late.outputs.unbind(1), strict=True):
+        along = (phi @ late.texts.T).numpy()  # (scene, text)
+        own = set(heads_words(heads, unit, late))
+        for j in late.shown.any(0).nonzero()[0]:
+            score = roc_auc_score(late.shown[:, j], along[:, j])
+            every.append(score)
+            chosen += [score] if int(j) in own else []
+    assert len(chosen) >= 20 and np.mean(chosen) > np.mean(every) + 0.08
+
+
+def test_records_and_table(file: Path, heads: Bundle) -> None:
+    lines = inside("view", "-f", "jsonl", "--units", "7:.2,6:.0", file).stdout.splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [(record["layer"], record["head"], "neuron" in record) for record in records] == [(6, 0, False), (7, 2, False)]
+    texts = heads.text_list("words")["texts"]
+    words = {texts[j]: float(c) for j, c in zip(heads["word"][8], heads["coefficient"][8], strict=True)}
+    assert {each["word"]: each["share"] for each in records[1]["words"]} == pytest.approx(words, rel=1e-5)
+    assert b"7:.2" in inside("view", "-f", "table", "--units", "7:.2", file).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("effects", "--units", "heads", "--effect", "second"), 2, "--effect second"),
+        (("decompose", "--method", "textspan"), 1, "needs second moments of heads (clip-effects --units heads)"),
+        (("spurious", "--depict", "cat", "--predict", "dog"), 1, "TextSpan"),
+    ],
+)
+def test_refusals_are_one_line(file: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
+    given = {"effects": b"", "decompose": small_bundle().to_bytes(), "spurious": file.read_bytes()}[arguments[0]]
+    done = inside(*arguments, stdin=given)
+    assert (done.returncode, done.stdout) == (code, b"") and message in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
