@@ -27,7 +27,7 @@ def unit_row(
 
     layer, neuron, head = (int(v) for v in bundle["unit"][row])
     title = f"layer {layer}" + (f" neuron {neuron}" if neuron >= 0 else "") + (f" head {head}" if head >= 0 else "")
-    known = [(name, bundle[name][row]) for name in ("explained", "residual") if name in bundle]
+    known = [(name, bundle[name][row]) for name in ("explained", "residual") if name in bundle and name not in bundle.derived]
     said = [*facts, *(f"{name} {value:.2f}" for name, value in known)]
     words: list[tuple[str, float]] = []
     if "word" in bundle:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @command("clip-sheet")
 @click.argument("bundle", required=False, type=click.Path(path_type=Path, allow_dash=True), metavar="[BUNDLE]")
-@click.option("--units", help="These units in this order, as 9:391,9:4 (layer:neuron) [default: the first of --sort].")
+@click.option("--units", help="These units in this order, as 9:391,4:624.21 (layer:neuron.head) [default: the first of --sort].")
 @click.option("--sort", type=click.Choice(ORDERS), default="clear", show_default=True, help="Order of the units.")
 @click.option("--head", type=click.IntRange(1), default=12, show_default=True, help="How many units of that order.")
 @click.option("--images-per-unit", type=click.IntRange(1, 100), default=8, show_default=True, help="How many top images.")

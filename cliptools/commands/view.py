@@ -21,7 +21,7 @@ TOOL = "clip-view"
 @click.argument("bundle", required=False, type=click.Path(path_type=Path, allow_dash=True), metavar="[BUNDLE]")
 @click.option("--header", is_flag=True, help="Only what the header says: model, images, settings, history, tensors.")
 @click.option("--layers", help="Units of these layers, as 8-10,11.")
-@click.option("--units", help="These units, as 9:391,9:4 (layer:neuron).")
+@click.option("--units", help="These units, as 9:391,4:624.21,7:.2 (layer:neuron.head).")
 @click.option("--explained", metavar="COMPARISON", help='Units whose explained share compares so, as ">0.5".')
 @click.option("--residual", metavar="COMPARISON", help='Units whose residual after the words compares so, as "<0.6".')
 @click.option("--word", help="Units that have this text among their strongest positive words.")
