@@ -11,14 +11,16 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from cliptools.ground.errors import ModelError, TextError, UsageError
+from cliptools.ground.masked.labelled import LEFT_OUT
 from cliptools.ground.position_grid import native_size, on_grid, token_stride
 from cliptools.methods.resnet_paths import pair_directions
 from cliptools.methods.segmentation.class_texts import class_texts
 from cliptools.methods.segmentation.label_maps import best_texts, to_labels
-from cliptools.methods.segmentation.label_metrics import LEFT_OUT, LabelFit, label_fit
+from cliptools.methods.segmentation.label_metrics import LabelFit, label_fit
+from cliptools.methods.segmentation.names import BY_PAIRS, RESNET
 from cliptools.methods.segmentation.pair_selection import check_top_pairs, default_pairs, select_pairs
 from cliptools.methods.segmentation.pool_tokens import PoolTokens, pool_tokens
-from cliptools.methods.segmentation.resnet_methods import PAIR_METHODS, TOKEN_METHODS, PairUnits, resnet_method
+from cliptools.methods.segmentation.resnet_methods import PairUnits, resnet_heat, resnet_method
 from cliptools.methods.segmentation.sink import corner_of, repaired
 from cliptools.methods.segmentation.windows import Averaged, window_starts
 
@@ -121,7 +123,7 @@ def test_tokens_are_the_models(tower) -> None:
 
 
 @pytest.mark.parametrize("sink", [False, True])
-@pytest.mark.parametrize("name", PAIR_METHODS)
+@pytest.mark.parametrize("name", BY_PAIRS)
 def test_maps_pair_by_pair(tower, name: str, sink: bool) -> None:
     visual, images = tower
     t, pairs = unit_texts(visual), all_pairs(visual)
@@ -144,7 +146,7 @@ def test_maps_pair_by_pair(tower, name: str, sink: bool) -> None:
             torch.testing.assert_close(found.logits[b, c].flatten(), expected, **EXACT)
 
 
-@pytest.mark.parametrize("name", TOKEN_METHODS)
+@pytest.mark.parametrize("name", RESNET[3:])
 def test_baselines_token_by_token(tower, name: str) -> None:
     visual, images = tower
     pool, t = visual.attnpool, unit_texts(visual)
@@ -166,6 +168,16 @@ def test_baselines_token_by_token(tower, name: str) -> None:
                         values[of] += torch.softmax(row, 0) @ v
             feature = pool.c_proj.weight @ values + pool.c_proj.bias
             torch.testing.assert_close(found.logits[b].flatten(1)[:, i], t @ (feature / feature.norm()), **EXACT)
+
+
+def test_heat_maps_are_of_each_images_own_texts(tower) -> None:
+    visual, images = tower
+    t = torch.stack([unit_texts(visual), -unit_texts(visual)])
+    for name in RESNET:
+        heat = resnet_heat(name, visual, all_pairs(visual))(images, t)
+        for b in range(2):
+            alone = resnet_method(name, visual, t[b], all_pairs(visual))(images[b : b + 1])
+            torch.testing.assert_close(heat.scores[b], alone.logits[0], **EXACT)
 
 
 def test_the_papers_share_of_pairs() -> None:

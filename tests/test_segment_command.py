@@ -17,9 +17,11 @@ from test_pipes import on_terminal
 
 from cliptools.commands.segmenting.evaluate import evaluate
 from cliptools.commands.segmenting.images import folder_of, slugs
-from cliptools.commands.segmenting.segmenter import METHODS, load_segmenter
+from cliptools.commands.segmenting.opened import open_bundle
+from cliptools.commands.segmenting.segmenter import Segmenter, load_segmenter
 from cliptools.ground.bundle import read_bundle
 from cliptools.ground.errors import CliptoolsError
+from cliptools.methods.segmentation.names import VIT
 
 SIDE = 96
 
@@ -138,15 +140,19 @@ def test_windows(neurons: Path, pictures: Path) -> None:
 
 def options(**given: Any) -> dict[str, Any]:
     """What the command hands to its parts."""
-    kept: dict[str, Any] = {"texts": (), "classes": None, "method": "neurons", "neurons": 200, "thresholds": ("0.5",)}
+    kept: dict[str, Any] = {"texts": (), "classes": None, "method": None, "neurons": None, "thresholds": ("0.5",)}
     kept |= {"templates": (), "size": None, "stride": None, "strict": False, "batch_size": 16, "device": "cpu"}
     return kept | given
 
 
-@pytest.mark.parametrize("method", METHODS)
+def segmenter(path: Path, chosen: dict[str, Any]) -> Segmenter:
+    return load_segmenter(open_bundle(path, chosen), chosen)
+
+
+@pytest.mark.parametrize("method", VIT)
 def test_every_method_evaluates(neurons: Path, pictures: Path, tmp_path: Path, method: str) -> None:
     chosen = options(method=method, classes="emoji")
-    evaluate(load_segmenter(neurons, chosen), [str(pictures / "pairs")], chosen, "jsonl", tmp_path / "out.jsonl")
+    evaluate(segmenter(neurons, chosen), [str(pictures / "pairs")], chosen, "jsonl", tmp_path / "out.jsonl")
     *each, whole = lines((tmp_path / "out.jsonl").read_bytes())
     assert len(each) == 2 and whole["all"] and whole["count"] == 2 and whole["method"] == method
     assert whole["map"] == pytest.approx(np.mean([one["map"] for one in each]), rel=1e-4) and whole["map"] > 0.6
@@ -195,6 +201,8 @@ def test_gtsegs_agrees_with_the_same_pairs_as_files(neurons: Path, pictures: Pat
         (("x.png", "--text", "a", "--threshold", "0.5", "--threshold", "mean"), "--evaluate only"),
         (("x", "--evaluate", "--out-dir", "y"), "figures"),
         (("tests/nowhere.png", "--text", "a"), "no such file"),
+        (("x.png", "--text", "a", "--ignore", "3"), "go with --evaluate"),
+        (("a", "b", "--evaluate", "--labels", "y"), "one folder of images"),
     ],
 )
 def test_refusals_are_one_line(arguments: tuple[str, ...], message: str) -> None:
@@ -224,7 +232,7 @@ def test_bundles_that_will_not_do(neurons: Path, tmp_path: Path) -> None:
     ):
         (tmp_path / "bundle").write_bytes(made)
         with pytest.raises(CliptoolsError, match=message):
-            load_segmenter(tmp_path / "bundle", options(texts=("pizza",)))
+            segmenter(tmp_path / "bundle", options(texts=("pizza",)))
 
 
 def test_strict_and_nothing_readable(neurons: Path, pictures: Path, tmp_path: Path) -> None:

@@ -24,8 +24,11 @@ class ClassName:
         return (self.name, *self.synonyms)
 
 
-def parse_class(line: str) -> ClassName:
-    """`sofa, couch` as the class `sofa` with the synonym `couch`; a lone name that the embedded world knows brings its synonyms.
+def parse_class(line: str, known: bool = True) -> ClassName:
+    """`sofa, couch` as the class `sofa` with the synonym `couch`.
+
+    Args:
+        known: A lone name that the embedded world knows brings its synonyms.
 
     Raises:
         TextError: no name in it.
@@ -33,11 +36,14 @@ def parse_class(line: str) -> ClassName:
     names = tuple(dict.fromkeys(part.strip() for part in line.split(",") if part.strip()))
     if not names:
         raise TextError(f"class {line!r}: expected a name, or a name and its synonyms as in 'sofa, couch'")
-    return ClassName(names[0], names[1:] or _known_synonyms(names[0]))
+    return ClassName(names[0], names[1:] or (_known_synonyms(names[0]) if known else ()))
 
 
-def load_classes(name: str) -> tuple[ClassName, ...]:
+def load_classes(name: str, known: bool = True) -> tuple[ClassName, ...]:
     """Classes by name (see CLASS_LISTS), or from a UTF-8 file: a class a line, synonyms after commas, # for comments.
+
+    Args:
+        known: As for parse_class.
 
     Raises:
         TextError: no such list or file, not UTF-8, no class in it, or one twice.
@@ -46,7 +52,7 @@ def load_classes(name: str) -> tuple[ClassName, ...]:
         lines = CLASS_LISTS[name]()
     else:
         lines = (line for _, line in read_lines(Path(name), "classes", ", ".join(CLASS_LISTS)))
-    classes = tuple(parse_class(line) for line in lines)
+    classes = tuple(parse_class(line, known) for line in lines)
     if not classes:
         raise TextError(f"classes {name}: empty, expected a class a line")
     seen: set[str] = set()
@@ -55,6 +61,21 @@ def load_classes(name: str) -> tuple[ClassName, ...]:
             raise TextError(f"classes {name}: {each.name!r} stands there twice")
         seen.add(each.name)
     return classes
+
+
+def distinct_names(classes: Iterable[ClassName], source: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """All names of all classes, and for each the number of its class, from 0.
+
+    Raises:
+        TextError: a name that stands for two classes.
+    """
+    owner: dict[str, int] = {}
+    for number, each in enumerate(classes):
+        for name in each.names:
+            if name in owner:
+                raise TextError(f"classes {source}: {name!r} stands for two of them (numbers {owner[name] + 1} and {number + 1})")
+            owner[name] = number
+    return tuple(owner), tuple(owner.values())
 
 
 def word_forms(name: str) -> tuple[str, ...]:

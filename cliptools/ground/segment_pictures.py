@@ -31,11 +31,23 @@ def overlay(picture: Image.Image, heat: Float[np.ndarray, "y x"], mask: Bool[np.
     return blended
 
 
-def label_picture(labels: Int[np.ndarray, "y x"]) -> Image.Image:
-    """A palette picture whose values are the labels: 0 black, then colours far from each other."""
+def label_picture(labels: Int[np.ndarray, "y x"], most: int = 255) -> Image.Image:
+    """A palette picture whose values are the labels: 0 black, then colours far from each other.
+
+    Args:
+        most: The highest label there may be; above 255 the picture is grey, of 16 bits.
+    """
+    if most > 255:
+        return Image.fromarray(labels.astype(np.uint16))
     image = Image.fromarray(labels.astype(np.uint8))
     image.putpalette(_palette())
     return image
+
+
+def label_overlay(picture: Image.Image, labels: Int[np.ndarray, "y x"]) -> Image.Image:
+    """The picture under the labels' colours, which begin again after 255; bare where the label is 0."""
+    coloured = label_picture(np.where(labels > 0, (labels - 1) % 255 + 1, 0)).convert("RGB")
+    return Image.composite(Image.blend(picture.convert("RGB"), coloured, BLEND), picture.convert("RGB"), mask_picture(labels > 0))
 
 
 def png(image: Image.Image) -> bytes:

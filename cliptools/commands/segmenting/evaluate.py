@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from io import BufferedIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cliptools.commands.base import open_input
 from cliptools.commands.segmenting.segmenter import Segmenter, heat_maps
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from cliptools.ground.masked.image import MaskedImage, Reading
     from cliptools.methods.segmentation.metrics import Fit
 
+Read = TypeVar("Read")
+
 
 def evaluate(made: Segmenter, paths: Sequence[str], options: dict[str, Any], output_format: str, output: Path | None) -> None:
     """Records of all texts in all images, then one of the whole; or a table of the whole."""
@@ -26,7 +28,7 @@ def evaluate(made: Segmenter, paths: Sequence[str], options: dict[str, Any], out
     texts = tuple(options["texts"])
     readings = (one for path in paths for one in _open(path, bool(texts or made.classes)))
     with text_output(output) as stream:
-        for record, fit in _fits(made, progress(_readable(readings, options["strict"], skipped), "images"), texts, options):
+        for record, fit in _fits(made, progress(readable(readings, options["strict"], skipped), "images"), texts, options):
             whole[record["threshold"]] += fit
             if output_format == "jsonl":
                 write_record(stream, record | _said(fit) | made.settings)
@@ -52,7 +54,8 @@ def _open(path: str, whole: bool) -> Iterator["Reading"]:
     return masked_images(None, stream, whole)
 
 
-def _readable(readings: Iterator["Reading"], strict: bool, skipped: list[str]) -> Iterator["MaskedImage"]:
+def readable(readings: "Iterator[Read | ImageError]", strict: bool, skipped: list[str]) -> "Iterator[Read]":
+    """What could be read; of the rest a warning, or with `strict` an error."""
     from cliptools.ground.progress import warn
 
     for reading in readings:

@@ -66,8 +66,8 @@ class Folder:
             return []
         try:
             records: Records = json.loads(path.read_bytes())
-            found = [record["text"] for record in records]
-        except (ValueError, KeyError, TypeError):
+            found = [record.get("text") for record in records]
+        except (ValueError, TypeError, AttributeError):
             raise CliptoolsError(f"{path}: damaged; remove it, or name a new folder") from None
         for record in records:
             for key, value in settings.items():
@@ -105,7 +105,7 @@ def segment_images(
     shown: list[list[str]] = []
     count = 0
     keep_tensors = output_format == "safetensors"
-    with binary_output(output) if keep_tensors else text_output(output) as stream, _spool(keep_tensors) as spool:
+    with binary_output(output) if keep_tensors else text_output(output) as stream, spool_for(keep_tensors) as spool:
         items = _waiting(made, source, folder, texts, options["strict"], skipped)
         for batch, tensors in same_shapes(progress(items, "images", len(source)), options["batch_size"]):
             for records in _batch_records(made, batch, tensors, texts, folder, spool):
@@ -224,7 +224,8 @@ def _row(record: dict[str, Any]) -> list[str]:
     return [record["image"], record["text"], f"{record['score']:.3f}", f"{100 * record['share']:.1f} %"]
 
 
-def _spool(wanted: bool) -> Any:
+def spool_for(wanted: bool) -> Any:
+    """Where tensors wait for their header, or nothing."""
     from cliptools.ground.tensor_spool import TensorSpool
 
     return TensorSpool() if wanted else nullcontext()

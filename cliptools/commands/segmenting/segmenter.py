@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cliptools.commands.consume import read_neurons, record_source
+from cliptools.commands.consume import record_source
+from cliptools.commands.segmenting.opened import Opened, pair_units
+from cliptools.commands.segmenting.sink import repair_sink
 from cliptools.ground.errors import CliptoolsError, StreamError, UsageError
+from cliptools.methods.segmentation.names import BY_NEURONS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,8 +19,7 @@ if TYPE_CHECKING:
     from cliptools.ground.models import LoadedModel
     from cliptools.methods.segmentation.heat_maps import Method
 
-NEURON_METHODS = ("neurons", "signed", "effects")
-METHODS = (*NEURON_METHODS, "attention", "rollout", "gradcam", "chefer", "textspan")
+NEURONS = 200  # of a ViT's neurons, how many speak for a text
 
 
 class Found(NamedTuple):
@@ -50,14 +51,15 @@ class Segmenter:
 
     @property
     def visual(self) -> Any:
-        """The image tower: a VisionTransformer, whose attributes torch's own types do not know."""
+        """The image tower, whose attributes torch's own types do not know."""
         return self.model.clip.visual
 
     def tensor(self, picture: "Image.Image") -> "Tensor":
         """The picture as the tower takes it. [3, y, x]"""
         from cliptools.ground.fitted_images import fitted_tensor
+        from cliptools.ground.position_grid import token_stride
 
-        return fitted_tensor(picture, self.size, self.visual.patch_size, self.model.preprocessing)
+        return fitted_tensor(picture, self.size, token_stride(self.visual), self.model.preprocessing)
 
     def find(self, images: "Tensor", texts: Sequence[Sequence[str]]) -> list[list[Found]]:
         """Each image's texts in it; where it has none, its own best class.
@@ -75,15 +77,15 @@ class Segmenter:
     def _find(self, images: "Tensor", texts: Sequence[Sequence[str]]) -> list[list[Found]]:
         import torch
 
-        from cliptools.ground.position_grid import on_grid
+        from cliptools.ground.position_grid import native_size, on_grid, token_stride
         from cliptools.methods.segmentation.heat_maps import cosines, heat_of, window_corners
 
         visual = self.visual
         images = images.to(self.model.device, visual.conv1.weight.dtype)
         shape = (images.shape[-2], images.shape[-1])
-        window = tuple(visual.image_size) if self.stride else shape
+        window = native_size(visual) if self.stride else shape
         corners = window_corners(*shape, window, self.stride or 1)
-        down, across = visual.patch_size
+        down, across = token_stride(visual)
         with on_grid(visual, window[0] // down, window[1] // across):
             if self.classes:
                 texts = [[name] for name in self._best(images, corners, window)]
@@ -124,48 +126,61 @@ def heat_maps(found: Sequence[Found], width: int, height: int) -> "np.ndarray":
     return min_max(at_size(torch.stack([one.scores for one in found]), height, width)).numpy()
 
 
-def load_segmenter(bundle_path: Path | None, options: dict[str, Any]) -> Segmenter:
-    """Bundle, model, method and classes as the options name them.
+def load_segmenter(opened: Opened, options: dict[str, Any]) -> Segmenter:
+    """Method, texts and classes as the options name them.
 
     Raises:
-        CliptoolsError: a bundle without neurons, or of another model than is here; a size or stride that cannot be.
+        CliptoolsError: a bundle without neurons; a size or stride that cannot be.
     """
-    import torch
-
-    from cliptools.ground.models import load_recorded_model
+    from cliptools.ground.position_grid import native_size
     from cliptools.ground.text_tower import check_templates
-    from cliptools.methods.segmentation.heat_maps import baseline, effect_method, neuron_method
-    from cliptools.methods.vit_paths import supported_tower
 
     check_templates(options["templates"])
     thresholds = tuple(parse_threshold(text) for text in options["thresholds"])
-    bundle = read_neurons(bundle_path, option="--bundle")
-    name, neurons = options["method"], options["neurons"]
-    if name in NEURON_METHODS:
-        _check_units(bundle)
-    model = load_recorded_model(bundle.header.model, options["device"])
-    visual = supported_tower(model.clip)
-    unit, r = (torch.from_numpy(bundle[key]).to(model.device) for key in ("unit", "direction"))
-    if r.shape[1] != visual.output_dim:
-        raise StreamError(f"directions of width {r.shape[1]}, the model's have {visual.output_dim}")
-    if name in NEURON_METHODS:
-        _check_within(unit, visual)
-    if name == "effects":
-        method = effect_method(visual, unit, r, neurons)
-    elif name in NEURON_METHODS:
-        method = neuron_method(visual, unit, r, neurons, signed=name == "signed")
-    else:
-        method = baseline(name, visual)
-    native = min(visual.image_size)
+    visual: Any = opened.model.clip.visual
+    native = min(native_size(visual))
     size, stride = options["size"] or native, options["stride"]
-    if stride and size < max(visual.image_size):
+    if stride and size < max(native_size(visual)):
         raise UsageError(f"--size {size}: windows (--stride) are of the model's own {native} pixels, expected no less")
-    said = record_source(bundle) | {"method": name} | ({"neurons": min(neurons, bundle.units)} if name in NEURON_METHODS else {})
+    method, chosen = (_resnet_method if opened.resnet else _vit_method)(opened, options)
+    said = record_source(opened.bundle) | {"method": opened.method} | chosen
     said |= {"size": size, "stride": stride, "templates": list(options["templates"])}
-    made = Segmenter(bundle, model, method, size, stride, thresholds, options["templates"], said)
+    made = Segmenter(opened.bundle, opened.model, method, size, stride, thresholds, options["templates"], said)
     if options["classes"]:
         _add_classes(made, options["classes"])
     return made
+
+
+def _vit_method(opened: Opened, options: dict[str, Any]) -> "tuple[Method, dict[str, Any]]":
+    """The method, and what records say of it."""
+    import torch
+
+    from cliptools.methods.segmentation.heat_maps import baseline, effect_method, neuron_method
+
+    bundle, visual, name = opened.bundle, opened.model.clip.visual, opened.method
+    if name not in BY_NEURONS:
+        return baseline(name, visual), {}
+    _check_units(bundle)
+    unit, r = (torch.from_numpy(bundle[key]).to(opened.model.device) for key in ("unit", "direction"))
+    _check_within(unit, visual)
+    neurons = min(options["neurons"] or NEURONS, bundle.units)
+    said = {"neurons": neurons}
+    if name == "effects":
+        return effect_method(visual, unit, r, neurons), said
+    return neuron_method(visual, unit, r, neurons, signed=name == "signed"), said
+
+
+def _resnet_method(opened: Opened, options: dict[str, Any]) -> "tuple[Method, dict[str, Any]]":
+    """Likewise."""
+    from cliptools.ground.position_grid import native_size
+    from cliptools.methods.segmentation.resnet_methods import resnet_heat
+
+    visual: Any = opened.model.clip.visual
+    pairs = pair_units(opened, options["top_pairs"])
+    if pairs is None:
+        return resnet_heat(opened.method, visual), {}
+    repaired, measured = repair_sink(options["sink"] or "auto", opened.model, min(native_size(visual)))
+    return resnet_heat(opened.method, visual, pairs, repaired), {"top_pairs": pairs.k, "pairs": len(pairs.r), "sink": measured}
 
 
 def parse_threshold(text: str) -> float | str:

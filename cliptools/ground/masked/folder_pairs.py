@@ -15,7 +15,7 @@ def pairs_in_folder(folder: Path) -> Iterator[Reading]:
     Raises:
         CliptoolsError: no such folders, or an image without a mask.
     """
-    images, masks = (_by_stem(folder / part) for part in ("images", "masks"))
+    images, masks = (by_stem(folder / part) for part in ("images", "masks"))
     if not images:
         raise CliptoolsError(f"{folder}: no images in images/ (expected images/ and masks/, or scenes of clip-scenes)")
     if alone := sorted(set(images) - set(masks)):
@@ -27,7 +27,7 @@ def _read(stem: str, image: Path, mask: Path) -> MaskedImage:
     return pair(stem, image, (label_pixels(mask) > 0)[None], ())
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
+def by_stem(folder: Path) -> dict[str, Path]:
     """The pictures below a folder by their paths without endings.
 
     Raises:

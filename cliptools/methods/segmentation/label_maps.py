@@ -16,22 +16,35 @@ class Labelled(NamedTuple):
     """The best text at every pixel."""
 
     text: Int[Tensor, "y x"]
-    probability: Float[Tensor, "y x"]
-    """Its share of the softmax over all texts."""
+    logit: Float[Tensor, "y x"]
+    """Its logit, times the sharpness."""
+    total: Float[Tensor, "y x"] | None
+    """log of the softmax' denominator over all texts, where it was asked for."""
+
+    @property
+    def probability(self) -> Float[Tensor, "y x"]:
+        """The best text's share of the softmax."""
+        assert self.total is not None
+        return (self.logit - self.total).exp()
 
 
-def best_texts(averaged: Averaged, rows: int, columns: int, sharpness: float = SHARPNESS) -> Labelled:
-    """Softmax over the texts and argmax, at so many rows and columns of pixels; of equal ones the first."""
+def best_texts(averaged: Averaged, rows: int, columns: int, probabilities: bool = True, sharpness: float = SHARPNESS) -> Labelled:
+    """Softmax over the texts and argmax, at so many rows and columns of pixels; of equal ones the first.
+
+    Args:
+        probabilities: Compute the softmax too, which the argmax does not need.
+    """
     highest = averaged.L.new_full((rows, columns), -torch.inf)
-    total = highest.clone()  # log of the softmax' denominator
+    total = highest.clone() if probabilities else None
     text = torch.zeros(rows, columns, dtype=torch.int64, device=highest.device)
     for start in range(0, len(averaged.L), CHUNK):
         logits = sharpness * averaged.at(rows, columns, slice(start, start + CHUNK))
         top, which = logits.max(0)
         text = torch.where(top > highest, which + start, text)
         highest = torch.maximum(highest, top)
-        total = torch.logaddexp(total, logits.logsumexp(0))
-    return Labelled(text, (highest - total).exp())
+        if total is not None:
+            total = torch.logaddexp(total, logits.logsumexp(0))
+    return Labelled(text, highest, total)
 
 
 def to_labels(found: Labelled, label_of_text: Int[Tensor, " text"], threshold: float | None = None) -> Int[Tensor, "y x"]:

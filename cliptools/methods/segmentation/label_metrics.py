@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-LEFT_OUT = -1  # in a true label map: pixels that count for nothing
+from cliptools.ground.masked.labelled import LEFT_OUT
 
 
 @dataclass

@@ -8,13 +8,12 @@ from jaxtyping import Float, Int
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor
 
+from cliptools.methods.segmentation.heat_maps import Heat, Method
+from cliptools.methods.segmentation.names import BY_PAIRS
 from cliptools.methods.segmentation.pair_maps import head_maps, neuron_maps, pair_maps
 from cliptools.methods.segmentation.pair_selection import Selection, select_pairs
 from cliptools.methods.segmentation.pool_tokens import PoolTokens, pool_tokens
 from cliptools.methods.segmentation.token_features import maskclip, qqkk
-
-PAIR_METHODS = ("pairs", "neurons", "heads")
-TOKEN_METHODS = ("maskclip", "qqkk")
 
 
 class PairUnits(NamedTuple):
@@ -40,13 +39,18 @@ Look = Callable[[Float[Tensor, "b 3 y x"]], Logits]
 def resnet_method(
     name: str, visual: ModifiedResNet, t: Float[Tensor, "text d"], pairs: PairUnits | None = None, sink: bool = False
 ) -> Look:
-    """A method of PAIR_METHODS, which need `pairs`, or of TOKEN_METHODS, ready for these texts.
+    """A method by name, ready for these texts.
 
     Args:
         t: Unit norm.
+        pairs: For the methods of names.BY_PAIRS.
         sink: Repair the corner token in neurons' and heads' maps; the baselines are as their papers have them.
     """
-    maps = _by_pairs(name, visual, t, pairs, sink) if pairs is not None else _by_tokens(name, visual, t)
+    if name in BY_PAIRS:
+        assert pairs is not None
+        maps = _by_pairs(name, visual, t, pairs, sink)
+    else:
+        maps = _by_tokens(name, visual, t)
 
     @torch.inference_mode()
     def look(image: Float[Tensor, "b 3 y x"]) -> Logits:
@@ -72,3 +76,13 @@ def _by_pairs(
 def _by_tokens(name: str, visual: ModifiedResNet, t: Float[Tensor, "text d"]) -> Callable[[PoolTokens], Tensor]:
     features = {"maskclip": maskclip, "qqkk": qqkk}[name]
     return lambda seen: (features(visual, seen) @ t.T).transpose(1, 2)
+
+
+def resnet_heat(name: str, visual: ModifiedResNet, pairs: PairUnits | None = None, sink: bool = False) -> Method:
+    """The same methods as heat maps: of each image for its own texts, none of which loses to another."""
+
+    def heat(image: Float[Tensor, "b 3 y x"], t: Float[Tensor, "b text d"]) -> Heat:
+        each = [resnet_method(name, visual, own, pairs, sink)(one[None]) for one, own in zip(image, t, strict=True)]
+        return Heat(torch.cat([found.logits for found in each]), torch.cat([found.embedding for found in each]))
+
+    return heat

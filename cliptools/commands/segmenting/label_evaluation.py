@@ -1,0 +1,184 @@
+"""clip-segment --evaluate --classes with a CLIP-ResNet: label maps against true ones, an image a record, all in the last."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from io import BufferedIOBase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cliptools.commands.base import open_input
+from cliptools.commands.segmenting.evaluate import readable
+from cliptools.commands.segmenting.labeller import Labeller, load_labeller
+from cliptools.commands.segmenting.opened import Opened
+from cliptools.ground.errors import CliptoolsError, ImageError
+from cliptools.ground.output import text_output
+from cliptools.ground.progress import note, progress
+from cliptools.ground.records import rounded, write_record
+
+if TYPE_CHECKING:
+    from cliptools.ground.class_names import ClassName
+    from cliptools.ground.masked.image import Reading
+    from cliptools.ground.masked.labelled import LabelledImage, Numbering
+    from cliptools.methods.segmentation.label_metrics import LabelFit
+
+Source = Callable[[], Iterator["Reading"]]
+"""Scenes, to be read as often as asked."""
+
+
+def evaluate_labels(
+    opened: Opened, paths: Sequence[str], options: dict[str, Any], output_format: str, output: Path | None
+) -> None:
+    """Records of all images, then one of the whole for each --background; or a table of these."""
+    from cliptools.ground.class_names import load_classes
+
+    named = load_classes(options["classes"], known=False) if options["classes"] else None
+    with ExitStack() as stack:
+        if options["labels"]:
+            assert named is not None and len(paths) == 1
+            made = load_labeller(opened, named, options)
+            images = _of_folders(made, Path(paths[0]), options)
+        else:
+            source = _scenes(paths, stack)
+            made = load_labeller(opened, named or _shown(source), options)
+            images = _of_scenes(made, source)
+        _write(made, images, options, output_format, output)
+
+
+def _of_folders(made: Labeller, images: Path, options: dict[str, Any]) -> Iterator["LabelledImage | ImageError"]:
+    from cliptools.ground.masked.labelled import labelled_in_folders
+
+    for folder in (images, options["labels"]):
+        if not folder.is_dir():
+            raise CliptoolsError(f"{folder}: no such folder")
+    return labelled_in_folders(images, options["labels"], _numbering(made, options))
+
+
+def _numbering(made: Labeller, options: dict[str, Any]) -> "Numbering":
+    """What the numbers in the label PNGs mean."""
+    from cliptools.ground.masked.labelled import Numbering
+
+    classes, first = len(made.classes) - 1, 1 if options["first_label"] is None else options["first_label"]
+    ignored = tuple(options["ignored"]) or ((255,) if first + classes <= 255 else ())
+    return Numbering(classes, first, ignored)
+
+
+def _scenes(paths: Sequence[str], stack: ExitStack) -> Source:
+    """Scenes of folders and tars; those on standard input wait in a temporary file, to be read twice."""
+    import shutil
+
+    from cliptools.ground.masked.sources import masked_images
+
+    spool: Any = None
+    if "-" in paths:
+        stream, _ = open_input(None, "a tar of clip-scenes", "a PATH")
+        spool = stack.enter_context(tempfile.TemporaryFile(prefix="cliptools-"))  # noqa: SIM115 - closed by the stack
+        shutil.copyfileobj(stream, spool, 1 << 20)
+
+    def read() -> Iterator["Reading"]:
+        for path in paths:
+            if path == "-":
+                spool.seek(0)
+                yield from masked_images(None, spool)
+            else:
+                yield from masked_images(Path(path))
+
+    return read
+
+
+def _shown(source: Source) -> "tuple[ClassName, ...]":
+    """What the scenes show, by name.
+
+    Raises:
+        CliptoolsError: the pictures do not say what they show.
+    """
+    from cliptools.ground.class_names import ClassName
+
+    names = {text for scene in source() if not isinstance(scene, ImageError) for text in scene.texts}
+    if not names:
+        raise CliptoolsError("these masks have no names: give label PNGs (--labels) and --classes, or scenes of clip-scenes")
+    return tuple(ClassName(name) for name in sorted(names))
+
+
+def _of_scenes(made: Labeller, source: Source) -> Iterator["LabelledImage | ImageError"]:
+    from cliptools.ground.masked.labelled import labelled_scene
+
+    label_of = {name: label for label, name in enumerate(made.classes) if label}
+    for scene in source():
+        yield scene if isinstance(scene, ImageError) else labelled_scene(scene, label_of)
+
+
+def _write(
+    made: Labeller,
+    images: Iterator["LabelledImage | ImageError"],
+    options: dict[str, Any],
+    output_format: str,
+    output: Path | None,
+) -> None:
+    import numpy as np
+
+    from cliptools.methods.segmentation.label_metrics import LabelFit
+
+    whole = [LabelFit.none(len(made.classes)) for _ in made.cuts]
+    skipped: list[str] = []
+    with text_output(output) as stream:
+        for image in progress(readable(images, options["strict"], skipped), "images"):
+            for number, (cut, fit) in enumerate(_fits(made, image)):
+                whole[number] += fit
+                if output_format == "jsonl":
+                    record = {"image": image.name, "background": _background(made, cut)} | _said(fit)
+                    write_record(stream, record | made.settings)
+        if not whole[0].images:
+            raise CliptoolsError("no image with labels could be read")
+        summaries = []
+        for cut, total in zip(made.cuts, whole, strict=True):
+            iou = {made.classes[i]: rounded(value) for i, value in enumerate(total.iou) if np.isfinite(value)}
+            said = {"all": True, "count": total.images, "skipped": len(skipped), "background": _background(made, cut)}
+            summaries.append(said | _said(total) | {"iou": iou})
+        if output_format == "jsonl":
+            for summary in summaries:
+                write_record(stream, summary | made.settings)
+        else:
+            _write_table(stream, made, summaries)
+    note(f"clip-segment: {whole[0].images} images" + (f", {len(skipped)} skipped" if skipped else ""))
+
+
+def _fits(made: Labeller, image: "LabelledImage") -> "Iterator[tuple[float | None, LabelFit]]":
+    """Each background's label map against the truth."""
+    import numpy as np
+
+    from cliptools.ground.masked.labelled import LEFT_OUT
+    from cliptools.methods.segmentation.label_maps import best_texts, to_labels
+    from cliptools.methods.segmentation.label_metrics import label_fit
+
+    probabilities = any(cut is not None for cut in made.cuts)
+    picture = image.picture
+    found = best_texts(made.averaged(picture), picture.height, picture.width, probabilities)
+    for cut in made.cuts:
+        labels = to_labels(found, made.label_of_text, cut).cpu().numpy()
+        ground_counts = made.has_ground or cut is not None
+        truth: np.ndarray = image.labels if ground_counts else np.where(image.labels == 0, LEFT_OUT, image.labels)
+        yield cut, label_fit(labels, truth, len(made.classes))
+
+
+def _background(made: Labeller, cut: float | None) -> str | float | None:
+    return made.classes[0] if made.has_ground else cut
+
+
+def _said(fit: "LabelFit") -> dict[str, Any]:
+    """Figures; none where no pixel counts."""
+    counts = bool(fit.true.any())
+    figures = {"miou": fit.mean_iou, "accuracy": fit.accuracy} if counts else {"miou": None, "accuracy": None}
+    said: dict[str, Any] = {key: None if value is None else rounded(value) for key, value in figures.items()}
+    return said | {"true_classes": int((fit.true > 0).sum())}
+
+
+def _write_table(stream: BufferedIOBase, made: Labeller, summaries: Sequence[dict[str, Any]]) -> None:
+    from cliptools.commands.segmenting.table import write_table
+
+    rows = [
+        [made.settings["method"], str(one["background"] or "left out"), str(one["count"]), str(one["true_classes"])]
+        + [f"{100 * one[key]:.1f}" if one[key] is not None else "" for key in ("miou", "accuracy")]
+        for one in summaries
+    ]
+    write_table(stream, ["method", "background", "images", "classes", "miou", "accuracy"], rows)

@@ -1,0 +1,116 @@
+"""clip-segment IMAGE… --classes with a CLIP-ResNet: label maps, as records, pictures or logits."""
+
+import json
+from io import BufferedIOBase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cliptools.commands.segmenting.images import RECORDS, Folder, folder_of, spool_for
+from cliptools.commands.segmenting.labeller import Labeller
+from cliptools.ground.errors import CliptoolsError, ImageError
+from cliptools.ground.output import binary_output, text_output
+from cliptools.ground.progress import note, progress, warn
+from cliptools.ground.records import rounded, write_record
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from cliptools.ground.images import ImageSource
+    from cliptools.ground.tensor_spool import TensorSpool
+
+SHOWN = 40  # rows of a table on a terminal
+NAMED = 3  # classes of an image in it
+
+
+def label_images(made: Labeller, source: "ImageSource", options: dict[str, Any], output_format: str, output: Path | None) -> None:
+    """A label map of every image, written as they come."""
+    folder = Folder(options["out_dir"], options["resume"]) if options["out_dir"] else None
+    made.settings["background"] = made.classes[0] if made.has_ground else made.cuts[0]
+    skipped = count = 0
+    shown: list[list[str]] = []
+    keep_tensors = output_format == "safetensors"
+    with binary_output(output) if keep_tensors else text_output(output) as stream, spool_for(keep_tensors) as spool:
+        for index, name in enumerate(progress(source.names, "images", len(source))):
+            done = folder.finished(name, made.settings, ()) if folder is not None else []
+            try:
+                record = done[0] if done else _made(made, name, source.load(index), folder, spool)
+            except ImageError as error:
+                if options["strict"]:
+                    raise ImageError(f"{name}: {error}") from None
+                skipped += 1
+                warn(f"{name}: skipped, {error}")
+                continue
+            count += 1
+            if output_format == "jsonl":
+                write_record(stream, record)
+            elif len(shown) <= SHOWN:
+                shown.append(_row(record))
+        if not count:
+            raise CliptoolsError("not one image could be read")
+        _finish(stream, made, spool, shown)
+    note(f"clip-segment: {count} images" + (f", {skipped} skipped" if skipped else ""))
+
+
+def _made(
+    made: Labeller, name: str, picture: "Image.Image", folder: Folder | None, spool: "TensorSpool | None"
+) -> dict[str, Any]:
+    """The record of one image, and all that is kept of it."""
+    from cliptools.methods.segmentation.label_maps import best_texts, to_labels
+
+    averaged = made.averaged(picture)
+    if spool is not None:
+        spool.add(name, averaged.at(*averaged.size).float().cpu().numpy())
+    cut = made.cuts[0]
+    found = best_texts(averaged, picture.height, picture.width, cut is not None)
+    labels = to_labels(found, made.label_of_text, cut).cpu().numpy()
+    record = _record(made, name, picture, labels)
+    if folder is not None:
+        record = _written(record, labels, picture, folder, len(made.classes) - 1)
+    return record
+
+
+def _record(made: Labeller, name: str, picture: "Image.Image", labels: "np.ndarray") -> dict[str, Any]:
+    import numpy as np
+
+    from cliptools.methods.segmentation.masks import bounding_box
+
+    numbers, pixels = np.unique(labels, return_counts=True)
+    seen = []
+    for label, many in sorted(zip(numbers.tolist(), pixels.tolist(), strict=True), key=lambda one: (-one[1], one[0])):
+        each = {"label": label, "class": made.classes[label], "share": rounded(many / labels.size)}
+        seen.append(each | {"box": bounding_box(labels == label)})
+    return {"image": name, "width": picture.width, "height": picture.height, "found": seen} | made.settings
+
+
+def _written(record: dict[str, Any], labels: "np.ndarray", picture: "Image.Image", folder: Folder, most: int) -> dict[str, Any]:
+    """Pictures of the label map, and the record, last of all: where that is, the image is finished."""
+    from cliptools.ground import segment_pictures as pictures
+
+    where = folder_of(record["image"])
+    label_map = folder.write(f"{where}/labels.png", pictures.png(pictures.label_picture(labels, most)))
+    overlay = folder.write(f"{where}/overlay.png", pictures.png(pictures.label_overlay(picture, labels)))
+    record |= {"label_map": label_map, "overlay": overlay}
+    folder.write(f"{where}/{RECORDS}", json.dumps([record], ensure_ascii=False).encode())
+    return record
+
+
+def _finish(stream: BufferedIOBase, made: Labeller, spool: "TensorSpool | None", shown: list[list[str]]) -> None:
+    """What is written once all is known: the tensors, or the table."""
+    if spool is not None:
+        from cliptools.ground.provenance import canonical
+
+        said = {"kind": "logits", "format": 1, "label": made.label_of_text.tolist(), "names": list(made.classes)}
+        spool.write(stream, canonical(said | made.settings))
+    elif shown:
+        from cliptools.commands.segmenting.table import write_table
+
+        write_table(stream, ["image", "classes"], shown[:SHOWN])
+        if len(shown) > SHOWN:
+            stream.write("… more images (-f jsonl for all)\n".encode())
+
+
+def _row(record: dict[str, Any]) -> list[str]:
+    named = [f"{each['class']} {100 * each['share']:.0f} %" for each in record["found"][:NAMED]]
+    more = len(record["found"]) - NAMED
+    return [record["image"], ", ".join(named) + (f" and {more} more" if more > 0 else "")]
