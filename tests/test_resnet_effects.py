@@ -1,14 +1,18 @@
 """clip-effects and its consumers on a ResNet, as processes: pairs without directions, neurons, heads, what is refused."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from advgen_input import inside
 from conftest import Run
 from PIL import Image
 from test_bundle import read
 
+from cliptools.commands.consume import with_directions
 from cliptools.ground.bundle import UNIT_ROWS
 from cliptools.ground.models import load_model
 from cliptools.methods.resnet_paths import pair_directions, supported_resnet, trace_pool
@@ -110,23 +114,64 @@ def test_equal_runs_give_equal_bytes(run: Run, photos: Path, common: list[str], 
     assert run("effects", photos, *common, "--workers", "2").stdout == pairs
 
 
-def test_consumers_see_directions_and_leave_them_out_again(run: Run, pairs: bytes, tiny_resnet_dir: Path, tmp_path: Path) -> None:
-    bundle = read(pairs)
-    (tmp_path / "pool.txt").write_text("dog\ncat\nboat\nviolin\nhouse\n")
-    words = run("decompose", "--m", 2, "--pool", tmp_path / "pool.txt", "--no-cache", stdin=pairs)
+@pytest.fixture(scope="module")
+def named(pairs: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pairs with words."""
+    folder = tmp_path_factory.mktemp("named")
+    (folder / "pool.txt").write_text("dog\ncat\nboat\nviolin\nhouse\n")
+    words = inside("decompose", "--m", 2, "--pool", folder / "pool.txt", "--no-cache", stdin=pairs)
     assert words.returncode == 0, words.stderr.decode()
-    named = read(words.stdout)
-    assert "direction" not in named.tensors and named["word"].shape == (UNITS, 2)
+    (folder / "named.safetensors").write_bytes(words.stdout)
+    return folder / "named.safetensors"
+
+
+def test_consumers_see_directions_and_leave_them_out_again(run: Run, pairs: bytes, named: Path, tiny_resnet_dir: Path) -> None:
+    bundle, words = read(pairs), read(named.read_bytes())
+    assert "direction" not in words and words["word"].shape == (UNITS, 2)
     w = all_w(tiny_resnet_dir)
     expected = w / np.linalg.norm(w, axis=1, keepdims=True) * bundle["sign"][:, None]
-    from cliptools.commands.consume import with_directions
-
-    face = with_directions(named, means=True, device="cpu")
+    face = with_directions(words, means=True, device="cpu")
     np.testing.assert_allclose(face["direction"], expected, atol=1e-6)
     np.testing.assert_allclose(face["mean"], bundle["mean_scalar"][:, None] * w, rtol=1e-5, atol=1e-5)
-    assert face.to_bytes() == words.stdout
-    lines = run("view", "--units", "4:7.3,4:0", "--sort", "clear", "-f", "jsonl", stdin=words.stdout).stdout.decode()
+    assert face.to_bytes() == named.read_bytes()
+    lines = run("view", "--units", "4:7.3,4:0", "--sort", "clear", "-f", "jsonl", named).stdout.decode()
     assert lines.count("\n") == 7 and '"neuron": 7, "head": 3' in lines and '"explained": 1' in lines
+
+
+def test_concepts_are_told_by_pairs(photos: Path, named: Path, scalars: np.ndarray, tiny_resnet_dir: Path) -> None:
+    """A pair acts by |s - mean| ||w||, and along its direction by what its sign says."""
+    ended = inside("concepts", photos, "--bundle", named, "--neurons", "all", "--limit", 4, "-f", "jsonl", "-q")
+    assert ended.returncode == 0, ended.stderr.decode()
+    bundle, length = read(named.read_bytes()), np.linalg.norm(all_w(tiny_resnet_dir), axis=1)
+    centred = scalars - bundle["mean_scalar"]
+    for i, line in enumerate(ended.stdout.splitlines()):
+        record = json.loads(line)
+        norm = np.abs(centred[i]) * length
+        beyond = norm / bundle["threshold"]  # a threshold is some image's own norm
+        assert (beyond > 1 + 1e-4).sum() <= record["active"] <= (beyond > 1 - 1e-4).sum()
+        for one in record["neurons"]:
+            unit = one["neuron"] * HEADS + one["head"]
+            np.testing.assert_allclose(one["norm"], norm[unit], rtol=1e-3)
+            np.testing.assert_allclose(one["projection"], centred[i, unit] * length[unit] * bundle["sign"][unit], rtol=1e-3)
+        assert record["neurons"][0]["norm"] == pytest.approx(norm.max(), rel=1e-3)
+
+
+def test_spurious_words_by_pairs(named: Path) -> None:
+    ended = inside("spurious", "--depict", "dog", "--predict", "cat", "--near", 1, "-f", "jsonl", "--no-cache", named)
+    assert ended.returncode == 0, ended.stderr.decode()
+    shares = json.loads(ended.stdout.splitlines()[0])["neurons"]
+    assert {"layer", "neuron", "head", "share"} == set(shares[0]) and all(0 <= one["head"] < HEADS for one in shares)
+    table = inside("spurious", "--depict", "dog", "--predict", "cat", "--near", 1, "-f", "table", "--no-cache", named)
+    assert f"4:{shares[0]['neuron']}.{shares[0]['head']} " in table.stdout.decode()
+
+
+def test_units_that_the_model_has_not_are_named(named: Path, photos: Path) -> None:
+    bundle = read(named.read_bytes())
+    unit = bundle["unit"].copy()
+    unit[5] = [4, 192, 0]
+    strange = replace(bundle, tensors=bundle.tensors | {"unit": unit}).to_bytes()
+    ended = inside("decompose", "-f", "jsonl", stdin=strange)
+    assert ended.returncode == 1 and b"a unit 4:192.0, which the model has not" in ended.stderr
 
 
 @pytest.mark.parametrize(
