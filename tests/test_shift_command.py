@@ -21,6 +21,7 @@ from cliptools.ground.provenance import Header
 from cliptools.ground.tar_writer import write_end, write_member
 from cliptools.ground.text_tower import encode_texts
 from cliptools.methods.concept_share import ConceptShare
+from cliptools.methods.resnet_paths import Pairs, pair_directions
 from cliptools.methods.second_order import SecondOrder
 
 CONCEPTS = ("cat", "red car")
@@ -199,6 +200,24 @@ def test_stanford_cars_as_a_table_on_a_terminal(file: Path, tmp_path: Path) -> N
     code, shown = on_terminal("cliptools.commands.shift", str(cars(tmp_path, True)), *named)
     assert code == 0 and "convertible" in shown and "correlation with the labels" in shown
     assert all(year in shown for year in ("2001", "2010", "2012"))
+
+
+def test_pairs_of_a_resnet(run: Run, photos: Path, tiny_resnet_dir: Path) -> None:
+    model = load_model(f"local-dir:{tiny_resnet_dir}", device="cpu")
+    unit = np.array([(4, n, h) for n, h in ((3, 1), (9, 0), (9, 5), (40, 2), (190, 3))], np.int32)
+    sign = np.array([1, -1, 0, 1, -1], np.int8)
+    header = Header("effects", model.identity, {"count": 9}, {"effect": "pooled", "units": "pairs"})
+    pairs = Bundle(header, {"unit": unit, "sign": sign, "mean_scalar": np.zeros(5, np.float32)})
+    named = ("--concept", "cat", "--units-per-concept", 2, "--template", TEMPLATE, "-q")
+    (record,) = lines(run("shift", photos / "spring", *named, stdin=pairs.to_bytes()).stdout)
+    w = pair_directions(model.clip.visual, *torch.from_numpy(unit[:, 1:]).long().T)
+    r, t = torch.from_numpy(sign)[:, None] * torch.nn.functional.normalize(w), encode_texts(model, ["cat"], (TEMPLATE,))
+    best = (r @ t[0]).argsort(descending=True)[:2]
+    assert [(each["neuron"], each["head"]) for each in record["units"]] == [tuple(row) for row in unit[best, 1:].tolist()]
+    assert record["bundle"] == pairs.digest and record["settings"]["effect"] == "pooled"
+    pictures = torch.stack([model.transform(Image.open(photos / "spring" / f"spring{i}.png")) for i in range(6)])
+    found = ConceptShare(Pairs(model.clip.visual), torch.from_numpy(unit), best[None], t)(pictures).norm[:, 0].numpy()
+    np.testing.assert_allclose((record["mean"], record["spread"]), (found.mean(), found.std(ddof=1)), rtol=1e-3)
 
 
 def test_a_reader_that_leaves(photos: Path, file: Path) -> None:
