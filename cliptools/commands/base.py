@@ -69,9 +69,23 @@ class Command(click.Command):
                 silence_stdout()
             self._say(f"{error.filename or 'output'}: {error.strerror or error}")
             return 1
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            lower = "; lower --batch-size" if any(option.name == "batch_size" for option in self.params) else ""
+            self._say(f"out of memory{lower}")
+            return 1
 
     def _say(self, message: str) -> None:
         print(f"{self.name}: {message}", file=sys.stderr)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether Python or torch, on whichever device, could not get the memory it asked for."""
+    said = ("can't allocate memory", "Invalid buffer size")
+    return (
+        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or any(each in str(error) for each in said)
+    )
 
 
 def command(name: str) -> Callable[[Callable[..., Any]], Command]:
