@@ -13,7 +13,7 @@ from cliptools.commands.describing import by_neurons, by_text
 from cliptools.commands.tables import rendered
 from cliptools.ground.earlier_run import KeptLines, check_same, kept_lines
 from cliptools.ground.errors import CliptoolsError, ImageError, StreamError, UsageError
-from cliptools.ground.output import text_output
+from cliptools.ground.output import replaceable, text_output
 from cliptools.ground.records import rounded, write_record
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def main(paths: tuple[str, ...], output: Path | None, output_format: str | None,
       clip-concepts scenes/images --truth scenes/scenes.jsonl --evaluate -f jsonl < neurons.safetensors | jq .recall
     """
     chosen = choose_format(output_format, output, "jsonl")
-    lines = output if chosen == "jsonl" and not options["evaluate"] and str(output) != "-" else None
+    plain = output is not None and str(output) != "-" and replaceable(output)
+    lines = output if plain and chosen == "jsonl" and not options["evaluate"] else None
     _check_usage(paths, options, lines)
     needed = ("word", "coefficient", "words", "mean", "threshold")
     neurons = read_neurons(options["bundle"], *needed, option="--bundle FILE", device=options["device"])

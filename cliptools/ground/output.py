@@ -14,11 +14,20 @@ from cliptools.ground.errors import CliptoolsError, UsageError
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BufferedIOBase]:
-    """A file to write that takes its name only when the block ends without an error.
+    """A file to write that takes its name only when the block ends without an error; a device or a pipe is written to as it is.
 
     Raises:
         CliptoolsError: the file cannot be written (no such folder, read-only, disk full).
     """
+    if not replaceable(path):
+        try:
+            with path.open("wb") as stream:
+                yield stream
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise CliptoolsError(f"{path}: could not be written ({error.strerror})") from None
+        return
     try:
         descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
@@ -37,6 +46,11 @@ def whole_file(path: Path) -> Iterator[BufferedIOBase]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(beside)
+
+
+def replaceable(path: Path) -> bool:
+    """Whether another file can take this name: there is none yet, or a plain one."""
+    return path.is_file() or not path.exists()
 
 
 def put_whole(path: Path, data: bytes) -> None:
