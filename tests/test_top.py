@@ -12,6 +12,7 @@ from oracles import second_order_effects
 from PIL import Image
 from sklearn.cluster import KMeans
 from test_bundle import read
+from test_pipes import shell
 from test_second_order import SHAPES, pictures, random_tower
 from test_sheet import cell, near, synthetic
 
@@ -110,6 +111,13 @@ def test_records_are_the_bundles_with_the_inertia_of_their_images(
         assert record["inertia"] == pytest.approx(expected[row], rel=1e-4) and record["inertia_images"] == 10
         assert record["model"]["sha256"] == effects.header.model["sha256"] and record["bundle"] == effects.digest
         assert record["effect"] == "second" and record["ranked_by"] == "centred norm" and "words" not in record
+
+
+def test_equal_runs_give_equal_bytes_and_a_reader_may_leave(file: Path, records: list[dict]) -> None:
+    """From two processes, one of which is cut short."""
+    ended = shell(f"clip-top --sort inertia --head 2 --images-per-unit 4 --bundle {file} | head -n 3")
+    assert ended.returncode == 0 and ended.stderr == b""
+    assert [json.loads(line) for line in ended.stdout.splitlines()] == records[:3]
 
 
 def test_the_sheet_shows_the_same_images(file: Path, records: list[dict]) -> None:
