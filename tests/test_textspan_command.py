@@ -8,15 +8,20 @@ import numpy as np
 import pytest
 import torch
 from advgen_input import inside
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 from test_bundle import read, small_bundle
+from test_decompose import WORDS
+from test_textspan import greedy
+from test_top_pairs import some_photos
 
 from cliptools.ground.bundle import Bundle
 from cliptools.ground.models import load_model
 from cliptools.ground.scene_images import SceneSource
-from cliptools.ground.text_tower import encode_pool
+from cliptools.ground.text_tower import encode_pool, encode_texts
 from cliptools.ground.texts import load_pool
 from cliptools.methods.engine import Slab
+from cliptools.methods.resnet_paths import supported_resnet, trace_pool, value_output
 from cliptools.methods.text_space import text_space
 from cliptools.methods.vit_heads import Heads
 
@@ -119,6 +124,29 @@ def test_records_and_table(file: Path, heads: Bundle) -> None:
     words = {texts[j]: float(c) for j, c in zip(heads["word"][8], heads["coefficient"][8], strict=True)}
     assert {each["word"]: each["share"] for each in records[1]["words"]} == pytest.approx(words, rel=1e-5)
     assert b"7:.2" in inside("view", "-f", "table", "--units", "7:.2", file).stdout
+
+
+def test_heads_of_a_resnet(tiny_resnet_dir: Path, tmp_path: Path) -> None:
+    """Words and shares as from the outputs themselves, W_O^h W_V^h times what the head attends to."""
+    (tmp_path / "pool.txt").write_text("\n".join(WORDS))
+    photos = some_photos(tmp_path / "photos")
+    model = ("--model", f"local-dir:{tiny_resnet_dir}", "--units", "heads", "--top-images", 5, "--quantile", 0.9)
+    bundle = inside("effects", photos, *model, "--workers", 0)
+    done = inside("decompose", "--method", "textspan", "--m", 3, "--pool", tmp_path / "pool.txt", stdin=bundle.stdout)
+    assert done.returncode == 0, done.stderr.decode()
+    found, loaded = read(done.stdout), load_model(f"local-dir:{tiny_resnet_dir}", device="cpu")
+    visual = supported_resnet(loaded.clip)
+    with torch.inference_mode():
+        traced = trace_pool(visual, torch.stack([loaded.transform(Image.open(path)) for path in sorted(photos.iterdir())]))
+        W_V, W_O, _ = value_output(visual)
+        phi = torch.einsum("hde,hen,bhi,bin->bhd", W_O, W_V, traced.attention, traced.x).double()
+    phi = phi * (100 / traced.embedding.norm(dim=1)).double()[:, None, None]
+    t = text_space(encode_texts(loaded, WORDS)).double()
+    texts = found.text_list("words")["texts"]
+    for head in range(found.units):
+        chosen, shares = greedy(phi[:, head], t, 3)
+        assert [texts[j] for j in found["word"][head]] == [WORDS[j] for j in chosen]
+        np.testing.assert_allclose(found["coefficient"][head], shares, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -18,13 +18,17 @@ from cliptools.methods.resnet_paths import pair_directions, supported_resnet, tr
 COUNT, SHOWN = 24, 3
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
+def some_photos(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
     random = np.random.default_rng(4)
     for i in range(COUNT):
         Image.fromarray(random.integers(0, 256, (3, 3, 3)).astype(np.uint8)).resize((40, 36)).save(folder / f"{i:02d}.png")
     return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return some_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")
