@@ -18,7 +18,7 @@ from cliptools.ground.provenance import canonical
 from cliptools.ground.torchvision_remedy import ensure_torchvision
 
 EMBEDDED_DIR = Path(__file__).parents[1] / "data" / "models"
-EMBEDDED = ("emoji-vit",)
+EMBEDDED = ("emoji-vit", "emoji-rn")
 RANDOM = "random"  # --pretrained random: open_clip's own initialisation from a fixed seed, said aloud rather than by omission
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPE: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
