@@ -17,6 +17,7 @@ import numpy as np
 from cliptools.commands.shifting import Alarm, add_drift
 from cliptools.ground.baseline import Baseline
 from cliptools.methods.drift import chance_of_run
+from cliptools.methods.running_moments import GroupMoments
 
 GROUPS, BASELINE, SIGMAS = 12, 480, 3.0
 COLUMNS = (
@@ -65,7 +66,10 @@ def record_of(concept: str, group: str, population: Population, frequency: float
     """A record as clip-shift writes it, of images drawn anew."""
     shown = int((random.random(images) < frequency).sum())
     value = np.concatenate([random.choice(part, count) for part, count in zip(population, (shown, images - shown), strict=True)])
-    said = {"images": images, "mean": float(value.mean()), "spread": float(value.std(ddof=1))}
+    moments = GroupMoments(1, 1)
+    moments.add(np.zeros(images, np.int64), value[:, None])
+    sample = moments.sample(0, 0)
+    said = {"images": images} | {key: getattr(sample, key) for key in ("mean", "spread", "skewness")}
     return {"concept": concept, "group": group, "units": [], "settings": {}, "model": {"sha256": ""}} | said
 
 

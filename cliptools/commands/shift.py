@@ -87,11 +87,12 @@ def main(paths: tuple[str, ...], output: Path | None, **options: Any) -> int:
     concept over all images and over groups (95 % intervals by Fisher's z; for images with the sample's own standard error).
 
     \b
-    Alarms: z is the difference of two means over its standard error, held against Student's t. With --alarm 3 a run in
-    which nothing has moved ends with 3 in at most 0.27 % of all runs, however many concepts and groups it compares; each
-    comparison has to be further out for that (`limit`). With --each, every comparison is held to 3 standard errors: of
-    10 concepts in 12 groups one is then beyond by chance in 28 % of all runs. Both for images drawn independently:
-    pictures that belong together, as frames of a film, alarm more often.
+    Alarms: z is the difference of two means over its standard error. With --alarm 3 a run in which nothing has moved ends
+    with 3 in at most 0.27 % of all runs, however many concepts and groups it compares; each comparison has to be further
+    out for that (`limit`), and further still upwards, where few images with much of a rare concept take the mean by
+    chance. With --each, every comparison is held to 3 standard errors by itself: of 10 concepts in 12 groups one is then
+    beyond by chance in up to 28 % of all runs. Both hold for images drawn independently: those that belong together, as
+    frames of a film, alarm more often.
 
     \b
     Examples:

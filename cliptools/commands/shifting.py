@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Read = tuple[list[int], np.ndarray]
     """Numbers of some images and their shares [b, concept]."""
 
+NUMBERS = ("mean", "spread", "skewness")
 DIGITS = 9  # of what a later run is to compare itself with
 Record = dict[str, Any]
 
@@ -164,7 +165,7 @@ def concept_records(measured: Measured, groups: "Groups", watched: Watched, labe
 
 
 def _sample(sample: "Sample") -> Record:
-    said = {"mean": sample.mean, "spread": sample.spread, "standard_error": sample.standard_error}
+    said = {key: getattr(sample, key) for key in ("mean", "spread", "standard_error", "skewness")}
     return {"images": sample.size} | {key: rounded(value, DIGITS) for key, value in said.items()}
 
 
@@ -205,14 +206,14 @@ def add_drift(records: Sequence[Record], baseline: "Baseline", asked: Alarm) -> 
     for record in records:
         earlier = baseline.of(record["concept"], record["group"] if asked.match else None, record)
         before, now = (
-            pooled([Sample(each["images"], each["mean"], each["spread"]) for each in those]) for those in (earlier, [record])
+            pooled([Sample(each["images"], *(each[key] for key in NUMBERS)) for each in those]) for those in (earlier, [record])
         )
         if (comparison := compare(now, before)) is not None:
             found.append((record, before, comparison))
     if not found:
         raise CliptoolsError("nothing to compare: a mean needs two images at least, here and in the baseline")
     for record, before, comparison in found:
-        drift: Record = {"before": {key: value for key, value in _sample(before).items() if key != "spread"}}
+        drift: Record = {"before": {key: _sample(before)[key] for key in ("images", "mean", "standard_error")}}
         drift["z"] = rounded(comparison.z) if math.isfinite(comparison.z) else None
         if asked.sigmas is not None:
             tail = chance_each(asked.sigmas, len(found), asked.each)

@@ -7,7 +7,7 @@ from typing import Any
 
 from cliptools.ground.errors import StreamError
 
-NUMBERS = ("images", "mean", "spread")
+NUMBERS = ("images", "mean", "spread", "skewness")
 
 
 class Baseline:

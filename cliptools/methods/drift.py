@@ -1,44 +1,53 @@
 """Whether a mean has moved beyond what chance does to it, when many means are looked at.
 
-A comparison is Welch's: z = (new - old) / sqrt(se_new^2 + se_old^2), in standard errors, with Student's t of Welch and
-Satterthwaite's degrees of freedom for its law. An alarm asked for at Z has, for normal variables, the chance
+Had nothing changed, n images of now and m of before would be n + m of one kind, with one spread sigma and one skewness
+gamma, estimated from both together. The difference of their means, in standard errors, is
 
-    alpha = 2 (1 - Phi(Z))
+    z = (new - old) / (sigma sqrt(1/n + 1/m))
 
-if nothing has moved: 0.0027 at Z = 3. Of m comparisons in a run one would then be alarmed by chance in 1 - (1 - alpha)^m of all
-runs: in 28 % of them for m = 120. So each is held to alpha' = 1 - (1 - alpha)^(1/m) (Sidak 1967), by which a whole run alarms
-by chance in at most alpha of all runs (exactly so for independent comparisons, less often for dependent ones).
+which has variance 1 and skewness gamma (1/n^2 - 1/m^2) / (1/n + 1/m)^(3/2). Shares are skewed, most of all those of rare
+concepts: a few images have much, the others nearly none, and sums of so few are not normal. So where chance takes z further,
+its limit is that of Pearson's type III law (a shifted gamma) of that skewness, on the other side the normal law's, and
+both are widened by Student's t over the normal, since sigma is estimated.
+
+An alarm asked for at Z has the chance alpha = 2 (1 - Phi(Z)) if nothing has moved: 0.0027 at Z = 3. Of m comparisons in a run
+one would then be alarmed by chance in 1 - (1 - alpha)^m of all runs, in 28 % of them for m = 120. So each is held to alpha' = 1 -
+(1 - alpha)^(1/m) (Sidak 1967), by which a whole run alarms by chance in alpha of all runs, fewer where comparisons depend.
 """
 
 import math
 from typing import NamedTuple
 
-from scipy.special import ndtr, stdtrit
+from scipy.special import gammainccinv, ndtr, ndtri, stdtrit
 
-from cliptools.methods.running_moments import Sample
+from cliptools.methods.running_moments import Sample, pooled
 
 LEAST = 2  # images without which a mean has no standard error
+STRAIGHT = 1e-3  # skewness that changes nothing
 
 
 class Comparison(NamedTuple):
     """A mean beside an earlier one."""
 
     z: float
-    """In standard errors of the difference; infinite where both samples are constant and differ."""
-    freedom: float
-    """Degrees of freedom of its law."""
+    """In standard errors of the difference; infinite where all images of each are alike and differ."""
+    skewness: float
+    """Of z, had nothing changed."""
+    freedom: int
+    """Degrees of freedom of its standard error."""
 
 
 def compare(now: Sample, before: Sample) -> Comparison | None:
     """How far `now` is from `before`; None where one of them has fewer than two images."""
-    if min(now.size, before.size) < LEAST:
+    n, m = now.size, before.size
+    if min(n, m) < LEAST:
         return None
-    difference, parts = now.mean - before.mean, [(each.standard_error**2, each.size - 1) for each in (now, before)]
-    variance = sum(square for square, _ in parts)
-    if variance == 0:
-        return Comparison(math.copysign(math.inf, difference) if difference else 0.0, float(min(n for _, n in parts)))
-    freedom = 1 / sum((square / variance) ** 2 / n for square, n in parts)
-    return Comparison(difference / math.sqrt(variance), freedom)
+    within = ((n - 1) * now.spread**2 + (m - 1) * before.spread**2) / (n + m - 2)
+    difference, error = now.mean - before.mean, math.sqrt(within * (1 / n + 1 / m))
+    if error == 0:
+        return Comparison(math.copysign(math.inf, difference) if difference else 0.0, 0.0, n + m - 2)
+    skewness = pooled([now, before]).skewness * (1 / n**2 - 1 / m**2) / (1 / n + 1 / m) ** 1.5
+    return Comparison(difference / error, skewness, n + m - 2)
 
 
 def chance(alarm: float) -> float:
@@ -58,5 +67,9 @@ def chance_of_run(alarm: float, comparisons: int, each: bool) -> float:
 
 
 def limit(comparison: Comparison, tail: float) -> float:
-    """The |z| that a comparison exceeds by chance with probability `tail`."""
-    return float(-stdtrit(comparison.freedom, tail / 2))
+    """The |z| that a comparison exceeds by chance, on either side, with probability `tail`."""
+    normal, student = -ndtri(tail / 2), -stdtrit(comparison.freedom, tail / 2)
+    heavy = comparison.skewness * comparison.z > STRAIGHT  # chance reaches further on this side
+    k = 4 / comparison.skewness**2 if heavy and math.isfinite(comparison.z) else math.inf
+    reach = (gammainccinv(k, tail / 2) - k) / math.sqrt(k) if math.isfinite(k) else normal
+    return float(max(reach, normal) * student / normal)
