@@ -97,6 +97,12 @@ def weight_name(bundle: "Bundle") -> str:
     return "share" if bundle.header.settings.get("words", {}).get("method") == "textspan" else "coefficient"
 
 
+def shown_word(bundle: "Bundle", word: str, weight: float) -> str:
+    """`+dog`, `−snow`; `dog` where weights are shares, which have no sign."""
+    sign = "+" if weight > 0 else "−"
+    return (sign if weight_name(bundle) == "coefficient" else "") + word
+
+
 def unit_keys(layer: int, neuron: int, head: int) -> dict[str, int]:
     """A unit in a record, without what it has not."""
     return {"layer": layer} | ({"neuron": neuron} if neuron >= 0 else {}) | ({"head": head} if head >= 0 else {})
@@ -127,7 +133,7 @@ def _write_table(bundle: "Bundle", stream: BufferedIOBase, whole: bool) -> None:
         cells = [unit_name(layer, neuron, head), f"{power[row]:.3g}", f"{bundle['explained'][row]:.2f}"]
         if words:
             cells.append(f"{bundle['residual'][row]:.2f}")
-            parts = [f"{'+' if c > 0 else '−'}{texts[j]}" for j, c in signed_words(bundle, row)[:SHOWN_WORDS]]
+            parts = [shown_word(bundle, texts[j], c) for j, c in signed_words(bundle, row)[:SHOWN_WORDS]]
             table.add_row(*cells, Text("  ".join(parts)))
         else:
             table.add_row(*cells, Text("  ".join(images[i] for i in bundle["top_image"][row][:4] if i >= 0)))

@@ -10,7 +10,16 @@ import click
 from cliptools.commands.base import choose_format, command, device_option, open_input, output_options, parse_layers
 from cliptools.commands.consume import record_source
 from cliptools.commands.drawing import heading, png_bytes, unit_row
-from cliptools.commands.present import ORDERS, SHOWN_WORDS, order_units, signed_words, unit_keys, unit_name, weight_name
+from cliptools.commands.present import (
+    ORDERS,
+    SHOWN_WORDS,
+    order_units,
+    shown_word,
+    signed_words,
+    unit_keys,
+    unit_name,
+    weight_name,
+)
 from cliptools.commands.tables import rendered
 from cliptools.ground.errors import StreamError, UsageError
 from cliptools.ground.output import binary_output, text_output
@@ -241,7 +250,7 @@ def _table(tops: "Sequence[Top]", whole: bool) -> bytes:
     for title in ("words", "top images")[not named :]:
         table.add_column(title, overflow="fold")
     for top in tops[:rows]:
-        words = "  ".join(f"{'+' if c > 0 else '−'}{word}" for word, c in _words(top)) if "word" in top.bundle else ""
+        words = "  ".join(shown_word(top.bundle, *each) for each in _words(top)) if "word" in top.bundle else ""
         inertia = "–" if math.isnan(top.inertia) else f"{top.inertia:.3f}"
         cells = [unit_name(*top.unit), inertia, f"{top.norms[0]:.3g}" if top.norms else "–"]
         table.add_row(*cells, *([Text(words)] if named else []), Text("  ".join(top.names[:TABLE_IMAGES])))
