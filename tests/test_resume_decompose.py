@@ -1,22 +1,17 @@
 """clip-decompose --resume on pairs: what an interrupted run has left is gone on with, and the bytes are those of one run."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import Run
+from advgen_input import inside
 from PIL import Image
 
-from cliptools.commands.consume import read_neurons
 from cliptools.ground.errors import CliptoolsError
 from cliptools.ground.kept_parts import KeptParts
-from cliptools.ground.models import load_model
-from cliptools.ground.text_tower import encode_pool
-from cliptools.ground.texts import load_pool
+from cliptools.methods import pursuit
 from cliptools.methods.pursuit import join, pursue, pursuits
-from cliptools.methods.text_space import text_space
 
 WORDS = ["dog", "cat", "boat", "violin", "house", "tree", "apple", "moon", "river", "stone"]
 
@@ -45,44 +40,58 @@ def test_half_a_part_is_dropped_and_others_work_is_refused(tmp_path: Path) -> No
     with pytest.raises(CliptoolsError, match="begun with m 4, asked for now 5"):
         list(KeptParts(tmp_path / "out", resume=True).earlier(said | {"m": 5}))
     with pytest.raises(CliptoolsError, match="go on with it"):
-        list(KeptParts(tmp_path / "out", resume=False).earlier(said))
+        KeptParts(tmp_path / "out", resume=False)
     parts.path.write_bytes(whole + b'{"part":"bm8="}\n')
     with pytest.raises(CliptoolsError, match="damaged"):
         list(KeptParts(tmp_path / "out", resume=True).earlier(said))
 
 
 @pytest.fixture(scope="module")
-def pairs(run: Run, tiny_resnet_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pairs(tiny_resnet_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pairs")
     random = np.random.default_rng(4)
     for i in range(12):
         Image.fromarray(random.integers(0, 256, (3, 3, 3)).astype(np.uint8)).resize((40, 36)).save(folder / f"{i:02d}.png")
     (folder / "pool.txt").write_text("\n".join(WORDS) + "\n")
     model = f"local-dir:{tiny_resnet_dir}"
-    ended = run("effects", folder, "--model", model, "--top-images", 3, "--keep", "10%", "-o", folder / "pairs.safetensors")
+    ended = inside("effects", folder, "--model", model, "--top-images", 3, "--keep", "10%", "-o", folder / "pairs.safetensors")
     assert ended.returncode == 0, ended.stderr.decode()
     return folder
 
 
-def test_an_interrupted_run_goes_on(run: Run, pairs: Path, tiny_resnet_dir: Path, tmp_path: Path) -> None:
-    asked = ["decompose", pairs / "pairs.safetensors", "--m", 3, "--pool", pairs / "pool.txt", "--no-cache"]
-    whole = run(*asked, "-o", tmp_path / "whole.safetensors")
-    assert whole.returncode == 0 and [each.name for each in tmp_path.iterdir()] == ["whole.safetensors"]
-    bundle = read_neurons(pairs / "pairs.safetensors", device="cpu")
-    model, pool = load_model(f"local-dir:{tiny_resnet_dir}", device="cpu"), load_pool(str(pairs / "pool.txt"))
-    atoms = text_space(encode_pool(model, pool, use_cache=False), "pool", "texts")
-    parts = KeptParts(tmp_path / "again.safetensors", resume=True)
-    said = {"center": "pool", "normalize": "texts", "m": 3, "templates": [], "bundle": bundle.digest, "pool": pool.digest}
-    assert not list(parts.earlier(said))
-    part = next(pursuits(torch.from_numpy(bundle["direction"]), atoms, 3, units_chunk=40))
-    parts.add(**{name: column.numpy() for name, column in part._asdict().items()})
-    left = parts.path.read_bytes()
-    refused = run(*asked, "-o", tmp_path / "again.safetensors")
+def test_an_interrupted_run_goes_on(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted after three chunks of 16 units."""
+    monkeypatch.setattr(pursuit, "CHUNK_BYTES", {"cpu": 1})
+    asked = ["decompose", pairs / "pairs.safetensors", "--m", 3, "--pool", pairs / "pool.txt"]
+    target = tmp_path / "named.safetensors"
+    assert inside(*asked, "-o", target).returncode == 0 and [each.name for each in tmp_path.iterdir()] == [target.name]
+    whole = target.read_bytes()
+    target.unlink()
+
+    add = KeptParts.add
+
+    def interrupted(parts: KeptParts, **arrays: np.ndarray) -> None:
+        add(parts, **arrays)
+        if parts.path.read_bytes().count(b"\n") == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KeptParts, "add", interrupted)
+        assert inside(*asked, "-o", target).returncode == 130
+    left = tmp_path / "named.safetensors.part"
+    assert [each.name for each in tmp_path.iterdir()] == [left.name]
+    left.write_bytes(left.read_bytes() + b'{"part":"half a li')
+    refused = inside(*asked, "-o", target)
     assert refused.returncode == 1 and b"left by an earlier run; go on with it (--resume)" in refused.stderr
-    assert parts.path.read_bytes() == left and json.loads(left.splitlines()[0])["m"] == 3
-    ended = run(*asked, "--resume", "-o", tmp_path / "again.safetensors")
-    assert ended.returncode == 0 and b"40 of 115 units are there already" in ended.stderr
-    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
-    assert not parts.path.exists()
-    nowhere = run(*asked, "--resume")
+    other = inside(*asked[:2], "--m", 4, *asked[4:], "--resume", "-o", target)
+    assert other.returncode == 1 and b"begun with m 3, asked for now 4" in other.stderr
+    ended = inside(*asked, "--resume", "-o", target)
+    assert ended.returncode == 0 and b"48 of 115 units are there already" in ended.stderr
+    assert target.read_bytes() == whole and not left.exists()
+
+
+def test_where_nothing_can_be_kept(pairs: Path) -> None:
+    asked = ["decompose", pairs / "pairs.safetensors", "--m", 1, "--pool", pairs / "pool.txt"]
+    assert inside(*asked, "-o", "/dev/null").returncode == 0 and not Path("/dev/null.part").exists()
+    nowhere = inside(*asked, "--resume")
     assert nowhere.returncode == 2 and b"name it by -o FILE" in nowhere.stderr

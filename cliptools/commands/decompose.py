@@ -70,16 +70,16 @@ def main(
     """
     prefixes = parse_prefixes(options["prefix"], options["m"])
     chosen = choose_format(output_format, output, "safetensors")
-    effects = read_neurons(bundle, device=options["device"])
-    if options["resume"] and (output is None or str(output) == "-"):
+    from cliptools.ground.kept_parts import is_kept, kept_parts
+
+    if options["resume"] and not is_kept(output):
         raise UsageError("--resume goes on with what stands beside a file: name it by -o FILE")
+    effects = read_neurons(bundle, device=options["device"])
     if options["method"] == "textspan" and "moment" not in effects:
         units = effects.header.settings.get("units", "neurons")
         raise StreamError(
             f"--method textspan needs second moments of heads (clip-effects --units heads); these units are {units}"
         )
-
-    from cliptools.ground.kept_parts import kept_parts
 
     with kept_parts(output, options["resume"]) as parts:
         pool, found = decompose(effects, options, parts)

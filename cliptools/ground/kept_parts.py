@@ -4,7 +4,7 @@ import base64
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from safetensors import SafetensorError
@@ -12,6 +12,7 @@ from safetensors.numpy import load, save
 
 from cliptools.ground.earlier_run import PART, check_same, whole_lines
 from cliptools.ground.errors import CliptoolsError
+from cliptools.ground.output import replaceable
 from cliptools.ground.provenance import canonical
 
 Arrays = dict[str, np.ndarray]
@@ -21,7 +22,16 @@ class KeptParts:
     """FILE.part: a line that says what is being made, then a line for each part, in base64."""
 
     def __init__(self, path: Path, resume: bool) -> None:
-        self.path, self.resume = path.with_name(path.name + PART), resume
+        """
+        Args:
+            resume: Whether to go on with what an earlier run has left.
+
+        Raises:
+            CliptoolsError: an earlier run has left something, which is not to be gone on with.
+        """
+        self.path = path.with_name(path.name + PART)
+        if self.path.exists() and not resume:
+            raise CliptoolsError(f"{self.path}: left by an earlier run; go on with it (--resume), or remove it")
 
     def earlier(self, said: dict[str, Any]) -> Iterator[Arrays]:
         """The parts that an earlier run has left.
@@ -30,10 +40,8 @@ class KeptParts:
             said: What the parts depend on.
 
         Raises:
-            CliptoolsError: an earlier run has left parts of something else, or any at all, if they are not to be gone on with.
+            CliptoolsError: an earlier run has left parts of something else, or damaged ones.
         """
-        if self.path.exists() and not self.resume:
-            raise CliptoolsError(f"{self.path}: left by an earlier run; go on with it (--resume), or remove it")
         lines = whole_lines(self.path) if self.path.exists() else iter(())
         begun = next(lines, None)
         if begun is None:
@@ -63,10 +71,15 @@ class KeptParts:
             raise CliptoolsError(f"{self.path}: cannot write here ({error.strerror})") from None
 
 
+def is_kept(path: Path | None) -> TypeGuard[Path]:
+    """Whether there is a file beside which parts can stand."""
+    return path is not None and str(path) != "-" and replaceable(path)
+
+
 @contextlib.contextmanager
 def kept_parts(path: Path | None, resume: bool) -> Iterator[KeptParts | None]:
-    """Parts kept beside the file until the block ends without an error; None for standard output."""
-    if path is None or str(path) == "-":
+    """Parts kept beside the file until the block ends without an error; None for standard output, a device or a pipe."""
+    if not is_kept(path):
         yield None
         return
     parts = KeptParts(path, resume)
