@@ -96,7 +96,7 @@ def plain(folder: Path, count: int, batch: int, model: str) -> None:
     from cliptools.ground.loader import Skipped, load_batches
     from cliptools.ground.models import load_model
 
-    loaded = load_model(model, "random", "cpu")
+    loaded = load_model(model, None if model.startswith("local-dir:") else "random", "cpu")
     source = open_images([str(folder)])
     order = choose(source, count, None, 0)
     batches = load_batches(source, order, loaded.transform, batch_size=batch, workers=2, strict=True, skipped=Skipped())
