@@ -33,7 +33,7 @@ from cliptools.methods.segmentation.heat_maps import (
 from cliptools.methods.segmentation.masks import at_size, min_max
 from cliptools.methods.segmentation.metrics import Fit, fit
 
-SEED, SIZE, BATCH, STRIDE, TWO, NEURONS = 6_000_000, 128, 16, 3, 120, 200
+SEED, SIZE, BATCH, STRIDE, TWO, NEURONS, PATCH = 6_000_000, 128, 16, 3, 120, 200, 8
 THRESHOLDS = np.linspace(0.05, 0.9, 18)
 PATTERNED = ("stripes", "checks")  # grounds with edges, of which captions say nothing
 
@@ -92,9 +92,16 @@ def precision(looked: list[Look]) -> float:
     return float(np.mean([fit(look.heat, look.heat >= 0.5, look.truth).mean_precision for look in looked]))
 
 
+def around(labels: np.ndarray) -> np.ndarray:
+    """Pixels of objects, and those at most a patch away."""
+    shown = torch.from_numpy(labels > 0)[None].float()
+    return torch.nn.functional.max_pool2d(shown, 2 * PATCH + 1, 1, PATCH)[0].numpy() > 0
+
+
 def mean_over(looked: list[Look], part: str) -> float:
-    """Heat, mean over pixels of the object, the ground, or another object; then over looks."""
+    """Heat, mean over pixels of the object, the ground (near an object or not), or another object; then over looks."""
     masks = {"object": lambda look: look.truth, "ground": lambda look: look.labels == 0}
+    masks |= {"near": lambda look: around(look.labels) & (look.labels == 0), "far": lambda look: ~around(look.labels)}
     masks["other"] = lambda look: (look.labels > 0) & ~look.truth
     means = [look.heat[mask].mean() for look in looked if (mask := masks[part](look)).any()]
     return float(np.mean(means)) if means else float("nan")
@@ -119,6 +126,8 @@ def row(model: LoadedModel, name: str, method: Method, two: bool) -> dict[str, o
         "heat_object": mean_over(second, "object"),
         "heat_ground": mean_over(second, "ground"),
         "heat_ground_patterned": mean_over([look for look in second if look.patterned], "ground"),
+        "heat_ground_near": mean_over(second, "near"),
+        "heat_ground_far": mean_over(second, "far"),
         "heat_other": mean_over(second, "other"),
     }
     named = {"scenes": "two" if two else "one", "method": name, "masks": len(second)}
