@@ -1,5 +1,7 @@
 """Training of a ResNet: the tower is open_clip's own, mirrored batches stay true, and a model trained so is whole."""
 
+import json
+
 import open_clip
 import pytest
 import torch
@@ -11,6 +13,7 @@ import cliptools.training  # noqa: F401  (applies the torchvision remedy first)
 from cliptools.ground.emoji.concepts import concepts
 from cliptools.ground.models import load_model
 from cliptools.training import image as image_stage
+from cliptools.training import pair_lens
 from cliptools.training.batches import make_batch, with_mirror_images
 from cliptools.training.export import training_rows, write_model
 from cliptools.training.image import optimizer_for, recipe_at
@@ -102,3 +105,12 @@ def test_a_run_without_a_text_stage_has_rows_for_what_it_had(tmp_path) -> None:
     (tmp_path / "log.jsonl").write_text('{"step": 10, "seconds": 120, "rate": 50.0}\n')
     (row,) = training_rows(tmp_path)
     assert row["steps"] == 10 and row["minutes"] == 2.0 and row["examples"] == 6000
+
+
+def test_the_lens_on_units_scores_pairs_and_neurons(tmp_path) -> None:
+    (tmp_path / "figures.json").write_text("{}")
+    done = CliRunner().invoke(pair_lens.main, ["emoji-rn", "--images", "120", "-o", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    pairs, neurons = json.loads((tmp_path / "figures.json").read_text())[pair_lens.WORDS]
+    assert pairs["how many"] == 16 * neurons["how many"] == 4096
+    assert float(neurons["ratio"].rstrip("×")) > 2 and pair_lens.WORDS in (tmp_path / "README.md").read_text()

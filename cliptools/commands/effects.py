@@ -40,7 +40,9 @@ SAMPLE_HELP = "Only N neurons of each layer, drawn by --seed; for --effect indir
 
 @command(TOOL)
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
-@click.option("--model", default="emoji-vit", show_default=True, help="open_clip's name, local-dir:DIR, hf-hub:ID, or emoji-vit.")
+@click.option(
+    "--model", default="emoji-vit", show_default=True, help="open_clip's name, local-dir:DIR, hf-hub:ID, emoji-vit or emoji-rn."
+)
 @click.option("--pretrained", help="open_clip's tag, a weights file, or 'random'.")
 @click.option("--effect", type=click.Choice(EFFECTS), help=EFFECT_HELP)
 @click.option("--units", type=click.Choice(UNITS), help=UNITS_HELP)

@@ -36,10 +36,9 @@ TOP, STRONGEST, M = 10, 8, 32
 SETTINGS = ("untouched", "mean", "pc")
 
 
-def decomposed(name: str, layers: Sequence[int], images: int, seed: int) -> Bundle:
-    """The bundle of `clip-effects | clip-decompose`, as a shell would get it."""
-    numbers = ",".join(map(str, layers))
-    first = ["effects", "--model", name, "--layers", numbers, "--limit", str(images), "--seed", str(seed)]
+def decomposed(name: str, units: Sequence[str], images: int, seed: int) -> Bundle:
+    """The bundle of `clip-effects | clip-decompose`, as a shell would get it; `units` are the options that choose them."""
+    first = ["effects", "--model", name, *units, "--limit", str(images), "--seed", str(seed)]
     data = b""
     for command in (first, ["decompose", "--m", str(M)]):
         words = [sys.executable, "-m", f"cliptools.commands.{command[0]}", *command[1:], "-q"]
@@ -48,7 +47,7 @@ def decomposed(name: str, layers: Sequence[int], images: int, seed: int) -> Bund
 
 
 def layer_score(bundle: Bundle, source: SceneSource, layer: int) -> WordScore:
-    """The word score of the upper half, by effect norm, of one layer's neurons."""
+    """The word score of the upper half, by effect norm, of one layer's units."""
     part = bundle.select((bundle["unit"][:, 0] == layer).nonzero()[0])
     strength = part["top_norm"].mean(1)
     part = part.select((strength >= np.median(strength)).nonzero()[0])
@@ -122,7 +121,7 @@ def main(name: str, images: int, seed: int, rounds: int, output: Path | None) ->
     model = load_model(name, device="cpu")
     visual = supported_tower(model.clip)
     default, every = choose_layers(visual, None), range(len(visual.transformer.resblocks) - 1)
-    bundle = decomposed(name, every, images, seed)
+    bundle = decomposed(name, ["--layers", ",".join(map(str, every))], images, seed)
     tokenizer = SimpleTokenizer(context_length=ARCHITECTURES[name]["text_cfg"]["context_length"])
     classes = embed_classes(model.clip, tokenizer)
     paths, scenes = SecondOrder(visual), single_scenes(rounds)
