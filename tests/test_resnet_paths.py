@@ -8,6 +8,7 @@ from oracles import centred_statistics
 from test_statistics import batches_of
 
 from cliptools.ground.errors import ModelError
+from cliptools.ground.models import load_model
 from cliptools.ground.position_grid import on_grid
 from cliptools.methods.engine import Paths, Settings, Slab, measure
 from cliptools.methods.resnet_paths import (
@@ -120,6 +121,15 @@ def test_pairs_of_rn50_sum_to_the_output() -> None:
     for numbers in torch.arange(65536).split(8192):
         total += S[0, numbers, 0] @ paths.directions(Slab(4, numbers))[:, 0]
     torch.testing.assert_close(total[None], expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
+
+
+def test_pairs_of_the_embedded_model_sum_to_the_output() -> None:
+    visual = supported_resnet(load_model("emoji-rn", device="cpu").clip).double()
+    images = pictures(visual, 3)
+    expected = visual(images)
+    paths = Pairs(visual)
+    assert paths.size(4) == (8192, 1)
+    torch.testing.assert_close(effects(paths, images).sum(1) + value_output(visual)[2], expected, rtol=1e-9, atol=1e-9)
 
 
 def test_units_are_named_in_order(tower: ModifiedResNet) -> None:
