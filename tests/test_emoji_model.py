@@ -48,7 +48,8 @@ def test_open_clip_reads_it_as_we_do(model: LoadedModel) -> None:
 
 def test_preprocessing_leaves_a_scene_as_it_is_drawn(model: LoadedModel) -> None:
     side = canvas_of(model.clip)
-    wanted = {"size": [side, side], "interpolation": "bicubic", "resize_mode": "shortest"}
+    assert model.preprocessing["size"] in (side, [side, side])
+    wanted = {"interpolation": "bicubic", "resize_mode": "shortest"}
     wanted |= {"mean": list(open_clip.OPENAI_DATASET_MEAN), "std": list(open_clip.OPENAI_DATASET_STD)}
     assert wanted.items() <= model.preprocessing.items()
 

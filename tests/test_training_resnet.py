@@ -1,7 +1,5 @@
 """Training of a ResNet: the tower is open_clip's own, mirrored batches stay true, and a model trained so is whole."""
 
-import json
-
 import open_clip
 import pytest
 import torch
@@ -107,10 +105,6 @@ def test_a_run_without_a_text_stage_has_rows_for_what_it_had(tmp_path) -> None:
     assert row["steps"] == 10 and row["minutes"] == 2.0 and row["examples"] == 6000
 
 
-def test_the_lens_on_units_scores_pairs_and_neurons(tmp_path) -> None:
-    (tmp_path / "figures.json").write_text("{}")
-    done = CliRunner().invoke(pair_lens.main, ["emoji-rn", "--images", "120", "-o", str(tmp_path)])
-    assert done.exit_code == 0, done.output
-    pairs, neurons = json.loads((tmp_path / "figures.json").read_text())[pair_lens.WORDS]
-    assert pairs["how many"] == 16 * neurons["how many"] == 4096
-    assert float(neurons["ratio"].rstrip("×")) > 2 and pair_lens.WORDS in (tmp_path / "README.md").read_text()
+def test_the_lens_scores_words_of_neurons() -> None:
+    row = pair_lens.unit_row("emoji-rn", "neurons", 600, 11)
+    assert row["how many"] == 256 and float(str(row["ratio"]).rstrip("×")) > 2
