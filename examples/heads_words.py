@@ -21,7 +21,7 @@ from cliptools.ground.scene_images import SceneSource
 from cliptools.ground.text_tower import encode_pool
 from cliptools.ground.texts import load_pool
 from cliptools.methods.choice import paths_of
-from cliptools.methods.engine import Paths, Slab, scale_of
+from cliptools.methods.paths import Paths, Slab, scale_of
 from cliptools.methods.text_space import text_space
 from cliptools.methods.textspan import head_directions, text_spans
 

@@ -5,7 +5,7 @@ import torch
 from test_second_order import SHAPES, pictures, random_tower
 
 from cliptools.methods.ablation import Replacement
-from cliptools.methods.engine import Slab
+from cliptools.methods.paths import Slab
 from cliptools.methods.second_order import SecondOrder
 from cliptools.methods.vit_paths import directions, scalars, trace
 from cliptools.methods.word_score import strongest_positive, word_score

@@ -11,8 +11,9 @@ from test_statistics import batches_of
 from cliptools.commands.base import parse_percentage
 from cliptools.ground.errors import UsageError
 from cliptools.methods.choice import Choice, choose_effects, paths_of
-from cliptools.methods.engine import Settings, Slab, _margin, _plan, measure
+from cliptools.methods.engine import Settings, _margin, _plan, measure
 from cliptools.methods.keeping import rest_mean, strongest
+from cliptools.methods.paths import Slab
 from cliptools.methods.resnet_paths import Pairs, PooledHeads, PooledNeurons
 from cliptools.methods.second_order import SecondOrder
 from cliptools.methods.statistics import UnitStatistics

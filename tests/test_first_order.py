@@ -8,8 +8,9 @@ from test_bundle import read
 from test_second_order import SHAPES, pictures, random_tower
 
 from cliptools.ground.errors import UsageError
-from cliptools.methods.engine import Settings, Slab, measure
+from cliptools.methods.engine import Settings, measure
 from cliptools.methods.first_order import FirstOrder, choose_any_layers
+from cliptools.methods.paths import Slab
 from cliptools.methods.statistics import rank_of
 
 

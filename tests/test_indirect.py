@@ -11,8 +11,9 @@ from test_bundle import read
 from test_second_order import SHAPES, pictures, random_tower
 
 from cliptools.methods import indirect
-from cliptools.methods.engine import Settings, Slab, measure
+from cliptools.methods.engine import Settings, measure
 from cliptools.methods.indirect import Indirect, cost, draw_sample, keep_all, token_means
+from cliptools.methods.paths import Slab
 from cliptools.methods.statistics import rank_of
 
 

@@ -10,7 +10,8 @@ from test_statistics import batches_of
 from cliptools.ground.errors import ModelError
 from cliptools.ground.models import load_model
 from cliptools.ground.position_grid import on_grid
-from cliptools.methods.engine import Paths, Settings, Slab, measure
+from cliptools.methods.engine import Settings, measure
+from cliptools.methods.paths import Paths, Slab
 from cliptools.methods.resnet_paths import (
     Pairs,
     PooledHeads,

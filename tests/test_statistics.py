@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from oracles import centred_statistics
 from test_second_order import SHAPES, pictures, random_tower
 
-from cliptools.methods.engine import Settings, Slab, measure
+from cliptools.methods.engine import Settings, measure
+from cliptools.methods.paths import Slab
 from cliptools.methods.principal import leading_eigenvectors, principal_coefficients
 from cliptools.methods.second_order import SecondOrder
 from cliptools.methods.statistics import UnitStatistics, rank_of

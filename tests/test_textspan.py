@@ -7,7 +7,8 @@ from test_second_order import SHAPES, pictures, random_tower
 from torch import Tensor
 
 from cliptools.ground.errors import UsageError
-from cliptools.methods.engine import Settings, Slab, measure
+from cliptools.methods.engine import Settings, measure
+from cliptools.methods.paths import Slab
 from cliptools.methods.textspan import head_directions, text_span, text_spans
 from cliptools.methods.vit_heads import Heads, choose_head_layers
 

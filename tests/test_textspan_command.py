@@ -20,7 +20,7 @@ from cliptools.ground.models import load_model
 from cliptools.ground.scene_images import SceneSource
 from cliptools.ground.text_tower import encode_pool, encode_texts
 from cliptools.ground.texts import load_pool
-from cliptools.methods.engine import Slab
+from cliptools.methods.paths import Slab
 from cliptools.methods.resnet_paths import supported_resnet, trace_pool, value_output
 from cliptools.methods.text_space import text_space
 from cliptools.methods.vit_heads import Heads

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from cliptools.ground.bundle import Bundle
     from cliptools.ground.models import LoadedModel
-    from cliptools.methods.engine import Paths
+    from cliptools.methods.paths import Paths
 
     Describe = Callable[[Sequence[str], Tensor], Iterator[dict[str, Any]]]
     """Of the names and pixels of some images, a record each."""

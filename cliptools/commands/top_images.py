@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cliptools.ground.bundle import Bundle
     from cliptools.ground.images import ImageSource
     from cliptools.ground.models import LoadedModel
-    from cliptools.methods.engine import Paths
+    from cliptools.methods.paths import Paths
 
     Ranked = tuple[list[list[str]], np.ndarray, np.ndarray]
     """Of each unit, names, norms and numbers in the source, the largest norm first; −1 where the source lacks an image."""

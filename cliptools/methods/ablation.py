@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cliptools.methods.engine import Paths, Slab, scale_of, slices
+from cliptools.methods.paths import Paths, Slab, scale_of, slices
 
 
 class Ablated(NamedTuple):

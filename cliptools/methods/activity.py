@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cliptools.ground.errors import StreamError
-from cliptools.methods.engine import Paths, Slab, scale_of, slices
+from cliptools.methods.paths import Paths, Slab, scale_of, slices
 
 
 class Activity(NamedTuple):

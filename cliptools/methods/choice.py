@@ -7,8 +7,8 @@ from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
 from cliptools.ground.errors import UsageError
-from cliptools.methods.engine import Paths
 from cliptools.methods.first_order import FirstOrder, choose_any_layers
+from cliptools.methods.paths import Paths
 from cliptools.methods.resnet_paths import LAYER, Pairs, PooledHeads, PooledNeurons, supported_resnet
 from cliptools.methods.second_order import SecondOrder
 from cliptools.methods.vit_heads import Heads, choose_head_layers

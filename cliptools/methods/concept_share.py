@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cliptools.methods.activity import slabs_of
-from cliptools.methods.engine import Paths
+from cliptools.methods.paths import Paths
 
 
 class Chosen(NamedTuple):

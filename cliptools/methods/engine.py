@@ -4,8 +4,8 @@ An effect is factored when phi_n(I) = sum over k of S[n, k](I) D[n, k, :], the i
 are is the business of `Paths`; this file knows only that D is too large to be whole and S too large to be kept.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -13,57 +13,16 @@ from torch import Tensor
 
 from cliptools.ground.errors import CliptoolsError
 from cliptools.ground.progress import note, progress
+from cliptools.methods.paths import UNITS_AT_ONCE, Paths, Slab, gram_of, scale_of, slices
 from cliptools.methods.principal import principal_coefficients
 from cliptools.methods.statistics import Finished, UnitStatistics
 from cliptools.methods.symmetric import SymmetricStack
 
 Batches = Callable[[Collection[int] | None], Iterator[tuple[list[int], Tensor]]]
 """Image numbers and preprocessed pictures [b, 3, y, x], of these images or of all, always in the same order."""
-UNITS_AT_ONCE = 256  # for which D is held
-ROWS_AT_ONCE = 8192  # of D, where units have few
 CHEAP = 0.5e9  # bytes of kept images that nobody misses
 WAITING = 12_000_000  # scalars that may wait to be taken in together
 AMPLE = 2  # times T kept beyond T, where memory allows: every list is certified then, or nearly
-
-
-class Slab(NamedTuple):
-    """Some units of one layer."""
-
-    layer: int
-    neurons: Int[Tensor, "n"]
-    """By their numbers within the layer, which are those of neurons where units are neurons."""
-
-
-@runtime_checkable
-class Paths(Protocol):
-    """A factored effect on one model."""
-
-    def size(self, layer: int) -> tuple[int, int]:
-        """Units of the layer and paths per unit."""
-        ...
-
-    def units(self, layer: int) -> Int[Tensor, "n 3"]:
-        """Layer, neuron and head of the layer's units in order, ascending; -1 for what a unit has not; none of other layers."""
-        ...
-
-    def read(
-        self, image: Float[Tensor, "b 3 y x"], slabs: Sequence[Slab]
-    ) -> tuple[Iterable[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
-        """S of every slab, each made when its turn comes, and M(I), from one forward pass."""
-        ...
-
-    def directions(self, slab: Slab) -> Float[Tensor, "n k d"]:
-        """D."""
-        ...
-
-
-@runtime_checkable
-class KnowsGram(Protocol):
-    """Paths that have the Gram matrices of D without D."""
-
-    def gram(self, slab: Slab) -> Float[Tensor, "n k k"]:
-        """G = D D^T."""
-        ...
 
 
 class Settings(NamedTuple):
@@ -216,31 +175,6 @@ def _read(
     return count
 
 
-def scale_of(embedding: Float[Tensor, "b d"], scaled: bool) -> Float[Tensor, "b"]:
-    """100 / ||M(I)||, by which effects are multiplied, or ones. In float32 at least."""
-    wide = embedding if embedding.dtype == torch.float64 else embedding.float()
-    return 100 / wide.norm(dim=-1) if scaled else wide.new_ones(len(wide))
-
-
-def slices(units: int, k: int) -> Iterator[slice]:
-    """Units a few at a time, with k rows of D each."""
-    step = max(UNITS_AT_ONCE, ROWS_AT_ONCE // k)
-    return (slice(start, min(start + step, units)) for start in range(0, units, step))
-
-
-def index_of(numbers: Int[Tensor, "n"], device: torch.device) -> slice | Int[Tensor, "n"]:
-    """A slice where the numbers are consecutive: it copies nothing."""
-    first, last = int(numbers[0]), int(numbers[-1])
-    if last >= first and torch.equal(numbers.cpu(), torch.arange(first, last + 1)):
-        return slice(first, last + 1)
-    return numbers.to(device)
-
-
-def neuron_units(layer: int, neurons: Int[Tensor, "n"]) -> Int[Tensor, "n 3"]:
-    """Neurons without heads, as units are named."""
-    return torch.stack([torch.full_like(neurons, layer), neurons, torch.full_like(neurons, -1)], 1)
-
-
 def _unsettled(slab: Slab, finished: Finished, measured: UnitStatistics) -> list[Unsettled]:
     """What a second look has to settle, if anything."""
     rows = (~finished.certified).nonzero()[:, 0]
@@ -288,14 +222,6 @@ def _gram(paths: Paths, slab: Slab) -> SymmetricStack:
         G.put(of, part)
     assert G is not None  # a slab has units
     return G
-
-
-def gram_of(paths: Paths, slab: Slab) -> Float[Tensor, "n k k"]:
-    """G = D D^T of a slab whose D may be formed."""
-    if isinstance(paths, KnowsGram):
-        return paths.gram(slab)
-    D = paths.directions(slab)
-    return D @ D.transpose(1, 2)
 
 
 def _summarise(paths: Paths, slab: Slab, finished: Finished, measured: UnitStatistics, settings: Settings) -> Effects:

@@ -18,7 +18,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
 from cliptools.ground.errors import UsageError
-from cliptools.methods.engine import Slab, neuron_units
+from cliptools.methods.paths import Slab, neuron_units
 from cliptools.methods.vit_paths import choose_layers, neurons_per_layer, trace
 
 

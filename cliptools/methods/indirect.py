@@ -23,8 +23,9 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor
 
 from cliptools.ground.progress import note, progress
-from cliptools.methods.engine import Settings, Slab, neuron_units
+from cliptools.methods.engine import Settings
 from cliptools.methods.first_order import written
+from cliptools.methods.paths import Slab, neuron_units
 from cliptools.methods.statistics import UnitStatistics
 from cliptools.methods.vit_paths import neurons_per_layer
 

@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cliptools.methods.engine import Effects, Paths
+from cliptools.methods.engine import Effects
+from cliptools.methods.paths import Paths
 from cliptools.methods.resnet_paths import Pairs
 
 

@@ -27,7 +27,7 @@ from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
 from torch import Tensor, nn
 
 from cliptools.ground.errors import ModelError, StreamError
-from cliptools.methods.engine import ROWS_AT_ONCE, Slab, index_of
+from cliptools.methods.paths import ROWS_AT_ONCE, Slab, index_of
 
 LAYER = 4  # by open_clip's name of the stage, layer4: the one layer whose neurons the pooling reads
 

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
-from cliptools.methods.engine import Slab, index_of, neuron_units
+from cliptools.methods.paths import Slab, index_of, neuron_units
 from cliptools.methods.vit_paths import directions, neurons_per_layer, paths_per_unit, scalars, trace
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cliptools.ground.progress import progress
 from cliptools.methods.activity import slabs_of
-from cliptools.methods.engine import Paths
+from cliptools.methods.paths import Paths
 from cliptools.methods.pursuit import Pursuit
 
 NOTHING = 1e-12  # share of the variance: what is left of texts is rounding where none reaches it

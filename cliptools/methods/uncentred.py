@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cliptools.methods.activity import slabs_of
-from cliptools.methods.engine import Paths, gram_of, scale_of
+from cliptools.methods.paths import Paths, gram_of, scale_of
 from cliptools.methods.statistics import UnitStatistics
 from cliptools.methods.symmetric import SymmetricStack
 

@@ -18,8 +18,8 @@ from jaxtyping import Float, Int
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from cliptools.methods.engine import Slab, index_of
 from cliptools.methods.first_order import choose_any_layers
+from cliptools.methods.paths import Slab, index_of
 from cliptools.methods.vit_paths import class_attention, deviation, hooked, reach_of, wide
 
 LAYERS = 4  # by default the last, as the paper: attention of earlier layers has next to no direct effect

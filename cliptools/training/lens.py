@@ -22,7 +22,7 @@ from cliptools.ground.emoji.scenes import Scene
 from cliptools.ground.models import LoadedModel, load_model
 from cliptools.ground.scene_images import SceneSource
 from cliptools.methods.ablation import Replacement
-from cliptools.methods.engine import Slab
+from cliptools.methods.paths import Slab
 from cliptools.methods.second_order import SecondOrder
 from cliptools.methods.vit_paths import choose_layers, supported_tower
 from cliptools.methods.word_score import WordScore, strongest_positive, word_score
