@@ -1,6 +1,7 @@
 """Label maps by neuron-head pairs and their baselines: against per-pair and per-pixel loops, scikit-learn and torchmetrics."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,16 +9,20 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from sklearn.metrics import confusion_matrix, jaccard_score
 from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from cliptools.ground.errors import ModelError, TextError, UsageError
 from cliptools.ground.masked.labelled import LEFT_OUT
 from cliptools.ground.position_grid import native_size, on_grid, token_stride
 from cliptools.methods.resnet_paths import pair_directions
+from cliptools.methods.segmentation import label_maps
 from cliptools.methods.segmentation.class_texts import class_texts
 from cliptools.methods.segmentation.label_maps import best_texts, to_labels
 from cliptools.methods.segmentation.label_metrics import LabelFit, label_fit
 from cliptools.methods.segmentation.names import BY_PAIRS, RESNET
+from cliptools.methods.segmentation.pair_maps import pair_maps
 from cliptools.methods.segmentation.pair_selection import check_top_pairs, default_pairs, select_pairs
 from cliptools.methods.segmentation.pool_tokens import PoolTokens, pool_tokens
 from cliptools.methods.segmentation.resnet_methods import PairUnits, resnet_heat, resnet_method
@@ -180,6 +185,33 @@ def test_heat_maps_are_of_each_images_own_texts(tower) -> None:
             torch.testing.assert_close(heat.scores[b], alone.logits[0], **EXACT)
 
 
+class Largest(TorchDispatchMode):
+    """Elements of the largest tensor that any operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        self.elements = max([self.elements, *(x.numel() for x in pytree.tree_leaves(out) if isinstance(x, Tensor))])
+        return out
+
+
+def test_no_map_of_a_single_pair_is_made() -> None:
+    """Five texts, 128 pairs times 25 tokens times 4 images: pairs' own maps would be the largest tensor by far."""
+    visual = random_resnet((64, [1, 1, 1, 1], 4, 8, 6))
+    images = torch.randn(4, 3, 160, 160, dtype=torch.float64)
+    H, C = 8, 128
+    with on_grid(visual, 5, 5):
+        seen = pool_tokens(visual, images)
+        pairs, t = all_pairs(visual), unit_texts(visual, 5)
+        chosen = select_pairs(pairs.r, pairs.unit, t, pairs.k, H, C)
+        with Largest() as largest:
+            pair_maps(visual, seen, t, chosen, True)
+    assert C * C <= largest.elements < 4 * 25 * H * C / 4
+
+
 def test_the_papers_share_of_pairs() -> None:
     assert default_pairs(147_456) == 20_000 and default_pairs(8192) == 1111 and default_pairs(2) == 1
     assert check_top_pairs(None, 8192) == 1111 and check_top_pairs(8192, 8192) == 8192
@@ -264,6 +296,7 @@ def test_windows_against_an_average_pixel_by_pixel(size: tuple[int, int], stride
     resized = torch.nn.functional.interpolate(mean[None], size=wanted, mode="bilinear")[0]
     torch.testing.assert_close(averaged.at(*wanted, slice(4, 9)), resized[4:9], **EXACT)
 
+    monkeypatch.setattr(label_maps, "TOGETHER", 5 * wanted[0] * wanted[1])  # texts in several chunks
     found = best_texts(averaged, *wanted, sharpness=2.0)
     probability = torch.softmax(2 * resized, 0)
     assert (found.text == resized.argmax(0)).all()
@@ -312,7 +345,7 @@ def test_label_metrics_against_scikit_learn_and_torchmetrics() -> None:
     np.testing.assert_allclose(total.iou, expected, atol=1e-12)
     np.testing.assert_allclose(total.iou, jaccard.compute().numpy(), atol=1e-6)
     assert total.mean_iou == pytest.approx(expected.mean()) and total.accuracy == pytest.approx((labels == truth).mean())
-    assert total.images == 3
+    assert total.images == 3 and total.mean_iou_true == pytest.approx(expected[:5].mean())
 
 
 def test_classes_that_nothing_has_do_not_count() -> None:

@@ -167,9 +167,9 @@ def _background(made: Labeller, cut: float | None) -> str | float | None:
 
 def _said(fit: "LabelFit") -> dict[str, Any]:
     """Figures; none where no pixel counts."""
+    figures = {"miou": fit.mean_iou, "miou_true": fit.mean_iou_true, "accuracy": fit.accuracy}
     counts = bool(fit.true.any())
-    figures = {"miou": fit.mean_iou, "accuracy": fit.accuracy} if counts else {"miou": None, "accuracy": None}
-    said: dict[str, Any] = {key: None if value is None else rounded(value) for key, value in figures.items()}
+    said: dict[str, Any] = {key: rounded(value) if counts else None for key, value in figures.items()}
     return said | {"true_classes": int((fit.true > 0).sum())}
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from cliptools.methods.segmentation.windows import Averaged
 
 SHARPNESS = 40.0  # the softmax is over so many times the logits
-CHUNK = 16  # texts whose maps are held together, so that memory does not grow with their number
+TOGETHER = 1 << 22  # logits made at a time: as many texts as this allows, so that memory grows little with texts and pixels
 
 
 class Labelled(NamedTuple):
@@ -37,10 +37,12 @@ def best_texts(averaged: Averaged, rows: int, columns: int, probabilities: bool 
     highest = averaged.L.new_full((rows, columns), -torch.inf)
     total = highest.clone() if probabilities else None
     text = torch.zeros(rows, columns, dtype=torch.int64, device=highest.device)
-    for start in range(0, len(averaged.L), CHUNK):
-        logits = sharpness * averaged.at(rows, columns, slice(start, start + CHUNK))
-        top, which = logits.max(0)
-        text = torch.where(top > highest, which + start, text)
+    texts = max(1, TOGETHER // (rows * columns))
+    for start in range(0, len(averaged.L), texts):
+        logits = sharpness * averaged.at(rows, columns, slice(start, start + texts))
+        top = logits.amax(0)
+        won = top > highest  # few pixels, later on: to look for the text there alone is much quicker than max(0) everywhere
+        text[won] = logits[:, won].argmax(0) + start
         highest = torch.maximum(highest, top)
         if total is not None:
             total = torch.logaddexp(total, logits.logsumexp(0))

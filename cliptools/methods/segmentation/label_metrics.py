@@ -42,6 +42,11 @@ class LabelFit:
         return float(np.nanmean(iou)) if np.isfinite(iou).any() else 0.0
 
     @property
+    def mean_iou_true(self) -> float:
+        """Over the classes that the truth has, which a few images of many classes tell more by; 0 where there is none."""
+        return float(self.iou[self.true > 0].mean()) if self.true.any() else 0.0
+
+    @property
     def accuracy(self) -> float:
         """Share of the pixels with the right label; 0 where no pixel counts."""
         return int(self.both.sum()) / max(1, int(self.true.sum()))
