@@ -24,7 +24,7 @@ COLUMNS = (
     "model", "before", "now", "images", "baseline_images", "comparisons", "held_to",
     "runs", "runs_alarmed", "expected", "comparisons_alarmed",
 )  # fmt: skip
-RUNS = {False: 1000, True: 300}  # by whether each comparison is held to --alarm by itself
+RUNS = {False: 400, True: 100}  # by whether each comparison is held to --alarm by itself
 Population = tuple[np.ndarray, np.ndarray]
 """Shares of the images that show a concept, and of those that do not."""
 
