@@ -12,7 +12,7 @@ FEW     ?= 80
 METHODS := pairs neurons heads maskclip qqkk
 SIZES   := 128 160 192 256
 SIZE    ?= 128
-CUTS    := 0.0022 0.0025 0.003 0.004 0.006 0.01 0.02 0.04 0.08 0.15 0.25 0.4 0.6 0.8
+CUTS    := 0.0022 0.0025 0.003 0.0035 0.004 0.0045 0.005 0.006 0.008 0.01 0.014 0.02 0.03 0.04 0.06 0.08 0.11 0.15 0.2 0.25 0.4 0.6
 RESULTS := $(ROOT)/examples/results
 
 export PATH := $(ROOT)/bin:$(PATH)
