@@ -21,7 +21,7 @@ from cliptools.methods.symmetric import SymmetricStack
 Batches = Callable[[Collection[int] | None], Iterator[tuple[list[int], Tensor]]]
 """Image numbers and preprocessed pictures [b, 3, y, x], of these images or of all, always in the same order."""
 CHEAP = 0.5e9  # bytes of kept images that nobody misses
-WAITING = 12_000_000  # scalars that may wait to be taken in together
+WAITING = 24_000_000  # scalars that may wait to be taken in together
 AMPLE = 2  # times T kept beyond T, where memory allows: every list is certified then, or nearly
 
 
