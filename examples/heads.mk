@@ -6,6 +6,7 @@ SHELL := /bin/bash -e -o pipefail
 BIN    ?= ../bin
 PYTHON ?= ../.venv/bin/python
 WORK   ?= work/heads
+export PYTHONPATH := ..
 
 results/heads.csv: heads_words.py $(WORK)/words.safetensors
 	@mkdir -p $(@D)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from cliptools.ground.bundle import Bundle
     from cliptools.ground.pictures import SheetRow
 
+FACTS = 2  # there is room for
 KINDS = {"pairs": "pairs of a neuron and a head", "heads": "heads"}
 
 
@@ -28,7 +29,7 @@ def unit_row(
     layer, neuron, head = (int(v) for v in bundle["unit"][row])
     title = f"layer {layer}" + (f" neuron {neuron}" if neuron >= 0 else "") + (f" head {head}" if head >= 0 else "")
     known = [(name, bundle[name][row]) for name in ("explained", "residual") if name in bundle and name not in bundle.derived]
-    said = [*facts, *(f"{name} {value:.2f}" for name, value in known)]
+    said = [*facts, *(f"{name} {value:.2f}" for name, value in known)][:FACTS]
     words: list[tuple[str, float]] = []
     if "word" in bundle:
         texts = bundle.text_list("words")["texts"]

@@ -234,7 +234,7 @@ def _draw(tops: "Sequence[Top]", look: "Looker", options: dict[str, Any]) -> Non
         rows.append(unit_row(top.bundle, top.row, [look.picture(place) for place in top.places], facts, top.inner))
     units = tops[-1].bundle
     with binary_output(options["sheet"]) as stream:
-        stream.write(png_bytes(contact_sheet(*heading(units, len(tops)), rows), units))
+        stream.write(png_bytes(contact_sheet(*heading(units, sum(top.bundle is units for top in tops)), rows), units))
 
 
 def _table(tops: "Sequence[Top]", whole: bool) -> bytes:
