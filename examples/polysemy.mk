@@ -1,22 +1,24 @@
 # make -C examples -f polysemy.mk     writes results/polysemy.csv, ../docs/polysemy.png and ../docs/top.png
 #
 # Is a neuron-head pair about fewer things than a neuron (arXiv 2509.19943)? The inertia of the embeddings of the ten scenes on
-# which a unit acts most: of all pairs of emoji-rn, all its neurons and all its heads, the share that lies below a threshold.
-# 5,000 scenes that training has not seen.
+# which a unit acts most: of all pairs of emoji-rn, of all its neurons, of each neuron's strongest pair, and of ten random scenes,
+# the share that lies below a threshold. 3,000 scenes.
 SHELL := /bin/bash -e -o pipefail
 BIN    ?= ../bin
 PYTHON ?= ../.venv/bin/python
 WORK   ?= work/polysemy
-SCENES ?= 5000
+SCENES ?= 3000
 MODEL  ?= emoji-rn
+SEED   ?= 21
+export PYTHONPATH := ..
 TOP     = $(BIN)/clip-top -q -f jsonl --sort index --head 1000000 --images-per-unit 1
 
 .PHONY: all
 all: results/polysemy.csv ../docs/polysemy.png ../docs/top.png
 
-results/polysemy.csv ../docs/polysemy.png &: polysemy_curves.py $(WORK)/pairs.jsonl $(WORK)/neurons.jsonl $(WORK)/heads.jsonl
+results/polysemy.csv ../docs/polysemy.png &: polysemy_curves.py $(WORK)/pairs.jsonl $(WORK)/neurons.jsonl
 	@mkdir -p results
-	cat $(filter %.jsonl,$^) | $(PYTHON) $< results/polysemy.csv ../docs/polysemy.png
+	cat $(filter %.jsonl,$^) | $(PYTHON) $< results/polysemy.csv ../docs/polysemy.png $(MODEL) $(SCENES) $(SEED)
 
 # Three neurons that are about much, each above three of its pairs that are about little: of the stronger half of the neurons
 # those whose three clearest strong pairs lie furthest below them.
@@ -31,7 +33,7 @@ $(WORK)/%-words.safetensors: $(WORK)/%.safetensors
 	$(BIN)/clip-decompose --m 8 -o $@ $<
 
 $(WORK)/%.safetensors: | $(WORK)
-	$(BIN)/clip-effects --model $(MODEL) --units $* --limit $(SCENES) --seed 21 --top-images 10 -o $@
+	$(BIN)/clip-effects --model $(MODEL) --units $* --limit $(SCENES) --seed $(SEED) --top-images 10 -o $@
 
 $(WORK):
 	mkdir -p $@
