@@ -1,6 +1,6 @@
 # make -f examples/resnet-segmentation.mk             label maps by emoji-rn against exact masks: examples/results/resnet-segmentation.csv
 # make -f examples/resnet-segmentation.mk picture     docs/resnet-segment.png
-# Five methods on 500 scenes of two or three emoji and on 526 of one, every name shown a class (ground left out, as in PASCAL Context-59),
+# Five methods, and `values` as a control, on 500 scenes of two or three emoji and on 526 of one, every name shown a class (ground left out, as in PASCAL Context-59),
 # and with the ground as one class more: where the softmax is below a probability, chosen for each method on other scenes.
 # Their size was chosen on those other scenes too (rows with `choosing`; there all 526 names are classes).
 ROOT    := $(abspath $(dir $(lastword $(MAKEFILE_LIST)))..)
@@ -9,10 +9,10 @@ WORK    ?= resnet-segmentation
 SEVERAL ?= 500
 ONE     ?= 526
 FEW     ?= 80
-METHODS := pairs neurons heads maskclip qqkk
+METHODS := pairs neurons heads maskclip qqkk values
 SIZES   := 128 160 192 256
 SIZE    ?= 128
-CUTS    := 0.0022 0.0025 0.003 0.0035 0.004 0.0045 0.005 0.006 0.008 0.01 0.014 0.02 0.03 0.04 0.06 0.08 0.11 0.15 0.2 0.25 0.4 0.6
+CUTS    := 0.0022 0.0025 0.003 0.004 0.006 0.01 0.02 0.04 0.08 0.15 0.25 0.4 0.6 0.8
 RESULTS := $(ROOT)/examples/results
 
 export PATH := $(ROOT)/bin:$(PATH)
@@ -59,10 +59,9 @@ $(RESULTS)/resnet-segmentation.csv: $(rows)
 	jq -r '[.scenes, .size, .method, (.background // "left out"), .count, .true_classes, .top_pairs, .miou, .miou_true, .accuracy, .command] | @csv' \
 	$(rows)) > $@
 
-picture: $(WORK)/pairs.safetensors $(WORK)/classes.txt $(foreach method,$(METHODS),$(WORK)/choosing-$(SIZE)-$(method).jsonl)
+picture: $(WORK)/pairs.safetensors $(WORK)/classes.txt
 	rm -rf $(WORK)/scenes $(WORK)/maps
 	clip-scenes --emoji 2-3 --count 5 --seed 12 --size $(SIZE) --out-dir $(WORK)/scenes
 	$(foreach method,$(METHODS),clip-segment $(WORK)/scenes/images --classes $(WORK)/classes.txt --size $(SIZE) --method $(method) \
-	--background $$(jq -s 'map(select(.background != null)) | max_by(.miou_true).background' $(WORK)/choosing-$(SIZE)-$(method).jsonl) \
 	--out-dir $(WORK)/maps/$(method) < $< > /dev/null;)
 	$(PYTHON) $(ROOT)/examples/resnet_segmentation_picture.py $(WORK) $(ROOT)/docs/resnet-segment.png $(METHODS)

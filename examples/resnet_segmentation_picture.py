@@ -36,7 +36,9 @@ def main(work: Path, target: Path, methods: list[str]) -> None:
         slots = np.asarray(Image.open(work / "scenes" / scene["masks"]))
         name = Path(scene["image"]).name
         cells = [Image.open(work / "scenes" / scene["image"]), coloured(np.array([0, *shown])[slots], shown)]
-        cells += [coloured(np.asarray(Image.open(work / "maps" / method / name / "labels.png")), shown) for method in methods]
+        for method in methods:
+            labels = np.asarray(Image.open(work / "maps" / method / name / "labels.png"))
+            cells.append(coloured(np.where(slots > 0, labels, 0), shown))  # the true ground is left out
         for column, cell in enumerate(cells):
             sheet.paste(cell.resize((CELL, CELL)), (GAP + column * (CELL + GAP), LINE + GAP + row * (CELL + GAP)))
     sheet.quantize(200, dither=Image.Dither.NONE).save(target, optimize=True)

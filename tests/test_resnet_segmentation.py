@@ -166,8 +166,9 @@ def test_baselines_token_by_token(tower, name: str) -> None:
     for b, image in enumerate(images):
         Z, x, _, _ = slow_tokens(visual, image)
         for i in range(len(Z)):
-            if name == "maskclip":
-                values = pool.v_proj.weight @ Z[i] + pool.v_proj.bias
+            if name != "qqkk":
+                token = Z[i] if name == "maskclip" else x[i + 1]
+                values = pool.v_proj.weight @ token + pool.v_proj.bias
             else:
                 values = torch.zeros(len(Z[0]), dtype=torch.float64)
                 for h in range(pool.num_heads):

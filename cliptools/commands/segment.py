@@ -103,6 +103,7 @@ def main(*, paths: tuple[str, ...], output_format: str | None, output: Path | No
       pairs      neuron-head pairs whose directions lie along the text (arXiv 2509.19943)
       neurons, heads    the same by the neurons' or the heads' half of each pair alone
       maskclip   every token by the value path (Zhou et al. 2022)   qqkk       softmax(qq')+softmax(kk') (Wang et al. 2024)
+      values     as maskclip, with positional embeddings
 
     \b
     Examples:

@@ -3,5 +3,5 @@
 BY_NEURONS = ("neurons", "signed", "effects")
 VIT = (*BY_NEURONS, "attention", "rollout", "gradcam", "chefer", "textspan")
 BY_PAIRS = ("pairs", "neurons", "heads")
-RESNET = (*BY_PAIRS, "maskclip", "qqkk")
+RESNET = (*BY_PAIRS, "maskclip", "qqkk", "values")
 ALL = tuple(dict.fromkeys((*VIT, *RESNET)))

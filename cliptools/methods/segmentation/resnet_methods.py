@@ -13,7 +13,7 @@ from cliptools.methods.segmentation.names import BY_PAIRS
 from cliptools.methods.segmentation.pair_maps import head_maps, neuron_maps, pair_maps
 from cliptools.methods.segmentation.pair_selection import Selection, select_pairs
 from cliptools.methods.segmentation.pool_tokens import PoolTokens, pool_tokens
-from cliptools.methods.segmentation.token_features import maskclip, qqkk
+from cliptools.methods.segmentation.token_features import maskclip, qqkk, values
 
 
 class PairUnits(NamedTuple):
@@ -74,7 +74,7 @@ def _by_pairs(
 
 
 def _by_tokens(name: str, visual: ModifiedResNet, t: Float[Tensor, "text d"]) -> Callable[[PoolTokens], Tensor]:
-    features = {"maskclip": maskclip, "qqkk": qqkk}[name]
+    features = {"maskclip": maskclip, "qqkk": qqkk, "values": values}[name]
     return lambda seen: (features(visual, seen) @ t.T).transpose(1, 2)
 
 

@@ -13,8 +13,12 @@ def maskclip(visual: ModifiedResNet, seen: PoolTokens) -> Float[Tensor, "b patch
 
     Without positional embeddings, which its public code leaves out for ResNets.
     """
-    pool = visual.attnpool
-    return F.normalize(_linear(pool.c_proj, _linear(pool.v_proj, seen.Z)), dim=-1)
+    return _by_value(visual, seen.Z)
+
+
+def values(visual: ModifiedResNet, seen: PoolTokens) -> Float[Tensor, "b patch d"]:
+    """The same of x_i, with positional embeddings: what the pooling would say if all heads looked at one token alone."""
+    return _by_value(visual, seen.x[:, 1:])
 
 
 def qqkk(visual: ModifiedResNet, seen: PoolTokens) -> Float[Tensor, "b patch d"]:
@@ -25,6 +29,11 @@ def qqkk(visual: ModifiedResNet, seen: PoolTokens) -> Float[Tensor, "b patch d"]
     A = sum((y @ y.transpose(-1, -2) * scale).softmax(-1) for y in (q, k))  # (b, head, token, token)
     gathered = (A @ v).transpose(1, 2).flatten(2)  # (b, token, neuron)
     return F.normalize(_linear(pool.c_proj, gathered[:, 1:]), dim=-1)
+
+
+def _by_value(visual: ModifiedResNet, tokens: Float[Tensor, "b patch neuron"]) -> Float[Tensor, "b patch d"]:
+    pool = visual.attnpool
+    return F.normalize(_linear(pool.c_proj, _linear(pool.v_proj, tokens)), dim=-1)
 
 
 def _heads(pool: nn.Module, layer: nn.Linear, x: Float[Tensor, "b token neuron"]) -> Float[Tensor, "b head token e"]:
