@@ -12,7 +12,6 @@ import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import RESULTS, describe, save
+from runs import in_own_process, keep
 
 SETTINGS: dict[str, list[str] | None] = {
     "plain": None,
@@ -106,21 +106,9 @@ def plain(folder: Path, count: int, batch: int, model: str) -> None:
 
 
 def measured(setting: str, folder: Path, count: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One process, and a line about it in results/effects.jsonl, so that nothing measured is lost."""
-    command = [sys.executable, __file__, "--work", setting, "--folder", str(folder), "--count", str(count)]
-    command += ["--batch-size", str(options.batch_size), "--model", options.model]
-    done = subprocess.run(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr)
-    return {"setting": setting, "images": count} | json.loads(done.stderr.splitlines()[-1])
-
-
-def keep(line: dict[str, Any]) -> None:
-    """Add a line to the log and show it."""
-    LOG.parent.mkdir(exist_ok=True)
-    with LOG.open("a", encoding="utf-8") as log:
-        log.write(json.dumps(line) + "\n")
-    print(line, flush=True)
+    """One process."""
+    size = {"batch_size": options.batch_size, "model": options.model}
+    return {"setting": setting, "images": count} | in_own_process(__file__, work=setting, folder=folder, count=count, **size)
 
 
 def speed(folder: Path, options: argparse.Namespace) -> None:
@@ -130,14 +118,15 @@ def speed(folder: Path, options: argparse.Namespace) -> None:
             short, long = (measured(setting, folder, count, options) for count in (SHORT, options.count))
             slope = (long["seconds"] - short["seconds"]) / (options.count - SHORT)
             fixed = long["seconds"] - slope * options.count
-            keep({"round": number + 1, "setting": setting, "ms": round(1000 * slope, 1), "fixed": round(fixed, 1)})
+            keep(LOG, {"round": number + 1, "setting": setting, "ms": round(1000 * slope, 1), "fixed": round(fixed, 1)})
 
 
 def memory(folder: Path, options: argparse.Namespace) -> None:
     """Peaks for few and many images."""
     for setting in GOALS:
         for count in MANY:
-            keep({"setting": setting, "images": count, "peak": round(measured(setting, folder, count, options)["peak GB"], 2)})
+            peak = round(measured(setting, folder, count, options)["peak GB"], 2)
+            keep(LOG, {"setting": setting, "images": count, "peak": peak})
 
 
 def tables() -> dict[str, list[dict[str, Any]]]:

@@ -16,7 +16,6 @@ import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from typing import Any
 
 from effects import make_photos, plain
 from machine import RESULTS, describe, save
+from runs import in_own_process, keep
 
 GOAL = 1.2
 COUNTS = {"RN50": (32, 160), "RN50x16": (4, 12)}
@@ -58,46 +58,30 @@ def work(options: argparse.Namespace) -> None:
     print(json.dumps(said), file=sys.stderr)
 
 
-def measured(setting: str, model: str, folder: Path, count: int, batch_size: int) -> dict[str, Any]:
-    """One process."""
-    command = [sys.executable, __file__, "--work", setting, "--folder", str(folder), "--count", str(count)]
-    command += ["--batch-size", str(batch_size), "--model", model]
-    done = subprocess.run(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr)
-    found: dict[str, Any] = json.loads(done.stderr.splitlines()[-1])
-    return found
-
-
-def keep(line: dict[str, Any]) -> None:
-    """Add a line to the log and show it."""
-    LOG.parent.mkdir(exist_ok=True)
-    with LOG.open("a", encoding="utf-8") as log:
-        log.write(json.dumps(line) + "\n")
-    print(line, flush=True)
-
-
 def speed(folder: Path, options: argparse.Namespace) -> None:
     """A short and a long run of plain and pairs, in turns."""
+    where = {"folder": folder, "batch_size": options.batch_size}
     for number in range(options.rounds):
         for model in options.models:
             few, many = options.counts or COUNTS[model]
             for setting in SETTINGS:
-                short, long = (measured(setting, model, folder, n, options.batch_size) for n in (few, many))
+                short, long = (in_own_process(__file__, work=setting, model=model, count=n, **where) for n in (few, many))
                 slope, cpu = ((long[clock] - short[clock]) / (many - few) for clock in ("seconds", "cpu"))
                 line = {"round": number + 1, "model": model, "setting": setting, "images": many, "ms": round(1000 * slope, 1)}
                 line |= {"cpu ms": round(1000 * cpu, 1), "fixed cpu s": round(long["cpu"] - cpu * many, 1)}
-                keep(line | {"peak": round(long["peak GB"], 2), "bytes": long.get("bytes")})
+                keep(LOG, line | {"peak": round(long["peak GB"], 2), "bytes": long.get("bytes")})
 
 
 def memory(folder: Path, options: argparse.Namespace) -> None:
     """Peaks and bytes for 1,000 images, of all pairs of the model's pooling behind a thin trunk, and what pairs cost there."""
+    where = {"folder": folder, "batch_size": options.batch_size}
     for model in options.models:
         with tempfile.TemporaryDirectory() as name:
             thin(model, Path(name))
             cpu = {}
             for setting in SETTINGS:
-                short, long = (measured(setting, f"local-dir:{name}", folder, n, options.batch_size) for n in (MANY // 2, MANY))
+                work = where | {"work": setting, "model": f"local-dir:{name}"}
+                short, long = (in_own_process(__file__, count=n, **work) for n in (MANY // 2, MANY))
                 cpu[setting] = (long["cpu"] - short["cpu"]) / (MANY - MANY // 2)
             line = {
                 "model": model,
@@ -106,7 +90,7 @@ def memory(folder: Path, options: argparse.Namespace) -> None:
                 "half as many": round(short["peak GB"], 2),
             }
             more = round(1000 * (cpu["pairs"] - cpu["plain"]), 1)
-            keep(line | {"bytes": long["bytes"], "cpu ms an image beyond a plain pass": more})
+            keep(LOG, line | {"bytes": long["bytes"], "cpu ms an image beyond a plain pass": more})
 
 
 def thin(model: str, folder: Path) -> None:
@@ -151,7 +135,7 @@ def decompose(options: argparse.Namespace) -> None:
         each, cpu = (time.perf_counter() - start) / len(r), (time.process_time() - used) / len(r)
         line = {"model": model, "sample": len(r), "texts": options.words, "m": options.m, "ms a pair": round(1000 * each, 1)}
         line |= {"cpu ms a pair": round(1000 * cpu, 1), "pairs": pairs, "hours for all": round(each * pairs / 3600, 2)}
-        keep(line | {"cpu hours for all": round(cpu * pairs / 3600, 2)})
+        keep(LOG, line | {"cpu hours for all": round(cpu * pairs / 3600, 2)})
 
 
 def tables() -> dict[str, list[dict[str, Any]]]:
