@@ -21,13 +21,13 @@ from cliptools.ground.masked.labelled import LEFT_OUT
 from cliptools.ground.models import load_model
 from cliptools.ground.position_grid import native_size, on_grid, token_stride
 from cliptools.ground.scene_images import SceneSource
+from cliptools.ground.segmentation_names import BY_PAIRS, RESNET
 from cliptools.ground.text_tower import encode_texts
 from cliptools.methods.resnet_paths import pair_directions, supported_resnet
 from cliptools.methods.segmentation import label_maps
 from cliptools.methods.segmentation.class_texts import class_texts
 from cliptools.methods.segmentation.label_maps import best_texts, to_labels
 from cliptools.methods.segmentation.label_metrics import LabelFit, label_fit
-from cliptools.methods.segmentation.names import BY_PAIRS, RESNET
 from cliptools.methods.segmentation.pair_maps import pair_maps
 from cliptools.methods.segmentation.pair_selection import check_top_pairs, default_pairs, select_pairs
 from cliptools.methods.segmentation.pool_tokens import PoolTokens, pool_tokens

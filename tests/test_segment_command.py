@@ -21,7 +21,7 @@ from cliptools.commands.segmenting.opened import open_bundle
 from cliptools.commands.segmenting.segmenter import Segmenter, load_segmenter
 from cliptools.ground.bundle import read_bundle
 from cliptools.ground.errors import CliptoolsError
-from cliptools.methods.segmentation.names import VIT
+from cliptools.ground.segmentation_names import VIT
 
 SIDE = 96
 

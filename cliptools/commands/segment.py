@@ -8,7 +8,7 @@ import click
 from cliptools.commands.base import choose_format, command, device_option, output_options
 from cliptools.commands.segmenting.segmenter import parse_threshold
 from cliptools.ground.errors import UsageError
-from cliptools.methods.segmentation.names import ALL
+from cliptools.ground.segmentation_names import ALL
 
 if TYPE_CHECKING:
     from cliptools.commands.segmenting.opened import Opened

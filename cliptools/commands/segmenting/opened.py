@@ -49,7 +49,7 @@ def pair_units(opened: Opened, top_pairs: int | None) -> "PairUnits | None":
     """
     import torch
 
-    from cliptools.methods.segmentation.names import BY_PAIRS
+    from cliptools.ground.segmentation_names import BY_PAIRS
     from cliptools.methods.segmentation.pair_selection import check_top_pairs
     from cliptools.methods.segmentation.resnet_methods import PairUnits
 

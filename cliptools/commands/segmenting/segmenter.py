@@ -8,7 +8,7 @@ from cliptools.commands.consume import record_source
 from cliptools.commands.segmenting.opened import Opened, pair_units
 from cliptools.commands.segmenting.sink import repair_sink
 from cliptools.ground.errors import CliptoolsError, StreamError, UsageError
-from cliptools.methods.segmentation.names import BY_NEURONS
+from cliptools.ground.segmentation_names import BY_NEURONS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor
 
+from cliptools.ground.segmentation_names import BY_PAIRS
 from cliptools.methods.segmentation.heat_maps import Heat, Method
-from cliptools.methods.segmentation.names import BY_PAIRS
 from cliptools.methods.segmentation.pair_maps import head_maps, neuron_maps, pair_maps
 from cliptools.methods.segmentation.pair_selection import Selection, select_pairs
 from cliptools.methods.segmentation.pool_tokens import PoolTokens, pool_tokens

@@ -3,9 +3,9 @@
 from torch import nn
 
 from cliptools.ground.errors import UsageError
+from cliptools.ground.segmentation_names import RESNET, VIT
 from cliptools.methods.choice import pools_by_attention
 from cliptools.methods.resnet_paths import supported_resnet
-from cliptools.methods.segmentation.names import RESNET, VIT
 from cliptools.methods.vit_paths import supported_tower
 
 
