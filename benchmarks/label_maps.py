@@ -1,0 +1,78 @@
+"""What label maps by neuron-head pairs need beyond the model: RN50x16, one crop of 384 pixels, 59 classes, 20,000 pairs a class.
+
+    python benchmarks/label_maps.py
+
+Random weights. Memory is the process's peak less what it held once the model was there: the directions of all 147,456
+pairs, their selection, and the maps; then also the label map of a picture of 2,000 × 3,000 pixels from one window's logits.
+"""
+
+import os
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+from machine import describe, save
+
+CLASSES, CROP, TOP = 59, 384, 20_000
+GOAL = 2.0  # GB
+PICTURE = (2000, 3000)
+
+
+def held() -> float:
+    """GB of memory this process holds now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
+def peak() -> float:
+    """The most it ever held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def main() -> None:
+    import torch
+
+    from cliptools.ground.torchvision_remedy import ensure_torchvision
+
+    ensure_torchvision()
+    from open_clip.modified_resnet import ModifiedResNet
+
+    from cliptools.methods.resnet_paths import Pairs, pair_directions
+    from cliptools.methods.segmentation.label_maps import best_texts
+    from cliptools.methods.segmentation.resnet_methods import PairUnits, resnet_method
+    from cliptools.methods.segmentation.windows import Averaged
+
+    torch.manual_seed(0)
+    torch.set_grad_enabled(False)
+    visual = ModifiedResNet([6, 8, 18, 8], 768, 48, image_size=CROP, width=96).eval()
+    model, before, rows = held(), peak(), []
+
+    def note(what: str, seconds: float) -> None:
+        row: dict[str, Any] = {"what": what, "seconds": round(seconds, 2), "peak GB beyond the model": round(peak() - model, 2)}
+        rows.append(row | {"goal": GOAL})
+
+    start = time.perf_counter()
+    unit = Pairs(visual).units(4)
+    r = torch.nn.functional.normalize(pair_directions(visual, unit[:, 1], unit[:, 2]), dim=1)
+    t = torch.nn.functional.normalize(torch.randn(CLASSES, visual.output_dim), dim=1)
+    look = resnet_method("pairs", visual, t, PairUnits(r, unit, TOP), sink=True)
+    note("directions and selection", time.perf_counter() - start)
+    for what in ("first crop", "second crop"):
+        start = time.perf_counter()
+        logits = look(torch.randn(1, 3, CROP, CROP)).logits
+        note(what, time.perf_counter() - start)
+    start = time.perf_counter()
+    best_texts(Averaged(logits, ([0], [0]), (CROP, CROP), (CROP, CROP)), *PICTURE)
+    note(f"labels of {PICTURE[0]} × {PICTURE[1]} pixels", time.perf_counter() - start)
+    settings = {
+        "classes": CLASSES,
+        "crop": CROP,
+        "pairs a class": TOP,
+        "model GB": round(model, 2),
+        "peak before": round(before, 2),
+    }
+    save("label_maps", describe(), settings, {"memory": rows})
+
+
+if __name__ == "__main__":
+    main()
