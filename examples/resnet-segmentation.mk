@@ -1,5 +1,6 @@
 # make -f examples/resnet-segmentation.mk             label maps by emoji-rn against exact masks: examples/results/resnet-segmentation.csv
 # make -f examples/resnet-segmentation.mk picture     docs/resnet-segment.png
+# make -f examples/resnet-segmentation.mk ground      what tells things from ground: examples/results/resnet-ground.csv
 # Five methods, and `values` as a control, on 500 scenes of two or three emoji and on 526 of one, every name shown a class (ground left out, as in PASCAL Context-59),
 # and with the ground as one class more: where the softmax is below a probability, chosen for each method on other scenes.
 # Their size was chosen on those other scenes too (rows with `choosing`; there all 526 names are classes).
@@ -21,7 +22,7 @@ export SHELLOPTS := pipefail
 SHELL := bash
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: table picture
+.PHONY: table picture ground
 
 table: $(RESULTS)/resnet-segmentation.csv
 
@@ -65,3 +66,7 @@ picture: $(WORK)/pairs.safetensors $(WORK)/classes.txt
 	$(foreach method,$(METHODS),clip-segment $(WORK)/scenes/images --classes $(WORK)/classes.txt --size $(SIZE) --method $(method) \
 	--out-dir $(WORK)/maps/$(method) < $< > /dev/null;)
 	$(PYTHON) $(ROOT)/examples/resnet_segmentation_picture.py $(WORK) $(ROOT)/docs/resnet-segment.png $(METHODS)
+
+# On 120 scenes of a seed of their own.
+ground: $(WORK)/pairs.safetensors
+	$(PYTHON) $(ROOT)/examples/resnet_ground_study.py $< $(METHODS) > $(RESULTS)/resnet-ground.csv

@@ -1,0 +1,120 @@
+"""Why pairs tell things from ground badly by their softmax: is it too flat, or are their maps bright where nothing is?
+
+python resnet_ground_study.py BUNDLE METHOD... > results/resnet-ground.csv
+"""
+
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from cliptools.commands.consume import read_neurons
+from cliptools.ground.emoji.captions import ZERO_SHOT_TEMPLATES
+from cliptools.ground.emoji.concepts import concepts
+from cliptools.ground.emoji.render import render, to_uint8
+from cliptools.ground.emoji.samples import label_pictures
+from cliptools.ground.emoji.scenes import Recipe, draw_scene
+from cliptools.ground.fitted_images import fitted_tensor
+from cliptools.ground.masked.labelled import GROUND, LEFT_OUT
+from cliptools.ground.models import LoadedModel, load_recorded_model
+from cliptools.ground.text_tower import encode_texts
+from cliptools.methods.segmentation.class_texts import class_texts
+from cliptools.methods.segmentation.label_maps import SHARPNESS
+from cliptools.methods.segmentation.label_metrics import label_fit
+from cliptools.methods.segmentation.pair_selection import default_pairs
+from cliptools.methods.segmentation.pool_tokens import pool_tokens
+from cliptools.methods.segmentation.resnet_methods import PairUnits, resnet_method
+from cliptools.methods.segmentation.windows import Averaged
+
+SEED, COUNT, SIZE = 9_400_000, 120, 128
+GRID = slice(2, None, 4)  # every fourth pixel either way
+CHOOSING, MEASURED = slice(0, None, 2), slice(1, None, 2)  # scenes on which scales and thresholds are chosen, and the others
+SCALES = tuple(SHARPNESS * 2**power for power in range(-2, 7))
+SPREAD = 1.7  # standard deviation over classes that the heads' logits have, times the usual sharpness
+QUANTILES = np.linspace(0.01, 0.99, 99)  # thresholds, for scores of any scale
+
+
+def scenes(model: LoadedModel) -> tuple[Tensor, np.ndarray]:
+    """As clip-scenes --emoji 2-3 draws them, and labels at every fourth pixel: classes from 1 [scene, y, x]."""
+    drawn = [draw_scene(SEED, index, Recipe(counts=(0.0, *Recipe().counts[1:3], 0.0))) for index in range(COUNT)]
+    canvas = render(drawn, SIZE)
+    pictures = [Image.fromarray(pixels) for pixels in to_uint8(canvas.image)]
+    names = [np.array([GROUND, *(sprite.concept + 1 for sprite in scene.sprites)]) for scene in drawn]
+    truth = [own[slots[GRID, GRID]] for own, slots in zip(names, label_pictures(canvas.visible), strict=True)]
+    return torch.stack([fitted_tensor(one, SIZE, (1, 1), model.preprocessing) for one in pictures]), np.stack(truth)
+
+
+def at_pixels(maps: Tensor) -> Tensor:
+    """Tokens' maps [map, row, column] at every fourth pixel, brought there as clip-segment does."""
+    return Averaged(maps[None], ([0], [0]), (SIZE, SIZE), (SIZE, SIZE)).at(SIZE, SIZE)[:, GRID, GRID]
+
+
+def miou(labels: np.ndarray, truth: np.ndarray) -> float:
+    """Over the classes that the truth has."""
+    return label_fit(labels.ravel(), truth.ravel(), len(concepts()) + 1).mean_iou_true
+
+
+def with_ground(labels: np.ndarray, score: np.ndarray, truth: np.ndarray) -> list[float]:
+    """mIoU on the choosing scenes, ground where the score is below its best threshold, and on the others by the same one."""
+    cuts, parts = np.quantile(score[CHOOSING], QUANTILES), (CHOOSING, MEASURED)
+    found = [[miou(np.where(score[part] < cut, GROUND, labels[part]), truth[part]) for part in parts] for cut in cuts]
+    return max(found, key=lambda fit: fit[0])
+
+
+def told(score: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """How well a score tells things from ground, and its means."""
+    thing, score = truth[MEASURED] != GROUND, score[MEASURED]
+    return {"auc": roc_auc_score(thing.ravel(), score.ravel()), "thing": score[thing].mean(), "ground": score[~thing].mean()}
+
+
+def rows(L: Tensor, truth: np.ndarray, activation: np.ndarray) -> Iterator[dict[str, str | float]]:
+    """All scores of one method's logits [scene, class, y, x]."""
+    labels, top, sigma = L.argmax(1).numpy() + 1, L.amax(1).numpy(), L.std(1).numpy()
+    yield {"score": "ground left out", "miou": miou(labels[MEASURED], np.where(truth == GROUND, LEFT_OUT, truth)[MEASURED])}
+    yield {"score": "spread", "scale": SHARPNESS} | told(SHARPNESS * sigma, truth)
+    equal = SPREAD / float(sigma[CHOOSING].mean())
+    by_scale = {scale: torch.stack([(scale * one).softmax(0).amax(0) for one in L]).numpy() for scale in (*SCALES, equal)}
+    best = max(SCALES, key=lambda scale: with_ground(labels, by_scale[scale], truth)[0])
+    for name, scale in {"": SHARPNESS, ", equal spread": equal, ", best scale": best}.items():
+        row = {"score": f"probability{name}", "scale": scale, "miou": with_ground(labels, by_scale[scale], truth)[1]}
+        yield row | told(by_scale[scale], truth)
+    scores = {"logit": top, "logit by activation": top / activation, "deviations": (top - L.mean(1).numpy()) / sigma}
+    for name, score in scores.items():
+        yield {"score": name, "miou": with_ground(labels, score, truth)[1]} | told(score, truth)
+
+
+@torch.inference_mode()
+def main(path: Path, methods: list[str]) -> None:
+    """What activations alone tell, then each method's scores, as they come."""
+    bundle = read_neurons(path)
+    model = load_recorded_model(bundle.header.model, "cpu")
+    visual, r = model.clip.visual, torch.from_numpy(bundle["direction"])
+    t = class_texts(encode_texts(model, [concept.name for concept in concepts()], ZERO_SHOT_TEMPLATES))
+    pairs = PairUnits(r, torch.from_numpy(bundle["unit"]), default_pairs(len(r)))
+    images, truth = scenes(model)
+    lines = csv.DictWriter(sys.stdout, ["method", "score", "scale", "auc", "thing", "ground", "miou"], lineterminator="\n")
+    lines.writeheader()
+
+    def write(method: str, row: dict[str, str | float]) -> None:
+        lines.writerow({"method": method} | {key: x if isinstance(x, str) else f"{x:.4g}" for key, x in row.items()})
+
+    seen = [pool_tokens(visual, image[None]) for image in images]
+    level = {"mean": [one.Z[0].mean(-1) for one in seen], "norm": [one.Z[0].norm(dim=-1) for one in seen]}
+    activation = {name: at_pixels(torch.stack(maps).unflatten(1, seen[0].grid)).numpy() for name, maps in level.items()}
+    for name, score in activation.items():
+        write("activation", {"score": name} | told(score, truth))
+    for method in methods:
+        look = resnet_method(method, visual, t, pairs)
+        L = torch.stack([at_pixels(look(image[None]).logits[0]) for image in images])
+        for row in rows(L, truth, activation["mean"]):
+            write(method, row)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
