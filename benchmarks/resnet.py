@@ -143,11 +143,12 @@ def tables() -> dict[str, list[dict[str, Any]]]:
     lines = [json.loads(line) for line in LOG.read_text(encoding="utf-8").splitlines()]
     found: dict[str, list[dict[str, Any]]] = {"speed": [], "memory": [], "decompose": []}
     rounds = [line for line in lines if "round" in line]
-    for model in dict.fromkeys(line["model"] for line in rounds):
-        by = {s: {x["round"]: x for x in rounds if (x["model"], x["setting"]) == (model, s)} for s in SETTINGS}
+    for model, images in dict.fromkeys((line["model"], line["images"]) for line in rounds):
+        of = [line for line in rounds if (line["model"], line["images"]) == (model, images)]
+        by = {s: {x["round"]: x for x in of if x["setting"] == s} for s in SETTINGS}
         if not all(by.values()):
             continue
-        row: dict[str, Any] = {"model": model, "images": next(iter(by["plain"].values()))["images"]}
+        row: dict[str, Any] = {"model": model, "images": images}
         for clock in ("ms", "cpu ms"):
             ratios = [round(by["pairs"][n][clock] / by["plain"][n][clock], 3) for n in by["pairs"] if n in by["plain"]]
             row |= {f"{s}, {clock} an image": statistics.median(x[clock] for x in by[s].values()) for s in SETTINGS}
