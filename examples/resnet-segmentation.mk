@@ -68,5 +68,7 @@ picture: $(WORK)/pairs.safetensors $(WORK)/classes.txt
 	$(PYTHON) $(ROOT)/examples/resnet_segmentation_picture.py $(WORK) $(ROOT)/docs/resnet-segment.png $(METHODS)
 
 # On 120 scenes of a seed of their own.
-ground: $(WORK)/pairs.safetensors
-	$(PYTHON) $(ROOT)/examples/resnet_ground_study.py $< $(METHODS) > $(RESULTS)/resnet-ground.csv
+ground: $(RESULTS)/resnet-ground.csv
+
+$(RESULTS)/resnet-ground.csv: $(WORK)/pairs.safetensors
+	$(PYTHON) $(ROOT)/examples/resnet_ground_study.py $< $(METHODS) > $@
