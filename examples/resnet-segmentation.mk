@@ -4,8 +4,7 @@
 # Five methods, and `values` as a control, on 500 scenes of two or three emoji and on 526 of one, every name shown a class (ground left out, as in PASCAL Context-59),
 # and with the ground as one class more: where the softmax is below a probability, chosen for each method on other scenes.
 # Their size was chosen on those other scenes too (rows with `choosing`; there all 526 names are classes).
-ROOT    := $(abspath $(dir $(lastword $(MAKEFILE_LIST)))..)
-PYTHON  ?= $(firstword $(wildcard $(ROOT)/.venv/bin/python) python3)
+include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 WORK    ?= resnet-segmentation
 SEVERAL ?= 500
 ONE     ?= 526
@@ -14,14 +13,7 @@ METHODS := pairs neurons heads maskclip qqkk values
 SIZES   := 128 160 192 256
 SIZE    ?= 128
 CUTS    := 0.0022 0.0025 0.003 0.004 0.006 0.01 0.02 0.04 0.08 0.15 0.25 0.4 0.6 0.8
-RESULTS := $(ROOT)/examples/results
 
-export PATH := $(ROOT)/bin:$(PATH)
-export PYTHONPATH := $(ROOT)
-export SHELLOPTS := pipefail
-SHELL := bash
-.DELETE_ON_ERROR:
-.SECONDARY:
 .PHONY: table picture ground
 
 table: $(RESULTS)/resnet-segmentation.csv

@@ -3,21 +3,13 @@
 # make -f examples/segmentation.mk picture     docs/segment.png
 # Eight methods on 1,052 scenes of one emoji (each of 526 twice) and on scenes of two, where each is asked for in turn; at twice the
 # resolution of training, and (METHODS_64) at its own. Seeds that neither training nor the bundle drew from.
-ROOT    := $(abspath $(dir $(lastword $(MAKEFILE_LIST)))..)
-PYTHON  ?= $(firstword $(wildcard $(ROOT)/.venv/bin/python) python3)
+include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 WORK    ?= segmentation
 ONE     ?= 1052
 TWO     ?= 500
 METHODS    := neurons rollout chefer textspan effects attention gradcam signed
 METHODS_64 := neurons rollout chefer textspan
-RESULTS := $(ROOT)/examples/results
 
-export PATH := $(ROOT)/bin:$(PATH)
-export PYTHONPATH := $(ROOT)
-export SHELLOPTS := pipefail
-SHELL := bash
-.DELETE_ON_ERROR:
-.SECONDARY:
 # The study chooses each method's threshold on 176 and 120 scenes of its own, and measures on as many others.
 .PHONY: table study picture
 

@@ -190,7 +190,7 @@ def _records(
     neurons: "Bundle", asked: "Asked", truth: "Truth | None", options: dict[str, Any], done: Done
 ) -> Iterator[dict[str, Any]]:
     """A record an image, in the order of the list."""
-    from cliptools.ground.loader import Skipped, default_workers, load_batches
+    from cliptools.ground.loader import Skipped, load_batches
     from cliptools.ground.models import load_recorded_model
     from cliptools.ground.progress import note, progress
     from cliptools.ground.truth import found_names
@@ -199,10 +199,9 @@ def _records(
     model = load_recorded_model(neurons.header.model, options["device"])
     describe = (by_text if options["by"] == "text" else by_neurons)(neurons, model, options)
     skipped, count = Skipped(), done.images
-    workers = default_workers() if options["workers"] is None else options["workers"]
     batches = load_batches(
         source, indices, model.transform,
-        batch_size=options["batch_size"], workers=workers, strict=options["strict"], skipped=skipped,
+        batch_size=options["batch_size"], workers=options["workers"], strict=options["strict"], skipped=skipped,
     )  # fmt: skip
     for read, pictures in progress(batches, "images", len(indices), lambda batch: len(batch[0])):
         names = [source.names[index] for index in read]

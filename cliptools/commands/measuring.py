@@ -81,7 +81,7 @@ def _measure(
             [indices[rank] for rank in order if only is None or rank in only],
             model.transform,
             batch_size=options["batch_size"],
-            workers=_workers(source) if options["workers"] is None else options["workers"],
+            workers=options["workers"],
             strict=options["strict"],
             skipped=skipped,
         )
@@ -97,14 +97,6 @@ def _measure(
         return measured
     kept = strongest(report.effects.top_norm, options["keep"])
     return measured._replace(kept=kept, rest=rest_mean(paths, report.effects, kept))
-
-
-def _workers(source: "ImageSource") -> int:
-    """Threads that decode: one a core, at most 8; none for scenes, whose drawing holds the interpreter."""
-    from cliptools.ground.loader import default_workers
-    from cliptools.ground.scene_images import SceneSource
-
-    return 0 if isinstance(source, SceneSource) else default_workers()
 
 
 def _indirect(

@@ -236,14 +236,13 @@ def _read(groups: "Groups", model: "LoadedModel", watched: Watched, options: dic
         CliptoolsError: not one image can be read.
     """
     from cliptools.ground.images import choose
-    from cliptools.ground.loader import Skipped, default_workers, load_batches
+    from cliptools.ground.loader import Skipped, load_batches
 
     indices = choose(groups.source, options["limit"], options["sample"], options["seed"])
     skipped, count = Skipped(), 0
-    workers = default_workers() if options["workers"] is None else options["workers"]
     batches = load_batches(
         groups.source, indices, model.transform,
-        batch_size=options["batch_size"], workers=workers, strict=options["strict"], skipped=skipped,
+        batch_size=options["batch_size"], workers=options["workers"], strict=options["strict"], skipped=skipped,
     )  # fmt: skip
     for images, pictures in progress(batches, "images", len(indices), lambda batch: len(batch[0])):
         yield images, watched.share(pictures)

@@ -174,14 +174,10 @@ class Looker:
 
     def batches(self, places: Sequence[int]) -> "Iterator[tuple[list[int], Tensor]]":
         """These images, preprocessed."""
-        from cliptools.ground.loader import default_workers, load_batches
-        from cliptools.ground.scene_images import SceneSource
+        from cliptools.ground.loader import load_batches
 
-        drawn = isinstance(self.source, SceneSource)  # drawing holds the interpreter: no threads
-        workers = self.options["workers"]
         return load_batches(
             self.source, places, self.model.transform,
-            batch_size=self.options["batch_size"],
-            workers=(0 if drawn else default_workers()) if workers is None else workers,
+            batch_size=self.options["batch_size"], workers=self.options["workers"],
             strict=self.options["strict"], skipped=self.skipped,
         )  # fmt: skip

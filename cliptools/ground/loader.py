@@ -15,6 +15,7 @@ from torch import Tensor
 from cliptools.ground.errors import ImageError
 from cliptools.ground.images import ImageSource
 from cliptools.ground.progress import warn
+from cliptools.ground.scene_images import SceneSource
 
 MOST_WORKERS = 8
 AHEAD = 2  # batches decoded before they are asked for
@@ -23,9 +24,9 @@ Batch = tuple[list[int], Float[Tensor, "b 3 y x"]]
 Transform = Callable[[Image.Image], Tensor]
 
 
-def default_workers() -> int:
-    """Threads that decode images where none are asked for: one a core, at most MOST_WORKERS."""
-    return min(os.cpu_count() or 1, MOST_WORKERS)
+def default_workers(source: ImageSource) -> int:
+    """Threads that decode if none are asked for: one a core, at most MOST_WORKERS; none where drawing holds the interpreter."""
+    return 0 if isinstance(source, SceneSource) else min(os.cpu_count() or 1, MOST_WORKERS)
 
 
 @dataclass
@@ -51,7 +52,7 @@ def load_batches(
     transform: Transform,
     *,
     batch_size: int,
-    workers: int,
+    workers: int | None,
     strict: bool,
     skipped: Skipped,
 ) -> Iterator[Batch]:
@@ -62,6 +63,7 @@ def load_batches(
 
     Args:
         transform: The model's preprocessing: a picture to float [3, y, x].
+        workers: None: default_workers.
         strict: Whether an unreadable image ends it all.
         skipped: Is told of unreadable images.
 
@@ -76,6 +78,7 @@ def load_batches(
             return error
 
     chunks = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
+    workers = default_workers(source) if workers is None else workers
     worked = _in_line(one, chunks) if workers == 0 else _ahead(one, chunks, workers)
     with contextlib.closing(worked):  # a reader that stops early stops the threads
         for chunk, results in worked:

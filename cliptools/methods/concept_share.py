@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cliptools.methods.activity import slabs_of
-from cliptools.methods.paths import Paths
+from cliptools.methods.paths import Paths, wide
 
 
 class Chosen(NamedTuple):
@@ -64,10 +64,10 @@ class ConceptShare:
     def __call__(self, image: Float[Tensor, "i 3 y x"]) -> Shares:
         """The concepts' shares of these images."""
         S, embedding = self.paths.read(image, self.slabs)
-        wide = embedding if embedding.dtype == torch.float64 else embedding.float()
-        total = wide.new_zeros(len(wide), *self.t.shape)  # (b, c, d): sum phi_n
+        embedding = wide(embedding)
+        total = embedding.new_zeros(len(embedding), *self.t.shape)  # (b, c, d): sum phi_n
         for s, terms in zip(S, self.terms, strict=True):
             for c, (units, D) in enumerate(terms):
                 total[:, c] += s[:, units].flatten(1) @ D
-        size, t = wide.norm(dim=-1, keepdim=True), self.t.to(wide)
-        return Shares(total.norm(dim=-1) / size, (total * t).sum(-1) / size, wide @ t.T / size)
+        size, t = embedding.norm(dim=-1, keepdim=True), self.t.to(embedding)
+        return Shares(total.norm(dim=-1) / size, (total * t).sum(-1) / size, embedding @ t.T / size)

@@ -166,13 +166,25 @@ def _read(
     """Images into the statistics of these slabs; how many there were."""
     count = 0
     for images, pictures in progress(batches, label, expected, lambda batch: len(batch[0])):
-        S, embedding = paths.read(pictures, slabs)
-        scale = scale_of(embedding, settings.scale)
-        numbers = torch.tensor(images, device=embedding.device)
-        for each, scalars in zip(statistics, S, strict=True):
-            each.update(scalars * scale[:, None, None], numbers)
+        take_in(paths, slabs, statistics, images, pictures, settings.scale)
         count += len(images)
     return count
+
+
+def take_in(
+    paths: Paths,
+    slabs: Sequence[Slab],
+    statistics: Sequence[UnitStatistics],
+    images: Sequence[int],
+    pictures: Float[Tensor, "b 3 y x"],
+    scaled: bool,
+) -> None:
+    """One batch of images into the statistics of these slabs."""
+    S, embedding = paths.read(pictures, slabs)
+    scale = scale_of(embedding, scaled)
+    numbers = torch.tensor(images, device=embedding.device)
+    for each, scalars in zip(statistics, S, strict=True):
+        each.update(scalars * scale[:, None, None], numbers)
 
 
 def _unsettled(slab: Slab, finished: Finished, measured: UnitStatistics) -> list[Unsettled]:

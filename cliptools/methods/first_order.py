@@ -18,7 +18,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
 from cliptools.ground.errors import UsageError
-from cliptools.methods.paths import Slab, neuron_units
+from cliptools.methods.paths import Slab, neuron_units, wide
 from cliptools.methods.vit_paths import choose_layers, neurons_per_layer, trace
 
 
@@ -61,7 +61,7 @@ def written(visual: VisionTransformer, slab: Slab) -> Float[Tensor, "n width"]:
     """ls2_l * w_n: what a unit activation of each neuron adds to the residual stream. In float32 at least."""
     block = visual.transformer.resblocks[slab.layer]
     w = block.mlp.c_proj.weight[:, slab.neurons.to(block.mlp.c_proj.weight.device)].T  # (n, width)
-    w = w if w.dtype == torch.float64 else w.float()
+    w = wide(w)
     gain = getattr(block.ls_2, "gamma", None)
     return w if gain is None else gain.to(w.dtype) * w
 

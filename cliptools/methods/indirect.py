@@ -25,7 +25,7 @@ from torch import Tensor
 from cliptools.ground.progress import note, progress
 from cliptools.methods.engine import Settings
 from cliptools.methods.first_order import written
-from cliptools.methods.paths import Slab, neuron_units
+from cliptools.methods.paths import Slab, neuron_units, wide
 from cliptools.methods.statistics import UnitStatistics
 from cliptools.methods.vit_paths import neurons_per_layer
 
@@ -64,7 +64,7 @@ class Indirect:
         began = time.perf_counter()
         weight = self.visual.conv1.weight
         p, x, embedding = _streams(self.visual, image.to(weight.device, weight.dtype), {slab.layer for slab in slabs})
-        phi = [self._effects(slab, p[slab.layer], x[slab.layer], _wide(embedding)) for slab in slabs]
+        phi = [self._effects(slab, p[slab.layer], x[slab.layer], wide(embedding)) for slab in slabs]
         if self.expected is not None:
             share = sum(len(slab.neurons) for slab in slabs) / self.passes
             seconds = (time.perf_counter() - began) / len(image) / share * self.expected
@@ -74,7 +74,7 @@ class Indirect:
 
     def directions(self, slab: Slab) -> Float[Tensor, "n d d"]:
         """The identity for every unit: S is the effect itself."""
-        like = _wide(self.visual.proj)
+        like = wide(self.visual.proj)
         d = like.shape[1]
         return torch.eye(d, dtype=like.dtype, device=like.device).expand(len(slab.neurons), d, d)
 
@@ -83,7 +83,7 @@ class Indirect:
     ) -> Float[Tensor, "b n d"]:
         neurons = self.sample[slab.layer][slab.neurons.cpu()].to(x.device)
         w = written(self.visual, Slab(slab.layer, neurons))  # (n, width)
-        change = self.means[slab.layer][:, slab.neurons.to(x.device)] - _wide(p[..., neurons])  # (b, token, n)
+        change = self.means[slab.layer][:, slab.neurons.to(x.device)] - wide(p[..., neurons])  # (b, token, n)
         b, token, width = x.shape
         each = b * token * width * x.element_size() * 12  # the MLP's own activations among them
         some = max(1, ROW_BYTES // each)
@@ -92,7 +92,7 @@ class Indirect:
             of = slice(start, start + some)
             moved = x + torch.einsum("btn,nw->nbtw", change[..., of], w[of]).to(x.dtype)  # (n, b, token, width)
             parts.append(_output(self.visual, slab.layer, moved.flatten(0, 1)).unflatten(0, (-1, b)))  # (n, b, d)
-        return embedding[:, None] - _wide(torch.cat(parts)).transpose(0, 1)
+        return embedding[:, None] - wide(torch.cat(parts)).transpose(0, 1)
 
 
 def draw_sample(visual: VisionTransformer, layers: Sequence[int], count: int | None, seed: int) -> dict[int, Tensor]:
@@ -121,7 +121,7 @@ def token_means(
             added = p[layer][..., neurons.to(weight.device)].double().sum(0)  # (token, n)
             total[layer] = total[layer] + added if layer in total else added
         count += len(images)
-    return {layer: (each / count).to(_wide(weight).dtype) for layer, each in total.items()}
+    return {layer: (each / count).to(wide(weight).dtype) for layer, each in total.items()}
 
 
 def keep_all(paths: Indirect, layers: Sequence[int], expected: int, settings: Settings) -> int | None:
@@ -171,8 +171,3 @@ def _streams(
         for handle in handles:
             handle.remove()
     return p, x, embedding
-
-
-def _wide(x: Tensor) -> Tensor:
-    """At least float32."""
-    return x if x.dtype == torch.float64 else x.float()

@@ -55,10 +55,15 @@ class KnowsGram(Protocol):
         ...
 
 
+def wide(x: Tensor) -> Tensor:
+    """At least float32: the effects are computed in it even where the model runs in half precision."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def scale_of(embedding: Float[Tensor, "b d"], scaled: bool) -> Float[Tensor, "b"]:
     """100 / ||M(I)||, by which effects are multiplied, or ones. In float32 at least."""
-    wide = embedding if embedding.dtype == torch.float64 else embedding.float()
-    return 100 / wide.norm(dim=-1) if scaled else wide.new_ones(len(wide))
+    embedding = wide(embedding)
+    return 100 / embedding.norm(dim=-1) if scaled else embedding.new_ones(len(embedding))
 
 
 def slices(units: int, k: int) -> Iterator[slice]:
@@ -78,6 +83,11 @@ def index_of(numbers: Int[Tensor, "n"], device: torch.device) -> slice | Int[Ten
 def neuron_units(layer: int, neurons: Int[Tensor, "n"]) -> Int[Tensor, "n 3"]:
     """Neurons without heads, as units are named."""
     return torch.stack([torch.full_like(neurons, layer), neurons, torch.full_like(neurons, -1)], 1)
+
+
+def head_units(layer: int, heads: Int[Tensor, "n"]) -> Int[Tensor, "n 3"]:
+    """Whole heads, as units are named."""
+    return torch.stack([torch.full_like(heads, layer), torch.full_like(heads, -1), heads], 1)
 
 
 def gram_of(paths: Paths, slab: Slab) -> Float[Tensor, "n k k"]:

@@ -27,7 +27,7 @@ from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
 from torch import Tensor, nn
 
 from cliptools.ground.errors import ModelError, StreamError
-from cliptools.methods.paths import ROWS_AT_ONCE, Slab, index_of
+from cliptools.methods.paths import ROWS_AT_ONCE, Slab, head_units, index_of, neuron_units, wide
 
 LAYER = 4  # by open_clip's name of the stage, layer4: the one layer whose neurons the pooling reads
 
@@ -74,8 +74,8 @@ def trace_pool(visual: ModifiedResNet, image: Float[Tensor, "b 3 y x"]) -> PoolT
     W_K = pool.k_proj.weight.unflatten(0, (heads, -1))  # (head, e, neuron)
     q = pool.q_proj(x[:, 0]).unflatten(-1, (heads, -1)) * W_K.shape[1] ** -0.5  # (b, head, e)
     q = torch.einsum("bhe,hen->bhn", q, W_K)
-    a = _wide(q @ x.transpose(1, 2)).softmax(-1)  # (b, head, token)
-    x = _wide(x)
+    a = wide(q @ x.transpose(1, 2)).softmax(-1)  # (b, head, token)
+    x = wide(x)
     W_V, W_O, bias = value_output(visual)
     values = torch.einsum("bhn,hen->bhe", a @ x, W_V)
     return PoolTrace(torch.einsum("bhe,hde->bd", values, W_O) + bias, x, a)
@@ -86,9 +86,9 @@ def value_output(
 ) -> tuple[Float[Tensor, "head e neuron"], Float[Tensor, "head d e"], Float[Tensor, "d"]]:
     """W_V and W_O of each head, and W_O b_V + b_O, what the pooling adds whatever it sees. In float32 at least."""
     pool = visual.attnpool
-    W_V = _wide(pool.v_proj.weight).unflatten(0, (pool.num_heads, -1))
-    W_O = _wide(pool.c_proj.weight)
-    bias = W_O @ _wide(pool.v_proj.bias) + _wide(pool.c_proj.bias)
+    W_V = wide(pool.v_proj.weight).unflatten(0, (pool.num_heads, -1))
+    W_O = wide(pool.c_proj.weight)
+    bias = W_O @ wide(pool.v_proj.bias) + wide(pool.c_proj.bias)
     return W_V, W_O.unflatten(1, (pool.num_heads, -1)).transpose(0, 1), bias
 
 
@@ -220,8 +220,7 @@ class PooledNeurons(_Pooled):
 
     def units(self, layer: int) -> Int[Tensor, "n 3"]:
         """Layer and number of every neuron."""
-        number = torch.arange(self.neurons if layer == LAYER else 0)
-        return torch.stack([torch.full_like(number, LAYER), number, torch.full_like(number, -1)], 1)
+        return neuron_units(LAYER, torch.arange(self.neurons if layer == LAYER else 0))
 
     def scalars(self, traced: PoolTrace) -> Float[Tensor, "b n k"]:
         """s of every neuron's pairs."""
@@ -243,8 +242,7 @@ class PooledHeads(_Pooled):
 
     def units(self, layer: int) -> Int[Tensor, "n 3"]:
         """Layer and number of every head."""
-        number = torch.arange(self.heads if layer == LAYER else 0)
-        return torch.stack([torch.full_like(number, LAYER), torch.full_like(number, -1), number], 1)
+        return head_units(LAYER, torch.arange(self.heads if layer == LAYER else 0))
 
     def scalars(self, traced: PoolTrace) -> Float[Tensor, "b n k"]:
         """What each head carries, before its output matrix, without the bias."""
@@ -255,8 +253,3 @@ class PooledHeads(_Pooled):
         """The columns of some heads' W_O."""
         W_O = value_output(self.visual)[1]
         return W_O[slab.neurons.to(W_O.device)].transpose(1, 2)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """At least float32: the effects are computed in it even where the model runs in half precision."""
-    return x if x.dtype == torch.float64 else x.float()

@@ -108,7 +108,9 @@ class UnitStatistics:
         """Take in the batches that wait."""
         if not self.waiting:
             return
-        S, images = (torch.cat(parts) for parts in zip(*self.waiting, strict=True))
+        S, images = self.waiting[0]
+        if len(self.waiting) > 1:  # one by itself need not be copied
+            S, images = (torch.cat(parts) for parts in zip(*self.waiting, strict=True))
         self.waiting = []
         done = 0
         while done < len(S):

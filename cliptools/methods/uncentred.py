@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cliptools.methods.activity import slabs_of
-from cliptools.methods.paths import Paths, gram_of, scale_of
+from cliptools.methods.engine import take_in
+from cliptools.methods.paths import Paths, gram_of
 from cliptools.methods.statistics import UnitStatistics
 from cliptools.methods.symmetric import SymmetricStack
 
@@ -46,11 +47,7 @@ def largest_norms(
         G.put(slice(None), full)
         statistics.append(UnitStatistics(G, count, 0, quantile=1.0, margin=0, centre=full.new_zeros(n, k)))
     for images, pictures in batches:
-        S, embedding = paths.read(pictures, slabs)
-        scale = scale_of(embedding, scaled)
-        numbers = torch.tensor(images, device=embedding.device)
-        for each, scalars in zip(statistics, S, strict=True):
-            each.update(scalars * scale[:, None, None], numbers)
+        take_in(paths, slabs, statistics, images, pictures, scaled)
     finished = [each.finish() for each in statistics]
     back = torch.cat(rows).argsort()
     return Largest(*(torch.cat([getattr(each, f"top_{name}").cpu() for each in finished])[back] for name in Largest._fields))

@@ -19,8 +19,8 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from cliptools.methods.first_order import choose_any_layers
-from cliptools.methods.paths import Slab, index_of
-from cliptools.methods.vit_paths import class_attention, deviation, hooked, reach_of, wide
+from cliptools.methods.paths import Slab, head_units, index_of, wide
+from cliptools.methods.vit_paths import class_attention, hooked, keep_sigma_post, reach_of
 
 LAYERS = 4  # by default the last, as the paper: attention of earlier layers has next to no direct effect
 
@@ -39,8 +39,7 @@ class Heads:
     def units(self, layer: int) -> Int[Tensor, "n 3"]:
         """Layer and number of every head."""
         known = 0 <= layer < len(self.visual.transformer.resblocks)
-        number = torch.arange(self.size(layer)[0] if known else 0)
-        return torch.stack([torch.full_like(number, layer), torch.full_like(number, -1), number], 1)
+        return head_units(layer, torch.arange(self.size(layer)[0] if known else 0))
 
     @torch.inference_mode()
     def read(
@@ -50,12 +49,8 @@ class Heads:
         visual = self.visual
         carried: dict[int, Tensor] = {}
         sigma_post: list[Tensor] = []
-
-        def last(norm: nn.LayerNorm, given: tuple[Tensor, ...], _: Tensor) -> None:
-            sigma_post.append(deviation(given[0][:, 0] if given[0].ndim == 3 else given[0], norm))
-
         blocks = visual.transformer.resblocks
-        hooks: list[tuple[nn.Module, Callable[..., None]]] = [(visual.ln_post, last)]
+        hooks: list[tuple[nn.Module, Callable[..., None]]] = [(visual.ln_post, keep_sigma_post(sigma_post))]
         hooks += [(blocks[layer].ln_1, _carry(carried, layer, blocks[layer].attn)) for layer in {slab.layer for slab in slabs}]
         with hooked(hooks):
             embedding = visual(image.to(visual.conv1.weight.device, visual.conv1.weight.dtype))

@@ -25,6 +25,7 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
 from cliptools.ground.errors import ModelError, UsageError
+from cliptools.methods.paths import wide
 
 
 class Trace(NamedTuple):
@@ -85,12 +86,7 @@ def trace(visual: VisionTransformer, image: Float[Tensor, "b 3 y x"], layers: Se
     alpha: dict[int, Tensor] = {}
     sigma_post: list[Tensor] = []
     blocks = visual.transformer.resblocks
-    hooks: list[tuple[nn.Module, Callable[..., None]]] = [
-        (
-            visual.ln_post,
-            lambda norm, given, _: sigma_post.append(deviation(given[0][:, 0] if given[0].ndim == 3 else given[0], norm)),
-        )
-    ]
+    hooks: list[tuple[nn.Module, Callable[..., None]]] = [(visual.ln_post, keep_sigma_post(sigma_post))]
     for layer in layers:
         hooks.append((blocks[layer].mlp.gelu, _keep(p, layer)))
     for layer in range(min(layers) + 1, len(blocks)):
@@ -149,11 +145,6 @@ def neurons_per_layer(visual: VisionTransformer, layer: int) -> int:
     return visual.transformer.resblocks[layer].mlp.c_proj.in_features
 
 
-def wide(x: Tensor) -> Tensor:
-    """At least float32: the effects are computed in it even where the model runs in half precision."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
 def deviation(x: Float[Tensor, "*b width"], norm: nn.LayerNorm) -> Float[Tensor, "*b"]:
     """A LayerNorm's own sigma, epsilon included."""
     return (wide(x).var(-1, unbiased=False) + norm.eps).sqrt()
@@ -163,6 +154,15 @@ def _gain(scale: nn.Module, like: Tensor) -> Float[Tensor, "width 1"]:
     """LayerScale's gains as a column; ones where there is none."""
     gamma = getattr(scale, "gamma", None)
     return like.new_ones(like.shape[0], 1) if gamma is None else wide(gamma)[:, None]
+
+
+def keep_sigma_post(store: list[Tensor]) -> Callable[..., None]:
+    """A hook on ln_post: the class token's deviation, whether all tokens come or it alone."""
+
+    def hook(norm: nn.LayerNorm, given: tuple[Tensor, ...], output: Tensor) -> None:
+        store.append(deviation(given[0][:, 0] if given[0].ndim == 3 else given[0], norm))
+
+    return hook
 
 
 def _keep(store: dict[int, Tensor], layer: int) -> Callable[..., None]:

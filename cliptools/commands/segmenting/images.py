@@ -128,15 +128,21 @@ def _waiting(
         if folder is not None and (done := folder.finished(name, made.settings, texts)):
             yield Waiting(name, None, done), None
             continue
-        try:
-            picture = source.load(index)
-        except ImageError as error:
-            if strict:
-                raise ImageError(f"{name}: {error}") from None
-            skipped.append(name)
-            warn(f"{name}: skipped, {error}")
-            continue
-        yield Waiting(name, picture, []), made.tensor(picture)
+        if (picture := loaded(source, index, strict, skipped)) is not None:
+            yield Waiting(name, picture, []), made.tensor(picture)
+
+
+def loaded(source: "ImageSource", index: int, strict: bool, skipped: list[str]) -> "Image.Image | None":
+    """An image; None for one that cannot be read, after a warning, or with `strict` an error."""
+    name = source.names[index]
+    try:
+        return source.load(index)
+    except ImageError as error:
+        if strict:
+            raise ImageError(f"{name}: {error}") from None
+        skipped.append(name)
+        warn(f"{name}: skipped, {error}")
+        return None
 
 
 def _batch_records(

@@ -5,11 +5,11 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliptools.commands.segmenting.images import RECORDS, Folder, folder_of, spool_for
+from cliptools.commands.segmenting.images import RECORDS, SHOWN, Folder, folder_of, loaded, spool_for
 from cliptools.commands.segmenting.labeller import Labeller
-from cliptools.ground.errors import CliptoolsError, ImageError
+from cliptools.ground.errors import CliptoolsError
 from cliptools.ground.output import binary_output, text_output
-from cliptools.ground.progress import note, progress, warn
+from cliptools.ground.progress import note, progress
 from cliptools.ground.records import rounded, write_record
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from cliptools.ground.images import ImageSource
     from cliptools.ground.tensor_spool import TensorSpool
 
-SHOWN = 40  # rows of a table on a terminal
 NAMED = 3  # classes of an image in it
 
 
@@ -27,20 +26,17 @@ def label_images(made: Labeller, source: "ImageSource", options: dict[str, Any],
     """A label map of every image, written as they come."""
     folder = Folder(options["out_dir"], options["resume"]) if options["out_dir"] else None
     made.settings["background"] = made.classes[0] if made.has_ground else made.cuts[0]
-    skipped = count = 0
+    skipped: list[str] = []
+    count = 0
     shown: list[list[str]] = []
     keep_tensors = output_format == "safetensors"
     with binary_output(output) if keep_tensors else text_output(output) as stream, spool_for(keep_tensors) as spool:
         for index, name in enumerate(progress(source.names, "images", len(source))):
             done = folder.finished(name, made.settings, ()) if folder is not None else []
-            try:
-                record = done[0] if done else _made(made, name, source.load(index), folder, spool)
-            except ImageError as error:
-                if options["strict"]:
-                    raise ImageError(f"{name}: {error}") from None
-                skipped += 1
-                warn(f"{name}: skipped, {error}")
+            picture = None if done else loaded(source, index, options["strict"], skipped)
+            if not done and picture is None:
                 continue
+            record = done[0] if picture is None else _made(made, name, picture, folder, spool)
             count += 1
             if output_format == "jsonl":
                 write_record(stream, record)
@@ -49,7 +45,7 @@ def label_images(made: Labeller, source: "ImageSource", options: dict[str, Any],
         if not count:
             raise CliptoolsError("not one image could be read")
         _finish(stream, made, spool, shown)
-    note(f"clip-segment: {count} images" + (f", {skipped} skipped" if skipped else ""))
+    note(f"clip-segment: {count} images" + (f", {len(skipped)} skipped" if skipped else ""))
 
 
 def _made(
