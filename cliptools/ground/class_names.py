@@ -48,6 +48,26 @@ def load_classes(name: str, known: bool = True) -> tuple[ClassName, ...]:
     Raises:
         TextError: no such list or file, not UTF-8, no class in it, or one twice.
     """
+    rows = class_rows(name, known)
+    if name in CLASS_LISTS:
+        return tuple({each.name: each for each in rows}.values())
+    seen: set[str] = set()
+    for each in rows:
+        if each.name in seen:
+            raise TextError(f"classes {name}: {each.name!r} stands there twice")
+        seen.add(each.name)
+    return rows
+
+
+def class_rows(name: str, known: bool = True) -> tuple[ClassName, ...]:
+    """The same with a row for every number a label may have: two of ImageNet's classes are called missile, two sunglasses.
+
+    Args:
+        known: As for parse_class.
+
+    Raises:
+        TextError: as load_classes, but for a class twice.
+    """
     if name in CLASS_LISTS:
         lines = CLASS_LISTS[name]()
     else:
@@ -55,11 +75,6 @@ def load_classes(name: str, known: bool = True) -> tuple[ClassName, ...]:
     classes = tuple(parse_class(line, known) for line in lines)
     if not classes:
         raise TextError(f"classes {name}: empty, expected a class a line")
-    seen: set[str] = set()
-    for each in classes:
-        if each.name in seen:
-            raise TextError(f"classes {name}: {each.name!r} stands there twice")
-        seen.add(each.name)
     return classes
 
 
@@ -110,17 +125,15 @@ def _emoji_lines() -> Iterable[str]:
     return (", ".join((concept.name, *concept.synonyms)) for concept in concepts())
 
 
-def _imagenet_lines() -> Iterable[str]:
-    from cliptools.ground.torchvision_remedy import ensure_torchvision
+def _imagenet_lines(restricted: bool = False) -> Iterable[str]:
+    from cliptools.ground.imagenet import open_clip_names
 
-    ensure_torchvision()
-    import open_clip
-
-    return dict.fromkeys(open_clip.IMAGENET_CLASSNAMES)
+    return open_clip_names(restricted)
 
 
 CLASS_LISTS: dict[str, Callable[[], Iterable[str]]] = {
     "cifar10": lambda: CIFAR10,
     "emoji": _emoji_lines,
     "imagenet": _imagenet_lines,
+    "imagenet-r": lambda: _imagenet_lines(restricted=True),
 }

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from cliptools.ground.errors import StreamError
 from cliptools.ground.image_table import ImageTable
 from cliptools.ground.images import ListedImages
-from cliptools.ground.listing import STDIN, Found, find
+from cliptools.ground.listing import Found, find, named_path
 from cliptools.ground.stanford_cars import Car, is_cars, read_cars
 
 
@@ -36,7 +36,7 @@ def by_path(paths: Sequence[str]) -> Groups:
     if len(paths) == 1 and is_cars(Path(paths[0])):
         return _by_year(Path(paths[0]))
     found = find(paths)
-    places = [_place(one) for one in found]
+    places = [named_path(one) for one in found]
     short = {place: PurePosixPath(place).name or place for place in dict.fromkeys(places)}
     distinct = len(set(short.values())) == len(short)
     return _grouped(found, [short[place] if distinct else place for place in places], sort=False)
@@ -75,13 +75,6 @@ def _by_year(folder: Path) -> Groups:
     cars = read_cars(folder)
     found = [Found(car.file, str(folder), str(folder / car.file)) for car in cars]
     return _grouped(found, [car.year for car in cars], sort=True, cars=cars)
-
-
-def _place(found: Found) -> str:
-    """The PATH an image comes from: its folder as named, or its archive."""
-    if isinstance(found.place, str) or found.base == STDIN or not Path(found.base).is_dir():
-        return found.base
-    return str(PurePosixPath(found.base) / PurePosixPath(found.name).parts[0])
 
 
 def _grouped(found: Sequence[Found], groups: Sequence[str], sort: bool, cars: Sequence[Car] | None = None) -> Groups:

@@ -65,7 +65,7 @@ def by_scenes(groups: Groups, concepts: Sequence[str]) -> Labels:
         StreamError: an image that has neither.
     """
     truths: dict[Path, Truth | None] = {}
-    return _named((_scene_names(found, truths) for found in groups.found), concepts)
+    return _named((scene_names(found, truths, "--truth scenes") for found in groups.found), concepts)
 
 
 def by_class(names: Sequence[str], concepts: Sequence[str]) -> Labels:
@@ -77,6 +77,26 @@ def by_class(names: Sequence[str], concepts: Sequence[str]) -> Labels:
         if any(said.values()):
             labels[:, c] = [said[name] for name in names]
     return labels
+
+
+def scene_names(found: Found, truths: dict[Path, Truth | None], option: str) -> Sequence[str]:
+    """What clip-scenes wrote beside an image.
+
+    Args:
+        truths: What was read before, by folder; added to.
+        option: What asked for it, for messages.
+
+    Raises:
+        StreamError: nothing is there.
+    """
+    if isinstance(found.place, Span):
+        return _member_names(found.name, found.place, option)
+    for folder in Path(found.place).parents:
+        if folder not in truths:
+            truths[folder] = read_truth(folder / SCENES, option) if (folder / SCENES).is_file() else None
+        if (truth := truths[folder]) is not None:
+            return truth.of(full_name(found))
+    raise StreamError(f"{option}: {found.name} has no {SCENES} in a folder above it, as clip-scenes --out-dir writes it")
 
 
 def _named(truths: Iterable[Sequence[str]], concepts: Sequence[str]) -> Labels:
@@ -94,18 +114,7 @@ def _forms(name: str) -> frozenset[str]:
     return frozenset(form.casefold() for form in parse_class(name).names)
 
 
-def _scene_names(found: Found, truths: dict[Path, Truth | None]) -> Sequence[str]:
-    if isinstance(found.place, Span):
-        return _member_names(found.name, found.place)
-    for folder in Path(found.place).parents:
-        if folder not in truths:
-            truths[folder] = read_truth(folder / SCENES) if (folder / SCENES).is_file() else None
-        if (truth := truths[folder]) is not None:
-            return truth.of(full_name(found))
-    raise StreamError(f"--truth scenes: {found.name} has no {SCENES} in a folder above it, as clip-scenes --out-dir writes it")
-
-
-def _member_names(name: str, span: Span) -> Sequence[str]:
+def _member_names(name: str, span: Span, option: str) -> Sequence[str]:
     """From the JSON member of the same key, which follows the picture."""
     key = PurePosixPath(name).with_suffix("").name
     for member, data in _following(span):
@@ -119,7 +128,7 @@ def _member_names(name: str, span: Span) -> Sequence[str]:
                 break
             if isinstance(names, list) and all(isinstance(each, str) for each in names):
                 return names
-    raise StreamError(f"--truth scenes: {name} is not followed by {key}.json with a list of `names`, as clip-scenes writes it")
+    raise StreamError(f"{option}: {name} is not followed by {key}.json with a list of `names`, as clip-scenes writes it")
 
 
 def _following(span: Span) -> Iterator[tuple[str, bytes]]:

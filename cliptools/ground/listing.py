@@ -7,13 +7,13 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from io import BufferedIOBase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, cast
 
 from cliptools.ground.decode import PICTURES, is_picture
 from cliptools.ground.errors import CliptoolsError, UsageError
 from cliptools.ground.progress import warn
-from cliptools.ground.tar_images import TAR_ENDINGS, Span, Spool, is_tar, stream_members, tar_members
+from cliptools.ground.tar_images import TAR_ENDINGS, Endings, Span, Spool, is_tar, stream_members, tar_members
 
 STDIN = "-"
 
@@ -26,8 +26,11 @@ class Found(NamedTuple):
     place: str | Span
 
 
-def find(paths: Sequence[str], stdin: BufferedIOBase | None = None) -> list[Found]:
+def find(paths: Sequence[str], stdin: BufferedIOBase | None = None, beside: Endings = ()) -> list[Found]:
     """All images that PATH arguments name, in the order of the arguments and sorted by name within a folder.
+
+    Args:
+        beside: Endings of members of archives to find as well, though they are no images.
 
     Raises:
         UsageError: no path at all, `-` twice, or `-` where standard input is a terminal.
@@ -39,15 +42,22 @@ def find(paths: Sequence[str], stdin: BufferedIOBase | None = None) -> list[Foun
         raise UsageError("- (standard input) can be given once")
     spool = Spool()
     expanded = [one for path in paths for one in ([path] if path == STDIN else _expand(path))]
-    found = [image for path in expanded for image in _images_at(path, spool, stdin)]
-    if not found:
+    found = [image for path in expanded for image in _images_at(path, spool, stdin, beside)]
+    if all(one.name.lower().endswith(beside) for one in found):
         raise CliptoolsError(_none_found(expanded))
     return found
 
 
-def _images_at(path: str, spool: Spool, stdin: BufferedIOBase | None) -> Iterator[Found]:
+def named_path(found: Found) -> str:
+    """The PATH an image comes from: its folder as named, or its archive."""
+    if isinstance(found.place, str) or found.base == STDIN or not Path(found.base).is_dir():
+        return found.base
+    return str(PurePosixPath(found.base) / PurePosixPath(found.name).parts[0])
+
+
+def _images_at(path: str, spool: Spool, stdin: BufferedIOBase | None, beside: Endings) -> Iterator[Found]:
     if path == STDIN:
-        for member, span in stream_members(stdin or _standard_input(), "standard input"):
+        for member, span in stream_members(stdin or _standard_input(), "standard input", beside):
             yield Found(_legible(member), STDIN, span)
         return
     here = Path(path)
@@ -57,10 +67,10 @@ def _images_at(path: str, spool: Spool, stdin: BufferedIOBase | None) -> Iterato
             yield Found(_legible(relative), _legible(path), str(here / relative))
     elif not here.is_file():  # a pipe, as <(clip-scenes) gives: it can be read but once
         with here.open("rb") as stream:
-            for member, span in stream_members(stream, path):
+            for member, span in stream_members(stream, path, beside):
                 yield Found(_legible(member), _legible(path), span)
     elif is_tar(path):
-        for member, span in tar_members(here, spool):
+        for member, span in tar_members(here, spool, beside):
             yield Found(_legible(f"{here.name}/{member}"), base, span)
     else:
         yield Found(_legible(here.name), base, path)

@@ -3,11 +3,12 @@
 import json
 
 import numpy as np
+from jaxtyping import Int64
 from PIL import Image
 
 from cliptools.ground.emoji.concepts import concepts
 from cliptools.ground.emoji.render import render, to_uint8
-from cliptools.ground.emoji.scenes import Recipe, Scene, draw_scene
+from cliptools.ground.emoji.scenes import Recipe, Scene, draw_scene, single_scene
 
 SCENE_SIZE = 64  # pixels a side, unless a model wants them larger
 
@@ -19,10 +20,19 @@ def scene_key(index: int) -> str:
 
 def scenes_for(model: str, count: int, seed: int) -> "SceneSource":
     """Scenes as large as an embedded model takes them."""
+    return SceneSource(count, seed, size=_size(model))
+
+
+def single_scenes_for(model: str, count: int, seed: int) -> "SingleSceneSource":
+    """The same of one emoji each."""
+    return SingleSceneSource(count, seed, _size(model))
+
+
+def _size(model: str) -> int:
     from cliptools.ground.models import EMBEDDED_DIR  # here, as those who only draw need no torch
 
     config = json.loads((EMBEDDED_DIR / model / "open_clip_config.json").read_text())
-    return SceneSource(count, seed, size=config["model_cfg"]["vision_cfg"]["image_size"])
+    return int(config["model_cfg"]["vision_cfg"]["image_size"])
 
 
 class SceneSource:
@@ -48,3 +58,18 @@ class SceneSource:
         """The picture; never fails."""
         pixels: np.ndarray = to_uint8(render([self.scene(index)], self.size).image[0])  # (y, x, 3)
         return Image.fromarray(pixels)
+
+
+class SingleSceneSource(SceneSource):
+    """Scenes of one emoji each, those of clip-scenes --single: every concept once a turn, in an order drawn for it."""
+
+    def __init__(self, count: int, seed: int, size: int = SCENE_SIZE) -> None:
+        everything = len(concepts())
+        turns = -(-count // everything)
+        orders = [np.random.default_rng((seed, turn)).permutation(everything) for turn in range(turns)]
+        self.concept: Int64[np.ndarray, image] = np.concatenate(orders)[:count]
+        super().__init__(count, seed, size=size)
+
+    def scene(self, index: int) -> Scene:
+        """What image number `index` shows."""
+        return single_scene(self.seed, index // len(concepts()), int(self.concept[index]))

@@ -19,6 +19,7 @@ from cliptools.ground.errors import CliptoolsError, StreamError
 from cliptools.ground.progress import warn
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+Endings = tuple[str, ...]
 Unpacker = Callable[[BufferedReader], Any]
 MAGIC: dict[bytes, Unpacker] = {
     b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
@@ -79,8 +80,11 @@ def is_tar(name: str) -> bool:
     return name.lower().endswith(TAR_ENDINGS)
 
 
-def tar_members(path: Path, spool: Spool) -> list[tuple[str, Span]]:
+def tar_members(path: Path, spool: Spool, beside: Endings = ()) -> list[tuple[str, Span]]:
     """Names and places of the pictures in an archive, in its order; one that is compressed is unpacked into the spool.
+
+    Args:
+        beside: Endings of members that are wanted as well, in lower case.
 
     Raises:
         StreamError: not a tar archive, damaged, or cut short.
@@ -90,17 +94,20 @@ def tar_members(path: Path, spool: Spool) -> list[tuple[str, Span]]:
         with path.open("rb") as file:
             unpack = _unpacker(file.read(8))
             if unpack is None:
-                return list(_members(file, 0, name, name))
+                return list(_members(file, 0, name, name, beside))
             file.seek(0)
             with unpack(file) as unpacked:
                 start = spool.append(unpacked, name)
     except OSError as error:
         raise StreamError(f"{name}: {error.strerror or error}") from None
-    return _spooled_members(spool, start, name)
+    return _spooled_members(spool, start, name, beside)
 
 
-def stream_members(stream: BufferedIOBase, name: str) -> list[tuple[str, Span]]:
+def stream_members(stream: BufferedIOBase, name: str, beside: Endings = ()) -> list[tuple[str, Span]]:
     """Names and places of the pictures in an archive that comes as a stream, which is spooled to its end.
+
+    Args:
+        beside: Endings of members that are wanted as well, in lower case.
 
     Raises:
         StreamError: empty, not a tar archive, damaged, or cut short.
@@ -112,25 +119,25 @@ def stream_members(stream: BufferedIOBase, name: str) -> list[tuple[str, Span]]:
         raise StreamError(f"{name}: empty input, expected a tar of images (did the command before it fail?)")
     unpack = _unpacker(head)
     if unpack is None:
-        return _spooled_members(spool, 0, name)
+        return _spooled_members(spool, 0, name, beside)
     larger = Spool()
     with os.fdopen(os.dup(spool.descriptor), "rb") as file:
         file.seek(0)
         with unpack(file) as unpacked:
             larger.append(unpacked, name)
-    return _spooled_members(larger, 0, name)
+    return _spooled_members(larger, 0, name, beside)
 
 
 def _unpacker(head: bytes) -> Unpacker | None:
     return next((unpack for magic, unpack in MAGIC.items() if head.startswith(magic)), None)
 
 
-def _spooled_members(spool: Spool, start: int, name: str) -> list[tuple[str, Span]]:
+def _spooled_members(spool: Spool, start: int, name: str, beside: Endings) -> list[tuple[str, Span]]:
     with os.fdopen(os.dup(spool.descriptor), "rb") as file:
-        return list(_members(file, start, spool, name))
+        return list(_members(file, start, spool, name, beside))
 
 
-def _members(file: BufferedReader, start: int, container: str | Spool, name: str) -> Iterator[tuple[str, Span]]:
+def _members(file: BufferedReader, start: int, container: str | Spool, name: str, beside: Endings) -> Iterator[tuple[str, Span]]:
     """The archive that begins at `start`; links and sparse members are left out, for they hold no picture's bytes."""
     end = file.seek(0, os.SEEK_END)
     file.seek(start)
@@ -140,7 +147,8 @@ def _members(file: BufferedReader, start: int, container: str | Spool, name: str
                 archive.members = []  # type: ignore[attr-defined]  # the list would grow with the archive
                 if member.offset_data + member.size > end:
                     raise StreamError(f"{name}: truncated tar: {member.name} should have {member.size} bytes")
-                if member.isreg() and not member.issparse() and is_picture(member.name):
+                wanted = is_picture(member.name) or member.name.lower().endswith(beside)
+                if wanted and member.isreg() and not member.issparse():
                     yield member.name.removeprefix("./"), Span(container, member.offset_data, member.size)
             _check_end(file, archive.offset, end, name)
     except tarfile.TarError as error:

@@ -15,7 +15,7 @@ class Truth:
         """
         Args:
             names: By key: an image's name without folder in front and ending behind, as far as they are not part of the key.
-            source: What to call it in messages.
+            source: What to call it in messages: the option and its value.
         """
         self._names, self._source = names, source
 
@@ -29,13 +29,14 @@ class Truth:
         for start in range(len(parts)):
             if (key := "/".join(parts[start:])) in self._names:
                 return self._names[key]
-        raise StreamError(
-            f"--truth {self._source}: says nothing of {image} (expected a line whose `key` is its name without ending)"
-        )
+        raise StreamError(f"{self._source}: says nothing of {image} (expected a line whose `key` is its name without ending)")
 
 
-def read_truth(path: Path) -> Truth:
+def read_truth(path: Path, option: str = "--truth") -> Truth:
     """Lines with `key` and `names`, as the scenes.jsonl of clip-scenes.
+
+    Args:
+        option: What asked for it, for messages.
 
     Raises:
         StreamError: no such file, or a line that is no such record.
@@ -43,7 +44,7 @@ def read_truth(path: Path) -> Truth:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise StreamError(f"--truth {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise StreamError(f"{option} {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     names = {}
     for number, line in enumerate(lines, 1):
         try:
@@ -54,10 +55,10 @@ def read_truth(path: Path) -> Truth:
             good = False
         if not good:
             raise StreamError(
-                f"--truth {path}: line {number} has no `key` with a list of `names`, as scenes.jsonl of clip-scenes has"
+                f"{option} {path}: line {number} has no `key` with a list of `names`, as scenes.jsonl of clip-scenes has"
             )
         names[key] = tuple(shown)
-    return Truth(names, str(path))
+    return Truth(names, f"{option} {path}")
 
 
 def found_names(names: Sequence[str], words: Iterable[str]) -> list[str]:

@@ -1,0 +1,117 @@
+"""Classes as rows of a classifier, and which row a label means."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+
+from cliptools.ground.class_names import ClassName, class_rows
+from cliptools.ground.errors import StreamError
+from cliptools.ground.imagenet import WORDNET_ID, lemmas, open_clip_names, wordnet_ids
+
+Label = int | str
+"""A number of a class, from 0, or what names one: a word, a folder's name, a WordNet id."""
+NEAR = 3  # names offered where a label is none
+NONE = -1
+
+
+@dataclass(frozen=True)
+class ClassRows:
+    """Classes in the order of their numbers, and where they are from."""
+
+    classes: tuple[ClassName, ...]
+    source: str
+    ids: tuple[str, ...] = ()
+    """Their WordNet ids, where they have some."""
+
+    def of(self, labels: Sequence[Label]) -> list[int]:
+        """The row of each label, NONE of one that is none.
+
+        Names count in any case and with `_` and `-` as spaces, synonyms after names. Words that are all numbers, and not all
+        of them names, are numbers of classes.
+        """
+        rows = [self._row(label) for label in labels]
+        if NONE in rows and all(isinstance(label, str) and label.isdecimal() for label in labels):
+            rows = [self._row(int(label)) for label in labels]
+        return rows
+
+    def refusal(self, image: str, label: Label) -> StreamError:
+        """What to say of an image whose label is no class."""
+        of = f"the {len(self.classes)} classes of {self.source}"
+        if isinstance(label, int) or label.isdecimal():
+            return StreamError(f"{image}: label {label}, expected a number from 0 to {len(self.classes) - 1}, for {of}")
+        if len(rows := self._rows_by_form.get(_form(label), ())) > 1:
+            several = f"names several of {of} (numbers {', '.join(map(str, rows))})"
+            return StreamError(f"{image}: label {label!r} {several}; give numbers or WordNet ids")
+        near = get_close_matches(_form(label), list(self._rows_by_form), n=NEAR, cutoff=0.5)
+        names = dict.fromkeys(self.classes[self._rows_by_form[form][0]].name for form in near)
+        return StreamError(f"{image}: label {label!r} is none of {of}; near names: {', '.join(names) or 'none'}")
+
+    def _row(self, label: Label) -> int:
+        if isinstance(label, int):
+            return label if 0 <= label < len(self.classes) else NONE
+        words = [label]
+        if label in self.ids:
+            return self.ids.index(label)
+        if WORDNET_ID.fullmatch(label) and label in lemmas():  # of classes from a file, which may go by other words
+            words += [dict(zip(wordnet_ids(), open_clip_names(), strict=True))[label], *lemmas()[label]]
+        found = (self._named(word) for word in words)
+        return next((row for row in found if row != NONE), NONE)
+
+    def _named(self, word: str) -> int:
+        for rows in (self._rows_by_name.get(word, ()), self._rows_by_form.get(_form(word), ())):
+            if len(rows) == 1:
+                return rows[0]
+        return NONE
+
+    @cached_property
+    def _rows_by_name(self) -> Mapping[str, Sequence[int]]:
+        """Rows by names just as they stand."""
+        return _owners(([each.name] for each in self.classes), str)
+
+    @cached_property
+    def _rows_by_form(self) -> Mapping[str, Sequence[int]]:
+        """Rows by the forms of names and, where no name has it, of synonyms."""
+        return _owners((each.synonyms for each in self.classes), _form) | _owners(([each.name] for each in self.classes), _form)
+
+
+def load_rows(name: str) -> ClassRows:
+    """Classes by the name of a list or from a file, as class_names.class_rows reads them.
+
+    Those of ImageNet also go by WordNet's words; 1000 from a file are taken to be in ImageNet's order where labels are its ids.
+
+    Raises:
+        TextError: as class_rows.
+    """
+    classes = class_rows(name, known=False)
+    if name not in IMAGENETS:
+        return ClassRows(classes, name, wordnet_ids() if len(classes) == len(wordnet_ids()) else ())
+    ids = wordnet_ids(restricted=name == IMAGENET_R)
+    words = [[word for word in lemmas()[number] if word != each.name] for each, number in zip(classes, ids, strict=True)]
+    return ClassRows(tuple(ClassName(each.name, tuple(more)) for each, more in zip(classes, words, strict=True)), name, ids)
+
+
+def imagenet_list(ids: Iterable[str]) -> str | None:
+    """The list that these WordNet ids are of: ImageNet-R's where they are just its 200, else ImageNet's; None: of neither."""
+    given = set(ids)
+    if given == set(wordnet_ids(restricted=True)):
+        return IMAGENET_R
+    return IMAGENET if given <= set(wordnet_ids()) else None
+
+
+IMAGENET, IMAGENET_R = IMAGENETS = ("imagenet", "imagenet-r")
+
+
+def _owners(names: Iterable[Iterable[str]], form: Callable[[str], str]) -> dict[str, list[int]]:
+    """By the form of a name, the rows that have such a name."""
+    owners: dict[str, list[int]] = {}
+    for row, own in enumerate(names):
+        for key in dict.fromkeys(map(form, own)):
+            owners.setdefault(key, []).append(row)
+    return owners
+
+
+def _form(name: str) -> str:
+    """A name without case, and with a space for whatever stands between its words."""
+    return re.sub(r"[\W_]+", " ", name.casefold()).strip()

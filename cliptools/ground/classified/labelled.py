@@ -1,0 +1,42 @@
+"""Images and what is said of each, before anybody knows which classes there are."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from cliptools.ground.classified.class_rows import ClassRows, Label
+from cliptools.ground.errors import StreamError
+from cliptools.ground.listing import Found
+
+
+class Labelled(NamedTuple):
+    """Images, and which of some labels each has; a list of a million takes a number an image, no object."""
+
+    found: Sequence[Found]
+    number: Int64[np.ndarray, "image"]
+    """Each image's label, an index into `labels`."""
+    labels: tuple[Label, ...]
+    """All different, in the order met."""
+    classes: ClassRows | None = None
+    """What the labels are of, where that comes with them."""
+
+
+def gather(found: Sequence[Found], labels: Iterable[Label | None], missing: str) -> Labelled:
+    """Number the labels.
+
+    Args:
+        missing: What to say of an image without one, after its name.
+
+    Raises:
+        StreamError: an image has no label.
+    """
+    numbers: dict[Label | None, int] = {}
+    number = np.fromiter((numbers.setdefault(label, len(numbers)) for label in labels), np.int64, len(found))
+    if (none := numbers.get(None)) is not None:
+        without = number == none
+        raise StreamError(
+            f"{found[int(without.argmax())].name}: {missing} ({without.sum()} of {len(found)} images have no label)"
+        )
+    return Labelled(found, number, tuple(label for label in numbers if label is not None))
