@@ -4,7 +4,7 @@
 # Ten pairs, 100 pictures each (10 descriptions, 10 pictures of each), three repeats, six kinds of words.
 ROOT    := $(abspath $(dir $(lastword $(MAKEFILE_LIST)))..)
 PYTHON  ?= $(firstword $(wildcard $(ROOT)/.venv/bin/python) python3)
-WORK    ?= adversarial
+WORK    ?= $(ROOT)/examples/work/adversarial
 RESULTS ?= $(ROOT)/examples/results
 SCENES  ?= 2000
 INDIRECT ?= --limit 100 --sample-neurons 150

@@ -5,7 +5,7 @@
 # and with the ground as one class more: where the softmax is below a probability, chosen for each method on other scenes.
 # Their size was chosen on those other scenes too (rows with `choosing`; there all 526 names are classes).
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
-WORK    ?= resnet-segmentation
+WORK    ?= $(ROOT)/examples/work/resnet-segmentation
 SEVERAL ?= 500
 ONE     ?= 526
 FEW     ?= 80

@@ -4,7 +4,7 @@
 # Eight methods on 1,052 scenes of one emoji (each of 526 twice) and on scenes of two, where each is asked for in turn; at twice the
 # resolution of training, and (METHODS_64) at its own. Seeds that neither training nor the bundle drew from.
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
-WORK    ?= segmentation
+WORK    ?= $(ROOT)/examples/work/segmentation
 ONE     ?= 1052
 TWO     ?= 500
 METHODS    := neurons rollout chefer textspan effects attention gradcam signed

@@ -1,0 +1,6 @@
+# Records of clip-ablate, all at once (jq -s), as lines of a table; `pool` and `explained` are added by the file of make that has them.
+def change: .ablate // .reconstruct // (if .keep then "keep" else "untouched" end);
+["effect", "units", "layers", "change", "components", "m", "keep", "pool", "explained", "n",
+ "top1", "low", "high", "top5", "agreement", "cosine"],
+(.[] | [.effect, .units, (.layers // [] | map(tostring) | join(" ")), change, .components, .m, .keep, .pool, .explained, .n,
+ .top1.value, .top1.low, .top1.high, .top5.value, .agreement, .cosine]) | @csv

@@ -1,0 +1,88 @@
+# make -C examples -f second-order.mk              "Interpreting the Second-Order Effects of Neurons in CLIP" (arXiv 2406.04341), on emoji-vit
+# make -C examples -f second-order.mk ablation     one of its figures:
+#
+#   ablation        accuracy with each layer's effects ablated or replaced by PC 1         Figures 3, 9, 10    results/ablation.csv
+#   indirect        second-order beside indirect effects                                   Table 1             results/indirect.csv
+#   reconstruction  accuracy from sparse words, by m and pool                              Figure 4            results/reconstruction.csv
+#   neurons         what neurons say                                                       Table 2             results/neurons.csv
+#   top             on which images they act most                                          Figure 5            results/top-images.csv
+#   adversarial     fooling rates                                                          Table 3             adversarial.mk
+#   concepts        concepts of an image                                                   Figures 8, 11       concepts.mk
+#   segmentation    zero-shot segmentation                                                 Table 4             segmentation.mk
+#
+# As the paper has it (5,000 pictures; one pass of them a bundle, and of ImageNet's validation set a table):
+#   make -C examples -f second-order.mk ablation MODEL=ViT-B-32-quickgelu PRETRAINED=openai IMAGES="imagenet/train --sample 5000" \
+#     LABELLED=imagenet/val CLASSES=imagenet LAYERS=0-10 MIDDLE=9 DEFAULT=8-10 POOLS="words10k words30k" OPTIONS="--device cuda"
+MODEL    ?= emoji-vit
+LAYERS   ?= 0-6
+DEFAULT  ?= 5-6
+# The layer of Table 1, of neurons and of m: the paper's is the third from the end.
+MIDDLE   ?= 5
+POOLS    ?= emoji words10k words30k
+M        ?= 4,8,16,32,64,128
+# Images of the indirect effect, which takes a pass through the later layers for each of them and each neuron.
+INDIRECT       ?= --limit 500
+INDIRECT_COUNT ?= 1052
+include $(dir $(lastword $(MAKEFILE_LIST)))papers.mk
+
+.PHONY: ablation indirect reconstruction neurons top adversarial concepts segmentation
+all: ablation indirect reconstruction neurons top
+ablation: $(RESULTS)/ablation.csv $(PICTURES)/ablation.png
+indirect: $(RESULTS)/indirect.csv
+reconstruction: $(RESULTS)/reconstruction.csv $(PICTURES)/reconstruction.png
+neurons: $(RESULTS)/neurons.csv
+top: $(RESULTS)/top-images.csv
+adversarial concepts segmentation:
+	$(MAKE) -f $(ROOT)/examples/$@.mk
+
+$(WORK) $(RESULTS):
+	mkdir -p $@
+
+# Figure 3: every layer by itself, and the default layers together.
+$(RESULTS)/ablation.csv: $(WORK)/layers.safetensors | $(RESULTS)
+	$(ABLATE) --layers $(DEFAULT) --layers $(LAYERS) --each-layer --ablate all,large,small --reconstruct pc --bundle $< > $(WORK)/ablation.jsonl
+	$(call table,second-order.mk ablation,$(WORK)/ablation.jsonl)
+
+$(PICTURES)/ablation.png: $(RESULTS)/ablation.csv
+	$(CURVES) $< $@ --x layers --by change --order all,large,small,pc --label "layer whose effects are replaced"
+
+$(WORK)/layers.safetensors: | $(WORK)
+	$(EFFECTS) --layers $(LAYERS) --thumbnails 64 -o $@
+
+# Table 1: the same layer's neurons by both effects.
+$(RESULTS)/indirect.csv: $(WORK)/second-middle.safetensors $(WORK)/indirect.safetensors | $(RESULTS)
+	$(ABLATE) --limit $(INDIRECT_COUNT) --ablate all --reconstruct pc --bundle $< $(call explained,$<) > $(WORK)/indirect.jsonl
+	$(ABLATE) --limit $(INDIRECT_COUNT) --ablate all,joint --reconstruct pc --bundle $(word 2,$^) $(call explained,$(word 2,$^)) >> $(WORK)/indirect.jsonl
+	$(call table,second-order.mk indirect,$(WORK)/indirect.jsonl)
+
+# The share of the top images' variance that PC 1 has, mean over neurons.
+explained = | jq -c --argjson explained $$(clip-view -f jsonl $(1) | jq -s 'map(.explained) | add / length * 1000 | round / 1000') '. + {explained: $$explained}'
+
+$(WORK)/indirect.safetensors: | $(WORK)
+	$(EFFECTS) $(INDIRECT) --effect indirect --layers $(MIDDLE) -o $@
+
+$(WORK)/second-middle.safetensors: | $(WORK)
+	$(EFFECTS) $(INDIRECT) --layers $(MIDDLE) -o $@
+
+# Figure 4: PC 1 replaced by its sparse words, for each pool, prefixes of one pursuit.
+$(RESULTS)/reconstruction.csv: $(POOLS:%=$(WORK)/reconstruction-%.jsonl) | $(RESULTS)
+	$(call table,second-order.mk reconstruction,$^)
+
+$(WORK)/reconstruction-%.jsonl: $(WORK)/words-%.safetensors
+	$(ABLATE) --reconstruct pc,words --m $(M) --bundle $< | jq -c '. + {pool: "$*"}' > $@
+
+$(WORK)/words-%.safetensors: $(WORK)/layers.safetensors
+	clip-view --layers $(DEFAULT) $< | clip-decompose --m $(lastword $(subst $(comma), ,$(M))) --pool $* -o $@
+
+$(PICTURES)/reconstruction.png: $(RESULTS)/reconstruction.csv
+	$(CURVES) $< $@ --x m --by pool --log --label "words a neuron"
+
+# Table 2: the clearest neurons, and where the model is the paper's, those it shows.
+$(RESULTS)/neurons.csv: $(WORK)/words-$(firstword $(POOLS)).safetensors | $(RESULTS)
+	{ echo "# make -C examples -f second-order.mk neurons"; echo "layer,neuron,explained,words"; \
+	clip-view --sort clear --head 20 -f jsonl $< | jq -r '[.layer, .neuron, .explained, ([.words[:4][] | "\(if .coefficient < 0 then "-" else "+" end)\(.word)"] | join(" "))] | @csv' | tr -d '"'; } > $@
+
+$(RESULTS)/top-images.csv: $(WORK)/words-$(firstword $(POOLS)).safetensors | $(RESULTS)
+	clip-sheet --head 12 $< -o $(WORK)/top-images.png
+	{ echo "# make -C examples -f second-order.mk top"; echo "layer,neuron,rank,image,norm,inertia"; \
+	clip-top $(IMAGES) --head 20 --images-per-unit 10 -q -f jsonl --bundle $< | jq -r '[.layer, .neuron, .rank, .image, .norm, .inertia] | @csv' | tr -d '"'; } > $@
