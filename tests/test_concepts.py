@@ -34,7 +34,7 @@ from cliptools.methods.concept_words import (
 from cliptools.methods.recall import recall
 from cliptools.methods.second_order import SecondOrder
 from cliptools.methods.text_space import text_space
-from cliptools.training.measures import Share
+from cliptools.methods.zero_shot import Share
 
 
 def some_units(visual: torch.nn.Module, layers: tuple[int, ...], seed: int = 0) -> torch.Tensor:

@@ -6,8 +6,9 @@ import torch
 
 import cliptools.training  # noqa: F401  (applies the torchvision remedy first)
 from cliptools.ground.emoji.plants import plants
+from cliptools.methods.zero_shot import Share
 from cliptools.training.card import card, merge, read_sections, table
-from cliptools.training.measures import Share, found, two_emoji_scenes, unseen_combinations
+from cliptools.training.measures import found, two_emoji_scenes, unseen_combinations
 from cliptools.training.plant_effects import bootstrap, scenes_without, shown_last, unplanted
 
 

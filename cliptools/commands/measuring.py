@@ -30,6 +30,8 @@ class Measured(NamedTuple):
     """Which units are to be kept, if not all."""
     rest: "Tensor | None" = None
     """Mean sum of the others' effects [d]."""
+    token_mean: "Tensor | None" = None
+    """Of indirect effects, the units' mean activations [units, token]."""
 
 
 def measure_bundle(
@@ -62,6 +64,8 @@ def _measure(
     model: "LoadedModel", source: "ImageSource", choice: "Choice", settings: "Settings", options: dict[str, Any]
 ) -> Measured:
     """Images by their names, whatever order the list came in, into statistics."""
+    import torch
+
     from cliptools.ground.images import choose
     from cliptools.ground.loader import Skipped, load_batches
     from cliptools.methods.choice import paths_of
@@ -93,6 +97,8 @@ def _measure(
         paths = paths_of(model.clip, choice.effect, choice.units)
     report = measure(paths, batches, choice.layers, len(indices), settings)
     measured = Measured(report, source, indices, skipped)
+    if choice.effect == INDIRECT:
+        measured = measured._replace(token_mean=torch.cat([paths.means[layer].T for layer in choice.layers]))
     if options["keep"] is None:
         return measured
     kept = strongest(report.effects.top_norm, options["keep"])
@@ -135,9 +141,10 @@ def _bundle(
     from cliptools.ground.thumbnails import thumbnail_tensors
 
     report, source, indices = measured.report, measured.source, measured.indices
-    effects = report.effects
+    effects, token_mean = report.effects, measured.token_mean
     if measured.kept is not None:
         effects = type(effects)(*(column[measured.kept.to(column.device)] for column in effects))
+        token_mean = None if token_mean is None else token_mean[measured.kept.to(token_mean.device)]
     tensors = _directions(effects, settings)
     seen, top_image = np.unique(effects.top_image.cpu().numpy(), return_inverse=True)
     tensors["unit"] = effects.unit.cpu().numpy().astype(np.int32)
@@ -146,6 +153,8 @@ def _bundle(
         tensors[name] = getattr(effects, name).cpu().numpy().astype(np.float32)
     if measured.rest is not None:
         tensors["rest_mean"] = measured.rest.cpu().numpy().astype(np.float32)
+    if token_mean is not None:
+        tensors["token_mean"] = token_mean.cpu().numpy().astype(np.float32)
     tensors["images"] = json_tensor([source.names[indices[i]] for i in seen])
     if options["thumbnails"]:
         tensors |= thumbnail_tensors(source, (indices[i] for i in seen), options["thumbnails"])

@@ -22,7 +22,7 @@ DTYPES = {
 UNIT_ROWS = (
     "unit", "direction", "component", "component_explained", "mean", "top_norm", "top_image", "threshold",
     "explained", "explained_all", "moment", "word", "coefficient", "residual", "prefix_residual",
-    "sign", "mean_scalar",
+    "sign", "mean_scalar", "token_mean",
 )  # fmt: skip
 """Tensors with one row a unit; a selection of units selects rows of these."""
 

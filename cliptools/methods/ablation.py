@@ -1,71 +1,186 @@
-"""What the output would be if second-order effects were their means, or their first principal component.
+"""What the output would be if effects of units were others, for many changes at once.
 
-Paper 1, Sec. 3.3: of all neurons of the chosen layers at once, the effect phi_n of each on each image is replaced
+Paper 1 (arXiv 2406.04341), Sec. 3.3, and paper 2 (arXiv 2509.19943), Sec. 4. Replacing effects phi_n of some units by psi_n
+moves the output by sum over n of psi_n - phi_n, all else frozen. With b_n the mean over images, tau_n the threshold of the
+centred norm, r_nj the principal directions and r^_n the first m texts of r_n refitted:
 
-    by its mean over the images         phi_n -> b_n
-    by its reconstruction from PC 1     phi_n -> b_n + <phi_n - b_n, r_n> r_n
+    mean     psi = b
+    large    psi = b where ||phi - b|| > tau, else phi
+    small    psi = b where not, else phi
+    pc       psi = b + sum over j < c of <phi - b, r_j> r_j
+    words    psi = b + <phi - b, r_0> r^
 
-Sums over neurons need no vector per neuron: sum_n phi_n is the MLP's output sent through the later heads, and
-<phi_n, r_n> = sum_k S[n, k] <D[n, k], r_n> needs only [n, k] inner products.
+A setting gives each unit one of these changes, or leaves it. Units of a layer that no setting tells apart are worked on
+together, and what settings have in common is computed once: the sum of phi, the projections, which norms are large. No effect
+is ever formed: sums over units carry S first (effect_sums.py), the rest are projections (frames.py).
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cliptools.methods.paths import Paths, Slab, scale_of, slices
+from cliptools.methods.activity import slabs_of
+from cliptools.methods.effect_sums import total_of
+from cliptools.methods.known_units import Known, KnownPairs, KnownVectors
+from cliptools.methods.paths import Paths, Slab, wide
+
+Kind = Literal["mean", "large", "small", "pc", "words"]
 
 
-class Ablated(NamedTuple):
-    """The output, scaled by 100 / ||M(I)|| of its image, as it is and with effects replaced."""
+class Change(NamedTuple):
+    """What psi is."""
 
-    untouched: Float[Tensor, "b d"]
-    mean: Float[Tensor, "b d"]
-    pc: Float[Tensor, "b d"]
+    kind: Kind
+    size: int = 1
+    """Of pc, the components c; of words, m."""
 
 
-class Replacement:
-    """Effects of some slabs' units replaced, for one batch of images after the other."""
+Setting = Sequence[tuple[Change, Bool[Tensor, " u"]]]
+"""Changes, each with the units it is for; no unit twice. Units in none are left as they are."""
 
-    def __init__(self, paths: Paths, slabs: Sequence[Slab], means: Sequence[Tensor], rs: Sequence[Tensor]) -> None:
+
+@dataclass(frozen=True)
+class Units:
+    """What a bundle says of u units, in its scale."""
+
+    unit: Int[Tensor, "u 3"]
+    mean: Float[Tensor, "u d_or_1"]
+    """b; of pairs the mean of the scalar."""
+    component: Float[Tensor, "u c d_or_1"]
+    """r_j; of pairs the sign of r along w."""
+    threshold: Float[Tensor, " u"]
+    """tau."""
+    fitted: Mapping[int, Float[Tensor, "u d"]] = field(default_factory=dict)
+    """r^ by m."""
+    pairs: bool = False
+    """Whether mean and component are of pairs."""
+
+
+class Rest(NamedTuple):
+    """Units that a bundle has left out and knows only together."""
+
+    slabs: list[Slab]
+    mean: Float[Tensor, " d"]
+    """The sum of their mean effects."""
+
+
+class _Part(NamedTuple):
+    """Units of a layer that no setting tells apart."""
+
+    known: Known
+    tau: Float[Tensor, " n"]
+    fitted: dict[int, Float[Tensor, "n d"]]
+    uses: dict[Change, list[int]]
+    """By change, the settings that make it."""
+
+
+class Ablation:
+    """One bundle's effects changed in several settings, for one batch of images after the other."""
+
+    def __init__(self, paths: Paths, units: Units, settings: Sequence[Setting], rest: Rest | None = None) -> None:
         """
         Args:
-            means: b of each slab's units [n, d].
-            rs: Their unit directions r [n, d].
+            rest: Units that are their means in every setting.
         """
-        self.paths, self.slabs, self.rs = paths, slabs, rs
-        self.along = [self._along(slab, r) for slab, r in zip(slabs, rs, strict=True)]  # <D[n, k], r_n>: [n, k]
-        self.base = [b.sum(0) for b in means]  # (d)
-        self.shadow = [(b * r).sum(-1) for b, r in zip(means, rs, strict=True)]  # <b_n, r_n>: [n]
+        self.paths, self.settings, self.rest = paths, len(settings), rest
+        changes = list(dict.fromkeys(change for setting in settings for change, _ in setting))
+        code = torch.full((len(settings), len(units.unit)), -1)  # which change each setting makes of each unit
+        for s, setting in enumerate(settings):
+            for change, rows in setting:
+                code[s, rows] = changes.index(change)
+        self.slabs: list[Slab] = []
+        self.parts: list[_Part] = []
+        for pattern in code.T.unique(dim=0):
+            uses = {c: [s for s, i in enumerate(pattern.tolist()) if i == changes.index(c)] for c in changes}
+            uses = {change: those for change, those in uses.items() if those}
+            rows = code.T.eq(pattern).all(1).nonzero()[:, 0]
+            if not uses:
+                continue
+            slabs, places = slabs_of(paths, units.unit[rows])
+            for slab, place in zip(slabs, places, strict=True):
+                self.slabs.append(slab)
+                self.parts.append(_part(paths, slab, units, rows[place], uses))
+        self.slabs += [] if rest is None else rest.slabs
 
-    def _along(self, slab: Slab, r: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        parts = []
-        for of in slices(len(r), self.paths.size(slab.layer)[1]):
-            D = self.paths.directions(Slab(slab.layer, slab.neurons[of]))
-            parts.append(torch.einsum("nkd,nd->nk", D, r[of].to(D.dtype)))
-        return torch.cat(parts)
+    def changes(
+        self, S: Iterable[Float[Tensor, "b _ _"]], embedding: Float[Tensor, "b d"], scale: Float[Tensor, " b"]
+    ) -> Float[Tensor, "s b d"]:
+        """By how much each setting moves the output, float64; in the scale of the means.
 
-    def __call__(self, image: Float[Tensor, "b 3 y x"]) -> Ablated:
-        """The output for a batch of images, three ways."""
-        S, embedding = self.paths.read(image, self.slabs)
-        scale = scale_of(embedding, True)
-        untouched = embedding * scale[:, None]
-        mean, pc = untouched, untouched
-        for i, (slab, s) in enumerate(zip(self.slabs, S, strict=True)):
-            scaled = s * scale[:, None, None]
-            moved = self._sum(slab, scaled) - self.base[i]  # (b, d): sum of phi_n - b_n
-            x = torch.einsum("bnk,nk->bn", scaled, self.along[i]) - self.shadow[i]
-            mean = mean - moved
-            pc = pc - moved + x @ self.rs[i].to(x.dtype)
-        return Ablated(untouched, mean, pc)
+        Args:
+            S: Of every slab, in their order; each is asked for once.
+        """
+        moved = wide(embedding).double().new_zeros(self.settings, *embedding.shape)
+        scalars = iter(S)
+        for part in self.parts:
+            for change, delta in _changed(part, next(scalars), scale):
+                moved[part.uses[change]] += delta
+        if self.rest is not None:
+            moved += self.rest.mean.to(moved)
+            for slab in self.rest.slabs:
+                moved -= total_of(self.paths, slab, next(scalars)).double() * scale[:, None]
+        return moved
 
-    def _sum(self, slab: Slab, S: Float[Tensor, "b n k"]) -> Float[Tensor, "b d"]:
-        """Sum over the slab's units of phi_n = sum_k S[n, k] D[n, k]."""
-        total = S.new_zeros(len(S), len(self.base[0]))
-        for of in slices(S.shape[1], S.shape[2]):
-            D = self.paths.directions(Slab(slab.layer, slab.neurons[of]))
-            total = total + S[:, of].flatten(1) @ D.flatten(0, 1)
-        return total
+
+def _part(paths: Paths, slab: Slab, units: Units, rows: Int[Tensor, " n"], uses: dict[Change, list[int]]) -> _Part:
+    known: Known
+    if units.pairs:
+        known = KnownPairs(paths, slab, units.mean[rows, 0], units.component[rows, 0, 0])
+    else:
+        known = KnownVectors(paths, slab, units.mean[rows], units.component[rows])
+    like = known.along.Dr if any(change.kind in ("pc", "words") for change in uses) else units.mean
+    fitted = {change.size: units.fitted[change.size][rows].to(like) for change in uses if change.kind == "words"}
+    return _Part(known, units.threshold[rows], fitted, uses)
+
+
+def _changed(part: _Part, S: Float[Tensor, "b n k"], scale: Float[Tensor, " b"]) -> list[tuple[Change, Float[Tensor, "b d"]]]:
+    """By how much each change that some setting makes of these units moves the output."""
+    of = _OnImages(part, S, scale)
+    return [(change, of.changed(change)) for change in part.uses]
+
+
+class _OnImages:
+    """What changes of a part have in common on a batch of images, each computed when first asked for."""
+
+    def __init__(self, part: _Part, S: Float[Tensor, "b n k"], scale: Float[Tensor, " b"]) -> None:
+        self.part, self.S, self.scale = part, S, scale
+        self.spread: list[Tensor] = []  # sum over n of <phi - b, r_j> r_j, over the first components j
+
+    def changed(self, change: Change) -> Float[Tensor, "b d"]:
+        """Sum over n of psi_n - phi_n."""
+        if change.kind == "large":
+            return self.large
+        if change.kind == "small":
+            return self.fall - self.large
+        if change.kind == "pc":
+            return self.fall + self.along(change.size)
+        if change.kind == "words":
+            return self.fall + (self.x[..., 0] @ self.part.fitted[change.size]).double()
+        return self.fall
+
+    def along(self, components: int) -> Float[Tensor, "b d"]:
+        """The sum over the first components."""
+        while (c := len(self.spread)) < components:
+            added = self.part.known.spread(self.x[..., c], c)
+            self.spread.append(self.spread[-1] + added if self.spread else added)
+        return self.spread[components - 1]
+
+    @cached_property
+    def fall(self) -> Float[Tensor, "b d"]:
+        """Sum over n of b_n - phi_n."""
+        return self.part.known.fall(self.S, self.scale)
+
+    @cached_property
+    def large(self) -> Float[Tensor, "b d"]:
+        """The same where ||phi - b|| > tau."""
+        return self.part.known.fall(self.S, self.scale, self.part.known.norms(self.S, self.scale) > self.part.tau.to(self.S))
+
+    @cached_property
+    def x(self) -> Float[Tensor, "b n c"]:
+        """<phi - b, r_j>."""
+        return self.part.known.along(self.S, self.scale)

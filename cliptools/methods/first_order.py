@@ -10,7 +10,7 @@ real forward pass frozen (App. A.6). It is the factored form with a single path:
 Every layer has them, the last one too. Bias shares are left out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -18,8 +18,8 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
 from cliptools.ground.errors import UsageError
-from cliptools.methods.paths import Slab, neuron_units, wide
-from cliptools.methods.vit_paths import choose_layers, neurons_per_layer, trace
+from cliptools.methods.paths import Listener, Slab, index_of, neuron_units
+from cliptools.methods.vit_paths import choose_layers, neurons_per_layer, overheard, tracing, written
 
 
 class FirstOrder:
@@ -40,30 +40,36 @@ class FirstOrder:
     @torch.inference_mode()
     def read(
         self, image: Float[Tensor, "b 3 y x"], slabs: Sequence[Slab]
-    ) -> tuple[list[Float[Tensor, "b n 1"]], Float[Tensor, "b d"]]:
+    ) -> tuple[Iterable[Float[Tensor, "b n 1"]], Float[Tensor, "b d"]]:
         """S of every slab, and M(I), from one forward pass."""
-        weight = self.visual.conv1.weight
-        traced = trace(self.visual, image.to(weight.device, weight.dtype), sorted({slab.layer for slab in slabs}))
-        sigma = traced.sigma_post[:, None]  # (b, 1)
-        p_0 = [traced.p[slab.layer][:, 0, slab.neurons.to(sigma.device)] for slab in slabs]  # (b, n) each
-        return [(p.to(sigma.dtype) / sigma)[..., None] for p in p_0], traced.embedding
+        return overheard(self.visual, image, self.listen(slabs))
+
+    def listen(self, slabs: Sequence[Slab]) -> Listener:
+        """Activations of the slabs' layers at the class token."""
+        hooks, traced = tracing(self.visual, sorted({slab.layer for slab in slabs}))
+
+        def of(embedding: Float[Tensor, "b d"]) -> list[Float[Tensor, "b n 1"]]:
+            trace = traced(embedding)
+            sigma = trace.sigma_post[:, None]  # (b, 1)
+            p_0 = [trace.p[slab.layer][:, 0, slab.neurons.to(sigma.device)] for slab in slabs]  # (b, n) each
+            return [(p.to(sigma.dtype) / sigma)[..., None] for p in p_0]
+
+        return Listener(hooks, of)
 
     @torch.inference_mode()
     def directions(self, slab: Slab) -> Float[Tensor, "n 1 d"]:
         """D of some of a layer's neurons."""
-        visual = self.visual
-        w = written(visual, slab)  # (n, width)
-        P = visual.proj.to(w.dtype)  # (width, d)
-        return ((visual.ln_post.weight.to(w.dtype) * w) @ P)[:, None]
+        return self._direct(written(self.visual, slab.layer, slab.neurons.to(self.visual.proj.device)).T)[:, None]
 
+    @torch.inference_mode()
+    def total(self, slab: Slab, S: Float[Tensor, "b n 1"]) -> Float[Tensor, "b d"]:
+        """Sum over some of a layer's neurons of phi_n: first in the residual stream."""
+        w = written(self.visual, slab.layer, index_of(slab.neurons, S.device))  # (width, n)
+        return self._direct(S[..., 0] @ w.to(S).T)
 
-def written(visual: VisionTransformer, slab: Slab) -> Float[Tensor, "n width"]:
-    """ls2_l * w_n: what a unit activation of each neuron adds to the residual stream. In float32 at least."""
-    block = visual.transformer.resblocks[slab.layer]
-    w = block.mlp.c_proj.weight[:, slab.neurons.to(block.mlp.c_proj.weight.device)].T  # (n, width)
-    w = wide(w)
-    gain = getattr(block.ls_2, "gamma", None)
-    return w if gain is None else gain.to(w.dtype) * w
+    def _direct(self, x: Float[Tensor, "i width"]) -> Float[Tensor, "i d"]:
+        """P (gamma_post * x): where a part of the residual stream ends."""
+        return (self.visual.ln_post.weight.to(x) * x) @ self.visual.proj.to(x)
 
 
 def choose_any_layers(visual: VisionTransformer, asked: Sequence[int] | None) -> tuple[int, ...]:

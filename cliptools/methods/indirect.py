@@ -24,10 +24,9 @@ from torch import Tensor
 
 from cliptools.ground.progress import note, progress
 from cliptools.methods.engine import Settings
-from cliptools.methods.first_order import written
 from cliptools.methods.paths import Slab, neuron_units, wide
 from cliptools.methods.statistics import UnitStatistics
-from cliptools.methods.vit_paths import neurons_per_layer
+from cliptools.methods.vit_paths import neurons_per_layer, written
 
 ROW_BYTES = 256 << 20  # of activations at a time, while images and neurons together go through the later layers
 
@@ -78,11 +77,15 @@ class Indirect:
         d = like.shape[1]
         return torch.eye(d, dtype=like.dtype, device=like.device).expand(len(slab.neurons), d, d)
 
+    def total(self, slab: Slab, S: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
+        """Sum over some sampled neurons."""
+        return S.sum(1)
+
     def _effects(
         self, slab: Slab, p: Float[Tensor, "b token neuron"], x: Float[Tensor, "b token width"], embedding: Float[Tensor, "b d"]
     ) -> Float[Tensor, "b n d"]:
         neurons = self.sample[slab.layer][slab.neurons.cpu()].to(x.device)
-        w = written(self.visual, Slab(slab.layer, neurons))  # (n, width)
+        w = written(self.visual, slab.layer, neurons).T  # (n, width)
         change = self.means[slab.layer][:, slab.neurons.to(x.device)] - wide(p[..., neurons])  # (b, token, n)
         b, token, width = x.shape
         each = b * token * width * x.element_size() * 12  # the MLP's own activations among them
@@ -131,11 +134,15 @@ def keep_all(paths: Indirect, layers: Sequence[int], expected: int, settings: Se
     return max(0, expected - settings.top) if fits else None
 
 
-def cost(visual: VisionTransformer, sample: Sample, images: int) -> str:
-    """What the indirect effects of these neurons take, in words."""
+def cost(visual: VisionTransformer, sample: Sample, images: int, passes: int = 2) -> str:
+    """What the indirect effects of these neurons take, in words.
+
+    Args:
+        passes: Whole ones an image: 2, or 1 where the means are known.
+    """
     depth, neurons = len(visual.transformer.resblocks), sum(map(len, sample.values()))
     later = ", ".join(f"{len(chosen)} of layer {layer} through {depth - 1 - layer} later" for layer, chosen in sample.items())
-    return f"{2 * images} forward passes and {images * neurons} partial ones ({images} images; neurons: {later})"
+    return f"{passes * images} forward passes and {images * neurons} partial ones ({images} images; neurons: {later})"
 
 
 def _output(visual: VisionTransformer, layer: int, x: Float[Tensor, "b token width"]) -> Float[Tensor, "b d"]:

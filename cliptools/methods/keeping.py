@@ -5,8 +5,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cliptools.methods.engine import Effects
-from cliptools.methods.paths import Paths
-from cliptools.methods.resnet_paths import Pairs
+from cliptools.methods.paths import Paths, Slab
+from cliptools.methods.resnet_paths import LAYER, Pairs
 
 
 def strongest(top_norm: Float[Tensor, "u T"], share: float) -> Bool[Tensor, " u"]:
@@ -24,4 +24,6 @@ def rest_mean(paths: Paths, effects: Effects, kept: Bool[Tensor, " u"]) -> Float
         effects: Of all units that the paths have; compact ones are of pairs.
     """
     mean = effects.mean.double() * ~kept[:, None].to(effects.mean.device)  # (u, d), or (u, 1) where compact
-    return paths.total(mean[:, 0]) if isinstance(paths, Pairs) else mean.sum(0)
+    if not isinstance(paths, Pairs):
+        return mean.sum(0)
+    return paths.total(Slab(LAYER, torch.arange(len(mean))), mean[None])[0]

@@ -4,15 +4,19 @@ An effect is factored when phi_n(I) = sum over k of S[n, k](I) D[n, k, :], the i
 are is the business of `Paths`, one class for each kind of unit and effect.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 UNITS_AT_ONCE = 256  # for which D is held
 ROWS_AT_ONCE = 8192  # of D, where units have few
+
+
+Hooks = list[tuple[nn.Module, Callable[..., Tensor | None]]]
+"""Forward hooks, and the modules they are for."""
 
 
 class Slab(NamedTuple):
@@ -52,6 +56,32 @@ class KnowsGram(Protocol):
 
     def gram(self, slab: Slab) -> Float[Tensor, "n k k"]:
         """G = D D^T."""
+        ...
+
+
+class Listener(NamedTuple):
+    """What overhears a forward pass that others may overhear too."""
+
+    hooks: Hooks
+    scalars: Callable[[Float[Tensor, "b d"]], Iterable[Float[Tensor, "b n k"]]]
+    """Of M(I), when the pass has run: S of every slab, each made when its turn comes."""
+
+
+@runtime_checkable
+class Listens(Protocol):
+    """Paths whose S come from hooks on any forward pass."""
+
+    def listen(self, slabs: Sequence[Slab]) -> Listener:
+        """What to hook for these slabs."""
+        ...
+
+
+@runtime_checkable
+class Sums(Protocol):
+    """Paths that have sums of effects over units without D."""
+
+    def total(self, slab: Slab, S: Float[Tensor, "b n k"]) -> Float[Tensor, "b d"]:
+        """Sum over the slab's units of sum over k of S[n, k] D[n, k], in the type of S."""
         ...
 
 

@@ -115,6 +115,14 @@ def refit(
     return torch.cat(parts).to(targets.dtype)
 
 
+def fitted(
+    targets: Float[Tensor, "unit d"], atoms: Float[Tensor, "text d"], word: Int[Tensor, "unit k"]
+) -> Float[Tensor, "unit d"]:
+    """r̂: each target's least-squares fit on its texts; no vector of a text is copied for a unit."""
+    gamma = refit(targets, atoms, word)
+    return torch.nn.functional.embedding_bag(word.clamp(min=0), atoms, per_sample_weights=gamma.to(atoms), mode="sum")
+
+
 class _State:
     """The pursuit of a chunk of units: what they have chosen, and the inverse of the factor of their Gram matrices."""
 

@@ -143,7 +143,7 @@ def check_pairs(visual: ModifiedResNet, unit: Int[Tensor, "u 3"]) -> None:
         raise StreamError(f"the bundle has a unit {layer}:{neuron}.{head}, which the model has not")
 
 
-class _Pooled(ABC):
+class Pooled(ABC):
     """What pairs, neurons and heads have in common."""
 
     def __init__(self, visual: ModifiedResNet) -> None:
@@ -161,15 +161,19 @@ class _Pooled(ABC):
         """S of every slab, and M(I), from one forward pass."""
         weight = self.visual.conv1.weight
         traced = trace_pool(self.visual, image.to(weight.device, weight.dtype))
+        return self.of(traced, slabs), traced.embedding
+
+    def of(self, traced: PoolTrace, slabs: Sequence[Slab]) -> Iterator[Float[Tensor, "b n k"]]:
+        """S of every slab."""
         S = self.scalars(traced)
-        return (S[:, index_of(slab.neurons, S.device)] for slab in slabs), traced.embedding
+        return (S[:, index_of(slab.neurons, S.device)] for slab in slabs)
 
     def _pairs(self, traced: PoolTrace) -> Float[Tensor, "b neuron head"]:
         """s."""
         return traced.x.transpose(1, 2) @ traced.attention.transpose(1, 2)
 
 
-class Pairs(_Pooled):
+class Pairs(Pooled):
     """Units are neuron-head pairs, neuron by neuron; the one path is the pair itself."""
 
     def __init__(self, visual: ModifiedResNet) -> None:
@@ -199,11 +203,11 @@ class Pairs(_Pooled):
         return self._norm2[slab.neurons.to(self._norm2.device)][:, None, None]
 
     @torch.inference_mode()
-    def total(self, s: Float[Tensor, "n"]) -> Float[Tensor, "d"]:
-        """Sum over all pairs of s w, in float64."""
-        W_V, W_O, _ = value_output(self.visual)
-        s = s.to(W_V.device, torch.float64).unflatten(0, (self.neurons, self.heads))
-        return torch.einsum("hde,hen,nh->d", W_O.double(), W_V.double(), s)
+    def total(self, slab: Slab, S: Float[Tensor, "b n 1"]) -> Float[Tensor, "b d"]:
+        """Sum over some pairs of s w; no w is formed."""
+        s = S.new_zeros(len(S), self.neurons * self.heads)
+        s[:, index_of(slab.neurons, S.device)] = S[..., 0]
+        return _through_heads(self.visual, s.unflatten(1, (self.neurons, self.heads)))
 
     @torch.inference_mode()
     def directions(self, slab: Slab) -> Float[Tensor, "n 1 d"]:
@@ -211,7 +215,7 @@ class Pairs(_Pooled):
         return pair_directions(self.visual, slab.neurons // self.heads, slab.neurons % self.heads)[:, None]
 
 
-class PooledNeurons(_Pooled):
+class PooledNeurons(Pooled):
     """Units are neurons, paths the heads that read them."""
 
     def size(self, layer: int) -> tuple[int, int]:
@@ -227,13 +231,18 @@ class PooledNeurons(_Pooled):
         return self._pairs(traced)
 
     @torch.inference_mode()
+    def total(self, slab: Slab, S: Float[Tensor, "b n k"]) -> Float[Tensor, "b d"]:
+        """Sum over some neurons of the sums over their pairs of s w; no w is formed."""
+        return _through_heads(self.visual, S, index_of(slab.neurons, S.device))
+
+    @torch.inference_mode()
     def directions(self, slab: Slab) -> Float[Tensor, "n k d"]:
         """w of some neurons' pairs."""
         n, h = slab.neurons.repeat_interleave(self.heads), torch.arange(self.heads).repeat(len(slab.neurons))
         return pair_directions(self.visual, n, h).unflatten(0, (-1, self.heads))
 
 
-class PooledHeads(_Pooled):
+class PooledHeads(Pooled):
     """Units are heads, paths the dimensions of their values."""
 
     def size(self, layer: int) -> tuple[int, int]:
@@ -253,3 +262,12 @@ class PooledHeads(_Pooled):
         """The columns of some heads' W_O."""
         W_O = value_output(self.visual)[1]
         return W_O[slab.neurons.to(W_O.device)].transpose(1, 2)
+
+
+def _through_heads(
+    visual: ModifiedResNet, s: Float[Tensor, "b n head"], neurons: slice | Int[Tensor, "n"] = slice(None)
+) -> Float[Tensor, "b d"]:
+    """Sum over some neurons and all heads of s^{n,h} w^{n,h}: first over the neurons, head by head, in the type of s."""
+    W_V, W_O, _ = value_output(visual)
+    values = s.permute(2, 0, 1) @ W_V[:, :, neurons].to(s).transpose(1, 2)  # (head, b, n) (head, n, e)
+    return (values @ W_O.to(s).transpose(1, 2)).sum(0)  # (head, b, e) (head, e, d)

@@ -11,7 +11,7 @@ token's attention and v_i = W_V^h LN(x_i). In factored form, with a path for eac
 Every layer has them, the last one too. Bias shares are left out, that of the values (W_O^h b_V^h) included.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -19,8 +19,8 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from cliptools.methods.first_order import choose_any_layers
-from cliptools.methods.paths import Slab, head_units, index_of, wide
-from cliptools.methods.vit_paths import class_attention, hooked, keep_sigma_post, reach_of
+from cliptools.methods.paths import Hooks, Listener, Slab, head_units, index_of, wide
+from cliptools.methods.vit_paths import class_attention, keep_sigma_post, overheard, reach_of
 
 LAYERS = 4  # by default the last, as the paper: attention of earlier layers has next to no direct effect
 
@@ -44,18 +44,23 @@ class Heads:
     @torch.inference_mode()
     def read(
         self, image: Float[Tensor, "b 3 y x"], slabs: Sequence[Slab]
-    ) -> tuple[Iterator[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
+    ) -> tuple[Iterable[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
         """S of every slab, and M(I), from one forward pass."""
-        visual = self.visual
+        return overheard(self.visual, image, self.listen(slabs))
+
+    def listen(self, slabs: Sequence[Slab]) -> Listener:
+        """What the slabs' layers' heads carry to the class token."""
         carried: dict[int, Tensor] = {}
         sigma_post: list[Tensor] = []
-        blocks = visual.transformer.resblocks
-        hooks: list[tuple[nn.Module, Callable[..., None]]] = [(visual.ln_post, keep_sigma_post(sigma_post))]
+        blocks = self.visual.transformer.resblocks
+        hooks: Hooks = [(self.visual.ln_post, keep_sigma_post(sigma_post))]
         hooks += [(blocks[layer].ln_1, _carry(carried, layer, blocks[layer].attn)) for layer in {slab.layer for slab in slabs}]
-        with hooked(hooks):
-            embedding = visual(image.to(visual.conv1.weight.device, visual.conv1.weight.dtype))
-        sigma = sigma_post[0][:, None, None]  # (b, 1, 1)
-        return (carried[slab.layer][:, index_of(slab.neurons, sigma.device)] / sigma for slab in slabs), embedding
+
+        def of(embedding: Float[Tensor, "b d"]) -> Iterator[Float[Tensor, "b n k"]]:
+            sigma = sigma_post[0][:, None, None]  # (b, 1, 1)
+            return (carried[slab.layer][:, index_of(slab.neurons, sigma.device)] / sigma for slab in slabs)
+
+        return Listener(hooks, of)
 
     @torch.inference_mode()
     def directions(self, slab: Slab) -> Float[Tensor, "n k d"]:

@@ -15,7 +15,7 @@ All that depends on the image are scalars, all that depends on the weights are v
 Bias shares, the same for every neuron of a layer, are left out.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
 from cliptools.ground.errors import ModelError, UsageError
-from cliptools.methods.paths import wide
+from cliptools.methods.paths import Hooks, Listener, wide
 
 
 class Trace(NamedTuple):
@@ -82,18 +82,24 @@ def choose_layers(visual: VisionTransformer, asked: Sequence[int] | None) -> tup
 
 def trace(visual: VisionTransformer, image: Float[Tensor, "b 3 y x"], layers: Sequence[int]) -> Trace:
     """One forward pass, with what the second-order effects of these layers' neurons need."""
+    hooks, traced = tracing(visual, layers)
+    with hooked(hooks):
+        embedding = visual(image)
+    return traced(embedding)
+
+
+def tracing(visual: VisionTransformer, layers: Sequence[int]) -> tuple[Hooks, Callable[[Float[Tensor, "b d"]], Trace]]:
+    """Hooks for a forward pass, and what makes a Trace of M(I) when it has run."""
     p: dict[int, Tensor] = {}
     alpha: dict[int, Tensor] = {}
     sigma_post: list[Tensor] = []
     blocks = visual.transformer.resblocks
-    hooks: list[tuple[nn.Module, Callable[..., None]]] = [(visual.ln_post, keep_sigma_post(sigma_post))]
+    hooks: Hooks = [(visual.ln_post, keep_sigma_post(sigma_post))]
     for layer in layers:
         hooks.append((blocks[layer].mlp.gelu, _keep(p, layer)))
     for layer in range(min(layers) + 1, len(blocks)):
         hooks.append((blocks[layer].ln_1, _keep_attention(alpha, layer, blocks[layer].attn)))
-    with hooked(hooks):
-        embedding = visual(image)
-    return Trace(embedding, sigma_post[0], alpha, p)
+    return hooks, lambda embedding: Trace(embedding, sigma_post[0], alpha, p)
 
 
 def scalars(traced: Trace, layer: int, neurons: slice | Int[Tensor, "n"] = slice(None)) -> Float[Tensor, "b n k"]:
@@ -111,20 +117,55 @@ def directions(
     Args:
         reach: Filled with what the later layers' heads do to the output, the same for all neurons; to be given again.
     """
-    blocks = visual.transformer.resblocks
-    reach = {} if reach is None else reach
-    w = wide(blocks[layer].mlp.c_proj.weight)[:, neurons]  # (width, n)
-    w = _gain(blocks[layer].ls_2, w) * w
+    w = written(visual, layer, neurons)  # (width, n)
     parts = []
+    for W_V, out in _later_heads(visual, layer, {} if reach is None else reach):
+        parts.append((W_V @ w).transpose(1, 2) @ out)  # (head, e, n) -> (head, n, d)
+    return torch.cat(parts).transpose(0, 1)  # (n, k, d)
+
+
+def carried_sum(
+    visual: VisionTransformer,
+    layer: int,
+    neurons: slice | Int[Tensor, "n"],
+    S: Float[Tensor, "b n k"],
+    reach: dict[int, Tensor] | None = None,
+) -> Float[Tensor, "b d"]:
+    """Sum over neurons and paths of S[n, k] D[n, k], in the type of S: over the neurons first, then head by head.
+
+    Args:
+        reach: As in `directions`.
+    """
+    w = written(visual, layer, neurons).to(S)  # (width, n)
+    x = S.transpose(1, 2) @ w.T  # (b, k, width): what each path finds in the residual stream
+    total = x.new_zeros(len(x), visual.proj.shape[1])
+    first = 0
+    for W_V, out in _later_heads(visual, layer, {} if reach is None else reach):
+        heads = x[:, first : first + len(W_V)].transpose(0, 1)  # (head, b, width)
+        values = heads @ W_V.to(S).transpose(1, 2)  # (head, b, e)
+        total = total + (values @ out.to(S)).sum(0)
+        first += len(W_V)
+    return total
+
+
+def written(visual: VisionTransformer, layer: int, neurons: slice | Int[Tensor, "n"]) -> Float[Tensor, "width n"]:
+    """ls2_l * w_n: what a unit activation of each neuron adds to the residual stream. In float32 at least."""
+    block = visual.transformer.resblocks[layer]
+    w = wide(block.mlp.c_proj.weight)[:, neurons]
+    return _gain(block.ls_2, w) * w
+
+
+def _later_heads(
+    visual: VisionTransformer, layer: int, reach: dict[int, Tensor]
+) -> Iterator[tuple[Float[Tensor, "head e width"], Float[Tensor, "head e d"]]]:
+    """By later layer: each head's values of what its LayerNorm's gain lets through, and where these end."""
+    blocks = visual.transformer.resblocks
     for later in range(layer + 1, len(blocks)):
         block = blocks[later]
-        heads, width = block.attn.num_heads, w.shape[0]
         if later not in reach:
             reach[later] = reach_of(visual, later)
-        W_V = wide(block.attn.in_proj_weight[2 * width :]) * wide(block.ln_1.weight)  # (head * e, width)
-        value = (W_V @ w).unflatten(0, (heads, -1))  # (head, e, n)
-        parts.append(value.transpose(1, 2) @ reach[later])  # (head, n, d)
-    return torch.cat(parts).transpose(0, 1)  # (n, k, d)
+        W_V = wide(block.attn.in_proj_weight[2 * block.attn.embed_dim :]) * wide(block.ln_1.weight)  # (head * e, width)
+        yield W_V.unflatten(0, (block.attn.num_heads, -1)), reach[later]
 
 
 def reach_of(visual: VisionTransformer, later: int) -> Float[Tensor, "head e d"]:
@@ -193,10 +234,20 @@ def class_attention(attn: nn.MultiheadAttention, normed: Float[Tensor, "b token 
 
 
 @contextmanager
-def hooked(hooks: Sequence[tuple[nn.Module, Callable[..., None]]]) -> Iterator[None]:
+def hooked(hooks: Hooks) -> Iterator[None]:
+    """The modules with these hooks, until the block ends."""
     handles = [module.register_forward_hook(hook) for module, hook in hooks]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def overheard(
+    visual: VisionTransformer, image: Float[Tensor, "b 3 y x"], listener: Listener
+) -> tuple[Iterable[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
+    """What a listener hears in one forward pass, and M(I)."""
+    with hooked(listener.hooks):
+        embedding = visual(image.to(visual.conv1.weight.device, visual.conv1.weight.dtype))
+    return listener.scalars(embedding), embedding

@@ -14,8 +14,9 @@ from open_clip import SimpleTokenizer
 from cliptools.ground.emoji.plants import plants
 from cliptools.ground.models import load_model
 from cliptools.ground.output import whole_file
+from cliptools.methods.zero_shot import Share
 from cliptools.training.card import Row, Sections, merge, table, write_card
-from cliptools.training.measures import Share, accuracy, embed_classes
+from cliptools.training.measures import accuracy, embed_classes
 from cliptools.training.plant_effects import PlantEffect, as_row, plant_effects
 from cliptools.training.recipes import ARCHITECTURES
 

@@ -21,14 +21,15 @@ from cliptools.ground.emoji.render import render
 from cliptools.ground.emoji.scenes import Scene
 from cliptools.ground.models import LoadedModel, load_model
 from cliptools.ground.scene_images import SceneSource
-from cliptools.methods.ablation import Replacement
-from cliptools.methods.paths import Slab
+from cliptools.methods.ablation import Ablation, Change, Units
+from cliptools.methods.changed import ChangedOutputs
 from cliptools.methods.second_order import SecondOrder
 from cliptools.methods.vit_paths import choose_layers, supported_tower
 from cliptools.methods.word_score import WordScore, strongest_positive, word_score
+from cliptools.methods.zero_shot import Share
 from cliptools.training.batches import normalise
 from cliptools.training.card import Row, Sections, merge, table, write_card
-from cliptools.training.measures import Share, canvas_of, embed_classes, single_scenes
+from cliptools.training.measures import canvas_of, embed_classes, single_scenes
 from cliptools.training.recipes import ARCHITECTURES
 
 ABLATION, WORDS = "Second-order effects carry the answer", "Words name what neurons look at"
@@ -62,27 +63,26 @@ def layer_score(bundle: Bundle, source: SceneSource, layer: int) -> WordScore:
     return word_score(words, concept_of, shown[part["top_image"][:, :TOP]])
 
 
-def replacement(paths: SecondOrder, bundle: Bundle, layers: Sequence[int]) -> Replacement:
-    """Effects of all neurons of these layers, replaced by what the bundle says of them."""
-    slabs, means, rs = [], [], []
-    for layer in layers:
-        rows = bundle["unit"][:, 0] == layer
-        slabs.append(Slab(layer, torch.from_numpy(bundle["unit"][rows, 1].astype(np.int64))))
-        means.append(torch.from_numpy(bundle["mean"][rows]))
-        rs.append(torch.from_numpy(bundle["direction"][rows]))
-    return Replacement(paths, slabs, means, rs)
+def replacement(paths: SecondOrder, bundle: Bundle, layers: Sequence[int]) -> ChangedOutputs:
+    """The output untouched, and with effects of all neurons of these layers replaced by what the bundle says of them."""
+    part = bundle.select(np.isin(bundle["unit"][:, 0], layers).nonzero()[0])
+    unit, mean, direction, threshold = (torch.from_numpy(part[name]) for name in ("unit", "mean", "direction", "threshold"))
+    everything = torch.ones(part.units, dtype=torch.bool)
+    settings = [[(Change("mean"), everything)], [(Change("pc"), everything)]]
+    ablation = Ablation(paths, Units(unit.long(), mean, direction[:, None], threshold), settings)
+    return ChangedOutputs(paths.visual, [(ablation, True)], [])
 
 
 @torch.inference_mode()
-def accuracies(model: LoadedModel, replaced: Replacement, classes: torch.Tensor, scenes: Sequence[Scene]) -> dict[str, Share]:
+def accuracies(model: LoadedModel, replaced: ChangedOutputs, classes: torch.Tensor, scenes: Sequence[Scene]) -> dict[str, Share]:
     """Zero-shot top-1 on single-emoji scenes: untouched, mean-ablated, from PC 1."""
     hits = dict.fromkeys(SETTINGS, 0)
     for start in range(0, len(scenes), 64):
         some = scenes[start : start + 64]
         image = (render(some, canvas_of(model.clip)).image * 255).round() / 255
         label = torch.tensor([scene.named[0] for scene in some])
-        for setting, z in replaced(normalise(image))._asdict().items():
-            hits[setting] += int(((z @ classes.T).argmax(1) == label).sum())
+        for setting, z in zip(SETTINGS, replaced(normalise(image)), strict=True):
+            hits[setting] += int(((z @ classes.T.double()).argmax(1) == label).sum())
     return {setting: Share(count, len(scenes)) for setting, count in hits.items()}
 
 

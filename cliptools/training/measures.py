@@ -1,8 +1,6 @@
 """What an embedded model can do, on scenes that training never drew: shares with Wilson's 95 % interval."""
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,31 +13,13 @@ from cliptools.ground.emoji.captions import ZERO_SHOT_TEMPLATES, caption, with_a
 from cliptools.ground.emoji.concepts import concepts, held_out_style
 from cliptools.ground.emoji.render import render
 from cliptools.ground.emoji.scenes import Recipe, Scene, draw_scene, single_scene
+from cliptools.methods.zero_shot import Share
 from cliptools.training.batches import normalise
 from cliptools.training.texts import Tokenizer, cut, encode_tokens
 
 SEED = 4_000_000  # no training stage draws from it
 CHOOSING_SEED = 3_000_000  # for choices between training stages, so that the figures published are of scenes never looked at
-Z = 1.959964  # the normal quantile of a 95 % interval
 TWO_EMOJI = Recipe(counts=(0.0, 1.0, 0.0, 0.0))
-
-
-class Share(NamedTuple):
-    """Successes among trials."""
-
-    hits: int
-    trials: int
-
-    @property
-    def value(self) -> float:
-        return self.hits / self.trials
-
-    def interval(self) -> tuple[float, float]:
-        """Wilson's score interval, 95 %."""
-        p, n = self.value, self.trials
-        centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
-        half = Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
-        return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def canvas_of(model: CLIP) -> int:

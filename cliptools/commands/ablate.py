@@ -1,0 +1,129 @@
+"""clip-ablate: zero-shot accuracy while effects are changed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cliptools.commands.ablate_table import ablate_table
+from cliptools.commands.ablating import TOOL, measure
+from cliptools.commands.base import choose_format, command, device_option, output_options
+from cliptools.commands.changes import ABLATE, RECONSTRUCT, open_bundles, parse_changes
+from cliptools.ground.errors import UsageError
+from cliptools.ground.output import text_output
+from cliptools.ground.records import write_record
+
+if TYPE_CHECKING:
+    from cliptools.ground.classified import ClassifiedImages
+
+SCENES = 1052  # rendered when no images are named: two of every concept
+SEED = 5_000_000  # of scenes that neither training nor clip-effects by default draws
+BUNDLE_HELP = "Of clip-effects or clip-decompose; repeatable, of one model [default: stdin]."
+LABELS_HELP = "Which class an image is: folders, scenes, or a file (below) [default: as it looks there]."
+CLASSES_HELP = "The classes: imagenet, imagenet-r, emoji, cifar10, or a file, a class a line [default: what the labels are of]."
+TEMPLATE_HELP = "A sentence with {} for the class; several are averaged [default: CLIP's 80, or the embedded models' own]."
+ABLATE_HELP = f"Any of {', '.join(ABLATE)}, by commas [default: all, if nothing else is asked]."
+RECONSTRUCT_HELP = f"Any of {', '.join(RECONSTRUCT)}, by commas."
+COMPONENTS_HELP = "Principal directions for pc, as 1,2,4."
+M_HELP = "Texts for words, as 4,8,16 [default: all the bundle has]."
+KEEP_HELP = "Of largest mean top norm, as 20%,50%: all other units become their means."
+LAYERS_HELP = "Layers changed together, as 8-10,11; repeatable [default: all of the bundle]."
+EFFECT_HELP = "What the bundles must be of; else a usage error."
+LIMIT_HELP = f"Only the first N images [scenes, where no PATH is given: {SCENES}]."
+
+
+@command(TOOL)
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option(
+    "--bundle", "bundles", multiple=True, type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help=BUNDLE_HELP
+)
+@click.option("--labels", metavar="folders|scenes|FILE", help=LABELS_HELP)
+@click.option("--classes", metavar="NAME|FILE", help=CLASSES_HELP)
+@click.option("--template", "--templates", "templates", multiple=True, metavar="TEXT", help=TEMPLATE_HELP)
+@click.option("--ablate", metavar="KINDS", help=ABLATE_HELP)
+@click.option("--reconstruct", metavar="KINDS", help=RECONSTRUCT_HELP)
+@click.option("--components", default="1", show_default=True, metavar="NUMBERS", help=COMPONENTS_HELP)
+@click.option("--m", metavar="NUMBERS", help=M_HELP)
+@click.option("--keep", metavar="PERCENTS", help=KEEP_HELP)
+@click.option("--layers", multiple=True, help=LAYERS_HELP)
+@click.option("--each-layer", is_flag=True, help="And every layer of the bundle by itself.")
+@click.option("--effect", type=click.Choice(["second", "first", "indirect", "pooled"]), help=EFFECT_HELP)
+@click.option("--units", type=click.Choice(["pairs", "neurons", "heads"]), help=EFFECT_HELP)
+@click.option("--limit", type=click.IntRange(1), help=LIMIT_HELP)
+@click.option("--sample", type=click.IntRange(1), help="N images drawn over the whole list.")
+@click.option("--seed", default=SEED, show_default=True, type=click.IntRange(0), help="Of the sample, or the scenes.")
+@click.option("--strict", is_flag=True, help="An unreadable image is an error, not a warning.")
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Images per forward pass.")
+@click.option("--workers", type=click.IntRange(0), help="Threads that decode images [default: the number of cores, at most 8].")
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="The model's arithmetic [default: the bundle's].")
+@device_option
+@output_options("jsonl", "table")
+def main(paths: tuple[str, ...], output_format: str | None, output: Path | None, **options: Any) -> None:
+    """Measure zero-shot accuracy while the effects of neurons are changed.
+
+    Reads a bundle (standard input or --bundle) and labelled images, and writes a line for each setting: the share of images
+    whose class is the best (top1) or among the best five (top5), with Wilson's 95 % interval; the untouched model first. All
+    settings are measured in one pass over the images, all effects of a setting are changed together, and nothing else of
+    the model changes. Without a PATH, an embedded model looks at scenes of one emoji each, rendered on the spot.
+
+    \b
+    --ablate: effects become their means over the bundle's images (arXiv 2406.04341, section 3.3)
+      all      on every image            none   nowhere
+      large    where they are further from the mean than the bundle's threshold      small  where they are not
+      joint    (indirect effects) the neurons' activations themselves are their means at every token, all at once
+    --reconstruct: effects become what is known of them
+      pc       mean + projection on the first --components principal directions
+      words    mean + projection on the first direction, along the sum of its first --m texts
+    --keep alone leaves the strongest units as they are; with --reconstruct they are reconstructed. The rest become means,
+    as do in every setting the units that clip-effects --keep has left out.
+
+    \b
+    The class of an image is the folder it lies in, or what --labels says. A run in which the untouched model is at chance
+    ends with 1: then labels and classes do not match.
+
+    \b
+    Examples:
+      clip-effects | clip-ablate --ablate all,large,small --reconstruct pc
+      clip-ablate imagenet/val/ --classes imagenet --each-layer --sample 5000 < effects.safetensors
+      clip-ablate --reconstruct words --m 4,8,16 < neurons.safetensors
+      clip-ablate imagenet-r/ --bundle pairs.safetensors --bundle neurons.safetensors --reconstruct pc --keep 20%,100%
+      clip-ablate --ablate all,joint --bundle second.safetensors --bundle indirect.safetensors -f jsonl > table1.jsonl
+    """
+    chosen = choose_format(output_format, output, "jsonl")
+    changes = parse_changes(options)
+    if "-" in paths and ("-" in map(str, options["bundles"]) or not options["bundles"]):
+        raise UsageError("- reads images from standard input, so the bundle needs a file: --bundle FILE")
+    if options["templates"]:
+        from cliptools.ground.text_tower import check_templates
+
+        check_templates(options["templates"])
+    bundles = open_bundles(changes, options)
+    images = _images(paths, bundles[0].bundle.header.model["name"], options)
+    with text_output(output) as stream:
+        records = measure(bundles, images, options)
+        if chosen == "table":
+            stream.write(ablate_table(records))
+            return
+        for record in records:
+            write_record(stream, record)
+
+
+def _images(paths: Sequence[str], model: str, options: dict[str, Any]) -> "ClassifiedImages":
+    """The images named, or rendered scenes for an embedded model."""
+    from cliptools.ground.classified import classified_scenes, open_classified
+    from cliptools.ground.models import EMBEDDED
+
+    if paths:
+        return open_classified(paths, options["labels"], options["classes"])
+    if model not in EMBEDDED:
+        raise UsageError(f"no images named: {model} needs a PATH (scenes are rendered for {', '.join(EMBEDDED)} only)")
+    if options["sample"] is not None:
+        raise UsageError("--sample draws from images that are given; for another set of rendered scenes use --seed")
+    if options["labels"] or options["classes"]:
+        raise UsageError("--labels and --classes are for images that are given: name a PATH")
+    return classified_scenes(model, options["limit"] or SCENES, options["seed"])
+
+
+if __name__ == "__main__":
+    main()

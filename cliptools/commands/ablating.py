@@ -1,0 +1,217 @@
+"""What clip-ablate does with bundles and labelled images: accuracies in all settings, one pass over the images."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cliptools.commands.changes import REST, Asked, Setting
+from cliptools.commands.consume import record_source
+from cliptools.ground.errors import CliptoolsError
+from cliptools.ground.progress import note, progress
+from cliptools.ground.records import rounded
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cliptools.ground.classified import ClassifiedImages
+    from cliptools.ground.loader import Skipped
+    from cliptools.ground.models import LoadedModel
+    from cliptools.methods import ablation
+    from cliptools.methods.changed import ChangedOutputs, Joint
+    from cliptools.methods.zero_shot import Scored, Share, Tally
+
+TOOL = "clip-ablate"
+ENOUGH = 500  # images after which a model at chance has shown it
+SHOWN = 3  # images named where it is
+Record = dict[str, Any]
+
+
+def measure(bundles: Sequence[Asked], images: "ClassifiedImages", options: Record) -> list[Record]:
+    """A record a setting, the untouched model first.
+
+    Raises:
+        CliptoolsError: not one image can be read, or the untouched model is at chance.
+    """
+    from cliptools.ground.concept_texts import templates_name
+    from cliptools.ground.images import choose, list_digest
+    from cliptools.ground.loader import Skipped
+    from cliptools.ground.models import drop_text_tower, load_recorded_model
+    from cliptools.methods.zero_shot import Tally
+
+    recorded = bundles[0].bundle.header.model
+    model = load_recorded_model(recorded, options["device"], options["precision"])
+    indices = choose(images.source, options["limit"], options["sample"], options["seed"])
+    text = _classifier(model, images, options)
+    changed, order = _changed(model, bundles, len(indices))
+    drop_text_tower(model)
+    tally, skipped = Tally(len(order) + 1), Skipped()
+    wrong: list[str] = []
+    for names, output in _outputs(changed, images, model, indices, options, skipped):
+        scored = _scored(output, text, names, images, wrong)
+        tally.add(
+            scored._replace(best=scored.best[[0, *order]], rank=scored.rank[[0, *order]], cosine=scored.cosine[[0, *order]])
+        )
+        if tally.count >= ENOUGH:
+            _check_chance(tally.top1(0), images, wrong)
+    if not tally.count:
+        raise CliptoolsError("not one image could be read")
+    _check_chance(tally.top1(0), images, wrong)
+    skips = f", {len(skipped)} skipped" if len(skipped) else ""
+    note(f"{TOOL}: {tally.count} images{skips}, {len(images.classes)} classes, {len(order)} settings of {model.name}")
+    said = {"classes": images.classes_source, "class_count": len(images.classes)}
+    said |= {"templates": templates_name(model.name, options["templates"])}
+    said |= {"images": list_digest([images.source.names[i] for i in indices]), "precision": model.precision}
+    return list(_records(bundles, tally, said))
+
+
+def _classifier(model: "LoadedModel", images: "ClassifiedImages", options: Record) -> "Tensor":
+    """The classes' unit embeddings, by their first names [class, d]; kept in the user's cache."""
+    from cliptools.ground.concept_texts import concept_sentences
+    from cliptools.ground.provenance import digest
+    from cliptools.ground.text_tower import encode_pool
+    from cliptools.ground.texts import Pool
+
+    sentences, templates = concept_sentences(model, [each.name for each in images.classes], options["templates"])
+    return encode_pool(model, Pool("classes", tuple(sentences), digest(*sentences)), templates)
+
+
+def _outputs(
+    changed: "ChangedOutputs",
+    images: "ClassifiedImages",
+    model: "LoadedModel",
+    indices: Sequence[int],
+    options: Record,
+    skipped: "Skipped",
+) -> "Iterator[tuple[list[int], Tensor]]":
+    """Numbers of some images, and their outputs in all settings."""
+    from cliptools.ground.loader import load_batches
+
+    batches = load_batches(
+        images.source, indices, model.transform,
+        batch_size=options["batch_size"], workers=options["workers"], strict=options["strict"], skipped=skipped,
+    )  # fmt: skip
+    for read, pictures in progress(batches, "images", len(indices), lambda batch: len(batch[0])):
+        yield read, changed(pictures)
+
+
+def _scored(output: "Tensor", text: "Tensor", read: Sequence[int], images: "ClassifiedImages", wrong: list[str]) -> "Scored":
+    """A batch against the classes; the first images taken for others by the untouched model, in words."""
+    import torch
+
+    from cliptools.methods.zero_shot import score
+
+    label = images.label[list(read)]
+    scored = score(output, text, torch.from_numpy(label))
+    for image, true, best in zip(read, label.tolist(), scored.best[0].tolist(), strict=True):
+        if len(wrong) < SHOWN and true != best:
+            shown, seen = images.classes[true].name, images.classes[best].name
+            wrong.append(f"{images.source.names[image]} is labelled {shown!r} and taken for {seen!r}")
+    return scored
+
+
+def _check_chance(share: "Share", images: "ClassifiedImages", wrong: Sequence[str]) -> None:
+    """Accuracies say nothing where labels and classes do not match, the commonest of failures.
+
+    Raises:
+        CliptoolsError: the untouched model does no better than guessing.
+    """
+    from cliptools.methods.zero_shot import at_chance
+
+    classes = len(images.classes)
+    if at_chance(share, classes):
+        raise CliptoolsError(
+            f"the untouched model is right on {share.hits} of {share.trials} images, as by chance among {classes} classes: "
+            f"labels and classes ({images.classes_source}) do not match; {'; '.join(wrong)}"
+        )
+
+
+def _records(bundles: Sequence[Asked], tally: "Tally", said: Record) -> Iterator[Record]:
+    """The untouched model's, and one a setting."""
+    source = record_source(bundles[0].bundle)
+    alone = source if len(bundles) == 1 else {"model": source["model"]}
+    yield {"layers": [], "ablate": "none"} | _measured(tally, 0) | {"settings": said} | alone
+    number = 1
+    for asked in bundles:
+        source, settings = record_source(asked.bundle), asked.bundle.header.settings
+        own = said | {"scale": settings.get("scale", "unit")}
+        if "rest_mean" in asked.bundle:
+            own |= {"rest": settings["measured"] - asked.bundle.units}
+        if "words" in asked.bundle and "words" in settings:
+            own |= {"words": {key: value for key, value in settings["words"].items() if key != "prefix"}}
+        for setting in asked.settings:
+            record = {"effect": asked.effect, "units": asked.units, "layers": list(setting.layers)} | setting.change.said()
+            yield record | _measured(tally, number) | {"settings": own} | source
+            number += 1
+
+
+def _measured(tally: "Tally", setting: int) -> Record:
+    shares = {"top1": tally.top1(setting), "top5": tally.top5(setting)}
+    record: Record = {"n": tally.count}
+    for name, share in shares.items():
+        low, high = share.interval()
+        record[name] = {"value": rounded(share.value), "low": rounded(low), "high": rounded(high)}
+    return record | {"agreement": rounded(tally.agreement(setting)), "cosine": rounded(tally.cosine(setting))}
+
+
+class _Prepared(NamedTuple):
+    """One bundle's settings, ready to run."""
+
+    ablation: "ablation.Ablation | None"
+    joints: "list[Joint]"
+
+
+def _changed(model: "LoadedModel", bundles: Sequence[Asked], expected: int) -> "tuple[ChangedOutputs, list[int]]":
+    """What computes the outputs, and where in them the settings are, in their order."""
+    from cliptools.methods.changed import ChangedOutputs
+
+    prepared = [_prepared(model, asked, expected) for asked in bundles]
+    ablations = [
+        (each.ablation, asked.bundle.header.settings.get("scale") != "raw")
+        for each, asked in zip(prepared, bundles, strict=True)
+        if each.ablation is not None
+    ]
+    before = 1 + sum(each.settings for each, _ in ablations)  # outputs that come before joint ones
+    additive, joint = iter(range(1, before)), itertools.count(before)
+    order = [next(joint if setting.change.kind == "joint" else additive) for asked in bundles for setting in asked.settings]
+    joints = [each for one in prepared for each in one.joints]
+    visual: Any = model.clip.visual
+    return ChangedOutputs(visual, ablations, joints), order
+
+
+def _prepared(model: "LoadedModel", asked: Asked, expected: int) -> _Prepared:
+    """Raises StreamError where the bundle and the model do not fit."""
+    from cliptools.commands.known import joint_of, paths_for, rest_of, units_of
+    from cliptools.methods.ablation import Ablation
+
+    joints = [joint_of(asked, setting.layers) for setting in asked.settings if setting.change.kind == "joint"]
+    additive = [setting for setting in asked.settings if setting.change.kind != "joint"]
+    if not additive:
+        return _Prepared(None, joints)
+    paths = paths_for(model, asked, additive, expected)
+    units = units_of(model, asked)
+    rest = rest_of(asked, paths)
+    return _Prepared(Ablation(paths, units, [_setting(asked, setting) for setting in additive], rest), joints)
+
+
+def _setting(asked: Asked, setting: Setting) -> "ablation.Setting":
+    """Which change each unit gets."""
+    import torch
+
+    from cliptools.methods.ablation import Change
+    from cliptools.methods.keeping import strongest
+
+    rows = torch.from_numpy(asked.rows(setting.layers))
+    kind, size, keep = setting.change
+    kept = rows.clone()
+    if keep is not None:
+        kept[rows] = strongest(torch.from_numpy(asked.bundle["top_norm"])[rows], keep)
+    others = [(Change("mean"), rows & ~kept)]
+    if kind == "none":
+        return []
+    if kind == REST:
+        return others
+    if kind == "all":
+        return [(Change("mean"), rows)]
+    if kind in ("large", "small"):
+        return [(Change(kind), rows)]  # type: ignore[arg-type]
+    return [(Change(kind, size or 1), kept), *others]  # type: ignore[arg-type]

@@ -1,0 +1,72 @@
+"""Norms and projections of effects, from their scalars alone.
+
+Of phi_n(I) = sum_k S[n, k] D[n, k, :] this file gives ||phi_n - b_n|| and <phi_n - b_n, r_n> without forming phi. With D = L Q,
+the rows of Q [k, d] orthonormal (so that L L^T = D D^T is the Gram matrix),
+
+    phi - b      = (S L - b Q^T) Q - b_rest,       b_rest = b - b Q^T Q
+    ||phi - b||^2 = ||S L - b Q^T||^2 + ||b_rest||^2
+    <phi - b, r>  = S (D r) - <b, r>
+
+A unit keeps k x k numbers for it. Differences are taken before squares, so that float32 loses nothing where an image does
+little to a unit; b is a mean of effects, so b_rest is rounding.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cliptools.methods.paths import Paths, Slab, slices
+
+
+class Norms(NamedTuple):
+    """What centred norms of some units of a layer need; j = min(k, d)."""
+
+    L: Float[Tensor, "n k j"]
+    """Of D = L Q."""
+    b: Float[Tensor, "n j"]
+    """b Q^T."""
+    rest: Float[Tensor, " n"]
+    """||b_rest||^2."""
+
+    def __call__(self, S: Float[Tensor, "b n k"], scale: Float[Tensor, " b"]) -> Float[Tensor, "b n"]:
+        """||phi - b||, phi times the image's scale."""
+        inner = (S.transpose(0, 1) @ self.L).transpose(0, 1) * scale[:, None, None] - self.b  # (b, n, j): phi - b in the frame Q
+        return (inner.square().sum(-1) + self.rest).sqrt()
+
+
+class Along(NamedTuple):
+    """What projections of some units of a layer on c directions each need."""
+
+    Dr: Float[Tensor, "n k c"]
+    """<D[n, k], r_nc>."""
+    br: Float[Tensor, "n c"]
+    """<b_n, r_nc>."""
+
+    def __call__(self, S: Float[Tensor, "b n k"], scale: Float[Tensor, " b"]) -> Float[Tensor, "b n c"]:
+        """<phi - b, r>, phi times the image's scale."""
+        return (S.transpose(0, 1) @ self.Dr).transpose(0, 1) * scale[:, None, None] - self.br
+
+
+def norms_of(paths: Paths, slab: Slab, b: Float[Tensor, "n d"]) -> Norms:
+    """From D, a few units at a time."""
+    parts = []
+    for of in slices(len(slab.neurons), paths.size(slab.layer)[1]):
+        D = paths.directions(Slab(slab.layer, slab.neurons[of]))  # (n, k, d)
+        b_n = b[of].to(D)
+        Q, L = torch.linalg.qr(D.transpose(1, 2))  # (n, d, j), (n, j, k)
+        inner = torch.einsum("nd,ndj->nj", b_n, Q)
+        rest = b_n - torch.einsum("nj,ndj->nd", inner, Q)
+        parts.append(Norms(L.transpose(1, 2), inner, rest.square().sum(-1)))
+    return Norms(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def along_of(paths: Paths, slab: Slab, b: Float[Tensor, "n d"], r: Float[Tensor, "n c d"]) -> Along:
+    """From D, a few units at a time."""
+    parts = []
+    for of in slices(len(slab.neurons), paths.size(slab.layer)[1]):
+        D = paths.directions(Slab(slab.layer, slab.neurons[of]))  # (n, k, d)
+        b_n, r_n = b[of].to(D), r[of].to(D)
+        parts.append(Along(D @ r_n.transpose(1, 2), torch.einsum("nd,ncd->nc", b_n, r_n)))
+    return Along(*(torch.cat(column) for column in zip(*parts, strict=True)))
