@@ -1,16 +1,30 @@
 """Changed outputs against full effects replaced one by one, and the word score against a loop."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from oracles import second_order_effects
+from test_first_order import first_order_effects
+from test_indirect import indirect_effects, prepared
+from test_resnet_paths import SHAPES as RESNETS
+from test_resnet_paths import pair_effects, random_resnet
+from test_resnet_paths import pictures as resnet_pictures
 from test_second_order import SHAPES, pictures, random_tower
+from test_textspan import head_effects
 
-from cliptools.methods.ablation import Ablation, Change, Units
-from cliptools.methods.changed import ChangedOutputs
-from cliptools.methods.paths import Paths
+from cliptools.methods.ablation import Ablation, Change, Rest, Units
+from cliptools.methods.activity import slabs_of
+from cliptools.methods.changed import ChangedOutputs, Joint
+from cliptools.methods.first_order import FirstOrder
+from cliptools.methods.paths import Paths, Slab
+from cliptools.methods.pursuit import fitted, pursue
+from cliptools.methods.resnet_paths import Pairs, PooledHeads, PooledNeurons
 from cliptools.methods.second_order import SecondOrder
+from cliptools.methods.vit_heads import Heads
 from cliptools.methods.word_score import strongest_positive, word_score
+from cliptools.methods.zero_shot import Share, Tally, at_chance, score
 
 
 def random_units(phi: torch.Tensor, unit: torch.Tensor, components: int = 3, sizes: tuple[int, ...] = (2, 5)) -> Units:
@@ -87,6 +101,138 @@ def test_second_order_effects_replaced_one_by_one(shape: int, scaled: bool) -> N
     shuffled = torch.randperm(len(unit), generator=torch.Generator().manual_seed(3))[: len(unit) - 5]  # a part, in any order
     phi = scaled_effects(phi, visual, images, scaled)[:, shuffled]
     check(paths, visual, images, phi, random_units(phi, unit[shuffled]), scaled)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_several_effects_of_a_vit_from_one_forward_pass(scaled: bool) -> None:
+    visual = random_tower(SHAPES[1])
+    images = pictures(visual, 4)
+    oracles = [
+        (SecondOrder(visual), [1], second_order_effects),
+        (FirstOrder(visual), [0, 3], first_order_effects),
+        (Heads(visual), [1, 3], head_effects),
+    ]
+    asked, expected = [], []
+    for paths, layers, effects in oracles:
+        phi = torch.cat([torch.stack([effects(visual, x, layer) for x in images]) for layer in layers], 1)
+        phi = scaled_effects(phi, visual, images, scaled)
+        units = random_units(phi, torch.cat([paths.units(layer) for layer in layers]))
+        check(paths, visual, images, phi, units, scaled)
+        everything = torch.ones(len(units.unit), dtype=torch.bool)
+        asked.append((Ablation(paths, units, [[(Change("large"), everything)], [(Change("words", 5), everything)]]), scaled))
+        expected += [literal(phi, units, change).sum(1) - phi.sum(1) for change in (Change("large"), Change("words", 5))]
+    passes = []
+    handle = visual.conv1.register_forward_hook(lambda *_: passes.append(1))
+    found = ChangedOutputs(visual, asked, [])(images)
+    handle.remove()
+    assert len(passes) == 1 and not any(module._forward_hooks for module in visual.modules())
+    scale = 100 / found[0].norm(dim=-1, keepdim=True) if scaled else 1.0
+    for output, moved in zip(found[1:], expected, strict=True):
+        torch.testing.assert_close(output, found[0] + moved / scale, rtol=1e-9, atol=1e-9 * float(output.abs().max()))
+
+
+@pytest.mark.parametrize(("shape", "scaled"), [(0, True), (1, False)])
+def test_pairs_neurons_and_heads_of_a_resnet(shape: int, scaled: bool) -> None:
+    visual = random_resnet(RESNETS[shape])
+    images = resnet_pictures(visual, 4)
+    r = scaled_effects(torch.stack([pair_effects(visual, x).flatten(0, 1) for x in images]), visual, images, scaled)
+    every = r.unflatten(1, (-1, visual.attnpool.num_heads))  # (image, neuron, head, d)
+    few = torch.randperm(every.shape[1], generator=torch.Generator().manual_seed(3))[:30]
+    asked = [
+        (Pairs(visual), every[:, few].flatten(1, 2), Pairs(visual).units(4).unflatten(0, every.shape[1:3])[few].flatten(0, 1)),
+        (PooledNeurons(visual), every[:, few].sum(2), PooledNeurons(visual).units(4)[few]),
+        (PooledHeads(visual), every.sum(1), PooledHeads(visual).units(4)),
+    ]
+    for paths, phi, unit in asked:
+        check(paths, visual, images, phi, random_units(phi, unit), scaled)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_pairs_by_their_scalars_and_those_left_out(scaled: bool) -> None:
+    """Sign and mean scalar say what vectors do; units that a bundle left out are their means in every setting."""
+    visual = random_resnet(RESNETS[0])
+    images = resnet_pictures(visual, 5)
+    phi = scaled_effects(torch.stack([pair_effects(visual, x).flatten(0, 1) for x in images]), visual, images, scaled)
+    paths, random = Pairs(visual), torch.Generator().manual_seed(7)
+    kept = torch.rand(phi.shape[1], generator=random) < 0.2
+    unit, w = paths.units(4)[kept], paths.directions(Slab(4, kept.nonzero()[:, 0]))[:, 0]
+    sign = torch.randint(-1, 2, (len(unit),), generator=random).double()  # some never acted
+    sign[phi[:, kept].std(0).sum(-1) == 0] = 0
+    s = (phi[:, kept].mean(0) * w).sum(-1) / w.square().sum(-1).clamp(min=1e-300)
+    r = sign[:, None] * w / w.norm(dim=-1, keepdim=True).clamp(min=1e-300)
+    vectors = replace(random_units(phi[:, kept], unit), component=r[:, None])
+    scalars = replace(vectors, mean=s[:, None], component=sign[:, None, None], pairs=True)
+    left, changes = phi[:, ~kept], [change for change in CHANGES if change != Change("pc", 3)]
+    settings = settings_for(unit, changes)
+    rest = Rest(slabs_of(paths, paths.units(4)[~kept])[0], left.mean(0).sum(0))
+    with_rest, without = (Ablation(paths, scalars, settings, of) for of in (rest, None))
+    found = ChangedOutputs(visual, [(with_rest, scaled), (without, scaled), (Ablation(paths, vectors, settings), scaled)], [])(
+        images
+    )
+    others, plain, by_vectors = found[1:].split(len(settings))
+    tolerance = {"rtol": 1e-9, "atol": 1e-9 * float(found.abs().max())}
+    torch.testing.assert_close(plain, by_vectors, **tolerance)
+    scale = 100 / found[0].norm(dim=-1, keepdim=True) if scaled else 1.0
+    torch.testing.assert_close(others, plain + ((left.mean(0) - left).sum(1) / scale), **tolerance)
+    check(paths, visual, images, phi[:, kept], vectors, scaled)
+
+
+def test_indirect_effects_one_by_one_and_all_at_once() -> None:
+    visual, layers = random_tower(SHAPES[2]), [0, 2]
+    images = pictures(visual, 5)
+    paths = prepared(visual, images, layers, 6)
+    phi = torch.cat([indirect_effects(visual, images, layer, paths.sample[layer].tolist()) for layer in layers], 1)
+    phi = scaled_effects(phi, visual, images, True)
+    unit = torch.cat([paths.units(layer) for layer in layers])
+    check(paths, visual, images, phi, random_units(phi, unit), True)
+    joint = Joint(dict(paths.sample), dict(paths.means))
+    untouched, found = ChangedOutputs(visual, [], [joint])(images)
+    torch.testing.assert_close(untouched, visual(images), rtol=1e-12, atol=1e-12)
+    x = visual._embeds(images)
+    for number, block in enumerate(visual.transformer.resblocks):  # written out, with the means of the untouched pass
+        x = x + block.ls_1(block.attention(block.ln_1(x)))
+        p = block.mlp.gelu(block.mlp.c_fc(block.ln_2(x)))
+        for place, n in enumerate(paths.sample.get(number, torch.arange(0)).tolist()):
+            p[:, :, n] = paths.means[number][:, place]
+        x = x + block.ls_2(block.mlp.c_proj(p))
+    expected = visual.ln_post(x[:, 0]) @ visual.proj
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
+    assert not any(module._forward_hooks for module in visual.modules())
+
+
+def test_a_sum_of_texts_is_the_pursuit_of_so_many() -> None:
+    torch.manual_seed(0)
+    r = torch.nn.functional.normalize(torch.randn(9, 12, dtype=torch.float64))
+    atoms = torch.nn.functional.normalize(torch.randn(40, 12, dtype=torch.float64))
+    r[4] = 0  # a unit that never acted has no texts
+    word = pursue(r, atoms, 6).word
+    for m in (1, 3, 6):
+        shorter = pursue(r, atoms, m)
+        torch.testing.assert_close((fitted(r, atoms, word[:, :m]) - r).norm(dim=1), shorter.residual, rtol=1e-9, atol=1e-9)
+
+
+def test_scores_are_counts() -> None:
+    random = torch.Generator().manual_seed(2)
+    output, text = torch.randn(3, 40, 6, generator=random), torch.randn(11, 6, generator=random)
+    text[7] = text[2]  # equal scores: the first of the two wins
+    label = torch.randint(0, 11, (40,), generator=random)
+    tally = Tally(3)
+    for part in (slice(0, 17), slice(17, 40)):
+        tally.add(score(output[:, part], text, label[part]))
+    ranked = [[sorted(range(11), key=lambda c: -float(z.double() @ text[c].double())) for z in each] for each in output]
+    for s in range(3):
+        places = [order.index(int(c)) for order, c in zip(ranked[s], label, strict=True)]
+        assert tally.top1(s) == Share(sum(place == 0 for place in places), 40)
+        assert tally.top5(s) == Share(sum(place < 5 for place in places), 40)
+        same = [a[0] == b[0] for a, b in zip(ranked[s], ranked[0], strict=True)]
+        assert tally.agreement(s) == np.mean(same)
+        cosines = [float(a @ b / (a.norm() * b.norm())) for a, b in zip(output[s].double(), output[0].double(), strict=True)]
+        assert tally.cosine(s) == pytest.approx(np.mean(cosines), abs=1e-12)
+
+
+def test_chance() -> None:
+    assert at_chance(Share(0, 10), 526) and at_chance(Share(5, 500), 100) and at_chance(Share(60, 500), 10)
+    assert not at_chance(Share(12, 500), 100) and not at_chance(Share(2, 2), 4)
 
 
 def test_word_score_is_a_count() -> None:
