@@ -1,14 +1,32 @@
 """Images with a class each: every way such sets are kept, and what is refused."""
 
+import functools
+import io
+import json
+import re
+import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pytest
+import webdataset  # type: ignore[import-untyped]
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from scipy.io import savemat
 
+from cliptools.commands.scenes import main as draw_scenes
+from cliptools.ground.class_names import ClassName, class_rows, load_classes
 from cliptools.ground.classified import ClassifiedImages, classified_scenes, open_classified
+from cliptools.ground.classified.class_rows import NONE, ClassRows, load_rows
 from cliptools.ground.emoji.concepts import concepts
 from cliptools.ground.emoji.samples import single_plans
+from cliptools.ground.errors import CliptoolsError, StreamError, TextError, UsageError
+from cliptools.ground.imagenet import lemmas, open_clip_names, wordnet_ids
 from cliptools.ground.scene_images import SceneSource
+
+TENCH, GOLDFISH, SEA_SNAKE = "n01440764", "n01443537", "n01751748"
 
 
 def put(folder: Path, *names: str) -> Path:
@@ -19,22 +37,352 @@ def put(folder: Path, *names: str) -> Path:
     return folder
 
 
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
 def said(images: ClassifiedImages) -> dict[str, str]:
     """Each image's class, by name."""
     return {name: images.classes[row].name for name, row in zip(images.source.names, images.label, strict=True)}
 
 
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def tar(path: Path, members: Mapping[str, bytes | str], mode: str = "w") -> Path:
+    """An archive of these members, in this order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            data = content if isinstance(content, bytes) else content.encode()
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+# A folder for each class
+
+
 def test_a_folder_for_each_class(tmp_path: Path) -> None:
+    put(tmp_path, "zebra/1.png", "great_white_shark/b/2.png", "great_white_shark/1.png", "Cat/1.png")
+    images = open_classified([str(tmp_path)], None, None)
+    assert said(images)["great_white_shark/b/2.png"] == "great white shark"
+    assert [each.name for each in images.classes] == ["Cat", "great white shark", "zebra"]
+    assert images.label.dtype == np.int64 and images.classes_source == "labels"
+
+
+folder_names = st.from_regex(r"[a-cXY_-][a-cXY_ 0-9-]{0,3}[a-cXY]", fullmatch=True)
+
+
+@given(
+    st.lists(st.tuples(folder_names, st.sampled_from(["1.png", "2.png", "in/1.png", "in/deep/3.png"])), min_size=2, max_size=9)
+)
+@settings(max_examples=25, deadline=None)
+def test_numbers_are_those_of_torchvision(tmp_path_factory: pytest.TempPathFactory, tree: list[tuple[str, str]]) -> None:
     from torchvision.datasets import ImageFolder
 
-    put(tmp_path, "zebra/1.png", "great_white_shark/b/2.png", "great_white_shark/1.png", "Cat/1.png")
-    images, oracle = open_classified([str(tmp_path)], None, None), ImageFolder(str(tmp_path))
+    if len({folder for folder, _ in tree}) < 2:
+        return
+    place = put(tmp_path_factory.mktemp("tree"), *(f"{folder}/{name}" for folder, name in tree))
+    images, oracle = open_classified([str(place)], "folders", None), ImageFolder(str(place))
     assert [each.names[-1] for each in images.classes] == oracle.classes
-    assert {str(tmp_path / name): row for name, row in zip(images.source.names, images.label, strict=True)} == dict(
-        oracle.samples
+    assert {str(place / name): row for name, row in zip(images.source.names, images.label, strict=True)} == dict(oracle.samples)
+
+
+def test_folders_named_themselves_and_archives(tmp_path: Path) -> None:
+    put(tmp_path, "set/cat/1.png", "set/dog/1.png", "set/dog/2.png")
+    by_glob = open_classified([str(tmp_path / "set" / "*")], None, None)
+    assert list(said(by_glob).values()) == ["cat", "dog", "dog"]
+    members = {f"set/{name}": png() for name in ("cat/1.png", "dog/1.png", "dog/2.png")}
+    for mode, ending in (("w", ".tar"), ("w:gz", ".tar.gz")):
+        packed = tar(tmp_path / f"set{ending}", members, mode)
+        assert list(said(open_classified([str(packed)], None, None)).values()) == ["cat", "dog", "dog"]
+    one_each = [str(tar(tmp_path / f"{name}.tar", {"1.png": png(), "2.png": png()})) for name in ("cat", "dog")]
+    assert list(said(open_classified(one_each, None, None)).values()) == ["cat", "cat", "dog", "dog"]
+
+
+def test_folders_are_matched_to_classes_by_any_name(tmp_path: Path) -> None:
+    put(tmp_path, "photos/Kitty/1.png", "photos/great_white-shark/1.png")
+    classes = write(tmp_path / "classes.txt", "great white shark\nzebra\ncat, kitty\n")
+    images = open_classified([str(tmp_path / "photos")], None, str(classes))
+    assert images.label.tolist() == [2, 0] and images.classes_source == str(classes)
+    put(tmp_path, "photos/zebbra/1.png")
+    with pytest.raises(StreamError, match=r"zebbra/1\.png: label 'zebbra' is none of the 3 classes of .*near names: zebra"):
+        open_classified([str(tmp_path / "photos")], None, str(classes))
+
+
+def test_images_beside_the_folders_and_a_class_alone_are_refused(tmp_path: Path) -> None:
+    put(tmp_path, "cat/1.png", "dog/1.png", "stray.png")
+    with pytest.raises(StreamError, match=r"stray\.png: it lies beside .*1 of 3 images have no label"):
+        open_classified([str(tmp_path)], None, None)
+    with pytest.raises(StreamError, match="one class only, 'cat'"):
+        open_classified([str(tmp_path / "cat")], None, None)
+    put(tmp_path, "v2/0/1.png", "v2/65/1.png")
+    with pytest.raises(UsageError, match=r"labels are numbers, up to 65: .*--classes"):
+        open_classified([str(tmp_path / "v2")], None, None)
+    assert open_classified([str(tmp_path / "v2")], None, "imagenet").label.tolist() == [0, 65]
+
+
+# ImageNet
+
+
+def test_ids_and_names_are_in_one_order() -> None:
+    """open_clip's name of a class is nearly always among WordNet's words for its id; where it is not, it is a synonym."""
+    ids, names = wordnet_ids(), open_clip_names()
+    assert len(ids) == len(names) == 1000 and list(ids) == sorted(ids)
+    shared = [set(re.findall(r"\w+", name.lower())) & set(re.findall(r"\w+", " ".join(lemmas()[each]).lower())) for each, name in
+              zip(ids, names, strict=True)]  # fmt: skip
+    assert sum(map(bool, shared)) >= 950
+    known = {
+        TENCH: "tench",
+        "n02123045": "tabby cat",
+        "n03297495": "espresso machine",
+        "n15075141": "toilet paper",
+        SEA_SNAKE: "sea snake",
+    }
+    assert {each: names[ids.index(each)] for each in known} == known
+    assert ids.index(SEA_SNAKE) == 65  # as Caffe's val.txt says of ILSVRC2012_val_00000001.JPEG
+
+
+def test_lists_of_imagenet() -> None:
+    assert len(class_rows("imagenet")) == 1000 and len(load_classes("imagenet")) == 998
+    assert [row for row, each in enumerate(class_rows("imagenet")) if each.name == "missile"] == [657, 744]
+    assert len(load_classes("imagenet-r")) == len(class_rows("imagenet-r")) == 200
+    assert class_rows("imagenet-r")[0].name == "goldfish"
+    rows = load_rows("imagenet")
+    assert rows.of(["Great_White-shark", "n02012849", TENCH, "cock", 999]) == [2, 134, 0, 7, 999]
+    assert rows.of(["missile", "crane", 1000, -1, "n00000000"]) == [NONE] * 5
+    assert re.search(r"names several .*657, 744.*WordNet ids", str(rows.refusal("a.jpg", "missile")))
+    assert "expected a number from 0 to 999" in str(rows.refusal("a.jpg", 1000))
+
+
+def test_folders_of_wordnet_ids(tmp_path: Path) -> None:
+    put(tmp_path, f"val/{TENCH}/1.png", f"val/{SEA_SNAKE}/1.png")
+    images = open_classified([str(tmp_path / "val")], None, None)
+    assert images.classes_source == "imagenet" and images.label.tolist() == [0, 65] and len(images.classes) == 1000
+    own = write(tmp_path / "two.txt", "sea snake\nfish, tench\nbird\n")
+    assert open_classified([str(tmp_path / "val")], None, str(own)).label.tolist() == [1, 0]
+    renamed = write(tmp_path / "thousand.txt", "".join(f"class {n}\n" for n in range(1000)))
+    assert open_classified([str(tmp_path / "val")], None, str(renamed)).label.tolist() == [0, 65]
+
+
+def test_imagenet_r_is_known_by_its_folders(tmp_path: Path) -> None:
+    ids = wordnet_ids(restricted=True)
+    packed = tar(
+        tmp_path / "r.tar", {f"imagenet-r/{each}/art_0.png": b"never decoded" for each in ids} | {"imagenet-r/README.txt": ""}
     )
-    assert said(images)["great_white_shark/b/2.png"] == "great white shark"
-    assert images.label.dtype == np.int64 and images.classes_source == "folders"
+    images = open_classified([str(packed)], None, None)
+    assert images.classes_source == "imagenet-r" and images.label.tolist() == list(range(200))
+    assert open_classified([str(packed)], None, "imagenet").label.tolist() == [wordnet_ids().index(each) for each in ids]
+    more = put(tmp_path, f"more/{ids[0]}/1.png", f"more/{TENCH}/1.png") / "more"
+    assert open_classified([str(more)], None, None).classes_source == "imagenet"
+
+
+IDS = {1: "n02119789", 2: TENCH, 3: SEA_SNAKE}  # of the development kit: an order of its own
+
+
+def kit(folder: Path, numbers: list[int]) -> Path:
+    """The development kit's files."""
+    fields = [("ILSVRC2012_ID", object), ("WNID", object), ("words", object)]
+    savemat(folder / "meta.mat", {"synsets": np.array([[(number, word, "words")] for number, word in IDS.items()], dtype=fields)})
+    return write(folder / "ILSVRC2012_validation_ground_truth.txt", "".join(f"{number}\n" for number in numbers))
+
+
+def test_flat_imagenet_by_three_kinds_of_label_files(tmp_path: Path) -> None:
+    names = [f"ILSVRC2012_val_{number:08d}" for number in range(1, 5)]
+    flat = str(put(tmp_path / "val", *(f"{name}.JPEG" for name in names)))
+    ids = [SEA_SNAKE, TENCH, IDS[1], TENCH]
+    rows = [wordnet_ids().index(each) for each in ids]
+    files = [
+        write(tmp_path / "val.txt", "".join(f"{name}.JPEG {row}\n" for name, row in zip(names, rows, strict=True))),
+        write(tmp_path / "LOC.csv", "ImageId,PredictionString\n" + "".join(
+            f"{name},{each} 1 2 3 4 {each} 5 6 7 8 \n" for name, each in reversed(list(zip(names, ids, strict=True))))),
+        kit(tmp_path, [3, 2, 1, 2]),
+    ]  # fmt: skip
+    packed = str(tar(tmp_path / "ILSVRC2012_img_val.tar", {f"{name}.JPEG": png() for name in names}))
+    for file in files:
+        for place in (flat, packed, f"{flat}/*3.JPEG"):
+            images = open_classified([place], str(file), None)
+            assert images.classes_source == "imagenet" and len(images.classes) == 1000
+            assert images.label.tolist() == ([rows[2]] if "*" in place else rows)
+    assert open_classified([flat], str(files[1]), "imagenet").label.tolist() == rows
+    assert open_classified([], str(write(tmp_path / "val/val.txt", files[0].read_text())), None).label.tolist() == rows
+
+
+def test_label_files_that_do_not_do(tmp_path: Path) -> None:
+    flat = [str(put(tmp_path / "val", "ILSVRC2012_val_00000001.JPEG"))]
+    file = kit(tmp_path, [4])
+    with pytest.raises(StreamError, match=r"line 1 is '4', which .*meta\.mat does not know"):
+        open_classified(flat, str(file), None)
+    savemat(tmp_path / "meta.mat", {"synsets": np.zeros((2, 2))})
+    with pytest.raises(StreamError, match="without ILSVRC2012_ID and WNID"):
+        open_classified(flat, str(file), None)
+    (tmp_path / "meta.mat").unlink()
+    with pytest.raises(StreamError, match=r"put the kit's meta\.mat beside it.*or take Caffe's val\.txt"):
+        open_classified(flat, str(file), None)
+    for text, message in (
+        ("", "empty"),
+        ("a.jpg\n", r"line 1 is 'a\.jpg'; expected an image and its number"),
+        ("a.jpg 1\na.jpg 2\n", r"line 2 names a\.jpg a second time"),
+        ("a.jpg 1\n", r"says nothing of it \(1 of 1"),
+        ("ILSVRC2012_val_00000001.JPEG 1000\n", "expected a number from 0 to 999"),
+        ("ILSVRC2012_val_00000001.JPEG -1\n", "expected a number from 0 to 999"),
+        ("ILSVRC2012_val_00000001.JPEG n00000001\n", "'n00000001' is none of the 1000"),
+        ("ImageId,PredictionString\nILSVRC2012_val_00000001,\n", "says nothing of it"),
+        ("image,kind\na.jpg,cat\n", r"no column 'label' \(--label-column\); it has image, kind"),
+    ):
+        with pytest.raises(StreamError, match=message):
+            open_classified(flat, str(write(tmp_path / "labels.txt", text)), None)
+    with pytest.raises(UsageError, match="gives no files, so give their folder"):
+        open_classified([], str(write(tmp_path / "LOC.csv", f"ImageId,PredictionString\nx,{TENCH} 1\n")), None)
+    with pytest.raises(TextError, match=r"none\.txt: no such file"):
+        open_classified(flat, str(tmp_path / "none.txt"), None)
+
+
+# Tables
+
+
+def test_tables_of_images_and_labels(tmp_path: Path) -> None:
+    put(tmp_path, "pics/a.png", "pics/b.png", "pics/c.png")
+    table = write(tmp_path / "labels.csv", 'image,label\npics/b.png,dog\npics/a.png,"great_white shark"\npics/c.png,dog\n')
+    with_paths, alone = open_classified([str(tmp_path / "pics")], str(table), None), open_classified([], str(table), None)
+    assert said(with_paths) == {"a.png": "great white shark", "b.png": "dog", "c.png": "dog"}
+    assert said(alone) == {f"pics/{name}": what for name, what in said(with_paths).items()} and alone.source.load(0).size == (
+        2,
+        2,
+    )
+    numbered = write(tmp_path / "numbers.csv", "file,class,more\na.png,2,x\nb.png,0,y\nc.png,1,z\n")
+    of_columns = functools.partial(open_classified, image_column="file", label_column="class")
+    digits = write(tmp_path / "digits.txt", "1\n2\n3\n")
+    for classes in ("cifar10", str(digits)):  # of names that are numbers, a column with a 0 must hold numbers
+        assert of_columns([str(tmp_path / "pics")], str(numbered), classes).label.tolist() == [2, 0, 1]
+    named = write(tmp_path / "named.csv", "image,label\na.png,1\nb.png,2\nc.png,3\n")
+    assert open_classified([str(tmp_path / "pics")], str(named), str(digits)).label.tolist() == [0, 1, 2]
+    ids = write(tmp_path / "ids.csv", f"image,label\na.png,{TENCH}\nb.png,{SEA_SNAKE}\nc.png,{TENCH}\n")
+    assert open_classified([str(tmp_path / "pics")], str(ids), None).label.tolist() == [0, 65, 0]
+    with pytest.raises(UsageError, match="up to 2"):
+        of_columns([str(tmp_path / "pics")], str(numbered), None)
+    with pytest.raises(StreamError, match=r"c\.png: .*says nothing of it \(1 of 3"):
+        open_classified(
+            [str(tmp_path / "pics")], str(write(tmp_path / "few.csv", "image,label\na.png,x\nb.png,y\nc.png,\n")), None
+        )
+
+
+# Archives
+
+
+def benchmark(folder: Path, names: str, labels: list[int]) -> Path:
+    """A set as CLIP_benchmark makes it: shards in test/, the classes' names above."""
+    (folder / "test").mkdir(parents=True)
+    for shard in range(2):
+        with webdataset.TarWriter(str(folder / f"test/{shard}.tar")) as writer:
+            for index, label in list(enumerate(labels))[shard::2]:
+                writer.write({"__key__": f"s{index:07d}", "png": b"never decoded", "cls": label})
+    write(folder / "classnames.txt", names)
+    return folder / "test"
+
+
+def test_sets_of_clip_benchmark(tmp_path: Path) -> None:
+    shards = benchmark(tmp_path / "wds", "salmon, smoked\ncat\ncat\n", [2, 0, 1])
+    paths = [str(shards / "{0..1}.tar")]
+    images = open_classified(paths, None, None)
+    assert images.label.tolist() == [2, 1, 0] and images.classes_source == str(tmp_path / "wds" / "classnames.txt")
+    assert images.classes == (ClassName("salmon, smoked"), ClassName("cat"), ClassName("cat"))
+    assert open_classified(paths, "scenes", "cifar10").label.tolist() == [2, 1, 0]
+    other = benchmark(tmp_path / "other", "dog\ncat\nbird\n", [1])
+    with pytest.raises(StreamError, match="name other classes"):
+        open_classified([*paths, str(other / "0.tar")], None, None)
+
+
+def test_labels_in_archives(tmp_path: Path) -> None:
+    """Before or behind the picture, as numbers, names or JSON; one picture of a key may have a second dot."""
+    members: dict[str, bytes | str] = {
+        "a/1.cls": "2", "a/1.png": png(), "a/2.jpg": b"never decoded", "a/2.cls": b"0\n",
+        "b/1.seg.png": png(), "b/1.JSON": '{"label": 1}', "c.png": png(), "c.json": '{"class": 2, "label": null}',
+        "d.txt": "passed over", "d.png": png(), "d.json": "{}", "d.cls": "1",
+    }  # fmt: skip
+    packed = tar(tmp_path / "numbers.tar", members)
+    wanted = {"a/1.png": 2, "a/2.jpg": 0, "b/1.seg.png": 1, "c.png": 2, "d.png": 1}
+    images = open_classified([str(packed)], None, "cifar10")
+    assert dict(zip(images.source.names, images.label.tolist(), strict=True)) == {
+        f"numbers.tar/{k}": v for k, v in wanted.items()
+    }
+    with packed.open("rb") as stream:
+        piped = open_classified(["-"], None, "cifar10", stdin=stream)
+    assert dict(zip(piped.source.names, piped.label.tolist(), strict=True)) == wanted and piped.source.load(0).size == (2, 2)
+    with pytest.raises(UsageError, match="numbers, up to 2"):
+        open_classified([str(packed)], None, None)
+    words = tar(
+        tmp_path / "w.tar.gz", {"1.png": png(), "1.cls": "polar_bear", "2.json": '{"label": "ant"}', "2.png": png()}, "w:gz"
+    )
+    assert list(said(open_classified([str(words)], None, None)).values()) == ["polar bear", "ant"]
+    ids = tar(tmp_path / "ids.tar", {"1.png": png(), "1.cls": TENCH, "2.png": png(), "2.json": json.dumps({"label": SEA_SNAKE})})
+    assert open_classified([str(ids)], None, None).label.tolist() == [0, 65]
+
+
+def test_archives_whose_labels_do_not_do(tmp_path: Path) -> None:
+    first: dict[str, bytes | str] = {"1.png": png(), "1.cls": "0"}
+    more: tuple[tuple[dict[str, bytes | str], str], ...] = (
+        ({"2.png": png()}, r"2\.png: no member of its key ends in \.cls.*1 of 2 images"),
+        ({"2.png": png(), "2.cls": "10"}, r"2\.png: label 10, expected a number from 0 to 9"),
+        ({"2.png": png(), "2.cls": b"\xff"}, r"2\.cls: expected a label in UTF-8"),
+        ({"2.png": png(), "2.json": "{"}, r"2\.png: the \.json of its key is no JSON"),
+        ({"2.png": png(), "2.json": '{"label": true}'}, "no member of its key"),
+        ({"2.png": png(), "2.json": '{"names": ["cat", "dog"]}'}, r"shows 2 things \(cat, dog\)"),
+    )
+    for second, message in more:
+        with pytest.raises(StreamError, match=message):
+            open_classified([str(tar(tmp_path / "set.tar", {**first, **second}))], None, "cifar10")
+    captions = tar(tmp_path / "captions.tar", {"1.png": png(), "1.json": '{"caption": "a cat"}'})
+    with pytest.raises(StreamError, match="one class only"):
+        open_classified([str(captions)], None, None)
+    with pytest.raises(StreamError, match="no member of its key"):
+        open_classified([str(captions)], "scenes", None)
+    with pytest.raises(CliptoolsError, match="no images in"):
+        open_classified([str(tar(tmp_path / "empty.tar", {"1.cls": "0", "1.json": "{}"}))], None, None)
+
+
+# Scenes
+
+
+def draw(*arguments: object) -> None:
+    """What clip-scenes does."""
+    with pytest.raises(SystemExit) as end:
+        draw_scenes.main([*map(str, arguments), "--size", "16", "-q"])
+    assert end.value.code == 0
+
+
+def test_scenes_as_folder_archive_and_stream(tmp_path: Path) -> None:
+    for where in ("--out-dir", tmp_path / "singles"), ("-o", tmp_path / "singles.tar"):
+        draw("--single", "--count", 12, *where)
+    piped = (tmp_path / "singles.tar").read_bytes()
+    for place in ("singles", "singles/images", "singles.tar", "-"):
+        path = place if place == "-" else str(tmp_path / place)
+        for labels in (None, "scenes"):
+            images = open_classified([path], labels, None, stdin=io.BytesIO(piped))
+            assert images.classes_source == "emoji" and len(images.classes) == len(concepts())
+            numbers = [int(re.findall(r"scene-(\d+)", name)[0]) for name in images.source.names]
+            assert images.label.tolist() == numbers  # every concept in turn
+    by_folder = open_classified([str(tmp_path / "singles")], "folders", "emoji")
+    assert sorted(by_folder.label.tolist()) == list(range(12))
+
+
+def test_scenes_of_several_emoji_are_refused(tmp_path: Path) -> None:
+    draw("--emoji", 2, "--count", 2, "-o", tmp_path / "scenes.tar")
+    with pytest.raises(StreamError, match=r"it shows 2 things .*as clip-scenes --single draws"):
+        open_classified([str(tmp_path / "scenes.tar")], None, None)
+    write(tmp_path / "pics/scenes.jsonl", '{"key": "1", "names": ["cat"]}\n{"key": "2", "names": []}\n')
+    put(tmp_path, "pics/1.png", "pics/2.png")
+    with pytest.raises(StreamError, match=r"2\.png: it shows nothing|line 2 has no `key` with a list of `names`"):
+        open_classified([str(tmp_path / "pics")], None, None)
+    with pytest.raises(StreamError, match=r"--labels scenes: .*has no scenes\.jsonl in a folder above"):
+        open_classified([str(put(tmp_path, "bare/1.png") / "bare")], "scenes", None)
 
 
 def test_rendered_scenes_show_each_concept_in_turn() -> None:
@@ -49,3 +397,17 @@ def test_rendered_scenes_show_each_concept_in_turn() -> None:
     assert isinstance(images.source, SceneSource)
     scenes = {plan.scene.named[0]: plan.scene for plan in single_plans(count, 3)}
     assert all(images.source.scene(index) == scenes[int(images.label[index])] for index in range(0, count, 50))
+
+
+# Rows
+
+
+words = st.lists(st.sampled_from(["red", "Fox", "sea", "ANT", "Élan", "7"]), min_size=1, max_size=3)
+
+
+@given(st.lists(words, min_size=1, max_size=8, unique_by=" ".join), st.sampled_from(["_", "-", " ", " - "]))
+def test_names_are_found_however_they_are_spelled(names: list[list[str]], between: str) -> None:
+    rows = ClassRows(tuple(ClassName("_".join(each), ("other " + " ".join(each),)) for each in names), "names")
+    assert rows.of(["_".join(each) for each in names]) == list(range(len(names)))
+    assert rows.of([between.join(each).swapcase() for each in [*names, ["nothing"]]]) == [*range(len(names)), NONE]
+    assert rows.of([between.join(["OTHER", *each]) for each in names]) == list(range(len(names)))

@@ -2,12 +2,38 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from cliptools.ground.errors import StreamError
 
 Row = dict[str, str]
+
+
+class Columns(NamedTuple):
+    """What a table calls the column of images and the one that says what they are of."""
+
+    image: str = "image"
+    label: str = "label"
+
+
+class ImageNames:
+    """Images by the names that a table has for them."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._names = names
+
+    def find(self, image: str) -> str | None:
+        """What the table calls an image, whose name may have folders or an archive in front of that, or another ending."""
+        if (known := next((rest for rest in _ends(image) if rest in self._names), None)) is not None:
+            return known
+        return next((self._bare[rest] for rest in _ends(_bare(image)) if rest in self._bare), None)
+
+    @cached_property
+    def _bare(self) -> dict[str, str]:
+        return {_bare(name): name for name in self._names}
 
 
 class ImageTable:
@@ -20,7 +46,7 @@ class ImageTable:
             source: What to call the table in messages.
         """
         self.rows, self.columns, self.source = rows, columns, source
-        self._bare = {_bare(name): name for name in rows}
+        self._names = ImageNames(rows)
 
     def require(self, column: str, option: str) -> None:
         """
@@ -31,18 +57,14 @@ class ImageTable:
             raise StreamError(f"{self.source}: no column {column!r} ({option}); it has {', '.join(self.columns)}")
 
     def of(self, image: str) -> Row:
-        """What is said of an image. Its name may have folders or an archive in front of what the table calls it, or an ending.
+        """What is said of an image, by any name that ImageNames takes.
 
         Raises:
             StreamError: nothing is.
         """
-        parts = PurePosixPath(image).parts
-        for start in range(len(parts)):
-            rest = "/".join(parts[start:])
-            known = rest if rest in self.rows else self._bare.get(_bare(rest))
-            if known is not None:
-                return self.rows[known]
-        raise StreamError(f"{self.source}: says nothing of {image}")
+        if (known := self._names.find(image)) is None:
+            raise StreamError(f"{self.source}: says nothing of {image}")
+        return self.rows[known]
 
 
 def read_table(path: Path, image_column: str) -> ImageTable:
@@ -51,25 +73,44 @@ def read_table(path: Path, image_column: str) -> ImageTable:
     Raises:
         StreamError: no such file, no such column, a line of another length, an image twice, or no line at all.
     """
+    reader = _reader(path)
+    return ImageTable(dict(_rows(reader, path, image_column)), reader.fieldnames or (), str(path))
+
+
+def read_column(path: Path, columns: Columns) -> dict[str, str]:
+    """One column of such a file by image, of millions of lines if need be.
+
+    Raises:
+        StreamError: as read_table.
+    """
+    reader = _reader(path)
+    ImageTable({}, reader.fieldnames or (), str(path)).require(columns.label, "--label-column")
+    return {image: row[columns.label].strip() for image, row in _rows(reader, path, columns.image)}
+
+
+def _reader(path: Path) -> csv.DictReader:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise StreamError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    rows: dict[str, Row] = {}
-    table = ImageTable(rows, reader.fieldnames or (), str(path))
-    table.require(image_column, "--image-column")
-    for line, row in _rows(reader, path):
+    return csv.DictReader(io.StringIO(text, newline=""), strict=True)
+
+
+def _rows(reader: csv.DictReader, path: Path, image_column: str) -> Iterator[tuple[str, Row]]:
+    """Images and their lines, one by one."""
+    ImageTable({}, reader.fieldnames or (), str(path)).require(image_column, "--image-column")
+    seen: set[str] = set()
+    for line, row in _lines(reader, path):
         name = row[image_column].strip().removeprefix("./")
-        if not name or name in rows:
+        if not name or name in seen:
             raise StreamError(f"{path}: line {line} {f'names {name} a second time' if name else 'names no image'}")
-        rows[name] = row
-    if not rows:
+        seen.add(name)
+        yield name, row
+    if not seen:
         raise StreamError(f"{path}: expected a line an image after the columns' names, found none")
-    return ImageTable(rows, table.columns, str(path))
 
 
-def _rows(reader: csv.DictReader, path: Path) -> Iterator[tuple[int, Row]]:
+def _lines(reader: csv.DictReader, path: Path) -> Iterator[tuple[int, Row]]:
     """Lines with their numbers."""
     try:
         for row in reader:
@@ -83,3 +124,10 @@ def _rows(reader: csv.DictReader, path: Path) -> Iterator[tuple[int, Row]]:
 def _bare(name: str) -> str:
     """A name without its ending."""
     return str(PurePosixPath(name).with_suffix(""))
+
+
+def _ends(name: str) -> Iterator[str]:
+    """A path, and what is left of it without its first folder, its second, …"""
+    while name:
+        yield name
+        name = name.partition("/")[2]

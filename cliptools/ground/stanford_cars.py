@@ -7,13 +7,15 @@ which hold no code.
 
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from cliptools.ground.errors import StreamError
+from cliptools.ground.matlab import read_variables
 
 YEAR = re.compile(r"\b(\d{4})$")
+OF = "Stanford Cars"
 TEST_LABELS = "cars_test_annos_withlabels.mat"
 
 
@@ -47,37 +49,20 @@ def read_cars(folder: Path) -> list[Car]:
         StreamError: a file that is not what it should be, or none that says which car a picture shows.
     """
     if (folder / "cars_annos.mat").is_file():
-        names, annotations = _read(folder / "cars_annos.mat", "class_names", "annotations")
+        names, annotations = read_variables(folder / "cars_annos.mat", OF, "class_names", "annotations")
         return _cars(folder / "cars_annos.mat", names, annotations, "relative_im_path", "")
-    (names,) = _read(folder / "devkit" / "cars_meta.mat", "class_names")
+    (names,) = read_variables(folder / "devkit" / "cars_meta.mat", OF, "class_names")
     lists = [(folder / "devkit" / "cars_train_annos.mat", "cars_train")]
     lists += [(place / TEST_LABELS, "cars_test") for place in (folder / "devkit", folder)]
     found = []
     for path, pictures in lists:
         if path.is_file():
-            (annotations,) = _read(path, "annotations")
+            (annotations,) = read_variables(path, OF, "annotations")
             nested = f"{pictures}/{pictures}"  # as some copies are packed
             found += _cars(path, names, annotations, "fname", nested if (folder / nested).is_dir() else pictures)
     if not found:
         raise StreamError(f"{folder}: expected devkit/cars_train_annos.mat or {TEST_LABELS} beside devkit/cars_meta.mat")
     return found
-
-
-def _read(path: Path, *wanted: str) -> list[np.ndarray]:
-    """Variables of a MATLAB file, each as a list.
-
-    Raises:
-        StreamError: no such file, not of MATLAB 5, or one of them is missing.
-    """
-    from scipy.io import loadmat
-
-    try:
-        held: dict[str, Any] = loadmat(path, variable_names=wanted, squeeze_me=True, chars_as_strings=True)
-    except Exception as error:  # scipy's reader raises nearly anything on damaged data
-        raise StreamError(f"{path}: expected a MATLAB file of Stanford Cars ({error or type(error).__name__})") from None
-    if missing := [name for name in wanted if name not in held]:
-        raise StreamError(f"{path}: no variable {missing[0]}, expected a file of Stanford Cars")
-    return [np.atleast_1d(held[name]) for name in wanted]
 
 
 def _cars(path: Path, names: np.ndarray, annotations: np.ndarray, field: str, pictures: str) -> list[Car]:

@@ -15,13 +15,26 @@ def read_lines(path: Path, what: str, presets: str = "") -> list[tuple[int, str]
     Raises:
         TextError: the file cannot be read or is not UTF-8.
     """
+    lines = read_text(path, what, presets).splitlines()
+    numbered = ((number, line.split("#", 1)[0].strip()) for number, line in enumerate(lines, 1))
+    return [(number, line) for number, line in numbered if line]
+
+
+def read_text(path: Path, what: str, presets: str = "") -> str:
+    """All of a UTF-8 file.
+
+    Args:
+        what: What the file is, for messages.
+        presets: Names that would have done instead of a file, for messages.
+
+    Raises:
+        TextError: the file cannot be read or is not UTF-8.
+    """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise TextError(f"{what} {path}: {f'neither a file nor one of {presets}' if presets else 'no such file'}") from None
     except UnicodeDecodeError as error:
         raise TextError(f"{what} {path}: expected UTF-8, found byte 0x{error.object[error.start]:02x}") from None
     except (OSError, ValueError) as error:
         raise TextError(f"{what} {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    numbered = ((number, line.split("#", 1)[0].strip()) for number, line in enumerate(text.splitlines(), 1))
-    return [(number, line) for number, line in numbered if line]

@@ -3,19 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BufferedIOBase
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
 
 from cliptools.ground.class_names import ClassName
-from cliptools.ground.classified.class_rows import IMAGENET, NONE, ClassRows, imagenet_list, load_rows
-from cliptools.ground.classified.folders import by_folders, folder_rows
+from cliptools.ground.classified.archives import BESIDE, are_labelled, by_members, pictures
+from cliptools.ground.classified.class_rows import IMAGENET, NONE, ClassRows, imagenet_list, load_rows, rows_named
+from cliptools.ground.classified.folders import by_folders
+from cliptools.ground.classified.label_files import by_file
 from cliptools.ground.classified.labelled import Labelled
 from cliptools.ground.classified.scenes import are_scenes, by_scenes
 from cliptools.ground.errors import StreamError, UsageError
+from cliptools.ground.image_table import Columns
 from cliptools.ground.images import ImageSource, ListedImages
 from cliptools.ground.listing import find
 from cliptools.ground.scene_images import single_scenes_for
+from cliptools.ground.tar_images import Span
 
 FOLDERS, SCENES = "folders", "scenes"  # what --labels may say instead of a file
 
@@ -30,30 +35,39 @@ class ClassifiedImages:
     classes: tuple[ClassName, ...]
     """In the order of their numbers; of ImageNet's, two are called missile and two sunglasses."""
     classes_source: str
-    """Where the classes are from: a list's name, a file, or `folders`."""
+    """Where the classes are from: a list's name, a file, or `labels`."""
 
 
 def open_classified(
-    paths: Sequence[str], labels: str | None, classes: str | None, *, stdin: BufferedIOBase | None = None
+    paths: Sequence[str],
+    labels: str | None,
+    classes: str | None,
+    *,
+    image_column: str = Columns().image,
+    label_column: str = Columns().label,
+    stdin: BufferedIOBase | None = None,
 ) -> ClassifiedImages:
     """The images that PATHs name, with the class of each.
 
     Args:
-        labels: `folders`: the class is the folder's name. `scenes`: what clip-scenes wrote beside each. None: as it looks there.
+        labels: A file (label_files); `folders`: the class is the folder's name; `scenes`: what clip-scenes wrote beside each, or
+            any maker of WebDataset archives; None: as it looks there.
         classes: A list's name or a file (class_names.class_rows); None: what the labels are of.
+        image_column, label_column: Of `labels`, where that is a CSV file.
         stdin: What `-` reads; standard input unless given.
 
     Raises:
         UsageError: as images.open_images, or labels that are numbers of nobody knows which classes.
         StreamError: an image without a label, a label that is no class, or fewer than two classes.
-        TextError: as class_names.class_rows.
+        TextError: as class_names.class_rows, or a file of labels that cannot be read.
     """
-    labelled = _labelled(paths, labels, stdin)
+    if labels in (None, FOLDERS, SCENES):
+        labelled = _labelled(paths, labels, stdin)
+    else:
+        labelled = by_file(paths, Path(str(labels)), Columns(image_column, label_column), stdin)
     rows = load_rows(classes) if classes else labelled.classes or _rows_of(labelled)
     if len(rows.classes) < 2:
-        raise StreamError(
-            f"one class only, {rows.classes[0].name!r}, of {rows.source}: expected two or more, as a folder for each"
-        )
+        raise StreamError(f"one class only, {rows.classes[0].name!r}: expected two or more, as a folder for each")
     source = ListedImages(labelled.found)
     row = np.array(rows.of(labelled.labels), np.int64)  # (label,)
     label = row[labelled.number]  # (image,)
@@ -71,20 +85,25 @@ def classified_scenes(model_name: str, count: int, seed: int) -> ClassifiedImage
 
 
 def _labelled(paths: Sequence[str], labels: str | None, stdin: BufferedIOBase | None) -> Labelled:
-    found = find(paths, stdin)
-    if labels == SCENES or (labels is None and are_scenes(found[0])):
-        return by_scenes(found)
-    return by_folders(found)
+    """What is said where the images are."""
+    found = find(paths, stdin, beside=() if labels == FOLDERS else BESIDE)
+    in_archive = isinstance(found[0].place, Span)
+    if labels != FOLDERS and (are_labelled(found) or (labels == SCENES and in_archive)):
+        return by_members(found)
+    images = pictures(found)
+    return by_scenes(images) if labels == SCENES or (labels is None and are_scenes(images[0])) else by_folders(images)
 
 
 def _rows_of(labelled: Labelled) -> ClassRows:
-    """The classes that the labels speak of: ImageNet's if they are its ids, else the labels themselves."""
-    words = [label for label in labelled.labels if isinstance(label, str)]
-    if len(words) < len(labelled.labels):
-        last = max(label for label in labelled.labels if isinstance(label, int))
+    """The classes that the labels speak of: ImageNet's if they are its ids, else the labels themselves.
+
+    Raises:
+        UsageError: they are numbers.
+    """
+    words = list(map(str, labelled.labels))
+    if all(map(str.isdecimal, words)):
+        last = max(map(int, words))
         raise UsageError(
-            f"labels are numbers, up to {last}: say what they stand for by --classes {IMAGENET} or a file, a class a line"
+            f"labels are numbers, up to {last}: say of which classes by --classes {IMAGENET} or a file, a class a line"
         )
-    if (name := imagenet_list(words)) is not None:
-        return load_rows(name)
-    return folder_rows(words)
+    return load_rows(name) if (name := imagenet_list(words)) is not None else rows_named(words)

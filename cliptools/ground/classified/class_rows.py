@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
+from pathlib import Path
 
 from cliptools.ground.class_names import ClassName, class_rows
 from cliptools.ground.errors import StreamError
 from cliptools.ground.imagenet import WORDNET_ID, lemmas, open_clip_names, wordnet_ids
+from cliptools.ground.text_lines import read_text
 
 Label = int | str
 """A number of a class, from 0, or what names one: a word, a folder's name, a WordNet id."""
@@ -67,13 +69,20 @@ class ClassRows:
 
     @cached_property
     def _rows_by_name(self) -> Mapping[str, Sequence[int]]:
-        """Rows by names just as they stand."""
-        return _owners(([each.name] for each in self.classes), str)
+        """Rows by names just as they stand and, where no name is that, by synonyms."""
+        return self._owners(str)
 
     @cached_property
     def _rows_by_form(self) -> Mapping[str, Sequence[int]]:
         """Rows by the forms of names and, where no name has it, of synonyms."""
-        return _owners((each.synonyms for each in self.classes), _form) | _owners(([each.name] for each in self.classes), _form)
+        return self._owners(_form)
+
+    def _owners(self, form: Callable[[str], str]) -> dict[str, list[int]]:
+        synonyms, names = (
+            _owners((each.synonyms for each in self.classes), form),
+            _owners(([each.name] for each in self.classes), form),
+        )
+        return synonyms | names
 
 
 def load_rows(name: str) -> ClassRows:
@@ -86,10 +95,26 @@ def load_rows(name: str) -> ClassRows:
     """
     classes = class_rows(name, known=False)
     if name not in IMAGENETS:
-        return ClassRows(classes, name, wordnet_ids() if len(classes) == len(wordnet_ids()) else ())
+        return ClassRows(classes, name, _ids_of(len(classes)))
     ids = wordnet_ids(restricted=name == IMAGENET_R)
     words = [[word for word in lemmas()[number] if word != each.name] for each, number in zip(classes, ids, strict=True)]
     return ClassRows(tuple(ClassName(each.name, tuple(more)) for each, more in zip(classes, words, strict=True)), name, ids)
+
+
+def rows_by_line(file: Path) -> ClassRows:
+    """A file of CLIP_benchmark: line by line the names of the classes, commas and all.
+
+    Raises:
+        TextError: it cannot be read.
+    """
+    names = read_text(file, "classes").rstrip().splitlines()
+    return ClassRows(tuple(ClassName(name.strip()) for name in names), str(file), _ids_of(len(names)))
+
+
+def rows_named(labels: Iterable[str]) -> ClassRows:
+    """The labels themselves as classes, sorted as torchvision's ImageFolder sorts them, with spaces for underscores."""
+    named = [(label.replace("_", " ").strip() or label, label) for label in sorted(labels)]
+    return ClassRows(tuple(ClassName(name, (label,) if label != name else ()) for name, label in named), "labels")
 
 
 def imagenet_list(ids: Iterable[str]) -> str | None:
@@ -101,6 +126,11 @@ def imagenet_list(ids: Iterable[str]) -> str | None:
 
 
 IMAGENET, IMAGENET_R = IMAGENETS = ("imagenet", "imagenet-r")
+
+
+def _ids_of(count: int) -> tuple[str, ...]:
+    """The ids that as many classes have whose list says nothing of ids."""
+    return wordnet_ids() if count == len(wordnet_ids()) else ()
 
 
 def _owners(names: Iterable[Iterable[str]], form: Callable[[str], str]) -> dict[str, list[int]]:

@@ -1,11 +1,9 @@
 """A folder for each class, below the PATHs named or in archives."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from cliptools.ground.class_names import ClassName
-from cliptools.ground.classified.class_rows import ClassRows
 from cliptools.ground.classified.labelled import Labelled, gather
 from cliptools.ground.listing import STDIN, Found, named_path
 from cliptools.ground.tar_images import TAR_ENDINGS, Span
@@ -27,12 +25,6 @@ def by_folders(found: Sequence[Found]) -> Labelled:
         first.setdefault(_place(one), one)
     classes = _classes(first)
     return gather(found, (classes[_place(one)] for one in found), "it lies beside the folders of the classes, in none of them")
-
-
-def folder_rows(folders: Iterable[str]) -> ClassRows:
-    """The folders as classes, in the order of their names, with spaces for underscores."""
-    named = [(folder.replace("_", " ").strip() or folder, folder) for folder in sorted(folders)]
-    return ClassRows(tuple(ClassName(name, (folder,) if folder != name else ()) for name, folder in named), "folders")
 
 
 def _place(one: Found) -> Place:
