@@ -13,7 +13,7 @@ from conftest import ROOT
 
 from cliptools.ground.descriptions import TemplateWriter, Wanted, Writer, wanted_of, write_descriptions
 from cliptools.ground.errors import CliptoolsError
-from cliptools.ground.language import LINE_GRAMMAR, check_writer, offline_file, question, shape_grammar
+from cliptools.ground.language import LINE_GRAMMAR, check_chat, offline_file, question, shape_grammar
 from cliptools.ground.word_lists import Task, WordList
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
@@ -180,5 +180,5 @@ def test_more_words_than_the_shape_holds_and_names_of_no_form() -> None:
     done = inside("advgen", "--words-per-caption", 5, stdin=lines(*WORDS))
     assert done.returncode == 2 and b"at most 4 with --grammar shape" in done.stderr
     with pytest.raises(CliptoolsError, match="OWNER/NAME"):
-        check_writer("not a name")
-    check_writer("owner/name:Q8_0")
+        check_chat("not a name")
+    check_chat("owner/name:Q8_0")

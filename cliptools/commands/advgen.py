@@ -127,9 +127,9 @@ def check_options(options: dict[str, Any]) -> None:
     if options["captions_only"] and options["out_dir"] is not None:
         raise UsageError("--captions-only paints nothing for --out-dir: leave one of them out")
     if not options["images_only"] and options["llm"] != TEMPLATE:
-        from cliptools.ground.language import MOST_WORDS, check_writer
+        from cliptools.ground.language import MOST_WORDS, check_chat
 
-        check_writer(options["llm"])
+        check_chat(options["llm"])
         if options["grammar"] == "shape" and options["words_per_caption"] > MOST_WORDS:
             raise UsageError(f"--words-per-caption {options['words_per_caption']}: at most {MOST_WORDS} with --grammar shape")
 
@@ -198,9 +198,9 @@ def open_writer(options: dict[str, Any]) -> "Writer":
         from cliptools.ground.descriptions import TemplateWriter
 
         return TemplateWriter()
-    from cliptools.ground.language import open_writer as load
+    from cliptools.ground.language import LlamaWriter, open_chat
 
-    return load(options["llm"], grammar=options["grammar"], on_gpu=options["device"] != "cpu")
+    return LlamaWriter(open_chat(options["llm"], on_gpu=options["device"] != "cpu"), options["grammar"])
 
 
 def described(writer: "Writer", wanted: "Wanted", options: dict[str, Any]) -> list[str]:

