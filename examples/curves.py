@@ -1,7 +1,9 @@
-"""Lines of a table as a plot, with their 95 % intervals: curves.py TABLE.csv PICTURE --x COLUMN --by COLUMN --title TEXT"""
+"""Lines of a table as a plot, with their 95 % intervals: curves.py TABLE.csv PICTURE --x COLUMN --by COLUMN"""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -11,10 +13,44 @@ COLOURS = ("#b02a30", "#1d6f42", "#1f5a94", "#c98a00", "#6b4c9a", "#5b5b5b")
 FAINT = "#767676"
 
 
+class Plot(NamedTuple):
+    """Which columns are drawn, and how."""
+
+    x: str
+    by: str
+    order: Sequence[str] = ()
+    """Curves to show, by their value of `by`; none: all, as they come."""
+    label: str = ""
+    log: bool = False
+
+
 def rows_of(path: Path) -> list[dict[str, str]]:
     """The table's lines, without the one that says how it was made."""
     with path.open(encoding="utf-8") as lines:
         return list(csv.DictReader(line for line in lines if not line.startswith("#")))
+
+
+def draw(axes: Any, rows: Sequence[dict[str, str]], plot: Plot) -> None:
+    """Top-1 accuracy over a column, a curve for each value of another; the untouched model as a dashed line."""
+    untouched = next(float(row["top1"]) for row in rows if row["change"] == "untouched")
+    axes.axhline(100 * untouched, color=FAINT, linewidth=0.8, linestyle="--", label="untouched")
+    shown = [row for row in rows if row[plot.x].replace(".", "", 1).isdigit()]
+    ticks = sorted({float(row[plot.x]) for row in shown})
+    for name, colour in zip(plot.order or dict.fromkeys(row[plot.by] for row in shown), COLOURS, strict=False):
+        curve = sorted(
+            (float(row[plot.x]), *(100 * float(row[key]) for key in ("top1", "low", "high")))
+            for row in shown
+            if row[plot.by] == name
+        )
+        place, top1, low, high = zip(*curve, strict=True)
+        axes.fill_between(place, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(place, top1, color=colour, marker="o", markersize=3, label=name)
+    if plot.log:
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [f"{each:g}" for each in ticks])
+    axes.set(xlabel=plot.label or plot.x, ylim=(0, 100))
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 @click.command()
@@ -22,31 +58,16 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 @click.argument("picture", type=click.Path(path_type=Path))
 @click.option("--x", required=True, help="The column along the axis; lines without a number there are left out.")
 @click.option("--by", required=True, help="The column that tells curves apart.")
-@click.option("--order", default="", help="Its values to show, in this order; else all, as they come.")
+@click.option("--order", default="", help="Its values to show, in this order.")
 @click.option("--label", default="", help="Of the axis; else the column's name.")
-@click.option("--log/--linear", default=False, help="The axis in powers of two.")
-def main(table: Path, picture: Path, x: str, by: str, order: str, label: str, log: bool) -> None:
-    """Top-1 accuracy over a column, a curve for each value of another; the untouched model as a dashed line."""
-    rows = rows_of(table)
+@click.option("--log", is_flag=True, help="The axis in powers of two.")
+def main(table: Path, picture: Path, order: str, **how: Any) -> None:
+    """Draw one table."""
     figure = Figure(figsize=(5.2, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    untouched = next(float(row["top1"]) for row in rows if row["change"] == "untouched")
-    axes.axhline(100 * untouched, color=FAINT, linewidth=0.8, linestyle="--", label="untouched")
-    shown = [row for row in rows if row["change"] != "untouched" and row[x].removesuffix("%").replace(".", "", 1).isdigit()]
-    names = order.split(",") if order else list(dict.fromkeys(row[by] for row in shown))
-    for name, colour in zip(names, COLOURS, strict=False):
-        curve = sorted((float(row[x].removesuffix("%")), row) for row in shown if row[by] == name)
-        place = [each for each, _ in curve]
-        top1, low, high = ([100 * float(row[key]) for _, row in curve] for key in ("top1", "low", "high"))
-        axes.fill_between(place, low, high, color=colour, alpha=0.15, linewidth=0)
-        axes.plot(place, top1, color=colour, marker="o", markersize=3, label=name)
-    if log:
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(place, [f"{each:g}" for each in place])
-    axes.set(xlabel=label or x, ylabel="zero-shot top-1, %", ylim=(0, 100))
-    axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
+    draw(axes, rows_of(table), Plot(order=order.split(",") if order else (), **how))
+    axes.set_ylabel("zero-shot top-1, %")
     figure.savefig(picture, dpi=110, metadata={"Software": None})
 
 

@@ -23,8 +23,8 @@ include $(dir $(lastword $(MAKEFILE_LIST)))papers.mk
 .PHONY: pcs sparsity words polysemy segmentation shift
 all: pcs sparsity words
 pcs: $(RESULTS)/pcs.csv
-sparsity: $(RESULTS)/sparsity.csv $(PICTURES)/sparsity.png
-words: $(RESULTS)/pair-words.csv $(PICTURES)/pair-words.png
+sparsity: $(RESULTS)/sparsity.csv $(RESULTS)/sparsity.png
+words: $(RESULTS)/pair-words.csv $(RESULTS)/pair-words.png
 polysemy shift:
 	$(MAKE) -f $(ROOT)/examples/$@.mk
 segmentation:
@@ -51,14 +51,14 @@ $(RESULTS)/sparsity.csv: $(WORK)/pairs.safetensors $(WORK)/neurons.safetensors |
 	$(ABLATE) --keep $(KEEP) --bundle $(WORK)/pairs.safetensors --bundle $(WORK)/neurons.safetensors > $(WORK)/sparsity.jsonl
 	$(call table,neuron-attention.mk sparsity,$(WORK)/sparsity.jsonl)
 
-$(PICTURES)/sparsity.png: $(RESULTS)/sparsity.csv
-	$(CURVES) $< $@ --x keep --by units --label "units kept, %"
+$(RESULTS)/sparsity.png: $(RESULTS)/sparsity.csv
+	$(CURVES) $< $@ --x keep --by units --label "share of the units kept"
 
 $(RESULTS)/pair-words.csv: $(WORK)/pairs-words.safetensors $(WORK)/neurons-words.safetensors | $(RESULTS)
 	$(ABLATE) --reconstruct words --m $(M) --bundle $(WORK)/pairs-words.safetensors --bundle $(WORK)/neurons-words.safetensors > $(WORK)/words.jsonl
 	$(call table,neuron-attention.mk words,$(WORK)/words.jsonl)
 
-$(PICTURES)/pair-words.png: $(RESULTS)/pair-words.csv
+$(RESULTS)/pair-words.png: $(RESULTS)/pair-words.csv
 	$(CURVES) $< $@ --x m --by units --log --label "words a unit"
 
 $(WORK)/%-words.safetensors: $(WORK)/%.safetensors

@@ -15,7 +15,6 @@ SCENES   ?= 2000
 COUNT    ?= 2104
 OWN      := $(if $(filter $(MODEL),$(EMBEDDED)),,yes)
 RESULTS  := $(if $(OWN),results-$(MODEL),$(RESULTS))
-PICTURES := $(if $(OWN),$(RESULTS),$(ROOT)/docs)
 
 EFFECTS = clip-effects $(if $(IMAGES),$(IMAGES),--limit $(SCENES)) --model $(MODEL) $(PRETRAINED:%=--pretrained %) $(OPTIONS)
 ABLATE  = clip-ablate $(if $(LABELLED),$(LABELLED),--limit $(COUNT)) $(LABELS:%=--labels %) $(CLASSES:%=--classes %) $(OPTIONS) -f jsonl

@@ -1,6 +1,7 @@
 # make -C examples -f quickstart.mk      each command once, on the embedded model or your own: a few minutes, nothing downloaded
 #
-#   MODEL=ViT-B-32-quickgelu PRETRAINED=openai IMAGES=photos/ LABELLED=imagenet/val make -C examples -f quickstart.mk
+#   make -C examples -f quickstart.mk MODEL=ViT-B-32-quickgelu PRETRAINED=openai IMAGES=photos/ LABELLED=imagenet/val LOOK=holiday.jpg TEXT=dog
+# LOOK: a few images, described and cut out.
 MODEL ?= emoji-vit
 SCENES ?= 1000
 COUNT ?= 526
@@ -38,10 +39,10 @@ $(WORK)/scenes/images:
 	clip-scenes --count 8 --emoji 2 --seed 12 --out-dir $(@D)
 
 $(WORK)/concepts.jsonl: $(WORK)/neurons.safetensors | $(WORK)/scenes/images
-	clip-concepts $(LOOK) --limit 8 $(OPTIONS) -f jsonl --bundle $< > $@
+	clip-concepts $(LOOK) $(OPTIONS) -f jsonl --bundle $< > $@
 
 $(WORK)/masks.jsonl: $(WORK)/neurons.safetensors | $(WORK)/scenes/images
-	clip-segment $(LOOK) --limit 8 --text $(TEXT) --out-dir $(WORK)/masks -f jsonl --bundle $< > $@
+	clip-segment $(LOOK) --text $(TEXT) --out-dir $(WORK)/masks -f jsonl --bundle $< > $@
 
 $(WORK)/words.jsonl: $(WORK)/neurons.safetensors
 	clip-spurious $(PAIR) -f jsonl -o $@ $<

@@ -19,7 +19,9 @@ DEFAULT  ?= 5-6
 # The layer of Table 1, of neurons and of m: the paper's is the third from the end.
 MIDDLE   ?= 5
 POOLS    ?= emoji words10k words30k
-M        ?= 4,8,16,32,64,128
+M        ?= 1,2,4,8,16,32,64,128
+# Words of each neuron where they are to be read: few directions are left to find in so small a space.
+READ_M   ?= 32
 # Images of the indirect effect, which takes a pass through the later layers for each of them and each neuron.
 INDIRECT       ?= --limit 500
 INDIRECT_COUNT ?= 1052
@@ -27,9 +29,9 @@ include $(dir $(lastword $(MAKEFILE_LIST)))papers.mk
 
 .PHONY: ablation indirect reconstruction neurons top adversarial concepts segmentation
 all: ablation indirect reconstruction neurons top
-ablation: $(RESULTS)/ablation.csv $(PICTURES)/ablation.png
+ablation: $(RESULTS)/ablation.csv $(RESULTS)/ablation.png
 indirect: $(RESULTS)/indirect.csv
-reconstruction: $(RESULTS)/reconstruction.csv $(PICTURES)/reconstruction.png
+reconstruction: $(RESULTS)/reconstruction.csv $(RESULTS)/reconstruction.png
 neurons: $(RESULTS)/neurons.csv
 top: $(RESULTS)/top-images.csv
 adversarial concepts segmentation:
@@ -43,7 +45,7 @@ $(RESULTS)/ablation.csv: $(WORK)/layers.safetensors | $(RESULTS)
 	$(ABLATE) --layers $(DEFAULT) --layers $(LAYERS) --each-layer --ablate all,large,small --reconstruct pc --bundle $< > $(WORK)/ablation.jsonl
 	$(call table,second-order.mk ablation,$(WORK)/ablation.jsonl)
 
-$(PICTURES)/ablation.png: $(RESULTS)/ablation.csv
+$(RESULTS)/ablation.png: $(RESULTS)/ablation.csv
 	$(CURVES) $< $@ --x layers --by change --order all,large,small,pc --label "layer whose effects are replaced"
 
 $(WORK)/layers.safetensors: | $(WORK)
@@ -74,15 +76,20 @@ $(WORK)/reconstruction-%.jsonl: $(WORK)/words-%.safetensors
 $(WORK)/words-%.safetensors: $(WORK)/layers.safetensors
 	clip-view --layers $(DEFAULT) $< | clip-decompose --m $(lastword $(subst $(comma), ,$(M))) --pool $* -o $@
 
-$(PICTURES)/reconstruction.png: $(RESULTS)/reconstruction.csv
+$(RESULTS)/reconstruction.png: $(RESULTS)/reconstruction.csv
 	$(CURVES) $< $@ --x m --by pool --log --label "words a neuron"
 
-# Table 2: the clearest neurons, and where the model is the paper's, those it shows.
-$(RESULTS)/neurons.csv: $(WORK)/words-$(firstword $(POOLS)).safetensors | $(RESULTS)
-	{ echo "# make -C examples -f second-order.mk neurons"; echo "layer,neuron,explained,words"; \
-	clip-view --sort clear --head 20 -f jsonl $< | jq -r '[.layer, .neuron, .explained, ([.words[:4][] | "\(if .coefficient < 0 then "-" else "+" end)\(.word)"] | join(" "))] | @csv' | tr -d '"'; } > $@
+# Table 2: the clearest neurons. The paper's, of ViT-B-32 by OpenAI: 9:4 +snowy +frost -closings +advent; 9:391 +woodworking -swelling
+# +cedar +heirloom; 9:2137 +refreshments +gelatin -sour +cosmopolitan; 9:2914 +motorhome +yacht +cirrus +cabriolet (READ=--units 9:4,9:391,…).
+READ     ?= --sort clear --head 20
+$(WORK)/neurons.safetensors: $(WORK)/layers.safetensors
+	clip-view --layers $(DEFAULT) $< | clip-decompose --m $(READ_M) --pool $(firstword $(POOLS)) -o $@
 
-$(RESULTS)/top-images.csv: $(WORK)/words-$(firstword $(POOLS)).safetensors | $(RESULTS)
+$(RESULTS)/neurons.csv: $(WORK)/neurons.safetensors | $(RESULTS)
+	{ echo "# make -C examples -f second-order.mk neurons"; echo "layer,neuron,explained,words"; \
+	clip-view $(READ) -f jsonl $< | jq -r '[.layer, .neuron, .explained, ([.words[:4][] | "\(if .coefficient < 0 then "-" else "+" end)\(.word)"] | join(" "))] | @csv' | tr -d '"'; } > $@
+
+$(RESULTS)/top-images.csv: $(WORK)/neurons.safetensors | $(RESULTS)
 	clip-sheet --head 12 $< -o $(WORK)/top-images.png
 	{ echo "# make -C examples -f second-order.mk top"; echo "layer,neuron,rank,image,norm,inertia"; \
 	clip-top $(IMAGES) --head 20 --images-per-unit 10 -q -f jsonl --bundle $< | jq -r '[.layer, .neuron, .rank, .image, .norm, .inertia] | @csv' | tr -d '"'; } > $@

@@ -1,0 +1,248 @@
+"""What both papers find beside what the tables of results/ say of the embedded models: claims.py RESULTS > claims.csv
+
+Accuracies have Wilson's interval, 95 %. A difference from the untouched model has that of a paired comparison: a hit is only lost or
+won where the best class is another, so its variance is at most the share of such images, 1 − agreement, over their number. Any other
+difference has Newcombe's (1998, method 10), for which the images might as well have been different ones: too wide, not too narrow.
+"""
+
+import csv
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+HOLDS, NOT, PARTLY = "yes", "no", "in part"
+EVEN = 0.02  # accuracies that differ by less than two points, interval and all, are called equal
+
+BASELINES = ("rollout", "chefer", "textspan", "attention", "gradcam")
+NEURONS = ("active", "random")
+
+Row = dict[str, str]
+
+
+class Claim(NamedTuple):
+    """A line of the table."""
+
+    claim: str
+    source: str
+    paper: str
+    here: str
+    holds: str
+    table: str
+
+
+class Share(NamedTuple):
+    """An accuracy and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.1f} % ({100 * self.low:.1f}–{100 * self.high:.1f})"
+
+
+class Tables:
+    """Results, by the name of their file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def rows(self, name: str, **wanted: str) -> list[Row]:
+        """Lines that have these values."""
+        with (self.folder / f"{name}.csv").open(encoding="utf-8") as lines:
+            every = csv.DictReader(line for line in lines if not line.startswith("#"))
+            return [row for row in every if all(row[key] == value for key, value in wanted.items())]
+
+    def top1(self, name: str, **wanted: str) -> Share:
+        """Of the one line that has these values."""
+        row = self.row(name, **wanted)
+        return Share(*(float(row[key]) for key in ("top1", "low", "high")))
+
+    def row(self, name: str, **wanted: str) -> Row:
+        """The one line that has these values; untouched models may stand there more than once."""
+        rows = self.rows(name, **wanted)
+        if not rows or any((row["top1"], row["n"]) != (rows[0]["top1"], rows[0]["n"]) for row in rows):
+            raise SystemExit(f"{name}.csv: expected one line with {wanted}, found {len(rows)}")
+        return rows[0]
+
+    def gain(self, name: str, **wanted: str) -> Share:
+        """What the line's change adds to the untouched model's accuracy."""
+        row, untouched = self.row(name, **wanted), self.top1(name, change="untouched")
+        middle = float(row["top1"]) - untouched.value
+        half = 1.96 * math.sqrt((1 - float(row["agreement"])) / int(row["n"]))
+        return Share(middle, middle - half, middle + half)
+
+
+def difference(a: Share, b: Share) -> Share:
+    """a − b."""
+    middle = a.value - b.value
+    low = math.hypot(a.value - a.low, b.high - b.value)
+    high = math.hypot(a.high - a.value, b.value - b.low)
+    return Share(middle, middle - low, middle + high)
+
+
+def points(d: Share) -> str:
+    """A difference in words."""
+    return f"{100 * d.value:+.1f} points ({100 * d.low:+.1f} to {100 * d.high:+.1f})"
+
+
+def equal(d: Share) -> str:
+    """Whether two accuracies are the same but for two points."""
+    return HOLDS if d.low > -EVEN and d.high < EVEN else PARTLY if abs(d.value) < EVEN else NOT
+
+
+def more(d: Share) -> str:
+    """Whether the first is larger, beyond doubt."""
+    return HOLDS if d.low > 0 else NOT if d.high < 0 else PARTLY
+
+
+def second_order(tables: Tables) -> Iterator[Claim]:
+    """Of "Interpreting the Second-Order Effects of Neurons in CLIP"."""
+    layers = sorted({row["layers"] for row in tables.rows("ablation", change="all") if row["layers"].isdigit()}, key=int)
+    gain = {layer: tables.gain("ablation", change="all", layers=layer) for layer in layers}
+    worst = min(layers, key=lambda layer: gain[layer].value)
+    early = min(layers[: len(layers) // 2], key=lambda layer: gain[layer].value)
+    late, certain = int(worst) >= len(layers) // 2, gain[worst].high < gain[early].low
+    yield Claim(
+        "late layers matter most", "Fig. 3", "mean-ablated one by one, layers 8 to 10 of 12 lose most",
+        f"of layers 0 to {layers[-1]}, {worst} loses most, {points(gain[worst])}; of the earlier half {early}, {points(gain[early])}",
+        NOT if not late else HOLDS if certain else PARTLY, "ablation.csv",
+    )  # fmt: skip
+    together = next(row["layers"] for row in tables.rows("ablation", change="all") if " " in row["layers"])
+    every = tables.top1("ablation", change="all", layers=together)
+    small, large, pc = (tables.gain("ablation", change=kind, layers=together) for kind in ("small", "large", "pc"))
+    yield Claim(
+        "effects are selective: those below τ do little", "Fig. 3", "≈ untouched; the few above τ carry what the layer does",
+        f"layers {together}, small ablated: {points(small)}; the large, one in fifty: {points(large)}; all: {every}",
+        HOLDS if equal(small) == HOLDS else PARTLY if small.low > large.high else NOT, "ablation.csv",
+    )  # fmt: skip
+    yield Claim(
+        "one direction a neuron suffices", "Fig. 3", "PC 1 ≈ untouched", f"layers {together}: {points(pc)}", equal(pc),
+        "ablation.csv",
+    )  # fmt: skip
+    yield _indirect(tables)
+    for pool in dict.fromkeys(row["pool"] for row in tables.rows("reconstruction", change="words")):
+        rows = sorted(tables.rows("reconstruction", change="words", pool=pool), key=lambda row: int(row["m"]))
+        few, many = (tables.top1("reconstruction", change="words", pool=pool, m=rows[end]["m"]) for end in (0, -1))
+        whole = tables.top1("reconstruction", change="pc", pool=pool)
+        yield Claim(
+            f"more words reconstruct better, pool {pool}", "Fig. 4", "accuracy rises with m to near the untouched",
+            f"m = {rows[0]['m']}: {few}, m = {rows[-1]['m']}: {many}; PC 1 itself {whole}",
+            more(difference(many, few)), "reconstruction.csv",
+        )  # fmt: skip
+
+
+def _indirect(tables: Tables) -> Claim:
+    untouched = tables.top1("indirect", change="untouched")
+    second, joint = tables.top1("indirect", effect="second", change="all"), tables.top1("indirect", change="joint")
+    rows = {effect: tables.rows("indirect", effect=effect, change="all")[0] for effect in ("second", "indirect")}
+    share = {effect: 100 * float(row["explained"]) for effect, row in rows.items()}
+    return Claim(
+        "second-order effects do more than indirect ones, along one direction", "Table 1",
+        "accuracy once ablated 29.6 against 52.3 %; PC 1 has 48.2 against 11.0 % of the variance",
+        f"untouched {untouched}, ablated {second} against {joint}; PC 1 {share['second']:.0f} against {share['indirect']:.0f} %",
+        more(difference(joint, second)) if share["second"] > share["indirect"] else NOT, "indirect.csv",
+    )  # fmt: skip
+
+
+def neuron_attention(tables: Tables) -> Iterator[Claim]:
+    """Of "Interpreting ResNet-based CLIP via Neuron-Attention Decomposition"."""
+    untouched = tables.top1("pcs", change="untouched")
+    pairs = tables.gain("pcs", change="pc", units="pairs")
+    yield Claim("a pair has one direction", "Fig. 1", "70.7 % from one PC, as untouched", points(pairs), equal(pairs), "pcs.csv")
+    neurons = {c: tables.gain("pcs", change="pc", units="neurons", components=c) for c in ("1", "2", "4")}
+    yield Claim(
+        "a neuron has several", "Fig. 1", "66.9, 69.0, 70.0 % from 1, 2, 4 PCs",
+        f"untouched {untouched}; " + ", ".join(f"{c}: {points(gain)}" for c, gain in neurons.items()),
+        HOLDS if neurons["1"].high < 0 else PARTLY if neurons["1"].value < 0 else NOT, "pcs.csv",
+    )  # fmt: skip
+    kept = {units: tables.top1("sparsity", change="rest", units=units, keep="0.2") for units in ("pairs", "neurons")}
+    fall = {units: tables.gain("sparsity", change="rest", units=units, keep="0.2") for units in kept}
+    yield Claim(
+        "few pairs carry the output", "Sec. 3", "a fifth of the pairs: about −5 points; of the neurons: about −25",
+        f"pairs {points(fall['pairs'])}, neurons {points(fall['neurons'])}", more(difference(kept["pairs"], kept["neurons"])),
+        "sparsity.csv",
+    )  # fmt: skip
+    words = {
+        m: {units: tables.top1("pair-words", change="words", units=units, m=m) for units in ("pairs", "neurons")}
+        for m in dict.fromkeys(row["m"] for row in tables.rows("pair-words", change="words"))
+    }
+    sure = [m for m, each in words.items() if difference(each["pairs"], each["neurons"]).low > 0]
+    yield Claim(
+        "pairs in words beat neurons in words", "Fig. 2", "at every m",
+        f"beyond doubt at m = {', '.join(sure) or 'none'} of {', '.join(words)}; "
+        + "; ".join(f"m = {m}: {words[m]['pairs']} against {words[m]['neurons']}" for m in (next(iter(words)), list(words)[-1])),
+        HOLDS if len(sure) == len(words) else PARTLY if sure else NOT, "pair-words.csv",
+    )  # fmt: skip
+    share = tables.rows("polysemy", inertia_below="0.50")[0]
+    all_pairs, strongest, neuron = (100 * float(share[key]) for key in ("pairs", "strongest_pairs", "neurons"))
+    yield Claim(
+        "neurons are polysemantic, their pairs less", "Sec. 4", "many more pairs than neurons have low inertia",
+        f"inertia below 0.5: {all_pairs:.0f} % of pairs, {strongest:.0f} % of each neuron's strongest, {neuron:.0f} % of neurons",
+        HOLDS if all_pairs > neuron else PARTLY if strongest > neuron else NOT, "polysemy.csv",
+    )  # fmt: skip
+
+
+def applications(tables: Tables) -> Iterator[Claim]:
+    """What both papers make of it."""
+    fooled = {words: tables.rows("adversarial", pair="all", words=words)[0] for words in ("second-order", "similar", "random")}
+    rate = {words: (float(row["mean"]), float(row["sd"])) for words, row in fooled.items()}
+    margin = 2 * max(sd for _, sd in rate.values())
+    beats = [words for words in ("similar", "random") if rate["second-order"][0] > rate[words][0] + margin]
+    yield Claim(
+        "pictures of the neurons' words fool the model", "Table 3", "more than of similar words, of random neurons, in each pair",
+        ", ".join(f"{words} {mean:.1f} ± {sd:.1f} %" for words, (mean, sd) in rate.items()),
+        HOLDS if len(beats) == 2 else PARTLY if beats else NOT, "adversarial.csv",
+    )  # fmt: skip
+    yield _segmentation(tables)
+    said = {kind: tables.rows("concepts", by="words", score="norm", neurons=kind, m="32", quantile="0.98")[0] for kind in NEURONS}
+    recall = {kind: Share(*(float(row[key]) for key in ("recall", "low", "high"))) for kind, row in said.items()}
+    yield Claim(
+        "the words of active neurons name what an image shows", "Fig. 8", "shown by examples",
+        f"of the things shown, among ten words: {recall['active']}; of as many random neurons: {recall['random']}",
+        more(difference(recall["active"], recall["random"])), "concepts.csv",
+    )  # fmt: skip
+    rows = tables.rows("resnet-segmentation", scenes="several", background="left out")
+    maps = {row["method"]: 100 * float(row["miou_true"]) for row in rows if row["method"] != "values"}
+    second = max((method for method in maps if method != "pairs"), key=maps.__getitem__)
+    yield Claim(
+        "the pairs' label maps segment best", "Fig. 3", "mIoU 26.2 against 24.7 (heads), 22.8 (MaskCLIP)",
+        f"without ground {maps['pairs']:.1f} against {maps[second]:.1f} ({second}), a lead that is not certain",
+        PARTLY if maps["pairs"] > maps[second] else NOT, "resnet-segmentation.csv",
+    )  # fmt: skip
+    rows = tables.rows("shift", model="emoji-rn", by="norm", units="5")
+    r = [float(row["correlation"]) for row in rows]
+    yield Claim(
+        "five pairs follow a concept", "Sec. 5", "correlation with the truth 0.85 (yellow), 0.71 (convertible)",
+        f"mean {sum(r) / len(r):.2f} ({min(r):.2f} to {max(r):.2f}) of {len(r)} concepts",
+        HOLDS if min(float(row["low"]) for row in rows) > 0 else PARTLY, "shift.csv",
+    )  # fmt: skip
+
+
+def _segmentation(tables: Tables) -> Claim:
+    masks = {row["method"]: row for row in tables.rows("segmentation", scenes="one", size="128", threshold="0.5")}
+    said, ahead = [], []
+    for key, name in (("miou", "mIoU"), ("map", "mAP")):
+        value = {method: 100 * float(row[key]) for method, row in masks.items() if method in (*BASELINES, "neurons")}
+        best = max(BASELINES, key=value.__getitem__)
+        said.append(f"{name} {value['neurons']:.1f} against {value[best]:.1f} ({best})")
+        ahead.append(value["neurons"] > value[best])
+    return Claim(
+        "the neurons' heat maps segment best", "Table 4", "mIoU 59.0 against 58.1, mAP 84.9 against 84.1 of the next best",
+        f"one emoji: {', '.join(said)}", HOLDS if all(ahead) else PARTLY if any(ahead) else NOT, "segmentation.csv",
+    )  # fmt: skip
+
+
+def main(folder: Path) -> None:
+    """A line a claim."""
+    tables = Tables(folder)
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    sys.stdout.write("# make -C examples -f claims.mk\n")
+    writer.writerow(Claim._fields)
+    writer.writerows([*second_order(tables), *neuron_attention(tables), *applications(tables)])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
