@@ -1,8 +1,8 @@
 """What both papers find beside what the tables of results/ say of the embedded models: claims.py RESULTS > claims.csv
 
-Accuracies have Wilson's interval, 95 %. A difference from the untouched model has that of a paired comparison: a hit is only lost or
-won where the best class is another, so its variance is at most the share of such images, 1 − agreement, over their number. Any other
-difference has Newcombe's (1998, method 10), for which the images might as well have been different ones: too wide, not too narrow.
+Accuracies have Wilson's interval, 95 %. A difference from the untouched model has that of a paired comparison: a hit is lost or
+won only where the best class is another, so its variance is at most the share of such images, 1 − agreement, over their number.
+Any other difference has Newcombe's (1998, method 10), as if the images were different ones: too wide rather than too narrow.
 """
 
 import csv
@@ -107,7 +107,7 @@ def second_order(tables: Tables) -> Iterator[Claim]:
     late, certain = int(worst) >= len(layers) // 2, gain[worst].high < gain[early].low
     yield Claim(
         "late layers matter most", "Fig. 3", "mean-ablated one by one, layers 8 to 10 of 12 lose most",
-        f"of layers 0 to {layers[-1]}, {worst} loses most, {points(gain[worst])}; of the earlier half {early}, {points(gain[early])}",
+        f"of 0 to {layers[-1]}, {worst} loses most, {points(gain[worst])}; of the first half {early}, {points(gain[early])}",
         NOT if not late else HOLDS if certain else PARTLY, "ablation.csv",
     )  # fmt: skip
     together = next(row["layers"] for row in tables.rows("ablation", change="all") if " " in row["layers"])
