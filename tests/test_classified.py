@@ -23,6 +23,7 @@ from cliptools.ground.classified.class_rows import NONE, ClassRows, load_rows
 from cliptools.ground.emoji.concepts import concepts
 from cliptools.ground.emoji.samples import single_plans
 from cliptools.ground.errors import CliptoolsError, StreamError, TextError, UsageError
+from cliptools.ground.image_table import Columns
 from cliptools.ground.imagenet import lemmas, open_clip_names, wordnet_ids
 from cliptools.ground.scene_images import SceneSource
 
@@ -258,7 +259,7 @@ def test_tables_of_images_and_labels(tmp_path: Path) -> None:
         2,
     )
     numbered = write(tmp_path / "numbers.csv", "file,class,more\na.png,2,x\nb.png,0,y\nc.png,1,z\n")
-    of_columns = functools.partial(open_classified, image_column="file", label_column="class")
+    of_columns = functools.partial(open_classified, columns=Columns("file", "class"))
     digits = write(tmp_path / "digits.txt", "1\n2\n3\n")
     for classes in ("cifar10", str(digits)):  # of names that are numbers, a column with a 0 must hold numbers
         assert of_columns([str(tmp_path / "pics")], str(numbered), classes).label.tolist() == [2, 0, 1]

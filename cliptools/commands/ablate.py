@@ -21,6 +21,7 @@ SCENES = 1052  # rendered when no images are named: two of every concept
 SEED = 5_000_000  # of scenes that neither training nor clip-effects by default draws
 BUNDLE_HELP = "Of clip-effects or clip-decompose; repeatable, of one model [default: stdin]."
 LABELS_HELP = "Which class an image is: folders, scenes, or a file (below) [default: as it looks there]."
+COLUMN_HELP = "Of --labels, where that is a CSV file."
 CLASSES_HELP = "The classes: imagenet, imagenet-r, emoji, cifar10, or a file, a class a line [default: what the labels are of]."
 TEMPLATE_HELP = "A sentence with {} for the class; several are averaged [default: CLIP's 80, or the embedded models' own]."
 ABLATE_HELP = f"Any of {', '.join(ABLATE)}, by commas [default: all, if nothing else is asked]."
@@ -39,6 +40,8 @@ LIMIT_HELP = f"Only the first N images [scenes, where no PATH is given: {SCENES}
     "--bundle", "bundles", multiple=True, type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help=BUNDLE_HELP
 )
 @click.option("--labels", metavar="folders|scenes|FILE", help=LABELS_HELP)
+@click.option("--image-column", default="image", show_default=True, metavar="NAME", help=COLUMN_HELP)
+@click.option("--label-column", default="label", show_default=True, metavar="NAME", help=COLUMN_HELP)
 @click.option("--classes", metavar="NAME|FILE", help=CLASSES_HELP)
 @click.option("--template", "--templates", "templates", multiple=True, metavar="TEXT", help=TEMPLATE_HELP)
 @click.option("--ablate", metavar="KINDS", help=ABLATE_HELP)
@@ -79,13 +82,19 @@ def main(paths: tuple[str, ...], output_format: str | None, output: Path | None,
     as do in every setting the units that clip-effects --keep has left out.
 
     \b
-    The class of an image is the folder it lies in, or what --labels says. A run in which the untouched model is at chance
-    ends with 1: then labels and classes do not match.
+    The class of an image is, unless --labels says otherwise, what its archive says (WebDataset's KEY.cls, or KEY.json with
+    label, class or names; CLIP_benchmark's classnames.txt gives the classes), what clip-scenes --single wrote beside it, or
+    the folder it lies in: a name of a class in any spelling, a WordNet id of ImageNet, or a number from 0. --labels FILE:
+      CSV      columns image and label; without PATH, its images are taken, relative to the file
+      ImageNet its flat folder by Caffe's val.txt, Kaggle's LOC_val_solution.csv, or the kit's
+               ILSVRC2012_validation_ground_truth.txt with meta.mat beside it
+    A run in which the untouched model is at chance ends with 1: then labels and classes do not match.
 
     \b
     Examples:
       clip-effects | clip-ablate --ablate all,large,small --reconstruct pc
-      clip-ablate imagenet/val/ --classes imagenet --each-layer --sample 5000 < effects.safetensors
+      clip-ablate imagenet/val/ --each-layer --sample 5000 < effects.safetensors
+      clip-ablate ILSVRC2012_img_val.tar --labels LOC_val_solution.csv < effects.safetensors
       clip-ablate --reconstruct words --m 4,8,16 < neurons.safetensors
       clip-ablate imagenet-r/ --bundle pairs.safetensors --bundle neurons.safetensors --reconstruct pc --keep 20%,100%
       clip-ablate --ablate all,joint --bundle second.safetensors --bundle indirect.safetensors -f jsonl > table1.jsonl
@@ -111,11 +120,13 @@ def main(paths: tuple[str, ...], output_format: str | None, output: Path | None,
 
 def _images(paths: Sequence[str], model: str, options: dict[str, Any]) -> "ClassifiedImages":
     """The images named, or rendered scenes for an embedded model."""
-    from cliptools.ground.classified import classified_scenes, open_classified
+    from cliptools.ground.classified import classified_scenes, is_label_file, open_classified
+    from cliptools.ground.image_table import Columns
     from cliptools.ground.models import EMBEDDED
 
-    if paths:
-        return open_classified(paths, options["labels"], options["classes"])
+    if paths or is_label_file(options["labels"]):
+        columns = Columns(options["image_column"], options["label_column"])
+        return open_classified(paths, options["labels"], options["classes"], columns)
     if model not in EMBEDDED:
         raise UsageError(f"no images named: {model} needs a PATH (scenes are rendered for {', '.join(EMBEDDED)} only)")
     if options["sample"] is not None:

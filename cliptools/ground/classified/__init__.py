@@ -42,9 +42,8 @@ def open_classified(
     paths: Sequence[str],
     labels: str | None,
     classes: str | None,
+    columns: Columns = Columns(),
     *,
-    image_column: str = Columns().image,
-    label_column: str = Columns().label,
     stdin: BufferedIOBase | None = None,
 ) -> ClassifiedImages:
     """The images that PATHs name, with the class of each.
@@ -53,7 +52,7 @@ def open_classified(
         labels: A file (label_files); `folders`: the class is the folder's name; `scenes`: what clip-scenes wrote beside each, or
             any maker of WebDataset archives; None: as it looks there.
         classes: A list's name or a file (class_names.class_rows); None: what the labels are of.
-        image_column, label_column: Of `labels`, where that is a CSV file.
+        columns: Of `labels`, where that is a CSV file.
         stdin: What `-` reads; standard input unless given.
 
     Raises:
@@ -61,10 +60,7 @@ def open_classified(
         StreamError: an image without a label, a label that is no class, or fewer than two classes.
         TextError: as class_names.class_rows, or a file of labels that cannot be read.
     """
-    if labels in (None, FOLDERS, SCENES):
-        labelled = _labelled(paths, labels, stdin)
-    else:
-        labelled = by_file(paths, Path(str(labels)), Columns(image_column, label_column), stdin)
+    labelled = by_file(paths, Path(str(labels)), columns, stdin) if is_label_file(labels) else _labelled(paths, labels, stdin)
     rows = load_rows(classes) if classes else labelled.classes or _rows_of(labelled)
     if len(rows.classes) < 2:
         raise StreamError(f"one class only, {rows.classes[0].name!r}: expected two or more, as a folder for each")
@@ -75,6 +71,11 @@ def open_classified(
         first = int(strange.argmax())
         raise rows.refusal(source.names[first], labelled.labels[labelled.number[first]])
     return ClassifiedImages(source, label, rows.classes, rows.source)
+
+
+def is_label_file(labels: str | None) -> bool:
+    """Whether --labels names a file, not a way to find labels where the images are."""
+    return labels not in (None, FOLDERS, SCENES)
 
 
 def classified_scenes(model_name: str, count: int, seed: int) -> ClassifiedImages:
