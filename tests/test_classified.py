@@ -412,3 +412,8 @@ def test_names_are_found_however_they_are_spelled(names: list[list[str]], betwee
     assert rows.of(["_".join(each) for each in names]) == list(range(len(names)))
     assert rows.of([between.join(each).swapcase() for each in [*names, ["nothing"]]]) == [*range(len(names)), NONE]
     assert rows.of([between.join(["OTHER", *each]) for each in names]) == list(range(len(names)))
+
+
+def test_names_come_before_synonyms() -> None:
+    rows = ClassRows((ClassName("Dog", ("cat", "pet")), ClassName("cat"), ClassName("hamster", ("pet",))), "names")
+    assert rows.of(["cat", "CAT", "dog", "pet"]) == [1, 1, 0, NONE]
