@@ -1,5 +1,6 @@
 """The README is run, and says what there is."""
 
+import csv
 import re
 import struct
 import subprocess
@@ -11,7 +12,8 @@ from conftest import ROOT
 from test_pipes import COMMANDS, shell
 
 README = (ROOT / "README.md").read_text()
-EXAMPLES = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+DOCUMENTS = (README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))))
+EXAMPLES = [block for text in DOCUMENTS for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)]
 
 
 def test_examples_run_in_order(tmp_path: Path) -> None:
@@ -35,9 +37,16 @@ def test_every_tensor_is_described() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for document in ROOT.glob("*.md"):
+    for document in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("tests/*/*.md")):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
-            assert (ROOT / target).exists(), f"{document.name}: {target}"
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_claims_are_those_of_the_table() -> None:
+    with (ROOT / "examples" / "results" / "claims.csv").open(encoding="utf-8") as lines:
+        for row in csv.DictReader(line for line in lines if not line.startswith("#")):
+            said = f"| {row['claim']} ({row['source']}) | {row['paper']} | {row['here']} | {row['holds']} |"
+            assert said in README, f"{said}\nmake -C examples -f claims.mk, then put it into the README"
 
 
 def test_picture_is_one() -> None:
