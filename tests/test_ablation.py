@@ -200,6 +200,17 @@ def test_indirect_effects_one_by_one_and_all_at_once() -> None:
     assert not any(module._forward_hooks for module in visual.modules())
 
 
+def test_nothing_to_change_is_the_model_alone() -> None:
+    for visual, images, paths in (
+        (tower := random_tower(SHAPES[2]), pictures(tower, 3), SecondOrder(tower)),
+        (resnet := random_resnet(RESNETS[0]), resnet_pictures(resnet, 3), Pairs(resnet)),
+    ):
+        phi = torch.zeros(3, 4, visual(images).shape[1], dtype=torch.float64)
+        units = random_units(phi, paths.units(4 if paths.units(4).numel() else 0)[:4], 1)
+        found = ChangedOutputs(visual, [(Ablation(paths, units, [[], []]), True)], [])(images)
+        torch.testing.assert_close(found, visual(images).expand(3, -1, -1), rtol=1e-9, atol=1e-9)
+
+
 def test_a_sum_of_texts_is_the_pursuit_of_so_many() -> None:
     torch.manual_seed(0)
     r = torch.nn.functional.normalize(torch.randn(9, 12, dtype=torch.float64))

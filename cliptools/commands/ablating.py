@@ -38,9 +38,8 @@ def measure(bundles: Sequence[Asked], images: "ClassifiedImages", options: Recor
     from cliptools.ground.models import drop_text_tower, load_recorded_model
     from cliptools.methods.zero_shot import Tally
 
-    recorded = bundles[0].bundle.header.model
-    model = load_recorded_model(recorded, options["device"], options["precision"])
     indices = choose(images.source, options["limit"], options["sample"], options["seed"])
+    model = load_recorded_model(bundles[0].bundle.header.model, options["device"], options["precision"])
     text = _classifier(model, images, options)
     changed, order = _changed(model, bundles, len(indices))
     drop_text_tower(model)

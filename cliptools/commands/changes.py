@@ -147,11 +147,11 @@ def _check_effect(bundle: "Bundle", name: str, options: dict[str, Any]) -> None:
 
 def _groups(bundle: "Bundle", options: dict[str, Any]) -> list[tuple[int, ...]]:
     """Layers whose units are changed together."""
-    from cliptools.methods.selection import by_layers
-
     groups = [parse_layers(text) for text in options["layers"]]
-    for group in groups:
-        by_layers(bundle, group)
+    if groups:
+        from cliptools.methods.selection import by_layers
+
+        _ = [by_layers(bundle, group) for group in groups]
     held = sorted(set(bundle["unit"][:, 0].tolist()))
     if not held:
         raise StreamError("a bundle without units: nothing to change")

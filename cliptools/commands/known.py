@@ -129,6 +129,8 @@ def rest_of(asked: Asked, paths: "Paths") -> "Rest | None":
     if "rest_mean" not in bundle:
         return None
     settings = bundle.header.settings
+    if asked.effect == "indirect":
+        raise StreamError("indirect effects of the units that clip-effects --keep left out are not to be had; leave --keep out")
     if bundle.units != max(1, round(settings["keep"] * settings["measured"])):
         raise StreamError(
             f"`rest_mean` is of what clip-effects --keep {settings['keep']:.0%} left out, but the bundle has lost units since: "

@@ -22,17 +22,22 @@ def read_together(
 
     Args:
         visual: The image tower that all paths are of.
-        asked: May be empty. Paths that cannot share a pass (indirect effects) run their own besides.
+        asked: May be empty, and so may anybody's slabs. Paths that cannot share a pass (indirect effects) run their own besides.
     """
     weight: Tensor = visual.conv1.weight  # type: ignore[assignment, union-attr]
     image = image.to(weight.device, weight.dtype)
     if isinstance(visual, ModifiedResNet):
         traced = trace_pool(visual, image)
-        return [paths.of(traced, slabs) for paths, slabs in asked if isinstance(paths, Pooled)], traced.embedding
-    listeners = [paths.listen(slabs) if isinstance(paths, Listens) else None for paths, slabs in asked]
+        return [
+            paths.of(traced, slabs) if slabs and isinstance(paths, Pooled) else () for paths, slabs in asked
+        ], traced.embedding
+    listeners = [paths.listen(slabs) if slabs and isinstance(paths, Listens) else None for paths, slabs in asked]
     with hooked([hook for listener in listeners if listener is not None for hook in listener.hooks]):
         embedding = visual(image)
-    S = []
+    S: list[Iterable[Tensor]] = []
     for (paths, slabs), listener in zip(asked, listeners, strict=True):
-        S.append(paths.read(image, slabs)[0] if listener is None else listener.scalars(embedding))
+        if listener is not None:
+            S.append(listener.scalars(embedding))
+        else:
+            S.append(paths.read(image, slabs)[0] if slabs else ())
     return S, embedding
