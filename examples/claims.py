@@ -136,8 +136,8 @@ def second_order(tables: Tables) -> Iterator[Claim]:
 
 def _indirect(tables: Tables) -> Claim:
     untouched = tables.top1("indirect", change="untouched")
-    second, joint = tables.top1("indirect", effect="second", change="all"), tables.top1("indirect", change="joint")
-    rows = {effect: tables.rows("indirect", effect=effect, change="all")[0] for effect in ("second", "indirect")}
+    second, joint = tables.top1("indirect", effect="second"), tables.top1("indirect", effect="indirect")
+    rows = {effect: tables.row("indirect", effect=effect) for effect in ("second", "indirect")}
     share = {effect: 100 * float(row["explained"]) for effect, row in rows.items()}
     return Claim(
         "second-order effects do more than indirect ones, along one direction", "Table 1",

@@ -24,7 +24,6 @@ M        ?= 1,2,4,8,16,32,64,128
 READ_M   ?= 32
 # Images of the indirect effect, which takes a pass through the later layers for each of them and each neuron.
 INDIRECT       ?= --limit 500
-INDIRECT_COUNT ?= 1052
 include $(dir $(lastword $(MAKEFILE_LIST)))papers.mk
 
 .PHONY: ablation indirect reconstruction neurons top adversarial concepts segmentation
@@ -51,10 +50,10 @@ $(RESULTS)/ablation.png: $(RESULTS)/ablation.csv
 $(WORK)/layers.safetensors: | $(WORK)
 	$(EFFECTS) --layers $(LAYERS) --thumbnails 64 -o $@
 
-# Table 1: the same layer's neurons by both effects.
+# Table 1: the same layer's neurons by both effects; all activations at their means at once stand for the sum of indirect effects.
 $(RESULTS)/indirect.csv: $(WORK)/second-middle.safetensors $(WORK)/indirect.safetensors | $(RESULTS)
-	$(ABLATE) --limit $(INDIRECT_COUNT) --ablate all --reconstruct pc --bundle $< $(call explained,$<) > $(WORK)/indirect.jsonl
-	$(ABLATE) --limit $(INDIRECT_COUNT) --ablate all,joint --reconstruct pc --bundle $(word 2,$^) $(call explained,$(word 2,$^)) >> $(WORK)/indirect.jsonl
+	$(ABLATE) --ablate all --bundle $< $(call explained,$<) > $(WORK)/indirect.jsonl
+	$(ABLATE) --ablate joint --bundle $(word 2,$^) $(call explained,$(word 2,$^)) >> $(WORK)/indirect.jsonl
 	$(call table,second-order.mk indirect,$(WORK)/indirect.jsonl)
 
 # The share of the top images' variance that PC 1 has, mean over neurons.
