@@ -36,6 +36,7 @@ def measure(bundles: Sequence[Asked], images: "ClassifiedImages", options: Recor
     from cliptools.ground.images import choose, list_digest
     from cliptools.ground.loader import Skipped
     from cliptools.ground.models import drop_text_tower, load_recorded_model
+    from cliptools.ground.scene_images import SceneSource
     from cliptools.methods.zero_shot import Tally
 
     indices = choose(images.source, options["limit"], options["sample"], options["seed"])
@@ -46,10 +47,7 @@ def measure(bundles: Sequence[Asked], images: "ClassifiedImages", options: Recor
     tally, skipped = Tally(len(order) + 1), Skipped()
     wrong: list[str] = []
     for names, output in _outputs(changed, images, model, indices, options, skipped):
-        scored = _scored(output, text, names, images, wrong)
-        tally.add(
-            scored._replace(best=scored.best[[0, *order]], rank=scored.rank[[0, *order]], cosine=scored.cosine[[0, *order]])
-        )
+        tally.add(_scored(output[[0, *order]], text, names, images, wrong))
         if tally.count >= ENOUGH:
             _check_chance(tally.top1(0), images, wrong)
     if not tally.count:
@@ -60,6 +58,7 @@ def measure(bundles: Sequence[Asked], images: "ClassifiedImages", options: Recor
     said = {"classes": images.classes_source, "class_count": len(images.classes)}
     said |= {"templates": templates_name(model.name, options["templates"])}
     said |= {"images": list_digest([images.source.names[i] for i in indices]), "precision": model.precision}
+    said |= {"seed": options["seed"]} if isinstance(images.source, SceneSource) else {}
     return list(_records(bundles, tally, said))
 
 
