@@ -1,8 +1,8 @@
 """What a head's outputs are made of, as texts: TextSpan (Gandelsman et al. 2024, arXiv 2310.05916, Algorithm 1), from moments.
 
-The outputs c of a head over images, centred, and texts t, projected onto the span of the head's outputs. Then m times: take
-the text along which outputs vary most, j = argmax of Var <c, t_j>, and project its direction q = t_j / ||t_j|| out of all c
-and all t.
+The outputs c of a head over images, centred, and texts t, projected onto the span of all that the head can write (the paper: of
+the outputs seen, which is the same once there are more images than the head has values). Then m times: take the text along
+which outputs vary most, j = argmax of Var <c, t_j>, and project its direction q = t_j / ||t_j|| out of all c and all t.
 
 No output is needed, only the second moments. With c = D^T x, x centred scalars of covariance V, and D^T = Q R (Q of
 orthonormal columns), outputs have the covariance C = R V R^T in the coordinates of Q, and texts are Q^T t. What is projected
