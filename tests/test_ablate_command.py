@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from conftest import Run
 from test_bundle import read
-from test_pipes import on_terminal, shell
+from test_pipes import shell
 from test_shift_command import lines, only_line
 
+from cliptools.commands.ablate_table import ablate_table, in_words
 from cliptools.ground.bundle import Bundle
 from cliptools.ground.scene_images import single_scenes_for
 from cliptools.ground.tar_writer import write_end, write_member
@@ -55,7 +56,7 @@ def pairs(run: Run, folder: Path) -> dict[str, Path]:
     """Bundles of emoji-rn: all pairs, the strongest fifth of them, and neurons."""
     made = {"pairs": (), "fifth": ("--keep", "20%"), "neurons": ("--units", "neurons")}
     for name, options in made.items():
-        data = ok(run("effects", "--model", "emoji-rn", "--limit", 60, "--top-images", 12, "-q", *options))
+        data = ok(run("effects", "--model", "emoji-rn", "--limit", 40, "--top-images", 10, "-q", *options))
         (folder / f"{name}.safetensors").write_bytes(data)
     return {name: folder / f"{name}.safetensors" for name in made}
 
@@ -91,7 +92,7 @@ def test_the_same_hits_whatever_the_batch(run: Run, words: Path, whole: bytes) -
 
 def test_pairs_neurons_and_what_a_bundle_left_out(run: Run, pairs: dict[str, Path]) -> None:
     """One pass for three bundles: pairs are of rank one, and a fifth kept now or by clip-effects is the same fifth."""
-    asked = ("--reconstruct", "pc", "--keep", "20%,100%", "--limit", 60)
+    asked = ("--reconstruct", "pc", "--keep", "20%,100%", "--limit", 50)
     bundles = [word for name in ("pairs", "fifth", "neurons") for word in ("--bundle", pairs[name])]
     untouched, *records = lines(ok(run("ablate", *asked, *bundles, "-q")))
     by = {(i // 2, record["keep"]): record for i, record in enumerate(records)}
@@ -169,9 +170,11 @@ def test_labels_that_do_not_match_are_refused(run: Run, words: Path, tmp_path: P
     assert "do not match; " in said and "is labelled" in said and "and taken for" in said
 
 
-def test_a_table_on_a_terminal(words: Path) -> None:
-    code, shown = on_terminal("cliptools.commands.ablate", "--bundle", str(words), "--limit", "20", "--keep", "20%", "-q")
-    assert code == 0 and "all but 20 % to means" in shown and "20 images, 526 classes" in shown
+def test_a_table(whole: bytes) -> None:
+    shown = ablate_table(lines(whole)).decode()
+    assert "top-1" in shown and "6 words" in shown and "5–6" in shown and f"{IMAGES} images, {CLASSES} classes" in shown
+    assert in_words({"effect": "pooled", "ablate": "rest", "keep": 0.2}) == "all but 20 % to means"
+    assert in_words({"effect": "pooled", "reconstruct": "pc", "components": 4, "keep": 0.5}) == "PC 1–4 of 50 %"
 
 
 @pytest.mark.parametrize(
