@@ -106,7 +106,7 @@ def second_order(tables: Tables) -> Iterator[Claim]:
     early = min(layers[: len(layers) // 2], key=lambda layer: gain[layer].value)
     late, certain = int(worst) >= len(layers) // 2, gain[worst].high < gain[early].low
     yield Claim(
-        "late layers matter most", "Fig. 3", "mean-ablated one by one, layers 8 to 10 of 12 lose most",
+        "late layers matter most", "paper 1, Fig. 3", "mean-ablated one by one, layers 8 to 10 of 12 lose most",
         f"of 0 to {layers[-1]}, {worst} loses most, {points(gain[worst])}; of the first half {early}, {points(gain[early])}",
         NOT if not late else HOLDS if certain else PARTLY, "ablation.csv",
     )  # fmt: skip
@@ -114,12 +114,12 @@ def second_order(tables: Tables) -> Iterator[Claim]:
     every = tables.top1("ablation", change="all", layers=together)
     small, large, pc = (tables.gain("ablation", change=kind, layers=together) for kind in ("small", "large", "pc"))
     yield Claim(
-        "effects are selective: those below τ do little", "Fig. 3", "≈ untouched; the few above τ carry what the layer does",
+        "effects are selective: those below τ do little", "paper 1, Fig. 3", "≈ untouched; the few above τ carry what the layer does",
         f"layers {together}, small ablated: {points(small)}; the large, one in fifty: {points(large)}; all: {every}",
         HOLDS if equal(small) == HOLDS else PARTLY if small.low > large.high else NOT, "ablation.csv",
     )  # fmt: skip
     yield Claim(
-        "one direction a neuron suffices", "Fig. 3", "PC 1 ≈ untouched", f"layers {together}: {points(pc)}", equal(pc),
+        "one direction a neuron suffices", "paper 1, Fig. 3", "PC 1 ≈ untouched", f"layers {together}: {points(pc)}", equal(pc),
         "ablation.csv",
     )  # fmt: skip
     yield _indirect(tables)
@@ -128,7 +128,7 @@ def second_order(tables: Tables) -> Iterator[Claim]:
         few, many = (tables.top1("reconstruction", change="words", pool=pool, m=rows[end]["m"]) for end in (0, -1))
         whole = tables.top1("reconstruction", change="pc", pool=pool)
         yield Claim(
-            f"more words reconstruct better, pool {pool}", "Fig. 4", "accuracy rises with m to near the untouched",
+            f"more words reconstruct better, pool {pool}", "paper 1, Fig. 4", "accuracy rises with m to near the untouched",
             f"m = {rows[0]['m']}: {few}, m = {rows[-1]['m']}: {many}; PC 1 itself {whole}",
             more(difference(many, few)), "reconstruction.csv",
         )  # fmt: skip
@@ -140,7 +140,7 @@ def _indirect(tables: Tables) -> Claim:
     rows = {effect: tables.row("indirect", effect=effect) for effect in ("second", "indirect")}
     share = {effect: 100 * float(row["explained"]) for effect, row in rows.items()}
     return Claim(
-        "second-order effects do more than indirect ones, along one direction", "Table 1",
+        "second-order effects do more than indirect ones, along one direction", "paper 1, Table 1",
         "accuracy once ablated 29.6 against 52.3 %; PC 1 has 48.2 against 11.0 % of the variance",
         f"untouched {untouched}, ablated {second} against {joint}; PC 1 {share['second']:.0f} against {share['indirect']:.0f} %",
         more(difference(joint, second)) if share["second"] > share["indirect"] else NOT, "indirect.csv",
@@ -151,17 +151,19 @@ def neuron_attention(tables: Tables) -> Iterator[Claim]:
     """Of "Interpreting ResNet-based CLIP via Neuron-Attention Decomposition"."""
     untouched = tables.top1("pcs", change="untouched")
     pairs = tables.gain("pcs", change="pc", units="pairs")
-    yield Claim("a pair has one direction", "Fig. 1", "70.7 % from one PC, as untouched", points(pairs), equal(pairs), "pcs.csv")
+    yield Claim(
+        "a pair has one direction", "paper 2, Fig. 1", "70.7 % from one PC, as untouched", points(pairs), equal(pairs), "pcs.csv"
+    )
     neurons = {c: tables.gain("pcs", change="pc", units="neurons", components=c) for c in ("1", "2", "4")}
     yield Claim(
-        "a neuron has several", "Fig. 1", "66.9, 69.0, 70.0 % from 1, 2, 4 PCs",
+        "a neuron has several", "paper 2, Fig. 1", "66.9, 69.0, 70.0 % from 1, 2, 4 PCs",
         f"untouched {untouched}; " + ", ".join(f"{c}: {points(gain)}" for c, gain in neurons.items()),
         HOLDS if neurons["1"].high < 0 else PARTLY if neurons["1"].value < 0 else NOT, "pcs.csv",
     )  # fmt: skip
     kept = {units: tables.top1("sparsity", change="rest", units=units, keep="0.2") for units in ("pairs", "neurons")}
     fall = {units: tables.gain("sparsity", change="rest", units=units, keep="0.2") for units in kept}
     yield Claim(
-        "few pairs carry the output", "Sec. 3", "a fifth of the pairs: about −5 points; of the neurons: about −25",
+        "few pairs carry the output", "paper 2, Sec. 3", "a fifth of the pairs: about −5 points; of the neurons: about −25",
         f"pairs {points(fall['pairs'])}, neurons {points(fall['neurons'])}", more(difference(kept["pairs"], kept["neurons"])),
         "sparsity.csv",
     )  # fmt: skip
@@ -171,7 +173,7 @@ def neuron_attention(tables: Tables) -> Iterator[Claim]:
     }
     sure = [m for m, each in words.items() if difference(each["pairs"], each["neurons"]).low > 0]
     yield Claim(
-        "pairs in words beat neurons in words", "Fig. 2", "at every m",
+        "pairs in words beat neurons in words", "paper 2, Fig. 2", "at every m",
         f"beyond doubt at m = {', '.join(sure) or 'none'} of {', '.join(words)}; "
         + "; ".join(f"m = {m}: {words[m]['pairs']} against {words[m]['neurons']}" for m in (next(iter(words)), list(words)[-1])),
         HOLDS if len(sure) == len(words) else PARTLY if sure else NOT, "pair-words.csv",
@@ -179,7 +181,7 @@ def neuron_attention(tables: Tables) -> Iterator[Claim]:
     share = tables.rows("polysemy", inertia_below="0.50")[0]
     all_pairs, strongest, neuron = (100 * float(share[key]) for key in ("pairs", "strongest_pairs", "neurons"))
     yield Claim(
-        "neurons are polysemantic, their pairs less", "Sec. 4", "many more pairs than neurons have low inertia",
+        "neurons are polysemantic, their pairs less", "paper 2, Sec. 4", "many more pairs than neurons have low inertia",
         f"inertia below 0.5: {all_pairs:.0f} % of pairs, {strongest:.0f} % of each neuron's strongest, {neuron:.0f} % of neurons",
         HOLDS if all_pairs > neuron else PARTLY if strongest > neuron else NOT, "polysemy.csv",
     )  # fmt: skip
@@ -192,7 +194,7 @@ def applications(tables: Tables) -> Iterator[Claim]:
     margin = 2 * max(sd for _, sd in rate.values())
     beats = [words for words in ("similar", "random") if rate["second-order"][0] > rate[words][0] + margin]
     yield Claim(
-        "pictures of the neurons' words fool the model", "Table 3", "more than of similar words, of random neurons, in each pair",
+        "pictures of the neurons' words fool the model", "paper 1, Table 3", "more than of similar words, of random neurons, in each pair",
         ", ".join(f"{words} {mean:.1f} ± {sd:.1f} %" for words, (mean, sd) in rate.items()),
         HOLDS if len(beats) == 2 else PARTLY if beats else NOT, "adversarial.csv",
     )  # fmt: skip
@@ -200,7 +202,7 @@ def applications(tables: Tables) -> Iterator[Claim]:
     said = {kind: tables.rows("concepts", by="words", score="norm", neurons=kind, m="32", quantile="0.98")[0] for kind in NEURONS}
     recall = {kind: Share(*(float(row[key]) for key in ("recall", "low", "high"))) for kind, row in said.items()}
     yield Claim(
-        "the words of active neurons name what an image shows", "Fig. 8", "shown by examples",
+        "the words of active neurons name what an image shows", "paper 1, Fig. 8", "shown by examples",
         f"of the things shown, among ten words: {recall['active']}; of as many random neurons: {recall['random']}",
         more(difference(recall["active"], recall["random"])), "concepts.csv",
     )  # fmt: skip
@@ -208,14 +210,14 @@ def applications(tables: Tables) -> Iterator[Claim]:
     maps = {row["method"]: 100 * float(row["miou_true"]) for row in rows if row["method"] != "values"}
     second = max((method for method in maps if method != "pairs"), key=maps.__getitem__)
     yield Claim(
-        "the pairs' label maps segment best", "Fig. 3", "mIoU 26.2 against 24.7 (heads), 22.8 (MaskCLIP)",
+        "the pairs' label maps segment best", "paper 2, Fig. 3", "mIoU 26.2 against 24.7 (heads), 22.8 (MaskCLIP)",
         f"without ground {maps['pairs']:.1f} against {maps[second]:.1f} ({second}), a lead that is not certain",
         PARTLY if maps["pairs"] > maps[second] else NOT, "resnet-segmentation.csv",
     )  # fmt: skip
     rows = tables.rows("shift", model="emoji-rn", by="norm", units="5")
     r = [float(row["correlation"]) for row in rows]
     yield Claim(
-        "five pairs follow a concept", "Sec. 5", "correlation with the truth 0.85 (yellow), 0.71 (convertible)",
+        "five pairs follow a concept", "paper 2, Sec. 5", "correlation with the truth 0.85 (yellow), 0.71 (convertible)",
         f"mean {sum(r) / len(r):.2f} ({min(r):.2f} to {max(r):.2f}) of {len(r)} concepts",
         HOLDS if min(float(row["low"]) for row in rows) > 0 else PARTLY, "shift.csv",
     )  # fmt: skip
@@ -230,7 +232,7 @@ def _segmentation(tables: Tables) -> Claim:
         said.append(f"{name} {value['neurons']:.1f} against {value[best]:.1f} ({best})")
         ahead.append(value["neurons"] > value[best])
     return Claim(
-        "the neurons' heat maps segment best", "Table 4", "mIoU 59.0 against 58.1, mAP 84.9 against 84.1 of the next best",
+        "the neurons' heat maps segment best", "paper 1, Table 4", "mIoU 59.0 against 58.1, mAP 84.9 against 84.1 of the next best",
         f"one emoji: {', '.join(said)}", HOLDS if all(ahead) else PARTLY if any(ahead) else NOT, "segmentation.csv",
     )  # fmt: skip
 
