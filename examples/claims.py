@@ -166,7 +166,8 @@ def neuron_attention(tables: Tables) -> Iterator[Claim]:
     yield Claim(
         "few pairs carry the output", "paper 2, Sec. 3", "a fifth of the pairs: about −5 points; of the neurons: about −25",
         f"pairs {points(fall['pairs'])}, neurons {points(fall['neurons'])}",
-        NOT if difference(kept["pairs"], kept["neurons"]).low < 0 else HOLDS if fall["pairs"].low > -FEW else PARTLY, "sparsity.csv",
+        NOT if difference(kept["pairs"], kept["neurons"]).low < 0 else HOLDS if fall["pairs"].low > -FEW else PARTLY,
+        "sparsity.csv",
     )  # fmt: skip
     words = {
         m: {units: tables.top1("pair-words", change="words", units=units, m=m) for units in ("pairs", "neurons")}
