@@ -92,29 +92,40 @@ def measure(paths: Paths, batches: Batches, layers: Sequence[int], expected: int
         CliptoolsError: no image could be read.
     """
     settings = settings._replace(margin=_margin(paths, layers, expected, settings))
-    parts: dict[int, list[tuple[Slab, Effects]]] = {layer: [] for layer in layers}
-    unsettled: list[Unsettled] = []
-    plan = _plan(paths, layers, settings)
+    measurement = Measurement(paths, layers, settings)
+    passes = plan(paths, layers, settings)
     count = 0
-    for number, slabs in enumerate(plan):
-        label = "images" if len(plan) == 1 else f"images, pass {number + 1} of {len(plan)}"
-        at_once = max(1, WAITING // sum(len(slab.neurons) * paths.size(slab.layer)[1] for slab in slabs))
+    for number, slabs in enumerate(passes):
+        label = pass_label(number, len(passes))
         statistics = [
-            UnitStatistics(_gram(paths, slab), settings.top, expected, settings.quantile, settings.margin or 0, at_once=at_once)
+            UnitStatistics(
+                gram_stack(paths, slab),
+                settings.top,
+                expected,
+                settings.quantile,
+                settings.margin or 0,
+                at_once=at_once(paths, slabs),
+            )
             for slab in slabs
         ]
-        count = _read(paths, batches(None), slabs, statistics, settings, label, expected)
+        count = read_images(paths, batches(None), slabs, statistics, settings, label, expected)
         if not count:
             raise CliptoolsError("not one image could be read")
         for slab in slabs:
-            measured = statistics.pop(0)  # and let go of it: the next slab's summary needs the room
-            finished = measured.finish()
-            parts[slab.layer].append((slab, _summarise(paths, slab, finished, measured, settings)))
-            unsettled += _unsettled(slab, finished, measured)
-    redone = sum(len(each.rows) for each in unsettled)
-    reread = _settle(paths, batches, parts, unsettled, expected, settings) if redone else 0
-    joined = [torch.cat(column) for column in zip(*(part for layer in layers for _, part in parts[layer]), strict=True)]
-    return Report(Effects(*joined), count, len(plan), redone, reread)
+            measurement.take(slab, statistics.pop(0))  # and let go of it: the next slab's summary needs the room
+    redone = measurement.uncertain
+    reread = measurement.settle(batches, expected) if redone else 0
+    return Report(measurement.effects(), count, len(passes), redone, reread)
+
+
+def pass_label(number: int, passes: int) -> str:
+    """What a bar says of a pass over the images."""
+    return "images" if passes == 1 else f"images, pass {number + 1} of {passes}"
+
+
+def at_once(paths: Paths, slabs: Sequence[Slab]) -> int:
+    """Images whose scalars may wait together."""
+    return max(1, WAITING // sum(len(slab.neurons) * paths.size(slab.layer)[1] for slab in slabs))
 
 
 def _margin(paths: Paths, layers: Sequence[int], expected: int, settings: Settings) -> int:
@@ -134,7 +145,7 @@ def _margin(paths: Paths, layers: Sequence[int], expected: int, settings: Settin
     return max(least, min(expected - settings.top, max(int(CHEAP // each), min(room, int(AMPLE * settings.top)))))
 
 
-def _plan(paths: Paths, layers: Sequence[int], settings: Settings) -> list[list[Slab]]:
+def plan(paths: Paths, layers: Sequence[int], settings: Settings) -> list[list[Slab]]:
     """Slabs for each pass over the images, so that no pass holds more statistics than the memory allowed."""
     passes: list[list[Slab]] = [[]]
     free = settings.memory
@@ -154,7 +165,7 @@ def _plan(paths: Paths, layers: Sequence[int], settings: Settings) -> list[list[
     return passes
 
 
-def _read(
+def read_images(
     paths: Paths,
     batches: Iterator[tuple[list[int], Tensor]],
     slabs: Sequence[Slab],
@@ -187,44 +198,55 @@ def take_in(
         each.update(scalars * scale[:, None, None], numbers)
 
 
-def _unsettled(slab: Slab, finished: Finished, measured: UnitStatistics) -> list[Unsettled]:
-    """What a second look has to settle, if anything."""
-    rows = (~finished.certified).nonzero()[:, 0]
-    if not len(rows):
-        return []
-    doubtful = finished.doubtful[rows]
-    images = None if finished.beyond.any() else set(doubtful[doubtful >= 0].tolist())
-    return [Unsettled(slab, rows, measured.again(rows), images)]
+class Measurement:
+    """Statistics of slab after slab, brought to the joint space; and what a second look has to settle."""
+
+    def __init__(self, paths: Paths, layers: Sequence[int], settings: Settings) -> None:
+        self.paths, self.settings = paths, settings
+        self.parts: dict[int, list[tuple[Slab, Effects]]] = {layer: [] for layer in layers}
+        self.unsettled: list[Unsettled] = []
+
+    @property
+    def uncertain(self) -> int:
+        """How many units' top images one pass could not certify."""
+        return sum(len(each.rows) for each in self.unsettled)
+
+    def take(self, slab: Slab, measured: UnitStatistics) -> None:
+        """A slab that has seen all images."""
+        finished = measured.finish()
+        self.parts[slab.layer].append((slab, summarise(self.paths, slab, finished, measured, self.settings)))
+        rows = (~finished.certified).nonzero()[:, 0]
+        if len(rows):
+            doubtful = finished.doubtful[rows]
+            images = None if finished.beyond.any() else set(doubtful[doubtful >= 0].tolist())
+            self.unsettled.append(Unsettled(slab, rows, measured.again(rows), images))
+
+    def settle(self, batches: Batches, expected: int) -> int:
+        """A second look at the images in doubt: with the mean known, lists need no certificate. How many images it took."""
+        images: set[int] | None = set()
+        for each in self.unsettled:
+            images = None if images is None or each.images is None else images | set(each.images)
+        for each in self.unsettled:
+            each.statistics.forget(None if images is None else torch.tensor(sorted(images), device=each.rows.device))
+        look = f"second look at {'all' if images is None else len(images)} images"
+        note(f"{self.uncertain} units need a {look} (with more memory, fewer)")
+        slabs = [Slab(each.slab.layer, each.slab.neurons[each.rows.to(each.slab.neurons.device)]) for each in self.unsettled]
+        statistics, total = [each.statistics for each in self.unsettled], expected if images is None else len(images)
+        reread = read_images(self.paths, batches(images), slabs, statistics, self.settings, "second look", total)
+        for each, part in zip(self.unsettled, slabs, strict=True):
+            again = summarise(self.paths, part, each.statistics.finish(), each.statistics, self.settings)
+            (old,) = (effects for slab, effects in self.parts[each.slab.layer] if slab is each.slab)
+            for before, after in zip(old, again, strict=True):
+                before[each.rows.to(before.device)] = after
+        return reread
+
+    def effects(self) -> Effects:
+        """Of all units, in the order of the layers."""
+        of = [part for parts in self.parts.values() for _, part in parts]
+        return Effects(*(torch.cat(column) for column in zip(*of, strict=True)))
 
 
-def _settle(
-    paths: Paths,
-    batches: Batches,
-    parts: dict[int, list[tuple[Slab, Effects]]],
-    unsettled: Sequence[Unsettled],
-    expected: int,
-    settings: Settings,
-) -> int:
-    """A second look at the images in doubt: with the mean known, lists need no certificate. How many images it took."""
-    images: set[int] | None = set()
-    for each in unsettled:
-        images = None if images is None or each.images is None else images | set(each.images)
-    for each in unsettled:
-        each.statistics.forget(None if images is None else torch.tensor(sorted(images), device=each.rows.device))
-    count = sum(len(each.rows) for each in unsettled)
-    note(f"{count} units need a second look at {'all' if images is None else len(images)} images (with more memory, fewer)")
-    slabs = [Slab(each.slab.layer, each.slab.neurons[each.rows.to(each.slab.neurons.device)]) for each in unsettled]
-    statistics, total = [each.statistics for each in unsettled], expected if images is None else len(images)
-    reread = _read(paths, batches(images), slabs, statistics, settings, "second look", total)
-    for each, part in zip(unsettled, slabs, strict=True):
-        again = _summarise(paths, part, each.statistics.finish(), each.statistics, settings)
-        (old,) = (effects for slab, effects in parts[each.slab.layer] if slab is each.slab)
-        for before, after in zip(old, again, strict=True):
-            before[each.rows.to(before.device)] = after
-    return reread
-
-
-def _gram(paths: Paths, slab: Slab) -> SymmetricStack:
+def gram_stack(paths: Paths, slab: Slab) -> SymmetricStack:
     """G = D D^T of every unit, a few units at a time."""
     n, k = len(slab.neurons), paths.size(slab.layer)[1]
     G = None
@@ -236,7 +258,7 @@ def _gram(paths: Paths, slab: Slab) -> SymmetricStack:
     return G
 
 
-def _summarise(paths: Paths, slab: Slab, finished: Finished, measured: UnitStatistics, settings: Settings) -> Effects:
+def summarise(paths: Paths, slab: Slab, finished: Finished, measured: UnitStatistics, settings: Settings) -> Effects:
     """From S space to the joint space, a few units at a time."""
     parts = []
     for of in slices(len(slab.neurons), measured.G.k):

@@ -59,6 +59,7 @@ class UnitStatistics:
         margin: int = 16,
         centre: Float[Tensor, "n k"] | None = None,
         at_once: int = 1,
+        scale: Float[Tensor, "n"] | None = None,
     ) -> None:
         """
         Args:
@@ -69,6 +70,8 @@ class UnitStatistics:
             quantile: q; the threshold is the norm that a share 1 - q of the images reaches.
             centre: The mean, where an earlier pass has found it; then every list is exact at once.
             at_once: Images to wait for before lists are brought up to date, which costs nearly the same for few and for many.
+            scale: With it the centre is not the mean, but stays: near misses are remembered, norms counted in bins about this
+                root-mean-square norm, and moments added up in float64.
         """
         n, k, like = len(G.blocks[0]), G.k, G.blocks[0]
         self.G, self.top, self.quantile = G, top, quantile
@@ -80,18 +83,18 @@ class UnitStatistics:
         self.count = 0
         self.filled = 0
         self.sum = torch.zeros_like(self.centre)  # of x, about the centre
-        self.moment = SymmetricStack(n, k, like)  # x^T x about the centre, summed over the images
+        self.moment = SymmetricStack(n, k, like if scale is None else self.sum)  # x^T x about the centre, summed over the images
         self.norm = like.new_zeros(n, self.capacity)
         self.image = torch.full((n, self.capacity), -1, dtype=torch.int64, device=like.device)
         self.x = like.new_zeros(n, self.capacity, k)
         self.floor = like.new_zeros(n)
-        self.near: NearMisses | None = None  # since the first image was dropped
+        self.near = None if scale is None else NearMisses(n, top, like)  # else since the first image was dropped
         self.seen = False  # whether every image has been counted, so that only the list is open
         self.next_move = self.capacity
         counted = rank_of(quantile, expected) > self.capacity
         bins = (OCTAVES[1] - OCTAVES[0]) * BINS_PER_OCTAVE
         self.histogram = torch.zeros(n, bins, dtype=torch.int32, device=like.device) if counted else None
-        self.unit_norm = like.new_ones(n)
+        self.unit_norm = like.new_ones(n) if scale is None else scale.to(like)
 
     @staticmethod
     def bytes_per_unit(k: int, capacity: int, itemsize: int = 4) -> int:
@@ -102,9 +105,9 @@ class UnitStatistics:
         """Take in a batch. Images are numbered as the caller likes; numbers come back in top_image."""
         self.waiting.append((S, images))
         if sum(len(each) for _, each in self.waiting) >= self.at_once:
-            self._take_all()
+            self.take_all()
 
-    def _take_all(self) -> None:
+    def take_all(self) -> None:
         """Take in the batches that wait."""
         if not self.waiting:
             return
@@ -131,7 +134,7 @@ class UnitStatistics:
             x = S[:, of].transpose(0, 1).contiguous() - centre[of, None]  # (block, b, k)
             if not self.seen:
                 self.sum[of] += x.sum(1, dtype=torch.float64)
-                if self.count >= self.capacity:  # before that all are kept, and the moment is made of them
+                if self.fixed or self.count >= self.capacity:  # else all are kept, and the moment will be made of them
                     self.moment.add_outer(of, x)
             filling = self.capacity - self.filled
             norm = self._norms(x, of) if self.fixed or filling <= 0 else None
@@ -177,6 +180,7 @@ class UnitStatistics:
             self.floor[units] = self.norm[units].amin(1)
         if not self.fixed:
             self.near = self.near or NearMisses(len(self.norm), self.top, self.norm)
+        if self.near:
             self.near.take(of, dropped, whose)
 
     def _move_centre(self) -> None:
@@ -206,7 +210,7 @@ class UnitStatistics:
         small = shift.to(self.x.dtype)
         self.x[:, : self.filled] -= small[:, None]
         if self.count > self.capacity:
-            self.moment.add_outer(slice(None), small[:, None], -float(self.count))
+            self.moment.add_outer(slice(None), shift[:, None], -float(self.count))
             return
         self.moment.clear()  # a difference of squares would lose what is small beside the mean
         for of in self._blocks():
@@ -226,7 +230,7 @@ class UnitStatistics:
 
     def finish(self) -> Finished:
         """The statistics about the mean of all images, as `moment` is from now on."""
-        self._take_all()
+        self.take_all()
         if not self.fixed:
             shift = self.sum / max(self.count, 1)
             if self.near:

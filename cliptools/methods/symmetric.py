@@ -55,7 +55,8 @@ class SymmetricStack:
         return picked
 
     def add_outer(self, of: slice, x: Float[Tensor, "n b k"], weight: float = 1.0) -> None:
-        """Add weight * x^T x."""
+        """Add weight * x^T x, in the type of the matrices."""
+        x = x.to(self.blocks[0])
         for (r, c), block in zip(self.pairs, self.blocks, strict=True):
             block[of].baddbmm_(x[..., r].transpose(1, 2), x[..., c], alpha=weight)
 
