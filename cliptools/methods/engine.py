@@ -229,7 +229,7 @@ class Measurement:
         for each in self.unsettled:
             each.statistics.forget(None if images is None else torch.tensor(sorted(images), device=each.rows.device))
         look = f"second look at {'all' if images is None else len(images)} images"
-        note(f"{self.uncertain} units need a {look} (with more memory, fewer)")
+        note(f"{self.uncertain} units need a {look}")
         slabs = [Slab(each.slab.layer, each.slab.neurons[each.rows.to(each.slab.neurons.device)]) for each in self.unsettled]
         statistics, total = [each.statistics for each in self.unsettled], expected if images is None else len(images)
         reread = read_images(self.paths, batches(images), slabs, statistics, self.settings, "second look", total)

@@ -1,0 +1,147 @@
+"""The one pass over images, shard by shard: a shard's images into partials, all partials into effects."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from cliptools.ground.errors import CliptoolsError
+from cliptools.methods.engine import (
+    Batches,
+    Effects,
+    Measurement,
+    Settings,
+    at_once,
+    gram_stack,
+    pass_label,
+    plan,
+    read_images,
+)
+from cliptools.methods.partials import Basis, Partial, basis_of, partial_of, restored
+from cliptools.methods.paths import Paths, Slab
+from cliptools.methods.statistics import UnitStatistics
+from cliptools.methods.symmetric import SymmetricStack
+
+SAMPLE = 256  # images whose mean is the provisional one
+LEAST_MARGIN = 16
+AT_A_TIME = 0.2  # of the memory allowed: a slab, what is added to it, and what both become
+
+
+class Concluded(NamedTuple):
+    """What all shards together say."""
+
+    effects: Effects
+    uncertain: Int[Tensor, "r 3"]
+    """Units whose top images no one has looked at again, though they are not certain."""
+    doubtful: int | None
+    """How many images that would take; None: all."""
+    reread: int
+    """Images looked at again."""
+
+
+def kept_in(settings: Settings) -> int:
+    """C: images kept of each unit, the same in all shards. Their memory and their size do not depend on one another."""
+    return settings.top + (max(LEAST_MARGIN, settings.top) if settings.margin is None else settings.margin)
+
+
+def measure_shard(
+    paths: Paths,
+    sample: Batches,
+    batches: Batches,
+    layers: Sequence[int],
+    listed: int,
+    expected: int,
+    settings: Settings,
+    known: Callable[[Slab], Basis] | None = None,
+) -> Iterator[tuple[Slab, Partial]]:
+    """Statistics of all units of the layers from some of the images, slab after slab.
+
+    Args:
+        sample: Images drawn over the whole list, the same for every shard.
+        batches: The shard's own.
+        listed: Images of the whole list.
+        expected: Images of the shard.
+        known: What the shards share, where another one has found it; then there is no sample to look at.
+
+    Raises:
+        CliptoolsError: no image of the sample could be read.
+    """
+    capacity = kept_in(settings)
+    settings = settings._replace(margin=capacity - settings.top)
+    passes = plan(paths, layers, settings)
+    for number, slabs in enumerate(passes):
+        grams = [gram_stack(paths, slab) for slab in slabs]
+        if known is None:
+            bases = _sampled(paths, sample, slabs, grams, settings)
+        else:
+            bases = [known(slab) for slab in slabs]
+            bases = [Basis(*(column.to(G.blocks[0].device) for column in basis)) for basis, G in zip(bases, grams, strict=True)]
+        wait = at_once(paths, slabs)
+        statistics = [
+            UnitStatistics(G, settings.top, listed, settings.quantile, capacity - settings.top, basis.centre, wait, basis.scale)
+            for G, basis in zip(grams, bases, strict=True)
+        ]
+        read_images(paths, batches(None), slabs, statistics, settings, pass_label(number, len(passes)), expected)
+        del grams
+        for slab, basis in zip(slabs, bases, strict=True):
+            yield slab, partial_of(statistics.pop(0), basis, listed)
+
+
+def _sampled(
+    paths: Paths, sample: Batches, slabs: Sequence[Slab], grams: Sequence[SymmetricStack], settings: Settings
+) -> list[Basis]:
+    """What the sample says of these slabs."""
+    statistics = [UnitStatistics(G, 1, 0, quantile=1.0, margin=0) for G in grams]
+    if not read_images(paths, sample(None), slabs, statistics, settings, "sample", SAMPLE):
+        raise CliptoolsError(f"not one image of the {SAMPLE} drawn for the provisional mean could be read")
+    for each in statistics:
+        each.finish()
+    return [basis_of(each) for each in statistics]
+
+
+def slabs_to_merge(paths_size: Callable[[int], tuple[int, int]], layers: Sequence[int], settings: Settings) -> Iterator[Slab]:
+    """Units of the layers, so many at a time that what is added up of them fits into the memory."""
+    capacity = kept_in(settings)
+    for layer in layers:
+        n, k = paths_size(layer)
+        step = max(1, int(AT_A_TIME * settings.memory // UnitStatistics.bytes_per_unit(k, capacity, 8)))
+        yield from (Slab(layer, torch.arange(start, min(start + step, n))) for start in range(0, n, step))
+
+
+def conclude(
+    paths: Paths,
+    layers: Sequence[int],
+    joined: Callable[[Slab], Partial],
+    listed: int,
+    settings: Settings,
+    batches: Batches | None,
+) -> Concluded:
+    """Effects from all parts together.
+
+    Args:
+        joined: All parts of some units, added up.
+        listed: Images of the whole list.
+        batches: The images, where they are at hand, to look again at those in doubt.
+
+    Raises:
+        CliptoolsError: there is no image in any part.
+    """
+    measurement = Measurement(paths, layers, settings)
+    for slab in slabs_to_merge(paths.size, layers, settings):
+        part = joined(slab)
+        if not part.count:
+            raise CliptoolsError("not one image could be read")
+        measurement.take(slab, restored(part, gram_stack(paths, slab), settings.top, settings.quantile, kept_in(settings)))
+    uncertain = [
+        paths.units(each.slab.layer)[each.slab.neurons[each.rows.to(each.slab.neurons.device)].cpu()]
+        for each in measurement.unsettled
+    ]
+    images = [each.images for each in measurement.unsettled]
+    doubtful = None if None in images else len(set().union(*(each for each in images if each is not None)))
+    if uncertain and batches is not None:
+        reread = measurement.settle(batches, listed)
+        return Concluded(measurement.effects(), torch.zeros(0, 3, dtype=torch.int64), 0, reread)
+    nobody = torch.zeros(0, 3, dtype=torch.int64)
+    return Concluded(measurement.effects(), torch.cat([nobody, *uncertain]), doubtful, 0)
