@@ -1,185 +1,175 @@
 """What clip-effects costs beside a plain forward pass, from JPEG files to a bundle, in one run.
 
-    python benchmarks/effects.py                # ViT-B-32, random weights, 512 JPEGs, batch 32
-    python benchmarks/effects.py --memory       # and peak memory at 500 and 2,000 images
+    python benchmarks/effects.py                                        # ViT-B-32 and ViT-L-14, batches of 1, 8 and 32
+    python benchmarks/effects.py --models ViT-B-32 --batch-sizes 32 --rounds 5 --more
+    python benchmarks/effects.py --precisions bf16 --accuracy --more    # the same in bfloat16, and what it changes
+    python benchmarks/effects.py --memory --rounds 0 --more             # and peak memory at 500 and 2,000 images
+    python benchmarks/effects.py --device cuda --precisions bf16 --counts 1000 5000 --out results-of-that-machine
 
-Every figure is of a process of its own. Cost per image is the slope between a short and a long run, fixed cost what is
-left of the long one; settings take turns, and medians over the rounds are shown.
+Random weights. Every figure is of a process of its own. Cost per image is the slope between a short and a long run, fixed cost
+what is left of the long one; settings take turns. Ratios are of a round's settings to the round's plain loop, in time by the clock
+and in processor time, which others at work on the machine disturb less. `waiting %`: of the time from the first image to the
+last, what was spent waiting for decoded images. `GPU %`: in which a kernel ran, by nvidia-smi.
 """
 
 import argparse
-import json
 import os
-import resource
-import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from machine import RESULTS, describe, save
-from runs import in_own_process, keep
+from accelerator import sampled
+from machine import describe, save
+from photos import make_photos
+from plain import Watch, plain, weights
+from runs import Log, Row, arguments, compared, in_own_process, log_of, out_of, say, slopes, tool
 
-SETTINGS: dict[str, list[str] | None] = {
-    "plain": None,
-    "layers 8-10": ["--layers", "8-10"],
-    "all layers": ["--layers", "0-10"],
-    "all layers, --memory 5": ["--layers", "0-10", "--memory", "5"],
-}
-GOALS = {"layers 8-10": 1.3, "all layers": 1.6}
-SHORT = 128
-LOG = RESULTS / "effects.jsonl"
+MINUTES = 45
+COUNTS = {"ViT-B-32": (128, 512), "ViT-L-14": (8, 40), "emoji-vit": (8, 40)}  # images of the two runs
+LAST = {"ViT-B-32": 10, "ViT-L-14": 22, "emoji-vit": 6}  # layer that second-order effects have
+SETTINGS = ("plain", "default layers", "all layers", "all layers, --memory 6")
+GOALS = {"default layers": 1.15, "all layers": 1.4}  # of two cores, for ViT-B-32, the second from batches of 8
+SAME = ("model", "precision", "batch")
 MANY = (500, 2000)  # images, between which the peak must not grow
+COMPARED = 256  # images whose directions in two precisions are compared
 
 
-def make_photos(folder: Path, count: int, distinct: int = 512) -> list[Path]:
-    """JPEG files of 500 × 375 pixels with the spectrum of photographs, hard links beyond the first `distinct`."""
-    import numpy as np
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    files = []
-    for i in range(count):
-        path = folder / f"{i:05d}.jpg"
-        if i < distinct:
-            pixels = (np.clip(_natural(rng, 375, 500), 0, 1) * 255).astype(np.uint8)
-            Image.fromarray(pixels).save(path, quality=90)
-        else:
-            os.link(folder / f"{i % distinct:05d}.jpg", path)
-        files.append(path)
-    return files
-
-
-def _natural(rng: Any, height: int, width: int) -> Any:
-    """A random field whose amplitude falls as 1 / frequency, mostly in brightness: what photographs have in common."""
-    import numpy as np
-
-    y, x = np.fft.fftfreq(height)[:, None] * height, np.fft.rfftfreq(width)[None] * width
-    frequency = np.hypot(x, y)
-    frequency[0, 0] = np.inf
-    noise = rng.normal(size=(3, *frequency.shape, 2)).view(np.complex128)[..., 0]
-    field = np.fft.irfft2(noise * frequency ** -rng.uniform(0.9, 1.4), (height, width))
-    field /= field.std((1, 2), keepdims=True)
-    opponent = np.array([[0.87, 0.82, 0.75], [0.3, 0, -0.37], [0.09, -0.18, 0.09]])  # brightness, blue-yellow, green-red
-    contrast, brightness, cast = rng.uniform(0.1, 0.3), rng.normal(0.45, 0.15), rng.normal(0, 0.05, 3)
-    return np.einsum("chw,ck->hwk", field, opponent) * contrast + brightness + cast
-
-
-def work(setting: str, folder: Path, count: int, batch: int, model: str) -> None:
+def work(options: argparse.Namespace) -> None:
     """One measured process: encode, or measure effects and write the bundle."""
-    start = time.perf_counter()
-    chosen = SETTINGS[setting]
-    if chosen is None:
-        plain(folder, count, batch, model)
+    watch = Watch()
+    model, precision = options.models[0], options.precisions[0]
+    if options.work == "plain":
+        plain(options.folder, options.count, options.batch_sizes[0], model, options.device, precision)
     else:
         from cliptools.commands.effects import main
 
-        options = ["--model", model, "--pretrained", "random", *chosen, "--limit", str(count)]
-        with Path(os.devnull).open("wb") as sink:
-            sys.stdout = os.fdopen(os.dup(sink.fileno()), "w")
-            try:
-                main([str(folder), *options, "--batch-size", str(batch), "-q"])
-            except SystemExit as stop:
-                if stop.code:
-                    raise
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # it counts KiB
-    print(json.dumps({"seconds": seconds, "peak GB": peak}), file=sys.stderr)
+        asked = [str(options.folder), "--model", model, *weights(model), "--limit", str(options.count), "-q"]
+        asked += ["--device", options.device, "--precision", precision, "--batch-size", str(options.batch_sizes[0])]
+        asked += ["--layers", f"0-{LAST[model]}"] if options.work.startswith("all") else []
+        asked += ["--memory", "6"] if options.work.endswith("--memory 6") else []
+        try:
+            main([*asked, "-o", os.devnull])
+        except SystemExit as stop:
+            if stop.code:
+                raise
+    say(**watch.said())
 
 
-def plain(folder: Path, count: int, batch: int, model: str) -> None:
-    """The loop that everybody has: decode, encode_image, keep the embeddings."""
-    import torch
-
-    from cliptools.ground.images import choose, open_images
-    from cliptools.ground.loader import Skipped, load_batches
-    from cliptools.ground.models import load_model
-
-    loaded = load_model(model, None if model.startswith("local-dir:") else "random", "cpu")
-    source = open_images([str(folder)])
-    order = choose(source, count, None, 0)
-    batches = load_batches(source, order, loaded.transform, batch_size=batch, workers=2, strict=True, skipped=Skipped())
-    with torch.inference_mode():
-        kept = [loaded.clip.encode_image(pictures) for _, pictures in batches]
-    assert sum(map(len, kept)) == count
-
-
-def measured(setting: str, folder: Path, count: int, options: argparse.Namespace) -> dict[str, Any]:
+def measured(setting: str, folder: Path, count: int, case: Row, device: str) -> Row:
     """One process."""
-    size = {"batch_size": options.batch_size, "model": options.model}
-    return {"setting": setting, "images": count} | in_own_process(__file__, work=setting, folder=folder, count=count, **size)
+    with sampled(device.startswith("cuda")) as busy:
+        size = {"models": case["model"], "batch_sizes": case["batch"], "precisions": case["precision"], "device": device}
+        found = in_own_process(__file__, work=setting, folder=folder, count=count, **size)
+        share = busy(found["begin"], found["end"])
+    return found | ({} if share is None else {"GPU": share})
 
 
-def speed(folder: Path, options: argparse.Namespace) -> None:
+def speed(folder: Path, options: argparse.Namespace, log: Log) -> None:
     """A short and a long run of every setting, in turns."""
+    cases = [{"model": m, "precision": p, "batch": b} for m in options.models for p in options.precisions for b in options.batch_sizes]
     for number in range(options.rounds):
-        for setting in SETTINGS:
-            short, long = (measured(setting, folder, count, options) for count in (SHORT, options.count))
-            slope = (long["seconds"] - short["seconds"]) / (options.count - SHORT)
-            fixed = long["seconds"] - slope * options.count
-            keep(LOG, {"round": number + 1, "setting": setting, "ms": round(1000 * slope, 1), "fixed": round(fixed, 1)})
+        for case in cases:
+            few, many = options.counts or COUNTS[case["model"]]
+            for setting in options.settings:
+                short, long = (measured(setting, folder, count, case, options.device) for count in (few, many))
+                line = {"round": number + 1} | case | {"setting": setting, "images": many} | slopes(short, long, few, many)
+                line |= {"waiting %": round(100 * long["waiting"])} | ({"GPU %": long["GPU"]} if "GPU" in long else {})
+                log.keep(line)
 
 
-def memory(folder: Path, options: argparse.Namespace) -> None:
+def memory(folder: Path, options: argparse.Namespace, log: Log) -> None:
     """Peaks for few and many images."""
-    for setting in GOALS:
+    case = {"model": options.models[0], "precision": options.precisions[0], "batch": options.batch_sizes[-1]}
+    for setting in ("default layers", "all layers"):
         for count in MANY:
-            peak = round(measured(setting, folder, count, options)["peak GB"], 2)
-            keep(LOG, {"setting": setting, "images": count, "peak": peak})
+            peak = measured(setting, folder, count, case, options.device)["peak GB"]
+            log.keep(case | {"setting": setting, "images": count, "peak GB": round(peak, 2)})
 
 
-def tables() -> dict[str, list[dict[str, Any]]]:
+def accuracy(folder: Path, options: argparse.Namespace, log: Log) -> None:
+    """What a precision changes: directions and top images beside float32's. emoji-vit's weights are trained, others' random."""
+    for model in dict.fromkeys(("emoji-vit", *options.models)):
+        bundles = {}
+        for precision in dict.fromkeys(("fp32", *options.precisions)):
+            bundles[precision] = folder.parent / f"{model}-{precision}.safetensors"
+            images = ["--limit", options.compared, "--model", model, *weights(model), *([] if model == "emoji-vit" else [folder])]
+            tool("effects", *images, "--precision", precision, "--device", options.device, "-q", "-o", bundles[precision])
+        for precision, bundle in bundles.items():
+            if precision != "fp32":
+                log.keep({"accuracy of": model, "precision": precision, "images": options.compared} | beside(bundles["fp32"], bundle))
+
+
+def beside(exact: Path, other: Path) -> Row:
+    """Directions and top images of one bundle beside another's."""
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    a, b = load_file(exact), load_file(other)
+    cosine = (a["direction"] * b["direction"]).sum(1)[a["top_norm"].max(1) > 0]
+    names = [np.frombuffer(bundle["images"].tobytes(), np.uint8).tobytes() for bundle in (a, b)]
+    row: Row = {"units": len(cosine), "mean |cosine|": float(np.abs(cosine).mean()), "least |cosine|": float(np.abs(cosine).min())}
+    row |= {"1st percentile": float(np.quantile(np.abs(cosine), 0.01)), "signs turned": int((cosine < 0).sum())}
+    if names[0] == names[1]:  # the same images in both, so numbers mean the same
+        shared = [len(set(x) & set(y)) / len(x) for x, y in zip(a["top_image"].tolist(), b["top_image"].tolist(), strict=True)]
+        row["top images shared"] = float(np.mean(shared))
+    return {key: round(value, 5) if isinstance(value, float) else value for key, value in row.items()}
+
+
+def tables(log: Log) -> dict[str, list[Row]]:
     """What the log says."""
-    lines = [json.loads(line) for line in LOG.read_text(encoding="utf-8").splitlines()]
-    rounds = [line for line in lines if "round" in line]
-    plain = {line["round"]: line["ms"] for line in rounds if line["setting"] == "plain"}
-    found: dict[str, list[dict[str, Any]]] = {"speed": [], "memory": []}
-    for setting in SETTINGS:
-        here = [line for line in rounds if line["setting"] == setting]
-        if here:
-            ratios = [round(line["ms"] / plain[line["round"]], 2) for line in here]
-            row: dict[str, Any] = {"setting": setting, "ms an image": statistics.median(line["ms"] for line in here)}
-            row |= {"ratio": round(statistics.median(ratios), 2), "ratios": ratios, "goal": GOALS.get(setting)}
-            found["speed"].append(row | {"fixed s": statistics.median(line["fixed"] for line in here)})
-        peaks = {
-            f"peak GB, {line['images']} images": line["peak"] for line in lines if line["setting"] == setting and "peak" in line
-        }
-        if peaks:
-            found["memory"].append({"setting": setting} | peaks)
+    found = {"speed": compared(log.lines, SAME)}
+    for row in found["speed"]:
+        row["goal"] = GOALS.get(row["setting"]) if row["model"] == "ViT-B-32" else None
+    found["memory"] = [line for line in log.lines if "peak GB" in line]
+    found["accuracy"] = [line for line in log.lines if "accuracy of" in line]
     return {name: rows for name, rows in found.items() if rows}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="ViT-B-32")
-    parser.add_argument("--count", type=int, default=512)
-    parser.add_argument("--batch-size", type=int, default=32)
+def parse() -> argparse.Namespace:
+    """The options."""
+    parser = arguments(__doc__, log=True)
+    parser.add_argument("--models", nargs="+", default=["ViT-B-32", "ViT-L-14"], choices=list(COUNTS))
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=["fp32", "bf16", "fp16"])
+    parser.add_argument("--settings", nargs="+", default=SETTINGS[:3], choices=SETTINGS)
+    parser.add_argument("--counts", nargs=2, type=int, metavar=("FEW", "MANY"), help="images of the two runs")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory", action="store_true", help="also peak memory at 500 and 2,000 images")
-    parser.add_argument("--report", action="store_true", help="only the tables, of what was measured last")
-    parser.add_argument("--work", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--memory", action="store_true", help=f"also peak memory at {MANY[0]} and {MANY[1]} images")
+    parser.add_argument("--accuracy", action="store_true", help="also directions in each precision beside float32's")
+    parser.add_argument("--compared", type=int, default=COMPARED, help="images of that comparison")
+    for name, kind in (("--work", str), ("--folder", Path), ("--count", int)):
+        parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.report:
-        report(options)
-        return
+    if options.quick:
+        options.models, options.batch_sizes, options.rounds = ["emoji-vit"], [8], 1
+        options.precisions, options.accuracy, options.compared, options.settings = ["bf16"], True, 40, SETTINGS[:2]
+    return options
+
+
+def main() -> None:
+    options = parse()
     if options.work:
-        work(options.work, options.folder, options.count, options.batch_size, options.model)
+        work(options)
         return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        make_photos(folder, max(MANY) if options.memory else options.count)
-        LOG.unlink(missing_ok=True)
-        speed(folder, options)
-        if options.memory:
-            memory(folder, options)
-    report(options)
-
-
-def report(options: argparse.Namespace) -> None:
-    """Tables from the log."""
-    save("effects", describe(), {"model": options.model, "images": options.count, "batch": options.batch_size}, tables())
+    log = log_of(options, "effects")
+    if not options.report:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name) / "photos"
+            folder.mkdir()
+            counts: list[Any] = [options.counts[1]] if options.counts else [COUNTS[model][1] for model in options.models]
+            counts += [MANY[1]] * options.memory + [options.compared] * options.accuracy
+            make_photos(folder, max(counts))
+            speed(folder, options, log)
+            if options.memory:
+                memory(folder, options, log)
+            if options.accuracy:
+                accuracy(folder, options, log)
+    found = tables(log)
+    if not found:
+        sys.exit("nothing was measured")
+    save(out_of(options), "effects", describe(), {"device": options.device}, found)
 
 
 if __name__ == "__main__":

@@ -25,22 +25,31 @@ def processor() -> str:
 
 
 def describe() -> dict[str, Any]:
-    """Processor, threads and versions."""
+    """Processor or accelerator, threads, versions, and how much else the machine had to do.
+
+    It imports torch, whose size the peak memory of any process started later would include: call it last.
+    """
     import torch
 
     found = {name: version(name) for name in PACKAGES}
-    return {"processor": processor(), "threads": torch.get_num_threads(), "python": platform.python_version()} | found
+    said = {"processor": processor(), "threads": torch.get_num_threads(), "python": platform.python_version()} | found
+    said["load over 15 minutes"] = round(os.getloadavg()[2], 1)
+    return said | ({"accelerator": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
 
 
-def save(name: str, machine: dict[str, Any], settings: dict[str, Any], tables: dict[str, list[dict[str, Any]]]) -> None:
-    """Print tables and write results/NAME.json."""
-    console = Console(width=140)
-    console.print(", ".join(f"{key} {value}" for key, value in (machine | settings).items()))
+def save(
+    out: Path | None, name: str, machine: dict[str, Any], settings: dict[str, Any], tables: dict[str, list[dict[str, Any]]]
+) -> None:
+    """Print tables, each of at least one row, and write OUT/NAME.json."""
+    console = Console(width=160)
+    console.print(", ".join(f"{key} {value}" for key, value in (machine | settings).items()), highlight=False)
     for title, rows in tables.items():
-        table = Table(*rows[0], title=title)
+        titles = dict.fromkeys(key for row in rows for key in row)
+        table = Table(*titles, title=title)
         for row in rows:
-            table.add_row(*("" if value is None else str(value) for value in row.values()))
+            table.add_row(*("" if row.get(key) is None else str(row[key]) for key in titles))
         console.print(table)
-    RESULTS.mkdir(exist_ok=True)
-    document = {"machine": machine, "settings": settings} | tables
-    (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        document = {"machine": machine, "settings": settings} | tables
+        (out / f"{name}.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")

@@ -1,27 +1,157 @@
-"""What the benchmarks share: runs in processes of their own, and a log in which nothing measured is lost."""
+"""What the benchmarks share: runs in processes of their own, their cost an image, and a log in which nothing measured is lost."""
 
+import argparse
 import json
+import os
+import statistics
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from machine import RESULTS
+
+ROOT = Path(__file__).parent.parent
+Row = dict[str, Any]
 
 
-def in_own_process(script: str, **options: object) -> dict[str, Any]:
-    """Run a benchmark's script once more, with these options; what it says in its last line on stderr."""
+class Ran(NamedTuple):
+    """A process that has ended."""
+
+    seconds: float
+    cpu: float
+    """Seconds of processor time, its own and the system's for it: those at work beside it disturb these less."""
+    peak: float
+    """GB of memory at most; never less than what the process that started it held, so that one should be small."""
+    said: str
+    """What it wrote on stderr."""
+
+
+def run(command: Sequence[object], stdin: Path | None = None) -> Ran:
+    """Run a command to its end, its standard output thrown away; a failure ends everything."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    given = Path(stdin or os.devnull)
+    with given.open("rb") as source, tempfile.TemporaryFile() as errors:
+        start = time.perf_counter()
+        words = [str(word) for word in command]
+        process = subprocess.Popen(
+            words, stdin=source, stdout=subprocess.DEVNULL, stderr=errors, env=os.environ | {"PYTHONPATH": path}
+        )
+        _, status, used = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        errors.seek(0)
+        said = errors.read().decode()
+    if process.returncode:
+        sys.exit(f"{' '.join(words)}\n{said}")
+    return Ran(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e9, said)  # maxrss counts KiB
+
+
+def tool(name: str, *arguments: object, stdin: Path | None = None) -> Ran:
+    """Run clip-NAME."""
+    return run([sys.executable, "-m", f"cliptools.commands.{name}", *arguments], stdin)
+
+
+def in_own_process(script: str, **options: object) -> Row:
+    """Run a benchmark's script once more, with these options: what it took, and what it says in its last line on stderr."""
     command = [sys.executable, script]
     for name, value in options.items():
-        command += [f"--{name.replace('_', '-')}", str(value)]
-    done = subprocess.run(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr)
-    found: dict[str, Any] = json.loads(done.stderr.splitlines()[-1])
+        command += [f"--{name.replace('_', '-')}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+    ran = run(command)
+    measured = {"seconds": ran.seconds, "cpu": ran.cpu, "peak GB": ran.peak}
+    said: Row = json.loads(ran.said.splitlines()[-1])
+    return measured | said
+
+
+def say(**found: object) -> None:
+    """The last line of a process that in_own_process has started."""
+    print(json.dumps(found), file=sys.stderr)
+
+
+def slopes(short: Row, long: Row, few: int, many: int) -> Row:
+    """What an image costs, by the clock and in processor time, and what is left of the long run: the fixed cost."""
+    found: Row = {}
+    for key, title in (("seconds", ""), ("cpu", "cpu ")):
+        each = (long[key] - short[key]) / (many - few)
+        found |= {f"{title}ms": round(1000 * each, 2), f"fixed {title}s": round(long[key] - each * many, 2)}
     return found
 
 
-def keep(log: Path, line: dict[str, Any]) -> None:
-    """Add a line to the log and show it."""
-    log.parent.mkdir(exist_ok=True)
-    with log.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-    print(line, flush=True)
+def compared(log: Iterable[Row], same: Sequence[str], plain: str = "plain") -> list[Row]:
+    """Medians over the rounds, and ratios to the plain setting of the same round, by what `same` names and by setting."""
+    rows: list[Row] = []
+    lines = [line for line in log if "round" in line]
+    baseline = {(*(line[key] for key in same), line["round"]): line for line in lines if line["setting"] == plain}
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for line in lines:
+        groups.setdefault((*(line[key] for key in same), line["setting"]), []).append(line)
+    for key, of in groups.items():
+        row = dict(zip((*same, "setting"), key, strict=True))
+        for clock in ("ms", "cpu ms"):
+            row[f"{clock} an image"] = round(statistics.median(line[clock] for line in of), 2)
+            pairs = [(line[clock], baseline.get((*key[:-1], line["round"]), line)[clock]) for line in of]
+            ratios = [round(each / base, 3) if base > 0 else None for each, base in pairs]
+            known = [ratio for ratio in ratios if ratio is not None]
+            row |= {f"ratio of {clock}": round(statistics.median(known), 3) if known else None, f"ratios of {clock}": ratios}
+        row["fixed s"] = round(statistics.median(line["fixed s"] for line in of), 2)
+        for more in sorted({name for line in of for name in line if name.endswith("%")}):
+            row[more] = round(statistics.median(line[more] for line in of if more in line))
+        rows.append(row)
+    return rows
+
+
+def alternating(rounds: int, measures: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """What each measures, in turns."""
+    found: dict[str, list[float]] = {name: [] for name in measures}
+    for _ in range(rounds):
+        for name, measure in measures.items():
+            found[name].append(measure())
+    return found
+
+
+class Log:
+    """What was measured, line by line, also in a file where there is one."""
+
+    def __init__(self, path: Path | None, more: bool) -> None:
+        """`more`: begin with the lines that the file has already."""
+        self.path, self.lines = path, list[Row]()
+        if path is not None and path.exists():
+            if more:
+                self.lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            else:
+                path.unlink()
+
+    def keep(self, line: Row) -> None:
+        """Add a line and show it."""
+        self.lines.append(line)
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        print(line, flush=True)
+
+
+def arguments(doc: str | None, log: bool = False) -> argparse.ArgumentParser:
+    """The options that all benchmarks have; those with a log can add to it, and only show it."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a run in small, to see that it works: no figure of it is to be quoted")
+    where = "where results go [default: benchmarks/results; with --quick nowhere]"
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=where)
+    if log:
+        parser.add_argument("--more", action="store_true", help="add to what was measured last")
+        parser.add_argument("--report", action="store_true", help="only the tables, of what was measured last")
+    return parser
+
+
+def out_of(options: argparse.Namespace) -> Path | None:
+    """Where results go."""
+    return options.out or (None if options.quick else RESULTS)
+
+
+def log_of(options: argparse.Namespace, name: str) -> Log:
+    """The log of a benchmark."""
+    out = out_of(options)
+    return Log(None if out is None else out / f"{name}.jsonl", options.more or options.report)

@@ -1,0 +1,41 @@
+"""How busy a GPU is while a process runs, as nvidia-smi tells."""
+
+import contextlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any
+
+EVERY = 100  # milliseconds
+
+
+@contextlib.contextmanager
+def sampled(wanted: bool) -> Iterator[Callable[[float, float], int | None]]:
+    """Within the block, samples are taken; the function then gives the mean share of time, in percent, in which a kernel ran
+    between two moments (seconds since the epoch), or None where nothing is known."""
+    smi = shutil.which("nvidia-smi") if wanted else None
+    if smi is None:
+        yield lambda begin, end: None
+        return
+    with tempfile.TemporaryFile("w+") as lines:
+        query = "--query-gpu=timestamp,utilization.gpu", "--format=csv,noheader,nounits", f"--loop-ms={EVERY}", "--id=0"
+        process = subprocess.Popen([smi, *query], stdout=lines, stderr=subprocess.DEVNULL)
+
+        def between(begin: float, end: float) -> int | None:
+            lines.seek(0)
+            taken = [_sample(line) for line in lines.read().splitlines() if line.count(",") == 1]
+            shares = [share for moment, share in taken if begin <= moment <= end]
+            return round(sum(shares) / len(shares)) if shares else None
+
+        try:
+            yield between
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _sample(line: str) -> tuple[float, Any]:
+    moment, share = line.split(",")
+    return datetime.strptime(moment.strip(), "%Y/%m/%d %H:%M:%S.%f").timestamp(), float(share)

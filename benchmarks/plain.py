@@ -1,0 +1,61 @@
+"""The loop that everybody has, and how long a loop waits for its images."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+EMBEDDED = "emoji-vit", "emoji-rn"
+
+
+def weights(model: str) -> list[str]:
+    """Options for random weights, where the model brings none."""
+    return [] if model in EMBEDDED or model.startswith("local-dir:") else ["--pretrained", "random"]
+
+
+def plain(folder: Path, count: int, batch: int, model: str, device: str = "cpu", precision: Any = "fp32") -> None:
+    """Decode, encode_image, keep the embeddings."""
+    import torch
+
+    from cliptools.ground import loader
+    from cliptools.ground.images import choose, open_images
+    from cliptools.ground.models import DTYPE, load_model
+
+    loaded = load_model(model, "random" if weights(model) else None, device, precision)
+    source = open_images([str(folder)])
+    order = choose(source, count, None, 0)
+    skipped = loader.Skipped()
+    batches = loader.load_batches(source, order, loaded.transform, batch_size=batch, workers=None, strict=True, skipped=skipped)
+    with torch.inference_mode():
+        kept = [loaded.clip.encode_image(pictures.to(loaded.device, DTYPE[precision])) for _, pictures in batches]
+        embeddings = torch.cat(kept).cpu()
+    assert len(embeddings) == count
+
+
+class Watch:
+    """From now on, what every loop over images of this process waits for them, and when it began and ended."""
+
+    def __init__(self) -> None:
+        from cliptools.ground import loader
+
+        self.begin = self.end = self.waiting = 0.0
+        real = loader.load_batches
+
+        def load_batches(*arguments: Any, **options: Any) -> Iterator[Any]:
+            batches = real(*arguments, **options)
+            self.begin = self.begin or time.time()
+            while True:
+                asked = time.perf_counter()
+                batch = next(batches, None)
+                self.waiting += time.perf_counter() - asked
+                self.end = time.time()
+                if batch is None:
+                    return
+                yield batch
+
+        loader.load_batches = load_batches
+
+    def said(self) -> dict[str, float]:
+        """Seconds since the epoch at which the first loop began and the last ended, and the share of the time spent waiting."""
+        spent = max(self.end - self.begin, 1e-9)
+        return {"begin": self.begin, "end": self.end, "waiting": self.waiting / spent}
