@@ -20,7 +20,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CLIPTOOLS", "max_content_width": 100}
 UNSAID = {
     "output", "output_format", "device", "workers", "batch_size", "quiet", "paths", "bundle", "memory", "strict", "no_cache",
-    "resume",
+    "resume", "shard", "centre",
 }  # fmt: skip
 """Parameters that do not change the result, so that history leaves them out."""
 

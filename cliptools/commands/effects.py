@@ -17,6 +17,7 @@ from cliptools.commands.base import (
 )
 from cliptools.commands.measuring import INDIRECT, TOOL, measure_bundle
 from cliptools.commands.present import FORMATS, emit
+from cliptools.commands.sharding import check_shard, write_partial
 from cliptools.ground.errors import UsageError
 from cliptools.ground.output import stdout_is_terminal
 
@@ -35,6 +36,9 @@ LAYERS_HELP = (
     "Layers counted from 0, as 8-10,11 [default: from two thirds of the depth to the last but one; of heads, the last 4]."
 )
 KEEP_HELP = "Keep this share of the units, those of largest top norms, and what the others add up to on average [default: all]."
+SHARD_HELP = "Only each N-th image of the list, from the I-th on (I from 1), into a partial for clip-merge."
+RESUME_HELP = "With --shard: leave FILE of -o alone where it is this very shard; any other file there is an error."
+CENTRE_HELP = "With --shard: the provisional mean of this partial, so that no sample is looked at [default: of 256 images]."
 SAMPLE_HELP = "Only N neurons of each layer, drawn by --seed; for --effect indirect [default: all]."
 
 
@@ -71,6 +75,9 @@ SAMPLE_HELP = "Only N neurons of each layer, drawn by --seed; for --effect indir
 @click.option(
     "--thumbnails", type=click.IntRange(16, 512), metavar="PIXELS", help="Keep small JPEGs of the top images in the bundle."
 )
+@click.option("--shard", metavar="I/N", help=SHARD_HELP)
+@click.option("--centre", type=click.Path(dir_okay=False, path_type=Path), metavar="PARTIAL", help=CENTRE_HELP)
+@click.option("--resume", is_flag=True, help=RESUME_HELP)
 @click.option("--strict", is_flag=True, help="An unreadable image is an error, not a warning.")
 @click.option("--memory", default=3.2, show_default=True, type=click.FloatRange(0.01), help="GB of statistics held at once.")
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Images per forward pass.")
@@ -98,6 +105,9 @@ def main(
     later commands take these from the model. Heads come with second moments, which name them (clip-decompose --method
     textspan).
 
+    --shard takes a part of the work. Each shard names the same images and options, writes a partial, and clip-merge joins
+    these into the bundle that one run over all images gives.
+
     \b
     Examples:
       clip-effects photos/ --model ViT-B-32-quickgelu --pretrained openai > effects.safetensors
@@ -107,6 +117,8 @@ def main(
       clip-effects --effect indirect --sample-neurons 50 --limit 500 -o indirect.safetensors
       clip-effects photos/ --model RN50 --pretrained openai --keep 20% -o pairs.safetensors
       clip-effects --units heads | clip-decompose --method textspan
+      for i in 1 2 3 4; do clip-effects photos/ --shard $i/4 --resume -o part-$i.safetensors; done
+      parallel clip-effects photos/ --shard {}/8 --resume -o part-{}.safetensors ::: {1..8}
     """
     chosen_format = choose_format(output_format, output, "safetensors")
     if chosen_format == "safetensors" and output is None and stdout_is_terminal():
@@ -115,6 +127,7 @@ def main(
         )
     if options["sample_neurons"] and options["effect"] != INDIRECT:
         raise UsageError("--sample-neurons is for --effect indirect: the others take all units of a layer at once")
+    check_shard(paths, options, chosen_format, output)
     options["keep"] = parse_percentage(options["keep"], "--keep") if options["keep"] else None
     asked = parse_layers(options["layers"]) if options["layers"] else None
     source = _images(paths, options)
@@ -127,6 +140,9 @@ def main(
         raise UsageError("--components: a pair acts along one direction; --units neurons or heads may have more")
     drop_text_tower(model)
     arguments = history_arguments(context, effect=choice.effect, units=choice.units, layers=list(choice.layers))
+    if options["shard"]:
+        write_partial(model, source, choice, options, arguments, output)
+        return
     emit(measure_bundle(model, source, choice, options, arguments), chosen_format, output)
 
 

@@ -1,6 +1,6 @@
 """What clip-effects does with a model and images: the measurement, and the bundle that says what was measured."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -11,37 +11,86 @@ if TYPE_CHECKING:
     from cliptools.ground.images import ImageSource
     from cliptools.ground.loader import Skipped
     from cliptools.ground.models import LoadedModel
+    from cliptools.ground.provenance import Header
     from cliptools.methods.choice import Choice
     from cliptools.methods.engine import Batches, Effects, Report, Settings
+    from cliptools.methods.paths import Paths
 
 TOOL = "clip-effects"
 INDIRECT = "indirect"
+
+
+class Listed(NamedTuple):
+    """Images by their names, whatever order the list came in."""
+
+    source: "ImageSource"
+    indices: Sequence[int]
+    """Places in the source, by the number that effects know an image by."""
+    order: Sequence[int]
+    """The numbers, in the order of work."""
+
+    def batches(self, model: "LoadedModel", options: dict[str, Any], skipped: "Skipped") -> "Batches":
+        """What the engine reads."""
+        from cliptools.ground.loader import load_batches
+
+        number = {index: rank for rank, index in enumerate(self.indices)}
+
+        def read(only: Collection[int] | None) -> Iterator[tuple[list[int], "Tensor"]]:
+            loaded = load_batches(
+                self.source,
+                [self.indices[rank] for rank in self.order if only is None or rank in only],
+                model.transform,
+                batch_size=options["batch_size"],
+                workers=options["workers"],
+                strict=options["strict"],
+                skipped=skipped,
+            )
+            return (([number[index] for index in read], pictures) for read, pictures in loaded)
+
+        return read
+
+    @property
+    def names(self) -> list[str]:
+        """By number."""
+        return [self.source.names[index] for index in self.indices]
+
+
+class Keep(NamedTuple):
+    """What --keep leaves."""
+
+    share: float
+    units: "Tensor"
+    """Which are kept."""
+    rest: "Tensor"
+    """Mean sum of the others' effects [d]."""
 
 
 class Measured(NamedTuple):
     """A measurement, and the images it is of."""
 
     report: "Report"
-    source: "ImageSource"
-    indices: Sequence[int]
-    """Places in the source, by the number that effects know an image by."""
+    listed: Listed
     skipped: "Skipped"
-    kept: "Tensor | None" = None
-    """Which units are to be kept, if not all."""
-    rest: "Tensor | None" = None
-    """Mean sum of the others' effects [d]."""
+    keep: Keep | None = None
     token_mean: "Tensor | None" = None
     """Of indirect effects, the units' mean activations [units, token]."""
 
 
-def measure_bundle(
-    model: "LoadedModel", source: "ImageSource", choice: "Choice", options: dict[str, Any], arguments: dict[str, Any]
-) -> "Bundle":
-    """Measure and say what was measured."""
-    from cliptools.ground.progress import note
+def list_images(source: "ImageSource", options: dict[str, Any]) -> Listed:
+    """The images asked for, by name: a number means the same in whatever order the list came."""
+    from cliptools.ground.images import choose
+    from cliptools.methods.ordering import canonical_order
+
+    chosen = choose(source, options["limit"], options["sample"], options["seed"])
+    ranked, order = canonical_order([source.names[i] for i in chosen], options["seed"])
+    return Listed(source, [chosen[i] for i in ranked], order)
+
+
+def settings_of(choice: "Choice", options: dict[str, Any]) -> "Settings":
+    """What the statistics depend on."""
     from cliptools.methods.engine import Settings
 
-    settings = Settings(
+    return Settings(
         top=options["top_images"],
         quantile=options["quantile"],
         components=options["components"],
@@ -50,12 +99,29 @@ def measure_bundle(
         compact=choice.units == "pairs",
         moments=choice.units == "heads",
     )
+
+
+def said_of(choice: "Choice", options: dict[str, Any]) -> dict[str, Any]:
+    """The same, as headers say it."""
+    said = {"effect": choice.effect, "units": choice.units, "layers": list(choice.layers), "scale": options["scale"]}
+    return said | {"quantile": options["quantile"], "top_images": options["top_images"]}
+
+
+def measure_bundle(
+    model: "LoadedModel", source: "ImageSource", choice: "Choice", options: dict[str, Any], arguments: dict[str, Any]
+) -> "Bundle":
+    """Measure and say what was measured."""
+    from cliptools.ground.progress import note
+
+    settings = settings_of(choice, options)
     measured = _measure(model, source, choice, settings, options)
     report = measured.report
     passes = "" if report.passes == 1 else f", {report.passes} passes"
     passes += f", {report.reread} looked at twice" if report.reread else ""
     skips = f", {len(measured.skipped)} skipped" if len(measured.skipped) else ""
-    units = f"{len(report.effects.unit)} {choice.units}" + ("" if measured.kept is None else f", {int(measured.kept.sum())} kept")
+    units = f"{len(report.effects.unit)} {choice.units}" + (
+        "" if measured.keep is None else f", {int(measured.keep.units.sum())} kept"
+    )
     note(f"{TOOL}: {report.images} images{skips}{passes}, {units} of {model.name}")
     return _bundle(measured, model, choice, settings, options, arguments)
 
@@ -63,46 +129,35 @@ def measure_bundle(
 def _measure(
     model: "LoadedModel", source: "ImageSource", choice: "Choice", settings: "Settings", options: dict[str, Any]
 ) -> Measured:
-    """Images by their names, whatever order the list came in, into statistics."""
+    """Images into statistics."""
     import torch
 
-    from cliptools.ground.images import choose
-    from cliptools.ground.loader import Skipped, load_batches
+    from cliptools.ground.loader import Skipped
     from cliptools.methods.choice import paths_of
     from cliptools.methods.engine import measure
-    from cliptools.methods.keeping import rest_mean, strongest
-    from cliptools.methods.ordering import canonical_order
 
-    chosen = choose(source, options["limit"], options["sample"], options["seed"])
-    ranked, order = canonical_order([source.names[i] for i in chosen], options["seed"])
-    indices = [chosen[i] for i in ranked]  # by name: a number that means the same in whatever order the list came
-    number = {index: rank for rank, index in enumerate(indices)}
-    skipped = Skipped()
-
-    def batches(only: Collection[int] | None) -> Iterator[tuple[list[int], "Tensor"]]:
-        loaded = load_batches(
-            source,
-            [indices[rank] for rank in order if only is None or rank in only],
-            model.transform,
-            batch_size=options["batch_size"],
-            workers=options["workers"],
-            strict=options["strict"],
-            skipped=skipped,
-        )
-        return (([number[index] for index in read], pictures) for read, pictures in loaded)
-
+    listed, skipped = list_images(source, options), Skipped()
+    batches = listed.batches(model, options, skipped)
+    expected = len(listed.indices)
     if choice.effect == INDIRECT:
-        paths, settings = _indirect(model, batches, choice.layers, len(indices), settings, options)
+        paths, settings = _indirect(model, batches, choice.layers, expected, settings, options)
     else:
         paths = paths_of(model.clip, choice.effect, choice.units)
-    report = measure(paths, batches, choice.layers, len(indices), settings)
-    measured = Measured(report, source, indices, skipped)
+    report = measure(paths, batches, choice.layers, expected, settings)
+    measured = Measured(report, listed, skipped)
     if choice.effect == INDIRECT:
         measured = measured._replace(token_mean=torch.cat([paths.means[layer].T for layer in choice.layers]))
-    if options["keep"] is None:
-        return measured
-    kept = strongest(report.effects.top_norm, options["keep"])
-    return measured._replace(kept=kept, rest=rest_mean(paths, report.effects, kept))
+    return measured._replace(keep=keep_strongest(paths, report.effects, options["keep"]))
+
+
+def keep_strongest(paths: "Paths", effects: "Effects", share: float | None) -> Keep | None:
+    """The units that act most; None for all."""
+    from cliptools.methods.keeping import rest_mean, strongest
+
+    if share is None:
+        return None
+    kept = strongest(effects.top_norm, share)
+    return Keep(share, kept, rest_mean(paths, effects, kept))
 
 
 def _indirect(
@@ -132,38 +187,68 @@ def _bundle(
     options: dict[str, Any],
     arguments: dict[str, Any],
 ) -> "Bundle":
-    """Tensors and header, as DESIGN's table of names has them."""
+    """What was measured, as DESIGN's table of names has it."""
+    import numpy as np
+
+    from cliptools.ground.images import list_digest
+    from cliptools.ground.provenance import Header
+
+    keep, token_mean = measured.keep, measured.token_mean
+    if token_mean is not None and keep is not None:
+        token_mean = token_mean[keep.units.to(token_mean.device)]
+    names = measured.listed.names
+    images = {"count": measured.report.images, "digest": list_digest(names), "skipped": len(measured.skipped)}
+    header = Header("effects", model.identity, images, said_of(choice, options)).after(TOOL, arguments)
+    thumbnails = thumbnailer(measured.listed, options["thumbnails"])
+    bundle = effects_bundle(header, measured.report.effects, settings, names, keep, thumbnails)
+    if token_mean is None:
+        return bundle
+    return bundle.with_tensors(bundle.header, token_mean=token_mean.cpu().numpy().astype(np.float32))
+
+
+def effects_bundle(
+    header: "Header",
+    effects: "Effects",
+    settings: "Settings",
+    names: "Sequence[str] | Mapping[int, str]",
+    keep: Keep | None,
+    thumbnails: "Callable[[Sequence[int]], dict[str, np.ndarray]] | None",
+) -> "Bundle":
+    """Tensors of the units to be kept, and of their top images the names.
+
+    Args:
+        names: Of the images, by number.
+        keep: None for all units.
+        thumbnails: Makes tensors of the images with these numbers.
+    """
     import numpy as np
 
     from cliptools.ground.bundle import Bundle, json_tensor, with_shares
-    from cliptools.ground.images import list_digest
-    from cliptools.ground.provenance import Header
-    from cliptools.ground.thumbnails import thumbnail_tensors
 
-    report, source, indices = measured.report, measured.source, measured.indices
-    effects, token_mean = report.effects, measured.token_mean
-    if measured.kept is not None:
-        effects = type(effects)(*(column[measured.kept.to(column.device)] for column in effects))
-        token_mean = None if token_mean is None else token_mean[measured.kept.to(token_mean.device)]
+    if keep is not None:
+        header.settings.update({"keep": keep.share, "measured": len(effects.unit)})
+        effects = type(effects)(*(column[keep.units.to(column.device)] for column in effects))
     tensors = _directions(effects, settings)
     seen, top_image = np.unique(effects.top_image.cpu().numpy(), return_inverse=True)
     tensors["unit"] = effects.unit.cpu().numpy().astype(np.int32)
     tensors["top_image"] = top_image.reshape(effects.top_image.shape).astype(np.int32)
     for name in ("top_norm", "threshold"):
         tensors[name] = getattr(effects, name).cpu().numpy().astype(np.float32)
-    if measured.rest is not None:
-        tensors["rest_mean"] = measured.rest.cpu().numpy().astype(np.float32)
-    if token_mean is not None:
-        tensors["token_mean"] = token_mean.cpu().numpy().astype(np.float32)
-    tensors["images"] = json_tensor([source.names[indices[i]] for i in seen])
-    if options["thumbnails"]:
-        tensors |= thumbnail_tensors(source, (indices[i] for i in seen), options["thumbnails"])
-    names = [source.names[i] for i in indices]
-    images = {"count": report.images, "digest": list_digest(names), "skipped": len(measured.skipped)}
-    said = {"effect": choice.effect, "units": choice.units, "layers": list(choice.layers), "scale": options["scale"]}
-    said |= {"quantile": settings.quantile, "top_images": settings.top}
-    said |= {"keep": options["keep"], "measured": len(report.effects.unit)} if options["keep"] is not None else {}
-    return with_shares(Bundle(Header("effects", model.identity, images, said).after(TOOL, arguments), tensors))
+    if keep is not None:
+        tensors["rest_mean"] = keep.rest.cpu().numpy().astype(np.float32)
+    tensors["images"] = json_tensor([names[i] for i in seen.tolist()])
+    if thumbnails is not None:
+        tensors |= thumbnails(seen.tolist())
+    return with_shares(Bundle(header, tensors))
+
+
+def thumbnailer(listed: Listed, side: int | None) -> "Callable[[Sequence[int]], dict[str, np.ndarray]] | None":
+    """Thumbnails of images by their numbers; None where none are asked for."""
+    from cliptools.ground.thumbnails import thumbnail_tensors
+
+    if side is None:
+        return None
+    return lambda numbers: thumbnail_tensors(listed.source, (listed.indices[i] for i in numbers), side)
 
 
 def _directions(effects: "Effects", settings: "Settings") -> "dict[str, np.ndarray]":

@@ -18,6 +18,7 @@ CHUNK = 1 << 20
 DTYPES = {
     "unit": "int32", "top_image": "int32", "word": "int32", "sign": "int8",
     "images": "uint8", "words": "uint8", "thumbnails": "uint8", "thumbnail_offsets": "int64",
+    "uncertain": "int32",
 }  # fmt: skip
 UNIT_ROWS = (
     "unit", "direction", "component", "component_explained", "mean", "top_norm", "top_image", "threshold",
@@ -116,6 +117,10 @@ def read_bundle(stream: BufferedIOBase, name: str) -> Bundle:
     """
     header = read_header(stream, name)
     ours = cliptools_header(header, name)
+    if ours.kind == "partial":
+        raise StreamError(
+            f"{name}: a partial of clip-effects --shard, no bundle yet; clip-merge makes one of all shards' partials"
+        )
     layout = {key: value for key, value in header.items() if key != "__metadata__"}
     try:
         size = max((int(entry["data_offsets"][1]) for entry in layout.values()), default=0)

@@ -1,0 +1,270 @@
+"""clip-merge: partials of clip-effects --shard in, the bundle of one run out."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from cliptools.commands.base import choose_format, command, device_option, history_arguments, output_options, parse_percentage
+from cliptools.commands.measuring import (
+    Listed,
+    effects_bundle,
+    keep_strongest,
+    list_images,
+    settings_of,
+    thumbnailer,
+)
+from cliptools.commands.present import FORMATS, emit, unit_name
+from cliptools.commands.sharding import read_slab, write_slabs
+from cliptools.ground.errors import CliptoolsError, UsageError
+from cliptools.ground.output import stdout_is_terminal
+
+if TYPE_CHECKING:
+    from cliptools.ground.bundle import Bundle
+    from cliptools.ground.partial_file import PartialFile
+    from cliptools.ground.provenance import Header
+    from cliptools.methods.choice import Choice
+    from cliptools.methods.engine import Settings
+    from cliptools.methods.partials import Partial
+    from cliptools.methods.paths import Slab
+    from cliptools.methods.sharding import Concluded
+
+TOOL = "clip-merge"
+NAMED = 5  # units, of those that are not certain
+UNRECORDED = ("parts", "partial", "images")  # they leave no trace in the bundle, but for units that images make certain
+PARTIAL_HELP = "Write a partial again: of the shards that are there, or of all."
+IMAGES_HELP = "The list's images (PATH as for clip-effects; repeatable), to look again at those in doubt."
+KEEP_HELP = "Keep this share of the units, those of largest top norms, and what the others add up to on average [default: all]."
+THUMBNAILS_HELP = "Keep small JPEGs of the top images in the bundle; needs --images."
+
+
+class Whole(NamedTuple):
+    """Partials of one run."""
+
+    files: "Sequence[PartialFile]"
+    header: "Header"
+    """Of all of them together."""
+    choice: "Choice"
+    settings: "Settings"
+
+
+@command(TOOL)
+@click.argument("parts", nargs=-1, required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="PARTIAL...")
+@click.option("--partial", is_flag=True, help=PARTIAL_HELP)
+@click.option("--images", multiple=True, metavar="PATH", help=IMAGES_HELP)
+@click.option("--keep", metavar="PERCENT", help=KEEP_HELP)
+@click.option("--thumbnails", type=click.IntRange(16, 512), metavar="PIXELS", help=THUMBNAILS_HELP)
+@click.option("--strict", is_flag=True, help="An unreadable image is an error, not a warning.")
+@click.option("--memory", default=3.2, show_default=True, type=click.FloatRange(0.01), help="GB of statistics held at once.")
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Images per forward pass.")
+@click.option("--workers", type=click.IntRange(0), help="Threads that decode images [default: the number of cores, at most 8].")
+@device_option
+@output_options(*FORMATS)
+@click.pass_context
+def main(
+    context: click.Context, /, parts: tuple[Path, ...], output_format: str | None, output: Path | None, **options: Any
+) -> None:
+    """Join partials of clip-effects --shard into the bundle that one run over all images gives.
+
+    PARTIALs may come in any order, and may themselves be merged ones. The bundle has the means, directions and thresholds
+    of one run, and its top images. Without all shards it is an error that names those missing; --partial writes what
+    is there as a partial again, so that a merge can go on in several places.
+
+    Each shard measures norms about the same provisional mean. About the true one, which is known here, a top image may
+    be another than those at hand: a unit where that cannot be ruled out is named, and listed in the bundle (`uncertain`).
+    With --images the few images in doubt are looked at again, and every list is exact. Rendered scenes need no --images.
+
+    \b
+    Examples:
+      for i in 1 2 3; do clip-effects photos/ --shard $i/3 -o part-$i.safetensors; done
+      clip-merge part-*.safetensors --images photos/ -o effects.safetensors
+      clip-merge part-*.safetensors | clip-decompose --m 32 > neurons.safetensors
+      clip-merge part-[1-4].safetensors --partial -o left.safetensors
+      clip-merge left.safetensors right.safetensors --keep 20% -o pairs.safetensors
+      make -j 4 part-1.safetensors part-2.safetensors   # with  part-%.safetensors: ; clip-effects ... --shard $*/2 -o $@
+    """
+    chosen = choose_format(output_format, output, "safetensors")
+    if chosen == "safetensors" and output is None and stdout_is_terminal():
+        raise UsageError("this is binary and would garble the terminal: redirect it (> FILE) or name a file (-o FILE)")
+    _check(options, chosen)
+    options["keep"] = parse_percentage(options["keep"], "--keep") if options["keep"] else None
+    whole = _open(parts, options["memory"])
+    _check_shards(whole, options["partial"])
+    if options["partial"]:
+        _write_partial(whole, output)
+        return
+    said = {key: value for key, value in history_arguments(context).items() if key not in UNRECORDED}
+    emit(_merge(whole, options, said), chosen, output)
+
+
+def _check(options: dict[str, Any], chosen_format: str) -> None:
+    if options["partial"]:
+        for name in ("images", "keep", "thumbnails"):
+            if options[name]:
+                raise UsageError(f"--{name} is for the bundle of all shards, not for --partial")
+        if chosen_format != "safetensors":
+            raise UsageError(f"--partial: a partial is no {chosen_format}; write it to a file (-o FILE.safetensors)")
+
+
+def _open(parts: Sequence[Path], memory: float) -> Whole:
+    """The partials, which are whole and of one run.
+
+    Raises:
+        StreamError: a file that is none, or damaged.
+        CliptoolsError: two of different runs.
+    """
+    from cliptools.ground.partial_file import PartialFile, difference, joined_header
+    from cliptools.methods.choice import Choice
+
+    files = [PartialFile(path) for path in parts]
+    for file in files[1:]:
+        if (found := difference(file.header, files[0].header)) is not None:
+            raise CliptoolsError(f"{file.path}: not of the same run as {files[0].path} ({found})")
+    header = joined_header([file.header for file in files])
+    said = header.settings
+    choice = Choice(said["effect"], said["units"], tuple(said["layers"]))
+    settings = settings_of(choice, said | {"memory": memory})
+    return Whole(files, header, choice, settings._replace(margin=said["kept"] - settings.top))
+
+
+def _check_shards(whole: Whole, incomplete: bool) -> None:
+    """Whether every shard is there once.
+
+    Raises:
+        CliptoolsError: one is there twice, or missing where all are wanted.
+    """
+    from cliptools.ground.partial_file import shards_said
+    from cliptools.ground.progress import note
+
+    where: dict[int, Path] = {}
+    for file in whole.files:
+        for i in file.have:
+            if i in where:
+                raise CliptoolsError(f"{file.path}: shard {i} is in {where[i]} already")
+            where[i] = file.path
+    of = whole.files[0].of
+    missing = sorted(set(range(1, of + 1)) - set(where))
+    if missing and not incomplete:
+        raise CliptoolsError(f"{shards_said(missing, of)} missing: name their partials too, or join what is there with --partial")
+    if missing:
+        note(f"{TOOL}: {shards_said(missing, of)} missing")
+
+
+def _joined(whole: Whole, slab: "Slab") -> "Partial":
+    """Some units, added up over the partials, of which one at a time is in memory.
+
+    Raises:
+        CliptoolsError: partials about different provisional means.
+    """
+    from cliptools.methods.partials import add, apart
+
+    total = read_slab(whole.files[0], slab)
+    for file in whole.files[1:]:
+        part = read_slab(file, slab)
+        if apart(total, part).any():
+            raise CliptoolsError(
+                f"{file.path}: its provisional mean is not that of {whole.files[0].path}; make it with --centre of that one"
+            )
+        total = add(total, part, whole.header.settings["kept"])
+    return total
+
+
+def _names(whole: Whole) -> dict[int, str]:
+    """Of the images in any list, by number."""
+    return {number: name for file in whole.files for number, name in file.names().items()}
+
+
+def _write_partial(whole: Whole, output: Path | None) -> None:
+    from cliptools.ground.partial_file import shards_said
+    from cliptools.ground.progress import note
+    from cliptools.methods.sharding import slabs_to_merge
+
+    first, header = whole.files[0], whole.header
+
+    def slabs() -> "Iterator[tuple[Slab, Partial]]":
+        for slab in slabs_to_merge(first.size, whole.choice.layers, whole.settings):
+            yield slab, _joined(whole, slab)
+
+    count = write_slabs(slabs(), lambda layer: first.size(layer)[0], lambda _: header, _names(whole), output)
+    note(f"{TOOL}: {count} images, {shards_said(header.settings['have'], first.of)}")
+
+
+def _merge(whole: Whole, options: dict[str, Any], arguments: dict[str, Any]) -> "Bundle":
+    """The bundle of all shards."""
+    import numpy as np
+
+    from cliptools.ground.loader import Skipped
+    from cliptools.ground.models import drop_text_tower, load_recorded_model
+    from cliptools.ground.progress import note
+    from cliptools.ground.provenance import Header
+    from cliptools.methods.choice import paths_of
+    from cliptools.methods.sharding import conclude
+
+    header, choice = whole.header, whole.choice
+    listed = _listed(whole, options)
+    if listed is None and options["thumbnails"]:
+        raise UsageError("--thumbnails needs the images: name them with --images")
+    model = load_recorded_model(header.model, options["device"])
+    drop_text_tower(model)
+    paths = paths_of(model.clip, choice.effect, choice.units)
+    batches = None if listed is None else listed.batches(model, options, Skipped())
+    found = conclude(paths, choice.layers, lambda slab: _joined(whole, slab), header.images["listed"], whole.settings, batches)
+    keep = keep_strongest(paths, found.effects, options["keep"])
+    names = _names(whole) if listed is None else dict(enumerate(listed.names))
+    images = {key: header.images[key] for key in ("count", "digest", "skipped")}
+    said = {key: header.settings[key] for key in ("effect", "units", "layers", "scale", "quantile", "top_images")}
+    made = Header("effects", header.model, images, said, header.history).after(TOOL, arguments)
+    thumbnails = None if listed is None else thumbnailer(listed, options["thumbnails"])
+    bundle = effects_bundle(made, found.effects, whole.settings, names, keep, thumbnails)
+    skips = f", {images['skipped']} skipped" if images["skipped"] else ""
+    again = f", {found.reread} looked at twice" if found.reread else ""
+    shards = f"{whole.files[0].of} shards"
+    note(f"{TOOL}: {images['count']} images{skips}{again}, {shards}, {bundle.units} {choice.units} of {model.name}")
+    if not len(found.uncertain):
+        return bundle
+    _say_uncertain(found, whole)
+    return bundle.with_tensors(bundle.header, uncertain=found.uncertain.numpy().astype(np.int32))
+
+
+def _listed(whole: Whole, options: dict[str, Any]) -> Listed | None:
+    """The images of the list, where they are at hand.
+
+    Raises:
+        CliptoolsError: those named are others.
+    """
+    from cliptools.ground.images import list_digest
+
+    said = whole.header.settings
+    if options["images"]:
+        from cliptools.ground.images import open_images
+
+        listed = list_images(open_images(options["images"]), said)
+    elif said["rendered"]:
+        from cliptools.ground.scene_images import scenes_for
+
+        listed = list_images(scenes_for(whole.header.model["name"], whole.header.images["listed"], said["seed"]), said)
+    else:
+        return None
+    if list_digest(listed.names) != whole.header.images["digest"]:
+        of = f"{len(listed.indices)} images, of which the shards had {whole.header.images['listed']}"
+        raise CliptoolsError(f"--images {' '.join(options['images'])}: not the list of the shards ({of}, or others)")
+    return listed
+
+
+def _say_uncertain(found: "Concluded", whole: Whole) -> None:
+    """Which units are not certain, and what makes them so."""
+    from cliptools.ground.progress import warn
+
+    units = [unit_name(*unit) for unit in found.uncertain.tolist()]
+    said = ", ".join(units[:NAMED]) + (f" and {len(units) - NAMED} more" if len(units) > NAMED else "")
+    doubtful = "all images" if found.doubtful is None else f"{found.doubtful} images"
+    files = " ".join(str(file.path) for file in whole.files[:2]) + (" ..." if len(whole.files) > 2 else "")
+    warn(
+        f"top images of {len(units)} units are not certain: {said}; "
+        f"{TOOL} {files} --images PATH looks again at {doubtful} and makes them so"
+    )
+
+
+if __name__ == "__main__":
+    main()
