@@ -1,11 +1,12 @@
 # make demo   the main job on the embedded model: neurons of emoji-vit in words, as a table and a picture
 # make test   everything the tests need, and the tests
+# make man    the manual pages anew
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= demo
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint man bench clean
 
 demo: $(VENV)/.installed
 	mkdir -p $(OUT)
@@ -21,6 +22,10 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The manual pages, from the commands' help texts and man/source.
+man: $(VENV)/.installed
+	$(BIN)/python -m cliptools.manual
 
 # torch comes first and pinned: another package that asks for torch must not choose a newer one.
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -1,0 +1,208 @@
+"""The manual pages: made from what the commands say, shown by man and mandoc, installed by the wheel."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+import pytest
+from conftest import ROOT
+from test_bundle import small_bundle
+
+from cliptools.manual.help_text import arranged, example_blocks, folded, help_blocks
+from cliptools.manual.options import in_words
+from cliptools.manual.pages import all_pages, suite
+from cliptools.manual.roff import SIGNS, escaped, filled, inline, literal
+from cliptools.manual.source import read_sections
+
+PAGES = dict(all_pages(ROOT))
+COMMANDS = suite(ROOT)
+MACROS = {"TH", "SH", "SS", "PP", "TP", "EX", "EE", "nh", "ad", "nr", "ss", "ie", "el", '\\"'}
+
+
+def plain(page: str) -> str:
+    """A page's text without fonts, escapes and line ends."""
+    text = re.sub(r"\\f[BIR]", "", page).replace(r"\-", "-").replace(r"\(aq", "'").replace(r"\e", "\\")
+    return " ".join(text.split())
+
+
+def needs(program: str) -> str:
+    found = shutil.which(program)
+    if found is None:
+        pytest.skip(f"{program} is not installed")
+    return found
+
+
+def shown(name: str, width: int, locale: str) -> str:
+    """A page as man shows it; no warning is allowed."""
+    environment = os.environ | {"LC_ALL": locale, "MANWIDTH": str(width), "MANROFFOPT": "", "MANPAGER": "cat"}
+    words = [needs("man"), "--warnings", "-l", str(ROOT / "man" / name)]
+    ended = subprocess.run(words, capture_output=True, env=environment, check=False)
+    assert ended.returncode == 0 and not ended.stderr, ended.stderr.decode()
+    return re.sub(r".\x08", "", ended.stdout.decode())
+
+
+def test_pages_are_those_that_the_commands_make() -> None:
+    lying = {f"{path.parent.name}/{path.name}": path.read_text(encoding="ascii") for path in (ROOT / "man").glob("man?/*")}
+    stale = {name for name in lying.keys() | PAGES.keys() if lying.get(name) != PAGES.get(name)}
+    assert not stale, f"{', '.join(sorted(stale))}: run make man"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_page_says_what_help_says(name: str) -> None:
+    command, text = COMMANDS[name], plain(PAGES[f"man1/{name}.1"])
+    for option in command.get_params(click.Context(command, info_name=name, **command.context_settings)):
+        if isinstance(option, click.Option):
+            assert all(word in text for word in option.opts), option.opts
+            assert not isinstance(option.type, click.Choice) or all(choice in text for choice in option.type.choices)
+            assert option.default in (None, False, True, ()) or "Sentinel" in str(option.default) or str(option.default) in text
+    for title in ("NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "ENVIRONMENT", "FILES", "EXAMPLES", "SEE ALSO"):
+        assert re.search(f'^.SH "?{title}"?$', PAGES[f"man1/{name}.1"], re.MULTILINE), title
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_survive_their_folding(name: str) -> None:
+    """Joined by the shell's own rules, the lines of EXAMPLES are those of --help."""
+    examples = help_blocks(COMMANDS[name].help or "")[2]
+    body = PAGES[f"man1/{name}.1"].split(".SH EXAMPLES\n")[1].split(".SH")[0]
+    joined = plain(re.sub(r"^\.\w\w\n", "", body, flags=re.MULTILINE).replace("\\e\n", " "))
+    for line in examples:
+        command, _, comment = line.partition(" # ")
+        assert " ".join(command.split()) in joined
+        assert all(word in joined for word in comment.split())
+
+
+def test_every_page_spoken_of_is_there() -> None:
+    for name, text in PAGES.items():
+        for other, number in re.findall(r"\b(clip[a-z-]+)\(([1-9])\)", plain(text)):
+            assert f"man{number}/{other}.{number}" in PAGES, f"{name}: {other}({number})"
+    assert all(f"{name}(1)" in plain(PAGES["man1/cliptools.1"]) for name in COMMANDS)
+
+
+def test_only_known_macros_and_ascii() -> None:
+    for name, text in PAGES.items():
+        assert text.isascii() and text.endswith("\n")
+        for line in text.splitlines():
+            assert not line.startswith("'") and (not line.startswith(".") or line[1:].split(" ")[0] in MACROS), f"{name}: {line}"
+
+
+def test_the_stream_page_knows_tensors_and_records() -> None:
+    from cliptools.commands.present import unit_records
+    from cliptools.ground.bundle import DTYPES, UNIT_ROWS
+
+    text = PAGES["man5/cliptools-stream.5"]
+    assert all(rf"\fB{literal(name)}\fR" in text for name in {*UNIT_ROWS, *DTYPES})
+    for record in unit_records(small_bundle(units=2, words=True)):
+        assert all(rf"\fB{literal(key)}\fR" in text for key in record), record.keys()
+
+
+def test_roff_is_escaped() -> None:
+    assert inline("--a-b of `x-'y'`, clip-view(1)") == r"\fB\-\-a\-b\fR of \fBx\-\(aqy\(aq\fR, \fBclip\-view\fR(1)"
+    assert inline("neuron-head, a - b") == "neuron-head, a - b" and inline("-o FILE") == r"\fB\-o\fR FILE"
+    assert escaped(r"a\b ^ ~") == r"a\eb \(ha \(ti" and literal("`") == r"\(ga"
+    assert filled(".part 'is'") == r"\&.part 'is'" and filled("'so'") == r"\&'so'"
+    assert escaped("φ − ‖r̂‖…") == r"\[u03C6] \[u2212] \*(v1r\(ha\*(v1\*(v2"
+    with pytest.raises(ValueError, match="how ☃ looks without UTF-8"):
+        escaped("☃")
+
+
+def test_ranges_and_lines_in_words() -> None:
+    said = {
+        "x>=1": "at least 1",
+        "16<=x<=8192": "16 to 8192",
+        "x>0": "above 0",
+        "0<x<=1": "above 0, at most 1",
+        "0<x<1": "above 0, below 1",
+    }
+    assert {bounds: in_words(bounds) for bounds in said} == said
+    assert folded("a | b # why", 9) == ("# why", "a | b")
+    assert folded("aaaa --bb cc | dd --ee ff", 16) == ("aaaa --bb cc |", "    dd --ee ff")
+    assert folded("jq '.a | .b' > file", 14) == ("jq '.a | .b' \\", "    > file")
+    assert [block.roff(False) for block in example_blocks(["  a", "  b", "Now:", "  c"])] == [
+        ".PP\n.EX\na\nb\n.EE\n", ".PP\nNow:\n", ".PP\n.EX\nc\n.EE\n",
+    ]  # fmt: skip
+
+
+def test_tables_of_a_help_text_become_definitions() -> None:
+    lines = ["Kinds:", "  a     one        bb   two", "  c, d    three", "  eeeee four", "        and more", "After", "all."]
+    assert [block.roff(True) for block in arranged(lines)] == [
+        "Kinds:\n", ".TP\n\\fBa\\fR\none\n", ".TP\n\\fBbb\\fR\ntwo\n", ".TP\n\\fBc\\fR, \\fBd\\fR\nthree\n",
+        ".TP\n\\fBeeeee\\fR\nfour and more\n", "After all.\n",
+    ]  # fmt: skip
+
+
+def test_sources_are_checked(tmp_path: Path) -> None:
+    source = tmp_path / "x.md"
+    source.write_text("# A\n\n?device,llm\nOnly for some.\n\n`T`\n:   Means\n    this.\n")
+    assert len(read_sections(source, {"device"})["A"]) == 2 and len(read_sections(source)["A"]) == 1
+    source.write_text("no section\n")
+    with pytest.raises(ValueError, match="expected a # SECTION"):
+        read_sections(source)
+    source.write_text("# A\n\n@tensors\n")
+    with pytest.raises(ValueError, match="nothing to place"):
+        read_sections(source)
+
+
+def test_mandoc_finds_nothing() -> None:
+    words = [needs("mandoc"), "-T", "lint", "-W", "warning", *(str(ROOT / "man" / name) for name in PAGES)]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0 and not ended.stdout, ended.stdout
+
+
+@pytest.mark.parametrize("name", sorted(PAGES))
+def test_man_shows_it_on_a_narrow_page(name: str) -> None:
+    text = shown(name, 60, "C")
+    assert text.isascii() and "NAME" in text and "SEE ALSO" in text
+    wide = [line for line in text.splitlines() if len(line) > 60 and not line.strip().startswith("# ")]
+    assert not wide, wide
+
+
+def test_signs_with_and_without_utf8() -> None:
+    wide, ascii_only = shown("man5/cliptools-stream.5", 80, "C.UTF-8"), shown("man5/cliptools-stream.5", 80, "C")
+    assert "‖φ − b‖" in wide and "||<phi> - b||" in ascii_only
+    assert len(set(SIGNS)) == len({name for name, _ in SIGNS.values()})
+
+
+def test_whatis_can_read_the_names() -> None:
+    words = [needs("lexgrog"), *(str(ROOT / "man" / name) for name in sorted(PAGES))]
+    ended = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert len(ended.stdout.splitlines()) == len(PAGES) and "unknown" not in ended.stdout
+
+
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a wheel of this checkout, without the models and artwork, is installed."""
+    if int(metadata.version("setuptools").split(".")[0]) < 77 if find_spec("setuptools") else True:
+        pytest.skip("setuptools 77 or later is not installed")
+    place = tmp_path_factory.mktemp("wheel")
+    checkout = place / "checkout"
+    ignored = shutil.ignore_patterns("*.safetensors", "*.webp", "*.jsonl", "__pycache__")
+    for folder in ("cliptools", "man", "completion"):
+        if (ROOT / folder).exists():
+            shutil.copytree(ROOT / folder, checkout / folder, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, checkout)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(place), str(checkout)]
+    ended = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    (wheel,) = place.glob("*.whl")
+    assert sum("share/man/" in name for name in zipfile.ZipFile(wheel).namelist()) == len(PAGES)
+    install = [*pip, "install", "--no-deps", "--no-index", "--no-compile", "--prefix", str(place / "prefix"), str(wheel)]
+    ended = subprocess.run(install, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return place / "prefix"
+
+
+def test_the_wheel_installs_them(prefix: Path) -> None:
+    for name, text in PAGES.items():
+        assert (prefix / "share" / "man" / name).read_text(encoding="ascii") == text
+    environment = os.environ | {"MANPATH": str(prefix / "share" / "man"), "MANPAGER": "cat"}
+    ended = subprocess.run([needs("man"), "clip-view"], capture_output=True, text=True, env=environment, check=True)
+    assert "clip-view" in ended.stdout and "SYNOPSIS" in re.sub(".\x08", "", ended.stdout)
