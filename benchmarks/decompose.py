@@ -5,9 +5,9 @@
     python benchmarks/decompose.py --tower --uncut-words 2000 --m
     python benchmarks/decompose.py --device cuda              # all 147,456 pairs, and batched-omp there
 
-Each row was run on the units it names; hours or seconds `for all` are these times the rest, by projection wherever the row's units
-are fewer. Of scikit-learn's modes (float32 and float64, one thread and all, Gram matrix or none), the fastest on a few units
-then runs on the sample. batched-omp is an old name of orthogonal-matching-pursuit-gpu; it stays outside the project:
+Each row was run on the units it names; seconds for all are a projection wherever these are fewer, and it says so. Of
+scikit-learn's modes (float32 and float64, one thread and all, Gram matrix or none), the fastest on a few units then runs on the
+sample. batched-omp is an old name of orthogonal-matching-pursuit-gpu; it stays outside the project:
 
     pip install --no-deps --target /tmp/batched-omp batched-omp orthogonal-matching-pursuit-gpu
     PYTHONPATH=/tmp/batched-omp python benchmarks/decompose.py
@@ -20,6 +20,8 @@ import resource
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +41,9 @@ MINUTES = 35
 WIDTH, PAIRS, PAIRS_WIDTH, PAIRS_M = 512, 147_456, 768, 64
 GOALS = {32: 10, 128: 20}  # times as fast as scikit-learn's fastest mode, on two cores
 GRAM_GB = 9  # what scikit-learn needs with the Gram matrix of 30,000 texts in float32, and a copy for each unit
-INSTALL = "batched-omp is not there: pip install --no-deps --target DIR batched-omp orthogonal-matching-pursuit-gpu, PYTHONPATH=DIR"
+INSTALL = (
+    "batched-omp is not there: pip install --no-deps --target DIR batched-omp orthogonal-matching-pursuit-gpu, PYTHONPATH=DIR"
+)
 
 
 def related(units: int, texts: int, width: int) -> tuple[Tensor, Tensor]:
@@ -123,10 +127,15 @@ def batched_rows(targets: Tensor, atoms: Tensor, m: int, ours: float, word: Tens
         few, many = 1, min(options.batched_units, len(targets))
 
         def call(units: int, algorithm: str = algorithm) -> Any:
-            same = {"precompute": algorithm == "v0", "normalize": False, "fit_intercept": False, "alg": algorithm}
+            same = {
+                "precompute": True if algorithm == "v0" else None,
+                "normalize": False,
+                "fit_intercept": False,
+                "alg": algorithm,
+            }
             return run_omp(atoms.T, targets[:units], m, **same)
 
-        short, long = timed(lambda: call(few)), timed(lambda: call(many))
+        short, long = timed(partial(call, few)), timed(partial(call, many))
         units, seconds = (many - few, long[0] - short[0]) if many > few else (many, long[0])
         row = row_of(m, f"batched-omp, {algorithm}", units, seconds, ours, options.units)
         rows.append(row | {"same texts": agreement(word[:many].tolist(), long[1].cpu().numpy())})
@@ -136,7 +145,7 @@ def batched_rows(targets: Tensor, atoms: Tensor, m: int, ours: float, word: Tens
 
 def free_gb() -> float:
     """Memory that can be had now."""
-    with open("/proc/meminfo") as lines:
+    with Path("/proc/meminfo").open() as lines:
         return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 1e6
 
 
@@ -190,7 +199,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--texts", type=int, default=30_000)
     parser.add_argument("--probe-units", type=int, default=8, help="units on which scikit-learn's modes are tried")
     parser.add_argument("--scikit-units", type=int, default=500, help="units for scikit-learn's fastest mode; 0 leaves it out")
-    parser.add_argument("--batched-units", type=int, default=64, help="units for batched-omp, which holds m × texts numbers for each")
+    parser.add_argument(
+        "--batched-units", type=int, default=64, help="units for batched-omp, which holds m × texts numbers for each"
+    )
     parser.add_argument("--pairs", type=int, help="pairs 768 wide [default: 512 on a processor, all on a GPU]")
     parser.add_argument("--tower", action="store_true", help="also the text tower")
     parser.add_argument("--words", type=int, default=30_000, help="words through the cut tower")

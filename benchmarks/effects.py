@@ -7,8 +7,8 @@
     python benchmarks/effects.py --device cuda --precisions bf16 --counts 1000 5000 --out results-of-that-machine
 
 Random weights. Every figure is of a process of its own. Cost per image is the slope between a short and a long run, fixed cost
-what is left of the long one; settings take turns. Ratios are of a round's settings to the round's plain loop, in time by the clock
-and in processor time, which others at work on the machine disturb less. `waiting %`: of the time from the first image to the
+what is left of the long one; settings take turns. Ratios are of a round's settings to the round's plain loop, by the clock and
+in processor time, which others at work on the machine disturb less. `waiting %`: of the time from the first image to the
 last, what was spent waiting for decoded images. `GPU %`: in which a kernel ran, by nvidia-smi.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 from accelerator import sampled
 from machine import describe, save
 from photos import make_photos
-from plain import Watch, plain, weights
+from plain import Watch, load, plain, weights
 from runs import Log, Row, arguments, compared, in_own_process, log_of, out_of, say, slopes, tool
 
 MINUTES = 45
@@ -40,7 +40,7 @@ def work(options: argparse.Namespace) -> None:
     watch = Watch()
     model, precision = options.models[0], options.precisions[0]
     if options.work == "plain":
-        plain(options.folder, options.count, options.batch_sizes[0], model, options.device, precision)
+        plain(options.folder, options.count, options.batch_sizes[0], load(model, options.device, precision))
     else:
         from cliptools.commands.effects import main
 
@@ -67,7 +67,9 @@ def measured(setting: str, folder: Path, count: int, case: Row, device: str) -> 
 
 def speed(folder: Path, options: argparse.Namespace, log: Log) -> None:
     """A short and a long run of every setting, in turns."""
-    cases = [{"model": m, "precision": p, "batch": b} for m in options.models for p in options.precisions for b in options.batch_sizes]
+    cases = [
+        {"model": m, "precision": p, "batch": b} for m in options.models for p in options.precisions for b in options.batch_sizes
+    ]
     for number in range(options.rounds):
         for case in cases:
             few, many = options.counts or COUNTS[case["model"]]
@@ -97,7 +99,9 @@ def accuracy(folder: Path, options: argparse.Namespace, log: Log) -> None:
             tool("effects", *images, "--precision", precision, "--device", options.device, "-q", "-o", bundles[precision])
         for precision, bundle in bundles.items():
             if precision != "fp32":
-                log.keep({"accuracy of": model, "precision": precision, "images": options.compared} | beside(bundles["fp32"], bundle))
+                log.keep(
+                    {"accuracy of": model, "precision": precision, "images": options.compared} | beside(bundles["fp32"], bundle)
+                )
 
 
 def beside(exact: Path, other: Path) -> Row:
@@ -108,7 +112,11 @@ def beside(exact: Path, other: Path) -> Row:
     a, b = load_file(exact), load_file(other)
     cosine = (a["direction"] * b["direction"]).sum(1)[a["top_norm"].max(1) > 0]
     names = [np.frombuffer(bundle["images"].tobytes(), np.uint8).tobytes() for bundle in (a, b)]
-    row: Row = {"units": len(cosine), "mean |cosine|": float(np.abs(cosine).mean()), "least |cosine|": float(np.abs(cosine).min())}
+    row: Row = {
+        "units": len(cosine),
+        "mean |cosine|": float(np.abs(cosine).mean()),
+        "least |cosine|": float(np.abs(cosine).min()),
+    }
     row |= {"1st percentile": float(np.quantile(np.abs(cosine), 0.01)), "signs turned": int((cosine < 0).sum())}
     if names[0] == names[1]:  # the same images in both, so numbers mean the same
         shared = [len(set(x) & set(y)) / len(x) for x, y in zip(a["top_image"].tolist(), b["top_image"].tolist(), strict=True)]

@@ -10,11 +10,12 @@ import os
 import resource
 import time
 from pathlib import Path
-from typing import Any
 
 from machine import describe, save
+from runs import Row, arguments, out_of
 
 CLASSES, CROP, TOP = 59, 384, 20_000
+MINUTES = 1
 GOAL = 2.0  # GB
 PICTURE = (2000, 3000)
 
@@ -30,6 +31,8 @@ def peak() -> float:
 
 
 def main() -> None:
+    options = arguments(__doc__).parse_args()
+    top, picture = (200, (200, 300)) if options.quick else (TOP, PICTURE)
     import torch
 
     from cliptools.ground.torchvision_remedy import ensure_torchvision
@@ -48,30 +51,30 @@ def main() -> None:
     model, before, rows = held(), peak(), []
 
     def note(what: str, seconds: float) -> None:
-        row: dict[str, Any] = {"what": what, "seconds": round(seconds, 2), "peak GB beyond the model": round(peak() - model, 2)}
+        row: Row = {"what": what, "seconds": round(seconds, 2), "peak GB beyond the model": round(peak() - model, 2)}
         rows.append(row | {"goal": GOAL})
 
     start = time.perf_counter()
     unit = Pairs(visual).units(4)
     r = torch.nn.functional.normalize(pair_directions(visual, unit[:, 1], unit[:, 2]), dim=1)
     t = torch.nn.functional.normalize(torch.randn(CLASSES, visual.output_dim), dim=1)
-    look = resnet_method("pairs", visual, t, PairUnits(r, unit, TOP), sink=True)
+    look = resnet_method("pairs", visual, t, PairUnits(r, unit, top), sink=True)
     note("directions and selection", time.perf_counter() - start)
     for what in ("first crop", "second crop"):
         start = time.perf_counter()
         logits = look(torch.randn(1, 3, CROP, CROP)).logits
         note(what, time.perf_counter() - start)
     start = time.perf_counter()
-    best_texts(Averaged(logits, ([0], [0]), (CROP, CROP), (CROP, CROP)), *PICTURE)
-    note(f"labels of {PICTURE[0]} × {PICTURE[1]} pixels", time.perf_counter() - start)
+    best_texts(Averaged(logits, ([0], [0]), (CROP, CROP), (CROP, CROP)), *picture)
+    note(f"labels of {picture[0]} × {picture[1]} pixels", time.perf_counter() - start)
     settings = {
         "classes": CLASSES,
         "crop": CROP,
-        "pairs a class": TOP,
+        "pairs a class": top,
         "model GB": round(model, 2),
         "peak before": round(before, 2),
     }
-    save("label_maps", describe(), settings, {"memory": rows})
+    save(out_of(options), "label_maps", describe(), settings, {"memory": rows})
 
 
 if __name__ == "__main__":

@@ -13,21 +13,27 @@ def weights(model: str) -> list[str]:
     return [] if model in EMBEDDED or model.startswith("local-dir:") else ["--pretrained", "random"]
 
 
-def plain(folder: Path, count: int, batch: int, model: str, device: str = "cpu", precision: Any = "fp32") -> None:
+def load(model: str, device: str = "cpu", precision: Any = "fp32") -> Any:
+    """The model, with random weights where it brings none."""
+    from cliptools.ground.models import load_model
+
+    return load_model(model, "random" if weights(model) else None, device, precision)
+
+
+def plain(folder: Path, count: int, batch: int, loaded: Any) -> None:
     """Decode, encode_image, keep the embeddings."""
     import torch
 
     from cliptools.ground import loader
     from cliptools.ground.images import choose, open_images
-    from cliptools.ground.models import DTYPE, load_model
+    from cliptools.ground.models import DTYPE
 
-    loaded = load_model(model, "random" if weights(model) else None, device, precision)
     source = open_images([str(folder)])
     order = choose(source, count, None, 0)
     skipped = loader.Skipped()
     batches = loader.load_batches(source, order, loaded.transform, batch_size=batch, workers=None, strict=True, skipped=skipped)
     with torch.inference_mode():
-        kept = [loaded.clip.encode_image(pictures.to(loaded.device, DTYPE[precision])) for _, pictures in batches]
+        kept = [loaded.clip.encode_image(pictures.to(loaded.device, DTYPE[loaded.precision])) for _, pictures in batches]
         embeddings = torch.cat(kept).cpu()
     assert len(embeddings) == count
 

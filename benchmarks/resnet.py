@@ -13,52 +13,44 @@ there beyond a plain pass includes the lists of top images, which fill up with t
 
 import argparse
 import json
-import os
-import resource
-import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-from effects import make_photos, plain
-from machine import RESULTS, describe, save
-from runs import in_own_process, keep
+from machine import describe, save
+from photos import make_photos
+from plain import load, plain, weights
+from runs import Log, Row, arguments, compared, in_own_process, log_of, out_of, say, slopes
 
-GOAL = 1.2
-COUNTS = {"RN50": (32, 160), "RN50x16": (4, 12)}
+MINUTES = 25
+GOAL = 1.1
+COUNTS = {"RN50": (32, 160), "RN50x16": (4, 12), "emoji-rn": (8, 40)}
 SETTINGS = ("plain", "pairs")
-LOG = RESULTS / "resnet.jsonl"
 MANY = 1000
 PUBLISHED_GB = 450  # that the public code writes for 1,000 images of RN50x16
 
 
 def work(options: argparse.Namespace) -> None:
     """One measured process: encode, or measure effects and write the bundle."""
-    start = time.perf_counter()
-    bundle = options.folder / "bundle.safetensors"
+    bundle, model = options.folder / "bundle.safetensors", options.model
     if options.work == "plain":
-        plain(options.folder, options.count, options.batch_size, options.model)
+        plain(options.folder, options.count, options.batch_size, load(model))
     else:
         from cliptools.commands.effects import main
 
-        weights = [] if options.model.startswith("local-dir:") else ["--pretrained", "random"]
-        asked = [str(options.folder), "--model", options.model, *weights, "--limit", str(options.count), "-o", str(bundle), "-q"]
+        asked = [str(options.folder), "--model", model, *weights(model), "--limit", str(options.count), "-o", str(bundle), "-q"]
         try:
             main([*asked, "--batch-size", str(options.batch_size), "--device", "cpu"])
         except SystemExit as stop:
             if stop.code:
                 raise
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    said = {"seconds": time.perf_counter() - start, "cpu": used.ru_utime + used.ru_stime, "peak GB": used.ru_maxrss * 1024 / 1e9}
-    if bundle.exists():
-        said["bytes"] = bundle.stat().st_size
-        bundle.unlink()
-    print(json.dumps(said), file=sys.stderr)
+    written = bundle.stat().st_size if bundle.exists() else None
+    bundle.unlink(missing_ok=True)
+    say(bytes=written)
 
 
-def speed(folder: Path, options: argparse.Namespace) -> None:
+def speed(folder: Path, options: argparse.Namespace, log: Log) -> None:
     """A short and a long run of plain and pairs, in turns."""
     where = {"folder": folder, "batch_size": options.batch_size}
     for number in range(options.rounds):
@@ -66,13 +58,11 @@ def speed(folder: Path, options: argparse.Namespace) -> None:
             few, many = options.counts or COUNTS[model]
             for setting in SETTINGS:
                 short, long = (in_own_process(__file__, work=setting, model=model, count=n, **where) for n in (few, many))
-                slope, cpu = ((long[clock] - short[clock]) / (many - few) for clock in ("seconds", "cpu"))
-                line = {"round": number + 1, "model": model, "setting": setting, "images": many, "ms": round(1000 * slope, 1)}
-                line |= {"cpu ms": round(1000 * cpu, 1), "fixed cpu s": round(long["cpu"] - cpu * many, 1)}
-                keep(LOG, line | {"peak": round(long["peak GB"], 2), "bytes": long.get("bytes")})
+                line = {"round": number + 1, "model": model, "images": many, "setting": setting} | slopes(short, long, few, many)
+                log.keep(line | {"peak": round(long["peak GB"], 2), "bytes": long["bytes"]})
 
 
-def memory(folder: Path, options: argparse.Namespace) -> None:
+def memory(folder: Path, options: argparse.Namespace, log: Log) -> None:
     """Peaks and bytes for 1,000 images, of all pairs of the model's pooling behind a thin trunk, and what pairs cost there."""
     where = {"folder": folder, "batch_size": options.batch_size}
     for model in options.models:
@@ -82,15 +72,10 @@ def memory(folder: Path, options: argparse.Namespace) -> None:
             for setting in SETTINGS:
                 work = where | {"work": setting, "model": f"local-dir:{name}"}
                 short, long = (in_own_process(__file__, count=n, **work) for n in (MANY // 2, MANY))
-                cpu[setting] = (long["cpu"] - short["cpu"]) / (MANY - MANY // 2)
-            line = {
-                "model": model,
-                "images": MANY,
-                "thin peak": round(long["peak GB"], 2),
-                "half as many": round(short["peak GB"], 2),
-            }
-            more = round(1000 * (cpu["pairs"] - cpu["plain"]), 1)
-            keep(LOG, line | {"bytes": long["bytes"], "cpu ms an image beyond a plain pass": more})
+                cpu[setting] = slopes(short, long, MANY // 2, MANY)["cpu ms"]
+            line: Row = {"model": model, "images": MANY, "thin peak": round(long["peak GB"], 2)}
+            line |= {"half as many": round(short["peak GB"], 2), "bytes": long["bytes"]}
+            log.keep(line | {"cpu ms an image beyond a plain pass": round(cpu["pairs"] - cpu["plain"], 1)})
 
 
 def thin(model: str, folder: Path) -> None:
@@ -113,7 +98,7 @@ def thin(model: str, folder: Path) -> None:
     save_file({key: value.contiguous() for key, value in weights.items()}, folder / "open_clip_model.safetensors")
 
 
-def decompose(options: argparse.Namespace) -> None:
+def decompose(options: argparse.Namespace, log: Log) -> None:
     """A sample of a model's pairs through the pursuit, with random texts of its width: 30,000 texts, 64 a pair."""
     import torch
 
@@ -135,33 +120,23 @@ def decompose(options: argparse.Namespace) -> None:
         each, cpu = (time.perf_counter() - start) / len(r), (time.process_time() - used) / len(r)
         line = {"model": model, "sample": len(r), "texts": options.words, "m": options.m, "ms a pair": round(1000 * each, 1)}
         line |= {"cpu ms a pair": round(1000 * cpu, 1), "pairs": pairs, "hours for all": round(each * pairs / 3600, 2)}
-        keep(LOG, line | {"cpu hours for all": round(cpu * pairs / 3600, 2)})
+        log.keep(line | {"cpu hours for all": round(cpu * pairs / 3600, 2)})
 
 
-def tables() -> dict[str, list[dict[str, Any]]]:
+def tables(log: Log) -> dict[str, list[Row]]:
     """What the log says."""
-    lines = [json.loads(line) for line in LOG.read_text(encoding="utf-8").splitlines()]
-    found: dict[str, list[dict[str, Any]]] = {"speed": [], "memory": [], "decompose": []}
-    rounds = [line for line in lines if "round" in line]
-    for model, images in dict.fromkeys((line["model"], line["images"]) for line in rounds):
-        of = [line for line in rounds if (line["model"], line["images"]) == (model, images)]
-        by = {s: {x["round"]: x for x in of if x["setting"] == s} for s in SETTINGS}
-        if not all(by.values()):
-            continue
-        row: dict[str, Any] = {"model": model, "images": images}
-        for clock in ("ms", "cpu ms"):
-            ratios = [round(by["pairs"][n][clock] / by["plain"][n][clock], 3) for n in by["pairs"] if n in by["plain"]]
-            row |= {f"{s}, {clock} an image": statistics.median(x[clock] for x in by[s].values()) for s in SETTINGS}
-            row |= {f"ratio of {clock}": round(statistics.median(ratios), 3), f"ratios of {clock}": ratios}
-        found["speed"].append(row | {"goal": GOAL})
-    found["memory"] = [line for line in lines if "thin peak" in line]
-    found["decompose"] = [line for line in lines if "ms a pair" in line]
+    found = {"speed": compared(log.lines, ("model", "images"))}
+    for row in found["speed"]:
+        row["goal"] = GOAL if row["setting"] == "pairs" else None
+    found["memory"] = [line for line in log.lines if "thin peak" in line]
+    found["decompose"] = [line for line in log.lines if "ms a pair" in line]
     return {name: rows for name, rows in found.items() if rows}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=list(COUNTS), choices=list(COUNTS))
+def parse() -> argparse.Namespace:
+    """The options."""
+    parser = arguments(__doc__, log=True)
+    parser.add_argument("--models", nargs="+", default=["RN50", "RN50x16"], choices=list(COUNTS))
     parser.add_argument("--counts", nargs=2, type=int, metavar=("FEW", "MANY"), help="images of the two runs")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
@@ -170,29 +145,40 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=512, help="pairs of that sample")
     parser.add_argument("--words", type=int, default=30000)
     parser.add_argument("--m", type=int, default=64)
-    parser.add_argument(
-        "--more", action="store_true", help="add to what was measured last (with --rounds 0 nothing but the rest)"
-    )
-    parser.add_argument("--report", action="store_true", help="only the tables, of what was measured last")
     for name, kind in (("--work", str), ("--model", str), ("--folder", Path), ("--count", int)):
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.quick:
+        options.models, options.rounds = ["emoji-rn"], 1
+    return options
+
+
+def main() -> None:
+    options = parse()
     if options.work:
         work(options)
         return
+    log = log_of(options, "resnet")
     if not options.report:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             make_photos(folder, MANY if options.memory else max(options.counts or [n for m in options.models for n in COUNTS[m]]))
-            if not options.more:
-                LOG.unlink(missing_ok=True)
-            speed(folder, options)
+            speed(folder, options, log)
             if options.memory:
-                memory(folder, options)
+                memory(folder, options, log)
         if options.decompose:
-            decompose(options)
-    about = {"models": options.models, "batch": options.batch_size, "threads": os.environ.get("OMP_NUM_THREADS")}
-    save("resnet", describe(), about | {"public code, GB written for 1,000 images of RN50x16": PUBLISHED_GB}, tables())
+            decompose(options, log)
+    found = tables(log)
+    if not found:
+        sys.exit("nothing was measured")
+    about = {"models": options.models, "batch": options.batch_size}
+    save(
+        out_of(options),
+        "resnet",
+        describe(),
+        about | {"public code, GB written for 1,000 images of RN50x16": PUBLISHED_GB},
+        found,
+    )
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from machine import RESULTS
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # a benchmark runs from a checkout, installed or not
 Row = dict[str, Any]
 
 
@@ -137,7 +138,9 @@ class Log:
 def arguments(doc: str | None, log: bool = False) -> argparse.ArgumentParser:
     """The options that all benchmarks have; those with a log can add to it, and only show it."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a run in small, to see that it works: no figure of it is to be quoted")
+    parser.add_argument(
+        "--quick", action="store_true", help="a run in small, to see that it works: no figure of it is to be quoted"
+    )
     where = "where results go [default: benchmarks/results; with --quick nowhere]"
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=where)
     if log:

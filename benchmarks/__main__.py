@@ -1,0 +1,27 @@
+"""What each benchmark is for, and how long it takes: `make bench`."""
+
+import ast
+from pathlib import Path
+
+
+def listed() -> list[tuple[str, str, float]]:
+    """Command, purpose and minutes of every script that says how long it takes."""
+    found = []
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        minutes = [node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MINUTES"]
+        if minutes:
+            purpose = (ast.get_docstring(tree) or "").partition("\n")[0]
+            found.append((f"benchmarks/{path.name}", purpose, ast.literal_eval(minutes[0])))
+    return found
+
+
+def main() -> None:
+    print("Each prints the machine and tables and writes benchmarks/results/NAME.json; --help says more, --quick is small.\n")
+    print("minutes on two idle cores")
+    for command, purpose, minutes in listed():
+        print(f"{minutes:7g}  python {command:27} {purpose}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""Images per second of clip-concepts, segment, shift and ablate beside the plain forward pass; where a pipeline's time goes.
+
+    python benchmarks/consumers.py
+    python benchmarks/consumers.py --models ViT-B-32 --counts 32 128 --rounds 2 --more
+
+Every figure is of a process of its own on the same files: scenes of one emoji for the embedded models, pictures like photographs
+for others, which have random weights (clip-ablate refuses these: their accuracy is chance). Cost per image is the
+slope between a short and a long run. Stages: seconds of `clip-effects | clip-decompose` on the embedded model, one run, each
+moment counted once.
+"""
+
+import argparse
+import contextlib
+import importlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from machine import describe, save
+from photos import link, make_photos, make_scenes
+from plain import EMBEDDED, load, plain, weights
+from runs import Log, Row, arguments, compared, in_own_process, log_of, out_of, say, slopes, tool
+
+MINUTES = 15
+COUNTS = {"emoji-vit": (200, 1200), "emoji-rn": (200, 1200), "ViT-B-32": (32, 128), "RN50": (16, 64)}
+COMMANDS: dict[str, list[str]] = {
+    "concepts": [],
+    "segment": ["--text", "cat"],
+    "shift": ["--concept", "cat"],
+    "ablate": [],
+}
+STAGES = {
+    "effects": [
+        ("cliptools.ground.models", "load_model", "loading the model"),
+        ("cliptools.ground.loader", "load_batches", "drawing scenes"),
+        ("cliptools.methods.engine", "measure", "statistics before the first and after the last image"),
+        ("cliptools.methods.engine", "take_in", "forward passes and statistics"),
+        ("cliptools.commands.effects", "emit", "writing"),
+    ],
+    "decompose": [
+        ("cliptools.ground.models", "load_model", "loading the model"),
+        ("cliptools.ground.text_tower", "encode_pool", "text embeddings"),
+        ("cliptools.methods.pursuit", "pursuits", "pursuit"),
+        ("cliptools.commands.decompose", "emit", "writing"),
+    ],
+}
+"""Functions by module and name, and what they are called; what they call of each other is not theirs."""
+
+
+class Stages:
+    """Seconds by stage: of stages within each other, the innermost counts."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.within = ["the rest"]
+        self.since = time.perf_counter()
+
+    def _turn(self) -> None:
+        now = time.perf_counter()
+        self.seconds[self.within[-1]] = self.seconds.get(self.within[-1], 0.0) + now - self.since
+        self.since = now
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """What happens in the block is this stage's."""
+        self._turn()
+        self.within.append(name)
+        try:
+            yield
+        finally:
+            self._turn()
+            self.within.pop()
+
+    def watch(self, module: str, function: str, name: str) -> None:
+        """Count a function's time, or that of a generator's steps, as a stage."""
+        where = importlib.import_module(module)
+        setattr(where, function, self._watched(getattr(where, function), name))
+
+    def _watched(self, real: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def steps(generator: Iterator[Any]) -> Iterator[Any]:
+            while True:
+                with self.stage(name):
+                    step = next(generator, self)
+                if step is self:
+                    return
+                yield step
+
+        def watched(*given: Any, **options: Any) -> Any:
+            with self.stage(name):
+                found = real(*given, **options)
+            return steps(found) if isinstance(found, Iterator) else found
+
+        return watched
+
+
+def stages(command: str, folder: Path, count: int) -> None:
+    """One command of the pipeline in this process, and the seconds of its stages."""
+    watch = Stages()
+    with watch.stage("importing libraries"):
+        importlib.import_module("cliptools.ground.torchvision_remedy").ensure_torchvision()
+        importlib.import_module("open_clip")
+    for module, function, name in STAGES[command]:
+        watch.watch(module, function, name)
+    effects, neurons = str(folder / "effects.safetensors"), str(folder / "neurons.safetensors")
+    given = {"effects": ["--limit", str(count), "-o", effects], "decompose": [effects, "--no-cache", "-o", neurons]}[command]
+    try:
+        importlib.import_module(f"cliptools.commands.{command}").main([*given, "-q"])
+    except SystemExit as stop:
+        if stop.code:
+            raise
+    with watch.stage("the end"):
+        pass
+    say(stages=watch.seconds)
+
+
+def stage_rows(count: int) -> list[Row]:
+    """Both commands, one after the other."""
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as name:
+        for command in STAGES:
+            found = in_own_process(__file__, work=f"stages {command}", folder=name, count=count)
+            spent = {stage: seconds for stage, seconds in found["stages"].items() if stage != "the end"}
+            spent["starting and ending Python"] = found["seconds"] - sum(spent.values())
+            rows += [{"command": f"clip-{command}", "stage": stage, "seconds": round(value, 2)} for stage, value in spent.items()]
+            rows.append({"command": f"clip-{command}", "stage": "all", "seconds": round(found["seconds"], 2)})
+    return rows
+
+
+def files_for(model: str, counts: tuple[int, int], folder: Path) -> tuple[Path, Path]:
+    """Folders of few and of many images."""
+    drawn = folder / "drawn"
+    if model in EMBEDDED:
+        files = make_scenes(drawn, min(526, counts[1]))
+    else:
+        drawn.mkdir()
+        files = make_photos(drawn, counts[1])
+    few, many = (link(files, count, folder / str(count) / "images", nested=model in EMBEDDED) for count in counts)
+    return few, many
+
+
+def speed(options: argparse.Namespace, log: Log) -> None:
+    """A short and a long run of every command, in turns."""
+    for model in options.models:
+        counts = tuple(options.counts or COUNTS[model])
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            folders = files_for(model, (counts[0], counts[1]), folder)
+            effects, neurons = folder / "effects.safetensors", folder / "neurons.safetensors"
+            tool("effects", folders[0], "--model", model, *weights(model), "--keep", "20%", "-q", "-o", effects)
+            tool("decompose", effects, "--m", 8, "--pool", "emoji", "-q", "-o", neurons)
+            names = [each for each in options.commands if each != "ablate" or model in EMBEDDED]
+            for number in range(options.rounds):
+                for setting in ("plain", *names):
+                    short, long = (one(setting, model, where, neurons, options) for where in folders)
+                    line = {"round": number + 1, "model": model, "batch": options.batch_size, "images": counts[1]}
+                    log.keep(line | {"setting": setting} | slopes(short, long, *counts))
+
+
+def one(setting: str, model: str, folder: Path, bundle: Path, options: argparse.Namespace) -> Row:
+    """A process that looks at all images of a folder."""
+    if setting == "plain":
+        count = sum(1 for path in folder.rglob("*") if path.is_file())
+        return in_own_process(__file__, work="plain", folder=folder, count=count, models=model, batch_size=options.batch_size)
+    given = [folder, "--bundle", bundle, *COMMANDS[setting], "--batch-size", options.batch_size, "--device", "cpu", "-q"]
+    ran = tool(setting, *given, "-f", "jsonl")
+    return {"seconds": ran.seconds, "cpu": ran.cpu}
+
+
+def parse() -> argparse.Namespace:
+    """The options."""
+    parser = arguments(__doc__, log=True)
+    parser.add_argument("--models", nargs="+", default=["emoji-vit", "ViT-B-32"], choices=list(COUNTS))
+    parser.add_argument("--commands", nargs="*", default=list(COMMANDS), choices=list(COMMANDS))
+    parser.add_argument("--counts", nargs=2, type=int, metavar=("FEW", "MANY"), help="images of the two runs")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scenes", type=int, default=2000, help="scenes of the pipeline whose stages are told; 0 leaves it out")
+    for name, kind in (("--work", str), ("--folder", Path), ("--count", int)):
+        parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.quick:
+        options.models, options.counts, options.rounds, options.scenes = ["emoji-vit"], (24, 120), 1, 100
+    return options
+
+
+def main() -> None:
+    options = parse()
+    if options.work == "plain":
+        plain(options.folder, options.count, options.batch_size, load(options.models[0]))
+        say()
+        return
+    if options.work:
+        stages(options.work.removeprefix("stages "), options.folder, options.count)
+        return
+    log = log_of(options, "consumers")
+    found: dict[str, list[Row]] = {}
+    if not options.report:
+        with tempfile.TemporaryDirectory() as cache:
+            os.environ["CLIPTOOLS_CACHE"] = cache
+            speed(options, log)
+            if options.scenes:
+                for row in stage_rows(options.scenes):
+                    log.keep(row | {"scenes": options.scenes})
+    found["speed"] = compared(log.lines, ("model", "batch"))
+    for row in found["speed"]:
+        row["images a second"] = round(1000 / row["ms an image"], 1) if row["ms an image"] > 0 else None
+    found["stages of clip-effects | clip-decompose, emoji-vit"] = [line for line in log.lines if "stage" in line]
+    found = {title: rows for title, rows in found.items() if rows}
+    if not found:
+        sys.exit("nothing was measured")
+    save(out_of(options), "consumers", describe(), {"device": "cpu"}, found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""A few ratios beside committed ones: does anything take more than twice what it took? It warns and always ends with 0.
+
+    make bench-guard
+    python benchmarks/guard.py --write      # what is measured now is the baseline from here on
+
+Each ratio is of processor time to that of a yardstick measured in turns with it, the median over some rounds, so that neither a
+slow machine nor others at work on it make a difference of two.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from machine import describe, processor, save
+from photos import make_scenes
+from plain import plain
+from runs import Row, alternating, arguments, run
+from startup import CLICK, COUNT
+
+MINUTES = 1
+BASELINE = Path(__file__).parent / "baseline.json"
+BOUND = 2.0
+ROUNDS = 5
+Pair = tuple[Callable[[], float], Callable[[], float]]
+"""Seconds of ours, and of the yardstick."""
+
+
+def processor_seconds(work: Callable[[], object]) -> float:
+    """Of this process."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def command(name: str, *given: object) -> None:
+    """clip-NAME in this process, its result thrown away."""
+    import importlib
+
+    try:
+        importlib.import_module(f"cliptools.commands.{name}").main([*map(str, given), "-q", "-o", os.devnull])
+    except SystemExit as stop:
+        if stop.code:
+            raise
+
+
+def pursuit_pair() -> Pair:
+    """64 units, 8 of 4,000 texts of width 256."""
+    import torch
+    from sklearn.linear_model import orthogonal_mp
+
+    from cliptools.methods.pursuit import pursue
+
+    draw = torch.Generator().manual_seed(0)
+    r, t = (torch.nn.functional.normalize(torch.randn(n, 256, generator=draw), dim=1) for n in (64, 4000))
+    pursue(r[:8], t, 2)
+    X, y = t.numpy().T, r.numpy().T
+
+    def scikit() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            orthogonal_mp(X, y, n_nonzero_coefs=8, precompute=False)
+
+    return partial(processor_seconds, lambda: pursue(r, t, 8)), partial(processor_seconds, scikit)
+
+
+def pairs(folder: Path) -> dict[str, Pair]:
+    """All ratios, ours over the yardstick's."""
+    import torch
+
+    from cliptools.ground.models import load_model
+
+    torch.set_num_threads(1)
+    make_scenes(folder / "scenes", 200)
+    files = folder / "scenes" / "images"
+    effects = partial(command, "effects", files, "--limit", 200)
+    help_ = [sys.executable, "-m", "cliptools.commands.effects", "--help"]
+    loop = partial(plain, files, 200, 32, load_model("emoji-vit", device="cpu"))
+    command("effects", files, "--limit", 8)  # what is imported once
+    pursuit = pursuit_pair()
+    return {
+        "clip-effects on 200 scenes, start to end, beside encode_image": (
+            partial(processor_seconds, effects),
+            partial(processor_seconds, loop),
+        ),
+        "pursuit beside scikit-learn's": pursuit,
+        "clip-effects --help beside import click": (lambda: run(help_).cpu, lambda: run(CLICK).cpu),
+    }
+
+
+def measured(rounds: int) -> dict[str, float]:
+    """The ratios now."""
+    with tempfile.TemporaryDirectory() as name:
+        found = {}
+        for what, (ours, theirs) in pairs(Path(name)).items():
+            turns = alternating(rounds, {"ours": ours, "theirs": theirs})
+            found[what] = round(statistics.median(a / b for a, b in zip(turns["ours"], turns["theirs"], strict=True)), 3)
+    modules = [run([sys.executable, "-c", code]).said for code in (COUNT.format("effects"), _MODULES)]
+    found["modules that clip-effects --help imports beside import click's"] = round(int(modules[0]) / int(modules[1]), 3)
+    return found
+
+
+_MODULES = "import sys, click; print(len(sys.modules), file=sys.stderr)"
+
+
+def judged(now: dict[str, float], baseline: dict[str, float]) -> tuple[list[Row], list[str]]:
+    """A row for each ratio, and what to warn of."""
+    rows, said = [], []
+    for what, ratio in now.items():
+        before = baseline.get(what)
+        row: Row = {"what": what, "ratio": ratio, "baseline": before}
+        if before is not None:
+            row["beside it"] = round(ratio / before, 2)
+            if ratio > BOUND * before:
+                said.append(f"warning: {what}: {ratio}, more than {BOUND:g} times the baseline's {before}")
+        rows.append(row)
+    gone = [what for what in baseline if what not in now]
+    return rows, said + [f"warning: {what}: not measured any more" for what in gone]
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--baseline", type=Path, default=BASELINE, metavar="FILE")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--write", action="store_true", help="write the baseline")
+    options: argparse.Namespace = parser.parse_args()
+    now = measured(1 if options.quick else options.rounds)
+    if options.write:
+        document: dict[str, Any] = {"processor": processor(), "ratios": now}
+        options.baseline.write_text(json.dumps(document, indent=1) + "\n")
+    baseline = json.loads(options.baseline.read_text())["ratios"]
+    rows, said = judged(now, baseline)
+    save(options.out, "guard", describe(), {"rounds": options.rounds}, {"ratios of processor time": rows})
+    print("\n".join(said) or f"nothing takes more than {BOUND:g} times what it took")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Peak memory of the commands against number of images, units and texts: flat where it should be.
+
+    python benchmarks/memory.py
+    python benchmarks/memory.py --cases "clip-effects" "clip-concepts" --counts 100 1000 10000 100000
+
+emoji-vit. The most memory (resident set) that each process held, as the system counts it. Files are hard links to scenes of one
+emoji; where a command is given none, it draws scenes itself. `flat`: at most 10 % and 20 MB more for the largest count than for
+the one before; the last column says whether it should be.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from machine import describe, save
+from photos import link, make_scenes
+from runs import Row, arguments, out_of, run, tool
+
+MINUTES = 40
+COUNTS = (100, 1000, 10_000)
+LIMITED: dict[str, list[Any]] = {
+    "clip-effects": ["effects"],
+    "clip-effects --layers 0-6": ["effects", "--layers", "0-6"],
+    "clip-effects --effect first": ["effects", "--effect", "first"],
+    "clip-effects --units heads": ["effects", "--units", "heads"],
+    "clip-effects --model emoji-rn": ["effects", "--model", "emoji-rn"],
+    "clip-ablate": ["ablate", "--bundle", "BUNDLE"],
+    "clip-scenes": ["scenes"],
+}
+"""Cases that draw their images; the number goes last."""
+NAMED: dict[str, list[Any]] = {
+    "clip-effects FOLDER": ["effects", "FOLDER"],
+    "clip-concepts FOLDER": ["concepts", "FOLDER", "--bundle", "BUNDLE"],
+    "clip-segment FOLDER": ["segment", "FOLDER", "--text", "cat", "--bundle", "BUNDLE"],
+    "clip-shift FOLDER": ["shift", "FOLDER", "--concept", "cat", "--bundle", "BUNDLE"],
+}
+"""Cases that read files. Names of all files are kept: a hundred bytes an image, not flat in the strict sense."""
+SIZES = ("units, clip-decompose", "texts, clip-decompose", "units, clip-view", "units, clip-effects")
+LIBRARIES = "from cliptools.ground.torchvision_remedy import ensure_torchvision; ensure_torchvision(); import open_clip"
+POOLS = {526: "emoji", 10_000: "words10k", 30_000: "words30k"}
+LAYERS = {768: "6", 1536: "5-6", 5376: "0-6"}  # of emoji-vit, by units
+
+
+def peak(*words: Any) -> float:
+    """GB of a command."""
+    return tool(*words, "-q", "-o", os.devnull).peak
+
+
+def judged(what: str, counts: Sequence[int], peaks: Sequence[float], flat: bool) -> Row:
+    """A row: peaks by count, and whether they stay."""
+    row: Row = {"what": what} | {f"GB, {count:,}": round(each, 3) for count, each in zip(counts, peaks, strict=True)}
+    stays = peaks[-1] <= 1.1 * peaks[-2] + 0.02 if len(peaks) > 1 else None
+    return row | {"flat": None if stays is None else "yes" if stays else "no", "should be": "yes" if flat else "no"}
+
+
+def image_rows(cases: Sequence[str], counts: Sequence[int], folder: Path, bundle: Path) -> list[Row]:
+    """Peaks by number of images."""
+    files = make_scenes(folder / "drawn", min(526, max(counts)))
+    rows = []
+    for case in cases:
+        words, peaks = (LIMITED | NAMED)[case], []
+        for count in counts:
+            where = folder / str(count)
+            if "FOLDER" in words and not where.exists():
+                link(files, count, where, nested=True)
+            given = [{"FOLDER": where, "BUNDLE": bundle}.get(word, word) for word in words]
+            number = ["--count" if case == "clip-scenes" else "--limit", count] if case in LIMITED else []
+            peaks.append(peak(*given, *number))
+        rows.append(judged(case, counts, peaks, True))
+        print(rows[-1], flush=True)
+    return rows
+
+
+def size_rows(cases: Sequence[str], images: int, folder: Path, small: bool) -> list[Row]:
+    """Peaks by units and texts."""
+    rows: list[Row] = []
+    layers = dict(list(LAYERS.items())[: 1 if small else None])
+    pools = dict(list(POOLS.items())[: 1 if small else None])
+    bundles = {units: folder / f"{units}.safetensors" for units in layers}
+    found: list[float] = []
+    for units, of in layers.items():
+        found.append(tool("effects", "--layers", of, "--limit", images, "-q", "-o", bundles[units]).peak)
+    if "units, clip-effects" in cases:
+        rows.append(judged(f"units, clip-effects, {images} images", list(layers), found, False))
+    if "units, clip-decompose" in cases:
+        found = [peak("decompose", bundle, "--m", 32) for bundle in bundles.values()]
+        rows.append(judged("units, clip-decompose --m 32", list(layers), found, False))
+    if "texts, clip-decompose" in cases:
+        found = [peak("decompose", bundles[768], "--m", 32, "--no-cache", "--pool", pool) for pool in pools.values()]
+        rows.append(judged("texts, clip-decompose of 768 units", list(pools), found, False))
+    if "units, clip-view" in cases:
+        found = [peak("view", bundle, "-f", "jsonl") for bundle in bundles.values()]
+        rows.append(judged("units, clip-view -f jsonl", list(layers), found, False))
+    for row in rows:
+        print(row, flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    every = [*LIMITED, *NAMED, *SIZES]
+    parser.add_argument("--cases", nargs="+", default=every, choices=every, metavar="CASE", help=", ".join(every))
+    parser.add_argument("--counts", nargs="+", type=int, default=COUNTS, help="numbers of images")
+    options: argparse.Namespace = parser.parse_args()
+    if options.quick:
+        options.counts = [40, 120]
+        options.cases = ["clip-scenes", "clip-concepts FOLDER", "units, clip-view"] if options.cases == every else options.cases
+    images = [case for case in options.cases if case not in SIZES]
+    found: dict[str, list[Row]] = {}
+    floors = [("python", [sys.executable, "-c", "pass"]), ("import torch, open_clip", [sys.executable, "-c", LIBRARIES])]
+    found["before any work"] = [{"what": name, "GB": round(run(command).peak, 3)} for name, command in floors]
+    with tempfile.TemporaryDirectory() as name:
+        folder, bundle = Path(name), Path(name) / "neurons.safetensors"
+        os.environ["CLIPTOOLS_CACHE"] = str(folder / "cache")
+        if any("BUNDLE" in (LIMITED | NAMED)[case] for case in images):
+            effects = folder / "effects.safetensors"
+            tool("effects", "--limit", 200, "-q", "-o", effects)
+            tool("decompose", effects, "--m", 8, "-q", "-o", bundle)
+        if images:
+            found["peak by number of images"] = image_rows(images, options.counts, folder, bundle)
+        if len(images) < len(options.cases):
+            found["peak by units and texts"] = size_rows(options.cases, min(options.counts[-1], 1000), folder, options.quick)
+    save(out_of(options), "memory", describe(), {}, found)
+
+
+if __name__ == "__main__":
+    main()

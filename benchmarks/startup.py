@@ -1,0 +1,140 @@
+"""How long commands take to start: --help beside `import click`, and the first result once the model is there.
+
+    python benchmarks/startup.py
+    python benchmarks/startup.py --commands effects --rounds 20
+
+--help: the best of several, in turns, since a disturbance only adds; goal: at most 3 times `import click`. Processor time and the
+number of modules imported do not feel others at work. First result: on emoji-vit, seconds from the launch until the
+model is loaded, and from then to the first byte on standard output.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from machine import describe, save
+from photos import make_scenes
+from runs import ROOT, Row, alternating, arguments, out_of, run, tool
+
+MINUTES = 4
+GOAL = 3
+CLICK = [sys.executable, "-c", "import click"]
+COUNT = "import sys, runpy\nsys.argv = ['clip', '--help']\ntry: runpy.run_module('cliptools.commands.{}', run_name='__main__')\n"
+COUNT += "except SystemExit: print(len(sys.modules), file=sys.stderr)"
+
+
+def commands() -> list[str]:
+    """All of them."""
+    return sorted(path.name.removeprefix("clip-") for path in (ROOT / "bin").iterdir())
+
+
+def help_rows(names: Sequence[str], rounds: int) -> list[Row]:
+    """--help of each command beside import click."""
+    every = {"import click": CLICK, "python": [sys.executable, "-c", "pass"]}
+    every |= {f"clip-{name}": [sys.executable, "-m", f"cliptools.commands.{name}", "--help"] for name in names}
+    for command in every.values():  # bytecode is written, files are in memory
+        run(command)
+    found = alternating(rounds, {name: partial(run, command) for name, command in every.items()})
+    seconds = {name: min(ran.seconds for ran in runs) for name, runs in found.items()}
+    cpu = {name: min(ran.cpu for ran in runs) for name, runs in found.items()}
+    rows = []
+    for name in every:
+        row: Row = {"what": f"{name} --help" if name.startswith("clip-") else name, "ms": round(1000 * seconds[name], 1)}
+        row |= {"beside import click": round(seconds[name] / seconds["import click"], 2)}
+        row |= {"processor time beside it": round(cpu[name] / cpu["import click"], 2)}
+        if name.startswith("clip-"):
+            row |= {"modules": int(run([sys.executable, "-c", COUNT.format(name[5:])]).said), "goal": GOAL}
+        rows.append(row)
+    return rows
+
+
+def cases(folder: Path) -> dict[str, list[Any]]:
+    """Commands that load a model, with what they need to have something to say."""
+    files = folder / "scenes"
+    make_scenes(files, 40)
+    effects, neurons = folder / "effects.safetensors", folder / "neurons.safetensors"
+    tool("effects", "--limit", 200, "-q", "-o", effects)
+    tool("decompose", effects, "--m", 8, "-q", "-o", neurons)
+    bundle = ["--bundle", neurons]
+    return {
+        "effects": ["--limit", 200],
+        "decompose": [effects, "--m", 8],
+        "concepts": [files / "images", *bundle],
+        "segment": [files / "images", "--text", "cat", *bundle],
+        "shift": [files / "images", "--concept", "cat", *bundle],
+        "ablate": [files / "images", *bundle],
+        "top": [*bundle],
+        "spurious": ["--depict", "cat", "--predict", "dog", neurons],
+    }
+
+
+def first_result(name: str, given: Sequence[Any]) -> Row:
+    """Seconds from launch to model, and from there to the first byte."""
+    command = [sys.executable, __file__, "--work", name, *map(str, given), "-q"]
+    start = time.monotonic()
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.read(1)
+    first = time.monotonic()
+    _, errors = process.communicate()
+    end = time.monotonic()
+    if process.returncode:
+        sys.exit(f"{' '.join(command)}\n{errors.decode()}")
+    loaded = max(float(line.split()[1]) for line in errors.decode().splitlines() if line.startswith("loaded "))
+    times = {
+        "until the model is there, s": loaded - start,
+        "then until the first result, s": first - loaded,
+        "in all, s": end - start,
+    }
+    return {"what": f"clip-{name}"} | {key: round(value, 2) for key, value in times.items()}
+
+
+def work(name: str, given: list[str]) -> None:
+    """The command in this process, which says when its model is loaded."""
+    import importlib
+
+    from cliptools.ground import models
+
+    real = models.load_model
+
+    def load_model(*arguments: Any, **options: Any) -> Any:
+        loaded = real(*arguments, **options)
+        print("loaded", time.monotonic(), file=sys.stderr)  # the clock is the machine's, the same in all processes
+        return loaded
+
+    models.load_model = load_model
+    importlib.import_module(f"cliptools.commands.{name}").main(given)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--work"]:
+        work(sys.argv[2], sys.argv[3:])
+        return
+    parser = arguments(__doc__)
+    parser.add_argument("--commands", nargs="+", choices=commands(), default=commands(), help="[default: all]")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only-help", action="store_true", help="no first results, which take a model")
+    options: argparse.Namespace = parser.parse_args()
+    if options.quick:
+        options.rounds = 3
+    found = {"--help": help_rows(options.commands, options.rounds)}
+    if not options.only_help:
+        with tempfile.TemporaryDirectory() as name:
+            os.environ["CLIPTOOLS_CACHE"] = str(Path(name) / "cache")  # text embeddings are there from the second run on
+            ready = {key: given for key, given in cases(Path(name)).items() if key in options.commands}
+            tries = 1 if options.quick else 3
+            rows = [[first_result(key, given) for key, given in ready.items()] for _ in range(tries)]
+            column = "then until the first result, s"
+            found["first result, emoji-vit"] = [min(same, key=lambda row: row[column]) for same in zip(*rows, strict=True)]
+    save(out_of(options), "startup", describe(), {"rounds": options.rounds}, {key: rows for key, rows in found.items() if rows})
+
+
+if __name__ == "__main__":
+    main()
