@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar, cast
 import click
 
 import cliptools
+from cliptools.commands.completing import complete_by_name
 from cliptools.ground.errors import CliptoolsError, UsageError
 from cliptools.ground.output import silence_stdout, stdout_is_terminal
 from cliptools.ground.progress import be_quiet
@@ -30,6 +31,7 @@ class Command(click.Command):
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         """Run and exit: 0 done, 1 failed, 2 usage; quietly when the reader has gone."""
+        extra.setdefault("prog_name", self.name)
         sys.exit(self._status(*args, **extra))
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -98,10 +100,21 @@ def command(name: str) -> Callable[[Callable[..., Any]], Command]:
             return function(*args, **options)
 
         made = click.command(name, cls=Command, context_settings=CONTEXT)(quieted)
-        made = click.version_option(cliptools.__version__, prog_name=name)(made)
-        return click.option("-q", "--quiet", is_flag=True, help="No progress bars and no notes.")(made)
+        made = click.version_option(cliptools.__version__, prog_name=name, allow_from_autoenv=False)(made)
+        made = click.option("-q", "--quiet", is_flag=True, help="No progress bars and no notes.")(made)
+        complete_by_name(made)
+        for option in made.params:
+            if isinstance(option, click.Option) and option.expose_value:
+                option.envvar = option.envvar or variable_of(option)
+        return made
 
     return declare
+
+
+def variable_of(option: click.Option) -> str:
+    """CLIPTOOLS_<OPTION>, by the name that is typed: CLIPTOOLS_FORMAT, also where the code calls it output_format."""
+    name = next(name for name in option.opts if name.startswith("--"))
+    return f"CLIPTOOLS_{name[2:].replace('-', '_').upper()}"
 
 
 def output_options(*formats: str) -> Callable[[Function], Function]:

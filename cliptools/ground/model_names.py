@@ -1,0 +1,84 @@
+"""Which models there are, by name, from files alone: importing open_clip takes seconds."""
+
+import ast
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+EMBEDDED_DIR = Path(__file__).parents[1] / "data" / "models"
+
+
+def embedded_names() -> tuple[str, ...]:
+    """The models that come with the package."""
+    return tuple(sorted(path.parent.name for path in EMBEDDED_DIR.glob("*/open_clip_config.json")))
+
+
+def architecture_names() -> tuple[str, ...]:
+    """open_clip's names of architectures whose image towers may be looked into; none where open_clip is not installed."""
+    folder = _open_clip("model_configs")
+    named = {path.stem: _config(path) for path in sorted(folder.glob("*.json"))} if folder else {}
+    return tuple(name for name, config in named.items() if _may_be_looked_into(config))
+
+
+def layer_count(name: str) -> int:
+    """Layers of a ViT, embedded or of open_clip; 0 of a ResNet, whose layers are not to be chosen, or of what is not known."""
+    embedded = EMBEDDED_DIR / name / "open_clip_config.json"
+    folder = _open_clip("model_configs")
+    path = embedded if embedded.is_file() or folder is None else folder / f"{name}.json"
+    layers = _config(path).get("vision_cfg", {}).get("layers", 0)
+    return layers if isinstance(layers, int) else 0
+
+
+def pretrained_tags(name: str) -> tuple[str, ...]:
+    """open_clip's tags of this architecture's weights, read off its table without running it."""
+    source = _open_clip("pretrained.py")
+    if source is None:
+        return ()
+    tables: dict[str, ast.expr] = {}
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            tables[node.targets[0].id] = node.value
+    models = dict(_entries(tables.get("_PRETRAINED")))
+    plain = name.removesuffix("-quickgelu")
+    if name in models or plain == name:
+        return tuple(tag for tag, _ in _tags(models.get(name), tables))
+    return tuple(tag for tag, weights in _tags(models.get(plain), tables) if "quick_gelu=True" in ast.unparse(weights))
+
+
+def _tags(table: ast.expr | None, tables: dict[str, ast.expr]) -> list[tuple[str, ast.expr]]:
+    return _entries(tables.get(table.id) if isinstance(table, ast.Name) else table)
+
+
+def _entries(table: ast.expr | None) -> list[tuple[str, ast.expr]]:
+    """Keys and values of `{...}` or `dict(...)`."""
+    if isinstance(table, ast.Dict):
+        pairs = zip(table.keys, table.values, strict=True)
+        return [(str(key.value), value) for key, value in pairs if isinstance(key, ast.Constant)]
+    if isinstance(table, ast.Call):
+        return [(keyword.arg, keyword.value) for keyword in table.keywords if keyword.arg]
+    return []
+
+
+def _may_be_looked_into(config: dict[str, Any]) -> bool:
+    """Not the image towers of timm, of CoCa, or that pool by attention or a mean, which all commands refuse."""
+    vision = config.get("vision_cfg", {})
+    pooled = "attentional_pool" in vision or vision.get("pool_type", "tok") != "tok"
+    return bool(vision) and "timm_model_name" not in vision and "multimodal_cfg" not in config and not pooled
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """An architecture's settings; empty if they cannot be read."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    config = said.get("model_cfg", said) if isinstance(said, dict) else {}
+    return config if isinstance(config, dict) else {}
+
+
+def _open_clip(name: str) -> Path | None:
+    """A file or folder of the installed open_clip, which is found and not imported."""
+    found = importlib.util.find_spec("open_clip")
+    path = Path(found.origin).parent / name if found and found.origin else None
+    return path if path and path.exists() else None
