@@ -1,5 +1,5 @@
 # make -C examples -f neuron-attention.mk              "Interpreting ResNet-based CLIP via Neuron-Attention Decomposition" (arXiv 2509.19943), on emoji-rn
-# make -C examples -f neuron-attention.mk pcs          one of its figures:
+# make -C examples -f neuron-attention.mk pcs          one of its figures (with -B anew, where the committed table is there):
 #
 #   pcs             accuracy from the first components of pairs, neurons and heads         Figure 1        results/pcs.csv
 #   sparsity        accuracy when all but the strongest units are mean-ablated             Section 3       results/sparsity.csv

@@ -1,5 +1,5 @@
 # make -C examples -f second-order.mk              "Interpreting the Second-Order Effects of Neurons in CLIP" (arXiv 2406.04341), on emoji-vit
-# make -C examples -f second-order.mk ablation     one of its figures:
+# make -C examples -f second-order.mk ablation     one of its figures (with -B anew, where the committed table is there):
 #
 #   ablation        accuracy with each layer's effects ablated or replaced by PC 1         Figures 3, 9, 10    results/ablation.csv
 #   indirect        second-order beside indirect effects                                   Table 1             results/indirect.csv
