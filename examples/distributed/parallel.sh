@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# clip-effects in shards by GNU parallel, then clip-merge: on this machine, or over ssh on several that share a file system.
+#
+#   parallel.sh SHARDS BUNDLE PATH... [OPTIONS of clip-effects]
+#   JOBS=2 parallel.sh 8 effects.safetensors photos/ --layers 5-6
+#   HOSTS=hosts.txt JOBS=4 parallel.sh 256 effects.safetensors shards/*.tar --model ViT-B-32-quickgelu --pretrained openai
+#
+# JOBS   shards at a time, on each machine
+# HOSTS  a file of ssh logins, a line each (: is this machine); clip-effects is on their PATH, this folder at the same place
+# GPUS   cards of each machine: a job sees one of them, as CUDA_VISIBLE_DEVICES
+# MERGE  options of clip-merge: MERGE="--images photos/"
+#
+# Partials go to BUNDLE's name with .parts, with parallel's log of when and where each was made (parts/joblog). A shard that fails, or whose
+# machine is lost, is tried three times, then no other is started. The same command goes on after that: clip-effects --resume looks
+# at each partial that is there, which is safer than parallel's own --resume (it believes its log, whatever became of files and options).
+set -euo pipefail
+if [ $# -lt 3 ]; then
+    sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2
+    exit 2
+fi
+shards=$1 bundle=$2
+shift 2
+parts=${bundle%.safetensors}.parts
+mkdir -p "$parts"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+options=(--jobs "${JOBS:-1}" --joblog "$parts/joblog" --retries 3 --halt 'soon,fail=1' --line-buffer --tagstring 'shard {}')
+if [ -n "${HOSTS:-}" ]; then
+    options+=(--sshloginfile "$HOSTS" --workdir "$PWD" --env OMP_NUM_THREADS)
+fi
+gpu=()
+if [ -n "${GPUS:-}" ]; then
+    gpu=(env "CUDA_VISIBLE_DEVICES={= \$_ = (slot() - 1) % $GPUS =}")
+fi
+parallel --quote "${options[@]}" "${gpu[@]}" clip-effects "$@" --shard "{}/$shards" --resume -o "$parts/part-{}-of-$shards.safetensors" \
+    ::: $(seq "$shards")
+# shellcheck disable=SC2086  # several options
+clip-merge "$parts"/part-*-of-"$shards".safetensors ${MERGE:-} -o "$bundle"

@@ -1,0 +1,167 @@
+"""clip-effects in shards on Ray, then clip-merge: on this machine, or on a cluster.
+
+    python ray_effects.py --shards 8 --cpus 2 -o effects.safetensors -- photos/ --layers 5-6
+    python ray_effects.py --shards 256 --address auto --gpus-per-shard 1 --cpus-per-shard 8 -o effects.safetensors -- \\
+        'laion/{00000..00413}.tar' --model ViT-L-14-quickgelu --pretrained openai --precision bf16
+
+What follows -- is clip-effects'. All nodes see the same files under the same names (a shared file system: images, weights,
+partials, bundle), and have cliptools and this version of Ray installed. A shard is the command itself, run inside a Ray worker:
+one that is killed takes nothing with it but its shard, which Ray starts again. A shard that fails for a reason of its own ends
+the run, for it would fail again. The same command goes on after an interruption: partials that are there are kept.
+"""
+
+import contextlib
+import importlib
+import io
+import logging
+import os
+import secrets
+import shlex
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+NAME = "ray_effects.py"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    said: str
+    """What it wrote on standard error."""
+
+
+class Resources(NamedTuple):
+    """Of each shard."""
+
+    cpus: float
+    gpus: float
+    retries: int
+
+
+def run(command: str, arguments: Sequence[str], folder: str, workers: int) -> Ended:
+    """clip-COMMAND in this process, which Ray ends afterwards: its memory and its GPU are free then."""
+    os.chdir(folder)
+    os.environ.setdefault("CLIPTOOLS_WORKERS", str(workers))
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        try:
+            importlib.import_module(f"cliptools.commands.{command}").main(list(arguments), prog_name=f"clip-{command}")
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0
+        except Exception:
+            traceback.print_exc()
+            code = 1
+    return Ended(code, said.getvalue())
+
+
+@contextlib.contextmanager
+def cluster(address: str | None, cpus: int | None, each: Resources) -> Iterator[None]:
+    """The cluster at an address, or one of this machine's own for as long as it takes: no dashboard, reachable from here only."""
+    if address is None:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # or Ray would leave one in the home folder
+        os.environ.setdefault("RAY_worker_niceness", "0")  # else 15: shards are the work here, not what is done beside it
+    import ray
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    with contextlib.ExitStack() as stack:
+        if address is None:
+            logs = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
+            stack.callback(ray.shutdown)
+            ray.init("local", num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=logs, **quiet)
+            for option, resource, asked in (("--cpus-per-shard", "CPU", each.cpus), ("--gpus-per-shard", "GPU", each.gpus)):
+                if asked > (there := ray.cluster_resources().get(resource, 0)):
+                    fail(f"{option} {asked:g}: here are {there:g}", 2)
+        else:
+            stack.callback(ray.shutdown)
+            ray.init(address, **quiet)
+        yield
+
+
+def measure(arguments: Sequence[str], shards: int, parts: Path, output: Path, merge: Sequence[str], each: Resources) -> None:
+    """All shards, as many at a time as there is room for, and their merge."""
+    import ray
+
+    def start(name: str, command: str, given: Sequence[str]) -> Any:
+        task = ray.remote(max_calls=1)(run).options(name=name, num_cpus=each.cpus, num_gpus=each.gpus, max_retries=each.retries)
+        return task.remote(command, given, str(Path.cwd()), max(1, int(each.cpus)))
+
+    def result(task: Any, what: str) -> Ended:
+        try:
+            ended: Ended = ray.get(task)
+        except ray.exceptions.RayError as error:
+            why = f"its process was lost {each.retries + 1} times, last by {type(error).__name__}"
+            fail(f"{what}: {why}; finished shards stay, and the same command goes on from there")
+        if ended.code:
+            fail(f"{what}: {ended.said.strip().splitlines()[-1] if ended.said.strip() else 'failed'}", ended.code)
+        return ended
+
+    files = [parts / f"part-{i}-of-{shards}.safetensors" for i in range(1, shards + 1)]
+    tasks = {}
+    for i, file in enumerate(files, 1):
+        task = start(f"shard-{i}", "effects", [*arguments, "--shard", f"{i}/{shards}", "--resume", "-o", str(file)])
+        tasks[task] = f"shard {i} of {shards}"
+    waiting = list(tasks)
+    while waiting:
+        (task, *_), waiting = ray.wait(waiting, num_returns=1)
+        ended = result(task, tasks[task])
+        say(ended.said, f"[{shards - len(waiting)}/{shards}] ")
+    say(result(start("merge", "merge", [*map(str, files), *merge, "-o", str(output)]), "merge").said)
+
+
+def say(text: str, before: str = "") -> None:
+    """A command's messages, as they are."""
+    for line in text.splitlines():
+        click.echo(before + line, err=True)
+
+
+def fail(message: str, code: int = 1) -> None:
+    """One line, and the end."""
+    click.echo(f"{NAME}: {message}", err=True)
+    sys.exit(code)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True}, epilog="Its first lines say more.")
+@click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- PATH... [OPTIONS OF CLIP-EFFECTS]")
+@click.option("--shards", required=True, type=click.IntRange(1), help="Parts of the work; a few for each worker.")
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The bundle.")
+@click.option(
+    "--parts", type=click.Path(file_okay=False, path_type=Path), help="Folder of the partials.  [default: beside the bundle]"
+)
+@click.option("--address", envvar="RAY_ADDRESS", help="A cluster's: auto, HOST:PORT, ray://HOST:PORT.  [default: start one here]")
+@click.option("--cpus", type=click.IntRange(1), help="Cores to use here, without --address.  [default: all]")
+@click.option("--cpus-per-shard", default=1.0, type=click.FloatRange(0, min_open=True), help="Cores: they decode images.")
+@click.option("--gpus-per-shard", default=0.0, type=click.FloatRange(0), help="GPUs; 0.5 puts two shards on one.")
+@click.option("--retries", default=3, type=click.IntRange(0), help="How often a shard whose process was lost is started again.")
+@click.option("--merge", default="", metavar="TEXT", help="Options of clip-merge, as '--images photos/ --keep 20%'.")
+def main(
+    arguments: tuple[str, ...],
+    shards: int,
+    output: Path,
+    parts: Path | None,
+    address: str | None,
+    cpus: int | None,
+    cpus_per_shard: float,
+    gpus_per_shard: float,
+    retries: int,
+    merge: str,
+) -> None:
+    """Run clip-effects in shards on Ray, and clip-merge at the end."""
+    each = Resources(cpus_per_shard, gpus_per_shard, retries)
+    parts = (parts or output.with_suffix(".parts")).absolute()
+    parts.mkdir(parents=True, exist_ok=True)
+    with cluster(address, cpus, each):
+        measure(arguments, shards, parts, output.absolute(), shlex.split(merge), each)
+
+
+if __name__ == "__main__":
+    main()
