@@ -1,63 +1,260 @@
-"""Partials of parts of the images, added up in any order, against one run over all of them."""
+"""Partials of parts of the images, added up in any order, against full matrices and against one run over all of them."""
 
-import itertools
 from collections.abc import Sequence
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import centred_statistics
 from test_second_order import SHAPES, pictures, random_tower
 from test_statistics import batches_of, stack
 
-from cliptools.methods.engine import Settings, measure
-from cliptools.methods.partials import Partial, add, basis_of, partial_of, restored
+from cliptools.methods.engine import Effects, Settings, measure
+from cliptools.methods.partials import Basis, Partial, add, apart, partial_of, restored
 from cliptools.methods.paths import Slab
 from cliptools.methods.second_order import SecondOrder
-from cliptools.methods.sharding import SAMPLE, conclude, kept_in, measure_shard
-from cliptools.methods.statistics import UnitStatistics
+from cliptools.methods.sharding import Concluded, conclude, kept_in, measure_shard
+from cliptools.methods.statistics import UnitStatistics, rank_of
+
+UNITS = 4
+COLUMNS = ("mean", "top_norm", "threshold", "explained_all", "component_explained", "component")
 
 
-def shards(
-    visual: torch.nn.Module, images: torch.Tensor, of: int, layers: Sequence[int], asked: Settings
-) -> list[dict[int, Partial]]:
-    """One partial a layer from each of so many shards."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1))
-    made = []
-    for i in range(of):
-        own = order[i::of]
-        parts = measure_shard(
-            SecondOrder(visual),
-            batches_of(images, order[:SAMPLE], 32),
-            batches_of(images, own, 19),
-            layers,
-            len(images),
-            len(own),
-            asked,
-        )
-        made.append({slab.layer: part for slab, part in parts})
-    return made
+def part(S: torch.Tensor, images: torch.Tensor, G: torch.Tensor, basis: Basis, top: int, margin: int, quantile: float) -> Partial:
+    """A partial of some images of S [image, unit, k]."""
+    measured = UnitStatistics(stack(G), top, len(S), quantile, margin, basis.centre, 5, basis.scale)
+    for chunk in images.split(7):
+        measured.update(S[chunk], chunk)
+    return partial_of(measured, basis, len(S))
 
 
-def joined(parts: Sequence[dict[int, Partial]], slab: Slab, asked: Settings) -> Partial:
-    whole = parts[0][slab.layer]
-    for part in parts[1:]:
-        whole = add(whole, part[slab.layer], kept_in(asked))
-    return Partial(whole.count, *(column[slab.neurons] for column in whole[1:]))
+def added(parts: Sequence[Partial], capacity: int, random: torch.Generator) -> Partial:
+    """In a random order, by a random tree."""
+    waiting = list(parts)
+    while len(waiting) > 1:
+        a, b = (waiting.pop(int(torch.randint(len(waiting), (), generator=random))) for _ in range(2))
+        waiting.append(add(a, b, capacity))
+    return waiting[0]
+
+
+def same(one: Partial, other: Partial) -> bool:
+    return one.seen == other.seen and all(torch.equal(a, b) for a, b in zip(one[1:], other[1:], strict=True))
+
+
+def drawn(seed: int, n: int, k: int, whole: bool) -> tuple[torch.Tensor, torch.Tensor, Basis, torch.Generator]:
+    """S [n, unit, k] and D; of whole numbers, so that norms are exact and many are equal, or drifting, with a poor centre."""
+    random = torch.Generator().manual_seed(seed)
+    if whole:
+        S = torch.randint(-2, 3, (n, UNITS, k), generator=random).double()
+        D = torch.randint(-2, 3, (UNITS, k, 7), generator=random).double()
+        centre = torch.randint(-1, 2, (UNITS, k), generator=random).double()
+    else:
+        S = torch.randn(n, UNITS, k, dtype=torch.float64, generator=random)
+        S += torch.linspace(-2, 2, n, dtype=torch.float64)[:, None, None]
+        S[:, 0] *= 1e-6
+        D = torch.randn(UNITS, k, 7, dtype=torch.float64, generator=random)
+        centre = S[: max(1, n // 3)].mean(0)
+    phi = torch.einsum("bnk,nkd->bnd", S - centre, D)
+    spread = (S - centre).square().mean(0).amax(1).sqrt()
+    return S, D, Basis(centre, phi.square().sum(2).mean(0).sqrt().clamp(min=1e-9), spread), random
+
+
+SIZES = {
+    "seed": st.integers(0, 10**6),
+    "n": st.integers(1, 90),
+    "k": st.integers(1, 4),
+    "of": st.integers(1, 6),
+    "top": st.integers(1, 12),
+    "margin": st.integers(1, 9),
+    "whole": st.booleans(),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(**SIZES)
+def test_any_order_gives_the_same_bytes(seed: int, n: int, k: int, of: int, top: int, margin: int, whole: bool) -> None:
+    """Also with equal norms, shards without an image, and fewer images than are kept."""
+    S, D, basis, random = drawn(seed, n, k, whole)
+    G, shard = D @ D.transpose(1, 2), torch.randint(of, (n,), generator=random)
+    parts = [part(S, (shard == i).nonzero()[:, 0], G, basis, top, margin, 0.5) for i in range(of)]
+    one = added(parts, top + margin, random)
+    assert same(one, added(parts, top + margin, random))
+    assert one.seen == n and one.norm.shape == (UNITS, min(n, top + margin))
+    x = S - basis.centre
+    norms = torch.einsum("bnk,nkd->bnd", x, D).norm(dim=-1).T  # (unit, n)
+    ranked = norms.sort(1, descending=True).values
+    torch.testing.assert_close(one.norm, ranked[:, : top + margin], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(norms.gather(1, one.image), one.norm, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(x.transpose(0, 1).gather(1, one.image[..., None].expand(-1, -1, k)), one.x, rtol=0, atol=0)
+    assert all(len(set(row)) == len(row) for row in one.image.tolist())
+    torch.testing.assert_close(one.sum, x.sum(0), rtol=1e-11, atol=1e-11)
+    row, column = torch.triu_indices(k, k)
+    torch.testing.assert_close(one.moment, torch.einsum("bnj,bnk->njk", x, x)[:, row, column], rtol=1e-11, atol=1e-11)
+    near, rest = one.near_image >= 0, ranked[:, top + margin :]
+    assert near.sum(1).tolist() == [min(rest.shape[1], top)] * UNITS
+    torch.testing.assert_close(one.near_norm[near].view(UNITS, -1), rest[:, :top], rtol=1e-12, atol=1e-12)
+    assert (one.lost >= rest[:, top:].amax(1) - 1e-12).all() if rest.shape[1] > top else (one.lost == -1).all()
+    if one.histogram.shape[1]:
+        assert one.histogram.sum(1).tolist() == [n] * UNITS
+
+
+@settings(max_examples=60, deadline=None)
+@given(**SIZES)
+def test_what_is_certified_is_exact_and_doubts_are_named(
+    seed: int, n: int, k: int, of: int, top: int, margin: int, whole: bool
+) -> None:
+    S, D, basis, random = drawn(seed, n, k, whole)
+    G, shard = D @ D.transpose(1, 2), torch.randint(of, (n,), generator=random)
+    parts = [part(S, (shard == i).nonzero()[:, 0], G, basis, top, margin, 0.9) for i in range(of)]
+    if not whole:  # another machine's rounding
+        parts = [each._replace(centre=each.centre) if i else away(each, 1e-9) for i, each in enumerate(parts)]
+    measured = restored(added(parts, top + margin, random), stack(G), top, 0.9, top + margin)
+    finished = measured.finish()
+    phi = torch.einsum("bnk,nkd->bnd", S, D)
+    norms = (phi - phi.mean(0)).norm(dim=-1).T  # (unit, n)
+    ranked = norms.sort(1, descending=True).values
+    torch.testing.assert_close(finished.mean, S.mean(0), rtol=1e-9, atol=1e-12)
+    x = S - S.mean(0)
+    moment = torch.einsum("bnj,bnk->njk", x, x)
+    torch.testing.assert_close(measured.moment.full(slice(None)), moment, rtol=1e-9, atol=1e-9)
+    sure, tolerance = finished.certified, {"rtol": 1e-9, "atol": 1e-9}
+    torch.testing.assert_close(finished.top_norm[sure], ranked[sure, :top], **tolerance)
+    torch.testing.assert_close(norms.gather(1, finished.top_image), finished.top_norm, **tolerance)
+    rows = (~sure).nonzero()[:, 0]
+    if not len(rows):
+        return
+    doubtful = finished.doubtful[rows]
+    images = torch.arange(n) if finished.beyond.any() else doubtful[doubtful >= 0].unique()
+    second = measured.again(rows)
+    second.forget(images)
+    for chunk in images.split(11):
+        second.update(S[chunk][:, rows], chunk)
+    settled = second.finish()
+    assert settled.certified.all()
+    torch.testing.assert_close(settled.top_norm, ranked[rows, :top], **tolerance)
+    torch.testing.assert_close(norms[rows].gather(1, settled.top_image), settled.top_norm, **tolerance)
+    if rank_of(0.9, n) <= top + margin:
+        torch.testing.assert_close(settled.threshold, ranked[rows, rank_of(0.9, n) - 1], **tolerance)
+
+
+def away(each: Partial, by: float) -> Partial:
+    """The same images about a centre that is off by so much."""
+    d = torch.full_like(each.centre, by)
+    row, column = torch.triu_indices(d.shape[1], d.shape[1])
+    across = each.sum[:, row] * d[:, column] + d[:, row] * each.sum[:, column]
+    moment = each.moment - across + each.seen * d[:, row] * d[:, column]
+    return each._replace(centre=each.centre + d, sum=each.sum - each.seen * d, moment=moment, x=each.x - d[:, None])
+
+
+def test_centres_that_differ_by_more_than_rounding_are_told() -> None:
+    S, D, basis, _ = drawn(3, 40, 3, False)
+    one = part(S, torch.arange(40), D @ D.transpose(1, 2), basis, 5, 5, 0.9)
+    assert not apart(one, away(one, 1e-9)).any() and apart(one, away(one, 10.0)).all()
+
+
+def test_a_threshold_beyond_what_is_kept_is_near() -> None:
+    """Bins are 1.1 % wide, and norms in them about the provisional mean."""
+    random = torch.Generator().manual_seed(5)
+    D = torch.randn(UNITS, 3, 7, dtype=torch.float64, generator=random)
+    S = torch.randn(3000, UNITS, 3, dtype=torch.float64, generator=random) + 0.7
+    phi = torch.einsum("bnk,nkd->bnd", S, D)
+    norms = (phi - phi.mean(0)).norm(dim=-1)
+    centre = S[:256].mean(0)
+    basis = Basis(centre, norms.square().mean(0).sqrt(), (S - centre).square().mean(0).amax(1).sqrt())
+    parts = [part(S, torch.arange(i, 3000, 3), D @ D.transpose(1, 2), basis, 20, 20, 0.9) for i in range(3)]
+    finished = restored(added(parts, 40, random), stack(D @ D.transpose(1, 2)), 20, 0.9, 40).finish()
+    torch.testing.assert_close(finished.threshold, norms.sort(0, descending=True).values[299], rtol=0.03, atol=0)
+
+
+class Sharded:
+    """A random tower's images in shards."""
+
+    def __init__(
+        self, shape: dict, n: int, asked: Settings, layers: Sequence[int], sample: int, unread: Sequence[int] = ()
+    ) -> None:
+        self.paths, self.images = SecondOrder(random_tower(shape)), pictures(random_tower(shape), n)
+        self.asked, self.layers, self.sample = asked, layers, sample
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(1))
+        self.listed, self.order = n, order[~torch.isin(order, torch.tensor(unread, dtype=torch.int64))]
+
+    def batches(self, own: torch.Tensor, size: int = 19):
+        return batches_of(self.images, own, size)
+
+    def parts(self, of: int) -> list[dict[int, Partial]]:
+        """By layer, of each shard."""
+        made = []
+        for i in range(of):
+            own, sample = self.order[i::of], self.batches(self.order[: self.sample], 32)
+            slabs = measure_shard(self.paths, sample, self.batches(own), self.layers, self.listed, len(own), self.asked)
+            made.append({slab.layer: found for slab, found in slabs})
+        return made
+
+    def merged(self, of: int, again: bool) -> Concluded:
+        parts = self.parts(of)
+
+        def joined(slab: Slab) -> Partial:
+            whole = parts[-1][slab.layer]
+            for other in parts[:-1]:
+                whole = add(whole, other[slab.layer], kept_in(self.asked, self.listed))
+            return Partial(whole.seen, *(column[slab.neurons] for column in whole[1:]))
+
+        batches = self.batches(self.order) if again else None
+        return conclude(self.paths, self.layers, joined, self.listed, self.asked, batches)
+
+    def one(self) -> Effects:
+        return measure(self.paths, self.batches(self.order, 32), self.layers, self.listed, self.asked).effects
+
+
+@pytest.fixture(scope="module")
+def study() -> Sharded:
+    return Sharded(SHAPES[1], 330, Settings(top=24, margin=30, quantile=0.95, components=2), [0, 1], 64, unread=[7, 30, 31])
+
+
+@pytest.fixture(scope="module")
+def one(study: Sharded) -> Effects:
+    return study.one()
 
 
 @pytest.mark.parametrize("of", [1, 2, 3, 7])
-def test_shards_are_one_run(of: int) -> None:
-    visual, n, layers = random_tower(SHAPES[1]), 400, [0, 1]
-    images = pictures(visual, n)
-    asked = Settings(top=24, quantile=0.95)
-    one = measure(SecondOrder(visual), batches_of(images, torch.arange(n), 32), layers, n, asked).effects
-    parts = shards(visual, images, of, layers, asked)
-    found = conclude(
-        SecondOrder(visual), layers, lambda slab: joined(parts, slab, asked), n, asked, batches_of(images, torch.arange(n), 32)
-    )
+def test_shards_are_one_run(study: Sharded, one: Effects, of: int) -> None:
+    found = study.merged(of, again=True)
     assert torch.equal(found.effects.top_image, one.top_image) and torch.equal(found.effects.unit, one.unit)
-    for name in ("mean", "top_norm", "threshold", "explained_all", "component_explained", "component"):
+    for name in COLUMNS:
         torch.testing.assert_close(getattr(found.effects, name), getattr(one, name), rtol=1e-9, atol=1e-9, msg=name)
     assert not len(found.uncertain)
+
+
+def test_units_in_doubt_are_listed_and_settled() -> None:
+    """A poor provisional mean, of few images, and a small margin."""
+    study = Sharded(SHAPES[2], 240, Settings(top=12, quantile=0.97, margin=6), [0], 100)
+    one, found = study.one(), study.merged(3, again=False)
+    assert 0 < len(found.uncertain) < len(one.unit) and found.doubtful is not None and found.doubtful < 240
+    sure = ~(one.unit[:, None] == found.uncertain).all(2).any(1)
+    assert torch.equal(found.effects.top_image[sure], one.top_image[sure])
+    settled = study.merged(3, again=True)
+    assert settled.reread == found.doubtful and not len(settled.uncertain)
+    assert torch.equal(settled.effects.top_image, one.top_image)
+    for name in COLUMNS:
+        torch.testing.assert_close(getattr(settled.effects, name), getattr(one, name), rtol=1e-9, atol=1e-9, msg=name)
+
+
+def test_more_shards_than_images() -> None:
+    """Of a short list all images are kept."""
+    study = Sharded(SHAPES[2], 5, Settings(top=20), [0], 64)
+    one, found = study.one(), study.merged(7, again=False)
+    assert found.effects.top_norm.shape == (78, 5) and not len(found.uncertain)
+    assert torch.equal(found.effects.top_image, one.top_image)
+    torch.testing.assert_close(found.effects.component, one.component, rtol=1e-9, atol=1e-9)
+
+
+def test_little_memory_takes_passes_and_gives_the_same(study: Sharded) -> None:
+    (whole,) = study.parts(1)
+    study.asked, before = study.asked._replace(memory=2e5), study.asked
+    order = study.order
+    slabs = list(measure_shard(study.paths, study.batches(order[:64], 32), study.batches(order), [0, 1], 330, 327, study.asked))
+    study.asked = before
+    assert len(slabs) > 2
+    for slab, found in slabs:
+        expected = Partial(whole[slab.layer].seen, *(column[slab.neurons] for column in whole[slab.layer][1:]))
+        for ours, theirs in zip(found[1:], expected[1:], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)

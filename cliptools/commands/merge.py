@@ -183,7 +183,7 @@ def _write_partial(whole: Whole, output: Path | None) -> None:
     first, header = whole.files[0], whole.header
 
     def slabs() -> "Iterator[tuple[Slab, Partial]]":
-        for slab in slabs_to_merge(first.size, whole.choice.layers, whole.settings):
+        for slab in slabs_to_merge(first.size, whole.choice.layers, header.settings["kept"], whole.settings.memory):
             yield slab, _joined(whole, slab)
 
     count = write_slabs(slabs(), lambda layer: first.size(layer)[0], lambda _: header, _names(whole), output)

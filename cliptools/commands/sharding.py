@@ -120,7 +120,7 @@ def _header(
     i, n = options["shard"]
     images = {"digest": list_digest(listed.names), "listed": len(listed.indices)}
     said = said_of(choice, options) | {key: options[key] for key in ("components", "seed", "limit", "sample")}
-    said |= {"kept": kept_in(settings_of(choice, options)), "shards": n, "have": [i]}
+    said |= {"kept": kept_in(settings_of(choice, options), len(listed.indices)), "shards": n, "have": [i]}
     said |= {"rendered": isinstance(listed.source, SceneSource)}
     return Header(KIND, model.identity, images, said).after(TOOL, arguments)
 
@@ -200,9 +200,9 @@ def write_slabs(
     seen: set[int] = set()
     with PartialSpool(beside) as spool:
         for slab, part in slabs:
-            if count not in (None, part.count):
-                raise CliptoolsError(f"{count} images could be read in one pass, {part.count} in another")
-            count = part.count
+            if count not in (None, part.seen):
+                raise CliptoolsError(f"{count} images could be read in one pass, {part.seen} in another")
+            count = part.seen
             rows = {field: column.numpy() for field, column in zip(part._fields[1:], part[1:], strict=True)}
             spool.add(slab.layer, units(slab.layer), int(slab.neurons[0]), rows)
             seen.update(part.image.unique().tolist())

@@ -9,6 +9,7 @@ import tempfile
 from io import BufferedIOBase
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class RowSpool:
         self._layout: dict[str, tuple[str, list[int], int, int]] = {}
         self._end = 0
 
-    def __enter__(self) -> "RowSpool":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -45,7 +45,7 @@ class Basis(NamedTuple):
 class Partial(NamedTuple):
     """What n units with k paths are known by from some of the images; f are kept, at most C. -1 stands where nothing is."""
 
-    count: int
+    seen: int
     """Images."""
     centre: Float[Tensor, "n k"]
     scale: Float[Tensor, "n"]
@@ -92,10 +92,12 @@ def partial_of(measured: UnitStatistics, basis: Basis, listed: int) -> Partial:
     order = ranking(measured.norm[:, kept], measured.image[:, kept])
     near_order = ranking(near.norm, near.image)
     packed = _upper(measured.moment, measured.G.k)
-    spread = torch.where(basis.spread > 0, basis.spread, SILENT).double()[:, None]
+    spread = torch.where(basis.spread > 0, basis.spread, SILENT).double().to(near.norm.device)[:, None]
     found = Partial(
         measured.count,
-        *(column.to(measured.norm.device) for column in basis),
+        basis.centre.to(near.norm.device),
+        basis.scale.to(near.norm),
+        basis.spread.to(near.norm),
         _lengths(measured.G, len(order)),
         _rounded(measured.sum, listed * spread),
         _rounded(packed, listed * spread.square()),
@@ -158,7 +160,7 @@ def add(a: Partial, b: Partial, capacity: int) -> Partial:
     near, places = order[:, : a.near_norm.shape[1]], a.near_norm.shape[1]
     lost = torch.maximum(torch.maximum(a.lost, b.lost), missed.gather(1, order[:, places:]).amax(1))
     return Partial(
-        a.count + b.count,
+        a.seen + b.seen,
         centre,
         torch.minimum(a.scale, b.scale),
         torch.minimum(a.spread, b.spread),
@@ -192,8 +194,8 @@ def moved(part: Partial, centre: Float[Tensor, "n k"]) -> Partial:
     reach = (d.abs() * part.length).sum(1).to(part.norm)[:, None]
     return part._replace(
         centre=centre,
-        sum=part.sum - part.count * d,
-        moment=part.moment - across + part.count * d[:, row] * d[:, column],
+        sum=part.sum - part.seen * d,
+        moment=part.moment - across + part.seen * d[:, row] * d[:, column],
         norm=part.norm + reach,
         x=part.x - d.to(part.x.dtype)[:, None],
         near_norm=torch.where(part.near_image >= 0, part.near_norm + reach, -1),
@@ -206,7 +208,7 @@ def restored(part: Partial, G: SymmetricStack, top: int, quantile: float, capaci
     like, filled = G.blocks[0], part.norm.shape[1]
     made = UnitStatistics(G, top, 0, quantile, capacity - top, part.centre.to(like.device), scale=part.scale)
     made.fixed = False
-    made.count, made.filled = part.count, filled
+    made.count, made.filled = part.seen, filled
     made.sum = part.sum.to(like.device)
     row, column = torch.triu_indices(G.k, G.k)
     for of in (slice(i, i + 1024) for i in range(0, len(part.sum), 1024)):

@@ -26,6 +26,7 @@ from cliptools.methods.symmetric import SymmetricStack
 
 SAMPLE = 256  # images whose mean is the provisional one
 LEAST_MARGIN = 16
+SHORT = 5  # times T: so many images are kept all
 AT_A_TIME = 0.2  # of the memory allowed: a slab, what is added to it, and what both become
 
 
@@ -41,9 +42,13 @@ class Concluded(NamedTuple):
     """Images looked at again."""
 
 
-def kept_in(settings: Settings) -> int:
-    """C: images kept of each unit, the same in all shards. Their memory and their size do not depend on one another."""
-    return settings.top + (max(LEAST_MARGIN, settings.top) if settings.margin is None else settings.margin)
+def kept_in(settings: Settings, listed: int) -> int:
+    """C: images kept of each unit, the same in all shards; of a short list all, so that there is nothing to certify."""
+    if settings.margin is not None:
+        return settings.top + settings.margin
+    if listed <= SHORT * settings.top:
+        return max(listed, settings.top)
+    return settings.top + max(LEAST_MARGIN, settings.top)
 
 
 def measure_shard(
@@ -68,7 +73,7 @@ def measure_shard(
     Raises:
         CliptoolsError: no image of the sample could be read.
     """
-    capacity = kept_in(settings)
+    capacity = kept_in(settings, listed)
     settings = settings._replace(margin=capacity - settings.top)
     passes = plan(paths, layers, settings)
     for number, slabs in enumerate(passes):
@@ -101,12 +106,17 @@ def _sampled(
     return [basis_of(each) for each in statistics]
 
 
-def slabs_to_merge(paths_size: Callable[[int], tuple[int, int]], layers: Sequence[int], settings: Settings) -> Iterator[Slab]:
-    """Units of the layers, so many at a time that what is added up of them fits into the memory."""
-    capacity = kept_in(settings)
+def slabs_to_merge(size: Callable[[int], tuple[int, int]], layers: Sequence[int], capacity: int, memory: float) -> Iterator[Slab]:
+    """Units of the layers, so many at a time that what is added up of them fits into the memory.
+
+    Args:
+        size: Units and paths of a layer.
+        capacity: C.
+        memory: Bytes.
+    """
     for layer in layers:
-        n, k = paths_size(layer)
-        step = max(1, int(AT_A_TIME * settings.memory // UnitStatistics.bytes_per_unit(k, capacity, 8)))
+        n, k = size(layer)
+        step = max(1, int(AT_A_TIME * memory // UnitStatistics.bytes_per_unit(k, capacity, 8)))
         yield from (Slab(layer, torch.arange(start, min(start + step, n))) for start in range(0, n, step))
 
 
@@ -129,11 +139,12 @@ def conclude(
         CliptoolsError: there is no image in any part.
     """
     measurement = Measurement(paths, layers, settings)
-    for slab in slabs_to_merge(paths.size, layers, settings):
+    capacity = kept_in(settings, listed)
+    for slab in slabs_to_merge(paths.size, layers, capacity, settings.memory):
         part = joined(slab)
-        if not part.count:
+        if not part.seen:
             raise CliptoolsError("not one image could be read")
-        measurement.take(slab, restored(part, gram_stack(paths, slab), settings.top, settings.quantile, kept_in(settings)))
+        measurement.take(slab, restored(part, gram_stack(paths, slab), settings.top, settings.quantile, capacity))
     uncertain = [
         paths.units(each.slab.layer)[each.slab.neurons[each.rows.to(each.slab.neurons.device)].cpu()]
         for each in measurement.unsettled
