@@ -1,6 +1,6 @@
 # make demo   the main job on the embedded model: neurons of emoji-vit in words, as a table and a picture
 # make test   everything the tests need, and the tests
-# make man    the manual pages anew
+# make man    the manual pages and completion scripts anew
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -23,7 +23,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The manual pages, from the commands' help texts and man/source.
+# The manual pages, from the commands' help texts and man/source, and the completion scripts.
 man: $(VENV)/.installed
 	$(BIN)/python -m cliptools.manual
 

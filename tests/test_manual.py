@@ -15,6 +15,7 @@ import pytest
 from conftest import ROOT
 from test_bundle import small_bundle
 
+from cliptools.manual.completion import all_scripts
 from cliptools.manual.help_text import arranged, example_blocks, folded, help_blocks
 from cliptools.manual.options import in_words
 from cliptools.manual.pages import all_pages, suite
@@ -198,6 +199,13 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ended = subprocess.run(install, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     return place / "prefix"
+
+
+def test_the_wheel_installs_completion(prefix: Path) -> None:
+    places = {"bash": "bash-completion/completions", "zsh": "zsh/site-functions", "fish": "fish/vendor_completions.d"}
+    for name, text in all_scripts(COMMANDS):
+        shell, _, file = name.partition("/")
+        assert (prefix / "share" / places[shell] / file).read_text(encoding="ascii") == text
 
 
 def test_the_wheel_installs_them(prefix: Path) -> None:

@@ -1,6 +1,7 @@
 """Which models there are, by name, from files alone: importing open_clip takes seconds."""
 
 import ast
+import functools
 import importlib.util
 import json
 from pathlib import Path
@@ -32,18 +33,21 @@ def layer_count(name: str) -> int:
 
 def pretrained_tags(name: str) -> tuple[str, ...]:
     """open_clip's tags of this architecture's weights, read off its table without running it."""
-    source = _open_clip("pretrained.py")
-    if source is None:
-        return ()
-    tables: dict[str, ast.expr] = {}
-    for node in ast.parse(source.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            tables[node.targets[0].id] = node.value
+    tables = _weights_tables()
     models = dict(_entries(tables.get("_PRETRAINED")))
     plain = name.removesuffix("-quickgelu")
     if name in models or plain == name:
         return tuple(tag for tag, _ in _tags(models.get(name), tables))
     return tuple(tag for tag, weights in _tags(models.get(plain), tables) if "quick_gelu=True" in ast.unparse(weights))
+
+
+@functools.cache
+def _weights_tables() -> dict[str, ast.expr]:
+    """What open_clip/pretrained.py gives names to, by name."""
+    source = _open_clip("pretrained.py")
+    body = ast.parse(source.read_text(encoding="utf-8")).body if source else []
+    named = ((node.targets[0], node.value) for node in body if isinstance(node, ast.Assign))
+    return {target.id: value for target, value in named if isinstance(target, ast.Name)}
 
 
 def _tags(table: ast.expr | None, tables: dict[str, ast.expr]) -> list[tuple[str, ast.expr]]:

@@ -1,22 +1,27 @@
-"""Write the manual pages of a checkout: python -m cliptools.manual [ROOT]."""
+"""Write what a checkout brings for share/ anew: python -m cliptools.manual [ROOT]."""
 
 from pathlib import Path
 
 import click
 
-from cliptools.manual.pages import all_pages
+from cliptools.manual.completion import all_scripts
+from cliptools.manual.pages import all_pages, suite
 
 
 @click.command()
 @click.argument("root", default=".", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def main(root: Path) -> None:
-    """Write man/man1 and man/man5 of the checkout at ROOT anew; pages of commands that are gone go, too."""
-    pages = dict(all_pages(root))
-    for old in (root / "man").glob("man?/*"):
-        if f"{old.parent.name}/{old.name}" not in pages:
+    """Write the manual pages and completion scripts of the checkout at ROOT; those of commands that are gone go, too."""
+    _write(root / "man", "man?/*", dict(all_pages(root)))
+    _write(root / "completion", "*/*", dict(all_scripts(suite(root))))
+
+
+def _write(folder: Path, pattern: str, files: dict[str, str]) -> None:
+    for old in folder.glob(pattern):
+        if f"{old.parent.name}/{old.name}" not in files:
             old.unlink()
-    for name, text in pages.items():
-        path = root / "man" / name
+    for name, text in files.items():
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="ascii")
 

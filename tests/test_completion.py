@@ -1,0 +1,247 @@
+"""What shells offer: by the commands themselves, and in bash, zsh and fish as they run."""
+
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import pytest
+from click.shell_completion import FishComplete
+from conftest import ROOT, Run
+from test_bundle import small_bundle
+
+from cliptools.commands.completing import COMPLETED
+from cliptools.ground.model_names import architecture_names, embedded_names, layer_count, pretrained_tags
+from cliptools.manual.completion import all_scripts
+from cliptools.manual.pages import suite
+
+COMMANDS = suite(ROOT)
+NOT_TOLD = {
+    "units", "word", "keep", "explained", "residual", "templates", "prefix", "emoji", "caption", "texts", "depict", "predict",
+    "exclude", "concepts", "image_column", "group_column", "label_column", "components", "m", "shard",
+}  # fmt: skip
+"""Texts of which no shell can know what they will be."""
+ENVIRONMENT = os.environ | {
+    "PATH": f"{ROOT / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+    "LC_ALL": "C.UTF-8",
+    "TERM": "dumb",
+}
+
+
+def offered(line: str, cwd: Path | None = None) -> list[str]:
+    """What click answers for this line, as `type,word`; the cursor is at its end."""
+    name = line.split(maxsplit=1)[0]
+    typed = "" if line.endswith(" ") else line.rsplit(maxsplit=1)[-1]
+    asked = pytest.MonkeyPatch()
+    with asked.context() as patch:
+        patch.setenv("COMP_WORDS", line)
+        patch.setenv("COMP_CWORD", typed)
+        if cwd:
+            patch.chdir(cwd)
+        answer = FishComplete(COMMANDS[name], {}, name, "").complete()
+    return [item.split("\t")[0].removeprefix("plain,") for item in answer.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("completion")
+    bundle = small_bundle(units=3, words=True)
+    header = replace(bundle.header, settings=bundle.header.settings | {"layers": [2, 3]})
+    (place / "neurons.safetensors").write_bytes(replace(bundle, header=header).to_bytes())
+    (place / "emoji list.txt").touch()
+    (place / "photos").mkdir()
+    return place
+
+
+def test_scripts_are_those_that_are_made() -> None:
+    lying = {f"{path.parent.name}/{path.name}": path.read_text(encoding="ascii") for path in (ROOT / "completion").glob("*/*")}
+    assert lying == dict(all_scripts(COMMANDS)), "run make man"
+
+
+def test_every_text_is_told_or_cannot_be() -> None:
+    for name, command in COMMANDS.items():
+        for parameter in command.params:
+            if parameter.type is click.STRING:
+                assert parameter.name in NOT_TOLD, f"{name} {parameter.name}: say in COMPLETED what a shell can offer"
+    assert not NOT_TOLD & set(COMPLETED)
+
+
+def test_options_and_choices() -> None:
+    assert offered("clip-view --so") == ["--sort"]
+    assert offered("clip-view --sort re") == ["residual"] and offered("clip-view --sort=no") == ["norm"]
+    assert {"--bundle", "--pretrained"} & set(offered("clip-effects --p")) == {"--pretrained"}
+
+
+def test_models_and_their_weights() -> None:
+    assert offered("clip-effects --model emoji-") == list(embedded_names()) == ["emoji-rn", "emoji-vit"]
+    assert "RN50x64" in offered("clip-effects --model RN5") and offered("clip-effects --model ViT-SO") == []
+    assert offered("clip-effects --model RN50 --pretrained y") == ["yfcc15m", "file,y"]
+    assert offered("clip-effects --pretrained r") == ["random", "file,r"]
+
+
+def test_names_are_open_clips() -> None:
+    """The same that open_clip says once it is imported."""
+    import open_clip
+
+    assert len(architecture_names()) > 40 and set(architecture_names()) <= set(open_clip.list_models())
+    for name in open_clip.list_models():
+        assert list(pretrained_tags(name)) == open_clip.list_pretrained_tags_by_model(name), name
+        layers = open_clip.get_model_config(name)["vision_cfg"].get("layers")
+        assert layer_count(name) == (layers if isinstance(layers, int) else 0)
+    assert pretrained_tags("no-such-model") == () and layer_count("no-such-model") == 0
+
+
+def test_pools_classes_and_lists() -> None:
+    assert offered("clip-decompose --pool w") == ["words10k", "words30k", "file,w"]
+    assert offered("clip-spurious --classes imagenet") == ["imagenet", "imagenet-r", "file,imagenet"]
+    assert offered("clip-spurious --pairs c") == ["cifar10", "file,c"]
+    assert offered("clip-ablate --ablate all,s") == ["all,small"]
+    assert offered("clip-ablate --ablate large,all,l") == []
+    assert offered("clip-advgen --painter ") == ["emoji", "dir,"] and offered("clip-effects ph") == ["file,ph"]
+
+
+def test_layers_of_a_model_or_of_a_bundle(folder: Path) -> None:
+    assert offered("clip-effects --layers ") == [*map(str, range(8))]
+    assert offered("clip-effects --model RN50 --layers ") == []
+    assert offered("clip-effects --layers 5-") == ["5-6", "5-7"]
+    assert offered("clip-effects --layers 1,2-5,6-") == ["1,2-5,6-7"] and offered("clip-effects --layers x-") == []
+    assert offered("clip-view neurons.safetensors --layers ", folder) == ["2", "3"]
+    assert offered("clip-top --bundle neurons.safetensors --layers 3,", folder) == ["3,2"]
+    assert offered("clip-view --layers ") == [] and offered(f"clip-view {ROOT / 'LICENSE'} --layers ") == []
+    model = small_bundle(units=3, words=True).header.model["name"]
+    assert offered("clip-decompose neurons.safetensors --model ", folder) == [model]
+
+
+@pytest.mark.parametrize("line", ["clip-effects --model ", "clip-effects --model RN50 --pretrained ", "clip-effects --layers "])
+def test_nothing_that_takes_time_is_imported(line: str) -> None:
+    code = (
+        "import os, sys\n"
+        "from cliptools.commands.effects import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "assert not {'torch', 'numpy', 'open_clip', 'PIL', 'rich', 'safetensors'} & set(sys.modules)"
+    )
+    asked = {"_CLIP_EFFECTS_COMPLETE": "fish_complete", "COMP_WORDS": line, "COMP_CWORD": ""}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, env=os.environ | asked, check=False)
+    assert ended.returncode == 0 and len(ended.stdout.splitlines()) > 3, ended.stderr.decode()
+
+
+def test_environment_goes_by_the_name_that_is_typed(run: Run, folder: Path) -> None:
+    for name, command in COMMANDS.items():
+        for option in command.params:
+            if isinstance(option, click.Option) and option.expose_value:
+                first = next(word for word in option.opts if word.startswith("--"))
+                assert option.envvar == f"CLIPTOOLS_{first[2:].upper().replace('-', '_')}", f"{name} {first}"
+    ended = run("view", folder / "neurons.safetensors", env={"CLIPTOOLS_FORMAT": "jsonl", "CLIPTOOLS_VERSION": "0.1"})
+    assert ended.returncode == 0 and len(ended.stdout.splitlines()) == 3
+
+
+def test_usage_names_the_command_however_it_is_started(run: Run) -> None:
+    assert run("view", "--no-such").stderr.startswith(b"Usage: clip-view")
+
+
+BASH = r"""
+source "$1"
+compopt() { echo "compopt $*"; }
+COMP_LINE=$2 COMP_POINT=${#2}
+_cliptools "${2%% *}"
+printf '%s\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("clip-view --so", "--sort"),
+        ("clip-effects --model=emoji-", "emoji-rn emoji-vit"),
+        ("clip-view neurons.safetensors --units 3:4 --sort ind", "index"),
+        ("clip-decompose --pool e", "compopt -o filenames|emoji|emoji list.txt"),
+        ("clip-decompose --pool words1", "compopt -o filenames|words10k"),
+        ("clip-effects ph", "compopt -o default|"),
+        ("clip-advgen --upscaler p", "compopt -o dirnames|"),
+    ],
+)
+def test_bash_function(folder: Path, line: str, said: str) -> None:
+    script = ROOT / "completion" / "bash" / line.split(maxsplit=1)[0]
+    ended = subprocess.run(
+        ["bash", "--norc", "-c", BASH, "bash", script, line],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=ENVIRONMENT,
+        check=True,
+    )
+    expected = said.split("|") if "|" in said else said.split()
+    assert ended.stdout.split("\n")[:-1] == expected and not ended.stderr
+
+
+def typed_into(words: list[str], setup: str, line: str, cwd: Path) -> str:
+    """What an interactive shell makes of a line and a tab: `echo RESULT ` is put before it, and the line run."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(cwd)
+        os.execvpe(words[0], words, ENVIRONMENT)
+    seen = ""
+
+    def wait_for(pattern: str) -> str:
+        nonlocal seen
+        end = time.monotonic() + 20
+        while not (found := re.search(pattern, seen)):
+            assert time.monotonic() < end, seen
+            if select.select([terminal], [], [], 0.2)[0]:
+                seen += os.read(terminal, 65536).decode(errors="replace")
+        return found[1]
+
+    try:
+        os.write(terminal, f"{setup}; echo rea''dy=\n".encode())
+        wait_for("(ready=\r\n)")
+        os.write(terminal, f"{line}\t\x01echo RES''ULT \x05=\n".encode())  # \x01, \x05: to the line's beginning and end
+        return wait_for("RESULT (.*?) ?=\r\n")
+    finally:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        os.close(terminal)
+
+
+def test_bash_as_it_is_used(folder: Path) -> None:
+    setup = f"set -o emacs; source {ROOT}/completion/bash/clip-view"
+    words = ["bash", "--norc", "--noprofile", "-i"]
+    assert typed_into(words, setup, "clip-view --so", folder) == "clip-view --sort"
+    assert typed_into(words, setup, "clip-view neu", folder) == "clip-view neurons.safetensors"
+    assert typed_into(words, setup, "clip-view --units 3:4 --layers", folder) == "clip-view --units 3:4 --layers"
+
+
+def test_zsh_as_it_is_used(folder: Path) -> None:
+    if not shutil.which("zsh"):
+        pytest.skip("zsh is not installed")
+    setup = f"bindkey -e; fpath=({ROOT}/completion/zsh $fpath); autoload -Uz compinit; compinit -u -D"
+    for line, expected in [
+        ("clip-view --so", "clip-view --sort"), ("clip-view neu", "clip-view neurons.safetensors"),
+        ("clip-effects --model=emoji-v", "clip-effects --model=emoji-vit"),
+        ("clip-decompose --pool words1", "clip-decompose --pool words10k"),
+    ]:  # fmt: skip
+        assert typed_into(["zsh", "-f", "-i"], setup, line, folder) == expected
+
+
+def test_fish_as_it_is_used(folder: Path) -> None:
+    if not shutil.which("fish"):
+        pytest.skip("fish is not installed")
+    for line, expected in [
+        ("clip-view --so", "--sort\tOrder of the units."), ("clip-effects --model=emoji-v", "--model=emoji-vit"),
+        ("clip-view ne", "neurons.safetensors"), ("clip-effects --layers 1,2-5,6-", "1,2-5,6-7"),
+        ("clip-effects - | clip-decompose --pool words1", "words10k"), ("clip-advgen --painter p", "photos/"),
+    ]:  # fmt: skip
+        name = line.split("| ")[-1].split()[0]
+        asked = f"source {ROOT}/completion/fish/{name}.fish; complete -C '{line}'"
+        ended = subprocess.run(
+            ["fish", "--no-config", "-c", asked], capture_output=True, text=True, cwd=folder, env=ENVIRONMENT, check=True
+        )
+        assert expected in ended.stdout.splitlines(), f"{line}: {ended.stdout}{ended.stderr}"
