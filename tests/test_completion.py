@@ -62,8 +62,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_scripts_are_those_that_are_made() -> None:
-    lying = {f"{path.parent.name}/{path.name}": path.read_text(encoding="ascii") for path in (ROOT / "completion").glob("*/*")}
-    assert lying == dict(all_scripts(COMMANDS)), "run make man"
+    made = dict(all_scripts(COMMANDS))
+    folder = ROOT / "completion"
+    lying = {path.relative_to(folder).as_posix() for path in folder.glob("*/clip-*")} | {"zsh/_cliptools"}
+    assert {name: (folder / name).read_text(encoding="ascii") for name in lying} == made, "run make man"
 
 
 def test_every_text_is_told_or_cannot_be() -> None:
@@ -234,14 +236,20 @@ def test_zsh_as_it_is_used(folder: Path) -> None:
 def test_fish_as_it_is_used(folder: Path) -> None:
     if not shutil.which("fish"):
         pytest.skip("fish is not installed")
+    functions = ROOT / "completion" / "fish-functions"
     for line, expected in [
         ("clip-view --so", "--sort\tOrder of the units."), ("clip-effects --model=emoji-v", "--model=emoji-vit"),
         ("clip-view ne", "neurons.safetensors"), ("clip-effects --layers 1,2-5,6-", "1,2-5,6-7"),
         ("clip-effects - | clip-decompose --pool words1", "words10k"), ("clip-advgen --painter p", "photos/"),
     ]:  # fmt: skip
         name = line.split("| ")[-1].split()[0]
-        asked = f"source {ROOT}/completion/fish/{name}.fish; complete -C '{line}'"
+        sourced = f"set fish_function_path {functions} $fish_function_path; source {ROOT}/completion/fish/{name}.fish"
         ended = subprocess.run(
-            ["fish", "--no-config", "-c", asked], capture_output=True, text=True, cwd=folder, env=ENVIRONMENT, check=True
+            ["fish", "--no-config", "-c", f"{sourced}; complete -C '{line}'"],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env=ENVIRONMENT,
+            check=True,
         )
         assert expected in ended.stdout.splitlines(), f"{line}: {ended.stdout}{ended.stderr}"

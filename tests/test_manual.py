@@ -15,7 +15,6 @@ import pytest
 from conftest import ROOT
 from test_bundle import small_bundle
 
-from cliptools.manual.completion import all_scripts
 from cliptools.manual.help_text import arranged, example_blocks, folded, help_blocks
 from cliptools.manual.options import in_words
 from cliptools.manual.pages import all_pages, suite
@@ -202,10 +201,14 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_installs_completion(prefix: Path) -> None:
-    places = {"bash": "bash-completion/completions", "zsh": "zsh/site-functions", "fish": "fish/vendor_completions.d"}
-    for name, text in all_scripts(COMMANDS):
-        shell, _, file = name.partition("/")
-        assert (prefix / "share" / places[shell] / file).read_text(encoding="ascii") == text
+    places = {
+        "bash": "bash-completion/completions", "zsh": "zsh/site-functions", "fish": "fish/vendor_completions.d",
+        "fish-functions": "fish/vendor_functions.d",
+    }  # fmt: skip
+    scripts = [*(ROOT / "completion").glob("*/*")]
+    assert len(scripts) == 2 * len(COMMANDS) + 4
+    for path in scripts:
+        assert (prefix / "share" / places[path.parent.name] / path.name).read_bytes() == path.read_bytes()
 
 
 def test_the_wheel_installs_them(prefix: Path) -> None:

@@ -13,7 +13,7 @@ from cliptools.manual.pages import all_pages, suite
 def main(root: Path) -> None:
     """Write the manual pages and completion scripts of the checkout at ROOT; those of commands that are gone go, too."""
     _write(root / "man", "man?/*", dict(all_pages(root)))
-    _write(root / "completion", "*/*", dict(all_scripts(suite(root))))
+    _write(root / "completion", "*/clip-*", dict(all_scripts(suite(root))))
 
 
 def _write(folder: Path, pattern: str, files: dict[str, str]) -> None:
