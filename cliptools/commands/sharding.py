@@ -1,5 +1,6 @@
 """What clip-effects --shard does: some of the images into a partial, to be merged with those of the others."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -198,7 +199,7 @@ def write_slabs(
     beside = None if output is None or str(output) == "-" else output.parent
     count: int | None = None
     seen: set[int] = set()
-    with PartialSpool(beside) as spool:
+    with contextlib.closing(PartialSpool(beside)) as spool:
         for slab, part in slabs:
             if count not in (None, part.seen):
                 raise CliptoolsError(f"{count} images could be read in one pass, {part.seen} in another")

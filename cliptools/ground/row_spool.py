@@ -8,8 +8,6 @@ import struct
 import tempfile
 from io import BufferedIOBase
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
@@ -32,16 +30,14 @@ class RowSpool:
         """
         self.where = str(folder or tempfile.gettempdir())
         try:
-            self._file = tempfile.TemporaryFile(prefix="cliptools-", dir=self.where)  # noqa: SIM115 - closed by __exit__
+            self._file = tempfile.TemporaryFile(prefix="cliptools-", dir=self.where)  # noqa: SIM115 - closed by `close`
         except OSError as error:
             raise CliptoolsError(f"{self.where}: cannot write here ({error.strerror})") from None
         self._layout: dict[str, tuple[str, list[int], int, int]] = {}
         self._end = 0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def close(self) -> None:
+        """Let go of what waits."""
         self._file.close()
 
     def put(self, name: str, rows: int, start: int, values: np.ndarray) -> None:
