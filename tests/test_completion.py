@@ -5,7 +5,6 @@ import pty
 import re
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -187,10 +186,10 @@ def test_bash_function(folder: Path, line: str, said: str) -> None:
 
 def typed_into(words: list[str], setup: str, line: str, cwd: Path) -> str:
     """What an interactive shell makes of a line and a tab: `echo RESULT ` is put before it, and the line run."""
-    process, terminal = pty.fork()
-    if process == 0:
-        os.chdir(cwd)
-        os.execvpe(words[0], words, ENVIRONMENT)
+    terminal, end_of_shell = pty.openpty()
+    ends = {"stdin": end_of_shell, "stdout": end_of_shell, "stderr": end_of_shell}
+    shell = subprocess.Popen(words, cwd=cwd, env=ENVIRONMENT, start_new_session=True, **ends)
+    os.close(end_of_shell)
     seen = ""
 
     def wait_for(pattern: str) -> str:
@@ -208,8 +207,8 @@ def typed_into(words: list[str], setup: str, line: str, cwd: Path) -> str:
         os.write(terminal, f"{line}\t\x01echo RES''ULT \x05=\n".encode())  # \x01, \x05: to the line's beginning and end
         return wait_for("RESULT (.*?) ?=\r\n")
     finally:
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
+        shell.kill()
+        shell.wait()
         os.close(terminal)
 
 

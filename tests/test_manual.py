@@ -15,6 +15,7 @@ import pytest
 from conftest import ROOT
 from test_bundle import small_bundle
 
+from cliptools.commands.base import UNSAID
 from cliptools.manual.help_text import arranged, example_blocks, folded, help_blocks
 from cliptools.manual.options import in_words
 from cliptools.manual.pages import all_pages, suite
@@ -100,6 +101,13 @@ def test_the_stream_page_knows_tensors_and_records() -> None:
     assert all(rf"\fB{literal(name)}\fR" in text for name in {*UNIT_ROWS, *DTYPES})
     for record in unit_records(small_bundle(units=2, words=True)):
         assert all(rf"\fB{literal(key)}\fR" in text for key in record), record.keys()
+
+
+def test_the_stream_page_says_what_history_leaves_out() -> None:
+    text = PAGES["man5/cliptools-stream.5"].split(".SS History")[1].split(".SS")[0]
+    named = {parameter.name: parameter.opts for command in COMMANDS.values() for parameter in command.params}
+    inputs = {"paths", "bundle"}
+    assert all(literal(named[name][-1]) in text for name in UNSAID - inputs if name in named)
 
 
 def test_roff_is_escaped() -> None:
