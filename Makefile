@@ -1,12 +1,13 @@
 # make demo   the main job on the embedded model: neurons of emoji-vit in words, as a table and a picture
 # make test   everything the tests need, and the tests
 # make man    the manual pages and completion scripts anew
+# make bench  what each benchmark is for and how long it takes; make bench-guard: does anything take twice what it took?
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= demo
 
-.PHONY: demo test lint man bench clean
+.PHONY: demo test lint man bench bench-guard clean
 
 demo: $(VENV)/.installed
 	mkdir -p $(OUT)
@@ -26,6 +27,13 @@ lint: $(VENV)/.installed-test
 # The manual pages, from the commands' help texts and man/source, and the completion scripts.
 man: $(VENV)/.installed
 	$(BIN)/python -m cliptools.manual
+
+bench:
+	@$(PYTHON) benchmarks
+
+# One thread: what several wait for each other would count as processor time.
+bench-guard: $(VENV)/.installed-test
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/guard.py
 
 # torch comes first and pinned: another package that asks for torch must not choose a newer one.
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -23,13 +23,14 @@ from typing import Any
 from machine import describe, processor, save
 from photos import make_scenes
 from plain import plain
-from runs import Row, alternating, arguments, run
+from runs import Row, alternating, arguments, run, tool
 from startup import CLICK, COUNT
 
 MINUTES = 1
 BASELINE = Path(__file__).parent / "baseline.json"
 BOUND = 2.0
-ROUNDS = 5
+SCENES = 200
+ROUNDS = 3
 Pair = tuple[Callable[[], float], Callable[[], float]]
 """Seconds of ours, and of the yardstick."""
 
@@ -72,35 +73,43 @@ def pursuit_pair() -> Pair:
     return partial(processor_seconds, lambda: pursue(r, t, 8)), partial(processor_seconds, scikit)
 
 
-def pairs(folder: Path) -> dict[str, Pair]:
+def pairs(folder: Path, scenes: int) -> dict[str, Pair]:
     """All ratios, ours over the yardstick's."""
     import torch
 
     from cliptools.ground.models import load_model
 
     torch.set_num_threads(1)
-    make_scenes(folder / "scenes", 200)
+    make_scenes(folder / "scenes", scenes)
     files = folder / "scenes" / "images"
-    effects = partial(command, "effects", files, "--limit", 200)
+    effects = partial(command, "effects", files)
     help_ = [sys.executable, "-m", "cliptools.commands.effects", "--help"]
-    loop = partial(plain, files, 200, 32, load_model("emoji-vit", device="cpu"))
+    loop = partial(plain, files, scenes, 32, load_model("emoji-vit", device="cpu"))
     command("effects", files, "--limit", 8)  # what is imported once
     pursuit = pursuit_pair()
+    halves = [folder / f"half-{i}.safetensors" for i in (1, 2)]
+    for i, half in enumerate(halves):
+        tool("effects", files, "--shard", f"{i + 1}/2", "-q", "-o", half)
+    merge = partial(command, "merge", *halves, "--images", files)
     return {
-        "clip-effects on 200 scenes, start to end, beside encode_image": (
+        "clip-effects beside encode_image, emoji-vit": (
             partial(processor_seconds, effects),
             partial(processor_seconds, loop),
         ),
         "pursuit beside scikit-learn's": pursuit,
+        "clip-merge of two halves beside clip-effects of both": (
+            partial(processor_seconds, merge),
+            partial(processor_seconds, effects),
+        ),
         "clip-effects --help beside import click": (lambda: run(help_).cpu, lambda: run(CLICK).cpu),
     }
 
 
-def measured(rounds: int) -> dict[str, float]:
+def measured(rounds: int, scenes: int) -> dict[str, float]:
     """The ratios now."""
     with tempfile.TemporaryDirectory() as name:
         found = {}
-        for what, (ours, theirs) in pairs(Path(name)).items():
+        for what, (ours, theirs) in pairs(Path(name), scenes).items():
             turns = alternating(rounds, {"ours": ours, "theirs": theirs})
             found[what] = round(statistics.median(a / b for a, b in zip(turns["ours"], turns["theirs"], strict=True)), 3)
     modules = [run([sys.executable, "-c", code]).said for code in (COUNT.format("effects"), _MODULES)]
@@ -132,7 +141,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--write", action="store_true", help="write the baseline")
     options: argparse.Namespace = parser.parse_args()
-    now = measured(1 if options.quick else options.rounds)
+    now = measured(1, 50) if options.quick else measured(options.rounds, SCENES)
     if options.write:
         document: dict[str, Any] = {"processor": processor(), "ratios": now}
         options.baseline.write_text(json.dumps(document, indent=1) + "\n")

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,9 @@ def test_changelog_has_this_version() -> None:
     import cliptools
 
     assert f"## {cliptools.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("code", ["selection; assert 'torch' not in __import__('sys').modules", "vit_paths"])
+def test_libraries_that_take_seconds_come_when_they_are_needed(code: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", f"import cliptools.methods.{code}"], capture_output=True, cwd=ROOT, check=False)
+    assert ended.returncode == 0, ended.stderr.decode()

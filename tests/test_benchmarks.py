@@ -1,0 +1,206 @@
+"""The benchmarks run, in small, and their tables say what was measured.
+
+What takes minutes even in small is run by hand: `python benchmarks/NAME.py --quick` for effects, resnet, consumers, label_maps.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def scripts() -> Iterator[Any]:
+    """Modules of the benchmarks' folder, by name; they find each other as they do when run."""
+    import importlib
+
+    before = list(sys.path), set(sys.modules)
+    sys.path.insert(0, str(BENCHMARKS))
+    names = ("runs", "photos", "plain", "effects", "resnet", "guard", "consumers", "memory", "startup", "accelerator")
+    yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+    sys.path[:] = before[0]
+    for name in set(sys.modules) - before[1]:
+        if str(BENCHMARKS) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def script(name: str, *options: object) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, str(BENCHMARKS / name), *map(str, options)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(words, capture_output=True, text=True, timeout=300, check=False, env=environment)
+
+
+def result(name: str, folder: Path, *options: object) -> Any:
+    """What a script wrote as JSON; its tables it has printed."""
+    ended = script(f"{name}.py", "--quick", "--out", folder, *options)
+    assert ended.returncode == 0, ended.stderr
+    document = json.loads((folder / f"{name}.json").read_text())
+    assert document["machine"]["threads"] == 1 and document["machine"]["torch"] and "processor" in ended.stdout
+    return document
+
+
+def test_make_bench_lists_every_script_with_its_minutes() -> None:
+    ended = script("")
+    told = [path.name for path in BENCHMARKS.glob("*.py") if "\nMINUTES = " in path.read_text()]
+    assert ended.returncode == 0 and len(told) >= 8
+    assert all(f"python benchmarks/{name} " in ended.stdout for name in told)
+    runnable = [path.name for path in BENCHMARKS.glob("*.py") if "arguments(__doc__" in path.read_text()]
+    assert sorted(runnable) == sorted(told)
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
+def test_examples_of_a_docstring_have_options_that_exist(path: Path) -> None:
+    text = path.read_text()
+    for line in text.split('"""')[1].splitlines():
+        command = line.partition("#")[0].split()
+        if "python" in command and command[-1] != "python" and command[command.index("python") + 1].endswith(".py"):
+            named = BENCHMARKS.parent / command[command.index("python") + 1]
+            known = named.read_text() + (BENCHMARKS / "runs.py").read_text()
+            assert all(f'"{word}"' in known for word in command if word.startswith("--")), line
+
+
+def test_startup(tmp_path: Path) -> None:
+    rows = {row["what"]: row for row in result("startup", tmp_path, "--only-help", "--commands", "view", "effects")["--help"]}
+    assert rows["import click"]["beside import click"] == 1
+    for name in ("clip-view --help", "clip-effects --help"):
+        assert 0.5 < rows[name]["beside import click"] < 10 and 60 < rows[name]["modules"] < 400
+
+
+def test_decompose(tmp_path: Path) -> None:
+    document = result("decompose", tmp_path, "--threads", 1)
+    rows = document["pursuit, 48 units, 2000 texts of width 512"]
+    assert rows[0]["times ours"] == 1 and rows[0]["projected"] == ""
+    others = [row for row in rows[1:] if row["what"].startswith("scikit-learn")]
+    assert len(others) >= 3 and all(row["projected"] == "yes" and row["ms a unit"] > 0 for row in others)
+    assert all(row["same texts"] == f"{row['units']} of {row['units']}" for row in others)
+    (pairs,) = document["neuron-head pairs, 2000 texts of width 768"]
+    assert pairs["projected"] == "yes" and pairs["units"] == 16 and pairs["m"] == 64
+
+
+def test_memory(tmp_path: Path) -> None:
+    (row,) = result("memory", tmp_path, "--cases", "clip-scenes")["peak by number of images"]
+    assert row["flat"] == "yes" == row["should be"] and 0.05 < row["GB, 40"] < 2
+
+
+def test_a_peak_that_grows_is_not_called_flat(scripts: Any) -> None:
+    assert scripts.memory.judged("x", (1, 10, 100), (0.5, 0.5, 0.9), True)["flat"] == "no"
+    assert scripts.memory.judged("x", (1, 10, 100), (0.5, 0.7, 0.71), True)["flat"] == "yes"
+
+
+def test_the_peak_is_that_of_the_process_itself(scripts: Any) -> None:
+    """Not less than what it held, nor what an earlier one did."""
+    big = scripts.runs.run([sys.executable, "-c", "x = bytearray(700_000_000); x[::4096] = x[::4096]"])
+    assert 0.69 < big.peak < 1.2 and big.cpu > 0
+    assert scripts.runs.run([sys.executable, "-c", "pass"], stdin=BENCHMARKS / "runs.py").seconds > 0
+
+
+def test_a_run_that_fails_ends_the_benchmark(scripts: Any) -> None:
+    with pytest.raises(SystemExit, match="no-such-file"):
+        scripts.runs.tool("view", "no-such-file.safetensors")
+
+
+def test_slopes_are_costs_an_image_and_the_rest_is_fixed(scripts: Any) -> None:
+    short, long = ({"seconds": 5 + 0.02 * n, "cpu": 3 + 0.01 * n} for n in (10, 110))
+    found = scripts.runs.slopes(short, long, 10, 110)
+    assert found == {"ms": 20.0, "fixed s": 5.0, "cpu ms": 10.0, "fixed cpu s": 3.0}
+
+
+def test_ratios_are_to_the_plain_loop_of_the_same_round_and_case(scripts: Any) -> None:
+    def line(number: int, batch: int, setting: str, ms: float) -> dict[str, Any]:
+        return {"round": number, "batch": batch, "setting": setting, "ms": ms, "cpu ms": 2 * ms, "fixed s": 1.0, "waiting %": 7}
+
+    log = [line(1, 1, "plain", 10), line(1, 1, "all", 12), line(2, 1, "plain", 20), line(2, 1, "all", 30)]
+    log += [line(1, 8, "plain", 1), line(1, 8, "all", 4), {"model": "of another table"}]
+    rows = {(row["batch"], row["setting"]): row for row in scripts.runs.compared(log, ("batch",))}
+    assert rows[1, "all"]["ratios of ms"] == [1.2, 1.5] and rows[1, "all"]["ratio of ms"] == 1.35
+    assert rows[8, "all"]["ratio of ms"] == 4 and rows[8, "plain"]["ratio of cpu ms"] == 1 and rows[8, "all"]["waiting %"] == 7
+
+
+def test_a_log_can_be_added_to(scripts: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "new" / "effects.jsonl"
+    scripts.runs.Log(path, more=False).keep({"a": 1})
+    more = scripts.runs.Log(path, more=True)
+    more.keep({"a": 2})
+    assert more.lines == [{"a": 1}, {"a": 2}] and len(path.read_text().splitlines()) == 2
+    assert scripts.runs.Log(path, more=False).lines == [] and not path.exists()
+    assert "'a': 2" in capsys.readouterr().out
+
+
+def test_effects_in_one_process_each(scripts: Any, tmp_path: Path) -> None:
+    scripts.photos.make_photos(tmp_path, 6, distinct=4)
+    case = {"model": "emoji-vit", "precision": "bf16", "batch": 3}
+    for setting in ("plain", "default layers"):
+        found = scripts.effects.measured(setting, tmp_path, 6, case, "cpu")
+        assert found["seconds"] > 0 and 0 <= found["waiting"] <= 1 and found["end"] > found["begin"] and "GPU" not in found
+
+
+def test_directions_of_two_precisions(scripts: Any, tmp_path: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    direction = np.array([[1, 0], [0, 1], [0, 0]], np.float32)
+    tensors = {"direction": direction, "top_norm": np.array([[2, 1], [1, 1], [0, 0]], np.float32)}
+    tensors |= {"top_image": np.array([[0, 1]] * 3, np.int32), "images": np.frombuffer(b'["a","b"]', np.uint8)}
+    save_file(tensors, tmp_path / "a")
+    save_file(tensors | {"direction": np.array([[0.6, 0.8], [0, -1], [0, 0]], np.float32)}, tmp_path / "b")
+    row = scripts.effects.beside(tmp_path / "a", tmp_path / "b")
+    assert row["units"] == 2 and row["signs turned"] == 1 and row["top images shared"] == 1
+    assert row["least |cosine|"] == pytest.approx(0.6) and row["mean |cosine|"] == pytest.approx(0.8)
+
+
+def test_resnet_pairs_in_a_process_of_their_own(scripts: Any, tmp_path: Path) -> None:
+    scripts.photos.make_photos(tmp_path, 2)
+    script_ = str(BENCHMARKS / "resnet.py")
+    found = scripts.runs.in_own_process(script_, work="pairs", model="emoji-rn", folder=tmp_path, count=2, batch_size=2)
+    assert found["bytes"] > 1000 and found["peak GB"] > 0.1
+
+
+def test_stages_count_each_moment_once(scripts: Any) -> None:
+    rows = scripts.consumers.stage_rows(12)
+    for command in ("clip-effects", "clip-decompose"):
+        of = {row["stage"]: row["seconds"] for row in rows if row["command"] == command}
+        assert sum(of.values()) - of["all"] == pytest.approx(of["all"], abs=0.1)
+        watched = {name for _, _, name in scripts.consumers.STAGES[command.removeprefix("clip-")]}
+        assert watched <= set(of) and min(of.values()) >= 0
+
+
+def test_the_guard_warns_of_a_ratio_beyond_twice_its_baseline(tmp_path: Path) -> None:
+    committed = json.loads((BENCHMARKS / "baseline.json").read_text())
+    doctored = tmp_path / "baseline.json"
+    ratios = dict(committed["ratios"])
+    name = "pursuit beside scikit-learn's"
+    ratios[name] /= 20
+    doctored.write_text(json.dumps({"ratios": ratios}))
+    ended = script("guard.py", "--quick", "--baseline", doctored)
+    assert ended.returncode == 0, ended.stderr
+    warnings = [line for line in ended.stdout.splitlines() if line.startswith("warning: ")]
+    assert any(name in line for line in warnings) and "ratios of processor time" in ended.stdout
+
+
+def test_what_the_guard_judges(scripts: Any) -> None:
+    rows, said = scripts.guard.judged({"a": 2.1, "b": 1.9, "new": 9.0}, {"a": 1.0, "b": 1.0, "gone": 1.0})
+    assert [row.get("beside it") for row in rows] == [2.1, 1.9, None]
+    assert len(said) == 2 and said[0].startswith("warning: a: 2.1") and "gone: not measured" in said[1]
+    assert set(json.loads((BENCHMARKS / "baseline.json").read_text())["ratios"]) >= {"clip-effects --help beside import click"}
+
+
+def test_samples_of_an_accelerator_are_read(scripts: Any) -> None:
+    moment, share = scripts.accelerator._sample("2026/11/21 20:00:00.500, 87")
+    assert share == 87 and moment % 1 == pytest.approx(0.5)
+    with scripts.accelerator.sampled(False) as busy:
+        assert busy(0.0, 1.0) is None
+
+
+def test_ci_measures_before_the_tests_and_ends_with_them() -> None:
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert lines[-1] == "exec make test" and any(line.startswith("make bench-guard ||") for line in lines)
+    assert "bench-guard:" in (ROOT / "Makefile").read_text()
