@@ -93,6 +93,23 @@ def _classes(context: click.Context, typed: str) -> Iterable[str]:
     return CLASS_LISTS
 
 
+def _ablate(context: click.Context, typed: str) -> Iterable[str]:
+    from cliptools.commands.changes import ABLATE
+
+    return listed(*ABLATE)(context, typed)
+
+
+def _reconstruct(context: click.Context, typed: str) -> Iterable[str]:
+    from cliptools.commands.changes import RECONSTRUCT
+
+    return listed(*RECONSTRUCT)(context, typed)
+
+
+def _writers(context: click.Context, typed: str) -> Iterable[str]:
+    """Plain sentences without a model are for descriptions of pictures only."""
+    return ("smollm2", "template") if context.command.name == "clip-advgen" else ("smollm2",)
+
+
 def _pairs(context: click.Context, typed: str) -> Iterable[str]:
     from cliptools.ground.class_pairs import PAIR_LISTS
 
@@ -133,11 +150,11 @@ COMPLETED = {
     "images_from": Completed(place=FILE),
     "labels": Completed(words("folders", "scenes"), FILE),
     "truth": Completed(words("scenes"), FILE),
-    "llm": Completed(words("smollm2", "template"), FILE),
+    "llm": Completed(_writers, FILE),
     "painter": Completed(words("emoji"), FOLDER),
     "upscaler": Completed(place=FOLDER),
-    "ablate": Completed(listed("all", "large", "small", "none", "joint")),
-    "reconstruct": Completed(listed("pc", "words")),
+    "ablate": Completed(_ablate),
+    "reconstruct": Completed(_reconstruct),
     "thresholds": Completed(words("mean")),
     "backgrounds": Completed(words("none")),
 }

@@ -64,7 +64,7 @@ def command_page(command: click.Command, sources: Path) -> str:
         "OPTIONS": option_blocks(command, context),
         "EXAMPLES": example_blocks(examples),
     }
-    parameters = {str(each.name) for each in command.params}
+    parameters = {name, *(str(each.name) for each in command.params)}
     parts = (generated, read_sections(sources / f"{name}.md", parameters), read_sections(sources / SHARED, parameters))
     strange = {title for part in parts for title in part} - set(ORDER)
     if strange:

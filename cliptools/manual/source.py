@@ -27,7 +27,7 @@ def read_sections(path: Path, parameters: Collection[str] = (), placed: Callable
     """The sections of a source, in its order.
 
     Args:
-        parameters: Names of the command's parameters, for blocks that only some commands have.
+        parameters: The names of the command and its parameters, for blocks that only some commands have.
         placed: The blocks for an `@name`.
 
     Raises:
