@@ -1,7 +1,7 @@
 """What clip-effects costs beside a plain forward pass, from JPEG files to a bundle, in one run.
 
     python benchmarks/effects.py                                        # ViT-B-32 and ViT-L-14, batches of 1, 8 and 32
-    python benchmarks/effects.py --models ViT-B-32 --batch-sizes 32 --rounds 5 --more
+    python benchmarks/effects.py --models ViT-B-32 --batch-sizes 32     # a seventh of that
     python benchmarks/effects.py --precisions bf16 --accuracy --more    # the same in bfloat16, and what it changes
     python benchmarks/effects.py --memory --rounds 0 --more             # and peak memory at 500 and 2,000 images
     python benchmarks/effects.py --device cuda --precisions bf16 --counts 1000 5000 --out results-of-that-machine
@@ -25,7 +25,7 @@ from photos import make_photos
 from plain import Watch, load, plain, weights
 from runs import Log, Row, arguments, compared, in_own_process, log_of, out_of, say, slopes, tool
 
-MINUTES = 45
+MINUTES = 95
 COUNTS = {"ViT-B-32": (128, 512), "ViT-L-14": (8, 40), "emoji-vit": (8, 40)}  # images of the two runs
 LAST = {"ViT-B-32": 10, "ViT-L-14": 22, "emoji-vit": 6}  # layer that second-order effects have
 SETTINGS = ("plain", "default layers", "all layers", "all layers, --memory 6")

@@ -20,7 +20,7 @@ from machine import describe, save
 from photos import link, make_scenes
 from runs import Row, arguments, out_of, run, tool
 
-MINUTES = 40
+MINUTES = 25
 COUNTS = (100, 1000, 10_000)
 LIMITED: dict[str, list[Any]] = {
     "clip-effects": ["effects"],

@@ -10,13 +10,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from machine import RESULTS
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # a benchmark runs from a checkout, installed or not
 Row = dict[str, Any]
+Measure = TypeVar("Measure")
 
 
 class Ran(NamedTuple):
@@ -94,7 +95,7 @@ def compared(log: Iterable[Row], same: Sequence[str], plain: str = "plain") -> l
         for clock in ("ms", "cpu ms"):
             row[f"{clock} an image"] = round(statistics.median(line[clock] for line in of), 2)
             pairs = [(line[clock], baseline.get((*key[:-1], line["round"]), line)[clock]) for line in of]
-            ratios = [round(each / base, 3) if base > 0 else None for each, base in pairs]
+            ratios = [round(each / base, 3) if base > 0 < each else None for each, base in pairs]
             known = [ratio for ratio in ratios if ratio is not None]
             row |= {f"ratio of {clock}": round(statistics.median(known), 3) if known else None, f"ratios of {clock}": ratios}
         row["fixed s"] = round(statistics.median(line["fixed s"] for line in of), 2)
@@ -104,9 +105,9 @@ def compared(log: Iterable[Row], same: Sequence[str], plain: str = "plain") -> l
     return rows
 
 
-def alternating(rounds: int, measures: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
+def alternating(rounds: int, measures: dict[str, Callable[[], Measure]]) -> dict[str, list[Measure]]:
     """What each measures, in turns."""
-    found: dict[str, list[float]] = {name: [] for name in measures}
+    found: dict[str, list[Measure]] = {name: [] for name in measures}
     for _ in range(rounds):
         for name, measure in measures.items():
             found[name].append(measure())
