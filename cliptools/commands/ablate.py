@@ -10,6 +10,7 @@ from cliptools.commands.ablate_table import ablate_table
 from cliptools.commands.ablating import TOOL, measure
 from cliptools.commands.base import choose_format, command, device_option, output_options
 from cliptools.commands.changes import ABLATE, RECONSTRUCT, open_bundles, parse_changes
+from cliptools.commands.completing import Completed, listed
 from cliptools.ground.errors import UsageError
 from cliptools.ground.output import text_output
 from cliptools.ground.records import write_record
@@ -44,8 +45,8 @@ LIMIT_HELP = f"Only the first N images [scenes, where no PATH is given: {SCENES}
 @click.option("--label-column", default="label", show_default=True, metavar="NAME", help=COLUMN_HELP)
 @click.option("--classes", metavar="NAME|FILE", help=CLASSES_HELP)
 @click.option("--template", "--templates", "templates", multiple=True, metavar="TEXT", help=TEMPLATE_HELP)
-@click.option("--ablate", metavar="KINDS", help=ABLATE_HELP)
-@click.option("--reconstruct", metavar="KINDS", help=RECONSTRUCT_HELP)
+@click.option("--ablate", type=Completed(listed(*ABLATE)), metavar="KINDS", help=ABLATE_HELP)
+@click.option("--reconstruct", type=Completed(listed(*RECONSTRUCT)), metavar="KINDS", help=RECONSTRUCT_HELP)
 @click.option("--components", default="1", show_default=True, metavar="NUMBERS", help=COMPONENTS_HELP)
 @click.option("--m", metavar="NUMBERS", help=M_HELP)
 @click.option("--keep", metavar="PERCENTS", help=KEEP_HELP)

@@ -93,18 +93,6 @@ def _classes(context: click.Context, typed: str) -> Iterable[str]:
     return CLASS_LISTS
 
 
-def _ablate(context: click.Context, typed: str) -> Iterable[str]:
-    from cliptools.commands.changes import ABLATE
-
-    return listed(*ABLATE)(context, typed)
-
-
-def _reconstruct(context: click.Context, typed: str) -> Iterable[str]:
-    from cliptools.commands.changes import RECONSTRUCT
-
-    return listed(*RECONSTRUCT)(context, typed)
-
-
 def _writers(context: click.Context, typed: str) -> Iterable[str]:
     """Plain sentences without a model are for descriptions of pictures only."""
     return ("smollm2", "template") if context.command.name == "clip-advgen" else ("smollm2",)
@@ -153,9 +141,7 @@ COMPLETED = {
     "llm": Completed(_writers, FILE),
     "painter": Completed(words("emoji"), FOLDER),
     "upscaler": Completed(place=FOLDER),
-    "ablate": Completed(_ablate),
-    "reconstruct": Completed(_reconstruct),
     "thresholds": Completed(words("mean")),
     "backgrounds": Completed(words("none")),
 }
-"""By the parameter's name. Path-typed parameters and choices complete themselves."""
+"""By the parameter's name. Parameters of other types (choices, paths, a Completed of a command's own) complete themselves."""
