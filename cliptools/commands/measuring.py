@@ -126,6 +126,11 @@ def measure_bundle(
     return _bundle(measured, model, choice, settings, options, arguments)
 
 
+def units_said(effects: "Effects", choice: "Choice", keep: Keep | None) -> str:
+    """`1536 neurons`, and how many of them are kept."""
+    return f"{len(effects.unit)} {choice.units}" + ("" if keep is None else f", {int(keep.units.sum())} kept")
+
+
 def _measure(
     model: "LoadedModel", source: "ImageSource", choice: "Choice", settings: "Settings", options: dict[str, Any]
 ) -> Measured:

@@ -14,6 +14,7 @@ from cliptools.commands.measuring import (
     list_images,
     settings_of,
     thumbnailer,
+    units_said,
 )
 from cliptools.commands.present import FORMATS, emit, unit_name
 from cliptools.commands.sharding import read_slab, write_slabs
@@ -219,8 +220,8 @@ def _merge(whole: Whole, options: dict[str, Any], arguments: dict[str, Any]) -> 
     bundle = effects_bundle(made, found.effects, whole.settings, names, keep, thumbnails)
     skips = f", {images['skipped']} skipped" if images["skipped"] else ""
     again = f", {found.reread} looked at twice" if found.reread else ""
-    shards = f"{whole.files[0].of} shards"
-    note(f"{TOOL}: {images['count']} images{skips}{again}, {shards}, {bundle.units} {choice.units} of {model.name}")
+    units = units_said(found.effects, choice, keep)
+    note(f"{TOOL}: {images['count']} images{skips}{again}, {whole.files[0].of} shards, {units} of {model.name}")
     if not len(found.uncertain):
         return bundle
     _say_uncertain(found, whole)
