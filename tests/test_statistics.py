@@ -140,7 +140,7 @@ def test_a_second_look_takes_few_images() -> None:
     """The near misses name the images in doubt: the rest need not be read again."""
     visual, n = random_tower(SHAPES[0]), 400
     images = pictures(visual, n)
-    report = measure(SecondOrder(visual), batches_of(images, torch.arange(n), 32), [1], n, Settings(top=40, margin=8))
+    report = measure(SecondOrder(visual), batches_of(images, torch.arange(n), 32), [1], n, Settings(top=40, margin=3))
     assert report.redone and 0 < report.reread < n // 2
     assert report.passes == 1
 

@@ -21,7 +21,7 @@ from cliptools.methods.symmetric import SymmetricStack
 Batches = Callable[[Collection[int] | None], Iterator[tuple[list[int], Tensor]]]
 """Image numbers and preprocessed pictures [b, 3, y, x], of these images or of all, always in the same order."""
 CHEAP = 0.5e9  # bytes of kept images that nobody misses
-WAITING = 24_000_000  # scalars that may wait to be taken in together
+WAITING = 24_000_000, 32  # scalars, and images, that may wait to be taken in together
 AMPLE = 2  # times T kept beyond T, where memory allows: every list is certified then, or nearly
 
 
@@ -125,7 +125,7 @@ def pass_label(number: int, passes: int) -> str:
 
 def at_once(paths: Paths, slabs: Sequence[Slab]) -> int:
     """Images whose scalars may wait together."""
-    return max(1, WAITING // sum(len(slab.neurons) * paths.size(slab.layer)[1] for slab in slabs))
+    return max(WAITING[1], WAITING[0] // sum(len(slab.neurons) * paths.size(slab.layer)[1] for slab in slabs))
 
 
 def _margin(paths: Paths, layers: Sequence[int], expected: int, settings: Settings) -> int:
@@ -195,7 +195,7 @@ def take_in(
     scale = scale_of(embedding, scaled)
     numbers = torch.tensor(images, device=embedding.device)
     for each, scalars in zip(statistics, S, strict=True):
-        each.update(scalars * scale[:, None, None], numbers)
+        each.update(scalars, numbers, scale)
 
 
 class Measurement:

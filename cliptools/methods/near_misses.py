@@ -4,9 +4,42 @@ A list kept about a provisional centre may be wrong about the mean. The images t
 with a norm near the list's end: these few are remembered, and need to be looked at again, all others need not.
 """
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+
+class Exchange(NamedTuple):
+    """Of m kept and b new norms in each of n rows, the b smallest leave."""
+
+    leaves: Int[Tensor, "n b"]
+    """Their places, new ones counted from m."""
+    dropped: Float[Tensor, "n b"]
+    """Their norms, smallest first."""
+    floor: Float[Tensor, "n"]
+    """The smallest that stays."""
+
+    def places(self, m: int) -> tuple[Int[Tensor, "s"], Int[Tensor, "s"], Int[Tensor, "s"]]:
+        """Row, place that becomes free, newcomer that takes it."""
+        old = self.leaves < m
+        n, b = old.shape
+        stays = old.new_ones(n, b + 1).scatter_(1, torch.where(old, b, self.leaves - m), False)[:, :b]
+        row, column = old.nonzero(as_tuple=True)
+        return row, self.leaves[row, column], stays.nonzero(as_tuple=True)[1]
+
+    def pick(self, kept: Int[Tensor, "n m"], new: Int[Tensor, "n b"]) -> Int[Tensor, "n b"]:
+        """Whatever belongs to the norms that leave."""
+        m = kept.shape[1]
+        of_new = new.gather(1, (self.leaves - m).clamp(min=0))
+        return kept.gather(1, self.leaves.clamp(max=m - 1)).where(self.leaves < m, of_new)
+
+
+def exchange(kept: Float[Tensor, "n m"], new: Float[Tensor, "n b"]) -> Exchange:
+    """Which norms leave."""
+    values, order = torch.cat([kept, new], 1).topk(new.shape[1] + 1, largest=False)
+    return Exchange(order[:, :-1], values[:, :-1], values[:, -1])
 
 
 class NearMisses:
@@ -19,16 +52,17 @@ class NearMisses:
         self.lost = like.new_full((n,), -torch.inf)
         """Bound on what is not even remembered."""
 
-    def take(self, of: slice, norm: Float[Tensor, "n b"], image: Int[Tensor, "n b"]) -> None:
-        """Remember what some units drop, or forget what is smaller."""
+    def take(self, norm: Float[Tensor, "n b"], image: Int[Tensor, "n b"]) -> None:
+        """Remember what units drop, or forget what is smaller."""
         largest = norm.amax(1)
-        self.lost[of] = torch.where(largest > self.least[of], self.lost[of], torch.maximum(self.lost[of], largest))
-        rows = (largest > self.least[of]).nonzero()[:, 0]
-        units, places = rows + of.start, self.norm.shape[1]
-        values, order = torch.cat([self.norm[units], norm[rows]], 1).topk(places + 1)  # (row, places + 1)
-        self.norm[units], self.least[units] = values[:, :-1], values[:, -2]
-        self.lost[units] = torch.maximum(self.lost[units], values[:, -1])
-        self.image[units] = torch.cat([self.image[units], image[rows]], 1).gather(1, order[:, :-1])
+        self.lost = torch.where(largest > self.least, self.lost, torch.maximum(self.lost, largest))
+        units = (largest > self.least).nonzero()[:, 0]
+        exchanged = exchange(self.norm[units], norm[units])
+        row, place, newcomer = exchanged.places(self.norm.shape[1])
+        self.norm[units[row], place] = norm[units[row], newcomer]
+        self.image[units[row], place] = image[units[row], newcomer]
+        self.least[units] = exchanged.floor
+        self.lost[units] = torch.maximum(self.lost[units], exchanged.dropped[:, -1])
 
     def move(self, distance: Float[Tensor, "n"]) -> None:
         """The centre moves by so much, and no norm grows by more."""
@@ -36,7 +70,14 @@ class NearMisses:
         self.least += distance
         self.lost += distance
 
-    def above(self, of: slice, norm: Float[Tensor, "n"]) -> tuple[Int[Tensor, "n R"], Bool[Tensor, "n"]]:
-        """Of some units the images, else -1, that may have more than this norm; and whether any may that is not remembered."""
+    def above(
+        self, of: slice, norm: Float[Tensor, "n"], bound: Float[Tensor, "n"]
+    ) -> tuple[Int[Tensor, "n R"], Bool[Tensor, "n"]]:
+        """Of some units the images, else -1, that may have more than this norm; and whether any may that is not remembered.
+
+        Args:
+            bound: Another bound on the norm of everything dropped.
+        """
         image = self.image[of]
-        return image.where(self.norm[of] > norm[:, None], torch.full_like(image, -1)), self.lost[of] > norm
+        may = (self.norm[of] > norm[:, None]) & (bound > norm)[:, None]
+        return image.where(may, torch.full_like(image, -1)), (self.lost[of] > norm) & (bound > norm)

@@ -5,27 +5,31 @@ matrix G = D D^T. The largest centred norms are wanted about the mean, which is 
 
 * the first C = T + margin images are all kept, with their x; their mean is the first centre;
 * from then on an image enters where its norm exceeds the smallest kept, the floor;
-* whenever the count has doubled, the centre moves to the mean so far and the kept norms are computed anew.
+* whenever the count has grown by a quarter, norms are taken about the mean so far: an epoch ends. The sums and x stay about
+  the first centre; centre and mean so far differ by the offset o, and ||(x - o) D||^2 = x G x^T - 2 x (G o) + o G o^T.
 
-The norm of a dropped image grows by no more than the centre moves, ||(mean - centre) D||. Where the T-th kept norm reaches the
-largest of these bounds the list is certified to be the exact one. Where it does not, the images
+The norm of a dropped image grows by no more than the mean moves after its epoch, ||(mean - mean then) D||. Where the T-th kept
+norm reaches the largest of these bounds the list is certified to be the exact one. Where it does not, the images
 that may belong to it are mostly among the near misses (near_misses.py), and a second look at these alone settles it.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cliptools.methods.near_misses import NearMisses
+from cliptools.methods.epochs import Epochs, Offset
+from cliptools.methods.near_misses import NearMisses, exchange
+from cliptools.methods.norm_histogram import BINS, count_norms, middle_of
 from cliptools.methods.symmetric import SymmetricStack
+from cliptools.methods.waiting import Batch, Waiting
 
-BINS_PER_OCTAVE = 64  # of the norm histogram: 1.1 % wide
-OCTAVES = (-3, 9)  # about each unit's first root-mean-square norm
-BLOCK = 4_000_000  # numbers in a temporary: small enough to stay near the processor
+GROWTH = 1.25  # of the count, from one epoch to the next
+BLOCK = 250_000  # numbers in a temporary: small enough to stay near the processor
 
 
 class Finished(NamedTuple):
@@ -79,7 +83,7 @@ class UnitStatistics:
         self.fixed = centre is not None
         self.centre = torch.zeros(n, k, dtype=torch.float64, device=like.device) if centre is None else centre.double()
         self.at_once = at_once
-        self.waiting: list[tuple[Tensor, Tensor]] = []
+        self.waiting = Waiting()
         self.count = 0
         self.filled = 0
         self.sum = torch.zeros_like(self.centre)  # of x, about the centre
@@ -89,119 +93,121 @@ class UnitStatistics:
         self.x = like.new_zeros(n, self.capacity, k)
         self.floor = like.new_zeros(n)
         self.near = None if scale is None else NearMisses(n, top, like)  # else since the first image was dropped
+        self.offset: Offset | None = None  # since the first epoch
+        self.epochs: Epochs | None = None
+        self.bound = torch.full_like(self.norm[:, 0], torch.inf)  # of what was dropped, about the mean
         self.seen = False  # whether every image has been counted, so that only the list is open
         self.next_move = self.capacity
         counted = rank_of(quantile, expected) > self.capacity
-        bins = (OCTAVES[1] - OCTAVES[0]) * BINS_PER_OCTAVE
-        self.histogram = torch.zeros(n, bins, dtype=torch.int32, device=like.device) if counted else None
+        self.histogram = torch.zeros(n, BINS, dtype=torch.int32, device=like.device) if counted else None
         self.unit_norm = like.new_ones(n) if scale is None else scale.to(like)
 
     @staticmethod
     def bytes_per_unit(k: int, capacity: int, itemsize: int = 4) -> int:
         """Memory that one unit with k paths takes."""
-        return itemsize * (2 * SymmetricStack.numbers(k) + capacity * (k + 3)) + 16 * k
+        return itemsize * (2 * SymmetricStack.numbers(k) + capacity * (k + 3) + Epochs.MOST * k) + 16 * k
 
-    def update(self, S: Float[Tensor, "b n k"], images: Int[Tensor, "b"]) -> None:
-        """Take in a batch. Images are numbered as the caller likes; numbers come back in top_image."""
-        self.waiting.append((S, images))
-        if sum(len(each) for _, each in self.waiting) >= self.at_once:
+    def update(self, S: Float[Tensor, "b n k"], images: Int[Tensor, "b"], scale: Float[Tensor, "b"] | None = None) -> None:
+        """Take in a batch, S times scale. Images are numbered as the caller likes; numbers come back in top_image."""
+        self.waiting.add(Batch(S, images, S.new_ones(len(S)) if scale is None else scale.to(S.dtype)))
+        if len(self.waiting) >= self.at_once:
             self.take_all()
 
     def take_all(self) -> None:
         """Take in the batches that wait."""
-        if not self.waiting:
-            return
-        S, images = self.waiting[0]
-        if len(self.waiting) > 1:  # one by itself need not be copied
-            S, images = (torch.cat(parts) for parts in zip(*self.waiting, strict=True))
-        self.waiting = []
-        done = 0
-        while done < len(S):
-            # Never step over the moment at which the centre moves: epochs must not depend on the batch size.
-            step = min(len(S) - done, self.next_move - self.count) if not self.fixed else len(S) - done
-            self._take(S[done : done + step], images[done : done + step])
-            done += step
+        while len(self.waiting):
+            # Never step over the end of an epoch: epochs must not depend on the batch size.
+            self._take(self.waiting.take(len(self.waiting) if self.fixed else self.next_move - self.count))
             if self.count == self.next_move and not self.fixed:
                 self._move_centre()
-                self.next_move *= 2
+                self.next_move = math.ceil(GROWTH * self.count)
 
-    def _take(self, S: Float[Tensor, "b n k"], images: Int[Tensor, "b"]) -> None:
-        b, n, k = S.shape
-        centre = self.centre.to(S.dtype)
-        block = max(1, BLOCK // (b * k))
-        for start in range(0, n, block):
-            of = slice(start, min(start + block, n))
-            x = S[:, of].transpose(0, 1).contiguous() - centre[of, None]  # (block, b, k)
+    def _take(self, batches: Sequence[Batch]) -> None:
+        image = torch.cat([batch.image for batch in batches])
+        n, b, k, like = len(self.norm), len(image), self.G.k, batches[0].S
+        x, norm, minus = like.new_empty(n, b, k), like.new_empty(n, b), -self.centre.to(like.dtype)[:, None]
+        filling = min(b, self.capacity - self.filled)
+        known = self.fixed or filling <= 0  # else all are kept, and norms and moment will be made of them
+        for of in _slices(n, b * k):
+            for batch, columns in zip(batches, x[of].split([len(batch.image) for batch in batches], 1), strict=True):
+                torch.addcmul(minus[of], batch.S[:, of].transpose(0, 1), batch.scale[:, None], out=columns)  # (some, b, k)
             if not self.seen:
-                self.sum[of] += x.sum(1, dtype=torch.float64)
-                if self.fixed or self.count >= self.capacity:  # else all are kept, and the moment will be made of them
-                    self.moment.add_outer(of, x)
-            filling = self.capacity - self.filled
-            norm = self._norms(x, of) if self.fixed or filling <= 0 else None
-            if filling > 0:
-                self._fill(x[:, :filling], images[:filling], None if norm is None else norm[:, :filling], of)
-            if b > filling and norm is not None:
-                self._enter(x[:, max(0, filling) :], norm[:, max(0, filling) :], images[max(0, filling) :], of)
-            if self.histogram is not None and norm is not None and not self.seen:
-                self._count_norms(norm, of)
+                self.sum[of] += x[of].sum(1, dtype=torch.float64)
+            if known and not self.seen:
+                self.moment.add_outer(of, x[of])
+            if known:
+                norm[of] = self._norms(x[of], of)
+        if filling > 0:
+            self._fill(x[:, :filling], image[:filling], norm[:, :filling] if known else None)
+        if b > filling:
+            self._enter(x[:, filling:], norm[:, filling:], image[filling:])
+        if self.histogram is not None and known and not self.seen:
+            count_norms(self.histogram, norm / self.unit_norm[:, None])
         self.count += 0 if self.seen else b
         self.filled = min(self.capacity, self.filled + b)
 
     def _norms(self, x: Float[Tensor, "n b k"], of: slice) -> Float[Tensor, "n b"]:
-        return self.G.quadratic(of, x).clamp(min=0).sqrt()
+        if self.offset is None:
+            return self.G.quadratic(of, x).clamp(min=0).sqrt()
+        return (self.G.quadratic(of, x, self.offset.pull[of]) + self.offset.square[of, None]).clamp(min=0).sqrt()
 
-    def _fill(self, x: Float[Tensor, "n b k"], images: Int[Tensor, "b"], norm: Tensor | None, of: slice) -> None:
+    def _fill(self, x: Float[Tensor, "n b k"], images: Int[Tensor, "b"], norm: Tensor | None) -> None:
         slots = slice(self.filled, self.filled + len(images))
-        self.x[of, slots], self.image[of, slots] = x, images
+        self.x[:, slots], self.image[:, slots] = x, images
         if norm is not None:
-            self.norm[of, slots] = norm
+            self.norm[:, slots] = norm
             if slots.stop == self.capacity:
-                self.floor[of] = self.norm[of].amin(1)
+                self.floor = self.norm.amin(1)
 
-    def _enter(self, x: Float[Tensor, "n b k"], norm: Float[Tensor, "n b"], images: Int[Tensor, "b"], of: slice) -> None:
+    def _enter(self, x: Float[Tensor, "n b k"], norm: Float[Tensor, "n b"], images: Int[Tensor, "b"]) -> None:
         """Of the kept images and the newcomers, keep the largest; the others are near misses at best."""
         n, b = norm.shape
         dropped, whose = norm, images.expand(n, b)
-        rows = (norm.amax(1) > self.floor[of]).nonzero()[:, 0]
-        if len(rows):
-            units, new = rows + of.start, norm[rows]
-            both = torch.cat([self.norm[units], new], 1)  # (row, capacity + b)
-            leaves = torch.zeros_like(both, dtype=torch.bool)
-            leaves.scatter_(1, both.topk(b, largest=False, sorted=False).indices, True)
+        units = (norm.amax(1) > self.floor).nonzero()[:, 0]
+        if len(units):
+            exchanged = exchange(self.norm[units], norm[units])
             dropped, whose = dropped.clone(), whose.clone()
-            dropped[rows] = both[leaves].view(-1, b)
-            whose[rows] = torch.cat([self.image[units], whose[rows]], 1)[leaves].view(-1, b)
-            # In every row as many newcomers stay as kept images leave, so the two lists of places match.
-            row, slot = leaves[:, : self.capacity].nonzero(as_tuple=True)
-            _, newcomer = (~leaves[:, self.capacity :]).nonzero(as_tuple=True)
-            self.norm[units[row], slot] = new[row, newcomer]
-            self.image[units[row], slot] = images[newcomer]
-            self.x[units[row], slot] = x[rows[row], newcomer]
-            self.floor[units] = self.norm[units].amin(1)
+            dropped[units] = exchanged.dropped
+            whose[units] = exchanged.pick(self.image[units], whose[units])
+            row, slot, newcomer = exchanged.places(self.capacity)
+            row = units[row]
+            self.norm[row, slot] = norm[row, newcomer]
+            self.image[row, slot] = images[newcomer]
+            self.x.flatten(0, 1)[row * self.capacity + slot] = x[row, newcomer]
+            self.floor[units] = exchanged.floor
         if not self.fixed:
             self.near = self.near or NearMisses(len(self.norm), self.top, self.norm)
         if self.near:
-            self.near.take(of, dropped, whose)
+            self.near.take(dropped, whose)
+        if self.epochs:
+            self.epochs.drop(dropped)
 
     def _move_centre(self) -> None:
-        """Centre on the mean so far, noting what the epoch that ends may have dropped."""
-        shift = self.sum / self.count  # (n, k)
-        if self.count > self.capacity:  # ||x - shift||^2 in O(k), as the norms about the old centre are known
-            small = shift.to(self.x.dtype)
-            reach = self.G.times(small)
-            across = torch.bmm(self.x, reach[..., None])[..., 0]  # (n, capacity): <x D, shift D>
-            self.norm = (self.norm.square() - 2 * across + (small * reach).sum(1)[:, None]).clamp(min=0).sqrt()
-            if self.near:
-                self.near.move((small * reach).sum(1).clamp(min=0).sqrt())
-            self._recentre(shift)
+        """Take norms about the mean so far: the first time by moving the centre, from then on by an offset from it."""
+        mean = self.sum / self.count  # (n, k), about the centre
+        if self.count > self.capacity:
+            self._end_epoch(mean.to(self.x.dtype))
         else:
-            self._recentre(shift)
+            self._recentre(mean)
             for of in self._blocks():
                 self.norm[of] = self._norms(self.x[of], of)
-        self.floor = self.norm[:, : self.filled].amin(1)
+            none = torch.zeros_like(self.x[:, 0])
+            self.offset, self.epochs = Offset(none, none, none[:, 0]), Epochs(none, self.G)
+        self.floor = self.norm.amin(1)
         if self.count == self.capacity and self.histogram is not None:
             self.unit_norm = self.norm.square().mean(1).sqrt().clamp(min=torch.finfo(self.norm.dtype).tiny)
-            self._count_norms(self.norm, slice(0, len(self.norm)))
+            count_norms(self.histogram, self.norm / self.unit_norm[:, None])
+
+    def _end_epoch(self, o: Float[Tensor, "n k"]) -> None:
+        """Norms about another offset, in O(k) each, as they are known about the old one."""
+        assert self.offset is not None and self.epochs is not None  # since the lists are full
+        old, pull = self.offset, self.G.times(o)
+        self.offset = Offset(o, pull, (o * pull).sum(1))
+        across = torch.bmm((pull - old.pull)[:, None], self.x.transpose(1, 2))[:, 0]  # (n, capacity): <x D, (o - old) D>
+        self.norm = (self.norm.square() - 2 * across + (self.offset.square - old.square)[:, None]).clamp(min=0).sqrt()
+        self.epochs.end(o)
+        if self.near:
+            self.near.move(self.G.length(o - old.o))
 
     def _recentre(self, shift: Float[Tensor, "n k"]) -> None:
         """Move all sums from x about the centre to x - shift about centre + shift, where shift is the mean of x."""
@@ -218,24 +224,21 @@ class UnitStatistics:
 
     def _blocks(self) -> Iterator[slice]:
         """Units a few at a time, with all that is kept of them."""
-        step = max(1, BLOCK // (self.capacity * self.G.k))
-        return (slice(start, min(start + step, len(self.norm))) for start in range(0, len(self.norm), step))
-
-    def _count_norms(self, norm: Float[Tensor, "n b"], of: slice) -> None:
-        assert self.histogram is not None
-        bins = ((norm / self.unit_norm[of, None]).log2() - OCTAVES[0]).mul(BINS_PER_OCTAVE).nan_to_num(0, 0, 0)
-        self.histogram[of].scatter_add_(
-            1, bins.long().clamp(0, self.histogram.shape[1] - 1), torch.ones_like(bins, dtype=torch.int32)
-        )
+        return _slices(len(self.norm), self.capacity * self.G.k)
 
     def finish(self) -> Finished:
         """The statistics about the mean of all images, as `moment` is from now on."""
         self.take_all()
         if not self.fixed:
             shift = self.sum / max(self.count, 1)
+            o = shift.to(self.norm.dtype)
             if self.near:
-                self.near.move(self._norms(shift.to(self.norm.dtype)[:, None], slice(None))[:, 0])
+                self.near.move(self.G.length(o if self.offset is None else o - self.offset.o))
+            if self.epochs:
+                self.epochs.end(o)
+                self.bound = self.epochs.bound()
             self._recentre(shift)
+            self.offset = None
         return Finished(*(torch.cat(column) for column in zip(*map(self._finish_some, self._blocks()), strict=True)))
 
     def _finish_some(self, of: slice) -> Finished:
@@ -251,9 +254,12 @@ class UnitStatistics:
         last = max(rank, kept) if self.histogram is None else kept
         doubtful, beyond = image[:, :0], torch.zeros(len(norm), dtype=torch.bool, device=norm.device)
         if self.near:
-            doubtful, beyond = self.near.above(of, norm.gather(1, order[:, last - 1 : last])[:, 0])
-        counted = self.histogram is not None
-        threshold = self._from_histogram(rank, of) if counted else norm.gather(1, order[:, rank - 1 : rank])[:, 0]
+            reached = norm.gather(1, order[:, last - 1 : last])[:, 0]
+            doubtful, beyond = self.near.above(of, reached, self.bound[of])
+        if self.histogram is None:
+            threshold = norm.gather(1, order[:, rank - 1 : rank])[:, 0]
+        else:
+            threshold = self.unit_norm[of] * middle_of(self.histogram[of], rank)
         top_x = x.gather(1, chosen[..., None].expand(-1, -1, x.shape[2]))
         certified = ~(beyond | (doubtful >= 0).any(1))
         top_norm, top_image = norm.gather(1, chosen), image.gather(1, chosen)
@@ -261,12 +267,14 @@ class UnitStatistics:
 
     def again(self, rows: Int[Tensor, "r"]) -> "UnitStatistics":
         """Some units for a second look, about the mean that the first has found, with all that is kept of them."""
-        made = UnitStatistics(self.G.pick(rows), self.top, 0, self.quantile, self.capacity - self.top, self.centre[rows])
-        made.seen, made.count, made.filled = True, self.count, self.filled
-        made.moment, made.sum, made.unit_norm = self.moment.pick(rows), self.sum[rows], self.unit_norm[rows]
-        made.histogram = None if self.histogram is None else self.histogram[rows]
-        made.image, made.x = self.image[rows], self.x[rows]
-        made.norm = made._norms(made.x, slice(None))
+        made = copy(self)  # and no buffers of its own but these
+        made.G, made.centre, made.sum, made.moment = self.G.pick(rows), self.centre[rows], self.sum[rows], self.moment.pick(rows)
+        made.norm, made.image, made.x, made.floor = self.norm[rows], self.image[rows], self.x[rows], self.floor[rows]
+        made.unit_norm, made.histogram = self.unit_norm[rows], None if self.histogram is None else self.histogram[rows]
+        made.fixed, made.seen, made.at_once, made.waiting = True, True, 1, Waiting()
+        made.near = made.epochs = made.offset = None
+        for of in made._blocks():
+            made.norm[of] = made._norms(made.x[of], of)
         return made
 
     def forget(self, images: Int[Tensor, "i"] | None) -> None:
@@ -275,12 +283,11 @@ class UnitStatistics:
         self.image[again], self.norm[again] = -1, -1
         self.floor = self.norm.amin(1)
 
-    def _from_histogram(self, rank: int, of: slice) -> Float[Tensor, "n"]:
-        """The middle of the bin in which the rank-th largest norm lies."""
-        assert self.histogram is not None
-        at_least = self.histogram[of].flip(1).cumsum(1)  # counts from the largest bin down
-        index = self.histogram.shape[1] - 1 - (at_least >= rank).int().argmax(1)
-        return self.unit_norm[of] * torch.exp2((index + 0.5) / BINS_PER_OCTAVE + OCTAVES[0])
+
+def _slices(n: int, each: int) -> Iterator[slice]:
+    """Of n units a few at a time, with so many numbers each."""
+    step = max(1, BLOCK // each)
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
 def rank_of(quantile: float, count: int) -> int:
