@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_second_order import SHAPES, pictures, random_tower
-from test_statistics import batches_of, stack
+from test_statistics import batches_of, second_look, stack
 
 from cliptools.methods.engine import Effects, Settings, measure
 from cliptools.methods.partials import Basis, Partial, add, apart, partial_of, restored
@@ -123,13 +123,7 @@ def test_what_is_certified_is_exact_and_doubts_are_named(
     rows = (~sure).nonzero()[:, 0]
     if not len(rows):
         return
-    doubtful = finished.doubtful[rows]
-    images = torch.arange(n) if finished.beyond.any() else doubtful[doubtful >= 0].unique()
-    second = measured.again(rows)
-    second.forget(images)
-    for chunk in images.split(11):
-        second.update(S[chunk][:, rows], chunk)
-    settled = second.finish()
+    settled = second_look(measured, finished, S).finish()
     assert settled.certified.all()
     torch.testing.assert_close(settled.top_norm, ranked[rows, :top], **tolerance)
     torch.testing.assert_close(norms[rows].gather(1, settled.top_image), settled.top_norm, **tolerance)

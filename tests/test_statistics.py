@@ -13,7 +13,7 @@ from cliptools.methods.engine import Settings, measure
 from cliptools.methods.paths import Slab
 from cliptools.methods.principal import leading_eigenvectors, principal_coefficients
 from cliptools.methods.second_order import SecondOrder
-from cliptools.methods.statistics import UnitStatistics, rank_of
+from cliptools.methods.statistics import Finished, UnitStatistics, rank_of
 from cliptools.methods.symmetric import SymmetricStack
 from cliptools.methods.vit_paths import directions, scalars, trace
 
@@ -24,6 +24,18 @@ def stack(full: torch.Tensor) -> SymmetricStack:
     made = SymmetricStack(len(full), full.shape[1], full)
     made.put(slice(None), full)
     return made
+
+
+def second_look(measured: UnitStatistics, finished: Finished, S: torch.Tensor) -> UnitStatistics:
+    """Of the units that are not certain, with the images that the first look has doubts about."""
+    rows = (~finished.certified).nonzero()[:, 0]
+    doubtful = finished.doubtful[rows]
+    images = torch.arange(len(S)) if finished.beyond.any() else doubtful[doubtful >= 0].unique()
+    second = measured.again(rows)
+    second.forget(images)
+    for chunk in images.split(11):
+        second.update(S[chunk][:, rows], chunk)
+    return second
 
 
 def batches_of(images: torch.Tensor, order: torch.Tensor, size: int):
@@ -121,12 +133,7 @@ def test_certified_lists_are_exact_whatever_comes_first(seed: int, k: int, top: 
     open_ones = (~sure).nonzero()[:, 0]
     if not len(open_ones):
         return
-    doubtful = finished.doubtful[open_ones]
-    images = torch.arange(n) if finished.beyond.any() else doubtful[doubtful >= 0].unique()
-    second = measured.again(open_ones)
-    second.forget(images)
-    for chunk in images.split(11):
-        second.update(S[chunk][:, open_ones], chunk)
+    second = second_look(measured, finished, S)
     settled = second.finish()
     assert settled.certified.all()
     torch.testing.assert_close(settled.top_norm, norms.values[:top].T[open_ones], rtol=1e-9, atol=1e-9)

@@ -131,6 +131,21 @@ def output_options(*formats: str) -> Callable[[Function], Function]:
     return add
 
 
+def measuring_options(function: Function) -> Function:
+    """--strict, --memory, --batch-size and --workers."""
+    workers = "Threads that decode images [default: the number of cores, at most 8]."
+    for add in (
+        click.option("--workers", type=click.IntRange(0), help=workers),
+        click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Images per forward pass."),
+        click.option(
+            "--memory", default=3.2, show_default=True, type=click.FloatRange(0.01), help="GB of statistics held at once."
+        ),
+        click.option("--strict", is_flag=True, help="An unreadable image is an error, not a warning."),
+    ):
+        function = add(function)
+    return function
+
+
 def model_options(function: Function) -> Function:
     """--device and --precision."""
     precision = click.Choice(["fp32", "bf16", "fp16"])

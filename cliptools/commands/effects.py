@@ -10,6 +10,7 @@ from cliptools.commands.base import (
     choose_format,
     command,
     history_arguments,
+    measuring_options,
     model_options,
     output_options,
     parse_layers,
@@ -78,10 +79,7 @@ SAMPLE_HELP = "Only N neurons of each layer, drawn by --seed; for --effect indir
 @click.option("--shard", metavar="I/N", help=SHARD_HELP)
 @click.option("--centre", type=click.Path(dir_okay=False, path_type=Path), metavar="PARTIAL", help=CENTRE_HELP)
 @click.option("--resume", is_flag=True, help=RESUME_HELP)
-@click.option("--strict", is_flag=True, help="An unreadable image is an error, not a warning.")
-@click.option("--memory", default=3.2, show_default=True, type=click.FloatRange(0.01), help="GB of statistics held at once.")
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Images per forward pass.")
-@click.option("--workers", type=click.IntRange(0), help="Threads that decode images [default: the number of cores, at most 8].")
+@measuring_options
 @model_options
 @output_options(*FORMATS)
 @click.pass_context

@@ -1,12 +1,20 @@
 """clip-merge: partials of clip-effects --shard in, the bundle of one run out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from cliptools.commands.base import choose_format, command, device_option, history_arguments, output_options, parse_percentage
+from cliptools.commands.base import (
+    choose_format,
+    command,
+    device_option,
+    history_arguments,
+    measuring_options,
+    output_options,
+    parse_percentage,
+)
 from cliptools.commands.measuring import (
     Listed,
     effects_bundle,
@@ -56,10 +64,7 @@ class Whole(NamedTuple):
 @click.option("--images", multiple=True, metavar="PATH", help=IMAGES_HELP)
 @click.option("--keep", metavar="PERCENT", help=KEEP_HELP)
 @click.option("--thumbnails", type=click.IntRange(16, 512), metavar="PIXELS", help=THUMBNAILS_HELP)
-@click.option("--strict", is_flag=True, help="An unreadable image is an error, not a warning.")
-@click.option("--memory", default=3.2, show_default=True, type=click.FloatRange(0.01), help="GB of statistics held at once.")
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Images per forward pass.")
-@click.option("--workers", type=click.IntRange(0), help="Threads that decode images [default: the number of cores, at most 8].")
+@measuring_options
 @device_option
 @output_options(*FORMATS)
 @click.pass_context
@@ -171,9 +176,9 @@ def _joined(whole: Whole, slab: "Slab") -> "Partial":
     return total
 
 
-def _names(whole: Whole) -> dict[int, str]:
-    """Of the images in any list, by number."""
-    return {number: name for file in whole.files for number, name in file.names().items()}
+def _names(whole: Whole, numbers: Set[int]) -> dict[int, str]:
+    """Of the images with these numbers, which are in the list of one unit or another."""
+    return {number: name for file in whole.files for number, name in file.names().items() if number in numbers}
 
 
 def _write_partial(whole: Whole, output: Path | None) -> None:
@@ -187,7 +192,9 @@ def _write_partial(whole: Whole, output: Path | None) -> None:
         for slab in slabs_to_merge(first.size, whole.choice.layers, header.settings["kept"], whole.settings.memory):
             yield slab, _joined(whole, slab)
 
-    count = write_slabs(slabs(), lambda layer: first.size(layer)[0], lambda _: header, _names(whole), output)
+    count = write_slabs(
+        slabs(), lambda layer: first.size(layer)[0], lambda _: header, lambda numbers: _names(whole, numbers), output
+    )
     note(f"{TOOL}: {count} images, {shards_said(header.settings['have'], first.of)}")
 
 
@@ -212,7 +219,7 @@ def _merge(whole: Whole, options: dict[str, Any], arguments: dict[str, Any]) -> 
     batches = None if listed is None else listed.batches(model, options, Skipped())
     found = conclude(paths, choice.layers, lambda slab: _joined(whole, slab), header.images["listed"], whole.settings, batches)
     keep = keep_strongest(paths, found.effects, options["keep"])
-    names = _names(whole) if listed is None else dict(enumerate(listed.names))
+    names = dict(enumerate(listed.names)) if listed else _names(whole, set(found.effects.top_image.unique().tolist()))
     images = {key: header.images[key] for key in ("count", "digest", "skipped")}
     said = {key: header.settings[key] for key in ("effect", "units", "layers", "scale", "quantile", "top_images")}
     made = Header("effects", header.model, images, said, header.history).after(TOOL, arguments)

@@ -1,7 +1,7 @@
 """What clip-effects --shard does: some of the images into a partial, to be merged with those of the others."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,7 +103,10 @@ def write_partial(
     def signed(count: int) -> "Header":
         return replace(header, images=header.images | {"count": count, "skipped": len(own.order) - count})
 
-    written = write_slabs(slabs, lambda layer: paths.size(layer)[0], signed, listed.names, output)
+    names = listed.names
+    written = write_slabs(
+        slabs, lambda layer: paths.size(layer)[0], signed, lambda numbers: {i: names[i] for i in numbers}, output
+    )
     skips = len(own.order) - written
     note(f"{TOOL}: shard {i} of {n}: {written} images" + (f", {skips} skipped" if skips else "") + f", {model.name}")
 
@@ -180,7 +183,7 @@ def write_slabs(
     slabs: "Iterable[tuple[Slab, Partial]]",
     units: Callable[[int], int],
     header: "Callable[[int], Header]",
-    names: "Sequence[str] | Mapping[int, str]",
+    names: Callable[[Set[int]], Mapping[int, str]],
     output: Path | None,
 ) -> int:
     """A partial, slab after slab; how many images it has seen.
@@ -188,7 +191,7 @@ def write_slabs(
     Args:
         units: How many a layer has.
         header: Of so many images.
-        names: Of the images, by number.
+        names: Of the images with these numbers.
 
     Raises:
         CliptoolsError: other images could be read for one slab than for another.
@@ -208,7 +211,7 @@ def write_slabs(
             spool.add(slab.layer, units(slab.layer), int(slab.neurons[0]), rows)
             seen.update(part.image.unique().tolist())
         assert count is not None  # a model has units
-        spool.name({number: names[number] for number in seen})
+        spool.name(names(seen))
         said = spool.signed(header(count)).to_json()
         with binary_output(output) as stream:
             spool.write(stream, said)
