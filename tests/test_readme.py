@@ -1,6 +1,7 @@
 """The README is run, and says what there is."""
 
 import csv
+import functools
 import re
 import struct
 import subprocess
@@ -13,7 +14,9 @@ from test_pipes import COMMANDS, shell
 
 README = (ROOT / "README.md").read_text()
 EXAMPLES = {
-    path.name: [line for block in re.findall(r"```sh\n(.*?)```", path.read_text(), re.DOTALL) for line in block.strip().splitlines()]
+    path.name: [
+        line for block in re.findall(r"```sh\n(.*?)```", path.read_text(), re.DOTALL) for line in block.strip().splitlines()
+    ]
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 }
 
@@ -57,22 +60,18 @@ def test_picture_is_one() -> None:
     assert width > 400 and height > 300 and len(data) < 2_000_000
 
 
+@functools.cache
+def help_of(name: str) -> str:
+    words = [sys.executable, "-m", f"cliptools.commands.{name}", "--help"]
+    return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_example_of_a_help_text_parses(name: str) -> None:
     """Options named in the examples exist."""
-    said = subprocess.run(
-        [sys.executable, "-m", f"cliptools.commands.{name}", "--help"], capture_output=True, text=True, cwd=ROOT, check=True
-    )
-    for line in re.search(r"Examples:(.*?)\nOptions", said.stdout, re.DOTALL)[1].splitlines():
+    for line in re.search(r"Examples:(.*?)\nOptions", help_of(name), re.DOTALL)[1].splitlines():
         for part in re.split(r"[|<>]", line.split("#")[0]):
             words = part.split()
             if words and words[0].startswith("clip-"):
-                other = subprocess.run(
-                    [sys.executable, "-m", f"cliptools.commands.{words[0][5:]}", "--help"],
-                    capture_output=True,
-                    text=True,
-                    cwd=ROOT,
-                    check=True,
-                )
                 for option in re.findall(r"(?<!\S)--[a-z-]+", part):
-                    assert option in other.stdout, f"{words[0]} {option}"
+                    assert option in help_of(words[0][5:]), f"{words[0]} {option}"
