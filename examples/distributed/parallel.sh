@@ -7,7 +7,7 @@
 #
 # JOBS   shards at a time, on each machine
 # HOSTS  a file of ssh logins, a line each (: is this machine); clip-effects is on their PATH, this folder at the same place
-# GPUS   cards of each machine: a job sees one of them, as CUDA_VISIBLE_DEVICES
+# GPUS   cards of this machine: a job sees one of them, as CUDA_VISIBLE_DEVICES (not with HOSTS: slots are counted over all machines)
 # MERGE  options of clip-merge: MERGE="--images photos/"
 #
 # Partials go to BUNDLE's name with .parts, with parallel's log of when and where each was made (parts/joblog). A shard that fails, or whose
@@ -29,6 +29,10 @@ if [ -n "${HOSTS:-}" ]; then
 fi
 gpu=()
 if [ -n "${GPUS:-}" ]; then
+    if [ -n "${HOSTS:-}" ]; then
+        echo "parallel.sh: GPUS is for this machine alone; with HOSTS give JOBS=1, or use Ray or Slurm" >&2
+        exit 2
+    fi
     gpu=(env "CUDA_VISIBLE_DEVICES={= \$_ = (slot() - 1) % $GPUS =}")
 fi
 parallel --quote "${options[@]}" "${gpu[@]}" clip-effects "$@" --shard "{}/$shards" --resume -o "$parts/part-{}-of-$shards.safetensors" \

@@ -132,7 +132,7 @@ def fail(message: str, code: int = 1) -> None:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True}, epilog="Its first lines say more.")
 @click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- PATH... [OPTIONS OF CLIP-EFFECTS]")
-@click.option("--shards", required=True, type=click.IntRange(1), help="Parts of the work; a few for each worker.")
+@click.option("--shards", required=True, type=click.IntRange(1), help="Parts of the work: at least as many as run at once.")
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The bundle.")
 @click.option(
     "--parts", type=click.Path(file_okay=False, path_type=Path), help="Folder of the partials.  [default: beside the bundle]"
