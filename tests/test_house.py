@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "cliptools"
-FLOORS = {"ground": 0, "methods": 1, "commands": 2, "training": 2}
+FLOORS = {"ground": 0, "methods": 1, "commands": 2, "training": 2, "manual": 2}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
