@@ -137,7 +137,7 @@ def fail(message: str, code: int = 1) -> None:
 @click.option(
     "--parts", type=click.Path(file_okay=False, path_type=Path), help="Folder of the partials.  [default: beside the bundle]"
 )
-@click.option("--address", envvar="RAY_ADDRESS", help="A cluster's: auto, HOST:PORT, ray://HOST:PORT.  [default: start one here]")
+@click.option("--address", envvar="RAY_ADDRESS", help="A cluster's: auto or HOST:PORT.  [default: start one here]")
 @click.option("--cpus", type=click.IntRange(1), help="Cores to use here, without --address.  [default: all]")
 @click.option("--cpus-per-shard", default=1.0, type=click.FloatRange(0, min_open=True), help="Cores: they decode images.")
 @click.option("--gpus-per-shard", default=0.0, type=click.FloatRange(0), help="GPUs; 0.5 puts two shards on one.")
