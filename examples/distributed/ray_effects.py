@@ -65,7 +65,7 @@ def run(command: str, arguments: Sequence[str], folder: str, workers: int) -> En
 
 @contextlib.contextmanager
 def cluster(address: str | None, cpus: int | None, each: Resources) -> Iterator[None]:
-    """The cluster at an address, or one of this machine's own for as long as it takes: no dashboard, reachable from here only."""
+    """The cluster at an address, or one of this machine's own for as long as it takes: no dashboard, a token of its own."""
     if address is None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # or Ray would leave one in the home folder
@@ -77,7 +77,7 @@ def cluster(address: str | None, cpus: int | None, each: Resources) -> Iterator[
         if address is None:
             logs = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
             stack.callback(ray.shutdown)
-            ray.init("local", num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=logs, **quiet)
+            ray.init("local", num_cpus=cpus, include_dashboard=False, _temp_dir=logs, **quiet)
             for option, resource, asked in (("--cpus-per-shard", "CPU", each.cpus), ("--gpus-per-shard", "GPU", each.gpus)):
                 if asked > (there := ray.cluster_resources().get(resource, 0)):
                     fail(f"{option} {asked:g}: here are {there:g}", 2)
@@ -99,7 +99,7 @@ def measure(arguments: Sequence[str], shards: int, parts: Path, output: Path, me
         try:
             ended: Ended = ray.get(task)
         except ray.exceptions.RayError as error:
-            why = f"its process was lost {each.retries + 1} times, last by {type(error).__name__}"
+            why = f"its process was lost, {each.retries} retries included ({type(error).__name__})"
             fail(f"{what}: {why}; finished shards stay, and the same command goes on from there")
         if ended.code:
             fail(f"{what}: {ended.said.strip().splitlines()[-1] if ended.said.strip() else 'failed'}", ended.code)
