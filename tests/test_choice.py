@@ -11,7 +11,7 @@ from test_statistics import batches_of
 from cliptools.commands.base import parse_percentage
 from cliptools.ground.errors import UsageError
 from cliptools.methods.choice import Choice, choose_effects, paths_of
-from cliptools.methods.engine import Settings, _margin, _plan, measure
+from cliptools.methods.engine import Settings, _margin, measure, plan
 from cliptools.methods.keeping import rest_mean, strongest
 from cliptools.methods.paths import Slab
 from cliptools.methods.resnet_paths import Pairs, PooledHeads, PooledNeurons
@@ -102,7 +102,7 @@ def test_rn50x16_takes_one_pass() -> None:
     for images in (1000, 50_000):
         settings = Settings()
         settings = settings._replace(margin=_margin(paths, [4], images, settings))
-        assert settings.margin >= 100 and len(_plan(paths, [4], settings)) == 1
+        assert settings.margin >= 100 and len(plan(paths, [4], settings)) == 1
         assert 147_456 * UnitStatistics.bytes_per_unit(1, settings.top + settings.margin) < 1e9
 
 
