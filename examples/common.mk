@@ -3,6 +3,7 @@
 ROOT    := $(abspath $(dir $(lastword $(MAKEFILE_LIST)))..)
 PYTHON  ?= $(firstword $(wildcard $(ROOT)/.venv/bin/python) python3)
 RESULTS := $(ROOT)/examples/results
+comma   := ,
 
 export PATH := $(ROOT)/bin:$(PATH)
 export PYTHONPATH := $(ROOT)

@@ -12,7 +12,6 @@ COUNT  ?= 1052
 M      ?= 4,8,16,32,64
 POOLS  ?= emoji words30k
 MODELS ?= emoji-vit emoji-rn
-comma  := ,
 most   := $(lastword $(subst $(comma), ,$(M)))
 
 .PHONY: table pools

@@ -9,7 +9,6 @@
 # training set's. Tables of other models than the embedded ones go to results-MODEL/, so that the committed ones stay.
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 EMBEDDED := emoji-vit emoji-rn
-comma := ,
 WORK     ?= work/$(MODEL)
 SCENES   ?= 2000
 COUNT    ?= 2104

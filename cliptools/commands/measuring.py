@@ -1,6 +1,7 @@
 """What clip-effects does with a model and images: the measurement, and the bundle that says what was measured."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -119,9 +120,7 @@ def measure_bundle(
     passes = "" if report.passes == 1 else f", {report.passes} passes"
     passes += f", {report.reread} looked at twice" if report.reread else ""
     skips = f", {len(measured.skipped)} skipped" if len(measured.skipped) else ""
-    units = f"{len(report.effects.unit)} {choice.units}" + (
-        "" if measured.keep is None else f", {int(measured.keep.units.sum())} kept"
-    )
+    units = units_said(report.effects, choice, measured.keep)
     note(f"{TOOL}: {report.images} images{skips}{passes}, {units} of {model.name}")
     return _bundle(measured, model, choice, settings, options, arguments)
 
@@ -231,7 +230,7 @@ def effects_bundle(
     from cliptools.ground.bundle import Bundle, json_tensor, with_shares
 
     if keep is not None:
-        header.settings.update({"keep": keep.share, "measured": len(effects.unit)})
+        header = replace(header, settings=header.settings | {"keep": keep.share, "measured": len(effects.unit)})
         effects = type(effects)(*(column[keep.units.to(column.device)] for column in effects))
     tensors = _directions(effects, settings)
     seen, top_image = np.unique(effects.top_image.cpu().numpy(), return_inverse=True)

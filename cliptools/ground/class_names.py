@@ -51,12 +51,23 @@ def load_classes(name: str, known: bool = True) -> tuple[ClassName, ...]:
     rows = class_rows(name, known)
     if name in CLASS_LISTS:
         return tuple({each.name: each for each in rows}.values())
-    seen: set[str] = set()
-    for each in rows:
-        if each.name in seen:
-            raise TextError(f"classes {name}: {each.name!r} stands there twice")
-        seen.add(each.name)
+    refuse_twice((repr(each.name) for each in rows), f"classes {name}")
     return rows
+
+
+def refuse_twice(names: Iterable[str], source: str) -> None:
+    """
+    Args:
+        source: What to call the list in the message.
+
+    Raises:
+        TextError: one of the names stands there twice.
+    """
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise TextError(f"{source}: {name} stands there twice")
+        seen.add(name)
 
 
 def class_rows(name: str, known: bool = True) -> tuple[ClassName, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cliptools.ground.class_names import ClassName, parse_class
+from cliptools.ground.class_names import ClassName, parse_class, refuse_twice
 from cliptools.ground.errors import TextError
 from cliptools.ground.text_lines import read_lines
 
@@ -55,11 +55,7 @@ def load_pairs(name: str) -> tuple[ClassPair, ...]:
     pairs = tuple(make_pair(depict, predict) for depict, predict in rows)
     if not pairs:
         raise TextError(f"pairs {name}: empty, expected a pair a line as in 'cat,dog'")
-    seen: set[str] = set()
-    for pair in pairs:
-        if pair.name in seen:
-            raise TextError(f"pairs {name}: {pair.name} stands there twice")
-        seen.add(pair.name)
+    refuse_twice((pair.name for pair in pairs), f"pairs {name}")
     return pairs
 
 

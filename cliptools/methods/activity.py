@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cliptools.ground.errors import StreamError
-from cliptools.methods.frames import along_of, norms_of
+from cliptools.methods.frames import frames_of
 from cliptools.methods.paths import Paths, Slab, scale_of
 
 
@@ -42,8 +42,7 @@ class UnitActivity:
         """
         self.paths, self.scale = paths, scale
         self.slabs, rows = slabs_of(paths, unit)
-        self.norms = [norms_of(paths, slab, b[row]) for slab, row in zip(self.slabs, rows, strict=True)]
-        self.alongs = [along_of(paths, slab, b[row], r[row, None]) for slab, row in zip(self.slabs, rows, strict=True)]
+        self.frames = [frames_of(paths, slab, b[row], r[row, None]) for slab, row in zip(self.slabs, rows, strict=True)]
         self.place = torch.cat(rows).argsort()  # from the slabs' order back to the units'
 
     def __call__(self, image: Float[Tensor, "i 3 y x"]) -> Activity:
@@ -51,7 +50,7 @@ class UnitActivity:
         S, embedding = self.paths.read(image, self.slabs)
         scale = scale_of(embedding, self.scale)
         norms, alongs = [], []
-        for s, norm, along in zip(S, self.norms, self.alongs, strict=True):
+        for s, (norm, along) in zip(S, self.frames, strict=True):
             norms.append(norm(s, scale))
             alongs.append(along(s, scale)[..., 0])
         place = self.place.to(embedding.device)

@@ -11,7 +11,8 @@ A unit keeps k x k numbers for it. Differences are taken before squares, so that
 little to a unit; b is a mean of effects, so b_rest is rounding.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -49,24 +50,45 @@ class Along(NamedTuple):
         return (S.transpose(0, 1) @ self.Dr).transpose(0, 1) * scale[:, None, None] - self.br
 
 
+Frame = TypeVar("Frame", Norms, Along)
+
+
 def norms_of(paths: Paths, slab: Slab, b: Float[Tensor, "n d"]) -> Norms:
     """From D, a few units at a time."""
-    parts = []
-    for of in slices(len(slab.neurons), paths.size(slab.layer)[1]):
-        D = paths.directions(Slab(slab.layer, slab.neurons[of]))  # (n, k, d)
-        b_n = b[of].to(D)
-        Q, L = torch.linalg.qr(D.transpose(1, 2))  # (n, d, j), (n, j, k)
-        inner = torch.einsum("nd,ndj->nj", b_n, Q)
-        rest = b_n - torch.einsum("nj,ndj->nd", inner, Q)
-        parts.append(Norms(L.transpose(1, 2), inner, rest.square().sum(-1)))
-    return Norms(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return _joined(_norms(D, b[of]) for of, D in _directions(paths, slab))
 
 
 def along_of(paths: Paths, slab: Slab, b: Float[Tensor, "n d"], r: Float[Tensor, "n c d"]) -> Along:
     """From D, a few units at a time."""
-    parts = []
+    return _joined(_along(D, b[of], r[of]) for of, D in _directions(paths, slab))
+
+
+def frames_of(paths: Paths, slab: Slab, b: Float[Tensor, "n d"], r: Float[Tensor, "n c d"]) -> tuple[Norms, Along]:
+    """Both, from D formed once."""
+    norms, alongs = zip(*((_norms(D, b[of]), _along(D, b[of], r[of])) for of, D in _directions(paths, slab)), strict=True)
+    return _joined(norms), _joined(alongs)
+
+
+def _directions(paths: Paths, slab: Slab) -> Iterator[tuple[slice, Float[Tensor, "n k d"]]]:
+    """D, a few units at a time, and which these are."""
     for of in slices(len(slab.neurons), paths.size(slab.layer)[1]):
-        D = paths.directions(Slab(slab.layer, slab.neurons[of]))  # (n, k, d)
-        b_n, r_n = b[of].to(D), r[of].to(D)
-        parts.append(Along(D @ r_n.transpose(1, 2), torch.einsum("nd,ncd->nc", b_n, r_n)))
-    return Along(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        yield of, paths.directions(Slab(slab.layer, slab.neurons[of]))
+
+
+def _norms(D: Float[Tensor, "n k d"], b: Float[Tensor, "n d"]) -> Norms:
+    b = b.to(D)
+    Q, L = torch.linalg.qr(D.transpose(1, 2))  # (n, d, j), (n, j, k)
+    inner = torch.einsum("nd,ndj->nj", b, Q)
+    rest = b - torch.einsum("nj,ndj->nd", inner, Q)
+    return Norms(L.transpose(1, 2), inner, rest.square().sum(-1))
+
+
+def _along(D: Float[Tensor, "n k d"], b: Float[Tensor, "n d"], r: Float[Tensor, "n c d"]) -> Along:
+    r = r.to(D)
+    return Along(D @ r.transpose(1, 2), torch.einsum("nd,ncd->nc", b.to(D), r))
+
+
+def _joined(parts: Iterable[Frame]) -> Frame:
+    """Of some units, then the next."""
+    some = list(parts)
+    return type(some[0])(*(torch.cat(column) for column in zip(*some, strict=True)))

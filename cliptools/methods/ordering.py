@@ -1,8 +1,11 @@
-"""The order in which images are worked on: one that the order of the list cannot influence."""
+"""The orders in which images are worked on and in which they rank: the order of the list leaves no trace in either."""
 
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 
 def canonical_order(names: Sequence[str], seed: int) -> tuple[list[int], list[int]]:
@@ -13,3 +16,9 @@ def canonical_order(names: Sequence[str], seed: int) -> tuple[list[int], list[in
     """
     ranked = sorted(range(len(names)), key=lambda i: names[i])
     return ranked, np.random.default_rng((seed, len(names))).permutation(len(names)).tolist()
+
+
+def ranking(norm: Float[Tensor, "n f"], image: Int[Tensor, "n f"]) -> Int[Tensor, "n f"]:
+    """Places by norm, largest first; equal norms are told apart by their image's number."""
+    order = torch.sort(image, dim=1, stable=True).indices
+    return order.gather(1, torch.sort(norm.gather(1, order), dim=1, descending=True, stable=True).indices)

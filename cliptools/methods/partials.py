@@ -21,6 +21,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cliptools.methods.ordering import ranking
+from cliptools.methods.paths import slices
 from cliptools.methods.statistics import UnitStatistics
 from cliptools.methods.symmetric import SymmetricStack
 
@@ -71,7 +73,7 @@ def basis_of(sample: UnitStatistics) -> Basis:
     """From statistics of the sample, finished."""
     n, moment, G = len(sample.centre), sample.moment, sample.G
     square, spread = torch.zeros_like(sample.centre[:, 0]), torch.zeros_like(sample.centre[:, 0])
-    for of in (slice(i, i + 1024) for i in range(0, n, 1024)):
+    for of in slices(n, G.k):
         M = moment.full(of).double() / sample.count  # (some, k, k)
         square[of] = (M * G.full(of).double()).sum((1, 2))
         spread[of] = M.diagonal(dim1=1, dim2=2).amax(1).clamp(min=0).sqrt()
@@ -112,23 +114,16 @@ def partial_of(measured: UnitStatistics, basis: Basis, listed: int) -> Partial:
     return Partial(measured.count, *(column.cpu() for column in found[1:]))
 
 
-def ranking(norm: Float[Tensor, "n f"], image: Int[Tensor, "n f"]) -> Int[Tensor, "n f"]:
-    """Places by norm, largest first; equal ones by number."""
-    order = torch.sort(image, dim=1, stable=True).indices
-    return order.gather(1, torch.sort(norm.gather(1, order), dim=1, descending=True, stable=True).indices)
-
-
 def _lengths(G: SymmetricStack, n: int) -> Float[Tensor, "n k"]:
     """Of the rows of D, from G = D D^T."""
-    diagonals = [G.full(slice(i, i + 1024)).diagonal(dim1=1, dim2=2) for i in range(0, n, 1024)]
+    diagonals = [G.full(of).diagonal(dim1=1, dim2=2) for of in slices(n, G.k)]
     return torch.cat(diagonals).clamp(min=0).sqrt()
 
 
 def _upper(stack: SymmetricStack, k: int) -> Float[Tensor, "n m"]:
     """On and above the diagonal, row by row."""
     row, column = torch.triu_indices(k, k)
-    n = len(stack.blocks[0])
-    return torch.cat([stack.full(slice(i, i + 1024))[:, row, column] for i in range(0, n, 1024)]).double()
+    return torch.cat([stack.full(of)[:, row, column] for of in slices(len(stack.blocks[0]), k)]).double()
 
 
 def _rounded(total: Float[Tensor, "n m"], bound: Float[Tensor, "n 1"]) -> Float[Tensor, "n m"]:
@@ -211,7 +206,7 @@ def restored(part: Partial, G: SymmetricStack, top: int, quantile: float, capaci
     made.count, made.filled = part.seen, filled
     made.sum = part.sum.to(like.device)
     row, column = torch.triu_indices(G.k, G.k)
-    for of in (slice(i, i + 1024) for i in range(0, len(part.sum), 1024)):
+    for of in slices(len(part.sum), G.k):
         packed = part.moment[of].to(like.device)
         full = packed.new_zeros(len(packed), G.k, G.k)
         full[:, row, column] = packed

@@ -25,6 +25,7 @@ from torch import Tensor
 from cliptools.methods.epochs import Epochs, Offset
 from cliptools.methods.near_misses import NearMisses, exchange
 from cliptools.methods.norm_histogram import BINS, count_norms, middle_of
+from cliptools.methods.ordering import ranking
 from cliptools.methods.symmetric import SymmetricStack
 from cliptools.methods.waiting import Batch, Waiting
 
@@ -246,9 +247,7 @@ class UnitStatistics:
         norm = self._norms(x, of)  # (n, capacity)
         norm[image < 0] = -1
         kept = min(self.top, self.filled)
-        # Equal norms are told apart by their image's number, so that the order of arrival leaves no trace.
-        order = torch.sort(image, dim=1, stable=True).indices
-        order = order.gather(1, torch.sort(norm.gather(1, order), dim=1, descending=True, stable=True).indices)
+        order = ranking(norm, image)
         chosen = order[:, :kept]
         rank = rank_of(self.quantile, self.count)
         last = max(rank, kept) if self.histogram is None else kept
