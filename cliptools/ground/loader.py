@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +20,7 @@ from cliptools.ground.progress import warn
 from cliptools.ground.scene_images import SceneSource
 
 MOST_WORKERS = 8
+LEAST_PRIORITY = 19  # of Linux
 AHEAD = 2  # batches decoded before they are asked for
 
 Batch = tuple[list[int], Float[Tensor, "b 3 y x"]]
@@ -107,7 +110,7 @@ def _in_line(work: Work, chunks: Iterator[Sequence[int]]) -> Generator[Chunk, No
 
 def _ahead(work: Work, chunks: Iterator[Sequence[int]], workers: int) -> Generator[Chunk, None, None]:
     """Each chunk with its results, while threads work on the next ones."""
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="images")
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="images", initializer=give_way)
     waiting: deque[tuple[Sequence[int], list[Future[Tensor | ImageError]]]] = deque()
     try:
         for chunk in chunks:
@@ -118,6 +121,15 @@ def _ahead(work: Work, chunks: Iterator[Sequence[int]], workers: int) -> Generat
             yield _taken(waiting)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def give_way() -> None:
+    """Let other threads of this process go first, where the system counts threads one by one.
+
+    Products run on every core and wait for the slowest part: a core lent to decoding would hold up all of them.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LEAST_PRIORITY)
 
 
 def _taken(waiting: deque[tuple[Sequence[int], list[Future[Tensor | ImageError]]]]) -> Chunk:

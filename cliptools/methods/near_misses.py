@@ -51,9 +51,20 @@ class NearMisses:
         self.least = like.new_full((n,), -torch.inf)
         self.lost = like.new_full((n,), -torch.inf)
         """Bound on what is not even remembered."""
+        self.pending: list[tuple[Tensor, Tensor]] = []
 
     def take(self, norm: Float[Tensor, "n b"], image: Int[Tensor, "n b"]) -> None:
-        """Remember what units drop, or forget what is smaller."""
+        """Remember what units drop, or forget what is smaller; not at once, which costs nearly the same for few and for many."""
+        self.pending.append((norm, image))
+        if sum(norm.shape[1] for norm, _ in self.pending) >= self.norm.shape[1]:
+            self.settle()
+
+    def settle(self) -> None:
+        """Bring everything up to date."""
+        if not self.pending:
+            return
+        norm, image = (torch.cat(columns, 1) for columns in zip(*self.pending, strict=True))
+        self.pending = []
         largest = norm.amax(1)
         self.lost = torch.where(largest > self.least, self.lost, torch.maximum(self.lost, largest))
         units = (largest > self.least).nonzero()[:, 0]
@@ -66,6 +77,7 @@ class NearMisses:
 
     def move(self, distance: Float[Tensor, "n"]) -> None:
         """The centre moves by so much, and no norm grows by more."""
+        self.settle()
         self.norm += distance[:, None]
         self.least += distance
         self.lost += distance

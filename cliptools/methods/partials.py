@@ -91,6 +91,7 @@ def partial_of(measured: UnitStatistics, basis: Basis, listed: int) -> Partial:
     measured.take_all()
     near, kept = measured.near, slice(0, measured.filled)
     assert near is not None  # as there is a scale
+    near.settle()
     order = ranking(measured.norm[:, kept], measured.image[:, kept])
     near_order = ranking(near.norm, near.image)
     packed = _upper(measured.moment, measured.G.k)

@@ -30,7 +30,7 @@ from cliptools.methods.symmetric import SymmetricStack
 from cliptools.methods.waiting import Batch, Waiting
 
 GROWTH = 1.25  # of the count, from one epoch to the next
-BLOCK = 250_000  # numbers in a temporary: small enough to stay near the processor
+BLOCK = 500_000  # numbers in a temporary: small enough to stay near the processor
 
 
 class Finished(NamedTuple):
@@ -125,23 +125,24 @@ class UnitStatistics:
 
     def _take(self, batches: Sequence[Batch]) -> None:
         image = torch.cat([batch.image for batch in batches])
-        n, b, k, like = len(self.norm), len(image), self.G.k, batches[0].S
-        x, norm, minus = like.new_empty(n, b, k), like.new_empty(n, b), -self.centre.to(like.dtype)[:, None]
+        n, b, like = len(self.norm), len(image), batches[0].S
+        norm, minus = like.new_empty(n, b), -self.centre.to(like.dtype)
         filling = min(b, self.capacity - self.filled)
         known = self.fixed or filling <= 0  # else all are kept, and norms and moment will be made of them
-        for of in _slices(n, b * k):
-            for batch, columns in zip(batches, x[of].split([len(batch.image) for batch in batches], 1), strict=True):
-                torch.addcmul(minus[of], batch.S[:, of].transpose(0, 1), batch.scale[:, None], out=columns)  # (some, b, k)
+        for of in _slices(n, b * self.G.k):
+            x = _centred(batches, of, minus[of])  # (some, b, k), too large for all n
+            if filling > 0:
+                self.x[of, self.filled : self.filled + filling] = x[:, :filling]
             if not self.seen:
-                self.sum[of] += x[of].sum(1, dtype=torch.float64)
+                self.sum[of] += x.sum(1, dtype=torch.float64)
             if known and not self.seen:
-                self.moment.add_outer(of, x[of])
+                self.moment.add_outer(of, x)
             if known:
-                norm[of] = self._norms(x[of], of)
+                norm[of] = self._norms(x, of)
         if filling > 0:
-            self._fill(x[:, :filling], image[:filling], norm[:, :filling] if known else None)
+            self._fill(image[:filling], norm[:, :filling] if known else None)
         if b > filling:
-            self._enter(x[:, filling:], norm[:, filling:], image[filling:])
+            self._enter(batches, image, norm, filling)
         if self.histogram is not None and known and not self.seen:
             count_norms(self.histogram, norm / self.unit_norm[:, None])
         self.count += 0 if self.seen else b
@@ -152,18 +153,19 @@ class UnitStatistics:
             return self.G.quadratic(of, x).clamp(min=0).sqrt()
         return (self.G.quadratic(of, x, self.offset.pull[of]) + self.offset.square[of, None]).clamp(min=0).sqrt()
 
-    def _fill(self, x: Float[Tensor, "n b k"], images: Int[Tensor, "b"], norm: Tensor | None) -> None:
+    def _fill(self, images: Int[Tensor, "b"], norm: Float[Tensor, "n b"] | None) -> None:
+        """The next places, whose x are there already, are these images'."""
         slots = slice(self.filled, self.filled + len(images))
-        self.x[:, slots], self.image[:, slots] = x, images
+        self.image[:, slots] = images
         if norm is not None:
             self.norm[:, slots] = norm
             if slots.stop == self.capacity:
                 self.floor = self.norm.amin(1)
 
-    def _enter(self, x: Float[Tensor, "n b k"], norm: Float[Tensor, "n b"], images: Int[Tensor, "b"]) -> None:
-        """Of the kept images and the newcomers, keep the largest; the others are near misses at best."""
-        n, b = norm.shape
-        dropped, whose = norm, images.expand(n, b)
+    def _enter(self, batches: Sequence[Batch], image: Int[Tensor, "b"], norm: Float[Tensor, "n b"], first: int) -> None:
+        """Of the kept images and the newcomers from `first` on, keep the largest; the others are near misses at best."""
+        n, images, norm = len(norm), image[first:], norm[:, first:]
+        dropped, whose = norm, images.expand(n, -1)
         units = (norm.amax(1) > self.floor).nonzero()[:, 0]
         if len(units):
             exchanged = exchange(self.norm[units], norm[units])
@@ -174,7 +176,7 @@ class UnitStatistics:
             row = units[row]
             self.norm[row, slot] = norm[row, newcomer]
             self.image[row, slot] = images[newcomer]
-            self.x.flatten(0, 1)[row * self.capacity + slot] = x[row, newcomer]
+            self._keep(batches, row, slot, newcomer + first)
             self.floor[units] = exchanged.floor
         if not self.fixed:
             self.near = self.near or NearMisses(len(self.norm), self.top, self.norm)
@@ -182,6 +184,17 @@ class UnitStatistics:
             self.near.take(dropped, whose)
         if self.epochs:
             self.epochs.drop(dropped)
+
+    def _keep(self, batches: Sequence[Batch], row: Int[Tensor, "s"], slot: Int[Tensor, "s"], newcomer: Int[Tensor, "s"]) -> None:
+        """The x of newcomers, counted through the batches, into these places."""
+        place, minus = row * self.capacity + slot, -self.centre.to(self.x.dtype)
+        for batch in batches:
+            mine = ((newcomer >= 0) & (newcomer < len(batch.image))).nonzero()[:, 0]
+            of, which = row[mine], newcomer[mine]
+            S = batch.S.flatten(0, 1).index_select(0, which * len(minus) + of)
+            x = torch.addcmul(minus.index_select(0, of), S, batch.scale[which, None])
+            self.x.flatten(0, 1).index_copy_(0, place[mine], x)
+            newcomer = newcomer - len(batch.image)
 
     def _move_centre(self) -> None:
         """Take norms about the mean so far: the first time by moving the centre, from then on by an offset from it."""
@@ -230,6 +243,8 @@ class UnitStatistics:
     def finish(self) -> Finished:
         """The statistics about the mean of all images, as `moment` is from now on."""
         self.take_all()
+        if self.near:
+            self.near.settle()
         if not self.fixed:
             shift = self.sum / max(self.count, 1)
             o = shift.to(self.norm.dtype)
@@ -281,6 +296,14 @@ class UnitStatistics:
         again = torch.ones_like(self.image, dtype=torch.bool) if images is None else torch.isin(self.image, images)
         self.image[again], self.norm[again] = -1, -1
         self.floor = self.norm.amin(1)
+
+
+def _centred(batches: Sequence[Batch], of: slice, minus: Float[Tensor, "n k"]) -> Float[Tensor, "n b k"]:
+    sizes = [len(batch.image) for batch in batches]
+    x = minus.new_empty(len(minus), sum(sizes), minus.shape[1])
+    for batch, columns in zip(batches, x.split(sizes, 1), strict=True):
+        torch.addcmul(minus[:, None], batch.S[:, of].transpose(0, 1), batch.scale[:, None], out=columns)
+    return x
 
 
 def _slices(n: int, each: int) -> Iterator[slice]:
