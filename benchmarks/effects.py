@@ -30,7 +30,7 @@ COUNTS = {"ViT-B-32": (128, 512), "ViT-L-14": (8, 40), "emoji-vit": (8, 40)}  # 
 LAST = {"ViT-B-32": 10, "ViT-L-14": 22, "emoji-vit": 6}  # layer that second-order effects have
 SETTINGS = ("plain", "default layers", "all layers", "all layers, --memory 6")
 GOALS = {"default layers": 1.15, "all layers": 1.4}  # of two cores, for ViT-B-32, the second from batches of 8
-SAME = ("model", "precision", "batch")
+SAME = ("model", "precision", "batch", "images")
 MANY = (500, 2000)  # images, between which the peak must not grow
 COMPARED = 256  # images whose directions in two precisions are compared
 

@@ -110,6 +110,7 @@ def _in_line(work: Work, chunks: Iterator[Sequence[int]]) -> Generator[Chunk, No
 
 def _ahead(work: Work, chunks: Iterator[Sequence[int]], workers: int) -> Generator[Chunk, None, None]:
     """Each chunk with its results, while threads work on the next ones."""
+    threads = torch.get_num_threads()  # from now on this thread's own: what others set concerns them, and threads yet to come
     pool = ThreadPoolExecutor(workers, thread_name_prefix="images", initializer=give_way)
     waiting: deque[tuple[Sequence[int], list[Future[Tensor | ImageError]]]] = deque()
     try:
@@ -121,14 +122,16 @@ def _ahead(work: Work, chunks: Iterator[Sequence[int]], workers: int) -> Generat
             yield _taken(waiting)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 def give_way() -> None:
-    """Let other threads of this process go first, where the system counts threads one by one.
+    """Of a thread that decodes: let the threads that compute go first, and do not help oneself to more of them.
 
-    Products run on every core and wait for the slowest part: a core lent to decoding would hold up all of them.
+    Products run on every core and wait for the slowest part: a core lent to decoding holds up all of them.
     """
-    if sys.platform == "linux":
+    torch.set_num_threads(1)
+    if sys.platform == "linux":  # which has a priority for every thread
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LEAST_PRIORITY)
 
 
