@@ -19,7 +19,8 @@ from cliptools.methods.screening import Screen, fastest_dtype, strongest
 
 ROUNDING = 1e-6  # relative growth of a residual that means nothing: an exact fit leaves nothing else
 DEPENDENT = 1024  # rounding steps of a text's squared norm: one that adds less to the span depends on those before it
-CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 2 << 30}  # for the texts chosen by the units worked on at the same time
+CHUNK_BYTES = {"cpu": 256 << 20, "cuda": 2 << 30}  # for the texts chosen by the units worked on at the same time
+CHUNK_UNITS = {"cpu": 1024, "cuda": 8192}
 
 
 class Pursuit(NamedTuple):
@@ -197,7 +198,8 @@ def _pursue(targets: Float[Tensor, "unit d"], screen: Screen, steps: int) -> Pur
 
 def _units_chunk(targets: Float[Tensor, "unit d"], steps: int) -> int:
     each = steps * targets.shape[1] * targets.element_size() + steps * steps * 8
-    return int(min(max(CHUNK_BYTES.get(targets.device.type, CHUNK_BYTES["cpu"]) // each, 16), 8192))
+    most, room = (limit.get(targets.device.type, limit["cpu"]) for limit in (CHUNK_UNITS, CHUNK_BYTES))
+    return min(max(room // each, 16), most)
 
 
 @contextlib.contextmanager
