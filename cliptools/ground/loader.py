@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +18,6 @@ from cliptools.ground.progress import warn
 from cliptools.ground.scene_images import SceneSource
 
 MOST_WORKERS = 8
-LEAST_PRIORITY = 19  # of Linux
 AHEAD = 2  # batches decoded before they are asked for
 
 Batch = tuple[list[int], Float[Tensor, "b 3 y x"]]
@@ -111,7 +108,7 @@ def _in_line(work: Work, chunks: Iterator[Sequence[int]]) -> Generator[Chunk, No
 def _ahead(work: Work, chunks: Iterator[Sequence[int]], workers: int) -> Generator[Chunk, None, None]:
     """Each chunk with its results, while threads work on the next ones."""
     threads = torch.get_num_threads()  # from now on this thread's own: what others set concerns them, and threads yet to come
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="images", initializer=give_way)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="images", initializer=alone)
     waiting: deque[tuple[Sequence[int], list[Future[Tensor | ImageError]]]] = deque()
     try:
         for chunk in chunks:
@@ -125,14 +122,12 @@ def _ahead(work: Work, chunks: Iterator[Sequence[int]], workers: int) -> Generat
         torch.set_num_threads(threads)
 
 
-def give_way() -> None:
-    """Of a thread that decodes: let the threads that compute go first, and do not help oneself to more of them.
+def alone() -> None:
+    """Of a thread that decodes: no threads of torch's own beside it.
 
-    Products run on every core and wait for the slowest part: a core lent to decoding holds up all of them.
+    Products run on every core and wait for their slowest part, which a crowd of threads would hold up.
     """
     torch.set_num_threads(1)
-    if sys.platform == "linux":  # which has a priority for every thread
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LEAST_PRIORITY)
 
 
 def _taken(waiting: deque[tuple[Sequence[int], list[Future[Tensor | ImageError]]]]) -> Chunk:
