@@ -7,8 +7,8 @@ from typing import Any
 from runs import tool
 
 
-def make_photos(folder: Path, count: int, distinct: int = 512) -> list[Path]:
-    """JPEG files of 500 × 375 pixels with the spectrum of photographs, hard links beyond the first `distinct`."""
+def make_photos(folder: Path, count: int, distinct: int = 512, height: int = 375, width: int = 500) -> list[Path]:
+    """JPEG files with the spectrum of photographs, hard links beyond the first `distinct`."""
     import numpy as np
     from PIL import Image
 
@@ -17,7 +17,7 @@ def make_photos(folder: Path, count: int, distinct: int = 512) -> list[Path]:
     for i in range(count):
         path = folder / f"{i:05d}.jpg"
         if i < distinct:
-            pixels = (np.clip(_natural(rng, 375, 500), 0, 1) * 255).astype(np.uint8)
+            pixels = (np.clip(_natural(rng, height, width), 0, 1) * 255).astype(np.uint8)
             Image.fromarray(pixels).save(path, quality=90)
         else:
             os.link(folder / f"{i % distinct:05d}.jpg", path)

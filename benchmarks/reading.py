@@ -1,0 +1,222 @@
+"""What a run costs beside the model: listing images, decoding them, joining partials. docs/scale.md reckons with it.
+
+    python benchmarks/reading.py
+    python benchmarks/reading.py --listed 1000000 --work list decode    # a list nearly as long as ImageNet's; no merge
+
+Seconds by the clock, and of the processor; medians of rounds in turns. Files were written just before, so that the system has
+them in memory: what a disk or a network adds is not here. Listing: the folder or the archives' headers, then the order of work,
+in a process of its own, and the memory it holds more afterwards. Decoding: one thread, from the file to the model's input.
+Merging: partials of random weights, whose lists of top images are full from 200 images on. `each further one` is the slope
+between all partials and the same with all but one merged before.
+"""
+
+import argparse
+import io
+import os
+import statistics
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from label_maps import held, peak
+from machine import describe, save
+from photos import make_photos
+from plain import load, weights
+from runs import Row, alternating, arguments, in_own_process, out_of, say, slopes, tool
+
+MINUTES = 5
+SIZES = {"JPEG, 500 × 375, quality 90": (375, 500), "JPEG, 256 × 256, quality 90": (256, 256)}
+BESIDE = {"jpg": 20_000, "txt": 60, "json": 400}  # members of a sample, and their bytes
+ARCHIVES = f"tar of {', '.join(BESIDE)}"
+TOGETHER = 1000  # files in a folder, samples in an archive
+WORKS = ("list", "decode", "merge")
+
+
+def files_in_folders(folder: Path, count: int) -> None:
+    """So many files that end like pictures, some in each folder; listing does not look into them."""
+    for start in range(0, count, TOGETHER):
+        within = folder / f"{start // TOGETHER:05d}"
+        within.mkdir(parents=True)
+        first = within / f"{start:08d}.jpg"
+        first.write_bytes(bytes(64))
+        for i in range(start + 1, min(start + TOGETHER, count)):
+            os.link(first, within / f"{i:08d}.jpg")
+
+
+def archives(folder: Path, count: int) -> None:
+    """So many samples as WebDataset has them, in archives that are links to one."""
+    folder.mkdir()
+    first = folder / "00000.tar"
+    with tarfile.open(first, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for i in range(min(TOGETHER, count)):
+            for ending, size in BESIDE.items():
+                member = tarfile.TarInfo(f"{i:09d}.{ending}")
+                member.size = size
+                archive.addfile(member, io.BytesIO(bytes(size)))
+    for i in range(1, count // TOGETHER):
+        os.link(first, folder / f"{i:05d}.tar")
+
+
+def clocks() -> tuple[float, float]:
+    """Seconds, and seconds of the processor."""
+    return time.perf_counter(), time.process_time()
+
+
+def list_here(folder: Path) -> None:
+    """In this process: list what there is, and bring it into the order of work."""
+    from cliptools.commands.measuring import list_images
+    from cliptools.ground.images import open_images
+    from cliptools.methods import ordering  # noqa: F401  # its libraries are no part of the list
+
+    paths = sorted(map(str, folder.glob("*.tar"))) or [str(folder)]
+    before, start = held(), clocks()
+    source = open_images(paths)
+    listed, between = len(source), clocks()
+    kept = list_images(source, {"limit": None, "sample": None, "seed": 0})
+    end = clocks()
+    assert len(kept.order) == listed
+    spent = {"clock": end[0] - start[0], "processor": end[1] - start[1], "ordering": end[1] - between[1]}
+    say(listed=listed, held=1e9 * (held() - before), most=1e9 * (peak() - before), **spent)
+
+
+def listing(options: argparse.Namespace, folder: Path) -> list[Row]:
+    """Files in folders, and a WebDataset."""
+    makers: dict[str, Callable[[Path, int], None]] = {
+        "files in folders": files_in_folders,
+        f"tar of {', '.join(BESIDE)}": archives,
+    }
+    works = {}
+    for i, (what, make) in enumerate(makers.items()):
+        make(folder / str(i), options.listed)
+        works[what] = partial(in_own_process, __file__, here="list", folder=folder / str(i))
+    rows = []
+    for what, found in alternating(options.rounds, works).items():
+        listed = found[0]["listed"]
+        of = {key: statistics.median(each[key] for each in found) / listed for key in found[0]}
+        row: Row = {"what": what, "images": listed, "µs an image": round(1e6 * of["clock"], 2)}
+        row |= {"cpu µs an image": round(1e6 * of["processor"], 2), "of it, ordering": round(1e6 * of["ordering"], 2)}
+        if what == ARCHIVES:
+            row["cpu µs a member"] = round(1e6 * (of["processor"] - of["ordering"]) / len(BESIDE), 2)
+        rows.append(row | {"bytes held an image": round(of["held"]), "bytes at most an image": round(of["most"])})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def decode_here(folder: Path, model: str, rounds: int) -> None:
+    """In this process: pictures of each size to the model's input, on one thread."""
+    import torch
+
+    from cliptools.ground.images import open_images
+
+    torch.set_num_threads(1)
+    transform = load(model).transform
+
+    def decoded(source: Any) -> tuple[float, float]:
+        start = clocks()
+        for i in range(len(source)):
+            transform(source.load(i))
+        end = clocks()
+        return (end[0] - start[0]) / len(source), (end[1] - start[1]) / len(source)
+
+    sources = {what: open_images([str(folder / str(i))]) for i, what in enumerate(SIZES)}
+    for source in sources.values():
+        transform(source.load(0))
+    found = alternating(rounds, {what: partial(decoded, source) for what, source in sources.items()})
+    say(decoded=found, size=list(transform(source.load(0)).shape))
+
+
+def decoding(options: argparse.Namespace, folder: Path) -> list[Row]:
+    """Both sizes."""
+    kb = {}
+    for i, (what, (height, width)) in enumerate(SIZES.items()):
+        (folder / str(i)).mkdir(parents=True)
+        files = make_photos(folder / str(i), options.decoded, height=height, width=width)
+        kb[what] = statistics.mean(file.stat().st_size for file in files) / 1000
+    found = in_own_process(__file__, here="decode", folder=folder, model=options.model, rounds=options.rounds)
+    rows: list[Row] = []
+    for what, rounds in found["decoded"].items():
+        seconds, cpu = (statistics.median(each) for each in zip(*rounds, strict=True))
+        row: Row = {"what": what, "pictures": options.decoded, "kB a file": round(kb[what], 1)}
+        row |= {"ms an image": round(1000 * seconds, 2), "cpu ms an image": round(1000 * cpu, 2)}
+        rows.append(row | {"model's input": " × ".join(map(str, found["size"]))})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def merging(options: argparse.Namespace, folder: Path) -> list[Row]:
+    """All partials, and the same with all but one merged before."""
+    count, each = options.partials, options.each
+    (folder / "photos").mkdir(parents=True)
+    make_photos(folder / "photos", count * each, distinct=64)
+    parts = [folder / f"{i}.safetensors" for i in range(1, count + 1)]
+    for i, part in enumerate(parts, 1):
+        given = [folder / "photos", "--model", options.model, *weights(options.model), "--shard", f"{i}/{count}"]
+        tool("effects", *given, *(["--centre", parts[0]] if i > 1 else []), "-q", "-o", part)
+    merged = folder / "merged.safetensors"
+    tool("merge", *parts[:-1], "--partial", "-q", "-o", merged)
+
+    def joined(files: list[Path]) -> Row:
+        ran = tool("merge", *files, "-q", "-o", os.devnull)
+        return {"seconds": ran.seconds, "cpu": ran.cpu, "peak": ran.peak}
+
+    sets = {2: [merged, parts[-1]], count: parts}
+    found = alternating(options.rounds, {str(number): partial(joined, files) for number, files in sets.items()})
+    median = {number: {key: statistics.median(one[key] for one in runs) for key in runs[0]} for number, runs in found.items()}
+    gb = {str(number): sum(file.stat().st_size for file in files) / 1e9 for number, files in sets.items()}
+    rows: list[Row] = []
+    for number in sets:
+        of = median[str(number)]
+        row: Row = {"what": f"{number} partials", "GB": round(gb[str(number)], 3), "seconds": round(of["seconds"], 2)}
+        rows.append(row | {"cpu s": round(of["cpu"], 2), "peak GB": round(of["peak"], 2)})
+    further = slopes(median["2"], median[str(count)], 2, count)
+    size = (gb[str(count)] - gb["2"]) / (count - 2)
+    row = {"what": "each further one", "GB": round(size, 3), "seconds": round(further["ms"] / 1000, 2)}
+    row |= {"cpu s": round(further["cpu ms"] / 1000, 2), "cpu s a GB": round(further["cpu ms"] / 1000 / size, 2)}
+    return [*rows, row]
+
+
+def parse() -> argparse.Namespace:
+    """The options."""
+    parser = arguments(__doc__)
+    parser.add_argument("--work", nargs="+", default=list(WORKS), choices=WORKS, help="tables [default: all]")
+    parser.add_argument("--model", default="ViT-B-32", help="of the preprocessing and the partials, with random weights")
+    parser.add_argument("--listed", type=int, default=50_000, help=f"images to list, a multiple of {TOGETHER}")
+    parser.add_argument("--decoded", type=int, default=256, help="different pictures of each size")
+    parser.add_argument("--partials", type=int, default=4)
+    parser.add_argument("--each", type=int, default=200, help="images of a partial")
+    parser.add_argument("--rounds", type=int, default=3)
+    for name, kind in (("--here", str), ("--folder", Path)):
+        parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.quick:
+        options.model, options.listed, options.decoded, options.rounds = "emoji-vit", 2000, 8, 1
+        options.partials, options.each = 3, 8
+    if options.partials < 3 or options.listed % TOGETHER:
+        parser.error(f"--partials from 3 on, and --listed a multiple of {TOGETHER}")
+    return options
+
+
+def main() -> None:
+    options = parse()
+    if options.here == "list":
+        list_here(options.folder)
+        return
+    if options.here == "decode":
+        decode_here(options.folder, options.model, options.rounds)
+        return
+    tables = {"list": ("listing", listing), "decode": ("decoding", decoding), "merge": ("merging", merging)}
+    found: dict[str, list[Row]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        for work in options.work:
+            title, measure = tables[work]
+            found[title] = measure(options, Path(name) / work)
+    about = {"model": options.model, "rounds": options.rounds, "images of a partial": options.each}
+    save(out_of(options), "reading", describe(), about, found)
+
+
+if __name__ == "__main__":
+    main()
