@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from label_maps import held, peak
+from label_maps import held
 from machine import describe, save
 from photos import make_photos
 from plain import load, weights
@@ -80,7 +80,7 @@ def list_here(folder: Path) -> None:
     end = clocks()
     assert len(kept.order) == listed
     spent = {"clock": end[0] - start[0], "processor": end[1] - start[1], "ordering": end[1] - between[1]}
-    say(listed=listed, held=1e9 * (held() - before), most=1e9 * (peak() - before), **spent)
+    say(listed=listed, held=1e9 * (held() - before), **spent)
 
 
 def listing(options: argparse.Namespace, folder: Path) -> list[Row]:
@@ -101,7 +101,7 @@ def listing(options: argparse.Namespace, folder: Path) -> list[Row]:
         row |= {"cpu µs an image": round(1e6 * of["processor"], 2), "of it, ordering": round(1e6 * of["ordering"], 2)}
         if what == ARCHIVES:
             row["cpu µs a member"] = round(1e6 * (of["processor"] - of["ordering"]) / len(BESIDE), 2)
-        rows.append(row | {"bytes held an image": round(of["held"]), "bytes at most an image": round(of["most"])})
+        rows.append(row | {"bytes held an image": round(of["held"])})
         print(rows[-1], flush=True)
     return rows
 
