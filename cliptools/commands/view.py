@@ -19,7 +19,12 @@ TOOL = "clip-view"
 
 @command(TOOL)
 @click.argument("bundle", required=False, type=click.Path(path_type=Path, allow_dash=True), metavar="[BUNDLE]")
-@click.option("--header", is_flag=True, help="Only what the header says: model, images, settings, history, tensors.")
+@click.option(
+    "--header",
+    is_flag=True,
+    help="Only what the header says: model, images, settings, history, tensors; of any safetensors file.",
+)
+@click.option("--check", is_flag=True, help="Say what is wrong with the bundle, line by line, if anything (exit 1).")
 @click.option("--layers", help="Units of these layers, as 8-10,11.")
 @click.option("--units", help="These units, as 9:391,4:624.21,7:.2 (layer:neuron.head).")
 @click.option("--explained", metavar="COMPARISON", help='Units whose explained share compares so, as ">0.5".')
@@ -31,7 +36,14 @@ TOOL = "clip-view"
 @output_options(*FORMATS)
 @click.pass_context
 def main(
-    context: click.Context, /, bundle: Path | None, header: bool, output_format: str | None, output: Path | None, **options: Any
+    context: click.Context,
+    /,
+    bundle: Path | None,
+    header: bool,
+    check: bool,
+    output_format: str | None,
+    output: Path | None,
+    **options: Any,
 ) -> None:
     """Look at a bundle, or take a part of it.
 
@@ -40,6 +52,7 @@ def main(
     \b
     Examples:
       clip-view --header neurons.safetensors
+      clip-view --check neurons.safetensors
       clip-view --word dog --explained ">0.5" neurons.safetensors
       clip-effects | clip-decompose | clip-view --sort clear --head 12 -f jsonl | jq .words[0]
     """
@@ -48,12 +61,15 @@ def main(
         if header:
             _print_header(stream, name, output)
             return
+        if check:
+            _check(stream, name, output)
+            return
         from cliptools.ground.bundle import read_bundle
 
         whole = read_bundle(stream, name)
     part = whole.select(_rows(whole, options))
     if any(context.get_parameter_source(key) != click.core.ParameterSource.DEFAULT for key in options):
-        given = {key: value for key, value in history_arguments(context).items() if key != "header"}
+        given = {key: value for key, value in history_arguments(context).items() if key not in ("header", "check")}
         part = part.with_tensors(part.header.after(TOOL, given))
     emit(part, choose_format(output_format, output, "safetensors"), output)
 
@@ -85,14 +101,30 @@ def _print_header(stream: BufferedIOBase, name: str, output: Path | None) -> Non
     """Model, images, settings, history and tensors as one JSON document, from the header alone."""
     import json
 
-    from cliptools.ground.bundle import cliptools_header, read_header
+    from cliptools.ground.bundle import cliptools_header, is_bundle, read_header, tensor_table
     from cliptools.ground.output import text_output
 
     raw = read_header(stream, name)
-    said = dict(cliptools_header(raw, name).__dict__)
-    said["tensors"] = {key: f"{value['dtype']} {value['shape']}" for key, value in raw.items() if key != "__metadata__"}
+    said = dict(cliptools_header(raw, name).__dict__) if is_bundle(raw) else {"metadata": raw.get("__metadata__", {})}
+    said["tensors"] = tensor_table(raw, name)
     with text_output(output) as out:
         out.write(json.dumps(said, indent=2, ensure_ascii=False).encode("utf-8") + b"\n")
+
+
+def _check(stream: BufferedIOBase, name: str, output: Path | None) -> None:
+    """All that is wrong, or that nothing is."""
+    from cliptools.ground.bundle import read_unchecked
+    from cliptools.ground.errors import StreamError
+    from cliptools.ground.output import text_output
+    from cliptools.ground.soundness import flaws
+
+    bundle = read_unchecked(stream, name)
+    found = flaws(bundle)
+    with text_output(output) as out:
+        lines = found or [f"sound: {bundle.units} units, {len(bundle.tensors)} tensors"]
+        out.write("".join(f"{line}\n" for line in lines).encode("utf-8"))
+    if found:
+        raise StreamError(f"{name}: not sound, {len(found)} thing{'s are' if len(found) > 1 else ' is'} wrong")
 
 
 if __name__ == "__main__":

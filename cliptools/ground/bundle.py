@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import BufferedIOBase
 from typing import Any
@@ -101,16 +102,45 @@ def read_header(stream: BufferedIOBase, name: str) -> dict[str, Any]:
     return header
 
 
+def tensor_table(header: dict[str, Any], name: str) -> dict[str, str]:
+    """Type and shape of every tensor that a safetensors header lists.
+
+    Raises:
+        StreamError: an entry says neither.
+    """
+    try:
+        return {key: f"{entry['dtype']} {entry['shape']}" for key, entry in header.items() if key != "__metadata__"}
+    except (TypeError, KeyError):
+        raise StreamError(f"{name}: damaged file (a tensor's entry in the header is malformed)") from None
+
+
+def is_bundle(header: dict[str, Any]) -> bool:
+    """Whether a safetensors header has the suite's own part."""
+    metadata = header.get("__metadata__")
+    return isinstance(metadata, dict) and isinstance(metadata.get(KEY), str)
+
+
 def cliptools_header(header: dict[str, Any], name: str) -> Header:
     """The suite's own part of a safetensors header."""
-    metadata = header.get("__metadata__")
-    if not isinstance(metadata, dict) or not isinstance(metadata.get(KEY), str):
+    if not is_bundle(header):
         raise StreamError(f"{name}: a safetensors file, but not a bundle of cliptools (no {KEY!r} in its metadata)")
-    return Header.from_json(metadata[KEY], name)
+    return Header.from_json(header["__metadata__"][KEY], name)
 
 
 def read_bundle(stream: BufferedIOBase, name: str) -> Bundle:
     """Read one bundle to its end and check that it is whole and consistent.
+
+    Raises:
+        StreamError: empty, truncated, damaged, followed by other bytes, inconsistent, or not a bundle.
+    """
+    bundle = read_unchecked(stream, name)
+    for fault in faults(bundle):
+        raise StreamError(f"{name}: {fault}")
+    return with_shares(bundle)
+
+
+def read_unchecked(stream: BufferedIOBase, name: str) -> Bundle:
+    """Read one bundle to its end, whatever its tensors hold.
 
     Raises:
         StreamError: empty, truncated, damaged, followed by other bytes, or not a bundle.
@@ -134,9 +164,7 @@ def read_bundle(stream: BufferedIOBase, name: str) -> Bundle:
         tensors = load(struct.pack("<Q", len(packed)) + packed + data)
     except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise StreamError(f"{name}: damaged bundle ({error})") from None
-    bundle = Bundle(ours, tensors)
-    check_bundle(bundle, name)
-    return with_shares(bundle)
+    return Bundle(ours, tensors)
 
 
 def with_shares(bundle: Bundle) -> Bundle:
@@ -147,42 +175,38 @@ def with_shares(bundle: Bundle) -> Bundle:
     return bundle.with_derived(explained=acted, explained_all=acted)
 
 
-def check_bundle(bundle: Bundle, name: str) -> None:
-    """Shapes, types and ranges that every consumer relies on.
-
-    Raises:
-        StreamError: the first thing found wrong.
-    """
+def faults(bundle: Bundle) -> Iterator[str]:
+    """What is wrong with shapes, types and ranges that every consumer relies on."""
     if "unit" not in bundle or bundle["unit"].ndim != 2 or bundle["unit"].shape[1] != 3:
-        raise StreamError(f"{name}: a bundle needs a tensor `unit` of shape [units, 3]")
+        yield "a bundle needs a tensor `unit` of shape [units, 3]"
+        return
     for key, value in bundle.tensors.items():
-        if key in UNIT_ROWS and len(value) != bundle.units:
-            raise StreamError(f"{name}: tensor `{key}` has {len(value)} rows, expected one for each of {bundle.units} units")
+        if key in UNIT_ROWS and (found := len(value) if value.ndim else "no") != bundle.units:
+            yield f"tensor `{key}` has {found} rows, expected one for each of {bundle.units} units"
         expected = DTYPES.get(key, "float32")
         if key in (*UNIT_ROWS, *DTYPES) and str(value.dtype) != expected:
-            raise StreamError(f"{name}: tensor `{key}` is {value.dtype}, expected {expected}")
+            yield f"tensor `{key}` is {value.dtype}, expected {expected}"
         if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise StreamError(f"{name}: tensor `{key}` holds NaN or infinity")
+            yield f"tensor `{key}` holds NaN or infinity"
     for index, texts in (("top_image", "images"), ("word", "words")):
         if index in bundle:
-            _check_index(bundle, index, texts, name)
+            yield from _index_faults(bundle, index, texts)
     if "thumbnails" in bundle:
         offsets = bundle.tensors.get("thumbnail_offsets", np.zeros(0, np.int64))
         if len(offsets) < 1 or offsets[0] != 0 or (np.diff(offsets) < 0).any() or offsets[-1] != len(bundle["thumbnails"]):
-            raise StreamError(
-                f"{name}: `thumbnail_offsets` does not divide the {len(bundle['thumbnails'])} bytes of `thumbnails`"
-            )
+            yield f"`thumbnail_offsets` does not divide the {len(bundle['thumbnails'])} bytes of `thumbnails`"
 
 
-def _check_index(bundle: Bundle, index: str, texts: str, name: str) -> None:
+def _index_faults(bundle: Bundle, index: str, texts: str) -> Iterator[str]:
     try:
         listed = bundle.text_list(texts)
         count = len(listed["texts"] if texts == "words" else listed)
     except (KeyError, ValueError, TypeError):
-        raise StreamError(f"{name}: tensor `{index}` needs a JSON list in tensor `{texts}`") from None
+        yield f"tensor `{index}` needs a JSON list in tensor `{texts}`"
+        return
     values = bundle[index]
     if values.size and (values.min() < -1 or values.max() >= count):
-        raise StreamError(f"{name}: tensor `{index}` points outside the {count} entries of `{texts}`")
+        yield f"tensor `{index}` points outside the {count} entries of `{texts}`"
 
 
 def _read_exactly(stream: BufferedIOBase, size: int, name: str, what: str) -> bytes:

@@ -1,0 +1,118 @@
+"""Whether a bundle can be what it says: beyond what every consumer relies on, all that its tensors mean."""
+
+import io
+import itertools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from PIL import Image
+
+from cliptools.ground.bundle import Bundle, faults
+
+ROUNDING = 1e-3  # of a length or a share, in float32 and after sums of many
+SIZES = {
+    "joint dimensions": ("direction", "mean", "component", "rest_mean"),
+    "top images": ("top_norm", "top_image"),
+    "texts": ("word", "coefficient"),
+}
+"""Tensors whose last side is the same."""
+RANKS = {
+    "direction": 2, "component": 3, "component_explained": 2, "mean": 2, "top_norm": 2, "top_image": 2, "threshold": 1,
+    "explained": 1, "explained_all": 1, "sign": 1, "mean_scalar": 1, "rest_mean": 1, "token_mean": 2, "moment": 3,
+    "images": 1, "thumbnails": 1, "thumbnail_offsets": 1, "word": 2, "coefficient": 2, "residual": 1, "prefix_residual": 2,
+    "words": 1,
+}  # fmt: skip
+
+
+def flaws(bundle: Bundle) -> list[str]:
+    """Everything that is wrong; nothing of a sound bundle."""
+    found = [*_shapes(bundle), *faults(bundle)]
+    return found or list(itertools.chain.from_iterable(look(bundle) for look in LOOKS))
+
+
+def _shapes(bundle: Bundle) -> Iterator[str]:
+    for name, rank in RANKS.items():
+        if name in bundle and bundle[name].ndim != rank:
+            yield f"tensor `{name}` has shape {list(bundle[name].shape)}, expected {rank} sides"
+    for what, names in SIZES.items():
+        sizes = {name: bundle[name].shape[-1] for name in names if name in bundle and bundle[name].ndim}
+        if len(set(sizes.values())) > 1:
+            yield f"{what}: " + ", ".join(f"`{name}` has {size}" for name, size in sizes.items())
+
+
+def _units(bundle: Bundle) -> Iterator[str]:
+    once, count = np.unique(bundle["unit"], axis=0, return_counts=True)
+    if (count > 1).any():
+        yield f"{(count > 1).sum()} units stand there twice, as {label(once[count > 1][0])}"
+
+
+def _lengths(bundle: Bundle) -> Iterator[str]:
+    for name in ("direction", "component"):
+        if name in bundle:
+            length = np.linalg.norm(bundle[name].astype(np.float64), axis=-1)
+            yield from _where(bundle, (np.abs(length - 1) > ROUNDING) & (length > 0), f"`{name}` has neither length 1 nor 0")
+
+
+def _shares(bundle: Bundle) -> Iterator[str]:
+    for name in ("explained", "explained_all", "component_explained", "residual", "prefix_residual"):
+        if name in bundle:
+            yield from _where(bundle, (bundle[name] < -ROUNDING) | (bundle[name] > 1 + ROUNDING), f"`{name}` is no share of 1")
+
+
+def _norms(bundle: Bundle) -> Iterator[str]:
+    for name in ("top_norm", "threshold"):
+        if name in bundle:
+            known = bundle["top_image"] >= 0 if name == "top_norm" and "top_image" in bundle else True
+            yield from _where(bundle, (bundle[name] < 0) & known, f"`{name}` is negative")
+    if "top_norm" in bundle:
+        yield from _where(bundle, np.diff(bundle["top_norm"], axis=1) > 0, "`top_norm` does not descend")
+
+
+def _lists(bundle: Bundle) -> Iterator[str]:
+    for name, what in (("top_image", "an image"), ("word", "a text")):
+        if name in bundle:
+            rows = np.sort(bundle[name], axis=1)
+            yield from _where(bundle, (np.diff(rows, axis=1) == 0) & (rows[:, 1:] >= 0), f"`{name}` has {what} twice")
+            gap = (bundle[name][:, :-1] < 0) & (bundle[name][:, 1:] >= 0)
+            yield from _where(bundle, gap, f"`{name}` goes on after its end, -1")
+    if "word" in bundle and "coefficient" in bundle:
+        surplus = (bundle["word"] < 0) & (bundle["coefficient"] != 0)
+        yield from _where(bundle, surplus, "`coefficient` is not 0 where there is no text")
+
+
+def _images(bundle: Bundle) -> Iterator[str]:
+    if "images" not in bundle:
+        return
+    names = bundle.text_list("images")
+    if not all(isinstance(name, str) for name in names):
+        yield "`images` has names that are no text"
+    elif len(set(names)) < len(names):
+        yield f"`images` has {len(names) - len(set(names))} names twice"
+    if "thumbnails" not in bundle:
+        return
+    offsets = bundle["thumbnail_offsets"]
+    if len(offsets) != len(names) + 1:
+        yield f"{len(offsets) - 1} thumbnails of {len(names)} images"
+    for number, (start, stop) in enumerate(itertools.pairwise(offsets.tolist())):
+        try:
+            with Image.open(io.BytesIO(bundle["thumbnails"][start:stop].tobytes())) as picture:
+                picture.load()
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            yield f"thumbnail {number} is no picture"
+            return
+
+
+LOOKS: tuple[Callable[[Bundle], Iterator[str]], ...] = (_units, _lengths, _shares, _norms, _lists, _images)
+
+
+def _where(bundle: Bundle, wrong: np.ndarray, what: str) -> Iterator[str]:
+    """A line, if any unit is so, with the number of these and the first."""
+    units = np.flatnonzero(wrong.reshape(len(wrong), -1).any(1))
+    if len(units):
+        yield f"{what}: {len(units)} of {bundle.units} units, as {label(bundle['unit'][units[0]])}"
+
+
+def label(unit: np.ndarray) -> str:
+    """A unit as --units takes it."""
+    layer, neuron, head = (int(number) for number in unit)
+    return f"{layer}:{neuron if neuron >= 0 else ''}" + (f".{head}" if head >= 0 else "")

@@ -1,0 +1,137 @@
+"""clip-view --check: a sound bundle is called so, and each flaw is named, the rest of the bundle being sound."""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Run
+from PIL import Image
+from safetensors.numpy import save_file
+from test_bundle import small_bundle
+
+from cliptools.ground.bundle import Bundle, json_tensor
+from cliptools.ground.soundness import flaws
+
+Change = Callable[[dict[str, np.ndarray]], None]
+
+
+def sound() -> Bundle:
+    """small_bundle with what is random there made possible."""
+    made = small_bundle(words=True)
+    picture = io.BytesIO()
+    Image.new("RGB", (3, 2)).save(picture, "JPEG")
+    jpeg = np.frombuffer(picture.getvalue(), np.uint8)
+    directions = made["direction"] / np.linalg.norm(made["direction"], axis=1, keepdims=True)
+    tensors = made.tensors | {
+        "direction": directions.astype(np.float32),
+        "top_image": np.array([[0, 1], [2, 0], [1, -1]], dtype=np.int32),
+        "thumbnails": np.tile(jpeg, 3),
+        "thumbnail_offsets": np.arange(4, dtype=np.int64) * len(jpeg),
+    }
+    return replace(made, tensors={name: value.copy() for name, value in tensors.items()})
+
+
+def put(name: str, index: object, value: float) -> Change:
+    """One number of a tensor becomes another."""
+
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        tensors[name][index] = value  # type: ignore[index]
+
+    return change
+
+
+def of(**tensors: np.ndarray) -> Change:
+    """Tensors become others."""
+    return lambda old: old.update(tensors)
+
+
+WRONG: dict[str, Change] = {
+    "1 units stand there twice, as 6:0": put("unit", (1, 1), 0),
+    "`direction` has neither length 1 nor 0: 1 of 3 units, as 6:2": put("direction", 2, 0.7),
+    "`explained` is no share of 1: 1 of 3 units, as 6:1": put("explained", 1, 1.5),
+    "`explained_all` is no share of 1: 1 of 3 units, as 6:0": put("explained_all", 0, -0.5),
+    "`residual` is no share of 1: 1 of 3 units, as 6:0": put("residual", 0, 2),
+    "`threshold` is negative: 1 of 3 units, as 6:0": put("threshold", 0, -0.1),
+    "`top_norm` does not descend: 1 of 3 units, as 6:1": put("top_norm", (1, 1), 9),
+    "`top_norm` is negative: 1 of 3 units, as 6:1": put("top_norm", (1, 1), -9),
+    "`top_image` has an image twice: 1 of 3 units, as 6:0": put("top_image", (0, 1), 0),
+    "`top_image` goes on after its end, -1: 1 of 3 units, as 6:0": put("top_image", (0, 0), -1),
+    "`word` has a text twice: 1 of 3 units, as 6:1": put("word", (1, 1), 1),
+    "`word` goes on after its end, -1: 1 of 3 units, as 6:0": put("word", (0, 0), -1),
+    "`coefficient` is not 0 where there is no text: 1 of 3 units, as 6:2": put("coefficient", (2, 2), 0.1),
+    "`images` has 1 names twice": of(images=json_tensor(["a.png", "a.png", "c.png"])),
+    "`images` has names that are no text": of(images=json_tensor(["a.png", 7, "c.png"])),
+    "2 thumbnails of 3 images": lambda old: old.update(
+        thumbnails=old["thumbnails"][: old["thumbnail_offsets"][2]], thumbnail_offsets=old["thumbnail_offsets"][:3]
+    ),
+    "thumbnail 0 is no picture": put("thumbnails", slice(0, 40), 7),
+    "tensor `mean` holds NaN or infinity": put("mean", (0, 0), np.nan),
+    "tensor `word` points outside the 3 entries of `words`": put("word", (0, 0), 3),
+    "tensor `top_image` needs a JSON list in tensor `images`": of(images=np.frombuffer(b"[", np.uint8)),
+    "tensor `threshold` has shape [3, 1], expected 1 sides": of(threshold=np.ones((3, 1), np.float32)),
+    "tensor `threshold` has 2 rows, expected one for each of 3 units": of(threshold=np.ones(2, np.float32)),
+    "tensor `threshold` is float64, expected float32": of(threshold=np.ones(3)),
+    "joint dimensions: `direction` has 4, `mean` has 5": of(mean=np.ones((3, 5), np.float32)),
+    "top images: `top_norm` has 2, `top_image` has 1": of(top_image=np.zeros((3, 1), np.int32)),
+    "texts: `word` has 3, `coefficient` has 2": of(coefficient=np.ones((3, 2), np.float32)),
+    "`thumbnail_offsets` does not divide": put("thumbnail_offsets", 0, 1),
+    "a bundle needs a tensor `unit` of shape [units, 3]": of(unit=np.zeros((3, 2), np.int32)),
+}
+
+
+def changed(change: Change) -> Bundle:
+    bundle = sound()
+    change(bundle.tensors)
+    return bundle
+
+
+def test_a_sound_bundle_has_no_flaws() -> None:
+    assert flaws(sound()) == []
+
+
+@pytest.mark.parametrize("flaw", WRONG)
+def test_each_flaw_is_named(flaw: str) -> None:
+    found = flaws(changed(WRONG[flaw]))
+    assert any(line.startswith(flaw) for line in found), found
+
+
+def test_the_command_lists_all_flaws(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "neurons.safetensors"
+    file.write_bytes(sound().to_bytes())
+    done = run("view", "--check", file)
+    assert done.returncode == 0 and done.stdout.decode().startswith("sound: 3 units, "), done.stderr
+
+    bundle = sound()
+    for change in (put("explained", 1, 1.5), put("threshold", 0, -0.1)):
+        change(bundle.tensors)
+    done = run("view", "--check", stdin=bundle.to_bytes())
+    assert done.returncode == 1
+    assert [line.split(":")[0] for line in done.stdout.decode().splitlines()] == [
+        "`explained` is no share of 1",
+        "`threshold` is negative",
+    ]
+    assert done.stderr.decode() == "clip-view: standard input: not sound, 2 things are wrong\n"
+
+
+def test_what_the_suite_makes_is_sound(run: Run, tmp_path: Path) -> None:
+    effects = run("effects", "--layers", "6", "--limit", "30", "--components", "2", "--thumbnails", "16", "-q")
+    for bundle in (effects, run("decompose", "--m", "4", "--prefix", "2", "-q", stdin=effects.stdout)):
+        done = run("view", "--check", stdin=bundle.stdout)
+        assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
+    pairs = run("effects", "--model", "emoji-rn", "--limit", "20", "--keep", "2%", "-q")
+    done = run("view", "--check", stdin=pairs.stdout)
+    assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
+
+
+def test_the_header_of_any_safetensors_file(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    save_file({"w": np.zeros((2, 3), np.float32)}, file, metadata={"format": "pt"})
+    said = json.loads(run("view", "--header", file).stdout)
+    assert said == {"metadata": {"format": "pt"}, "tensors": {"w": "F32 [2, 3]"}}
+    head = b'{"w": [1]}'
+    done = run("view", "--header", stdin=len(head).to_bytes(8, "little") + head)
+    assert done.returncode == 1 and b"malformed" in done.stderr and len(done.stderr.splitlines()) == 1
