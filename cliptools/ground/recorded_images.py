@@ -26,14 +26,20 @@ def found_again(bundle: Bundle, source: ImageSource, wanted: Iterable[int], opti
         UsageError: none of them is there.
     """
     listed: list[str] = bundle.text_list("images")
-    known = {_inside(name): i for i, name in enumerate(source.names)} | {name: i for i, name in enumerate(source.names)}
-    places = {i: known.get(listed[i], known.get(_inside(listed[i]))) for i in dict.fromkeys(wanted)}
+    place_of = place_by_name(source)
+    places = {i: place_of(listed[i]) for i in dict.fromkeys(wanted)}
     missing = [listed[i] for i, place in places.items() if place is None]
     if missing and len(missing) == len(places):
         raise UsageError(f"{option}: none of the bundle's top images is there (looked for {', '.join(missing[:3])} …)")
     if missing:
         warn(f"{len(missing)} of {len(places)} top images are not there, the first: {missing[0]}")
     return {i: place for i, place in places.items() if place is not None}
+
+
+def place_by_name(source: ImageSource) -> Callable[[str], int | None]:
+    """Of a name its number in the source, None where it is not there; without the archive's name where only that differs."""
+    known = {_inside(name): i for i, name in enumerate(source.names)} | {name: i for i, name in enumerate(source.names)}
+    return lambda name: known.get(name, known.get(_inside(name)))
 
 
 def recorded_source(bundle: Bundle, paths: tuple[str, ...]) -> ImageSource:

@@ -10,6 +10,7 @@ from cliptools.ground.errors import ImageError
 from cliptools.ground.images import ImageSource
 
 QUALITY = 85
+JPEG = b"\xff\xd8\xff"  # how each begins
 
 
 def thumbnail_tensors(source: ImageSource, indices: Iterable[int], side: int) -> dict[str, np.ndarray]:
@@ -26,12 +27,31 @@ def thumbnail_tensors(source: ImageSource, indices: Iterable[int], side: int) ->
         except ImageError:
             parts.append(b"")
             continue
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-        stream = io.BytesIO()
-        picture.save(stream, "JPEG", quality=QUALITY)
-        parts.append(stream.getvalue())
+        parts.append(small_jpeg(picture, side))
     offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
     return {"thumbnails": np.frombuffer(b"".join(parts), dtype=np.uint8), "thumbnail_offsets": offsets}
+
+
+def small_jpeg(picture: Image.Image, side: int) -> bytes:
+    """The picture, shrunk in place to at most `side` pixels wide and high, as JPEG."""
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=QUALITY)
+    return stream.getvalue()
+
+
+def thumbnail_bytes(thumbnails: np.ndarray, offsets: Sequence[int] | np.ndarray, index: int) -> bytes | None:
+    """Picture number `index` as it is kept, or None where there is none.
+
+    Raises:
+        ImageError: bytes that do not begin as a JPEG does.
+    """
+    if index + 1 >= len(offsets):
+        return None
+    data = thumbnails[int(offsets[index]) : int(offsets[index + 1])].tobytes()
+    if data and not data.startswith(JPEG):
+        raise ImageError(f"thumbnail {index} of the bundle is damaged (no JPEG)")
+    return data or None
 
 
 def thumbnail(thumbnails: np.ndarray, offsets: Sequence[int] | np.ndarray, index: int) -> Image.Image | None:

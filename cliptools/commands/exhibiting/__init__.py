@@ -1,0 +1,1 @@
+"""What clip-gallery shows: units, images, and records of other commands."""

@@ -1,0 +1,184 @@
+"""What a gallery shows of other commands' records: concepts of images, masks, and pictures that fool the model."""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cliptools.ground.errors import CliptoolsError, StreamError
+from cliptools.ground.records import rounded
+
+if TYPE_CHECKING:
+    from cliptools.commands.exhibiting.shelf import Shelf
+    from cliptools.ground.bundle import Bundle
+
+SEGMENTS = "segments.json"  # of clip-segment --out-dir, in each image's folder
+DIGITS = 3
+TYPES = {str: "a text", bool: "true or false", dict: "an object", list: "a list", float: "a number"}
+
+
+@dataclass(frozen=True)
+class Fields:
+    """A record of which each field is asked for with the type it should have."""
+
+    where: str
+    record: dict[str, Any]
+
+    def get(self, key: str, kind: type) -> Any:
+        """A field.
+
+        Raises:
+            StreamError: it is not there, or of another type.
+        """
+        value = self.record.get(key)
+        if not _is(value, kind):
+            found = f"{value!r}"[:40] if key in self.record else "nothing"
+            raise StreamError(f"{self.where}: `{key}` should be {TYPES[kind]}, found {found}")
+        return value
+
+    def may(self, key: str, kind: type) -> Any:
+        """A field, or None where it is not there or null."""
+        return self.get(key, kind) if self.record.get(key) is not None else None
+
+    def number(self, key: str) -> float:
+        """A number with the digits that are shown."""
+        return rounded(self.get(key, float), DIGITS)
+
+    def texts(self, key: str) -> list[str]:
+        """A list of texts, empty where it is not there."""
+        return [str(text) for text in self.may(key, list) or ()]
+
+    def inner(self, key: str) -> "list[Fields]":
+        """A list of objects, empty where it is not there."""
+        found = self.may(key, list) or []
+        if not all(isinstance(one, dict) for one in found):
+            raise StreamError(f"{self.where}: `{key}` should be a list of objects")
+        return [Fields(f"{self.where}, `{key}`", one) for one in found]
+
+
+def concept_records(path: Path, bundle: "Bundle", shelf: "Shelf") -> list[dict[str, Any]]:
+    """What images show, of the lines of clip-concepts."""
+    said = []
+    for one in _lines(path, bundle, "clip-concepts"):
+        record: dict[str, Any] = {"image": shelf.image(one.get("image", str))}
+        if not isinstance(one.record.get("concepts"), list):
+            raise StreamError(f"{one.where}: no record of clip-concepts (it has no list `concepts`)")
+        record["concepts"] = [[each.get("word", str), each.number("score")] for each in one.inner("concepts")]
+        record["neurons"] = [_neuron(each) for each in one.inner("neurons")]
+        if one.may("active", float) is not None:
+            record["active"] = one.number("active")
+        for key in ("truth", "found"):
+            if key in one.record:
+                record[key] = one.texts(key)
+        said.append(record)
+    return said
+
+
+def mask_records(folder: Path, bundle: "Bundle", shelf: "Shelf") -> list[dict[str, Any]]:
+    """Where a text is in images, or how they are labelled, of all that clip-segment has finished in its --out-dir."""
+    said = []
+    for path in _finished(folder):
+        try:
+            listed = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            raise StreamError(f"{path}: damaged, expected records of clip-segment") from None
+        for one in Fields(str(path), {"records": listed}).inner("records"):
+            _check_model(one, bundle)
+            record: dict[str, Any] = {"image": shelf.image(one.get("image", str)), "method": one.may("method", str)}
+            record["picture"] = shelf.picture(str(_inside(folder, one.get("overlay", str))))
+            if one.may("text", str) is not None:
+                record |= {"text": one.get("text", str), "score": one.number("score"), "share": one.number("share")}
+            else:
+                record["found"] = [[each.get("class", str), each.number("share")] for each in one.inner("found")]
+            said.append(record)
+    if not said:
+        raise CliptoolsError(f"{folder}: nothing that clip-segment --out-dir has finished (no {SEGMENTS} in it)")
+    return said
+
+
+def fooled_records(path: Path, bundle: "Bundle", shelf: "Shelf") -> list[dict[str, Any]]:
+    """Pictures and whether they fool the model, of the lines of clip-advgen."""
+    said = []
+    for one in _lines(path, bundle, "clip-advgen"):
+        record: dict[str, Any] = {key: one.get(key, str) for key in ("depict", "predict")}
+        record |= {"margin": one.number("margin"), "fooled": one.get("fooled", bool), "words": one.texts("words")}
+        record |= {"by": one.may("by", str), "description": one.may("description", str)}
+        file = one.may("file", str)
+        record["picture"] = shelf.picture(file) if file else -1
+        if check := one.may("check", dict):
+            inner = Fields(f"{one.where}, `check`", check)
+            record["check"] = {key: inner.get(key, bool) for key in ("depicted", "predicted")}
+            record["check"]["by"] = inner.get("by", str)
+        said.append(record)
+    return said
+
+
+def _neuron(one: Fields) -> dict[str, Any]:
+    unit = [int(one.number(key)) if key in one.record else -1 for key in ("layer", "neuron", "head")]
+    words = [[each.get("word", str), each.number("coefficient")] for each in one.inner("words")]
+    return {"unit": unit, "norm": one.number("norm"), "words": words}
+
+
+def _lines(path: Path, bundle: "Bundle", command: str) -> Iterator[Fields]:
+    """The records of a file, of the bundle's own model.
+
+    Raises:
+        StreamError: none there, a line that is no record, or one of another model.
+    """
+    from cliptools.ground.word_lists import read_records
+
+    try:
+        with path.open("rb") as stream:
+            number = 0
+            for number, record in read_records(stream, str(path)):
+                one = Fields(f"{path}, line {number}", record)
+                _check_model(one, bundle)
+                yield one
+    except OSError as error:
+        raise CliptoolsError(f"{path}: {error.strerror}") from None
+    if not number:
+        raise StreamError(f"{path}: empty, expected lines of {command}")
+
+
+def _check_model(one: Fields, bundle: "Bundle") -> None:
+    model = one.may("model", dict) or {}
+    if (found := model.get("sha256")) is not None and found != bundle.header.model.get("sha256"):
+        raise StreamError(f"{one.where}: of another model ({model.get('name')}) than the bundle's")
+
+
+def _finished(folder: Path) -> Iterator[Path]:
+    """Records in an --out-dir, in a fixed order; links to folders are not followed."""
+    if not folder.is_dir():
+        raise CliptoolsError(f"{folder}: no such folder")
+    for place, inner, files in os.walk(folder):
+        inner.sort()
+        if SEGMENTS in files:
+            yield Path(place) / SEGMENTS
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """A file of the folder.
+
+    Raises:
+        StreamError: the name leads out of it.
+    """
+    path = folder / name
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError):
+        inside = False
+    if not inside:
+        raise StreamError(f"{folder}: a record speaks of {name!r}, which is not in it")
+    return path
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind is not float:
+        return isinstance(value, kind)
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
