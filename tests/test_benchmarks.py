@@ -1,13 +1,16 @@
 """The benchmarks run, in small, and their tables say what was measured.
 
-What takes minutes even in small is run by hand: `python benchmarks/NAME.py --quick` for effects, resnet, consumers, label_maps.
+What takes minutes even in small is run by hand: `python benchmarks/NAME.py --quick` for effects, resnet, consumers, label_maps,
+and reading's merge.
 """
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +28,7 @@ def scripts() -> Iterator[Any]:
 
     before = list(sys.path), set(sys.modules)
     sys.path.insert(0, str(BENCHMARKS))
-    names = ("runs", "photos", "plain", "effects", "resnet", "guard", "consumers", "memory", "startup", "accelerator")
+    names = ("runs", "photos", "plain", "effects", "resnet", "guard", "consumers", "memory", "startup", "accelerator", "chart")
     yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     sys.path[:] = before[0]
     for name in set(sys.modules) - before[1]:
@@ -89,6 +92,18 @@ def test_decompose(tmp_path: Path) -> None:
 def test_memory(tmp_path: Path) -> None:
     (row,) = result("memory", tmp_path, "--cases", "clip-scenes")["peak by number of images"]
     assert row["flat"] == "yes" == row["should be"] and 0.05 < row["GB, 40"] < 2
+
+
+def test_reading(tmp_path: Path) -> None:
+    document = result("reading", tmp_path, "--work", "list", "decode")
+    folders, tar = document["listing"]
+    assert folders["images"] == tar["images"] == 2000 and folders["what"] == "files in folders"
+    assert 0 < folders["of it, ordering"] < folders["cpu µs an image"] < tar["cpu µs an image"] < 5000
+    listed = tar["cpu µs an image"] - tar["of it, ordering"]
+    assert tar["cpu µs a member"] == pytest.approx(listed / 3, abs=0.02) and tar["bytes held an image"] > 100
+    large, small = document["decoding"]
+    assert large["model's input"] == "3 × 64 × 64" and large["kB a file"] > small["kB a file"] > 5
+    assert large["cpu ms an image"] > small["cpu ms an image"] > 0
 
 
 def test_a_peak_that_grows_is_not_called_flat(scripts: Any) -> None:
@@ -210,3 +225,77 @@ def test_ci_measures_before_the_tests_and_ends_with_them() -> None:
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
     assert lines[-1] == "exec make test" and any(line.startswith("make bench-guard ||") for line in lines)
     assert "bench-guard:" in (ROOT / "Makefile").read_text()
+
+
+MACHINE = {"processor": "a processor", "torch": "2"}
+
+
+def small_results(scripts: Any) -> dict[str, Any]:
+    """Results as the scripts write them, of few cases."""
+    log = [
+        {"round": number, "model": "ViT-B-32", "precision": "fp32", "batch": 8, "images": images, "setting": setting}
+        | {"ms": ms * (1 + number / 50), "cpu ms": ms, "fixed s": 1}
+        for number in (1, 2)
+        for images, factor in ((40, 3.0), (512, 1.25), (64, 2.0))
+        for setting, ms in (("plain", 50.0), ("default layers", 50 * factor))
+    ]
+    speed = scripts.runs.compared(log, scripts.effects.SAME)
+    pursuit = {
+        "pursuit, 7 units, 9 texts of width 4": [
+            {"m": 32, "what": "clip-decompose, bfloat16 screening, cpu", "ms a unit": 3.0},
+            {"m": 32, "what": "scikit-learn, float64, 2 threads", "ms a unit": 100.0},
+            {"m": 32, "what": "scikit-learn, float64, 2 threads: the fastest", "ms a unit": 150.0, "goal": 10},
+            {"m": 32, "what": "batched-omp, v0", "ms a unit": 14.0},
+            {"m": 32, "what": "batched-omp, naive", "ms a unit": 12.0},
+        ]
+    }
+    consumed = [
+        {"model": "emoji-vit", "batch": 32, "setting": s, "images a second": n} for s, n in (("plain", 240.0), ("ablate", None))
+    ]
+    peaks = [{"what": f"clip-{i}", "GB, 100": 0.5, "GB, 1,000": 0.6 + i / 1000} for i in range(9)]
+    found: dict[str, Any] = {"effects": {"speed": [row | {"goal": 1.15} for row in speed]}}
+    found |= {"resnet": {"settings": {"batch": 8}, "speed": scripts.runs.compared([], ("model", "images"))}}
+    found |= {"decompose": pursuit, "consumers": {"speed": consumed}, "memory": {"peak by number of images": peaks}}
+    return {name: {"machine": MACHINE} | each for name, each in found.items()}
+
+
+def test_figures_of_the_chart_are_those_of_the_results(scripts: Any) -> None:
+    chart, results = scripts.chart, small_results(scripts)
+    assert chart.cost(results) == [chart.Dot("ViT-B-32, batch 8", "default layers", 1.25, 1.25, 1.25, 1.15)]
+    row = {"model": "RN50", "images": 9, "setting": "pairs", "ratio of ms": 1.02, "ratios of ms": [1.0, None, 1.04], "goal": 1.1}
+    results["resnet"]["speed"] = [row, row | {"model": "RN50x16", "ratio of ms": None}]
+    assert chart.cost(results)[1:] == [chart.Dot("RN50, batch 8", "pairs", 1.02, 1.0, 1.04, 1.1)]
+    dots = {dot.series: (dot.line, dot.value, dot.goal) for dot in chart.pursuit(results)}
+    assert dots.pop("clip-decompose") == ("m = 32", 3.0, 15.0)
+    assert dots == {"scikit-learn, the fastest": ("m = 32", 150.0, None), "batched-omp": ("m = 32", 12.0, None)}
+    assert [(dot.line, dot.value) for dot in chart.consumers(results)] == [("plain forward pass", 240.0)]
+
+
+def test_labels_of_the_chart_do_not_meet(scripts: Any) -> None:
+    places = scripts.chart.apart({"a": 0.5, "b": 0.5, "c": 0.98, "d": 0.1}, 0.1, 1.0)
+    assert places["d"] == 0.1 and places["c"] <= 0.9
+    ordered = sorted(places.values())
+    assert all(high - low >= 0.1 - 1e-9 for low, high in itertools.pairwise(ordered))
+
+
+def test_chart(scripts: Any, tmp_path: Path) -> None:
+    from PIL import Image
+
+    empty = script("chart.py", "--results", tmp_path, "--out", tmp_path / "none.png")
+    assert empty.returncode == 1 and not (tmp_path / "none.png").exists()
+    assert empty.stderr == f"{tmp_path}: no results to draw; `python benchmarks` names the scripts that write them\n"
+    for name, document in small_results(scripts).items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    ended = script("chart.py", "--results", tmp_path, "--out", tmp_path / "all.png")
+    assert ended.returncode == 0, ended.stderr
+    drawn = scripts.chart.picture(scripts.chart.read(tmp_path))
+    assert drawn == (tmp_path / "all.png").read_bytes() and len(drawn) < 100_000
+    with Image.open(tmp_path / "all.png") as whole:
+        assert whole.width == 1200 and whole.info.keys() <= {"dpi"} and len(whole.convert("RGB").getcolors() or []) > 10
+    some = {name: document for name, document in scripts.chart.read(tmp_path).items() if name == "effects"}
+    with Image.open(BytesIO(scripts.chart.picture(some))) as part:
+        assert part.width == 600 and part.height < whole.height
+
+
+def test_the_committed_picture_is_small() -> None:
+    assert (ROOT / "docs" / "speed.png").stat().st_size <= 100_000
