@@ -126,3 +126,25 @@ def test_the_real_preprocessing_of_real_files(tmp_path: Path) -> None:
     batches = list(load_batches(source, range(5), preprocess, batch_size=3, workers=2, strict=True, skipped=Skipped()))
     assert [images.shape for _, images in batches] == [(3, 3, 16, 16), (2, 3, 16, 16)]
     assert torch.equal(batches[0][1][1], preprocess(source.load(1)))
+
+
+def test_threads_that_decode_take_no_others_threads() -> None:
+    counts: dict[str, set[int]] = {"decoding": set(), "reading": set(), "later": set()}
+    before = torch.get_num_threads()
+
+    class Counting(Numbered):
+        def load(self, index: int) -> Image.Image:
+            counts["decoding"].add(torch.get_num_threads())
+            return super().load(index)
+
+    torch.set_num_threads(3)
+    try:
+        source = Counting(20)
+        for _ in load_batches(source, range(20), transform, batch_size=4, workers=2, strict=True, skipped=Skipped()):
+            counts["reading"].add(torch.get_num_threads())
+        thread = threading.Thread(target=lambda: counts["later"].add(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+    finally:
+        torch.set_num_threads(before)
+    assert counts == {"decoding": {1}, "reading": {3}, "later": {3}}
