@@ -173,7 +173,7 @@ def dotted(title: str, dots: Sequence[Dot], number: str, one: bool = False, belo
         axis.set_yticks([places[line] for line in lines], lines)
         legend(axis, title, series, any(dot.goal is not None for dot in dots))
 
-    return Panel(ABOUT + EACH * (len(dots) + 0.6 * len(lines)), draw)
+    return Panel(ABOUT + EACH * (len(dots) + 0.6 * len(lines) + len(series) / 2), draw)
 
 
 def legend(axis: Any, title: str, series: Sequence[str], goals: bool) -> None:
@@ -248,7 +248,7 @@ def picture(results: Results) -> bytes:
     """The PNG's bytes; none where there is nothing to draw."""
     said = ", ".join(title for title in results.get("decompose", {}) if title.startswith("pursuit"))
     every = (
-        dotted("clip-effects: time an image, plain forward pass = 1", cost(results), "{:.2f}", one=True),
+        dotted("clip-effects: time an image (plain pass = 1)", cost(results), "{:.2f}", one=True),
         dotted("clip-decompose: ms a unit, logarithmic", pursuit(results), "{:.3g}", below=said),
         dotted("Images a second, logarithmic", consumers(results), "{:.3g}"),
         memory(results),
