@@ -102,7 +102,7 @@ def _write(data: dict[str, Any], shelf: "Shelf", folder: Path | None, output: Pa
     with whole_folder(folder) as place:
         for file, jpeg in files.items():
             path = place / file
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(jpeg)
         (place / "index.html").write_bytes(page(data | named, inline=False))
 

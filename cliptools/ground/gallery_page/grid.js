@@ -69,9 +69,6 @@ class Grid {
     const card = this.kind.card(this.items[i]);
     card.classList.add("card");
     card.dataset.place = i;
-    card.setAttribute("role", "listitem");
-    card.setAttribute("aria-posinset", i + 1);
-    card.setAttribute("aria-setsize", this.items.length);
     let after = this.cards.get(i - 1)?.nextSibling;
     if (after === undefined) after = [...this.place.children].find((other) => Number(other.dataset.place) > i) ?? null;
     this.place.insertBefore(card, after);

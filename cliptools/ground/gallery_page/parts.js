@@ -13,7 +13,8 @@ function fill(made, attributes, children) {
 const make = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
 const draw = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 
-const isolated = (text, kind = "text") => make("span", { class: kind, dir: "auto", title: text }, text);
+const isolated = (text, kind = "text", whole = text) => make("span", { class: kind, dir: "auto", title: whole }, text);
+const lastPart = (name) => name.slice(name.lastIndexOf("/") + 1) || name;
 const digits = (value, count = 2) => value.toFixed(count).replace("-", "−");
 const signed = (value) => (value > 0 ? "+" : "") + digits(value);
 const norm = (value) => String(Number(value.toPrecision(3)));

@@ -23,14 +23,14 @@ const scored = (found, terms) => {
 const matches = (said, terms) => terms.every((term) => said.some((text) => (text ?? "").toLowerCase().includes(term)));
 
 const CONCEPTS = {
-  least: 330, height: () => 158, terms: [],
+  least: 330, height: () => 148, terms: [],
   said: (one) => [data.images[one.image], ...one.concepts.map(([word]) => word)],
   card(one) {
     const name = data.images[one.image];
     const words = one.concepts.slice(0, 8);
     const about = words.map(([word]) => word).join(", ");
     const active = one.active === undefined ? "" : `${one.active} active ${plural}`;
-    const said = [make("div", { class: "name" }, isolated(name)), scored(words, this.terms), make("div", { class: "faint" }, active)];
+    const said = [make("div", { class: "name" }, isolated(lastPart(name), "text", name)), scored(words, this.terms), make("div", { class: "faint" }, active)];
     return beside(imageAddress(one.image), `${name}: ${about}`, picture(data.picture[one.image], name), ...said);
   },
 };
@@ -46,14 +46,15 @@ const MASKS = {
     const facts = one.text === undefined
       ? scored(one.found.slice(0, 6), this.terms)
       : make("div", { class: "faint" }, `${percent(one.share)} of the image · score ${digits(one.score, 3)}`);
-    const said = [make("div", { class: "name" }, marked(maskTitle(one), this.terms)), isolated(data.images[one.image], "text faint"), facts];
+    const said = [make("div", { class: "name" }, marked(maskTitle(one), this.terms)), isolated(lastPart(data.images[one.image]), "text faint", data.images[one.image]), facts];
     return beside(`#mask-${data.masks.indexOf(one) + 1}`, maskLabel(one), picture(one.picture, maskLabel(one)), ...said);
   },
 };
 
 const fooledTitle = (one) => `${one.depict} → ${one.predict}`;
 const badge = (one) => make("span", { class: `badge ${one.fooled ? "minus" : "faint"}` }, one.fooled ? "fools" : "does not fool");
-const checked = ({ depicted, predicted, by }) => `${by} sees ${depicted ? "the first" : "not the first"}${predicted ? ", and the second" : ", not the second"}`;
+const checked = ({ depict, predict, check }) =>
+  `${check.by} says: ${check.depicted ? depict : `no ${depict}`}, ${check.predicted ? predict : `no ${predict}`}`;
 
 const FOOLED = {
   least: 330, height: () => 136, terms: [],
@@ -123,7 +124,7 @@ function fooledDetail(one) {
   const facts = make("dl", { class: "facts" }, fact("margin", digits(one.margin, 3)));
   if (one.by) facts.append(fact("words by", one.by));
   const said = section("Description", make("p", { dir: "auto" }, one.description ?? "none"), badge(one), facts);
-  if (one.check) said.append(make("p", { class: "faint", dir: "auto" }, checked(one.check)));
+  if (one.check) said.append(make("p", { class: "faint", dir: "auto" }, checked(one)));
   if (one.words.length) said.append(section("Words in it", make("div", { class: "links" }, ...one.words.map((word) => isolated(word)))));
   return make("div", { class: "body" }, make("section", {}, picture(one.picture, one.description ?? fooledTitle(one), "picture large")), said);
 }

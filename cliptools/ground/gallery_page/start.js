@@ -9,7 +9,7 @@ function fillTools() {
   byId("title").textContent = data.title;
   byId("notes").textContent = data.notes;
   const tabs = Object.entries(TABS).filter(([, { items }]) => items);
-  for (const [tab, { title }] of tabs) byId("tabs").append(make("a", { href: `#${tab}`, "data-tab": tab }, title));
+  for (const [tab, { title, tab: label }] of tabs) byId("tabs").append(make("a", { href: `#${tab}`, "data-tab": tab }, label ?? title));
   byId("tabs").hidden = tabs.length < 2;
   for (const order of Object.keys(data.orders)) byId("order").append(make("option", { value: order }, ORDER_NAMES[order] ?? order));
   const layers = [...new Set(data.unit.map(([layer]) => layer))].sort((one, other) => one - other);
@@ -23,7 +23,6 @@ function fillTools() {
     });
     byId("layers").append(chosen);
   }
-  byId("grid").setAttribute("role", "list");
 }
 
 function listen() {

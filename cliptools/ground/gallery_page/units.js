@@ -63,7 +63,7 @@ function curveOf(row, width, height) {
 
 const UNIT_CARDS = {
   least: 250,
-  height: (width) => width / 2 + (data.word ? 136 : 74),
+  height: (width) => width / 2 + (data.word ? 126 : 66),
   terms: [],
   card(row) {
     const unit = data.unit[row], name = unitName(unit);
@@ -138,7 +138,7 @@ function topImages(row) {
   data.image[row].forEach((image, i) => {
     const name = data.images[image];
     const link = make("a", { href: imageAddress(image) }, picture(data.picture[image], `top image ${i + 1} of ${unitName(data.unit[row])}: ${name}`));
-    link.append(isolated(name), make("span", { class: "faint" }, norm(data.norm[row][i])));
+    link.append(isolated(lastPart(name), "text", name), make("span", { class: "faint" }, norm(data.norm[row][i])));
     made.append(link);
   });
   return made;

@@ -6,7 +6,7 @@ const TABS = {
   neurons: { title: plural, kind: UNIT_CARDS, items: data.unit },
   concepts: { title: "images", kind: CONCEPTS, items: data.concepts },
   masks: { title: "masks", kind: MASKS, items: data.masks },
-  fooled: { title: "fooled", kind: FOOLED, items: data.fooled },
+  fooled: { title: "pictures", tab: "fooled", kind: FOOLED, items: data.fooled },
 };
 const asked = { tab: "neurons", query: "", layers: new Set(), least: 0, order: Object.keys(data.orders)[0], only: false };
 
@@ -37,6 +37,7 @@ function showTab(tab) {
   for (const id of ["layers", "least-label", "order-label"]) byId(id).hidden = tab !== "neurons";
   byId("least-label").hidden ||= !data.explained;
   byId("layers").hidden ||= byId("layers").children.length < 2;
+  byId("query").placeholder = tab === "neurons" ? "Search words, or 9:391" : "Search words or names";
   byId("only-label").hidden = tab !== "fooled";
   byId("grid").setAttribute("aria-label", TABS[tab].title);
   refresh();

@@ -1,0 +1,414 @@
+"""clip-gallery as a process: what its pages hold, what it refuses, and what cannot be smuggled into a page."""
+
+import base64
+import hashlib
+import io
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+from test_pipes import shell
+
+from cliptools.commands.present import ORDERS, order_units, signed_words
+from cliptools.ground.bundle import Bundle, json_tensor
+from cliptools.ground.gallery_page import data_block
+from cliptools.ground.provenance import Header
+from cliptools.ground.thumbnails import thumbnail_tensors
+
+Run = Callable[..., subprocess.CompletedProcess[bytes]]
+MODEL = {"name": "emoji-vit", "pretrained": None, "sha256": "0" * 64}
+ATTACKS = [
+    "</script><img src=x onerror=window.attacked=1>",
+    "<!--<script>",
+    "<script>window.attacked=1</script>",
+    '"><svg onload=window.attacked=1>',
+    "' onmouseover='window.attacked=1",
+    "javascript:window.attacked=1",
+    "\u2028window.attacked=1\u2029//",
+    "&lt;b&gt; &#x3c;script&#x3e;",
+    "]]><x>@script@ @data@ ${window.attacked=1} `",
+    "\u202egnp.exe \u0000 \x1b[31m",
+]
+
+
+class Plain:
+    """A source of plain pictures, each of a colour of its own."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def load(self, index: int) -> Image.Image:
+        colour = (index * 37 % 256, index * 91 % 256, index * 151 % 256)
+        return Image.new("RGB", (32 + index % 3 * 8, 32), colour)
+
+
+def units_bundle(
+    units: int = 7, images: list[str] | None = None, words: list[str] | None = None, thumbnails: bool = True, heads: bool = False
+) -> Bundle:
+    """Units of layers 5 to 7 with five words each and six top images each."""
+    random = np.random.default_rng(0)
+    images = images or [f"photos/{i:02d} a.png" for i in range(11)]
+    words = words or ["dog", "black cat", "café", "boat", "sea", "owl", "sun"]
+    unit = [[5 + u % 3, 100 + u, u % 4 if heads else -1] for u in range(units)]
+    tensors = {
+        "unit": np.array(unit, np.int32).reshape(units, 3),
+        "top_norm": -np.sort(-random.random((units, 6)).astype(np.float32)),
+        "top_image": np.stack([random.permutation(len(images))[:6] for _ in range(units)]).astype(np.int32),
+        "threshold": random.random(units).astype(np.float32),
+        "explained": random.random(units).astype(np.float32),
+        "explained_all": random.random(units).astype(np.float32),
+        "images": json_tensor(images),
+        "word": np.stack([random.permutation(len(words))[:5] for _ in range(units)]).astype(np.int32),
+        "coefficient": random.normal(size=(units, 5)).astype(np.float32),
+        "residual": random.random(units).astype(np.float32),
+        "words": json_tensor({"texts": words, "digest": "0"}),
+    }
+    if thumbnails:
+        tensors |= thumbnail_tensors(Plain(images), range(len(images)), 32)
+    return Bundle(Header("neurons", MODEL, {"count": 50}, {"units": "pairs" if heads else "neurons"}), tensors)
+
+
+def records(bundle: Bundle, folder: Path) -> list[str]:
+    """Records of the other commands, as options: concepts and a masked image, and a picture that fools."""
+    image = bundle.text_list("images")[0]
+    source = {"model": MODEL, "bundle": bundle.digest}
+    neuron = {"layer": 5, "neuron": 100, "norm": 3.5, "projection": 3.0, "words": [{"word": "dog", "coefficient": 0.5}]}
+    concept = {"image": image, "concepts": [{"word": "dog", "score": 2.5}], "active": 4, "neurons": [neuron]} | source
+    (folder / "concepts.jsonl").write_text(json.dumps(concept) + "\n" + json.dumps(concept | {"image": "elsewhere.png"}) + "\n")
+    place = folder / "masks" / "one.png"
+    place.mkdir(parents=True)
+    Image.new("RGB", (40, 30), "red").save(place / "dog.overlay.png")
+    mask = {"image": image, "text": "dog", "score": 0.25, "share": 0.5, "overlay": "one.png/dog.overlay.png", "method": "neurons"}
+    (place / "segments.json").write_text(json.dumps([mask | source]))
+    Image.new("RGB", (300, 200), "blue").save(folder / "fooled.png")
+    fooled = {
+        "depict": "cat",
+        "predict": "dog",
+        "description": "a cat, a boat",
+        "words": ["boat"],
+        "margin": 0.07,
+        "fooled": True,
+    }
+    fooled |= {"file": str(folder / "fooled.png"), "check": {"by": "scene", "depicted": True, "predicted": False}} | source
+    (folder / "fooled.jsonl").write_text(json.dumps(fooled) + "\n" + json.dumps(fooled | {"fooled": False, "file": None}) + "\n")
+    names = {"--concepts": "concepts.jsonl", "--masks": "masks", "--fooled": "fooled.jsonl"}
+    return [word for option, name in names.items() for word in (option, str(folder / name))]
+
+
+class Reader(HTMLParser):
+    """The elements of a page, with their attributes, and the texts of its scripts."""
+
+    def __init__(self, page: bytes) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {"script": [], "style": [], "title": []}
+        self.inside = ""
+        self.feed(page.decode("utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        self.texts.get(tag, []).append("")
+        self.inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.inside in self.texts:
+            self.texts[self.inside][-1] += data
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.texts["script"][0])
+
+    @property
+    def policy(self) -> str:
+        return next(
+            str(a["content"]) for tag, a in self.found if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+        )
+
+
+def read(done: subprocess.CompletedProcess[bytes]) -> Any:
+    """The data of a page that was written without a complaint."""
+    assert (done.returncode, done.stderr) == (0, b"")
+    return Reader(done.stdout).data
+
+
+def test_a_page_holds_what_the_bundle_says(run: Run, tmp_path: Path) -> None:
+    bundle = units_bundle()
+    data = read(run("gallery", "--images-per-unit", 4, "--words", 3, stdin=bundle.to_bytes()))
+    assert data["unit"] == bundle["unit"].tolist() and data["title"] == "emoji-vit" and data["kind"] == "neurons"
+    assert data["notes"] == "7 of 7 neurons · top images of 50"
+    texts, listed = bundle.text_list("words")["texts"], bundle.text_list("images")
+    for row in range(bundle.units):
+        words = [data["texts"][j] for j in data["word"][row]]
+        assert words == [texts[j] for j, _ in signed_words(bundle, row)[:3]]
+        assert data["coefficient"][row] == pytest.approx([c for _, c in signed_words(bundle, row)[:3]], rel=1e-2)
+        assert [data["images"][i] for i in data["image"][row]] == [listed[i] for i in bundle["top_image"][row][:4]]
+        assert data["norm"][row] == pytest.approx(bundle["top_norm"][row][:4], rel=1e-2)
+        assert data["curve"][row] == pytest.approx(bundle["top_norm"][row], rel=1e-2)
+        for name in ("explained", "explained_all", "residual", "threshold"):
+            assert data[name][row] == pytest.approx(bundle[name][row], rel=1e-2)
+    assert data["ranks"] == [1, 2, 3, 4, 5, 6]
+    assert list(data["orders"]) == ["clear", *(order for order in ORDERS if order != "clear")]
+    assert all(order == order_units(bundle, name).tolist() for name, order in data["orders"].items())
+
+
+def test_each_picture_is_there_once(run: Run) -> None:
+    bundle = units_bundle(40)
+    data = read(run("gallery", stdin=bundle.to_bytes()))
+    assert len(data["pictures"]) == len(data["images"]) == len(set(data["images"])) == 11
+    for name, number in zip(data["images"], data["picture"], strict=True):
+        i = bundle.text_list("images").index(name)
+        first, last = bundle["thumbnail_offsets"][i : i + 2]
+        assert base64.b64decode(data["pictures"][number]) == bundle["thumbnails"][first:last].tobytes()
+
+
+def test_the_first_of_an_order(run: Run) -> None:
+    bundle = units_bundle()
+    data = read(run("gallery", "--sort", "norm", "--head", 3, stdin=bundle.to_bytes()))
+    first = order_units(bundle, "norm")[:3]
+    assert data["unit"] == bundle["unit"][np.sort(first)].tolist()
+    assert next(iter(data["orders"])) == "norm"
+    assert [data["unit"][row] for row in data["orders"]["norm"]] == bundle["unit"][first].tolist()
+    by_explained = [row for row in order_units(bundle, "explained") if row in first]
+    assert [data["unit"][row] for row in data["orders"]["explained"]] == bundle["unit"][by_explained].tolist()
+
+
+def test_equal_runs_give_equal_bytes_wherever_they_go(run: Run, tmp_path: Path) -> None:
+    bundle, out = units_bundle(), tmp_path / "gallery.html"
+    (tmp_path / "b.safetensors").write_bytes(bundle.to_bytes())
+    more = records(bundle, tmp_path)
+    printed = run("gallery", tmp_path / "b.safetensors", *more)
+    done = run("gallery", "-o", out, *more, stdin=bundle.to_bytes())
+    assert done.returncode == 0 and done.stdout == b"" and out.read_bytes() == printed.stdout
+
+
+def test_units_without_words_or_pictures_or_with_heads(run: Run) -> None:
+    whole = units_bundle(thumbnails=False, heads=True)
+    done = run("gallery", stdin=whole.to_bytes())
+    assert done.returncode == 0 and b"warning: 11 of 11 images have no picture; clip-effects --thumbnails" in done.stderr
+    data = Reader(done.stdout).data
+    assert data["kind"] == "pairs" and data["unit"][1] == [6, 101, 1] and set(data["picture"]) == {-1}
+    kept = {k: v for k, v in whole.tensors.items() if k not in ("word", "coefficient", "words", "residual")}
+    data = Reader(run("gallery", stdin=Bundle(whole.header, kept).to_bytes()).stdout).data
+    assert "word" not in data and "no words yet" in data["notes"] and "residual" not in data["orders"]
+
+
+def test_pictures_from_files(run: Run, tmp_path: Path) -> None:
+    bundle = units_bundle(thumbnails=False)
+    place = tmp_path / "photos"
+    place.mkdir()
+    for i, name in enumerate(bundle.text_list("images")):
+        Image.new("RGB", (400, 200), (i, 0, 0)).save(tmp_path / name)
+    (place / "00 a.png").write_bytes(b"broken")
+    (place / "01 a.png").unlink()
+    done = run("gallery", "--images-from", tmp_path, "--pixels", 64, stdin=bundle.to_bytes())
+    assert done.returncode == 0 and b"photos/00 a.png: " in done.stderr and b"2 of 11 images have no picture" in done.stderr
+    data = Reader(done.stdout).data
+    missing = {name for name, i in zip(data["images"], data["picture"], strict=True) if i < 0}
+    assert missing == {"photos/00 a.png", "photos/01 a.png"}
+    assert Image.open(io.BytesIO(base64.b64decode(data["pictures"][0]))).size == (64, 32)
+    for path in place.iterdir():
+        path.rename(path.with_name(f"x{path.name}"))
+    done = run("gallery", "--images-from", tmp_path, "-o", tmp_path / "x.html", stdin=bundle.to_bytes())
+    assert done.returncode == 2 and b"none of the images is there" in done.stderr and not (tmp_path / "x.html").exists()
+
+
+def test_records_of_other_commands(run: Run, tmp_path: Path) -> None:
+    bundle = units_bundle()
+    done = run("gallery", *records(bundle, tmp_path), stdin=bundle.to_bytes())
+    assert done.returncode == 0 and done.stderr.startswith(b"warning: 1 of 12 images have no picture")
+    data = Reader(done.stdout).data
+    concept, other = data["concepts"]
+    assert data["images"][concept["image"]] == bundle.text_list("images")[0] and data["images"][other["image"]] == "elsewhere.png"
+    assert concept["concepts"] == [["dog", 2.5]] and concept["active"] == 4
+    assert concept["neurons"] == [{"unit": [5, 100, -1], "norm": 3.5, "words": [["dog", 0.5]]}]
+    (mask,) = data["masks"]
+    assert (mask["text"], mask["share"], mask["image"]) == ("dog", 0.5, concept["image"])
+    assert Image.open(io.BytesIO(base64.b64decode(data["pictures"][mask["picture"]]))).getpixel((3, 3))[0] > 200
+    fools, other = data["fooled"]
+    assert fools["fooled"] and not other["fooled"] and other["picture"] == -1 and fools["margin"] == 0.07
+    assert Image.open(io.BytesIO(base64.b64decode(data["pictures"][fools["picture"]]))).size == (160, 107)
+    assert fools["check"] == {"by": "scene", "depicted": True, "predicted": False}
+
+
+def test_label_maps(run: Run, tmp_path: Path) -> None:
+    bundle = units_bundle()
+    Image.new("P", (4, 4)).save(tmp_path / "overlay.png")
+    found = [{"label": 1, "class": "cat", "share": 0.75, "box": [0, 0, 3, 3]}]
+    (tmp_path / "segments.json").write_text(json.dumps([{"image": "z.png", "found": found, "overlay": "overlay.png"}]))
+    data = Reader(run("gallery", "--masks", tmp_path, stdin=bundle.to_bytes()).stdout).data
+    assert data["masks"][0]["found"] == [["cat", 0.75]] and "text" not in data["masks"][0]
+
+
+def test_a_folder(run: Run, tmp_path: Path) -> None:
+    bundle, place = units_bundle(), tmp_path / "new" / "gallery"
+    done = run("gallery", "--folder", place, stdin=bundle.to_bytes())
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    page = Reader((place / "index.html").read_bytes())
+    assert page.data["prefix"] == "pictures/" and "img-src 'self'" in page.policy
+    there = sorted(str(path.relative_to(place / "pictures")) for path in place.rglob("*.jpg"))
+    assert there == page.data["pictures"] and len(there) == 11
+    assert all((place / "pictures" / name).read_bytes().startswith(b"\xff\xd8\xff") for name in there)
+    again = run("gallery", "--folder", place, stdin=bundle.to_bytes())
+    assert again.returncode == 1 and again.stderr.endswith(b"gallery: not empty; name a new folder\n")
+    (tmp_path / "bad.jsonl").write_text("{}\n")
+    failed = run("gallery", "--folder", tmp_path / "other", "--fooled", tmp_path / "bad.jsonl", stdin=bundle.to_bytes())
+    assert failed.returncode == 1 and sorted(p.name for p in tmp_path.iterdir()) == ["bad.jsonl", "new"]
+    assert [p.name for p in place.parent.iterdir()] == ["gallery"]
+
+
+def test_a_reader_that_leaves_and_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "b.safetensors").write_bytes(units_bundle().to_bytes())
+    ended = shell(f"clip-gallery {tmp_path}/b.safetensors | head -c 10")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"<!doctype ", b"")
+    ended = shell(f"clip-gallery {tmp_path}/b.safetensors -o {tmp_path}/none/x.html")
+    assert ended.returncode == 1 and b"No such file" in ended.stderr and ended.stderr.count(b"\n") == 1
+
+
+def test_a_page_names_nothing_of_the_network(run: Run, tmp_path: Path) -> None:
+    bundle = units_bundle()
+    page = run("gallery", *records(bundle, tmp_path), stdin=bundle.to_bytes()).stdout
+    assert set(re.findall(rb"\w+://[^\s\"']*", page)) == {b"http://www.w3.org/2000/svg"}  # the name of a kind of element
+    reader = Reader(page)
+    assert not any(tag in ("img", "iframe", "object", "form", "base") for tag, _ in reader.found)
+    assert not any(name.startswith("on") or name in ("src", "style") for _, attributes in reader.found for name in attributes)
+    assert [a for tag, a in reader.found if tag == "link"] == [{"rel": "icon", "href": "data:,"}]
+
+
+def test_the_policy_lets_only_its_own_script_run(run: Run) -> None:
+    page = Reader(run("gallery", stdin=units_bundle().to_bytes()).stdout)
+    allowed = dict(part.strip().split(" ", 1) for part in page.policy.split(";"))
+    assert allowed["default-src"] == "'none'" and allowed["img-src"] == "data:" and allowed["base-uri"] == "'none'"
+    for kind, text in (("script-src", page.texts["script"][1]), ("style-src", page.texts["style"][0])):
+        assert allowed[kind] == f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+    assert "unsafe" not in page.policy and len(page.texts["script"]) == 2
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|fetch\(", page.texts["script"][1]
+    )
+
+
+def hostile(folder: Path) -> tuple[Bundle, list[str]]:
+    """A bundle and records in which every text and name attacks."""
+    bundle = units_bundle(12, [f"{attack}.png" for attack in ATTACKS], ATTACKS)
+    header = Header(
+        "neurons", MODEL | {"name": ATTACKS[0], "pretrained": ATTACKS[3]}, {"count": ATTACKS[1]}, {"units": ATTACKS[2]}
+    )
+    source = {"model": MODEL}
+    words = [{"word": attack, "score": 1.0, "coefficient": 1.0} for attack in ATTACKS]
+    lines = [
+        {"image": a, "concepts": words, "neurons": [{"layer": 5, "neuron": 100, "norm": 1, "words": words}]} for a in ATTACKS
+    ]
+    (folder / "c.jsonl").write_text("".join(json.dumps(line | source) + "\n" for line in lines))
+    fooled = [{"depict": a, "predict": a, "description": a, "words": [a], "margin": 1, "fooled": True, "by": a} for a in ATTACKS]
+    (folder / "f.jsonl").write_text(
+        "".join(
+            json.dumps(line | source | {"check": {"by": ATTACKS[0], "depicted": True, "predicted": True}}) + "\n"
+            for line in fooled
+        )
+    )
+    (folder / "m").mkdir()
+    Image.new("RGB", (4, 4)).save(folder / "m" / "o.png")
+    masks = [{"image": a, "text": a, "score": 1, "share": 1, "overlay": "o.png", "method": a} for a in ATTACKS]
+    masks += [{"image": a, "found": [{"class": a, "share": 1}], "overlay": "o.png"} for a in ATTACKS]
+    (folder / "m" / "segments.json").write_text(json.dumps(masks))
+    options = ["--concepts", folder / "c.jsonl", "--fooled", folder / "f.jsonl", "--masks", folder / "m"]
+    return Bundle(header, bundle.tensors), list(map(str, options))
+
+
+def test_texts_and_names_cannot_become_markup(run: Run, tmp_path: Path) -> None:
+    bundle, options = hostile(tmp_path)
+    done = run("gallery", *options, stdin=bundle.to_bytes())
+    assert done.returncode == 0, done.stderr.decode()
+    plain, attacked = Reader(run("gallery", stdin=units_bundle().to_bytes()).stdout), Reader(done.stdout)
+    assert attacked.found == plain.found and attacked.texts["script"][1] == plain.texts["script"][1]
+    assert set(attacked.data["texts"]) <= set(ATTACKS) and attacked.data["title"] == f"{ATTACKS[0]} ({ATTACKS[3]})"
+    assert attacked.texts["title"][0].startswith(ATTACKS[0])
+    block = re.search(rb'<script id="data"[^>]*>(.*?)</script>', done.stdout, re.DOTALL)
+    assert block and not re.search(rb"[<>&\x80-\xff]", block[1]) and b"\\u2028" in block[1]
+
+
+@pytest.mark.parametrize("text", [*ATTACKS, "\ud800 half", "\U0001f600", "é\u2029\x7f"])
+def test_a_data_block_is_harmless_and_says_the_same(text: str) -> None:
+    block = data_block({text: [text]})
+    assert json.loads(block) == {text: [text]} and block.isascii() and not set("<>&\n") & set(block)
+
+
+BAD = [
+    ("--concepts", "", "empty, expected lines of clip-concepts"),
+    ("--concepts", "no json\n", "line 1: expected a JSON object"),
+    ("--concepts", '{"image": "a", "concepts": 3}\n', "line 1: no record of clip-concepts"),
+    ("--concepts", '{"image": "a", "concepts": [3]}\n', "`concepts` should be a list of objects"),
+    ("--concepts", '{"image": "a", "concepts": [{"word": "w", "score": NaN}]}\n', "`score` should be a number"),
+    ("--concepts", '{"image": "a", "concepts": [{"word": "w", "score": 1' + "0" * 400 + "}]}\n", "`score` should be a number"),
+    ("--concepts", '{"image": 3, "concepts": []}\n', "`image` should be a text, found 3"),
+    ("--concepts", '{"image": "a", "concepts": [], "model": {"name": "other", "sha256": "1"}}\n', "of another model (other)"),
+    ("--fooled", '{"depict": "a", "predict": "b"}\n', "`margin` should be a number, found nothing"),
+    ("--fooled", '{"depict": "a", "predict": "b", "margin": 1, "fooled": "yes"}\n', "`fooled` should be true or false"),
+    ("--fooled", '{"word": "a"}\n', "`depict` should be a text, found nothing"),
+]
+
+
+@pytest.mark.parametrize(("option", "lines", "said"), BAD)
+def test_bad_records_are_refused_in_one_line(run: Run, tmp_path: Path, option: str, lines: str, said: str) -> None:
+    (tmp_path / "r.jsonl").write_text(lines)
+    done = run("gallery", option, tmp_path / "r.jsonl", "-o", tmp_path / "x.html", stdin=units_bundle(2).to_bytes())
+    assert done.returncode == 1 and said in done.stderr.decode() and done.stderr.count(b"\n") == 1
+    assert not (tmp_path / "x.html").exists()
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/hostname", "link/secret.png", "x\0y"])
+def test_masks_lie_in_their_folder(run: Run, tmp_path: Path, name: str) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "secret.png")
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "link").symlink_to(tmp_path)
+    (tmp_path / "m" / "segments.json").write_text(
+        json.dumps([{"image": "a", "text": "b", "overlay": name, "score": 1, "share": 1}])
+    )
+    done = run("gallery", "--masks", tmp_path / "m", stdin=units_bundle(2).to_bytes())
+    assert done.returncode == 1 and b"which is not in it" in done.stderr and done.stderr.count(b"\n") == 1
+
+
+def test_other_things_are_refused(run: Run, tmp_path: Path) -> None:
+    data = units_bundle(2).to_bytes()
+    (tmp_path / "segments.json").write_text("[")
+    for options, code, said in (
+        (["--masks", tmp_path], 1, "damaged, expected records of clip-segment"),
+        (["--masks", tmp_path / "none"], 1, "no such folder"),
+        (["--concepts", tmp_path / "none"], 1, "No such file or directory"),
+        (["--folder", tmp_path / "x", "-o", tmp_path / "y"], 2, "-o is for one file and --folder for many"),
+        (["--images-from", "-"], 2, "cannot both come from standard input"),
+    ):
+        done = run("gallery", *options, stdin=data)
+        assert done.returncode == code and said in done.stderr.decode() and done.stderr.count(b"\n") == 1, done.stderr
+    bundle = units_bundle(2)
+    for name, value, said in (
+        ("top_norm", bundle["top_norm"][:, 0], "`top_norm` and `top_image` should be tables of one shape"),
+        ("coefficient", bundle["coefficient"][:, :2], "`word` and `coefficient` should be tables of one shape"),
+        ("thumbnails", np.zeros_like(bundle["thumbnails"]), "damaged"),
+    ):
+        done = run("gallery", stdin=Bundle(bundle.header, bundle.tensors | {name: np.ascontiguousarray(value)}).to_bytes())
+        assert done.returncode == 1 and said in done.stderr.decode() and done.stderr.count(b"\n") == 1, done.stderr
+
+
+def test_the_page_goes_into_the_wheel() -> None:
+    import tomllib
+
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["cliptools"]
+    packed = {path for pattern in patterns for path in (ROOT / "cliptools").glob(pattern)}
+    parts = {
+        path for path in (ROOT / "cliptools" / "ground" / "gallery_page").iterdir() if path.suffix in (".js", ".css", ".html")
+    }
+    assert len(parts) == 8 and parts <= packed
