@@ -61,10 +61,10 @@ class Browser:
             self.process.communicate()
             self.home.cleanup()
 
-    def open(self, path: Path, fragment: str = "") -> None:
-        """A page anew, also where only the fragment is another."""
+    def open(self, place: Path | str, fragment: str = "") -> None:
+        """A file or an address anew, also where only the fragment is another."""
         self._ask("POST", "/url", {"url": "about:blank"})
-        self._ask("POST", "/url", {"url": path.resolve().as_uri() + fragment})
+        self._ask("POST", "/url", {"url": (place if isinstance(place, str) else place.resolve().as_uri()) + fragment})
 
     def run(self, script: str, *arguments: Any) -> Any:
         """What a function body returns in the page; a promise is awaited."""

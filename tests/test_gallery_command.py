@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from test_pipes import shell
 
@@ -344,6 +346,13 @@ def test_texts_and_names_cannot_become_markup(run: Run, tmp_path: Path) -> None:
 def test_a_data_block_is_harmless_and_says_the_same(text: str) -> None:
     block = data_block({text: [text]})
     assert json.loads(block) == {text: [text]} and block.isascii() and not set("<>&\n") & set(block)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.recursive(st.text() | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+def test_any_data_comes_back_and_has_no_markup(data: Any) -> None:
+    block = data_block(data)
+    assert json.loads(block) == data and block.isascii() and not set("<>&\n\r") & set(block)
 
 
 BAD = [

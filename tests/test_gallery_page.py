@@ -5,7 +5,10 @@ import json
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -266,6 +269,29 @@ def test_a_folder_reads_pictures_when_they_come_into_view(browser: Browser, run:
     asked = {url for url in browser.asked_for() if url.endswith(".jpg")}
     assert 40 < len(asked) < 390 and all(url.startswith((tmp_path / "g").as_uri()) for url in asked)
     assert browser.messages() == []
+
+
+def test_a_folder_from_a_server(browser: Browser, run: Run, tmp_path: Path) -> None:
+    assert run("gallery", "--folder", tmp_path / "g", stdin=units_bundle().to_bytes()).returncode == 0
+    quiet = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *said: None})
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(quiet, directory=str(tmp_path / "g"))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        browser.messages()
+        browser.open(f"http://127.0.0.1:{server.server_port}/", "#layer-5-neuron-100")
+        browser.settled()
+        browser.run("return Promise.all([...document.images].map(image => image.decode()))")
+        assert browser.run(TITLE) == "layer 5 neuron 100" and browser.run("return document.images.length") == 7 * 6 + 6
+        assert browser.messages() == []
+        browser.open("about:blank")
+        server.shutdown()
+
+
+def test_units_with_heads(browser: Browser, run: Run, tmp_path: Path) -> None:
+    assert run("gallery", "-o", tmp_path / "g.html", stdin=units_bundle(heads=True).to_bytes()).returncode == 0
+    browser.open(tmp_path / "g.html", "#layer-6-neuron-101-head-1")
+    assert browser.run(TITLE) == "layer 6 neuron 101 head 1" and browser.run(COUNT) == "7 pairs"
+    browser.keys("Escape", "/", "6:101.1")
+    assert browser.run(CARDS) == ["#layer-6-neuron-101-head-1"]
 
 
 def test_hostile_texts_and_names_stay_texts(browser: Browser, run: Run, tmp_path: Path) -> None:
