@@ -26,7 +26,7 @@ class Offset(NamedTuple):
 class Epochs:
     """By epoch, what norms were about and the largest that was dropped: bounds on all dropped, without their names."""
 
-    MOST = 6  # told apart; the oldest, whose bounds are lowest, are joined
+    MOST = 8  # told apart; the oldest, whose bounds are lowest, are joined
 
     def __init__(self, o: Float[Tensor, "n k"], G: SymmetricStack) -> None:
         """

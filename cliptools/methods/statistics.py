@@ -7,6 +7,7 @@ matrix G = D D^T. The largest centred norms are wanted about the mean, which is 
 * from then on an image enters where its norm exceeds the smallest kept, the floor;
 * whenever the count has grown by a quarter, norms are taken about the mean so far: an epoch ends. The sums and x stay about
   the first centre; centre and mean so far differ by the offset o, and ||(x - o) D||^2 = x G x^T - 2 x (G o) + o G o^T.
+  Towards the end, where the floor is close to the T-th norm and every bit that the mean moves counts, epochs are shorter.
 
 The norm of a dropped image grows by no more than the mean moves after its epoch, ||(mean - mean then) D||. Where the T-th kept
 norm reaches the largest of these bounds the list is certified to be the exact one. Where it does not, the images
@@ -30,6 +31,7 @@ from cliptools.methods.symmetric import SymmetricStack
 from cliptools.methods.waiting import Batch, Waiting
 
 GROWTH = 1.25  # of the count, from one epoch to the next
+LAST, LEAST = 3, 32  # towards the end epochs are a third of what is left, but no shorter than so many images
 BLOCK = 500_000  # numbers in a temporary: small enough to stay near the processor
 
 
@@ -70,7 +72,7 @@ class UnitStatistics:
         Args:
             G: Gram matrices of the units' directions.
             top: T, images kept per unit.
-            expected: The number of images to come; only the threshold's rank depends on it.
+            expected: The number of images to come, roughly; the epochs and how the threshold is found depend on it.
             margin: Images kept beyond T: the more, the more lists one pass can certify.
             quantile: q; the threshold is the norm that a share 1 - q of the images reaches.
             centre: The mean, where an earlier pass has found it; then every list is exact at once.
@@ -79,7 +81,7 @@ class UnitStatistics:
                 root-mean-square norm, and moments added up in float64.
         """
         n, k, like = len(G.blocks[0]), G.k, G.blocks[0]
-        self.G, self.top, self.quantile = G, top, quantile
+        self.G, self.top, self.quantile, self.expected = G, top, quantile, expected
         self.capacity = top + margin
         self.fixed = centre is not None
         self.centre = torch.zeros(n, k, dtype=torch.float64, device=like.device) if centre is None else centre.double()
@@ -121,7 +123,7 @@ class UnitStatistics:
             self._take(self.waiting.take(len(self.waiting) if self.fixed else self.next_move - self.count))
             if self.count == self.next_move and not self.fixed:
                 self._move_centre()
-                self.next_move = math.ceil(GROWTH * self.count)
+                self.next_move = next_epoch(self.count, self.expected)
 
     def _take(self, batches: Sequence[Batch]) -> None:
         image = torch.cat([batch.image for batch in batches])
@@ -310,6 +312,12 @@ def _slices(n: int, each: int) -> Iterator[slice]:
     """Of n units a few at a time, with so many numbers each."""
     step = max(1, BLOCK // each)
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
+
+
+def next_epoch(count: int, expected: int) -> int:
+    """The count of images at which the epoch ends that begins now."""
+    longest = math.ceil((GROWTH - 1) * count)
+    return count + max(min(longest, LEAST), min(longest, (expected - count) // LAST))
 
 
 def rank_of(quantile: float, count: int) -> int:
