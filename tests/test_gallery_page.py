@@ -17,6 +17,7 @@ from PIL import Image
 from test_gallery_command import ATTACKS, hostile, records, units_bundle
 
 from cliptools.commands.present import order_units
+from cliptools.ground.bundle import Bundle
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 UNITS = 4000
@@ -290,8 +291,26 @@ def test_units_with_heads(browser: Browser, run: Run, tmp_path: Path) -> None:
     assert run("gallery", "-o", tmp_path / "g.html", stdin=units_bundle(heads=True).to_bytes()).returncode == 0
     browser.open(tmp_path / "g.html", "#layer-6-neuron-101-head-1")
     assert browser.run(TITLE) == "layer 6 neuron 101 head 1" and browser.run(COUNT) == "7 pairs"
-    browser.keys("Escape", "/", "6:101.1")
+    browser.keys("Escape", "/", "6:101.1")  # as fast as they can be typed
+    assert browser.run("return document.getElementById('query').value") == "6:101.1"
     assert browser.run(CARDS) == ["#layer-6-neuron-101-head-1"]
+
+
+def test_a_page_without_pictures_or_words_leaves_no_room_for_them(browser: Browser, run: Run, tmp_path: Path) -> None:
+    whole = units_bundle(thumbnails=False)
+    kept = {k: v for k, v in whole.tensors.items() if k not in ("word", "coefficient", "words", "residual")}
+    heights = []
+    for name, bundle in (("words", whole), ("neither", Bundle(whole.header, kept)), ("both", units_bundle())):
+        run("gallery", "-o", tmp_path / f"{name}.html", stdin=bundle.to_bytes())
+        browser.size(1280, 900)
+        browser.open(tmp_path / f"{name}.html")
+        browser.settled()
+        fits = "const said = document.querySelector('.said'); return said.scrollHeight <= said.clientHeight"
+        assert browser.run(fits) and browser.run("return document.querySelectorAll('.card').length") == 7
+        heights.append(browser.run("return document.querySelector('.card').offsetHeight"))
+        browser.click(".card")
+        assert browser.run("return document.querySelectorAll('dialog .tops .picture').length") == 6
+    assert heights[1] < heights[0] < heights[2]
 
 
 def test_hostile_texts_and_names_stay_texts(browser: Browser, run: Run, tmp_path: Path) -> None:

@@ -43,8 +43,12 @@ function listen() {
     asked.only = event.target.checked;
     refresh();
   });
+  detail.addEventListener("cancel", (event) => {
+    event.preventDefault();
+    shut();
+  });
   detail.addEventListener("close", closed);
-  detail.addEventListener("click", (event) => event.target === detail && detail.close());
+  detail.addEventListener("click", (event) => event.target === detail && shut());
   addEventListener("hashchange", route);
   addEventListener("keydown", press);
 }

@@ -2,6 +2,7 @@
 
 const SHOWN_PICTURES = 8;
 const SHOWN_WORDS = 6;
+const PICTURED = data.picture.some((number) => number >= 0);
 const SHARES = data.weight === "share"; // whose words have no sign
 const plural = data.kind;
 
@@ -63,7 +64,7 @@ function curveOf(row, width, height) {
 
 const UNIT_CARDS = {
   least: 250,
-  height: (width) => width / 2 + (data.word ? 126 : 66),
+  height: (width) => (PICTURED ? width / 2 : 0) + (data.word ? 126 : 66),
   terms: [],
   card(row) {
     const unit = data.unit[row], name = unitName(unit);
@@ -73,7 +74,7 @@ const UNIT_CARDS = {
       mosaic.append(picture(data.picture[image], `a top image of ${name}: ${data.images[image]}`));
     }
     const said = make("div", { class: "said" });
-    said.append(make("div", { class: "name" }, make("span", {}, name), curveOf(row, 64, 20)));
+    said.append(make("div", { class: "name" }, make("span", {}, name), curveOf(row, 54, 20)));
     if (data.word) {
       const list = make("ul", { class: "words" });
       for (const [text, weight] of words) {
@@ -86,7 +87,9 @@ const UNIT_CARDS = {
       said.append(make("div", { class: "share" }, bar(share), `${Math.round(100 * share)} % explained`));
     }
     const about = words.map(([text]) => text).join(", ");
-    return make("a", { href: `#${unitKey(unit)}`, "aria-label": about ? `${name}: ${about}` : name }, mosaic, said);
+    const card = make("a", { href: `#${unitKey(unit)}`, "aria-label": about ? `${name}: ${about}` : name });
+    card.append(...(PICTURED ? [mosaic] : []), said);
+    return card;
   },
 };
 

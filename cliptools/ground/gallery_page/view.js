@@ -87,7 +87,7 @@ function open(what) {
   const heading = make("h2", { id: "detail-title", dir: "auto" }, what.title);
   const head = make("div", { class: "head" }, heading);
   if (grid.items.includes(what.item)) head.append(button("←", "the one before", () => step(-1)), button("→", "the next one", () => step(1)));
-  head.append(button("×", "close", () => detail.close()));
+  head.append(button("×", "close", shut));
   detail.replaceChildren(head, what.body());
   if (!detail.open) detail.showModal();
   detail.scrollTop = 0;
@@ -100,6 +100,12 @@ function step(by) {
   const item = here < 0 ? undefined : grid.items[here + by];
   if (item !== undefined) history.replaceState(null, "", grid.kind.card(item).getAttribute("href"));
   route();
+}
+
+// Close the detail: at once, for its own event may come after the next key.
+function shut() {
+  detail.close();
+  closed();
 }
 
 // When the detail has been closed, by whatever way: the address is the tab's again, and the keyboard goes to the card.
