@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cliptools.commands.changes import REST, Asked, Setting
 from cliptools.commands.consume import record_source
 from cliptools.ground.errors import CliptoolsError
-from cliptools.ground.progress import note, progress
+from cliptools.ground.progress import progress, summarise
 from cliptools.ground.records import rounded
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def measure(bundles: Sequence[Asked], images: "ClassifiedImages", options: Recor
         raise CliptoolsError("not one image could be read")
     _check_chance(tally.top1(0), images, wrong)
     skips = f", {len(skipped)} skipped" if len(skipped) else ""
-    note(f"{TOOL}: {tally.count} images{skips}, {len(images.classes)} classes, {len(order)} settings of {model.name}")
+    summarise(f"{TOOL}: {tally.count} images{skips}, {len(images.classes)} classes, {len(order)} settings of {model.name}")
     said = {"classes": images.classes_source, "class_count": len(images.classes)}
     said |= {"templates": templates_name(model.name, options["templates"])}
     said |= {"images": list_digest([images.source.names[i] for i in indices]), "precision": model.precision}

@@ -15,13 +15,13 @@ import cliptools
 from cliptools.commands.completing import complete_by_name
 from cliptools.ground.errors import CliptoolsError, UsageError
 from cliptools.ground.output import silence_stdout, stdout_is_terminal
-from cliptools.ground.progress import be_quiet
+from cliptools.ground.progress import fail, finish, speak
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CLIPTOOLS", "max_content_width": 100}
 UNSAID = {
-    "output", "output_format", "device", "workers", "batch_size", "quiet", "paths", "bundle", "memory", "strict", "no_cache",
-    "resume", "shard", "centre",
+    "output", "output_format", "device", "workers", "batch_size", "quiet", "log_json", "paths", "bundle", "memory", "strict",
+    "no_cache", "resume", "shard", "centre",
 }  # fmt: skip
 """Parameters that do not change the result, so that history leaves them out."""
 
@@ -55,31 +55,27 @@ class Command(click.Command):
         except click.exceptions.Exit as stop:
             return int(stop.exit_code)
         except (KeyboardInterrupt, click.Abort):
-            self._say("interrupted")
-            return 130
+            return self._fail("interrupted", 130)
         except BrokenPipeError:
             silence_stdout()
             return 0
         except UsageError as error:
-            self._say(str(error))
-            return 2
+            return self._fail(str(error), 2)
         except CliptoolsError as error:
-            self._say(str(error))
-            return 1
+            return self._fail(str(error), 1)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT) and error.filename is None:
                 silence_stdout()
-            self._say(f"{error.filename or 'output'}: {error.strerror or error}")
-            return 1
+            return self._fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             lower = "; lower --batch-size" if any(option.name == "batch_size" for option in self.params) else ""
-            self._say(f"out of memory{lower}")
-            return 1
+            return self._fail(f"out of memory{lower}", 1)
 
-    def _say(self, message: str) -> None:
-        print(f"{self.name}: {message}", file=sys.stderr)
+    def _fail(self, message: str, status: int) -> int:
+        fail(f"{self.name}: {message}", status)
+        return status
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -95,12 +91,15 @@ def command(name: str) -> Callable[[Callable[..., Any]], Command]:
 
     def declare(function: Callable[..., Any]) -> Command:
         @functools.wraps(function)
-        def quieted(*args: Any, quiet: bool, **options: Any) -> Any:
-            be_quiet(quiet)
-            return function(*args, **options)
+        def spoken(*args: Any, quiet: bool, log_json: bool, **options: Any) -> Any:
+            speak(quiet, log_json)
+            status = function(*args, **options)
+            finish()
+            return status
 
-        made = click.command(name, cls=Command, context_settings=CONTEXT)(quieted)
+        made = click.command(name, cls=Command, context_settings=CONTEXT)(spoken)
         made = click.version_option(cliptools.__version__, prog_name=name, allow_from_autoenv=False)(made)
+        made = click.option("--log-json", is_flag=True, help="Notes, progress, warnings and errors as JSON lines.")(made)
         made = click.option("-q", "--quiet", is_flag=True, help="No progress bars and no notes.")(made)
         complete_by_name(made)
         for option in made.params:

@@ -192,7 +192,7 @@ def _records(
     """A record an image, in the order of the list."""
     from cliptools.ground.loader import Skipped, load_batches
     from cliptools.ground.models import load_recorded_model
-    from cliptools.ground.progress import note, progress
+    from cliptools.ground.progress import progress, summarise
     from cliptools.ground.truth import found_names
 
     source, indices = asked[0], asked[1][done.place :]
@@ -214,7 +214,7 @@ def _records(
     if not count:
         raise CliptoolsError("not one image could be read")
     earlier = f", {done.images} of them by an earlier run" if done.images else ""
-    note(f"{TOOL}: {count} images{earlier}" + (f", {len(skipped)} skipped" if len(skipped) else ""))
+    summarise(f"{TOOL}: {count} images{earlier}" + (f", {len(skipped)} skipped" if len(skipped) else ""))
 
 
 def _write(records: Iterator[dict[str, Any]], said: dict[str, Any], chosen: str, output: Path | None, evaluate: bool) -> None:

@@ -112,7 +112,7 @@ def measure_bundle(
     model: "LoadedModel", source: "ImageSource", choice: "Choice", options: dict[str, Any], arguments: dict[str, Any]
 ) -> "Bundle":
     """Measure and say what was measured."""
-    from cliptools.ground.progress import note
+    from cliptools.ground.progress import summarise
 
     settings = settings_of(choice, options)
     measured = _measure(model, source, choice, settings, options)
@@ -121,7 +121,7 @@ def measure_bundle(
     passes += f", {report.reread} looked at twice" if report.reread else ""
     skips = f", {len(measured.skipped)} skipped" if len(measured.skipped) else ""
     units = units_said(report.effects, choice, measured.keep)
-    note(f"{TOOL}: {report.images} images{skips}{passes}, {units} of {model.name}")
+    summarise(f"{TOOL}: {report.images} images{skips}{passes}, {units} of {model.name}")
     return _bundle(measured, model, choice, settings, options, arguments)
 
 

@@ -183,7 +183,7 @@ def _names(whole: Whole, numbers: Set[int]) -> dict[int, str]:
 
 def _write_partial(whole: Whole, output: Path | None) -> None:
     from cliptools.ground.partial_file import shards_said
-    from cliptools.ground.progress import note
+    from cliptools.ground.progress import summarise
     from cliptools.methods.sharding import slabs_to_merge
 
     first, header = whole.files[0], whole.header
@@ -195,7 +195,7 @@ def _write_partial(whole: Whole, output: Path | None) -> None:
     count = write_slabs(
         slabs(), lambda layer: first.size(layer)[0], lambda _: header, lambda numbers: _names(whole, numbers), output
     )
-    note(f"{TOOL}: {count} images, {shards_said(header.settings['have'], first.of)}")
+    summarise(f"{TOOL}: {count} images, {shards_said(header.settings['have'], first.of)}")
 
 
 def _merge(whole: Whole, options: dict[str, Any], arguments: dict[str, Any]) -> "Bundle":
@@ -204,7 +204,7 @@ def _merge(whole: Whole, options: dict[str, Any], arguments: dict[str, Any]) -> 
 
     from cliptools.ground.loader import Skipped
     from cliptools.ground.models import drop_text_tower, load_recorded_model
-    from cliptools.ground.progress import note
+    from cliptools.ground.progress import summarise
     from cliptools.ground.provenance import Header
     from cliptools.methods.choice import paths_of
     from cliptools.methods.sharding import conclude
@@ -228,7 +228,7 @@ def _merge(whole: Whole, options: dict[str, Any], arguments: dict[str, Any]) -> 
     skips = f", {images['skipped']} skipped" if images["skipped"] else ""
     again = f", {found.reread} looked at twice" if found.reread else ""
     units = units_said(found.effects, choice, keep)
-    note(f"{TOOL}: {images['count']} images{skips}{again}, {whole.files[0].of} shards, {units} of {model.name}")
+    summarise(f"{TOOL}: {images['count']} images{skips}{again}, {whole.files[0].of} shards, {units} of {model.name}")
     if not len(found.uncertain):
         return bundle
     _say_uncertain(found, whole)

@@ -75,7 +75,7 @@ def write_partial(
         CliptoolsError: with --resume, the file is there and another one.
     """
     from cliptools.ground.loader import Skipped
-    from cliptools.ground.progress import note
+    from cliptools.ground.progress import note, summarise
     from cliptools.methods.choice import paths_of
     from cliptools.methods.sharding import SAMPLE, measure_shard
 
@@ -108,7 +108,7 @@ def write_partial(
         slabs, lambda layer: paths.size(layer)[0], signed, lambda numbers: {i: names[i] for i in numbers}, output
     )
     skips = len(own.order) - written
-    note(f"{TOOL}: shard {i} of {n}: {written} images" + (f", {skips} skipped" if skips else "") + f", {model.name}")
+    summarise(f"{TOOL}: shard {i} of {n}: {written} images" + (f", {skips} skipped" if skips else "") + f", {model.name}")
 
 
 def _header(

@@ -25,7 +25,7 @@ from cliptools.commands.shifting import (
 )
 from cliptools.ground.errors import CliptoolsError, StreamError, UsageError
 from cliptools.ground.output import binary_output, text_output
-from cliptools.ground.progress import note, progress, warn
+from cliptools.ground.progress import progress, summarise, warn
 from cliptools.ground.records import write_record
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def _read(groups: "Groups", model: "LoadedModel", watched: Watched, options: dic
     if not count:
         raise CliptoolsError("not one image could be read")
     skips = f", {len(skipped)} skipped" if len(skipped) else ""
-    note(f"{TOOL}: {count} images{skips} in {len(groups.names)} groups, {len(watched.concepts)} concepts")
+    summarise(f"{TOOL}: {count} images{skips} in {len(groups.names)} groups, {len(watched.concepts)} concepts")
 
 
 def _plot(records: Sequence[Record], groups: "Groups", options: dict[str, Any]) -> None:

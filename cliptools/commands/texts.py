@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from io import BufferedIOBase
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +11,7 @@ import click
 from cliptools.commands.base import command, device_option, output_options
 from cliptools.ground.errors import CliptoolsError, UsageError
 from cliptools.ground.output import text_output
-from cliptools.ground.progress import note, progress, warn
+from cliptools.ground.progress import note, progress, summarise, warn
 from cliptools.ground.records import write_record
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def main(*, output: Path | None, output_format: str | None, **options: Any) -> N
         chat = open_chat(options["llm"], on_gpu=options["device"] != "cpu", otherwise="")
         said = {"per_class": options["per_class"], "seed": options["seed"], "model": chat.said}
         done = _earlier(kept, classes, said)
-        start, total, faults = monotonic(), 0, Counter[str]()
+        total, faults = 0, Counter[str]()
         with text_output(output) as stream:
             for number, text in _texts(chat, classes, options, done, kept, faults):
                 record = {
@@ -83,9 +82,8 @@ def main(*, output: Path | None, output_format: str | None, **options: Any) -> N
             chat.close()
             if not total:
                 raise CliptoolsError(f"no text of {len(classes)} classes could be used ({_counted(faults)})")
-        seconds = monotonic() - start
     dropped = f"{sum(faults.values())} answers dropped ({_counted(faults)})"
-    note(f"{TOOL}: {len(classes)} classes, {total} texts, {dropped}, {seconds:.0f} s")
+    summarise(f"{TOOL}: {len(classes)} classes, {total} texts, {dropped}")
 
 
 def _earlier(kept: "KeptRecords | None", classes: "Sequence[ClassName]", said: dict[str, Any]) -> "Pieces":

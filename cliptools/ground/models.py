@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cliptools.ground.errors import ModelError, UsageError, first_line
-from cliptools.ground.progress import warn
+from cliptools.ground.progress import warn, working
 from cliptools.ground.provenance import canonical
 from cliptools.ground.torchvision_remedy import ensure_torchvision
 
@@ -70,7 +70,7 @@ def load_model(
     torch.manual_seed(0)  # only random initialisation draws from it
     tag = None if pretrained == RANDOM else pretrained
     try:
-        with warnings.catch_warnings(record=True) as caught:
+        with working(f"loading {name}"), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             # Always strict, always weights_only: no pickle is run.
             clip = open_clip.create_model(source, pretrained=tag, device="cpu", require_pretrained=pretrained != RANDOM)

@@ -9,7 +9,7 @@ from cliptools.commands.base import open_input
 from cliptools.commands.segmenting.segmenter import Segmenter, heat_maps
 from cliptools.ground.errors import CliptoolsError, ImageError
 from cliptools.ground.output import text_output
-from cliptools.ground.progress import note, progress
+from cliptools.ground.progress import progress, summarise
 from cliptools.ground.records import rounded, write_record
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def evaluate(made: Segmenter, paths: Sequence[str], options: dict[str, Any], out
                 write_record(stream, summary | made.settings)
         else:
             _write_table(stream, made, summaries)
-    note(f"clip-segment: {count} masks" + (f", {len(skipped)} images skipped" if skipped else ""))
+    summarise(f"clip-segment: {count} masks" + (f", {len(skipped)} images skipped" if skipped else ""))
 
 
 def _open(path: str, whole: bool) -> Iterator["Reading"]:

@@ -13,7 +13,7 @@ from cliptools.commands.segmenting.segmenter import Found, Segmenter, heat_maps
 from cliptools.ground.earlier_run import check_same
 from cliptools.ground.errors import CliptoolsError, ImageError
 from cliptools.ground.output import binary_output, put_whole, text_output
-from cliptools.ground.progress import note, progress, warn
+from cliptools.ground.progress import progress, summarise, warn
 from cliptools.ground.records import rounded, write_record
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def segment_images(
         if not count:
             raise CliptoolsError("not one image could be read")
         _finish(stream, made, spool, shown, output_format)
-    note(f"clip-segment: {count} images" + (f", {len(skipped)} skipped" if skipped else ""))
+    summarise(f"clip-segment: {count} images" + (f", {len(skipped)} skipped" if skipped else ""))
 
 
 def _waiting(

@@ -13,7 +13,7 @@ from cliptools.commands.segmenting.labeller import Labeller, load_labeller
 from cliptools.commands.segmenting.opened import Opened
 from cliptools.ground.errors import CliptoolsError, ImageError
 from cliptools.ground.output import text_output
-from cliptools.ground.progress import note, progress
+from cliptools.ground.progress import progress, summarise
 from cliptools.ground.records import rounded, write_record
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _write(
                 write_record(stream, summary | made.settings)
         else:
             _write_table(stream, made, summaries)
-    note(f"clip-segment: {whole[0].images} images" + (f", {len(skipped)} skipped" if skipped else ""))
+    summarise(f"clip-segment: {whole[0].images} images" + (f", {len(skipped)} skipped" if skipped else ""))
 
 
 def _fits(made: Labeller, image: "LabelledImage") -> "Iterator[tuple[float | None, LabelFit]]":

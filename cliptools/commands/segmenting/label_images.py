@@ -9,7 +9,7 @@ from cliptools.commands.segmenting.images import RECORDS, SHOWN, Folder, folder_
 from cliptools.commands.segmenting.labeller import Labeller
 from cliptools.ground.errors import CliptoolsError
 from cliptools.ground.output import binary_output, text_output
-from cliptools.ground.progress import note, progress
+from cliptools.ground.progress import progress, summarise
 from cliptools.ground.records import rounded, write_record
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def label_images(made: Labeller, source: "ImageSource", options: dict[str, Any],
         if not count:
             raise CliptoolsError("not one image could be read")
         _finish(stream, made, spool, shown)
-    note(f"clip-segment: {count} images" + (f", {len(skipped)} skipped" if skipped else ""))
+    summarise(f"clip-segment: {count} images" + (f", {len(skipped)} skipped" if skipped else ""))
 
 
 def _made(
