@@ -55,3 +55,15 @@ def test_progress_in_json_lines(capsys: pytest.CaptureFixture[str], monkeypatch:
         ("progress", "images", 7, 7),
         ("warning", "look", None, None),
     ]
+
+
+def test_one_run_says_nothing_of_another(capsys: pytest.CaptureFixture[str]) -> None:
+    for images in (3, 2):
+        progress.speak(quiet=False, as_json=False)
+        list(progress.progress(range(images), "images"))
+        progress.summarise(f"{images} images")
+        progress.finish()
+        assert capsys.readouterr().err.startswith(f"{images} images (0 s, ")
+    progress.speak(quiet=False, as_json=False)
+    progress.finish()
+    assert not capsys.readouterr().err

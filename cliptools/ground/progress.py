@@ -24,9 +24,10 @@ _concluded: str | None = None
 
 
 def speak(quiet: bool, as_json: bool) -> None:
-    """How to: without bars and notes (not errors and warnings), in JSON lines."""
-    global _quiet, _json
+    """A run begins, and how it speaks: without bars and notes (not errors and warnings), in JSON lines."""
+    global _quiet, _json, _begin, _counted, _concluded
     _quiet, _json = quiet, as_json
+    _begin, _counted, _concluded = time.perf_counter(), None, None
 
 
 def note(message: str) -> None:
