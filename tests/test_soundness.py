@@ -93,6 +93,14 @@ def test_a_sound_bundle_has_no_flaws() -> None:
     assert flaws(sound()) == []
 
 
+def test_an_image_without_a_thumbnail_is_no_flaw() -> None:
+    one = int(sound()["thumbnail_offsets"][1])
+    second_left_out = of(
+        thumbnails=sound()["thumbnails"][: 2 * one], thumbnail_offsets=np.array([0, one, one, 2 * one], dtype=np.int64)
+    )
+    assert flaws(changed(second_left_out)) == []
+
+
 @pytest.mark.parametrize("flaw", WRONG)
 def test_each_flaw_is_named(flaw: str) -> None:
     found = flaws(changed(WRONG[flaw]))

@@ -24,10 +24,11 @@ from cliptools.commands.measuring import (
     thumbnailer,
     units_said,
 )
-from cliptools.commands.present import FORMATS, emit, unit_name
+from cliptools.commands.present import FORMATS, emit
 from cliptools.commands.sharding import read_slab, write_slabs
 from cliptools.ground.errors import CliptoolsError, UsageError
 from cliptools.ground.output import stdout_is_terminal
+from cliptools.ground.unit_names import unit_name
 
 if TYPE_CHECKING:
     from cliptools.ground.bundle import Bundle

@@ -10,6 +10,7 @@ from cliptools.commands.tables import rendered
 from cliptools.ground.errors import UsageError
 from cliptools.ground.output import binary_output, text_output
 from cliptools.ground.records import rounded, write_record
+from cliptools.ground.unit_names import unit_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,11 +107,6 @@ def shown_word(bundle: "Bundle", word: str, weight: float) -> str:
 def unit_keys(layer: int, neuron: int, head: int) -> dict[str, int]:
     """A unit in a record, without what it has not."""
     return {"layer": layer} | ({"neuron": neuron} if neuron >= 0 else {}) | ({"head": head} if head >= 0 else {})
-
-
-def unit_name(layer: int, neuron: int, head: int) -> str:
-    """`6:391`, `6:391.3` with a head, `6:.3` for a whole head."""
-    return f"{layer}:" + (str(neuron) if neuron >= 0 else "") + (f".{head}" if head >= 0 else "")
 
 
 def _write_table(bundle: "Bundle", stream: BufferedIOBase, whole: bool) -> None:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cliptools.commands.present import unit_name
 from cliptools.commands.tables import rendered
+from cliptools.ground.unit_names import unit_name
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -10,12 +10,13 @@ import click
 
 from cliptools.commands.base import choose_format, command, device_option, output_options, parse_layers
 from cliptools.commands.consume import read_neurons, record_source
-from cliptools.commands.present import unit_keys, unit_name
+from cliptools.commands.present import unit_keys
 from cliptools.commands.tables import rendered
 from cliptools.ground.errors import StreamError, TextError, UsageError
 from cliptools.ground.output import text_output
 from cliptools.ground.progress import note, progress
 from cliptools.ground.records import rounded, write_record
+from cliptools.ground.unit_names import unit_name
 
 if TYPE_CHECKING:
     from cliptools.ground.bundle import Bundle

@@ -17,13 +17,13 @@ from cliptools.commands.present import (
     shown_word,
     signed_words,
     unit_keys,
-    unit_name,
     weight_name,
 )
 from cliptools.commands.tables import rendered
 from cliptools.ground.errors import StreamError, UsageError
 from cliptools.ground.output import binary_output, text_output
 from cliptools.ground.records import rounded, write_record
+from cliptools.ground.unit_names import unit_name
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -16,29 +17,42 @@ UNITS = {"Linux": 1024, "Darwin": 1}  # bytes that ru_maxrss counts in
 COUNTED = ("images", "masks", "scenes", "pairs", "pictures", "classes")
 """Labels of what a run is there for, of which its summary says how many a second."""
 
-_quiet = False
-_json = False
-_begin = time.perf_counter()
-_counted: tuple[str, int, float] | None = None
-_concluded: str | None = None
+
+@dataclass
+class _Run:
+    """How a run speaks, and what it has done so far."""
+
+    quiet: bool = False
+    as_json: bool = False
+    begin: float = field(default_factory=time.perf_counter)
+    counted: tuple[str, int, float] | None = None
+    """Label, how many, and seconds of the first pass over what the run is there for."""
+    summary: str | None = None
+
+    @property
+    def draws(self) -> bool:
+        """Whether there is a terminal to draw bars on."""
+        return not (self.quiet or self.as_json) and sys.stderr.isatty()
+
+
+_run = _Run()
 
 
 def speak(quiet: bool, as_json: bool) -> None:
     """A run begins, and how it speaks: without bars and notes (not errors and warnings), in JSON lines."""
-    global _quiet, _json, _begin, _counted, _concluded
-    _quiet, _json = quiet, as_json
-    _begin, _counted, _concluded = time.perf_counter(), None, None
+    global _run
+    _run = _Run(quiet, as_json)
 
 
 def note(message: str) -> None:
     """Something worth knowing, unless -q."""
-    if not _quiet:
+    if not _run.quiet:
         _say("note", message)
 
 
 def warn(message: str) -> None:
     """Something the user should look at, even with -q."""
-    _say("warning", message if _json else f"warning: {message}")
+    _say("warning", message if _run.as_json else f"warning: {message}")
 
 
 def fail(message: str, status: int) -> None:
@@ -48,31 +62,30 @@ def fail(message: str, status: int) -> None:
 
 def summarise(message: str) -> None:
     """What the run has done, to be said at its end unless -q."""
-    global _concluded
-    _concluded = message
+    _run.summary = message
 
 
 def finish() -> None:
     """The end of a run that went well: what it has done, and what that took."""
-    if _concluded is None or _quiet:
+    if _run.summary is None or _run.quiet:
         return
-    taken: dict[str, Any] = {"seconds": round(time.perf_counter() - _begin, 1)}
+    taken: dict[str, Any] = {"seconds": round(time.perf_counter() - _run.begin, 1)}
     said = f"{taken['seconds']:.0f} s"
-    if _counted is not None and _counted[2] > 0:
-        label, count, seconds = _counted
+    if _run.counted is not None and _run.counted[2] > 0:
+        label, count, seconds = _run.counted
         taken |= {"what": label, "count": count, "a_second": round(count / seconds, 2)}
         said += f", {count / seconds:.3g} {label} a second"
     if peak := _peak():
         taken["peak_bytes"] = peak
         said += f", at most {peak / 1e9:.1f} GB"
-    _say("summary", _concluded if _json else f"{_concluded} ({said})", **taken)
+    _say("summary", _run.summary if _run.as_json else f"{_run.summary} ({said})", **taken)
 
 
 def progress(
     items: Iterable[Item], label: str, total: int | None = None, step: int | Callable[[Item], int] = 1
 ) -> Iterator[Item]:
     """The items, with a bar that advances `step` (or what `step` says of the item) for each when it is done."""
-    bar = None if _quiet or _json or not sys.stderr.isatty() else _bar()
+    bar = _bar() if _run.draws else None
     with bar or contextlib.nullcontext():
         task = None if bar is None else bar.add_task(label, total=total)
         begin = said = time.perf_counter()
@@ -84,7 +97,7 @@ def progress(
             if bar is not None and task is not None:
                 bar.advance(task, one)
             now = time.perf_counter()
-            if _json and not _quiet and now - said >= OFTEN:
+            if _run.as_json and not _run.quiet and now - said >= OFTEN:
                 said = now
                 _say("progress", label, done=done, total=total, seconds=round(now - begin, 1))
         _count(label, done, time.perf_counter() - begin)
@@ -93,7 +106,7 @@ def progress(
 @contextlib.contextmanager
 def working(label: str) -> Iterator[None]:
     """While something takes its time of which no parts can be counted: on a terminal, that it does."""
-    if _quiet or _json or not sys.stderr.isatty():
+    if not _run.draws:
         yield
         return
     from rich.console import Console
@@ -103,15 +116,14 @@ def working(label: str) -> Iterator[None]:
 
 
 def _say(event: str, message: str, **more: Any) -> None:
-    line = json.dumps({"event": event, "message": message} | more, ensure_ascii=False) if _json else message
+    line = json.dumps({"event": event, "message": message} | more, ensure_ascii=False) if _run.as_json else message
     print(line, file=sys.stderr, flush=True)
 
 
 def _count(label: str, done: int, seconds: float) -> None:
     """The first pass over what the run is there for; a further one is not what it is asked for."""
-    global _counted
-    if label in COUNTED and _counted is None:
-        _counted = label, done, seconds
+    if label in COUNTED and _run.counted is None:
+        _run.counted = label, done, seconds
 
 
 def _peak() -> int | None:

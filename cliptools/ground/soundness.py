@@ -1,13 +1,14 @@
 """Whether a bundle can be what it says: beyond what every consumer relies on, all that its tensors mean."""
 
-import io
 import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from PIL import Image
 
 from cliptools.ground.bundle import Bundle, faults
+from cliptools.ground.errors import ImageError
+from cliptools.ground.thumbnails import thumbnail
+from cliptools.ground.unit_names import unit_name
 
 ROUNDING = 1e-3  # of a length or a share, in float32 and after sums of many
 SIZES = {
@@ -43,7 +44,7 @@ def _shapes(bundle: Bundle) -> Iterator[str]:
 def _units(bundle: Bundle) -> Iterator[str]:
     once, count = np.unique(bundle["unit"], axis=0, return_counts=True)
     if (count > 1).any():
-        yield f"{(count > 1).sum()} units stand there twice, as {label(once[count > 1][0])}"
+        yield f"{(count > 1).sum()} units stand there twice, as {unit_name(*once[count > 1][0].tolist())}"
 
 
 def _lengths(bundle: Bundle) -> Iterator[str]:
@@ -93,11 +94,10 @@ def _images(bundle: Bundle) -> Iterator[str]:
     offsets = bundle["thumbnail_offsets"]
     if len(offsets) != len(names) + 1:
         yield f"{len(offsets) - 1} thumbnails of {len(names)} images"
-    for number, (start, stop) in enumerate(itertools.pairwise(offsets.tolist())):
+    for number in range(len(offsets) - 1):
         try:
-            with Image.open(io.BytesIO(bundle["thumbnails"][start:stop].tobytes())) as picture:
-                picture.load()
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            thumbnail(bundle["thumbnails"], offsets, number)
+        except ImageError:
             yield f"thumbnail {number} is no picture"
             return
 
@@ -109,10 +109,4 @@ def _where(bundle: Bundle, wrong: np.ndarray, what: str) -> Iterator[str]:
     """A line, if any unit is so, with the number of these and the first."""
     units = np.flatnonzero(wrong.reshape(len(wrong), -1).any(1))
     if len(units):
-        yield f"{what}: {len(units)} of {bundle.units} units, as {label(bundle['unit'][units[0]])}"
-
-
-def label(unit: np.ndarray) -> str:
-    """A unit as --units takes it."""
-    layer, neuron, head = (int(number) for number in unit)
-    return f"{layer}:{neuron if neuron >= 0 else ''}" + (f".{head}" if head >= 0 else "")
+        yield f"{what}: {len(units)} of {bundle.units} units, as {unit_name(*bundle['unit'][units[0]].tolist())}"

@@ -65,5 +65,5 @@ def thumbnail(thumbnails: np.ndarray, offsets: Sequence[int] | np.ndarray, index
         return None
     try:
         return Image.open(io.BytesIO(data)).convert("RGB")
-    except (OSError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageError(f"thumbnail {index} of the bundle is damaged ({error})") from None

@@ -4,6 +4,7 @@ The mean is known only at the end. Until then norms are about the mean so far, w
 one has, about the mean of all, a norm of at most what it had plus the distance of the two means.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cliptools.methods.symmetric import SymmetricStack
+
+GROWTH = 1.25  # of the count, from one epoch to the next
+LAST, LEAST = 3, 32  # towards the end epochs are a third of what is left, but no shorter than so many images
 
 
 class Offset(NamedTuple):
@@ -21,6 +25,16 @@ class Offset(NamedTuple):
     """G o."""
     square: Float[Tensor, "n"]
     """o G o^T."""
+
+
+def next_epoch(count: int, expected: int) -> int:
+    """The count of images at which the epoch ends that begins now.
+
+    Args:
+        expected: The number of images in all, roughly.
+    """
+    longest = math.ceil((GROWTH - 1) * count)
+    return count + max(min(longest, LEAST), min(longest, (expected - count) // LAST))
 
 
 class Epochs:

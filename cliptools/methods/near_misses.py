@@ -90,6 +90,7 @@ class NearMisses:
         Args:
             bound: Another bound on the norm of everything dropped.
         """
+        self.settle()
         image = self.image[of]
         may = (self.norm[of] > norm[:, None]) & (bound > norm)[:, None]
         return image.where(may, torch.full_like(image, -1)), (self.lost[of] > norm) & (bound > norm)

@@ -23,15 +23,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cliptools.methods.epochs import Epochs, Offset
+from cliptools.methods.epochs import Epochs, Offset, next_epoch
 from cliptools.methods.near_misses import NearMisses, exchange
 from cliptools.methods.norm_histogram import BINS, count_norms, middle_of
 from cliptools.methods.ordering import ranking
 from cliptools.methods.symmetric import SymmetricStack
-from cliptools.methods.waiting import Batch, Waiting
+from cliptools.methods.waiting import Batch, Centred, Waiting
 
-GROWTH = 1.25  # of the count, from one epoch to the next
-LAST, LEAST = 3, 32  # towards the end epochs are a third of what is left, but no shorter than so many images
 BLOCK = 500_000  # numbers in a temporary: small enough to stay near the processor
 
 
@@ -128,11 +126,11 @@ class UnitStatistics:
     def _take(self, batches: Sequence[Batch]) -> None:
         image = torch.cat([batch.image for batch in batches])
         n, b, like = len(self.norm), len(image), batches[0].S
-        norm, minus = like.new_empty(n, b), -self.centre.to(like.dtype)
+        norm, centred = like.new_empty(n, b), Centred(batches, self.centre)
         filling = min(b, self.capacity - self.filled)
         known = self.fixed or filling <= 0  # else all are kept, and norms and moment will be made of them
         for of in _slices(n, b * self.G.k):
-            x = _centred(batches, of, minus[of])  # (some, b, k), too large for all n
+            x = centred.block(of)  # (some, b, k)
             if filling > 0:
                 self.x[of, self.filled : self.filled + filling] = x[:, :filling]
             if not self.seen:
@@ -144,7 +142,7 @@ class UnitStatistics:
         if filling > 0:
             self._fill(image[:filling], norm[:, :filling] if known else None)
         if b > filling:
-            self._enter(batches, image, norm, filling)
+            self._enter(centred, image, norm, filling)
         if self.histogram is not None and known and not self.seen:
             count_norms(self.histogram, norm / self.unit_norm[:, None])
         self.count += 0 if self.seen else b
@@ -164,7 +162,7 @@ class UnitStatistics:
             if slots.stop == self.capacity:
                 self.floor = self.norm.amin(1)
 
-    def _enter(self, batches: Sequence[Batch], image: Int[Tensor, "b"], norm: Float[Tensor, "n b"], first: int) -> None:
+    def _enter(self, centred: Centred, image: Int[Tensor, "b"], norm: Float[Tensor, "n b"], first: int) -> None:
         """Of the kept images and the newcomers from `first` on, keep the largest; the others are near misses at best."""
         n, images, norm = len(norm), image[first:], norm[:, first:]
         dropped, whose = norm, images.expand(n, -1)
@@ -178,7 +176,7 @@ class UnitStatistics:
             row = units[row]
             self.norm[row, slot] = norm[row, newcomer]
             self.image[row, slot] = images[newcomer]
-            self._keep(batches, row, slot, newcomer + first)
+            self.x.flatten(0, 1).index_copy_(0, row * self.capacity + slot, centred.rows(row, newcomer + first))
             self.floor[units] = exchanged.floor
         if not self.fixed:
             self.near = self.near or NearMisses(len(self.norm), self.top, self.norm)
@@ -186,17 +184,6 @@ class UnitStatistics:
             self.near.take(dropped, whose)
         if self.epochs:
             self.epochs.drop(dropped)
-
-    def _keep(self, batches: Sequence[Batch], row: Int[Tensor, "s"], slot: Int[Tensor, "s"], newcomer: Int[Tensor, "s"]) -> None:
-        """The x of newcomers, counted through the batches, into these places."""
-        place, minus = row * self.capacity + slot, -self.centre.to(self.x.dtype)
-        for batch in batches:
-            mine = ((newcomer >= 0) & (newcomer < len(batch.image))).nonzero()[:, 0]
-            of, which = row[mine], newcomer[mine]
-            S = batch.S.flatten(0, 1).index_select(0, which * len(minus) + of)
-            x = torch.addcmul(minus.index_select(0, of), S, batch.scale[which, None])
-            self.x.flatten(0, 1).index_copy_(0, place[mine], x)
-            newcomer = newcomer - len(batch.image)
 
     def _move_centre(self) -> None:
         """Take norms about the mean so far: the first time by moving the centre, from then on by an offset from it."""
@@ -245,8 +232,6 @@ class UnitStatistics:
     def finish(self) -> Finished:
         """The statistics about the mean of all images, as `moment` is from now on."""
         self.take_all()
-        if self.near:
-            self.near.settle()
         if not self.fixed:
             shift = self.sum / max(self.count, 1)
             o = shift.to(self.norm.dtype)
@@ -300,24 +285,10 @@ class UnitStatistics:
         self.floor = self.norm.amin(1)
 
 
-def _centred(batches: Sequence[Batch], of: slice, minus: Float[Tensor, "n k"]) -> Float[Tensor, "n b k"]:
-    sizes = [len(batch.image) for batch in batches]
-    x = minus.new_empty(len(minus), sum(sizes), minus.shape[1])
-    for batch, columns in zip(batches, x.split(sizes, 1), strict=True):
-        torch.addcmul(minus[:, None], batch.S[:, of].transpose(0, 1), batch.scale[:, None], out=columns)
-    return x
-
-
 def _slices(n: int, each: int) -> Iterator[slice]:
     """Of n units a few at a time, with so many numbers each."""
     step = max(1, BLOCK // each)
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
-
-
-def next_epoch(count: int, expected: int) -> int:
-    """The count of images at which the epoch ends that begins now."""
-    longest = math.ceil((GROWTH - 1) * count)
-    return count + max(min(longest, LEAST), min(longest, (expected - count) // LAST))
 
 
 def rank_of(quantile: float, count: int) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cliptools.commands.exhibiting.shelf import NONE
 from cliptools.ground.errors import CliptoolsError, StreamError
 from cliptools.ground.records import rounded
 
@@ -107,7 +108,7 @@ def fooled_records(path: Path, bundle: "Bundle", shelf: "Shelf") -> list[dict[st
         record |= {"margin": one.number("margin"), "fooled": one.get("fooled", bool), "words": one.texts("words")}
         record |= {"by": one.may("by", str), "description": one.may("description", str)}
         file = one.may("file", str)
-        record["picture"] = shelf.picture(file) if file else -1
+        record["picture"] = shelf.picture(file) if file else NONE
         if check := one.may("check", dict):
             inner = Fields(f"{one.where}, `check`", check)
             record["check"] = {key: inner.get(key, bool) for key in ("depicted", "predicted")}
