@@ -137,7 +137,7 @@ def measuring_options(function: Function) -> Function:
         click.option("--workers", type=click.IntRange(0), help=workers),
         click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Images per forward pass."),
         click.option(
-            "--memory", default=3.2, show_default=True, type=click.FloatRange(0.01), help="GB of statistics held at once."
+            "--memory", default=4.0, show_default=True, type=click.FloatRange(0.01), help="GB of statistics held at once."
         ),
         click.option("--strict", is_flag=True, help="An unreadable image is an error, not a warning."),
     ):

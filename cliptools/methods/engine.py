@@ -23,6 +23,7 @@ Batches = Callable[[Collection[int] | None], Iterator[tuple[list[int], Tensor]]]
 CHEAP = 0.5e9  # bytes of kept images that nobody misses
 WAITING = 24_000_000, 32  # scalars, and images, that may wait to be taken in together
 AMPLE = 2  # times T kept beyond T, where memory allows: every list is certified then, or nearly
+ENOUGH = 1.5  # times T, where passes are many anyhow: one more of them costs less than a second look at all images
 
 
 class Settings(NamedTuple):
@@ -33,7 +34,7 @@ class Settings(NamedTuple):
     components: int = 1
     scale: bool = True
     """Multiply effects by 100 / ||M(I)||."""
-    memory: float = 3.2e9
+    memory: float = 4e9
     """Bytes of statistics to hold at once; layers that do not fit together take further passes."""
     margin: int | None = None
     compact: bool = False
@@ -131,7 +132,7 @@ def at_once(paths: Paths, slabs: Sequence[Slab]) -> int:
 def _margin(paths: Paths, layers: Sequence[int], expected: int, settings: Settings) -> int:
     """Images kept beyond T, so that few lists need a second pass: what is cheap, else what the memory leaves room for.
 
-    Of a short list that may be all there are; then there is nothing to certify.
+    Of few images that may be all there are; then there is nothing to certify.
     """
     if settings.margin is not None:
         return settings.margin
@@ -142,6 +143,8 @@ def _margin(paths: Paths, layers: Sequence[int], expected: int, settings: Settin
         n * UnitStatistics.bytes_per_unit(k, 0) for n, k in sizes
     )
     room = int((settings.memory - fixed) // each)
+    if room < least:
+        least = min(int(ENOUGH * settings.top), expected)
     return max(least, min(expected - settings.top, max(int(CHEAP // each), min(room, int(AMPLE * settings.top)))))
 
 
