@@ -1,5 +1,6 @@
 # make demo   the main job on the embedded model: neurons of emoji-vit in words, as a table and a picture
 # make test   everything the tests need, and the tests
+# make faults the faults of docs/reliability.md, as often as it says (an hour or so)
 # make man    the manual pages and completion scripts anew
 # make bench  what each benchmark is for and how long it takes; make bench-guard: does anything take twice what it took?
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= demo
 
-.PHONY: demo test lint man bench bench-guard clean
+.PHONY: demo test faults lint man bench bench-guard clean
 
 demo: $(VENV)/.installed
 	mkdir -p $(OUT)
@@ -18,6 +19,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+faults: $(VENV)/.installed-test
+	$(BIN)/python -m pytest --thorough --durations=0 tests/faults
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

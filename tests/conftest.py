@@ -14,6 +14,19 @@ from cliptools.ground.torchvision_remedy import ensure_torchvision
 ensure_torchvision()
 
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`make faults` repeats every fault as often as docs/reliability.md says."""
+    parser.addoption("--thorough", action="store_true", help="tests of faults: as often as docs/reliability.md says")
+
+
+@pytest.fixture(scope="session")
+def often(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
+    """often(few, many): how many times a fault is tried, by default and with --thorough."""
+    return lambda few, many: many if request.config.getoption("--thorough") else few
+
+
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the figures and bytes compared here are the CPU's
 
 
