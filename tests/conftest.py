@@ -5,9 +5,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from forked import Nursery, Study
 
 from cliptools.ground.torchvision_remedy import ensure_torchvision
 
@@ -102,6 +105,23 @@ def tiny_resnet_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         model.visual.train()(pictures)  # statistics of BatchNorm with which pictures make a difference
     return _local_dir(tmp_path_factory.mktemp("tiny-resnet"), config, model)
+
+
+@pytest.fixture(scope="session")
+def nursery() -> "Iterator[Nursery]":
+    """Makes processes of the suite that need not load their libraries."""
+    from forked import Nursery
+
+    with Nursery() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def study(nursery: "Nursery", tmp_path_factory: pytest.TempPathFactory) -> "Study":
+    """Few scenes, and what the embedded model's neurons do on them."""
+    from forked import make_study
+
+    return make_study(nursery, tmp_path_factory.mktemp("study"))
 
 
 def _local_dir(folder: Path, config: dict[str, Any], model: Any) -> Path:
