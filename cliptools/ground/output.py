@@ -1,12 +1,13 @@
 """Where results go: files that appear whole or not at all, and a standard output that may be a pipe, a terminal or gone."""
 
 import contextlib
+import errno
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from io import BufferedIOBase
+from io import BufferedIOBase, RawIOBase
 from pathlib import Path
 from typing import cast
 
@@ -58,11 +59,19 @@ def put_whole(path: Path, data: bytes) -> None:
     """One of many small files, whole or not at all, its folder made for it.
 
     Not forced to the disk one by one, which would take longer than making them.
+
+    Raises:
+        OSError: it cannot be written; the error names the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
-    beside.write_bytes(data)
-    os.replace(beside, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(data)
+        os.replace(beside, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 @contextlib.contextmanager
@@ -98,11 +107,10 @@ def binary_output(path: Path | None) -> Iterator[BufferedIOBase]:
         with whole_file(path) as stream:
             yield stream
         return
-    stdout = _standard_output()
-    if sys.stdout.isatty():
+    if stdout_is_terminal():
         raise UsageError("this is binary and would garble the terminal: redirect it (> FILE) or name a file (-o FILE)")
-    yield stdout
-    stdout.flush()
+    with _standard_output() as stream:
+        yield stream
 
 
 @contextlib.contextmanager
@@ -112,15 +120,24 @@ def text_output(path: Path | None) -> Iterator[BufferedIOBase]:
         with whole_file(path) as stream:
             yield stream
         return
-    stdout = _standard_output()
-    yield stdout
-    stdout.flush()
+    with _standard_output() as stream:
+        yield stream
 
 
-def _standard_output() -> BufferedIOBase:
+@contextlib.contextmanager
+def _standard_output() -> Iterator[BufferedIOBase]:
     if sys.stdout is None:
         raise CliptoolsError("standard output is closed: redirect it (> FILE) or name a file (-o FILE)")
-    return cast(BufferedIOBase, sys.stdout.buffer)
+    stream = cast(BufferedIOBase | RawIOBase, sys.stdout.buffer)
+    if isinstance(stream, RawIOBase):  # PYTHONUNBUFFERED: its `write` may write a part only, at 2 GB or a disk's end, and go on
+        stream = open(sys.stdout.fileno(), "wb", closefd=False)  # noqa: SIM115 - not ours to close
+    try:
+        yield stream
+        stream.flush()
+    except OSError as error:
+        if error.errno == errno.EFBIG:  # what could not be written would be tried again when the interpreter ends
+            silence_stdout()
+        raise
 
 
 def stdout_is_terminal() -> bool:

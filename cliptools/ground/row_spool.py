@@ -1,5 +1,6 @@
 """A safetensors file whose tensors are filled by rows, in whatever order: none needs to be in memory whole."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -38,7 +39,8 @@ class RowSpool:
 
     def close(self) -> None:
         """Let go of what waits."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # a disk that is full, of which `put` has told
+            self._file.close()
 
     def put(self, name: str, rows: int, start: int, values: np.ndarray) -> None:
         """Rows from `start` on, of a tensor that has `rows` of them. All are to be put, once."""
@@ -51,6 +53,7 @@ class RowSpool:
         try:
             self._file.seek(begins + start * row_bytes)
             self._file.write(np.ascontiguousarray(values).tobytes())
+            self._file.flush()
         except OSError as error:
             raise CliptoolsError(f"{self.where}: tensors cannot be kept here ({error.strerror})") from None
 

@@ -1,5 +1,6 @@
 """A safetensors file of tensors that come one by one: their bytes wait in a temporary file, for the header comes first."""
 
+import contextlib
 import json
 import math
 import shutil
@@ -18,7 +19,14 @@ class TensorSpool:
     """Collects float32 tensors and writes them as one safetensors file; memory does not grow with their number's bytes."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="cliptools-")  # noqa: SIM115 - closed by __exit__
+        """
+        Raises:
+            CliptoolsError: no temporary file can be made.
+        """
+        try:
+            self._file = tempfile.TemporaryFile(prefix="cliptools-")  # noqa: SIM115 - closed by __exit__
+        except OSError as error:
+            raise _cannot_keep(error) from None
         self._layout: dict[str, dict[str, object]] = {}
         self._end = 0
 
@@ -26,17 +34,22 @@ class TensorSpool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # a disk that is full, of which `add` has told
+            self._file.close()
 
     def add(self, name: str, tensor: np.ndarray) -> None:
-        """One more tensor, under a name not used before."""
+        """One more tensor, under a name not used before.
+
+        Raises:
+            CliptoolsError: there is no room for it.
+        """
         assert name not in self._layout
         size = 4 * math.prod(tensor.shape)
         try:
             self._file.write(np.ascontiguousarray(tensor, dtype="<f4").tobytes())
+            self._file.flush()
         except OSError as error:
-            where = tempfile.gettempdir()
-            raise CliptoolsError(f"heat maps cannot be kept in {where} ({error.strerror}; TMPDIR names another folder)") from None
+            raise _cannot_keep(error) from None
         self._layout[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [self._end, self._end + size]}
         self._end += size
 
@@ -47,3 +60,8 @@ class TensorSpool:
         stream.write(struct.pack("<Q", len(header)) + header)
         self._file.seek(0)
         shutil.copyfileobj(self._file, stream, 1 << 20)
+
+
+def _cannot_keep(error: OSError) -> CliptoolsError:
+    where = tempfile.tempdir or "a temporary folder"
+    return CliptoolsError(f"heat maps cannot be kept in {where} ({error.strerror}; TMPDIR names another folder)")
