@@ -275,6 +275,7 @@ def _percent(part: int, whole: int) -> str:
 def _table(rows: Sequence[tuple[Task, Tally]], terminal: bool) -> bytes:
     """A row a task."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("pair", "by"):
@@ -288,5 +289,5 @@ def _table(rows: Sequence[tuple[Task, Tally]], terminal: bool) -> bytes:
             else ("–",) * 3
         )
         rate = _percent(tally.fooled, tally.images)
-        table.add_row(task.pair, task.kind, str(task.seed), str(tally.images), str(tally.fooled), rate, *sound)
+        table.add_row(Text(task.pair), Text(task.kind), str(task.seed), str(tally.images), str(tally.fooled), rate, *sound)
     return rendered(table, terminal=terminal)

@@ -1,11 +1,13 @@
 """Tables of rich as bytes: as wide as the terminal, else 120 columns and without colour."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cliptools.ground.legible import harmless
 from cliptools.ground.output import stdout_is_terminal
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
 
 def rendered(*parts: "RenderableType", terminal: bool | None = None) -> bytes:
@@ -22,5 +24,18 @@ def rendered(*parts: "RenderableType", terminal: bool | None = None) -> bytes:
     buffer = io.StringIO()
     console = Console(file=buffer, force_terminal=tty, width=None if tty else 120, highlight=False)
     for part in parts:
-        console.print(part)
+        console.print(_Harmless(part))
     return buffer.getvalue().encode("utf-8")
+
+
+@dataclass
+class _Harmless:
+    """A part of which the terminal gets letters and rich's own colours, no commands that stood in its texts."""
+
+    part: "RenderableType"
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        from rich.segment import Segment
+
+        for segment in console.render(self.part, options):
+            yield segment if segment.control else Segment(harmless(segment.text), segment.style)

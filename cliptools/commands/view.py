@@ -102,19 +102,21 @@ def _print_header(stream: BufferedIOBase, name: str, output: Path | None) -> Non
     import json
 
     from cliptools.ground.bundle import cliptools_header, is_bundle, read_header, tensor_table
+    from cliptools.ground.legible import harmless_json
     from cliptools.ground.output import text_output
 
     raw = read_header(stream, name)
     said = dict(cliptools_header(raw, name).__dict__) if is_bundle(raw) else {"metadata": raw.get("__metadata__", {})}
     said["tensors"] = tensor_table(raw, name)
     with text_output(output) as out:
-        out.write(json.dumps(said, indent=2, ensure_ascii=False).encode("utf-8") + b"\n")
+        out.write(harmless_json(json.dumps(said, indent=2, ensure_ascii=False)).encode("utf-8") + b"\n")
 
 
 def _check(stream: BufferedIOBase, name: str, output: Path | None) -> None:
     """All that is wrong, or that nothing is."""
     from cliptools.ground.bundle import read_unchecked
     from cliptools.ground.errors import StreamError
+    from cliptools.ground.legible import legible
     from cliptools.ground.output import text_output
     from cliptools.ground.soundness import flaws
 
@@ -122,7 +124,7 @@ def _check(stream: BufferedIOBase, name: str, output: Path | None) -> None:
     found = flaws(bundle)
     with text_output(output) as out:
         lines = found or [f"sound: {bundle.units} units, {len(bundle.tensors)} tensors"]
-        out.write("".join(f"{line}\n" for line in lines).encode("utf-8"))
+        out.write("".join(f"{legible(line)}\n" for line in lines).encode("utf-8"))
     if found:
         raise StreamError(f"{name}: not sound, {len(found)} thing{'s are' if len(found) > 1 else ' is'} wrong")
 

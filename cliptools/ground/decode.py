@@ -1,6 +1,9 @@
 """One picture from a file or from bytes: decoded whole, upright, RGB, or refused with a reason."""
 
+import contextlib
+import ctypes
 import functools
+import logging
 import math
 import os
 import warnings
@@ -20,11 +23,13 @@ PICTURES = (
 LABELS = ".masks.png"  # label pictures, as clip-scenes writes them beside images: never taken for photographs
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "QOI", "TGA", "ICO", "MPO")
 """Pillow's names of what is read; its EPS reader, among others, would start another program."""
+TILE = (322, 323)  # TIFF's tags for width and height of a tile, which is decoded whole however small the picture is
 MOST_ELONGATED = 200  # long side to short: resizing the short side to a model's 224 would blow up the long one
 
 # A bomb must not be decoded, and a damaged tag is no news for the user. Said once, here: threads must not change filters.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # or errors that it logs would go to standard error
 
 
 def is_picture(name: str) -> bool:
@@ -66,7 +71,22 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
+def _silence_libtiff() -> None:
+    """Keep libtiff from writing to standard error by itself what it finds wrong with a file, which Pillow raises anyhow."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        library = ctypes.CDLL(Image.core.__file__)  # through which its functions are found, wherever Pillow has it from
+        for handler in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
+            handler.argtypes, handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+            handler(None)
+
+
+_silence_libtiff()
+
+
 def _refuse_extremes(image: Image.Image) -> None:
+    tile = [getattr(image, "tag_v2", {}).get(tag, 0) for tag in TILE]
+    if Image.MAX_IMAGE_PIXELS and all(isinstance(side, int) for side in tile) and math.prod(tile) > Image.MAX_IMAGE_PIXELS:
+        raise ImageError(_too_large(f"a tile of {tile[0]} × {tile[1]}"))
     width, height = image.size
     if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
         raise ImageError(_too_large(f"{width} × {height}"))

@@ -14,6 +14,8 @@ from cliptools.ground.errors import ImageError, UsageError
 from cliptools.ground.listing import Found, find
 from cliptools.ground.provenance import digest
 
+MOST_BYTES = 1 << 29  # of a picture in an archive, which is read whole
+
 
 @runtime_checkable
 class ImageSource(Protocol):
@@ -48,6 +50,8 @@ class ListedImages:
         place = self._places[index]
         if isinstance(place, str):
             return decode(place)
+        if place.size > MOST_BYTES:
+            raise ImageError(f"{place.size} bytes in an archive, where at most {MOST_BYTES} are read")
         try:
             stream = place.read()
         except OSError as error:

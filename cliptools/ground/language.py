@@ -18,6 +18,8 @@ QUANT = "Q4_K_M"  # as llama.cpp takes it where a repository is named without on
 TEMPERATURE, TOP_P = 0.6, 0.9  # paper 1, section 5.1
 CONTEXT = 2048  # tokens; a question and its answer take about 400
 LONGEST = 96  # tokens of an answer
+MARKS = re.compile(r"[<>\[\]{}|]+")
+"""What chat templates mark a speaker's turn with, <|im_start|>, [INST] and the like: a class or word must not begin one."""
 
 INSTRUCTIONS = """You write short descriptions of pictures for a painter. A description is one sentence of at most thirty words.
 It shows the main thing that is asked for and as many of the other things as fit into one picture: many objects and animals,
@@ -53,7 +55,7 @@ class ChatModel:
 
         try:
             answer = self.model.create_chat_completion(
-                messages=messages,
+                messages=[said | {"content": MARKS.sub(" ", said["content"])} for said in messages],
                 temperature=temperature,
                 top_p=top_p,
                 seed=seed,
@@ -152,7 +154,7 @@ def _order(parts: Sequence[str]) -> str:
 
 def quoted(text: str) -> str:
     """A text as GBNF has it."""
-    inner = text.replace("\\", "\\\\").replace('"', '\\"')
+    inner = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
     return f'"{inner}"'
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple, cast
 
 from cliptools.ground.decode import PICTURES, is_picture
 from cliptools.ground.errors import CliptoolsError, UsageError
+from cliptools.ground.legible import legible
 from cliptools.ground.progress import warn
 from cliptools.ground.tar_images import TAR_ENDINGS, Endings, Span, Spool, is_tar, stream_members, tar_members
 
@@ -58,22 +59,22 @@ def named_path(found: Found) -> str:
 def _images_at(path: str, spool: Spool, stdin: BufferedIOBase | None, beside: Endings) -> Iterator[Found]:
     if path == STDIN:
         for member, span in stream_members(stdin or _standard_input(), "standard input", beside):
-            yield Found(_legible(member), STDIN, span)
+            yield Found(legible(member), STDIN, span)
         return
     here = Path(path)
-    base = _legible(str(here.parent))
+    base = legible(str(here.parent))
     if here.is_dir():
         for relative in _walk(here):
-            yield Found(_legible(relative), _legible(path), str(here / relative))
+            yield Found(legible(relative), legible(path), str(here / relative))
     elif not here.is_file():  # a pipe, as <(clip-scenes) gives: it can be read but once
         with here.open("rb") as stream:
             for member, span in stream_members(stream, path, beside):
-                yield Found(_legible(member), _legible(path), span)
+                yield Found(legible(member), legible(path), span)
     elif is_tar(path):
         for member, span in tar_members(here, spool, beside):
-            yield Found(_legible(f"{here.name}/{member}"), base, span)
+            yield Found(legible(f"{here.name}/{member}"), base, span)
     else:
-        yield Found(_legible(here.name), base, path)
+        yield Found(legible(here.name), base, path)
 
 
 def _walk(top: Path) -> Iterator[str]:
@@ -104,10 +105,18 @@ def _below(top: Path, start: str, seen: set[tuple[int, int]], links: list[str]) 
             path = f"{folder}/{entry.name}" if folder else entry.name
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 (links if entry.is_symlink() else folders).append(path)
             elif is_picture(entry.name) and _may_be_read(entry):
                 yield path
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """A folder or a link to one; not a link that leads back to itself, which reading will report."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _may_be_read(entry: os.DirEntry[str]) -> bool:
@@ -166,14 +175,6 @@ def _braces(pattern: str) -> Iterator[str]:
         return
     for part in parts:
         yield from _braces(before + part + after)
-
-
-def _legible(name: str) -> str:
-    """A name as text: bytes that are no UTF-8 and characters that would break a line are escaped."""
-    if name.isascii() and name.isprintable():
-        return name
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _standard_input() -> BufferedIOBase:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cliptools.ground.errors import ModelError, UsageError, first_line
+from cliptools.ground.foreign_code import refuse_foreign_code
 from cliptools.ground.progress import warn, working
 from cliptools.ground.provenance import canonical
 from cliptools.ground.torchvision_remedy import ensure_torchvision
@@ -60,6 +61,8 @@ def load_model(
     ensure_torchvision()
     import open_clip
 
+    if name not in EMBEDDED:
+        refuse_foreign_code()
     where = pick_device(device)
     source = f"local-dir:{EMBEDDED_DIR / name}" if name in EMBEDDED else name
     schema, _ = open_clip.factory.parse_model_name(source)

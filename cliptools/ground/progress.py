@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cliptools.ground.legible import legible
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -32,7 +34,7 @@ class _Run:
     @property
     def draws(self) -> bool:
         """Whether there is a terminal to draw bars on."""
-        return not (self.quiet or self.as_json) and sys.stderr.isatty()
+        return not (self.quiet or self.as_json) and sys.stderr is not None and sys.stderr.isatty()
 
 
 _run = _Run()
@@ -116,8 +118,9 @@ def working(label: str) -> Iterator[None]:
 
 
 def _say(event: str, message: str, **more: Any) -> None:
-    line = json.dumps({"event": event, "message": message} | more, ensure_ascii=False) if _run.as_json else message
-    print(line, file=sys.stderr, flush=True)
+    line = json.dumps({"event": event, "message": message} | more, ensure_ascii=False) if _run.as_json else legible(message)
+    if sys.stderr is not None:  # where it was closed before the start, print would take standard output instead
+        print(line, file=sys.stderr, flush=True)
 
 
 def _count(label: str, done: int, seconds: float) -> None:

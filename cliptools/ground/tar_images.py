@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cliptools.ground.decode import is_picture
-from cliptools.ground.errors import CliptoolsError, StreamError
+from cliptools.ground.errors import CliptoolsError, StreamError, first_line
 from cliptools.ground.progress import warn
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -27,6 +27,7 @@ MAGIC: dict[bytes, Unpacker] = {
     b"\xfd7zXZ\x00": lzma.LZMAFile,
 }
 BLOCK = tarfile.BLOCKSIZE
+LONGEST_HEADER = 1 << 24
 
 
 class Spool:
@@ -142,7 +143,7 @@ def _members(file: BufferedReader, start: int, container: str | Spool, name: str
     end = file.seek(0, os.SEEK_END)
     file.seek(start)
     try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:
+        with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:  # type: ignore[arg-type]
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # the list would grow with the archive
                 if member.offset_data + member.size > end:
@@ -151,8 +152,21 @@ def _members(file: BufferedReader, start: int, container: str | Spool, name: str
                 if wanted and member.isreg() and not member.issparse():
                     yield member.name.removeprefix("./"), Span(container, member.offset_data, member.size)
             _check_end(file, archive.offset, end, name)
-    except tarfile.TarError as error:
-        raise StreamError(f"{name}: not a tar archive, or damaged ({error})") from None
+    except (tarfile.TarError, ValueError, ArithmeticError, LookupError) as error:  # tarfile takes what pax headers say as it is
+        raise StreamError(f"{name}: not a tar archive, or damaged ({first_line(error)})") from None
+
+
+class _Headers:
+    """An archive's file as tarfile sees it, which reads headers only: none of gigabytes is taken into memory."""
+
+    def __init__(self, file: BufferedReader) -> None:
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        """At most LONGEST_HEADER bytes."""
+        if size > LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self.file.read(size)
 
 
 def _check_end(file: BufferedReader, offset: int, end: int, name: str) -> None:

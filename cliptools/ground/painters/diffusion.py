@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from cliptools.ground.errors import CliptoolsError, UsageError, first_line
+from cliptools.ground.foreign_code import refuse_foreign_code
 from cliptools.ground.models import DTYPE, pick_device
 from cliptools.ground.painters import Painted
 
@@ -141,6 +142,7 @@ def _load(name: str, option: str, dtype: str, text_to_image: bool = False) -> An
     import diffusers
     import transformers
 
+    refuse_foreign_code()
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
