@@ -47,7 +47,7 @@ def effects(tiny_clip_dir: Path) -> Bundle:
         "explained_all": share,
         "images": json_tensor(["a.png", "b.png", "c.png"]),
     }
-    header = Header("effects", model.identity, {"count": 9, "digest": "0" * 64, "skipped": 0}, {"effect": "second-order"})
+    header = Header("effects", model.identity, {"count": 9, "digest": "0" * 64, "skipped": 0}, {"effect": "second"})
     return Bundle(header.after("clip-effects", {"layers": [2]}), tensors)
 
 
@@ -125,7 +125,7 @@ def test_the_rest_is_passed_on_and_the_header_says_what_was_done(run: Run, effec
     assert header.kind == "neurons"
     assert (header.model, header.images) == (effects.header.model, effects.header.images)
     said = {"templates": ["a {}", "the {}"], "center": "none", "normalize": "dimensions", "m": 3, "method": "pursuit"}
-    assert header.settings == {"effect": "second-order", "words": said | {"pool": str(pool), "digest": listed["digest"]}}
+    assert header.settings == {"effect": "second", "words": said | {"pool": str(pool), "digest": listed["digest"]}}
     assert [step["command"] for step in header.history] == ["clip-effects", "clip-decompose"]
     assert header.history[-1]["arguments"] == said | {"pool": str(pool)}
     assert "prefix_residual" not in found
@@ -222,7 +222,7 @@ def test_refusals_of_the_command_line(run: Run, stream: bytes, arguments: tuple[
 
 def test_refusals_of_the_input(run: Run, effects: Bundle, stream: bytes, pool: Path, tmp_path: Path) -> None:
     other = replace(effects.header, model=effects.header.model | {"sha256": "f" * 64})
-    narrow = effects.tensors | {"direction": effects["direction"][:, :9].copy()}
+    narrow = effects.tensors | {name: effects[name][:, :9].copy() for name in ("direction", "mean") if name in effects}
     without = {name: value for name, value in effects.tensors.items() if name != "direction"}
     (tmp_path / "one.txt").write_text("cat")
     cases = [

@@ -95,7 +95,7 @@ def test_only_known_macros_and_ascii() -> None:
 
 def test_the_stream_page_knows_tensors_and_records() -> None:
     from cliptools.commands.present import unit_records
-    from cliptools.ground.bundle import DTYPES, UNIT_ROWS
+    from cliptools.ground.bundle_faults import DTYPES, UNIT_ROWS
 
     text = PAGES["man5/cliptools-stream.5"]
     assert all(rf"\fB{literal(name)}\fR" in text for name in {*UNIT_ROWS, *DTYPES})

@@ -36,7 +36,7 @@ def test_every_command_is_described(name: str) -> None:
 
 
 def test_every_tensor_is_described() -> None:
-    from cliptools.ground.bundle import DTYPES, UNIT_ROWS
+    from cliptools.ground.bundle_faults import DTYPES, UNIT_ROWS
 
     assert all(f"`{name}`" in README for name in (*UNIT_ROWS, *DTYPES))
 

@@ -13,7 +13,7 @@ from PIL import Image
 from test_bundle import read
 
 from cliptools.commands.consume import with_directions
-from cliptools.ground.bundle import UNIT_ROWS
+from cliptools.ground.bundle_faults import UNIT_ROWS
 from cliptools.ground.models import load_model
 from cliptools.methods.resnet_paths import pair_directions, supported_resnet, trace_pool
 

@@ -101,6 +101,8 @@ def _earlier(kept: "KeptRecords | None", classes: "Sequence[ClassName]", said: d
             break
         if piece.get("class") != classes[number].name:
             raise CliptoolsError(f"{kept.path}: has {piece.get('class')!r} for {classes[number].name!r}; write elsewhere")
+        if not isinstance(piece.get("texts"), list) or not isinstance(piece.get("faults"), dict):
+            raise CliptoolsError(f"{kept.path}: damaged (a line without `texts` and `faults`); remove it, or write elsewhere")
         done[number] = piece
     if done:
         note(f"{TOOL}: {len(done)} of {len(classes)} classes are there already")

@@ -1,11 +1,10 @@
 """An earlier run of clip-shift, to be compared with."""
 
-import json
-import math
 from pathlib import Path
 from typing import Any
 
 from cliptools.ground.errors import StreamError
+from cliptools.ground.records import file_objects
 
 NUMBERS = ("images", "mean", "spread", "skewness")
 
@@ -44,21 +43,11 @@ def read_baseline(path: Path) -> Baseline:
     Raises:
         StreamError: no such file, a line that is no such record, one group twice, or no group at all.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StreamError(f"--baseline {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     records: dict[str, dict[str, dict[str, Any]]] = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-            if "group" not in record or "image" in record:
-                continue
-            good = isinstance(record["concept"], str) and isinstance(record["group"], str)
-            good &= all(math.isfinite(record[key]) for key in NUMBERS) and record["images"] >= 1
-        except (ValueError, TypeError, KeyError):
-            good = False
-        if not good:
+    for number, record in file_objects(path, f"--baseline {path}"):
+        if "group" not in record or "image" in record:
+            continue
+        if not _is_of_group(record):
             raise StreamError(f"--baseline {path}: line {number} is no record of a group, as clip-shift -f jsonl writes them")
         if records.setdefault(record["concept"], {}).setdefault(record["group"], record) is not record:
             raise StreamError(
@@ -67,6 +56,15 @@ def read_baseline(path: Path) -> Baseline:
     if not records:
         raise StreamError(f"--baseline {path}: no record of a group in it, expected the lines of clip-shift -f jsonl")
     return Baseline(records, str(path))
+
+
+def _is_of_group(record: dict[str, Any]) -> bool:
+    """Whether all is there, and of the right type, that a comparison reads."""
+    good = all(isinstance(record.get(key), str) for key in ("concept", "group")) and isinstance(record.get("model", {}), dict)
+    good &= all(isinstance(record.get(key), int | float) and not isinstance(record[key], bool) for key in NUMBERS)
+    units = record.get("units", [])
+    good &= isinstance(units, list) and all(isinstance(unit, dict) for unit in units)
+    return good and record["images"] >= 1 and record["spread"] >= 0
 
 
 def _difference(record: dict[str, Any], other: dict[str, Any]) -> str | None:

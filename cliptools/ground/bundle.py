@@ -2,7 +2,6 @@
 
 import json
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import BufferedIOBase
 from typing import Any
@@ -11,22 +10,15 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from cliptools.ground.bundle_faults import UNIT_ROWS, faults
 from cliptools.ground.errors import StreamError
 from cliptools.ground.provenance import KEY, Header, digest
+from cliptools.ground.strict_json import parse
+from cliptools.ground.tensor_layout import layout, size_of
 
-HEADER_LIMIT = 100_000_000  # bytes; the safetensors library's own limit
+LARGEST_HEADER = 100_000_000  # bytes; the safetensors library's own limit
+READ_HEADER = 1 << 24  # bytes; what is read here, hundreds of times what any bundle needs
 CHUNK = 1 << 20
-DTYPES = {
-    "unit": "int32", "top_image": "int32", "word": "int32", "sign": "int8",
-    "images": "uint8", "words": "uint8", "thumbnails": "uint8", "thumbnail_offsets": "int64",
-    "uncertain": "int32",
-}  # fmt: skip
-UNIT_ROWS = (
-    "unit", "direction", "component", "component_explained", "mean", "top_norm", "top_image", "threshold",
-    "explained", "explained_all", "moment", "word", "coefficient", "residual", "prefix_residual",
-    "sign", "mean_scalar", "token_mean",
-)  # fmt: skip
-"""Tensors with one row a unit; a selection of units selects rows of these."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +31,13 @@ class Bundle:
     """Tensors that the reader has made of others and of the model's weights; they are never written."""
 
     def __getitem__(self, name: str) -> np.ndarray:
+        """A tensor by name.
+
+        Raises:
+            StreamError: the bundle has none of this name.
+        """
+        if name not in self.tensors:
+            raise StreamError(f"the bundle has no tensor `{name}`, which is needed here")
         return self.tensors[name]
 
     def __contains__(self, name: str) -> bool:
@@ -51,7 +50,7 @@ class Bundle:
 
     def text_list(self, name: str) -> Any:
         """A JSON tensor (`images`, `words`) as what it says."""
-        return json.loads(self.tensors[name].tobytes().decode("utf-8"))
+        return parse(self[name].tobytes())
 
     def select(self, rows: np.ndarray) -> "Bundle":
         """The same bundle with only the units of these row numbers, in this order."""
@@ -90,13 +89,16 @@ def read_header(stream: BufferedIOBase, name: str) -> dict[str, Any]:
     """
     prefix = _read_exactly(stream, 8, name, "its first 8 bytes")
     (length,) = struct.unpack("<Q", prefix)
-    if length > HEADER_LIMIT or length < 2:
+    if READ_HEADER < length <= LARGEST_HEADER:
+        raise StreamError(f"{name}: a header of {length} bytes, at most {READ_HEADER} are read (is this a safetensors file?)")
+    if length > LARGEST_HEADER or length < 2:
         raise StreamError(f"{name}: not a safetensors file (it should begin with the length of a header, found {prefix!r})")
     text = _read_exactly(stream, length, name, "its header")
     try:
-        header = json.loads(text)
-    except (ValueError, RecursionError):
-        raise StreamError(f"{name}: not a safetensors file (its header is not JSON)") from None
+        header = parse(text)
+    except ValueError as error:
+        why = "" if isinstance(error, json.JSONDecodeError) else f": {error}"
+        raise StreamError(f"{name}: not a safetensors file (its header is not JSON{why})") from None
     if not isinstance(header, dict):
         raise StreamError(f"{name}: not a safetensors file (its header is not a JSON object)")
     return header
@@ -108,10 +110,15 @@ def tensor_table(header: dict[str, Any], name: str) -> dict[str, str]:
     Raises:
         StreamError: an entry says neither.
     """
-    try:
-        return {key: f"{entry['dtype']} {entry['shape']}" for key, entry in header.items() if key != "__metadata__"}
-    except (TypeError, KeyError):
-        raise StreamError(f"{name}: damaged file (a tensor's entry in the header is malformed)") from None
+    table = {}
+    for key, entry in header.items():
+        if key == "__metadata__":
+            continue
+        said = (entry.get("dtype"), entry.get("shape")) if isinstance(entry, dict) else (None, None)
+        if not isinstance(said[0], str) or not isinstance(said[1], list):
+            raise StreamError(f"{name}: damaged file (tensor {key[:40]!r} should have dtype and shape)")
+        table[key] = f"{said[0]} {said[1]}"
+    return table
 
 
 def is_bundle(header: dict[str, Any]) -> bool:
@@ -134,7 +141,7 @@ def read_bundle(stream: BufferedIOBase, name: str) -> Bundle:
         StreamError: empty, truncated, damaged, followed by other bytes, inconsistent, or not a bundle.
     """
     bundle = read_unchecked(stream, name)
-    for fault in faults(bundle):
+    for fault in faults(bundle.tensors):
         raise StreamError(f"{name}: {fault}")
     return with_shares(bundle)
 
@@ -151,11 +158,7 @@ def read_unchecked(stream: BufferedIOBase, name: str) -> Bundle:
         raise StreamError(
             f"{name}: a partial of clip-effects --shard, no bundle yet; clip-merge makes one of all shards' partials"
         )
-    layout = {key: value for key, value in header.items() if key != "__metadata__"}
-    try:
-        size = max((int(entry["data_offsets"][1]) for entry in layout.values()), default=0)
-    except (TypeError, KeyError, IndexError, ValueError):
-        raise StreamError(f"{name}: damaged bundle (a tensor's entry in the header is malformed)") from None
+    size = size_of(layout(header, name))
     data = _read_exactly(stream, size, name, f"{size} bytes of tensors")
     if stream.read(1):
         raise StreamError(f"{name}: there are more bytes after the end of the bundle")
@@ -173,40 +176,6 @@ def with_shares(bundle: Bundle) -> Bundle:
         return bundle
     acted = (bundle["sign"] != 0).astype(np.float32)
     return bundle.with_derived(explained=acted, explained_all=acted)
-
-
-def faults(bundle: Bundle) -> Iterator[str]:
-    """What is wrong with shapes, types and ranges that every consumer relies on."""
-    if "unit" not in bundle or bundle["unit"].ndim != 2 or bundle["unit"].shape[1] != 3:
-        yield "a bundle needs a tensor `unit` of shape [units, 3]"
-        return
-    for key, value in bundle.tensors.items():
-        if key in UNIT_ROWS and (found := len(value) if value.ndim else "no") != bundle.units:
-            yield f"tensor `{key}` has {found} rows, expected one for each of {bundle.units} units"
-        expected = DTYPES.get(key, "float32")
-        if key in (*UNIT_ROWS, *DTYPES) and str(value.dtype) != expected:
-            yield f"tensor `{key}` is {value.dtype}, expected {expected}"
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            yield f"tensor `{key}` holds NaN or infinity"
-    for index, texts in (("top_image", "images"), ("word", "words")):
-        if index in bundle:
-            yield from _index_faults(bundle, index, texts)
-    if "thumbnails" in bundle:
-        offsets = bundle.tensors.get("thumbnail_offsets", np.zeros(0, np.int64))
-        if len(offsets) < 1 or offsets[0] != 0 or (np.diff(offsets) < 0).any() or offsets[-1] != len(bundle["thumbnails"]):
-            yield f"`thumbnail_offsets` does not divide the {len(bundle['thumbnails'])} bytes of `thumbnails`"
-
-
-def _index_faults(bundle: Bundle, index: str, texts: str) -> Iterator[str]:
-    try:
-        listed = bundle.text_list(texts)
-        count = len(listed["texts"] if texts == "words" else listed)
-    except (KeyError, ValueError, TypeError):
-        yield f"tensor `{index}` needs a JSON list in tensor `{texts}`"
-        return
-    values = bundle[index]
-    if values.size and (values.min() < -1 or values.max() >= count):
-        yield f"tensor `{index}` points outside the {count} entries of `{texts}`"
 
 
 def _read_exactly(stream: BufferedIOBase, size: int, name: str, what: str) -> bytes:

@@ -1,6 +1,5 @@
 """Results kept between runs, by content: a damaged, read-only or missing cache costs time, never the result."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from cliptools.ground.errors import CliptoolsError
 from cliptools.ground.output import whole_file
 from cliptools.ground.progress import warn
 from cliptools.ground.provenance import KEY, canonical, digest
+from cliptools.ground.strict_json import parse
 
 _warned = False
 
@@ -54,7 +54,7 @@ def _recall(path: Path, key: str, shape: tuple[int, ...]) -> Float32[np.ndarray,
     """The array in the file if it is whole and what was asked for."""
     try:
         with safe_open(path, framework="numpy") as file:
-            said = json.loads(file.metadata()[KEY])
+            said = parse(file.metadata()[KEY])
             value = file.get_tensor("value")
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None

@@ -67,8 +67,11 @@ def all_pairs(classes: Sequence[ClassName]) -> list[ClassPair]:
 def _rows(path: Path) -> list[tuple[str, str]]:
     rows = []
     for number, line in read_lines(path, "pairs", ", ".join(PAIR_LISTS)):
-        cells = [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True))]
+        try:
+            cells = [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True))]
+        except csv.Error as error:
+            raise TextError(f"pairs {path}: line {number}: expected 'depicted,predicted', found no CSV ({error})") from None
         if len(cells) != 2 or not all(cells):
-            raise TextError(f"pairs {path}: line {number}: expected 'depicted,predicted', found {line!r}")
+            raise TextError(f"pairs {path}: line {number}: expected 'depicted,predicted', found {line[:40]!r}")
         rows.append((cells[0], cells[1]))
     return rows

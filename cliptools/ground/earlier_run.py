@@ -1,7 +1,6 @@
 """What an earlier run has left, and a file of lines that a later run can go on with."""
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cliptools.ground.errors import CliptoolsError
+from cliptools.ground.strict_json import parse
 
 PART = ".part"
 
@@ -28,7 +28,7 @@ def whole_lines(path: Path) -> Iterator[dict[str, Any]]:
                     os.truncate(path, whole)
                     return
                 whole += len(line)
-                record = json.loads(line)
+                record = parse(line)
                 if not isinstance(record, dict):
                     raise ValueError(f"expected an object, found {line[:20].decode('utf-8', 'replace')!r}")
                 yield record

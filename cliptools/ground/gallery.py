@@ -26,7 +26,7 @@ class Gallery:
         resume: Whether to go on with what is there.
 
     Raises:
-        CliptoolsError: a folder that is not empty, without `resume`; or one that cannot be written.
+        CliptoolsError: a folder that is not empty, without `resume`; one that cannot be written; or a damaged list in it.
     """
 
     def __init__(self, folder: Path, resume: bool) -> None:
@@ -37,14 +37,16 @@ class Gallery:
                 raise CliptoolsError(f"{folder}: not empty; go on with what is there (--resume), or name a new folder")
         except OSError as error:
             raise CliptoolsError(f"{folder}: cannot write here ({error.strerror})") from None
-        listed = self._lines(LINES)
+        listed = self._lines(LINES, file=str)
         there = [record for record in listed if (folder / record["file"]).is_file()]
         if len(there) < len(listed):  # pictures that somebody has removed are made again
             with whole_file(folder / LINES) as stream:
                 for record in there:
                     write_record(stream, record)
         self.done = {record["file"]: record for record in there}
-        self.described = {record["key"]: record for record in self._lines(DESCRIPTIONS)}
+        self.described = {
+            record["key"]: record for record in self._lines(DESCRIPTIONS, key=str, descriptions=list, settings=dict)
+        }
 
     def path(self, name: str) -> str:
         """What a record calls the picture of this name."""
@@ -102,9 +104,13 @@ class Gallery:
         except OSError as error:
             raise CliptoolsError(f"{path}: could not be written ({error.strerror})") from None
 
-    def _lines(self, name: str) -> list[dict[str, Any]]:
+    def _lines(self, name: str, **needed: type) -> list[dict[str, Any]]:
         path = self.folder / name
-        return list(whole_lines(path)) if path.exists() else []
+        found = list(whole_lines(path)) if path.exists() else []
+        for number, record in enumerate(found, 1):
+            if missing := next((key for key, kind in needed.items() if not isinstance(record.get(key), kind)), None):
+                raise CliptoolsError(f"{path}: damaged (line {number} has no `{missing}`); remove it, or name a new folder")
+        return found
 
 
 def slug(text: str) -> str:

@@ -93,7 +93,12 @@ def _reader(path: Path) -> csv.DictReader:
         text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise StreamError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    return csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        _ = reader.fieldnames  # reads the first line
+    except csv.Error as error:
+        raise StreamError(f"{path}: line 1 is no CSV ({error})") from None
+    return reader
 
 
 def _rows(reader: csv.DictReader, path: Path, image_column: str) -> Iterator[tuple[str, Row]]:

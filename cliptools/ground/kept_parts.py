@@ -13,7 +13,7 @@ from safetensors.numpy import load, save
 from cliptools.ground.earlier_run import PART, check_same, whole_lines
 from cliptools.ground.errors import CliptoolsError
 from cliptools.ground.output import replaceable
-from cliptools.ground.provenance import canonical
+from cliptools.ground.provenance import canonical, digest
 
 Arrays = dict[str, np.ndarray]
 
@@ -71,13 +71,17 @@ class KeptParts(KeptRecords):
         """See `records`."""
         for line in self.records(said):
             try:
-                yield load(base64.b64decode(line["part"], validate=True))
+                part = base64.b64decode(line["part"], validate=True)
+                if line["sha256"] != digest(part):
+                    raise ValueError("not what was written")
+                yield load(part)
             except (KeyError, TypeError, ValueError, SafetensorError) as error:
                 raise CliptoolsError(f"{self.path}: damaged ({error}); remove it, or write elsewhere") from None
 
     def add(self, **arrays: np.ndarray) -> None:
         """Keep a part; it outlives whatever ends the run."""
-        self.append({"part": base64.b64encode(save({k: np.ascontiguousarray(v) for k, v in arrays.items()})).decode()})
+        part = save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+        self.append({"part": base64.b64encode(part).decode(), "sha256": digest(part)})
 
 
 Kept = TypeVar("Kept", bound=KeptRecords)

@@ -2,7 +2,6 @@
 
 import functools
 import io
-import json
 import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from cliptools.ground.errors import StreamError
 from cliptools.ground.groups import Groups, full_name
 from cliptools.ground.image_table import ImageTable
 from cliptools.ground.listing import Found
+from cliptools.ground.strict_json import parse
 from cliptools.ground.tar_images import Span
 from cliptools.ground.truth import Truth, read_truth
 
@@ -123,7 +123,7 @@ def _member_names(name: str, span: Span, option: str) -> Sequence[str]:
             break
         if ending == "json":
             try:
-                names = json.loads(data)["names"]
+                names = parse(data)["names"]
             except (ValueError, KeyError, TypeError):
                 break
             if isinstance(names, list) and all(isinstance(each, str) for each in names):

@@ -1,8 +1,7 @@
 """Partials of clip-effects --shard in files: what they say of themselves, and their rows a few units at a time."""
 
 import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,23 @@ from cliptools.ground.bundle import cliptools_header, json_tensor, read_header
 from cliptools.ground.errors import StreamError
 from cliptools.ground.provenance import Header, canonical
 from cliptools.ground.row_spool import RowSpool
+from cliptools.ground.strict_json import parse
+from cliptools.ground.tensor_layout import Place, layout
 
 KIND = "partial"
 OWN = ("have", "tensors")  # settings in which the partials of one run differ
 LISTED = ("digest", "listed")  # of the images, what they agree on
+FIELDS = {
+    "centre": ("F64", "n k"), "scale": ("F32", "n"), "spread": ("F32", "n"), "length": ("F32", "n k"), "sum": ("F64", "n k"),
+    "moment": ("F64", "n m"), "norm": ("F32", "n f"), "image": ("I64", "n f"), "x": ("F32", "n f k"),
+    "near_norm": ("F32", "n t"), "near_image": ("I64", "n t"), "lost": ("F32", "n"), "histogram": ("I32", "n b"),
+}  # fmt: skip
+"""Type and sides of a layer's tensors, as methods.partials has them: n units, k paths, m = k(k+1)/2, f kept images, t others."""
+SAID = {
+    "settings": ("effect", "units", "layers", "scale", "quantile", "top_images", "kept", "shards", "have"),
+    "images": ("count", "skipped", "listed", "digest"),
+}
+MOST_SHARDS = 1_000_000
 
 
 class PartialFile:
@@ -31,22 +43,23 @@ class PartialFile:
         self.path = path
         try:
             with path.open("rb") as stream:
-                self.layout = read_header(stream, str(path))
-                self.header = cliptools_header(self.layout, str(path))
+                said = read_header(stream, str(path))
+                self.header = cliptools_header(said, str(path))
                 if self.header.kind != KIND:
                     raise StreamError(f"{path}: a bundle ({self.header.kind}), expected a partial of clip-effects --shard")
+                self.layout = layout(said, str(path))
                 found = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:
             raise StreamError(f"{path}: {error.strerror}") from None
-        del self.layout["__metadata__"]
-        settings = self.header.settings
-        if found != settings.get("tensors"):
+        if found != self.header.settings.get("tensors"):
             raise StreamError(f"{path}: damaged partial (its tensors are not those it was written with); make it anew")
+        if fault := next(_faults(self.header, self.layout), None):
+            raise StreamError(f"{path}: damaged partial ({fault}); make it anew")
 
     @property
     def have(self) -> list[int]:
         """Which shards are in it, from 1."""
-        return [int(i) for i in self.header.settings["have"]]
+        return list(self.header.settings["have"])
 
     @property
     def of(self) -> int:
@@ -60,26 +73,79 @@ class PartialFile:
 
     def size(self, layer: int) -> tuple[int, int]:
         """Units and paths of a layer."""
-        n, k = self.layout[f"{layer}.centre"]["shape"]
+        n, k = self.layout[f"{layer}.centre"].shape
         return n, k
 
     def rows(self, layer: int, fields: Iterable[str], start: int, stop: int) -> dict[str, np.ndarray]:
         """Some units' rows of these tensors.
 
         Raises:
-            StreamError: it has not got them.
+            StreamError: it has not got them, or they cannot be.
         """
         try:
             with safe_open(self.path, framework="numpy") as tensors:
-                return {field: tensors.get_slice(f"{layer}.{field}")[start:stop] for field in fields}
+                found = {field: tensors.get_slice(f"{layer}.{field}")[start:stop] for field in fields}
         except (SafetensorError, OSError, ValueError) as error:
             raise StreamError(f"{self.path}: damaged partial ({error})") from None
+        for field, values in found.items():
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise StreamError(f"{self.path}: damaged partial (`{layer}.{field}` holds NaN or infinity); make it anew")
+            listed = self.header.images["listed"]
+            if field in ("image", "near_image") and values.size and (values.min() < -1 or values.max() >= listed):
+                raise StreamError(
+                    f"{self.path}: damaged partial (`{layer}.{field}` points outside {listed} images); make it anew"
+                )
+        return found
 
     def names(self) -> dict[int, str]:
-        """The images in its lists, by their numbers."""
-        with safe_open(self.path, framework="numpy") as tensors:
-            names = json.loads(tensors.get_tensor("images").tobytes().decode("utf-8"))
-            return dict(zip(tensors.get_tensor("image_number").tolist(), names, strict=True))
+        """The images in its lists, by their numbers.
+
+        Raises:
+            StreamError: there is no list of names, a name for each number.
+        """
+        try:
+            with safe_open(self.path, framework="numpy") as tensors:
+                names, numbers = parse(tensors.get_tensor("images").tobytes()), tensors.get_tensor("image_number").tolist()
+            if isinstance(names, list) and all(isinstance(name, str) for name in names):
+                return dict(zip(numbers, names, strict=True))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise StreamError(f"{self.path}: damaged partial ({error})") from None
+        raise StreamError(f"{self.path}: damaged partial (`images` is no list of names); make it anew")
+
+
+def _faults(header: Header, places: Mapping[str, Place]) -> Iterator[str]:
+    """What is wrong with a partial's header and the shapes of its tensors."""
+    for part, keys in SAID.items():
+        yield from (f"its header does not say `{key}`" for key in keys if getattr(header, part).get(key) is None)
+    said, have = header.settings, header.settings["have"]
+    if not have or len(set(have)) < len(have) or min(have) < 1 or max(have) > said["shards"] or said["shards"] > MOST_SHARDS:
+        yield f"shards {str(have)[:40]} of {said['shards']} cannot be"
+    if not 1 <= said["top_images"] <= said["kept"] or header.images["count"] > header.images["listed"]:
+        yield "its numbers of images cannot be"
+    expected = {f"{layer}.{field}" for layer in said["layers"] for field in FIELDS} | {"image_number", "images"}
+    if not said["layers"] or set(places) != expected:
+        yield "it has other tensors than those of its layers"
+        return
+    if places["image_number"][:2] != ("I64", places["image_number"].shape[:1]) or places["images"][:2] != (
+        "U8",
+        places["images"].shape[:1],
+    ):
+        yield "`image_number` and `images` are no lists"
+    for layer in said["layers"]:
+        yield from _layer_faults(places, layer, said["kept"], said["top_images"])
+
+
+def _layer_faults(places: Mapping[str, Place], layer: int, kept: int, top: int) -> Iterator[str]:
+    """What is wrong with the shapes of one layer's tensors."""
+    sizes: dict[str, int] = {"t": top}
+    for field, (dtype, sides) in FIELDS.items():
+        place, names = places[f"{layer}.{field}"], sides.split()
+        fits = place.dtype == dtype and len(place.shape) == len(names)
+        if not fits or any(sizes.setdefault(name, size) != size for name, size in zip(names, place.shape, strict=True)):
+            yield f"`{layer}.{field}` is {place.dtype} {list(place.shape)}, expected {dtype} [{sides.replace(' ', ', ')}]"
+            return
+    if not sizes["n"] or not sizes["k"] or sizes["m"] != sizes["k"] * (sizes["k"] + 1) // 2 or sizes["f"] > kept:
+        yield f"the tensors of layer {layer} have sides that do not go together"
 
 
 def difference(one: Header, other: Header) -> str | None:

@@ -2,14 +2,47 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cliptools
 from cliptools.ground.errors import StreamError
+from cliptools.ground.strict_json import parse
 
 FORMAT = 1
 KEY = "cliptools"  # the one key of a bundle's __metadata__: safetensors keeps no order among several
+TEXT, COUNT, NUMBER, COUNTS = "a text", "a number from 0 on", "a number", "a list of numbers from 0 on"
+FIELDS: dict[str, dict[str, str]] = {
+    "model": {"name": TEXT, "sha256": TEXT, "pretrained": TEXT, "precision": TEXT, "preprocessing": "an object"},
+    "images": {"count": COUNT, "skipped": COUNT, "listed": COUNT, "digest": TEXT},
+    "settings": {
+        "effect": TEXT, "units": TEXT, "scale": TEXT, "layers": COUNTS, "quantile": NUMBER, "top_images": COUNT, "keep": NUMBER,
+        "measured": COUNT, "words": "an object", "kept": COUNT, "shards": COUNT, "have": COUNTS, "components": COUNT,
+        "seed": COUNT, "tensors": TEXT,
+    },
+    "words": {"method": TEXT, "pool": TEXT, "digest": TEXT, "m": COUNT, "prefix": COUNTS, "templates": "a list of texts"},
+    "history": {"command": TEXT, "version": TEXT, "arguments": "an object"},
+}  # fmt: skip
+"""What a field must be where it stands; `pretrained` may be null."""
+KNOWN = {
+    "precision": ("fp32", "bf16", "fp16"),
+    "effect": ("second", "first", "indirect", "pooled"),
+    "units": ("neurons", "pairs", "heads"),
+    "scale": ("unit", "raw"),
+}
+"""All that a field may say."""
+
+
+class Said(dict[str, Any]):
+    """Fields of a header, of which one that is not there is the stream's fault."""
+
+    def __init__(self, fields: Mapping[str, Any], name: str) -> None:
+        super().__init__(fields)
+        self._name = name
+
+    def __missing__(self, key: str) -> Any:
+        raise StreamError(f"{self._name}: the bundle's header does not say `{key}`")
 
 
 def canonical(value: Any) -> str:
@@ -56,16 +89,58 @@ class Header:
         """Parse a header.
 
         Raises:
-            StreamError: not JSON, fields missing, or a later format.
+            StreamError: not JSON, fields missing or not what they should be, or a later format.
         """
         try:
-            fields = json.loads(text)
-            header = cls(**fields)
-        except (ValueError, TypeError) as error:
+            fields = parse(text)
+        except ValueError as error:
             raise StreamError(f"{name}: the bundle's header is damaged ({error})") from None
-        if header.format != FORMAT:
-            raise StreamError(f"{name}: bundle format {header.format!r}, this version reads format {FORMAT}")
-        shapes = (isinstance(header.kind, str), *(isinstance(d, dict) for d in (header.model, header.images, header.settings)))
-        if not all(shapes) or not isinstance(header.history, list):
+        if not isinstance(fields, dict) or not fields.keys() <= cls.__dataclass_fields__.keys():
+            raise StreamError(
+                f"{name}: the bundle's header is damaged (it is no object of {', '.join(cls.__dataclass_fields__)})"
+            )
+        if type(fields.get("format")) is not int or fields["format"] != FORMAT:
+            raise StreamError(f"{name}: bundle format {str(fields.get('format'))[:20]}, this version reads format {FORMAT}")
+        parts = {key: fields.get(key) for key in ("model", "images", "settings")}
+        history = fields.get("history")
+        if (
+            not isinstance(fields.get("kind"), str)
+            or not isinstance(history, list)
+            or not all(isinstance(part, dict) for part in (*parts.values(), *history))
+        ):
             raise StreamError(f"{name}: the bundle's header has fields of the wrong type")
-        return header
+        for key, part in parts.items():
+            _check_fields(part, key, name)
+        _check_fields(parts["settings"].get("words", {}), "words", name)
+        for step in history:
+            _check_fields(step, "history", name)
+        for key in ("name", "sha256"):
+            if not parts["model"].get(key):
+                raise StreamError(f"{name}: the bundle's header does not say its model's `{key}`")
+        said = {key: Said(part, name) for key, part in parts.items()}
+        return cls(fields["kind"], said["model"], said["images"], said["settings"], history)
+
+
+def _check_fields(said: Mapping[str, Any], part: str, name: str) -> None:
+    """
+    Raises:
+        StreamError: a field is not what it must be.
+    """
+    for key, expected in FIELDS[part].items():
+        if key not in said or (key == "pretrained" and said[key] is None):
+            continue
+        value = said[key]
+        if not _is(value, expected):
+            raise StreamError(f"{name}: the bundle's header has {part} `{key}` {str(value)[:40]!r}, expected {expected}")
+        if key in KNOWN and value not in KNOWN[key]:
+            raise StreamError(f"{name}: the bundle's header has `{key}` {value[:40]!r}, expected one of {', '.join(KNOWN[key])}")
+
+
+def _is(value: Any, expected: str) -> bool:
+    if expected in (COUNTS, "a list of texts"):
+        inner = COUNT if expected == COUNTS else TEXT
+        return isinstance(value, list) and all(_is(each, inner) for each in value)
+    if expected == COUNT:
+        return type(value) is int and 0 <= value < 1 << 63
+    kind = {TEXT: str, NUMBER: int | float, "an object": dict}[expected]
+    return isinstance(value, kind) and not isinstance(value, bool)  # type: ignore[arg-type]

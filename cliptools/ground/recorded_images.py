@@ -1,6 +1,7 @@
 """The images that a bundle names, found again: among files by their names, or rendered once more."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from PIL import Image
 
@@ -10,6 +11,8 @@ from cliptools.ground.images import ImageSource, list_digest, open_images
 from cliptools.ground.models import EMBEDDED
 from cliptools.ground.progress import warn
 from cliptools.ground.scene_images import scene_key, scenes_for
+
+MOST_SCENES = 10_000_000  # whose names are written out to know them by their digest
 
 
 def found_again(bundle: Bundle, source: ImageSource, wanted: Iterable[int], option: str) -> dict[int, int]:
@@ -51,14 +54,20 @@ def recorded_source(bundle: Bundle, paths: tuple[str, ...]) -> ImageSource:
     if paths:
         return open_images(paths)
     header = bundle.header
-    count = int(header.images.get("count", 0))
+    count, seed = header.images.get("count") or 0, _recorded_seed(header.history)
+    possible = header.model.get("name") in EMBEDDED and seed is not None and count <= MOST_SCENES
     # Names of files have endings, those of rendered scenes have none.
-    rendered = header.images.get("digest") == list_digest([scene_key(i) for i in range(count)])
-    if not rendered or not header.history or header.model.get("name") not in EMBEDDED:
+    if not possible or header.images.get("digest") != list_digest([scene_key(i) for i in range(count)]):
         raise UsageError(
             "where are the images of this bundle? Name their folder or tar as PATH (a bundle keeps only their names)"
         )
-    return scenes_for(header.model["name"], count, int(header.history[0]["arguments"]["seed"]))
+    return scenes_for(header.model["name"], count, seed or 0)
+
+
+def _recorded_seed(history: list[dict[str, Any]]) -> int | None:
+    """Of the first command, if it says one."""
+    seed = (history[0].get("arguments") or {}).get("seed") if history else None
+    return seed if type(seed) is int and seed >= 0 else None
 
 
 def from_source(bundle: Bundle, source: ImageSource, places: dict[int, int]) -> Callable[[int], Image.Image | None]:

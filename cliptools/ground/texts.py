@@ -1,6 +1,5 @@
 """Pools of texts, by name or from a file."""
 
-import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -8,8 +7,10 @@ from pathlib import Path
 
 from cliptools.ground.errors import TextError
 from cliptools.ground.provenance import digest as digest_of
+from cliptools.ground.strict_json import parse
 
 PLAIN_WORD = re.compile(r"[a-z]{2,}")
+LONGEST = 10_000  # characters; a text tower reads 77 tokens at most
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ def load_pool(name: str) -> Pool:
     path = Path(name)
     texts = POOLS[name]() if name in POOLS else _lines(path) if path.suffix != ".jsonl" else _recorded(path)
     kept = tuple(dict.fromkeys(texts))
+    if long := next((text for text in kept if len(text) > LONGEST), None):
+        raise TextError(f"pool {name}: expected texts, found one of {len(long)} characters, {long[:40]!r}… (at most {LONGEST})")
     if not kept:
         raise TextError(f"pool {name}: empty, expected at least one text, one a line")
     return Pool(name, kept, digest_of(*kept))
@@ -93,6 +96,9 @@ def _lines(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise TextError(f"pool {path}: expected UTF-8, found byte 0x{data[error.start]:02x} in line {line}") from None
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise TextError(f"pool {path}: expected texts in UTF-8, found byte 0x00 in line {line} (is it UTF-16, or no text?)")
     return [stripped for line in text.split("\n") if (stripped := line.strip())]
 
 
@@ -105,7 +111,7 @@ def _recorded(path: Path) -> list[str]:
     texts = []
     for number, line in enumerate(_lines(path), 1):
         try:
-            texts.append(json.loads(line)["text"].strip())
+            texts.append(parse(line)["text"].strip())
         except (ValueError, KeyError, TypeError, AttributeError):
             raise TextError(f"pool {path}: expected records with a `text`, found {line[:40]!r} (record {number})") from None
     return [text for text in texts if text]

@@ -1,11 +1,11 @@
 """What images show, as the records of clip-scenes tell it, and which of it a list of words names."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from cliptools.ground.class_names import parse_class
 from cliptools.ground.errors import StreamError
+from cliptools.ground.records import file_objects
 
 
 class Truth:
@@ -39,25 +39,17 @@ def read_truth(path: Path, option: str = "--truth") -> Truth:
         option: What asked for it, for messages.
 
     Raises:
-        StreamError: no such file, or a line that is no such record.
+        StreamError: no such file, a line that is no such record, or two that contradict each other.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StreamError(f"{option} {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    names = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-            key, shown = record["key"], record["names"]
-            good = isinstance(key, str) and isinstance(shown, list) and bool(shown) and all(isinstance(n, str) for n in shown)
-        except (ValueError, TypeError, KeyError):
-            good = False
-        if not good:
+    names: dict[str, tuple[str, ...]] = {}
+    for number, record in file_objects(path, f"{option} {path}"):
+        key, shown = record.get("key"), record.get("names")
+        if not (isinstance(key, str) and isinstance(shown, list) and shown and all(isinstance(each, str) for each in shown)):
             raise StreamError(
                 f"{option} {path}: line {number} has no `key` with a list of `names`, as scenes.jsonl of clip-scenes has"
             )
-        names[key] = tuple(shown)
+        if names.setdefault(key, tuple(shown)) != tuple(shown):
+            raise StreamError(f"{option} {path}: line {number} says something else of {key!r} than a line before")
     return Truth(names, f"{option} {path}")
 
 

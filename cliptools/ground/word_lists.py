@@ -1,6 +1,5 @@
 """Records that pass between clip-spurious, clip-advgen and other generators: words a pair, descriptions, and pictures of them."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BufferedIOBase
@@ -8,8 +7,9 @@ from typing import Any
 
 from cliptools.ground.errors import StreamError
 from cliptools.ground.provenance import canonical
+from cliptools.ground.records import objects
 
-KINDS: dict[str, type | tuple[type, ...]] = {
+KINDS: dict[str, type] = {
     "depict": str, "predict": str, "word": str, "description": str, "file": str, "by": str, "seed": int, "rank": int,
     "caption": int, "model": dict, "words": list, "effect": str, "pair": str, "bundle": str, "exclusions": dict, "settings": dict,
 }  # fmt: skip
@@ -96,22 +96,14 @@ def read_records(stream: BufferedIOBase, name: str, *needed: str) -> Iterator[tu
     Raises:
         StreamError: a line that is no JSON object, lacks one of `needed`, or has a field of the wrong type.
     """
-    for number, line in enumerate(stream, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError:
-            raise StreamError(f"{name}, line {number}: expected a JSON object, found {_start(line)}") from None
-        if not isinstance(record, dict):
-            raise StreamError(f"{name}, line {number}: expected a JSON object, found {_start(line)}")
-        record = {key: value for key, value in record.items() if value is not None}
+    for number, said in objects(stream, name):
+        record = {key: value for key, value in said.items() if value is not None}
         for key in needed:
             if key not in record:
                 raise StreamError(f"{name}, line {number}: expected `{key}`, found {', '.join(record) or 'an empty object'}")
         for key, kind in KINDS.items():
-            if key in record and (not isinstance(record[key], kind) or record[key] == ""):
-                expected = {str: "a text", int: "a whole number", dict: "an object", list: "a list"}[kind]  # type: ignore[index]
+            if key in record and not _is(record[key], kind):
+                expected = {str: "a text", int: "a whole number", dict: "an object", list: "a list of texts"}[kind]
                 raise StreamError(f"{name}, line {number}: `{key}` should be {expected}, found {str(record[key])[:40]!r}")
         yield number, record
 
@@ -180,5 +172,8 @@ def _task(record: dict[str, Any], where: str) -> Task:
     return Task(pair, depict, predict, by, record.get("effect"), seed, named, record.get("bundle"))
 
 
-def _start(line: bytes) -> str:
-    return repr(line[:40].decode("utf-8", "replace").rstrip("\n"))
+def _is(value: Any, kind: type) -> bool:
+    """Of this type; no empty text, no truth value for a number, and in a list texts only."""
+    if kind is list:
+        return isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return isinstance(value, kind) and not isinstance(value, bool) and value != ""

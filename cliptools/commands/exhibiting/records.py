@@ -1,6 +1,5 @@
 """What a gallery shows of other commands' records: concepts of images, masks, and pictures that fool the model."""
 
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -80,11 +79,13 @@ def concept_records(path: Path, bundle: "Bundle", shelf: "Shelf") -> list[dict[s
 
 def mask_records(folder: Path, bundle: "Bundle", shelf: "Shelf") -> list[dict[str, Any]]:
     """Where a text is in images, or how they are labelled, of all that clip-segment has finished in its --out-dir."""
+    from cliptools.ground.strict_json import parse
+
     said = []
     for path in _finished(folder):
         try:
-            listed = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError):
+            listed = parse(path.read_bytes())
+        except (OSError, ValueError):
             raise StreamError(f"{path}: damaged, expected records of clip-segment") from None
         for one in Fields(str(path), {"records": listed}).inner("records"):
             _check_model(one, bundle)

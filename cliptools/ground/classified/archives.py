@@ -3,7 +3,6 @@
 CLIP_benchmark's sets are such archives, with the names of their classes in classnames.txt beside the shards or their folder.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -15,12 +14,13 @@ from cliptools.ground.classified.labelled import Labelled, gather
 from cliptools.ground.classified.scenes import only_name
 from cliptools.ground.errors import StreamError
 from cliptools.ground.listing import Found, named_path
+from cliptools.ground.strict_json import parse
 from cliptools.ground.tar_images import Span
 
 BESIDE = (CLS, JSON) = (".cls", ".json")
 """Endings of members that say what a picture shows."""
 CLASS_NAMES = "classnames.txt"
-NUMBER = re.compile(r"[+-]?\d+")
+NUMBER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 
 
 class Sample(NamedTuple):
@@ -95,7 +95,7 @@ def _text(one: Found) -> str:
 def _recorded(text: str, image: str) -> tuple[Label | None, bool]:
     """The same of a JSON object, in which others keep other things."""
     try:
-        record = json.loads(text)
+        record = parse(text)
     except ValueError:
         raise StreamError(f"{image}: the {JSON} of its key is no JSON") from None
     if not isinstance(record, dict):

@@ -16,6 +16,7 @@ Label = int | str
 """A number of a class, from 0, or what names one: a word, a folder's name, a WordNet id."""
 NEAR = 3  # names offered where a label is none
 NONE = -1
+DIGITS = 18  # of a number of a class
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class ClassRows:
         of them names, are numbers of classes.
         """
         rows = [self._row(label) for label in labels]
-        if NONE in rows and all(isinstance(label, str) and label.isdecimal() for label in labels):
+        if NONE in rows and all(isinstance(label, str) and label.isdecimal() and len(label) <= DIGITS for label in labels):
             rows = [self._row(int(label)) for label in labels]
         return rows
 

@@ -24,7 +24,7 @@ from cliptools.ground.matlab import read_variables
 from cliptools.ground.text_lines import read_text
 
 KAGGLE = ("ImageId", "PredictionString")
-LISTED = re.compile(rf"(\S.*?)\s+(-?\d+|{WORDNET_ID.pattern})")
+LISTED = re.compile(rf"(\S.*?)\s+(-?\d{{1,18}}|{WORDNET_ID.pattern})", re.ASCII)
 OF_IMAGENET = re.compile(rf"ILSVRC2012_val_|{WORDNET_ID.pattern}_")  # how its images' names begin
 META = "meta.mat"
 
@@ -60,7 +60,10 @@ def _read(file: Path, columns: Columns) -> dict[str, Label | None]:
     lines = [line for line in read_text(file, "--labels").splitlines() if line.strip()]
     if not lines:
         raise StreamError(f"--labels {file}: empty, expected a line an image")
-    head = [field.strip() for field in next(csv.reader(lines[:1]), [])]
+    try:
+        head = [field.strip() for field in next(csv.reader(lines[:1]), [])]
+    except csv.Error as error:
+        raise StreamError(f"--labels {file}: line 1 is no CSV ({error})") from None
     if tuple(head) == KAGGLE:
         return {image: said.partition(" ")[0] or None for image, said in read_column(file, Columns(*KAGGLE)).items()}
     if set(head) & set(columns):

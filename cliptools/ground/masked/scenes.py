@@ -1,6 +1,5 @@
 """Scenes of clip-scenes, whose masks are exact: as a folder, or as a tar read as it comes."""
 
-import json
 import tarfile
 from collections.abc import Iterator
 from functools import partial
@@ -12,17 +11,19 @@ import numpy as np
 
 from cliptools.ground.errors import StreamError
 from cliptools.ground.masked.image import MaskedImage, Reading, guarded, label_pixels, pair
+from cliptools.ground.records import file_objects
+from cliptools.ground.strict_json import parse
 
 SCENES = "scenes.jsonl"
 
 
 def scenes_in_folder(folder: Path, whole: bool) -> Iterator[Reading]:
     """clip-scenes --out-dir: scenes.jsonl says what is where."""
-    with (folder / SCENES).open(encoding="utf-8") as lines:
-        for line in lines:
-            record = _record(line, f"{folder / SCENES}")
-            image, masks = (folder / str(record.get(part)) for part in ("image", "masks"))
-            yield guarded(record["key"], partial(_scene, record, image, masks, whole))
+    path = folder / SCENES
+    for _, said in file_objects(path, str(path)):
+        record = _checked(said, str(path))
+        image, masks = (folder / str(record.get(part)) for part in ("image", "masks"))
+        yield guarded(record["key"], partial(_scene, record, image, masks, whole))
 
 
 def scenes_in_tar(stream: BufferedIOBase, name: str, whole: bool) -> Iterator[Reading]:
@@ -87,11 +88,16 @@ def _scene(record: dict[str, Any], image: Path | BytesIO, masks: Path | BytesIO,
     return pair(record["key"], image, shown, tuple(record["names"][slot] for slot in seen))
 
 
-def _record(line: str | bytes, name: str) -> dict[str, Any]:
+def _record(data: bytes, name: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
-        if isinstance(record["key"], str) and isinstance(record["names"], list):
+        return _checked(parse(data), name)
+    except ValueError:
+        return _checked(None, name)
+
+
+def _checked(record: Any, name: str) -> dict[str, Any]:
+    if isinstance(record, dict) and isinstance(record.get("key"), str):
+        names = record.get("names")
+        if isinstance(names, list) and all(isinstance(each, str) for each in names):
             return record
-    except (ValueError, KeyError, TypeError):
-        pass
     raise StreamError(f"{name}: a scene's record without `key` and `names` (expected what clip-scenes writes)")
