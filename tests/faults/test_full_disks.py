@@ -65,6 +65,9 @@ NAMES = (
 )  # fmt: skip
 
 
+COMMON = ("bundle", "folder of scenes", "rows of a shard", "heat maps", "parts", "kept lines", "masks")
+
+
 def placed(text: object, disk: Path, elsewhere: Path) -> str:
     return str(text).replace("DISK", str(disk)).replace("ELSEWHERE", str(elsewhere))
 
@@ -115,15 +118,7 @@ def fill(disk: Path, room: int) -> Path:
 @pytest.mark.parametrize("name", NAMES)
 def test_disk_full(name: str, writers: dict[str, Writer], nursery: Nursery, tmp_path: Path, disk: Path, often: Often) -> None:
     """Room for a part of what is to be written, and then for all of it."""
-    if not often(0, 1) and name not in (
-        "bundle",
-        "folder of scenes",
-        "rows of a shard",
-        "heat maps",
-        "parts",
-        "kept lines",
-        "masks",
-    ):
+    if not often(0, 1) and name not in COMMON:
         pytest.skip("only with --thorough")
     writer, elsewhere, draw = writers[name], tmp_path / "elsewhere", random.Random(name)
     result = Path(placed(writer.result, disk, elsewhere))
