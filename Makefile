@@ -1,7 +1,7 @@
 # make demo   the main job on the embedded model: neurons of emoji-vit in words, as a table and a picture
 # make test   everything the tests need, and the tests
 # make faults the faults of docs/reliability.md, as often as it says (an hour or so)
-# make man    the manual pages and completion scripts anew
+# make man    the manual pages, completion scripts and the reference parts of docs/api.md anew
 # make bench  what each benchmark is for and how long it takes; make bench-guard: does anything take twice what it took?
 PYTHON ?= python3
 VENV   ?= .venv
@@ -28,7 +28,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The manual pages, from the commands' help texts and man/source, and the completion scripts.
+# The manual pages, from the help texts and man/source; the completion scripts; docs/api.md, from signatures and docstrings.
 man: $(VENV)/.installed
 	$(BIN)/python -m cliptools.manual
 

@@ -27,6 +27,9 @@ class ClassName:
 def parse_class(line: str, known: bool = True) -> ClassName:
     """`sofa, couch` as the class `sofa` with the synonym `couch`.
 
+    >>> parse_class("sofa, couch")
+    ClassName(name='sofa', synonyms=('couch',))
+
     Args:
         known: A lone name that the embedded world knows brings its synonyms.
 

@@ -13,7 +13,11 @@ Item = TypeVar("Item")
 
 
 def fitted_size(width: int, height: int, short: int, patch: tuple[int, int]) -> tuple[int, int]:
-    """Width and height with the shorter side near `short` pixels and the aspect kept, as nearly as whole patches allow."""
+    """Width and height with the shorter side near `short` pixels and the aspect kept, as nearly as whole patches allow.
+
+    >>> fitted_size(640, 480, 224, (32, 32))
+    (288, 224)
+    """
     scale = short / min(width, height)
     down, across = patch
     return max(1, round(width * scale / across)) * across, max(1, round(height * scale / down)) * down

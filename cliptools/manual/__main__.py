@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from cliptools.manual.api import PAGE, filled_page
 from cliptools.manual.completion import all_scripts
 from cliptools.manual.pages import all_pages, suite
 
@@ -11,9 +12,13 @@ from cliptools.manual.pages import all_pages, suite
 @click.command()
 @click.argument("root", default=".", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def main(root: Path) -> None:
-    """Write the manual pages and completion scripts of the checkout at ROOT; those of commands that are gone go, too."""
+    """Write the manual pages, completion scripts and the reference parts of docs/api.md of the checkout at ROOT.
+
+    Pages and scripts of commands that are gone go, too.
+    """
     _write(root / "man", "man?/*", dict(all_pages(root)))
     _write(root / "completion", "*/clip-*", dict(all_scripts(suite(root))))
+    (root / PAGE).write_text(filled_page(root), encoding="utf-8")
 
 
 def _write(folder: Path, pattern: str, files: dict[str, str]) -> None:

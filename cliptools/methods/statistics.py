@@ -292,5 +292,9 @@ def _slices(n: int, each: int) -> Iterator[slice]:
 
 
 def rank_of(quantile: float, count: int) -> int:
-    """Of `count` norms, the rank (1 = largest) that a share 1 - q of them reaches: 100 for q = 0.98 and 5,000 images."""
+    """Of `count` norms, the rank (1 = largest) that a share 1 - q of them reaches.
+
+    >>> rank_of(0.98, 5000), rank_of(0.98, 40), rank_of(0.5, 40)
+    (100, 1, 20)
+    """
     return min(count, max(1, math.ceil((1 - quantile) * count - 1e-6)))

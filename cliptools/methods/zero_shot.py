@@ -12,7 +12,11 @@ BEST = 5
 
 
 class Share(NamedTuple):
-    """Successes among trials."""
+    """Successes among trials.
+
+    >>> Share(874, 1000).value, [round(end, 3) for end in Share(874, 1000).interval()]
+    (0.874, [0.852, 0.893])
+    """
 
     hits: int
     trials: int
