@@ -251,7 +251,7 @@ def test_refusals_of_the_bundle(photos: Path, neurons: Bundle) -> None:
             replace(neurons, tensors=tensors | {"unit": tensors["unit"] + np.array([[2, 0, 0]], np.int32)}).to_bytes(),
             "has a neuron 3:4",
         ),
-        (replace(neurons, tensors=tensors | {"mean": tensors["mean"][:, :7].copy()}).to_bytes(), "width [7, 20]"),
+        (replace(neurons, tensors=tensors | {"mean": tensors["mean"][:, :7].copy()}).to_bytes(), "`mean` has 7"),
     ]
     for data, said in cases:
         result = inside("concepts", photos, stdin=data)

@@ -82,14 +82,16 @@ def _outputs(
     skipped: "Skipped",
 ) -> "Iterator[tuple[list[int], Tensor]]":
     """Numbers of some images, and their outputs in all settings."""
+    from cliptools.ground.halving import in_halves
     from cliptools.ground.loader import load_batches
 
     batches = load_batches(
         images.source, indices, model.transform,
         batch_size=options["batch_size"], workers=options["workers"], strict=options["strict"], skipped=skipped,
     )  # fmt: skip
-    for read, pictures in progress(batches, "images", len(indices), lambda batch: len(batch[0])):
-        yield read, changed(pictures)
+    read = progress(batches, "images", len(indices), lambda batch: len(batch[0]))
+    for some, outputs in in_halves(read, lambda _, pictures: changed(pictures)):
+        yield list(some), outputs
 
 
 def _scored(output: "Tensor", text: "Tensor", read: Sequence[int], images: "ClassifiedImages", wrong: list[str]) -> "Scored":

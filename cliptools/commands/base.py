@@ -5,7 +5,7 @@ import functools
 import math
 import sys
 from collections.abc import Callable, Sequence
-from io import BufferedIOBase
+from io import BufferedIOBase, TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -13,7 +13,7 @@ import click
 
 import cliptools
 from cliptools.commands.completing import complete_by_name
-from cliptools.ground.errors import CliptoolsError, UsageError
+from cliptools.ground.errors import CliptoolsError, UsageError, out_of_memory
 from cliptools.ground.output import silence_stdout, stdout_is_terminal
 from cliptools.ground.progress import fail, finish, speak
 
@@ -32,10 +32,21 @@ class Command(click.Command):
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         """Run and exit: 0 done, 1 failed, 2 usage; quietly when the reader has gone."""
         extra.setdefault("prog_name", self.name)
+        for stream in (sys.stdout, sys.stderr):  # a sign that the terminal's encoding has not is no reason to fail
+            if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+                stream.reconfigure(errors="replace")
         sys.exit(self._status(*args, **extra))
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a reader that has gone away ends it quietly, before click makes a failure of it."""
+        """Run the command; a reader that has gone away ends it quietly, before click makes a failure of it.
+
+        Raises:
+            CliptoolsError: there is no current folder any more: MKL would end the process by itself, and explain nothing.
+        """
+        try:
+            Path.cwd()
+        except OSError:
+            raise CliptoolsError("the folder in which this was started is gone: go to another one (cd)") from None
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -76,14 +87,6 @@ class Command(click.Command):
     def _fail(self, message: str, status: int) -> int:
         fail(f"{self.name}: {message}", status)
         return status
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether Python or torch, on whichever device, could not get the memory it asked for."""
-    said = ("can't allocate memory", "Invalid buffer size")
-    return (
-        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or any(each in str(error) for each in said)
-    )
 
 
 def command(name: str) -> Callable[[Callable[..., Any]], Command]:

@@ -17,6 +17,8 @@ from cliptools.ground.output import replaceable, text_output
 from cliptools.ground.records import rounded, write_record
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cliptools.ground.bundle import Bundle
     from cliptools.ground.images import ImageSource
     from cliptools.ground.truth import Truth
@@ -190,6 +192,7 @@ def _records(
     neurons: "Bundle", asked: "Asked", truth: "Truth | None", options: dict[str, Any], done: Done
 ) -> Iterator[dict[str, Any]]:
     """A record an image, in the order of the list."""
+    from cliptools.ground.halving import in_halves
     from cliptools.ground.loader import Skipped, load_batches
     from cliptools.ground.models import load_recorded_model
     from cliptools.ground.progress import progress, summarise
@@ -203,9 +206,13 @@ def _records(
         source, indices, model.transform,
         batch_size=options["batch_size"], workers=options["workers"], strict=options["strict"], skipped=skipped,
     )  # fmt: skip
-    for read, pictures in progress(batches, "images", len(indices), lambda batch: len(batch[0])):
-        names = [source.names[index] for index in read]
-        for name, record in zip(names, describe(names, pictures), strict=True):
+
+    def described(some: Sequence[int], pictures: "Tensor") -> list[tuple[str, dict[str, Any]]]:
+        names = [source.names[index] for index in some]
+        return list(zip(names, describe(names, pictures), strict=True))
+
+    for read, records in in_halves(progress(batches, "images", len(indices), lambda batch: len(batch[0])), described):
+        for name, record in records:
             if truth is not None:
                 words = [concept["word"] for concept in record["concepts"]]
                 record |= {"truth": list(truth.of(name)), "found": found_names(truth.of(name), words)}

@@ -235,6 +235,7 @@ def _read(groups: "Groups", model: "LoadedModel", watched: Watched, options: dic
     Raises:
         CliptoolsError: not one image can be read.
     """
+    from cliptools.ground.halving import in_halves
     from cliptools.ground.images import choose
     from cliptools.ground.loader import Skipped, load_batches
 
@@ -244,8 +245,9 @@ def _read(groups: "Groups", model: "LoadedModel", watched: Watched, options: dic
         groups.source, indices, model.transform,
         batch_size=options["batch_size"], workers=options["workers"], strict=options["strict"], skipped=skipped,
     )  # fmt: skip
-    for images, pictures in progress(batches, "images", len(indices), lambda batch: len(batch[0])):
-        yield images, watched.share(pictures)
+    read = progress(batches, "images", len(indices), lambda batch: len(batch[0]))
+    for images, shares in in_halves(read, lambda _, pictures: watched.share(pictures)):
+        yield list(images), shares
         count += len(images)
     if not count:
         raise CliptoolsError("not one image could be read")

@@ -25,6 +25,14 @@ class TextError(CliptoolsError):
     """A pool of texts that cannot be read or is empty."""
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether Python or torch, on whichever device, could not get the memory it asked for."""
+    said = ("can't allocate memory", "Invalid buffer size", "out of memory")
+    return (
+        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or any(each in str(error) for each in said)
+    )
+
+
 def first_line(error: BaseException) -> str:
     """What another library's error says, in one line; its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -4,7 +4,8 @@ An effect is factored when phi_n(I) = sum over k of S[n, k](I) D[n, k, :], the i
 are is the business of `Paths`; this file knows only that D is too large to be whole and S too large to be kept.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cliptools.ground.errors import CliptoolsError
+from cliptools.ground.halving import in_halves
 from cliptools.ground.progress import note, progress
 from cliptools.methods.paths import UNITS_AT_ONCE, Paths, Slab, gram_of, scale_of, slices
 from cliptools.methods.principal import principal_coefficients
@@ -90,7 +92,7 @@ def measure(paths: Paths, batches: Batches, layers: Sequence[int], expected: int
         expected: The number of images that `batches` will bring, skipped ones included.
 
     Raises:
-        CliptoolsError: no image could be read.
+        CliptoolsError: no image could be read, or not as many in a further pass or look as before.
     """
     settings = settings._replace(margin=_margin(paths, layers, expected, settings))
     measurement = Measurement(paths, layers, settings)
@@ -109,14 +111,26 @@ def measure(paths: Paths, batches: Batches, layers: Sequence[int], expected: int
             )
             for slab in slabs
         ]
-        count = read_images(paths, batches(None), slabs, statistics, settings, label, expected)
-        if not count:
+        looked = read_images(paths, batches(None), slabs, statistics, settings, label, expected)
+        if not looked:
             raise CliptoolsError("not one image could be read")
+        check_same(looked, count or looked)
+        count = looked
         for slab in slabs:
             measurement.take(slab, statistics.pop(0))  # and let go of it: the next slab's summary needs the room
     redone = measurement.uncertain
-    reread = measurement.settle(batches, expected) if redone else 0
+    reread = measurement.settle(batches, count) if redone else 0
     return Report(measurement.effects(), count, len(passes), redone, reread)
+
+
+def check_same(found: int, before: int) -> None:
+    """Every look must have seen the same images, or statistics are of none of them.
+
+    Raises:
+        CliptoolsError: images have come, gone or been damaged meanwhile.
+    """
+    if found != before:
+        raise CliptoolsError(f"images changed while they were looked at: {before} could be read, then {found}; run again")
 
 
 def pass_label(number: int, passes: int) -> str:
@@ -179,22 +193,29 @@ def read_images(
 ) -> int:
     """Images into the statistics of these slabs; how many there were."""
     count = 0
-    for images, pictures in progress(batches, label, expected, lambda batch: len(batch[0])):
-        take_in(paths, slabs, statistics, images, pictures, settings.scale)
+    shown = progress(batches, label, expected, lambda batch: len(batch[0]))
+    for images, scalars in in_halves(shown, lambda _, pictures: _begun(*paths.read(pictures, slabs))):
+        take_in(statistics, images, *scalars, settings.scale)
         count += len(images)
     return count
 
 
+def _begun(
+    S: Iterable[Float[Tensor, "b _ _"]], embedding: Float[Tensor, "b d"]
+) -> tuple[Iterator[Float[Tensor, "b _ _"]], Float[Tensor, "b d"]]:
+    """The same, of the first slab made already: if that needs too much memory nothing has been taken in yet."""
+    scalars = iter(S)
+    return itertools.chain([next(scalars)], scalars), embedding
+
+
 def take_in(
-    paths: Paths,
-    slabs: Sequence[Slab],
     statistics: Sequence[UnitStatistics],
     images: Sequence[int],
-    pictures: Float[Tensor, "b 3 y x"],
+    S: Iterable[Float[Tensor, "b _ _"]],
+    embedding: Float[Tensor, "b d"],
     scaled: bool,
 ) -> None:
-    """One batch of images into the statistics of these slabs."""
-    S, embedding = paths.read(pictures, slabs)
+    """One batch of images into the statistics of as many slabs as S has."""
     scale = scale_of(embedding, scaled)
     numbers = torch.tensor(images, device=embedding.device)
     for each, scalars in zip(statistics, S, strict=True):
@@ -224,7 +245,7 @@ class Measurement:
             images = None if finished.beyond.any() else set(doubtful[doubtful >= 0].tolist())
             self.unsettled.append(Unsettled(slab, rows, measured.again(rows), images))
 
-    def settle(self, batches: Batches, expected: int) -> int:
+    def settle(self, batches: Batches, count: int) -> int:
         """A second look at the images in doubt: with the mean known, lists need no certificate. How many images it took."""
         images: set[int] | None = set()
         for each in self.unsettled:
@@ -234,8 +255,9 @@ class Measurement:
         look = f"second look at {'all' if images is None else len(images)} images"
         note(f"{self.uncertain} units need a {look}")
         slabs = [Slab(each.slab.layer, each.slab.neurons[each.rows.to(each.slab.neurons.device)]) for each in self.unsettled]
-        statistics, total = [each.statistics for each in self.unsettled], expected if images is None else len(images)
+        statistics, total = [each.statistics for each in self.unsettled], count if images is None else len(images)
         reread = read_images(self.paths, batches(images), slabs, statistics, self.settings, "second look", total)
+        check_same(reread, total)
         for each, part in zip(self.unsettled, slabs, strict=True):
             again = summarise(self.paths, part, each.statistics.finish(), each.statistics, self.settings)
             (old,) = (effects for slab, effects in self.parts[each.slab.layer] if slab is each.slab)

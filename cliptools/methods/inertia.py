@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from cliptools.ground.halving import in_halves
+
 UNITS_AT_ONCE = 1024
 
 
@@ -22,9 +24,9 @@ def embeddings(visual: nn.Module, batches: Iterable[tuple[list[int], Tensor]]) -
     weight = next(visual.parameters())
     numbers: list[int] = []
     parts = []
-    for read, pictures in batches:
+    for read, embedding in in_halves(batches, lambda _, pictures: visual(pictures.to(weight.device, weight.dtype)).float().cpu()):
         numbers += read
-        parts.append(visual(pictures.to(weight.device, weight.dtype)).float().cpu())
+        parts.append(embedding)
     return numbers, torch.cat(parts) if parts else torch.zeros(0, 0)
 
 

@@ -47,7 +47,7 @@ def largest_norms(
         G.put(slice(None), full)
         statistics.append(UnitStatistics(G, count, 0, quantile=1.0, margin=0, centre=full.new_zeros(n, k)))
     for images, pictures in batches:
-        take_in(paths, slabs, statistics, images, pictures, scaled)
+        take_in(statistics, images, *paths.read(pictures, slabs), scaled)
     finished = [each.finish() for each in statistics]
     back = torch.cat(rows).argsort()
     return Largest(*(torch.cat([getattr(each, f"top_{name}").cpu() for each in finished])[back] for name in Largest._fields))

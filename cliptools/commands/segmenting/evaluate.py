@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cliptools.commands.base import open_input
-from cliptools.commands.segmenting.segmenter import Segmenter, heat_maps
+from cliptools.commands.segmenting.segmenter import Found, Segmenter, heat_maps
 from cliptools.ground.errors import CliptoolsError, ImageError
 from cliptools.ground.output import text_output
 from cliptools.ground.progress import progress, summarise
@@ -74,13 +74,18 @@ def _fits(
     import torch
 
     from cliptools.ground.fitted_images import same_shapes
+    from cliptools.ground.halving import in_halves
     from cliptools.methods.segmentation.masks import mask_of
     from cliptools.methods.segmentation.metrics import fit
 
-    drawn = (image for image in images if len(image.masks))
-    for batch, tensors in same_shapes(((image, made.tensor(image.picture)) for image in drawn), options["batch_size"]):
+    def find(batch: "Sequence[MaskedImage]", tensors: "torch.Tensor | None") -> list[list[Found]]:
         assert tensors is not None
-        for image, found in zip(batch, made.find(tensors, [_texts(image, texts, made) for image in batch]), strict=True):
+        return made.find(tensors, [_texts(image, texts, made) for image in batch])
+
+    drawn = (image for image in images if len(image.masks))
+    batches = same_shapes(((image, made.tensor(image.picture)) for image in drawn), options["batch_size"])
+    for batch, maps in in_halves(batches, find):
+        for image, found in zip(batch, maps, strict=True):
             heat = heat_maps(found, image.picture.width, image.picture.height)
             masks = {each: mask_of(torch.from_numpy(heat), each).numpy() for each in made.thresholds}
             for i, one in enumerate(found):

@@ -88,7 +88,7 @@ class Folder:
 
 def folder_of(name: str) -> str:
     """An image's folder below --out-dir: its name, which may come out of an archive and must not lead elsewhere."""
-    parts = [part for part in PurePosixPath(name).parts if part != "/"]
+    parts = [part for part in PurePosixPath(name).parts if part.strip("/")]
     return "/".join(f"{part}_" if set(part) == {"."} else part for part in parts)
 
 
@@ -97,6 +97,10 @@ def segment_images(
 ) -> None:
     """Heat maps and masks of every image, written as they come."""
     from cliptools.ground.fitted_images import same_shapes
+    from cliptools.ground.halving import in_halves
+
+    def find(batch: "Sequence[Waiting]", tensors: "Tensor | None") -> list[list[Found]] | None:
+        return None if tensors is None else made.find(tensors, [texts] * len(batch))
 
     folder = Folder(options["out_dir"], options["resume"]) if options["out_dir"] else None
     texts = tuple(options["texts"])
@@ -107,8 +111,9 @@ def segment_images(
     keep_tensors = output_format == "safetensors"
     with binary_output(output) if keep_tensors else text_output(output) as stream, spool_for(keep_tensors) as spool:
         items = _waiting(made, source, folder, texts, options["strict"], skipped)
-        for batch, tensors in same_shapes(progress(items, "images", len(source)), options["batch_size"]):
-            for records in _batch_records(made, batch, tensors, texts, folder, spool):
+        batches = same_shapes(progress(items, "images", len(source)), options["batch_size"])
+        for batch, found in in_halves(batches, find):
+            for records in _batch_records(made, batch, found, folder, spool):
                 count += 1
                 for record in records:
                     if output_format == "jsonl":
@@ -148,20 +153,19 @@ def loaded(source: "ImageSource", index: int, strict: bool, skipped: list[str]) 
 def _batch_records(
     made: Segmenter,
     batch: Sequence[Waiting],
-    tensors: "Tensor | None",
-    texts: tuple[str, ...],
+    found: Sequence[Sequence[Found]] | None,
     folder: Folder | None,
     spool: "TensorSpool | None",
 ) -> Iterator[Records]:
-    if tensors is None:
+    if found is None:
         yield from (one.records for one in batch)
         return
-    for one, found in zip(batch, made.find(tensors, [texts] * len(batch)), strict=True):
+    for one, of_one in zip(batch, found, strict=True):
         assert one.picture is not None
-        heat = heat_maps(found, *one.picture.size)
+        heat = heat_maps(of_one, *one.picture.size)
         if spool is not None:
             spool.add(one.name, heat)
-        yield _image_records(made, one.name, one.picture, found, heat, folder)
+        yield _image_records(made, one.name, one.picture, of_one, heat, folder)
 
 
 def _image_records(
