@@ -14,6 +14,7 @@ from cliptools.methods.engine import (
     Measurement,
     Settings,
     at_once,
+    check_same,
     gram_stack,
     pass_label,
     plan,
@@ -139,11 +140,13 @@ def conclude(
         CliptoolsError: there is no image in any part.
     """
     measurement = Measurement(paths, layers, settings)
-    capacity = kept_in(settings, listed)
+    capacity, seen = kept_in(settings, listed), 0
     for slab in slabs_to_merge(paths.size, layers, capacity, settings.memory):
         part = joined(slab)
         if not part.seen:
             raise CliptoolsError("not one image could be read")
+        check_same(part.seen, seen or part.seen)
+        seen = part.seen
         measurement.take(slab, restored(part, gram_stack(paths, slab), settings.top, settings.quantile, capacity))
     uncertain = [
         paths.units(each.slab.layer)[each.slab.neurons[each.rows.to(each.slab.neurons.device)].cpu()]
@@ -152,7 +155,7 @@ def conclude(
     images = [each.images for each in measurement.unsettled]
     doubtful = None if None in images else len(set().union(*(each for each in images if each is not None)))
     if uncertain and batches is not None:
-        reread = measurement.settle(batches, listed)
+        reread = measurement.settle(batches, seen)
         return Concluded(measurement.effects(), torch.zeros(0, 3, dtype=torch.int64), 0, reread)
     nobody = torch.zeros(0, 3, dtype=torch.int64)
     return Concluded(measurement.effects(), torch.cat([nobody, *uncertain]), doubtful, 0)
