@@ -15,6 +15,7 @@ from cliptools.ground.errors import CliptoolsError, ImageError
 from cliptools.ground.output import binary_output, put_whole, text_output
 from cliptools.ground.progress import progress, summarise, warn
 from cliptools.ground.records import rounded, write_record
+from cliptools.ground.strict_json import parse
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +66,7 @@ class Folder:
         if not self.resume or not path.is_file():
             return []
         try:
-            records: Records = json.loads(path.read_bytes())
+            records: Records = parse(path.read_bytes())
             found = [record.get("text") for record in records]
         except (ValueError, TypeError, AttributeError):
             raise CliptoolsError(f"{path}: damaged; remove it, or name a new folder") from None
