@@ -101,7 +101,7 @@ class Header:
             )
         if type(fields.get("format")) is not int or fields["format"] != FORMAT:
             raise StreamError(f"{name}: bundle format {str(fields.get('format'))[:20]}, this version reads format {FORMAT}")
-        parts = {key: fields.get(key) for key in ("model", "images", "settings")}
+        parts: dict[str, Any] = {key: fields.get(key) for key in ("model", "images", "settings")}
         history = fields.get("history")
         if (
             not isinstance(fields.get("kind"), str)
@@ -143,4 +143,4 @@ def _is(value: Any, expected: str) -> bool:
     if expected == COUNT:
         return type(value) is int and 0 <= value < 1 << 63
     kind = {TEXT: str, NUMBER: int | float, "an object": dict}[expected]
-    return isinstance(value, kind) and not isinstance(value, bool)  # type: ignore[arg-type]
+    return isinstance(value, kind) and not isinstance(value, bool)
