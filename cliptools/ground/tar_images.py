@@ -142,8 +142,9 @@ def _members(file: BufferedReader, start: int, container: str | Spool, name: str
     """The archive that begins at `start`; links and sparse members are left out, for they hold no picture's bytes."""
     end = file.seek(0, os.SEEK_END)
     file.seek(start)
+    headers: Any = _Headers(file)
     try:
-        with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:  # type: ignore[arg-type]
+        with tarfile.open(fileobj=headers, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # the list would grow with the archive
                 if member.offset_data + member.size > end:
