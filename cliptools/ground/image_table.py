@@ -10,6 +10,7 @@ from typing import NamedTuple
 from cliptools.ground.errors import StreamError
 
 Row = dict[str, str]
+SHOWN = 200  # characters of a table that a message repeats
 
 
 class Columns(NamedTuple):
@@ -54,7 +55,7 @@ class ImageTable:
             StreamError: there is no such column.
         """
         if column not in self.columns:
-            raise StreamError(f"{self.source}: no column {column!r} ({option}); it has {', '.join(self.columns)}")
+            raise StreamError(f"{self.source}: no column {column!r} ({option}); it has {', '.join(self.columns)[:SHOWN]}")
 
     def of(self, image: str) -> Row:
         """What is said of an image, by any name that ImageNames takes.
@@ -108,7 +109,7 @@ def _rows(reader: csv.DictReader, path: Path, image_column: str) -> Iterator[tup
     for line, row in _lines(reader, path):
         name = row[image_column].strip().removeprefix("./")
         if not name or name in seen:
-            raise StreamError(f"{path}: line {line} {f'names {name} a second time' if name else 'names no image'}")
+            raise StreamError(f"{path}: line {line} {f'names {name[:SHOWN]} a second time' if name else 'names no image'}")
         seen.add(name)
         yield name, row
     if not seen:
@@ -123,7 +124,7 @@ def _lines(reader: csv.DictReader, path: Path) -> Iterator[tuple[int, Row]]:
                 raise StreamError(f"{path}: line {reader.line_num} has not as many fields as the first line")
             yield reader.line_num, row
     except csv.Error as error:
-        raise StreamError(f"{path}: line {reader.line_num} is no CSV ({error})") from None
+        raise StreamError(f"{path}: line {reader.reader.line_num} is no CSV ({error})") from None
 
 
 def _bare(name: str) -> str:
