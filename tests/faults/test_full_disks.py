@@ -129,7 +129,8 @@ def test_disk_full(name: str, writers: dict[str, Writer], nursery: Nursery, tmp_
     for _ in range(often(1, 5)):
         for path in (*disk.iterdir(), *elsewhere.iterdir()):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        filler = fill(disk, draw.randrange(0, need - PAGE))
+        least = 2 * PAGE if writer.env else 0  # where nothing at all can be written, Python takes another temporary folder
+        filler = fill(disk, draw.randrange(least, need - PAGE))
         failed(write(nursery, writer, disk, elsewhere), "No space left on device")
         assert result.is_dir() or not result.exists()
         whole_or_absent(expected, written(result))
