@@ -8,7 +8,7 @@ import click
 
 from cliptools.commands.ablate_table import ablate_table
 from cliptools.commands.ablating import TOOL, measure
-from cliptools.commands.base import choose_format, command, device_option, output_options
+from cliptools.commands.base import batch_option, choose_format, command, device_option, output_options
 from cliptools.commands.changes import ABLATE, RECONSTRUCT, open_bundles, parse_changes
 from cliptools.commands.completing import Completed, listed
 from cliptools.ground.errors import UsageError
@@ -58,7 +58,7 @@ LIMIT_HELP = f"Only the first N images [scenes, where no PATH is given: {SCENES}
 @click.option("--sample", type=click.IntRange(1), help="N images drawn over the whole list.")
 @click.option("--seed", default=SEED, show_default=True, type=click.IntRange(0), help="Of the sample, or the scenes.")
 @click.option("--strict", is_flag=True, help="An unreadable image is an error, not a warning.")
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Images per forward pass.")
+@batch_option
 @click.option("--workers", type=click.IntRange(0), help="Threads that decode images [default: the number of cores, at most 8].")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="The model's arithmetic [default: the bundle's].")
 @device_option

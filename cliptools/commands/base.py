@@ -138,7 +138,7 @@ def measuring_options(function: Function) -> Function:
     workers = "Threads that decode images [default: the number of cores, at most 8]."
     for add in (
         click.option("--workers", type=click.IntRange(0), help=workers),
-        click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Images per forward pass."),
+        batch_option,
         click.option(
             "--memory", default=4.0, show_default=True, type=click.FloatRange(0.01), help="GB of statistics held at once."
         ),
@@ -146,6 +146,12 @@ def measuring_options(function: Function) -> Function:
     ):
         function = add(function)
     return function
+
+
+def batch_option(function: Function) -> Function:
+    """--batch-size."""
+    text = "Images per forward pass; halved where memory runs out."
+    return click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help=text)(function)
 
 
 def model_options(function: Function) -> Function:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cliptools.commands.base import choose_format, command, device_option, output_options, parse_layers
+from cliptools.commands.base import batch_option, choose_format, command, device_option, output_options, parse_layers
 from cliptools.commands.consume import read_neurons, record_source
 from cliptools.commands.shift_table import shift_table
 from cliptools.commands.shifting import (
@@ -73,7 +73,7 @@ EACH_HELP = "Hold each comparison to --alarm by itself, whatever their number."
 @click.option("--sample", type=click.IntRange(1), help="N images drawn over the whole list.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of --sample.")
 @click.option("--strict", is_flag=True, help="An unreadable image is an error, not a warning.")
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Images per forward pass.")
+@batch_option
 @click.option("--workers", type=click.IntRange(0), help="Threads that decode images [default: the number of cores, at most 8].")
 @device_option
 @output_options("jsonl", "table")
