@@ -9,12 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from damage import valid_pictures
 from forked import Nursery
@@ -23,7 +24,10 @@ from PIL import Image
 
 from cliptools.ground.bundle import Bundle, read_bundle
 from cliptools.ground.decode import decode
-from cliptools.ground.errors import ImageError
+from cliptools.ground.errors import CliptoolsError, ImageError
+from cliptools.ground.models import load_model
+from cliptools.methods.choice import paths_of
+from cliptools.methods.engine import Settings, measure
 
 Often = Callable[[int, int], int]
 EFFECTS = ("effects", "--layers", "6", "--top-images", 100)
@@ -195,6 +199,7 @@ def test_bombs_are_refused_in_little_memory(nursery: Nursery, tmp_path: Path) ->
     assert after["peak_bytes"] - before["peak_bytes"] < 3e8 and after["seconds"] - before["seconds"] < 20
     warned = {each["message"].split(":")[0] for each in map(json.loads, lines) if each["event"] == "warning"}
     assert warned == bombs().keys()
+    assert any("tile.tif: skipped, a tile of 20000 × 20000 pixels" in line for line in lines)
 
 
 def test_what_is_no_file_and_what_leads_nowhere(nursery: Nursery, tmp_path: Path) -> None:
@@ -250,6 +255,21 @@ def test_files_that_vanish_and_change_while_they_are_read(nursery: Nursery, tmp_
         else:
             assert ended.status == 1 and ended.lines[-1].startswith("clip-effects: ") and not out.exists()
         assert b"Traceback" not in ended.stderr
+
+
+def test_passes_that_see_other_images_are_an_error(tiny_clip_dir: Path) -> None:
+    """Of two passes over three pictures, the second finds two."""
+    model = load_model(f"local-dir:{tiny_clip_dir}", device="cpu")
+    paths, looks = paths_of(model.clip, "second", "neurons"), []
+
+    def batches(only: Collection[int] | None) -> Iterator[tuple[list[int], torch.Tensor]]:
+        looks.append(only)
+        numbers = list(range(3 if len(looks) == 1 else 2))
+        yield numbers, torch.randn(len(numbers), 3, 24, 24, generator=torch.Generator().manual_seed(1))
+
+    with pytest.raises(CliptoolsError, match="images changed while they were looked at: 3 could be read, then 2; run again"):
+        measure(paths, batches, [0, 1, 2], 3, Settings(top=2, memory=1e4))
+    assert len(looks) == 2
 
 
 def _upset(place: Path, rng: random.Random, done: threading.Event) -> None:
