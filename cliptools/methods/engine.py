@@ -22,7 +22,7 @@ from cliptools.methods.symmetric import SymmetricStack
 
 Batches = Callable[[Collection[int] | None], Iterator[tuple[list[int], Tensor]]]
 """Image numbers and preprocessed pictures [b, 3, y, x], of these images or of all, always in the same order."""
-CHEAP = 0.5e9  # bytes of kept images that nobody misses
+CHEAP = 1e8  # bytes of kept images that nobody misses
 WAITING = 24_000_000, 32  # scalars, and images, that may wait to be taken in together
 AMPLE = 2  # times T kept beyond T, where memory allows: every list is certified then, or nearly
 ENOUGH = 1.5  # times T, where passes are many anyhow: one more of them costs less than a second look at all images
