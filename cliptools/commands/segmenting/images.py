@@ -33,11 +33,13 @@ Records = list[dict[str, Any]]
 
 
 class Waiting(NamedTuple):
-    """An image on its way to the model, or one finished before, with its records."""
+    """An image on its way to the model."""
 
     name: str
     picture: "Image.Image | None"
+    """None where one that is finished cannot be read any more."""
     records: Records
+    """Of one that an earlier run has finished. It keeps its place in its batch, on which the last digits of the others depend."""
 
 
 @dataclass
@@ -101,7 +103,9 @@ def segment_images(
     from cliptools.ground.halving import in_halves
 
     def find(batch: "Sequence[Waiting]", tensors: "Tensor | None") -> list[list[Found]] | None:
-        return None if tensors is None else made.find(tensors, [texts] * len(batch))
+        if tensors is None or all(one.records for one in batch):
+            return None
+        return made.find(tensors, [texts] * len(batch))
 
     folder = Folder(options["out_dir"], options["resume"]) if options["out_dir"] else None
     texts = tuple(options["texts"])
@@ -131,11 +135,20 @@ def _waiting(
     made: Segmenter, source: "ImageSource", folder: Folder | None, texts: tuple[str, ...], strict: bool, skipped: list[str]
 ) -> "Iterator[tuple[Waiting, Tensor | None]]":
     for index, name in enumerate(source.names):
-        if folder is not None and (done := folder.finished(name, made.settings, texts)):
+        done = folder.finished(name, made.settings, texts) if folder is not None else []
+        picture = read_again(source, index) if done else loaded(source, index, strict, skipped)
+        if picture is not None:
+            yield Waiting(name, picture, done), made.tensor(picture)
+        elif done:
             yield Waiting(name, None, done), None
-            continue
-        if (picture := loaded(source, index, strict, skipped)) is not None:
-            yield Waiting(name, picture, []), made.tensor(picture)
+
+
+def read_again(source: "ImageSource", index: int) -> "Image.Image | None":
+    """An image that is finished, which may be gone meanwhile."""
+    try:
+        return source.load(index)
+    except ImageError:
+        return None
 
 
 def loaded(source: "ImageSource", index: int, strict: bool, skipped: list[str]) -> "Image.Image | None":
@@ -162,6 +175,9 @@ def _batch_records(
         yield from (one.records for one in batch)
         return
     for one, of_one in zip(batch, found, strict=True):
+        if one.records:
+            yield one.records
+            continue
         assert one.picture is not None
         heat = heat_maps(of_one, *one.picture.size)
         if spool is not None:
