@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, _imaging
 
 from cliptools.ground.errors import ImageError, first_line
 
@@ -74,7 +74,7 @@ def _formats() -> list[str]:
 def _silence_libtiff() -> None:
     """Keep libtiff from writing to standard error by itself what it finds wrong with a file, which Pillow raises anyhow."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
-        library = ctypes.CDLL(Image.core.__file__)  # through which its functions are found, wherever Pillow has it from
+        library = ctypes.CDLL(_imaging.__file__)  # through which its functions are found, wherever Pillow has it from
         for handler in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
             handler.argtypes, handler.restype = [ctypes.c_void_p], ctypes.c_void_p
             handler(None)

@@ -53,8 +53,9 @@ def _entry(module: str, node: Documented, lines: list[str]) -> str:
         parts = [_code([f"from {module} import {node.name}", "", *_signature(node, lines)]), *_prose(node)]
     else:
         fields = [each for each in node.body if isinstance(each, ast.AnnAssign)]
-        head = [*_decorators(node, lines), lines[node.lineno - 1], *(f"    {ast.unparse(field)}" for field in fields)]
-        parts = [_code([f"from {module} import {node.name}", "", *head]), *_prose(node)]
+        written = [line for field in fields for line in lines[field.lineno - 1 : field.end_lineno]]
+        head = [*_decorators(node, lines), lines[node.lineno - 1], *written]
+        parts = [_code([f"from {module} import {node.name}", "", "", *head]), *_prose(node)]
         parts += ["\n".join(said)] if (said := list(_fields(node))) else []
         parts += ["\n".join(said)] if (said := list(_methods(node, lines))) else []
     return f"### {node.name}\n\n" + "\n\n".join(part.rstrip() for part in parts) + "\n\n"
