@@ -44,16 +44,17 @@ def peak(nursery: Nursery, folder: Path, images: int, name: str, *words: object)
 def test_memory_does_not_grow_with_images(name: str, study: Study, nursery: Nursery, tmp_path: Path, often: Often) -> None:
     """What may grow is the list, by less than a kilobyte an image; a picture as the model takes it has 49."""
     thorough = often(0, 1) == 1
-    few, many = often(300, 10_000), often(800, 100_000)
+    if name == "effects" and not thorough:
+        pytest.skip("only with --thorough: its buffers are full from some thousand images on")
+    few, many = often(300, 10_000), often(700, 100_000)
     make_images(tmp_path / "images", many)
     bundle = study.neurons
     if not thorough:
         bundle = tmp_path / "few.safetensors"
         assert nursery.run("view", study.neurons, "--head", 10, "-o", bundle).status == 0
-    units = ("--layers", "6") if thorough else ("--units", "heads")
     steady = () if thorough else ("--batch-size", 8, "--workers", 0)  # or a batch in flight weighs too much
     words: dict[str, tuple[object, ...]] = {
-        "effects": (*units, "--top-images", 5, "-o", tmp_path / "out"),
+        "effects": ("--layers", "6", "--top-images", 5, "-o", tmp_path / "out"),
         "concepts": ("--bundle", bundle, "-o", tmp_path / "out"),
     }
     at_few, at_many = (peak(nursery, tmp_path / "images", images, name, *words[name], *steady) for images in (few, many))
