@@ -169,7 +169,7 @@ def _records(
     given: Sequence[Description], options: dict[str, Any], gallery: Gallery | None, studio: Studio
 ) -> Iterator[tuple[dict[str, Any], Task]]:
     """A record a picture, in order; the batches do not depend on what an earlier run has finished, so neither do the numbers."""
-    orders = _orders(given, options["images"], options["seed"])
+    orders = iter(list(_orders(given, options["images"], options["seed"])))  # all, so that nothing is painted if two clash
     while batch := list(itertools.islice(orders, options["batch_size"])):
         wanted = [_wanted(order, studio) for order in batch]
         made = [

@@ -1,0 +1,149 @@
+"""Every message of the suite, by an input that raises it: messages.txt, and what an input cannot raise here."""
+
+import ast
+import importlib
+import io
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from conftest import ROOT
+from elsewhere import ELSEWHERE
+from message_inputs import make_bundles, make_damaged, make_parts, make_pictures, make_texts
+from test_streams import partial_bytes
+
+from cliptools.ground.errors import CliptoolsError, ModelError
+from cliptools.ground.models import load_model
+from cliptools.methods.resnet_paths import supported_resnet
+from cliptools.methods.vit_paths import supported_tower
+
+PACKAGE = ROOT / "cliptools"
+CLASSES = {"CliptoolsError", "UsageError", "ModelError", "StreamError", "ImageError", "TextError"}
+LIST = Path(__file__).with_name("messages.txt")
+
+
+class Entry(NamedTuple):
+    """A command line, and what becomes of it."""
+
+    line: str
+    status: int
+    message: str
+
+
+class Site(NamedTuple):
+    """Where an error is made."""
+
+    file: str
+    first: int
+    last: int
+    text: str
+    """Its message, as the code has it."""
+
+
+def entries() -> list[Entry]:
+    """Those of messages.txt."""
+    lines = [line for line in LIST.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    return [
+        Entry(command[2:], int(said.partition(" ")[0]), said.partition(" ")[2])
+        for command, said in zip(lines[::2], lines[1::2], strict=True)
+    ]
+
+
+def sites() -> Iterator[Site]:
+    """Each place in the code that makes one of CLASSES."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).as_posix()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CLASSES:
+                yield Site(name, node.lineno, node.end_lineno or node.lineno, "".join(map(ast.unparse, node.args)))
+
+
+@pytest.fixture(scope="module")
+def raised() -> Iterator[set[tuple[str, int]]]:
+    """File and line of every error that is made while these tests run."""
+    seen: set[tuple[str, int]] = set()
+
+    def record(self: CliptoolsError, *arguments: Any) -> None:
+        Exception.__init__(self, *arguments)
+        caller = sys._getframe(1)
+        path = Path(caller.f_code.co_filename)
+        if path.is_relative_to(PACKAGE):
+            seen.add((path.relative_to(PACKAGE).as_posix(), caller.f_lineno))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CliptoolsError, "__init__", record)
+        yield seen
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("inputs")
+    model, resnet = (load_model(name, device="cpu").identity for name in ("emoji-vit", "emoji-rn"))
+    make_bundles(made, model, resnet)
+    make_damaged(made)
+    make_parts(made, partial_bytes)
+    make_texts(made, model)
+    make_pictures(made)
+    return made
+
+
+def ended(command: str, stdin: bytes) -> tuple[int, bytes, list[str]]:
+    """Status, stdout and the lines of stderr of a command within this process."""
+    name, *arguments = shlex.split(command)
+    main = importlib.import_module(f"cliptools.commands.{name.removeprefix('clip-')}").main
+    streams = [io.TextIOWrapper(io.BytesIO(data), "utf-8", write_through=True) for data in (stdin, b"", b"")]
+    with pytest.MonkeyPatch.context() as patch:
+        for each, stream in zip(("stdin", "stdout", "stderr"), streams, strict=True):
+            patch.setattr(sys, each, stream)
+        with pytest.raises(SystemExit) as stop:
+            main.main(arguments)
+    out, said = (stream.buffer.getvalue() for stream in streams[1:])
+    return int(stop.value.code or 0), out, said.decode().splitlines()
+
+
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.line[:80])
+def test_a_command_says_what_is_listed(
+    entry: Entry, folder: Path, raised: set[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    command, _, file = entry.line.replace("{texts}", " ".join(f"--text t{number}" for number in range(256))).partition(" < ")
+    status, out, lines = ended(command, (folder / file).read_bytes() if file else b"")
+    expected = ".*".join(map(re.escape, entry.message.split("[...]")))
+    whole = rf"(clip-\w+: )?{expected}"
+    assert status == entry.status and any(re.fullmatch(whole, line) for line in lines), lines
+    if status:
+        assert not [line for line in lines[:-1] if not line.startswith(("clip-", "warning: "))], lines
+        assert re.fullmatch(whole, lines[-1]), lines
+        assert out == b"" or "--check" in command
+        assert {path: path.stat().st_mtime_ns for path in folder.iterdir() if path in before} == before
+        assert not [path for path in folder.iterdir() if path not in before], "something is left"
+
+
+def test_towers_without_the_effects_that_are_asked_for(raised: set[tuple[str, int]]) -> None:
+    """No command comes so far: choose_effects looks at the tower first."""
+    with pytest.raises(ModelError, match=r"second-order effects need open_clip's VisionTransformer, .* is a ModifiedResNet"):
+        supported_tower(load_model("emoji-rn", device="cpu").clip)
+    with pytest.raises(ModelError, match=r"neuron-head pairs need open_clip's ModifiedResNet, .* is a VisionTransformer"):
+        supported_resnet(load_model("emoji-vit", device="cpu").clip)
+
+
+def test_every_message_is_listed(raised: set[tuple[str, int]]) -> None:
+    """Runs last: each place that makes an error has made one, or stands in ELSEWHERE with a test or a reason."""
+    unseen = [site for site in sites() if not any(file == site.file and site.first <= line <= site.last for file, line in raised)]
+    missing = [site for site in unseen if not any(file == site.file and part in site.text for file, part in ELSEWHERE)]
+    assert not missing, "\n".join(f"{site.file}:{site.first}: {site.text}" for site in missing)
+
+
+def test_the_exceptions_are_such() -> None:
+    """None is there twice, or of a message that there is no more; a test that is named speaks of it."""
+    known = list(sites())
+    for (file, part), where in ELSEWHERE.items():
+        assert any(site.file == file and part in site.text for site in known), (file, part)
+        if where.startswith("tests/"):
+            path, _, words = where.partition(": ")
+            assert words in (ROOT / path).read_text(encoding="utf-8"), (file, part)
