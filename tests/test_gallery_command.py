@@ -305,9 +305,8 @@ def test_the_policy_lets_only_its_own_script_run(run: Run) -> None:
 def hostile(folder: Path) -> tuple[Bundle, list[str]]:
     """A bundle and records in which every text and name attacks."""
     bundle = units_bundle(12, [f"{attack}.png" for attack in ATTACKS], ATTACKS)
-    header = Header(
-        "neurons", MODEL | {"name": ATTACKS[0], "pretrained": ATTACKS[3]}, {"count": ATTACKS[1]}, {"units": ATTACKS[2]}
-    )
+    said = {"count": 9, "digest": ATTACKS[1]}  # a count and units that are none are refused before
+    header = Header("neurons", MODEL | {"name": ATTACKS[0], "pretrained": ATTACKS[3]}, said, {"units": "neurons"})
     source = {"model": MODEL}
     words = [{"word": attack, "score": 1.0, "coefficient": 1.0} for attack in ATTACKS]
     lines = [
@@ -360,8 +359,9 @@ BAD = [
     ("--concepts", "no json\n", "line 1: expected a JSON object"),
     ("--concepts", '{"image": "a", "concepts": 3}\n', "line 1: no record of clip-concepts"),
     ("--concepts", '{"image": "a", "concepts": [3]}\n', "`concepts` should be a list of objects"),
-    ("--concepts", '{"image": "a", "concepts": [{"word": "w", "score": NaN}]}\n', "`score` should be a number"),
-    ("--concepts", '{"image": "a", "concepts": [{"word": "w", "score": 1' + "0" * 400 + "}]}\n", "`score` should be a number"),
+    ("--concepts", '{"image": "a", "concepts": [{"word": "w", "score": NaN}]}\n', "(NaN is no JSON)"),
+    ("--concepts", '{"image": "a", "concepts": [{"word": "w", "score": 1' + "0" * 400 + "}]}\n", "is too large)"),
+    ("--concepts", '{"image": "a", "concepts": [{"word": "w", "score": "1"}]}\n', "`score` should be a number"),
     ("--concepts", '{"image": 3, "concepts": []}\n', "`image` should be a text, found 3"),
     ("--concepts", '{"image": "a", "concepts": [], "model": {"name": "other", "sha256": "1"}}\n', "of another model (other)"),
     ("--fooled", '{"depict": "a", "predict": "b"}\n', "`margin` should be a number, found nothing"),
@@ -404,8 +404,8 @@ def test_other_things_are_refused(run: Run, tmp_path: Path) -> None:
         assert done.returncode == code and said in done.stderr.decode() and done.stderr.count(b"\n") == 1, done.stderr
     bundle = units_bundle(2)
     for name, value, said in (
-        ("top_norm", bundle["top_norm"][:, 0], "`top_norm` and `top_image` should be tables of one shape"),
-        ("coefficient", bundle["coefficient"][:, :2], "`word` and `coefficient` should be tables of one shape"),
+        ("top_norm", bundle["top_norm"][:, 0], "tensor `top_norm` has shape [2], expected 2 sides"),
+        ("coefficient", bundle["coefficient"][:, :2], "texts: `word` has 5, `coefficient` has 2"),
         ("thumbnails", np.zeros_like(bundle["thumbnails"]), "damaged"),
     ):
         done = run("gallery", stdin=Bundle(bundle.header, bundle.tensors | {name: np.ascontiguousarray(value)}).to_bytes())
