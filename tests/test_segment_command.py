@@ -216,7 +216,7 @@ def test_bundles_that_will_not_do(neurons: Path, tmp_path: Path) -> None:
         bundle = read_bundle(stream, "neurons")
     data = bundle.to_bytes()
     without = replace(bundle, tensors={key: value for key, value in bundle.tensors.items() if key != "direction"})
-    narrow = bundle.with_tensors(bundle.header, direction=bundle["direction"][:, :7])
+    narrow = bundle.with_tensors(bundle.header, **{name: bundle[name][:, :7].copy() for name in ("direction", "mean")})
     heads = bundle.with_tensors(bundle.header, unit=np.where([True, True, False], bundle["unit"], 3).astype(np.int32))
     beyond = bundle.with_tensors(bundle.header, unit=(bundle["unit"] + np.array([0, 5000, 0])).astype(np.int32))
     other = replace(bundle, header=replace(bundle.header, model=bundle.header.model | {"sha256": "0" * 64}))
@@ -224,7 +224,7 @@ def test_bundles_that_will_not_do(neurons: Path, tmp_path: Path) -> None:
         (data[:-100], "truncated"),
         (b"", "empty input"),
         (without.to_bytes(), "without `direction`"),
-        (narrow.to_bytes(), "width 7"),
+        (narrow.to_bytes(), "`direction` has 7|width 7"),
         (bundle.select(np.zeros(0, int)).to_bytes(), "no neurons"),
         (heads.to_bytes(), "not of single neurons"),
         (beyond.to_bytes(), "that the model has not"),
