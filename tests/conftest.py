@@ -24,6 +24,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--thorough", action="store_true", help="tests of faults: as often as docs/reliability.md says")
 
 
+def pytest_unconfigure() -> None:
+    """Close what llama_cpp silences itself with and never closes: warnings about that would stand behind the summary."""
+    silence = sys.modules.get("llama_cpp._utils")
+    for name in ("outnull_file", "errnull_file"):
+        if hasattr(silence, name):
+            getattr(silence, name).close()
+
+
 @pytest.fixture(scope="session")
 def often(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
     """often(few, many): how many times a fault is tried, by default and with --thorough."""
@@ -53,14 +61,21 @@ Run = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
 @pytest.fixture(scope="session")
-def run() -> Run:
-    """Run a command of the suite as a process of its own: run("effects", "--layers", "5", stdin=b"…")."""
+def run(nursery: "Nursery") -> Run:
+    """Run a command of the suite as a process of its own: run("effects", "--layers", "5", stdin=b"…").
 
-    def launch(name: str, *arguments: Any, stdin: bytes | None = None, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    Forked from one that has its libraries loaded, which saves seconds; where libraries may look at the environment (`env`) while
+    they load, or it must be started anew (`fresh`), by the interpreter.
+    """
+
+    def launch(
+        name: str, *arguments: Any, stdin: bytes = b"", env: dict[str, str] | None = None, fresh: bool = False
+    ) -> subprocess.CompletedProcess[bytes]:
         words = [sys.executable, "-m", f"cliptools.commands.{name}", *map(str, arguments)]
-        given = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
-        environment = os.environ | {"OMP_NUM_THREADS": "1"} | options.pop("env", {})
-        return subprocess.run(words, capture_output=True, cwd=ROOT, env=environment, timeout=300, check=False, **given, **options)
+        if env is None and not fresh:
+            return subprocess.CompletedProcess(words, *nursery.run(name, *arguments, stdin=stdin))
+        environment = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
+        return subprocess.run(words, capture_output=True, cwd=ROOT, env=environment, timeout=300, check=False, input=stdin)
 
     return launch
 

@@ -188,12 +188,17 @@ def test_drift_ends_with_3_and_says_where(run: Run, photos: Path, file: Path, wh
 def test_unreadable_images(run: Run, photos: Path, file: Path, tmp_path: Path) -> None:
     (tmp_path / "0a.png").write_bytes(b"no picture")
     (tmp_path / "b.png").write_bytes((photos / "spring" / "spring0.png").read_bytes())
-    result = run("shift", tmp_path, "--concept", "cat", "--template", "{}", stdin=file.read_bytes())
+    words = ("shift", tmp_path, "--concept", "cat", "--template", "{}")
+    result = run(*words, stdin=file.read_bytes())
     (record,) = lines(result.stdout)
     assert record["images"] == 1 and record["spread"] == 0 and len(record["units"]) == 5
     assert "0a.png: skipped" in result.stderr.decode() and "1 images, 1 skipped" in result.stderr.decode()
+    (tmp_path / "one.jsonl").write_bytes(result.stdout)
+    again = run(*words, "--baseline", tmp_path / "one.jsonl", stdin=file.read_bytes())
+    said = again.stderr.decode().splitlines()[-1]
+    assert again.returncode == 1 and said.startswith("clip-shift: nothing to compare: a mean needs two images at least")
     target = tmp_path / "out.jsonl"
-    strict = run("shift", tmp_path, "--concept", "cat", "--template", "{}", "--strict", "-o", target, stdin=file.read_bytes())
+    strict = run(*words, "--strict", "-o", target, stdin=file.read_bytes())
     assert strict.returncode == 1 and only_line(strict).startswith("clip-shift: 0a.png") and not target.exists()
 
 

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from advgen_input import inside, parsed
@@ -94,6 +95,21 @@ def test_asked_so_often_and_no_more() -> None:
     assert len(chat.seeds) == 5 * ROUNDS and faults == {"naming the class": 5 * ROUNDS}
 
 
+def test_a_model_that_only_ever_names_the_class(classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Named(Scripted):
+        said: ClassVar = {"name": "scripted"}
+
+        def close(self) -> None:
+            """See ChatModel."""
+
+    monkeypatch.setattr("cliptools.ground.language.open_chat", lambda *_, **__: Named("a violin.", "a beacon and a violin."))
+    target = tmp_path / "pool.txt"
+    done = inside("texts", "--classes", classes, "--limit", 1, "--per-class", 2, "-o", target)
+    last = done.stderr.decode().splitlines()[-1]
+    assert done.returncode == 1 and last == f"clip-texts: no text of 1 classes could be used ({2 * ROUNDS} naming the class)"
+    assert not target.exists()
+
+
 def test_pools_of_records(tmp_path: Path) -> None:
     (tmp_path / "pool.jsonl").write_text(
         '{"text": "four strings", "n": 1}\n\n{"text": " round eyes "}\n{"text": "four strings"}\n'
@@ -155,7 +171,7 @@ def test_a_killed_run_goes_on_and_the_bytes_are_the_same(run: Run, classes: Path
     other = inside("texts", *asked, "--seed", 1, "--resume")
     assert other.returncode == 1 and b"begun with seed 0, asked for now 1" in other.stderr
     others = inside("texts", "--classes", "cifar10", *asked[2:], "--resume")
-    assert others.returncode == 1 and b"has 'violin' for 'airplane'" in others.stderr
+    assert others.returncode == 1 and b"has 'violin' for 'airplane'; write elsewhere" in others.stderr
     done = run("texts", *asked, "--resume")
     assert done.returncode == 0 and b"1 of 2 classes are there already" in done.stderr
     assert target.read_text().splitlines() == [record["text"] for record in parsed(spoken)] and not left.exists()

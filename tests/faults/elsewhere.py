@@ -2,7 +2,6 @@
 
 DISK = "needs a disk that is full or fails: tests/faults/test_full_disks.py fills one"
 TERMINAL = "needs a terminal"
-NOT_YET = "no entry yet"
 MISSING = "needs an environment without a package that the tests have"
 
 ELSEWHERE: dict[tuple[str, str], str] = {
@@ -78,18 +77,14 @@ ELSEWHERE: dict[tuple[str, str], str] = {
         "commands/known.py",
         "indirect effects of the units",
     ): "needs a bundle of indirect effects of clip-effects --keep, minutes of work",
-    ("commands/shifting.py", "nothing to compare"): NOT_YET,
-    ("commands/texts.py", "write elsewhere"): NOT_YET,
-    ("commands/texts.py", "could be used"): NOT_YET,
-    ("ground/masked/imagenet_segmentation.py", "do not belong together"): NOT_YET,
-    ("ground/masked/imagenet_segmentation.py", "damaged ("): NOT_YET,
+    ("commands/shifting.py", "nothing to compare"): "tests/test_shift_command.py: nothing to compare",
+    ("commands/texts.py", "write elsewhere"): "tests/test_texts_command.py: write elsewhere",
+    ("commands/texts.py", "could be used"): "tests/test_texts_command.py: could be used",
     ("ground/painters/diffusion.py", "the painter is on the CPU already"): "tests/test_advgen_diffusion.py: on the CPU already",
-    ("ground/painters/diffusion.py", "takes no"): NOT_YET,
-    ("ground/painters/diffusion.py", "first_line(error)"): NOT_YET,
-    ("ground/stanford_cars.py", "expected devkit"): NOT_YET,
+    ("ground/painters/diffusion.py", "takes no"): "needs a painter of a kind without such an option, Stable Cascade for one",
+    ("ground/painters/diffusion.py", "first_line(error)"): "tests/test_advgen_diffusion.py: divisible by 8",
     ("ground/decode.py", "a tile of"): "tests/faults/test_pictures.py: a tile of",
-    ("ground/decode.py", "damaged ("): NOT_YET,
-    ("ground/images.py", "bytes in an archive"): NOT_YET,
+    ("ground/images.py", "bytes in an archive"): "tests/faults/test_archives.py: bytes in an archive",
     ("commands/ablating.py", "as by chance"): "tests/test_ablate_command.py: do not match",
     ("commands/base.py", "is gone"): "tests/faults/test_environments.py: is gone",
     ("methods/engine.py", "images changed while"): "tests/faults/test_pictures.py: changed while they",

@@ -10,7 +10,9 @@ from typing import Any
 
 import h5py
 import numpy as np
+from pictures_made import deflated_zeros, png, png_chunk
 from PIL import Image
+from scipy.io import savemat
 from stream_bundles import apart, together
 from test_soundness import sound
 
@@ -254,6 +256,15 @@ def make_texts(folder: Path, model: dict[str, Any]) -> None:
     (folder / "latin.txt").write_bytes(b"cat\ncaf\xe9\n")
 
 
+def make_segmentation(path: Path, image: np.ndarray, mask: np.ndarray) -> None:
+    """One image with its mask, as gtsegs_ijcv.mat holds them: by reference, axes turned."""
+    with h5py.File(path, "w") as file:
+        file["image"], file["mask"] = image, mask
+        for name, value in (("cell", file["mask"].ref), ("value/img", file["image"].ref)):
+            file.create_dataset(name, (1, 1), h5py.ref_dtype)[0, 0] = value
+        file.create_dataset("value/gt", (1, 1), h5py.ref_dtype)[0, 0] = file["cell"].ref
+
+
 def make_pictures(folder: Path) -> None:
     """Folders and archives of images."""
     folders: dict[str, tuple[str, ...]] = {
@@ -304,6 +315,13 @@ def make_pictures(folder: Path) -> None:
     (folder / "pairs" / "masks" / "b.png").write_bytes(b"no picture")
     with h5py.File(folder / "bare.mat", "w"):
         pass
+    make_segmentation(folder / "sizes.mat", np.zeros((3, 8, 8), np.uint8), np.ones((9, 8), np.uint8))
+    make_segmentation(folder / "flat.mat", np.zeros((8, 8), np.uint8), np.ones((8, 8), np.uint8))
+    (folder / "cars" / "devkit").mkdir(parents=True)
+    savemat(folder / "cars" / "devkit" / "cars_meta.mat", {"class_names": np.array([["Audi TT 2011"]], object)})
+    (folder / "swollen").mkdir()
+    text = png_chunk(b"zTXt", b"Comment\0\0" + deflated_zeros(2 << 20))
+    (folder / "swollen" / "a.png").write_bytes(png(8, 8, 8, 0, deflated_zeros(72), text))
     for name, size in (("plain/images/a.png", 64), ("plain/masks/a.png", 64), ("poor/a.png", 8)):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (size, size)).save(folder / name)
@@ -316,7 +334,11 @@ def make_pictures(folder: Path) -> None:
     Image.new("L", (64, 64)).save(folder / "coloured" / "b.png")
     (folder / "torn" / "images.jsonl").write_text("{}\n")
     (folder / "sceneless" / "scenes.jsonl").write_text("{}\n")
-    picture = (folder / "photos" / "a.png").read_bytes()
+    make_archives(folder, (folder / "photos" / "a.png").read_bytes())
+
+
+def make_archives(folder: Path, picture: bytes) -> None:
+    """Tars of one picture, and some cut or damaged."""
     tars = {
         "bare": {"a.png": picture},
         "latin": {"a.png": picture, "a.cls": b"caf\xe9"},
