@@ -21,6 +21,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 faults: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt atheris || echo "no atheris for this Python"
 	$(BIN)/python -m pytest --thorough --durations=0 tests/faults
 
 lint: $(VENV)/.installed-test

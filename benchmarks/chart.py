@@ -3,8 +3,9 @@
     python benchmarks/chart.py
     python benchmarks/chart.py --results FOLDER --out PNG
 
-Every number is read from effects.json, resnet.json, decompose.json, consumers.json and memory.json; a panel whose file is missing
-is left out. Dots are medians by the clock, thin lines reach over the rounds. Equal results give equal bytes.
+Every number is read from turns.json (or effects.json and resnet.json), decompose.json, consumers.json and memory.json; a panel
+whose file is missing is left out. Thin lines reach over the rounds, those of turns.json over quartiles. Equal results give equal
+bytes.
 """
 
 import argparse
@@ -46,6 +47,7 @@ STYLE = {
 WIDTH, DPI = 8.0, 150  # inches: shown 800 pixels wide, a letter of 7 points is 10 pixels high
 PALETTE = 96  # colours that are told apart: a third of the bytes
 ABOUT, EACH = 0.85, 0.14  # inches of a panel, and of each of its dots
+SERIES = {"default": "as it is by default", "all layers": "all layers"}
 Results = dict[str, Any]
 """What the files say, by their names."""
 
@@ -70,20 +72,40 @@ class Panel(NamedTuple):
 
 def read(folder: Path) -> Results:
     """Results that are there."""
-    names = ("effects", "resnet", "decompose", "consumers", "memory")
+    names = ("turns", "effects", "resnet", "decompose", "consumers", "memory")
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in names if (folder / f"{name}.json").exists()}
 
 
+def case_of(row: Row, batch: int) -> str:
+    """Model, batch size and, where it is not float32, precision."""
+    precision = row.get("precision", "fp32")
+    return f"{row['model']}, batch {batch}" + (f", {precision}" if precision != "fp32" else "")
+
+
+def in_turns(results: Results) -> list[Dot]:
+    """Cost per image as a multiple of the plain forward pass, batch by batch in turns."""
+    return [
+        Dot(
+            case_of(row, row["batch"]),
+            SERIES[row["setting"]],
+            row["ratio"],
+            row["quartiles"][0],
+            row["quartiles"][2],
+            row["goal"],
+        )
+        for row in results.get("turns", {}).get("in turns", [])
+    ]
+
+
 def cost(results: Results) -> list[Dot]:
-    """Cost per image as a multiple of the plain forward pass; of several runs of a case, that over the most images."""
+    """The same by long runs of either; of several runs of a case, that over the most images."""
     longest: dict[tuple[str, str], Row] = {}
     for name in ("effects", "resnet"):
         for row in results.get(name, {}).get("speed", []):
             if row.get("setting", "plain") == "plain" or row["ratio of ms"] is None:
                 continue
             batch = row.get("batch") or results[name]["settings"]["batch"]
-            precision = row.get("precision", "fp32")
-            case = f"{row['model']}, batch {batch}" + (f", {precision}" if precision != "fp32" else ""), row["setting"]
+            case = case_of(row, batch), row["setting"]
             if case not in longest or row.get("images", 0) >= longest[case].get("images", 0):
                 longest[case] = row
     dots = []
@@ -248,7 +270,7 @@ def picture(results: Results) -> bytes:
     """The PNG's bytes; none where there is nothing to draw."""
     said = ", ".join(title for title in results.get("decompose", {}) if title.startswith("pursuit"))
     every = (
-        dotted("clip-effects: time an image (plain pass = 1)", cost(results), "{:.2f}", one=True),
+        dotted("clip-effects: time an image (plain pass = 1)", in_turns(results) or cost(results), "{:.2f}", one=True),
         dotted("clip-decompose: ms a unit, logarithmic", pursuit(results), "{:.3g}", below=said),
         dotted("Images a second, logarithmic", consumers(results), "{:.3g}"),
         memory(results),

@@ -28,7 +28,20 @@ def scripts() -> Iterator[Any]:
 
     before = list(sys.path), set(sys.modules)
     sys.path.insert(0, str(BENCHMARKS))
-    names = ("runs", "photos", "plain", "effects", "resnet", "guard", "consumers", "memory", "startup", "accelerator", "chart")
+    names = (
+        "runs",
+        "photos",
+        "plain",
+        "effects",
+        "resnet",
+        "guard",
+        "consumers",
+        "memory",
+        "startup",
+        "accelerator",
+        "chart",
+        "turns",
+    )
     yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     sys.path[:] = before[0]
     for name in set(sys.modules) - before[1]:
@@ -205,6 +218,28 @@ def test_the_guard_warns_of_a_ratio_beyond_twice_its_baseline(tmp_path: Path) ->
     assert ended.returncode == 0, ended.stderr
     warnings = [line for line in ended.stdout.splitlines() if line.startswith("warning: ")]
     assert any(name in line for line in warnings) and "ratios of processor time" in ended.stdout
+
+
+def test_batches_in_turns(tmp_path: Path) -> None:
+    (row,) = result("turns", tmp_path)["in turns"]
+    assert row["pairs of batches"] == 2 and row["goal"] is None and row["images"] == 24
+    assert row["ratio"] == pytest.approx(row["ms an image"] / row["plain ms an image"], rel=0.01)
+    assert row["quartiles"] == sorted(row["quartiles"]) and row["peak GB"] > 0.2
+
+
+def test_ratios_in_turns_are_of_all_batches_but_the_first(scripts: Any) -> None:
+    found = {"plain": [9.0, 1.0, 3.0], "ours": [99.0, 1.5, 3.1], "peak GB": 1.0}
+    case = dict(zip(scripts.turns.SAME, ("ViT-B-32", "fp32", 8, "all layers", 24), strict=True))
+    row = scripts.turns.line_of(found, case)
+    assert row["ratio"] == 1.15 and row["plain ms an image"] == 250 and row["pairs of batches"] == 2
+    goals = [
+        scripts.turns.goal(row | {"batch": batch, "setting": of})
+        for batch, of in ((8, "all layers"), (1, "all layers"), (1, "default"))
+    ]
+    assert goals == [1.4, None, 1.15]
+    (dot,) = scripts.chart.in_turns({"turns": {"in turns": [row | {"goal": 1.4}]}})
+    assert (dot.line, dot.series, dot.value, dot.goal) == ("ViT-B-32, batch 8", "all layers", 1.15, 1.4)
+    assert dot.least <= dot.value <= dot.most
 
 
 def test_what_the_guard_judges(scripts: Any) -> None:

@@ -23,7 +23,7 @@ from cliptools.ground.classified.class_rows import NONE, ClassRows, load_rows
 from cliptools.ground.emoji.concepts import concepts
 from cliptools.ground.emoji.samples import single_plans
 from cliptools.ground.errors import CliptoolsError, StreamError, TextError, UsageError
-from cliptools.ground.image_table import Columns
+from cliptools.ground.image_table import Columns, ImageNames
 from cliptools.ground.imagenet import lemmas, open_clip_names, wordnet_ids
 from cliptools.ground.scene_images import SceneSource
 
@@ -417,3 +417,8 @@ def test_names_are_found_however_they_are_spelled(names: list[list[str]], betwee
 def test_names_come_before_synonyms() -> None:
     rows = ClassRows((ClassName("Dog", ("cat", "pet")), ClassName("cat"), ClassName("hamster", ("pet",))), "names")
     assert rows.of(["cat", "CAT", "dog", "pet"]) == [1, 1, 0, NONE]
+
+
+def test_a_table_may_name_what_is_no_file() -> None:
+    names = ImageNames((".", "/", "a.JPEG"))
+    assert names.find("photos/a.png") == "a.JPEG" and names.find("b.png") is None

@@ -30,11 +30,11 @@ class ImageNames:
         """What the table calls an image, whose name may have folders or an archive in front of that, or another ending."""
         if (known := next((rest for rest in _ends(image) if rest in self._names), None)) is not None:
             return known
-        return next((self._bare[rest] for rest in _ends(_bare(image)) if rest in self._bare), None)
+        return next((self._bare[rest] for rest in _ends(without_ending(image)) if rest in self._bare), None)
 
     @cached_property
     def _bare(self) -> dict[str, str]:
-        return {_bare(name): name for name in self._names}
+        return {without_ending(name): name for name in self._names}
 
 
 class ImageTable:
@@ -127,9 +127,10 @@ def _lines(reader: csv.DictReader, path: Path) -> Iterator[tuple[int, Row]]:
         raise StreamError(f"{path}: line {reader.reader.line_num} is no CSV ({error})") from None
 
 
-def _bare(name: str) -> str:
-    """A name without its ending."""
-    return str(PurePosixPath(name).with_suffix(""))
+def without_ending(name: str) -> str:
+    """A name as a table may have it, which may be none ("." or "/")."""
+    path = PurePosixPath(name)
+    return str(path.with_suffix("") if path.name else path)
 
 
 def _ends(name: str) -> Iterator[str]:

@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from cliptools.ground.class_names import parse_class
 from cliptools.ground.errors import StreamError
+from cliptools.ground.image_table import without_ending
 from cliptools.ground.records import file_objects
 
 
@@ -25,7 +26,7 @@ class Truth:
         Raises:
             StreamError: nothing is said of this image.
         """
-        parts = PurePosixPath(image).with_suffix("").parts
+        parts = PurePosixPath(without_ending(image)).parts
         for start in range(len(parts)):
             if (key := "/".join(parts[start:])) in self._names:
                 return self._names[key]

@@ -1,0 +1,185 @@
+"""What an image costs in clip-effects beside a plain forward pass, batch by batch in turns, in one process.
+
+    python benchmarks/turns.py                                          # two ViTs, two ResNets, batches of 1, 8 and 32
+    python benchmarks/turns.py --models ViT-B-32 --batch-sizes 32 --settings "all layers"
+    python benchmarks/turns.py --device cuda --precisions bf16 --counts 5000 --out results-of-that-machine
+
+Random weights, JPEG files. clip-effects runs as always; before each batch that it gets, another copy of the model encodes a
+batch of the same files, decoded likewise. So a machine whose speed wanders disturbs both alike, as it does not the long runs of
+effects.py. A ratio is of sums over all batches but the first; quartiles are of single pairs of batches. What a run costs before
+its first image and after its last is left out: effects.py has that.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from machine import describe, save
+from photos import make_photos
+from plain import load, weights
+from runs import Log, Row, arguments, in_own_process, log_of, out_of, say
+
+MINUTES = 35
+COUNTS = {"ViT-B-32": 768, "ViT-L-14": 96, "RN50": 192, "RN50x16": 64, "emoji-vit": 64, "emoji-rn": 64}
+LAST = {"ViT-B-32": 10, "ViT-L-14": 22, "emoji-vit": 6}  # layer that second-order effects have
+SETTINGS = ("default", "all layers")
+GOALS = {
+    ("ViT-B-32", "default"): 1.15,
+    ("ViT-L-14", "default"): 1.15,
+    ("ViT-B-32", "all layers"): 1.4,
+    ("RN50", "default"): 1.1,
+    ("RN50x16", "default"): 1.1,
+}
+SAME = ("model", "precision", "batch", "setting", "images")
+
+
+def work(options: argparse.Namespace) -> None:
+    """One measured process: clip-effects, with a plain pass before each of its batches."""
+    from cliptools.commands.effects import main
+
+    model, precision = options.models[0], options.precisions[0]
+    turns = Turns(load(model, options.device, precision), options.device)
+    asked = [str(options.folder), "--model", model, *weights(model), "--limit", str(options.counts), "-q", "-o", os.devnull]
+    asked += ["--device", options.device, "--precision", precision, "--batch-size", str(options.batch_sizes[0])]
+    asked += ["--layers", f"0-{LAST[model]}"] if options.settings[0] == "all layers" else []
+    try:
+        main(asked)
+    except SystemExit as stop:
+        if stop.code:
+            raise
+    say(plain=turns.plain, ours=turns.ours)
+
+
+class Turns:
+    """From now on, seconds of every batch of this process's first loop over images, and of the plain pass before it."""
+
+    def __init__(self, loaded: Any, device: str) -> None:
+        from cliptools.ground import loader
+
+        self.plain, self.ours = list[float](), list[float]()
+        self._loaded, self._device, self._real = loaded, device, loader.load_batches
+        loader.load_batches = self._load
+
+    def _load(self, *arguments: Any, **options: Any) -> Iterator[Any]:
+        from cliptools.ground import loader
+
+        loader.load_batches = self._real  # a second look is no part of a batch's cost
+        theirs, ours = (self._real(*arguments, **options) for _ in range(2))
+        for _, pictures in self._timed(theirs):
+            begin = self._now()
+            yield next(ours)
+            self.ours.append(self._now() - begin)
+            del pictures
+
+    def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:
+        import torch
+
+        from cliptools.ground.models import DTYPE
+
+        while True:
+            begin = self._now()
+            if (batch := next(batches, None)) is None:
+                return
+            with torch.inference_mode():
+                self._loaded.clip.encode_image(batch[1].to(self._loaded.device, DTYPE[self._loaded.precision])).cpu()
+            self.plain.append(self._now() - begin)
+            yield batch
+
+    def _now(self) -> float:
+        if self._device.startswith("cuda"):
+            import torch
+
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def line_of(found: Row, case: Row) -> Row:
+    """What one process has measured, without its first pair of batches, in which lists and buffers are made."""
+    plain, ours = found["plain"][1:], found["ours"][1:]
+    images = case["batch"] * len(plain)
+    pairs = [after / before for before, after in zip(plain, ours, strict=True)]
+    low, middle, high = statistics.quantiles(pairs, n=4) if len(pairs) > 1 else pairs * 3
+    return case | {
+        "plain ms an image": round(1000 * sum(plain) / images, 2),
+        "ms an image": round(1000 * sum(ours) / images, 2),
+        "ratio": round(sum(ours) / sum(plain), 3),
+        "quartiles": [round(low, 3), round(middle, 3), round(high, 3)],
+        "pairs of batches": len(pairs),
+        "peak GB": round(found["peak GB"], 2),
+    }
+
+
+def measure(folder: Path, options: argparse.Namespace, log: Log) -> None:
+    """Every case, each in a process of its own."""
+    for model in options.models:
+        settings = [setting for setting in options.settings if setting == "default" or model in LAST]
+        for precision in options.precisions:
+            for batch in options.batch_sizes:
+                for setting in settings:
+                    images = options.counts or COUNTS[model]
+                    images -= images % batch  # whole batches only
+                    size = {
+                        "models": model,
+                        "precisions": precision,
+                        "batch_sizes": batch,
+                        "counts": images,
+                        "device": options.device,
+                    }
+                    found = in_own_process(__file__, work=1, folder=folder, settings=setting, **size)
+                    log.keep(line_of(found, dict(zip(SAME, (model, precision, batch, setting, images), strict=True))))
+
+
+def tables(log: Log) -> dict[str, list[Row]]:
+    """The last line of each case, with its goal on two cores."""
+    rows = {tuple(line[key] for key in SAME): line for line in log.lines}
+    return {"in turns": [row | {"goal": goal(row)} for row in rows.values()]} if rows else {}
+
+
+def goal(row: Row) -> float | None:
+    """All layers have theirs from batches of 8 on."""
+    return None if row["setting"] == "all layers" and row["batch"] < 8 else GOALS.get((row["model"], row["setting"]))
+
+
+def parse() -> argparse.Namespace:
+    """The options."""
+    parser = arguments(__doc__, log=True)
+    parser.add_argument("--models", nargs="+", default=list(COUNTS)[:4], choices=list(COUNTS))
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=["fp32", "bf16", "fp16"])
+    parser.add_argument("--settings", nargs="+", default=SETTINGS, choices=SETTINGS)
+    parser.add_argument("--counts", type=int, metavar="N", help="images")
+    parser.add_argument("--device", default="cpu")
+    for name, kind in (("--work", int), ("--folder", Path)):
+        parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.quick:
+        options.models, options.batch_sizes, options.settings, options.counts = ["emoji-vit"], [8], ["default"], 24
+    return options
+
+
+def main() -> None:
+    options = parse()
+    if options.work:
+        work(options)
+        return
+    log = log_of(options, "turns")
+    if not options.report:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name) / "photos"
+            folder.mkdir()
+            make_photos(folder, options.counts or max(COUNTS[model] for model in options.models))
+            measure(folder, options, log)
+    found = tables(log)
+    if not found:
+        sys.exit("nothing was measured")
+    save(out_of(options), "turns", describe(), {"device": options.device}, found)
+
+
+if __name__ == "__main__":
+    main()
