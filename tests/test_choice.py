@@ -11,8 +11,9 @@ from test_statistics import batches_of
 from cliptools.commands.base import parse_percentage
 from cliptools.ground.errors import UsageError
 from cliptools.methods.choice import Choice, choose_effects, paths_of
-from cliptools.methods.engine import Settings, _margin, measure, plan
+from cliptools.methods.engine import Settings, measure
 from cliptools.methods.keeping import rest_mean, strongest
+from cliptools.methods.passes import margin_for, plan
 from cliptools.methods.paths import Slab
 from cliptools.methods.resnet_paths import Pairs, PooledHeads, PooledNeurons
 from cliptools.methods.second_order import SecondOrder
@@ -100,10 +101,10 @@ def test_rn50x16_takes_one_pass() -> None:
 
     paths = Sized(random_resnet(RESNETS[0]))
     for images in (1000, 50_000):
-        settings = Settings()
-        settings = settings._replace(margin=_margin(paths, [4], images, settings))
-        assert settings.margin >= 100 and len(plan(paths, [4], settings)) == 1
-        assert 147_456 * UnitStatistics.bytes_per_unit(1, settings.top + settings.margin) < 1e9
+        margin = margin_for(paths, [4], images, Settings().top, Settings().memory)
+        kept = Settings().top + margin
+        assert margin >= 100 and len(plan(paths, [4], kept, Settings().memory)) == 1
+        assert 147_456 * UnitStatistics.bytes_per_unit(1, kept) < 1e9
 
 
 def test_no_vector_of_a_pair_is_formed() -> None:

@@ -15,17 +15,14 @@ from torch import Tensor
 from cliptools.ground.errors import CliptoolsError
 from cliptools.ground.halving import in_halves
 from cliptools.ground.progress import note, progress
-from cliptools.methods.paths import UNITS_AT_ONCE, Paths, Slab, gram_of, scale_of, slices
+from cliptools.methods.passes import at_once, margin_for, pass_label, plan
+from cliptools.methods.paths import Paths, Slab, gram_of, scale_of, slices
 from cliptools.methods.principal import principal_coefficients
 from cliptools.methods.statistics import Finished, UnitStatistics
 from cliptools.methods.symmetric import SymmetricStack
 
 Batches = Callable[[Collection[int] | None], Iterator[tuple[list[int], Tensor]]]
 """Image numbers and preprocessed pictures [b, 3, y, x], of these images or of all, always in the same order."""
-CHEAP = 1e8  # bytes of kept images that nobody misses
-WAITING = 24_000_000, 32  # scalars, and images, that may wait to be taken in together
-AMPLE = 2  # times T kept beyond T, where memory allows: every list is certified then, or nearly
-ENOUGH = 1.5  # times T, where passes are many anyhow: one more of them costs less than a second look at all images
 
 
 class Settings(NamedTuple):
@@ -94,9 +91,10 @@ def measure(paths: Paths, batches: Batches, layers: Sequence[int], expected: int
     Raises:
         CliptoolsError: no image could be read, or not as many in a further pass or look as before.
     """
-    settings = settings._replace(margin=_margin(paths, layers, expected, settings))
+    if settings.margin is None:
+        settings = settings._replace(margin=margin_for(paths, layers, expected, settings.top, settings.memory))
     measurement = Measurement(paths, layers, settings)
-    passes = plan(paths, layers, settings)
+    passes = plan(paths, layers, settings.top + (settings.margin or 0), settings.memory)
     count = 0
     for number, slabs in enumerate(passes):
         label = pass_label(number, len(passes))
@@ -131,55 +129,6 @@ def check_same(found: int, before: int) -> None:
     """
     if found != before:
         raise CliptoolsError(f"images changed while they were looked at: {before} could be read, then {found}; run again")
-
-
-def pass_label(number: int, passes: int) -> str:
-    """What a bar says of a pass over the images."""
-    return "images" if passes == 1 else f"images, pass {number + 1} of {passes}"
-
-
-def at_once(paths: Paths, slabs: Sequence[Slab]) -> int:
-    """Images whose scalars may wait together."""
-    return max(WAITING[1], WAITING[0] // sum(len(slab.neurons) * paths.size(slab.layer)[1] for slab in slabs))
-
-
-def _margin(paths: Paths, layers: Sequence[int], expected: int, settings: Settings) -> int:
-    """Images kept beyond T, so that few lists need a second pass: what is cheap, else what the memory leaves room for.
-
-    Of few images that may be all there are; then there is nothing to certify.
-    """
-    if settings.margin is not None:
-        return settings.margin
-    sizes = [paths.size(layer) for layer in layers]
-    least = max(16, settings.top // 2)
-    fixed = sum(n * UnitStatistics.bytes_per_unit(k, settings.top) for n, k in sizes)
-    each = sum(n * UnitStatistics.bytes_per_unit(k, 1) for n, k in sizes) - sum(
-        n * UnitStatistics.bytes_per_unit(k, 0) for n, k in sizes
-    )
-    room = int((settings.memory - fixed) // each)
-    if room < least:
-        least = min(int(ENOUGH * settings.top), expected)
-    return max(least, min(expected - settings.top, max(int(CHEAP // each), min(room, int(AMPLE * settings.top)))))
-
-
-def plan(paths: Paths, layers: Sequence[int], settings: Settings) -> list[list[Slab]]:
-    """Slabs for each pass over the images, so that no pass holds more statistics than the memory allowed."""
-    passes: list[list[Slab]] = [[]]
-    free = settings.memory
-    for layer in layers:
-        n, k = paths.size(layer)
-        each = UnitStatistics.bytes_per_unit(k, settings.top + (settings.margin or 0))
-        start = 0
-        while start < n:
-            fit = min(n - start, int(free // each))
-            if fit < min(n - start, UNITS_AT_ONCE) and passes[-1]:
-                passes.append([])
-                free = settings.memory
-                continue
-            fit = max(1, fit)
-            passes[-1].append(Slab(layer, torch.arange(start, start + fit)))
-            start, free = start + fit, free - fit * each
-    return passes
 
 
 def read_images(

@@ -8,19 +8,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from cliptools.ground.errors import CliptoolsError
-from cliptools.methods.engine import (
-    Batches,
-    Effects,
-    Measurement,
-    Settings,
-    at_once,
-    check_same,
-    gram_stack,
-    pass_label,
-    plan,
-    read_images,
-)
+from cliptools.methods.engine import Batches, Effects, Measurement, Settings, check_same, gram_stack, read_images
 from cliptools.methods.partials import Basis, Partial, basis_of, partial_of, restored
+from cliptools.methods.passes import at_once, pass_label, plan
 from cliptools.methods.paths import Paths, Slab
 from cliptools.methods.statistics import UnitStatistics
 from cliptools.methods.symmetric import SymmetricStack
@@ -76,7 +66,7 @@ def measure_shard(
     """
     capacity = kept_in(settings, listed)
     settings = settings._replace(margin=capacity - settings.top)
-    passes = plan(paths, layers, settings)
+    passes = plan(paths, layers, capacity, settings.memory)
     for number, slabs in enumerate(passes):
         grams = [gram_stack(paths, slab) for slab in slabs]
         if known is None:
