@@ -8,7 +8,8 @@ from cliptools.methods.paths import UNITS_AT_ONCE, Paths, Slab
 from cliptools.methods.statistics import UnitStatistics
 
 CHEAP = 1e8  # bytes of kept images that nobody misses
-WAITING = 24_000_000, 32  # scalars, and images, that may wait to be taken in together
+WAITING = 24_000_000  # scalars that may wait to be taken in together
+TOGETHER = 32, 512  # images that wait at least, and at most: what is made of them must stay small beside the lists
 AMPLE = 2  # times T kept beyond T, where memory allows: every list is certified then, or nearly
 ENOUGH = 1.5  # times T, where passes are many anyhow: one more of them costs less than a second look at all images
 
@@ -62,7 +63,8 @@ def plan(paths: Paths, layers: Sequence[int], kept: int, memory: float) -> list[
 
 def at_once(paths: Paths, slabs: Sequence[Slab]) -> int:
     """Images whose scalars may wait together."""
-    return max(WAITING[1], WAITING[0] // sum(len(slab.neurons) * paths.size(slab.layer)[1] for slab in slabs))
+    least, most = TOGETHER
+    return min(most, max(least, WAITING // sum(len(slab.neurons) * paths.size(slab.layer)[1] for slab in slabs)))
 
 
 def pass_label(number: int, passes: int) -> str:
