@@ -7,7 +7,7 @@ import torch
 from cliptools.methods.paths import UNITS_AT_ONCE, Paths, Slab
 from cliptools.methods.statistics import UnitStatistics
 
-CHEAP = 1e8  # bytes of kept images that nobody misses
+CHEAP = 3e7  # bytes of kept images that nobody misses
 WAITING = 24_000_000  # scalars that may wait to be taken in together
 TOGETHER = 32, 512  # images that wait at least, and at most: what is made of them must stay small beside the lists
 AMPLE = 2  # times T kept beyond T, where memory allows: every list is certified then, or nearly
