@@ -14,7 +14,7 @@ from torch import Tensor
 from cliptools.methods.symmetric import SymmetricStack
 
 GROWTH = 1.25  # of the count, from one epoch to the next
-LAST, LEAST = 3, 32  # towards the end epochs are a third of what is left, but no shorter than so many images
+LAST, LEAST = 3, 96  # towards the end epochs are a third of what is left (its end costs as much as ten images), but no shorter
 
 
 class Offset(NamedTuple):

@@ -9,7 +9,7 @@ from cliptools.methods.statistics import UnitStatistics
 
 CHEAP = 3e7  # bytes of kept images that nobody misses
 WAITING = 24_000_000  # scalars that may wait to be taken in together
-TOGETHER = 32, 512  # images that wait at least, and at most: what is made of them must stay small beside the lists
+TOGETHER = 96, 512  # images that wait at least, and at most: what is made of them must stay small beside the lists
 AMPLE = 2  # times T kept beyond T, where memory allows: every list is certified then, or nearly
 ENOUGH = 1.5  # times T, where passes are many anyhow: one more of them costs less than a second look at all images
 
