@@ -4,8 +4,7 @@
     python benchmarks/chart.py --results FOLDER --out PNG
 
 Every number is read from turns.json (or effects.json and resnet.json), decompose.json, consumers.json and memory.json; a panel
-whose file is missing is left out. Thin lines reach over the rounds, those of turns.json over quartiles. Equal results give equal
-bytes.
+whose file is missing is left out. Thin lines reach over the rounds, where there are some. Equal results give equal bytes.
 """
 
 import argparse
@@ -84,17 +83,8 @@ def case_of(row: Row, batch: int) -> str:
 
 def in_turns(results: Results) -> list[Dot]:
     """Cost per image as a multiple of the plain forward pass, batch by batch in turns."""
-    return [
-        Dot(
-            case_of(row, row["batch"]),
-            SERIES[row["setting"]],
-            row["ratio"],
-            row["quartiles"][0],
-            row["quartiles"][2],
-            row["goal"],
-        )
-        for row in results.get("turns", {}).get("in turns", [])
-    ]
+    rows = results.get("turns", {}).get("in turns", [])
+    return [Dot(case_of(row, row["batch"]), SERIES[row["setting"]], *[row["ratio"]] * 3, row["goal"]) for row in rows]
 
 
 def cost(results: Results) -> list[Dot]:

@@ -138,7 +138,10 @@ def measure(folder: Path, options: argparse.Namespace, log: Log) -> None:
 def tables(log: Log) -> dict[str, list[Row]]:
     """The last line of each case, with its goal on two cores."""
     rows = {tuple(line[key] for key in SAME): line for line in log.lines}
-    return {"in turns": [row | {"goal": goal(row)} for row in rows.values()]} if rows else {}
+    order = sorted(
+        rows.values(), key=lambda row: (list(COUNTS).index(row["model"]), row["batch"], SETTINGS.index(row["setting"]))
+    )
+    return {"in turns": [row | {"goal": goal(row)} for row in order]} if rows else {}
 
 
 def goal(row: Row) -> float | None:
