@@ -13,17 +13,15 @@ import argparse
 import contextlib
 import importlib
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from machine import describe, save
 from photos import link, make_photos, make_scenes
 from plain import EMBEDDED, load, plain, weights
-from runs import Log, Row, arguments, compared, in_own_process, log_of, out_of, say, slopes, tool
+from runs import Log, Row, arguments, compared, conclude, in_own_process, log_of, say, slopes, tool
 
 MINUTES = 15
 COUNTS = {"emoji-vit": (200, 1200), "emoji-rn": (200, 1200), "ViT-B-32": (32, 128), "RN50": (16, 64)}
@@ -209,10 +207,7 @@ def main() -> None:
     for row in found["speed"]:
         row["images a second"] = round(1000 / row["ms an image"], 1) if row["ms an image"] > 0 else None
     found["stages of clip-effects | clip-decompose, emoji-vit"] = [line for line in log.lines if "stage" in line]
-    found = {title: rows for title, rows in found.items() if rows}
-    if not found:
-        sys.exit("nothing was measured")
-    save(out_of(options), "consumers", describe(), {"device": "cpu"}, found)
+    conclude(options, "consumers", {"device": "cpu"}, found)
 
 
 if __name__ == "__main__":

@@ -14,16 +14,14 @@ last, what was spent waiting for decoded images. `GPU %`: in which a kernel ran,
 
 import argparse
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from accelerator import sampled
-from machine import describe, save
 from photos import make_photos
 from plain import Watch, load, plain, weights
-from runs import Log, Row, arguments, compared, in_own_process, log_of, out_of, say, slopes, tool
+from runs import Log, Row, arguments, compared, conclude, in_own_process, log_of, say, slopes, tool
 
 MINUTES = 95
 COUNTS = {"ViT-B-32": (128, 512), "ViT-L-14": (8, 40), "emoji-vit": (8, 40)}  # images of the two runs
@@ -174,10 +172,7 @@ def main() -> None:
                 memory(folder, options, log)
             if options.accuracy:
                 accuracy(folder, options, log)
-    found = tables(log)
-    if not found:
-        sys.exit("nothing was measured")
-    save(out_of(options), "effects", describe(), {"device": options.device}, found)
+    conclude(options, "effects", {"device": options.device}, tables(log))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ the one before; the last column says whether it should be.
 """
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -100,9 +101,20 @@ def size_rows(cases: Sequence[str], images: int, folder: Path, small: bool) -> l
     return rows
 
 
+def joined(found: dict[str, list[Row]], out: Path | None) -> dict[str, list[Row]]:
+    """Rows measured last and now, the newer ones of those that are there twice."""
+    path = out / "memory.json" if out else None
+    before = json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else {}
+    return {
+        title: list({row["what"]: row for row in (*before.get(title, []), *found.get(title, []))}.values())
+        for title in dict.fromkeys((*(title for title in before if title not in ("machine", "settings")), *found))
+    }
+
+
 def main() -> None:
     parser = arguments(__doc__)
     every = [*LIMITED, *NAMED, *SIZES]
+    parser.add_argument("--more", action="store_true", help="add to what was measured last")
     parser.add_argument("--cases", nargs="+", default=every, choices=every, metavar="CASE", help=", ".join(every))
     parser.add_argument("--counts", nargs="+", type=int, default=COUNTS, help="numbers of images")
     options: argparse.Namespace = parser.parse_args()
@@ -124,7 +136,7 @@ def main() -> None:
             found["peak by number of images"] = image_rows(images, options.counts, folder, bundle)
         if len(images) < len(options.cases):
             found["peak by units and texts"] = size_rows(options.cases, min(options.counts[-1], 1000), folder, options.quick)
-    save(out_of(options), "memory", describe(), {}, found)
+    save(out_of(options), "memory", describe(), {}, joined(found, out_of(options)) if options.more else found)
 
 
 if __name__ == "__main__":

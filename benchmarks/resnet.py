@@ -13,15 +13,13 @@ there beyond a plain pass includes the lists of top images, which fill up with t
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from machine import describe, save
 from photos import make_photos
 from plain import load, plain, weights
-from runs import Log, Row, arguments, compared, in_own_process, log_of, out_of, say, slopes
+from runs import Log, Row, arguments, compared, conclude, in_own_process, log_of, say, slopes
 
 MINUTES = 25
 GOAL = 1.1
@@ -168,17 +166,9 @@ def main() -> None:
                 memory(folder, options, log)
         if options.decompose:
             decompose(options, log)
-    found = tables(log)
-    if not found:
-        sys.exit("nothing was measured")
     about = {"models": options.models, "batch": options.batch_size}
-    save(
-        out_of(options),
-        "resnet",
-        describe(),
-        about | {"public code, GB written for 1,000 images of RN50x16": PUBLISHED_GB},
-        found,
-    )
+    about |= {"public code, GB written for 1,000 images of RN50x16": PUBLISHED_GB}
+    conclude(options, "resnet", about, tables(log))
 
 
 if __name__ == "__main__":

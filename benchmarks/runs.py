@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from machine import RESULTS
+from machine import RESULTS, describe, save
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # a benchmark runs from a checkout, installed or not
@@ -159,3 +159,11 @@ def log_of(options: argparse.Namespace, name: str) -> Log:
     """The log of a benchmark."""
     out = out_of(options)
     return Log(None if out is None else out / f"{name}.jsonl", options.more or options.report)
+
+
+def conclude(options: argparse.Namespace, name: str, settings: Row, found: dict[str, list[Row]]) -> None:
+    """Print the tables that have rows, and write them where results go."""
+    tables = {title: rows for title, rows in found.items() if rows}
+    if not tables:
+        sys.exit("nothing was measured")
+    save(out_of(options), name, describe(), settings, tables)

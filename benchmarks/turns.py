@@ -13,17 +13,15 @@ its first image and after its last is left out: effects.py has that.
 import argparse
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from machine import describe, save
 from photos import make_photos
 from plain import load, weights
-from runs import Log, Row, arguments, in_own_process, log_of, out_of, say
+from runs import Log, Row, arguments, conclude, in_own_process, log_of, say
 
 MINUTES = 35
 COUNTS = {"ViT-B-32": 768, "ViT-L-14": 96, "RN50": 192, "RN50x16": 64, "emoji-vit": 64, "emoji-rn": 64}
@@ -178,10 +176,7 @@ def main() -> None:
             folder.mkdir()
             make_photos(folder, options.counts or max(COUNTS[model] for model in options.models))
             measure(folder, options, log)
-    found = tables(log)
-    if not found:
-        sys.exit("nothing was measured")
-    save(out_of(options), "turns", describe(), {"device": options.device}, found)
+    conclude(options, "turns", {"device": options.device}, tables(log))
 
 
 if __name__ == "__main__":

@@ -102,8 +102,12 @@ def test_decompose(tmp_path: Path) -> None:
     assert pairs["projected"] == "yes" and pairs["units"] == 16 and pairs["m"] == 64
 
 
-def test_memory(tmp_path: Path) -> None:
+def test_memory(scripts: Any, tmp_path: Path) -> None:
     (row,) = result("memory", tmp_path, "--cases", "clip-scenes")["peak by number of images"]
+    older = [row | {"GB, 40": 9.0}, row | {"what": "another"}]
+    (tmp_path / "memory.json").write_text(json.dumps({"machine": {}, "settings": {}, "peak by number of images": older}))
+    joined = scripts.memory.joined({"peak by number of images": [row]}, tmp_path)
+    assert joined == {"peak by number of images": [row, row | {"what": "another"}]}
     assert row["flat"] == "yes" == row["should be"] and 0.05 < row["GB, 40"] < 2
 
 
