@@ -13,19 +13,17 @@ last, what was spent waiting for decoded images. `GPU %`: in which a kernel ran,
 """
 
 import argparse
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from accelerator import sampled
 from photos import make_photos
-from plain import Watch, load, plain, weights
+from plain import LAST, Watch, clip_effects, load, plain, weights
 from runs import Log, Row, arguments, compared, conclude, in_own_process, log_of, say, slopes, tool
 
 MINUTES = 95
 COUNTS = {"ViT-B-32": (128, 512), "ViT-L-14": (8, 40), "emoji-vit": (8, 40)}  # images of the two runs
-LAST = {"ViT-B-32": 10, "ViT-L-14": 22, "emoji-vit": 6}  # layer that second-order effects have
 SETTINGS = ("plain", "default layers", "all layers", "all layers, --memory 6")
 GOALS = {"default layers": 1.15, "all layers": 1.4}  # of two cores, for ViT-B-32, the second from batches of 8
 SAME = ("model", "precision", "batch", "images")
@@ -40,17 +38,10 @@ def work(options: argparse.Namespace) -> None:
     if options.work == "plain":
         plain(options.folder, options.count, options.batch_sizes[0], load(model, options.device, precision))
     else:
-        from cliptools.commands.effects import main
-
-        asked = [str(options.folder), "--model", model, *weights(model), "--limit", str(options.count), "-q"]
-        asked += ["--device", options.device, "--precision", precision, "--batch-size", str(options.batch_sizes[0])]
-        asked += ["--layers", f"0-{LAST[model]}"] if options.work.startswith("all") else []
-        asked += ["--memory", "6"] if options.work.endswith("--memory 6") else []
-        try:
-            main([*asked, "-o", os.devnull])
-        except SystemExit as stop:
-            if stop.code:
-                raise
+        more = ["--device", options.device, "--precision", precision]
+        more += ["--layers", f"0-{LAST[model]}"] if options.work.startswith("all") else []
+        more += ["--memory", "6"] if options.work.endswith("--memory 6") else []
+        clip_effects(model, options.folder, options.count, options.batch_sizes[0], *more)
     say(**watch.said())
 
 
@@ -129,7 +120,7 @@ def tables(log: Log) -> dict[str, list[Row]]:
         row["goal"] = GOALS.get(row["setting"]) if row["model"] == "ViT-B-32" else None
     found["memory"] = [line for line in log.lines if "peak GB" in line]
     found["accuracy"] = [line for line in log.lines if "accuracy of" in line]
-    return {name: rows for name, rows in found.items() if rows}
+    return found
 
 
 def parse() -> argparse.Namespace:

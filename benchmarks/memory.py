@@ -1,7 +1,7 @@
 """Peak memory of the commands against number of images, units and texts: flat where it should be.
 
     python benchmarks/memory.py
-    python benchmarks/memory.py --cases "clip-effects" "clip-concepts" --counts 100 1000 10000 100000
+    python benchmarks/memory.py --cases "clip-effects FOLDER" "clip-concepts FOLDER" --counts 100 1000 10000 100000
 
 emoji-vit. The most memory (resident set) that each process held, as the system counts it. Files are hard links to scenes of one
 emoji; where a command is given none, it draws scenes itself. `flat`: at most 10 % and 20 MB more for the largest count than for

@@ -1,11 +1,13 @@
 """The loop that everybody has, and how long a loop waits for its images."""
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 EMBEDDED = "emoji-vit", "emoji-rn"
+LAST = {"ViT-B-32": 10, "ViT-L-14": 22, "emoji-vit": 6}  # layer that second-order effects have
 
 
 def weights(model: str) -> list[str]:
@@ -36,6 +38,22 @@ def plain(folder: Path, count: int, batch: int, loaded: Any) -> None:
         kept = [loaded.clip.encode_image(pictures.to(loaded.device, DTYPE[loaded.precision])) for _, pictures in batches]
         embeddings = torch.cat(kept).cpu()
     assert len(embeddings) == count
+
+
+def clip_effects(model: str, folder: Path, count: int, batch: int, *more: str, output: str | Path = os.devnull) -> None:
+    """clip-effects within this process; a failure ends it.
+
+    Args:
+        more: Further options.
+    """
+    from cliptools.commands.effects import main
+
+    asked = [str(folder), "--model", model, *weights(model), "--limit", str(count), "--batch-size", str(batch), *more]
+    try:
+        main([*asked, "-q", "-o", str(output)])
+    except SystemExit as stop:
+        if stop.code:
+            raise
 
 
 class Watch:

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from photos import make_photos
-from plain import load, plain, weights
+from plain import clip_effects, load, plain
 from runs import Log, Row, arguments, compared, conclude, in_own_process, log_of, say, slopes
 
 MINUTES = 25
@@ -35,14 +35,7 @@ def work(options: argparse.Namespace) -> None:
     if options.work == "plain":
         plain(options.folder, options.count, options.batch_size, load(model))
     else:
-        from cliptools.commands.effects import main
-
-        asked = [str(options.folder), "--model", model, *weights(model), "--limit", str(options.count), "-o", str(bundle), "-q"]
-        try:
-            main([*asked, "--batch-size", str(options.batch_size), "--device", "cpu"])
-        except SystemExit as stop:
-            if stop.code:
-                raise
+        clip_effects(model, options.folder, options.count, options.batch_size, "--device", "cpu", output=bundle)
     written = bundle.stat().st_size if bundle.exists() else None
     bundle.unlink(missing_ok=True)
     say(bytes=written)
@@ -128,7 +121,7 @@ def tables(log: Log) -> dict[str, list[Row]]:
         row["goal"] = GOAL if row["setting"] == "pairs" else None
     found["memory"] = [line for line in log.lines if "thin peak" in line]
     found["decompose"] = [line for line in log.lines if "ms a pair" in line]
-    return {name: rows for name, rows in found.items() if rows}
+    return found
 
 
 def parse() -> argparse.Namespace:

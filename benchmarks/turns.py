@@ -11,7 +11,6 @@ its first image and after its last is left out: effects.py has that.
 """
 
 import argparse
-import os
 import statistics
 import tempfile
 import time
@@ -20,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from photos import make_photos
-from plain import load, weights
+from plain import LAST, clip_effects, load
 from runs import Log, Row, arguments, conclude, in_own_process, log_of, say
 
 MINUTES = 35
 COUNTS = {"ViT-B-32": 768, "ViT-L-14": 96, "RN50": 192, "RN50x16": 64, "emoji-vit": 64, "emoji-rn": 64}
-LAST = {"ViT-B-32": 10, "ViT-L-14": 22, "emoji-vit": 6}  # layer that second-order effects have
 SETTINGS = ("default", "all layers")
 GOALS = {
     ("ViT-B-32", "default"): 1.15,
@@ -39,18 +37,11 @@ SAME = ("model", "precision", "batch", "setting", "images")
 
 def work(options: argparse.Namespace) -> None:
     """One measured process: clip-effects, with a plain pass before each of its batches."""
-    from cliptools.commands.effects import main
-
     model, precision = options.models[0], options.precisions[0]
     turns = Turns(load(model, options.device, precision), options.device)
-    asked = [str(options.folder), "--model", model, *weights(model), "--limit", str(options.counts), "-q", "-o", os.devnull]
-    asked += ["--device", options.device, "--precision", precision, "--batch-size", str(options.batch_sizes[0])]
-    asked += ["--layers", f"0-{LAST[model]}"] if options.settings[0] == "all layers" else []
-    try:
-        main(asked)
-    except SystemExit as stop:
-        if stop.code:
-            raise
+    more = ["--device", options.device, "--precision", precision]
+    more += ["--layers", f"0-{LAST[model]}"] if options.settings[0] == "all layers" else []
+    clip_effects(model, options.folder, options.counts, options.batch_sizes[0], *more)
     say(plain=turns.plain, ours=turns.ours)
 
 
@@ -139,7 +130,7 @@ def tables(log: Log) -> dict[str, list[Row]]:
     order = sorted(
         rows.values(), key=lambda row: (list(COUNTS).index(row["model"]), row["batch"], SETTINGS.index(row["setting"]))
     )
-    return {"in turns": [row | {"goal": goal(row)} for row in order]} if rows else {}
+    return {"in turns": [row | {"goal": goal(row)} for row in order]}
 
 
 def goal(row: Row) -> float | None:

@@ -65,16 +65,16 @@ def run(nursery: "Nursery") -> Run:
     """Run a command of the suite as a process of its own: run("effects", "--layers", "5", stdin=b"…").
 
     Forked from one that has its libraries loaded, which saves seconds; where libraries may look at the environment (`env`) while
-    they load, or it must be started anew (`fresh`), by the interpreter.
+    they load, by the interpreter.
     """
 
     def launch(
-        name: str, *arguments: Any, stdin: bytes = b"", env: dict[str, str] | None = None, fresh: bool = False
+        name: str, *arguments: Any, stdin: bytes = b"", env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[bytes]:
         words = [sys.executable, "-m", f"cliptools.commands.{name}", *map(str, arguments)]
-        if env is None and not fresh:
+        if env is None:
             return subprocess.CompletedProcess(words, *nursery.run(name, *arguments, stdin=stdin))
-        environment = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
+        environment = os.environ | {"OMP_NUM_THREADS": "1"} | env
         return subprocess.run(words, capture_output=True, cwd=ROOT, env=environment, timeout=300, check=False, input=stdin)
 
     return launch

@@ -128,7 +128,7 @@ def _lines(reader: csv.DictReader, path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def without_ending(name: str) -> str:
-    """A name as a table may have it, which may be none ("." or "/")."""
+    """A name without its ending; one that a table has for no file, "." or "/", as it is."""
     path = PurePosixPath(name)
     return str(path.with_suffix("") if path.name else path)
 

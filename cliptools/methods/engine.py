@@ -91,10 +91,11 @@ def measure(paths: Paths, batches: Batches, layers: Sequence[int], expected: int
     Raises:
         CliptoolsError: no image could be read, or not as many in a further pass or look as before.
     """
-    if settings.margin is None:
-        settings = settings._replace(margin=margin_for(paths, layers, expected, settings.top, settings.memory))
+    margin = settings.margin
+    if margin is None:
+        margin = margin_for(paths, layers, expected, settings.top, settings.memory)
     measurement = Measurement(paths, layers, settings)
-    passes = plan(paths, layers, settings.top + (settings.margin or 0), settings.memory)
+    passes = plan(paths, layers, settings.top + margin, settings.memory)
     count = 0
     for number, slabs in enumerate(passes):
         label = pass_label(number, len(passes))
@@ -104,7 +105,7 @@ def measure(paths: Paths, batches: Batches, layers: Sequence[int], expected: int
                 settings.top,
                 expected,
                 settings.quantile,
-                settings.margin or 0,
+                margin,
                 at_once=at_once(paths, slabs),
             )
             for slab in slabs

@@ -65,7 +65,6 @@ def measure_shard(
         CliptoolsError: no image of the sample could be read.
     """
     capacity = kept_in(settings, listed)
-    settings = settings._replace(margin=capacity - settings.top)
     passes = plan(paths, layers, capacity, settings.memory)
     for number, slabs in enumerate(passes):
         grams = [gram_stack(paths, slab) for slab in slabs]

@@ -17,12 +17,11 @@ with atheris.instrument_imports(
     include=["cliptools.ground", "cliptools.commands.present", "cliptools.commands.sharding", "json"]
 ):
     from stream_bundles import apart
-    from stream_bytes import LONGEST_LINE
+    from stream_bytes import check_line
     from stream_lines import joined, line_of
     from test_streams import TEXTS, bundles, record_readers, use_bundle
 
     from cliptools.ground.errors import CliptoolsError
-    from cliptools.ground.legible import legible
 
 WORDS = ("__metadata__", "cliptools", "dtype", "shape", "data_offsets", "F32", "I32", "U8", "model", "sha256", "NaN", "1e999", "\\ud800", "unit", "top_image", "words")  # fmt: skip  # noqa: E501
 """What a header says, for libFuzzer to put in."""
@@ -72,8 +71,7 @@ def main() -> None:
         try:
             reader(data)
         except CliptoolsError as error:
-            said = legible(str(error))
-            assert said and "\n" not in said and len(said) < LONGEST_LINE, said
+            check_line(error, which)
             seen["refused"] += 1
         seen["read"] += 1
         seen["slowest"] = max(seen["slowest"], time.perf_counter() - begin)

@@ -43,6 +43,12 @@ def noise(draw: random.Random, data: bytes) -> bytes:
     return draw.randbytes(draw.randint(0, 200))
 
 
+def check_line(error: CliptoolsError, kind: str) -> None:
+    """What refuses a stream is one line, and no long one."""
+    said = legible(str(error))
+    assert said and "\n" not in said and len(said) < LONGEST_LINE, (kind, said)
+
+
 class Tally:
     """What has become of bad streams."""
 
@@ -62,8 +68,7 @@ class Tally:
         try:
             reader()
         except CliptoolsError as error:
-            said = legible(str(error))
-            assert said and "\n" not in said and len(said) < LONGEST_LINE, (kind, said)
+            check_line(error, kind)
             self.refused[kind] += 1
         except Exception as error:
             pytest.fail(f"{kind}: {type(error).__name__}: {error}", pytrace=True)
