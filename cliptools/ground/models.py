@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cliptools.ground.errors import ModelError, UsageError, first_line
 from cliptools.ground.foreign_code import refuse_foreign_code
+from cliptools.ground.hub import hub_in_a_line, reason
 from cliptools.ground.progress import warn, working
 from cliptools.ground.provenance import canonical
 from cliptools.ground.torchvision_remedy import ensure_torchvision
@@ -73,12 +74,14 @@ def load_model(
     torch.manual_seed(0)  # only random initialisation draws from it
     tag = None if pretrained == RANDOM else pretrained
     try:
-        with working(f"loading {name}"), warnings.catch_warnings(record=True) as caught:
+        with working(f"loading {name}"), hub_in_a_line(), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             # Always strict, always weights_only: no pickle is run.
             clip = open_clip.create_model(source, pretrained=tag, device="cpu", require_pretrained=pretrained != RANDOM)
     except Exception as error:
-        raise ModelError(f"cannot load model {name!r} ({pretrained or 'its own weights'}): {first_line(error)}") from None
+        instead = "a folder: --model local-dir:FOLDER" if schema else "a file: --pretrained FILE"
+        why = reason(error, f"load it once where there is a network, or name {instead}")
+        raise ModelError(f"cannot load model {name!r} ({pretrained or 'its own weights'}): {why}") from None
     for message in caught:
         if "QuickGELU" in str(message.message):
             warn(f"{message.message} — OpenAI's weights want the -quickgelu name, most others the plain one")

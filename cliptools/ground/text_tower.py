@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliptools.ground.cache import cached
-from cliptools.ground.errors import ModelError, TextError, first_line
+from cliptools.ground.errors import ModelError, TextError
+from cliptools.ground.hub import hub_in_a_line, reason
 from cliptools.ground.models import EMBEDDED, EMBEDDED_DIR, LoadedModel
 from cliptools.ground.progress import progress
 from cliptools.ground.provenance import canonical, digest
@@ -90,9 +91,10 @@ def tokenizer_of(loaded: LoadedModel) -> Callable[[Sequence[str]], Int[Tensor, "
     """
     name = f"local-dir:{EMBEDDED_DIR / loaded.name}" if loaded.name in EMBEDDED else loaded.name
     try:
-        return _tokenizer(name, getattr(loaded.clip, "context_length", None))
+        with hub_in_a_line():
+            return _tokenizer(name, getattr(loaded.clip, "context_length", None))
     except Exception as error:
-        raise ModelError(f"model {loaded.name!r}: its tokenizer cannot be loaded ({first_line(error)})") from None
+        raise ModelError(f"model {loaded.name!r}: its tokenizer cannot be loaded ({reason(error)})") from None
 
 
 @functools.cache

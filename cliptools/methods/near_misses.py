@@ -4,11 +4,14 @@ A list kept about a provisional centre may be wrong about the mean. The images t
 with a norm near the list's end: these few are remembered, and need to be looked at again, all others need not.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+SORTED = 500_000  # norms at a time: what is made of them stays small, whatever the number of units
 
 
 class Exchange(NamedTuple):
@@ -42,6 +45,14 @@ def exchange(kept: Float[Tensor, "n m"], new: Float[Tensor, "n b"]) -> Exchange:
     return Exchange(order[:, :-1], values[:, :-1], values[:, -1])
 
 
+def exchanges(
+    kept: Float[Tensor, "n m"], new: Float[Tensor, "n b"], rows: Int[Tensor, "r"]
+) -> Iterator[tuple[Int[Tensor, "some"], Exchange]]:
+    """Which norms leave some of the rows, a few of these at a time."""
+    for some in rows.split(max(1, SORTED // (kept.shape[1] + new.shape[1]))):
+        yield some, exchange(kept[some], new[some])
+
+
 class NearMisses:
     """The R largest of what n units have dropped. Norms are upper bounds, about the present centre."""
 
@@ -68,12 +79,12 @@ class NearMisses:
         largest = norm.amax(1)
         self.lost = torch.where(largest > self.least, self.lost, torch.maximum(self.lost, largest))
         units = (largest > self.least).nonzero()[:, 0]
-        exchanged = exchange(self.norm[units], norm[units])
-        row, place, newcomer = exchanged.places(self.norm.shape[1])
-        self.norm[units[row], place] = norm[units[row], newcomer]
-        self.image[units[row], place] = image[units[row], newcomer]
-        self.least[units] = exchanged.floor
-        self.lost[units] = torch.maximum(self.lost[units], exchanged.dropped[:, -1])
+        for some, exchanged in exchanges(self.norm, norm, units):
+            row, place, newcomer = exchanged.places(self.norm.shape[1])
+            self.norm[some[row], place] = norm[some[row], newcomer]
+            self.image[some[row], place] = image[some[row], newcomer]
+            self.least[some] = exchanged.floor
+            self.lost[some] = torch.maximum(self.lost[some], exchanged.dropped[:, -1])
 
     def move(self, distance: Float[Tensor, "n"]) -> None:
         """The centre moves by so much, and no norm grows by more."""

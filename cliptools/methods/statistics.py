@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cliptools.methods.epochs import Epochs, Offset, next_epoch
-from cliptools.methods.near_misses import NearMisses, exchange
+from cliptools.methods.near_misses import NearMisses, exchanges
 from cliptools.methods.norm_histogram import BINS, count_norms, middle_of
 from cliptools.methods.ordering import ranking
 from cliptools.methods.symmetric import SymmetricStack
@@ -164,20 +164,20 @@ class UnitStatistics:
 
     def _enter(self, centred: Centred, image: Int[Tensor, "b"], norm: Float[Tensor, "n b"], first: int) -> None:
         """Of the kept images and the newcomers from `first` on, keep the largest; the others are near misses at best."""
-        n, images, norm = len(norm), image[first:], norm[:, first:]
-        dropped, whose = norm, images.expand(n, -1)
+        images, norm = image[first:], norm[:, first:]
+        dropped, whose = norm, images.expand(len(norm), -1)
         units = (norm.amax(1) > self.floor).nonzero()[:, 0]
         if len(units):
-            exchanged = exchange(self.norm[units], norm[units])
             dropped, whose = dropped.clone(), whose.clone()
-            dropped[units] = exchanged.dropped
-            whose[units] = exchanged.pick(self.image[units], whose[units])
-            row, slot, newcomer = exchanged.places(self.capacity)
-            row = units[row]
-            self.norm[row, slot] = norm[row, newcomer]
-            self.image[row, slot] = images[newcomer]
-            self.x.flatten(0, 1).index_copy_(0, row * self.capacity + slot, centred.rows(row, newcomer + first))
-            self.floor[units] = exchanged.floor
+            for some, exchanged in exchanges(self.norm, norm, units):
+                dropped[some] = exchanged.dropped
+                whose[some] = exchanged.pick(self.image[some], whose[some])
+                row, slot, newcomer = exchanged.places(self.capacity)
+                row = some[row]
+                self.norm[row, slot] = norm[row, newcomer]
+                self.image[row, slot] = images[newcomer]
+                self.x.flatten(0, 1).index_copy_(0, row * self.capacity + slot, centred.rows(row, newcomer + first))
+                self.floor[some] = exchanged.floor
         if not self.fixed:
             self.near = self.near or NearMisses(len(self.norm), self.top, self.norm)
         if self.near:

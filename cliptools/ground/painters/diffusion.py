@@ -13,6 +13,7 @@ from PIL import Image
 
 from cliptools.ground.errors import CliptoolsError, UsageError, first_line
 from cliptools.ground.foreign_code import refuse_foreign_code
+from cliptools.ground.hub import hub_in_a_line, reason
 from cliptools.ground.models import DTYPE, pick_device
 from cliptools.ground.painters import Painted
 
@@ -149,15 +150,15 @@ def _load(name: str, option: str, dtype: str, text_to_image: bool = False) -> An
     transformers.utils.logging.disable_progress_bar()
     kind = diffusers.AutoPipelineForText2Image if text_to_image else diffusers.DiffusionPipeline
     try:
-        with warnings.catch_warnings():
+        with hub_in_a_line(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of diffusers about its own calls of the hub's library
             return kind.from_pretrained(name, dtype=DTYPE[dtype], use_safetensors=True)
     except Exception as error:
-        text = first_line(error)
+        text = reason(error)
         if "safetensors" in str(error):
             text = f"no safetensors weights there, and others are not read ({text})"
         if not Path(name).is_dir():
-            text += "; if the hub is out of reach, name the folder of a pipeline, or emoji"
+            text += "; else name the folder of a pipeline, or emoji"
         raise CliptoolsError(f"{option} {name}: cannot be loaded ({text})") from None
 
 

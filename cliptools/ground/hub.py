@@ -1,0 +1,58 @@
+"""What comes from a hub: its client's many words in one line, and what is said where it does not answer."""
+
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.error import HTTPError, URLError
+
+from cliptools.ground.errors import first_line
+from cliptools.ground.progress import note
+
+CLIENT = "huggingface_hub"
+SILENT = "the hub does not answer, asking again; HF_HUB_OFFLINE=1 takes what the cache has without asking"
+OUT_OF_REACH = "not in the cache, and the hub cannot be reached"
+
+
+@contextmanager
+def hub_in_a_line() -> Iterator[None]:
+    """While something is loaded, the hub's client says once that it has to wait, and open_clip's log nothing."""
+    from huggingface_hub.utils.logging import get_logger
+
+    get_logger()  # which sets the client's log up, the first time
+    client, root = logging.getLogger(CLIENT), logging.getLogger()
+    before = client.handlers, client.propagate, root.handlers
+    client.handlers, client.propagate = [_Waiting()], False
+    root.handlers = root.handlers or [logging.NullHandler()]  # where there is none, whoever logs first makes one that prints
+    try:
+        yield
+    finally:
+        client.handlers, client.propagate, root.handlers = before
+
+
+class _Waiting(logging.Handler):
+    """Says once that requests fail; all else that the client logs is its own business."""
+
+    said = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "thrown while requesting" in record.getMessage() and not self.said:
+            self.said = True
+            note(SILENT)
+
+
+def reason(error: BaseException, instead: str = "") -> str:
+    """Why something could not be loaded, in one line: that the network is the matter, or else what the error says.
+
+    Args:
+        instead: What to do where the network is the matter.
+    """
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    network = LocalEntryNotFoundError, OfflineModeIsEnabled, URLError, ConnectionError, TimeoutError, socket.gaierror
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, network) and not isinstance(behind, HTTPError):
+            return "; ".join(filter(None, (OUT_OF_REACH, instead)))
+        behind = behind.__cause__ or behind.__context__
+    return first_line(error)
