@@ -219,7 +219,16 @@ def memory(results: Results) -> Panel | None:
             counts = sorted(curve)
             axis.plot(counts, [curve[count] for count in counts], style, marker="o", markersize=3, linewidth=1, color=colour)
             place = {"xy": (last, ends[what]), "xytext": (1.05, at[what]), "textcoords": axis.get_yaxis_transform()}
-            joint = {"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 3, "relpos": (0, 0.5)}
+            # no patch to end at and nothing to shrink by: both would be found by halving, to a hundredth of a pixel
+            joint = {
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.4,
+                "shrinkA": 0,
+                "shrinkB": 0,
+                "patchA": None,
+                "relpos": (-0.015, 0.5),
+            }
             axis.annotate(what, **place, color=colour, va="center", fontsize=6.5, arrowprops=joint, annotation_clip=False)
         axis.set_xscale("log")
         axis.xaxis.set_minor_locator(NullLocator())
