@@ -243,6 +243,7 @@ def test_ratios_in_turns_are_of_all_batches_but_the_first(scripts: Any) -> None:
     assert goals == [1.4, None, 1.15]
     (dot,) = scripts.chart.in_turns({"turns": {"in turns": [row | {"goal": 1.4}]}})
     assert (dot.line, dot.series, dot.value, dot.goal) == ("ViT-B-32, batch 8", "all layers", 1.15, 1.4)
+    assert dot.least <= dot.value <= dot.most
 
 
 def test_what_the_guard_judges(scripts: Any) -> None:

@@ -91,8 +91,7 @@ def tokenizer_of(loaded: LoadedModel) -> Callable[[Sequence[str]], Int[Tensor, "
     """
     name = f"local-dir:{EMBEDDED_DIR / loaded.name}" if loaded.name in EMBEDDED else loaded.name
     try:
-        with hub_in_a_line():
-            return _tokenizer(name, getattr(loaded.clip, "context_length", None))
+        return _tokenizer(name, getattr(loaded.clip, "context_length", None))
     except Exception as error:
         raise ModelError(f"model {loaded.name!r}: its tokenizer cannot be loaded ({reason(error)})") from None
 
@@ -101,7 +100,8 @@ def tokenizer_of(loaded: LoadedModel) -> Callable[[Sequence[str]], Int[Tensor, "
 def _tokenizer(name: str, context_length: int | None) -> Callable[[Sequence[str]], Int[Tensor, "text position"]]:
     import open_clip
 
-    return open_clip.get_tokenizer(name, context_length=context_length)
+    with hub_in_a_line():
+        return open_clip.get_tokenizer(name, context_length=context_length)
 
 
 @torch.inference_mode()
