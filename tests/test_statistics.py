@@ -177,14 +177,14 @@ LAWS = ("normal", "heavy", "acts on 2 %", "acts on 3 of 1000", "silent at first"
 def test_a_threshold_beyond_the_kept_images_is_within_its_bound(name: str, order: str) -> None:
     """The bound holds for every unit, also where the mean moves far, and says little only where norms are few or scattered."""
     random = torch.Generator().manual_seed(5)
-    units, n, quantile = 40, 4000, 0.9
+    units, n, quantile = 20, 3000, 0.9
     D = torch.randn(units, 3, 7, dtype=torch.float64, generator=random) * torch.logspace(-6, 6, units)[:, None, None]
     S = law(name, (n, units, 3), random)
     if order == "drifting":
         S = S[S.sum((1, 2)).argsort()]
-    measured = UnitStatistics(stack(D @ D.transpose(1, 2)), 20, n, quantile, 16)
-    for start in range(0, n, 64):
-        measured.update(S[start : start + 64], torch.arange(start, min(n, start + 64)))
+    measured = UnitStatistics(stack(D @ D.transpose(1, 2)), 20, n, quantile, 80, at_once=200)
+    for start in range(0, n, 250):
+        measured.update(S[start : start + 250], torch.arange(start, min(n, start + 250)))
     finished = measured.finish()
     phi = torch.einsum("bnk,nkd->bnd", S, D)
     exact = (phi - phi.mean(0)).norm(dim=-1).sort(0, descending=True).values[rank_of(quantile, n) - 1]
@@ -192,23 +192,23 @@ def test_a_threshold_beyond_the_kept_images_is_within_its_bound(name: str, order
     assert ((finished.threshold - exact).abs() <= finished.threshold_bound).all()
     share = finished.threshold_bound / exact
     if order == "as drawn" and name in ("normal", "acts on 2 %"):
-        assert share.median() < {"normal": 0.03, "acts on 2 %": 0.6}[name]
+        assert share.median() < {"normal": 0.03, "acts on 2 %": 0.6}[name], share
 
 
 def test_a_threshold_of_the_kept_images_is_exact() -> None:
     """A rank above T, asked for by a small quantile: more images are kept, and the bound is 0."""
-    visual, n = random_tower(SHAPES[0]), 500
+    visual, n = random_tower(SHAPES[2]), 300
     images = pictures(visual, n)
-    effects = measure(SecondOrder(visual), batches_of(images, torch.arange(n), 50), [1], n, Settings(top=8, quantile=0.8)).effects
-    traced = trace(visual, images, [1])
-    phi = torch.einsum("bnk,nkd->bnd", scalars(traced, 1), directions(visual, 1, slice(None)))
+    effects = measure(SecondOrder(visual), batches_of(images, torch.arange(n), 50), [0], n, Settings(top=8, quantile=0.8)).effects
+    traced = trace(visual, images, [0])
+    phi = torch.einsum("bnk,nkd->bnd", scalars(traced, 0), directions(visual, 0, slice(None)))
     phi = phi * (100 / traced.embedding.norm(dim=-1))[:, None, None]
-    expected = centred_statistics(phi, 8, 100)["threshold"]
+    expected = centred_statistics(phi, 8, 60)["threshold"]
     torch.testing.assert_close(effects.threshold, expected, rtol=1e-9, atol=1e-9)
     assert effects.threshold_bound.eq(0).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 400), st.integers(1, 3), st.booleans())
 def test_brackets_hold_the_norm_of_a_rank(seed: int, n: int, references: int, tied: bool) -> None:
     """Of any norms, zeros and equal ones among them, counted about places that are off by as much as is said."""
@@ -232,8 +232,7 @@ def test_brackets_hold_the_norm_of_a_rank(seed: int, n: int, references: int, ti
     assert (low <= exact).all() and (exact <= high).all()
     if references == 1:
         whole = bracket(histograms, [torch.zeros(units)], rank)
-        counted = torch.cat([(norm + 0)[:, whose == 0]], 1)
-        assert ((whole.high - whole.low) <= 0.04 * counted.amax(1) + 2 * delta[0]).all()
+        assert ((whole.high - whole.low) <= 0.04 * norm.amax(1) + 2 * delta[0]).all()
     halves = [NormHistogram.empty(units, torch.device("cpu")) for _ in range(2)]
     for part, half in zip(norm.tensor_split(2, 1), halves, strict=True):
         if part.shape[1]:
@@ -251,11 +250,11 @@ def test_top_images_are_two_percent(images: int) -> None:
 
 def test_t_follows_the_images_that_could_be_read() -> None:
     """Statistics keep what the list suggests, and cut when the count is known."""
-    visual, listed, read = random_tower(SHAPES[0]), 900, 610
+    visual, listed, read = random_tower(SHAPES[2]), 700, 520
     images = pictures(visual, read)
-    effects = measure(SecondOrder(visual), batches_of(images, torch.arange(read), 50), [1], listed, Settings()).effects
-    asked = measure(SecondOrder(visual), batches_of(images, torch.arange(read), 50), [1], read, Settings(top=13)).effects
-    assert effects.top_norm.shape[1] == 13
+    effects = measure(SecondOrder(visual), batches_of(images, torch.arange(read), 100), [0], listed, Settings()).effects
+    asked = measure(SecondOrder(visual), batches_of(images, torch.arange(read), 100), [0], read, Settings(top=11)).effects
+    assert effects.top_norm.shape[1] == 11
     for ours, theirs in zip(effects, asked, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 

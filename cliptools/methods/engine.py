@@ -193,6 +193,7 @@ class Measurement:
 
     def take(self, slab: Slab, measured: UnitStatistics) -> None:
         """A slab that has seen all images."""
+        measured.take_all()  # T follows from their number
         finished = measured.finish(self.settings.top_of(measured.count))
         self.parts[slab.layer].append((slab, summarise(self.paths, slab, finished, measured, self.settings)))
         rows = (~finished.certified).nonzero()[:, 0]

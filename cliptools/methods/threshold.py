@@ -1,4 +1,4 @@
-"""Norms counted for a threshold beyond the images kept: about two references, since the mean is known only at the end."""
+"""Norms counted for a threshold beyond the images kept: about three references, since the mean is known only at the end."""
 
 import math
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from cliptools.methods.epochs import Offset
 from cliptools.methods.norm_histogram import Bracket, NormHistogram, bracket
 from cliptools.methods.symmetric import SymmetricStack
 
-EARLY = 8  # one part in so many of the images is counted about the first centre, the others about the mean of these
+SHARES = (0, 1 / 16, 1 / 4)  # of the images, after which norms are counted about another reference, the mean so far
 
 
 class Reference(NamedTuple):
@@ -36,8 +36,9 @@ class CountedNorms:
         self.references: list[Reference] = []
 
     def refer_to(self, about: Offset | None, count: int) -> None:
-        """Take a place for a reference, if it is the first one, or the second and an eighth of the images is counted."""
-        if not self.references or (len(self.references) == 1 and EARLY * count >= self.expected):
+        """Take a place for the next reference, where so many of the images are counted that it is due."""
+        due = len(self.references)
+        if due < len(SHARES) and count >= SHARES[due] * self.expected:
             self.references.append(Reference(NormHistogram.empty(self.n, self.device), about))
 
     def add(self, of: slice, x: Float[Tensor, "some b k"], norm: Float[Tensor, "some b"], offset: Offset | None) -> None:
