@@ -15,7 +15,7 @@ from torch import Tensor
 from cliptools.ground.errors import CliptoolsError
 from cliptools.ground.halving import in_halves
 from cliptools.ground.progress import note, progress
-from cliptools.methods.passes import at_once, margin_for, pass_label, plan, top_count
+from cliptools.methods.passes import MOST_TOP, at_once, margin_for, pass_label, plan, top_count
 from cliptools.methods.paths import Paths, Slab, gram_of, scale_of, slices
 from cliptools.methods.principal import principal_coefficients, signs
 from cliptools.methods.statistics import Finished, UnitStatistics
@@ -45,6 +45,10 @@ class Settings(NamedTuple):
     def top_of(self, images: int) -> int:
         """T of so many images."""
         return top_count(images) if self.top is None else self.top
+
+    def held(self, listed: int) -> int:
+        """Top images held of a list of so many, of which fewer may be read: the most that T can be."""
+        return min(MOST_TOP, listed) if self.top is None else self.top
 
 
 class Effects(NamedTuple):
@@ -99,7 +103,8 @@ def measure(paths: Paths, batches: Batches, layers: Sequence[int], expected: int
     """
     top, margin = settings.top_of(expected), settings.margin
     if margin is None:
-        margin = margin_for(paths, layers, expected, top, settings.memory, settings.quantile)
+        held = settings.held(expected)
+        margin = margin_for(paths, layers, expected, held, settings.memory, settings.quantile) + held - top
     measurement = Measurement(paths, layers, settings)
     passes = plan(paths, layers, top + margin, settings.memory)
     count = 0

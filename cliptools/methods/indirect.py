@@ -130,7 +130,7 @@ def token_means(
 def keep_all(paths: Indirect, layers: Sequence[int], expected: int, settings: Settings) -> int | None:
     """The margin with which every image's effects are kept, so that no second pass is needed; None where they do not fit."""
     units, d = sum(paths.size(layer)[0] for layer in layers), paths.size(layers[0])[1]
-    top = settings.top_of(expected)
+    top = settings.top_of(expected)  # T of the settings that take the margin
     fits = units * UnitStatistics.bytes_per_unit(d, max(expected, top)) <= settings.memory
     return max(0, expected - top) if fits else None
 

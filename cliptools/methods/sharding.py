@@ -36,13 +36,12 @@ class Concluded(NamedTuple):
 
 def kept_in(settings: Settings, listed: int) -> int:
     """C: images kept of each unit, the same in all shards; of a short list all, so that there is nothing to certify."""
-    top = settings.top_of(listed)
     if settings.margin is not None:
-        return top + settings.margin
-    if listed <= SHORT * top:
-        return max(listed, top)
-    rank = rank_of(settings.quantile, listed)
-    return max(top + max(LEAST_MARGIN, top), 2 * rank if rank <= EXACT else 0)
+        return settings.top_of(listed) + settings.margin
+    held, rank = settings.held(listed), rank_of(settings.quantile, listed)
+    if listed <= SHORT * held:
+        return max(listed, held)
+    return max(held + max(LEAST_MARGIN, held), rank + rank // 2 if rank <= EXACT else 0)
 
 
 def measure_shard(
