@@ -68,9 +68,7 @@ def centred_statistics(phi: Tensor, top: int, quantile_rank: int) -> dict[str, T
     for u in range(phi.shape[1]):
         rows = centred[top_image[:top, u], u]
         _, s, V = torch.linalg.svd(rows, full_matrices=False)
-        shadow = rows @ V[0]
-        votes = int((shadow > 0).sum() - (shadow < 0).sum())
-        r = V[0] * (1 if (votes if votes else float(shadow.sum())) > 0 else -1)
+        r = V[0] * (1 if float(((rows @ V[0]) ** 3).sum()) > 0 else -1)
         direction.append(r)
         explained.append(s[0] ** 2 / (s**2).sum())
         explained_all.append(((centred[:, u] @ r) ** 2).sum() / (centred[:, u] ** 2).sum())

@@ -16,7 +16,7 @@ from cliptools.ground.models import LoadedModel, load_model
 from cliptools.ground.scene_images import SceneSource
 from cliptools.methods.engine import Settings, measure
 from cliptools.methods.second_order import SecondOrder
-from cliptools.methods.statistics import rank_of
+from cliptools.methods.threshold import rank_of
 from cliptools.methods.vit_paths import directions, scalars, trace
 from cliptools.training.batches import normalise
 from cliptools.training.lens import accuracies, layer_score, replacement

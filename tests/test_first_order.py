@@ -11,7 +11,7 @@ from cliptools.ground.errors import UsageError
 from cliptools.methods.engine import Settings, measure
 from cliptools.methods.first_order import FirstOrder, choose_any_layers
 from cliptools.methods.paths import Slab
-from cliptools.methods.statistics import rank_of
+from cliptools.methods.threshold import rank_of
 
 
 def first_order_effects(visual: torch.nn.Module, image: torch.Tensor, layer: int) -> torch.Tensor:

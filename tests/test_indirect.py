@@ -14,7 +14,7 @@ from cliptools.methods import indirect
 from cliptools.methods.engine import Settings, measure
 from cliptools.methods.indirect import Indirect, cost, draw_sample, keep_all, token_means
 from cliptools.methods.paths import Slab
-from cliptools.methods.statistics import rank_of
+from cliptools.methods.threshold import rank_of
 
 
 def hooked_output(visual: torch.nn.Module, images: torch.Tensor, layer: int, hook) -> torch.Tensor:

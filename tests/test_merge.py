@@ -7,14 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_second_order import SHAPES, pictures, random_tower
-from test_statistics import batches_of, second_look, stack
+from test_statistics import LAWS, batches_of, law, second_look, stack
 
 from cliptools.methods.engine import Effects, Settings, measure
 from cliptools.methods.partials import Basis, Partial, add, apart, partial_of, restored
 from cliptools.methods.paths import Slab
 from cliptools.methods.second_order import SecondOrder
 from cliptools.methods.sharding import Concluded, conclude, kept_in, measure_shard
-from cliptools.methods.statistics import UnitStatistics, rank_of
+from cliptools.methods.statistics import UnitStatistics
+from cliptools.methods.threshold import rank_of
 
 UNITS = 4
 COLUMNS = ("mean", "top_norm", "threshold", "explained_all", "component_explained", "component")
@@ -22,7 +23,7 @@ COLUMNS = ("mean", "top_norm", "threshold", "explained_all", "component_explaine
 
 def part(S: torch.Tensor, images: torch.Tensor, G: torch.Tensor, basis: Basis, top: int, margin: int, quantile: float) -> Partial:
     """A partial of some images of S [image, unit, k]."""
-    measured = UnitStatistics(stack(G), top, len(S), quantile, margin, basis.centre, 5, basis.scale)
+    measured = UnitStatistics(stack(G), top, len(S), quantile, margin, basis.centre, 5, shared=True)
     for chunk in images.split(7):
         measured.update(S[chunk], chunk)
     return partial_of(measured, basis, len(S))
@@ -146,18 +147,23 @@ def test_centres_that_differ_by_more_than_rounding_are_told() -> None:
     assert not apart(one, away(one, 1e-9)).any() and apart(one, away(one, 10.0)).all()
 
 
-def test_a_threshold_beyond_what_is_kept_is_near() -> None:
-    """Bins are 1.1 % wide, and norms in them about the provisional mean."""
+@pytest.mark.parametrize("name", LAWS)
+def test_a_threshold_beyond_what_is_kept_is_within_its_bound(name: str) -> None:
+    """Norms are counted about the provisional mean, and the bound has the way from there to the mean."""
     random = torch.Generator().manual_seed(5)
     D = torch.randn(UNITS, 3, 7, dtype=torch.float64, generator=random)
-    S = torch.randn(3000, UNITS, 3, dtype=torch.float64, generator=random) + 0.7
+    S = law(name, (3000, UNITS, 3), random)
     phi = torch.einsum("bnk,nkd->bnd", S, D)
     norms = (phi - phi.mean(0)).norm(dim=-1)
     centre = S[:256].mean(0)
     basis = Basis(centre, norms.square().mean(0).sqrt(), (S - centre).square().mean(0).amax(1).sqrt())
     parts = [part(S, torch.arange(i, 3000, 3), D @ D.transpose(1, 2), basis, 20, 20, 0.9) for i in range(3)]
     finished = restored(added(parts, 40, random), stack(D @ D.transpose(1, 2)), 20, 0.9, 40).finish()
-    torch.testing.assert_close(finished.threshold, norms.sort(0, descending=True).values[299], rtol=0.03, atol=0)
+    exact = norms.sort(0, descending=True).values[299]
+    assert (finished.threshold_bound > 0).all()
+    assert ((finished.threshold - exact).abs() <= finished.threshold_bound).all()
+    if name == "normal":
+        assert (finished.threshold_bound < 0.06 * exact).all()
 
 
 class Sharded:

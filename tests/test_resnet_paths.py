@@ -21,7 +21,7 @@ from cliptools.methods.resnet_paths import (
     trace_pool,
     value_output,
 )
-from cliptools.methods.statistics import rank_of
+from cliptools.methods.threshold import rank_of
 
 SHAPES = [
     {"layers": [1, 1, 1, 1], "width": 6, "heads": 3, "image_size": 64, "output_dim": 11},

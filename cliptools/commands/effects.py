@@ -40,6 +40,7 @@ KEEP_HELP = "Keep this share of the units, those of largest top norms, and what 
 SHARD_HELP = "Only each N-th image of the list, from the I-th on (I from 1), into a partial for clip-merge."
 RESUME_HELP = "With --shard: leave FILE of -o alone where it is this very shard; any other file there is an error."
 CENTRE_HELP = "With --shard: the provisional mean of this partial, so that no sample is looked at [default: of 256 images]."
+TOP_HELP = "Images of largest effect kept per neuron [default: 2 % of the images read, at least 10, at most 100]."
 SAMPLE_HELP = "Only N neurons of each layer, drawn by --seed; for --effect indirect [default: all]."
 
 
@@ -53,9 +54,7 @@ SAMPLE_HELP = "Only N neurons of each layer, drawn by --seed; for --effect indir
 @click.option("--units", type=click.Choice(UNITS), help=UNITS_HELP)
 @click.option("--layers", help=LAYERS_HELP)
 @click.option("--sample-neurons", type=click.IntRange(1), metavar="N", help=SAMPLE_HELP)
-@click.option(
-    "--top-images", default=100, show_default=True, type=click.IntRange(1), help="Images of largest effect kept per neuron."
-)
+@click.option("--top-images", type=click.IntRange(1), metavar="T", help=TOP_HELP)
 @click.option(
     "--quantile",
     default=0.98,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 TOOL = "clip-effects"
 INDIRECT = "indirect"
+FEW = 300  # images, below which much of a bundle is rough
+LARGE_SHARE = 0.1  # of the images, above which top images are no longer the few on which a unit acts
 
 
 class Listed(NamedTuple):
@@ -105,7 +107,14 @@ def settings_of(choice: "Choice", options: dict[str, Any]) -> "Settings":
 def said_of(choice: "Choice", options: dict[str, Any]) -> dict[str, Any]:
     """The same, as headers say it."""
     said = {"effect": choice.effect, "units": choice.units, "layers": list(choice.layers), "scale": options["scale"]}
-    return said | {"quantile": options["quantile"], "top_images": options["top_images"]}
+    return said | {"quantile": options["quantile"]}
+
+
+def top_said(settings: "Settings", images: int) -> dict[str, Any]:
+    """T of so many images, as headers say it, and the share of the images it follows from, where none was asked for."""
+    from cliptools.methods.passes import TOP_SHARE
+
+    return {"top_images": settings.top_of(images)} | ({"top_share": TOP_SHARE} if settings.top is None else {})
 
 
 def measure_bundle(
@@ -117,12 +126,42 @@ def measure_bundle(
     settings = settings_of(choice, options)
     measured = _measure(model, source, choice, settings, options)
     report = measured.report
+    warn_of_few(report.images, settings.top, report.effects.top_norm.shape[1])
     passes = "" if report.passes == 1 else f", {report.passes} passes"
     passes += f", {report.reread} looked at twice" if report.reread else ""
     skips = f", {len(measured.skipped)} skipped" if len(measured.skipped) else ""
     units = units_said(report.effects, choice, measured.keep)
-    summarise(f"{TOOL}: {report.images} images{skips}{passes}, {units} of {model.name}")
+    bounded = threshold_said(report.effects)
+    summarise(f"{TOOL}: {report.images} images{skips}{passes}, {units} of {model.name}{bounded}")
     return _bundle(measured, model, choice, settings, options, arguments)
+
+
+def warn_of_few(images: int, asked: int | None, top: int) -> None:
+    """Say what a bundle of few images, or with a T that is a large share of them, does not tell.
+
+    Args:
+        asked: T as asked for, if it was.
+        top: T as it is.
+    """
+    from cliptools.ground.progress import note, warn
+
+    if asked is not None and top >= images > 1:
+        warn(f"--top-images {asked}: all {images} images are top images, so `explained` is `explained_all`, the share over all")
+    elif asked is not None and top > images * LARGE_SHARE:
+        warn(f"--top-images {asked} is more than a tenth of {images} images: top images are no longer those on which a unit acts")
+    if images < FEW:
+        note(
+            f"{images} images are few (below {FEW}): directions and their words are rough, thresholds rest on a handful of "
+            "images, shares explained are too high"
+        )
+
+
+def threshold_said(effects: "Effects") -> str:
+    """`, thresholds within 0.9 % (worst 3 %)`, where they are bounded and not exact."""
+    share = (effects.threshold_bound / effects.threshold.clamp(min=1e-30))[effects.threshold_bound > 0]
+    if not len(share):
+        return ""
+    return f", thresholds within {100 * float(share.median()):.2g} % (worst {100 * float(share.max()):.2g} %)"
 
 
 def units_said(effects: "Effects", choice: "Choice", keep: Keep | None) -> str:
@@ -202,7 +241,8 @@ def _bundle(
         token_mean = token_mean[keep.units.to(token_mean.device)]
     names = measured.listed.names
     images = {"count": measured.report.images, "digest": list_digest(names), "skipped": len(measured.skipped)}
-    header = Header("effects", model.identity, images, said_of(choice, options)).after(TOOL, arguments)
+    said = said_of(choice, options) | top_said(settings, measured.report.images)
+    header = Header("effects", model.identity, images, said).after(TOOL, arguments)
     thumbnails = thumbnailer(measured.listed, options["thumbnails"])
     bundle = effects_bundle(header, measured.report.effects, settings, names, keep, thumbnails)
     if token_mean is None:
@@ -236,7 +276,7 @@ def effects_bundle(
     seen, top_image = np.unique(effects.top_image.cpu().numpy(), return_inverse=True)
     tensors["unit"] = effects.unit.cpu().numpy().astype(np.int32)
     tensors["top_image"] = top_image.reshape(effects.top_image.shape).astype(np.int32)
-    for name in ("top_norm", "threshold"):
+    for name in ("top_norm", "threshold", "threshold_bound"):
         tensors[name] = getattr(effects, name).cpu().numpy().astype(np.float32)
     if keep is not None:
         tensors["rest_mean"] = keep.rest.cpu().numpy().astype(np.float32)

@@ -21,8 +21,11 @@ from cliptools.commands.measuring import (
     keep_strongest,
     list_images,
     settings_of,
+    threshold_said,
     thumbnailer,
+    top_said,
     units_said,
+    warn_of_few,
 )
 from cliptools.commands.present import FORMATS, emit
 from cliptools.commands.sharding import read_slab, write_slabs
@@ -131,8 +134,9 @@ def _open(parts: Sequence[Path], memory: float) -> Whole:
     header = joined_header([file.header for file in files])
     said = header.settings
     choice = Choice(said["effect"], said["units"], tuple(said["layers"]))
-    settings = settings_of(choice, said | {"memory": memory})
-    return Whole(files, header, choice, settings._replace(margin=said["kept"] - settings.top))
+    asked = None if "top_share" in said else said["top_images"]
+    settings = settings_of(choice, said | {"memory": memory, "top_images": asked})
+    return Whole(files, header, choice, settings._replace(margin=said["kept"] - said["top_images"]))
 
 
 def _check_shards(whole: Whole, incomplete: bool) -> None:
@@ -222,14 +226,16 @@ def _merge(whole: Whole, options: dict[str, Any], arguments: dict[str, Any]) -> 
     keep = keep_strongest(paths, found.effects, options["keep"])
     names = dict(enumerate(listed.names)) if listed else _names(whole, set(found.effects.top_image.unique().tolist()))
     images = {key: header.images[key] for key in ("count", "digest", "skipped")}
-    said = {key: header.settings[key] for key in ("effect", "units", "layers", "scale", "quantile", "top_images")}
+    said = {key: header.settings[key] for key in ("effect", "units", "layers", "scale", "quantile")}
+    said |= top_said(whole.settings, images["count"])
+    warn_of_few(images["count"], whole.settings.top, found.effects.top_norm.shape[1])
     made = Header("effects", header.model, images, said, header.history).after(TOOL, arguments)
     thumbnails = None if listed is None else thumbnailer(listed, options["thumbnails"])
     bundle = effects_bundle(made, found.effects, whole.settings, names, keep, thumbnails)
     skips = f", {images['skipped']} skipped" if images["skipped"] else ""
     again = f", {found.reread} looked at twice" if found.reread else ""
-    units = units_said(found.effects, choice, keep)
-    summarise(f"{TOOL}: {images['count']} images{skips}{again}, {whole.files[0].of} shards, {units} of {model.name}")
+    units, bounded = units_said(found.effects, choice, keep), threshold_said(found.effects)
+    summarise(f"{TOOL}: {images['count']} images{skips}{again}, {whole.files[0].of} shards, {units} of {model.name}{bounded}")
     if not len(found.uncertain):
         return bundle
     _say_uncertain(found, whole)

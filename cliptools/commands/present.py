@@ -80,6 +80,8 @@ def unit_records(bundle: "Bundle") -> Iterator[dict[str, Any]]:
             record["residual"] = rounded(bundle["residual"][row])
         for name in ("explained", "explained_all", "threshold"):
             record[name] = rounded(bundle[name][row])
+        if "threshold_bound" in bundle and bundle["threshold_bound"][row] > 0:
+            record["threshold_bound"] = rounded(bundle["threshold_bound"][row])
         tops = zip(bundle["top_image"][row].tolist(), bundle["top_norm"][row].tolist(), strict=True)
         record["top_images"] = [{"image": images[i], "norm": rounded(v)} for i, v in tops if i >= 0][:SHOWN_IMAGES]
         yield record | source

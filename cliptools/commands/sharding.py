@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliptools.commands.measuring import INDIRECT, TOOL, Listed, list_images, said_of, settings_of
+from cliptools.commands.measuring import INDIRECT, TOOL, Listed, list_images, said_of, settings_of, top_said
 from cliptools.ground.errors import CliptoolsError, UsageError
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ def _header(
     i, n = options["shard"]
     images = {"digest": list_digest(listed.names), "listed": len(listed.indices)}
     said = said_of(choice, options) | {key: options[key] for key in ("components", "seed", "limit", "sample")}
-    said |= {"kept": kept_in(settings_of(choice, options), len(listed.indices)), "shards": n, "have": [i]}
+    settings, count = settings_of(choice, options), len(listed.indices)
+    said |= top_said(settings, count) | {"kept": kept_in(settings, count), "shards": n, "have": [i]}
     said |= {"rendered": isinstance(listed.source, SceneSource)}
     return Header(KIND, model.identity, images, said).after(TOOL, arguments)
 

@@ -15,14 +15,14 @@ DTYPES = {
 }  # fmt: skip
 """Of all other tensors that are known by name it is float32."""
 UNIT_ROWS = (
-    "unit", "direction", "component", "component_explained", "mean", "top_norm", "top_image", "threshold",
+    "unit", "direction", "component", "component_explained", "mean", "top_norm", "top_image", "threshold", "threshold_bound",
     "explained", "explained_all", "moment", "word", "coefficient", "residual", "prefix_residual",
     "sign", "mean_scalar", "token_mean",
 )  # fmt: skip
 """Tensors with one row a unit; a selection of units selects rows of these."""
 RANKS = {
     "direction": 2, "component": 3, "component_explained": 2, "mean": 2, "top_norm": 2, "top_image": 2, "threshold": 1,
-    "explained": 1, "explained_all": 1, "sign": 1, "mean_scalar": 1, "rest_mean": 1, "token_mean": 2, "moment": 3,
+    "threshold_bound": 1, "explained": 1, "explained_all": 1, "sign": 1, "mean_scalar": 1, "rest_mean": 1, "token_mean": 2, "moment": 3,
     "images": 1, "thumbnails": 1, "thumbnail_offsets": 1, "word": 2, "coefficient": 2, "residual": 1, "prefix_residual": 2,
     "words": 1, "uncertain": 2,
 }  # fmt: skip

@@ -22,6 +22,7 @@ FIELDS = {
     "centre": ("F64", "n k"), "scale": ("F32", "n"), "spread": ("F32", "n"), "length": ("F32", "n k"), "sum": ("F64", "n k"),
     "moment": ("F64", "n m"), "norm": ("F32", "n f"), "image": ("I64", "n f"), "x": ("F32", "n f k"),
     "near_norm": ("F32", "n t"), "near_image": ("I64", "n t"), "lost": ("F32", "n"), "histogram": ("I32", "n b"),
+    "histogram_top": ("I32", "n"), "histogram_reach": ("F32", "n"),
 }  # fmt: skip
 """Type and sides of a layer's tensors, as methods.partials has them: n units, k paths, m = k(k+1)/2, f kept images, t others."""
 SAID = {

@@ -17,7 +17,8 @@ FIELDS: dict[str, dict[str, str]] = {
     "model": {"name": TEXT, "sha256": TEXT, "pretrained": TEXT, "precision": TEXT, "preprocessing": "an object"},
     "images": {"count": COUNT, "skipped": COUNT, "listed": COUNT, "digest": TEXT},
     "settings": {
-        "effect": TEXT, "units": TEXT, "scale": TEXT, "layers": COUNTS, "quantile": NUMBER, "top_images": COUNT, "keep": NUMBER,
+        "effect": TEXT, "units": TEXT, "scale": TEXT, "layers": COUNTS, "quantile": NUMBER, "top_images": COUNT,
+        "top_share": NUMBER, "keep": NUMBER,
         "measured": COUNT, "words": "an object", "kept": COUNT, "shards": COUNT, "have": COUNTS, "components": COUNT,
         "seed": COUNT, "tensors": TEXT,
     },

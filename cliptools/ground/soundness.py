@@ -40,7 +40,7 @@ def _shares(bundle: Bundle) -> Iterator[str]:
 
 
 def _norms(bundle: Bundle) -> Iterator[str]:
-    for name in ("top_norm", "threshold"):
+    for name in ("top_norm", "threshold", "threshold_bound"):
         if name in bundle:
             known = bundle["top_image"] >= 0 if name == "top_norm" and "top_image" in bundle else True
             yield from _where(bundle, (bundle[name] < 0) & known, f"`{name}` is negative")

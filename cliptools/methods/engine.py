@@ -15,9 +15,9 @@ from torch import Tensor
 from cliptools.ground.errors import CliptoolsError
 from cliptools.ground.halving import in_halves
 from cliptools.ground.progress import note, progress
-from cliptools.methods.passes import at_once, margin_for, pass_label, plan
+from cliptools.methods.passes import MOST_TOP, at_once, margin_for, pass_label, plan, top_count
 from cliptools.methods.paths import Paths, Slab, gram_of, scale_of, slices
-from cliptools.methods.principal import principal_coefficients
+from cliptools.methods.principal import principal_coefficients, signs
 from cliptools.methods.statistics import Finished, UnitStatistics
 from cliptools.methods.symmetric import SymmetricStack
 
@@ -28,7 +28,8 @@ Batches = Callable[[Collection[int] | None], Iterator[tuple[list[int], Tensor]]]
 class Settings(NamedTuple):
     """What the statistics depend on."""
 
-    top: int = 100
+    top: int | None = None
+    """T; None: as many as top_count says of the images read."""
     quantile: float = 0.98
     components: int = 1
     scale: bool = True
@@ -40,6 +41,14 @@ class Settings(NamedTuple):
     """Leave directions and means as coefficients of the rows of D: no vector of the joint space is formed."""
     moments: bool = False
     """Keep the second moments of S, K numbers squared a unit."""
+
+    def top_of(self, images: int) -> int:
+        """T of so many images."""
+        return top_count(images) if self.top is None else self.top
+
+    def held(self, listed: int) -> int:
+        """Top images held of a list of so many, of which fewer may be read: the most that T can be."""
+        return min(MOST_TOP, listed) if self.top is None else self.top
 
 
 class Effects(NamedTuple):
@@ -53,6 +62,7 @@ class Effects(NamedTuple):
     top_norm: Float[Tensor, "u T"]
     top_image: Int[Tensor, "u T"]
     threshold: Float[Tensor, "u"]
+    threshold_bound: Float[Tensor, "u"]
     moment: Float[Tensor, "u k_or_0 k_or_0"]
     """Mean of x^T x over the images, x = S less its mean; empty unless asked for."""
 
@@ -91,18 +101,19 @@ def measure(paths: Paths, batches: Batches, layers: Sequence[int], expected: int
     Raises:
         CliptoolsError: no image could be read, or not as many in a further pass or look as before.
     """
-    margin = settings.margin
+    top, margin = settings.top_of(expected), settings.margin
     if margin is None:
-        margin = margin_for(paths, layers, expected, settings.top, settings.memory)
+        held = settings.held(expected)
+        margin = margin_for(paths, layers, expected, held, settings.memory, settings.quantile) + held - top
     measurement = Measurement(paths, layers, settings)
-    passes = plan(paths, layers, settings.top + margin, settings.memory)
+    passes = plan(paths, layers, top + margin, settings.memory)
     count = 0
     for number, slabs in enumerate(passes):
         label = pass_label(number, len(passes))
         statistics = [
             UnitStatistics(
                 gram_stack(paths, slab),
-                settings.top,
+                top,
                 expected,
                 settings.quantile,
                 margin,
@@ -187,7 +198,8 @@ class Measurement:
 
     def take(self, slab: Slab, measured: UnitStatistics) -> None:
         """A slab that has seen all images."""
-        finished = measured.finish()
+        measured.take_all()  # T follows from their number
+        finished = measured.finish(self.settings.top_of(measured.count))
         self.parts[slab.layer].append((slab, summarise(self.paths, slab, finished, measured, self.settings)))
         rows = (~finished.certified).nonzero()[:, 0]
         if len(rows):
@@ -209,7 +221,8 @@ class Measurement:
         reread = read_images(self.paths, batches(images), slabs, statistics, self.settings, "second look", total)
         check_same(reread, total)
         for each, part in zip(self.unsettled, slabs, strict=True):
-            again = summarise(self.paths, part, each.statistics.finish(), each.statistics, self.settings)
+            finished = each.statistics.finish(self.settings.top_of(each.statistics.count))
+            again = summarise(self.paths, part, finished, each.statistics, self.settings)
             (old,) = (effects for slab, effects in self.parts[each.slab.layer] if slab is each.slab)
             for before, after in zip(old, again, strict=True):
                 before[each.rows.to(before.device)] = after
@@ -247,10 +260,7 @@ def summarise(paths: Paths, slab: Slab, finished: Finished, measured: UnitStatis
 def _summarise_some(paths: Paths, slab: Slab, finished: Finished, G: Tensor, moment: Tensor, settings: Settings) -> Effects:
     X, G, moment = finished.top_x.double(), G.double(), moment.double()
     a, share = principal_coefficients(X, G, settings.components)  # (n, c, k), (n, c)
-    shadow = X @ G @ a.transpose(1, 2)  # (n, T, c): the top images' effects along each direction
-    majority = (shadow > 0).sum(1) - (shadow < 0).sum(1)
-    sign = torch.where(majority != 0, majority.double(), shadow.sum(1)).sign()  # by most of the top images, a tie by their sum
-    a = a * torch.where(sign == 0, 1.0, sign)[..., None]
+    a = a * signs(X @ G @ a.transpose(1, 2))[..., None]
     first = (G @ a[:, 0, :, None])[..., 0]  # (n, k)
     along = torch.einsum("nk,nkj,nj->n", first, moment, first)
     total = (moment * G).sum((1, 2))
@@ -270,5 +280,6 @@ def _summarise_some(paths: Paths, slab: Slab, finished: Finished, G: Tensor, mom
         finished.top_norm,
         finished.top_image,
         finished.threshold,
+        finished.threshold_bound,
         moment.to(out) if settings.moments else finished.threshold.new_zeros(len(moment), 0, 0),
     )

@@ -130,8 +130,9 @@ def token_means(
 def keep_all(paths: Indirect, layers: Sequence[int], expected: int, settings: Settings) -> int | None:
     """The margin with which every image's effects are kept, so that no second pass is needed; None where they do not fit."""
     units, d = sum(paths.size(layer)[0] for layer in layers), paths.size(layers[0])[1]
-    fits = units * UnitStatistics.bytes_per_unit(d, max(expected, settings.top)) <= settings.memory
-    return max(0, expected - settings.top) if fits else None
+    top = settings.top_of(expected)  # T of the settings that take the margin
+    fits = units * UnitStatistics.bytes_per_unit(d, max(expected, top)) <= settings.memory
+    return max(0, expected - top) if fits else None
 
 
 def cost(visual: VisionTransformer, sample: Sample, images: int, passes: int = 2) -> str:

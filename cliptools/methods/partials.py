@@ -4,7 +4,7 @@ All parts are about the same provisional centre c0, the mean over a sample of th
 
 * sums of x and of x^T x in float64,
 * the C = T + margin images of largest ||x D||, with their x; of the next T the norms alone; a bound on all others,
-* where the threshold's rank lies beyond C, a histogram of norms in bins that all parts share.
+* where the threshold's rank lies beyond C, a histogram of norms, in bins that are the same for all parts.
 
 Adding two parts adds the sums and ranks the images of both again: of C + T ranked images the first C bring their x, because
 no part has an image without x before its own first C. Images of equal norm are ranked by number. So much is associative and
@@ -21,10 +21,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cliptools.methods.norm_histogram import NormHistogram
 from cliptools.methods.ordering import ranking
 from cliptools.methods.paths import slices
 from cliptools.methods.statistics import UnitStatistics
 from cliptools.methods.symmetric import SymmetricStack
+from cliptools.methods.threshold import CountedNorms, Reference
 
 HEADROOM = 6  # sums may be so many octaves larger than N images of the sample's spread give, and are still exact
 DIGITS = 52  # of float64
@@ -66,7 +68,10 @@ class Partial(NamedTuple):
     lost: Float[Tensor, "n"]
     """Bound on the norms of all others."""
     histogram: Int[Tensor, "n bins"]
-    """No bins where C suffices."""
+    """Norms about the centre counted (norm_histogram.py); no bins where C suffices."""
+    histogram_top: Int[Tensor, "n"]
+    histogram_reach: Float[Tensor, "n"]
+    """The centre of some of the counted norms may be off by so much."""
 
 
 def basis_of(sample: UnitStatistics) -> Basis:
@@ -110,9 +115,18 @@ def partial_of(measured: UnitStatistics, basis: Basis, listed: int) -> Partial:
         near.norm.gather(1, near_order).clamp(min=-1),
         near.image.gather(1, near_order),
         near.lost.clamp(min=-1),
-        measured.image[:, :0].int() if measured.histogram is None else measured.histogram,
+        *_histogram(measured),
     )
     return Partial(measured.count, *(column.cpu() for column in found[1:]))
+
+
+def _histogram(measured: UnitStatistics) -> tuple[Int[Tensor, "n bins"], Int[Tensor, "n"], Float[Tensor, "n"]]:
+    """The three fields of a partial that say how the norms are counted."""
+    reach = torch.zeros_like(measured.floor)
+    if measured.counted is None:
+        return measured.image[:, :0].int(), measured.image.new_zeros(len(reach), dtype=torch.int32), reach
+    histogram = measured.counted.references[0].histogram
+    return histogram.count, histogram.top, reach
 
 
 def _lengths(G: SymmetricStack, n: int) -> Float[Tensor, "n k"]:
@@ -155,6 +169,7 @@ def add(a: Partial, b: Partial, capacity: int) -> Partial:
     order = ranking(missed, whose)
     near, places = order[:, : a.near_norm.shape[1]], a.near_norm.shape[1]
     lost = torch.maximum(torch.maximum(a.lost, b.lost), missed.gather(1, order[:, places:]).amax(1))
+    histogram = NormHistogram(a.histogram, a.histogram_top) + NormHistogram(b.histogram, b.histogram_top)
     return Partial(
         a.seen + b.seen,
         centre,
@@ -169,7 +184,9 @@ def add(a: Partial, b: Partial, capacity: int) -> Partial:
         missed.gather(1, near),
         whose.gather(1, near),
         lost,
-        a.histogram + b.histogram,
+        histogram.count,
+        histogram.top,
+        torch.maximum(a.histogram_reach, b.histogram_reach),
     )
 
 
@@ -196,13 +213,14 @@ def moved(part: Partial, centre: Float[Tensor, "n k"]) -> Partial:
         x=part.x - d.to(part.x.dtype)[:, None],
         near_norm=torch.where(part.near_image >= 0, part.near_norm + reach, -1),
         lost=torch.where(part.lost >= 0, part.lost + reach[:, 0], -1),
+        histogram_reach=part.histogram_reach + reach[:, 0],
     )
 
 
 def restored(part: Partial, G: SymmetricStack, top: int, quantile: float, capacity: int) -> UnitStatistics:
     """The statistics that all parts together are, their centre free to move to the mean."""
     like, filled = G.blocks[0], part.norm.shape[1]
-    made = UnitStatistics(G, top, 0, quantile, capacity - top, part.centre.to(like.device), scale=part.scale)
+    made = UnitStatistics(G, top, 0, quantile, capacity - top, part.centre.to(like.device), shared=True)
     made.fixed = False
     made.count, made.filled = part.seen, filled
     made.sum = part.sum.to(like.device)
@@ -221,5 +239,8 @@ def restored(part: Partial, G: SymmetricStack, top: int, quantile: float, capaci
     made.near.norm = torch.where(known, part.near_norm.to(like), -torch.inf)
     made.near.image = part.near_image.to(like.device)
     made.near.lost = torch.where(part.lost >= 0, part.lost, -torch.inf).to(like)
-    made.histogram = part.histogram.to(like.device) if part.histogram.shape[1] else None
+    if part.histogram.shape[1]:
+        histogram = NormHistogram(part.histogram.to(like.device), part.histogram_top.to(like.device))
+        made.counted = CountedNorms(len(part.sum), like.device, part.seen)
+        made.counted.references.append(Reference(histogram, None, part.histogram_reach.to(like)))
     return made

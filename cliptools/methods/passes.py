@@ -1,12 +1,16 @@
 """How much is held at once: images kept beyond those wanted, units in a pass over the images, images that wait together."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 
 from cliptools.methods.paths import UNITS_AT_ONCE, Paths, Slab
 from cliptools.methods.statistics import UnitStatistics
+from cliptools.methods.threshold import rank_of
 
+TOP_SHARE, LEAST_TOP, MOST_TOP = 0.02, 10, 100
+EXACT = 200  # the largest rank of a threshold for which more images are kept, so that it is exact
 CHEAP = 3e7  # bytes of kept images that nobody misses
 WAITING = 24_000_000  # scalars that may wait to be taken in together
 TOGETHER = 96, 512  # images that wait at least, and at most: what is made of them must stay small beside the lists
@@ -14,7 +18,19 @@ AMPLE = 2  # times T kept beyond T, where memory allows: every list is certified
 ENOUGH = 1.5  # times T, where passes are many anyhow: one more of them costs less than a second look at all images
 
 
-def margin_for(paths: Paths, layers: Sequence[int], expected: int, top: int, memory: float) -> int:
+def top_count(images: int) -> int:
+    """T where none is asked for: 2 % of the images, within 10 and 100, and below their number.
+
+    An effect's tail is heavy: the images on which a unit acts are few of many (paper 1: 100 of 5,000).
+
+    >>> [top_count(images) for images in (10_000, 5000, 2000, 501, 60, 8, 1)]
+    [100, 100, 40, 11, 10, 7, 1]
+    """
+    share = math.ceil(TOP_SHARE * images - 1e-6)
+    return max(1, min(max(share, LEAST_TOP), MOST_TOP, images - 1))
+
+
+def margin_for(paths: Paths, layers: Sequence[int], expected: int, top: int, memory: float, quantile: float | None = None) -> int:
     """Images kept beyond T, so that few lists need a second pass: what is cheap, else what the memory leaves room for.
 
     Of few images that may be all there are; then there is nothing to certify.
@@ -23,6 +39,7 @@ def margin_for(paths: Paths, layers: Sequence[int], expected: int, top: int, mem
         expected: The number of images to come, roughly.
         top: T, images wanted per unit.
         memory: Bytes of statistics to hold at once.
+        quantile: q of a threshold that is to be exact where that takes few images more.
     """
     sizes = [paths.size(layer) for layer in layers]
     least = max(16, top // 2)
@@ -33,7 +50,10 @@ def margin_for(paths: Paths, layers: Sequence[int], expected: int, top: int, mem
     room = int((memory - fixed) // each)
     if room < least:
         least = min(int(ENOUGH * top), expected)
-    return max(least, min(expected - top, max(int(CHEAP // each), min(room, int(AMPLE * top)))))
+    rank = 0 if quantile is None else rank_of(quantile, expected)
+    for_threshold = rank + max(16, rank // 2) - top if rank <= EXACT else 0
+    wanted = max(int(AMPLE * top), for_threshold)
+    return max(least, min(expected - top, max(int(CHEAP // each), min(room, wanted))))
 
 
 def plan(paths: Paths, layers: Sequence[int], kept: int, memory: float) -> list[list[Slab]]:

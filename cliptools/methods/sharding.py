@@ -10,10 +10,11 @@ from torch import Tensor
 from cliptools.ground.errors import CliptoolsError
 from cliptools.methods.engine import Batches, Effects, Measurement, Settings, check_same, gram_stack, read_images
 from cliptools.methods.partials import Basis, Partial, basis_of, partial_of, restored
-from cliptools.methods.passes import at_once, pass_label, plan
+from cliptools.methods.passes import EXACT, at_once, pass_label, plan
 from cliptools.methods.paths import Paths, Slab
 from cliptools.methods.statistics import UnitStatistics
 from cliptools.methods.symmetric import SymmetricStack
+from cliptools.methods.threshold import rank_of
 
 SAMPLE = 256  # images whose mean is the provisional one
 LEAST_MARGIN = 16
@@ -36,10 +37,11 @@ class Concluded(NamedTuple):
 def kept_in(settings: Settings, listed: int) -> int:
     """C: images kept of each unit, the same in all shards; of a short list all, so that there is nothing to certify."""
     if settings.margin is not None:
-        return settings.top + settings.margin
-    if listed <= SHORT * settings.top:
-        return max(listed, settings.top)
-    return settings.top + max(LEAST_MARGIN, settings.top)
+        return settings.top_of(listed) + settings.margin
+    held, rank = settings.held(listed), rank_of(settings.quantile, listed)
+    if listed <= SHORT * held:
+        return max(listed, held)
+    return max(held + max(LEAST_MARGIN, held), rank + rank // 2 if rank <= EXACT else 0)
 
 
 def measure_shard(
@@ -64,7 +66,7 @@ def measure_shard(
     Raises:
         CliptoolsError: no image of the sample could be read.
     """
-    capacity = kept_in(settings, listed)
+    top, capacity = settings.top_of(listed), kept_in(settings, listed)
     passes = plan(paths, layers, capacity, settings.memory)
     for number, slabs in enumerate(passes):
         grams = [gram_stack(paths, slab) for slab in slabs]
@@ -75,7 +77,7 @@ def measure_shard(
             bases = [Basis(*(column.to(G.blocks[0].device) for column in basis)) for basis, G in zip(bases, grams, strict=True)]
         wait = at_once(paths, slabs)
         statistics = [
-            UnitStatistics(G, settings.top, listed, settings.quantile, capacity - settings.top, basis.centre, wait, basis.scale)
+            UnitStatistics(G, top, listed, settings.quantile, capacity - top, basis.centre, wait, shared=True)
             for G, basis in zip(grams, bases, strict=True)
         ]
         read_images(paths, batches(None), slabs, statistics, settings, pass_label(number, len(passes)), expected)
@@ -136,7 +138,7 @@ def conclude(
             raise CliptoolsError("not one image could be read")
         check_same(part.seen, seen or part.seen)
         seen = part.seen
-        measurement.take(slab, restored(part, gram_stack(paths, slab), settings.top, settings.quantile, capacity))
+        measurement.take(slab, restored(part, gram_stack(paths, slab), settings.top_of(listed), settings.quantile, capacity))
     uncertain = [
         paths.units(each.slab.layer)[each.slab.neurons[each.rows.to(each.slab.neurons.device)].cpu()]
         for each in measurement.unsettled

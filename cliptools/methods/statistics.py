@@ -12,9 +12,10 @@ matrix G = D D^T. The largest centred norms are wanted about the mean, which is 
 The norm of a dropped image grows by no more than the mean moves after its epoch, ||(mean - mean then) D||. Where the T-th kept
 norm reaches the largest of these bounds the list is certified to be the exact one. Where it does not, the images
 that may belong to it are mostly among the near misses (near_misses.py), and a second look at these alone settles it.
+
+The threshold is the norm of rank r = (1 - q) N. Up to the C images kept it is exact; beyond, it is bounded (threshold.py).
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from copy import copy
 from typing import NamedTuple
@@ -25,9 +26,10 @@ from torch import Tensor
 
 from cliptools.methods.epochs import Epochs, Offset, next_epoch
 from cliptools.methods.near_misses import NearMisses, exchanges
-from cliptools.methods.norm_histogram import BINS, count_norms, middle_of
+from cliptools.methods.norm_histogram import Bracket
 from cliptools.methods.ordering import ranking
 from cliptools.methods.symmetric import SymmetricStack
+from cliptools.methods.threshold import CountedNorms, rank_of
 from cliptools.methods.waiting import Batch, Centred, Waiting
 
 BLOCK = 500_000  # numbers in a temporary: small enough to stay near the processor
@@ -44,6 +46,8 @@ class Finished(NamedTuple):
     top_x: Float[Tensor, "n T k"]
     """Centred scalars of the top images."""
     threshold: Float[Tensor, "n"]
+    threshold_bound: Float[Tensor, "n"]
+    """The true threshold is no further than this from `threshold`: 0 where it is the norm of an image kept."""
     certified: Bool[Tensor, "n"]
     """Whether the top images are known to be right."""
     doubtful: Int[Tensor, "n R"]
@@ -64,19 +68,19 @@ class UnitStatistics:
         margin: int = 16,
         centre: Float[Tensor, "n k"] | None = None,
         at_once: int = 1,
-        scale: Float[Tensor, "n"] | None = None,
+        shared: bool = False,
     ) -> None:
         """
         Args:
             G: Gram matrices of the units' directions.
-            top: T, images kept per unit.
+            top: T, images kept per unit; `finish` may take fewer.
             expected: The number of images to come, roughly; the epochs and how the threshold is found depend on it.
             margin: Images kept beyond T: the more, the more lists one pass can certify.
             quantile: q; the threshold is the norm that a share 1 - q of the images reaches.
             centre: The mean, where an earlier pass has found it; then every list is exact at once.
             at_once: Images to wait for before lists are brought up to date, which costs nearly the same for few and for many.
-            scale: With it the centre is not the mean, but stays: near misses are remembered, norms counted in bins about this
-                root-mean-square norm, and moments added up in float64.
+            shared: The centre is not the mean, but stays, as of all shards: near misses are remembered, and moments added up in
+                float64.
         """
         n, k, like = len(G.blocks[0]), G.k, G.blocks[0]
         self.G, self.top, self.quantile, self.expected = G, top, quantile, expected
@@ -88,20 +92,22 @@ class UnitStatistics:
         self.count = 0
         self.filled = 0
         self.sum = torch.zeros_like(self.centre)  # of x, about the centre
-        self.moment = SymmetricStack(n, k, like if scale is None else self.sum)  # x^T x about the centre, summed over the images
+        self.moment = SymmetricStack(n, k, self.sum if shared else like)  # x^T x about the centre, summed over the images
         self.norm = like.new_zeros(n, self.capacity)
         self.image = torch.full((n, self.capacity), -1, dtype=torch.int64, device=like.device)
         self.x = like.new_zeros(n, self.capacity, k)
         self.floor = like.new_zeros(n)
-        self.near = None if scale is None else NearMisses(n, top, like)  # else since the first image was dropped
+        self.near = NearMisses(n, top, like) if shared else None  # else since the first image was dropped
         self.offset: Offset | None = None  # since the first epoch
         self.epochs: Epochs | None = None
         self.bound = torch.full_like(self.norm[:, 0], torch.inf)  # of what was dropped, about the mean
         self.seen = False  # whether every image has been counted, so that only the list is open
         self.next_move = self.capacity
-        counted = rank_of(quantile, expected) > self.capacity
-        self.histogram = torch.zeros(n, BINS, dtype=torch.int32, device=like.device) if counted else None
-        self.unit_norm = like.new_ones(n) if scale is None else scale.to(like)
+        beyond = rank_of(quantile, expected) > self.capacity
+        self.counted = CountedNorms(n, like.device, expected) if beyond else None
+        if self.counted and shared:
+            self.counted.refer_to(None, 0)
+        self.bracket: Bracket | None = None  # of the threshold, where it is not the norm of an image kept
 
     @staticmethod
     def bytes_per_unit(k: int, capacity: int, itemsize: int = 4) -> int:
@@ -139,12 +145,12 @@ class UnitStatistics:
                 self.moment.add_outer(of, x)
             if known:
                 norm[of] = self._norms(x, of)
+            if known and not self.seen and self.counted:
+                self.counted.add(of, x, norm[of], self.offset)
         if filling > 0:
             self._fill(image[:filling], norm[:, :filling] if known else None)
         if b > filling:
             self._enter(centred, image, norm, filling)
-        if self.histogram is not None and known and not self.seen:
-            count_norms(self.histogram, norm / self.unit_norm[:, None])
         self.count += 0 if self.seen else b
         self.filled = min(self.capacity, self.filled + b)
 
@@ -197,9 +203,10 @@ class UnitStatistics:
             none = torch.zeros_like(self.x[:, 0])
             self.offset, self.epochs = Offset(none, none, none[:, 0]), Epochs(none, self.G)
         self.floor = self.norm.amin(1)
-        if self.count == self.capacity and self.histogram is not None:
-            self.unit_norm = self.norm.square().mean(1).sqrt().clamp(min=torch.finfo(self.norm.dtype).tiny)
-            count_norms(self.histogram, self.norm / self.unit_norm[:, None])
+        if self.counted:
+            self.counted.refer_to(self.offset, self.count)
+        if self.counted and self.count == self.capacity:
+            self.counted.add(slice(0, len(self.norm)), self.x, self.norm, self.offset)
 
     def _end_epoch(self, o: Float[Tensor, "n k"]) -> None:
         """Norms about another offset, in O(k) each, as they are known about the old one."""
@@ -229,8 +236,12 @@ class UnitStatistics:
         """Units a few at a time, with all that is kept of them."""
         return _slices(len(self.norm), self.capacity * self.G.k)
 
-    def finish(self) -> Finished:
-        """The statistics about the mean of all images, as `moment` is from now on."""
+    def finish(self, top: int | None = None) -> Finished:
+        """The statistics about the mean of all images, as `moment` is from now on.
+
+        Args:
+            top: T, at most the one given at first [default: that].
+        """
         self.take_all()
         if not self.fixed:
             shift = self.sum / max(self.count, 1)
@@ -240,38 +251,51 @@ class UnitStatistics:
             if self.epochs:
                 self.epochs.end(o)
                 self.bound = self.epochs.bound()
+            if self.counted and (rank := rank_of(self.quantile, self.count)) > self.filled:
+                self.bracket = self.counted.bracket(o, self.G, rank)
             self._recentre(shift)
             self.offset = None
-        return Finished(*(torch.cat(column) for column in zip(*map(self._finish_some, self._blocks()), strict=True)))
+        parts = [self._finish_some(of, self.top if top is None else top) for of in self._blocks()]
+        return Finished(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def _finish_some(self, of: slice) -> Finished:
+    def _finish_some(self, of: slice, top: int) -> Finished:
         image, x = self.image[of], self.x[of]
         norm = self._norms(x, of)  # (n, capacity)
         norm[image < 0] = -1
-        kept = min(self.top, self.filled)
+        kept = min(top, self.filled)
         order = ranking(norm, image)
         chosen = order[:, :kept]
         rank = rank_of(self.quantile, self.count)
-        last = max(rank, kept) if self.histogram is None else kept
+        last = max(rank, kept) if self.bracket is None else kept
         doubtful, beyond = image[:, :0], torch.zeros(len(norm), dtype=torch.bool, device=norm.device)
         if self.near:
             reached = norm.gather(1, order[:, last - 1 : last])[:, 0]
             doubtful, beyond = self.near.above(of, reached, self.bound[of])
-        if self.histogram is None:
+        if self.bracket is None:
             threshold = norm.gather(1, order[:, rank - 1 : rank])[:, 0]
+            bound = self._beyond(of, threshold)
         else:
-            threshold = self.unit_norm[of] * middle_of(self.histogram[of], rank)
+            low, high = (side[of].to(norm) for side in self.bracket)
+            threshold, bound = (low + high) / 2, (high - low) / 2
         top_x = x.gather(1, chosen[..., None].expand(-1, -1, x.shape[2]))
         certified = ~(beyond | (doubtful >= 0).any(1))
         top_norm, top_image = norm.gather(1, chosen), image.gather(1, chosen)
-        return Finished(self.centre[of], top_norm, top_image, top_x, threshold, certified, doubtful, beyond)
+        return Finished(self.centre[of], top_norm, top_image, top_x, threshold, bound, certified, doubtful, beyond)
+
+    def _beyond(self, of: slice, norm: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """The most by which a dropped image's norm may exceed these norms of images kept; 0 where none can."""
+        if self.near is None:
+            return torch.zeros_like(norm)
+        most = torch.maximum(self.near.norm[of].amax(1), self.near.lost[of])
+        return (torch.minimum(most, self.bound[of]) - norm).clamp(min=0)
 
     def again(self, rows: Int[Tensor, "r"]) -> "UnitStatistics":
         """Some units for a second look, about the mean that the first has found, with all that is kept of them."""
         made = copy(self)  # and no buffers of its own but these
         made.G, made.centre, made.sum, made.moment = self.G.pick(rows), self.centre[rows], self.sum[rows], self.moment.pick(rows)
         made.norm, made.image, made.x, made.floor = self.norm[rows], self.image[rows], self.x[rows], self.floor[rows]
-        made.unit_norm, made.histogram = self.unit_norm[rows], None if self.histogram is None else self.histogram[rows]
+        made.bracket = None if self.bracket is None else Bracket(*(side[rows] for side in self.bracket))
+        made.counted = None
         made.fixed, made.seen, made.at_once, made.waiting = True, True, 1, Waiting()
         made.near = made.epochs = made.offset = None
         for of in made._blocks():
@@ -289,12 +313,3 @@ def _slices(n: int, each: int) -> Iterator[slice]:
     """Of n units a few at a time, with so many numbers each."""
     step = max(1, BLOCK // each)
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
-
-
-def rank_of(quantile: float, count: int) -> int:
-    """Of `count` norms, the rank (1 = largest) that a share 1 - q of them reaches.
-
-    >>> rank_of(0.98, 5000), rank_of(0.98, 40), rank_of(0.5, 40)
-    (100, 1, 20)
-    """
-    return min(count, max(1, math.ceil((1 - quantile) * count - 1e-6)))

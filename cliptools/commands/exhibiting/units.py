@@ -47,6 +47,8 @@ def said_of_units(bundle: "Bundle", shelf: "Shelf", options: dict[str, Any]) -> 
     data["strength"] = [rounded(value, DIGITS) for value in strength(bundle)[rows]]
     if "threshold" in bundle:
         data["threshold"] = [rounded(value, DIGITS) for value in bundle["threshold"][rows]]
+    if "threshold_bound" in bundle and bundle["threshold_bound"][rows].any():
+        data["threshold_bound"] = [rounded(value, DIGITS) for value in bundle["threshold_bound"][rows]]
     return data | _words(bundle, rows, options["words"]) | _tops(bundle, rows, shelf, options) | _orders(bundle, rows, options)
 
 

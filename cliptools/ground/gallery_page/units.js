@@ -101,7 +101,8 @@ function unitFacts(row) {
   if (data.explained_all) facts.append(fact("explained, all images", digits(data.explained_all[row])));
   if (data.residual) facts.append(fact("residual of the words", digits(data.residual[row])));
   facts.append(fact("mean top norm", norm(data.strength[row])));
-  if (data.threshold) facts.append(fact("active above", norm(data.threshold[row])));
+  const within = data.threshold_bound?.[row] ? ` ± ${norm(data.threshold_bound[row])}` : "";
+  if (data.threshold) facts.append(fact("active above", norm(data.threshold[row]) + within));
   return facts;
 }
 

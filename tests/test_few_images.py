@@ -1,0 +1,134 @@
+"""Directions from few images, or from a T that is a large share of them, point where those of many images point."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from conftest import Run
+from test_bundle import read
+from test_statistics import batches_of
+
+from cliptools.ground.models import EMBEDDED, load_model
+from cliptools.ground.scene_images import SceneSource
+from cliptools.methods.choice import paths_of
+from cliptools.methods.engine import Effects, Settings, measure
+from cliptools.methods.paths import Paths, Slab
+
+SCENES, SEED = 600, 11
+LAYER = {"emoji-vit": 5, "emoji-rn": 4}
+EQUAL = 0.98  # of the units of more than median strength
+
+
+class Study(NamedTuple):
+    """An embedded model on some scenes."""
+
+    paths: Paths
+    layer: int
+    image: torch.Tensor
+
+    def effects(self, count: int, top: int | None, compact: bool = False) -> Effects:
+        """Of the first scenes."""
+        order, settings = torch.arange(count), Settings(top=top, scale=False, compact=compact)
+        return measure(self.paths, batches_of(self.image, order, 64), [self.layer], count, settings).effects
+
+
+@pytest.fixture(scope="module", params=EMBEDDED)
+def study(request: pytest.FixtureRequest) -> Study:
+    model, scenes = load_model(request.param, device="cpu"), SceneSource(SCENES, SEED)
+    image = torch.stack([model.transform(scenes.load(i)) for i in range(SCENES)])
+    effect, units = ("pooled", "pairs") if request.param == "emoji-rn" else ("second", "neurons")
+    paths = paths_of(model.clip, effect, units)
+    return Study(paths, LAYER[request.param], image)
+
+
+def test_signs_are_those_of_many_images(study: Study) -> None:
+    compact = study.paths.size(study.layer)[1] == 1
+    whole = study.effects(SCENES, None, compact)
+    strength = whole.top_norm.mean(1)
+    strong = strength > strength.median()
+    for count in (60, 150, 300):
+        for top in (None, count // 2, count):
+            some = study.effects(count, top, compact).component[:, 0]
+            equal = ((some * whole.component[:, 0]).sum(1) > 0)[strong]
+            assert equal.double().mean() >= EQUAL, (count, top, float(equal.double().mean()))
+
+
+def test_at_two_percent_the_sign_is_that_of_the_majority(study: Study) -> None:
+    """The paper's rule, where the paper has it: both from the same top images."""
+    n, k = study.paths.size(study.layer)
+    units = torch.arange(0, n, max(1, n // 300))
+    slab = Slab(study.layer, units)
+    S = torch.cat([next(iter(study.paths.read(part, [slab])[0])) for part in study.image.split(100)]).double()  # (image, n, k)
+    D = study.paths.directions(slab).double()
+    x = (S - S.mean(0)).transpose(0, 1)  # (n, image, k)
+    phi = x @ D  # (n, image, d)
+    top = phi.norm(dim=2).topk(round(0.02 * SCENES), dim=1).indices
+    rows = phi.gather(1, top[..., None].expand(-1, -1, phi.shape[2]))  # (n, T, d)
+    r = torch.linalg.svd(rows, full_matrices=False).Vh[:, 0]
+    projection = (rows @ r[..., None])[..., 0]
+    majority = (projection > 0).sum(1) - (projection < 0).sum(1)
+    agree = (majority.sign() == (projection**3).sum(1).sign())[majority != 0]
+    assert agree.double().mean() >= 0.99
+
+
+def test_the_header_says_t_and_where_it_comes_from(run: Run, tiny_clip_dir: Path) -> None:
+    asked = ("--model", f"local-dir:{tiny_clip_dir}", "--layers", "2")
+    photos = _photos(tiny_clip_dir.parent / "few", 14)
+    default, given = run("effects", photos, *asked), run("effects", photos, *asked, "--top-images", 3, "-q")
+    settings = read(default.stdout).header.settings
+    assert settings["top_images"] == 10 and settings["top_share"] == 0.02
+    assert read(default.stdout)["top_norm"].shape[1] == 10
+    assert "top_images" not in read(default.stdout).header.history[0]["arguments"]
+    assert read(given.stdout).header.settings["top_images"] == 3 and "top_share" not in read(given.stdout).header.settings
+    assert b"14 images are few" in default.stderr and b"more than a tenth" not in default.stderr
+    assert b"--top-images 3 is more than a tenth of 14 images" in given.stderr and b"few" not in given.stderr
+    whole = run("effects", photos, *asked, "--top-images", 14, "-q")
+    assert b"all 14 images are top images" in whole.stderr and b"`explained_all`" in whole.stderr
+    assert np.allclose(read(whole.stdout)["explained"], read(whole.stdout)["explained_all"], atol=1e-5)
+    assert run("effects", photos, *asked, "--top-images", 1, "-q").stderr == b""
+
+
+def test_a_merge_cuts_by_the_images_that_were_read(run: Run, tiny_clip_dir: Path, tmp_path: Path) -> None:
+    """Shards keep what their list suggests; unreadable images leave T as one run has it."""
+    photos = _photos(tmp_path / "photos", 11)
+    for i in (3, 8):
+        (photos / f"{i:02d}.png").write_bytes(b"damaged")
+    asked = ("--model", f"local-dir:{tiny_clip_dir}", "--layers", "2", "-q")
+    for i in (1, 2):
+        run("effects", photos, *asked, "--shard", f"{i}/2", "-o", tmp_path / f"{i}.safetensors")
+    merged = run("merge", tmp_path / "1.safetensors", tmp_path / "2.safetensors", "--images", photos)
+    assert merged.returncode == 0, merged.stderr.decode()
+    bundle, one = read(merged.stdout), read(run("effects", photos, *asked).stdout)
+    assert bundle["top_norm"].shape == one["top_norm"].shape and bundle["top_norm"].shape[1] == 8
+    assert bundle.header.settings == one.header.settings and bundle.header.settings["top_images"] == 8
+    assert b"9 images are few" in merged.stderr
+    np.testing.assert_array_equal(bundle["top_image"], one["top_image"])
+
+
+def test_thresholds_that_are_bounded_say_so(run: Run, tiny_clip_dir: Path, tmp_path: Path) -> None:
+    """Ranks beyond all that is kept: the bound is in the bundle, in records, and in the line at the end."""
+    photos = _photos(tmp_path / "photos", 420)
+    asked = ("--model", f"local-dir:{tiny_clip_dir}", "--layers", "2", "--top-images", 5, "--quantile", 0.4, "--memory", 0.0002)
+    ended = run("effects", photos, *asked)
+    assert ended.returncode == 0, ended.stderr.decode()
+    bundle = read(ended.stdout)
+    bound = bundle["threshold_bound"]
+    assert (bound > 0).all() and b"thresholds within" in ended.stderr
+    exact = read(run("effects", photos, *asked[:-1], 1).stdout)
+    assert (exact["threshold_bound"] == 0).all()
+    assert (np.abs(bundle["threshold"] - exact["threshold"]) <= bound * (1 + 1e-3) + 1e-6).all()
+    record = json.loads(run("view", "-f", "jsonl", stdin=ended.stdout).stdout.splitlines()[0])
+    assert record["threshold_bound"] == pytest.approx(float(bound[0]), rel=1e-3)
+
+
+def _photos(folder: Path, count: int) -> Path:
+    from PIL import Image
+
+    random = np.random.default_rng(6)
+    folder.mkdir(exist_ok=True)
+    for i in range(count):
+        Image.fromarray(random.integers(0, 256, (24, 24, 3)).astype(np.uint8)).save(folder / f"{i:02d}.png")
+    return folder
