@@ -65,14 +65,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def same_environment() -> Iterator[None]:
-    """Packages, programs and the user's cache are after the tests as they were before."""
+    """Packages and programs are after the tests as they were before."""
     from environment import this_environment
-    from platformdirs import user_cache_path
 
-    cache = user_cache_path("cliptools", appauthor=False)
-    before = this_environment(cache)
+    before = this_environment()
     yield
-    changes = this_environment(cache).changes_since(before)
+    changes = this_environment().changes_since(before)
     assert not changes, f"changed while the tests ran: {', '.join(changes)}"
 
 

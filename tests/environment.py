@@ -10,24 +10,22 @@ INSTALLED = (".dist-info", ".egg-info", ".egg-link", ".pth")
 
 
 class Environment(NamedTuple):
-    """Paths and times of change: installed packages, programs, and files in the user's cache."""
+    """Paths and times of change: installed packages, and programs."""
 
     packages: frozenset[tuple[str, int]]
     programs: frozenset[tuple[str, int]]
-    cache: frozenset[tuple[str, int]]
 
     def changes_since(self, earlier: "Environment") -> list[str]:
-        """Paths that are new, gone or written anew, of all three kinds."""
+        """Paths that are new, gone or written anew, of both kinds."""
         return sorted({path for now, before in zip(self, earlier, strict=True) for path, _ in now ^ before})
 
 
-def this_environment(cache: Path, packages: Iterable[Path] = (), programs: Path | None = None) -> Environment:
+def this_environment(packages: Iterable[Path] = (), programs: Path | None = None) -> Environment:
     """Look at an environment: at this interpreter's where no folders of packages and programs are given."""
     folders = list(packages) or [Path(folder) for folder in sys.path if folder.endswith("-packages")]
     return Environment(
         _times(path for folder in folders for path in folder.glob("*") if path.suffix in INSTALLED),
         _times((programs or Path(sysconfig.get_path("scripts"))).glob("*")),
-        _times(path for path in cache.rglob("*") if path.is_file()),
     )
 
 

@@ -69,18 +69,14 @@ def test_commands_of_this_environment_start() -> None:
 
 
 def test_what_an_installer_changes_is_noticed(tmp_path: Path) -> None:
-    packages, programs, cache = (tmp_path / name for name in ("site-packages", "bin", "cache"))
-    for folder in (packages, programs, cache):
-        folder.mkdir()
+    packages, programs = (tmp_path / name for name in ("site-packages", "bin"))
+    packages.mkdir()
+    programs.mkdir()
     (packages / "cliptools-1.dist-info").mkdir()
     program(programs / "clip-view", "exit 0")
-    before = this_environment(cache, [packages], programs)
-    assert this_environment(cache, [packages], programs).changes_since(before) == []
+    before = this_environment([packages], programs)
+    assert this_environment([packages], programs).changes_since(before) == []
     (packages / "cliptools-1.dist-info").rename(packages / "cliptools-2.dist-info")
     (programs / "clip-view").unlink()
-    (cache / "texts").mkdir()
-    (cache / "texts" / "key.safetensors").touch()
-    changed = this_environment(cache, [packages], programs).changes_since(before)
-    assert [Path(path).name for path in changed] == [
-        "clip-view", "key.safetensors", "cliptools-1.dist-info", "cliptools-2.dist-info",
-    ]  # fmt: skip
+    changed = this_environment([packages], programs).changes_since(before)
+    assert [Path(path).name for path in changed] == ["clip-view", "cliptools-1.dist-info", "cliptools-2.dist-info"]
