@@ -1,6 +1,7 @@
 """Small models, bundles and processes that the tests share."""
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,20 @@ ROOT = Path(__file__).parent.parent
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`make faults` repeats every fault as often as docs/reliability.md says."""
     parser.addoption("--thorough", action="store_true", help="tests of faults: as often as docs/reliability.md says")
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="files, and the tests of each, in an order drawn by this seed")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --shuffle: no test may need what another one has left."""
+    seed = config.getoption("--shuffle")
+    if seed is None:
+        return
+    draw = random.Random(seed)
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    paths = draw.sample(sorted(files), len(files))
+    items[:] = [item for path in paths for item in draw.sample(files[path], len(files[path]))]
 
 
 def pytest_unconfigure() -> None:
@@ -46,6 +61,26 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A cache of the tests' own, so that they neither read nor litter the user's."""
     os.environ["CLIPTOOLS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def same_environment() -> Iterator[None]:
+    """Packages and programs are after the tests as they were before."""
+    from environment import this_environment
+
+    before = this_environment()
+    yield
+    changes = this_environment().changes_since(before)
+    assert not changes, f"changed while the tests ran: {', '.join(changes)}"
+
+
+@pytest.fixture(autouse=True)
+def own_run() -> Iterator[None]:
+    """Each test speaks, counts and warns as if it came first."""
+    from cliptools.ground import progress
+
+    with progress.own_run():
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

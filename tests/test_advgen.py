@@ -138,6 +138,31 @@ def test_seeds_and_pairs(twelve: bytes) -> None:
     assert [r["description"] for r in parsed(other.stdout)] != [r["description"] for r in parsed(twelve)]
 
 
+def test_words_are_those_that_are_drawn() -> None:
+    """A teddy bear is no bear, though both are among the words."""
+    given = lines("teddy bear", "bear", "hot dog", "key", "crown")
+    records = parsed(inside("advgen", *PLAIN, "--take", 8, "--images", 1, stdin=given).stdout)
+    assert len(records) == 8 and any("teddy bear" in r["words"] for r in records) and any("bear" in r["words"] for r in records)
+    for record in records:
+        assert len(record["words"]) == 3 and sorted(record["drawn"]) == sorted([*record["words"], "panda"])
+
+
+@pytest.mark.parametrize(
+    ("description", "words", "drawn", "left"),
+    [
+        ("Two pandas on a table with a rocket", ["rocket"], ["panda", "panda", "rocket"], "on 1, table 1"),
+        ("a panda with freedom and a polar bear", [], ["panda", "polar bear"], "freedom 1"),
+        ("three pandas, a key and a small crown", ["key"], ["panda", "panda", "key", "crown"], "small 1"),
+    ],
+)
+def test_a_record_says_what_of_its_description_is_drawn(description: str, words: list[str], drawn: list[str], left: str) -> None:
+    line = json.loads(lines("rocket")) | {"description": description, "words": ["bear", "rocket", "key", "freedom"]}
+    done = inside("advgen", "--images-only", "--images", 2, "-f", "jsonl", stdin=json.dumps(line).encode())
+    assert [(r["description"], r["words"], r["drawn"]) for r in parsed(done.stdout)] == 2 * [(description, words, drawn)]
+    said = f"1 of 1 descriptions ask for more than is drawn ({left}); `drawn` says what the pictures show"
+    assert done.stderr.decode().splitlines()[-1] == said
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 

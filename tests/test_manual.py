@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import venv
 import zipfile
 from importlib import metadata
 from importlib.util import find_spec
@@ -185,7 +186,11 @@ def test_whatis_can_read_the_names() -> None:
 
 @pytest.fixture(scope="module")
 def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a wheel of this checkout, without the models and artwork, is installed."""
+    """A virtual environment of this test, in which a wheel of this checkout, without the models and artwork, is installed.
+
+    Never the environment that the tests run in, not even with --prefix: pip takes the editable install there for an earlier
+    version, and removes it.
+    """
     if int(metadata.version("setuptools").split(".")[0]) < 77 if find_spec("setuptools") else True:
         pytest.skip("setuptools 77 or later is not installed")
     place = tmp_path_factory.mktemp("wheel")
@@ -196,16 +201,25 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(ROOT / folder, checkout / folder, ignore=ignored)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, checkout)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(place), str(checkout)]
-    ended = subprocess.run(build, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
+    venv.create(place / "venv")
+    pip("wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(place), str(checkout))
     (wheel,) = place.glob("*.whl")
     assert sum("share/man/" in name for name in zipfile.ZipFile(wheel).namelist()) == len(PAGES)
-    install = [*pip, "install", "--no-deps", "--no-index", "--no-compile", "--prefix", str(place / "prefix"), str(wheel)]
-    ended = subprocess.run(install, capture_output=True, text=True, check=False)
+    pip("--python", str(place / "venv"), "install", "--no-deps", "--no-index", "--no-compile", str(wheel))
+    return place / "venv"
+
+
+def pip(*words: str) -> None:
+    """Run pip without the user's settings, and without the packages that PYTHONPATH would add to those installed."""
+    command = [sys.executable, "-m", "pip", "--isolated", "--disable-pip-version-check", "--no-cache-dir", "--quiet", *words]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PYTHON"))}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert ended.returncode == 0, ended.stderr
-    return place / "prefix"
+
+
+def test_the_wheel_installs_the_commands(prefix: Path) -> None:
+    assert {path.name for path in (prefix / "bin").glob("clip-*")} == set(COMMANDS)
+    assert [path.name for path in prefix.glob("lib/python*/site-packages/cliptools-*")]
 
 
 def test_the_wheel_installs_completion(prefix: Path) -> None:

@@ -3,10 +3,13 @@
 import json
 from typing import Any
 
+import click
 import pytest
 from conftest import Run
 
-from cliptools.ground import progress
+from cliptools.commands.base import command
+from cliptools.ground import models, progress
+from cliptools.ground.errors import CliptoolsError
 
 
 def events(stderr: bytes) -> list[dict[str, Any]]:
@@ -40,15 +43,12 @@ def test_json_lines_leave_the_result_alone(run: Run) -> None:
 
 def test_progress_in_json_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "OFTEN", 0.0)
-    try:
-        progress.speak(quiet=False, as_json=True)
-        assert list(progress.progress([3, 4], "images", 7, lambda item: item)) == [3, 4]
-        progress.warn("look")
-        progress.speak(quiet=True, as_json=True)
-        assert list(progress.progress([5], "images", 5)) == [5]
-        progress.note("not said")
-    finally:
-        progress.speak(quiet=False, as_json=False)
+    progress.speak(quiet=False, as_json=True)
+    assert list(progress.progress([3, 4], "images", 7, lambda item: item)) == [3, 4]
+    progress.warn("look")
+    progress.speak(quiet=True, as_json=True)
+    assert list(progress.progress([5], "images", 5)) == [5]
+    progress.note("not said")
     said = events(capsys.readouterr().err.encode())
     assert [(line["event"], line["message"], line.get("done"), line.get("total")) for line in said] == [
         ("progress", "images", 3, 7),
@@ -59,11 +59,45 @@ def test_progress_in_json_lines(capsys: pytest.CaptureFixture[str], monkeypatch:
 
 def test_one_run_says_nothing_of_another(capsys: pytest.CaptureFixture[str]) -> None:
     for images in (3, 2):
-        progress.speak(quiet=False, as_json=False)
-        list(progress.progress(range(images), "images"))
-        progress.summarise(f"{images} images")
-        progress.finish()
+        with progress.own_run():
+            list(progress.progress(range(images), "images"))
+            progress.summarise(f"{images} images")
+            progress.finish()
         assert capsys.readouterr().err.startswith(f"{images} images (0 s, ")
-    progress.speak(quiet=False, as_json=False)
     progress.finish()
     assert not capsys.readouterr().err
+
+
+@command("clip-test")
+@click.option("--then", type=click.Choice(["return", "fail", "raise"]))
+def speaking(then: str | None) -> None:
+    """Warn twice of the same subject, then end as told."""
+    for _ in range(2):
+        progress.warn_once("disk", "the disk is full")
+    progress.note("a note")
+    if then == "fail":
+        raise CliptoolsError("as told")
+    if then == "raise":
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("options", [("-q",), ("--log-json",), ("-q", "--log-json", "--then", "fail"), ("-q", "--then", "raise")])
+def test_a_command_leaves_nothing_to_what_runs_after_it(capsys: pytest.CaptureFixture[str], options: tuple[str, ...]) -> None:
+    with pytest.raises((SystemExit, ZeroDivisionError)):
+        speaking.main(options)
+    assert capsys.readouterr().err.count("the disk is full") == 1
+    progress.note("still here")
+    progress.warn_once("disk", "the disk is full")
+    assert capsys.readouterr().err == "still here\nwarning: the disk is full\n"
+
+
+def test_no_model_of_a_command_is_left_to_the_next() -> None:
+    @command("clip-test")
+    def handing() -> None:
+        """Hand a model over to nobody."""
+        models.hand_over(model)
+
+    model = models.load_model("emoji-vit")
+    with pytest.raises(SystemExit):
+        handing.main([])
+    assert models.load_recorded_model(model.identity) is not model

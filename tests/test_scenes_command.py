@@ -17,7 +17,10 @@ from PIL import Image
 from cliptools.ground.emoji.concepts import concepts
 from cliptools.ground.emoji.samples import slug
 from cliptools.ground.images import open_images
+from cliptools.ground.masked.image import MaskedImage
+from cliptools.ground.masked.scenes import scenes_in_folder
 from cliptools.ground.scene_images import SceneSource
+from cliptools.ground.truth import read_truth
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 
@@ -104,15 +107,55 @@ def test_single_emoji_lie_in_folders_of_their_names(run: Run, tmp_path: Path) ->
 
 
 def test_captions_sizes_and_styles(run: Run, tmp_path: Path) -> None:
-    arguments = ("--caption", "a cat on a boat", "--caption", "an owl", "--count", 2, "--size", 80, "--style", "fluent")
-    assert run("scenes", *arguments, "-o", tmp_path / "x.tar").returncode == 0
+    arguments = ("--caption", "a cat and a boat", "--caption", "an owl", "--count", 2, "--size", 80, "--style", "fluent")
+    done = run("scenes", *arguments, "-o", tmp_path / "x.tar")
+    assert done.returncode == 0 and not done.stderr
     packed = members((tmp_path / "x.tar").read_bytes())
     records = [json.loads(data) for name, data in packed.items() if name.endswith(".json")]
     assert [r["names"] for r in records] == [["cat", "sailboat"]] * 2 + [["owl"]] * 2
-    assert [r["caption"] for r in records] == ["a cat on a boat"] * 2 + ["an owl"] * 2
+    assert [r["caption"] for r in records] == ["a cat and a boat"] * 2 + ["an owl"] * 2 and not any("asked" in r for r in records)
     assert {style for r in records for style in r["styles"]} == {"fluent"}
     assert Image.open(io.BytesIO(packed["scene-000003.png"])).size == (80, 80)
     assert packed["scene-000000.png"] != packed["scene-000001.png"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "names", "caption", "without"),
+    [
+        ("two dogs and a red pizza", ["dog", "dog", "pizza"], "two dogs and a pizza", "red"),
+        ("a cat on a boat", ["cat", "sailboat"], "a cat and a boat", "on"),
+        ("a small owl left of 3 blue keys", ["owl", "key", "key", "key"], "an owl and three keys", "small, left, blue"),
+        ("a robot rides a hot dog", ["hot dog"], "a hot dog", "robot, rides"),
+    ],
+)
+def test_a_caption_says_what_is_drawn(run: Run, tmp_path: Path, asked: str, names: list[str], caption: str, without: str) -> None:
+    done = run("scenes", "--caption", asked, "--out-dir", tmp_path / "out", "-q")
+    assert done.stderr.decode() == f"warning: --caption {asked!r}: drawn as {caption!r}, without: {without}\n"
+    (record,) = map(json.loads, (tmp_path / "out" / "scenes.jsonl").read_text().splitlines())
+    assert (record["asked"], record["caption"], record["names"]) == (asked, caption, names)
+    assert record["named"] == list(dict.fromkeys(names)) and len(record["boxes"]) == len(names)
+    labels = np.asarray(Image.open(tmp_path / "out" / record["masks"]))
+    assert set(np.unique(labels)) <= set(range(len(names) + 1)) and labels.max() >= len(set(names))
+    packed = members(run("scenes", "--caption", asked, "-q").stdout)
+    assert packed["scene-000000.txt"].decode() == caption
+    assert json.loads(packed["scene-000000.json"])["asked"] == asked
+
+
+def test_more_of_a_thing_than_a_scene_holds(run: Run) -> None:
+    done = run("scenes", "--caption", "three dogs and two cats")
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.decode() == (
+        "clip-scenes: --caption 'three dogs and two cats' names 5 emoji (three dogs and two cats), a scene holds at most 4\n"
+    )
+
+
+def test_two_of_a_kind_have_one_mask_and_one_name(run: Run, tmp_path: Path) -> None:
+    assert run("scenes", "--caption", "two dogs and a pizza", "--out-dir", tmp_path / "out").returncode == 0
+    (scene,) = scenes_in_folder(tmp_path / "out", whole=False)
+    assert isinstance(scene, MaskedImage) and scene.texts == ("dog", "pizza")
+    labels = np.asarray(Image.open(tmp_path / "out" / "masks" / "scene-000000.masks.png"))
+    np.testing.assert_array_equal(scene.masks, [(labels == 1) | (labels == 2), labels == 3])
+    assert read_truth(tmp_path / "out" / "scenes.jsonl").of("scene-000000.png") == ("dog", "pizza")
 
 
 def test_so_many_emoji_and_no_other_number(run: Run, twelve: bytes) -> None:

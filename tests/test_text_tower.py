@@ -132,7 +132,6 @@ def pool(tmp_path: Path) -> Pool:
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CLIPTOOLS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "_warned", False)
     return tmp_path / "cache"
 
 

@@ -159,11 +159,13 @@ def settle_painter(options: dict[str, Any], given: "list[Description]", model: s
 
 
 def open_gallery(options: dict[str, Any]) -> "Gallery | None":
-    """The folder of --out-dir, if there is one."""
+    """The folder of --out-dir, if there is one, for this run alone until it ends."""
     if options["out_dir"] is None:
         return None
     from cliptools.ground.gallery import Gallery
+    from cliptools.ground.one_writer import only_writer
 
+    click.get_current_context().with_resource(only_writer(options["out_dir"]))
     return Gallery(options["out_dir"], options["resume"])
 
 

@@ -5,6 +5,7 @@ import functools
 import math
 import sys
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from io import BufferedIOBase, TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
@@ -15,7 +16,7 @@ import cliptools
 from cliptools.commands.completing import complete_by_name
 from cliptools.ground.errors import CliptoolsError, UsageError, out_of_memory
 from cliptools.ground.output import silence_stdout, stdout_is_terminal
-from cliptools.ground.progress import fail, finish, speak
+from cliptools.ground.progress import fail, finish, own_run, speak
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CLIPTOOLS", "max_content_width": 100}
@@ -30,12 +31,17 @@ class Command(click.Command):
     """A command whose environment variables are CLIPTOOLS_<OPTION> and whose errors are one line."""
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
-        """Run and exit: 0 done, 1 failed, 2 usage; quietly when the reader has gone."""
+        """Run and exit: 0 done, 1 failed, 2 usage; quietly when the reader has gone.
+
+        Whoever calls it in a process that goes on finds the state of that process as it was.
+        """
         extra.setdefault("prog_name", self.name)
         for stream in (sys.stdout, sys.stderr):  # a sign that the terminal's encoding has not is no reason to fail
             if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
                 stream.reconfigure(errors="replace")
-        sys.exit(self._status(*args, **extra))
+        with own_run():
+            status = copy_context().run(self._status, *args, **extra)
+        sys.exit(status)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a reader that has gone away ends it quietly, before click makes a failure of it.

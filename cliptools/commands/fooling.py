@@ -1,6 +1,7 @@
 """The second half of clip-advgen: pictures painted or read, embedded, checked, kept and counted."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCHEMES = ("local-dir:", "hf-hub:")
+OFTEN = 8  # words named of those that a painter leaves out
 
 
 class Order(NamedTuple):
@@ -144,6 +146,8 @@ def judge_pictures(
             stream.write(_table(rows, output is None and stdout_is_terminal()))
     for task, tally in rows:
         note(_sentence(task, tally))
+    if studio.painter is not None and (said := _left_out([one for one in given if not one.file], studio.painter)):
+        note(said)
 
 
 def _studio(given: Sequence[Description], tasks: Sequence[Task], options: dict[str, Any]) -> Studio:
@@ -211,6 +215,8 @@ def _wanted(order: Order, studio: Studio) -> dict[str, Any]:
     said: dict[str, Any] = {"caption": one.number, "copy": order.copy, "description": one.text or None, "words": list(one.words)}
     settings = dict(one.settings)
     if not one.file and studio.painter is not None:
+        if (understood := studio.painter.understood(one.text, one.words)) is not None:
+            said |= {"words": list(understood.words), "drawn": list(understood.drawn)}
         said["image_seed"] = order.seed
         settings |= studio.painter.settings
     if studio.judge is not None:
@@ -266,6 +272,17 @@ def _sentence(task: Task, tally: Tally) -> str:
         return f"{said}; unchecked"
     rate = f"{tally.sound_fooled} ({_percent(tally.sound_fooled, tally.sound)})"
     return f"{said}; of the {tally.sound} that show {task.depict} and no {task.predict}, {rate}"
+
+
+def _left_out(given: Sequence[Description], painter: Painter) -> str:
+    """In one line: how many descriptions ask for more than the painter draws, and the words it leaves out most often."""
+    left = [understood.left_out for one in given if (understood := painter.understood(one.text, one.words)) is not None]
+    words = Counter(word for words in left for word in words)
+    if not words:
+        return ""
+    often = ", ".join(f"{word} {count}" for word, count in sorted(words.items(), key=lambda entry: (-entry[1], entry[0]))[:OFTEN])
+    asking, more = sum(map(bool, left)), ", …" if len(words) > OFTEN else ""
+    return f"{asking} of {len(left)} descriptions ask for more than is drawn ({often}{more}); `drawn` says what the pictures show"
 
 
 def _percent(part: int, whole: int) -> str:

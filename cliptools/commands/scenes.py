@@ -52,6 +52,9 @@ def main(
     and boxes from back to front, the names the caption speaks of, and those of them that are hidden) and KEY.masks.png
     (8 bits: 0 is the ground, 1 the emoji at the back, 2 the next, …). Commands that read images pass over *.masks.png.
 
+    With --caption, two dogs are drawn as two. Where a text asks for what a scene has not (colours, places, other things), a
+    warning names those words; the caption says what is drawn, and the text itself is in `asked`.
+
     With --out-dir, a folder with images/, masks/ and scenes.jsonl.
 
     Scene i depends on the seed and on i alone: a longer set begins with the shorter one, and equal runs give equal bytes.
@@ -61,7 +64,7 @@ def main(
       clip-scenes --count 2000 --seed 7 | clip-effects - > effects.safetensors
       clip-scenes --count 1000 --emoji 2-3 --out-dir scenes
       clip-scenes --count 1052 --single --out-dir singles
-      clip-scenes --caption "a cat on a boat" --count 8 --size 256 -o cats.tar
+      clip-scenes --caption "two cats and a boat" --count 8 --size 256 -o cats.tar
       clip-scenes --count 100 | tar -xO --wildcards '*.json' | jq -c '[.key, .names]'
     """
     if out_dir is not None and output is not None:
@@ -135,9 +138,16 @@ def _write_tar(stream: BufferedIOBase, scenes: Iterator["Sample"]) -> None:
 
 def _write_folder(folder: Path, scenes: Iterator["Sample"]) -> None:
     """images/, masks/ and, last of all, scenes.jsonl: where that is, the rest is whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise CliptoolsError(f"{folder}: not empty, and scenes would mix with what is there; name a new folder")
+    from cliptools.ground.one_writer import only_writer
+
+    with only_writer(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise CliptoolsError(f"{folder}: not empty, and scenes would mix with what is there; name a new folder")
+        _write_scenes(folder, scenes)
+
+
+def _write_scenes(folder: Path, scenes: Iterator["Sample"]) -> None:
     with whole_file(folder / "scenes.jsonl") as stream:
         for sample in scenes:
             image, masks = f"images/{sample.key}.png", f"masks/{sample.key}.masks.png"

@@ -11,11 +11,9 @@ from safetensors.numpy import save
 
 from cliptools.ground.errors import CliptoolsError
 from cliptools.ground.output import whole_file
-from cliptools.ground.progress import warn
+from cliptools.ground.progress import warn_once
 from cliptools.ground.provenance import KEY, canonical, digest
 from cliptools.ground.strict_json import parse
-
-_warned = False
 
 
 def cache_dir() -> Path:
@@ -64,16 +62,13 @@ def _recall(path: Path, key: str, shape: tuple[int, ...]) -> Float32[np.ndarray,
 
 
 def _keep(path: Path, key: str, value: Float32[np.ndarray, "..."]) -> None:
-    """Write the file; where that is not possible, say so once."""
-    global _warned
+    """Write the file; where that is not possible, say so once a run."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as stream:
             stream.write(save({"value": value}, metadata={KEY: canonical(_seal(key, value))}))
     except (OSError, CliptoolsError) as error:
-        if not _warned:
-            warn(f"nothing is kept in the cache, each run computes anew: {error}")
-            _warned = True
+        warn_once("cache", f"nothing is kept in the cache, each run computes anew: {error}")
 
 
 def _seal(key: str, value: Float32[np.ndarray, "..."]) -> dict[str, str]:

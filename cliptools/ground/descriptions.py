@@ -9,6 +9,8 @@ import numpy as np
 
 from cliptools.ground.class_names import names_pattern, parse_class
 from cliptools.ground.emoji.captions import listed, with_article
+from cliptools.ground.emoji.concepts import concept_index
+from cliptools.ground.naming import Names
 from cliptools.ground.progress import warn
 from cliptools.ground.provenance import digest
 from cliptools.ground.word_lists import Task, WordList
@@ -25,20 +27,24 @@ class Wanted:
     task: Task
     words: tuple[str, ...]
     """Those of the list that a description may use: neither class is among them."""
-    depicted: re.Pattern[str]
+    depicted: frozenset[str]
+    """Names of the depicted class, in small letters."""
     forbidden: re.Pattern[str]
+    names: Names
+    """All words and names of the depicted class, to be looked for in texts."""
 
     def fault(self, text: str, words_needed: int = 1) -> str | None:
         """Why a description may not stay, or None."""
         if self.forbidden.search(text):
             return f"names {self.task.predict}"
-        if not self.depicted.search(text):
+        if not self.depicted & self.names.named(text):
             return f"does not name {self.task.depict}"
         return "uses too few of the words" if len(self.used(text)) < min(words_needed, len(self.words)) else None
 
     def used(self, text: str) -> tuple[str, ...]:
-        """The listed words that a text names, in the list's order."""
-        return tuple(word for word in self.words if names_pattern([word]).search(text))
+        """The listed words that a text names, in the list's order; a `teddy bear` is no `bear`."""
+        named = self.names.named(text)
+        return tuple(word for word in self.words if word.lower() in named)
 
 
 @runtime_checkable
@@ -73,11 +79,16 @@ class TemplateWriter:
 
 
 def wanted_of(found: WordList) -> Wanted:
-    """What the descriptions of a list of words must keep to: the classes with their plurals and synonyms."""
+    """What the descriptions of a list of words must keep to: the classes with their plurals and synonyms.
+
+    A word with the name of a class in it is left out, and the predicted class is forbidden, wherever the name stands: `hot dog`
+    is too near to `dog`. The depicted class has to be named itself.
+    """
     depict, predict = parse_class(found.task.depict), parse_class(found.task.predict)
-    depicted, forbidden = names_pattern(depict.names), names_pattern((*predict.names, *found.forbidden))
-    usable = tuple(word for word in found.words if not depicted.search(word) and not forbidden.search(word))
-    return Wanted(found.task, usable, depicted, forbidden)
+    own, forbidden = names_pattern(depict.names), names_pattern((*predict.names, *found.forbidden))
+    usable = tuple(word for word in found.words if not own.search(word) and not forbidden.search(word))
+    depicted = frozenset(name.lower() for name in depict.names)
+    return Wanted(found.task, usable, depicted, forbidden, Names((*usable, *depicted), concept_index()))
 
 
 def write_descriptions(

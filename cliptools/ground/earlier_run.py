@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cliptools.ground.errors import CliptoolsError
+from cliptools.ground.one_writer import only_writer_of
 from cliptools.ground.strict_json import parse
 
 PART = ".part"
@@ -61,7 +62,7 @@ class KeptLines:
         try:
             if not resume and self.part.exists() and self.part.stat().st_size:
                 raise CliptoolsError(f"{self.part}: left by an earlier run; go on with it (--resume), or remove it")
-            if resume and path.is_file() and not self.part.exists():
+            if resume and path.is_file() and not (self.part.exists() and self.part.stat().st_size):
                 shutil.copyfile(path, self.part)
             self.stream: BufferedIOBase = self.part.open("ab")
         except OSError as error:
@@ -88,18 +89,15 @@ def kept_lines(path: Path, resume: bool) -> Iterator[KeptLines]:
         resume: Whether to go on with FILE.part, or else with FILE, where there is one.
 
     Raises:
-        CliptoolsError: FILE.part is there, without `resume`; or it cannot be written.
+        CliptoolsError: FILE.part is there, without `resume`; another run writes it; or it cannot be written.
     """
-    kept = KeptLines(path, resume)
-    try:
-        with kept.stream:
-            yield kept
-            kept.stream.flush()
-            os.fsync(kept.stream.fileno())
-        os.replace(kept.part, path)
-    except OSError as error:
-        raise CliptoolsError(f"{path}: could not be written ({error.strerror})") from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            if not kept.part.stat().st_size:
-                kept.part.unlink()
+    with only_writer_of(path.with_name(path.name + PART)):
+        kept = KeptLines(path, resume)
+        try:
+            with kept.stream:
+                yield kept
+                kept.stream.flush()
+                os.fsync(kept.stream.fileno())
+            os.replace(kept.part, path)
+        except OSError as error:
+            raise CliptoolsError(f"{path}: could not be written ({error.strerror})") from None

@@ -12,6 +12,7 @@ from safetensors.numpy import load, save
 
 from cliptools.ground.earlier_run import PART, check_same, whole_lines
 from cliptools.ground.errors import CliptoolsError
+from cliptools.ground.one_writer import only_writer_of
 from cliptools.ground.output import replaceable
 from cliptools.ground.provenance import canonical, digest
 
@@ -30,7 +31,7 @@ class KeptRecords:
             CliptoolsError: an earlier run has left something, which is not to be gone on with.
         """
         self.path = path.with_name(path.name + PART)
-        if self.path.exists() and not resume:
+        if self.path.exists() and self.path.stat().st_size and not resume:
             raise CliptoolsError(f"{self.path}: left by an earlier run; go on with it (--resume), or remove it")
 
     def records(self, said: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -107,6 +108,7 @@ def _kept(path: Path | None, resume: bool, kind: type[Kept]) -> Iterator[Kept | 
     if not is_kept(path):
         yield None
         return
-    kept = kind(path, resume)
-    yield kept
-    kept.remove()
+    with only_writer_of(path.with_name(path.name + PART)):
+        kept = kind(path, resume)
+        yield kept
+        kept.remove()

@@ -127,7 +127,7 @@ def _member_names(name: str, span: Span, option: str) -> Sequence[str]:
             except (ValueError, KeyError, TypeError):
                 break
             if isinstance(names, list) and all(isinstance(each, str) for each in names):
-                return names
+                return list(dict.fromkeys(names))  # of two dogs a scene has the name twice
     raise StreamError(f"{option}: {name} is not followed by {key}.json with a list of `names`, as clip-scenes writes it")
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 DTYPE: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-_handed_over: list["LoadedModel"] = []  # one at most
+_handed_over: ContextVar["LoadedModel | None"] = ContextVar("_handed_over", default=None)
+"""A model on its way to the next load_recorded_model; a command runs in a context of its own, so nothing is left after it."""
 
 
 @dataclass(frozen=True)
@@ -130,16 +132,17 @@ def load_recorded_model(
 
 def hand_over(model: LoadedModel) -> None:
     """Let the next load_recorded_model of this model return it: weights are loaded once a command, whoever needs them first."""
-    _handed_over[:] = [model]
+    _handed_over.set(model)
 
 
 def _received(recorded: dict[str, Any], where: torch.device, precision: Precision) -> LoadedModel | None:
     """The model handed over, if it is the one wanted."""
     wanted = recorded["name"], recorded["pretrained"], recorded["sha256"], precision, where
-    for model in _handed_over:
-        if (model.name, model.pretrained, model.sha256, model.precision, model.device) == wanted:
-            return _handed_over.pop()
-    return None
+    model = _handed_over.get()
+    if model is None or (model.name, model.pretrained, model.sha256, model.precision, model.device) != wanted:
+        return None
+    _handed_over.set(None)
+    return model
 
 
 def drop_text_tower(model: LoadedModel) -> None:

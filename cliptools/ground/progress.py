@@ -30,6 +30,8 @@ class _Run:
     counted: tuple[str, int, float] | None = None
     """Label, how many, and seconds of the first pass over what the run is there for."""
     summary: str | None = None
+    warned: set[str] = field(default_factory=set)
+    """Subjects of the warnings that are given once a run."""
 
     @property
     def draws(self) -> bool:
@@ -40,10 +42,23 @@ class _Run:
 _run = _Run()
 
 
-def speak(quiet: bool, as_json: bool) -> None:
-    """A run begins, and how it speaks: without bars and notes (not errors and warnings), in JSON lines."""
+@contextlib.contextmanager
+def own_run() -> Iterator[None]:
+    """A run of its own: it speaks and counts as if nothing had run before it, and leaves nothing to what runs after it.
+
+    The state is one for all threads, because those that decode and download speak too.
+    """
     global _run
-    _run = _Run(quiet, as_json)
+    outer, _run = _run, _Run()
+    try:
+        yield
+    finally:
+        _run = outer
+
+
+def speak(quiet: bool, as_json: bool) -> None:
+    """Set how this run speaks: without bars and notes (not errors and warnings), in JSON lines. It begins now."""
+    _run.quiet, _run.as_json, _run.begin = quiet, as_json, time.perf_counter()
 
 
 def note(message: str) -> None:
@@ -55,6 +70,13 @@ def note(message: str) -> None:
 def warn(message: str) -> None:
     """Something the user should look at, even with -q."""
     _say("warning", message if _run.as_json else f"warning: {message}")
+
+
+def warn_once(subject: str, message: str) -> None:
+    """Warn, unless this run has warned of the same subject before."""
+    if subject not in _run.warned:
+        _run.warned.add(subject)
+        warn(message)
 
 
 def fail(message: str, status: int) -> None:

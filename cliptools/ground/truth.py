@@ -49,7 +49,8 @@ def read_truth(path: Path, option: str = "--truth") -> Truth:
             raise StreamError(
                 f"{option} {path}: line {number} has no `key` with a list of `names`, as scenes.jsonl of clip-scenes has"
             )
-        if names.setdefault(key, tuple(shown)) != tuple(shown):
+        distinct = tuple(dict.fromkeys(shown))  # of two dogs a scene has the name twice
+        if names.setdefault(key, distinct) != distinct:
             raise StreamError(f"{option} {path}: line {number} says something else of {key!r} than a line before")
     return Truth(names, f"{option} {path}")
 

@@ -17,6 +17,7 @@ ELSEWHERE: dict[tuple[str, str], str] = {
     ("ground/matlab.py", "expected a MATLAB file"): "tests/test_shift.py: expected a MATLAB file of Stanford Cars",
     ("ground/matlab.py", "no variable"): "tests/test_shift.py: no variable class_names",
     ("ground/models.py", "the weights hold NaN"): "tests/test_effects_command.py: NaN or infinity, first in",
+    ("ground/one_writer.py", "writes here"): "tests/test_one_writer.py: writes here",
     ("ground/output.py", "standard output is closed"): "tests/test_pipes.py: standard output is closed",
     ("ground/painters/diffusion.py", "out of memory painting"): "tests/test_advgen_diffusion.py: out of memory painting",
     ("ground/painters/diffusion.py", "missing; pip install"): "tests/test_advgen_diffusion.py: diffusers missing; pip install",

@@ -80,6 +80,12 @@ def raised() -> Iterator[set[tuple[str, int]]]:
 
 
 @pytest.fixture(scope="module")
+def tried() -> set[str]:
+    """Lines of the entries that were tried already, in whatever order the tests run."""
+    return set()
+
+
+@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("inputs")
     model, resnet = (load_model(name, device="cpu").identity for name in ("emoji-vit", "emoji-rn"))
@@ -105,14 +111,20 @@ def ended(command: str, stdin: bytes) -> tuple[int, bytes, list[str]]:
     return int(stop.value.code or 0), out, said.decode().splitlines()
 
 
+def ran(entry: Entry, folder: Path, tried: set[str]) -> tuple[int, bytes, list[str], str]:
+    """What `ended` says of an entry's command, and the command; the current folder is that of the inputs."""
+    tried.add(entry.line)
+    command, _, file = entry.line.replace("{texts}", " ".join(f"--text t{number}" for number in range(256))).partition(" < ")
+    return *ended(command, (folder / file).read_bytes() if file else b""), command
+
+
 @pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.line[:80])
 def test_a_command_says_what_is_listed(
-    entry: Entry, folder: Path, raised: set[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+    entry: Entry, folder: Path, raised: set[tuple[str, int]], tried: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    command, _, file = entry.line.replace("{texts}", " ".join(f"--text t{number}" for number in range(256))).partition(" < ")
-    status, out, lines = ended(command, (folder / file).read_bytes() if file else b"")
+    status, out, lines, command = ran(entry, folder, tried)
     expected = ".*".join(map(re.escape, entry.message.split("[...]")))
     whole = rf"(clip-\w+: )?{expected}"
     assert status == entry.status and any(re.fullmatch(whole, line) for line in lines), lines
@@ -132,8 +144,15 @@ def test_towers_without_the_effects_that_are_asked_for(raised: set[tuple[str, in
         supported_resnet(load_model("emoji-vit", device="cpu").clip)
 
 
-def test_every_message_is_listed(raised: set[tuple[str, int]]) -> None:
-    """Runs last: each place that makes an error has made one, or stands in ELSEWHERE with a test or a reason."""
+def test_every_message_is_listed(
+    folder: Path, raised: set[tuple[str, int]], tried: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each place that makes an error has made one, once all entries are tried, or stands in ELSEWHERE with a test or a reason."""
+    monkeypatch.chdir(folder)
+    for entry in entries():
+        if entry.line not in tried:
+            ran(entry, folder, tried)
+    test_towers_without_the_effects_that_are_asked_for(raised)
     unseen = [site for site in sites() if not any(file == site.file and site.first <= line <= site.last for file, line in raised)]
     missing = [site for site in unseen if not any(file == site.file and part in site.text for file, part in ELSEWHERE)]
     assert not missing, "\n".join(f"{site.file}:{site.first}: {site.text}" for site in missing)

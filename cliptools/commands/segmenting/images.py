@@ -9,9 +9,12 @@ from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import click
+
 from cliptools.commands.segmenting.segmenter import Found, Segmenter, heat_maps
 from cliptools.ground.earlier_run import check_same
 from cliptools.ground.errors import CliptoolsError, ImageError
+from cliptools.ground.one_writer import only_writer
 from cliptools.ground.output import binary_output, put_whole, text_output
 from cliptools.ground.progress import progress, summarise, warn
 from cliptools.ground.records import rounded, write_record
@@ -89,6 +92,14 @@ class Folder:
         return name
 
 
+def open_folder(options: dict[str, Any]) -> Folder | None:
+    """The folder of --out-dir, if there is one, for this run alone until it ends."""
+    if not options["out_dir"]:
+        return None
+    click.get_current_context().with_resource(only_writer(options["out_dir"]))
+    return Folder(options["out_dir"], options["resume"])
+
+
 def folder_of(name: str) -> str:
     """An image's folder below --out-dir: its name, which may come out of an archive and must not lead elsewhere."""
     parts = [part for part in PurePosixPath(name).parts if part.strip("/")]
@@ -107,7 +118,7 @@ def segment_images(
             return None
         return made.find(tensors, [texts] * len(batch))
 
-    folder = Folder(options["out_dir"], options["resume"]) if options["out_dir"] else None
+    folder = open_folder(options)
     texts = tuple(options["texts"])
     made.settings["threshold"] = made.thresholds[0]
     skipped: list[str] = []

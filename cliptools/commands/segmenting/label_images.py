@@ -5,7 +5,7 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliptools.commands.segmenting.images import RECORDS, SHOWN, Folder, folder_of, loaded, spool_for
+from cliptools.commands.segmenting.images import RECORDS, SHOWN, Folder, folder_of, loaded, open_folder, spool_for
 from cliptools.commands.segmenting.labeller import Labeller
 from cliptools.ground.errors import CliptoolsError
 from cliptools.ground.output import binary_output, text_output
@@ -24,7 +24,7 @@ NAMED = 3  # classes of an image in it
 
 def label_images(made: Labeller, source: "ImageSource", options: dict[str, Any], output_format: str, output: Path | None) -> None:
     """A label map of every image, written as they come."""
-    folder = Folder(options["out_dir"], options["resume"]) if options["out_dir"] else None
+    folder = open_folder(options)
     made.settings["background"] = made.classes[0] if made.has_ground else made.cuts[0]
     skipped: list[str] = []
     count = 0

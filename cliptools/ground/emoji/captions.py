@@ -1,13 +1,12 @@
 """Captions of scenes, and the concepts that a caption names."""
 
 import functools
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
-from cliptools.ground.class_names import word_forms
 from cliptools.ground.emoji.concepts import Concept, concept_index, concepts
+from cliptools.ground.naming import Names
 
 TEMPLATES = (
     "a picture of {}",
@@ -28,6 +27,19 @@ def with_article(name: str) -> str:
         return name
     vowel = (name[0].lower() in "aeio" or name.startswith(("um", "un", "hour"))) and not name.startswith(("uni", "eu", "one"))
     return f"an {name}" if vowel else f"a {name}"
+
+
+def plural(name: str) -> str:
+    """`cats`, `boxes`, `cherries`, `wolves`, `snowmen`, and names that are plurals already as they are."""
+    if with_article(name) == name:
+        return name
+    endings = (("mouse", "mice"), ("man", "men"), ("ox", "oxen"), ("olf", "olves"), ("eaf", "eaves"), ("nife", "nives"))
+    for ending, several in endings:
+        if name.endswith(ending) and not (ending == "ox" and name != ending):
+            return name.removesuffix(ending) + several
+    if name.endswith("y") and name[-2:-1] not in "aeiou":
+        return f"{name[:-1]}ies"
+    return f"{name}es" if name.endswith(("s", "x", "z", "ch", "sh")) else f"{name}s"
 
 
 def names_of(concept: Concept) -> tuple[str, ...]:
@@ -52,17 +64,11 @@ def caption(named: Sequence[int], rng: np.random.Generator | None = None) -> str
 
 def concepts_in(text: str) -> tuple[int, ...]:
     """The concepts that a text names, longest names first, in the order of the text, plurals allowed."""
-    found: list[tuple[int, int]] = []
-    rest = text.lower()
-    for pattern, concept in _patterns():
-        found.extend((match.start(), concept) for match in pattern.finditer(rest))
-        rest = pattern.sub(lambda match: "\0" * len(match.group()), rest)
-    return tuple(dict.fromkeys(concept for _, concept in sorted(found)))
+    index = concept_index()
+    return tuple(dict.fromkeys(index[place.name] for place in concept_names().mentions(text)))
 
 
 @functools.cache
-def _patterns() -> tuple[tuple[re.Pattern[str], int], ...]:
-    """What each name looks like in a text, the longest first. Compiled once: there are more than re's own cache holds."""
-    index = concept_index()
-    names = sorted(index, key=lambda name: (-len(name), name))
-    return tuple((re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, word_forms(name)))})(?!\w)"), index[name]) for name in names)
+def concept_names() -> Names:
+    """All names and synonyms, to be looked for in texts. Compiled once: there are more than re's own cache holds."""
+    return Names(concept_index())

@@ -12,11 +12,13 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from cliptools.ground.emoji.captions import caption, concepts_in
+from cliptools.ground.emoji.captions import caption
 from cliptools.ground.emoji.concepts import STYLES, concept_index, concepts
+from cliptools.ground.emoji.reading import Reading, read
 from cliptools.ground.emoji.render import render, to_uint8
 from cliptools.ground.emoji.scenes import MOST_EMOJI, Recipe, Scene, draw_scene, scene_of, single_scene
 from cliptools.ground.errors import UsageError
+from cliptools.ground.progress import warn
 from cliptools.ground.scene_images import scene_key
 
 BATCH = 64  # scenes drawn together
@@ -31,6 +33,9 @@ class Plan(NamedTuple):
     key: str
     scene: Scene
     caption: str
+    """In words: the emoji that are drawn."""
+    asked: str | None = None
+    """The text that was to be drawn, where it asks for more than that."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +65,24 @@ def single_plans(count: int, seed: int) -> Iterator[Plan]:
 
 
 def captioned_plans(captions: Sequence[str], copies: int, seed: int) -> Iterator[Plan]:
-    """What the captions name, each caption drawn `copies` times.
+    """What the captions name, each caption drawn `copies` times. A word that asks for anything else is warned of, and the
+    caption of the scene is then its emoji in words.
 
     Raises:
-        UsageError: a caption that names no concept, or more than a scene holds; before anything is drawn.
+        UsageError: a caption that names no concept, or more emoji than a scene holds; before anything is drawn.
     """
-    named = [_named(text) for text in captions]
+    readings = [_reading(text) for text in captions]
+    for text, reading in zip(captions, readings, strict=True):
+        if reading.unread:
+            warn(f"--caption {text!r}: drawn as {reading.phrase!r}, without: {', '.join(reading.unread)}")
     return (
-        Plan(scene_key(number * copies + copy), scene_of(these, seed, copy), text)
-        for number, (text, these) in enumerate(zip(captions, named, strict=True))
+        Plan(
+            scene_key(number * copies + copy),
+            scene_of(reading.concepts, seed, copy),
+            reading.phrase if reading.unread else text,
+            text if reading.unread else None,
+        )
+        for number, (text, reading) in enumerate(zip(captions, readings, strict=True))
         for copy in range(copies)
     )
 
@@ -110,10 +124,11 @@ def _record(plan: Plan, labels: UInt8[np.ndarray, "y x"]) -> dict[str, Any]:
     return {
         "key": plan.key,
         "caption": plan.caption,
+        **({} if plan.asked is None else {"asked": plan.asked}),
         "names": [everything[sprite.concept].name for sprite in sprites],
         "styles": [STYLES[sprite.style] for sprite in sprites],
         "boxes": [_box(labels == slot + 1) for slot in range(len(sprites))],
-        "named": [everything[concept].name for concept in plan.scene.named],
+        "named": [everything[concept].name for concept in dict.fromkeys(plan.scene.named)],
         "hidden": [everything[concept].name for concept in plan.scene.hidden],
         "size": labels.shape[0],
     }
@@ -137,16 +152,15 @@ def _drawn_caption(scene: Scene, seed: int, index: int) -> str:
     return caption(scene.named, np.random.default_rng((seed, index, CAPTION_STREAM)))
 
 
-def _named(text: str) -> tuple[int, ...]:
-    found = concepts_in(text)
-    if not found:
+def _reading(text: str) -> Reading:
+    reading = read(text)
+    if not reading.concepts:
         near = _near_names(text)
         hint = f"near names: {', '.join(near)}" if near else "clip-scenes --single draws every one of them"
         raise UsageError(f"--caption {text!r} names none of the {len(concepts())} emoji; {hint}")
-    if len(found) > MOST_EMOJI:
-        names = ", ".join(concepts()[concept].name for concept in found)
-        raise UsageError(f"--caption {text!r} names {len(found)} emoji ({names}), a scene holds at most {MOST_EMOJI}")
-    return found
+    if (count := len(reading.concepts)) > MOST_EMOJI:
+        raise UsageError(f"--caption {text!r} names {count} emoji ({reading.phrase}), a scene holds at most {MOST_EMOJI}")
+    return reading
 
 
 def _near_names(text: str) -> list[str]:

@@ -83,9 +83,12 @@ def _scene(record: dict[str, Any], image: Path | BytesIO, masks: Path | BytesIO,
     labels = label_pixels(masks)
     if whole:
         return pair(record["key"], image, (labels > 0)[None], ())
-    seen = [slot for slot in range(len(record["names"])) if (labels == slot + 1).any()]
-    shown = np.stack([labels == slot + 1 for slot in seen]) if seen else np.zeros((0, *labels.shape), bool)
-    return pair(record["key"], image, shown, tuple(record["names"][slot] for slot in seen))
+    slots: dict[str, list[int]] = {}  # of a name: two dogs have one mask
+    for slot, name in enumerate(record["names"], 1):
+        if (labels == slot).any():
+            slots.setdefault(name, []).append(slot)
+    shown = np.stack([np.isin(labels, own) for own in slots.values()]) if slots else np.zeros((0, *labels.shape), bool)
+    return pair(record["key"], image, shown, tuple(slots))
 
 
 def _record(data: bytes, name: str) -> dict[str, Any]:

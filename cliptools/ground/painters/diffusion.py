@@ -79,6 +79,9 @@ class DiffusionPainter:
         asked = {"steps": "num_inference_steps", "guidance": "guidance_scale", "size": "height"}
         return named | {ours: self.asked.get(theirs) for ours, theirs in asked.items()}
 
+    def understood(self, text: str, words: Sequence[str]) -> None:
+        """See Painter: nobody can tell."""
+
     def paint(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Painted]:
         """See Painter."""
         try:

@@ -1,4 +1,4 @@
-"""The painter that needs nothing: it draws every emoji that a description names."""
+"""The painter that needs nothing: it draws every emoji that a description names, as many of each as fit."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,10 +7,11 @@ from PIL import Image
 
 from cliptools.ground.emoji.captions import concepts_in, names_of
 from cliptools.ground.emoji.concepts import concepts
+from cliptools.ground.emoji.reading import drawn_names, read
 from cliptools.ground.emoji.render import render, to_uint8
 from cliptools.ground.emoji.samples import label_pictures
 from cliptools.ground.emoji.scenes import MOST_EMOJI, scene_of
-from cliptools.ground.painters import Painted
+from cliptools.ground.painters import Painted, Understood
 from cliptools.ground.scene_images import SCENE_SIZE
 
 
@@ -25,10 +26,16 @@ class EmojiPainter:
         """See Painter."""
         return {"painter": "emoji", "size": self.size}
 
+    def understood(self, text: str, words: Sequence[str]) -> Understood:
+        """See Painter."""
+        reading = read(text).cut(MOST_EMOJI)
+        shown = set(reading.concepts)
+        drawn_words = tuple(word for word in words if (own := set(concepts_in(word))) and own <= shown)
+        return Understood(tuple(drawn_names(reading)), drawn_words, reading.unread)
+
     def paint(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Painted]:
         """See Painter. Of what is drawn, only what is not covered counts as shown."""
-        found = {text: concepts_in(text) for text in dict.fromkeys(texts)}  # one text is often painted several times
-        named = [found[text] for text in texts]
+        named = [read(text).cut(MOST_EMOJI).concepts for text in texts]
         faults = [_fault(these) for these in named]
         scenes = [scene_of(these, seed) for these, seed, fault in zip(named, seeds, faults, strict=True) if not fault]
         if not scenes:
@@ -42,7 +49,8 @@ class EmojiPainter:
                 continue
             scene, pixels, labels = next(pictures)  # (y, x, 3), (y, x)
             seen = [sprite.concept for slot, sprite in enumerate(scene.sprites) if (labels == slot + 1).any()]
-            painted.append(Painted(Image.fromarray(pixels), tuple(name for c in seen for name in names_of(concepts()[c]))))
+            names = tuple(name for c in dict.fromkeys(seen) for name in names_of(concepts()[c]))
+            painted.append(Painted(Image.fromarray(pixels), names))
         return painted
 
 
