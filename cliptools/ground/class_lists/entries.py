@@ -11,9 +11,9 @@ ID = r"n\d{8}|/[mgt]/\w+|\d{8}-n"
 """Ids of WordNet, in two spellings, and of Open Images."""
 WHOLE_ID = re.compile(ID, re.ASCII)
 NUMBER = re.compile(r"\d{1,9}", re.ASCII)
-STRAY = re.compile(r"[\[\]{}<>|\t]|^['\"`]|\bn\d{8}\b|[\x00-\x1f\x7f]")
+STRAY = re.compile(r"[\[\]{}<>|\t]|^['\"`]|(?<![0-9A-Za-z])n\d{8}(?![0-9A-Za-z])|[\x00-\x1f\x7f]")
 """What a name does not hold: left over from a form that is not understood."""
-INSIDE = re.compile(r"\bn\d{8}\b|[\x00-\x1f\x7f]")
+INSIDE = re.compile(r"(?<![0-9A-Za-z])n\d{8}(?![0-9A-Za-z])|[\x00-\x1f\x7f]")
 """The same of a name that quotes delimit."""
 
 

@@ -43,7 +43,7 @@ def of_lines(lines: Sequence[tuple[str, str]], source: str, delimited: bool = Fa
     if not delimited:
         entries = _number_last(entries, source) or entries
     entries = _places(entries, source) or entries
-    _refuse_some(entries, source)
+    _refuse_some(entries, source, delimited)
     return entries
 
 
@@ -178,17 +178,18 @@ def _run(numbers: Sequence[int]) -> bool:
     return len(set(numbers)) == len(numbers) and min(numbers) in (0, 1) and max(numbers) - min(numbers) == len(numbers) - 1
 
 
-def _refuse_some(entries: Lines, source: str) -> None:
+def _refuse_some(entries: Lines, source: str, delimited: bool) -> None:
     """
     Raises:
         TextError: an id, or a number that runs with the lines, before some names and not before others.
     """
     if not entries or entries[0].number is not None or entries[0].id is not None:
         return
-    with_id = [bool(re.match(rf"(?:{ID})\b", entry.name)) for entry in entries]
+    with_id = [bool(re.match(rf"(?:{ID})(?![0-9A-Za-z])", entry.name)) for entry in entries]
     matches = [NUMBER_FIRST.fullmatch(entry.name) for entry in entries]
     running = [match is not None and abs(int(match[1]) - place) < 2 for place, match in enumerate(matches)]
-    for kind, having, enough in (("an id", with_id, 1), ("its running number", running, max(2, len(entries) / 2))):
+    enough_running = len(entries) if delimited else max(2, len(entries) / 2)
+    for kind, having, enough in (("an id", with_id, 1), ("its running number", running, enough_running)):
         if enough <= sum(having) < len(entries):
             other = entries[having.index(False)]
             raise TextError(

@@ -160,7 +160,7 @@ def _text(one: Found, needed: bool) -> str:
     except (OSError, ValueError) as error:
         if not needed:
             return ""
-        raise StreamError(f"{one.name}: no label ({error})") from None
+        raise StreamError(f"{one.name}: expected a label in UTF-8 ({error})") from None
 
 
 def _recorded(text: str, member: str, image: str, first: bool) -> list[Said]:

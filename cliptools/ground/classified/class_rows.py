@@ -150,7 +150,7 @@ def rows_named(labels: Iterable[str]) -> ClassRows:
 
     Raises:
         StreamError: WordNet ids without names.
-        TextError: numbers in front that may belong to the names.
+        TextError: ids in front of some, or one in front of two.
     """
     labels = sorted(labels)
     if all(map(WORDNET_ID.fullmatch, labels)):
