@@ -5,7 +5,7 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from cliptools.commands.scenes import main as draw_scenes
-from cliptools.ground.class_names import ClassName, class_rows, load_classes
+from cliptools.ground.class_names import ClassName, distinct_classes, load_classes
 from cliptools.ground.classified import ClassifiedImages, classified_scenes, open_classified
 from cliptools.ground.classified.class_rows import NONE, ClassRows, load_rows
 from cliptools.ground.emoji.concepts import concepts
@@ -25,6 +25,8 @@ from cliptools.ground.emoji.samples import single_plans
 from cliptools.ground.errors import CliptoolsError, StreamError, TextError, UsageError
 from cliptools.ground.image_table import Columns, ImageNames
 from cliptools.ground.imagenet import lemmas, open_clip_names, wordnet_ids
+from cliptools.ground.images import open_images
+from cliptools.ground.masked.sources import masked_images
 from cliptools.ground.scene_images import SceneSource
 
 TENCH, GOLDFISH, SEA_SNAKE = "n01440764", "n01443537", "n01751748"
@@ -152,10 +154,10 @@ def test_ids_and_names_are_in_one_order() -> None:
 
 
 def test_lists_of_imagenet() -> None:
-    assert len(class_rows("imagenet")) == 1000 and len(load_classes("imagenet")) == 998
-    assert [row for row, each in enumerate(class_rows("imagenet")) if each.name == "missile"] == [657, 744]
-    assert len(load_classes("imagenet-r")) == len(class_rows("imagenet-r")) == 200
-    assert class_rows("imagenet-r")[0].name == "goldfish"
+    assert len(load_classes("imagenet")) == 1000 and len(distinct_classes(load_classes("imagenet"))) == 998
+    assert [row for row, each in enumerate(load_classes("imagenet")) if each.name == "missile"] == [657, 744]
+    assert len(load_classes("imagenet-r")) == 200
+    assert load_classes("imagenet-r")[0].name == "goldfish"
     rows = load_rows("imagenet")
     assert rows.of(["Great_White-shark", "n02012849", TENCH, "cock", 999]) == [2, 134, 0, 7, 999]
     assert rows.of(["missile", "crane", 1000, -1, "n00000000"]) == [NONE] * 5
@@ -347,6 +349,146 @@ def test_archives_whose_labels_do_not_do(tmp_path: Path) -> None:
         open_classified([str(captions)], "scenes", None)
     with pytest.raises(CliptoolsError, match="no images in"):
         open_classified([str(tar(tmp_path / "empty.tar", {"1.cls": "0", "1.json": "{}"}))], None, None)
+
+
+def tars(path: Path, members: Sequence[tuple[str, bytes | str]]) -> str:
+    """An archive whose members may have one name."""
+    with tarfile.open(path, "w") as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            data = content if isinstance(content, bytes) else content.encode()
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return str(path)
+
+
+OTHER: list[tuple[str, bytes | str]] = [("2.png", b"never decoded"), ("2.cls", "1")]
+
+
+@pytest.mark.parametrize(
+    ("members", "named"),
+    [
+        ([("1.cls", "3"), ("1.png", b""), ("1.cls", "5")], r"1\.png: two labels under its key, 3 in .*1\.cls and 5 in .*1\.cls"),
+        ([("1.png", b""), ("1.cls", "3"), ("1.json", '{"label": 5}')], r"3 in .*1\.cls and 5 in .*1\.json"),
+        ([("1.png", b""), ("1.cls", "3"), ("1.json", '{"label": "dog"}')], r"3 in .*1\.cls and 'dog' in .*1\.json"),
+        ([("1.png", b""), ("1.cls", "cat"), ("1.txt", "dog\n")], r"'cat' in .*1\.cls and 'dog' in .*1\.txt"),
+        ([("1.png", b""), ("1.cls", "cat"), ("1.front.cls", "gnu")], r"'cat' in .*1\.cls and 'gnu' in .*1\.front\.cls"),
+        ([("1.png", b""), ("1.json", '{"label": 3, "class": 4}')], r"3 in .*1\.json and 4 in .*1\.json"),
+        ([("1.png", b""), ("1.json", '{"label": 3, "label": 4}')], r"key 'label' stands there twice, with 3 and 4"),
+        ([("1.png", b""), ("1.cls", "3"), *OTHER, ("1.cls", "5")], r"3 in .*1\.cls and 5 in .*1\.cls"),
+    ],
+)
+def test_labels_that_contradict_each_other_are_refused(
+    tmp_path: Path, members: list[tuple[str, bytes | str]], named: str
+) -> None:
+    packed = tars(tmp_path / "set.tar", [*members, ("0.png", b""), ("0.cls", "0")])
+    for labels in (None, "scenes"):
+        with pytest.raises(StreamError, match=named):
+            open_classified([packed], labels, "cifar10")
+
+
+def test_labels_that_say_the_same_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where one is a number and one a name, or a .txt is a caption."""
+    packed = tars(
+        tmp_path / "set.tar",
+        [("1.png", b""), ("1.cls", "3"), ("1.cls", "3\n"), ("1.json", '{"label": "Cat", "class": 3}'), ("1.txt", "a dog"),
+         ("2.png", b""), ("2.json", '{"label": "dog", "label": "dog", "names": ["dog"]}'), ("2.txt", "DOG"), ("2.cls", "\ufeff5"),
+         ("3.png", b""), ("3.cls", "7"), ("3.txt", b"\xff")],
+    )  # fmt: skip
+    assert open_classified([packed], None, "cifar10").label.tolist() == [3, 5, 7] and capsys.readouterr().err == ""
+    noted = tars(
+        tmp_path / "noted.tar", [("1.png", b""), ("1.cls", "3"), ("1.json", '{"label": "good"}'), ("2.png", b""), ("2.cls", "5")]
+    )
+    assert open_classified([noted], None, "cifar10").label.tolist() == [3, 5]
+    assert "1.json says 'good', which is none of the classes of cifar10; noted.tar/1.cls counts" in capsys.readouterr().err
+
+
+def test_members_of_a_key_that_stand_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for members, labels in (
+        ([("1.png", b""), ("2.png", b""), ("1.cls", "3"), ("2.cls", "5")], [3, 5]),
+        ([("1.cls", "3"), ("2.json", '{"label": 5}'), ("2.png", b""), ("1.png", b"")], [5, 3]),
+        ([("1.png", b""), ("1.cls", "3"), ("2.png", b""), ("2.cls", "5"), ("1.png", b""), ("1.cls", "7")], [3, 5, 7]),
+        ([("1.png", b""), ("1.txt", "a cat"), ("2.png", b""), ("2.cls", "5"), ("1.cls", "3")], [3, 5]),
+    ):
+        packed = tars(tmp_path / "set.tar", members)
+        assert open_classified([packed], None, "cifar10").label.tolist() == labels
+        said = capsys.readouterr().err
+        assert said.startswith("warning: set.tar/1.") and said.count("\n") == 1 and "do not stand next to each other" in said
+
+
+def test_json_of_others_may_hold_nan(tmp_path: Path) -> None:
+    records = ('{"score": NaN, "label": 3}', '{"a": [Infinity, {"b": -Infinity}], "class": "dog"}', '{"label": 7, "big": 1e999}')
+    members = [each for n, record in enumerate(records) for each in ((f"{n}.png", b""), (f"{n}.json", record))]
+    assert open_classified([tars(tmp_path / "set.tar", members)], None, "cifar10").label.tolist() == [3, 5, 7]
+    for record in ('{"label": NaN}', '{"class": -Infinity}', '{"label": 1e999}', '{"label": NaN, "class": 3}'):
+        packed = tars(tmp_path / "set.tar", [*members, ("9.png", b""), ("9.json", record)])
+        with pytest.raises(StreamError, match=r"9\.png: the \.json of its key has (label|class) (nan|-?inf), expected a number"):
+            open_classified([packed], None, "cifar10")
+
+
+# Masks beside pictures
+
+
+MAPS = (
+    "seg.png",
+    "mask.png",
+    "masks.png",
+    "depth.png",
+    "label.png",
+    "labels.tif",
+    "SEG.PNG",
+    "mask_2.png",
+    "panoptic.png",
+    "mask.jpg",
+)
+
+
+def test_maps_beside_pictures_are_no_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    members: dict[str, bytes | str] = {
+        "a/1.jpg": b"",
+        "a/1.cls": "3",
+        "a/2.v2.jpg": b"",
+        "a/2.v2.mask.png": b"",
+        "a/2.json": '{"label": 5}',
+    }
+    packed = tar(
+        tmp_path / "set.tar", members | {f"a/1.{ending}": b"" for ending in MAPS} | {"a/3.mask.png": b"", "a/3.cls": "7"}
+    )
+    pictures = ["a/1.jpg", "a/2.v2.jpg", "a/3.mask.png"]
+    labelled = open_classified([str(packed)], None, "cifar10")
+    assert list(labelled.source.names) == [f"set.tar/{name}" for name in pictures] and labelled.label.tolist() == [3, 5, 7]
+    assert "10 of the pictures left out, masks or other maps of pictures beside them: " in capsys.readouterr().err
+    with packed.open("rb") as stream:
+        assert list(open_images(["-"], stream).names) == pictures
+    folder = put(
+        tmp_path / "photos", "x/cat.jpg", "x/cat.mask.png", "x/dog.2.png", "x/dog.seg.png", "y/cat.mask.png", "y/v.label.png"
+    )
+    capsys.readouterr()
+    assert list(open_images([str(folder)]).names) == [
+        "x/cat.jpg",
+        "x/dog.2.png",
+        "x/dog.seg.png",
+        "y/cat.mask.png",
+        "y/v.label.png",
+    ]
+    said = capsys.readouterr().err
+    assert said.startswith("1 of the pictures left out, a mask") and said.rstrip().endswith(
+        "cat.mask.png, of " + f"{folder}/x/cat.jpg"
+    )
+    assert list(open_images([f"{folder}/x/*"]).names) == ["cat.jpg", "dog.2.png", "dog.seg.png"]
+    assert list(open_images([f"{folder}/x/cat.mask.png"]).names) == ["cat.mask.png"]
+
+
+def test_scenes_that_are_torn_apart_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw("--count", 3, "-o", tmp_path / "scenes.tar")
+    with tarfile.open(tmp_path / "scenes.tar") as archive:
+        members = [(each.name, archive.extractfile(each).read()) for each in archive.getmembers()]  # type: ignore[union-attr]
+    whole = tars(
+        tmp_path / "whole.tar", [(n, d.replace(b"{", b'{"more": NaN, ', 1) if n.endswith("json") else d) for n, d in members]
+    )
+    assert len(list(masked_images(Path(whole)))) == 3 and "left out" not in capsys.readouterr().err
+    torn = tars(tmp_path / "torn.tar", [*members[1:], members[0]])
+    assert len(list(masked_images(Path(torn)))) == 2 and "2 keys left out, the first scene-000000" in capsys.readouterr().err
 
 
 # Scenes

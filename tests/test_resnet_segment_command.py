@@ -192,8 +192,7 @@ def test_what_label_maps_refuse(place: Path, tmp_path: Path) -> None:
     assert "the bundle's model is a CLIP-ResNet" in refused(place, method="chefer")
     assert "--background mouse: neither" in refused(place, backgrounds=("mouse",))
     for text, message in (
-        ("cat\ndog, cat\n", "'cat' stands for two"),
-        ("cat\ncat\n", "twice"),
+        ("cat\ncat\n", "--center none"),
         ("cat\n", "--center none"),
         ("", "empty"),
     ):

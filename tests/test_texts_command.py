@@ -180,7 +180,7 @@ def test_a_killed_run_goes_on_and_the_bytes_are_the_same(run: Run, classes: Path
 
 def test_a_reader_that_leaves(classes: Path, spoken: bytes) -> None:
     """Lines come as they are found; whoever has read one may go."""
-    words = [sys.executable, "-m", "cliptools.commands.texts", "--classes", str(classes), "--per-class", "2", "-f", "jsonl"]
+    words = [sys.executable, "-m", "cliptools.commands.texts", "--classes", str(classes), "--per-class", "2", "-f", "jsonl", "-q"]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout and process.stderr
         first = json.loads(process.stdout.readline())

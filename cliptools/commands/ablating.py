@@ -63,14 +63,19 @@ def measure(bundles: Sequence[Asked], images: "ClassifiedImages", options: Recor
 
 
 def _classifier(model: "LoadedModel", images: "ClassifiedImages", options: Record) -> "Tensor":
-    """The classes' unit embeddings, by their first names [class, d]; kept in the user's cache."""
+    """The classes' unit embeddings, by their first names [class, d]; kept in the user's cache.
+
+    Classes of one name get one embedding to the last bit, whatever batches the texts went through.
+    """
     from cliptools.ground.concept_texts import concept_sentences
     from cliptools.ground.provenance import digest
     from cliptools.ground.text_tower import encode_pool
     from cliptools.ground.texts import Pool
 
     sentences, templates = concept_sentences(model, [each.name for each in images.classes], options["templates"])
-    return encode_pool(model, Pool("classes", tuple(sentences), digest(*sentences)), templates)
+    t = encode_pool(model, Pool("classes", tuple(sentences), digest(*sentences)), templates)
+    first = {sentence: row for row, sentence in reversed(list(enumerate(sentences)))}
+    return t[[first[sentence] for sentence in sentences]]
 
 
 def _outputs(

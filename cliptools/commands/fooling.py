@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cliptools.commands.tables import rendered
-from cliptools.ground.class_names import ClassName, load_classes, parse_class
+from cliptools.ground.class_names import ClassName, distinct_classes, load_classes, parse_class
 from cliptools.ground.decode import decode
 from cliptools.ground.descriptions import seed_of
 from cliptools.ground.errors import CliptoolsError, ImageError, UsageError
@@ -102,7 +102,7 @@ class Judge:
     def __init__(self, spec: str, classes: str | None, top: int, device: str, pairs: Sequence[Task]) -> None:
         name, _, pretrained = (spec, "", "") if spec.startswith(SCHEMES) else spec.partition(":")
         self.loaded, self.top = load_model(name, pretrained or None, device), top
-        self.others = load_classes(classes or ("emoji" if name in EMBEDDED else "cifar10"))
+        self.others = distinct_classes(load_classes(classes or ("emoji" if name in EMBEDDED else "cifar10")))
         both = [parse_class(text) for task in pairs for text in (task.depict, task.predict)]
         names = list(dict.fromkeys(name for one in (*both, *self.others) for name in one.names))
         self.texts = dict(zip(names, encode_texts(self.loaded, names), strict=True))

@@ -115,7 +115,7 @@ def _pairs(options: dict[str, Any]) -> "tuple[Sequence[ClassPair], Sequence[Clas
     Raises:
         UsageError: not exactly one of the ways to name them.
     """
-    from cliptools.ground.class_names import load_classes
+    from cliptools.ground.class_names import distinct_classes, load_classes
     from cliptools.ground.class_pairs import load_pairs, make_pair
 
     single = options["depict"] is not None or options["predict"] is not None
@@ -124,7 +124,7 @@ def _pairs(options: dict[str, Any]) -> "tuple[Sequence[ClassPair], Sequence[Clas
     if options["head"] and not options["classes"]:
         raise UsageError("--head takes the clearest pairs of --classes; it says nothing about pairs that are named")
     if options["classes"] is not None:
-        classes = load_classes(options["classes"])
+        classes = distinct_classes(load_classes(options["classes"]))
         if len(classes) < 2:
             raise UsageError(f"--classes {options['classes']}: expected two classes or more, found {len(classes)}")
         return (), classes

@@ -54,13 +54,15 @@ def main(*, output: Path | None, output_format: str | None, **options: Any) -> N
       clip-texts --classes imagenet --llm llama-3-8b-instruct.gguf -o imagenet.jsonl --resume
       clip-decompose --pool imagenet.jsonl --m 64 < effects.safetensors > neurons.safetensors
     """
-    from cliptools.ground.class_names import load_classes
+    from cliptools.ground.class_names import distinct_classes, load_classes
     from cliptools.ground.kept_parts import is_kept, kept_records
     from cliptools.ground.language import check_chat, open_chat
 
     if options["resume"] and not is_kept(output):
         raise UsageError("--resume goes on with what stands beside a file: name it by -o FILE")
-    classes = load_classes(options["classes"])[: options["limit"]]
+    listed = load_classes(options["classes"])[: options["limit"]]
+    classes = distinct_classes(listed)  # a second class of a name would get the same texts
+    place = {each.name: number for number, each in reversed(list(enumerate(listed)))}
     check_chat(options["llm"], otherwise="")
     records = output_format == "jsonl" or (output_format is None and output is not None and output.suffix == ".jsonl")
     with kept_records(output, options["resume"]) as kept:
@@ -73,7 +75,7 @@ def main(*, output: Path | None, output_format: str | None, **options: Any) -> N
                 record = {
                     "text": text,
                     "class": classes[number].name,
-                    "number": number,
+                    "number": place[classes[number].name],
                     "seed": said["seed"],
                     "model": said["model"],
                 }

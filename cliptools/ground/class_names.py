@@ -1,13 +1,16 @@
 """Classes by name: with synonyms, from a preset or a file, and the forms in which a text may name them."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cliptools.ground.class_lists import read_class_list
 from cliptools.ground.errors import TextError
-from cliptools.ground.text_lines import read_lines
+from cliptools.ground.progress import note, warn
 
+SHOWN = 3  # classes of a file that are repeated as prompts will say them
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -42,20 +45,79 @@ def parse_class(line: str, known: bool = True) -> ClassName:
     return ClassName(names[0], names[1:] or (_known_synonyms(names[0]) if known else ()))
 
 
-def load_classes(name: str, known: bool = True) -> tuple[ClassName, ...]:
-    """Classes by name (see CLASS_LISTS), or from a UTF-8 file: a class a line, synonyms after commas, # for comments.
+@dataclass(frozen=True)
+class ClassList:
+    """Classes, a row for every number that a label may have, and by what else than names labels may call them."""
+
+    classes: tuple[ClassName, ...]
+    ids: tuple[str, ...] = ()
+    """Of all classes, or of none: what the list says of WordNet's ids."""
+    numbers: tuple[int, ...] = ()
+    """Likewise: the numbers that the list gives its classes, which are in their order."""
+    folders: tuple[tuple[str, ...], ...] = ()
+    """What folders of the classes may be called, an id or a number before the name."""
+
+
+def class_list(name: str, known: bool = True) -> ClassList:
+    """Classes by name (see CLASS_LISTS), or from a file in any form that class_lists knows; says how a file was understood.
+
+    Names that stand twice are classes of their own, which is said: two of ImageNet's are called missile, two sunglasses.
 
     Args:
         known: As for parse_class.
 
     Raises:
-        TextError: no such list or file, not UTF-8, no class in it, or one twice.
+        TextError: no such list or file, not to be understood, or no class in it.
     """
-    rows = class_rows(name, known)
     if name in CLASS_LISTS:
-        return tuple({each.name: each for each in rows}.values())
-    refuse_twice((repr(each.name) for each in rows), f"classes {name}")
-    return rows
+        classes = tuple(parse_class(line, known) for line in CLASS_LISTS[name]())
+        if text := _twice(classes):
+            note(f"classes {name}: {text}")
+        return ClassList(classes)
+    understood = read_class_list(Path(name), ", ".join(CLASS_LISTS))
+    entries = understood.entries
+    classes = tuple(parse_class(entry.name, known) for entry in entries)
+    more = ", …" if len(classes) > SHOWN else ""
+    shown = ", ".join(each.name for each in classes[:SHOWN])
+    note(f"classes {name}: {understood.form}; {len(classes)} classes, in prompts: {shown}{more}")
+    if text := _twice(classes):
+        warn(f"classes {name}: {text}")
+    ids, numbers = [entry.id for entry in entries], [entry.number for entry in entries]
+    return ClassList(
+        classes,
+        tuple(each for each in ids if each is not None),
+        tuple(each for each in numbers if each is not None),
+        tuple(entry.folders for entry in entries),
+    )
+
+
+def load_classes(name: str, known: bool = True) -> tuple[ClassName, ...]:
+    """The classes alone, as class_list reads them."""
+    return class_list(name, known).classes
+
+
+def distinct_classes(classes: Iterable[ClassName]) -> tuple[ClassName, ...]:
+    """Each name once, with all the synonyms it has: for what depends on the texts alone.
+
+    >>> [each.name for each in distinct_classes([ClassName("crane", ("bird",)), ClassName("crane"), ClassName("dog")])]
+    ['crane', 'dog']
+    """
+    synonyms: dict[str, dict[str, None]] = {}
+    for each in classes:
+        synonyms.setdefault(each.name, {}).update(dict.fromkeys(each.synonyms))
+    return tuple(ClassName(name, tuple(more)) for name, more in synonyms.items())
+
+
+def _twice(classes: Sequence[ClassName]) -> str:
+    """Which names stand for several classes, in words; nothing if none does."""
+    times = Counter(each.name for each in classes)
+    several = [name for name, count in times.items() if count > 1]
+    if not several:
+        return ""
+    rows = {name: [str(row) for row, each in enumerate(classes, 1) if each.name == name] for name in several[:SHOWN]}
+    shown = [f"{name!r} (places {', '.join(places)})" for name, places in rows.items()]
+    more = f" and {len(several) - SHOWN} more names" if len(several) > SHOWN else ""
+    return f"{', '.join(shown)}{more} stand for several of the {len(classes)} classes, which a model cannot tell apart by text"
 
 
 def refuse_twice(names: Iterable[str], source: str) -> None:
@@ -73,38 +135,33 @@ def refuse_twice(names: Iterable[str], source: str) -> None:
         seen.add(name)
 
 
-def class_rows(name: str, known: bool = True) -> tuple[ClassName, ...]:
-    """The same with a row for every number a label may have: two of ImageNet's classes are called missile, two sunglasses.
+def distinct_names(classes: Sequence[ClassName], source: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """All names of all classes, each once, and for each the number of its class, from 0.
 
-    Args:
-        known: As for parse_class.
-
-    Raises:
-        TextError: as load_classes, but for a class twice.
-    """
-    if name in CLASS_LISTS:
-        lines = CLASS_LISTS[name]()
-    else:
-        lines = (line for _, line in read_lines(Path(name), "classes", ", ".join(CLASS_LISTS)))
-    classes = tuple(parse_class(line, known) for line in lines)
-    if not classes:
-        raise TextError(f"classes {name}: empty, expected a class a line")
-    return classes
-
-
-def distinct_names(classes: Iterable[ClassName], source: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """All names of all classes, and for each the number of its class, from 0.
-
-    Raises:
-        TextError: a name that stands for two classes.
+    A name that stands for several classes is the first one's; a synonym that is also a name is the name's; one that two classes
+    have as a synonym is left out, and that is said.
     """
     owner: dict[str, int] = {}
     for number, each in enumerate(classes):
-        for name in each.names:
-            if name in owner:
-                raise TextError(f"classes {source}: {name!r} stands for two of them (numbers {owner[name] + 1} and {number + 1})")
-            owner[name] = number
-    return tuple(owner), tuple(owner.values())
+        owner.setdefault(each.name, number)
+    synonyms: dict[str, list[int]] = {}
+    for number, each in enumerate(classes):
+        for name in each.synonyms:
+            synonyms.setdefault(name, []).append(number)
+    shared = {name: numbers for name, numbers in synonyms.items() if len({*numbers, owner.get(name, numbers[0])}) > 1}
+    if shared:
+        first, numbers = next(iter(shared.items()))
+        several = sorted({*numbers, *([owner[first]] if first in owner else [])})
+        more = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
+        places = ", ".join(str(number + 1) for number in several)
+        warn(f"classes {source}: synonym {first!r}{more} left out, for several classes go by it (places {places})")
+    named = [
+        (name, number)
+        for number, each in enumerate(classes)
+        for name in each.names
+        if owner.get(name, number if name not in shared else None) == number
+    ]
+    return tuple(name for name, _ in named), tuple(number for _, number in named)
 
 
 def word_forms(name: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from cliptools.ground.errors import StreamError
+from cliptools.ground.text_lines import decoded
 
 Row = dict[str, str]
 SHOWN = 200  # characters of a table that a message repeats
@@ -91,8 +92,8 @@ def read_column(path: Path, columns: Columns) -> dict[str, str]:
 
 def _reader(path: Path) -> csv.DictReader:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = decoded(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise StreamError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:

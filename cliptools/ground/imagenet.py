@@ -30,6 +30,12 @@ def open_clip_names(restricted: bool = False) -> tuple[str, ...]:
     return tuple(names[each] for each in wordnet_ids(restricted))
 
 
+def name_of_id(number: str) -> str | None:
+    """open_clip's name of the class of a WordNet id; None where ImageNet's 1000 have none of it."""
+    ids = wordnet_ids()
+    return open_clip_names()[ids.index(number)] if number in ids else None
+
+
 @functools.cache
 def lemmas() -> dict[str, tuple[str, ...]]:
     """WordNet's own words for each class, by its id."""

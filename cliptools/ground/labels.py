@@ -15,8 +15,9 @@ from cliptools.ground.errors import StreamError
 from cliptools.ground.groups import Groups, full_name
 from cliptools.ground.image_table import ImageTable
 from cliptools.ground.listing import Found
-from cliptools.ground.strict_json import parse
+from cliptools.ground.strict_json import parse_foreign
 from cliptools.ground.tar_images import Span
+from cliptools.ground.text_lines import decoded
 from cliptools.ground.truth import Truth, read_truth
 
 SAID = {"1": 1.0, "1.0": 1.0, "true": 1.0, "yes": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0, "no": 0.0, "": np.nan}
@@ -123,7 +124,7 @@ def _member_names(name: str, span: Span, option: str) -> Sequence[str]:
             break
         if ending == "json":
             try:
-                names = parse(data)["names"]
+                names = parse_foreign(decoded(data))["names"]
             except (ValueError, KeyError, TypeError):
                 break
             if isinstance(names, list) and all(isinstance(each, str) for each in names):

@@ -13,7 +13,8 @@ from typing import NamedTuple, cast
 from cliptools.ground.decode import PICTURES, is_picture
 from cliptools.ground.errors import CliptoolsError, UsageError
 from cliptools.ground.legible import legible
-from cliptools.ground.progress import warn
+from cliptools.ground.map_names import maps_beside
+from cliptools.ground.progress import note, warn
 from cliptools.ground.tar_images import TAR_ENDINGS, Endings, Span, Spool, is_tar, stream_members, tar_members
 
 STDIN = "-"
@@ -43,10 +44,21 @@ def find(paths: Sequence[str], stdin: BufferedIOBase | None = None, beside: Endi
         raise UsageError("- (standard input) can be given once")
     spool = Spool()
     expanded = [one for path in paths for one in ([path] if path == STDIN else _expand(path))]
-    found = [image for path in expanded for image in _images_at(path, spool, stdin, beside)]
+    found = _without_maps([image for path in expanded for image in _images_at(path, spool, stdin, beside)])
     if all(one.name.lower().endswith(beside) for one in found):
         raise CliptoolsError(_none_found(expanded))
     return found
+
+
+def _without_maps(found: Sequence[Found]) -> list[Found]:
+    """Without pictures like `cat.mask.png` beside `cat.jpg`, which are maps of it and no photographs; says so."""
+    full = [f"{one.base}/{one.name}" for one in found]
+    maps = maps_beside(name for one, name in zip(found, full, strict=True) if is_picture(one.name))
+    if maps:
+        name, other = next(iter(maps.items()))
+        said = "a mask or another map" if len(maps) == 1 else "masks or other maps"
+        note(f"{len(maps)} of the pictures left out, {said} of pictures beside them: {name}, of {other}")
+    return [one for one, name in zip(found, full, strict=True) if name not in maps]
 
 
 def named_path(found: Found) -> str:

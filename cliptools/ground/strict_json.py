@@ -27,6 +27,18 @@ def parse(text: bytes | str) -> Any:
     return value
 
 
+def parse_foreign(text: str) -> Any:
+    """The value of a JSON text that others wrote, in which NaN, infinity and large numbers may stand.
+
+    Raises:
+        ValueError: no JSON, or an object that says two things of one key.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_agreeing)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+
+
 TOO_DEEP = f"nested more than {DEPTH} deep"
 
 
@@ -63,6 +75,15 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"key {twice[:40]!r} stands there twice")
     return made
+
+
+def _agreeing(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in record and repr(record[key]) != repr(value):
+            raise ValueError(f"key {key[:40]!r} stands there twice, with {record[key]!r:.40} and {value!r:.40}")
+        record[key] = value
+    return record
 
 
 def _whole(digits: str) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from cliptools.ground.errors import TextError
 from cliptools.ground.provenance import digest as digest_of
 from cliptools.ground.strict_json import parse
+from cliptools.ground.text_lines import read_text
 
 PLAIN_WORD = re.compile(r"[a-z]{2,}")
 LONGEST = 10_000  # characters; a text tower reads 77 tokens at most
@@ -85,20 +86,7 @@ def _lines(path: Path) -> list[str]:
     Raises:
         TextError: the file cannot be read or is not UTF-8.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise TextError(f"pool {path}: neither a file nor one of {', '.join(POOLS)}") from None
-    except (OSError, ValueError) as error:
-        raise TextError(f"pool {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise TextError(f"pool {path}: expected UTF-8, found byte 0x{data[error.start]:02x} in line {line}") from None
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise TextError(f"pool {path}: expected texts in UTF-8, found byte 0x00 in line {line} (is it UTF-16, or no text?)")
+    text = read_text(path, "pool", ", ".join(POOLS))
     return [stripped for line in text.split("\n") if (stripped := line.strip())]
 
 

@@ -9,6 +9,7 @@ ELSEWHERE: dict[tuple[str, str], str] = {
     ("commands/spurious.py", "no word is left"): "tests/test_spurious_command.py: no word is left",
     ("commands/spurious.py", "none has a word left"): "tests/test_spurious_command.py: none has a word left",
     ("commands/known.py", "the bundle has lost units since"): "tests/test_ablate_command.py: lost units",
+    ("ground/class_lists/trees.py", "characters that are no JSON"): "tests/test_class_lists.py: characters that are no JSON",
     ("ground/classified/archives.py", "name other classes"): "tests/test_classified.py: name other classes",
     ("ground/classified/label_files.py", "does not know"): "tests/test_classified.py: does not know",
     ("ground/classified/label_files.py", "synsets without"): "tests/test_classified.py: without ILSVRC2012_ID and WNID",

@@ -129,7 +129,7 @@ def test_a_command_says_what_is_listed(
     whole = rf"(clip-\w+: )?{expected}"
     assert status == entry.status and any(re.fullmatch(whole, line) for line in lines), lines
     if status:
-        assert not [line for line in lines[:-1] if not line.startswith(("clip-", "warning: "))], lines
+        assert not [line for line in lines[:-1] if not line.startswith(("clip-", "warning: ", "classes "))], lines
         assert re.fullmatch(whole, lines[-1]), lines
         assert out == b"" or "--check" in command
         assert {path: path.stat().st_mtime_ns for path in folder.iterdir() if path in before} == before

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cliptools.commands.base import open_input
 from cliptools.commands.segmenting.evaluate import readable
-from cliptools.commands.segmenting.labeller import Labeller, load_labeller
+from cliptools.commands.segmenting.labeller import Labeller, keys_of, load_labeller
 from cliptools.commands.segmenting.opened import Opened
 from cliptools.ground.errors import CliptoolsError, ImageError
 from cliptools.ground.output import text_output
@@ -30,9 +30,7 @@ def evaluate_labels(
     opened: Opened, paths: Sequence[str], options: dict[str, Any], output_format: str, output: Path | None
 ) -> None:
     """Records of all images, then one of the whole for each --background; or a table of these."""
-    from cliptools.ground.class_names import load_classes
-
-    named = load_classes(options["classes"], known=False) if options["classes"] else None
+    named = _named(options) if options["classes"] else None
     with ExitStack() as stack:
         if options["labels"]:
             assert named is not None and len(paths) == 1
@@ -43,6 +41,23 @@ def evaluate_labels(
             made = load_labeller(opened, named or _shown(source), options)
             images = _of_scenes(made, source)
         _write(made, images, options, output_format, output)
+
+
+def _named(options: dict[str, Any]) -> "tuple[ClassName, ...]":
+    """The classes of --classes.
+
+    Raises:
+        CliptoolsError: they are numbered with gaps, and label pictures are numbered without.
+    """
+    from cliptools.ground.class_names import class_list
+
+    listed = class_list(options["classes"], known=False)
+    if options["labels"] and listed.numbers and listed.numbers[-1] - listed.numbers[0] >= len(listed.numbers):
+        raise CliptoolsError(
+            f"classes {options['classes']}: {len(listed.numbers)} classes by numbers up to {listed.numbers[-1]}, with gaps; "
+            "label pictures are read with numbers that run: fill the gaps by names of their own, or renumber the pictures"
+        )
+    return listed.classes
 
 
 def _of_folders(made: Labeller, images: Path, options: dict[str, Any]) -> Iterator["LabelledImage | ImageError"]:
@@ -103,7 +118,7 @@ def _shown(source: Source) -> "tuple[ClassName, ...]":
 def _of_scenes(made: Labeller, source: Source) -> Iterator["LabelledImage | ImageError"]:
     from cliptools.ground.masked.labelled import labelled_scene
 
-    label_of = {name: label for label, name in enumerate(made.classes) if label}
+    label_of = {name: label for label, name in reversed(list(enumerate(made.classes))) if label}  # of one name the first
     for scene in source():
         yield scene if isinstance(scene, ImageError) else labelled_scene(scene, label_of)
 
@@ -121,6 +136,7 @@ def _write(
 
     whole = [LabelFit.none(len(made.classes)) for _ in made.cuts]
     skipped: list[str] = []
+    keys = keys_of(made.classes)
     with text_output(output) as stream:
         for image in progress(readable(images, options["strict"], skipped), "images"):
             for number, (cut, fit) in enumerate(_fits(made, image)):
@@ -132,7 +148,7 @@ def _write(
             raise CliptoolsError("no image with labels could be read")
         summaries = []
         for cut, total in zip(made.cuts, whole, strict=True):
-            iou = {made.classes[i]: rounded(value) for i, value in enumerate(total.iou) if np.isfinite(value)}
+            iou = {key: rounded(value) for key, value in zip(keys, total.iou, strict=True) if np.isfinite(value)}
             said = {"all": True, "count": total.images, "skipped": len(skipped), "background": _background(made, cut)}
             summaries.append(said | _said(total) | {"iou": iou})
         if output_format == "jsonl":

@@ -136,9 +136,23 @@ def parse_backgrounds(given: Sequence[str], classes: Sequence[str]) -> tuple[str
 
 def _labels(classes: Sequence["ClassName"], ground: str | None) -> tuple[tuple[str, ...], list[int]]:
     """Names by label, the ground's first; and the label of each class."""
-    others = [each.name for each in classes if each.name != ground]
-    numbered = (ground or "background", *others)
-    return numbered, [0 if each.name == ground else others.index(each.name) + 1 for each in classes]
+    label, names = [], [ground or "background"]
+    for each in classes:
+        if each.name == ground:
+            label.append(0)
+        else:
+            label.append(len(names))
+            names.append(each.name)
+    return tuple(names), label
+
+
+def keys_of(names: Sequence[str]) -> list[str]:
+    """What records call labels: their names, with the label behind where several have one name.
+
+    >>> keys_of(["background", "bed", "cat", "bed"])
+    ['background', 'bed (label 1)', 'cat', 'bed (label 3)']
+    """
+    return [name if names.count(name) == 1 else f"{name} (label {label})" for label, name in enumerate(names)]
 
 
 def _window(options: dict[str, Any], visual: Any) -> tuple[int, int, int]:

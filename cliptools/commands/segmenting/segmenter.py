@@ -214,12 +214,12 @@ def _check_within(unit: "Tensor", visual: Any) -> None:
 
 
 def _add_classes(made: Segmenter, name: str) -> None:
-    from cliptools.ground.class_names import load_classes
+    from cliptools.ground.class_names import distinct_classes, load_classes
     from cliptools.ground.provenance import digest
     from cliptools.ground.text_tower import encode_pool
     from cliptools.ground.texts import Pool
 
-    made.classes = tuple(each.name for each in load_classes(name))
+    made.classes = tuple(each.name for each in distinct_classes(load_classes(name)))
     pool = Pool(name, made.classes, digest(*made.classes))
     made.vectors |= dict(zip(made.classes, encode_pool(made.model, pool, made.templates), strict=True))
     made.settings["classes"] = {"name": name, "count": len(made.classes), "digest": pool.digest}

@@ -19,6 +19,7 @@ from cliptools.ground.errors import StreamError, UsageError
 from cliptools.ground.image_table import Columns
 from cliptools.ground.images import ImageSource, ListedImages
 from cliptools.ground.listing import find
+from cliptools.ground.progress import warn
 from cliptools.ground.scene_images import single_scenes_for
 from cliptools.ground.tar_images import Span
 
@@ -51,14 +52,14 @@ def open_classified(
     Args:
         labels: A file (label_files); `folders`: the class is the folder's name; `scenes`: what clip-scenes wrote beside each, or
             any maker of WebDataset archives; None: as it looks there.
-        classes: A list's name or a file (class_names.class_rows); None: what the labels are of.
+        classes: A list's name or a file (class_names.class_list); None: what the labels are of.
         columns: Of `labels`, where that is a CSV file.
         stdin: What `-` reads; standard input unless given.
 
     Raises:
         UsageError: as images.open_images, or labels that are numbers of nobody knows which classes.
         StreamError: an image without a label, a label that is no class, or fewer than two classes.
-        TextError: as class_names.class_rows, or a file of labels that cannot be read.
+        TextError: as class_names.class_list, or a file of labels that cannot be read.
     """
     labelled = by_file(paths, Path(str(labels)), columns, stdin) if is_label_file(labels) else _labelled(paths, labels, stdin)
     rows = load_rows(classes) if classes else labelled.classes or _rows_of(labelled)
@@ -70,6 +71,7 @@ def open_classified(
     if (strange := label == NONE).any():
         first = int(strange.argmax())
         raise rows.refusal(source.names[first], labelled.labels[labelled.number[first]])
+    _refuse_contradictions(labelled, rows, label)
     return ClassifiedImages(source, label, rows.classes, rows.source)
 
 
@@ -83,6 +85,30 @@ def classified_scenes(model_name: str, count: int, seed: int) -> ClassifiedImage
     source = single_scenes_for(model_name, count, seed)
     rows = load_rows("emoji")
     return ClassifiedImages(source, source.concept, rows.classes, rows.source)
+
+
+def _refuse_contradictions(labelled: Labelled, rows: ClassRows, label: Int64[np.ndarray, "image"]) -> None:
+    """Check further labels of images against those that count.
+
+    Raises:
+        StreamError: one that means another class.
+    """
+    row = {other: rows.of([other])[0] for other in dict.fromkeys(other.label for other in labelled.others)}
+    unknown = []
+    for other in labelled.others:
+        first = labelled.labels[labelled.number[other.image]]
+        if row[other.label] == label[other.image] or (row[other.label] == NONE and other.caption):
+            continue
+        if row[other.label] == NONE and type(other.label) is not type(first):
+            unknown.append(other)
+            continue
+        raise StreamError(
+            f"{labelled.found[other.image].name}: two labels under its key, {first!r} in {other.first} and {other.label!r} in "
+            f"{other.member}; expected one class"
+        )
+    if unknown:
+        named = f"{unknown[0].member} says {unknown[0].label!r}"
+        warn(f"{named}, which is none of the classes of {rows.source}; {unknown[0].first} counts ({len(unknown)} such labels)")
 
 
 def _labelled(paths: Sequence[str], labels: str | None, stdin: BufferedIOBase | None) -> Labelled:

@@ -3,33 +3,47 @@
 CLIP_benchmark's sets are such archives, with the names of their classes in classnames.txt beside the shards or their folder.
 """
 
+import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 from cliptools.ground.classified.class_rows import ClassRows, Label, load_rows, rows_by_line
-from cliptools.ground.classified.labelled import Labelled, gather
+from cliptools.ground.classified.labelled import Labelled, Other, gather
 from cliptools.ground.classified.scenes import only_name
 from cliptools.ground.errors import StreamError
 from cliptools.ground.listing import Found, named_path
-from cliptools.ground.strict_json import parse
+from cliptools.ground.progress import warn
+from cliptools.ground.strict_json import check_characters, parse_foreign
 from cliptools.ground.tar_images import Span
+from cliptools.ground.text_lines import decoded
 
-BESIDE = (CLS, JSON) = (".cls", ".json")
-"""Endings of members that say what a picture shows."""
+CLS, JSON, TXT = ".cls", ".json", ".txt"
+BESIDE = (CLS, JSON, TXT)
+"""Endings of members that say what a picture shows; .txt mostly has captions, and labels nothing by itself."""
 CLASS_NAMES = "classnames.txt"
 NUMBER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
+LONGEST_NAME = 200  # bytes of a .txt that may be the name of a class
+Key = tuple[str, str]
+
+
+class Said(NamedTuple):
+    """One label, and the member that says it."""
+
+    label: Label
+    member: str
+    drawn: bool = False
+    """Whether clip-scenes says it, by the names of what is drawn."""
 
 
 class Sample(NamedTuple):
-    """A picture, and what the members of its key say."""
+    """A picture, and all that the members of its key say; the first counts."""
 
     picture: Found
-    label: Label | None
-    drawn: bool
-    """Whether clip-scenes says it, by the names of what is drawn."""
+    said: Sequence[Said]
 
 
 def pictures(found: Iterable[Found]) -> list[Found]:
@@ -39,32 +53,74 @@ def pictures(found: Iterable[Found]) -> list[Found]:
 
 def are_labelled(found: Sequence[Found]) -> bool:
     """Whether the first picture is in an archive that says what it shows."""
-    return next((sample.label is not None for sample in _samples(found)), False)
+    first = next((one for one in found if not _is_label(one)), None)
+    if first is None or not isinstance(first.place, Span):
+        return False
+    key = _key(first)
+    return bool(_said([one for one in found if _is_label(one) and _key(one) == key], first.name))
 
 
 def by_members(found: Sequence[Found]) -> Labelled:
-    """The label of each picture, from a member of the same key before or behind it.
+    """The label of each picture, from a member of the same key, wherever in the archive that is.
 
     Raises:
         StreamError: a picture without one, a label that cannot be read, or shards with several lists of classes.
     """
-    images = pictures(found)
-    drawn = next((sample.drawn for sample in _samples(found)), False)
+    samples = _samples(found)
+    images = [sample.picture for sample in samples]
+    drawn = bool(samples) and any(said.drawn for said in samples[0].said[:1])
     missing = f"no member of its key ends in {CLS}, or in {JSON} with label, class or names"
-    labelled = gather(images, (sample.label for sample in _samples(found)), missing)
-    return labelled._replace(classes=load_rows("emoji") if drawn else _classes_beside(images))
+    labelled = gather(images, (sample.said[0].label if sample.said else None for sample in samples), missing)
+    others = tuple(
+        Other(index, said.label, said.member, sample.said[0].member, said.member.lower().endswith(TXT))
+        for index, sample in enumerate(samples)
+        for said in sample.said[1:]
+        if said.label != sample.said[0].label
+    )
+    return labelled._replace(classes=load_rows("emoji") if drawn else _classes_beside(images), others=others)
 
 
-def _samples(found: Iterable[Found]) -> Iterator[Sample]:
-    """Pictures in order; members of one key follow each other."""
-    for _, group in groupby(found, _key):
-        members = list(group)
+def _samples(found: Sequence[Found]) -> list[Sample]:
+    """Pictures in their order, each with the labels of its key.
+
+    Members of a key that follow each other and have a picture and a label are a sample by themselves, as webdataset has it. Where
+    they have but one of these, the other is looked for in the rest of the archive, and that is said.
+    """
+    stretches = [(key, list(group)) for key, group in groupby(found, _key)]
+    places = Counter(key for key, _ in stretches)
+    several: dict[Key, list[list[Found]]] = {}
+    for key, members in stretches:
+        if places[key] > 1:
+            several.setdefault(key, []).append(members)
+    samples: list[Sample] = []
+    for key, members in stretches:
         if shown := pictures(members):
-            label, drawn = _label([one for one in members if _is_label(one)], shown[0].name)
-            yield from (Sample(one, label, drawn) for one in shown)
+            said = _said(_labels_of(members, several.get(key, ())), shown[0].name)
+            samples += [Sample(one, said) for one in shown]
+    if several:
+        first, second = next(iter(several.values()))[:2]
+        warn(
+            f"{first[0].name} and {second[0].name}: members of one key that do not stand next to each other, as in "
+            f"{len(several)} keys of these archives; taken together where picture and label stand apart, of which webdataset "
+            "makes two samples (tar --sort=name keeps them together)"
+        )
+    return samples
 
 
-def _key(one: Found) -> tuple[str, str]:
+def _labels_of(members: Sequence[Found], stretches: Sequence[Sequence[Found]]) -> list[Found]:
+    """The label members that go with the pictures among `members`.
+
+    Args:
+        stretches: All members of the key, where they stand in several places.
+    """
+    own = [one for one in members if _is_label(one)]
+    alone = [one for stretch in stretches if not pictures(stretch) for one in stretch]
+    if any(not one.name.lower().endswith(TXT) for one in [*own, *alone]):
+        return own + alone
+    return [one for stretch in stretches for one in stretch if _is_label(one)] or own
+
+
+def _key(one: Found) -> Key:
     """WebDataset's: all before the first dot of a member's own name."""
     if not isinstance(one.place, Span):
         return one.base, one.name
@@ -76,37 +132,66 @@ def _is_label(one: Found) -> bool:
     return isinstance(one.place, Span) and one.name.lower().endswith(BESIDE)
 
 
-def _label(members: Sequence[Found], image: str) -> tuple[Label | None, bool]:
-    """What .cls says, else what .json says, and whether that are names of a scene."""
-    texts = {ending: _text(one) for one in members for ending in BESIDE if one.name.lower().endswith(ending)}
-    if text := texts.get(CLS):
-        return int(text) if NUMBER.fullmatch(text) else text, False
-    return _recorded(texts[JSON], image) if JSON in texts else (None, False)
+def _said(members: Sequence[Found], image: str) -> list[Said]:
+    """All labels that members say: of .cls, then of .json, and behind these what a .txt says, if that is short."""
+    said: list[Said] = []
+    for ending in BESIDE:
+        for one in members:
+            if not one.name.lower().endswith(ending) or not isinstance(one.place, Span):
+                continue
+            if ending == TXT and (not said or one.place.size > LONGEST_NAME):
+                continue
+            if (text := _text(one, ending != TXT)) and ending == JSON:
+                said += _recorded(text, one.name, image, first=not said)
+            elif text:
+                said.append(Said(int(text) if NUMBER.fullmatch(text) else text, one.name))
+    return said
 
 
-def _text(one: Found) -> str:
+def _text(one: Found, needed: bool) -> str:
+    """A member's text; nothing of one that is not needed and no text.
+
+    Raises:
+        StreamError: it cannot be read.
+    """
     assert isinstance(one.place, Span)
     try:
-        return one.place.read().read().decode().strip()
-    except (OSError, UnicodeDecodeError) as error:
+        return decoded(one.place.read().read()).strip()
+    except (OSError, ValueError) as error:
+        if not needed:
+            return ""
         raise StreamError(f"{one.name}: expected a label in UTF-8 ({error})") from None
 
 
-def _recorded(text: str, image: str) -> tuple[Label | None, bool]:
-    """The same of a JSON object, in which others keep other things."""
+def _recorded(text: str, member: str, image: str, first: bool) -> list[Said]:
+    """The labels of a JSON object, in which others keep other things.
+
+    Args:
+        first: Nothing else has said what the picture shows, so that it must be one thing.
+
+    Raises:
+        StreamError: no JSON, a label that is no number, or several things.
+    """
     try:
-        record = parse(text)
-    except ValueError:
-        raise StreamError(f"{image}: the {JSON} of its key is no JSON") from None
-    if not isinstance(record, dict):
-        return None, False
-    for field in ("label", "class"):
-        if isinstance(said := record.get(field), int | str) and not isinstance(said, bool) and said != "":
-            return said, False
-    names = record.get("names")
-    if isinstance(names, list) and all(isinstance(name, str) for name in names):
-        return only_name(image, names), True
-    return None, False
+        record = parse_foreign(text)
+        labels = {field: record[field] for field in ("label", "class") if field in record} if isinstance(record, dict) else {}
+        check_characters(list(labels.values()))
+    except ValueError as error:
+        raise StreamError(f"{image}: the {JSON} of its key is no JSON ({error})") from None
+    for field, label in labels.items():
+        if isinstance(label, float) and not math.isfinite(label):
+            raise StreamError(
+                f"{image}: the {JSON} of its key has {field} {label}, expected a number from 0 or the name of a class"
+            )
+    said = [
+        Said(label, member)
+        for label in labels.values()
+        if isinstance(label, int | str) and not isinstance(label, bool) and label != ""
+    ]
+    names = record.get("names") if isinstance(record, dict) else None
+    if said or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return said
+    return [Said(only_name(image, names), member, drawn=True)] if first or len(names) == 1 else []
 
 
 def _classes_beside(images: Sequence[Found]) -> ClassRows | None:

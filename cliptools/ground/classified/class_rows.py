@@ -7,9 +7,11 @@ from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 
-from cliptools.ground.class_names import ClassName, class_rows
+from cliptools.ground.class_lists import of_folders
+from cliptools.ground.class_names import ClassName, class_list
 from cliptools.ground.errors import StreamError
 from cliptools.ground.imagenet import WORDNET_ID, lemmas, open_clip_names, wordnet_ids
+from cliptools.ground.progress import note
 from cliptools.ground.text_lines import read_text
 
 Label = int | str
@@ -17,6 +19,8 @@ Label = int | str
 NEAR = 3  # names offered where a label is none
 NONE = -1
 DIGITS = 18  # of a number of a class
+PREFIXED = re.compile(rf"({WORDNET_ID.pattern})[-_. ](.+)|\d{{1,9}}[-_. ]+(\D.+)", re.ASCII)
+"""A folder called by an id or a number, and the name: `n02085620-Chihuahua`, `001.Black_footed_Albatross`."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,13 @@ class ClassRows:
     classes: tuple[ClassName, ...]
     source: str
     ids: tuple[str, ...] = ()
-    """Their WordNet ids, where they have some."""
+    """Their ids, of WordNet or others, where they have some."""
+    own_ids: bool = False
+    """Whether the list itself says them, so that no id beside them is meant."""
+    numbers: tuple[int, ...] = ()
+    """What labels call them that are numbers, where that is not their places from 0."""
+    folders: tuple[tuple[str, ...], ...] = ()
+    """Further names of each, as folders have them."""
 
     def of(self, labels: Sequence[Label]) -> list[int]:
         """The row of each label, NONE of one that is none.
@@ -43,7 +53,9 @@ class ClassRows:
         """What to say of an image whose label is no class."""
         of = f"the {len(self.classes)} classes of {self.source}"
         if isinstance(label, int) or label.isdecimal():
-            return StreamError(f"{image}: label {label}, expected a number from 0 to {len(self.classes) - 1}, for {of}")
+            numbers = self.numbers or range(len(self.classes))
+            listed = ", as the list has them" if self.numbers else ""
+            return StreamError(f"{image}: label {label}, expected a number from {numbers[0]} to {numbers[-1]}{listed}, for {of}")
         if len(rows := self._rows_by_form.get(_form(label), ())) > 1:
             several = f"names several of {of} (numbers {', '.join(map(str, rows))})"
             return StreamError(f"{image}: label {label!r} {several}; give numbers or WordNet ids")
@@ -53,14 +65,29 @@ class ClassRows:
 
     def _row(self, label: Label) -> int:
         if isinstance(label, int):
+            if self.numbers:
+                return self._row_of_number.get(label, NONE)
             return label if 0 <= label < len(self.classes) else NONE
+        if label in self._row_of_id:
+            return self._row_of_id[label]
         words = [label]
-        if label in self.ids:
-            return self.ids.index(label)
-        if WORDNET_ID.fullmatch(label) and label in lemmas():  # of classes from a file, which may go by other words
+        if WORDNET_ID.fullmatch(label) and label in lemmas() and not self.own_ids:  # of a file, which may go by other words
             words += [dict(zip(wordnet_ids(), open_clip_names(), strict=True))[label], *lemmas()[label]]
-        found = (self._named(word) for word in words)
-        return next((row for row in found if row != NONE), NONE)
+        row = next((row for row in map(self._named, words) if row != NONE), NONE)
+        if row == NONE and (prefixed := PREFIXED.fullmatch(label)) is not None:
+            row = self._row_of_id.get(prefixed[1], NONE) if prefixed[1] else NONE
+            return row if row != NONE else self._named(prefixed[2] or prefixed[3])
+        return row
+
+    @cached_property
+    def _row_of_number(self) -> Mapping[int, int]:
+        return {number: row for row, number in enumerate(self.numbers)}
+
+    @cached_property
+    def _row_of_id(self) -> Mapping[str, int]:
+        """Rows by ids and by names of folders."""
+        folders = {name: row for row, names in enumerate(self.folders) for name in names}
+        return folders | {number: row for row, number in enumerate(self.ids)}
 
     def _named(self, word: str) -> int:
         for rows in (self._rows_by_name.get(word, ()), self._rows_by_form.get(_form(word), ())):
@@ -87,16 +114,20 @@ class ClassRows:
 
 
 def load_rows(name: str) -> ClassRows:
-    """Classes by the name of a list or from a file, as class_names.class_rows reads them.
+    """Classes by the name of a list or from a file, as class_names.class_list reads them.
 
-    Those of ImageNet also go by WordNet's words; 1000 from a file are taken to be in ImageNet's order where labels are its ids.
+    Those of ImageNet also go by WordNet's words; 1000 from a file without ids are taken to be in ImageNet's order where labels
+    are its ids.
 
     Raises:
-        TextError: as class_rows.
+        TextError: as class_list.
     """
-    classes = class_rows(name, known=False)
+    listed = class_list(name, known=False)
+    classes = listed.classes
     if name not in IMAGENETS:
-        return ClassRows(classes, name, _ids_of(len(classes)))
+        numbers = () if listed.numbers == tuple(range(len(classes))) else listed.numbers
+        ids = listed.ids or _ids_of(len(classes))
+        return ClassRows(classes, name, ids, bool(listed.ids), numbers, listed.folders)
     ids = wordnet_ids(restricted=name == IMAGENET_R)
     words = [[word for word in lemmas()[number] if word != each.name] for each, number in zip(classes, ids, strict=True)]
     return ClassRows(tuple(ClassName(each.name, tuple(more)) for each, more in zip(classes, words, strict=True)), name, ids)
@@ -108,13 +139,31 @@ def rows_by_line(file: Path) -> ClassRows:
     Raises:
         TextError: it cannot be read.
     """
-    names = read_text(file, "classes").rstrip().splitlines()
+    names = read_text(file, "classes").rstrip().split("\n")
     return ClassRows(tuple(ClassName(name.strip()) for name in names), str(file), _ids_of(len(names)))
 
 
 def rows_named(labels: Iterable[str]) -> ClassRows:
-    """The labels themselves as classes, sorted as torchvision's ImageFolder sorts them, with spaces for underscores."""
-    named = [(label.replace("_", " ").strip() or label, label) for label in sorted(labels)]
+    """The labels themselves as classes, sorted as torchvision's ImageFolder sorts them, with spaces for underscores.
+
+    Ids and running numbers in front of all names stay out of these, which is said.
+
+    Raises:
+        StreamError: WordNet ids without names.
+        TextError: ids in front of some, or one in front of two.
+    """
+    labels = sorted(labels)
+    if all(map(WORDNET_ID.fullmatch, labels)):
+        raise StreamError(
+            f"labels are WordNet ids beyond ImageNet's, as {labels[0]}: say their names by --classes, `id name` a line"
+        )
+    names = [label.replace("_", " ").strip() or label for label in labels]
+    if (understood := of_folders(labels, "labels")) is not None:
+        by_label = {entry.where: entry.name for entry in understood.entries}
+        names = [by_label[f"label {label!r}"] for label in labels]
+        shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        note(f"classes of the labels: {understood.form}; {len(names)} classes, in prompts: {shown}")
+    named = [(name, label) for name, label in zip(names, labels, strict=True)]
     return ClassRows(tuple(ClassName(name, (label,) if label != name else ()) for name, label in named), "labels")
 
 

@@ -57,7 +57,7 @@ def _read(file: Path, columns: Columns) -> dict[str, Label | None]:
     Raises:
         StreamError: a file of none of these kinds.
     """
-    lines = [line for line in read_text(file, "--labels").splitlines() if line.strip()]
+    lines = [line for line in read_text(file, "--labels").split("\n") if line.strip()]
     if not lines:
         raise StreamError(f"--labels {file}: empty, expected a line an image")
     try:

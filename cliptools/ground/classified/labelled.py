@@ -11,6 +11,20 @@ from cliptools.ground.errors import StreamError
 from cliptools.ground.listing import Found
 
 
+class Other(NamedTuple):
+    """A further label of an image that already has one."""
+
+    image: int
+    """Its number among the images."""
+    label: Label
+    member: str
+    """What says it."""
+    first: str
+    """What says the label that counts."""
+    caption: bool
+    """Whether it may as well be no label."""
+
+
 class Labelled(NamedTuple):
     """Images, and which of some labels each has; a list of a million takes a number an image, no object."""
 
@@ -21,6 +35,7 @@ class Labelled(NamedTuple):
     """All different, in the order met."""
     classes: ClassRows | None = None
     """What the labels are of, where that comes with them."""
+    others: tuple[Other, ...] = ()
 
 
 def gather(found: Sequence[Found], labels: Iterable[Label | None], missing: str) -> Labelled:

@@ -11,8 +11,9 @@ import numpy as np
 
 from cliptools.ground.errors import StreamError
 from cliptools.ground.masked.image import MaskedImage, Reading, guarded, label_pixels, pair
+from cliptools.ground.progress import warn
 from cliptools.ground.records import file_objects
-from cliptools.ground.strict_json import parse
+from cliptools.ground.strict_json import parse_foreign
 
 SCENES = "scenes.jsonl"
 
@@ -35,6 +36,7 @@ def scenes_in_tar(stream: BufferedIOBase, name: str, whole: bool) -> Iterator[Re
     tail = _Tail(stream)
     parts: dict[str, bytes] = {}
     current, found = None, 0
+    incomplete: list[str] = []
     try:
         with tarfile.open(fileobj=tail, mode="r|") as archive:  # type: ignore[call-overload]  # all it does is read
             while (member := archive.next()) is not None:
@@ -44,6 +46,7 @@ def scenes_in_tar(stream: BufferedIOBase, name: str, whole: bool) -> Iterator[Re
                 folder, slash, own = member.name.removeprefix("./").rpartition("/")
                 stem, _, ending = own.partition(".")
                 if (key := folder + slash + stem) != current:
+                    incomplete += [str(current)] if parts else []
                     current, parts = key, {}
                 parts[ending] = file.read()
                 if {"png", "json", "masks.png"} <= set(parts):
@@ -53,6 +56,12 @@ def scenes_in_tar(stream: BufferedIOBase, name: str, whole: bool) -> Iterator[Re
                     parts = {}
     except tarfile.ReadError as error:
         raise StreamError(f"{name}: expected a tar of clip-scenes, found none or one cut short ({error})") from None
+    incomplete += [str(current)] if parts else []
+    if incomplete and found:
+        warn(
+            f"{name}: {len(incomplete)} keys left out, the first {incomplete[0]}, where KEY.png, KEY.json and KEY.masks.png do "
+            "not stand next to each other"
+        )
     if not tail.ends_in_zeros():
         raise StreamError(f"{name}: truncated or damaged tar: no end mark after {found} scenes")
     if not found:
@@ -93,7 +102,7 @@ def _scene(record: dict[str, Any], image: Path | BytesIO, masks: Path | BytesIO,
 
 def _record(data: bytes, name: str) -> dict[str, Any]:
     try:
-        return _checked(parse(data), name)
+        return _checked(parse_foreign(data.decode()), name)
     except ValueError:
         return _checked(None, name)
 

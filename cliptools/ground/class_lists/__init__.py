@@ -1,0 +1,77 @@
+"""Lists of classes from files, in the forms that people have them.
+
+* a class a line, `sofa, couch` for a class and its synonyms; in front or behind `n01440764` (WordNet) or `/m/01g317` (Open
+  Images), a running number, or both: Kaggle's LOC_synset_mapping.txt, map_clsloc.txt, CUB's classes.txt, names of folders;
+* CSV and TSV with a header, of which `name`, `class_name`, `label` and the like hold names, ids and numbers;
+* JSON: arrays of names, rows or records, objects by number, id or name (imagenet_class_index.json, a model's config.json,
+  COCO's annotations), an object a line;
+* a list or dictionary of Python, printed or assigned; `names:` of YAML.
+"""
+
+from pathlib import Path
+
+from cliptools.ground.class_lists.entries import Entry, Understood, in_order, refuse_strays
+from cliptools.ground.class_lists.lines import of_lines
+from cliptools.ground.class_lists.structures import of_tree
+from cliptools.ground.class_lists.tables import head_of, of_records, table_rows
+from cliptools.ground.class_lists.trees import tree_of
+from cliptools.ground.errors import TextError
+from cliptools.ground.text_lines import COMMENT, read_text, said_lines
+
+WHAT = "classes"
+
+
+def read_class_list(path: Path, presets: str) -> Understood:
+    """The classes of a file, in order.
+
+    Args:
+        presets: Names that would have done instead of a file, for messages.
+
+    Raises:
+        TextError: it cannot be read, holds no class, or may be understood in two ways.
+    """
+    text, source = read_text(path, WHAT, presets), f"{WHAT} {path}"
+    if not text.strip():
+        raise TextError(f"{source}: empty, expected a class a line")
+    if (tree := tree_of(text, path.suffix.lower(), source)) is not None:
+        return of_tree(*tree, source)
+    if (table := _table(text, source)) is not None:
+        return table
+    lines = said_lines(text, source)
+    if not lines:
+        raise TextError(f"{source}: empty, expected a class a line")
+    entries = of_lines([(f"line {number}", line) for number, line in lines], source)
+    refuse_strays(entries, source, delimited=False)
+    return in_order(entries, "a class a line", source)
+
+
+def of_folders(names: list[str], source: str) -> Understood | None:
+    """Names of folders with an id or a running number before each; None where they have none.
+
+    Raises:
+        TextError: some have an id and others none, or two have the same.
+    """
+    entries = of_lines([(f"label {name!r}", name) for name in names], source, delimited=True)
+    with_more = entries[0].id is not None or entries[0].number is not None
+    return in_order(entries, "names of folders", source) if with_more and all(entry.name for entry in entries) else None
+
+
+def _table(text: str, source: str) -> Understood | None:
+    """A table with a header, before which comments may stand; None of other text."""
+    lines = text.split("\n")
+    first = next((place for place, line in enumerate(lines) if line.strip() and not COMMENT.match(line.strip())), 0)
+    if (head := head_of(lines[first])) is None:
+        return None
+    rows = table_rows("\n".join([""] * first + lines[first:]), *head, source)
+    if not rows:
+        return None
+    if len(head[1]) == 1:
+        entries = of_lines([(where, next(iter(record.values()))) for where, record in rows], source)
+        more = f"below the header {head[1][0]!r}"
+    else:
+        entries, more = of_records(rows, source)
+    refuse_strays(entries, source, delimited=False)
+    return in_order(entries, f"table, {more}", source)
+
+
+__all__ = ["Entry", "Understood", "of_folders", "read_class_list"]
