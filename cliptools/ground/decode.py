@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError, _imaging
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, _imaging
 
 from cliptools.ground.errors import ImageError, first_line
 
@@ -132,6 +132,8 @@ def _too_large(found: str) -> str:
 def load_upright(image: Image.Image) -> tuple[Image.Image, int | None]:
     """An opened picture decoded and turned by the EXIF orientation of its file, and that orientation, 1 to 8 or None."""
     before = _orientation(getattr(image, "tag_v2", {}))  # Pillow turns a TIFF while it loads it, and drops the tag
+    if before is not None and isinstance(image, ImageFile.ImageFile):
+        image.filename = ""  # or Pillow would map the file into memory with the sides swapped already, which garbles the rows
     image.load()
     after = None
     with contextlib.suppress(Exception):  # a damaged EXIF block says nothing about the pixels

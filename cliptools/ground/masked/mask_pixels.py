@@ -60,7 +60,7 @@ def read_mask(file: Path | BytesIO, kind: Kind = "mask") -> MaskPixels:
     """
     try:
         with Image.open(file, formats=FORMATS) as image:
-            form, layout, frames = image.format, _layout(image), getattr(image, "n_frames", 1)
+            form, layout, frames = image.format, _layout(image), getattr(image, "is_animated", False)
             picture, orientation = load_upright(image)
     except Exception as error:  # Pillow's readers raise nearly anything on damaged data
         raise ImageError(f"its {kind} cannot be read ({first_line(error)}); expected {', '.join(FORMATS)}") from None
@@ -72,7 +72,7 @@ def read_mask(file: Path | BytesIO, kind: Kind = "mask") -> MaskPixels:
         raise ImageError(f"its {kind}: {error}") from None
     if pixels.numbers is not None and (reason := _renumbered(form, layout)):
         pixels = pixels._replace(numbers=None, numberless=reason)
-    remarks = (FRAMES, *pixels.remarks) if frames > 1 else pixels.remarks
+    remarks = (FRAMES, *pixels.remarks) if frames else pixels.remarks
     return pixels._replace(orientation=orientation, remarks=remarks)
 
 
@@ -155,14 +155,14 @@ def _painted(image: Image.Image) -> Bool[np.ndarray, "y x"]:
 
 
 def _by_palette(image: Image.Image, index: Int[np.ndarray, "y x"]) -> Bool[np.ndarray, "y x"]:
-    """Where a palette picture is not ground, be it index 0 or black."""
+    """Where a palette picture is not ground, be that index 0 or black."""
     black, first = ~np.asarray(image.convert("RGBA"))[..., :3].any(axis=2), index == 0
     if black.all() or (first & black).any():
         return ~first
     if black.any() or not first.any():
         return ~black
-    alone = len(image.getpalette() or ()) <= 3  # a palette of one colour, which is not black
-    return first if alone else ~first
+    others = any((image.getpalette() or [])[3:])  # colours beside index 0 that are not black, of which no pixel is
+    return ~first if others else first
 
 
 def _seen(image: Image.Image, painted: Bool[np.ndarray, "y x"], kind: Kind) -> tuple[Bool[np.ndarray, "y x"], bool]:
