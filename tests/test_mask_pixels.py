@@ -466,14 +466,14 @@ def test_gtsegs_of_other_types_and_by_rows(tmp_path: Path, dtype: str) -> None:
 @pytest.fixture(scope="module")
 def neurons(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("neurons") / "neurons.safetensors"
-    assert inside("effects", "--limit", 40, "--layers", "5", "--top-images", 10, "-o", path).returncode == 0
+    assert inside("effects", "--limit", 16, "--layers", "5", "--top-images", 4, "-o", path).returncode == 0
     return path
 
 
-def evaluated(neurons: Path, folder: Path, *words: Any) -> tuple[dict[str, Any], str]:
+def evaluated(neurons: Path, folder: Path, *words: Any) -> tuple[list[dict[str, Any]], str]:
     done = inside("segment", folder, "--evaluate", "--text", "pizza", "--bundle", neurons, *words)
     assert done.returncode == 0, done.stderr.decode()
-    return json.loads(done.stdout.splitlines()[-1]), done.stderr.decode()
+    return [json.loads(line) for line in done.stdout.splitlines()], done.stderr.decode()
 
 
 def test_the_command_gives_one_miou_for_one_truth(neurons: Path, tmp_path: Path) -> None:
@@ -483,33 +483,28 @@ def test_the_command_gives_one_miou_for_one_truth(neurons: Path, tmp_path: Path)
     picture = Image.open(next((scene / "images").iterdir())).convert("RGB")
     truth = np.asarray(Image.open(next((scene / "masks").iterdir()))) > 0
     masks = {
-        "L.png": (Image.fromarray(truth.astype(np.uint8) * 255), {}),
-        "LA.png": (with_alpha(Image.fromarray(truth.astype(np.uint8) * 255), np.full(truth.shape, 255)), {}),
-        "16.png": (Image.fromarray((truth * 200).astype(np.uint16)), {}),
-        "F.tif": (Image.fromarray(truth.astype(np.float32)), {}),
-        "sorted.png": (palette(np.where(truth, 0, 1), [(255, 255, 255), (0, 0, 0)]), {}),
-        "cut.png": (with_alpha(picture.point(lambda v: max(v, 1)), truth * 255), {}),
+        "L.png": Image.fromarray(truth.astype(np.uint8) * 255),
+        "LA.png": with_alpha(Image.fromarray(truth.astype(np.uint8) * 255), np.full(truth.shape, 255)),
+        "16.png": Image.fromarray((truth * 200).astype(np.uint16)),
+        "F.tif": Image.fromarray(truth.astype(np.float32)),
+        "sorted.png": palette(np.where(truth, 0, 1), [(255, 255, 255), (0, 0, 0)]),
+        "cut.png": with_alpha(picture.point(lambda v: max(v, 1)), truth * 255),
     }
-    figures, pizza = {}, ("miou", "accuracy", "map", "object_map")
-    for name, (mask, options) in masks.items():
+    undo = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}
+    for part in ("images", "masks"):
+        (tmp_path / "pairs" / part).mkdir(parents=True)
+    for (name, mask), (orientation, turn) in itertools.product(masks.items(), undo.items()):
         kind, ending = name.split(".")
-        for turned_by in (1, 3, 6):
-            folder = tmp_path / f"{kind}-{turned_by}"
-            for part in ("images", "masks"):
-                (folder / part).mkdir(parents=True)
-            undo = {
-                1: lambda p: p,
-                3: lambda p: p.transpose(Image.Transpose.ROTATE_180),
-                6: lambda p: p.transpose(Image.Transpose.ROTATE_90),
-            }
-            undo[turned_by](picture).save(folder / "images/a.png", **exif(turned_by))
-            undo[turned_by](mask).save(folder / f"masks/a.{ending}", **options)
-            whole, said = evaluated(neurons, folder)
-            figures[name, turned_by] = tuple(whole[key] for key in pizza)
-            assert ("1 masks are taken for masks of their pictures' stored pixels" in said) == (turned_by != 1)
-    assert len(set(figures.values())) == 1, figures
-    upright, said = evaluated(neurons, tmp_path / "L-3", "--mask-pixels", "upright")
-    assert upright["miou"] != figures["L.png", 3][0] and "taken for" not in said
+        stored_picture, stored_mask = (image if turn is None else image.transpose(turn) for image in (picture, mask))
+        stored_picture.save(tmp_path / "pairs/images" / f"{kind}-{orientation}.png", **exif(orientation))
+        stored_mask.save(tmp_path / "pairs/masks" / f"{kind}-{orientation}.{ending}")
+    records, said = evaluated(neurons, tmp_path / "pairs")
+    figures = {tuple(record[key] for key in ("miou", "accuracy", "map", "object_map")) for record in records}
+    assert len(records) == 3 * len(masks) + 1 and len(figures) == 1  # the whole among them
+    assert f"{2 * len(masks)} masks are taken for masks of their pictures' stored pixels" in said
+    upright, said = evaluated(neurons, tmp_path / "pairs", "--mask-pixels", "upright")
+    others = {record["image"] for record in upright[:-1] if record["miou"] != records[-1]["miou"]}
+    assert "taken for" not in said and others == {record["image"] for record in upright[:-1] if not record["image"].endswith("1")}
 
 
 def test_the_command_leaves_void_out_and_says_what_it_cannot_know(neurons: Path, tmp_path: Path) -> None:
@@ -523,12 +518,10 @@ def test_the_command_leaves_void_out_and_says_what_it_cannot_know(neurons: Path,
         image.save(tmp_path / part / "a.png")
         image.save(tmp_path / part / "b.png")
     Image.new("L", (64, 64)).save(tmp_path / "masks/b.png")
-    plain, said = evaluated(neurons, tmp_path, "--threshold", 1)
+    (*_, plain), said = evaluated(neurons, tmp_path)
     assert "1 masks hold 255 beside other numbers" in said and "1 masks show no object" in said
-    void, said = evaluated(neurons, tmp_path, "--threshold", 1, "--ignore", 255)
+    (first, second, void), said = evaluated(neurons, tmp_path, "--ignore", 255)
     assert "255" not in said and void["accuracy"] != plain["accuracy"]
-    done = inside("segment", tmp_path, "--evaluate", "--text", "pizza", "--bundle", neurons, "--ignore", 255)
-    first, second, _ = map(json.loads, done.stdout.splitlines())
     assert first["share"] == pytest.approx(800 / (64 * 62), rel=1e-5) and second["object_map"] is None
     assert second["miou"] is not None and second["iou_object"] in (0.0, None)
     table = inside("segment", tmp_path, "--evaluate", "--text", "pizza", "--bundle", neurons, "-f", "table")
