@@ -1,5 +1,6 @@
 """Changed outputs against full effects replaced one by one, and the word score against a loop."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from test_textspan import head_effects
 
 from cliptools.methods.ablation import Ablation, Change, Rest, Units
 from cliptools.methods.activity import slabs_of
+from cliptools.methods.chance import Guessing
 from cliptools.methods.changed import ChangedOutputs, Joint
 from cliptools.methods.first_order import FirstOrder
 from cliptools.methods.paths import Paths, Slab
@@ -24,7 +26,7 @@ from cliptools.methods.resnet_paths import Pairs, PooledHeads, PooledNeurons
 from cliptools.methods.second_order import SecondOrder
 from cliptools.methods.vit_heads import Heads
 from cliptools.methods.word_score import strongest_positive, word_score
-from cliptools.methods.zero_shot import Share, Tally, at_chance, score
+from cliptools.methods.zero_shot import Share, Tally, at_chance, score, standing
 
 
 def random_units(phi: torch.Tensor, unit: torch.Tensor, components: int = 3, sizes: tuple[int, ...] = (2, 5)) -> Units:
@@ -244,6 +246,64 @@ def test_scores_are_counts() -> None:
 def test_chance() -> None:
     assert at_chance(Share(0, 10), 526) and at_chance(Share(5, 500), 100) and at_chance(Share(60, 500), 10)
     assert not at_chance(Share(12, 500), 100) and not at_chance(Share(2, 2), 4)
+
+
+@pytest.mark.parametrize(
+    ("hits", "trials", "classes", "expected"),
+    [
+        (3, 3, 100, "above"), (3, 3, 4, "above"), (1, 1, 1000, "above"), (12, 500, 100, "above"), (9, 12, 2, "open"),
+        (1, 10, 10, "chance"), (0, 10, 526, "chance"), (250, 500, 2, "chance"), (0, 7, 1000, "chance"), (2, 12, 10, "chance"),
+        (0, 2, 3, "open"), (0, 3, 100, "open"), (1, 2, 2, "open"), (2, 2, 4, "open"), (5, 5, 1, "open"),
+    ],
+)  # fmt: skip
+def test_how_few_images_stand_to_guessing(hits: int, trials: int, classes: int, expected: str) -> None:
+    """Against the sums of the binomial distribution, term by term."""
+    assert standing(Share(hits, trials), 1 / classes) == expected
+    assert at_chance(Share(hits, trials), classes) == (expected == "chance")
+
+    def probability(values: range, p: float) -> float:
+        return sum(math.comb(trials, k) * p**k * (1 - p) ** (trials - k) for k in values)
+
+    better = probability(range(hits, trials + 1), 1 / classes) <= 0.05
+    worse = probability(range(hits + 1), (1 + 1 / classes) / 2) <= 0.01
+    assert expected == ("above" if better else "chance" if worse else "open")
+
+
+def dealt(label: np.ndarray, best: np.ndarray, names: list[str]) -> Guessing:
+    guessing = Guessing(names)
+    for part in np.array_split(np.arange(len(label)), 3):  # as batches
+        guessing.add(label[part], best[part])
+    return guessing
+
+
+def test_labels_dealt_anew() -> None:
+    """Mean and deviation of the right answers, against labels that are dealt anew."""
+    rng = np.random.default_rng(0)
+    label, best = (rng.choice(4, 60, p=p) for p in ([0.6, 0.2, 0.1, 0.1], [0.5, 0.1, 0.1, 0.3]))
+    mean, spread = dealt(label, best, list("abcd"))._dealt()
+    hits = [(rng.permutation(label) == best).sum() for _ in range(20_000)]
+    assert mean == pytest.approx(np.mean(hits), abs=0.1) and spread == pytest.approx(np.std(hits), rel=0.03)
+
+
+def test_unbalanced_labels_and_names_that_stand_twice() -> None:
+    rng = np.random.default_rng(1)
+    ten = [str(number) for number in range(10)]
+    unbalanced = rng.choice(10, 400, p=[0.8] + [0.2 / 9] * 9)
+    prefers = rng.choice(10, 400, p=[0.5] + [0.5 / 9] * 9)  # the same class, and knows nothing of the images
+    blind = dealt(unbalanced, prefers, ten)
+    assert standing(blind.share, 1 / 10) == "above" and blind.standing() == "chance" and blind.expected > 120
+    knows = np.where(rng.random(400) < 0.4, unbalanced, prefers)
+    assert dealt(unbalanced, knows, ten).standing() == "above"
+    for rare in (0, 1, 12):  # sorted by class: nearly all images are of one, which the model often takes for another
+        label = np.repeat([3, 5], [400 - rare, rare])
+        best = np.where(rng.random(400) < 0.6, (label + rng.integers(1, 10, 400)) % 10, label)
+        assert dealt(label, best, ten).standing() == "above"
+    assert dealt(np.arange(400) % 10, np.zeros(400, int), ten).standing() == "chance"  # all taken for one class
+    assert dealt(np.zeros(400, int), np.full(400, 7), ten).standing() == "chance"
+    assert dealt(np.zeros(3, int), np.zeros(3, int), ten).standing() == "above"
+    twice = dealt(np.array([0, 1, 2, 2]), np.array([0, 0, 2, 2]), ["crane", "crane", "dog"])
+    assert twice.guess == pytest.approx(3 / 4 / 2)  # of four images one can never be right, two names to draw from
+    assert dealt(np.ones(9, int), np.zeros(9, int), ["crane", "crane", "dog"]).expected == 0
 
 
 def test_word_score_is_a_count() -> None:

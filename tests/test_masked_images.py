@@ -16,14 +16,14 @@ from cliptools.ground.masked.image import MaskedImage
 from cliptools.ground.masked.sources import masked_images
 
 
-def write_gtsegs(path: Path, images: list[np.ndarray], masks: list[np.ndarray]) -> None:
+def write_gtsegs(path: Path, images: list[np.ndarray], masks: list[np.ndarray], mask_type: str = "u1") -> None:
     """A file laid out as gtsegs_ijcv.mat is: transposed arrays behind references, masks in a cell of their own."""
     with h5py.File(path, "w") as file:
         for name in ("img", "gt"):
             file.create_dataset(f"value/{name}", (len(images), 1), dtype=h5py.ref_dtype)
         for i, (image, mask) in enumerate(zip(images, masks, strict=True)):
             file[f"#refs#/img{i}"] = image.transpose(2, 1, 0)
-            file[f"#refs#/mask{i}"] = mask.T.astype(np.uint8)
+            file[f"#refs#/mask{i}"] = mask.T.astype(mask_type)
             cell = file.create_dataset(f"#refs#/cell{i}", (1, 1), dtype=h5py.ref_dtype)
             cell[0, 0] = file[f"#refs#/mask{i}"].ref
             file["value/img"][i, 0] = file[f"#refs#/img{i}"].ref

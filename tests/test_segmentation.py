@@ -5,7 +5,7 @@ import open_clip
 import pytest
 import torch
 from oracles import layer_norm_gain, scale_of
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, jaccard_score
 from test_second_order import SHAPES, pictures, random_tower
 from torch import Tensor
 from torchmetrics.classification import BinaryAccuracy, MulticlassJaccardIndex
@@ -28,6 +28,7 @@ from cliptools.methods.segmentation.heat_maps import (
     neuron_method,
     window_corners,
 )
+from cliptools.methods.segmentation.label_metrics import LabelFit, label_fit
 from cliptools.methods.segmentation.masks import at_size, bounding_box, label_map, mask_of, min_max
 from cliptools.methods.segmentation.metrics import Fit, average_precision, fit
 
@@ -360,6 +361,70 @@ def test_metrics_against_scikit_learn_and_torchmetrics() -> None:
 
 def test_metrics_where_a_class_is_missing() -> None:
     empty, heat = np.zeros((3, 3), bool), np.linspace(0, 1, 9).reshape(3, 3)
-    assert fit(heat, empty, empty).iou == (1.0, 1.0)
+    nothing = fit(heat, empty, empty)
+    assert nothing.iou[0] == 1 and np.isnan(nothing.iou[1]) and nothing.mean_iou == 1 and nothing.accuracy == 1
+    assert np.isnan(nothing.mean_object_precision) and nothing.mean_precision > 0  # which ranks the ground of both
     assert average_precision(heat.ravel(), empty.ravel()) == 0
-    assert fit(heat, ~empty, ~empty).object_precision == 1
+    everything = fit(heat, ~empty, ~empty)
+    assert everything.object_precision == 1 and np.isnan(everything.iou[0]) and everything.mean_iou == 1
+    assert fit(heat, heat > 0.9, empty).iou == (pytest.approx(8 / 9), 0)  # the mask alone has it: 0, and in the mean
+    assert np.isnan([Fit().mean_iou, Fit().accuracy]).all()
+
+
+@pytest.mark.parametrize("absent", ["object", "ground", "neither", "truth"])
+def test_both_mean_ious_follow_torchmetrics_and_scikit_learn(absent: str) -> None:
+    """A class that neither mask nor truth has is left out of the mean, of two classes as of many, an image as a data set."""
+    rng = np.random.default_rng(3)
+    value = {"object": 0.0, "ground": 1.0}.get(absent)
+    total, labels, jaccard = Fit(), LabelFit.none(2), MulticlassJaccardIndex(2, average="none")
+    everything: list[tuple[np.ndarray, np.ndarray]] = []
+    for side in (5, 8):
+        mask, truth = (rng.random((side, side)) < (0.4 if value is None else value) for _ in range(2))
+        truth = np.zeros_like(truth) if absent == "truth" else truth
+        one, same = fit(rng.random(truth.shape), mask, truth), label_fit(mask.astype(int), truth.astype(int), 2)
+        np.testing.assert_array_equal(one.iou, same.iou)
+        assert one.mean_iou == same.mean_iou == pytest.approx(_mean_iou(mask, truth))
+        total += one
+        labels += same
+        everything.append((mask.ravel(), truth.ravel()))
+        jaccard.update(torch.from_numpy(mask).long(), torch.from_numpy(truth).long())
+    mask, truth = (np.concatenate(part) for part in zip(*everything, strict=True))
+    assert total.mean_iou == labels.mean_iou == pytest.approx(_mean_iou(mask, truth))
+    shown = [i for i in range(2) if ((mask == i) | (truth == i)).any()]
+    np.testing.assert_allclose(np.array(total.iou)[shown], jaccard.compute().numpy()[shown], atol=1e-6)
+    macro = MulticlassJaccardIndex(2, average="macro")  # leaves absent classes out as well
+    assert total.mean_iou == pytest.approx(float(macro(torch.from_numpy(mask).long(), torch.from_numpy(truth).long())), abs=1e-6)
+
+
+def _mean_iou(mask: np.ndarray, truth: np.ndarray) -> float:
+    present = np.unique(np.concatenate([mask.ravel(), truth.ravel()]))
+    return float(jaccard_score(truth.ravel(), mask.ravel(), labels=present, average="macro"))
+
+
+def test_void_pixels_are_in_no_figure() -> None:
+    rng = np.random.default_rng(6)
+    truth, void = rng.random((12, 9)) < 0.3, rng.random((12, 9)) < 0.2
+    heat = np.round(np.clip(0.6 * truth + rng.random(truth.shape) * 0.7, 0, 1), 2)
+    mask = heat >= 0.5
+    one = fit(heat, mask, truth, void)
+    h, m, t = heat[~void], mask[~void], truth[~void]
+    jaccard = MulticlassJaccardIndex(2, ignore_index=255, average="macro")
+    ignored = np.where(void, 255, truth)
+    assert one.mean_iou == pytest.approx(
+        float(jaccard(torch.from_numpy(mask).long(), torch.from_numpy(ignored).long())), abs=1e-6
+    )
+    assert one.mean_iou == pytest.approx(_mean_iou(m, t)) and one.accuracy == pytest.approx((m == t).mean())
+    assert one.mean_object_precision == pytest.approx(average_precision_score(t, h)) and one.pixels == (~void).sum()
+    both = average_precision_score(np.concatenate([~t, t]), np.concatenate([1 - h, h]))
+    assert one.mean_precision == pytest.approx(both)
+    elsewhere = fit(np.where(void, 1 - heat, heat), mask ^ void, truth ^ void, void)
+    assert elsewhere.mean_iou == one.mean_iou and elsewhere.mean_precision == one.mean_precision
+
+
+def test_object_precision_is_a_mean_over_images_that_show_it() -> None:
+    rng = np.random.default_rng(8)
+    total = Fit()
+    for truth in (rng.random((5, 5)) < 0.4, np.zeros((5, 5), bool), rng.random((5, 5)) < 0.2):
+        total += fit(rng.random((5, 5)), truth, truth)
+        last = total.mean_object_precision
+    assert total.images == 3 and total.objects == 2 and last == total.object_precision / 2

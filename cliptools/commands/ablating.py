@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cliptools.commands.changes import REST, Asked, Setting
 from cliptools.commands.consume import record_source
 from cliptools.ground.errors import CliptoolsError
-from cliptools.ground.progress import progress, summarise
+from cliptools.ground.progress import progress, summarise, warn
 from cliptools.ground.records import rounded
 
 if TYPE_CHECKING:
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from cliptools.ground.loader import Skipped
     from cliptools.ground.models import LoadedModel
     from cliptools.methods import ablation
+    from cliptools.methods.chance import Guessing
     from cliptools.methods.changed import ChangedOutputs, Joint
-    from cliptools.methods.zero_shot import Scored, Share, Tally
+    from cliptools.methods.zero_shot import Scored, Tally
 
 TOOL = "clip-ablate"
 ENOUGH = 500  # images after which a model at chance has shown it
@@ -37,6 +38,7 @@ def measure(bundles: Sequence[Asked], images: "ClassifiedImages", options: Recor
     from cliptools.ground.loader import Skipped
     from cliptools.ground.models import drop_text_tower, load_recorded_model
     from cliptools.ground.scene_images import SceneSource
+    from cliptools.methods.chance import Guessing
     from cliptools.methods.zero_shot import Tally
 
     indices = choose(images.source, options["limit"], options["sample"], options["seed"])
@@ -44,15 +46,16 @@ def measure(bundles: Sequence[Asked], images: "ClassifiedImages", options: Recor
     text = _classifier(model, images, options)
     changed, order = _changed(model, bundles, len(indices))
     drop_text_tower(model)
-    tally, skipped = Tally(len(order) + 1), Skipped()
+    tally, skipped, guessing = Tally(len(order) + 1), Skipped(), Guessing([row.name for row in images.classes])
     wrong: list[str] = []
     for names, output in _outputs(changed, images, model, indices, options, skipped):
-        tally.add(_scored(output[[0, *order]], text, names, images, wrong))
+        tally.add(_scored(output[[0, *order]], text, names, images, wrong, guessing))
         if tally.count >= ENOUGH:
-            _check_chance(tally.top1(0), images, wrong)
+            _check_chance(guessing, images, wrong)
     if not tally.count:
         raise CliptoolsError("not one image could be read")
-    _check_chance(tally.top1(0), images, wrong)
+    if _check_chance(guessing, images, wrong) == "open":
+        warn(f"{_right(guessing, images)}: not enough to tell whether labels and classes ({images.classes_source}) match")
     skips = f", {len(skipped)} skipped" if len(skipped) else ""
     summarise(f"{TOOL}: {tally.count} images{skips}, {len(images.classes)} classes, {len(order)} settings of {model.name}")
     said = {"classes": images.classes_source, "class_count": len(images.classes)}
@@ -99,14 +102,22 @@ def _outputs(
         yield list(some), outputs
 
 
-def _scored(output: "Tensor", text: "Tensor", read: Sequence[int], images: "ClassifiedImages", wrong: list[str]) -> "Scored":
-    """A batch against the classes; the first images taken for others by the untouched model, in words."""
+def _scored(
+    output: "Tensor",
+    text: "Tensor",
+    read: Sequence[int],
+    images: "ClassifiedImages",
+    wrong: list[str],
+    guessing: "Guessing",
+) -> "Scored":
+    """A batch against the classes; the first images taken for others by the untouched model, in words, are added to `wrong`."""
     import torch
 
     from cliptools.methods.zero_shot import score
 
     label = images.label[list(read)]
     scored = score(output, text, torch.from_numpy(label))
+    guessing.add(label, scored.best[0].cpu().numpy())
     for image, true, best in zip(read, label.tolist(), scored.best[0].tolist(), strict=True):
         if len(wrong) < SHOWN and true != best:
             shown, seen = images.classes[true].name, images.classes[best].name
@@ -114,20 +125,28 @@ def _scored(output: "Tensor", text: "Tensor", read: Sequence[int], images: "Clas
     return scored
 
 
-def _check_chance(share: "Share", images: "ClassifiedImages", wrong: Sequence[str]) -> None:
-    """Accuracies say nothing where labels and classes do not match, the commonest of failures.
+def _check_chance(guessing: "Guessing", images: "ClassifiedImages", wrong: Sequence[str]) -> str:
+    """How the untouched model stands to guessing: accuracies say nothing where labels and classes do not match.
 
     Raises:
-        CliptoolsError: the untouched model does no better than guessing.
+        CliptoolsError: the untouched model does no better than guessing, and there are enough images to say so.
     """
-    from cliptools.methods.zero_shot import at_chance
-
-    classes = len(images.classes)
-    if at_chance(share, classes):
+    standing = guessing.standing()
+    if standing == "chance":
         raise CliptoolsError(
-            f"the untouched model is right on {share.hits} of {share.trials} images, as by chance among {classes} classes: "
-            f"labels and classes ({images.classes_source}) do not match; {'; '.join(wrong)}"
+            f"{_right(guessing, images)}, as by chance: labels and classes ({images.classes_source}) do not match; "
+            f"{'; '.join(wrong)}"
         )
+    return standing
+
+
+def _right(guessing: "Guessing", images: "ClassifiedImages") -> str:
+    """On how many images the untouched model is right, and guessing would be."""
+    share = guessing.share
+    return (
+        f"the untouched model is right on {share.hits} of {share.trials} images, guessing among {len(images.classes)} classes on "
+        f"about {guessing.expected:.2g}"
+    )
 
 
 def _records(bundles: Sequence[Asked], tally: "Tally", said: Record) -> Iterator[Record]:

@@ -38,14 +38,21 @@ EVALUATE_HELP = (
 )
 LABELS_HELP = "With --evaluate: a folder of label PNGs, named as the images in the folder IMAGE."
 FIRST_HELP = "The number of the first class in label PNGs, the background not counted [default: 1]."
-IGNORE_HELP = "A number in label PNGs of pixels that do not count; repeatable [default: 255, if no class has it]."
+IGNORE_HELP = (
+    "A number in masks or label PNGs of pixels that do not count, as 255 in those of Pascal VOC; repeatable [default: 255 in "
+    "label PNGs if no class has it; none in masks]."
+)
+LIE_HELP = (
+    "With --evaluate, of pictures that EXIF turns: masks are of their pixels as 'stored' in the file, or 'upright' as shown "
+    "[default: by the masks' own EXIF or size; where these cannot tell, stored]."
+)
 TEMPLATE_HELP = (
     "A sentence with {} for the text; several are averaged [default: of label maps OpenAI's 80, or three for the embedded "
     "models; else the bare text]."
 )
 BATCH_HELP = "Images of one shape at a time, or windows of one image."
 LABEL_OPTIONS = {"crop": "--crop", "center": "--center", "labels": "--labels", "first_label": "--first-label"}
-LABEL_OPTIONS |= {"backgrounds": "--background", "ignored": "--ignore"}
+LABEL_OPTIONS |= {"backgrounds": "--background"}
 
 
 @command("clip-segment")
@@ -70,6 +77,7 @@ LABEL_OPTIONS |= {"backgrounds": "--background", "ignored": "--ignore"}
 @click.option("--labels", type=click.Path(path_type=Path), metavar="FOLDER", help=LABELS_HELP)
 @click.option("--first-label", type=click.IntRange(0), metavar="NUMBER", help=FIRST_HELP)
 @click.option("--ignore", "ignored", type=click.IntRange(0), multiple=True, metavar="NUMBER", help=IGNORE_HELP)
+@click.option("--mask-pixels", "lie", type=click.Choice(["stored", "upright"]), help=LIE_HELP)
 @click.option("--strict", is_flag=True, help="An unreadable image is an error, not a warning.")
 @click.option(
     "--batch-size", default=16, show_default=True, type=click.IntRange(1), help="Images of one shape, or windows, at a time."
@@ -112,6 +120,7 @@ def main(*, paths: tuple[str, ...], output_format: str | None, output: Path | No
       clip-scenes | clip-segment - --text cat --text dog --bundle neurons.safetensors -f safetensors > heat.safetensors
       clip-scenes --size 128 | clip-segment - --evaluate --size 128 --bundle neurons.safetensors | tail -n 1
       clip-segment gtsegs_ijcv.mat --evaluate --classes imagenet --method chefer < neurons.safetensors
+      clip-segment pairs/ --evaluate --text cat --ignore 255 < neurons.safetensors     # images/ and masks/, 255 at edges
       clip-segment street.jpg --classes city.txt --background 0.1 --out-dir labelled < pairs.safetensors
       clip-scenes --size 256 | clip-segment - --evaluate --size 256 --bundle pairs.safetensors -f table
     Folders of label PNGs (Pascal VOC; PASCAL Context-59 and ADE20K, where 0 is unlabelled):
@@ -208,8 +217,8 @@ def _check_evaluation(paths: tuple[str, ...], options: dict[str, Any], chosen: s
 def _check_pictures(options: dict[str, Any], chosen: str) -> None:
     if len(options["thresholds"]) > 1:
         raise UsageError("--threshold: several go with --evaluate only")
-    if options["labels"] or options["ignored"] or options["first_label"] is not None:
-        raise UsageError("--labels, --first-label and --ignore go with --evaluate")
+    if options["labels"] or options["ignored"] or options["first_label"] is not None or options["lie"]:
+        raise UsageError("--labels, --first-label, --ignore and --mask-pixels go with --evaluate")
     if chosen == "safetensors" and options["resume"]:
         raise UsageError("--resume and -f safetensors: images done before are not looked at again and would be missing")
 

@@ -7,11 +7,12 @@ import logging
 import math
 import os
 import warnings
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError, _imaging
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, _imaging
 
 from cliptools.ground.errors import ImageError, first_line
 
@@ -24,6 +25,7 @@ LABELS = ".masks.png"  # label pictures, as clip-scenes writes them beside image
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "QOI", "TGA", "ICO", "MPO")
 """Pillow's names of what is read; its EPS reader, among others, would start another program."""
 TILE = (322, 323)  # TIFF's tags for width and height of a tile, which is decoded whole however small the picture is
+ORIENTATION = 0x0112  # EXIF's and TIFF's tag for how stored pixels are to be turned
 MOST_ELONGATED = 200  # long side to short: resizing the short side to a model's 224 would blow up the long one
 
 # A bomb must not be decoded, and a damaged tag is no news for the user. Said once, here: threads must not change filters.
@@ -48,11 +50,20 @@ def decode(source: str | BytesIO) -> Image.Image:
     Raises:
         ImageError: why this is not to be read, in a few words (without the picture's name).
     """
+    return decode_turned(source)[0]
+
+
+def decode_turned(source: str | BytesIO) -> tuple[Image.Image, int | None]:
+    """The picture as `decode` gives it, and the EXIF orientation of its file, which has been applied; None where it has none.
+
+    Raises:
+        ImageError: as `decode`.
+    """
     try:
         with Image.open(source, formats=_formats()) as image:
             _refuse_extremes(image)
-            image.load()
-            return _rgb(_upright(image))
+            picture, orientation = load_upright(image)
+            return _rgb(picture), orientation
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -63,6 +74,20 @@ def decode(source: str | BytesIO) -> Image.Image:
         raise ImageError(error.strerror.lower() if error.strerror else first_line(error)) from None
     except Exception as error:  # Pillow's readers raise nearly anything on damaged data
         raise ImageError(f"damaged ({first_line(error)})") from None
+
+
+def header(source: str) -> tuple[int, int, int | None] | None:
+    """A picture's width and height as shown, and its EXIF orientation, without decoding it; None if it cannot be read."""
+    try:
+        with Image.open(source, formats=_formats()) as image:
+            orientation = _orientation(getattr(image, "tag_v2", {}))
+            swapped = orientation is None  # a TIFF's size is that of the picture as shown
+            if orientation is None and (image.format != "PNG" or "exif" in image.info):  # else a PNG would be decoded for it
+                orientation = _orientation(image.getexif())
+            width, height = image.size
+    except Exception:  # whoever decodes the picture says what is wrong with it
+        return None
+    return (height, width, orientation) if swapped and (orientation or 1) > 4 else (width, height, orientation)
 
 
 @functools.cache
@@ -102,6 +127,23 @@ def _unidentified(source: str | BytesIO) -> str:
 def _too_large(found: str) -> str:
     limit = Image.MAX_IMAGE_PIXELS or 0
     return f"{found} pixels, at most {limit} are decoded (a decompression bomb?)"
+
+
+def load_upright(image: Image.Image) -> tuple[Image.Image, int | None]:
+    """An opened picture decoded and turned by the EXIF orientation of its file, and that orientation, 1 to 8 or None."""
+    before = _orientation(getattr(image, "tag_v2", {}))  # Pillow turns a TIFF while it loads it, and drops the tag
+    if before is not None and isinstance(image, ImageFile.ImageFile):
+        image.filename = ""  # or Pillow would map the file into memory with the sides swapped already, which garbles the rows
+    image.load()
+    after = None
+    with contextlib.suppress(Exception):  # a damaged EXIF block says nothing about the pixels
+        after = _orientation(image.getexif())
+    return _upright(image), before or after
+
+
+def _orientation(tags: Mapping[int, object]) -> int | None:
+    value = tags.get(ORIENTATION)
+    return value if isinstance(value, int) and 1 <= value <= 8 else None
 
 
 def _upright(image: Image.Image) -> Image.Image:

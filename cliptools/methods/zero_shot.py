@@ -1,7 +1,7 @@
 """Zero-shot classification of outputs in several settings at once: hits among the best 1 and 5, with Wilson's 95 % interval."""
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -9,6 +9,11 @@ from torch import Tensor
 
 Z = 1.959964  # the normal quantile of a 95 % interval
 BEST = 5
+ALPHA = 0.05  # a share that guessing reaches less often is above chance
+RARE = 0.01  # a share that a model half way to perfect falls to less often is that of no such model
+
+Standing = Literal["above", "chance", "open"]
+"""Better than guessing; no better, and worse than a model that knows the classes would be; or too few images to tell."""
 
 
 class Share(NamedTuple):
@@ -86,6 +91,23 @@ class Tally:
         return float(self._cosine[setting]) / self.count
 
 
+def standing(share: Share, guess: float, related: bool = True) -> Standing:
+    """How a share of right answers stands to guessing, which is right with probability `guess`; exact binomial tests.
+
+    Args:
+        related: Whether predictions agree with labels more often than with labels dealt anew.
+
+    >>> standing(Share(3, 3), 1 / 100), standing(Share(1, 10), 1 / 10), standing(Share(0, 2), 1 / 3)
+    ('above', 'chance', 'open')
+    """
+    from scipy.stats import binomtest
+
+    if related and binomtest(share.hits, share.trials, guess, alternative="greater").pvalue <= ALPHA:
+        return "above"
+    works = (1 + guess) / 2
+    return "chance" if binomtest(share.hits, share.trials, works, alternative="less").pvalue <= RARE else "open"
+
+
 def at_chance(share: Share, classes: int) -> bool:
-    """Whether guessing would not be told apart from it: the interval reaches down to one in so many classes."""
-    return share.interval()[0] <= 1 / classes
+    """Whether a share of right answers among so many classes, balanced, is no better than guessing, and enough to say so."""
+    return standing(share, 1 / classes) == "chance"

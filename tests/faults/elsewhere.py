@@ -52,6 +52,7 @@ ELSEWHERE: dict[tuple[str, str], str] = {
     ("ground/language.py", "OFFLINE_FILE"): MISSING,
     ("ground/shift_plot.py", "needs matplotlib"): MISSING,
     ("ground/masked/imagenet_segmentation.py", "needs h5py"): MISSING,
+    ("ground/masked/mask_pixels.py", "of 16 bits"): "tests/test_mask_pixels.py: colours, or grey with alpha, of 16 bits",
     ("ground/imagenet.py", "has no list"): "needs a version of timm that pyproject.toml does not allow",
     ("ground/texts.py", "words of wordfreq"): "needs a wordfreq that knows fewer words than the pools that are offered",
     ("ground/language.py", "the language model failed"): "needs a language model that fails while it answers",

@@ -352,6 +352,11 @@ def make_pictures(folder: Path) -> None:
         pass
     make_segmentation(folder / "sizes.mat", np.zeros((3, 8, 8), np.uint8), np.ones((9, 8), np.uint8))
     make_segmentation(folder / "flat.mat", np.zeros((8, 8), np.uint8), np.ones((8, 8), np.uint8))
+    make_segmentation(folder / "huge.mat", np.full((3, 8, 8), 10**6, np.int32) * (np.arange(8) > 3), np.ones((8, 8), np.uint8))
+    with h5py.File(folder / "cellless.mat", "w") as file:
+        for name in ("img", "gt"):
+            file[f"value/{name}"] = np.zeros((1, 1))
+    make_masks(folder / "cut-masks")
     (folder / "cars" / "devkit").mkdir(parents=True)
     savemat(folder / "cars" / "devkit" / "cars_meta.mat", {"class_names": np.array([["Audi TT 2011"]], object)})
     (folder / "swollen").mkdir()
@@ -370,6 +375,29 @@ def make_pictures(folder: Path) -> None:
     (folder / "torn" / "images.jsonl").write_text("{}\n")
     (folder / "sceneless" / "scenes.jsonl").write_text("{}\n")
     make_archives(folder, (folder / "photos" / "a.png").read_bytes())
+
+
+def make_masks(folder: Path) -> None:
+    """Masks of which most say nothing of what the object is."""
+    half = np.zeros((64, 64), np.uint8)
+    half[20:40] = 255
+    red = Image.fromarray(np.stack([half, half // 2, half * 0], -1))
+    clear = np.stack([half, half // 2, half * 0, half * 0 + 255], -1)
+    clear[30:40, 8:, 0], clear[:, :4, 3] = 100, 0
+    reals = {
+        name: np.where(half > 0, value, 0).astype(np.float32)
+        for name, value in (("nan", np.nan), ("range", 300.5), ("below", -1))
+    }
+    masks = {f"{name}.tif": Image.fromarray(values) for name, values in reals.items()}
+    masks |= {"void.png": Image.new("L", (64, 64)), "grey.png": Image.fromarray(half), "colours.png": red, "smeared.jpg": red}
+    masks["clear.png"] = Image.fromarray(clear)
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+    for name, mask in masks.items():
+        mask.save(folder / "masks" / name)
+    (folder / "masks" / "broken.png").write_bytes(b"no picture")
+    for name in (*masks, "broken.png"):
+        Image.new("RGB", (64, 64), "red").save(folder / "images" / f"{name.partition('.')[0]}.png")
 
 
 def make_archives(folder: Path, picture: bytes) -> None:

@@ -1,6 +1,8 @@
 """clip-segment --evaluate: how well masks and heat maps fit the truth, an image a record and all of them in the last."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BufferedIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,14 +11,16 @@ from cliptools.commands.base import open_input
 from cliptools.commands.segmenting.segmenter import Found, Segmenter, heat_maps
 from cliptools.ground.errors import CliptoolsError, ImageError
 from cliptools.ground.output import text_output
-from cliptools.ground.progress import progress, summarise
+from cliptools.ground.progress import note, progress, summarise
 from cliptools.ground.records import rounded, write_record
 
 if TYPE_CHECKING:
     from cliptools.ground.masked.image import MaskedImage, Reading
+    from cliptools.ground.masked.labelled import LabelledImage
     from cliptools.methods.segmentation.metrics import Fit
 
 Read = TypeVar("Read")
+Masked = TypeVar("Masked", "MaskedImage", "LabelledImage")
 
 
 def evaluate(made: Segmenter, paths: Sequence[str], options: dict[str, Any], output_format: str, output: Path | None) -> None:
@@ -25,10 +29,12 @@ def evaluate(made: Segmenter, paths: Sequence[str], options: dict[str, Any], out
 
     whole = {threshold: Fit() for threshold in made.thresholds}
     skipped: list[str] = []
+    remarks: Counter[str] = Counter()
     texts = tuple(options["texts"])
-    readings = (one for path in paths for one in _open(path, bool(texts or made.classes)))
+    readings = (reading for path in paths for reading in _open(path, bool(texts or made.classes), options))
+    images = counting(remarks, progress(readable(readings, options["strict"], skipped), "images"))
     with text_output(output) as stream:
-        for record, fit in _fits(made, progress(readable(readings, options["strict"], skipped), "images"), texts, options):
+        for record, fit in _fits(made, images, texts, options):
             whole[record["threshold"]] += fit
             if output_format == "jsonl":
                 write_record(stream, record | _said(fit) | made.settings)
@@ -42,16 +48,18 @@ def evaluate(made: Segmenter, paths: Sequence[str], options: dict[str, Any], out
                 write_record(stream, summary | made.settings)
         else:
             _write_table(stream, made, summaries)
+    say_remarks(remarks)
     summarise(f"clip-segment: {count} masks" + (f", {len(skipped)} images skipped" if skipped else ""))
 
 
-def _open(path: str, whole: bool) -> Iterator["Reading"]:
+def _open(path: str, whole: bool, options: dict[str, Any]) -> Iterator["Reading"]:
     from cliptools.ground.masked.sources import masked_images
 
+    ignored = tuple(options["ignored"])
     if path != "-":
-        return masked_images(Path(path), whole=whole)
+        return masked_images(Path(path), None, whole, ignored, options["lie"])
     stream, _ = open_input(None, "a tar of clip-scenes", "a PATH")
-    return masked_images(None, stream, whole)
+    return masked_images(None, stream, whole, ignored)
 
 
 def readable(readings: "Iterator[Read | ImageError]", strict: bool, skipped: list[str]) -> "Iterator[Read]":
@@ -66,6 +74,24 @@ def readable(readings: "Iterator[Read | ImageError]", strict: bool, skipped: lis
         else:
             skipped.append(str(reading))
             warn(f"{reading} (skipped)")
+
+
+def counting(remarks: Counter[str], images: "Iterable[Masked]") -> "Iterator[Masked]":
+    """The images; what was assumed of their masks is counted."""
+    for image in images:
+        remarks.update(image.remarks)
+        yield image
+
+
+def say_remarks(remarks: Mapping[str, int]) -> None:
+    """A note for each thing that was assumed, and of how many masks."""
+    for remark, count in remarks.items():
+        note(f"clip-segment: {count} masks {remark}")
+
+
+def figures(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Figures for a record; None for one that is not defined, such as the overlap of a class that no pixel has."""
+    return {key: None if math.isnan(value) else rounded(value) for key, value in values.items()}
 
 
 def _fits(
@@ -91,9 +117,9 @@ def _fits(
             for i, one in enumerate(found):
                 truth = image.masks[i if image.texts else 0]
                 record = {"image": image.name, "text": one.text, "score": rounded(one.cosine)}
-                record["share"] = rounded(truth.mean())
+                record["share"] = rounded((truth if image.void is None else truth[~image.void]).mean())
                 for threshold, mask in masks.items():
-                    yield record | {"threshold": threshold}, fit(heat[i], mask[i], truth)
+                    yield record | {"threshold": threshold}, fit(heat[i], mask[i], truth, image.void)
 
 
 def _texts(image: "MaskedImage", texts: tuple[str, ...], made: Segmenter) -> tuple[str, ...]:
@@ -107,19 +133,23 @@ def _texts(image: "MaskedImage", texts: tuple[str, ...], made: Segmenter) -> tup
     return image.texts or texts
 
 
-def _said(fit: "Fit") -> dict[str, float]:
+def _said(fit: "Fit") -> dict[str, float | None]:
     ground, thing = fit.iou
     said = {"accuracy": fit.accuracy, "miou": fit.mean_iou, "iou_ground": ground, "iou_object": thing}
-    said |= {"map": fit.mean_precision, "object_map": fit.mean_object_precision}
-    return {key: rounded(value) for key, value in said.items()}
+    return figures(said | {"map": fit.mean_precision, "object_map": fit.mean_object_precision})
 
 
 def _write_table(stream: BufferedIOBase, made: Segmenter, summaries: Sequence[dict[str, Any]]) -> None:
     from cliptools.commands.segmenting.table import write_table
 
-    figures = ("accuracy", "miou", "map", "object_map")
+    columns = ("accuracy", "miou", "map", "object_map")
     rows = [
-        [made.settings["method"], str(one["threshold"]), str(one["count"]), *(f"{100 * one[key]:.1f}" for key in figures)]
-        for one in summaries
+        [made.settings["method"], str(summary["threshold"]), str(summary["count"]), *(percent(summary[key]) for key in columns)]
+        for summary in summaries
     ]
-    write_table(stream, ["method", "threshold", "masks", *figures], rows)
+    write_table(stream, ["method", "threshold", "masks", *columns], rows)
+
+
+def percent(figure: float | None) -> str:
+    """A figure in a table; nothing where it is not defined."""
+    return "" if figure is None else f"{100 * figure:.1f}"

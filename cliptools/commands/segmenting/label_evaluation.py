@@ -1,6 +1,7 @@
 """clip-segment --evaluate --classes with a CLIP-ResNet: label maps against true ones, an image a record, all in the last."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from io import BufferedIOBase
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliptools.commands.base import open_input
-from cliptools.commands.segmenting.evaluate import readable
+from cliptools.commands.segmenting.evaluate import counting, figures, percent, readable, say_remarks
 from cliptools.commands.segmenting.labeller import Labeller, keys_of, load_labeller
 from cliptools.commands.segmenting.opened import Opened
 from cliptools.ground.errors import CliptoolsError, ImageError
@@ -37,7 +38,7 @@ def evaluate_labels(
             made = load_labeller(opened, named, options)
             images = _of_folders(made, Path(paths[0]), options)
         else:
-            source = _scenes(paths, stack)
+            source = _scenes(paths, stack, tuple(options["ignored"]))
             made = load_labeller(opened, named or _shown(source), options)
             images = _of_scenes(made, source)
         _write(made, images, options, output_format, output)
@@ -66,7 +67,7 @@ def _of_folders(made: Labeller, images: Path, options: dict[str, Any]) -> Iterat
     for folder in (images, options["labels"]):
         if not folder.is_dir():
             raise CliptoolsError(f"{folder}: no such folder")
-    return labelled_in_folders(images, options["labels"], _numbering(made, options))
+    return labelled_in_folders(images, options["labels"], _numbering(made, options), options["lie"])
 
 
 def _numbering(made: Labeller, options: dict[str, Any]) -> "Numbering":
@@ -78,7 +79,7 @@ def _numbering(made: Labeller, options: dict[str, Any]) -> "Numbering":
     return Numbering(classes, first, ignored)
 
 
-def _scenes(paths: Sequence[str], stack: ExitStack) -> Source:
+def _scenes(paths: Sequence[str], stack: ExitStack, ignored: tuple[int, ...]) -> Source:
     """Scenes of folders and tars; those on standard input wait in a temporary file, to be read twice."""
     import shutil
 
@@ -94,9 +95,9 @@ def _scenes(paths: Sequence[str], stack: ExitStack) -> Source:
         for path in paths:
             if path == "-":
                 spool.seek(0)
-                yield from masked_images(None, spool)
+                yield from masked_images(None, spool, ignored=ignored)
             else:
-                yield from masked_images(Path(path))
+                yield from masked_images(Path(path), ignored=ignored)
 
     return read
 
@@ -137,8 +138,9 @@ def _write(
     whole = [LabelFit.none(len(made.classes)) for _ in made.cuts]
     skipped: list[str] = []
     keys = keys_of(made.classes)
+    remarks: Counter[str] = Counter()
     with text_output(output) as stream:
-        for image in progress(readable(images, options["strict"], skipped), "images"):
+        for image in counting(remarks, progress(readable(images, options["strict"], skipped), "images")):
             for number, (cut, fit) in enumerate(_fits(made, image)):
                 whole[number] += fit
                 if output_format == "jsonl":
@@ -156,6 +158,7 @@ def _write(
                 write_record(stream, summary | made.settings)
         else:
             _write_table(stream, made, summaries)
+    say_remarks(remarks)
     summarise(f"clip-segment: {whole[0].images} images" + (f", {len(skipped)} skipped" if skipped else ""))
 
 
@@ -183,9 +186,7 @@ def _background(made: Labeller, cut: float | None) -> str | float | None:
 
 def _said(fit: "LabelFit") -> dict[str, Any]:
     """Figures; none where no pixel counts."""
-    figures = {"miou": fit.mean_iou, "miou_true": fit.mean_iou_true, "accuracy": fit.accuracy}
-    counts = bool(fit.true.any())
-    said: dict[str, Any] = {key: rounded(value) if counts else None for key, value in figures.items()}
+    said = figures({"miou": fit.mean_iou, "miou_true": fit.mean_iou_true, "accuracy": fit.accuracy})
     return said | {"true_classes": int((fit.true > 0).sum())}
 
 
@@ -194,7 +195,7 @@ def _write_table(stream: BufferedIOBase, made: Labeller, summaries: Sequence[dic
 
     rows = [
         [made.settings["method"], str(one["background"] or "left out"), str(one["count"]), str(one["true_classes"])]
-        + [f"{100 * one[key]:.1f}" if one[key] is not None else "" for key in ("miou", "accuracy")]
+        + [percent(one[key]) for key in ("miou", "accuracy")]
         for one in summaries
     ]
     write_table(stream, ["method", "background", "images", "classes", "miou", "accuracy"], rows)

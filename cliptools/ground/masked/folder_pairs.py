@@ -6,11 +6,16 @@ from pathlib import Path
 
 from cliptools.ground.decode import LABELS, is_picture
 from cliptools.ground.errors import CliptoolsError
-from cliptools.ground.masked.image import MaskedImage, Reading, guarded, label_pixels, pair
+from cliptools.ground.masked.image import Reading, Rules, guarded, masked
+from cliptools.ground.masked.turning import Folders, Lie, Placing
 
 
-def pairs_in_folder(folder: Path) -> Iterator[Reading]:
+def pairs_in_folder(folder: Path, ignored: tuple[int, ...] = (), lie: Lie | None = None) -> Iterator[Reading]:
     """images/ and masks/ below a folder, paired by their paths without endings, sorted.
+
+    Args:
+        ignored: Numbers in masks of pixels that do not count.
+        lie: How masks lie on pictures with an EXIF orientation (turning.py); None: by their sizes.
 
     Raises:
         CliptoolsError: no such folders, or an image without a mask.
@@ -20,11 +25,14 @@ def pairs_in_folder(folder: Path) -> Iterator[Reading]:
         raise CliptoolsError(f"{folder}: no images in images/ (expected images/ and masks/, or scenes of clip-scenes)")
     if alone := sorted(set(images) - set(masks)):
         raise CliptoolsError(f"{folder}: {len(alone)} images have no mask in masks/, the first: {alone[0]}")
-    return (guarded(stem, partial(_read, stem, images[stem], masks[stem])) for stem in sorted(images))
+    rules = Rules(ignored, placing(images, masks, lie))
+    return (guarded(stem, partial(masked, stem, images[stem], masks[stem], rules)) for stem in sorted(images))
 
 
-def _read(stem: str, image: Path, mask: Path) -> MaskedImage:
-    return pair(stem, image, (label_pixels(mask) > 0)[None], ())
+def placing(images: dict[str, Path], masks: dict[str, Path], lie: Lie | None) -> Placing:
+    """How the masks of two folders are laid on the images."""
+    folders = Folders([(images[stem], masks[stem]) for stem in sorted(set(images) & set(masks))])
+    return Placing(lie, lambda: folders.lie)
 
 
 def by_stem(folder: Path) -> dict[str, Path]:

@@ -1,16 +1,24 @@
 """One picture with its masks, whichever way it is kept. Read one by one, so that memory stays small."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int
 from PIL import Image
 
-from cliptools.ground.decode import decode
+from cliptools.ground.decode import decode_turned
 from cliptools.ground.errors import ImageError
+from cliptools.ground.masked.mask_pixels import FULL, Kind, MaskPixels, numbers_of, read_mask
+from cliptools.ground.masked.turning import Placing, Shown, turned
+
+VOID_HELD = f"hold {FULL} beside other numbers, all of them the object; where it marks pixels that do not count, --ignore {FULL}"
+EDGES = "have grey edges: every value above 0 is the object"
+EMPTY = "show no object"
+FEW = 16  # numbers of a mask: those with more have edges that fade
 
 
 class MaskedImage(NamedTuple):
@@ -21,22 +29,93 @@ class MaskedImage(NamedTuple):
     texts: tuple[str, ...]
     """What the masks are of; empty where the source does not say, and there is one mask."""
     masks: Bool[np.ndarray, "mask y x"]
+    void: Bool[np.ndarray, "y x"] | None = None
+    """Pixels that do not count, where there are such."""
+    remarks: tuple[str, ...] = ()
+    """What was assumed of the masks; each goes on after `N masks`."""
 
 
 Reading = MaskedImage | ImageError
 """A picture, or why there is none: an error that names it."""
 
 
-def pair(name: str, image: Path | BytesIO, masks: Bool[np.ndarray, "mask y x"], texts: tuple[str, ...]) -> MaskedImage:
-    """Picture and masks, which must be of one size: a mask of another would not lie where it should.
+@dataclass(frozen=True)
+class Rules:
+    """How mask pictures are to be read."""
+
+    ignored: tuple[int, ...] = ()
+    """Numbers of pixels that do not count."""
+    placing: Placing = field(default_factory=Placing)
+
+
+class Read(NamedTuple):
+    """A picture and the pixels of its mask, one on the other."""
+
+    picture: Image.Image
+    pixels: MaskPixels
+
+
+def read_pair(image: Path | BytesIO, mask: Path | BytesIO, placing: Placing, kind: Kind = "mask") -> Read:
+    """A picture and its mask or label picture, both upright.
 
     Raises:
-        ImageError: they are not, or one cannot be read.
+        ImageError: one cannot be read, or they are not of one size: the mask would not lie where it should.
     """
-    picture = decode(image if isinstance(image, BytesIO) else str(image))
-    if masks.shape[1:] != (picture.height, picture.width):
-        raise ImageError(f"the image has {picture.width} × {picture.height} pixels, its mask {masks.shape[2]} × {masks.shape[1]}")
-    return MaskedImage(name, picture, texts, masks)
+    pixels = read_mask(mask, kind)
+    picture, orientation = decode_turned(image if isinstance(image, BytesIO) else str(image))
+    shown = Shown(picture.width, picture.height, orientation)
+    height, width = pixels.shown.shape
+    turn, remark = placing.turn(width, height, pixels.orientation, shown)
+    numbers = None if pixels.numbers is None else turned(pixels.numbers, turn)
+    laid = pixels._replace(shown=turned(pixels.shown, turn), numbers=numbers)
+    if laid.shown.shape != (shown.height, shown.width):
+        raise ImageError(
+            f"the image has {shown.width} × {shown.height} pixels{_turned_by(shown.orientation)}, its {kind} "
+            f"{laid.shown.shape[1]} × {laid.shown.shape[0]}{_turned_by(pixels.orientation or turn)}"
+        )
+    return Read(picture, laid._replace(remarks=(*laid.remarks, remark)) if remark else laid)
+
+
+def masked(name: str, image: Path | BytesIO, mask: Path | BytesIO, rules: Rules) -> MaskedImage:
+    """A picture with one mask, of which nobody says what it is of.
+
+    Raises:
+        ImageError: as `read_pair`; or no pixel counts, or the mask has no numbers and some are to be left out.
+    """
+    picture, pixels = read_pair(image, mask, rules.placing)
+    return whole_mask(name, picture, pixels, rules)
+
+
+def whole_mask(name: str, picture: Image.Image, pixels: MaskPixels, rules: Rules) -> MaskedImage:
+    """A picture with all that its mask shows as one object.
+
+    Raises:
+        ImageError: no pixel counts, or the mask has no numbers and some are to be left out.
+    """
+    remarks = list(pixels.remarks)
+    void, shown = left_out(pixels, rules.ignored), pixels.shown
+    if void is not None:
+        shown = shown & ~void
+    elif pixels.numbers is not None and not rules.ignored and (remark := _remark_on(pixels.numbers)):
+        remarks.append(remark)
+    if not shown.any():
+        remarks.append(EMPTY)
+    return MaskedImage(name, picture, (), shown[None], void, tuple(remarks))
+
+
+def left_out(pixels: MaskPixels, ignored: tuple[int, ...]) -> Bool[np.ndarray, "y x"] | None:
+    """Pixels whose numbers are left out; None where there is none.
+
+    Raises:
+        ImageError: none counts, or the mask has no numbers.
+    """
+    if not ignored:
+        return None
+    void = np.isin(numbers_of(pixels, "mask", "numbers, of which --ignore leaves some out"), ignored)
+    if void.all():
+        numbers = ", ".join(map(str, ignored))
+        raise ImageError(f"no pixel of its mask counts: all are {numbers} (--ignore), expected numbers of ground and object")
+    return void if void.any() else None
 
 
 def guarded(name: str, read: Callable[[], MaskedImage]) -> Reading:
@@ -47,18 +126,12 @@ def guarded(name: str, read: Callable[[], MaskedImage]) -> Reading:
         return ImageError(f"{name}: {error}")
 
 
-def label_pixels(file: Path | BytesIO) -> UInt8[np.ndarray, "y x"]:
-    """A mask's labels; of a coloured picture, whether a pixel is black.
+def _remark_on(numbers: Int[np.ndarray, "y x"]) -> str | None:
+    """A word on a mask with numbers between 0 and 255 and with 255, which is void in some data sets."""
+    if numbers.max() != FULL or not ((numbers > 0) & (numbers < FULL)).any():
+        return None
+    return VOID_HELD if len(np.unique(numbers)) <= FEW else EDGES
 
-    Raises:
-        ImageError: it cannot be read.
-    """
-    try:
-        with Image.open(file, formats=["PNG", "BMP", "TIFF", "GIF"]) as image:
-            image.load()
-            pixels: np.ndarray = np.asarray(image)
-    except Exception as error:  # Pillow's readers raise nearly anything on damaged data
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ImageError(f"its mask cannot be read ({reason})") from None
-    labels = pixels[..., :3].any(axis=2) if pixels.ndim == 3 else pixels
-    return np.asarray(labels, dtype=np.uint8)
+
+def _turned_by(orientation: int | None) -> str:
+    return "" if orientation in (None, 1) else f" (turned by EXIF orientation {orientation})"

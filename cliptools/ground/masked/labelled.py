@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from cliptools.ground.decode import decode
-from cliptools.ground.errors import CliptoolsError, ImageError, StreamError, first_line
-from cliptools.ground.masked.folder_pairs import by_stem
-from cliptools.ground.masked.image import MaskedImage
+from cliptools.ground.errors import CliptoolsError, ImageError, StreamError
+from cliptools.ground.masked.folder_pairs import by_stem, placing
+from cliptools.ground.masked.image import MaskedImage, read_pair
+from cliptools.ground.masked.mask_pixels import CUT_OUT, numbers_of
+from cliptools.ground.masked.turning import Lie, Placing
 
 GROUND, LEFT_OUT = 0, -1  # classes have the labels from 1
 
@@ -24,6 +25,8 @@ class LabelledImage(NamedTuple):
     name: str
     picture: Image.Image
     labels: Int[np.ndarray, "y x"]
+    remarks: tuple[str, ...] = ()
+    """What was assumed of the labels; each goes on after `N masks`."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,13 @@ class Numbering:
         return labels
 
 
-def labelled_in_folders(images: Path, labels: Path, numbering: Numbering) -> Iterator[LabelledImage | ImageError]:
+def labelled_in_folders(
+    images: Path, labels: Path, numbering: Numbering, lie: Lie | None = None
+) -> Iterator[LabelledImage | ImageError]:
     """Every label PNG with the image of its name; images without labels are passed over.
+
+    Args:
+        lie: How labels lie on pictures with an EXIF orientation (turning.py); None: by their sizes.
 
     Raises:
         CliptoolsError: no labels, or labels without an image.
@@ -67,7 +75,8 @@ def labelled_in_folders(images: Path, labels: Path, numbering: Numbering) -> Ite
         raise CliptoolsError(f"{labels}: no label PNGs in this folder")
     if alone := sorted(set(truths) - set(pictures)):
         raise CliptoolsError(f"{labels}: {len(alone)} label PNGs have no image in {images}, the first: {alone[0]}")
-    return (_guarded(stem, partial(_read, stem, pictures[stem], truths[stem], numbering)) for stem in sorted(truths))
+    rule = placing(pictures, truths, lie)
+    return (_guarded(stem, partial(_read, stem, pictures[stem], truths[stem], numbering, rule)) for stem in sorted(truths))
 
 
 def labelled_scene(scene: MaskedImage, label_of: dict[str, int]) -> LabelledImage:
@@ -75,7 +84,9 @@ def labelled_scene(scene: MaskedImage, label_of: dict[str, int]) -> LabelledImag
     labels = np.zeros((scene.picture.height, scene.picture.width), np.int64)
     for text, mask in zip(scene.texts, scene.masks, strict=True):
         labels[mask] = label_of.get(text, GROUND)
-    return LabelledImage(scene.name, scene.picture, labels)
+    if scene.void is not None:
+        labels[scene.void] = LEFT_OUT
+    return LabelledImage(scene.name, scene.picture, labels, scene.remarks)
 
 
 def _guarded(name: str, read: partial[LabelledImage]) -> LabelledImage | ImageError:
@@ -85,22 +96,8 @@ def _guarded(name: str, read: partial[LabelledImage]) -> LabelledImage | ImageEr
         return ImageError(f"{name}: {error}")
 
 
-def _read(stem: str, image: Path, truth: Path, numbering: Numbering) -> LabelledImage:
-    picture, pixels = decode(str(image)), _label_numbers(truth)
-    if pixels.shape != (picture.height, picture.width):
-        found = f"{pixels.shape[1]} × {pixels.shape[0]}"
-        raise ImageError(f"the image has {picture.width} × {picture.height} pixels, its labels {found}")
-    return LabelledImage(stem, picture, numbering.labels(pixels, stem))
-
-
-def _label_numbers(file: Path) -> Int[np.ndarray, "y x"]:
-    """A label picture's numbers: indices of a palette, or grey of 8 or 16 bits."""
-    try:
-        with Image.open(file, formats=["PNG"]) as image:
-            image.load()
-            pixels = np.asarray(image)
-    except Exception as error:  # Pillow's readers raise nearly anything on damaged data
-        raise ImageError(f"its labels cannot be read ({first_line(error)})") from None
-    if pixels.ndim != 2:
-        raise ImageError("its labels are colours, expected a palette or grey picture whose values are numbers of classes")
-    return pixels.astype(np.int64)
+def _read(stem: str, image: Path, truth: Path, numbering: Numbering, rule: Placing) -> LabelledImage:
+    picture, pixels = read_pair(image, truth, rule, "labels")
+    numbers = numbers_of(pixels, "labels", "numbers of classes")
+    remarks = tuple(remark for remark in pixels.remarks if remark != CUT_OUT)  # numbers do not depend on transparency
+    return LabelledImage(stem, picture, numbering.labels(numbers, stem), remarks)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from cliptools.ground.errors import StreamError
-from cliptools.ground.masked.image import MaskedImage, Reading, guarded, label_pixels, pair
+from cliptools.ground.masked.image import MaskedImage, Reading, Rules, guarded, left_out, read_pair, whole_mask
+from cliptools.ground.masked.mask_pixels import numbers_of
 from cliptools.ground.progress import warn
 from cliptools.ground.records import file_objects
 from cliptools.ground.strict_json import parse_foreign
@@ -18,16 +19,16 @@ from cliptools.ground.strict_json import parse_foreign
 SCENES = "scenes.jsonl"
 
 
-def scenes_in_folder(folder: Path, whole: bool) -> Iterator[Reading]:
+def scenes_in_folder(folder: Path, whole: bool, rules: Rules = Rules()) -> Iterator[Reading]:
     """clip-scenes --out-dir: scenes.jsonl says what is where."""
     path = folder / SCENES
     for _, said in file_objects(path, str(path)):
         record = _checked(said, str(path))
         image, masks = (folder / str(record.get(part)) for part in ("image", "masks"))
-        yield guarded(record["key"], partial(_scene, record, image, masks, whole))
+        yield guarded(record["key"], partial(_scene, record, image, masks, whole, rules))
 
 
-def scenes_in_tar(stream: BufferedIOBase, name: str, whole: bool) -> Iterator[Reading]:
+def scenes_in_tar(stream: BufferedIOBase, name: str, whole: bool, rules: Rules = Rules()) -> Iterator[Reading]:
     """clip-scenes' tar, read as it comes: KEY.png, KEY.json and KEY.masks.png of one scene follow each other.
 
     Raises:
@@ -52,7 +53,7 @@ def scenes_in_tar(stream: BufferedIOBase, name: str, whole: bool) -> Iterator[Re
                 if {"png", "json", "masks.png"} <= set(parts):
                     found += 1
                     record, image, masks = _record(parts["json"], name), BytesIO(parts["png"]), BytesIO(parts["masks.png"])
-                    yield guarded(key, partial(_scene, record, image, masks, whole))
+                    yield guarded(key, partial(_scene, record, image, masks, whole, rules))
                     parts = {}
     except tarfile.ReadError as error:
         raise StreamError(f"{name}: expected a tar of clip-scenes, found none or one cut short ({error})") from None
@@ -88,16 +89,19 @@ class _Tail:
         return clean and not self._last.strip(b"\0")
 
 
-def _scene(record: dict[str, Any], image: Path | BytesIO, masks: Path | BytesIO, whole: bool) -> MaskedImage:
-    labels = label_pixels(masks)
+def _scene(record: dict[str, Any], image: Path | BytesIO, masks: Path | BytesIO, whole: bool, rules: Rules) -> MaskedImage:
+    picture, pixels = read_pair(image, masks, rules.placing, "mask" if whole else "labels")
     if whole:
-        return pair(record["key"], image, (labels > 0)[None], ())
+        return whole_mask(record["key"], picture, pixels, rules)
+    labels, void = numbers_of(pixels, "labels", "numbers of emoji"), left_out(pixels, rules.ignored)
+    if void is not None:
+        labels = np.where(void, 0, labels)
     slots: dict[str, list[int]] = {}  # of a name: two dogs have one mask
     for slot, name in enumerate(record["names"], 1):
         if (labels == slot).any():
             slots.setdefault(name, []).append(slot)
     shown = np.stack([np.isin(labels, own) for own in slots.values()]) if slots else np.zeros((0, *labels.shape), bool)
-    return pair(record["key"], image, shown, tuple(slots))
+    return MaskedImage(record["key"], picture, tuple(slots), shown, void, pixels.remarks)
 
 
 def _record(data: bytes, name: str) -> dict[str, Any]:

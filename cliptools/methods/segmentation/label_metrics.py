@@ -1,11 +1,13 @@
 """How well label maps fit the truth: intersection over union of each class, pooled over the pixels of all images."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from cliptools.ground.masked.labelled import LEFT_OUT
+from cliptools.methods.segmentation.overlap import iou_of, mean_iou
 
 
 @dataclass
@@ -32,24 +34,22 @@ class LabelFit:
     @property
     def iou(self) -> Float[np.ndarray, " class"]:
         """By class; NaN for one that neither map nor truth has."""
-        union = self.found + self.true - self.both
-        return np.where(union > 0, self.both / np.maximum(union, 1), np.nan)
+        return iou_of(self.both, self.found + self.true - self.both)
 
     @property
     def mean_iou(self) -> float:
-        """Over the classes that map or truth has; 0 where there is none."""
-        iou = self.iou
-        return float(np.nanmean(iou)) if np.isfinite(iou).any() else 0.0
+        """Over the classes that map or truth has; NaN where no pixel counts."""
+        return mean_iou(self.iou)
 
     @property
     def mean_iou_true(self) -> float:
-        """Over the classes that the truth has, which a few images of many classes tell more by; 0 where there is none."""
-        return float(self.iou[self.true > 0].mean()) if self.true.any() else 0.0
+        """Over the classes that the truth has, which a few images of many classes tell more by; NaN where no pixel counts."""
+        return mean_iou(self.iou[self.true > 0])
 
     @property
     def accuracy(self) -> float:
-        """Share of the pixels with the right label; 0 where no pixel counts."""
-        return int(self.both.sum()) / max(1, int(self.true.sum()))
+        """Share of the pixels with the right label; NaN where no pixel counts."""
+        return int(self.both.sum()) / int(self.true.sum()) if self.true.any() else math.nan
 
 
 def label_fit(labels: Int[np.ndarray, "y x"], truth: Int[np.ndarray, "y x"], classes: int) -> LabelFit:

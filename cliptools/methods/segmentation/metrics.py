@@ -1,13 +1,18 @@
 """How well a mask and a heat map fit the truth: pixel accuracy, mIoU and average precision, as for ImageNet-Segmentation.
 
 Over all images, accuracy and the intersections and unions of the two classes {ground, object} are pooled over pixels, and
-average precision is the mean of the images' own (Chefer et al. 2021; arXiv 2406.04341, Table 5).
+average precision is the mean of the images' own (Chefer et al. 2021; arXiv 2406.04341, Table 5). Pixels that do not count (void)
+are in none of these. A class that neither masks nor truth have has no intersection over union (NaN) and is left out of the mean,
+as in label_metrics.py; an image without the object has no average precision of the object.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
+from cliptools.methods.segmentation.overlap import iou_of, mean_iou
 
 
 @dataclass
@@ -21,27 +26,31 @@ class Fit:
     images: int = 0
     precision: float = 0.0
     object_precision: float = 0.0
+    objects: int = 0
+    """Images that show the object, over which `object_precision` is a sum."""
 
     def __iadd__(self, other: "Fit") -> "Fit":
         self.intersection, self.union = self.intersection + other.intersection, self.union + other.union
         self.pixels, self.images = self.pixels + other.pixels, self.images + other.images
         self.precision, self.object_precision = self.precision + other.precision, self.object_precision + other.object_precision
+        self.objects += other.objects
         return self
 
     @property
     def accuracy(self) -> float:
-        """Share of the pixels that the mask has right."""
-        return int(self.intersection.sum()) / self.pixels
+        """Share of the pixels that the mask has right; NaN where no pixel counts."""
+        return int(self.intersection.sum()) / self.pixels if self.pixels else math.nan
 
     @property
     def iou(self) -> tuple[float, float]:
-        """Intersection over union of ground and object; 1 for a class that neither mask nor truth has."""
-        ground, thing = np.where(self.union > 0, self.intersection / np.maximum(self.union, 1), 1.0).tolist()
+        """Intersection over union of ground and object; NaN for a class that neither mask nor truth has."""
+        ground, thing = iou_of(self.intersection, self.union).tolist()
         return ground, thing
 
     @property
     def mean_iou(self) -> float:
-        return sum(self.iou) / 2
+        """Over those of ground and object that mask or truth has; NaN where no pixel counts."""
+        return mean_iou(iou_of(self.intersection, self.union))
 
     @property
     def mean_precision(self) -> float:
@@ -50,21 +59,32 @@ class Fit:
 
     @property
     def mean_object_precision(self) -> float:
-        """Over images, of the object alone: the share of ground in an image does not raise it."""
-        return self.object_precision / self.images
+        """Over the images that show the object, of it alone: the share of ground does not raise it; NaN if none shows it."""
+        return self.object_precision / self.objects if self.objects else math.nan
 
 
-def fit(heat: Float[np.ndarray, "y x"], mask: Bool[np.ndarray, "y x"], truth: Bool[np.ndarray, "y x"]) -> Fit:
-    """One image's heat map in [0, 1] and mask against the true mask."""
-    both, either = int((mask & truth).sum()), int((mask | truth).sum())
-    h, t = heat.ravel(), truth.ravel()
+def fit(
+    heat: Float[np.ndarray, "y x"],
+    mask: Bool[np.ndarray, "y x"],
+    truth: Bool[np.ndarray, "y x"],
+    void: Bool[np.ndarray, "y x"] | None = None,
+) -> Fit:
+    """One image's heat map in [0, 1] and mask against the true mask.
+
+    Args:
+        void: Pixels that do not count.
+    """
+    counted = np.ones_like(truth) if void is None else ~void
+    h, m, t = heat[counted], mask[counted], truth[counted]  # (pixel,)
+    both, either = int((m & t).sum()), int((m | t).sum())
     return Fit(
-        np.array([truth.size - either, both]),
-        np.array([truth.size - both, either]),
-        truth.size,
+        np.array([t.size - either, both]),
+        np.array([t.size - both, either]),
+        t.size,
         1,
         average_precision(np.concatenate([1 - h, h]), np.concatenate([~t, t])),
         average_precision(h, t),
+        int(t.any()),
     )
 
 
