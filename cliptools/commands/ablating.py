@@ -166,7 +166,7 @@ def _changed(model: "LoadedModel", bundles: Sequence[Asked], expected: int) -> "
 
     prepared = [_prepared(model, asked, expected) for asked in bundles]
     ablations = [
-        (each.ablation, asked.bundle.header.settings.get("scale") != "raw")
+        (each.ablation, asked.bundle.header.scaled)
         for each, asked in zip(prepared, bundles, strict=True)
         if each.ablation is not None
     ]

@@ -54,7 +54,7 @@ def by_neurons(neurons: "Bundle", model: "LoadedModel", options: dict[str, Any])
     texts, voice = _voice(neurons, model, options)
     unit, b, r = (torch.from_numpy(neurons[name]) for name in ("unit", "mean", "direction"))
     tau = torch.from_numpy(neurons["threshold"])
-    measure = UnitActivity(_paths(neurons, model), unit, b, r, neurons.header.settings.get("scale") != "raw")
+    measure = UnitActivity(_paths(neurons, model), unit, b, r, neurons.header.scaled)
 
     def describe(names: Sequence[str], pictures: "Tensor") -> Iterator[dict[str, Any]]:
         activity = measure(pictures)

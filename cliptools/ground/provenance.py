@@ -76,6 +76,11 @@ class Header:
     """One entry a command: command, version, arguments that change the result."""
     format: int = FORMAT
 
+    @property
+    def scaled(self) -> bool:
+        """Whether the effects were multiplied by 100 / ||M(I)|| of their image; those of a header without `scale` were."""
+        return bool(self.settings.get("scale", "unit") == "unit")
+
     def after(self, command: str, arguments: dict[str, Any]) -> "Header":
         """The same header with one more step in its history."""
         step = {"command": command, "version": cliptools.__version__, "arguments": arguments}
