@@ -202,7 +202,7 @@ def test_ablation_happens_in_the_scale_of_the_bundle(scale: str, emoji_pairs: di
     data = emoji_pairs[scale]
     lines = written("ablate", "--limit", 10, "--ablate", "all", "--template", "{}", "-f", "jsonl", "-q", stdin=data)
     record = json.loads(lines.splitlines()[1])
-    assert record["scale"] == scale and record["ablate"] == "all"
+    assert record["settings"]["scale"] == scale and record["ablate"] == "all"
     assert record["cosine"] == pytest.approx(ablated_cosine(read(data), scale == "unit", 10), abs=2e-5)
 
 
