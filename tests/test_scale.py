@@ -1,4 +1,4 @@
-"""The scale of effects: which is the default, that shards and merges keep it, and that later commands take what the bundle says."""
+"""The scale of effects: which is the default, that shards and merges keep it, that later commands take what the bundle says."""
 
 import json
 from dataclasses import replace

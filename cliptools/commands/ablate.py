@@ -8,7 +8,15 @@ import click
 
 from cliptools.commands.ablate_table import ablate_table
 from cliptools.commands.ablating import TOOL, measure
-from cliptools.commands.base import batch_option, choose_format, command, device_option, output_options
+from cliptools.commands.base import (
+    CLASS_TEMPLATES,
+    batch_option,
+    choose_format,
+    command,
+    device_option,
+    output_options,
+    template_option,
+)
 from cliptools.commands.changes import ABLATE, RECONSTRUCT, open_bundles, parse_changes
 from cliptools.commands.completing import Completed, listed
 from cliptools.ground.errors import UsageError
@@ -24,7 +32,6 @@ BUNDLE_HELP = "Of clip-effects or clip-decompose; repeatable, of one model [defa
 LABELS_HELP = "Which class an image is: folders, scenes, or a file (see above) [default: as it looks there]."
 COLUMN_HELP = "Of --labels, where that is a CSV file."
 CLASSES_HELP = "The classes: imagenet, imagenet-r, emoji, cifar10, or a file, a class a line [default: what the labels are of]."
-TEMPLATE_HELP = "A sentence with {} for the class; several are averaged [default: CLIP's 80, or the embedded models' own]."
 ABLATE_HELP = f"Any of {', '.join(ABLATE)}, by commas [default: all, if nothing else is asked]."
 RECONSTRUCT_HELP = f"Any of {', '.join(RECONSTRUCT)}, by commas."
 COMPONENTS_HELP = "Principal directions for pc, as 1,2,4."
@@ -44,7 +51,7 @@ LIMIT_HELP = f"Only the first N images [scenes, where no PATH is given: {SCENES}
 @click.option("--image-column", default="image", show_default=True, metavar="NAME", help=COLUMN_HELP)
 @click.option("--label-column", default="label", show_default=True, metavar="NAME", help=COLUMN_HELP)
 @click.option("--classes", metavar="NAME|FILE", help=CLASSES_HELP)
-@click.option("--template", "--templates", "templates", multiple=True, metavar="TEXT", help=TEMPLATE_HELP)
+@template_option("class", CLASS_TEMPLATES, "--templates")
 @click.option("--ablate", type=Completed(listed(*ABLATE)), metavar="KINDS", help=ABLATE_HELP)
 @click.option("--reconstruct", type=Completed(listed(*RECONSTRUCT)), metavar="KINDS", help=RECONSTRUCT_HELP)
 @click.option("--components", default="1", show_default=True, metavar="NUMBERS", help=COMPONENTS_HELP)
@@ -105,9 +112,9 @@ def main(paths: tuple[str, ...], output_format: str | None, output: Path | None,
     if "-" in paths and ("-" in map(str, options["bundles"]) or not options["bundles"]):
         raise UsageError("- reads images from standard input, so the bundle needs a file: --bundle FILE")
     if options["templates"]:
-        from cliptools.ground.text_tower import check_templates
+        from cliptools.ground.concept_texts import check_template_options
 
-        check_templates(options["templates"])
+        check_template_options(options["templates"])
     bundles = open_bundles(changes, options)
     images = _images(paths, bundles[0].bundle.header.model["name"], options)
     with text_output(output) as stream:

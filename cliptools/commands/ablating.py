@@ -64,13 +64,12 @@ def measure(bundles: Sequence[Asked], images: "ClassifiedImages", options: Recor
 
 def _classifier(model: "LoadedModel", images: "ClassifiedImages", options: Record) -> "Tensor":
     """The classes' unit embeddings, by their first names [class, d]; kept in the user's cache."""
-    from cliptools.ground.concept_texts import concept_sentences
+    from cliptools.ground.concept_texts import class_templates, encode_named
     from cliptools.ground.provenance import digest
-    from cliptools.ground.text_tower import encode_pool
     from cliptools.ground.texts import Pool
 
-    sentences, templates = concept_sentences(model, [each.name for each in images.classes], options["templates"])
-    return encode_pool(model, Pool("classes", tuple(sentences), digest(*sentences)), templates)
+    names = tuple(each.name for each in images.classes)
+    return encode_named(model, Pool("classes", names, digest(*names)), class_templates(model.name, options["templates"]))
 
 
 def _outputs(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cliptools.commands.base import choose_format, command, device_option, output_options, parse_layers
+from cliptools.commands.base import choose_format, command, device_option, output_options, parse_layers, template_option
 from cliptools.commands.consume import read_neurons, record_source
 from cliptools.commands.present import unit_keys
 from cliptools.commands.tables import rendered
@@ -58,7 +58,7 @@ BLOCK_HELP = "Leave out the texts of this file, one a line, just as they are wri
 @click.option("--exclude", multiple=True, metavar="TEXT", help=EXCLUDE_HELP)
 @click.option("--near", default=0.7, show_default=True, type=click.FloatRange(0, 1, min_open=True), help=NEAR_HELP)
 @click.option("--block-list", type=click.Path(path_type=Path), metavar="FILE", help=BLOCK_HELP)
-@click.option("--template", "templates", multiple=True, metavar="TEXT", help="A sentence with {} for all texts [default: none].")
+@template_option("text, of all texts", "none")
 @click.option("--no-cache", is_flag=True, help="Neither read nor keep text embeddings [default: keep them].")
 @device_option
 @output_options("jsonl", "table")
@@ -147,13 +147,13 @@ def _search(
     """The model loaded, every text embedded once."""
     import numpy as np
 
+    from cliptools.ground.concept_texts import check_template_options
     from cliptools.ground.models import load_recorded_model
     from cliptools.ground.recorded_pool import recorded_pool
-    from cliptools.ground.text_tower import check_templates
     from cliptools.methods.spurious_search import Search
     from cliptools.methods.spurious_words import Words
 
-    check_templates(options["templates"])
+    check_template_options(options["templates"])
     pool = recorded_pool(neurons)
     row = {text: i for i, text in enumerate(pool.texts)}
     if strange := [name for name in names if name not in row]:
@@ -167,11 +167,12 @@ def _search(
 
 
 def _embedded(loaded: "LoadedModel", pool: "Pool", names: list[str], options: dict[str, Any]) -> "Texts":
-    from cliptools.ground.text_tower import encode_pool, encode_texts
+    from cliptools.ground.concept_texts import encode_named, text_sentences
+    from cliptools.ground.text_tower import encode_texts
     from cliptools.methods.spurious_search import Texts
 
-    t = encode_pool(loaded, pool, options["templates"], use_cache=not options["no_cache"])
-    c = encode_texts(loaded, names, options["templates"])
+    t = encode_named(loaded, pool, options["templates"], use_cache=not options["no_cache"])
+    c = encode_texts(loaded, *text_sentences(names, options["templates"]))
     return Texts(pool.texts, t.double().cpu().numpy(), dict(zip(names, c.double().cpu().numpy(), strict=True)))
 
 
@@ -215,8 +216,10 @@ def _clearest(search: "Search", classes: "Sequence[ClassName]", count: int) -> "
 
 def _records(found: "Sequence[Found]", search: "Search", neurons: "Bundle", options: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """A record a word, as it stands but for where it came from."""
+    from cliptools.ground.concept_texts import recorded
+
     unit, pool = neurons["unit"], search.texts.pool
-    settings = {key: options[key] for key in ("neurons", "words", "layers")} | {"templates": list(options["templates"])}
+    settings = {key: options[key] for key in ("neurons", "words", "layers")} | {"templates": recorded(options["templates"])}
     for each in found:
         named = {"pair": each.pair.name, "depict": each.pair.depict.name, "predict": each.pair.predict.name}
         exclusions = {
