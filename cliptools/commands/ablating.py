@@ -200,7 +200,7 @@ def _setting(asked: Asked, setting: Setting) -> "ablation.Setting":
     from cliptools.methods.keeping import strongest
 
     rows = torch.from_numpy(asked.rows(setting.layers))
-    kind, size, keep = setting.change
+    kind, size, keep, along = setting.change
     kept = rows.clone()
     if keep is not None:
         kept[rows] = strongest(torch.from_numpy(asked.bundle["top_norm"])[rows], keep)
@@ -213,4 +213,4 @@ def _setting(asked: Asked, setting: Setting) -> "ablation.Setting":
         return [(Change("mean"), rows)]
     if kind in ("large", "small"):
         return [(Change(kind), rows)]  # type: ignore[arg-type]
-    return [(Change(kind, size or 1), kept), *others]  # type: ignore[arg-type]
+    return [(Change(kind, size or 1, along or "direction"), kept), *others]  # type: ignore[arg-type]
