@@ -33,7 +33,7 @@ def check_template_options(given: Sequence[str]) -> None:
 def class_templates(model: str, given: Sequence[str]) -> tuple[str, ...]:
     """The templates given, or where there are none those in which the papers name classes and concepts: CLIP's 80.
 
-    For the embedded models their own stand for the 80, of which they have learnt no other sentence.
+    For the embedded models their own stand for the 80.
     """
     return tuple(given) or ((EMOJI,) if model in EMBEDDED else (IMAGENET,))
 
