@@ -8,11 +8,15 @@
 #   segmentation    label maps                                                             Figure 3        resnet-segmentation.mk
 #   shift           a concept's share of a drifting stream                                 Section 5       shift.mk
 #
-# As the paper has it (1,000 pictures of ImageNet's test set; RN50x16 has 147,456 pairs):
+# As the paper has it (1,000 pictures of ImageNet's test set; RN50x16 has 147,456 pairs). POOL is the file of its vocabulary, 30k.txt in its
+# public code, which names it in ImageNet's 80 templates (TEMPLATES) and evaluates words by sums of unit length (ALONG; docs/differences.md).
+# Effects are raw, as a ResNet's are by default.
 #   make -C examples -f neuron-attention.mk pcs MODEL=RN50x16 PRETRAINED=openai IMAGES="imagenet/test --sample 1000" \
-#     LABELLED=imagenet/val CLASSES=imagenet POOL=words30k M=1,2,4,8,16,32,64 OPTIONS="--device cuda"
+#     LABELLED=imagenet/val CLASSES=imagenet POOL=30k.txt TEMPLATES="--template imagenet" ALONG=unit-texts M=1,2,4,8,16,32,64 OPTIONS="--device cuda"
 MODEL   ?= emoji-rn
 POOL    ?= words30k
+TEMPLATES ?=
+ALONG   ?= direction
 M       ?= 1,2,4,8,16,32,64
 KEEP    ?= 1%,2%,5%,10%,20%,50%
 COMPONENTS ?= 1,2,4
@@ -55,11 +59,11 @@ $(RESULTS)/sparsity.png: $(RESULTS)/sparsity.csv
 	$(CURVES) $< $@ --x keep --by units --label "share of the units kept"
 
 $(RESULTS)/pair-words.csv: $(WORK)/pairs-words.safetensors $(WORK)/neurons-words.safetensors | $(RESULTS)
-	$(ABLATE) --reconstruct words --m $(M) --bundle $(WORK)/pairs-words.safetensors --bundle $(WORK)/neurons-words.safetensors > $(WORK)/words.jsonl
+	$(ABLATE) --reconstruct words --words-along $(ALONG) --m $(M) --bundle $(WORK)/pairs-words.safetensors --bundle $(WORK)/neurons-words.safetensors > $(WORK)/words.jsonl
 	$(call table,neuron-attention.mk words,$(WORK)/words.jsonl)
 
 $(RESULTS)/pair-words.png: $(RESULTS)/pair-words.csv
 	$(CURVES) $< $@ --x m --by units --log --label "words a unit"
 
 $(WORK)/%-words.safetensors: $(WORK)/%.safetensors
-	clip-decompose --m $(lastword $(subst $(comma), ,$(M))) --pool $(POOL) -o $@ $<
+	clip-decompose --m $(lastword $(subst $(comma), ,$(M))) --pool $(POOL) $(TEMPLATES) -o $@ $<

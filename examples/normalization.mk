@@ -18,7 +18,7 @@ most   := $(lastword $(subst $(comma), ,$(M)))
 table: $(RESULTS)/normalization.csv
 
 emoji-vit := clip-effects --layers 5-6
-emoji-rn  := clip-effects --model emoji-rn --units neurons
+emoji-rn  := clip-effects --model emoji-rn --units neurons --top-images 50
 
 $(WORK)/%.safetensors:
 	mkdir -p $(WORK)

@@ -3,6 +3,7 @@
 #   MODEL=, PRETRAINED=   any model of open_clip's, by name and tag or weights file. Default: an embedded one.
 #   IMAGES=               what effects are measured on. Default: rendered scenes, SCENES of them.
 #   LABELLED=, LABELS=, CLASSES=   what accuracy is measured on, as clip-ablate takes them. Default: COUNT rendered scenes of one emoji each.
+#   POOL=                 what words are taken from: a pool's name, or a file, as the papers' vocabulary is (README, Commands).
 #   OPTIONS=              more for every command that runs the model: --device cuda --batch-size 64
 #
 # ImageNet is never downloaded. Unpacked, its validation set is 50,000 JPEG files, 6.3 GB; 5,000 pictures for effects are any of the

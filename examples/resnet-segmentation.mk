@@ -26,7 +26,7 @@ segment  = clip-segment - --evaluate --size $(1) --method $(2) $(3) --bundle $(W
 
 $(WORK)/pairs.safetensors:
 	mkdir -p $(WORK)
-	clip-scenes --count 2000 --size 128 | clip-effects - --model emoji-rn > $@
+	clip-scenes --count 2000 --size 128 | clip-effects - --model emoji-rn --top-images 50 > $@
 
 $(WORK)/classes.txt:
 	mkdir -p $(WORK)

@@ -10,15 +10,19 @@
 #   concepts        concepts of an image                                                   Figures 8, 11       concepts.mk
 #   segmentation    zero-shot segmentation                                                 Table 4             segmentation.mk
 #
-# As the paper has it (5,000 pictures; one pass of them a bundle, and of ImageNet's validation set a table):
+# As the paper has it (5,000 pictures; one pass of them a bundle, and of ImageNet's validation set a table). POOL is the file of its
+# vocabulary, text_descriptions/30k.txt in its public code, and `papers` among POOLS: four of the sixteen words that the paper prints are
+# not in wordfreq's words30k. ALONG=texts evaluates words by that code's formula (docs/differences.md).
 #   make -C examples -f second-order.mk ablation MODEL=ViT-B-32-quickgelu PRETRAINED=openai IMAGES="imagenet/train --sample 5000" \
-#     LABELLED=imagenet/val CLASSES=imagenet LAYERS=0-10 MIDDLE=9 DEFAULT=8-10 POOLS="words10k words30k" OPTIONS="--device cuda"
+#     LABELLED=imagenet/val CLASSES=imagenet LAYERS=0-10 MIDDLE=9 DEFAULT=8-10 POOLS="papers words10k words30k" POOL=30k.txt ALONG=texts OPTIONS="--device cuda"
 MODEL    ?= emoji-vit
 LAYERS   ?= 0-6
 DEFAULT  ?= 5-6
 # The layer of Table 1, of neurons and of m: the paper's is the third from the end.
 MIDDLE   ?= 5
 POOLS    ?= emoji words10k words30k
+POOL     ?= $(firstword $(POOLS))
+ALONG    ?= direction
 M        ?= 1,2,4,8,16,32,64,128
 # Words of each neuron where they are to be read: few directions are left to find in so small a space.
 READ_M   ?= 32
@@ -70,10 +74,10 @@ $(RESULTS)/reconstruction.csv: $(POOLS:%=$(WORK)/reconstruction-%.jsonl) | $(RES
 	$(call table,second-order.mk reconstruction,$^)
 
 $(WORK)/reconstruction-%.jsonl: $(WORK)/words-%.safetensors
-	$(ABLATE) --reconstruct pc,words --m $(M) --bundle $< | jq -c '. + {pool: "$*"}' > $@
+	$(ABLATE) --reconstruct pc,words --words-along $(ALONG) --m $(M) --bundle $< | jq -c '. + {pool: "$*"}' > $@
 
 $(WORK)/words-%.safetensors: $(WORK)/layers.safetensors
-	clip-view --layers $(DEFAULT) $< | clip-decompose --m $(lastword $(subst $(comma), ,$(M))) --pool $* -o $@
+	clip-view --layers $(DEFAULT) $< | clip-decompose --m $(lastword $(subst $(comma), ,$(M))) --pool $(if $(filter papers,$*),$(POOL),$*) -o $@
 
 $(RESULTS)/reconstruction.png: $(RESULTS)/reconstruction.csv
 	$(CURVES) $< $@ --x m --by pool --log --label "words a neuron"
@@ -82,7 +86,7 @@ $(RESULTS)/reconstruction.png: $(RESULTS)/reconstruction.csv
 # +cedar +heirloom; 9:2137 +refreshments +gelatin -sour +cosmopolitan; 9:2914 +motorhome +yacht +cirrus +cabriolet (READ=--units 9:4,9:391,…).
 READ     ?= --sort clear --head 20
 $(WORK)/neurons.safetensors: $(WORK)/layers.safetensors
-	clip-view --layers $(DEFAULT) $< | clip-decompose --m $(READ_M) --pool $(firstword $(POOLS)) -o $@
+	clip-view --layers $(DEFAULT) $< | clip-decompose --m $(READ_M) --pool $(POOL) -o $@
 
 $(RESULTS)/neurons.csv: $(WORK)/neurons.safetensors | $(RESULTS)
 	{ echo "# make -C examples -f second-order.mk neurons"; echo "layer,neuron,explained,words"; \

@@ -13,6 +13,7 @@ WAYS   ?= norm signed text norm-50
 
 SIZE.emoji-vit := 64
 SIZE.emoji-rn  := 128
+TOP.emoji-rn   := --top-images 50
 SHARES = $(foreach model,$(MODELS),$(foreach by,$(WAYS),$(WORK)/$(model).$(by).jsonl))
 NORMS  = $(foreach model,$(MODELS),$(WORK)/$(model).norm.jsonl)
 
@@ -46,7 +47,7 @@ $(WORK)/%.jsonl: $(WORK)/$$(basename $$*).safetensors $(WORK)/streams-$$(SIZE.$$
 
 $(WORK)/%.safetensors:
 	@mkdir -p $(@D)
-	$(BIN)/clip-effects --model $* --limit 3000 --seed 11 -o $@
+	$(BIN)/clip-effects --model $* $(TOP.$*) --limit 3000 --seed 11 -o $@
 
 $(WORK)/streams-%/concepts.txt: drifting_scenes.py
 	$(PYTHON) $< $(@D) $*

@@ -67,8 +67,9 @@ def test_default_layers_carry_the_answer_and_one_direction_brings_it_back(whole:
     assert untouched["ablate"] == "none" and untouched["layers"] == [] and "effect" not in untouched
     assert measured(untouched) | {"agreement": 1.0, "cosine": 1.0} == measured(untouched) and untouched["n"] == IMAGES
     kinds = [{"ablate": kind} for kind in ("all", "large", "small", "none")]
-    kinds += [{"reconstruct": "pc", "components": 1}, {"reconstruct": "words", "m": 1}, {"reconstruct": "words", "m": 6}]
-    said = [{key: each[key] for key in ("ablate", "reconstruct", "components", "m") if key in each} for each in records]
+    kinds += [{"reconstruct": "pc", "components": 1}]
+    kinds += [{"reconstruct": "words", "m": m, "along": "direction"} for m in (1, 6)]
+    said = [{key: each[key] for key in ("ablate", "reconstruct", "components", "m", "along") if key in each} for each in records]
     assert said == kinds * 3 and [each["layers"] for each in records] == [[5, 6]] * 7 + [[5]] * 7 + [[6]] * 7
     assert all((each["effect"], each["units"], each["bundle"]) == ("second", "neurons", bundle.digest) for each in records)
     assert all(each["model"]["name"] == "emoji-vit" and each["settings"]["classes"] == "emoji" for each in lines(whole))
@@ -113,6 +114,19 @@ def test_all_units_kept_is_the_untouched_model_and_equal_runs_give_equal_bytes(r
     assert measured(everything) == measured(untouched) and everything["ablate"] == half["ablate"] == "rest"
     assert half["keep"] == 0.5 and half["cosine"] < 0.999
     assert ok(run("ablate", *asked, "--bundle", words)) == first
+
+
+def test_three_ways_to_evaluate_words(run: Run, words: Path) -> None:
+    """A record each, which says which; along the direction is the default. tests/test_ablation.py has the formulas."""
+    asked = ("--reconstruct", "words", "--m", "3,6", "--limit", 30, "--template", "{}", "-q")
+    default = ok(run("ablate", *asked, stdin=words.read_bytes()))
+    assert ok(run("ablate", *asked, "--words-along", "direction", stdin=words.read_bytes())) == default
+    _, *records = lines(ok(run("ablate", *asked, "--words-along", "direction,texts,unit-texts", stdin=words.read_bytes())))
+    kinds = [(each["along"], each["m"]) for each in records]
+    assert kinds == [(along, m) for along in ("direction", "texts", "unit-texts") for m in (3, 6)]
+    assert records[:2] == lines(default)[1:] and len({each["cosine"] for each in records}) == 6
+    shown = [in_words(each) for each in records]
+    assert shown[::2] == ["3 words", "3 words along texts", "3 words along unit-texts"]
 
 
 def test_indirect_effects_one_by_one_or_all_at_once(run: Run, folder: Path, words: Path) -> None:
@@ -184,6 +198,8 @@ def test_a_table(whole: bytes) -> None:
         (("--reconstruct", "pca"), 2, "expected some of pc, words"),
         (("--components", "0", "--reconstruct", "pc"), 2, "expected numbers from 1 on"),
         (("--m", "4"), 2, "--m is for --reconstruct words"),
+        (("--reconstruct", "pc", "--words-along", "texts"), 2, "--words-along is for --reconstruct words"),
+        (("--reconstruct", "words", "--words-along", "unit"), 2, "expected some of direction, texts, unit-texts, found 'unit'"),
         (("--keep", "20"), 2, "expected a percentage like 20%"),
         (("-",), 2, "the bundle needs a file: --bundle FILE"),
         (("--template", "a photo"), 1, "expected {} where the text goes"),

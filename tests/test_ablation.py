@@ -36,6 +36,7 @@ def random_units(phi: torch.Tensor, unit: torch.Tensor, components: int = 3, siz
     directions = torch.randn(len(unit), d, components, generator=random, dtype=phi.dtype)
     r = torch.linalg.qr(directions).Q.transpose(1, 2)
     fitted = {m: torch.randn(b.shape, generator=random, dtype=phi.dtype) / m for m in sizes}
+    fitted[sizes[-1]][1] = 0.0  # a unit without texts
     return Units(unit, b, r, (phi - b).norm(dim=-1).quantile(0.6, dim=0), fitted)
 
 
@@ -49,7 +50,12 @@ def literal(phi: torch.Tensor, units: Units, change: Change) -> torch.Tensor:
     if change.kind in ("large", "small"):
         return torch.where(beyond if change.kind == "large" else ~beyond, b, phi)
     if change.kind == "words":
-        return b + (centred * r[:, 0]).sum(-1, keepdim=True) * units.fitted[change.size]
+        fit = units.fitted[change.size]
+        if change.along == "unit-texts":
+            length = fit.square().sum(-1, keepdim=True).sqrt()
+            fit = torch.where(length > 0, fit / length, 0.0)
+        onto = r[:, 0] if change.along == "direction" else fit
+        return b + (centred * onto).sum(-1, keepdim=True) * fit
     psi = b.expand_as(phi).clone()
     for j in range(change.size):
         psi += (centred * r[:, j]).sum(-1, keepdim=True) * r[:, j]
@@ -68,7 +74,7 @@ def settings_for(unit: torch.Tensor, changes: list[Change]) -> list[list[tuple[C
 
 
 CHANGES = [Change("mean"), Change("large"), Change("small"), Change("pc", 1), Change("pc", 3), Change("words", 2)]
-CHANGES += [Change("words", 5)]
+CHANGES += [Change("words", 5), Change("words", 5, "texts"), Change("words", 2, "texts"), Change("words", 5, "unit-texts")]
 
 
 def check(paths: Paths, visual: torch.nn.Module, images: torch.Tensor, phi: torch.Tensor, units: Units, scaled: bool) -> None:

@@ -15,6 +15,8 @@ from cliptools.methods.spurious_words import (
     best,
     contributions,
     drawn,
+    largest_product_of,
+    largest_products,
     near_texts,
     similar_scores,
     strongest,
@@ -126,6 +128,50 @@ def test_what_is_allowed_is_listed_in_the_order_of_the_scores(by: str) -> None:
     assert found.word.tolist() == expected and found.clearness == pytest.approx(score[expected].sum())
     reach = score[expected[-1]] if len(expected) == 4 else 0
     assert {POOL[j] for j in found.removed} == {text for text in gone if score[POOL.index(text)] >= max(reach, 1e-300)}
+
+
+def single_summands(one: Search, names: tuple[str, str], gone: set[str]) -> tuple[list[str], list[float]]:
+    """The public adversarial code's way: pairs of product and word of the strongest neurons, sorted, the last ones taken."""
+    v = one.texts.named[names[1]] - one.texts.named[names[0]]
+    push = [float(r_n @ v) for r_n in one.r]
+    summands = []
+    for n in sorted(range(UNITS), key=lambda n: abs(push[n]))[-one.settings.neurons :]:
+        summands += [(g * push[n], POOL[j]) for j, g in zip(one.words.word[n], one.words.gamma[n], strict=True) if j >= 0]
+    taken = sorted(summand for summand in summands if summand[1] not in gone)[-one.settings.words :]
+    products: dict[str, float] = {}
+    for product, word in taken:
+        if product > 0:
+            products[word] = product
+    words = sorted(products, key=lambda word: -products[word])
+    return words, [products[word] for word in words]
+
+
+@pytest.mark.parametrize("count", [1, 4, 20, 500])
+def test_single_summands_of_eq_6_and_no_sums(count: int) -> None:
+    """The words of the largest products, each once; the depicted class stays. A score and its share are one neuron's."""
+    one, pair = search("single", blocked=("YACHT",), words=count), make_pair("cat", "sofa, couch")
+    gone = {"sofa", "couch", "settee", "yacht"}
+    words, products = single_summands(one, ("cat", "sofa"), gone)
+    found = one.find(pair)
+    assert listed(found) == words and 0 < len(words) <= count
+    np.testing.assert_allclose(found.score, products, rtol=1e-9)
+    push = one.r @ (one.texts.named["sofa"] - one.texts.named["cat"])
+    for j, product in zip(found.word, found.score, strict=True):
+        [(n, share)] = one.shares(pair, int(j))
+        assert share == 1 and (one.words.gamma[n] * push[n])[one.words.word[n] == j] == pytest.approx([product])
+    every, _ = single_summands(search("single", words=10**6), ("cat", "sofa"), set(POOL) - gone)
+    assert {POOL[j] for j in found.removed} == set(every) if count == 500 else {POOL[j] for j in found.removed} <= set(every)
+
+
+def test_words_of_equal_products_and_of_many_stand_once() -> None:
+    """Of the three largest products the first two are of one word, and the third is of two neurons."""
+    push, allowed = np.array([2.0, -1.0, 1.0]), np.ones(3, dtype=bool)
+    words = Words(np.array([[0, 1], [0, 2], [1, -1]]), np.array([[3.0, 1.0], [-5.0, 4.0], [2.0, 9.0]]))
+    found = largest_products(push, words, ("a", "b", "c"), allowed, 3)
+    assert found.word.tolist() == [0, 1] and found.score.tolist() == [6, 2] and found.neuron.tolist() == [0, 0]
+    assert found.reach == 2
+    assert largest_products(push, words, ("a", "b", "c"), np.zeros(3, dtype=bool), 3).word.tolist() == []
+    assert largest_product_of(push, words, 3).tolist() == [6, 2, 0]
 
 
 def test_shares_sum_to_one() -> None:

@@ -8,8 +8,16 @@ import click
 
 from cliptools.commands.ablate_table import ablate_table
 from cliptools.commands.ablating import TOOL, measure
-from cliptools.commands.base import batch_option, choose_format, command, device_option, output_options
-from cliptools.commands.changes import ABLATE, RECONSTRUCT, open_bundles, parse_changes
+from cliptools.commands.base import (
+    CLASS_TEMPLATES,
+    batch_option,
+    choose_format,
+    command,
+    device_option,
+    output_options,
+    template_option,
+)
+from cliptools.commands.changes import ABLATE, RECONSTRUCT, WORDS_ALONG, open_bundles, parse_changes
 from cliptools.commands.completing import Completed, listed
 from cliptools.ground.errors import UsageError
 from cliptools.ground.output import text_output
@@ -24,10 +32,10 @@ BUNDLE_HELP = "Of clip-effects or clip-decompose; repeatable, of one model [defa
 LABELS_HELP = "Which class an image is: folders, scenes, or a file (see above) [default: as it looks there]."
 COLUMN_HELP = "Of --labels, where that is a CSV file."
 CLASSES_HELP = "The classes: imagenet, imagenet-r, emoji, cifar10, or a file, a class a line [default: what the labels are of]."
-TEMPLATE_HELP = "A sentence with {} for the class; several are averaged [default: CLIP's 80, or the embedded models' own]."
 ABLATE_HELP = f"Any of {', '.join(ABLATE)}, by commas [default: all, if nothing else is asked]."
 RECONSTRUCT_HELP = f"Any of {', '.join(RECONSTRUCT)}, by commas."
 COMPONENTS_HELP = "Principal directions for pc, as 1,2,4."
+ALONG_HELP = "What words are projected on (below): direction, texts or unit-texts, by commas [default: direction]."
 M_HELP = "Texts for words, as 4,8,16 [default: all the bundle has]."
 KEEP_HELP = "Shares of a group's units, those of largest mean top norm, as 20%,50%: all others become their means."
 LAYERS_HELP = "Layers changed together, as 8-10,11; repeatable [default: all of the bundle]."
@@ -44,11 +52,12 @@ LIMIT_HELP = f"Only the first N images [scenes, where no PATH is given: {SCENES}
 @click.option("--image-column", default="image", show_default=True, metavar="NAME", help=COLUMN_HELP)
 @click.option("--label-column", default="label", show_default=True, metavar="NAME", help=COLUMN_HELP)
 @click.option("--classes", metavar="NAME|FILE", help=CLASSES_HELP)
-@click.option("--template", "--templates", "templates", multiple=True, metavar="TEXT", help=TEMPLATE_HELP)
+@template_option("class", CLASS_TEMPLATES, "--templates")
 @click.option("--ablate", type=Completed(listed(*ABLATE)), metavar="KINDS", help=ABLATE_HELP)
 @click.option("--reconstruct", type=Completed(listed(*RECONSTRUCT)), metavar="KINDS", help=RECONSTRUCT_HELP)
 @click.option("--components", default="1", show_default=True, metavar="NUMBERS", help=COMPONENTS_HELP)
 @click.option("--m", metavar="NUMBERS", help=M_HELP)
+@click.option("--words-along", type=Completed(listed(*WORDS_ALONG)), metavar="KINDS", help=ALONG_HELP)
 @click.option("--keep", metavar="PERCENTS", help=KEEP_HELP)
 @click.option("--layers", multiple=True, help=LAYERS_HELP)
 @click.option("--each-layer", is_flag=True, help="And every layer of the bundle by itself.")
@@ -78,7 +87,9 @@ def main(paths: tuple[str, ...], output_format: str | None, output: Path | None,
       joint    (indirect effects) the neurons' activations themselves are their means at every token, all at once
     --reconstruct: effects become what is known of them
       pc       mean + projection on the first --components principal directions
-      words    mean + projection on the first direction, along the sum of its first --m texts
+      words    mean + projection on the first direction r, along the sum r^ of its first --m texts; by --words-along:
+               direction (phi-b)·r r^    texts (phi-b)·r^ r^, as paper 1's public code    unit-texts, the same with r^ at
+               unit length, as paper 2's
     --keep alone leaves the strongest units as they are; with --reconstruct they are reconstructed. The rest become means,
     as do in every setting the units that clip-effects --keep has left out.
 
@@ -97,6 +108,7 @@ def main(paths: tuple[str, ...], output_format: str | None, output: Path | None,
       clip-ablate imagenet/val/ --each-layer --sample 5000 < effects.safetensors
       clip-ablate ILSVRC2012_img_val.tar --labels LOC_val_solution.csv < effects.safetensors
       clip-ablate --reconstruct words --m 4,8,16 < neurons.safetensors
+      clip-ablate --reconstruct words --words-along direction,texts,unit-texts < neurons.safetensors
       clip-ablate imagenet-r/ --bundle pairs.safetensors --bundle neurons.safetensors --reconstruct pc --keep 20%,100%
       clip-ablate --ablate all,joint --bundle second.safetensors --bundle indirect.safetensors -f jsonl > table1.jsonl
     """
@@ -105,9 +117,9 @@ def main(paths: tuple[str, ...], output_format: str | None, output: Path | None,
     if "-" in paths and ("-" in map(str, options["bundles"]) or not options["bundles"]):
         raise UsageError("- reads images from standard input, so the bundle needs a file: --bundle FILE")
     if options["templates"]:
-        from cliptools.ground.text_tower import check_templates
+        from cliptools.ground.concept_texts import check_template_options
 
-        check_templates(options["templates"])
+        check_template_options(options["templates"])
     bundles = open_bundles(changes, options)
     images = _images(paths, bundles[0].bundle.header.model["name"], options)
     with text_output(output) as stream:

@@ -35,6 +35,7 @@ def in_words(record: Record) -> str:
     if "reconstruct" in record:
         count = record.get("components", record.get("m", 1))
         what = ("PC 1" if count == 1 else f"PC 1–{count}") if record["reconstruct"] == "pc" else f"{count} words"
+        what += f" along {record['along']}" if record.get("along", "direction") != "direction" else ""
         return f"{what} of {kept}" if "keep" in record else what
     kind = record["ablate"]
     said = {

@@ -70,15 +70,14 @@ def _classifier(model: "LoadedModel", images: "ClassifiedImages", options: Recor
 
     Classes of one name get one embedding to the last bit, whatever batches the texts went through.
     """
-    from cliptools.ground.concept_texts import concept_sentences
+    from cliptools.ground.concept_texts import class_templates, encode_named
     from cliptools.ground.provenance import digest
-    from cliptools.ground.text_tower import encode_pool
     from cliptools.ground.texts import Pool
 
-    sentences, templates = concept_sentences(model, [each.name for each in images.classes], options["templates"])
-    t = encode_pool(model, Pool("classes", tuple(sentences), digest(*sentences)), templates)
-    first = {sentence: row for row, sentence in reversed(list(enumerate(sentences)))}
-    return t[[first[sentence] for sentence in sentences]]
+    names = tuple(each.name for each in images.classes)
+    t = encode_named(model, Pool("classes", names, digest(*names)), class_templates(model.name, options["templates"]))
+    first = {name: row for row, name in reversed(list(enumerate(names)))}
+    return t[[first[name] for name in names]]
 
 
 def _outputs(
@@ -190,7 +189,7 @@ def _changed(model: "LoadedModel", bundles: Sequence[Asked], expected: int) -> "
 
     prepared = [_prepared(model, asked, expected) for asked in bundles]
     ablations = [
-        (each.ablation, asked.bundle.header.settings.get("scale") != "raw")
+        (each.ablation, asked.bundle.header.scaled)
         for each, asked in zip(prepared, bundles, strict=True)
         if each.ablation is not None
     ]
@@ -225,7 +224,7 @@ def _setting(asked: Asked, setting: Setting) -> "ablation.Setting":
     from cliptools.methods.keeping import strongest
 
     rows = torch.from_numpy(asked.rows(setting.layers))
-    kind, size, keep = setting.change
+    kind, size, keep, along = setting.change
     kept = rows.clone()
     if keep is not None:
         kept[rows] = strongest(torch.from_numpy(asked.bundle["top_norm"])[rows], keep)
@@ -238,4 +237,4 @@ def _setting(asked: Asked, setting: Setting) -> "ablation.Setting":
         return [(Change("mean"), rows)]
     if kind in ("large", "small"):
         return [(Change(kind), rows)]  # type: ignore[arg-type]
-    return [(Change(kind, size or 1), kept), *others]  # type: ignore[arg-type]
+    return [(Change(kind, size or 1, along or "direction"), kept), *others]  # type: ignore[arg-type]

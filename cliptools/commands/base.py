@@ -13,11 +13,13 @@ from typing import Any, NoReturn, TypeVar, cast
 import click
 
 import cliptools
-from cliptools.commands.completing import complete_by_name
+from cliptools.commands.completing import Completed, complete_by_name, words
 from cliptools.ground.errors import CliptoolsError, UsageError, out_of_memory
 from cliptools.ground.output import silence_stdout, stdout_is_terminal
 from cliptools.ground.progress import fail, finish, own_run, speak
+from cliptools.ground.template_names import TEMPLATE_SETS
 
+CLASS_TEMPLATES = "imagenet, or emoji for the embedded models"
 Function = TypeVar("Function", bound=Callable[..., Any])
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CLIPTOOLS", "max_content_width": 100}
 UNSAID = {
@@ -167,6 +169,14 @@ def model_options(function: Function) -> Function:
         function
     )
     return device_option(function)
+
+
+def template_option(text: str, default: str, *names: str) -> Callable[[Function], Function]:
+    """--template, for this text, and what it is by default."""
+    what = f"A sentence with {{}} for the {text}; several are averaged. imagenet: CLIP's 80; emoji: the embedded models' own; "
+    what += f"none: the bare text [default: {default}]."
+    offered = Completed(words(*TEMPLATE_SETS))
+    return click.option("--template", *names, "templates", type=offered, multiple=True, metavar="TEXT|NAME", help=what)
 
 
 def device_option(function: Function) -> Function:

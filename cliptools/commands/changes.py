@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 ABLATE = ("all", "large", "small", "none", "joint")
 RECONSTRUCT = ("pc", "words")
+WORDS_ALONG = ("direction", "texts", "unit-texts")
 REST = "rest"  # what records call the ablation of all units but those kept
 
 
@@ -26,12 +27,15 @@ class Change(NamedTuple):
     """Of pc, components; of words, texts: None for all."""
     keep: float | None = None
     """Share of the units that is not just the mean."""
+    along: str | None = None
+    """Of words, one of WORDS_ALONG."""
 
     def said(self) -> dict[str, Any]:
         """As records say it."""
         verb = "reconstruct" if self.kind in RECONSTRUCT else "ablate"
         size = {} if self.size is None else {"components" if self.kind == "pc" else "m": self.size}
-        return {verb: self.kind} | size | ({} if self.keep is None else {"keep": self.keep})
+        along = {} if self.along is None else {"along": self.along}
+        return {verb: self.kind} | size | along | ({} if self.keep is None else {"keep": self.keep})
 
 
 class Setting(NamedTuple):
@@ -75,12 +79,22 @@ def parse_changes(options: dict[str, Any]) -> list[Change]:
     reconstruct = _kinds(options["reconstruct"], "--reconstruct", RECONSTRUCT)
     if options["m"] and "words" not in reconstruct:
         raise UsageError("--m is for --reconstruct words")
+    along: list[str | None] = [*_kinds(options["words_along"], "--words-along", WORDS_ALONG)]
+    if along and "words" not in reconstruct:
+        raise UsageError("--words-along is for --reconstruct words")
+    alongs: dict[str, list[str | None]] = {"pc": [None], "words": along or [WORDS_ALONG[0]]}
     sizes: dict[str, list[int | None]] = {
         "pc": [*_numbers(options["components"], "--components")],
         "words": [*_numbers(options["m"], "--m")] or [None],
     }
     asked = [Change(kind) for kind in ablate]
-    asked += [Change(kind, size, keep) for kind in reconstruct for size in sizes[kind] for keep in keeps or [None]]
+    asked += [
+        Change(kind, size, keep, along)
+        for kind in reconstruct
+        for along in alongs[kind]
+        for size in sizes[kind]
+        for keep in keeps or [None]
+    ]
     asked += [Change(REST, None, keep) for keep in keeps] if not reconstruct else []
     return list(dict.fromkeys(asked)) or [Change("all")]
 

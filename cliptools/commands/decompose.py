@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cliptools.commands.base import choose_format, command, device_option, history_arguments, output_options
+from cliptools.commands.base import choose_format, command, device_option, history_arguments, output_options, template_option
 from cliptools.commands.consume import read_neurons
 from cliptools.commands.present import FORMATS, emit
 from cliptools.ground.errors import StreamError, UsageError
@@ -26,7 +26,6 @@ METHOD_HELP = (
 )
 TOOL = "clip-decompose"
 POOL_HELP = "emoji, imagenet, words10k, words30k or a file, one text a line [default: emoji for embedded models, else words30k]."
-TEMPLATE_HELP = "A sentence with {} for the text; several are averaged [default: the bare text]."
 CENTER_HELP = "Subtract the pool's mean from its texts, or nothing."
 RESUME_HELP = "Go on with what an interrupted run has left in FILE.part, where -o FILE keeps each unit's texts as they come."
 NORMALIZE_HELP = "Unit norm for each text, or for each dimension (as the paper's code)."
@@ -37,7 +36,7 @@ NORMALIZE_HELP = "Unit norm for each text, or for each dimension (as the paper's
 @click.option("--method", type=click.Choice(["pursuit", "textspan"]), default="pursuit", show_default=True, help=METHOD_HELP)
 @click.option("--m", "m", type=click.IntRange(min=1), default=32, show_default=True, help="Texts a unit, at most.")
 @click.option("--pool", metavar="NAME|FILE", help=POOL_HELP)
-@click.option("--template", "templates", multiple=True, metavar="TEXT", help=TEMPLATE_HELP)
+@template_option("text", "none")
 @click.option("--center", type=click.Choice(["pool", "none"]), default="pool", show_default=True, help=CENTER_HELP)
 @click.option("--normalize", type=click.Choice(["texts", "dimensions"]), default="texts", show_default=True, help=NORMALIZE_HELP)
 @click.option("--prefix", metavar="M,M,...", help="Also the residuals with fewer texts, from the same run [default: none].")
@@ -81,10 +80,12 @@ def main(
             f"--method textspan needs second moments of heads (clip-effects --units heads); these units are {units}"
         )
 
+    from cliptools.ground.concept_texts import recorded
+
     with kept_parts(output, options["resume"]) as parts:
         pool, found = decompose(effects, options, parts)
         settings = {key: options[key] for key in ("method", "center", "normalize", "m")}
-        settings |= {"pool": pool.name, "digest": pool.digest, "templates": list(options["templates"])}
+        settings |= {"pool": pool.name, "digest": pool.digest, "templates": recorded(options["templates"])}
         settings |= {"prefix": list(prefixes)} if prefixes else {}
         step = history_arguments(context, pool=pool.name)
         step.pop("model", None)  # the bundle's own
@@ -102,17 +103,17 @@ def decompose(effects: "Bundle", options: dict[str, Any], parts: "KeptParts | No
     """
     import torch
 
+    from cliptools.ground.concept_texts import check_template_options, encode_named, recorded
     from cliptools.ground.models import EMBEDDED, load_recorded_model
-    from cliptools.ground.text_tower import check_templates, encode_pool
     from cliptools.ground.texts import load_pool
     from cliptools.methods.pursuit import pursue
     from cliptools.methods.text_space import text_space
 
-    recorded, direction = effects.header.model, effects["direction"]
-    pool = load_pool(options["pool"] or ("emoji" if recorded["name"] in EMBEDDED else "words30k"))
-    check_templates(options["templates"])
-    loaded = load_recorded_model(recorded, options["device"], name=options["model"])
-    texts = encode_pool(loaded, pool, options["templates"], use_cache=not options["no_cache"])
+    own, direction = effects.header.model, effects["direction"]
+    pool = load_pool(options["pool"] or ("emoji" if own["name"] in EMBEDDED else "words30k"))
+    check_template_options(options["templates"])
+    loaded = load_recorded_model(own, options["device"], name=options["model"])
+    texts = encode_named(loaded, pool, options["templates"], use_cache=not options["no_cache"])
     if texts.shape[1] != direction.shape[1]:
         raise StreamError(f"directions of width {direction.shape[1]}, the model's texts have {texts.shape[1]}")
     where = "cuda" if loaded.device.type == "cuda" else "cpu"  # others have no float64
@@ -123,7 +124,7 @@ def decompose(effects: "Bundle", options: dict[str, Any], parts: "KeptParts | No
     if parts is None:
         return pool, pursue(targets, atoms, options["m"])
     said = {key: options[key] for key in ("center", "normalize", "m")} | {"bundle": effects.digest, "pool": pool.digest}
-    return pool, _kept_pursuit(targets, atoms, parts, said | {"templates": list(options["templates"])})
+    return pool, _kept_pursuit(targets, atoms, parts, said | {"templates": recorded(options["templates"])})
 
 
 def _kept_pursuit(targets: "Tensor", atoms: "Tensor", parts: "KeptParts", said: dict[str, Any]) -> "Pursuit":

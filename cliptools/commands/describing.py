@@ -54,7 +54,7 @@ def by_neurons(neurons: "Bundle", model: "LoadedModel", options: dict[str, Any])
     texts, voice = _voice(neurons, model, options)
     unit, b, r = (torch.from_numpy(neurons[name]) for name in ("unit", "mean", "direction"))
     tau = torch.from_numpy(neurons["threshold"])
-    measure = UnitActivity(_paths(neurons, model), unit, b, r, neurons.header.settings.get("scale") != "raw")
+    measure = UnitActivity(_paths(neurons, model), unit, b, r, neurons.header.scaled)
 
     def describe(names: Sequence[str], pictures: "Tensor") -> Iterator[dict[str, Any]]:
         activity = measure(pictures)
@@ -110,12 +110,12 @@ def _paths(neurons: "Bundle", model: "LoadedModel") -> "Paths":
 
 def _pool(neurons: "Bundle", model: "LoadedModel", options: dict[str, Any]) -> "tuple[Sequence[str], Tensor]":
     """The whole pool that the words are from, and its unit embeddings, with the templates it had then."""
+    from cliptools.ground.concept_texts import as_given, encode_named
     from cliptools.ground.recorded_pool import recorded_pool
-    from cliptools.ground.text_tower import encode_pool
 
     pool = recorded_pool(neurons)
-    templates = neurons.header.settings.get("words", {}).get("templates", ())
-    return pool.texts, encode_pool(model, pool, templates, use_cache=not options["no_cache"])
+    templates = as_given(neurons.header.settings.get("words", {}).get("templates", ()))
+    return pool.texts, encode_named(model, pool, templates, use_cache=not options["no_cache"])
 
 
 def _neuron(neurons: "Bundle", texts: Sequence[str], row: int, norm: SupportsFloat, along: SupportsFloat) -> dict[str, Any]:

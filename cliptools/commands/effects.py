@@ -37,6 +37,7 @@ LAYERS_HELP = (
     "Layers counted from 0, as 8-10,11 [default: from two thirds of the depth to the last but one; of heads, the last 4]."
 )
 KEEP_HELP = "Keep this share of the units, those of largest top norms, and what the others add up to on average [default: all]."
+SCALE_HELP = "unit: effects times 100/‖M(I)‖ of their image; raw: as they are [default: raw for pooled effects, else unit]."
 SHARD_HELP = "Only each N-th image of the list, from the I-th on (I from 1), into a partial for clip-merge."
 RESUME_HELP = "With --shard: leave FILE of -o alone where it is this very shard; any other file there is an error."
 CENTRE_HELP = "With --shard: the provisional mean of this partial, so that no sample is looked at [default: of 256 images]."
@@ -64,9 +65,7 @@ SAMPLE_HELP = "Only N neurons of each layer, drawn by --seed; for --effect indir
 )
 @click.option("--components", default=1, show_default=True, type=click.IntRange(1), help="Principal directions per unit.")
 @click.option("--keep", metavar="PERCENT", help=KEEP_HELP)
-@click.option(
-    "--scale", type=click.Choice(["unit", "raw"]), default="unit", show_default=True, help="unit: effects times 100/‖M(I)‖."
-)
+@click.option("--scale", type=click.Choice(["unit", "raw"]), help=SCALE_HELP)
 @click.option("--limit", type=click.IntRange(1), help=f"Only the first N images [scenes, where no PATH is given: {SCENES}].")
 @click.option("--sample", type=click.IntRange(1), help="N images drawn over the whole list.")
 @click.option(
@@ -136,7 +135,9 @@ def main(
     if choice.units == "pairs" and options["components"] > 1:
         raise UsageError("--components: a pair acts along one direction; --units neurons or heads may have more")
     drop_text_tower(model)
-    arguments = history_arguments(context, effect=choice.effect, units=choice.units, layers=list(choice.layers))
+    made = {"effect": choice.effect, "units": choice.units, "layers": list(choice.layers)}
+    options["scale"] = options["scale"] or choice.scale
+    arguments = history_arguments(context, **made, scale=options["scale"])
     if options["shard"]:
         write_partial(model, source, choice, options, arguments, output)
         return

@@ -85,8 +85,8 @@ def _fits(model: "LoadedModel", asked: Asked, sizes: Sequence[int]) -> "dict[int
     import numpy as np
     import torch
 
+    from cliptools.ground.concept_texts import as_given, encode_named
     from cliptools.ground.recorded_pool import recorded_pool
-    from cliptools.ground.text_tower import encode_pool
     from cliptools.methods.pursuit import fitted
     from cliptools.methods.text_space import text_space
 
@@ -94,7 +94,7 @@ def _fits(model: "LoadedModel", asked: Asked, sizes: Sequence[int]) -> "dict[int
     pool, listed, said = recorded_pool(bundle), bundle.text_list("words"), bundle.header.settings.get("words", {})
     if pool.digest != listed["digest"]:
         raise StreamError(f"--reconstruct words needs pool {listed['pool']} as it was: its mean is part of each text's direction")
-    t = encode_pool(model, pool, said.get("templates", ()))
+    t = encode_named(model, pool, as_given(said.get("templates", ())))
     atoms = text_space(t, said.get("center", "pool"), said.get("normalize", "texts"))
     place = {text: i for i, text in enumerate(pool.texts)}
     row = np.array([place[text] for text in listed["texts"]] + [-1])  # of the pool; the last for no text

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cliptools.commands.base import choose_format, command, device_option, output_options
+from cliptools.commands.base import CLASS_TEMPLATES, choose_format, command, device_option, output_options, template_option
 from cliptools.commands.segmenting.segmenter import parse_threshold
 from cliptools.ground.errors import UsageError
 from cliptools.ground.segmentation_names import ALL
@@ -46,10 +46,6 @@ LIE_HELP = (
     "With --evaluate, of pictures that EXIF turns: masks are of their pixels as 'stored' in the file, or 'upright' as shown "
     "[default: by the masks' own EXIF or size; where these cannot tell, stored]."
 )
-TEMPLATE_HELP = (
-    "A sentence with {} for the text; several are averaged [default: of label maps OpenAI's 80, or three for the embedded "
-    "models; else the bare text]."
-)
 BATCH_HELP = "Images of one shape at a time, or windows of one image."
 LABEL_OPTIONS = {"crop": "--crop", "center": "--center", "labels": "--labels", "first_label": "--first-label"}
 LABEL_OPTIONS |= {"backgrounds": "--background"}
@@ -69,7 +65,7 @@ LABEL_OPTIONS |= {"backgrounds": "--background"}
 @click.option("--size", type=click.IntRange(16, 8192), metavar="PIXELS", help=SIZE_HELP)
 @click.option("--crop", type=click.IntRange(32, 8192), metavar="PIXELS", help=CROP_HELP)
 @click.option("--stride", type=click.IntRange(1), metavar="PIXELS", help=STRIDE_HELP)
-@click.option("--template", "templates", multiple=True, metavar="TEXT", help=TEMPLATE_HELP)
+@template_option("text", CLASS_TEMPLATES)
 @click.option("--bundle", type=click.Path(path_type=Path, allow_dash=True), help="The bundle [default: standard input].")
 @click.option("--out-dir", type=click.Path(path_type=Path, file_okay=False), help="Write masks and overlays here, as PNG.")
 @click.option("--resume", is_flag=True, help="Go on with what is in --out-dir.")
@@ -197,6 +193,9 @@ def _check(paths: tuple[str, ...], options: dict[str, Any], output_format: str |
     options["thresholds_given"] = bool(options["thresholds"])
     options["thresholds"] = options["thresholds"] or ("0.5",)
     _ = [parse_threshold(text) for text in options["thresholds"]]
+    from cliptools.ground.concept_texts import check_template_options
+
+    check_template_options(options["templates"])
     chosen = choose_format(output_format, output, "jsonl")
     if options["evaluate"]:
         _check_evaluation(paths, options, chosen)

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cliptools.commands.base import batch_option, choose_format, command, device_option, output_options, parse_layers
+from cliptools.commands.base import (
+    CLASS_TEMPLATES,
+    batch_option,
+    choose_format,
+    command,
+    device_option,
+    output_options,
+    parse_layers,
+    template_option,
+)
 from cliptools.commands.consume import read_neurons, record_source
 from cliptools.commands.shift_table import shift_table
 from cliptools.commands.shifting import (
@@ -43,7 +52,6 @@ BY_HELP = "norm: ||sum phi|| / ||M(I)||, the share. signed: <sum phi, text> / ||
 GROUPS_HELP = "A CSV file with a column of images and one to group by; without PATH, its images are taken."
 LABELS_HELP = "What images show: a CSV file with a column of images and one called like each concept, of 1 and 0."
 TRUTH_HELP = "What images show: lines with key and names, as in scenes.jsonl; or `scenes`, what clip-scenes wrote beside each."
-TEMPLATE_HELP = "A sentence with {} for the concept; several are averaged [default: CLIP's 80, or the embedded models' own]."
 ALARM_HELP = "Exit with 3 if a group's mean is this many standard errors from the baseline's; chance in a run is allowed for."
 EACH_HELP = "Hold each comparison to --alarm by itself, whatever their number."
 
@@ -57,7 +65,7 @@ EACH_HELP = "Hold each comparison to --alarm by itself, whatever their number."
 @click.option("--units-per-concept", default=5, show_default=True, type=click.IntRange(1), help="Units of largest <r, text>.")
 @click.option("--by", type=click.Choice(["norm", "signed", "text"]), default="norm", show_default=True, help=BY_HELP)
 @click.option("--layers", help="Only units of these layers, as 8-10,11 [default: all of the bundle].")
-@click.option("--template", "templates", multiple=True, metavar="TEXT", help=TEMPLATE_HELP)
+@template_option("concept", CLASS_TEMPLATES)
 @click.option("--groups", type=click.Path(path_type=Path), metavar="FILE", help=GROUPS_HELP)
 @click.option("--image-column", default="image", show_default=True, metavar="NAME", help="Of --groups and --labels.")
 @click.option("--group-column", default="group", show_default=True, metavar="NAME", help="Of --groups.")
@@ -160,9 +168,9 @@ def _check_usage(paths: Sequence[str], options: dict[str, Any]) -> None:
     if options["by"] == "text" and options["layers"]:
         raise UsageError("--by text asks no units: leave --layers out")
     if options["templates"]:
-        from cliptools.ground.text_tower import check_templates
+        from cliptools.ground.concept_texts import check_template_options
 
-        check_templates(options["templates"])
+        check_template_options(options["templates"])
     if options["plot"]:
         from cliptools.ground.shift_plot import check_plot
 

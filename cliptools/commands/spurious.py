@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cliptools.commands.base import choose_format, command, device_option, output_options, parse_layers
+from cliptools.commands.base import choose_format, command, device_option, output_options, parse_layers, template_option
 from cliptools.commands.consume import read_neurons, record_source
 from cliptools.commands.present import unit_keys
 from cliptools.commands.tables import rendered
@@ -32,10 +32,14 @@ DEPICT_HELP = "What the pictures will show: a name, or a name and its synonyms a
 PREDICT_HELP = "What the model is to take them for, written likewise."
 PAIRS_HELP = "Many pairs: a file with depicted,predicted a line, or cifar10, the paper's five."
 CLASSES_HELP = "All ordered pairs of cifar10, emoji, imagenet or a file's classes, one a line; the clearest first."
-WAYS = ("effect", "overlap", "random", "random-overlap", "similar")
+WAYS = ("effect", "single", "overlap", "random", "random-overlap", "similar")
 BY_HELP = (
-    "effect: Eq. 6. overlap: with <text, r> for the coefficient. random: Eq. 6, random neurons. similar: texts closest to v."
+    "effect: Eq. 6. single: its largest summands, as the paper's public code. overlap: with <text, r> for the coefficient. "
+    "random: Eq. 6, random neurons. similar: texts closest to v."
 )
+WORDS, NEURONS = 25, 100  # the paper's
+SINGLE_WORDS, SINGLE_NEURONS = 20, 50  # its public code's
+NEURONS_HELP = f"Neurons of largest |<v, r>| asked [default: {NEURONS}, of single {SINGLE_NEURONS}]."
 EXCLUDE_HELP = "Leave out texts that name this, plurals included, or are near it, for every pair."
 NEAR_HELP = (
     "Leave out texts of this cosine or more with a name of the predicted class or an --exclude, the pool's mean taken off."
@@ -50,15 +54,15 @@ BLOCK_HELP = "Leave out the texts of this file, one a line, just as they are wri
 @click.option("--pairs-file", "--pairs", "pairs_file", metavar="FILE|NAME", help=PAIRS_HELP)
 @click.option("--classes", metavar="FILE|NAME", help=CLASSES_HELP)
 @click.option("--head", type=click.IntRange(1), help=f"How many pairs of --classes [default: {PAIRS}].")
-@click.option("--words", default=25, show_default=True, type=click.IntRange(1), help="Words a pair, at most.")
-@click.option("--neurons", default=100, show_default=True, type=click.IntRange(1), help="Neurons of largest |<v, r>| asked.")
+@click.option("--words", type=click.IntRange(1), help=f"Words a pair, at most [default: {WORDS}, of single {SINGLE_WORDS}].")
+@click.option("--neurons", type=click.IntRange(1), help=NEURONS_HELP)
 @click.option("--layers", help="Only neurons of these layers, as 8-10,11 [default: all of the bundle].")
 @click.option("--by", type=click.Choice(WAYS), default="effect", show_default=True, help=BY_HELP)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of random neurons.")
 @click.option("--exclude", multiple=True, metavar="TEXT", help=EXCLUDE_HELP)
 @click.option("--near", default=0.7, show_default=True, type=click.FloatRange(0, 1, min_open=True), help=NEAR_HELP)
 @click.option("--block-list", type=click.Path(path_type=Path), metavar="FILE", help=BLOCK_HELP)
-@click.option("--template", "templates", multiple=True, metavar="TEXT", help="A sentence with {} for all texts [default: none].")
+@template_option("text, of all texts", "none")
 @click.option("--no-cache", is_flag=True, help="Neither read nor keep text embeddings [default: keep them].")
 @device_option
 @output_options("jsonl", "table")
@@ -70,6 +74,8 @@ def main(bundle: Path | None, output: Path | None, output_format: str | None, **
     of the largest positive w_j, with the neurons behind each and their shares of w_j (which sum to 1 over all neurons; a
     neuron that pulls the other way has a negative share). In a neuron's sparse sum a text can take the credit of
     another like it, the predicted class that of its own cue; --by overlap scores every text of the pool by itself.
+    The paper's public code ranks the single summands instead, of 50 neurons, and takes the words of the largest 20, each
+    once: --by single. There the depicted class is not left out.
 
     Left out are texts that name the predicted class or its synonyms (emoji and files know some), texts near them, and
     the depicted class itself, which the pictures show anyway. The default of --near lies between what the embedded
@@ -82,12 +88,16 @@ def main(bundle: Path | None, output: Path | None, output_format: str | None, **
       clip-spurious --depict cat --predict violin neurons.safetensors
       clip-effects | clip-decompose | clip-spurious --depict cat --predict dog -f jsonl | jq -r .word
       clip-spurious --pairs-file cifar10 --by random --seed 1 -f jsonl < neurons.safetensors > random.jsonl
+      clip-spurious --depict cat --predict violin --by single neurons.safetensors
       clip-spurious --classes emoji --head 20 --words 5 neurons.safetensors
     """
     from cliptools.ground.text_lines import read_lines
     from cliptools.methods.spurious_search import Settings
 
     pairs, classes = _pairs(options)
+    single = options["by"] == "single"
+    options["words"] = options["words"] or (SINGLE_WORDS if single else WORDS)
+    options["neurons"] = options["neurons"] or (SINGLE_NEURONS if single else NEURONS)
     blocked = [line for _, line in read_lines(options["block_list"], "block list")] if options["block_list"] else []
     neurons = read_neurons(bundle, "word", "coefficient", "words", device=options["device"])
     if not neurons.units:
@@ -147,13 +157,13 @@ def _search(
     """The model loaded, every text embedded once."""
     import numpy as np
 
+    from cliptools.ground.concept_texts import check_template_options
     from cliptools.ground.models import load_recorded_model
     from cliptools.ground.recorded_pool import recorded_pool
-    from cliptools.ground.text_tower import check_templates
     from cliptools.methods.spurious_search import Search
     from cliptools.methods.spurious_words import Words
 
-    check_templates(options["templates"])
+    check_template_options(options["templates"])
     pool = recorded_pool(neurons)
     row = {text: i for i, text in enumerate(pool.texts)}
     if strange := [name for name in names if name not in row]:
@@ -167,11 +177,12 @@ def _search(
 
 
 def _embedded(loaded: "LoadedModel", pool: "Pool", names: list[str], options: dict[str, Any]) -> "Texts":
-    from cliptools.ground.text_tower import encode_pool, encode_texts
+    from cliptools.ground.concept_texts import encode_named, text_sentences
+    from cliptools.ground.text_tower import encode_texts
     from cliptools.methods.spurious_search import Texts
 
-    t = encode_pool(loaded, pool, options["templates"], use_cache=not options["no_cache"])
-    c = encode_texts(loaded, names, options["templates"])
+    t = encode_named(loaded, pool, options["templates"], use_cache=not options["no_cache"])
+    c = encode_texts(loaded, *text_sentences(names, options["templates"]))
     return Texts(pool.texts, t.double().cpu().numpy(), dict(zip(names, c.double().cpu().numpy(), strict=True)))
 
 
@@ -215,8 +226,10 @@ def _clearest(search: "Search", classes: "Sequence[ClassName]", count: int) -> "
 
 def _records(found: "Sequence[Found]", search: "Search", neurons: "Bundle", options: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """A record a word, as it stands but for where it came from."""
+    from cliptools.ground.concept_texts import recorded
+
     unit, pool = neurons["unit"], search.texts.pool
-    settings = {key: options[key] for key in ("neurons", "words", "layers")} | {"templates": list(options["templates"])}
+    settings = {key: options[key] for key in ("neurons", "words", "layers")} | {"templates": recorded(options["templates"])}
     for each in found:
         named = {"pair": each.pair.name, "depict": each.pair.depict.name, "predict": each.pair.predict.name}
         exclusions = {

@@ -136,8 +136,7 @@ class Looker:
         total = len(self.source)
         batches = progress(self.batches(range(total)), "images", total, lambda batch: len(batch[0]))
         unit = torch.from_numpy(bundle["unit"][rows]).long()
-        scaled = bundle.header.settings.get("scale") != "raw"
-        found = largest_norms(self._paths(bundle), unit, batches, min(count, total), scaled)
+        found = largest_norms(self._paths(bundle), unit, batches, min(count, total), bundle.header.scaled)
         place = found.image.numpy()
         return [[self.source.names[i] for i in row if i >= 0] for row in place.tolist()], found.norm.float().numpy(), place
 

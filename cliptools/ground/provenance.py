@@ -13,6 +13,7 @@ from cliptools.ground.strict_json import parse
 FORMAT = 1
 KEY = "cliptools"  # the one key of a bundle's __metadata__: safetensors keeps no order among several
 TEXT, COUNT, NUMBER, COUNTS = "a text", "a number from 0 on", "a number", "a list of numbers from 0 on"
+TEXTS = "a text or a list of texts"
 FIELDS: dict[str, dict[str, str]] = {
     "model": {"name": TEXT, "sha256": TEXT, "pretrained": TEXT, "precision": TEXT, "preprocessing": "an object"},
     "images": {"count": COUNT, "skipped": COUNT, "listed": COUNT, "digest": TEXT},
@@ -22,7 +23,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "measured": COUNT, "words": "an object", "kept": COUNT, "shards": COUNT, "have": COUNTS, "components": COUNT,
         "seed": COUNT, "tensors": TEXT,
     },
-    "words": {"method": TEXT, "pool": TEXT, "digest": TEXT, "m": COUNT, "prefix": COUNTS, "templates": "a list of texts"},
+    "words": {"method": TEXT, "pool": TEXT, "digest": TEXT, "m": COUNT, "prefix": COUNTS, "templates": TEXTS},
     "history": {"command": TEXT, "version": TEXT, "arguments": "an object"},
 }  # fmt: skip
 """What a field must be where it stands; `pretrained` may be null."""
@@ -76,6 +77,11 @@ class Header:
     history: list[dict[str, Any]] = field(default_factory=list)
     """One entry a command: command, version, arguments that change the result."""
     format: int = FORMAT
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the effects were multiplied by 100 / ||M(I)|| of their image; those of a header without `scale` were."""
+        return bool(self.settings.get("scale", "unit") == "unit")
 
     def after(self, command: str, arguments: dict[str, Any]) -> "Header":
         """The same header with one more step in its history."""
@@ -138,7 +144,9 @@ def _check_fields(said: Mapping[str, Any], part: str, name: str) -> None:
 
 
 def _is(value: Any, expected: str) -> bool:
-    if expected in (COUNTS, "a list of texts"):
+    if expected == TEXTS and isinstance(value, str):
+        return True
+    if expected in (COUNTS, TEXTS):
         inner = COUNT if expected == COUNTS else TEXT
         return isinstance(value, list) and all(_is(each, inner) for each in value)
     if expected == COUNT:

@@ -17,6 +17,7 @@ from cliptools.ground.hub import hub_in_a_line, reason
 from cliptools.ground.models import EMBEDDED, EMBEDDED_DIR, LoadedModel
 from cliptools.ground.progress import progress
 from cliptools.ground.provenance import canonical, digest
+from cliptools.ground.template_names import TEMPLATE_SETS
 from cliptools.ground.texts import Pool
 
 CACHE_FORMAT = 1  # to be raised when the same texts and weights come to give other numbers
@@ -80,7 +81,8 @@ def check_templates(templates: Sequence[str]) -> None:
     """
     for template in templates:
         if SLOT not in template:
-            raise TextError(f"template {template!r}: expected {SLOT} where the text goes, as in 'a photo of {SLOT}'")
+            names = ", ".join(TEMPLATE_SETS)
+            raise TextError(f"template {template!r}: expected {SLOT} where the text goes, as in 'a photo of {SLOT}', or {names}")
 
 
 def tokenizer_of(loaded: LoadedModel) -> Callable[[Sequence[str]], Int[Tensor, "text position"]]:

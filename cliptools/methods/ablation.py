@@ -8,7 +8,9 @@ centred norm, r_nj the principal directions and r^_n the first m texts of r_n re
     large    psi = b where ||phi - b|| > tau, else phi
     small    psi = b where not, else phi
     pc       psi = b + sum over j < c of <phi - b, r_j> r_j
-    words    psi = b + <phi - b, r_0> r^
+    words    psi = b + <phi - b, r_0> r^            along the direction, at the length that r^ has
+                   b + <phi - b, r^> r^             along the texts: the public code of paper 1
+                   b + <phi - b, r^> r^ / ||r^||^2  along the texts at unit length: the public code of paper 2
 
 A setting gives each unit one of these changes, or leaves it. Units of a layer that no setting tells apart are worked on
 together, and what settings have in common is computed once: the sum of phi, the projections, which norms are large. No effect
@@ -23,13 +25,16 @@ from typing import Literal, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from cliptools.methods.activity import slabs_of
 from cliptools.methods.effect_sums import total_of
+from cliptools.methods.frames import Along
 from cliptools.methods.known_units import Known, KnownPairs, KnownVectors
 from cliptools.methods.paths import Paths, Slab, wide
 
 Kind = Literal["mean", "large", "small", "pc", "words"]
+WordsAlong = Literal["direction", "texts", "unit-texts"]
 
 
 class Change(NamedTuple):
@@ -38,6 +43,8 @@ class Change(NamedTuple):
     kind: Kind
     size: int = 1
     """Of pc, the components c; of words, m."""
+    along: WordsAlong = "direction"
+    """Of words, what phi - b is projected on: r, or r^ as it is or at unit length."""
 
 
 Setting = Sequence[tuple[Change, Bool[Tensor, " u"]]]
@@ -69,12 +76,21 @@ class Rest(NamedTuple):
     """The sum of their mean effects."""
 
 
+class _Fit(NamedTuple):
+    """Sums of texts that stand for directions."""
+
+    r: Float[Tensor, "n d"]
+    """r^, at the length that it is written with."""
+    onto: Along | None
+    """For <phi - b, r^>; None where phi - b is projected on the direction itself."""
+
+
 class _Part(NamedTuple):
     """Units of a layer that no setting tells apart."""
 
     known: Known
     tau: Float[Tensor, " n"]
-    fitted: dict[int, Float[Tensor, "n d"]]
+    fitted: dict[Change, _Fit]
     uses: dict[Change, list[int]]
     """By change, the settings that make it."""
 
@@ -128,14 +144,20 @@ class Ablation:
 
 
 def _part(paths: Paths, slab: Slab, units: Units, rows: Int[Tensor, " n"], uses: dict[Change, list[int]]) -> _Part:
-    known: Known
+    known: KnownPairs | KnownVectors
     if units.pairs:
         known = KnownPairs(paths, slab, units.mean[rows, 0], units.component[rows, 0, 0])
     else:
         known = KnownVectors(paths, slab, units.mean[rows], units.component[rows])
     like = known.along.Dr if any(change.kind in ("pc", "words") for change in uses) else units.mean
-    fitted = {change.size: units.fitted[change.size][rows].to(like) for change in uses if change.kind == "words"}
+    fitted = {change: _fit(known, units.fitted[change.size][rows].to(like), change) for change in uses if change.kind == "words"}
     return _Part(known, units.threshold[rows], fitted, uses)
+
+
+def _fit(known: KnownPairs | KnownVectors, r: Float[Tensor, "n d"], change: Change) -> _Fit:
+    if change.along == "unit-texts":
+        r = functional.normalize(r, dim=1, eps=torch.finfo(r.dtype).tiny)  # zeros, of a unit without texts, stay zeros
+    return _Fit(r, None if change.along == "direction" else known.onto(r))
 
 
 def _changed(part: _Part, S: Float[Tensor, "b n k"], scale: Float[Tensor, " b"]) -> list[tuple[Change, Float[Tensor, "b d"]]]:
@@ -160,8 +182,13 @@ class _OnImages:
         if change.kind == "pc":
             return self.fall + self.along(change.size)
         if change.kind == "words":
-            return self.fall + (self.x[..., 0] @ self.part.fitted[change.size]).double()
+            return self.fall + self.written(self.part.fitted[change])
         return self.fall
+
+    def written(self, fit: _Fit) -> Float[Tensor, "b d"]:
+        """The sum over n of <phi - b, r or r^> r^."""
+        x = (self.x if fit.onto is None else fit.onto(self.S, self.scale))[..., 0]
+        return (x @ fit.r).double()
 
     def along(self, components: int) -> Float[Tensor, "b d"]:
         """The sum over the first components."""

@@ -26,6 +26,11 @@ class Choice(NamedTuple):
     """pairs, neurons or heads."""
     layers: tuple[int, ...]
 
+    @property
+    def scale(self) -> str:
+        """The papers' scale of these effects: paper 1 multiplies them by 100 / ||M(I)|| (unit), paper 2 does not (raw)."""
+        return "raw" if self.effect == "pooled" else "unit"
+
 
 def pools_by_attention(clip: nn.Module) -> bool:
     """Whether the image tower is a ResNet with attention pooling (arXiv 2509.19943), not a ViT (arXiv 2406.04341)."""

@@ -63,6 +63,11 @@ def along_of(paths: Paths, slab: Slab, b: Float[Tensor, "n d"], r: Float[Tensor,
     return _joined(_along(D, b[of], r[of]) for of, D in _directions(paths, slab))
 
 
+def overlaps_of(paths: Paths, slab: Slab, r: Float[Tensor, "n c d"]) -> Float[Tensor, "n k c"]:
+    """<D[n, k], r_nc>, a few units at a time."""
+    return torch.cat([D @ r[of].to(D).transpose(1, 2) for of, D in _directions(paths, slab)])
+
+
 def frames_of(paths: Paths, slab: Slab, b: Float[Tensor, "n d"], r: Float[Tensor, "n c d"]) -> tuple[Norms, Along]:
     """Both, from D formed once."""
     norms, alongs = zip(*((_norms(D, b[of]), _along(D, b[of], r[of])) for of, D in _directions(paths, slab)), strict=True)

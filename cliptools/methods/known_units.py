@@ -1,8 +1,8 @@
 """What is known of some units of a layer, in the form that replacing their effects needs.
 
-Of b_n and the directions r_nc, with phi_n = sum_k S[n, k] D[n, k], three things are asked about a batch of images:
+Of b_n and the directions r_nc, with phi_n = sum_k S[n, k] D[n, k], four things are asked about a batch of images:
 
-    <phi_n - b_n, r_nc>                     a number for each unit and direction
+    <phi_n - b_n, r_nc>                     a number for each unit and direction, and the same with r^_n for r
     ||phi_n - b_n||                         a number for each unit
     sum over n of b_n - phi_n               a vector; over all units, or those that a mask names
     sum over n of x_n r_nc                  a vector
@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cliptools.methods.effect_sums import total_of
-from cliptools.methods.frames import Along, Norms, along_of, norms_of
+from cliptools.methods.frames import Along, Norms, along_of, norms_of, overlaps_of
 from cliptools.methods.paths import Paths, Slab, gram_of
 
 
@@ -34,6 +34,10 @@ class Known(Protocol):
     @property
     def norms(self) -> Norms:
         """For ||phi - b||."""
+        ...
+
+    def onto(self, fit: Float[Tensor, "n d"]) -> Along:
+        """For <phi - b, r^>, with other vectors r^ than the directions."""
         ...
 
     def fall(
@@ -70,6 +74,10 @@ class KnownVectors:
         """For ||phi - b||."""
         return norms_of(self.paths, self.slab, self.b)
 
+    def onto(self, fit: Float[Tensor, "n d"]) -> Along:
+        """For <phi - b, r^>."""
+        return along_of(self.paths, self.slab, self.b, fit[:, None])
+
     def fall(
         self, S: Float[Tensor, "b n k"], scale: Float[Tensor, " b"], mask: Bool[Tensor, "b n"] | None = None
     ) -> Float[Tensor, "b d"]:
@@ -98,6 +106,11 @@ class KnownPairs:
         self.norms = Norms(w[:, None, None], (self.s * w)[:, None], torch.zeros_like(w))
         self.along = Along((sign * w)[:, None, None], (self.s * sign * w)[:, None])
         self.unit = torch.where(w > 0, sign / w, 0.0)  # r = unit * w
+
+    def onto(self, fit: Float[Tensor, "n d"]) -> Along:
+        """For <phi - b, r^> = (s - mean s) <w, r^>."""
+        overlap = overlaps_of(self.paths, self.slab, fit[:, None])  # (n, 1, 1)
+        return Along(overlap, self.s[:, None] * overlap[:, 0])
 
     def fall(
         self, S: Float[Tensor, "b n k"], scale: Float[Tensor, " b"], mask: Bool[Tensor, "b n"] | None = None

@@ -15,6 +15,8 @@ from cliptools.methods.spurious_words import (
     centred,
     contributions,
     drawn,
+    largest_product_of,
+    largest_products,
     near_texts,
     overlap_scores,
     similar_scores,
@@ -29,7 +31,7 @@ OVERLAP, RANDOM = ("overlap", "random-overlap"), ("random", "random-overlap")
 class Settings(NamedTuple):
     """What the result depends on."""
 
-    by: Literal["effect", "overlap", "random", "random-overlap", "similar"] = "effect"
+    by: Literal["effect", "single", "overlap", "random", "random-overlap", "similar"] = "effect"
     neurons: int = 100
     words: int = 25
     seed: int = 0
@@ -90,11 +92,20 @@ class Search:
 
     def find(self, pair: ClassPair) -> Found:
         """The words of one pair; none where nothing is left."""
+        if self.settings.by == "single":
+            return self._find_products(pair)
         score, allowed = self._scores(pair), self._allowed(pair)
         word = best(score, allowed, self.settings.words)
         reach = score[word[-1]] if len(word) == self.settings.words else 0.0
         removed = best(np.where(score >= reach, score, 0.0), ~allowed, len(score))
         return Found(pair, word, score[word], removed)
+
+    def _find_products(self, pair: ClassPair) -> Found:
+        n = self._neurons(pair)
+        push, words, allowed = self._pushes(pair)[n], self.words.of(n), self._allowed(pair)
+        found = largest_products(push, words, self.texts.pool, allowed, self.settings.words)
+        left = np.where(allowed, 0.0, largest_product_of(push, words, len(self.texts.pool)))
+        return Found(pair, found.word, found.score, best(np.where(left >= found.reach, left, 0.0), ~allowed, len(left)))
 
     def shares(self, pair: ClassPair, text: int) -> list[tuple[int, float]]:
         """Units and their shares of one text's score, as gamma_j^n <v, r_n> / w_j, the largest in absolute value first.
@@ -105,6 +116,8 @@ class Search:
             return []
         n = self._neurons(pair)
         push = self._pushes(pair)[n]
+        if self.settings.by == "single":  # the score is one neuron's
+            return [(int(n[int(contributions(push, self.words.of(n), text).argmax())]), 1.0)]
         overlap = self.settings.by in OVERLAP
         part = (self.r[n] @ self.atoms[text]) * push if overlap else contributions(push, self.words.of(n), text)
         share = part / part.sum()
@@ -134,7 +147,12 @@ class Search:
         return self.r @ self.texts.named[name]
 
     def _allowed(self, pair: ClassPair) -> Bool[np.ndarray, " text"]:
-        """Not the predicted class, nor near it; not a name of the depicted one, which the pictures show anyway."""
+        """Not the predicted class, nor near it; not a name of the depicted one, which the pictures show anyway.
+
+        In the public code, whose list `single` is, the depicted class stays.
+        """
+        if self.settings.by == "single":
+            return self.open & ~self._near(tuple(dict.fromkeys((*pair.predict.names, *self.excluded))))
         own = names_pattern(pair.depict.names)
         depicted = np.array([own.fullmatch(text) is not None for text in self.texts.pool], dtype=bool)
         return self.open & ~depicted & ~self._near(tuple(dict.fromkeys((*pair.predict.names, *self.excluded))))

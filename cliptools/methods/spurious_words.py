@@ -6,9 +6,11 @@ largest |<v, r_n>|,
 
     w_j = sum over n of gamma_j^n <v, r_n>        (Eq. 6)
 
-so a large w_j says: what j names makes these neurons act, and they act for the predicted class.
+so a large w_j says: what j names makes these neurons act, and they act for the predicted class. The paper's public code never
+sums: it ranks the single products gamma_j^n <v, r_n> and takes the words of the largest (`largest_products`).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -56,6 +58,48 @@ def word_scores(push: Float[np.ndarray, " n"], words: Words, texts: int) -> Floa
     """
     summands = words.gamma.astype(np.float64) * push[:, None]  # (n, m)
     return np.bincount(words.word.ravel() + 1, weights=summands.ravel(), minlength=texts + 1)[1:]  # the first took the -1
+
+
+class Products(NamedTuple):
+    """Words of single products, each once, by its largest; largest first."""
+
+    word: Int[np.ndarray, " word"]
+    score: Float[np.ndarray, " word"]
+    neuron: Int[np.ndarray, " word"]
+    """Which of the neurons asked."""
+    reach: float
+    """The smallest product taken, from which on a word would have stood among them; 0 where there are not so many."""
+
+
+def largest_products(
+    push: Float[np.ndarray, " n"], words: Words, pool: Sequence[str], allowed: Bool[np.ndarray, " text"], count: int
+) -> Products:
+    """The words of the `count` largest positive gamma_j^n <v, r_n> of allowed texts.
+
+    A word of several of these products stands once, so that there may be fewer words than `count`. Of equal products the one
+    whose word comes later in the alphabet goes first, as in the public code.
+    """
+    product = words.gamma.astype(np.float64) * push[:, None]  # (n, m)
+    usable = (words.word >= 0) & (product > 0) & allowed[words.word]
+    n, column = np.nonzero(usable)
+    score, word = product[n, column], words.word[n, column]
+    if len(score) > count:
+        among = np.flatnonzero(score >= np.partition(score, len(score) - count)[len(score) - count])
+        n, score, word = n[among], score[among], word[among]
+    order = sorted(range(len(score)), key=lambda i: (score[i], pool[int(word[i])]), reverse=True)[:count]
+    reach = float(score[order[-1]]) if len(order) == count else 0.0
+    largest: dict[int, int] = {}
+    for i in order:
+        largest.setdefault(int(word[i]), i)
+    first = list(largest.values())
+    return Products(word[first], score[first], n[first], reach)
+
+
+def largest_product_of(push: Float[np.ndarray, " n"], words: Words, texts: int) -> Float[np.ndarray, " text"]:
+    """The largest positive gamma_j^n <v, r_n> of every text, 0 for those that have none."""
+    largest = np.zeros(texts + 1)
+    np.maximum.at(largest, words.word + 1, words.gamma.astype(np.float64) * push[:, None])  # the first takes the -1
+    return largest[1:]
 
 
 def contributions(push: Float[np.ndarray, " n"], words: Words, text: int) -> Float[np.ndarray, " n"]:

@@ -243,10 +243,8 @@ def resnet_results() -> Results:
     of = given("resnet")
     runs, shown = resnet_runs(of)
     M_measured, M_shown = (np.stack([run.M for run in some]) for some in (runs, shown))
-    scale, scale_shown = unit_scale(M_measured)[:, None], unit_scale(M_shown)[:, None]
     pairs = contributions(of, runs)
     short = M_measured - pairs.sum(0) - resnet.constant(of.W, HEADS["resnet"])
-    pairs = pairs * scale
     found = described(pairs)
     r = found["r"][:, 0]
     all_results = {"M": M_measured, "M_shown": M_shown, "sum_of_pairs": np.abs(short).max()} | named("pairs", found)
@@ -263,7 +261,7 @@ def resnet_results() -> Results:
     all_results |= named("neurons", neurons_found)
     t = np.stack([bare(of, text) for text in of.pool])
     D = texts.pool_texts(t)
-    pairs_shown = contributions(of, shown) * scale_shown
+    pairs_shown = contributions(of, shown)
     all_images = np.concatenate([pairs, pairs_shown], axis=1)  # or the outputs of heads would not span all that heads can write
     all_results |= named("textspan", spanned(heads_of(all_images).sum(0), D))
     pursuit = pursued(r[kept], D)
@@ -292,9 +290,9 @@ def resnet_results() -> Results:
             logits[what].append(score.reshape(len(centred), side, side))
     all_results |= named("logits", logits)
 
-    all_results |= concepts_over_groups(of, r, pairs_shown, M_shown * scale_shown, presence())
+    all_results |= concepts_over_groups(of, r, pairs_shown, M_shown, presence())
     all_results["inertia"] = np.array([words.inertia(M_measured[top[:INERTIA_IMAGES]]) for top in found["top_image"]])
-    all_results |= named("ablate", ablations(M_shown * scale_shown, pairs_shown, found, classes, {}, unit[:, 0]))
+    all_results |= named("ablate", ablations(M_shown, pairs_shown, found, classes, {}, unit[:, 0]))
     of_neurons = heads_of(pairs_shown).sum(1), neurons_found, classes, {}, np.full(len(neurons), LAST)
-    all_results |= named("ablate_neurons", ablations(M_shown * scale_shown, *of_neurons))
+    all_results |= named("ablate_neurons", ablations(M_shown, *of_neurons))
     return all_results | named("ablate", {"label": labels(M_shown, classes)})

@@ -178,29 +178,14 @@ def _window(options: dict[str, Any], visual: Any) -> tuple[int, int, int]:
 
 def _texts(opened: Opened, names: tuple[str, ...], options: dict[str, Any]) -> tuple["Tensor", dict[str, Any]]:
     """Embeddings of all names, and what records say of them."""
+    from cliptools.ground.concept_texts import class_templates, encode_named, templates_name
     from cliptools.ground.provenance import digest
-    from cliptools.ground.text_tower import encode_pool
     from cliptools.ground.texts import Pool
     from cliptools.methods.segmentation.class_texts import class_texts
 
-    label, templates = _templates(opened.model.name, options["templates"])
+    templates = class_templates(opened.model.name, options["templates"])
     center: Any = options["center"] or "classes"
     pool = Pool(options["classes"] or "of the scenes", names, digest(*names))
-    t = class_texts(encode_pool(opened.model, pool, templates), center)
-    said = {"templates": label, "center": center}
+    t = class_texts(encode_named(opened.model, pool, templates), center)
+    said: dict[str, Any] = {"templates": templates_name(opened.model.name, options["templates"]), "center": center}
     return t, said | {"classes": {"name": pool.name, "texts": len(names), "digest": pool.digest}}
-
-
-def _templates(model: str, given: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
-    """What records say of the templates, and the templates: those given, else OpenAI's 80, or the embedded model's own."""
-    from cliptools.ground.models import EMBEDDED
-
-    if given:
-        return list(given), given
-    if model in EMBEDDED:
-        from cliptools.ground.emoji.captions import ZERO_SHOT_TEMPLATES
-
-        return list(ZERO_SHOT_TEMPLATES), ZERO_SHOT_TEMPLATES
-    from open_clip import OPENAI_IMAGENET_TEMPLATES
-
-    return "openai", tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)

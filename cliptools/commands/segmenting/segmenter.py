@@ -111,10 +111,11 @@ class Segmenter:
         return [self.classes[i] for i in best.tolist()]
 
     def _encode(self, texts: Sequence[str]) -> None:
+        from cliptools.ground.concept_texts import text_sentences
         from cliptools.ground.text_tower import encode_texts
 
         if new := [text for text in dict.fromkeys(texts) if text not in self.vectors]:
-            self.vectors |= dict(zip(new, encode_texts(self.model, new, self.templates), strict=True))
+            self.vectors |= dict(zip(new, encode_texts(self.model, *text_sentences(new, self.templates)), strict=True))
 
 
 def heat_maps(found: Sequence[Found], width: int, height: int) -> "np.ndarray":
@@ -132,10 +133,9 @@ def load_segmenter(opened: Opened, options: dict[str, Any]) -> Segmenter:
     Raises:
         CliptoolsError: a bundle without neurons; a size or stride that cannot be.
     """
+    from cliptools.ground.concept_texts import class_templates, templates_name
     from cliptools.ground.position_grid import native_size
-    from cliptools.ground.text_tower import check_templates
 
-    check_templates(options["templates"])
     thresholds = tuple(parse_threshold(text) for text in options["thresholds"])
     visual: Any = opened.model.clip.visual
     native = min(native_size(visual))
@@ -144,8 +144,9 @@ def load_segmenter(opened: Opened, options: dict[str, Any]) -> Segmenter:
         raise UsageError(f"--size {size}: windows (--stride) are of the model's own {native} pixels, expected no less")
     method, chosen = (_resnet_method if opened.resnet else _vit_method)(opened, options)
     said = record_source(opened.bundle) | {"method": opened.method} | chosen
-    said |= {"size": size, "stride": stride, "templates": list(options["templates"])}
-    made = Segmenter(opened.bundle, opened.model, method, size, stride, thresholds, options["templates"], said)
+    said |= {"size": size, "stride": stride, "templates": templates_name(opened.model.name, options["templates"])}
+    templates = class_templates(opened.model.name, options["templates"])
+    made = Segmenter(opened.bundle, opened.model, method, size, stride, thresholds, templates, said)
     if options["classes"]:
         _add_classes(made, options["classes"])
     return made
@@ -215,11 +216,11 @@ def _check_within(unit: "Tensor", visual: Any) -> None:
 
 def _add_classes(made: Segmenter, name: str) -> None:
     from cliptools.ground.class_names import distinct_classes, load_classes
+    from cliptools.ground.concept_texts import encode_named
     from cliptools.ground.provenance import digest
-    from cliptools.ground.text_tower import encode_pool
     from cliptools.ground.texts import Pool
 
     made.classes = tuple(each.name for each in distinct_classes(load_classes(name)))
     pool = Pool(name, made.classes, digest(*made.classes))
-    made.vectors |= dict(zip(made.classes, encode_pool(made.model, pool, made.templates), strict=True))
+    made.vectors |= dict(zip(made.classes, encode_named(made.model, pool, made.templates), strict=True))
     made.settings["classes"] = {"name": name, "count": len(made.classes), "digest": pool.digest}
