@@ -61,7 +61,7 @@ def file(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def asked(folder: Path, *more: object) -> tuple[object, ...]:
     concepts = [word for concept in CONCEPTS for word in ("--concept", concept)]
     groups = [folder / group for group in GROUPS]
-    return ("shift", *groups, *concepts, "--units-per-concept", 2, "--template", TEMPLATE, "-q", *more)
+    return ("shift", *groups, *concepts, "--units-per-concept", 2, "--choose", "overlap", "--template", TEMPLATE, "-q", *more)
 
 
 def lines(data: bytes) -> list[dict]:
@@ -135,7 +135,18 @@ def test_a_tar_on_standard_input_image_by_image(
     write_end(tar)
     (tmp_path / "groups.csv").write_text("\n".join(table))
     named = ("--groups", tmp_path / "groups.csv", "--image-column", "file", "--group-column", "season", "--per-image")
-    concepts = ("--concept", "cat", "--concept", "red car", "--units-per-concept", 2, "--template", TEMPLATE)
+    concepts = (
+        "--concept",
+        "cat",
+        "--concept",
+        "red car",
+        "--units-per-concept",
+        2,
+        "--choose",
+        "overlap",
+        "--template",
+        TEMPLATE,
+    )
     result = run("shift", "-", "--bundle", file, *concepts, *named, "--batch-size", 4, stdin=tar.getvalue())
     assert result.returncode == 0 and result.stderr.startswith(b"clip-shift: 11 images in 2 groups, 2 concepts (")
     records = [record for record in lines(result.stdout) if "image" in record]
@@ -215,7 +226,7 @@ def test_pairs_of_a_resnet(run: Run, photos: Path, tiny_resnet_dir: Path) -> Non
     sign = np.array([1, -1, 0, 1, -1], np.int8)
     header = Header("effects", model.identity, {"count": 9}, {"effect": "pooled", "units": "pairs"})
     pairs = Bundle(header, {"unit": unit, "sign": sign, "mean_scalar": np.zeros(5, np.float32)})
-    named = ("--concept", "cat", "--units-per-concept", 2, "--template", TEMPLATE, "-q")
+    named = ("--concept", "cat", "--units-per-concept", 2, "--choose", "overlap", "--template", TEMPLATE, "-q")
     (record,) = lines(run("shift", photos / "spring", *named, stdin=pairs.to_bytes()).stdout)
     w = pair_directions(model.clip.visual, *torch.from_numpy(unit[:, 1:]).long().T)
     r, t = torch.from_numpy(sign)[:, None] * torch.nn.functional.normalize(w), encode_texts(model, ["cat"], (TEMPLATE,))

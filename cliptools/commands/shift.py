@@ -17,21 +17,11 @@ from cliptools.commands.base import (
     template_option,
 )
 from cliptools.commands.consume import read_neurons, record_source
+from cliptools.commands.shift_drift import Alarm, add_drift, alarmed, check_baseline, in_words
 from cliptools.commands.shift_table import shift_table
-from cliptools.commands.shifting import (
-    Alarm,
-    Record,
-    Watched,
-    add_drift,
-    alarmed,
-    check_baseline,
-    concept_records,
-    group_records,
-    in_words,
-    measure,
-    panels,
-    watch,
-)
+from cliptools.commands.shift_units import Batches, Watched, choice_of, watch
+from cliptools.commands.shift_warnings import shift_warnings
+from cliptools.commands.shifting import Record, concept_records, group_records, measure, panels
 from cliptools.ground.errors import CliptoolsError, StreamError, UsageError
 from cliptools.ground.output import binary_output, text_output
 from cliptools.ground.progress import progress, summarise, warn
@@ -53,6 +43,13 @@ GROUPS_HELP = "A CSV file with a column of images and one to group by; without P
 LABELS_HELP = "What images show: a CSV file with a column of images and one called like each concept, of 1 and 0."
 TRUTH_HELP = "What images show: lines with key and names, as in scenes.jsonl; or `scenes`, what clip-scenes wrote beside each."
 ALARM_HELP = "Exit with 3 if a group's mean is this many standard errors from the baseline's; chance in a run is allowed for."
+CHOOSE_HELP = (
+    "overlap: the units of largest <r, text>, as paper 2 has it. seen: of these, by a first look at up to 1,000 images, the ones "
+    "that also act on what the model finds like the text [default: the baseline's way, else seen]."
+)
+BLOCK_HELP = (
+    "Images that belong together, as frames of a film: N that follow each other, or a column of --groups that names blocks."
+)
 EACH_HELP = "Hold each comparison to --alarm by itself, whatever their number."
 
 
@@ -62,13 +59,15 @@ EACH_HELP = "Hold each comparison to --alarm by itself, whatever their number."
 @click.option(
     "--bundle", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help="Of clip-effects [default: stdin]."
 )
-@click.option("--units-per-concept", default=5, show_default=True, type=click.IntRange(1), help="Units of largest <r, text>.")
+@click.option("--units-per-concept", default=5, show_default=True, type=click.IntRange(1), help="How many units a concept has.")
+@click.option("--choose", type=click.Choice(["overlap", "seen"]), help=CHOOSE_HELP)
 @click.option("--by", type=click.Choice(["norm", "signed", "text"]), default="norm", show_default=True, help=BY_HELP)
 @click.option("--layers", help="Only units of these layers, as 8-10,11 [default: all of the bundle].")
 @template_option("concept", CLASS_TEMPLATES)
 @click.option("--groups", type=click.Path(path_type=Path), metavar="FILE", help=GROUPS_HELP)
 @click.option("--image-column", default="image", show_default=True, metavar="NAME", help="Of --groups and --labels.")
 @click.option("--group-column", default="group", show_default=True, metavar="NAME", help="Of --groups.")
+@click.option("--block", metavar="N|NAME", help=BLOCK_HELP)
 @click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help=LABELS_HELP)
 @click.option("--truth", metavar="FILE|scenes", help=TRUTH_HELP)
 @click.option("--baseline", type=click.Path(path_type=Path), metavar="FILE", help="Lines of an earlier run to compare with.")
@@ -119,18 +118,19 @@ def main(paths: tuple[str, ...], output: Path | None, **options: Any) -> int:
     from cliptools.ground.models import load_recorded_model
 
     model = load_recorded_model(neurons.header.model, options["device"])
-    watched = watch(neurons, model, options)
-    said = {"settings": _settings(neurons, model.name, options)} | record_source(neurons)
+    source = {"settings": _settings(neurons, model.name, options, baseline)} | record_source(neurons)
     if baseline is not None:
-        check_baseline(baseline, watched, said)
-    read = _read(groups, model, watched, options)
+        check_baseline(baseline, options["concepts"], source)
+    images = Images(groups, model, options)
+    watched = watch(neurons, model, options, images.look, baseline)
+    read = _read(images, watched, options)
     with text_output(output) as stream:
-        tell = (lambda record: write_record(stream, record | said)) if options["per_image"] else None
+        tell = (lambda record: write_record(stream, record | source)) if options["per_image"] else None
         measured = measure(read, groups, watched, labels, tell)
-        records = [record | said for record in group_records(measured, groups, watched, labels)]
+        records = [record | source for record in group_records(measured, groups, watched, labels)]
         if baseline is not None:
             add_drift(records, baseline, Alarm(options["alarm"], options["each"], options["match"]))
-        over = [] if labels is None else [record | said for record in concept_records(measured, groups, watched, labels)]
+        over = [] if labels is None else [record | source for record in concept_records(measured, groups, watched, labels)]
         if chosen == "jsonl":
             for record in [*records, *over]:
                 write_record(stream, record)
@@ -138,6 +138,8 @@ def main(paths: tuple[str, ...], output: Path | None, **options: Any) -> int:
             stream.write(shift_table(records, over))
     if options["plot"]:
         _plot(records, groups, options)
+    for line in shift_warnings(records, options):
+        warn(line)
     return _end(alarmed(records))
 
 
@@ -167,6 +169,9 @@ def _check_usage(paths: Sequence[str], options: dict[str, Any]) -> None:
         raise UsageError("--per-image is for JSON lines: leave -f table out")
     if options["by"] == "text" and options["layers"]:
         raise UsageError("--by text asks no units: leave --layers out")
+    if options["by"] == "text" and options["choose"]:
+        raise UsageError("--by text asks no units: leave --choose out")
+    _check_block(options)
     if options["templates"]:
         from cliptools.ground.concept_texts import check_template_options
 
@@ -175,6 +180,20 @@ def _check_usage(paths: Sequence[str], options: dict[str, Any]) -> None:
         from cliptools.ground.shift_plot import check_plot
 
         check_plot(options["plot"])
+
+
+def _check_block(options: dict[str, Any]) -> None:
+    """
+    Raises:
+        UsageError: a block of one image, or a column of no table.
+    """
+    block = options["block"]
+    if block is not None and block.isdecimal() and int(block) < 2:
+        raise UsageError(f"--block {block}: expected 2 images or more that follow each other, or a column of --groups")
+    if block is not None and not block.isdecimal() and not options["groups"]:
+        raise UsageError(
+            f"--block {block}: a column of --groups, which is not given; a number takes images that follow each other"
+        )
 
 
 def _read_bundle(options: dict[str, Any]) -> "Bundle":
@@ -197,13 +216,17 @@ def _read_bundle(options: dict[str, Any]) -> "Bundle":
 
 def _groups(paths: Sequence[str], options: dict[str, Any]) -> "Groups":
     """The images in their groups."""
-    from cliptools.ground.groups import by_column, by_path
+    from cliptools.ground.groups import by_column, by_path, in_neighbours
     from cliptools.ground.image_table import read_table
 
+    block = options["block"]
     if not options["groups"]:
-        return by_path(paths)
-    table = read_table(options["groups"], options["image_column"])
-    return by_column(paths, table, options["groups"].parent, options["group_column"])
+        groups = by_path(paths)
+    else:
+        table = read_table(options["groups"], options["image_column"])
+        column = None if block is None or block.isdecimal() else block
+        groups = by_column(paths, table, options["groups"].parent, options["group_column"], column)
+    return in_neighbours(groups, int(block)) if block is not None and block.isdecimal() else groups
 
 
 def _labels(groups: "Groups", options: dict[str, Any]) -> "Labels | None":
@@ -226,41 +249,67 @@ def _baseline(options: dict[str, Any]) -> "Baseline | None":
     return read_baseline(options["baseline"]) if options["baseline"] else None
 
 
-def _settings(neurons: "Bundle", model: str, options: dict[str, Any]) -> Record:
-    """What a share depends on, beside model, bundle and units."""
+def _settings(neurons: "Bundle", model: str, options: dict[str, Any], baseline: "Baseline | None") -> Record:
+    """What a share and its spread depend on, beside model, bundle and units."""
     from cliptools.ground.concept_texts import templates_name
 
-    said = {"by": options["by"], "templates": templates_name(model, options["templates"])}
+    settings = {"by": options["by"], "templates": templates_name(model, options["templates"])}
+    if (block := options["block"]) is not None:
+        settings["block"] = int(block) if block.isdecimal() else block
     if options["by"] == "text":
-        return said
-    settings = neurons.header.settings
-    return said | {"units_per_concept": options["units_per_concept"], "effect": settings["effect"]}
+        return settings
+    settings |= {"units_per_concept": options["units_per_concept"], "effect": neurons.header.settings["effect"]}
+    return settings | {"choose": choice_of(options, baseline)}
 
 
-def _read(groups: "Groups", model: "LoadedModel", watched: Watched, options: dict[str, Any]) -> "Iterator[Read]":
-    """Shares of the images, a batch at a time.
+class Images:
+    """The images asked for, to be read more than once; each that cannot be read is told of once."""
+
+    def __init__(self, groups: "Groups", model: "LoadedModel", options: dict[str, Any]) -> None:
+        from cliptools.ground.images import choose
+        from cliptools.ground.loader import Skipped
+
+        self.groups, self.model, self.options, self.skipped = groups, model, options, Skipped()
+        self.indices = choose(groups.source, options["limit"], options["sample"], options["seed"])
+
+    def look(self) -> Batches:
+        """Some of them, drawn over all, to choose units by."""
+        import numpy as np
+
+        from cliptools.methods.concept_choice import LOOKED_AT
+
+        count = min(LOOKED_AT, len(self.indices))
+        drawn = np.random.default_rng(self.options["seed"]).choice(len(self.indices), count, replace=False)
+        return self.batches([self.indices[i] for i in sorted(drawn.tolist())])
+
+    def batches(self, indices: Sequence[int]) -> Batches:
+        """These, preprocessed."""
+        from cliptools.ground.loader import load_batches
+
+        options = self.options
+        return load_batches(
+            self.groups.source, indices, self.model.transform,
+            batch_size=options["batch_size"], workers=options["workers"], strict=options["strict"], skipped=self.skipped,
+        )  # fmt: skip
+
+
+def _read(images: Images, watched: Watched, options: dict[str, Any]) -> "Iterator[Read]":
+    """What is measured on the images, a batch at a time.
 
     Raises:
         CliptoolsError: not one image can be read.
     """
     from cliptools.ground.halving import in_halves
-    from cliptools.ground.images import choose
-    from cliptools.ground.loader import Skipped, load_batches
 
-    indices = choose(groups.source, options["limit"], options["sample"], options["seed"])
-    skipped, count = Skipped(), 0
-    batches = load_batches(
-        groups.source, indices, model.transform,
-        batch_size=options["batch_size"], workers=options["workers"], strict=options["strict"], skipped=skipped,
-    )  # fmt: skip
-    read = progress(batches, "images", len(indices), lambda batch: len(batch[0]))
-    for images, shares in in_halves(read, lambda _, pictures: watched.share(pictures)):
-        yield list(images), shares
-        count += len(images)
+    count = 0
+    read = progress(images.batches(images.indices), "images", len(images.indices), lambda batch: len(batch[0]))
+    for some, measures in in_halves(read, lambda _, pictures: watched.measure(pictures)):
+        yield list(some), measures
+        count += len(some)
     if not count:
         raise CliptoolsError("not one image could be read")
-    skips = f", {len(skipped)} skipped" if len(skipped) else ""
-    summarise(f"{TOOL}: {count} images{skips} in {len(groups.names)} groups, {len(watched.concepts)} concepts")
+    skips = f", {len(images.skipped)} skipped" if len(images.skipped) else ""
+    summarise(f"{TOOL}: {count} images{skips} in {len(images.groups.names)} groups, {len(watched.concepts)} concepts")
 
 
 def _plot(records: Sequence[Record], groups: "Groups", options: dict[str, Any]) -> None:

@@ -4,96 +4,46 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cliptools.ground.errors import CliptoolsError
 from cliptools.ground.records import rounded
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from cliptools.ground.baseline import Baseline
-    from cliptools.ground.bundle import Bundle
+    from cliptools.commands.shift_units import Measures, Watched
     from cliptools.ground.groups import Groups
     from cliptools.ground.labels import Labels
-    from cliptools.ground.models import LoadedModel
     from cliptools.ground.shift_plot import Panel
+    from cliptools.methods.following import Following
     from cliptools.methods.point_biserial import Correlation
-    from cliptools.methods.running_moments import GroupMoments, Sample
+    from cliptools.methods.running_moments import BlockMeans, GroupMoments, Neighbours, Sample
 
-    Read = tuple[list[int], np.ndarray]
-    """Numbers of some images and their shares [b, concept]."""
+    Read = tuple[list[int], Measures]
+    """Numbers of some images and what is measured on them."""
 
-NUMBERS = ("mean", "spread", "skewness")
 DIGITS = 9  # of what a later run is to compare itself with
 Record = dict[str, Any]
-
-
-class Watched(NamedTuple):
-    """The concepts, and how their shares are measured."""
-
-    concepts: Sequence[str]
-    units: Sequence[Sequence[Record]]
-    """Of each concept; none where CLIP's own texts are asked."""
-    share: "Callable[[Any], np.ndarray]"
-    """Of some pictures, the concepts' shares [b, concept]."""
-
-
-class Alarm(NamedTuple):
-    """What an alarm was asked for."""
-
-    sigmas: float | None
-    """None: compare, alarm never."""
-    each: bool
-    match: bool
-
-
-def watch(neurons: "Bundle", model: "LoadedModel", options: dict[str, Any]) -> Watched:
-    """Choose each concept's units."""
-    import torch
-
-    from cliptools.ground.concept_texts import concept_sentences
-    from cliptools.ground.text_tower import encode_texts
-    from cliptools.methods.choice import paths_of
-    from cliptools.methods.concept_share import ConceptShare, choose_units
-
-    by, concepts = options["by"], options["concepts"]
-    sentences, templates = concept_sentences(model, concepts, options["templates"])
-    t = encode_texts(model, sentences, templates)
-    unit, r = torch.from_numpy(neurons["unit"]), torch.from_numpy(neurons["direction"])
-    chosen = choose_units(r, t.cpu(), options["units_per_concept"])
-    settings = neurons.header.settings
-    paths = paths_of(model.clip, settings["effect"], settings.get("units", "neurons"))
-    measure = ConceptShare(paths, unit, chosen.row, t)
-
-    def share(pictures: torch.Tensor) -> "np.ndarray":
-        found: torch.Tensor = getattr(measure(pictures), by)
-        return found.double().cpu().numpy()
-
-    units = [
-        [_unit(unit[row].tolist(), overlap) for row, overlap in zip(*pair, strict=True)]
-        for pair in zip(chosen.row.tolist(), chosen.overlap.tolist(), strict=True)
-    ]
-    return Watched(concepts, [[] for _ in concepts] if by == "text" else units, share)
-
-
-def _unit(unit: Sequence[int], overlap: float) -> Record:
-    layer, neuron, head = unit
-    return {"layer": layer, "neuron": neuron} | ({"head": head} if head >= 0 else {}) | {"overlap": rounded(overlap)}
 
 
 class Measured(NamedTuple):
     """All shares, summed up."""
 
     moments: "GroupMoments"
+    """Of images, or of blocks' means."""
+    images: "np.ndarray"
+    """How many images each group has."""
+    neighbours: "Neighbours"
+    """How alike images are that follow each other, or blocks' means."""
+    following: "Following"
     values: "np.ndarray"
     """Each image's shares [n, concept] if there are labels, else none."""
-    images: "np.ndarray"
+    numbers: "np.ndarray"
     """And which images these are [n]."""
 
 
 def measure(
     read: "Iterator[Read]",
     groups: "Groups",
-    watched: Watched,
+    watched: "Watched",
     labels: "Labels | None",
     tell: Callable[[Record], None] | None = None,
 ) -> Measured:
@@ -104,69 +54,126 @@ def measure(
     """
     import numpy as np
 
-    from cliptools.methods.running_moments import GroupMoments
+    from cliptools.methods.following import PARTS, Following
+    from cliptools.methods.running_moments import BlockMeans, GroupMoments, Neighbours
 
-    of = np.array(groups.of)
-    moments = GroupMoments(len(groups.names), len(watched.concepts))
-    values, numbers = [np.zeros((0, len(watched.concepts)), np.float32)], [np.zeros(0, np.int64)]
-    for images, shares in read:
-        moments.add(of[images], shares)
+    concepts, of, block = len(watched.concepts), np.array(groups.of), _blocks(groups)
+    moments, neighbours = GroupMoments(len(groups.names), concepts), Neighbours(len(groups.names), concepts)
+    cell, cell_group = (of, None) if block is None else _cells(of, block)
+    means = BlockMeans(0 if cell_group is None else len(cell_group), concepts)
+    following = Following(concepts, watched.sets, PARTS if block is None else int(block.max()) + 1)
+    images = np.zeros(len(groups.names), np.int64)
+    values, numbers = [np.zeros((0, concepts), np.float32)], [np.zeros(0, np.int64)]
+    for some, measures in read:
+        shares, group = measures.share, of[some]
+        images += np.bincount(group, minlength=len(images))
+        if cell_group is None:
+            moments.add(group, shares)
+            neighbours.add(group, shares)
+        else:
+            means.add(cell[some], shares)
+        following.add(np.array(some) % PARTS if block is None else block[some], *measures)
         if labels is not None:
             values.append(shares.astype(np.float32))
-            numbers.append(np.array(images))
+            numbers.append(np.array(some))
         if tell is not None:
-            for image, row in zip(images, shares.tolist(), strict=True):
+            for image, row in zip(some, shares.tolist(), strict=True):
                 tell(_image_record(image, row, groups, watched, labels))
-    return Measured(moments, np.concatenate(values), np.concatenate(numbers))
+    if cell_group is not None:
+        _add_means(means, cell_group, moments, neighbours)
+    return Measured(moments, images, neighbours, following, np.concatenate(values), np.concatenate(numbers))
 
 
-def _image_record(image: int, shares: Sequence[float], groups: "Groups", watched: Watched, labels: "Labels | None") -> Record:
+def _blocks(groups: "Groups") -> "np.ndarray | None":
+    import numpy as np
+
+    return None if groups.block is None else np.array(groups.block)
+
+
+def _cells(of: "np.ndarray", block: "np.ndarray") -> "tuple[np.ndarray, np.ndarray]":
+    """Each image's block within its group, numbered in order of appearance, and each such block's group."""
+    import numpy as np
+
+    _, first, cell = np.unique(np.stack([of, block], 1), axis=0, return_index=True, return_inverse=True)
+    place = first.argsort().argsort()
+    return place[cell.reshape(-1)], of[np.sort(first)]
+
+
+def _add_means(means: "BlockMeans", group: "np.ndarray", moments: "GroupMoments", neighbours: "Neighbours") -> None:
+    known, value = means.means()
+    moments.add(group[known], value)
+    neighbours.add(group[known], value)
+
+
+def _image_record(image: int, shares: Sequence[float], groups: "Groups", watched: "Watched", labels: "Labels | None") -> Record:
     record: Record = {"image": groups.source.names[image], "group": groups.names[groups.of[image]]}
     record["shares"] = {name: rounded(share, DIGITS) for name, share in zip(watched.concepts, shares, strict=True)}
     if labels is not None:
-        said = zip(watched.concepts, labels[image].tolist(), strict=True)
-        record["labels"] = {name: bool(label) for name, label in said if not math.isnan(label)}
+        labelled = zip(watched.concepts, labels[image].tolist(), strict=True)
+        record["labels"] = {name: bool(label) for name, label in labelled if not math.isnan(label)}
     return record
 
 
-def group_records(measured: Measured, groups: "Groups", watched: Watched, labels: "Labels | None") -> Iterator[Record]:
+def group_records(measured: Measured, groups: "Groups", watched: "Watched", labels: "Labels | None") -> Iterator[Record]:
     """A record a concept and group that has an image."""
     import numpy as np
 
     from cliptools.methods.point_biserial import point_biserial
 
-    of = np.array(groups.of)[measured.images]
+    of, block = np.array(groups.of)[measured.numbers], _blocks(groups)
     for c, concept in enumerate(watched.concepts):
+        shared = _of_concept(measured, watched, c)
         for g, group in enumerate(groups.names):
-            if not measured.moments.count[g]:
+            if not measured.images[g]:
                 continue
-            record = {"group": group, "concept": concept} | _sample(measured.moments.sample(g, c))
+            record: Record = {"group": group, "concept": concept, "images": int(measured.images[g])}
+            record |= ({} if block is None else {"blocks": int(measured.moments.count[g])}) | sample_record(
+                measured.moments.sample(g, c)
+            )
             if labels is not None:
-                label = labels[measured.images[of == g], c]
-                record |= _labelled(label) | _correlation("correlation", point_biserial(measured.values[of == g, c], label))
-            yield record | {"units": watched.units[c]}
+                numbers = measured.numbers[of == g]
+                label, value = labels[numbers, c], measured.values[of == g, c]
+                correlation = point_biserial(value, label, None if block is None else block[numbers])
+                record |= _labelled(label) | _correlation("correlation", correlation)
+            yield record | shared
 
 
-def concept_records(measured: Measured, groups: "Groups", watched: Watched, labels: "Labels") -> Iterator[Record]:
+def concept_records(measured: Measured, groups: "Groups", watched: "Watched", labels: "Labels") -> Iterator[Record]:
     """A record a labelled concept: over all images, and over groups."""
     import numpy as np
 
     from cliptools.methods.point_biserial import frequency, group_correlation, point_biserial
 
-    of = np.array(groups.of)[measured.images]
+    of, block = np.array(groups.of)[measured.numbers], _blocks(groups)
     for c, concept in enumerate(watched.concepts):
-        label, value = labels[measured.images, c], measured.values[:, c]
+        label, value = labels[measured.numbers, c], measured.values[:, c]
         if not frequency(label)[0]:
             continue
         over = group_correlation(value, label, of)
+        correlation = point_biserial(value, label, None if block is None else block[measured.numbers])
         record: Record = {"concept": concept, "images": len(value)} | _labelled(label)
-        record |= _correlation("correlation", point_biserial(value, label)) | _correlation("group_correlation", over)
-        yield record | {"units": watched.units[c]}
+        record |= _correlation("correlation", correlation) | _correlation("group_correlation", over)
+        yield record | _of_concept(measured, watched, c)
 
 
-def _sample(sample: "Sample") -> Record:
-    said = {key: getattr(sample, key) for key in ("mean", "spread", "standard_error", "skewness")}
-    return {"images": sample.size} | {key: rounded(value, DIGITS) for key, value in said.items()}
+def _of_concept(measured: Measured, watched: "Watched", c: int) -> Record:
+    """What all records of a concept say: how alike neighbours are, its units, what chose them and how far they follow it."""
+    alike = measured.neighbours.correlation(measured.moments, c)
+    record: Record = {} if alike is None else {"neighbours": {"correlation": rounded(alike), "pairs": measured.neighbours.pairs}}
+    record["units"] = watched.units[c]
+    if watched.looked_at is not None:
+        record["looked_at"] = watched.looked_at
+    if watched.units[c] and (followed := measured.following.of(c)) is not None:
+        figures = {"value": followed.value, "low": followed.low, "high": followed.high}
+        follows = {key: None if value is None else rounded(value) for key, value in figures.items()} | {"count": followed.size}
+        record["follows"] = follows | ({} if followed.chance is None else {"chance": rounded(followed.chance)})
+    return record
+
+
+def sample_record(sample: "Sample") -> Record:
+    """A sample's figures, with the digits that a later run compares itself by."""
+    names = ("mean", "spread", "standard_error", "skewness", "kurtosis")
+    return {name: rounded(getattr(sample, name), DIGITS) for name in names}
 
 
 def _labelled(label: "np.ndarray") -> Record:
@@ -177,63 +184,13 @@ def _labelled(label: "np.ndarray") -> Record:
     return {"labelled": count} | ({"frequency": rounded(shown)} if count else {})
 
 
-def _correlation(name: str, found: "Correlation | None") -> Record:
-    if found is None:
+def _correlation(name: str, correlation: "Correlation | None") -> Record:
+    if correlation is None:
         return {}
-    return {name: {key: rounded(getattr(found, key)) for key in ("value", "low", "high")} | {"count": found.size}}
-
-
-def check_baseline(baseline: "Baseline", watched: Watched, said: Record) -> None:
-    """Before any image is looked at.
-
-    Raises:
-        StreamError: a concept that the earlier run has not measured, or not so.
-    """
-    for concept, units in zip(watched.concepts, watched.units, strict=True):
-        baseline.of(concept, None, {"units": units} | said)
-
-
-def add_drift(records: Sequence[Record], baseline: "Baseline", asked: Alarm) -> None:
-    """Compare each group with the earlier run, and say so in its record.
-
-    Raises:
-        StreamError: nothing to compare with.
-    """
-    from cliptools.methods.drift import chance_each, chance_of_run, compare, limit
-    from cliptools.methods.running_moments import Sample, pooled
-
-    found = []
-    for record in records:
-        earlier = baseline.of(record["concept"], record["group"] if asked.match else None, record)
-        before, now = (
-            pooled([Sample(each["images"], *(each[key] for key in NUMBERS)) for each in those]) for those in (earlier, [record])
-        )
-        if (comparison := compare(now, before)) is not None:
-            found.append((record, before, comparison))
-    if not found:
-        raise CliptoolsError("nothing to compare: a mean needs two images at least, here and in the baseline")
-    for record, before, comparison in found:
-        drift: Record = {"before": {key: _sample(before)[key] for key in ("images", "mean", "standard_error")}}
-        drift["z"] = rounded(comparison.z) if math.isfinite(comparison.z) else None
-        if asked.sigmas is not None:
-            tail = chance_each(asked.sigmas, len(found), asked.each)
-            beyond = limit(comparison, tail)
-            drift |= {"limit": rounded(beyond), "alarm": abs(comparison.z) > beyond, "asked": asked.sigmas}
-            drift |= {"comparisons": len(found), "chance": rounded(chance_of_run(asked.sigmas, len(found), asked.each))}
-        record["drift"] = drift
-
-
-def alarmed(records: Sequence[Record]) -> list[Record]:
-    """Records of groups that have drifted, the furthest first."""
-    those = [record for record in records if record.get("drift", {}).get("alarm")]
-    return sorted(those, key=lambda record: -abs(record["drift"]["z"] or math.inf))
-
-
-def in_words(record: Record) -> str:
-    """`spring, cat: 4.1 standard errors up`."""
-    z = record["drift"]["z"]
-    how = "another constant" if z is None else f"{abs(z):.1f} standard errors {'up' if z > 0 else 'down'}"
-    return f"{record['group']}, {record['concept']}: {how}"
+    value, low, high, size, why = correlation
+    if low is None or high is None:
+        return {name: {"value": rounded(value), "count": size, "no_interval": why}}
+    return {name: {"value": rounded(value), "low": rounded(low), "high": rounded(high), "count": size}}
 
 
 def panels(records: Sequence[Record], groups: Sequence[str], concepts: Sequence[str]) -> "list[Panel]":

@@ -7,6 +7,8 @@ from cliptools.ground.errors import StreamError
 from cliptools.ground.records import file_objects
 
 NUMBERS = ("images", "mean", "spread", "skewness")
+ASSUMED = {"choose": "overlap", "block": None}  # what records leave out: those of other ways, and of earlier versions
+PARTS = ("layer", "neuron", "head")
 
 
 class Baseline:
@@ -14,6 +16,16 @@ class Baseline:
 
     def __init__(self, records: dict[str, dict[str, dict[str, Any]]], source: str) -> None:
         self.records, self.source = records, source
+
+    def first(self, concept: str) -> dict[str, Any]:
+        """A record of the concept, for what all of them say alike.
+
+        Raises:
+            StreamError: there is none.
+        """
+        if not (known := self.records.get(concept)):
+            raise StreamError(f"--baseline {self.source}: nothing about concept {concept!r}")
+        return next(iter(known.values()))
 
     def of(self, concept: str, group: str | None, like: dict[str, Any]) -> list[dict[str, Any]]:
         """Records of a concept: of the one group, or of all groups.
@@ -62,19 +74,24 @@ def _is_of_group(record: dict[str, Any]) -> bool:
     """Whether all is there, and of the right type, that a comparison reads."""
     good = all(isinstance(record.get(key), str) for key in ("concept", "group")) and isinstance(record.get("model", {}), dict)
     good &= all(isinstance(record.get(key), int | float) and not isinstance(record[key], bool) for key in NUMBERS)
+    good &= isinstance(record.get("settings", {}), dict) and isinstance(record.get("blocks", 1), int)
+    good &= isinstance(record.get("kurtosis", 0.0), int | float)
     units = record.get("units", [])
     good &= isinstance(units, list) and all(isinstance(unit, dict) for unit in units)
-    return good and record["images"] >= 1 and record["spread"] >= 0
+    good = good and all(isinstance(unit.get(part), int | None) for unit in units for part in PARTS)
+    return good and record["images"] >= 1 and record.get("blocks", 1) >= 1 and record["spread"] >= 0
 
 
 def _difference(record: dict[str, Any], other: dict[str, Any]) -> str | None:
     """What makes two shares of a concept no thing to compare, if anything."""
 
     def units(of: dict[str, Any]) -> list[tuple[Any, ...]]:
-        return [tuple(unit.get(part) for part in ("layer", "neuron", "head")) for unit in of.get("units", [])]
+        return [tuple(unit.get(part) for part in PARTS) for unit in of.get("units", [])]
 
     if record.get("model", {}).get("sha256") != other["model"]["sha256"]:
         return "another model"
-    if record.get("settings") != other["settings"]:
-        return "other settings"
+    before, now = record.get("settings", {}), other["settings"]
+    pairs = {name: [settings.get(name, ASSUMED.get(name)) for settings in (before, now)] for name in before | now}
+    if others := [f"{name} {then}, here {here}" for name, (then, here) in pairs.items() if then != here]:
+        return f"other settings ({', '.join(others)})"
     return "other units" if units(record) != units(other) else None

@@ -1,7 +1,8 @@
 """Images in groups: by the PATH they come from, by a column of a table, or by the model year of Stanford Cars."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from cliptools.ground.errors import StreamError
@@ -23,6 +24,8 @@ class Groups:
     """Each image's group, an index into `names`."""
     cars: Sequence[Car] | None = None
     """What each image shows, where they are Stanford Cars."""
+    block: Sequence[int] | None = None
+    """Each image's block, numbered from 0 in order of appearance: blocks are independent, images of one are not."""
 
 
 def by_path(paths: Sequence[str]) -> Groups:
@@ -42,16 +45,17 @@ def by_path(paths: Sequence[str]) -> Groups:
     return _grouped(found, [short[place] if distinct else place for place in places], sort=False)
 
 
-def by_column(paths: Sequence[str], table: ImageTable, folder: Path, column: str) -> Groups:
+def by_column(paths: Sequence[str], table: ImageTable, folder: Path, column: str, block: str | None = None) -> Groups:
     """Images in the groups a column names: those of the paths, or without paths those of the table itself.
 
     Groups are in the order of their names, as numbers where all are numbers.
 
     Args:
         folder: What the table's images are relative to.
+        block: The column that names each image's block.
 
     Raises:
-        StreamError: no such column, an image without a group, or one of the paths that the table does not know.
+        StreamError: no such column, an image without a group or block, or one of the paths that the table does not know.
         UsageError, CliptoolsError: as images.open_images.
     """
     table.require(column, "--group-column")
@@ -59,11 +63,34 @@ def by_column(paths: Sequence[str], table: ImageTable, folder: Path, column: str
         raise StreamError(f"{table.source}: {empty} has no group (column {column!r} is empty)")
     if paths:
         found = find(paths)
-        groups = [table.of(full_name(one))[column].strip() for one in found]
+        rows = [table.of(full_name(image)) for image in found]
     else:
         found = [Found(name, str(folder), str(folder / name)) for name in table.rows]
-        groups = [row[column].strip() for row in table.rows.values()]
-    return _grouped(found, groups, sort=True)
+        rows = list(table.rows.values())
+    groups = _grouped(found, [row[column].strip() for row in rows], sort=True)
+    if block is None:
+        return groups
+    table.require(block, "--block")
+    if empty := next((image.name for image, row in zip(found, rows, strict=True) if not row[block].strip()), None):
+        raise StreamError(f"{table.source}: {empty} has no block (column {block!r} is empty)")
+    return replace(groups, block=_numbered([row[block].strip() for row in rows]))
+
+
+def in_neighbours(groups: Groups, size: int) -> Groups:
+    """The same in blocks of `size` images that follow each other in a group; fewer at its end join the block before."""
+    counts = Counter(groups.of)
+    seen: Counter[int] = Counter()
+    blocks = []
+    for group in groups.of:
+        last = max(1, counts[group] // size) - 1
+        blocks.append((group, min(seen[group] // size, last)))
+        seen[group] += 1
+    return replace(groups, block=_numbered(blocks))
+
+
+def _numbered(names: Sequence[Hashable]) -> list[int]:
+    number = {name: index for index, name in enumerate(dict.fromkeys(names))}
+    return [number[name] for name in names]
 
 
 def full_name(found: Found) -> str:

@@ -1,12 +1,9 @@
 """How well a number tells a yes from a no: the point-biserial correlation, which is Pearson's with a variable of 0 and 1.
 
-Intervals are Fisher's: z = artanh(r), z plus or minus 1.96 standard errors, and back. Of groups' means and frequencies the
-standard error is the classical 1 / sqrt(n - 3). That one holds for normal variables, which a label is not, so for single
-images it is the sample's own: with x, y standardised, image i moves r by
-
-    psi_i / n,    psi_i = x_i y_i - r (x_i^2 + y_i^2) / 2
-
-(the influence function of r), hence se(r) = sd(psi) / sqrt(n), and se(z) = se(r) / (1 - r^2).
+Fisher's interval, artanh r plus or minus 1.96 / sqrt(n - 3), is one for two normal variables. Groups' means and frequencies
+are near to that; a label is not, and a share is skewed, so intervals over images are jackknife.py's. In simulation they hold
+the truth in 93 to 99 % of samples: 3 to 300 of 60 to 1,000 images with the rarer label, shares normal, exponential,
+gamma or log-normal, true correlations of 0 to 0.9. With LEAST images of the rarer label they say little, with fewer nothing.
 """
 
 from typing import NamedTuple
@@ -14,30 +11,47 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-SIGMAS = 1.959964  # of a 95 % interval
+from cliptools.methods.jackknife import correlations, interval_of, sums_of
+
+LEAST = 3  # images (or blocks of them) of either label, without which there is no interval
+SIGMAS = 1.959964  # of a 95 % interval of Fisher's
 
 
 class Correlation(NamedTuple):
-    """A correlation with its 95 % interval, over `size` images or groups."""
+    """A correlation over `size` images or groups, with its 95 % interval if there is any."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     size: int
+    why: str | None = None
+    """Why there is no interval."""
 
 
-def point_biserial(share: Float[np.ndarray, " n"], label: Float[np.ndarray, " n"]) -> Correlation | None:
-    """Of images: a number and a label of 0 or 1 each; NaN where a label is not known.
+def point_biserial(
+    share: Float[np.ndarray, " n"], label: Float[np.ndarray, " n"], block: Int[np.ndarray, " n"] | None = None
+) -> Correlation | None:
+    """The correlation over images of a number with a label of 0 or 1; NaN where a label is not known.
 
     None where it is not defined: all labels alike, or all numbers.
+
+    Args:
+        block: Which block each image is of; blocks are independent then, not images.
     """
     known = ~np.isnan(label)
     x, y = _standard(share[known]), _standard(label[known])
     if x is None or y is None:
         return None
-    r = float(np.mean(x * y))
-    psi = x * y - r * (x**2 + y**2) / 2
-    return _interval(r, float(psi.std() / np.sqrt(len(x))) / max(1 - r**2, 1e-12), len(x))
+    part = None if block is None else np.unique(block[known], return_inverse=True)[1]
+    sums, size, what = sums_of(x, y, part), len(x), "images" if block is None else "blocks"
+    value = float(correlations(sums.sum(0)))
+    each = np.arange(size) if part is None else part
+    few = min(len(np.unique(each[y > 0])), len(np.unique(each[y < 0])))
+    if few < LEAST:
+        return Correlation(value, None, None, size, f"an interval needs {LEAST} {what} with either label, one of them has {few}")
+    if (interval := interval_of(sums)) is None:
+        return Correlation(value, None, None, size, f"one of the {what} decides alone")
+    return Correlation(*interval, size)
 
 
 def group_correlation(
@@ -52,7 +66,7 @@ def group_correlation(
     x, y = (_standard(np.array([each[rows].mean(dtype=np.float64) for rows in here])) for each in (share, label))
     if x is None or y is None or len(x) < 4:
         return None
-    return _interval(float(np.mean(x * y)), 1 / float(np.sqrt(len(x) - 3)), len(x))
+    return _fishers(float(np.mean(x * y)), 1 / float(np.sqrt(len(x) - 3)), len(x))
 
 
 def frequency(label: Float[np.ndarray, " n"]) -> tuple[int, float]:
@@ -70,7 +84,7 @@ def _standard(x: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"] | None:
     return np.asarray(centred / np.sqrt(np.mean(centred**2)))
 
 
-def _interval(r: float, error: float, count: int) -> Correlation:
+def _fishers(r: float, error: float, count: int) -> Correlation:
     r = min(1.0, max(-1.0, r))
     z = np.arctanh(min(1 - 1e-15, max(-1 + 1e-15, r)))
     low, high = np.tanh(z - SIGMAS * error), np.tanh(z + SIGMAS * error)

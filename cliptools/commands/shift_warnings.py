@@ -1,0 +1,73 @@
+"""Warnings of clip-shift: units that do not follow their concept, images that are alike, groups too small for an alarm."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+Record = dict[str, Any]
+ENOUGH = 30  # images without which nothing is said of how units follow
+ALIKE = 0.1  # correlation of neighbours that raises the chance of an alarm at 3 from 0.27 to 0.7 %
+SURE = 3.0  # standard errors of it
+NAMED = 5  # groups or concepts in a line
+
+
+def shift_warnings(records: Sequence[Record], options: Record) -> Iterator[str]:
+    """A line for each thing that makes figures say less than they seem to."""
+    concepts = list({record["concept"]: record for record in records}.values())
+    yield from filter(None, map(_astray, concepts))
+    if alike := [record for record in concepts if _are_alike(record)]:
+        yield _alike(alike, options["block"])
+    if few := [record for record in records if record.get("drift", {}).get("few")]:
+        yield _few(few)
+
+
+def strays(record: Record) -> bool:
+    """Whether a concept's units follow it no better than units drawn at random do."""
+    follows = record.get("follows")
+    return follows is not None and follows["count"] >= ENOUGH and follows["value"] <= follows.get("chance", 0.0)
+
+
+def _astray(record: Record) -> str | None:
+    if not strays(record):
+        return None
+    follows, units = record["follows"], len(record["units"])
+    interval = "" if follows["low"] is None else f" ({follows['low']:.2f} to {follows['high']:.2f})"
+    chance = f", and 1 in 40 sets of {units} units drawn at random reaches {follows['chance']:.2f}" if "chance" in follows else ""
+    seen = "" if record["settings"]["choose"] == "seen" else "--choose seen, "
+    return (
+        f"{record['concept']}: its {units} units do not follow the concept: over {follows['count']} images the correlation of"
+        f" their share with the model's own similarity is {follows['value']:.2f}{interval}{chance};"
+        f" see whether {seen}more --units-per-concept or a bundle of more images does better"
+    )
+
+
+def _are_alike(record: Record) -> bool:
+    neighbours = record.get("neighbours")
+    if neighbours is None:
+        return False
+    return bool(neighbours["correlation"] > max(ALIKE, SURE / neighbours["pairs"] ** 0.5))
+
+
+def _alike(records: Sequence[Record], block: str | None) -> str:
+    figures = ", ".join(f"{record['concept']} {record['neighbours']['correlation']:.2f}" for record in records[:NAMED])
+    if block is not None:
+        return (
+            f"blocks next to each other are still alike (correlation of their means: {figures}): alarms are more often than"
+            " promised; larger blocks mend it"
+        )
+    return (
+        f"images next to each other are alike (correlation of their shares: {figures}): if they belong together, as frames of"
+        " a film do, standard errors and intervals are too small and alarms more often than promised; --block says what"
+        " belongs together"
+    )
+
+
+def _few(records: Sequence[Record]) -> str:
+    from cliptools.methods.drift import LEAST_SURE
+
+    names = list(dict.fromkeys(record["group"] for record in records))
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    what = "blocks" if "blocks" in records[0] else "images"
+    return (
+        f"fewer than {LEAST_SURE} {what} here or in the baseline, so --alarm may go off more often than promised:"
+        f" {', '.join(names[:NAMED])}{more}"
+    )
