@@ -16,7 +16,7 @@ from test_masked_images import read, write_gtsegs
 
 from cliptools.ground.decode import decode, header
 from cliptools.ground.errors import CliptoolsError, ImageError
-from cliptools.ground.masked.labelled import LEFT_OUT, LabelledImage, Numbering, labelled_in_folders
+from cliptools.ground.masked.labelled import LEFT_OUT, LabelledImage, Numbering, labelled_in_folders, labelled_scene
 from cliptools.ground.masked.mask_pixels import mask_pixels, read_mask
 from cliptools.ground.masked.sources import masked_images
 from cliptools.ground.masked.turning import turned
@@ -458,6 +458,25 @@ def test_gtsegs_of_other_types_and_by_rows(tmp_path: Path, dtype: str) -> None:
     write_gtsegs(tmp_path / "void.mat", [image], [np.where(TRUTH, 1, 255)], mask_type="u1")
     (reading,) = read(masked_images(tmp_path / "void.mat", ignored=(255,)))
     assert reading.void is not None and (reading.void == ~TRUTH).all() and (reading.masks[0] == TRUTH).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "I;16", "F"])
+def test_scenes_read_their_masks_by_the_same_rules(tmp_path: Path, mode: str) -> None:
+    """As clip-scenes writes them, or saved anew by another program."""
+    ending = "tif" if mode == "F" else "png"
+    record = {"key": "s", "names": ["cat", "dog", "pizza", "boat"], "image": "s.png", "masks": f"s.{ending}"}
+    (tmp_path / "scenes.jsonl").write_text(json.dumps(record))
+    grey().convert("RGB").save(tmp_path / "s.png")
+    NUMBERED[mode].save(tmp_path / f"s.{ending}")
+    (scene,) = read(masked_images(tmp_path))
+    assert scene.texts == tuple(record["names"]) and all((scene.masks[i] == (i + 1 == LABELS)).all() for i in range(4))
+    (scene,) = read(masked_images(tmp_path, ignored=(2,)))
+    assert scene.texts == ("cat", "pizza", "boat") and scene.void is not None and (scene.void == (LABELS == 2)).all()
+    labels = labelled_scene(scene, {"cat": 1, "boat": 2}).labels
+    assert (labels == np.select([LABELS == 1, LABELS == 4, LABELS == 2], [1, 2, LEFT_OUT], 0)).all()
+    if mode != "LA":  # of which what is transparent is no object
+        (whole,) = read(masked_images(tmp_path, whole=True))
+        assert (whole.masks[0] == TRUTH).all()
 
 
 # ---- the command ----

@@ -65,7 +65,7 @@ def opened(path: Path) -> np.ndarray:
 def options(place: Path, **given: Any) -> dict[str, Any]:
     """What the command hands to its parts."""
     none = ("method", "crop", "center", "labels", "first_label", "top_pairs", "size", "stride", "output")
-    kept: dict[str, Any] = dict.fromkeys(none) | {"backgrounds": (), "ignored": (), "templates": ("{}",), "sink": "off"}
+    kept: dict[str, Any] = dict.fromkeys((*none, "lie")) | {"backgrounds": (), "ignored": (), "templates": ("{}",), "sink": "off"}
     kept |= {"classes": str(place / "classes.txt"), "strict": False, "batch_size": 3, "device": "cpu", "texts": ()}
     return kept | given
 

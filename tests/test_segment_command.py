@@ -142,6 +142,7 @@ def options(**given: Any) -> dict[str, Any]:
     """What the command hands to its parts."""
     kept: dict[str, Any] = {"texts": (), "classes": None, "method": None, "neurons": None, "thresholds": ("0.5",)}
     kept |= {"templates": (), "size": None, "stride": None, "strict": False, "batch_size": 16, "device": "cpu"}
+    kept |= {"ignored": (), "lie": None}
     return kept | given
 
 

@@ -95,6 +95,10 @@ def main(*, paths: tuple[str, ...], output_format: str | None, output: Path | No
     the logits at the size the model sees, [text, y, x] by image. Class texts lose their mean, a window slides over the image,
     logits are averaged, softmax and argmax follow. Labels: 0 the ground, 1 the first class, and so on.
 
+    With --evaluate, the ground of a mask is 0, or black in a mask of colours, or what is transparent. A mask that has no EXIF
+    orientation of its own, of a picture that has one, lies as its size says, else as the folder's other masks do, else on the
+    stored pixels; a note says which. A class that neither result nor truth has is left out of a mean IoU.
+
     \b
     Methods for ViTs:
       neurons    mean activation of the neurons whose effects lie along the text (arXiv 2406.04341)

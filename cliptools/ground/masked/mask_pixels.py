@@ -156,7 +156,7 @@ def _painted(image: Image.Image) -> Bool[np.ndarray, "y x"]:
 
 def _by_palette(image: Image.Image, index: Int[np.ndarray, "y x"]) -> Bool[np.ndarray, "y x"]:
     """Where a palette picture is not ground, be that index 0 or black."""
-    black, first = np.asarray((np.asarray(image.convert("RGB")) == 0).all(axis=2)), index == 0
+    black, first = np.asarray((np.asarray(image.convert("RGBA"))[..., :3] == 0).all(axis=2)), index == 0
     if black.all() or (first & black).any():
         return ~first
     if black.any() or not first.any():
