@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from cliptools.ground.cache import cached
 from cliptools.ground.errors import ModelError, TextError
 from cliptools.ground.hub import hub_in_a_line, reason
-from cliptools.ground.models import EMBEDDED, EMBEDDED_DIR, LoadedModel
+from cliptools.ground.model_names import EMBEDDED_DIR
+from cliptools.ground.models import EMBEDDED, LoadedModel
 from cliptools.ground.progress import progress
 from cliptools.ground.provenance import canonical, digest
 from cliptools.ground.texts import Pool
