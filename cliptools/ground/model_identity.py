@@ -47,11 +47,11 @@ def model_difference(here: Mapping[str, Any], there: Mapping[str, Any]) -> str |
         return "other weights"
     if None in (here.get("architecture"), there.get("architecture")) or here["architecture"] == there["architecture"]:
         return None
-    return f"the same weights, another architecture ({_parts(here, there) or 'norms, heads or pooling'})"
+    return f"the same weights, another architecture ({recorded_differences(here, there) or 'norms, heads or pooling'})"
 
 
-def _parts(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
-    """The recorded parts in which two architectures differ: `activation GELU instead of QuickGELU`."""
+def recorded_differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
+    """The recorded parts in which two architectures differ, as `grid 8 x 8 instead of 7 x 7`; empty if there are none."""
     parts = []
     for key in ("activation", "grid"):
         one, other = here.get(key), there.get(key)

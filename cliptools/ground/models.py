@@ -16,7 +16,7 @@ from cliptools.ground.architecture import UNDESCRIBED, Architecture, describe_ar
 from cliptools.ground.errors import ModelError, UsageError, first_line
 from cliptools.ground.foreign_code import refuse_foreign_code
 from cliptools.ground.hub import hub_in_a_line, reason
-from cliptools.ground.model_identity import UNCHECKED, model_difference
+from cliptools.ground.model_identity import UNCHECKED, model_difference, recorded_differences
 from cliptools.ground.preprocessing import Choice, choose_preprocessing, recorded_preprocessing
 from cliptools.ground.progress import note, warn, working
 from cliptools.ground.provenance import canonical
@@ -189,9 +189,10 @@ def load_recorded_model(
         return received
     model = load_model(recorded["name"], recorded["pretrained"], device, precision, recorded=recorded)
     if model.sha256 != recorded["sha256"]:
+        differences = recorded_differences(model.identity, recorded)
         raise ModelError(
             f"model {model.name!r} here has weights {model.sha256[:12]}…, {source} was made with {recorded['sha256'][:12]}…: "
-            "same name, another model"
+            f"same name, another model{f' ({differences})' if differences else ''}"
         )
     if difference := model_difference(model.identity, recorded):
         raise ModelError(f"model {model.name!r} here is not the one that {source} was made with: {difference}")

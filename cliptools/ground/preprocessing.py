@@ -152,8 +152,8 @@ def choose_preprocessing(base: Mapping[str, Any], origin: Origin, option: str | 
         return own._replace(note=_default_note(own, origin, likely_tag)) if own.source == DEFAULT else own
     settings = own.settings | parse_preprocess(option, origin.name)
     changes = [
-        f"{key} {_shown(settings[key])} instead of {_shown(own.settings[key])}"
-        for key in SETTINGS
+        f"{word} {_shown(settings[key])} instead of {_shown(own.settings[key])}"
+        for word, key in SPELLED.items()
         if _listed(settings[key]) != _listed(own.settings[key])
     ]
     overrides = changes and own.source != DEFAULT
@@ -190,7 +190,9 @@ def _default_note(own: Choice, origin: Origin, likely_tag: str | None) -> str | 
     likely = _of_tag(likely_tag, origin.name, likely_tag)
     if all(likely[key] == _listed(own.settings[key]) for key in SETTINGS):
         return f"{note}, as of tag {likely_tag}"
-    other = ", ".join(f"{key} {_shown(likely[key])}" for key in SETTINGS if likely[key] != _listed(own.settings[key]))
+    other = ", ".join(
+        f"{word} {_shown(likely[key])}" for word, key in SPELLED.items() if likely[key] != _listed(own.settings[key])
+    )
     return f"{note}, but tag {likely_tag} has {other}: {FROM_OPTION} {likely_tag} takes these"
 
 
