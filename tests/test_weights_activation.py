@@ -62,8 +62,8 @@ QUICK = {
 PLAIN = {
     "own config": beside("open_clip_config.json", {"model_cfg": CONFIGS["Tiny-8"]}),
     "hidden_act": beside("config.json", {"vision_config": {"hidden_act": "gelu"}}),
-    "config before name": lambda folder: (
-        beside("config.json", {"vision_config": {"hidden_act": "gelu"}})(folder).rename(folder / "openai.safetensors")
+    "config before name": lambda folder: beside("config.json", {"vision_config": {"hidden_act": "gelu"}})(folder).rename(
+        folder / "openai.safetensors"
     ),
 }
 UNKNOWN = {
@@ -209,7 +209,7 @@ def test_a_model_that_computes_otherwise_is_refused(tmp_path: Path, capsys: pyte
         with pytest.raises(ModelError, match=rf"is not the one that the bundle was made with: .*\({reason}"):
             load_recorded_model(recorded, "cpu")
     local_dir(folder, "Tiny-8", seed=1)
-    with pytest.raises(ModelError, match="same name, another model$"):
+    with pytest.raises(ModelError, match=r"same name, another model$"):
         load_recorded_model(recorded, "cpu")
     local_dir(folder, "Tiny-8", vision_cfg=CONFIGS["Tiny-8"]["vision_cfg"] | {"image_size": 40})  # resizes positions
     with pytest.raises(ModelError, match=r"same name, another model \(grid 5 x 5 instead of 4 x 4, .*size 40 x 40 instead of 32"):

@@ -82,7 +82,9 @@ def test_positions_of_a_rectangle_cannot_be_resized(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
 def test_attention_pooling_of_another_grid(form: str, tmp_path: Path) -> None:
     path = stored(state_of("Tiny-RN-96"), form, tmp_path)
-    expected = r"positions for 3 x 3 tokens \(96 x 96 pixels\), Tiny-RN for 2 x 2 tokens .* cannot be resized; it fits .*Tiny-RN-96$"
+    expected = (
+        r"positions for 3 x 3 tokens \(96 x 96 pixels\), Tiny-RN for 2 x 2 tokens .* cannot be resized; it fits .*Tiny-RN-96$"
+    )
     with pytest.raises(ModelError, match=expected):
         load_model("Tiny-RN", str(path), "cpu")
     assert load_model("Tiny-RN-96", str(path), "cpu").identity["grid"] == [3, 3]

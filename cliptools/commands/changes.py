@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cliptools.commands.base import open_input, parse_layers, parse_percentage
 from cliptools.ground.errors import StreamError, UsageError
-from cliptools.ground.model_identity import model_difference
+from cliptools.ground.model_identity import model_difference, reason_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,8 +122,9 @@ def open_bundles(changes: Sequence[Change], options: dict[str, Any]) -> list[Ask
         with stream:
             bundle = read_bundle(stream, name)
         if found and (difference := model_difference(bundle.header.model, found[0].bundle.header.model)):
-            models = f"{bundle.header.model['name']}, {difference} than the first bundle's {found[0].bundle.header.model['name']}"
-            raise StreamError(f"{name}: of another model ({models}); compare one model's")
+            names = found[0].bundle.header.model["name"], bundle.header.model["name"]
+            than = f"of another model ({names[1]}) than the first bundle ({names[0]})"
+            raise StreamError(f"{name}: {than}; compare one model's{reason_of(difference)}")
         _check_effect(bundle, name, options)
         groups = _groups(bundle, options)
         indirect = bundle.header.settings["effect"] == "indirect"

@@ -21,7 +21,7 @@ from cliptools.commands.present import (
 )
 from cliptools.commands.tables import rendered
 from cliptools.ground.errors import StreamError, UsageError
-from cliptools.ground.model_identity import model_difference
+from cliptools.ground.model_identity import model_difference, reason_of
 from cliptools.ground.output import binary_output, text_output
 from cliptools.ground.records import rounded, write_record
 from cliptools.ground.unit_names import unit_name
@@ -128,7 +128,7 @@ def _beside(path: Path, pairs: "Bundle") -> "Bundle":
     if (neurons["unit"][:, 1] < 0).any() or (neurons["unit"][:, 2] >= 0).any():
         raise StreamError(f"--beside {path}: its units are not whole neurons (clip-effects --units neurons)")
     if difference := model_difference(neurons.header.model, pairs.header.model):
-        raise StreamError(f"--beside {path}: a bundle of another model than the pairs' ({difference})")
+        raise StreamError(f"--beside {path}: a bundle of another model than the pairs'{reason_of(difference)}")
     return neurons
 
 

@@ -11,6 +11,7 @@ SETTLED = ("architecture", "preprocessing", "sources")
 """What a record's model may hold beside these."""
 FROM_OPTION = "--preprocess"
 """Start of a preprocessing's source where the command line sets it."""
+OTHER_WEIGHTS = "other weights"
 UNCHECKED = (
     "records no `architecture` of its model (made by an earlier version?): only the weights are compared, not activation, "
     "grid and preprocessing"
@@ -44,10 +45,15 @@ def model_difference(here: Mapping[str, Any], there: Mapping[str, Any]) -> str |
     `architecture` is compared where both have it: bundles and records of earlier versions have none.
     """
     if here.get("sha256") != there.get("sha256"):
-        return "other weights"
+        return OTHER_WEIGHTS
     if None in (here.get("architecture"), there.get("architecture")) or here["architecture"] == there["architecture"]:
         return None
     return f"the same weights, another architecture ({recorded_differences(here, there) or 'norms, heads or pooling'})"
+
+
+def reason_of(difference: str) -> str:
+    """A difference at the end of a message about another model; empty for other weights, which the message means anyway."""
+    return "" if difference == OTHER_WEIGHTS else f": {difference}"
 
 
 def recorded_differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:

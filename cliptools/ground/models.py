@@ -17,7 +17,7 @@ from cliptools.ground.errors import ModelError, UsageError, first_line
 from cliptools.ground.foreign_code import refuse_foreign_code
 from cliptools.ground.hub import hub_in_a_line, reason
 from cliptools.ground.model_identity import UNCHECKED, model_difference, recorded_differences
-from cliptools.ground.preprocessing import Choice, choose_preprocessing, recorded_preprocessing
+from cliptools.ground.preprocessing import Choice, choose_preprocessing, parse_preprocess, recorded_preprocessing
 from cliptools.ground.progress import note, warn, working
 from cliptools.ground.provenance import canonical
 from cliptools.ground.torchvision_remedy import ensure_torchvision
@@ -86,6 +86,8 @@ def load_model(
     if name not in EMBEDDED:
         refuse_foreign_code()
     where = pick_device(device)
+    if preprocess is not None:
+        parse_preprocess(preprocess, name)  # refused before anything is loaded
     with hub_in_a_line():
         origin = find_origin(name, pretrained)
     fit = _fit(origin)

@@ -1,7 +1,7 @@
 """A model's image preprocessing: from the command line, a bundle, a tag, or what lies beside the weights."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from cliptools.ground.errors import ModelError, UsageError
@@ -97,7 +97,7 @@ def _parsed(name: str, value: str, text: str) -> Any:
     return numbers * 3 if len(numbers) == 1 else numbers
 
 
-def _colour_fault(name: str, numbers: list[float], most: float = 1) -> str | None:
+def _colour_fault(name: str, numbers: Iterable[float], most: float = 1) -> str | None:
     """What keeps numbers from being a mean or a deviation of pixels from 0 to 1."""
     for number in numbers:
         if not math.isfinite(number) or not 0 <= number <= most or (name == "std" and number == 0):
