@@ -12,6 +12,7 @@ import pytest
 import torch
 from weights_files import CONFIGS, local_dir, registered, save, state_of
 
+from cliptools.ground import baseline
 from cliptools.ground.activation import trained_activation
 from cliptools.ground.architecture import describe_architecture
 from cliptools.ground.errors import ModelError, StreamError
@@ -190,6 +191,8 @@ def test_same_weights_with_another_activation_are_another_model(tmp_path: Path) 
     assert difference(*headers) == f"a model with {reason}"
     old = {key: value for key, value in quick.items() if key != "architecture"}
     assert model_difference(plain, old) is None
+    groups = [{"model": recorded_model(model)} for model in (plain, quick, old)]
+    assert [baseline._difference(group, groups[0]) for group in groups] == [None, "another model", None]
     assert recorded_model(plain)["architecture"] == plain["architecture"] and "architecture" not in recorded_model(old)
 
 

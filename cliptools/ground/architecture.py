@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cliptools.ground.provenance import canonical, digest
 
 FACTS_FORMAT = 1  # to be raised when the same model comes to have other facts
-SILENT = {"Identity", "Dropout", "DropPath", "PatchDropout", "Flatten", "Upsample"}
+SILENT = {"Identity", "Dropout", "DropPath", "PatchDropout", "Flatten", "Upsample", "Sequential", "ModuleList"}
 """Modules without weights that do nothing in evaluation mode, or only shape."""
 POOLING = ("AvgPool2d", "MaxPool2d", "AdaptiveAvgPool2d")
 

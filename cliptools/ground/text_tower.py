@@ -191,6 +191,8 @@ def architecture(loaded: LoadedModel) -> str:
     text = getattr(loaded.clip, "text", loaded.clip)
     names = ("text_pool_type", "pool_type", "text_eos_id", "eos_id", "context_length")
     pooling = {name: getattr(text, name, None) for name in names}
+    if getattr(text, "attn_mask", False) is None:  # said of the few towers that are not causal: the others keep their keys
+        pooling["causal"] = False
     tokenizer = vars(tokenizer_of(loaded))
     plain = {name: value for name, value in tokenizer.items() if isinstance(value, str | int | None)}
     how = getattr(tokenizer.get("clean_fn"), "__name__", "")

@@ -213,6 +213,7 @@ def make_texts(folder: Path, model: dict[str, Any]) -> None:
         "foreign": [word | {"model": named | {"name": "ViT-B-32"}}],
         "same": [word | {"word": "cat"}],
         "elsewhere": [image | {"model": named | {"name": "other", "sha256": "7"}}],
+        "computed": [image | {"model": named | {"architecture": "7" * 64}}],
         "half": [{"group": "a"}],
         "twice": [group, group],
         "files": [word | {"file": "bad/broken.png"}],
