@@ -86,6 +86,12 @@ def test_models_and_their_weights() -> None:
     assert "RN50x64" in offered("clip-effects --model RN5") and offered("clip-effects --model ViT-SO") == []
     assert offered("clip-effects --model RN50 --pretrained y") == ["yfcc15m", "file,y"]
     assert offered("clip-effects --pretrained r") == ["random", "file,r"]
+    assert offered("clip-effects --model RN50 --preprocess ")[:4] == ["openai", "yfcc15m", "cc12m", "mean=openai"]
+    assert offered("clip-effects --preprocess mean=0.5,r") == [
+        f"mean=0.5,resize={mode}" for mode in ("shortest", "longest", "squash")
+    ]
+    assert offered("clip-effects --preprocess mean=0.5,m") == [] and "RN" not in offered("clip-effects --preprocess ")
+    assert offered("clip-advgen --judge RN50:openai --judge-preprocess o") == ["openai"]
 
 
 def test_names_are_open_clips() -> None:

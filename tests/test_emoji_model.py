@@ -11,7 +11,8 @@ import cliptools.training  # noqa: F401  (applies the torchvision remedy first)
 from cliptools.ground.emoji.concepts import concepts
 from cliptools.ground.emoji.plants import plants
 from cliptools.ground.emoji.scenes import single_scene
-from cliptools.ground.models import EMBEDDED, EMBEDDED_DIR, LoadedModel, load_model
+from cliptools.ground.model_names import EMBEDDED_DIR
+from cliptools.ground.models import EMBEDDED, LoadedModel, load_model
 from cliptools.training.measures import canvas_of, embed_classes, embed_names, embed_scenes, found
 from cliptools.training.plant_effects import plant_effect
 

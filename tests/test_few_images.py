@@ -58,7 +58,7 @@ def test_signs_are_those_of_many_images(study: Study) -> None:
 
 def test_at_two_percent_the_sign_is_that_of_the_majority(study: Study) -> None:
     """The paper's rule, where the paper has it: both from the same top images."""
-    n, k = study.paths.size(study.layer)
+    n, _ = study.paths.size(study.layer)
     units = torch.arange(0, n, max(1, n // 300))
     slab = Slab(study.layer, units)
     S = torch.cat([next(iter(study.paths.read(part, [slab])[0])) for part in study.image.split(100)]).double()  # (image, n, k)

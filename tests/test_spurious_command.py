@@ -64,7 +64,7 @@ def test_records_say_what_the_equation_says(run: Run, bundle: Bundle, tiny_clip_
     assert [record["rank"] for record in found] == list(range(1, len(found) + 1))
     assert (first["pair"], first["depict"], first["predict"]) == ("zeppelin->quay", "zeppelin", "quay")
     assert (first["by"], first["seed"], first["effect"]) == ("effect", 0, "second")
-    assert first["model"] == {key: bundle.header.model[key] for key in ("name", "pretrained", "sha256")}
+    assert first["model"] == {key: bundle.header.model[key] for key in ("name", "pretrained", "sha256", "architecture")}
     assert first["bundle"] == bundle.digest and first["exclusions"]["names"] == ["quay"]
     assert first["settings"] == {"neurons": 11, "words": 25, "layers": None, "templates": []}
     neuron = first["neurons"][0]

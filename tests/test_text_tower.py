@@ -154,6 +154,13 @@ def test_a_second_run_reads_what_the_first_kept(
         encode_pool(loaded, pool, use_cache=False)
 
 
+def test_a_tower_that_looks_ahead_has_its_own_entry(loaded: LoadedModel) -> None:
+    """The mask is no weight and no module, so neither the hash nor the names of the layers tell it."""
+    both = random_clip()
+    both.clip.attn_mask = None
+    assert text_tower.architecture(both) != text_tower.architecture(loaded)
+
+
 def test_whatever_changes_the_numbers_has_its_own_entry(loaded: LoadedModel, pool: Pool, kept: Path) -> None:
     other_pool = replace(pool, texts=("cow",), digest="other")
     quick = random_clip()

@@ -8,6 +8,7 @@ import click
 
 from cliptools.commands.base import choose_format, command, device_option, open_input, output_options
 from cliptools.ground.errors import CliptoolsError, UsageError
+from cliptools.ground.model_identity import model_key
 from cliptools.ground.output import text_output
 from cliptools.ground.progress import progress
 from cliptools.ground.records import write_record
@@ -25,6 +26,7 @@ LLM_HELP = (
 GRAMMAR_HELP = "What the language model may answer: a sentence of given shape, or any line of plain text."
 PAINTER_HELP = "emoji, or a pipeline of diffusers: a hub's OWNER/NAME or a folder [default: emoji for embedded models]."
 JUDGE_HELP = "A second model that says whether a picture shows what it should: MODEL[:PRETRAINED] [default: none]."
+JUDGE_PREPROCESS_HELP = "The judge's image preprocessing, as --preprocess of clip-effects [default: the judge's own]."
 JUDGE_CLASSES_HELP = (
     "What else the judge may see: cifar10, emoji, imagenet or a file [default: emoji for embedded models, else cifar10]."
 )
@@ -51,6 +53,7 @@ count = click.IntRange(1)
               help="Keep a diffusion painter's idle parts in the CPU's memory.")  # fmt: skip
 @click.option("--batch-size", type=count, default=8, show_default=True, help="Pictures painted at a time.")
 @click.option("--judge", metavar="MODEL", help=JUDGE_HELP)
+@click.option("--judge-preprocess", metavar="TAG|SETTINGS", help=JUDGE_PREPROCESS_HELP)
 @click.option("--judge-classes", metavar="NAME|FILE", help=JUDGE_CLASSES_HELP)
 @click.option("--judge-top", type=count, default=3, show_default=True, help="A class is seen if it is among so many closest.")
 @click.option("--captions-only", is_flag=True, help="Write descriptions, as JSONL, and paint nothing.")
@@ -96,9 +99,9 @@ def main(*, words: Path | None, output: Path | None, output_format: str | None, 
         else:
             given, found = [], read_word_lists(stream, name)
     tasks = [one.task for one in given] + [one.task for one in found]
-    models = {task.model["sha256"]: task.model for task in tasks}
+    models = {model_key(task.model): task.model for task in tasks}
     if len(models) > 1:
-        names = ", ".join(f"{model['name']} {sha[:12]}…" for sha, model in models.items())
+        names = ", ".join(f"{model['name']} {' '.join(f'{part[:12]}…' for part in key if part)}" for key, model in models.items())
         raise UsageError(f"{name}: lines of {len(models)} models ({names}); give those of one at a time")
     settle_painter(options, given, next(iter(models.values()))["name"])
 

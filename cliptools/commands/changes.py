@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cliptools.commands.base import open_input, parse_layers, parse_percentage
 from cliptools.ground.errors import StreamError, UsageError
+from cliptools.ground.model_identity import model_difference, reason_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,9 +135,10 @@ def open_bundles(changes: Sequence[Change], options: dict[str, Any]) -> list[Ask
         stream, name = open_input(path, "a bundle of clip-effects", "--bundle FILE")
         with stream:
             bundle = read_bundle(stream, name)
-        if found and bundle.header.model["sha256"] != found[0].bundle.header.model["sha256"]:
+        if found and (difference := model_difference(bundle.header.model, found[0].bundle.header.model)):
             names = found[0].bundle.header.model["name"], bundle.header.model["name"]
-            raise StreamError(f"{name}: of another model ({names[1]}) than the first bundle ({names[0]}); compare one model's")
+            than = f"of another model ({names[1]}) than the first bundle ({names[0]})"
+            raise StreamError(f"{name}: {than}; compare one model's{reason_of(difference)}")
         _check_effect(bundle, name, options)
         groups = _groups(bundle, options)
         indirect = bundle.header.settings["effect"] == "indirect"

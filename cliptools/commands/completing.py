@@ -10,6 +10,11 @@ from click.types import StringParamType
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+PREPROCESSINGS = (
+    *(f"{key}={value}" for key in ("mean", "std") for value in ("openai", "imagenet", "inception")),
+    *(f"interpolation={value}" for value in ("bicubic", "bilinear")),
+    *(f"resize={value}" for value in ("shortest", "longest", "squash")),
+)
 FILE, FOLDER = "file", "dir"  # click's names for what the shell itself completes
 Offer = Callable[[click.Context, str], Iterable[str]]
 """Words for what has been typed of a value."""
@@ -64,6 +69,17 @@ def _tags(context: click.Context, typed: str) -> Iterable[str]:
     from cliptools.ground.model_names import pretrained_tags
 
     return (*pretrained_tags(str(context.params.get("model"))), "random")
+
+
+def _preprocessings(context: click.Context, typed: str) -> Iterable[str]:
+    """Tags of the model, and of the settings those that have not been given."""
+    from cliptools.ground.model_names import pretrained_tags
+
+    before, comma, _ = typed.rpartition(",")
+    given = {part.partition("=")[0] for part in before.split(",")}
+    settings = [f"{before}{comma}{value}" for value in PREPROCESSINGS if value.partition("=")[0] not in given]
+    model = str(context.params.get("model") or context.params.get("judge") or "").partition(":")[0]
+    return settings if comma else [*pretrained_tags(model), *settings]
 
 
 def _layers(context: click.Context, typed: str) -> list[str]:
@@ -127,6 +143,8 @@ COMPLETED = {
     "model": Completed(_models),
     "judge": Completed(_models),
     "pretrained": Completed(_tags, FILE),
+    "preprocess": Completed(_preprocessings),
+    "judge_preprocess": Completed(_preprocessings),
     "layers": Completed(_layers),
     "pool": Completed(_pools, FILE),
     "classes": Completed(_classes, FILE),

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from cliptools.commands.base import open_input
 from cliptools.ground.errors import StreamError
+from cliptools.ground.model_identity import recorded_model
 
 if TYPE_CHECKING:
     from cliptools.ground.bundle import Bundle
@@ -67,4 +68,4 @@ def with_directions(bundle: "Bundle", means: bool = False, device: str = "auto")
 
 def record_source(bundle: "Bundle") -> dict[str, Any]:
     """What every record says of where it came from: the model, and the bundle's digest."""
-    return {"model": {key: bundle.header.model.get(key) for key in ("name", "pretrained", "sha256")}, "bundle": bundle.digest}
+    return {"model": recorded_model(bundle.header.model), "bundle": bundle.digest}

@@ -15,6 +15,7 @@ from cliptools.commands.base import (
     output_options,
     parse_layers,
     parse_percentage,
+    preprocess_option,
 )
 from cliptools.commands.measuring import INDIRECT, TOOL, measure_bundle
 from cliptools.commands.present import FORMATS, emit
@@ -51,6 +52,7 @@ SAMPLE_HELP = "Only N neurons of each layer, drawn by --seed; for --effect indir
     "--model", default="emoji-vit", show_default=True, help="open_clip's name, local-dir:DIR, hf-hub:ID, emoji-vit or emoji-rn."
 )
 @click.option("--pretrained", help="open_clip's tag, a weights file, or 'random'.")
+@preprocess_option
 @click.option("--effect", type=click.Choice(EFFECTS), help=EFFECT_HELP)
 @click.option("--units", type=click.Choice(UNITS), help=UNITS_HELP)
 @click.option("--layers", help=LAYERS_HELP)
@@ -113,6 +115,7 @@ def main(
       clip-effects --effect indirect --sample-neurons 50 --limit 500 -o indirect.safetensors
       clip-effects photos/ --model RN50 --pretrained openai --keep 20% -o pairs.safetensors
       clip-effects --units heads | clip-decompose --method textspan
+      clip-effects photos/ --model ViT-L-14 --pretrained laion2b.bin --preprocess laion2b_s32b_b82k > effects.safetensors
       for i in 1 2 3 4; do clip-effects photos/ --shard $i/4 --resume -o part-$i.safetensors; done
       parallel clip-effects photos/ --shard {}/8 --resume -o part-{}.safetensors ::: {1..8}
     """
@@ -130,7 +133,8 @@ def main(
     from cliptools.ground.models import drop_text_tower, load_model
     from cliptools.methods.choice import choose_effects
 
-    model = load_model(options["model"], options["pretrained"], options["device"], options["precision"])
+    names, arithmetic = (options["model"], options["pretrained"]), (options["device"], options["precision"])
+    model = load_model(*names, *arithmetic, options["preprocess"])
     choice = choose_effects(model.clip, options["effect"], options["units"], asked)
     if choice.units == "pairs" and options["components"] > 1:
         raise UsageError("--components: a pair acts along one direction; --units neurons or heads may have more")

@@ -13,6 +13,7 @@ from cliptools.ground.decode import decode
 from cliptools.ground.descriptions import seed_of
 from cliptools.ground.errors import CliptoolsError, ImageError, UsageError
 from cliptools.ground.gallery import Gallery, slug
+from cliptools.ground.model_identity import recorded_model
 from cliptools.ground.models import EMBEDDED, LoadedModel, load_model, load_recorded_model
 from cliptools.ground.output import stdout_is_terminal, text_output
 from cliptools.ground.painters import Painted, Painter
@@ -99,13 +100,21 @@ class Studio:
 class Judge:
     """A second model, asked whether a class is among the few closest to a picture."""
 
-    def __init__(self, spec: str, classes: str | None, top: int, device: str, pairs: Sequence[Task]) -> None:
+    def __init__(self, spec: str, options: dict[str, Any], pairs: Sequence[Task]) -> None:
         name, _, pretrained = (spec, "", "") if spec.startswith(SCHEMES) else spec.partition(":")
-        self.loaded, self.top = load_model(name, pretrained or None, device), top
-        self.others = distinct_classes(load_classes(classes or ("emoji" if name in EMBEDDED else "cifar10")))
+        self.loaded = load_model(name, pretrained or None, options["device"], preprocess=options["judge_preprocess"])
+        self.top = options["judge_top"]
+        self.others = distinct_classes(load_classes(options["judge_classes"] or ("emoji" if name in EMBEDDED else "cifar10")))
         both = [parse_class(text) for task in pairs for text in (task.depict, task.predict)]
         names = list(dict.fromkeys(name for one in (*both, *self.others) for name in one.names))
         self.texts = dict(zip(names, encode_texts(self.loaded, names), strict=True))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What records say of it; its architecture where name and weights do not settle that."""
+        known = recorded_model(self.loaded.identity)
+        settings = {"judge": self.loaded.name, "judge_sha256": self.loaded.sha256, "judge_top": self.top}
+        return settings | {f"judge_{key}": known[key] for key in ("architecture",) if key in known}
 
     def sees(self, painted: Painted, both: Sequence[ClassName]) -> tuple[bool, bool]:
         """Whether the first and the second of two classes are among the closest."""
@@ -151,11 +160,10 @@ def judge_pictures(
 
 
 def _studio(given: Sequence[Description], tasks: Sequence[Task], options: dict[str, Any]) -> Studio:
-    loaded = load_recorded_model(tasks[0].model | {"precision": "fp32"}, options["device"])
+    loaded = load_recorded_model(tasks[0].model | {"precision": "fp32"}, options["device"], source="the list of words")
     names = list(dict.fromkeys(name for task in tasks for name in (task.depict, task.predict)))
     texts = dict(zip(names, encode_texts(loaded, names), strict=True))
-    judge = options["judge"]
-    asked = Judge(judge, options["judge_classes"], options["judge_top"], options["device"], tasks) if judge else None
+    asked = Judge(options["judge"], options, tasks) if options["judge"] else None
     painter = None if all(one.file for one in given) else _painter(options)
     return Studio(loaded, texts, painter, asked)
 
@@ -220,8 +228,7 @@ def _wanted(order: Order, studio: Studio) -> dict[str, Any]:
         said["image_seed"] = order.seed
         settings |= studio.painter.settings
     if studio.judge is not None:
-        judge = studio.judge
-        settings |= {"judge": judge.loaded.name, "judge_sha256": judge.loaded.sha256, "judge_top": judge.top}
+        settings |= studio.judge.settings
     return one.task.fields | said | {"settings": settings} | one.task.source
 
 

@@ -21,6 +21,7 @@ from cliptools.commands.present import (
 )
 from cliptools.commands.tables import rendered
 from cliptools.ground.errors import StreamError, UsageError
+from cliptools.ground.model_identity import model_difference, reason_of
 from cliptools.ground.output import binary_output, text_output
 from cliptools.ground.records import rounded, write_record
 from cliptools.ground.unit_names import unit_name
@@ -126,8 +127,8 @@ def _beside(path: Path, pairs: "Bundle") -> "Bundle":
         raise StreamError("--beside: the units are no pairs of a neuron and a head (clip-effects --units pairs)")
     if (neurons["unit"][:, 1] < 0).any() or (neurons["unit"][:, 2] >= 0).any():
         raise StreamError(f"--beside {path}: its units are not whole neurons (clip-effects --units neurons)")
-    if neurons.header.model["sha256"] != pairs.header.model["sha256"]:
-        raise StreamError(f"--beside {path}: a bundle of another model than the pairs'")
+    if difference := model_difference(neurons.header.model, pairs.header.model):
+        raise StreamError(f"--beside {path}: a bundle of another model than the pairs'{reason_of(difference)}")
     return neurons
 
 

@@ -3,26 +3,29 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from cliptools.ground.activation import activation_advice, model_sources, named_tag, trained_activation
+from cliptools.ground.architecture import UNDESCRIBED, Architecture, describe_architecture
 from cliptools.ground.errors import ModelError, UsageError, first_line
 from cliptools.ground.foreign_code import refuse_foreign_code
 from cliptools.ground.hub import hub_in_a_line, reason
-from cliptools.ground.progress import warn, working
+from cliptools.ground.model_identity import UNCHECKED, model_difference, recorded_differences
+from cliptools.ground.preprocessing import Choice, choose_preprocessing, parse_preprocess, recorded_preprocessing
+from cliptools.ground.progress import note, warn, working
 from cliptools.ground.provenance import canonical
 from cliptools.ground.torchvision_remedy import ensure_torchvision
+from cliptools.ground.weights_file import Fit, check_fit
+from cliptools.ground.weights_origin import Origin, find_origin
 
-EMBEDDED_DIR = Path(__file__).parents[1] / "data" / "models"
 EMBEDDED = ("emoji-vit", "emoji-rn")
-RANDOM = "random"  # --pretrained random: open_clip's own initialisation from a fixed seed, said aloud rather than by omission
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPE: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -44,21 +47,39 @@ class LoadedModel:
     """open_clip's preprocessing: a picture to float32 [3, y, x]."""
     preprocessing: dict[str, Any]
     device: torch.device
+    computes: Architecture = UNDESCRIBED
+    """What computes apart from the weights, described when the model was whole."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """Where activation, grid and preprocessing come from."""
 
     @property
     def identity(self) -> dict[str, Any]:
         """What a bundle's header says of its model."""
         named = {"name": self.name, "pretrained": self.pretrained, "sha256": self.sha256}
-        return named | {"precision": self.precision, "preprocessing": self.preprocessing}
+        settings = {"precision": self.precision, "preprocessing": self.preprocessing}
+        activation, grid, architecture = self.computes
+        return named | settings | {"activation": activation, "grid": grid, "architecture": architecture, "sources": self.sources}
 
 
 def load_model(
-    name: str = "emoji-vit", pretrained: str | None = None, device: str = "auto", precision: Precision = "fp32"
+    name: str = "emoji-vit",
+    pretrained: str | None = None,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    preprocess: str | None = None,
+    recorded: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
     """Load a model by open_clip's name and tag, a local weights file, `local-dir:`, `hf-hub:`, or an embedded name.
 
+    Where the weights do not fit the name (positions of another size, another activation), a warning says so; where nothing
+    tells the activation or the preprocessing of a file, a note does.
+
+    Args:
+        preprocess: The value of --preprocess.
+        recorded: A header's or a record's `model`, whose preprocessing is taken; what it says of its weights is not repeated.
+
     Raises:
-        UsageError: no weights named for an architecture that has none of its own.
+        UsageError: no weights named for an architecture that has none of its own, or a preprocessing that cannot be.
         ModelError: unknown name, weights that cannot be read or do not fit, NaN among them.
     """
     ensure_torchvision()
@@ -67,52 +88,101 @@ def load_model(
     if name not in EMBEDDED:
         refuse_foreign_code()
     where = pick_device(device)
-    source = f"local-dir:{EMBEDDED_DIR / name}" if name in EMBEDDED else name
-    schema, _ = open_clip.factory.parse_model_name(source)
-    if schema is None:
-        _check_name(name, pretrained)
-    elif pretrained:
-        raise UsageError(f"--pretrained {pretrained}: {name} brings its own weights, leave --pretrained out")
-    torch.manual_seed(0)  # only random initialisation draws from it
-    tag = None if pretrained == RANDOM else pretrained
-    try:
-        with working(f"loading {name}"), hub_in_a_line(), warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            # Always strict, always weights_only: no pickle is run.
-            clip = open_clip.create_model(source, pretrained=tag, device="cpu", require_pretrained=pretrained != RANDOM)
-    except Exception as error:
-        instead = "a folder: --model local-dir:FOLDER" if schema else "a file: --pretrained FILE"
-        why = reason(error, f"load it once where there is a network, or name {instead}")
-        raise ModelError(f"cannot load model {name!r} ({pretrained or 'its own weights'}): {why}") from None
-    for message in caught:
-        if "QuickGELU" in str(message.message):
-            warn(f"{message.message} — OpenAI's weights want the -quickgelu name, most others the plain one")
-    if pretrained and Path(pretrained).is_file():
-        _warn_of_activation(name, pretrained)
+    if preprocess is not None:
+        parse_preprocess(preprocess, name)  # refused before anything is loaded
+    with hub_in_a_line():
+        origin = find_origin(name, pretrained)
+    fit = _fit(origin)
+    clip, messages = _created(origin)
+    if origin.kind == "hub" and origin.weights is None:  # now it is in the cache
+        origin = find_origin(name, pretrained)
+        fit = _fit(origin)
     sha256 = weights_sha256(clip)
     if bad := next(
         (key for key, value in clip.state_dict().items() if value.is_floating_point() and not value.isfinite().all()), None
     ):
         raise ModelError(f"model {name!r}: the weights hold NaN or infinity, first in {bad}")
-    preprocessing = open_clip.get_model_preprocess_cfg(clip)
-    transform = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**preprocessing), is_train=False)
+    chosen = _preprocessing(open_clip.get_model_preprocess_cfg(clip), origin, preprocess, recorded)
+    kept = json.loads(canonical(chosen.settings))
+    computes = describe_architecture(clip, kept)
+    if recorded and "architecture" in recorded:
+        sources = recorded.get("sources") or {}
+    else:
+        trained = trained_activation(origin)
+        sources = model_sources(origin, trained, fit) | {"preprocessing": chosen.source}
+        _tell(messages, fit, activation_advice(origin, computes.quick, trained), chosen)
+    transform = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**chosen.settings), is_train=False)
     clip = clip.to(device=where, dtype=DTYPE[precision]).eval().requires_grad_(False)
-    kept = json.loads(canonical(preprocessing))
-    return LoadedModel(name, pretrained, sha256, precision, clip, transform, kept, where)
+    return LoadedModel(name, pretrained, sha256, precision, clip, transform, kept, where, computes, sources)
+
+
+def _fit(origin: Origin) -> Fit:
+    return check_fit(origin.file, origin.config, origin.name) if origin.file else Fit()
+
+
+def _preprocessing(base: dict[str, Any], origin: Origin, option: str | None, recorded: Mapping[str, Any] | None) -> Choice:
+    """The recorded preprocessing where there is one, else the one asked for or the model's own."""
+    if recorded and recorded.get("preprocessing"):
+        source = str((recorded.get("sources") or {}).get("preprocessing", "recorded"))
+        return Choice(recorded_preprocessing(base, recorded["preprocessing"], "the recorded model"), source)
+    return choose_preprocessing(base, origin, option, named_tag(origin))
+
+
+def _created(origin: Origin) -> tuple[nn.Module, list[str]]:
+    """The model on the CPU in single precision, and what open_clip warned of.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    import open_clip
+
+    name, pretrained = origin.name, origin.pretrained
+    tag = None if origin.kind == "random" else pretrained
+    torch.manual_seed(0)  # only random initialisation draws from it
+    try:
+        with working(f"loading {name}"), hub_in_a_line(), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            # Always strict, always weights_only: no pickle is run.
+            clip = open_clip.create_model(origin.source, pretrained=tag, device="cpu", require_pretrained=origin.kind != "random")
+    except Exception as error:
+        instead = "a folder: --model local-dir:FOLDER" if origin.kind == "hub" else "a file: --pretrained FILE"
+        why = reason(error, f"load it once where there is a network, or name {instead}")
+        raise ModelError(f"cannot load model {name!r} ({pretrained or 'its own weights'}): {why}") from None
+    return clip, [str(message.message) for message in caught]
+
+
+def _tell(messages: Sequence[str], fit: Fit, advice: tuple[str | None, str | None], chosen: Choice) -> None:
+    """Warnings and notes on a model that is loaded for the first time in a pipeline."""
+    for message in messages:
+        if "QuickGELU" in message:
+            warn(f"{message} — OpenAI's weights want the -quickgelu name, most others the plain one")
+    for warning in (*fit.warnings, advice[0], chosen.warning):
+        if warning:
+            warn(warning)
+    for line in (advice[1], chosen.note):
+        if line:
+            note(line)
 
 
 def load_recorded_model(
-    recorded: dict[str, Any], device: str = "auto", precision: Precision | None = None, name: str | None = None
+    recorded: dict[str, Any],
+    device: str = "auto",
+    precision: Precision | None = None,
+    name: str | None = None,
+    source: str = "the bundle",
 ) -> LoadedModel:
-    """Load the model a bundle names and check that it is the same one, by the hash of its weights.
+    """Load the model a bundle names, with the bundle's preprocessing, and check that it is the same one.
+
+    The weights are compared by their hash, and what computes by `architecture`, which bundles of earlier versions lack.
 
     Args:
-        recorded: A bundle header's `model`.
+        recorded: A bundle header's `model`, or a record's.
         name: A model the user named beside the bundle; one that is not the bundle's is an error.
+        source: What `recorded` comes from, for messages.
 
     Raises:
         UsageError: another model is named than the bundle's.
-        ModelError: the model is not to be had here, or its weights differ from those the bundle was made with.
+        ModelError: the model is not to be had here, or its weights or its architecture differ from the bundle's.
     """
     if name is not None and name != recorded["name"]:
         raise UsageError(
@@ -121,12 +191,17 @@ def load_recorded_model(
     precision = precision or recorded["precision"]
     if (received := _received(recorded, pick_device(device), precision)) is not None:
         return received
-    model = load_model(recorded["name"], recorded["pretrained"], device, precision)
+    model = load_model(recorded["name"], recorded["pretrained"], device, precision, recorded=recorded)
     if model.sha256 != recorded["sha256"]:
+        differences = recorded_differences(model.identity, recorded)
         raise ModelError(
-            f"model {model.name!r} here has weights {model.sha256[:12]}…, the bundle was made with {recorded['sha256'][:12]}…: "
-            "same name, another model"
+            f"model {model.name!r} here has weights {model.sha256[:12]}…, {source} was made with {recorded['sha256'][:12]}…: "
+            f"same name, another model{f' ({differences})' if differences else ''}"
         )
+    if difference := model_difference(model.identity, recorded):
+        raise ModelError(f"model {model.name!r} here is not the one that {source} was made with: {difference}")
+    if "architecture" not in recorded and not (source != "the bundle" and model.name in EMBEDDED):
+        note(f"{source} {UNCHECKED}")
     return model
 
 
@@ -140,6 +215,8 @@ def _received(recorded: dict[str, Any], where: torch.device, precision: Precisio
     wanted = recorded["name"], recorded["pretrained"], recorded["sha256"], precision, where
     model = _handed_over.get()
     if model is None or (model.name, model.pretrained, model.sha256, model.precision, model.device) != wanted:
+        return None
+    if model_difference(model.identity, recorded) is not None:
         return None
     _handed_over.set(None)
     return model
@@ -175,35 +252,3 @@ def pick_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {device}: not usable here ({first_line(error)})") from None
     return where
-
-
-def _check_name(name: str, pretrained: str | None) -> None:
-    import open_clip
-
-    if name not in open_clip.list_models():
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, [*EMBEDDED, *open_clip.list_models()], n=3)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise ModelError(f"unknown model {name!r}: open_clip has no such architecture{hint}")
-    if pretrained is None:
-        tags = open_clip.list_pretrained_tags_by_model(name)
-        raise UsageError(
-            f"--model {name} needs --pretrained: one of {', '.join(tags) or '(no tags known)'}, a weights file, or {RANDOM!r}"
-        )
-    if (
-        pretrained != RANDOM
-        and pretrained not in open_clip.list_pretrained_tags_by_model(name)
-        and not Path(pretrained).is_file()
-    ):
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
-        raise UsageError(f"--pretrained {pretrained}: neither a file nor a tag of {name} (its tags: {tags})")
-
-
-def _warn_of_activation(name: str, pretrained: str) -> None:
-    """A local file says nothing of its activation, and a wrong one is silent: OpenAI's weights want QuickGELU."""
-    quick = "quickgelu" in name
-    openai = "openai" in Path(pretrained).name.lower()
-    if openai != quick:
-        kind, other = ("QuickGELU", "GELU") if quick else ("GELU", "QuickGELU")
-        warn(f"{name} computes {kind}; if {Path(pretrained).name} was trained with {other}, its outputs will be silently wrong")

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from cliptools.ground.bundle import cliptools_header, json_tensor, read_header
 from cliptools.ground.errors import StreamError
+from cliptools.ground.model_identity import model_difference
 from cliptools.ground.provenance import Header, canonical
 from cliptools.ground.row_spool import RowSpool
 from cliptools.ground.strict_json import parse
@@ -154,6 +155,8 @@ def difference(one: Header, other: Header) -> str | None:
     pairs: list[tuple[str, Any, Any]] = [
         (f"model's {key}", one.model.get(key), other.model.get(key)) for key in ("sha256", "precision", "preprocessing")
     ]
+    if (model := model_difference(one.model, other.model)) and pairs[0][1] == pairs[0][2]:
+        return f"a model with {model}"
     pairs += [(f"list's {key}", one.images.get(key), other.images.get(key)) for key in LISTED]
     keys = sorted((one.settings.keys() | other.settings.keys()) - set(OWN))
     pairs += [(key, one.settings.get(key), other.settings.get(key)) for key in keys]

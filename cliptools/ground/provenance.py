@@ -15,7 +15,10 @@ KEY = "cliptools"  # the one key of a bundle's __metadata__: safetensors keeps n
 TEXT, COUNT, NUMBER, COUNTS = "a text", "a number from 0 on", "a number", "a list of numbers from 0 on"
 TEXTS = "a text or a list of texts"
 FIELDS: dict[str, dict[str, str]] = {
-    "model": {"name": TEXT, "sha256": TEXT, "pretrained": TEXT, "precision": TEXT, "preprocessing": "an object"},
+    "model": {
+        "name": TEXT, "sha256": TEXT, "pretrained": TEXT, "precision": TEXT, "preprocessing": "an object",
+        "activation": "an object", "grid": COUNTS, "architecture": TEXT, "sources": "an object",
+    },
     "images": {"count": COUNT, "skipped": COUNT, "listed": COUNT, "digest": TEXT},
     "settings": {
         "effect": TEXT, "units": TEXT, "scale": TEXT, "layers": COUNTS, "quantile": NUMBER, "top_images": COUNT,
@@ -69,7 +72,8 @@ class Header:
     kind: str
     """`effects` or `neurons` (effects with words)."""
     model: dict[str, Any]
-    """name, pretrained, sha256 of the weights, precision, image preprocessing."""
+    """name, pretrained, sha256 of the weights, precision, image preprocessing; activation, grid, the sources of these three,
+    and architecture, the sha256 of all that computes beside weights."""
     images: dict[str, Any]
     """count, digest of the list, skipped."""
     settings: dict[str, Any]

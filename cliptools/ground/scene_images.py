@@ -29,7 +29,7 @@ def single_scenes_for(model: str, count: int, seed: int) -> "SingleSceneSource":
 
 
 def _size(model: str) -> int:
-    from cliptools.ground.models import EMBEDDED_DIR  # here, as those who only draw need no torch
+    from cliptools.ground.model_names import EMBEDDED_DIR  # here, as those who only draw need no torch
 
     config = json.loads((EMBEDDED_DIR / model / "open_clip_config.json").read_text())
     return int(config["model_cfg"]["vision_cfg"]["image_size"])

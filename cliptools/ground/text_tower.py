@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from cliptools.ground.cache import cached
 from cliptools.ground.errors import ModelError, TextError
 from cliptools.ground.hub import hub_in_a_line, reason
-from cliptools.ground.models import EMBEDDED, EMBEDDED_DIR, LoadedModel
+from cliptools.ground.model_names import EMBEDDED_DIR
+from cliptools.ground.models import EMBEDDED, LoadedModel
 from cliptools.ground.progress import progress
 from cliptools.ground.provenance import canonical, digest
 from cliptools.ground.template_names import TEMPLATE_SETS
@@ -192,6 +193,8 @@ def architecture(loaded: LoadedModel) -> str:
     text = getattr(loaded.clip, "text", loaded.clip)
     names = ("text_pool_type", "pool_type", "text_eos_id", "eos_id", "context_length")
     pooling = {name: getattr(text, name, None) for name in names}
+    if getattr(text, "attn_mask", False) is None:  # said of the few towers that are not causal: the others keep their keys
+        pooling["causal"] = False
     tokenizer = vars(tokenizer_of(loaded))
     plain = {name: value for name, value in tokenizer.items() if isinstance(value, str | int | None)}
     how = getattr(tokenizer.get("clean_fn"), "__name__", "")

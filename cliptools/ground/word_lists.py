@@ -6,6 +6,7 @@ from io import BufferedIOBase
 from typing import Any
 
 from cliptools.ground.errors import StreamError
+from cliptools.ground.model_identity import NAMED, SETTLED
 from cliptools.ground.provenance import canonical
 from cliptools.ground.records import objects
 
@@ -32,7 +33,7 @@ class Task:
     seed: int
     """Of the words' search, not of the pictures."""
     model: dict[str, Any]
-    """name, pretrained, sha256."""
+    """name, pretrained, sha256; architecture and preprocessing where these do not settle them."""
     bundle: str | None
 
     @property
@@ -167,7 +168,11 @@ def _task(record: dict[str, Any], where: str) -> Task:
     if not isinstance(model.get("name"), str) or not isinstance(model.get("sha256"), str):
         raise StreamError(f"{where}: `model` should hold name, pretrained and sha256, found {', '.join(model) or 'nothing'}")
     depict, predict = record["depict"], record["predict"]
-    named = {key: model.get(key) for key in ("name", "pretrained", "sha256")}
+    if not isinstance(model.get("architecture", ""), str) or not all(
+        isinstance(model.get(key, {}), dict) for key in ("preprocessing", "sources")
+    ):
+        raise StreamError(f"{where}: `model` should hold a text as architecture, and objects as preprocessing and sources")
+    named = {key: model.get(key) for key in NAMED} | {key: model[key] for key in SETTLED if key in model}
     pair, by, seed = record.get("pair", f"{depict}->{predict}"), record.get("by", "given"), record.get("seed", 0)
     return Task(pair, depict, predict, by, record.get("effect"), seed, named, record.get("bundle"))
 

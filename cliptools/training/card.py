@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from cliptools.ground.models import EMBEDDED_DIR
+from cliptools.ground.model_names import EMBEDDED_DIR
 from cliptools.ground.output import whole_file
 from cliptools.training.card_text import TEXTS
 

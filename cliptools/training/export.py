@@ -17,7 +17,8 @@ from open_clip.transform import PreprocessCfg
 from safetensors.torch import save
 from torch import Tensor
 
-from cliptools.ground.models import EMBEDDED_DIR, load_model
+from cliptools.ground.model_names import EMBEDDED_DIR
+from cliptools.ground.models import load_model
 from cliptools.ground.output import whole_file
 from cliptools.training.card import Row, merge
 from cliptools.training.measures import embed_classes, embed_scenes, found, single_scenes

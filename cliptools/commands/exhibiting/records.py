@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cliptools.commands.exhibiting.shelf import NONE
 from cliptools.ground.errors import CliptoolsError, StreamError
+from cliptools.ground.model_identity import model_difference, reason_of
 from cliptools.ground.records import rounded
 
 if TYPE_CHECKING:
@@ -147,8 +148,8 @@ def _lines(path: Path, bundle: "Bundle", command: str) -> Iterator[Fields]:
 
 def _check_model(one: Fields, bundle: "Bundle") -> None:
     model = one.may("model", dict) or {}
-    if (found := model.get("sha256")) is not None and found != bundle.header.model.get("sha256"):
-        raise StreamError(f"{one.where}: of another model ({model.get('name')}) than the bundle's")
+    if model.get("sha256") is not None and (difference := model_difference(model, bundle.header.model)):
+        raise StreamError(f"{one.where}: of another model ({model.get('name')}) than the bundle's{reason_of(difference)}")
 
 
 def _finished(folder: Path) -> Iterator[Path]:

@@ -22,7 +22,7 @@ def repair_sink(asked: str, model: "LoadedModel", side: int) -> tuple[bool, dict
     from cliptools.ground.provenance import canonical, digest
     from cliptools.methods.segmentation.sink import Corner
 
-    key = digest("sink", model.sha256, canonical([model.precision, side, SCENES, model.preprocessing]))
+    key = digest("sink", model.sha256, model.computes.digest, canonical([model.precision, side, SCENES, model.preprocessing]))
     measured = cached("sinks", key, (4,), lambda: np.array(_measure(model, side), dtype=np.float32))
     corner = Corner(*measured.tolist())
     said = {name: rounded(value, 4) for name, value in corner._asdict().items()}
