@@ -23,7 +23,8 @@ UNIT_ROWS = (
 RANKS = {
     "direction": 2, "component": 3, "component_explained": 2, "mean": 2, "top_norm": 2, "top_image": 2, "threshold": 1,
     "threshold_bound": 1, "explained": 1, "explained_all": 1, "sign": 1, "mean_scalar": 1, "rest_mean": 1,
-    "token_mean": 2, "moment": 3, "images": 1, "thumbnails": 1, "thumbnail_offsets": 1, "word": 2, "coefficient": 2, "residual": 1, "prefix_residual": 2,
+    "token_mean": 2, "moment": 3, "images": 1,
+    "thumbnails": 1, "thumbnail_offsets": 1, "word": 2, "coefficient": 2, "residual": 1, "prefix_residual": 2,
     "words": 1, "uncertain": 2,
 }  # fmt: skip
 SAME_SIDE: dict[str, tuple[int, tuple[str, ...]]] = {
