@@ -154,9 +154,7 @@ def rows_named(labels: Iterable[str]) -> ClassRows:
     """
     labels = sorted(labels)
     if all(map(WORDNET_ID.fullmatch, labels)):
-        raise StreamError(
-            f"labels are WordNet ids beyond ImageNet's, as {labels[0]}: say their names by --classes, `id name` a line"
-        )
+        raise StreamError(f"labels are WordNet ids, {labels[0]} and others, not all ImageNet's: give --classes, `id name` a line")
     names = [label.replace("_", " ").strip() or label for label in labels]
     if (understood := of_folders(labels, "labels")) is not None:
         by_label = {entry.where: entry.name for entry in understood.entries}
