@@ -23,7 +23,9 @@ SEED = 5_000_000  # of scenes that neither training nor clip-effects by default 
 BUNDLE_HELP = "Of clip-effects or clip-decompose; repeatable, of one model [default: stdin]."
 LABELS_HELP = "Which class an image is: folders, scenes, or a file (see above) [default: as it looks there]."
 COLUMN_HELP = "Of --labels, where that is a CSV file."
-CLASSES_HELP = "The classes: imagenet, imagenet-r, emoji, cifar10, or a file, a class a line [default: what the labels are of]."
+CLASSES_HELP = (
+    "The classes: imagenet, imagenet-r, emoji, cifar10, or a file: lines, JSON or CSV [default: what the labels are of]."
+)
 TEMPLATE_HELP = "A sentence with {} for the class; several are averaged [default: CLIP's 80, or the embedded models' own]."
 ABLATE_HELP = f"Any of {', '.join(ABLATE)}, by commas [default: all, if nothing else is asked]."
 RECONSTRUCT_HELP = f"Any of {', '.join(RECONSTRUCT)}, by commas."
