@@ -31,7 +31,9 @@ SEED = 5_000_000  # of scenes that neither training nor clip-effects by default 
 BUNDLE_HELP = "Of clip-effects or clip-decompose; repeatable, of one model [default: stdin]."
 LABELS_HELP = "Which class an image is: folders, scenes, or a file (see above) [default: as it looks there]."
 COLUMN_HELP = "Of --labels, where that is a CSV file."
-CLASSES_HELP = "The classes: imagenet, imagenet-r, emoji, cifar10, or a file, a class a line [default: what the labels are of]."
+CLASSES_HELP = (
+    "The classes: imagenet, imagenet-r, emoji, cifar10, or a file: lines, JSON or CSV [default: what the labels are of]."
+)
 ABLATE_HELP = f"Any of {', '.join(ABLATE)}, by commas [default: all, if nothing else is asked]."
 RECONSTRUCT_HELP = f"Any of {', '.join(RECONSTRUCT)}, by commas."
 COMPONENTS_HELP = "Principal directions for pc, as 1,2,4."

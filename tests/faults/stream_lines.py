@@ -183,7 +183,7 @@ def lines_damaged(draw: random.Random, data: bytes) -> bytes:
 TEXT_REFUSED: dict[str, Callable[[random.Random, bytes], bytes]] = {
     "invalid UTF-8": lambda draw, data: data + draw.choice((b"\xff", b"\xc0\x80", b"\xed\xa0\x80x", b"caf\xe9\n")),
     "NUL": lambda draw, data: data + b"x\0y\n",
-    "UTF-16": lambda draw, data: data.decode().encode(draw.choice(("utf-16", "utf-16-be"))),
+    "UTF-16 without a mark": lambda draw, data: data.decode().encode(draw.choice(("utf-16-le", "utf-16-be"))),
     "empty": lambda draw, data: draw.choice((b"", b"\n", b" \r\n\n", b"\xef\xbb\xbf")),
 }
 """What no file of texts may hold."""

@@ -274,6 +274,10 @@ KAGGLE = b"ImageId,PredictionString\n" + b"".join(b"ILSVRC2012_val_%08d.JPEG,n01
 TEXTS: dict[str, tuple[bytes, Callable[[Path], Any]]] = {
     "pool": ("cat\nred car\ncafé\n漢字\n".encode(), lambda path: load_pool(str(path))),
     "classes": (b"# animals\ncat, pussy\ndog\n\nsea\n", lambda path: load_classes(str(path))),
+    "class array": (b'["cat, pussy", "dog",\n "sea"]\n', lambda path: load_classes(str(path))),
+    "class literal": (b"{0: 'cat, pussy',\n 1: 'dog',\n 2: 'sea'}\n", lambda path: load_classes(str(path))),
+    "class table": (b'id,wnid,name\n0,n01440764,"cat, pussy"\n1,n01443537,dog\n', lambda path: load_classes(str(path))),
+    "class yaml": (b"names:\n  0: cat\n  1: dog\n  2: sea\n", lambda path: load_classes(str(path))),
     "pairs": (b"cat,dog\nsea,boat  # both\n", lambda path: load_pairs(str(path))),
     "groups": (TABLE, table),
     "labels": (TABLE, labels),

@@ -51,6 +51,8 @@ def of_folders(names: list[str], source: str) -> Understood | None:
     Raises:
         TextError: some have an id and others none, or two have the same.
     """
+    if not names:
+        return None
     entries = of_lines([(f"label {name!r}", name) for name in names], source, delimited=True)
     with_more = entries[0].id is not None or entries[0].number is not None
     return in_order(entries, "names of folders", source) if with_more and all(entry.name for entry in entries) else None

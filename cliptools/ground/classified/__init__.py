@@ -17,6 +17,7 @@ from cliptools.ground.classified.labelled import Labelled
 from cliptools.ground.classified.scenes import are_scenes, by_scenes
 from cliptools.ground.errors import StreamError, UsageError
 from cliptools.ground.image_table import Columns
+from cliptools.ground.imagenet import WORDNET_ID
 from cliptools.ground.images import ImageSource, ListedImages
 from cliptools.ground.listing import find
 from cliptools.ground.progress import warn
@@ -125,7 +126,7 @@ def _rows_of(labelled: Labelled) -> ClassRows:
     """The classes that the labels speak of: ImageNet's if they are its ids, else the labels themselves.
 
     Raises:
-        UsageError: they are numbers.
+        UsageError: they are numbers, or ids beyond ImageNet's.
     """
     words = list(map(str, labelled.labels))
     if all(map(str.isdecimal, words)):
@@ -133,4 +134,8 @@ def _rows_of(labelled: Labelled) -> ClassRows:
         raise UsageError(
             f"labels are numbers, up to {last}: say of which classes by --classes {IMAGENET} or a file, a class a line"
         )
-    return load_rows(name) if (name := imagenet_list(words)) is not None else rows_named(words)
+    if (name := imagenet_list(words)) is not None:
+        return load_rows(name)
+    if all(map(WORDNET_ID.fullmatch, words)):
+        raise UsageError(f"labels are WordNet ids, {min(words)} and others, not all ImageNet's: give --classes, `id name` a line")
+    return rows_named(words)

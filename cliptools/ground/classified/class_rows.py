@@ -149,14 +149,9 @@ def rows_named(labels: Iterable[str]) -> ClassRows:
     Ids and running numbers in front of all names stay out of these, which is said.
 
     Raises:
-        StreamError: WordNet ids without names.
         TextError: ids in front of some, or one in front of two.
     """
     labels = sorted(labels)
-    if all(map(WORDNET_ID.fullmatch, labels)):
-        raise StreamError(
-            f"labels are WordNet ids beyond ImageNet's, as {labels[0]}: say their names by --classes, `id name` a line"
-        )
     names = [label.replace("_", " ").strip() or label for label in labels]
     if (understood := of_folders(labels, "labels")) is not None:
         by_label = {entry.where: entry.name for entry in understood.entries}
