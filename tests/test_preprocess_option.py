@@ -264,23 +264,14 @@ def test_records_carry_it_to_the_pictures_that_are_judged(photos: Path, tmp_path
     assert margins["none"] != pytest.approx(margins["option"], abs=1e-3)
 
 
-def test_a_judge_has_a_preprocessing_of_its_own(photos: Path) -> None:
+def test_a_judge_has_a_preprocessing_of_its_own(photos: Path, tmp_path: Path) -> None:
     record = recorded_model(load_model(device="cpu").identity)
     line = {"depict": "panda", "predict": "cat", "file": str(photos / "00.png"), "model": record}
+    (tmp_path / "classes.txt").write_text("panda\ncat\nboat\n")
+    common = ("--judge", "emoji-vit", "--judge-classes", tmp_path / "classes.txt", "--device", "cpu", "-f", "jsonl")
     settings = []
     for option in ((), ("--judge-preprocess", OPTION)):
-        judged = inside(
-            "advgen",
-            "--images-only",
-            "--judge",
-            "emoji-vit",
-            *option,
-            "--device",
-            "cpu",
-            "-f",
-            "jsonl",
-            stdin=json.dumps(line).encode(),
-        )
+        judged = inside("advgen", "--images-only", *common, *option, stdin=json.dumps(line).encode())
         assert judged.returncode == 0, judged.stderr.decode()
         settings.append(json.loads(judged.stdout)["settings"])
     assert "judge_architecture" not in settings[0]

@@ -191,7 +191,7 @@ def test_same_weights_with_another_activation_are_another_model(tmp_path: Path) 
     assert difference(*headers) == f"a model with {reason}"
     old = {key: value for key, value in quick.items() if key != "architecture"}
     assert model_difference(plain, old) is None
-    groups = [{"model": recorded_model(model)} for model in (plain, quick, old)]
+    groups = [{"model": recorded_model(model), "settings": {}} for model in (plain, quick, old)]
     assert [baseline._difference(group, groups[0]) for group in groups] == [None, "another model", None]
     assert recorded_model(plain)["architecture"] == plain["architecture"] and "architecture" not in recorded_model(old)
 

@@ -97,7 +97,7 @@ def _parsed(name: str, value: str, text: str) -> Any:
     return numbers * 3 if len(numbers) == 1 else numbers
 
 
-def _colour_fault(name: str, numbers: Iterable[float], most: float = 1) -> str | None:
+def _colour_fault(name: str, numbers: Iterable[int | float], most: float = 1) -> str | None:
     """What keeps numbers from being a mean or a deviation of pixels from 0 to 1."""
     for number in numbers:
         if not math.isfinite(number) or not 0 <= number <= most or (name == "std" and number == 0):
