@@ -79,25 +79,33 @@ EACH_HELP = "Hold each comparison to --alarm by itself, whatever their number."
 def main(paths: tuple[str, ...], output: Path | None, **options: Any) -> int:
     """Monitor concepts over groups of images.
 
-    Reads a bundle (standard input or --bundle) and images: every folder or archive named is a group, or --groups tells
-    them, or the folder of Stanford Cars, which is grouped by model year. A concept's units are the few whose directions
-    lie closest to its text. Written is, for each concept and group, the mean over images of the share of the output that
-    these units make up, with its spread and standard error; with labels also point-biserial correlations, and a line a
-    concept over all images and over groups (95 % intervals by Fisher's z; for images with the sample's own standard error).
+    Reads a bundle (standard input or --bundle) and images: every folder or archive named is a group, or --groups tells them,
+    or the folder of Stanford Cars, which is grouped by model year. A concept's units are a few whose directions lie close to
+    its text and that act on images which the model finds like the text (a first look at up to 1,000 of the images at hand);
+    --choose overlap asks the directions alone, as paper 2 does. With --baseline they are the baseline's. `follows` is the
+    correlation of their share with the model's own similarity, less what they write themselves, and what units drawn at
+    random reach; where they do no better, a warning names the concept. Written is, for each concept and group, the mean over
+    images of the share of the output that these units make up, with its spread and standard error; with labels also
+    point-biserial correlations, and a line a concept over all images and over groups (95 % intervals by Fisher's z over
+    groups, by the jackknife over images; none where fewer than 3 images have the rarer label).
 
     \b
     Alarms: z is the difference of two means over its standard error. With --alarm 3 a run in which nothing has moved ends
-    with 3 in at most 0.27 % of all runs, however many concepts and groups it compares; each comparison has to be further
-    out for that (`limit`), and further still upwards, where few images with much of a rare concept take the mean by
-    chance. With --each, every comparison is held to 3 standard errors by itself: of 10 concepts in 12 groups one is then
-    beyond by chance in up to 28 % of all runs. Both hold for images drawn independently: those that belong together, as
-    frames of a film, alarm more often.
+    with 3 in at most 0.27 % of all runs, however many concepts and groups it compares; each comparison has to be further out
+    for that (`limit`), and further still upwards, where few images with much of a rare concept take the mean by chance. With
+    --each, every comparison is held to 3 standard errors by itself: of 10 concepts in 12 groups one is then beyond by chance
+    in up to 28 % of all runs. Both hold where a group and the baseline have 5 images or more (`few` and a warning tell where
+    not), and for images drawn independently. Those that belong together, as frames of a film, alarm far more often: with
+    --block means over blocks take the place of images, each block counts once, and standard errors, z, limits and
+    correlations' intervals go by blocks, which need to be longer than what makes frames alike. Without it a warning tells of
+    neighbours that are alike.
 
     \b
     Examples:
       clip-shift 2021/ 2022/ 2023/ --concept yellow --concept convertible < neurons.safetensors
       clip-shift photos/ --groups photos.csv --group-column month --concept snow --plot snow.png < neurons.safetensors
       clip-shift stanford_cars/ --concept convertible --bundle neurons.safetensors -f jsonl > cars.jsonl
+      clip-shift photos/ --concept snow --block 50 -f jsonl < neurons.safetensors
       clip-shift new/ --concept snow --baseline old.jsonl --alarm 3 -f jsonl < neurons.safetensors || mail -s drift me
       clip-scenes | clip-shift - --concept cat --truth scenes --bundle neurons.safetensors
     """

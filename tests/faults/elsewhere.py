@@ -77,7 +77,7 @@ ELSEWHERE: dict[tuple[str, str], str] = {
         "commands/known.py",
         "indirect effects of the units",
     ): "needs a bundle of indirect effects of clip-effects --keep, minutes of work",
-    ("commands/shifting.py", "nothing to compare"): "tests/test_shift_command.py: nothing to compare",
+    ("commands/shift_drift.py", "nothing to compare"): "tests/test_shift_command.py: nothing to compare",
     ("commands/texts.py", "write elsewhere"): "tests/test_texts_command.py: write elsewhere",
     ("commands/texts.py", "could be used"): "tests/test_texts_command.py: could be used",
     ("ground/painters/diffusion.py", "the painter is on the CPU already"): "tests/test_advgen_diffusion.py: on the CPU already",
