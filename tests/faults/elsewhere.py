@@ -78,6 +78,8 @@ ELSEWHERE: dict[tuple[str, str], str] = {
         "indirect effects of the units",
     ): "needs a bundle of indirect effects of clip-effects --keep, minutes of work",
     ("commands/shift_drift.py", "nothing to compare"): "tests/test_shift_command.py: nothing to compare",
+    ("commands/shift_units.py", "was measured with unit"): "tests/test_shift_blocks.py: is not in the bundle",
+    ("ground/groups.py", "has no block"): "tests/test_shift_blocks.py: has no block",
     ("commands/texts.py", "write elsewhere"): "tests/test_texts_command.py: write elsewhere",
     ("commands/texts.py", "could be used"): "tests/test_texts_command.py: could be used",
     ("ground/painters/diffusion.py", "the painter is on the CPU already"): "tests/test_advgen_diffusion.py: on the CPU already",
