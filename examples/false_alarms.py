@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cliptools.commands.shifting import Alarm, add_drift
+from cliptools.commands.shift_drift import Alarm, add_drift
 from cliptools.ground.baseline import Baseline
 from cliptools.methods.drift import chance_of_run
 from cliptools.methods.running_moments import GroupMoments
@@ -70,7 +70,7 @@ def record_of(concept: str, group: str, population: Population, frequency: float
     moments = GroupMoments(1, 1)
     moments.add(np.zeros(images, np.int64), value[:, None])
     sample = moments.sample(0, 0)
-    said = {"images": images} | {key: getattr(sample, key) for key in ("mean", "spread", "skewness")}
+    said = {"images": images} | {key: getattr(sample, key) for key in ("mean", "spread", "skewness", "kurtosis")}
     return {"concept": concept, "group": group, "units": [], "settings": {}, "model": {"sha256": ""}} | said
 
 

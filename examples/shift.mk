@@ -41,7 +41,7 @@ results/shift-alarms.csv: false_alarms.py $(NORMS)
 .SECONDEXPANSION:
 $(WORK)/%.jsonl: $(WORK)/$$(basename $$*).safetensors $(WORK)/streams-$$(SIZE.$$(basename $$*))/concepts.txt
 	while read -r concept; do \
-	  $(BIN)/clip-shift $(WORK)/streams-$(SIZE.$(basename $*))/$${concept// /-}/*.tar --concept "$$concept" --truth scenes \
+	  $(BIN)/clip-shift $(WORK)/streams-$(SIZE.$(basename $*))/$${concept// /-}/*.tar --concept "$$concept" --truth scenes --choose overlap \
 	    --by $(subst -, --units-per-concept ,$(subst .,,$(suffix $*))) --per-image -f jsonl -q --bundle $< < /dev/null; \
 	done < $(WORK)/streams-$(SIZE.$(basename $*))/concepts.txt > $@
 

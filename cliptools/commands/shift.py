@@ -1,6 +1,6 @@
 """clip-shift: how much of a concept is in groups of images, and whether that has changed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,22 +18,21 @@ from cliptools.commands.base import (
 )
 from cliptools.commands.consume import read_neurons, record_source
 from cliptools.commands.shift_drift import Alarm, add_drift, alarmed, check_baseline, in_words
+from cliptools.commands.shift_images import Images, read_shares
 from cliptools.commands.shift_table import shift_table
-from cliptools.commands.shift_units import Batches, Watched, choice_of, watch
+from cliptools.commands.shift_units import choice_of, watch
 from cliptools.commands.shift_warnings import shift_warnings
 from cliptools.commands.shifting import Record, concept_records, group_records, measure, panels
-from cliptools.ground.errors import CliptoolsError, StreamError, UsageError
+from cliptools.ground.errors import StreamError, UsageError
 from cliptools.ground.output import binary_output, text_output
-from cliptools.ground.progress import progress, summarise, warn
+from cliptools.ground.progress import warn
 from cliptools.ground.records import write_record
 
 if TYPE_CHECKING:
-    from cliptools.commands.shifting import Read
     from cliptools.ground.baseline import Baseline
     from cliptools.ground.bundle import Bundle
     from cliptools.ground.groups import Groups
     from cliptools.ground.labels import Labels
-    from cliptools.ground.models import LoadedModel
 
 TOOL = "clip-shift"
 DRIFTED = 3  # exit status
@@ -87,25 +86,33 @@ EACH_HELP = "Hold each comparison to --alarm by itself, whatever their number."
 def main(paths: tuple[str, ...], output: Path | None, **options: Any) -> int:
     """Monitor concepts over groups of images.
 
-    Reads a bundle (standard input or --bundle) and images: every folder or archive named is a group, or --groups tells
-    them, or the folder of Stanford Cars, which is grouped by model year. A concept's units are the few whose directions
-    lie closest to its text. Written is, for each concept and group, the mean over images of the share of the output that
-    these units make up, with its spread and standard error; with labels also point-biserial correlations, and a line a
-    concept over all images and over groups (95 % intervals by Fisher's z; for images with the sample's own standard error).
+    Reads a bundle (standard input or --bundle) and images: every folder or archive named is a group, or --groups tells them,
+    or the folder of Stanford Cars, which is grouped by model year. A concept's units are a few whose directions lie close to
+    its text and that act on images which the model finds like the text (a first look at up to 1,000 of the images at hand);
+    --choose overlap asks the directions alone, as paper 2 does. With --baseline they are the baseline's. `follows` is the
+    correlation of their share with the model's own similarity, less what they write themselves, and what units drawn at
+    random reach; where they do no better, a warning names the concept. Written is, for each concept and group, the mean over
+    images of the share of the output that these units make up, with its spread and standard error; with labels also
+    point-biserial correlations, and a line a concept over all images and over groups (95 % intervals by Fisher's z over
+    groups, by the jackknife over images; none where fewer than 3 images have the rarer label).
 
     \b
     Alarms: z is the difference of two means over its standard error. With --alarm 3 a run in which nothing has moved ends
-    with 3 in at most 0.27 % of all runs, however many concepts and groups it compares; each comparison has to be further
-    out for that (`limit`), and further still upwards, where few images with much of a rare concept take the mean by
-    chance. With --each, every comparison is held to 3 standard errors by itself: of 10 concepts in 12 groups one is then
-    beyond by chance in up to 28 % of all runs. Both hold for images drawn independently: those that belong together, as
-    frames of a film, alarm more often.
+    with 3 in at most 0.27 % of all runs, however many concepts and groups it compares; each comparison has to be further out
+    for that (`limit`), and further still upwards, where few images with much of a rare concept take the mean by chance. With
+    --each, every comparison is held to 3 standard errors by itself: of 10 concepts in 12 groups one is then beyond by chance
+    in up to 28 % of all runs. Both hold where a group and the baseline have 5 images or more (`few` and a warning tell where
+    not), and for images drawn independently. Those that belong together, as frames of a film, alarm far more often: with
+    --block means over blocks take the place of images, each block counts once, and standard errors, z, limits and
+    correlations' intervals go by blocks, which need to be longer than what makes frames alike. Without it a warning tells of
+    neighbours that are alike.
 
     \b
     Examples:
       clip-shift 2021/ 2022/ 2023/ --concept yellow --concept convertible < neurons.safetensors
       clip-shift photos/ --groups photos.csv --group-column month --concept snow --plot snow.png < neurons.safetensors
       clip-shift stanford_cars/ --concept convertible --bundle neurons.safetensors -f jsonl > cars.jsonl
+      clip-shift photos/ --concept snow --block 50 -f jsonl < neurons.safetensors
       clip-shift new/ --concept snow --baseline old.jsonl --alarm 3 -f jsonl < neurons.safetensors || mail -s drift me
       clip-scenes | clip-shift - --concept cat --truth scenes --bundle neurons.safetensors
     """
@@ -123,7 +130,7 @@ def main(paths: tuple[str, ...], output: Path | None, **options: Any) -> int:
         check_baseline(baseline, options["concepts"], source)
     images = Images(groups, model, options)
     watched = watch(neurons, model, options, images.look, baseline)
-    read = _read(images, watched, options)
+    read = read_shares(images, watched)
     with text_output(output) as stream:
         tell = (lambda record: write_record(stream, record | source)) if options["per_image"] else None
         measured = measure(read, groups, watched, labels, tell)
@@ -260,56 +267,6 @@ def _settings(neurons: "Bundle", model: str, options: dict[str, Any], baseline: 
         return settings
     settings |= {"units_per_concept": options["units_per_concept"], "effect": neurons.header.settings["effect"]}
     return settings | {"choose": choice_of(options, baseline)}
-
-
-class Images:
-    """The images asked for, to be read more than once; each that cannot be read is told of once."""
-
-    def __init__(self, groups: "Groups", model: "LoadedModel", options: dict[str, Any]) -> None:
-        from cliptools.ground.images import choose
-        from cliptools.ground.loader import Skipped
-
-        self.groups, self.model, self.options, self.skipped = groups, model, options, Skipped()
-        self.indices = choose(groups.source, options["limit"], options["sample"], options["seed"])
-
-    def look(self) -> Batches:
-        """Some of them, drawn over all, to choose units by."""
-        import numpy as np
-
-        from cliptools.methods.concept_choice import LOOKED_AT
-
-        count = min(LOOKED_AT, len(self.indices))
-        drawn = np.random.default_rng(self.options["seed"]).choice(len(self.indices), count, replace=False)
-        return self.batches([self.indices[i] for i in sorted(drawn.tolist())])
-
-    def batches(self, indices: Sequence[int]) -> Batches:
-        """These, preprocessed."""
-        from cliptools.ground.loader import load_batches
-
-        options = self.options
-        return load_batches(
-            self.groups.source, indices, self.model.transform,
-            batch_size=options["batch_size"], workers=options["workers"], strict=options["strict"], skipped=self.skipped,
-        )  # fmt: skip
-
-
-def _read(images: Images, watched: Watched, options: dict[str, Any]) -> "Iterator[Read]":
-    """What is measured on the images, a batch at a time.
-
-    Raises:
-        CliptoolsError: not one image can be read.
-    """
-    from cliptools.ground.halving import in_halves
-
-    count = 0
-    read = progress(images.batches(images.indices), "images", len(images.indices), lambda batch: len(batch[0]))
-    for some, measures in in_halves(read, lambda _, pictures: watched.measure(pictures)):
-        yield list(some), measures
-        count += len(some)
-    if not count:
-        raise CliptoolsError("not one image could be read")
-    skips = f", {len(images.skipped)} skipped" if len(images.skipped) else ""
-    summarise(f"{TOOL}: {count} images{skips} in {len(images.groups.names)} groups, {len(watched.concepts)} concepts")
 
 
 def _plot(records: Sequence[Record], groups: "Groups", options: dict[str, Any]) -> None:

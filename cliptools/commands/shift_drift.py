@@ -64,6 +64,8 @@ def add_drift(records: Sequence[Record], baseline: "Baseline", asked: Alarm) -> 
         drift: Record = {"before": {"images": sum(one["images"] for one in earlier)}}
         drift["before"] |= {"blocks": before.size} if "blocks" in record else {}
         drift["before"] |= {key: figures[key] for key in ("mean", "standard_error")}
+        if (follows := baseline.first(record["concept"]).get("follows")) is not None:
+            drift["before"]["follows"] = follows
         drift["z"] = rounded(comparison.z) if math.isfinite(comparison.z) else None
         if asked.sigmas is not None:
             tail = chance_each(asked.sigmas, len(compared), asked.each)

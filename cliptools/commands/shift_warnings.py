@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 Record = dict[str, Any]
-ENOUGH = 30  # images without which nothing is said of how units follow
+NARROW = 0.4  # length of an interval that tells how units follow: 100 images of all kinds
 ALIKE = 0.1  # correlation of neighbours that raises the chance of an alarm at 3 from 0.27 to 0.7 %
 SURE = 3.0  # standard errors of it
 NAMED = 5  # groups or concepts in a line
@@ -21,9 +21,23 @@ def shift_warnings(records: Sequence[Record], options: Record) -> Iterator[str]:
 
 
 def strays(record: Record) -> bool:
-    """Whether a concept's units follow it no better than units drawn at random do."""
-    follows = record.get("follows")
-    return follows is not None and follows["count"] >= ENOUGH and follows["value"] <= follows.get("chance", 0.0)
+    """True where a concept's units follow it no better than units drawn at random do, as far as these images can tell.
+
+    Images that all show a concept cannot tell; so units that follow it over the baseline's images are not strays here.
+    """
+    before = record.get("drift", {}).get("before", {}).get("follows")
+    follows = [figures for figures in (record.get("follows"), before) if figures is not None]
+    return any(map(_is_low, follows)) and not any(map(_is_high, follows))
+
+
+def _is_low(follows: Record) -> bool:
+    """No better than chance, where an interval is narrow enough to say so."""
+    low, high = follows["low"], follows["high"]
+    return low is not None and high - low <= NARROW and not _is_high(follows)
+
+
+def _is_high(follows: Record) -> bool:
+    return bool(follows["value"] > (follows.get("chance") or 0.0))
 
 
 def _astray(record: Record) -> str | None:
@@ -36,7 +50,8 @@ def _astray(record: Record) -> str | None:
     return (
         f"{record['concept']}: its {units} units do not follow the concept: over {follows['count']} images the correlation of"
         f" their share with the model's own similarity is {follows['value']:.2f}{interval}{chance};"
-        f" see whether {seen}more --units-per-concept or a bundle of more images does better"
+        f" see whether {seen}more --units-per-concept or a bundle of more images does better (images that all show it, or"
+        " none, cannot tell)"
     )
 
 

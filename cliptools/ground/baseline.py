@@ -80,7 +80,19 @@ def _is_of_group(record: dict[str, Any]) -> bool:
     units = record.get("units", [])
     good &= isinstance(units, list) and all(isinstance(unit, dict) for unit in units)
     good = good and all(isinstance(unit.get(part), int | None) for unit in units for part in PARTS)
+    good = good and _is_following(record.get("follows"))
     return good and record["images"] >= 1 and record.get("blocks", 1) >= 1 and record["spread"] >= 0
+
+
+def _is_following(follows: Any) -> bool:
+    """Right as far as it is there."""
+    if follows is None:
+        return True
+    if not isinstance(follows, dict) or not isinstance(follows.get("value"), int | float):
+        return False
+    return all(isinstance(follows.get(key), int | float | None) for key in ("low", "high", "chance")) and {"low", "high"} <= {
+        *follows
+    }
 
 
 def _difference(record: dict[str, Any], other: dict[str, Any]) -> str | None:

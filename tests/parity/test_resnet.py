@@ -95,7 +95,8 @@ def test_label_maps(method: str, resnet_pairs: Bundle, expected: study.Results, 
 
 def test_shift(resnet_pairs: Bundle, expected: study.Results, within: Within, held: Held) -> None:
     groups = [f"shown/{group}" for group in study.GROUPS]
-    more = ("--units-per-concept", study.CONCEPT_UNITS, "--labels", "presence.csv", "--per-image", "-f", "jsonl", "-q")
+    choice = ("--units-per-concept", study.CONCEPT_UNITS, "--choose", "overlap")
+    more = (*choice, "--labels", "presence.csv", "--per-image", "-f", "jsonl", "-q")
     data = within("shift", *groups, *CONCEPTS, *TEMPLATES, *more, "--bundle", "pairs")
     shift_agrees(held, "shift by pairs", data, expected)
 

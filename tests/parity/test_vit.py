@@ -132,7 +132,7 @@ def test_heat_maps(vit_neurons: Bundle, expected: study.Results, pipeline: Pipel
 
 def test_shift(vit_neurons: Bundle, expected: study.Results, pipeline: Pipeline, held: Held) -> None:
     groups = " ".join(f"shown/{group}" for group in study.GROUPS)
-    more = f"--units-per-concept {study.CONCEPT_UNITS} --labels presence.csv --per-image -f jsonl"
+    more = f"--units-per-concept {study.CONCEPT_UNITS} --choose overlap --labels presence.csv --per-image -f jsonl"
     shift_agrees(held, "shift", pipeline(f"clip-shift {groups} {quoted(CONCEPTS + TEMPLATES)} {more} < effects"), expected)
 
 

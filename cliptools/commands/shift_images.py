@@ -1,0 +1,63 @@
+"""The images of clip-shift: those that choose units, and all of them, measured."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cliptools.commands.shift_units import Batches, Watched
+from cliptools.ground.errors import CliptoolsError
+from cliptools.ground.progress import progress, summarise
+
+if TYPE_CHECKING:
+    from cliptools.commands.shifting import Read
+    from cliptools.ground.groups import Groups
+    from cliptools.ground.models import LoadedModel
+
+
+class Images:
+    """The images asked for, to be read more than once; each that cannot be read is told of once."""
+
+    def __init__(self, groups: "Groups", model: "LoadedModel", options: dict[str, Any]) -> None:
+        from cliptools.ground.images import choose
+        from cliptools.ground.loader import Skipped
+
+        self.groups, self.model, self.options, self.skipped = groups, model, options, Skipped()
+        self.indices = choose(groups.source, options["limit"], options["sample"], options["seed"])
+
+    def look(self) -> Batches:
+        """Some of them, drawn over all, to choose units by."""
+        import numpy as np
+
+        from cliptools.methods.concept_choice import LOOKED_AT
+
+        count = min(LOOKED_AT, len(self.indices))
+        drawn = np.random.default_rng(self.options["seed"]).choice(len(self.indices), count, replace=False)
+        return self.batches([self.indices[i] for i in sorted(drawn.tolist())])
+
+    def batches(self, indices: Sequence[int]) -> Batches:
+        """These, preprocessed."""
+        from cliptools.ground.loader import load_batches
+
+        options = self.options
+        return load_batches(
+            self.groups.source, indices, self.model.transform,
+            batch_size=options["batch_size"], workers=options["workers"], strict=options["strict"], skipped=self.skipped,
+        )  # fmt: skip
+
+
+def read_shares(images: Images, watched: Watched) -> "Iterator[Read]":
+    """What is measured on the images, a batch at a time.
+
+    Raises:
+        CliptoolsError: not one image can be read.
+    """
+    from cliptools.ground.halving import in_halves
+
+    count = 0
+    read = progress(images.batches(images.indices), "images", len(images.indices), lambda batch: len(batch[0]))
+    for some, measures in in_halves(read, lambda _, pictures: watched.measure(pictures)):
+        yield list(some), measures
+        count += len(some)
+    if not count:
+        raise CliptoolsError("not one image could be read")
+    skips = f", {len(images.skipped)} skipped" if len(images.skipped) else ""
+    summarise(f"clip-shift: {count} images{skips} in {len(images.groups.names)} groups, {len(watched.concepts)} concepts")
