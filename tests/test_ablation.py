@@ -154,7 +154,7 @@ def test_pairs_neurons_and_heads_of_a_resnet(shape: int, scaled: bool) -> None:
 
 
 def test_words_of_pairs_are_the_same_at_unit_length() -> None:
-    """Pursuit leaves the projection of r, along which alone a pair acts: paper 2's formula is then this suite's, paper 1's is shorter."""
+    """A pair acts along r, onto whose texts pursuit projects it: paper 2's formula is this suite's, paper 1's is shorter."""
     visual = random_resnet(RESNETS[0])
     images = resnet_pictures(visual, 3)
     paths, everything = Pairs(visual), torch.arange(len(Pairs(visual).units(4)))
