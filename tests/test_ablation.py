@@ -155,6 +155,26 @@ def test_pairs_neurons_and_heads_of_a_resnet(shape: int, scaled: bool) -> None:
         check(paths, visual, images, phi, random_units(phi, unit), scaled)
 
 
+def test_words_of_pairs_are_the_same_at_unit_length() -> None:
+    """A pair acts along r, onto whose texts pursuit projects it: paper 2's formula is this suite's, paper 1's is shorter."""
+    visual = random_resnet(RESNETS[0])
+    images = resnet_pictures(visual, 3)
+    paths, everything = Pairs(visual), torch.arange(len(Pairs(visual).units(4)))
+    w = paths.directions(Slab(4, everything))[:, 0]
+    r = torch.nn.functional.normalize(w, dim=1)
+    random = torch.Generator().manual_seed(3)
+    atoms = torch.nn.functional.normalize(torch.randn(40, r.shape[1], generator=random, dtype=r.dtype), dim=1)
+    found = pursue(r, atoms, 3)
+    ones = torch.ones(len(r), 1, dtype=r.dtype)
+    units = Units(paths.units(4), 0.1 * ones, ones[:, None], ones[:, 0], {3: fitted(r, atoms, found.word)}, pairs=True)
+    whole = torch.ones(len(r), dtype=torch.bool)
+    settings = [[(Change("words", 3, along), whole)] for along in ("direction", "unit-texts", "texts")]
+    _, direction, unit_texts, texts = ChangedOutputs(visual, [(Ablation(paths, units, settings), False)], [])(images)
+    scale = float(direction.abs().max())
+    torch.testing.assert_close(unit_texts, direction, rtol=1e-7, atol=1e-7 * scale)
+    assert (texts - direction).abs().max() > 1e-2 * scale
+
+
 @pytest.mark.parametrize("scaled", [True, False])
 def test_pairs_by_their_scalars_and_those_left_out(scaled: bool) -> None:
     """Sign and mean scalar say what vectors do; units that a bundle left out are their means in every setting."""
