@@ -23,7 +23,7 @@ from cliptools.commands.shifting import (
     panels,
     watch,
 )
-from cliptools.ground.errors import CliptoolsError, StreamError, UsageError
+from cliptools.ground.errors import StreamError, UsageError
 from cliptools.ground.output import binary_output, text_output
 from cliptools.ground.progress import progress, summarise, warn
 from cliptools.ground.records import write_record
@@ -233,24 +233,27 @@ def _read(groups: "Groups", model: "LoadedModel", watched: Watched, options: dic
     """Shares of the images, a batch at a time.
 
     Raises:
-        CliptoolsError: not one image can be read.
+        CliptoolsError: not one image can be read, or none is usable.
     """
     from cliptools.ground.halving import in_halves
     from cliptools.ground.images import choose
     from cliptools.ground.loader import Skipped, load_batches
+    from cliptools.ground.unusable import Screen
 
     indices = choose(groups.source, options["limit"], options["sample"], options["seed"])
     skipped, count = Skipped(), 0
+    screen = Screen[int](groups.source.names.__getitem__, skipped.add, options["strict"])
     batches = load_batches(
         groups.source, indices, model.transform,
         batch_size=options["batch_size"], workers=options["workers"], strict=options["strict"], skipped=skipped,
     )  # fmt: skip
     read = progress(batches, "images", len(indices), lambda batch: len(batch[0]))
-    for images, shares in in_halves(read, lambda _, pictures: watched.share(pictures)):
-        yield list(images), shares
-        count += len(images)
-    if not count:
-        raise CliptoolsError("not one image could be read")
+    for images, (shares, reasons) in in_halves(read, lambda _, pictures: watched.share(pictures)):
+        stay = list(screen.places(images, reasons))
+        if stay:
+            yield [images[place] for place in stay], shares[stay]
+        count += len(stay)
+    screen.require(count)
     skips = f", {len(skipped)} skipped" if len(skipped) else ""
     summarise(f"{TOOL}: {count} images{skips} in {len(groups.names)} groups, {len(watched.concepts)} concepts")
 

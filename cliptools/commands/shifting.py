@@ -33,8 +33,8 @@ class Watched(NamedTuple):
     concepts: Sequence[str]
     units: Sequence[Sequence[Record]]
     """Of each concept; none where CLIP's own texts are asked."""
-    share: "Callable[[Any], np.ndarray]"
-    """Of some pictures, the concepts' shares [b, concept]."""
+    share: "Callable[[Any], tuple[np.ndarray, dict[int, str]]]"
+    """Of some pictures, the concepts' shares [b, concept], and the rows that are not usable with the reason."""
 
 
 class Alarm(NamedTuple):
@@ -52,6 +52,7 @@ def watch(neurons: "Bundle", model: "LoadedModel", options: dict[str, Any]) -> W
 
     from cliptools.ground.concept_texts import concept_sentences
     from cliptools.ground.text_tower import encode_texts
+    from cliptools.ground.unusable import unusable
     from cliptools.methods.choice import paths_of
     from cliptools.methods.concept_share import ConceptShare, choose_units
 
@@ -64,9 +65,10 @@ def watch(neurons: "Bundle", model: "LoadedModel", options: dict[str, Any]) -> W
     paths = paths_of(model.clip, settings["effect"], settings.get("units", "neurons"))
     measure = ConceptShare(paths, unit, chosen.row, t)
 
-    def share(pictures: torch.Tensor) -> "np.ndarray":
-        found: torch.Tensor = getattr(measure(pictures), by)
-        return found.double().cpu().numpy()
+    def share(pictures: torch.Tensor) -> "tuple[np.ndarray, dict[int, str]]":
+        shares = measure(pictures)
+        values: torch.Tensor = getattr(shares, by)
+        return values.double().cpu().numpy(), unusable(shares.embedding, values)
 
     units = [
         [_unit(unit[row].tolist(), overlap) for row, overlap in zip(*pair, strict=True)]

@@ -34,6 +34,8 @@ class Shares(NamedTuple):
     """<sum phi_n(I), t_c> / ||M(I)||."""
     text: Float[Tensor, "b c"]
     """<M(I), t_c> / ||M(I)||: CLIP's own answer, no unit asked."""
+    embedding: Float[Tensor, "b d"]
+    """M(I), not normalised."""
 
 
 def choose_units(r: Float[Tensor, "u d"], t: Float[Tensor, "c d"], count: int) -> Chosen:
@@ -70,4 +72,4 @@ class ConceptShare:
             for c, (units, D) in enumerate(terms):
                 total[:, c] += s[:, units].flatten(1) @ D
         size, t = embedding.norm(dim=-1, keepdim=True), self.t.to(embedding)
-        return Shares(total.norm(dim=-1) / size, (total * t).sum(-1) / size, embedding @ t.T / size)
+        return Shares(total.norm(dim=-1) / size, (total * t).sum(-1) / size, embedding @ t.T / size, embedding)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliptools.commands.base import open_input
-from cliptools.commands.segmenting.evaluate import readable
+from cliptools.commands.segmenting.evaluate import Numbered, readable
 from cliptools.commands.segmenting.labeller import Labeller, load_labeller
 from cliptools.commands.segmenting.opened import Opened
 from cliptools.ground.errors import CliptoolsError, ImageError
@@ -117,19 +117,32 @@ def _write(
 ) -> None:
     import numpy as np
 
+    from cliptools.ground.progress import warn
+    from cliptools.ground.unusable import Screen
     from cliptools.methods.segmentation.label_metrics import LabelFit
 
     whole = [LabelFit.none(len(made.classes)) for _ in made.cuts]
     skipped: list[str] = []
+
+    def tell(name: str, reason: str) -> None:
+        skipped.append(name)
+        warn(f"{name}: {reason} (skipped)")
+
+    screen = Screen[Numbered](lambda image: image[1], tell, options["strict"])
     with text_output(output) as stream:
-        for image in progress(readable(images, options["strict"], skipped), "images"):
-            for number, (cut, fit) in enumerate(_fits(made, image)):
+        for place, image in enumerate(progress(readable(images, options["strict"], skipped), "images")):
+            fits = _fits(made, image)
+            if not screen.places([(place, image.name)], {0: fits} if isinstance(fits, str) else {}):
+                continue
+            assert not isinstance(fits, str)
+            for number, (cut, fit) in enumerate(fits):
                 whole[number] += fit
                 if output_format == "jsonl":
                     record = {"image": image.name, "background": _background(made, cut)} | _said(fit)
                     write_record(stream, record | made.settings)
-        if not whole[0].images:
+        if not whole[0].images and not len(screen):
             raise CliptoolsError("no image with labels could be read")
+        screen.require(whole[0].images)
         summaries = []
         for cut, total in zip(made.cuts, whole, strict=True):
             iou = {made.classes[i]: rounded(value) for i, value in enumerate(total.iou) if np.isfinite(value)}
@@ -143,8 +156,8 @@ def _write(
     summarise(f"clip-segment: {whole[0].images} images" + (f", {len(skipped)} skipped" if skipped else ""))
 
 
-def _fits(made: Labeller, image: "LabelledImage") -> "Iterator[tuple[float | None, LabelFit]]":
-    """Each background's label map against the truth."""
+def _fits(made: Labeller, image: "LabelledImage") -> "list[tuple[float | None, LabelFit]] | str":
+    """Each background's label map against the truth; or the reason why the image is not usable."""
     import numpy as np
 
     from cliptools.ground.masked.labelled import LEFT_OUT
@@ -153,12 +166,17 @@ def _fits(made: Labeller, image: "LabelledImage") -> "Iterator[tuple[float | Non
 
     probabilities = any(cut is not None for cut in made.cuts)
     picture = image.picture
-    found = best_texts(made.averaged(picture), picture.height, picture.width, probabilities)
+    try:
+        found = best_texts(made.averaged(picture), picture.height, picture.width, probabilities)
+    except ImageError as error:
+        return str(error)
+    fits = []
     for cut in made.cuts:
         labels = to_labels(found, made.label_of_text, cut).cpu().numpy()
         ground_counts = made.has_ground or cut is not None
         truth: np.ndarray = image.labels if ground_counts else np.where(image.labels == 0, LEFT_OUT, image.labels)
-        yield cut, label_fit(labels, truth, len(made.classes))
+        fits.append((cut, label_fit(labels, truth, len(made.classes))))
+    return fits
 
 
 def _background(made: Labeller, cut: float | None) -> str | float | None:
