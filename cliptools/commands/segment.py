@@ -70,7 +70,7 @@ LABEL_OPTIONS |= {"backgrounds": "--background", "ignored": "--ignore"}
 @click.option("--labels", type=click.Path(path_type=Path), metavar="FOLDER", help=LABELS_HELP)
 @click.option("--first-label", type=click.IntRange(0), metavar="NUMBER", help=FIRST_HELP)
 @click.option("--ignore", "ignored", type=click.IntRange(0), multiple=True, metavar="NUMBER", help=IGNORE_HELP)
-@click.option("--strict", is_flag=True, help="An unreadable image is an error, not a warning.")
+@click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
 @click.option(
     "--batch-size", default=16, show_default=True, type=click.IntRange(1), help="Images of one shape, or windows, at a time."
 )

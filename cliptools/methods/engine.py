@@ -101,7 +101,7 @@ def measure(
         CliptoolsError: no image could be read, or not as many in a further pass or look as before; or one that is not usable.
         SpoiltError: a later look has found that an image is not usable.
     """
-    screen = screen or Screen()
+    screen = Screen() if screen is None else screen
     margin = settings.margin
     if margin is None:
         margin = margin_for(paths, layers, expected, settings.top, settings.memory)

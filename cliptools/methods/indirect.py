@@ -127,7 +127,7 @@ def token_means(
     Raises:
         CliptoolsError: no image could be read; or one that is not usable.
     """
-    screen = screen or Screen()
+    screen = Screen() if screen is None else screen
     total: dict[int, Tensor] = {}
     count = 0
     weight = visual.conv1.weight

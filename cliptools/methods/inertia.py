@@ -28,7 +28,7 @@ def embeddings(
     Args:
         screen: Leaves out images that are not usable. None: such an image is an error.
     """
-    screen = screen or Screen()
+    screen = Screen() if screen is None else screen
     weight = next(visual.parameters())
     numbers: list[int] = []
     parts = []

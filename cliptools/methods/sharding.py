@@ -68,7 +68,7 @@ def measure_shard(
         CliptoolsError: no image of the sample could be read; or one that is not usable.
         SpoiltError: a later look has found that an image is not usable.
     """
-    screen = screen or Screen()
+    screen = Screen() if screen is None else screen
     capacity = kept_in(settings, listed)
     passes = plan(paths, layers, capacity, settings.memory)
     for number, slabs in enumerate(passes):
@@ -159,7 +159,7 @@ def conclude(
     images = [each.images for each in measurement.unsettled]
     doubtful = None if None in images else len(set().union(*(each for each in images if each is not None)))
     if uncertain and batches is not None:
-        reread = measurement.settle(batches, seen, screen or Screen())
+        reread = measurement.settle(batches, seen, Screen() if screen is None else screen)
         return Concluded(measurement.effects(), torch.zeros(0, 3, dtype=torch.int64), 0, reread)
     nobody = torch.zeros(0, 3, dtype=torch.int64)
     return Concluded(measurement.effects(), torch.cat([nobody, *uncertain]), doubtful, 0)

@@ -46,7 +46,7 @@ def largest_norms(
         StreamError: a unit that the paths do not know.
         CliptoolsError: no image could be read; or one that is not usable.
     """
-    screen = screen or Screen()
+    screen = Screen() if screen is None else screen
     slabs, rows = slabs_of(paths, unit)
     statistics: list[UnitStatistics] = []
     for slab in slabs:
