@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cliptools.ground.classified import ClassifiedImages
     from cliptools.ground.loader import Skipped
     from cliptools.ground.models import LoadedModel
+    from cliptools.ground.unusable import Screen
     from cliptools.methods import ablation
     from cliptools.methods.chance import Guessing
     from cliptools.methods.changed import ChangedOutputs, Joint
@@ -31,13 +32,14 @@ def measure(bundles: Sequence[Asked], images: "ClassifiedImages", options: Recor
     """A record a setting, the untouched model first.
 
     Raises:
-        CliptoolsError: not one image can be read, or the untouched model is at chance.
+        CliptoolsError: not one image can be read or is usable, or the untouched model is at chance.
     """
     from cliptools.ground.concept_texts import templates_name
     from cliptools.ground.images import choose, list_digest
     from cliptools.ground.loader import Skipped
     from cliptools.ground.models import drop_text_tower, load_recorded_model
     from cliptools.ground.scene_images import SceneSource
+    from cliptools.ground.unusable import Screen
     from cliptools.methods.chance import Guessing
     from cliptools.methods.zero_shot import Tally
 
@@ -47,13 +49,13 @@ def measure(bundles: Sequence[Asked], images: "ClassifiedImages", options: Recor
     changed, order = _changed(model, bundles, len(indices))
     drop_text_tower(model)
     tally, skipped, guessing = Tally(len(order) + 1), Skipped(), Guessing([row.name for row in images.classes])
+    screen = Screen[int](images.source.names.__getitem__, skipped.add, options["strict"])
     wrong: list[str] = []
-    for names, output in _outputs(changed, images, model, indices, options, skipped):
+    for names, output in _outputs(changed, images, model, indices, options, skipped, screen):
         tally.add(_scored(output[[0, *order]], text, names, images, wrong, guessing))
         if tally.count >= ENOUGH:
             _check_chance(guessing, images, wrong)
-    if not tally.count:
-        raise CliptoolsError("not one image could be read")
+    screen.require(tally.count)
     if _check_chance(guessing, images, wrong) == "open":
         warn(f"{_right(guessing, images)}: not enough to tell whether labels and classes ({images.classes_source}) match")
     skips = f", {len(skipped)} skipped" if len(skipped) else ""
@@ -87,10 +89,12 @@ def _outputs(
     indices: Sequence[int],
     options: Record,
     skipped: "Skipped",
+    screen: "Screen[int]",
 ) -> "Iterator[tuple[list[int], Tensor]]":
     """Numbers of some images, and their outputs in all settings."""
     from cliptools.ground.halving import in_halves
     from cliptools.ground.loader import load_batches
+    from cliptools.ground.unusable import unusable
 
     batches = load_batches(
         images.source, indices, model.transform,
@@ -98,7 +102,9 @@ def _outputs(
     )  # fmt: skip
     read = progress(batches, "images", len(indices), lambda batch: len(batch[0]))
     for some, outputs in in_halves(read, lambda _, pictures: changed(pictures)):
-        yield list(some), outputs
+        stay = screen.places(some, unusable(outputs[0], outputs.transpose(0, 1)))
+        if stay:
+            yield [some[place] for place in stay], outputs if len(stay) == len(some) else outputs[:, list(stay)]
 
 
 def _scored(

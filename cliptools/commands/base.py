@@ -150,7 +150,7 @@ def measuring_options(function: Function) -> Function:
         click.option(
             "--memory", default=4.0, show_default=True, type=click.FloatRange(0.01), help="GB of statistics held at once."
         ),
-        click.option("--strict", is_flag=True, help="An unreadable image is an error, not a warning."),
+        click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning."),
     ):
         function = add(function)
     return function

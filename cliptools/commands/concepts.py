@@ -54,7 +54,7 @@ RESUME_HELP = "Go on with what an earlier run has left of -o FILE, in FILE.part,
 @click.option("--sample", type=click.IntRange(1), help="N images drawn over the whole list.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of --sample and of --neurons random.")
 @click.option("--resume", is_flag=True, help=RESUME_HELP)
-@click.option("--strict", is_flag=True, help="An unreadable image is an error, not a warning.")
+@click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
 @batch_option
 @click.option("--workers", type=click.IntRange(0), help="Threads that decode images [default: the number of cores, at most 8].")
 @click.option("--no-cache", is_flag=True, help="Neither read nor keep text embeddings [default: keep them].")
@@ -197,29 +197,32 @@ def _records(
     from cliptools.ground.models import load_recorded_model
     from cliptools.ground.progress import progress, summarise
     from cliptools.ground.truth import found_names
+    from cliptools.ground.unusable import Screen
 
     source, indices = asked[0], asked[1][done.place :]
     model = load_recorded_model(neurons.header.model, options["device"])
     describe = (by_text if options["by"] == "text" else by_neurons)(neurons, model, options)
     skipped, count = Skipped(), done.images
+    screen = Screen[int](source.names.__getitem__, skipped.add, options["strict"], passed=count > 0)
     batches = load_batches(
         source, indices, model.transform,
         batch_size=options["batch_size"], workers=options["workers"], strict=options["strict"], skipped=skipped,
     )  # fmt: skip
 
-    def described(some: Sequence[int], pictures: "Tensor") -> list[tuple[str, dict[str, Any]]]:
+    def described(some: Sequence[int], pictures: "Tensor") -> list[tuple[str, dict[str, Any] | str]]:
         names = [source.names[index] for index in some]
         return list(zip(names, describe(names, pictures), strict=True))
 
     for read, records in in_halves(progress(batches, "images", len(indices), lambda batch: len(batch[0])), described):
-        for name, record in records:
+        stay = screen.places(read, {place: each for place, (_, each) in enumerate(records) if isinstance(each, str)})
+        for name, record in (records[place] for place in stay):
+            assert isinstance(record, dict)  # the others are reasons
             if truth is not None:
                 words = [concept["word"] for concept in record["concepts"]]
                 record |= {"truth": list(truth.of(name)), "found": found_names(truth.of(name), words)}
             yield {"image": name} | record
-        count += len(read)
-    if not count:
-        raise CliptoolsError("not one image could be read")
+        count += len(stay)
+    screen.require(count)
     earlier = f", {done.images} of them by an earlier run" if done.images else ""
     summarise(f"{TOOL}: {count} images{earlier}" + (f", {len(skipped)} skipped" if len(skipped) else ""))
 

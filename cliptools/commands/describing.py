@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from cliptools.ground.models import LoadedModel
     from cliptools.methods.paths import Paths
 
-    Describe = Callable[[Sequence[str], Tensor], Iterator[dict[str, Any]]]
-    """Of the names and pixels of some images, a record each."""
+    Describe = Callable[[Sequence[str], Tensor], Iterator[dict[str, Any] | str]]
+    """Of the names and pixels of some images, a record each, or the reason why the image is not usable."""
     Voice = Callable[[Tensor], Tensor]
     """Of weights of neurons, the scores of texts."""
 
@@ -27,6 +27,7 @@ def by_text(neurons: "Bundle", model: "LoadedModel", options: dict[str, Any]) ->
     """CLIP's own ranking of the pool."""
     import torch
 
+    from cliptools.ground.unusable import unusable
     from cliptools.methods.concept_words import best, text_scores
 
     texts, t = _pool(neurons, model, options)
@@ -34,10 +35,14 @@ def by_text(neurons: "Bundle", model: "LoadedModel", options: dict[str, Any]) ->
     dtype = next(clip.parameters()).dtype
 
     @torch.inference_mode()
-    def describe(names: Sequence[str], pictures: "Tensor") -> Iterator[dict[str, Any]]:
+    def describe(names: Sequence[str], pictures: "Tensor") -> Iterator[dict[str, Any] | str]:
         embedding: Tensor = clip.encode_image(pictures.to(model.device, dtype))
+        reasons = unusable(embedding)
         ranked = best(text_scores(embedding, t), options["words"])
-        for index, value in zip(ranked.column.tolist(), ranked.value.tolist(), strict=True):
+        for row, (index, value) in enumerate(zip(ranked.column.tolist(), ranked.value.tolist(), strict=True)):
+            if row in reasons:
+                yield reasons[row]
+                continue
             yield {"concepts": [{"word": texts[j], "score": rounded(v)} for j, v in zip(index, value, strict=True)]}
 
     return describe
@@ -47,6 +52,7 @@ def by_neurons(neurons: "Bundle", model: "LoadedModel", options: dict[str, Any])
     """The words, or the directions, of the neurons that act."""
     import torch
 
+    from cliptools.ground.unusable import unusable
     from cliptools.methods.activity import UnitActivity
     from cliptools.methods.concept_words import active_units, best, counted_units, unit_weights
 
@@ -56,12 +62,16 @@ def by_neurons(neurons: "Bundle", model: "LoadedModel", options: dict[str, Any])
     tau = torch.from_numpy(neurons["threshold"])
     measure = UnitActivity(_paths(neurons, model), unit, b, r, neurons.header.scaled)
 
-    def describe(names: Sequence[str], pictures: "Tensor") -> Iterator[dict[str, Any]]:
+    def describe(names: Sequence[str], pictures: "Tensor") -> Iterator[dict[str, Any] | str]:
         activity = measure(pictures)
+        reasons = unusable(activity.embedding, activity.norm, activity.along)
         active = active_units(activity, tau)
         weight = unit_weights(activity, counted_units(active, options["neurons"], names, options["seed"]), options["score"])
         ranked, telling = best(voice(weight), options["words"]), best(weight, TELLING)
         for row in range(len(names)):
+            if row in reasons:
+                yield reasons[row]
+                continue
             said = zip(ranked.column[row].tolist(), ranked.value[row].tolist(), strict=True)
             shown = zip(telling.column[row].tolist(), telling.value[row].tolist(), strict=True)
             yield {

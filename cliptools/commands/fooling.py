@@ -21,6 +21,7 @@ from cliptools.ground.painters.emoji import EmojiPainter
 from cliptools.ground.progress import note, progress, warn
 from cliptools.ground.records import rounded, write_record
 from cliptools.ground.text_tower import encode_texts
+from cliptools.ground.unusable import Screen, unusable
 from cliptools.ground.word_lists import Description, Task
 from cliptools.methods.fooling import among_closest, class_difference, margin
 
@@ -73,22 +74,33 @@ class Studio:
     judge: "Judge | None"
     classes: dict[str, ClassName] = field(default_factory=dict)
 
-    def look(self, painted: Sequence[Painted], orders: Sequence[Order]) -> list[dict[str, Any]]:
-        """Margin and check of each picture, all of which there are."""
+    def look(self, painted: Sequence[Painted], orders: Sequence[Order]) -> list[dict[str, Any] | str]:
+        """Margin and check of each picture, all of which there are; or the reason why it is not usable."""
         seen = _embed(self.loaded, painted)  # (picture, d)
-        found = []
+        reasons = unusable(seen)
+        found: list[dict[str, Any] | str] = []
         for row, (one, order) in enumerate(zip(painted, orders, strict=True)):
             task = order.of.task
+            if row in reasons:
+                found.append(reasons[row])
+                continue
             v = class_difference(self.texts[task.predict], self.texts[task.depict])
             value = float(margin(seen[row : row + 1], v)[0])
-            found.append({"margin": rounded(value), "fooled": value > 0} | self._check(one, task))
+            check = self._check(one, task)
+            found.append(check if isinstance(check, str) else {"margin": rounded(value), "fooled": value > 0} | check)
         return found
 
-    def _check(self, painted: Painted, task: Task) -> dict[str, Any]:
-        """Whether the depicted class is there and the predicted one is not: by the judge, or by the scene's own truth."""
+    def _check(self, painted: Painted, task: Task) -> dict[str, Any] | str:
+        """Whether the depicted class is there and the predicted one is not: by the judge, or by the scene's own truth.
+
+        A judge's reason where the picture is not usable for it.
+        """
         both = [parse_class(task.depict), parse_class(task.predict)]
         if self.judge is not None:
-            depicted, predicted = self.judge.sees(painted, both)
+            seen = self.judge.sees(painted, both)
+            if isinstance(seen, str):
+                return f"by the judge {self.judge.loaded.name}, {seen}"
+            depicted, predicted = seen
             return {"check": {"by": self.judge.loaded.name, "depicted": depicted, "predicted": predicted}}
         if painted.shown is None:
             return {}
@@ -116,18 +128,19 @@ class Judge:
         settings = {"judge": self.loaded.name, "judge_sha256": self.loaded.sha256, "judge_top": self.top}
         return settings | {f"judge_{key}": known[key] for key in ("architecture",) if key in known}
 
-    def sees(self, painted: Painted, both: Sequence[ClassName]) -> tuple[bool, bool]:
-        """Whether the first and the second of two classes are among the closest."""
+    def sees(self, painted: Painted, both: Sequence[ClassName]) -> tuple[bool, bool] | str:
+        """Whether the first and the second of two classes are among the closest; or the reason why it cannot tell."""
         import torch
 
+        image = _embed(self.loaded, [painted])
+        if reasons := unusable(image):
+            return reasons[0]
         own = {name.lower() for one in both for name in one.names}
         classes = [*both, *(one for one in self.others if not own & {name.lower() for name in one.names})]
         names = [name for one in classes for name in one.names]
         owner = torch.tensor([i for i, one in enumerate(classes) for _ in one.names], device=self.loaded.device)
         of_class = owner[None] == torch.arange(len(classes), device=owner.device)[:, None]  # (class, name)
-        found = among_closest(
-            _embed(self.loaded, [painted]), torch.stack([self.texts[name] for name in names]), of_class, self.top
-        )
+        found = among_closest(image, torch.stack([self.texts[name] for name in names]), of_class, self.top)
         return bool(found[0, 0]), bool(found[0, 1])
 
 
@@ -137,20 +150,23 @@ def judge_pictures(
     """Make or read every picture, write its record, and say how many fooled the model.
 
     Raises:
-        CliptoolsError: no picture at all could be made, or with --strict one could not.
+        CliptoolsError: no picture at all could be made or is usable, or with --strict one is not.
     """
     tasks = {one.task.key: one.task for one in given}
     studio = _studio(given, list(tasks.values()), options)
     tallies = {key: Tally() for key in tasks}
     total = sum(1 if one.file else options["images"] for one in given)
+    screen = Screen[tuple[int, str]](lambda picture: picture[1], strict=options["strict"])
     with text_output(output) as stream:
-        for record, task in progress(_records(given, options, gallery, studio), "pictures", total):
+        for record, task in progress(_records(given, options, gallery, studio, screen), "pictures", total):
             tallies[task.key].add(record)
             if chosen == "jsonl":
                 write_record(stream, record)
         rows = [(tasks[key], tally) for key, tally in tallies.items()]
-        if not any(tally.images for _, tally in rows):
+        count = sum(tally.images for _, tally in rows)
+        if not count and not len(screen):
             raise CliptoolsError(f"none of {total} pictures could be made or read")
+        screen.require(count)
         if chosen == "table":
             stream.write(_table(rows, output is None and stdout_is_terminal()))
     for task, tally in rows:
@@ -178,10 +194,15 @@ def _painter(options: dict[str, Any]) -> Painter:
 
 
 def _records(
-    given: Sequence[Description], options: dict[str, Any], gallery: Gallery | None, studio: Studio
+    given: Sequence[Description],
+    options: dict[str, Any],
+    gallery: Gallery | None,
+    studio: Studio,
+    screen: Screen[tuple[int, str]],
 ) -> Iterator[tuple[dict[str, Any], Task]]:
     """A record a picture, in order; the batches do not depend on what an earlier run has finished, so neither do the numbers."""
     orders = iter(list(_orders(given, options["images"], options["seed"])))  # all, so that nothing is painted if two clash
+    numbers = itertools.count()
     while batch := list(itertools.islice(orders, options["batch_size"])):
         wanted = [_wanted(order, studio) for order in batch]
         made = [
@@ -192,8 +213,10 @@ def _records(
             painted = _pictures(batch, studio.painter, options["strict"])
             there = [i for i, one in enumerate(painted) if one.image is not None]
             seen = studio.look([painted[i] for i in there], [batch[i] for i in there]) if there else []
-            for i, looked in zip(there, seen, strict=True):
-                if made[i] is None:
+            reasons = {place: looked for place, looked in enumerate(seen) if isinstance(looked, str) and not made[there[place]]}
+            for place in screen.places([(next(numbers), _where(batch[i])) for i in there], reasons):
+                i, looked = there[place], seen[place]
+                if made[i] is None and not isinstance(looked, str):
                     made[i] = _finish(batch[i], wanted[i], looked, painted[i], gallery)
         for order, record in zip(batch, made, strict=True):
             if record is not None:
@@ -250,7 +273,7 @@ def _pictures(batch: Sequence[Order], painter: Painter | None, strict: bool) -> 
     fresh = iter(painter.paint([order.of.text for order in blank], [order.seed for order in blank]) if painter and blank else ())
     pictures = []
     for order in batch:
-        where = order.of.file or f"{order.of.text!r}"
+        where = _where(order)
         try:
             one = Painted(decode(order.of.file)) if order.of.file else next(fresh)
         except ImageError as error:
@@ -261,6 +284,11 @@ def _pictures(batch: Sequence[Order], painter: Painter | None, strict: bool) -> 
             warn(f"{where}: skipped, {one.refusal}")
         pictures.append(one)
     return pictures
+
+
+def _where(order: Order) -> str:
+    """A picture in messages."""
+    return order.of.file or f"{order.of.text!r}"
 
 
 def _embed(loaded: LoadedModel, painted: Sequence[Painted]) -> "Tensor":

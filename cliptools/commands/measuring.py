@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cliptools.ground.loader import Skipped
     from cliptools.ground.models import LoadedModel
     from cliptools.ground.provenance import Header
+    from cliptools.ground.unusable import Screen
     from cliptools.methods.choice import Choice
     from cliptools.methods.engine import Batches, Effects, Report, Settings
     from cliptools.methods.paths import Paths
@@ -51,6 +52,12 @@ class Listed(NamedTuple):
             return (([number[index] for index in read], pictures) for read, pictures in loaded)
 
         return read
+
+    def screen(self, skipped: "Skipped", strict: bool) -> "Screen[int]":
+        """Leaves out images that are not usable, and counts them as skipped."""
+        from cliptools.ground.unusable import Screen
+
+        return Screen(lambda number: self.source.names[self.indices[number]], skipped.add, strict)
 
     @property
     def names(self) -> list[str]:
@@ -180,13 +187,17 @@ def _measure(
     from cliptools.methods.engine import measure
 
     listed, skipped = list_images(source, options), Skipped()
-    batches = listed.batches(model, options, skipped)
+    batches, screen = listed.batches(model, options, skipped), listed.screen(skipped, options["strict"])
     expected = len(listed.indices)
-    if choice.effect == INDIRECT:
-        paths, settings = _indirect(model, batches, choice.layers, expected, settings, options)
-    else:
-        paths = paths_of(model.clip, choice.effect, choice.units)
-    report = measure(paths, batches, choice.layers, expected, settings)
+
+    def look() -> "tuple[Any, Report]":
+        if choice.effect == INDIRECT:
+            paths, own = _indirect(model, batches, choice.layers, expected, settings, options, screen)
+        else:
+            paths, own = paths_of(model.clip, choice.effect, choice.units), settings
+        return paths, measure(paths, batches, choice.layers, expected, own, screen)
+
+    paths, report = screen.again(look)
     measured = Measured(report, listed, skipped)
     if choice.effect == INDIRECT:
         measured = measured._replace(token_mean=torch.cat([paths.means[layer].T for layer in choice.layers]))
@@ -210,6 +221,7 @@ def _indirect(
     expected: int,
     settings: "Settings",
     options: dict[str, Any],
+    screen: "Screen[int]",
 ) -> "tuple[Any, Settings]":
     """Means of activations, which indirect effects need first; and how much to keep of the effects to come."""
     from cliptools.ground.progress import note
@@ -218,7 +230,7 @@ def _indirect(
     visual = model.clip.visual
     sample = draw_sample(visual, layers, options["sample_neurons"], options["seed"])
     note(f"{TOOL}: {cost(visual, sample, expected)}")
-    paths = Indirect(visual, sample, token_means(visual, batches(None), sample, expected), expected)
+    paths = Indirect(visual, sample, token_means(visual, batches(None), sample, expected, screen), expected)
     return paths, settings._replace(margin=keep_all(paths, layers, expected, settings))
 
 

@@ -221,8 +221,12 @@ def _merge(whole: Whole, options: dict[str, Any], arguments: dict[str, Any]) -> 
     model = load_recorded_model(header.model, options["device"])
     drop_text_tower(model)
     paths = paths_of(model.clip, choice.effect, choice.units)
-    batches = None if listed is None else listed.batches(model, options, Skipped())
-    found = conclude(paths, choice.layers, lambda slab: _joined(whole, slab), header.images["listed"], whole.settings, batches)
+    skipped = Skipped()
+    batches = None if listed is None else listed.batches(model, options, skipped)
+    screen = None if listed is None else listed.screen(skipped, options["strict"])
+    found = conclude(
+        paths, choice.layers, lambda slab: _joined(whole, slab), header.images["listed"], whole.settings, batches, screen
+    )
     keep = keep_strongest(paths, found.effects, options["keep"])
     names = dict(enumerate(listed.names)) if listed else _names(whole, set(found.effects.top_image.unique().tolist()))
     images = {key: header.images[key] for key in ("count", "digest", "skipped")}

@@ -74,7 +74,7 @@ LABEL_OPTIONS |= {"backgrounds": "--background"}
 @click.option("--first-label", type=click.IntRange(0), metavar="NUMBER", help=FIRST_HELP)
 @click.option("--ignore", "ignored", type=click.IntRange(0), multiple=True, metavar="NUMBER", help=IGNORE_HELP)
 @click.option("--mask-pixels", "lie", type=click.Choice(["stored", "upright"]), help=LIE_HELP)
-@click.option("--strict", is_flag=True, help="An unreadable image is an error, not a warning.")
+@click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
 @click.option(
     "--batch-size", default=16, show_default=True, type=click.IntRange(1), help="Images of one shape, or windows, at a time."
 )

@@ -1,7 +1,7 @@
 """What clip-effects --shard does: some of the images into a partial, to be merged with those of the others."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,23 +89,29 @@ def write_partial(
     own = listed._replace(order=listed.order[i - 1 :: n])
     sample = listed._replace(order=listed.order[:SAMPLE])
     skipped, paths = Skipped(), paths_of(model.clip, choice.effect, choice.units)
-    slabs = measure_shard(
-        paths,
-        sample.batches(model, options, skipped),
-        own.batches(model, options, skipped),
-        choice.layers,
-        len(listed.indices),
-        len(own.order),
-        settings,
-        _known(options["centre"], header) if options["centre"] else None,
-    )
+    screen = listed.screen(skipped, options["strict"])
+
+    def slabs() -> "Iterator[tuple[Slab, Partial]]":
+        return measure_shard(
+            paths,
+            sample.batches(model, options, skipped),
+            own.batches(model, options, skipped),
+            choice.layers,
+            len(listed.indices),
+            len(own.order),
+            settings,
+            _known(options["centre"], header) if options["centre"] else None,
+            screen,
+        )
 
     def signed(count: int) -> "Header":
         return replace(header, images=header.images | {"count": count, "skipped": len(own.order) - count})
 
     names = listed.names
-    written = write_slabs(
-        slabs, lambda layer: paths.size(layer)[0], signed, lambda numbers: {i: names[i] for i in numbers}, output
+    written = screen.again(
+        lambda: write_slabs(
+            slabs(), lambda layer: paths.size(layer)[0], signed, lambda numbers: {i: names[i] for i in numbers}, output
+        )
     )
     skips = len(own.order) - written
     summarise(f"{TOOL}: shard {i} of {n}: {written} images" + (f", {skips} skipped" if skips else "") + f", {model.name}")

@@ -78,7 +78,7 @@ EACH_HELP = "Hold each comparison to --alarm by itself, whatever their number."
 @click.option("--limit", type=click.IntRange(1), help="Only the first N images.")
 @click.option("--sample", type=click.IntRange(1), help="N images drawn over the whole list.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of --sample.")
-@click.option("--strict", is_flag=True, help="An unreadable image is an error, not a warning.")
+@click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
 @batch_option
 @click.option("--workers", type=click.IntRange(0), help="Threads that decode images [default: the number of cores, at most 8].")
 @device_option
@@ -129,7 +129,7 @@ def main(paths: tuple[str, ...], output: Path | None, **options: Any) -> int:
     if baseline is not None:
         check_baseline(baseline, options["concepts"], source)
     images = Images(groups, model, options)
-    watched = watch(neurons, model, options, images.look, baseline)
+    watched = watch(neurons, model, options, images.look, images.screen, baseline)
     read = read_shares(images, watched)
     with text_output(output) as stream:
         tell = (lambda record: write_record(stream, record | source)) if options["per_image"] else None

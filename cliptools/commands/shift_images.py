@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cliptools.commands.shift_units import Batches, Watched
-from cliptools.ground.errors import CliptoolsError
 from cliptools.ground.progress import progress, summarise
 
 if TYPE_CHECKING:
@@ -19,8 +18,10 @@ class Images:
     def __init__(self, groups: "Groups", model: "LoadedModel", options: dict[str, Any]) -> None:
         from cliptools.ground.images import choose
         from cliptools.ground.loader import Skipped
+        from cliptools.ground.unusable import Screen
 
         self.groups, self.model, self.options, self.skipped = groups, model, options, Skipped()
+        self.screen = Screen[int](groups.source.names.__getitem__, self.skipped.add, options["strict"])
         self.indices = choose(groups.source, options["limit"], options["sample"], options["seed"])
 
     def look(self) -> Batches:
@@ -48,16 +49,17 @@ def read_shares(images: Images, watched: Watched) -> "Iterator[Read]":
     """What is measured on the images, a batch at a time.
 
     Raises:
-        CliptoolsError: not one image can be read.
+        CliptoolsError: not one image can be read, or none is usable.
     """
     from cliptools.ground.halving import in_halves
 
     count = 0
     read = progress(images.batches(images.indices), "images", len(images.indices), lambda batch: len(batch[0]))
-    for some, measures in in_halves(read, lambda _, pictures: watched.measure(pictures)):
-        yield list(some), measures
-        count += len(some)
-    if not count:
-        raise CliptoolsError("not one image could be read")
+    for some, (measures, reasons) in in_halves(read, lambda _, pictures: watched.measure(pictures)):
+        stay = list(images.screen.places(some, reasons))
+        if stay:
+            yield [some[place] for place in stay], type(measures)(*(part[stay] for part in measures))
+        count += len(stay)
+    images.screen.require(count)
     skips = f", {len(images.skipped)} skipped" if len(images.skipped) else ""
     summarise(f"clip-shift: {count} images{skips} in {len(images.groups.names)} groups, {len(watched.concepts)} concepts")

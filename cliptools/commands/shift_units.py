@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cliptools.ground.baseline import Baseline
     from cliptools.ground.bundle import Bundle
     from cliptools.ground.models import LoadedModel
+    from cliptools.ground.unusable import Screen
     from cliptools.methods.concept_choice import Chosen
     from cliptools.methods.concept_share import Shares
     from cliptools.methods.paths import Paths
@@ -47,8 +48,8 @@ class Watched(NamedTuple):
     """Images that chose them, here or in the baseline's run; None where none did."""
     sets: int
     """Sets of random units beside them."""
-    measure: Callable[["Tensor"], Measures]
-    """Of some pictures."""
+    measure: Callable[["Tensor"], tuple[Measures, dict[int, str]]]
+    """Of some pictures, and the rows that are not usable with the reason."""
 
 
 def watch(
@@ -56,12 +57,14 @@ def watch(
     model: "LoadedModel",
     options: Record,
     look: Callable[[], Batches],
+    screen: "Screen[int]",
     baseline: "Baseline | None" = None,
 ) -> Watched:
     """Choose each concept's units, or take those of the baseline.
 
     Args:
         look: Gives the images that units are chosen by, where they are.
+        screen: Leaves out images that are not usable.
 
     Raises:
         StreamError: the baseline says nothing of a concept, or its units are not in the bundle.
@@ -81,7 +84,7 @@ def watch(
     paths = paths_of(model.clip, settings["effect"], settings.get("units", "neurons"))
     text = options["by"] == "text"
     choose = None if text else choice_of(options, baseline)
-    chosen, looked_at = _chosen(neurons, paths, t, options, choose, look, baseline)
+    chosen, looked_at = _chosen(neurons, paths, t, options, choose, look, screen, baseline)
     unit = torch.from_numpy(neurons["unit"])
     sets = random_sets(0 if text else neurons.units, count, SETS)
     shares = ConceptShare(paths, unit, chosen.row, t, sets)
@@ -106,6 +109,7 @@ def _chosen(
     options: Record,
     choose: str | None,
     look: Callable[[], Batches],
+    screen: "Screen[int]",
     baseline: "Baseline | None",
 ) -> "tuple[Chosen, int | None]":
     """The units, and how many images chose them."""
@@ -113,7 +117,8 @@ def _chosen(
 
     from cliptools.ground.halving import in_halves
     from cliptools.ground.progress import working
-    from cliptools.methods.concept_choice import SeeingUnits, choose_units
+    from cliptools.ground.unusable import unusable
+    from cliptools.methods.concept_choice import Look, SeeingUnits, choose_units
 
     unit, r = torch.from_numpy(neurons["unit"]), torch.from_numpy(neurons["direction"])
     if choose is not None and baseline is not None:
@@ -123,8 +128,9 @@ def _chosen(
         return choose_units(r, t.cpu(), options["units_per_concept"]), None
     seeing = SeeingUnits(paths, unit, r, t.cpu())
     with working("choosing units"):
-        for _, result in in_halves(look(), lambda _, pictures: seeing.look(pictures)):
-            seeing.add(result)
+        for images, result in in_halves(look(), lambda _, pictures: seeing.look(pictures)):
+            stay = list(screen.places(images, unusable(result.embedding, result.activity)))
+            seeing.add(Look(*(part[stay] for part in result)))
     return seeing.choose(options["units_per_concept"]), seeing.count
 
 
@@ -170,8 +176,10 @@ def _units(unit: "Tensor", chosen: "Chosen") -> list[list[Record]]:
     return records
 
 
-def _measures(shares: "Shares", by: str) -> Measures:
-    """Shares the one way or the other, and what they are held against."""
+def _measures(shares: "Shares", by: str) -> tuple[Measures, dict[int, str]]:
+    """Shares the one way or the other, and what they are held against; and the rows that are not usable."""
+    from cliptools.ground.unusable import unusable
+
     signed = by == "signed"
     random = shares.random_signed if signed else shares.random_norm[..., None].expand_as(shares.random_signed)
     parts = (
@@ -180,4 +188,4 @@ def _measures(shares: "Shares", by: str) -> Measures:
         random,
         shares.text[:, None] - shares.random_signed,
     )
-    return Measures(*(part.double().cpu().numpy() for part in parts))
+    return Measures(*(part.double().cpu().numpy() for part in parts)), unusable(shares.embedding, *parts)

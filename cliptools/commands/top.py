@@ -57,7 +57,7 @@ RAW_HELP = "Rank by ||phi|| instead of ||phi - b||, over all the images; looks a
 @click.option("--inertia-images", type=click.IntRange(2), default=10, show_default=True, help="Top images the inertia is of.")
 @click.option("--raw", is_flag=True, help=RAW_HELP)
 @click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Also a contact sheet, PNG.")
-@click.option("--strict", is_flag=True, help="An unreadable image is an error, not a warning.")
+@click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
 @batch_option
 @click.option("--workers", type=click.IntRange(0), help="Threads that decode images [default: the number of cores, at most 8].")
 @device_option

@@ -59,8 +59,10 @@ class Looker:
         import torch
 
         from cliptools.ground.loader import Skipped
+        from cliptools.ground.unusable import Screen
 
         self.source, self.options, self.skipped = source, options, Skipped()
+        self.screen = Screen[int](source.names.__getitem__, self.skipped.add, options["strict"])
         self._recorded = bundle.header.model
         self._row: dict[int, int] = {}  # of the embedding, by number in the source
         self._embedding = torch.zeros(0, 0)
@@ -136,7 +138,7 @@ class Looker:
         total = len(self.source)
         batches = progress(self.batches(range(total)), "images", total, lambda batch: len(batch[0]))
         unit = torch.from_numpy(bundle["unit"][rows]).long()
-        found = largest_norms(self._paths(bundle), unit, batches, min(count, total), bundle.header.scaled)
+        found = largest_norms(self._paths(bundle), unit, batches, min(count, total), bundle.header.scaled, self.screen)
         place = found.image.numpy()
         return [[self.source.names[i] for i in row if i >= 0] for row in place.tolist()], found.norm.float().numpy(), place
 
@@ -165,9 +167,10 @@ class Looker:
             return
         batches = progress(self.batches(new), "top images", len(new), lambda batch: len(batch[0]))
         clip: Any = self.model.clip
-        read, embedding = embeddings(clip.visual, batches)
-        if not self._row and not read:
+        read, embedding = embeddings(clip.visual, batches, self.screen)
+        if not self._row and not read and not len(self.screen):
             raise CliptoolsError("not one of the top images could be read")
+        self.screen.require(len(self._row) + len(read))
         self._row |= {place: len(self._row) + j for j, place in enumerate(read)}
         self._embedding = torch.cat([self._embedding.view(-1, embedding.shape[1]), embedding]) if read else self._embedding
 

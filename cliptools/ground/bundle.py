@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from io import BufferedIOBase
 from typing import Any
@@ -11,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from cliptools.ground.bundle_faults import UNIT_ROWS, faults
-from cliptools.ground.errors import StreamError
+from cliptools.ground.errors import CliptoolsError, StreamError
 from cliptools.ground.provenance import KEY, Header, digest
 from cliptools.ground.strict_json import parse
 from cliptools.ground.tensor_layout import layout, size_of
@@ -61,8 +62,13 @@ class Bundle:
         return replace(self, header=header, tensors=self.tensors | added)
 
     def to_bytes(self) -> bytes:
-        """The safetensors file; equal bundles give equal bytes."""
+        """The safetensors file; equal bundles give equal bytes.
+
+        Raises:
+            CliptoolsError: a tensor holds NaN or infinity, which no reader would take.
+        """
         tensors = {name: np.ascontiguousarray(value) for name, value in self.tensors.items() if name not in self.derived}
+        check_finite(tensors)
         return save(tensors, metadata={KEY: self.header.to_json()})
 
     def with_derived(self, **made: np.ndarray) -> "Bundle":
@@ -73,6 +79,20 @@ class Bundle:
     def digest(self) -> str:
         """sha256 of the whole bundle, by which records name the bundle they came from."""
         return digest(self.to_bytes())
+
+
+def check_finite(tensors: Mapping[str, np.ndarray]) -> None:
+    """Nothing that is written holds NaN or infinity, whatever became of the images before.
+
+    Raises:
+        CliptoolsError: a tensor does.
+    """
+    for name, values in tensors.items():
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise CliptoolsError(
+                f"tensor `{name}` would hold NaN or infinity, so nothing is written: numbers too large for float32; "
+                "try --scale raw or another --precision, and check the weights"
+            )
 
 
 def json_tensor(value: Any) -> np.ndarray:

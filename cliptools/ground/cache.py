@@ -58,7 +58,7 @@ def _recall(path: Path, key: str, shape: tuple[int, ...]) -> Float32[np.ndarray,
         return None
     fits = value.dtype == np.float32 and len(value.shape) == len(shape)
     fits = fits and all(want in (-1, size) for want, size in zip(shape, value.shape, strict=True))
-    return value if fits and said == _seal(key, value) else None
+    return value if fits and said == _seal(key, value) and np.isfinite(value).all() else None
 
 
 def _keep(path: Path, key: str, value: Float32[np.ndarray, "..."]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from cliptools.ground.bundle import cliptools_header, json_tensor, read_header
+from cliptools.ground.bundle import check_finite, cliptools_header, json_tensor, read_header
 from cliptools.ground.errors import StreamError
 from cliptools.ground.model_identity import model_difference
 from cliptools.ground.provenance import Header, canonical
@@ -190,6 +190,7 @@ class PartialSpool(RowSpool):
 
     def add(self, layer: int, units: int, start: int, rows: Mapping[str, np.ndarray]) -> None:
         """Some units of a layer that has `units`, from number `start` on."""
+        check_finite({f"{layer}.{field}": values for field, values in rows.items()})
         for field, values in rows.items():
             self.put(f"{layer}.{field}", units, start, values)
 

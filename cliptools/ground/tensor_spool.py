@@ -11,6 +11,7 @@ from types import TracebackType
 
 import numpy as np
 
+from cliptools.ground.bundle import check_finite
 from cliptools.ground.errors import CliptoolsError
 from cliptools.ground.provenance import KEY
 
@@ -41,9 +42,10 @@ class TensorSpool:
         """One more tensor, under a name not used before.
 
         Raises:
-            CliptoolsError: there is no room for it.
+            CliptoolsError: there is no room for it, or it holds NaN or infinity.
         """
         assert name not in self._layout
+        check_finite({name: tensor})
         size = 4 * math.prod(tensor.shape)
         try:
             self._file.write(np.ascontiguousarray(tensor, dtype="<f4").tobytes())

@@ -20,6 +20,7 @@ from cliptools.ground.progress import progress
 from cliptools.ground.provenance import canonical, digest
 from cliptools.ground.template_names import TEMPLATE_SETS
 from cliptools.ground.texts import Pool
+from cliptools.ground.unusable import unusable
 
 CACHE_FORMAT = 1  # to be raised when the same texts and weights come to give other numbers
 SLOT = "{}"
@@ -33,7 +34,7 @@ def encode_pool(
     The cache's key is the weights' hash, what else of the model decides its numbers, the texts, templates and precision.
 
     Raises:
-        TextError: a template without `{}`.
+        TextError: a template without `{}`, or a text for which the model gives no numbers to compute with.
         ModelError: the model's tokenizer is not to be had.
     """
     check_templates(templates)
@@ -61,17 +62,35 @@ def encode_texts(
         cut: Leave out the positions behind the longest text of a batch, where that is exact.
 
     Raises:
-        TextError: a template without `{}`.
+        TextError: a template without `{}`, or a text for which the model gives no numbers to compute with.
         ModelError: the model's tokenizer is not to be had.
     """
     check_templates(templates)
     tokenize = tokenizer_of(loaded)
     total = torch.zeros((), device=loaded.device)
     for template in templates or (SLOT,):
-        tokens = tokenize([template.replace(SLOT, text) for text in texts])
-        embedded = encode_tokens(loaded, tokens, batch_size, cut)
+        sentences = [template.replace(SLOT, text) for text in texts]
+        embedded = encode_tokens(loaded, tokenize(sentences), batch_size, cut)
+        _check_usable(embedded, sentences)
         total = total + F.normalize(embedded.float(), dim=1)
+    _check_usable(total, texts)
     return F.normalize(total, dim=1)
+
+
+def _check_usable(embedding: Float[Tensor, "text d"], texts: Sequence[str]) -> None:
+    """The model gives numbers for every text.
+
+    Raises:
+        TextError: the first text for which it does not.
+    """
+    reasons = unusable(embedding)
+    if reasons:
+        row, reason = next(iter(reasons.items()))
+        more = f", as of {len(reasons) - 1} more texts of {len(texts)}" if len(reasons) > 1 else ""
+        raise TextError(
+            f"text {texts[row]!r}: {reason}{more}: the weights are damaged, or too large for the model's precision "
+            "(--precision of clip-effects); try bf16 or fp32"
+        )
 
 
 def check_templates(templates: Sequence[str]) -> None:

@@ -43,6 +43,8 @@ class Look(NamedTuple):
 
     activity: Float[Tensor, "b u"]
     similarity: Float[Tensor, "b c"]
+    embedding: Float[Tensor, "b d"]
+    """M(I), not normalised."""
 
 
 def choose_units(r: Float[Tensor, "u d"], t: Float[Tensor, "c d"], count: int) -> Chosen:
@@ -82,11 +84,11 @@ class SeeingUnits:
         alongs = [along(s, scale)[..., 0] for s, along in zip(S, self.along, strict=True)]
         activity = torch.cat(alongs, 1)[:, self.place.to(embedding.device)]
         similarity = wide(embedding) @ self.t.to(wide(embedding)).T * scale[:, None]
-        return Look(activity.double().cpu(), similarity.double().cpu())
+        return Look(activity.double().cpu(), similarity.double().cpu(), embedding.double().cpu())
 
     def add(self, look: Look) -> None:
         """Take these images in."""
-        a, s = look
+        a, s, _ = look
         self.count += len(a)
         self.a += a.sum(0)
         self.aa += a.square().sum(0)

@@ -32,6 +32,8 @@ class Shares(NamedTuple):
     """||sum phi_n(I)|| / ||M(I)|| of the sets drawn at random."""
     random_signed: Float[Tensor, "b s c"]
     """<sum phi_n(I), t_c> / ||M(I)|| of these."""
+    embedding: Float[Tensor, "b d"]
+    """M(I), not normalised."""
 
 
 class ConceptShare:
@@ -74,7 +76,7 @@ class ConceptShare:
         size, t = embedding.norm(dim=-1, keepdim=True), self.t.to(embedding)
         norm, own, other = total.norm(dim=-1) / size, total[:, : len(t)], total[:, len(t) :]
         signed, text = (own * t).sum(-1) / size, embedding @ t.T / size
-        return Shares(norm[:, : len(t)], signed, text, norm[:, len(t) :], other @ t.T / size[..., None])
+        return Shares(norm[:, : len(t)], signed, text, norm[:, len(t) :], other @ t.T / size[..., None], embedding)
 
 
 def random_sets(units: int, size: int, sets: int) -> Int[Tensor, "s n"]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from cliptools.ground.errors import CliptoolsError
 from cliptools.ground.halving import in_halves
 from cliptools.ground.progress import note, progress
+from cliptools.ground.unusable import Screen, unusable
 from cliptools.methods.passes import MOST_TOP, at_once, margin_for, pass_label, plan, top_count
 from cliptools.methods.paths import Paths, Slab, gram_of, scale_of, slices
 from cliptools.methods.principal import principal_coefficients, signs
@@ -92,15 +93,25 @@ class Unsettled(NamedTuple):
     """The images to look at again; None: all of them."""
 
 
-def measure(paths: Paths, batches: Batches, layers: Sequence[int], expected: int, settings: Settings) -> Report:
+def measure(
+    paths: Paths,
+    batches: Batches,
+    layers: Sequence[int],
+    expected: int,
+    settings: Settings,
+    screen: Screen[int] | None = None,
+) -> Report:
     """Statistics of all units of the layers, exact, in one forward pass an image wherever one can certify them.
 
     Args:
         expected: The number of images that `batches` will bring, skipped ones included.
+        screen: Leaves out images that are not usable; to be called by its `again`. None: such an image is an error.
 
     Raises:
-        CliptoolsError: no image could be read, or not as many in a further pass or look as before.
+        CliptoolsError: no image could be read, or not as many in a further pass or look as before; or one that is not usable.
+        SpoiltError: a later look has found that an image is not usable.
     """
+    screen = Screen() if screen is None else screen
     top, margin = settings.top_of(expected), settings.margin
     if margin is None:
         held = settings.held(expected)
@@ -121,15 +132,15 @@ def measure(paths: Paths, batches: Batches, layers: Sequence[int], expected: int
             )
             for slab in slabs
         ]
-        looked = read_images(paths, batches(None), slabs, statistics, settings, label, expected)
-        if not looked:
-            raise CliptoolsError("not one image could be read")
+        looked = read_images(paths, batches(None), slabs, statistics, settings, label, expected, screen)
+        screen.require(looked)
+        screen.end_look()
         check_same(looked, count or looked)
         count = looked
         for slab in slabs:
             measurement.take(slab, statistics.pop(0))  # and let go of it: the next slab's summary needs the room
     redone = measurement.uncertain
-    reread = measurement.settle(batches, count) if redone else 0
+    reread = measurement.settle(batches, count, screen) if redone else 0
     return Report(measurement.effects(), count, len(passes), redone, reread)
 
 
@@ -151,13 +162,13 @@ def read_images(
     settings: Settings,
     label: str,
     expected: int,
+    screen: Screen[int],
 ) -> int:
-    """Images into the statistics of these slabs; how many there were."""
+    """Images into the statistics of these slabs, but for those that are not usable; how many there were."""
     count = 0
     shown = progress(batches, label, expected, lambda batch: len(batch[0]))
     for images, scalars in in_halves(shown, lambda _, pictures: _begun(*paths.read(pictures, slabs))):
-        take_in(statistics, images, *scalars, settings.scale)
-        count += len(images)
+        count += take_in(statistics, images, *scalars, settings.scale, screen)
     return count
 
 
@@ -175,12 +186,20 @@ def take_in(
     S: Iterable[Float[Tensor, "b _ _"]],
     embedding: Float[Tensor, "b d"],
     scaled: bool,
-) -> None:
-    """One batch of images into the statistics of as many slabs as S has."""
+    screen: Screen[int],
+) -> int:
+    """One batch of images into the statistics of as many slabs as S has; how many of them are usable."""
     scale = scale_of(embedding, scaled)
     numbers = torch.tensor(images, device=embedding.device)
-    for each, scalars in zip(statistics, S, strict=True):
-        each.update(scalars, numbers, scale)
+    stay: Sequence[int] = ()
+    for number, (slab, scalars) in enumerate(zip(statistics, S, strict=True)):
+        stay = screen.places(images, unusable(embedding, scalars, scale=scale), taken=number > 0)
+        if len(stay) == len(images):
+            slab.update(scalars, numbers, scale)
+        elif stay:
+            rows = torch.tensor(stay, device=embedding.device)
+            slab.update(scalars[rows], numbers[rows], scale[rows])
+    return len(stay)
 
 
 class Measurement:
@@ -207,7 +226,7 @@ class Measurement:
             images = None if finished.beyond.any() else set(doubtful[doubtful >= 0].tolist())
             self.unsettled.append(Unsettled(slab, rows, measured.again(rows), images))
 
-    def settle(self, batches: Batches, count: int) -> int:
+    def settle(self, batches: Batches, count: int, screen: Screen[int]) -> int:
         """A second look at the images in doubt: with the mean known, lists need no certificate. How many images it took."""
         images: set[int] | None = set()
         for each in self.unsettled:
@@ -218,7 +237,10 @@ class Measurement:
         note(f"{self.uncertain} units need a {look}")
         slabs = [Slab(each.slab.layer, each.slab.neurons[each.rows.to(each.slab.neurons.device)]) for each in self.unsettled]
         statistics, total = [each.statistics for each in self.unsettled], count if images is None else len(images)
-        reread = read_images(self.paths, batches(images), slabs, statistics, self.settings, "second look", total)
+        if images is not None:
+            screen.end_look()  # these have all been taken in
+        reread = read_images(self.paths, batches(images), slabs, statistics, self.settings, "second look", total, screen)
+        screen.end_look()
         check_same(reread, total)
         for each, part in zip(self.unsettled, slabs, strict=True):
             finished = each.statistics.finish(self.settings.top_of(each.statistics.count))

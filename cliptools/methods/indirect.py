@@ -23,6 +23,7 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor
 
 from cliptools.ground.progress import note, progress
+from cliptools.ground.unusable import Screen, unusable
 from cliptools.methods.engine import Settings
 from cliptools.methods.paths import Slab, neuron_units, wide
 from cliptools.methods.statistics import UnitStatistics
@@ -112,18 +113,34 @@ def draw_sample(visual: VisionTransformer, layers: Sequence[int], count: int | N
 
 @torch.inference_mode()
 def token_means(
-    visual: VisionTransformer, batches: Iterator[tuple[list[int], Tensor]], sample: Sample, expected: int
+    visual: VisionTransformer,
+    batches: Iterator[tuple[list[int], Tensor]],
+    sample: Sample,
+    expected: int,
+    screen: Screen[int] | None = None,
 ) -> dict[int, Float[Tensor, "token _"]]:
-    """The mean activation of each sampled neuron at each token over all images, summed in float64."""
+    """The mean activation of each sampled neuron at each token over all images, summed in float64.
+
+    Args:
+        screen: As for engine.measure.
+
+    Raises:
+        CliptoolsError: no image could be read; or one that is not usable.
+    """
+    screen = Screen() if screen is None else screen
     total: dict[int, Tensor] = {}
     count = 0
     weight = visual.conv1.weight
     for images, pictures in progress(batches, "mean activations", expected, lambda batch: len(batch[0])):
-        p, _, _ = _streams(visual, pictures.to(weight.device, weight.dtype), set(sample))
-        for layer, neurons in sample.items():
-            added = p[layer][..., neurons.to(weight.device)].double().sum(0)  # (token, n)
+        p, _, embedding = _streams(visual, pictures.to(weight.device, weight.dtype), set(sample))
+        activation = {layer: p[layer][..., neurons.to(weight.device)] for layer, neurons in sample.items()}  # (b, token, n)
+        stay = screen.places(images, unusable(embedding, *activation.values()))
+        for layer, numbers in activation.items():
+            added = (numbers if len(stay) == len(images) else numbers[list(stay)]).double().sum(0)  # (token, n)
             total[layer] = total[layer] + added if layer in total else added
-        count += len(images)
+        count += len(stay)
+    screen.require(count)
+    screen.end_look()
     return {layer: (each / count).to(wide(weight).dtype) for layer, each in total.items()}
 
 

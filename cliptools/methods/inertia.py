@@ -14,19 +14,28 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cliptools.ground.halving import in_halves
+from cliptools.ground.unusable import Screen, unusable
 
 UNITS_AT_ONCE = 1024
 
 
 @torch.inference_mode()
-def embeddings(visual: nn.Module, batches: Iterable[tuple[list[int], Tensor]]) -> tuple[list[int], Float[Tensor, "image d"]]:
-    """M(I) of every image of the batches, and the numbers they came under."""
+def embeddings(
+    visual: nn.Module, batches: Iterable[tuple[list[int], Tensor]], screen: Screen[int] | None = None
+) -> tuple[list[int], Float[Tensor, "image d"]]:
+    """M(I) of every usable image of the batches, and the numbers they came under.
+
+    Args:
+        screen: Leaves out images that are not usable. None: such an image is an error.
+    """
+    screen = Screen() if screen is None else screen
     weight = next(visual.parameters())
     numbers: list[int] = []
     parts = []
     for read, embedding in in_halves(batches, lambda _, pictures: visual(pictures.to(weight.device, weight.dtype)).float().cpu()):
-        numbers += read
-        parts.append(embedding)
+        stay = screen.places(read, unusable(embedding))
+        numbers += [read[place] for place in stay]
+        parts.append(embedding[list(stay)])
     return numbers, torch.cat(parts) if parts else torch.zeros(0, 0)
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from cliptools.ground.errors import CliptoolsError
+from cliptools.ground.unusable import Screen
 from cliptools.methods.engine import Batches, Effects, Measurement, Settings, check_same, gram_stack, read_images
 from cliptools.methods.partials import Basis, Partial, basis_of, partial_of, restored
 from cliptools.methods.passes import EXACT, at_once, pass_label, plan
@@ -53,6 +54,7 @@ def measure_shard(
     expected: int,
     settings: Settings,
     known: Callable[[Slab], Basis] | None = None,
+    screen: Screen[int] | None = None,
 ) -> Iterator[tuple[Slab, Partial]]:
     """Statistics of all units of the layers from some of the images, slab after slab.
 
@@ -62,16 +64,19 @@ def measure_shard(
         listed: Images of the whole list.
         expected: Images of the shard.
         known: What the shards share, where another one has found it; then there is no sample to look at.
+        screen: As for engine.measure.
 
     Raises:
-        CliptoolsError: no image of the sample could be read.
+        CliptoolsError: no image of the sample could be read; or one that is not usable.
+        SpoiltError: a later look has found that an image is not usable.
     """
+    screen = Screen() if screen is None else screen
     top, capacity = settings.top_of(listed), kept_in(settings, listed)
     passes = plan(paths, layers, capacity, settings.memory)
     for number, slabs in enumerate(passes):
         grams = [gram_stack(paths, slab) for slab in slabs]
         if known is None:
-            bases = _sampled(paths, sample, slabs, grams, settings)
+            bases = _sampled(paths, sample, slabs, grams, settings, screen)
         else:
             bases = [known(slab) for slab in slabs]
             bases = [Basis(*(column.to(G.blocks[0].device) for column in basis)) for basis, G in zip(bases, grams, strict=True)]
@@ -80,19 +85,27 @@ def measure_shard(
             UnitStatistics(G, top, listed, settings.quantile, capacity - top, basis.centre, wait, shared=True)
             for G, basis in zip(grams, bases, strict=True)
         ]
-        read_images(paths, batches(None), slabs, statistics, settings, pass_label(number, len(passes)), expected)
+        read_images(paths, batches(None), slabs, statistics, settings, pass_label(number, len(passes)), expected, screen)
+        screen.end_look()
         del grams
         for slab, basis in zip(slabs, bases, strict=True):
             yield slab, partial_of(statistics.pop(0), basis, listed)
 
 
 def _sampled(
-    paths: Paths, sample: Batches, slabs: Sequence[Slab], grams: Sequence[SymmetricStack], settings: Settings
+    paths: Paths,
+    sample: Batches,
+    slabs: Sequence[Slab],
+    grams: Sequence[SymmetricStack],
+    settings: Settings,
+    screen: Screen[int],
 ) -> list[Basis]:
     """What the sample says of these slabs."""
     statistics = [UnitStatistics(G, 1, 0, quantile=1.0, margin=0) for G in grams]
-    if not read_images(paths, sample(None), slabs, statistics, settings, "sample", SAMPLE):
+    looked = read_images(paths, sample(None), slabs, statistics, settings, "sample", SAMPLE, screen)
+    if not looked and not len(screen):
         raise CliptoolsError(f"not one image of the {SAMPLE} drawn for the provisional mean could be read")
+    screen.require(looked)
     for each in statistics:
         each.finish()
     return [basis_of(each) for each in statistics]
@@ -119,6 +132,7 @@ def conclude(
     listed: int,
     settings: Settings,
     batches: Batches | None,
+    screen: Screen[int] | None = None,
 ) -> Concluded:
     """Effects from all parts together.
 
@@ -126,9 +140,10 @@ def conclude(
         joined: All parts of some units, added up.
         listed: Images of the whole list.
         batches: The images, where they are at hand, to look again at those in doubt.
+        screen: As for engine.measure.
 
     Raises:
-        CliptoolsError: there is no image in any part.
+        CliptoolsError: there is no image in any part; or one to look at again is not usable.
     """
     measurement = Measurement(paths, layers, settings)
     capacity, seen = kept_in(settings, listed), 0
@@ -146,7 +161,7 @@ def conclude(
     images = [each.images for each in measurement.unsettled]
     doubtful = None if None in images else len(set().union(*(each for each in images if each is not None)))
     if uncertain and batches is not None:
-        reread = measurement.settle(batches, seen)
+        reread = measurement.settle(batches, seen, Screen() if screen is None else screen)
         return Concluded(measurement.effects(), torch.zeros(0, 3, dtype=torch.int64), 0, reread)
     nobody = torch.zeros(0, 3, dtype=torch.int64)
     return Concluded(measurement.effects(), torch.cat([nobody, *uncertain]), doubtful, 0)

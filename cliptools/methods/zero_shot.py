@@ -43,7 +43,10 @@ class Scored(NamedTuple):
 
     best: Int[Tensor, "s b"]
     rank: Int[Tensor, "s b"]
-    """Classes that score higher than the true one; of equal scores, the class first in the list is higher."""
+    """Classes that score higher than the true one; of equal scores, the class first in the list is higher (as argmax has it).
+
+    Beyond all classes where they all score alike or no score is a number: such an output names none of them.
+    """
     cosine: Float[Tensor, "s b"]
     """Of the output and that of the first setting."""
 
@@ -52,9 +55,12 @@ def score(output: Float[Tensor, "s b d"], text: Float[Tensor, "class d"], label:
     """Outputs, of any length, against the classes' embeddings; in float64."""
     z, t = output.double(), text.double().to(output.device)
     scores = z @ t.T  # (s, b, class)
+    scores = torch.where(scores.isfinite(), scores, -torch.inf)  # no comparison holds of NaN, so it would rank first
     own = scores.gather(2, label.to(z.device).expand(len(z), -1)[..., None])
     before = torch.arange(len(t), device=z.device) < label.to(z.device)[:, None]  # (b, class)
     rank = ((scores > own) | ((scores == own) & before)).sum(-1)
+    alike = (scores == own).all(-1) & (len(t) > 1)  # (s, b)
+    rank = torch.where(alike, len(t) + BEST, rank)
     return Scored(scores.argmax(-1), rank, torch.nn.functional.cosine_similarity(z, z[:1], dim=-1))
 
 

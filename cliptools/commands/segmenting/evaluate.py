@@ -1,5 +1,6 @@
 """clip-segment --evaluate: how well masks and heat maps fit the truth, an image a record and all of them in the last."""
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,30 +18,42 @@ from cliptools.ground.records import rounded, write_record
 if TYPE_CHECKING:
     from cliptools.ground.masked.image import MaskedImage, Reading
     from cliptools.ground.masked.labelled import LabelledImage
+    from cliptools.ground.unusable import Screen
     from cliptools.methods.segmentation.metrics import Fit
 
 Read = TypeVar("Read")
 Masked = TypeVar("Masked", "MaskedImage", "LabelledImage")
+Numbered = tuple[int, str]
+"""An image's number and name."""
 
 
 def evaluate(made: Segmenter, paths: Sequence[str], options: dict[str, Any], output_format: str, output: Path | None) -> None:
     """Records of all texts in all images, then one of the whole; or a table of the whole."""
+    from cliptools.ground.progress import warn
+    from cliptools.ground.unusable import Screen
     from cliptools.methods.segmentation.metrics import Fit
 
     whole = {threshold: Fit() for threshold in made.thresholds}
     skipped: list[str] = []
     remarks: Counter[str] = Counter()
+
+    def tell(name: str, reason: str) -> None:
+        skipped.append(name)
+        warn(f"{name}: {reason} (skipped)")
+
+    screen = Screen[Numbered](lambda image: image[1], tell, options["strict"])
     texts = tuple(options["texts"])
     readings = (reading for path in paths for reading in _open(path, bool(texts or made.classes), options))
     images = counting(remarks, progress(readable(readings, options["strict"], skipped), "images"))
     with text_output(output) as stream:
-        for record, fit in _fits(made, images, texts, options):
+        for record, fit in _fits(made, images, texts, options, screen):
             whole[record["threshold"]] += fit
             if output_format == "jsonl":
                 write_record(stream, record | _said(fit) | made.settings)
         count = whole[made.thresholds[0]].images
-        if not count:
+        if not count and not len(screen):
             raise CliptoolsError("no image with a mask could be read")
+        screen.require(count)
         said = {"all": True, "count": count, "skipped": len(skipped)}
         summaries = [said | {"threshold": threshold} | _said(fit) for threshold, fit in whole.items()]
         if output_format == "jsonl":
@@ -95,7 +108,11 @@ def figures(values: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def _fits(
-    made: Segmenter, images: Iterator["MaskedImage"], texts: tuple[str, ...], options: dict[str, Any]
+    made: Segmenter,
+    images: Iterator["MaskedImage"],
+    texts: tuple[str, ...],
+    options: dict[str, Any],
+    screen: "Screen[Numbered]",
 ) -> Iterator[tuple[dict[str, Any], "Fit"]]:
     import torch
 
@@ -104,14 +121,18 @@ def _fits(
     from cliptools.methods.segmentation.masks import mask_of
     from cliptools.methods.segmentation.metrics import fit
 
-    def find(batch: "Sequence[MaskedImage]", tensors: "torch.Tensor | None") -> list[list[Found]]:
+    def find(batch: "Sequence[MaskedImage]", tensors: "torch.Tensor | None") -> list[list[Found] | str]:
         assert tensors is not None
         return made.find(tensors, [_texts(image, texts, made) for image in batch])
 
+    numbers = itertools.count()  # two sources may use the same name
     drawn = (image for image in images if len(image.masks))
     batches = same_shapes(((image, made.tensor(image.picture)) for image in drawn), options["batch_size"])
     for batch, maps in in_halves(batches, find):
-        for image, found in zip(batch, maps, strict=True):
+        reasons = {i: found for i, found in enumerate(maps) if isinstance(found, str)}
+        for place in screen.places([(next(numbers), image.name) for image in batch], reasons):
+            image, found = batch[place], maps[place]
+            assert not isinstance(found, str)
             heat = heat_maps(found, image.picture.width, image.picture.height)
             masks = {each: mask_of(torch.from_numpy(heat), each).numpy() for each in made.thresholds}
             for i, one in enumerate(found):

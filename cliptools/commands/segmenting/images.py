@@ -16,7 +16,7 @@ from cliptools.ground.earlier_run import check_same
 from cliptools.ground.errors import CliptoolsError, ImageError
 from cliptools.ground.one_writer import only_writer
 from cliptools.ground.output import binary_output, put_whole, text_output
-from cliptools.ground.progress import progress, summarise, warn
+from cliptools.ground.progress import progress, summarise
 from cliptools.ground.records import rounded, write_record
 from cliptools.ground.strict_json import parse
 
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cliptools.ground.images import ImageSource
+    from cliptools.ground.loader import Skipped
     from cliptools.ground.tensor_spool import TensorSpool
+    from cliptools.ground.unusable import Screen
 
 RECORDS = "segments.json"  # in an image's folder, written last: where it is, the image is finished
 SHOWN = 40  # rows of a table on a terminal
@@ -112,8 +114,10 @@ def segment_images(
     """Heat maps and masks of every image, written as they come."""
     from cliptools.ground.fitted_images import same_shapes
     from cliptools.ground.halving import in_halves
+    from cliptools.ground.loader import Skipped
+    from cliptools.ground.unusable import Screen
 
-    def find(batch: "Sequence[Waiting]", tensors: "Tensor | None") -> list[list[Found]] | None:
+    def find(batch: "Sequence[Waiting]", tensors: "Tensor | None") -> "list[list[Found] | str] | None":
         if tensors is None or all(one.records for one in batch):
             return None
         return made.find(tensors, [texts] * len(batch))
@@ -121,7 +125,8 @@ def segment_images(
     folder = open_folder(options)
     texts = tuple(options["texts"])
     made.settings["threshold"] = made.thresholds[0]
-    skipped: list[str] = []
+    skipped = Skipped()
+    screen = Screen[str](str, skipped.add, options["strict"])
     shown: list[list[str]] = []
     count = 0
     keep_tensors = output_format == "safetensors"
@@ -129,21 +134,20 @@ def segment_images(
         items = _waiting(made, source, folder, texts, options["strict"], skipped)
         batches = same_shapes(progress(items, "images", len(source)), options["batch_size"])
         for batch, found in in_halves(batches, find):
-            for records in _batch_records(made, batch, found, folder, spool):
+            for records in _batch_records(made, batch, found, folder, spool, screen):
                 count += 1
                 for record in records:
                     if output_format == "jsonl":
                         write_record(stream, record)
                     elif len(shown) <= SHOWN:
                         shown.append(_row(record))
-        if not count:
-            raise CliptoolsError("not one image could be read")
+        screen.require(count)
         _finish(stream, made, spool, shown, output_format)
-    summarise(f"clip-segment: {count} images" + (f", {len(skipped)} skipped" if skipped else ""))
+    summarise(f"clip-segment: {count} images" + (f", {len(skipped)} skipped" if len(skipped) else ""))
 
 
 def _waiting(
-    made: Segmenter, source: "ImageSource", folder: Folder | None, texts: tuple[str, ...], strict: bool, skipped: list[str]
+    made: Segmenter, source: "ImageSource", folder: Folder | None, texts: tuple[str, ...], strict: bool, skipped: "Skipped"
 ) -> "Iterator[tuple[Waiting, Tensor | None]]":
     for index, name in enumerate(source.names):
         done = folder.finished(name, made.settings, texts) if folder is not None else []
@@ -162,7 +166,7 @@ def read_again(source: "ImageSource", index: int) -> "Image.Image | None":
         return None
 
 
-def loaded(source: "ImageSource", index: int, strict: bool, skipped: list[str]) -> "Image.Image | None":
+def loaded(source: "ImageSource", index: int, strict: bool, skipped: "Skipped") -> "Image.Image | None":
     """An image; None for one that cannot be read, after a warning, or with `strict` an error."""
     name = source.names[index]
     try:
@@ -170,26 +174,29 @@ def loaded(source: "ImageSource", index: int, strict: bool, skipped: list[str]) 
     except ImageError as error:
         if strict:
             raise ImageError(f"{name}: {error}") from None
-        skipped.append(name)
-        warn(f"{name}: skipped, {error}")
+        skipped.add(name, str(error))
         return None
 
 
 def _batch_records(
     made: Segmenter,
     batch: Sequence[Waiting],
-    found: Sequence[Sequence[Found]] | None,
+    found: "Sequence[list[Found] | str] | None",
     folder: Folder | None,
     spool: "TensorSpool | None",
+    screen: "Screen[str]",
 ) -> Iterator[Records]:
     if found is None:
         yield from (one.records for one in batch)
         return
-    for one, of_one in zip(batch, found, strict=True):
+    names = [one.name for one in batch]
+    reasons = {i: of_one for i, of_one in enumerate(found) if isinstance(of_one, str) and not batch[i].records}
+    for place in screen.places(names, reasons):
+        one, of_one = batch[place], found[place]
         if one.records:
             yield one.records
             continue
-        assert one.picture is not None
+        assert one.picture is not None and not isinstance(of_one, str)
         heat = heat_maps(of_one, *one.picture.size)
         if spool is not None:
             spool.add(one.name, heat)

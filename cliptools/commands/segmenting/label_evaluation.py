@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliptools.commands.base import open_input
-from cliptools.commands.segmenting.evaluate import counting, figures, percent, readable, say_remarks
+from cliptools.commands.segmenting.evaluate import Numbered, counting, figures, percent, readable, say_remarks
 from cliptools.commands.segmenting.labeller import Labeller, keys_of, load_labeller
 from cliptools.commands.segmenting.opened import Opened
 from cliptools.ground.errors import CliptoolsError, ImageError
@@ -133,21 +133,35 @@ def _write(
 ) -> None:
     import numpy as np
 
+    from cliptools.ground.progress import warn
+    from cliptools.ground.unusable import Screen
     from cliptools.methods.segmentation.label_metrics import LabelFit
 
     whole = [LabelFit.none(len(made.classes)) for _ in made.cuts]
     skipped: list[str] = []
     keys = keys_of(made.classes)
     remarks: Counter[str] = Counter()
+
+    def tell(name: str, reason: str) -> None:
+        skipped.append(name)
+        warn(f"{name}: {reason} (skipped)")
+
+    screen = Screen[Numbered](lambda image: image[1], tell, options["strict"])
     with text_output(output) as stream:
-        for image in counting(remarks, progress(readable(images, options["strict"], skipped), "images")):
-            for number, (cut, fit) in enumerate(_fits(made, image)):
+        shown = counting(remarks, progress(readable(images, options["strict"], skipped), "images"))
+        for place, image in enumerate(shown):
+            fits = _fits(made, image)
+            if not screen.places([(place, image.name)], {0: fits} if isinstance(fits, str) else {}):
+                continue
+            assert not isinstance(fits, str)
+            for number, (cut, fit) in enumerate(fits):
                 whole[number] += fit
                 if output_format == "jsonl":
                     record = {"image": image.name, "background": _background(made, cut)} | _said(fit)
                     write_record(stream, record | made.settings)
-        if not whole[0].images:
+        if not whole[0].images and not len(screen):
             raise CliptoolsError("no image with labels could be read")
+        screen.require(whole[0].images)
         summaries = []
         for cut, total in zip(made.cuts, whole, strict=True):
             iou = {key: rounded(value) for key, value in zip(keys, total.iou, strict=True) if np.isfinite(value)}
@@ -162,8 +176,8 @@ def _write(
     summarise(f"clip-segment: {whole[0].images} images" + (f", {len(skipped)} skipped" if skipped else ""))
 
 
-def _fits(made: Labeller, image: "LabelledImage") -> "Iterator[tuple[float | None, LabelFit]]":
-    """Each background's label map against the truth."""
+def _fits(made: Labeller, image: "LabelledImage") -> "list[tuple[float | None, LabelFit]] | str":
+    """Each background's label map against the truth; or the reason why the image is not usable."""
     import numpy as np
 
     from cliptools.ground.masked.labelled import LEFT_OUT
@@ -172,12 +186,17 @@ def _fits(made: Labeller, image: "LabelledImage") -> "Iterator[tuple[float | Non
 
     probabilities = any(cut is not None for cut in made.cuts)
     picture = image.picture
-    found = best_texts(made.averaged(picture), picture.height, picture.width, probabilities)
+    try:
+        found = best_texts(made.averaged(picture), picture.height, picture.width, probabilities)
+    except ImageError as error:
+        return str(error)
+    fits = []
     for cut in made.cuts:
         labels = to_labels(found, made.label_of_text, cut).cpu().numpy()
         ground_counts = made.has_ground or cut is not None
         truth: np.ndarray = image.labels if ground_counts else np.where(image.labels == 0, LEFT_OUT, image.labels)
-        yield cut, label_fit(labels, truth, len(made.classes))
+        fits.append((cut, label_fit(labels, truth, len(made.classes))))
+    return fits
 
 
 def _background(made: Labeller, cut: float | None) -> str | float | None:

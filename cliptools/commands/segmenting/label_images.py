@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cliptools.commands.segmenting.images import RECORDS, SHOWN, Folder, folder_of, loaded, open_folder, spool_for
 from cliptools.commands.segmenting.labeller import Labeller
-from cliptools.ground.errors import CliptoolsError
+from cliptools.ground.errors import ImageError
 from cliptools.ground.output import binary_output, text_output
 from cliptools.ground.progress import progress, summarise
 from cliptools.ground.records import rounded, write_record
@@ -24,9 +24,13 @@ NAMED = 3  # classes of an image in it
 
 def label_images(made: Labeller, source: "ImageSource", options: dict[str, Any], output_format: str, output: Path | None) -> None:
     """A label map of every image, written as they come."""
+    from cliptools.ground.loader import Skipped
+    from cliptools.ground.unusable import Screen
+
     folder = open_folder(options)
     made.settings["background"] = made.classes[0] if made.has_ground else made.cuts[0]
-    skipped: list[str] = []
+    skipped = Skipped()
+    screen = Screen[str](str, skipped.add, options["strict"])
     count = 0
     shown: list[list[str]] = []
     keep_tensors = output_format == "safetensors"
@@ -37,24 +41,29 @@ def label_images(made: Labeller, source: "ImageSource", options: dict[str, Any],
             if not done and picture is None:
                 continue
             record = done[0] if picture is None else _made(made, name, picture, folder, spool)
+            if not screen.places([name], {0: record} if isinstance(record, str) else {}):
+                continue
+            assert not isinstance(record, str)
             count += 1
             if output_format == "jsonl":
                 write_record(stream, record)
             elif len(shown) <= SHOWN:
                 shown.append(_row(record))
-        if not count:
-            raise CliptoolsError("not one image could be read")
+        screen.require(count)
         _finish(stream, made, spool, shown)
-    summarise(f"clip-segment: {count} images" + (f", {len(skipped)} skipped" if skipped else ""))
+    summarise(f"clip-segment: {count} images" + (f", {len(skipped)} skipped" if len(skipped) else ""))
 
 
 def _made(
     made: Labeller, name: str, picture: "Image.Image", folder: Folder | None, spool: "TensorSpool | None"
-) -> dict[str, Any]:
-    """The record of one image, and all that is kept of it."""
+) -> dict[str, Any] | str:
+    """The record of one image, and all that is kept of it; or the reason why it is not usable."""
     from cliptools.methods.segmentation.label_maps import best_texts, to_labels
 
-    averaged = made.averaged(picture)
+    try:
+        averaged = made.averaged(picture)
+    except ImageError as error:
+        return str(error)
     if spool is not None:
         spool.add(name, averaged.at(*averaged.size).float().cpu().numpy())
     cut = made.cuts[0]

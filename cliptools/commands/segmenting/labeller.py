@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cliptools.commands.consume import record_source
 from cliptools.commands.segmenting.opened import Opened, pair_units
 from cliptools.commands.segmenting.sink import repair_sink
-from cliptools.ground.errors import CliptoolsError, UsageError
+from cliptools.ground.errors import CliptoolsError, ImageError, UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,6 +45,7 @@ class Labeller:
         """The picture seen in windows.
 
         Raises:
+            ImageError: the model gives no numbers to compute with.
             CliptoolsError: the device has not the memory.
         """
         try:
@@ -59,6 +60,7 @@ class Labeller:
 
         from cliptools.ground.fitted_images import fitted_tensor
         from cliptools.ground.position_grid import on_grid, token_stride
+        from cliptools.ground.unusable import unusable
         from cliptools.methods.segmentation.windows import Averaged, window_starts
 
         visual: Any = self.model.clip.visual
@@ -72,7 +74,10 @@ class Labeller:
             for first in range(0, len(corners), self.batch_size):
                 batch = corners[first : first + self.batch_size]
                 windows = torch.stack([image[:, y : y + self.crop, x : x + self.crop] for y, x in batch])
-                logits.append(self.look(windows).logits)
+                looked = self.look(windows)
+                for reason in unusable(looked.embedding, looked.logits).values():
+                    raise ImageError(reason)
+                logits.append(looked.logits)
         size = (image.shape[1], image.shape[2])
         return Averaged(torch.cat(logits), (tops, lefts), (self.crop, self.crop), size)
 

@@ -61,8 +61,8 @@ class Segmenter:
 
         return fitted_tensor(picture, self.size, token_stride(self.visual), self.model.preprocessing)
 
-    def find(self, images: "Tensor", texts: Sequence[Sequence[str]]) -> list[list[Found]]:
-        """Each image's texts in it; where it has none, its own best class.
+    def find(self, images: "Tensor", texts: Sequence[Sequence[str]]) -> "list[list[Found] | str]":
+        """Each image's texts in it, where it has none its own best class; or the reason why the image is not usable.
 
         Raises:
             CliptoolsError: the device has not the memory.
@@ -74,10 +74,11 @@ class Segmenter:
                 raise
             raise CliptoolsError("out of memory: lower --size or --batch-size, or use --stride") from None
 
-    def _find(self, images: "Tensor", texts: Sequence[Sequence[str]]) -> list[list[Found]]:
+    def _find(self, images: "Tensor", texts: Sequence[Sequence[str]]) -> "list[list[Found] | str]":
         import torch
 
         from cliptools.ground.position_grid import native_size, on_grid, token_stride
+        from cliptools.ground.unusable import unusable
         from cliptools.methods.segmentation.heat_maps import cosines, heat_of, window_corners
 
         visual = self.visual
@@ -95,8 +96,9 @@ class Segmenter:
             t = torch.stack([torch.stack([self.vectors[text] for text in own]) for own in padded])  # (b, text, d)
             heat = heat_of(self.method, images, t, corners, window) if self.stride else self.method(images, t)
         cosine = cosines(heat.embedding, t).tolist()
+        reasons = unusable(heat.embedding, heat.scores)
         return [
-            [Found(text, cosine[b][i], heat.scores[b, i].float().cpu()) for i, text in enumerate(own)]
+            reasons.get(b) or [Found(text, cosine[b][i], heat.scores[b, i].float().cpu()) for i, text in enumerate(own)]
             for b, own in enumerate(texts)
         ]
 

@@ -35,6 +35,7 @@ def _measure(model: "LoadedModel", side: int) -> tuple[float, ...]:
     from cliptools.ground.fitted_images import fitted_tensor
     from cliptools.ground.position_grid import on_grid, token_stride
     from cliptools.ground.scene_images import SceneSource
+    from cliptools.ground.unusable import Screen, unusable
     from cliptools.methods.segmentation.pool_tokens import PoolTokens, pool_tokens
     from cliptools.methods.segmentation.sink import corner_of
 
@@ -42,11 +43,15 @@ def _measure(model: "LoadedModel", side: int) -> tuple[float, ...]:
     source = SceneSource(SCENES, seed=0, size=side)
     down, across = token_stride(visual)
     norms, attentions = [], []
+    screen = Screen[int]("rendered scene {}".format, strict=False)
     with torch.inference_mode(), on_grid(visual, side // down, side // across):
         for index in range(SCENES):
             image = fitted_tensor(source.load(index), side, (1, 1), model.preprocessing)
             seen = pool_tokens(visual, image[None].to(model.device, visual.conv1.weight.dtype))
+            if not screen.places([index], unusable(seen.embedding, seen.Z, seen.a)):
+                continue
             norms.append(seen.Z.norm(dim=-1, keepdim=True))
             attentions.append(seen.a)
+    screen.require(len(norms))
     norm = torch.cat(norms)  # all that is asked of Z
     return tuple(corner_of(PoolTokens(norm, norm, torch.cat(attentions), norm[:, 0], seen.grid)))
