@@ -329,5 +329,5 @@ def test_a_group_that_the_baseline_has_not() -> None:
     baseline = Baseline({"cat": {"old": record("cat", 0.5, group="old")}}, "old.jsonl")
     with pytest.raises(StreamError, match=r"nothing about concept 'cat' in a group 'new' \(--match\)"):
         baseline.of("cat", "new", record("cat", 0.5))
-    with pytest.raises(StreamError, match="nothing about concept 'dog'$"):
+    with pytest.raises(StreamError, match=r"nothing about concept 'dog'$"):
         baseline.of("dog", None, record("dog", 0.5))
