@@ -37,10 +37,10 @@ class Baseline:
         Raises:
             StreamError: there are none, or they were measured otherwise.
         """
-        known = self.records.get(concept, {})
-        if not known or (group is not None and group not in known):
-            what = f"concept {concept!r}" + ("" if group is None or not known else f" in a group {group!r} (--match)")
-            raise StreamError(f"--baseline {self.source}: nothing about {what}")
+        self.first(concept)
+        known = self.records[concept]
+        if group is not None and group not in known:
+            raise StreamError(f"--baseline {self.source}: nothing about concept {concept!r} in a group {group!r} (--match)")
         chosen = list(known.values()) if group is None else [known[group]]
         for record in chosen:
             if other := _difference(record, like):

@@ -90,6 +90,7 @@ ELSEWHERE: dict[tuple[str, str], str] = {
     ): "needs a bundle of indirect effects of clip-effects --keep, minutes of work",
     ("commands/shift_drift.py", "nothing to compare"): "tests/test_shift_command.py: nothing to compare",
     ("commands/shift_units.py", "was measured with unit"): "tests/test_shift_blocks.py: is not in the bundle",
+    ("ground/baseline.py", "in a group"): "tests/test_shift_blocks.py: nothing about concept 'cat' in a group",
     ("ground/groups.py", "has no block"): "tests/test_shift_blocks.py: has no block",
     ("commands/texts.py", "write elsewhere"): "tests/test_texts_command.py: write elsewhere",
     ("commands/texts.py", "could be used"): "tests/test_texts_command.py: could be used",
