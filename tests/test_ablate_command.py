@@ -42,7 +42,11 @@ def whole(folder: Path) -> bytes:
     """A pipe of real processes: effects of emoji-vit's default layers, words for their directions, what changes make of them."""
     effects = "clip-effects --limit 150 --top-images 40 -q | clip-decompose --m 6 -q"
     ended = shell(f"{effects} | tee {folder}/words.safetensors | clip-ablate {' '.join(map(str, ASKED))}")
-    assert ended.stderr.decode().startswith(f"clip-ablate: {IMAGES} images, {CLASSES} classes, 21 settings of emoji-vit (")
+    assert (
+        ended.stderr.decode()
+        .splitlines()[-1]
+        .startswith(f"clip-ablate: {IMAGES} images, {CLASSES} classes, 21 settings of emoji-vit (")
+    )
     return ok(ended)
 
 

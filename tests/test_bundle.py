@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from cliptools.ground.bundle import Bundle, json_tensor, read_bundle, read_header
-from cliptools.ground.errors import StreamError
+from cliptools.ground.errors import CliptoolsError, StreamError
 from cliptools.ground.provenance import Header, canonical, digest
 
 
@@ -107,10 +107,19 @@ def test_plain_safetensors_are_not_bundles() -> None:
     assert "x" in read_header(io.BytesIO(save({"x": np.zeros(3)})), "it")
 
 
+def test_numbers_that_are_not_finite_are_neither_written_nor_read() -> None:
+    bundle = small_bundle()
+    with pytest.raises(CliptoolsError, match="`mean` would hold NaN"):
+        bundle.with_tensors(bundle.header, mean=np.full((3, 4), np.nan, np.float32)).to_bytes()
+    marked = np.full((3, 4), 7.25, np.float32)
+    data = bundle.with_tensors(bundle.header, mean=marked).to_bytes()
+    with pytest.raises(StreamError, match="`mean` holds NaN"):
+        read(data.replace(marked.tobytes(), np.full((3, 4), np.nan, np.float32).tobytes()))
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"mean": np.full((3, 4), np.nan, np.float32)}, "`mean` holds NaN"),
         ({"mean": np.zeros((2, 4), np.float32)}, "`mean` has 2 rows"),
         ({"top_image": np.full((3, 2), 3, np.int32)}, "outside the 3 entries"),
         ({"top_image": np.full((3, 2), -2, np.int32)}, "outside the 3 entries"),

@@ -25,7 +25,7 @@ from cliptools.manual.pages import suite
 COMMANDS = suite(ROOT)
 NOT_TOLD = {
     "units", "word", "keep", "explained", "residual", "templates", "prefix", "emoji", "caption", "texts", "depict", "predict",
-    "exclude", "concepts", "image_column", "group_column", "label_column", "components", "m", "shard",
+    "exclude", "concepts", "image_column", "group_column", "label_column", "components", "m", "shard", "block",
 }  # fmt: skip
 """Texts of which no shell can know what they will be."""
 ENVIRONMENT = os.environ | {

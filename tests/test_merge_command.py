@@ -42,6 +42,14 @@ def same(one: Bundle, other: Bundle) -> None:
     for name, value in one.tensors.items():
         if value.dtype == np.float32:
             np.testing.assert_allclose(other[name], value, rtol=1e-4, atol=2e-5, err_msg=name)
+        elif name == "top_image":  # images of equal norm, but for rounding, may change places
+            norm = np.pad(one["top_norm"].astype(float), ((0, 0), (1, 0)), mode="edge")
+            gap = np.abs(np.diff(norm, axis=1))[:, 1:]  # to the next one
+            apart = np.ones(value.shape, bool)
+            apart[:, 1:] &= gap > 1e-4
+            apart[:, :-1] &= gap > 1e-4
+            apart[:, -1] = False  # the next one is not known
+            assert apart.mean() > 0.5 and np.array_equal(other[name][apart], value[apart]), name
         else:
             assert np.array_equal(other[name], value), name
 

@@ -205,7 +205,7 @@ def test_overlaps_are_summed_over_the_neurons(by: str) -> None:
 def test_pairs_by_name_and_from_files(tmp_path: Path) -> None:
     assert [(p.depict.name, p.predict.name) for p in load_pairs("cifar10")] == list(CIFAR10_PAIRS)
     file = tmp_path / "pairs.csv"
-    file.write_text('# mine\ncat, dog\n"swiss army knife",fox # comment\n')
+    file.write_text('# mine\ncat, dog\n"swiss army knife",fox  # comment\n')
     assert [pair.name for pair in load_pairs(str(file))] == ["cat->dog", "swiss army knife->fox"]
     assert load_pairs(str(file))[1].predict.synonyms == ("fox face",)
     assert [pair.name for pair in all_pairs([parse_class(c) for c in "ab"])] == ["a->b", "b->a"]

@@ -182,8 +182,8 @@ def template_option(text: str, default: str, *names: str) -> Callable[[Function]
 def preprocess_option(function: Function) -> Function:
     """--preprocess."""
     text = (
-        "Image preprocessing: that of a tag (or of MODEL:TAG), or any of mean, std, interpolation and resize, as "
-        "mean=0.5,std=0.5,interpolation=bicubic,resize=squash; mean, std also as 0.48/0.46/0.41, openai, imagenet or inception "
+        "Image preprocessing: that of a tag (or of MODEL:TAG), or any of mean, std, interpolation and resize by commas, as "
+        "mean=0.5,std=0.5,resize=squash; mean, std also as 0.48/0.46/0.41, openai, imagenet or inception "
         "[default: the tag's, or that of a config beside the weights, else OpenAI's]."
     )
     return click.option("--preprocess", metavar="TAG|SETTINGS", help=text)(function)

@@ -233,8 +233,12 @@ def test_bad_records(which: str, often: Often, tmp_path: Path, capfd: pytest.Cap
     for _ in range(often(FEW, 15_000)):
         must = draw.random() < 0.7
         kind, damage = draw.choice(list((refused if must else LINES_PERHAPS).items()))
-        path.write_bytes(damage(draw, json.loads(json.dumps(records))))
-        tally.read(kind, partial(reader, path), must)
+        data = damage(draw, json.loads(json.dumps(records)))
+        path.write_bytes(data)
+        marked = (
+            which == "pool" and kind == "UTF-16" and data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        )  # texts may be UTF-16 with a mark
+        tally.read(kind, partial(reader, path), must and not marked)
     with capfd.disabled():
         tally.close(f"records, {which}")
 

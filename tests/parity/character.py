@@ -27,10 +27,8 @@ def characterise(phi: Array, top: int, above: int, components: int = 1) -> Chara
     rows = phi[order[:top]] - b  # [T, d], not centred again
     _, s, V = np.linalg.svd(rows, full_matrices=False)
     r = V[:components].copy()
-    for c in range(components):  # most of the top images are to project positively
-        shadow = rows @ r[c]
-        votes = np.sign(shadow).sum()
-        r[c] *= np.sign(votes if votes else shadow.sum())
+    for c in range(components):  # the weight of the top images is to project positively; at T / N = 2 % most of them do
+        r[c] *= np.sign(((rows @ r[c]) ** 3).sum())
     along = (((phi - b) @ r[0]) ** 2).sum() / ((phi - b) ** 2).sum()
     return Character(
         b, order[:top], norm[order[:top]], norm[order[above - 1]], r, s[:components] ** 2 / (s**2).sum(), float(along)
