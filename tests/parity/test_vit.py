@@ -125,7 +125,7 @@ def test_concepts(vit_neurons: Bundle, expected: study.Results, pipeline: Pipeli
 def test_heat_maps(vit_neurons: Bundle, expected: study.Results, pipeline: Pipeline, held: Held) -> None:
     asked = " ".join(f"--text {text}" for text in study.SEGMENTED)
     paths = " ".join(str(path.relative_to(study.FIXTURES / "images")) for path in study.pictures("shown")[:2])
-    found = load(pipeline(f"clip-segment {paths} {asked} --neurons {study.MAP_NEURONS} -f safetensors < effects"))
+    found = load(pipeline(f"clip-segment {paths} {asked} --template none --neurons {study.MAP_NEURONS} -f safetensors < effects"))
     maps = [value for _, value in sorted(found.items()) if value.ndim == 3]
     held("heat maps", np.stack(maps), expected["heat"], EXACT)
 
