@@ -283,6 +283,8 @@ def make_texts(folder: Path, model: dict[str, Any]) -> None:
         "kinds.json": '[{"name": "cat"}, "dog"]',
         "field-twice.json": '[{"name": "cat", "name": "dog"}]',
         "gaps.txt": "1: cat\n5: dog\n",
+        "from-0.txt": "0: cat\n1: dog\n",
+        "ground.txt": "background\ncat\ndog\n",
         "quoted-head.csv": '"image"x,group\n',
         "left.safetensors.part": "{}\n",
         "broken.safetensors.part": "[]\n",
