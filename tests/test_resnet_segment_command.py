@@ -271,7 +271,7 @@ def test_a_list_that_does_not_say_which_number_the_first_class_has(place: Path, 
         return {key: last[key] for key in ("miou", "accuracy", "iou")}
 
     for name in ("voc.txt", "config.json"):
-        with pytest.raises(UsageError, match="first class is 'background', and number 0 .*--background 'background'"):
+        with pytest.raises(UsageError, match=r"first class is 'background', .*--background 'background'"):
             whole(name)
     for name, first in (("from-0.txt", 0), ("from-2.txt", 2)):
         with pytest.raises(UsageError, match=f"numbers from {first}, .*--first-label {first} if the pictures have the list's"):

@@ -76,13 +76,13 @@ def _refuse_unclear_first(listed: "ClassList", backgrounds: Sequence[str], sourc
     number = listed.numbers[0] + named if listed.numbers else 1
     if not named and name.strip(" _").casefold() in GROUND_NAMES:
         raise UsageError(
-            f"classes {source}: the first class is {name!r}, and number 0 in label pictures is the ground: --background {name!r} if "
-            "they are the same, --first-label for the number of the first class if they are not"
+            f"classes {source}: the first class is {name!r}, and number 0 in label pictures is the ground: --background {name!r} "
+            "if they are the same, --first-label for the number of the first class if they are not"
         )
     if number != 1:
         raise UsageError(
-            f"classes {source}: numbers from {listed.numbers[0]}, where those of label pictures mostly begin at 1 behind the ground: "
-            f"--first-label {number} if the pictures have the list's numbers, --first-label 1 if they begin at 1"
+            f"classes {source}: numbers from {listed.numbers[0]}, where those of label pictures mostly begin at 1 behind the "
+            f"ground: --first-label {number} if the pictures have the list's numbers, --first-label 1 if they begin at 1"
         )
 
 
