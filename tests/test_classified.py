@@ -415,7 +415,8 @@ def test_labels_that_contradict_each_other_are_refused(
 
 def test_a_contradiction_names_the_key_and_where_it_ends(tmp_path: Path) -> None:
     for first, second, key in (("img.001", "img.002", "img"), ("a/b.1", "a/b.2", "b"), ("x", "x.front", "x")):
-        packed = tars(tmp_path / "set.tar", [(f"{first}.png", b""), (f"{first}.cls", "3"), (f"{second}.cls", "5"), *OTHER])
+        said_twice: list[tuple[str, bytes | str]] = [(f"{first}.cls", "3"), (f"{second}.cls", "5"), (f"{first}.png", b"")]
+        packed = tars(tmp_path / "set.tar", [*said_twice, *OTHER])
         with pytest.raises(StreamError, match=rf"two labels under its key '{key}', .*a key ends at the first dot of a name"):
             open_classified([packed], None, "cifar10")
 
@@ -429,7 +430,7 @@ def test_labels_of_archives_are_not_missed_for_the_first_picture(tmp_path: Path)
         ([("0.json", '{"label": 1.5}')], r"has label 1\.5, expected a number from 0"),
         ([("0.json", '{"class": true}')], r"has class True, expected a number from 0"),
     ):
-        members = [("0.png", b""), *first, ("1.png", b""), ("1.cls", "3"), *OTHER]
+        members: list[tuple[str, bytes | str]] = [("0.png", b""), *first, ("1.png", b""), ("1.cls", "3"), *OTHER]
         packed = [tars(tmp_path / f"{name}.tar", members) for name in ("cats", "dogs")]
         for classes in ("cifar10", None):
             with pytest.raises(StreamError, match=message):
