@@ -123,6 +123,8 @@ def test_what_else_a_list_says(tmp_path: Path) -> None:
     assert cub.of(["003.great_white_shark", "great-white shark", 3]) == [2, 2, 2]
     assert cub.of(["1", "4"]) == [0, 3] and cub.of([0, 5]) == [NONE] * 2
     assert "expected a number from 1 to 4, as the list has them" in str(cub.refusal("a.png", 0))
+    index = load_rows(write(tmp_path / "index.json", FORMS["folder-index.json"]))
+    assert index.of(["003.great_white_shark", "tench", 3, "004.kit_fox"]) == [2, 0, 3, 3]
     gaps = load_rows(write(tmp_path / "gaps.json", '{"7": "dog", "3": "cat"}'))
     assert [each.name for each in gaps.classes] == ["cat", "dog"] and gaps.of([7, 3, 0]) == [1, 0, NONE]
     own = load_rows(write(tmp_path / "own.txt", "n01440764 dog\nn02119789 cat\n"))
@@ -262,6 +264,9 @@ def test_folders_with_an_id_or_a_number_before_the_name(capsys: pytest.CaptureFi
         (["001.Black_footed_Albatross", "002.Laysan_Albatross"], ["Black footed Albatross", "Laysan Albatross"]),
         (["3 dogs", "7_cats"], ["3 dogs", "7 cats"]),
         (["great_white", "zebra"], ["great white", "zebra"]),
+        (["great_white_shark.n.01", "tench.n.01"], ["great white shark", "tench"]),
+        (["1_dollar", "2_dollars"], ["1 dollar", "2 dollars"]),
+        (["0.5_litres", "1.5_litres"], ["0.5 litres", "1.5 litres"]),
     ):
         rows = rows_named(reversed(labels))
         assert [each.name for each in rows.classes] == names and rows.of(labels) == [0, 1]

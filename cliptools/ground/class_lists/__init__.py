@@ -53,7 +53,7 @@ def read_class_list(path: Path, presets: str) -> Understood:
 
 
 def of_folders(names: list[str], source: str) -> Understood | None:
-    """Names of folders with an id or a running number before each; None where they have none.
+    """Names of folders with an id or a running number before each, or a sense behind; None where they have none.
 
     Raises:
         TextError: some have an id and others none, or two have the same.
@@ -61,7 +61,7 @@ def of_folders(names: list[str], source: str) -> Understood | None:
     if not names:
         return None
     entries = of_lines([(f"label {name!r}", name) for name in names], source, delimited=True)
-    with_more = entries[0].id is not None or entries[0].number is not None
+    with_more = entries[0].id is not None or entries[0].number is not None or entries[0].folders
     return in_order(entries, "names of folders", source) if with_more and all(entry.name for entry in entries) else None
 
 
