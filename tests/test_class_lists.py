@@ -92,6 +92,7 @@ FORMS: dict[str, str] = {
     "dataset_info.json": json.dumps(
         {"features": {"image": {"_type": "Image"}, "label": {"names": NAMES, "_type": "ClassLabel"}}}
     ),
+    "dataset_infos.json": json.dumps({"default": {"description": "fish", "features": {"label": {"names": NAMES}}, "size": 3}}),
     "card.yaml": yaml.safe_dump(
         {"dataset_info": {"features": [{"name": "label", "dtype": {"class_label": {"names": dict(enumerate(NAMES))}}}]}}
     ),
@@ -161,6 +162,8 @@ def test_what_else_a_list_says(tmp_path: Path) -> None:
         ('{"0": "1-way sign", "1": "2-way sign"}', ["1-way sign", "2-way sign"]),
         ('{"0": "3 musketeers", "1": "7 dwarfs"}', ["3 musketeers", "7 dwarfs"]),
         ('{"747": 1, "707": 0, "A380": 2}', ["707", "747", "A380"]),
+        ('{"0": {"name": "cat", "classes": ["a", "b", "c"]}, "1": {"name": "dog"}}', ["cat", "dog"]),
+        ('{"model": {"classes": ["cat", "dog"], "width": 3}}', ["cat", "dog"]),
         ('{"label2id": {"747": "1", "707": "0"}}', ["707", "747"]),
         ("id,name\n3.0,cat\n1.0,dog\n", ["dog", "cat"]),
         ("7-Eleven\n2 CV\n747\n401k\n", ["7-Eleven", "2 CV", "747", "401k"]),

@@ -45,7 +45,8 @@ def _held(tree: Pairs, source: str) -> tuple[str, Any] | None:
     """The list within an object, and its key; None where the object itself is the list."""
     within = {str(key): value for key, value in tree if isinstance(value, list) and value}
     known = {key: value for key, value in within.items() if key.casefold() in HOLDERS}
-    if not known and len(deep := list(_deep(tree))) == 1:
+    named = all(isinstance(value, Pairs) and _is_record(Pairs(p for p in value if isinstance(p[1], str))) for _, value in tree)
+    if not known and not named and len(deep := list(_deep(tree))) == 1:
         return deep[0]
     if not known:
         several = all(
