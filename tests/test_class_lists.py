@@ -83,6 +83,23 @@ FORMS: dict[str, str] = {
     "coco.yaml": "path: ../coco  # root\nnames:\n" + "".join(f"  {i}: {name}\n" for i, name in enumerate(SHORT)),
     "roboflow.yaml": f"nc: 4\nnames: {SHORT}\n",
     "list.yaml": yaml.safe_dump({"names": list(NAMES)}),
+    "folder-index.json": json.dumps({f"{i + 1:03d}.{name.replace(' ', '_')}": i for i, name in enumerate(SHORT)}),
+    "id-folders.json": json.dumps({f"{IDS[i]}-{name.replace(' ', '_')}": i for i, name in enumerate(SHORT)}),
+    "counts.csv": table("label,count", "{i:03d}.{short},13{i}"),
+    "fractions.csv": table("id,name", '{i}.0,"{name}"'),
+    "fractions-bare.txt": "".join(f"{i}.0,{name}\n" for i, name in enumerate(SHORT)),
+    "fractions.json": json.dumps({name: float(i) for i, name in enumerate(SHORT)}),
+    "dataset_info.json": json.dumps(
+        {"features": {"image": {"_type": "Image"}, "label": {"names": NAMES, "_type": "ClassLabel"}}}
+    ),
+    "dataset_infos.json": json.dumps({"default": {"description": "fish", "features": {"label": {"names": NAMES}}, "size": 3}}),
+    "card.yaml": yaml.safe_dump(
+        {"dataset_info": {"features": [{"name": "label", "dtype": {"class_label": {"names": dict(enumerate(NAMES))}}}]}}
+    ),
+    "synsets.txt": "".join(f"{name.replace(' ', '_')}.n.0{i + 1}\n" for i, name in enumerate(SHORT)),
+    "find.txt": "".join(f"/data/train/{name.replace(' ', '_')}\n" for name in SHORT),
+    "ls.txt": "".join(f"train/{name.replace(' ', '_')}/\n" for name in SHORT),
+    "marks.txt": "\ufeff" + "".join(f"\u200b{name}\n\ufeff" for name in NAMES),
 }
 
 
@@ -107,6 +124,8 @@ def test_what_else_a_list_says(tmp_path: Path) -> None:
     assert cub.of(["003.great_white_shark", "great-white shark", 3]) == [2, 2, 2]
     assert cub.of(["1", "4"]) == [0, 3] and cub.of([0, 5]) == [NONE] * 2
     assert "expected a number from 1 to 4, as the list has them" in str(cub.refusal("a.png", 0))
+    index = load_rows(write(tmp_path / "index.json", FORMS["folder-index.json"]))
+    assert index.of(["003.great_white_shark", "tench", 3, "004.kit_fox"]) == [2, 0, 3, 3]
     gaps = load_rows(write(tmp_path / "gaps.json", '{"7": "dog", "3": "cat"}'))
     assert [each.name for each in gaps.classes] == ["cat", "dog"] and gaps.of([7, 3, 0]) == [1, 0, NONE]
     own = load_rows(write(tmp_path / "own.txt", "n01440764 dog\nn02119789 cat\n"))
@@ -135,6 +154,19 @@ def test_what_else_a_list_says(tmp_path: Path) -> None:
         ("sofa, category\nlabel\ncarpenter's kit\n", ["sofa", "label", "carpenter's kit"]),
         ("id,name\n0,0\n1,1\n", ["0", "1"]),
         ("names:\n- no\n- yes\n- 1.0\n", ["no", "yes", "1.0"]),
+        ("1 dollar\n2 dollars\n", ["1 dollar", "2 dollars"]),
+        ("1 Series\n2 Series\n3 Series\n", ["1 Series", "2 Series", "3 Series"]),
+        ('["1-euro coin", "2-euro coin"]', ["1-euro coin", "2-euro coin"]),
+        ("0.5 litres\n1.5 litres\n", ["0.5 litres", "1.5 litres"]),
+        ("001.7-Eleven\n002.Cat\n", ["7-Eleven", "Cat"]),
+        ('{"0": "1-way sign", "1": "2-way sign"}', ["1-way sign", "2-way sign"]),
+        ('{"0": "3 musketeers", "1": "7 dwarfs"}', ["3 musketeers", "7 dwarfs"]),
+        ('{"747": 1, "707": 0, "A380": 2}', ["707", "747", "A380"]),
+        ('{"0": {"name": "cat", "classes": ["a", "b", "c"]}, "1": {"name": "dog"}}', ["cat", "dog"]),
+        ('{"model": {"classes": ["cat", "dog"], "width": 3}}', ["cat", "dog"]),
+        ('{"label2id": {"747": "1", "707": "0"}}', ["707", "747"]),
+        ("id,name\n3.0,cat\n1.0,dog\n", ["dog", "cat"]),
+        ("7-Eleven\n2 CV\n747\n401k\n", ["7-Eleven", "2 CV", "747", "401k"]),
     ],
 )
 def test_names_stay_what_they_are(tmp_path: Path, text: str, names: list[str]) -> None:
@@ -155,12 +187,34 @@ def test_only_a_list_is_taken_for_one(tmp_path: Path, monkeypatch: pytest.Monkey
         ("[" * 100_000, "nested more than 100 deep"),
         ("names:\n  - a: [\n", "no YAML"),
         ("[True, False]", "expected a name, a number or an id"),
+        ("cat; dog; owl\n", "one line with commas, 'cat; dog; owl'"),
+        ("['cat', 'dog']\n['owl', 'bat']\n", r"2 lists \(in line 1, in line 2\), expected one"),
+        ("“cat”\n“dog”\n", "line 1 is '“cat”', with"),
+        (".\n./cat\n./dog\n", "line 1 is '.'"),
+        ("cat.n.01: cat, true cat\ndog.n.01: dog\n", r"with '\.n\.01'"),
+        ("index,name\n4,cat\n,dog\n", "line 3 has nothing in column 'index'; expected a number"),
+        ('{"features": {"fine": {"names": ["a", "b"]}, "coarse": {"names": ["c", "d"]}}}', "objects within objects"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a pointer of Git LFS"),
+        ("\n<!DOCTYPE html>\n<p>cat</p>\n", "a web page"),
+        ("404: Not Found", "a server's answer"),
     ):
         with pytest.raises(TextError, match=message):
             load_classes(write(tmp_path / "classes", text))
     monkeypatch.setattr(trees, "LONGEST_LITERAL", 10)
     with pytest.raises(TextError, match="characters that are no JSON"):
         load_classes(write(tmp_path / "classes", "['cat', 'dog', 'bird']"))
+
+
+def test_columns_of_a_table_are_not_taken_for_synonyms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table whose header nobody knows gave one class too many, and the second column as synonyms."""
+    for text in ("breed,origin\nbeagle,England\npug,China\n", "apple;fruit\nleek;vegetable\n"):
+        with pytest.raises(TextError, match="columns without a header that says what they are"):
+            load_classes(write(tmp_path / "breeds.csv", text), known=False)
+        assert len(load_classes(write(tmp_path / "breeds.txt", text), known=False)) == text.count("\n")
+    uneven = load_classes(write(tmp_path / "uneven.csv", "sofa, couch\ndog\n"), known=False)
+    assert uneven == (ClassName("sofa", ("couch",)), ClassName("dog"))
+    load_classes(write(tmp_path / "one.csv", "breed\nbeagle\npug\n"), known=False)
+    assert "a class a line, the first line among them; 3 classes, in prompts: breed, beagle" in capsys.readouterr().err
 
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32")
@@ -213,6 +267,9 @@ def test_folders_with_an_id_or_a_number_before_the_name(capsys: pytest.CaptureFi
         (["001.Black_footed_Albatross", "002.Laysan_Albatross"], ["Black footed Albatross", "Laysan Albatross"]),
         (["3 dogs", "7_cats"], ["3 dogs", "7 cats"]),
         (["great_white", "zebra"], ["great white", "zebra"]),
+        (["great_white_shark.n.01", "tench.n.01"], ["great white shark", "tench"]),
+        (["1_dollar", "2_dollars"], ["1 dollar", "2 dollars"]),
+        (["0.5_litres", "1.5_litres"], ["0.5 litres", "1.5 litres"]),
     ):
         rows = rows_named(reversed(labels))
         assert [each.name for each in rows.classes] == names and rows.of(labels) == [0, 1]

@@ -175,6 +175,28 @@ def test_folders_of_wordnet_ids(tmp_path: Path) -> None:
     assert open_classified([str(tmp_path / "val")], None, str(renamed)).label.tolist() == [0, 65]
 
 
+def test_imagenets_names_in_another_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ids went by places even where the list was sorted by name."""
+    put(tmp_path, f"val/{TENCH}/1.png", f"val/{SEA_SNAKE}/1.png")
+    names = list(open_clip_names())
+    words = [lemmas()[number][0] for number in wordnet_ids()]
+    for order in (sorted(names), names[::-1], sorted(words, key=str.casefold)):
+        listed = write(tmp_path / "sorted.txt", "".join(f"{name}\n" for name in order))
+        images = open_classified([str(tmp_path / "val")], None, str(listed))
+        assert [images.classes[row].name for row in images.label] == ["tench", "sea snake"]
+        assert "names of ImageNet in another order than its own" in capsys.readouterr().err
+    for order in (names, words, ["x", *names[1:]]):
+        listed = write(tmp_path / "same.txt", "".join(f"{name}\n" for name in order))
+        assert open_classified([str(tmp_path / "val")], None, str(listed)).label.tolist() == [0, 65]
+        assert "another order" not in capsys.readouterr().err
+
+
+def test_names_of_folders_may_be_decomposed(tmp_path: Path) -> None:
+    """As macOS stores them: é as e and an accent."""
+    listed = load_rows(str(write(tmp_path / "classes.txt", "café\ncat\n")))
+    assert listed.of(["cafe\u0301", "CAFE\u0301", "caf\u00e9"]) == [0, 0, 0]
+
+
 def test_imagenet_r_is_known_by_its_folders(tmp_path: Path) -> None:
     ids = wordnet_ids(restricted=True)
     packed = tar(
@@ -336,7 +358,8 @@ def test_archives_whose_labels_do_not_do(tmp_path: Path) -> None:
         ({"2.png": png(), "2.cls": "10"}, r"2\.png: label 10, expected a number from 0 to 9"),
         ({"2.png": png(), "2.cls": b"\xff"}, r"2\.cls: expected a label in UTF-8"),
         ({"2.png": png(), "2.json": "{"}, r"2\.png: the \.json of its key is no JSON"),
-        ({"2.png": png(), "2.json": '{"label": true}'}, "no member of its key"),
+        ({"2.png": png(), "2.json": '{"label": true}'}, "of its key has label True, expected a number"),
+        ({"2.png": png(), "2.json": '{"label": null}'}, "no member of its key"),
         ({"2.png": png(), "2.json": '{"names": ["cat", "dog"]}'}, r"shows 2 things \(cat, dog\)"),
     )
     for second, message in more:
@@ -368,7 +391,10 @@ OTHER: list[tuple[str, bytes | str]] = [("2.png", b"never decoded"), ("2.cls", "
 @pytest.mark.parametrize(
     ("members", "named"),
     [
-        ([("1.cls", "3"), ("1.png", b""), ("1.cls", "5")], r"1\.png: two labels under its key, 3 in .*1\.cls and 5 in .*1\.cls"),
+        (
+            [("1.cls", "3"), ("1.png", b""), ("1.cls", "5")],
+            r"1\.png: two labels under its key '1', 3 in .*1\.cls and 5 in .*1\.cls",
+        ),
         ([("1.png", b""), ("1.cls", "3"), ("1.json", '{"label": 5}')], r"3 in .*1\.cls and 5 in .*1\.json"),
         ([("1.png", b""), ("1.cls", "3"), ("1.json", '{"label": "dog"}')], r"3 in .*1\.cls and 'dog' in .*1\.json"),
         ([("1.png", b""), ("1.cls", "cat"), ("1.txt", "dog\n")], r"'cat' in .*1\.cls and 'dog' in .*1\.txt"),
@@ -385,6 +411,32 @@ def test_labels_that_contradict_each_other_are_refused(
     for labels in (None, "scenes"):
         with pytest.raises(StreamError, match=named):
             open_classified([packed], labels, "cifar10")
+
+
+def test_a_contradiction_names_the_key_and_where_it_ends(tmp_path: Path) -> None:
+    for first, second, key in (("img.001", "img.002", "img"), ("a/b.1", "a/b.2", "b"), ("x", "x.front", "x")):
+        said_twice: list[tuple[str, bytes | str]] = [(f"{first}.cls", "3"), (f"{second}.cls", "5"), (f"{first}.png", b"")]
+        packed = tars(tmp_path / "set.tar", [*said_twice, *OTHER])
+        with pytest.raises(StreamError, match=rf"two labels under its key '{key}', .*a key ends at the first dot of a name"):
+            open_classified([packed], None, "cifar10")
+
+
+def test_labels_of_archives_are_not_missed_for_the_first_picture(tmp_path: Path) -> None:
+    """Where it had none that was understood, the archives' own names became the classes."""
+    for first, message in (
+        ([], r"0\.png: no member of its key ends in \.cls.*images have no label"),
+        ([("0.cls", "\n")], r"0\.png: no member of its key ends in \.cls.*images have no label"),
+        ([("0.json", '{"label": [1]}')], r"the \.json of its key has label \[1\], expected a number .*--labels folders"),
+        ([("0.json", '{"label": 1.5}')], r"has label 1\.5, expected a number from 0"),
+        ([("0.json", '{"class": true}')], r"has class True, expected a number from 0"),
+    ):
+        members: list[tuple[str, bytes | str]] = [("0.png", b""), *first, ("1.png", b""), ("1.cls", "3"), *OTHER]
+        packed = [tars(tmp_path / f"{name}.tar", members) for name in ("cats", "dogs")]
+        for classes in ("cifar10", None):
+            with pytest.raises(StreamError, match=message):
+                open_classified(packed[:1] if classes else packed, None, classes)
+    members = [("0.png", b""), ("0.cls", "7.0\n"), ("1.png", b""), ("1.json", '{"label": 3.0}'), ("2.png", b""), ("2.cls", "5.")]
+    assert open_classified([tars(tmp_path / "real.tar", members)], None, "cifar10").label.tolist() == [7, 3, 5]
 
 
 def test_labels_that_say_the_same_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

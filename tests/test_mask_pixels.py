@@ -387,6 +387,13 @@ def test_void_pixels(tmp_path: Path) -> None:
     faded.putpixel((3, 2), 255)
     assert "grey edges" in read(masked_images(save(tmp_path / "faded", faded)))[0].remarks[0]
     assert "no object" in read(masked_images(save(tmp_path / "empty", grey(0, 0))))[0].remarks[0]
+    trimap = np.where(void, 3, np.where(TRUTH, 1, 2)).astype(np.uint8)  # as in Oxford's pets: 2 is the ground
+    white = Image.fromarray(np.where(TRUTH[..., None], np.uint8([255, 0, 0]), np.uint8(255)))
+    for number, (mask, ignored) in enumerate(((Image.fromarray(trimap), ()), (Image.fromarray(trimap), (3,)), (white, ()))):
+        assert "show no ground" in read(masked_images(save(tmp_path / f"filled{number}", mask), ignored=ignored))[0].remarks[-1]
+    for number, mask in enumerate((grey(255, 255), Image.fromarray(trimap - 1), grey(1, 1))):
+        (whole,) = read(masked_images(save(tmp_path / f"unfilled{number}", mask)))
+        assert not any("no ground" in remark for remark in whole.remarks)
     (coloured,) = masked_images(save(tmp_path / "coloured", grey().convert("RGB")), ignored=(255,))
     assert "a: its mask is of colours (mode RGB), expected a palette or grey picture" in str(coloured)
     (nothing,) = masked_images(save(tmp_path / "nothing", grey(255, 255)), ignored=(255,))

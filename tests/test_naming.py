@@ -41,6 +41,22 @@ def wanted(*words: str, depict: str = "panda", predict: str = "cat") -> Wanted:
 
 
 @pytest.mark.parametrize(
+    ("text", "shown", "unread"),
+    [
+        ("a dog but no cat or bird", ["dog"], ["but"]),
+        ("neither a dog nor a cat, but a bird", ["bird"], ["but"]),
+        ("without cats or birds and a dog", ["dog"], []),
+        ("zero dogs and a cat", ["cat"], []),
+        ("a dog or a cat", ["dog", "cat"], ["or"]),
+        ("no dog and a cat or a bird", ["cat", "bird"], ["or"]),
+    ],
+)
+def test_what_a_text_denies_is_not_shown(text: str, shown: list[str], unread: list[str]) -> None:
+    reading = read(text)
+    assert [concepts()[concept].name for concept in reading.concepts] == shown and list(reading.unread) == unread
+
+
+@pytest.mark.parametrize(
     ("text", "used"),
     [
         ("a panda with a teddy bear, a rocket and a key", ("teddy bear", "rocket", "key")),

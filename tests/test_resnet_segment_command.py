@@ -251,6 +251,43 @@ def test_labels_that_do_not_fit(place: Path, tmp_path: Path) -> None:
         figures(place, place / "photos", labels=tmp_path / "nowhere")
 
 
+def test_a_list_that_does_not_say_which_number_the_first_class_has(place: Path, tmp_path: Path) -> None:
+    """Lists from 0, as configurations of models and Pascal VOC have them, were read as if they began at 1: all off by one."""
+    lists = {
+        "voc.txt": "__background__\ncat\ndog\n",
+        "config.json": json.dumps({"id2label": {"0": "background", "1": "cat", "2": "dog"}}),
+        "from-0.txt": "0: cat\n1: dog\n",
+        "from-2.txt": "2: cat\n3: dog\n",
+        "from-1.txt": "1: cat\n2: dog\n",
+    }
+    for name, text in lists.items():
+        (tmp_path / name).write_text(text)
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8).repeat(48, 0).repeat(48, 1)).save(truth / "0.png")
+
+    def whole(name: str, **given: Any) -> dict[str, Any]:
+        *_, last = figures(place, place / "photos", labels=truth, size=96, classes=str(tmp_path / name), **given)
+        return {key: last[key] for key in ("miou", "accuracy", "iou")}
+
+    for name in ("voc.txt", "config.json"):
+        with pytest.raises(UsageError, match=r"first class is 'background', .*--background 'background'"):
+            whole(name)
+    for name, first in (("from-0.txt", 0), ("from-2.txt", 2)):
+        with pytest.raises(UsageError, match=f"numbers from {first}, .*--first-label {first} if the pictures have the list's"):
+            whole(name)
+    right = whole("from-1.txt")
+    assert whole("from-0.txt", first_label=1) == right
+    with pytest.raises(CliptoolsError, match=r"label 2, expected 0 to 1 for 2 classes, or a number left out \(255\)"):
+        whole("from-0.txt", first_label=0)
+    with_ground = whole("config.json", backgrounds=("background",))
+    assert whole("voc.txt", backgrounds=("background",)) == with_ground and list(with_ground["iou"]) == [
+        "background",
+        "cat",
+        "dog",
+    ]
+
+
 def test_numbers_of_label_pngs() -> None:
     pixels = np.array([[0, 1, 3, 255]])
     assert Numbering(3).labels(pixels, "a").tolist() == [[0, 1, 3, LEFT_OUT]]

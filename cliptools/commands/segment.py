@@ -37,7 +37,10 @@ EVALUATE_HELP = (
     "Against the truth: --labels; a folder with images/ and masks/; scenes of clip-scenes (folder or tar); gtsegs_ijcv.mat."
 )
 LABELS_HELP = "With --evaluate: a folder of label PNGs, named as the images in the folder IMAGE."
-FIRST_HELP = "The number of the first class in label PNGs, the background not counted [default: 1]."
+FIRST_HELP = (
+    "The number of the first class in label PNGs, the background not counted [default: 1; needed where --classes gives numbers "
+    "from elsewhere, or begins with a background]."
+)
 IGNORE_HELP = (
     "A number in masks or label PNGs of pixels that do not count, as 255 in those of Pascal VOC; repeatable [default: 255 in "
     "label PNGs if no class has it; none in masks]."

@@ -79,7 +79,7 @@ def class_list(name: str, known: bool = True) -> ClassList:
     classes = tuple(parse_class(entry.name, known) for entry in entries)
     more = ", …" if len(classes) > SHOWN else ""
     shown = ", ".join(each.name for each in classes[:SHOWN])
-    note(f"classes {name}: {understood.form}; {len(classes)} classes, in prompts: {shown}{more}")
+    note(f"classes {name}: {understood.form}; {len(classes)} class{'es' if len(classes) != 1 else ''}, in prompts: {shown}{more}")
     if text := _twice(classes):
         warn(f"classes {name}: {text}")
     ids, numbers = [entry.id for entry in entries], [entry.number for entry in entries]

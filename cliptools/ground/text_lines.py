@@ -14,6 +14,13 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+STAND_INS = {
+    "version https://git-lfs.github.com/spec/": "a pointer of Git LFS, not the file it stands for (git lfs pull)",
+    "<!doctype html": "a web page, not the text it shows (a site's link to the raw file)",
+    "<html": "a web page, not the text it shows (a site's link to the raw file)",
+    "404: not found": "a server's answer that there is no such file",
+}
+"""What a download leaves in place of a list, by how it begins."""
 COMMENT = re.compile(r"#(?:[\s#!]|$)")
 """How a line begins that is a comment: `# pets`, `##`, `#`; not `#1 fan`."""
 BEHIND = re.compile(r"(?<=\S)(?:\s{2,}|\t)#\s.*$")
@@ -70,7 +77,7 @@ def read_text(path: Path, what: str, presets: str = "") -> str:
         presets: Names that would have done instead of a file, for messages.
 
     Raises:
-        TextError: the file cannot be read, or is in another encoding.
+        TextError: the file cannot be read, is in another encoding, or stands for the one that was meant.
     """
     try:
         data = path.read_bytes()
@@ -79,9 +86,12 @@ def read_text(path: Path, what: str, presets: str = "") -> str:
     except (OSError, ValueError) as error:
         raise TextError(f"{what} {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     try:
-        return decoded(data)
+        text = decoded(data)
     except ValueError as error:
         raise TextError(f"{what} {path}: {error}") from None
+    if stand_in := next((kind for begin, kind in STAND_INS.items() if text[:100].lstrip().lower().startswith(begin)), None):
+        raise TextError(f"{what} {path}: {stand_in}; fetch the file itself")
+    return text
 
 
 def decoded(data: bytes) -> str:

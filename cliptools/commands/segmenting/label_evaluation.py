@@ -12,17 +12,19 @@ from cliptools.commands.base import open_input
 from cliptools.commands.segmenting.evaluate import Numbered, counting, figures, percent, readable, say_remarks
 from cliptools.commands.segmenting.labeller import Labeller, keys_of, load_labeller
 from cliptools.commands.segmenting.opened import Opened
-from cliptools.ground.errors import CliptoolsError, ImageError
+from cliptools.ground.errors import CliptoolsError, ImageError, UsageError
 from cliptools.ground.output import text_output
 from cliptools.ground.progress import progress, summarise
 from cliptools.ground.records import rounded, write_record
 
 if TYPE_CHECKING:
-    from cliptools.ground.class_names import ClassName
+    from cliptools.ground.class_names import ClassList, ClassName
     from cliptools.ground.masked.image import Reading
     from cliptools.ground.masked.labelled import LabelledImage, Numbering
     from cliptools.methods.segmentation.label_metrics import LabelFit
 
+GROUND_NAMES = ("background", "bg", "ground", "void", "unlabeled", "unlabelled", "ignore")
+"""Names of the ground, with which some lists of segmentation begin."""
 Source = Callable[[], Iterator["Reading"]]
 """Scenes, to be read as often as asked."""
 
@@ -49,6 +51,7 @@ def _named(options: dict[str, Any]) -> "tuple[ClassName, ...]":
 
     Raises:
         CliptoolsError: they are numbered with gaps, and label pictures are numbered without.
+        UsageError: nobody says which number the first has in label pictures, and it may be another than 1.
     """
     from cliptools.ground.class_names import class_list
 
@@ -58,7 +61,29 @@ def _named(options: dict[str, Any]) -> "tuple[ClassName, ...]":
             f"classes {options['classes']}: {len(listed.numbers)} classes by numbers up to {listed.numbers[-1]}, with gaps; "
             "label pictures are read with numbers that run: fill the gaps by names of their own, or renumber the pictures"
         )
+    if options["labels"] and options["first_label"] is None:
+        _refuse_unclear_first(listed, options["backgrounds"], str(options["classes"]))
     return listed.classes
+
+
+def _refuse_unclear_first(listed: "ClassList", backgrounds: Sequence[str], source: str) -> None:
+    """
+    Raises:
+        UsageError: the first class may have another number than 1 in label pictures: the list begins with the ground, or at 0.
+    """
+    name = listed.classes[0].name
+    named = name in backgrounds
+    number = listed.numbers[0] + named if listed.numbers else 1
+    if not named and name.strip(" _").casefold() in GROUND_NAMES:
+        raise UsageError(
+            f"classes {source}: the first class is {name!r}, and number 0 in label pictures is the ground: --background {name!r} "
+            "if they are the same, --first-label for the number of the first class if they are not"
+        )
+    if number != 1:
+        raise UsageError(
+            f"classes {source}: numbers from {listed.numbers[0]}, where those of label pictures mostly begin at 1 behind the "
+            f"ground: --first-label {number} if the pictures have the list's numbers, --first-label 1 if they begin at 1"
+        )
 
 
 def _of_folders(made: Labeller, images: Path, options: dict[str, Any]) -> Iterator["LabelledImage | ImageError"]:

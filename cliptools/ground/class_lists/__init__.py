@@ -8,10 +8,12 @@
 * a list or dictionary of Python, printed or assigned; `names:` of YAML.
 """
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from cliptools.ground.class_lists.entries import Entry, Understood, in_order, refuse_strays
-from cliptools.ground.class_lists.lines import of_lines
+from cliptools.ground.class_lists.lines import of_folder_names, of_lines
 from cliptools.ground.class_lists.structures import of_tree
 from cliptools.ground.class_lists.tables import head_of, of_records, table_rows
 from cliptools.ground.class_lists.trees import tree_of
@@ -19,6 +21,8 @@ from cliptools.ground.errors import TextError
 from cliptools.ground.text_lines import COMMENT, read_text, said_lines
 
 WHAT = "classes"
+INVISIBLE = re.compile("[\ufeff\u200b\u2060\u00ad]")
+"""Marks that lists copied from pages or joined from files hold within, of which a tokenizer makes tokens."""
 
 
 def read_class_list(path: Path, presets: str) -> Understood:
@@ -30,7 +34,7 @@ def read_class_list(path: Path, presets: str) -> Understood:
     Raises:
         TextError: it cannot be read, holds no class, or may be understood in two ways.
     """
-    text, source = read_text(path, WHAT, presets), f"{WHAT} {path}"
+    text, source = INVISIBLE.sub("", read_text(path, WHAT, presets)), f"{WHAT} {path}"
     if not text.strip():
         raise TextError(f"{source}: empty, expected a class a line")
     if (tree := tree_of(text, path.suffix.lower(), source)) is not None:
@@ -42,11 +46,14 @@ def read_class_list(path: Path, presets: str) -> Understood:
         raise TextError(f"{source}: empty, expected a class a line")
     entries = of_lines([(f"line {number}", line) for number, line in lines], source)
     refuse_strays(entries, source, delimited=False)
-    return in_order(entries, "a class a line", source)
+    alone = all(entry.id is None and entry.number is None for entry in entries)
+    of_table = path.suffix.lower() == ".csv" and alone
+    _refuse_columns(entries, of_table, source)
+    return in_order(entries, "a class a line" + (", the first line among them" if of_table else ""), source)
 
 
 def of_folders(names: list[str], source: str) -> Understood | None:
-    """Names of folders with an id or a running number before each; None where they have none.
+    """Names of folders with an id or a running number before each, or a sense behind; None where they have none.
 
     Raises:
         TextError: some have an id and others none, or two have the same.
@@ -54,8 +61,29 @@ def of_folders(names: list[str], source: str) -> Understood | None:
     if not names:
         return None
     entries = of_lines([(f"label {name!r}", name) for name in names], source, delimited=True)
-    with_more = entries[0].id is not None or entries[0].number is not None
+    with_more = entries[0].id is not None or entries[0].number is not None or entries[0].folders
     return in_order(entries, "names of folders", source) if with_more and all(entry.name for entry in entries) else None
+
+
+def _refuse_columns(entries: Sequence[Entry], of_table: bool, source: str) -> None:
+    """
+    Args:
+        of_table: By the ending of its file it is a table, of which no line is a header that is known.
+
+    Raises:
+        TextError: what stands between commas may be synonyms or not.
+    """
+    commas = {len(re.findall("[,;]", entry.name.strip(" ,;"))) for entry in entries}
+    if len(entries) == 1 and commas != {0} and entries[0].id is None and entries[0].number is None:
+        raise TextError(
+            f"{source}: one line with commas, {entries[0].name[:40]!r}: expected a class a line (or, if they are names of one "
+            'class, JSON: [["sofa", "couch"]])'
+        )
+    if of_table and len(commas) == 1 and commas != {0}:
+        raise TextError(
+            f"{source}: columns without a header that says what they are ({entries[0].where} is {entries[0].name[:40]!r}); "
+            "expected one, as in name,synonyms"
+        )
 
 
 def _table(text: str, source: str) -> Understood | None:
@@ -72,6 +100,7 @@ def _table(text: str, source: str) -> Understood | None:
         more = f"below the header {head[1][0]!r}"
     else:
         entries, more = of_records(rows, source)
+        entries = of_folder_names(entries, source)
     refuse_strays(entries, source, delimited=False)
     return in_order(entries, f"table, {more}", source)
 

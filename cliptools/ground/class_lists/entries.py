@@ -11,7 +11,9 @@ ID = r"n\d{8}|/[mgt]/\w+|\d{8}-n"
 """Ids of WordNet, in two spellings, and of Open Images."""
 WHOLE_ID = re.compile(ID, re.ASCII)
 NUMBER = re.compile(r"\d{1,9}", re.ASCII)
-STRAY = re.compile(r"[\[\]{}<>|\t]|^['\"`]|(?<![0-9A-Za-z])n\d{8}(?![0-9A-Za-z])|[\x00-\x1f\x7f]")
+STRAY = re.compile(
+    r"[\[\]{}<>|\t]|^['\"`“„«]|\.[nvars]\.\d\d\b|^\.{1,2}(?:/|$)|(?<![0-9A-Za-z])n\d{8}(?![0-9A-Za-z])|[\x00-\x1f\x7f]"
+)
 """What a name does not hold: left over from a form that is not understood."""
 INSIDE = re.compile(r"(?<![0-9A-Za-z])n\d{8}(?![0-9A-Za-z])|[\x00-\x1f\x7f]")
 """The same of a name that quotes delimit."""
@@ -66,6 +68,8 @@ def text_of(value: Any, where: str, source: str) -> str:
     Raises:
         TextError: nothing, a truth value, a fraction, or a list.
     """
+    if isinstance(value, float) and value.is_integer():  # as pandas writes numbers of a column with gaps
+        value = int(value)
     if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
         return str(value).strip()
     raise TextError(f"{source}: {where} holds {str(value)[:40]!r}; expected a name, a number or an id")

@@ -4,6 +4,7 @@ import csv
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from cliptools.ground.class_lists.entries import ID, Entry, spelled_id
 from cliptools.ground.errors import TextError
@@ -13,12 +14,13 @@ STRONG = ":=,;|\t"
 """What, between a number and a name, makes the number one of its own; blanks, dots and dashes may be within a name."""
 ID_FIRST = re.compile(rf"({ID})(?:(?:[\s:=,;|-]+|_)(.*))?", re.ASCII)
 ID_LAST = re.compile(rf"(.+?)[\s:=,;|]+({ID})", re.ASCII)
-NUMBER_FIRST = re.compile(r"\(?(\d{1,9})([\s:=,;|.)_-]+)(\S.*)", re.ASCII)
+NUMBER_FIRST = re.compile(r"\(?(\d{1,9})(?:\.0+(?=[:=,;|\t]))?([\s:=,;|.)_-]+)(\S.*)", re.ASCII)
 NUMBER_LAST = re.compile(r"(.*[^\s:=,;|])([\s:=,;|]+)(\d{1,9})", re.ASCII)
 NUMBER_AGAIN = re.compile(r"(\d+)[._-](\D.*)", re.ASCII)
 """`001.Black_footed_Albatross` behind the same number, as in CUB's classes.txt."""
 PLACE = re.compile(r"/([a-z])/(\1\S*)")
 """`/a/airfield`, as the sets of places call their classes."""
+SENSE = re.compile(r"(\D\S*)\.[nvars]\.\d\d")
 SINGLE_QUOTED = re.compile(r"'(.*)'\s*,?")
 BULLET = re.compile(r"[-*•]\s+(\S.*)")
 Lines = list[Entry]
@@ -95,6 +97,8 @@ def _number_first(entries: Lines, source: str, delimited: bool) -> Lines | None:
         return None
     numbers = [int(match[1]) for match in matches]
     apart = all(set(match[2]) & set(STRONG) for match in matches)
+    if not apart and _run(numbers) and (_fractions(matches) or _counts([match[3] for match in matches])):
+        return None
     if not (apart or _run(numbers)):
         if delimited or len(set(numbers)) < len(numbers) or any(match[2] in "-_." and match[3][0].isdigit() for match in matches):
             return None  # as in `707-320`, or `2 door car` and `2 seat sofa`
@@ -110,9 +114,24 @@ def _number_first(entries: Lines, source: str, delimited: bool) -> Lines | None:
 
 def _number_again(entries: Lines, source: str) -> Lines | None:
     matches = _matches(NUMBER_AGAIN, entries)
-    if matches is None or any(int(match[1]) != entry.number for entry, match in zip(entries, matches, strict=True)):
+    if matches is None or entries[0].number is None:
+        return None
+    apart = {int(match[1]) - (entry.number or 0) for entry, match in zip(entries, matches, strict=True)}
+    others = apart != {0} and _counts([match[2] for match in matches])
+    if len(apart) > 1 or not apart <= {-1, 0, 1} or others:  # folders from 1 beside numbers from 0, as class_to_idx has them
         return None
     return [replace(_folder(entry), name=match[2].strip()) for entry, match in zip(entries, matches, strict=True)]
+
+
+def _fractions(matches: Sequence[re.Match[str]]) -> bool:
+    """Whether some numbers go on behind the dot or dash, as in `0.5 litres`; numbers of folders have zeros before them."""
+    padded = any(len(match[1]) > 1 and match[1][0] == "0" for match in matches)
+    return not padded and any(match[2] in (".", "-", "_") and match[3][0].isdigit() for match in matches)
+
+
+def _counts(names: Sequence[str]) -> bool:
+    """Whether numbers are what tells names apart, of which this is left: `1 dollar` and `2 dollars`."""
+    return len(names) > 1 and 2 * len({name.casefold().rstrip("s") for name in names}) <= len(names)
 
 
 def _number_last(entries: Lines, source: str) -> Lines | None:
@@ -148,15 +167,33 @@ def _places(entries: Lines, source: str) -> Lines | None:
 
 
 def _folders(entries: Lines, source: str) -> Lines | None:
-    """Names without the slash that `ls -F` puts behind folders."""
+    """Names without the folder above and the slash that `ls -d`, `ls -F` and `find` put around names of folders."""
+    parents = {entry.name.rstrip("/").rpartition("/")[0] for entry in entries}
+    parent = next(iter(parents)) if len(parents) == 1 else ""
     if not all(entry.name.endswith("/") for entry in entries):
+        ids = any(_matches(pattern, entries) is not None for pattern in (PLACE, ID_FIRST))
+        if ids or not (parent == "." or re.fullmatch(r"\.{0,2}(?:/\S+)+", parent)):
+            return None
+    return [replace(entry, name=entry.name.rstrip("/").removeprefix(f"{parent}/")) for entry in entries]
+
+
+def _senses(entries: Lines, source: str) -> Lines | None:
+    """Names out of WordNet's names of synsets: `great_white_shark.n.01`."""
+    if (matches := _matches(SENSE, entries)) is None:
         return None
-    return [replace(entry, name=entry.name.rstrip("/").removeprefix("./")) for entry in entries]
+    return [replace(_folder(entry), name=match[1]) for entry, match in zip(entries, matches, strict=True)]
+
+
+def of_folder_names(entries: Lines, source: str) -> Lines:
+    """The same without ids and running numbers in front of all names, in lists that say numbers or ids beside these."""
+    for step in (_id_first, partial(_number_first, delimited=True), _number_again, _senses):
+        entries = step(entries, source) or entries
+    return entries
 
 
 Step = Callable[[Lines, str], Lines | None]
 STEPS: tuple[Step, ...] = (_unlisted, _unquoted, _folders, _id_first)
-AFTER: tuple[Step, ...] = (_number_again, _id_first, _unquoted, _id_last)
+AFTER: tuple[Step, ...] = (_number_again, _id_first, _unquoted, _id_last, _senses)
 """An id and a number may stand in any order."""
 
 

@@ -1,10 +1,10 @@
 """The classes in a tree: an array of names, rows or records, an object by number, id or name, or one of these in another."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cliptools.ground.class_lists.entries import NUMBER, WHOLE_ID, Entry, Understood, in_order, of_atoms, refuse_strays, text_of
-from cliptools.ground.class_lists.lines import of_lines
+from cliptools.ground.class_lists.lines import of_folder_names, of_lines
 from cliptools.ground.class_lists.tables import ALONE, KEY, NAMES, of_records
 from cliptools.ground.class_lists.trees import Pairs
 from cliptools.ground.errors import TextError
@@ -14,7 +14,10 @@ HOLDERS = (
     "classes", "categories", "labels",
 )  # fmt: skip
 """Keys of objects under which others keep a list of classes, the best first."""
+DEEPEST = 8  # objects in objects
 INVERSE = {"label2id": "id2label", "class_to_idx": "idx_to_class"}
+WITHIN = ("names", "class_names", "classnames", "classes", "id2label")
+"""The same of objects in objects, as in the descriptions of Hugging Face's data sets."""
 
 
 def of_tree(tree: Any, form: str, source: str) -> Understood:
@@ -23,15 +26,17 @@ def of_tree(tree: Any, form: str, source: str) -> Understood:
     Raises:
         TextError: what holds no classes, several lists of them, or may be understood in two ways.
     """
+    key = ""
     if isinstance(tree, Pairs) and (held := _held(tree, source)) is not None:
         key, tree = held
         form = f"{form}, {key!r}"
     if isinstance(tree, Pairs):
-        entries, more = _of_object(tree, source)
+        entries, more = _of_object(tree, source, key.casefold() in INVERSE)
     elif isinstance(tree, list) and tree:
         entries, more = _of_array(tree, source)
     else:
         raise TextError(f"{source}: {form} without classes, expected a list of names")
+    entries = of_folder_names(entries, source)
     refuse_strays(entries, source, delimited=True)
     return in_order(entries, ", ".join(filter(None, (form, more))), source)
 
@@ -40,6 +45,9 @@ def _held(tree: Pairs, source: str) -> tuple[str, Any] | None:
     """The list within an object, and its key; None where the object itself is the list."""
     within = {str(key): value for key, value in tree if isinstance(value, list) and value}
     known = {key: value for key, value in within.items() if key.casefold() in HOLDERS}
+    named = all(isinstance(value, Pairs) and _is_record(Pairs(p for p in value if isinstance(p[1], str))) for _, value in tree)
+    if not known and not named and len(deep := list(_deep(tree))) == 1:
+        return deep[0]
     if not known:
         several = all(
             isinstance(value, list)
@@ -58,21 +66,43 @@ def _held(tree: Pairs, source: str) -> tuple[str, Any] | None:
     return (keys[0], known[keys[0]]) if keys else None
 
 
-def _of_object(tree: Pairs, source: str) -> tuple[list[Entry], str]:
-    """Number, id or name against the rest."""
+def _deep(tree: Any, keys: tuple[str, ...] = (), depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Lists that objects within objects hold under keys of WITHIN."""
+    if depth > DEEPEST:
+        return
+    for key, value in tree if isinstance(tree, Pairs) else [("", item) for item in tree]:
+        path = (*keys, str(key)) if key != "" else keys
+        if depth and str(key).casefold() in WITHIN and isinstance(value, list) and value:
+            yield ".".join(path), value
+        elif isinstance(value, list):
+            yield from _deep(value, path, depth + 1)
+
+
+def _of_object(tree: Pairs, source: str, inverse: bool) -> tuple[list[Entry], str]:
+    """Number, id or name against the rest.
+
+    Args:
+        inverse: By its own name an object of numbers by name, where both may look like numbers.
+    """
     if any(isinstance(value, Pairs) for _, value in tree):
         if not all(isinstance(value, Pairs) for _, value in tree):
             raise TextError(f"{source}: an object of objects and other things, expected one kind")
         rows = [
             (f"key {key!r}", {KEY: text_of(key, "a key", source)} | _fields(value, f"key {key!r}", source)) for key, value in tree
         ]
+        if all(len(record) == 1 for _, record in rows):
+            raise TextError(f"{source}: objects within objects, none with a name; expected the list of classes alone")
         return of_records(rows, source)
+    numbered = inverse or all(isinstance(key, str) and isinstance(value, int | float) for key, value in tree)
     entries = []
     for key, value in tree:
         where = f"key {str(key)[:40]!r}"
         first = text_of(key, "a key", source)
         rest = [text_of(each, where, source) for each in (value if isinstance(value, list) else [value])]
         atoms = [first, *rest]
+        if numbered and len(rest) == 1 and NUMBER.fullmatch(rest[0]) and not WHOLE_ID.fullmatch(first):
+            entries.append(Entry(first, where, None, int(rest[0])))
+            continue
         if not any(NUMBER.fullmatch(atom) or WHOLE_ID.fullmatch(atom) for atom in atoms):
             raise TextError(
                 f"{source}: {where} and its value {', '.join(rest)[:40]!r} are both names; expected a number or an id for one"
@@ -86,7 +116,7 @@ def _of_array(tree: Sequence[Any], source: str) -> tuple[list[Entry], str]:
     places = [f"entry {place}" for place in range(1, len(tree) + 1)]
     if all(isinstance(item, Pairs) for item in tree):
         if all(len(item) == 1 and isinstance(item[0][1], str | int) for item in tree) and not _is_record(tree[0]):
-            return _of_object(Pairs(pair for item in tree for pair in item), source)
+            return _of_object(Pairs(pair for item in tree for pair in item), source, False)
         return of_records([(place, _fields(item, place, source)) for place, item in zip(places, tree, strict=True)], source)
     if any(isinstance(item, Pairs) for item in tree):
         raise TextError(f"{source}: objects and other things in one array, expected one kind")

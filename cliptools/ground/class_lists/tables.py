@@ -23,6 +23,7 @@ SYNONYMS = frozenset({"synonym", "synonyms", "alias", "aliases", "othernames"})
 FOLDERS = frozenset({"folder", "folders", "directory", "dir"})
 IMAGES = frozenset({"image", "images", "imageid", "file", "files", "filename", "filepath", "path", "imagepath"})
 HEADS = frozenset().union(*NAMES, NUMBERS, IDS, SYNONYMS, FOLDERS, IMAGES)
+WITH_POINT = re.compile(r"\d{1,9}\.0+", re.ASCII)
 ALONE = NAMES[0] | NAMES[1]
 """What a header of one column may be."""
 KEY = ""
@@ -79,7 +80,11 @@ def of_records(rows: Sequence[tuple[str, Record]], source: str) -> tuple[list[En
     columns = list(dict.fromkeys(column for _, record in rows for column in record))
     if images := [column for column in columns if _plain(column) in IMAGES]:
         raise TextError(f"{source}: a table of images (column {images[0]!r}), as --labels takes it; expected a list of classes")
-    whole = {column: [record.get(column, "") for _, record in rows] for column in columns}
+    whole = {column: _whole([record.get(column, "") for _, record in rows]) for column in columns}
+    for column in columns:
+        if _plain(column) in NUMBERS - NAMES[1] and "" in whole[column] and any(map(NUMBER.fullmatch, whole[column])):
+            where = rows[whole[column].index("")][0]
+            raise TextError(f"{source}: {where} has nothing in column {column!r}; expected a number, as in other rows")
     ids = [column for column in columns if all(map(WHOLE_ID.fullmatch, whole[column]))]
     number = _number_column(whole, source)
     texts = [each for each in columns if each not in ids and (not _numeric(whole[each]) or _plain(each) in NAMES[0])]
@@ -133,6 +138,11 @@ def _name_column(texts: Sequence[str], ids: Sequence[str], source: str) -> str |
         return None
     found = f"{', '.join(map(repr, rest))[:80]} may be" if rest else "none of its columns is"
     raise TextError(f"{source}: a table without a column of names: {found}; call one of them `name`")
+
+
+def _whole(values: list[str]) -> list[str]:
+    """Numbers of a column without the `.0` that pandas gives them."""
+    return [value.partition(".")[0] for value in values] if all(map(WITH_POINT.fullmatch, values)) else values
 
 
 def _numeric(values: Sequence[str]) -> bool:

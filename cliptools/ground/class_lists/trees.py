@@ -11,6 +11,7 @@ from typing import Any
 from cliptools.ground.errors import TextError
 from cliptools.ground.strict_json import TOO_DEEP
 
+DEEPEST = 12  # levels of YAML
 LONGEST_LITERAL = 1 << 23  # characters that are read as a program's text
 CALLS = frozenset({"OrderedDict", "dict", "list", "tuple", "array", "Index", "dict_keys", "dict_values"})
 """Names of what prints a list or a dictionary in parentheses."""
@@ -82,7 +83,7 @@ def _literal(text: str, source: str) -> tuple[Any, str]:
     values = {}
     for statement in body:
         if isinstance(statement, ast.Expr):
-            values["the literal"] = statement.value
+            values[f"in line {statement.lineno}"] = statement.value
         elif isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
             target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
             values[ast.unparse(target)] = statement.value
@@ -138,7 +139,7 @@ def _yaml(text: str, source: str) -> tuple[Any, str]:
 
 
 def _composed(node: Any, yaml: Any, depth: int = 0) -> Any:
-    if node is None or depth > 6:
+    if node is None or depth > DEEPEST:
         return None
     if isinstance(node, yaml.MappingNode):
         return Pairs((_composed(key, yaml, depth + 1), _composed(value, yaml, depth + 1)) for key, value in node.value)

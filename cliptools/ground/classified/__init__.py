@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from cliptools.ground.class_names import ClassName
-from cliptools.ground.classified.archives import BESIDE, are_labelled, by_members, pictures
+from cliptools.ground.classified.archives import BESIDE, are_labelled, by_members, key_of, pictures
 from cliptools.ground.classified.class_rows import IMAGENET, NONE, ClassRows, imagenet_list, load_rows, rows_named
 from cliptools.ground.classified.folders import by_folders
 from cliptools.ground.classified.label_files import by_file
@@ -104,8 +104,8 @@ def _refuse_contradictions(labelled: Labelled, rows: ClassRows, label: Int64[np.
             unknown.append(other)
             continue
         raise StreamError(
-            f"{labelled.found[other.image].name}: two labels under its key, {first!r} in {other.first} and {other.label!r} in "
-            f"{other.member}; expected one class"
+            f"{labelled.found[other.image].name}: two labels under its key {key_of(labelled.found[other.image])!r}, {first!r} in "
+            f"{other.first} and {other.label!r} in {other.member}; expected one class (a key ends at the first dot of a name)"
         )
     if unknown:
         named = f"{unknown[0].member} says {unknown[0].label!r}"

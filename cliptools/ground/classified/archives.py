@@ -3,7 +3,6 @@
 CLIP_benchmark's sets are such archives, with the names of their classes in classnames.txt beside the shards or their folder.
 """
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -25,7 +24,8 @@ CLS, JSON, TXT = ".cls", ".json", ".txt"
 BESIDE = (CLS, JSON, TXT)
 """Endings of members that say what a picture shows; .txt mostly has captions, and labels nothing by itself."""
 CLASS_NAMES = "classnames.txt"
-NUMBER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
+NUMBER = re.compile(r"([+-]?\d{1,18})(?:\.0*)?", re.ASCII)
+"""The number of a class, as NumPy writes it too: `3.0`."""
 LONGEST_NAME = 200  # bytes of a .txt that may be the name of a class
 Key = tuple[str, str]
 
@@ -52,12 +52,17 @@ def pictures(found: Iterable[Found]) -> list[Found]:
 
 
 def are_labelled(found: Sequence[Found]) -> bool:
-    """Whether the first picture is in an archive that says what it shows."""
+    """Whether the first picture is in an archive that says what it shows, or any members are labels and nothing else.
+
+    Raises:
+        StreamError: what is said of the first picture cannot be read.
+    """
     first = next((one for one in found if not _is_label(one)), None)
     if first is None or not isinstance(first.place, Span):
         return False
     key = _key(first)
-    return bool(_said([one for one in found if _is_label(one) and _key(one) == key], first.name))
+    said = _said([one for one in found if _is_label(one) and _key(one) == key], first.name)
+    return bool(said) or any(isinstance(one.place, Span) and one.name.lower().endswith(CLS) for one in found)
 
 
 def by_members(found: Sequence[Found]) -> Labelled:
@@ -128,6 +133,11 @@ def _key(one: Found) -> Key:
     return one.base, folder + slash + own.partition(".")[0]
 
 
+def key_of(one: Found) -> str:
+    """The key alone, for messages."""
+    return _key(one)[1].rpartition("/")[2]
+
+
 def _is_label(one: Found) -> bool:
     return isinstance(one.place, Span) and one.name.lower().endswith(BESIDE)
 
@@ -144,7 +154,8 @@ def _said(members: Sequence[Found], image: str) -> list[Said]:
             if (text := _text(one, ending != TXT)) and ending == JSON:
                 said += _recorded(text, one.name, image, first=not said)
             elif text:
-                said.append(Said(int(text) if NUMBER.fullmatch(text) else text, one.name))
+                number = NUMBER.fullmatch(text)
+                said.append(Said(int(number[1]) if number else text, one.name))
     return said
 
 
@@ -179,9 +190,12 @@ def _recorded(text: str, member: str, image: str, first: bool) -> list[Said]:
     except ValueError as error:
         raise StreamError(f"{image}: the {JSON} of its key is no JSON ({error})") from None
     for field, label in labels.items():
-        if isinstance(label, float) and not math.isfinite(label):
+        if isinstance(label, float) and label.is_integer():
+            labels[field] = int(label)
+        elif isinstance(label, float) or (first and isinstance(label, list | dict | bool)):
             raise StreamError(
-                f"{image}: the {JSON} of its key has {field} {label}, expected a number from 0 or the name of a class"
+                f"{image}: the {JSON} of its key has {field} {str(label)[:40]}, expected a number from 0 or the name of a class "
+                "(--labels folders if folders say it)"
             )
     said = [
         Said(label, member)

@@ -1,6 +1,7 @@
 """Classes as rows of a classifier, and which row a label means."""
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -11,7 +12,7 @@ from cliptools.ground.class_lists import of_folders
 from cliptools.ground.class_names import ClassName, class_list
 from cliptools.ground.errors import StreamError
 from cliptools.ground.imagenet import WORDNET_ID, lemmas, open_clip_names, wordnet_ids
-from cliptools.ground.progress import note
+from cliptools.ground.progress import note, warn
 from cliptools.ground.text_lines import read_text
 
 Label = int | str
@@ -126,7 +127,7 @@ def load_rows(name: str) -> ClassRows:
     classes = listed.classes
     if name not in IMAGENETS:
         numbers = () if listed.numbers == tuple(range(len(classes))) else listed.numbers
-        ids = listed.ids or _ids_of(len(classes))
+        ids = listed.ids or _ids_of(classes, name)
         return ClassRows(classes, name, ids, bool(listed.ids), numbers, listed.folders)
     ids = wordnet_ids(restricted=name == IMAGENET_R)
     words = [[word for word in lemmas()[number] if word != each.name] for each, number in zip(classes, ids, strict=True)]
@@ -140,7 +141,8 @@ def rows_by_line(file: Path) -> ClassRows:
         TextError: it cannot be read.
     """
     names = read_text(file, "classes").rstrip().split("\n")
-    return ClassRows(tuple(ClassName(name.strip()) for name in names), str(file), _ids_of(len(names)))
+    classes = tuple(ClassName(name.strip()) for name in names)
+    return ClassRows(classes, str(file), _ids_of(classes, str(file)))
 
 
 def rows_named(labels: Iterable[str]) -> ClassRows:
@@ -173,9 +175,22 @@ def imagenet_list(ids: Iterable[str]) -> str | None:
 IMAGENET, IMAGENET_R = IMAGENETS = ("imagenet", "imagenet-r")
 
 
-def _ids_of(count: int) -> tuple[str, ...]:
-    """The ids that as many classes have whose list says nothing of ids."""
-    return wordnet_ids() if count == len(wordnet_ids()) else ()
+def _ids_of(classes: Sequence[ClassName], source: str) -> tuple[str, ...]:
+    """The ids of as many classes as ImageNet has, whose list says none: in its order, unless their names say another."""
+    ids = wordnet_ids()
+    if len(classes) != len(ids):
+        return ()
+    words = [{_form(word) for word in (name, *lemmas()[number])} for number, name in zip(ids, open_clip_names(), strict=True)]
+    every = set().union(*words)
+    known = [(_form(each.name) in own, _form(each.name) in every) for each, own in zip(classes, words, strict=True)]
+    in_place = sum(here for here, _ in known)
+    if sum(somewhere for _, somewhere in known) <= 2 * in_place:
+        return ids
+    warn(
+        f"classes {source}: names of ImageNet in another order than its own ({in_place} of {len(ids)} in their places); labels "
+        "that are ids go by names, and those that are numbers by places in the list"
+    )
+    return ()
 
 
 def _owners(names: Iterable[Iterable[str]], form: Callable[[str], str]) -> dict[str, list[int]]:
@@ -188,5 +203,5 @@ def _owners(names: Iterable[Iterable[str]], form: Callable[[str], str]) -> dict[
 
 
 def _form(name: str) -> str:
-    """A name without case, and with a space for whatever stands between its words."""
-    return re.sub(r"[\W_]+", " ", name.casefold()).strip()
+    """A name without case, with a space for whatever stands between its words and with composed accents."""
+    return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFC", name).casefold()).strip()

@@ -15,7 +15,9 @@ NUMBERS = {word: number for number, word in enumerate(ONE_TO_TWELVE, 1)} | {"bot
 MOST_DIGITS = 3
 SINGLE = ("a", "an", "another", "single")
 DEFINITE = ("the", "this", "that", "these", "those")
-NEGATIONS = ("no", "without", "not")
+NEGATIONS = ("no", "without", "not", "neither", "zero")
+ALSO = ("or", "nor")
+"""What goes on with the last name: `no cat or dog` has neither."""
 TOGETHER = (
     "and", "with", "plus", "also", "together", "next", "to", "beside", "near", "surrounded", "by", "&", "of", "there", "here",
     "is", "are", "look", "any",
@@ -65,12 +67,16 @@ def read(text: str) -> Reading:
     frame = FRAME.match(lower)
     end = frame.end() if frame else 0
     shown: list[tuple[int, str]] = []
+    negated = False
     unread: list[str] = []
     for place in concept_names().mentions(text):
         if place.start < end:  # the frame itself has the name of an emoji
             unread, end = [], 0
         words = _words(lower[end : place.start])
         count, definite = _count(words, _spaced(lower[place.start : place.stop]) != _spaced(place.name))
+        if negated and words and words[0] in ALSO:
+            words, count = words[1:], 0
+        negated = not count
         name = _singular(place, lower, count)
         concept = concept_index()[name]
         already = sum(concept == other for other, _ in shown)

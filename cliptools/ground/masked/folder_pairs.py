@@ -24,7 +24,11 @@ def pairs_in_folder(folder: Path, ignored: tuple[int, ...] = (), lie: Lie | None
     if not images:
         raise CliptoolsError(f"{folder}: no images in images/ (expected images/ and masks/, or scenes of clip-scenes)")
     if alone := sorted(set(images) - set(masks)):
-        raise CliptoolsError(f"{folder}: {len(alone)} images have no mask in masks/, the first: {alone[0]}")
+        near = next((masks[stem].name for stem in sorted(set(masks) - set(images)) if stem.startswith(alone[0])), None)
+        hint = f" (masks/ has {near}; expected the image's name, with any ending)" if near else ""
+        raise CliptoolsError(
+            f"{folder}: {len(alone)} of {len(images)} images have no mask in masks/, the first: {alone[0]}{hint}"
+        )
     rules = Rules(ignored, placing(images, masks, lie))
     return (guarded(stem, partial(masked, stem, images[stem], masks[stem], rules)) for stem in sorted(images))
 
@@ -43,7 +47,7 @@ def by_stem(folder: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
-        if not path.is_file() or not (is_picture(path.name) or path.name.endswith(LABELS)):
+        if not path.is_file() or path.name.startswith(".") or not (is_picture(path.name) or path.name.endswith(LABELS)):
             continue
         own = path.name.removesuffix(LABELS) if path.name.endswith(LABELS) else path.stem
         stem = str(path.relative_to(folder).parent / own)

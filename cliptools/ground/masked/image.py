@@ -18,6 +18,7 @@ from cliptools.ground.masked.turning import Placing, Shown, turned
 VOID_HELD = f"hold {FULL} beside other numbers, all of them the object; where it marks pixels that do not count, --ignore {FULL}"
 EDGES = "have grey edges: every value above 0 is the object"
 EMPTY = "show no object"
+FILLED = "show no ground: no pixel that counts is 0, or black, though they differ; are their numbers those of classes?"
 FEW = 16  # numbers of a mask: those with more have edges that fade
 
 
@@ -100,6 +101,8 @@ def whole_mask(name: str, picture: Image.Image, pixels: MaskPixels, rules: Rules
         remarks.append(remark)
     if not shown.any():
         remarks.append(EMPTY)
+    elif (shown if void is None else shown[~void]).all() and _differ(pixels, void):
+        remarks.append(FILLED)
     return MaskedImage(name, picture, (), shown[None], void, tuple(remarks))
 
 
@@ -124,6 +127,13 @@ def guarded(name: str, read: Callable[[], MaskedImage]) -> Reading:
         return read()
     except ImageError as error:
         return ImageError(f"{name}: {error}")
+
+
+def _differ(pixels: MaskPixels, void: Bool[np.ndarray, "y x"] | None) -> bool:
+    """Whether a mask has several numbers where pixels count; of colours nobody knows, so that they may."""
+    if pixels.numbers is None:
+        return True
+    return len(np.unique(pixels.numbers if void is None else pixels.numbers[~void])) > 1
 
 
 def _remark_on(numbers: Int[np.ndarray, "y x"]) -> str | None:

@@ -51,9 +51,10 @@ class Numbering:
         if strange.any():
             found, last = int(pixels[strange].max()), self.first + self.classes - 1
             ignored = ", ".join(map(str, self.ignored)) or "none"
+            ground = f"{self.first - 1} for the ground, " if self.first else ""
             raise StreamError(
-                f"{name}: label {found}, expected {self.first} to {last} for {self.classes} classes, {self.first - 1} for the "
-                f"ground, or a number left out ({ignored}); see --first-label, --ignore and --classes"
+                f"{name}: label {found}, expected {self.first} to {last} for {self.classes} classes, {ground}or a number left "
+                f"out ({ignored}); see --first-label, --ignore and --classes"
             )
         return labels
 
