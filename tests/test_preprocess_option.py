@@ -16,7 +16,7 @@ from weights_files import local_dir, registered, save, state_of
 
 from cliptools.ground.bundle import Bundle, read_bundle
 from cliptools.ground.errors import ModelError, UsageError
-from cliptools.ground.model_identity import recorded_model
+from cliptools.ground.model_identity import NAMED, model_difference, recorded_model
 from cliptools.ground.models import load_model, load_recorded_model
 from cliptools.ground.preprocessing import parse_preprocess
 from cliptools.ground.text_tower import encode_texts
@@ -276,6 +276,44 @@ def test_a_judge_has_a_preprocessing_of_its_own(photos: Path, tmp_path: Path) ->
         settings.append(json.loads(judged.stdout)["settings"])
     assert "judge_architecture" not in settings[0]
     assert settings[1]["judge_architecture"] == load_model("emoji-vit", None, "cpu", preprocess=OPTION).computes.digest
+
+
+@pytest.mark.parametrize("option", ["mean=0.5", "std=imagenet", "interpolation=bilinear", "resize=squash"])
+def test_what_records_no_architecture_is_compared_by_its_preprocessing(option: str) -> None:
+    """Records of the embedded models as they come have none, nor have bundles of earlier versions."""
+    plain, other = (load_model("emoji-vit", None, "cpu", preprocess=text).identity for text in (None, option))
+    old, other_old = ({key: model[key] for key in (*NAMED, "precision", "preprocessing")} for model in (plain, other))
+    usual = (plain, recorded_model(plain), old, recorded_model(old))
+    assert "architecture" not in recorded_model(plain)
+    for one in usual:
+        assert all(model_difference(one, same) is None for same in usual)
+        for another in (other, recorded_model(other), other_old):
+            assert (model_difference(one, another) or "").startswith("the same weights, another ")
+            assert (model_difference(another, one) or "").startswith("the same weights, another ")
+    same = load_model("emoji-vit", None, "cpu", preprocess="resize=shortest").identity
+    assert all(model_difference(one, recorded_model(same)) is None for one in usual)
+
+
+def test_a_baseline_with_another_preprocessing_is_refused(photos: Path, tmp_path: Path) -> None:
+    for name, option in (("plain", ()), ("option", ("--preprocess", "mean=0.5"))):
+        effects = inside(
+            "effects", photos, "--effect", "first", "--device", "cpu", *option, "-o", tmp_path / f"{name}.safetensors"
+        )
+        assert effects.returncode == 0, effects.stderr.decode()
+    shift = ("shift", photos, "--concept", "cat", "--device", "cpu", "-f", "jsonl", "--bundle")
+    for name, other in (("plain", "option"), ("option", "plain")):
+        now = inside(*shift, tmp_path / f"{name}.safetensors", "-o", tmp_path / f"{name}.jsonl")
+        assert now.returncode == 0, now.stderr.decode()
+        (tmp_path / "before.jsonl").write_bytes((tmp_path / f"{name}.jsonl").read_bytes())
+        held = inside(*shift, tmp_path / f"{other}.safetensors", "--baseline", tmp_path / "before.jsonl")
+        assert held.returncode == 1 and b"another model: the same weights, another preprocessing (mean 0." in held.stderr
+
+
+@pytest.mark.parametrize("preprocessing", ["openai", 3, ["mean"], None])
+def test_a_preprocessing_that_is_none_is_not_compared(preprocessing: Any) -> None:
+    model = {"name": "Tiny-8", "sha256": "0", "architecture": "1", "preprocessing": {"mean": [0.5] * 3}}
+    other = {"sha256": "0", "architecture": "2", "preprocessing": preprocessing}
+    assert model_difference(model, other) == "the same weights, another architecture (norms, heads or pooling)"
 
 
 @pytest.mark.parametrize("field", [{"architecture": 3}, {"preprocessing": "openai"}, {"sources": []}])

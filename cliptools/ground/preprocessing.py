@@ -5,13 +5,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from cliptools.ground.errors import ModelError, UsageError
-from cliptools.ground.model_identity import FROM_OPTION
+from cliptools.ground.model_identity import FROM_OPTION, SETTINGS
 from cliptools.ground.weights_origin import HF_PREPROCESSOR, OWN_CONFIG, Origin
 
 INTERPOLATIONS, RESIZES = ("bicubic", "bilinear"), ("shortest", "longest", "squash")
 COLOURS = ("mean", "std")
-SETTINGS = (*COLOURS, "interpolation", "resize_mode")
-"""What may be set; the size is the model's."""
 SPELLED = {"mean": "mean", "std": "std", "interpolation": "interpolation", "resize": "resize_mode"}
 PIL_FILTERS = {2: "bilinear", 3: "bicubic"}  # as transformers' preprocessor_config.json has them
 DEFAULT = "default (OpenAI's)"
