@@ -313,7 +313,8 @@ def test_a_baseline_with_another_preprocessing_is_refused(photos: Path, tmp_path
 def test_a_preprocessing_that_is_none_is_not_compared(preprocessing: Any) -> None:
     model = {"name": "Tiny-8", "sha256": "0", "architecture": "1", "preprocessing": {"mean": [0.5] * 3}}
     other = {"sha256": "0", "architecture": "2", "preprocessing": preprocessing}
-    assert model_difference(model, other) == "the same weights, another architecture (norms, heads or pooling)"
+    reason = "activation, grid, preprocessing, norms, heads or pooling"
+    assert model_difference(model, other) == f"the same weights, another architecture ({reason})"
 
 
 @pytest.mark.parametrize("field", [{"architecture": 3}, {"preprocessing": "openai"}, {"sources": []}])

@@ -192,8 +192,8 @@ def test_same_weights_with_another_activation_are_another_model(tmp_path: Path) 
     old = {key: value for key, value in quick.items() if key != "architecture"}
     assert model_difference(plain, old) is None
     groups = [{"model": recorded_model(model), "settings": {}} for model in (plain, quick, old)]
-    norms = "the same weights, another architecture (norms, heads or pooling)"  # records do not say activations
-    assert [baseline._difference(group, groups[0]) for group in groups] == [None, f"another model: {norms}", None]
+    unsaid = "another model: the same weights, another architecture (activation, grid, preprocessing, norms, heads or pooling)"
+    assert [baseline._difference(group, groups[0]) for group in groups] == [None, unsaid, None]
     assert recorded_model(plain)["architecture"] == plain["architecture"] and "architecture" not in recorded_model(old)
 
 

@@ -13,6 +13,8 @@ SETTLED = ("architecture", "preprocessing", "sources")
 """What a record's model may hold beside these."""
 FROM_OPTION = "--preprocess"
 """Start of a preprocessing's source where the command line sets it."""
+DESCRIBED = ("activation", "grid", "preprocessing")
+"""What a header says of an architecture beside its digest, and most records do not."""
 OTHER_WEIGHTS = "other weights"
 UNCHECKED = (
     "records no `architecture` of its model (made by an earlier version?): only the weights are compared, not activation, "
@@ -54,7 +56,9 @@ def model_difference(here: Mapping[str, Any], there: Mapping[str, Any]) -> str |
         return f"the same weights, another preprocessing ({differences})" if differences else None
     if here["architecture"] == there["architecture"]:
         return None
-    return f"the same weights, another architecture ({recorded_differences(here, there) or 'norms, heads or pooling'})"
+    whole = all(part in model for model in (here, there) for part in DESCRIBED)
+    other = "norms, heads or pooling" if whole else "activation, grid, preprocessing, norms, heads or pooling"
+    return f"the same weights, another architecture ({recorded_differences(here, there) or other})"
 
 
 def reason_of(difference: str) -> str:
