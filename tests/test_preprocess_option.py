@@ -294,6 +294,7 @@ def test_what_records_no_architecture_is_compared_by_its_preprocessing(option: s
         for another in (other, recorded_model(other), other_old):
             assert (model_difference(one, another) or "").startswith("the same weights, another ")
             assert (model_difference(another, one) or "").startswith("the same weights, another ")
+        assert model_difference(one, {**old, "preprocessing": {"size": 64}}) is None  # says nothing of these settings
     same = load_model("emoji-vit", None, "cpu", preprocess="resize=shortest").identity
     assert all(model_difference(one, recorded_model(same)) is None for one in usual)
 

@@ -81,12 +81,12 @@ def _preprocessing_differences(here: Mapping[str, Any], there: Mapping[str, Any]
     """The settings of the preprocessing in which two models differ, as `mean 0.5 instead of 0.4`; none where one is not known.
 
     Args:
-        keys: Settings to compare [default: all].
+        keys: Settings to compare where both have them [default: all that one has].
     """
     one, other = _preprocessing(here), _preprocessing(there)
     if not one or not other:
         return []
-    keys = keys or sorted(one.keys() | other.keys())
+    keys = [key for key in keys if key in one and key in other] if keys else sorted(one.keys() | other.keys())
     differing = [key for key in keys if canonical(one.get(key)) != canonical(other.get(key))]
     return [f"{key} {_shown(one.get(key))} instead of {_shown(other.get(key))}" for key in differing]
 
