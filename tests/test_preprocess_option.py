@@ -16,7 +16,7 @@ from weights_files import local_dir, registered, save, state_of
 
 from cliptools.ground.bundle import Bundle, read_bundle
 from cliptools.ground.errors import ModelError, UsageError
-from cliptools.ground.model_identity import recorded_model
+from cliptools.ground.model_identity import NAMED, model_difference, recorded_model
 from cliptools.ground.models import load_model, load_recorded_model
 from cliptools.ground.preprocessing import parse_preprocess
 from cliptools.ground.text_tower import encode_texts
@@ -78,6 +78,10 @@ def test_forms_of_the_option(text: str, expected: dict[str, Any]) -> None:
         ("", "'' is no tag of ViT-L-14"),
         ("mean=0.5,", "found ''"),
         ("size=224", "found 'size=224'"),
+        ("mean=0.5,mean=0.5", "mean stands there twice, expected each setting once"),
+        ("openai,std=0.2, std =0.3", "std stands there twice"),
+        ("resize=squash,mean=0.5,resize=squash", "resize stands there twice"),
+        ("mean=0.48,0.46,0.41", "found '0.46'; three numbers are written 0.48/0.46/0.41"),
         ("resize=crop", "resize is one of shortest, longest, squash, found 'crop'"),
         ("interpolation=nearest", "interpolation is one of bicubic, bilinear, found 'nearest'"),
         ("mean=a", "mean is a number, three as 0.48/0.46/0.41, or one of openai, imagenet, inception, found 'a'"),
@@ -276,6 +280,46 @@ def test_a_judge_has_a_preprocessing_of_its_own(photos: Path, tmp_path: Path) ->
         settings.append(json.loads(judged.stdout)["settings"])
     assert "judge_architecture" not in settings[0]
     assert settings[1]["judge_architecture"] == load_model("emoji-vit", None, "cpu", preprocess=OPTION).computes.digest
+
+
+@pytest.mark.parametrize("option", ["mean=0.5", "std=imagenet", "interpolation=bilinear", "resize=squash"])
+def test_what_records_no_architecture_is_compared_by_its_preprocessing(option: str) -> None:
+    """Records of the embedded models as they come have none, nor have bundles of earlier versions."""
+    plain, other = (load_model("emoji-vit", None, "cpu", preprocess=text).identity for text in (None, option))
+    old, other_old = ({key: model[key] for key in (*NAMED, "precision", "preprocessing")} for model in (plain, other))
+    usual = (plain, recorded_model(plain), old, recorded_model(old))
+    assert "architecture" not in recorded_model(plain)
+    for one in usual:
+        assert all(model_difference(one, same) is None for same in usual)
+        for another in (other, recorded_model(other), other_old):
+            assert (model_difference(one, another) or "").startswith("the same weights, another ")
+            assert (model_difference(another, one) or "").startswith("the same weights, another ")
+        assert model_difference(one, {**old, "preprocessing": {"size": 64}}) is None  # says nothing of these settings
+    same = load_model("emoji-vit", None, "cpu", preprocess="resize=shortest").identity
+    assert all(model_difference(one, recorded_model(same)) is None for one in usual)
+
+
+def test_a_baseline_with_another_preprocessing_is_refused(photos: Path, tmp_path: Path) -> None:
+    for name, option in (("plain", ()), ("option", ("--preprocess", "mean=0.5"))):
+        effects = inside(
+            "effects", photos, "--effect", "first", "--device", "cpu", *option, "-o", tmp_path / f"{name}.safetensors"
+        )
+        assert effects.returncode == 0, effects.stderr.decode()
+    shift = ("shift", photos, "--concept", "cat", "--device", "cpu", "-f", "jsonl", "--bundle")
+    for name, other in (("plain", "option"), ("option", "plain")):
+        now = inside(*shift, tmp_path / f"{name}.safetensors", "-o", tmp_path / f"{name}.jsonl")
+        assert now.returncode == 0, now.stderr.decode()
+        (tmp_path / "before.jsonl").write_bytes((tmp_path / f"{name}.jsonl").read_bytes())
+        held = inside(*shift, tmp_path / f"{other}.safetensors", "--baseline", tmp_path / "before.jsonl")
+        assert held.returncode == 1 and b"another model: the same weights, another preprocessing (mean 0." in held.stderr
+
+
+@pytest.mark.parametrize("preprocessing", ["openai", 3, ["mean"], None])
+def test_a_preprocessing_that_is_none_is_not_compared(preprocessing: Any) -> None:
+    model = {"name": "Tiny-8", "sha256": "0", "architecture": "1", "preprocessing": {"mean": [0.5] * 3}}
+    other = {"sha256": "0", "architecture": "2", "preprocessing": preprocessing}
+    reason = "activation, grid, preprocessing, norms, heads or pooling"
+    assert model_difference(model, other) == f"the same weights, another architecture ({reason})"
 
 
 @pytest.mark.parametrize("field", [{"architecture": 3}, {"preprocessing": "openai"}, {"sources": []}])

@@ -218,9 +218,21 @@ def test_following_is_the_correlation_and_chance_that_of_the_sets() -> None:
     first, second = following.of(0), following.of(1)
     assert first.value == pytest.approx(np.corrcoef(share[:, 0], rest[:, 0])[0, 1]) and first.size == 500
     assert first.low < 2**-0.5 < first.high and first.low > 0.6 and second.low < 0 < second.high
-    by_chance = [np.corrcoef(random_share[:, i, 1], random_rest[:, i, 1])[0, 1] for i in range(20)]
-    assert second.chance == pytest.approx(np.mean(by_chance) + 1.959964 * np.std(by_chance, ddof=1))
+    by_chance = np.arctanh([np.corrcoef(random_share[:, i, 1], random_rest[:, i, 1])[0, 1] for i in range(20)])
+    assert second.chance == pytest.approx(np.tanh(np.mean(by_chance) + 1.959964 * np.std(by_chance, ddof=1)))
     assert first.value > first.chance
+
+
+@pytest.mark.parametrize("images", [4, 8, 30])
+def test_what_chance_reaches_is_a_correlation_with_few_images_too(images: int) -> None:
+    """Sets drawn at random may all follow, or all but a few: the mean and 1.96 deviations lie beyond 1."""
+    random = np.random.default_rng(3)
+    following, model = Following(1, 20, PARTS), random.normal(size=images)
+    share = model[:, None, None] * np.where(np.arange(20) < 12, 1, -0.5)[:, None] + random.normal(size=(images, 20, 1)) / 5
+    rest = np.repeat(model[:, None, None], 20, 1)
+    following.add(np.arange(images), share[:, 0], rest[:, 0], share, rest)
+    plain = [np.corrcoef(share[:, i, 0], model)[0, 1] for i in range(20)]
+    assert np.mean(plain) + 1.959964 * np.std(plain, ddof=1) > 1 > following.of(0).chance > np.mean(plain)
 
 
 def record(concept: str, value: float, **more: object) -> dict:

@@ -38,6 +38,11 @@ def beside(name: str, settings: dict[str, Any]) -> Callable[[Path], Path]:
     return make
 
 
+def hidden(act: str, **sizes: int) -> dict[str, Any]:
+    """transformers' config.json."""
+    return {"vision_config": {"hidden_act": act, **sizes}}
+
+
 def called(name: str) -> Callable[[Path], Path]:
     return lambda folder: save(state_of("Tiny-8"), folder / name)
 
@@ -59,6 +64,7 @@ QUICK = {
     "folder": called("openai/weights.safetensors"),
     "hub": called("models--openai--clip-vit-base-patch32/snapshots/3d74acf/model.safetensors"),
     "types": half_matrices,
+    "config of the same sizes": beside("config.json", hidden("quick_gelu", hidden_size=16, num_hidden_layers=2, patch_size=8)),
 }
 PLAIN = {
     "own config": beside("open_clip_config.json", {"model_cfg": CONFIGS["Tiny-8"]}),
@@ -71,6 +77,9 @@ UNKNOWN = {
     "nothing": called("weights.safetensors"),
     "no config": beside("config.json", {"vision_config": [1]}),
     "config of another model": beside("open_clip_config.json", {"model_cfg": CONFIGS["Tiny-8-deep"] | {"quick_gelu": True}}),
+    "transformers' width": beside("config.json", hidden("gelu", hidden_size=768)),
+    "transformers' depth": beside("config.json", hidden("gelu", hidden_size=16, num_hidden_layers=12)),
+    "transformers' patch": beside("config.json", hidden("gelu", hidden_size=16, num_hidden_layers=2, patch_size=32)),
     "damaged config": beside("open_clip_config.json", {"model_cfg": ["quick_gelu"]}),
 }
 
@@ -121,6 +130,10 @@ def test_openai_archives_and_state_dicts(tmp_path: Path) -> None:
     path = save(state_of("Tiny-8") | numbers, folder / "mine.pt")
     trained = trained_activation(find_origin("Tiny-8", str(path)))
     assert trained is not None and trained.quick and "OpenAI" in trained.reason
+    for name, settings in (("open_clip_config.json", {"model_cfg": CONFIGS["Tiny-8"]}), ("config.json", hidden("gelu"))):
+        (folder / name).write_text(json.dumps(settings))  # of another file in the same folder
+        assert trained_activation(find_origin("Tiny-8", str(path))) == trained
+        (folder / name).unlink()
     for title, source, expected in (("theirs", "input_resolution : Tensor", True), ("other", "x : Tensor", False)):
         with zipfile.ZipFile(folder / f"{title}.pt", "w") as archive:
             archive.writestr(f"{title}/constants.pkl", b"")
@@ -192,7 +205,8 @@ def test_same_weights_with_another_activation_are_another_model(tmp_path: Path) 
     old = {key: value for key, value in quick.items() if key != "architecture"}
     assert model_difference(plain, old) is None
     groups = [{"model": recorded_model(model), "settings": {}} for model in (plain, quick, old)]
-    assert [baseline._difference(group, groups[0]) for group in groups] == [None, "another model", None]
+    unsaid = "another model: the same weights, another architecture (activation, grid, preprocessing, norms, heads or pooling)"
+    assert [baseline._difference(group, groups[0]) for group in groups] == [None, unsaid, None]
     assert recorded_model(plain)["architecture"] == plain["architecture"] and "architecture" not in recorded_model(old)
 
 

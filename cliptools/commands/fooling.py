@@ -22,13 +22,13 @@ from cliptools.ground.progress import note, progress, warn
 from cliptools.ground.records import rounded, write_record
 from cliptools.ground.text_tower import encode_texts
 from cliptools.ground.unusable import Screen, unusable
+from cliptools.ground.weights_origin import HUB, LOCAL_DIR
 from cliptools.ground.word_lists import Description, Task
 from cliptools.methods.fooling import among_closest, class_difference, margin
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SCHEMES = ("local-dir:", "hf-hub:")
 OFTEN = 8  # words named of those that a painter leaves out
 
 
@@ -113,7 +113,7 @@ class Judge:
     """A second model, asked whether a class is among the few closest to a picture."""
 
     def __init__(self, spec: str, options: dict[str, Any], pairs: Sequence[Task]) -> None:
-        name, _, pretrained = (spec, "", "") if spec.startswith(SCHEMES) else spec.partition(":")
+        name, _, pretrained = (spec, "", "") if spec.startswith((LOCAL_DIR, HUB)) else spec.partition(":")
         self.loaded = load_model(name, pretrained or None, options["device"], preprocess=options["judge_preprocess"])
         self.top = options["judge_top"]
         self.others = distinct_classes(load_classes(options["judge_classes"] or ("emoji" if name in EMBEDDED else "cifar10")))

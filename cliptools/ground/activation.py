@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cliptools.ground.weights_file import Fit
+from cliptools.ground.weights_file import Fit, stored_sizes
 from cliptools.ground.weights_origin import HF_CONFIG, OWN_CONFIG, Origin
 
 QUICK = {True: "QuickGELU", False: "GELU"}
@@ -24,7 +24,7 @@ class Trained(NamedTuple):
 
 
 def trained_activation(origin: Origin) -> Trained | None:
-    """Tell the activation by settings beside the file, else its form, names, digest or types; None if nothing tells."""
+    """Tell the activation by the file's form, else settings beside it, its names, digest or types; None if nothing tells."""
     return next(_signs(origin), None)
 
 
@@ -41,9 +41,9 @@ def _signs(origin: Origin) -> Iterator[Trained]:
     file = origin.file
     if file is None or origin.weights is None:
         return
-    yield from _beside(origin)
-    if file.openai:
+    if file.openai:  # before settings beside it, which may be another file's
         yield Trained(True, "it has the form of OpenAI's own releases")
+    yield from _beside(origin)
     yield from _by_name(origin)
     if origin.weights.suffix != ".safetensors" and (known := _by_digest(origin.weights)):
         yield known
@@ -57,9 +57,21 @@ def _beside(origin: Origin) -> Iterator[Trained]:
     if isinstance(own, dict):
         yield Trained(bool(own.get("quick_gelu", False)), f"{OWN_CONFIG} beside it says so")
     config = origin.beside(HF_CONFIG)
+    if _of_other_weights(config, origin):
+        return
     for part in (config.get("vision_config"), config.get("text_config")):
         if isinstance(part, dict) and isinstance(act := part.get("hidden_act"), str) and act in ("quick_gelu", "gelu"):
             yield Trained(act == "quick_gelu", f"{HF_CONFIG} beside it has hidden_act {act}")
+
+
+def _of_other_weights(config: Mapping[str, Any], origin: Origin) -> bool:
+    """Whether transformers' settings are of an image tower of other sizes than the file's."""
+    image = config.get("vision_config")
+    if origin.file is None or not isinstance(image, dict):
+        return False
+    stored = stored_sizes(origin.file.shapes)
+    sizes = {"hidden_size": stored.width, "num_hidden_layers": stored.layers, "patch_size": stored.patch and stored.patch[0]}
+    return any(None not in (size, image.get(key)) and image[key] != size for key, size in sizes.items())
 
 
 def _by_name(origin: Origin) -> Iterator[Trained]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cliptools.ground.errors import StreamError
-from cliptools.ground.model_identity import model_difference
+from cliptools.ground.model_identity import model_difference, reason_of
 from cliptools.ground.records import file_objects
 
 NUMBERS = ("images", "mean", "spread", "skewness")
@@ -101,8 +101,8 @@ def _difference(record: dict[str, Any], other: dict[str, Any]) -> str | None:
     def units(of: dict[str, Any]) -> list[tuple[Any, ...]]:
         return [tuple(unit.get(part) for part in PARTS) for unit in of.get("units", [])]
 
-    if model_difference(record.get("model", {}), other["model"]):
-        return "another model"
+    if difference := model_difference(record.get("model", {}), other["model"]):
+        return f"another model{reason_of(difference)}"
     before, now = record.get("settings", {}), other["settings"]
     pairs = {name: [settings.get(name, ASSUMED.get(name)) for settings in (before, now)] for name in before | now}
     if others := [f"{name} {then}, here {here}" for name, (then, here) in pairs.items() if then != here]:

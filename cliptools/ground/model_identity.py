@@ -1,16 +1,20 @@
 """A model in headers and records: what later commands need of it, and whether two of them are one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cliptools.ground.model_names import embedded_names
+from cliptools.ground.model_names import embedded_names, embedded_preprocessing
 from cliptools.ground.provenance import canonical
 
+SETTINGS = ("mean", "std", "interpolation", "resize_mode")
+"""What may be set of a preprocessing; the size is the model's."""
 NAMED = ("name", "pretrained", "sha256")
 SETTLED = ("architecture", "preprocessing", "sources")
 """What a record's model may hold beside these."""
 FROM_OPTION = "--preprocess"
 """Start of a preprocessing's source where the command line sets it."""
+DESCRIBED = ("activation", "grid", "preprocessing")
+"""What a header says of an architecture beside its digest, and most records do not."""
 OTHER_WEIGHTS = "other weights"
 UNCHECKED = (
     "records no `architecture` of its model (made by an earlier version?): only the weights are compared, not activation, "
@@ -42,13 +46,19 @@ def model_key(model: Mapping[str, Any]) -> tuple[Any, Any]:
 def model_difference(here: Mapping[str, Any], there: Mapping[str, Any]) -> str | None:
     """What makes two models differ, in a few words; None where they are one as far as both say.
 
-    `architecture` is compared where both have it: bundles and records of earlier versions have none.
+    `architecture` is compared where both have it. Bundles and records of earlier versions have none, and records of embedded
+    models have none unless the command line set their preprocessing: then the preprocessing is compared where it is known.
     """
     if here.get("sha256") != there.get("sha256"):
         return OTHER_WEIGHTS
-    if None in (here.get("architecture"), there.get("architecture")) or here["architecture"] == there["architecture"]:
+    if None in (here.get("architecture"), there.get("architecture")):
+        differences = ", ".join(_preprocessing_differences(here, there, SETTINGS))
+        return f"the same weights, another preprocessing ({differences})" if differences else None
+    if here["architecture"] == there["architecture"]:
         return None
-    return f"the same weights, another architecture ({recorded_differences(here, there) or 'norms, heads or pooling'})"
+    whole = all(part in model for model in (here, there) for part in DESCRIBED)
+    other = "norms, heads or pooling" if whole else "activation, grid, preprocessing, norms, heads or pooling"
+    return f"the same weights, another architecture ({recorded_differences(here, there) or other})"
 
 
 def reason_of(difference: str) -> str:
@@ -63,11 +73,31 @@ def recorded_differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> s
         one, other = here.get(key), there.get(key)
         if None not in (one, other) and canonical(one) != canonical(other):
             parts.append(f"{key} {_shown(one)} instead of {_shown(other)}")
-    one, other = (model.get("preprocessing") or {} for model in (here, there))
-    if one and other:
-        keys = [key for key in sorted(one.keys() | other.keys()) if canonical(one.get(key)) != canonical(other.get(key))]
-        parts += [f"preprocessing {key} {_shown(one.get(key))} instead of {_shown(other.get(key))}" for key in keys]
+    parts += [f"preprocessing {difference}" for difference in _preprocessing_differences(here, there)]
     return ", ".join(parts)
+
+
+def _preprocessing_differences(here: Mapping[str, Any], there: Mapping[str, Any], keys: Iterable[str] = ()) -> list[str]:
+    """The settings of the preprocessing in which two models differ, as `mean 0.5 instead of 0.4`; none where one is not known.
+
+    Args:
+        keys: Settings to compare where both have them [default: all that one has].
+    """
+    one, other = _preprocessing(here), _preprocessing(there)
+    if not one or not other:
+        return []
+    keys = [key for key in keys if key in one and key in other] if keys else sorted(one.keys() | other.keys())
+    differing = [key for key in keys if canonical(one.get(key)) != canonical(other.get(key))]
+    return [f"{key} {_shown(one.get(key))} instead of {_shown(other.get(key))}" for key in differing]
+
+
+def _preprocessing(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recorded preprocessing, else the one an embedded model's name settles; empty where it is not known."""
+    recorded = model.get("preprocessing")
+    if isinstance(recorded, Mapping):
+        return recorded
+    name = model.get("name")
+    return embedded_preprocessing(name) if isinstance(name, str) and name in embedded_names() else {}
 
 
 def _shown(value: Any) -> str:

@@ -15,6 +15,12 @@ def embedded_names() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in EMBEDDED_DIR.glob("*/open_clip_config.json")))
 
 
+def embedded_preprocessing(name: str) -> dict[str, Any]:
+    """The image preprocessing that an embedded model brings."""
+    settings: dict[str, Any] = json.loads((EMBEDDED_DIR / name / "open_clip_config.json").read_text(encoding="utf-8"))
+    return dict(settings["preprocess_cfg"])
+
+
 def architecture_names() -> tuple[str, ...]:
     """open_clip's names of architectures whose image towers may be looked into; none where open_clip is not installed."""
     folder = _open_clip("model_configs")

@@ -23,7 +23,7 @@ from cliptools.ground.progress import note, warn, working
 from cliptools.ground.provenance import canonical
 from cliptools.ground.torchvision_remedy import ensure_torchvision
 from cliptools.ground.weights_file import Fit, check_fit
-from cliptools.ground.weights_origin import Origin, find_origin
+from cliptools.ground.weights_origin import Origin, find_origin, missing_weights
 
 EMBEDDED = ("emoji-vit", "emoji-rn")
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -110,7 +110,7 @@ def load_model(
     else:
         trained = trained_activation(origin)
         sources = model_sources(origin, trained, fit) | {"preprocessing": chosen.source}
-        _tell(messages, fit, activation_advice(origin, computes.quick, trained), chosen)
+        _tell(messages, fit, activation_advice(origin, computes.quick, trained), chosen, notes=not recorded)
     transform = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**chosen.settings), is_train=False)
     clip = clip.to(device=where, dtype=DTYPE[precision]).eval().requires_grad_(False)
     return LoadedModel(name, pretrained, sha256, precision, clip, transform, kept, where, computes, sources)
@@ -151,8 +151,8 @@ def _created(origin: Origin) -> tuple[nn.Module, list[str]]:
     return clip, [str(message.message) for message in caught]
 
 
-def _tell(messages: Sequence[str], fit: Fit, advice: tuple[str | None, str | None], chosen: Choice) -> None:
-    """Warnings and notes on a model that is loaded for the first time in a pipeline."""
+def _tell(messages: Sequence[str], fit: Fit, advice: tuple[str | None, str | None], chosen: Choice, notes: bool) -> None:
+    """Warnings on a model that no header describes in full, and notes where it is loaded for the first time in a pipeline."""
     for message in messages:
         if "QuickGELU" in message:
             warn(f"{message} — OpenAI's weights want the -quickgelu name, most others the plain one")
@@ -160,7 +160,7 @@ def _tell(messages: Sequence[str], fit: Fit, advice: tuple[str | None, str | Non
         if warning:
             warn(warning)
     for line in (advice[1], chosen.note):
-        if line:
+        if line and notes:
             note(line)
 
 
@@ -191,6 +191,7 @@ def load_recorded_model(
     precision = precision or recorded["precision"]
     if (received := _received(recorded, pick_device(device), precision)) is not None:
         return received
+    _check_there(recorded, source)
     model = load_model(recorded["name"], recorded["pretrained"], device, precision, recorded=recorded)
     if model.sha256 != recorded["sha256"]:
         differences = recorded_differences(model.identity, recorded)
@@ -203,6 +204,19 @@ def load_recorded_model(
     if "architecture" not in recorded and not (source != "the bundle" and model.name in EMBEDDED):
         note(f"{source} {UNCHECKED}")
     return model
+
+
+def _check_there(recorded: Mapping[str, Any], source: str) -> None:
+    """A recorded weights file or folder is where it was.
+
+    Raises:
+        ModelError: it is not.
+    """
+    ensure_torchvision()
+    if (path := missing_weights(recorded["name"], recorded["pretrained"])) is None:
+        return
+    start = "" if path.is_absolute() else " (a path from the folder in which clip-effects ran)"
+    raise ModelError(f"{source} was made with the weights at {path}{start}, not found here: run there, or put a link here")
 
 
 def hand_over(model: LoadedModel) -> None:

@@ -5,13 +5,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from cliptools.ground.errors import ModelError, UsageError
-from cliptools.ground.model_identity import FROM_OPTION
+from cliptools.ground.model_identity import FROM_OPTION, SETTINGS
 from cliptools.ground.weights_origin import HF_PREPROCESSOR, OWN_CONFIG, Origin
 
 INTERPOLATIONS, RESIZES = ("bicubic", "bilinear"), ("shortest", "longest", "squash")
 COLOURS = ("mean", "std")
-SETTINGS = (*COLOURS, "interpolation", "resize_mode")
-"""What may be set; the size is the model's."""
 SPELLED = {"mean": "mean", "std": "std", "interpolation": "interpolation", "resize": "resize_mode"}
 PIL_FILTERS = {2: "bilinear", 3: "bicubic"}  # as transformers' preprocessor_config.json has them
 DEFAULT = "default (OpenAI's)"
@@ -54,10 +52,15 @@ def parse_preprocess(text: str, model: str) -> dict[str, Any]:
     """
     parts = text.split(",")
     settings = {} if "=" in parts[0] else _of_tag(parts.pop(0).strip(), model, text)
+    names: set[str] = set()
     for part in parts:
         name, equals, value = (side.strip() for side in part.partition("="))
         if not equals or name not in SPELLED:
-            raise UsageError(f"{FROM_OPTION} {text}: expected {FORM}; found {part.strip()!r}")
+            slashes = "; three numbers are written 0.48/0.46/0.41" if _is_number(part) else ""
+            raise UsageError(f"{FROM_OPTION} {text}: expected {FORM}; found {part.strip()!r}{slashes}")
+        if name in names:
+            raise UsageError(f"{FROM_OPTION} {text}: {name} stands there twice, expected each setting once")
+        names.add(name)
         settings[SPELLED[name]] = _parsed(name, value, text)
     return settings
 
@@ -95,6 +98,14 @@ def _parsed(name: str, value: str, text: str) -> Any:
     if fault := _colour_fault(name, numbers):
         raise UsageError(f"{FROM_OPTION} {text}: {fault}")
     return numbers * 3 if len(numbers) == 1 else numbers
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _colour_fault(name: str, numbers: Iterable[int | float], most: float = 1) -> str | None:

@@ -14,6 +14,7 @@ from cliptools.ground.weights_file import WeightsFile, config_sizes, fit_differe
 
 RANDOM = "random"  # --pretrained random: open_clip's own initialisation from a fixed seed, said aloud rather than by omission
 OWN_CONFIG, HF_CONFIG, HF_PREPROCESSOR = "open_clip_config.json", "config.json", "preprocessor_config.json"
+LOCAL_DIR, HUB = "local-dir:", "hf-hub:"  # open_clip's prefixes of a model's name
 MOST_CONFIG = 1 << 22  # bytes
 Kind = Literal["embedded", "tag", "file", "folder", "hub", "random"]
 
@@ -62,11 +63,14 @@ def find_origin(name: str, pretrained: str | None) -> Origin:
     """Find where the weights are.
 
     Raises:
-        UsageError: no weights named for an architecture that has none of its own, or some for a model that has.
+        UsageError: no weights named for an architecture that has none of its own, or some for a model that has; nothing after
+            local-dir: or hf-hub:.
         ModelError: an unknown name.
     """
     import open_clip
 
+    if name in (LOCAL_DIR, HUB):
+        raise UsageError(f"model {name!r}: expected {'a folder' if name == LOCAL_DIR else 'owner/name'} after the colon")
     if name in embedded_names():
         kind: Kind = "embedded"
         weights: Path | None = None
@@ -100,8 +104,23 @@ def _named(name: str, pretrained: str | None) -> Origin:
     if pretrained in tags:
         return Origin("tag", name, pretrained)
     if not Path(pretrained).is_file():
-        raise UsageError(f"--pretrained {pretrained}: neither a file nor a tag of {name} (its tags: {', '.join(tags)})")
+        known = f"its tags: {', '.join(tags)}" if tags else "open_clip knows no tags of it"
+        raise UsageError(f"--pretrained {pretrained}: neither a file nor a tag of {name} ({known})")
     return Origin("file", name, pretrained, Path(pretrained))
+
+
+def missing_weights(name: str, pretrained: str | None) -> Path | None:
+    """The local file or folder that a model's record names, where it is not to be found; None for all other models."""
+    import open_clip
+
+    if name in embedded_names():
+        return None
+    if name.startswith(LOCAL_DIR):
+        folder = Path(name.removeprefix(LOCAL_DIR))
+        return None if folder.is_dir() else folder
+    if name.startswith(HUB) or pretrained in (None, RANDOM) or pretrained in open_clip.list_pretrained_tags_by_model(name):
+        return None
+    return None if Path(pretrained).is_file() else Path(pretrained)
 
 
 def _in_folder(folder: Path) -> Path | None:

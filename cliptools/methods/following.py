@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from cliptools.methods.jackknife import SUMS, correlations, interval_of
+from cliptools.methods.jackknife import NEAR_ONE, SUMS, correlations, interval_of
 
 SETS = 20  # drawn at random
 PARTS = 100  # of independent images
@@ -69,9 +69,15 @@ class Following:
         interval = interval_of(sums)
         by_chance = correlations(self.random[:, concept])
         by_chance = by_chance[~np.isnan(by_chance)]
-        chance = float(by_chance.mean() + SIGMAS * by_chance.std(ddof=1)) if len(by_chance) > 2 else None
+        chance = _exceeded(by_chance) if len(by_chance) > 2 else None
         low, high = (None, None) if interval is None else interval[1:]
         return Followed(value, low, high, int(sums[:, 0].sum()), chance)
+
+
+def _exceeded(by_chance: Float[np.ndarray, " s"]) -> float:
+    """The correlation that one set in forty exceeds, by the spread of artanh r: below 1, with few images too."""
+    z = np.arctanh(np.clip(by_chance, -NEAR_ONE, NEAR_ONE))
+    return float(np.tanh(z.mean() + SIGMAS * z.std(ddof=1)))
 
 
 def _terms(x: Float[np.ndarray, "*some"], y: Float[np.ndarray, "*some"]) -> Float[np.ndarray, "*some 6"]:

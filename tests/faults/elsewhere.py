@@ -20,6 +20,7 @@ ELSEWHERE: dict[tuple[str, str], str] = {
     ("ground/weights_file.py", "weights of another architecture"): "tests/test_weights_fit.py: weights of another architecture",
     ("ground/weights_file.py", "cannot be "): "tests/test_weights_fit.py: cannot be resized",
     ("ground/weights_file.py", "are no square"): "tests/test_weights_fit.py: which are no square",
+    ("ground/models.py", "not found here"): "tests/test_recorded_models.py: not found here: run there",
     ("ground/models.py", "the weights hold NaN"): "tests/test_effects_command.py: NaN or infinity, first in",
     ("ground/one_writer.py", "writes here"): "tests/test_one_writer.py: writes here",
     ("ground/output.py", "standard output is closed"): "tests/test_pipes.py: standard output is closed",
