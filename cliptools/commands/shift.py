@@ -21,7 +21,7 @@ from cliptools.commands.shift_drift import Alarm, add_drift, alarmed, check_base
 from cliptools.commands.shift_images import Images, read_shares
 from cliptools.commands.shift_table import shift_table
 from cliptools.commands.shift_units import choice_of, watch
-from cliptools.commands.shift_warnings import shift_warnings
+from cliptools.commands.shift_warnings import earlier_warnings, shift_warnings
 from cliptools.commands.shifting import Record, concept_records, group_records, measure, panels
 from cliptools.ground.errors import StreamError, UsageError
 from cliptools.ground.output import binary_output, text_output
@@ -145,7 +145,7 @@ def main(paths: tuple[str, ...], output: Path | None, **options: Any) -> int:
             stream.write(shift_table(records, over))
     if options["plot"]:
         _plot(records, groups, options)
-    for line in shift_warnings(records, options):
+    for line in [*shift_warnings(records, options), *(earlier_warnings(baseline, options) if baseline is not None else ())]:
         warn(line)
     return _end(alarmed(records))
 
