@@ -53,7 +53,8 @@ SETTINGS = (
 
 def read(path: Path) -> tuple[str, dict[str, Population]]:
     """The model's name, and what was measured of each concept's own stream."""
-    model, values = "", {}
+    model = ""
+    values: dict[str, tuple[list[float], list[float]]] = {}
     with path.open(encoding="utf-8") as lines:
         for record in map(json.loads, lines):
             if "image" in record:
@@ -76,7 +77,8 @@ def record_of(concept: str, group: str, population: Population, frequency: float
 
 def alarms(populations: dict[str, Population], setting: Setting, each: bool, random: Any) -> tuple[int, int]:
     """Alarms of one run, and comparisons."""
-    before, now = {}, []
+    before: dict[str, dict[str, dict[str, Any]]] = {}
+    now: list[dict[str, Any]] = []
     for concept, population in populations.items():
         before[concept] = {"": record_of(concept, "", population, setting.before, BASELINE, random)}
         groups = (record_of(concept, str(g), population, setting.now, setting.images, random) for g in range(GROUPS))

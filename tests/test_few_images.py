@@ -1,47 +1,78 @@
 """Directions from few images, or from a T that is a large share of them, point where those of many images point."""
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from conftest import Run
+from advgen_input import inside
+from PIL import Image
 from test_bundle import read
 from test_statistics import batches_of
 
 from cliptools.ground.models import EMBEDDED, load_model
 from cliptools.ground.scene_images import SceneSource
+from cliptools.methods import passes
 from cliptools.methods.choice import paths_of
 from cliptools.methods.engine import Effects, Settings, measure
-from cliptools.methods.paths import Paths, Slab
+from cliptools.methods.paths import Paths, Slab, gram_of
 
 SCENES, SEED = 600, 11
 LAYER = {"emoji-vit": 5, "emoji-rn": 4}
 EQUAL = 0.98  # of the units of more than median strength
 
 
+class Remembered:
+    """Paths of images that have been read: an image is its number, and no study reads it twice."""
+
+    def __init__(self, paths: Paths, layer: int, image: Iterator[torch.Tensor]) -> None:
+        self.paths, self.whole = paths, Slab(layer, torch.arange(paths.size(layer)[0]))
+        read = [paths.read(part, [self.whole]) for part in image]
+        self.S, self.embedding = torch.cat([next(iter(S)) for S, _ in read]), torch.cat([embedding for _, embedding in read])
+
+    def read(self, image: torch.Tensor, slabs: Sequence[Slab]) -> tuple[list[torch.Tensor], torch.Tensor]:
+        return [self.S[image][:, slab.neurons] for slab in slabs], self.embedding[image]
+
+    def size(self, layer: int) -> tuple[int, int]:
+        return self.paths.size(layer)
+
+    def units(self, layer: int) -> torch.Tensor:
+        return self.paths.units(layer)
+
+    def directions(self, slab: Slab) -> torch.Tensor:
+        return self.paths.directions(slab)
+
+    def gram(self, slab: Slab) -> torch.Tensor:
+        return gram_of(self.paths, slab)
+
+
 class Study(NamedTuple):
     """An embedded model on some scenes."""
 
-    paths: Paths
+    paths: Remembered
     layer: int
-    image: torch.Tensor
 
     def effects(self, count: int, top: int | None, compact: bool = False) -> Effects:
         """Of the first scenes."""
         order, settings = torch.arange(count), Settings(top=top, scale=False, compact=compact)
-        return measure(self.paths, batches_of(self.image, order, 64), [self.layer], count, settings).effects
+        return measure(self.paths, batches_of(order, order, 64), [self.layer], count, settings).effects
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Image.Image]:
+    source = SceneSource(SCENES, SEED)
+    return [source.load(i) for i in range(SCENES)]
 
 
 @pytest.fixture(scope="module", params=EMBEDDED)
-def study(request: pytest.FixtureRequest) -> Study:
-    model, scenes = load_model(request.param, device="cpu"), SceneSource(SCENES, SEED)
-    image = torch.stack([model.transform(scenes.load(i)) for i in range(SCENES)])
+def study(request: pytest.FixtureRequest, scenes: list[Image.Image]) -> Study:
+    model, layer = load_model(request.param, device="cpu"), LAYER[request.param]
     effect, units = ("pooled", "pairs") if request.param == "emoji-rn" else ("second", "neurons")
-    paths = paths_of(model.clip, effect, units)
-    return Study(paths, LAYER[request.param], image)
+    batches = (torch.stack([model.transform(scene) for scene in scenes[i : i + 60]]) for i in range(0, SCENES, 60))
+    return Study(Remembered(paths_of(model.clip, effect, units), layer, batches), layer)
 
 
 def test_signs_are_those_of_many_images(study: Study) -> None:
@@ -61,7 +92,7 @@ def test_at_two_percent_the_sign_is_that_of_the_majority(study: Study) -> None:
     n, _ = study.paths.size(study.layer)
     units = torch.arange(0, n, max(1, n // 300))
     slab = Slab(study.layer, units)
-    S = torch.cat([next(iter(study.paths.read(part, [slab])[0])) for part in study.image.split(100)]).double()  # (image, n, k)
+    S = study.paths.S[:, units].double()  # (image, n, k)
     D = study.paths.directions(slab).double()
     x = (S - S.mean(0)).transpose(0, 1)  # (n, image, k)
     phi = x @ D  # (n, image, d)
@@ -74,10 +105,10 @@ def test_at_two_percent_the_sign_is_that_of_the_majority(study: Study) -> None:
     assert agree.double().mean() >= 0.99
 
 
-def test_the_header_says_t_and_where_it_comes_from(run: Run, tiny_clip_dir: Path) -> None:
+def test_the_header_says_t_and_where_it_comes_from(tiny_clip_dir: Path) -> None:
     asked = ("--model", f"local-dir:{tiny_clip_dir}", "--layers", "2")
     photos = _photos(tiny_clip_dir.parent / "few", 14)
-    default, given = run("effects", photos, *asked), run("effects", photos, *asked, "--top-images", 3, "-q")
+    default, given = inside("effects", photos, *asked), inside("effects", photos, *asked, "--top-images", 3, "-q")
     settings = read(default.stdout).header.settings
     assert settings["top_images"] == 10 and settings["top_share"] == 0.02
     assert read(default.stdout)["top_norm"].shape[1] == 10
@@ -85,48 +116,48 @@ def test_the_header_says_t_and_where_it_comes_from(run: Run, tiny_clip_dir: Path
     assert read(given.stdout).header.settings["top_images"] == 3 and "top_share" not in read(given.stdout).header.settings
     assert b"14 images are few" in default.stderr and b"more than a tenth" not in default.stderr
     assert b"--top-images 3 is more than a tenth of 14 images" in given.stderr and b"few" not in given.stderr
-    whole = run("effects", photos, *asked, "--top-images", 14, "-q")
+    whole = inside("effects", photos, *asked, "--top-images", 14, "-q")
     assert b"all 14 images are top images" in whole.stderr and b"`explained_all`" in whole.stderr
     assert np.allclose(read(whole.stdout)["explained"], read(whole.stdout)["explained_all"], atol=1e-5)
-    assert run("effects", photos, *asked, "--top-images", 1, "-q").stderr == b""
+    assert inside("effects", photos, *asked, "--top-images", 1, "-q").stderr == b""
 
 
-def test_a_merge_cuts_by_the_images_that_were_read(run: Run, tiny_clip_dir: Path, tmp_path: Path) -> None:
+def test_a_merge_cuts_by_the_images_that_were_read(tiny_clip_dir: Path, tmp_path: Path) -> None:
     """Shards keep what their list suggests; unreadable images leave T as one run has it."""
     photos = _photos(tmp_path / "photos", 11)
     for i in (3, 8):
         (photos / f"{i:02d}.png").write_bytes(b"damaged")
     asked = ("--model", f"local-dir:{tiny_clip_dir}", "--layers", "2", "-q")
     for i in (1, 2):
-        run("effects", photos, *asked, "--shard", f"{i}/2", "-o", tmp_path / f"{i}.safetensors")
-    merged = run("merge", tmp_path / "1.safetensors", tmp_path / "2.safetensors", "--images", photos)
+        inside("effects", photos, *asked, "--shard", f"{i}/2", "-o", tmp_path / f"{i}.safetensors")
+    merged = inside("merge", tmp_path / "1.safetensors", tmp_path / "2.safetensors", "--images", photos)
     assert merged.returncode == 0, merged.stderr.decode()
-    bundle, one = read(merged.stdout), read(run("effects", photos, *asked).stdout)
+    bundle, one = read(merged.stdout), read(inside("effects", photos, *asked).stdout)
     assert bundle["top_norm"].shape == one["top_norm"].shape and bundle["top_norm"].shape[1] == 8
     assert bundle.header.settings == one.header.settings and bundle.header.settings["top_images"] == 8
     assert b"9 images are few" in merged.stderr
     np.testing.assert_array_equal(bundle["top_image"], one["top_image"])
 
 
-def test_thresholds_that_are_bounded_say_so(run: Run, tiny_clip_dir: Path, tmp_path: Path) -> None:
+def test_thresholds_that_are_bounded_say_so(tiny_clip_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranks beyond all that is kept: the bound is in the bundle, in records, and in the line at the end."""
     photos = _photos(tmp_path / "photos", 420)
-    asked = ("--model", f"local-dir:{tiny_clip_dir}", "--layers", "2", "--top-images", 5, "--quantile", 0.4, "--memory", 0.0002)
-    ended = run("effects", photos, *asked)
+    asked = ("--model", f"local-dir:{tiny_clip_dir}", "--layers", "2", "--top-images", 5, "--quantile", 0.4)
+    exact = read(inside("effects", photos, *asked).stdout)
+    monkeypatch.setattr(passes, "CHEAP", 0)  # as with so many units that all images of each cannot be kept
+    ended = inside("effects", photos, *asked)
     assert ended.returncode == 0, ended.stderr.decode()
     bundle = read(ended.stdout)
     bound = bundle["threshold_bound"]
     assert (bound > 0).all() and b"thresholds within" in ended.stderr
-    exact = read(run("effects", photos, *asked[:-1], 1).stdout)
     assert (exact["threshold_bound"] == 0).all()
-    assert (np.abs(bundle["threshold"] - exact["threshold"]) <= bound * (1 + 1e-3) + 1e-6).all()
-    record = json.loads(run("view", "-f", "jsonl", stdin=ended.stdout).stdout.splitlines()[0])
+    assert (np.abs(bundle["threshold"] - exact["threshold"]) <= bound).all()
+    assert np.median(bound / exact["threshold"]) < 0.2  # of few images, about means of the first 21
+    record = json.loads(inside("view", "-f", "jsonl", stdin=ended.stdout).stdout.splitlines()[0])
     assert record["threshold_bound"] == pytest.approx(float(bound[0]), rel=1e-3)
 
 
 def _photos(folder: Path, count: int) -> Path:
-    from PIL import Image
-
     random = np.random.default_rng(6)
     folder.mkdir(exist_ok=True)
     for i in range(count):

@@ -10,7 +10,7 @@ from test_second_order import SHAPES, pictures, random_tower
 from test_statistics import LAWS, batches_of, law, second_look, stack
 
 from cliptools.methods.engine import Effects, Settings, measure
-from cliptools.methods.partials import Basis, Partial, add, apart, partial_of, restored
+from cliptools.methods.partials import Basis, Partial, add, apart, basis_of, partial_of, restored
 from cliptools.methods.paths import Slab
 from cliptools.methods.second_order import SecondOrder
 from cliptools.methods.sharding import Concluded, conclude, kept_in, measure_shard
@@ -258,3 +258,31 @@ def test_little_memory_takes_passes_and_gives_the_same(study: Sharded) -> None:
         expected = Partial(whole[slab.layer].seen, *(column[slab.neurons] for column in whole[slab.layer][1:]))
         for ours, theirs in zip(found[1:], expected[1:], strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(LAWS), st.integers(1, 300), st.sampled_from([0.1, 0.5, 0.9, 0.98]), st.booleans())
+def test_bounds_hold_for_shards_of_any_sizes_in_single_precision(
+    seed: int, name: str, n: int, quantile: float, drifting: bool
+) -> None:
+    """Empty shards, unequal ones, a shard with all images on which units act, a list of which some images could not be read."""
+    random = torch.Generator().manual_seed(seed)
+    D = torch.randn(UNITS, 2, 7, generator=random) * torch.logspace(-4, 4, UNITS)[:, None, None]
+    S = law(name, (n, UNITS, 2), random).float()
+    S = S[S.sum((1, 2)).argsort()] if drifting else S
+    G, listed, kept = stack(D @ D.transpose(1, 2)), n + n // 5, 9
+    sample = UnitStatistics(G, 1, 0, 1.0, 0)
+    sample.update(S[::3], torch.arange(0, n, 3))
+    sample.finish()
+    basis, parts = basis_of(sample), []
+    cuts = sorted(int(cut) for cut in torch.randint(n + 1, (4,), generator=random))
+    for start, stop in zip([0, *cuts], [*cuts, n], strict=True):
+        measured = UnitStatistics(G, 4, listed, quantile, kept - 4, basis.centre, 7, shared=True)
+        for images in torch.arange(start, stop).split(50):
+            measured.update(S[images], images)
+        parts.append(partial_of(measured, basis, listed))
+    finished = restored(added(parts, kept, random), G, 4, quantile, kept).finish()
+    phi = torch.einsum("bnk,nkd->bnd", S.double(), D.double())
+    exact = (phi - phi.mean(0)).norm(dim=-1).sort(0, descending=True).values[rank_of(quantile, n) - 1]
+    digits = 1e-6 * phi.norm(dim=-1).amax(0)  # S has no more
+    assert ((finished.threshold - exact).abs() <= finished.threshold_bound + digits).all()

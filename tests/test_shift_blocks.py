@@ -16,7 +16,7 @@ from test_shift import png, table, unit_rows
 
 from cliptools.commands.shift_drift import Alarm, add_drift
 from cliptools.commands.shift_table import shift_table
-from cliptools.commands.shift_warnings import shift_warnings
+from cliptools.commands.shift_warnings import earlier_warnings, shift_warnings
 from cliptools.ground.baseline import Baseline, read_baseline
 from cliptools.ground.bundle import Bundle
 from cliptools.ground.errors import StreamError
@@ -273,6 +273,28 @@ def test_an_alarm_says_where_groups_are_too_small_for_it(size: int, few: bool) -
     assert now["drift"].get("few", False) == few
     lines = list(shift_warnings([now], {"block": None}))
     assert [line.startswith("fewer than 5 images") for line in lines] == [True] * few
+
+
+def test_groups_that_an_alarm_cannot_compare_are_named() -> None:
+    """One image, or one block, has no standard error: such a group never alarms, which must not pass for no drift."""
+    for more, what in (({}, "images"), ({"blocks": 1}, "blocks")):
+        whole = {"blocks": 9} if more else {}
+        records = [record("cat", 0.5, **whole), record("cat", 0.5, group="lone", **(more or {"images": 1}))]
+        baseline = Baseline({"cat": {"old": record("cat", 0.5, images=90, **({"blocks": 30} if more else {}))}}, "old.jsonl")
+        add_drift(records, baseline, Alarm(3.0, False, False))
+        assert "drift" not in records[1]
+        (line,) = shift_warnings(records, {"block": "9" if more else None})
+        assert line == f"not compared with the baseline, since a mean needs two {what} at least, here and there: lone"
+
+
+def test_a_baseline_without_kurtosis_is_read_with_a_line() -> None:
+    old = Baseline({"cat": {"old": record("cat", 0.5)}, "dog": {"old": record("dog", 0.5, kurtosis=1.0)}}, "old.jsonl")
+    asked = {"concepts": ("cat", "dog"), "alarm": 3.0}
+    (line,) = earlier_warnings(old, asked)
+    assert line.startswith("--baseline old.jsonl: made by an earlier version, without `kurtosis`")
+    assert not list(earlier_warnings(old, asked | {"alarm": None})) and not list(
+        earlier_warnings(old, asked | {"concepts": ["dog"]})
+    )
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from cliptools.commands.shift_drift import Alarm, add_drift, alarmed, check_base
 from cliptools.commands.shift_images import Images, read_shares
 from cliptools.commands.shift_table import shift_table
 from cliptools.commands.shift_units import choice_of, watch
-from cliptools.commands.shift_warnings import shift_warnings
+from cliptools.commands.shift_warnings import earlier_warnings, shift_warnings
 from cliptools.commands.shifting import Record, concept_records, group_records, measure, panels
 from cliptools.ground.errors import StreamError, UsageError
 from cliptools.ground.output import binary_output, text_output
@@ -102,10 +102,10 @@ def main(paths: tuple[str, ...], output: Path | None, **options: Any) -> int:
     for that (`limit`), and further still upwards, where few images with much of a rare concept take the mean by chance. With
     --each, every comparison is held to 3 standard errors by itself: of 10 concepts in 12 groups one is then beyond by chance
     in up to 28 % of all runs. Both hold where a group and the baseline have 5 images or more (`few` and a warning tell where
-    not), and for images drawn independently. Those that belong together, as frames of a film, alarm far more often: with
-    --block means over blocks take the place of images, each block counts once, and standard errors, z, limits and
-    correlations' intervals go by blocks, which need to be longer than what makes frames alike. Without it a warning tells of
-    neighbours that are alike.
+    not; 8 or more, if tails on both sides are very heavy), and for images drawn independently. Those that belong together, as
+    frames of a film, alarm far more often: with --block means over blocks take the place of images, each block counts once, and
+    standard errors, z, limits and correlations' intervals go by blocks, which need to be longer than what makes frames alike.
+    Without it a warning tells of neighbours that are alike.
 
     \b
     Examples:
@@ -145,7 +145,7 @@ def main(paths: tuple[str, ...], output: Path | None, **options: Any) -> int:
             stream.write(shift_table(records, over))
     if options["plot"]:
         _plot(records, groups, options)
-    for line in shift_warnings(records, options):
+    for line in [*shift_warnings(records, options), *(earlier_warnings(baseline, options) if baseline is not None else ())]:
         warn(line)
     return _end(alarmed(records))
 

@@ -1,7 +1,10 @@
 """Warnings of clip-shift: units that do not follow their concept, images that are alike, groups too small for an alarm."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cliptools.ground.baseline import Baseline
 
 Record = dict[str, Any]
 NARROW = 0.4  # length of an interval that tells how units follow: 100 images of all kinds
@@ -18,6 +21,18 @@ def shift_warnings(records: Sequence[Record], options: Record) -> Iterator[str]:
         yield _alike(alike, options["block"])
     if few := [record for record in records if record.get("drift", {}).get("few")]:
         yield _few(few)
+    if any("drift" in record for record in records) and (alone := [record for record in records if "drift" not in record]):
+        yield _alone(alone)
+
+
+def earlier_warnings(baseline: "Baseline", options: Record) -> Iterator[str]:
+    """A line where a baseline of an earlier version lacks what limits of an alarm depend on."""
+    of = (record for concept in options["concepts"] for record in baseline.records.get(concept, {}).values())
+    if options["alarm"] and any("kurtosis" not in record for record in of):
+        yield (
+            f"--baseline {baseline.source}: made by an earlier version, without `kurtosis`, so limits do not allow for heavy"
+            " tails and --alarm may go off more often than promised in small groups; make it anew"
+        )
 
 
 def strays(record: Record) -> bool:
@@ -79,10 +94,20 @@ def _alike(records: Sequence[Record], block: str | None) -> str:
 def _few(records: Sequence[Record]) -> str:
     from cliptools.methods.drift import LEAST_SURE
 
-    names = list(dict.fromkeys(record["group"] for record in records))
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    what = "blocks" if "blocks" in records[0] else "images"
     return (
-        f"fewer than {LEAST_SURE} {what} here or in the baseline, so --alarm may go off more often than promised:"
-        f" {', '.join(names[:NAMED])}{more}"
+        f"fewer than {LEAST_SURE} {_unit(records)} here or in the baseline, so --alarm may go off more often than promised:"
+        f" {_groups(records)}"
     )
+
+
+def _alone(records: Sequence[Record]) -> str:
+    return f"not compared with the baseline, since a mean needs two {_unit(records)} at least, here and there: {_groups(records)}"
+
+
+def _unit(records: Sequence[Record]) -> str:
+    return "blocks" if "blocks" in records[0] else "images"
+
+
+def _groups(records: Sequence[Record]) -> str:
+    names = list(dict.fromkeys(record["group"] for record in records))
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

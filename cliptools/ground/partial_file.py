@@ -26,6 +26,8 @@ FIELDS = {
     "histogram_top": ("I32", "n"), "histogram_reach": ("F32", "n"),
 }  # fmt: skip
 """Type and sides of a layer's tensors, as methods.partials has them: n units, k paths, m = k(k+1)/2, f kept images, t others."""
+ADDED = ("histogram_top", "histogram_reach")
+"""Tensors that the partials of earlier versions lack; their histograms have other bins."""
 SAID = {
     "settings": ("effect", "units", "layers", "scale", "quantile", "top_images", "kept", "shards", "have"),
     "images": ("count", "skipped", "listed", "digest"),
@@ -55,6 +57,11 @@ class PartialFile:
             raise StreamError(f"{path}: {error.strerror}") from None
         if found != self.header.settings.get("tensors"):
             raise StreamError(f"{path}: damaged partial (its tensors are not those it was written with); make it anew")
+        if _is_earlier(self.header, self.layout):
+            raise StreamError(
+                f"{path}: a partial of an earlier version of clip-effects (without `{ADDED[0]}`), which this one cannot join; "
+                "make it anew"
+            )
         if fault := next(_faults(self.header, self.layout), None):
             raise StreamError(f"{path}: damaged partial ({fault}); make it anew")
 
@@ -113,6 +120,14 @@ class PartialFile:
         except (SafetensorError, OSError, ValueError) as error:
             raise StreamError(f"{self.path}: damaged partial ({error})") from None
         raise StreamError(f"{self.path}: damaged partial (`images` is no list of names); make it anew")
+
+
+def _is_earlier(header: Header, places: Mapping[str, Place]) -> bool:
+    """Whether it has all tensors of its layers but those added since."""
+    layers, rest = header.settings.get("layers"), FIELDS.keys() - {*ADDED}
+    if not layers or not isinstance(layers, list):
+        return False
+    return set(places) == {f"{layer}.{field}" for layer in layers for field in rest} | {"image_number", "images"}
 
 
 def _faults(header: Header, places: Mapping[str, Place]) -> Iterator[str]:

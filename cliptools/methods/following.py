@@ -4,6 +4,9 @@ It is the correlation over images of the share with <M(I), t> / ||M(I)||, from w
 ||M(I)||, is taken: they are part of M(I), and would follow themselves. What chance gives is the same of sets of units drawn
 at random. Only sums are kept: of parts of the images, for an interval by jackknife.py, parts being blocks or, of independent
 images, every hundredth image.
+
+Units chosen by what they see on the very images (concept_choice.py) follow these better than others, the more so the fewer: on
+emoji-vit, with 20 directions as concepts, by 0.23 over 20 images, 0.14 over 50, 0.08 over 100 and 0.03 over 300.
 """
 
 from typing import NamedTuple

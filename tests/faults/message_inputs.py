@@ -158,7 +158,7 @@ def make_damaged(folder: Path) -> None:
 def make_parts(folder: Path, partial_bytes: Any) -> None:
     """Partials: two of one run, and some that go with none."""
 
-    def changed(data: bytes, settings: dict[str, Any], **tensors: np.ndarray) -> bytes:
+    def changed(data: bytes, settings: dict[str, Any], without: tuple[str, ...] = (), **tensors: np.ndarray) -> bytes:
         parts, body = apart(data)
         said = json.loads(parts["__metadata__"]["cliptools"])
         types = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
@@ -169,7 +169,8 @@ def make_parts(folder: Path, partial_bytes: Any) -> None:
             start, stop = place["data_offsets"]
             value = np.frombuffer(body[start:stop], types[place["dtype"]]).reshape(place["shape"])
             value = tensors.get(name, value)
-            spool.put(name, len(value), 0, value)
+            if name.partition(".")[2] not in without:
+                spool.put(name, len(value), 0, value)
         said["settings"] |= settings | {"tensors": spool.digest()}
         said["settings"] = {key: value for key, value in said["settings"].items() if value != "left out"}
         spool.write(out, json.dumps(said))
@@ -189,6 +190,7 @@ def make_parts(folder: Path, partial_bytes: Any) -> None:
     files["outside-part"] = changed(whole, {}, **{"5.image": np.full((4, 3), 99, np.int64)})
     files["nameless-part"] = changed(whole, {}, images=json_tensor({"a": 1}))
     files["unread-part"] = changed(whole, {}, images=np.frombuffer(b"[", np.uint8))
+    files["earlier-part"] = changed(whole, {}, ("histogram_top", "histogram_reach"))
     files["far-part"] = changed(whole, {"have": [2]}, **{"5.centre": other[0], "6.centre": other[1]})
     for name, data in files.items():
         (folder / f"{name}.safetensors").write_bytes(data)
