@@ -13,12 +13,12 @@ from cliptools.ground.errors import StreamError
 from cliptools.ground.imagenet import WORDNET_ID, lemmas, open_clip_names, wordnet_ids
 from cliptools.ground.progress import note
 from cliptools.ground.text_lines import read_text
+from cliptools.ground.whole_numbers import whole_number
 
 Label = int | str
 """A number of a class, from 0, or what names one: a word, a folder's name, a WordNet id."""
 NEAR = 3  # names offered where a label is none
 NONE = -1
-DIGITS = 18  # of a number of a class
 PREFIXED = re.compile(rf"({WORDNET_ID.pattern})[-_. ](.+)|\d{{1,9}}[-_. ]+(\D.+)", re.ASCII)
 """A folder called by an id or a number, and the name: `n02085620-Chihuahua`, `001.Black_footed_Albatross`."""
 
@@ -41,18 +41,19 @@ class ClassRows:
     def of(self, labels: Sequence[Label]) -> list[int]:
         """The row of each label, NONE of one that is none.
 
-        Names count in any case and with `_` and `-` as spaces, synonyms after names. Words that are all numbers, and not all
-        of them names, are numbers of classes.
+        Names count in any case and with `_` and `-` as spaces, synonyms after names. Words that are all numbers (`3`, or `3.0`
+        as tables with gaps have it), and not all of them names, are numbers of classes.
         """
         rows = [self._row(label) for label in labels]
-        if NONE in rows and all(isinstance(label, str) and label.isdecimal() and len(label) <= DIGITS for label in labels):
-            rows = [self._row(int(label)) for label in labels]
+        if NONE in rows and all(isinstance(label, str) for label in labels):
+            numbers = [number for label in labels if (number := whole_number(label)) is not None]
+            rows = list(map(self._row, numbers)) if len(numbers) == len(labels) else rows
         return rows
 
     def refusal(self, image: str, label: Label) -> StreamError:
         """What to say of an image whose label is no class."""
         of = f"the {len(self.classes)} classes of {self.source}"
-        if isinstance(label, int) or label.isdecimal():
+        if whole_number(label) is not None:
             numbers = self.numbers or range(len(self.classes))
             listed = ", as the list has them" if self.numbers else ""
             return StreamError(f"{image}: label {label}, expected a number from {numbers[0]} to {numbers[-1]}{listed}, for {of}")
