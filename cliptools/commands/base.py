@@ -1,10 +1,11 @@
 """What all commands share: their options, where their output goes, and how they end."""
 
+import contextlib
 import errno
 import functools
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import copy_context
 from io import BufferedIOBase, TextIOWrapper
 from pathlib import Path
@@ -22,6 +23,7 @@ from cliptools.ground.template_names import TEMPLATE_SETS
 CLASS_TEMPLATES = "imagenet, or emoji for the embedded models"
 Function = TypeVar("Function", bound=Callable[..., Any])
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CLIPTOOLS", "max_content_width": 100}
+MAX_PIXELS = 89_478_485  # Pillow's own limit, of a quarter of a GB of RGB
 UNSAID = {
     "output", "output_format", "device", "workers", "batch_size", "quiet", "log_json", "paths", "bundle", "memory", "strict",
     "no_cache", "resume", "shard", "centre",
@@ -104,7 +106,8 @@ def command(name: str) -> Callable[[Callable[..., Any]], Command]:
         @functools.wraps(function)
         def spoken(*args: Any, quiet: bool, log_json: bool, **options: Any) -> Any:
             speak(quiet, log_json)
-            status = function(*args, **options)
+            with _reading(options.pop("max_pixels", None), options.pop("skip_bad_shards", None)):
+                status = function(*args, **options)
             finish()
             return status
 
@@ -119,6 +122,35 @@ def command(name: str) -> Callable[[Callable[..., Any]], Command]:
         return made
 
     return declare
+
+
+@contextlib.contextmanager
+def _reading(max_pixels: int | None, skip_bad_shards: bool | None) -> Iterator[None]:
+    """For the time of the run: the most pixels of a picture, and what becomes of damaged archives."""
+    if max_pixels is None and not skip_bad_shards:
+        yield
+        return
+    from cliptools.ground.listing import SKIP_BAD_SHARDS
+    from cliptools.ground.pixel_limit import pixel_limit
+
+    token = SKIP_BAD_SHARDS.set(bool(skip_bad_shards))
+    try:
+        with pixel_limit(max_pixels):
+            yield
+    finally:
+        SKIP_BAD_SHARDS.reset(token)
+
+
+def reading_options(function: Function) -> Function:
+    """--max-pixels and --skip-bad-shards."""
+    text = "Leave out archives that are damaged or empty, where several are named [default: an error]."
+    return pixels_option(click.option("--skip-bad-shards", is_flag=True, default=None, help=text)(function))
+
+
+def pixels_option(function: Function) -> Function:
+    """--max-pixels."""
+    text = f"Pixels of the largest picture that is read; memory is taken for them [default: {MAX_PIXELS}]."
+    return click.option("--max-pixels", type=click.IntRange(1), metavar="N", help=text)(function)
 
 
 def variable_of(option: click.Option) -> str:
@@ -142,7 +174,7 @@ def output_options(*formats: str) -> Callable[[Function], Function]:
 
 
 def measuring_options(function: Function) -> Function:
-    """--strict, --memory, --batch-size and --workers."""
+    """--strict, --max-pixels, --skip-bad-shards, --memory, --batch-size and --workers."""
     workers = "Threads that decode images [default: the number of cores, at most 8]."
     for add in (
         click.option("--workers", type=click.IntRange(0), help=workers),
@@ -150,6 +182,7 @@ def measuring_options(function: Function) -> Function:
         click.option(
             "--memory", default=4.0, show_default=True, type=click.FloatRange(0.01), help="GB of statistics held at once."
         ),
+        reading_options,
         click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning."),
     ):
         function = add(function)

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from cliptools.commands.base import batch_option, choose_format, command, device_option, output_options, parse_layers
+from cliptools.commands.base import (
+    batch_option,
+    choose_format,
+    command,
+    device_option,
+    output_options,
+    parse_layers,
+    reading_options,
+)
 from cliptools.commands.consume import read_neurons, record_source
 from cliptools.commands.describing import by_neurons, by_text
 from cliptools.commands.tables import rendered
@@ -55,6 +63,7 @@ RESUME_HELP = "Go on with what an earlier run has left of -o FILE, in FILE.part,
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of --sample and of --neurons random.")
 @click.option("--resume", is_flag=True, help=RESUME_HELP)
 @click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
+@reading_options
 @batch_option
 @click.option("--workers", type=click.IntRange(0), help="Threads that decode images [default: the number of cores, at most 8].")
 @click.option("--no-cache", is_flag=True, help="Neither read nor keep text embeddings [default: keep them].")

@@ -63,7 +63,9 @@ class Whole(NamedTuple):
 
 
 @command(TOOL)
-@click.argument("parts", nargs=-1, required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="PARTIAL...")
+@click.argument(
+    "parts", nargs=-1, required=True, type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), metavar="PARTIAL..."
+)
 @click.option("--partial", is_flag=True, help=PARTIAL_HELP)
 @click.option("--images", multiple=True, metavar="PATH", help=IMAGES_HELP)
 @click.option("--keep", metavar="PERCENT", help=KEEP_HELP)
@@ -77,7 +79,7 @@ def main(
 ) -> None:
     """Join partials of clip-effects --shard into the bundle that one run over all images gives.
 
-    PARTIALs may come in any order, and may themselves be merged ones. The bundle has the means, directions and thresholds
+    PARTIALs may come in any order (one as - on standard input), and may themselves be merged ones. The bundle has the means, directions and thresholds
     of one run, and its top images. Without all shards it is an error that names those missing; --partial writes what
     is there as a partial again, so that a merge can go on in several places.
 
@@ -123,10 +125,13 @@ def _open(parts: Sequence[Path], memory: float) -> Whole:
     Raises:
         StreamError: a file that is none, or damaged.
         CliptoolsError: two of different runs.
+        UsageError: standard input twice.
     """
     from cliptools.ground.partial_file import PartialFile, difference, joined_header
     from cliptools.methods.choice import Choice
 
+    if [str(path) for path in parts].count("-") > 1:
+        raise UsageError("- (standard input) can be given once")
     files = [PartialFile(path) for path in parts]
     for file in files[1:]:
         if (found := difference(file.header, files[0].header)) is not None:

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cliptools.commands.base import CLASS_TEMPLATES, choose_format, command, device_option, output_options, template_option
+from cliptools.commands.base import (
+    CLASS_TEMPLATES,
+    choose_format,
+    command,
+    device_option,
+    output_options,
+    reading_options,
+    template_option,
+)
 from cliptools.commands.segmenting.segmenter import parse_threshold
 from cliptools.ground.errors import UsageError
 from cliptools.ground.segmentation_names import ALL
@@ -75,6 +83,7 @@ LABEL_OPTIONS |= {"backgrounds": "--background"}
 @click.option("--ignore", "ignored", type=click.IntRange(0), multiple=True, metavar="NUMBER", help=IGNORE_HELP)
 @click.option("--mask-pixels", "lie", type=click.Choice(["stored", "upright"]), help=LIE_HELP)
 @click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
+@reading_options
 @click.option(
     "--batch-size", default=16, show_default=True, type=click.IntRange(1), help="Images of one shape, or windows, at a time."
 )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cliptools.commands.base import command, open_input, output_options
+from cliptools.commands.base import command, open_input, output_options, reading_options
 from cliptools.commands.drawing import heading, png_bytes, unit_row
 from cliptools.commands.present import ORDERS, order_units
 from cliptools.ground.errors import UsageError
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     "--images-from", "images_from", multiple=True, metavar="PATH",
     help="Where the images are: a file, folder, quoted glob or tar; repeatable [default: the bundle's thumbnails].",
 )  # fmt: skip
+@reading_options
 @output_options()
 def main(
     *,

@@ -14,6 +14,7 @@ from cliptools.commands.base import (
     device_option,
     output_options,
     parse_layers,
+    reading_options,
     template_option,
 )
 from cliptools.commands.consume import read_neurons, record_source
@@ -79,6 +80,7 @@ EACH_HELP = "Hold each comparison to --alarm by itself, whatever their number."
 @click.option("--sample", type=click.IntRange(1), help="N images drawn over the whole list.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of --sample.")
 @click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
+@reading_options
 @batch_option
 @click.option("--workers", type=click.IntRange(0), help="Threads that decode images [default: the number of cores, at most 8].")
 @device_option

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cliptools.commands.base import batch_option, choose_format, command, device_option, open_input, output_options, parse_layers
+from cliptools.commands.base import (
+    batch_option,
+    choose_format,
+    command,
+    device_option,
+    open_input,
+    output_options,
+    parse_layers,
+    reading_options,
+)
 from cliptools.commands.consume import record_source
 from cliptools.commands.drawing import heading, png_bytes, unit_row
 from cliptools.commands.present import (
@@ -58,6 +67,7 @@ RAW_HELP = "Rank by ||phi|| instead of ||phi - b||, over all the images; looks a
 @click.option("--raw", is_flag=True, help=RAW_HELP)
 @click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Also a contact sheet, PNG.")
 @click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
+@reading_options
 @batch_option
 @click.option("--workers", type=click.IntRange(0), help="Threads that decode images [default: the number of cores, at most 8].")
 @device_option

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from cliptools.ground.errors import StreamError
+from cliptools.ground.given_files import open_given
 from cliptools.ground.text_lines import decoded
 
 Row = dict[str, str]
@@ -93,7 +94,8 @@ def read_column(path: Path, columns: Columns) -> dict[str, str]:
 
 def _reader(path: Path, image_column: str) -> csv.DictReader:
     try:
-        text = decoded(path.read_bytes())
+        with open_given(path, str(path)) as stream:
+            text = decoded(stream.read())
     except (OSError, ValueError) as error:
         raise StreamError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=separator_of(text, image_column))

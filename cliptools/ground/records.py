@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, SupportsFloat
 
 from cliptools.ground.errors import StreamError
+from cliptools.ground.given_files import open_given
 from cliptools.ground.legible import harmless_json
 from cliptools.ground.strict_json import parse
 
@@ -122,7 +123,7 @@ def file_objects(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
         StreamError: as `objects`, or it cannot be read.
     """
     try:
-        with path.open("rb") as stream:
+        with open_given(path, name) as stream:
             yield from objects(stream, name)
     except (OSError, ValueError) as error:
         raise StreamError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error})") from None

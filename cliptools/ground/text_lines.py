@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from cliptools.ground.errors import TextError
+from cliptools.ground.given_files import open_given
 
 LONGEST = 1 << 20  # characters of a line
 MARKS = (
@@ -73,7 +74,8 @@ def read_text(path: Path, what: str, presets: str = "") -> str:
         TextError: the file cannot be read, or is in another encoding.
     """
     try:
-        data = path.read_bytes()
+        with open_given(path, f"{what} {path}") as stream:
+            data = stream.read()
     except FileNotFoundError:
         raise TextError(f"{what} {path}: {f'neither a file nor one of {presets}' if presets else 'no such file'}") from None
     except (OSError, ValueError) as error:

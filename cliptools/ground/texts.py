@@ -93,7 +93,9 @@ def _of_file(path: Path) -> list[str]:
     if (listed := _array(text)) is not None:
         return _recorded(path, listed)
     if path.suffix == ".json":
-        raise TextError(f"pool {path}: expected one JSON array of texts, or another ending with a text a line, found {text[:40]!r}")
+        raise TextError(
+            f"pool {path}: expected one JSON array of texts, or another ending with a text a line, found {text[:40]!r}"
+        )
     return _recorded(path, map(_value, lines)) if path.suffix == ".jsonl" else lines
 
 

@@ -53,7 +53,7 @@ class ClassRows:
     def refusal(self, image: str, label: Label) -> StreamError:
         """What to say of an image whose label is no class."""
         of = f"the {len(self.classes)} classes of {self.source}"
-        if whole_number(label) is not None:
+        if isinstance(label, int) or whole_number(label) is not None:
             numbers = self.numbers or range(len(self.classes))
             listed = ", as the list has them" if self.numbers else ""
             return StreamError(f"{image}: label {label}, expected a number from {numbers[0]} to {numbers[-1]}{listed}, for {of}")

@@ -31,9 +31,7 @@ from cliptools.ground.whole_numbers import WHOLE, whole_number
 KAGGLE = ("ImageId", "PredictionString")
 LABEL = rf"(?:{WHOLE.pattern}|{WORDNET_ID.pattern})"
 LISTED = re.compile(rf"(?P<image>\S.*?)\s+(?P<label>{LABEL})", re.ASCII)
-PLAIN = re.compile(
-    rf"(?P<image>\S.*?(?i:{'|'.join(map(re.escape, PICTURES))}))\s+(?P<label>{LABEL})(?P<rest>\s.*)?", re.ASCII
-)
+PLAIN = re.compile(rf"(?P<image>\S.*?(?i:{'|'.join(map(re.escape, PICTURES))}))\s+(?P<label>{LABEL})(?P<rest>\s.*)?", re.ASCII)
 """The same of an image whose name ends as pictures do, with more columns behind."""
 SIGNS = {"0", "1", "-1"}
 OF_IMAGENET = re.compile(rf"ILSVRC2012_val_|{WORDNET_ID.pattern}_")  # how its images' names begin
@@ -119,8 +117,8 @@ def _fields(file: Path, lines: Sequence[str]) -> Iterator[tuple[str, str]]:
     if len(first) > 2:
         if all(set(_split(line, separator)[1:]) <= SIGNS for line in lines):
             raise StreamError(
-                f"--labels {file}: {len(first) - 1} columns of 0 and 1, whose names no line says; expected one column of classes, "
-                "or a line with the columns' names (--image-column, --label-column)"
+                f"--labels {file}: {len(first) - 1} columns of 0 and 1, whose names no line says; expected one column of "
+                "classes, or a line with the columns' names (--image-column, --label-column)"
             )
         note(f"labels: of the {len(first)} columns of {file} the first two, as {first[0]} {first[1]}")
     for number, line in enumerate(lines, 1):
