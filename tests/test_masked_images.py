@@ -92,7 +92,7 @@ def test_pairs_that_do_not_match(tmp_path: Path) -> None:
     assert isinstance(good, MaskedImage)
     assert str(size) == "b: the image has 14 × 9 pixels, its mask 13 × 9" and str(broken).startswith("c: ")
     (tmp_path / "masks" / "b.png").unlink()
-    with pytest.raises(CliptoolsError, match="1 images have no mask in masks/, the first: b"):
+    with pytest.raises(CliptoolsError, match="1 image without a mask in masks/, the first: b"):
         list(masked_images(tmp_path))
     with pytest.raises(CliptoolsError, match="no images in images/"):
         list(masked_images(tmp_path / "masks"))

@@ -19,6 +19,7 @@ from cliptools.commands.base import (
 from cliptools.commands.consume import read_neurons, record_source
 from cliptools.commands.describing import by_neurons, by_text
 from cliptools.commands.tables import rendered
+from cliptools.ground.counted import count_of
 from cliptools.ground.earlier_run import KeptLines, check_same, kept_lines
 from cliptools.ground.errors import CliptoolsError, ImageError, StreamError, UsageError
 from cliptools.ground.output import replaceable, text_output
@@ -233,7 +234,7 @@ def _records(
         count += len(stay)
     screen.require(count)
     earlier = f", {done.images} of them by an earlier run" if done.images else ""
-    summarise(f"{TOOL}: {count} images{earlier}" + (f", {len(skipped)} skipped" if len(skipped) else ""))
+    summarise(f"{TOOL}: {count_of(count, 'image')}{earlier}" + (f", {len(skipped)} skipped" if len(skipped) else ""))
 
 
 def _write(records: Iterator[dict[str, Any]], said: dict[str, Any], chosen: str, output: Path | None, evaluate: bool) -> None:

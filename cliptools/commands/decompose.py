@@ -8,6 +8,7 @@ import click
 from cliptools.commands.base import choose_format, command, device_option, history_arguments, output_options, template_option
 from cliptools.commands.consume import read_neurons
 from cliptools.commands.present import FORMATS, emit
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import StreamError, UsageError
 from cliptools.ground.progress import note
 
@@ -136,7 +137,7 @@ def _kept_pursuit(targets: "Tensor", atoms: "Tensor", parts: "KeptParts", said: 
     found = [Pursuit(*(torch.from_numpy(part[name]) for name in Pursuit._fields)) for part in parts.earlier(said)]
     done = sum(len(part.word) for part in found)
     if done:
-        note(f"{TOOL}: {done} of {len(targets)} units are there already")
+        note(f"{TOOL}: {done} of {count_of(len(targets), 'unit')} are there already")
     if done < len(targets) or not found:
         for part in pursuits(targets, atoms, said["m"], done=done):
             found.append(Pursuit(*(column.cpu() for column in part)))

@@ -15,6 +15,7 @@ from cliptools.commands.base import (
     template_option,
 )
 from cliptools.commands.segmenting.segmenter import parse_threshold
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import UsageError
 from cliptools.ground.segmentation_names import ALL
 
@@ -196,7 +197,7 @@ def _check(paths: tuple[str, ...], options: dict[str, Any], output_format: str |
     if len(set(options["texts"])) < len(options["texts"]):
         raise UsageError("--text: the same text twice")
     if len(options["texts"]) > 255:
-        raise UsageError(f"--text: {len(options['texts'])} texts, a label map has room for 255")
+        raise UsageError(f"--text: {count_of(len(options['texts']), 'text')}, a label map has room for 255")
     if options["texts"] and options["classes"]:
         raise UsageError("--text and --classes are two ways to say what to find: give one of them")
     if not (options["texts"] or options["classes"] or options["evaluate"]):

@@ -24,6 +24,7 @@ from cliptools.commands.shift_table import shift_table
 from cliptools.commands.shift_units import choice_of, watch
 from cliptools.commands.shift_warnings import shift_warnings
 from cliptools.commands.shifting import Record, concept_records, group_records, measure, panels
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import StreamError, UsageError
 from cliptools.ground.output import binary_output, text_output
 from cliptools.ground.progress import warn
@@ -219,7 +220,7 @@ def _read_bundle(options: dict[str, Any]) -> "Bundle":
 
         neurons = neurons.select(by_layers(neurons, parse_layers(options["layers"])))
     if neurons.units < options["units_per_concept"]:
-        raise StreamError(f"--units-per-concept {options['units_per_concept']}: the bundle has {neurons.units} units")
+        raise StreamError(f"--units-per-concept {options['units_per_concept']}: the bundle has {count_of(neurons.units, 'unit')}")
     return neurons
 
 

@@ -12,6 +12,7 @@ from cliptools.commands.base import choose_format, command, device_option, outpu
 from cliptools.commands.consume import read_neurons, record_source
 from cliptools.commands.present import unit_keys
 from cliptools.commands.tables import rendered
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import StreamError, TextError, UsageError
 from cliptools.ground.output import text_output
 from cliptools.ground.progress import note, progress
@@ -168,7 +169,10 @@ def _search(
     row = {text: i for i, text in enumerate(pool.texts)}
     if strange := [name for name in names if name not in row]:
         more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
-        note(f"{TOOL}: {', '.join(strange[:3])}{more}: not among the {len(row)} texts of pool {pool.name}; taken as written")
+        note(
+            f"{TOOL}: {', '.join(strange[:3])}{more}: not among the {count_of(len(row), 'text')} of pool "
+            f"{pool.name}; taken as written"
+        )
     place = np.array([*(row[text] for text in neurons.text_list("words")["texts"]), -1])  # the last for words that are -1
     loaded = load_recorded_model(neurons.header.model, options["device"])
     texts = _embedded(loaded, pool, names, options)
@@ -220,7 +224,7 @@ def _clearest(search: "Search", classes: "Sequence[ClassName]", count: int) -> "
 
     best = heapq.nlargest(count, found(), key=lambda each: each.clearness)
     if not best:
-        raise TextError(f"classes: of {len(pairs)} pairs none has a word left; see --near, --exclude, --block-list")
+        raise TextError(f"classes: of {count_of(len(pairs), 'pair')} none has a word left; see --near, --exclude, --block-list")
     return best
 
 

@@ -94,7 +94,7 @@ def _without_maps(found: Sequence[Found]) -> list[Found]:
     if maps:
         name, other = next(iter(maps.items()))
         said = "a mask or another map" if len(maps) == 1 else "masks or other maps"
-        note(f"{len(maps)} of the pictures left out, {said} of pictures beside them: {name}, of {other}")
+        note(f"{count_of(len(maps), 'picture')} left out, {said} of pictures beside them: {name}, of {other}")
     return [one for one, name in zip(found, full, strict=True) if name not in maps]
 
 

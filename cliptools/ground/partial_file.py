@@ -9,6 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from cliptools.ground.bundle import check_finite, cliptools_header, json_tensor, read_header
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import StreamError
 from cliptools.ground.given_files import STDIN, spooled
 from cliptools.ground.model_identity import model_difference
@@ -97,7 +98,7 @@ class PartialFile:
             listed = self.header.images["listed"]
             if field in ("image", "near_image") and values.size and (values.min() < -1 or values.max() >= listed):
                 raise StreamError(
-                    f"{self.path}: damaged partial (`{layer}.{field}` points outside {listed} images); make it anew"
+                    f"{self.path}: damaged partial (`{layer}.{field}` points outside {count_of(listed, 'image')}); make it anew"
                 )
         return found
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cliptools.ground.counted import count_of
 from cliptools.ground.legible import legible
 
 if TYPE_CHECKING:
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 OFTEN = 1.0  # seconds between two lines of progress
 UNITS = {"Linux": 1024, "Darwin": 1}  # bytes that ru_maxrss counts in
-COUNTED = ("images", "masks", "scenes", "pairs", "pictures", "classes")
-"""Labels of what a run is there for, of which its summary says how many a second."""
+NOUNS = {"images": "image", "masks": "mask", "scenes": "scene", "pairs": "pair", "pictures": "picture", "classes": "class"}
+"""Labels of what a run is there for, of which its summary says how long the pass over them took."""
+SHORT = 10  # seconds below which tenths are told
 
 
 @dataclass
@@ -94,11 +96,12 @@ def finish() -> None:
     if _run.summary is None or _run.quiet:
         return
     taken: dict[str, Any] = {"seconds": round(time.perf_counter() - _run.begin, 1)}
-    said = f"{taken['seconds']:.0f} s"
+    whole = taken["seconds"]
+    said = f"{whole:.0f} s" if whole >= SHORT else f"{whole:.1f} s"
     if _run.counted is not None and _run.counted[2] > 0:
         label, count, seconds = _run.counted
         taken |= {"what": label, "count": count, "a_second": round(count / seconds, 2)}
-        said += f", {count / seconds:.3g} {label} a second"
+        said += f", of which {_duration(seconds)} over {count_of(count, NOUNS[label])}"
     if peak := _peak():
         taken["peak_bytes"] = peak
         said += f", at most {peak / 1e9:.1f} GB"
@@ -147,8 +150,13 @@ def _say(event: str, message: str, **more: Any) -> None:
 
 def _count(label: str, done: int, seconds: float) -> None:
     """The first pass over what the run is there for; a further one is not what it is asked for."""
-    if label in COUNTED and _run.counted is None:
+    if label in NOUNS and _run.counted is None:
         _run.counted = label, done, seconds
+
+
+def _duration(seconds: float) -> str:
+    """`0.12 s`, `3.4 s`, `22 s`."""
+    return f"{seconds:.2g} s" if seconds < SHORT else f"{seconds:.0f} s"
 
 
 def _peak() -> int | None:

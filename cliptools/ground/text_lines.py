@@ -4,6 +4,7 @@ import codecs
 import re
 from pathlib import Path
 
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import TextError
 from cliptools.ground.given_files import open_given
 
@@ -49,7 +50,7 @@ def said_lines(text: str, source: str) -> list[tuple[int, str]]:
     numbered = []
     for number, line in enumerate(text.split("\n"), 1):
         if len(line) > LONGEST:
-            raise TextError(f"{source}: line {number} has {len(line)} characters, expected at most {LONGEST}")
+            raise TextError(f"{source}: line {number} has {count_of(len(line), 'character')}, expected at most {LONGEST}")
         if COMMENT.match(line.strip()):
             continue
         kept = BEHIND.sub("", line).strip()

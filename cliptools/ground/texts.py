@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import TextError
 from cliptools.ground.provenance import canonical
 from cliptools.ground.provenance import digest as digest_of
@@ -39,7 +40,9 @@ def load_pool(name: str) -> Pool:
     texts = POOLS[name]() if name in POOLS else _of_file(path)
     kept = tuple(dict.fromkeys(texts))
     if long := next((text for text in kept if len(text) > LONGEST), None):
-        raise TextError(f"pool {name}: expected texts, found one of {len(long)} characters, {long[:40]!r}… (at most {LONGEST})")
+        raise TextError(
+            f"pool {name}: expected texts, found one of {count_of(len(long), 'character')}, {long[:40]!r}… (at most {LONGEST})"
+        )
     if not kept:
         raise TextError(f"pool {name}: empty, expected at least one text, one a line")
     return Pool(name, kept, digest_of(*kept))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cliptools.ground.class_lists import of_folders
 from cliptools.ground.class_names import ClassName, class_list
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import StreamError
 from cliptools.ground.imagenet import WORDNET_ID, lemmas, open_clip_names, wordnet_ids
 from cliptools.ground.progress import note
@@ -158,7 +159,7 @@ def rows_named(labels: Iterable[str]) -> ClassRows:
         by_label = {entry.where: entry.name for entry in understood.entries}
         names = [by_label[f"label {label!r}"] for label in labels]
         shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-        note(f"classes of the labels: {understood.form}; {len(names)} classes, in prompts: {shown}")
+        note(f"classes of the labels: {understood.form}; {count_of(len(names), 'class')}, in prompts: {shown}")
     named = [(name, label) for name, label in zip(names, labels, strict=True)]
     return ClassRows(tuple(ClassName(name, (label,) if label != name else ()) for name, label in named), "labels")
 

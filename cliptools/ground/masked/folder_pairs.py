@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from cliptools.ground.counted import count_of
 from cliptools.ground.decode import LABELS, is_picture
 from cliptools.ground.errors import CliptoolsError
 from cliptools.ground.masked.image import Reading, Rules, guarded, masked
@@ -24,7 +25,7 @@ def pairs_in_folder(folder: Path, ignored: tuple[int, ...] = (), lie: Lie | None
     if not images:
         raise CliptoolsError(f"{folder}: no images in images/ (expected images/ and masks/, or scenes of clip-scenes)")
     if alone := sorted(set(images) - set(masks)):
-        raise CliptoolsError(f"{folder}: {len(alone)} images have no mask in masks/, the first: {alone[0]}")
+        raise CliptoolsError(f"{folder}: {count_of(len(alone), 'image')} without a mask in masks/, the first: {alone[0]}")
     rules = Rules(ignored, placing(images, masks, lie))
     return (guarded(stem, partial(masked, stem, images[stem], masks[stem], rules)) for stem in sorted(images))
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import CliptoolsError, ImageError, StreamError
 from cliptools.ground.masked.folder_pairs import by_stem, placing
 from cliptools.ground.masked.image import MaskedImage, read_pair
@@ -52,7 +53,8 @@ class Numbering:
             found, last = int(pixels[strange].max()), self.first + self.classes - 1
             ignored = ", ".join(map(str, self.ignored)) or "none"
             raise StreamError(
-                f"{name}: label {found}, expected {self.first} to {last} for {self.classes} classes, {self.first - 1} for the "
+                f"{name}: label {found}, expected {self.first} to {last} for {count_of(self.classes, 'class')}, "
+                f"{self.first - 1} for the "
                 f"ground, or a number left out ({ignored}); see --first-label, --ignore and --classes"
             )
         return labels
@@ -74,7 +76,7 @@ def labelled_in_folders(
     if not truths:
         raise CliptoolsError(f"{labels}: no label PNGs in this folder")
     if alone := sorted(set(truths) - set(pictures)):
-        raise CliptoolsError(f"{labels}: {len(alone)} label PNGs have no image in {images}, the first: {alone[0]}")
+        raise CliptoolsError(f"{labels}: {count_of(len(alone), 'label PNG')} without an image in {images}, the first: {alone[0]}")
     rule = placing(pictures, truths, lie)
     return (_guarded(stem, partial(_read, stem, pictures[stem], truths[stem], numbering, rule)) for stem in sorted(truths))
 
