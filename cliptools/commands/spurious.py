@@ -1,6 +1,5 @@
 """clip-spurious: words that push an image of one class towards another."""
 
-import heapq
 from collections.abc import Iterator, Sequence
 from io import BufferedIOBase
 from pathlib import Path
@@ -15,7 +14,7 @@ from cliptools.commands.tables import rendered
 from cliptools.ground.counted import count_of
 from cliptools.ground.errors import StreamError, TextError, UsageError
 from cliptools.ground.output import text_output
-from cliptools.ground.progress import note, progress
+from cliptools.ground.progress import note
 from cliptools.ground.records import rounded, write_record
 from cliptools.ground.unit_names import unit_name
 
@@ -212,19 +211,12 @@ def _words(search: "Search", pair: "ClassPair") -> "Found":
 
 def _clearest(search: "Search", classes: "Sequence[ClassName]", count: int) -> "list[Found]":
     """Of all ordered pairs, those whose words push furthest together."""
-    from cliptools.ground.class_pairs import all_pairs
+    from cliptools.methods.clearest_pairs import clearest_pairs
 
-    pairs = all_pairs(classes)
-
-    def found() -> "Iterator[Found]":
-        for pair in progress(pairs, "pairs", len(pairs)):
-            each = search.find(pair)
-            if len(each.word):
-                yield each
-
-    best = heapq.nlargest(count, found(), key=lambda each: each.clearness)
+    best = clearest_pairs(search, classes, count)
     if not best:
-        raise TextError(f"classes: of {count_of(len(pairs), 'pair')} none has a word left; see --near, --exclude, --block-list")
+        pairs = count_of(len(classes) * (len(classes) - 1), "pair")
+        raise TextError(f"classes: of {pairs} none has a word left; see --near, --exclude, --block-list")
     return best
 
 
