@@ -4,8 +4,9 @@ import contextlib
 import errno
 import functools
 import math
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import copy_context
 from io import BufferedIOBase, TextIOWrapper
 from pathlib import Path
@@ -23,6 +24,8 @@ from cliptools.ground.template_names import TEMPLATE_SETS
 CLASS_TEMPLATES = "imagenet, or emoji for the embedded models"
 Function = TypeVar("Function", bound=Callable[..., Any])
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CLIPTOOLS", "max_content_width": 100}
+OWN_VARIABLE = {"BY", "CENTER", "IMAGES", "LABELS", "METHOD", "NEURONS", "SIZE", "UNITS"}
+"""Options that mean other things to other commands: their variables carry the command's name."""
 MAX_PIXELS = 89_478_485  # Pillow's own limit, of a quarter of a GB of RGB
 UNSAID = {
     "output", "output_format", "device", "workers", "batch_size", "quiet", "log_json", "paths", "bundle", "memory", "strict",
@@ -32,7 +35,7 @@ UNSAID = {
 
 
 class Command(click.Command):
-    """A command whose environment variables are CLIPTOOLS_<OPTION> and whose errors are one line."""
+    """A command whose environment variables are CLIPTOOLS_<OPTION> (variable_of) and whose errors are one line."""
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         """Run and exit: 0 done, 1 failed, 2 usage; quietly when the reader has gone.
@@ -52,11 +55,13 @@ class Command(click.Command):
 
         Raises:
             CliptoolsError: there is no current folder any more: MKL would end the process by itself, and explain nothing.
+            UsageError: a variable of the environment that is not read.
         """
         try:
             Path.cwd()
         except OSError:
             raise CliptoolsError("the folder in which this was started is gone: go to another one (cd)") from None
+        refuse_plain_variables(str(self.name), self.params)
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -118,7 +123,7 @@ def command(name: str) -> Callable[[Callable[..., Any]], Command]:
         complete_by_name(made)
         for option in made.params:
             if isinstance(option, click.Option) and option.expose_value:
-                option.envvar = option.envvar or variable_of(option)
+                option.envvar = option.envvar or variable_of(option, name)
         return made
 
     return declare
@@ -153,10 +158,34 @@ def pixels_option(function: Function) -> Function:
     return click.option("--max-pixels", type=click.IntRange(1), metavar="N", help=text)(function)
 
 
-def variable_of(option: click.Option) -> str:
-    """CLIPTOOLS_<OPTION>, by the name that is typed: CLIPTOOLS_FORMAT, also where the code calls it output_format."""
+def variable_of(option: click.Option, tool: str) -> str:
+    """CLIPTOOLS_<OPTION>, by the name that is typed: CLIPTOOLS_FORMAT, also where the code calls it output_format.
+
+    CLIPTOOLS_<COMMAND>_<OPTION> of an option that means other things to other commands (OWN_VARIABLE).
+    """
+    name = _plain_variable(option)
+    own = name.removeprefix("CLIPTOOLS_") in OWN_VARIABLE
+    return name.replace("CLIPTOOLS_", f"CLIPTOOLS_{tool.removeprefix('clip-').upper()}_") if own else name
+
+
+def _plain_variable(option: click.Option) -> str:
     name = next(name for name in option.opts if name.startswith("--"))
     return f"CLIPTOOLS_{name[2:].replace('-', '_').upper()}"
+
+
+def refuse_plain_variables(tool: str, options: Iterable[click.Parameter]) -> None:
+    """
+    Raises:
+        UsageError: a variable is set that means other things to other commands, and is not read.
+    """
+    for option in options:
+        if not isinstance(option, click.Option) or not option.expose_value or not isinstance(option.envvar, str):
+            continue
+        plain = _plain_variable(option)
+        if plain != option.envvar and os.environ.get(plain):
+            raise UsageError(
+                f"{plain} is not read, since --{plain[10:].lower()} means another thing to other commands: set {option.envvar}"
+            )
 
 
 def output_options(*formats: str) -> Callable[[Function], Function]:

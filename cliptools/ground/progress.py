@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 Item = TypeVar("Item")
-OFTEN = 1.0  # seconds between two lines of progress
+OFTEN = 1.0  # seconds between two lines of progress in JSON
+LINES = 30.0  # seconds between two lines of progress where there is no terminal
+EARLY = 5.0  # seconds until the first of them, where so much is to be done still
 UNITS = {"Linux": 1024, "Darwin": 1}  # bytes that ru_maxrss counts in
 NOUNS = {"images": "image", "masks": "mask", "scenes": "scene", "pairs": "pair", "pictures": "picture", "classes": "class"}
 """Labels of what a run is there for, of which its summary says how long the pass over them took."""
@@ -127,6 +129,11 @@ def progress(
             if _run.as_json and not _run.quiet and now - said >= OFTEN:
                 said = now
                 _say("progress", label, done=done, total=total, seconds=round(now - begin, 1))
+            elif bar is None and not _run.quiet and not _run.as_json and total and 0 < done < total:
+                left = (now - begin) / done * (total - done)
+                if now - said >= (EARLY if said == begin and left >= LINES else LINES):
+                    said = now
+                    _say("note", f"{label}: {done} of {total} ({done / total:.0%}), about {rounded_time(left)} to go")
         _count(label, done, time.perf_counter() - begin)
 
 
@@ -152,6 +159,11 @@ def _count(label: str, done: int, seconds: float) -> None:
     """The first pass over what the run is there for; a further one is not what it is asked for."""
     if label in NOUNS and _run.counted is None:
         _run.counted = label, done, seconds
+
+
+def rounded_time(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _duration(seconds: float) -> str:

@@ -15,13 +15,12 @@ from jaxtyping import Float, Int
 from cliptools.ground.class_names import ClassName
 from cliptools.ground.class_pairs import ClassPair
 from cliptools.ground.counted import count_of
-from cliptools.ground.progress import note, progress
+from cliptools.ground.progress import note, progress, rounded_time
 from cliptools.methods.spurious_search import Found, Search
 
 ROUNDING = 1e-9  # relative; sums in another order differ by less
 BLOCK = 128  # pairs bounded at a time
 LONG = 10.0  # seconds from which on an estimate is given
-MINUTES = 120.0  # seconds from which on minutes are said
 SAMPLE = 1.0  # seconds of work that an estimate rests on
 
 
@@ -40,7 +39,7 @@ def clearest_pairs(search: Search, classes: Sequence[ClassName], count: int) -> 
             told, left = True, (now - begin) / (done - first) * (total - done)
             if left >= LONG:
                 named = f"{count_of(total, 'pair')} of {count_of(len(classes), 'class')}"
-                note(f"{named}: about {f'{left:.0f} s' if left < MINUTES else f'{left / 60:.0f} min'} to go")
+                note(f"{named}: about {rounded_time(left)} to go")
     return best.found()
 
 
