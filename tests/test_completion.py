@@ -273,7 +273,7 @@ def test_fish_as_it_is_used(folder: Path) -> None:
 
 
 def test_a_variable_means_one_thing(run: Run, folder: Path) -> None:
-    """Options of one name whose values differ have variables of their own; where a list is one of several values, they need not."""
+    """Options of one name whose values differ have variables of their own, but for lists of what is single elsewhere."""
     kinds: dict[str, dict[str, str]] = {}
     for name, command in COMMANDS.items():
         for option in command.params:
