@@ -16,6 +16,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, _imaging
 
 from cliptools.ground.errors import ImageError, first_line
 from cliptools.ground.other_kinds import open_other, read_by_plugin
+from cliptools.ground.pixel_limit import most_pixels
 
 PICTURES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif",
@@ -27,6 +28,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000
 """Pillow's names of what is read; its EPS reader, among others, would start another program."""
 TILE = (322, 323)  # TIFF's tags for width and height of a tile, which is decoded whole however small the picture is
 ORIENTATION = 0x0112  # EXIF's and TIFF's tag for how stored pixels are to be turned
+HEAD = 16  # bytes that tell a kind of file
 MOST_ELONGATED = 200  # long side to short: resizing the short side to a model's 224 would blow up the long one
 
 # A bomb must not be decoded, and a damaged tag is no news for the user. Said once, here: threads must not change filters.
@@ -121,10 +123,11 @@ _silence_libtiff()
 
 def _refuse_extremes(image: Image.Image) -> None:
     tile = [getattr(image, "tag_v2", {}).get(tag, 0) for tag in TILE]
-    if Image.MAX_IMAGE_PIXELS and all(isinstance(side, int) for side in tile) and math.prod(tile) > Image.MAX_IMAGE_PIXELS:
+    limit = most_pixels()
+    if limit and all(isinstance(side, int) for side in tile) and math.prod(tile) > limit:
         raise ImageError(_too_large((tile[0], tile[1]), "a tile of "))
     width, height = image.size
-    if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
+    if limit and width * height > limit:
         raise ImageError(_too_large(image.size))
     if max(width, height) > MOST_ELONGATED * min(width, height):
         raise ImageError(f"{width} × {height} pixels is too elongated to resize (at most {MOST_ELONGATED}:1)")
@@ -132,21 +135,29 @@ def _refuse_extremes(image: Image.Image) -> None:
 
 def _unidentified(source: str | BytesIO) -> str:
     size = Path(source).stat().st_size if isinstance(source, str) else source.seek(0, os.SEEK_END)
+    if size and _head(source)[8:10] == b'{"':
+        return "a safetensors file, no image (bundles are named by --bundle)"
     return "not an image of a kind that can be read here" if size else "empty"
+
+
+def _head(source: str | BytesIO) -> bytes:
+    """The first bytes."""
+    with Path(source).open("rb") if isinstance(source, str) else contextlib.nullcontext(source) as stream:
+        stream.seek(0)
+        return stream.read(HEAD)
 
 
 def _too_large(size: tuple[int, int], of: str = "") -> str:
     width, height = size
-    limit = Image.MAX_IMAGE_PIXELS or 0
+    limit = most_pixels() or 0
     remedy = f"; if it is no decompression bomb, --max-pixels {width * height} reads it" if width else " (a decompression bomb?)"
     return f"{of}{width} × {height} pixels, at most {limit} are decoded{remedy}"
 
 
 def _size(source: str | BytesIO) -> tuple[int, int]:
     """Width and height of a picture that Pillow does not open because it has too many pixels; zeros where that is unknown."""
+    head = _head(source)
     with Path(source).open("rb") if isinstance(source, str) else contextlib.nullcontext(source) as stream:
-        stream.seek(0)
-        head = stream.read(16)
         for name in _formats():
             reader, accepts = Image.OPEN[name]
             stream.seek(0)

@@ -66,7 +66,9 @@ def open_classified(
     labelled = by_file(paths, Path(str(labels)), columns, stdin) if is_label_file(labels) else _labelled(paths, labels, stdin)
     rows = load_rows(classes) if classes else labelled.classes or _rows_of(labelled)
     if len(rows.classes) < 2:
-        raise StreamError(f"one class only, {rows.classes[0].name!r}: expected two or more, as a folder for each")
+        raise StreamError(
+            f"one class only, {rows.classes[0].name!r}: expected two or more, as a folder for each or --labels FILE"
+        )
     source = ListedImages(labelled.found)
     row = np.array(rows.of(labelled.labels), np.int64)  # (label,)
     label = row[labelled.number]  # (image,)

@@ -46,7 +46,7 @@ class ClassRows:
         as tables with gaps have it), and not all of them names, are numbers of classes.
         """
         rows = [self._row(label) for label in labels]
-        if NONE in rows and all(isinstance(label, str) for label in labels):
+        if NONE in rows:
             numbers = [number for label in labels if (number := whole_number(label)) is not None]
             rows = list(map(self._row, numbers)) if len(numbers) == len(labels) else rows
         return rows
@@ -57,7 +57,10 @@ class ClassRows:
         if isinstance(label, int) or whole_number(label) is not None:
             numbers = self.numbers or range(len(self.classes))
             listed = ", as the list has them" if self.numbers else ""
-            return StreamError(f"{image}: label {label}, expected a number from {numbers[0]} to {numbers[-1]}{listed}, for {of}")
+            doubt = " (are these labels counted from 1?)" if whole_number(label) == numbers[-1] + 1 and not listed else ""
+            return StreamError(
+                f"{image}: label {label}, expected a number from {numbers[0]} to {numbers[-1]}{listed}, for {of}{doubt}"
+            )
         if len(rows := self._rows_by_form.get(_form(label), ())) > 1:
             several = f"names several of {of} (numbers {', '.join(map(str, rows))})"
             return StreamError(f"{image}: label {label!r} {several}; give numbers or WordNet ids")
