@@ -22,6 +22,7 @@ from cliptools.ground.classified import open_classified
 from cliptools.ground.classified.label_files import by_file
 from cliptools.ground.decode import decode, is_picture
 from cliptools.ground.errors import CliptoolsError, ImageError, StreamError, TextError
+from cliptools.ground.given_files import file_beside
 from cliptools.ground.image_table import Columns, read_table
 from cliptools.ground.listing import SKIP_BAD_SHARDS, find
 from cliptools.ground.pixel_limit import pixel_limit
@@ -351,3 +352,15 @@ def test_bad_shards_among_good_ones(data: Path, tmp_path: Path, capsys: pytest.C
     assert len(ended.stdout) > 1000 and np.isclose(len(same.stdout), len(ended.stdout), atol=400)
     refused: Callable[..., subprocess.CompletedProcess[bytes]] = inside
     assert refused("effects", *every, "--layers", 6).returncode == 1
+
+
+def test_lines_name_pictures_relative_to_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """images.jsonl of an --out-dir: beside the file first; other lists: as it stands first."""
+    paint(tmp_path / "out" / "a.png", tmp_path / "a.png", tmp_path / "out" / "b.png")
+    monkeypatch.chdir(tmp_path)
+    assert file_beside("a.png", Path("out/images.jsonl")) == "out/a.png"
+    assert file_beside("a.png", Path("out/lines.jsonl")) == "a.png"
+    assert file_beside("b.png", Path("out/lines.jsonl")) == "out/b.png"
+    assert file_beside("b.png", None, Path("out")) == file_beside("b.png", Path("-"), Path("out")) == "out/b.png"
+    assert file_beside("out/b.png", Path("out/images.jsonl")) == "out/b.png"
+    assert file_beside("gone.png", Path("out/images.jsonl")) == "gone.png"
