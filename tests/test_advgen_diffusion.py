@@ -14,6 +14,8 @@ from conftest import ROOT, Run
 from PIL import Image
 from tiny_pipelines import save_deepfloyd, save_stable_diffusion
 
+from cliptools.ground.painters.pipeline_folder import loading_options
+
 pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers and transformers, when tiny parts are made
 
 
@@ -140,3 +142,46 @@ def test_a_hub_out_of_reach(run: Run) -> None:
     done = run("advgen", *options, stdin=lines(*WORDS), env={"HF_HUB_OFFLINE": "1"})
     (said,) = done.stderr.decode().splitlines()
     assert done.returncode == 1 and "nobody/nothing: cannot be loaded" in said and "name the folder of a pipeline" in said
+
+
+def pictures_of(painter: Path, *more: str) -> list[np.ndarray]:
+    """What two steps of it paint."""
+    options = ("--llm", "template", "--take", 1, "--images", 1, "--painter", painter, "--steps", 2, "-f", "jsonl", *more)
+    done = inside("advgen", *options, "--out-dir", painter.parent / f"out-{painter.name}", stdin=lines(*WORDS))
+    assert done.returncode == 0, done.stderr
+    return [np.asarray(Image.open(record["file"])) for record in parsed(done.stdout)]
+
+
+def test_folders_as_people_keep_them(stable: Path, tmp_path: Path) -> None:
+    """Weights of a variant only, no safety checker though the index names it: the same pictures."""
+    kept = shutil.copytree(stable, tmp_path / "kept")
+    for path in kept.rglob("*.safetensors"):
+        path.rename(path.with_suffix(".fp16.safetensors"))
+    index = json.loads((kept / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    index.pop("requires_safety_checker", None)
+    (kept / "model_index.json").write_text(json.dumps(index))
+    for one, other in zip(pictures_of(kept), pictures_of(stable), strict=True):
+        assert np.array_equal(one, other)
+    mixed = shutil.copytree(kept, tmp_path / "mixed")  # some parts plain, as where a text encoder has no variant
+    (weights,) = (mixed / "vae").glob("*.safetensors")
+    weights.rename(weights.with_name(weights.name.replace(".fp16", "")))
+    assert loading_options(mixed)["variant"] == "fp16"
+
+
+def test_folders_that_lack_what_is_needed(stable: Path, tmp_path: Path) -> None:
+    lacking = shutil.copytree(stable, tmp_path / "lacking")
+    shutil.rmtree(lacking / "unet")
+    done = inside("advgen", "--llm", "template", "--painter", lacking, stdin=lines(*WORDS))
+    assert done.returncode == 1 and b"model_index.json names unet, of which the folder has no part" in done.stderr
+    parts = shutil.copytree(stable, tmp_path / "variants")
+    for name, variant in (("unet", "fp16"), ("vae", "ema")):
+        for path in (parts / name).glob("*.safetensors"):
+            path.rename(path.with_suffix(f".{variant}.safetensors"))
+    with pytest.raises(ValueError, match="different variants"):
+        loading_options(parts)
+    for path in parts.rglob("*.safetensors"):
+        path.rename(path.with_suffix(".bin"))
+    done = inside("advgen", "--llm", "template", "--painter", parts, stdin=lines(*WORDS))
+    assert done.returncode == 1 and b"no safetensors weights there" in done.stderr

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from advgen_input import WORDS, inside, lines, parsed
 from conftest import ROOT
+from tiny_gguf import save_gguf
 
 from cliptools.ground.descriptions import TemplateWriter, Wanted, Writer, wanted_of, write_descriptions
 from cliptools.ground.errors import CliptoolsError
-from cliptools.ground.language import LINE_GRAMMAR, check_chat, offline_file, question, shape_grammar
+from cliptools.ground.language import LINE_GRAMMAR, check_chat, offline_file, open_chat, question, shape_grammar
 from cliptools.ground.word_lists import Task, WordList
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
@@ -182,3 +183,45 @@ def test_more_words_than_the_shape_holds_and_names_of_no_form() -> None:
     with pytest.raises(CliptoolsError, match="OWNER/NAME"):
         check_chat("not a name")
     check_chat("owner/name:Q8_0")
+
+
+GEMMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+    "<start_of_turn>{{ message['role'] }}\n{{ message['content'] | trim }}<end_of_turn>\n{% endfor %}<start_of_turn>model\n"
+)
+MISTRAL = (  # leaves out what is neither the user's nor the assistant's
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}[INST] {{ message['content'] }} [/INST]"
+    "{% elif message['role'] == 'assistant' %}{{ message['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant\n"
+)
+
+
+@pytest.mark.parametrize(("template", "own_turn"), [(GEMMA, False), (MISTRAL, False), (CHATML, True), (None, True)])
+def test_instructions_reach_models_without_a_system_turn(template: str | None, own_turn: bool, tmp_path: Path) -> None:
+    chat = open_chat(str(save_gguf(tmp_path / "tiny.gguf", template)), threads=1)
+    prompts: list[str] = []
+    tokenize = chat.model.tokenize
+    chat.model.tokenize = lambda text, *rest, **more: prompts.append(text.decode()) or tokenize(text, *rest, **more)
+    turns = [{"role": "system", "content": "Speak of snow."}, {"role": "user", "content": "What <is> it?"}]
+    turns += [{"role": "assistant", "content": "Snow."}, {"role": "user", "content": "And now?"}]
+    for messages in (turns[:2], turns):
+        answer = chat.answer(messages, 'root ::= "yes" | "no"\n', 3, temperature=0.6, top_p=0.9, longest=8)
+        assert answer in ("yes", "no", "y", "n", "ye") and chat.system_turn == own_turn
+        (prompt,) = [prompt for prompt in prompts if "And now?" in prompt or messages is not turns]
+        assert prompt.count("Speak of snow.") == 1 and "What  is  it?" in prompt
+        assert prompt.index("Speak of snow.") < prompt.index("What  is  it?")
+        prompts.clear()
+    chat.close()
+
+
+def test_a_template_that_breaks_off_is_said_in_one_line(tmp_path: Path) -> None:
+    broken = "{{ messages[0]['content'].no_such.thing }}"
+    chat = open_chat(str(save_gguf(tmp_path / "tiny.gguf", broken)), threads=1)
+    with pytest.raises(CliptoolsError, match="--llm: the language model failed"):
+        chat.answer([{"role": "user", "content": "a"}], 'root ::= "yes"\n', 3, temperature=0.6, top_p=0.9, longest=4)
+    chat.close()

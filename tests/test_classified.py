@@ -122,7 +122,7 @@ def test_folders_are_matched_to_classes_by_any_name(tmp_path: Path) -> None:
 
 def test_images_beside_the_folders_and_a_class_alone_are_refused(tmp_path: Path) -> None:
     put(tmp_path, "cat/1.png", "dog/1.png", "stray.png")
-    with pytest.raises(StreamError, match=r"stray\.png: it lies beside .*1 of 3 images have no label"):
+    with pytest.raises(StreamError, match=r"stray\.png: it lies beside .*1 of 3 images without a label"):
         open_classified([str(tmp_path)], None, None)
     with pytest.raises(StreamError, match="one class only, 'cat'"):
         open_classified([str(tmp_path / "cat")], None, None)
@@ -509,7 +509,7 @@ def test_maps_beside_pictures_are_no_photographs(tmp_path: Path, capsys: pytest.
     pictures = ["a/1.jpg", "a/2.v2.jpg", "a/3.mask.png"]
     labelled = open_classified([str(packed)], None, "cifar10")
     assert list(labelled.source.names) == [f"set.tar/{name}" for name in pictures] and labelled.label.tolist() == [3, 5, 7]
-    assert "10 of the pictures left out, masks or other maps of pictures beside them: " in capsys.readouterr().err
+    assert "10 pictures left out, masks or other maps of pictures beside them: " in capsys.readouterr().err
     with packed.open("rb") as stream:
         assert list(open_images(["-"], stream).names) == pictures
     folder = put(
@@ -524,9 +524,7 @@ def test_maps_beside_pictures_are_no_photographs(tmp_path: Path, capsys: pytest.
         "y/v.label.png",
     ]
     said = capsys.readouterr().err
-    assert said.startswith("1 of the pictures left out, a mask") and said.rstrip().endswith(
-        "cat.mask.png, of " + f"{folder}/x/cat.jpg"
-    )
+    assert said.startswith("1 picture left out, a mask") and said.rstrip().endswith("cat.mask.png, of " + f"{folder}/x/cat.jpg")
     assert list(open_images([f"{folder}/x/*"]).names) == ["cat.jpg", "dog.2.png", "dog.seg.png"]
     assert list(open_images([f"{folder}/x/cat.mask.png"]).names) == ["cat.mask.png"]
 

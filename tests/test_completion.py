@@ -17,6 +17,7 @@ from click.shell_completion import FishComplete
 from conftest import ROOT, Run
 from test_bundle import small_bundle
 
+from cliptools.commands.base import OWN_VARIABLE
 from cliptools.commands.completing import COMPLETED
 from cliptools.ground.model_names import architecture_names, embedded_names, layer_count, pretrained_tags
 from cliptools.manual.completion import all_scripts
@@ -155,7 +156,9 @@ def test_environment_goes_by_the_name_that_is_typed(run: Run, folder: Path) -> N
         for option in command.params:
             if isinstance(option, click.Option) and option.expose_value:
                 first = next(word for word in option.opts if word.startswith("--"))
-                assert option.envvar == f"CLIPTOOLS_{first[2:].upper().replace('-', '_')}", f"{name} {first}"
+                typed = first[2:].upper().replace("-", "_")
+                own = f"{name.removeprefix('clip-').upper()}_" if typed in OWN_VARIABLE else ""
+                assert option.envvar == f"CLIPTOOLS_{own}{typed}", f"{name} {first}"
     ended = run("view", folder / "neurons.safetensors", env={"CLIPTOOLS_FORMAT": "jsonl", "CLIPTOOLS_VERSION": "0.1"})
     assert ended.returncode == 0 and len(ended.stdout.splitlines()) == 3
 
@@ -267,3 +270,24 @@ def test_fish_as_it_is_used(folder: Path) -> None:
             check=True,
         )
         assert expected in ended.stdout.splitlines(), f"{line}: {ended.stdout}{ended.stderr}"
+
+
+def test_a_variable_means_one_thing(run: Run, folder: Path) -> None:
+    """Options of one name whose values differ have variables of their own, but for lists of what is single elsewhere."""
+    kinds: dict[str, dict[str, str]] = {}
+    for name, command in COMMANDS.items():
+        for option in command.params:
+            if isinstance(option, click.Option) and option.expose_value and not isinstance(option.type, click.Path):
+                kind = f"{getattr(option.type, 'choices', option.type.name)}"
+                kinds.setdefault(str(option.envvar), {})[name] = kind
+    differing = {variable for variable, by in kinds.items() if len(set(by.values())) > 1}
+    assert differing <= {"CLIPTOOLS_FORMAT", "CLIPTOOLS_SORT", "CLIPTOOLS_M", "CLIPTOOLS_COMPONENTS"}
+
+    plain = run("segment", "--text", "dog", "x.png", env={"CLIPTOOLS_METHOD": "textspan"})
+    assert plain.returncode == 2 and b"CLIPTOOLS_METHOD is not read" in plain.stderr
+    assert plain.stderr.rstrip().endswith(b"set CLIPTOOLS_SEGMENT_METHOD")
+    for name in ("spurious", "concepts"):
+        assert f"CLIPTOOLS_{name.upper()}_NEURONS" in run(name, env={"CLIPTOOLS_NEURONS": "3"}).stderr.decode()
+    wrong = run("decompose", folder / "neurons.safetensors", env={"CLIPTOOLS_DECOMPOSE_METHOD": "pursuits"})
+    assert wrong.returncode == 2 and b"--method" in wrong.stderr
+    assert run("view", folder / "neurons.safetensors", env={"CLIPTOOLS_METHOD": "textspan", "CLIPTOOLS_BY": "x"}).returncode == 0

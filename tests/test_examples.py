@@ -57,3 +57,31 @@ def test_claims_are_those_of_the_results() -> None:
         [sys.executable, str(EXAMPLES / "claims.py"), str(EXAMPLES / "results")], capture_output=True, text=True, check=True
     )
     assert made.stdout == (EXAMPLES / "results" / "claims.csv").read_text(encoding="utf-8"), "make -C examples -f claims.mk"
+
+
+def test_the_quickstart_runs_every_command(tmp_path: Path) -> None:
+    ended = make("-n", "-B", "-f", "quickstart.mk", f"WORK={tmp_path}/work")
+    assert ended.returncode == 0, ended.stderr
+    missing = [path.name for path in (ROOT / "bin").iterdir() if path.name not in ended.stdout]
+    assert not missing
+
+
+def test_a_launcher_says_what_its_python_lacks(tmp_path: Path) -> None:
+    """A Python without packages: one line, exit 1, for each launcher."""
+    bare = tmp_path / "python3"
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -s "$@"\n')
+    bare.chmod(0o755)
+    for launcher in sorted((ROOT / "bin").iterdir()):
+        copy = tmp_path / "checkout" / "bin" / launcher.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(launcher.read_text())
+        copy.chmod(0o755)
+    (tmp_path / "checkout" / "cliptools").symlink_to(ROOT / "cliptools")
+    for name in ("clip-effects", "clip-view", "clip-texts"):
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+        ended = subprocess.run(
+            [tmp_path / "checkout" / "bin" / name, "--help"], capture_output=True, text=True, env=environment, check=False
+        )
+        (line,) = ended.stderr.splitlines()
+        assert ended.returncode == 1 and line.startswith(f"{name}: this Python (") and "click, torch" in line
+        assert "pip install -e" in line

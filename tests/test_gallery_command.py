@@ -200,7 +200,7 @@ def test_equal_runs_give_equal_bytes_wherever_they_go(run: Run, tmp_path: Path) 
 def test_units_without_words_or_pictures_or_with_heads(run: Run) -> None:
     whole = units_bundle(thumbnails=False, heads=True)
     done = run("gallery", stdin=whole.to_bytes())
-    assert done.returncode == 0 and b"warning: 11 of 11 images have no picture; clip-effects --thumbnails" in done.stderr
+    assert done.returncode == 0 and b"warning: 11 of 11 images without a picture; clip-effects --thumbnails" in done.stderr
     data = Reader(done.stdout).data
     assert data["kind"] == "pairs" and data["unit"][1] == [6, 101, 1] and set(data["picture"]) == {-1}
     kept = {k: v for k, v in whole.tensors.items() if k not in ("word", "coefficient", "words", "residual")}
@@ -217,7 +217,7 @@ def test_pictures_from_files(run: Run, tmp_path: Path) -> None:
     (place / "00 a.png").write_bytes(b"broken")
     (place / "01 a.png").unlink()
     done = run("gallery", "--images-from", tmp_path, "--pixels", 64, stdin=bundle.to_bytes())
-    assert done.returncode == 0 and b"photos/00 a.png: " in done.stderr and b"2 of 11 images have no picture" in done.stderr
+    assert done.returncode == 0 and b"photos/00 a.png: " in done.stderr and b"2 of 11 images without a picture" in done.stderr
     data = Reader(done.stdout).data
     missing = {name for name, i in zip(data["images"], data["picture"], strict=True) if i < 0}
     assert missing == {"photos/00 a.png", "photos/01 a.png"}
@@ -231,7 +231,7 @@ def test_pictures_from_files(run: Run, tmp_path: Path) -> None:
 def test_records_of_other_commands(run: Run, tmp_path: Path) -> None:
     bundle = units_bundle()
     done = run("gallery", *records(bundle, tmp_path), stdin=bundle.to_bytes())
-    assert done.returncode == 0 and done.stderr.startswith(b"warning: 1 of 12 images have no picture")
+    assert done.returncode == 0 and done.stderr.startswith(b"warning: 1 of 12 images without a picture")
     data = Reader(done.stdout).data
     concept, other = data["concepts"]
     assert data["images"][concept["image"]] == bundle.text_list("images")[0] and data["images"][other["image"]] == "elsewhere.png"

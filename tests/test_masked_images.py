@@ -95,7 +95,7 @@ def test_pairs_that_do_not_match(tmp_path: Path) -> None:
     (tmp_path / "masks" / "b.mask.png").write_bytes(b"")
     (tmp_path / "images" / "._a.png").write_bytes(b"of macOS")
     with pytest.raises(
-        CliptoolsError, match=r"1 of 3 images have no mask in masks/, the first: b \(masks/ has b\.mask\.png; expected"
+        CliptoolsError, match=r"1 of 3 images without a mask in masks/, the first: b \(masks/ has b\.mask\.png; expected"
     ):
         list(masked_images(tmp_path))
     with pytest.raises(CliptoolsError, match="no images in images/"):

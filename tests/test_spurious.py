@@ -1,14 +1,17 @@
 """Spurious words: Eq. 6 against loops written out, and what is left out and why."""
 
+import heapq
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.metrics.pairwise import cosine_similarity
 
-from cliptools.ground.class_names import parse_class
+from cliptools.ground.class_names import ClassName, parse_class
 from cliptools.ground.class_pairs import CIFAR10_PAIRS, all_pairs, load_pairs, make_pair
 from cliptools.ground.errors import TextError
+from cliptools.methods.clearest_pairs import clearest_pairs
 from cliptools.methods.spurious_search import Found, Search, Settings, Texts
 from cliptools.methods.spurious_words import (
     Words,
@@ -218,3 +221,49 @@ def test_pairs_by_name_and_from_files(tmp_path: Path) -> None:
             load_pairs(str(file))
     with pytest.raises(TextError, match="neither a file nor one of cifar10"):
         load_pairs(str(tmp_path / "none.csv"))
+
+
+def many_classes(units: int, texts: int, count: int, equal: bool) -> tuple[Search, list[ClassName]]:
+    """A search over random neurons, of which the last are like the first where `equal`, and classes near some of the texts."""
+    rng = np.random.default_rng(units)
+    r = rng.normal(size=(units, D))
+    r /= np.linalg.norm(r, axis=1, keepdims=True)
+    if equal:
+        r[units // 2 :] = r[: units - units // 2]
+    pool = [f"text{i}" for i in range(texts)]
+    t = rng.normal(size=(texts, D)) + 1
+    t /= np.linalg.norm(t, axis=1, keepdims=True)
+    word = np.stack([rng.permutation(texts)[:M] for _ in range(units)])
+    word[rng.random(word.shape) < 0.2] = -1
+    words = Words(word, np.where(word >= 0, rng.normal(size=word.shape), 0).astype(np.float32))
+    classes = [parse_class(f"text{i}, other{i}" if i % 3 else f"class{i}, text{i}") for i in range(count)]
+    named = {name: t[i] + 0.1 * rng.normal(size=D) for i, each in enumerate(classes) for name in each.names}
+    return Search(r, words, Texts(pool, t, named), Settings(neurons=30, words=6, near=0.9)), classes
+
+
+@pytest.mark.parametrize("by", ["effect", "single", "random", "overlap", "similar"])
+@pytest.mark.parametrize("equal", [False, True])
+def test_the_clearest_of_all_pairs_are_those_of_a_plain_loop(by: str, equal: bool) -> None:
+    """Bounds leave out most pairs and change nothing, nor do neurons that push alike."""
+    search, classes = many_classes(units=200, texts=90, count=50 if by in ("effect", "single") else 9, equal=equal)
+    search.settings = search.settings._replace(by=by)
+    plain = [found for pair in all_pairs(classes) if len((found := search.find(pair)).word)]
+    plain = heapq.nlargest(12, plain, key=lambda found: found.clearness)
+    tried: list[str] = []
+    find = search.find
+    search.find = lambda pair: tried.append(pair.name) or find(pair)  # type: ignore[method-assign, func-returns-value]
+    clearest = clearest_pairs(search, classes, 12)
+    assert [found.pair for found in clearest] == [found.pair for found in plain]
+    for one, other in zip(clearest, plain, strict=True):
+        assert one.word.tolist() == other.word.tolist() and one.score.tolist() == other.score.tolist()
+        assert one.removed.tolist() == other.removed.tolist()
+    if by == "effect" and not equal:
+        assert len(tried) < 600  # of 2450
+
+
+def test_many_pairs_come_with_an_estimate(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cliptools.methods.clearest_pairs.SAMPLE", 0.0)
+    monkeypatch.setattr("cliptools.methods.clearest_pairs.LONG", 0.0)
+    search, classes = many_classes(units=40, texts=30, count=9, equal=False)
+    clearest_pairs(search, classes, 2)
+    assert re.search(r"^72 pairs of 9 classes: about \d+ s to go$", capsys.readouterr().err, re.M)

@@ -136,7 +136,9 @@ def spoken(run: Run, classes: Path) -> bytes:
     done = run("texts", "--classes", classes, "--per-class", 2, "-f", "jsonl")
     assert done.returncode == 0, done.stderr
     said = done.stderr.decode().splitlines()[-1]
-    assert re.fullmatch(r"clip-texts: 2 classes, 4 texts, \d+ answers dropped \(.*\) \(\d+ s, .* classes a second, .* GB\)", said)
+    assert re.fullmatch(
+        r"clip-texts: 2 classes, 4 texts, \d+ answers dropped \(.*\) \([\d.]+ s, of which .* s over 2 classes, .* GB\)", said
+    )
     return done.stdout
 
 

@@ -27,6 +27,7 @@ from test_statistics import batches_of
 
 from cliptools.ground.bundle import Bundle, check_finite
 from cliptools.ground.cache import cached
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import CliptoolsError, ImageError, TextError
 from cliptools.ground.models import load_model
 from cliptools.ground.text_tower import encode_pool, encode_texts
@@ -368,7 +369,7 @@ def test_an_image_left_out_of_one_slab_is_left_out_of_all(memory: float, capsys:
     expected = measure(SecondOrder(visual), batches_of(images, torch.tensor(good), 16), [1, 2], n, settings)
     for ours, theirs in zip(report.effects, expected.effects, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
-    assert f"{len(told)} images to be left out were taken in before: measuring again without them" in capsys.readouterr().err
+    assert f"measuring again without {count_of(len(told), 'image')} that had been taken in" in capsys.readouterr().err
 
 
 def test_shards_begin_anew_too() -> None:

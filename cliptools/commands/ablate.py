@@ -15,6 +15,7 @@ from cliptools.commands.base import (
     command,
     device_option,
     output_options,
+    reading_options,
     template_option,
 )
 from cliptools.commands.changes import ABLATE, RECONSTRUCT, WORDS_ALONG, open_bundles, parse_changes
@@ -69,6 +70,7 @@ LIMIT_HELP = f"Only the first N images [scenes, where no PATH is given: {SCENES}
 @click.option("--sample", type=click.IntRange(1), help="N images drawn over the whole list.")
 @click.option("--seed", default=SEED, show_default=True, type=click.IntRange(0), help="Of the sample, or the scenes.")
 @click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
+@reading_options
 @batch_option
 @click.option("--workers", type=click.IntRange(0), help="Threads that decode images [default: the number of cores, at most 8].")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="The model's arithmetic [default: the bundle's].")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cliptools.commands.tables import rendered
+from cliptools.ground.counted import count_of
 
 Record = dict[str, Any]
 
@@ -24,7 +25,9 @@ def ablate_table(records: Sequence[Record]) -> bytes:
         cells = [effect, _layers(record["layers"]), in_words(record), f"{top1['value']:.1%}"]
         cells += [f"{top1['low']:.1%}–{top1['high']:.1%}", f"{top5['value']:.1%}"]
         table.add_row(*map(Text, [*cells, f"{record['agreement']:.1%}", f"{record['cosine']:.4f}"]))
-    return rendered(table, Text(f"{records[0]['n']} images, {records[0]['settings']['class_count']} classes"))
+    return rendered(
+        table, Text(f"{count_of(records[0]['n'], 'image')}, {count_of(records[0]['settings']['class_count'], 'class')}")
+    )
 
 
 def in_words(record: Record) -> str:
@@ -34,7 +37,7 @@ def in_words(record: Record) -> str:
         return "untouched"
     if "reconstruct" in record:
         count = record.get("components", record.get("m", 1))
-        what = ("PC 1" if count == 1 else f"PC 1–{count}") if record["reconstruct"] == "pc" else f"{count} words"
+        what = ("PC 1" if count == 1 else f"PC 1–{count}") if record["reconstruct"] == "pc" else f"{count_of(count, 'word')}"
         what += f" along {record['along']}" if record.get("along", "direction") != "direction" else ""
         return f"{what} of {kept}" if "keep" in record else what
     kind = record["ablate"]

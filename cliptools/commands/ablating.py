@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cliptools.commands.changes import REST, Asked, Setting
 from cliptools.commands.consume import record_source
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import CliptoolsError
 from cliptools.ground.progress import progress, summarise, warn
 from cliptools.ground.records import rounded
@@ -59,7 +60,10 @@ def measure(bundles: Sequence[Asked], images: "ClassifiedImages", options: Recor
     if _check_chance(guessing, images, wrong) == "open":
         warn(f"{_right(guessing, images)}: not enough to tell whether labels and classes ({images.classes_source}) match")
     skips = f", {len(skipped)} skipped" if len(skipped) else ""
-    summarise(f"{TOOL}: {tally.count} images{skips}, {len(images.classes)} classes, {len(order)} settings of {model.name}")
+    summarise(
+        f"{TOOL}: {count_of(tally.count, 'image')}{skips}, {count_of(len(images.classes), 'class')}, "
+        f"{count_of(len(order), 'setting')} of {model.name}"
+    )
     said = {"classes": images.classes_source, "class_count": len(images.classes)}
     said |= {"templates": templates_name(model.name, options["templates"])}
     said |= {"images": list_digest([images.source.names[i] for i in indices]), "precision": model.precision}

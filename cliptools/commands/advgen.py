@@ -1,12 +1,13 @@
 """clip-advgen: descriptions of the words that mislead a model, pictures of them, and whether it was misled."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cliptools.commands.base import choose_format, command, device_option, open_input, output_options
+from cliptools.commands.base import choose_format, command, device_option, open_input, output_options, pixels_option
 from cliptools.ground.errors import CliptoolsError, UsageError
 from cliptools.ground.model_identity import model_key
 from cliptools.ground.output import text_output
@@ -61,6 +62,7 @@ count = click.IntRange(1)
 @click.option("--out-dir", type=click.Path(path_type=Path, file_okay=False), help="Keep the pictures here [default: nowhere].")
 @click.option("--resume", is_flag=True, help="Go on with what is in --out-dir.")
 @click.option("--strict", is_flag=True, help="End at the first picture that cannot be made or read.")
+@pixels_option
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of words, sentences and pictures.")
 @device_option
 @output_options("jsonl", "table")
@@ -90,11 +92,15 @@ def main(*, words: Path | None, output: Path | None, output_format: str | None, 
     chosen = choose_format(output_format, output, "jsonl")
     what = "descriptions of clip-advgen --captions-only" if options["images_only"] else "words of clip-spurious"
     stream, name = open_input(words, what, "WORDS")
+    from cliptools.ground.given_files import file_beside
     from cliptools.ground.word_lists import read_descriptions, read_word_lists
 
     with stream:
         if options["images_only"]:
-            given = read_descriptions(stream, name)
+            given = [
+                replace(one, file=file_beside(one.file, words, options["out_dir"])) if one.file else one
+                for one in read_descriptions(stream, name)
+            ]
             found: list[WordList] = []
         else:
             given, found = [], read_word_lists(stream, name)

@@ -1,10 +1,12 @@
 """What all commands share: their options, where their output goes, and how they end."""
 
+import contextlib
 import errno
 import functools
 import math
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import copy_context
 from io import BufferedIOBase, TextIOWrapper
 from pathlib import Path
@@ -22,6 +24,9 @@ from cliptools.ground.template_names import TEMPLATE_SETS
 CLASS_TEMPLATES = "imagenet, or emoji for the embedded models"
 Function = TypeVar("Function", bound=Callable[..., Any])
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CLIPTOOLS", "max_content_width": 100}
+OWN_VARIABLE = {"BY", "CENTER", "IMAGES", "LABELS", "METHOD", "NEURONS", "SIZE", "UNITS"}
+"""Options that mean other things to other commands: their variables carry the command's name."""
+MAX_PIXELS = 89_478_485  # Pillow's own limit, of a quarter of a GB of RGB
 UNSAID = {
     "output", "output_format", "device", "workers", "batch_size", "quiet", "log_json", "paths", "bundle", "memory", "strict",
     "no_cache", "resume", "shard", "centre",
@@ -30,7 +35,7 @@ UNSAID = {
 
 
 class Command(click.Command):
-    """A command whose environment variables are CLIPTOOLS_<OPTION> and whose errors are one line."""
+    """A command whose environment variables are CLIPTOOLS_<OPTION> (variable_of) and whose errors are one line."""
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         """Run and exit: 0 done, 1 failed, 2 usage; quietly when the reader has gone.
@@ -50,11 +55,13 @@ class Command(click.Command):
 
         Raises:
             CliptoolsError: there is no current folder any more: MKL would end the process by itself, and explain nothing.
+            UsageError: a variable of the environment that is not read.
         """
         try:
             Path.cwd()
         except OSError:
             raise CliptoolsError("the folder in which this was started is gone: go to another one (cd)") from None
+        refuse_plain_variables(str(self.name), self.params)
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -104,7 +111,8 @@ def command(name: str) -> Callable[[Callable[..., Any]], Command]:
         @functools.wraps(function)
         def spoken(*args: Any, quiet: bool, log_json: bool, **options: Any) -> Any:
             speak(quiet, log_json)
-            status = function(*args, **options)
+            with _reading(options.pop("max_pixels", None), options.pop("skip_bad_shards", None)):
+                status = function(*args, **options)
             finish()
             return status
 
@@ -115,16 +123,69 @@ def command(name: str) -> Callable[[Callable[..., Any]], Command]:
         complete_by_name(made)
         for option in made.params:
             if isinstance(option, click.Option) and option.expose_value:
-                option.envvar = option.envvar or variable_of(option)
+                option.envvar = option.envvar or variable_of(option, name)
         return made
 
     return declare
 
 
-def variable_of(option: click.Option) -> str:
-    """CLIPTOOLS_<OPTION>, by the name that is typed: CLIPTOOLS_FORMAT, also where the code calls it output_format."""
+@contextlib.contextmanager
+def _reading(max_pixels: int | None, skip_bad_shards: bool | None) -> Iterator[None]:
+    """For the time of the run: the most pixels of a picture, and what becomes of damaged archives."""
+    if max_pixels is None and not skip_bad_shards:
+        yield
+        return
+    from cliptools.ground.listing import SKIP_BAD_SHARDS
+    from cliptools.ground.pixel_limit import pixel_limit
+
+    token = SKIP_BAD_SHARDS.set(bool(skip_bad_shards))
+    try:
+        with pixel_limit(max_pixels):
+            yield
+    finally:
+        SKIP_BAD_SHARDS.reset(token)
+
+
+def reading_options(function: Function) -> Function:
+    """--max-pixels and --skip-bad-shards."""
+    text = "Leave out archives that are damaged or empty, where several are named [default: an error]."
+    return pixels_option(click.option("--skip-bad-shards", is_flag=True, default=None, help=text)(function))
+
+
+def pixels_option(function: Function) -> Function:
+    """--max-pixels."""
+    text = f"Pixels of the largest picture that is read; memory is taken for them [default: {MAX_PIXELS}]."
+    return click.option("--max-pixels", type=click.IntRange(1), metavar="N", help=text)(function)
+
+
+def variable_of(option: click.Option, tool: str) -> str:
+    """CLIPTOOLS_<OPTION>, by the name that is typed: CLIPTOOLS_FORMAT, also where the code calls it output_format.
+
+    CLIPTOOLS_<COMMAND>_<OPTION> of an option that means other things to other commands (OWN_VARIABLE).
+    """
+    name = _plain_variable(option)
+    own = name.removeprefix("CLIPTOOLS_") in OWN_VARIABLE
+    return name.replace("CLIPTOOLS_", f"CLIPTOOLS_{tool.removeprefix('clip-').upper()}_") if own else name
+
+
+def _plain_variable(option: click.Option) -> str:
     name = next(name for name in option.opts if name.startswith("--"))
     return f"CLIPTOOLS_{name[2:].replace('-', '_').upper()}"
+
+
+def refuse_plain_variables(tool: str, options: Iterable[click.Parameter]) -> None:
+    """
+    Raises:
+        UsageError: a variable is set that means other things to other commands, and is not read.
+    """
+    for option in options:
+        if not isinstance(option, click.Option) or not option.expose_value or not isinstance(option.envvar, str):
+            continue
+        plain = _plain_variable(option)
+        if plain != option.envvar and os.environ.get(plain):
+            raise UsageError(
+                f"{plain} is not read, since --{plain[10:].lower()} means another thing to other commands: set {option.envvar}"
+            )
 
 
 def output_options(*formats: str) -> Callable[[Function], Function]:
@@ -142,7 +203,7 @@ def output_options(*formats: str) -> Callable[[Function], Function]:
 
 
 def measuring_options(function: Function) -> Function:
-    """--strict, --memory, --batch-size and --workers."""
+    """--strict, --max-pixels, --skip-bad-shards, --memory, --batch-size and --workers."""
     workers = "Threads that decode images [default: the number of cores, at most 8]."
     for add in (
         click.option("--workers", type=click.IntRange(0), help=workers),
@@ -150,6 +211,7 @@ def measuring_options(function: Function) -> Function:
         click.option(
             "--memory", default=4.0, show_default=True, type=click.FloatRange(0.01), help="GB of statistics held at once."
         ),
+        reading_options,
         click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning."),
     ):
         function = add(function)

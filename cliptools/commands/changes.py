@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cliptools.commands.base import open_input, parse_layers, parse_percentage
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import StreamError, UsageError
 from cliptools.ground.model_identity import model_difference, reason_of
 
@@ -198,4 +199,6 @@ def _check_held(change: Change, asked: Asked, name: str) -> None:
         if bundle.header.settings.get("words", {}).get("method") == "textspan":
             raise StreamError(f"{name}: its words are TextSpan's, shares of what heads write; a sum of texts is wanted")
         if (change.size or 1) > (held := bundle["word"].shape[1]):
-            raise UsageError(f"--m {change.size}: {name} holds {held} words a unit (clip-decompose --m {change.size})")
+            raise UsageError(
+                f"--m {change.size}: {name} holds {count_of(held, 'word')} a unit (clip-decompose --m {change.size})"
+            )

@@ -7,10 +7,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from cliptools.commands.base import batch_option, choose_format, command, device_option, output_options, parse_layers
+from cliptools.commands.base import (
+    batch_option,
+    choose_format,
+    command,
+    device_option,
+    output_options,
+    parse_layers,
+    reading_options,
+)
 from cliptools.commands.consume import read_neurons, record_source
 from cliptools.commands.describing import by_neurons, by_text
 from cliptools.commands.tables import rendered
+from cliptools.ground.counted import count_of
 from cliptools.ground.earlier_run import KeptLines, check_same, kept_lines
 from cliptools.ground.errors import CliptoolsError, ImageError, StreamError, UsageError
 from cliptools.ground.output import replaceable, text_output
@@ -55,6 +64,7 @@ RESUME_HELP = "Go on with what an earlier run has left of -o FILE, in FILE.part,
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of --sample and of --neurons random.")
 @click.option("--resume", is_flag=True, help=RESUME_HELP)
 @click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
+@reading_options
 @batch_option
 @click.option("--workers", type=click.IntRange(0), help="Threads that decode images [default: the number of cores, at most 8].")
 @click.option("--no-cache", is_flag=True, help="Neither read nor keep text embeddings [default: keep them].")
@@ -224,7 +234,7 @@ def _records(
         count += len(stay)
     screen.require(count)
     earlier = f", {done.images} of them by an earlier run" if done.images else ""
-    summarise(f"{TOOL}: {count} images{earlier}" + (f", {len(skipped)} skipped" if len(skipped) else ""))
+    summarise(f"{TOOL}: {count_of(count, 'image')}{earlier}" + (f", {len(skipped)} skipped" if len(skipped) else ""))
 
 
 def _write(records: Iterator[dict[str, Any]], said: dict[str, Any], chosen: str, output: Path | None, evaluate: bool) -> None:

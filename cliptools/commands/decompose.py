@@ -8,8 +8,9 @@ import click
 from cliptools.commands.base import choose_format, command, device_option, history_arguments, output_options, template_option
 from cliptools.commands.consume import read_neurons
 from cliptools.commands.present import FORMATS, emit
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import StreamError, UsageError
-from cliptools.ground.progress import note
+from cliptools.ground.progress import note, summarise
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +26,7 @@ METHOD_HELP = (
     "pursuit: a direction as a sum of texts. textspan: the texts that explain most of a head's outputs, of bundles of heads."
 )
 TOOL = "clip-decompose"
+LONG = 2e9  # units times texts times steps: minutes on a CPU
 POOL_HELP = "emoji, imagenet, words10k, words30k or a file, one text a line [default: emoji for embedded models, else words30k]."
 CENTER_HELP = "Subtract the pool's mean from its texts, or nothing."
 RESUME_HELP = "Go on with what an interrupted run has left in FILE.part, where -o FILE keeps each unit's texts as they come."
@@ -89,7 +91,14 @@ def main(
         settings |= {"prefix": list(prefixes)} if prefixes else {}
         step = history_arguments(context, pool=pool.name)
         step.pop("model", None)  # the bundle's own
+        told = f"{count_of(effects.units, 'unit')} in at most {count_of(options['m'], 'text')} of {pool.name} ({len(pool.texts)})"
+        summarise(f"{TOOL}: {told}, a median of {_left(found)} of a direction left over")
         emit(with_words(effects, found, pool, settings, step), chosen, output)
+
+
+def _left(found: "Pursuit") -> str:
+    """The median residual; of heads that TextSpan describes, that too is a share."""
+    return f"{float(found.residual.median()):.2f}" if len(found.residual) else "0"
 
 
 def decompose(effects: "Bundle", options: dict[str, Any], parts: "KeptParts | None" = None) -> "tuple[Pool, Pursuit]":
@@ -116,6 +125,11 @@ def decompose(effects: "Bundle", options: dict[str, Any], parts: "KeptParts | No
     texts = encode_named(loaded, pool, options["templates"], use_cache=not options["no_cache"])
     if texts.shape[1] != direction.shape[1]:
         raise StreamError(f"directions of width {direction.shape[1]}, the model's texts have {texts.shape[1]}")
+    if len(direction) * len(pool.texts) * options["m"] >= LONG:
+        note(
+            f"{TOOL}: {count_of(len(direction), 'unit')}, {len(pool.texts)} texts, at most {options['m']} of "
+            f"them a unit: this takes a while"
+        )
     where = "cuda" if loaded.device.type == "cuda" else "cpu"  # others have no float64
     atoms = text_space(texts.to(where), options["center"], options["normalize"])
     if options["method"] == "textspan":
@@ -136,7 +150,7 @@ def _kept_pursuit(targets: "Tensor", atoms: "Tensor", parts: "KeptParts", said: 
     found = [Pursuit(*(torch.from_numpy(part[name]) for name in Pursuit._fields)) for part in parts.earlier(said)]
     done = sum(len(part.word) for part in found)
     if done:
-        note(f"{TOOL}: {done} of {len(targets)} units are there already")
+        note(f"{TOOL}: {done} of {count_of(len(targets), 'unit')} are there already")
     if done < len(targets) or not found:
         for part in pursuits(targets, atoms, said["m"], done=done):
             found.append(Pursuit(*(column.cpu() for column in part)))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cliptools.commands.tables import rendered
 from cliptools.ground.class_names import ClassName, distinct_classes, load_classes, parse_class
+from cliptools.ground.counted import count_of
 from cliptools.ground.decode import decode
 from cliptools.ground.descriptions import seed_of
 from cliptools.ground.errors import CliptoolsError, ImageError, UsageError
@@ -165,7 +166,7 @@ def judge_pictures(
         rows = [(tasks[key], tally) for key, tally in tallies.items()]
         count = sum(tally.images for _, tally in rows)
         if not count and not len(screen):
-            raise CliptoolsError(f"none of {total} pictures could be made or read")
+            raise CliptoolsError(f"none of {count_of(total, 'picture')} could be made or read")
         screen.require(count)
         if chosen == "table":
             stream.write(_table(rows, output is None and stdout_is_terminal()))
@@ -302,7 +303,7 @@ def _embed(loaded: LoadedModel, painted: Sequence[Painted]) -> "Tensor":
 
 def _sentence(task: Task, tally: Tally) -> str:
     rate = _percent(tally.fooled, tally.images)
-    said = f"{task.title}: {tally.fooled} of {tally.images} pictures fool {task.model['name']} ({rate})"
+    said = f"{task.title}: {tally.fooled} of {count_of(tally.images, 'picture')} fool {task.model['name']} ({rate})"
     if not tally.checked:
         return f"{said}; unchecked"
     rate = f"{tally.sound_fooled} ({_percent(tally.sound_fooled, tally.sound)})"
@@ -317,7 +318,10 @@ def _left_out(given: Sequence[Description], painter: Painter) -> str:
         return ""
     often = ", ".join(f"{word} {count}" for word, count in sorted(words.items(), key=lambda entry: (-entry[1], entry[0]))[:OFTEN])
     asking, more = sum(map(bool, left)), ", …" if len(words) > OFTEN else ""
-    return f"{asking} of {len(left)} descriptions ask for more than is drawn ({often}{more}); `drawn` says what the pictures show"
+    return (
+        f"{asking} of {count_of(len(left), 'description')} ask for more than is drawn ({often}{more}); "
+        f"`drawn` says what the pictures show"
+    )
 
 
 def _percent(part: int, whole: int) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cliptools.commands.base import command, open_input, output_options
+from cliptools.commands.base import command, open_input, output_options, reading_options
 from cliptools.commands.present import ORDERS
 from cliptools.ground.errors import UsageError
 
@@ -37,6 +37,7 @@ FOLDER_HELP = "Make a folder instead of one file: index.html, and pictures that 
 @click.option("--masks", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER", help=MASKS_HELP)
 @click.option("--fooled", type=click.Path(path_type=Path), metavar="FILE", help=FOOLED_HELP)
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER", help=FOLDER_HELP)
+@reading_options
 @output_options()
 def main(*, bundle: Path | None, folder: Path | None, output: Path | None, **options: Any) -> None:
     """Make a page of neurons to look through in a browser: one file that needs no network.

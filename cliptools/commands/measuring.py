@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cliptools.ground.counted import count_of
+
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
@@ -139,7 +141,7 @@ def measure_bundle(
     skips = f", {len(measured.skipped)} skipped" if len(measured.skipped) else ""
     units = units_said(report.effects, choice, measured.keep)
     bounded = threshold_said(report.effects)
-    summarise(f"{TOOL}: {report.images} images{skips}{passes}, {units} of {model.name}{bounded}")
+    summarise(f"{TOOL}: {count_of(report.images, 'image')}{skips}{passes}, {units} of {model.name}{bounded}")
     return _bundle(measured, model, choice, settings, options, arguments)
 
 
@@ -155,10 +157,15 @@ def warn_of_few(images: int, asked: int | None, top: int) -> None:
     if asked is not None and top >= images > 1:
         warn(f"--top-images {asked}: all {images} images are top images, so `explained` is `explained_all`, the share over all")
     elif asked is not None and top > images * LARGE_SHARE:
-        warn(f"--top-images {asked} is more than a tenth of {images} images: top images are no longer those on which a unit acts")
+        warn(
+            f"--top-images {asked} is more than a tenth of {count_of(images, 'image')}: top images are no "
+            f"longer those on which a unit acts"
+        )
     if images < FEW:
         note(
-            f"{images} images are few (below {FEW}): directions and their words are rough, thresholds rest on a handful of "
+            f"{count_of(images, 'image')} {'is' if images == 1 else 'are'} few (below {FEW}): directions and "
+            f"their words are rough, "
+            "thresholds rest on a handful of "
             "images, shares explained are too high"
         )
 

@@ -29,6 +29,7 @@ from cliptools.commands.measuring import (
 )
 from cliptools.commands.present import FORMATS, emit
 from cliptools.commands.sharding import read_slab, write_slabs
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import CliptoolsError, UsageError
 from cliptools.ground.output import stdout_is_terminal
 from cliptools.ground.unit_names import unit_name
@@ -63,7 +64,9 @@ class Whole(NamedTuple):
 
 
 @command(TOOL)
-@click.argument("parts", nargs=-1, required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="PARTIAL...")
+@click.argument(
+    "parts", nargs=-1, required=True, type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), metavar="PARTIAL..."
+)
 @click.option("--partial", is_flag=True, help=PARTIAL_HELP)
 @click.option("--images", multiple=True, metavar="PATH", help=IMAGES_HELP)
 @click.option("--keep", metavar="PERCENT", help=KEEP_HELP)
@@ -77,9 +80,9 @@ def main(
 ) -> None:
     """Join partials of clip-effects --shard into the bundle that one run over all images gives.
 
-    PARTIALs may come in any order, and may themselves be merged ones. The bundle has the means, directions and thresholds
-    of one run, and its top images. Without all shards it is an error that names those missing; --partial writes what
-    is there as a partial again, so that a merge can go on in several places.
+    PARTIALs may come in any order (one as - on standard input), and may themselves be merged ones. The bundle has the
+    means, directions and thresholds of one run, and its top images. Without all shards it is an error that names those
+    missing; --partial writes what is there as a partial again, so that a merge can go on in several places.
 
     Each shard measures norms about the same provisional mean. About the true one, which is known here, a top image may
     be another than those at hand: a unit where that cannot be ruled out is named, and listed in the bundle (`uncertain`).
@@ -123,10 +126,13 @@ def _open(parts: Sequence[Path], memory: float) -> Whole:
     Raises:
         StreamError: a file that is none, or damaged.
         CliptoolsError: two of different runs.
+        UsageError: standard input twice.
     """
     from cliptools.ground.partial_file import PartialFile, difference, joined_header
     from cliptools.methods.choice import Choice
 
+    if [str(path) for path in parts].count("-") > 1:
+        raise UsageError("- (standard input) can be given once")
     files = [PartialFile(path) for path in parts]
     for file in files[1:]:
         if (found := difference(file.header, files[0].header)) is not None:
@@ -200,7 +206,7 @@ def _write_partial(whole: Whole, output: Path | None) -> None:
     count = write_slabs(
         slabs(), lambda layer: first.size(layer)[0], lambda _: header, lambda numbers: _names(whole, numbers), output
     )
-    summarise(f"{TOOL}: {count} images, {shards_said(header.settings['have'], first.of)}")
+    summarise(f"{TOOL}: {count_of(count, 'image')}, {shards_said(header.settings['have'], first.of)}")
 
 
 def _merge(whole: Whole, options: dict[str, Any], arguments: dict[str, Any]) -> "Bundle":
@@ -239,7 +245,10 @@ def _merge(whole: Whole, options: dict[str, Any], arguments: dict[str, Any]) -> 
     skips = f", {images['skipped']} skipped" if images["skipped"] else ""
     again = f", {found.reread} looked at twice" if found.reread else ""
     units, bounded = units_said(found.effects, choice, keep), threshold_said(found.effects)
-    summarise(f"{TOOL}: {images['count']} images{skips}{again}, {whole.files[0].of} shards, {units} of {model.name}{bounded}")
+    summarise(
+        f"{TOOL}: {count_of(images['count'], 'image')}{skips}{again}, {count_of(whole.files[0].of, 'shard')}, "
+        f"{units} of {model.name}{bounded}"
+    )
     if not len(found.uncertain):
         return bundle
     _say_uncertain(found, whole)
@@ -266,7 +275,7 @@ def _listed(whole: Whole, options: dict[str, Any]) -> Listed | None:
     else:
         return None
     if list_digest(listed.names) != whole.header.images["digest"]:
-        of = f"{len(listed.indices)} images, of which the shards had {whole.header.images['listed']}"
+        of = f"{count_of(len(listed.indices), 'image')}, of which the shards had {whole.header.images['listed']}"
         raise CliptoolsError(f"--images {' '.join(options['images'])}: not the list of the shards ({of}, or others)")
     return listed
 
@@ -277,10 +286,10 @@ def _say_uncertain(found: "Concluded", whole: Whole) -> None:
 
     units = [unit_name(*unit) for unit in found.uncertain.tolist()]
     said = ", ".join(units[:NAMED]) + (f" and {len(units) - NAMED} more" if len(units) > NAMED else "")
-    doubtful = "all images" if found.doubtful is None else f"{found.doubtful} images"
+    doubtful = "all images" if found.doubtful is None else f"{count_of(found.doubtful, 'image')}"
     files = " ".join(str(file.path) for file in whole.files[:2]) + (" ..." if len(whole.files) > 2 else "")
     warn(
-        f"top images of {len(units)} units are not certain: {said}; "
+        f"top images of {count_of(len(units), 'unit')} are not certain: {said}; "
         f"{TOOL} {files} --images PATH looks again at {doubtful} and makes them so"
     )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cliptools.commands.consume import record_source
 from cliptools.commands.tables import rendered
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import UsageError
 from cliptools.ground.output import binary_output, text_output
 from cliptools.ground.records import rounded, write_record
@@ -135,5 +136,5 @@ def _write_table(bundle: "Bundle", stream: BufferedIOBase, whole: bool) -> None:
             table.add_row(*cells, Text("  ".join(parts)))
         else:
             table.add_row(*cells, Text("  ".join(images[i] for i in bundle["top_image"][row][:4] if i >= 0)))
-    more = f"… {bundle.units - rows} more units (clip-view --sort clear --head 50, or -f jsonl for all)"
+    more = f"… {count_of(bundle.units - rows, 'more unit')} (clip-view --sort clear --head 50, or -f jsonl for all)"
     stream.write(rendered(table, *([Text(more, style="dim")] if rows < bundle.units else [])))

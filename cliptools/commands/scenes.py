@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cliptools.commands.base import command, output_options
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import CliptoolsError, UsageError
 from cliptools.ground.output import binary_output, put_whole, whole_file
 from cliptools.ground.progress import note, progress
@@ -84,7 +85,7 @@ def main(
 
     if out_dir is not None:
         _write_folder(out_dir, drawn())
-        note(f"{total} scenes in {out_dir}")
+        note(f"{count_of(total, 'scene')} in {out_dir}")
         return
     with binary_output(output) as stream:
         _write_tar(stream, drawn())

@@ -5,8 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cliptools.commands.base import CLASS_TEMPLATES, choose_format, command, device_option, output_options, template_option
+from cliptools.commands.base import (
+    CLASS_TEMPLATES,
+    choose_format,
+    command,
+    device_option,
+    output_options,
+    reading_options,
+    template_option,
+)
 from cliptools.commands.segmenting.segmenter import parse_threshold
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import UsageError
 from cliptools.ground.segmentation_names import ALL
 
@@ -78,6 +87,7 @@ LABEL_OPTIONS |= {"backgrounds": "--background"}
 @click.option("--ignore", "ignored", type=click.IntRange(0), multiple=True, metavar="NUMBER", help=IGNORE_HELP)
 @click.option("--mask-pixels", "lie", type=click.Choice(["stored", "upright"]), help=LIE_HELP)
 @click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
+@reading_options
 @click.option(
     "--batch-size", default=16, show_default=True, type=click.IntRange(1), help="Images of one shape, or windows, at a time."
 )
@@ -190,7 +200,7 @@ def _check(paths: tuple[str, ...], options: dict[str, Any], output_format: str |
     if len(set(options["texts"])) < len(options["texts"]):
         raise UsageError("--text: the same text twice")
     if len(options["texts"]) > 255:
-        raise UsageError(f"--text: {len(options['texts'])} texts, a label map has room for 255")
+        raise UsageError(f"--text: {count_of(len(options['texts']), 'text')}, a label map has room for 255")
     if options["texts"] and options["classes"]:
         raise UsageError("--text and --classes are two ways to say what to find: give one of them")
     if not (options["texts"] or options["classes"] or options["evaluate"]):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliptools.commands.measuring import INDIRECT, TOOL, Listed, list_images, said_of, settings_of, top_said
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import CliptoolsError, UsageError
 
 if TYPE_CHECKING:
@@ -114,7 +115,9 @@ def write_partial(
         )
     )
     skips = len(own.order) - written
-    summarise(f"{TOOL}: shard {i} of {n}: {written} images" + (f", {skips} skipped" if skips else "") + f", {model.name}")
+    summarise(
+        f"{TOOL}: shard {i} of {n}: {count_of(written, 'image')}" + (f", {skips} skipped" if skips else "") + f", {model.name}"
+    )
 
 
 def _header(

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cliptools.commands.base import command, open_input, output_options
+from cliptools.commands.base import command, open_input, output_options, reading_options
 from cliptools.commands.drawing import heading, png_bytes, unit_row
 from cliptools.commands.present import ORDERS, order_units
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import UsageError
 from cliptools.ground.output import binary_output
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     "--images-from", "images_from", multiple=True, metavar="PATH",
     help="Where the images are: a file, folder, quoted glob or tar; repeatable [default: the bundle's thumbnails].",
 )  # fmt: skip
+@reading_options
 @output_options()
 def main(
     *,
@@ -67,7 +69,8 @@ def main(
     rows = rows_named(whole, units) if units else order_units(whole, sort)[:head]
     if len(rows) > most_rows(images_per_unit):
         raise UsageError(
-            f"{len(rows)} units with {images_per_unit} images make too large a picture (at most {most_rows(images_per_unit)})"
+            f"{count_of(len(rows), 'unit')} with {count_of(images_per_unit, 'image')} make too large a picture "
+            f"(at most {most_rows(images_per_unit)})"
         )
     fetch = _from_paths(whole, images_from, rows, images_per_unit) if images_from else _from_thumbnails(whole)
     drawn = [unit_row(whole, int(row), _pictures(whole, int(row), images_per_unit, fetch)) for row in rows]

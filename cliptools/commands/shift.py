@@ -14,6 +14,7 @@ from cliptools.commands.base import (
     device_option,
     output_options,
     parse_layers,
+    reading_options,
     template_option,
 )
 from cliptools.commands.consume import read_neurons, record_source
@@ -23,6 +24,7 @@ from cliptools.commands.shift_table import shift_table
 from cliptools.commands.shift_units import choice_of, watch
 from cliptools.commands.shift_warnings import earlier_warnings, shift_warnings
 from cliptools.commands.shifting import Record, concept_records, group_records, measure, panels
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import StreamError, UsageError
 from cliptools.ground.output import binary_output, text_output
 from cliptools.ground.progress import warn
@@ -79,6 +81,7 @@ EACH_HELP = "Hold each comparison to --alarm by itself, whatever their number."
 @click.option("--sample", type=click.IntRange(1), help="N images drawn over the whole list.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of --sample.")
 @click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
+@reading_options
 @batch_option
 @click.option("--workers", type=click.IntRange(0), help="Threads that decode images [default: the number of cores, at most 8].")
 @device_option
@@ -217,7 +220,7 @@ def _read_bundle(options: dict[str, Any]) -> "Bundle":
 
         neurons = neurons.select(by_layers(neurons, parse_layers(options["layers"])))
     if neurons.units < options["units_per_concept"]:
-        raise StreamError(f"--units-per-concept {options['units_per_concept']}: the bundle has {neurons.units} units")
+        raise StreamError(f"--units-per-concept {options['units_per_concept']}: the bundle has {count_of(neurons.units, 'unit')}")
     return neurons
 
 

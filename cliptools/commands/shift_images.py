@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cliptools.commands.shift_units import Batches, Watched
+from cliptools.ground.counted import count_of
 from cliptools.ground.progress import progress, summarise
 
 if TYPE_CHECKING:
@@ -62,4 +63,7 @@ def read_shares(images: Images, watched: Watched) -> "Iterator[Read]":
         count += len(stay)
     images.screen.require(count)
     skips = f", {len(images.skipped)} skipped" if len(images.skipped) else ""
-    summarise(f"clip-shift: {count} images{skips} in {len(images.groups.names)} groups, {len(watched.concepts)} concepts")
+    summarise(
+        f"clip-shift: {count_of(count, 'image')}{skips} in {count_of(len(images.groups.names), 'group')}, "
+        f"{count_of(len(watched.concepts), 'concept')}"
+    )

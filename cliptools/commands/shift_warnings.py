@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cliptools.ground.baseline import Baseline
 
+from cliptools.ground.counted import count_of
+
 Record = dict[str, Any]
 NARROW = 0.4  # length of an interval that tells how units follow: 100 images of all kinds
 ALIKE = 0.1  # correlation of neighbours that raises the chance of an alarm at 3 from 0.27 to 0.7 %
@@ -60,10 +62,15 @@ def _astray(record: Record) -> str | None:
         return None
     follows, units = record["follows"], len(record["units"])
     interval = "" if follows["low"] is None else f" ({follows['low']:.2f} to {follows['high']:.2f})"
-    chance = f", and 1 in 40 sets of {units} units drawn at random reaches {follows['chance']:.2f}" if "chance" in follows else ""
+    chance = (
+        f", and 1 in 40 sets of {count_of(units, 'unit')} drawn at random reaches {follows['chance']:.2f}"
+        if "chance" in follows
+        else ""
+    )
     seen = "" if record["settings"]["choose"] == "seen" else "--choose seen, "
     return (
-        f"{record['concept']}: its {units} units do not follow the concept: over {follows['count']} images the correlation of"
+        f"{record['concept']}: its {units} units do not follow the concept: over "
+        f"{count_of(follows['count'], 'image')} the correlation of"
         f" their share with the model's own similarity is {follows['value']:.2f}{interval}{chance};"
         f" see whether {seen}more --units-per-concept or a bundle of more images does better (images that all show it, or"
         " none, cannot tell)"

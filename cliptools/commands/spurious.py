@@ -1,6 +1,5 @@
 """clip-spurious: words that push an image of one class towards another."""
 
-import heapq
 from collections.abc import Iterator, Sequence
 from io import BufferedIOBase
 from pathlib import Path
@@ -12,9 +11,10 @@ from cliptools.commands.base import choose_format, command, device_option, outpu
 from cliptools.commands.consume import read_neurons, record_source
 from cliptools.commands.present import unit_keys
 from cliptools.commands.tables import rendered
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import StreamError, TextError, UsageError
 from cliptools.ground.output import text_output
-from cliptools.ground.progress import note, progress
+from cliptools.ground.progress import note
 from cliptools.ground.records import rounded, write_record
 from cliptools.ground.unit_names import unit_name
 
@@ -168,7 +168,10 @@ def _search(
     row = {text: i for i, text in enumerate(pool.texts)}
     if strange := [name for name in names if name not in row]:
         more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
-        note(f"{TOOL}: {', '.join(strange[:3])}{more}: not among the {len(row)} texts of pool {pool.name}; taken as written")
+        note(
+            f"{TOOL}: {', '.join(strange[:3])}{more}: not among the {count_of(len(row), 'text')} of pool "
+            f"{pool.name}; taken as written"
+        )
     place = np.array([*(row[text] for text in neurons.text_list("words")["texts"]), -1])  # the last for words that are -1
     loaded = load_recorded_model(neurons.header.model, options["device"])
     texts = _embedded(loaded, pool, names, options)
@@ -208,19 +211,12 @@ def _words(search: "Search", pair: "ClassPair") -> "Found":
 
 def _clearest(search: "Search", classes: "Sequence[ClassName]", count: int) -> "list[Found]":
     """Of all ordered pairs, those whose words push furthest together."""
-    from cliptools.ground.class_pairs import all_pairs
+    from cliptools.methods.clearest_pairs import clearest_pairs
 
-    pairs = all_pairs(classes)
-
-    def found() -> "Iterator[Found]":
-        for pair in progress(pairs, "pairs", len(pairs)):
-            each = search.find(pair)
-            if len(each.word):
-                yield each
-
-    best = heapq.nlargest(count, found(), key=lambda each: each.clearness)
+    best = clearest_pairs(search, classes, count)
     if not best:
-        raise TextError(f"classes: of {len(pairs)} pairs none has a word left; see --near, --exclude, --block-list")
+        pairs = count_of(len(classes) * (len(classes) - 1), "pair")
+        raise TextError(f"classes: of {pairs} none has a word left; see --near, --exclude, --block-list")
     return best
 
 

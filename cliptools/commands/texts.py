@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cliptools.commands.base import command, device_option, output_options
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import CliptoolsError, UsageError
 from cliptools.ground.output import text_output
 from cliptools.ground.progress import note, progress, summarise, warn
@@ -83,9 +84,9 @@ def main(*, output: Path | None, output_format: str | None, **options: Any) -> N
                 total += 1
             chat.close()
             if not total:
-                raise CliptoolsError(f"no text of {len(classes)} classes could be used ({_counted(faults)})")
+                raise CliptoolsError(f"no text of {count_of(len(classes), 'class')} could be used ({_counted(faults)})")
     dropped = f"{sum(faults.values())} answers dropped ({_counted(faults)})"
-    summarise(f"{TOOL}: {len(classes)} classes, {total} texts, {dropped}")
+    summarise(f"{TOOL}: {count_of(len(classes), 'class')}, {count_of(total, 'text')}, {dropped}")
 
 
 def _earlier(kept: "KeptRecords | None", classes: "Sequence[ClassName]", said: dict[str, Any]) -> "Pieces":
@@ -107,7 +108,7 @@ def _earlier(kept: "KeptRecords | None", classes: "Sequence[ClassName]", said: d
             raise CliptoolsError(f"{kept.path}: damaged (a line without `texts` and `faults`); remove it, or write elsewhere")
         done[number] = piece
     if done:
-        note(f"{TOOL}: {len(done)} of {len(classes)} classes are there already")
+        note(f"{TOOL}: {len(done)} of {count_of(len(classes), 'class')} are there already")
     return done
 
 
@@ -138,7 +139,7 @@ def _texts(
                 kept.append({"class": each.name, "texts": texts, "faults": dict(own)})
         faults.update(own)
         if len(texts) < asked:
-            warn(f"{each.name}: {len(texts)} of {asked} texts; dropped: {_counted(own)}")
+            warn(f"{each.name}: {len(texts)} of {count_of(asked, 'text')}; dropped: {_counted(own)}")
 
 
 def _write(stream: BufferedIOBase, record: dict[str, Any], records: bool) -> None:

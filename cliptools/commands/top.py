@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cliptools.commands.base import batch_option, choose_format, command, device_option, open_input, output_options, parse_layers
+from cliptools.commands.base import (
+    batch_option,
+    choose_format,
+    command,
+    device_option,
+    open_input,
+    output_options,
+    parse_layers,
+    reading_options,
+)
 from cliptools.commands.consume import record_source
 from cliptools.commands.drawing import heading, png_bytes, unit_row
 from cliptools.commands.present import (
@@ -20,6 +29,7 @@ from cliptools.commands.present import (
     weight_name,
 )
 from cliptools.commands.tables import rendered
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import StreamError, UsageError
 from cliptools.ground.model_identity import model_difference, reason_of
 from cliptools.ground.output import binary_output, text_output
@@ -58,6 +68,7 @@ RAW_HELP = "Rank by ||phi|| instead of ||phi - b||, over all the images; looks a
 @click.option("--raw", is_flag=True, help=RAW_HELP)
 @click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Also a contact sheet, PNG.")
 @click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
+@reading_options
 @batch_option
 @click.option("--workers", type=click.IntRange(0), help="Threads that decode images [default: the number of cores, at most 8].")
 @device_option
@@ -227,7 +238,8 @@ def _draw(tops: "Sequence[Top]", look: "Looker", options: dict[str, Any]) -> Non
     across = options["images_per_unit"]
     if len(tops) > most_rows(across):
         raise UsageError(
-            f"--sheet: {len(tops)} units with {across} images make too large a picture (at most {most_rows(across)})"
+            f"--sheet: {count_of(len(tops), 'unit')} with {count_of(across, 'image')} make too large a picture "
+            f"(at most {most_rows(across)})"
         )
     rows = []
     for top in tops:
@@ -255,7 +267,7 @@ def _table(tops: "Sequence[Top]", whole: bool) -> bytes:
         inertia = "–" if math.isnan(top.inertia) else f"{top.inertia:.3f}"
         cells = [unit_name(*top.unit), inertia, f"{top.norms[0]:.3g}" if top.norms else "–"]
         table.add_row(*cells, *([Text(words)] if named else []), Text("  ".join(top.names[:TABLE_IMAGES])))
-    more = Text(f"… {len(tops) - rows} more units (-f jsonl for all)", style="dim")
+    more = Text(f"… {count_of(len(tops) - rows, 'more unit')} (-f jsonl for all)", style="dim")
     return rendered(table, *([more] if rows < len(tops) else []))
 
 

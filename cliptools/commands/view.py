@@ -8,6 +8,7 @@ import click
 
 from cliptools.commands.base import choose_format, command, history_arguments, open_input, output_options, parse_layers
 from cliptools.commands.present import FORMATS, ORDERS, emit, order_units
+from cliptools.ground.counted import count_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,7 +124,7 @@ def _check(stream: BufferedIOBase, name: str, output: Path | None) -> None:
     bundle = read_unchecked(stream, name)
     found = flaws(bundle)
     with text_output(output) as out:
-        lines = found or [f"sound: {bundle.units} units, {len(bundle.tensors)} tensors"]
+        lines = found or [f"sound: {count_of(bundle.units, 'unit')}, {count_of(len(bundle.tensors), 'tensor')}"]
         out.write("".join(f"{legible(line)}\n" for line in lines).encode("utf-8"))
     if found:
         raise StreamError(f"{name}: not sound, {len(found)} thing{'s are' if len(found) > 1 else ' is'} wrong")

@@ -6,6 +6,7 @@ from typing import Any
 from cliptools.ground.errors import StreamError
 from cliptools.ground.model_identity import model_difference, reason_of
 from cliptools.ground.records import file_objects
+from cliptools.ground.whole_numbers import whole_number
 
 NUMBERS = ("images", "mean", "spread", "skewness")
 ASSUMED = {"choose": "overlap", "block": None}  # what records leave out: those of other ways, and of earlier versions
@@ -75,13 +76,17 @@ def _is_of_group(record: dict[str, Any]) -> bool:
     """Whether all is there, and of the right type, that a comparison reads."""
     good = all(isinstance(record.get(key), str) for key in ("concept", "group")) and isinstance(record.get("model", {}), dict)
     good &= all(isinstance(record.get(key), int | float) and not isinstance(record[key], bool) for key in NUMBERS)
-    good &= isinstance(record.get("settings", {}), dict) and isinstance(record.get("blocks", 1), int)
+    good &= isinstance(record.get("settings", {}), dict) and _is_number_or_nothing(record.get("blocks", 1))
     good &= isinstance(record.get("kurtosis", 0.0), int | float)
     units = record.get("units", [])
     good &= isinstance(units, list) and all(isinstance(unit, dict) for unit in units)
-    good = good and all(isinstance(unit.get(part), int | None) for unit in units for part in PARTS)
+    good = good and all(_is_number_or_nothing(unit.get(part)) for unit in units for part in PARTS)
     good = good and _is_following(record.get("follows"))
     return good and record["images"] >= 1 and record.get("blocks", 1) >= 1 and record["spread"] >= 0
+
+
+def _is_number_or_nothing(value: Any) -> bool:
+    return value is None or (not isinstance(value, str) and whole_number(value) is not None)
 
 
 def _is_following(follows: Any) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from cliptools.ground.counted import count_of
 from cliptools.ground.strict_json import parse
 
 Tensors = Mapping[str, np.ndarray]
@@ -60,7 +61,7 @@ def _shapes(tensors: Tensors) -> Iterator[str]:
             yield f"tensor `{key}` has shape {list(tensors[key].shape)}, which leaves nothing for a unit"
     for key in UNIT_ROWS:
         if key in tensors and (rows := len(tensors[key]) if tensors[key].ndim else "no") != units:
-            yield f"tensor `{key}` has {rows} rows, expected one for each of {units} units"
+            yield f"tensor `{key}` has {count_of(rows, 'row')}, expected one for each of {count_of(units, 'unit')}"
     for what, (side, names) in SAME_SIDE.items():
         sizes = {key: tensors[key].shape[side] for key in names if key in tensors and tensors[key].ndim == RANKS[key]}
         if len(set(sizes.values())) > 1:
@@ -122,4 +123,4 @@ def _thumbnail_faults(tensors: Tensors) -> Iterator[str]:
         return
     offsets, size = tensors["thumbnail_offsets"], len(tensors["thumbnails"])
     if len(offsets) < 1 or offsets[0] != 0 or (offsets[1:] < offsets[:-1]).any() or offsets[-1] != size:
-        yield f"`thumbnail_offsets` does not divide the {size} bytes of `thumbnails`"
+        yield f"`thumbnail_offsets` does not divide the {count_of(size, 'byte')} of `thumbnails`"

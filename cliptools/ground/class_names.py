@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cliptools.ground.class_lists import read_class_list
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import TextError
 from cliptools.ground.progress import note, warn
 
@@ -79,7 +80,7 @@ def class_list(name: str, known: bool = True) -> ClassList:
     classes = tuple(parse_class(entry.name, known) for entry in entries)
     more = ", …" if len(classes) > SHOWN else ""
     shown = ", ".join(each.name for each in classes[:SHOWN])
-    note(f"classes {name}: {understood.form}; {len(classes)} class{'es' if len(classes) != 1 else ''}, in prompts: {shown}{more}")
+    note(f"classes {name}: {understood.form}; {count_of(len(classes), 'class')}, in prompts: {shown}{more}")
     if text := _twice(classes):
         warn(f"classes {name}: {text}")
     ids, numbers = [entry.id for entry in entries], [entry.number for entry in entries]

@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, _imaging
 
 from cliptools.ground.errors import ImageError, first_line
+from cliptools.ground.other_kinds import open_other, read_by_plugin
+from cliptools.ground.pixel_limit import most_pixels
 
 PICTURES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif",
@@ -26,6 +28,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000
 """Pillow's names of what is read; its EPS reader, among others, would start another program."""
 TILE = (322, 323)  # TIFF's tags for width and height of a tile, which is decoded whole however small the picture is
 ORIENTATION = 0x0112  # EXIF's and TIFF's tag for how stored pixels are to be turned
+HEAD = 16  # bytes that tell a kind of file
 MOST_ELONGATED = 200  # long side to short: resizing the short side to a model's 224 would blow up the long one
 
 # A bomb must not be decoded, and a damaged tag is no news for the user. Said once, here: threads must not change filters.
@@ -38,7 +41,8 @@ def is_picture(name: str) -> bool:
     """Whether a file or member of this name is to be read as an image: a picture's ending, not hidden, no label picture."""
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") for part in path.parts)
-    return path.suffix.lower() in PICTURES and not hidden and not path.name.lower().endswith(LABELS)
+    known = path.suffix.lower() in PICTURES or read_by_plugin(path.name)
+    return known and not hidden and not path.name.lower().endswith(LABELS)
 
 
 def decode(source: str | BytesIO) -> Image.Image:
@@ -60,7 +64,7 @@ def decode_turned(source: str | BytesIO) -> tuple[Image.Image, int | None]:
         ImageError: as `decode`.
     """
     try:
-        with Image.open(source, formats=_formats()) as image:
+        with _opened(source) as image:
             _refuse_extremes(image)
             picture, orientation = load_upright(image)
             return _rgb(picture), orientation
@@ -69,17 +73,26 @@ def decode_turned(source: str | BytesIO) -> tuple[Image.Image, int | None]:
     except UnidentifiedImageError:
         raise ImageError(_unidentified(source)) from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise ImageError(_too_large("more")) from None
+        raise ImageError(_too_large(_size(source))) from None
     except OSError as error:
         raise ImageError(error.strerror.lower() if error.strerror else first_line(error)) from None
     except Exception as error:  # Pillow's readers raise nearly anything on damaged data
         raise ImageError(f"damaged ({first_line(error)})") from None
 
 
+def _opened(source: str | BytesIO) -> Image.Image:
+    try:
+        return Image.open(source, formats=_formats())
+    except UnidentifiedImageError:
+        if (image := open_other(source)) is None:
+            raise
+        return image
+
+
 def header(source: str) -> tuple[int, int, int | None] | None:
     """A picture's width and height as shown, and its EXIF orientation, without decoding it; None if it cannot be read."""
     try:
-        with Image.open(source, formats=_formats()) as image:
+        with _opened(source) as image:
             orientation = _orientation(getattr(image, "tag_v2", {}))
             swapped = orientation is None  # a TIFF's size is that of the picture as shown
             if orientation is None and (image.format != "PNG" or "exif" in image.info):  # else a PNG would be decoded for it
@@ -110,23 +123,48 @@ _silence_libtiff()
 
 def _refuse_extremes(image: Image.Image) -> None:
     tile = [getattr(image, "tag_v2", {}).get(tag, 0) for tag in TILE]
-    if Image.MAX_IMAGE_PIXELS and all(isinstance(side, int) for side in tile) and math.prod(tile) > Image.MAX_IMAGE_PIXELS:
-        raise ImageError(_too_large(f"a tile of {tile[0]} × {tile[1]}"))
+    limit = most_pixels()
+    if limit and all(isinstance(side, int) for side in tile) and math.prod(tile) > limit:
+        raise ImageError(_too_large((tile[0], tile[1]), "a tile of "))
     width, height = image.size
-    if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
-        raise ImageError(_too_large(f"{width} × {height}"))
+    if limit and width * height > limit:
+        raise ImageError(_too_large(image.size))
     if max(width, height) > MOST_ELONGATED * min(width, height):
         raise ImageError(f"{width} × {height} pixels is too elongated to resize (at most {MOST_ELONGATED}:1)")
 
 
 def _unidentified(source: str | BytesIO) -> str:
     size = Path(source).stat().st_size if isinstance(source, str) else source.seek(0, os.SEEK_END)
+    if size and _head(source)[8:10] == b'{"':
+        return "a safetensors file, no image (bundles are named by --bundle)"
     return "not an image of a kind that can be read here" if size else "empty"
 
 
-def _too_large(found: str) -> str:
-    limit = Image.MAX_IMAGE_PIXELS or 0
-    return f"{found} pixels, at most {limit} are decoded (a decompression bomb?)"
+def _head(source: str | BytesIO) -> bytes:
+    """The first bytes."""
+    with Path(source).open("rb") if isinstance(source, str) else contextlib.nullcontext(source) as stream:
+        stream.seek(0)
+        return stream.read(HEAD)
+
+
+def _too_large(size: tuple[int, int], of: str = "") -> str:
+    width, height = size
+    limit = most_pixels() or 0
+    remedy = f"; if it is no decompression bomb, --max-pixels {width * height} reads it" if width else " (a decompression bomb?)"
+    return f"{of}{width} × {height} pixels, at most {limit} are decoded{remedy}"
+
+
+def _size(source: str | BytesIO) -> tuple[int, int]:
+    """Width and height of a picture that Pillow does not open because it has too many pixels; zeros where that is unknown."""
+    head = _head(source)
+    with Path(source).open("rb") if isinstance(source, str) else contextlib.nullcontext(source) as stream:
+        for name in _formats():
+            reader, accepts = Image.OPEN[name]
+            stream.seek(0)
+            with contextlib.suppress(Exception):
+                if accepts is None or accepts(head) is True:
+                    return reader(stream, "").size
+    return 0, 0
 
 
 def load_upright(image: Image.Image) -> tuple[Image.Image, int | None]:

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from cliptools.ground.class_names import names_pattern, parse_class
+from cliptools.ground.counted import count_of
 from cliptools.ground.emoji.captions import listed, with_article
 from cliptools.ground.emoji.concepts import concept_index
 from cliptools.ground.naming import Names
@@ -129,7 +130,7 @@ def write_descriptions(
             break
     if len(kept) < take:
         why = ", ".join(f"{count} {fault}" for fault, count in faults.items())
-        warn(f"{wanted.task.title}: {len(kept)} of {take} descriptions after {asked * ROUNDS} were asked for ({why})")
+        warn(f"{wanted.task.title}: {len(kept)} of {count_of(take, 'description')} after {asked * ROUNDS} were asked for ({why})")
     return list(kept)
 
 

@@ -6,6 +6,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import out_of_memory
 from cliptools.ground.progress import warn
 
@@ -35,7 +36,7 @@ def in_halves(
             result = _tried(work, items[some], pictures if size == len(items) or pictures is None else pictures[some])
             if result is None:
                 most = size // 2
-                warn(f"out of memory with {size} images at a time; going on with {most}")
+                warn(f"out of memory with {count_of(size, 'image')} at a time; going on with {most}")
                 continue
             yield items[some], result[0]
             start += size

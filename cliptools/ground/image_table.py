@@ -8,9 +8,11 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from cliptools.ground.errors import StreamError
+from cliptools.ground.given_files import open_given
 from cliptools.ground.text_lines import decoded
 
 Row = dict[str, str]
+SEPARATORS = (",", "\t", ";")
 SHOWN = 200  # characters of a table that a message repeats
 
 
@@ -70,12 +72,12 @@ class ImageTable:
 
 
 def read_table(path: Path, image_column: str) -> ImageTable:
-    """A CSV file with the columns' names in its first line, UTF-8.
+    """A CSV file (or one with tabs or semicolons) with the columns' names in its first line, UTF-8.
 
     Raises:
         StreamError: no such file, no such column, a line of another length, an image twice, or no line at all.
     """
-    reader = _reader(path)
+    reader = _reader(path, image_column)
     return ImageTable(dict(_rows(reader, path, image_column)), reader.fieldnames or (), str(path))
 
 
@@ -85,22 +87,30 @@ def read_column(path: Path, columns: Columns) -> dict[str, str]:
     Raises:
         StreamError: as read_table.
     """
-    reader = _reader(path)
+    reader = _reader(path, columns.image)
     ImageTable({}, reader.fieldnames or (), str(path)).require(columns.label, "--label-column")
     return {image: row[columns.label].strip() for image, row in _rows(reader, path, columns.image)}
 
 
-def _reader(path: Path) -> csv.DictReader:
+def _reader(path: Path, image_column: str) -> csv.DictReader:
     try:
-        text = decoded(path.read_bytes())
+        with open_given(path, str(path)) as stream:
+            text = decoded(stream.read())
     except (OSError, ValueError) as error:
         raise StreamError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=separator_of(text, image_column))
     try:
         _ = reader.fieldnames  # reads the first line
     except csv.Error as error:
         raise StreamError(f"{path}: line 1 is no CSV ({error})") from None
     return reader
+
+
+def separator_of(text: str, image_column: str) -> str:
+    """What stands between the fields of a table: a comma, or a tab or semicolon where that parts the columns' names."""
+    head = text.partition("\n")[0]
+    parts = {separator: [name.strip().strip('"') for name in head.split(separator)] for separator in SEPARATORS}
+    return next((separator for separator, names in parts.items() if len(names) > 1 and image_column in names), ",")
 
 
 def _rows(reader: csv.DictReader, path: Path, image_column: str) -> Iterator[tuple[str, Row]]:

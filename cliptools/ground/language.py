@@ -33,6 +33,8 @@ class ChatModel:
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        self.system_turn = shows_system_turn(model)
+        """Whether the model's template has a place for instructions; where not, the user's first turn begins with them."""
 
     @property
     def said(self) -> dict[str, str]:
@@ -54,16 +56,17 @@ class ChatModel:
         """
         from llama_cpp.llama_grammar import LlamaGrammar
 
+        messages = [turn | {"content": MARKS.sub(" ", turn["content"])} for turn in messages]
         try:
             answer = self.model.create_chat_completion(
-                messages=[said | {"content": MARKS.sub(" ", said["content"])} for said in messages],
+                messages=messages if self.system_turn else without_system_turn(messages),
                 temperature=temperature,
                 top_p=top_p,
                 seed=seed,
                 max_tokens=longest,
                 grammar=LlamaGrammar.from_string(grammar, verbose=False),
             )
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:  # of llama.cpp, or of whatever a template runs into
             raise CliptoolsError(f"--llm: the language model failed ({first_line(error)})") from None
         return str(answer["choices"][0]["message"]["content"] or "").strip()
 
@@ -71,6 +74,45 @@ class ChatModel:
         """Free the model."""
         self.model.close()
         gc.collect()
+
+
+class _RenderedError(Exception):
+    """Carries a prompt out of a chat handler."""
+
+
+class _Reader:
+    """Stands for a model where a chat handler would tokenize its prompt."""
+
+    def tokenize(self, text: bytes, *arguments: Any, **options: Any) -> list[int]:
+        raise _RenderedError(text.decode("utf-8", "replace"))
+
+
+def shows_system_turn(model: Any) -> bool:
+    """Whether a prompt of the model's chat template has the text of a system turn.
+
+    Gemma's template refuses such a turn, early ones of Mistral refuse it or leave it out.
+    """
+    from llama_cpp import llama_chat_format
+
+    handlers = getattr(model, "_chat_handlers", {})
+    handler: Any = model.chat_handler or handlers.get(model.chat_format)
+    handler = handler or llama_chat_format.get_chat_completion_handler(model.chat_format)
+    mark = "Instructions of the system"
+    try:
+        handler(llama=_Reader(), messages=[{"role": "system", "content": mark}, {"role": "user", "content": "A question"}])
+    except _RenderedError as rendered:
+        return mark in str(rendered)
+    except Exception:  # the template's own refusal, of whatever kind
+        return False
+    return True
+
+
+def without_system_turn(messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """The same turns, the user's first beginning with what the system's say."""
+    instructions = [turn["content"] for turn in messages if turn["role"] == "system"]
+    turns = [turn for turn in messages if turn["role"] != "system"]
+    first = {"role": "user", "content": "\n\n".join([*instructions, *(turn["content"] for turn in turns[:1])])}
+    return [first, *turns[1:]]
 
 
 class LlamaWriter(Writer):

@@ -5,19 +5,25 @@ import os
 import re
 import stat
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, cast
 
+from cliptools.ground.counted import count_of
 from cliptools.ground.decode import PICTURES, is_picture
-from cliptools.ground.errors import CliptoolsError, UsageError
+from cliptools.ground.errors import CliptoolsError, StreamError, UsageError
 from cliptools.ground.legible import legible
 from cliptools.ground.map_names import maps_beside
+from cliptools.ground.other_kinds import count_left_out, left_out
 from cliptools.ground.progress import note, warn
-from cliptools.ground.tar_images import TAR_ENDINGS, Endings, Span, Spool, is_tar, stream_members, tar_members
+from cliptools.ground.tar_images import TAR_ENDINGS, Endings, LeftOut, Span, Spool, is_tar, stream_members, tar_members
 
 STDIN = "-"
+SKIP_BAD_SHARDS: ContextVar[bool] = ContextVar("skip_bad_shards", default=False)
+"""Whether a damaged archive among several is left out, and is no error."""
 
 
 class Found(NamedTuple):
@@ -44,10 +50,41 @@ def find(paths: Sequence[str], stdin: BufferedIOBase | None = None, beside: Endi
         raise UsageError("- (standard input) can be given once")
     spool = Spool()
     expanded = [one for path in paths for one in ([path] if path == STDIN else _expand(path))]
-    found = _without_maps([image for path in expanded for image in _images_at(path, spool, stdin, beside)])
+    left: LeftOut = Counter()
+    found = _without_maps(list(_images_of(expanded, spool, stdin, beside, left)))
     if all(one.name.lower().endswith(beside) for one in found):
-        raise CliptoolsError(_none_found(expanded))
+        raise CliptoolsError(_none_found(expanded, left))
+    if left:
+        warn(f"left out beside {count_of(len(found), 'image')}: {left_out(left)}")
     return found
+
+
+def _images_of(
+    paths: Sequence[str], spool: Spool, stdin: BufferedIOBase | None, beside: Endings, left: LeftOut
+) -> Iterator[Found]:
+    """Path by path; a damaged archive of several, with SKIP_BAD_SHARDS, is left out, named and counted.
+
+    Raises:
+        StreamError: a damaged archive.
+        CliptoolsError: no archive is sound.
+    """
+    archives = [path for path in paths if path != STDIN and is_tar(path) and not Path(path).is_dir()]
+    bad: list[str] = []
+    for path in paths:
+        try:
+            images = list(_images_at(path, spool, stdin, beside, left))
+        except StreamError as error:
+            if path not in archives or len(paths) == 1:
+                raise
+            if not SKIP_BAD_SHARDS.get():
+                raise StreamError(f"{error}; --skip-bad-shards goes on without it") from None
+            bad.append(str(error))
+            continue
+        yield from images
+    if bad and len(bad) == len(paths):
+        raise CliptoolsError(f"--skip-bad-shards: all {len(bad)} shards are bad, the first: {bad[0]}")
+    if bad:
+        warn(f"{count_of(len(bad), 'shard')} of {len(archives)} left out (--skip-bad-shards): {'; '.join(bad)}")
 
 
 def _without_maps(found: Sequence[Found]) -> list[Found]:
@@ -57,7 +94,7 @@ def _without_maps(found: Sequence[Found]) -> list[Found]:
     if maps:
         name, other = next(iter(maps.items()))
         said = "a mask or another map" if len(maps) == 1 else "masks or other maps"
-        note(f"{len(maps)} of the pictures left out, {said} of pictures beside them: {name}, of {other}")
+        note(f"{count_of(len(maps), 'picture')} left out, {said} of pictures beside them: {name}, of {other}")
     return [one for one, name in zip(found, full, strict=True) if name not in maps]
 
 
@@ -68,28 +105,28 @@ def named_path(found: Found) -> str:
     return str(PurePosixPath(found.base) / PurePosixPath(found.name).parts[0])
 
 
-def _images_at(path: str, spool: Spool, stdin: BufferedIOBase | None, beside: Endings) -> Iterator[Found]:
+def _images_at(path: str, spool: Spool, stdin: BufferedIOBase | None, beside: Endings, left: LeftOut) -> Iterator[Found]:
     if path == STDIN:
-        for member, span in stream_members(stdin or _standard_input(), "standard input", beside):
+        for member, span in stream_members(stdin or _standard_input(), "standard input", beside, left):
             yield Found(legible(member), STDIN, span)
         return
     here = Path(path)
     base = legible(str(here.parent))
     if here.is_dir():
-        for relative in _walk(here):
+        for relative in _walk(here, left):
             yield Found(legible(relative), legible(path), str(here / relative))
     elif not here.is_file():  # a pipe, as <(clip-scenes) gives: it can be read but once
         with here.open("rb") as stream:
-            for member, span in stream_members(stream, path, beside):
+            for member, span in stream_members(stream, path, beside, left):
                 yield Found(legible(member), legible(path), span)
     elif is_tar(path):
-        for member, span in tar_members(here, spool, beside):
+        for member, span in tar_members(here, spool, beside, left):
             yield Found(legible(f"{here.name}/{member}"), base, span)
     else:
         yield Found(legible(here.name), base, path)
 
 
-def _walk(top: Path) -> Iterator[str]:
+def _walk(top: Path, left: LeftOut) -> Iterator[str]:
     """Posix paths below a folder of the pictures in it, sorted; links to folders are followed, each folder once."""
     seen: set[tuple[int, int]] = set()
     relative: list[str] = []
@@ -97,12 +134,12 @@ def _walk(top: Path) -> Iterator[str]:
     while waiting:  # links after all that is really here, so that a folder goes by its own name wherever it has one
         links: list[str] = []
         for start in waiting:
-            relative.extend(_below(top, start, seen, links))
+            relative.extend(_below(top, start, seen, links, left))
         waiting = sorted(links)
     yield from sorted(relative)
 
 
-def _below(top: Path, start: str, seen: set[tuple[int, int]], links: list[str]) -> Iterator[str]:
+def _below(top: Path, start: str, seen: set[tuple[int, int]], links: list[str], left: LeftOut) -> Iterator[str]:
     folders = [start]
     while folders:
         folder = folders.pop()
@@ -121,6 +158,8 @@ def _below(top: Path, start: str, seen: set[tuple[int, int]], links: list[str]) 
                 (links if entry.is_symlink() else folders).append(path)
             elif is_picture(entry.name) and _may_be_read(entry):
                 yield path
+            else:
+                count_left_out(entry.name, left)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -195,10 +234,10 @@ def _standard_input() -> BufferedIOBase:
     return cast(BufferedIOBase, sys.stdin.buffer)
 
 
-def _none_found(paths: Sequence[str]) -> str:
+def _none_found(paths: Sequence[str], left: LeftOut) -> str:
     where = ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
     text = f"no images in {where}: looked for names ending in {' '.join(PICTURES)}"
     folders = [Path(path) for path in paths if path != STDIN and Path(path).is_dir()]
     if any(is_tar(child.name) for folder in folders for child in folder.iterdir()):
         text += f"; archives ({' '.join(TAR_ENDINGS)}) must be named themselves"
-    return text
+    return text + (f"; left out: {left_out(left)}" if left else "")

@@ -9,7 +9,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from cliptools.ground.bundle import check_finite, cliptools_header, json_tensor, read_header
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import StreamError
+from cliptools.ground.given_files import STDIN, spooled
 from cliptools.ground.model_identity import model_difference
 from cliptools.ground.provenance import Header, canonical
 from cliptools.ground.row_spool import RowSpool
@@ -38,15 +40,16 @@ MOST_SHARDS = 1_000_000
 class PartialFile:
     """A partial, its tensors read when asked for."""
 
-    def __init__(self, path: Path) -> None:
-        """Check that it is a partial, and whole.
+    def __init__(self, given: Path) -> None:
+        """Check that it is a partial, and whole; `-` is standard input.
 
         Raises:
             StreamError: another kind of file, a damaged one, or none.
         """
-        self.path = path
+        self.path = path = given if str(given) != STDIN else Path("standard input")
         try:
-            with path.open("rb") as stream:
+            self._place, self._copy = spooled(given, str(path))
+            with self._place.open("rb") as stream:
                 said = read_header(stream, str(path))
                 self.header = cliptools_header(said, str(path))
                 if self.header.kind != KIND:
@@ -92,7 +95,7 @@ class PartialFile:
             StreamError: it has not got them, or they cannot be.
         """
         try:
-            with safe_open(self.path, framework="numpy") as tensors:
+            with safe_open(self._place, framework="numpy") as tensors:
                 found = {field: tensors.get_slice(f"{layer}.{field}")[start:stop] for field in fields}
         except (SafetensorError, OSError, ValueError) as error:
             raise StreamError(f"{self.path}: damaged partial ({error})") from None
@@ -102,7 +105,7 @@ class PartialFile:
             listed = self.header.images["listed"]
             if field in ("image", "near_image") and values.size and (values.min() < -1 or values.max() >= listed):
                 raise StreamError(
-                    f"{self.path}: damaged partial (`{layer}.{field}` points outside {listed} images); make it anew"
+                    f"{self.path}: damaged partial (`{layer}.{field}` points outside {count_of(listed, 'image')}); make it anew"
                 )
         return found
 
@@ -113,7 +116,7 @@ class PartialFile:
             StreamError: there is no list of names, a name for each number.
         """
         try:
-            with safe_open(self.path, framework="numpy") as tensors:
+            with safe_open(self._place, framework="numpy") as tensors:
                 names, numbers = parse(tensors.get_tensor("images").tobytes()), tensors.get_tensor("image_number").tolist()
             if isinstance(names, list) and all(isinstance(name, str) for name in names):
                 return dict(zip(numbers, names, strict=True))

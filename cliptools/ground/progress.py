@@ -8,16 +8,20 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cliptools.ground.counted import count_of
 from cliptools.ground.legible import legible
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 Item = TypeVar("Item")
-OFTEN = 1.0  # seconds between two lines of progress
+OFTEN = 1.0  # seconds between two lines of progress in JSON
+LINES = 30.0  # seconds between two lines of progress where there is no terminal
+EARLY = 5.0  # seconds until the first of them, where so much is to be done still
 UNITS = {"Linux": 1024, "Darwin": 1}  # bytes that ru_maxrss counts in
-COUNTED = ("images", "masks", "scenes", "pairs", "pictures", "classes")
-"""Labels of what a run is there for, of which its summary says how many a second."""
+NOUNS = {"images": "image", "masks": "mask", "scenes": "scene", "pairs": "pair", "pictures": "picture", "classes": "class"}
+"""Labels of what a run is there for, of which its summary says how long the pass over them took."""
+SHORT = 10  # seconds below which tenths are told
 
 
 @dataclass
@@ -94,11 +98,12 @@ def finish() -> None:
     if _run.summary is None or _run.quiet:
         return
     taken: dict[str, Any] = {"seconds": round(time.perf_counter() - _run.begin, 1)}
-    said = f"{taken['seconds']:.0f} s"
+    whole = taken["seconds"]
+    said = f"{whole:.0f} s" if whole >= SHORT else f"{whole:.1f} s"
     if _run.counted is not None and _run.counted[2] > 0:
         label, count, seconds = _run.counted
         taken |= {"what": label, "count": count, "a_second": round(count / seconds, 2)}
-        said += f", {count / seconds:.3g} {label} a second"
+        said += f", of which {_duration(seconds)} over {count_of(count, NOUNS[label])}"
     if peak := _peak():
         taken["peak_bytes"] = peak
         said += f", at most {peak / 1e9:.1f} GB"
@@ -124,6 +129,11 @@ def progress(
             if _run.as_json and not _run.quiet and now - said >= OFTEN:
                 said = now
                 _say("progress", label, done=done, total=total, seconds=round(now - begin, 1))
+            elif bar is None and not _run.quiet and not _run.as_json and total and 0 < done < total:
+                left = (now - begin) / done * (total - done)
+                if now - said >= (EARLY if said == begin and left >= LINES else LINES):
+                    said = now
+                    _say("note", f"{label}: {done} of {total} ({done / total:.0%}), about {rounded_time(left)} to go")
         _count(label, done, time.perf_counter() - begin)
 
 
@@ -147,8 +157,18 @@ def _say(event: str, message: str, **more: Any) -> None:
 
 def _count(label: str, done: int, seconds: float) -> None:
     """The first pass over what the run is there for; a further one is not what it is asked for."""
-    if label in COUNTED and _run.counted is None:
+    if label in NOUNS and _run.counted is None:
         _run.counted = label, done, seconds
+
+
+def rounded_time(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _duration(seconds: float) -> str:
+    """`0.12 s`, `3.4 s`, `22 s`."""
+    return f"{seconds:.2g} s" if seconds < SHORT else f"{seconds:.0f} s"
 
 
 def _peak() -> int | None:

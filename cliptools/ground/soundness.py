@@ -7,6 +7,7 @@ import numpy as np
 
 from cliptools.ground.bundle import Bundle
 from cliptools.ground.bundle_faults import faults
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import ImageError
 from cliptools.ground.thumbnails import thumbnail
 from cliptools.ground.unit_names import unit_name
@@ -70,7 +71,7 @@ def _images(bundle: Bundle) -> Iterator[str]:
         return
     offsets = bundle["thumbnail_offsets"]
     if len(offsets) != len(names) + 1:
-        yield f"{len(offsets) - 1} thumbnails of {len(names)} images"
+        yield f"{count_of(len(offsets) - 1, 'thumbnail')} of {count_of(len(names), 'image')}"
     for number in range(len(offsets) - 1):
         try:
             thumbnail(bundle["thumbnails"], offsets, number)
@@ -86,4 +87,4 @@ def _where(bundle: Bundle, wrong: np.ndarray, what: str) -> Iterator[str]:
     """A line, if any unit is so, with the number of these and the first."""
     units = np.flatnonzero(wrong.reshape(len(wrong), -1).any(1))
     if len(units):
-        yield f"{what}: {len(units)} of {bundle.units} units, as {unit_name(*bundle['unit'][units[0]].tolist())}"
+        yield f"{what}: {len(units)} of {count_of(bundle.units, 'unit')}, as {unit_name(*bundle['unit'][units[0]].tolist())}"

@@ -9,6 +9,7 @@ import tarfile
 import tempfile
 import weakref
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from io import BufferedIOBase, BufferedReader, BytesIO
 from pathlib import Path
@@ -16,10 +17,13 @@ from typing import Any, NamedTuple
 
 from cliptools.ground.decode import is_picture
 from cliptools.ground.errors import CliptoolsError, StreamError, first_line
+from cliptools.ground.other_kinds import count_left_out
 from cliptools.ground.progress import warn
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 Endings = tuple[str, ...]
+LeftOut = Counter[tuple[str, str]]
+"""How many files of which kinds are no pictures that can be read, as other_kinds.count_left_out counts."""
 Unpacker = Callable[[BufferedReader], Any]
 MAGIC: dict[bytes, Unpacker] = {
     b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
@@ -81,11 +85,12 @@ def is_tar(name: str) -> bool:
     return name.lower().endswith(TAR_ENDINGS)
 
 
-def tar_members(path: Path, spool: Spool, beside: Endings = ()) -> list[tuple[str, Span]]:
+def tar_members(path: Path, spool: Spool, beside: Endings = (), left: LeftOut | None = None) -> list[tuple[str, Span]]:
     """Names and places of the pictures in an archive, in its order; one that is compressed is unpacked into the spool.
 
     Args:
         beside: Endings of members that are wanted as well, in lower case.
+        left: Where to count members of other kinds that may hold pictures.
 
     Raises:
         StreamError: not a tar archive, damaged, or cut short.
@@ -95,20 +100,23 @@ def tar_members(path: Path, spool: Spool, beside: Endings = ()) -> list[tuple[st
         with path.open("rb") as file:
             unpack = _unpacker(file.read(8))
             if unpack is None:
-                return list(_members(file, 0, name, name, beside))
+                return list(_members(file, 0, name, name, beside, left))
             file.seek(0)
             with unpack(file) as unpacked:
                 start = spool.append(unpacked, name)
     except OSError as error:
         raise StreamError(f"{name}: {error.strerror or error}") from None
-    return _spooled_members(spool, start, name, beside)
+    return _spooled_members(spool, start, name, beside, left)
 
 
-def stream_members(stream: BufferedIOBase, name: str, beside: Endings = ()) -> list[tuple[str, Span]]:
+def stream_members(
+    stream: BufferedIOBase, name: str, beside: Endings = (), left: LeftOut | None = None
+) -> list[tuple[str, Span]]:
     """Names and places of the pictures in an archive that comes as a stream, which is spooled to its end.
 
     Args:
         beside: Endings of members that are wanted as well, in lower case.
+        left: Where to count members of other kinds that may hold pictures.
 
     Raises:
         StreamError: empty, not a tar archive, damaged, or cut short.
@@ -120,25 +128,27 @@ def stream_members(stream: BufferedIOBase, name: str, beside: Endings = ()) -> l
         raise StreamError(f"{name}: empty input, expected a tar of images (did the command before it fail?)")
     unpack = _unpacker(head)
     if unpack is None:
-        return _spooled_members(spool, 0, name, beside)
+        return _spooled_members(spool, 0, name, beside, left)
     larger = Spool()
     with os.fdopen(os.dup(spool.descriptor), "rb") as file:
         file.seek(0)
         with unpack(file) as unpacked:
             larger.append(unpacked, name)
-    return _spooled_members(larger, 0, name, beside)
+    return _spooled_members(larger, 0, name, beside, left)
 
 
 def _unpacker(head: bytes) -> Unpacker | None:
     return next((unpack for magic, unpack in MAGIC.items() if head.startswith(magic)), None)
 
 
-def _spooled_members(spool: Spool, start: int, name: str, beside: Endings) -> list[tuple[str, Span]]:
+def _spooled_members(spool: Spool, start: int, name: str, beside: Endings, left: LeftOut | None) -> list[tuple[str, Span]]:
     with os.fdopen(os.dup(spool.descriptor), "rb") as file:
-        return list(_members(file, start, spool, name, beside))
+        return list(_members(file, start, spool, name, beside, left))
 
 
-def _members(file: BufferedReader, start: int, container: str | Spool, name: str, beside: Endings) -> Iterator[tuple[str, Span]]:
+def _members(
+    file: BufferedReader, start: int, container: str | Spool, name: str, beside: Endings, left: LeftOut | None
+) -> Iterator[tuple[str, Span]]:
     """The archive that begins at `start`; links and sparse members are left out, for they hold no picture's bytes."""
     end = file.seek(0, os.SEEK_END)
     file.seek(start)
@@ -152,6 +162,8 @@ def _members(file: BufferedReader, start: int, container: str | Spool, name: str
                 wanted = is_picture(member.name) or member.name.lower().endswith(beside)
                 if wanted and member.isreg() and not member.issparse():
                     yield member.name.removeprefix("./"), Span(container, member.offset_data, member.size)
+                elif not wanted and left is not None and member.isreg():
+                    count_left_out(member.name, left)
             _check_end(file, archive.offset, end, name)
     except (tarfile.TarError, ValueError, ArithmeticError, LookupError) as error:  # tarfile takes what pax headers say as it is
         raise StreamError(f"{name}: not a tar archive, or damaged ({first_line(error)})") from None

@@ -4,7 +4,9 @@ import codecs
 import re
 from pathlib import Path
 
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import TextError
+from cliptools.ground.given_files import open_given
 
 LONGEST = 1 << 20  # characters of a line
 MARKS = (
@@ -55,7 +57,7 @@ def said_lines(text: str, source: str) -> list[tuple[int, str]]:
     numbered = []
     for number, line in enumerate(text.split("\n"), 1):
         if len(line) > LONGEST:
-            raise TextError(f"{source}: line {number} has {len(line)} characters, expected at most {LONGEST}")
+            raise TextError(f"{source}: line {number} has {count_of(len(line), 'character')}, expected at most {LONGEST}")
         if COMMENT.match(line.strip()):
             continue
         kept = BEHIND.sub("", line).strip()
@@ -80,7 +82,8 @@ def read_text(path: Path, what: str, presets: str = "") -> str:
         TextError: the file cannot be read, is in another encoding, or stands for the one that was meant.
     """
     try:
-        data = path.read_bytes()
+        with open_given(path, f"{what} {path}") as stream:
+            data = stream.read()
     except FileNotFoundError:
         raise TextError(f"{what} {path}: {f'neither a file nor one of {presets}' if presets else 'no such file'}") from None
     except (OSError, ValueError) as error:

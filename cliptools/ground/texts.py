@@ -4,8 +4,11 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import TextError
+from cliptools.ground.provenance import canonical
 from cliptools.ground.provenance import digest as digest_of
 from cliptools.ground.strict_json import parse
 from cliptools.ground.text_lines import read_text
@@ -28,16 +31,18 @@ class Pool:
 def load_pool(name: str) -> Pool:
     """A pool by name (see POOLS), or any UTF-8 file with one text a line; blank lines and repeated texts are left out.
 
-    Lines of a file NAME.jsonl are records with a `text`.
+    Lines of a file NAME.jsonl are records with a `text`. A JSON array of texts, or of such records, is read as well.
 
     Raises:
         TextError: no such pool or file, not UTF-8, no text in it, or a line of NAME.jsonl that is no record with a text.
     """
     path = Path(name)
-    texts = POOLS[name]() if name in POOLS else _lines(path) if path.suffix != ".jsonl" else _recorded(path)
+    texts = POOLS[name]() if name in POOLS else _of_file(path)
     kept = tuple(dict.fromkeys(texts))
     if long := next((text for text in kept if len(text) > LONGEST), None):
-        raise TextError(f"pool {name}: expected texts, found one of {len(long)} characters, {long[:40]!r}… (at most {LONGEST})")
+        raise TextError(
+            f"pool {name}: expected texts, found one of {count_of(len(long), 'character')}, {long[:40]!r}… (at most {LONGEST})"
+        )
     if not kept:
         raise TextError(f"pool {name}: empty, expected at least one text, one a line")
     return Pool(name, kept, digest_of(*kept))
@@ -80,26 +85,48 @@ POOLS: dict[str, Callable[[], Iterable[str]]] = {
 }
 
 
-def _lines(path: Path) -> list[str]:
+def _of_file(path: Path) -> list[str]:
     """The texts of a file.
 
     Raises:
-        TextError: the file cannot be read or is not UTF-8.
+        TextError: the file cannot be read or is not UTF-8, or a record without a text.
     """
     text = read_text(path, "pool", ", ".join(POOLS))
-    return [stripped for line in text.split("\n") if (stripped := line.strip())]
+    lines = [stripped for line in text.split("\n") if (stripped := line.strip())]
+    if (listed := _array(text)) is not None:
+        return _recorded(path, listed)
+    if path.suffix == ".json":
+        raise TextError(
+            f"pool {path}: expected one JSON array of texts, or another ending with a text a line, found {text[:40]!r}"
+        )
+    return _recorded(path, map(_value, lines)) if path.suffix == ".jsonl" else lines
 
 
-def _recorded(path: Path) -> list[str]:
-    """The texts of a file of records.
+def _array(text: str) -> list[Any] | None:
+    """The items of a JSON array, None of any other text."""
+    value = _value(text) if text.lstrip().startswith("[") else None
+    return value if isinstance(value, list) and all(isinstance(item, str | dict) for item in value) else None
+
+
+def _value(text: str) -> Any:
+    """What a JSON text says; of another text itself, in a tuple."""
+    try:
+        return parse(text)
+    except ValueError:
+        return (text,)
+
+
+def _recorded(path: Path, items: Iterable[Any]) -> list[str]:
+    """The texts of records, or of an array.
 
     Raises:
-        TextError: as for `_lines`, and of a line without a text.
+        TextError: a record without a text.
     """
     texts = []
-    for number, line in enumerate(_lines(path), 1):
-        try:
-            texts.append(parse(line)["text"].strip())
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise TextError(f"pool {path}: expected records with a `text`, found {line[:40]!r} (record {number})") from None
+    for number, item in enumerate(items, 1):
+        text = item.get("text") if isinstance(item, dict) else item
+        if not isinstance(text, str):
+            shown = item[0] if isinstance(item, tuple) else canonical(item)
+            raise TextError(f"pool {path}: expected records with a `text`, found {shown[:40]!r} (record {number})")
+        texts.append(text.strip())
     return [text for text in texts if text]

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import CliptoolsError, ImageError
 from cliptools.ground.progress import note, warn
 
@@ -128,7 +129,7 @@ class Screen(Generic[Item]):
     def _none(self) -> CliptoolsError:
         image, reason = next(iter(self._reasons.items()))
         return CliptoolsError(
-            f"not one of {len(self._reasons)} images is usable (first {self._name(image)}: {reason}): "
+            f"not one of {count_of(len(self._reasons), 'image')} is usable (first {self._name(image)}: {reason}): "
             "the weights are damaged, or too large for --precision (of clip-effects); try bf16 or fp32"
         )
 
@@ -164,7 +165,7 @@ class Screen(Generic[Item]):
             try:
                 return work()
             except SpoiltError:
-                note(f"{len(self) - known} images to be left out were taken in before: measuring again without them")
+                note(f"measuring again without {count_of(len(self) - known, 'image')} that had been taken in")
 
 
 def _warn(name: str, reason: str) -> None:

@@ -9,6 +9,7 @@ from cliptools.ground.errors import StreamError
 from cliptools.ground.model_identity import NAMED, SETTLED
 from cliptools.ground.provenance import canonical
 from cliptools.ground.records import objects
+from cliptools.ground.whole_numbers import whole_number
 
 KINDS: dict[str, type] = {
     "depict": str, "predict": str, "word": str, "description": str, "file": str, "by": str, "seed": int, "rank": int,
@@ -98,7 +99,7 @@ def read_records(stream: BufferedIOBase, name: str, *needed: str) -> Iterator[tu
         StreamError: a line that is no JSON object, lacks one of `needed`, or has a field of the wrong type.
     """
     for number, said in objects(stream, name):
-        record = {key: value for key, value in said.items() if value is not None}
+        record = {key: _whole(value) if KINDS.get(key) is int else value for key, value in said.items() if value is not None}
         for key in needed:
             if key not in record:
                 raise StreamError(f"{name}, line {number}: expected `{key}`, found {', '.join(record) or 'an empty object'}")
@@ -175,6 +176,11 @@ def _task(record: dict[str, Any], where: str) -> Task:
     named = {key: model.get(key) for key in NAMED} | {key: model[key] for key in SETTLED if key in model}
     pair, by, seed = record.get("pair", f"{depict}->{predict}"), record.get("by", "given"), record.get("seed", 0)
     return Task(pair, depict, predict, by, record.get("effect"), seed, named, record.get("bundle"))
+
+
+def _whole(value: Any) -> Any:
+    """`0.0` as 0, as tables write whole numbers that have gone through floating point; anything else as it is."""
+    return value if isinstance(value, str) or (number := whole_number(value)) is None else number
 
 
 def _is(value: Any, kind: type) -> bool:

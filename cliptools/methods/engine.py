@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import CliptoolsError
 from cliptools.ground.halving import in_halves
 from cliptools.ground.progress import note, progress
@@ -233,8 +234,8 @@ class Measurement:
             images = None if images is None or each.images is None else images | set(each.images)
         for each in self.unsettled:
             each.statistics.forget(None if images is None else torch.tensor(sorted(images), device=each.rows.device))
-        look = f"second look at {'all' if images is None else len(images)} images"
-        note(f"{self.uncertain} units need a {look}")
+        looked = "all images" if images is None else count_of(len(images), "image")
+        note(f"a second look at {looked} is needed for {count_of(self.uncertain, 'unit')}")
         slabs = [Slab(each.slab.layer, each.slab.neurons[each.rows.to(each.slab.neurons.device)]) for each in self.unsettled]
         statistics, total = [each.statistics for each in self.unsettled], count if images is None else len(images)
         if images is not None:

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor
 
+from cliptools.ground.counted import count_of
 from cliptools.ground.progress import note, progress
 from cliptools.ground.unusable import Screen, unusable
 from cliptools.methods.engine import Settings
@@ -68,7 +69,7 @@ class Indirect:
         if self.expected is not None:
             share = sum(len(slab.neurons) for slab in slabs) / self.passes
             seconds = (time.perf_counter() - began) / len(image) / share * self.expected
-            note(f"indirect effects: about {seconds:.0f} s to go, by the first {len(image)} images")
+            note(f"indirect effects: about {seconds:.0f} s to go, by the first {count_of(len(image), 'image')}")
             self.expected = None
         return phi, embedding
 
@@ -160,7 +161,7 @@ def cost(visual: VisionTransformer, sample: Sample, images: int, passes: int = 2
     """
     depth, neurons = len(visual.transformer.resblocks), sum(map(len, sample.values()))
     later = ", ".join(f"{len(chosen)} of layer {layer} through {depth - 1 - layer} later" for layer, chosen in sample.items())
-    return f"{passes * images} forward passes and {images * neurons} partial ones ({images} images; neurons: {later})"
+    return f"{passes * images} forward passes and {images * neurons} partial ones ({count_of(images, 'image')}; neurons: {later})"
 
 
 def _output(visual: VisionTransformer, layer: int, x: Float[Tensor, "b token width"]) -> Float[Tensor, "b d"]:

@@ -17,7 +17,6 @@ from cliptools.methods.spurious_words import (
     drawn,
     largest_product_of,
     largest_products,
-    near_texts,
     overlap_scores,
     similar_scores,
     strongest,
@@ -25,6 +24,7 @@ from cliptools.methods.spurious_words import (
 )
 
 SHOWN_NEURONS = 5
+DEPICTED = 4096  # depicted classes whose names among the texts are remembered
 OVERLAP, RANDOM = ("overlap", "random-overlap"), ("random", "random-overlap")
 
 
@@ -89,6 +89,7 @@ class Search:
         self.open = np.array([text.casefold() not in never for text in texts.pool], dtype=bool)
         self._near = functools.cache(self._named_or_near)
         self._push = functools.cache(self._pushed_by)
+        self._depicted = functools.lru_cache(DEPICTED)(self._naming)
 
     def find(self, pair: ClassPair) -> Found:
         """The words of one pair; none where nothing is left."""
@@ -153,12 +154,23 @@ class Search:
         """
         if self.settings.by == "single":
             return self.open & ~self._near(tuple(dict.fromkeys((*pair.predict.names, *self.excluded))))
-        own = names_pattern(pair.depict.names)
-        depicted = np.array([own.fullmatch(text) is not None for text in self.texts.pool], dtype=bool)
-        return self.open & ~depicted & ~self._near(tuple(dict.fromkeys((*pair.predict.names, *self.excluded))))
+        return (
+            self.open
+            & ~self._depicted(pair.depict.names)
+            & ~self._near(tuple(dict.fromkeys((*pair.predict.names, *self.excluded))))
+        )
+
+    def push(self, name: str) -> Float[np.ndarray, " unit"]:
+        """<M_text(name), r_n> of every unit."""
+        return self._push(name)
+
+    def _naming(self, names: tuple[str, ...]) -> Bool[np.ndarray, " text"]:
+        own = names_pattern(names)
+        return np.array([own.fullmatch(text) is not None for text in self.texts.pool], dtype=bool)
 
     def _named_or_near(self, names: tuple[str, ...]) -> Bool[np.ndarray, " text"]:
         pattern = names_pattern(names)
         naming = np.array([pattern.search(text) is not None for text in self.texts.pool], dtype=bool)
         c = np.stack([self.texts.named[name] for name in names])
-        return naming | near_texts(self.texts.t, c, self.settings.near)
+        near: Bool[np.ndarray, " text"] = (self.atoms @ centred(c, self.texts.t).T >= self.settings.near).any(1)
+        return naming | near

@@ -134,12 +134,21 @@ def centred(x: Float[np.ndarray, "row d"], t: Float[np.ndarray, "text d"]) -> Fl
     return left / np.where(norm > 0, norm, 1)
 
 
-def near_texts(t: Float[np.ndarray, "text d"], c: Float[np.ndarray, "name d"], threshold: float) -> Bool[np.ndarray, " text"]:
+def near_texts(
+    t: Float[np.ndarray, "text d"],
+    c: Float[np.ndarray, "name d"],
+    threshold: float,
+    atoms: Float[np.ndarray, "text d"] | None = None,
+) -> Bool[np.ndarray, " text"]:
     """Which texts lie near one of some names: a cosine of `threshold` or more, all centred by the mean of the texts.
 
     Uncentred, any two texts of a CLIP look alike: they share a large common part, whose size differs from model to model.
+
+    Args:
+        atoms: The texts centred, where that is done already.
     """
-    near: Bool[np.ndarray, " text"] = (centred(t, t) @ centred(c, t).T >= threshold).any(1)
+    atoms = centred(t, t) if atoms is None else atoms
+    near: Bool[np.ndarray, " text"] = (atoms @ centred(c, t).T >= threshold).any(1)
     return near
 
 

@@ -2,6 +2,7 @@
 
 DISK = "needs a disk that is full or fails: tests/faults/test_full_disks.py fills one"
 TERMINAL = "needs a terminal"
+LARGE = "needs a stream of 256 MB"
 MISSING = "needs an environment without a package that the tests have"
 
 ELSEWHERE: dict[tuple[str, str], str] = {
@@ -9,12 +10,23 @@ ELSEWHERE: dict[tuple[str, str], str] = {
     ("commands/spurious.py", "no word is left"): "tests/test_spurious_command.py: no word is left",
     ("commands/spurious.py", "none has a word left"): "tests/test_spurious_command.py: none has a word left",
     ("commands/known.py", "the bundle has lost units since"): "tests/test_ablate_command.py: lost units",
-    ("ground/class_lists/trees.py", "characters that are no JSON"): "tests/test_class_lists.py: characters that are no JSON",
+    ("ground/class_lists/trees.py", "that are no JSON"): "tests/test_class_lists.py: characters that are no JSON",
     ("ground/classified/archives.py", "name other classes"): "tests/test_classified.py: name other classes",
     ("ground/classified/label_files.py", "does not know"): "tests/test_classified.py: does not know",
     ("ground/classified/label_files.py", "synsets without"): "tests/test_classified.py: without ILSVRC2012_ID and WNID",
-    ("ground/decode.py", "_too_large('more')"): "tests/test_decode.py: bomb",
-    ("ground/decode.py", "_too_large(f'{width}"): "tests/test_decode.py: bomb",
+    ("ground/decode.py", "_too_large(_size(source))"): "tests/test_data_layout.py: pixels, at most",
+    ("ground/decode.py", "_too_large(image.size)"): "tests/test_data_layout.py: pixels, at most",
+    ("ground/records.py", "of several lines, of more than"): LARGE,
+    ("ground/records.py", "expected JSON in UTF-8"): "tests/test_data_layout.py: expected JSON in UTF-8",
+    ("ground/records.py", "expected one JSON array"): "tests/test_data_layout.py: expected one JSON array",
+    ("ground/texts.py", "expected one JSON array of texts"): "tests/test_data_layout.py: expected one JSON array of texts",
+    ("ground/listing.py", "goes on without it"): "tests/test_data_layout.py: goes on without it",
+    ("ground/listing.py", "shards are bad"): "tests/test_data_layout.py: shards are bad",
+    ("ground/other_kinds.py", "picture; pip install"): "tests/test_data_layout.py: picture; pip install",
+    ("ground/other_kinds.py", "cannot read it"): "tests/test_data_layout.py: cannot read it",
+    ("ground/classified/label_files.py", "columns of 0 and 1"): "tests/test_data_layout.py: columns of 0 and 1",
+    ("commands/base.py", "is not read"): "tests/test_completion.py: is not read",
+    ("ground/given_files.py", "expected data on standard input"): TERMINAL,
     ("ground/matlab.py", "expected a MATLAB file"): "tests/test_shift.py: expected a MATLAB file of Stanford Cars",
     ("ground/matlab.py", "no variable"): "tests/test_shift.py: no variable class_names",
     ("ground/weights_file.py", "weights of another architecture"): "tests/test_weights_fit.py: weights of another architecture",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cliptools.commands.exhibiting.shelf import NONE
 from cliptools.ground.errors import CliptoolsError, StreamError
+from cliptools.ground.given_files import file_beside, open_given
 from cliptools.ground.model_identity import model_difference, reason_of
 from cliptools.ground.records import rounded
 
@@ -110,7 +111,7 @@ def fooled_records(path: Path, bundle: "Bundle", shelf: "Shelf") -> list[dict[st
         record |= {"margin": one.number("margin"), "fooled": one.get("fooled", bool), "words": one.texts("words")}
         record |= {"by": one.may("by", str), "description": one.may("description", str)}
         file = one.may("file", str)
-        record["picture"] = shelf.picture(file) if file else NONE
+        record["picture"] = shelf.picture(file_beside(file, path)) if file else NONE
         if check := one.may("check", dict):
             inner = Fields(f"{one.where}, `check`", check)
             record["check"] = {key: inner.get(key, bool) for key in ("depicted", "predicted")}
@@ -134,7 +135,7 @@ def _lines(path: Path, bundle: "Bundle", command: str) -> Iterator[Fields]:
     from cliptools.ground.word_lists import read_records
 
     try:
-        with path.open("rb") as stream:
+        with open_given(path, str(path)) as stream:
             number = 0
             for number, record in read_records(stream, str(path)):
                 one = Fields(f"{path}, line {number}", record)

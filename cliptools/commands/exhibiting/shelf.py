@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import ImageError, UsageError
 from cliptools.ground.progress import warn
 
@@ -69,7 +70,7 @@ class Shelf:
         if self.paths and len(missing) == len(self.names):
             raise UsageError(f"--images-from: none of the images is there (looked for {', '.join(missing[:3])} …)")
         remedy = "" if self.paths else "; clip-effects --thumbnails 96 keeps them in the bundle, --images-from PATH reads them"
-        warn(f"{len(missing)} of {len(self.names)} images have no picture{remedy}")
+        warn(f"{len(missing)} of {count_of(len(self.names), 'image')} without a picture{remedy}")
 
     def said(self) -> dict[str, Any]:
         """For the page: names, and numbers of pictures."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cliptools.commands.base import open_input
 from cliptools.commands.segmenting.segmenter import Found, Segmenter, heat_maps
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import CliptoolsError, ImageError
 from cliptools.ground.output import text_output
 from cliptools.ground.progress import note, progress, summarise
@@ -62,7 +63,7 @@ def evaluate(made: Segmenter, paths: Sequence[str], options: dict[str, Any], out
         else:
             _write_table(stream, made, summaries)
     say_remarks(remarks)
-    summarise(f"clip-segment: {count} masks" + (f", {len(skipped)} images skipped" if skipped else ""))
+    summarise(f"clip-segment: {count_of(count, 'mask')}" + (f", {count_of(len(skipped), 'image')} skipped" if skipped else ""))
 
 
 def _open(path: str, whole: bool, options: dict[str, Any]) -> Iterator["Reading"]:
@@ -99,7 +100,7 @@ def counting(remarks: Counter[str], images: "Iterable[Masked]") -> "Iterator[Mas
 def say_remarks(remarks: Mapping[str, int]) -> None:
     """A note for each thing that was assumed, and of how many masks."""
     for remark, count in remarks.items():
-        note(f"clip-segment: {count} masks {remark}")
+        note(f"clip-segment: {count_of(count, 'mask')} {remark}")
 
 
 def figures(values: Mapping[str, float]) -> dict[str, float | None]:

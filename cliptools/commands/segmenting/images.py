@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from cliptools.commands.segmenting.segmenter import Found, Segmenter, heat_maps
+from cliptools.ground.counted import count_of
 from cliptools.ground.earlier_run import check_same
 from cliptools.ground.errors import CliptoolsError, ImageError
 from cliptools.ground.one_writer import only_writer
@@ -143,7 +144,7 @@ def segment_images(
                         shown.append(_row(record))
         screen.require(count)
         _finish(stream, made, spool, shown, output_format)
-    summarise(f"clip-segment: {count} images" + (f", {len(skipped)} skipped" if len(skipped) else ""))
+    summarise(f"clip-segment: {count_of(count, 'image')}" + (f", {len(skipped)} skipped" if len(skipped) else ""))
 
 
 def _waiting(

@@ -12,6 +12,7 @@ from cliptools.commands.base import open_input
 from cliptools.commands.segmenting.evaluate import Numbered, counting, figures, percent, readable, say_remarks
 from cliptools.commands.segmenting.labeller import Labeller, keys_of, load_labeller
 from cliptools.commands.segmenting.opened import Opened
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import CliptoolsError, ImageError, UsageError
 from cliptools.ground.output import text_output
 from cliptools.ground.progress import progress, summarise
@@ -58,7 +59,8 @@ def _named(options: dict[str, Any]) -> "tuple[ClassName, ...]":
     listed = class_list(options["classes"], known=False)
     if options["labels"] and listed.numbers and listed.numbers[-1] - listed.numbers[0] >= len(listed.numbers):
         raise CliptoolsError(
-            f"classes {options['classes']}: {len(listed.numbers)} classes by numbers up to {listed.numbers[-1]}, with gaps; "
+            f"classes {options['classes']}: {count_of(len(listed.numbers), 'class')} by numbers up to "
+            f"{listed.numbers[-1]}, with gaps; "
             "label pictures are read with numbers that run: fill the gaps by names of their own, or renumber the pictures"
         )
     if options["labels"] and options["first_label"] is None:
@@ -198,7 +200,7 @@ def _write(
         else:
             _write_table(stream, made, summaries)
     say_remarks(remarks)
-    summarise(f"clip-segment: {whole[0].images} images" + (f", {len(skipped)} skipped" if skipped else ""))
+    summarise(f"clip-segment: {count_of(whole[0].images, 'image')}" + (f", {len(skipped)} skipped" if skipped else ""))
 
 
 def _fits(made: Labeller, image: "LabelledImage") -> "list[tuple[float | None, LabelFit]] | str":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cliptools.commands.segmenting.images import RECORDS, SHOWN, Folder, folder_of, loaded, open_folder, spool_for
 from cliptools.commands.segmenting.labeller import Labeller
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import ImageError
 from cliptools.ground.output import binary_output, text_output
 from cliptools.ground.progress import progress, summarise
@@ -51,7 +52,7 @@ def label_images(made: Labeller, source: "ImageSource", options: dict[str, Any],
                 shown.append(_row(record))
         screen.require(count)
         _finish(stream, made, spool, shown)
-    summarise(f"clip-segment: {count} images" + (f", {len(skipped)} skipped" if len(skipped) else ""))
+    summarise(f"clip-segment: {count_of(count, 'image')}" + (f", {len(skipped)} skipped" if len(skipped) else ""))
 
 
 def _made(

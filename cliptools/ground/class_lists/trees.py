@@ -8,6 +8,7 @@ import re
 import tokenize
 from typing import Any
 
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import TextError
 from cliptools.ground.strict_json import TOO_DEEP
 
@@ -69,7 +70,7 @@ def _literal(text: str, source: str) -> tuple[Any, str]:
         TextError: neither JSON nor a literal, or one that says less than it seems to.
     """
     if len(text) > LONGEST_LITERAL:
-        raise TextError(f"{source}: {len(text)} characters that are no JSON; expected a list of classes")
+        raise TextError(f"{source}: {count_of(len(text), 'character')} that are no JSON; expected a list of classes")
     try:
         strings = [token.type for token in tokenize.generate_tokens(io.StringIO(text.strip() + "\n").readline)]
         body = ast.parse(text.strip(), mode="exec").body

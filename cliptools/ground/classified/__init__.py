@@ -23,6 +23,7 @@ from cliptools.ground.listing import find
 from cliptools.ground.progress import warn
 from cliptools.ground.scene_images import single_scenes_for
 from cliptools.ground.tar_images import Span
+from cliptools.ground.whole_numbers import whole_number
 
 FOLDERS, SCENES = "folders", "scenes"  # what --labels may say instead of a file
 
@@ -65,7 +66,9 @@ def open_classified(
     labelled = by_file(paths, Path(str(labels)), columns, stdin) if is_label_file(labels) else _labelled(paths, labels, stdin)
     rows = load_rows(classes) if classes else labelled.classes or _rows_of(labelled)
     if len(rows.classes) < 2:
-        raise StreamError(f"one class only, {rows.classes[0].name!r}: expected two or more, as a folder for each")
+        raise StreamError(
+            f"one class only, {rows.classes[0].name!r}: expected two or more, as a folder for each or --labels FILE"
+        )
     source = ListedImages(labelled.found)
     row = np.array(rows.of(labelled.labels), np.int64)  # (label,)
     label = row[labelled.number]  # (image,)
@@ -129,8 +132,9 @@ def _rows_of(labelled: Labelled) -> ClassRows:
         UsageError: they are numbers, or ids beyond ImageNet's.
     """
     words = list(map(str, labelled.labels))
-    if all(map(str.isdecimal, words)):
-        last = max(map(int, words))
+    numbers = [number for word in words if (number := whole_number(word)) is not None]
+    if len(numbers) == len(words) and min(numbers) >= 0:
+        last = max(numbers)
         raise UsageError(
             f"labels are numbers, up to {last}: say of which classes by --classes {IMAGENET} or a file, a class a line"
         )

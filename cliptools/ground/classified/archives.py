@@ -3,7 +3,7 @@
 CLIP_benchmark's sets are such archives, with the names of their classes in classnames.txt beside the shards or their folder.
 """
 
-import re
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -19,13 +19,12 @@ from cliptools.ground.progress import warn
 from cliptools.ground.strict_json import check_characters, parse_foreign
 from cliptools.ground.tar_images import Span
 from cliptools.ground.text_lines import decoded
+from cliptools.ground.whole_numbers import whole_number
 
 CLS, JSON, TXT = ".cls", ".json", ".txt"
 BESIDE = (CLS, JSON, TXT)
 """Endings of members that say what a picture shows; .txt mostly has captions, and labels nothing by itself."""
 CLASS_NAMES = "classnames.txt"
-NUMBER = re.compile(r"([+-]?\d{1,18})(?:\.0*)?", re.ASCII)
-"""The number of a class, as NumPy writes it too: `3.0`."""
 LONGEST_NAME = 200  # bytes of a .txt that may be the name of a class
 Key = tuple[str, str]
 
@@ -154,8 +153,8 @@ def _said(members: Sequence[Found], image: str) -> list[Said]:
             if (text := _text(one, ending != TXT)) and ending == JSON:
                 said += _recorded(text, one.name, image, first=not said)
             elif text:
-                number = NUMBER.fullmatch(text)
-                said.append(Said(int(number[1]) if number else text, one.name))
+                number = whole_number(text)
+                said.append(Said(text if number is None else number, one.name))
     return said
 
 
@@ -197,11 +196,8 @@ def _recorded(text: str, member: str, image: str, first: bool) -> list[Said]:
                 f"{image}: the {JSON} of its key has {field} {str(label)[:40]}, expected a number from 0 or the name of a class "
                 "(--labels folders if folders say it)"
             )
-    said = [
-        Said(label, member)
-        for label in labels.values()
-        if isinstance(label, int | str) and not isinstance(label, bool) and label != ""
-    ]
+    wholes = [label if isinstance(label, str) else whole_number(label) for label in labels.values()]
+    said = [Said(label, member) for label in wholes if label is not None and label != ""]
     names = record.get("names") if isinstance(record, dict) else None
     if said or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return said

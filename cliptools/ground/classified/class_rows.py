@@ -10,16 +10,17 @@ from pathlib import Path
 
 from cliptools.ground.class_lists import of_folders
 from cliptools.ground.class_names import ClassName, class_list
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import StreamError
 from cliptools.ground.imagenet import WORDNET_ID, lemmas, open_clip_names, wordnet_ids
 from cliptools.ground.progress import note, warn
 from cliptools.ground.text_lines import read_text
+from cliptools.ground.whole_numbers import whole_number
 
 Label = int | str
 """A number of a class, from 0, or what names one: a word, a folder's name, a WordNet id."""
 NEAR = 3  # names offered where a label is none
 NONE = -1
-DIGITS = 18  # of a number of a class
 PREFIXED = re.compile(rf"({WORDNET_ID.pattern})[-_. ](.+)|\d{{1,9}}[-_. ]+(\D.+)", re.ASCII)
 """A folder called by an id or a number, and the name: `n02085620-Chihuahua`, `001.Black_footed_Albatross`."""
 
@@ -42,21 +43,25 @@ class ClassRows:
     def of(self, labels: Sequence[Label]) -> list[int]:
         """The row of each label, NONE of one that is none.
 
-        Names count in any case and with `_` and `-` as spaces, synonyms after names. Words that are all numbers, and not all
-        of them names, are numbers of classes.
+        Names count in any case and with `_` and `-` as spaces, synonyms after names. Words that are all numbers (`3`, or `3.0`
+        as tables with gaps have it), and not all of them names, are numbers of classes.
         """
         rows = [self._row(label) for label in labels]
-        if NONE in rows and all(isinstance(label, str) and label.isdecimal() and len(label) <= DIGITS for label in labels):
-            rows = [self._row(int(label)) for label in labels]
+        if NONE in rows:
+            numbers = [number for label in labels if (number := whole_number(label)) is not None]
+            rows = list(map(self._row, numbers)) if len(numbers) == len(labels) else rows
         return rows
 
     def refusal(self, image: str, label: Label) -> StreamError:
         """What to say of an image whose label is no class."""
         of = f"the {len(self.classes)} classes of {self.source}"
-        if isinstance(label, int) or label.isdecimal():
+        if isinstance(label, int) or whole_number(label) is not None:
             numbers = self.numbers or range(len(self.classes))
             listed = ", as the list has them" if self.numbers else ""
-            return StreamError(f"{image}: label {label}, expected a number from {numbers[0]} to {numbers[-1]}{listed}, for {of}")
+            doubt = " (are these labels counted from 1?)" if whole_number(label) == numbers[-1] + 1 and not listed else ""
+            return StreamError(
+                f"{image}: label {label}, expected a number from {numbers[0]} to {numbers[-1]}{listed}, for {of}{doubt}"
+            )
         if len(rows := self._rows_by_form.get(_form(label), ())) > 1:
             several = f"names several of {of} (numbers {', '.join(map(str, rows))})"
             return StreamError(f"{image}: label {label!r} {several}; give numbers or WordNet ids")
@@ -159,7 +164,7 @@ def rows_named(labels: Iterable[str]) -> ClassRows:
         by_label = {entry.where: entry.name for entry in understood.entries}
         names = [by_label[f"label {label!r}"] for label in labels]
         shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-        note(f"classes of the labels: {understood.form}; {len(names)} classes, in prompts: {shown}")
+        note(f"classes of the labels: {understood.form}; {count_of(len(names), 'class')}, in prompts: {shown}")
     named = [(name, label) for name, label in zip(names, labels, strict=True)]
     return ClassRows(tuple(ClassName(name, (label,) if label != name else ()) for name, label in named), "labels")
 

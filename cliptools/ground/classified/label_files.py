@@ -4,27 +4,36 @@
 * Kaggle's LOC_val_solution.csv: `ImageId,PredictionString`, the latter beginning with a WordNet id.
 * ILSVRC2012_validation_ground_truth.txt of the development kit: a number for image 1, 2, …, in an order of the kit's own, which
   meta.mat beside it translates.
-* A CSV file with the columns' names in its first line.
+* A CSV file with the columns' names in its first line, or one with tabs or semicolons.
+* Tables without names of columns: images in the first column and labels in the second, whatever follows, as tiny-imagenet's
+  `val_0.JPEG n03444034 0 32 44 62`.
 """
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 
 from cliptools.ground.classified.class_rows import IMAGENET, Label, load_rows
 from cliptools.ground.classified.labelled import Labelled, gather
+from cliptools.ground.decode import PICTURES, is_picture
 from cliptools.ground.errors import StreamError, UsageError
 from cliptools.ground.groups import full_name
-from cliptools.ground.image_table import Columns, ImageNames, read_column
+from cliptools.ground.image_table import SEPARATORS, Columns, ImageNames, read_column, separator_of
 from cliptools.ground.imagenet import WORDNET_ID
 from cliptools.ground.listing import Found, find
 from cliptools.ground.matlab import read_variables
+from cliptools.ground.progress import note
 from cliptools.ground.text_lines import read_text
+from cliptools.ground.whole_numbers import WHOLE, whole_number
 
 KAGGLE = ("ImageId", "PredictionString")
-LISTED = re.compile(rf"(\S.*?)\s+(-?\d{{1,18}}|{WORDNET_ID.pattern})", re.ASCII)
+LABEL = rf"(?:{WHOLE.pattern}|{WORDNET_ID.pattern})"
+LISTED = re.compile(rf"(?P<image>\S.*?)\s+(?P<label>{LABEL})", re.ASCII)
+PLAIN = re.compile(rf"(?P<image>\S.*?(?i:{'|'.join(map(re.escape, PICTURES))}))\s+(?P<label>{LABEL})(?P<rest>\s.*)?", re.ASCII)
+"""The same of an image whose name ends as pictures do, with more columns behind."""
+SIGNS = {"0", "1", "-1"}
 OF_IMAGENET = re.compile(rf"ILSVRC2012_val_|{WORDNET_ID.pattern}_")  # how its images' names begin
 META = "meta.mat"
 
@@ -41,7 +50,8 @@ def by_file(paths: Sequence[str], file: Path, columns: Columns, stdin: BufferedI
     if paths:
         found = find(paths, stdin)
     elif any(PurePosixPath(name).suffix for name in labels):
-        found = [Found(name, str(file.parent), str(file.parent / name)) for name in labels]
+        folder = _folder_of(file, next(iter(labels)))
+        found = [Found(name, str(folder), str(folder / name)) for name in labels]
     else:
         raise UsageError(f"no images named: {file} gives no files, so give their folder or archive beside --labels")
     known = ImageNames(labels)
@@ -49,6 +59,12 @@ def by_file(paths: Sequence[str], file: Path, columns: Columns, stdin: BufferedI
     labelled = gather(found, (labels[name] if name else None for name in names), f"--labels {file} says nothing of it")
     of_imagenet = all(OF_IMAGENET.match(PurePosixPath(name).name) for name in labels)
     return labelled._replace(classes=load_rows(IMAGENET)) if of_imagenet else labelled
+
+
+def _folder_of(file: Path, first: str) -> Path:
+    """Where the images that a file names are: beside it, or in `images/` there, as tiny-imagenet's are."""
+    inner = file.parent / "images"
+    return inner if not (file.parent / first).exists() and (inner / first).exists() else file.parent
 
 
 def _read(file: Path, columns: Columns) -> dict[str, Label | None]:
@@ -61,7 +77,8 @@ def _read(file: Path, columns: Columns) -> dict[str, Label | None]:
     if not lines:
         raise StreamError(f"--labels {file}: empty, expected a line an image")
     try:
-        head = [field.strip() for field in next(csv.reader(lines[:1]), [])]
+        separator = separator_of(lines[0], columns.image)
+        head = [field.strip() for field in next(csv.reader(lines[:1], delimiter=separator), [])]
     except csv.Error as error:
         raise StreamError(f"--labels {file}: line 1 is no CSV ({error})") from None
     if tuple(head) == KAGGLE:
@@ -70,21 +87,64 @@ def _read(file: Path, columns: Columns) -> dict[str, Label | None]:
         return {image: said or None for image, said in read_column(file, columns).items()}
     if lines[0].strip().isdecimal():
         return _of_kit(file, lines)
-    return _listed(file, lines)
+    return _numbered(file, _fields(file, lines))
 
 
-def _listed(file: Path, lines: Sequence[str]) -> dict[str, Label | None]:
-    """Caffe's."""
+def _numbered(file: Path, rows: Iterable[tuple[str, str]]) -> dict[str, Label | None]:
+    """Images and labels, line by line.
+
+    Raises:
+        StreamError: an image a second time.
+    """
     labels: dict[str, Label | None] = {}
-    for number, line in enumerate(lines, 1):
-        if (match := LISTED.fullmatch(line.strip())) is None:
-            kinds = "an image and its number, a CSV file that names its columns (--image-column, --label-column), or ImageNet's"
-            raise StreamError(f"--labels {file}: line {number} is {line[:40]!r}; expected {kinds}")
-        name, said = match[1].removeprefix("./"), match[2]
+    for number, (image, said) in enumerate(rows, 1):
+        name = image.removeprefix("./")
         if name in labels:
             raise StreamError(f"--labels {file}: line {number} names {name} a second time")
-        labels[name] = said if WORDNET_ID.fullmatch(said) else int(said)
+        whole = whole_number(said)
+        labels[name] = (said or None) if whole is None else whole
     return labels
+
+
+def _fields(file: Path, lines: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The image and the label of each line of a table that does not name its columns.
+
+    Raises:
+        StreamError: a line of another kind, or columns of 0 and 1 of which nobody says what they stand for.
+    """
+    separator = next((one for one in SEPARATORS if _begins_row(*lines[0].partition(one))), None)
+    first = _split(lines[0], separator)
+    if len(first) > 2:
+        if all(set(_split(line, separator)[1:]) <= SIGNS for line in lines):
+            raise StreamError(
+                f"--labels {file}: {len(first) - 1} columns of 0 and 1, whose names no line says; expected one column of "
+                "classes, or a line with the columns' names (--image-column, --label-column)"
+            )
+        note(f"labels: of the {len(first)} columns of {file} the first two, as {first[0]} {first[1]}")
+    for number, line in enumerate(lines, 1):
+        fields = _split(line, separator)
+        if len(fields) < 2 or len(fields) != len(first) or not fields[0]:
+            kinds = "an image and its number, a CSV file that names its columns (--image-column, --label-column), or ImageNet's"
+            raise StreamError(f"--labels {file}: line {number} is {line[:40]!r}; expected {kinds}")
+        yield fields[0], fields[1]
+
+
+def _begins_row(image: str, separator: str, rest: str) -> bool:
+    """Whether a line parted at a separator begins with the name of a picture, or goes on with a number or id."""
+    label = re.split(r"[,\t;]", rest)[0].strip()
+    return bool(separator) and (is_picture(image.strip()) or re.fullmatch(LABEL, label) is not None)
+
+
+def _split(line: str, separator: str | None) -> list[str]:
+    """The fields of a line, none where it is of another kind.
+
+    Args:
+        separator: None for blanks, which names of images may contain.
+    """
+    if separator is not None:
+        return [field.strip() for field in next(csv.reader([line], delimiter=separator), [])]
+    match = PLAIN.fullmatch(line.strip()) or LISTED.fullmatch(line.strip())
+    return [] if match is None else [match["image"], match["label"], *(match.groupdict().get("rest") or "").split()]
 
 
 def _of_kit(file: Path, lines: Sequence[str]) -> dict[str, Label | None]:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from cliptools.ground.classified.class_rows import ClassRows, Label
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import StreamError
 from cliptools.ground.listing import Found
 
@@ -52,6 +53,6 @@ def gather(found: Sequence[Found], labels: Iterable[Label | None], missing: str)
     if (none := numbers.get(None)) is not None:
         without = number == none
         raise StreamError(
-            f"{found[int(without.argmax())].name}: {missing} ({without.sum()} of {len(found)} images have no label)"
+            f"{found[int(without.argmax())].name}: {missing} ({without.sum()} of {count_of(len(found), 'image')} without a label)"
         )
     return Labelled(found, number, tuple(label for label in numbers if label is not None))

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from cliptools.ground.counted import count_of
 from cliptools.ground.decode import LABELS, is_picture
 from cliptools.ground.errors import CliptoolsError
 from cliptools.ground.masked.image import Reading, Rules, guarded, masked
@@ -27,7 +28,7 @@ def pairs_in_folder(folder: Path, ignored: tuple[int, ...] = (), lie: Lie | None
         near = next((masks[stem].name for stem in sorted(set(masks) - set(images)) if stem.startswith(alone[0])), None)
         hint = f" (masks/ has {near}; expected the image's name, with any ending)" if near else ""
         raise CliptoolsError(
-            f"{folder}: {len(alone)} of {len(images)} images have no mask in masks/, the first: {alone[0]}{hint}"
+            f"{folder}: {len(alone)} of {count_of(len(images), 'image')} without a mask in masks/, the first: {alone[0]}{hint}"
         )
     rules = Rules(ignored, placing(images, masks, lie))
     return (guarded(stem, partial(masked, stem, images[stem], masks[stem], rules)) for stem in sorted(images))

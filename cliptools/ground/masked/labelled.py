@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import CliptoolsError, ImageError, StreamError
 from cliptools.ground.masked.folder_pairs import by_stem, placing
 from cliptools.ground.masked.image import MaskedImage, read_pair
@@ -53,8 +54,8 @@ class Numbering:
             ignored = ", ".join(map(str, self.ignored)) or "none"
             ground = f"{self.first - 1} for the ground, " if self.first else ""
             raise StreamError(
-                f"{name}: label {found}, expected {self.first} to {last} for {self.classes} classes, {ground}or a number left "
-                f"out ({ignored}); see --first-label, --ignore and --classes"
+                f"{name}: label {found}, expected {self.first} to {last} for {count_of(self.classes, 'class')}, {ground}or a "
+                f"number left out ({ignored}); see --first-label, --ignore and --classes"
             )
         return labels
 
@@ -75,7 +76,7 @@ def labelled_in_folders(
     if not truths:
         raise CliptoolsError(f"{labels}: no label PNGs in this folder")
     if alone := sorted(set(truths) - set(pictures)):
-        raise CliptoolsError(f"{labels}: {len(alone)} label PNGs have no image in {images}, the first: {alone[0]}")
+        raise CliptoolsError(f"{labels}: {count_of(len(alone), 'label PNG')} without an image in {images}, the first: {alone[0]}")
     rule = placing(pictures, truths, lie)
     return (_guarded(stem, partial(_read, stem, pictures[stem], truths[stem], numbering, rule)) for stem in sorted(truths))
 

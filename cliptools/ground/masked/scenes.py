@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import StreamError
 from cliptools.ground.masked.image import MaskedImage, Reading, Rules, guarded, left_out, read_pair, whole_mask
 from cliptools.ground.masked.mask_pixels import numbers_of
@@ -64,7 +65,7 @@ def scenes_in_tar(stream: BufferedIOBase, name: str, whole: bool, rules: Rules =
             "not stand next to each other"
         )
     if not tail.ends_in_zeros():
-        raise StreamError(f"{name}: truncated or damaged tar: no end mark after {found} scenes")
+        raise StreamError(f"{name}: truncated or damaged tar: no end mark after {count_of(found, 'scene')}")
     if not found:
         raise StreamError(f"{name}: a tar without scenes (expected KEY.png, KEY.json and KEY.masks.png, as clip-scenes writes)")
 

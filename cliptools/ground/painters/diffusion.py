@@ -16,6 +16,7 @@ from cliptools.ground.foreign_code import refuse_foreign_code
 from cliptools.ground.hub import hub_in_a_line, reason
 from cliptools.ground.models import DTYPE, pick_device
 from cliptools.ground.painters import Painted
+from cliptools.ground.painters.pipeline_folder import loading_options
 
 Offload = Literal["none", "model", "sequential"]
 SPARING = "lower --batch-size or --size, or try --dtype fp16 or --offload model"
@@ -155,7 +156,13 @@ def _load(name: str, option: str, dtype: str, text_to_image: bool = False) -> An
     try:
         with hub_in_a_line(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of diffusers about its own calls of the hub's library
-            return kind.from_pretrained(name, dtype=DTYPE[dtype], use_safetensors=True)
+            options = loading_options(Path(name)) if Path(name).is_dir() else {}
+            try:
+                return kind.from_pretrained(name, dtype=DTYPE[dtype], use_safetensors=True, **options)
+            except (OSError, ValueError) as error:
+                if Path(name).is_dir() or not re.search(r"variant|safetensors|no file named", str(error)):
+                    raise
+                return kind.from_pretrained(name, dtype=DTYPE[dtype], use_safetensors=True, variant="fp16")
     except Exception as error:
         text = reason(error)
         if "safetensors" in str(error):

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import UsageError
 
 PAPER_PAIRS, PAPER_OF = 20_000, 147_456  # per text, of all pairs of RN50x16
@@ -32,7 +33,7 @@ def check_top_pairs(asked: int | None, pairs: int) -> int:
         UsageError: more pairs than there are.
     """
     if asked is not None and asked > pairs:
-        raise UsageError(f"--top-pairs {asked}: the bundle has {pairs} pairs")
+        raise UsageError(f"--top-pairs {asked}: the bundle has {count_of(pairs, 'pair')}")
     return default_pairs(pairs) if asked is None else asked
 
 
