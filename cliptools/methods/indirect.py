@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor
 
+from cliptools.ground.halving import in_halves
 from cliptools.ground.progress import note, progress
 from cliptools.ground.unusable import Screen, unusable
 from cliptools.methods.engine import Settings
@@ -131,9 +132,13 @@ def token_means(
     total: dict[int, Tensor] = {}
     count = 0
     weight = visual.conv1.weight
-    for images, pictures in progress(batches, "mean activations", expected, lambda batch: len(batch[0])):
+
+    def look(numbers: Sequence[int], pictures: Tensor) -> tuple[dict[int, Tensor], Tensor]:
         p, _, embedding = _streams(visual, pictures.to(weight.device, weight.dtype), set(sample))
-        activation = {layer: p[layer][..., neurons.to(weight.device)] for layer, neurons in sample.items()}  # (b, token, n)
+        return {layer: p[layer][..., neurons.to(weight.device)] for layer, neurons in sample.items()}, embedding  # (b, token, n)
+
+    shown = progress(batches, "mean activations", expected, lambda batch: len(batch[0]))
+    for images, (activation, embedding) in in_halves(shown, look):
         stay = screen.places(images, unusable(embedding, *activation.values()))
         for layer, numbers in activation.items():
             added = (numbers if len(stay) == len(images) else numbers[list(stay)]).double().sum(0)  # (token, n)
