@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from cliptools.ground.cache import cached
 from cliptools.ground.errors import ModelError, TextError
+from cliptools.ground.foreign_code import no_foreign_code
 from cliptools.ground.halving import Limit, in_halves
 from cliptools.ground.hub import hub_in_a_line, reason
 from cliptools.ground.model_names import EMBEDDED_DIR
@@ -114,7 +116,8 @@ def tokenizer_of(loaded: LoadedModel) -> Callable[[Sequence[str]], Int[Tensor, "
     """
     name = f"local-dir:{EMBEDDED_DIR / loaded.name}" if loaded.name in EMBEDDED else loaded.name
     try:
-        return _tokenizer(name, getattr(loaded.clip, "context_length", None))
+        with nullcontext() if loaded.name in EMBEDDED else no_foreign_code():
+            return _tokenizer(name, getattr(loaded.clip, "context_length", None))
     except Exception as error:
         raise ModelError(f"model {loaded.name!r}: its tokenizer cannot be loaded ({reason(error)})") from None
 

@@ -19,9 +19,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor
 
+from cliptools.ground.clip_parts import ResidualAttentionBlock, VisionTransformer
 from cliptools.ground.halving import in_halves
 from cliptools.ground.progress import note, progress
 from cliptools.ground.unusable import Screen, unusable

@@ -23,9 +23,9 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
 from torch import Tensor, nn
 
+from cliptools.ground.clip_parts import AttentionPool2d, ModifiedResNet
 from cliptools.ground.errors import ModelError, StreamError
 from cliptools.methods.paths import ROWS_AT_ONCE, Slab, head_units, index_of, neuron_units, wide
 

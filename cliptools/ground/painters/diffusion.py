@@ -3,7 +3,6 @@
 import importlib.util
 import inspect
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +11,12 @@ import torch
 from PIL import Image
 
 from cliptools.ground.errors import CliptoolsError, UsageError, first_line, out_of_memory
-from cliptools.ground.foreign_code import refuse_foreign_code
+from cliptools.ground.foreign_code import no_foreign_code
 from cliptools.ground.halving import Limit, in_halves, release_cached_memory
 from cliptools.ground.hub import hub_in_a_line, reason
 from cliptools.ground.models import DTYPE, pick_device
 from cliptools.ground.painters import Painted
+from cliptools.ground.painters.quiet_libraries import quiet_libraries
 
 Offload = Literal["none", "model", "sequential"]
 SPARING = "lower --size, or try --dtype fp16 or --offload model"
@@ -96,7 +96,7 @@ class DiffusionPainter:
 
     def _painted(self, orders: Sequence[tuple[str, int]], _: torch.Tensor | None) -> tuple[list[Image.Image], list[bool]]:
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), quiet_libraries():
                 return self._stages([text for text, _ in orders], [seed for _, seed in orders])
         except (RuntimeError, ValueError, MemoryError) as error:
             if not out_of_memory(error):
@@ -154,17 +154,10 @@ def check_painter(name: str, upscaler: str | None = None) -> None:
 
 def _load(name: str, option: str, dtype: str, text_to_image: bool = False) -> Any:
     import diffusers
-    import transformers
 
-    refuse_foreign_code()
-    diffusers.utils.logging.set_verbosity_error()
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     kind = diffusers.AutoPipelineForText2Image if text_to_image else diffusers.DiffusionPipeline
     try:
-        with hub_in_a_line(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of diffusers about its own calls of the hub's library
+        with no_foreign_code(), hub_in_a_line(), quiet_libraries():
             return kind.from_pretrained(name, dtype=DTYPE[dtype], use_safetensors=True)
     except Exception as error:
         text = reason(error)
