@@ -24,10 +24,19 @@ class Case(NamedTuple):
 class Suite:
     """Scenes, tiny models, bundles of each kind, and the command lines that use them."""
 
-    def __init__(self, folder: Path, vit: Path, resnet: Path) -> None:
+    def __init__(self, folder: Path, vit: Path, resnet: Path, ready: bool = False) -> None:
+        """
+        Args:
+            ready: The folder holds all of it already.
+        """
         self.folder, self.vit, self.resnet = folder, f"local-dir:{vit}", f"local-dir:{resnet}"
         self.scenes, self.pool, self.classes = folder / "scenes", folder / "pool.txt", folder / "classes.txt"
         self.images = self.scenes / "images"
+        if not ready:
+            self._make()
+
+    def _make(self) -> None:
+        folder = self.folder
         self.pool.write_text("\n".join(TEXTS) + "\n")
         self.classes.write_text("cat\ndog, puppy\npizza\nsky\n")
         done("scenes", "--count", SCENES, "--size", 64, "--out-dir", self.scenes)

@@ -47,7 +47,8 @@ def _filters() -> Iterator[None]:
     try:
         yield
     finally:
-        for listed in {id(each): each for each in (changed, warnings.filters)}.values():
+        current: Any = warnings.filters
+        for listed in {id(each): each for each in (changed, current)}.values():
             for each in FILTERS:
                 with contextlib.suppress(ValueError):  # another list came into force meanwhile, without them
                     listed.remove(each)

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cliptools.ground.clip_parts import ResidualAttentionBlock, VisionTransformer
+from cliptools.ground.double_precision import exact
 from cliptools.ground.halving import in_halves
 from cliptools.ground.progress import note, progress
 from cliptools.ground.unusable import Screen, unusable
@@ -141,12 +142,12 @@ def token_means(
     for images, (activation, embedding) in in_halves(shown, look):
         stay = screen.places(images, unusable(embedding, *activation.values()))
         for layer, numbers in activation.items():
-            added = (numbers if len(stay) == len(images) else numbers[list(stay)]).double().sum(0)  # (token, n)
+            added = exact(numbers if len(stay) == len(images) else numbers[list(stay)]).sum(0)  # (token, n)
             total[layer] = total[layer] + added if layer in total else added
         count += len(stay)
     screen.require(count)
     screen.end_look()
-    return {layer: (each / count).to(wide(weight).dtype) for layer, each in total.items()}
+    return {layer: (each / count).to(wide(weight).dtype).to(weight.device) for layer, each in total.items()}
 
 
 def keep_all(paths: Indirect, layers: Sequence[int], expected: int, settings: Settings) -> int | None:

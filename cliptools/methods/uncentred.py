@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cliptools.ground.double_precision import home
 from cliptools.ground.halving import in_halves
 from cliptools.ground.unusable import Screen, unusable
 from cliptools.methods.activity import slabs_of
@@ -51,7 +52,7 @@ def largest_norms(
     slabs, rows = slabs_of(paths, unit)
     statistics: list[UnitStatistics] = []
     for slab in slabs:
-        full = gram_of(paths, slab)  # (n, k, k)
+        full = home(gram_of(paths, slab))  # (n, k, k)
         n, k, _ = full.shape
         G = SymmetricStack(n, k, full)
         G.put(slice(None), full)
@@ -60,7 +61,7 @@ def largest_norms(
 
     def read(_: Sequence[int], pictures: Tensor) -> tuple[list[Tensor], Tensor]:
         S, embedding = paths.read(pictures, slabs)
-        return list(S), embedding  # of few units: each image is in the statistics of all or of none
+        return list(map(home, S)), home(embedding)  # of few units: each image is in the statistics of all or of none
 
     for images, (S, embedding) in in_halves(batches, read):
         screen.places(images, unusable(embedding, *S, scale=scale_of(embedding, scaled)))

@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from cliptools.ground.shared_change import SharedChange
 
@@ -14,15 +15,18 @@ LIBRARIES = ("diffusers", "transformers")
 def _quiet() -> Iterator[None]:
     import diffusers
     import transformers
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub import utils
+
+    hub: Any = utils
 
     with ExitStack() as stack:
         for name in LIBRARIES:
             logger = logging.getLogger(name)
             stack.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.ERROR)
-        hub = disable_progress_bars if are_progress_bars_disabled() else enable_progress_bars
-        stack.callback(hub)  # last of all: transformers' switch also turns the hub's
+        stack.callback(
+            hub.disable_progress_bars if hub.are_progress_bars_disabled() else hub.enable_progress_bars
+        )  # last of all: transformers' switch also turns the hub's
         for library in (diffusers.utils.logging, transformers.utils.logging):
             if library.is_progress_bar_enabled():
                 stack.callback(library.enable_progress_bar)
