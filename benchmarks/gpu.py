@@ -5,8 +5,8 @@
 
 Checked: cosines of directions, top images, thresholds, and label maps. Timed: clip-effects beside a plain pass over the same JPEG
 files for ViT-L-14 in bf16, in processes of their own, cost an image as the slope between a short and a long run; and the pursuit
-of all neurons of a ViT-B-32 (m = 128) and of all pairs of RN50x16 (m = 64) on drawn texts. `GPU %`: share of time in which a kernel
-ran, by nvidia-smi. `peak GB`: of the device's memory. What no longer fits into the eight minutes is left out, and listed.
+of all neurons of a ViT-B-32 (m = 128) and of all pairs of RN50x16 (m = 64) on drawn texts. `GPU %`: share of time in which a
+kernel ran, by nvidia-smi. `peak GB`: of the device's memory. What no longer fits into the eight minutes is left out, and listed.
 """
 
 import sys
@@ -126,6 +126,7 @@ def equality(folder: Path, size: Size, device: str) -> list[Row]:
 def beside_plain(folder: Path, size: Size, device: str) -> list[Row]:
     """clip-effects beside a plain pass, from files."""
     photos = folder / "photos"
+    photos.mkdir()
     make_photos(photos, size.counts[1])
     case: Row = {"model": size.model, "precision": size.precision, "batch": size.batch}
     rows: list[Row] = []
