@@ -12,6 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
     from forked import Nursery, Study
+    from tiny_suite import Suite
 
 from cliptools.ground.torchvision_remedy import ensure_torchvision
 
@@ -172,6 +173,14 @@ def study(nursery: "Nursery", tmp_path_factory: pytest.TempPathFactory) -> "Stud
     from forked import make_study
 
     return make_study(nursery, tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="session")
+def suite(tiny_clip_dir: Path, tiny_resnet_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> "Suite":
+    """Command lines of every command on tiny models."""
+    from tiny_suite import Suite
+
+    return Suite(tmp_path_factory.mktemp("suite"), tiny_clip_dir, tiny_resnet_dir)
 
 
 def _local_dir(folder: Path, config: dict[str, Any], model: Any) -> Path:

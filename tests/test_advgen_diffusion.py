@@ -96,7 +96,7 @@ def test_out_of_memory_says_what_to_lower(stable: Path) -> None:
     done = inside("advgen", *options, "--size", 2**21, stdin=lines(*WORDS))
     assert done.returncode == 1 and done.stdout == b""
     said = done.stderr.decode().splitlines()
-    assert len(said) == 1 and "out of memory painting 1 at a time; lower --batch-size or --size" in said[0]
+    assert len(said) == 1 and "out of memory painting 1 at a time; lower --size" in said[0]
 
 
 def test_options_a_pipeline_or_device_does_not_take(stable: Path) -> None:

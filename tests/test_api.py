@@ -25,16 +25,22 @@ def test_the_page_is_what_the_code_says() -> None:
     assert filled_page(ROOT) == TEXT, f"{PAGE}: run make man"
 
 
-def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All in one, as a reader would type them; those of docstrings run by themselves."""
-    monkeypatch.chdir(tmp_path)
+def page_examples() -> str:
+    """Run the examples of the page, all in one, as a reader would type them; a report of those that fail."""
     by_hand = re.sub(r"<!-- cliptools.*?<!-- end -->", "", TEXT, flags=re.DOTALL)
     text = "\n".join(FENCED.findall(by_hand))
     test = doctest.DocTestParser().get_doctest(text, {}, str(PAGE), str(PAGE), 0)
     assert len(test.examples) > 80
     said: list[str] = []
-    failed, _ = doctest.DocTestRunner(optionflags=OPTIONS).run(test, out=said.append)
-    assert not failed, "".join(said)
+    doctest.DocTestRunner(optionflags=OPTIONS).run(test, out=said.append)
+    return "".join(said)
+
+
+def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of docstrings run by themselves."""
+    monkeypatch.chdir(tmp_path)
+    failures = page_examples()
+    assert not failures, failures
 
 
 def test_every_section_has_an_example_and_every_name_is_there() -> None:

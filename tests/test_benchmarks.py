@@ -340,3 +340,19 @@ def test_chart(scripts: Any, tmp_path: Path) -> None:
 
 def test_the_committed_picture_is_small() -> None:
     assert (ROOT / "docs" / "speed.png").stat().st_size <= 100_000
+
+
+def test_gpu_without_one_says_so_in_a_line() -> None:
+    ended = script("gpu.py", "--device", "cuda")
+    assert ended.returncode == 2 and ended.stdout == ""
+    assert ended.stderr == "no GPU here that torch can use: nothing was measured (--device cpu --small tries the script)\n"
+
+
+def test_every_part_of_gpu_at_the_size_of_a_toy(tmp_path: Path) -> None:
+    document = result("gpu", tmp_path, "--device", "cpu", "--small")
+    assert [row["equal"] for row in document["CPU = device"]] == ["yes"] * 3
+    assert [row.get("least cosine", 1) for row in document["CPU = device"]] == pytest.approx([1, 1, 1])
+    plain, effects = document["clip-effects beside a plain pass"]
+    assert plain["setting"] == "plain" and effects["ratio"] == pytest.approx(effects["ms"] / plain["ms"], rel=0.01)
+    assert [(row["units"], row["m"]) for row in document["pursuit"]] == [(40, 8), (60, 4)]
+    assert all(0 < row["residual"] < 1 and row["seconds"] > 0 for row in document["pursuit"]) and "left out" not in document

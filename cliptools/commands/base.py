@@ -43,10 +43,7 @@ class Command(click.Command):
         Whoever calls it in a process that goes on finds the state of that process as it was.
         """
         extra.setdefault("prog_name", self.name)
-        for stream in (sys.stdout, sys.stderr):  # a sign that the terminal's encoding has not is no reason to fail
-            if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
-                stream.reconfigure(errors="replace")
-        with own_run():
+        with own_run(), _lenient_streams():
             status = copy_context().run(self._status, *args, **extra)
         sys.exit(status)
 
@@ -102,6 +99,20 @@ class Command(click.Command):
     def _fail(self, message: str, status: int) -> int:
         fail(f"{self.name}: {message}", status)
         return status
+
+
+@contextlib.contextmanager
+def _lenient_streams() -> Iterator[None]:
+    """A sign that the terminal's encoding does not have is no reason to fail: it is replaced."""
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, TextIOWrapper) and stream.errors == "strict"]
+    for stream in streams:
+        stream.reconfigure(errors="replace")
+    try:
+        yield
+    finally:
+        for stream in streams:
+            with contextlib.suppress(ValueError, OSError):  # closed, or its reader has gone
+                stream.reconfigure(errors="strict")
 
 
 def command(name: str) -> Callable[[Callable[..., Any]], Command]:

@@ -14,6 +14,7 @@ from cliptools.ground.decode import decode
 from cliptools.ground.descriptions import seed_of
 from cliptools.ground.errors import CliptoolsError, ImageError, UsageError
 from cliptools.ground.gallery import Gallery, slug
+from cliptools.ground.halving import Limit, in_halves
 from cliptools.ground.model_identity import recorded_model
 from cliptools.ground.models import EMBEDDED, LoadedModel, load_model, load_recorded_model
 from cliptools.ground.output import stdout_is_terminal, text_output
@@ -74,10 +75,12 @@ class Studio:
     painter: Painter | None
     judge: "Judge | None"
     classes: dict[str, ClassName] = field(default_factory=dict)
+    limit: Limit = field(default_factory=Limit)
+    """Pictures that the model looks at together, once the device has run out of memory with more."""
 
     def look(self, painted: Sequence[Painted], orders: Sequence[Order]) -> list[dict[str, Any] | str]:
         """Margin and check of each picture, all of which there are; or the reason why it is not usable."""
-        seen = _embed(self.loaded, painted)  # (picture, d)
+        seen = _embed(self.loaded, painted, self.limit)  # (picture, d)
         reasons = unusable(seen)
         found: list[dict[str, Any] | str] = []
         for row, (one, order) in enumerate(zip(painted, orders, strict=True)):
@@ -292,13 +295,16 @@ def _where(order: Order) -> str:
     return order.of.file or f"{order.of.text!r}"
 
 
-def _embed(loaded: LoadedModel, painted: Sequence[Painted]) -> "Tensor":
+def _embed(loaded: LoadedModel, painted: Sequence[Painted], limit: Limit | None = None) -> "Tensor":
     """M(I), float32 [picture, d], not normalised."""
     import torch
 
     pixels = torch.stack([loaded.transform(one.image) for one in painted if one.image is not None])  # (picture, 3, y, x)
+    clip: Any = loaded.clip
     with torch.inference_mode():
-        return loaded.clip.encode_image(pixels.to(loaded.device)).float()  # type: ignore[operator]
+        batches = [(range(len(pixels)), pixels)]
+        looked = in_halves(batches, lambda _, some: clip.encode_image(some.to(loaded.device)).float(), "pictures", limit)
+        return torch.cat([part for _, part in looked])
 
 
 def _sentence(task: Task, tally: Tally) -> str:

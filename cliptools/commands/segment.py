@@ -58,7 +58,7 @@ LIE_HELP = (
     "With --evaluate, of pictures that EXIF turns: masks are of their pixels as 'stored' in the file, or 'upright' as shown "
     "[default: by the masks' own EXIF or size; where these cannot tell, stored]."
 )
-BATCH_HELP = "Images of one shape at a time, or windows of one image."
+BATCH_HELP = "Images of one shape, or windows, at a time; halved where memory runs out."
 LABEL_OPTIONS = {"crop": "--crop", "center": "--center", "labels": "--labels", "first_label": "--first-label"}
 LABEL_OPTIONS |= {"backgrounds": "--background"}
 
@@ -88,9 +88,7 @@ LABEL_OPTIONS |= {"backgrounds": "--background"}
 @click.option("--mask-pixels", "lie", type=click.Choice(["stored", "upright"]), help=LIE_HELP)
 @click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
 @reading_options
-@click.option(
-    "--batch-size", default=16, show_default=True, type=click.IntRange(1), help="Images of one shape, or windows, at a time."
-)
+@click.option("--batch-size", default=16, show_default=True, type=click.IntRange(1), help=BATCH_HELP)
 @device_option
 @output_options("jsonl", "safetensors", "table")
 def main(*, paths: tuple[str, ...], output_format: str | None, output: Path | None, **options: Any) -> None:

@@ -188,4 +188,4 @@ def _measures(shares: "Shares", by: str) -> tuple[Measures, dict[int, str]]:
         random,
         shares.text[:, None] - shares.random_signed,
     )
-    return Measures(*(part.double().cpu().numpy() for part in parts)), unusable(shares.embedding, *parts)
+    return Measures(*(part.cpu().double().numpy() for part in parts)), unusable(shares.embedding, *parts)

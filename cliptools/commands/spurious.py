@@ -186,7 +186,7 @@ def _embedded(loaded: "LoadedModel", pool: "Pool", names: list[str], options: di
 
     t = encode_named(loaded, pool, options["templates"], use_cache=not options["no_cache"])
     c = encode_texts(loaded, *text_sentences(names, options["templates"]))
-    return Texts(pool.texts, t.double().cpu().numpy(), dict(zip(names, c.double().cpu().numpy(), strict=True)))
+    return Texts(pool.texts, t.cpu().double().numpy(), dict(zip(names, c.cpu().double().numpy(), strict=True)))
 
 
 def _words(search: "Search", pair: "ClassPair") -> "Found":

@@ -1,22 +1,20 @@
 """One picture from a file or from bytes: decoded whole, upright, RGB, or refused with a reason."""
 
 import contextlib
-import ctypes
 import functools
-import logging
 import math
 import os
-import warnings
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, _imaging
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from cliptools.ground.errors import ImageError, first_line
 from cliptools.ground.other_kinds import open_other, read_by_plugin
 from cliptools.ground.pixel_limit import most_pixels
+from cliptools.ground.quiet_pillow import quiet_pillow
 
 PICTURES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif",
@@ -30,11 +28,6 @@ TILE = (322, 323)  # TIFF's tags for width and height of a tile, which is decode
 ORIENTATION = 0x0112  # EXIF's and TIFF's tag for how stored pixels are to be turned
 HEAD = 16  # bytes that tell a kind of file
 MOST_ELONGATED = 200  # long side to short: resizing the short side to a model's 224 would blow up the long one
-
-# A bomb must not be decoded, and a damaged tag is no news for the user. Said once, here: threads must not change filters.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # or errors that it logs would go to standard error
 
 
 def is_picture(name: str) -> bool:
@@ -64,7 +57,7 @@ def decode_turned(source: str | BytesIO) -> tuple[Image.Image, int | None]:
         ImageError: as `decode`.
     """
     try:
-        with _opened(source) as image:
+        with quiet_pillow(), _opened(source) as image:
             _refuse_extremes(image)
             picture, orientation = load_upright(image)
             return _rgb(picture), orientation
@@ -92,7 +85,7 @@ def _opened(source: str | BytesIO) -> Image.Image:
 def header(source: str) -> tuple[int, int, int | None] | None:
     """A picture's width and height as shown, and its EXIF orientation, without decoding it; None if it cannot be read."""
     try:
-        with _opened(source) as image:
+        with quiet_pillow(), _opened(source) as image:
             orientation = _orientation(getattr(image, "tag_v2", {}))
             swapped = orientation is None  # a TIFF's size is that of the picture as shown
             if orientation is None and (image.format != "PNG" or "exif" in image.info):  # else a PNG would be decoded for it
@@ -107,18 +100,6 @@ def header(source: str) -> tuple[int, int, int | None] | None:
 def _formats() -> list[str]:
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
-
-
-def _silence_libtiff() -> None:
-    """Keep libtiff from writing to standard error by itself what it finds wrong with a file, which Pillow raises anyhow."""
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        library = ctypes.CDLL(_imaging.__file__)  # through which its functions are found, wherever Pillow has it from
-        for handler in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
-            handler.argtypes, handler.restype = [ctypes.c_void_p], ctypes.c_void_p
-            handler(None)
-
-
-_silence_libtiff()
 
 
 def _refuse_extremes(image: Image.Image) -> None:

@@ -27,7 +27,7 @@ class TextError(CliptoolsError):
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether Python or torch, on whichever device, could not get the memory it asked for."""
-    said = ("can't allocate memory", "Invalid buffer size", "out of memory")
+    said = ("can't allocate memory", "not enough memory", "Invalid buffer size", "out of memory", "ALLOC_FAILED", "bad_alloc")
     return (
         isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or any(each in str(error) for each in said)
     )

@@ -1,12 +1,12 @@
 """Batches that become smaller where the device has not the memory for them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from cliptools.ground.counted import count_of
 from cliptools.ground.errors import out_of_memory
 from cliptools.ground.progress import warn
 
@@ -15,28 +15,41 @@ Result = TypeVar("Result")
 Pictures = TypeVar("Pictures", Tensor, Tensor | None)
 
 
+@dataclass
+class Limit:
+    """The largest batch that the device has room for, as far as is known."""
+
+    most: int | None = None
+    """None while nothing has failed."""
+
+
 def in_halves(
-    batches: Iterable[tuple[Sequence[Item], Pictures]], work: Callable[[Sequence[Item], Pictures], Result]
+    batches: Iterable[tuple[Sequence[Item], Pictures]],
+    work: Callable[[Sequence[Item], Pictures], Result],
+    kind: str = "images",
+    limit: Limit | None = None,
 ) -> Iterator[tuple[Sequence[Item], Result]]:
-    """What `work` makes of each batch, or of parts of it: half of what the device ran out of memory with, from then on.
+    """Results of `work` for each batch, or for parts of it: half of what the device ran out of memory with, from then on.
 
     Args:
-        batches: Whatever tells images apart, and their pictures [b, 3, y, x]; None at most for one image by itself.
+        batches: Items, and their tensor [b, ...]; None for items without one.
         work: Must change nothing before it can no longer fail.
+        kind: The items, in the warning.
+        limit: Is kept up to date, for callers that come back with further batches. None: a limit of this call's own.
 
     Raises:
-        RuntimeError: a single picture is too much, or `work` fails of something else.
+        RuntimeError: a single item is too much, or `work` fails of something else.
     """
-    most: int | None = None
+    limit = Limit() if limit is None else limit
     for items, pictures in batches:
         start = 0
         while start < len(items):
-            size = len(items) - start if most is None else min(most, len(items) - start)
+            size = len(items) - start if limit.most is None else min(limit.most, len(items) - start)
             some = slice(start, start + size)
             result = _tried(work, items[some], pictures if size == len(items) or pictures is None else pictures[some])
             if result is None:
-                most = size // 2
-                warn(f"out of memory with {count_of(size, 'image')} at a time; going on with {most}")
+                limit.most = size // 2
+                warn(f"out of memory with {size} {kind} at a time; going on with {limit.most}")
                 continue
             yield items[some], result[0]
             start += size
@@ -49,5 +62,13 @@ def _tried(work: Callable[[Sequence[Item], Pictures], Result], items: Sequence[I
     except (RuntimeError, MemoryError) as error:
         if len(items) == 1 or not out_of_memory(error):
             raise
-    torch.cuda.empty_cache()  # does nothing elsewhere
+    release_cached_memory()
     return None
+
+
+def release_cached_memory() -> None:
+    """Give back to the device what torch holds of its memory without using it; nothing on a machine without one."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()

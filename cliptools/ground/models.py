@@ -4,6 +4,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from cliptools.ground.activation import activation_advice, model_sources, named_tag, trained_activation
 from cliptools.ground.architecture import UNDESCRIBED, Architecture, describe_architecture
 from cliptools.ground.errors import ModelError, UsageError, first_line
-from cliptools.ground.foreign_code import refuse_foreign_code
+from cliptools.ground.foreign_code import no_foreign_code
 from cliptools.ground.hub import hub_in_a_line, reason
 from cliptools.ground.model_identity import UNCHECKED, model_difference, recorded_differences
 from cliptools.ground.preprocessing import Choice, choose_preprocessing, parse_preprocess, recorded_preprocessing
@@ -83,10 +84,20 @@ def load_model(
         ModelError: unknown name, weights that cannot be read or do not fit, NaN among them.
     """
     ensure_torchvision()
+    with nullcontext() if name in EMBEDDED else no_foreign_code():
+        return _loaded(name, pretrained, device, precision, preprocess, recorded)
+
+
+def _loaded(
+    name: str,
+    pretrained: str | None,
+    device: str,
+    precision: Precision,
+    preprocess: str | None,
+    recorded: Mapping[str, Any] | None,
+) -> LoadedModel:
     import open_clip
 
-    if name not in EMBEDDED:
-        refuse_foreign_code()
     where = pick_device(device)
     if preprocess is not None:
         parse_preprocess(preprocess, name)  # refused before anything is loaded
@@ -138,12 +149,14 @@ def _created(origin: Origin) -> tuple[nn.Module, list[str]]:
 
     name, pretrained = origin.name, origin.pretrained
     tag = None if origin.kind == "random" else pretrained
-    torch.manual_seed(0)  # only random initialisation draws from it
     try:
         with working(f"loading {name}"), hub_in_a_line(), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            # Always strict, always weights_only: no pickle is run.
-            clip = open_clip.create_model(origin.source, pretrained=tag, device="cpu", require_pretrained=origin.kind != "random")
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(0)  # only random initialisation draws from it, on the CPU
+                # Always strict, always weights_only: no pickle is run.
+                required = origin.kind != "random"
+                clip = open_clip.create_model(origin.source, pretrained=tag, device="cpu", require_pretrained=required)
     except Exception as error:
         instead = "a folder: --model local-dir:FOLDER" if origin.kind == "hub" else "a file: --pretrained FILE"
         why = reason(error, f"load it once where there is a network, or name {instead}")

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
+
+from cliptools.ground.clip_parts import ModifiedResNet
 
 RESNET_STRIDE = 32  # pixels to a token of the attention pooling, whatever the depth and width
 

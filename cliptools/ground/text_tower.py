@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 
 from cliptools.ground.cache import cached
 from cliptools.ground.errors import ModelError, TextError
+from cliptools.ground.foreign_code import no_foreign_code
+from cliptools.ground.halving import Limit, in_halves
 from cliptools.ground.hub import hub_in_a_line, reason
 from cliptools.ground.model_names import EMBEDDED_DIR
 from cliptools.ground.models import EMBEDDED, LoadedModel
@@ -67,10 +70,10 @@ def encode_texts(
     """
     check_templates(templates)
     tokenize = tokenizer_of(loaded)
-    total = torch.zeros((), device=loaded.device)
+    total, limit = torch.zeros((), device=loaded.device), Limit()
     for template in templates or (SLOT,):
         sentences = [template.replace(SLOT, text) for text in texts]
-        embedded = encode_tokens(loaded, tokenize(sentences), batch_size, cut)
+        embedded = encode_tokens(loaded, tokenize(sentences), batch_size, cut, limit)
         _check_usable(embedded, sentences)
         total = total + F.normalize(embedded.float(), dim=1)
     _check_usable(total, texts)
@@ -113,7 +116,8 @@ def tokenizer_of(loaded: LoadedModel) -> Callable[[Sequence[str]], Int[Tensor, "
     """
     name = f"local-dir:{EMBEDDED_DIR / loaded.name}" if loaded.name in EMBEDDED else loaded.name
     try:
-        return _tokenizer(name, getattr(loaded.clip, "context_length", None))
+        with nullcontext() if loaded.name in EMBEDDED else no_foreign_code():
+            return _tokenizer(name, getattr(loaded.clip, "context_length", None))
     except Exception as error:
         raise ModelError(f"model {loaded.name!r}: its tokenizer cannot be loaded ({reason(error)})") from None
 
@@ -128,17 +132,29 @@ def _tokenizer(name: str, context_length: int | None) -> Callable[[Sequence[str]
 
 @torch.inference_mode()
 def encode_tokens(
-    loaded: LoadedModel, tokens: Int[Tensor, "text position"], batch_size: int = 256, cut: bool = True
+    loaded: LoadedModel,
+    tokens: Int[Tensor, "text position"],
+    batch_size: int = 256,
+    cut: bool = True,
+    limit: Limit | None = None,
 ) -> Float[Tensor, "text d"]:
-    """The text tower's output as it is, in the model's own type; texts of like length are computed together."""
+    """The text tower's output as it is, in the model's own type; texts of like length are computed together.
+
+    Args:
+        batch_size: Texts at a time; fewer where the device runs out of memory.
+        limit: See in_halves.
+    """
     tower = _Tower(loaded.clip)
     ends = tower.ends(tokens) if cut else None
     order = torch.arange(len(tokens)) if ends is None else ends.argsort(stable=True)
-    rows = []
-    for batch in progress(order.split(batch_size), "encoding texts", total=len(tokens), step=batch_size):
-        length = tokens.shape[1] if ends is None else int(ends[batch].max())
-        rows.append(tower.encode(tokens[batch, :length].to(loaded.device)))  # (batch, length) -> (batch, d)
-    found = torch.cat(rows)
+
+    def encode(batch: Sequence[int], some: Int[Tensor, "batch position"]) -> Float[Tensor, "batch d"]:
+        length = tokens.shape[1] if ends is None else int(ends[list(batch)].max())
+        return tower.encode(some[:, :length].to(loaded.device))  # (batch, length) -> (batch, d)
+
+    batches = ((batch.tolist(), tokens[batch]) for batch in order.split(batch_size))
+    shown = progress(batches, "encoding texts", total=len(tokens), step=batch_size)
+    found = torch.cat([rows for _, rows in in_halves(shown, encode, "texts", limit)])
     return torch.empty_like(found).index_copy_(0, order.to(found.device), found)
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from cliptools.ground.errors import ImageError
 from cliptools.ground.images import ImageSource
+from cliptools.ground.quiet_pillow import quiet_pillow
 
 QUALITY = 85
 JPEG = b"\xff\xd8\xff"  # how each begins
@@ -64,6 +65,7 @@ def thumbnail(thumbnails: np.ndarray, offsets: Sequence[int] | np.ndarray, index
     if not data:
         return None
     try:
-        return Image.open(io.BytesIO(data)).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        with quiet_pillow():
+            return Image.open(io.BytesIO(data)).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"thumbnail {index} of the bundle is damaged ({error})") from None

@@ -7,8 +7,6 @@ schemas exist. Where torchvision imports, nothing is done.
 
 import importlib
 import sys
-from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
 from typing import Any
 
 _kept_alive: list[Any] = []  # a Library undoes its definitions when it is collected
@@ -34,19 +32,3 @@ def ensure_torchvision() -> None:
         for module in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
             del sys.modules[module]
         importlib.import_module("torchvision")
-
-
-def ensure_before_open_clip() -> None:
-    """Do so when open_clip is first imported, and not before: torchvision takes seconds, which some commands do without."""
-    if "open_clip" not in sys.modules:
-        sys.meta_path.insert(0, _BeforeOpenClip())
-
-
-class _BeforeOpenClip(MetaPathFinder):
-    """Finds nothing, but is asked before those that do."""
-
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> None:
-        """Ensure torchvision where it is open_clip that is looked for."""
-        if fullname == "open_clip":
-            sys.meta_path.remove(self)
-            ensure_torchvision()

@@ -27,6 +27,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from cliptools.ground.double_precision import exact, home
 from cliptools.methods.activity import slabs_of
 from cliptools.methods.effect_sums import total_of
 from cliptools.methods.frames import Along
@@ -131,7 +132,7 @@ class Ablation:
         Args:
             S: Of every slab, in their order; each is asked for once.
         """
-        moved = wide(embedding).double().new_zeros(self.settings, *embedding.shape)
+        moved = exact(wide(embedding)).new_zeros(self.settings, *embedding.shape)
         scalars = iter(S)
         for part in self.parts:
             for change, delta in _changed(part, next(scalars), scale):
@@ -139,7 +140,7 @@ class Ablation:
         if self.rest is not None:
             moved += self.rest.mean.to(moved)
             for slab in self.rest.slabs:
-                moved -= total_of(self.paths, slab, next(scalars)).double() * scale[:, None]
+                moved -= exact(total_of(self.paths, slab, next(scalars))) * home(scale)[:, None]
         return moved
 
 
@@ -188,7 +189,7 @@ class _OnImages:
     def written(self, fit: _Fit) -> Float[Tensor, "b d"]:
         """The sum over n of <phi - b, r or r^> r^."""
         x = (self.x if fit.onto is None else fit.onto(self.S, self.scale))[..., 0]
-        return (x @ fit.r).double()
+        return exact(x @ fit.r)
 
     def along(self, components: int) -> Float[Tensor, "b d"]:
         """The sum over the first components."""

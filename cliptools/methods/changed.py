@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from cliptools.ground.double_precision import exact
 from cliptools.methods.ablation import Ablation
 from cliptools.methods.joint import jointly_ablated
 from cliptools.methods.one_pass import read_together
@@ -40,11 +41,11 @@ class ChangedOutputs:
     def __call__(self, image: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "s b d"]:
         """Untouched first, then the settings of every ablation in turn, then joint ones; float64."""
         read, embedding = read_together(self.visual, image, [(each.paths, each.slabs) for each, _ in self.ablations])
-        outputs = [wide(embedding).double()[None]]
+        outputs = [exact(wide(embedding))[None]]
         for (ablation, scaled), S in zip(self.ablations, read, strict=True):
             scale = scale_of(embedding, scaled)
             moved = ablation.changes(S, embedding, scale)
-            outputs.append(outputs[0] + moved / scale[:, None].double())
+            outputs.append(outputs[0] + moved / exact(scale)[:, None])
         for joint in self.joints:
-            outputs.append(wide(jointly_ablated(self.visual, image, joint.neurons, joint.means)).double()[None])
+            outputs.append(exact(wide(jointly_ablated(self.visual, image, joint.neurons, joint.means)))[None])
         return torch.cat(outputs)

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
+from cliptools.ground.clip_parts import ModifiedResNet
 from cliptools.ground.errors import UsageError
 from cliptools.methods.first_order import FirstOrder, choose_any_layers
 from cliptools.methods.paths import Paths

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cliptools.ground.double_precision import exact
 from cliptools.methods.activity import slabs_of
 from cliptools.methods.frames import along_of
 from cliptools.methods.paths import Paths, wide
@@ -84,7 +85,7 @@ class SeeingUnits:
         alongs = [along(s, scale)[..., 0] for s, along in zip(S, self.along, strict=True)]
         activity = torch.cat(alongs, 1)[:, self.place.to(embedding.device)]
         similarity = wide(embedding) @ self.t.to(wide(embedding)).T * scale[:, None]
-        return Look(activity.double().cpu(), similarity.double().cpu(), embedding.double().cpu())
+        return Look(*(exact(part).cpu() for part in (activity, similarity, embedding)))
 
     def add(self, look: Look) -> None:
         """Take these images in."""

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cliptools.ground.counted import count_of
+from cliptools.ground.double_precision import exact, home
 from cliptools.ground.errors import CliptoolsError
 from cliptools.ground.halving import in_halves
 from cliptools.ground.progress import note, progress
@@ -177,8 +178,8 @@ def _begun(
     S: Iterable[Float[Tensor, "b _ _"]], embedding: Float[Tensor, "b d"]
 ) -> tuple[Iterator[Float[Tensor, "b _ _"]], Float[Tensor, "b d"]]:
     """The same, of the first slab made already: if that needs too much memory nothing has been taken in yet."""
-    scalars = iter(S)
-    return itertools.chain([next(scalars)], scalars), embedding
+    scalars = map(home, S)
+    return itertools.chain([next(scalars)], scalars), home(embedding)
 
 
 def take_in(
@@ -262,7 +263,7 @@ def gram_stack(paths: Paths, slab: Slab) -> SymmetricStack:
     n, k = len(slab.neurons), paths.size(slab.layer)[1]
     G = None
     for of in slices(n, k):
-        part = gram_of(paths, slab._replace(neurons=slab.neurons[of]))
+        part = home(gram_of(paths, slab._replace(neurons=slab.neurons[of])))
         G = SymmetricStack(n, k, part) if G is None else G
         G.put(of, part)
     assert G is not None  # a slab has units
@@ -290,7 +291,7 @@ def _summarise_some(paths: Paths, slab: Slab, finished: Finished, G: Tensor, mom
     explained_all = torch.where(total > 0, along / total.clamp(min=torch.finfo(torch.float64).tiny), 0.0).clamp(0, 1)
     component, mean = a, finished.mean
     if not settings.compact:
-        D = paths.directions(slab).double()  # (n, k, d)
+        D = exact(paths.directions(slab))  # (n, k, d)
         component = torch.nn.functional.normalize(a @ D, dim=-1)
         mean = torch.einsum("nk,nkd->nd", mean, D)
     out = finished.top_norm.dtype

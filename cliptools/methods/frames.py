@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cliptools.ground.double_precision import back, home
 from cliptools.methods.paths import Paths, Slab, slices
 
 
@@ -82,7 +83,7 @@ def _directions(paths: Paths, slab: Slab) -> Iterator[tuple[slice, Float[Tensor,
 
 def _norms(D: Float[Tensor, "n k d"], b: Float[Tensor, "n d"]) -> Norms:
     b = b.to(D)
-    Q, L = torch.linalg.qr(D.transpose(1, 2))  # (n, d, j), (n, j, k)
+    Q, L = (back(part, D) for part in torch.linalg.qr(home(D.transpose(1, 2))))  # (n, d, j), (n, j, k)
     inner = torch.einsum("nd,ndj->nj", b, Q)
     rest = b - torch.einsum("nj,ndj->nd", inner, Q)
     return Norms(L.transpose(1, 2), inner, rest.square().sum(-1))

@@ -19,10 +19,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor
 
+from cliptools.ground.clip_parts import ResidualAttentionBlock, VisionTransformer
 from cliptools.ground.counted import count_of
+from cliptools.ground.double_precision import exact
+from cliptools.ground.halving import in_halves
 from cliptools.ground.progress import note, progress
 from cliptools.ground.unusable import Screen, unusable
 from cliptools.methods.engine import Settings
@@ -132,17 +134,21 @@ def token_means(
     total: dict[int, Tensor] = {}
     count = 0
     weight = visual.conv1.weight
-    for images, pictures in progress(batches, "mean activations", expected, lambda batch: len(batch[0])):
+
+    def look(numbers: Sequence[int], pictures: Tensor) -> tuple[dict[int, Tensor], Tensor]:
         p, _, embedding = _streams(visual, pictures.to(weight.device, weight.dtype), set(sample))
-        activation = {layer: p[layer][..., neurons.to(weight.device)] for layer, neurons in sample.items()}  # (b, token, n)
+        return {layer: p[layer][..., neurons.to(weight.device)] for layer, neurons in sample.items()}, embedding  # (b, token, n)
+
+    shown = progress(batches, "mean activations", expected, lambda batch: len(batch[0]))
+    for images, (activation, embedding) in in_halves(shown, look):
         stay = screen.places(images, unusable(embedding, *activation.values()))
         for layer, numbers in activation.items():
-            added = (numbers if len(stay) == len(images) else numbers[list(stay)]).double().sum(0)  # (token, n)
+            added = exact(numbers if len(stay) == len(images) else numbers[list(stay)]).sum(0)  # (token, n)
             total[layer] = total[layer] + added if layer in total else added
         count += len(stay)
     screen.require(count)
     screen.end_look()
-    return {layer: (each / count).to(wide(weight).dtype) for layer, each in total.items()}
+    return {layer: (each / count).to(wide(weight).dtype).to(weight.device) for layer, each in total.items()}
 
 
 def keep_all(paths: Indirect, layers: Sequence[int], expected: int, settings: Settings) -> int | None:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float, Int
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from cliptools.ground.clip_parts import VisionTransformer
 from cliptools.methods.paths import Hooks
 from cliptools.methods.vit_paths import hooked
 

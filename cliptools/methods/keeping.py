@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from cliptools.ground.double_precision import exact, home
 from cliptools.methods.engine import Effects
 from cliptools.methods.paths import Paths, Slab
 from cliptools.methods.resnet_paths import LAYER, Pairs
@@ -26,4 +27,6 @@ def rest_mean(paths: Paths, effects: Effects, kept: Bool[Tensor, " u"]) -> Float
     mean = effects.mean.double() * ~kept[:, None].to(effects.mean.device)  # (u, d), or (u, 1) where compact
     if not isinstance(paths, Pairs):
         return mean.sum(0)
-    return paths.total(Slab(LAYER, torch.arange(len(mean))), mean[None])[0]
+    weight = paths.directions(Slab(LAYER, torch.arange(1)))
+    S = mean[None] if home(weight) is weight else mean[None].to(weight.dtype).to(weight.device)
+    return exact(paths.total(Slab(LAYER, torch.arange(len(mean))), S)[0])

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from cliptools.ground.double_precision import device_for, exact, home
 from cliptools.methods.effect_sums import total_of
 from cliptools.methods.frames import Along, Norms, along_of, norms_of, overlaps_of
 from cliptools.methods.paths import Paths, Slab, gram_of
@@ -62,7 +63,7 @@ class KnownVectors:
         like = paths.directions(Slab(slab.layer, slab.neurons[:1]))
         self.paths, self.slab = paths, slab
         self.b, self.r = b.to(like), r.to(like)
-        self.sum_b = b.double().sum(0).to(like.device)
+        self.sum_b = exact(b).sum(0).to(device_for(like))
 
     @cached_property
     def along(self) -> Along:
@@ -83,12 +84,12 @@ class KnownVectors:
     ) -> Float[Tensor, "b d"]:
         """Sum of b_n - phi_n."""
         those = S if mask is None else S * mask[..., None]
-        b = self.sum_b if mask is None else (mask.to(self.b) @ self.b).double()
-        return b - total_of(self.paths, self.slab, those).double() * scale[:, None]
+        b = self.sum_b if mask is None else exact(mask.to(self.b) @ self.b)
+        return b - exact(total_of(self.paths, self.slab, those)) * home(scale)[:, None]
 
     def spread(self, x: Float[Tensor, "b n"], component: int) -> Float[Tensor, "b d"]:
         """Sum of x_n r_nc."""
-        return (x @ self.r[:, component]).double()
+        return exact(x @ self.r[:, component])
 
 
 class KnownPairs:
@@ -117,8 +118,8 @@ class KnownPairs:
     ) -> Float[Tensor, "b d"]:
         """Sum of b_n - phi_n."""
         lost = self.s[:, None] - S * scale[:, None, None]  # (b, n, 1)
-        return total_of(self.paths, self.slab, lost if mask is None else lost * mask[..., None]).double()
+        return exact(total_of(self.paths, self.slab, lost if mask is None else lost * mask[..., None]))
 
     def spread(self, x: Float[Tensor, "b n"], component: int) -> Float[Tensor, "b d"]:
         """Sum of x_n r_n; there is but one direction."""
-        return total_of(self.paths, self.slab, (x * self.unit)[..., None]).double()
+        return exact(total_of(self.paths, self.slab, (x * self.unit)[..., None]))

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
-from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
+from cliptools.ground.clip_parts import ModifiedResNet
 from cliptools.methods.paths import Listens, Paths, Slab
 from cliptools.methods.resnet_paths import Pooled, trace_pool
 from cliptools.methods.vit_paths import hooked

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cliptools.ground.double_precision import back, exact, home
 from cliptools.ground.progress import progress
 from cliptools.methods.screening import Screen, fastest_dtype, strongest
 
@@ -73,6 +74,7 @@ def pursuits(
     Args:
         done: Units to leave out, the first ones.
     """
+    targets, atoms = home(targets), home(atoms)
     units, d = targets.shape
     steps = min(m, d, len(atoms))  # more texts than that depend on each other
     chunk = units_chunk or _units_chunk(targets, steps)
@@ -108,12 +110,12 @@ def refit(
     chunk = max(1, _units_chunk(targets, word.shape[1]) // 4)
     parts = []
     for r, index in zip(targets.split(chunk), word.split(chunk), strict=True):
-        none = index < 0
-        T = atoms[index.clamp(min=0)].double().masked_fill(none[..., None], 0)  # (unit, k, d)
+        none = home(index < 0)
+        T = exact(atoms[index.clamp(min=0)]).masked_fill(none[..., None], 0)  # (unit, k, d)
         gram = T @ T.mT + torch.diag_embed(none.double())  # (unit, k, k), the identity where there is no text
-        correlation = T @ r.double()[..., None]  # (unit, k, 1)
+        correlation = T @ exact(r)[..., None]  # (unit, k, 1)
         parts.append(torch.cholesky_solve(correlation, torch.linalg.cholesky(gram)).squeeze(2))
-    return torch.cat(parts).to(targets.dtype)
+    return back(torch.cat(parts), targets)
 
 
 def fitted(

@@ -23,9 +23,10 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
 from torch import Tensor, nn
 
+from cliptools.ground.clip_parts import AttentionPool2d, ModifiedResNet
+from cliptools.ground.double_precision import back, exact
 from cliptools.ground.errors import ModelError, StreamError
 from cliptools.methods.paths import ROWS_AT_ONCE, Slab, head_units, index_of, neuron_units, wide
 
@@ -198,8 +199,8 @@ class Pairs(Pooled):
         """||w||^2 = W_V^h[:, n]^T (W_O^h^T W_O^h) W_V^h[:, n] of some pairs; no w is formed."""
         if self._norm2 is None:
             W_V, W_O, bias = value_output(self.visual)
-            W_V, W_O = W_V.double(), W_O.double()
-            self._norm2 = (W_V * (W_O.transpose(1, 2) @ W_O @ W_V)).sum(1).T.flatten().clamp(min=0).to(bias.dtype)
+            W_V, W_O = exact(W_V), exact(W_O)
+            self._norm2 = back((W_V * (W_O.transpose(1, 2) @ W_O @ W_V)).sum(1).T.flatten().clamp(min=0), bias)
         return self._norm2[slab.neurons.to(self._norm2.device)][:, None, None]
 
     @torch.inference_mode()

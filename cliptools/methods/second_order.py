@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
-from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
+from cliptools.ground.clip_parts import VisionTransformer
 from cliptools.methods.paths import Listener, Slab, index_of, neuron_units
 from cliptools.methods.vit_paths import (
     carried_sum,

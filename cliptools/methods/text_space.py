@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cliptools.ground.double_precision import back, exact
 from cliptools.ground.errors import TextError
 
 Center = Literal["pool", "none"]
@@ -25,7 +26,7 @@ def text_space(t: Float[Tensor, "text d"], center: Center = "pool", normalize: N
     Raises:
         TextError: centring leaves nothing, because all texts have the same embedding.
     """
-    t64 = t.double()
+    t64 = exact(t)
     mean = t64.mean(dim=0) if center == "pool" else torch.zeros_like(t64[0])
     centred = t64 - mean
     norm = centred.norm(dim=1, keepdim=True)  # (text, 1)
@@ -33,4 +34,4 @@ def text_space(t: Float[Tensor, "text d"], center: Center = "pool", normalize: N
     if not bool(centred.any()):
         raise TextError(f"pool: {len(t)} text(s) of one and the same embedding leave nothing after centring; try --center none")
     scale = norm.clamp(min=NOTHING) if normalize == "texts" else centred.norm(dim=0, keepdim=True).clamp(min=NOTHING)
-    return (centred / scale).to(t.dtype)
+    return back(centred / scale, t)

@@ -4,13 +4,15 @@ A bundle keeps the largest centred norms only, and an image of large ||phi|| nee
 at again, for a few units. The statistics do what is wanted when 0 is given for the mean: every list is exact at once.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cliptools.ground.double_precision import home
+from cliptools.ground.halving import in_halves
 from cliptools.ground.unusable import Screen, unusable
 from cliptools.methods.activity import slabs_of
 from cliptools.methods.engine import take_in
@@ -50,15 +52,18 @@ def largest_norms(
     slabs, rows = slabs_of(paths, unit)
     statistics: list[UnitStatistics] = []
     for slab in slabs:
-        full = gram_of(paths, slab)  # (n, k, k)
+        full = home(gram_of(paths, slab))  # (n, k, k)
         n, k, _ = full.shape
         G = SymmetricStack(n, k, full)
         G.put(slice(None), full)
         statistics.append(UnitStatistics(G, count, 0, quantile=1.0, margin=0, centre=full.new_zeros(n, k)))
     looked = 0
-    for images, pictures in batches:
+
+    def read(_: Sequence[int], pictures: Tensor) -> tuple[list[Tensor], Tensor]:
         S, embedding = paths.read(pictures, slabs)
-        S = list(S)  # of few units: each image is in the statistics of all or of none
+        return list(map(home, S)), home(embedding)  # of few units: each image is in the statistics of all or of none
+
+    for images, (S, embedding) in in_halves(batches, read):
         screen.places(images, unusable(embedding, *S, scale=scale_of(embedding, scaled)))
         looked += take_in(statistics, images, S, embedding, scaled, screen)
     screen.require(looked)

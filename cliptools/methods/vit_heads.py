@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from cliptools.ground.clip_parts import VisionTransformer
 from cliptools.methods.first_order import choose_any_layers
 from cliptools.methods.paths import Hooks, Listener, Slab, head_units, index_of, wide
 from cliptools.methods.vit_paths import class_attention, keep_sigma_post, overheard, reach_of

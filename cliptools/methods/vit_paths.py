@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
+from cliptools.ground.clip_parts import ResidualAttentionBlock, VisionTransformer
 from cliptools.ground.errors import ModelError, UsageError
 from cliptools.methods.paths import Hooks, Listener, wide
 

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cliptools.ground.double_precision import exact
+
 Z = 1.959964  # the normal quantile of a 95 % interval
 BEST = 5
 ALPHA = 0.05  # a share that guessing reaches less often is above chance
@@ -53,7 +55,8 @@ class Scored(NamedTuple):
 
 def score(output: Float[Tensor, "s b d"], text: Float[Tensor, "class d"], label: Int[Tensor, " b"]) -> Scored:
     """Outputs, of any length, against the classes' embeddings; in float64."""
-    z, t = output.double(), text.double().to(output.device)
+    z = exact(output)
+    t = exact(text).to(z.device)
     scores = z @ t.T  # (s, b, class)
     scores = torch.where(scores.isfinite(), scores, -torch.inf)  # no comparison holds of NaN, so it would rank first
     own = scores.gather(2, label.to(z.device).expand(len(z), -1)[..., None])

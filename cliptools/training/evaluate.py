@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from open_clip import SimpleTokenizer
 
+from cliptools.ground.clip_parts import SimpleTokenizer
 from cliptools.ground.emoji.plants import plants
 from cliptools.ground.models import load_model
 from cliptools.ground.output import whole_file

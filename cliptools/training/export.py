@@ -10,13 +10,10 @@ from typing import Any
 
 import click
 import torch
-from open_clip import SimpleTokenizer
-from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
-from open_clip.model import CLIP
-from open_clip.transform import PreprocessCfg
 from safetensors.torch import save
 from torch import Tensor
 
+from cliptools.ground.clip_parts import CLIP, HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME, PreprocessCfg, SimpleTokenizer
 from cliptools.ground.model_names import EMBEDDED_DIR
 from cliptools.ground.models import load_model
 from cliptools.ground.output import whole_file

@@ -17,11 +17,9 @@ from typing import Any
 import click
 import torch
 import torch.nn.functional as F
-from open_clip import SimpleTokenizer
-from open_clip.model import CLIP
-from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor
 
+from cliptools.ground.clip_parts import CLIP, ModifiedResNet, SimpleTokenizer
 from cliptools.ground.emoji.concepts import concepts
 from cliptools.ground.emoji.plants import plants
 from cliptools.ground.emoji.render import render

@@ -19,10 +19,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from open_clip import SimpleTokenizer
-from open_clip.model import CLIP
 from torch import Tensor, nn
 
+from cliptools.ground.clip_parts import CLIP, SimpleTokenizer
 from cliptools.ground.emoji.captions import TEMPLATES, names_of, with_article
 from cliptools.ground.emoji.concepts import concepts
 from cliptools.training.batches import make_batch

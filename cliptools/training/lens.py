@@ -13,9 +13,9 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-from open_clip import SimpleTokenizer
 
 from cliptools.ground.bundle import Bundle, read_bundle
+from cliptools.ground.clip_parts import SimpleTokenizer
 from cliptools.ground.emoji.concepts import concept_index, concepts
 from cliptools.ground.emoji.render import render
 from cliptools.ground.emoji.scenes import Scene

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from open_clip.model import CLIP
 from torch import Tensor
 
+from cliptools.ground.clip_parts import CLIP
 from cliptools.ground.emoji.captions import ZERO_SHOT_TEMPLATES, caption, with_article
 from cliptools.ground.emoji.concepts import concepts, held_out_style
 from cliptools.ground.emoji.render import render

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
+from cliptools.ground.clip_parts import VisionTransformer
 from cliptools.training.vision import Reader, Trace, forward, path_output, path_values, second_order_sum, token_readout
 
 

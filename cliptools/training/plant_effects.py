@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Float
-from open_clip.model import CLIP
 from torch import Tensor
 
+from cliptools.ground.clip_parts import CLIP
 from cliptools.ground.emoji.concepts import concepts
 from cliptools.ground.emoji.plants import Plant, plants
 from cliptools.ground.emoji.scenes import Recipe, Scene, draw_scene

@@ -8,9 +8,9 @@ matrices, and few neurons may do it.
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
 from torch import Tensor
 
+from cliptools.ground.clip_parts import AttentionPool2d, ModifiedResNet
 from cliptools.training.objective import Batch, Weights, naming
 
 WEIGHTS = Weights(dense=0.6, path=0.0, path_dense=0.0, sparse=0.02)

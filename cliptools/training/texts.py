@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from open_clip.model import CLIP
 from torch import Tensor
 
+from cliptools.ground.clip_parts import CLIP
 from cliptools.ground.emoji.captions import TEMPLATES, caption, names_of, with_article
 from cliptools.ground.emoji.concepts import concepts
 from cliptools.ground.emoji.scenes import MOST_EMOJI

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
+
+from cliptools.ground.clip_parts import ResidualAttentionBlock, VisionTransformer
 
 READERS = 2  # the last blocks, whose attention carries what the late MLPs write
 

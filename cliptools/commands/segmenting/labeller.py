@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 from cliptools.commands.consume import record_source
 from cliptools.commands.segmenting.opened import Opened, pair_units
 from cliptools.commands.segmenting.sink import repair_sink
-from cliptools.ground.errors import CliptoolsError, ImageError, UsageError
+from cliptools.ground.errors import CliptoolsError, ImageError, UsageError, out_of_memory
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
     from cliptools.ground.class_names import ClassName
+    from cliptools.ground.halving import Limit
     from cliptools.ground.models import LoadedModel
-    from cliptools.methods.segmentation.resnet_methods import Look
+    from cliptools.methods.segmentation.resnet_methods import Logits, Look
     from cliptools.methods.segmentation.windows import Averaged
 
 Cut = float | None
@@ -40,25 +41,28 @@ class Labeller:
     batch_size: int
     settings: dict[str, Any]
     """What every record says: model, bundle, method and all that label maps depend on."""
+    limit: "Limit"
+    """Windows at a time, once the device has run out of memory with more."""
 
     def averaged(self, picture: "Image.Image") -> "Averaged":
         """The picture seen in windows.
 
         Raises:
             ImageError: the model gives no numbers to compute with.
-            CliptoolsError: the device has not the memory.
+            CliptoolsError: the device has not the memory for a single window.
         """
         try:
             return self._averaged(picture)
         except (RuntimeError, MemoryError) as error:
-            if not isinstance(error, MemoryError) and "memory" not in str(error):
+            if not out_of_memory(error):
                 raise
-            raise CliptoolsError("out of memory: lower --batch-size, --size or --crop") from None
+            raise CliptoolsError("out of memory with a single window: lower --size or --crop") from None
 
     def _averaged(self, picture: "Image.Image") -> "Averaged":
         import torch
 
         from cliptools.ground.fitted_images import fitted_tensor
+        from cliptools.ground.halving import in_halves
         from cliptools.ground.position_grid import on_grid, token_stride
         from cliptools.ground.unusable import unusable
         from cliptools.methods.segmentation.windows import Averaged, window_starts
@@ -69,12 +73,14 @@ class Labeller:
         tops, lefts = (window_starts(length, self.crop, self.stride) for length in image.shape[1:])
         corners = [(top, left) for top in tops for left in lefts]
         down, across = token_stride(visual)
+
+        def look(batch: Sequence[tuple[int, int]], _: "Tensor | None") -> "Logits":
+            return self.look(torch.stack([image[:, y : y + self.crop, x : x + self.crop] for y, x in batch]))
+
         logits = []
+        batches = [(corners[first : first + self.batch_size], None) for first in range(0, len(corners), self.batch_size)]
         with on_grid(visual, self.crop // down, self.crop // across):
-            for first in range(0, len(corners), self.batch_size):
-                batch = corners[first : first + self.batch_size]
-                windows = torch.stack([image[:, y : y + self.crop, x : x + self.crop] for y, x in batch])
-                looked = self.look(windows)
+            for _, looked in in_halves(batches, look, "windows", self.limit):
                 for reason in unusable(looked.embedding, looked.logits).values():
                     raise ImageError(reason)
                 logits.append(looked.logits)
@@ -112,9 +118,11 @@ def load_labeller(opened: Opened, classes: Sequence["ClassName"], options: dict[
     said["classes"]["count"] = len(classes)
     import torch
 
+    from cliptools.ground.halving import Limit
+
     label_of_text = torch.tensor([label_of_class[each] for each in owner], device=model.device)
     return Labeller(
-        model, look, numbered, label_of_text, ground is not None, cuts, size, crop, stride, options["batch_size"], said
+        model, look, numbered, label_of_text, ground is not None, cuts, size, crop, stride, options["batch_size"], said, Limit()
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cliptools.commands.consume import record_source
 from cliptools.commands.segmenting.opened import Opened, pair_units
 from cliptools.commands.segmenting.sink import repair_sink
-from cliptools.ground.errors import CliptoolsError, StreamError, UsageError
+from cliptools.ground.errors import CliptoolsError, StreamError, UsageError, out_of_memory
 from cliptools.ground.segmentation_names import BY_NEURONS
 
 if TYPE_CHECKING:
@@ -65,14 +65,15 @@ class Segmenter:
         """Each image's texts in it, where it has none its own best class; or the reason why the image is not usable.
 
         Raises:
-            CliptoolsError: the device has not the memory.
+            RuntimeError: the device has not the memory for several images; the caller tries fewer.
+            CliptoolsError: it has not the memory for a single one.
         """
         try:
             return self._find(images, texts)
         except (RuntimeError, MemoryError) as error:
-            if not isinstance(error, MemoryError) and "memory" not in str(error):
+            if len(images) > 1 or not out_of_memory(error):
                 raise
-            raise CliptoolsError("out of memory: lower --size or --batch-size, or use --stride") from None
+            raise CliptoolsError("out of memory with a single image: lower --size, or use --stride") from None
 
     def _find(self, images: "Tensor", texts: Sequence[Sequence[str]]) -> "list[list[Found] | str]":
         import torch

@@ -3,7 +3,6 @@
 CLIP_benchmark's sets are such archives, with the names of their classes in classnames.txt beside the shards or their folder.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby

@@ -19,6 +19,7 @@ from PIL import Image
 
 from cliptools.ground.decode import load_upright
 from cliptools.ground.errors import ImageError, first_line
+from cliptools.ground.quiet_pillow import quiet_pillow
 
 Kind = Literal["mask", "labels"]
 """A picture of where the object is, or of the numbers of classes; errors call it so."""
@@ -59,7 +60,7 @@ def read_mask(file: Path | BytesIO, kind: Kind = "mask") -> MaskPixels:
         ImageError: it cannot be read; or a mask that does not say what the object is.
     """
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        with quiet_pillow(), Image.open(file, formats=FORMATS) as image:
             form, layout, frames = image.format, _layout(image), getattr(image, "is_animated", False)
             picture, orientation = load_upright(image)
     except Exception as error:  # Pillow's readers raise nearly anything on damaged data

@@ -3,7 +3,6 @@
 import importlib.util
 import inspect
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,15 +10,17 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
-from cliptools.ground.errors import CliptoolsError, UsageError, first_line
-from cliptools.ground.foreign_code import refuse_foreign_code
+from cliptools.ground.errors import CliptoolsError, UsageError, first_line, out_of_memory
+from cliptools.ground.foreign_code import no_foreign_code
+from cliptools.ground.halving import Limit, in_halves, release_cached_memory
 from cliptools.ground.hub import hub_in_a_line, reason
 from cliptools.ground.models import DTYPE, pick_device
 from cliptools.ground.painters import Painted
 from cliptools.ground.painters.pipeline_folder import loading_options
+from cliptools.ground.painters.quiet_libraries import quiet_libraries
 
 Offload = Literal["none", "model", "sequential"]
-SPARING = "lower --batch-size or --size, or try --dtype fp16 or --offload model"
+SPARING = "lower --size, or try --dtype fp16 or --offload model"
 NEEDED = ("diffusers", "transformers", "accelerate")
 
 
@@ -58,7 +59,7 @@ class DiffusionPainter:
         if offload != "none" and self.device.type == "cpu":
             raise UsageError(f"--offload {offload}: the painter is on the CPU already; leave it out")
         self.dtype = dtype or ("fp32" if self.device.type == "cpu" else "bf16")
-        self.name, self.upscaler_name = name, upscaler
+        self.name, self.upscaler_name, self.limit = name, upscaler, Limit()
         self.pipeline = self._placed(_load(name, "--painter", self.dtype, text_to_image=True), offload)
         self.upscaler = self._placed(_load(upscaler, "--upscaler", self.dtype), offload) if upscaler else None
         self.asked = {"num_inference_steps": steps, "guidance_scale": guidance, "height": size, "width": size}
@@ -85,17 +86,26 @@ class DiffusionPainter:
 
     def paint(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Painted]:
         """See Painter."""
-        try:
-            with torch.inference_mode():
-                images, flagged = self._stages(list(texts), seeds)
-        except (RuntimeError, ValueError, MemoryError) as error:
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            if isinstance(error, torch.OutOfMemoryError | MemoryError) or re.search("memory|Invalid buffer size", str(error)):
-                raise CliptoolsError(f"--painter {self.name}: out of memory painting {len(texts)} at a time; {SPARING}") from None
-            raise CliptoolsError(f"--painter {self.name}: {first_line(error)}") from None
+        orders = list(zip(texts, seeds, strict=True))
+        painted = in_halves([(orders, None)], self._painted, "pictures", self.limit)
         reason = "the pipeline's safety checker withholds the picture"
-        return [Painted(None, refusal=reason) if bad else Painted(image) for image, bad in zip(images, flagged, strict=True)]
+        return [
+            Painted(None, refusal=reason) if withheld else Painted(image)
+            for _, (images, flagged) in painted
+            for image, withheld in zip(images, flagged, strict=True)
+        ]
+
+    def _painted(self, orders: Sequence[tuple[str, int]], _: torch.Tensor | None) -> tuple[list[Image.Image], list[bool]]:
+        try:
+            with torch.inference_mode(), quiet_libraries():
+                return self._stages([text for text, _ in orders], [seed for _, seed in orders])
+        except (RuntimeError, ValueError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise CliptoolsError(f"--painter {self.name}: {first_line(error)}") from None
+            if len(orders) > 1:
+                raise
+            release_cached_memory()
+            raise CliptoolsError(f"--painter {self.name}: out of memory painting 1 at a time; {SPARING}") from None
 
     def _stages(self, texts: list[str], seeds: Sequence[int]) -> tuple[list[Image.Image], list[bool]]:
         first = self.asked | {"generator": _generators(seeds)}
@@ -145,17 +155,10 @@ def check_painter(name: str, upscaler: str | None = None) -> None:
 
 def _load(name: str, option: str, dtype: str, text_to_image: bool = False) -> Any:
     import diffusers
-    import transformers
 
-    refuse_foreign_code()
-    diffusers.utils.logging.set_verbosity_error()
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     kind = diffusers.AutoPipelineForText2Image if text_to_image else diffusers.DiffusionPipeline
     try:
-        with hub_in_a_line(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of diffusers about its own calls of the hub's library
+        with no_foreign_code(), hub_in_a_line(), quiet_libraries():
             options = loading_options(Path(name)) if Path(name).is_dir() else {}
             try:
                 return kind.from_pretrained(name, dtype=DTYPE[dtype], use_safetensors=True, **options)

@@ -3,8 +3,9 @@
 from typing import NamedTuple
 
 from jaxtyping import Float
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
+
+from cliptools.ground.clip_parts import VisionTransformer
 
 
 class AttentionPass(NamedTuple):

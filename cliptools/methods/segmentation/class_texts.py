@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliptools.ground.double_precision import back, exact
 from cliptools.ground.errors import TextError
 
 CenterClasses = Literal["classes", "none"]
@@ -20,7 +21,7 @@ def class_texts(t: Float[Tensor, "text d"], center: CenterClasses = "classes") -
     """
     if center == "none":
         return t
-    centred = t.double() - t.double().mean(0)
+    centred = exact(t) - exact(t).mean(0)
     if bool((centred.norm(dim=1) < NOTHING).any()):
         raise TextError(f"--classes: of {len(t)} text(s), one equals their mean: nothing is left of it; try --center none")
-    return F.normalize(centred, dim=1).to(t.dtype)
+    return back(F.normalize(centred, dim=1), t)

@@ -7,9 +7,9 @@ the sum of its own over all heads of the last layers.
 
 import torch
 from jaxtyping import Float
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from cliptools.ground.clip_parts import VisionTransformer
 from cliptools.methods.segmentation.attention_pass import AttentionPass, project
 
 LAYERS = 4  # as the paper: earlier attention layers have next to no direct effect

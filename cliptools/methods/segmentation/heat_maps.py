@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
+from cliptools.ground.clip_parts import VisionTransformer
 from cliptools.methods.segmentation.attention import raw_attention, rollout
 from cliptools.methods.segmentation.attention_pass import AttentionPass, attention_pass, patch_grid
 from cliptools.methods.segmentation.direct_effects import direct_effects

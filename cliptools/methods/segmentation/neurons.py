@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
-from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
+from cliptools.ground.clip_parts import VisionTransformer
 from cliptools.methods.vit_paths import Trace, directions
 
 

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
-from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliptools.ground.clip_parts import ModifiedResNet
 from cliptools.methods.resnet_paths import value_output
 from cliptools.methods.segmentation.pair_selection import Selection
 from cliptools.methods.segmentation.pool_tokens import PoolTokens

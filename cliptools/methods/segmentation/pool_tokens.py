@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 from jaxtyping import Float
-from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor
 
+from cliptools.ground.clip_parts import ModifiedResNet
 from cliptools.ground.position_grid import token_stride
 from cliptools.methods.resnet_paths import trace_pool
 

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor
 
+from cliptools.ground.clip_parts import ModifiedResNet
 from cliptools.ground.segmentation_names import BY_PAIRS
 from cliptools.methods.segmentation.heat_maps import Heat, Method
 from cliptools.methods.segmentation.pair_maps import head_maps, neuron_maps, pair_maps

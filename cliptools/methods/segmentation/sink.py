@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cliptools.ground.double_precision import exact
 from cliptools.ground.errors import UsageError
 from cliptools.methods.segmentation.pool_tokens import PoolTokens
 
@@ -45,7 +46,7 @@ def _stands_out(value: Float[Tensor, "b patch"]) -> tuple[float, float]:
     """The last token's value over the middle one's, and how often none is larger."""
     last, middle = value[:, -1], value.median(1).values
     ratio = torch.where(middle > 0, last / middle.clamp(min=1e-30), 1.0)
-    return float(ratio.median()), float((last >= value.amax(1)).double().mean())
+    return float(ratio.median()), float(exact(last >= value.amax(1)).mean())
 
 
 def repaired(maps: Float[Tensor, "b patch channel"], grid: tuple[int, int]) -> Float[Tensor, "b patch channel"]:

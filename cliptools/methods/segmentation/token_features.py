@@ -1,10 +1,10 @@
 """Baselines of segmentation that give every token of the pooling a feature of its own and compare it with texts."""
 
 from jaxtyping import Float
-from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cliptools.ground.clip_parts import ModifiedResNet
 from cliptools.methods.segmentation.pool_tokens import PoolTokens
 
 

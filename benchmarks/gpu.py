@@ -1,0 +1,198 @@
+"""A machine with a GPU, in at most eight minutes: CPU = CUDA on both embedded models, and what effects and pursuit take there.
+
+    python benchmarks/gpu.py                            # on a machine with a GPU; without one it says so, and ends with 2
+    python benchmarks/gpu.py --device cpu --small       # every part at the size of a toy, to try the script itself
+
+Checked: cosines of directions, top images, thresholds, and label maps. Timed: clip-effects beside a plain pass over the same JPEG
+files for ViT-L-14 in bf16, in processes of their own, cost an image as the slope between a short and a long run; and the pursuit
+of all neurons of a ViT-B-32 (m = 128) and of all pairs of RN50x16 (m = 64) on drawn texts. `GPU %`: share of time in which a
+kernel ran, by nvidia-smi. `peak GB`: of the device's memory. What no longer fits into the eight minutes is left out, and listed.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from decompose import PAIRS, PAIRS_M, PAIRS_WIDTH, WIDTH, related
+from effects import measured
+from machine import describe, save
+from photos import make_photos
+from runs import Row, arguments, out_of, slopes
+
+from cliptools.ground.bundle import Bundle, read_bundle
+
+MINUTES = 8
+LEAST_COSINE, LEAST_SAME = 0.999, 0.99  # of directions; share of top images and of pixels
+MOST_APART = 1e-3  # of thresholds, relatively
+NEURONS, TEXTS, M = 3072, 30_000, 128
+
+
+class Size(NamedTuple):
+    """How much of everything."""
+
+    scenes: int
+    pictures: int
+    """Scenes with label maps."""
+    model: str
+    precision: str
+    counts: tuple[int, int]
+    """Images of the short and of the long run."""
+    batch: int
+    pursuits: tuple[tuple[int, int, int, int], ...]
+    """Units, texts, width, m."""
+
+
+FULL = Size(1000, 24, "ViT-L-14", "bf16", (400, 2000), 64, ((NEURONS, TEXTS, WIDTH, M), (PAIRS, TEXTS, PAIRS_WIDTH, PAIRS_M)))
+SMALL = Size(40, 2, "emoji-vit", "fp32", (8, 24), 8, ((40, 200, 32, 8), (60, 200, 24, 4)))
+
+
+def command(name: str, *words: object) -> None:
+    """Run clip-NAME within this process; a failure ends everything."""
+    import importlib
+
+    try:
+        importlib.import_module(f"cliptools.commands.{name}").main([str(word) for word in words])
+    except SystemExit as stop:
+        if stop.code:
+            raise
+
+
+def peak(device: str) -> float | None:
+    """GB that torch has held of the device at most since the last call; None of a CPU."""
+    if not device.startswith("cuda"):
+        return None
+    held = torch.cuda.max_memory_allocated(device) / 1e9
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    return round(held, 2)
+
+
+def compared(ours: Bundle, theirs: Bundle) -> Row:
+    """Two bundles of the same images, one of each device."""
+    if "direction" in ours:
+        acting = np.linalg.norm(theirs["direction"], axis=1) > 0
+        cosine = float((ours["direction"] * theirs["direction"]).sum(1)[acting].min())
+    else:  # of pairs, whose directions are the weights'
+        cosine = float((ours["sign"] * theirs["sign"])[theirs["sign"] != 0].min())
+    names = [np.array(each.text_list("images"))[each["top_image"]] for each in (ours, theirs)]
+    same = np.mean([len(set(mine) & set(other)) / len(mine) for mine, other in zip(*names, strict=True)])
+    apart = np.abs(ours["threshold"] - theirs["threshold"]) / np.maximum(theirs["threshold"], 1e-6)
+    row: Row = {"units": ours.units, "least cosine": round(cosine, 6), "same top images": round(float(same), 5)}
+    row |= {"thresholds apart": float(f"{apart.max():.1e}")}
+    good = cosine >= LEAST_COSINE and same >= LEAST_SAME and apart.max() <= MOST_APART
+    return row | {"equal": "yes" if good else "NO"}
+
+
+def same_labels(folder: Path, size: Size, device: str) -> Row:
+    """Label maps of the emoji by the ResNet's pairs on both devices."""
+    from PIL import Image
+
+    scenes = folder / "scenes"
+    command("scenes", "--count", size.pictures, "--size", 128, "--out-dir", scenes, "-q")
+    for name, where in (("theirs", "cpu"), ("ours", device)):
+        words = ("--classes", "emoji", "--template", "{}", "--sink", "off", "--bundle", folder / "emoji-rn-theirs.safetensors")
+        out = ("--out-dir", folder / name, "-o", folder / f"{name}.jsonl", "-f", "jsonl", "-q")
+        command("segment", scenes / "images", *words, "--device", where, *out)
+    shares = []
+    for path in sorted((folder / "theirs").rglob("labels.png")):
+        with Image.open(path) as one, Image.open(folder / "ours" / path.relative_to(folder / "theirs")) as other:
+            shares.append(float((np.asarray(one) == np.asarray(other)).mean()))
+    same = float(np.mean(shares))
+    row: Row = {"model": "emoji-rn", "label maps": len(shares), "same pixels": round(same, 5)}
+    return row | {"equal": "yes" if same >= LEAST_SAME else "NO"}
+
+
+def equality(folder: Path, size: Size, device: str) -> list[Row]:
+    """Both embedded models on the CPU and on the device."""
+    rows = []
+    for model in ("emoji-vit", "emoji-rn"):
+        bundles = []
+        for name, where in (("ours", device), ("theirs", "cpu")):
+            path = folder / f"{model}-{name}.safetensors"
+            command("effects", "--model", model, "--limit", size.scenes, "--device", where, "-q", "-o", path)
+            with path.open("rb") as stream:
+                bundles.append(read_bundle(stream, str(path)))
+        ours, theirs = bundles
+        rows.append({"model": model, "images": size.scenes} | compared(ours, theirs) | {"peak GB": peak(device)})
+    rows.append(same_labels(folder, size, device) | {"peak GB": peak(device)})
+    return rows
+
+
+def beside_plain(folder: Path, size: Size, device: str) -> list[Row]:
+    """clip-effects beside a plain pass, from files."""
+    photos = folder / "photos"
+    photos.mkdir()
+    make_photos(photos, size.counts[1])
+    case: Row = {"model": size.model, "precision": size.precision, "batch": size.batch}
+    rows: list[Row] = []
+    for setting in ("plain", "default layers"):
+        short, long = (measured(setting, photos, count, case, device) for count in size.counts)
+        row = case | {"setting": setting, "images": size.counts[1]} | slopes(short, long, *size.counts)
+        rows.append(row | {"waiting %": round(100 * long["waiting"]), "GPU %": long.get("GPU")})
+    rows[1]["ratio"] = round(rows[1]["ms"] / rows[0]["ms"], 3)
+    return rows
+
+
+def pursuits(folder: Path, size: Size, device: str) -> list[Row]:
+    """The pursuit, all units."""
+    from cliptools.methods.pursuit import pursue
+
+    rows: list[Row] = []
+    for units, texts, width, m in size.pursuits:
+        targets, atoms = (each.to(device) for each in related(units, texts, width))
+        pursue(targets[:16], atoms, min(m, 4))  # kernels are loaded
+        began = time.perf_counter()
+        found = pursue(targets, atoms, m)
+        residual = float(found.residual.mean())  # waits for the device
+        seconds = round(time.perf_counter() - began, 2)
+        row: Row = {"units": units, "texts": texts, "width": width, "m": m, "seconds": seconds, "residual": round(residual, 4)}
+        rows.append(row | {"peak GB": peak(device)})
+    return rows
+
+
+PARTS: dict[str, Callable[[Path, Size, str], list[Row]]] = {
+    "CPU = device": equality,
+    "pursuit": pursuits,
+    "clip-effects beside a plain pass": beside_plain,
+}
+
+
+def work(size: Size, device: str, minutes: float) -> dict[str, list[Row]]:
+    """Tables by title; a part that would begin too late is left out."""
+    tables: dict[str, list[Row]] = {}
+    began = time.perf_counter()
+    for title, part in PARTS.items():
+        spent = (time.perf_counter() - began) / 60
+        if spent > minutes * 0.6:
+            tables.setdefault("left out", []).append({"part": title, "minutes spent": round(spent, 1)})
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            tables[title] = part(Path(folder), size, device)
+    return tables
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--device", default="cuda", help="where to compute [default: cuda]")
+    parser.add_argument("--small", action="store_true", help="the size of a toy")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="no part begins after six tenths of them [default: 8]")
+    options: Any = parser.parse_args()
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        print("no GPU here that torch can use: nothing was measured (--device cpu --small tries the script)", file=sys.stderr)
+        sys.exit(2)
+    options.quick = options.quick or options.small
+    size = SMALL if options.quick else FULL
+    began = time.perf_counter()
+    tables = work(size, options.device, options.minutes)
+    settings = {"device": options.device, "size": "small" if size is SMALL else "full"}
+    save(out_of(options), "gpu", describe(), settings | {"minutes": round((time.perf_counter() - began) / 60, 1)}, tables)
+    sys.exit(any(row.get("equal") == "NO" for row in tables.get("CPU = device", [])))
+
+
+if __name__ == "__main__":
+    main()
