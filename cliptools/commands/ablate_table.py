@@ -36,8 +36,8 @@ def in_words(record: Record) -> str:
     if "effect" not in record:
         return "untouched"
     if "reconstruct" in record:
-        count = record.get("components", record.get("m", 1))
-        what = ("PC 1" if count == 1 else f"PC 1–{count}") if record["reconstruct"] == "pc" else f"{count_of(count, 'word')}"
+        count = int(record.get("components") or record.get("m") or 1)
+        what = ("PC 1" if count == 1 else f"PC 1–{count}") if record["reconstruct"] == "pc" else count_of(count, "word")
         what += f" along {record['along']}" if record.get("along", "direction") != "direction" else ""
         return f"{what} of {kept}" if "keep" in record else what
     kind = record["ablate"]

@@ -60,8 +60,8 @@ def _shapes(tensors: Tensors) -> Iterator[str]:
         elif key in tensors and 0 in tensors[key].shape[1:]:
             yield f"tensor `{key}` has shape {list(tensors[key].shape)}, which leaves nothing for a unit"
     for key in UNIT_ROWS:
-        if key in tensors and (rows := len(tensors[key]) if tensors[key].ndim else "no") != units:
-            yield f"tensor `{key}` has {count_of(rows, 'row')}, expected one for each of {count_of(units, 'unit')}"
+        if key in tensors and (rows := len(tensors[key]) if tensors[key].ndim else -1) != units:
+            yield f"tensor `{key}` has {count_of(rows, 'row') if rows >= 0 else 'no rows'}, expected one for each of {count_of(units, 'unit')}"
     for what, (side, names) in SAME_SIDE.items():
         sizes = {key: tensors[key].shape[side] for key in names if key in tensors and tensors[key].ndim == RANKS[key]}
         if len(set(sizes.values())) > 1:

@@ -69,6 +69,7 @@ def file_beside(name: str, lines: Path | None, folder: Path | None = None) -> st
         folder: Where else it may lie.
     """
     here = lines.parent / name if lines is not None and str(lines) != STDIN else None
+    places: list[Path | None]
     places = [here, Path(name)] if here is not None and lines is not None and lines.name == LINES else [Path(name), here]
     places.append(None if folder is None else folder / name)
     return next((str(place) for place in places if place is not None and place.is_file()), name)
