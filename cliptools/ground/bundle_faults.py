@@ -61,7 +61,8 @@ def _shapes(tensors: Tensors) -> Iterator[str]:
             yield f"tensor `{key}` has shape {list(tensors[key].shape)}, which leaves nothing for a unit"
     for key in UNIT_ROWS:
         if key in tensors and (rows := len(tensors[key]) if tensors[key].ndim else -1) != units:
-            yield f"tensor `{key}` has {count_of(rows, 'row') if rows >= 0 else 'no rows'}, expected one for each of {count_of(units, 'unit')}"
+            count = count_of(rows, "row") if rows >= 0 else "no rows"
+            yield f"tensor `{key}` has {count}, expected one for each of {count_of(units, 'unit')}"
     for what, (side, names) in SAME_SIDE.items():
         sizes = {key: tensors[key].shape[side] for key in names if key in tensors and tensors[key].ndim == RANKS[key]}
         if len(set(sizes.values())) > 1:
