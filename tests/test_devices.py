@@ -107,7 +107,7 @@ PROBES = [
     ("cuda", 'torch.ones(3, device="cuda") + torch.ones(3)', "mixed devices in aten.add.Tensor"),
     ("cuda", 'torch.ones(2, 3).to("cuda:0") @ torch.ones(3, 2)', "mixed devices in aten.mm.default"),
     ("cuda", 'torch.ones(3)[torch.tensor([1, 2], device="cuda")]', "CPU tensor indexed by one on the accelerator"),
-    ("cuda", 'torch.rand(3, device="cuda", generator=torch.Generator())', "CPU generator in aten.rand.generator"),
+    ("cuda", 'torch.rand(3, device="cuda", generator=torch.Generator())', "CPU generator in rand"),
     ("cuda", 'torch.ones(3, device="cuda").numpy()', "numpy of a tensor on the accelerator"),
     (
         "cuda",
