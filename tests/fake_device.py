@@ -156,11 +156,13 @@ class Functions(TorchFunctionMode):
             return getattr(first.inner, name)()
         if name in SPECIAL and (func is getattr(T, name, None) or name == "embedding_bag"):
             return SPECIAL[name](func, args, kwargs)
-        if name in ("__matmul__", "matmul") and first.dim() == args[1].dim() == 1:
-            return (first * args[1]).sum()
+        if name in ("__matmul__", "matmul") and first.dim() == 1:  # not dispatched as the others are
+            return (first * args[1]).sum() if args[1].dim() == 1 else (first[None] @ args[1])[0]
         if elsewhere(kwargs.get("device")):
             if KIND == "mps" and kwargs.get("dtype") is torch.float64:
                 report("float64 on mps")
+            if isinstance(kwargs.get("generator"), torch.Generator):
+                report(f"CPU generator in {name}")
             result = func(*args, **{key: value for key, value in kwargs.items() if key != "device"})
             return result if fake(first) else wrap(result)
         return func(*args, **kwargs)

@@ -18,7 +18,7 @@ from cliptools.ground.double_precision import back, device_for, exact, home
 
 COMMANDS = {path.stem for path in (ROOT / "bin").iterdir()}
 NO_MODEL = {"clip-texts"}  # its language model is llama.cpp's, not torch's
-SAME = ("effects second", "effects pooled", "decompose", "decompose pairs", "segment neurons", "ablate", "shift norm")
+SAME = ("effects second", "effects pooled", "decompose", "decompose pairs", "segment neurons", "concepts all", "shift norm")
 """Of which the results are compared with the CPU's."""
 
 
@@ -72,6 +72,8 @@ def test_the_results_are_those_of_the_cpu(kind: str, name: str, devices: Devices
     one, other = read(theirs), read(ours)
     assert one.tensors.keys() == other.tensors.keys()
     for key, value in other.tensors.items():
+        if key == "words":  # as JSON, with figures in it
+            continue
         if value.dtype.kind == "f":
             np.testing.assert_allclose(one[key], value, rtol=1e-3, atol=1e-4 * max(1.0, np.abs(value).max()), err_msg=key)
         else:
@@ -82,7 +84,7 @@ def _check_close(ours: Any, theirs: Any) -> None:
     assert type(ours) is type(theirs)
     if isinstance(ours, dict):
         assert ours.keys() == theirs.keys()
-        for key in ours:
+        for key in ours.keys() - {"active"}:  # units whose norm is the threshold to the last digit come and go
             _check_close(ours[key], theirs[key])
     elif isinstance(ours, list):
         assert len(ours) == len(theirs)
@@ -107,7 +109,7 @@ PROBES = [
     ("cuda", 'torch.ones(3, device="cuda") + torch.ones(3)', "mixed devices in aten.add.Tensor"),
     ("cuda", 'torch.ones(2, 3).to("cuda:0") @ torch.ones(3, 2)', "mixed devices in aten.mm.default"),
     ("cuda", 'torch.ones(3)[torch.tensor([1, 2], device="cuda")]', "CPU tensor indexed by one on the accelerator"),
-    ("cuda", 'torch.rand(3, device="cuda", generator=torch.Generator())', "CPU generator in aten.rand.generator"),
+    ("cuda", 'torch.rand(3, device="cuda", generator=torch.Generator())', "CPU generator in rand"),
     ("cuda", 'torch.ones(3, device="cuda").numpy()', "numpy of a tensor on the accelerator"),
     (
         "cuda",
@@ -120,7 +122,11 @@ PROBES = [
     ("mps", 'torch.zeros(3, device="mps", dtype=torch.float64)', "float64 on mps"),
     ("mps", 'torch.ones(3, device="mps").sum(dtype=torch.float64)', "float64 on mps"),
     ("mps", 'torch.linalg.qr(torch.eye(3, device="mps"))', "perhaps missing on mps: aten.linalg_qr.default"),
-    ("mps", 'x = torch.ones(3, device="mps"); x.cpu().double(); x[1:] = 5; x[torch.tensor([0])] = x[:1]', ""),
+    (
+        "mps",
+        'x = torch.ones(3, device="mps"); x.cpu().double(); x[1:] = 5; x[torch.tensor([0])] = torch.ones(1, device="mps")',
+        "",
+    ),
 ]
 
 

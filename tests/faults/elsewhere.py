@@ -77,8 +77,8 @@ ELSEWHERE: dict[tuple[str, str], str] = {
     ("ground/imagenet.py", "has no list"): "needs a version of timm that pyproject.toml does not allow",
     ("ground/texts.py", "words of wordfreq"): "needs a wordfreq that knows fewer words than the pools that are offered",
     ("ground/language.py", "the language model failed"): "needs a language model that fails while it answers",
-    ("commands/segmenting/labeller.py", "out of memory"): "needs a GPU, or an address space too small for a batch of one",
-    ("commands/segmenting/segmenter.py", "out of memory"): "needs a GPU, or an address space too small for a batch of one",
+    ("commands/segmenting/labeller.py", "out of memory"): "tests/test_scarce_memory.py: out of memory with a single window",
+    ("commands/segmenting/segmenter.py", "out of memory"): "tests/test_scarce_memory.py: out of memory with a single image",
     ("ground/painters/diffusion.py", "out of memory loading"): "needs a GPU too small for the painter",
     ("commands/sharding.py", "images could be read in one pass"): "needs images that vanish between two passes",
     (
