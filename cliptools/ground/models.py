@@ -161,11 +161,8 @@ def _created(origin: Origin, fit: Fit) -> tuple[nn.Module, list[str], list[str]]
             clip = _empty(origin) if own else _whole(origin)
     except Exception as error:
         instead = "a folder: --model local-dir:FOLDER" if origin.kind == "hub" else "a file: --pretrained FILE"
-        why = (
-            objects_in_it()
-            if UNSAFE in str(error)
-            else reason(error, f"load it once where there is a network, or name {instead}")
-        )
+        elsewhere = f"load it once where there is a network, or name {instead}"
+        why = objects_in_it() if UNSAFE in str(error) else reason(error, elsewhere)
         raise ModelError(f"cannot load model {origin.name!r} ({origin.pretrained or 'its own weights'}): {why}") from None
     messages = [str(message.message) for message in caught]
     notes = load_weights(clip, origin.file, origin.name, origin.text, fit.instead) if own and origin.file else []

@@ -137,7 +137,7 @@ def check_fit(file: Checkpoint, config: Mapping[str, Any], name: str) -> Fit:
     """
     stored, model, title = stored_sizes(file.shapes), config_sizes(config), legible(file.path.name)
     fits = fitting_names(stored, name)
-    instead = f"; it fits --model {' or '.join(fits[:3])}" if fits else ""
+    instead = f"; it fits --model {' or '.join(fits[:3])}" if fits and name not in fits else ""
     if other := fit_differences(stored, model, EXACT):
         parts = ", ".join(f"{_title(key)} {_shown(getattr(stored, key))}" for key in other)
         wanted = ", ".join(_shown(getattr(model, key)) for key in other)

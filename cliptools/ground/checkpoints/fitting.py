@@ -31,7 +31,7 @@ def load_weights(clip: nn.Module, checkpoint: Checkpoint, name: str, text: Check
 
     title = legible(checkpoint.path.name)
     notes = [*checkpoint.notes, *(text.notes if text else ())]
-    if text is None and checkpoint.image_tower_alone:
+    if text is None and checkpoint.image_tower_alone and foreign_form(checkpoint.tensors) is None:
         raise not_read(
             checkpoint.path, f"an image tower alone; name the text tower that it was trained with: {TEXT_FROM} TAG or FILE"
         )

@@ -65,7 +65,11 @@ def read_torch(path: Path, mapped: bool) -> Unpacked:
     """
     try:
         with torch.serialization.safe_globals([(_Inert, name) for name in BESIDE]):
-            stored = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            if path.suffix != ".safetensors":
+                stored = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            else:  # a wrong name, by which torch.load would go
+                with path.open("rb") as stream:
+                    stored = torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a library says of a file that it cannot read
         raise not_read(path, _reason(path, str(error))) from None
     return unpack(stored, path)
