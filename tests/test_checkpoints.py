@@ -238,6 +238,13 @@ def test_text_from_a_tag(digests: dict[str, str], tmp_path: Path, monkeypatch: p
     tower = save({key: value for key, value in state.items() if key.startswith("visual.")}, tmp_path / "v.pt")
     assert load_model("Tiny-8", str(tower), "cpu", text_from="ours").sha256 == digests["Tiny-8"]
 
+    def unreachable(settings: Any) -> str:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(open_clip.pretrained, "download_pretrained", unreachable)
+    with pytest.raises(ModelError, match="--text-from ours: not in the cache, and the hub cannot be reached; load it once"):
+        load_model("Tiny-8", str(tower), "cpu", text_from="ours")
+
 
 def shards(state: State, folder: Path, kind: str) -> Path:
     """Weights in two files with the list of them."""
@@ -263,7 +270,7 @@ def test_weights_in_several_files(kind: str, digests: dict[str, str], tmp_path: 
     with pytest.raises(ModelError, match=rf"index.json: its shard .*-00002-of-00002.{kind} is not beside it: all 2 are needed"):
         load_model("Tiny-8", str(index), "cpu")
     index.write_text(json.dumps({"weight_map": {"a": "../../secret.bin"}}))
-    with pytest.raises(ModelError, match="secret.bin is not beside it"):
+    with pytest.raises(ModelError, match=r"secret\.bin is not beside it"):
         load_model("Tiny-8", str(index), "cpu")
     index.write_text("[]")
     with pytest.raises(ModelError, match="not a list of shards"):
@@ -381,11 +388,17 @@ def test_zip_files_and_truncated_ones(tmp_path: Path) -> None:
     assert len(read_checkpoint(tmp_path / "misnamed.safetensors").tensors) == len(state_of("Tiny-8"))
 
 
+def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"weights\.pt: Is a directory"):
+        (tmp_path / "weights.pt").mkdir()
+        read_checkpoint(tmp_path / "weights.pt")
+
+
 def test_a_lora_folder(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     save({"a": torch.zeros(2)}, tmp_path / "adapter_model.safetensors")
     for words in ((f"local-dir:{tmp_path}", None), ("Tiny-8", str(tmp_path))):
-        with pytest.raises(ModelError, match="adapter_model.safetensors: a LoRA adapter"):
+        with pytest.raises(ModelError, match=r"adapter_model\.safetensors: a LoRA adapter"):
             load_model(*words, "cpu")
 
 

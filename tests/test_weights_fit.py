@@ -7,9 +7,9 @@ import pytest
 import torch
 from weights_files import local_dir, registered, save, state_of
 
+from cliptools.ground.checkpoints.checkpoint import read_checkpoint
 from cliptools.ground.errors import ModelError
 from cliptools.ground.models import load_model
-from cliptools.ground.checkpoints.checkpoint import read_checkpoint
 from cliptools.ground.weights_file import stored_sizes
 
 

@@ -111,9 +111,7 @@ def load_model(
         origin = fetch_weights(origin)
     fit = _fit(origin)
     clip, messages, notes = _created(origin, fit)
-    for tower in (clip.visual, getattr(clip, "text", None)):
-        if getattr(tower, "output_tokens", False):
-            tower.output_tokens = False  # which open_clip's own CoCa alone reads; embeddings are the same
+    _return_embeddings_alone(clip)
     sha256 = weights_sha256(clip)
     if bad := next(
         (key for key, value in clip.state_dict().items() if value.is_floating_point() and not value.isfinite().all()), None
@@ -187,6 +185,14 @@ def _whole(origin: Origin) -> nn.Module:
 
     tag = None if origin.kind == "random" else str(origin.weights) if origin.kind == "file" else origin.pretrained
     return open_clip.create_model(origin.source, pretrained=tag, device="cpu", require_pretrained=origin.kind != "random")
+
+
+def _return_embeddings_alone(clip: nn.Module) -> None:
+    """Switch off `output_tokens`, by which a tower returns its tokens beside the embedding; the embedding is the same."""
+    towers: tuple[Any, Any] = (clip.visual, getattr(clip, "text", None))
+    for tower in towers:
+        if getattr(tower, "output_tokens", False) is True:
+            tower.output_tokens = False
 
 
 def _tell(messages: Sequence[str], fit: Fit, notes: Sequence[str], advice: tuple[str | None, str | None], chosen: Choice) -> None:

@@ -5,7 +5,6 @@ tensors as attributes. The reader below knows the few names that such a pickle m
 other name ends the reading.
 """
 
-import math
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -131,6 +130,6 @@ def _filled(stored: _Stored, archive: zipfile.ZipFile, folder: str, records: dic
         records[storage] = torch.frombuffer(content, dtype=storage.dtype) if content else torch.empty(0, dtype=storage.dtype)
     whole = records[storage]
     last = offset + sum((extent - 1) * step for extent, step in zip(size, stride, strict=True))
-    if min((offset, *size, *stride), default=0) < 0 or (math.prod(size) and last >= len(whole)):
+    if min((offset, *size, *stride), default=0) < 0 or (0 not in size and last >= len(whole)):
         raise ValueError("a tensor reaches beyond its bytes")
     return whole.as_strided(size, stride, offset)

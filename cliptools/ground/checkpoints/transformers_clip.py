@@ -106,7 +106,7 @@ def open_clip_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tower(config: Mapping[str, Any], width: int, hidden: int) -> dict[str, Any]:
     width, hidden = int(config.get("hidden_size", width)), int(config.get("intermediate_size", hidden))
-    settings = {"layers": int(config.get("num_hidden_layers", 12)), "width": width, "mlp_ratio": hidden / width}
+    settings: dict[str, Any] = {"layers": int(config.get("num_hidden_layers", 12)), "width": width, "mlp_ratio": hidden / width}
     if (epsilon := config.get("layer_norm_eps", 1e-5)) != 1e-5:
         settings["norm_kwargs"] = {"eps": float(epsilon)}
     if act := ACTIVATIONS[str(config.get("hidden_act", "quick_gelu"))]:
