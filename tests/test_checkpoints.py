@@ -132,7 +132,7 @@ def test_an_archive_of_torchscript_runs_nothing(tmp_path: Path, monkeypatch: pyt
         with zipfile.ZipFile(evil, "w") as archive:
             archive.writestr("evil/data.pkl", pickle.dumps(payload))
             archive.writestr("evil/constants.pkl", b"")
-        with pytest.raises(ModelError, match=r"evil\d.pt: a TorchScript archive that cannot be read \((pathlib|builtins)"):
+        with pytest.raises(ModelError, match=r"evil\d.pt: a TorchScript archive that cannot be read \("):
             read_checkpoint(evil)
     assert not (tmp_path / "trap").exists()
 

@@ -56,7 +56,8 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for place, function in (
         (open_clip, "create_model"), (open_clip.factory, "download_pretrained"),
-        (open_clip.factory, "download_pretrained_from_hf"), (weights_origin, "read_checkpoint"), (models, "load_weights"), (torch, "load"),
+        (open_clip.factory, "download_pretrained_from_hf"), (weights_origin, "read_checkpoint"),
+        (models, "load_weights"), (torch, "load"),
     ):  # fmt: skip
         monkeypatch.setattr(place, function, touched)
     kept = file_download.hf_hub_download

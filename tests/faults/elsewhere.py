@@ -21,7 +21,7 @@ ELSEWHERE: dict[tuple[str, str], str] = {
     ("ground/weights_file.py", "cannot be "): "tests/test_weights_fit.py: cannot be resized",
     ("ground/weights_file.py", "are no square"): "tests/test_weights_fit.py: which are no square",
     ("ground/checkpoints/file_kinds.py", "error.strerror"): "tests/test_checkpoints.py: Is a directory",
-    ("ground/weights_origin.py", "{fault}')"): "tests/test_transformers_clip.py: is timm's",
+    ("ground/weights_origin.py", "{self.name!r}: {fault}"): "tests/test_transformers_clip.py: is timm's",
     ("ground/weights_origin.py", "no whole numbers"): "tests/test_transformers_clip.py: no whole numbers above 0",
     ("ground/weights_origin.py", "no text tower in it"): "tests/test_checkpoints.py: no text tower in it",
     ("ground/weights_origin.py", "no weights in this folder"): "tests/test_transformers_clip.py: no weights in this folder",
