@@ -98,7 +98,7 @@ def test_folders_and_hub_caches(name: str, untouched: None, tmp_path: Path, monk
 
 def test_the_command_says_it_in_one_line(run: Run, tmp_path: Path) -> None:
     Image.new("RGB", (30, 24), "red").save(tmp_path / "photo.png")
-    for name, tag in (("ViT-B-16-SigLIP", "webli"), ("coca_ViT-B-32", "laion2b_s13b_b90k"), ("EVA02-B-16", "merged2b_s8b_b131k")):
+    for name, tag in (("ViT-B-16-SigLIP", "webli"), ("coca_ViT-B-32", "laion2b_s13b_b90k")):
         ended = run("effects", tmp_path / "photo.png", "--model", name, "--pretrained", tag)
         (line,) = ended.stderr.decode().splitlines()
         assert ended.returncode == 1 and line.startswith(f"clip-effects: model {name!r}: ") and "supported are" in line
@@ -232,3 +232,17 @@ def test_a_vit_of_one_layer_through_the_command(run: Run, tmp_path: Path) -> Non
         assert ended.returncode == status, ended.stderr.decode()
     (line,) = ended.stderr.decode().splitlines()
     assert "this ViT has one layer" in line
+
+
+def test_heat_maps_read_a_norm_without_gains_as_one_with_gains_of_one() -> None:
+    from open_clip.model import CLIP
+
+    from cliptools.methods.segmentation.attention_pass import attention_pass
+    from cliptools.methods.segmentation.direct_effects import direct_effects
+
+    bare = CLIP(**config(VIT | {"norm_kwargs": {"elementwise_affine": False}})).eval().requires_grad_(False)
+    plain = CLIP(**config(VIT)).eval().requires_grad_(False)
+    plain.load_state_dict(bare.state_dict(), strict=False)  # a new LayerNorm's gains are ones, its biases zeros
+    images, texts = torch.randn(2, 3, 32, 32), torch.randn(2, 3, 12)
+    maps = [direct_effects(clip.visual, attention_pass(clip.visual, images), texts) for clip in (bare, plain)]
+    torch.testing.assert_close(*maps)

@@ -99,8 +99,6 @@ def load_model(
     ensure_torchvision()
     import open_clip
 
-    if name not in EMBEDDED:
-        refuse_foreign_code()
     where = pick_device(device)
     if preprocess is not None:
         parse_preprocess(preprocess, name)  # refused before anything is loaded
@@ -109,6 +107,8 @@ def load_model(
         if not any_tower:
             refuse_tower(origin)
         origin = fetch_weights(origin)
+    if name not in EMBEDDED:
+        refuse_foreign_code()
     fit = _fit(origin)
     clip, messages, notes = _created(origin, fit)
     _return_embeddings_alone(clip)
