@@ -58,7 +58,7 @@ def read_plain(content: bytes) -> Any:
     """
     stack: list[Any] = []
     below: list[list[Any]] = []
-    memo: dict[int, Any] = {}
+    memo: dict[Any, Any] = {}
     for operation, argument, _ in genops(content):
         name = operation.name
         if name == "STOP":
