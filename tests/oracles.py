@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 def layer_norm_gain(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     """A = gamma / sqrt(variance + eps) of one token."""
-    return norm.weight / torch.sqrt(((x - x.mean()) ** 2).mean() + norm.eps)
+    gamma = 1.0 if norm.weight is None else norm.weight
+    return gamma / torch.sqrt(((x - x.mean()) ** 2).mean() + norm.eps)
 
 
 def attention_rows(attn: nn.MultiheadAttention, normed: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 """The factored second-order effects against the equations written out, and what is refused."""
 
+from functools import partial
+
 import open_clip
 import pytest
 import torch
-from open_clip.transformer import QuickGELU, VisionTransformer
+from open_clip.transformer import LayerNorm, QuickGELU, VisionTransformer
 from oracles import second_order_effects
 
 from cliptools.ground.errors import ModelError, UsageError
@@ -40,6 +42,28 @@ SHAPES = [
         "mlp_ratio": 2.0,
         "output_dim": 28,
         "act_layer": QuickGELU,
+    },
+    {
+        "image_size": 16,
+        "patch_size": 8,
+        "width": 24,
+        "layers": 3,
+        "heads": 3,
+        "mlp_ratio": 2.0,
+        "output_dim": 11,
+        "norm_layer": partial(LayerNorm, elementwise_affine=False),
+        "patch_dropout": 0.5,
+    },
+    {
+        "image_size": 16,
+        "patch_size": 8,
+        "width": 24,
+        "layers": 2,
+        "heads": 2,
+        "mlp_ratio": 2.0,
+        "output_dim": 13,
+        "norm_layer": partial(LayerNorm, bias=False),
+        "final_ln_after_pool": True,
     },
 ]
 

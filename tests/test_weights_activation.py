@@ -2,7 +2,6 @@
 
 import copy
 import json
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from weights_files import CONFIGS, local_dir, registered, save, state_of
+from weights_files import CONFIGS, local_dir, registered, save, state_of, torchscript
 
 from cliptools.ground import baseline
 from cliptools.ground.activation import trained_activation
@@ -134,12 +133,10 @@ def test_openai_archives_and_state_dicts(tmp_path: Path) -> None:
         (folder / name).write_text(json.dumps(settings))  # of another file in the same folder
         assert trained_activation(find_origin("Tiny-8", str(path))) == trained
         (folder / name).unlink()
-    for title, source, expected in (("theirs", "input_resolution : Tensor", True), ("other", "x : Tensor", False)):
-        with zipfile.ZipFile(folder / f"{title}.pt", "w") as archive:
-            archive.writestr(f"{title}/constants.pkl", b"")
-            archive.writestr(f"{title}/code/__torch__/clip.py", f"class CLIP(Module):\n  {source}\n")
-        trained = trained_activation(find_origin("Tiny-8", str(folder / f"{title}.pt")))
-        assert (trained is not None) == expected
+    for title, beside in (("theirs", numbers), ("other", {})):
+        path = torchscript(state_of("Tiny-8") | beside, folder / f"{title}.pt")
+        trained = trained_activation(find_origin("Tiny-8", str(path)))
+        assert (trained is not None) == bool(beside)
 
 
 def test_released_files_are_known_by_their_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from weights_files import local_dir, registered, save, state_of
 
+from cliptools.ground.checkpoints.checkpoint import read_checkpoint
 from cliptools.ground.errors import ModelError
 from cliptools.ground.models import load_model
-from cliptools.ground.weights_file import read_weights_file, stored_sizes
+from cliptools.ground.weights_file import stored_sizes
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -109,17 +110,20 @@ def test_weights_of_another_architecture_say_which(of: str, name: str, reason: s
 
 
 def test_a_file_that_is_none_keeps_its_reason(tmp_path: Path) -> None:
-    for name, content in (("a.safetensors", b"\xff" * 40), ("b.pt", b"PK\x03\x04nothing"), ("c.bin", b"")):
+    for name, content, reason in (
+        ("a.safetensors", b"\xff" * 40, "no weights file that is known here"),
+        ("b.pt", b"PK\x03\x04nothing", "cut short or damaged"),
+        ("c.bin", b"", "an empty file"),
+    ):
         (tmp_path / name).write_bytes(content)
-        assert read_weights_file(tmp_path / name) is None
-        with pytest.raises(ModelError, match="cannot load model 'Tiny-8'"):
+        with pytest.raises(ModelError, match=f"{name}: .*{reason}"):
             load_model("Tiny-8", str(tmp_path / name), "cpu")
 
 
 @pytest.mark.parametrize("form", ["safetensors", "bin", "state_dict", "old"])
 def test_shapes_are_read_as_they_are_stored(form: str, tmp_path: Path) -> None:
     state = state_of("Tiny-8")
-    file = read_weights_file(stored(state, form, tmp_path))
-    assert file is not None and not file.openai
+    file = read_checkpoint(stored(state, form, tmp_path))
+    assert not file.openai
     assert file.shapes == {key: tuple(value.shape) for key, value in state.items()}
     assert stored_sizes(file.shapes) == ("ViT", 16, 2, (8, 8), 16, 12, 16, 1, 16, 100)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,6 +69,24 @@ def save(state: dict[str, Any], path: Path) -> Path:
         save_file({key: value.contiguous() for key, value in state.items()}, path)
     else:
         torch.save(state, path)
+    return path
+
+
+def torchscript(state: dict[str, torch.Tensor], path: Path) -> Path:
+    """The weights in a TorchScript archive, by modules of these names; its folder is made."""
+    root = torch.nn.Module()
+    for key, value in state.items():
+        *parents, leaf = key.split(".")
+        module = root
+        for name in parents:
+            if name not in module._modules:
+                module.add_module(name, torch.nn.Module())
+            module = module._modules[name]
+        module.register_buffer(leaf, value.clone())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is on its way out; the archives stay
+        torch.jit.script(root).save(str(path))
     return path
 
 

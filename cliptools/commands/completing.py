@@ -71,6 +71,12 @@ def _tags(context: click.Context, typed: str) -> Iterable[str]:
     return (*pretrained_tags(str(context.params.get("model"))), "random")
 
 
+def _text_sources(context: click.Context, typed: str) -> Iterable[str]:
+    from cliptools.ground.model_names import pretrained_tags
+
+    return pretrained_tags(str(context.params.get("model")))
+
+
 def _preprocessings(context: click.Context, typed: str) -> Iterable[str]:
     """Tags of the model, and of the settings those that have not been given."""
     from cliptools.ground.model_names import pretrained_tags
@@ -143,6 +149,7 @@ COMPLETED = {
     "model": Completed(_models),
     "judge": Completed(_models),
     "pretrained": Completed(_tags, FILE),
+    "text_from": Completed(_text_sources, FILE),
     "preprocess": Completed(_preprocessings),
     "judge_preprocess": Completed(_preprocessings),
     "layers": Completed(_layers),

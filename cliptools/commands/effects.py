@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cliptools.ground.images import ImageSource
 
 SCENES = 2000  # rendered when no images are named
+TEXT_FROM_HELP = "Weights whose text tower is taken, for a file that holds an image tower alone."
 EFFECTS = ("second", "first", INDIRECT, "pooled")
 EFFECT_HELP = (
     "Through later heads; directly, at the class token; what the output loses with the neuron at its mean; or through "
@@ -51,7 +52,8 @@ SAMPLE_HELP = "Only N neurons of each layer, drawn by --seed; for --effect indir
 @click.option(
     "--model", default="emoji-vit", show_default=True, help="open_clip's name, local-dir:DIR, hf-hub:ID, emoji-vit or emoji-rn."
 )
-@click.option("--pretrained", help="open_clip's tag, a weights file, or 'random'.")
+@click.option("--pretrained", help="open_clip's tag, a weights file or a folder with one, or 'random'.")
+@click.option("--text-from", metavar="TAG|FILE", help=TEXT_FROM_HELP)
 @preprocess_option
 @click.option("--effect", type=click.Choice(EFFECTS), help=EFFECT_HELP)
 @click.option("--units", type=click.Choice(UNITS), help=UNITS_HELP)
@@ -116,6 +118,7 @@ def main(
       clip-effects photos/ --model RN50 --pretrained openai --keep 20% -o pairs.safetensors
       clip-effects --units heads | clip-decompose --method textspan
       clip-effects photos/ --model ViT-L-14 --pretrained laion2b.bin --preprocess laion2b_s32b_b82k > effects.safetensors
+      clip-effects photos/ --model ViT-L-14-quickgelu --pretrained tower.pt --text-from openai > effects.safetensors
       for i in 1 2 3 4; do clip-effects photos/ --shard $i/4 --resume -o part-$i.safetensors; done
       parallel clip-effects photos/ --shard {}/8 --resume -o part-{}.safetensors ::: {1..8}
     """
@@ -134,7 +137,7 @@ def main(
     from cliptools.methods.choice import choose_effects
 
     names, arithmetic = (options["model"], options["pretrained"]), (options["device"], options["precision"])
-    model = load_model(*names, *arithmetic, options["preprocess"])
+    model = load_model(*names, *arithmetic, options["preprocess"], text_from=options["text_from"])
     choice = choose_effects(model.clip, options["effect"], options["units"], asked)
     if choice.units == "pairs" and options["components"] > 1:
         raise UsageError("--components: a pair acts along one direction; --units neurons or heads may have more")

@@ -118,7 +118,9 @@ class Judge:
 
     def __init__(self, spec: str, options: dict[str, Any], pairs: Sequence[Task]) -> None:
         name, _, pretrained = (spec, "", "") if spec.startswith((LOCAL_DIR, HUB)) else spec.partition(":")
-        self.loaded = load_model(name, pretrained or None, options["device"], preprocess=options["judge_preprocess"])
+        self.loaded = load_model(
+            name, pretrained or None, options["device"], preprocess=options["judge_preprocess"], any_tower=True
+        )
         self.top = options["judge_top"]
         self.others = distinct_classes(load_classes(options["judge_classes"] or ("emoji" if name in EMBEDDED else "cifar10")))
         both = [parse_class(text) for task in pairs for text in (task.depict, task.predict)]

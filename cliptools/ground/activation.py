@@ -159,7 +159,8 @@ def activation_advice(origin: Origin, quick: bool, trained: Trained | None) -> t
 
 def model_sources(origin: Origin, trained: Trained | None, fit: Fit) -> dict[str, str]:
     """Where a model's activation, grid and text positions come from, as its header records it."""
-    by = {"folder": OWN_CONFIG, "hub": OWN_CONFIG, "embedded": "the embedded model"}.get(origin.kind, f"name {origin.name}")
+    config = HF_CONFIG if origin.translated else OWN_CONFIG
+    by = {"folder": config, "hub": config, "embedded": "the embedded model"}.get(origin.kind, f"name {origin.name}")
     title = origin.weights.name if origin.weights else ""
     sources = {"activation": by, "grid": by}
     if origin.kind == "tag":

@@ -2,8 +2,9 @@
 
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.error import HTTPError, URLError
 
 from cliptools.ground.errors import first_line
@@ -56,3 +57,26 @@ def reason(error: BaseException, instead: str = "") -> str:
             return "; ".join(filter(None, (OUT_OF_REACH, instead)))
         behind = behind.__cause__ or behind.__context__
     return first_line(error)
+
+
+def hub_file(hub_id: str, names: Sequence[str]) -> Path:
+    """The first of these files that a hub's model has, in the cache, where it is fetched into if it is not there.
+
+    Raises:
+        Exception: whatever the hub's client raises where there is none of them.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    missing: Exception = FileNotFoundError(f"{hub_id} has none of {', '.join(names)}")
+    for name in names:
+        try:
+            return Path(hf_hub_download(hub_id, name))
+        except LocalEntryNotFoundError as error:  # it cannot be reached: others may have been fetched before
+            kept = (try_to_load_from_cache(hub_id, other) for other in names)
+            if (path := next((path for path in kept if isinstance(path, str)), None)) is None:
+                raise error from None
+            return Path(path)
+        except EntryNotFoundError:
+            continue
+    raise missing

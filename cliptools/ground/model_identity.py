@@ -9,7 +9,7 @@ from cliptools.ground.provenance import canonical
 SETTINGS = ("mean", "std", "interpolation", "resize_mode")
 """What may be set of a preprocessing; the size is the model's."""
 NAMED = ("name", "pretrained", "sha256")
-SETTLED = ("architecture", "preprocessing", "sources")
+SETTLED = ("architecture", "preprocessing", "sources", "text_from")
 """What a record's model may hold beside these."""
 FROM_OPTION = "--preprocess"
 """Start of a preprocessing's source where the command line sets it."""
@@ -30,6 +30,8 @@ def recorded_model(model: Mapping[str, Any]) -> dict[str, Any]:
     """
     record = {key: model.get(key) for key in NAMED}
     set_by_option = str((model.get("sources") or {}).get("preprocessing", "")).startswith(FROM_OPTION)
+    if model.get("text_from"):
+        record["text_from"] = model["text_from"]
     if "architecture" in model and (set_by_option or model.get("name") not in embedded_names()):
         record["architecture"] = model["architecture"]
     if set_by_option:

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cliptools.ground.towers import tower_fault
+
 EMBEDDED_DIR = Path(__file__).parents[1] / "data" / "models"
 
 
@@ -71,10 +73,8 @@ def _entries(table: ast.expr | None) -> list[tuple[str, ast.expr]]:
 
 
 def _may_be_looked_into(config: dict[str, Any]) -> bool:
-    """Not the image towers of timm, of CoCa, or that pool by attention or a mean, which all commands refuse."""
-    vision = config.get("vision_cfg", {})
-    pooled = "attentional_pool" in vision or vision.get("pool_type", "tok") != "tok"
-    return bool(vision) and "timm_model_name" not in vision and "multimodal_cfg" not in config and not pooled
+    """Whether it has an image tower, and none of those that all commands refuse."""
+    return bool(config.get("vision_cfg")) and tower_fault(config) is None
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Loading CLIP: open_clip's names and files, and the embedded models."""
 
+import copy
 import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from cliptools.ground.activation import activation_advice, model_sources, named_tag, trained_activation
 from cliptools.ground.architecture import UNDESCRIBED, Architecture, describe_architecture
+from cliptools.ground.checkpoints.fitting import load_weights
+from cliptools.ground.checkpoints.pickled import UNSAFE, objects_in_it
 from cliptools.ground.errors import ModelError, UsageError, first_line
 from cliptools.ground.foreign_code import no_foreign_code
 from cliptools.ground.hub import hub_in_a_line, reason
@@ -23,8 +26,9 @@ from cliptools.ground.preprocessing import Choice, choose_preprocessing, parse_p
 from cliptools.ground.progress import note, warn, working
 from cliptools.ground.provenance import canonical
 from cliptools.ground.torchvision_remedy import ensure_torchvision
+from cliptools.ground.towers import tower_fault
 from cliptools.ground.weights_file import Fit, check_fit
-from cliptools.ground.weights_origin import Origin, find_origin, missing_weights
+from cliptools.ground.weights_origin import Origin, fetch_weights, find_origin, missing_weights, refuse_tower
 
 EMBEDDED = ("emoji-vit", "emoji-rn")
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -52,11 +56,14 @@ class LoadedModel:
     """What computes apart from the weights, described when the model was whole."""
     sources: dict[str, str] = field(default_factory=dict)
     """Where activation, grid and preprocessing come from."""
+    text_from: str | None = None
+    """Where the text tower comes from, if from elsewhere."""
 
     @property
     def identity(self) -> dict[str, Any]:
         """What a bundle's header says of its model."""
         named = {"name": self.name, "pretrained": self.pretrained, "sha256": self.sha256}
+        named |= {"text_from": self.text_from} if self.text_from else {}
         settings = {"precision": self.precision, "preprocessing": self.preprocessing}
         activation, grid, architecture = self.computes
         return named | settings | {"activation": activation, "grid": grid, "architecture": architecture, "sources": self.sources}
@@ -69,8 +76,13 @@ def load_model(
     precision: Precision = "fp32",
     preprocess: str | None = None,
     recorded: Mapping[str, Any] | None = None,
+    text_from: str | None = None,
+    any_tower: bool = False,
 ) -> LoadedModel:
     """Load a model by open_clip's name and tag, a local weights file, `local-dir:`, `hf-hub:`, or an embedded name.
+
+    Files and folders may have the forms that open_clip, transformers, OpenAI and trainers write. An image tower whose effects
+    are not known here is refused by its configuration, before its weights are fetched or read.
 
     Where the weights do not fit the name (positions of another size, another activation), a warning says so; where nothing
     tells the activation or the preprocessing of a file, a note does.
@@ -78,41 +90,44 @@ def load_model(
     Args:
         preprocess: The value of --preprocess.
         recorded: A header's or a record's `model`, whose preprocessing is taken; what it says of its weights is not repeated.
+        text_from: The value of --text-from: where the text tower comes from.
+        any_tower: Load a model with an image tower of any kind, to compare pictures with texts and no more.
 
     Raises:
         UsageError: no weights named for an architecture that has none of its own, or a preprocessing that cannot be.
-        ModelError: unknown name, weights that cannot be read or do not fit, NaN among them.
+        ModelError: unknown name, an image tower that is not supported, weights that cannot be read or do not fit, NaN among them.
     """
     ensure_torchvision()
-    with nullcontext() if name in EMBEDDED else no_foreign_code():
-        return _loaded(name, pretrained, device, precision, preprocess, recorded)
-
-
-def _loaded(
-    name: str,
-    pretrained: str | None,
-    device: str,
-    precision: Precision,
-    preprocess: str | None,
-    recorded: Mapping[str, Any] | None,
-) -> LoadedModel:
-    import open_clip
-
     where = pick_device(device)
     if preprocess is not None:
         parse_preprocess(preprocess, name)  # refused before anything is loaded
     with hub_in_a_line():
-        origin = find_origin(name, pretrained)
+        origin = find_origin(name, pretrained, text_from)
+        if not any_tower:
+            refuse_tower(origin)
+        origin = fetch_weights(origin)
+    with nullcontext() if name in EMBEDDED else no_foreign_code():
+        return _loaded(origin, where, precision, preprocess, recorded, text_from)
+
+
+def _loaded(
+    origin: Origin,
+    where: torch.device,
+    precision: Precision,
+    preprocess: str | None,
+    recorded: Mapping[str, Any] | None,
+    text_from: str | None,
+) -> LoadedModel:
+    import open_clip
+
     fit = _fit(origin)
-    clip, messages = _created(origin)
-    if origin.kind == "hub" and origin.weights is None:  # now it is in the cache
-        origin = find_origin(name, pretrained)
-        fit = _fit(origin)
+    clip, messages, notes = _created(origin, fit)
+    _return_embeddings_alone(clip)
     sha256 = weights_sha256(clip)
     if bad := next(
         (key for key, value in clip.state_dict().items() if value.is_floating_point() and not value.isfinite().all()), None
     ):
-        raise ModelError(f"model {name!r}: the weights hold NaN or infinity, first in {bad}")
+        raise ModelError(f"model {origin.name!r}: the weights hold NaN or infinity, first in {bad}")
     chosen = _preprocessing(open_clip.get_model_preprocess_cfg(clip), origin, preprocess, recorded)
     kept = json.loads(canonical(chosen.settings))
     computes = describe_architecture(clip, kept)
@@ -121,13 +136,16 @@ def _loaded(
     else:
         trained = trained_activation(origin)
         sources = model_sources(origin, trained, fit) | {"preprocessing": chosen.source}
-        _tell(messages, fit, activation_advice(origin, computes.quick, trained), chosen, notes=not recorded)
+        _tell(messages, fit, notes, activation_advice(origin, computes.quick, trained), chosen, first=not recorded)
     transform = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**chosen.settings), is_train=False)
     clip = clip.to(device=where, dtype=DTYPE[precision]).eval().requires_grad_(False)
-    return LoadedModel(name, pretrained, sha256, precision, clip, transform, kept, where, computes, sources)
+    named = origin.name, origin.pretrained
+    return LoadedModel(*named, sha256, precision, clip, transform, kept, where, computes, sources, text_from)
 
 
 def _fit(origin: Origin) -> Fit:
+    if origin.weights is None or tower_fault(origin.config):
+        return Fit()
     return check_fit(origin.file, origin.config, origin.name) if origin.file else Fit()
 
 
@@ -139,32 +157,65 @@ def _preprocessing(base: dict[str, Any], origin: Origin, option: str | None, rec
     return choose_preprocessing(base, origin, option, named_tag(origin))
 
 
-def _created(origin: Origin) -> tuple[nn.Module, list[str]]:
-    """The model on the CPU in single precision, and what open_clip warned of.
+def _created(origin: Origin, fit: Fit) -> tuple[nn.Module, list[str], list[str]]:
+    """The model on the CPU in single precision, what open_clip warned of, and what is to be said of the file's form.
 
     Raises:
         ModelError: it cannot be loaded.
     """
-    import open_clip
-
-    name, pretrained = origin.name, origin.pretrained
-    tag = None if origin.kind == "random" else pretrained
+    own = origin.weights is not None and not tower_fault(origin.config)
     try:
-        with working(f"loading {name}"), hub_in_a_line(), warnings.catch_warnings(record=True) as caught:
+        with working(f"loading {origin.name}"), hub_in_a_line(), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(0)  # only random initialisation draws from it, on the CPU
-                # Always strict, always weights_only: no pickle is run.
-                required = origin.kind != "random"
-                clip = open_clip.create_model(origin.source, pretrained=tag, device="cpu", require_pretrained=required)
+                clip = _empty(origin) if own else _whole(origin)
     except Exception as error:
         instead = "a folder: --model local-dir:FOLDER" if origin.kind == "hub" else "a file: --pretrained FILE"
-        why = reason(error, f"load it once where there is a network, or name {instead}")
-        raise ModelError(f"cannot load model {name!r} ({pretrained or 'its own weights'}): {why}") from None
-    return clip, [str(message.message) for message in caught]
+        elsewhere = f"load it once where there is a network, or name {instead}"
+        why = objects_in_it() if UNSAFE in str(error) else reason(error, elsewhere)
+        raise ModelError(f"cannot load model {origin.name!r} ({origin.pretrained or 'its own weights'}): {why}") from None
+    messages = [str(message.message) for message in caught]
+    notes = load_weights(clip, origin.file, origin.name, origin.text, fit.instead) if own and origin.file else []
+    return clip, messages, notes
 
 
-def _tell(messages: Sequence[str], fit: Fit, advice: tuple[str | None, str | None], chosen: Choice, notes: bool) -> None:
+def _empty(origin: Origin) -> nn.Module:
+    """A model of a file's, folder's or hub's architecture, before its weights are copied into it."""
+    import open_clip
+
+    if not origin.translated:
+        return open_clip.create_model(origin.source, load_weights=False, pretrained_text=False, device="cpu")
+    clip = open_clip.model.CLIP(**copy.deepcopy(origin.config))
+    settings = asdict(open_clip.transform.PreprocessCfg(size=clip.visual.image_size))
+    open_clip.model.set_model_preprocess_cfg(clip, settings)
+    return clip
+
+
+def _whole(origin: Origin) -> nn.Module:
+    """A model with weights that open_clip finds itself: always strict, always weights_only, so that no pickle is run."""
+    import open_clip
+
+    tag = None if origin.kind == "random" else str(origin.weights) if origin.kind == "file" else origin.pretrained
+    return open_clip.create_model(origin.source, pretrained=tag, device="cpu", require_pretrained=origin.kind != "random")
+
+
+def _return_embeddings_alone(clip: nn.Module) -> None:
+    """Switch off `output_tokens`, by which a tower returns its tokens beside the embedding; the embedding is the same."""
+    towers: tuple[Any, Any] = (clip.visual, getattr(clip, "text", None))
+    for tower in towers:
+        if getattr(tower, "output_tokens", False) is True:
+            tower.output_tokens = False
+
+
+def _tell(
+    messages: Sequence[str],
+    fit: Fit,
+    notes: Sequence[str],
+    advice: tuple[str | None, str | None],
+    chosen: Choice,
+    first: bool,
+) -> None:
     """Warnings on a model that no header describes in full, and notes where it is loaded for the first time in a pipeline."""
     for message in messages:
         if "QuickGELU" in message:
@@ -172,8 +223,8 @@ def _tell(messages: Sequence[str], fit: Fit, advice: tuple[str | None, str | Non
     for warning in (*fit.warnings, advice[0], chosen.warning):
         if warning:
             warn(warning)
-    for line in (advice[1], chosen.note):
-        if line and notes:
+    for line in (*notes, advice[1], chosen.note):
+        if line and first:
             note(line)
 
 
@@ -205,7 +256,8 @@ def load_recorded_model(
     if (received := _received(recorded, pick_device(device), precision)) is not None:
         return received
     _check_there(recorded, source)
-    model = load_model(recorded["name"], recorded["pretrained"], device, precision, recorded=recorded)
+    text_from = recorded.get("text_from")
+    model = load_model(recorded["name"], recorded["pretrained"], device, precision, recorded=recorded, text_from=text_from)
     if model.sha256 != recorded["sha256"]:
         differences = recorded_differences(model.identity, recorded)
         raise ModelError(

@@ -17,7 +17,7 @@ TEXTS = "a text or a list of texts"
 FIELDS: dict[str, dict[str, str]] = {
     "model": {
         "name": TEXT, "sha256": TEXT, "pretrained": TEXT, "precision": TEXT, "preprocessing": "an object",
-        "activation": "an object", "grid": COUNTS, "architecture": TEXT, "sources": "an object",
+        "text_from": TEXT, "activation": "an object", "grid": COUNTS, "architecture": TEXT, "sources": "an object",
     },
     "images": {"count": COUNT, "skipped": COUNT, "listed": COUNT, "digest": TEXT},
     "settings": {

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliptools.ground.cache import cached
+from cliptools.ground.checkpoints.transformers_clip import VOCABULARY
 from cliptools.ground.errors import ModelError, TextError
 from cliptools.ground.foreign_code import no_foreign_code
 from cliptools.ground.halving import Limit, in_halves
@@ -24,9 +25,11 @@ from cliptools.ground.provenance import canonical, digest
 from cliptools.ground.template_names import TEMPLATE_SETS
 from cliptools.ground.texts import Pool
 from cliptools.ground.unusable import unusable
+from cliptools.ground.weights_origin import find_origin
 
 CACHE_FORMAT = 1  # to be raised when the same texts and weights come to give other numbers
 SLOT = "{}"
+SCHEMES = ("local-dir:", "hf-hub:")
 
 
 def encode_pool(
@@ -117,16 +120,23 @@ def tokenizer_of(loaded: LoadedModel) -> Callable[[Sequence[str]], Int[Tensor, "
     name = f"local-dir:{EMBEDDED_DIR / loaded.name}" if loaded.name in EMBEDDED else loaded.name
     try:
         with nullcontext() if loaded.name in EMBEDDED else no_foreign_code():
-            return _tokenizer(name, getattr(loaded.clip, "context_length", None))
+            return _tokenizer(name, getattr(loaded.clip, "context_length", None), getattr(loaded.clip, "vocab_size", None))
     except Exception as error:
         raise ModelError(f"model {loaded.name!r}: its tokenizer cannot be loaded ({reason(error)})") from None
 
 
 @functools.cache
-def _tokenizer(name: str, context_length: int | None) -> Callable[[Sequence[str]], Int[Tensor, "text position"]]:
+def _tokenizer(
+    name: str, context_length: int | None, vocabulary: int | None
+) -> Callable[[Sequence[str]], Int[Tensor, "text position"]]:
+    """open_clip's; of transformers' folders CLIP's own vocabulary, which open_clip brings, or the one in the folder."""
     import open_clip
 
     with hub_in_a_line():
+        if name.startswith(SCHEMES) and (origin := find_origin(name, None)).translated:
+            if vocabulary == VOCABULARY:
+                return open_clip.SimpleTokenizer(context_length=context_length)
+            return open_clip.tokenizer.HFTokenizer(str(origin.folder), context_length=context_length)
         return open_clip.get_tokenizer(name, context_length=context_length)
 
 

@@ -1,20 +1,15 @@
-"""Weights files: their tensors' shapes and types, read without the tensors, and the architectures that these fit."""
+"""Sizes of a weights file's model by the shapes of its tensors, and the architectures that these fit."""
 
-import json
 import math
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
+from cliptools.ground.checkpoints.checkpoint import Checkpoint
 from cliptools.ground.errors import ModelError
+from cliptools.ground.legible import legible
 
-OPENAI_KEYS = ("input_resolution", "context_length", "vocab_size")
-"""What OpenAI's archives hold beside weights, and no other release does."""
 STRIDE = 32  # pixels to a token of a ResNet's attention pooling
 EXACT = ("kind", "width", "layers", "patch", "joint_width", "text_width", "text_layers", "vocabulary")
 """Sizes that must be equal: weights of others cannot be loaded."""
@@ -36,71 +31,6 @@ class Sizes(NamedTuple):
     context: int | None = None
     """Positions of a text."""
     vocabulary: int | None = None
-
-
-@dataclass(frozen=True)
-class WeightsFile:
-    """A weights file, without its tensors' values."""
-
-    path: Path
-    shapes: Mapping[str, tuple[int, ...]]
-    types: Mapping[str, torch.dtype | str]
-    openai: bool
-    """Whether it holds what only OpenAI's own archives hold."""
-
-    @property
-    def mixed_precision(self) -> bool:
-        """Whether matrices are half precision and norms are single: how OpenAI's code keeps weights on a GPU."""
-        matrix, norm = (
-            {str(self.types[key]) for key in self.types if re.search(pattern, key)}
-            for pattern in (r"(^|\.)resblocks\.\d+\.mlp\.c_fc\.weight$", r"(^|\.)resblocks\.\d+\.ln_1\.weight$")
-        )
-        return matrix in ({"F16"}, {"torch.float16"}) and norm in ({"F32"}, {"torch.float32"})
-
-
-def read_weights_file(path: Path) -> WeightsFile | None:
-    """Read names, shapes and types; None where it is no file of tensors that open_clip reads (loading it tells why)."""
-    try:
-        return _of_safetensors(path) if path.suffix == ".safetensors" else _of_torch(path)
-    except Exception:  # whatever a library says of a file that it cannot read
-        return None
-
-
-def _of_safetensors(path: Path) -> WeightsFile:
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(length))
-    entries = {_plain_key(key): entry for key, entry in header.items() if key != "__metadata__"}
-    shapes = {key: tuple(entry["shape"]) for key, entry in entries.items()}
-    return WeightsFile(path, shapes, {key: entry["dtype"] for key, entry in entries.items()}, _holds_openai_keys(shapes))
-
-
-def _of_torch(path: Path) -> WeightsFile:
-    mapped = zipfile.is_zipfile(path)  # only such a file can be mapped into memory instead of being read
-    if mapped and (source := _torchscript(path)):
-        return WeightsFile(path, {}, {}, OPENAI_KEYS[0] in source)
-    stored = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    stored = stored.get("state_dict", stored)
-    tensors = {_plain_key(key): value for key, value in stored.items() if isinstance(value, torch.Tensor)}
-    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
-    return WeightsFile(path, shapes, {key: value.dtype for key, value in tensors.items()}, _holds_openai_keys(stored))
-
-
-def _torchscript(path: Path) -> str:
-    """Source code of a TorchScript archive, which is not run; empty for other archives."""
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        if not any(name.endswith("/constants.pkl") for name in names):
-            return ""
-        return "\n".join(archive.read(name).decode("utf-8", "replace") for name in names if name.endswith(".py")) or "\n"
-
-
-def _holds_openai_keys(keys: Iterable[str]) -> bool:
-    return set(OPENAI_KEYS) <= set(keys)
-
-
-def _plain_key(key: str) -> str:
-    return key.removeprefix("module.")
 
 
 def stored_sizes(shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
@@ -195,17 +125,19 @@ class Fit:
     warnings: tuple[str, ...] = ()
     resized: Mapping[str, str] = field(default_factory=dict)
     """By `grid` and `context`: from what, for a header."""
+    instead: str = ""
+    """Names that fit the file, at the end of a message."""
 
 
-def check_fit(file: WeightsFile, config: Mapping[str, Any], name: str) -> Fit:
+def check_fit(file: Checkpoint, config: Mapping[str, Any], name: str) -> Fit:
     """Compare a file's shapes with those of the architecture; name what open_clip resizes when it loads the file.
 
     Raises:
         ModelError: weights of other sizes, or positions that cannot be resized.
     """
-    stored, model, title = stored_sizes(file.shapes), config_sizes(config), file.path.name
+    stored, model, title = stored_sizes(file.shapes), config_sizes(config), legible(file.path.name)
     fits = fitting_names(stored, name)
-    instead = f"; it fits --model {' or '.join(fits[:3])}" if fits else ""
+    instead = f"; it fits --model {' or '.join(fits[:3])}" if fits and name not in fits else ""
     if other := fit_differences(stored, model, EXACT):
         parts = ", ".join(f"{_title(key)} {_shown(getattr(stored, key))}" for key in other)
         wanted = ", ".join(_shown(getattr(model, key)) for key in other)
@@ -233,7 +165,7 @@ def check_fit(file: WeightsFile, config: Mapping[str, Any], name: str) -> Fit:
             f"model that was trained{instead}"
         )
         resized["context"] = str(stored.context)
-    return Fit(tuple(warnings), resized)
+    return Fit(tuple(warnings), resized, instead)
 
 
 def _grid(sizes: Sizes) -> str:

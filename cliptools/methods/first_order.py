@@ -19,7 +19,7 @@ from torch import Tensor
 from cliptools.ground.clip_parts import VisionTransformer
 from cliptools.ground.errors import UsageError
 from cliptools.methods.paths import Listener, Slab, index_of, neuron_units
-from cliptools.methods.vit_paths import choose_layers, neurons_per_layer, overheard, tracing, written
+from cliptools.methods.vit_paths import default_layers, neurons_per_layer, norm_gain, overheard, tracing, written
 
 
 class FirstOrder:
@@ -69,7 +69,7 @@ class FirstOrder:
 
     def _direct(self, x: Float[Tensor, "i width"]) -> Float[Tensor, "i d"]:
         """P (gamma_post * x): where a part of the residual stream ends."""
-        return (self.visual.ln_post.weight.to(x) * x) @ self.visual.proj.to(x)
+        return (norm_gain(self.visual.ln_post, x).to(x) * x) @ self.visual.proj.to(x)
 
 
 def choose_any_layers(visual: VisionTransformer, asked: Sequence[int] | None) -> tuple[int, ...]:
@@ -78,9 +78,9 @@ def choose_any_layers(visual: VisionTransformer, asked: Sequence[int] | None) ->
     Raises:
         UsageError: a layer that does not exist.
     """
-    if asked is None:
-        return choose_layers(visual, None)
     depth = len(visual.transformer.resblocks)
+    if asked is None:
+        return default_layers(depth)
     for layer in asked:
         if layer >= depth:
             raise UsageError(f"--layers: layer {layer} does not exist, this model has layers 0 to {depth - 1}")

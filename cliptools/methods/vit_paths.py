@@ -63,6 +63,11 @@ def supported_tower(clip: nn.Module) -> VisionTransformer:
     return visual
 
 
+def default_layers(depth: int) -> tuple[int, ...]:
+    """From two thirds of the depth to the last but one; the one layer of a ViT that has no other."""
+    return tuple(range(max(0, min(2 * depth // 3, depth - 2)), depth - 1)) or tuple(range(depth))
+
+
 def choose_layers(visual: VisionTransformer, asked: Sequence[int] | None) -> tuple[int, ...]:
     """The layers asked for, by default those from two thirds of the depth to the last that has a later attention layer.
 
@@ -70,8 +75,10 @@ def choose_layers(visual: VisionTransformer, asked: Sequence[int] | None) -> tup
         UsageError: a layer that does not exist, or the last, whose second-order effects do not.
     """
     depth = len(visual.transformer.resblocks)
+    if depth == 1:
+        raise UsageError("this ViT has one layer, which no later attention layer reads: no second-order effects; --effect first")
     if asked is None:
-        return tuple(range(min(2 * depth // 3, depth - 2), depth - 1))
+        return default_layers(depth)
     for layer in asked:
         if layer >= depth:
             raise UsageError(f"--layers: layer {layer} does not exist, this model has layers 0 to {depth - 1}")
@@ -164,7 +171,8 @@ def _later_heads(
         block = blocks[later]
         if later not in reach:
             reach[later] = reach_of(visual, later)
-        W_V = wide(block.attn.in_proj_weight[2 * block.attn.embed_dim :]) * wide(block.ln_1.weight)  # (head * e, width)
+        W_V = wide(block.attn.in_proj_weight[2 * block.attn.embed_dim :])  # (head * e, width)
+        W_V = W_V * norm_gain(block.ln_1, W_V)
         yield W_V.unflatten(0, (block.attn.num_heads, -1)), reach[later]
 
 
@@ -172,7 +180,7 @@ def reach_of(visual: VisionTransformer, later: int) -> Float[Tensor, "head e d"]
     """P (gamma_post * ls1 * W_O^h): where each value dimension of a layer's heads ends in the joint space."""
     block = visual.transformer.resblocks[later]
     W_O = wide(block.attn.out_proj.weight)  # (width, head * e)
-    out = wide(visual.proj) * wide(visual.ln_post.weight)[:, None]  # (width, d): gamma_post, then P
+    out = wide(visual.proj) * norm_gain(visual.ln_post, W_O)[:, None]  # (width, d): gamma_post, then P
     return ((_gain(block.ls_1, W_O) * W_O).T @ out).unflatten(0, (block.attn.num_heads, -1))
 
 
@@ -195,6 +203,11 @@ def _gain(scale: nn.Module, like: Tensor) -> Float[Tensor, "width 1"]:
     """LayerScale's gains as a column; ones where there is none."""
     gamma = getattr(scale, "gamma", None)
     return like.new_ones(like.shape[0], 1) if gamma is None else wide(gamma)[:, None]
+
+
+def norm_gain(norm: nn.LayerNorm, like: Tensor) -> Float[Tensor, "width"]:
+    """A LayerNorm's gains, in float32 at least; ones where it has none (norm_kwargs of elementwise_affine: false)."""
+    return like.new_ones(norm.normalized_shape) if norm.weight is None else wide(norm.weight)
 
 
 def keep_sigma_post(store: list[Tensor]) -> Callable[..., None]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cliptools.ground.clip_parts import VisionTransformer
 from cliptools.methods.segmentation.attention_pass import AttentionPass, project
+from cliptools.methods.vit_paths import norm_gain
 
 LAYERS = 4  # as the paper: earlier attention layers have next to no direct effect
 
@@ -34,7 +35,7 @@ def readout(visual: VisionTransformer, seen: AttentionPass, t: Float[Tensor, "b 
     """u such that <u, x> is what x, a share of the last class token, adds to <M(I), t>: P, then LayerNorm with its sigma held."""
     norm = visual.ln_post
     sigma = (seen.last.var(-1, unbiased=False) + norm.eps).sqrt()  # (b,)
-    u = t @ visual.proj.T * norm.weight / sigma[:, None, None]
+    u = t @ visual.proj.T * norm_gain(norm, t).to(t) / sigma[:, None, None]
     return u - u.mean(-1, keepdim=True)  # LayerNorm subtracts the mean over the width
 
 

@@ -1,0 +1,248 @@
+"""Image towers that are refused by their configuration, before weights are fetched or read, and unusual ones that are not."""
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Run
+from PIL import Image
+from weights_files import CONFIGS, VIT, config, local_dir, registered, save, state_of
+
+from cliptools.ground.errors import ModelError, UsageError
+from cliptools.ground.model_names import architecture_names
+from cliptools.ground.models import load_model
+from cliptools.ground.towers import tower_fault
+from cliptools.methods.choice import choose_effects, paths_of
+from cliptools.methods.paths import Slab
+from cliptools.methods.vit_paths import supported_tower
+
+OTHERS: dict[str, tuple[dict[str, Any], str]] = {
+    "Other-timm": (config({"timm_model_name": "vit_tiny_patch16_224", "image_size": 32}), "timm's vit_tiny_patch16_224"),
+    "Other-siglip": (
+        config({"timm_model_name": "vit_tiny_patch16_siglip_224", "timm_pool": "map", "image_size": 32}),
+        r"timm's vit_tiny_patch16_siglip_224, which pools by attention \(SigLIP's kind\)",
+    ),
+    "Other-coca": (config(VIT, multimodal_cfg={"width": 16}, custom_text=True), "it is a CoCa"),
+    "Other-pool": (config(VIT | {"attentional_pool": True, "attn_pooler_heads": 2}), "pools by attention"),
+    "Other-avg": (config(VIT | {"pool_type": "avg"}), "pool_type='avg'"),
+    "Other-block": (config(VIT | {"block_type": "custom"}), r"custom attention blocks \(custom\)"),
+    "Other-scale": (config(VIT | {"scale_fc": True, "qk_norm": True}), r"custom attention blocks \(qk_norm, scale_fc\)"),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, (settings, _) in OTHERS.items():
+            patch.setitem(CONFIGS, name, settings)
+        with registered(tmp_path_factory.mktemp("configs")):
+            yield
+
+
+@pytest.fixture
+def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever would fetch, read or make weights ends the test."""
+    import open_clip
+    from huggingface_hub import file_download
+
+    from cliptools.ground import models, weights_origin
+
+    def touched(*_: Any, **__: Any) -> None:
+        pytest.fail("weights are touched")
+
+    for place, function in (
+        (open_clip, "create_model"), (open_clip.factory, "download_pretrained"),
+        (open_clip.factory, "download_pretrained_from_hf"), (weights_origin, "read_checkpoint"),
+        (models, "load_weights"), (torch, "load"),
+    ):  # fmt: skip
+        monkeypatch.setattr(place, function, touched)
+    kept = file_download.hf_hub_download
+
+    def config_alone(hub_id: str, name: str, **options: Any) -> str:
+        assert name.endswith(".json") and not name.endswith(".index.json"), "weights are fetched"
+        return str(kept(hub_id, name, **options))
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", config_alone)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_names_with_tags_and_files(name: str, untouched: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import open_clip
+
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, {"ours": {"url": "x"}})
+    (tmp_path / "w.safetensors").write_bytes(b"not weights")
+    for pretrained in ("ours", str(tmp_path / "w.safetensors"), "random"):
+        with pytest.raises(ModelError, match=f"model '{name}': .*{OTHERS[name][1]}.*; supported are open_clip's ViTs that pool"):
+            load_model(name, pretrained, "cpu")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_folders_and_hub_caches(name: str, untouched: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    folder = tmp_path / "models--somebody--other" / "snapshots" / ("0" * 40)
+    folder.mkdir(parents=True)
+    (folder.parents[1] / "refs").mkdir()
+    (folder.parents[1] / "refs" / "main").write_text("0" * 40)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIGS[name]}))
+    for source in (f"local-dir:{folder}", "hf-hub:somebody/other"):  # no weights in either
+        with pytest.raises(ModelError, match=OTHERS[name][1]):
+            load_model(source, None, "cpu")
+
+
+def test_the_command_says_it_in_one_line(run: Run, tmp_path: Path) -> None:
+    Image.new("RGB", (30, 24), "red").save(tmp_path / "photo.png")
+    for name, tag in (("ViT-B-16-SigLIP", "webli"), ("coca_ViT-B-32", "laion2b_s13b_b90k")):
+        ended = run("effects", tmp_path / "photo.png", "--model", name, "--pretrained", tag)
+        (line,) = ended.stderr.decode().splitlines()
+        assert ended.returncode == 1 and line.startswith(f"clip-effects: model {name!r}: ") and "supported are" in line
+
+
+def test_open_clip_s_configurations_are_judged_as_their_towers_are() -> None:
+    """The configuration tells what the built tower would tell, for all names that can be built small."""
+    import open_clip
+
+    names = open_clip.list_models()
+    supported = {name for name in names if tower_fault(open_clip.get_model_config(name)) is None}
+    assert {"ViT-B-32", "RN50", "ViT-bigG-14", "RN50x64"} <= supported and set(architecture_names()) <= supported
+    for name in names:
+        image = open_clip.get_model_config(name)["vision_cfg"]
+        timm = "timm_model_name" in image
+        assert (name in supported) <= (not timm) and ("siglip" not in name.lower() or name not in supported), name
+    for name, (settings, _) in OTHERS.items():
+        if "timm" in str(settings) or "multimodal_cfg" in settings:
+            continue
+        assert name not in supported
+        clip = open_clip.model.CLIP(**copy.deepcopy(settings))
+        with pytest.raises(ModelError):
+            supported_tower(clip)
+
+
+def test_a_judge_may_have_any_tower(tmp_path: Path) -> None:
+    import open_clip
+
+    torch.manual_seed(0)
+    weights = open_clip.create_model("Other-avg").state_dict()
+    model = load_model("Other-avg", str(save(weights, tmp_path / "w.safetensors")), "cpu", any_tower=True)
+    assert torch.equal(model.clip.state_dict()["visual.proj"], weights["visual.proj"])
+
+
+UNUSUAL: dict[str, dict[str, Any]] = {
+    "output_tokens": {"output_tokens": True},
+    "patch dropout": {"patch_dropout": 0.5},
+    "norm after pooling": {"final_ln_after_pool": True},
+    "no norm before": {"no_ln_pre": True},
+    "layer scale": {"ls_init_value": 0.3},
+    "norms without gains": {"norm_kwargs": {"elementwise_affine": False}},
+    "norms without biases": {"norm_kwargs": {"bias": False}},
+    "default blocks": {"block_type": "default", "scale_fc": True},
+    "tanh": {"act_kwargs": {"approximate": "tanh"}},
+}
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_unusual_towers_give_the_effects_of_plain_ones(kind: str, tmp_path: Path) -> None:
+    """Heads' and MLPs' direct effects, the class token's start and biases add up to M(I): the paths hold on this tower."""
+    from open_clip.model import CLIP
+
+    settings = config(VIT | {"layers": 3} | UNUSUAL[kind])
+    torch.manual_seed(0)
+    clip = CLIP(**copy.deepcopy(settings))
+    for value in clip.parameters():
+        value.data = 0.3 * torch.randn_like(value) + (value.ndim == 1)
+    save(clip.state_dict(), tmp_path / "open_clip_model.safetensors")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": settings}))
+    loaded: Any = load_model(f"local-dir:{tmp_path}", None, "cpu").clip.double()
+    visual, images = loaded.visual, torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    choice = choose_effects(loaded, None, None, None)
+    assert choice.effect == "second" and choice.layers
+    with torch.no_grad():
+        embedding = visual(images)
+        assert isinstance(embedding, torch.Tensor) and isinstance(loaded.encode_image(images), torch.Tensor)
+        total = direct_total(loaded, images)
+    torch.testing.assert_close(total, embedding, rtol=1e-9, atol=1e-9)
+
+
+def direct_total(clip: Any, images: torch.Tensor) -> torch.Tensor:
+    """M(I) from the suite's direct effects of all heads and neurons, and from what these leave out, written out here."""
+    visual = clip.visual
+    blocks = visual.transformer.resblocks
+    x = visual._embeds(images)
+    last = x
+    for block in blocks:
+        last = block(last)
+    cls = last[:, 0]
+    norm = visual.ln_post
+    sigma = ((cls - cls.mean(-1, keepdim=True)).square().mean(-1, keepdim=True) + norm.eps).sqrt()
+    gamma = torch.ones_like(cls[0]) if norm.weight is None else norm.weight
+    beta = torch.zeros_like(cls[0]) if norm.bias is None else norm.bias
+
+    def read_out(part: torch.Tensor) -> torch.Tensor:
+        return (gamma * part / sigma) @ visual.proj
+
+    left = x[:, 0] - cls.mean(-1, keepdim=True)
+    total = beta @ visual.proj
+    for layer, block in enumerate(blocks):
+        gains = [getattr(scale, "gamma", 1.0) for scale in (block.ls_1, block.ls_2)]
+        W_V_bias = block.attn.in_proj_bias[2 * block.attn.embed_dim :]
+        left = left + gains[0] * (W_V_bias @ block.attn.out_proj.weight.T + block.attn.out_proj.bias)
+        left = left + gains[1] * block.mlp.c_proj.bias
+        for effect, units in (("first", "neurons"), ("first", "heads")):
+            paths = paths_of(clip, effect, units)
+            slab = Slab(layer, torch.arange(paths.size(layer)[0]))
+            (S,), _ = paths.read(images, [slab])
+            total = total + torch.einsum("bnk,nkd->bd", S, paths.directions(slab))
+    return total + read_out(left)
+
+
+def test_a_vit_of_one_layer(tmp_path: Path) -> None:
+    """It has no second-order effects, and the direct ones of its only layer."""
+    from open_clip.model import CLIP
+
+    settings = config(VIT | {"layers": 1})
+    clip = CLIP(**copy.deepcopy(settings)).eval()
+    for layers in (None, [0]):
+        with pytest.raises(
+            UsageError, match="one layer, which no later attention layer reads: no second-order effects; --effect fi"
+        ):
+            choose_effects(clip, None, None, layers)
+        assert choose_effects(clip, "first", None, layers).layers == (0,) == choose_effects(clip, "indirect", None, layers).layers
+    clip = clip.double()
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(direct_total(clip, images), clip.visual(images), rtol=1e-9, atol=1e-9)
+
+
+def test_a_vit_of_one_layer_through_the_command(run: Run, tmp_path: Path) -> None:
+    for number, colour in enumerate(("red", "green", "blue")):
+        Image.effect_noise((40 + number, 40), 90).convert("RGB").save(tmp_path / f"{colour}.png")
+    folder = local_dir(tmp_path / "model", "Tiny-8")
+    save({key: value for key, value in state_of("Tiny-8").items() if "visual" not in key or ".1." not in key}, folder / "w.pt")
+    (folder / "open_clip_model.safetensors").unlink()
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config(VIT | {"layers": 1, "output_tokens": True})}))
+    words = (*sorted(tmp_path.glob("*.png")), "--model", f"local-dir:{folder}", "-f", "jsonl", "-q")
+    for effect, status in (("first", 0), ("indirect", 0), (None, 2)):
+        ended = run("effects", *words, *(("--effect", effect) if effect else ()))
+        assert ended.returncode == status, ended.stderr.decode()
+    (line,) = ended.stderr.decode().splitlines()
+    assert "this ViT has one layer" in line
+
+
+def test_heat_maps_read_a_norm_without_gains_as_one_with_gains_of_one() -> None:
+    from open_clip.model import CLIP
+
+    from cliptools.methods.segmentation.attention_pass import attention_pass
+    from cliptools.methods.segmentation.direct_effects import direct_effects
+
+    bare = CLIP(**config(VIT | {"norm_kwargs": {"elementwise_affine": False}})).eval().requires_grad_(False)
+    plain = CLIP(**config(VIT)).eval().requires_grad_(False)
+    plain.load_state_dict(bare.state_dict(), strict=False)  # a new LayerNorm's gains are ones, its biases zeros
+    images, texts = torch.randn(2, 3, 32, 32), torch.randn(2, 3, 12)
+    maps = [direct_effects(clip.visual, attention_pass(clip.visual, images), texts) for clip in (bare, plain)]
+    torch.testing.assert_close(*maps)
