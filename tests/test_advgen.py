@@ -159,7 +159,7 @@ def test_a_record_says_what_of_its_description_is_drawn(description: str, words:
     line = json.loads(lines("rocket")) | {"description": description, "words": ["bear", "rocket", "key", "freedom"]}
     done = inside("advgen", "--images-only", "--images", 2, "-f", "jsonl", stdin=json.dumps(line).encode())
     assert [(r["description"], r["words"], r["drawn"]) for r in parsed(done.stdout)] == 2 * [(description, words, drawn)]
-    said = f"1 of 1 descriptions ask for more than is drawn ({left}); `drawn` says what the pictures show"
+    said = f"more is asked for than is drawn in 1 of 1 description ({left}); `drawn` says what the pictures show"
     assert done.stderr.decode().splitlines()[-1] == said
 
 

@@ -182,7 +182,7 @@ def test_the_environment_names_options_and_the_cache(run: Run, stream: bytes, po
 
 
 def test_two_runs_share_one_cache(stream: bytes, pool: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "cliptools.commands.decompose", "--pool", str(pool), "--m", "2"]
+    words = [sys.executable, "-m", "cliptools.commands.decompose", "--pool", str(pool), "--m", "2", "-q"]
     environment = os.environ | {"CLIPTOOLS_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
     root = Path(__file__).parent.parent
     runs = [subprocess.Popen(words, stdin=-1, stdout=-1, stderr=-1, cwd=root, env=environment) for _ in range(2)]

@@ -64,7 +64,7 @@ def test_one_run_says_nothing_of_another(capsys: pytest.CaptureFixture[str]) -> 
             list(progress.progress(range(images), "images"))
             progress.summarise(f"{images} images")
             progress.finish()
-        assert capsys.readouterr().err.startswith(f"{images} images (0 s, ")
+        assert capsys.readouterr().err.startswith(f"{images} images (0.0 s, of which ")
     progress.finish()
     assert not capsys.readouterr().err
 

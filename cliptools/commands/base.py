@@ -135,6 +135,7 @@ def command(name: str) -> Callable[[Callable[..., Any]], Command]:
         for option in made.params:
             if isinstance(option, click.Option) and option.expose_value:
                 option.envvar = option.envvar or variable_of(option, name)
+                option.allow_from_autoenv = False  # click's own name for it may mean another option
         return made
 
     return declare

@@ -327,7 +327,7 @@ def _left_out(given: Sequence[Description], painter: Painter) -> str:
     often = ", ".join(f"{word} {count}" for word, count in sorted(words.items(), key=lambda entry: (-entry[1], entry[0]))[:OFTEN])
     asking, more = sum(map(bool, left)), ", …" if len(words) > OFTEN else ""
     return (
-        f"{asking} of {count_of(len(left), 'description')} ask for more than is drawn ({often}{more}); "
+        f"more is asked for than is drawn in {asking} of {count_of(len(left), 'description')} ({often}{more}); "
         f"`drawn` says what the pictures show"
     )
 
