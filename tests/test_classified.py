@@ -424,8 +424,8 @@ def test_a_contradiction_names_the_key_and_where_it_ends(tmp_path: Path) -> None
 def test_labels_of_archives_are_not_missed_for_the_first_picture(tmp_path: Path) -> None:
     """Where it had none that was understood, the archives' own names became the classes."""
     for first, message in (
-        ([], r"0\.png: no member of its key ends in \.cls.*images have no label"),
-        ([("0.cls", "\n")], r"0\.png: no member of its key ends in \.cls.*images have no label"),
+        ([], r"0\.png: no member of its key ends in \.cls.*images without a label"),
+        ([("0.cls", "\n")], r"0\.png: no member of its key ends in \.cls.*images without a label"),
         ([("0.json", '{"label": [1]}')], r"the \.json of its key has label \[1\], expected a number .*--labels folders"),
         ([("0.json", '{"label": 1.5}')], r"has label 1\.5, expected a number from 0"),
         ([("0.json", '{"class": true}')], r"has class True, expected a number from 0"),

@@ -75,11 +75,10 @@ def test_a_bundle_of_pairs_holds_signs_and_no_directions(pairs: bytes, scalars: 
     np.testing.assert_allclose(bundle["threshold"], norm[2], rtol=1e-3, atol=1e-5)
     top = np.argsort(-np.abs(centred), axis=0)[:6]
     shadow = np.take_along_axis(centred, top, 0)
-    votes = np.sign(shadow).sum(0)
-    clear = votes != 0
-    assert clear.sum() > UNITS // 2
-    np.testing.assert_array_equal(bundle["sign"][clear], np.sign(votes)[clear])
-    np.testing.assert_array_equal(bundle["sign"][~clear], np.sign(shadow.sum(0))[~clear])
+    weight, size = (shadow**3).sum(0), np.abs(shadow**3).sum(0)
+    clear = np.abs(weight) > 1e-3 * size  # the others are ties, but for rounding
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(bundle["sign"][clear], np.sign(weight)[clear])
 
 
 def test_keep_says_what_the_others_add_up_to(

@@ -245,7 +245,7 @@ def test_labels_that_do_not_fit(place: Path, tmp_path: Path) -> None:
     with pytest.raises(CliptoolsError, match=r"0: .*96 × 96 pixels, its labels 90 × 96"):
         figures(place, place / "photos", labels=tmp_path, strict=True)
     (tmp_path / "other.png").write_bytes((tmp_path / "0.png").read_bytes())
-    with pytest.raises(CliptoolsError, match=r"no image in .*, the first: other"):
+    with pytest.raises(CliptoolsError, match=r"without an image in .*, the first: other"):
         figures(place, place / "photos", labels=tmp_path)
     with pytest.raises(CliptoolsError, match="no such folder"):
         figures(place, place / "photos", labels=tmp_path / "nowhere")

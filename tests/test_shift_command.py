@@ -203,7 +203,7 @@ def test_unreadable_images(run: Run, photos: Path, file: Path, tmp_path: Path) -
     result = run(*words, stdin=file.read_bytes())
     (record,) = lines(result.stdout)
     assert record["images"] == 1 and record["spread"] == 0 and len(record["units"]) == 5
-    assert "0a.png: skipped" in result.stderr.decode() and "1 images, 1 skipped" in result.stderr.decode()
+    assert "0a.png: skipped" in result.stderr.decode() and "1 image, 1 skipped" in result.stderr.decode()
     (tmp_path / "one.jsonl").write_bytes(result.stdout)
     again = run(*words, "--baseline", tmp_path / "one.jsonl", stdin=file.read_bytes())
     said = again.stderr.decode().splitlines()[-1]

@@ -106,7 +106,7 @@ def test_a_model_that_only_ever_names_the_class(classes: Path, tmp_path: Path, m
     target = tmp_path / "pool.txt"
     done = inside("texts", "--classes", classes, "--limit", 1, "--per-class", 2, "-o", target)
     last = done.stderr.decode().splitlines()[-1]
-    assert done.returncode == 1 and last == f"clip-texts: no text of 1 classes could be used ({2 * ROUNDS} naming the class)"
+    assert done.returncode == 1 and last == f"clip-texts: no text of 1 class could be used ({2 * ROUNDS} naming the class)"
     assert not target.exists()
 
 

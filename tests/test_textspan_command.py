@@ -141,7 +141,6 @@ def test_heads_of_a_resnet(tiny_resnet_dir: Path, tmp_path: Path) -> None:
         traced = trace_pool(visual, torch.stack([loaded.transform(Image.open(path)) for path in sorted(photos.iterdir())]))
         W_V, W_O, _ = value_output(visual)
         phi = torch.einsum("hde,hen,bhi,bin->bhd", W_O, W_V, traced.attention, traced.x).double()
-    phi = phi * (100 / traced.embedding.norm(dim=1)).double()[:, None, None]
     t = text_space(encode_texts(loaded, WORDS)).double()
     texts = found.text_list("words")["texts"]
     for head in range(found.units):

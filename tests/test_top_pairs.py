@@ -79,7 +79,7 @@ def test_raw_norms_of_pairs(photos: Path, bundles: Path, tiny_resnet_dir: Path) 
     pictures = torch.stack([model.transform(Image.open(path)) for path in sorted(photos.iterdir())])
     with torch.inference_mode():
         traced = trace_pool(visual, pictures)
-        s = torch.einsum("bi,bi->b", traced.x[:, :, 5], traced.attention[:, 1]) * 100 / traced.embedding.norm(dim=1)
+        s = torch.einsum("bi,bi->b", traced.x[:, :, 5], traced.attention[:, 1])  # pooled effects are raw
         norm = s.abs() * pair_directions(visual, torch.tensor([5]), torch.tensor([1])).norm()
     order = norm.argsort(descending=True)
     assert [record["image"] for record in records] == [f"{i:02d}.png" for i in order.tolist()]

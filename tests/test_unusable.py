@@ -194,7 +194,7 @@ def test_concepts_and_words(place: Place, bundles: dict[str, bytes], tmp_path: P
     Image.new("RGB", (40, 40), "white").save(tmp_path / "only" / "paper.png")
     none = inside("concepts", tmp_path / "only", "-f", "jsonl", stdin=words)
     assert none.returncode == 1 and said(none) == [
-        f"clip-concepts: not one of 1 images is usable (first paper.png: {NAN}): the weights are damaged, or too large for "
+        f"clip-concepts: not one of 1 image is usable (first paper.png: {NAN}): the weights are damaged, or too large for "
         "--precision (of clip-effects); try bf16 or fp32"
     ]
 

@@ -97,10 +97,15 @@ def counting(remarks: Counter[str], images: "Iterable[Masked]") -> "Iterator[Mas
         yield image
 
 
+SINGULAR = {"are": "is", "have": "has"}  # verbs with which remarks begin, of one mask
+
+
 def say_remarks(remarks: Mapping[str, int]) -> None:
     """A note for each thing that was assumed, and of how many masks."""
     for remark, count in remarks.items():
-        note(f"clip-segment: {count_of(count, 'mask')} {remark}")
+        verb, _, rest = remark.partition(" ")
+        masks = f"1 mask {SINGULAR.get(verb, verb + 's')}" if count == 1 else f"{count} masks {verb}"
+        note(f"clip-segment: {masks} {rest}")
 
 
 def figures(values: Mapping[str, float]) -> dict[str, float | None]:
