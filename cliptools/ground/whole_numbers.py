@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-WHOLE = re.compile(r"[+-]?\d{1,18}(?:\.0{1,18})?", re.ASCII)
+WHOLE = re.compile(r"[+-]?\d{1,18}(?:\.0{0,18})?", re.ASCII)
 
 
 def whole_number(value: Any) -> int | None:
