@@ -67,10 +67,6 @@ class NormHistogram:
             self.count[rows] = _shifted(self.count[rows], top[moved] - self.top[rows])
             self.top[rows] = top[moved]
 
-    def pick(self, rows: Int[Tensor, "r"]) -> "NormHistogram":
-        """Copies of some units' counts."""
-        return NormHistogram(self.count[rows], self.top[rows])
-
     def __add__(self, other: "NormHistogram") -> "NormHistogram":
         """Counts of other norms of the same units joined: associative and commutative to the bit."""
         if not self.count.shape[1]:
