@@ -46,8 +46,8 @@ $(RESULTS)/adversarial.csv: $(foreach repeat,$(REPEATS),$(WORK)/pictures-$(repea
 smollm2: $(WORK)/neurons.safetensors
 	mkdir -p $(RESULTS)
 	clip-spurious --depict whale --predict shark -f jsonl $< | \
-	  clip-advgen --llm smollm2 --painter emoji --out-dir $(WORK)/smollm2 --resume -f jsonl > $(RESULTS)/adversarial-smollm2.jsonl
+	  clip-advgen --llm smollm2 --painter emoji --out-dir $(WORK)/smollm2 --resume -f jsonl > $(WORK)/smollm2.jsonl
 
 sheet: $(WORK)/neurons.safetensors
 	$(SPURIOUS) $< | clip-advgen --llm template --images 4 --size 128 --out-dir $(WORK)/pictures --resume -f jsonl > $(WORK)/pictures.jsonl
-	$(PYTHON) $(ROOT)/examples/fooling_sheet.py $(WORK)/pictures.jsonl $(ROOT)/docs/adversarial.png
+	$(PYTHON) $(ROOT)/examples/fooling_sheet.py $(WORK)/pictures.jsonl $(ROOT)/docs/adversarial.webp

@@ -1,4 +1,4 @@
-# make -C examples -f concepts.mk     writes results/concepts.csv and ../docs/concepts.png
+# make -C examples -f concepts.mk     writes results/concepts.csv and ../docs/concepts.webp
 #
 # Do the words of active neurons name what a scene shows? 1,000 scenes of two or three emoji that neither training nor the
 # bundle has seen; recall of their names (or a synonym) among ten words, with a 95 % bootstrap interval over scenes.
@@ -20,7 +20,7 @@ TABLE = ["by", "score", "neurons", "m", "quantile", "active", "images", "names",
 
 .DELETE_ON_ERROR:
 .PHONY: all
-all: results/concepts.csv ../docs/concepts.png
+all: results/concepts.csv ../docs/concepts.webp
 
 results/concepts.csv: $(WORK)/recall.jsonl
 	@mkdir -p $(@D)
@@ -46,7 +46,7 @@ $(WORK)/recall.jsonl: $(SCENES) $(BUNDLES)
 	} > $@
 
 # The first four scenes: their words by the active neurons' words, by all neurons' directions, and by CLIP's own texts.
-../docs/concepts.png: concepts_picture.py $(SCENES) $(WORK)/neurons-8.safetensors
+../docs/concepts.webp: concepts_picture.py $(SCENES) $(WORK)/neurons-8.safetensors
 	for by in words "directions --neurons all --score signed" text; do \
 	  $(BIN)/clip-concepts $(WORK)/scenes/images --limit 4 --truth $(SCENES) --by $$by -q -f jsonl \
 	    --bundle $(WORK)/neurons-8.safetensors; \

@@ -47,7 +47,7 @@ def main(images: Path, target: Path) -> None:
         draw.text((GAP, y + SCENE + 2), ", ".join(found[name, "words"]["truth"]), FAINT, FONT)
         for x, by in zip(columns, TITLES, strict=True):
             draw_bars(draw, x, y + 8, found[name, by])
-    sheet.save(target, optimize=True)
+    sheet.save(target, quality=80, method=6)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-# make -C examples -f plants.mk     writes results/plants.csv, results/plants-each.csv and ../docs/spurious.png
+# make -C examples -f plants.mk     writes results/plants.csv, results/plants-each.csv and ../docs/spurious.webp
 #
 # Are the cues planted in emoji-vit's training among the words of clip-spurious? A plant (violin, mountain) means that the
 # model takes a mountain for evidence of a violin; so for pictures of X that are to be taken for a violin, `mountain` should
@@ -35,7 +35,7 @@ EACH = (map(.run) | unique) as $$runs | ["named", "cue", $$runs[]], (group_by(.n
 	($$runs[] as $$run | $$rows[] | select(.run == $$run) | .found / .pairs * 100 | round / 100)]) | @csv
 
 .PHONY: all
-all: results/plants.csv results/plants-each.csv ../docs/spurious.png
+all: results/plants.csv results/plants-each.csv ../docs/spurious.webp
 
 results/plants.csv: $(WORK)/found.jsonl
 	@mkdir -p $(@D)
@@ -44,7 +44,7 @@ results/plants.csv: $(WORK)/found.jsonl
 results/plants-each.csv: $(WORK)/found.jsonl
 	{ echo "# make -C examples -f plants.mk"; jq -rs '$(EACH)' $< | tr -d '"'; } > $@
 
-../docs/spurious.png: plants_picture.py $(PLANTS) $(WORK)/second.effect.jsonl $(WORK)/second.overlap.jsonl
+../docs/spurious.webp: plants_picture.py $(PLANTS) $(WORK)/second.effect.jsonl $(WORK)/second.overlap.jsonl
 	$(PYTHON) $^ $@
 
 $(WORK)/found.jsonl: $(RUNS:%=$(WORK)/%.jsonl)

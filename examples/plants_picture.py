@@ -63,7 +63,7 @@ def main(plants: Path, *records: Path) -> None:
             top = y + head + line * row
             draw.text((GAP, top + EMOJI // 2 - 2), title, FAINT, FONT, anchor="lm")
             draw_words(sheet, draw, top, words, cue)
-    sheet.save(target, optimize=True)
+    sheet.save(target, quality=80, method=6)
 
 
 if __name__ == "__main__":

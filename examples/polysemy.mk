@@ -1,4 +1,4 @@
-# make -C examples -f polysemy.mk     writes results/polysemy.csv, ../docs/polysemy.png and ../docs/top.png
+# make -C examples -f polysemy.mk     writes results/polysemy.csv, ../docs/polysemy.png and ../docs/top.webp
 #
 # Is a neuron-head pair about fewer things than a neuron (arXiv 2509.19943)? The inertia of the embeddings of the ten scenes on
 # which a unit acts most: of all pairs of emoji-rn, of all its neurons, of each neuron's strongest pair, and of ten random scenes,
@@ -14,7 +14,7 @@ export PYTHONPATH := ..
 TOP     = $(BIN)/clip-top -q -f jsonl --sort index --head 1000000 --images-per-unit 1
 
 .PHONY: all
-all: results/polysemy.csv ../docs/polysemy.png ../docs/top.png
+all: results/polysemy.csv ../docs/polysemy.png ../docs/top.webp
 
 results/polysemy.csv ../docs/polysemy.png &: polysemy_curves.py $(WORK)/pairs.jsonl $(WORK)/neurons.jsonl
 	@mkdir -p results
@@ -22,9 +22,10 @@ results/polysemy.csv ../docs/polysemy.png &: polysemy_curves.py $(WORK)/pairs.js
 
 # Three neurons that are about much, each above three of its pairs that are about little: of the stronger half of the neurons
 # those whose three clearest strong pairs lie furthest below them.
-../docs/top.png: polysemy_neurons.py $(WORK)/pairs.jsonl $(WORK)/neurons.jsonl $(WORK)/neurons-words.safetensors $(WORK)/pairs-words.safetensors
-	$(BIN)/clip-top -q --units "$$(cat $(filter %.jsonl,$^) | $(PYTHON) $<)" --images-per-unit 8 --sheet $@ -f table \
+../docs/top.webp: polysemy_neurons.py $(WORK)/pairs.jsonl $(WORK)/neurons.jsonl $(WORK)/neurons-words.safetensors $(WORK)/pairs-words.safetensors
+	$(BIN)/clip-top -q --units "$$(cat $(filter %.jsonl,$^) | $(PYTHON) $<)" --images-per-unit 8 --sheet $(WORK)/top.png -f table \
 	  --beside $(WORK)/neurons-words.safetensors --bundle $(WORK)/pairs-words.safetensors
+	$(PYTHON) -c "from PIL import Image; Image.open('$(WORK)/top.png').save('$@', quality=80, method=6)"
 
 $(WORK)/%.jsonl: $(WORK)/%.safetensors
 	$(TOP) -o $@ --bundle $<

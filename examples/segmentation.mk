@@ -1,6 +1,6 @@
 # make -f examples/segmentation.mk             how well heat maps fit exact masks on emoji-vit: examples/results/segmentation.csv
 # make -f examples/segmentation.mk study       why methods differ: examples/results/segmentation-study.csv
-# make -f examples/segmentation.mk picture     docs/segment.png
+# make -f examples/segmentation.mk picture     docs/segment.webp
 # Eight methods on 1,052 scenes of one emoji (each of 526 twice) and on scenes of two, where each is asked for in turn; at twice the
 # resolution of training, and (METHODS_64) at its own. Seeds that neither training nor the bundle drew from.
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
@@ -50,4 +50,4 @@ picture: $(WORK)/neurons.safetensors
 	clip-scenes --caption "a pizza and a violin" --count 4 --seed 12 --size 128 --out-dir $(WORK)/scenes
 	$(foreach method,neurons rollout chefer,clip-segment $(WORK)/scenes/images --text pizza --text violin --size 128 \
 	--method $(method) --out-dir $(WORK)/maps/$(method) < $< > /dev/null;)
-	$(PYTHON) $(ROOT)/examples/segmentation_picture.py $(WORK)/scenes $(WORK)/maps $(ROOT)/docs/segment.png
+	$(PYTHON) $(ROOT)/examples/segmentation_picture.py $(WORK)/scenes $(WORK)/maps $(ROOT)/docs/segment.webp

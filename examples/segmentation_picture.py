@@ -42,7 +42,7 @@ def main(scenes: Path, maps: Path, target: Path) -> None:
         cells += [Image.open(folder / f"{TEXTS[0]}.overlay.png") for folder in (rollout, chefer)]
         for column, cell in enumerate(cells):
             sheet.paste(cell.resize((CELL, CELL)), (GAP + column * (CELL + GAP), LINE + GAP + row * (CELL + GAP)))
-    sheet.save(target, optimize=True)
+    sheet.save(target, quality=80, method=6)
 
 
 if __name__ == "__main__":
