@@ -41,7 +41,7 @@ def main(work: Path, target: Path, methods: list[str]) -> None:
             cells.append(coloured(np.where(slots > 0, labels, 0), shown))  # the true ground is left out
         for column, cell in enumerate(cells):
             sheet.paste(cell.resize((CELL, CELL)), (GAP + column * (CELL + GAP), LINE + GAP + row * (CELL + GAP)))
-    sheet.quantize(200, dither=Image.Dither.NONE).save(target, quality=80, method=6)
+    sheet.quantize(200, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 if __name__ == "__main__":
