@@ -15,12 +15,11 @@ from jaxtyping import Float, Int
 from cliptools.ground.class_names import ClassName
 from cliptools.ground.class_pairs import ClassPair
 from cliptools.ground.counted import count_of
-from cliptools.ground.progress import note, progress, rounded_time
+from cliptools.ground.progress import LONG, note, progress, rounded_time
 from cliptools.methods.spurious_search import Found, Search
 
 ROUNDING = 1e-9  # relative; sums in another order differ by less
 BLOCK = 128  # pairs bounded at a time
-LONG = 10.0  # seconds from which on an estimate is given
 SAMPLE = 1.0  # seconds of work that an estimate rests on
 
 
