@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,33 +134,31 @@ def test_effects_read_at_once(effect: str, tiny_clip_dir: Path) -> None:
     assert parts(clip) == before
 
 
-STREAMS = ["closed", "full", "gone"]
-
-
-@pytest.fixture(params=STREAMS)
-def unwritable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+@contextlib.contextmanager
+def unwritable(kind: str) -> Iterator[None]:
     """A standard error that was closed, lies on a full disk, or whose reader has gone."""
-    if request.param == "gone":
+    if kind == "gone":
         reading, writing = os.pipe()
         os.close(reading)
         stream = os.fdopen(writing, "w")
     else:
-        stream = Path("/dev/full" if request.param == "full" else os.devnull).open("w")  # noqa: SIM115
-    if request.param == "closed":
+        stream = Path("/dev/full" if kind == "full" else os.devnull).open("w")  # noqa: SIM115 - closed below
+    if kind == "closed":
         stream.close()
-    monkeypatch.setattr(sys, "stderr", stream)
-    yield stream
-    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:  # within the test: pytest puts its own stream back before that begins
+        patch.setattr(sys, "stderr", stream)
+        yield
     with contextlib.suppress(OSError):
         stream.close()
 
 
-def test_messages_that_nobody_can_read(unwritable: Any) -> None:
-    with own_run():
+@pytest.mark.parametrize("kind", ["closed", "full", "gone"])
+def test_messages_that_nobody_can_read(kind: str) -> None:
+    with unwritable(kind), own_run():
         note("a note")
         warn("a warning")
         assert list(progress([1, 2], "images", 2)) == [1, 2]
         summarise("2 images")
         finish()
         fail("an error", 1)
-    assert load_model("emoji-vit", device="cpu").name == "emoji-vit"
+        assert load_model("emoji-vit", device="cpu").name == "emoji-vit"
