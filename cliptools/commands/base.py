@@ -6,7 +6,7 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from io import BufferedIOBase, TextIOWrapper
 from pathlib import Path
@@ -16,7 +16,7 @@ import click
 
 import cliptools
 from cliptools.commands.completing import Completed, complete_by_name, words
-from cliptools.ground.errors import CliptoolsError, UsageError, out_of_memory
+from cliptools.ground.errors import CliptoolsError, SingleItemError, UsageError, out_of_memory
 from cliptools.ground.output import silence_stdout, stdout_is_terminal
 from cliptools.ground.progress import fail, finish, own_run, speak
 from cliptools.ground.template_names import TEMPLATE_SETS
@@ -27,6 +27,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CLIPTOO
 OWN_VARIABLE = {"BY", "CENTER", "IMAGES", "LABELS", "METHOD", "NEURONS", "SIZE", "UNITS"}
 """Options that mean other things to other commands: their variables carry the command's name."""
 MAX_PIXELS = 89_478_485  # Pillow's own limit, of a quarter of a GB of RGB
+BATCHES = ("images", "windows", "pictures")  # that --batch-size counts
 UNSAID = {
     "output", "output_format", "device", "workers", "batch_size", "quiet", "log_json", "paths", "bundle", "memory", "strict",
     "no_cache", "resume", "shard", "centre",
@@ -51,7 +52,8 @@ class Command(click.Command):
         """Run the command; a reader that has gone away ends it quietly, before click makes a failure of it.
 
         Raises:
-            CliptoolsError: there is no current folder any more: MKL would end the process by itself, and explain nothing.
+            CliptoolsError: there is no current folder any more: MKL would end the process by itself, and explain nothing; or
+                memory has run out.
             UsageError: a variable of the environment that is not read.
         """
         try:
@@ -59,11 +61,16 @@ class Command(click.Command):
         except OSError:
             raise CliptoolsError("the folder in which this was started is gone: go to another one (cd)") from None
         refuse_plain_variables(str(self.name), self.params)
+        _forget_batches()
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
             silence_stdout()
             return 0
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise CliptoolsError(memory_advice(error, ctx.params)) from error
 
     def _status(self, *args: Any, **extra: Any) -> int:
         extra["standalone_mode"] = False
@@ -90,15 +97,47 @@ class Command(click.Command):
             if error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT) and error.filename is None:
                 silence_stdout()
             return self._fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            lower = "; lower --batch-size" if any(option.name == "batch_size" for option in self.params) else ""
-            return self._fail(f"out of memory{lower}", 1)
 
     def _fail(self, message: str, status: int) -> int:
         fail(f"{self.name}: {message}", status)
         return status
+
+
+def memory_advice(error: BaseException, options: Mapping[str, Any]) -> str:
+    """Return the message for a run that has used up its memory: with which batch, and which of the command's options help.
+
+    The batch size does not where a single item was too much, nor where no batch of images was being read.
+
+    Args:
+        options: The command's parameters and their values.
+    """
+    from cliptools.ground.halving import left_off
+
+    batches = not left_off.isdisjoint(BATCHES)
+    single = error.kind if isinstance(error, SingleItemError) else None
+    ways = []
+    if single is None and batches and (options.get("batch_size") or 1) > 1:
+        ways.append(f"lower --batch-size (now {options['batch_size']})")
+    if "memory" in options:
+        ways.append(f"lower --memory (now {options['memory']:g} GB)")
+    if options.get("precision") == "fp32":
+        ways.append("--precision bf16")
+    if options.get("device", "cpu") != "cpu" and _has_accelerator():
+        ways.append("--device cpu")
+    what = f"out of memory with a single {single}" if single else "out of memory"
+    return f"{what}: " + (" or ".join(ways) if ways else "more is needed than this machine has free")
+
+
+def _forget_batches() -> None:
+    """Batches that an earlier run of this process has left off are none of this one's."""
+    if (halving := sys.modules.get("cliptools.ground.halving")) is not None:
+        halving.left_off.clear()
+
+
+def _has_accelerator() -> bool:
+    import torch
+
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
 @contextlib.contextmanager
