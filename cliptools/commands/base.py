@@ -6,7 +6,7 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import copy_context
 from io import BufferedIOBase, TextIOWrapper
 from pathlib import Path
@@ -16,7 +16,8 @@ import click
 
 import cliptools
 from cliptools.commands.completing import Completed, complete_by_name, words
-from cliptools.ground.errors import CliptoolsError, SingleItemError, UsageError, out_of_memory
+from cliptools.commands.memory_advice import forget_batches, memory_advice
+from cliptools.ground.errors import CliptoolsError, UsageError, out_of_memory
 from cliptools.ground.output import silence_stdout, stdout_is_terminal
 from cliptools.ground.progress import fail, finish, own_run, speak
 from cliptools.ground.template_names import TEMPLATE_SETS
@@ -27,7 +28,6 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CLIPTOO
 OWN_VARIABLE = {"BY", "CENTER", "IMAGES", "LABELS", "METHOD", "NEURONS", "SIZE", "UNITS"}
 """Options that mean other things to other commands: their variables carry the command's name."""
 MAX_PIXELS = 89_478_485  # Pillow's own limit, of a quarter of a GB of RGB
-BATCHES = ("images", "windows", "pictures")  # that --batch-size counts
 UNSAID = {
     "output", "output_format", "device", "workers", "batch_size", "quiet", "log_json", "paths", "bundle", "memory", "strict",
     "no_cache", "resume", "shard", "centre",
@@ -61,7 +61,7 @@ class Command(click.Command):
         except OSError:
             raise CliptoolsError("the folder in which this was started is gone: go to another one (cd)") from None
         refuse_plain_variables(str(self.name), self.params)
-        _forget_batches()
+        forget_batches()
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -101,43 +101,6 @@ class Command(click.Command):
     def _fail(self, message: str, status: int) -> int:
         fail(f"{self.name}: {message}", status)
         return status
-
-
-def memory_advice(error: BaseException, options: Mapping[str, Any]) -> str:
-    """Return the message for a run that has used up its memory: with which batch, and which of the command's options help.
-
-    The batch size does not where a single item was too much, nor where no batch of images was being read.
-
-    Args:
-        options: The command's parameters and their values.
-    """
-    from cliptools.ground.halving import left_off
-
-    batches = not left_off.isdisjoint(BATCHES)
-    single = error.kind if isinstance(error, SingleItemError) else None
-    ways = []
-    if single is None and batches and (options.get("batch_size") or 1) > 1:
-        ways.append(f"lower --batch-size (now {options['batch_size']})")
-    if "memory" in options:
-        ways.append(f"lower --memory (now {options['memory']:g} GB)")
-    if options.get("precision") == "fp32":
-        ways.append("--precision bf16")
-    if options.get("device", "cpu") != "cpu" and _has_accelerator():
-        ways.append("--device cpu")
-    what = f"out of memory with a single {single}" if single else "out of memory"
-    return f"{what}: " + (" or ".join(ways) if ways else "more is needed than this machine has free")
-
-
-def _forget_batches() -> None:
-    """Batches that an earlier run of this process has left off are none of this one's."""
-    if (halving := sys.modules.get("cliptools.ground.halving")) is not None:
-        halving.left_off.clear()
-
-
-def _has_accelerator() -> bool:
-    import torch
-
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
 @contextlib.contextmanager

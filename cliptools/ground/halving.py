@@ -24,7 +24,7 @@ class Limit:
 
 
 left_off: set[str] = set()
-"""Kinds of the batches that were not read to their end. Where memory has run out, what was done with their results was too much."""
+"""Kinds of batches that were not read to their end: where memory has run out, what was done with their results was too much."""
 
 
 def in_halves(

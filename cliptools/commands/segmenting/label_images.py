@@ -66,7 +66,7 @@ def _made(
     except ImageError as error:
         return str(error)
     if spool is not None:
-        spool.add(name, logits_at_size(averaged, made.room).numpy())
+        spool.add(name, logits_at_size(averaged, made.room))
     cut = made.cuts[0]
     found = best_texts(averaged, picture.height, picture.width, cut is not None, room=made.room)
     labels = to_labels(found, made.label_of_text, cut).numpy()

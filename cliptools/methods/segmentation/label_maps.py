@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from cliptools.ground.errors import SingleItemError
@@ -111,15 +112,15 @@ def _best_of_rows(
     return Labelled(text.cpu(), highest.cpu(), None if total is None else total.cpu())
 
 
-def logits_at_size(averaged: Averaged, room: Room | None = None) -> Float[Tensor, "text y x"]:
-    """Logits of all texts at the size of the image as resized, on the CPU, float32."""
+def logits_at_size(averaged: Averaged, room: Room | None = None) -> Float32[np.ndarray, "text y x"]:
+    """Logits of all texts at the size of the image as resized."""
 
-    def work(some: Sequence[int], _: Tensor | None) -> Tensor:
-        return averaged.at(*averaged.size, slice(some[0], some[-1] + 1)).float().cpu()
+    def work(some: Sequence[int], _: Tensor | None) -> Float32[np.ndarray, "some y x"]:
+        return averaged.at(*averaged.size, slice(some[0], some[-1] + 1)).float().cpu().numpy()
 
     texts = [(range(len(averaged.L)), None)]
     parts = [part for _, part in in_halves(texts, work, "texts", Limit() if room is None else room.texts)]
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def to_labels(found: Labelled, label_of_text: Int[Tensor, " text"], threshold: float | None = None) -> Int[Tensor, "y x"]:
