@@ -139,6 +139,8 @@ def _products_bound(search: Search, push: Float[np.ndarray, "pair unit"]) -> Bou
     pair, n, unclear = _strongest(push, search.settings.neurons)
     gamma = np.where(search.words.word >= 0, search.words.gamma, 0).astype(np.float64)  # (unit, m)
     clear = np.setdiff1d(np.arange(len(push)), unclear)
+    if not len(clear):
+        return there, back
     own = n[~np.isin(pair, unclear)].reshape(len(clear), -1)  # (pair, n)
     product = (gamma[own] * push[clear[:, None], own][..., None]).reshape(len(clear), -1)
     there[clear], back[clear] = (_largest(sign * product, search.settings.words) for sign in (1, -1))
