@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeVar, cast
 import click
 
 import cliptools
+from cliptools.commands.broken_package import import_failure
 from cliptools.commands.completing import Completed, complete_by_name, words
 from cliptools.commands.memory_advice import forget_batches, memory_advice
 from cliptools.ground.errors import CliptoolsError, UsageError, out_of_memory
@@ -96,7 +97,12 @@ class Command(click.Command):
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT) and error.filename is None:
                 silence_stdout()
-            return self._fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
+            broken = import_failure(error)
+            return self._fail(broken or f"{error.filename or 'output'}: {error.strerror or error}", 1)
+        except Exception as error:
+            if (broken := import_failure(error)) is None:
+                raise
+            return self._fail(broken, 1)
 
     def _fail(self, message: str, status: int) -> int:
         fail(f"{self.name}: {message}", status)
