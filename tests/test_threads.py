@@ -162,3 +162,15 @@ def test_messages_that_nobody_can_read(kind: str) -> None:
         finish()
         fail("an error", 1)
         assert load_model("emoji-vit", device="cpu").name == "emoji-vit"
+
+
+@pytest.mark.parametrize(("expected", "told"), [(4, False), (10**9, True)])
+def test_an_estimate_only_of_what_takes_long(
+    expected: int, told: bool, tiny_clip_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip: Any = load_model(f"local-dir:{tiny_clip_dir}", device="cpu").clip
+    paths = Indirect(clip.visual, {1: torch.arange(3)}, {1: torch.zeros(10, 3)}, expected)
+    capsys.readouterr()
+    paths.read(torch.rand(4, 3, 24, 24), [Slab(1, torch.arange(3))])
+    line = capsys.readouterr().err
+    assert line.startswith("indirect effects: about ") == told and ("by the first 4 images" in line) == told
