@@ -42,7 +42,16 @@ def work(options: argparse.Namespace) -> None:
         more += ["--layers", f"0-{LAST[model]}"] if options.work.startswith("all") else []
         more += ["--memory", "6"] if options.work.endswith("--memory 6") else []
         clip_effects(model, options.folder, options.count, options.batch_sizes[0], *more)
-    say(**watch.said())
+    say(**watch.said(), **device_peak(options.device))
+
+
+def device_peak(device: str) -> Row:
+    """GB of the device's memory that this process has held at most; nothing of a CPU."""
+    if not device.startswith("cuda"):
+        return {}
+    import torch
+
+    return {"device GB": round(torch.cuda.max_memory_allocated(device) / 1e9, 2)}
 
 
 def measured(setting: str, folder: Path, count: int, case: Row, device: str) -> Row:

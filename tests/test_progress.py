@@ -58,6 +58,62 @@ def test_progress_in_json_lines(capsys: pytest.CaptureFixture[str], monkeypatch:
     ]
 
 
+class Clock:
+    """Seconds that pass only when they are told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("seconds", "count", "expected"),
+    [
+        (1.0, 20, []),  # done before anybody wonders
+        (4.0, 10, ["images: 2 of 10 (20%), about 32 s to go"]),  # early: half a minute and more is left; then every 30 s
+        (0.5, 200, ["images: 10 of 200 (5%), about 95 s to go", "images: 70 of 200 (35%), about 65 s to go",
+                    "images: 130 of 200 (65%), about 35 s to go", "images: 190 of 200 (95%), about 5 s to go"]),
+        (31.0, 3, ["images: 1 of 3 (33%), about 62 s to go", "images: 2 of 3 (67%), about 31 s to go"]),
+        (3600.0, 4, ["images: 1 of 4 (25%), about 3.0 h to go", "images: 2 of 4 (50%), about 2.0 h to go",
+                     "images: 3 of 4 (75%), about 60 min to go"]),
+    ],
+)  # fmt: skip
+def test_lines_of_progress_off_a_terminal(
+    seconds: float, count: int, expected: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first after five seconds where much is to be done, then one in half a minute; none at the end, none with -q."""
+    for quiet in (False, True):
+        clock = Clock()
+        monkeypatch.setattr(progress.time, "perf_counter", clock)
+        with progress.own_run():
+            progress.speak(quiet=quiet, as_json=False)
+            for _ in progress.progress(range(count), "images", count):
+                clock.now += seconds
+            assert progress._run.counted == ("images", count, pytest.approx(count * seconds))
+            progress.summarise(f"clip-test: {count} images")
+            progress.finish()
+        *lines, summary = capsys.readouterr().err.splitlines() or [""]
+        assert lines == ([] if quiet else expected)
+        whole = count * seconds
+        told = (
+            ""
+            if quiet
+            else rf"clip-test: {count} images \({whole:.0f} s, of which {whole:.0f} s over {count} images, at most .*\)"
+        )
+        assert re.fullmatch(told, summary), summary
+
+
+def test_a_count_of_one_is_in_the_singular(capsys: pytest.CaptureFixture[str]) -> None:
+    for label, singular in progress.NOUNS.items():
+        with progress.own_run():
+            list(progress.progress([0], label, 1))
+            progress.summarise("done")
+            progress.finish()
+        assert f" over 1 {singular}, at most " in capsys.readouterr().err
+
+
 def test_one_run_says_nothing_of_another(capsys: pytest.CaptureFixture[str]) -> None:
     for images in (3, 2):
         with progress.own_run():

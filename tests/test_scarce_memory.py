@@ -1,6 +1,7 @@
 """Commands on a device with little memory: batches of images, windows, pictures and texts are halved, results stay the same."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,8 +12,14 @@ import pytest
 import torch
 from test_bundle import read
 from tiny_suite import Suite, run_case
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
+from cliptools.ground.errors import SingleItemError
 from cliptools.ground.halving import Limit, in_halves
+from cliptools.methods.pursuit import pursue, refit
+from cliptools.methods.segmentation.label_maps import Room, best_texts, logits_at_size
+from cliptools.methods.segmentation.windows import Averaged
 
 TOO_MUCH = 10**15  # bytes that no machine has
 IMAGES = ("effects second", "effects indirect", "effects pooled", "effects heads", "top", "top raw", "top pairs")
@@ -102,6 +109,88 @@ def test_a_single_image_that_is_too_much(name: str, message: str, suite: Suite) 
         ended = run_case(suite.cases()[name])
     assert ended.returncode == 1
     assert ended.stderr.decode().splitlines()[-1] == f"clip-segment: {message}"
+
+
+class Allocator(TorchDispatchMode):
+    """Refuses every tensor of more than so many elements; not views of others, nor results that are joined on the CPU."""
+
+    def __init__(self, most: float) -> None:
+        super().__init__()
+        self.most, self.largest = most, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket is torch.ops.aten.cat:
+            return result
+        held = {each.untyped_storage().data_ptr() for each in tree_flatten((args, kwargs))[0] if isinstance(each, torch.Tensor)}
+        for each in tree_flatten(result)[0]:
+            if isinstance(each, torch.Tensor) and each.untyped_storage().data_ptr() not in held:
+                self.largest = max(self.largest, each.numel())
+                if each.numel() > self.most:
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate too much")
+        return result
+
+
+LOGITS = torch.randn(4, 37, 5, 6, generator=torch.Generator().manual_seed(0))
+
+
+def averaged() -> Averaged:
+    """37 texts in two by two windows."""
+    return Averaged(LOGITS, ([0, 8], [0, 12]), (16, 24), (24, 36))
+
+
+@pytest.mark.parametrize("share", [1.0, 0.6, 0.3, 0.05, 0.02])
+@pytest.mark.parametrize("probabilities", [True, False])
+def test_label_maps_at_full_size(share: float, probabilities: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fewer texts at a time, then fewer rows; the labels are those of a machine with room."""
+    rows, columns, room = 50, 70, Room()
+    windows = averaged()
+    with Allocator(math.inf) as plenty:
+        expected = best_texts(windows, rows, columns, probabilities)
+    for _ in range(2):  # of a second picture the limits are known
+        with Allocator(share * plenty.largest):
+            found = best_texts(windows, rows, columns, probabilities, room=room)
+        assert torch.equal(found.text, expected.text)
+        torch.testing.assert_close(found.logit, expected.logit)
+        if probabilities:
+            torch.testing.assert_close(found.total, expected.total)
+        told = capsys.readouterr().err.splitlines()
+        assert all(re.search(r"out of memory with \d+ (texts|rows) at a time", line) for line in told)
+    assert (room.texts.most is not None) == (share < 1) and (room.rows.most is not None) == (share == 0.02)
+    assert not told
+
+
+def test_label_maps_where_a_row_is_too_much() -> None:
+    windows = averaged()
+    with Allocator(60), pytest.raises(SingleItemError) as caught:
+        best_texts(windows, 50, 70)
+    assert caught.value.kind == "row"
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.1])
+def test_logits_at_full_size(share: float) -> None:
+    windows = averaged()
+    expected = windows.at(*windows.size)
+    with Allocator(share * expected.numel()):
+        found = logits_at_size(windows)
+    torch.testing.assert_close(torch.from_numpy(found), expected)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.2, 0.05])
+def test_the_pursuit(share: float, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fewer units at a time, the same texts."""
+    draw = torch.Generator().manual_seed(1)
+    targets, atoms = torch.randn(40, 12, generator=draw), torch.randn(64, 12, generator=draw)
+    with Allocator(math.inf) as plenty:
+        expected = pursue(targets, atoms, 5, screening=torch.float32)
+        coefficients = refit(targets, atoms, expected.word)
+    with Allocator(max(share * plenty.largest, atoms.numel())):
+        found = pursue(targets, atoms, 5, screening=torch.float32)
+        again = refit(targets, atoms, found.word)
+    assert torch.equal(found.word, expected.word)
+    torch.testing.assert_close(found.coefficient, expected.coefficient)
+    torch.testing.assert_close(again, coefficients)
+    assert ("units at a time" in capsys.readouterr().err) == (share < 1)
 
 
 def test_a_limit_lasts_for_batches_to_come(capsys: pytest.CaptureFixture[str]) -> None:

@@ -261,6 +261,20 @@ def test_the_clearest_of_all_pairs_are_those_of_a_plain_loop(by: str, equal: boo
         assert len(tried) < 600  # of 2450
 
 
+@pytest.mark.parametrize("by", ["effect", "single"])
+@pytest.mark.parametrize(("units", "neurons"), [(40, 1), (40, 7), (41, 3)])
+def test_bounds_where_no_pair_has_strongest_neurons(by: str, units: int, neurons: int) -> None:
+    """Two neurons push alike of every kind, and an odd number of them is asked for: every pair is searched."""
+    search, classes = many_classes(units=units, texts=30, count=12, equal=True)
+    search.settings = search.settings._replace(by=by, neurons=neurons)
+    plain = [found for pair in all_pairs(classes) if len((found := search.find(pair)).word)]
+    plain = heapq.nlargest(5, plain, key=lambda found: found.clearness)
+    clearest = clearest_pairs(search, classes, 5)
+    assert [(found.pair, found.word.tolist(), found.score.tolist()) for found in clearest] == [
+        (found.pair, found.word.tolist(), found.score.tolist()) for found in plain
+    ]
+
+
 def test_many_pairs_come_with_an_estimate(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cliptools.methods.clearest_pairs.SAMPLE", 0.0)
     monkeypatch.setattr("cliptools.methods.clearest_pairs.LONG", 0.0)

@@ -15,7 +15,9 @@ from typing import Any, NoReturn, TypeVar, cast
 import click
 
 import cliptools
+from cliptools.commands.broken_package import import_failure
 from cliptools.commands.completing import Completed, complete_by_name, words
+from cliptools.commands.memory_advice import forget_batches, memory_advice
 from cliptools.ground.errors import CliptoolsError, UsageError, out_of_memory
 from cliptools.ground.output import silence_stdout, stdout_is_terminal
 from cliptools.ground.progress import fail, finish, own_run, speak
@@ -51,7 +53,8 @@ class Command(click.Command):
         """Run the command; a reader that has gone away ends it quietly, before click makes a failure of it.
 
         Raises:
-            CliptoolsError: there is no current folder any more: MKL would end the process by itself, and explain nothing.
+            CliptoolsError: there is no current folder any more: MKL would end the process by itself, and explain nothing; or
+                memory has run out.
             UsageError: a variable of the environment that is not read.
         """
         try:
@@ -59,11 +62,16 @@ class Command(click.Command):
         except OSError:
             raise CliptoolsError("the folder in which this was started is gone: go to another one (cd)") from None
         refuse_plain_variables(str(self.name), self.params)
+        forget_batches()
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
             silence_stdout()
             return 0
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise CliptoolsError(memory_advice(error, ctx.params)) from error
 
     def _status(self, *args: Any, **extra: Any) -> int:
         extra["standalone_mode"] = False
@@ -89,12 +97,12 @@ class Command(click.Command):
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT) and error.filename is None:
                 silence_stdout()
-            return self._fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            broken = import_failure(error)
+            return self._fail(broken or f"{error.filename or 'output'}: {error.strerror or error}", 1)
+        except Exception as error:
+            if (broken := import_failure(error)) is None:
                 raise
-            lower = "; lower --batch-size" if any(option.name == "batch_size" for option in self.params) else ""
-            return self._fail(f"out of memory{lower}", 1)
+            return self._fail(broken, 1)
 
     def _fail(self, message: str, status: int) -> int:
         fail(f"{self.name}: {message}", status)

@@ -25,11 +25,25 @@ class TextError(CliptoolsError):
     """A pool of texts that cannot be read or is empty."""
 
 
+class SingleItemError(RuntimeError):
+    """Memory has run out with a batch of one item, so that no smaller batch helps. The message is the allocator's own."""
+
+    def __init__(self, message: str, kind: str) -> None:
+        """
+        Args:
+            kind: The item: image, window, picture, text, unit.
+        """
+        super().__init__(message)
+        self.kind = kind
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether Python or torch, on whichever device, could not get the memory it asked for."""
     said = ("can't allocate memory", "not enough memory", "Invalid buffer size", "out of memory", "ALLOC_FAILED", "bad_alloc")
     return (
-        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or any(each in str(error) for each in said)
+        isinstance(error, MemoryError | SingleItemError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(each in str(error) for each in said)
     )
 
 

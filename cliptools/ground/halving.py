@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from cliptools.ground.errors import out_of_memory
+from cliptools.ground.errors import SingleItemError, out_of_memory
 from cliptools.ground.progress import warn
 
 Item = TypeVar("Item")
@@ -21,6 +21,10 @@ class Limit:
 
     most: int | None = None
     """None while nothing has failed."""
+
+
+left_off: set[str] = set()
+"""Kinds of batches that were not read to their end: where memory has run out, what was done with their results was too much."""
 
 
 def in_halves(
@@ -38,15 +42,29 @@ def in_halves(
         limit: Is kept up to date, for callers that come back with further batches. None: a limit of this call's own.
 
     Raises:
-        RuntimeError: a single item is too much, or `work` fails of something else.
+        SingleItemError: a single item is too much.
+        RuntimeError: `work` fails of something else.
     """
     limit = Limit() if limit is None else limit
+    try:
+        yield from _parts(batches, work, kind, limit)
+    except GeneratorExit:
+        left_off.add(kind)
+        raise
+
+
+def _parts(
+    batches: Iterable[tuple[Sequence[Item], Pictures]],
+    work: Callable[[Sequence[Item], Pictures], Result],
+    kind: str,
+    limit: Limit,
+) -> Iterator[tuple[Sequence[Item], Result]]:
     for items, pictures in batches:
         start = 0
         while start < len(items):
             size = len(items) - start if limit.most is None else min(limit.most, len(items) - start)
             some = slice(start, start + size)
-            result = _tried(work, items[some], pictures if size == len(items) or pictures is None else pictures[some])
+            result = _tried(work, items[some], pictures if size == len(items) or pictures is None else pictures[some], kind)
             if result is None:
                 limit.most = size // 2
                 warn(f"out of memory with {size} {kind} at a time; going on with {limit.most}")
@@ -55,13 +73,17 @@ def in_halves(
             start += size
 
 
-def _tried(work: Callable[[Sequence[Item], Pictures], Result], items: Sequence[Item], pictures: Pictures) -> tuple[Result] | None:
+def _tried(
+    work: Callable[[Sequence[Item], Pictures], Result], items: Sequence[Item], pictures: Pictures, kind: str
+) -> tuple[Result] | None:
     """The result; None where it was too much. A function of its own, so that nothing holds on to what the failure held."""
     try:
         return (work(items, pictures),)
     except (RuntimeError, MemoryError) as error:
-        if len(items) == 1 or not out_of_memory(error):
+        if not out_of_memory(error):
             raise
+        if len(items) == 1:
+            raise SingleItemError(str(error), kind.removesuffix("s")) from error
     release_cached_memory()
     return None
 

@@ -9,6 +9,7 @@ from urllib.error import HTTPError, URLError
 
 from cliptools.ground.errors import first_line
 from cliptools.ground.progress import note
+from cliptools.ground.shared_change import SharedChange
 
 CLIENT = "huggingface_hub"
 SILENT = "the hub does not answer, asking again; HF_HUB_OFFLINE=1 takes what the cache has without asking"
@@ -16,8 +17,7 @@ OUT_OF_REACH = "not in the cache, and the hub cannot be reached"
 
 
 @contextmanager
-def hub_in_a_line() -> Iterator[None]:
-    """While something is loaded, the hub's client says once that it has to wait, and open_clip's log nothing."""
+def _in_a_line() -> Iterator[None]:
     from huggingface_hub.utils.logging import get_logger
 
     get_logger()  # which sets the client's log up, the first time
@@ -29,6 +29,10 @@ def hub_in_a_line() -> Iterator[None]:
         yield
     finally:
         client.handlers, client.propagate, root.handlers = before
+
+
+hub_in_a_line = SharedChange(_in_a_line)
+"""While something is loaded, the hub's client says once that it has to wait, and open_clip's log nothing."""
 
 
 class _Waiting(logging.Handler):

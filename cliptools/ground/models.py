@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -37,6 +38,8 @@ DTYPE: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, 
 
 _handed_over: ContextVar["LoadedModel | None"] = ContextVar("_handed_over", default=None)
 """A model on its way to the next load_recorded_model; a command runs in a context of its own, so nothing is left after it."""
+_one_at_a_time = threading.Lock()
+"""Held while a model is made: torch's random state and the filters of warnings are the whole process's."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,12 @@ def _created(origin: Origin, fit: Fit) -> tuple[nn.Module, list[str], list[str]]
     """
     own = origin.weights is not None and not tower_fault(origin.config)
     try:
-        with working(f"loading {origin.name}"), hub_in_a_line(), warnings.catch_warnings(record=True) as caught:
+        with (
+            working(f"loading {origin.name}"),
+            _one_at_a_time,
+            hub_in_a_line(),
+            warnings.catch_warnings(record=True) as caught,
+        ):
             warnings.simplefilter("always")
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(0)  # only random initialisation draws from it, on the CPU

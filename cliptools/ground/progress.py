@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 OFTEN = 1.0  # seconds between two lines of progress in JSON
 LINES = 30.0  # seconds between two lines of progress where there is no terminal
+LONG = 10.0  # seconds of work from which on an estimate is given at its beginning
 EARLY = 5.0  # seconds until the first of them, where so much is to be done still
 UNITS = {"Linux": 1024, "Darwin": 1}  # bytes that ru_maxrss counts in
 NOUNS = {"images": "image", "masks": "mask", "scenes": "scene", "pairs": "pair", "pictures": "picture", "classes": "class"}
@@ -40,7 +41,7 @@ class _Run:
     @property
     def draws(self) -> bool:
         """Whether there is a terminal to draw bars on."""
-        return not (self.quiet or self.as_json) and sys.stderr is not None and sys.stderr.isatty()
+        return not (self.quiet or self.as_json) and _writable() and sys.stderr.isatty()
 
 
 _run = _Run()
@@ -151,8 +152,14 @@ def working(label: str) -> Iterator[None]:
 
 def _say(event: str, message: str, **more: Any) -> None:
     line = json.dumps({"event": event, "message": message} | more, ensure_ascii=False) if _run.as_json else legible(message)
-    if sys.stderr is not None:  # where it was closed before the start, print would take standard output instead
-        print(line, file=sys.stderr, flush=True)
+    if _writable():
+        with contextlib.suppress(OSError):  # its reader has gone, or the disk is full: no reason to end the work
+            print(line, file=sys.stderr, flush=True)
+
+
+def _writable() -> bool:
+    """Whether there is a standard error; where it was closed before the start, print would take standard output instead."""
+    return sys.stderr is not None and not getattr(sys.stderr, "closed", False)
 
 
 def _count(label: str, done: int, seconds: float) -> None:

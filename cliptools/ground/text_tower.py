@@ -1,5 +1,6 @@
 """Embeddings of texts: any open_clip text tower, cut to the longest text of a batch where that is exact."""
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -173,26 +174,23 @@ class _CausalPart:
     """The part of a model that holds its text tower's tables."""
 
     module: Any
-    prefix: str
-    """Its name within _Tower."""
+    name: str
+    """Its attribute of the model; empty where the model itself holds them."""
     pool_type: str
     eos_id: int | None
 
 
-class _Tower(nn.Module):
+class _Tower:
     """open_clip's own encode_text, with tables and mask shortened to the tokens it is given.
 
     Exact where the tower is causal and pooled at the end token: nothing behind that token reaches it. open_clip's code
-    runs unchanged; only the two tensors that fix its length are exchanged while it does.
+    runs unchanged, on a copy of the modules that hold the two tensors which fix its length, so that others may use the
+    model at the same time; all else is the model's own.
     """
 
     def __init__(self, clip: nn.Module) -> None:
-        super().__init__()
         self.clip: Any = clip
         self.part = _causal_part(clip)
-
-    def forward(self, tokens: Int[Tensor, "text position"]) -> Float[Tensor, "text d"]:
-        return self.clip.encode_text(tokens)
 
     def ends(self, tokens: Int[Tensor, "text position"]) -> Int[Tensor, " text"] | None:
         """Positions needed of each text, up to its end token; None where the tower cannot be cut."""
@@ -205,12 +203,27 @@ class _Tower(nn.Module):
         """Embeddings, not normalised."""
         length = tokens.shape[1]
         if self.part is None or length == len(self.part.module.positional_embedding):
-            return self(tokens)
-        shortened = {
-            f"{self.part.prefix}.positional_embedding": self.part.module.positional_embedding[:length],
-            f"{self.part.prefix}.attn_mask": self.part.module.attn_mask[:length, :length],
-        }
-        return torch.func.functional_call(self, shortened, (tokens,))
+            return self.clip.encode_text(tokens)
+        return self._shortened(self.part, length).encode_text(tokens)
+
+    def _shortened(self, part: _CausalPart, length: int) -> Any:
+        """The model with tables for so many tokens. It shares all other tensors and modules with the model itself."""
+        cut = _own_copy(part.module)
+        cut._parameters["positional_embedding"] = part.module.positional_embedding[:length]
+        cut._buffers["attn_mask"] = part.module.attn_mask[:length, :length]
+        if not part.name:
+            return cut
+        clip = _own_copy(self.clip)
+        clip._modules[part.name] = cut
+        return clip
+
+
+def _own_copy(module: nn.Module) -> Any:
+    """A copy of a module with the same tensors and submodules, in which others can take their places."""
+    other: Any = copy.copy(module)
+    for name in ("_parameters", "_buffers", "_modules"):
+        setattr(other, name, dict(getattr(module, name)))
+    return other
 
 
 def _causal_part(clip: nn.Module) -> _CausalPart | None:
@@ -220,9 +233,9 @@ def _causal_part(clip: nn.Module) -> _CausalPart | None:
 
     model: Any = clip
     if type(clip) is CLIP:
-        part = _CausalPart(clip, "clip", model.text_pool_type, getattr(clip, "text_eos_id", None))
+        part = _CausalPart(clip, "", model.text_pool_type, getattr(clip, "text_eos_id", None))
     elif type(clip) is CustomTextCLIP and type(clip.text) is TextTransformer and model.text.cls_emb is None:
-        part = _CausalPart(clip.text, "clip.text", model.text.pool_type, getattr(clip.text, "eos_id", None))
+        part = _CausalPart(clip.text, "text", model.text.pool_type, getattr(clip.text, "eos_id", None))
     else:
         return None
     mask = part.module.attn_mask

@@ -15,12 +15,11 @@ from jaxtyping import Float, Int
 from cliptools.ground.class_names import ClassName
 from cliptools.ground.class_pairs import ClassPair
 from cliptools.ground.counted import count_of
-from cliptools.ground.progress import note, progress, rounded_time
+from cliptools.ground.progress import LONG, note, progress, rounded_time
 from cliptools.methods.spurious_search import Found, Search
 
 ROUNDING = 1e-9  # relative; sums in another order differ by less
 BLOCK = 128  # pairs bounded at a time
-LONG = 10.0  # seconds from which on an estimate is given
 SAMPLE = 1.0  # seconds of work that an estimate rests on
 
 
@@ -140,6 +139,8 @@ def _products_bound(search: Search, push: Float[np.ndarray, "pair unit"]) -> Bou
     pair, n, unclear = _strongest(push, search.settings.neurons)
     gamma = np.where(search.words.word >= 0, search.words.gamma, 0).astype(np.float64)  # (unit, m)
     clear = np.setdiff1d(np.arange(len(push)), unclear)
+    if not len(clear):
+        return there, back
     own = n[~np.isin(pair, unclear)].reshape(len(clear), -1)  # (pair, n)
     product = (gamma[own] * push[clear[:, None], own][..., None]).reshape(len(clear), -1)
     there[clear], back[clear] = (_largest(sign * product, search.settings.words) for sign in (1, -1))

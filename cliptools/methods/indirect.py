@@ -25,12 +25,12 @@ from cliptools.ground.clip_parts import ResidualAttentionBlock, VisionTransforme
 from cliptools.ground.counted import count_of
 from cliptools.ground.double_precision import exact
 from cliptools.ground.halving import in_halves
-from cliptools.ground.progress import note, progress
+from cliptools.ground.progress import LONG, note, progress, rounded_time
 from cliptools.ground.unusable import Screen, unusable
 from cliptools.methods.engine import Settings
-from cliptools.methods.paths import Slab, neuron_units, wide
+from cliptools.methods.paths import Hooks, Slab, neuron_units, wide
 from cliptools.methods.statistics import UnitStatistics
-from cliptools.methods.vit_paths import neurons_per_layer, written
+from cliptools.methods.vit_paths import hooked, keep_output, neurons_per_layer, written
 
 ROW_BYTES = 256 << 20  # of activations at a time, while images and neurons together go through the later layers
 
@@ -70,8 +70,10 @@ class Indirect:
         phi = [self._effects(slab, p[slab.layer], x[slab.layer], wide(embedding)) for slab in slabs]
         if self.expected is not None:
             share = sum(len(slab.neurons) for slab in slabs) / self.passes
-            seconds = (time.perf_counter() - began) / len(image) / share * self.expected
-            note(f"indirect effects: about {seconds:.0f} s to go, by the first {count_of(len(image), 'image')}")
+            phi[-1].sum().item()  # waits for the device
+            left = (time.perf_counter() - began) / len(image) / share * max(0, self.expected - len(image))
+            if left >= LONG:
+                note(f"indirect effects: about {rounded_time(left)} to go, by the first {count_of(len(image), 'image')}")
             self.expected = None
         return phi, embedding
 
@@ -192,14 +194,9 @@ def _streams(
     """One forward pass: by layer, activations after the nonlinearity and the residual stream after the block; and M(I)."""
     p: dict[int, Tensor] = {}
     x: dict[int, Tensor] = {}
-    handles = []
-    for layer in layers:
-        block = visual.transformer.resblocks[layer]
-        handles.append(block.mlp.gelu.register_forward_hook(lambda _, __, out, layer=layer: p.__setitem__(layer, out)))
-        handles.append(block.register_forward_hook(lambda _, __, out, layer=layer: x.__setitem__(layer, out)))
-    try:
+    blocks = visual.transformer.resblocks
+    hooks: Hooks = [(blocks[layer].mlp.gelu, keep_output(p, layer)) for layer in layers]
+    hooks += [(blocks[layer], keep_output(x, layer)) for layer in layers]
+    with hooked(hooks):
         embedding = visual(image)
-    finally:
-        for handle in handles:
-            handle.remove()
     return p, x, embedding

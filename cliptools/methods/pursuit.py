@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cliptools.ground.double_precision import back, exact, home
+from cliptools.ground.halving import in_halves
 from cliptools.ground.progress import progress
 from cliptools.methods.screening import Screen, fastest_dtype, strongest
 
@@ -79,9 +80,14 @@ def pursuits(
     steps = min(m, d, len(atoms))  # more texts than that depend on each other
     chunk = units_chunk or _units_chunk(targets, steps)
     screen = Screen.of(atoms, screening or fastest_dtype(targets.device))
-    for start in progress(range(done, units, chunk), "decomposing", total=units - done, step=chunk):
+    chunks = ((range(start, min(start + chunk, units)), None) for start in range(done, units, chunk))
+    shown = progress(chunks, "decomposing", total=units - done, step=lambda batch: len(batch[0]))
+
+    def work(some: Sequence[int], _: Tensor | None) -> Pursuit:
         with _full_precision():
-            part = _pursue(targets[start : start + chunk], screen, steps)
+            return _pursue(targets[some[0] : some[-1] + 1], screen, steps)
+
+    for _, part in in_halves(shown, work, "units"):
         rest = (len(part.word), m - steps)
         yield Pursuit(
             torch.cat([part.word, part.word.new_full(rest, -1)], dim=1),
@@ -108,14 +114,18 @@ def refit(
     coefficient 0.
     """
     chunk = max(1, _units_chunk(targets, word.shape[1]) // 4)
-    parts = []
-    for r, index in zip(targets.split(chunk), word.split(chunk), strict=True):
+
+    def fit(some: Sequence[int], _: Tensor | None) -> Float[Tensor, "some k"]:
+        r, index = targets[some[0] : some[-1] + 1], word[some[0] : some[-1] + 1]
         none = home(index < 0)
         T = exact(atoms[index.clamp(min=0)]).masked_fill(none[..., None], 0)  # (unit, k, d)
         gram = T @ T.mT + torch.diag_embed(none.double())  # (unit, k, k), the identity where there is no text
         correlation = T @ exact(r)[..., None]  # (unit, k, 1)
-        parts.append(torch.cholesky_solve(correlation, torch.linalg.cholesky(gram)).squeeze(2))
-    return back(torch.cat(parts), targets)
+        return torch.cholesky_solve(correlation, torch.linalg.cholesky(gram)).squeeze(2)
+
+    chunks = ((range(start, min(start + chunk, len(targets))), None) for start in range(0, len(targets), chunk))
+    parts = [part for _, part in in_halves(chunks, fit, "units")]
+    return back(torch.cat(parts), targets) if parts else targets.new_zeros(word.shape)
 
 
 def fitted(

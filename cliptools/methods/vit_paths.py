@@ -15,9 +15,10 @@ All that depends on the image are scalars, all that depends on the weights are v
 Bias shares, the same for every neuron of a layer, are left out.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -103,7 +104,7 @@ def tracing(visual: VisionTransformer, layers: Sequence[int]) -> tuple[Hooks, Ca
     blocks = visual.transformer.resblocks
     hooks: Hooks = [(visual.ln_post, keep_sigma_post(sigma_post))]
     for layer in layers:
-        hooks.append((blocks[layer].mlp.gelu, _keep(p, layer)))
+        hooks.append((blocks[layer].mlp.gelu, keep_output(p, layer)))
     for layer in range(min(layers) + 1, len(blocks)):
         hooks.append((blocks[layer].ln_1, _keep_attention(alpha, layer, blocks[layer].attn)))
     return hooks, lambda embedding: Trace(embedding, sigma_post[0], alpha, p)
@@ -219,7 +220,9 @@ def keep_sigma_post(store: list[Tensor]) -> Callable[..., None]:
     return hook
 
 
-def _keep(store: dict[int, Tensor], layer: int) -> Callable[..., None]:
+def keep_output(store: dict[int, Tensor], layer: int) -> Callable[..., None]:
+    """Return a hook that keeps a module's output by the layer's number."""
+
     def hook(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
         store[layer] = output
 
@@ -248,13 +251,23 @@ def class_attention(attn: nn.MultiheadAttention, normed: Float[Tensor, "b token 
 
 @contextmanager
 def hooked(hooks: Hooks) -> Iterator[None]:
-    """The modules with these hooks, until the block ends."""
-    handles = [module.register_forward_hook(hook) for module, hook in hooks]
+    """The modules with these hooks, until the block ends; other threads that use the same modules meanwhile do not run them."""
+    handles = [module.register_forward_hook(_of_this_thread(hook)) for module, hook in hooks]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _of_this_thread(hook: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+    """The hook, but for calls from other threads."""
+    own = threading.get_ident()
+
+    def called(*given: Any) -> Tensor | None:
+        return hook(*given) if threading.get_ident() == own else None
+
+    return called
 
 
 def overheard(

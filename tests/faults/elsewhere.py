@@ -121,6 +121,7 @@ ELSEWHERE: dict[tuple[str, str], str] = {
     ("ground/decode.py", "a tile of"): "tests/faults/test_pictures.py: a tile of",
     ("ground/images.py", "bytes in an archive"): "tests/faults/test_archives.py: bytes in an archive",
     ("commands/ablating.py", "as by chance"): "tests/test_ablate_command.py: do not match",
+    ("commands/base.py", "memory_advice(error"): "tests/test_out_of_memory.py: clip-x: out of memory",
     ("commands/base.py", "is gone"): "tests/faults/test_environments.py: is gone",
     ("methods/engine.py", "images changed while"): "tests/faults/test_pictures.py: changed while they",
 }

@@ -214,12 +214,12 @@ def _fits(made: Labeller, image: "LabelledImage") -> "list[tuple[float | None, L
     probabilities = any(cut is not None for cut in made.cuts)
     picture = image.picture
     try:
-        found = best_texts(made.averaged(picture), picture.height, picture.width, probabilities)
+        found = best_texts(made.averaged(picture), picture.height, picture.width, probabilities, room=made.room)
     except ImageError as error:
         return str(error)
     fits = []
     for cut in made.cuts:
-        labels = to_labels(found, made.label_of_text, cut).cpu().numpy()
+        labels = to_labels(found, made.label_of_text, cut).numpy()
         ground_counts = made.has_ground or cut is not None
         truth: np.ndarray = image.labels if ground_counts else np.where(image.labels == 0, LEFT_OUT, image.labels)
         fits.append((cut, label_fit(labels, truth, len(made.classes))))

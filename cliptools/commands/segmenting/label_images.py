@@ -59,17 +59,17 @@ def _made(
     made: Labeller, name: str, picture: "Image.Image", folder: Folder | None, spool: "TensorSpool | None"
 ) -> dict[str, Any] | str:
     """The record of one image, and all that is kept of it; or the reason why it is not usable."""
-    from cliptools.methods.segmentation.label_maps import best_texts, to_labels
+    from cliptools.methods.segmentation.label_maps import best_texts, logits_at_size, to_labels
 
     try:
         averaged = made.averaged(picture)
     except ImageError as error:
         return str(error)
     if spool is not None:
-        spool.add(name, averaged.at(*averaged.size).float().cpu().numpy())
+        spool.add(name, logits_at_size(averaged, made.room))
     cut = made.cuts[0]
-    found = best_texts(averaged, picture.height, picture.width, cut is not None)
-    labels = to_labels(found, made.label_of_text, cut).cpu().numpy()
+    found = best_texts(averaged, picture.height, picture.width, cut is not None, room=made.room)
+    labels = to_labels(found, made.label_of_text, cut).numpy()
     record = _record(made, name, picture, labels)
     if folder is not None:
         record = _written(record, labels, picture, folder, len(made.classes) - 1)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cliptools.ground.class_names import ClassName
     from cliptools.ground.halving import Limit
     from cliptools.ground.models import LoadedModel
+    from cliptools.methods.segmentation.label_maps import Room
     from cliptools.methods.segmentation.resnet_methods import Logits, Look
     from cliptools.methods.segmentation.windows import Averaged
 
@@ -43,6 +44,8 @@ class Labeller:
     """What every record says: model, bundle, method and all that label maps depend on."""
     limit: "Limit"
     """Windows at a time, once the device has run out of memory with more."""
+    room: "Room"
+    """The same of texts and rows of pixels."""
 
     def averaged(self, picture: "Image.Image") -> "Averaged":
         """The picture seen in windows.
@@ -119,11 +122,11 @@ def load_labeller(opened: Opened, classes: Sequence["ClassName"], options: dict[
     import torch
 
     from cliptools.ground.halving import Limit
+    from cliptools.methods.segmentation.label_maps import Room
 
     label_of_text = torch.tensor([label_of_class[each] for each in owner], device=model.device)
-    return Labeller(
-        model, look, numbered, label_of_text, ground is not None, cuts, size, crop, stride, options["batch_size"], said, Limit()
-    )
+    windows = size, crop, stride, options["batch_size"]
+    return Labeller(model, look, numbered, label_of_text, ground is not None, cuts, *windows, said, Limit(), Room())
 
 
 def parse_backgrounds(given: Sequence[str], classes: Sequence[str]) -> tuple[str | None, tuple[Cut, ...]]:

@@ -58,8 +58,8 @@ class Averaged:
         self.A_y = averaging(starts[0], side[0], logits.shape[2], size[0], logits)
         self.A_x = averaging(starts[1], side[1], logits.shape[3], size[1], logits)
 
-    def at(self, rows: int, columns: int, texts: slice = slice(None)) -> Float[Tensor, "text y x"]:
-        """Logits of some texts at another size, bilinear between the image's pixels."""
+    def at(self, rows: int, columns: int, texts: slice = slice(None), part: slice = slice(None)) -> Float[Tensor, "text y x"]:
+        """Logits of some texts at another size, bilinear between the image's pixels; of some of its rows."""
         A_y = self.A_y if rows == self.size[0] else bilinear(self.size[0], rows, self.A_y) @ self.A_y
         A_x = self.A_x if columns == self.size[1] else bilinear(self.size[1], columns, self.A_x) @ self.A_x
-        return A_y @ self.L[texts] @ A_x.T
+        return A_y[part] @ self.L[texts] @ A_x.T
