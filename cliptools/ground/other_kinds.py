@@ -46,7 +46,9 @@ REMEDIES: dict[tuple[str, ...], tuple[str, str]] = {
         "video", "ffmpeg -i FILE frames/%06d.png makes images of it",
     ),
     (".zip", ".7z", ".rar"): ("zip or like archive", "unpack, or pack the images as .tar"),
-    (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz"): ("tar archive", "name each as PATH"),
+    (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz"): (
+        "tar archive", "name each as PATH, unpacked if need be",
+    ),
     (".tar.zst", ".tzst", ".tar.lz4"): ("tar archive of another compression", "unpack to .tar first"),
     (
         ".parquet", ".arrow", ".feather", ".h5", ".hdf5", ".npy", ".npz", ".pkl", ".pickle", ".beton",
