@@ -222,7 +222,7 @@ def test_text_towers_come_from_weights(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no text tower in it"):
         load_model("Tiny-8", tower, "cpu", text_from=tower)
     with pytest.raises(
-        ModelError, match=r"does not fit Tiny-8: .* have another shape or type \(token_embedding.weight 90 x 16, exp"
+        ModelError, match=r"does not fit Tiny-8: .* has another shape or type \(token_embedding.weight 90 x 16, exp"
     ):
         short = state_of("Tiny-8") | {"token_embedding.weight": torch.zeros(90, 16)}
         load_model("Tiny-8", tower, "cpu", text_from=str(save(short, tmp_path / "short.pt")))

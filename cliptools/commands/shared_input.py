@@ -26,13 +26,11 @@ def refuse_shared_input(context: click.Context) -> None:
         return
     words = [f"{_name(option)} -" for option in named]
     if len(named) > 1:
-        raise UsageError(f"standard input can be read once, here it is named by {' and by '.join(words)}; name a file for one")
+        raise UsageError(f"{' and '.join(words)} cannot both come from standard input: name a file for one of them")
     bundle = next((option for option in context.command.params if option.name in ("bundle", "bundles")), None)
     if bundle is not None and not context.params[str(bundle.name)]:
         other = "--bundle FILE" if isinstance(bundle, click.Option) else "BUNDLE"
-        raise UsageError(
-            f"standard input can be read once, here by {words[0]}: name the bundle, which comes by it too, as {other}"
-        )
+        raise UsageError(f"{words[0]} and the bundle cannot both come from standard input: name {other}")
 
 
 def _name(option: click.Parameter) -> str:

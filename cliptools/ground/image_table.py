@@ -15,6 +15,7 @@ from cliptools.ground.first_bytes import HEAD, kind_of
 from cliptools.ground.given_files import open_given
 from cliptools.ground.records import objects
 from cliptools.ground.text_lines import decoded
+from cliptools.ground.whole_numbers import whole_number
 
 Row = dict[str, str]
 SEPARATORS = (",", "\t", ";")
@@ -60,9 +61,9 @@ class ImageNames:
         if all(path == name and not path.startswith(("/", "../")) for name, path in paths.items()):
             return {}
         folders = [path.split("/")[:-1] for path in paths.values()]
-        absolute = all(path.startswith("/") for path in paths.values())
+        elsewhere = all(path.startswith(("/", "../")) for path in paths.values())
         shared = takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False))
-        depth = len(list(shared)) if absolute else 0
+        depth = len(list(shared)) if elsewhere else 0
         short = {name: "/".join(path.split("/")[depth:]).lstrip("./") for name, path in paths.items()}
         counts = Counter(short.values())
         return {path: name for name, path in short.items() if counts[path] == 1}
@@ -185,7 +186,8 @@ def _cell(value: object) -> str | None:
         return value or ""
     if isinstance(value, bool):
         return str(int(value))
-    return f"{value}" if isinstance(value, int | float) else None
+    whole = whole_number(value)
+    return str(whole if whole is not None else value) if isinstance(value, int | float) else None
 
 
 def separator_of(text: str, image_column: str) -> str:
