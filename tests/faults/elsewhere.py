@@ -28,7 +28,7 @@ ELSEWHERE: dict[tuple[str, str], str] = {
     (
         "ground/image_table.py",
         "expected a CSV file or JSON lines",
-    ): "tests/test_layouts_of_others.py: expected a CSV file or JSON",
+    ): "tests/test_layouts_of_others.py: expected a CSV file",
     ("ground/image_table.py", "COCO's annotations"): "tests/test_layouts_of_others.py: COCO's annotations",
     ("ground/classified/label_files.py", "columns of 0 and 1"): "tests/test_data_layout.py: columns of 0 and 1",
     ("commands/variables.py", "is not read"): "tests/test_completion.py: is not read",
