@@ -94,7 +94,7 @@ ELSEWHERE: dict[tuple[str, str], str] = {
     ("commands/segmenting/labeller.py", "out of memory"): "tests/test_scarce_memory.py: out of memory with a single window",
     ("commands/segmenting/segmenter.py", "out of memory"): "tests/test_scarce_memory.py: out of memory with a single image",
     ("ground/painters/diffusion.py", "out of memory loading"): "needs a GPU too small for the painter",
-    ("commands/sharding.py", "images could be read in one pass"): "needs images that vanish between two passes",
+    ("commands/sharding.py", "could be read in one pass"): "needs images that vanish between two passes",
     (
         "ground/bundle.py",
         "damaged bundle (",
