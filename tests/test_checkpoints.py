@@ -222,7 +222,7 @@ def test_text_towers_come_from_weights(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no text tower in it"):
         load_model("Tiny-8", tower, "cpu", text_from=tower)
     with pytest.raises(
-        ModelError, match=r"does not fit Tiny-8: .* have another shape or type \(token_embedding.weight 90 x 16, exp"
+        ModelError, match=r"does not fit Tiny-8: .* has another shape or type \(token_embedding.weight 90 x 16, exp"
     ):
         short = state_of("Tiny-8") | {"token_embedding.weight": torch.zeros(90, 16)}
         load_model("Tiny-8", tower, "cpu", text_from=str(save(short, tmp_path / "short.pt")))
@@ -303,15 +303,15 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     message = str(caught.value)
     assert message.startswith(f"w.pt: does not fit Tiny-8: 5 of {len(state)} tensors are missing ({'; '.join(gone[:3])}; …), ")
     assert "4 are not known to it (adapter.a\\x1b[31m; adapter.b\\x1b[31m; adapter.c\\x1b[31m; …)" in message
-    assert "1 have another shape or type (visual.ln_pre.weight 3, expected 16)" in message
+    assert "1 has another shape or type (visual.ln_pre.weight 3, expected 16)" in message
     assert "\n" not in message and message.isprintable()
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda s: {key: s[key] for key in s if key != "logit_scale"}, r"1 of \d+ tensors are missing \(logit_scale\)$"),
-        (lambda s: s | {"classification_head.weight": torch.zeros(5)}, r"1 are not known to it \(classification_head.weight\)$"),
+        (lambda s: {key: s[key] for key in s if key != "logit_scale"}, r"1 of \d+ tensors is missing \(logit_scale\)$"),
+        (lambda s: s | {"classification_head.weight": torch.zeros(5)}, r"1 is not known to it \(classification_head.weight\)$"),
         (lambda s: {"state_dict": under("model.", s) | {"head.weight": torch.zeros(5)}}, r"not known to it \(head.weight\)$"),
         (lambda s: s | {"visual.proj": torch.zeros(16, 12, dtype=torch.int8)}, r"visual.proj 16 x 12 int8, expected 16 x 12\)$"),
         (

@@ -274,7 +274,7 @@ def test_folders_with_an_id_or_a_number_before_the_name(capsys: pytest.CaptureFi
         rows = rows_named(reversed(labels))
         assert [each.name for each in rows.classes] == names and rows.of(labels) == [0, 1]
     assert "in prompts: Chihuahua, Japanese spaniel" in capsys.readouterr().err
-    with pytest.raises(TextError, match="1 of 2 lines begin with an id"):
+    with pytest.raises(TextError, match="1 of 2 lines begins with an id"):
         rows_named(["n00000001_x", "dog"])
 
 

@@ -17,8 +17,8 @@ from click.shell_completion import FishComplete
 from conftest import ROOT, Run
 from test_bundle import small_bundle
 
-from cliptools.commands.base import OWN_VARIABLE
 from cliptools.commands.completing import COMPLETED
+from cliptools.commands.variables import OWN_VARIABLE
 from cliptools.ground.model_names import architecture_names, embedded_names, layer_count, pretrained_tags
 from cliptools.manual.completion import all_scripts
 from cliptools.manual.pages import suite

@@ -84,12 +84,17 @@ MISTAKES: list[tuple[str, list[str], int, list[str]]] = [
     ("effects", ["empty"], 1, ["no images in", "empty", "looked for names ending in .jpg"]),
     ("ablate", ["mixed"], 1, ["c.png", "beside the folders of the classes", "1 of 3 images"]),
     ("ablate", ["photos", "--labels", "other.txt", "--classes", "cifar10"], 1, ["a.png", "other.txt", "says nothing of it"]),
-    ("effects", ["outer.tar"], 1, ["no images in", "1 tar archive", "name them themselves"]),
+    ("effects", ["outer.tar"], 1, ["no images in", "1 tar archive", "name each as PATH"]),
     ("effects", ["shard-*.tar"], 1, ["shard-*.tar", "no such file"]),
     ("effects", ["shard-{00..02}.tar"], 1, ["shard-00.tar", "no such file", "from", "{00..02}"]),
     ("segment", ["--evaluate", "--text", "dog", "unmasked"], 1, ["1 image without a mask in masks/", "a"]),
     ("segment", ["--evaluate", "--text", "dog", "photos"], 1, ["no images in images/", "expected images/ and masks/"]),
-    ("effects", ["phone"], 1, ["no images in", "2 HEIC", "pillow-heif", "1 camera raw", "1 zip", "unpack", "1 table"]),
+    (
+        "effects",
+        ["phone"],
+        1,
+        ["no images in", "2 HEIC pictures", "pillow-heif", "1 camera raw", "1 zip", "unpack", "1 data file"],
+    ),
     ("shift", ["photos", "--concept", "cat", "--groups", "groups.csv"], 1, ["no column 'image'", "--image-column", "a.png, old"]),
     ("ablate", ["photos", "--labels", "from-one.txt", "--classes", "cifar10"], 1, ["label 10", "from 0 to 9", "counted from 1?"]),
     ("ablate", ["val"], 1, ["one class only", "val", "a folder for each", "--labels FILE"]),
@@ -277,11 +282,11 @@ def test_other_files_beside_pictures_are_counted(data: Path, capsys: pytest.Capt
     found = find([str(data / "photos"), str(data / "phone")])
     assert [one.name for one in found] == ["a.png", "b.png", "c.png"]
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("warning: left out beside 3 images: ") and "2 HEIC (pip install pillow-heif to read them)" in line
-    assert "1 camera raw" in line and "1 zip" in line and "1 table" in line
+    assert line.startswith("warning: left out beside 3 images: ") and "2 HEIC pictures (pip install pillow-heif to read)" in line
+    assert "1 camera raw" in line and "1 zip" in line and "1 data file" in line
     archive = pack(tmp_path / "shard.tar", data / "photos" / "a.png", data / "phone" / "a.HEIC")
     find([str(archive)])
-    assert "left out beside 1 image: 1 HEIC" in capsys.readouterr().err
+    assert "left out beside 1 image: 1 HEIC picture (pip" in capsys.readouterr().err
     (tmp_path / "photos").mkdir()
     paint(tmp_path / "photos" / "a.jpg")
     for name in ("notes.txt", "labels.csv", ".hidden.zip", "a.json"):

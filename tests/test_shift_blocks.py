@@ -246,7 +246,7 @@ def test_warnings_name_what_does_not_hold() -> None:
     options = {"block": None}
     assert not list(shift_warnings([record("boat", 0.5)], options))
     (line,) = shift_warnings([record("boat", 0.5), record("cat", 0.1)], options)
-    assert line.startswith("cat: its 1 units do not follow the concept") and "--choose seen" in line
+    assert line.startswith("cat: its 1 unit does not follow the concept") and "--choose seen" in line
     shown = shift_table([record("boat", 0.5), record("cat", 0.1)], []).decode()
     assert "cat: units 1:2, following 0.10 (0.00 to 0.20; chance 0.20) NOT THE CONCEPT" in shown
     assert "boat: units 1:2, following 0.50 (0.40 to 0.60; chance 0.20)\n" in shown

@@ -63,7 +63,7 @@ WRONG: dict[str, Change] = {
     "`word` has a text twice: 1 of 3 units, as 6:1": put("word", (1, 1), 1),
     "`word` goes on after its end, -1: 1 of 3 units, as 6:0": put("word", (0, 0), -1),
     "`coefficient` is not 0 where there is no text: 1 of 3 units, as 6:2": put("coefficient", (2, 2), 0.1),
-    "`images` has 1 names twice": of(images=json_tensor(["a.png", "a.png", "c.png"])),
+    "`images` has 1 name twice": of(images=json_tensor(["a.png", "a.png", "c.png"])),
     "tensor `top_image` needs a JSON list of names in tensor `images`": of(images=json_tensor(["a.png", 7, "c.png"])),
     "2 thumbnails of 3 images": lambda old: old.update(
         thumbnails=old["thumbnails"][: old["thumbnail_offsets"][2]], thumbnail_offsets=old["thumbnail_offsets"][:3]
@@ -72,7 +72,7 @@ WRONG: dict[str, Change] = {
     "tensor `mean` holds NaN or infinity": put("mean", (0, 0), np.nan),
     "tensor `word` points outside the 3 entries of `words`": put("word", (0, 0), 3),
     "tensor `top_image` needs a JSON list of names in": of(images=np.frombuffer(b"[", np.uint8)),
-    "tensor `threshold` has shape [3, 1], expected 1 sides": of(threshold=np.ones((3, 1), np.float32)),
+    "tensor `threshold` has shape [3, 1], expected 1 side": of(threshold=np.ones((3, 1), np.float32)),
     "tensor `threshold` has 2 rows, expected one for each of 3 units": of(threshold=np.ones(2, np.float32)),
     "tensor `threshold` is float64, expected float32": of(threshold=np.ones(3)),
     "joint dimensions: `direction` has 4, `mean` has 5": of(mean=np.ones((3, 5), np.float32)),

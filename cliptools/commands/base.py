@@ -4,9 +4,8 @@ import contextlib
 import errno
 import functools
 import math
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import copy_context
 from io import BufferedIOBase, TextIOWrapper
 from pathlib import Path
@@ -18,6 +17,8 @@ import cliptools
 from cliptools.commands.broken_package import import_failure
 from cliptools.commands.completing import Completed, complete_by_name, words
 from cliptools.commands.memory_advice import forget_batches, memory_advice
+from cliptools.commands.shared_input import refuse_shared_input
+from cliptools.commands.variables import by_lines, refuse_plain_variables, variable_of
 from cliptools.ground.errors import CliptoolsError, UsageError, out_of_memory
 from cliptools.ground.output import silence_stdout, stdout_is_terminal
 from cliptools.ground.progress import fail, finish, own_run, speak
@@ -26,8 +27,6 @@ from cliptools.ground.template_names import TEMPLATE_SETS
 CLASS_TEMPLATES = "imagenet, or emoji for the embedded models"
 Function = TypeVar("Function", bound=Callable[..., Any])
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CLIPTOOLS", "max_content_width": 100}
-OWN_VARIABLE = {"BY", "CENTER", "IMAGES", "LABELS", "METHOD", "NEURONS", "SIZE", "UNITS"}
-"""Options that mean other things to other commands: their variables carry the command's name."""
 MAX_PIXELS = 89_478_485  # Pillow's own limit, of a quarter of a GB of RGB
 UNSAID = {
     "output", "output_format", "device", "workers", "batch_size", "quiet", "log_json", "paths", "bundle", "memory", "strict",
@@ -130,6 +129,7 @@ def command(name: str) -> Callable[[Callable[..., Any]], Command]:
         @functools.wraps(function)
         def spoken(*args: Any, quiet: bool, log_json: bool, **options: Any) -> Any:
             speak(quiet, log_json)
+            refuse_shared_input(click.get_current_context())
             with _reading(options.pop("max_pixels", None), options.pop("skip_bad_shards", None)):
                 status = function(*args, **options)
             finish()
@@ -142,6 +142,7 @@ def command(name: str) -> Callable[[Callable[..., Any]], Command]:
         complete_by_name(made)
         for option in made.params:
             if isinstance(option, click.Option) and option.expose_value:
+                option.type = by_lines(option.type) if option.multiple else option.type
                 option.envvar = option.envvar or variable_of(option, name)
                 option.allow_from_autoenv = False  # click's own name for it may mean another option
         return made
@@ -176,36 +177,6 @@ def pixels_option(function: Function) -> Function:
     """--max-pixels."""
     text = f"Pixels of the largest picture that is read; memory is taken for them [default: {MAX_PIXELS}]."
     return click.option("--max-pixels", type=click.IntRange(1), metavar="N", help=text)(function)
-
-
-def variable_of(option: click.Option, tool: str) -> str:
-    """CLIPTOOLS_<OPTION>, by the name that is typed: CLIPTOOLS_FORMAT, also where the code calls it output_format.
-
-    CLIPTOOLS_<COMMAND>_<OPTION> of an option that means other things to other commands (OWN_VARIABLE).
-    """
-    name = _plain_variable(option)
-    own = name.removeprefix("CLIPTOOLS_") in OWN_VARIABLE
-    return name.replace("CLIPTOOLS_", f"CLIPTOOLS_{tool.removeprefix('clip-').upper()}_") if own else name
-
-
-def _plain_variable(option: click.Option) -> str:
-    name = next(name for name in option.opts if name.startswith("--"))
-    return f"CLIPTOOLS_{name[2:].replace('-', '_').upper()}"
-
-
-def refuse_plain_variables(tool: str, options: Iterable[click.Parameter]) -> None:
-    """
-    Raises:
-        UsageError: a variable is set that means other things to other commands, and is not read.
-    """
-    for option in options:
-        if not isinstance(option, click.Option) or not option.expose_value or not isinstance(option.envvar, str):
-            continue
-        plain = _plain_variable(option)
-        if plain != option.envvar and os.environ.get(plain):
-            raise UsageError(
-                f"{plain} is not read, since --{plain[10:].lower()} means another thing to other commands: set {option.envvar}"
-            )
 
 
 def output_options(*formats: str) -> Callable[[Function], Function]:

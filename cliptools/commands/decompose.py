@@ -127,7 +127,7 @@ def decompose(effects: "Bundle", options: dict[str, Any], parts: "KeptParts | No
         raise StreamError(f"directions of width {direction.shape[1]}, the model's texts have {texts.shape[1]}")
     if len(direction) * len(pool.texts) * options["m"] >= LONG:
         note(
-            f"{TOOL}: {count_of(len(direction), 'unit')}, {len(pool.texts)} texts, at most {options['m']} of "
+            f"{TOOL}: {count_of(len(direction), 'unit')}, {count_of(len(pool.texts), 'text')}, at most {options['m']} of "
             f"them a unit: this takes a while"
         )
     where = "cuda" if loaded.device.type == "cuda" else "cpu"  # others have no float64

@@ -58,8 +58,6 @@ def main(*, bundle: Path | None, folder: Path | None, output: Path | None, **opt
       clip-view --layers 9 neurons.safetensors | clip-gallery --head 500 > layer-9.html
       clip-gallery --concepts concepts.jsonl --masks masks/ --fooled fooled.jsonl -o all.html neurons.safetensors
     """
-    if "-" in options["images_from"] and (bundle is None or str(bundle) == "-"):
-        raise UsageError("--images-from - and the bundle cannot both come from standard input: name BUNDLE")
     if folder is not None and output is not None:
         raise UsageError("-o is for one file and --folder for many: give one of them")
     stream, name = open_input(bundle, "a bundle", "BUNDLE")

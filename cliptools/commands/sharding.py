@@ -215,7 +215,7 @@ def write_slabs(
     with contextlib.closing(PartialSpool(beside)) as spool:
         for slab, part in slabs:
             if count not in (None, part.seen):
-                raise CliptoolsError(f"{count} images could be read in one pass, {part.seen} in another")
+                raise CliptoolsError(f"{count_of(count or 0, 'image')} could be read in one pass, {part.seen} in another")
             count = part.seen
             rows = {field: column.numpy() for field, column in zip(part._fields[1:], part[1:], strict=True)}
             spool.add(slab.layer, units(slab.layer), int(slab.neurons[0]), rows)

@@ -57,8 +57,6 @@ def main(
       clip-sheet --units 6:391,6:4 --images-per-unit 16 -o two.png neurons.safetensors
       clip-sheet --images-from photos/ < neurons.safetensors > neurons.png
     """
-    if "-" in images_from and (bundle is None or str(bundle) == "-"):
-        raise UsageError("--images-from - and the bundle cannot both come from standard input: name BUNDLE")
     stream, name = open_input(bundle, "a bundle", "BUNDLE")
     from cliptools.ground.bundle import read_bundle
     from cliptools.ground.pictures import contact_sheet, most_rows

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cliptools.ground.baseline import Baseline
 
-from cliptools.ground.counted import count_of
+from cliptools.ground.counted import agreeing, count_of
 
 Record = dict[str, Any]
 NARROW = 0.4  # length of an interval that tells how units follow: 100 images of all kinds
@@ -69,7 +69,7 @@ def _astray(record: Record) -> str | None:
     )
     seen = "" if record["settings"]["choose"] == "seen" else "--choose seen, "
     return (
-        f"{record['concept']}: its {units} units do not follow the concept: over "
+        f"{record['concept']}: its {count_of(units, 'unit')} {agreeing(units, 'does', 'do')} not follow the concept: over "
         f"{count_of(follows['count'], 'image')} the correlation of"
         f" their share with the model's own similarity is {follows['value']:.2f}{interval}{chance};"
         f" see whether {seen}more --units-per-concept or a bundle of more images does better (images that all show it, or"

@@ -11,7 +11,7 @@ from cliptools.commands.base import choose_format, command, device_option, outpu
 from cliptools.commands.consume import read_neurons, record_source
 from cliptools.commands.present import unit_keys
 from cliptools.commands.tables import rendered
-from cliptools.ground.counted import count_of
+from cliptools.ground.counted import agreeing, count_of
 from cliptools.ground.errors import StreamError, TextError, UsageError
 from cliptools.ground.output import text_output
 from cliptools.ground.progress import note
@@ -199,7 +199,8 @@ def _words(search: "Search", pair: "ClassPair") -> "Found":
     if not len(found.word):
         gone = len(found.removed)
         why = (
-            f"all {gone} texts of a positive score are left out; see --near, --exclude, --block-list"
+            f"{agreeing(gone, 'the only text', f'all {gone} texts')} of a positive score {agreeing(gone, 'is', 'are')} "
+            "left out; see --near, --exclude, --block-list"
             if gone
             else (
                 "no text has a positive score; take more --neurons or --layers, or a bundle with more words (clip-decompose --m)"

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from cliptools.ground.bundle_faults import UNIT_ROWS, faults
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import CliptoolsError, StreamError
 from cliptools.ground.provenance import KEY, Header, digest
 from cliptools.ground.strict_json import parse
@@ -209,5 +210,5 @@ def _read_exactly(stream: BufferedIOBase, size: int, name: str, what: str) -> by
         found = size - missing
         if not found and size == 8:
             raise StreamError(f"{name}: empty input, expected a bundle (did the command before it fail?)")
-        raise StreamError(f"{name}: truncated bundle: expected {what}, the input ended {missing} bytes short")
+        raise StreamError(f"{name}: truncated bundle: expected {what}, the input ended {count_of(missing, 'byte')} short")
     return b"".join(parts)

@@ -54,7 +54,7 @@ def _shapes(tensors: Tensors) -> Iterator[str]:
     units = len(tensors["unit"])
     for key, rank in RANKS.items():
         if key in tensors and tensors[key].ndim != rank:
-            yield f"tensor `{key}` has shape {list(tensors[key].shape)}, expected {rank} sides"
+            yield f"tensor `{key}` has shape {list(tensors[key].shape)}, expected {count_of(rank, 'side')}"
         elif key == "uncertain" and key in tensors and tensors[key].shape[1] != 3:
             yield f"tensor `{key}` has shape {list(tensors[key].shape)}, expected 3 numbers a unit"
         elif key in tensors and 0 in tensors[key].shape[1:]:
@@ -100,7 +100,7 @@ def _index_faults(tensors: Tensors, index: str, texts: str) -> Iterator[str]:
         return
     values = tensors.get(index, np.zeros(0, np.int32))
     if values.size and (values.min() < -1 or values.max() >= count):
-        yield f"tensor `{index}` points outside the {count} entries of `{texts}`"
+        yield f"tensor `{index}` points outside the {count_of(count, 'entry')} of `{texts}`"
 
 
 def _listed(tensors: Tensors, name: str) -> list[str]:

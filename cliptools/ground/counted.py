@@ -10,6 +10,11 @@ def count_of(count: int, noun: str) -> str:
     return f"{count} {plural(noun) if count != 1 else noun}"
 
 
+def agreeing(count: int, singular: str, plural: str) -> str:
+    """The verb that goes with a number of things: `1 of 3 tensors is missing`, `2 … are missing`."""
+    return singular if count == 1 else plural
+
+
 def plural(noun: str) -> str:
     """The plural of an English noun as messages use them."""
     if noun.endswith(("s", "x", "ch", "sh")):

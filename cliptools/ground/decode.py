@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from cliptools.ground.errors import ImageError, first_line
+from cliptools.ground.first_bytes import HEAD as KIND
+from cliptools.ground.first_bytes import is_text, kind_of
 from cliptools.ground.other_kinds import open_other, read_by_plugin
 from cliptools.ground.pixel_limit import most_pixels
 from cliptools.ground.quiet_pillow import quiet_pillow
@@ -116,16 +118,21 @@ def _refuse_extremes(image: Image.Image) -> None:
 
 def _unidentified(source: str | BytesIO) -> str:
     size = Path(source).stat().st_size if isinstance(source, str) else source.seek(0, os.SEEK_END)
-    if size and _head(source)[8:10] == b'{"':
+    if not size:
+        return "empty"
+    head = _head(source, KIND)
+    if head[8:10] == b'{"':
         return "a safetensors file, no image (bundles are named by --bundle)"
-    return "not an image of a kind that can be read here" if size else "empty"
+    if (kind := kind_of(head)) is not None and not kind.endswith("picture"):
+        return f"{kind}, no image"
+    return "text, no image" if is_text(head) else "not an image of a kind that can be read here"
 
 
-def _head(source: str | BytesIO) -> bytes:
+def _head(source: str | BytesIO, size: int = HEAD) -> bytes:
     """The first bytes."""
     with Path(source).open("rb") if isinstance(source, str) else contextlib.nullcontext(source) as stream:
         stream.seek(0)
-        return stream.read(HEAD)
+        return stream.read(size)
 
 
 def _too_large(size: tuple[int, int], of: str = "") -> str:

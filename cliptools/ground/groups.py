@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from cliptools.ground.errors import StreamError
-from cliptools.ground.image_table import ImageTable
+from cliptools.ground.image_table import ImageTable, place_in
 from cliptools.ground.images import ListedImages
 from cliptools.ground.listing import Found, find, named_path
 from cliptools.ground.stanford_cars import Car, is_cars, read_cars
@@ -65,7 +65,7 @@ def by_column(paths: Sequence[str], table: ImageTable, folder: Path, column: str
         found = find(paths)
         rows = [table.of(full_name(image)) for image in found]
     else:
-        found = [Found(name, str(folder), str(folder / name)) for name in table.rows]
+        found = [Found(name, str(folder), place_in(folder, name)) for name in table.rows]
         rows = list(table.rows.values())
     groups = _grouped(found, [row[column].strip() for row in rows], sort=True)
     if block is None:

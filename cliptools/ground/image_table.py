@@ -1,18 +1,26 @@
-"""A table in a CSV file that says something of images, a line each: the group they are of, what they show."""
+"""A table in a CSV file or JSON lines that says something of images, a line each: the group they are of, what they show."""
 
 import csv
 import io
+import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from cliptools.ground.errors import StreamError
+from cliptools.ground.first_bytes import HEAD, kind_of
 from cliptools.ground.given_files import open_given
+from cliptools.ground.records import objects
 from cliptools.ground.text_lines import decoded
+from cliptools.ground.whole_numbers import whole_number
 
 Row = dict[str, str]
 SEPARATORS = (",", "\t", ";")
+DRIVE = re.compile(r"^[A-Za-z]:(?=[\\/])")
+JSON_START = re.compile(r"\s*(\[\s*)?\{")
 SHOWN = 200  # characters of a table that a message repeats
 
 
@@ -28,16 +36,52 @@ class ImageNames:
 
     def __init__(self, names: Collection[str]) -> None:
         self._names = names
+        self._owners: dict[str, str] = {}  # of names of another machine, the image that each has been taken for
 
     def find(self, image: str) -> str | None:
-        """What the table calls an image, whose name may have folders or an archive in front of that, or another ending."""
+        """What the table calls an image, whose name may have folders or an archive in front of that, or another ending.
+
+        Paths of another machine go by what they have behind the folder that all of them lie in, and backslashes are slashes.
+        """
         if (known := next((rest for rest in _ends(image) if rest in self._names), None)) is not None:
             return known
-        return next((self._bare[rest] for rest in _ends(without_ending(image)) if rest in self._bare), None)
+        if (known := next((self._bare[rest] for rest in _ends(without_ending(image)) if rest in self._bare), None)) is not None:
+            return known
+        known = next((self._elsewhere[rest] for rest in _ends(image) if rest in self._elsewhere), None)
+        return known if known is None or self._owners.setdefault(known, image) == image else None
 
     @cached_property
     def _bare(self) -> dict[str, str]:
         return {without_ending(name): name for name in self._names}
+
+    @cached_property
+    def _elsewhere(self) -> dict[str, str]:
+        """Names by paths from the folder that holds all images, where they are paths of another machine or of Windows."""
+        paths = {name: with_slashes(name) for name in self._names}
+        if all(path == name and not path.startswith(("/", "../")) for name, path in paths.items()):
+            return {}
+        folders = [path.split("/")[:-1] for path in paths.values()]
+        elsewhere = all(path.startswith(("/", "../")) for path in paths.values())
+        shared = takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False))
+        depth = len(list(shared)) if elsewhere else 0
+        short = {name: "/".join(path.split("/")[depth:]).lstrip("./") for name, path in paths.items()}
+        counts = Counter(short.values())
+        return {path: name for name, path in short.items() if counts[path] == 1}
+
+
+def with_slashes(name: str) -> str:
+    """A path of Windows with slashes and without its drive; any other as it is.
+
+    >>> with_slashes("C:\\\\data\\\\cat\\\\1.jpg"), with_slashes("cat\\\\1.jpg"), with_slashes("cat/1.jpg")
+    ('/data/cat/1.jpg', 'cat/1.jpg', 'cat/1.jpg')
+    """
+    return DRIVE.sub("", name).replace("\\", "/")
+
+
+def place_in(folder: Path, name: str) -> str:
+    """Where the image lies that a table names relative to a folder, be it with the backslashes of Windows."""
+    place = folder / name
+    return str(place if "\\" not in name or place.exists() else folder / with_slashes(name))
 
 
 class ImageTable:
@@ -72,38 +116,78 @@ class ImageTable:
 
 
 def read_table(path: Path, image_column: str) -> ImageTable:
-    """A CSV file (or one with tabs or semicolons) with the columns' names in its first line, UTF-8.
+    """A CSV file (or one with tabs or semicolons) with the columns' names in its first line, or JSON lines; UTF-8.
 
     Raises:
         StreamError: no such file, no such column, a line of another length, an image twice, or no line at all.
     """
-    reader = _reader(path, image_column)
-    return ImageTable(dict(_rows(reader, path, image_column)), reader.fieldnames or (), str(path))
+    columns, lines = _lines_of(_text(path), path, image_column)
+    return ImageTable(dict(_rows(columns, lines, path, image_column)), columns, str(path))
 
 
-def read_column(path: Path, columns: Columns) -> dict[str, str]:
+def column_of(text: str, path: Path, columns: Columns) -> dict[str, str]:
     """One column of such a file by image, of millions of lines if need be.
+
+    Args:
+        text: All of the file, which may be standard input and cannot be read again.
 
     Raises:
         StreamError: as read_table.
     """
-    reader = _reader(path, columns.image)
-    ImageTable({}, reader.fieldnames or (), str(path)).require(columns.label, "--label-column")
-    return {image: row[columns.label].strip() for image, row in _rows(reader, path, columns.image)}
+    names, lines = _lines_of(text, path, columns.image)
+    ImageTable({}, names, str(path)).require(columns.image, "--image-column")
+    ImageTable({}, names, str(path)).require(columns.label, "--label-column")
+    return {image: row[columns.label].strip() for image, row in _rows(names, lines, path, columns.image)}
 
 
-def _reader(path: Path, image_column: str) -> csv.DictReader:
+def _text(path: Path) -> str:
     try:
         with open_given(path, str(path)) as stream:
-            text = decoded(stream.read())
+            data = stream.read()
+        if (kind := kind_of(data[:HEAD])) is not None:
+            raise StreamError(f"{path}: {kind}; expected a CSV file or JSON lines")
+        return decoded(data)
     except (OSError, ValueError) as error:
         raise StreamError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def _lines_of(text: str, path: Path, image_column: str) -> tuple[Sequence[str], Iterator[tuple[int, Row]]]:
+    """The columns' names and the lines with their numbers."""
+    if is_json(text):
+        return _json_lines(text, path)
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=separator_of(text, image_column))
     try:
-        _ = reader.fieldnames  # reads the first line
+        columns = reader.fieldnames or ()  # reads the first line
     except csv.Error as error:
         raise StreamError(f"{path}: line 1 is no CSV ({error})") from None
-    return reader
+    return columns, _csv_lines(reader, path)
+
+
+def is_json(text: str) -> bool:
+    """Whether a table is JSON: lines, or an array of objects."""
+    return JSON_START.match(text) is not None
+
+
+def _json_lines(text: str, path: Path) -> tuple[Sequence[str], Iterator[tuple[int, Row]]]:
+    """The same of JSON lines or of an array: columns are the keys that all of them have, with texts or numbers."""
+    records = list(objects(io.BytesIO(text.encode()), str(path)))
+    rows = [
+        (line, {key: cell for key, value in record.items() if (cell := _cell(value)) is not None}) for line, record in records
+    ]
+    if records and {"images", "annotations"} <= records[0][1].keys():
+        raise StreamError(f"{path}: COCO's annotations, several labels an image; expected a CSV file with one, or JSON lines")
+    columns = [key for key in (rows[0][1] if rows else ()) if all(key in row for _, row in rows)]
+    return columns, iter(rows)
+
+
+def _cell(value: object) -> str | None:
+    """A JSON value as a CSV file has it; None of an array or object."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, bool):
+        return str(int(value))
+    whole = whole_number(value)
+    return str(whole if whole is not None else value) if isinstance(value, int | float) else None
 
 
 def separator_of(text: str, image_column: str) -> str:
@@ -113,11 +197,11 @@ def separator_of(text: str, image_column: str) -> str:
     return next((separator for separator, names in parts.items() if len(names) > 1 and image_column in names), ",")
 
 
-def _rows(reader: csv.DictReader, path: Path, image_column: str) -> Iterator[tuple[str, Row]]:
+def _rows(columns: Sequence[str], lines: Iterator[tuple[int, Row]], path: Path, image_column: str) -> Iterator[tuple[str, Row]]:
     """Images and their lines, one by one."""
-    ImageTable({}, reader.fieldnames or (), str(path)).require(image_column, "--image-column")
+    ImageTable({}, columns, str(path)).require(image_column, "--image-column")
     seen: set[str] = set()
-    for line, row in _lines(reader, path):
+    for line, row in lines:
         name = row[image_column].strip().removeprefix("./")
         if not name or name in seen:
             raise StreamError(f"{path}: line {line} {f'names {name[:SHOWN]} a second time' if name else 'names no image'}")
@@ -127,7 +211,7 @@ def _rows(reader: csv.DictReader, path: Path, image_column: str) -> Iterator[tup
         raise StreamError(f"{path}: expected a line an image after the columns' names, found none")
 
 
-def _lines(reader: csv.DictReader, path: Path) -> Iterator[tuple[int, Row]]:
+def _csv_lines(reader: csv.DictReader, path: Path) -> Iterator[tuple[int, Row]]:
     """Lines with their numbers."""
     try:
         for row in reader:

@@ -3,6 +3,7 @@
 import functools
 import importlib
 import importlib.util
+import re
 from collections import Counter
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import ImageError, first_line
 
 HEAD = 12  # bytes that tell a kind
@@ -26,20 +28,37 @@ class Plugin(NamedTuple):
 
 
 HEIF = Plugin("HEIC", "pillow-heif", "pillow_heif", "HeifImageFile")
-JXL = Plugin("JPEG XL", "pillow-jxl-plugin", "pillow_jxl.JXLImagePlugin", "JXLImageFile")
+JXL = Plugin("JPEG XL", "pillow-jxl-plugin", "pillow_jxl.JpegXLImagePlugin", "JXLImageFile")
 PLUGINS = {".heic": HEIF, ".heif": HEIF, ".hif": HEIF, ".jxl": JXL}
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 JXL_STARTS = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
 REMEDIES: dict[tuple[str, ...], tuple[str, str]] = {
-    (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"): ("camera raw", "develop them to JPEG or TIFF first"),
-    (".svg", ".eps", ".pdf", ".ai"): ("vector graphics", "draw them to PNG first"),
-    (".psd", ".xcf", ".exr", ".hdr", ".dcm"): ("other pictures", "convert them to PNG or TIFF first"),
-    (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"): ("videos", "ffmpeg -i FILE frames/%06d.png makes images of one"),
-    (".zip", ".7z", ".rar"): ("zip or like archives", "unpack them, or pack their images as .tar"),
-    (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz"): ("tar archives", "name them themselves"),
-    (".parquet", ".arrow", ".h5", ".hdf5", ".npz"): ("tables or arrays", "write their images as files or a .tar first"),
-}
+    (
+        ".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f", ".rwl",
+        ".3fr", ".iiq", ".erf", ".kdc", ".mrw",
+    ): ("camera raw picture", "develop to JPEG or TIFF first"),
+    (".svg", ".svgz", ".eps", ".ps", ".pdf", ".ai", ".wmf", ".emf"): ("vector graphic", "draw to PNG first"),
+    (
+        ".psd", ".psb", ".xcf", ".exr", ".hdr", ".dcm", ".dicom", ".nii", ".nii.gz", ".jxr", ".wdp", ".avifs", ".heics", ".svs",
+        ".ndpi", ".czi",
+    ): ("other picture", "convert to PNG or TIFF first"),
+    (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"): (
+        "video", "ffmpeg -i FILE frames/%06d.png makes images of it",
+    ),
+    (".zip", ".7z", ".rar"): ("zip or like archive", "unpack, or pack the images as .tar"),
+    (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz"): (
+        "tar archive", "name each as PATH, unpacked if need be",
+    ),
+    (".tar.zst", ".tzst", ".tar.lz4"): ("tar archive of another compression", "unpack to .tar first"),
+    (
+        ".parquet", ".arrow", ".feather", ".h5", ".hdf5", ".npy", ".npz", ".pkl", ".pickle", ".beton",
+        ".tfrecord", ".tfrecords", ".mdb", ".lmdb", ".rec", ".ubyte", "-ubyte", "-ubyte.gz",
+    ): ("data file", "write its images as files or a .tar first"),
+}  # fmt: skip
+"""Kinds by the endings of their files, in the singular, and what to do with each file."""
 BY_ENDING = {ending: remedy for endings, remedy in REMEDIES.items() for ending in endings}
+LONGEST_FIRST = sorted(BY_ENDING, key=len, reverse=True)
+SHARDED = re.compile(r"-\d+-of-\d+$")
 
 
 @functools.cache
@@ -57,15 +76,23 @@ def read_by_plugin(name: str) -> bool:
 def count_left_out(name: str, left: Counter[tuple[str, str]]) -> None:
     """Count a file that is no picture, if it is of a kind that may hold some: the kind, and what would read it."""
     path = PurePosixPath(name)
+    if path.name.startswith("."):
+        return
     if (plugin := PLUGINS.get(path.suffix.lower())) is not None:
-        left[plugin.kind, f"pip install {plugin.package} to read them"] += 1
-    elif (remedy := BY_ENDING.get("".join(path.suffixes[-2:]).lower()) or BY_ENDING.get(path.suffix.lower())) is not None:
+        left[f"{plugin.kind} picture", f"pip install {plugin.package} to read"] += 1
+    elif (remedy := _remedy(path.name.lower())) is not None:
         left[remedy] += 1
 
 
+def _remedy(name: str) -> tuple[str, str] | None:
+    """The kind and the remedy by the longest ending; shards may have numbers behind it: `train.tfrecord-00000-of-00010`."""
+    bare = SHARDED.sub("", name)
+    return next((BY_ENDING[ending] for ending in LONGEST_FIRST if bare.endswith(ending)), None)
+
+
 def left_out(left: Counter[tuple[str, str]]) -> str:
-    """`3 HEIC (pip install pillow-heif to read them), 1 zip …`."""
-    return ", ".join(f"{count} {kind} ({remedy})" for (kind, remedy), count in sorted(left.items()))
+    """`3 HEIC pictures (pip install pillow-heif to read), 1 zip or like archive (unpack, …)`."""
+    return ", ".join(f"{count_of(count, kind)} ({remedy})" for (kind, remedy), count in sorted(left.items()))
 
 
 def open_other(source: str | BytesIO) -> Image.Image | None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from cliptools.ground.bundle import Bundle
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import StreamError, TextError
 from cliptools.ground.progress import warn
 from cliptools.ground.provenance import digest
@@ -26,5 +27,5 @@ def recorded_pool(bundle: Bundle) -> Pool:
         return pool
     texts = tuple(listed["texts"])
     why = "is not to be had here" if pool is None else "has changed since the bundle was made"
-    warn(f"pool {listed['pool']} {why}: only the {len(texts)} texts that appear in the bundle are known")
+    warn(f"pool {listed['pool']} {why}: only what appears in the bundle is known, {count_of(len(texts), 'text')}")
     return Pool(listed["pool"], texts, digest(*texts))

@@ -66,7 +66,7 @@ def _images(bundle: Bundle) -> Iterator[str]:
         return
     names = bundle.text_list("images")
     if len(set(names)) < len(names):
-        yield f"`images` has {len(names) - len(set(names))} names twice"
+        yield f"`images` has {count_of(len(names) - len(set(names)), 'name')} twice"
     if "thumbnails" not in bundle:
         return
     offsets = bundle["thumbnail_offsets"]

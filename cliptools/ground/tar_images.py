@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from cliptools.ground.decode import is_picture
 from cliptools.ground.errors import CliptoolsError, StreamError, first_line
+from cliptools.ground.first_bytes import HEAD, is_text, kind_of
 from cliptools.ground.other_kinds import count_left_out
 from cliptools.ground.progress import warn
 
@@ -166,6 +167,11 @@ def _members(
                     count_left_out(member.name, left)
             _check_end(file, archive.offset, end, name)
     except (tarfile.TarError, ValueError, ArithmeticError, LookupError) as error:  # tarfile takes what pax headers say as it is
+        file.seek(start)
+        head = file.read(HEAD)
+        kind = kind_of(head) or ("text" if is_text(head) else None)
+        if kind is not None and "tar" not in kind.split():
+            raise StreamError(f"{name}: {kind}; expected a tar archive of images") from None
         raise StreamError(f"{name}: not a tar archive, or damaged ({first_line(error)})") from None
 
 

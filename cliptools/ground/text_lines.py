@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cliptools.ground.counted import count_of
 from cliptools.ground.errors import TextError
+from cliptools.ground.first_bytes import HEAD, kind_of
 from cliptools.ground.given_files import open_given
 
 LONGEST = 1 << 20  # characters of a line
@@ -16,13 +17,6 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-STAND_INS = {
-    "version https://git-lfs.github.com/spec/": "a pointer of Git LFS, not the file it stands for (git lfs pull)",
-    "<!doctype html": "a web page, not the text it shows (a site's link to the raw file)",
-    "<html": "a web page, not the text it shows (a site's link to the raw file)",
-    "404: not found": "a server's answer that there is no such file",
-}
-"""What a download leaves in place of a list, by how it begins."""
 COMMENT = re.compile(r"#(?:[\s#!]|$)")
 """How a line begins that is a comment: `# pets`, `##`, `#`; not `#1 fan`."""
 BEHIND = re.compile(r"(?<=\S)(?:\s{2,}|\t)#\s.*$")
@@ -88,12 +82,12 @@ def read_text(path: Path, what: str, presets: str = "") -> str:
         raise TextError(f"{what} {path}: {f'neither a file nor one of {presets}' if presets else 'no such file'}") from None
     except (OSError, ValueError) as error:
         raise TextError(f"{what} {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if (kind := kind_of(data[:HEAD])) is not None:
+        raise TextError(f"{what} {path}: {kind}; expected a text file")
     try:
         text = decoded(data)
     except ValueError as error:
         raise TextError(f"{what} {path}: {error}") from None
-    if stand_in := next((kind for begin, kind in STAND_INS.items() if text[:100].lstrip().lower().startswith(begin)), None):
-        raise TextError(f"{what} {path}: {stand_in}; fetch the file itself")
     return text
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from cliptools.ground.checkpoints.checkpoint import Checkpoint
 from cliptools.ground.checkpoints.file_kinds import not_read
 from cliptools.ground.checkpoints.names import foreign_form
+from cliptools.ground.counted import agreeing, count_of
 from cliptools.ground.legible import legible
 
 FIRST = 3  # names that a message shows
@@ -90,9 +91,9 @@ def _check(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor], checkpoint:
                 tensors[key] = wanted[key]
         return
     counted = (
-        (missing, f"{len(missing)} of {len(wanted)} tensors are missing"),
-        (extra, f"{len(extra)} are not known to it"),
-        (other, f"{len(other)} have another shape or type"),
+        (missing, f"{len(missing)} of {count_of(len(wanted), 'tensor')} {agreeing(len(missing), 'is', 'are')} missing"),
+        (extra, f"{len(extra)} {agreeing(len(extra), 'is', 'are')} not known to it"),
+        (other, f"{len(other)} {agreeing(len(other), 'has', 'have')} another shape or type"),
     )
     parts = [f"{said} ({_listed(names)})" for names, said in counted if names]
     form = foreign_form(checkpoint.tensors)

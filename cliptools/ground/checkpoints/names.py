@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cliptools.ground.checkpoints import transformers_clip
 from cliptools.ground.checkpoints.file_kinds import not_read
+from cliptools.ground.counted import count_of
 from cliptools.ground.legible import legible
 
 OPENAI_KEYS = ("input_resolution", "context_length", "vocab_size")
@@ -63,7 +64,7 @@ def open_clip_names(tensors: Mapping[str, Tensor], path: Path) -> Named:
         else:
             named[key.removeprefix(prefix)] = value
     if averages:
-        notes.append(f"{legible(path.name)}: a running average of {averages} tensors is left out")
+        notes.append(f"{legible(path.name)}: a running average of {count_of(averages, 'tensor')} is left out")
     if any(key in named for key in (transformers_clip.ANCHOR, "pre_layrnorm.weight")):  # a vision model saved by itself
         named = {f"vision_model.{key}": value for key, value in named.items()}
     named = {key: value for key, value in named.items() if not CONSTANT.fullmatch(key)}

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cliptools.ground.counted import agreeing
 from cliptools.ground.errors import TextError
 
 ID = r"n\d{8}|/[mgt]/\w+|\d{8}-n"
@@ -89,7 +90,8 @@ def in_order(entries: Iterable[Entry], form: str, source: str) -> Understood:
         if with_value and len(with_value) < len(entries):
             other = next(entry for entry, value in zip(entries, values, strict=True) if value is None)
             raise TextError(
-                f"{source}: {len(with_value)} of {len(entries)} classes have a{'n id' if kind == 'id' else ' number'}, "
+                f"{source}: {len(with_value)} of {len(entries)} classes "
+                f"{agreeing(len(with_value), 'has', 'have')} a{'n id' if kind == 'id' else ' number'}, "
                 f"{other.where} {other.name[:40]!r} has none; expected one for every class, or for none"
             )
         first: dict[Any, Entry] = {}

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from cliptools.ground.class_lists.entries import ID, Entry, spelled_id
+from cliptools.ground.counted import agreeing
 from cliptools.ground.errors import TextError
 
 LONGEST = 4096  # characters of a line in which an id or a number is looked for
@@ -230,6 +231,7 @@ def _refuse_some(entries: Lines, source: str, delimited: bool) -> None:
         if enough <= sum(having) < len(entries):
             other = entries[having.index(False)]
             raise TextError(
-                f"{source}: {sum(having)} of {len(entries)} lines begin with {kind}, {other.where} does not "
+                f"{source}: {sum(having)} of {len(entries)} lines "
+                f"{agreeing(sum(having), 'begins', 'begin')} with {kind}, {other.where} does not "
                 f"({other.name[:40]!r}); expected all or none (a header has its columns apart by commas or tabs)"
             )

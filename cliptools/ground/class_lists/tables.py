@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from cliptools.ground.class_lists.entries import NUMBER, WHOLE_ID, Entry, spelled_id
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import TextError
 
 NAMES = (
@@ -62,7 +63,7 @@ def table_rows(text: str, delimiter: str, columns: Sequence[str], source: str) -
                 if not all(_plain(column) in HEADS | UNNAMED for column in columns):
                     return None
                 raise TextError(
-                    f"{source}: line {lines.line_num} has {len(cells)} cells, the header {len(columns)} "
+                    f"{source}: line {lines.line_num} has {count_of(len(cells), 'cell')}, the header {len(columns)} "
                     f"({', '.join(columns)[:60]}); names with commas stand in double quotes"
                 )
             rows.append((f"line {lines.line_num}", dict(zip(columns, (cell.strip() for cell in cells), strict=True))))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from cliptools.ground.classified.class_rows import ClassRows, Label, load_rows, rows_by_line
 from cliptools.ground.classified.labelled import Labelled, Other, gather
 from cliptools.ground.classified.scenes import only_name
+from cliptools.ground.counted import count_of
 from cliptools.ground.errors import StreamError
 from cliptools.ground.listing import Found, named_path
 from cliptools.ground.progress import warn
@@ -104,7 +105,8 @@ def _samples(found: Sequence[Found]) -> list[Sample]:
         first, second = next(iter(several.values()))[:2]
         warn(
             f"{first[0].name} and {second[0].name}: members of one key that do not stand next to each other, as in "
-            f"{len(several)} keys of these archives; taken together where picture and label stand apart, of which webdataset "
+            f"{count_of(len(several), 'key')} of these archives; "
+            "taken together where picture and label stand apart, of which webdataset "
             "makes two samples (tar --sort=name keeps them together)"
         )
     return samples

@@ -61,8 +61,8 @@ def scenes_in_tar(stream: BufferedIOBase, name: str, whole: bool, rules: Rules =
     incomplete += [str(current)] if parts else []
     if incomplete and found:
         warn(
-            f"{name}: {len(incomplete)} keys left out, the first {incomplete[0]}, where KEY.png, KEY.json and KEY.masks.png do "
-            "not stand next to each other"
+            f"{name}: {count_of(len(incomplete), 'key')} left out, the first {incomplete[0]}, where KEY.png, KEY.json and "
+            "KEY.masks.png do not stand next to each other"
         )
     if not tail.ends_in_zeros():
         raise StreamError(f"{name}: truncated or damaged tar: no end mark after {count_of(found, 'scene')}")
