@@ -5,7 +5,9 @@ import json
 import pickle
 import shutil
 import zipfile
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -77,6 +79,20 @@ FORMS: dict[str, Callable[[State], Any]] = {
     "logit bias": lambda s: s | {"logit_bias": torch.tensor([-10.0])},
     "logit scale of one number": lambda s: s | {"logit_scale": s["logit_scale"][None]},
     "text apart": text_apart,
+    "parts compiled": lambda s: {key.replace("visual.", "visual._orig_mod."): value for key, value in s.items()},
+    "parts recomputed": lambda s: {key.replace(".mlp.", "._checkpoint_wrapped_module.mlp."): s[key] for key in s},
+    "beside: a loss": lambda s: {"state_dict": under("model.", s) | {"loss.temperature": torch.tensor(1.0)}},
+    "beside: a queue": lambda s: under("module.", s | {"queue": torch.zeros(12, 64), "queue_ptr": torch.zeros(1)}),
+    "beside: a teacher": lambda s: {"state_dict": under("model.", s) | under("teacher.", other_average(s))},
+    "beside: a head": lambda s: s | {"classification_head.weight": torch.zeros(5, 12)},
+    "student": lambda s: {"student": under("module.", s), "teacher": other_average(s)},
+    "settings": lambda s: {
+        "state_dict": s,
+        "when": datetime.now(UTC),
+        "scores": defaultdict(list, a=[1]),
+        "last": deque([1.0], 9),
+        "cast": int,
+    },
     "namespace": lambda s: {"state_dict": s, "args": ARGUMENTS, "best": np.float64(0.7), "counts": np.arange(4)},
     "parameters": lambda s: {key: torch.nn.Parameter(value) for key, value in s.items() if value.is_floating_point()},
 }
@@ -87,8 +103,8 @@ def test_a_form_is_the_plain_one(form: str, digests: dict[str, str], tmp_path: P
     torch.save(FORMS[form](state_of("Tiny-8")), tmp_path / "weights.pt")
     assert load_model("Tiny-8", str(tmp_path / "weights.pt"), "cpu").sha256 == digests["Tiny-8"]
     lines = capsys.readouterr().err.splitlines()
-    told = [line for line in lines if "average" in line or "logit_bias" in line or "image_text" in line]
-    assert len(told) == (form.startswith("average ") or form in ("logit bias", "other prefix")), lines
+    told = [line for line in lines if "average" in line or "logit_bias" in line or "image_text" in line or "left out" in line]
+    assert len(told) == (form.startswith(("average ", "beside")) or form in ("logit bias", "other prefix")), lines
 
 
 @pytest.mark.parametrize("form", ["module", "lightning", "openai", "namespace"])
@@ -164,7 +180,9 @@ def test_allowed_types_leave_the_process_as_it_was(tmp_path: Path) -> None:
     assert torch.serialization.get_safe_globals() == before
     with pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "w.pt", weights_only=True)
-    assert not any(name.startswith(("os.", "posix.", "builtins.", "subprocess.")) for name in BESIDE)
+    assert not any(name.startswith(("os.", "posix.", "subprocess.")) for name in BESIDE)
+    kinds = {"int", "float", "str", "bool", "list", "dict", "complex", "range", "slice"}
+    assert {name.partition(".")[2] for name in BESIDE if name.startswith("builtins.")} == kinds
 
 
 class Whole(torch.nn.Module):
@@ -311,8 +329,15 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     ("change", "reason"),
     [
         (lambda s: {key: s[key] for key in s if key != "logit_scale"}, r"1 of \d+ tensors is missing \(logit_scale\)$"),
-        (lambda s: s | {"classification_head.weight": torch.zeros(5)}, r"1 is not known to it \(classification_head.weight\)$"),
-        (lambda s: {"state_dict": under("model.", s) | {"head.weight": torch.zeros(5)}}, r"not known to it \(head.weight\)$"),
+        (lambda s: s | {"visual.adapter.weight": torch.zeros(5)}, r"1 is not known to it \(visual.adapter.weight\)$"),
+        (lambda s: s | {"transformer.resblocks.7.a": torch.zeros(5)}, r"layers|not known to it"),
+        (lambda s: s | {"visual.proj": s["visual.proj"].to_sparse()}, r"visual.proj 16 x 12 sparse, expected 16 x 12\)$"),
+        (lambda s: s | {"visual.proj": s["visual.proj"].to("meta")}, r"16 x 12 without its numbers, expected 16 x 12\)$"),
+        (lambda s: {key: s[key] for key in s if "visual." not in key}, "a text tower alone, whose place is --text-from FILE"),
+        (
+            lambda s: {key: s[key] for key in s if "visual." in key or key == "logit_scale"} | {"head.weight": torch.zeros(5)},
+            "an image tower alone; name the text tower",
+        ),
         (lambda s: s | {"visual.proj": torch.zeros(16, 12, dtype=torch.int8)}, r"visual.proj 16 x 12 int8, expected 16 x 12\)$"),
         (
             lambda s: under("student.", s) | under("teacher.", s),

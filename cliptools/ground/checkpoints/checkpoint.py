@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cliptools.ground.checkpoints.file_kinds import SHARD, Kind, file_kind, not_read
-from cliptools.ground.checkpoints.names import OPENAI_KEYS, open_clip_names
+from cliptools.ground.checkpoints.names import OPENAI_KEYS, TEXT_TOWER, open_clip_names
 from cliptools.ground.checkpoints.pickled import read_torch
 from cliptools.ground.checkpoints.torchscript import read_torchscript
 from cliptools.ground.errors import first_line
@@ -47,8 +47,13 @@ class Checkpoint:
 
     @property
     def image_tower_alone(self) -> bool:
-        """Whether it holds an image tower and no text tower."""
-        return bool(self.tensors) and all(key.startswith("visual.") for key in self.tensors)
+        """Whether it holds an image tower and no text tower; a head or a temperature may stand beside it."""
+        return any(key.startswith("visual.") for key in self.tensors) and not self.has_text_tower
+
+    @property
+    def has_text_tower(self) -> bool:
+        """Whether any tensor is of a text tower."""
+        return any(TEXT_TOWER.match(key) for key in self.tensors)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, nn, strided
 
 from cliptools.ground.checkpoints.checkpoint import Checkpoint
 from cliptools.ground.checkpoints.file_kinds import not_read
-from cliptools.ground.checkpoints.names import foreign_form
+from cliptools.ground.checkpoints.names import TEXT_TOWER, foreign_form
 from cliptools.ground.counted import agreeing, count_of
 from cliptools.ground.legible import legible
 
@@ -36,12 +36,18 @@ def load_weights(clip: nn.Module, checkpoint: Checkpoint, name: str, text: Check
         raise not_read(
             checkpoint.path, f"an image tower alone; name the text tower that it was trained with: {TEXT_FROM} TAG or FILE"
         )
+    if text is None and checkpoint.has_text_tower and not any(key.startswith("visual.") for key in checkpoint.tensors):
+        raise not_read(
+            checkpoint.path, f"a text tower alone, whose place is {TEXT_FROM} FILE; --pretrained takes the image tower"
+        )
     tensors = dict(checkpoint.tensors)
     if text is not None:
-        if not checkpoint.image_tower_alone:
+        if checkpoint.has_text_tower:
             notes.append(f"{title}: its own text tower is left out, the one of {TEXT_FROM} takes its place")
         tensors = {key: value for key, value in tensors.items() if key.startswith("visual.")}
         tensors |= {key: value for key, value in text.tensors.items() if not key.startswith("visual.")}
+        if "logit_scale" not in tensors and "logit_scale" in checkpoint.tensors:
+            tensors["logit_scale"] = checkpoint.tensors["logit_scale"]
     tensors = convert_state_dict(clip, _text_names(clip, tensors))
     wanted = clip.state_dict()
     if "logit_bias" in tensors and "logit_bias" not in wanted:
@@ -55,6 +61,8 @@ def load_weights(clip: nn.Module, checkpoint: Checkpoint, name: str, text: Check
     for resize, key in ((resize_pos_embed, "visual.positional_embedding"), (resize_text_pos_embed, "positional_embedding")):
         if tensors.get(key, tensors.get(f"text.{key}", wanted.get(key))) is not None:
             resize(tensors, clip)
+    if foreign_form(checkpoint.tensors) is None and all(key in tensors or key.endswith(COUNTER) for key in wanted):
+        notes += _leave_out(tensors, wanted, title)
     _check(tensors, wanted, checkpoint, name, instead)
     clip.load_state_dict(tensors, strict=True)
     return notes
@@ -73,6 +81,14 @@ def _text_names(clip: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Ten
     return dict(tensors)
 
 
+def _leave_out(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor], title: str) -> list[str]:
+    """Take away what stands beside a whole model (a loss, a queue, a head, a teacher), and say so; within a tower it counts."""
+    beside = [key for key in tensors if key not in wanted and not key.startswith("visual.") and not TEXT_TOWER.match(key)]
+    for key in beside:
+        del tensors[key]
+    return [f"{title}: {len(beside)} tensors beside the model are left out ({_listed(beside)})"] if beside else []
+
+
 def _check(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor], checkpoint: Checkpoint, name: str, instead: str) -> None:
     """
     Raises:
@@ -83,7 +99,7 @@ def _check(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor], checkpoint:
     other = [
         f"{legible(key)} {_shown(tensors[key])}, expected {_shown(value)}"
         for key, value in wanted.items()
-        if key in tensors and (tensors[key].shape != value.shape or tensors[key].is_floating_point() < value.is_floating_point())
+        if key in tensors and (tensors[key].shape != value.shape or not _plain(tensors[key], value))
     ]
     if not (missing or extra or other):
         for key in wanted:
@@ -101,6 +117,11 @@ def _check(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor], checkpoint:
     raise not_read(checkpoint.path, reason)
 
 
+def _plain(tensor: Tensor, wanted: Tensor) -> bool:
+    """Whether the numbers lie there one by one, and are of the wanted type or a finer one."""
+    return tensor.layout == strided and not tensor.is_meta and tensor.is_floating_point() >= wanted.is_floating_point()
+
+
 def _listed(names: Sequence[str]) -> str:
     """The first names, and that there are more."""
     return "; ".join(_legible(names[:FIRST])) + ("; …" if len(names) > FIRST else "")
@@ -111,5 +132,8 @@ def _legible(names: Iterable[str]) -> list[str]:
 
 
 def _shown(tensor: Any) -> str:
+    if tensor.layout != strided or tensor.is_meta:
+        kind = " without its numbers" if tensor.is_meta else " sparse"
+        return (" x ".join(map(str, tensor.shape)) or "a number") + kind
     kind = "" if tensor.is_floating_point() else f" {str(tensor.dtype).removeprefix('torch.')}"
     return (" x ".join(map(str, tensor.shape)) or "a number") + kind

@@ -16,6 +16,9 @@ OPENAI_KEYS = ("input_resolution", "context_length", "vocab_size")
 """What OpenAI's archives hold beside weights, and no other release does."""
 WRAPPER = re.compile(r"((module|_orig_mod|model|clip|clip_model|net)\.)*")
 """Prefixes that data parallelism, torch.compile, Lightning and the like put before all names."""
+WITHIN = re.compile(r"(?<=\.)(_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
+"""Wrappers of single parts of a model, which stand in the middle of names."""
+TEXT_TOWER = re.compile(r"(text|transformer|token_embedding|ln_final)\.|(positional_embedding|text_projection)$")
 AVERAGE = re.compile(r"(^|[._])ema([._]|$)")
 ANCHORS = ("visual.conv1.weight", f"vision_model.{transformers_clip.ANCHOR}")
 """By which an image tower is known, as open_clip and transformers name it."""
@@ -55,6 +58,7 @@ def open_clip_names(tensors: Mapping[str, Tensor], path: Path) -> Named:
             f"a LoRA adapter ({legible(lora)}), which only changes another model's weights: merge it into that model (peft's "
             "merge_and_unload), save the whole, and name that file",
         )
+    tensors = {WITHIN.sub("", key): value for key, value in tensors.items()}
     prefix, notes = _prefix(tensors, path)
     named: dict[str, Tensor] = {}
     averages = 0

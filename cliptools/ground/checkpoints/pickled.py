@@ -12,7 +12,10 @@ from torch import Tensor
 from cliptools.ground.checkpoints.file_kinds import not_read
 from cliptools.ground.legible import legible
 
-WEIGHTS = ("state_dict", "model_state_dict", "model", "module", "model_state", "weights", "net", "network", "params", "clip")
+WEIGHTS = (
+    "state_dict", "model_state_dict", "model", "module", "model_state", "weights", "net", "network", "params", "clip",
+    "student", "base_model",
+)  # fmt: skip
 AVERAGED = (
     "ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "model_ema_state_dict", "ema_model_state_dict",
 )  # fmt: skip
@@ -34,15 +37,27 @@ class _Inert:
         pass
 
 
+def _no_dict(*arguments: Any) -> dict[Any, Any]:
+    """Stands for a kind of dict: torch fills plain ones alone."""
+    return {}
+
+
+def _no_list(*arguments: Any) -> list[Any]:
+    """Stands for a kind of list."""
+    return []
+
+
+FILLED = {"collections.defaultdict": _no_dict, "collections.deque": _no_list}
 BESIDE = (
     "argparse.Namespace", "types.SimpleNamespace",
     *(f"numpy.{core}.{name}" for core in ("core", "_core") for name in ("multiarray.scalar", "multiarray._reconstruct")),
     "numpy.dtype", "numpy.ndarray", *(f"numpy.dtypes.{kind}DType" for kind in ("Float64", "Float32", "Int64", "Int32", "Bool")),
     "pathlib.Path", "pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib.WindowsPath", "pathlib.PureWindowsPath",
     "pathlib._local.Path", "pathlib._local.PosixPath", "pathlib._local.WindowsPath",
-    "datetime.datetime", "datetime.date", "datetime.timedelta", "collections.defaultdict",
+    "datetime.datetime", "datetime.date", "datetime.timedelta", "datetime.timezone",
     "omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig", "omegaconf.nodes.AnyNode", "omegaconf.base.Metadata",
     "omegaconf.base.ContainerMetadata", "typing.Any",
+    *(f"builtins.{kind}" for kind in ("int", "float", "str", "bool", "list", "dict", "complex", "range", "slice")),
 )  # fmt: skip
 """Settings and counters that are pickled beside weights. None of these is ever made: _Inert stands for it."""
 
@@ -64,7 +79,9 @@ def read_torch(path: Path, mapped: bool) -> Unpacked:
         ModelError: it holds objects that only code could rebuild, no tensors, or is damaged.
     """
     try:
-        with torch.serialization.safe_globals([(_Inert, name) for name in BESIDE]):
+        with torch.serialization.safe_globals(
+            [*((_Inert, name) for name in BESIDE), *((make, name) for name, make in FILLED.items())]
+        ):
             if path.suffix != ".safetensors":
                 stored = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
             else:  # a wrong name, by which torch.load would go
@@ -79,7 +96,9 @@ def _reason(path: Path, message: str) -> str:
     """Why torch does not read a file."""
     names = dict.fromkeys(re.findall(r"GLOBAL (?!instruction)(\S+) (?:was|whose)", message))
     with suppress(Exception):  # of an old or damaged file the names of the message are all there are
-        names |= dict.fromkeys(name for name in torch.serialization.get_unsafe_globals_in_checkpoint(path) if name not in BESIDE)
+        names |= dict.fromkeys(
+            name for name in torch.serialization.get_unsafe_globals_in_checkpoint(path) if name not in {*BESIDE, *FILLED}
+        )
     if names or UNSAFE in message.lower():
         shown = ", ".join(legible(name) for name in sorted(names)[:3])
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
