@@ -31,7 +31,7 @@ lint: $(VENV)/.installed-test
 
 # The manual pages, from the help texts and man/source; the completion scripts; docs/api.md, from signatures and docstrings.
 man: $(VENV)/.installed
-	$(BIN)/python -m cliptools.manual
+	$(BIN)/python -m tools.manual
 
 bench:
 	@$(PYTHON) benchmarks

@@ -33,17 +33,17 @@ COMMANDS: dict[str, list[str]] = {
 }
 STAGES = {
     "effects": [
-        ("cliptools.ground.models", "load_model", "loading the model"),
-        ("cliptools.ground.loader", "load_batches", "drawing scenes"),
-        ("cliptools.methods.engine", "measure", "statistics before the first and after the last image"),
-        ("cliptools.methods.engine", "take_in", "forward passes and statistics"),
-        ("cliptools.commands.effects", "emit", "writing"),
+        ("cliptools.models.load", "load_model", "loading the model"),
+        ("cliptools.images.loader", "load_batches", "drawing scenes"),
+        ("cliptools.streaming.measure", "measure", "statistics before the first and after the last image"),
+        ("cliptools.streaming.measure", "take_in", "forward passes and statistics"),
+        ("cliptools.cli.effects", "emit", "writing"),
     ],
     "decompose": [
-        ("cliptools.ground.models", "load_model", "loading the model"),
-        ("cliptools.ground.text_tower", "encode_pool", "text embeddings"),
-        ("cliptools.methods.pursuit", "pursuits", "pursuit"),
-        ("cliptools.commands.decompose", "emit", "writing"),
+        ("cliptools.models.load", "load_model", "loading the model"),
+        ("cliptools.models.text_encoder", "encode_pool", "text embeddings"),
+        ("cliptools.analysis.pursuit", "pursuits", "pursuit"),
+        ("cliptools.cli.decompose", "emit", "writing"),
     ],
 }
 """Functions by module and name, and what they are called; what they call of each other is not theirs."""
@@ -99,14 +99,14 @@ def stages(command: str, folder: Path, count: int) -> None:
     """One command of the pipeline in this process, and the seconds of its stages."""
     watch = Stages()
     with watch.stage("importing libraries"):
-        importlib.import_module("cliptools.ground.torchvision_remedy").ensure_torchvision()
+        importlib.import_module("cliptools.torchvision_compat").ensure_torchvision()
         importlib.import_module("open_clip")
     for module, function, name in STAGES[command]:
         watch.watch(module, function, name)
     effects, neurons = str(folder / "effects.safetensors"), str(folder / "neurons.safetensors")
     given = {"effects": ["--limit", str(count), "-o", effects], "decompose": [effects, "--no-cache", "-o", neurons]}[command]
     try:
-        importlib.import_module(f"cliptools.commands.{command}").main([*given, "-q"])
+        importlib.import_module(f"cliptools.cli.{command}").main([*given, "-q"])
     except SystemExit as stop:
         if stop.code:
             raise

@@ -31,12 +31,10 @@ from machine import describe, save
 from runs import Row, arguments, out_of
 from torch import Tensor
 
-from cliptools.ground.models import load_model
-from cliptools.ground.text_tower import encode_tokens, tokenizer_of
-from cliptools.ground.texts import load_pool
-from cliptools.methods.pursuit import pursue
-from cliptools.methods.screening import fastest_dtype
-from cliptools.methods.text_space import text_space
+from cliptools.analysis.pursuit import fastest_dtype, pursue, text_space
+from cliptools.models.load import load_model
+from cliptools.models.text_encoder import encode_tokens, tokenizer_of
+from cliptools.text.vocabularies import load_pool
 
 MINUTES = 15
 WIDTH, PAIRS, PAIRS_WIDTH, PAIRS_M = 512, 147_456, 768, 64

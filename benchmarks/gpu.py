@@ -24,7 +24,7 @@ from machine import describe, save
 from photos import make_photos
 from runs import Row, arguments, out_of, slopes
 
-from cliptools.ground.bundle import Bundle, read_bundle
+from cliptools.io.bundle import Bundle, read_bundle
 
 MINUTES = 8
 LEAST_COSINE, LEAST_SAME = 0.999, 0.99  # of directions; share of top images and of pixels
@@ -56,7 +56,7 @@ def command(name: str, *words: object) -> None:
     import importlib
 
     try:
-        importlib.import_module(f"cliptools.commands.{name}").main([str(word) for word in words])
+        importlib.import_module(f"cliptools.cli.{name}").main([str(word) for word in words])
     except SystemExit as stop:
         if stop.code:
             raise
@@ -149,7 +149,7 @@ def in_the_loop(process: Row) -> Row:
 
 def pursuits(folder: Path, size: Size, device: str) -> list[Row]:
     """The pursuit, all units."""
-    from cliptools.methods.pursuit import pursue
+    from cliptools.analysis.pursuit import pursue
 
     rows: list[Row] = []
     for units, texts, width, m in size.pursuits:

@@ -47,7 +47,7 @@ def command(name: str, *given: object) -> None:
     import importlib
 
     try:
-        importlib.import_module(f"cliptools.commands.{name}").main([*map(str, given), "-q", "-o", os.devnull])
+        importlib.import_module(f"cliptools.cli.{name}").main([*map(str, given), "-q", "-o", os.devnull])
     except SystemExit as stop:
         if stop.code:
             raise
@@ -58,7 +58,7 @@ def pursuit_pair() -> Pair:
     import torch
     from sklearn.linear_model import orthogonal_mp
 
-    from cliptools.methods.pursuit import pursue
+    from cliptools.analysis.pursuit import pursue
 
     draw = torch.Generator().manual_seed(0)
     r, t = (torch.nn.functional.normalize(torch.randn(n, 256, generator=draw), dim=1) for n in (64, 4000))
@@ -77,13 +77,13 @@ def pairs(folder: Path, scenes: int) -> dict[str, Pair]:
     """All ratios, ours over the yardstick's."""
     import torch
 
-    from cliptools.ground.models import load_model
+    from cliptools.models.load import load_model
 
     torch.set_num_threads(1)
     make_scenes(folder / "scenes", scenes)
     files = folder / "scenes" / "images"
     effects = partial(command, "effects", files)
-    help_ = [sys.executable, "-m", "cliptools.commands.effects", "--help"]
+    help_ = [sys.executable, "-m", "cliptools.cli.effects", "--help"]
     loop = partial(plain, files, scenes, 32, load_model("emoji-vit", device="cpu"))
     command("effects", files, "--limit", 8)  # what is imported once
     pursuit = pursuit_pair()

@@ -35,15 +35,14 @@ def main() -> None:
     top, picture = (200, (200, 300)) if options.quick else (TOP, PICTURE)
     import torch
 
-    from cliptools.ground.torchvision_remedy import ensure_torchvision
+    from cliptools.torchvision_compat import ensure_torchvision
 
     ensure_torchvision()
     from open_clip.modified_resnet import ModifiedResNet
 
-    from cliptools.methods.resnet_paths import Pairs, pair_directions
-    from cliptools.methods.segmentation.label_maps import best_texts
-    from cliptools.methods.segmentation.resnet_methods import PairUnits, resnet_method
-    from cliptools.methods.segmentation.windows import Averaged
+    from cliptools.effects.resnet_pooling import Pairs, pair_directions
+    from cliptools.segmentation.masks import Averaged, best_texts
+    from cliptools.segmentation.resnet_methods import PairUnits, resnet_method
 
     torch.manual_seed(0)
     torch.set_grad_enabled(False)

@@ -17,7 +17,7 @@ def weights(model: str) -> list[str]:
 
 def load(model: str, device: str = "cpu", precision: Any = "fp32") -> Any:
     """The model, with random weights where it brings none."""
-    from cliptools.ground.models import load_model
+    from cliptools.models.load import load_model
 
     return load_model(model, "random" if weights(model) else None, device, precision)
 
@@ -26,9 +26,9 @@ def plain(folder: Path, count: int, batch: int, loaded: Any) -> None:
     """Decode, encode_image, keep the embeddings."""
     import torch
 
-    from cliptools.ground import loader
-    from cliptools.ground.images import choose, open_images
-    from cliptools.ground.models import DTYPE
+    from cliptools.images import loader
+    from cliptools.images.loader import choose, open_images
+    from cliptools.models.load import DTYPE
 
     source = open_images([str(folder)])
     order = choose(source, count, None, 0)
@@ -46,7 +46,7 @@ def clip_effects(model: str, folder: Path, count: int, batch: int, *more: str, o
     Args:
         more: Further options.
     """
-    from cliptools.commands.effects import main
+    from cliptools.cli.effects import main
 
     asked = [str(folder), "--model", model, *weights(model), "--limit", str(count), "--batch-size", str(batch), *more]
     try:
@@ -60,7 +60,7 @@ class Watch:
     """From now on, what every loop over images of this process waits for them, and when it began and ended."""
 
     def __init__(self) -> None:
-        from cliptools.ground import loader
+        from cliptools.images import loader
 
         self.begin = self.end = self.waiting = 0.0
         real = loader.load_batches

@@ -68,9 +68,9 @@ def clocks() -> tuple[float, float]:
 
 def list_here(folder: Path) -> None:
     """In this process: list what there is, and bring it into the order of work."""
-    from cliptools.commands.measuring import list_images
-    from cliptools.ground.images import open_images
-    from cliptools.methods import ordering  # noqa: F401  # its libraries are no part of the list
+    from cliptools.cli.run.effects import list_images
+    from cliptools.images.loader import open_images
+    from cliptools.streaming import ranking  # noqa: F401  # its libraries are no part of the list
 
     paths = sorted(map(str, folder.glob("*.tar"))) or [str(folder)]
     before, start = held(), clocks()
@@ -110,7 +110,7 @@ def decode_here(folder: Path, model: str, rounds: int) -> None:
     """In this process: pictures of each size to the model's input, on one thread."""
     import torch
 
-    from cliptools.ground.images import open_images
+    from cliptools.images.loader import open_images
 
     torch.set_num_threads(1)
     transform = load(model).transform

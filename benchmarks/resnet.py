@@ -73,7 +73,7 @@ def thin(model: str, folder: Path) -> None:
     """A model of the same width, heads and outputs with one block a stage, for small pictures; random weights."""
     import torch
 
-    from cliptools.ground.torchvision_remedy import ensure_torchvision
+    from cliptools.torchvision_compat import ensure_torchvision
 
     ensure_torchvision()
     import open_clip
@@ -93,9 +93,9 @@ def decompose(options: argparse.Namespace, log: Log) -> None:
     """A sample of a model's pairs through the pursuit, with random texts of its width: 30,000 texts, 64 a pair."""
     import torch
 
-    from cliptools.ground.models import load_model
-    from cliptools.methods.pursuit import pursue
-    from cliptools.methods.resnet_paths import Pairs, pair_directions, supported_resnet
+    from cliptools.analysis.pursuit import pursue
+    from cliptools.effects.resnet_pooling import Pairs, pair_directions, supported_resnet
+    from cliptools.models.load import load_model
 
     for model in options.models:
         visual = supported_resnet(load_model(model, "random", "cpu").clip)

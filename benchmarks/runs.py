@@ -54,7 +54,7 @@ def run(command: Sequence[object], stdin: Path | None = None) -> Ran:
 
 def tool(name: str, *arguments: object, stdin: Path | None = None) -> Ran:
     """Run clip-NAME."""
-    return run([sys.executable, "-m", f"cliptools.commands.{name}", *arguments], stdin)
+    return run([sys.executable, "-m", f"cliptools.cli.{name}", *arguments], stdin)
 
 
 def in_own_process(script: str, **options: object) -> Row:

@@ -26,7 +26,7 @@ from runs import ROOT, Row, alternating, arguments, out_of, run, tool
 MINUTES = 4
 GOAL = 3
 CLICK = [sys.executable, "-c", "import click"]
-COUNT = "import sys, runpy\nsys.argv = ['clip', '--help']\ntry: runpy.run_module('cliptools.commands.{}', run_name='__main__')\n"
+COUNT = "import sys, runpy\nsys.argv = ['clip', '--help']\ntry: runpy.run_module('cliptools.cli.{}', run_name='__main__')\n"
 COUNT += "except SystemExit: print(len(sys.modules), file=sys.stderr)"
 
 
@@ -38,7 +38,7 @@ def commands() -> list[str]:
 def help_rows(names: Sequence[str], rounds: int) -> list[Row]:
     """--help of each command beside import click."""
     every = {"import click": CLICK, "python": [sys.executable, "-c", "pass"]}
-    every |= {f"clip-{name}": [sys.executable, "-m", f"cliptools.commands.{name}", "--help"] for name in names}
+    every |= {f"clip-{name}": [sys.executable, "-m", f"cliptools.cli.{name}", "--help"] for name in names}
     for command in every.values():  # bytecode is written, files are in memory
         run(command)
     found = alternating(rounds, {name: partial(run, command) for name, command in every.items()})
@@ -100,17 +100,17 @@ def work(name: str, given: list[str]) -> None:
     """The command in this process, which says when its model is loaded."""
     import importlib
 
-    from cliptools.ground import models
+    from cliptools.models import load
 
-    real = models.load_model
+    real = load.load_model
 
     def load_model(*arguments: Any, **options: Any) -> Any:
         loaded = real(*arguments, **options)
         print("loaded", time.monotonic(), file=sys.stderr)  # the clock is the machine's, the same in all processes
         return loaded
 
-    models.load_model = load_model
-    importlib.import_module(f"cliptools.commands.{name}").main(given)
+    load.load_model = load_model
+    importlib.import_module(f"cliptools.cli.{name}").main(given)
 
 
 def main() -> None:

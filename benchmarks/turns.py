@@ -49,14 +49,14 @@ class Turns:
     """From now on, seconds of every batch of this process's first loop over images, and of the plain pass before it."""
 
     def __init__(self, loaded: Any, device: str) -> None:
-        from cliptools.ground import loader
+        from cliptools.images import loader
 
         self.plain, self.ours = list[float](), list[float]()
         self._loaded, self._device, self._real = loaded, device, loader.load_batches
         loader.load_batches = self._load
 
     def _load(self, *arguments: Any, **options: Any) -> Iterator[Any]:
-        from cliptools.ground import loader
+        from cliptools.images import loader
 
         loader.load_batches = self._real  # a second look is no part of a batch's cost
         theirs, ours = (self._real(*arguments, **options) for _ in range(2))
@@ -69,7 +69,7 @@ class Turns:
     def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:
         import torch
 
-        from cliptools.ground.models import DTYPE
+        from cliptools.models.load import DTYPE
 
         while True:
             begin = self._now()

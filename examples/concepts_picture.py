@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from cliptools.ground.truth import found_names
+from cliptools.images.annotations import found_names
 
 SCENE, BAR, WORD, LINE, GAP = 190, 90, 176, 17, 14
 TITLES = {

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cliptools.ground.emoji.concepts import concepts
-from cliptools.ground.emoji.samples import Plan, samples, slug
-from cliptools.ground.emoji.scenes import Scene, draw_scene, scene_of
-from cliptools.ground.output import put_whole, whole_file
-from cliptools.ground.provenance import canonical
-from cliptools.ground.scene_images import scene_key
-from cliptools.ground.tar_writer import write_end, write_member
+from cliptools.emoji.export import Plan, samples, slug
+from cliptools.emoji.render import scene_key
+from cliptools.emoji.scenes import Scene, draw_scene, scene_of
+from cliptools.images.tar import write_end, write_member
+from cliptools.io.files import put_whole, whole_file
+from cliptools.io.header import canonical
+from cliptools.text.emoji_concepts import concepts
 
 CONCEPTS, GROUPS, IMAGES, SEED = 12, 12, 40, 9_100_000
 LEAST, MOST = 0.05, 0.60

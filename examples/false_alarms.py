@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cliptools.commands.shift_drift import Alarm, add_drift
-from cliptools.ground.baseline import Baseline
-from cliptools.methods.drift import chance_of_run
-from cliptools.methods.running_moments import GroupMoments
+from cliptools.analysis.shift_statistics import GroupMoments, chance_of_run
+from cliptools.cli.run.shift_drift import Alarm, add_drift
+from cliptools.io.shift_baseline import Baseline
 
 GROUPS, BASELINE, SIGMAS = 12, 480, 3.0
 COLUMNS = (

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from cliptools.ground.pictures import SheetRow, contact_sheet
+from cliptools.render.contact_sheet import SheetRow, contact_sheet
 
 ROWS, ACROSS = 6, 6
 

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from cliptools.ground.bundle import Bundle, read_bundle
-from cliptools.ground.models import load_recorded_model
-from cliptools.ground.scene_images import SceneSource
-from cliptools.ground.text_tower import encode_pool
-from cliptools.ground.texts import load_pool
-from cliptools.methods.choice import paths_of
-from cliptools.methods.paths import Paths, Slab, scale_of
-from cliptools.methods.text_space import text_space
-from cliptools.methods.textspan import head_directions, text_spans
+from cliptools.analysis.pursuit import text_space
+from cliptools.analysis.textspan import head_directions, text_spans
+from cliptools.effects.factored import FactoredEffect, UnitBlock, scale_of
+from cliptools.effects.select import factored_effect
+from cliptools.emoji.render import SceneSource
+from cliptools.io.bundle import Bundle, read_bundle
+from cliptools.models.load import load_recorded_model
+from cliptools.models.text_encoder import encode_pool
+from cliptools.text.vocabularies import load_pool
 
 SCENES, SEED, BATCH, DRAWS, TOP = 1500, 77, 50, 20, 10
 EXPLAINED = ("variance", "random_directions", "drawn_texts", "principal")
@@ -47,9 +47,9 @@ def explained(bundle: Bundle, D: torch.Tensor, t: torch.Tensor) -> dict[str, tor
     return dict(zip(EXPLAINED, found, strict=True))
 
 
-def outputs_along(paths: Paths, layer: int, pictures: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+def outputs_along(paths: FactoredEffect, layer: int, pictures: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """<phi, t> of every head of a layer. [head, scene, text]"""
-    slab = Slab(layer, torch.arange(paths.size(layer)[0]))
+    slab = UnitBlock(layer, torch.arange(paths.size(layer)[0]))
     reach = paths.directions(slab) @ t.T  # (head, k, text)
     parts = []
     for batch in pictures.split(BATCH):
@@ -74,7 +74,7 @@ def main(path: Path) -> None:
         bundle = read_bundle(stream, str(path))
     model, pool = load_recorded_model(bundle.header.model), load_pool("emoji")
     t = text_space(encode_pool(model, pool, ()))
-    paths = paths_of(model.clip, "first", "heads")
+    paths = factored_effect(model.clip, "first", "heads")
     source = SceneSource(SCENES, SEED)
     pictures = torch.stack([model.transform(source.load(i)) for i in range(SCENES)])
     column, shown = {text: j for j, text in enumerate(pool.texts)}, np.zeros((SCENES, len(pool.texts)), dtype=bool)

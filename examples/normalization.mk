@@ -41,8 +41,8 @@ $(RESULTS)/normalization.csv: $(rows)
 	{ echo "# make -C examples -f normalization.mk"; cat $(rows); } > $@
 
 # wordfreq's list of English words by frequency (its "best" one), without words that hold anything but the letters a to z, and
-# without single letters: cliptools/ground/texts.py.
+# without single letters: cliptools/text/vocabularies.py.
 pools:
-	@$(PYTHON) -c "from cliptools.ground.texts import load_pool; \
+	@$(PYTHON) -c "from cliptools.text.vocabularies import load_pool; \
 	[print(pool.name, len(pool.texts), 'words:', *pool.texts[:5], '...', *pool.texts[-5:], pool.digest[:12]) \
 	for pool in map(load_pool, ['words10k', 'words30k'])]"

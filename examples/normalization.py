@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from cliptools.ground.bundle import Bundle, read_bundle
+from cliptools.io.bundle import Bundle, read_bundle
 
 WAYS = ("texts", "dimensions")
 COLUMNS = [

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from cliptools.ground.emoji.concepts import concept_index
-from cliptools.ground.emoji.render import render, to_uint8
-from cliptools.ground.emoji.scenes import Ground, Scene, Sprite
+from cliptools.emoji.render import render, to_uint8
+from cliptools.emoji.scenes import Ground, Scene, Sprite
+from cliptools.text.emoji_concepts import concept_index
 
 PAIRS, ACROSS = 5, 12
 EMOJI, CELL, LINE, LEFT, RIGHT, GAP = 44, 66, 14, 190, 150, 12

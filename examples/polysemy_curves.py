@@ -12,9 +12,9 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cliptools.ground.models import load_model
-from cliptools.ground.scene_images import scenes_for
-from cliptools.methods.inertia import embeddings, inertia
+from cliptools.analysis.retrieval import embeddings, inertia
+from cliptools.emoji.render import scenes_for
+from cliptools.models.load import load_model
 
 COLOURS = {"pairs": "#1d6f42", "neurons": "#b02a30", "strongest_pairs": "#1c1c1c", "random_scenes": "#b5b5b5"}
 SETS, TEN, BATCH = 5000, 10, 50

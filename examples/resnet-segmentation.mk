@@ -30,7 +30,7 @@ $(WORK)/pairs.safetensors:
 
 $(WORK)/classes.txt:
 	mkdir -p $(WORK)
-	$(PYTHON) -c "from cliptools.ground.emoji.concepts import concepts; print(*(c.name for c in concepts()), sep='\n')" > $@
+	$(PYTHON) -c "from cliptools.text.emoji_concepts import concepts; print(*(c.name for c in concepts()), sep='\n')" > $@
 
 # $(1): scenes, $(2): size, $(3): method. The last lines of clip-segment, one for each --background, with the command that made them.
 define row

@@ -14,23 +14,20 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from cliptools.commands.consume import read_neurons
-from cliptools.ground.emoji.captions import ZERO_SHOT_TEMPLATES
-from cliptools.ground.emoji.concepts import concepts
-from cliptools.ground.emoji.render import render, to_uint8
-from cliptools.ground.emoji.samples import label_pictures
-from cliptools.ground.emoji.scenes import Recipe, draw_scene
-from cliptools.ground.fitted_images import fitted_tensor
-from cliptools.ground.masked.labelled import GROUND, LEFT_OUT
-from cliptools.ground.models import LoadedModel, load_recorded_model
-from cliptools.ground.text_tower import encode_texts
-from cliptools.methods.segmentation.class_texts import class_texts
-from cliptools.methods.segmentation.label_maps import SHARPNESS
-from cliptools.methods.segmentation.label_metrics import label_fit
-from cliptools.methods.segmentation.pair_selection import default_pairs
-from cliptools.methods.segmentation.pool_tokens import pool_tokens
-from cliptools.methods.segmentation.resnet_methods import PairUnits, resnet_method
-from cliptools.methods.segmentation.windows import Averaged
+from cliptools.cli.run.bundle_output import read_neurons
+from cliptools.emoji.captions import ZERO_SHOT_TEMPLATES
+from cliptools.emoji.export import label_pictures
+from cliptools.emoji.render import render, to_uint8
+from cliptools.emoji.scenes import Recipe, draw_scene
+from cliptools.images.loader import fitted_tensor
+from cliptools.images.segmentation.label_maps import GROUND, LEFT_OUT
+from cliptools.models.load import LoadedModel, load_recorded_model
+from cliptools.models.text_encoder import encode_texts
+from cliptools.segmentation.masks import SHARPNESS, Averaged
+from cliptools.segmentation.metrics import label_fit
+from cliptools.segmentation.resnet_methods import PairUnits, class_texts, default_pairs, resnet_method
+from cliptools.segmentation.resnet_tokens import pool_tokens
+from cliptools.text.emoji_concepts import concepts
 
 SEED, COUNT, SIZE = 9_400_000, 120, 128
 GRID = slice(2, None, 4)  # every fourth pixel either way

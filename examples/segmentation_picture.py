@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cliptools.ground.segment_pictures import label_picture
+from cliptools.render.contact_sheet import label_picture
 
 CELL, GAP, LINE = 128, 8, 22
 TEXTS = ("pizza", "violin")

@@ -14,24 +14,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cliptools.ground.bundle import read_bundle
-from cliptools.ground.emoji.concepts import concepts
-from cliptools.ground.emoji.render import render, to_uint8
-from cliptools.ground.emoji.samples import label_pictures
-from cliptools.ground.emoji.scenes import Recipe, Scene, draw_scene, single_scene
-from cliptools.ground.fitted_images import fitted_tensor
-from cliptools.ground.models import LoadedModel, load_recorded_model
-from cliptools.ground.text_tower import encode_texts
-from cliptools.methods.segmentation.heat_maps import (
-    ATTENTION_MAPS,
-    GRADIENT_MAPS,
-    Method,
-    baseline,
-    effect_method,
-    neuron_method,
-)
-from cliptools.methods.segmentation.masks import at_size, min_max
-from cliptools.methods.segmentation.metrics import Fit, fit
+from cliptools.emoji.export import label_pictures
+from cliptools.emoji.render import render, to_uint8
+from cliptools.emoji.scenes import Recipe, Scene, draw_scene, single_scene
+from cliptools.images.loader import fitted_tensor
+from cliptools.io.bundle import read_bundle
+from cliptools.models.load import LoadedModel, load_recorded_model
+from cliptools.models.text_encoder import encode_texts
+from cliptools.segmentation.masks import at_size, min_max
+from cliptools.segmentation.metrics import Fit, fit
+from cliptools.segmentation.vit_methods import ATTENTION_MAPS, GRADIENT_MAPS, Method, baseline, effect_method, neuron_method
+from cliptools.text.emoji_concepts import concepts
 
 SEED, SIZE, BATCH, STRIDE, TWO, NEURONS, PATCH = 6_000_000, 128, 16, 3, 120, 200, 8
 THRESHOLDS = np.linspace(0.05, 0.9, 18)
@@ -57,7 +50,7 @@ def scenes(two: bool, half: int) -> list[Scene]:
 
 def looks(model: LoadedModel, method: Method, drawn: list[Scene]) -> Iterator[Look]:
     """Each emoji of each scene, asked for by name, but those that others hide."""
-    from cliptools.ground.position_grid import on_grid  # once cliptools.methods has seen to torchvision, which it imports
+    from cliptools.segmentation.towers import on_grid  # once cliptools.effects has seen to torchvision, which it imports
 
     side = SIZE // model.clip.visual.patch_size[0]
     for start in range(0, len(drawn), BATCH):

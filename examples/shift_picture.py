@@ -4,9 +4,9 @@ import json
 import sys
 from pathlib import Path
 
-from cliptools.commands.shifting import panels
-from cliptools.ground.output import put_whole
-from cliptools.ground.shift_plot import Panel, draw_shift
+from cliptools.cli.run.shift import panels
+from cliptools.io.files import put_whole
+from cliptools.render.shift_plot import Panel, draw_shift
 
 CONCEPTS = 4
 

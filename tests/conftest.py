@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from helpers import ROOT
 
 if TYPE_CHECKING:
-    from forked import Nursery, Study
-    from tiny_suite import Suite
+    from helpers.forked import Nursery, Study
+    from helpers.tiny_suite import Suite
 
-from cliptools.ground.torchvision_remedy import ensure_torchvision
+from cliptools.torchvision_compat import ensure_torchvision
 
 ensure_torchvision()
-
-ROOT = Path(__file__).parent.parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -67,7 +66,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="session")
 def same_environment() -> Iterator[None]:
     """Packages and programs are after the tests as they were before."""
-    from environment import this_environment
+    from helpers.environment import this_environment
 
     before = this_environment()
     yield
@@ -78,9 +77,9 @@ def same_environment() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def own_run() -> Iterator[None]:
     """Each test speaks, counts and warns as if it came first."""
-    from cliptools.ground import progress
+    from cliptools import console
 
-    with progress.own_run():
+    with console.own_run():
         yield
 
 
@@ -107,7 +106,7 @@ def run(nursery: "Nursery") -> Run:
     def launch(
         name: str, *arguments: Any, stdin: bytes = b"", env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[bytes]:
-        words = [sys.executable, "-m", f"cliptools.commands.{name}", *map(str, arguments)]
+        words = [sys.executable, "-m", f"cliptools.cli.{name}", *map(str, arguments)]
         if env is None:
             return subprocess.CompletedProcess(words, *nursery.run(name, *arguments, stdin=stdin))
         environment = os.environ | {"OMP_NUM_THREADS": "1"} | env
@@ -161,7 +160,7 @@ def tiny_resnet_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def nursery() -> "Iterator[Nursery]":
     """Makes processes of the suite that need not load their libraries."""
-    from forked import Nursery
+    from helpers.forked import Nursery
 
     with Nursery() as made:
         yield made
@@ -170,7 +169,7 @@ def nursery() -> "Iterator[Nursery]":
 @pytest.fixture(scope="session")
 def study(nursery: "Nursery", tmp_path_factory: pytest.TempPathFactory) -> "Study":
     """Few scenes, and what the embedded model's neurons do on them."""
-    from forked import make_study
+    from helpers.forked import make_study
 
     return make_study(nursery, tmp_path_factory.mktemp("study"))
 
@@ -178,7 +177,7 @@ def study(nursery: "Nursery", tmp_path_factory: pytest.TempPathFactory) -> "Stud
 @pytest.fixture(scope="session")
 def suite(tiny_clip_dir: Path, tiny_resnet_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> "Suite":
     """Command lines of every command on tiny models."""
-    from tiny_suite import Suite
+    from helpers.tiny_suite import Suite
 
     return Suite(tmp_path_factory.mktemp("suite"), tiny_clip_dir, tiny_resnet_dir)
 

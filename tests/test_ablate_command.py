@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Run
-from test_bundle import read
-from test_pipes import shell
-from test_shift_command import lines, only_line
+from helpers.bundle import read
+from helpers.pipes import shell
+from helpers.shift_command import lines, only_line
 
-from cliptools.commands.ablate_table import ablate_table, in_words
-from cliptools.ground.bundle import Bundle
-from cliptools.ground.scene_images import single_scenes_for
-from cliptools.ground.tar_writer import write_end, write_member
-from cliptools.methods.zero_shot import Share
+from cliptools.analysis.zero_shot import Share
+from cliptools.cli.run.ablate import ablate_table, in_words
+from cliptools.emoji.render import single_scenes_for
+from cliptools.images.tar import write_end, write_member
+from cliptools.io.bundle import Bundle
 
 IMAGES = 120
 CLASSES = 526
@@ -153,7 +153,7 @@ def test_indirect_effects_one_by_one_or_all_at_once(run: Run, folder: Path, word
 def tar() -> bytes:
     """Scenes of the first eight classes, twice each, a folder a class; and one file that is no picture."""
     source, archive = single_scenes_for("emoji-vit", CLASSES, 5), io.BytesIO()
-    from cliptools.ground.emoji.concepts import concepts
+    from cliptools.text.emoji_concepts import concepts
 
     for i, concept in enumerate(source.concept.tolist()[:48]):
         picture = io.BytesIO()
@@ -175,7 +175,7 @@ def test_a_tar_of_folders_on_standard_input(run: Run, words: Path, tar: bytes) -
 
 def test_labels_that_do_not_match_are_refused(run: Run, words: Path, tmp_path: Path) -> None:
     """Every picture in the folder of another class."""
-    from cliptools.ground.emoji.concepts import concepts
+    from cliptools.text.emoji_concepts import concepts
 
     source = single_scenes_for("emoji-vit", 30, 5)
     for i, concept in enumerate(source.concept.tolist()):

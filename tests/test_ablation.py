@@ -6,27 +6,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from oracles import second_order_effects
-from test_first_order import first_order_effects
-from test_indirect import indirect_effects, prepared
-from test_resnet_paths import SHAPES as RESNETS
-from test_resnet_paths import pair_effects, random_resnet
-from test_resnet_paths import pictures as resnet_pictures
-from test_second_order import SHAPES, pictures, random_tower
-from test_textspan import head_effects
+from helpers.first_order import first_order_effects
+from helpers.indirect import indirect_effects, prepared
+from helpers.oracles import second_order_effects
+from helpers.resnet_paths import SHAPES as RESNETS
+from helpers.resnet_paths import pair_effects, random_resnet
+from helpers.resnet_paths import pictures as resnet_pictures
+from helpers.second_order import SHAPES, pictures, random_tower
+from helpers.textspan import head_effects
 
-from cliptools.methods.ablation import Ablation, Change, Rest, Units
-from cliptools.methods.activity import slabs_of
-from cliptools.methods.chance import Guessing
-from cliptools.methods.changed import ChangedOutputs, Joint
-from cliptools.methods.first_order import FirstOrder
-from cliptools.methods.paths import Paths, Slab
-from cliptools.methods.pursuit import fitted, pursue
-from cliptools.methods.resnet_paths import Pairs, PooledHeads, PooledNeurons
-from cliptools.methods.second_order import SecondOrder
-from cliptools.methods.vit_heads import Heads
-from cliptools.methods.word_score import strongest_positive, word_score
-from cliptools.methods.zero_shot import Share, Tally, at_chance, score, standing
+from cliptools.analysis.ablation import Ablation, Change, ChangedOutputs, Joint, Rest, Units
+from cliptools.analysis.pursuit import fitted, pursue
+from cliptools.analysis.zero_shot import Guessing, Share, Tally, at_chance, score, standing
+from cliptools.effects.factored import FactoredEffect, UnitBlock, unit_blocks_of
+from cliptools.effects.resnet_pooling import Pairs, PooledHeads, PooledNeurons
+from cliptools.effects.vit_direct import FirstOrder, Heads
+from cliptools.effects.vit_second_order import SecondOrder
+from training.word_score import strongest_positive, word_score
 
 
 def random_units(phi: torch.Tensor, unit: torch.Tensor, components: int = 3, sizes: tuple[int, ...] = (2, 5)) -> Units:
@@ -77,7 +73,9 @@ CHANGES = [Change("mean"), Change("large"), Change("small"), Change("pc", 1), Ch
 CHANGES += [Change("words", 5), Change("words", 5, "texts"), Change("words", 2, "texts"), Change("words", 5, "unit-texts")]
 
 
-def check(paths: Paths, visual: torch.nn.Module, images: torch.Tensor, phi: torch.Tensor, units: Units, scaled: bool) -> None:
+def check(
+    paths: FactoredEffect, visual: torch.nn.Module, images: torch.Tensor, phi: torch.Tensor, units: Units, scaled: bool
+) -> None:
     """Ablation with statistics in the images' scale or raw, against effects replaced one by one."""
     changes = [change for change in CHANGES if change.kind != "pc" or change.size <= units.component.shape[1]]
     settings = settings_for(units.unit, changes)
@@ -160,7 +158,7 @@ def test_words_of_pairs_are_the_same_at_unit_length() -> None:
     visual = random_resnet(RESNETS[0])
     images = resnet_pictures(visual, 3)
     paths, everything = Pairs(visual), torch.arange(len(Pairs(visual).units(4)))
-    w = paths.directions(Slab(4, everything))[:, 0]
+    w = paths.directions(UnitBlock(4, everything))[:, 0]
     r = torch.nn.functional.normalize(w, dim=1)
     random = torch.Generator().manual_seed(3)
     atoms = torch.nn.functional.normalize(torch.randn(40, r.shape[1], generator=random, dtype=r.dtype), dim=1)
@@ -183,7 +181,7 @@ def test_pairs_by_their_scalars_and_those_left_out(scaled: bool) -> None:
     phi = scaled_effects(torch.stack([pair_effects(visual, x).flatten(0, 1) for x in images]), visual, images, scaled)
     paths, random = Pairs(visual), torch.Generator().manual_seed(7)
     kept = torch.rand(phi.shape[1], generator=random) < 0.2
-    unit, w = paths.units(4)[kept], paths.directions(Slab(4, kept.nonzero()[:, 0]))[:, 0]
+    unit, w = paths.units(4)[kept], paths.directions(UnitBlock(4, kept.nonzero()[:, 0]))[:, 0]
     sign = torch.randint(-1, 2, (len(unit),), generator=random).double()  # some never acted
     sign[phi[:, kept].std(0).sum(-1) == 0] = 0
     s = (phi[:, kept].mean(0) * w).sum(-1) / w.square().sum(-1).clamp(min=1e-300)
@@ -192,7 +190,7 @@ def test_pairs_by_their_scalars_and_those_left_out(scaled: bool) -> None:
     scalars = replace(vectors, mean=s[:, None], component=sign[:, None, None], pairs=True)
     left, changes = phi[:, ~kept], [change for change in CHANGES if change != Change("pc", 3)]
     settings = settings_for(unit, changes)
-    rest = Rest(slabs_of(paths, paths.units(4)[~kept])[0], left.mean(0).sum(0))
+    rest = Rest(unit_blocks_of(paths, paths.units(4)[~kept])[0], left.mean(0).sum(0))
     with_rest, without = (Ablation(paths, scalars, settings, of) for of in (rest, None))
     found = ChangedOutputs(visual, [(with_rest, scaled), (without, scaled), (Ablation(paths, vectors, settings), scaled)], [])(
         images

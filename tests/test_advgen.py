@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from advgen_input import WORDS, inside, lines, model, parsed
-from conftest import ROOT
+from helpers import ROOT
+from helpers.advgen_input import WORDS, inside, lines, model, parsed
 from PIL import Image
 
-from cliptools.ground.emoji.captions import concepts_in
-from cliptools.ground.emoji.concepts import concept_index
-from cliptools.ground.models import load_model
+from cliptools.emoji.captions import concepts_in
+from cliptools.models.load import load_model
+from cliptools.text.emoji_concepts import concept_index
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 PLAIN = ("--llm", "template", "-f", "jsonl")
@@ -172,7 +172,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(run: Run, tmp_path:
     options = (*PLAIN, "--take", "4", "--images", "12", "--batch-size", "4")
     whole = run("advgen", *options, "--out-dir", tmp_path / "whole", stdin=given)
     assert whole.returncode == 0
-    command = [sys.executable, "-m", "cliptools.commands.advgen", *options, "--out-dir", str(tmp_path / "cut")]
+    command = [sys.executable, "-m", "cliptools.cli.advgen", *options, "--out-dir", str(tmp_path / "cut")]
     process = subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         pipesize=4096,  # a reader that is slow holds the writer back, so that it is killed in the middle
@@ -224,7 +224,7 @@ def test_what_is_done_survives_a_later_failure(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_leaves_and_lines_of_two_models() -> None:
-    line = f"{sys.executable} -m cliptools.commands.advgen {' '.join(PLAIN)} | head -n 1"
+    line = f"{sys.executable} -m cliptools.cli.advgen {' '.join(PLAIN)} | head -n 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", line], input=lines(*WORDS), capture_output=True, cwd=ROOT, check=False)
     assert done.returncode == 0 and done.stderr == b"" and len(parsed(done.stdout)) == 1
     other = lines("rocket", model={"name": "emoji-vit", "pretrained": None, "sha256": "0" * 64})

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from advgen_input import WORDS, inside, lines, parsed
-from conftest import ROOT, Run
+from conftest import Run
+from helpers import ROOT
+from helpers.advgen_input import WORDS, inside, lines, parsed
+from helpers.tiny_pipelines import save_deepfloyd, save_stable_diffusion
 from PIL import Image
-from tiny_pipelines import save_deepfloyd, save_stable_diffusion
 
-from cliptools.ground.painters.pipeline_folder import loading_options
+from cliptools.generate.painters.diffusion import loading_options
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers and transformers, when tiny parts are made
 
@@ -131,7 +132,7 @@ def test_missing_packages_are_named() -> None:
         "import sys, importlib.util as util\n"
         "find = util.find_spec\nutil.find_spec = lambda name, *more: None if name == 'diffusers' else find(name, *more)\n"
         "sys.argv = ['clip-advgen', '--llm', 'template', '--painter', 'owner/name', '-f', 'jsonl']\n"
-        "from cliptools.commands.advgen import main\nmain()"
+        "from cliptools.cli.advgen import main\nmain()"
     )
     done = subprocess.run([sys.executable, "-c", code], input=lines("key"), capture_output=True, cwd=ROOT, check=False)
     assert done.returncode == 1 and b"diffusers missing; pip install 'cliptools[paint]'" in done.stderr

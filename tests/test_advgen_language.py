@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from advgen_input import WORDS, inside, lines, parsed
-from conftest import ROOT
-from tiny_gguf import save_gguf
+from helpers import ROOT
+from helpers.advgen_input import WORDS, inside, lines, parsed
+from helpers.tiny_gguf import save_gguf
 
-from cliptools.ground.descriptions import TemplateWriter, Wanted, Writer, wanted_of, write_descriptions
-from cliptools.ground.errors import CliptoolsError
-from cliptools.ground.language import LINE_GRAMMAR, check_chat, offline_file, open_chat, question, shape_grammar
-from cliptools.ground.word_lists import Task, WordList
+from cliptools.errors import CliptoolsError
+from cliptools.generate.captions import TemplateWriter, Wanted, Writer, wanted_of, write_descriptions
+from cliptools.generate.llm import LINE_GRAMMAR, check_chat, offline_file, open_chat, question, shape_grammar
+from cliptools.generate.records import Task, WordList
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 
@@ -47,7 +47,7 @@ def test_synonyms_and_words_that_name_a_class() -> None:
     mouse = wanted("mice", "computer mouse", "wolves", "key", depict="mouse", predict="wolf")
     assert mouse.words == ("key",)
     assert mouse.fault("a mouse with a key and two wolves") == "names wolf"
-    from cliptools.ground.emoji.concepts import concepts
+    from cliptools.text.emoji_concepts import concepts
 
     known = next(c for c in concepts() if c.synonyms)
     assert wanted("key", predict=known.name).fault(f"a panda with a key and a {known.synonyms[0]}") == f"names {known.name}"
@@ -170,7 +170,7 @@ def test_what_is_missing_is_said(package: str, get: str) -> None:
         "import sys, importlib.util as util\n"
         f"find = util.find_spec\nutil.find_spec = lambda name, *more: None if name == {package!r} else find(name, *more)\n"
         "sys.argv = ['clip-advgen', '--captions-only']\n"
-        "from cliptools.commands.advgen import main\nmain()"
+        "from cliptools.cli.advgen import main\nmain()"
     )
     done = subprocess.run([sys.executable, "-c", code], input=lines("key"), capture_output=True, cwd=ROOT, check=False)
     said = done.stderr.decode().splitlines()

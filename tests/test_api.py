@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
-from cliptools.manual.api import PAGE, filled_page, named
+from tools.manual.api import PAGE, filled_page, named
 
 TEXT = (ROOT / PAGE).read_text(encoding="utf-8")
 FENCED = re.compile(r"^```pycon\n(.*?)^```$", re.DOTALL | re.MULTILINE)

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
 

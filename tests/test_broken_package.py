@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 FAULTS = {
     "a library is not there": 'raise OSError("libtorch.so: cannot open shared object file")',

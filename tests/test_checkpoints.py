@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.weights_files import CONFIGS, local_dir, registered, save, state_of, torchscript
 from torch import Tensor
-from weights_files import CONFIGS, local_dir, registered, save, state_of, torchscript
 
-from cliptools.ground.checkpoints.checkpoint import read_checkpoint
-from cliptools.ground.checkpoints.pickled import BESIDE
-from cliptools.ground.errors import ModelError, UsageError
-from cliptools.ground.models import load_model, load_recorded_model
-from cliptools.ground.weights_origin import find_origin
+from cliptools.errors import ModelError, UsageError
+from cliptools.models.checkpoints.checkpoint import read_checkpoint
+from cliptools.models.checkpoints.pickles import BESIDE
+from cliptools.models.load import load_model, load_recorded_model
+from cliptools.models.origin import find_origin
 
 State = dict[str, Tensor]
 NUMBERS = {"input_resolution": torch.tensor(32), "context_length": torch.tensor(16), "vocab_size": torch.tensor(100)}

@@ -2,22 +2,21 @@
 
 import pytest
 import torch
-from test_resnet_paths import SHAPES as RESNETS
-from test_resnet_paths import pictures, random_resnet
-from test_second_order import SHAPES as VITS
-from test_second_order import random_tower
-from test_statistics import batches_of
+from helpers.resnet_paths import SHAPES as RESNETS
+from helpers.resnet_paths import pictures, random_resnet
+from helpers.second_order import SHAPES as VITS
+from helpers.second_order import random_tower
+from helpers.statistics import batches_of
 
-from cliptools.commands.base import parse_percentage
-from cliptools.ground.errors import UsageError
-from cliptools.methods.choice import Choice, choose_effects, paths_of
-from cliptools.methods.engine import Settings, measure
-from cliptools.methods.keeping import rest_mean, strongest
-from cliptools.methods.passes import margin_for, plan
-from cliptools.methods.paths import Slab
-from cliptools.methods.resnet_paths import Pairs, PooledHeads, PooledNeurons
-from cliptools.methods.second_order import SecondOrder
-from cliptools.methods.statistics import UnitStatistics
+from cliptools.cli.app import parse_percentage
+from cliptools.effects.factored import UnitBlock
+from cliptools.effects.resnet_pooling import Pairs, PooledHeads, PooledNeurons
+from cliptools.effects.select import Choice, choose_effects, factored_effect
+from cliptools.effects.vit_second_order import SecondOrder
+from cliptools.errors import UsageError
+from cliptools.streaming.measure import Settings, margin_for, measure, plan
+from cliptools.streaming.shards import rest_mean, strongest
+from cliptools.streaming.statistics import UnitStatistics
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +38,8 @@ def test_the_tower_decides(resnet: torch.nn.Module, vit: torch.nn.Module) -> Non
     assert choose_effects(resnet, "pooled", "heads", [4]) == Choice("pooled", "heads", (4,))
     assert choose_effects(vit, None, None, None) == Choice("second", "neurons", (3,))
     assert choose_effects(vit, "first", "neurons", [4]) == Choice("first", "neurons", (4,))
-    kinds = [type(paths_of(resnet, "pooled", units)) for units in ("pairs", "neurons", "heads")]
-    assert kinds == [Pairs, PooledNeurons, PooledHeads] and type(paths_of(vit, "second", "neurons")) is SecondOrder
+    kinds = [type(factored_effect(resnet, "pooled", units)) for units in ("pairs", "neurons", "heads")]
+    assert kinds == [Pairs, PooledNeurons, PooledHeads] and type(factored_effect(vit, "second", "neurons")) is SecondOrder
 
 
 @pytest.mark.parametrize(
@@ -87,7 +86,7 @@ def test_what_is_dropped_adds_up(resnet: torch.nn.Module) -> None:
         rest = rest_mean(paths, effects, kept)
         own = effects.mean[kept]
         if compact:
-            own = own * paths.directions(Slab(4, kept.nonzero()[:, 0]))[:, 0]
+            own = own * paths.directions(UnitBlock(4, kept.nonzero()[:, 0]))[:, 0]
             total = rest + own.sum(0)
         torch.testing.assert_close(rest + own.sum(0), total, rtol=1e-9, atol=1e-9)
 

@@ -9,8 +9,8 @@ import venv
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from environment import this_environment
+from helpers import ROOT
+from helpers.environment import this_environment
 
 NAMES = sorted(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"])
 SUMMARY = "12 passed in 3.45s"

@@ -12,15 +12,15 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from click.testing import CliRunner
 
-from cliptools.commands.ablate import main as ablate
-from cliptools.commands.effects import main as effects
-from cliptools.commands.scenes import main as scenes
-from cliptools.ground.class_lists import trees
-from cliptools.ground.class_names import ClassName, class_list, distinct_classes, distinct_names, load_classes
-from cliptools.ground.classified import open_classified
-from cliptools.ground.classified.class_rows import NONE, load_rows, rows_named
-from cliptools.ground.errors import TextError
-from cliptools.ground.texts import load_pool
+from cliptools.cli.ablate import main as ablate
+from cliptools.cli.effects import main as effects
+from cliptools.cli.scenes import main as scenes
+from cliptools.errors import TextError
+from cliptools.images.classification import open_classified
+from cliptools.images.classification.class_rows import NONE, load_rows, rows_named
+from cliptools.text.class_lists import entries
+from cliptools.text.classes import ClassName, class_list, distinct_classes, distinct_names, load_classes
+from cliptools.text.vocabularies import load_pool
 
 IDS = ("n01440764", "n01443537", "n01484850", "n02119789")
 NAMES = ("tench, Tinca tinca", "goldfish, Carassius auratus", "great white shark, white shark", "kit fox, Vulpes macrotis")
@@ -200,7 +200,7 @@ def test_only_a_list_is_taken_for_one(tmp_path: Path, monkeypatch: pytest.Monkey
     ):
         with pytest.raises(TextError, match=message):
             load_classes(write(tmp_path / "classes", text))
-    monkeypatch.setattr(trees, "LONGEST_LITERAL", 10)
+    monkeypatch.setattr(entries, "LONGEST_LITERAL", 10)
     with pytest.raises(TextError, match="characters that are no JSON"):
         load_classes(write(tmp_path / "classes", "['cat', 'dog', 'bird']"))
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cliptools.ground.class_names import CIFAR10, ClassName, load_classes, names_pattern, parse_class
-from cliptools.ground.errors import TextError
+from cliptools.errors import TextError
+from cliptools.text.classes import CIFAR10, ClassName, load_classes, names_pattern, parse_class
 
 
 def test_a_line_is_a_name_and_its_synonyms() -> None:

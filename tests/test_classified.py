@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
 
-from cliptools.commands.scenes import main as draw_scenes
-from cliptools.ground.class_names import ClassName, distinct_classes, load_classes
-from cliptools.ground.classified import ClassifiedImages, classified_scenes, open_classified
-from cliptools.ground.classified.class_rows import NONE, ClassRows, load_rows
-from cliptools.ground.emoji.concepts import concepts
-from cliptools.ground.emoji.samples import single_plans
-from cliptools.ground.errors import CliptoolsError, StreamError, TextError, UsageError
-from cliptools.ground.image_table import Columns, ImageNames
-from cliptools.ground.imagenet import lemmas, open_clip_names, wordnet_ids
-from cliptools.ground.images import open_images
-from cliptools.ground.masked.sources import masked_images
-from cliptools.ground.scene_images import SceneSource
+from cliptools.cli.scenes import main as draw_scenes
+from cliptools.emoji.export import single_plans
+from cliptools.emoji.render import SceneSource
+from cliptools.errors import CliptoolsError, StreamError, TextError, UsageError
+from cliptools.images.classification import ClassifiedImages, classified_scenes, open_classified
+from cliptools.images.classification.class_rows import NONE, ClassRows, load_rows
+from cliptools.images.groups import Columns, ImageNames
+from cliptools.images.loader import open_images
+from cliptools.images.segmentation.sources import masked_images
+from cliptools.text.classes import ClassName, distinct_classes, load_classes
+from cliptools.text.emoji_concepts import concepts
+from cliptools.text.imagenet_classes import lemmas, open_clip_names, wordnet_ids
 
 TENCH, GOLDFISH, SEA_SNAKE = "n01440764", "n01443537", "n01751748"
 

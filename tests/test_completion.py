@@ -14,14 +14,16 @@ from pathlib import Path
 import click
 import pytest
 from click.shell_completion import FishComplete
-from conftest import ROOT, Run
-from test_bundle import small_bundle
+from conftest import Run
+from helpers import ROOT
+from helpers.bundle import small_bundle
 
-from cliptools.commands.completing import COMPLETED
-from cliptools.commands.variables import OWN_VARIABLE
-from cliptools.ground.model_names import architecture_names, embedded_names, layer_count, pretrained_tags
-from cliptools.manual.completion import all_scripts
-from cliptools.manual.pages import suite
+from cliptools.cli.completion import COMPLETED
+from cliptools.cli.surroundings import OWN_VARIABLE
+from cliptools.embedded_models import embedded_names
+from cliptools.models.names import architecture_names, layer_count, pretrained_tags
+from tools.manual.completion import all_scripts
+from tools.manual.pages import suite
 
 COMMANDS = suite(ROOT)
 NOT_TOLD = {
@@ -141,7 +143,7 @@ def test_nothing_that_takes_time_is_imported(line: str) -> None:
     name = line.split(maxsplit=1)[0]
     code = (
         "import sys\n"
-        f"from cliptools.commands.{name[5:]} import main\n"
+        f"from cliptools.cli.{name[5:]} import main\n"
         "try: main()\n"
         "except SystemExit as stop: assert not stop.code\n"
         "assert not {'torch', 'numpy', 'open_clip', 'PIL', 'rich', 'safetensors'} & set(sys.modules)"

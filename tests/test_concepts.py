@@ -8,33 +8,33 @@ import numpy as np
 import pytest
 import torch
 from conftest import Run
-from oracles import second_order_effects
-from test_bundle import read
-from test_second_order import SHAPES, pictures, random_tower
+from helpers.bundle import read
+from helpers.oracles import second_order_effects
+from helpers.second_order import SHAPES, pictures, random_tower
 
-from cliptools.ground.bundle import Bundle
-from cliptools.ground.emoji.scenes import Recipe
-from cliptools.ground.errors import StreamError
-from cliptools.ground.models import load_model
-from cliptools.ground.scene_images import SceneSource
-from cliptools.ground.text_tower import encode_pool
-from cliptools.ground.texts import load_pool
-from cliptools.ground.truth import found_names, read_truth
-from cliptools.methods.activity import Activity, UnitActivity
-from cliptools.methods.concept_words import (
+from cliptools.analysis.concepts import (
     active_units,
     best,
     counted_units,
     direction_scores,
+    recall,
     sparse_gamma,
     text_scores,
     unit_weights,
     word_scores,
 )
-from cliptools.methods.recall import recall
-from cliptools.methods.second_order import SecondOrder
-from cliptools.methods.text_space import text_space
-from cliptools.methods.zero_shot import Share
+from cliptools.analysis.pursuit import text_space
+from cliptools.analysis.zero_shot import Share
+from cliptools.effects.factored import Activity, UnitActivity
+from cliptools.effects.vit_second_order import SecondOrder
+from cliptools.emoji.render import SceneSource
+from cliptools.emoji.scenes import Recipe
+from cliptools.errors import StreamError
+from cliptools.images.annotations import found_names, read_truth
+from cliptools.io.bundle import Bundle
+from cliptools.models.load import load_model
+from cliptools.models.text_encoder import encode_pool
+from cliptools.text.vocabularies import load_pool
 
 
 def some_units(visual: torch.nn.Module, layers: tuple[int, ...], seed: int = 0) -> torch.Tensor:
@@ -157,7 +157,7 @@ def test_truth_by_the_end_of_an_images_name(tmp_path: Path) -> None:
 
 
 def test_a_synonym_names_it_too() -> None:
-    from cliptools.ground.emoji.concepts import concepts
+    from cliptools.text.emoji_concepts import concepts
 
     concept = next(each for each in concepts() if each.synonyms)
     assert found_names([concept.name, "abacus"], [concept.synonyms[0].upper(), "boat"]) == [concept.name]

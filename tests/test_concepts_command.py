@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from advgen_input import inside
 from conftest import Run
-from oracles import second_order_effects
+from helpers.advgen_input import inside
+from helpers.oracles import second_order_effects
+from helpers.pipes import on_terminal, shell
 from PIL import Image
-from test_pipes import on_terminal, shell
 
-from cliptools.ground.bundle import Bundle, json_tensor
-from cliptools.ground.models import load_model
-from cliptools.ground.provenance import Header, digest
-from cliptools.ground.tar_writer import write_end, write_member
-from cliptools.methods.activity import UnitActivity
-from cliptools.methods.second_order import SecondOrder
+from cliptools.effects.factored import UnitActivity
+from cliptools.effects.vit_second_order import SecondOrder
+from cliptools.images.tar import write_end, write_member
+from cliptools.io.bundle import Bundle, json_tensor
+from cliptools.io.header import Header, digest
+from cliptools.models.load import load_model
 
 WORDS = ("cat", "dog", "snow", "yacht", "cedar", "sour")
 UNITS = ((1, 4), (2, 0), (1, 7), (2, 33), (1, 2))
@@ -188,7 +188,7 @@ def test_recall_against_the_truth(photos: Path, file: Path) -> None:
 
 
 def test_by_text_is_the_models_own_ranking(photos: Path, file: Path, neurons: Bundle) -> None:
-    from cliptools.ground.text_tower import encode_texts
+    from cliptools.models.text_encoder import encode_texts
 
     (record,) = lines(inside("concepts", photos / "2.png", "--bundle", file, "--by", "text", "--words", 3, "--no-cache"))
     model = load_model(neurons.header.model["name"], device="cpu")
@@ -210,7 +210,7 @@ def test_directions_of_all_and_random_neurons(photos: Path, file: Path) -> None:
 
 
 def test_a_table_on_a_terminal_and_a_reader_that_leaves(photos: Path, file: Path) -> None:
-    code, shown = on_terminal("cliptools.commands.concepts", f"{photos}/0.png", f"{photos}/1.png", "--bundle", str(file), "-q")
+    code, shown = on_terminal("cliptools.cli.concepts", f"{photos}/0.png", f"{photos}/1.png", "--bundle", str(file), "-q")
     assert code == 0 and "concepts" in shown and "1.png" in shown and any(word in shown for word in WORDS)
     ended = shell(f"clip-concepts -q {photos} --batch-size 1 --bundle {file} | head -c 20")
     assert ended.returncode == 0 and ended.stderr == b"" and len(ended.stdout) == 20

@@ -6,7 +6,6 @@ import io
 import json
 import subprocess
 import sys
-import tarfile
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -14,50 +13,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from advgen_input import inside
+from helpers.advgen_input import inside
+from helpers.data_layout import pack, paint
 from PIL import Image
 
-from cliptools.ground import other_kinds
-from cliptools.ground.classified import open_classified
-from cliptools.ground.classified.label_files import by_file
-from cliptools.ground.decode import decode, is_picture
-from cliptools.ground.errors import CliptoolsError, ImageError, StreamError, TextError
-from cliptools.ground.given_files import file_beside
-from cliptools.ground.image_table import Columns, read_table
-from cliptools.ground.listing import SKIP_BAD_SHARDS, find
-from cliptools.ground.pixel_limit import pixel_limit
-from cliptools.ground.records import objects
-from cliptools.ground.texts import load_pool
-from cliptools.ground.truth import read_truth
-from cliptools.ground.whole_numbers import whole_number
-from cliptools.ground.word_lists import read_word_lists
-
-
-def paint(*paths: Path) -> None:
-    """Small pictures."""
-    for number, path in enumerate(paths):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (32, 24), (40 * number % 256, 90, 30)).save(path, format="PNG")
-
-
-def pack(archive: Path, *members: Path) -> Path:
-    """A tar of files."""
-    with tarfile.open(archive, "w") as tar:
-        for member in members:
-            tar.add(member, member.name)
-    return archive
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Neurons of emoji-vit."""
-    folder = tmp_path_factory.mktemp("bundle")
-    for name, arguments in (
-        ("effects", ("--limit", 12, "--layers", 6, "-o", folder / "effects.safetensors")),
-        ("decompose", (folder / "effects.safetensors", "--m", 2, "-o", folder / "neurons.safetensors")),
-    ):
-        assert inside(name, *arguments).returncode == 0
-    return folder / "neurons.safetensors"
+from cliptools.errors import CliptoolsError, ImageError, StreamError, TextError
+from cliptools.generate.records import read_word_lists
+from cliptools.images import formats
+from cliptools.images.annotations import read_truth
+from cliptools.images.classification import open_classified
+from cliptools.images.classification.label_files import by_file
+from cliptools.images.decode import decode, is_picture
+from cliptools.images.formats import pixel_limit
+from cliptools.images.groups import Columns, read_table
+from cliptools.images.listing import SKIP_BAD_SHARDS, find
+from cliptools.io.jsonl import objects, whole_number
+from cliptools.io.text_file import file_beside
+from cliptools.text.vocabularies import load_pool
 
 
 @pytest.fixture(scope="module")
@@ -300,10 +272,10 @@ HEIC, JXL = b"\0\0\0\x18ftypheic\0\0\0\0", b"\xff\x0a\0\0"
 
 def test_pictures_that_a_package_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Without the package a reason, whatever the ending; with it they are read, and it is imported at the first of them."""
-    request.addfinalizer(other_kinds.installed.cache_clear)
+    request.addfinalizer(formats.installed.cache_clear)
     for name, content in (("a.heic", HEIC), ("b.jpg", HEIC), ("c.jxl", JXL)):
         (tmp_path / name).write_bytes(content)
-    other_kinds.installed.cache_clear()
+    formats.installed.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert not is_picture("a.heic")
     with pytest.raises(ImageError, match="a HEIC picture; pip install pillow-heif to read it"):
@@ -311,7 +283,7 @@ def test_pictures_that_a_package_reads(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(ImageError, match="a JPEG XL picture; pip install pillow-jxl-plugin"):
         decode(str(tmp_path / "c.jxl"))
 
-    other_kinds.installed.cache_clear()
+    formats.installed.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == "pillow_heif" else None)
     assert is_picture("a.HEIC") and not is_picture("c.jxl") and "pillow_heif" not in sys.modules
     fake = types.ModuleType("pillow_heif")

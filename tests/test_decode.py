@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.images import encoded, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_images import encoded, picture
 
-from cliptools.ground.decode import decode, is_picture
-from cliptools.ground.errors import ImageError
-from cliptools.ground.images import open_images
+from cliptools.errors import ImageError
+from cliptools.images.decode import decode, is_picture
+from cliptools.images.loader import open_images
 
 
 def test_sixteen_bits_do_not_clip_to_white() -> None:

@@ -14,16 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.decompose import WORDS
 
-from cliptools.ground.bundle import Bundle, json_tensor, read_bundle
-from cliptools.ground.models import load_model
-from cliptools.ground.provenance import Header
-from cliptools.ground.text_tower import encode_texts
-from cliptools.methods.pursuit import pursue
-from cliptools.methods.text_space import text_space
+from cliptools.analysis.pursuit import pursue, text_space
+from cliptools.io.bundle import Bundle, json_tensor, read_bundle
+from cliptools.io.header import Header
+from cliptools.models.load import load_model
+from cliptools.models.text_encoder import encode_texts
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
-WORDS = ("cat", "dog", "vacuum cleaner", "snow", "motorhome", "yacht", "cirrus", "frost", "cedar", "gelatin", "sour", "advent")
 UNITS, D, TOP = 7, 20, 3
 
 
@@ -182,7 +181,7 @@ def test_the_environment_names_options_and_the_cache(run: Run, stream: bytes, po
 
 
 def test_two_runs_share_one_cache(stream: bytes, pool: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "cliptools.commands.decompose", "--pool", str(pool), "--m", "2", "-q"]
+    words = [sys.executable, "-m", "cliptools.cli.decompose", "--pool", str(pool), "--m", "2", "-q"]
     environment = os.environ | {"CLIPTOOLS_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
     root = Path(__file__).parent.parent
     runs = [subprocess.Popen(words, stdin=-1, stdout=-1, stderr=-1, cwd=root, env=environment) for _ in range(2)]
@@ -242,7 +241,7 @@ def test_refusals_of_the_input(run: Run, effects: Bundle, stream: bytes, pool: P
 
 def test_a_terminal_for_standard_input_is_refused_at_once(pool: Path) -> None:
     leader, follower = pty.openpty()
-    words = [sys.executable, "-m", "cliptools.commands.decompose", "--pool", str(pool)]
+    words = [sys.executable, "-m", "cliptools.cli.decompose", "--pool", str(pool)]
     result = subprocess.run(words, stdin=follower, capture_output=True, timeout=60, check=False, cwd=Path(__file__).parent.parent)
     os.close(leader)
     os.close(follower)

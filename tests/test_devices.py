@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
-from test_bundle import read
-from tiny_suite import Suite, run_case
+from helpers import ROOT
+from helpers.bundle import read
+from helpers.tiny_suite import Suite, run_case
 
-from cliptools.ground.double_precision import back, device_for, exact, home
+from cliptools.devices import back, device_for, exact, home
 
 COMMANDS = {path.stem for path in (ROOT / "bin").iterdir()}
 NO_MODEL = {"clip-texts"}  # its language model is llama.cpp's, not torch's
@@ -99,7 +99,7 @@ def _check_close(ours: Any, theirs: Any) -> None:
 PROBE = """
 import sys, torch
 sys.path.insert(0, {tests!r})
-import fake_device
+from helpers import fake_device
 fake_device.KIND = {kind!r}
 fake_device.install()
 {code}

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, Run
+from conftest import Run
+from helpers import ROOT
 
-from cliptools.ground.bundle import Bundle, read_bundle
+from cliptools.io.bundle import Bundle, read_bundle
 
 RECIPES = ROOT / "examples" / "distributed"
 ASKED = ["--limit", "90", "--layers", "6", "--top-images", "10"]

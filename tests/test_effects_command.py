@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Run
+from helpers.bundle import read
 from PIL import Image
-from test_bundle import read
 
-from cliptools.ground.bundle import Bundle
+from cliptools.io.bundle import Bundle
 
 
 @pytest.fixture(scope="module")

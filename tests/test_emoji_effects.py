@@ -5,22 +5,20 @@ import copy
 import pytest
 import torch
 from conftest import Run
+from helpers.bundle import read
+from helpers.oracles import centred_statistics, second_order_effects
 from open_clip import SimpleTokenizer
-from oracles import centred_statistics, second_order_effects
-from test_bundle import read
 
-from cliptools.ground.bundle import Bundle
-from cliptools.ground.emoji.render import render
-from cliptools.ground.emoji.scenes import draw_scene
-from cliptools.ground.models import LoadedModel, load_model
-from cliptools.ground.scene_images import SceneSource
-from cliptools.methods.engine import Settings, measure
-from cliptools.methods.second_order import SecondOrder
-from cliptools.methods.threshold import rank_of
-from cliptools.methods.vit_paths import directions, scalars, trace
-from cliptools.training.batches import normalise
-from cliptools.training.lens import accuracies, layer_score, replacement
-from cliptools.training.measures import embed_classes, single_scenes
+from cliptools.effects.vit_second_order import SecondOrder, directions, scalars, trace
+from cliptools.emoji.render import SceneSource, render
+from cliptools.emoji.scenes import draw_scene
+from cliptools.io.bundle import Bundle
+from cliptools.models.load import LoadedModel, load_model
+from cliptools.streaming.measure import Settings, measure
+from cliptools.streaming.ranking import rank_of
+from training.batches import normalise
+from training.lens import accuracies, layer_score, replacement
+from training.measures import embed_classes, single_scenes
 
 SCENES, SEED = 800, 5
 

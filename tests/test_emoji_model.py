@@ -7,14 +7,13 @@ import open_clip
 import pytest
 import torch
 
-import cliptools.training  # noqa: F401  (applies the torchvision remedy first)
-from cliptools.ground.emoji.concepts import concepts
-from cliptools.ground.emoji.plants import plants
-from cliptools.ground.emoji.scenes import single_scene
-from cliptools.ground.model_names import EMBEDDED_DIR
-from cliptools.ground.models import EMBEDDED, LoadedModel, load_model
-from cliptools.training.measures import canvas_of, embed_classes, embed_names, embed_scenes, found
-from cliptools.training.plant_effects import plant_effect
+import training  # noqa: F401  (applies the torchvision remedy first)
+from cliptools.embedded_models import EMBEDDED_DIR
+from cliptools.emoji.scenes import single_scene
+from cliptools.models.load import EMBEDDED, LoadedModel, load_model
+from cliptools.text.emoji_concepts import concepts, plants
+from training.measures import canvas_of, embed_classes, embed_names, embed_scenes, found
+from training.plant_effects import plant_effect
 
 FRESH = 8_000_000  # a seed that neither training nor the card's figures draw from
 LEAST = {"emoji-vit": 0.85, "emoji-rn": 0.75}  # zero-shot top-1 on scenes of one emoji
@@ -28,7 +27,7 @@ def folder(model: LoadedModel) -> Path:
 def model(request: pytest.FixtureRequest) -> LoadedModel:
     weights = EMBEDDED_DIR / request.param / "open_clip_model.safetensors"
     if not weights.is_file():
-        pytest.fail(f"{weights} is missing: the package's own models must be committed (python -m cliptools.training.export)")
+        pytest.fail(f"{weights} is missing: the package's own models must be committed (python -m training.export)")
     return load_model(request.param, device="cpu")
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 EXAMPLES = ROOT / "examples"
 STUDIES = sorted(path.name for path in EXAMPLES.glob("*.mk") if path.name not in ("common.mk", "papers.mk"))

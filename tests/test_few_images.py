@@ -8,17 +8,16 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from advgen_input import inside
+from helpers.advgen_input import inside
+from helpers.bundle import read
+from helpers.statistics import batches_of
 from PIL import Image
-from test_bundle import read
-from test_statistics import batches_of
 
-from cliptools.ground.models import EMBEDDED, load_model
-from cliptools.ground.scene_images import SceneSource
-from cliptools.methods import passes
-from cliptools.methods.choice import paths_of
-from cliptools.methods.engine import Effects, Settings, measure
-from cliptools.methods.paths import Paths, Slab, gram_of
+from cliptools.effects.factored import FactoredEffect, UnitBlock, gram_of
+from cliptools.effects.select import factored_effect
+from cliptools.emoji.render import SceneSource
+from cliptools.models.load import EMBEDDED, load_model
+from cliptools.streaming.measure import Effects, Settings, measure
 
 SCENES, SEED = 600, 11
 LAYER = {"emoji-vit": 5, "emoji-rn": 4}
@@ -28,12 +27,12 @@ EQUAL = 0.98  # of the units of more than median strength
 class Remembered:
     """Paths of images that have been read: an image is its number, and no study reads it twice."""
 
-    def __init__(self, paths: Paths, layer: int, image: Iterator[torch.Tensor]) -> None:
-        self.paths, self.whole = paths, Slab(layer, torch.arange(paths.size(layer)[0]))
+    def __init__(self, paths: FactoredEffect, layer: int, image: Iterator[torch.Tensor]) -> None:
+        self.paths, self.whole = paths, UnitBlock(layer, torch.arange(paths.size(layer)[0]))
         read = [paths.read(part, [self.whole]) for part in image]
         self.S, self.embedding = torch.cat([next(iter(S)) for S, _ in read]), torch.cat([embedding for _, embedding in read])
 
-    def read(self, image: torch.Tensor, slabs: Sequence[Slab]) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def read(self, image: torch.Tensor, slabs: Sequence[UnitBlock]) -> tuple[list[torch.Tensor], torch.Tensor]:
         return [self.S[image][:, slab.neurons] for slab in slabs], self.embedding[image]
 
     def size(self, layer: int) -> tuple[int, int]:
@@ -42,10 +41,10 @@ class Remembered:
     def units(self, layer: int) -> torch.Tensor:
         return self.paths.units(layer)
 
-    def directions(self, slab: Slab) -> torch.Tensor:
+    def directions(self, slab: UnitBlock) -> torch.Tensor:
         return self.paths.directions(slab)
 
-    def gram(self, slab: Slab) -> torch.Tensor:
+    def gram(self, slab: UnitBlock) -> torch.Tensor:
         return gram_of(self.paths, slab)
 
 
@@ -72,7 +71,7 @@ def study(request: pytest.FixtureRequest, scenes: list[Image.Image]) -> Study:
     model, layer = load_model(request.param, device="cpu"), LAYER[request.param]
     effect, units = ("pooled", "pairs") if request.param == "emoji-rn" else ("second", "neurons")
     batches = (torch.stack([model.transform(scene) for scene in scenes[i : i + 60]]) for i in range(0, SCENES, 60))
-    return Study(Remembered(paths_of(model.clip, effect, units), layer, batches), layer)
+    return Study(Remembered(factored_effect(model.clip, effect, units), layer, batches), layer)
 
 
 def test_signs_are_those_of_many_images(study: Study) -> None:
@@ -91,7 +90,7 @@ def test_at_two_percent_the_sign_is_that_of_the_majority(study: Study) -> None:
     """The paper's rule, where the paper has it: both from the same top images."""
     n, _ = study.paths.size(study.layer)
     units = torch.arange(0, n, max(1, n // 300))
-    slab = Slab(study.layer, units)
+    slab = UnitBlock(study.layer, units)
     S = study.paths.S[:, units].double()  # (image, n, k)
     D = study.paths.directions(slab).double()
     x = (S - S.mean(0)).transpose(0, 1)  # (n, image, k)
@@ -144,7 +143,7 @@ def test_thresholds_that_are_bounded_say_so(tiny_clip_dir: Path, tmp_path: Path,
     photos = _photos(tmp_path / "photos", 420)
     asked = ("--model", f"local-dir:{tiny_clip_dir}", "--layers", "2", "--top-images", 5, "--quantile", 0.4)
     exact = read(inside("effects", photos, *asked).stdout)
-    monkeypatch.setattr(passes, "CHEAP", 0)  # as with so many units that all images of each cannot be kept
+    monkeypatch.setattr("cliptools.streaming.measure.CHEAP", 0)  # as with so many units that all images of each cannot be kept
     ended = inside("effects", photos, *asked)
     assert ended.returncode == 0, ended.stderr.decode()
     bundle = read(ended.stdout)

@@ -3,29 +3,16 @@
 import pytest
 import torch
 from conftest import Run
-from oracles import centred_statistics, layer_norm_gain, scale_of
-from test_bundle import read
-from test_second_order import SHAPES, pictures, random_tower
+from helpers.bundle import read
+from helpers.first_order import first_order_effects
+from helpers.oracles import centred_statistics, layer_norm_gain
+from helpers.second_order import SHAPES, pictures, random_tower
 
-from cliptools.ground.errors import UsageError
-from cliptools.methods.engine import Settings, measure
-from cliptools.methods.first_order import FirstOrder, choose_any_layers
-from cliptools.methods.paths import Slab
-from cliptools.methods.threshold import rank_of
-
-
-def first_order_effects(visual: torch.nn.Module, image: torch.Tensor, layer: int) -> torch.Tensor:
-    """phi [neuron, d] of one image: P (A_post * ls2 * p_0 w_n), one neuron after the other."""
-    x = visual._embeds(image[None])
-    for number, block in enumerate(visual.transformer.resblocks):
-        x = x + block.ls_1(block.attention(block.ln_1(x)))
-        if number == layer:
-            p = block.mlp.gelu(block.mlp.c_fc(block.ln_2(x)))[0]
-        x = x + block.ls_2(block.mlp(block.ln_2(x)))
-    A_post = layer_norm_gain(visual.ln_post, x[0, 0])
-    block = visual.transformer.resblocks[layer]
-    W_2 = block.mlp.c_proj.weight
-    return torch.stack([(A_post * scale_of(block.ls_2) * p[0, n] * W_2[:, n]) @ visual.proj for n in range(W_2.shape[1])])
+from cliptools.effects.factored import UnitBlock
+from cliptools.effects.vit_direct import FirstOrder, choose_any_layers
+from cliptools.errors import UsageError
+from cliptools.streaming.measure import Settings, measure
+from cliptools.streaming.ranking import rank_of
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -33,7 +20,7 @@ def test_factored_form_is_the_equation(shape: dict) -> None:
     visual = random_tower(shape)
     images, paths = pictures(visual, 3), FirstOrder(visual)
     layers = range(shape["layers"])  # the last one too
-    slabs = [Slab(layer, torch.arange(paths.size(layer)[0]).flip(0)) for layer in layers]
+    slabs = [UnitBlock(layer, torch.arange(paths.size(layer)[0]).flip(0)) for layer in layers]
     S, embedding = paths.read(images, slabs)
     torch.testing.assert_close(embedding, visual(images), rtol=1e-12, atol=1e-12)
     for slab, scalars in zip(slabs, S, strict=True):

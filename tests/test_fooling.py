@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cliptools.methods.fooling import among_closest, class_difference, margin
+from cliptools.analysis.zero_shot import among_closest, class_difference, margin
 
 
 @given(st.integers(0, 2**31))

@@ -12,12 +12,12 @@ from threading import Thread
 
 import numpy as np
 import pytest
-from browser import Browser
+from helpers.browser import Browser
+from helpers.gallery_command import ATTACKS, hostile, records, units_bundle
 from PIL import Image
-from test_gallery_command import ATTACKS, hostile, records, units_bundle
 
-from cliptools.commands.present import order_units
-from cliptools.ground.bundle import Bundle
+from cliptools.cli.run.bundle_output import order_units
+from cliptools.io.bundle import Bundle
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 UNITS = 4000

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from conftest import ROOT
+from helpers import ROOT
+from helpers.second_order import SHAPES, pictures, random_tower
+from helpers.statistics import batches_of
 from hypothesis import given
 from hypothesis import strategies as st
-from test_second_order import SHAPES, pictures, random_tower
-from test_statistics import batches_of
 
-from cliptools.ground.halving import in_halves
-from cliptools.methods.engine import Settings, measure
-from cliptools.methods.second_order import SecondOrder
+from cliptools.devices import in_halves
+from cliptools.effects.vit_second_order import SecondOrder
+from cliptools.streaming.measure import Settings, measure
 
 TOO_MUCH = 10**15  # bytes that no machine has
 
@@ -79,7 +79,7 @@ def test_statistics_are_the_same() -> None:
 
 LITTLE = """
 import resource, torch
-from cliptools.ground.halving import in_halves
+from cliptools.devices import in_halves
 (size,) = (int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
 resource.setrlimit(resource.RLIMIT_AS, (1024 * size + 300_000_000, -1))
 def work(_, images):

@@ -11,7 +11,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import http_backoff
 from PIL import Image
 
-from cliptools.ground.hub import CLIENT, OUT_OF_REACH, SILENT, hub_in_a_line, reason
+from cliptools.models.hub import CLIENT, OUT_OF_REACH, SILENT, hub_in_a_line, reason
 
 NOBODY = "http://127.0.0.1:9/models"
 

@@ -11,23 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from helpers.images import encoded, picture
 
-from cliptools.ground.decode import decode
-from cliptools.ground.errors import CliptoolsError, ImageError, StreamError, UsageError
-from cliptools.ground.images import ImageSource, choose, list_digest, open_images
-from cliptools.ground.listing import _braces
-from cliptools.ground.scene_images import SceneSource
-
-
-def picture(shade: int = 0, size: tuple[int, int] = (8, 6)) -> Image.Image:
-    return Image.new("RGB", size, (shade, 255 - shade, 40))
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+from cliptools.emoji.render import SceneSource
+from cliptools.errors import CliptoolsError, ImageError, StreamError, UsageError
+from cliptools.images.decode import decode
+from cliptools.images.listing import _braces
+from cliptools.images.loader import ImageSource, choose, list_digest, open_images
 
 
 def tar_of(members: dict[str, bytes]) -> bytes:

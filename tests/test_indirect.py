@@ -1,66 +1,32 @@
 """Indirect effects against the whole forward pass with one neuron's activations replaced, and the command."""
 
 import json
-from collections.abc import Collection
 
 import pytest
 import torch
 from conftest import Run
-from oracles import centred_statistics
-from test_bundle import read
-from test_second_order import SHAPES, pictures, random_tower
+from helpers.bundle import read
+from helpers.indirect import in_batches, indirect_effects, prepared
+from helpers.oracles import centred_statistics
+from helpers.second_order import SHAPES, pictures, random_tower
 
-from cliptools.methods import indirect
-from cliptools.methods.engine import Settings, measure
-from cliptools.methods.indirect import Indirect, cost, draw_sample, keep_all, token_means
-from cliptools.methods.paths import Slab
-from cliptools.methods.threshold import rank_of
-
-
-def hooked_output(visual: torch.nn.Module, images: torch.Tensor, layer: int, hook) -> torch.Tensor:
-    handle = visual.transformer.resblocks[layer].mlp.gelu.register_forward_hook(hook)
-    try:
-        return visual(images)
-    finally:
-        handle.remove()
-
-
-def indirect_effects(visual: torch.nn.Module, images: torch.Tensor, layer: int, neurons: list[int]) -> torch.Tensor:
-    """phi [image, neuron, d]: the output less that of a whole forward pass in which one neuron says its mean at each token."""
-    seen = []
-    hooked_output(visual, images, layer, lambda _, __, p: seen.append(p.clone()))
-    phi = []
-    for n in neurons:
-
-        def replaced(_, __, p, n=n):
-            p = p.clone()
-            p[:, :, n] = seen[0][:, :, n].mean(0)
-            return p
-
-        phi.append(visual(images) - hooked_output(visual, images, layer, replaced))
-    return torch.stack(phi, 1)
-
-
-def in_batches(images: torch.Tensor, size: int, only: Collection[int] | None = None) -> list[tuple[list[int], torch.Tensor]]:
-    wanted = [i for i in range(len(images)) if only is None or i in only]
-    return [(wanted[i : i + size], images[wanted[i : i + size]]) for i in range(0, len(wanted), size)]
-
-
-def prepared(visual: torch.nn.Module, images: torch.Tensor, layers: list[int], count: int | None) -> Indirect:
-    sample = draw_sample(visual, layers, count, seed=3)
-    return Indirect(visual, sample, token_means(visual, iter(in_batches(images, 4)), sample, len(images)), len(images))
+from cliptools.effects.factored import UnitBlock
+from cliptools.streaming import vit_indirect
+from cliptools.streaming.measure import Settings, measure
+from cliptools.streaming.ranking import rank_of
+from cliptools.streaming.vit_indirect import Indirect, cost, draw_sample, keep_all
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("row_bytes", [1, 1 << 28])  # one neuron at a time, all at once
 def test_is_the_difference_of_two_forward_passes(shape: dict, row_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indirect, "ROW_BYTES", row_bytes)
+    monkeypatch.setattr(vit_indirect, "ROW_BYTES", row_bytes)
     visual = random_tower(shape)
     images = pictures(visual, 5)
     layers = [0, shape["layers"] - 2, shape["layers"] - 1]  # the last one too
     paths = prepared(visual, images, layers, 6)
     for layer in layers:
-        slab = Slab(layer, torch.tensor([4, 0, 1]))
+        slab = UnitBlock(layer, torch.tensor([4, 0, 1]))
         (phi,), embedding = paths.read(images, [slab])
         neurons = [int(paths.sample[layer][place]) for place in (4, 0, 1)]
         expected = indirect_effects(visual, images, layer, neurons)

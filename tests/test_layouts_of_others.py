@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from advgen_input import inside
-from test_data_layout import bundle, pack, paint  # noqa: F401  # the fixture
+from helpers.advgen_input import inside
+from helpers.data_layout import bundle, pack, paint  # noqa: F401  # the fixture
 
-from cliptools.commands.variables import by_lines
-from cliptools.ground import other_kinds
-from cliptools.ground.classified import open_classified
-from cliptools.ground.classified.label_files import by_file
-from cliptools.ground.counted import agreeing, count_of
-from cliptools.ground.decode import decode
-from cliptools.ground.errors import CliptoolsError, ImageError, StreamError
-from cliptools.ground.first_bytes import is_text, kind_of
-from cliptools.ground.image_table import Columns, ImageNames, place_in, read_table, with_slashes
-from cliptools.ground.listing import find
+from cliptools.cli.surroundings import by_lines
+from cliptools.console import agreeing, count_of
+from cliptools.errors import CliptoolsError, ImageError, StreamError
+from cliptools.images import formats
+from cliptools.images.classification import open_classified
+from cliptools.images.classification.label_files import by_file
+from cliptools.images.decode import decode
+from cliptools.images.groups import Columns, ImageNames, place_in, read_table, with_slashes
+from cliptools.images.listing import find
+from cliptools.io.text_file import is_text, kind_of
 
 NAMES = ("a.png", "b.png", "c.png")
 
@@ -194,9 +194,9 @@ def test_nouns_of_what_is_left_out(
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    request.addfinalizer(other_kinds.installed.cache_clear)
-    other_kinds.installed.cache_clear()
-    monkeypatch.setattr(other_kinds.importlib.util, "find_spec", lambda name: None)
+    request.addfinalizer(formats.installed.cache_clear)
+    formats.installed.cache_clear()
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)
     (photos / name).write_bytes(b"x")
     find([str(photos)])
     assert f"left out beside 3 images: {said}" in capsys.readouterr().err
@@ -213,7 +213,7 @@ def test_pictures_of_packages_that_are_installed(module: str, ending: str, tmp_p
     path = tmp_path / f"a.{ending}"
     rows = np.zeros((24, 32, 3), np.uint8)
     rows[:, :16] = (200, 30, 60)
-    picture = other_kinds.Image.fromarray(rows)
+    picture = formats.Image.fromarray(rows)
     if module == "pillow_heif":
         package.from_pillow(picture).save(path, quality=95)
     else:
@@ -226,7 +226,7 @@ def test_pictures_of_packages_that_are_installed(module: str, ending: str, tmp_p
 
 
 def test_the_reader_of_jpeg_xl_is_where_the_package_has_it() -> None:
-    assert other_kinds.JXL.module == "pillow_jxl.JpegXLImagePlugin"  # of pillow-jxl-plugin 1.0 to 1.3
+    assert formats.JXL.module == "pillow_jxl.JpegXLImagePlugin"  # of pillow-jxl-plugin 1.0 to 1.3
 
 
 TABLE = b"image,label\nphotos/a.png,cat\nphotos/b.png,dog\n"

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cliptools.ground.errors import ImageError
-from cliptools.ground.loader import AHEAD, Skipped, load_batches
+from cliptools.errors import ImageError
+from cliptools.images.loader import AHEAD, Skipped, load_batches
 
 
 class Numbered:
@@ -117,7 +117,7 @@ def test_nothing_to_load() -> None:
 def test_the_real_preprocessing_of_real_files(tmp_path: Path) -> None:
     import open_clip
 
-    from cliptools.ground.images import open_images
+    from cliptools.images.loader import open_images
 
     for i in range(5):
         Image.new("RGB", (40 + i, 30), (40 * i, 0, 0)).save(tmp_path / f"{i}.png")

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import ROOT
-from test_bundle import small_bundle
+from helpers import ROOT
+from helpers.bundle import small_bundle
 
-from cliptools.commands.base import UNSAID
-from cliptools.manual.help_text import arranged, example_blocks, folded, help_blocks
-from cliptools.manual.options import in_words
-from cliptools.manual.pages import all_pages, suite
-from cliptools.manual.roff import SIGNS, escaped, filled, inline, literal
-from cliptools.manual.source import read_sections
+from cliptools.cli.app import UNSAID
+from tools.manual.help_text import arranged, example_blocks, folded, help_blocks
+from tools.manual.options import in_words
+from tools.manual.pages import all_pages, suite
+from tools.manual.roff import SIGNS, escaped, filled, inline, literal
+from tools.manual.source import read_sections
 
 PAGES = dict(all_pages(ROOT))
 COMMANDS = suite(ROOT)
@@ -95,8 +95,8 @@ def test_only_known_macros_and_ascii() -> None:
 
 
 def test_the_stream_page_knows_tensors_and_records() -> None:
-    from cliptools.commands.present import unit_records
-    from cliptools.ground.bundle_faults import DTYPES, UNIT_ROWS
+    from cliptools.cli.run.bundle_output import unit_records
+    from cliptools.io.bundle_faults import DTYPES, UNIT_ROWS
 
     text = PAGES["man5/cliptools-stream.5"]
     assert all(rf"\fB{literal(name)}\fR" in text for name in {*UNIT_ROWS, *DTYPES})

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from advgen_input import inside
+from helpers.advgen_input import inside
+from helpers.masked_images import read, write_gtsegs
 from PIL import Image, ImageOps
-from test_masked_images import read, write_gtsegs
 
-from cliptools.ground.decode import decode, header
-from cliptools.ground.errors import CliptoolsError, ImageError
-from cliptools.ground.masked.labelled import LEFT_OUT, LabelledImage, Numbering, labelled_in_folders, labelled_scene
-from cliptools.ground.masked.mask_pixels import mask_pixels, read_mask
-from cliptools.ground.masked.sources import masked_images
-from cliptools.ground.masked.turning import turned
+from cliptools.errors import CliptoolsError, ImageError
+from cliptools.images.decode import decode, header
+from cliptools.images.segmentation.label_maps import LEFT_OUT, LabelledImage, Numbering, labelled_in_folders, labelled_scene
+from cliptools.images.segmentation.mask_pixels import mask_pixels, read_mask
+from cliptools.images.segmentation.masked_image import turned
+from cliptools.images.segmentation.sources import masked_images
 
 RNG = np.random.default_rng(11)
 TRUTH = np.zeros((18, 26), bool)

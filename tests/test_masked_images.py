@@ -2,43 +2,22 @@
 
 import io
 import tarfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from conftest import Run
-from PIL import Image
+from helpers.masked_images import read, save_pair, write_gtsegs
 
-from cliptools.ground.errors import CliptoolsError, ImageError, StreamError
-from cliptools.ground.masked.image import MaskedImage
-from cliptools.ground.masked.sources import masked_images
-
-
-def write_gtsegs(path: Path, images: list[np.ndarray], masks: list[np.ndarray], mask_type: str = "u1") -> None:
-    """A file laid out as gtsegs_ijcv.mat is: transposed arrays behind references, masks in a cell of their own."""
-    with h5py.File(path, "w") as file:
-        for name in ("img", "gt"):
-            file.create_dataset(f"value/{name}", (len(images), 1), dtype=h5py.ref_dtype)
-        for i, (image, mask) in enumerate(zip(images, masks, strict=True)):
-            file[f"#refs#/img{i}"] = image.transpose(2, 1, 0)
-            file[f"#refs#/mask{i}"] = mask.T.astype(mask_type)
-            cell = file.create_dataset(f"#refs#/cell{i}", (1, 1), dtype=h5py.ref_dtype)
-            cell[0, 0] = file[f"#refs#/mask{i}"].ref
-            file["value/img"][i, 0] = file[f"#refs#/img{i}"].ref
-            file["value/gt"][i, 0] = cell.ref
+from cliptools.errors import CliptoolsError, ImageError, StreamError
+from cliptools.images.segmentation.masked_image import MaskedImage
+from cliptools.images.segmentation.sources import masked_images
 
 
 def picture_and_mask(width: int, height: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (height, width, 3), dtype=np.uint8), rng.random((height, width)) < 0.3
-
-
-def read(readings: Iterable[MaskedImage | ImageError]) -> list[MaskedImage]:
-    found = list(readings)
-    assert all(isinstance(one, MaskedImage) for one in found), found
-    return found
 
 
 def test_gtsegs(tmp_path: Path) -> None:
@@ -62,13 +41,6 @@ def test_files_that_are_no_gtsegs(tmp_path: Path) -> None:
     write_gtsegs(tmp_path / "mixed.mat", [image, image], [mask, mask[:-1]])
     good, bad = masked_images(tmp_path / "mixed.mat")
     assert isinstance(good, MaskedImage) and isinstance(bad, ImageError) and "mixed/0001" in str(bad)
-
-
-def save_pair(folder: Path, name: str, image: np.ndarray, mask: np.ndarray) -> None:
-    for part, pixels, ending in (("images", image, ".bmp"), ("masks", np.where(mask, 255, 0).astype(np.uint8), ".png")):
-        path = folder / part / f"{name}{ending}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
 
 
 def test_pairs_by_stem(tmp_path: Path) -> None:

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-import cliptools.training  # noqa: F401  (applies the torchvision remedy first)
-from cliptools.ground.emoji.plants import plants
-from cliptools.methods.zero_shot import Share
-from cliptools.training.card import card, merge, read_sections, table
-from cliptools.training.measures import found, two_emoji_scenes, unseen_combinations
-from cliptools.training.plant_effects import bootstrap, scenes_without, shown_last, unplanted
+import training  # noqa: F401  (applies the torchvision remedy first)
+from cliptools.analysis.zero_shot import Share
+from cliptools.text.emoji_concepts import plants
+from training.card import card, merge, read_sections, table
+from training.measures import found, two_emoji_scenes, unseen_combinations
+from training.plant_effects import bootstrap, scenes_without, shown_last, unplanted
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,18 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from helpers.second_order import SHAPES, pictures, random_tower
+from helpers.statistics import LAWS, batches_of, law, second_look, stack
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_second_order import SHAPES, pictures, random_tower
-from test_statistics import LAWS, batches_of, law, second_look, stack
 
-from cliptools.methods.engine import Effects, Settings, measure
-from cliptools.methods.partials import Basis, Partial, add, apart, basis_of, partial_of, restored
-from cliptools.methods.paths import Slab
-from cliptools.methods.second_order import SecondOrder
-from cliptools.methods.sharding import Concluded, conclude, kept_in, measure_shard
-from cliptools.methods.statistics import UnitStatistics
-from cliptools.methods.threshold import rank_of
+from cliptools.effects.factored import UnitBlock
+from cliptools.effects.vit_second_order import SecondOrder
+from cliptools.streaming.measure import Effects, Settings, measure
+from cliptools.streaming.partials import Basis, Partial, add, apart, basis_of, partial_of, restored
+from cliptools.streaming.ranking import rank_of
+from cliptools.streaming.shards import Concluded, conclude, kept_in, measure_shard
+from cliptools.streaming.statistics import UnitStatistics
 
 UNITS = 4
 COLUMNS = ("mean", "top_norm", "threshold", "explained_all", "component_explained", "component")
@@ -192,7 +192,7 @@ class Sharded:
     def merged(self, of: int, again: bool) -> Concluded:
         parts = self.parts(of)
 
-        def joined(slab: Slab) -> Partial:
+        def joined(slab: UnitBlock) -> Partial:
             whole = parts[-1][slab.layer]
             for other in parts[:-1]:
                 whole = add(whole, other[slab.layer], kept_in(self.asked, self.listed))

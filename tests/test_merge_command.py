@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from advgen_input import inside
-from conftest import ROOT, Run
-from test_bundle import read
+from conftest import Run
+from helpers import ROOT
+from helpers.advgen_input import inside
+from helpers.bundle import read
 
-from cliptools.ground.bundle import Bundle
-from cliptools.ground.partial_file import PartialFile, shards_said
-from cliptools.methods import sharding
+from cliptools.io.bundle import Bundle
+from cliptools.io.shard_file import PartialFile, shards_said
+from cliptools.streaming import shards
 
 ASKED = ["--top-images", "12", "--quantile", "0.97", "--layers", "6"]
 SHARDS = 3
@@ -68,7 +69,7 @@ def parts(run: Run, scenes: Path) -> list[Path]:
     """Three shards, of which the first looks at a sample, of few images so that not all is certain."""
     made = [scenes.with_name(f"part-{i}.safetensors") for i in range(1, SHARDS + 1)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "SAMPLE", 40)
+        patch.setattr(shards, "SAMPLE", 40)
         good(inside("effects", scenes, *ASKED, "--shard", "1/3", "-o", made[0]))
     for i in (2, 3):
         good(run("effects", scenes, *ASKED, "--shard", f"{i}/3", "--centre", made[0], "-o", made[i - 1], "--batch-size", 10 * i))
@@ -145,7 +146,7 @@ def test_a_killed_shard_is_made_again_and_the_others_are_left_alone(
     target, there = tmp_path / "part-2.safetensors", tmp_path / "part-1.safetensors"
     shutil.copyfile(parts[0], there)
     asked = [*map(str, (scenes, *ASKED)), "--resume", "--batch-size", "20", "--centre", str(there)]
-    words = [sys.executable, "-m", "cliptools.commands.effects", *asked, "--shard", "2/3", "-o", str(target)]
+    words = [sys.executable, "-m", "cliptools.cli.effects", *asked, "--shard", "2/3", "-o", str(target)]
     process = subprocess.Popen(words, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
     time.sleep(1.5)
     process.send_signal(signal.SIGKILL)

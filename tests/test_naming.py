@@ -1,15 +1,13 @@
 """Names in texts: the longest first, whole words only; and texts as scenes show them."""
 
 import pytest
-from advgen_input import model
+from helpers.advgen_input import model
 
-from cliptools.ground.class_names import word_forms
-from cliptools.ground.descriptions import Wanted, wanted_of
-from cliptools.ground.emoji.captions import names_of, plural, with_article
-from cliptools.ground.emoji.concepts import concept_index, concepts
-from cliptools.ground.emoji.reading import in_words, read
-from cliptools.ground.naming import Names
-from cliptools.ground.word_lists import Task, WordList
+from cliptools.emoji.captions import in_words, names_of, plural, read, with_article
+from cliptools.generate.captions import Wanted, wanted_of
+from cliptools.generate.records import Task, WordList
+from cliptools.text.classes import Names, word_forms
+from cliptools.text.emoji_concepts import concept_index, concepts
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from advgen_input import WORDS, lines
-from forked import Nursery, Started, Study
+from helpers.advgen_input import WORDS, lines
+from helpers.forked import Nursery, Started, Study
 
-from cliptools.ground import one_writer
-from cliptools.ground.errors import CliptoolsError
-from cliptools.ground.one_writer import only_writer, only_writer_of
+from cliptools.errors import CliptoolsError
+from cliptools.io import files
+from cliptools.io.files import only_writer, only_writer_of
 
 
 class Job(NamedTuple):
@@ -55,7 +55,7 @@ def start(nursery: Nursery, job: Job, place: Path, *more: object) -> Started:
     return nursery.start(*(place if word == "PLACE" else word for word in job.words), *more, stdin=job.stdin)
 
 
-def files(folder: Path) -> dict[str, bytes]:
+def bytes_by_name(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
@@ -79,17 +79,17 @@ def test_the_second_run_ends_with_a_line(nursery: Nursery, jobs: dict[str, Job],
     place = tmp_path / "both" / job.place
     first = stopped(nursery, job, place)
     try:
-        there = files(tmp_path / "both")
+        there = bytes_by_name(tmp_path / "both")
         for more in ((), ("--resume",)) if job.resumes else ((),):
             second = start(nursery, job, place, *more).wait()
             part = place if place.is_dir() else place.with_name(f"{place.name}.part")
             who = f"clip-{name}: {part}: another run (process {first.pid}) writes here"
             assert (second.status, second.lines) == (1, [f"{who}; wait until it has ended, or write elsewhere"])
-        assert files(tmp_path / "both") == there
+        assert bytes_by_name(tmp_path / "both") == there
     finally:
         os.kill(first.pid, signal.SIGCONT)
     assert first.wait().status == 0
-    assert files(tmp_path / "both") == files(tmp_path / "alone"), "neither mixed nor with a file more"
+    assert bytes_by_name(tmp_path / "both") == bytes_by_name(tmp_path / "alone"), "neither mixed nor with a file more"
 
 
 @pytest.mark.parametrize("name", ["advgen", "concepts"])
@@ -105,7 +105,7 @@ def test_a_killed_run_locks_nobody_out(nursery: Nursery, jobs: dict[str, Job], t
 def test_a_folder_is_free_again_in_the_same_process(tmp_path: Path) -> None:
     for _ in range(2):
         with only_writer(tmp_path / "new"):
-            assert (tmp_path / "new").is_dir() and files(tmp_path) == {}
+            assert (tmp_path / "new").is_dir() and bytes_by_name(tmp_path) == {}
             with pytest.raises(CliptoolsError, match=rf"another run \(process {os.getpid()}\) writes here"):
                 only_writer(tmp_path / "new").__enter__()
             with only_writer(tmp_path / "new" / "inner"):
@@ -122,29 +122,29 @@ def test_an_empty_file_is_removed_and_another_kept(tmp_path: Path) -> None:
     assert file.read_bytes() == b"line\n"
     with only_writer_of(file):
         file.rename(tmp_path / "x")
-    assert files(tmp_path) == {"x": b"line\n"}
+    assert bytes_by_name(tmp_path) == {"x": b"line\n"}
 
 
 def test_a_file_that_was_finished_meanwhile_is_not_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another run gives it its final name between our opening it and our locking it."""
-    file, lock = tmp_path / "x.part", one_writer._lock
+    file, lock = tmp_path / "x.part", files._lock
     moments = iter([lambda: file.rename(tmp_path / "x"), lambda: None])
 
     def late(descriptor: int, path: Path) -> None:
         next(moments)()
         lock(descriptor, path)
 
-    monkeypatch.setattr(one_writer, "_lock", late)
+    monkeypatch.setattr(files, "_lock", late)
     with only_writer_of(file):
         file.write_bytes(b"ours\n")
-    assert files(tmp_path) == {"x": b"", "x.part": b"ours\n"}
+    assert bytes_by_name(tmp_path) == {"x": b"", "x.part": b"ours\n"}
 
 
 def test_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def refuse(descriptor: int, operation: int) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(one_writer.fcntl, "flock", refuse)
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
     with only_writer(tmp_path), only_writer_of(tmp_path / "x.part"):
         pass
     said = "cannot be locked here (Operation not supported); take care that no other run writes to it"
@@ -157,8 +157,8 @@ def test_many_at_once(tmp_path: Path) -> None:
     """Of three processes one gets in at a time, and all that get in find the place as it should be."""
     code = (
         "import sys, pathlib\n"
-        "from cliptools.ground.errors import CliptoolsError\n"
-        "from cliptools.ground.one_writer import only_writer_of\n"
+        "from cliptools.errors import CliptoolsError\n"
+        "from cliptools.io.files import only_writer_of\n"
         "part = pathlib.Path(sys.argv[1])\n"
         "done = 0\n"
         "while done < 20:\n"
@@ -174,6 +174,6 @@ def test_many_at_once(tmp_path: Path) -> None:
     runs = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "whole.part"], stderr=subprocess.PIPE) for _ in range(3)]
     ended = [(run.wait(120), run.stderr.read()) for run in runs]
     assert ended == [(0, b"")] * len(runs)
-    assert files(tmp_path) == {"whole": b"x"}
+    assert bytes_by_name(tmp_path) == {"whole": b"x"}
     for run in runs:
         run.stderr.close()

@@ -7,8 +7,8 @@ import click
 import pytest
 import torch
 
-from cliptools.commands.base import batch_option, command, device_option, measuring_options, model_options
-from cliptools.ground.halving import in_halves
+from cliptools.cli.app import batch_option, command, device_option, measuring_options, model_options
+from cliptools.devices import in_halves
 
 PETABYTE = 10**15
 REFUSALS = [

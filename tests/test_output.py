@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cliptools.ground.errors import CliptoolsError
-from cliptools.ground.output import whole_file
+from cliptools.errors import CliptoolsError
+from cliptools.io.files import whole_file
 
 
 def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:

@@ -1,28 +1,16 @@
 """What only real processes show: readers that leave, terminals, full disks, and pipelines of several commands."""
 
 import os
-import pty
 import signal
 import subprocess
 import sys
 import time
-import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from test_bundle import small_bundle
-
-SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-COMMANDS = sorted(script.removeprefix("clip-") for script in SCRIPTS)
-
-
-def shell(line: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    path = f"{ROOT / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    env = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"} | environment
-    return subprocess.run(
-        ["bash", "-o", "pipefail", "-c", line], capture_output=True, cwd=ROOT, env=env, timeout=300, check=False
-    )
+from helpers import ROOT
+from helpers.bundle import small_bundle
+from helpers.pipes import COMMANDS, on_terminal, shell
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +25,7 @@ def test_help_is_instant_and_speaks_of_itself(name: str) -> None:
     """No library that takes time may be imported before options are parsed."""
     code = (
         f"import sys; sys.argv = ['clip-{name}', '--help']\n"
-        f"from cliptools.commands.{name} import main\n"
+        f"from cliptools.cli.{name} import main\n"
         "try: main()\n"
         "except SystemExit as stop: assert not stop.code\n"
         "heavy = {'torch', 'numpy', 'open_clip', 'PIL', 'rich', 'sklearn', 'safetensors'} & set(sys.modules)\n"
@@ -52,7 +40,7 @@ def test_help_is_instant_and_speaks_of_itself(name: str) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_launchers_and_entry_points(name: str) -> None:
     assert shell(f"clip-{name} --version").stdout.decode().startswith(f"clip-{name}, version 0.")
-    assert f'clip-{name} = "cliptools.commands.{name}:main"' in (ROOT / "pyproject.toml").read_text()
+    assert f'clip-{name} = "cliptools.cli.{name}:main"' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_a_reader_that_leaves_ends_it_quietly(file: Path) -> None:
@@ -83,46 +71,21 @@ def test_a_failed_run_leaves_nothing(file: Path, tmp_path: Path) -> None:
     assert ended.returncode == 1 and "cannot write here" in ended.stderr.decode()
 
 
-def on_terminal(*arguments: str, stdin_too: bool = False) -> tuple[int, str]:
-    """Run with standard output (and input) on a pseudo-terminal; exit code and all that was shown."""
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", *arguments],
-        stdin=slave if stdin_too else subprocess.DEVNULL,
-        stdout=slave,
-        stderr=slave,
-        cwd=ROOT,
-        env=os.environ | {"COLUMNS": "100"},
-    )
-    os.close(slave)
-    shown = b""
-    while True:
-        try:
-            part = os.read(master, 4096)
-        except OSError:
-            break
-        if not part:
-            break
-        shown += part
-    os.close(master)
-    return process.wait(60), shown.decode()
-
-
 def test_terminal_gets_a_table_and_never_a_bundle(file: Path) -> None:
-    code, shown = on_terminal("cliptools.commands.view", str(file))
+    code, shown = on_terminal("cliptools.cli.view", str(file))
     assert code == 0 and "strength" in shown and "+cat" in shown
-    code, shown = on_terminal("cliptools.commands.view", "-f", "safetensors", str(file))
+    code, shown = on_terminal("cliptools.cli.view", "-f", "safetensors", str(file))
     assert code == 2 and "garble the terminal" in shown and "\x00" not in shown
 
 
 def test_no_colour_when_asked(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
-    _, shown = on_terminal("cliptools.commands.view", str(file))
+    _, shown = on_terminal("cliptools.cli.view", str(file))
     assert "\x1b[3" not in shown
 
 
 def test_input_expected_but_a_terminal() -> None:
-    code, shown = on_terminal("cliptools.commands.view", stdin_too=True)
+    code, shown = on_terminal("cliptools.cli.view", stdin_too=True)
     assert code == 2 and "expected a bundle on standard input" in shown
 
 
@@ -132,7 +95,7 @@ def test_options_from_the_environment(file: Path) -> None:
 
 def test_interrupt_is_one_word() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "cliptools.commands.view", "-"],
+        [sys.executable, "-m", "cliptools.cli.view", "-"],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,

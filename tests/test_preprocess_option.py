@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from advgen_input import inside
+from helpers.advgen_input import inside
+from helpers.weights_files import local_dir, registered, save, state_of
 from PIL import Image
-from weights_files import local_dir, registered, save, state_of
 
-from cliptools.ground.bundle import Bundle, read_bundle
-from cliptools.ground.errors import ModelError, UsageError
-from cliptools.ground.model_identity import NAMED, model_difference, recorded_model
-from cliptools.ground.models import load_model, load_recorded_model
-from cliptools.ground.preprocessing import parse_preprocess
-from cliptools.ground.text_tower import encode_texts
+from cliptools.errors import ModelError, UsageError
+from cliptools.io.bundle import Bundle, read_bundle
+from cliptools.io.header import NAMED, model_difference, recorded_model
+from cliptools.models.load import load_model, load_recorded_model
+from cliptools.models.preprocessing import parse_preprocess
+from cliptools.models.text_encoder import encode_texts
 
 SQUASH = {"mean": [0.5] * 3, "std": [0.25, 0.5, 0.75], "interpolation": "bilinear", "resize_mode": "squash"}
 OPTION = "mean=inception,std=0.25/0.5/0.75,interpolation=bilinear,resize=squash"

@@ -8,9 +8,10 @@ import click
 import pytest
 from conftest import Run
 
-from cliptools.commands.base import command
-from cliptools.ground import models, progress
-from cliptools.ground.errors import CliptoolsError
+from cliptools import console
+from cliptools.cli.app import command
+from cliptools.errors import CliptoolsError
+from cliptools.models import load
 
 
 def events(stderr: bytes) -> list[dict[str, Any]]:
@@ -43,13 +44,13 @@ def test_json_lines_leave_the_result_alone(run: Run) -> None:
 
 
 def test_progress_in_json_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "OFTEN", 0.0)
-    progress.speak(quiet=False, as_json=True)
-    assert list(progress.progress([3, 4], "images", 7, lambda item: item)) == [3, 4]
-    progress.warn("look")
-    progress.speak(quiet=True, as_json=True)
-    assert list(progress.progress([5], "images", 5)) == [5]
-    progress.note("not said")
+    monkeypatch.setattr(console, "OFTEN", 0.0)
+    console.speak(quiet=False, as_json=True)
+    assert list(console.progress([3, 4], "images", 7, lambda item: item)) == [3, 4]
+    console.warn("look")
+    console.speak(quiet=True, as_json=True)
+    assert list(console.progress([5], "images", 5)) == [5]
+    console.note("not said")
     said = events(capsys.readouterr().err.encode())
     assert [(line["event"], line["message"], line.get("done"), line.get("total")) for line in said] == [
         ("progress", "images", 3, 7),
@@ -86,14 +87,14 @@ def test_lines_of_progress_off_a_terminal(
     """The first after five seconds where much is to be done, then one in half a minute; none at the end, none with -q."""
     for quiet in (False, True):
         clock = Clock()
-        monkeypatch.setattr(progress.time, "perf_counter", clock)
-        with progress.own_run():
-            progress.speak(quiet=quiet, as_json=False)
-            for _ in progress.progress(range(count), "images", count):
+        monkeypatch.setattr(console.time, "perf_counter", clock)
+        with console.own_run():
+            console.speak(quiet=quiet, as_json=False)
+            for _ in console.progress(range(count), "images", count):
                 clock.now += seconds
-            assert progress._run.counted == ("images", count, pytest.approx(count * seconds))
-            progress.summarise(f"clip-test: {count} images")
-            progress.finish()
+            assert console._run.counted == ("images", count, pytest.approx(count * seconds))
+            console.summarise(f"clip-test: {count} images")
+            console.finish()
         *lines, summary = capsys.readouterr().err.splitlines() or [""]
         assert lines == ([] if quiet else expected)
         whole = count * seconds
@@ -106,22 +107,22 @@ def test_lines_of_progress_off_a_terminal(
 
 
 def test_a_count_of_one_is_in_the_singular(capsys: pytest.CaptureFixture[str]) -> None:
-    for label, singular in progress.NOUNS.items():
-        with progress.own_run():
-            list(progress.progress([0], label, 1))
-            progress.summarise("done")
-            progress.finish()
+    for label, singular in console.NOUNS.items():
+        with console.own_run():
+            list(console.progress([0], label, 1))
+            console.summarise("done")
+            console.finish()
         assert f" over 1 {singular}, at most " in capsys.readouterr().err
 
 
 def test_one_run_says_nothing_of_another(capsys: pytest.CaptureFixture[str]) -> None:
     for images in (3, 2):
-        with progress.own_run():
-            list(progress.progress(range(images), "images"))
-            progress.summarise(f"{images} images")
-            progress.finish()
+        with console.own_run():
+            list(console.progress(range(images), "images"))
+            console.summarise(f"{images} images")
+            console.finish()
         assert capsys.readouterr().err.startswith(f"{images} images (0.0 s, of which ")
-    progress.finish()
+    console.finish()
     assert not capsys.readouterr().err
 
 
@@ -130,8 +131,8 @@ def test_one_run_says_nothing_of_another(capsys: pytest.CaptureFixture[str]) -> 
 def speaking(then: str | None) -> None:
     """Warn twice of the same subject, then end as told."""
     for _ in range(2):
-        progress.warn_once("disk", "the disk is full")
-    progress.note("a note")
+        console.warn_once("disk", "the disk is full")
+    console.note("a note")
     if then == "fail":
         raise CliptoolsError("as told")
     if then == "raise":
@@ -143,8 +144,8 @@ def test_a_command_leaves_nothing_to_what_runs_after_it(capsys: pytest.CaptureFi
     with pytest.raises((SystemExit, ZeroDivisionError)):
         speaking.main(options)
     assert capsys.readouterr().err.count("the disk is full") == 1
-    progress.note("still here")
-    progress.warn_once("disk", "the disk is full")
+    console.note("still here")
+    console.warn_once("disk", "the disk is full")
     assert capsys.readouterr().err == "still here\nwarning: the disk is full\n"
 
 
@@ -152,9 +153,9 @@ def test_no_model_of_a_command_is_left_to_the_next() -> None:
     @command("clip-test")
     def handing() -> None:
         """Hand a model over to nobody."""
-        models.hand_over(model)
+        load.hand_over(model)
 
-    model = models.load_model("emoji-vit")
+    model = load.load_model("emoji-vit")
     with pytest.raises(SystemExit):
         handing.main([])
-    assert models.load_recorded_model(model.identity) is not model
+    assert load.load_recorded_model(model.identity) is not model

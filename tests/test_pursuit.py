@@ -9,10 +9,9 @@ import torch
 from sklearn.linear_model import orthogonal_mp
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cliptools.ground.errors import TextError
-from cliptools.methods import screening
-from cliptools.methods.pursuit import Pursuit, pursue, refit
-from cliptools.methods.text_space import text_space
+from cliptools.analysis import pursuit
+from cliptools.analysis.pursuit import Pursuit, pursue, refit, text_space
+from cliptools.errors import TextError
 
 SIZES = [(17, 333, 24, 9), (5, 2053, 40, 20), (3, 7, 30, 7), (4, 16, 8, 8), (2, 1, 5, 1)]
 SCREENS = [torch.float64, torch.float32, torch.bfloat16]
@@ -217,8 +216,8 @@ def test_screening_finds_the_largest_where_many_are_close() -> None:
     near = r[:1] + 1e-3 * torch.randn(5000, 64, generator=draw)  # closer together than bfloat16 can tell
     atoms = unit(near)
     for screen in SCREENS[1:]:
-        laid_out = screening.Screen.of(atoms, screen)
-        found = screening.strongest(laid_out, r, torch.ones(8, dtype=torch.bool))
+        laid_out = pursuit.Screen.of(atoms, screen)
+        found = pursuit.strongest(laid_out, r, torch.ones(8, dtype=torch.bool))
         correlation = (atoms @ r.T).abs()  # (text, unit)
         assert (correlation.amax(dim=0) - correlation[found, range(8)]).max() < 2e-7
 

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from test_pipes import COMMANDS, shell
+from helpers import ROOT
+from helpers.pipes import COMMANDS, shell
 
 README = (ROOT / "README.md").read_text()
 EXAMPLES = {
@@ -36,7 +36,7 @@ def test_every_command_is_described(name: str) -> None:
 
 
 def test_every_tensor_is_described() -> None:
-    from cliptools.ground.bundle_faults import DTYPES, UNIT_ROWS
+    from cliptools.io.bundle_faults import DTYPES, UNIT_ROWS
 
     assert all(f"`{name}`" in README for name in (*UNIT_ROWS, *DTYPES))
 
@@ -62,7 +62,7 @@ def test_picture_is_one() -> None:
 
 @functools.cache
 def help_of(name: str) -> str:
-    words = [sys.executable, "-m", f"cliptools.commands.{name}", "--help"]
+    words = [sys.executable, "-m", f"cliptools.cli.{name}", "--help"]
     return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=True).stdout
 
 

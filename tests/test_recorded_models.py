@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from advgen_input import inside
-from overflowing import save_pictures
-from weights_files import local_dir, registered, save, state_of
+from helpers.advgen_input import inside
+from helpers.overflowing import save_pictures
+from helpers.weights_files import local_dir, registered, save, state_of
 
-from cliptools.ground.errors import ModelError
-from cliptools.ground.model_identity import recorded_model
-from cliptools.ground.models import load_model, load_recorded_model
+from cliptools.errors import ModelError
+from cliptools.io.header import recorded_model
+from cliptools.models.load import load_model, load_recorded_model
 
 EARLIER = ("name", "pretrained", "sha256", "precision", "preprocessing")
 

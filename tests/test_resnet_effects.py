@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from advgen_input import inside
 from conftest import Run
+from helpers.advgen_input import inside
+from helpers.bundle import read
 from PIL import Image
-from test_bundle import read
 
-from cliptools.commands.consume import with_directions
-from cliptools.ground.bundle_faults import UNIT_ROWS
-from cliptools.ground.models import load_model
-from cliptools.methods.resnet_paths import pair_directions, supported_resnet, trace_pool
+from cliptools.cli.run.bundle_output import with_directions
+from cliptools.effects.resnet_pooling import pair_directions, supported_resnet, trace_pool
+from cliptools.io.bundle_faults import UNIT_ROWS
+from cliptools.models.load import load_model
 
 UNITS, HEADS = 192 * 6, 6
 

@@ -3,16 +3,13 @@
 import open_clip
 import pytest
 import torch
+from helpers.oracles import centred_statistics
+from helpers.resnet_paths import SHAPES, pair_effects, pictures, random_resnet, randomise
+from helpers.statistics import batches_of
 from open_clip.modified_resnet import ModifiedResNet
-from oracles import centred_statistics
-from test_statistics import batches_of
 
-from cliptools.ground.errors import ModelError
-from cliptools.ground.models import load_model
-from cliptools.ground.position_grid import on_grid
-from cliptools.methods.engine import Settings, measure
-from cliptools.methods.paths import Paths, Slab
-from cliptools.methods.resnet_paths import (
+from cliptools.effects.factored import FactoredEffect, UnitBlock
+from cliptools.effects.resnet_pooling import (
     Pairs,
     PooledHeads,
     PooledNeurons,
@@ -21,60 +18,11 @@ from cliptools.methods.resnet_paths import (
     trace_pool,
     value_output,
 )
-from cliptools.methods.threshold import rank_of
-
-SHAPES = [
-    {"layers": [1, 1, 1, 1], "width": 6, "heads": 3, "image_size": 64, "output_dim": 11},
-    {"layers": [2, 1, 1, 2], "width": 10, "heads": 5, "image_size": 96, "output_dim": 70},
-    {"layers": [1, 2, 1, 1], "width": 6, "heads": 12, "image_size": 160, "output_dim": 24},
-]
-
-
-def randomise(visual: ModifiedResNet, seed: int = 0) -> ModifiedResNet:
-    """Weights, biases and BatchNorm statistics as no initialisation leaves them: gains of bn3 away from 0 among them."""
-    torch.manual_seed(seed)
-    for module in visual.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.weight.data.uniform_(0.3, 1.0)
-            module.bias.data.normal_(0, 0.3)
-            module.running_mean.normal_(0, 0.2)
-            module.running_var.uniform_(0.5, 2)
-        if isinstance(module, torch.nn.Linear):
-            module.weight.data = torch.randn_like(module.weight) * module.in_features**-0.5 * 1.5
-            module.bias.data.normal_(0, 0.3)
-    visual.attnpool.positional_embedding.data.normal_(0, 0.3)
-    return visual.eval().requires_grad_(False)
-
-
-def random_resnet(shape: dict, seed: int = 0) -> ModifiedResNet:
-    torch.manual_seed(seed)
-    return randomise(ModifiedResNet(**shape).double(), seed)
-
-
-def pictures(visual: ModifiedResNet, count: int, seed: int = 1) -> torch.Tensor:
-    random = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 3, visual.image_size, visual.image_size, dtype=torch.float64, generator=random)
-
-
-def pair_effects(visual: ModifiedResNet, image: torch.Tensor) -> torch.Tensor:
-    """r [neuron, head, d] of one image [3, y, x], token by token, with queries, keys and values written out."""
-    kept: list[torch.Tensor] = []
-    handle = visual.layer4.register_forward_hook(lambda _, __, out: kept.append(out[0]))
-    visual(image[None])
-    handle.remove()
-    pool, z = visual.attnpool, kept[0].flatten(1).T  # (token, neuron)
-    x = torch.cat([z.mean(0)[None], z]) + pool.positional_embedding
-    e = x.shape[1] // pool.num_heads
-    r = torch.zeros(x.shape[1], pool.num_heads, pool.c_proj.out_features, dtype=x.dtype)
-    for h in range(pool.num_heads):
-        of = slice(h * e, (h + 1) * e)
-        q = pool.q_proj.weight[of] @ x[0] + pool.q_proj.bias[of]
-        keys = torch.stack([pool.k_proj.weight[of] @ x_i + pool.k_proj.bias[of] for x_i in x])
-        a = torch.softmax(keys @ q / e**0.5, 0)
-        for i in range(len(x)):
-            values = pool.v_proj.weight[of] * x[i]  # (e, neuron): each neuron's own share of the value
-            r[:, h] += a[i] * (pool.c_proj.weight[:, of] @ values).T
-    return r
+from cliptools.errors import ModelError
+from cliptools.models.load import load_model
+from cliptools.segmentation.towers import on_grid
+from cliptools.streaming.measure import Settings, measure
+from cliptools.streaming.ranking import rank_of
 
 
 @pytest.fixture(scope="module", params=range(len(SHAPES)), ids=lambda i: f"{SHAPES[i]['image_size']}px")
@@ -82,9 +30,9 @@ def tower(request: pytest.FixtureRequest) -> ModifiedResNet:
     return random_resnet(SHAPES[request.param])
 
 
-def effects(paths: Paths, images: torch.Tensor) -> torch.Tensor:
+def effects(paths: FactoredEffect, images: torch.Tensor) -> torch.Tensor:
     """phi [b, n, d]."""
-    slab = Slab(4, torch.arange(paths.size(4)[0]))
+    slab = UnitBlock(4, torch.arange(paths.size(4)[0]))
     (S,), _ = paths.read(images, [slab])
     return torch.einsum("bnk,nkd->bnd", S, paths.directions(slab))
 
@@ -117,10 +65,10 @@ def test_pairs_of_rn50_sum_to_the_output() -> None:
     expected = clip.encode_image(image)
     paths = Pairs(visual)
     assert paths.size(4) == (65536, 1)
-    (S,), _ = paths.read(image, [Slab(4, torch.arange(65536))])
+    (S,), _ = paths.read(image, [UnitBlock(4, torch.arange(65536))])
     total = value_output(visual)[2].clone()
     for numbers in torch.arange(65536).split(8192):
-        total += S[0, numbers, 0] @ paths.directions(Slab(4, numbers))[:, 0]
+        total += S[0, numbers, 0] @ paths.directions(UnitBlock(4, numbers))[:, 0]
     torch.testing.assert_close(total[None], expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
 
 
@@ -141,7 +89,7 @@ def test_units_are_named_in_order(tower: ModifiedResNet) -> None:
     assert PooledHeads(tower).units(4).tolist() == [[4, -1, j] for j in range(h)]
     some = torch.tensor([h + 2, 1, 5 * h])  # scattered, out of order
     w = pair_directions(tower, pairs[some, 1], pairs[some, 2])
-    assert torch.equal(w, Pairs(tower).directions(Slab(4, some))[:, 0])
+    assert torch.equal(w, Pairs(tower).directions(UnitBlock(4, some))[:, 0])
     W_V, W_O, _ = value_output(tower)
     torch.testing.assert_close(w[0], W_O[2] @ W_V[2][:, 1], rtol=1e-12, atol=1e-12)
 

@@ -12,15 +12,15 @@ from PIL import Image
 from safetensors.numpy import load
 from sklearn.metrics import jaccard_score
 
-from cliptools.commands.segment import main
-from cliptools.commands.segmenting.label_evaluation import evaluate_labels
-from cliptools.commands.segmenting.labeller import load_labeller, parse_backgrounds
-from cliptools.commands.segmenting.opened import open_bundle
-from cliptools.ground.bundle import Bundle, read_bundle
-from cliptools.ground.class_names import load_classes
-from cliptools.ground.errors import CliptoolsError, UsageError
-from cliptools.ground.masked.labelled import LEFT_OUT, Numbering
-from cliptools.ground.models import load_model
+from cliptools.cli.run.segment_evaluate_labels import evaluate_labels
+from cliptools.cli.run.segment_label_maps import load_labeller, parse_backgrounds
+from cliptools.cli.run.segment_open import open_bundle
+from cliptools.cli.segment import main
+from cliptools.errors import CliptoolsError, UsageError
+from cliptools.images.segmentation.label_maps import LEFT_OUT, Numbering
+from cliptools.io.bundle import Bundle, read_bundle
+from cliptools.models.load import load_model
+from cliptools.text.classes import load_classes
 
 CLASSES = "cat, kitten\ndog\npizza  # one a line\nsky, blue sky, clouds\nground\n"
 SHORT = ("--template", "{}", "--sink", "off")  # neither 80 templates nor a measurement

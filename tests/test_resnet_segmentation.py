@@ -13,27 +13,29 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from cliptools.ground.emoji.concepts import concepts
-from cliptools.ground.emoji.render import render
-from cliptools.ground.emoji.scenes import Recipe
-from cliptools.ground.errors import ModelError, TextError, UsageError
-from cliptools.ground.masked.labelled import LEFT_OUT
-from cliptools.ground.models import load_model
-from cliptools.ground.position_grid import native_size, on_grid, token_stride
-from cliptools.ground.scene_images import SceneSource
-from cliptools.ground.segmentation_names import BY_PAIRS, RESNET
-from cliptools.ground.text_tower import encode_texts
-from cliptools.methods.resnet_paths import pair_directions, supported_resnet
-from cliptools.methods.segmentation import label_maps
-from cliptools.methods.segmentation.class_texts import class_texts
-from cliptools.methods.segmentation.label_maps import best_texts, to_labels
-from cliptools.methods.segmentation.label_metrics import LabelFit, label_fit
-from cliptools.methods.segmentation.pair_maps import pair_maps
-from cliptools.methods.segmentation.pair_selection import check_top_pairs, default_pairs, select_pairs
-from cliptools.methods.segmentation.pool_tokens import PoolTokens, pool_tokens
-from cliptools.methods.segmentation.resnet_methods import PairUnits, resnet_heat, resnet_method
-from cliptools.methods.segmentation.sink import corner_of, repaired
-from cliptools.methods.segmentation.windows import Averaged, window_starts
+from cliptools.effects.resnet_pooling import pair_directions, supported_resnet
+from cliptools.emoji.render import SceneSource, render
+from cliptools.emoji.scenes import Recipe
+from cliptools.errors import ModelError, TextError, UsageError
+from cliptools.images.segmentation.label_maps import LEFT_OUT
+from cliptools.models.load import load_model
+from cliptools.models.text_encoder import encode_texts
+from cliptools.segmentation import BY_PAIRS, RESNET, masks
+from cliptools.segmentation.masks import Averaged, best_texts, to_labels, window_starts
+from cliptools.segmentation.metrics import LabelFit, label_fit
+from cliptools.segmentation.resnet_methods import (
+    PairUnits,
+    check_top_pairs,
+    class_texts,
+    default_pairs,
+    pair_maps,
+    resnet_heat,
+    resnet_method,
+    select_pairs,
+)
+from cliptools.segmentation.resnet_tokens import PoolTokens, corner_of, pool_tokens, repaired
+from cliptools.segmentation.towers import native_size, on_grid, token_stride
+from cliptools.text.emoji_concepts import concepts
 
 EXACT = {"rtol": 1e-9, "atol": 1e-11}
 SHAPES = [  # image_size, layers, width, heads, output_dim
@@ -305,7 +307,7 @@ def test_windows_against_an_average_pixel_by_pixel(
     resized = torch.nn.functional.interpolate(mean[None], size=wanted, mode="bilinear")[0]
     torch.testing.assert_close(averaged.at(*wanted, slice(4, 9)), resized[4:9], **EXACT)
 
-    monkeypatch.setattr(label_maps, "TOGETHER", 5 * wanted[0] * wanted[1])  # texts in several chunks
+    monkeypatch.setattr(masks, "TOGETHER", 5 * wanted[0] * wanted[1])  # texts in several chunks
     found = best_texts(averaged, *wanted, sharpness=2.0)
     probability = torch.softmax(2 * resized, 0)
     assert (found.text == resized.argmax(0)).all()

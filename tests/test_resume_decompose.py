@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from advgen_input import inside
+from helpers.advgen_input import inside
 from PIL import Image
 
-from cliptools.ground.errors import CliptoolsError
-from cliptools.ground.kept_parts import KeptParts
-from cliptools.methods import pursuit
-from cliptools.methods.pursuit import join, pursue, pursuits
+from cliptools.analysis import pursuit
+from cliptools.analysis.pursuit import join, pursue, pursuits
+from cliptools.errors import CliptoolsError
+from cliptools.io.cache import KeptParts
 
 WORDS = ["dog", "cat", "boat", "violin", "house", "tree", "apple", "moon", "river", "stone"]
 

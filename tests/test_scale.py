@@ -8,16 +8,16 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from advgen_input import inside
+from helpers.advgen_input import inside
+from helpers.bundle import read
 from PIL import Image
 from safetensors.numpy import load
-from test_bundle import read
 
-from cliptools.commands.consume import with_directions
-from cliptools.ground.bundle import Bundle
-from cliptools.ground.models import load_model
-from cliptools.ground.scene_images import single_scenes_for
-from cliptools.methods.resnet_paths import pair_directions, supported_resnet, trace_pool
+from cliptools.cli.run.bundle_output import with_directions
+from cliptools.effects.resnet_pooling import pair_directions, supported_resnet, trace_pool
+from cliptools.emoji.render import single_scenes_for
+from cliptools.io.bundle import Bundle
+from cliptools.models.load import load_model
 
 ASKED = ("--top-images", 5, "--quantile", 0.9, "-q", "--workers", 0)
 POOLED = [("pairs", ()), ("neurons", ("--components", 2)), ("heads", ())]

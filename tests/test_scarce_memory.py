@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_bundle import read
-from tiny_suite import Suite, run_case
+from helpers.bundle import read
+from helpers.tiny_suite import Suite, run_case
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from cliptools.ground.errors import SingleItemError
-from cliptools.ground.halving import Limit, in_halves
-from cliptools.methods.pursuit import pursue, refit
-from cliptools.methods.segmentation.label_maps import Room, best_texts, logits_at_size
-from cliptools.methods.segmentation.windows import Averaged
+from cliptools.analysis.pursuit import pursue, refit
+from cliptools.devices import Limit, in_halves
+from cliptools.errors import SingleItemError
+from cliptools.segmentation.masks import Averaged, Room, best_texts, logits_at_size
 
 TOO_MUCH = 10**15  # bytes that no machine has
 IMAGES = ("effects second", "effects indirect", "effects pooled", "effects heads", "top", "top raw", "top pairs")

@@ -11,14 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cliptools.commands import scenes as command
-from cliptools.ground.emoji import samples
-from cliptools.ground.emoji.captions import caption, concepts_in, names_of, with_article
-from cliptools.ground.emoji.concepts import STYLES, concepts, held_out_style, sprites
-from cliptools.ground.emoji.plants import plants
-from cliptools.ground.emoji.render import render, to_uint8
-from cliptools.ground.emoji.scenes import MOST_EMOJI, Recipe, Scene, Sprite, draw_scene, scene_of, single_scene
-from cliptools.ground.errors import UsageError
+from cliptools.cli import scenes as command
+from cliptools.emoji import export
+from cliptools.emoji.captions import caption, concepts_in, names_of, with_article
+from cliptools.emoji.render import render, to_uint8
+from cliptools.emoji.scenes import MOST_EMOJI, Recipe, Scene, Sprite, draw_scene, scene_of, single_scene
+from cliptools.errors import UsageError
+from cliptools.text.emoji_concepts import STYLES, concepts, held_out_style, plants, sprites
 
 SIZE = 32
 
@@ -60,7 +59,7 @@ def test_pictures_and_masks_agree_with_a_pixel_by_pixel_recomposition(index: int
     image, label = recomposed(scene, ground_alone(scene), SIZE)
     canvas = render([scene], SIZE)
     assert np.abs(to_uint8(canvas.image[0]).astype(int) - np.round(image * 255)).max() <= 1
-    assert (samples.label_pictures(canvas.visible)[0] == label).mean() > 0.998  # shares of a half but for rounding
+    assert (export.label_pictures(canvas.visible)[0] == label).mean() > 0.998  # shares of a half but for rounding
 
 
 def ground_alone(scene: Scene) -> np.ndarray:
@@ -78,8 +77,8 @@ def test_visible_shares_never_exceed_a_whole_pixel() -> None:
 def test_a_scene_depends_on_seed_and_index_alone() -> None:
     assert [draw_scene(3, i) for i in (7, 2)] == [draw_scene(3, i) for i in range(8)][7:1:-5]
     assert draw_scene(3, 0) != draw_scene(4, 0)
-    long = list(samples.samples(samples.drawn_plans(70, 9, Recipe()), SIZE))
-    short = list(samples.samples(samples.drawn_plans(3, 9, Recipe()), SIZE))
+    long = list(export.samples(export.drawn_plans(70, 9, Recipe()), SIZE))
+    short = list(export.samples(export.drawn_plans(3, 9, Recipe()), SIZE))
     assert long[:3] == short  # pictures, masks, captions and records
 
 
@@ -120,7 +119,7 @@ def test_single_and_captioned_scenes_show_what_they_should() -> None:
 
 
 def test_records_say_what_the_masks_show() -> None:
-    for sample in samples.samples(samples.drawn_plans(30, 4, Recipe()), 48):
+    for sample in export.samples(export.drawn_plans(30, 4, Recipe()), 48):
         labels = np.asarray(Image.open(io.BytesIO(sample.masks)))
         assert labels.dtype == np.uint8 and labels.shape == (48, 48)
         record = sample.record
@@ -140,23 +139,23 @@ def test_what_is_wholly_covered_has_no_box_and_of_two_halves_the_front_counts() 
     visible = torch.zeros(1, MOST_EMOJI, 2, 2)
     visible[0, 1, 0, 0] = visible[0, 2, 0, 0] = 0.5
     visible[0, 0, 1, 1] = 0.49
-    assert samples.label_pictures(visible).tolist() == [[[3, 0], [0, 0]]]
+    assert export.label_pictures(visible).tolist() == [[[3, 0], [0, 0]]]
     behind, front = Sprite(0, 0, 0.5, 0.5, 0.2, 0.0, False), Sprite(1, 0, 0.5, 0.5, 0.9, 0.0, False)
-    plan = samples.Plan("k", Scene((behind, front), draw_scene(0, 0).ground, (0, 1)), "")
-    (sample,) = samples.samples([plan], SIZE)
+    plan = export.Plan("k", Scene((behind, front), draw_scene(0, 0).ground, (0, 1)), "")
+    (sample,) = export.samples([plan], SIZE)
     assert sample.record["boxes"][1] is not None
 
 
 def test_in_one_style_nothing_else_changes() -> None:
-    plans = list(samples.drawn_plans(20, 6, Recipe()))
-    for before, after in zip(plans, samples.in_style(plans, "noto"), strict=True):
+    plans = list(export.drawn_plans(20, 6, Recipe()))
+    for before, after in zip(plans, export.in_style(plans, "noto"), strict=True):
         assert {s.style for s in after.scene.sprites} == {STYLES.index("noto")}
         assert [s._replace(style=0) for s in after.scene.sprites] == [s._replace(style=0) for s in before.scene.sprites]
         assert (after.key, after.caption, after.scene.ground) == (before.key, before.caption, before.scene.ground)
 
 
 def test_slugs_are_folder_names_and_all_different() -> None:
-    slugs = [samples.slug(concept.name) for concept in concepts()]
+    slugs = [export.slug(concept.name) for concept in concepts()]
     assert len(set(slugs)) == len(slugs)
     assert all(s and s == s.lower() and set(s) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for s in slugs)
 
@@ -215,8 +214,8 @@ def test_articles(name: str, phrase: str) -> None:
 
 def test_captions_that_cannot_be_drawn() -> None:
     with pytest.raises(UsageError, match=r"near names: .*boat"):
-        samples.captioned_plans(["a boyt"], 1, 0)
+        export.captioned_plans(["a boyt"], 1, 0)
     with pytest.raises(UsageError, match=r"names 5 emoji .*at most 4"):
-        samples.captioned_plans(["a cat", "cat, dog, elephant, boat and violin"], 1, 0)
+        export.captioned_plans(["a cat", "cat, dog, elephant, boat and violin"], 1, 0)
     with pytest.raises(UsageError, match="names none of the 526 emoji; clip-scenes --single"):
-        samples.captioned_plans(["qqq zzzzz"], 1, 0)
+        export.captioned_plans(["qqq zzzzz"], 1, 0)

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliptools.ground.emoji.concepts import concepts
-from cliptools.ground.emoji.samples import slug
-from cliptools.ground.images import open_images
-from cliptools.ground.masked.image import MaskedImage
-from cliptools.ground.masked.scenes import scenes_in_folder
-from cliptools.ground.scene_images import SceneSource
-from cliptools.ground.truth import read_truth
+from cliptools.emoji.export import slug
+from cliptools.emoji.render import SceneSource
+from cliptools.images.annotations import read_truth
+from cliptools.images.loader import open_images
+from cliptools.images.segmentation.masked_image import MaskedImage
+from cliptools.images.segmentation.sources import scenes_in_folder
+from cliptools.text.emoji_concepts import concepts
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 
@@ -202,14 +202,14 @@ def test_refusals_are_one_line_and_write_nothing(run: Run, arguments: list[str],
 
 
 def test_a_reader_that_goes_away_ends_it_quietly() -> None:
-    script = f"set -o pipefail; {sys.executable} -m cliptools.commands.scenes --count 500 | head -c 100 | wc -c"
+    script = f"set -o pipefail; {sys.executable} -m cliptools.cli.scenes --count 500 | head -c 100 | wc -c"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "100", "")
 
 
 def test_a_full_disk_is_said() -> None:
     with Path("/dev/full").open("wb") as full:
-        words = [sys.executable, "-m", "cliptools.commands.scenes", "--count", "3"]
+        words = [sys.executable, "-m", "cliptools.cli.scenes", "--count", "3"]
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert "No space left" in done.stderr and done.stderr.count("\n") == 1
@@ -217,7 +217,7 @@ def test_a_full_disk_is_said() -> None:
 
 def test_a_terminal_gets_no_tar() -> None:
     master, slave = pty.openpty()
-    words = [sys.executable, "-m", "cliptools.commands.scenes", "--count", "3"]
+    words = [sys.executable, "-m", "cliptools.cli.scenes", "--count", "3"]
     done = subprocess.run(words, stdout=slave, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
     os.close(slave)
     os.close(master)

@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from advgen_input import inside
 from conftest import Run
+from helpers.advgen_input import inside
+from helpers.masked_images import save_pair, write_gtsegs
+from helpers.pipes import on_terminal
 from PIL import Image
 from safetensors.numpy import load
-from test_masked_images import save_pair, write_gtsegs
-from test_pipes import on_terminal
 
-from cliptools.commands.segmenting.evaluate import evaluate
-from cliptools.commands.segmenting.images import folder_of, slugs
-from cliptools.commands.segmenting.opened import open_bundle
-from cliptools.commands.segmenting.segmenter import Segmenter, load_segmenter
-from cliptools.ground.bundle import read_bundle
-from cliptools.ground.errors import CliptoolsError
-from cliptools.ground.segmentation_names import VIT
+from cliptools.cli.run.segment_evaluate import evaluate
+from cliptools.cli.run.segment_heat_maps import Segmenter, load_segmenter
+from cliptools.cli.run.segment_images import folder_of, slugs
+from cliptools.cli.run.segment_open import open_bundle
+from cliptools.errors import CliptoolsError
+from cliptools.io.bundle import read_bundle
+from cliptools.segmentation import VIT
 
 SIDE = 96
 
@@ -246,7 +246,7 @@ def test_strict_and_nothing_readable(neurons: Path, pictures: Path, tmp_path: Pa
 
 
 def test_terminal_gets_a_table(neurons: Path, pictures: Path) -> None:
-    words = ("cliptools.commands.segment", str(pictures / "pairs/images"), "--text", "pizza", "--bundle", str(neurons))
+    words = ("cliptools.cli.segment", str(pictures / "pairs/images"), "--text", "pizza", "--bundle", str(neurons))
     code, shown = on_terminal(*words)
     assert code == 0 and "pizza.bmp" in shown and "score" in shown
     code, shown = on_terminal(*words, "-f", "safetensors")

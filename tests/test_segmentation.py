@@ -4,19 +4,18 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from oracles import layer_norm_gain, scale_of
+from helpers.oracles import layer_norm_gain, scale_of
+from helpers.second_order import SHAPES, pictures, random_tower
 from sklearn.metrics import average_precision_score, jaccard_score
-from test_second_order import SHAPES, pictures, random_tower
 from torch import Tensor
 from torchmetrics.classification import BinaryAccuracy, MulticlassJaccardIndex
 
-from cliptools.ground.fitted_images import fitted_size, same_shapes
-from cliptools.ground.position_grid import on_grid, resized_positions
-from cliptools.methods.segmentation.attention import raw_attention, rollout
-from cliptools.methods.segmentation.attention_pass import attention_pass
-from cliptools.methods.segmentation.direct_effects import direct_effects
-from cliptools.methods.segmentation.gradients import chefer, gradcam
-from cliptools.methods.segmentation.heat_maps import (
+from cliptools.images.loader import fitted_size, same_shapes
+from cliptools.segmentation.masks import at_size, bounding_box, label_map, mask_of, min_max
+from cliptools.segmentation.metrics import Fit, LabelFit, average_precision, fit, label_fit
+from cliptools.segmentation.towers import on_grid, resized_positions
+from cliptools.segmentation.vit_baselines import attention_pass, chefer, direct_effects, gradcam, raw_attention, rollout
+from cliptools.segmentation.vit_methods import (
     ATTENTION_MAPS,
     GRADIENT_MAPS,
     Heat,
@@ -28,9 +27,6 @@ from cliptools.methods.segmentation.heat_maps import (
     neuron_method,
     window_corners,
 )
-from cliptools.methods.segmentation.label_metrics import LabelFit, label_fit
-from cliptools.methods.segmentation.masks import at_size, bounding_box, label_map, mask_of, min_max
-from cliptools.methods.segmentation.metrics import Fit, average_precision, fit
 
 EXACT = {"rtol": 1e-9, "atol": 1e-11}
 TEXTS = 3

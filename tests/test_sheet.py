@@ -8,14 +8,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
+from helpers.sheet import COLOURS, WORDS, Colours, cell, first_row, near, synthetic
 from PIL import Image, ImageChops
 
-from cliptools.commands.drawing import heading
-from cliptools.commands.present import order_units
-from cliptools.ground.bundle import Bundle, json_tensor
-from cliptools.ground.pictures import (
+from cliptools.cli.run.bundle_output import order_units
+from cliptools.cli.run.sheet_rows import heading
+from cliptools.images.tar import write_end, write_member
+from cliptools.io.bundle import Bundle
+from cliptools.render.contact_sheet import (
     CELL,
     GAP,
     MARGIN,
@@ -27,81 +28,12 @@ from cliptools.ground.pictures import (
     plain,
     words_in_row,
 )
-from cliptools.ground.provenance import Header
-from cliptools.ground.tar_writer import write_end, write_member
-from cliptools.ground.thumbnails import thumbnail_tensors
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
-COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0), (0, 250, 250), (250, 0, 250), (120, 60, 0), (0, 60, 120)]
-WORDS = [
-    "cat",
-    "an extraordinarily long description of a thing that no column holds",
-    "café",
-    "dog",
-    "owl",
-    "boat",
-    "sun",
-    "tree",
-    "sea",
-]
-
-
-class Colours:
-    """A source of plain pictures, one colour each, of different shapes."""
-
-    names: list[str] = [f"{i}.png" for i in range(len(COLOURS))]  # noqa: RUF012
-
-    def __len__(self) -> int:
-        return len(COLOURS)
-
-    def load(self, index: int) -> Image.Image:
-        return Image.new("RGB", (40 + 10 * index, 60), COLOURS[index])
-
-
-def synthetic(units: int = 5, words: bool = True, thumbnails: bool = True) -> Bundle:
-    """A bundle whose unit u has the images u, u + 1, … for its top."""
-    rng = np.random.default_rng(0)
-    tensors = {
-        "unit": np.array([[6 + u % 2, 100 + u, -1] for u in range(units)], np.int32).reshape(units, 3),
-        "direction": rng.normal(size=(units, 4)).astype(np.float32),
-        "mean": np.zeros((units, 4), np.float32),
-        "top_norm": -np.sort(-rng.random((units, 6)).astype(np.float32)),
-        "top_image": np.array([[(u + t) % len(COLOURS) for t in range(6)] for u in range(units)], np.int32).reshape(units, 6),
-        "threshold": np.ones(units, np.float32),
-        "explained": np.linspace(0.2, 0.9, units).astype(np.float32),
-        "explained_all": np.full(units, 0.5, np.float32),
-        "images": json_tensor(Colours.names),
-    }
-    if words:
-        tensors["word"] = np.tile(np.arange(len(WORDS), dtype=np.int32), (units, 1))
-        tensors["coefficient"] = np.tile(np.linspace(1, -0.6, len(WORDS), dtype=np.float32), (units, 1))
-        tensors["residual"] = np.linspace(0.9, 0.1, units).astype(np.float32)
-        tensors["words"] = json_tensor({"texts": WORDS, "digest": "0"})
-    if thumbnails:
-        tensors |= thumbnail_tensors(Colours(), range(len(COLOURS)), 96)
-    header = Header("neurons", {"name": "emoji-vit", "pretrained": None, "sha256": "0"}, {"count": 8}, {})
-    return Bundle(header, tensors)
 
 
 def read(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGB")
-
-
-def cell(sheet: Image.Image, row: int, place: int) -> tuple[int, int, int]:
-    """The colour in the middle of a picture's place."""
-    top = sheet.height - MARGIN - (row + 1) * (CELL + 4 * GAP) if row < 0 else first_row(sheet) + row * (CELL + 4 * GAP)
-    return sheet.getpixel((MARGIN + TEXT_WIDTH + GAP + place * (CELL + GAP) + CELL // 2, top + 2 * GAP + CELL // 2))
-
-
-def first_row(sheet: Image.Image) -> int:
-    """The first ruled line."""
-    return next(
-        y for y in range(MARGIN, sheet.height) if sheet.getpixel((MARGIN, y)) == (0xE3, 0xE3, 0xE3) == sheet.getpixel((200, y))
-    )
-
-
-def near(found: tuple[int, int, int], wanted: tuple[int, int, int]) -> bool:
-    return max(abs(a - b) for a, b in zip(found, wanted, strict=True)) < 12
 
 
 def test_a_row_a_unit_with_its_top_images_in_order(run: Run) -> None:
@@ -186,7 +118,7 @@ def test_damaged_input_and_no_input(run: Run) -> None:
 def test_a_terminal_gets_no_picture(tmp_path: Path) -> None:
     (tmp_path / "b.safetensors").write_bytes(synthetic(1).to_bytes())
     master, slave = pty.openpty()
-    words = [sys.executable, "-m", "cliptools.commands.sheet", str(tmp_path / "b.safetensors")]
+    words = [sys.executable, "-m", "cliptools.cli.sheet", str(tmp_path / "b.safetensors")]
     done = subprocess.run(words, stdout=slave, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
     os.close(slave)
     os.close(master)
@@ -200,7 +132,7 @@ def test_without_words_it_says_so() -> None:
 
 
 def test_long_text_is_cut_to_its_width() -> None:
-    from cliptools.ground.pictures import _font
+    from cliptools.render.contact_sheet import _font
 
     for width in (30, 80, 200):
         text = fitted(WORDS[1], "text", width)

@@ -9,32 +9,34 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from helpers.oracles import second_order_effects
+from helpers.second_order import SHAPES, pictures, random_tower
+from helpers.shift import cars, png, table, unit_rows
 from open_clip.modified_resnet import ModifiedResNet
-from oracles import second_order_effects
-from PIL import Image
 from scipy.io import savemat
-from test_second_order import SHAPES, pictures, random_tower
 
-from cliptools.ground.baseline import read_baseline
-from cliptools.ground.errors import CliptoolsError, StreamError
-from cliptools.ground.groups import Groups, by_column, by_path
-from cliptools.ground.image_table import read_table
-from cliptools.ground.labels import by_class, by_columns, by_scenes
-from cliptools.ground.shift_plot import Panel, draw_shift
-from cliptools.ground.stanford_cars import read_cars
-from cliptools.ground.tar_writer import write_end, write_member
-from cliptools.methods.concept_choice import choose_units
-from cliptools.methods.concept_share import ConceptShare
-from cliptools.methods.drift import Comparison, chance, chance_each, chance_of_run, compare, limit
-from cliptools.methods.point_biserial import frequency, group_correlation, point_biserial
-from cliptools.methods.resnet_paths import Pairs
-from cliptools.methods.running_moments import GroupMoments, Sample, pooled
-from cliptools.methods.second_order import SecondOrder
-
-
-def unit_rows(*shape: int) -> torch.Tensor:
-    drawn = torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    return torch.nn.functional.normalize(drawn, dim=-1)
+from cliptools.analysis.concept_units import ConceptShare, choose_units
+from cliptools.analysis.correlations import frequency, group_correlation, point_biserial
+from cliptools.analysis.shift_statistics import (
+    Comparison,
+    GroupMoments,
+    Sample,
+    chance,
+    chance_each,
+    chance_of_run,
+    compare,
+    limit,
+    pooled,
+)
+from cliptools.effects.resnet_pooling import Pairs
+from cliptools.effects.vit_second_order import SecondOrder
+from cliptools.errors import CliptoolsError, StreamError
+from cliptools.images.annotations import by_class, by_columns, by_scenes
+from cliptools.images.groups import Groups, by_column, by_path, read_table
+from cliptools.images.stanford_cars import read_cars
+from cliptools.images.tar import write_end, write_member
+from cliptools.io.shift_baseline import read_baseline
+from cliptools.render.shift_plot import Panel, draw_shift
 
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape["layers"] > 2])
@@ -203,37 +205,6 @@ def test_rare_concepts_in_small_groups_do_not_alarm_more_often() -> None:
     assert alarms / runs <= 0.02 and welch / runs > 0.2
 
 
-def png(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8), "teal").save(path)
-    return path
-
-
-def cars(folder: Path, whole: bool) -> Path:
-    """Stanford Cars of four pictures, as one list or as the development kit has it."""
-    names = np.array(["Acura Integra Type R 2001", "Audi S5 Convertible 2012", "BMW M6 Convertible 2010"], dtype=object)
-    fields = ["bbox_x1", "class", "relative_im_path" if whole else "fname"]
-
-    def annotations(prefix: str, classes: tuple[int, ...], first: int) -> np.ndarray:
-        files = [f"{prefix}{first + i:05d}.png" for i in range(len(classes))]
-        rows = [(np.float64(1), np.uint8(k), file) for k, file in zip(classes, files, strict=True)]
-        return np.array(rows, dtype=[(field, object) for field in fields])[None]
-
-    if whole:
-        [png(folder / "car_ims" / f"{i:05d}.png") for i in range(1, 5)]
-        savemat(folder / "cars_annos.mat", {"annotations": annotations("car_ims/", (1, 2, 3, 2), 1), "class_names": names[None]})
-        return folder
-    (folder / "devkit").mkdir(parents=True)
-    [
-        png(folder / part / f"{i:05d}.png")
-        for part, i in (("cars_train", 1), ("cars_train", 2), ("cars_test", 1), ("cars_test", 2))
-    ]
-    savemat(folder / "devkit" / "cars_meta.mat", {"class_names": names[None]})
-    savemat(folder / "devkit" / "cars_train_annos.mat", {"annotations": annotations("", (1, 2), 1)})
-    savemat(folder / "cars_test_annos_withlabels.mat", {"annotations": annotations("", (3, 2), 1)})
-    return folder
-
-
 @pytest.mark.parametrize("whole", [True, False])
 def test_stanford_cars_are_grouped_by_model_year(tmp_path: Path, whole: bool) -> None:
     groups = by_path([str(cars(tmp_path, whole))])
@@ -274,12 +245,6 @@ def test_folders_and_archives_are_groups(tmp_path: Path) -> None:
     assert groups.names == ("may", "june", "july.tar", tmp_path.name) and groups.of == [0, 0, 1, 2, 3]
     png(tmp_path / "2024/may/a.png")
     assert by_path([f"{tmp_path}/may", f"{tmp_path}/2024/may"]).names == (f"{tmp_path}/may", f"{tmp_path}/2024/may")
-
-
-def table(folder: Path, text: str) -> Path:
-    path = folder / "images.csv"
-    path.write_text(text)
-    return path
 
 
 def test_a_table_groups_its_images_or_those_named(tmp_path: Path) -> None:

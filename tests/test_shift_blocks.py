@@ -8,32 +8,25 @@ import numpy as np
 import pytest
 import torch
 from conftest import Run
+from helpers.second_order import SHAPES, pictures, random_tower
+from helpers.shift import png, table, unit_rows
 from PIL import Image
 from scipy.signal import lfilter
 from scipy.stats import t
-from test_second_order import SHAPES, pictures, random_tower
-from test_shift import png, table, unit_rows
 
-from cliptools.commands.shift_drift import Alarm, add_drift
-from cliptools.commands.shift_table import shift_table
-from cliptools.commands.shift_warnings import earlier_warnings, shift_warnings
-from cliptools.ground.baseline import Baseline, read_baseline
-from cliptools.ground.bundle import Bundle
-from cliptools.ground.errors import StreamError
-from cliptools.ground.groups import by_column, in_neighbours
-from cliptools.ground.image_table import read_table
-from cliptools.ground.models import load_model
-from cliptools.ground.provenance import Header
-from cliptools.ground.tar_writer import write_end, write_member
-from cliptools.methods.activity import UnitActivity
-from cliptools.methods.concept_choice import SeeingUnits, choose_units
-from cliptools.methods.concept_share import ConceptShare, random_sets
-from cliptools.methods.drift import chance, chance_each, compare, limit
-from cliptools.methods.following import PARTS, Following
-from cliptools.methods.jackknife import correlations, interval_of, sums_of
-from cliptools.methods.point_biserial import point_biserial
-from cliptools.methods.running_moments import BlockMeans, GroupMoments, Neighbours, Sample
-from cliptools.methods.second_order import SecondOrder
+from cliptools.analysis.concept_units import PARTS, ConceptShare, Following, SeeingUnits, choose_units, random_sets
+from cliptools.analysis.correlations import correlations, interval_of, point_biserial, sums_of
+from cliptools.analysis.shift_statistics import BlockMeans, GroupMoments, Neighbours, Sample, chance, chance_each, compare, limit
+from cliptools.cli.run.shift_drift import Alarm, add_drift, earlier_warnings, shift_table, shift_warnings
+from cliptools.effects.factored import UnitActivity
+from cliptools.effects.vit_second_order import SecondOrder
+from cliptools.errors import StreamError
+from cliptools.images.groups import by_column, in_neighbours, read_table
+from cliptools.images.tar import write_end, write_member
+from cliptools.io.bundle import Bundle
+from cliptools.io.header import Header
+from cliptools.io.shift_baseline import Baseline, read_baseline
+from cliptools.models.load import load_model
 
 LAWS = {
     "normal": lambda random, size: random.normal(size=size),

@@ -2,7 +2,6 @@
 
 import io
 import json
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,18 +10,19 @@ import pytest
 import scipy.stats
 import torch
 from conftest import Run
+from helpers.pipes import on_terminal, shell
+from helpers.shift import cars
+from helpers.shift_command import lines, only_line
 from PIL import Image
-from test_pipes import on_terminal, shell
-from test_shift import cars
 
-from cliptools.ground.bundle import Bundle
-from cliptools.ground.models import load_model
-from cliptools.ground.provenance import Header
-from cliptools.ground.tar_writer import write_end, write_member
-from cliptools.ground.text_tower import encode_texts
-from cliptools.methods.concept_share import ConceptShare
-from cliptools.methods.resnet_paths import Pairs, pair_directions
-from cliptools.methods.second_order import SecondOrder
+from cliptools.analysis.concept_units import ConceptShare
+from cliptools.effects.resnet_pooling import Pairs, pair_directions
+from cliptools.effects.vit_second_order import SecondOrder
+from cliptools.images.tar import write_end, write_member
+from cliptools.io.bundle import Bundle
+from cliptools.io.header import Header
+from cliptools.models.load import load_model
+from cliptools.models.text_encoder import encode_texts
 
 CONCEPTS = ("cat", "red car")
 UNITS = ((1, 4), (2, 0), (1, 7), (2, 33), (1, 2), (0, 3))
@@ -62,16 +62,6 @@ def asked(folder: Path, *more: object) -> tuple[object, ...]:
     concepts = [word for concept in CONCEPTS for word in ("--concept", concept)]
     groups = [folder / group for group in GROUPS]
     return ("shift", *groups, *concepts, "--units-per-concept", 2, "--choose", "overlap", "--template", TEMPLATE, "-q", *more)
-
-
-def lines(data: bytes) -> list[dict]:
-    return [json.loads(line) for line in data.splitlines()]
-
-
-def only_line(result: subprocess.CompletedProcess[bytes]) -> str:
-    assert result.stdout == b"" and "Traceback" not in result.stderr.decode()
-    (line,) = (line for line in result.stderr.decode().splitlines() if line and not line.startswith(("Usage:", "Try ")))
-    return line
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +205,7 @@ def test_unreadable_images(run: Run, photos: Path, file: Path, tmp_path: Path) -
 
 def test_stanford_cars_as_a_table_on_a_terminal(file: Path, tmp_path: Path) -> None:
     named = ("--concept", "convertible", "--by", "signed", "--bundle", str(file), "-q")
-    code, shown = on_terminal("cliptools.commands.shift", str(cars(tmp_path, True)), *named)
+    code, shown = on_terminal("cliptools.cli.shift", str(cars(tmp_path, True)), *named)
     assert code == 0 and "convertible" in shown and "correlation with the labels" in shown
     assert all(year in shown for year in ("2001", "2010", "2012"))
 

@@ -1,38 +1,19 @@
 """clip-view --check: a sound bundle is called so, and each flaw is named, the rest of the bundle being sound."""
 
-import io
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import Run
-from PIL import Image
+from helpers.soundness import sound
 from safetensors.numpy import save_file
-from test_bundle import small_bundle
 
-from cliptools.ground.bundle import Bundle, json_tensor
-from cliptools.ground.soundness import flaws
+from cliptools.cli.run.view_check import flaws
+from cliptools.io.bundle import Bundle, json_tensor
 
 Change = Callable[[dict[str, np.ndarray]], None]
-
-
-def sound() -> Bundle:
-    """small_bundle with what is random there made possible."""
-    made = small_bundle(words=True)
-    picture = io.BytesIO()
-    Image.new("RGB", (3, 2)).save(picture, "JPEG")
-    jpeg = np.frombuffer(picture.getvalue(), np.uint8)
-    directions = made["direction"] / np.linalg.norm(made["direction"], axis=1, keepdims=True)
-    tensors = made.tensors | {
-        "direction": directions.astype(np.float32),
-        "top_image": np.array([[0, 1], [2, 0], [1, -1]], dtype=np.int32),
-        "thumbnails": np.tile(jpeg, 3),
-        "thumbnail_offsets": np.arange(4, dtype=np.int64) * len(jpeg),
-    }
-    return replace(made, tensors={name: value.copy() for name, value in tensors.items()})
 
 
 def put(name: str, index: object, value: float) -> Change:

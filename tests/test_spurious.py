@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.spurious import POOL, UNITS, D, M, eq6, random_words
 from sklearn.metrics.pairwise import cosine_similarity
 
-from cliptools.ground.class_names import ClassName, parse_class
-from cliptools.ground.class_pairs import CIFAR10_PAIRS, all_pairs, load_pairs, make_pair
-from cliptools.ground.errors import TextError
-from cliptools.methods.clearest_pairs import clearest_pairs
-from cliptools.methods.spurious_search import Found, Search, Settings, Texts
-from cliptools.methods.spurious_words import (
+from cliptools.analysis.spurious import (
+    Found,
+    Search,
+    Settings,
+    Texts,
     Words,
     best,
     contributions,
@@ -25,32 +25,9 @@ from cliptools.methods.spurious_words import (
     strongest,
     word_scores,
 )
-
-POOL = ("cat", "cats", "black cat", "sofa", "couch", "settee", "quay", "snow", "cedar", "sour", "advent", "yacht", "frost")
-UNITS, M, D = 37, 5, 20
-
-
-def eq6(v: np.ndarray, r: np.ndarray, word: np.ndarray, gamma: np.ndarray, count: int, texts: int) -> list[float]:
-    """w_j as the paper has it, one summand after the other."""
-    push = [sum(v[i] * r[n][i] for i in range(len(v))) for n in range(len(r))]
-    chosen = sorted(range(len(r)), key=lambda n: (-abs(push[n]), n))[:count]
-    w = [0.0] * texts
-    for n in chosen:
-        for j, g in zip(word[n], gamma[n], strict=True):
-            if j >= 0:
-                w[j] += g * push[n]
-    return w
-
-
-def random_words(seed: int = 0, texts: int = len(POOL)) -> tuple[np.ndarray, Words]:
-    """Unit directions, and words of which each neuron has at most M different ones, some fewer."""
-    rng = np.random.default_rng(seed)
-    r = rng.normal(size=(UNITS, D))
-    r = r / np.linalg.norm(r, axis=1, keepdims=True)
-    word = np.stack([rng.permutation(texts)[:M] for _ in range(UNITS)])
-    gamma = rng.normal(size=(UNITS, M))
-    ended = rng.random((UNITS, M)) < 0.2
-    return r, Words(np.where(ended, -1, word), np.where(ended, 0, gamma))
+from cliptools.analysis.spurious_pairs import clearest_pairs
+from cliptools.errors import TextError
+from cliptools.text.classes import CIFAR10_PAIRS, ClassName, all_pairs, load_pairs, make_pair, parse_class
 
 
 @pytest.mark.parametrize("count", [1, 9, UNITS, 500])
@@ -276,8 +253,8 @@ def test_bounds_where_no_pair_has_strongest_neurons(by: str, units: int, neurons
 
 
 def test_many_pairs_come_with_an_estimate(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cliptools.methods.clearest_pairs.SAMPLE", 0.0)
-    monkeypatch.setattr("cliptools.methods.clearest_pairs.LONG", 0.0)
+    monkeypatch.setattr("cliptools.analysis.spurious_pairs.SAMPLE", 0.0)
+    monkeypatch.setattr("cliptools.analysis.spurious_pairs.LONG", 0.0)
     search, classes = many_classes(units=40, texts=30, count=9, equal=False)
     clearest_pairs(search, classes, 2)
     assert re.search(r"^72 pairs of 9 classes: about \d+ s to go$", capsys.readouterr().err, re.M)

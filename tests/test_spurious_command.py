@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from advgen_input import inside
 from conftest import Run
+from helpers.advgen_input import inside
+from helpers.spurious import POOL, UNITS, M, eq6, random_words
 from sklearn.metrics.pairwise import cosine_similarity
-from test_spurious import POOL, UNITS, M, eq6, random_words
 
-from cliptools.ground.bundle import Bundle, json_tensor
-from cliptools.ground.models import load_model
-from cliptools.ground.provenance import Header, digest
-from cliptools.ground.recorded_pool import recorded_pool
-from cliptools.ground.text_tower import encode_texts
-from cliptools.methods.spurious_words import near_texts
+from cliptools.analysis.spurious import near_texts
+from cliptools.io.bundle import Bundle, json_tensor
+from cliptools.io.header import Header, digest
+from cliptools.models.load import load_model
+from cliptools.models.text_encoder import encode_texts
+from cliptools.text.vocabularies import recorded_pool
 
 
 @pytest.fixture(scope="module")

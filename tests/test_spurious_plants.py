@@ -6,15 +6,13 @@ import numpy as np
 import pytest
 from conftest import Run
 
-from cliptools.ground.bundle import Bundle, read_bundle
-from cliptools.ground.class_pairs import make_pair
-from cliptools.ground.emoji.concepts import concepts
-from cliptools.ground.emoji.plants import plants
-from cliptools.ground.models import load_model
-from cliptools.ground.recorded_pool import recorded_pool
-from cliptools.ground.text_tower import encode_pool
-from cliptools.methods.spurious_search import Search, Settings, Texts
-from cliptools.methods.spurious_words import Words
+from cliptools.analysis.spurious import Search, Settings, Texts, Words
+from cliptools.io.bundle import Bundle, read_bundle
+from cliptools.models.load import load_model
+from cliptools.models.text_encoder import encode_pool
+from cliptools.text.classes import make_pair
+from cliptools.text.emoji_concepts import concepts, plants
+from cliptools.text.vocabularies import recorded_pool
 
 DEPICTED = ("rabbit", "chair", "tomato", "hammer")
 

@@ -1,54 +1,21 @@
 """One pass over images against full matrices: statistics, certificates, order, batches."""
 
-from collections.abc import Collection, Iterator
-
 import pytest
 import torch
+from helpers.oracles import centred_statistics
+from helpers.second_order import SHAPES, pictures, random_tower
+from helpers.statistics import LAWS, batches_of, law, second_look, stack
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import centred_statistics
-from test_second_order import SHAPES, pictures, random_tower
 
-from cliptools.methods.engine import Settings, measure
-from cliptools.methods.norm_histogram import NormHistogram, bracket
-from cliptools.methods.passes import top_count
-from cliptools.methods.paths import Slab
-from cliptools.methods.principal import leading_eigenvectors, principal_coefficients, signs
-from cliptools.methods.second_order import SecondOrder
-from cliptools.methods.statistics import Finished, UnitStatistics
-from cliptools.methods.symmetric import SymmetricStack
-from cliptools.methods.threshold import rank_of
-from cliptools.methods.vit_paths import directions, scalars, trace
+from cliptools.effects.factored import UnitBlock
+from cliptools.effects.vit_second_order import SecondOrder, directions, scalars, trace
+from cliptools.streaming.measure import Settings, measure, top_count
+from cliptools.streaming.principal import leading_eigenvectors, principal_coefficients, signs
+from cliptools.streaming.ranking import NormHistogram, bracket, rank_of
+from cliptools.streaming.statistics import UnitStatistics
 
 COLUMNS = ("mean", "top_norm", "threshold", "explained_all")
-
-
-def stack(full: torch.Tensor) -> SymmetricStack:
-    made = SymmetricStack(len(full), full.shape[1], full)
-    made.put(slice(None), full)
-    return made
-
-
-def second_look(measured: UnitStatistics, finished: Finished, S: torch.Tensor) -> UnitStatistics:
-    """Of the units that are not certain, with the images that the first look has doubts about."""
-    rows = (~finished.certified).nonzero()[:, 0]
-    doubtful = finished.doubtful[rows]
-    images = torch.arange(len(S)) if finished.beyond.any() else doubtful[doubtful >= 0].unique()
-    second = measured.again(rows)
-    second.forget(images)
-    for chunk in images.split(11):
-        second.update(S[chunk][:, rows], chunk)
-    return second
-
-
-def batches_of(images: torch.Tensor, order: torch.Tensor, size: int):
-    def batches(only: Collection[int] | None) -> Iterator[tuple[list[int], torch.Tensor]]:
-        wanted = order if only is None else order[torch.isin(order, torch.tensor(sorted(only)))]
-        for start in range(0, len(wanted), size):
-            of = wanted[start : start + size]
-            yield of.tolist(), images[of]
-
-    return batches
 
 
 @pytest.mark.parametrize("shape", SHAPES[:3])
@@ -153,23 +120,6 @@ def test_a_second_look_takes_few_images() -> None:
     report = measure(SecondOrder(visual), batches_of(images, torch.arange(n), 32), [1], n, Settings(top=40, margin=3))
     assert report.redone and 0 < report.reread < n // 2
     assert report.passes == 1
-
-
-def law(name: str, shape: tuple[int, ...], random: torch.Generator) -> torch.Tensor:
-    """Scalars of images, as units may have them."""
-    normal = torch.randn(shape, dtype=torch.float64, generator=random)
-    if name == "normal":
-        return normal + 0.7
-    if name == "heavy":  # as heavy as Student's t with 2 degrees of freedom: no variance
-        spread = torch.empty(shape, dtype=torch.float64).exponential_(generator=random).sqrt()
-        return normal / spread
-    acts = torch.rand(shape[:2], generator=random)[..., None] < (0.02 if name == "acts on 2 %" else 0.003)
-    if name == "silent at first":
-        acts[: shape[0] // 3] = False
-    return torch.where(acts, normal.abs() + 1, 1e-3 * normal if name == "acts on 2 %" else torch.zeros_like(normal))
-
-
-LAWS = ("normal", "heavy", "acts on 2 %", "acts on 3 of 1000", "silent at first")
 
 
 @pytest.mark.parametrize("order", ["as drawn", "drifting"])
@@ -303,8 +253,8 @@ def test_ranks() -> None:
 def test_slabs_name_their_neurons() -> None:
     visual = random_tower(SHAPES[0])
     paths = SecondOrder(visual)
-    scattered = Slab(1, torch.tensor([9, 2]))
-    swapped = Slab(1, torch.tensor([0, 2, 1, 3]))  # first and last as those of a run
-    every, some, others = paths.read(pictures(visual, 2), [Slab(1, torch.arange(90)), scattered, swapped])[0]
+    scattered = UnitBlock(1, torch.tensor([9, 2]))
+    swapped = UnitBlock(1, torch.tensor([0, 2, 1, 3]))  # first and last as those of a run
+    every, some, others = paths.read(pictures(visual, 2), [UnitBlock(1, torch.arange(90)), scattered, swapped])[0]
     assert torch.equal(every[:, [9, 2]], some)
     assert torch.equal(every[:, [0, 2, 1, 3]], others)

@@ -15,24 +15,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from helpers import ROOT
+from helpers.surroundings import changes, state
+from helpers.tiny_suite import Suite, run_case
 from PIL import Image
-from surroundings import changes, state
-from tiny_suite import Suite, run_case
 
-from cliptools.ground.decode import decode, header
-from cliptools.ground.errors import CliptoolsError, ImageError, ModelError
-from cliptools.ground.foreign_code import NOT_ONLY, ONLY, no_foreign_code
-from cliptools.ground.hub import hub_in_a_line
-from cliptools.ground.masked.mask_pixels import read_mask
-from cliptools.ground.models import load_model
-from cliptools.ground.shared_change import SharedChange
-from cliptools.ground.text_tower import encode_texts
+from cliptools.errors import CliptoolsError, ImageError, ModelError
+from cliptools.images.decode import decode, header
+from cliptools.images.segmentation.mask_pixels import read_mask
+from cliptools.models.hub import NOT_ONLY, ONLY, hub_in_a_line, no_foreign_code
+from cliptools.models.load import load_model
+from cliptools.models.text_encoder import encode_texts
+from cliptools.shared_change import SharedChange
 
 IMPORTS = """
 import contextlib, importlib, pkgutil, sys, tempfile, warnings
 import matplotlib.pyplot, torch
-from cliptools.ground.torchvision_remedy import ensure_torchvision
+from cliptools.torchvision_compat import ensure_torchvision
 ensure_torchvision()
 import open_clip, timm, transformers
 for optional in ("diffusers", "h5py", "llama_cpp", "rich", "click"):
@@ -41,7 +40,7 @@ for optional in ("diffusers", "h5py", "llama_cpp", "rich", "click"):
     except ModuleNotFoundError:
         pass
 sys.path.insert(0, "tests")
-from surroundings import changes, state
+from helpers.surroundings import changes, state
 before = state()
 import cliptools
 names = [each.name for each in pkgutil.walk_packages(cliptools.__path__, "cliptools.") if not each.name.endswith("__main__")]
@@ -63,9 +62,9 @@ FIRST = """
 import sys
 def own_finders():
     return [finder for finder in sys.meta_path if getattr(finder, "__module__", type(finder).__module__).startswith("cliptools")]
-import cliptools.methods.paths, cliptools.training
+import cliptools.effects.factored, training
 assert not own_finders() and "torchvision" not in sys.modules
-import cliptools.methods.vit_paths  # needs open_clip, and with it torchvision
+import cliptools.effects.vit_second_order  # needs open_clip, and with it torchvision
 assert not own_finders() and "torchvision" in sys.modules
 """
 

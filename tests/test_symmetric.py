@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cliptools.methods.symmetric import SMALL, SymmetricStack
+from cliptools.streaming.principal import SMALL, SymmetricStack
 
 
 @pytest.mark.parametrize("k", [1, 7, SMALL, SMALL + 1, 50])

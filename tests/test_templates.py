@@ -8,25 +8,25 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from advgen_input import inside
+from helpers.advgen_input import inside
+from helpers.bundle import read
 from PIL import Image
 from safetensors.numpy import load
-from test_bundle import read
 
-from cliptools.ground.concept_texts import (
+from cliptools.emoji.captions import ZERO_SHOT_TEMPLATES
+from cliptools.errors import CliptoolsError, TextError, UsageError
+from cliptools.io.header import Header, digest
+from cliptools.models.load import load_model
+from cliptools.models.text_encoder import (
     as_given,
     check_template_options,
     class_templates,
     encode_named,
+    encode_texts,
     recorded,
     text_sentences,
 )
-from cliptools.ground.emoji.captions import ZERO_SHOT_TEMPLATES
-from cliptools.ground.errors import CliptoolsError, TextError, UsageError
-from cliptools.ground.models import load_model
-from cliptools.ground.provenance import Header, digest
-from cliptools.ground.text_tower import encode_texts
-from cliptools.ground.texts import Pool
+from cliptools.text.vocabularies import Pool
 
 EIGHTY = tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
 WRITTEN_OUT = [word for template in EIGHTY for word in ("--template", template)]

@@ -8,33 +8,19 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from helpers.text_tower import random_clip
 from open_clip.model import CLIP, CustomTextCLIP
-from torch import nn
 from torch.nn import functional as F
 
-from cliptools.ground import cache, text_tower
-from cliptools.ground.errors import ModelError, TextError
-from cliptools.ground.models import LoadedModel, load_model
-from cliptools.ground.text_tower import encode_pool, encode_texts, encode_tokens, tokenizer_of
-from cliptools.ground.texts import Pool, load_pool
+from cliptools.errors import ModelError, TextError
+from cliptools.io import cache
+from cliptools.models import text_encoder
+from cliptools.models.load import LoadedModel, load_model
+from cliptools.models.text_encoder import encode_pool, encode_texts, encode_tokens, tokenizer_of
+from cliptools.text.vocabularies import Pool, load_pool
 
-VISION = {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8}
-TEXT = {"context_length": 24, "vocab_size": 49408, "width": 24, "heads": 3, "layers": 3}
 TEXTS = ("cat", "a very long description of an improbable vacuum cleaner", "two words", "x", "motorhome", "")
 END = 49407
-
-
-def loaded_with(clip: nn.Module, sha256: str = "0" * 64) -> LoadedModel:
-    clip = clip.eval().requires_grad_(False)
-    return LoadedModel("ViT-B-32", "random", sha256, "fp32", clip, lambda image: torch.zeros(0), {}, torch.device("cpu"))
-
-
-def random_clip(kind: type = CLIP, **text: object) -> LoadedModel:
-    torch.manual_seed(1)
-    clip = kind(12, dict(VISION), TEXT | text)
-    for p in clip.parameters():  # larger than at the start of training, so that every position matters
-        p.data = torch.randn_like(p) * 0.4
-    return loaded_with(clip)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +134,7 @@ def test_a_second_run_reads_what_the_first_kept(
 ) -> None:
     first = encode_pool(loaded, pool)
     assert len(files(kept)) == 1
-    monkeypatch.setattr(text_tower, "encode_texts", refuse)
+    monkeypatch.setattr(text_encoder, "encode_texts", refuse)
     torch.testing.assert_close(encode_pool(loaded, pool), first, atol=0, rtol=0)
     with pytest.raises(AssertionError, match="encoded again"):
         encode_pool(loaded, pool, use_cache=False)
@@ -158,7 +144,7 @@ def test_a_tower_that_looks_ahead_has_its_own_entry(loaded: LoadedModel) -> None
     """The mask is no weight and no module, so neither the hash nor the names of the layers tell it."""
     both = random_clip()
     both.clip.attn_mask = None
-    assert text_tower.architecture(both) != text_tower.architecture(loaded)
+    assert text_encoder.architecture(both) != text_encoder.architecture(loaded)
 
 
 def test_whatever_changes_the_numbers_has_its_own_entry(loaded: LoadedModel, pool: Pool, kept: Path) -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from cliptools.ground.emoji.concepts import concepts
-from cliptools.ground.errors import TextError
-from cliptools.ground.provenance import digest
-from cliptools.ground.texts import load_pool
+from cliptools.errors import TextError
+from cliptools.io.header import digest
+from cliptools.text.emoji_concepts import concepts
+from cliptools.text.vocabularies import load_pool
 
 
 @pytest.mark.parametrize(("name", "count"), [("words10k", 10_000), ("words30k", 30_000)])

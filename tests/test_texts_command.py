@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from advgen_input import inside, parsed
-from conftest import ROOT
+from helpers import ROOT
+from helpers.advgen_input import inside, parsed
 
-from cliptools.ground.characteristics import QUESTIONS, ROUNDS, asked, characteristics, cleaned, fault_of, grammar_of
-from cliptools.ground.class_names import ClassName, names_pattern, parse_class
-from cliptools.ground.errors import TextError
-from cliptools.ground.texts import load_pool
+from cliptools.errors import TextError
+from cliptools.generate.class_descriptions import QUESTIONS, ROUNDS, asked, characteristics, cleaned, fault_of, grammar_of
+from cliptools.text.classes import ClassName, names_pattern, parse_class
+from cliptools.text.vocabularies import load_pool
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 CLASSES = ("violin", "lighthouse, beacon")
@@ -102,7 +102,7 @@ def test_a_model_that_only_ever_names_the_class(classes: Path, tmp_path: Path, m
         def close(self) -> None:
             """See ChatModel."""
 
-    monkeypatch.setattr("cliptools.ground.language.open_chat", lambda *_, **__: Named("a violin.", "a beacon and a violin."))
+    monkeypatch.setattr("cliptools.generate.llm.open_chat", lambda *_, **__: Named("a violin.", "a beacon and a violin."))
     target = tmp_path / "pool.txt"
     done = inside("texts", "--classes", classes, "--limit", 1, "--per-class", 2, "-o", target)
     last = done.stderr.decode().splitlines()[-1]
@@ -159,7 +159,7 @@ def test_a_killed_run_goes_on_and_the_bytes_are_the_same(run: Run, classes: Path
     """kill -9 between classes, half a line behind them; as plain lines, which are a pool."""
     target, left = tmp_path / "pool.txt", tmp_path / "pool.txt.part"
     asked = ("--classes", classes, "--per-class", 2, "-o", target)
-    words = [sys.executable, "-m", "cliptools.commands.texts", *map(str, asked)]
+    words = [sys.executable, "-m", "cliptools.cli.texts", *map(str, asked)]
     process = subprocess.Popen(words, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
     patience = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < patience and not (left.exists() and left.read_bytes().count(b"\n") > 1):
@@ -182,7 +182,7 @@ def test_a_killed_run_goes_on_and_the_bytes_are_the_same(run: Run, classes: Path
 
 def test_a_reader_that_leaves(classes: Path, spoken: bytes) -> None:
     """Lines come as they are found; whoever has read one may go."""
-    words = [sys.executable, "-m", "cliptools.commands.texts", "--classes", str(classes), "--per-class", "2", "-f", "jsonl", "-q"]
+    words = [sys.executable, "-m", "cliptools.cli.texts", "--classes", str(classes), "--per-class", "2", "-f", "jsonl", "-q"]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout and process.stderr
         first = json.loads(process.stdout.readline())

@@ -7,23 +7,23 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from advgen_input import inside
+from helpers.advgen_input import inside
+from helpers.bundle import read, small_bundle
+from helpers.decompose import WORDS
+from helpers.textspan import greedy
+from helpers.top_pairs import some_photos
 from PIL import Image
 from sklearn.metrics import roc_auc_score
-from test_bundle import read, small_bundle
-from test_decompose import WORDS
-from test_textspan import greedy
-from test_top_pairs import some_photos
 
-from cliptools.ground.bundle import Bundle
-from cliptools.ground.models import load_model
-from cliptools.ground.scene_images import SceneSource
-from cliptools.ground.text_tower import encode_pool, encode_texts
-from cliptools.ground.texts import load_pool
-from cliptools.methods.paths import Slab
-from cliptools.methods.resnet_paths import supported_resnet, trace_pool, value_output
-from cliptools.methods.text_space import text_space
-from cliptools.methods.vit_heads import Heads
+from cliptools.analysis.pursuit import text_space
+from cliptools.effects.factored import UnitBlock
+from cliptools.effects.resnet_pooling import supported_resnet, trace_pool, value_output
+from cliptools.effects.vit_direct import Heads
+from cliptools.emoji.render import SceneSource
+from cliptools.io.bundle import Bundle
+from cliptools.models.load import load_model
+from cliptools.models.text_encoder import encode_pool, encode_texts
+from cliptools.text.vocabularies import load_pool
 
 M, SCENES = 8, 250
 
@@ -55,7 +55,7 @@ class Late(NamedTuple):
 @pytest.fixture(scope="module")
 def late() -> Late:
     model, pool, source = load_model("emoji-vit", device="cpu"), load_pool("emoji"), SceneSource(SCENES, 0)
-    paths, slab = Heads(model.clip.visual), Slab(7, torch.arange(6))
+    paths, slab = Heads(model.clip.visual), UnitBlock(7, torch.arange(6))
     (S,), M_I = paths.read(torch.stack([model.transform(source.load(i)) for i in range(SCENES)]), [slab])
     phi = torch.einsum("bnk,nkd->bnd", S, paths.directions(slab)) * (100 / M_I.norm(dim=1))[:, None, None]
     column, shown = {text: j for j, text in enumerate(pool.texts)}, np.zeros((SCENES, len(pool.texts)), dtype=bool)

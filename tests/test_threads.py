@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.surroundings import changes, state
+from helpers.text_tower import random_clip
 from open_clip import SimpleTokenizer
 from open_clip.model import CLIP, CustomTextCLIP
-from surroundings import changes, state
-from test_text_tower import random_clip
 
-from cliptools.ground.models import load_model, weights_sha256
-from cliptools.ground.progress import fail, finish, note, own_run, progress, summarise, warn
-from cliptools.ground.text_tower import encode_tokens
-from cliptools.methods.choice import paths_of
-from cliptools.methods.indirect import Indirect
-from cliptools.methods.paths import Slab
-from cliptools.methods.vit_paths import hooked
+from cliptools.console import fail, finish, note, own_run, progress, summarise, warn
+from cliptools.effects.factored import UnitBlock
+from cliptools.effects.select import factored_effect
+from cliptools.effects.vit_second_order import hooked
+from cliptools.models.load import load_model, weights_sha256
+from cliptools.models.text_encoder import encode_tokens
+from cliptools.streaming.vit_indirect import Indirect
 
 
 def together(*works: Callable[[], Any]) -> None:
@@ -111,9 +111,9 @@ def test_effects_read_at_once(effect: str, tiny_clip_dir: Path) -> None:
     paths: Any = (
         Indirect(clip.visual, {1: torch.arange(3)}, {1: torch.zeros(10, 3)}, 4)
         if effect == "indirect"
-        else paths_of(clip, effect, "neurons")
+        else factored_effect(clip, effect, "neurons")
     )
-    slabs, before = [Slab(1, torch.arange(3))], parts(clip)
+    slabs, before = [UnitBlock(1, torch.arange(3))], parts(clip)
     pictures = [torch.rand(4, 3, 30, 30, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
 
     def read(picture: torch.Tensor) -> list[torch.Tensor]:
@@ -171,6 +171,6 @@ def test_an_estimate_only_of_what_takes_long(
     clip: Any = load_model(f"local-dir:{tiny_clip_dir}", device="cpu").clip
     paths = Indirect(clip.visual, {1: torch.arange(3)}, {1: torch.zeros(10, 3)}, expected)
     capsys.readouterr()
-    paths.read(torch.rand(4, 3, 24, 24), [Slab(1, torch.arange(3))])
+    paths.read(torch.rand(4, 3, 24, 24), [UnitBlock(1, torch.arange(3))])
     line = capsys.readouterr().err
     assert line.startswith("indirect effects: about ") == told and ("by the first 4 images" in line) == told

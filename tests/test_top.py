@@ -6,23 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from advgen_input import inside
 from conftest import Run
-from oracles import second_order_effects
+from helpers.advgen_input import inside
+from helpers.bundle import read
+from helpers.oracles import second_order_effects
+from helpers.pipes import shell
+from helpers.second_order import SHAPES, pictures, random_tower
+from helpers.sheet import cell, near, synthetic
 from PIL import Image
 from sklearn.cluster import KMeans
-from test_bundle import read
-from test_pipes import shell
-from test_second_order import SHAPES, pictures, random_tower
-from test_sheet import cell, near, synthetic
 
-from cliptools.ground.bundle import Bundle, json_tensor
-from cliptools.ground.models import LoadedModel, load_model
-from cliptools.ground.pictures import SheetRow, contact_sheet
-from cliptools.ground.scene_images import SceneSource, scene_key
-from cliptools.methods.inertia import inertia
-from cliptools.methods.second_order import SecondOrder
-from cliptools.methods.uncentred import largest_norms
+from cliptools.analysis.retrieval import inertia, largest_norms
+from cliptools.effects.vit_second_order import SecondOrder
+from cliptools.emoji.render import SceneSource, scene_key
+from cliptools.io.bundle import Bundle, json_tensor
+from cliptools.models.load import LoadedModel, load_model
+from cliptools.render.contact_sheet import SheetRow, contact_sheet
 
 SCENES, TOP, SEED = 30, 12, 3
 

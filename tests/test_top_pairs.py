@@ -6,24 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from advgen_input import inside
+from helpers.advgen_input import inside
+from helpers.bundle import read
+from helpers.sheet import near
+from helpers.top_pairs import COUNT, SHOWN, some_photos
 from PIL import Image
-from test_bundle import read
-from test_sheet import near
 
-from cliptools.ground.models import load_model
-from cliptools.ground.pictures import CELL, GAP, MARGIN, TEXT_WIDTH
-from cliptools.methods.resnet_paths import pair_directions, supported_resnet, trace_pool
-
-COUNT, SHOWN = 24, 3
-
-
-def some_photos(folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    random = np.random.default_rng(4)
-    for i in range(COUNT):
-        Image.fromarray(random.integers(0, 256, (3, 3, 3)).astype(np.uint8)).resize((40, 36)).save(folder / f"{i:02d}.png")
-    return folder
+from cliptools.effects.resnet_pooling import pair_directions, supported_resnet, trace_pool
+from cliptools.models.load import load_model
+from cliptools.render.contact_sheet import CELL, GAP, MARGIN, TEXT_WIDTH
 
 
 @pytest.fixture(scope="module")

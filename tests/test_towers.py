@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 import torch
 from conftest import Run
+from helpers.weights_files import CONFIGS, VIT, config, local_dir, registered, save, state_of
 from PIL import Image
-from weights_files import CONFIGS, VIT, config, local_dir, registered, save, state_of
 
-from cliptools.ground.errors import ModelError, UsageError
-from cliptools.ground.model_names import architecture_names
-from cliptools.ground.models import load_model
-from cliptools.ground.towers import tower_fault
-from cliptools.methods.choice import choose_effects, paths_of
-from cliptools.methods.paths import Slab
-from cliptools.methods.vit_paths import supported_tower
+from cliptools.effects.factored import UnitBlock
+from cliptools.effects.select import choose_effects, factored_effect
+from cliptools.effects.vit_second_order import supported_tower
+from cliptools.errors import ModelError, UsageError
+from cliptools.models.load import load_model
+from cliptools.models.names import architecture_names, tower_fault
 
 OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "Other-timm": (config({"timm_model_name": "vit_tiny_patch16_224", "image_size": 32}), "timm's vit_tiny_patch16_224"),
@@ -49,15 +48,15 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     import open_clip
     from huggingface_hub import file_download
 
-    from cliptools.ground import models, weights_origin
+    from cliptools.models import load, origin
 
     def touched(*_: Any, **__: Any) -> None:
         pytest.fail("weights are touched")
 
     for place, function in (
         (open_clip, "create_model"), (open_clip.factory, "download_pretrained"),
-        (open_clip.factory, "download_pretrained_from_hf"), (weights_origin, "read_checkpoint"),
-        (models, "load_weights"), (torch, "load"),
+        (open_clip.factory, "download_pretrained_from_hf"), (origin, "read_checkpoint"),
+        (load, "load_weights"), (torch, "load"),
     ):  # fmt: skip
         monkeypatch.setattr(place, function, touched)
     kept = file_download.hf_hub_download
@@ -194,8 +193,8 @@ def direct_total(clip: Any, images: torch.Tensor) -> torch.Tensor:
         left = left + gains[0] * (W_V_bias @ block.attn.out_proj.weight.T + block.attn.out_proj.bias)
         left = left + gains[1] * block.mlp.c_proj.bias
         for effect, units in (("first", "neurons"), ("first", "heads")):
-            paths = paths_of(clip, effect, units)
-            slab = Slab(layer, torch.arange(paths.size(layer)[0]))
+            paths = factored_effect(clip, effect, units)
+            slab = UnitBlock(layer, torch.arange(paths.size(layer)[0]))
             (S,), _ = paths.read(images, [slab])
             total = total + torch.einsum("bnk,nkd->bd", S, paths.directions(slab))
     return total + read_out(left)
@@ -237,8 +236,7 @@ def test_a_vit_of_one_layer_through_the_command(run: Run, tmp_path: Path) -> Non
 def test_heat_maps_read_a_norm_without_gains_as_one_with_gains_of_one() -> None:
     from open_clip.model import CLIP
 
-    from cliptools.methods.segmentation.attention_pass import attention_pass
-    from cliptools.methods.segmentation.direct_effects import direct_effects
+    from cliptools.segmentation.vit_baselines import attention_pass, direct_effects
 
     bare = CLIP(**config(VIT | {"norm_kwargs": {"elementwise_affine": False}})).eval().requires_grad_(False)
     plain = CLIP(**config(VIT)).eval().requires_grad_(False)

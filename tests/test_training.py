@@ -8,17 +8,17 @@ import torch.nn.functional as F
 from open_clip.model import CLIP
 from torch import Tensor
 
-import cliptools.training  # noqa: F401  (applies the torchvision remedy first)
-from cliptools.ground.emoji.captions import concepts_in
-from cliptools.ground.emoji.concepts import concepts
-from cliptools.training.batches import make_batch
-from cliptools.training.export import write_model
-from cliptools.training.image import optimizer_for, recipe_at
-from cliptools.training.joint import CompactVocabulary, align, class_texts, text_loss, train_both, within
-from cliptools.training.objective import Weights, objective
-from cliptools.training.recipes import ARCHITECTURES
-from cliptools.training.texts import cut, draw_text, encode_tokens, text_batch
-from cliptools.training.vision import forward, second_order_sum
+import training  # noqa: F401  (applies the torchvision remedy first)
+from cliptools.emoji.captions import concepts_in
+from cliptools.text.emoji_concepts import concepts
+from training.batches import make_batch
+from training.export import write_model
+from training.image import optimizer_for, recipe_at
+from training.joint import CompactVocabulary, align, class_texts, text_loss, train_both, within
+from training.objective import Weights, objective
+from training.recipes import ARCHITECTURES
+from training.texts import cut, draw_text, encode_tokens, text_batch
+from training.vision import forward, second_order_sum
 
 TINY = {
     "embed_dim": 16,

@@ -7,16 +7,16 @@ import torch.nn.functional as F
 from click.testing import CliRunner
 from open_clip.model import CLIP
 
-import cliptools.training  # noqa: F401  (applies the torchvision remedy first)
-from cliptools.ground.emoji.concepts import concepts
-from cliptools.ground.models import load_model
-from cliptools.training import image as image_stage
-from cliptools.training import pair_lens
-from cliptools.training.batches import make_batch, with_mirror_images
-from cliptools.training.export import training_rows, write_model
-from cliptools.training.image import optimizer_for, recipe_at
-from cliptools.training.recipes import ARCHITECTURES, token_side
-from cliptools.training.resnet_objective import WEIGHTS, feature_map, resnet_objective, spread, token_readout
+import training  # noqa: F401  (applies the torchvision remedy first)
+from cliptools.models.load import load_model
+from cliptools.text.emoji_concepts import concepts
+from training import image as image_stage
+from training import pair_lens
+from training.batches import make_batch, with_mirror_images
+from training.export import training_rows, write_model
+from training.image import optimizer_for, recipe_at
+from training.recipes import ARCHITECTURES, token_side
+from training.resnet_objective import WEIGHTS, feature_map, resnet_objective, spread, token_readout
 
 TEXT = ARCHITECTURES["emoji-vit"]["text_cfg"]
 TINY = {

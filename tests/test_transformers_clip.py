@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.weights_files import registered, state_of
 from torch.nn.functional import normalize
-from weights_files import registered, state_of
 
-from cliptools.ground.errors import ModelError
-from cliptools.ground.models import LoadedModel, load_model, load_recorded_model
-from cliptools.ground.text_tower import encode_texts, tokenizer_of
-from cliptools.ground.torchvision_remedy import ensure_torchvision
+from cliptools.errors import ModelError
+from cliptools.models.load import LoadedModel, load_model, load_recorded_model
+from cliptools.models.text_encoder import encode_texts, tokenizer_of
+from cliptools.torchvision_compat import ensure_torchvision
 
 WORDS = ["a cat", "an old red house"]
 VIEW = {

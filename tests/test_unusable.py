@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from advgen_input import inside
-from advgen_input import model as emoji_vit
-from overflowing import (
+from helpers.advgen_input import inside
+from helpers.advgen_input import model as emoji_vit
+from helpers.bundle import read
+from helpers.overflowing import (
     HALF,
     HUGE,
     overflowing_resnet,
@@ -20,26 +21,24 @@ from overflowing import (
     save_pictures,
     speechless,
 )
+from helpers.second_order import SHAPES, pictures, random_tower
+from helpers.statistics import batches_of
 from PIL import Image
-from test_bundle import read
-from test_second_order import SHAPES, pictures, random_tower
-from test_statistics import batches_of
 
-from cliptools.ground.bundle import Bundle, check_finite
-from cliptools.ground.cache import cached
-from cliptools.ground.counted import count_of
-from cliptools.ground.errors import CliptoolsError, ImageError, TextError
-from cliptools.ground.models import load_model
-from cliptools.ground.text_tower import encode_pool, encode_texts
-from cliptools.ground.texts import Pool
-from cliptools.ground.unusable import ENOUGH, Screen, unusable
-from cliptools.methods.engine import Settings, measure
-from cliptools.methods.indirect import token_means
-from cliptools.methods.inertia import embeddings
-from cliptools.methods.second_order import SecondOrder
-from cliptools.methods.sharding import measure_shard
-from cliptools.methods.uncentred import largest_norms
-from cliptools.methods.zero_shot import Tally, score
+from cliptools.analysis.retrieval import embeddings, largest_norms
+from cliptools.analysis.zero_shot import Tally, score
+from cliptools.console import count_of
+from cliptools.effects.vit_second_order import SecondOrder
+from cliptools.errors import CliptoolsError, ImageError, TextError
+from cliptools.io.bundle import Bundle, check_finite
+from cliptools.io.cache import cached
+from cliptools.models.load import load_model
+from cliptools.models.text_encoder import encode_pool, encode_texts
+from cliptools.models.unusable import ENOUGH, Screen, unusable
+from cliptools.streaming.measure import Settings, measure
+from cliptools.streaming.shards import measure_shard
+from cliptools.streaming.vit_indirect import token_means
+from cliptools.text.vocabularies import Pool
 
 COUNT = 18  # pictures beside the white one
 SMALL = ("--layers", "1,2", "--top-images", 5, "--quantile", "0.8", "--batch-size", 5, "--workers", 0)

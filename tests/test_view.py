@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Run
-from test_bundle import read, small_bundle
+from helpers.bundle import read, small_bundle
 
-from cliptools.commands.present import order_units, unit_records
-from cliptools.ground.errors import UsageError
-from cliptools.methods.selection import by_comparison, by_units, by_word
+from cliptools.analysis.selection import by_comparison, by_units, by_word
+from cliptools.cli.run.bundle_output import order_units, unit_records
+from cliptools.errors import UsageError
 
 
 @pytest.fixture(scope="module")

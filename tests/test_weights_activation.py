@@ -9,18 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from weights_files import CONFIGS, local_dir, registered, save, state_of, torchscript
+from helpers.weights_files import CONFIGS, local_dir, registered, save, state_of, torchscript
 
-from cliptools.ground import baseline
-from cliptools.ground.activation import trained_activation
-from cliptools.ground.architecture import describe_architecture
-from cliptools.ground.errors import ModelError, StreamError
-from cliptools.ground.model_identity import model_difference, recorded_model
-from cliptools.ground.models import load_model, load_recorded_model
-from cliptools.ground.partial_file import difference
-from cliptools.ground.progress import speak
-from cliptools.ground.provenance import Header
-from cliptools.ground.weights_origin import find_origin
+from cliptools.console import speak
+from cliptools.errors import ModelError, StreamError
+from cliptools.io import shift_baseline
+from cliptools.io.header import Header, model_difference, recorded_model
+from cliptools.io.shard_file import difference
+from cliptools.models.activation import trained_activation
+from cliptools.models.architecture import describe_architecture
+from cliptools.models.load import load_model, load_recorded_model
+from cliptools.models.origin import find_origin
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -203,7 +202,7 @@ def test_same_weights_with_another_activation_are_another_model(tmp_path: Path) 
     assert model_difference(plain, old) is None
     groups = [{"model": recorded_model(model), "settings": {}} for model in (plain, quick, old)]
     unsaid = "another model: the same weights, another architecture (activation, grid, preprocessing, norms, heads or pooling)"
-    assert [baseline._difference(group, groups[0]) for group in groups] == [None, unsaid, None]
+    assert [shift_baseline._difference(group, groups[0]) for group in groups] == [None, unsaid, None]
     assert recorded_model(plain)["architecture"] == plain["architecture"] and "architecture" not in recorded_model(old)
 
 

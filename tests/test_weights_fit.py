@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from weights_files import local_dir, registered, save, state_of
+from helpers.weights_files import local_dir, registered, save, state_of
 
-from cliptools.ground.checkpoints.checkpoint import read_checkpoint
-from cliptools.ground.errors import ModelError
-from cliptools.ground.models import load_model
-from cliptools.ground.weights_file import stored_sizes
+from cliptools.errors import ModelError
+from cliptools.models.checkpoints.checkpoint import read_checkpoint
+from cliptools.models.load import load_model
+from cliptools.models.weights_file import stored_sizes
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,2 +1,2 @@
-# Made by python -m cliptools.manual; make man makes it anew.
+# Made by python -m tools.manual; make man makes it anew.
 complete --no-files --keep-order --command clip-top --arguments '(_cliptools_complete)'

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from forked import Nursery, Study
-from pictures_made import encoded, gzip_of_zeros, member, tar
+from helpers.forked import Nursery, Study
+from helpers.pictures_made import encoded, gzip_of_zeros, member, tar
 from PIL import Image
 
 Often = Callable[[int, int], int]

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
+from helpers.bundle import small_bundle
+from helpers.terminal import COLOURS, on_terminal
 from rich.cells import cell_len
-from terminal import COLOURS, on_terminal
-from test_bundle import small_bundle
 
-from cliptools.ground.bundle import json_tensor, read_bundle
-from cliptools.ground.hub import OUT_OF_REACH, SILENT
+from cliptools.io.bundle import json_tensor, read_bundle
+from cliptools.models.hub import OUT_OF_REACH, SILENT
 
 Often = Callable[[int, int], int]
 REFUSING = "http://127.0.0.1:9"
@@ -94,7 +94,7 @@ def run_at(place: Place, folder: Path, name: str, *arguments: Any, stdin: bytes 
     """A command, as a process of its own, in a place."""
     changed: dict[str, str | None] = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **place.env}
     env = {key: value for key, value in changed.items() if value is not None}
-    words = [sys.executable, *place.flags, "-m", f"cliptools.commands.{name}", *map(str, arguments)]
+    words = [sys.executable, *place.flags, "-m", f"cliptools.cli.{name}", *map(str, arguments)]
     shell = ["sh", "-c", f'{place.shell}exec "$@"', "sh", *words] if place.shell else words
     folder.mkdir(exist_ok=True)
     return subprocess.run(

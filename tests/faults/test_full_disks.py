@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from advgen_input import WORDS, lines
-from conftest import ROOT
-from forked import Ended, Nursery, Study, small_disk
+from helpers import ROOT
+from helpers.advgen_input import WORDS, lines
+from helpers.forked import Ended, Nursery, Study, small_disk
 
 Often = Callable[[int, int], int]
 SIZE = 16  # MB of the small disk
@@ -188,7 +188,7 @@ def test_standard_output_on_a_full_disk(study: Study, nursery: Nursery) -> None:
 def test_standard_output_that_may_not_grow(unbuffered: str, study: Study) -> None:
     """Whether it ends in the middle of a large write or of what was held back; also where Python holds nothing back."""
     env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
-    words = [sys.executable, "-m", "cliptools.commands.view", str(study.neurons)]
+    words = [sys.executable, "-m", "cliptools.cli.view", str(study.neurons)]
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 HERE = Path(__file__).parent
 KINDS = (

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from advgen_input import WORDS, lines
-from forked import Nursery, Study
+from helpers.advgen_input import WORDS, lines
+from helpers.forked import Nursery, Study
 
 Often = Callable[[int, int], int]
 Words = tuple[object, ...]

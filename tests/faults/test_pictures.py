@@ -16,18 +16,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
-from damage import valid_pictures
-from forked import Nursery
-from pictures_made import bombs, encoded
+from helpers import ROOT
+from helpers.damage import valid_pictures
+from helpers.forked import Nursery
+from helpers.pictures_made import bombs, encoded
 from PIL import Image
 
-from cliptools.ground.bundle import Bundle, read_bundle
-from cliptools.ground.decode import decode
-from cliptools.ground.errors import CliptoolsError, ImageError
-from cliptools.ground.models import load_model
-from cliptools.methods.choice import paths_of
-from cliptools.methods.engine import Settings, measure
+from cliptools.effects.select import factored_effect
+from cliptools.errors import CliptoolsError, ImageError
+from cliptools.images.decode import decode
+from cliptools.io.bundle import Bundle, read_bundle
+from cliptools.models.load import load_model
+from cliptools.streaming.measure import Settings, measure
 
 Often = Callable[[int, int], int]
 EFFECTS = ("effects", "--layers", "6", "--top-images", 100)
@@ -261,7 +261,7 @@ def test_files_that_vanish_and_change_while_they_are_read(nursery: Nursery, tmp_
 def test_passes_that_see_other_images_are_an_error(tiny_clip_dir: Path) -> None:
     """Of two passes over three pictures, the second finds two."""
     model = load_model(f"local-dir:{tiny_clip_dir}", device="cpu")
-    paths, looks = paths_of(model.clip, "second", "neurons"), []
+    paths, looks = factored_effect(model.clip, "second", "neurons"), []
 
     def batches(only: Collection[int] | None) -> Iterator[tuple[list[int], torch.Tensor]]:
         looks.append(only)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from advgen_input import WORDS, lines
-from conftest import ROOT
-from forked import Nursery, Study
+from helpers import ROOT
+from helpers.advgen_input import WORDS, lines
+from helpers.forked import Nursery, Study
 
 Often = Callable[[int, int], int]
 Words = tuple[object, ...]
@@ -175,7 +175,7 @@ def test_standard_input_closed_early(name: str, writers: dict[str, tuple[Words, 
 
 
 def shell(line: str) -> subprocess.CompletedProcess[bytes]:
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHON": f"{sys.executable} -m cliptools.commands"}
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHON": f"{sys.executable} -m cliptools.cli"}
     return subprocess.run(["bash", "-c", line], capture_output=True, cwd=ROOT, env=env, timeout=120, check=False)
 
 
@@ -206,7 +206,7 @@ def test_no_streams_at_all(study: Study, nursery: Nursery, tmp_path: Path) -> No
 def test_standard_output_closed(writers: dict[str, tuple[Words, bytes]], often: Often) -> None:
     for name in ("view", "captions", "spurious", "segment")[: often(1, 99)]:
         words, stdin = writers[name]
-        code = f"{sys.executable} -m cliptools.commands.{words[0]} {' '.join(map(str, words[1:]))} -q >&-"
+        code = f"{sys.executable} -m cliptools.cli.{words[0]} {' '.join(map(str, words[1:]))} -q >&-"
         env = os.environ | {"OMP_NUM_THREADS": "1"}
         ended = subprocess.run(["bash", "-c", code], input=stdin, capture_output=True, cwd=ROOT, env=env, check=False)
         assert ended.returncode == 1 and len(ended.stderr.splitlines()) == 1, ended.stderr.decode()

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from advgen_input import lines
-from conftest import ROOT
-from forked import Nursery, Study
-from pictures_made import encoded
+from helpers import ROOT
+from helpers.advgen_input import lines
+from helpers.forked import Nursery, Study
+from helpers.pictures_made import encoded
+from helpers.terminal import COLOURS, on_terminal
 from PIL import Image
-from terminal import COLOURS, on_terminal
 
-from cliptools.ground.bundle import json_tensor, read_bundle
+from cliptools.io.bundle import json_tensor, read_bundle
 
 Often = Callable[[int, int], int]
 CODE = "import os\nos.mkdir({trap!r})\nclass Evil:\n    pass\n"
@@ -208,7 +208,7 @@ def steering(text: str) -> None:
 def test_grammars_hold_any_word() -> None:
     """What a language model's answers are held to is made of the words, none of which becomes a rule."""
     grammars = pytest.importorskip("llama_cpp.llama_grammar")
-    from cliptools.ground.language import MARKS, shape_grammar
+    from cliptools.generate.llm import MARKS, shape_grammar
 
     for word in WORDS:
         for depict, others in ((word, COMMON[:3]), ("panda", (word, *COMMON[:2]))):
@@ -258,7 +258,7 @@ def test_temporary_files_are_private(tmp_path: Path, often: Often) -> None:
     out.parent.mkdir()
     for _ in range(often(1, 10)):
         out.unlink(missing_ok=True)
-        words = [*python, "cliptools.commands.scenes", "--count", "50", "-o", str(out)]
+        words = [*python, "cliptools.cli.scenes", "--count", "50", "-o", str(out)]
         seen: set[int] = set()
         with subprocess.Popen(words, umask=0, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as process:
             while process.poll() is None:
@@ -270,7 +270,7 @@ def test_temporary_files_are_private(tmp_path: Path, often: Often) -> None:
                 time.sleep(0.002)
         assert process.returncode == 0 and 0o600 in seen and seen <= {0o600, 0o666}  # the latter as its very last step
         assert stat.S_IMODE(out.stat().st_mode) == 0o666
-    words = [*python, "cliptools.commands.effects", "-"]
+    words = [*python, "cliptools.cli.effects", "-"]
     with subprocess.Popen(words, umask=0, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdin is not None
         process.stdin.write(encoded(Image.effect_noise((600, 600), 90)) * 9)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from forked import Ended, Nursery, Study, small_disk
+from helpers.forked import Ended, Nursery, Study, small_disk
 from safetensors.numpy import save_file
 
-from cliptools.ground.cache import cached
+from cliptools.io.cache import cached
 
 Often = Callable[[int, int], int]
 Files = dict[str, bytes]

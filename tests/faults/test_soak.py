@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from forked import Nursery, Study
+from helpers.forked import Nursery, Study
 from PIL import Image
 
 Often = Callable[[int, int], int]

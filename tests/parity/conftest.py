@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from advgen_input import inside
+from helpers.advgen_input import inside
+from helpers.pipes import shell
 from safetensors.numpy import save_file
-from test_pipes import shell
 
 from . import study
 from .agreement import effects_of, layers_of

@@ -1,0 +1,244 @@
+"""What commands that read a decomposed bundle share.
+
+Tables of rich as bytes: as wide as the terminal, else 120 columns and without colour.
+
+A bundle as a person or a program wants it: the bundle itself, a line of JSON a unit, or a table.
+
+A small table on a terminal or in a file.
+"""
+
+import io
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BufferedIOBase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from cliptools.cli.app import open_input
+from cliptools.console import count_of, harmless
+from cliptools.effects.resnet_pooling import pair_means, supported_resnet, unit_directions
+from cliptools.errors import StreamError, UsageError
+from cliptools.io.bundle import Bundle, read_bundle
+from cliptools.io.files import binary_output, stdout_is_terminal, text_output
+from cliptools.io.header import recorded_model
+from cliptools.io.jsonl import rounded, unit_name, write_record
+from cliptools.models.load import hand_over, load_recorded_model
+
+
+def read_neurons(path: Path | None, *needed: str, option: str = "BUNDLE", device: str = "auto") -> Bundle:
+    """The bundle at `path` or on standard input; of pairs, with the directions that their model's weights give.
+
+    Args:
+        needed: Tensors it must hold beside `direction`; `word` for a bundle that clip-decompose has seen.
+        option: What names a file, for the message when standard input is a terminal.
+        device: Where the model will be wanted, if it is loaded here.
+
+    Raises:
+        StreamError: no bundle, or one that lacks what is needed, with the command that adds it; or coefficients are needed, and
+            it has shares.
+        ModelError: directions are wanted of a model that is not to be had.
+    """
+
+    stream, name = open_input(path, "a bundle of clip-decompose" if "word" in needed else "a bundle of clip-effects", option)
+    with stream:
+        bundle = read_bundle(stream, name)
+    if "sign" in bundle:
+        bundle = with_directions(bundle, "mean" in needed, device)
+    for tensor in ("direction", *needed):
+        if tensor not in bundle:
+            adds = "clip-decompose" if tensor in ("word", "coefficient", "words") else "clip-effects"
+            raise StreamError(f"{name}: a bundle without `{tensor}`; run {adds} first")
+    if "coefficient" in needed and bundle.header.settings.get("words", {}).get("method") == "textspan":
+        raise StreamError(
+            f"{name}: its words are TextSpan's, shares of what heads write; a sum of texts is wanted (--method pursuit)"
+        )
+    return bundle
+
+
+def with_directions(bundle: Bundle, means: bool = False, device: str = "auto") -> Bundle:
+    """A bundle of pairs with `direction`, and with `mean` if asked for, from the weights of its model.
+
+    The model is kept for the load_recorded_model to come.
+
+    Raises:
+        StreamError: the bundle has units that the model has not.
+        ModelError: the model is not to be had, or has no pairs.
+    """
+
+    model = load_recorded_model(bundle.header.model, device)
+    hand_over(model)
+    visual = supported_resnet(model.clip)
+    unit, sign = torch.from_numpy(bundle["unit"]).long(), torch.from_numpy(bundle["sign"])
+    made = {"direction": unit_directions(visual, unit, sign).numpy()}
+    if means:
+        made["mean"] = pair_means(visual, unit, torch.from_numpy(bundle["mean_scalar"])).numpy()
+    return bundle.with_derived(**made)
+
+
+def record_source(bundle: Bundle) -> dict[str, Any]:
+    """What every record says of where it came from: the model, and the bundle's digest."""
+    return {"model": recorded_model(bundle.header.model), "bundle": bundle.digest}
+
+
+def rendered(*parts: RenderableType, terminal: bool | None = None) -> bytes:
+    """What goes to standard output or into a file, UTF-8.
+
+    Args:
+        terminal: Whether a terminal will show it [default: whether standard output is one].
+    """
+
+    tty = stdout_is_terminal() if terminal is None else terminal
+    buffer = io.StringIO()
+    size = shutil.get_terminal_size() if tty else os.terminal_size((120, 25))  # of a dumb terminal rich would take 80 for granted
+    console = Console(file=buffer, force_terminal=tty, width=size.columns, height=size.lines, highlight=False)
+    for part in parts:
+        console.print(_Harmless(part))
+    return buffer.getvalue().encode("utf-8")
+
+
+@dataclass
+class _Harmless:
+    """A part of which the terminal gets letters and rich's own colours, no commands that stood in its texts."""
+
+    part: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+
+        for segment in console.render(self.part, options):
+            yield segment if segment.control else Segment(harmless(segment.text), segment.style)
+
+
+TABLE_ROWS = 20
+SHOWN_WORDS = 8
+SHOWN_IMAGES = 10
+
+
+def strength(bundle: Bundle) -> "np.ndarray":
+    """Mean of a unit's top norms: how much it does where it does most. [units]"""
+    return bundle["top_norm"].mean(axis=1)
+
+
+def order_units(bundle: Bundle, sort: str) -> "np.ndarray":
+    """Row numbers of the units in the order asked for.
+
+    `clear` puts first, among the stronger half of the units, those whose words miss least (or, before words, those
+    that one direction explains best).
+
+    Raises:
+        UsageError: an order by residual of a bundle that has no words yet.
+    """
+
+    if sort == "index":
+        return np.arange(bundle.units)
+    if sort == "norm":
+        return np.argsort(-strength(bundle), kind="stable")
+    if sort == "residual" and "residual" not in bundle:
+        raise UsageError("--sort residual: this bundle has no words yet (run clip-decompose first)")
+    by = bundle["residual"] if sort == "residual" or (sort == "clear" and "residual" in bundle) else -bundle["explained"]
+    if sort == "clear":
+        power = strength(bundle)
+        by = np.where(power >= np.median(power), by, by + 1e6)
+    return np.argsort(by, kind="stable")
+
+
+def emit(bundle: Bundle, output_format: str, output: Path | None) -> None:
+    """Write the bundle in one of FORMATS."""
+    if output_format == "safetensors":
+        with binary_output(output) as stream:
+            stream.write(bundle.to_bytes())
+        return
+    with text_output(output) as stream:
+        if output_format == "jsonl":
+            for record in unit_records(bundle):
+                write_record(stream, record)
+        else:
+            _write_table(bundle, stream, whole=output is not None)
+
+
+def unit_records(bundle: Bundle) -> Iterator[dict[str, Any]]:
+    """One record a unit; each stands alone."""
+    source = record_source(bundle)
+    texts = bundle.text_list("words")["texts"] if "words" in bundle else []
+    images, weight = bundle.text_list("images"), weight_name(bundle)
+    for row in range(bundle.units):
+        layer, neuron, head = (int(v) for v in bundle["unit"][row])
+        record: dict[str, Any] = unit_keys(layer, neuron, head)
+        if "word" in bundle:
+            record["words"] = [{"word": texts[j], weight: rounded(c)} for j, c in signed_words(bundle, row)]
+            record["residual"] = rounded(bundle["residual"][row])
+        for name in ("explained", "explained_all", "threshold"):
+            record[name] = rounded(bundle[name][row])
+        if "threshold_bound" in bundle and bundle["threshold_bound"][row] > 0:
+            record["threshold_bound"] = rounded(bundle["threshold_bound"][row])
+        tops = zip(bundle["top_image"][row].tolist(), bundle["top_norm"][row].tolist(), strict=True)
+        record["top_images"] = [{"image": images[i], "norm": rounded(v)} for i, v in tops if i >= 0][:SHOWN_IMAGES]
+        yield record | source
+
+
+def signed_words(bundle: Bundle, row: int) -> list[tuple[int, float]]:
+    """A unit's words (index into `words`) and coefficients, the largest in absolute value first."""
+
+    words, coefficients = bundle["word"][row], bundle["coefficient"][row]
+    return [(int(words[j]), float(coefficients[j])) for j in np.argsort(-np.abs(coefficients), kind="stable") if words[j] >= 0]
+
+
+def weight_name(bundle: Bundle) -> str:
+    """What the numbers beside a unit's words are: coefficients of a sum, or with TextSpan shares of a variance."""
+    return "share" if bundle.header.settings.get("words", {}).get("method") == "textspan" else "coefficient"
+
+
+def shown_word(bundle: Bundle, word: str, weight: float) -> str:
+    """`+dog`, `−snow`; `dog` where weights are shares, which have no sign."""
+    sign = "+" if weight > 0 else "−"
+    return (sign if weight_name(bundle) == "coefficient" else "") + word
+
+
+def unit_keys(layer: int, neuron: int, head: int) -> dict[str, int]:
+    """A unit in a record, without what it has not."""
+    return {"layer": layer} | ({"neuron": neuron} if neuron >= 0 else {}) | ({"head": head} if head >= 0 else {})
+
+
+def _write_table(bundle: Bundle, stream: BufferedIOBase, whole: bool) -> None:
+    """The first units, or with `whole` all of them, as a table."""
+
+    rows = bundle.units if whole else min(bundle.units, TABLE_ROWS)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("unit", "strength", "explained"):
+        table.add_column(title, justify="right", no_wrap=True)
+    words = "word" in bundle
+    if words:
+        table.add_column("residual", justify="right", no_wrap=True)
+    table.add_column("words" if words else "top images", overflow="fold")
+    texts = bundle.text_list("words")["texts"] if words else []
+    images, power = bundle.text_list("images"), strength(bundle)
+    for row in range(rows):
+        layer, neuron, head = (int(v) for v in bundle["unit"][row])
+        cells = [unit_name(layer, neuron, head), f"{power[row]:.3g}", f"{bundle['explained'][row]:.2f}"]
+        if words:
+            cells.append(f"{bundle['residual'][row]:.2f}")
+            parts = [shown_word(bundle, texts[j], c) for j, c in signed_words(bundle, row)[:SHOWN_WORDS]]
+            table.add_row(*cells, Text("  ".join(parts)))
+        else:
+            table.add_row(*cells, Text("  ".join(images[i] for i in bundle["top_image"][row][:4] if i >= 0)))
+    more = f"… {count_of(bundle.units - rows, 'more unit')} (clip-view --sort clear --head 50, or -f jsonl for all)"
+    stream.write(rendered(table, *([Text(more, style="dim")] if rows < bundle.units else [])))
+
+
+def write_table(stream: BufferedIOBase, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Text columns first to last; all but the first two set to the right."""
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, title in enumerate(columns):
+        table.add_column(title, justify="left" if number < 2 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    stream.write(rendered(table))

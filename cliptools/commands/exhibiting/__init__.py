@@ -1,1 +1,0 @@
-"""What clip-gallery shows: units, images, and records of other commands."""

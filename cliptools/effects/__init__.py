@@ -1,0 +1,1 @@
+"""Effects of units on the output, in factored form (both papers)."""

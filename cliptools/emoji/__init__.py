@@ -1,0 +1,1 @@
+"""The embedded world: scenes of emoji, drawn with captions and exact masks."""

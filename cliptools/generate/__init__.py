@@ -1,0 +1,1 @@
+"""Texts and pictures that models make: descriptions of classes, captions, painted pictures."""

@@ -1,0 +1,269 @@
+"""A pipeline's folder as save_pretrained writes it, or as people keep it: which weights, and which parts are not there.
+
+diffusers and transformers without their own words while a pipeline is loaded or paints.
+
+Painters of diffusers: Stable Diffusion, SDXL, FLUX, and DeepFloyd IF in two stages.
+"""
+
+import importlib.util
+import inspect
+import json
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+
+from cliptools.devices import Limit, in_halves, release_cached_memory
+from cliptools.errors import CliptoolsError, UsageError, first_line, out_of_memory
+from cliptools.generate.painters import Painted
+from cliptools.models.hub import hub_in_a_line, no_foreign_code, reason
+from cliptools.models.load import DTYPE, pick_device
+from cliptools.shared_change import SharedChange
+
+SPARED = ("safety_checker", "feature_extractor", "image_encoder", "watermarker")
+"""Parts without which a pipeline paints: they look at pictures, or at what none is given of."""
+VARIANT = re.compile(r"\.(\w+?)(?:-\d{5}-of-\d{5})?\.safetensors|-\d{5}-of-\d{5}\.(\w+)\.safetensors")
+PREFERRED = ("bf16", "fp16")
+
+
+def loading_options(folder: Path) -> dict[str, Any]:
+    """What from_pretrained is to be told of a folder: the variant of its weights, and that spared parts are not there.
+
+    Raises:
+        ValueError: a part that is needed is not there, or model_index.json is damaged.
+    """
+    parts = _parts(folder)
+    missing = [name for name in parts if not (folder / name).is_dir()]
+    if needed := [name for name in missing if name not in SPARED]:
+        raise ValueError(f"model_index.json names {', '.join(needed)}, of which the folder has no part")
+    options: dict[str, Any] = dict.fromkeys(missing)
+    if "safety_checker" in missing:
+        options["requires_safety_checker"] = False
+    variants = [names for name in parts if (folder / name).is_dir() and (names := _only_variants(folder / name))]
+    if variants:
+        shared = set.intersection(*variants)
+        if not shared:
+            raise ValueError(f"its weights are of different variants ({', '.join(sorted(set.union(*variants)))})")
+        options["variant"] = next((name for name in PREFERRED if name in shared), min(shared))
+    return options
+
+
+def _parts(folder: Path) -> list[str]:
+    """Names of the parts that model_index.json says the pipeline has."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    if not isinstance(index, dict):
+        raise ValueError("model_index.json holds no JSON object")
+    return [name for name, of in index.items() if isinstance(of, list) and len(of) == 2 and of[1] is not None]
+
+
+def _only_variants(part: Path) -> set[str]:
+    """The variants of a part's weights, where it has no plain ones."""
+    names = [path.name for path in part.glob("*.safetensors")]
+    matches = [VARIANT.search(name) for name in names]
+    if not matches or None in matches:
+        return set()
+    return {match[1] or match[2] for match in matches if match is not None}
+
+
+LIBRARIES = ("diffusers", "transformers")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    import diffusers
+    import transformers
+    from huggingface_hub import utils
+
+    hub: Any = utils
+
+    with ExitStack() as stack:
+        for name in LIBRARIES:
+            logger = logging.getLogger(name)
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
+        stack.callback(
+            hub.disable_progress_bars if hub.are_progress_bars_disabled() else hub.enable_progress_bars
+        )  # last of all: transformers' switch also turns the hub's
+        for library in (diffusers.utils.logging, transformers.utils.logging):
+            if library.is_progress_bar_enabled():
+                stack.callback(library.enable_progress_bar)
+            library.disable_progress_bar()
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # of diffusers about its own calls of the hub's library
+        yield
+
+
+quiet_libraries = SharedChange(_quiet)
+"""While this context lasts, both log errors only and show no progress bars."""
+
+
+Offload = Literal["none", "model", "sequential"]
+SPARING = "lower --size, or try --dtype fp16 or --offload model"
+NEEDED = ("diffusers", "transformers", "accelerate")
+
+
+class DiffusionPainter:
+    """A text-to-image pipeline and, behind it, an upscaler if one is named.
+
+    Weights are read from safetensors files only, so that no pickle is run. Every picture has its own generator, on the
+    CPU, so that a seed means the same on every device.
+
+    Args:
+        name: A hub's id, or a folder as save_pretrained writes it.
+        upscaler: The second stage, likewise; DeepFloyd's takes the first stage's text embeddings.
+        dtype: fp32, bf16 or fp16; None for fp32 on a CPU and bf16 elsewhere.
+        offload: Parts of the pipeline stay in the CPU's memory until they are needed.
+        steps, guidance, size: None for the pipeline's own.
+
+    Raises:
+        CliptoolsError: a package is missing or a pipeline cannot be loaded.
+        UsageError: an option that the pipeline or the device does not take.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        upscaler: str | None = None,
+        device: str = "auto",
+        dtype: str | None = None,
+        offload: Offload = "none",
+        steps: int | None = None,
+        guidance: float | None = None,
+        size: int | None = None,
+    ) -> None:
+        check_painter(name, upscaler)
+        self.device = pick_device(device)
+        if offload != "none" and self.device.type == "cpu":
+            raise UsageError(f"--offload {offload}: the painter is on the CPU already; leave it out")
+        self.dtype = dtype or ("fp32" if self.device.type == "cpu" else "bf16")
+        self.name, self.upscaler_name, self.limit = name, upscaler, Limit()
+        self.pipeline = self._placed(_load(name, "--painter", self.dtype, text_to_image=True), offload)
+        self.upscaler = self._placed(_load(upscaler, "--upscaler", self.dtype), offload) if upscaler else None
+        self.asked = {"num_inference_steps": steps, "guidance_scale": guidance, "height": size, "width": size}
+        self.asked = {key: value for key, value in self.asked.items() if value is not None}
+        taken = inspect.signature(self.pipeline.__call__).parameters
+        for key in self.asked:
+            if key not in taken:
+                raise UsageError(f"--painter {name}: {type(self.pipeline).__name__} takes no {key}; leave its option out")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See Painter."""
+        named = {
+            "painter": self.name,
+            "pipeline": type(self.pipeline).__name__,
+            "upscaler": self.upscaler_name,
+            "dtype": self.dtype,
+        }
+        asked = {"steps": "num_inference_steps", "guidance": "guidance_scale", "size": "height"}
+        return named | {ours: self.asked.get(theirs) for ours, theirs in asked.items()}
+
+    def understood(self, text: str, words: Sequence[str]) -> None:
+        """See Painter: nobody can tell."""
+
+    def paint(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Painted]:
+        """See Painter."""
+        orders = list(zip(texts, seeds, strict=True))
+        painted = in_halves([(orders, None)], self._painted, "pictures", self.limit)
+        reason = "the pipeline's safety checker withholds the picture"
+        return [
+            Painted(None, refusal=reason) if withheld else Painted(image)
+            for _, (images, flagged) in painted
+            for image, withheld in zip(images, flagged, strict=True)
+        ]
+
+    def _painted(self, orders: Sequence[tuple[str, int]], _: torch.Tensor | None) -> tuple[list[Image.Image], list[bool]]:
+        try:
+            with torch.inference_mode(), quiet_libraries():
+                return self._stages([text for text, _ in orders], [seed for _, seed in orders])
+        except (RuntimeError, ValueError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise CliptoolsError(f"--painter {self.name}: {first_line(error)}") from None
+            if len(orders) > 1:
+                raise
+            release_cached_memory()
+            raise CliptoolsError(f"--painter {self.name}: out of memory painting 1 at a time; {SPARING}") from None
+
+    def _stages(self, texts: list[str], seeds: Sequence[int]) -> tuple[list[Image.Image], list[bool]]:
+        first = self.asked | {"generator": _generators(seeds)}
+        if self.upscaler is None:
+            return _pictures(self.pipeline(prompt=texts, **first))
+        if not type(self.pipeline).__name__.startswith("IF"):
+            drawn = self.pipeline(prompt=texts, **first)
+            return _pictures(self.upscaler(prompt=texts, image=drawn.images, generator=_generators(seeds)))
+        positive, negative = self.pipeline.encode_prompt(texts)  # each [text, token, width]: T5 is run once for both stages
+        embedded = {"prompt_embeds": positive, "negative_prompt_embeds": negative}
+        drawn = self.pipeline(**embedded, **first, output_type="pt")
+        return _pictures(self.upscaler(image=drawn.images, **embedded, generator=_generators(seeds)))
+
+    def _placed(self, pipeline: Any, offload: Offload) -> Any:
+        pipeline.set_progress_bar_config(disable=True)
+        try:
+            if offload == "none":
+                return pipeline.to(self.device)
+            (pipeline.enable_model_cpu_offload if offload == "model" else pipeline.enable_sequential_cpu_offload)(
+                device=self.device
+            )
+        except torch.OutOfMemoryError:
+            raise CliptoolsError(f"--painter {self.name}: out of memory loading it; {SPARING}") from None
+        return pipeline
+
+
+def check_painter(name: str, upscaler: str | None = None) -> None:
+    """What can be told before anything is loaded.
+
+    Raises:
+        CliptoolsError: a package is missing, with what to get.
+        UsageError: neither a folder with a pipeline nor a name that a hub could know.
+    """
+    if missing := [package for package in NEEDED if importlib.util.find_spec(package) is None]:
+        raise CliptoolsError(
+            f"--painter {name}: {', '.join(missing)} missing; pip install 'cliptools[paint]', or --painter emoji"
+        )
+    for option, given in (("--painter", name), ("--upscaler", upscaler)):
+        if given is None:
+            continue
+        if Path(given).is_dir():
+            if not (Path(given) / "model_index.json").is_file():
+                raise UsageError(f"{option} {given}: a folder without model_index.json, so no pipeline of diffusers")
+        elif not re.fullmatch(r"[\w.-]+/[\w.-]+", given):
+            raise UsageError(f"{option} {given}: no such folder; expected emoji, a pipeline's folder, or a hub's OWNER/NAME")
+
+
+def _load(name: str, option: str, dtype: str, text_to_image: bool = False) -> Any:
+    import diffusers
+
+    kind = diffusers.AutoPipelineForText2Image if text_to_image else diffusers.DiffusionPipeline
+    try:
+        with no_foreign_code(), hub_in_a_line(), quiet_libraries():
+            options = loading_options(Path(name)) if Path(name).is_dir() else {}
+            try:
+                return kind.from_pretrained(name, dtype=DTYPE[dtype], use_safetensors=True, **options)
+            except (OSError, ValueError) as error:
+                if Path(name).is_dir() or not re.search(r"variant|safetensors|no file named", str(error)):
+                    raise
+                return kind.from_pretrained(name, dtype=DTYPE[dtype], use_safetensors=True, variant="fp16")
+    except Exception as error:
+        text = reason(error)
+        if "safetensors" in str(error):
+            text = f"no safetensors weights there, and others are not read ({text})"
+        if not Path(name).is_dir():
+            text += "; else name the folder of a pipeline, or emoji"
+        raise CliptoolsError(f"{option} {name}: cannot be loaded ({text})") from None
+
+
+def _pictures(output: Any) -> tuple[list[Image.Image], list[bool]]:
+    """The pictures, and which of them a safety checker has blackened."""
+    flagged = getattr(output, "nsfw_content_detected", None) or getattr(output, "nsfw_detected", None)
+    return output.images, [bool(one) for one in flagged] if flagged else [False] * len(output.images)
+
+
+def _generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]

@@ -1,0 +1,1 @@
+"""Files, streams and records: how bundles, lines and settings are written and read."""

@@ -1,0 +1,265 @@
+"""The header every bundle carries: what it is, of which model and images, and the chain of commands that made it.
+
+A model in headers and records: what later commands need of it, and whether two of them are one.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import cliptools
+from cliptools.embedded_models import embedded_names, embedded_preprocessing
+from cliptools.errors import StreamError
+from cliptools.io.jsonl import parse
+
+FORMAT = 1
+KEY = "cliptools"  # the one key of a bundle's __metadata__: safetensors keeps no order among several
+TEXT, COUNT, NUMBER, COUNTS = "a text", "a number from 0 on", "a number", "a list of numbers from 0 on"
+TEXTS = "a text or a list of texts"
+FIELDS: dict[str, dict[str, str]] = {
+    "model": {
+        "name": TEXT, "sha256": TEXT, "pretrained": TEXT, "precision": TEXT, "preprocessing": "an object",
+        "text_from": TEXT, "activation": "an object", "grid": COUNTS, "architecture": TEXT, "sources": "an object",
+    },
+    "images": {"count": COUNT, "skipped": COUNT, "listed": COUNT, "digest": TEXT},
+    "settings": {
+        "effect": TEXT, "units": TEXT, "scale": TEXT, "layers": COUNTS, "quantile": NUMBER, "top_images": COUNT,
+        "top_share": NUMBER, "keep": NUMBER,
+        "measured": COUNT, "words": "an object", "kept": COUNT, "shards": COUNT, "have": COUNTS, "components": COUNT,
+        "seed": COUNT, "tensors": TEXT,
+    },
+    "words": {"method": TEXT, "pool": TEXT, "digest": TEXT, "m": COUNT, "prefix": COUNTS, "templates": TEXTS},
+    "history": {"command": TEXT, "version": TEXT, "arguments": "an object"},
+}  # fmt: skip
+"""What a field must be where it stands; `pretrained` may be null."""
+KNOWN = {
+    "precision": ("fp32", "bf16", "fp16"),
+    "effect": ("second", "first", "indirect", "pooled"),
+    "units": ("neurons", "pairs", "heads"),
+    "scale": ("unit", "raw"),
+}
+"""All that a field may say."""
+
+
+class Said(dict[str, Any]):
+    """Fields of a header, of which one that is not there is the stream's fault."""
+
+    def __init__(self, fields: Mapping[str, Any], name: str) -> None:
+        super().__init__(fields)
+        self._name = name
+
+    def __missing__(self, key: str) -> Any:
+        raise StreamError(f"{self._name}: the bundle's header does not say `{key}`")
+
+
+def canonical(value: Any) -> str:
+    """JSON with one spelling per value: sorted keys, no spaces, so that equal runs give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(*parts: str | bytes) -> str:
+    """sha256 of the parts, each preceded by its length so that no two lists of parts look alike."""
+    sha = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8") if isinstance(part, str) else part
+        sha.update(len(data).to_bytes(8, "little"))
+        sha.update(data)
+    return sha.hexdigest()
+
+
+@dataclass(frozen=True)
+class Header:
+    """A bundle's metadata."""
+
+    kind: str
+    """`effects` or `neurons` (effects with words)."""
+    model: dict[str, Any]
+    """name, pretrained, sha256 of the weights, precision, image preprocessing; activation, grid, the sources of these three,
+    and architecture, the sha256 of all that computes beside weights."""
+    images: dict[str, Any]
+    """count, digest of the list, skipped."""
+    settings: dict[str, Any]
+    """What the numbers depend on: effect, layers, scale, quantile, seed, text normalisation…"""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One entry a command: command, version, arguments that change the result."""
+    format: int = FORMAT
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the effects were multiplied by 100 / ||M(I)|| of their image; those of a header without `scale` were."""
+        return bool(self.settings.get("scale", "unit") == "unit")
+
+    def after(self, command: str, arguments: dict[str, Any]) -> "Header":
+        """The same header with one more step in its history."""
+        step = {"command": command, "version": cliptools.__version__, "arguments": arguments}
+        return replace(self, history=[*self.history, step])
+
+    def to_json(self) -> str:
+        return canonical(self.__dict__)
+
+    @classmethod
+    def from_json(cls, text: str, name: str) -> "Header":
+        """Parse a header.
+
+        Raises:
+            StreamError: not JSON, fields missing or not what they should be, or a later format.
+        """
+        try:
+            fields = parse(text)
+        except ValueError as error:
+            raise StreamError(f"{name}: the bundle's header is damaged ({error})") from None
+        if not isinstance(fields, dict) or not fields.keys() <= cls.__dataclass_fields__.keys():
+            raise StreamError(
+                f"{name}: the bundle's header is damaged (it is no object of {', '.join(cls.__dataclass_fields__)})"
+            )
+        if type(fields.get("format")) is not int or fields["format"] != FORMAT:
+            raise StreamError(f"{name}: bundle format {str(fields.get('format'))[:20]}, this version reads format {FORMAT}")
+        parts: dict[str, Any] = {key: fields.get(key) for key in ("model", "images", "settings")}
+        history = fields.get("history")
+        if (
+            not isinstance(fields.get("kind"), str)
+            or not isinstance(history, list)
+            or not all(isinstance(part, dict) for part in (*parts.values(), *history))
+        ):
+            raise StreamError(f"{name}: the bundle's header has fields of the wrong type")
+        for key, part in parts.items():
+            _check_fields(part, key, name)
+        _check_fields(parts["settings"].get("words", {}), "words", name)
+        for step in history:
+            _check_fields(step, "history", name)
+        for key in ("name", "sha256"):
+            if not parts["model"].get(key):
+                raise StreamError(f"{name}: the bundle's header does not say its model's `{key}`")
+        said = {key: Said(part, name) for key, part in parts.items()}
+        return cls(fields["kind"], said["model"], said["images"], said["settings"], history)
+
+
+def _check_fields(said: Mapping[str, Any], part: str, name: str) -> None:
+    """
+    Raises:
+        StreamError: a field is not what it must be.
+    """
+    for key, expected in FIELDS[part].items():
+        if key not in said or (key == "pretrained" and said[key] is None):
+            continue
+        value = said[key]
+        if not _is(value, expected):
+            raise StreamError(f"{name}: the bundle's header has {part} `{key}` {str(value)[:40]!r}, expected {expected}")
+        if key in KNOWN and value not in KNOWN[key]:
+            raise StreamError(f"{name}: the bundle's header has `{key}` {value[:40]!r}, expected one of {', '.join(KNOWN[key])}")
+
+
+def _is(value: Any, expected: str) -> bool:
+    if expected == TEXTS and isinstance(value, str):
+        return True
+    if expected in (COUNTS, TEXTS):
+        inner = COUNT if expected == COUNTS else TEXT
+        return isinstance(value, list) and all(_is(each, inner) for each in value)
+    if expected == COUNT:
+        return type(value) is int and 0 <= value < 1 << 63
+    kind = {TEXT: str, NUMBER: int | float, "an object": dict}[expected]
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+SETTINGS = ("mean", "std", "interpolation", "resize_mode")
+"""What may be set of a preprocessing; the size is the model's."""
+NAMED = ("name", "pretrained", "sha256")
+SETTLED = ("architecture", "preprocessing", "sources", "text_from")
+"""What a record's model may hold beside these."""
+FROM_OPTION = "--preprocess"
+"""Start of a preprocessing's source where the command line sets it."""
+DESCRIBED = ("activation", "grid", "preprocessing")
+"""What a header says of an architecture beside its digest, and most records do not."""
+OTHER_WEIGHTS = "other weights"
+UNCHECKED = (
+    "records no `architecture` of its model (made by an earlier version?): only the weights are compared, not activation, "
+    "grid and preprocessing"
+)
+
+
+def recorded_model(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model as a record carries it: name, pretrained, sha256, and what these three do not settle.
+
+    `architecture` is left out for the embedded models, whose name settles it; `preprocessing` wherever the command line did
+    not set it, since loading the model gives it again.
+    """
+    record = {key: model.get(key) for key in NAMED}
+    set_by_option = str((model.get("sources") or {}).get("preprocessing", "")).startswith(FROM_OPTION)
+    if model.get("text_from"):
+        record["text_from"] = model["text_from"]
+    if "architecture" in model and (set_by_option or model.get("name") not in embedded_names()):
+        record["architecture"] = model["architecture"]
+    if set_by_option:
+        record["preprocessing"] = model["preprocessing"]
+        record["sources"] = {"preprocessing": model["sources"]["preprocessing"]}
+    return record
+
+
+def model_key(model: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Weights and architecture: equal for one model under two names."""
+    return model.get("sha256"), model.get("architecture")
+
+
+def model_difference(here: Mapping[str, Any], there: Mapping[str, Any]) -> str | None:
+    """What makes two models differ, in a few words; None where they are one as far as both say.
+
+    `architecture` is compared where both have it. Bundles and records of earlier versions have none, and records of embedded
+    models have none unless the command line set their preprocessing: then the preprocessing is compared where it is known.
+    """
+    if here.get("sha256") != there.get("sha256"):
+        return OTHER_WEIGHTS
+    if None in (here.get("architecture"), there.get("architecture")):
+        differences = ", ".join(_preprocessing_differences(here, there, SETTINGS))
+        return f"the same weights, another preprocessing ({differences})" if differences else None
+    if here["architecture"] == there["architecture"]:
+        return None
+    whole = all(part in model for model in (here, there) for part in DESCRIBED)
+    other = "norms, heads or pooling" if whole else "activation, grid, preprocessing, norms, heads or pooling"
+    return f"the same weights, another architecture ({recorded_differences(here, there) or other})"
+
+
+def reason_of(difference: str) -> str:
+    """A difference at the end of a message about another model; empty for other weights, which the message means anyway."""
+    return "" if difference == OTHER_WEIGHTS else f": {difference}"
+
+
+def recorded_differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
+    """The recorded parts in which two architectures differ, as `grid 8 x 8 instead of 7 x 7`; empty if there are none."""
+    parts = []
+    for key in ("activation", "grid"):
+        one, other = here.get(key), there.get(key)
+        if None not in (one, other) and canonical(one) != canonical(other):
+            parts.append(f"{key} {_shown(one)} instead of {_shown(other)}")
+    parts += [f"preprocessing {difference}" for difference in _preprocessing_differences(here, there)]
+    return ", ".join(parts)
+
+
+def _preprocessing_differences(here: Mapping[str, Any], there: Mapping[str, Any], keys: Iterable[str] = ()) -> list[str]:
+    """The settings of the preprocessing in which two models differ, as `mean 0.5 instead of 0.4`; none where one is not known.
+
+    Args:
+        keys: Settings to compare where both have them [default: all that one has].
+    """
+    one, other = _preprocessing(here), _preprocessing(there)
+    if not one or not other:
+        return []
+    keys = [key for key in keys if key in one and key in other] if keys else sorted(one.keys() | other.keys())
+    differing = [key for key in keys if canonical(one.get(key)) != canonical(other.get(key))]
+    return [f"{key} {_shown(one.get(key))} instead of {_shown(other.get(key))}" for key in differing]
+
+
+def _preprocessing(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recorded preprocessing, else the one an embedded model's name settles; empty where it is not known."""
+    recorded = model.get("preprocessing")
+    if isinstance(recorded, Mapping):
+        return recorded
+    name = model.get("name")
+    return embedded_preprocessing(name) if isinstance(name, str) and name in embedded_names() else {}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " and ".join(f"{part} of the {tower} tower" for tower, part in value.items())
+    return " x ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

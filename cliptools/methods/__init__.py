@@ -1,1 +1,0 @@
-"""The mathematics: one idea per file, plain functions on tensors."""

@@ -1,0 +1,1 @@
+"""Models: where their weights are, what fits, and what they compute apart from effects."""

@@ -1,0 +1,184 @@
+"""Which activation a model's weights were trained with, as far as the file and what lies beside it tell."""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cliptools.models.origin import HF_CONFIG, OWN_CONFIG, Origin
+from cliptools.models.weights_file import Fit, stored_sizes
+
+QUICK = {True: "QuickGELU", False: "GELU"}
+LEAST_DIGEST = 7  # hexadecimal digits of a sha256 that still name a file
+
+
+class Trained(NamedTuple):
+    """The activation that weights were trained with."""
+
+    quick: bool
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{QUICK[self.quick]}, {self.reason}"
+
+
+def trained_activation(origin: Origin) -> Trained | None:
+    """Tell the activation by the file's form, else settings beside it, its names, digest or types; None if nothing tells."""
+    return next(_signs(origin), None)
+
+
+def named_tag(origin: Origin) -> str | None:
+    """The tag of open_clip's that the name of a weights file or of its folder holds; the longest one."""
+    tags = _tags(origin.name)
+    for _, name in _names(origin):
+        if held := [tag for tag in tags if f"_{tag}_" in name]:
+            return max(held, key=len)
+    return None
+
+
+def _signs(origin: Origin) -> Iterator[Trained]:
+    file = origin.file
+    if file is None or origin.weights is None:
+        return
+    if file.openai:  # before settings beside it, which may be another file's
+        yield Trained(True, "it has the form of OpenAI's own releases")
+    yield from _beside(origin)
+    yield from _by_name(origin)
+    if origin.weights.suffix != ".safetensors" and (known := _by_digest(origin.weights)):
+        yield known
+    if file.mixed_precision:
+        yield Trained(True, "its matrices are of half precision and its norms of single, as OpenAI's code keeps them")
+
+
+def _beside(origin: Origin) -> Iterator[Trained]:
+    """Settings in the folder: of open_clip's form, where they are not the model's own anyway, and of transformers'."""
+    own = origin.beside(OWN_CONFIG).get("model_cfg") if origin.kind == "file" else None
+    if isinstance(own, dict):
+        yield Trained(bool(own.get("quick_gelu", False)), f"{OWN_CONFIG} beside it says so")
+    config = origin.beside(HF_CONFIG)
+    if _of_other_weights(config, origin):
+        return
+    for part in (config.get("vision_config"), config.get("text_config")):
+        if isinstance(part, dict) and isinstance(act := part.get("hidden_act"), str) and act in ("quick_gelu", "gelu"):
+            yield Trained(act == "quick_gelu", f"{HF_CONFIG} beside it has hidden_act {act}")
+
+
+def _of_other_weights(config: Mapping[str, Any], origin: Origin) -> bool:
+    """Whether transformers' settings are of an image tower of other sizes than the file's."""
+    image = config.get("vision_config")
+    if origin.file is None or not isinstance(image, dict):
+        return False
+    stored = stored_sizes(origin.file.shapes)
+    sizes = {"hidden_size": stored.width, "num_hidden_layers": stored.layers, "patch_size": stored.patch and stored.patch[0]}
+    return any(None not in (size, image.get(key)) and image[key] != size for key, size in sizes.items())
+
+
+def _by_name(origin: Origin) -> Iterator[Trained]:
+    tags = _tags(origin.name)
+    for what, name in _names(origin):
+        if "quickgelu" in name.replace("_", ""):
+            yield Trained(True, f"{what} holds quickgelu")
+        if held := [tag for tag in tags if f"_{tag}_" in name]:
+            tag = max(held, key=len)
+            yield Trained(tags[tag], f"{what} holds {tag}")
+        families: dict[str, set[bool]] = {}
+        for tag, quick in tags.items():
+            families.setdefault(tag.partition("_")[0], set()).add(quick)
+        for family, values in families.items():
+            if f"_{family}_" in name and len(values) == 1:
+                yield Trained(values.pop(), f"{what} holds {family}")
+        if "openai" in name:
+            yield Trained(True, f"{what} holds openai")
+
+
+def _names(origin: Origin) -> Iterator[tuple[str, str]]:
+    """Names of the file and of its folder, in lower case with an underscore for all that is no letter and no digit.
+
+    A hub's cache has the model's name two folders further up.
+    """
+    if (path := origin.weights) is None:
+        return
+    folder = path.absolute().parent
+    if folder.parent.name == "snapshots":
+        folder = folder.parent.parent
+    for what, name in (("its name", path.stem), ("its folder's name", folder.name)):
+        yield what, f"_{re.sub('[^a-z0-9]+', '_', name.lower()).strip('_')}_"
+
+
+def _tags(name: str) -> dict[str, bool]:
+    """open_clip's tags of an architecture, and whether their weights want QuickGELU."""
+    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+
+    plain = name.removesuffix("-quickgelu")
+    tags = dict.fromkeys((*list_pretrained_tags_by_model(plain), *list_pretrained_tags_by_model(name)))
+    settings = {tag: get_pretrained_cfg(plain, tag) or get_pretrained_cfg(name, tag) for tag in tags}
+    return {tag: bool(config.get("quick_gelu", False)) for tag, config in settings.items()}
+
+
+def _by_digest(path: Path) -> Trained | None:
+    """A file that open_clip knows by its sha256."""
+    known = _known_digests()
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    for start, (title, quick) in known.items():
+        if digest.startswith(start):
+            return Trained(quick, f"its sha256 is that of {title}")
+    return None
+
+
+def _known_digests() -> dict[str, tuple[str, bool]]:
+    """First digits of the sha256 of released files, which their addresses hold: the model with its tag, and its activation."""
+    from open_clip.pretrained import get_pretrained_cfg, list_pretrained
+
+    known: dict[str, tuple[str, bool]] = {}
+    for name, tag in list_pretrained():
+        config: Mapping[str, Any] = get_pretrained_cfg(name, tag)
+        address = str(config.get("url", ""))
+        start = address.split("/")[-2] if "openaipublic" in address else Path(address).stem.rpartition("-")[2]
+        if len(start) >= LEAST_DIGEST and re.fullmatch("[0-9a-f]+", start):
+            known.setdefault(start, (f"{name} {tag}", bool(config.get("quick_gelu", False))))
+    return known
+
+
+def activation_advice(origin: Origin, quick: bool, trained: Trained | None) -> tuple[str | None, str | None]:
+    """Return a warning where the weights were trained with another activation, and a note where nothing tells of a file."""
+    if origin.weights is None or origin.file is None:
+        return None, None
+    title = origin.weights.name
+    if trained is None:
+        says = f"nothing in {title} says which activation it was trained with; {origin.name} computes {QUICK[quick]}"
+        return None, says if origin.kind == "file" else None
+    if trained.quick == quick:
+        return None, None
+    return (
+        f"{origin.name} computes {QUICK[quick]}, but {title} was trained with {QUICK[trained.quick]} ({trained.reason}): "
+        f"all numbers will be off{_instead(origin, trained.quick)}"
+    ), None
+
+
+def model_sources(origin: Origin, trained: Trained | None, fit: Fit) -> dict[str, str]:
+    """Where a model's activation, grid and text positions come from, as its header records it."""
+    config = HF_CONFIG if origin.translated else OWN_CONFIG
+    by = {"folder": config, "hub": config, "embedded": "the embedded model"}.get(origin.kind, f"name {origin.name}")
+    title = origin.weights.name if origin.weights else ""
+    sources = {"activation": by, "grid": by}
+    if origin.kind == "tag":
+        tags = _tags(origin.name)
+        sources["activation"] += f"; tag {origin.pretrained} has {QUICK[tags.get(str(origin.pretrained), False)]}"
+    elif origin.file is not None:
+        sources["activation"] += f"; {title} has {trained}" if trained else f"; nothing known of {title}"
+    for key, size in fit.resized.items():
+        sources[key] = f"{by}, positions resized from {size} in {title}"
+    return sources
+
+
+def _instead(origin: Origin, quick: bool) -> str:
+    """What to name instead, if there is something."""
+    import open_clip
+
+    if origin.kind != "file":
+        return f"; set quick_gelu to {str(quick).lower()} in its {OWN_CONFIG}"
+    plain = origin.name.removesuffix("-quickgelu")
+    other = f"{plain}-quickgelu" if quick else plain
+    return f"; use --model {other}" if other in open_clip.list_models() else ""

@@ -1,0 +1,125 @@
+"""What a model computes apart from its weights: activations, token grid, norms, heads, pooling, preprocessing."""
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from cliptools.io.header import canonical, digest
+
+FACTS_FORMAT = 1  # to be raised when the same model comes to have other facts
+SILENT = {"Identity", "Dropout", "DropPath", "PatchDropout", "Flatten", "Upsample", "Sequential", "ModuleList"}
+"""Modules without weights that do nothing in evaluation mode, or only shape."""
+POOLING = ("AvgPool2d", "MaxPool2d", "AdaptiveAvgPool2d")
+
+
+class Architecture(NamedTuple):
+    """What computes, in a bundle's header."""
+
+    activation: dict[str, str]
+    """By tower (image, text): the class of its activations."""
+    grid: list[int]
+    """Rows and columns of image tokens; empty where the tower has none that is known."""
+    digest: str
+    """sha256 of all facts."""
+
+    @property
+    def quick(self) -> bool:
+        """Whether a tower computes QuickGELU."""
+        return any("QuickGELU" in activation for activation in self.activation.values())
+
+
+UNDESCRIBED = Architecture({}, [], "")
+
+
+def describe_architecture(clip: nn.Module, preprocessing: Mapping[str, Any]) -> Architecture:
+    """Describe a model of open_clip; the digest is of named facts, so that neither weights nor versions of torch change it."""
+    facts = architecture_facts(clip, preprocessing)
+    activation = {
+        tower: " and ".join(dict.fromkeys(run[0] for run in facts[tower]["activation"]))
+        for tower in ("image", "text")
+        if facts[tower]["activation"]
+    }
+    return Architecture(activation, facts["image"]["grid"], digest(canonical(facts)))
+
+
+def architecture_facts(clip: nn.Module, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+    """All that decides a model's outputs beside its weights and its tokenizer, as JSON has it."""
+    model: Any = clip
+    visual: Any = model.visual
+    text: Any = getattr(clip, "text", None) or clip
+    own = [part for name, part in clip.named_children() if name != "visual"]
+    pool = getattr(text, "text_pool_type", None) or getattr(text, "pool_type", None)
+    end = getattr(text, "text_eos_id", None) or getattr(text, "eos_id", None)
+    mask = getattr(text, "attn_mask", None)
+    return {
+        "format": FACTS_FORMAT,
+        "image": _module_facts([visual])
+        | {
+            "tower": type(visual).__name__,
+            "grid": token_grid(visual),
+            "pool": getattr(visual, "pool_type", None),
+            "attentional_pool": str(getattr(visual, "attn_pool_type", ""))
+            if getattr(visual, "attn_pool", None) is not None
+            else None,
+            "norm_after_pool": bool(getattr(visual, "final_ln_after_pool", False)),
+        },
+        "text": _module_facts(own)
+        | {
+            "length": _text_length(text),
+            "causal": isinstance(mask, Tensor),
+            "pool": pool,
+            "end": end if pool == "eos" else None,
+            "padding_masked": bool(getattr(text, "use_pad_mask", False)),
+        },
+        "preprocessing": dict(preprocessing) | {"size": _both_sides(preprocessing.get("size"))},
+    }
+
+
+def token_grid(visual: Any) -> list[int]:
+    """Rows and columns of an image tower's tokens; empty where it has no grid of its own."""
+    grid = getattr(visual, "grid_size", None)
+    if grid is not None:
+        return [int(grid), int(grid)] if isinstance(grid, int) else [int(side) for side in grid]
+    positions = getattr(getattr(visual, "attnpool", None), "positional_embedding", None)
+    return [math.isqrt(len(positions) - 1)] * 2 if positions is not None else []
+
+
+def _text_length(text: Any) -> int | None:
+    positions = getattr(text, "positional_embedding", None)
+    return len(positions) if isinstance(positions, Tensor) else getattr(text, "context_length", None)
+
+
+def _module_facts(parts: Iterable[nn.Module]) -> dict[str, Any]:
+    """Facts of all modules, in order, equal neighbours counted: classes and settings that are no tensors."""
+    facts: dict[str, list[list[Any]]] = {"activation": [], "norm": [], "heads": [], "convolution": [], "pooling": []}
+    for module in itertools.chain.from_iterable(part.modules() for part in parts):
+        settings, kind = vars(module), type(module).__name__
+        if isinstance(module, nn.Conv2d):
+            facts["convolution"].append([list(module.stride), _plain(module.padding), list(module.dilation), module.groups])
+        elif kind in POOLING:
+            facts["pooling"].append([kind, *(_plain(settings.get(key)) for key in ("kernel_size", "stride", "padding"))])
+        elif isinstance(settings.get("eps"), float):
+            facts["norm"].append([kind, settings["eps"]])
+        elif _is_activation(module):
+            approximate = settings.get("approximate", "none")
+            facts["activation"].append([kind if approximate == "none" else f"{kind}({approximate})"])
+        if isinstance(heads := settings.get("num_heads"), int):
+            facts["heads"].append([heads])
+    return {name: [[*fact, len(list(run))] for fact, run in itertools.groupby(values)] for name, values in facts.items()}
+
+
+def _is_activation(module: nn.Module) -> bool:
+    """A module without parts and tensors that changes values."""
+    held = itertools.chain(module.children(), module.parameters(), module.buffers())
+    return type(module).__name__ not in SILENT and next(held, None) is None
+
+
+def _both_sides(size: Any) -> Any:
+    return [size, size] if isinstance(size, int) else _plain(size)
+
+
+def _plain(value: Any) -> Any:
+    return [int(side) for side in value] if isinstance(value, tuple | list) else value

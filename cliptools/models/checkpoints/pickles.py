@@ -1,0 +1,355 @@
+"""Files of torch.save: tensors by torch's restricted reader, and what lies beside them passed over where it is known.
+
+A reader of the pickles in TorchScript archives that can call nothing: objects become records of their parts.
+
+Python's own unpickler looks names up and calls them. This one walks the operations as pickletools lists them, and knows those
+that torch.jit writes.
+
+Tensors of a TorchScript archive (OpenAI's releases, torch.jit.save), read without running any of its code.
+
+torch.jit.load would interpret code of the archive. Its data.pkl is a pickle that builds the modules as plain objects with their
+tensors as attributes, and plain_pickle reads that without calling anything.
+"""
+
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from pickletools import genops
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cliptools.console import legible
+from cliptools.models.checkpoints.file_kinds import not_read
+
+WEIGHTS = (
+    "state_dict", "model_state_dict", "model", "module", "model_state", "weights", "net", "network", "params", "clip",
+    "student", "base_model",
+)  # fmt: skip
+AVERAGED = (
+    "ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "model_ema_state_dict", "ema_model_state_dict",
+)  # fmt: skip
+"""Where people keep a running average of the weights."""
+UNSAFE = "weights_only"  # in torch's messages about a pickle of other objects, which advise to load it without care
+DEEPEST = 4  # dicts within dicts
+
+
+class _Inert:
+    """Stands for a known object beside the weights: takes whatever it would be made of, and keeps nothing."""
+
+    def __new__(cls, *arguments: Any, **options: Any) -> "_Inert":
+        return super().__new__(cls)
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _no_dict(*arguments: Any) -> dict[Any, Any]:
+    """Stands for a kind of dict: torch fills plain ones alone."""
+    return {}
+
+
+def _no_list(*arguments: Any) -> list[Any]:
+    """Stands for a kind of list."""
+    return []
+
+
+FILLED = {"collections.defaultdict": _no_dict, "collections.deque": _no_list}
+BESIDE = (
+    "argparse.Namespace", "types.SimpleNamespace",
+    *(f"numpy.{core}.{name}" for core in ("core", "_core") for name in ("multiarray.scalar", "multiarray._reconstruct")),
+    "numpy.dtype", "numpy.ndarray", *(f"numpy.dtypes.{kind}DType" for kind in ("Float64", "Float32", "Int64", "Int32", "Bool")),
+    "pathlib.Path", "pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib.WindowsPath", "pathlib.PureWindowsPath",
+    "pathlib._local.Path", "pathlib._local.PosixPath", "pathlib._local.WindowsPath",
+    "datetime.datetime", "datetime.date", "datetime.timedelta", "datetime.timezone",
+    "omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig", "omegaconf.nodes.AnyNode", "omegaconf.base.Metadata",
+    "omegaconf.base.ContainerMetadata", "typing.Any",
+    *(f"builtins.{kind}" for kind in ("int", "float", "str", "bool", "list", "dict", "complex", "range", "slice")),
+)  # fmt: skip
+"""Settings and counters that are pickled beside weights. None of these is ever made: _Inert stands for it."""
+
+
+class Unpacked(NamedTuple):
+    """Tensors of a file, and what is to be said of where they lay in it."""
+
+    tensors: dict[str, Tensor]
+    notes: tuple[str, ...]
+
+
+def read_torch(path: Path, mapped: bool) -> Unpacked:
+    """Read a file of torch.save.
+
+    Args:
+        mapped: Whether it is a zip file, whose tensors can be mapped into memory.
+
+    Raises:
+        ModelError: it holds objects that only code could rebuild, no tensors, or is damaged.
+    """
+    try:
+        with torch.serialization.safe_globals(
+            [*((_Inert, name) for name in BESIDE), *((make, name) for name, make in FILLED.items())]
+        ):
+            if path.suffix != ".safetensors":
+                stored = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            else:  # a wrong name, by which torch.load would go
+                with path.open("rb") as stream:
+                    stored = torch.load(stream, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a library says of a file that it cannot read
+        raise not_read(path, _reason(path, str(error))) from None
+    return unpack(stored, path)
+
+
+def _reason(path: Path, message: str) -> str:
+    """Why torch does not read a file."""
+    names = dict.fromkeys(re.findall(r"GLOBAL (?!instruction)(\S+) (?:was|whose)", message))
+    with suppress(Exception):  # of an old or damaged file the names of the message are all there are
+        names |= dict.fromkeys(
+            name for name in torch.serialization.get_unsafe_globals_in_checkpoint(path) if name not in {*BESIDE, *FILLED}
+        )
+    if names or UNSAFE in message.lower():
+        shown = ", ".join(legible(name) for name in sorted(names)[:3])
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return objects_in_it(f" ({shown}{more})" if shown else "")
+    detail = (message.strip().splitlines() or [""])[0][:120]
+    return f"a damaged file of torch.save{f' ({legible(detail)})' if detail else ''}: fetch it again"
+
+
+def objects_in_it(shown: str = "") -> str:
+    """The reason why a pickle is not read, with the objects in it."""
+    return (
+        f"a pickle of objects that only code could rebuild{shown}, which is never run; where it was made, save the tensors "
+        "alone: torch.save(model.state_dict(), FILE)"
+    )
+
+
+def unpack(stored: Any, path: Path) -> Unpacked:
+    """Find the weights in what a file holds: a state dict, or one within dicts under a known name.
+
+    Raises:
+        ModelError: no tensors.
+    """
+    notes: list[str] = []
+    for _ in range(DEEPEST):
+        if not isinstance(stored, Mapping):
+            break
+        plain = [key for key in WEIGHTS if _holds_tensors(stored.get(key))]
+        averaged = [key for key in AVERAGED if _holds_tensors(stored.get(key))]
+        if plain and averaged:
+            notes.append(
+                f"{legible(path.name)}: the weights under {plain[0]!r} are read, not their running average under {averaged[0]!r}"
+            )
+        elif averaged:
+            notes.append(f"{legible(path.name)}: its weights are a running average, under {averaged[0]!r}")
+        if plain or averaged:
+            stored = stored[(plain or averaged)[0]]
+            continue
+        tensors = {str(key): value for key, value in stored.items() if isinstance(value, Tensor)}
+        if tensors:
+            return Unpacked(tensors, tuple(notes))
+        break
+    keys = ", ".join(legible(str(key)) for key in list(stored)[:6]) if isinstance(stored, Mapping) else type(stored).__name__
+    raise not_read(path, f"no weights in it (it holds {keys or 'nothing'}); expected a state dict, or one under {WEIGHTS[0]!r}")
+
+
+def _holds_tensors(value: Any, depth: int = 0) -> bool:
+    """Whether a dict has tensors, or dicts of them where weights are kept."""
+    if not isinstance(value, Mapping) or depth == DEEPEST:
+        return False
+    return any(isinstance(part, Tensor) for part in value.values()) or any(
+        _holds_tensors(value.get(key), depth + 1) for key in (*WEIGHTS, *AVERAGED)
+    )
+
+
+CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+LITERALS = {
+    "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINSTRING",
+    "SHORT_BINSTRING",
+}  # fmt: skip
+EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
+TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+PASSED = {"PROTO", "FRAME"}
+
+
+class Name(NamedTuple):
+    """A class or a function that the pickle names."""
+
+    module: str
+    name: str
+
+
+class Call(NamedTuple):
+    """What calling a name would give: the name and what it would be called with."""
+
+    name: Any
+    arguments: Sequence[Any]
+
+
+class Stored(NamedTuple):
+    """An object that is kept outside the pickle."""
+
+    identity: Any
+
+
+class Built:
+    """An object with the attributes that the pickle gives it."""
+
+    def __init__(self, name: Any) -> None:
+        self.name = name
+        self.attributes: Mapping[str, Any] = {}
+
+
+class PlainPickleError(ValueError):
+    """An operation that such pickles do not have."""
+
+
+def read_plain(content: bytes) -> Any:
+    """The value that a pickle describes, of dicts, lists, tuples, numbers, texts and the records above.
+
+    Raises:
+        ValueError: it is no pickle, or not of this kind.
+    """
+    stack: list[Any] = []
+    below: list[list[Any]] = []
+    memo: dict[Any, Any] = {}
+    for operation, argument, _ in genops(content):
+        name = operation.name
+        if name == "STOP":
+            return stack.pop()
+        if name == "MARK":
+            below.append(stack)
+            stack = []
+        elif name in ("TUPLE", "APPENDS", "SETITEMS"):
+            items, stack = stack, below.pop()
+            _extend(stack, name, items)
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            memo[argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        else:
+            _step(stack, name, argument)
+    raise PlainPickleError("it has no end")
+
+
+def _extend(stack: list[Any], name: str, items: list[Any]) -> None:
+    if name == "TUPLE":
+        stack.append(tuple(items))
+    elif name == "APPENDS" and isinstance(stack[-1], list):
+        stack[-1].extend(items)
+    elif name == "SETITEMS" and isinstance(stack[-1], dict):
+        stack[-1].update(zip(items[::2], items[1::2], strict=True))
+    else:
+        raise PlainPickleError(f"{name.lower()} to an object")
+
+
+def _step(stack: list[Any], name: str, argument: Any) -> None:
+    """One operation on the stack.
+
+    Raises:
+        PlainPickleError: it is not one of those that torch.jit writes.
+    """
+    if name in LITERALS:
+        stack.append(argument)
+    elif name in CONSTANTS:
+        stack.append(CONSTANTS[name])
+    elif name in EMPTY:
+        stack.append(EMPTY[name]())
+    elif name in TUPLES:
+        stack[-TUPLES[name] :] = [tuple(stack[-TUPLES[name] :])]
+    elif name == "GLOBAL":
+        stack.append(Name(*argument.split(" ", 1)))
+    elif name in ("REDUCE", "NEWOBJ"):
+        arguments, called = stack.pop(), stack.pop()
+        stack.append(Built(called) if name == "NEWOBJ" else Call(called, arguments))
+    elif name == "BINPERSID":
+        stack.append(Stored(stack.pop()))
+    elif name == "BUILD":
+        state = stack.pop()
+        if isinstance(stack[-1], Built) and isinstance(state, dict):
+            stack[-1].attributes = state
+    elif name in ("APPEND", "SETITEM"):
+        items = [stack.pop()] if name == "APPEND" else [stack.pop(), stack.pop()][::-1]
+        _extend(stack, f"{name}S", items)
+    elif name not in PASSED:
+        raise PlainPickleError(f"{name.lower()} in its data.pkl")
+
+
+STORAGES = {
+    "FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64, "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16,
+    "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+}  # fmt: skip
+TENSOR = Name("torch._utils", "_rebuild_tensor_v2")
+DEEPEST_MODULE = 64  # modules within modules
+
+
+class _Storage(NamedTuple):
+    """Where the bytes of a tensor lie."""
+
+    record: str
+    dtype: torch.dtype
+
+
+def read_torchscript(path: Path) -> dict[str, Tensor]:
+    """Tensors of an archive by the names that its modules give them.
+
+    Raises:
+        ModelError: a damaged archive, or one that is not of modules.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            (name,) = (name for name in archive.namelist() if name.partition("/")[2] == "data.pkl")
+            root = read_plain(archive.read(name))
+            if not isinstance(root, Built):
+                raise ValueError("its data.pkl holds no module")
+            folder = name.removesuffix("data.pkl")
+            records: dict[_Storage, Tensor] = {}
+            return {key: _filled(described, archive, folder, records) for key, described in _walk(root, "", 0)}
+    except Exception as error:  # whatever a damaged archive leads to
+        why = legible(str(error)) or type(error).__name__
+        raise not_read(path, f"a TorchScript archive that cannot be read ({why})") from None
+
+
+def _walk(value: Any, prefix: str, depth: int) -> Iterator[tuple[str, Call]]:
+    """Descriptions of the tensors among a module's attributes and its parts'."""
+    if isinstance(value, Call) and value.name == TENSOR:
+        yield prefix, value
+    elif isinstance(value, Built) and depth < DEEPEST_MODULE:
+        for name, part in value.attributes.items():
+            yield from _walk(part, f"{prefix}.{name}" if prefix else str(name), depth + 1)
+
+
+def _filled(described: Call, archive: zipfile.ZipFile, folder: str, records: dict[_Storage, Tensor]) -> Tensor:
+    """
+    Raises:
+        ValueError: a record that is packed, or too short for its tensor.
+    """
+    stored, offset, size, stride = described.arguments[:4]
+    storage = _storage(stored)
+    if storage not in records:
+        member = archive.getinfo(f"{folder}data/{storage.record}")
+        if member.compress_type != zipfile.ZIP_STORED:
+            raise ValueError("its tensors are compressed")
+        content = bytearray(archive.read(member))
+        records[storage] = torch.frombuffer(content, dtype=storage.dtype) if content else torch.empty(0, dtype=storage.dtype)
+    whole = records[storage]
+    last = offset + sum((extent - 1) * step for extent, step in zip(size, stride, strict=True))
+    if min((offset, *size, *stride), default=0) < 0 or (0 not in size and last >= len(whole)):
+        raise ValueError("a tensor reaches beyond its bytes")
+    return whole.as_strided(size, stride, offset)
+
+
+def _storage(stored: Any) -> _Storage:
+    """
+    Raises:
+        ValueError: not a record of numbers of a known type.
+    """
+    kind = stored.identity[1] if isinstance(stored, Stored) else None
+    if not isinstance(kind, Name) or kind.module != "torch" or kind.name not in STORAGES:
+        raise ValueError("a storage of no known type")
+    return _Storage(str(stored.identity[2]), STORAGES[kind.name])

@@ -1,0 +1,309 @@
+"""Where a model's weights are: a name and a tag, a weights file, a folder, a hub; and the settings that lie beside them."""
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from cliptools.console import legible
+from cliptools.embedded_models import EMBEDDED_DIR, embedded_names
+from cliptools.errors import ModelError, UsageError
+from cliptools.models.checkpoints.checkpoint import Checkpoint, read_checkpoint
+from cliptools.models.checkpoints.names import config_fault, open_clip_config
+from cliptools.models.hub import hub_file, reason
+from cliptools.models.names import KNOWN, tower_fault
+from cliptools.models.weights_file import config_sizes, fit_differences, stored_sizes
+
+RANDOM = "random"  # --pretrained random: open_clip's own initialisation from a fixed seed, said aloud rather than by omission
+OWN_CONFIG, HF_CONFIG, HF_PREPROCESSOR = "open_clip_config.json", "config.json", "preprocessor_config.json"
+LOCAL_DIR, HUB = "local-dir:", "hf-hub:"  # open_clip's prefixes of a model's name
+MOST_CONFIG = 1 << 22  # bytes
+Kind = Literal["embedded", "tag", "file", "folder", "hub", "random"]
+
+
+INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+"""Lists of the parts of weights that transformers saves in several files."""
+HUB_WEIGHTS = (
+    "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors",
+    INDICES[0], "pytorch_model.bin", INDICES[1],
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A model as the command line names it."""
+
+    kind: Kind
+    name: str
+    pretrained: str | None
+    weights: Path | None = None
+    """The file, where it is known before the model is loaded."""
+    folder: Path | None = None
+    """Of a folder or a hub's cache: where the configuration is."""
+    text_from: str | None = None
+    """Where the text tower comes from, if from elsewhere: a tag, a file or a folder."""
+
+    @property
+    def source(self) -> str:
+        """The model's name as open_clip takes it."""
+        if self.kind == "embedded":
+            return f"local-dir:{EMBEDDED_DIR / self.name}"
+        return f"local-dir:{self.folder}" if self.folder else self.name
+
+    @functools.cached_property
+    def translated(self) -> bool:
+        """Whether the folder is one of the transformers library's, with no configuration of open_clip's."""
+        return self.folder is not None and not (self.folder / OWN_CONFIG).is_file() and (self.folder / HF_CONFIG).is_file()
+
+    @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """open_clip's config of the architecture; empty where it cannot be had.
+
+        Raises:
+            ModelError: a configuration of transformers that is of another model than CLIP.
+        """
+        if self.translated:
+            return self._translated(self.beside(HF_CONFIG))
+        if self.kind in ("folder", "hub", "embedded"):
+            config = self.beside(OWN_CONFIG).get("model_cfg", {})
+            return config if isinstance(config, dict) else {}
+        import open_clip
+
+        return open_clip.get_model_config(self.name.replace("/", "-")) or {}
+
+    def _translated(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        Raises:
+            ModelError: it is of another model than CLIP.
+        """
+        if fault := config_fault(config):
+            raise ModelError(f"model {self.name!r}: {fault}")
+        try:
+            return open_clip_config(config)
+        except (TypeError, ValueError, ZeroDivisionError):
+            raise ModelError(f"model {self.name!r}: its {HF_CONFIG} has sizes that are no whole numbers above 0") from None
+
+    @functools.cached_property
+    def file(self) -> Checkpoint | None:
+        """The weights; None where there is no file of which it is known before the model is loaded.
+
+        Raises:
+            ModelError: it cannot be read.
+        """
+        return read_checkpoint(self.weights) if self.weights is not None else None
+
+    @functools.cached_property
+    def text(self) -> Checkpoint | None:
+        """The weights of which the text tower is taken; None where they are the model's own.
+
+        Raises:
+            ModelError: they cannot be read, or have no text tower.
+        """
+        if self.text_from is None:
+            return None
+        path = _file_of(self.text_from) or _fetched_tag(self.name, self.text_from)
+        checkpoint = read_checkpoint(path)
+        if checkpoint.image_tower_alone:
+            raise ModelError(f"--text-from {legible(self.text_from)}: no text tower in it")
+        return checkpoint
+
+    def beside(self, name: str) -> dict[str, Any]:
+        """A JSON object in the folder of the weights; empty if there is none, or it describes weights of another shape."""
+        folder = EMBEDDED_DIR / self.name if self.kind == "embedded" else self.folder
+        folder = folder or (self.weights.parent if self.weights else None)
+        settings = _json_object(folder / name) if folder else {}
+        if name == OWN_CONFIG and self.kind == "file" and self.file is not None:
+            own = stored_sizes(self.file.shapes)
+            if fit_differences(own, config_sizes(settings.get("model_cfg", {})), own._fields):
+                return {}
+        return settings
+
+
+def find_origin(name: str, pretrained: str | None, text_from: str | None = None) -> Origin:
+    """Find where a model's configuration and weights are; of a hub's model the configuration is fetched, no weights.
+
+    Raises:
+        UsageError: no weights named for an architecture that has none of its own, or some for a model that has; nothing after
+            local-dir: or hf-hub:.
+        ModelError: an unknown name, or a hub's model that is not to be had.
+    """
+    origin = _found(name, pretrained)
+    if text_from is None:
+        return origin
+    if origin.kind not in ("file", "folder", "hub"):
+        raise UsageError(f"--text-from {legible(text_from)}: {name} ({pretrained or 'embedded'}) has a text tower; leave it out")
+    if _file_of(text_from) is None and _tag_settings(name, text_from) is None:
+        raise UsageError(f"--text-from {legible(text_from)}: neither a file, nor a folder with weights, nor a tag of {name}")
+    return replace(origin, text_from=text_from)
+
+
+def _found(name: str, pretrained: str | None) -> Origin:
+    import open_clip
+
+    if name in (LOCAL_DIR, HUB):
+        raise UsageError(f"model {name!r}: expected {'a folder' if name == LOCAL_DIR else 'owner/name'} after the colon")
+    if name in embedded_names():
+        if pretrained:
+            raise _own_weights(name, pretrained)
+        return Origin("embedded", name, pretrained)
+    schema, place = open_clip.factory.parse_model_name(name)
+    if schema is None:
+        return _named(name, pretrained)
+    if pretrained:
+        raise _own_weights(name, pretrained)
+    if schema == "local-dir":
+        folder = _snapshot(Path(place))
+        return Origin("folder", name, pretrained, weights_in(folder), folder if folder.is_dir() else None)
+    try:
+        config = hub_file(place, (OWN_CONFIG, HF_CONFIG))
+    except Exception as error:
+        raise _out_of_reach(name, error) from None
+    return Origin("hub", name, pretrained, None, config.parent)
+
+
+def _own_weights(name: str, pretrained: str) -> UsageError:
+    return UsageError(f"--pretrained {pretrained}: {name} brings its own weights, leave --pretrained out")
+
+
+def _out_of_reach(name: str, error: Exception) -> ModelError:
+    why = reason(error, "load it once where there is a network, or name a folder: --model local-dir:FOLDER")
+    return ModelError(f"cannot load model {name!r} (its own weights): {why}")
+
+
+def refuse_tower(origin: Origin) -> None:
+    """Look at the configuration alone.
+
+    Raises:
+        ModelError: the image tower is of a kind whose effects are not known here.
+    """
+    if fault := tower_fault(origin.config):
+        raise ModelError(f"model {origin.name!r}: {fault}; supported are {KNOWN}")
+
+
+def fetch_weights(origin: Origin) -> Origin:
+    """Fetch the weights of a hub's model into the cache, unless they are there; other origins stay as they are.
+
+    Raises:
+        ModelError: they are not to be had.
+    """
+    if origin.translated and origin.kind == "folder" and origin.weights is None:
+        raise ModelError(f"model {origin.name!r}: no weights in this folder, expected one of {', '.join(HUB_WEIGHTS[3:])}")
+    if origin.kind != "hub":
+        return origin
+    hub_id = origin.name.partition(":")[2]
+    try:
+        path = hub_file(hub_id, HUB_WEIGHTS)
+        if path.name in INDICES:
+            shards = _json_object(path).get("weight_map", {})
+            for shard in dict.fromkeys(map(str, shards.values()) if isinstance(shards, dict) else ()):
+                hub_file(hub_id, (shard,))
+    except Exception as error:
+        raise _out_of_reach(origin.name, error) from None
+    return replace(origin, weights=path)
+
+
+def _named(name: str, pretrained: str | None) -> Origin:
+    import open_clip
+
+    if name not in open_clip.list_models():
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, [*embedded_names(), *open_clip.list_models()], n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        if "/" in name:
+            hint = f"; a folder is named local-dir:{name}" if Path(name).is_dir() else f"; a hub's model is named hf-hub:{name}"
+        raise ModelError(f"unknown model {name!r}: open_clip has no such architecture{hint}")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained is None:
+        raise UsageError(
+            f"--model {name} needs --pretrained: one of {', '.join(tags) or '(no tags known)'}, a weights file, or {RANDOM!r}"
+        )
+    if pretrained == RANDOM:
+        return Origin("random", name, pretrained)
+    if pretrained in tags:
+        return Origin("tag", name, pretrained)
+    if (path := _file_of(pretrained)) is None:
+        known = f"its tags: {', '.join(tags)}" if tags else "open_clip knows no tags of it"
+        raise UsageError(f"--pretrained {pretrained}: neither a file nor a tag of {name} ({known})")
+    return Origin("file", name, pretrained, path)
+
+
+def missing_weights(name: str, pretrained: str | None) -> Path | None:
+    """The local file or folder that a model's record names, where it is not to be found; None for all other models."""
+    import open_clip
+
+    if name in embedded_names():
+        return None
+    if name.startswith(LOCAL_DIR):
+        folder = Path(name.removeprefix(LOCAL_DIR))
+        return None if folder.is_dir() else folder
+    if name.startswith(HUB) or pretrained in (None, RANDOM) or pretrained in open_clip.list_pretrained_tags_by_model(name):
+        return None
+    return None if _file_of(pretrained) else Path(pretrained)
+
+
+def _file_of(place: str) -> Path | None:
+    """A weights file, or the one in a folder."""
+    path = Path(place)
+    return weights_in(_snapshot(path)) if path.is_dir() else path if path.is_file() else None
+
+
+def _tag_settings(name: str, tag: str) -> dict[str, Any] | None:
+    """What open_clip knows of an architecture's tag."""
+    from open_clip.pretrained import get_pretrained_cfg
+
+    return get_pretrained_cfg(name, tag) or get_pretrained_cfg(name.removesuffix("-quickgelu"), tag) or None
+
+
+def _fetched_tag(name: str, tag: str) -> Path:
+    """
+    Raises:
+        ModelError: its weights are not to be had.
+    """
+    from open_clip.pretrained import download_pretrained
+
+    try:
+        return Path(download_pretrained(_tag_settings(name, tag)))
+    except Exception as error:
+        why = reason(error, "load it once where there is a network, or name a file")
+        raise ModelError(f"--text-from {legible(tag)}: {why}") from None
+
+
+def _snapshot(folder: Path) -> Path:
+    """The folder itself, or, of a model in a hub's cache, its snapshot: that of `main`, or the only one."""
+    snapshots = folder / "snapshots"
+    if (folder / OWN_CONFIG).is_file() or not snapshots.is_dir():
+        return folder
+    try:
+        main = snapshots / (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        main = snapshots
+    only = [path for path in sorted(snapshots.iterdir()) if path.is_dir()]
+    return main if main != snapshots and main.is_dir() else only[0] if len(only) == 1 else folder
+
+
+def weights_in(folder: Path) -> Path | None:
+    """The file that is taken from a folder: open_clip's choice, or a list of the parts of one in several files."""
+    import open_clip
+
+    if not folder.is_dir():
+        return None
+    whole = next((name for name in HUB_WEIGHTS if (folder / name).is_file()), None)
+    if whole in INDICES:
+        return folder / whole
+    if (path := open_clip.factory._find_checkpoint_in_dir(folder)) is not None:
+        return Path(path)
+    return next((path for path in sorted(folder.glob("*.pt")) if path.is_file()), None)
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    """Settings in a file; empty where there are none."""
+    try:
+        if path.stat().st_size > MOST_CONFIG:
+            return {}
+        settings: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return dict(settings) if isinstance(settings, dict) else {}

@@ -1,0 +1,251 @@
+"""A model's image preprocessing: from the command line, a bundle, a tag, or what lies beside the weights."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from cliptools.errors import ModelError, UsageError
+from cliptools.io.header import FROM_OPTION, SETTINGS
+from cliptools.models.origin import HF_PREPROCESSOR, OWN_CONFIG, Origin
+
+INTERPOLATIONS, RESIZES = ("bicubic", "bilinear"), ("shortest", "longest", "squash")
+COLOURS = ("mean", "std")
+SPELLED = {"mean": "mean", "std": "std", "interpolation": "interpolation", "resize": "resize_mode"}
+PIL_FILTERS = {2: "bilinear", 3: "bicubic"}  # as transformers' preprocessor_config.json has them
+DEFAULT = "default (OpenAI's)"
+FORM = "TAG, MODEL:TAG, or mean=0.5,std=0.5,interpolation=bicubic,resize=squash"
+
+
+class Choice(NamedTuple):
+    """A preprocessing, where it comes from, and what there is to say of that."""
+
+    settings: dict[str, Any]
+    """open_clip's PreprocessCfg in full."""
+    source: str
+    warning: str | None = None
+    note: str | None = None
+
+
+def named_colours() -> dict[str, dict[str, tuple[float, ...]]]:
+    """Means and deviations that go by a name."""
+    from open_clip import constants as known
+
+    return {
+        "openai": {"mean": known.OPENAI_DATASET_MEAN, "std": known.OPENAI_DATASET_STD},
+        "imagenet": {"mean": known.IMAGENET_MEAN, "std": known.IMAGENET_STD},
+        "inception": {"mean": known.INCEPTION_MEAN, "std": known.INCEPTION_STD},
+    }
+
+
+def parse_preprocess(text: str, model: str) -> dict[str, Any]:
+    """The settings that --preprocess names: of a tag, single ones, or a tag's with single ones set after it.
+
+    >>> parse_preprocess("mean=0.5,resize=squash", "ViT-L-14")
+    {'mean': [0.5, 0.5, 0.5], 'resize_mode': 'squash'}
+
+    Args:
+        text: The option's value.
+        model: Whose tags go by their bare names.
+
+    Raises:
+        UsageError: an unknown tag or setting, or a value that cannot be.
+    """
+    parts = text.split(",")
+    settings = {} if "=" in parts[0] else _of_tag(parts.pop(0).strip(), model, text)
+    names: set[str] = set()
+    for part in parts:
+        name, equals, value = (side.strip() for side in part.partition("="))
+        if not equals or name not in SPELLED:
+            slashes = "; three numbers are written 0.48/0.46/0.41" if _is_number(part) else ""
+            raise UsageError(f"{FROM_OPTION} {text}: expected {FORM}; found {part.strip()!r}{slashes}")
+        if name in names:
+            raise UsageError(f"{FROM_OPTION} {text}: {name} stands there twice, expected each setting once")
+        names.add(name)
+        settings[SPELLED[name]] = _parsed(name, value, text)
+    return settings
+
+
+def _of_tag(tag: str, model: str, text: str) -> dict[str, Any]:
+    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+
+    name, colon, own = tag.rpartition(":")
+    name = name if colon else model
+    tag = own if colon else tag
+    plain = name.removesuffix("-quickgelu")
+    if settings := get_pretrained_cfg(name, tag) or get_pretrained_cfg(plain, tag):
+        return {key: _listed(settings[key]) for key in SETTINGS}
+    tags = dict.fromkeys((*list_pretrained_tags_by_model(name), *list_pretrained_tags_by_model(plain)))
+    known = f"its tags: {', '.join(tags)}" if tags else "open_clip knows no tags of it; name another model's by MODEL:TAG"
+    raise UsageError(f"{FROM_OPTION} {text}: expected {FORM}; {tag!r} is no tag of {name} ({known})")
+
+
+def _parsed(name: str, value: str, text: str) -> Any:
+    words = {"interpolation": INTERPOLATIONS, "resize": RESIZES}.get(name)
+    if words:
+        if value not in words:
+            raise UsageError(f"{FROM_OPTION} {text}: {name} is one of {', '.join(words)}, found {value!r}")
+        return value
+    if value in (known := named_colours()):
+        return list(known[value][name])
+    try:
+        numbers = [float(number) for number in value.split("/")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 3):
+        raise UsageError(
+            f"{FROM_OPTION} {text}: {name} is a number, three as 0.48/0.46/0.41, or one of {', '.join(known)}, found {value!r}"
+        )
+    if fault := _colour_fault(name, numbers):
+        raise UsageError(f"{FROM_OPTION} {text}: {fault}")
+    return numbers * 3 if len(numbers) == 1 else numbers
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _colour_fault(name: str, numbers: Iterable[int | float], most: float = 1) -> str | None:
+    """What keeps numbers from being a mean or a deviation of pixels from 0 to 1."""
+    for number in numbers:
+        if not math.isfinite(number) or not 0 <= number <= most or (name == "std" and number == 0):
+            scale = "; divide values for pixels from 0 to 255 by 255" if 1 < number <= 255 else ""
+            return (
+                f"{name} of pixels from 0 to 1 is {'above' if name == 'std' else 'from'} 0 and at most 1, found {number:g}{scale}"
+            )
+    return None
+
+
+def recorded_preprocessing(base: Mapping[str, Any], recorded: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The preprocessing that a bundle, a record or a config names, in the model's size.
+
+    Args:
+        base: The model's own, which says what the record does not.
+        where: The record's place, for messages.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    settings = {key: _full(key, recorded[key]) for key in SETTINGS if recorded.get(key) is not None}
+    for key, value in settings.items():
+        words = {"interpolation": INTERPOLATIONS, "resize_mode": RESIZES}.get(key)
+        numbers = value if isinstance(value, list) else []
+        good = len(numbers) == 3 and all(type(number) in (int, float) for number in numbers)
+        if not (value in words if words else good and _colour_fault(key, numbers, math.inf) is None):
+            expected = f"one of {', '.join(words)}" if words else "three numbers"
+            raise ModelError(f"{where}: preprocessing `{key}` {str(value)[:40]!r}, expected {expected}")
+    if type(fill := recorded.get("fill_color")) is int:
+        settings["fill_color"] = fill
+    return dict(base) | settings
+
+
+def _full(key: str, value: Any) -> Any:
+    """A setting as it is recorded: three numbers for a single one, and what open_clip makes of `random` without training."""
+    if key in COLOURS and type(value) in (int, float):
+        return [value] * 3
+    return "bicubic" if value == "random" else _listed(value)
+
+
+def choose_preprocessing(base: Mapping[str, Any], origin: Origin, option: str | None, likely_tag: str | None) -> Choice:
+    """The preprocessing of a model that is loaded anew.
+
+    Args:
+        base: What open_clip gives it.
+        origin: Where its weights are.
+        option: --preprocess.
+        likely_tag: The tag that the file's name speaks of.
+    """
+    own = _own(base, origin)
+    if option is None:
+        return own._replace(note=_default_note(own, origin, likely_tag)) if own.source == DEFAULT else own
+    settings = own.settings | parse_preprocess(option, origin.name)
+    changes = [
+        f"{word} {_shown(settings[key])} instead of {_shown(own.settings[key])}"
+        for word, key in SPELLED.items()
+        if _listed(settings[key]) != _listed(own.settings[key])
+    ]
+    overrides = changes and own.source != DEFAULT
+    warning = f"{FROM_OPTION} {option} overrides the preprocessing of {own.source}: {', '.join(changes)}" if overrides else None
+    return Choice(settings, f"{FROM_OPTION} {option}", warning)
+
+
+def _own(base: Mapping[str, Any], origin: Origin) -> Choice:
+    """Without --preprocess: of the tag, of a config beside the weights, or open_clip's default."""
+    settings = dict(base)
+    if origin.kind == "embedded":
+        return Choice(settings, "the embedded model")
+    if origin.kind == "tag":
+        return Choice(settings, f"tag {origin.pretrained}")
+    where = str(origin.weights.parent) if origin.weights else origin.name
+    config = origin.beside(OWN_CONFIG).get("preprocess_cfg")
+    if isinstance(config, dict) and any(config.get(key) is not None for key in SETTINGS):
+        return Choice(recorded_preprocessing(settings, config, f"{where}/{OWN_CONFIG}"), OWN_CONFIG)
+    config = origin.beside(HF_PREPROCESSOR)
+    if known := _of_transformers(config):
+        choice = Choice(recorded_preprocessing(settings, known, f"{where}/{HF_PREPROCESSOR}"), HF_PREPROCESSOR)
+        return choice._replace(warning=_crop_warning(config))
+    return Choice(settings, DEFAULT)
+
+
+def _default_note(own: Choice, origin: Origin, likely_tag: str | None) -> str | None:
+    """One line for weights of which nothing tells the preprocessing."""
+    if origin.weights is None:
+        return None
+    title = origin.weights.name
+    note = f"no preprocessing is recorded beside {title}: OpenAI's mean and deviation are used"
+    if likely_tag is None:
+        return f"{note}; {FROM_OPTION} sets another"
+    likely = _of_tag(likely_tag, origin.name, likely_tag)
+    if all(likely[key] == _listed(own.settings[key]) for key in SETTINGS):
+        return f"{note}, as of tag {likely_tag}"
+    other = ", ".join(
+        f"{word} {_shown(likely[key])}" for word, key in SPELLED.items() if likely[key] != _listed(own.settings[key])
+    )
+    return f"{note}, but tag {likely_tag} has {other}: {FROM_OPTION} {likely_tag} takes these"
+
+
+def _of_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """open_clip's settings of transformers' preprocessor_config.json; empty where it holds none, or steps of another kind."""
+    size = config.get("size")
+    if config.get("do_resize") is False or config.get("do_rescale") is False or not isinstance(size, int | dict):
+        return {}
+    settings: dict[str, Any] = {"mean": [0.0] * 3, "std": [1.0] * 3}
+    if config.get("do_normalize", True):
+        settings = {"mean": config.get("image_mean"), "std": config.get("image_std")}
+    kind = str(config.get("image_processor_type", config.get("feature_extractor_type", "CLIP")))
+    square = "shortest_edge" not in size if isinstance(size, dict) else not kind.startswith("CLIP")
+    settings["interpolation"] = PIL_FILTERS.get(config.get("resample", 3))
+    settings["resize_mode"] = "squash" if square else "shortest"
+    return settings if None not in settings.values() else {}
+
+
+def _crop_warning(config: Mapping[str, Any]) -> str | None:
+    """A warning where transformers crops less than it resizes to, for which open_clip has no setting."""
+    size, crop = (_short_side(config.get(key)) for key in ("size", "crop_size"))
+    if not config.get("do_center_crop") or None in (size, crop) or size == crop:
+        return None
+    return (
+        f"{HF_PREPROCESSOR} resizes to {size} pixels and crops {crop}; here pictures are resized to the size that is cropped, so "
+        "the model sees more of them"
+    )
+
+
+def _short_side(size: Any) -> int | None:
+    """Of a size in transformers' form."""
+    if isinstance(size, dict):
+        size = size.get("shortest_edge", size.get("height"))
+    return size if isinstance(size, int) else None
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _shown(value: Any) -> str:
+    """A setting as --preprocess takes it."""
+    if not isinstance(value, list | tuple):
+        return str(value)
+    return f"{value[0]:g}" if len(set(value)) == 1 else "/".join(f"{number:g}" for number in value)

@@ -1,0 +1,185 @@
+"""Sizes of a weights file's model by the shapes of its tensors, and the architectures that these fit."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from cliptools.console import legible
+from cliptools.errors import ModelError
+from cliptools.models.checkpoints.checkpoint import Checkpoint
+
+STRIDE = 32  # pixels to a token of a ResNet's attention pooling
+EXACT = ("kind", "width", "layers", "patch", "joint_width", "text_width", "text_layers", "vocabulary")
+"""Sizes that must be equal: weights of others cannot be loaded."""
+
+
+class Sizes(NamedTuple):
+    """Sizes of a CLIP, from its config or from its weights; None where not known."""
+
+    kind: str | None = None
+    """ViT or ResNet."""
+    width: int | None = None
+    layers: int | tuple[int, ...] | None = None
+    patch: tuple[int, int] | None = None
+    tokens: int | None = None
+    """Image tokens that have a position, without the class token or the mean."""
+    joint_width: int | None = None
+    text_width: int | None = None
+    text_layers: int | None = None
+    context: int | None = None
+    """Positions of a text."""
+    vocabulary: int | None = None
+
+
+def stored_sizes(shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
+    """Sizes of the model whose weights have these shapes, as open_clip names them."""
+
+    def size(side: int, *keys: str) -> int | None:
+        return next((shapes[key][side] for key in keys if key in shapes and len(shapes[key]) > max(side, 0)), None)
+
+    sizes = Sizes(
+        joint_width=size(-1, "text_projection", "text.text_projection"),
+        text_width=size(-1, "positional_embedding", "text.positional_embedding"),
+        text_layers=_count(shapes, r"^(text\.)?transformer\.resblocks\.(\d+)\."),
+        context=size(0, "positional_embedding", "text.positional_embedding"),
+        vocabulary=size(0, "token_embedding.weight", "text.token_embedding.weight"),
+    )
+    convolution = shapes.get("visual.conv1.weight", ())
+    if len(convolution) != 4:
+        return sizes
+    if "visual.attnpool.positional_embedding" in shapes:
+        positions = shapes["visual.attnpool.positional_embedding"][0]
+        layers = tuple(_count(shapes, rf"^visual\.(layer{i})\.(\d+)\.") or 0 for i in (1, 2, 3, 4))
+        return sizes._replace(kind="ResNet", width=2 * convolution[0], layers=layers, tokens=positions - 1)
+    if "visual.positional_embedding" in shapes:
+        positions = shapes["visual.positional_embedding"][0]
+        layers_count = _count(shapes, r"^visual\.(transformer)\.resblocks\.(\d+)\.")
+        patch = (convolution[2], convolution[3])
+        return sizes._replace(kind="ViT", width=convolution[0], layers=layers_count, patch=patch, tokens=positions - 1)
+    return sizes
+
+
+def _count(shapes: Mapping[str, Any], pattern: str) -> int | None:
+    """The number after the largest in the pattern's second group; None without any."""
+    numbers = [int(match.group(2)) for key in shapes if (match := re.match(pattern, key))]
+    return max(numbers) + 1 if numbers else None
+
+
+def config_sizes(config: Any) -> Sizes:
+    """Sizes of open_clip's model of this config; nothing is known of towers that are not open_clip's own."""
+    try:
+        return _config_sizes(config)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):  # not a config
+        return Sizes()
+
+
+def _config_sizes(config: Mapping[str, Any]) -> Sizes:
+    from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+
+    image, text = CLIPVisionCfg(**config["vision_cfg"]), CLIPTextCfg(**config["text_cfg"])
+    if "multimodal_cfg" in config:
+        return Sizes()
+    sizes = Sizes(joint_width=config["embed_dim"])
+    if not text.hf_model_name:
+        context = text.context_length + bool(text.embed_cls)
+        sizes = sizes._replace(text_width=text.width, text_layers=text.layers, context=context, vocabulary=text.vocab_size)
+    if image.timm_model_name:
+        return sizes
+    height, width = _pair(image.image_size)
+    if not isinstance(image.layers, int):
+        tokens = (height // STRIDE) ** 2
+        return sizes._replace(kind="ResNet", width=image.width, layers=tuple(image.layers), tokens=tokens)
+    patch = _pair(image.patch_size)
+    tokens = (height // patch[0]) * (width // patch[1])
+    return sizes._replace(kind="ViT", width=image.width, layers=image.layers, patch=patch, tokens=tokens)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def fit_differences(stored: Sizes, model: Sizes, keys: Iterable[str]) -> list[str]:
+    """The sizes among `keys` that both know and in which they differ."""
+    pairs = ((key, getattr(stored, key), getattr(model, key)) for key in keys)
+    return [key for key, one, other in pairs if None not in (one, other) and one != other]
+
+
+def fitting_names(stored: Sizes, like: str) -> list[str]:
+    """Names of open_clip's architectures of exactly these sizes, those with the activation of `like` first."""
+    import open_clip
+
+    if stored == Sizes():
+        return []
+    known = {name: config_sizes(open_clip.get_model_config(name)) for name in open_clip.list_models()}
+    names = [name for name, sizes in known.items() if sizes.kind and sizes == stored]
+    quick = like.endswith("-quickgelu")
+    return [name for name in names if name.endswith("-quickgelu") == quick] or names
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a file's positions come to be a model's."""
+
+    warnings: tuple[str, ...] = ()
+    resized: Mapping[str, str] = field(default_factory=dict)
+    """By `grid` and `context`: from what, for a header."""
+    instead: str = ""
+    """Names that fit the file, at the end of a message."""
+
+
+def check_fit(file: Checkpoint, config: Mapping[str, Any], name: str) -> Fit:
+    """Compare a file's shapes with those of the architecture; name what open_clip resizes when it loads the file.
+
+    Raises:
+        ModelError: weights of other sizes, or positions that cannot be resized.
+    """
+    stored, model, title = stored_sizes(file.shapes), config_sizes(config), legible(file.path.name)
+    fits = fitting_names(stored, name)
+    instead = f"; it fits --model {' or '.join(fits[:3])}" if fits and name not in fits else ""
+    if other := fit_differences(stored, model, EXACT):
+        parts = ", ".join(f"{_title(key)} {_shown(getattr(stored, key))}" for key in other)
+        wanted = ", ".join(_shown(getattr(model, key)) for key in other)
+        raise ModelError(f"{title}: weights of another architecture than {name}: {parts}, expected {wanted}{instead}")
+    warnings, resized = [], {}
+    if fit_differences(stored, model, ("tokens",)):
+        grids = [_grid(sizes) for sizes in (stored, model)]
+        if stored.kind == "ResNet":
+            raise ModelError(
+                f"{title}: its attention pooling has positions for {grids[0]}, {name} for {grids[1]}, and these cannot be "
+                f"resized{instead}"
+            )
+        if math.isqrt(stored.tokens or 0) ** 2 != stored.tokens:
+            raise ModelError(
+                f"{title}: positions of {stored.tokens} image tokens, which are no square and cannot be resized to the "
+                f"{grids[1]} of {name}{instead}"
+            )
+        warnings.append(
+            f"{title}: positions for {grids[0]} are resized to the {grids[1]} of {name}: not the model that was trained{instead}"
+        )
+        resized["grid"] = grids[0].partition(" tokens")[0]
+    if fit_differences(stored, model, ("context",)):
+        warnings.append(
+            f"{title}: positions for texts of {stored.context} tokens are resized to the {model.context} of {name}: not the "
+            f"model that was trained{instead}"
+        )
+        resized["context"] = str(stored.context)
+    return Fit(tuple(warnings), resized, instead)
+
+
+def _grid(sizes: Sizes) -> str:
+    """`24 x 24 tokens (336 x 336 pixels)`; the number of tokens alone where these are no square."""
+    side = math.isqrt(sizes.tokens or 0)
+    if side**2 != sizes.tokens:
+        return f"{sizes.tokens} tokens"
+    down, across = sizes.patch or (STRIDE, STRIDE)
+    return f"{side} x {side} tokens ({side * down} x {side * across} pixels)"
+
+
+def _title(key: str) -> str:
+    return {"kind": "image tower", "joint_width": "joint width"}.get(key, key.replace("_", " "))
+
+
+def _shown(value: Any) -> str:
+    return " x ".join(map(str, value)) if isinstance(value, tuple) else str(value)

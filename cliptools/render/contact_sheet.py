@@ -1,0 +1,189 @@
+"""Contact sheets: a row a unit, with its name, words, shares and pictures, drawn with Pillow and its built-in font.
+
+Masks, overlays and label maps as PNGs.
+"""
+
+import functools
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
+
+CELL = 96  # pixels a side of a picture's place
+GAP = 6
+MARGIN = 20
+TEXT_WIDTH = 400
+WORD_COLUMNS = 2
+NUMBER_WIDTH = 46  # of a coefficient, in front of its word
+TITLE_HEIGHT = 28
+LINE = 17
+SIZES = {"heading": 22, "title": 17, "text": 13, "small": 12}
+PAPER, RULE, EMPTY = "#ffffff", "#e3e3e3", "#f1f1f1"
+INK, FAINT, POSITIVE, NEGATIVE = "#1c1c1c", "#767676", "#1d6f42", "#b02a30"
+ELLIPSIS = "…"
+MOST_PIXELS = 100_000_000
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """What a sheet says of one unit."""
+
+    title: str
+    facts: str
+    words: Sequence[tuple[str, float]] = field(default=())
+    """Words with signed coefficients, the strongest first."""
+    images: Sequence[Image.Image | None] = field(default=())
+    """None where a picture is not to be had."""
+    inner: bool = False
+    """Whether it belongs to the row above it: no rule between them."""
+
+
+def contact_sheet(heading: str, notes: str, rows: Sequence[SheetRow]) -> Image.Image:
+    """Draw the rows under a heading and a smaller line of notes."""
+    across = max((len(row.images) for row in rows), default=0)
+    width = 2 * MARGIN + TEXT_WIDTH + across * (CELL + GAP)
+    top = MARGIN + SIZES["heading"] + LINE + 2 * GAP
+    height = top + len(rows) * _row_height() + MARGIN
+    sheet = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    room = width - 2 * MARGIN
+    draw.text((MARGIN, MARGIN), fitted(heading, "heading", room), INK, _font("heading"))
+    draw.text((MARGIN, MARGIN + SIZES["heading"] + GAP), fitted(notes, "small", room), FAINT, _font("small"))
+    for number, row in enumerate(rows):
+        y = top + number * _row_height()
+        if not row.inner:
+            draw.line((MARGIN, y, width - MARGIN, y), RULE)
+        _draw_text(draw, row, y + 2 * GAP)
+        for place, image in enumerate(row.images):
+            _paste(sheet, image, MARGIN + TEXT_WIDTH + GAP + place * (CELL + GAP), y + 2 * GAP)
+    return sheet
+
+
+def most_rows(across: int) -> int:
+    """How many rows with so many pictures each make a sheet that other programs will still open."""
+    return max(1, MOST_PIXELS // ((2 * MARGIN + TEXT_WIDTH + across * (CELL + GAP)) * _row_height()))
+
+
+def words_in_row() -> int:
+    """How many words a row has room for."""
+    return WORD_COLUMNS * ((CELL - TITLE_HEIGHT) // LINE)
+
+
+def fitted(text: str, size: str, width: int) -> str:
+    """The text, legible in the built-in font, cut to a width with `…` where it is too long."""
+    text, font = plain(text), _font(size)
+    if font.getlength(text) <= width:
+        return text
+    low, high = 0, len(text)  # the longest beginning that fits
+    while low < high:
+        middle = (low + high + 1) // 2
+        if font.getlength(text[:middle].rstrip() + ELLIPSIS) <= width:
+            low = middle
+        else:
+            high = middle - 1
+    return text[:low].rstrip() + ELLIPSIS
+
+
+def plain(text: str) -> str:
+    """Text in the letters the built-in font has: accents go, what remains foreign becomes `?`."""
+    apart = unicodedata.normalize("NFKD", text.replace("−", "-").replace("–", "-"))
+    kept = (character for character in apart if not unicodedata.combining(character))
+    return "".join(c if c in "…·’“”" or (c.isascii() and c.isprintable()) else "?" for c in kept)
+
+
+def _row_height() -> int:
+    return CELL + 4 * GAP
+
+
+def _draw_text(draw: ImageDraw.ImageDraw, row: SheetRow, y: int) -> None:
+    """Title and facts in a line; below, the words in columns read downwards, strongest first."""
+    room, base = TEXT_WIDTH - 2 * GAP, y + SIZES["title"]
+    facts = fitted(row.facts, "small", room // 2)
+    draw.text((MARGIN + room, base), facts, FAINT, _font("small"), anchor="rs")
+    title = fitted(row.title, "title", room - 2 * GAP - int(_font("small").getlength(facts)))
+    draw.text((MARGIN, base), title, INK, _font("title"), anchor="ls")
+    y += TITLE_HEIGHT
+    lines = words_in_row() // WORD_COLUMNS
+    column = TEXT_WIDTH // WORD_COLUMNS
+    for number, (word, coefficient) in enumerate(row.words[: words_in_row()]):
+        x, line = MARGIN + number // lines * column, y + number % lines * LINE
+        colour = POSITIVE if coefficient > 0 else NEGATIVE
+        draw.text((x + NUMBER_WIDTH - GAP, line), f"{coefficient:+.2f}", colour, _font("text"), anchor="ra")
+        draw.text((x + NUMBER_WIDTH, line), fitted(word, "text", column - NUMBER_WIDTH - GAP), INK, _font("text"), anchor="la")
+
+
+def _paste(sheet: Image.Image, image: Image.Image | None, x: int, y: int) -> None:
+    """The picture, whole, in the middle of its place; a grey place where there is none."""
+    if image is None:
+        sheet.paste(EMPTY, (x, y, x + CELL, y + CELL))
+        return
+    small = ImageOps.contain(image.convert("RGB"), (CELL, CELL), Image.Resampling.LANCZOS)
+    sheet.paste(small, (x + (CELL - small.width) // 2, y + (CELL - small.height) // 2))
+
+
+@functools.cache
+def _font(size: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(SIZES[size])
+
+
+COLD, WARM, HOT = "#10104a", "#d0342c", "#ffe66d"  # of a heat map's 0, half and 1
+BLEND = 0.55  # how much of an overlay is heat
+OUTLINE = "#ffffff"
+
+
+def mask_picture(mask: Bool[np.ndarray, "y x"]) -> Image.Image:
+    """White where the mask is."""
+    return Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
+
+
+def heat_picture(heat: Float[np.ndarray, "y x"]) -> Image.Image:
+    """A heat map in [0, 1] in colours."""
+    grey = Image.fromarray((heat * 255).round().astype(np.uint8))
+    return ImageOps.colorize(grey, COLD, HOT, WARM)
+
+
+def overlay(picture: Image.Image, heat: Float[np.ndarray, "y x"], mask: Bool[np.ndarray, "y x"]) -> Image.Image:
+    """The picture under its heat map, the mask's edge drawn in."""
+    blended = Image.blend(picture.convert("RGB"), heat_picture(heat), BLEND)
+    solid = mask_picture(mask)
+    edge = ImageChops.difference(solid, solid.filter(ImageFilter.MinFilter(3)))
+    blended.paste(OUTLINE, mask=edge)
+    return blended
+
+
+def label_picture(labels: Int[np.ndarray, "y x"], most: int = 255) -> Image.Image:
+    """A palette picture whose values are the labels: 0 black, then colours far from each other.
+
+    Args:
+        most: The highest label there may be; above 255 the picture is grey, of 16 bits.
+    """
+    if most > 255:
+        return Image.fromarray(labels.astype(np.uint16))
+    image = Image.fromarray(labels.astype(np.uint8))
+    image.putpalette(_palette())
+    return image
+
+
+def label_overlay(picture: Image.Image, labels: Int[np.ndarray, "y x"]) -> Image.Image:
+    """The picture under the labels' colours, which begin again after 255; bare where the label is 0."""
+    coloured = label_picture(np.where(labels > 0, (labels - 1) % 255 + 1, 0)).convert("RGB")
+    return Image.composite(Image.blend(picture.convert("RGB"), coloured, BLEND), picture.convert("RGB"), mask_picture(labels > 0))
+
+
+def png(image: Image.Image) -> bytes:
+    """The picture as a PNG."""
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _palette() -> list[int]:
+    import colorsys
+
+    golden = 0.618033988749895  # its multiples spread hues as evenly as any number of them can
+    colours = [colorsys.hsv_to_rgb(i * golden % 1, 0.75 if i % 2 else 0.55, 0.95) for i in range(255)]
+    return [0, 0, 0] + [round(255 * part) for colour in colours for part in colour]

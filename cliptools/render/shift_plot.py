@@ -1,0 +1,96 @@
+"""Shares of concepts over groups as a plot: a panel a concept, means with two standard errors, and what labels say."""
+
+import math
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+from cliptools.errors import CliptoolsError, UsageError
+
+COLUMNS = 4  # panels side by side, at most
+INK, FAINT, ALARM, LABEL = "#1c1c1c", "#767676", "#c0392b", "#9bb7d4"
+FORMATS = {".png": "png", ".svg": "svg"}
+MOST_TICKS = 8
+
+
+class Panel(NamedTuple):
+    """One concept: a value for each group, None where nothing is known."""
+
+    title: str
+    mean: Sequence[float | None]
+    error: Sequence[float | None]
+    """Standard errors of the means."""
+    frequency: Sequence[float | None]
+    """How many of the labelled images show the concept, 0 to 1."""
+    alarm: Sequence[bool]
+
+
+def check_plot(path: Path) -> None:
+    """Before any work: the ending names a format, and the library is here.
+
+    Raises:
+        UsageError: another ending than .png or .svg.
+        CliptoolsError: matplotlib is not installed.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"--plot {path}: expected a name ending in .png or .svg")
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError:
+        raise CliptoolsError(f"--plot {path}: drawing needs matplotlib: pip install 'cliptools[plot]'") from None
+
+
+def draw_shift(groups: Sequence[str], panels: Sequence[Panel], what: str, path: Path) -> bytes:
+    """The file's bytes, the same for the same figures.
+
+    Args:
+        what: What the means are of, for the axis.
+        path: Its ending says the format.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    with mpl.rc_context({"font.size": 8, "axes.edgecolor": FAINT, "svg.hashsalt": "cliptools"}):
+        figure = Figure(figsize=(2.6 * columns + 0.6, 1.7 * rows + 0.5), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(rows, columns, sharex=True, squeeze=False)
+        for number, axis in enumerate(axes.flat):
+            if number < len(panels):
+                _draw_panel(axis, groups, panels[number], below=number + columns >= len(panels))
+            else:
+                axis.set_visible(False)
+        figure.supylabel(what, color=FAINT, fontsize=8)
+        buffer = BytesIO()
+        metadata = {"Date": None} if FORMATS[path.suffix.lower()] == "svg" else {"Software": None}
+        figure.savefig(buffer, format=FORMATS[path.suffix.lower()], dpi=110, metadata=metadata)
+    return buffer.getvalue()
+
+
+def _draw_panel(axis, groups: Sequence[str], panel: Panel, below: bool) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    """Bars for what labels say, points for what is measured, red where an alarm is."""
+    places = range(len(groups))
+    if any(value is not None for value in panel.frequency):
+        beside = axis.twinx()
+        beside.bar(places, [value or 0.0 for value in panel.frequency], color=LABEL, alpha=0.5, width=0.9)
+        beside.set_ylim(0, 1)
+        beside.tick_params(axis="y", colors=LABEL, length=2)
+        axis.set_zorder(beside.get_zorder() + 1)
+        axis.patch.set_visible(False)
+    known = [place for place in places if panel.mean[place] is not None]
+    colours = [ALARM if panel.alarm[place] else INK for place in known]
+    means = [panel.mean[place] or 0.0 for place in known]
+    errors = [2 * (panel.error[place] or 0.0) for place in known]
+    low, high = ([mean + sign * error for mean, error in zip(means, errors, strict=True)] for sign in (-1, 1))
+    axis.vlines(known, low, high, colors=colours, linewidth=1)
+    axis.plot(known, means, color=INK, linewidth=0.8)
+    axis.scatter(known, means, color=colours, s=10, zorder=3)
+    axis.set_title(panel.title, fontsize=9)
+    axis.set_xlim(-0.6, len(groups) - 0.4)
+    step = math.ceil(len(groups) / MOST_TICKS)
+    axis.set_xticks(list(places)[::step], list(groups)[::step], rotation=45 if max(map(len, groups)) > 3 else 0)
+    axis.tick_params(length=2, colors=FAINT, labelbottom=below)
+    axis.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,286 @@
+"""Classes as a list gives them: names, and the ids and numbers that stand beside these.
+
+JSON, literals of Python and YAML as one kind of tree, in which objects keep keys that stand twice.
+"""
+
+import ast
+import io
+import itertools
+import json
+import re
+import tokenize
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cliptools.console import agreeing, count_of
+from cliptools.errors import TextError
+from cliptools.io.jsonl import TOO_DEEP
+
+ID = r"n\d{8}|/[mgt]/\w+|\d{8}-n"
+"""Ids of WordNet, in two spellings, and of Open Images."""
+WHOLE_ID = re.compile(ID, re.ASCII)
+NUMBER = re.compile(r"\d{1,9}", re.ASCII)
+STRAY = re.compile(
+    r"[\[\]{}<>|\t]|^['\"`“„«]|\.[nvars]\.\d\d\b|^\.{1,2}(?:/|$)|(?<![0-9A-Za-z])n\d{8}(?![0-9A-Za-z])|[\x00-\x1f\x7f]"
+)
+"""What a name does not hold: left over from a form that is not understood."""
+INSIDE = re.compile(r"(?<![0-9A-Za-z])n\d{8}(?![0-9A-Za-z])|[\x00-\x1f\x7f]")
+"""The same of a name that quotes delimit."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One class of a list."""
+
+    name: str
+    """With its synonyms, after commas."""
+    where: str
+    """For messages: `line 3`."""
+    id: str | None = None
+    number: int | None = None
+    folders: tuple[str, ...] = ()
+    """As whole texts with an id or a number in front call it, which may be names of folders."""
+
+
+@dataclass(frozen=True)
+class Understood:
+    """The classes of a list in order, and in a few words the form they have there."""
+
+    entries: tuple[Entry, ...]
+    form: str
+
+
+def spelled_id(text: str) -> str:
+    """An id as folders and files have it: `n01440764` for `01440764-n`."""
+    return f"n{text[:8]}" if text.endswith("-n") else text
+
+
+def of_atoms(atoms: Sequence[str], where: str, source: str) -> Entry:
+    """The class of a row of texts: an id, a number, and the rest, which are its names.
+
+    Raises:
+        TextError: several ids or numbers, or neither a name nor an id.
+    """
+    ids = [spelled_id(text) for text in atoms if WHOLE_ID.fullmatch(text)]
+    numbers = [text for text in atoms if NUMBER.fullmatch(text)]
+    names = [text for text in atoms if not WHOLE_ID.fullmatch(text) and not NUMBER.fullmatch(text)]
+    if not names and len(numbers) == 2 and not ids:  # digits may be names: {0: "zero"} and {0: "0"}
+        names = [numbers.pop()]
+    if len(ids) > 1 or len(numbers) > 1 or not (names or ids):
+        raise TextError(f"{source}: {where} is {', '.join(atoms)[:60]!r}; expected a name, and at most one id and one number")
+    return Entry(", ".join(names), where, ids[0] if ids else None, int(numbers[0]) if numbers else None)
+
+
+def text_of(value: Any, where: str, source: str) -> str:
+    """A name, an id or a number as text.
+
+    Raises:
+        TextError: nothing, a truth value, a fraction, or a list.
+    """
+    if isinstance(value, float) and value.is_integer():  # as pandas writes numbers of a column with gaps
+        value = int(value)
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return str(value).strip()
+    raise TextError(f"{source}: {where} holds {str(value)[:40]!r}; expected a name, a number or an id")
+
+
+def in_order(entries: Iterable[Entry], form: str, source: str) -> Understood:
+    """Classes in the order of their numbers where they have some, with names as prompts are to say them.
+
+    Raises:
+        TextError: a number or an id for two classes, numbers or ids for some only, or a class without a name.
+    """
+    entries = list(entries)
+    parts = [form]
+    for kind in ("id", "number"):
+        values = [getattr(entry, kind) for entry in entries]
+        with_value = [entry for entry, value in zip(entries, values, strict=True) if value is not None]
+        if with_value and len(with_value) < len(entries):
+            other = next(entry for entry, value in zip(entries, values, strict=True) if value is None)
+            raise TextError(
+                f"{source}: {len(with_value)} of {len(entries)} classes "
+                f"{agreeing(len(with_value), 'has', 'have')} a{'n id' if kind == 'id' else ' number'}, "
+                f"{other.where} {other.name[:40]!r} has none; expected one for every class, or for none"
+            )
+        first: dict[Any, Entry] = {}
+        for entry, value in zip(entries, values, strict=True):
+            if value is not None and first.setdefault(value, entry) is not entry:
+                both = f"{first[value].name[:40]!r} ({first[value].where}) and {entry.name[:40]!r} ({entry.where})"
+                raise TextError(f"{source}: {kind} {value} stands for both {both}; expected one class")
+    if entries and entries[0].id is not None:
+        parts.append("with ids")
+    if entries and entries[0].number is not None:
+        entries.sort(key=lambda entry: entry.number or 0)
+        numbers = [entry.number or 0 for entry in entries]
+        gaps = "" if numbers[-1] - numbers[0] + 1 == len(numbers) else ", with gaps"
+        parts.append(f"by their numbers from {numbers[0]} to {numbers[-1]}{gaps}")
+    if any("_" in entry.name for entry in entries):
+        parts.append("underscores read as spaces")
+    return Understood(tuple(_named(entry, source) for entry in entries), ", ".join(parts))
+
+
+def _named(entry: Entry, source: str) -> Entry:
+    """The same with spaces for underscores, and with WordNet's name where a list has but the id."""
+    name = re.sub(r"\s*;\s*", ", ", entry.name)
+    name = re.sub(r"[ _]*_[ _]*", " ", name).strip() or name
+    if not name and entry.id is not None:
+        from cliptools.text.imagenet_classes import name_of_id
+
+        if (known := name_of_id(entry.id)) is None:
+            raise TextError(f"{source}: {entry.where} is the id {entry.id} alone, none of ImageNet's; expected a name behind it")
+        name = known
+    return replace(entry, name=name)
+
+
+def refuse_strays(entries: Iterable[Entry], source: str, delimited: bool) -> None:
+    """
+    Args:
+        delimited: The names stood in quotes, so that they may hold whatever these delimit.
+
+    Raises:
+        TextError: a name with what belongs to no name: the form of the list is not understood.
+    """
+    for entry in entries:
+        if (stray := (INSIDE if delimited else STRAY).search(entry.name)) is not None:
+            raise TextError(
+                f"{source}: {entry.where} is {entry.name[:60]!r}, with {stray[0]!r}; expected a class a line, `number: name`, "
+                "`id name`, a table with a header, or JSON (in whose quotes a name may hold anything)"
+            )
+
+
+DEEPEST = 12  # levels of YAML
+LONGEST_LITERAL = 1 << 23  # characters that are read as a program's text
+CALLS = frozenset({"OrderedDict", "dict", "list", "tuple", "array", "Index", "dict_keys", "dict_values"})
+"""Names of what prints a list or a dictionary in parentheses."""
+ASSIGNED = re.compile(r"^\s*\w+\s*(?::[^=\n]+)?=\s*(?:\w+\()?[\[{(]", re.MULTILINE)
+PRINTED = re.compile(r"\s*(?:\w+\(\s*[\[{(]|\(\s*[\[{('\"])")
+MEANT = re.compile("class|name|label|categor", re.IGNORECASE)
+"""Of several lists in a program, the name of the one that is meant."""
+YAML_KEY = re.compile(r"^(?:names|classes|class_names|classnames|categories|labels|id2label)\s*:\s*(?:[\[{#].*)?$", re.MULTILINE)
+
+
+class Pairs(list[tuple[Any, Any]]):
+    """Keys and values of an object, in order."""
+
+
+def tree_of(text: str, suffix: str, source: str) -> tuple[Any, str] | None:
+    """The tree, and what it was written in; None of text that is none of these.
+
+    Args:
+        suffix: The ending of the file, lower case.
+
+    Raises:
+        TextError: it begins like one of them and cannot be read.
+    """
+    start = text.lstrip()[:1]
+    if start in tuple("{["):
+        return _json(text) or _json_lines(text) or _literal(text, source)
+    if suffix == ".json":
+        raise TextError(f"{source}: neither an array nor an object, expected JSON by its ending")
+    if (PRINTED.match(text) and text.rstrip().endswith((")", "),"))) or ASSIGNED.search(text):
+        return _literal(text, source)
+    return _yaml(text, source) if suffix in (".yaml", ".yml") or YAML_KEY.search(text) else None
+
+
+def _json(text: str) -> tuple[Any, str] | None:
+    try:
+        tree = json.loads(text, object_pairs_hook=Pairs)
+    except RecursionError:
+        return None
+    except ValueError:
+        return None
+    return tree, "JSON object" if isinstance(tree, Pairs) else "JSON array"
+
+
+def _json_lines(text: str) -> tuple[Any, str] | None:
+    lines = [line for line in text.split("\n") if line.strip()]
+    try:
+        return [json.loads(line, object_pairs_hook=Pairs) for line in lines], "JSON lines"
+    except (ValueError, RecursionError):
+        return None
+
+
+def _literal(text: str, source: str) -> tuple[Any, str]:
+    """
+    Raises:
+        TextError: neither JSON nor a literal, or one that says less than it seems to.
+    """
+    if len(text) > LONGEST_LITERAL:
+        raise TextError(f"{source}: {count_of(len(text), 'character')} that are no JSON; expected a list of classes")
+    try:
+        strings = [token.type for token in tokenize.generate_tokens(io.StringIO(text.strip() + "\n").readline)]
+        body = ast.parse(text.strip(), mode="exec").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError, tokenize.TokenError) as error:
+        line = getattr(error, "lineno", None)
+        where = f" (line {line})" if line else ""
+        raise TextError(f"{source}: begins like JSON or a literal of Python and is neither{where}: {_json_fault(text)}") from None
+    meant = [kind for kind in strings if kind not in (tokenize.NL, tokenize.COMMENT)]
+    if any(pair == (tokenize.STRING, tokenize.STRING) for pair in itertools.pairwise(meant)):
+        raise TextError(f"{source}: two names without a comma between them, expected 'cat', 'dog' (was it printed by numpy?)")
+    values = {}
+    for statement in body:
+        if isinstance(statement, ast.Expr):
+            values[f"in line {statement.lineno}"] = statement.value
+        elif isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
+            target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
+            values[ast.unparse(target)] = statement.value
+    kinds = ast.List | ast.Tuple | ast.Dict | ast.Set | ast.Call
+    lists = {name: value for name, value in values.items() if isinstance(value, kinds)}
+    if len(lists) > 1:
+        lists = {name: value for name, value in lists.items() if MEANT.search(name)} or lists
+    if len(lists) != 1:
+        raise TextError(f"{source}: {len(lists)} lists ({', '.join(lists)[:60]}), expected one")
+    return _converted(next(iter(lists.values())), source), "literal of Python"
+
+
+def _json_fault(text: str) -> str:
+    try:
+        json.loads(text)
+    except RecursionError:
+        return TOO_DEEP
+    except ValueError as error:
+        return str(error)
+    return "no list"
+
+
+def _converted(node: ast.AST, source: str) -> Any:
+    """Raises TextError of what is no literal."""
+    if isinstance(node, ast.Dict):
+        return Pairs(
+            (_converted(key, source) if key is not None else None, _converted(value, source))
+            for key, value in zip(node.keys, node.values, strict=True)
+        )
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_converted(item, source) for item in node.elts]
+    if isinstance(node, ast.Constant) and isinstance(node.value, str | int | float | None):
+        return node.value
+    if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).rpartition(".")[2] in CALLS:
+        tree = _converted(node.args[0], source)
+        of_pairs = isinstance(tree, list) and tree and all(isinstance(item, list) and len(item) == 2 for item in tree)
+        return Pairs((key, value) for key, value in tree) if of_pairs and "ict" in ast.unparse(node.func) else tree
+    if isinstance(node, ast.Set):
+        raise TextError(f"{source}: a set, which has no order; expected a list, or numbers with the names")
+    raise TextError(f"{source}: line {getattr(node, 'lineno', 1)} holds {ast.unparse(node)[:40]!r}; expected names and numbers")
+
+
+def _yaml(text: str, source: str) -> tuple[Any, str]:
+    """Raises TextError where the file is no YAML."""
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        root = yaml.compose(text, Loader=yaml.BaseLoader)  # nodes: of texts, of which no `no` becomes a truth value
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise TextError(f"{source}: no YAML ({reason})") from None
+    return _composed(root, yaml), "YAML"
+
+
+def _composed(node: Any, yaml: Any, depth: int = 0) -> Any:
+    if node is None or depth > DEEPEST:
+        return None
+    if isinstance(node, yaml.MappingNode):
+        return Pairs((_composed(key, yaml, depth + 1), _composed(value, yaml, depth + 1)) for key, value in node.value)
+    if isinstance(node, yaml.SequenceNode):
+        return [_composed(item, yaml, depth + 1) for item in node.value]
+    return node.value

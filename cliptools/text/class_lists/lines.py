@@ -1,0 +1,237 @@
+"""Lists of classes line by line: names alone, or with an id or a running number in front of or behind each."""
+
+import csv
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from cliptools.console import agreeing
+from cliptools.errors import TextError
+from cliptools.text.class_lists.entries import ID, Entry, spelled_id
+
+LONGEST = 4096  # characters of a line in which an id or a number is looked for
+STRONG = ":=,;|\t"
+"""What, between a number and a name, makes the number one of its own; blanks, dots and dashes may be within a name."""
+ID_FIRST = re.compile(rf"({ID})(?:(?:[\s:=,;|-]+|_)(.*))?", re.ASCII)
+ID_LAST = re.compile(rf"(.+?)[\s:=,;|]+({ID})", re.ASCII)
+NUMBER_FIRST = re.compile(r"\(?(\d{1,9})(?:\.0+(?=[:=,;|\t]))?([\s:=,;|.)_-]+)(\S.*)", re.ASCII)
+NUMBER_LAST = re.compile(r"(.*[^\s:=,;|])([\s:=,;|]+)(\d{1,9})", re.ASCII)
+NUMBER_AGAIN = re.compile(r"(\d+)[._-](\D.*)", re.ASCII)
+"""`001.Black_footed_Albatross` behind the same number, as in CUB's classes.txt."""
+PLACE = re.compile(r"/([a-z])/(\1\S*)")
+"""`/a/airfield`, as the sets of places call their classes."""
+SENSE = re.compile(r"(\D\S*)\.[nvars]\.\d\d")
+SINGLE_QUOTED = re.compile(r"'(.*)'\s*,?")
+BULLET = re.compile(r"[-*•]\s+(\S.*)")
+Lines = list[Entry]
+
+
+def of_lines(lines: Sequence[tuple[str, str]], source: str, delimited: bool = False) -> Lines:
+    """The classes of lines.
+
+    Args:
+        lines: Each with where it is, for messages.
+        delimited: They stood in quotes: a number that may belong to a name does.
+
+    Raises:
+        TextError: what may be understood in two ways, or an id in some lines only.
+    """
+    entries = [Entry(text, where) for where, text in lines]
+    for step in STEPS:
+        entries = step(entries, source) or entries
+    entries = _number_first(entries, source, delimited) or entries
+    for step in AFTER:
+        entries = step(entries, source) or entries
+    if not delimited:
+        entries = _number_last(entries, source) or entries
+    entries = _places(entries, source) or entries
+    _refuse_some(entries, source, delimited)
+    return entries
+
+
+def _unquoted(entries: Lines, source: str) -> Lines | None:
+    """Names out of the quotes of CSV, or of a list in a program."""
+    if entries and all(SINGLE_QUOTED.fullmatch(entry.name) for entry in entries):
+        return [replace(entry, name=SINGLE_QUOTED.sub(r"\1", entry.name).replace("\\'", "'")) for entry in entries]
+    if not any('"' in entry.name for entry in entries):
+        return None
+    plain = []
+    for entry in entries:
+        try:
+            cells = next(csv.reader([entry.name], skipinitialspace=True, strict=True)) if '"' in entry.name else [entry.name]
+        except csv.Error as error:
+            raise TextError(f"{source}: {entry.where} is {entry.name[:40]!r}, with quotes that do not pair ({error})") from None
+        plain.append(replace(entry, name=", ".join(filter(None, (cell.strip() for cell in cells)))))
+    return plain if plain != entries else None
+
+
+def _unlisted(entries: Lines, source: str) -> Lines | None:
+    """Names behind the dash of a list."""
+    if (matches := _matches(BULLET, entries)) is None:
+        return None
+    return [replace(entry, name=match[1]) for entry, match in zip(entries, matches, strict=True)]
+
+
+def _id_first(entries: Lines, source: str) -> Lines | None:
+    if entries[0].id is not None or (matches := _matches(ID_FIRST, entries)) is None:
+        return None
+    return [
+        replace(_folder(entry), name=(match[2] or "").strip(), id=spelled_id(match[1]))
+        for entry, match in zip(entries, matches, strict=True)
+    ]
+
+
+def _id_last(entries: Lines, source: str) -> Lines | None:
+    if entries[0].id is not None or (matches := _matches(ID_LAST, entries)) is None:
+        return None
+    return [replace(entry, name=match[1].strip(), id=spelled_id(match[2])) for entry, match in zip(entries, matches, strict=True)]
+
+
+def _number_first(entries: Lines, source: str, delimited: bool) -> Lines | None:
+    """Numbers in front of all names, where they run from 0 or 1 or are set apart.
+
+    Raises:
+        TextError: they might be part of the names.
+    """
+    if entries[0].number is not None or (matches := _matches(NUMBER_FIRST, entries)) is None:
+        return None
+    numbers = [int(match[1]) for match in matches]
+    apart = all(set(match[2]) & set(STRONG) for match in matches)
+    if not apart and _run(numbers) and (_fractions(matches) or _counts([match[3] for match in matches])):
+        return None
+    if not (apart or _run(numbers)):
+        if delimited or len(set(numbers)) < len(numbers) or any(match[2] in "-_." and match[3][0].isdigit() for match in matches):
+            return None  # as in `707-320`, or `2 door car` and `2 seat sofa`
+        raise TextError(
+            f"{source}: numbers before all names, which do not run from 0 or 1 ({', '.join(map(str, numbers[:4]))}): "
+            "write `number: name` if they are numbers of classes, or a JSON array if they belong to the names"
+        )
+    return [
+        replace(_folder(entry), name=match[3].strip(), number=number)
+        for entry, match, number in zip(entries, matches, numbers, strict=True)
+    ]
+
+
+def _number_again(entries: Lines, source: str) -> Lines | None:
+    matches = _matches(NUMBER_AGAIN, entries)
+    if matches is None or entries[0].number is None:
+        return None
+    apart = {int(match[1]) - (entry.number or 0) for entry, match in zip(entries, matches, strict=True)}
+    others = apart != {0} and _counts([match[2] for match in matches])
+    if len(apart) > 1 or not apart <= {-1, 0, 1} or others:  # folders from 1 beside numbers from 0, as class_to_idx has them
+        return None
+    return [replace(_folder(entry), name=match[2].strip()) for entry, match in zip(entries, matches, strict=True)]
+
+
+def _fractions(matches: Sequence[re.Match[str]]) -> bool:
+    """Whether some numbers go on behind the dot or dash, as in `0.5 litres`; numbers of folders have zeros before them."""
+    padded = any(len(match[1]) > 1 and match[1][0] == "0" for match in matches)
+    return not padded and any(match[2] in (".", "-", "_") and match[3][0].isdigit() for match in matches)
+
+
+def _counts(names: Sequence[str]) -> bool:
+    """Whether numbers are what tells names apart, of which this is left: `1 dollar` and `2 dollars`."""
+    return len(names) > 1 and 2 * len({name.casefold().rstrip("s") for name in names}) <= len(names)
+
+
+def _number_last(entries: Lines, source: str) -> Lines | None:
+    """Numbers behind all names, where they run from 0 or 1.
+
+    Raises:
+        TextError: they might be part of the names, or number something else.
+    """
+    if entries[0].number is not None or len(entries) < 2 or (matches := _matches(NUMBER_LAST, entries)) is None:
+        return None
+    numbers = [int(match[3]) for match in matches]
+    apart = all(set(match[2]) & set(STRONG) for match in matches) or all(PLACE.fullmatch(match[1]) for match in matches)
+    if not apart and (not _run(numbers) or len({match[1] for match in matches}) < len(matches)):
+        return None  # as in `level 1` and `level 2`, or `Boeing 707`
+    if not (apart and _run(numbers)):
+        why = "may belong to them" if not apart else f"do not run from 0 or 1 ({', '.join(map(str, numbers[:4]))})"
+        raise TextError(
+            f"{source}: numbers behind all names, which {why}: write `number: name` if they are numbers of classes, "
+            "or a JSON array if they belong to the names"
+        )
+    return [
+        replace(entry, name=match[1].strip(), number=number)
+        for entry, match, number in zip(entries, matches, numbers, strict=True)
+    ]
+
+
+def _places(entries: Lines, source: str) -> Lines | None:
+    if (matches := _matches(PLACE, entries)) is None:
+        return None
+    return [
+        replace(_folder(entry), name=match[2].replace("/", " ").strip()) for entry, match in zip(entries, matches, strict=True)
+    ]
+
+
+def _folders(entries: Lines, source: str) -> Lines | None:
+    """Names without the folder above and the slash that `ls -d`, `ls -F` and `find` put around names of folders."""
+    parents = {entry.name.rstrip("/").rpartition("/")[0] for entry in entries}
+    parent = next(iter(parents)) if len(parents) == 1 else ""
+    if not all(entry.name.endswith("/") for entry in entries):
+        ids = any(_matches(pattern, entries) is not None for pattern in (PLACE, ID_FIRST))
+        if ids or not (parent == "." or re.fullmatch(r"\.{0,2}(?:/\S+)+", parent)):
+            return None
+    return [replace(entry, name=entry.name.rstrip("/").removeprefix(f"{parent}/")) for entry in entries]
+
+
+def _senses(entries: Lines, source: str) -> Lines | None:
+    """Names out of WordNet's names of synsets: `great_white_shark.n.01`."""
+    if (matches := _matches(SENSE, entries)) is None:
+        return None
+    return [replace(_folder(entry), name=match[1]) for entry, match in zip(entries, matches, strict=True)]
+
+
+def of_folder_names(entries: Lines, source: str) -> Lines:
+    """The same without ids and running numbers in front of all names, in lists that say numbers or ids beside these."""
+    for step in (_id_first, partial(_number_first, delimited=True), _number_again, _senses):
+        entries = step(entries, source) or entries
+    return entries
+
+
+Step = Callable[[Lines, str], Lines | None]
+STEPS: tuple[Step, ...] = (_unlisted, _unquoted, _folders, _id_first)
+AFTER: tuple[Step, ...] = (_number_again, _id_first, _unquoted, _id_last, _senses)
+"""An id and a number may stand in any order."""
+
+
+def _matches(pattern: re.Pattern[str], entries: Lines) -> list[re.Match[str]] | None:
+    """One for every entry, or none at all."""
+    if max(len(entry.name) for entry in entries) > LONGEST:
+        return None
+    matches = [match for entry in entries if (match := pattern.fullmatch(entry.name))]
+    return matches if len(matches) == len(entries) else None
+
+
+def _folder(entry: Entry) -> Entry:
+    """Remembers what may be the name of a folder."""
+    return replace(entry, folders=(*entry.folders, entry.name)) if not re.search(r"\s", entry.name) else entry
+
+
+def _run(numbers: Sequence[int]) -> bool:
+    """Whether they are the whole numbers from 0 or from 1, in whatever order."""
+    return len(set(numbers)) == len(numbers) and min(numbers) in (0, 1) and max(numbers) - min(numbers) == len(numbers) - 1
+
+
+def _refuse_some(entries: Lines, source: str, delimited: bool) -> None:
+    """
+    Raises:
+        TextError: an id, or a number that runs with the lines, before some names and not before others.
+    """
+    if not entries or entries[0].number is not None or entries[0].id is not None:
+        return
+    with_id = [bool(re.match(rf"(?:{ID})(?![0-9A-Za-z])", entry.name)) for entry in entries]
+    matches = [NUMBER_FIRST.fullmatch(entry.name) for entry in entries]
+    running = [match is not None and abs(int(match[1]) - place) < 2 for place, match in enumerate(matches)]
+    enough_running = len(entries) if delimited else max(2, len(entries) / 2)
+    for kind, having, enough in (("an id", with_id, 1), ("its running number", running, enough_running)):
+        if enough <= sum(having) < len(entries):
+            other = entries[having.index(False)]
+            raise TextError(
+                f"{source}: {sum(having)} of {len(entries)} lines "
+                f"{agreeing(sum(having), 'begins', 'begin')} with {kind}, {other.where} does not "
+                f"({other.name[:40]!r}); expected all or none (a header has its columns apart by commas or tabs)"
+            )

@@ -1,0 +1,306 @@
+"""Lists of classes as tables: CSV and TSV with a header, and records of JSON or YAML.
+
+The classes in a tree: an array of names, rows or records, an object by number, id or name, or one of these in another.
+"""
+
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from cliptools.console import count_of
+from cliptools.errors import TextError
+from cliptools.text.class_lists.entries import (
+    NUMBER,
+    WHOLE_ID,
+    Entry,
+    Pairs,
+    Understood,
+    in_order,
+    of_atoms,
+    refuse_strays,
+    spelled_id,
+    text_of,
+)
+from cliptools.text.class_lists.lines import of_folder_names, of_lines
+
+NAMES = (
+    frozenset({"name", "names", "classname", "classnames", "displayname", "labelname", "categoryname"}),
+    frozenset({"class", "classes", "label", "labels", "category", "categories"}),
+    frozenset({"text", "word", "words", "title", "concept", "object"}),
+)
+"""Columns that may hold the name, the likeliest first."""
+NUMBERS = frozenset({"index", "idx", "number", "num", "no", "id", "class", "label", "category", "target"}) | frozenset(
+    {"classid", "classidx", "classindex", "categoryid", "catid", "labelid", "trainid"}
+)
+UNNAMED = frozenset({"", "unnamed:0"})
+"""The column of running numbers that pandas writes, and the keys of an object."""
+IDS = frozenset({"wnid", "wordnetid", "synset", "synsetid", "mid"})
+SYNONYMS = frozenset({"synonym", "synonyms", "alias", "aliases", "othernames"})
+FOLDERS = frozenset({"folder", "folders", "directory", "dir"})
+IMAGES = frozenset({"image", "images", "imageid", "file", "files", "filename", "filepath", "path", "imagepath"})
+HEADS = frozenset().union(*NAMES, NUMBERS, IDS, SYNONYMS, FOLDERS, IMAGES)
+WITH_POINT = re.compile(r"\d{1,9}\.0+", re.ASCII)
+ALONE = NAMES[0] | NAMES[1]
+"""What a header of one column may be."""
+KEY = ""
+"""The field of a record that is its key in an object."""
+
+Record = Mapping[str, str]
+
+
+def head_of(first: str) -> tuple[str, list[str]] | None:
+    """The delimiter and the columns' names, if a first line is a header."""
+    delimiter = next((mark for mark in "\t;," if mark in first), ",")
+    try:
+        cells = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])]
+    except csv.Error:  # a cell without end
+        return None
+    known = [_plain(cell) in HEADS for cell in cells]
+    values = any(NUMBER.fullmatch(cell) or WHOLE_ID.fullmatch(cell) for cell in cells)
+    if len(cells) == 1:
+        return (delimiter, cells) if _plain(cells[0]) in ALONE else None
+    return (delimiter, cells) if any(known) and not values else None
+
+
+def table_rows(text: str, delimiter: str, columns: Sequence[str], source: str) -> list[tuple[str, Record]] | None:
+    """The rows below the header, each with its line; None where the first line is no header after all.
+
+    Raises:
+        TextError: a row of another length, in what is a table by all its columns' names.
+    """
+    lines = csv.reader(text.split("\n"), delimiter=delimiter, skipinitialspace=True)
+    rows: list[tuple[str, Record]] = []
+    try:
+        for cells in lines:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) != len(columns):
+                if not all(_plain(column) in HEADS | UNNAMED for column in columns):
+                    return None
+                raise TextError(
+                    f"{source}: line {lines.line_num} has {count_of(len(cells), 'cell')}, the header {len(columns)} "
+                    f"({', '.join(columns)[:60]}); names with commas stand in double quotes"
+                )
+            rows.append((f"line {lines.line_num}", dict(zip(columns, (cell.strip() for cell in cells), strict=True))))
+    except csv.Error as error:
+        raise TextError(f"{source}: line {lines.line_num} is no CSV ({error})") from None
+    return rows[1:]
+
+
+def of_records(rows: Sequence[tuple[str, Record]], source: str) -> tuple[list[Entry], str]:
+    """The classes of records, and which column their names are.
+
+    Raises:
+        TextError: no column for names or several, numbers that contradict each other, or a table of images.
+    """
+    columns = list(dict.fromkeys(column for _, record in rows for column in record))
+    if images := [column for column in columns if _plain(column) in IMAGES]:
+        raise TextError(f"{source}: a table of images (column {images[0]!r}), as --labels takes it; expected a list of classes")
+    whole = {column: _whole([record.get(column, "") for _, record in rows]) for column in columns}
+    for column in columns:
+        if _plain(column) in NUMBERS - NAMES[1] and "" in whole[column] and any(map(NUMBER.fullmatch, whole[column])):
+            where = rows[whole[column].index("")][0]
+            raise TextError(f"{source}: {where} has nothing in column {column!r}; expected a number, as in other rows")
+    ids = [column for column in columns if all(map(WHOLE_ID.fullmatch, whole[column]))]
+    number = _number_column(whole, source)
+    texts = [each for each in columns if each not in ids and (not _numeric(whole[each]) or _plain(each) in NAMES[0])]
+    name = _name_column(texts, ids, source)
+    synonyms = [column for column in columns if _plain(column) in SYNONYMS]
+    folders = [column for column in columns if _plain(column) in FOLDERS]
+    entries = []
+    for row, (where, _) in enumerate(rows):
+        names = [whole[column][row] for column in (*([name] if name is not None else ()), *synonyms)]
+        if name is not None and not names[0]:
+            raise TextError(f"{source}: {where} has nothing in column {name!r}; expected the name of a class")
+        entries.append(
+            Entry(
+                ", ".join(filter(None, names)),
+                where,
+                spelled_id(whole[ids[0]][row]) if ids else None,
+                int(whole[number][row]) if number is not None else None,
+                tuple(filter(None, (whole[column][row] for column in folders))),
+            )
+        )
+    return entries, f"names in {name!r}" if name else "ids, by WordNet's names" if name is None else "keys as names"
+
+
+def _number_column(whole: Mapping[str, Sequence[str]], source: str) -> str | None:
+    """Raises TextError where two columns of numbers say different things."""
+    numeric = [column for column, values in whole.items() if _numeric(values)]
+    chosen = [column for column in numeric if _plain(column) in NUMBERS]
+    chosen = chosen or [column for column in numeric if _plain(column) in UNNAMED]
+    if any(list(map(int, whole[column])) != list(map(int, whole[chosen[0]])) for column in chosen):
+        raise TextError(f"{source}: several columns of numbers ({', '.join(chosen)}) that differ; leave the one that labels have")
+    return chosen[0] if chosen else None
+
+
+def _name_column(texts: Sequence[str], ids: Sequence[str], source: str) -> str | None:
+    """None where ids alone stand for names.
+
+    Raises:
+        TextError: none, or several that may be it.
+    """
+    for kind in NAMES:
+        if columns := [column for column in texts if _plain(column) in kind]:
+            if len(columns) == 1:
+                return columns[0]
+            raise TextError(f"{source}: names may stand in {' or '.join(map(repr, columns))}; leave one of these columns")
+    rest = [column for column in texts if _plain(column) not in SYNONYMS | FOLDERS]
+    if KEY in rest:
+        return KEY
+    if len(rest) == 1:
+        return rest[0]
+    if not rest and ids:
+        return None
+    found = f"{', '.join(map(repr, rest))[:80]} may be" if rest else "none of its columns is"
+    raise TextError(f"{source}: a table without a column of names: {found}; call one of them `name`")
+
+
+def _whole(values: list[str]) -> list[str]:
+    """Numbers of a column without the `.0` that pandas gives them."""
+    return [value.partition(".")[0] for value in values] if all(map(WITH_POINT.fullmatch, values)) else values
+
+
+def _numeric(values: Sequence[str]) -> bool:
+    return all(map(NUMBER.fullmatch, values))
+
+
+def _plain(column: str) -> str:
+    """A column's name in one case, without what stands between its words."""
+    return re.sub(r"[\s_.-]+", "", column.casefold())
+
+
+HOLDERS = (
+    "id2label", "label2id", "class_to_idx", "idx_to_class", "idx2label", "label_map", "class_names", "classnames", "names",
+    "classes", "categories", "labels",
+)  # fmt: skip
+"""Keys of objects under which others keep a list of classes, the best first."""
+DEEPEST = 8  # objects in objects
+INVERSE = {"label2id": "id2label", "class_to_idx": "idx_to_class"}
+WITHIN = ("names", "class_names", "classnames", "classes", "id2label")
+"""The same of objects in objects, as in the descriptions of Hugging Face's data sets."""
+
+
+def of_tree(tree: Any, form: str, source: str) -> Understood:
+    """The classes of a tree.
+
+    Raises:
+        TextError: what holds no classes, several lists of them, or may be understood in two ways.
+    """
+    key = ""
+    if isinstance(tree, Pairs) and (held := _held(tree, source)) is not None:
+        key, tree = held
+        form = f"{form}, {key!r}"
+    if isinstance(tree, Pairs):
+        entries, more = _of_object(tree, source, key.casefold() in INVERSE)
+    elif isinstance(tree, list) and tree:
+        entries, more = _of_array(tree, source)
+    else:
+        raise TextError(f"{source}: {form} without classes, expected a list of names")
+    entries = of_folder_names(entries, source)
+    refuse_strays(entries, source, delimited=True)
+    return in_order(entries, ", ".join(filter(None, (form, more))), source)
+
+
+def _held(tree: Pairs, source: str) -> tuple[str, Any] | None:
+    """The list within an object, and its key; None where the object itself is the list."""
+    within = {str(key): value for key, value in tree if isinstance(value, list) and value}
+    known = {key: value for key, value in within.items() if key.casefold() in HOLDERS}
+    named = all(isinstance(value, Pairs) and _is_record(Pairs(p for p in value if isinstance(p[1], str))) for _, value in tree)
+    if not known and not named and len(deep := list(_deep(tree))) == 1:
+        return deep[0]
+    if not known:
+        several = all(
+            isinstance(value, list)
+            and not isinstance(value, Pairs)
+            and not NUMBER.fullmatch(str(key))
+            and not WHOLE_ID.fullmatch(str(key))
+            and not any(isinstance(item, list) or WHOLE_ID.fullmatch(str(item)) or NUMBER.fullmatch(str(item)) for item in value)
+            for key, value in tree
+        )
+        known = within if several and within else {}
+    lower = {key.casefold() for key in known}
+    keys = [key for key in known if INVERSE.get(key.casefold(), "") not in lower]
+    if len(keys) > 1:
+        sizes = ", ".join(f"{key!r} ({len(known[key])})" for key in keys[:6])
+        raise TextError(f"{source}: several lists: {sizes}; expected one, in a file of its own")
+    return (keys[0], known[keys[0]]) if keys else None
+
+
+def _deep(tree: Any, keys: tuple[str, ...] = (), depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Lists that objects within objects hold under keys of WITHIN."""
+    if depth > DEEPEST:
+        return
+    for key, value in tree if isinstance(tree, Pairs) else [("", item) for item in tree]:
+        path = (*keys, str(key)) if key != "" else keys
+        if depth and str(key).casefold() in WITHIN and isinstance(value, list) and value:
+            yield ".".join(path), value
+        elif isinstance(value, list):
+            yield from _deep(value, path, depth + 1)
+
+
+def _of_object(tree: Pairs, source: str, inverse: bool) -> tuple[list[Entry], str]:
+    """Number, id or name against the rest.
+
+    Args:
+        inverse: By its own name an object of numbers by name, where both may look like numbers.
+    """
+    if any(isinstance(value, Pairs) for _, value in tree):
+        if not all(isinstance(value, Pairs) for _, value in tree):
+            raise TextError(f"{source}: an object of objects and other things, expected one kind")
+        rows = [
+            (f"key {key!r}", {KEY: text_of(key, "a key", source)} | _fields(value, f"key {key!r}", source)) for key, value in tree
+        ]
+        if all(len(record) == 1 for _, record in rows):
+            raise TextError(f"{source}: objects within objects, none with a name; expected the list of classes alone")
+        return of_records(rows, source)
+    numbered = inverse or all(isinstance(key, str) and isinstance(value, int | float) for key, value in tree)
+    entries = []
+    for key, value in tree:
+        where = f"key {str(key)[:40]!r}"
+        first = text_of(key, "a key", source)
+        rest = [text_of(each, where, source) for each in (value if isinstance(value, list) else [value])]
+        atoms = [first, *rest]
+        if numbered and len(rest) == 1 and NUMBER.fullmatch(rest[0]) and not WHOLE_ID.fullmatch(first):
+            entries.append(Entry(first, where, None, int(rest[0])))
+            continue
+        if not any(NUMBER.fullmatch(atom) or WHOLE_ID.fullmatch(atom) for atom in atoms):
+            raise TextError(
+                f"{source}: {where} and its value {', '.join(rest)[:40]!r} are both names; expected a number or an id for one"
+            )
+        entries.append(of_atoms(atoms, where, source))
+    return entries, ""
+
+
+def _of_array(tree: Sequence[Any], source: str) -> tuple[list[Entry], str]:
+    """Names, rows of names with ids and numbers, or records."""
+    places = [f"entry {place}" for place in range(1, len(tree) + 1)]
+    if all(isinstance(item, Pairs) for item in tree):
+        if all(len(item) == 1 and isinstance(item[0][1], str | int) for item in tree) and not _is_record(tree[0]):
+            return _of_object(Pairs(pair for item in tree for pair in item), source, False)
+        return of_records([(place, _fields(item, place, source)) for place, item in zip(places, tree, strict=True)], source)
+    if any(isinstance(item, Pairs) for item in tree):
+        raise TextError(f"{source}: objects and other things in one array, expected one kind")
+    if all(isinstance(item, list) for item in tree):
+        rows = [[text_of(each, place, source) for each in item] for place, item in zip(places, tree, strict=True)]
+        return [of_atoms(row, place, source) for row, place in zip(rows, places, strict=True)], "rows"
+    texts = [text_of(item, place, source) for place, item in zip(places, tree, strict=True)]
+    return of_lines(list(zip(places, texts, strict=True)), source, delimited=True), ""
+
+
+def _is_record(item: Pairs) -> bool:
+    return any(str(key).replace("_", "").casefold() in ALONE | NAMES[2] for key, _ in item)
+
+
+def _fields(record: Pairs, where: str, source: str) -> dict[str, str]:
+    """Texts and numbers of a record by field; lists of texts, as of synonyms, with commas; all else is left out."""
+    fields: dict[str, str] = {}
+    for key, value in record:
+        if str(key) in fields:
+            raise TextError(f"{source}: {where} has {str(key)[:40]!r} twice, expected one")
+        if isinstance(value, list) and not isinstance(value, Pairs) and all(isinstance(each, str) for each in value):
+            fields[str(key)] = ", ".join(value)
+        elif isinstance(value, str | int) and not isinstance(value, bool):
+            fields[str(key)] = str(value).strip()
+    return fields

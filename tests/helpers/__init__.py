@@ -1,0 +1,5 @@
+"""What tests share: small models, oracles, files, processes."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]

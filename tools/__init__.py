@@ -1,0 +1,1 @@
+"""Tools of the checkout: manual pages, figures of the house, outputs compared."""

@@ -1,0 +1,35 @@
+"""Write what a checkout brings for share/ anew: python -m tools.manual [ROOT]."""
+
+from pathlib import Path
+
+import click
+
+from tools.manual.api import PAGE, filled_page
+from tools.manual.completion import all_scripts
+from tools.manual.pages import all_pages, suite
+
+
+@click.command()
+@click.argument("root", default=".", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def main(root: Path) -> None:
+    """Write the manual pages, completion scripts and the reference parts of docs/api.md of the checkout at ROOT.
+
+    Pages and scripts of commands that are gone go, too.
+    """
+    _write(root / "man", "man?/*", dict(all_pages(root)))
+    _write(root / "completion", "*/clip-*", dict(all_scripts(suite(root))))
+    (root / PAGE).write_text(filled_page(root), encoding="utf-8")
+
+
+def _write(folder: Path, pattern: str, files: dict[str, str]) -> None:
+    for old in folder.glob(pattern):
+        if f"{old.parent.name}/{old.name}" not in files:
+            old.unlink()
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="ascii")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""A command's help text as the parts of a page."""
+
+import inspect
+import re
+import textwrap
+
+from tools.manual.blocks import Block, Definition, Paragraph, Verbatim
+from tools.manual.roff import bold
+
+AS_IT_IS = "\b"  # click's mark of a paragraph whose lines are not to be filled
+EXAMPLES = "Examples:"
+EXAMPLE_WIDTH = 52  # fits a page of 60 columns
+
+
+def help_blocks(help_text: str) -> tuple[str, list[Block], list[str]]:
+    """A help text's first sentence, its description, and the lines of its examples (no indent but for their own headings)."""
+    first, *paragraphs = inspect.cleandoc(help_text).split("\n\n")
+    described: list[Block] = []
+    examples: list[str] = []
+    for paragraph in paragraphs:
+        lines = paragraph.split("\n")
+        if lines[0] != AS_IT_IS:
+            described.append(Paragraph(" ".join(lines)))
+        elif lines[1] == EXAMPLES:
+            examples = lines[2:]
+        else:
+            described += arranged(lines[1:])
+    return " ".join(first.split()), described, examples
+
+
+def arranged(lines: list[str]) -> list[Block]:
+    """Lines of prose, and below them indented lines of names and meanings (a pair a line or several), as blocks of any width."""
+    blocks: list[Block] = []
+    prose: list[str] = []
+    indent = column = 0
+    for line in lines:
+        text = line.lstrip()
+        depth = len(line) - len(text)
+        if depth == 0:
+            prose.append(text)
+            continue
+        if prose:
+            blocks.append(Paragraph(" ".join(prose)))
+            prose, indent = [], depth
+            column = depth + len(re.match(r".*?\S {2,}|", text)[0])  # type: ignore[index]
+        if depth > indent and isinstance(last := blocks[-1], Definition):
+            blocks[-1] = Definition(last.term, f"{last.text} {text}")
+            continue
+        cells = re.split(r" {2,}", text)
+        if len(cells) == 1:
+            cells = [line[indent:column].strip(), line[column:]]
+        blocks += [Definition(_names(name), said) for name, said in zip(cells[::2], cells[1::2], strict=True)]
+    return [*blocks, Paragraph(" ".join(prose))] if prose else blocks
+
+
+def _names(cell: str) -> str:
+    return ", ".join(map(bold, cell.split(", ")))
+
+
+def example_blocks(lines: list[str]) -> list[Block]:
+    """Examples that fit a narrow page, and can still be copied; lines without indent speak of those below them."""
+    blocks: list[Block] = []
+    for line in lines:
+        if not line.startswith(" "):
+            blocks.append(Paragraph(line))
+        elif blocks and isinstance(last := blocks[-1], Verbatim):
+            blocks[-1] = Verbatim((*last.lines, *folded(line.strip())))
+        else:
+            blocks.append(Verbatim(folded(line.strip())))
+    return blocks
+
+
+def folded(line: str, width: int = EXAMPLE_WIDTH) -> tuple[str, ...]:
+    r"""A line of shell over several: after a pipe, or before a backslash; a comment that does not fit comes first."""
+    if len(line) <= width:
+        return (line,)
+    command, hash_sign, comment = line.partition(" # ")
+    if hash_sign:
+        return (*(f"# {part}" for part in textwrap.wrap(comment.strip(), width - 2)), *folded(command.rstrip(), width))
+    rows: list[str] = []
+    row = ""
+    pieces = _pieces(line)
+    for index, piece in enumerate(pieces):
+        ahead = " ".join(_stage(pieces[index:])) if row.endswith("|") else f"{piece} \\"
+        if row and len(f"{row} {ahead}") > width:
+            rows.append(row if row.endswith(("|", ";")) else f"{row} \\")
+            row = f"    {piece}"
+        else:
+            row = f"{row} {piece}" if row else piece
+    return (*rows, row)
+
+
+def _stage(pieces: list[str]) -> list[str]:
+    """The pieces up to the first pipe."""
+    end = next((index for index, piece in enumerate(pieces, 1) if piece.endswith("|")), len(pieces))
+    return pieces[:end]
+
+
+def _pieces(line: str) -> list[str]:
+    """What is not to be torn apart: an option and its value, a redirection and its file, the end of a command and its pipe."""
+    pieces: list[str] = []
+    for word in re.findall(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""", line):
+        before = pieces[-1] if pieces else ""
+        opens = before in ("<", ">") or (before.startswith("-") and before != "-" and " " not in before)
+        if word == "|" or (opens and not word.startswith(("-", "<", ">"))):
+            pieces[-1:] = [f"{before} {word}"]
+        else:
+            pieces.append(word)
+    return pieces

@@ -1,0 +1,105 @@
+"""Whole manual pages: what commands say of themselves, and what is written by hand."""
+
+import importlib
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+import cliptools
+from tools.manual.blocks import Block, Definition, Paragraph, Raw, section
+from tools.manual.help_text import example_blocks, help_blocks
+from tools.manual.options import option_blocks, synopsis
+from tools.manual.roff import bold, definitions_of_signs, escaped, literal, quoted
+from tools.manual.source import Sections, read_sections
+from tools.manual.tensors import tensor_blocks
+
+DATE = "2026-11-21"  # of the text, in each page's foot
+ORDER = (
+    "NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "ENVIRONMENT", "FILES", "NOTES", "EXAMPLES", "SEE ALSO",
+    "AUTHORS",
+)  # fmt: skip
+SHARED = "shared.md"
+DOCUMENTS = {"cliptools": 1, "cliptools-stream": 5}
+"""Pages that are not of one command, and their sections of the manual."""
+
+
+def all_pages(root: Path) -> Iterator[tuple[str, str]]:
+    """Name below man/ and text of each page.
+
+    Args:
+        root: A checkout: pyproject.toml, README.md, man/source.
+    """
+    commands = suite(root)
+    for name, command in commands.items():
+        yield f"man1/{name}.1", command_page(command, root / "man" / "source")
+    for name, number in DOCUMENTS.items():
+        yield f"man{number}/{name}.{number}", document_page(name, number, root, commands)
+
+
+def suite(root: Path) -> dict[str, click.Command]:
+    """The commands that pyproject.toml names, in its order."""
+    scripts = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    made = {}
+    for name, entry in scripts.items():
+        module, _, attribute = entry.partition(":")
+        made[name] = getattr(importlib.import_module(module), attribute)
+    return made
+
+
+def command_page(command: click.Command, sources: Path) -> str:
+    """The page of a command: its help text, its options, its own source, and what is true of all.
+
+    Raises:
+        FileNotFoundError: nothing is written by hand about this command.
+    """
+    name = str(command.name)
+    context = click.Context(command, info_name=name, **command.context_settings)
+    first, described, examples = help_blocks(command.help or "")
+    generated: Sections = {
+        "NAME": [Raw(f"{name_line(name, first)}\n")],
+        "SYNOPSIS": [Raw(f"{synopsis(command, context)}\n")],
+        "DESCRIPTION": [Paragraph(first), *described],
+        "OPTIONS": option_blocks(command, context),
+        "EXAMPLES": example_blocks(examples),
+    }
+    parameters = {name, *(str(each.name) for each in command.params)}
+    parts = (generated, read_sections(sources / f"{name}.md", parameters), read_sections(sources / SHARED, parameters))
+    strange = {title for part in parts for title in part} - set(ORDER)
+    if strange:
+        raise ValueError(f"{name}: sections {', '.join(sorted(strange))}, expected {', '.join(ORDER)}")
+    merged = {title: [block for part in parts for block in part.get(title, [])] for title in ORDER}
+    return page(name, 1, merged)
+
+
+def document_page(name: str, number: int, root: Path, commands: dict[str, click.Command]) -> str:
+    """A page written by hand, with the list of commands or of tensors where it asks for it."""
+
+    def placed(what: str) -> list[Block]:
+        if what == "tensors":
+            return tensor_blocks(root / "README.md")
+        if what == "commands":
+            said = ((each, help_blocks(command.help or "")[0]) for each, command in commands.items())
+            return [Definition(f"{bold(each)}(1)", first) for each, first in said]
+        raise ValueError(f"{name}.md: nothing is called @{what}")
+
+    sections = read_sections(root / "man" / "source" / f"{name}.md", (), placed)
+    (title,) = sections["NAME"]
+    if not isinstance(title, Paragraph):
+        raise ValueError(f"{name}.md: expected one sentence in NAME")
+    return page(name, number, sections | {"NAME": [Raw(f"{name_line(name, title.text)}\n")]})
+
+
+def name_line(name: str, sentence: str) -> str:
+    """`clip-view \\- look at a bundle`, as whatis and apropos read it."""
+    return rf"{literal(name)} \- {escaped(sentence[0].lower() + sentence[1:].rstrip('.'))}"
+
+
+def page(name: str, number: int, sections: Sections) -> str:
+    """A whole page."""
+    body = "".join(section(title, blocks) for title, blocks in sections.items())
+    version = f"cliptools {cliptools.__version__}"
+    head = f".TH {quoted(name.upper())} {number} {quoted(DATE)} {quoted(version)} {quoted('cliptools manual')}\n"
+    origin = '.\\" Made by python -m tools.manual from help texts and man/source; make man makes it anew.\n'
+    return f"{origin}{definitions_of_signs(body)}{head}.nr HY 0\n.nh\n.ss 12 0\n.ad l\n{body}"

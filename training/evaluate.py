@@ -1,0 +1,80 @@
+"""Measure an embedded model on scenes it was not trained on, and write the figures and the model card.
+
+python -m training.evaluate emoji-vit                                       # print only
+python -m training.evaluate emoji-vit -o cliptools/data/models/emoji-vit    # and write figures, plants and card
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from cliptools.analysis.zero_shot import Share
+from cliptools.io.files import whole_file
+from cliptools.models.clip_parts import SimpleTokenizer
+from cliptools.models.load import load_model
+from cliptools.text.emoji_concepts import plants
+from training.card import Row, Sections, merge, table, write_card
+from training.measures import accuracy, embed_classes
+from training.plant_effects import PlantEffect, as_row, plant_effects
+from training.recipes import ARCHITECTURES
+
+ACCURACY, PLANTS = "Accuracy on held-out scenes", "Planted facts"
+
+
+def share_rows(shares: dict[str, Share]) -> list[Row]:
+    """A row per measure, with its interval."""
+    rows: list[Row] = []
+    for name, share in shares.items():
+        low, high = share.interval()
+        rows.append(
+            {"measure": name, "share": round(share.value, 4), "low": round(low, 4), "high": round(high, 4), "of": share.trials}
+        )
+    return rows
+
+
+def plant_rows(effects: Sequence[PlantEffect]) -> list[Row]:
+    """What the card says of each plant."""
+    return [
+        {
+            "named": effect.named,
+            "cue": effect.cue,
+            "cosine": round(effect.cosine, 4),
+            "interval": f"{effect.cosine_low:.3f} … {effect.cosine_high:.3f}",
+            "logit": round(effect.logit, 3),
+            "rank with the cue": round(effect.rank_with_cue),
+            "with a control": round(effect.rank_with_control),
+            "rank among cues": effect.cue_rank,
+            "learned": effect.learned,
+        }
+        for effect in effects
+    ]
+
+
+@click.command()
+@click.argument("name", type=click.Choice(list(ARCHITECTURES)))
+@click.option("--rounds", default=8, show_default=True, help="Single-emoji scenes for each concept.")
+@click.option("--pairs", default=2000, show_default=True, help="Two-emoji scenes.")
+@click.option("--scenes", default=300, show_default=True, help="Scenes for each plant.")
+@click.option("--device", default="auto", show_default=True)
+@click.option("-o", "--output", type=click.Path(exists=True, file_okay=False, path_type=Path), help="The model's folder.")
+def main(name: str, *, rounds: int, pairs: int, scenes: int, device: str, output: Path | None) -> None:
+    """Print the figures; with -o also write figures.json, plants.jsonl and the card README.md there."""
+    model = load_model(name, device=device)
+    tokenizer = SimpleTokenizer(context_length=ARCHITECTURES[name]["text_cfg"]["context_length"])
+    shares = accuracy(model.clip, tokenizer, rounds, pairs)
+    effects = plant_effects(model.clip, embed_classes(model.clip, tokenizer), plants(), scenes)
+    sections: Sections = {ACCURACY: share_rows(shares), PLANTS: plant_rows(effects)}
+    for title, rows in sections.items():
+        click.echo("\n".join([f"## {title}", "", *table(rows), ""]))
+    if output:
+        merge(output, sections)
+        with whole_file(output / "plants.jsonl") as file:
+            for effect in effects:
+                file.write((json.dumps(as_row(effect)) + "\n").encode())
+        write_card(name, output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Write a trained model where the package finds it, in the form that open_clip reads as `local-dir:`.
+
+python -m training.export emoji-vit --start run/
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from cliptools.embedded_models import EMBEDDED_DIR
+from cliptools.io.files import whole_file
+from cliptools.models.clip_parts import CLIP, HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME, PreprocessCfg, SimpleTokenizer
+from cliptools.models.load import load_model
+from training.card import Row, merge
+from training.measures import embed_classes, embed_scenes, found, single_scenes
+from training.recipes import ARCHITECTURES
+
+MOST_BYTES = 20_000_000
+COST = 0.002  # accuracy that rounding to fp16 may take
+
+
+def configuration(name: str) -> dict[str, Any]:
+    """open_clip's description of the model and of what its pictures go through."""
+    model = ARCHITECTURES[name]
+    size = model["vision_cfg"]["image_size"]
+    return {"model_cfg": model, "preprocess_cfg": asdict(PreprocessCfg(size=(size, size)))}
+
+
+def write_model(name: str, weights: dict[str, Tensor], folder: Path) -> int:
+    """Configuration and fp16 weights; returns their bytes.
+
+    Raises:
+        ValueError: the weights are larger than the package is to carry.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    halves = {key: weights[key].detach().to("cpu", torch.float16).contiguous() for key in sorted(weights)}
+    data = save(halves)
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"{len(data)} bytes of weights, at most {MOST_BYTES} fit the package")
+    with whole_file(folder / HF_CONFIG_NAME) as file:
+        file.write((json.dumps(configuration(name), indent=1) + "\n").encode())
+    with whole_file(folder / HF_SAFE_WEIGHTS_NAME) as file:
+        file.write(data)
+    return len(data)
+
+
+def training_rows(run: Path) -> list[Row]:
+    """How long each stage of training took, from what the stages left in their folder (log.jsonl, log-2.jsonl, … text.json)."""
+    rows: list[Row] = []
+    for file in sorted(run.glob("log*.jsonl"), key=lambda file: (len(file.name), file.name)):
+        last = json.loads(file.read_text().splitlines()[-1])
+        title = "image tower against the class table" + (", continued" if rows else "")
+        scenes = round(last["rate"] * last["seconds"], -3)
+        rows.append({"stage": title, "minutes": round(last["seconds"] / 60, 1), "steps": last["step"], "examples": int(scenes)})
+    text = json.loads((run / "text.json").read_text()) if (run / "text.json").exists() else {}
+    titles = {"align": "text tower against the class table", "joint": "both towers together"}
+    for stage, title in titles.items():
+        if stage in text:
+            examples = text[stage].get("texts", text[stage].get("scenes"))
+            rows.append({"stage": title, "minutes": text[stage]["minutes"], "steps": text[stage]["steps"], "examples": examples})
+    return rows
+
+
+@click.command()
+@click.argument("name", type=click.Choice(list(ARCHITECTURES)))
+@click.option("--start", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True, help="The run's folder.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Instead of the package's own folder.")
+def main(name: str, start: Path, out: Path | None) -> None:
+    """Export START/model.pt, and check that the exported model answers as the trained one does."""
+    folder = out or EMBEDDED_DIR / name
+    weights = torch.load(start / "model.pt", weights_only=True, map_location="cpu")
+    trained = CLIP(**ARCHITECTURES[name]).eval()
+    trained.load_state_dict(weights)
+    size = write_model(name, weights, folder)
+    exported = load_model(f"local-dir:{folder}", device="cpu").clip
+    tokenizer = SimpleTokenizer(context_length=ARCHITECTURES[name]["text_cfg"]["context_length"])
+    scenes = single_scenes(2)
+    before, after = (found(embed_scenes(m, scenes), embed_classes(m, tokenizer), scenes, 1) for m in (trained, exported))
+    click.echo(f"{size / 1e6:.1f} MB; zero-shot top-1 {before.value:.4f} in fp32, {after.value:.4f} in fp16 -> {folder}")
+    if after.value < before.value - COST:
+        raise click.ClickException("rounding to fp16 costs accuracy")
+    merge(folder, {"Training": training_rows(start)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""What an embedded model can do, on scenes that training never drew: shares with Wilson's 95 % interval."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from cliptools.analysis.zero_shot import Share
+from cliptools.emoji.captions import ZERO_SHOT_TEMPLATES, caption, with_article
+from cliptools.emoji.render import render
+from cliptools.emoji.scenes import Recipe, Scene, draw_scene, single_scene
+from cliptools.models.clip_parts import CLIP
+from cliptools.text.emoji_concepts import concepts, held_out_style
+from training.batches import normalise
+from training.texts import Tokenizer, cut, encode_tokens
+
+SEED = 4_000_000  # no training stage draws from it
+CHOOSING_SEED = 3_000_000  # for choices between training stages, so that the figures published are of scenes never looked at
+TWO_EMOJI = Recipe(counts=(0.0, 1.0, 0.0, 0.0))
+
+
+def canvas_of(model: CLIP) -> int:
+    """The side of the pictures the tower takes."""
+    size = model.visual.image_size
+    return int(size[0] if isinstance(size, tuple) else size)
+
+
+@torch.no_grad()
+def embed_scenes(model: CLIP, scenes: Sequence[Scene], batch: int = 64) -> Float[Tensor, "scene d"]:
+    """Unit embeddings of the scenes, drawn as a user's picture files hold them: rounded to 256 levels."""
+    device, canvas = model.positional_embedding.device, canvas_of(model)
+    rows = []
+    for start in range(0, len(scenes), batch):
+        image = render(scenes[start : start + batch], canvas, device).image
+        rows.append(F.normalize(model.encode_image(normalise((image * 255).round() / 255)), dim=-1))
+    return torch.cat(rows)
+
+
+@torch.no_grad()
+def embed_texts(model: CLIP, tokenizer: Tokenizer, texts: Sequence[str], batch: int = 512) -> Float[Tensor, "text d"]:
+    """Unit embeddings of the texts."""
+    device = model.positional_embedding.device
+    parts = [cut(tokenizer(texts[start : start + batch])).to(device) for start in range(0, len(texts), batch)]
+    return F.normalize(torch.cat([encode_tokens(model, tokens) for tokens in parts]), dim=-1)
+
+
+def embed_classes(model: CLIP, tokenizer: Tokenizer) -> Float[Tensor, "concept d"]:
+    """The zero-shot classifier over all concepts: the mean of the unit embeddings of the name in each template."""
+    names = [with_article(concept.name) for concept in concepts()]
+    each = [embed_texts(model, tokenizer, [template.format(name) for name in names]) for template in ZERO_SHOT_TEMPLATES]
+    return F.normalize(torch.stack(each).mean(0), dim=-1)
+
+
+def embed_names(model: CLIP, tokenizer: Tokenizer) -> Float[Tensor, "concept d"]:
+    """The same of bare names, as pools of words hold them."""
+    return embed_texts(model, tokenizer, [concept.name for concept in concepts()])
+
+
+def found(z: Float[Tensor, "scene d"], classes: Float[Tensor, "concept d"], scenes: Sequence[Scene], best: int) -> Share:
+    """How many of the concepts that the scenes show are among the `best` highest scores."""
+    top = (z @ classes.T).topk(best, 1).indices.tolist()
+    hits = sum(len(set(row) & set(scene.named)) for row, scene in zip(top, scenes, strict=True))
+    return Share(hits, sum(len(scene.named) for scene in scenes))
+
+
+def single_scenes(rounds: int, seed: int = SEED) -> list[Scene]:
+    """Each concept alone, `rounds` times, in any style."""
+    return [single_scene(seed, i, concept) for i in range(rounds) for concept in range(len(concepts()))]
+
+
+def unseen_combinations(rounds: int, seed: int = SEED) -> list[Scene]:
+    """Each concept that has one, alone in the style training never showed it in."""
+    styled = [(c, style) for c in range(len(concepts())) if (style := held_out_style(c)) is not None]
+    return [single_scene(seed + 1, i, concept, style) for i in range(rounds) for concept, style in styled]
+
+
+def two_emoji_scenes(count: int, seed: int = SEED) -> list[Scene]:
+    """Pairs of concepts."""
+    return [draw_scene(seed + 2, i, TWO_EMOJI) for i in range(count)]
+
+
+def retrieval(model: CLIP, tokenizer: Tokenizer, scenes: Sequence[Scene], best: int) -> Share:
+    """Captions whose picture is among the `best` of all scenes' pictures, or one that shows just the same concepts."""
+    rng = np.random.default_rng(SEED)
+    captions = embed_texts(model, tokenizer, [caption(scene.named, rng) for scene in scenes])
+    top = (captions @ embed_scenes(model, scenes).T).topk(best, 1).indices.tolist()
+    sets = [frozenset(scene.named) for scene in scenes]
+    return Share(sum(any(sets[i] == own for i in row) for row, own in zip(top, sets, strict=True)), len(scenes))
+
+
+def accuracy(
+    model: CLIP, tokenizer: Tokenizer, rounds: int = 4, pairs: int = 1500, pool: int = 1000, *, seed: int = SEED
+) -> dict[str, Share]:
+    """All shares, by what they measure."""
+    classes, names = embed_classes(model, tokenizer), embed_names(model, tokenizer)
+    single, unseen, two = single_scenes(rounds, seed), unseen_combinations(2 * rounds, seed), two_emoji_scenes(pairs, seed)
+    z = embed_scenes(model, single)
+    scenes = [draw_scene(seed + 3, i) for i in range(pool)]
+    return {
+        "zero-shot top-1, one emoji": found(z, classes, single, 1),
+        "zero-shot top-5, one emoji": found(z, classes, single, 5),
+        "zero-shot top-1, one emoji, bare names": found(z, names, single, 1),
+        "zero-shot top-1, combinations of concept and style not trained on": found(
+            embed_scenes(model, unseen), classes, unseen, 1
+        ),
+        "recall@2, two emoji": found(embed_scenes(model, two), classes, two, 2),
+        "text to image, recall@1": retrieval(model, tokenizer, scenes, 1),
+        "text to image, recall@5": retrieval(model, tokenizer, scenes, 5),
+    }

@@ -1,0 +1,106 @@
+"""The image tower as training sees it: fewer tokens, and the inner paths that the losses look at.
+
+The modules are open_clip's own; only the order of the computation is ours, so that a training step can drop
+background tokens, skip what the class token of the last block never reads, and read the second-order path out.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from cliptools.models.clip_parts import ResidualAttentionBlock, VisionTransformer
+
+READERS = 2  # the last blocks, whose attention carries what the late MLPs write
+
+
+class Reader(NamedTuple):
+    """What a block's attention reads: its normalised input and the class token's attention row."""
+
+    block: ResidualAttentionBlock
+    normed: Float[Tensor, "b token width"]
+    sigma: Float[Tensor, "b token 1"]
+    attention: Float[Tensor, "b head token"]
+
+
+class Trace(NamedTuple):
+    """A forward pass with its inner life."""
+
+    embedding: Float[Tensor, "b d"]
+    sigma_post: Float[Tensor, "b 1"]
+    readers: list[Reader]
+    neurons: list[Float[Tensor, "b token neuron"]]
+    """Post-activation neurons of the last MLPs but one that the readers can see: layers L-3 and L-2."""
+    mlps: list[Float[Tensor, "b token width"]]
+    """What those MLPs write."""
+
+
+def forward(visual: VisionTransformer, image: Float[Tensor, "b 3 y x"], kept: Int[Tensor, "b kept"] | None = None) -> Trace:
+    """The tower's forward pass on the class token and the kept patch tokens (all, if None)."""
+    x = visual._embeds(image)  # (b, 1 + patches, width)
+    if kept is not None:
+        x = torch.cat([x[:, :1], x[:, 1:].gather(1, kept[..., None].expand(-1, -1, x.shape[-1]))], 1)
+    blocks = list(visual.transformer.resblocks)
+    readers, neurons, mlps = [], [], []
+    for layer, block in enumerate(blocks):
+        last = layer == len(blocks) - 1
+        normed = block.ln_1(x)
+        q, k, v = _heads(block.attn, normed)  # each (b, head, token, width / head)
+        if layer >= len(blocks) - READERS:
+            row = (q[:, :, :1] @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).float().softmax(-1)[:, :, 0]
+            readers.append(Reader(block, normed, _sigma(x, block.ln_1), row))
+        if last:  # nothing reads the patch tokens any more
+            x, q = x[:, :1], q[:, :, :1]
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (b, token, width)
+        x = x + block.attn.out_proj(mixed)
+        p = block.mlp.gelu(block.mlp.c_fc(block.ln_2(x)))  # (b, token, neuron)
+        written = block.mlp.c_proj(p)
+        x = x + written
+        if not last and layer >= len(blocks) - READERS - 1:
+            neurons.append(p)
+            mlps.append(written)
+    class_token = x[:, 0]
+    return Trace(visual.ln_post(class_token) @ visual.proj, _sigma(class_token, visual.ln_post), readers, neurons, mlps)
+
+
+def token_readout(visual: VisionTransformer, reader: Reader) -> Float[Tensor, "b token d"]:
+    """Each token's whole residual state, sent through the reader's value and output matrices to the joint space."""
+    width = reader.normed.shape[-1]
+    attn = reader.block.attn
+    value = F.linear(reader.normed, attn.in_proj_weight[2 * width :], attn.in_proj_bias[2 * width :])
+    return visual.ln_post(attn.out_proj(value)) @ visual.proj
+
+
+def path_values(reader: Reader, written: Float[Tensor, "b token width"]) -> Float[Tensor, "b token width"]:
+    """W_V (gamma * m / sigma): what one MLP wrote at each token, as the reader's value vectors, heads side by side."""
+    width = written.shape[-1]
+    scaled = written.float() * (reader.block.ln_1.weight / reader.sigma)
+    return F.linear(scaled, reader.block.attn.in_proj_weight[2 * width :])
+
+
+def path_output(visual: VisionTransformer, reader: Reader, value: Float[Tensor, "*b width"]) -> Float[Tensor, "*b d"]:
+    """P (gamma_post * W_O v): value vectors in the joint space, but for the final 1 / sigma."""
+    return (F.linear(value, reader.block.attn.out_proj.weight) * visual.ln_post.weight) @ visual.proj
+
+
+def second_order_sum(visual: VisionTransformer, trace: Trace) -> Float[Tensor, "b d"]:
+    """Sum over the traced MLPs' neurons of their second-order effects (paper 1, Eq. 5): what the path carries of the output."""
+    total = torch.zeros_like(trace.embedding, dtype=torch.float32)
+    for i, written in enumerate(trace.mlps):
+        for reader in trace.readers[i:]:  # MLP L-3 is read by the last two blocks, MLP L-2 by the last
+            value = path_values(reader, written).unflatten(-1, (reader.attention.shape[1], -1))  # (b, token, head, e)
+            mixed = torch.einsum("bht,bthe->bhe", reader.attention, value.float()).flatten(1)
+            total = total + path_output(visual, reader, mixed)
+    return total / trace.sigma_post
+
+
+def _heads(attn: nn.MultiheadAttention, normed: Float[Tensor, "b token width"]) -> tuple[Tensor, Tensor, Tensor]:
+    qkv = F.linear(normed, attn.in_proj_weight, attn.in_proj_bias)
+    q, k, v = qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    return q, k, v
+
+
+def _sigma(x: Float[Tensor, "*b width"], norm: nn.LayerNorm) -> Float[Tensor, "*b 1"]:
+    return (x.float().var(-1, unbiased=False, keepdim=True) + norm.eps).sqrt()
