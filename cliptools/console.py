@@ -1,12 +1,12 @@
-"""Text from outside (names of files, words, what other libraries say) in lines that no terminal takes for commands.
+"""Everything that a run writes to stderr: notes, warnings, errors, progress and a summary, as text or as JSON lines.
 
-Counts with their nouns, as messages have them.
-
-What goes to stderr: messages, bars on a terminal, and at the end what a run has taken; or all of it as JSON lines.
+Below them: escaping of text from outside (file names, words, messages of other libraries), so that no terminal takes it for
+control sequences, and the plurals that messages need.
 """
 
 import contextlib
 import json
+import platform
 import re
 import sys
 import time
@@ -18,88 +18,39 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-
-STEERING = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""What JSON leaves as it is, though terminals obey it."""
-JOINERS = "\u200c\u200d"  # between the parts of a letter or an emoji
-
-
-def legible(name: str) -> str:
-    r"""A name as text in one line: bytes that are no UTF-8 and characters that are not to be seen are escaped.
-
-    >>> print(legible("a\nb\x1b[31m.png"))
-    a\nb\x1b[31m.png
-    """
-    if name.isascii() and name.isprintable():
-        return name
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def harmless(text: str) -> str:
-    """Text of any number of lines without the characters that steer a terminal or turn the direction of writing.
-
-    >>> harmless("one\\x1b[2J\\ntwo")
-    'one[2J\\ntwo'
-    """
-    if text.isascii() and text.replace("\n", "").isprintable():
-        return text
-    return "".join(c for c in text if c == "\n" or c in JOINERS or unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
-
-
-def harmless_json(text: str) -> str:
-    """JSON that says the same with all of STEERING escaped."""
-    return STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-
-
-def count_of(count: int, noun: str) -> str:
-    """A number and its noun, in the plural but of 1.
-
-    >>> count_of(1, "image"), count_of(0, "scene"), count_of(2, "class"), count_of(1200, "entry")
-    ('1 image', '0 scenes', '2 classes', '1200 entries')
-    """
-    return f"{count} {plural(noun) if count != 1 else noun}"
-
-
-def agreeing(count: int, singular: str, plural: str) -> str:
-    """The verb that goes with a number of things: `1 of 3 tensors is missing`, `2 … are missing`."""
-    return singular if count == 1 else plural
-
-
-def plural(noun: str) -> str:
-    """The plural of an English noun as messages use them."""
-    if noun.endswith(("s", "x", "ch", "sh")):
-        return noun + "es"
-    return noun[:-1] + "ies" if noun.endswith("y") and noun[-2] not in "aeiou" else noun + "s"
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 
 Item = TypeVar("Item")
 OFTEN = 1.0  # seconds between two lines of progress in JSON
-LINES = 30.0  # seconds between two lines of progress where there is no terminal
-LONG = 10.0  # seconds of work from which on an estimate is given at its beginning
-EARLY = 5.0  # seconds until the first of them, where so much is to be done still
-UNITS = {"Linux": 1024, "Darwin": 1}  # bytes that ru_maxrss counts in
+LINES = 30.0  # seconds between two notes of progress without a terminal
+LONG = 10.0  # seconds of work from which an estimate is given at the start
+EARLY = 5.0  # seconds until the first note, if at least LINES seconds of work remain
+PEAK_UNITS = {"Linux": 1024, "Darwin": 1}  # bytes per unit of ru_maxrss
 NOUNS = {"images": "image", "masks": "mask", "scenes": "scene", "pairs": "pair", "pictures": "picture", "classes": "class"}
-"""Labels of what a run is there for, of which its summary says how long the pass over them took."""
-SHORT = 10  # seconds below which tenths are told
+"""Labels of the items that a run processes, with their singulars; its summary reports the time of the first pass over them."""
+SHORT = 10  # seconds below which tenths are shown
 
 
 @dataclass
 class _Run:
-    """How a run speaks, and what it has done so far."""
+    """The output settings of a run and what it has done so far."""
 
     quiet: bool = False
     as_json: bool = False
     begin: float = field(default_factory=time.perf_counter)
     counted: tuple[str, int, float] | None = None
-    """Label, how many, and seconds of the first pass over what the run is there for."""
+    """Label, count and seconds of the first pass over items with a label in NOUNS."""
     summary: str | None = None
     warned: set[str] = field(default_factory=set)
-    """Subjects of the warnings that are given once a run."""
+    """Subjects of the warnings that are given once per run."""
 
     @property
     def draws(self) -> bool:
-        """Whether there is a terminal to draw bars on."""
+        """True if progress bars can be drawn on a terminal."""
         return not (self.quiet or self.as_json) and _writable() and sys.stderr.isatty()
 
 
@@ -108,9 +59,9 @@ _run = _Run()
 
 @contextlib.contextmanager
 def own_run() -> Iterator[None]:
-    """A run of its own: it speaks and counts as if nothing had run before it, and leaves nothing to what runs after it.
+    """Give the block an output state of its own, and restore the previous one afterwards.
 
-    The state is one for all threads, because those that decode and download speak too.
+    All threads share the state, because threads that decode or download write messages too.
     """
     global _run
     outer, _run = _run, _Run()
@@ -121,85 +72,95 @@ def own_run() -> Iterator[None]:
 
 
 def speak(quiet: bool, as_json: bool) -> None:
-    """Set how this run speaks: without bars and notes (not errors and warnings), in JSON lines. It begins now."""
+    """Set the output of this run and start its clock.
+
+    Args:
+        quiet: Leave out bars and notes; warnings and errors stay.
+        as_json: Write JSON lines instead of text.
+    """
     _run.quiet, _run.as_json, _run.begin = quiet, as_json, time.perf_counter()
 
 
 def note(message: str) -> None:
-    """Something worth knowing, unless -q."""
+    """Write a note; -q suppresses it."""
     if not _run.quiet:
         _say("note", message)
 
 
 def warn(message: str) -> None:
-    """Something the user should look at, even with -q."""
+    """Write a warning, even with -q."""
     _say("warning", message if _run.as_json else f"warning: {message}")
 
 
 def warn_once(subject: str, message: str) -> None:
-    """Warn, unless this run has warned of the same subject before."""
+    """Write a warning unless this run has warned about the same subject before."""
     if subject not in _run.warned:
         _run.warned.add(subject)
         warn(message)
 
 
 def fail(message: str, status: int) -> None:
-    """Why the run ends here, and its exit status."""
+    """Write the error that ends the run, with its exit status."""
     _say("error", message, status=status)
 
 
 def summarise(message: str) -> None:
-    """What the run has done, to be said at its end unless -q."""
+    """Set the summary that `finish` writes at the end; -q suppresses it."""
     _run.summary = message
 
 
 def finish() -> None:
-    """The end of a run that went well: what it has done, and what that took."""
+    """Write the summary of a successful run with its time and peak memory."""
     if _run.summary is None or _run.quiet:
         return
-    taken: dict[str, Any] = {"seconds": round(time.perf_counter() - _run.begin, 1)}
-    whole = taken["seconds"]
-    said = f"{whole:.0f} s" if whole >= SHORT else f"{whole:.1f} s"
+    figures: dict[str, Any] = {"seconds": round(time.perf_counter() - _run.begin, 1)}
+    total = figures["seconds"]
+    text = f"{total:.0f} s" if total >= SHORT else f"{total:.1f} s"
     if _run.counted is not None and _run.counted[2] > 0:
         label, count, seconds = _run.counted
-        taken |= {"what": label, "count": count, "a_second": round(count / seconds, 2)}
-        said += f", of which {_duration(seconds)} over {count_of(count, NOUNS[label])}"
+        figures |= {"what": label, "count": count, "a_second": round(count / seconds, 2)}
+        text += f", of which {_duration(seconds)} over {count_of(count, NOUNS[label])}"
     if peak := _peak():
-        taken["peak_bytes"] = peak
-        said += f", at most {peak / 1e9:.1f} GB"
-    _say("summary", _run.summary if _run.as_json else f"{_run.summary} ({said})", **taken)
+        figures["peak_bytes"] = peak
+        text += f", at most {peak / 1e9:.1f} GB"
+    _say("summary", _run.summary if _run.as_json else f"{_run.summary} ({text})", **figures)
 
 
 def progress(
     items: Iterable[Item], label: str, total: int | None = None, step: int | Callable[[Item], int] = 1
 ) -> Iterator[Item]:
-    """The items, with a bar that advances `step` (or what `step` says of the item) for each when it is done."""
+    """Yield the items and report progress: a bar on a terminal, else a line from time to time.
+
+    Args:
+        total: Number of steps in all, if known.
+        step: Steps per item, as a number or as a function of the item; they count once the item is done.
+    """
     bar = _bar() if _run.draws else None
     with bar or contextlib.nullcontext():
         task = None if bar is None else bar.add_task(label, total=total)
-        begin = said = time.perf_counter()
+        begin = reported = time.perf_counter()
         done = 0
         for item in items:
             yield item
-            one = step(item) if callable(step) else step
-            done += one
+            steps = step(item) if callable(step) else step
+            done += steps
             if bar is not None and task is not None:
-                bar.advance(task, one)
+                bar.advance(task, steps)
             now = time.perf_counter()
-            if _run.as_json and not _run.quiet and now - said >= OFTEN:
-                said = now
+            if _run.as_json and not _run.quiet and now - reported >= OFTEN:
+                reported = now
                 _say("progress", label, done=done, total=total, seconds=round(now - begin, 1))
             elif bar is None and not _run.quiet and not _run.as_json and total and 0 < done < total:
                 left = (now - begin) / done * (total - done)
-                if now - said >= (EARLY if said == begin and left >= LINES else LINES):
-                    said = now
+                if now - reported >= (EARLY if reported == begin and left >= LINES else LINES):
+                    reported = now
                     _say("note", f"{label}: {done} of {total} ({done / total:.0%}), about {rounded_time(left)} to go")
         _count(label, done, time.perf_counter() - begin)
 
 
 @contextlib.contextmanager
 def working(label: str) -> Iterator[None]:
-    """While something takes its time of which no parts can be counted: on a terminal, that it does."""
+    """Show a spinner on a terminal while the block runs, for work without countable steps."""
     if not _run.draws:
         yield
         return
@@ -210,56 +171,121 @@ def working(label: str) -> Iterator[None]:
 
 
 def _say(event: str, message: str, **more: Any) -> None:
-    line = json.dumps({"event": event, "message": message} | more, ensure_ascii=False) if _run.as_json else legible(message)
+    """Write one line to stderr: the message, or a JSON object with it and further fields."""
+    line = json.dumps({"event": event, "message": message} | more, ensure_ascii=False) if _run.as_json else escape(message)
     if _writable():
         with contextlib.suppress(OSError):  # its reader has gone, or the disk is full: no reason to end the work
             print(line, file=sys.stderr, flush=True)
 
 
 def _writable() -> bool:
-    """Whether there is a standard error; where it was closed before the start, print would take standard output instead."""
+    """Return whether stderr is open; if it was closed before the start, print would write to stdout instead."""
     return sys.stderr is not None and not getattr(sys.stderr, "closed", False)
 
 
 def _count(label: str, done: int, seconds: float) -> None:
-    """The first pass over what the run is there for; a further one is not what it is asked for."""
+    """Record the first pass over items with a label in NOUNS, for the summary."""
     if label in NOUNS and _run.counted is None:
         _run.counted = label, done, seconds
 
 
 def rounded_time(seconds: float) -> str:
-    """`40 s`, `12 min`, `3.5 h`."""
+    """Return a time as text: `40 s`, `12 min`, `3.5 h`."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _duration(seconds: float) -> str:
-    """`0.12 s`, `3.4 s`, `22 s`."""
+    """Return a duration as text: `0.12 s`, `3.4 s`, `22 s`."""
     return f"{seconds:.2g} s" if seconds < SHORT else f"{seconds:.0f} s"
 
 
 def _peak() -> int | None:
-    """Bytes of memory that this process has held at most, where the system says."""
-    try:
-        import platform
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = UNITS.get(platform.system())
-    return None if unit is None else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    """Return the peak memory of this process in bytes; None where the system does not report it."""
+    unit = PEAK_UNITS.get(platform.system())
+    return None if resource is None or unit is None else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _bar() -> "Progress":
+    """Return a progress bar that vanishes when it is done."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
-    from rich.progress import TimeElapsedColumn as Elapsed
-    from rich.progress import TimeRemainingColumn as Remaining
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.text import Text
 
     class Rate(ProgressColumn):
-        """Steps a second."""
+        """Steps per second."""
 
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed:.3g}/s" if task.speed else "", style="progress.data.speed")
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), Elapsed(), Remaining())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+STEERING = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Control characters that JSON leaves unescaped although terminals obey them."""
+JOINERS = "\u200c\u200d"  # between the parts of a letter or an emoji
+
+
+def escape(text: str) -> str:
+    r"""Return the text as one line: bytes that are not UTF-8 and characters that cannot be printed are escaped.
+
+    >>> print(escape("a\nb\x1b[31m.png"))
+    a\nb\x1b[31m.png
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    characters = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in characters)
+
+
+def harmless(text: str) -> str:
+    """Return the text, of one line or many, without characters that control a terminal or change the writing direction.
+
+    >>> harmless("one\\x1b[2J\\ntwo")
+    'one[2J\\ntwo'
+    """
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text
+    return "".join(c for c in text if c == "\n" or c in JOINERS or unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
+
+
+def harmless_json(text: str) -> str:
+    """Return equivalent JSON in which the characters of STEERING are escaped."""
+    return STEERING.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def count_of(count: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless the number is 1.
+
+    >>> count_of(1, "image"), count_of(0, "scene"), count_of(2, "class"), count_of(1200, "entry")
+    ('1 image', '0 scenes', '2 classes', '1200 entries')
+    """
+    return f"{count} {plural(noun) if count != 1 else noun}"
+
+
+def agreeing(count: int, singular: str, plural: str) -> str:
+    """Return the verb form that agrees with a count: `1 of 3 tensors is missing`, `2 … are missing`."""
+    return singular if count == 1 else plural
+
+
+def plural(noun: str) -> str:
+    """Return the plural of an English noun, for the nouns that messages use."""
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return noun + "es"
+    return noun[:-1] + "ies" if noun.endswith("y") and noun[-2] not in "aeiou" else noun + "s"

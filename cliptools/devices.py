@@ -1,7 +1,4 @@
-"""float64 where it exists: on the CPU and on CUDA, but not on Apple's MPS, whose numbers go to the CPU for it.
-
-Batches that become smaller where the device has not the memory for them.
-"""
+"""What devices lack: float64 on Apple's MPS (its tensors go to the CPU), and memory (a batch is retried in halves)."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,26 +10,26 @@ from torch import Tensor
 from cliptools.console import warn
 from cliptools.errors import SingleItemError, out_of_memory
 
-WITHOUT_FLOAT64 = ("mps",)  # these also lack the decompositions of torch.linalg
+WITHOUT_FLOAT64 = ("mps",)  # device types; they also lack the decompositions of torch.linalg
 
 
 def home(x: Tensor) -> Tensor:
-    """The tensor itself, or a copy on the CPU where its device has no float64."""
+    """Return the tensor, as a copy on the CPU if its device has no float64."""
     return x.cpu() if x.device.type in WITHOUT_FLOAT64 else x
 
 
 def exact(x: Tensor) -> Tensor:
-    """The tensor in float64, on its own device where that has it, else on the CPU."""
+    """Return the tensor in float64, on its own device if that has float64, else on the CPU."""
     return home(x).double()
 
 
 def back(x: Tensor, like: Tensor) -> Tensor:
-    """The tensor in the type of another, and then on its device."""
+    """Return the tensor in the type of another tensor, on that tensor's device."""
     return x.to(like.dtype).to(like.device)
 
 
 def device_for(x: Tensor) -> torch.device:
-    """The device of `home(x)`."""
+    """Return the device of `home(x)`."""
     return torch.device("cpu") if x.device.type in WITHOUT_FLOAT64 else x.device
 
 
@@ -43,14 +40,14 @@ Pictures = TypeVar("Pictures", Tensor, Tensor | None)
 
 @dataclass
 class Limit:
-    """The largest batch that the device has room for, as far as is known."""
+    """The largest batch known to fit into the memory of the device."""
 
     most: int | None = None
-    """None while nothing has failed."""
+    """None until a batch has failed."""
 
 
 left_off: set[str] = set()
-"""Kinds of batches that were not read to their end: where memory has run out, what was done with their results was too much."""
+"""Kinds of batches whose generator was closed early: if memory ran out then, their results needed it, not `work`."""
 
 
 def in_halves(
@@ -59,17 +56,17 @@ def in_halves(
     kind: str = "images",
     limit: Limit | None = None,
 ) -> Iterator[tuple[Sequence[Item], Result]]:
-    """Results of `work` for each batch, or for parts of it: half of what the device ran out of memory with, from then on.
+    """Yield the results of `work` per batch; after running out of memory, retry in halves and keep to the smaller size.
 
     Args:
-        batches: Items, and their tensor [b, ...]; None for items without one.
-        work: Must change nothing before it can no longer fail.
-        kind: The items, in the warning.
-        limit: Is kept up to date, for callers that come back with further batches. None: a limit of this call's own.
+        batches: Items with their tensor [b, ...]; None for items without a tensor.
+        work: Must not change any state before the last step that can fail.
+        kind: Name of the items in the warning.
+        limit: Updated, so that the caller can pass it on with further batches [default: a limit for this call only].
 
     Raises:
-        SingleItemError: a single item is too much.
-        RuntimeError: `work` fails of something else.
+        SingleItemError: a single item does not fit into memory.
+        RuntimeError: `work` fails for another reason.
     """
     limit = Limit() if limit is None else limit
     try:
@@ -89,20 +86,24 @@ def _parts(
         start = 0
         while start < len(items):
             size = len(items) - start if limit.most is None else min(limit.most, len(items) - start)
-            some = slice(start, start + size)
-            result = _tried(work, items[some], pictures if size == len(items) or pictures is None else pictures[some], kind)
+            part = slice(start, start + size)
+            tensor = pictures if size == len(items) or pictures is None else pictures[part]  # (b, ...) -> (size, ...)
+            result = _tried(work, items[part], tensor, kind)
             if result is None:
                 limit.most = size // 2
-                warn(f"out of memory with {size} {kind} at a time; going on with {limit.most}")
+                warn(f"out of memory with {size} {kind} at a time; continuing with {limit.most}")
                 continue
-            yield items[some], result[0]
+            yield items[part], result[0]
             start += size
 
 
 def _tried(
     work: Callable[[Sequence[Item], Pictures], Result], items: Sequence[Item], pictures: Pictures, kind: str
 ) -> tuple[Result] | None:
-    """The result; None where it was too much. A function of its own, so that nothing holds on to what the failure held."""
+    """Return the result in a tuple, or None if memory ran out.
+
+    This is a function of its own so that no local variable keeps the tensors of the failed call alive.
+    """
     try:
         return (work(items, pictures),)
     except (RuntimeError, MemoryError) as error:
@@ -115,7 +116,7 @@ def _tried(
 
 
 def release_cached_memory() -> None:
-    """Give back to the device what torch holds of its memory without using it; nothing on a machine without one."""
+    """Return memory that torch caches but does not use to the device; no effect without an accelerator."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():

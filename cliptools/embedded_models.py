@@ -1,18 +1,26 @@
-"""The models that come with the package, by name: read from their folders alone, without torch."""
+"""The models that come with the package: their names, folders and settings, read without torch."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+EMBEDDED = ("emoji-vit", "emoji-rn")
+"""Names of the embedded models, the default first."""
 EMBEDDED_DIR = Path(__file__).parent / "data" / "models"
+CONFIG = "open_clip_config.json"
 
 
 def embedded_names() -> tuple[str, ...]:
-    """The models that come with the package."""
-    return tuple(sorted(path.parent.name for path in EMBEDDED_DIR.glob("*/open_clip_config.json")))
+    """Return the names of the embedded models whose folders are installed, sorted."""
+    return tuple(sorted(path.parent.name for path in EMBEDDED_DIR.glob(f"*/{CONFIG}")))
+
+
+def embedded_source(name: str) -> str:
+    """Return the name under which open_clip loads an embedded model or its tokenizer."""
+    return f"local-dir:{EMBEDDED_DIR / name}"
 
 
 def embedded_preprocessing(name: str) -> dict[str, Any]:
-    """The image preprocessing that an embedded model brings."""
-    settings: dict[str, Any] = json.loads((EMBEDDED_DIR / name / "open_clip_config.json").read_text(encoding="utf-8"))
+    """Return the image preprocessing of an embedded model."""
+    settings: dict[str, Any] = json.loads((EMBEDDED_DIR / name / CONFIG).read_text(encoding="utf-8"))
     return dict(settings["preprocess_cfg"])

@@ -1,4 +1,4 @@
-"""Starts a command from a checkout (bin/), or says in one line what this Python lacks. No import here needs a package."""
+"""Start a command from a checkout (bin/), or report in one line what this Python lacks; imports the standard library only."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ NEEDED = {
     "click": "click", "torch": "torch", "torchvision": "torchvision", "open_clip": "open_clip_torch", "numpy": "numpy",
     "safetensors": "safetensors", "PIL": "pillow", "rich": "rich", "jaxtyping": "jaxtyping",
 }  # fmt: skip
-"""Modules without which no command does its work, and the packages that bring them."""
+"""Modules that every command needs, and the packages that contain them."""
 
 
 def missing() -> list[str]:
-    """Packages that this Python has not."""
+    """Return the required packages that this Python lacks."""
     return [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
 
 
 def main(arguments: list[str]) -> None:
-    """Run a command; exit with 1 and one line where that cannot be."""
+    """Run a command; if it cannot start, exit with status 1 and one line."""
     name, root = arguments[0], Path(__file__).resolve().parents[1]
     version = ".".join(map(str, sys.version_info[:2]))
     python = f"this Python ({sys.executable}, {version})"
     if sys.version_info[:2] < OLDEST:
         sys.exit(f"clip-{name}: {python} is too old, expected 3.11 or later: python3.11 -m venv {root}/.venv")
-    lacks = missing()
-    if lacks:
+    packages = missing()
+    if packages:
         install = f"python3 -m venv {root}/.venv && {root}/.venv/bin/pip install -e {root}"
-        sys.exit(f"clip-{name}: {python} has no {', '.join(lacks)}; install what cliptools needs: {install}")
+        sys.exit(f"clip-{name}: {python} has no {', '.join(packages)}; install what cliptools needs: {install}")
     sys.argv = ["clip-" + name, *arguments[1:]]
     runpy.run_module("cliptools.cli." + name, run_name="__main__", alter_sys=True)
 

@@ -1,4 +1,4 @@
-"""Changes to the whole process that last only while somebody needs them."""
+"""Temporary changes to the whole process, shared by threads."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -6,16 +6,15 @@ from contextlib import AbstractContextManager, contextmanager
 
 
 class SharedChange:
-    """A change that threads share: the first to enter makes it, the last to leave takes it back.
+    """A change that threads share: the first thread to enter applies it, the last to leave reverts it.
 
-    With one such context a thread, the first to leave would take back what the others still need, and the last would put back
-    what the first has changed.
+    With a context per thread, the first thread to leave would revert what the others still need.
     """
 
     def __init__(self, change: Callable[[], AbstractContextManager[None]]) -> None:
         """
         Args:
-            change: Makes the change when it is entered, and takes it back when it is left.
+            change: Returns a context that applies the change on entry and reverts it on exit.
         """
         self._change, self._lock = change, threading.Lock()
         self._users = 0
@@ -23,7 +22,7 @@ class SharedChange:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """The change is in force within this context."""
+        """Keep the change applied within this context."""
         with self._lock:
             if self._users == 0:
                 self._held = self._change()

@@ -1,22 +1,21 @@
-"""Let torchvision import beside a torch that its compiled operators were not built for.
+"""Imports of torchvision and open_clip that work with a torch that torchvision's compiled operators were not built for.
 
-The registry's torchvision looks for CUDA libraries; beside a CPU build of torch its import ends with "operator
-torchvision::nms does not exist", and open_clip's with it. Nothing here uses those operators, so it is enough that their
-schemas exist. Where torchvision imports, nothing is done.
+The registry's torchvision needs CUDA libraries; with a CPU build of torch its import ends with "operator torchvision::nms
+does not exist", and so does open_clip's. cliptools does not use these operators, so it is enough to define their schemas.
 """
 
 import importlib
 import sys
 from typing import Any
 
-_kept_alive: list[Any] = []  # a Library undoes its definitions when it is collected
+_kept_alive: list[Any] = []  # a Library removes its definitions when it is garbage collected
 
 
 def ensure_torchvision() -> None:
-    """Import torchvision, defining the missing operator schemas first where that is what fails.
+    """Import torchvision; if only the operator schemas are missing, define them and import it again.
 
     Raises:
-        RuntimeError: torchvision fails for another reason.
+        RuntimeError: the import of torchvision fails for another reason.
     """
     try:
         importlib.import_module("torchvision")
@@ -32,3 +31,13 @@ def ensure_torchvision() -> None:
         for module in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
             del sys.modules[module]
         importlib.import_module("torchvision")
+
+
+def import_open_clip() -> Any:
+    """Import open_clip and return it, as late as a caller needs it: the import takes seconds.
+
+    Raises:
+        RuntimeError: the import of torchvision fails.
+    """
+    ensure_torchvision()
+    return importlib.import_module("open_clip")

@@ -18,7 +18,7 @@ from helpers.advgen_input import inside
 from helpers.bundle import read
 
 from cliptools.io.bundle import Bundle
-from cliptools.io.shard_file import PartialFile, shards_said
+from cliptools.io.shard_file import PartialFile, shards_text
 from cliptools.streaming import shards
 
 ASKED = ["--top-images", "12", "--quantile", "0.97", "--layers", "6"]
@@ -234,7 +234,7 @@ def test_pooled_effects_of_rendered_scenes(units: str, count: int, of: int, tmp_
 def test_partials_say_what_they_hold(parts: list[Path]) -> None:
     file = PartialFile(parts[1])
     assert (file.have, file.of, file.count) == ([2], 3, 50 - file.header.images["skipped"])
-    assert [shards_said(have, 9) for have in ([4], [1, 2, 3, 7], [1, 3])] == [
+    assert [shards_text(have, 9) for have in ([4], [1, 2, 3, 7], [1, 3])] == [
         "shard 4 of 9",
         "shards 1-3, 7 of 9",
         "shards 1, 3 of 9",

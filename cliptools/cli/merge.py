@@ -153,7 +153,7 @@ def _check_shards(whole: Whole, incomplete: bool) -> None:
         CliptoolsError: one is there twice, or missing where all are wanted.
     """
     from cliptools.console import note
-    from cliptools.io.shard_file import shards_said
+    from cliptools.io.shard_file import shards_text
 
     where: dict[int, Path] = {}
     for file in whole.files:
@@ -164,9 +164,9 @@ def _check_shards(whole: Whole, incomplete: bool) -> None:
     of = whole.files[0].of
     missing = sorted(set(range(1, of + 1)) - set(where))
     if missing and not incomplete:
-        raise CliptoolsError(f"{shards_said(missing, of)} missing: name their partials too, or join what is there with --partial")
+        raise CliptoolsError(f"{shards_text(missing, of)} missing: name their partials too, or join what is there with --partial")
     if missing:
-        note(f"{TOOL}: {shards_said(missing, of)} missing")
+        note(f"{TOOL}: {shards_text(missing, of)} missing")
 
 
 def _joined(whole: Whole, slab: "UnitBlock") -> "Partial":
@@ -195,7 +195,7 @@ def _names(whole: Whole, numbers: Set[int]) -> dict[int, str]:
 
 def _write_partial(whole: Whole, output: Path | None) -> None:
     from cliptools.console import summarise
-    from cliptools.io.shard_file import shards_said
+    from cliptools.io.shard_file import shards_text
     from cliptools.streaming.shards import slabs_to_merge
 
     first, header = whole.files[0], whole.header
@@ -207,7 +207,7 @@ def _write_partial(whole: Whole, output: Path | None) -> None:
     count = write_slabs(
         slabs(), lambda layer: first.size(layer)[0], lambda _: header, lambda numbers: _names(whole, numbers), output
     )
-    summarise(f"{TOOL}: {count_of(count, 'image')}, {shards_said(header.settings['have'], first.of)}")
+    summarise(f"{TOOL}: {count_of(count, 'image')}, {shards_text(header.settings['have'], first.of)}")
 
 
 def _merge(whole: Whole, options: dict[str, Any], arguments: dict[str, Any]) -> "Bundle":

@@ -116,7 +116,7 @@ def _print_header(stream: BufferedIOBase, name: str, output: Path | None) -> Non
 def _check(stream: BufferedIOBase, name: str, output: Path | None) -> None:
     """All that is wrong, or that nothing is."""
     from cliptools.cli.run.view_check import flaws
-    from cliptools.console import legible
+    from cliptools.console import escape
     from cliptools.errors import StreamError
     from cliptools.io.bundle import read_unchecked
     from cliptools.io.files import text_output
@@ -125,7 +125,7 @@ def _check(stream: BufferedIOBase, name: str, output: Path | None) -> None:
     found = flaws(bundle)
     with text_output(output) as out:
         lines = found or [f"sound: {count_of(bundle.units, 'unit')}, {count_of(len(bundle.tensors), 'tensor')}"]
-        out.write("".join(f"{legible(line)}\n" for line in lines).encode("utf-8"))
+        out.write("".join(f"{escape(line)}\n" for line in lines).encode("utf-8"))
     if found:
         raise StreamError(f"{name}: not sound, {len(found)} thing{'s are' if len(found) > 1 else ' is'} wrong")
 

@@ -15,7 +15,7 @@ from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, cast
 
-from cliptools.console import count_of, legible, note, warn
+from cliptools.console import count_of, escape, note, warn
 from cliptools.errors import CliptoolsError, StreamError, UsageError
 from cliptools.images.decode import PICTURES, is_picture
 from cliptools.images.formats import count_left_out, left_out
@@ -144,22 +144,22 @@ def named_path(found: Found) -> str:
 def _images_at(path: str, spool: Spool, stdin: BufferedIOBase | None, beside: Endings, left: LeftOut) -> Iterator[Found]:
     if path == STDIN:
         for member, span in stream_members(stdin or _standard_input(), "standard input", beside, left):
-            yield Found(legible(member), STDIN, span)
+            yield Found(escape(member), STDIN, span)
         return
     here = Path(path)
-    base = legible(str(here.parent))
+    base = escape(str(here.parent))
     if here.is_dir():
         for relative in _walk(here, left):
-            yield Found(legible(relative), legible(path), str(here / relative))
+            yield Found(escape(relative), escape(path), str(here / relative))
     elif not here.is_file():  # a pipe, as <(clip-scenes) gives: it can be read but once
         with here.open("rb") as stream:
             for member, span in stream_members(stream, path, beside, left):
-                yield Found(legible(member), legible(path), span)
+                yield Found(escape(member), escape(path), span)
     elif is_tar(path):
         for member, span in tar_members(here, spool, beside, left):
-            yield Found(legible(f"{here.name}/{member}"), base, span)
+            yield Found(escape(f"{here.name}/{member}"), base, span)
     else:
-        yield Found(legible(here.name), base, path)
+        yield Found(escape(here.name), base, path)
 
 
 def _walk(top: Path, left: LeftOut) -> Iterator[str]:

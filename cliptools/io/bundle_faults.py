@@ -1,4 +1,4 @@
-"""What is wrong with a bundle's tensors, of all that every consumer relies on: shapes, types, ranges, and what points where."""
+"""Checks of a bundle's tensors that every reader relies on: shapes, types, ranges of values, and indices into lists."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,13 +14,13 @@ DTYPES = {
     "images": "uint8", "words": "uint8", "thumbnails": "uint8", "thumbnail_offsets": "int64",
     "uncertain": "int32",
 }  # fmt: skip
-"""Of all other tensors that are known by name it is float32."""
+"""Types of tensors; all others of RANKS and UNIT_ROWS are float32."""
 UNIT_ROWS = (
     "unit", "direction", "component", "component_explained", "mean", "top_norm", "top_image", "threshold", "threshold_bound",
     "explained", "explained_all", "moment", "word", "coefficient", "residual", "prefix_residual",
     "sign", "mean_scalar", "token_mean",
 )  # fmt: skip
-"""Tensors with one row a unit; a selection of units selects rows of these."""
+"""Tensors with one row per unit; a selection of units selects their rows."""
 RANKS = {
     "direction": 2, "component": 3, "component_explained": 2, "mean": 2, "top_norm": 2, "top_image": 2, "threshold": 1,
     "threshold_bound": 1, "explained": 1, "explained_all": 1, "sign": 1, "mean_scalar": 1, "rest_mean": 1,
@@ -28,25 +28,26 @@ RANKS = {
     "thumbnails": 1, "thumbnail_offsets": 1, "word": 2, "coefficient": 2, "residual": 1, "prefix_residual": 2,
     "words": 1, "uncertain": 2,
 }  # fmt: skip
-SAME_SIDE: dict[str, tuple[int, tuple[str, ...]]] = {
+SAME_SIZE: dict[str, tuple[int, tuple[str, ...]]] = {
     "joint dimensions": (-1, ("direction", "mean", "component", "rest_mean")),
     "top images": (-1, ("top_norm", "top_image")),
     "texts": (-1, ("word", "coefficient")),
     "components": (1, ("component", "component_explained")),
 }
-"""Which side of which tensors is of one size."""
+"""Axes that must have the same size in several tensors: title -> (axis, tensors)."""
 JSON_LISTS = {"top_image": "images", "word": "words"}
+"""Tensors of indices, and the JSON tensors whose lists they point into."""
 
 
 def faults(tensors: Tensors) -> Iterator[str]:
-    """All of them, a line each; those of values only where shapes and types are right."""
+    """Yield every fault as one line; values are checked only if all shapes and types are right."""
     unit = tensors.get("unit")
     if unit is None or unit.ndim != 2 or unit.shape[1] != 3:
         yield "a bundle needs a tensor `unit` of shape [units, 3]"
         return
-    found = [*_shapes(tensors), *_types(tensors)]
-    yield from found
-    if not found:
+    shape_faults = [*_shapes(tensors), *_types(tensors)]
+    yield from shape_faults
+    if not shape_faults:
         yield from _values(tensors)
 
 
@@ -54,19 +55,19 @@ def _shapes(tensors: Tensors) -> Iterator[str]:
     units = len(tensors["unit"])
     for key, rank in RANKS.items():
         if key in tensors and tensors[key].ndim != rank:
-            yield f"tensor `{key}` has shape {list(tensors[key].shape)}, expected {count_of(rank, 'side')}"
+            yield f"tensor `{key}` has shape {list(tensors[key].shape)}, expected {count_of(rank, 'dimension')}"
         elif key == "uncertain" and key in tensors and tensors[key].shape[1] != 3:
-            yield f"tensor `{key}` has shape {list(tensors[key].shape)}, expected 3 numbers a unit"
+            yield f"tensor `{key}` has shape {list(tensors[key].shape)}, expected 3 numbers per unit"
         elif key in tensors and 0 in tensors[key].shape[1:]:
-            yield f"tensor `{key}` has shape {list(tensors[key].shape)}, which leaves nothing for a unit"
+            yield f"tensor `{key}` has shape {list(tensors[key].shape)}, which has no values per unit"
     for key in UNIT_ROWS:
         if key in tensors and (rows := len(tensors[key]) if tensors[key].ndim else -1) != units:
             count = count_of(rows, "row") if rows >= 0 else "no rows"
-            yield f"tensor `{key}` has {count}, expected one for each of {count_of(units, 'unit')}"
-    for what, (side, names) in SAME_SIDE.items():
-        sizes = {key: tensors[key].shape[side] for key in names if key in tensors and tensors[key].ndim == RANKS[key]}
+            yield f"tensor `{key}` has {count}, expected one row for each of {count_of(units, 'unit')}"
+    for title, (axis, names) in SAME_SIZE.items():
+        sizes = {key: tensors[key].shape[axis] for key in names if key in tensors and tensors[key].ndim == RANKS[key]}
         if len(set(sizes.values())) > 1:
-            yield f"{what}: " + ", ".join(f"`{key}` has {size}" for key, size in sizes.items())
+            yield f"{title}: " + ", ".join(f"`{key}` has {size}" for key, size in sizes.items())
 
 
 def _types(tensors: Tensors) -> Iterator[str]:
@@ -83,7 +84,7 @@ def _values(tensors: Tensors) -> Iterator[str]:
     if len(unit) and (unit.min(0) < (0, -1, -1)).any():
         yield "tensor `unit` has a negative layer, or a neuron or head below -1"
     if "sign" in tensors and (np.abs(tensors["sign"].astype(np.int16)) > 1).any():
-        yield "tensor `sign` holds others than -1, 0 and 1"
+        yield "tensor `sign` holds values other than -1, 0 and 1"
     for index, texts in JSON_LISTS.items():
         if index in tensors or texts in tensors:
             yield from _index_faults(tensors, index, texts)
@@ -92,35 +93,36 @@ def _values(tensors: Tensors) -> Iterator[str]:
 
 
 def _index_faults(tensors: Tensors, index: str, texts: str) -> Iterator[str]:
+    """Yield the faults of a tensor of indices and of the list that it points into."""
     try:
         count = len(_listed(tensors, texts))
     except (KeyError, ValueError, TypeError):
-        what = "JSON object with a list `texts`" if texts == "words" else "JSON list of names"
-        yield f"tensor `{index}` needs a {what} in tensor `{texts}`"
+        expected = "JSON object with a list `texts`" if texts == "words" else "JSON list of names"
+        yield f"tensor `{index}` needs a {expected} in tensor `{texts}`"
         return
     values = tensors.get(index, np.zeros(0, np.int32))
     if values.size and (values.min() < -1 or values.max() >= count):
-        yield f"tensor `{index}` points outside the {count_of(count, 'entry')} of `{texts}`"
+        yield f"tensor `{index}` has an index outside the {count_of(count, 'entry')} of `{texts}`"
 
 
 def _listed(tensors: Tensors, name: str) -> list[str]:
-    """What a JSON tensor lists.
+    """Return the texts that a JSON tensor lists.
 
     Raises:
-        KeyError, ValueError, TypeError: it does not.
+        KeyError, ValueError, TypeError: it holds no list of texts.
     """
-    said: Any = parse(tensors[name].tobytes())
-    listed = said["texts"] if name == "words" else said
+    value: Any = parse(tensors[name].tobytes())
+    listed = value["texts"] if name == "words" else value
     if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
         raise TypeError
-    if name == "words" and not all(isinstance(said.get(key, ""), str) for key in ("pool", "digest")):
+    if name == "words" and not all(isinstance(value.get(key, ""), str) for key in ("pool", "digest")):
         raise TypeError
     return listed
 
 
 def _thumbnail_faults(tensors: Tensors) -> Iterator[str]:
     if not {"thumbnails", "thumbnail_offsets", "images"} <= tensors.keys():
-        yield "`thumbnails`, `thumbnail_offsets` and `images` go together"
+        yield "`thumbnails`, `thumbnail_offsets` and `images` are only valid together"
         return
     offsets, size = tensors["thumbnail_offsets"], len(tensors["thumbnails"])
     if len(offsets) < 1 or offsets[0] != 0 or (offsets[1:] < offsets[:-1]).any() or offsets[-1] != size:

@@ -1,8 +1,7 @@
-"""Results kept between runs, by content: a damaged, read-only or missing cache costs time, never the result.
+"""Results kept between runs: a cache of arrays, and partial results that an interrupted run leaves for --resume.
 
-What an earlier run has left, and a file of lines that a later run can go on with.
-
-What a long run makes piece by piece, records or arrays, kept beside its output until that is whole.
+The cache is addressed by content; a damaged, read-only or missing cache costs time, never the result. A long run keeps its
+records, arrays or lines in FILE.part beside its output FILE until that is complete.
 """
 
 import base64
@@ -16,6 +15,7 @@ from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 from jaxtyping import Float32
+from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
@@ -27,27 +27,25 @@ from cliptools.io.jsonl import parse
 
 
 def cache_dir() -> Path:
-    """The directory CLIPTOOLS_CACHE names, else the user's cache directory."""
-    named = os.environ.get("CLIPTOOLS_CACHE")
-    if named:
-        return Path(named)
-    from platformdirs import user_cache_path
-
+    """Return the directory in CLIPTOOLS_CACHE, else the user's cache directory."""
+    folder = os.environ.get("CLIPTOOLS_CACHE")
+    if folder:
+        return Path(folder)
     return user_cache_path("cliptools", appauthor=False)
 
 
 def cached(
     kind: str, key: str, shape: tuple[int, ...], compute: Callable[[], Float32[np.ndarray, "..."]]
 ) -> Float32[np.ndarray, "..."]:
-    """The array kept under this key, else the computed one, which is then kept.
+    """Return the array cached under a key, else compute it and add it to the cache.
 
-    Several runs may share a cache: files appear whole, under names that say their content.
+    Several runs may share a cache: files are replaced atomically, and their names depend on their content.
 
     Args:
-        kind: A subdirectory.
-        key: Digest of everything the array depends on.
-        shape: What the array must look like; -1 where any size is right.
-        compute: Called where the cache has nothing usable.
+        kind: Subdirectory of the cache.
+        key: Digest of everything that the array depends on.
+        shape: Expected shape; -1 allows any size.
+        compute: Called if the cache has no usable array.
     """
     path = cache_dir() / kind / f"{key}.safetensors"
     kept = _recall(path, key, shape)
@@ -59,50 +57,50 @@ def cached(
 
 
 def _recall(path: Path, key: str, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."] | None:
-    """The array in the file if it is whole and what was asked for."""
+    """Return the array of a file; None if the file is missing, damaged or holds another array."""
     try:
         with safe_open(path, framework="numpy") as file:
-            said = parse(file.metadata()[KEY])
+            seal = parse(file.metadata()[KEY])
             value = file.get_tensor("value")
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
     fits = value.dtype == np.float32 and len(value.shape) == len(shape)
-    fits = fits and all(want in (-1, size) for want, size in zip(shape, value.shape, strict=True))
-    return value if fits and said == _seal(key, value) and np.isfinite(value).all() else None
+    fits = fits and all(expected in (-1, size) for expected, size in zip(shape, value.shape, strict=True))
+    return value if fits and seal == _seal(key, value) and np.isfinite(value).all() else None
 
 
 def _keep(path: Path, key: str, value: Float32[np.ndarray, "..."]) -> None:
-    """Write the file; where that is not possible, say so once a run."""
+    """Write the file; if that fails, warn once per run."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as stream:
             stream.write(save({"value": value}, metadata={KEY: canonical(_seal(key, value))}))
     except (OSError, CliptoolsError) as error:
-        warn_once("cache", f"nothing is kept in the cache, each run computes anew: {error}")
+        warn_once("cache", f"results cannot be kept in the cache, so every run computes them again: {error}")
 
 
 def _seal(key: str, value: Float32[np.ndarray, "..."]) -> dict[str, str]:
-    """What must be true of a whole file: its own key, and the hash of its bytes."""
+    """Return what an intact file holds as metadata: its key and the digest of the array."""
     return {"key": key, "sha256": digest(value.tobytes())}
 
 
-PART = ".part"
+PART = ".part"  # suffix of partial results
 
 
 def whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file, one after the other; half a line, left by a run that was killed, is cut off.
+    """Yield the records of a file; truncate the file before an incomplete last line, which a killed run leaves.
 
     Raises:
-        CliptoolsError: a line is no record, or the file cannot be read.
+        CliptoolsError: a line is not a record, or the file cannot be read.
     """
     try:
         with path.open("rb") as stream:
-            whole = 0
+            length = 0
             for line in stream:
                 if not line.endswith(b"\n"):
-                    os.truncate(path, whole)
+                    os.truncate(path, length)
                     return
-                whole += len(line)
+                length += len(line)
                 record = parse(line)
                 if not isinstance(record, dict):
                     raise ValueError(f"expected an object, found {line[:20].decode('utf-8', 'replace')!r}")
@@ -110,32 +108,32 @@ def whole_lines(path: Path) -> Iterator[dict[str, Any]]:
     except OSError as error:
         raise CliptoolsError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
-        raise CliptoolsError(f"{path}: damaged ({error}); remove it, or write elsewhere") from None
+        raise CliptoolsError(f"{path}: damaged ({error}); remove it or use another output file") from None
 
 
-def check_same(where: Path, key: str, was: Any, wanted: Any) -> None:
-    """Whether an earlier run had this field as it is wanted now.
+def check_same(path: Path, key: str, earlier: Any, now: Any) -> None:
+    """Check that an earlier run had the same value of a setting as this run.
 
     Raises:
-        CliptoolsError: it had not, so that its results do not go with those to come.
+        CliptoolsError: it had another one, so its results cannot be continued.
     """
-    if isinstance(was, dict) and isinstance(wanted, dict):
-        for inner in sorted(set(was) | set(wanted)):
-            check_same(where, inner, was.get(inner), wanted.get(inner))
-    elif was != wanted:
+    if isinstance(earlier, dict) and isinstance(now, dict):
+        for inner in sorted(set(earlier) | set(now)):
+            check_same(path, inner, earlier.get(inner), now.get(inner))
+    elif earlier != now:
         raise CliptoolsError(
-            f"{where}: begun with {key} {was!r}, asked for now {wanted!r}; give the same options, or write elsewhere"
+            f"{path}: started with {key} {earlier!r}, now asked for {now!r}; use the same options or another output file"
         )
 
 
 class KeptLines:
-    """Lines on their way into a file: they stand in FILE.part until all are there, also where a run ends before."""
+    """Lines of an output FILE that is not complete yet; they are in FILE.part, also after an interrupted run."""
 
     def __init__(self, path: Path, resume: bool) -> None:
         self.path, self.part = path, path.with_name(path.name + PART)
         try:
             if not resume and self.part.exists() and self.part.stat().st_size:
-                raise CliptoolsError(f"{self.part}: left by an earlier run; go on with it (--resume), or remove it")
+                raise CliptoolsError(f"{self.part}: left by an earlier run; continue it with --resume or remove it")
             if resume and path.is_file() and not (self.part.exists() and self.part.stat().st_size):
                 shutil.copyfile(path, self.part)
             self.stream: BufferedIOBase = self.part.open("ab")
@@ -143,36 +141,36 @@ class KeptLines:
             raise CliptoolsError(f"{path}: cannot write here ({error.strerror})") from None
 
     def earlier(self) -> Iterator[dict[str, Any]]:
-        """The records that are there."""
+        """Yield the records that an earlier run has written."""
         return whole_lines(self.part)
 
     def keep(self, lines: int) -> None:
-        """Drop what stands after so many lines."""
+        """Truncate the file after a number of lines."""
         with self.part.open("rb") as stream:
             for _ in range(lines):
                 stream.readline()
-            kept = stream.tell()
-        os.truncate(self.part, kept)
+            length = stream.tell()
+        os.truncate(self.part, length)
 
 
 @contextlib.contextmanager
 def kept_lines(path: Path, resume: bool) -> Iterator[KeptLines]:
-    """A file that takes its name when the block ends without an error; with one, its lines stay in FILE.part.
+    """Write lines to FILE.part, which is renamed to FILE if the block ends without an error and stays otherwise.
 
     Args:
-        resume: Whether to go on with FILE.part, or else with FILE, where there is one.
+        resume: Continue FILE.part, or else FILE, if one of them exists.
 
     Raises:
-        CliptoolsError: FILE.part is there, without `resume`; another run writes it; or it cannot be written.
+        CliptoolsError: FILE.part exists without `resume`, another run writes to it, or it cannot be written.
     """
     with only_writer_of(path.with_name(path.name + PART)):
-        kept = KeptLines(path, resume)
+        lines = KeptLines(path, resume)
         try:
-            with kept.stream:
-                yield kept
-                kept.stream.flush()
-                os.fsync(kept.stream.fileno())
-            os.replace(kept.part, path)
+            with lines.stream:
+                yield lines
+                lines.stream.flush()
+                os.fsync(lines.stream.fileno())
+            os.replace(lines.part, path)
         except OSError as error:
             raise CliptoolsError(f"{path}: could not be written ({error.strerror})") from None
 
@@ -181,40 +179,40 @@ Arrays = dict[str, np.ndarray]
 
 
 class KeptRecords:
-    """FILE.part: a line that says what is being made, then a line for each piece of it."""
+    """Partial results in FILE.part: a line with the settings they depend on, then a line per piece."""
 
     def __init__(self, path: Path, resume: bool) -> None:
         """
         Args:
-            resume: Whether to go on with what an earlier run has left.
+            resume: Continue what an earlier run has left.
 
         Raises:
-            CliptoolsError: an earlier run has left something, which is not to be gone on with.
+            CliptoolsError: an earlier run has left results, and `resume` is not set.
         """
         self.path = path.with_name(path.name + PART)
         if self.path.exists() and self.path.stat().st_size and not resume:
-            raise CliptoolsError(f"{self.path}: left by an earlier run; go on with it (--resume), or remove it")
+            raise CliptoolsError(f"{self.path}: left by an earlier run; continue it with --resume or remove it")
 
-    def records(self, said: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The pieces that an earlier run has left.
+    def records(self, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield the pieces that an earlier run has left.
 
         Args:
-            said: What they depend on.
+            settings: Everything that the pieces depend on.
 
         Raises:
-            CliptoolsError: an earlier run has left pieces of something else, or damaged ones.
+            CliptoolsError: the earlier run had other settings, or its pieces are damaged.
         """
         lines = whole_lines(self.path) if self.path.exists() else iter(())
-        begun = next(lines, None)
-        if begun is None:
-            self.append(said)
+        earlier = next(lines, None)
+        if earlier is None:
+            self.append(settings)
             return
-        for key in sorted(begun.keys() | said.keys()):
-            check_same(self.path, key, begun.get(key), said.get(key))
+        for key in sorted(earlier.keys() | settings.keys()):
+            check_same(self.path, key, earlier.get(key), settings.get(key))
         yield from lines
 
     def append(self, record: dict[str, Any]) -> None:
-        """Keep a piece; it outlives whatever ends the run."""
+        """Add a piece; it stays on disk if the run is interrupted."""
         try:
             with self.path.open("ab") as stream:
                 stream.write(canonical(record).encode() + b"\n")
@@ -222,26 +220,26 @@ class KeptRecords:
             raise CliptoolsError(f"{self.path}: cannot write here ({error.strerror})") from None
 
     def remove(self) -> None:
-        """All is written."""
+        """Remove the file, once the output is complete."""
         self.path.unlink(missing_ok=True)
 
 
 class KeptParts(KeptRecords):
-    """Pieces that are arrays, in base64."""
+    """Partial results that are arrays, stored in base64."""
 
-    def earlier(self, said: dict[str, Any]) -> Iterator[Arrays]:
-        """See `records`."""
-        for line in self.records(said):
+    def earlier(self, settings: dict[str, Any]) -> Iterator[Arrays]:
+        """Yield the arrays that an earlier run has left; see `records`."""
+        for line in self.records(settings):
             try:
                 part = base64.b64decode(line["part"], validate=True)
                 if line["sha256"] != digest(part):
-                    raise ValueError("not what was written")
+                    raise ValueError("its digest does not match")
                 yield load(part)
             except (KeyError, TypeError, ValueError, SafetensorError) as error:
-                raise CliptoolsError(f"{self.path}: damaged ({error}); remove it, or write elsewhere") from None
+                raise CliptoolsError(f"{self.path}: damaged ({error}); remove it or use another output file") from None
 
     def add(self, **arrays: np.ndarray) -> None:
-        """Keep a part; it outlives whatever ends the run."""
+        """Add arrays; they stay on disk if the run is interrupted."""
         part = save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
         self.append({"part": base64.b64encode(part).decode(), "sha256": digest(part)})
 
@@ -250,17 +248,17 @@ Kept = TypeVar("Kept", bound=KeptRecords)
 
 
 def is_kept(path: Path | None) -> TypeGuard[Path]:
-    """Whether there is a file beside which parts can stand."""
+    """Return whether the output is a file beside which partial results can be kept."""
     return path is not None and str(path) != "-" and replaceable(path)
 
 
 def kept_records(path: Path | None, resume: bool) -> contextlib.AbstractContextManager[KeptRecords | None]:
-    """Records kept beside the file until the block ends without an error; None for standard output, a device or a pipe."""
+    """Keep records beside the file until the block ends without an error; None for standard output, a device or a pipe."""
     return _kept(path, resume, KeptRecords)
 
 
 def kept_parts(path: Path | None, resume: bool) -> contextlib.AbstractContextManager[KeptParts | None]:
-    """Arrays kept likewise."""
+    """Keep arrays in the same way as `kept_records` keeps records."""
     return _kept(path, resume, KeptParts)
 
 

@@ -1,9 +1,7 @@
-"""Where results go: files that appear whole or not at all, and a standard output that may be a pipe, a terminal or gone.
+"""Outputs: files and folders that appear complete or not at all, standard output, and locks against a second writer.
 
-A place that one run at a time writes to: a folder, or the file beside an output that a later run goes on with.
-
-The lock is the kernel's (flock) and lies on the folder or file itself: no other file is needed, and it ends with the process,
-however that ends.
+A lock is the kernel's (flock) on the output folder or file itself: it needs no other file and ends with the process, however
+that ends.
 """
 
 import contextlib
@@ -23,7 +21,7 @@ from cliptools.errors import CliptoolsError, UsageError
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BufferedIOBase]:
-    """A file to write that takes its name only when the block ends without an error; a device or a pipe is written to as it is.
+    """Open a file that takes its name only if the block ends without an error; a device or a pipe is written to directly.
 
     Raises:
         CliptoolsError: the file cannot be written (no such folder, read-only, disk full).
@@ -48,7 +46,7 @@ def whole_file(path: Path) -> Iterator[BufferedIOBase]:
             os.fsync(stream.fileno())
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(beside, 0o666 & ~mask)  # mkstemp's 0600 is not what a user expects of an output file
+        os.chmod(beside, 0o666 & ~mask)  # as for any new file, instead of mkstemp's 0600
         os.replace(beside, path)
     except OSError as error:
         raise CliptoolsError(f"{path}: could not be written ({error.strerror})") from None
@@ -58,17 +56,17 @@ def whole_file(path: Path) -> Iterator[BufferedIOBase]:
 
 
 def replaceable(path: Path) -> bool:
-    """Whether another file can take this name: there is none yet, or a plain one."""
+    """Return whether a new file can take this name: it is free, or that of a regular file."""
     return path.is_file() or not path.exists()
 
 
 def put_whole(path: Path, data: bytes) -> None:
-    """One of many small files, whole or not at all, its folder made for it.
+    """Write one of many small files, complete or not at all, and create its folder.
 
-    Not forced to the disk one by one, which would take longer than making them.
+    There is no fsync, which would take longer than writing the files.
 
     Raises:
-        OSError: it cannot be written; the error names the file.
+        OSError: the file cannot be written; the error names it.
     """
     beside = path.with_name(f".{path.name}.part")
     try:
@@ -83,10 +81,10 @@ def put_whole(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that takes its name only when the block ends without an error; an empty one gives way to it.
+    """Create a folder that takes its name only if the block ends without an error; it may replace an empty folder.
 
     Raises:
-        CliptoolsError: something is there already, or the folder cannot be written.
+        CliptoolsError: the path exists and is not an empty folder, or the folder cannot be written.
     """
     try:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -109,20 +107,29 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def binary_output(path: Path | None) -> Iterator[BufferedIOBase]:
-    """The file named, or standard output for None and `-`; binary never goes to a terminal."""
+    """Open the file, or standard output for None and `-`; binary data is never written to a terminal.
+
+    Raises:
+        UsageError: standard output is a terminal.
+        CliptoolsError: the file cannot be written, or standard output is closed.
+    """
     if path is not None and str(path) != "-":
         with whole_file(path) as stream:
             yield stream
         return
     if stdout_is_terminal():
-        raise UsageError("this is binary and would garble the terminal: redirect it (> FILE) or name a file (-o FILE)")
+        raise UsageError("binary output would garble the terminal: redirect it (> FILE) or name a file (-o FILE)")
     with _standard_output() as stream:
         yield stream
 
 
 @contextlib.contextmanager
 def text_output(path: Path | None) -> Iterator[BufferedIOBase]:
-    """Like binary_output for UTF-8 lines, which a terminal may show."""
+    """Open the file, or standard output for None and `-`, for lines of UTF-8.
+
+    Raises:
+        CliptoolsError: the file cannot be written, or standard output is closed.
+    """
     if path is not None and str(path) != "-":
         with whole_file(path) as stream:
             yield stream
@@ -133,50 +140,55 @@ def text_output(path: Path | None) -> Iterator[BufferedIOBase]:
 
 @contextlib.contextmanager
 def _standard_output() -> Iterator[BufferedIOBase]:
+    """Yield standard output as a binary stream, and flush it at the end.
+
+    Raises:
+        CliptoolsError: it was closed before the start.
+    """
     if sys.stdout is None:
         raise CliptoolsError("standard output is closed: redirect it (> FILE) or name a file (-o FILE)")
     stream = cast(BufferedIOBase | RawIOBase, sys.stdout.buffer)
-    if isinstance(stream, RawIOBase):  # PYTHONUNBUFFERED: its `write` may write a part only, at 2 GB or a disk's end, and go on
-        stream = open(sys.stdout.fileno(), "wb", closefd=False)  # noqa: SIM115 - not ours to close
+    if isinstance(stream, RawIOBase):  # PYTHONUNBUFFERED: its `write` may write only a part, after 2 GB or on a full disk
+        stream = open(sys.stdout.fileno(), "wb", closefd=False)  # noqa: SIM115 - must stay open
     try:
         yield stream
         stream.flush()
     except OSError as error:
-        if error.errno == errno.EFBIG:  # what could not be written would be tried again when the interpreter ends
+        if error.errno == errno.EFBIG:  # the interpreter would try to write the rest again at its end
             silence_stdout()
         raise
 
 
 def stdout_is_terminal() -> bool:
-    """Whether a person would see what is written; not where standard output was closed before the start."""
+    """Return whether standard output is a terminal; False if it was closed before the start."""
     return sys.stdout is not None and sys.stdout.isatty()
 
 
 def silence_stdout() -> None:
-    """After a reader has gone away: let the interpreter's last flush go nowhere instead of failing, as Python's manual has it."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    """Send standard output to os.devnull, so that the interpreter's last flush does not fail after the reader has gone."""
+    devnull = os.open(os.devnull, os.O_WRONLY)  # as Python's manual advises
+    os.dup2(devnull, sys.stdout.fileno())
 
 
 try:
     import fcntl
-except ImportError:  # Windows: two runs are not kept apart there
+except ImportError:  # Windows: without locks
     fcntl = None  # type: ignore[assignment]
 
-LOCKS = Path("/proc/locks")  # Linux's list of who holds what
+LOCKS = Path("/proc/locks")  # Linux's list of locks and their holders
 
 
 @contextlib.contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Keep other runs from writing into a folder, which is made if need be.
+    """Lock a folder against other runs, and create it if it is missing.
 
     Raises:
-        CliptoolsError: another run writes into it.
+        CliptoolsError: another run writes to it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # the reason will be given by whoever writes the first file
+    except OSError:  # writing the first file will report the reason
         yield
         return
     try:
@@ -188,10 +200,10 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def only_writer_of(file: Path) -> Iterator[None]:
-    """The same for a file, which is made if need be, and removed at the end if it is still empty.
+    """Lock a file against other runs; create it if it is missing, and remove it at the end if it is still empty.
 
     Raises:
-        CliptoolsError: another run writes it.
+        CliptoolsError: another run writes to it.
     """
     try:
         descriptor = _opened(file)
@@ -208,7 +220,7 @@ def only_writer_of(file: Path) -> Iterator[None]:
 
 
 def _opened(file: Path) -> int:
-    """Open and lock a file, anew where another run has finished it in between and given it its final name."""
+    """Open and lock a file; open it again if another run has renamed it between opening and locking."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -224,25 +236,30 @@ def _opened(file: Path) -> int:
 
 
 def _lock(descriptor: int, path: Path) -> None:
+    """Lock an open file or folder; warn if the file system has no locks.
+
+    Raises:
+        CliptoolsError: another run holds the lock.
+    """
     if fcntl is None:
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         process = _holder(descriptor)
-        who = "another run" if process is None else f"another run (process {process})"
-        raise CliptoolsError(f"{path}: {who} writes here; wait until it has ended, or write elsewhere") from None
+        writer = "another run" if process is None else f"another run (process {process})"
+        raise CliptoolsError(f"{path}: {writer} writes here; wait until it ends or use another output") from None
     except OSError as error:  # file systems without locks, NFS above all
-        warn(f"{path}: cannot be locked here ({error.strerror}); take care that no other run writes to it")
+        warn(f"{path}: cannot be locked here ({error.strerror}); make sure that no other run writes to it")
 
 
 def _holder(descriptor: int) -> int | None:
-    """Return the process that holds the lock, where the system tells."""
-    place = os.fstat(descriptor)
-    wanted = f"{os.major(place.st_dev):02x}:{os.minor(place.st_dev):02x}:{place.st_ino}"
+    """Return the process that holds the lock; None if the system does not tell."""
+    status = os.fstat(descriptor)
+    identity = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in LOCKS.read_text().splitlines():
             fields = line.split()
-            if fields[1] == "FLOCK" and fields[5] == wanted and int(fields[4]) > 0:
+            if fields[1] == "FLOCK" and fields[5] == identity and int(fields[4]) > 0:
                 return int(fields[4])
     return None

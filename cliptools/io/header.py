@@ -1,6 +1,6 @@
-"""The header every bundle carries: what it is, of which model and images, and the chain of commands that made it.
+"""Headers of bundles: kind, model, images, settings, and the history of commands that produced the bundle.
 
-A model in headers and records: what later commands need of it, and whether two of them are one.
+Also the model as headers and records identify it, and the comparison of two such models.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from cliptools.errors import StreamError
 from cliptools.io.jsonl import parse
 
 FORMAT = 1
-KEY = "cliptools"  # the one key of a bundle's __metadata__: safetensors keeps no order among several
+KEY = "cliptools"  # the only key in a bundle's __metadata__: safetensors does not keep the order of several
 TEXT, COUNT, NUMBER, COUNTS = "a text", "a number from 0 on", "a number", "a list of numbers from 0 on"
 TEXTS = "a text or a list of texts"
 FIELDS: dict[str, dict[str, str]] = {
@@ -33,34 +33,34 @@ FIELDS: dict[str, dict[str, str]] = {
     "words": {"method": TEXT, "pool": TEXT, "digest": TEXT, "m": COUNT, "prefix": COUNTS, "templates": TEXTS},
     "history": {"command": TEXT, "version": TEXT, "arguments": "an object"},
 }  # fmt: skip
-"""What a field must be where it stands; `pretrained` may be null."""
-KNOWN = {
+"""Type of every optional field; `pretrained` may be null."""
+ALLOWED = {
     "precision": ("fp32", "bf16", "fp16"),
     "effect": ("second", "first", "indirect", "pooled"),
     "units": ("neurons", "pairs", "heads"),
     "scale": ("unit", "raw"),
 }
-"""All that a field may say."""
+"""Allowed values of fields."""
 
 
-class Said(dict[str, Any]):
-    """Fields of a header, of which one that is not there is the stream's fault."""
+class HeaderFields(dict[str, Any]):
+    """Fields of a header; reading a missing one raises StreamError."""
 
     def __init__(self, fields: Mapping[str, Any], name: str) -> None:
         super().__init__(fields)
         self._name = name
 
     def __missing__(self, key: str) -> Any:
-        raise StreamError(f"{self._name}: the bundle's header does not say `{key}`")
+        raise StreamError(f"{self._name}: the bundle's header has no `{key}`")
 
 
 def canonical(value: Any) -> str:
-    """JSON with one spelling per value: sorted keys, no spaces, so that equal runs give equal bytes."""
+    """Return a value as JSON in a unique spelling (sorted keys, no spaces), so that equal runs give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def digest(*parts: str | bytes) -> str:
-    """sha256 of the parts, each preceded by its length so that no two lists of parts look alike."""
+    """Return the sha256 of the parts, each preceded by its length, so that different lists give different digests."""
     sha = hashlib.sha256()
     for part in parts:
         data = part.encode("utf-8") if isinstance(part, str) else part
@@ -71,32 +71,33 @@ def digest(*parts: str | bytes) -> str:
 
 @dataclass(frozen=True)
 class Header:
-    """A bundle's metadata."""
+    """The metadata of a bundle."""
 
     kind: str
     """`effects` or `neurons` (effects with words)."""
     model: dict[str, Any]
     """name, pretrained, sha256 of the weights, precision, image preprocessing; activation, grid, the sources of these three,
-    and architecture, the sha256 of all that computes beside weights."""
+    and architecture, the sha256 of everything else that decides the outputs."""
     images: dict[str, Any]
     """count, digest of the list, skipped."""
     settings: dict[str, Any]
-    """What the numbers depend on: effect, layers, scale, quantile, seed, text normalisation…"""
+    """Settings that the numbers depend on: effect, layers, scale, quantile, seed, text normalisation…"""
     history: list[dict[str, Any]] = field(default_factory=list)
-    """One entry a command: command, version, arguments that change the result."""
+    """One entry per command: command, version, arguments that change the result."""
     format: int = FORMAT
 
     @property
     def scaled(self) -> bool:
-        """Whether the effects were multiplied by 100 / ||M(I)|| of their image; those of a header without `scale` were."""
+        """True if effects are multiplied by 100 / ||M(I)|| of their image; also for headers without `scale`."""
         return bool(self.settings.get("scale", "unit") == "unit")
 
     def after(self, command: str, arguments: dict[str, Any]) -> "Header":
-        """The same header with one more step in its history."""
+        """Return the header with one more step in its history."""
         step = {"command": command, "version": cliptools.__version__, "arguments": arguments}
         return replace(self, history=[*self.history, step])
 
     def to_json(self) -> str:
+        """Return the header as JSON in its unique spelling."""
         return canonical(self.__dict__)
 
     @classmethod
@@ -104,7 +105,7 @@ class Header:
         """Parse a header.
 
         Raises:
-            StreamError: not JSON, fields missing or not what they should be, or a later format.
+            StreamError: it is not JSON, fields are missing or invalid, or its format is unknown.
         """
         try:
             fields = parse(text)
@@ -112,7 +113,7 @@ class Header:
             raise StreamError(f"{name}: the bundle's header is damaged ({error})") from None
         if not isinstance(fields, dict) or not fields.keys() <= cls.__dataclass_fields__.keys():
             raise StreamError(
-                f"{name}: the bundle's header is damaged (it is no object of {', '.join(cls.__dataclass_fields__)})"
+                f"{name}: the bundle's header is damaged (expected an object of {', '.join(cls.__dataclass_fields__)})"
             )
         if type(fields.get("format")) is not int or fields["format"] != FORMAT:
             raise StreamError(f"{name}: bundle format {str(fields.get('format'))[:20]}, this version reads format {FORMAT}")
@@ -131,32 +132,36 @@ class Header:
             _check_fields(step, "history", name)
         for key in ("name", "sha256"):
             if not parts["model"].get(key):
-                raise StreamError(f"{name}: the bundle's header does not say its model's `{key}`")
-        said = {key: Said(part, name) for key, part in parts.items()}
-        return cls(fields["kind"], said["model"], said["images"], said["settings"], history)
+                raise StreamError(f"{name}: the bundle's header has no `{key}` of its model")
+        checked = {key: HeaderFields(part, name) for key, part in parts.items()}
+        return cls(fields["kind"], checked["model"], checked["images"], checked["settings"], history)
 
 
-def _check_fields(said: Mapping[str, Any], part: str, name: str) -> None:
-    """
+def _check_fields(fields: Mapping[str, Any], part: str, name: str) -> None:
+    """Check the types and values of one part of a header.
+
     Raises:
-        StreamError: a field is not what it must be.
+        StreamError: a field has another type or value than allowed.
     """
     for key, expected in FIELDS[part].items():
-        if key not in said or (key == "pretrained" and said[key] is None):
+        if key not in fields or (key == "pretrained" and fields[key] is None):
             continue
-        value = said[key]
+        value = fields[key]
         if not _is(value, expected):
             raise StreamError(f"{name}: the bundle's header has {part} `{key}` {str(value)[:40]!r}, expected {expected}")
-        if key in KNOWN and value not in KNOWN[key]:
-            raise StreamError(f"{name}: the bundle's header has `{key}` {value[:40]!r}, expected one of {', '.join(KNOWN[key])}")
+        if key in ALLOWED and value not in ALLOWED[key]:
+            raise StreamError(
+                f"{name}: the bundle's header has `{key}` {value[:40]!r}, expected one of {', '.join(ALLOWED[key])}"
+            )
 
 
 def _is(value: Any, expected: str) -> bool:
+    """Return whether a value has the type that FIELDS names."""
     if expected == TEXTS and isinstance(value, str):
         return True
     if expected in (COUNTS, TEXTS):
         inner = COUNT if expected == COUNTS else TEXT
-        return isinstance(value, list) and all(_is(each, inner) for each in value)
+        return isinstance(value, list) and all(_is(item, inner) for item in value)
     if expected == COUNT:
         return type(value) is int and 0 <= value < 1 << 63
     kind = {TEXT: str, NUMBER: int | float, "an object": dict}[expected]
@@ -164,26 +169,26 @@ def _is(value: Any, expected: str) -> bool:
 
 
 SETTINGS = ("mean", "std", "interpolation", "resize_mode")
-"""What may be set of a preprocessing; the size is the model's."""
+"""Settings of a preprocessing that can be changed; the size is the model's."""
 NAMED = ("name", "pretrained", "sha256")
 SETTLED = ("architecture", "preprocessing", "sources", "text_from")
-"""What a record's model may hold beside these."""
+"""Further fields that a record's model may have."""
 FROM_OPTION = "--preprocess"
-"""Start of a preprocessing's source where the command line sets it."""
+"""First word of the source of a preprocessing that the command line sets."""
 DESCRIBED = ("activation", "grid", "preprocessing")
-"""What a header says of an architecture beside its digest, and most records do not."""
+"""Fields of an architecture that headers have beside its digest; most records lack them."""
 OTHER_WEIGHTS = "other weights"
 UNCHECKED = (
-    "records no `architecture` of its model (made by an earlier version?): only the weights are compared, not activation, "
+    "has no `architecture` of its model (written by an earlier version?): only the weights are compared, not activation, "
     "grid and preprocessing"
 )
 
 
 def recorded_model(model: Mapping[str, Any]) -> dict[str, Any]:
-    """A model as a record carries it: name, pretrained, sha256, and what these three do not settle.
+    """Return a model as records identify it: name, pretrained, sha256, and what these three do not determine.
 
-    `architecture` is left out for the embedded models, whose name settles it; `preprocessing` wherever the command line did
-    not set it, since loading the model gives it again.
+    `architecture` is left out for the embedded models, whose name determines it; `preprocessing` unless the command line set
+    it, because loading the model gives it again.
     """
     record = {key: model.get(key) for key in NAMED}
     set_by_option = str((model.get("sources") or {}).get("preprocessing", "")).startswith(FROM_OPTION)
@@ -198,15 +203,15 @@ def recorded_model(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def model_key(model: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Weights and architecture: equal for one model under two names."""
+    """Return weights and architecture, which are equal for one model under two names."""
     return model.get("sha256"), model.get("architecture")
 
 
 def model_difference(here: Mapping[str, Any], there: Mapping[str, Any]) -> str | None:
-    """What makes two models differ, in a few words; None where they are one as far as both say.
+    """Return the difference between two models in a few words; None if they are equal as far as both are described.
 
-    `architecture` is compared where both have it. Bundles and records of earlier versions have none, and records of embedded
-    models have none unless the command line set their preprocessing: then the preprocessing is compared where it is known.
+    `architecture` is compared if both have it. Bundles and records of earlier versions lack it, and so do records of embedded
+    models unless the command line set their preprocessing: then the preprocessing is compared if it is known.
     """
     if here.get("sha256") != there.get("sha256"):
         return OTHER_WEIGHTS
@@ -221,37 +226,37 @@ def model_difference(here: Mapping[str, Any], there: Mapping[str, Any]) -> str |
 
 
 def reason_of(difference: str) -> str:
-    """A difference at the end of a message about another model; empty for other weights, which the message means anyway."""
+    """Return a difference as the end of a message about another model; empty for other weights, which the message implies."""
     return "" if difference == OTHER_WEIGHTS else f": {difference}"
 
 
 def recorded_differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
-    """The recorded parts in which two architectures differ, as `grid 8 x 8 instead of 7 x 7`; empty if there are none."""
+    """Return the recorded parts in which two architectures differ, as `grid 8 x 8 instead of 7 x 7`; empty if there are none."""
     parts = []
     for key in ("activation", "grid"):
-        one, other = here.get(key), there.get(key)
-        if None not in (one, other) and canonical(one) != canonical(other):
-            parts.append(f"{key} {_shown(one)} instead of {_shown(other)}")
+        own, other = here.get(key), there.get(key)
+        if None not in (own, other) and canonical(own) != canonical(other):
+            parts.append(f"{key} {_shown(own)} instead of {_shown(other)}")
     parts += [f"preprocessing {difference}" for difference in _preprocessing_differences(here, there)]
     return ", ".join(parts)
 
 
 def _preprocessing_differences(here: Mapping[str, Any], there: Mapping[str, Any], keys: Iterable[str] = ()) -> list[str]:
-    """The settings of the preprocessing in which two models differ, as `mean 0.5 instead of 0.4`; none where one is not known.
+    """Return the differences of two preprocessings, as `mean 0.5 instead of 0.4`; empty if one of them is unknown.
 
     Args:
-        keys: Settings to compare where both have them [default: all that one has].
+        keys: Settings to compare if both have them [default: all].
     """
-    one, other = _preprocessing(here), _preprocessing(there)
-    if not one or not other:
+    own, other = _preprocessing(here), _preprocessing(there)
+    if not own or not other:
         return []
-    keys = [key for key in keys if key in one and key in other] if keys else sorted(one.keys() | other.keys())
-    differing = [key for key in keys if canonical(one.get(key)) != canonical(other.get(key))]
-    return [f"{key} {_shown(one.get(key))} instead of {_shown(other.get(key))}" for key in differing]
+    keys = [key for key in keys if key in own and key in other] if keys else sorted(own.keys() | other.keys())
+    differing = [key for key in keys if canonical(own.get(key)) != canonical(other.get(key))]
+    return [f"{key} {_shown(own.get(key))} instead of {_shown(other.get(key))}" for key in differing]
 
 
 def _preprocessing(model: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The recorded preprocessing, else the one an embedded model's name settles; empty where it is not known."""
+    """Return the recorded preprocessing, else that of the embedded model of this name; empty if it is unknown."""
     recorded = model.get("preprocessing")
     if isinstance(recorded, Mapping):
         return recorded
@@ -260,6 +265,7 @@ def _preprocessing(model: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _shown(value: Any) -> str:
+    """Return a recorded value as messages show it: `7 x 7`, `GELU of the image tower`."""
     if isinstance(value, Mapping):
         return " and ".join(f"{part} of the {tower} tower" for tower, part in value.items())
     return " x ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

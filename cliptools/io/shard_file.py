@@ -1,4 +1,4 @@
-"""Partials of clip-effects --shard in files: what they say of themselves, and their rows a few units at a time."""
+"""Files with the partial statistics of a shard (clip-effects --shard), whose rows are read a few units at a time."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,18 +17,18 @@ from cliptools.io.spools import RowSpool
 from cliptools.io.text_file import STDIN, spooled
 
 KIND = "partial"
-OWN = ("have", "tensors")  # settings in which the partials of one run differ
-LISTED = ("digest", "listed")  # of the images, what they agree on
+OWN = ("have", "tensors")  # settings that differ between the partials of one run
+LISTED = ("digest", "listed")  # fields of the images that are equal in the partials of one run
 FIELDS = {
     "centre": ("F64", "n k"), "scale": ("F32", "n"), "spread": ("F32", "n"), "length": ("F32", "n k"), "sum": ("F64", "n k"),
     "moment": ("F64", "n m"), "norm": ("F32", "n f"), "image": ("I64", "n f"), "x": ("F32", "n f k"),
     "near_norm": ("F32", "n t"), "near_image": ("I64", "n t"), "lost": ("F32", "n"), "histogram": ("I32", "n b"),
     "histogram_top": ("I32", "n"), "histogram_reach": ("F32", "n"),
 }  # fmt: skip
-"""Type and sides of a layer's tensors, as methods.partials has them: n units, k paths, m = k(k+1)/2, f kept images, t others."""
+"""Type and axes of the tensors of a layer: n units, k factored effects, m = k(k+1)/2, f kept images, t other images, b bins."""
 ADDED = ("histogram_top", "histogram_reach")
-"""Tensors that the partials of earlier versions lack; their histograms have other bins."""
-SAID = {
+"""Tensors that partials of earlier versions lack; their histograms have other bins."""
+REQUIRED = {
     "settings": ("effect", "units", "layers", "scale", "quantile", "top_images", "kept", "shards", "have"),
     "images": ("count", "skipped", "listed", "digest"),
 }
@@ -36,82 +36,83 @@ MOST_SHARDS = 1_000_000
 
 
 class PartialFile:
-    """A partial, its tensors read when asked for."""
+    """A partial in a file; its tensors are read on demand."""
 
-    def __init__(self, given: Path) -> None:
-        """Check that it is a partial, and whole; `-` is standard input.
+    def __init__(self, file: Path) -> None:
+        """Open a file, or standard input for `-`, and check that it is a complete partial.
 
         Raises:
-            StreamError: another kind of file, a damaged one, or none.
+            StreamError: the file is missing, damaged or of another kind.
         """
-        self.path = path = given if str(given) != STDIN else Path("standard input")
+        self.path = path = file if str(file) != STDIN else Path("standard input")
         try:
-            self._place, self._copy = spooled(given, str(path))
+            self._place, self._copy = spooled(file, str(path))
             with self._place.open("rb") as stream:
-                said = read_header(stream, str(path))
-                self.header = cliptools_header(said, str(path))
+                header = read_header(stream, str(path))
+                self.header = cliptools_header(header, str(path))
                 if self.header.kind != KIND:
                     raise StreamError(f"{path}: a bundle ({self.header.kind}), expected a partial of clip-effects --shard")
-                self.layout = layout(said, str(path))
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
+                self.layout = layout(header, str(path))
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:
             raise StreamError(f"{path}: {error.strerror}") from None
-        if found != self.header.settings.get("tensors"):
-            raise StreamError(f"{path}: damaged partial (its tensors are not those it was written with); make it anew")
+        if digest != self.header.settings.get("tensors"):
+            raise StreamError(f"{path}: damaged partial (the digest of its tensors does not match its header); create it again")
         if _is_earlier(self.header, self.layout):
             raise StreamError(
-                f"{path}: a partial of an earlier version of clip-effects (without `{ADDED[0]}`), which this one cannot join; "
-                "make it anew"
+                f"{path}: a partial of an earlier version of clip-effects (without `{ADDED[0]}`), which this version cannot "
+                "join; create it again"
             )
         if fault := next(_faults(self.header, self.layout), None):
-            raise StreamError(f"{path}: damaged partial ({fault}); make it anew")
+            raise StreamError(f"{path}: damaged partial ({fault}); create it again")
 
     @property
     def have(self) -> list[int]:
-        """Which shards are in it, from 1."""
+        """Numbers of the shards in this partial, from 1."""
         return list(self.header.settings["have"])
 
     @property
     def of(self) -> int:
-        """How many shards there are."""
+        """Number of shards of the run."""
         return int(self.header.settings["shards"])
 
     @property
     def count(self) -> int:
-        """Images it has seen."""
+        """Number of images measured."""
         return int(self.header.images["count"])
 
     def size(self, layer: int) -> tuple[int, int]:
-        """Units and paths of a layer."""
+        """Return the number of units and of factored effects of a layer."""
         n, k = self.layout[f"{layer}.centre"].shape
         return n, k
 
     def rows(self, layer: int, fields: Iterable[str], start: int, stop: int) -> dict[str, np.ndarray]:
-        """Some units' rows of these tensors.
+        """Read the rows of some units from tensors of a layer.
 
         Raises:
-            StreamError: it has not got them, or they cannot be.
+            StreamError: the rows are missing or invalid.
         """
         try:
             with safe_open(self._place, framework="numpy") as tensors:
-                found = {field: tensors.get_slice(f"{layer}.{field}")[start:stop] for field in fields}
+                rows = {field: tensors.get_slice(f"{layer}.{field}")[start:stop] for field in fields}
         except (SafetensorError, OSError, ValueError) as error:
             raise StreamError(f"{self.path}: damaged partial ({error})") from None
-        for field, values in found.items():
+        for field, values in rows.items():
             if values.dtype.kind == "f" and not np.isfinite(values).all():
-                raise StreamError(f"{self.path}: damaged partial (`{layer}.{field}` holds NaN or infinity); make it anew")
+                raise StreamError(f"{self.path}: damaged partial (`{layer}.{field}` holds NaN or infinity); create it again")
             listed = self.header.images["listed"]
             if field in ("image", "near_image") and values.size and (values.min() < -1 or values.max() >= listed):
                 raise StreamError(
-                    f"{self.path}: damaged partial (`{layer}.{field}` points outside {count_of(listed, 'image')}); make it anew"
+                    f"{self.path}: damaged partial (`{layer}.{field}` has an index outside {count_of(listed, 'image')}); "
+                    "create it again"
                 )
-        return found
+        return rows
 
     def names(self) -> dict[int, str]:
-        """The images in its lists, by their numbers.
+        """Return the names of the images in its lists, by number.
 
         Raises:
-            StreamError: there is no list of names, a name for each number.
+            StreamError: the list of names is damaged, or its length differs from that of the numbers.
         """
         try:
             with safe_open(self._place, framework="numpy") as tensors:
@@ -120,11 +121,11 @@ class PartialFile:
                 return dict(zip(numbers, names, strict=True))
         except (SafetensorError, OSError, ValueError) as error:
             raise StreamError(f"{self.path}: damaged partial ({error})") from None
-        raise StreamError(f"{self.path}: damaged partial (`images` is no list of names); make it anew")
+        raise StreamError(f"{self.path}: damaged partial (`images` is not a list of names); create it again")
 
 
 def _is_earlier(header: Header, places: Mapping[str, Place]) -> bool:
-    """Whether it has all tensors of its layers but those added since."""
+    """Return whether a file has all tensors of its layers except those of ADDED."""
     layers, rest = header.settings.get("layers"), FIELDS.keys() - {*ADDED}
     if not layers or not isinstance(layers, list):
         return False
@@ -132,54 +133,60 @@ def _is_earlier(header: Header, places: Mapping[str, Place]) -> bool:
 
 
 def _faults(header: Header, places: Mapping[str, Place]) -> Iterator[str]:
-    """What is wrong with a partial's header and the shapes of its tensors."""
-    for part, keys in SAID.items():
-        yield from (f"its header does not say `{key}`" for key in keys if getattr(header, part).get(key) is None)
-    said, have = header.settings, header.settings["have"]
-    if not have or len(set(have)) < len(have) or min(have) < 1 or max(have) > said["shards"] or said["shards"] > MOST_SHARDS:
-        yield f"shards {str(have)[:40]} of {said['shards']} cannot be"
-    if not 1 <= said["top_images"] <= said["kept"] or header.images["count"] > header.images["listed"]:
-        yield "its numbers of images cannot be"
-    expected = {f"{layer}.{field}" for layer in said["layers"] for field in FIELDS} | {"image_number", "images"}
-    if not said["layers"] or set(places) != expected:
-        yield "it has other tensors than those of its layers"
+    """Yield the faults of a partial's header and of the shapes of its tensors."""
+    for part, keys in REQUIRED.items():
+        yield from (f"its header has no `{key}`" for key in keys if getattr(header, part).get(key) is None)
+    settings, have = header.settings, header.settings["have"]
+    if (
+        not have
+        or len(set(have)) < len(have)
+        or min(have) < 1
+        or max(have) > settings["shards"]
+        or settings["shards"] > MOST_SHARDS
+    ):
+        yield f"invalid shards {str(have)[:40]} of {shards}"
+    if not 1 <= settings["top_images"] <= settings["kept"] or header.images["count"] > header.images["listed"]:
+        yield "its counts of images contradict each other"
+    expected = {f"{layer}.{field}" for layer in settings["layers"] for field in FIELDS} | {"image_number", "images"}
+    if not settings["layers"] or set(places) != expected:
+        yield "its tensors are not those of its layers"
         return
     if places["image_number"][:2] != ("I64", places["image_number"].shape[:1]) or places["images"][:2] != (
         "U8",
         places["images"].shape[:1],
     ):
-        yield "`image_number` and `images` are no lists"
-    for layer in said["layers"]:
-        yield from _layer_faults(places, layer, said["kept"], said["top_images"])
+        yield "`image_number` and `images` are not lists"
+    for layer in settings["layers"]:
+        yield from _layer_faults(places, layer, settings["kept"], settings["top_images"])
 
 
 def _layer_faults(places: Mapping[str, Place], layer: int, kept: int, top: int) -> Iterator[str]:
-    """What is wrong with the shapes of one layer's tensors."""
+    """Yield the faults in the types and shapes of one layer's tensors."""
     sizes: dict[str, int] = {"t": top}
-    for field, (dtype, sides) in FIELDS.items():
-        place, names = places[f"{layer}.{field}"], sides.split()
+    for field, (dtype, axes) in FIELDS.items():
+        place, names = places[f"{layer}.{field}"], axes.split()
         fits = place.dtype == dtype and len(place.shape) == len(names)
         if not fits or any(sizes.setdefault(name, size) != size for name, size in zip(names, place.shape, strict=True)):
-            yield f"`{layer}.{field}` is {place.dtype} {list(place.shape)}, expected {dtype} [{sides.replace(' ', ', ')}]"
+            yield f"`{layer}.{field}` is {place.dtype} {list(place.shape)}, expected {dtype} [{axes.replace(' ', ', ')}]"
             return
     if not sizes["n"] or not sizes["k"] or sizes["m"] != sizes["k"] * (sizes["k"] + 1) // 2 or sizes["f"] > kept:
-        yield f"the tensors of layer {layer} have sides that do not go together"
+        yield f"the shapes of layer {layer}'s tensors contradict each other"
 
 
-def difference(one: Header, other: Header) -> str | None:
-    """What keeps two partials from being of one run, in a few words; None if nothing does."""
+def difference(first: Header, other: Header) -> str | None:
+    """Return why two partials are not of one run, in a few words; None if they are."""
     pairs: list[tuple[str, Any, Any]] = [
-        (f"model's {key}", one.model.get(key), other.model.get(key)) for key in ("sha256", "precision", "preprocessing")
+        (f"model's {key}", first.model.get(key), other.model.get(key)) for key in ("sha256", "precision", "preprocessing")
     ]
-    if (model := model_difference(one.model, other.model)) and pairs[0][1] == pairs[0][2]:
+    if (model := model_difference(first.model, other.model)) and pairs[0][1] == pairs[0][2]:
         return f"a model with {model}"
-    pairs += [(f"list's {key}", one.images.get(key), other.images.get(key)) for key in LISTED]
-    keys = sorted((one.settings.keys() | other.settings.keys()) - set(OWN))
-    pairs += [(key, one.settings.get(key), other.settings.get(key)) for key in keys]
-    pairs += [("version", _version(one), _version(other))]
-    for what, here, there in pairs:
+    pairs += [(f"list's {key}", first.images.get(key), other.images.get(key)) for key in LISTED]
+    keys = sorted((first.settings.keys() | other.settings.keys()) - set(OWN))
+    pairs += [(key, first.settings.get(key), other.settings.get(key)) for key in keys]
+    pairs += [("version", _version(first), _version(other))]
+    for field, here, there in pairs:
         if here != there:
-            return f"{what} {_short(here)} instead of {_short(there)}"
+            return f"{field} {_short(here)} instead of {_short(there)}"
     return None
 
 
@@ -193,8 +200,8 @@ def _short(value: Any) -> str:
 
 
 def joined_header(headers: Sequence[Header]) -> Header:
-    """What all of these partials of one run say together, whatever their order."""
-    first = min(headers, key=lambda header: canonical([header.model, header.history]))  # the same model may go by two names
+    """Return the header of several partials of one run joined; their order does not matter."""
+    first = min(headers, key=lambda header: canonical([header.model, header.history]))  # one model may have two names
     images = first.images | {key: sum(header.images[key] for header in headers) for key in ("count", "skipped")}
     settings = {key: value for key, value in first.settings.items() if key not in OWN}
     settings["have"] = sorted(i for header in headers for i in header.settings["have"])
@@ -202,33 +209,33 @@ def joined_header(headers: Sequence[Header]) -> Header:
 
 
 class PartialSpool(RowSpool):
-    """A partial on its way into a file."""
+    """A partial that is written to a file."""
 
     def add(self, layer: int, units: int, start: int, rows: Mapping[str, np.ndarray]) -> None:
-        """Some units of a layer that has `units`, from number `start` on."""
+        """Add rows for units of a layer from number `start` on; `units` is the number of all its units."""
         check_finite({f"{layer}.{field}": values for field, values in rows.items()})
         for field, values in rows.items():
             self.put(f"{layer}.{field}", units, start, values)
 
     def name(self, names: Mapping[int, str]) -> None:
-        """The images in the lists, by their numbers."""
+        """Add the names of the images in the lists, by number."""
         numbers = np.array(sorted(names), np.int64)
         text = json_tensor([names[number] for number in numbers.tolist()])
         self.put("image_number", len(numbers), 0, numbers)
         self.put("images", len(text), 0, text)
 
     def signed(self, header: Header) -> Header:
-        """The header with the digest of what has been added."""
+        """Return the header with the digest of the tensors added."""
         return Header(header.kind, header.model, header.images, header.settings | {"tensors": self.digest()}, header.history)
 
 
-def shards_said(have: Sequence[int], of: int) -> str:
-    """`shards 1, 3-5 of 8`."""
+def shards_text(have: Sequence[int], of: int) -> str:
+    """Return numbers of shards as messages show them: `shards 1, 3-5 of 8`."""
     runs: list[list[int]] = []
     for i in sorted(have):
         if runs and i == runs[-1][1] + 1:
             runs[-1][1] = i
         else:
             runs.append([i, i])
-    said = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
-    return f"shard{'' if len(have) == 1 else 's'} {said} of {of}"
+    numbers = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+    return f"shard{'' if len(have) == 1 else 's'} {numbers} of {of}"

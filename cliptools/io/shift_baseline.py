@@ -1,4 +1,4 @@
-"""An earlier run of clip-shift, to be compared with."""
+"""Records of an earlier run of clip-shift, for --baseline."""
 
 from pathlib import Path
 from typing import Any
@@ -8,80 +8,80 @@ from cliptools.io.header import model_difference, reason_of
 from cliptools.io.jsonl import file_objects, whole_number
 
 NUMBERS = ("images", "mean", "spread", "skewness")
-ASSUMED = {"choose": "overlap", "block": None}  # what records leave out: those of other ways, and of earlier versions
+ASSUMED = {"choose": "overlap", "block": None}  # settings that records of earlier versions, or of other ways to choose, lack
 PARTS = ("layer", "neuron", "head")
 
 
 class Baseline:
-    """Records of groups by concept and group."""
+    """Records of clip-shift by concept and group."""
 
     def __init__(self, records: dict[str, dict[str, dict[str, Any]]], source: str) -> None:
         self.records, self.source = records, source
 
     def first(self, concept: str) -> dict[str, Any]:
-        """A record of the concept, for what all of them say alike.
+        """Return a record of the concept, for the fields in which all its records agree.
 
         Raises:
-            StreamError: there is none.
+            StreamError: there is no record of the concept.
         """
-        if not (known := self.records.get(concept)):
-            raise StreamError(f"--baseline {self.source}: nothing about concept {concept!r}")
-        return next(iter(known.values()))
+        if not (groups := self.records.get(concept)):
+            raise StreamError(f"--baseline {self.source}: no record of concept {concept!r}")
+        return next(iter(groups.values()))
 
     def of(self, concept: str, group: str | None, like: dict[str, Any]) -> list[dict[str, Any]]:
-        """Records of a concept: of the one group, or of all groups.
+        """Return the records of a concept: that of one group, or those of all groups.
 
         Args:
-            like: A record to be compared with them.
+            like: A record to compare them with.
 
         Raises:
-            StreamError: there are none, or they were measured otherwise.
+            StreamError: there are none, or they have other settings.
         """
         self.first(concept)
-        known = self.records[concept]
-        if group is not None and group not in known:
-            raise StreamError(f"--baseline {self.source}: nothing about concept {concept!r} in a group {group!r} (--match)")
-        chosen = list(known.values()) if group is None else [known[group]]
-        for record in chosen:
-            if other := _difference(record, like):
+        groups = self.records[concept]
+        if group is not None and group not in groups:
+            raise StreamError(f"--baseline {self.source}: no record of concept {concept!r} in a group {group!r} (--match)")
+        records = list(groups.values()) if group is None else [groups[group]]
+        for record in records:
+            if difference := _difference(record, like):
                 raise StreamError(
-                    f"--baseline {self.source}: {concept!r} was measured with {other}; take that run's options and bundle"
+                    f"--baseline {self.source}: {concept!r} was measured with {difference}; use that run's options and bundle"
                 )
-        return chosen
+        return records
 
 
 def read_baseline(path: Path) -> Baseline:
-    """The JSON lines of clip-shift; lines about single images, or about no group, are passed over.
+    """Read the JSON lines of clip-shift; skip records of single images and records without a group.
 
     Raises:
-        StreamError: no such file, a line that is no such record, one group twice, or no group at all.
+        StreamError: the file is missing or has no record of a group, a record is invalid, or a group appears twice.
     """
     records: dict[str, dict[str, dict[str, Any]]] = {}
     for number, record in file_objects(path, f"--baseline {path}"):
         if "group" not in record or "image" in record:
             continue
         if not _is_of_group(record):
-            raise StreamError(f"--baseline {path}: line {number} is no record of a group, as clip-shift -f jsonl writes them")
+            raise StreamError(f"--baseline {path}: line {number} is not a record of a group as clip-shift -f jsonl writes it")
         if records.setdefault(record["concept"], {}).setdefault(record["group"], record) is not record:
             raise StreamError(
                 f"--baseline {path}: line {number} has {record['concept']!r} in group {record['group']!r} a second time"
             )
     if not records:
-        raise StreamError(f"--baseline {path}: no record of a group in it, expected the lines of clip-shift -f jsonl")
+        raise StreamError(f"--baseline {path}: no record of a group, expected the lines of clip-shift -f jsonl")
     return Baseline(records, str(path))
 
 
 def _is_of_group(record: dict[str, Any]) -> bool:
-    """Whether all is there, and of the right type, that a comparison reads."""
-    good = all(isinstance(record.get(key), str) for key in ("concept", "group")) and isinstance(record.get("model", {}), dict)
-    good &= all(isinstance(record.get(key), int | float) and not isinstance(record[key], bool) for key in NUMBERS)
-    good &= isinstance(record.get("settings", {}), dict) and _is_number_or_nothing(record.get("blocks", 1))
-    good &= isinstance(record.get("kurtosis", 0.0), int | float)
+    """Return whether a record has all fields that a comparison reads, with the right types."""
+    valid = all(isinstance(record.get(key), str) for key in ("concept", "group")) and isinstance(record.get("model", {}), dict)
+    valid &= all(isinstance(record.get(key), int | float) and not isinstance(record[key], bool) for key in NUMBERS)
+    valid &= isinstance(record.get("settings", {}), dict) and _is_number_or_nothing(record.get("blocks", 1))
+    valid &= isinstance(record.get("kurtosis", 0.0), int | float)
     units = record.get("units", [])
-    good &= isinstance(units, list) and all(isinstance(unit, dict) for unit in units)
-    good = good and all(_is_number_or_nothing(unit.get(part)) for unit in units for part in PARTS)
-    good = good and _is_following(record.get("follows"))
-    return good and record["images"] >= 1 and record.get("blocks", 1) >= 1 and record["spread"] >= 0
+    valid &= isinstance(units, list) and all(isinstance(unit, dict) for unit in units)
+    valid = valid and all(_is_number_or_nothing(unit.get(part)) for unit in units for part in PARTS)
+    valid = valid and _is_following(record.get("follows"))
+    return valid and record["images"] >= 1 and record.get("blocks", 1) >= 1 and record["spread"] >= 0
 
 
 def _is_number_or_nothing(value: Any) -> bool:
@@ -89,7 +89,7 @@ def _is_number_or_nothing(value: Any) -> bool:
 
 
 def _is_following(follows: Any) -> bool:
-    """Right as far as it is there."""
+    """Return whether the field `follows` of a record is missing or valid."""
     if follows is None:
         return True
     if not isinstance(follows, dict) or not isinstance(follows.get("value"), int | float):
@@ -100,15 +100,15 @@ def _is_following(follows: Any) -> bool:
 
 
 def _difference(record: dict[str, Any], other: dict[str, Any]) -> str | None:
-    """What makes two shares of a concept no thing to compare, if anything."""
+    """Return why two records of a concept cannot be compared; None if they can."""
 
-    def units(of: dict[str, Any]) -> list[tuple[Any, ...]]:
-        return [tuple(unit.get(part) for part in PARTS) for unit in of.get("units", [])]
+    def units(source: dict[str, Any]) -> list[tuple[Any, ...]]:
+        return [tuple(unit.get(part) for part in PARTS) for unit in source.get("units", [])]
 
     if difference := model_difference(record.get("model", {}), other["model"]):
         return f"another model{reason_of(difference)}"
     before, now = record.get("settings", {}), other["settings"]
     pairs = {name: [settings.get(name, ASSUMED.get(name)) for settings in (before, now)] for name in before | now}
-    if others := [f"{name} {then}, here {here}" for name, (then, here) in pairs.items() if then != here]:
-        return f"other settings ({', '.join(others)})"
+    if changes := [f"{name} {then}, here {here}" for name, (then, here) in pairs.items() if then != here]:
+        return f"other settings ({', '.join(changes)})"
     return "other units" if units(record) != units(other) else None

@@ -1,6 +1,6 @@
-"""A safetensors file whose tensors are filled by rows, in whatever order: none needs to be in memory whole.
+"""Safetensors files that are larger than memory: tensors arrive row by row (RowSpool) or one by one (TensorSpool).
 
-A safetensors file of tensors that come one by one: their bytes wait in a temporary file, for the header comes first.
+The header of a safetensors file comes first and depends on all tensors, so their bytes are kept in a temporary file until then.
 """
 
 import contextlib
@@ -20,19 +20,19 @@ from cliptools.errors import CliptoolsError
 from cliptools.io.bundle import check_finite
 from cliptools.io.header import KEY
 
-NAMES = {"float64": "F64", "float32": "F32", "int64": "I64", "int32": "I32", "uint8": "U8"}
+DTYPES = {"float64": "F64", "float32": "F32", "int64": "I64", "int32": "I32", "uint8": "U8"}
 
 
 class RowSpool:
-    """Tensors on their way into a file: their bytes wait where that will be, for the header comes first."""
+    """Collects tensors by rows, in any order, and writes them as one safetensors file."""
 
     def __init__(self, folder: Path | None) -> None:
         """
         Args:
-            folder: Where to wait; None: where temporary files go.
+            folder: Folder of the temporary file [default: the system's folder for temporary files].
 
         Raises:
-            CliptoolsError: no file can be made there.
+            CliptoolsError: no file can be created there.
         """
         self.where = str(folder or tempfile.gettempdir())
         try:
@@ -43,37 +43,41 @@ class RowSpool:
         self._end = 0
 
     def close(self) -> None:
-        """Let go of what waits."""
-        with contextlib.suppress(OSError):  # a disk that is full, of which `put` has told
+        """Delete the temporary file."""
+        with contextlib.suppress(OSError):  # a full disk, which `put` has reported
             self._file.close()
 
     def put(self, name: str, rows: int, start: int, values: np.ndarray) -> None:
-        """Rows from `start` on, of a tensor that has `rows` of them. All are to be put, once."""
+        """Add rows from `start` on to a tensor of `rows` rows; every row must be added once.
+
+        Raises:
+            CliptoolsError: the temporary file cannot be written.
+        """
         row_bytes = values.dtype.itemsize * math.prod(values.shape[1:])
         if name not in self._layout:
             size = rows * row_bytes
-            self._layout[name] = (NAMES[str(values.dtype)], [rows, *values.shape[1:]], self._end, self._end + size)
+            self._layout[name] = (DTYPES[str(values.dtype)], [rows, *values.shape[1:]], self._end, self._end + size)
             self._end += size
-        begins = self._layout[name][2]
+        offset = self._layout[name][2]
         try:
-            self._file.seek(begins + start * row_bytes)
+            self._file.seek(offset + start * row_bytes)
             self._file.write(np.ascontiguousarray(values).tobytes())
             self._file.flush()
         except OSError as error:
             raise CliptoolsError(f"{self.where}: tensors cannot be kept here ({error.strerror})") from None
 
     def digest(self) -> str:
-        """sha256 of the tensors, one after the other."""
+        """Return the sha256 of all tensors, in the order in which they were first added."""
         self._file.seek(0)
         return hashlib.file_digest(self._file, "sha256").hexdigest()
 
-    def write(self, stream: BufferedIOBase, said: str) -> None:
-        """The whole file, with `said` under the one key of its metadata."""
+    def write(self, stream: BufferedIOBase, metadata: str) -> None:
+        """Write the complete file, with `metadata` under the key KEY of its header."""
         layout = {
             name: {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
             for name, (dtype, shape, start, stop) in self._layout.items()
         }
-        header = json.dumps({"__metadata__": {KEY: said}, **layout}, ensure_ascii=False, separators=(",", ":")).encode()
+        header = json.dumps({"__metadata__": {KEY: metadata}, **layout}, ensure_ascii=False, separators=(",", ":")).encode()
         header += b" " * (-len(header) % 8)
         stream.write(struct.pack("<Q", len(header)) + header)
         self._file.seek(0)
@@ -81,12 +85,12 @@ class RowSpool:
 
 
 class TensorSpool:
-    """Collects float32 tensors and writes them as one safetensors file; memory does not grow with their number's bytes."""
+    """Collects float32 tensors one by one and writes them as one safetensors file; memory use does not grow with their bytes."""
 
     def __init__(self) -> None:
         """
         Raises:
-            CliptoolsError: no temporary file can be made.
+            CliptoolsError: no temporary file can be created.
         """
         try:
             self._file = tempfile.TemporaryFile(prefix="cliptools-")  # noqa: SIM115 - closed by __exit__
@@ -99,14 +103,14 @@ class TensorSpool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with contextlib.suppress(OSError):  # a disk that is full, of which `add` has told
+        with contextlib.suppress(OSError):  # a full disk, which `add` has reported
             self._file.close()
 
     def add(self, name: str, tensor: np.ndarray) -> None:
-        """One more tensor, under a name not used before.
+        """Add a tensor under a new name.
 
         Raises:
-            CliptoolsError: there is no room for it, or it holds NaN or infinity.
+            CliptoolsError: the disk is full, or the tensor holds NaN or infinity.
         """
         assert name not in self._layout
         check_finite({name: tensor})
@@ -119,9 +123,9 @@ class TensorSpool:
         self._layout[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [self._end, self._end + size]}
         self._end += size
 
-    def write(self, stream: BufferedIOBase, said: str) -> None:
-        """The whole file, with `said` under the one key of its metadata."""
-        header = json.dumps({"__metadata__": {KEY: said}, **self._layout}, ensure_ascii=False, separators=(",", ":")).encode()
+    def write(self, stream: BufferedIOBase, metadata: str) -> None:
+        """Write the complete file, with `metadata` under the key KEY of its header."""
+        header = json.dumps({"__metadata__": {KEY: metadata}, **self._layout}, ensure_ascii=False, separators=(",", ":")).encode()
         header += b" " * (-len(header) % 8)
         stream.write(struct.pack("<Q", len(header)) + header)
         self._file.seek(0)
@@ -129,5 +133,6 @@ class TensorSpool:
 
 
 def _cannot_keep(error: OSError) -> CliptoolsError:
+    """Return the error for a temporary file that cannot be written."""
     where = tempfile.tempdir or "a temporary folder"
     return CliptoolsError(f"heat maps cannot be kept in {where} ({error.strerror}; TMPDIR names another folder)")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cliptools.console import legible
+from cliptools.console import escape
 from cliptools.embedded_models import EMBEDDED_DIR, embedded_names
 from cliptools.errors import ModelError, UsageError
 from cliptools.models.checkpoints.checkpoint import Checkpoint, read_checkpoint
@@ -106,7 +106,7 @@ class Origin:
         path = _file_of(self.text_from) or _fetched_tag(self.name, self.text_from)
         checkpoint = read_checkpoint(path)
         if checkpoint.image_tower_alone:
-            raise ModelError(f"--text-from {legible(self.text_from)}: no text tower in it")
+            raise ModelError(f"--text-from {escape(self.text_from)}: no text tower in it")
         return checkpoint
 
     def beside(self, name: str) -> dict[str, Any]:
@@ -133,9 +133,9 @@ def find_origin(name: str, pretrained: str | None, text_from: str | None = None)
     if text_from is None:
         return origin
     if origin.kind not in ("file", "folder", "hub"):
-        raise UsageError(f"--text-from {legible(text_from)}: {name} ({pretrained or 'embedded'}) has a text tower; leave it out")
+        raise UsageError(f"--text-from {escape(text_from)}: {name} ({pretrained or 'embedded'}) has a text tower; leave it out")
     if _file_of(text_from) is None and _tag_settings(name, text_from) is None:
-        raise UsageError(f"--text-from {legible(text_from)}: neither a file, nor a folder with weights, nor a tag of {name}")
+        raise UsageError(f"--text-from {escape(text_from)}: neither a file, nor a folder with weights, nor a tag of {name}")
     return replace(origin, text_from=text_from)
 
 
@@ -268,7 +268,7 @@ def _fetched_tag(name: str, tag: str) -> Path:
         return Path(download_pretrained(_tag_settings(name, tag)))
     except Exception as error:
         why = reason(error, "load it once where there is a network, or name a file")
-        raise ModelError(f"--text-from {legible(tag)}: {why}") from None
+        raise ModelError(f"--text-from {escape(tag)}: {why}") from None
 
 
 def _snapshot(folder: Path) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from cliptools.console import legible
+from cliptools.console import escape
 from cliptools.errors import ModelError
 from cliptools.models.checkpoints.checkpoint import Checkpoint
 
@@ -135,7 +135,7 @@ def check_fit(file: Checkpoint, config: Mapping[str, Any], name: str) -> Fit:
     Raises:
         ModelError: weights of other sizes, or positions that cannot be resized.
     """
-    stored, model, title = stored_sizes(file.shapes), config_sizes(config), legible(file.path.name)
+    stored, model, title = stored_sizes(file.shapes), config_sizes(config), escape(file.path.name)
     fits = fitting_names(stored, name)
     instead = f"; it fits --model {' or '.join(fits[:3])}" if fits and name not in fits else ""
     if other := fit_differences(stored, model, EXACT):

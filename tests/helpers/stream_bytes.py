@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cliptools.console import legible
+from cliptools.console import escape
 from cliptools.errors import CliptoolsError
 
 LONGEST_LINE = 1000  # characters of a message
@@ -45,8 +45,8 @@ def noise(draw: random.Random, data: bytes) -> bytes:
 
 def check_line(error: CliptoolsError, kind: str) -> None:
     """What refuses a stream is one line, and no long one."""
-    said = legible(str(error))
-    assert said and "\n" not in said and len(said) < LONGEST_LINE, (kind, said)
+    text = escape(str(error))
+    assert text and "\n" not in text and len(text) < LONGEST_LINE, (kind, text)
 
 
 class Tally:

@@ -17,7 +17,7 @@ from cliptools.errors import CliptoolsError, UsageError
 from cliptools.images.loader import ImageSource, Skipped, list_digest
 from cliptools.io.files import binary_output
 from cliptools.io.header import Header
-from cliptools.io.shard_file import KIND, PartialFile, PartialSpool, difference, shards_said
+from cliptools.io.shard_file import KIND, PartialFile, PartialSpool, difference, shards_text
 from cliptools.models.load import LoadedModel
 from cliptools.streaming.partials import Basis, Partial
 from cliptools.streaming.shards import SAMPLE, kept_in, measure_shard
@@ -141,7 +141,7 @@ def _check_there(path: Path, header: Header) -> None:
     there = PartialFile(path)
     found = difference(there.header, header)
     if found is None and there.have != header.settings["have"]:
-        found = f"{shards_said(there.have, there.of)} instead of {shards_said(header.settings['have'], there.of)}"
+        found = f"{shards_text(there.have, there.of)} instead of {shards_text(header.settings['have'], there.of)}"
     if found is not None:
         raise CliptoolsError(f"{path}: begun otherwise ({found}); give the same options, or write elsewhere")
 

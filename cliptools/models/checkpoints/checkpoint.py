@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn, strided
 
-from cliptools.console import agreeing, count_of, legible
+from cliptools.console import agreeing, count_of, escape
 from cliptools.errors import first_line
 from cliptools.models.checkpoints.file_kinds import SHARD, Kind, file_kind, not_read
 from cliptools.models.checkpoints.names import OPENAI_KEYS, TEXT_TOWER, foreign_form, open_clip_names
@@ -105,7 +105,7 @@ def _of_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except Exception as error:
         raise not_read(
-            path, f"a safetensors file that is damaged or cut short ({legible(first_line(error))}): fetch it again"
+            path, f"a safetensors file that is damaged or cut short ({escape(first_line(error))}): fetch it again"
         ) from None
 
 
@@ -129,7 +129,7 @@ def _of_index(path: Path) -> dict[str, Tensor]:
     for name in shards:
         shard = path.with_name(Path(name).name)
         if name != shard.name or not shard.is_file():
-            raise not_read(path, f"its shard {legible(name)} is not beside it: all {len(shards)} are needed")
+            raise not_read(path, f"its shard {escape(name)} is not beside it: all {len(shards)} are needed")
         tensors |= _tensors(shard, file_kind(shard))[0]
     return tensors
 
@@ -153,7 +153,7 @@ def load_weights(clip: nn.Module, checkpoint: Checkpoint, name: str, text: Check
     from open_clip.factory import convert_state_dict
     from open_clip.model import resize_pos_embed, resize_text_pos_embed
 
-    title = legible(checkpoint.path.name)
+    title = escape(checkpoint.path.name)
     notes = [*checkpoint.notes, *(text.notes if text else ())]
     if text is None and checkpoint.image_tower_alone and foreign_form(checkpoint.tensors) is None:
         raise not_read(
@@ -220,7 +220,7 @@ def _check(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor], checkpoint:
     missing = [key for key in wanted if key not in tensors and not key.endswith(COUNTER)]
     extra = [key for key in tensors if key not in wanted]
     other = [
-        f"{legible(key)} {_shown(tensors[key])}, expected {_shown(value)}"
+        f"{escape(key)} {_shown(tensors[key])}, expected {_shown(value)}"
         for key, value in wanted.items()
         if key in tensors and (tensors[key].shape != value.shape or not _plain(tensors[key], value))
     ]
@@ -247,11 +247,11 @@ def _plain(tensor: Tensor, wanted: Tensor) -> bool:
 
 def _listed(names: Sequence[str]) -> str:
     """The first names, and that there are more."""
-    return "; ".join(_legible(names[:FIRST])) + ("; …" if len(names) > FIRST else "")
+    return "; ".join(_escaped(names[:FIRST])) + ("; …" if len(names) > FIRST else "")
 
 
-def _legible(names: Iterable[str]) -> list[str]:
-    return [legible(name[:200]) for name in names]
+def _escaped(names: Iterable[str]) -> list[str]:
+    return [escape(name[:200]) for name in names]
 
 
 def _shown(tensor: Any) -> str:

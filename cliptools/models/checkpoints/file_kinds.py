@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from cliptools.console import legible
+from cliptools.console import escape
 from cliptools.errors import ModelError
 
 Kind = Literal["safetensors", "torch", "torch-legacy", "torchscript", "index"]
@@ -56,7 +56,7 @@ def file_kind(path: Path) -> Kind:
         with path.open("rb") as stream:
             head = stream.read(HEAD)
     except OSError as error:
-        raise ModelError(f"{legible(str(path))}: {error.strerror or error}") from None
+        raise ModelError(f"{escape(str(path))}: {error.strerror or error}") from None
     if path.name.endswith(".index.json"):
         return "index"
     length = int.from_bytes(head[:8], "little")
@@ -73,7 +73,7 @@ def file_kind(path: Path) -> Kind:
 
 def not_read(path: Path, reason: str) -> ModelError:
     """The error that says why a weights file is not read."""
-    return ModelError(f"{legible(path.name)}: {reason}")
+    return ModelError(f"{escape(path.name)}: {reason}")
 
 
 def _zip_kind(path: Path) -> Kind:
@@ -91,7 +91,7 @@ def _zip_kind(path: Path) -> Kind:
         return "torchscript" if "constants.pkl" in members else "torch"
     if any(name.endswith(".npy") for name in names):
         raise not_read(path, f"an archive of numpy arrays (.npz; SigLIP's are of this kind): {READ}")
-    shown = ", ".join(map(legible, names[:3])) or "nothing"
+    shown = ", ".join(map(escape, names[:3])) or "nothing"
     raise not_read(path, f"a zip file that is no checkpoint (it holds {shown}): unpack it, and name the weights in it")
 
 
@@ -115,7 +115,7 @@ def _reason(path: Path, head: bytes) -> str:
         return f"a file of TensorFlow's: {READ}"
     if not head.strip(b"\x00"):
         return f"nothing but zeros (a download that broke off): {AGAIN}"
-    start = legible(text[:24].decode("utf-8", "replace"))
+    start = escape(text[:24].decode("utf-8", "replace"))
     if text[:1] in (b"{", b"["):
         return f"a JSON text, not weights (it begins with {start!r}): {READ}"
     try:

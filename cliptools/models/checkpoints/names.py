@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cliptools.console import count_of, legible
+from cliptools.console import count_of, escape
 from cliptools.models.checkpoints.file_kinds import not_read
 
 ANCHOR = "embeddings.patch_embedding.weight"
@@ -168,7 +168,7 @@ def open_clip_names(tensors: Mapping[str, Tensor], path: Path) -> Named:
     if lora := next((key for key in tensors if LORA.search(key)), None):
         raise not_read(
             path,
-            f"a LoRA adapter ({legible(lora)}), which only changes another model's weights: merge it into that model (peft's "
+            f"a LoRA adapter ({escape(lora)}), which only changes another model's weights: merge it into that model (peft's "
             "merge_and_unload), save the whole, and name that file",
         )
     tensors = {WITHIN.sub("", key): value for key, value in tensors.items()}
@@ -181,7 +181,7 @@ def open_clip_names(tensors: Mapping[str, Tensor], path: Path) -> Named:
         else:
             named[key.removeprefix(prefix)] = value
     if averages:
-        notes.append(f"{legible(path.name)}: a running average of {count_of(averages, 'tensor')} is left out")
+        notes.append(f"{escape(path.name)}: a running average of {count_of(averages, 'tensor')} is left out")
     if any(key in named for key in (ANCHOR, "pre_layrnorm.weight")):  # a vision model saved by itself
         named = {f"vision_model.{key}": value for key, value in named.items()}
     named = {key: value for key, value in named.items() if not CONSTANT.fullmatch(key)}
@@ -209,11 +209,11 @@ def _prefix(keys: Iterable[str], path: Path) -> tuple[str, list[str]]:
     if len(prefixes) > 1:
         prefixes = [prefix for prefix in prefixes if WRAPPER.fullmatch(prefix)] or prefixes
     if len(prefixes) > 1:
-        shown = ", ".join(map(legible, prefixes[:3]))
+        shown = ", ".join(map(escape, prefixes[:3]))
         raise not_read(path, f"several models, under the names {shown}: save the one that is meant in a file of its own")
     if not prefixes or WRAPPER.fullmatch(prefixes[0]):
         return (prefixes or [""])[0], []
-    return prefixes[0], [f"{legible(path.name)}: the tensors under {legible(prefixes[0])!r} are read"]
+    return prefixes[0], [f"{escape(path.name)}: the tensors under {escape(prefixes[0])!r} are read"]
 
 
 def _ends(key: str, anchor: str) -> bool:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cliptools.console import legible
+from cliptools.console import escape
 from cliptools.models.checkpoints.file_kinds import not_read
 
 WEIGHTS = (
@@ -113,11 +113,11 @@ def _reason(path: Path, message: str) -> str:
             name for name in torch.serialization.get_unsafe_globals_in_checkpoint(path) if name not in {*BESIDE, *FILLED}
         )
     if names or UNSAFE in message.lower():
-        shown = ", ".join(legible(name) for name in sorted(names)[:3])
+        shown = ", ".join(escape(name) for name in sorted(names)[:3])
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         return objects_in_it(f" ({shown}{more})" if shown else "")
     detail = (message.strip().splitlines() or [""])[0][:120]
-    return f"a damaged file of torch.save{f' ({legible(detail)})' if detail else ''}: fetch it again"
+    return f"a damaged file of torch.save{f' ({escape(detail)})' if detail else ''}: fetch it again"
 
 
 def objects_in_it(shown: str = "") -> str:
@@ -142,10 +142,10 @@ def unpack(stored: Any, path: Path) -> Unpacked:
         averaged = [key for key in AVERAGED if _holds_tensors(stored.get(key))]
         if plain and averaged:
             notes.append(
-                f"{legible(path.name)}: the weights under {plain[0]!r} are read, not their running average under {averaged[0]!r}"
+                f"{escape(path.name)}: the weights under {plain[0]!r} are read, not their running average under {averaged[0]!r}"
             )
         elif averaged:
-            notes.append(f"{legible(path.name)}: its weights are a running average, under {averaged[0]!r}")
+            notes.append(f"{escape(path.name)}: its weights are a running average, under {averaged[0]!r}")
         if plain or averaged:
             stored = stored[(plain or averaged)[0]]
             continue
@@ -153,7 +153,7 @@ def unpack(stored: Any, path: Path) -> Unpacked:
         if tensors:
             return Unpacked(tensors, tuple(notes))
         break
-    keys = ", ".join(legible(str(key)) for key in list(stored)[:6]) if isinstance(stored, Mapping) else type(stored).__name__
+    keys = ", ".join(escape(str(key)) for key in list(stored)[:6]) if isinstance(stored, Mapping) else type(stored).__name__
     raise not_read(path, f"no weights in it (it holds {keys or 'nothing'}); expected a state dict, or one under {WEIGHTS[0]!r}")
 
 
@@ -311,7 +311,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
             records: dict[_Storage, Tensor] = {}
             return {key: _filled(described, archive, folder, records) for key, described in _walk(root, "", 0)}
     except Exception as error:  # whatever a damaged archive leads to
-        why = legible(str(error)) or type(error).__name__
+        why = escape(str(error)) or type(error).__name__
         raise not_read(path, f"a TorchScript archive that cannot be read ({why})") from None
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cliptools.errors import TextError
-from cliptools.io.text_file import COMMENT, read_text, said_lines
+from cliptools.io.text_file import COMMENT, content_lines, read_text
 from cliptools.text.class_lists.entries import Entry, Understood, in_order, refuse_strays, tree_of
 from cliptools.text.class_lists.lines import of_folder_names, of_lines
 from cliptools.text.class_lists.structures import head_of, of_records, of_tree, table_rows
@@ -39,7 +39,7 @@ def read_class_list(path: Path, presets: str) -> Understood:
         return of_tree(*tree, source)
     if (table := _table(text, source)) is not None:
         return table
-    lines = said_lines(text, source)
+    lines = content_lines(text, source)
     if not lines:
         raise TextError(f"{source}: empty, expected a class a line")
     entries = of_lines([(f"line {number}", line) for number, line in lines], source)
