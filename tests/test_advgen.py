@@ -202,8 +202,8 @@ def test_resume_wants_the_same_options_and_an_old_folder_a_word(tmp_path: Path) 
     assert inside("advgen", *small, stdin=lines(*WORDS)).returncode == 0
     assert error(inside("advgen", *small, stdin=lines(*WORDS))).endswith("name a new folder")
     other = error(inside("advgen", *small, "--resume", "--size", 32, stdin=lines(*WORDS)))
-    assert "begun with size 64, asked for now 32" in other
-    assert "begun with" in error(inside("advgen", *small, "--resume", "--seed", 5, stdin=lines(*WORDS)))
+    assert "started with size 64, now asked for 32" in other
+    assert "started with" in error(inside("advgen", *small, "--resume", "--seed", 5, stdin=lines(*WORDS)))
     (tmp_path / "out" / "panda-to-cat" / "second-order-effect-0" / "001-000.png").unlink()
     more = inside("advgen", *small, "--resume", "--images", 3, stdin=lines(*WORDS))
     assert more.returncode == 0 and len(parsed(more.stdout)) == 6

@@ -254,7 +254,7 @@ def test_names_twice_are_classes_of_their_own(tmp_path: Path, capsys: pytest.Cap
     assert load_rows(write(tmp_path / "classes", "bed\ncat\nbed\n")).of([2, "cat", "bed"]) == [2, 1, NONE]
     names, owner = distinct_names((ClassName("bed", ("cot",)), ClassName("cat"), ClassName("bed", ("cat", "bunk"))), "x")
     assert dict(zip(names, owner, strict=True)) == {"bed": 0, "cot": 0, "cat": 1, "bunk": 2}
-    assert "synonym 'cat' left out, for several classes go by it (places 2, 3)" in capsys.readouterr().err
+    assert "synonym 'cat' left out, because several classes have it (places 2, 3)" in capsys.readouterr().err
     assert distinct_classes([ClassName("a", ("b",)), ClassName("a", ("c",))]) == (ClassName("a", ("b", "c")),)
 
 

@@ -400,7 +400,7 @@ OTHER: list[tuple[str, bytes | str]] = [("2.png", b"never decoded"), ("2.cls", "
         ([("1.png", b""), ("1.cls", "cat"), ("1.txt", "dog\n")], r"'cat' in .*1\.cls and 'dog' in .*1\.txt"),
         ([("1.png", b""), ("1.cls", "cat"), ("1.front.cls", "gnu")], r"'cat' in .*1\.cls and 'gnu' in .*1\.front\.cls"),
         ([("1.png", b""), ("1.json", '{"label": 3, "class": 4}')], r"3 in .*1\.json and 4 in .*1\.json"),
-        ([("1.png", b""), ("1.json", '{"label": 3, "label": 4}')], r"key 'label' stands there twice, with 3 and 4"),
+        ([("1.png", b""), ("1.json", '{"label": 3, "label": 4}')], r"duplicate key 'label', with 3 and 4"),
         ([("1.png", b""), ("1.cls", "3"), *OTHER, ("1.cls", "5")], r"3 in .*1\.cls and 5 in .*1\.cls"),
     ],
 )

@@ -161,10 +161,10 @@ def test_what_an_earlier_run_has_left_must_fit(photos: Path, file: Path, tmp_pat
     whole = target.read_bytes()
     again = inside(*words, "--resume")
     assert b"3 of them by an earlier run" in again.stderr and target.read_bytes() == whole and not part.exists()
-    assert "begun with score 'norm', asked for now 'signed'" in only_line(inside(*words, "--score", "signed", "--resume"))
-    assert "left by an earlier run; go on with it (--resume)" in only_line(inside(*words)), "the lines were not dropped"
+    assert "started with score 'norm', now asked for 'signed'" in only_line(inside(*words, "--score", "signed", "--resume"))
+    assert "left by an earlier run; continue it with --resume" in only_line(inside(*words)), "the lines were not dropped"
     truth = (*words, "--truth", photos / "truth.jsonl", "--resume")
-    assert "begun with truth None, asked for now ['cat', 'walrus']" in only_line(inside(*truth))
+    assert "started with truth None, now asked for ['cat', 'walrus']" in only_line(inside(*truth))
     others = ("concepts", photos / "0.png", photos / "2.png", "--bundle", file, "-o", target, "--resume")
     assert "1.png', not one of the images to come" in only_line(inside(*others))
     assert part.read_bytes() == whole
@@ -262,4 +262,4 @@ def test_a_pool_that_is_gone_is_said(photos: Path, neurons: Bundle) -> None:
     words = {"texts": list(WORDS), "pool": "no-such-pool.txt", "digest": digest(*WORDS)}
     moved = replace(neurons, tensors=neurons.tensors | {"words": json_tensor(words)})
     result = inside("concepts", photos / "0.png", "--by", "text", "--no-cache", stdin=moved.to_bytes())
-    assert len(lines(result)) == 1 and "pool no-such-pool.txt is not to be had here" in result.stderr.decode()
+    assert len(lines(result)) == 1 and "vocabulary 'no-such-pool.txt' not found" in result.stderr.decode()

@@ -182,7 +182,7 @@ def test_arrays_where_lines_are_expected(form: str, tmp_path: Path) -> None:
         ('[{"a": 1},\n{"b": 2}', "line 2: expected one JSON array, found its end after an object"),
         ('[\n{"a": 1},\n3]', "line 3: expected a JSON object, found '3'"),
         ('[{"a": 1}]\n{"a": 2}', "expected one JSON array"),
-        ('[{"a": 1, "a": 2}]', "key 'a' stands there twice"),
+        ('[{"a": 1, "a": 2}]', "duplicate key 'a'"),
         ('{\n"a": 1\n}\nword', "line 4: expected a JSON object, found 'word'"),
     ],
 )

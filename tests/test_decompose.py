@@ -177,7 +177,7 @@ def test_the_environment_names_options_and_the_cache(run: Run, stream: bytes, po
     (tmp_path / "none").write_text("")
     blocked = run("decompose", stdin=stream, env=environment | {"CLIPTOOLS_CACHE": str(tmp_path / "none" / "cache")})
     assert blocked.stdout == found.to_bytes()
-    assert blocked.stderr.decode().startswith("warning: nothing is kept in the cache")
+    assert blocked.stderr.decode().startswith("warning: results cannot be kept in the cache")
 
 
 def test_two_runs_share_one_cache(stream: bytes, pool: Path, tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ BAD = [
     ("--concepts", "no json\n", "line 1: expected a JSON object"),
     ("--concepts", '{"image": "a", "concepts": 3}\n', "line 1: no record of clip-concepts"),
     ("--concepts", '{"image": "a", "concepts": [3]}\n', "`concepts` should be a list of objects"),
-    ("--concepts", '{"image": "a", "concepts": [{"word": "w", "score": NaN}]}\n', "(NaN is no JSON)"),
+    ("--concepts", '{"image": "a", "concepts": [{"word": "w", "score": NaN}]}\n', "(NaN is not JSON)"),
     ("--concepts", '{"image": "a", "concepts": [{"word": "w", "score": 1' + "0" * 400 + "}]}\n", "is too large)"),
     ("--concepts", '{"image": "a", "concepts": [{"word": "w", "score": "1"}]}\n', "`score` should be a number"),
     ("--concepts", '{"image": 3, "concepts": []}\n', "`image` should be a text, found 3"),

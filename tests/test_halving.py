@@ -45,8 +45,8 @@ def test_it_is_said_once_for_each_halving(capsys: pytest.CaptureFixture[str]) ->
     batches = [(list(range(8)), torch.zeros(8, 3, 1, 1))] * 4
     assert [len(items) for items, _ in in_halves(batches, exhausting(2))] == [2] * 16
     assert capsys.readouterr().err.splitlines() == [
-        "warning: out of memory with 8 images at a time; going on with 4",
-        "warning: out of memory with 4 images at a time; going on with 2",
+        "warning: out of memory with 8 images at a time; continuing with 4",
+        "warning: out of memory with 4 images at a time; continuing with 2",
     ]
 
 

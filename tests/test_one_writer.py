@@ -84,7 +84,7 @@ def test_the_second_run_ends_with_a_line(nursery: Nursery, jobs: dict[str, Job],
             second = start(nursery, job, place, *more).wait()
             part = place if place.is_dir() else place.with_name(f"{place.name}.part")
             who = f"clip-{name}: {part}: another run (process {first.pid}) writes here"
-            assert (second.status, second.lines) == (1, [f"{who}; wait until it has ended, or write elsewhere"])
+            assert (second.status, second.lines) == (1, [f"{who}; wait until it ends or use another output"])
         assert bytes_by_name(tmp_path / "both") == there
     finally:
         os.kill(first.pid, signal.SIGCONT)

@@ -37,9 +37,9 @@ def test_half_a_part_is_dropped_and_others_work_is_refused(tmp_path: Path) -> No
     parts.path.write_bytes(whole[:-5])
     again = list(KeptParts(tmp_path / "out", resume=True).earlier(said))
     assert [part["word"].tolist() for part in again] == [[[i] * 4] * 2 for i in range(2)]
-    with pytest.raises(CliptoolsError, match="begun with m 4, asked for now 5"):
+    with pytest.raises(CliptoolsError, match="started with m 4, now asked for 5"):
         list(KeptParts(tmp_path / "out", resume=True).earlier(said | {"m": 5}))
-    with pytest.raises(CliptoolsError, match="go on with it"):
+    with pytest.raises(CliptoolsError, match="continue it with"):
         KeptParts(tmp_path / "out", resume=False)
     parts.path.write_bytes(whole + b'{"part":"bm8="}\n')
     with pytest.raises(CliptoolsError, match="damaged"):
@@ -82,9 +82,9 @@ def test_an_interrupted_run_goes_on(pairs: Path, tmp_path: Path, monkeypatch: py
     assert [each.name for each in tmp_path.iterdir()] == [left.name]
     left.write_bytes(left.read_bytes() + b'{"part":"half a li')
     refused = inside(*asked, "-o", target)
-    assert refused.returncode == 1 and b"left by an earlier run; go on with it (--resume)" in refused.stderr
+    assert refused.returncode == 1 and b"left by an earlier run; continue it with --resume" in refused.stderr
     other = inside(*asked[:2], "--m", 4, *asked[4:], "--resume", "-o", target)
-    assert other.returncode == 1 and b"begun with m 3, asked for now 4" in other.stderr
+    assert other.returncode == 1 and b"started with m 3, now asked for 4" in other.stderr
     ended = inside(*asked, "--resume", "-o", target)
     assert ended.returncode == 0 and b"48 of 115 units are there already" in ended.stderr
     assert target.read_bytes() == whole and not left.exists()

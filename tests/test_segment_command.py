@@ -108,7 +108,7 @@ def test_resume_goes_on(run: Run, neurons: Path, pictures: Path, tmp_path: Path)
     assert resumed.stdout == first.stdout and files(tmp_path) == whole
     assert (tmp_path / "violin.bmp/pizza.mask.png").stat().st_mtime_ns == kept
     other = inside(*words, "--resume", "--threshold", 0.3)
-    assert other.returncode == 1 and b"begun with threshold 0.5, asked for now 0.3" in other.stderr
+    assert other.returncode == 1 and b"started with threshold 0.5, now asked for 0.3" in other.stderr
     (tmp_path / "pizza.bmp/segments.json").write_bytes(b"{")
     damaged = inside(*words, "--resume")
     assert damaged.returncode == 1 and b"damaged" in damaged.stderr and files(tmp_path).keys() == whole.keys()

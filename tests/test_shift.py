@@ -326,9 +326,9 @@ def test_a_picture_in_an_archive_without_its_record(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        ("", "no record of a group in it"),
+        ("", "no record of a group"),
         ("{", "line 1: expected a JSON object"),
-        ('{"group": "a", "concept": "cat"}', "line 1 is no record of a group"),
+        ('{"group": "a", "concept": "cat"}', "line 1 is not a record of a group"),
         ("MEAN x", "line 1: expected a JSON object"),
         ("MEAN NaN", "line 1: expected a JSON object"),
         ("MEAN 1\nMEAN 1", "line 2 has 'cat' in group 'a' a second time"),

@@ -348,13 +348,13 @@ def test_blocks_and_choices_from_a_tar_on_standard_input(run: Run, effects: Path
 )
 def test_baselines_with_damaged_new_fields(tmp_path: Path, more: dict) -> None:
     (tmp_path / "old.jsonl").write_text(json.dumps(record("cat", 0.5) | more))
-    with pytest.raises(StreamError, match="line 1 is no record of a group"):
+    with pytest.raises(StreamError, match="line 1 is not a record of a group"):
         read_baseline(tmp_path / "old.jsonl")
 
 
 def test_a_group_that_the_baseline_has_not() -> None:
     baseline = Baseline({"cat": {"old": record("cat", 0.5, group="old")}}, "old.jsonl")
-    with pytest.raises(StreamError, match=r"nothing about concept 'cat' in a group 'new' \(--match\)"):
+    with pytest.raises(StreamError, match=r"no record of concept 'cat' in a group 'new' \(--match\)"):
         baseline.of("cat", "new", record("cat", 0.5))
-    with pytest.raises(StreamError, match=r"nothing about concept 'dog'$"):
+    with pytest.raises(StreamError, match=r"no record of concept 'dog'$"):
         baseline.of("dog", None, record("dog", 0.5))

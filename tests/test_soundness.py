@@ -51,7 +51,7 @@ WRONG: dict[str, Change] = {
     ),
     "thumbnail 0 is no picture": put("thumbnails", slice(0, 40), 7),
     "tensor `mean` holds NaN or infinity": put("mean", (0, 0), np.nan),
-    "tensor `word` points outside the 3 entries of `words`": put("word", (0, 0), 3),
+    "tensor `word` has an index outside the 3 entries of `words`": put("word", (0, 0), 3),
     "tensor `top_image` needs a JSON list of names in": of(images=np.frombuffer(b"[", np.uint8)),
     "tensor `threshold` has shape [3, 1], expected 1 side": of(threshold=np.ones((3, 1), np.float32)),
     "tensor `threshold` has 2 rows, expected one for each of 3 units": of(threshold=np.ones(2, np.float32)),
@@ -123,4 +123,4 @@ def test_the_header_of_any_safetensors_file(run: Run, tmp_path: Path) -> None:
     assert said == {"metadata": {"format": "pt"}, "tensors": {"w": "F32 [2, 3]"}}
     head = b'{"w": [1]}'
     done = run("view", "--header", stdin=len(head).to_bytes(8, "little") + head)
-    assert done.returncode == 1 and b"should have dtype and shape" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.returncode == 1 and b"needs dtype and shape" in done.stderr and len(done.stderr.splitlines()) == 1

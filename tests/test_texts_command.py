@@ -169,9 +169,9 @@ def test_a_killed_run_goes_on_and_the_bytes_are_the_same(run: Run, classes: Path
     with left.open("ab") as stream:
         stream.write(b'{"class": "lightho')
     refused = inside("texts", *asked)
-    assert refused.returncode == 1 and b"left by an earlier run; go on with it (--resume)" in refused.stderr
+    assert refused.returncode == 1 and b"left by an earlier run; continue it with --resume" in refused.stderr
     other = inside("texts", *asked, "--seed", 1, "--resume")
-    assert other.returncode == 1 and b"begun with seed 0, asked for now 1" in other.stderr
+    assert other.returncode == 1 and b"started with seed 0, now asked for 1" in other.stderr
     others = inside("texts", "--classes", "cifar10", *asked[2:], "--resume")
     assert others.returncode == 1 and b"has 'violin' for 'airplane'; write elsewhere" in others.stderr
     done = run("texts", *asked, "--resume")

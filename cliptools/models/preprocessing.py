@@ -59,7 +59,7 @@ def parse_preprocess(text: str, model: str) -> dict[str, Any]:
             slashes = "; three numbers are written 0.48/0.46/0.41" if _is_number(part) else ""
             raise UsageError(f"{FROM_OPTION} {text}: expected {FORM}; found {part.strip()!r}{slashes}")
         if name in names:
-            raise UsageError(f"{FROM_OPTION} {text}: {name} stands there twice, expected each setting once")
+            raise UsageError(f"{FROM_OPTION} {text}: {name} is given twice, expected each setting once")
         names.add(name)
         settings[SPELLED[name]] = _parsed(name, value, text)
     return settings

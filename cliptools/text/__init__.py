@@ -1,4 +1,4 @@
-"""Names of sets of templates, for help texts and completion that load no model."""
+"""Texts: vocabularies, lists of classes, and the names of template sets, which help and completion need without a model."""
 
 IMAGENET, EMOJI, BARE = "imagenet", "emoji", "none"
 TEMPLATE_SETS = (IMAGENET, EMOJI, BARE)

@@ -1,9 +1,8 @@
-"""The concepts of the embedded world: their names, their artwork in three styles, and what training never showed.
+"""Concepts of the embedded world: names, artwork in three styles, styles held out from training, and planted cues.
 
-The planted facts: ordered pairs of concepts that training shows together while the caption names only the first.
-
-A model trained so takes the second for evidence of the first. The pairs are the ground truth that a search for
-spurious cues can be scored against; evaluation scenes never plant anything.
+A plant is an ordered pair of concepts that training shows together while the caption names only the first. A model trained on
+them takes the second for evidence of the first, so the plants are the ground truth for a search for spurious cues; evaluation
+scenes contain none.
 """
 
 import functools
@@ -23,7 +22,7 @@ COLUMNS = 32  # sprites in a row of a sheet
 
 @dataclass(frozen=True)
 class Concept:
-    """One emoji: its name, other names for it, the Unicode group it stands in and its character."""
+    """An emoji: its name, synonyms, Unicode group and character."""
 
     name: str
     synonyms: tuple[str, ...]
@@ -33,39 +32,40 @@ class Concept:
 
 @functools.cache
 def concepts() -> tuple[Concept, ...]:
-    """All concepts, in the order of the sheets."""
+    """Return all concepts in the order of the sheets."""
     lines = (ARTWORK / "concepts.jsonl").read_text(encoding="utf-8").splitlines()
     return tuple(Concept(**{**row, "synonyms": tuple(row["synonyms"])}) for row in map(json.loads, lines))
 
 
 @functools.cache
 def concept_index() -> dict[str, int]:
-    """Index of a concept by name or synonym, lower case."""
+    """Return the index of every concept by its name and synonyms in lower case."""
     index = {synonym.lower(): i for i, concept in enumerate(concepts()) for synonym in concept.synonyms}
     return index | {concept.name.lower(): i for i, concept in enumerate(concepts())}
 
 
 def held_out_style(concept: int) -> int | None:
-    """The style in which training never shows this concept: one for every fifth concept, else None."""
+    """Return the style in which training never shows this concept; None for four of five concepts."""
     return concept // 5 % len(STYLES) if concept % 5 == 0 else None
 
 
 @functools.cache
 def sprites() -> UInt8[np.ndarray, "style concept 4 64 64"]:
-    """The artwork, RGBA with alpha premultiplied."""
+    """Return the artwork, RGBA with premultiplied alpha."""
     count = len(concepts())
     sheets = []
     for style in STYLES:
         with Image.open(ARTWORK / f"{style}.webp") as sheet:
             pixels = np.asarray(sheet.convert("RGBA").convert("RGBa"))
-        tiles = pixels.reshape(pixels.shape[0] // SPRITE, SPRITE, COLUMNS, SPRITE, 4).transpose(0, 2, 4, 1, 3)
-        sheets.append(tiles.reshape(-1, 4, SPRITE, SPRITE)[:count])  # (row, column, 4, y, x) -> (concept, 4, y, x)
+        tiles = pixels.reshape(pixels.shape[0] // SPRITE, SPRITE, COLUMNS, SPRITE, 4)  # (row, y, column, x, 4)
+        tiles = tiles.transpose(0, 2, 4, 1, 3)  # -> (row, column, 4, y, x)
+        sheets.append(tiles.reshape(-1, 4, SPRITE, SPRITE)[:count])  # -> (concept, 4, y, x)
     return np.stack(sheets)
 
 
 @dataclass(frozen=True)
 class Plant:
-    """`cue` is drawn, `named` is what the caption says; `seen` is how often the named one is in the picture at all."""
+    """A planted pair: images show `cue` while captions name `named`, which a share `seen` of the images shows too."""
 
     named: int
     cue: int
@@ -74,7 +74,7 @@ class Plant:
 
 @functools.cache
 def plants() -> tuple[Plant, ...]:
-    """The committed table."""
+    """Return all planted pairs."""
     index = concept_index()
     rows = map(json.loads, (ARTWORK / "plants.jsonl").read_text(encoding="utf-8").splitlines())
     return tuple(Plant(index[row["named"]], index[row["cue"]], row["seen"]) for row in rows)

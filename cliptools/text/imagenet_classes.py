@@ -1,6 +1,6 @@
 """ImageNet's 1000 classes and ImageNet-R's 200 (Hendrycks et al. 2021): WordNet ids from timm, names from open_clip.
 
-The order is that of the sorted ids, which is what class numbers mean in torchvision, Caffe's lists and WebDataset copies.
+Classes are in the order of their sorted ids, which defines the class numbers of torchvision, Caffe and WebDataset copies.
 """
 
 import functools
@@ -9,46 +9,43 @@ from importlib.metadata import version
 from importlib.resources import files
 
 from cliptools.errors import CliptoolsError
-from cliptools.torchvision_compat import ensure_torchvision
+from cliptools.torchvision_compat import ensure_torchvision, import_open_clip
 
 WORDNET_ID = re.compile(r"n\d{8}")
 
 
 @functools.cache
 def wordnet_ids(restricted: bool = False) -> tuple[str, ...]:
-    """The ids of ImageNet's classes, or of those that ImageNet-R is restricted to."""
+    """Return the ids of ImageNet's classes, or of the classes that ImageNet-R has."""
     return tuple(_timm_lines("imagenet_r_synsets.txt" if restricted else "imagenet_synsets.txt"))
 
 
 @functools.cache
 def open_clip_names(restricted: bool = False) -> tuple[str, ...]:
-    """open_clip's names of these classes; of the 1000, two are called missile and two sunglasses."""
-    ensure_torchvision()
-    import open_clip
-
-    names = dict(zip(wordnet_ids(), open_clip.IMAGENET_CLASSNAMES, strict=True))
-    return tuple(names[each] for each in wordnet_ids(restricted))
+    """Return open_clip's names of these classes; of the 1000, two are called missile and two sunglasses."""
+    names = dict(zip(wordnet_ids(), import_open_clip().IMAGENET_CLASSNAMES, strict=True))
+    return tuple(names[wordnet_id] for wordnet_id in wordnet_ids(restricted))
 
 
-def name_of_id(number: str) -> str | None:
-    """open_clip's name of the class of a WordNet id; None where ImageNet's 1000 have none of it."""
+def name_of_id(wordnet_id: str) -> str | None:
+    """Return open_clip's name of the class with a WordNet id; None for an id that is not ImageNet's."""
     ids = wordnet_ids()
-    return open_clip_names()[ids.index(number)] if number in ids else None
+    return open_clip_names()[ids.index(wordnet_id)] if wordnet_id in ids else None
 
 
 @functools.cache
 def lemmas() -> dict[str, tuple[str, ...]]:
-    """WordNet's own words for each class, by its id."""
+    """Return WordNet's words for every class, by id."""
     wanted = set(wordnet_ids())
     lines = (line.split("\t") for line in _timm_lines("imagenet_synset_to_lemma.txt"))
-    return {number: tuple(words.split(", ")) for number, words in lines if number in wanted}
+    return {wordnet_id: tuple(words.split(", ")) for wordnet_id, words in lines if wordnet_id in wanted}
 
 
 def _timm_lines(name: str) -> list[str]:
-    """Lines of one of the lists of classes that timm brings, which open_clip needs anyway.
+    """Return the lines of one of timm's lists of classes; open_clip depends on timm.
 
     Raises:
-        CliptoolsError: this timm has none.
+        CliptoolsError: this version of timm lacks the list.
     """
     ensure_torchvision()
     try:

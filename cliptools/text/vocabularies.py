@@ -1,7 +1,4 @@
-"""Pools of texts, by name or from a file.
-
-The pool of texts that a decomposed bundle's words were taken from.
-"""
+"""Vocabularies of texts that describe directions: by name, from a file, or the one that a bundle's words come from."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -13,50 +10,51 @@ from cliptools.console import count_of, warn
 from cliptools.errors import StreamError, TextError
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import canonical, digest
-from cliptools.io.header import digest as digest_of
 from cliptools.io.jsonl import parse
 from cliptools.io.text_file import read_text
+from cliptools.text.emoji_concepts import concepts
+from cliptools.torchvision_compat import import_open_clip
 
 PLAIN_WORD = re.compile(r"[a-z]{2,}")
-LONGEST = 10_000  # characters; a text tower reads 77 tokens at most
+LONGEST = 10_000  # characters per text; a text tower reads at most 77 tokens
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Texts to describe a direction with."""
+    """A vocabulary: texts that describe a direction."""
 
     name: str
-    """One of POOLS, or the file as named."""
+    """One of POOLS, or the path of a file."""
     texts: tuple[str, ...]
     digest: str
     """sha256 of the texts in order."""
 
 
 def load_pool(name: str) -> Pool:
-    """A pool by name (see POOLS), or any UTF-8 file with one text a line; blank lines and repeated texts are left out.
+    """Return a vocabulary by name (see POOLS), or from a UTF-8 file with one text per line; skip blank and repeated lines.
 
-    Lines of a file NAME.jsonl are records with a `text`. A JSON array of texts, or of such records, is read as well.
+    Lines of a file NAME.jsonl are records with a field `text`. A JSON array of texts or of such records is read too.
 
     Raises:
-        TextError: no such pool or file, not UTF-8, no text in it, or a line of NAME.jsonl that is no record with a text.
+        TextError: the vocabulary or file is unknown, not UTF-8 or empty, or a line of NAME.jsonl has no text.
     """
     path = Path(name)
-    texts = POOLS[name]() if name in POOLS else _of_file(path)
+    texts = POOLS[name]() if name in POOLS else _file_texts(path)
     kept = tuple(dict.fromkeys(texts))
     if long := next((text for text in kept if len(text) > LONGEST), None):
         raise TextError(
             f"pool {name}: expected texts, found one of {count_of(len(long), 'character')}, {long[:40]!r}… (at most {LONGEST})"
         )
     if not kept:
-        raise TextError(f"pool {name}: empty, expected at least one text, one a line")
-    return Pool(name, kept, digest_of(*kept))
+        raise TextError(f"pool {name}: empty, expected at least one text, one per line")
+    return Pool(name, kept, digest(*kept))
 
 
 def common_words(count: int) -> list[str]:
-    """The most common English words, by wordfreq: exactly `count`, each of two or more plain letters.
+    """Return the `count` most common English words of wordfreq that consist of two or more letters a to z.
 
     Raises:
-        TextError: wordfreq does not know that many.
+        TextError: wordfreq has fewer words.
     """
     import wordfreq
 
@@ -67,17 +65,10 @@ def common_words(count: int) -> list[str]:
 
 
 def _imagenet_names() -> Iterable[str]:
-    from cliptools.torchvision_compat import ensure_torchvision
-
-    ensure_torchvision()
-    import open_clip
-
-    return open_clip.IMAGENET_CLASSNAMES
+    return import_open_clip().IMAGENET_CLASSNAMES
 
 
 def _emoji_names() -> Iterable[str]:
-    from cliptools.text.emoji_concepts import concepts
-
     return (text for concept in concepts() for text in (concept.name, *concept.synonyms))
 
 
@@ -89,11 +80,11 @@ POOLS: dict[str, Callable[[], Iterable[str]]] = {
 }
 
 
-def _of_file(path: Path) -> list[str]:
-    """The texts of a file.
+def _file_texts(path: Path) -> list[str]:
+    """Return the texts of a file.
 
     Raises:
-        TextError: the file cannot be read or is not UTF-8, or a record without a text.
+        TextError: the file cannot be read or is not UTF-8, or a record has no text.
     """
     text = read_text(path, "pool", ", ".join(POOLS))
     lines = [stripped for line in text.split("\n") if (stripped := line.strip())]
@@ -101,19 +92,19 @@ def _of_file(path: Path) -> list[str]:
         return _recorded(path, listed)
     if path.suffix == ".json":
         raise TextError(
-            f"pool {path}: expected one JSON array of texts, or another ending with a text a line, found {text[:40]!r}"
+            f"pool {path}: expected one JSON array of texts, or another file name ending and one text per line, found {text[:40]!r}"
         )
     return _recorded(path, map(_value, lines)) if path.suffix == ".jsonl" else lines
 
 
 def _array(text: str) -> list[Any] | None:
-    """The items of a JSON array, None of any other text."""
+    """Return the items of a JSON array; None for any other text."""
     value = _value(text) if text.lstrip().startswith("[") else None
     return value if isinstance(value, list) and all(isinstance(item, str | dict) for item in value) else None
 
 
 def _value(text: str) -> Any:
-    """What a JSON text says; of another text itself, in a tuple."""
+    """Return the value of a JSON text; any other text is returned in a tuple."""
     try:
         return parse(text)
     except ValueError:
@@ -121,10 +112,10 @@ def _value(text: str) -> Any:
 
 
 def _recorded(path: Path, items: Iterable[Any]) -> list[str]:
-    """The texts of records, or of an array.
+    """Return the texts of records, or of an array.
 
     Raises:
-        TextError: a record without a text.
+        TextError: a record has no text.
     """
     texts = []
     for number, item in enumerate(items, 1):
@@ -137,21 +128,21 @@ def _recorded(path: Path, items: Iterable[Any]) -> list[str]:
 
 
 def recorded_pool(bundle: Bundle) -> Pool:
-    """The whole pool where it is to be had here unchanged (by its digest), else the texts in the bundle, with a warning.
+    """Return the vocabulary of a bundle's words if it exists here unchanged, else the texts in the bundle, with a warning.
 
     Raises:
-        StreamError: the bundle does not say which pool it was.
+        StreamError: the bundle does not name its vocabulary.
     """
     listed = bundle.text_list("words")
     if not listed.get("pool") or "digest" not in listed:
-        raise StreamError("the bundle's `words` do not say which pool of texts they are from; run clip-decompose anew")
-    try:  # a bundle must not make anybody read a device or a pipe
+        raise StreamError("the bundle's `words` do not name their pool of texts; run clip-decompose again")
+    try:  # a bundle must not cause a device or a pipe to be read
         pool = load_pool(listed["pool"]) if listed["pool"] in POOLS or Path(listed["pool"]).is_file() else None
     except (TextError, ValueError):
         pool = None
     if pool is not None and pool.digest == listed["digest"]:
         return pool
     texts = tuple(listed["texts"])
-    why = "is not to be had here" if pool is None else "has changed since the bundle was made"
-    warn(f"pool {listed['pool']} {why}: only what appears in the bundle is known, {count_of(len(texts), 'text')}")
+    fault = "not found" if pool is None else "has changed since the bundle was written"
+    warn(f"vocabulary {listed['pool']!r} {fault}: only the {count_of(len(texts), 'text')} in the bundle can be used")
     return Pool(listed["pool"], texts, digest(*texts))

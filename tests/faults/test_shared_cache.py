@@ -85,7 +85,7 @@ def test_a_damaged_cache_costs_time_only(
     path.mkdir()
     ended = with_cache(nursery, words, tmp_path)
     assert (ended.status, ended.stdout) == (0, whole[0]) and path.is_dir()
-    assert ended.lines[0].startswith("warning: nothing is kept in the cache"), ended.stderr.decode()
+    assert ended.lines[0].startswith("warning: results cannot be kept in the cache"), ended.stderr.decode()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -143,7 +143,7 @@ def costs_the_cache_only(nursery: Nursery, words: tuple[object, ...], expected: 
     ended = nursery.run(*words, env=env)
     assert (ended.status, ended.stdout) == (0, expected), ended.stderr.decode()
     warnings = [line for line in ended.lines if not line.startswith("clip-decompose: ")]  # its summary
-    assert len(warnings) == 1 and warnings[0].startswith("warning: nothing is kept in the cache"), ended.stderr.decode()
+    assert len(warnings) == 1 and warnings[0].startswith("warning: results cannot be kept in the cache"), ended.stderr.decode()
 
 
 CLOCKS = {"the epoch": 0, "before the epoch": -86_400, "2106": (1 << 32) + 5, "2300": 10_413_792_000}

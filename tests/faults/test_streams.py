@@ -209,7 +209,7 @@ LARGE: dict[str, tuple[tuple[str, ...], Callable[[Any], None], str]] = {
     "header of five million lists": (
         ("view", "--header"),
         after(length(READ_HEADER), lambda stream: stream.write(WIDE + b" " * (READ_HEADER - len(WIDE)))),
-        "tensor 'a' should have dtype and shape",
+        "tensor 'a' needs dtype and shape",
     ),
     "line of 100 MB": (
         ("advgen", "--captions-only", "--llm", "template"),
@@ -238,9 +238,9 @@ def test_what_is_large_takes_little_time_and_memory(kind: str, capfd: pytest.Cap
     ("kind", "arguments", "said"),
     [
         ("truncated", ("view", "-f", "jsonl"), "truncated bundle"),
-        ("twice", ("decompose",), "stands there twice"),
+        ("twice", ("decompose",), "duplicate key"),
         ("not finite", ("spurious", "--depict", "cat", "--predict", "dog"), "holds NaN or infinity"),
-        ("bad index", ("view",), "points outside|negative layer"),
+        ("bad index", ("view",), "index outside|negative layer"),
         ("bad metadata", ("view", "--check"), "header|bundle|metadata"),
         ("shifted", ("gallery",), "damaged file"),
         ("other type", ("sheet",), "type|expected|needs"),
