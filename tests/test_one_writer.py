@@ -147,7 +147,7 @@ def test_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(files.fcntl, "flock", refuse)
     with only_writer(tmp_path), only_writer_of(tmp_path / "x.part"):
         pass
-    said = "cannot be locked here (Operation not supported); take care that no other run writes to it"
+    said = "cannot be locked here (Operation not supported); make sure that no other run writes to it"
     assert capsys.readouterr().err == f"warning: {tmp_path}: {said}\nwarning: {tmp_path / 'x.part'}: {said}\n"
     with only_writer(Path("/proc/none")), only_writer_of(Path("/proc/none/x.part")):
         pass  # who writes there says why that is impossible

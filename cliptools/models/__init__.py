@@ -1,1 +1,1 @@
-"""Models: where their weights are, what fits, and what they compute apart from effects."""
+"""CLIP models: finding and loading weights, checking that they fit, preprocessing, and embeddings of texts."""

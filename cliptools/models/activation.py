@@ -1,4 +1,4 @@
-"""Which activation a model's weights were trained with, as far as the file and what lies beside it tell."""
+"""The activation that a model's weights were trained with, from the weights file, its name and the settings beside it."""
 
 import hashlib
 import re
@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from cliptools.models.origin import HF_CONFIG, OWN_CONFIG, Origin
 from cliptools.models.weights_file import Fit, stored_sizes
+from cliptools.torchvision_compat import import_open_clip
 
 QUICK = {True: "QuickGELU", False: "GELU"}
-LEAST_DIGEST = 7  # hexadecimal digits of a sha256 that still name a file
+LEAST_DIGEST = 7  # fewest hexadecimal digits of a sha256 that identify a file
 
 
 class Trained(NamedTuple):
@@ -24,24 +25,25 @@ class Trained(NamedTuple):
 
 
 def trained_activation(origin: Origin) -> Trained | None:
-    """Tell the activation by the file's form, else settings beside it, its names, digest or types; None if nothing tells."""
+    """Return the activation by the file's form, else by settings beside it, its names, digest or types; None if unknown."""
     return next(_signs(origin), None)
 
 
 def named_tag(origin: Origin) -> str | None:
-    """The tag of open_clip's that the name of a weights file or of its folder holds; the longest one."""
+    """Return the longest of open_clip's tags that the name of a weights file or of its folder contains; None without one."""
     tags = _tags(origin.name)
     for _, name in _names(origin):
-        if held := [tag for tag in tags if f"_{tag}_" in name]:
-            return max(held, key=len)
+        if matches := [tag for tag in tags if f"_{tag}_" in name]:
+            return max(matches, key=len)
     return None
 
 
 def _signs(origin: Origin) -> Iterator[Trained]:
+    """Yield all evidence of the activation, the most reliable first."""
     file = origin.file
     if file is None or origin.weights is None:
         return
-    if file.openai:  # before settings beside it, which may be another file's
+    if file.openai:  # before settings beside it, which may belong to another file
         yield Trained(True, "it has the form of OpenAI's own releases")
     yield from _beside(origin)
     yield from _by_name(origin)
@@ -52,7 +54,7 @@ def _signs(origin: Origin) -> Iterator[Trained]:
 
 
 def _beside(origin: Origin) -> Iterator[Trained]:
-    """Settings in the folder: of open_clip's form, where they are not the model's own anyway, and of transformers'."""
+    """Yield evidence from settings in the folder: open_clip's, unless they define the model itself, and transformers'."""
     own = origin.beside(OWN_CONFIG).get("model_cfg") if origin.kind == "file" else None
     if isinstance(own, dict):
         yield Trained(bool(own.get("quick_gelu", False)), f"{OWN_CONFIG} beside it says so")
@@ -65,7 +67,7 @@ def _beside(origin: Origin) -> Iterator[Trained]:
 
 
 def _of_other_weights(config: Mapping[str, Any], origin: Origin) -> bool:
-    """Whether transformers' settings are of an image tower of other sizes than the file's."""
+    """Return whether transformers' settings describe an image tower of other sizes than the file's."""
     image = config.get("vision_config")
     if origin.file is None or not isinstance(image, dict):
         return False
@@ -75,49 +77,50 @@ def _of_other_weights(config: Mapping[str, Any], origin: Origin) -> bool:
 
 
 def _by_name(origin: Origin) -> Iterator[Trained]:
+    """Yield evidence from the names of the file and of its folder."""
     tags = _tags(origin.name)
-    for what, name in _names(origin):
+    for title, name in _names(origin):
         if "quickgelu" in name.replace("_", ""):
-            yield Trained(True, f"{what} holds quickgelu")
-        if held := [tag for tag in tags if f"_{tag}_" in name]:
-            tag = max(held, key=len)
-            yield Trained(tags[tag], f"{what} holds {tag}")
+            yield Trained(True, f"{title} contains quickgelu")
+        if matches := [tag for tag in tags if f"_{tag}_" in name]:
+            tag = max(matches, key=len)
+            yield Trained(tags[tag], f"{title} contains {tag}")
         families: dict[str, set[bool]] = {}
         for tag, quick in tags.items():
             families.setdefault(tag.partition("_")[0], set()).add(quick)
         for family, values in families.items():
             if f"_{family}_" in name and len(values) == 1:
-                yield Trained(values.pop(), f"{what} holds {family}")
+                yield Trained(values.pop(), f"{title} contains {family}")
         if "openai" in name:
-            yield Trained(True, f"{what} holds openai")
+            yield Trained(True, f"{title} contains openai")
 
 
 def _names(origin: Origin) -> Iterator[tuple[str, str]]:
-    """Names of the file and of its folder, in lower case with an underscore for all that is no letter and no digit.
+    """Yield the names of the file and of its folder, in lower case, with underscores for everything but letters and digits.
 
-    A hub's cache has the model's name two folders further up.
+    In a hub's cache the model's name is two folders further up.
     """
     if (path := origin.weights) is None:
         return
     folder = path.absolute().parent
     if folder.parent.name == "snapshots":
         folder = folder.parent.parent
-    for what, name in (("its name", path.stem), ("its folder's name", folder.name)):
-        yield what, f"_{re.sub('[^a-z0-9]+', '_', name.lower()).strip('_')}_"
+    for title, name in (("its name", path.stem), ("its folder's name", folder.name)):
+        yield title, f"_{re.sub('[^a-z0-9]+', '_', name.lower()).strip('_')}_"
 
 
 def _tags(name: str) -> dict[str, bool]:
-    """open_clip's tags of an architecture, and whether their weights want QuickGELU."""
-    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+    """Return open_clip's tags of an architecture, each with True if its weights need QuickGELU."""
+    released = import_open_clip().pretrained
 
     plain = name.removesuffix("-quickgelu")
-    tags = dict.fromkeys((*list_pretrained_tags_by_model(plain), *list_pretrained_tags_by_model(name)))
-    settings = {tag: get_pretrained_cfg(plain, tag) or get_pretrained_cfg(name, tag) for tag in tags}
+    tags = dict.fromkeys((*released.list_pretrained_tags_by_model(plain), *released.list_pretrained_tags_by_model(name)))
+    settings = {tag: released.get_pretrained_cfg(plain, tag) or released.get_pretrained_cfg(name, tag) for tag in tags}
     return {tag: bool(config.get("quick_gelu", False)) for tag, config in settings.items()}
 
 
 def _by_digest(path: Path) -> Trained | None:
-    """A file that open_clip knows by its sha256."""
+    """Return the activation of a file whose sha256 open_clip knows; None for other files."""
     known = _known_digests()
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -128,12 +131,12 @@ def _by_digest(path: Path) -> Trained | None:
 
 
 def _known_digests() -> dict[str, tuple[str, bool]]:
-    """First digits of the sha256 of released files, which their addresses hold: the model with its tag, and its activation."""
-    from open_clip.pretrained import get_pretrained_cfg, list_pretrained
+    """Return model, tag and activation of released files by the first digits of their sha256, which their addresses contain."""
+    released = import_open_clip().pretrained
 
     known: dict[str, tuple[str, bool]] = {}
-    for name, tag in list_pretrained():
-        config: Mapping[str, Any] = get_pretrained_cfg(name, tag)
+    for name, tag in released.list_pretrained():
+        config: Mapping[str, Any] = released.get_pretrained_cfg(name, tag)
         address = str(config.get("url", ""))
         start = address.split("/")[-2] if "openaipublic" in address else Path(address).stem.rpartition("-")[2]
         if len(start) >= LEAST_DIGEST and re.fullmatch("[0-9a-f]+", start):
@@ -142,13 +145,13 @@ def _known_digests() -> dict[str, tuple[str, bool]]:
 
 
 def activation_advice(origin: Origin, quick: bool, trained: Trained | None) -> tuple[str | None, str | None]:
-    """Return a warning where the weights were trained with another activation, and a note where nothing tells of a file."""
+    """Return a warning if the weights were trained with another activation, and a note if that is unknown for a file."""
     if origin.weights is None or origin.file is None:
         return None, None
     title = origin.weights.name
     if trained is None:
-        says = f"nothing in {title} says which activation it was trained with; {origin.name} computes {QUICK[quick]}"
-        return None, says if origin.kind == "file" else None
+        note = f"nothing in {title} says which activation it was trained with; {origin.name} computes {QUICK[quick]}"
+        return None, note if origin.kind == "file" else None
     if trained.quick == quick:
         return None, None
     return (
@@ -158,7 +161,7 @@ def activation_advice(origin: Origin, quick: bool, trained: Trained | None) -> t
 
 
 def model_sources(origin: Origin, trained: Trained | None, fit: Fit) -> dict[str, str]:
-    """Where a model's activation, grid and text positions come from, as its header records it."""
+    """Return the sources of a model's activation, grid and text positions, as headers record them."""
     config = HF_CONFIG if origin.translated else OWN_CONFIG
     by = {"folder": config, "hub": config, "embedded": "the embedded model"}.get(origin.kind, f"name {origin.name}")
     title = origin.weights.name if origin.weights else ""
@@ -174,11 +177,9 @@ def model_sources(origin: Origin, trained: Trained | None, fit: Fit) -> dict[str
 
 
 def _instead(origin: Origin, quick: bool) -> str:
-    """What to name instead, if there is something."""
-    import open_clip
-
+    """Return advice for another activation, as the end of a message; empty if there is none."""
     if origin.kind != "file":
         return f"; set quick_gelu to {str(quick).lower()} in its {OWN_CONFIG}"
     plain = origin.name.removesuffix("-quickgelu")
     other = f"{plain}-quickgelu" if quick else plain
-    return f"; use --model {other}" if other in open_clip.list_models() else ""
+    return f"; use --model {other}" if other in import_open_clip().list_models() else ""

@@ -1,4 +1,4 @@
-"""What a model computes apart from its weights: activations, token grid, norms, heads, pooling, preprocessing."""
+"""Everything that decides a model's outputs besides its weights: activations, grid, norms, heads, pooling, preprocessing."""
 
 import itertools
 import math
@@ -9,25 +9,25 @@ from torch import Tensor, nn
 
 from cliptools.io.header import canonical, digest
 
-FACTS_FORMAT = 1  # to be raised when the same model comes to have other facts
+FACTS_FORMAT = 1  # increase it when the facts of the same model change
 SILENT = {"Identity", "Dropout", "DropPath", "PatchDropout", "Flatten", "Upsample", "Sequential", "ModuleList"}
-"""Modules without weights that do nothing in evaluation mode, or only shape."""
+"""Modules without weights that do nothing in evaluation mode, or only reshape."""
 POOLING = ("AvgPool2d", "MaxPool2d", "AdaptiveAvgPool2d")
 
 
 class Architecture(NamedTuple):
-    """What computes, in a bundle's header."""
+    """The architecture as a bundle's header records it."""
 
     activation: dict[str, str]
-    """By tower (image, text): the class of its activations."""
+    """Class of the activations of each tower (image, text)."""
     grid: list[int]
-    """Rows and columns of image tokens; empty where the tower has none that is known."""
+    """Rows and columns of image tokens; empty if they are unknown."""
     digest: str
     """sha256 of all facts."""
 
     @property
     def quick(self) -> bool:
-        """Whether a tower computes QuickGELU."""
+        """True if a tower computes QuickGELU."""
         return any("QuickGELU" in activation for activation in self.activation.values())
 
 
@@ -35,7 +35,7 @@ UNDESCRIBED = Architecture({}, [], "")
 
 
 def describe_architecture(clip: nn.Module, preprocessing: Mapping[str, Any]) -> Architecture:
-    """Describe a model of open_clip; the digest is of named facts, so that neither weights nor versions of torch change it."""
+    """Describe a model of open_clip; the digest covers named facts only, so weights and versions of torch do not change it."""
     facts = architecture_facts(clip, preprocessing)
     activation = {
         tower: " and ".join(dict.fromkeys(run[0] for run in facts[tower]["activation"]))
@@ -46,7 +46,7 @@ def describe_architecture(clip: nn.Module, preprocessing: Mapping[str, Any]) -> 
 
 
 def architecture_facts(clip: nn.Module, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
-    """All that decides a model's outputs beside its weights and its tokenizer, as JSON has it."""
+    """Return everything that decides a model's outputs besides its weights and tokenizer, as a JSON object."""
     model: Any = clip
     visual: Any = model.visual
     text: Any = getattr(clip, "text", None) or clip
@@ -79,7 +79,7 @@ def architecture_facts(clip: nn.Module, preprocessing: Mapping[str, Any]) -> dic
 
 
 def token_grid(visual: Any) -> list[int]:
-    """Rows and columns of an image tower's tokens; empty where it has no grid of its own."""
+    """Return rows and columns of an image tower's tokens; empty if it has no grid."""
     grid = getattr(visual, "grid_size", None)
     if grid is not None:
         return [int(grid), int(grid)] if isinstance(grid, int) else [int(side) for side in grid]
@@ -93,7 +93,7 @@ def _text_length(text: Any) -> int | None:
 
 
 def _module_facts(parts: Iterable[nn.Module]) -> dict[str, Any]:
-    """Facts of all modules, in order, equal neighbours counted: classes and settings that are no tensors."""
+    """Return classes and settings of all modules in order, with the length of every run of equal ones."""
     facts: dict[str, list[list[Any]]] = {"activation": [], "norm": [], "heads": [], "convolution": [], "pooling": []}
     for module in itertools.chain.from_iterable(part.modules() for part in parts):
         settings, kind = vars(module), type(module).__name__
@@ -112,9 +112,9 @@ def _module_facts(parts: Iterable[nn.Module]) -> dict[str, Any]:
 
 
 def _is_activation(module: nn.Module) -> bool:
-    """A module without parts and tensors that changes values."""
-    held = itertools.chain(module.children(), module.parameters(), module.buffers())
-    return type(module).__name__ not in SILENT and next(held, None) is None
+    """Return whether a module has neither submodules nor tensors and changes values."""
+    contents = itertools.chain(module.children(), module.parameters(), module.buffers())
+    return type(module).__name__ not in SILENT and next(contents, None) is None
 
 
 def _both_sides(size: Any) -> Any:

@@ -1,13 +1,13 @@
-"""open_clip's classes, imported beside a torchvision that can be imported (torchvision_remedy.py).
+"""open_clip's classes, imported after a torchvision that works (torchvision_compat.py).
 
-Whatever needs one of them when it is imported takes it from here; what needs open_clip later calls ensure_torchvision first.
+Modules that need one of these classes at import time import it from here; code that needs open_clip later uses import_open_clip.
 """
 
 from cliptools.torchvision_compat import ensure_torchvision
 
 ensure_torchvision()
 
-from open_clip import SimpleTokenizer  # noqa: E402 - the line above must come first
+from open_clip import SimpleTokenizer  # noqa: E402 - only after the line above
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME  # noqa: E402
 from open_clip.model import CLIP  # noqa: E402
 from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet  # noqa: E402

@@ -1,6 +1,6 @@
-"""What comes from a hub: its client's many words in one line, and what is said where it does not answer.
+"""Files from the Hugging Face hub, with its log messages in one line, and protection from code that models bring.
 
-What lies beside a model's weights is never run: no pickle's, and none that a model's folder brings or names.
+While a model is loaded, neither code in pickles nor code that a model's folder contains or names is run.
 """
 
 import importlib.util
@@ -13,24 +13,26 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.error import HTTPError, URLError
 
+import huggingface_hub
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.utils.logging import get_logger
+
 from cliptools.console import note
 from cliptools.errors import first_line
 from cliptools.shared_change import SharedChange
 
 CLIENT = "huggingface_hub"
-SILENT = "the hub does not answer, asking again; HF_HUB_OFFLINE=1 takes what the cache has without asking"
+SILENT = "the hub does not answer, asking again; HF_HUB_OFFLINE=1 uses the cache without asking"
 OUT_OF_REACH = "not in the cache, and the hub cannot be reached"
 
 
 @contextmanager
 def _in_a_line() -> Iterator[None]:
-    from huggingface_hub.utils.logging import get_logger
-
-    get_logger()  # which sets the client's log up, the first time
+    get_logger()  # sets up the client's log on the first call
     client, root = logging.getLogger(CLIENT), logging.getLogger()
     before = client.handlers, client.propagate, root.handlers
     client.handlers, client.propagate = [_Waiting()], False
-    root.handlers = root.handlers or [logging.NullHandler()]  # where there is none, whoever logs first makes one that prints
+    root.handlers = root.handlers or [logging.NullHandler()]  # else the first message adds a handler that prints
     try:
         yield
     finally:
@@ -38,53 +40,48 @@ def _in_a_line() -> Iterator[None]:
 
 
 hub_in_a_line = SharedChange(_in_a_line)
-"""While something is loaded, the hub's client says once that it has to wait, and open_clip's log nothing."""
+"""Context in which the hub's client reports once that it has to wait, and open_clip logs nothing."""
 
 
 class _Waiting(logging.Handler):
-    """Says once that requests fail; all else that the client logs is its own business."""
+    """Reports once that requests fail, and drops all other messages of the client."""
 
-    said = False
+    reported = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        if "thrown while requesting" in record.getMessage() and not self.said:
-            self.said = True
+        if "thrown while requesting" in record.getMessage() and not self.reported:
+            self.reported = True
             note(SILENT)
 
 
 def reason(error: BaseException, instead: str = "") -> str:
-    """Why something could not be loaded, in one line: that the network is the matter, or else what the error says.
+    """Return in one line why something could not be loaded: no network, or else the message of the error.
 
     Args:
-        instead: What to do where the network is the matter.
+        instead: Advice for a missing network.
     """
-    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
-
     network = LocalEntryNotFoundError, OfflineModeIsEnabled, URLError, ConnectionError, TimeoutError, socket.gaierror
-    behind: BaseException | None = error
-    while behind is not None:
-        if isinstance(behind, network) and not isinstance(behind, HTTPError):
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, network) and not isinstance(cause, HTTPError):
             return "; ".join(filter(None, (OUT_OF_REACH, instead)))
-        behind = behind.__cause__ or behind.__context__
+        cause = cause.__cause__ or cause.__context__
     return first_line(error)
 
 
 def hub_file(hub_id: str, names: Sequence[str]) -> Path:
-    """The first of these files that a hub's model has, in the cache, where it is fetched into if it is not there.
+    """Return the cached path of the first of these files that a hub's model has; download it if it is not in the cache.
 
     Raises:
-        Exception: whatever the hub's client raises where there is none of them.
+        Exception: any error of the hub's client, if the model has none of the files.
     """
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
     missing: Exception = FileNotFoundError(f"{hub_id} has none of {', '.join(names)}")
     for name in names:
         try:
-            return Path(hf_hub_download(hub_id, name))
-        except LocalEntryNotFoundError as error:  # it cannot be reached: others may have been fetched before
-            kept = (try_to_load_from_cache(hub_id, other) for other in names)
-            if (path := next((path for path in kept if isinstance(path, str)), None)) is None:
+            return Path(huggingface_hub.hf_hub_download(hub_id, name))
+        except LocalEntryNotFoundError as error:  # the hub cannot be reached: another file may be in the cache
+            cached = (huggingface_hub.try_to_load_from_cache(hub_id, other) for other in names)
+            if (path := next((path for path in cached if isinstance(path, str)), None)) is None:
                 raise error from None
             return Path(path)
         except EntryNotFoundError:
@@ -92,7 +89,7 @@ def hub_file(hub_id: str, names: Sequence[str]) -> Path:
     raise missing
 
 
-ONLY, NOT_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # as torch.load reads them
+ONLY, NOT_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # variables that torch.load reads
 FORCED = {ONLY: "1", NOT_ONLY: None}
 
 
@@ -118,11 +115,10 @@ def _refusing() -> Iterator[None]:
 
 
 no_foreign_code = SharedChange(_refusing)
-"""While this context lasts, torch unpickles nothing but tensors, and transformers loads no module of a model's own.
+"""Context in which torch unpickles only tensors, and transformers loads no code of a model.
 
-It holds whatever a configuration asks for (`trust_remote_code` may stand among its tokenizer's settings), and nobody is asked
-whether to trust a model, which transformers otherwise does on standard input. It holds for the whole process, and ends with the
-last thread that needs it.
+It overrides settings of the model (`trust_remote_code` in those of its tokenizer), and transformers does not ask on standard
+input whether to trust it. It applies to the whole process until the last thread leaves it.
 """
 
 
@@ -135,4 +131,4 @@ def _set(values: dict[str, str | None]) -> None:
 
 
 def _refuse(folder: Any, *arguments: Any, **options: Any) -> NoReturn:
-    raise ValueError(f"{folder} wants code of its own to be run, which is never done")
+    raise ValueError(f"{folder} requires code of its own, which is never run")

@@ -1,4 +1,4 @@
-"""Loading CLIP: open_clip's names and files, and the embedded models."""
+"""Loading of CLIP models: open_clip's names, weights files, folders and hubs, and the embedded models."""
 
 import copy
 import hashlib
@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cliptools.console import note, warn, working
+from cliptools.embedded_models import EMBEDDED as EMBEDDED
 from cliptools.errors import ModelError, UsageError, first_line
 from cliptools.io.header import UNCHECKED, canonical, model_difference, recorded_differences
 from cliptools.models.activation import activation_advice, model_sources, named_tag, trained_activation
@@ -29,7 +30,6 @@ from cliptools.models.preprocessing import Choice, choose_preprocessing, parse_p
 from cliptools.models.weights_file import Fit, check_fit
 from cliptools.torchvision_compat import ensure_torchvision
 
-EMBEDDED = ("emoji-vit", "emoji-rn")
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPE: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -42,7 +42,7 @@ _one_at_a_time = threading.Lock()
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A CLIP in evaluation mode, with all that names it."""
+    """A CLIP in evaluation mode, with everything that identifies it."""
 
     name: str
     pretrained: str | None
@@ -50,19 +50,19 @@ class LoadedModel:
     precision: Precision
     clip: nn.Module
     transform: Callable[[Image.Image], Tensor]
-    """open_clip's preprocessing: a picture to float32 [3, y, x]."""
+    """open_clip's preprocessing: an image to float32 [3, y, x]."""
     preprocessing: dict[str, Any]
     device: torch.device
     computes: Architecture = UNDESCRIBED
-    """What computes apart from the weights, described when the model was whole."""
+    """Architecture, described while the model was complete."""
     sources: dict[str, str] = field(default_factory=dict)
-    """Where activation, grid and preprocessing come from."""
+    """Sources of activation, grid and preprocessing."""
     text_from: str | None = None
-    """Where the text tower comes from, if from elsewhere."""
+    """Source of the text tower, if it comes from elsewhere."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a bundle's header says of its model."""
+        """The model as a bundle's header records it."""
         named = {"name": self.name, "pretrained": self.pretrained, "sha256": self.sha256}
         named |= {"text_from": self.text_from} if self.text_from else {}
         settings = {"precision": self.precision, "preprocessing": self.preprocessing}
@@ -82,21 +82,21 @@ def load_model(
 ) -> LoadedModel:
     """Load a model by open_clip's name and tag, a local weights file, `local-dir:`, `hf-hub:`, or an embedded name.
 
-    Files and folders may have the forms that open_clip, transformers, OpenAI and trainers write. An image tower whose effects
-    are not known here is refused by its configuration, before its weights are fetched or read.
+    Files and folders may have the forms of open_clip, transformers, OpenAI and training programs. An unsupported image tower is
+    refused by its configuration, before its weights are fetched or read.
 
-    Where the weights do not fit the name (positions of another size, another activation), a warning says so; where nothing
-    tells the activation or the preprocessing of a file, a note does.
+    A warning reports weights that do not fit the name (positions of another size, another activation); a note reports a file
+    whose activation or preprocessing is unknown.
 
     Args:
-        preprocess: The value of --preprocess.
-        recorded: A header's or a record's `model`, whose preprocessing is taken; what it says of its weights is not repeated.
-        text_from: The value of --text-from: where the text tower comes from.
-        any_tower: Load a model with an image tower of any kind, to compare pictures with texts and no more.
+        preprocess: Value of --preprocess.
+        recorded: `model` of a header or a record, whose preprocessing is used; its warnings are not repeated.
+        text_from: Value of --text-from, the source of the text tower.
+        any_tower: Accept any image tower, for a model that only compares images with texts.
 
     Raises:
-        UsageError: no weights named for an architecture that has none of its own, or a preprocessing that cannot be.
-        ModelError: unknown name, an image tower that is not supported, weights that cannot be read or do not fit, NaN among them.
+        UsageError: --pretrained is missing, or the preprocessing is invalid.
+        ModelError: the name is unknown, the image tower not supported, or the weights cannot be read, do not fit or hold NaN.
     """
     ensure_torchvision()
     where = pick_device(device)
@@ -151,7 +151,7 @@ def _fit(origin: Origin) -> Fit:
 
 
 def _preprocessing(base: dict[str, Any], origin: Origin, option: str | None, recorded: Mapping[str, Any] | None) -> Choice:
-    """The recorded preprocessing where there is one, else the one asked for or the model's own."""
+    """Return the recorded preprocessing if there is one, else the requested one or the model's own."""
     if recorded and recorded.get("preprocessing"):
         source = str((recorded.get("sources") or {}).get("preprocessing", "recorded"))
         return Choice(recorded_preprocessing(base, recorded["preprocessing"], "the recorded model"), source)
@@ -187,7 +187,7 @@ def _created(origin: Origin, fit: Fit) -> tuple[nn.Module, list[str], list[str]]
 
 
 def _empty(origin: Origin) -> nn.Module:
-    """A model of a file's, folder's or hub's architecture, before its weights are copied into it."""
+    """Return a model of the architecture of a file, folder or hub, before its weights are copied into it."""
     import open_clip
 
     if not origin.translated:
@@ -199,7 +199,7 @@ def _empty(origin: Origin) -> nn.Module:
 
 
 def _whole(origin: Origin) -> nn.Module:
-    """A model with weights that open_clip finds itself: always strict, always weights_only, so that no pickle is run."""
+    """Return a model whose weights open_clip finds itself, always strictly and with weights_only, so that no pickle is run."""
     import open_clip
 
     tag = None if origin.kind == "random" else str(origin.weights) if origin.kind == "file" else origin.pretrained
@@ -241,18 +241,18 @@ def load_recorded_model(
     name: str | None = None,
     source: str = "the bundle",
 ) -> LoadedModel:
-    """Load the model a bundle names, with the bundle's preprocessing, and check that it is the same one.
+    """Load the model that a bundle names, with the bundle's preprocessing, and check that it is the same model.
 
-    The weights are compared by their hash, and what computes by `architecture`, which bundles of earlier versions lack.
+    Weights are compared by their digest, all else by `architecture`, which bundles of earlier versions lack.
 
     Args:
-        recorded: A bundle header's `model`, or a record's.
-        name: A model the user named beside the bundle; one that is not the bundle's is an error.
-        source: What `recorded` comes from, for messages.
+        recorded: `model` of a bundle's header or of a record.
+        name: Value of --model, which must be the bundle's model.
+        source: Source of `recorded`, for messages.
 
     Raises:
-        UsageError: another model is named than the bundle's.
-        ModelError: the model is not to be had here, or its weights or its architecture differ from the bundle's.
+        UsageError: `name` is not the bundle's model.
+        ModelError: the model cannot be loaded, or its weights or architecture differ from the bundle's.
     """
     if name is not None and name != recorded["name"]:
         raise UsageError(
@@ -324,10 +324,10 @@ def weights_sha256(model: nn.Module) -> str:
 
 
 def pick_device(device: str) -> torch.device:
-    """`auto` is the first GPU, else the CPU.
+    """Return the device of this name; `auto` is the first GPU, else the CPU.
 
     Raises:
-        UsageError: a device that torch does not know or cannot use here.
+        UsageError: torch does not know the device or cannot use it.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")

@@ -1,6 +1,6 @@
-"""Image towers whose effects are not known here, told by their configuration alone: before weights are fetched or read.
+"""Names of models and their configurations, read from files, because importing open_clip takes seconds.
 
-Which models there are, by name, from files alone: importing open_clip takes seconds.
+`tower_fault` refuses an unsupported image tower by its configuration, before its weights are fetched or read.
 """
 
 import ast
@@ -11,15 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cliptools.embedded_models import EMBEDDED_DIR
+from cliptools.embedded_models import CONFIG, EMBEDDED_DIR
 
 CUSTOM = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
-"""Settings by which open_clip builds blocks of another kind."""
-KNOWN = "open_clip's ViTs that pool by their class token, and its ResNets that pool by attention"
+"""Settings with which open_clip builds blocks of another kind."""
+SUPPORTED = "open_clip's ViTs that pool by their class token, and its ResNets that pool by attention"
 
 
 def tower_fault(config: Mapping[str, Any]) -> str | None:
-    """The reason why an image tower is not supported; None where it is, or where this is no configuration of open_clip's.
+    """Return the reason why an image tower is not supported; None if it is, or if this is not a configuration of open_clip.
 
     Args:
         config: open_clip's `model_cfg`.
@@ -46,15 +46,15 @@ def tower_fault(config: Mapping[str, Any]) -> str | None:
 
 
 def architecture_names() -> tuple[str, ...]:
-    """open_clip's names of architectures whose image towers may be looked into; none where open_clip is not installed."""
+    """Return open_clip's names of architectures with supported image towers; empty if open_clip is not installed."""
     folder = _open_clip("model_configs")
-    named = {path.stem: _config(path) for path in sorted(folder.glob("*.json"))} if folder else {}
-    return tuple(name for name, config in named.items() if _may_be_looked_into(config))
+    configs = {path.stem: _config(path) for path in sorted(folder.glob("*.json"))} if folder else {}
+    return tuple(name for name, config in configs.items() if _is_supported(config))
 
 
 def layer_count(name: str) -> int:
-    """Layers of a ViT, embedded or of open_clip; 0 of a ResNet, whose layers are not to be chosen, or of what is not known."""
-    embedded = EMBEDDED_DIR / name / "open_clip_config.json"
+    """Return the number of layers of a ViT, embedded or of open_clip; 0 for a ResNet or an unknown name."""
+    embedded = EMBEDDED_DIR / name / CONFIG
     folder = _open_clip("model_configs")
     path = embedded if embedded.is_file() or folder is None else folder / f"{name}.json"
     layers = _config(path).get("vision_cfg", {}).get("layers", 0)
@@ -62,7 +62,7 @@ def layer_count(name: str) -> int:
 
 
 def pretrained_tags(name: str) -> tuple[str, ...]:
-    """open_clip's tags of this architecture's weights, read off its table without running it."""
+    """Return open_clip's tags of an architecture's weights, read from its source without running it."""
     tables = _weights_tables()
     models = dict(_entries(tables.get("_PRETRAINED")))
     plain = name.removesuffix("-quickgelu")
@@ -73,11 +73,11 @@ def pretrained_tags(name: str) -> tuple[str, ...]:
 
 @functools.cache
 def _weights_tables() -> dict[str, ast.expr]:
-    """What open_clip/pretrained.py gives names to, by name."""
+    """Return the expressions assigned to names in open_clip/pretrained.py, by name."""
     source = _open_clip("pretrained.py")
     body = ast.parse(source.read_text(encoding="utf-8")).body if source else []
-    named = ((node.targets[0], node.value) for node in body if isinstance(node, ast.Assign))
-    return {target.id: value for target, value in named if isinstance(target, ast.Name)}
+    assigned = ((node.targets[0], node.value) for node in body if isinstance(node, ast.Assign))
+    return {target.id: value for target, value in assigned if isinstance(target, ast.Name)}
 
 
 def _tags(table: ast.expr | None, tables: dict[str, ast.expr]) -> list[tuple[str, ast.expr]]:
@@ -85,7 +85,7 @@ def _tags(table: ast.expr | None, tables: dict[str, ast.expr]) -> list[tuple[str
 
 
 def _entries(table: ast.expr | None) -> list[tuple[str, ast.expr]]:
-    """Keys and values of `{...}` or `dict(...)`."""
+    """Return keys and values of `{...}` or `dict(...)`."""
     if isinstance(table, ast.Dict):
         pairs = zip(table.keys, table.values, strict=True)
         return [(str(key.value), value) for key, value in pairs if isinstance(key, ast.Constant)]
@@ -94,23 +94,23 @@ def _entries(table: ast.expr | None) -> list[tuple[str, ast.expr]]:
     return []
 
 
-def _may_be_looked_into(config: dict[str, Any]) -> bool:
-    """Whether it has an image tower, and none of those that all commands refuse."""
+def _is_supported(config: dict[str, Any]) -> bool:
+    """Return whether a configuration has an image tower that commands support."""
     return bool(config.get("vision_cfg")) and tower_fault(config) is None
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """An architecture's settings; empty if they cannot be read."""
+    """Return an architecture's settings; empty if they cannot be read."""
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    config = said.get("model_cfg", said) if isinstance(said, dict) else {}
+    config = settings.get("model_cfg", settings) if isinstance(settings, dict) else {}
     return config if isinstance(config, dict) else {}
 
 
 def _open_clip(name: str) -> Path | None:
-    """A file or folder of the installed open_clip, which is found and not imported."""
-    found = importlib.util.find_spec("open_clip")
-    path = Path(found.origin).parent / name if found and found.origin else None
+    """Return a file or folder of the installed open_clip without importing it; None if it is missing."""
+    spec = importlib.util.find_spec("open_clip")
+    path = Path(spec.origin).parent / name if spec and spec.origin else None
     return path if path and path.exists() else None

@@ -1,22 +1,24 @@
-"""Where a model's weights are: a name and a tag, a weights file, a folder, a hub; and the settings that lie beside them."""
+"""The origin of a model: an open_clip name and tag, a weights file, a folder or a hub, and the settings beside the weights."""
 
 import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 from cliptools.console import escape
-from cliptools.embedded_models import EMBEDDED_DIR, embedded_names
+from cliptools.embedded_models import EMBEDDED_DIR, embedded_names, embedded_source
 from cliptools.errors import ModelError, UsageError
 from cliptools.models.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from cliptools.models.checkpoints.names import config_fault, open_clip_config
 from cliptools.models.hub import hub_file, reason
-from cliptools.models.names import KNOWN, tower_fault
+from cliptools.models.names import SUPPORTED, tower_fault
 from cliptools.models.weights_file import config_sizes, fit_differences, stored_sizes
+from cliptools.torchvision_compat import import_open_clip
 
-RANDOM = "random"  # --pretrained random: open_clip's own initialisation from a fixed seed, said aloud rather than by omission
+RANDOM = "random"  # --pretrained random: open_clip's own initialisation from a fixed seed, which must be asked for
 OWN_CONFIG, HF_CONFIG, HF_PREPROCESSOR = "open_clip_config.json", "config.json", "preprocessor_config.json"
 LOCAL_DIR, HUB = "local-dir:", "hf-hub:"  # open_clip's prefixes of a model's name
 MOST_CONFIG = 1 << 22  # bytes
@@ -24,7 +26,7 @@ Kind = Literal["embedded", "tag", "file", "folder", "hub", "random"]
 
 
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-"""Lists of the parts of weights that transformers saves in several files."""
+"""Index files of weights that transformers saves in several files."""
 HUB_WEIGHTS = (
     "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors",
     INDICES[0], "pytorch_model.bin", INDICES[1],
@@ -39,67 +41,66 @@ class Origin:
     name: str
     pretrained: str | None
     weights: Path | None = None
-    """The file, where it is known before the model is loaded."""
+    """The file, if it is known before the model is loaded."""
     folder: Path | None = None
-    """Of a folder or a hub's cache: where the configuration is."""
+    """Folder of the configuration, for a folder or a hub's cache."""
     text_from: str | None = None
-    """Where the text tower comes from, if from elsewhere: a tag, a file or a folder."""
+    """Tag, file or folder of the text tower, if it comes from elsewhere."""
 
     @property
     def source(self) -> str:
-        """The model's name as open_clip takes it."""
+        """The model's name as open_clip expects it."""
         if self.kind == "embedded":
-            return f"local-dir:{EMBEDDED_DIR / self.name}"
+            return embedded_source(self.name)
         return f"local-dir:{self.folder}" if self.folder else self.name
 
     @functools.cached_property
     def translated(self) -> bool:
-        """Whether the folder is one of the transformers library's, with no configuration of open_clip's."""
+        """True if the folder has a configuration of transformers and none of open_clip."""
         return self.folder is not None and not (self.folder / OWN_CONFIG).is_file() and (self.folder / HF_CONFIG).is_file()
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
-        """open_clip's config of the architecture; empty where it cannot be had.
+        """open_clip's configuration of the architecture; empty if there is none.
 
         Raises:
-            ModelError: a configuration of transformers that is of another model than CLIP.
+            ModelError: a configuration of transformers describes another model than CLIP.
         """
         if self.translated:
             return self._translated(self.beside(HF_CONFIG))
         if self.kind in ("folder", "hub", "embedded"):
             config = self.beside(OWN_CONFIG).get("model_cfg", {})
             return config if isinstance(config, dict) else {}
-        import open_clip
-
-        return open_clip.get_model_config(self.name.replace("/", "-")) or {}
+        return import_open_clip().get_model_config(self.name.replace("/", "-")) or {}
 
     def _translated(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """
+        """Return open_clip's form of a configuration of transformers.
+
         Raises:
-            ModelError: it is of another model than CLIP.
+            ModelError: it describes another model than CLIP.
         """
         if fault := config_fault(config):
             raise ModelError(f"model {self.name!r}: {fault}")
         try:
             return open_clip_config(config)
         except (TypeError, ValueError, ZeroDivisionError):
-            raise ModelError(f"model {self.name!r}: its {HF_CONFIG} has sizes that are no whole numbers above 0") from None
+            raise ModelError(f"model {self.name!r}: its {HF_CONFIG} has sizes that are not whole numbers above 0") from None
 
     @functools.cached_property
     def file(self) -> Checkpoint | None:
-        """The weights; None where there is no file of which it is known before the model is loaded.
+        """The weights; None if their file is not known before the model is loaded.
 
         Raises:
-            ModelError: it cannot be read.
+            ModelError: the file cannot be read.
         """
         return read_checkpoint(self.weights) if self.weights is not None else None
 
     @functools.cached_property
     def text(self) -> Checkpoint | None:
-        """The weights of which the text tower is taken; None where they are the model's own.
+        """The weights that the text tower comes from; None for the model's own.
 
         Raises:
-            ModelError: they cannot be read, or have no text tower.
+            ModelError: they cannot be read or have no text tower.
         """
         if self.text_from is None:
             return None
@@ -110,7 +111,7 @@ class Origin:
         return checkpoint
 
     def beside(self, name: str) -> dict[str, Any]:
-        """A JSON object in the folder of the weights; empty if there is none, or it describes weights of another shape."""
+        """Return a JSON object from the folder of the weights; empty if there is none, or if it describes other weights."""
         folder = EMBEDDED_DIR / self.name if self.kind == "embedded" else self.folder
         folder = folder or (self.weights.parent if self.weights else None)
         settings = _json_object(folder / name) if folder else {}
@@ -122,14 +123,13 @@ class Origin:
 
 
 def find_origin(name: str, pretrained: str | None, text_from: str | None = None) -> Origin:
-    """Find where a model's configuration and weights are; of a hub's model the configuration is fetched, no weights.
+    """Find a model's configuration and weights; for a hub's model, fetch the configuration but not the weights.
 
     Raises:
-        UsageError: no weights named for an architecture that has none of its own, or some for a model that has; nothing after
-            local-dir: or hf-hub:.
-        ModelError: an unknown name, or a hub's model that is not to be had.
+        UsageError: --pretrained is missing or must not be given, or a name is missing after local-dir: or hf-hub:.
+        ModelError: the name is unknown, or the hub's model cannot be fetched.
     """
-    origin = _found(name, pretrained)
+    origin = _origin_of(name, pretrained)
     if text_from is None:
         return origin
     if origin.kind not in ("file", "folder", "hub"):
@@ -139,16 +139,15 @@ def find_origin(name: str, pretrained: str | None, text_from: str | None = None)
     return replace(origin, text_from=text_from)
 
 
-def _found(name: str, pretrained: str | None) -> Origin:
-    import open_clip
-
+def _origin_of(name: str, pretrained: str | None) -> Origin:
+    """Find a model without regard to --text-from; see `find_origin`."""
     if name in (LOCAL_DIR, HUB):
         raise UsageError(f"model {name!r}: expected {'a folder' if name == LOCAL_DIR else 'owner/name'} after the colon")
     if name in embedded_names():
         if pretrained:
             raise _own_weights(name, pretrained)
         return Origin("embedded", name, pretrained)
-    schema, place = open_clip.factory.parse_model_name(name)
+    schema, place = import_open_clip().factory.parse_model_name(name)
     if schema is None:
         return _named(name, pretrained)
     if pretrained:
@@ -173,20 +172,20 @@ def _out_of_reach(name: str, error: Exception) -> ModelError:
 
 
 def refuse_tower(origin: Origin) -> None:
-    """Look at the configuration alone.
+    """Refuse an unsupported image tower by its configuration.
 
     Raises:
-        ModelError: the image tower is of a kind whose effects are not known here.
+        ModelError: the image tower is not supported.
     """
     if fault := tower_fault(origin.config):
-        raise ModelError(f"model {origin.name!r}: {fault}; supported are {KNOWN}")
+        raise ModelError(f"model {origin.name!r}: {fault}; supported are {SUPPORTED}")
 
 
 def fetch_weights(origin: Origin) -> Origin:
-    """Fetch the weights of a hub's model into the cache, unless they are there; other origins stay as they are.
+    """Download the weights of a hub's model unless they are in the cache; return other origins unchanged.
 
     Raises:
-        ModelError: they are not to be had.
+        ModelError: the weights cannot be fetched.
     """
     if origin.translated and origin.kind == "folder" and origin.weights is None:
         raise ModelError(f"model {origin.name!r}: no weights in this folder, expected one of {', '.join(HUB_WEIGHTS[3:])}")
@@ -205,11 +204,8 @@ def fetch_weights(origin: Origin) -> Origin:
 
 
 def _named(name: str, pretrained: str | None) -> Origin:
-    import open_clip
-
+    open_clip = import_open_clip()
     if name not in open_clip.list_models():
-        from difflib import get_close_matches
-
         near = get_close_matches(name, [*embedded_names(), *open_clip.list_models()], n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         if "/" in name:
@@ -231,48 +227,48 @@ def _named(name: str, pretrained: str | None) -> Origin:
 
 
 def missing_weights(name: str, pretrained: str | None) -> Path | None:
-    """The local file or folder that a model's record names, where it is not to be found; None for all other models."""
-    import open_clip
-
+    """Return the local file or folder that a model's record names if it does not exist; else None."""
     if name in embedded_names():
         return None
     if name.startswith(LOCAL_DIR):
         folder = Path(name.removeprefix(LOCAL_DIR))
         return None if folder.is_dir() else folder
-    if name.startswith(HUB) or pretrained in (None, RANDOM) or pretrained in open_clip.list_pretrained_tags_by_model(name):
+    if (
+        name.startswith(HUB)
+        or pretrained in (None, RANDOM)
+        or pretrained in import_open_clip().list_pretrained_tags_by_model(name)
+    ):
         return None
     return None if _file_of(pretrained) else Path(pretrained)
 
 
 def _file_of(place: str) -> Path | None:
-    """A weights file, or the one in a folder."""
+    """Return a weights file, or the one in a folder; None if there is none."""
     path = Path(place)
     return weights_in(_snapshot(path)) if path.is_dir() else path if path.is_file() else None
 
 
 def _tag_settings(name: str, tag: str) -> dict[str, Any] | None:
-    """What open_clip knows of an architecture's tag."""
-    from open_clip.pretrained import get_pretrained_cfg
-
-    return get_pretrained_cfg(name, tag) or get_pretrained_cfg(name.removesuffix("-quickgelu"), tag) or None
+    """Return open_clip's settings of an architecture's tag; None for an unknown one."""
+    get_settings = import_open_clip().pretrained.get_pretrained_cfg
+    return get_settings(name, tag) or get_settings(name.removesuffix("-quickgelu"), tag) or None
 
 
 def _fetched_tag(name: str, tag: str) -> Path:
-    """
-    Raises:
-        ModelError: its weights are not to be had.
-    """
-    from open_clip.pretrained import download_pretrained
+    """Download the weights of an architecture's tag and return their path.
 
+    Raises:
+        ModelError: they cannot be fetched.
+    """
     try:
-        return Path(download_pretrained(_tag_settings(name, tag)))
+        return Path(import_open_clip().pretrained.download_pretrained(_tag_settings(name, tag)))
     except Exception as error:
         why = reason(error, "load it once where there is a network, or name a file")
         raise ModelError(f"--text-from {escape(tag)}: {why}") from None
 
 
 def _snapshot(folder: Path) -> Path:
-    """The folder itself, or, of a model in a hub's cache, its snapshot: that of `main`, or the only one."""
+    """Return the folder, or for a model's folder in a hub's cache its snapshot of `main` or its only one."""
     snapshots = folder / "snapshots"
     if (folder / OWN_CONFIG).is_file() or not snapshots.is_dir():
         return folder
@@ -280,26 +276,24 @@ def _snapshot(folder: Path) -> Path:
         main = snapshots / (folder / "refs" / "main").read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         main = snapshots
-    only = [path for path in sorted(snapshots.iterdir()) if path.is_dir()]
-    return main if main != snapshots and main.is_dir() else only[0] if len(only) == 1 else folder
+    folders = [path for path in sorted(snapshots.iterdir()) if path.is_dir()]
+    return main if main != snapshots and main.is_dir() else folders[0] if len(folders) == 1 else folder
 
 
 def weights_in(folder: Path) -> Path | None:
-    """The file that is taken from a folder: open_clip's choice, or a list of the parts of one in several files."""
-    import open_clip
-
+    """Return the weights file of a folder by open_clip's choice, or the index of weights in several files; None without one."""
     if not folder.is_dir():
         return None
     whole = next((name for name in HUB_WEIGHTS if (folder / name).is_file()), None)
     if whole in INDICES:
         return folder / whole
-    if (path := open_clip.factory._find_checkpoint_in_dir(folder)) is not None:
+    if (path := import_open_clip().factory._find_checkpoint_in_dir(folder)) is not None:
         return Path(path)
     return next((path for path in sorted(folder.glob("*.pt")) if path.is_file()), None)
 
 
 def _json_object(path: Path) -> dict[str, Any]:
-    """Settings in a file; empty where there are none."""
+    """Return the JSON object in a file; empty if there is none."""
     try:
         if path.stat().st_size > MOST_CONFIG:
             return {}

@@ -1,4 +1,4 @@
-"""A model's image preprocessing: from the command line, a bundle, a tag, or what lies beside the weights."""
+"""A model's image preprocessing: from the command line, a bundle, a tag, or settings beside the weights."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -7,17 +7,18 @@ from typing import Any, NamedTuple
 from cliptools.errors import ModelError, UsageError
 from cliptools.io.header import FROM_OPTION, SETTINGS
 from cliptools.models.origin import HF_PREPROCESSOR, OWN_CONFIG, Origin
+from cliptools.torchvision_compat import import_open_clip
 
 INTERPOLATIONS, RESIZES = ("bicubic", "bilinear"), ("shortest", "longest", "squash")
 COLOURS = ("mean", "std")
 SPELLED = {"mean": "mean", "std": "std", "interpolation": "interpolation", "resize": "resize_mode"}
-PIL_FILTERS = {2: "bilinear", 3: "bicubic"}  # as transformers' preprocessor_config.json has them
+PIL_FILTERS = {2: "bilinear", 3: "bicubic"}  # codes in transformers' preprocessor_config.json
 DEFAULT = "default (OpenAI's)"
 FORM = "TAG, MODEL:TAG, or mean=0.5,std=0.5,interpolation=bicubic,resize=squash"
 
 
 class Choice(NamedTuple):
-    """A preprocessing, where it comes from, and what there is to say of that."""
+    """A preprocessing with its source, and a warning or note about it."""
 
     settings: dict[str, Any]
     """open_clip's PreprocessCfg in full."""
@@ -27,28 +28,27 @@ class Choice(NamedTuple):
 
 
 def named_colours() -> dict[str, dict[str, tuple[float, ...]]]:
-    """Means and deviations that go by a name."""
-    from open_clip import constants as known
-
+    """Return means and standard deviations by name."""
+    constants = import_open_clip().constants
     return {
-        "openai": {"mean": known.OPENAI_DATASET_MEAN, "std": known.OPENAI_DATASET_STD},
-        "imagenet": {"mean": known.IMAGENET_MEAN, "std": known.IMAGENET_STD},
-        "inception": {"mean": known.INCEPTION_MEAN, "std": known.INCEPTION_STD},
+        "openai": {"mean": constants.OPENAI_DATASET_MEAN, "std": constants.OPENAI_DATASET_STD},
+        "imagenet": {"mean": constants.IMAGENET_MEAN, "std": constants.IMAGENET_STD},
+        "inception": {"mean": constants.INCEPTION_MEAN, "std": constants.INCEPTION_STD},
     }
 
 
 def parse_preprocess(text: str, model: str) -> dict[str, Any]:
-    """The settings that --preprocess names: of a tag, single ones, or a tag's with single ones set after it.
+    """Parse --preprocess: a tag, single settings, or a tag followed by single settings.
 
     >>> parse_preprocess("mean=0.5,resize=squash", "ViT-L-14")
     {'mean': [0.5, 0.5, 0.5], 'resize_mode': 'squash'}
 
     Args:
-        text: The option's value.
-        model: Whose tags go by their bare names.
+        text: Value of the option.
+        model: Model whose tags need no prefix.
 
     Raises:
-        UsageError: an unknown tag or setting, or a value that cannot be.
+        UsageError: a tag or setting is unknown, or a value is invalid.
     """
     parts = text.split(",")
     settings = {} if "=" in parts[0] else _of_tag(parts.pop(0).strip(), model, text)
@@ -66,15 +66,14 @@ def parse_preprocess(text: str, model: str) -> dict[str, Any]:
 
 
 def _of_tag(tag: str, model: str, text: str) -> dict[str, Any]:
-    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
-
+    released = import_open_clip().pretrained
     name, colon, own = tag.rpartition(":")
     name = name if colon else model
     tag = own if colon else tag
     plain = name.removesuffix("-quickgelu")
-    if settings := get_pretrained_cfg(name, tag) or get_pretrained_cfg(plain, tag):
+    if settings := released.get_pretrained_cfg(name, tag) or released.get_pretrained_cfg(plain, tag):
         return {key: _listed(settings[key]) for key in SETTINGS}
-    tags = dict.fromkeys((*list_pretrained_tags_by_model(name), *list_pretrained_tags_by_model(plain)))
+    tags = dict.fromkeys((*released.list_pretrained_tags_by_model(name), *released.list_pretrained_tags_by_model(plain)))
     known = f"its tags: {', '.join(tags)}" if tags else "open_clip knows no tags of it; name another model's by MODEL:TAG"
     raise UsageError(f"{FROM_OPTION} {text}: expected {FORM}; {tag!r} is no tag of {name} ({known})")
 
@@ -109,7 +108,7 @@ def _is_number(text: str) -> bool:
 
 
 def _colour_fault(name: str, numbers: Iterable[int | float], most: float = 1) -> str | None:
-    """What keeps numbers from being a mean or a deviation of pixels from 0 to 1."""
+    """Return why numbers are not a mean or standard deviation of pixels from 0 to 1; None if they are."""
     for number in numbers:
         if not math.isfinite(number) or not 0 <= number <= most or (name == "std" and number == 0):
             scale = "; divide values for pixels from 0 to 255 by 255" if 1 < number <= 255 else ""
@@ -120,21 +119,21 @@ def _colour_fault(name: str, numbers: Iterable[int | float], most: float = 1) ->
 
 
 def recorded_preprocessing(base: Mapping[str, Any], recorded: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The preprocessing that a bundle, a record or a config names, in the model's size.
+    """Return the preprocessing that a bundle, a record or a configuration names, in the model's size.
 
     Args:
-        base: The model's own, which says what the record does not.
-        where: The record's place, for messages.
+        base: The model's own preprocessing, for settings that the record lacks.
+        where: Source of the record, for messages.
 
     Raises:
-        ModelError: it is damaged.
+        ModelError: a setting is invalid.
     """
     settings = {key: _full(key, recorded[key]) for key in SETTINGS if recorded.get(key) is not None}
     for key, value in settings.items():
         words = {"interpolation": INTERPOLATIONS, "resize_mode": RESIZES}.get(key)
         numbers = value if isinstance(value, list) else []
-        good = len(numbers) == 3 and all(type(number) in (int, float) for number in numbers)
-        if not (value in words if words else good and _colour_fault(key, numbers, math.inf) is None):
+        valid = len(numbers) == 3 and all(type(number) in (int, float) for number in numbers)
+        if not (value in words if words else valid and _colour_fault(key, numbers, math.inf) is None):
             expected = f"one of {', '.join(words)}" if words else "three numbers"
             raise ModelError(f"{where}: preprocessing `{key}` {str(value)[:40]!r}, expected {expected}")
     if type(fill := recorded.get("fill_color")) is int:
@@ -143,20 +142,20 @@ def recorded_preprocessing(base: Mapping[str, Any], recorded: Mapping[str, Any],
 
 
 def _full(key: str, value: Any) -> Any:
-    """A setting as it is recorded: three numbers for a single one, and what open_clip makes of `random` without training."""
+    """Return a setting in full: three numbers for a single one, and bicubic for `random`, as open_clip does."""
     if key in COLOURS and type(value) in (int, float):
         return [value] * 3
     return "bicubic" if value == "random" else _listed(value)
 
 
 def choose_preprocessing(base: Mapping[str, Any], origin: Origin, option: str | None, likely_tag: str | None) -> Choice:
-    """The preprocessing of a model that is loaded anew.
+    """Choose the preprocessing of a model that no bundle describes.
 
     Args:
-        base: What open_clip gives it.
-        origin: Where its weights are.
-        option: --preprocess.
-        likely_tag: The tag that the file's name speaks of.
+        base: open_clip's preprocessing of the model.
+        origin: Origin of its weights.
+        option: Value of --preprocess.
+        likely_tag: Tag that the file's name contains.
     """
     own = _own(base, origin)
     if option is None:
@@ -173,7 +172,7 @@ def choose_preprocessing(base: Mapping[str, Any], origin: Origin, option: str | 
 
 
 def _own(base: Mapping[str, Any], origin: Origin) -> Choice:
-    """Without --preprocess: of the tag, of a config beside the weights, or open_clip's default."""
+    """Return the preprocessing without --preprocess: of the tag, of settings beside the weights, or open_clip's default."""
     settings = dict(base)
     if origin.kind == "embedded":
         return Choice(settings, "the embedded model")
@@ -191,7 +190,7 @@ def _own(base: Mapping[str, Any], origin: Origin) -> Choice:
 
 
 def _default_note(own: Choice, origin: Origin, likely_tag: str | None) -> str | None:
-    """One line for weights of which nothing tells the preprocessing."""
+    """Return a note for weights whose preprocessing is unknown; None if there is no file."""
     if origin.weights is None:
         return None
     title = origin.weights.name
@@ -208,7 +207,7 @@ def _default_note(own: Choice, origin: Origin, likely_tag: str | None) -> str | 
 
 
 def _of_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
-    """open_clip's settings of transformers' preprocessor_config.json; empty where it holds none, or steps of another kind."""
+    """Return open_clip's form of transformers' preprocessor_config.json; empty if it has none, or steps of another kind."""
     size = config.get("size")
     if config.get("do_resize") is False or config.get("do_rescale") is False or not isinstance(size, int | dict):
         return {}
@@ -223,7 +222,7 @@ def _of_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _crop_warning(config: Mapping[str, Any]) -> str | None:
-    """A warning where transformers crops less than it resizes to, for which open_clip has no setting."""
+    """Return a warning if transformers crops less than it resizes to, for which open_clip has no setting; else None."""
     size, crop = (_short_side(config.get(key)) for key in ("size", "crop_size"))
     if not config.get("do_center_crop") or None in (size, crop) or size == crop:
         return None
@@ -234,7 +233,7 @@ def _crop_warning(config: Mapping[str, Any]) -> str | None:
 
 
 def _short_side(size: Any) -> int | None:
-    """Of a size in transformers' form."""
+    """Return the shorter side of a size in transformers' form."""
     if isinstance(size, dict):
         size = size.get("shortest_edge", size.get("height"))
     return size if isinstance(size, int) else None
@@ -245,7 +244,7 @@ def _listed(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """A setting as --preprocess takes it."""
+    """Return a setting in the form of --preprocess."""
     if not isinstance(value, list | tuple):
         return str(value)
     return f"{value[0]:g}" if len(set(value)) == 1 else "/".join(f"{number:g}" for number in value)

@@ -1,9 +1,8 @@
-"""Embeddings of texts: any open_clip text tower, cut to the longest text of a batch where that is exact.
+"""Embeddings of texts by any open_clip text tower, and the templates that put texts into sentences.
 
-The sentences in which a model is told of a text: templates as --template gives them, or by the name of a set of them.
-
-`imagenet` is CLIP's 80 of its zero-shot evaluation, `emoji` the embedded models' own, in which names have their article, `none`
-the bare text. A name stands alone; anything else has `{}` where the text goes.
+The tower reads only the positions up to the longest text of a batch where that is exact. A template is a sentence with `{}` for
+the text, or the name of a set: `imagenet` is CLIP's 80 of its zero-shot evaluation, `emoji` those of the embedded models, which
+give names their article, `none` is the bare text.
 """
 
 import copy
@@ -232,7 +231,7 @@ def _own_copy(module: nn.Module) -> Any:
 
 
 def _causal_part(clip: nn.Module) -> _CausalPart | None:
-    """Where to cut; None for a tower that is not known to be causal and pooled at its end token."""
+    """Return the part to cut; None for a tower that is not known to be causal and pooled at its end token."""
     from open_clip.model import CLIP, CustomTextCLIP
     from open_clip.transformer import TextTransformer
 
@@ -251,7 +250,7 @@ def _causal_part(clip: nn.Module) -> _CausalPart | None:
 
 
 def architecture(loaded: LoadedModel) -> str:
-    """What decides the text tower's numbers beside its weights: activations, norms, heads, pooling, tokenizer."""
+    """Return a digest of everything that decides the text tower's output besides its weights, the tokenizer included."""
     heads = [module.num_heads for module in loaded.clip.modules() if isinstance(module, nn.MultiheadAttention)]
     text = getattr(loaded.clip, "text", loaded.clip)
     names = ("text_pool_type", "pool_type", "text_eos_id", "eos_id", "context_length")
@@ -279,15 +278,15 @@ def check_template_options(given: Sequence[str]) -> None:
 
 
 def class_templates(model: str, given: Sequence[str]) -> tuple[str, ...]:
-    """The templates given, or where there are none those in which the papers name classes and concepts: CLIP's 80.
+    """Return the given templates, else CLIP's 80, in which the papers name classes and concepts.
 
-    For the embedded models their own stand for the 80.
+    For the embedded models the default is their own set.
     """
     return tuple(given) or ((EMOJI,) if model in EMBEDDED else (IMAGENET,))
 
 
 def text_sentences(texts: Sequence[str], given: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """What to put into templates, and the templates; none for the bare texts."""
+    """Return the texts to put into templates, and the templates; no templates for bare texts."""
     if tuple(given) == (EMOJI,):
         from cliptools.emoji.captions import ZERO_SHOT_TEMPLATES, with_article
 
@@ -298,7 +297,7 @@ def text_sentences(texts: Sequence[str], given: Sequence[str]) -> tuple[list[str
 
 
 def concept_sentences(model: LoadedModel, concepts: Sequence[str], templates: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """The same for classes and concepts, which are named in `class_templates`."""
+    """Return the texts of classes or concepts and their templates; see `text_sentences` and `class_templates`."""
     return text_sentences(concepts, class_templates(model.name, templates))
 
 
@@ -321,12 +320,12 @@ def imagenet_templates() -> tuple[str, ...]:
 
 
 def templates_name(model: str, templates: Sequence[str]) -> str | list[str]:
-    """What records call the templates of classes and concepts."""
+    """Return the name or the sentences by which records refer to the templates of classes and concepts."""
     return recorded(class_templates(model, templates))
 
 
 def recorded(given: Sequence[str]) -> str | list[str]:
-    """What records and headers call templates: the name of a set, else a list of sentences, empty for the bare text."""
+    """Return templates as records and headers store them: the name of a set, else sentences; empty for the bare text."""
     if tuple(given) in ((IMAGENET,), (EMOJI,)):
         return given[0]
     return [] if tuple(given) == (BARE,) else list(given)

@@ -1,6 +1,6 @@
-"""Images for which a model gives no numbers to compute with: named, counted, and left out of everything alike.
+"""Images for which a model outputs NaN, infinity, zero or huge numbers: named, counted and left out of all statistics.
 
-Half precision ends at 65504, and a damaged layer may give anything. One NaN would spread into every statistic that takes it in.
+Half precision ends at 65504, and a damaged layer may output anything. A single NaN would spread into every statistic.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -13,8 +13,8 @@ from torch import Tensor
 from cliptools.console import count_of, note, warn
 from cliptools.errors import CliptoolsError, ImageError
 
-LEAST, LARGEST = 1e-15, 1e15  # lengths between which squares, and sums of many of them, stay within float32
-ENOUGH = 256  # images of which none is usable: then none of the others will be
+LEAST, LARGEST = 1e-15, 1e15  # range of lengths whose squares, and sums of many squares, fit into float32
+ENOUGH = 256  # unusable images without a usable one after which the run ends
 
 Item = TypeVar("Item", bound=Hashable)
 Result = TypeVar("Result")
@@ -26,12 +26,12 @@ def unusable(
     """Return the rows of a batch that hold NaN, infinity, no direction or numbers too large to be squared, with the reason.
 
     Args:
-        embedding: M(I), or a text's.
-        more: Numbers that the model gives besides; they may be zero.
-        scale: What these are going to be multiplied by.
+        embedding: M(I), or the embedding of a text.
+        more: Further outputs of the model, which may be zero.
+        scale: Factors by which `more` will be multiplied.
     """
     length = _length(embedding)
-    usable = (length > LEAST) & (length < LARGEST)  # neither is true of NaN
+    usable = (length > LEAST) & (length < LARGEST)  # both are False for NaN
     for numbers in more:
         usable = usable & (_length(numbers) * (1 if scale is None else scale) < LARGEST)
     if bool(usable.all()):
@@ -40,9 +40,9 @@ def unusable(
 
 
 def _length(numbers: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
-    """Euclidean norm of each row: one pass over the numbers, and not finite if any of them is not."""
+    """Return the Euclidean norm of each row; it is not finite if a number in the row is not."""
     dtype = torch.promote_types(numbers.dtype, torch.float32)
-    return torch.linalg.vector_norm(numbers, dim=tuple(range(1, numbers.ndim)), dtype=dtype)
+    return torch.linalg.vector_norm(numbers, dim=tuple(range(1, numbers.ndim)), dtype=dtype)  # (b, ...) -> (b,)
 
 
 def _reason(embedding: Float[Tensor, " d"], length: float) -> str:
@@ -56,11 +56,11 @@ def _reason(embedding: Float[Tensor, " d"], length: float) -> str:
 
 
 class SpoiltError(CliptoolsError):
-    """An image that is to be left out has been taken in before."""
+    """An image to be left out is already part of the statistics."""
 
 
 class Screen(Generic[Item]):
-    """Leaves out images that are not usable: the same in every look, whichever look has found that."""
+    """Leaves out unusable images, the same ones in every pass, whichever pass finds them."""
 
     def __init__(
         self,
@@ -72,31 +72,31 @@ class Screen(Generic[Item]):
     ) -> None:
         """
         Args:
-            name: Of an image, for messages.
-            tell: Is told the name of each image left out and the reason [default: a warning].
-            strict: The first such image is an error.
-            passed: Some images are known to be usable.
+            name: Returns the name of an image for messages.
+            tell: Called with the name of every image left out and the reason [default: writes a warning].
+            strict: Raise an error for the first unusable image.
+            passed: Some images are already known to be usable.
         """
         self._name, self._tell, self._strict = name, tell or _warn, strict
         self._reasons: dict[Item, str] = {}
-        self._untold: list[Item] = []  # until one is usable: of none there is one error to come
+        self._untold: list[Item] = []  # reported once an image is usable; if none is, one error replaces them
         self._passed = passed
         self._taken = self._late = False
 
     def __len__(self) -> int:
-        """Images left out."""
+        """Number of images left out."""
         return len(self._reasons)
 
     def places(self, images: Sequence[Item], reasons: Mapping[int, str], taken: bool = False) -> Sequence[int]:
-        """Return where in the batch the images stand that stay.
+        """Return the positions in the batch of the images to keep.
 
         Args:
-            reasons: By place, of those that are not usable.
-            taken: A part of these images' numbers has been taken in already.
+            reasons: Reasons why images are unusable, by position.
+            taken: Some numbers of these images are already part of the statistics.
 
         Raises:
-            ImageError: strict, and one is not usable.
-            CliptoolsError: many images, and not one of them is.
+            ImageError: an image is unusable, with `strict`.
+            CliptoolsError: none of many images is usable.
         """
         for place, reason in reasons.items():
             self._refuse(images[place], reason, taken)
@@ -133,10 +133,13 @@ class Screen(Generic[Item]):
         )
 
     def require(self, count: int) -> None:
-        """At the end of a look: some image must have been usable.
+        """Check at the end of a pass that some image was usable.
+
+        Args:
+            count: Number of images measured.
 
         Raises:
-            CliptoolsError: none was; that the model is the reason, where it is.
+            CliptoolsError: no image was usable, or none could be read.
         """
         if not count and self._reasons:
             raise self._none()
@@ -145,10 +148,10 @@ class Screen(Generic[Item]):
         self._tell_all()
 
     def end_look(self) -> None:
-        """What has stayed so far is taken in now, and is to stay.
+        """End a pass: from now on, the images kept are part of the statistics.
 
         Raises:
-            SpoiltError: an image has been left out of a part only.
+            SpoiltError: an image was left out of only some of the statistics.
         """
         if self._late:
             image = next(reversed(self._reasons))
@@ -157,14 +160,14 @@ class Screen(Generic[Item]):
         self._taken = True
 
     def again(self, work: Callable[[], Result]) -> Result:
-        """Return the result of `work`, which is begun anew as often as an image to be left out was taken in before."""
+        """Return the result of `work`; start it again whenever an image to be left out was already part of the statistics."""
         while True:
             self._taken = self._late = False
-            known = len(self)
+            before = len(self)
             try:
                 return work()
             except SpoiltError:
-                note(f"measuring again without {count_of(len(self) - known, 'image')} that had been taken in")
+                note(f"measuring again without {count_of(len(self) - before, 'image')} that had been included")
 
 
 def _warn(name: str, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Sizes of a weights file's model by the shapes of its tensors, and the architectures that these fit."""
+"""Sizes of the model in a weights file, from the shapes of its tensors, and the architectures that they fit."""
 
 import math
 import re
@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 from cliptools.console import escape
 from cliptools.errors import ModelError
 from cliptools.models.checkpoints.checkpoint import Checkpoint
+from cliptools.torchvision_compat import import_open_clip
 
-STRIDE = 32  # pixels to a token of a ResNet's attention pooling
+STRIDE = 32  # pixels per token of a ResNet's attention pooling
 EXACT = ("kind", "width", "layers", "patch", "joint_width", "text_width", "text_layers", "vocabulary")
-"""Sizes that must be equal: weights of others cannot be loaded."""
+"""Sizes that must be equal for weights to be loaded."""
 
 
 class Sizes(NamedTuple):
-    """Sizes of a CLIP, from its config or from its weights; None where not known."""
+    """Sizes of a CLIP, from its configuration or its weights; None if unknown."""
 
     kind: str | None = None
     """ViT or ResNet."""
@@ -24,7 +25,7 @@ class Sizes(NamedTuple):
     layers: int | tuple[int, ...] | None = None
     patch: tuple[int, int] | None = None
     tokens: int | None = None
-    """Image tokens that have a position, without the class token or the mean."""
+    """Image tokens with a position, without the class token or the mean."""
     joint_width: int | None = None
     text_width: int | None = None
     text_layers: int | None = None
@@ -34,7 +35,7 @@ class Sizes(NamedTuple):
 
 
 def stored_sizes(shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
-    """Sizes of the model whose weights have these shapes, as open_clip names them."""
+    """Return the sizes of the model whose weights have these shapes under open_clip's names."""
 
     def size(side: int, *keys: str) -> int | None:
         return next((shapes[key][side] for key in keys if key in shapes and len(shapes[key]) > max(side, 0)), None)
@@ -62,13 +63,13 @@ def stored_sizes(shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
 
 
 def _count(shapes: Mapping[str, Any], pattern: str) -> int | None:
-    """The number after the largest in the pattern's second group; None without any."""
+    """Return one more than the largest number in the pattern's second group; None without a match."""
     numbers = [int(match.group(2)) for key in shapes if (match := re.match(pattern, key))]
     return max(numbers) + 1 if numbers else None
 
 
 def config_sizes(config: Any) -> Sizes:
-    """Sizes of open_clip's model of this config; nothing is known of towers that are not open_clip's own."""
+    """Return the sizes of open_clip's model of a configuration; those of towers of other libraries are unknown."""
     try:
         return _config_sizes(config)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):  # not a config
@@ -76,9 +77,8 @@ def config_sizes(config: Any) -> Sizes:
 
 
 def _config_sizes(config: Mapping[str, Any]) -> Sizes:
-    from open_clip.model import CLIPTextCfg, CLIPVisionCfg
-
-    image, text = CLIPVisionCfg(**config["vision_cfg"]), CLIPTextCfg(**config["text_cfg"])
+    model = import_open_clip().model
+    image, text = model.CLIPVisionCfg(**config["vision_cfg"]), model.CLIPTextCfg(**config["text_cfg"])
     if "multimodal_cfg" in config:
         return Sizes()
     sizes = Sizes(joint_width=config["embed_dim"])
@@ -101,17 +101,16 @@ def _pair(size: Any) -> tuple[int, int]:
 
 
 def fit_differences(stored: Sizes, model: Sizes, keys: Iterable[str]) -> list[str]:
-    """The sizes among `keys` that both know and in which they differ."""
+    """Return the keys whose sizes are known for both and differ."""
     pairs = ((key, getattr(stored, key), getattr(model, key)) for key in keys)
-    return [key for key, one, other in pairs if None not in (one, other) and one != other]
+    return [key for key, size, expected in pairs if None not in (size, expected) and size != expected]
 
 
 def fitting_names(stored: Sizes, like: str) -> list[str]:
-    """Names of open_clip's architectures of exactly these sizes, those with the activation of `like` first."""
-    import open_clip
-
+    """Return open_clip's architectures of exactly these sizes, only those with the activation of `like` if there are any."""
     if stored == Sizes():
         return []
+    open_clip = import_open_clip()
     known = {name: config_sizes(open_clip.get_model_config(name)) for name in open_clip.list_models()}
     names = [name for name, sizes in known.items() if sizes.kind and sizes == stored]
     quick = like.endswith("-quickgelu")
@@ -120,20 +119,20 @@ def fitting_names(stored: Sizes, like: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Fit:
-    """How a file's positions come to be a model's."""
+    """Result of a comparison of a weights file with an architecture."""
 
     warnings: tuple[str, ...] = ()
     resized: Mapping[str, str] = field(default_factory=dict)
-    """By `grid` and `context`: from what, for a header."""
+    """Original sizes of resized positions, by `grid` and `context`, for a header."""
     instead: str = ""
-    """Names that fit the file, at the end of a message."""
+    """Architectures that fit the file, as the end of a message."""
 
 
 def check_fit(file: Checkpoint, config: Mapping[str, Any], name: str) -> Fit:
-    """Compare a file's shapes with those of the architecture; name what open_clip resizes when it loads the file.
+    """Compare a file's shapes with those of an architecture, and list the positions that open_clip resizes.
 
     Raises:
-        ModelError: weights of other sizes, or positions that cannot be resized.
+        ModelError: the weights have other sizes, or positions cannot be resized.
     """
     stored, model, title = stored_sizes(file.shapes), config_sizes(config), escape(file.path.name)
     fits = fitting_names(stored, name)
@@ -152,7 +151,7 @@ def check_fit(file: Checkpoint, config: Mapping[str, Any], name: str) -> Fit:
             )
         if math.isqrt(stored.tokens or 0) ** 2 != stored.tokens:
             raise ModelError(
-                f"{title}: positions of {stored.tokens} image tokens, which are no square and cannot be resized to the "
+                f"{title}: positions of {stored.tokens} image tokens, which are not a square and cannot be resized to the "
                 f"{grids[1]} of {name}{instead}"
             )
         warnings.append(
@@ -169,7 +168,7 @@ def check_fit(file: Checkpoint, config: Mapping[str, Any], name: str) -> Fit:
 
 
 def _grid(sizes: Sizes) -> str:
-    """`24 x 24 tokens (336 x 336 pixels)`; the number of tokens alone where these are no square."""
+    """Return a grid as `24 x 24 tokens (336 x 336 pixels)`; only the number of tokens if they are not a square."""
     side = math.isqrt(sizes.tokens or 0)
     if side**2 != sizes.tokens:
         return f"{sizes.tokens} tokens"

@@ -92,7 +92,7 @@ def _file_texts(path: Path) -> list[str]:
         return _recorded(path, listed)
     if path.suffix == ".json":
         raise TextError(
-            f"pool {path}: expected one JSON array of texts, or another file name ending and one text per line, found {text[:40]!r}"
+            f"pool {path}: expected one JSON array of texts, or another ending and one text per line, found {text[:40]!r}"
         )
     return _recorded(path, map(_value, lines)) if path.suffix == ".jsonl" else lines
 
