@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import training  # noqa: F401  (applies the torchvision remedy first)
-from cliptools.embedded_models import EMBEDDED_DIR
+from cliptools.embedded_models import EMBEDDED, EMBEDDED_DIR
 from cliptools.emoji.scenes import single_scene
-from cliptools.models.load import EMBEDDED, LoadedModel, load_model
+from cliptools.models.load import LoadedModel, load_model
 from cliptools.text.emoji_concepts import concepts, plants
 from training.measures import canvas_of, embed_classes, embed_names, embed_scenes, found
 from training.plant_effects import plant_effect

@@ -15,8 +15,9 @@ from PIL import Image
 
 from cliptools.effects.factored import FactoredEffect, UnitBlock, gram_of
 from cliptools.effects.select import factored_effect
+from cliptools.embedded_models import EMBEDDED
 from cliptools.emoji.render import SceneSource
-from cliptools.models.load import EMBEDDED, load_model
+from cliptools.models.load import load_model
 from cliptools.streaming.measure import Effects, Settings, measure
 
 SCENES, SEED = 600, 11

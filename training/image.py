@@ -19,10 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cliptools.embedded_models import EMBEDDED
 from cliptools.emoji.render import render
 from cliptools.emoji.scenes import Recipe, single_scene
 from cliptools.models.clip_parts import CLIP, ModifiedResNet, SimpleTokenizer
-from cliptools.models.load import EMBEDDED, load_model
+from cliptools.models.load import load_model
 from cliptools.text.emoji_concepts import concepts, plants
 from training.batches import make_batch, normalise, with_mirror_images
 from training.measures import canvas_of, embed_classes

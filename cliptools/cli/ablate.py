@@ -136,9 +136,9 @@ def main(paths: tuple[str, ...], output_format: str | None, output: Path | None,
 
 def _images(paths: Sequence[str], model: str, options: dict[str, Any]) -> "ClassifiedImages":
     """The images named, or rendered scenes for an embedded model."""
+    from cliptools.embedded_models import EMBEDDED
     from cliptools.images.classification import classified_scenes, is_label_file, open_classified
     from cliptools.images.groups import Columns
-    from cliptools.models.load import EMBEDDED
 
     if paths or is_label_file(options["labels"]):
         columns = Columns(options["image_column"], options["label_column"])

@@ -151,7 +151,7 @@ def settle_painter(options: dict[str, Any], given: "list[Description]", model: s
     if options["captions_only"] or (given and all(one.file for one in given)):
         return
     if options["painter"] is None:
-        from cliptools.models.load import EMBEDDED
+        from cliptools.embedded_models import EMBEDDED
 
         if model not in EMBEDDED:
             raise UsageError(f"--painter: {model} has no painter of its own; name a pipeline of diffusers, or emoji")

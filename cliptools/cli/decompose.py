@@ -111,7 +111,8 @@ def decompose(effects: "Bundle", options: dict[str, Any], parts: "KeptParts | No
     import torch
 
     from cliptools.analysis.pursuit import pursue, text_space
-    from cliptools.models.load import EMBEDDED, load_recorded_model
+    from cliptools.embedded_models import EMBEDDED
+    from cliptools.models.load import load_recorded_model
     from cliptools.models.text_encoder import check_template_options, encode_named, recorded
     from cliptools.text.vocabularies import load_pool
 

@@ -154,7 +154,7 @@ def main(
 
 def _images(paths: Sequence[str], options: dict[str, Any]) -> "ImageSource":
     """The images named, or rendered scenes for an embedded model."""
-    from cliptools.models.load import EMBEDDED
+    from cliptools.embedded_models import EMBEDDED
 
     if paths:
         from cliptools.images.loader import open_images

@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from cliptools.console import warn
+from cliptools.embedded_models import EMBEDDED
 from cliptools.emoji.render import scene_key, scenes_for
 from cliptools.errors import ImageError, UsageError
 from cliptools.images.formats import quiet_pillow
 from cliptools.images.loader import ImageSource, list_digest, open_images
 from cliptools.io.bundle import Bundle
-from cliptools.models.load import EMBEDDED
 
 MOST_SCENES = 10_000_000  # whose names are written out to know them by their digest
 

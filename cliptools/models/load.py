@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cliptools.console import note, warn, working
-from cliptools.embedded_models import EMBEDDED as EMBEDDED
+from cliptools.embedded_models import EMBEDDED
 from cliptools.errors import ModelError, UsageError, first_line
 from cliptools.io.header import UNCHECKED, canonical, model_difference, recorded_differences
 from cliptools.models.activation import activation_advice, model_sources, named_tag, trained_activation

@@ -20,13 +20,13 @@ from torch.nn import functional as F
 
 from cliptools.console import progress
 from cliptools.devices import Limit, in_halves
-from cliptools.embedded_models import EMBEDDED_DIR
+from cliptools.embedded_models import EMBEDDED, EMBEDDED_DIR
 from cliptools.errors import ModelError, TextError, UsageError
 from cliptools.io.cache import cached
 from cliptools.io.header import canonical, digest
 from cliptools.models.checkpoints.names import VOCABULARY
 from cliptools.models.hub import hub_in_a_line, no_foreign_code, reason
-from cliptools.models.load import EMBEDDED, LoadedModel
+from cliptools.models.load import LoadedModel
 from cliptools.models.origin import find_origin
 from cliptools.models.unusable import unusable
 from cliptools.text import BARE, EMOJI, IMAGENET, TEMPLATE_SETS
