@@ -144,7 +144,7 @@ def _faults(header: Header, places: Mapping[str, Place]) -> Iterator[str]:
         or max(have) > settings["shards"]
         or settings["shards"] > MOST_SHARDS
     ):
-        yield f"invalid shards {str(have)[:40]} of {shards}"
+        yield f"invalid shards {str(have)[:40]} of {settings['shards']}"
     if not 1 <= settings["top_images"] <= settings["kept"] or header.images["count"] > header.images["listed"]:
         yield "its counts of images contradict each other"
     expected = {f"{layer}.{field}" for layer in settings["layers"] for field in FIELDS} | {"image_number", "images"}

@@ -1,1 +1,1 @@
-"""Weights files in the forms people have them: read without running their code, their names as open_clip has them."""
+"""Weights files of many forms, read without running their code and renamed to open_clip's names."""

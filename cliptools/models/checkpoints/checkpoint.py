@@ -1,6 +1,6 @@
-"""A checkpoint: the tensors of a weights file, whatever its form, under open_clip's names.
+"""Checkpoints: the tensors of a weights file of any form under open_clip's names, and their copying into a model.
 
-A checkpoint's tensors in a model: every name and shape compared first, and what does not fit told by name.
+All names and shapes are compared with the model's first; a message names the tensors that do not fit.
 """
 
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn, strided
 
 from cliptools.console import agreeing, count_of, escape
@@ -19,6 +20,7 @@ from cliptools.errors import first_line
 from cliptools.models.checkpoints.file_kinds import SHARD, Kind, file_kind, not_read
 from cliptools.models.checkpoints.names import OPENAI_KEYS, TEXT_TOWER, foreign_form, open_clip_names
 from cliptools.models.checkpoints.pickles import read_torch, read_torchscript
+from cliptools.torchvision_compat import import_open_clip
 
 ADAPTER = "adapter_config.json"  # of the peft library
 
@@ -30,18 +32,18 @@ class Checkpoint:
     path: Path
     tensors: Mapping[str, Tensor]
     openai: bool
-    """Whether it holds what only OpenAI's own archives hold."""
+    """True if it has the keys that only OpenAI's archives have."""
     notes: tuple[str, ...] = ()
-    """What is to be said of what was taken."""
+    """Notes for the user on how the file was read."""
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """By name."""
+        """Shapes of the tensors by name."""
         return {key: tuple(value.shape) for key, value in self.tensors.items()}
 
     @property
     def mixed_precision(self) -> bool:
-        """Whether matrices are half precision and norms are single: how OpenAI's code keeps weights on a GPU."""
+        """True if matrices have half and norms single precision, as OpenAI's code keeps weights on a GPU."""
         matrix, norm = (
             {value.dtype for key, value in self.tensors.items() if re.search(pattern, key)}
             for pattern in (r"(^|\.)resblocks\.\d+\.mlp\.c_fc\.weight$", r"(^|\.)resblocks\.\d+\.ln_1\.weight$")
@@ -50,12 +52,12 @@ class Checkpoint:
 
     @property
     def image_tower_alone(self) -> bool:
-        """Whether it holds an image tower and no text tower; a head or a temperature may stand beside it."""
+        """True for an image tower without a text tower; a head or a temperature may be there too."""
         return any(key.startswith("visual.") for key in self.tensors) and not self.has_text_tower
 
     @property
     def has_text_tower(self) -> bool:
-        """Whether any tensor is of a text tower."""
+        """True if any tensor belongs to a text tower."""
         return any(TEXT_TOWER.match(key) for key in self.tensors)
 
 
@@ -63,7 +65,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a weights file of any known form. No code of the file is run.
 
     Raises:
-        ModelError: it is none, with what it is; or it cannot be read.
+        ModelError: it is not a weights file, or it cannot be read.
     """
     if (path.parent / ADAPTER).is_file() and path.name.startswith("adapter"):
         raise not_read(
@@ -80,7 +82,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _tensors(path: Path, kind: Kind) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """
+    """Read the tensors of a file of a known kind, with notes.
+
     Raises:
         ModelError: it cannot be read.
     """
@@ -95,12 +98,11 @@ def _tensors(path: Path, kind: Kind) -> tuple[dict[str, Tensor], tuple[str, ...]
 
 
 def _of_safetensors(path: Path) -> dict[str, Tensor]:
-    """
+    """Read the tensors of a safetensors file.
+
     Raises:
         ModelError: it cannot be read.
     """
-    from safetensors.torch import load_file
-
     try:
         return load_file(path)
     except Exception as error:
@@ -110,16 +112,16 @@ def _of_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _index_of(shard: Path) -> Path | None:
-    """The list of shards that one of them belongs to, if it lies beside it."""
+    """Return the index file beside a shard; None if there is none."""
     path = shard.with_name(f"{SHARD.sub('', shard.name)}{shard.suffix}.index.json")
     return path if path.is_file() else None
 
 
 def _of_index(path: Path) -> dict[str, Tensor]:
-    """Tensors of all shards that a list names, which lie beside it.
+    """Read the tensors of all shards that an index file beside them lists.
 
     Raises:
-        ModelError: no such list, or a shard is missing or cannot be read.
+        ModelError: the index is invalid, or a shard is missing or cannot be read.
     """
     try:
         shards = dict.fromkeys(map(str, json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
@@ -135,24 +137,22 @@ def _of_index(path: Path) -> dict[str, Tensor]:
 
 
 FIRST = 3  # names that a message shows
-COUNTER = "num_batches_tracked"  # of batch norms: some releases lack it, and evaluation does not read it
+COUNTER = "num_batches_tracked"  # of batch norms: some releases lack it, and evaluation does not use it
 TEXT_FROM = "--text-from"
 
 
 def load_weights(clip: nn.Module, checkpoint: Checkpoint, name: str, text: Checkpoint | None, instead: str = "") -> list[str]:
-    """Copy a checkpoint's tensors into a model, positions resized as open_clip does it; return what is to be said of it.
+    """Copy a checkpoint's tensors into a model, with positions resized as open_clip does it; return notes for the user.
 
     Args:
-        name: The architecture, for messages.
-        text: Where the text tower comes from, if not from the checkpoint.
-        instead: What fits the checkpoint, at the end of a message.
+        name: Name of the architecture, for messages.
+        text: Checkpoint of the text tower, if it comes from elsewhere.
+        instead: Architectures that fit the checkpoint, as the end of a message.
 
     Raises:
-        ModelError: tensors are missing, not known, or of another shape.
+        ModelError: tensors are missing, unknown or of another shape.
     """
-    from open_clip.factory import convert_state_dict
-    from open_clip.model import resize_pos_embed, resize_text_pos_embed
-
+    open_clip = import_open_clip()
     title = escape(checkpoint.path.name)
     notes = [*checkpoint.notes, *(text.notes if text else ())]
     if text is None and checkpoint.image_tower_alone and foreign_form(checkpoint.tensors) is None:
@@ -171,7 +171,7 @@ def load_weights(clip: nn.Module, checkpoint: Checkpoint, name: str, text: Check
         tensors |= {key: value for key, value in text.tensors.items() if not key.startswith("visual.")}
         if "logit_scale" not in tensors and "logit_scale" in checkpoint.tensors:
             tensors["logit_scale"] = checkpoint.tensors["logit_scale"]
-    tensors = convert_state_dict(clip, _text_names(clip, tensors))
+    tensors = open_clip.factory.convert_state_dict(clip, _text_names(clip, tensors))
     wanted = clip.state_dict()
     if "logit_bias" in tensors and "logit_bias" not in wanted:
         del tensors["logit_bias"]
@@ -181,7 +181,8 @@ def load_weights(clip: nn.Module, checkpoint: Checkpoint, name: str, text: Check
     for key in ("logit_scale", "logit_bias"):
         if key in tensors and key in wanted and tensors[key].numel() == 1:
             tensors[key] = tensors[key].reshape(wanted[key].shape)
-    for resize, key in ((resize_pos_embed, "visual.positional_embedding"), (resize_text_pos_embed, "positional_embedding")):
+    resizes = open_clip.model.resize_pos_embed, open_clip.model.resize_text_pos_embed
+    for resize, key in zip(resizes, ("visual.positional_embedding", "positional_embedding"), strict=True):
         if tensors.get(key, tensors.get(f"text.{key}", wanted.get(key))) is not None:
             resize(tensors, clip)
     if foreign_form(checkpoint.tensors) is None and all(key in tensors or key.endswith(COUNTER) for key in wanted):
@@ -192,12 +193,10 @@ def load_weights(clip: nn.Module, checkpoint: Checkpoint, name: str, text: Check
 
 
 def _text_names(clip: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The text tower's names as this model has them: open_clip has two ways."""
-    from open_clip.model import convert_to_custom_text_state_dict
-
+    """Rename the text tower's tensors for this model; open_clip has two schemes."""
     apart = hasattr(clip, "text")
     if apart and "positional_embedding" in tensors:
-        converted: dict[str, Tensor] = convert_to_custom_text_state_dict(dict(tensors))
+        converted: dict[str, Tensor] = import_open_clip().model.convert_to_custom_text_state_dict(dict(tensors))
         return converted
     if not apart and "text.positional_embedding" in tensors:
         return {key.removeprefix("text."): value for key, value in tensors.items()}
@@ -205,7 +204,7 @@ def _text_names(clip: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def _leave_out(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor], title: str) -> list[str]:
-    """Take away what stands beside a whole model (a loss, a queue, a head, a teacher), and say so; within a tower it counts."""
+    """Remove tensors outside the towers (a loss, a queue, a head, a teacher), and return a note about them."""
     beside = [key for key in tensors if key not in wanted and not key.startswith("visual.") and not TEXT_TOWER.match(key)]
     for key in beside:
         del tensors[key]
@@ -213,9 +212,10 @@ def _leave_out(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor], title: 
 
 
 def _check(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor], checkpoint: Checkpoint, name: str, instead: str) -> None:
-    """
+    """Compare names, shapes and types with those of the model.
+
     Raises:
-        ModelError: names, shapes or types that do not fit.
+        ModelError: they do not fit.
     """
     missing = [key for key in wanted if key not in tensors and not key.endswith(COUNTER)]
     extra = [key for key in tensors if key not in wanted]
@@ -234,19 +234,19 @@ def _check(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor], checkpoint:
         (extra, f"{len(extra)} {agreeing(len(extra), 'is', 'are')} not known to it"),
         (other, f"{len(other)} {agreeing(len(other), 'has', 'have')} another shape or type"),
     )
-    parts = [f"{said} ({_listed(names)})" for names, said in counted if names]
+    parts = [f"{fault} ({_listed(names)})" for names, fault in counted if names]
     form = foreign_form(checkpoint.tensors)
     reason = f"does not fit {name}{f', it looks like {form}' if form else ''}: {', '.join(parts)}{instead}"
     raise not_read(checkpoint.path, reason)
 
 
 def _plain(tensor: Tensor, wanted: Tensor) -> bool:
-    """Whether the numbers lie there one by one, and are of the wanted type or a finer one."""
+    """Return whether a tensor is dense and has its numbers, of the wanted kind or as floats."""
     return tensor.layout == strided and not tensor.is_meta and tensor.is_floating_point() >= wanted.is_floating_point()
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The first names, and that there are more."""
+    """Return the first names, with an ellipsis if there are more."""
     return "; ".join(_escaped(names[:FIRST])) + ("; …" if len(names) > FIRST else "")
 
 

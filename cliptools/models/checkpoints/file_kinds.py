@@ -1,4 +1,4 @@
-"""Kinds of files that are handed in as weights: those that are read, and what the others are, told by their content."""
+"""Kinds of files given as weights, recognised by their content: those that can be read, and messages for the others."""
 
 import io
 import re
@@ -10,7 +10,7 @@ from cliptools.console import escape
 from cliptools.errors import ModelError
 
 Kind = Literal["safetensors", "torch", "torch-legacy", "torchscript", "index"]
-HEAD = 4096  # bytes by which a file is known
+HEAD = 4096  # bytes from which a file is recognised
 MOST_HEADER = 100_000_000  # bytes, as safetensors allows
 AGAIN = "fetch it again"
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$")
@@ -18,7 +18,7 @@ READ = "expected .safetensors, or .pt, .pth, .bin of torch.save"
 
 
 class Signature(NamedTuple):
-    """The start of a kind of file that holds no weights which are read here."""
+    """First bytes of a kind of file that cannot be read as weights, and the reason."""
 
     start: bytes
     reason: str
@@ -46,10 +46,10 @@ MSGPACK = re.compile(rb"[\x81-\x8f][\xa1-\xbf][A-Za-z_]{2}", re.DOTALL)
 
 
 def file_kind(path: Path) -> Kind:
-    """The kind of a weights file, by its content.
+    """Return the kind of a weights file from its content.
 
     Raises:
-        ModelError: a file of another kind, by name; or one that cannot be opened.
+        ModelError: the file is of another kind, or it cannot be opened.
     """
     try:
         size = path.stat().st_size
@@ -72,14 +72,15 @@ def file_kind(path: Path) -> Kind:
 
 
 def not_read(path: Path, reason: str) -> ModelError:
-    """The error that says why a weights file is not read."""
+    """Return the error for a weights file that cannot be read."""
     return ModelError(f"{escape(path.name)}: {reason}")
 
 
 def _zip_kind(path: Path) -> Kind:
-    """
+    """Return the kind of a zip file.
+
     Raises:
-        ModelError: a zip file without tensors of torch.
+        ModelError: it has no tensors of torch.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -92,11 +93,11 @@ def _zip_kind(path: Path) -> Kind:
     if any(name.endswith(".npy") for name in names):
         raise not_read(path, f"an archive of numpy arrays (.npz; SigLIP's are of this kind): {READ}")
     shown = ", ".join(map(escape, names[:3])) or "nothing"
-    raise not_read(path, f"a zip file that is no checkpoint (it holds {shown}): unpack it, and name the weights in it")
+    raise not_read(path, f"a zip file that is not a checkpoint (it holds {shown}): unpack it, and name the weights in it")
 
 
 def _reason(path: Path, head: bytes) -> str:
-    """The kind of a file that is not read, and what would be right."""
+    """Return the kind of a file that cannot be read, and what is expected."""
     if not head:
         return f"an empty file: {AGAIN}"
     for signature in OTHERS:

@@ -1,6 +1,6 @@
-"""CLIP as the transformers library has it: its tensors under open_clip's names, and its config as open_clip's.
+"""Translation of tensor names and configurations to open_clip's.
 
-Names of tensors: wrappers' prefixes taken off, other libraries' names translated, constants left out.
+Prefixes of wrappers are removed, constants left out, and names and configurations of the transformers library translated.
 """
 
 import re
@@ -15,7 +15,7 @@ from cliptools.console import count_of, escape
 from cliptools.models.checkpoints.file_kinds import not_read
 
 ANCHOR = "embeddings.patch_embedding.weight"
-VOCABULARY = 49408  # of CLIP's own tokenizer, which open_clip brings
+VOCABULARY = 49408  # size of CLIP's own vocabulary, which open_clip includes
 LEGACY_END = 2  # an eos_token_id of early configs, for which transformers pools at the largest id
 EMBEDDINGS = {
     "vision_model.embeddings.class_embedding": "visual.class_embedding",
@@ -25,7 +25,7 @@ EMBEDDINGS = {
     "text_model.embeddings.position_embedding.weight": "positional_embedding",
 }
 MATRICES = {"visual_projection.weight": "visual.proj", "text_projection.weight": "text_projection"}
-"""Linear layers, whose weights open_clip keeps the other way round."""
+"""Linear layers, whose weights open_clip stores transposed."""
 NORMS = {"pre_layrnorm": "ln_pre", "post_layernorm": "ln_post", "final_layer_norm": "ln_final"}
 PARTS = {
     "self_attn.out_proj": "attn.out_proj", "layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc",
@@ -39,7 +39,7 @@ ACTIVATIONS = {"quick_gelu": None, "gelu": {}, "gelu_pytorch_tanh": {"approximat
 
 
 def translate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename tensors, turn projections round and join queries, keys and values; unknown names stay as they are."""
+    """Rename tensors, transpose projections, and join queries, keys and values; unknown names stay unchanged."""
     whole: dict[str, Tensor] = {}
     split: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -47,7 +47,7 @@ def translate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if key in EMBEDDINGS:
             whole[EMBEDDINGS[key]] = value
         elif key in MATRICES and value.ndim == 2:
-            whole[MATRICES[key]] = value.T
+            whole[MATRICES[key]] = value.T  # (out, in) -> (in, out)
         elif norm:
             whole[f"{TOWERS[norm[1]]}{NORMS[norm[2]]}.{norm[3]}"] = value
         elif layer and layer[3] in PARTS:
@@ -64,7 +64,7 @@ def translate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def config_fault(config: Mapping[str, Any]) -> str | None:
-    """The reason why transformers' model of this config is not read; None for a CLIP."""
+    """Return the reason why transformers' model of this configuration is not supported; None for a CLIP."""
     kind = config.get("model_type")
     if kind == "clip_vision_model":
         return "its config.json is of an image tower alone: --model NAME --pretrained FILE --text-from TAG or FILE reads it"
@@ -84,10 +84,10 @@ def config_fault(config: Mapping[str, Any]) -> str | None:
 
 
 def open_clip_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """open_clip's config of transformers' CLIP; what the config does not say is as transformers' CLIPConfig has it.
+    """Return open_clip's configuration of transformers' CLIP; missing settings have the defaults of transformers' CLIPConfig.
 
     Raises:
-        TypeError, ValueError, ZeroDivisionError: sizes that are none.
+        TypeError, ValueError, ZeroDivisionError: a size is invalid.
     """
     image, text = config["vision_config"], config["text_config"]
     towers = {
@@ -126,19 +126,19 @@ def _size(size: Any) -> int | list[int]:
 
 
 OPENAI_KEYS = ("input_resolution", "context_length", "vocab_size")
-"""What OpenAI's archives hold beside weights, and no other release does."""
+"""Keys that only OpenAI's archives have beside weights."""
 WRAPPER = re.compile(r"((module|_orig_mod|model|clip|clip_model|net)\.)*")
-"""Prefixes that data parallelism, torch.compile, Lightning and the like put before all names."""
+"""Prefixes that data parallelism, torch.compile, Lightning and similar tools add to all names."""
 WITHIN = re.compile(r"(?<=\.)(_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
-"""Wrappers of single parts of a model, which stand in the middle of names."""
+"""Wrappers of single modules, which appear in the middle of names."""
 TEXT_TOWER = re.compile(r"(text|transformer|token_embedding|ln_final)\.|(positional_embedding|text_projection)$")
 AVERAGE = re.compile(r"(^|[._])ema([._]|$)")
 ANCHORS = ("visual.conv1.weight", f"vision_model.{ANCHOR}")
-"""By which an image tower is known, as open_clip and transformers name it."""
+"""Tensors that identify an image tower of open_clip and of transformers."""
 TEXT_ANCHORS = ("text.token_embedding.weight", "text_model.embeddings.token_embedding.weight", "token_embedding.weight")
 BARE_VIT, BARE_RESNET = ("class_embedding", "conv1.weight"), ("attnpool.positional_embedding", "conv1.weight")
 CONSTANT = re.compile(rf"(.+\.)?(position_ids|attn_mask|n_averaged)|{'|'.join(OPENAI_KEYS)}")
-"""Buffers and counters that the sizes of a model settle."""
+"""Buffers and counters that the sizes of a model determine."""
 FOREIGN = {
     r"(^|\.)vision_model\.head\.|vision_model\.embeddings\.patch_embedding\.bias": "transformers' SigLIP",
     r"(^|\.)visual\.trunk\.": "an image tower of timm's (visual.trunk)",
@@ -153,17 +153,17 @@ LORA = re.compile(r"(^|\.)(lora_[A-Za-z]+|lora|hada_w\d\w*|oft_\w+)(\.|_|$)")
 
 
 class Named(NamedTuple):
-    """Tensors under open_clip's names, and what is to be said of it."""
+    """Tensors under open_clip's names, with notes for the user."""
 
     tensors: dict[str, Tensor]
     notes: tuple[str, ...]
 
 
 def open_clip_names(tensors: Mapping[str, Tensor], path: Path) -> Named:
-    """Give tensors the names that open_clip's CLIP has for them; unknown ones are left as they are.
+    """Give tensors the names of open_clip's CLIP; unknown names stay unchanged.
 
     Raises:
-        ModelError: a LoRA adapter, or several models in one file.
+        ModelError: the file is a LoRA adapter, or holds several models.
     """
     if lora := next((key for key in tensors if LORA.search(key)), None):
         raise not_read(
@@ -193,10 +193,10 @@ def open_clip_names(tensors: Mapping[str, Tensor], path: Path) -> Named:
 
 
 def _prefix(keys: Iterable[str], path: Path) -> tuple[str, list[str]]:
-    """What stands before all names of one model, and what is to be said of it.
+    """Return the common prefix of a model's names, with notes.
 
     Raises:
-        ModelError: there are several models.
+        ModelError: the file holds several models.
     """
     keys = list(keys)
     prefixes: list[str] = []
@@ -221,6 +221,6 @@ def _ends(key: str, anchor: str) -> bool:
 
 
 def foreign_form(keys: Iterable[str]) -> str | None:
-    """The model that names like these are of, where it is one that is known and not read."""
+    """Return the kind of an unsupported model that has such names; None for any other."""
     keys = list(keys)
     return next((title for pattern, title in FOREIGN.items() if any(re.search(pattern, key) for key in keys)), None)

@@ -1,14 +1,8 @@
-"""Files of torch.save: tensors by torch's restricted reader, and what lies beside them passed over where it is known.
+"""Tensors of files of torch.save and of TorchScript archives (OpenAI's releases), read without running their code.
 
-A reader of the pickles in TorchScript archives that can call nothing: objects become records of their parts.
-
-Python's own unpickler looks names up and calls them. This one walks the operations as pickletools lists them, and knows those
-that torch.jit writes.
-
-Tensors of a TorchScript archive (OpenAI's releases, torch.jit.save), read without running any of its code.
-
-torch.jit.load would interpret code of the archive. Its data.pkl is a pickle that builds the modules as plain objects with their
-tensors as attributes, and plain_pickle reads that without calling anything.
+Files of torch.save are read by torch's restricted unpickler; known objects beside the weights are skipped. torch.jit.load would
+interpret code of an archive, so its data.pkl, which builds modules with their tensors as attributes, is read by `read_plain`: it
+walks the operations that pickletools lists, knows only those that torch.jit writes, and calls nothing.
 """
 
 import re
@@ -32,13 +26,13 @@ WEIGHTS = (
 AVERAGED = (
     "ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "model_ema_state_dict", "ema_model_state_dict",
 )  # fmt: skip
-"""Where people keep a running average of the weights."""
-UNSAFE = "weights_only"  # in torch's messages about a pickle of other objects, which advise to load it without care
+"""Keys of a running average of the weights."""
+UNSAFE = "weights_only"  # in torch's messages about pickles of other objects, which advise an unsafe load
 DEEPEST = 4  # dicts within dicts
 
 
 class _Inert:
-    """Stands for a known object beside the weights: takes whatever it would be made of, and keeps nothing."""
+    """Placeholder for a known object beside the weights; it accepts any arguments and keeps nothing."""
 
     def __new__(cls, *arguments: Any, **options: Any) -> "_Inert":
         return super().__new__(cls)
@@ -51,12 +45,12 @@ class _Inert:
 
 
 def _no_dict(*arguments: Any) -> dict[Any, Any]:
-    """Stands for a kind of dict: torch fills plain ones alone."""
+    """Return a plain dict in place of a subclass, because torch fills only plain ones."""
     return {}
 
 
 def _no_list(*arguments: Any) -> list[Any]:
-    """Stands for a kind of list."""
+    """Return a plain list in place of a subclass."""
     return []
 
 
@@ -72,11 +66,11 @@ BESIDE = (
     "omegaconf.base.ContainerMetadata", "typing.Any",
     *(f"builtins.{kind}" for kind in ("int", "float", "str", "bool", "list", "dict", "complex", "range", "slice")),
 )  # fmt: skip
-"""Settings and counters that are pickled beside weights. None of these is ever made: _Inert stands for it."""
+"""Objects pickled beside weights, as settings and counters. None is ever created: _Inert takes its place."""
 
 
 class Unpacked(NamedTuple):
-    """Tensors of a file, and what is to be said of where they lay in it."""
+    """Tensors of a file, with notes for the user on where they were in it."""
 
     tensors: dict[str, Tensor]
     notes: tuple[str, ...]
@@ -86,10 +80,10 @@ def read_torch(path: Path, mapped: bool) -> Unpacked:
     """Read a file of torch.save.
 
     Args:
-        mapped: Whether it is a zip file, whose tensors can be mapped into memory.
+        mapped: The file is a zip file, whose tensors can be mapped into memory.
 
     Raises:
-        ModelError: it holds objects that only code could rebuild, no tensors, or is damaged.
+        ModelError: it holds objects that only code could rebuild, holds no tensors, or is damaged.
     """
     try:
         with torch.serialization.safe_globals(
@@ -97,18 +91,18 @@ def read_torch(path: Path, mapped: bool) -> Unpacked:
         ):
             if path.suffix != ".safetensors":
                 stored = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-            else:  # a wrong name, by which torch.load would go
+            else:  # a misleading name, which torch.load would believe
                 with path.open("rb") as stream:
                     stored = torch.load(stream, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a library says of a file that it cannot read
+    except Exception as error:  # torch raises many types for files it cannot read
         raise not_read(path, _reason(path, str(error))) from None
     return unpack(stored, path)
 
 
 def _reason(path: Path, message: str) -> str:
-    """Why torch does not read a file."""
+    """Return the reason why torch cannot read a file."""
     names = dict.fromkeys(re.findall(r"GLOBAL (?!instruction)(\S+) (?:was|whose)", message))
-    with suppress(Exception):  # of an old or damaged file the names of the message are all there are
+    with suppress(Exception):  # for an old or damaged file only the message has names
         names |= dict.fromkeys(
             name for name in torch.serialization.get_unsafe_globals_in_checkpoint(path) if name not in {*BESIDE, *FILLED}
         )
@@ -121,7 +115,7 @@ def _reason(path: Path, message: str) -> str:
 
 
 def objects_in_it(shown: str = "") -> str:
-    """The reason why a pickle is not read, with the objects in it."""
+    """Return the reason why a pickle is not read, with the objects in it."""
     return (
         f"a pickle of objects that only code could rebuild{shown}, which is never run; where it was made, save the tensors "
         "alone: torch.save(model.state_dict(), FILE)"
@@ -129,10 +123,10 @@ def objects_in_it(shown: str = "") -> str:
 
 
 def unpack(stored: Any, path: Path) -> Unpacked:
-    """Find the weights in what a file holds: a state dict, or one within dicts under a known name.
+    """Find the weights in the value of a file: a state dict, or one in nested dicts under a known key.
 
     Raises:
-        ModelError: no tensors.
+        ModelError: there are no tensors.
     """
     notes: list[str] = []
     for _ in range(DEEPEST):
@@ -158,7 +152,7 @@ def unpack(stored: Any, path: Path) -> Unpacked:
 
 
 def _holds_tensors(value: Any, depth: int = 0) -> bool:
-    """Whether a dict has tensors, or dicts of them where weights are kept."""
+    """Return whether a dict has tensors, or nested dicts of them under known keys."""
     if not isinstance(value, Mapping) or depth == DEEPEST:
         return False
     return any(isinstance(part, Tensor) for part in value.values()) or any(
@@ -184,14 +178,14 @@ class Name(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What calling a name would give: the name and what it would be called with."""
+    """A call of a name, which is not executed: the name and its arguments."""
 
     name: Any
     arguments: Sequence[Any]
 
 
 class Stored(NamedTuple):
-    """An object that is kept outside the pickle."""
+    """An object stored outside the pickle."""
 
     identity: Any
 
@@ -205,14 +199,14 @@ class Built:
 
 
 class PlainPickleError(ValueError):
-    """An operation that such pickles do not have."""
+    """The pickle has an operation that torch.jit does not write."""
 
 
 def read_plain(content: bytes) -> Any:
-    """The value that a pickle describes, of dicts, lists, tuples, numbers, texts and the records above.
+    """Return the value of a pickle, built of dicts, lists, tuples, numbers, texts and the classes above.
 
     Raises:
-        ValueError: it is no pickle, or not of this kind.
+        ValueError: it is not a pickle, or has other operations.
     """
     stack: list[Any] = []
     below: list[list[Any]] = []
@@ -248,10 +242,10 @@ def _extend(stack: list[Any], name: str, items: list[Any]) -> None:
 
 
 def _step(stack: list[Any], name: str, argument: Any) -> None:
-    """One operation on the stack.
+    """Execute one operation on the stack.
 
     Raises:
-        PlainPickleError: it is not one of those that torch.jit writes.
+        PlainPickleError: torch.jit does not write this operation.
     """
     if name in LITERALS:
         stack.append(argument)
@@ -289,17 +283,17 @@ DEEPEST_MODULE = 64  # modules within modules
 
 
 class _Storage(NamedTuple):
-    """Where the bytes of a tensor lie."""
+    """Record of the archive that holds the bytes of a tensor, and their type."""
 
     record: str
     dtype: torch.dtype
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """Tensors of an archive by the names that its modules give them.
+    """Read the tensors of an archive by their names in its modules.
 
     Raises:
-        ModelError: a damaged archive, or one that is not of modules.
+        ModelError: the archive is damaged or does not hold modules.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -310,13 +304,13 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
             folder = name.removesuffix("data.pkl")
             records: dict[_Storage, Tensor] = {}
             return {key: _filled(described, archive, folder, records) for key, described in _walk(root, "", 0)}
-    except Exception as error:  # whatever a damaged archive leads to
-        why = escape(str(error)) or type(error).__name__
-        raise not_read(path, f"a TorchScript archive that cannot be read ({why})") from None
+    except Exception as error:  # a damaged archive can raise many types
+        reason = escape(str(error)) or type(error).__name__
+        raise not_read(path, f"a TorchScript archive that cannot be read ({reason})") from None
 
 
 def _walk(value: Any, prefix: str, depth: int) -> Iterator[tuple[str, Call]]:
-    """Descriptions of the tensors among a module's attributes and its parts'."""
+    """Yield names and descriptions of the tensors of a module and its submodules."""
     if isinstance(value, Call) and value.name == TENSOR:
         yield prefix, value
     elif isinstance(value, Built) and depth < DEEPEST_MODULE:
@@ -325,9 +319,10 @@ def _walk(value: Any, prefix: str, depth: int) -> Iterator[tuple[str, Call]]:
 
 
 def _filled(described: Call, archive: zipfile.ZipFile, folder: str, records: dict[_Storage, Tensor]) -> Tensor:
-    """
+    """Return the tensor of a description.
+
     Raises:
-        ValueError: a record that is packed, or too short for its tensor.
+        ValueError: its record is compressed or too short.
     """
     stored, offset, size, stride = described.arguments[:4]
     storage = _storage(stored)
@@ -345,9 +340,10 @@ def _filled(described: Call, archive: zipfile.ZipFile, folder: str, records: dic
 
 
 def _storage(stored: Any) -> _Storage:
-    """
+    """Return the storage of a tensor.
+
     Raises:
-        ValueError: not a record of numbers of a known type.
+        ValueError: its numbers have an unknown type.
     """
     kind = stored.identity[1] if isinstance(stored, Stored) else None
     if not isinstance(kind, Name) or kind.module != "torch" or kind.name not in STORAGES:

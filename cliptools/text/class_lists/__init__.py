@@ -1,4 +1,4 @@
-"""Lists of classes from files, in the forms that people have them.
+"""Lists of classes from files in many forms.
 
 * a class a line, `sofa, couch` for a class and its synonyms; in front or behind `n01440764` (WordNet) or `/m/01g317` (Open
   Images), a running number, or both: Kaggle's LOC_synset_mapping.txt, map_clsloc.txt, CUB's classes.txt, names of folders;
@@ -20,28 +20,28 @@ from cliptools.text.class_lists.structures import head_of, of_records, of_tree, 
 
 WHAT = "classes"
 INVISIBLE = re.compile("[\ufeff\u200b\u2060\u00ad]")
-"""Marks that lists copied from pages or joined from files hold within, of which a tokenizer makes tokens."""
+"""Invisible characters in lists copied from web pages or joined from files, which a tokenizer would turn into tokens."""
 
 
 def read_class_list(path: Path, presets: str) -> Understood:
-    """The classes of a file, in order.
+    """Read the classes of a file, in order.
 
     Args:
-        presets: Names that would have done instead of a file, for messages.
+        presets: Names accepted instead of a file, for messages.
 
     Raises:
-        TextError: it cannot be read, holds no class, or may be understood in two ways.
+        TextError: the file cannot be read, has no class, or is ambiguous.
     """
     text, source = INVISIBLE.sub("", read_text(path, WHAT, presets)), f"{WHAT} {path}"
     if not text.strip():
-        raise TextError(f"{source}: empty, expected a class a line")
+        raise TextError(f"{source}: empty, expected one class per line")
     if (tree := tree_of(text, path.suffix.lower(), source)) is not None:
         return of_tree(*tree, source)
     if (table := _table(text, source)) is not None:
         return table
     lines = content_lines(text, source)
     if not lines:
-        raise TextError(f"{source}: empty, expected a class a line")
+        raise TextError(f"{source}: empty, expected one class per line")
     entries = of_lines([(f"line {number}", line) for number, line in lines], source)
     refuse_strays(entries, source, delimited=False)
     alone = all(entry.id is None and entry.number is None for entry in entries)
@@ -51,10 +51,10 @@ def read_class_list(path: Path, presets: str) -> Understood:
 
 
 def of_folders(names: list[str], source: str) -> Understood | None:
-    """Names of folders with an id or a running number before each, or a sense behind; None where they have none.
+    """Parse names of folders with an id or a running number before each, or a sense after it; None without these.
 
     Raises:
-        TextError: some have an id and others none, or two have the same.
+        TextError: only some have an id, or two have the same.
     """
     if not names:
         return None
@@ -64,12 +64,13 @@ def of_folders(names: list[str], source: str) -> Understood | None:
 
 
 def _refuse_columns(entries: Sequence[Entry], of_table: bool, source: str) -> None:
-    """
+    """Refuse lines whose commas may separate synonyms or columns.
+
     Args:
-        of_table: By the ending of its file it is a table, of which no line is a header that is known.
+        of_table: The ending of the file is that of a table, but no known header was found.
 
     Raises:
-        TextError: what stands between commas may be synonyms or not.
+        TextError: the commas are ambiguous.
     """
     commas = {len(re.findall("[,;]", entry.name.strip(" ,;"))) for entry in entries}
     if len(entries) == 1 and commas != {0} and entries[0].id is None and entries[0].number is None:
@@ -85,7 +86,7 @@ def _refuse_columns(entries: Sequence[Entry], of_table: bool, source: str) -> No
 
 
 def _table(text: str, source: str) -> Understood | None:
-    """A table with a header, before which comments may stand; None of other text."""
+    """Parse a table with a header, after optional comments; None for other text."""
     lines = text.split("\n")
     first = next((place for place, line in enumerate(lines) if line.strip() and not COMMENT.match(line.strip())), 0)
     if (head := head_of(lines[first])) is None:

@@ -1,6 +1,6 @@
-"""Classes as a list gives them: names, and the ids and numbers that stand beside these.
+"""Entries of a class list (name, id, number), and the parsing of JSON, Python literals and YAML into one kind of tree.
 
-JSON, literals of Python and YAML as one kind of tree, in which objects keep keys that stand twice.
+Objects of the tree keep duplicate keys, so that a message can name them.
 """
 
 import ast
@@ -16,6 +16,7 @@ from typing import Any
 from cliptools.console import agreeing, count_of
 from cliptools.errors import TextError
 from cliptools.io.jsonl import TOO_DEEP
+from cliptools.text.imagenet_classes import name_of_id
 
 ID = r"n\d{8}|/[mgt]/\w+|\d{8}-n"
 """Ids of WordNet, in two spellings, and of Open Images."""
@@ -24,43 +25,43 @@ NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 STRAY = re.compile(
     r"[\[\]{}<>|\t]|^['\"`“„«]|\.[nvars]\.\d\d\b|^\.{1,2}(?:/|$)|(?<![0-9A-Za-z])n\d{8}(?![0-9A-Za-z])|[\x00-\x1f\x7f]"
 )
-"""What a name does not hold: left over from a form that is not understood."""
+"""Characters that no name contains: left over from an unknown form."""
 INSIDE = re.compile(r"(?<![0-9A-Za-z])n\d{8}(?![0-9A-Za-z])|[\x00-\x1f\x7f]")
-"""The same of a name that quotes delimit."""
+"""The same for names in quotes."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One class of a list."""
+    """A class of a list."""
 
     name: str
-    """With its synonyms, after commas."""
+    """The name, followed by synonyms after commas."""
     where: str
-    """For messages: `line 3`."""
+    """Place in the file for messages: `line 3`."""
     id: str | None = None
     number: int | None = None
     folders: tuple[str, ...] = ()
-    """As whole texts with an id or a number in front call it, which may be names of folders."""
+    """Texts with an id or a number before the name, which may be names of folders."""
 
 
 @dataclass(frozen=True)
 class Understood:
-    """The classes of a list in order, and in a few words the form they have there."""
+    """The classes of a list in order, and the form of the list in a few words."""
 
     entries: tuple[Entry, ...]
     form: str
 
 
 def spelled_id(text: str) -> str:
-    """An id as folders and files have it: `n01440764` for `01440764-n`."""
+    """Return an id as folders and files write it: `n01440764` for `01440764-n`."""
     return f"n{text[:8]}" if text.endswith("-n") else text
 
 
 def of_atoms(atoms: Sequence[str], where: str, source: str) -> Entry:
-    """The class of a row of texts: an id, a number, and the rest, which are its names.
+    """Return the class of a row of texts: an id, a number, and names.
 
     Raises:
-        TextError: several ids or numbers, or neither a name nor an id.
+        TextError: the row has several ids or numbers, or neither a name nor an id.
     """
     ids = [spelled_id(text) for text in atoms if WHOLE_ID.fullmatch(text)]
     numbers = [text for text in atoms if NUMBER.fullmatch(text)]
@@ -73,10 +74,10 @@ def of_atoms(atoms: Sequence[str], where: str, source: str) -> Entry:
 
 
 def text_of(value: Any, where: str, source: str) -> str:
-    """A name, an id or a number as text.
+    """Return a name, an id or a whole number as text.
 
     Raises:
-        TextError: nothing, a truth value, a fraction, or a list.
+        TextError: the value is of another kind.
     """
     if isinstance(value, float) and value.is_integer():  # as pandas writes numbers of a column with gaps
         value = int(value)
@@ -86,10 +87,10 @@ def text_of(value: Any, where: str, source: str) -> str:
 
 
 def in_order(entries: Iterable[Entry], form: str, source: str) -> Understood:
-    """Classes in the order of their numbers where they have some, with names as prompts are to say them.
+    """Return the classes sorted by their numbers, if they have some, with names as prompts use them.
 
     Raises:
-        TextError: a number or an id for two classes, numbers or ids for some only, or a class without a name.
+        TextError: two classes share a number or an id, only some have one, or a class has no name.
     """
     entries = list(entries)
     parts = [form]
@@ -121,12 +122,10 @@ def in_order(entries: Iterable[Entry], form: str, source: str) -> Understood:
 
 
 def _named(entry: Entry, source: str) -> Entry:
-    """The same with spaces for underscores, and with WordNet's name where a list has but the id."""
+    """Return the entry with spaces for underscores, and with WordNet's name if it has only an id."""
     name = re.sub(r"\s*;\s*", ", ", entry.name)
     name = re.sub(r"[ _]*_[ _]*", " ", name).strip() or name
     if not name and entry.id is not None:
-        from cliptools.text.imagenet_classes import name_of_id
-
         if (known := name_of_id(entry.id)) is None:
             raise TextError(f"{source}: {entry.where} is the id {entry.id} alone, none of ImageNet's; expected a name behind it")
         name = known
@@ -134,12 +133,13 @@ def _named(entry: Entry, source: str) -> Entry:
 
 
 def refuse_strays(entries: Iterable[Entry], source: str, delimited: bool) -> None:
-    """
+    """Refuse names with characters that show an unknown form of the list.
+
     Args:
-        delimited: The names stood in quotes, so that they may hold whatever these delimit.
+        delimited: The names were in quotes and may contain more characters.
 
     Raises:
-        TextError: a name with what belongs to no name: the form of the list is not understood.
+        TextError: a name contains such characters.
     """
     for entry in entries:
         if (stray := (INSIDE if delimited else STRAY).search(entry.name)) is not None:
@@ -152,26 +152,26 @@ def refuse_strays(entries: Iterable[Entry], source: str, delimited: bool) -> Non
 DEEPEST = 12  # levels of YAML
 LONGEST_LITERAL = 1 << 23  # characters that are read as a program's text
 CALLS = frozenset({"OrderedDict", "dict", "list", "tuple", "array", "Index", "dict_keys", "dict_values"})
-"""Names of what prints a list or a dictionary in parentheses."""
+"""Types and functions whose printed form has a list or a dictionary in parentheses."""
 ASSIGNED = re.compile(r"^\s*\w+\s*(?::[^=\n]+)?=\s*(?:\w+\()?[\[{(]", re.MULTILINE)
 PRINTED = re.compile(r"\s*(?:\w+\(\s*[\[{(]|\(\s*[\[{('\"])")
 MEANT = re.compile("class|name|label|categor", re.IGNORECASE)
-"""Of several lists in a program, the name of the one that is meant."""
+"""Name of the right list among several in a program."""
 YAML_KEY = re.compile(r"^(?:names|classes|class_names|classnames|categories|labels|id2label)\s*:\s*(?:[\[{#].*)?$", re.MULTILINE)
 
 
 class Pairs(list[tuple[Any, Any]]):
-    """Keys and values of an object, in order."""
+    """Keys and values of an object, in order, duplicates included."""
 
 
 def tree_of(text: str, suffix: str, source: str) -> tuple[Any, str] | None:
-    """The tree, and what it was written in; None of text that is none of these.
+    """Parse a text and return its tree and form; None for a text of another form.
 
     Args:
-        suffix: The ending of the file, lower case.
+        suffix: Ending of the file in lower case.
 
     Raises:
-        TextError: it begins like one of them and cannot be read.
+        TextError: the text starts like one of the forms but is invalid.
     """
     start = text.lstrip()[:1]
     if start in tuple("{["):
@@ -202,9 +202,10 @@ def _json_lines(text: str) -> tuple[Any, str] | None:
 
 
 def _literal(text: str, source: str) -> tuple[Any, str]:
-    """
+    """Parse a literal of Python.
+
     Raises:
-        TextError: neither JSON nor a literal, or one that says less than it seems to.
+        TextError: the text is neither JSON nor a literal, or an ambiguous one.
     """
     if len(text) > LONGEST_LITERAL:
         raise TextError(f"{source}: {count_of(len(text), 'character')} that are no JSON; expected a list of classes")
@@ -245,7 +246,11 @@ def _json_fault(text: str) -> str:
 
 
 def _converted(node: ast.AST, source: str) -> Any:
-    """Raises TextError of what is no literal."""
+    """Return the tree of a literal.
+
+    Raises:
+        TextError: the expression is not a literal.
+    """
     if isinstance(node, ast.Dict):
         return Pairs(
             (_converted(key, source) if key is not None else None, _converted(value, source))
@@ -265,7 +270,11 @@ def _converted(node: ast.AST, source: str) -> Any:
 
 
 def _yaml(text: str, source: str) -> tuple[Any, str]:
-    """Raises TextError where the file is no YAML."""
+    """Parse YAML.
+
+    Raises:
+        TextError: the text is not YAML.
+    """
     import yaml  # type: ignore[import-untyped]
 
     try:

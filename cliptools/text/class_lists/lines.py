@@ -1,4 +1,4 @@
-"""Lists of classes line by line: names alone, or with an id or a running number in front of or behind each."""
+"""Class lists with one class per line: names, each with an optional id or running number before or after it."""
 
 import csv
 import re
@@ -12,7 +12,7 @@ from cliptools.text.class_lists.entries import ID, Entry, spelled_id
 
 LONGEST = 4096  # characters of a line in which an id or a number is looked for
 STRONG = ":=,;|\t"
-"""What, between a number and a name, makes the number one of its own; blanks, dots and dashes may be within a name."""
+"""Characters that separate a number from a name for certain; spaces, dots and dashes may belong to a name."""
 ID_FIRST = re.compile(rf"({ID})(?:(?:[\s:=,;|-]+|_)(.*))?", re.ASCII)
 ID_LAST = re.compile(rf"(.+?)[\s:=,;|]+({ID})", re.ASCII)
 NUMBER_FIRST = re.compile(r"\(?(\d{1,9})(?:\.0+(?=[:=,;|\t]))?([\s:=,;|.)_-]+)(\S.*)", re.ASCII)
@@ -28,14 +28,14 @@ Lines = list[Entry]
 
 
 def of_lines(lines: Sequence[tuple[str, str]], source: str, delimited: bool = False) -> Lines:
-    """The classes of lines.
+    """Parse the classes of lines.
 
     Args:
-        lines: Each with where it is, for messages.
-        delimited: They stood in quotes: a number that may belong to a name does.
+        lines: Lines with their places, for messages.
+        delimited: The texts were in quotes, so that an ambiguous number belongs to the name.
 
     Raises:
-        TextError: what may be understood in two ways, or an id in some lines only.
+        TextError: the lines are ambiguous, or only some have an id.
     """
     entries = [Entry(text, where) for where, text in lines]
     for step in STEPS:
@@ -51,7 +51,7 @@ def of_lines(lines: Sequence[tuple[str, str]], source: str, delimited: bool = Fa
 
 
 def _unquoted(entries: Lines, source: str) -> Lines | None:
-    """Names out of the quotes of CSV, or of a list in a program."""
+    """Remove the quotes of CSV or of a list in a program."""
     if entries and all(SINGLE_QUOTED.fullmatch(entry.name) for entry in entries):
         return [replace(entry, name=SINGLE_QUOTED.sub(r"\1", entry.name).replace("\\'", "'")) for entry in entries]
     if not any('"' in entry.name for entry in entries):
@@ -67,7 +67,7 @@ def _unquoted(entries: Lines, source: str) -> Lines | None:
 
 
 def _unlisted(entries: Lines, source: str) -> Lines | None:
-    """Names behind the dash of a list."""
+    """Remove the bullets of a list."""
     if (matches := _matches(BULLET, entries)) is None:
         return None
     return [replace(entry, name=match[1]) for entry, match in zip(entries, matches, strict=True)]
@@ -89,10 +89,10 @@ def _id_last(entries: Lines, source: str) -> Lines | None:
 
 
 def _number_first(entries: Lines, source: str, delimited: bool) -> Lines | None:
-    """Numbers in front of all names, where they run from 0 or 1 or are set apart.
+    """Split off numbers before all names, if they run from 0 or 1 or are clearly separated.
 
     Raises:
-        TextError: they might be part of the names.
+        TextError: the numbers may be part of the names.
     """
     if entries[0].number is not None or (matches := _matches(NUMBER_FIRST, entries)) is None:
         return None
@@ -125,21 +125,25 @@ def _number_again(entries: Lines, source: str) -> Lines | None:
 
 
 def _fractions(matches: Sequence[re.Match[str]]) -> bool:
-    """Whether some numbers go on behind the dot or dash, as in `0.5 litres`; numbers of folders have zeros before them."""
+    """Return whether numbers continue after the dot or dash, as in `0.5 litres`; numbers of folders have leading zeros."""
     padded = any(len(match[1]) > 1 and match[1][0] == "0" for match in matches)
     return not padded and any(match[2] in (".", "-", "_") and match[3][0].isdigit() for match in matches)
 
 
 def _counts(names: Sequence[str]) -> bool:
-    """Whether numbers are what tells names apart, of which this is left: `1 dollar` and `2 dollars`."""
+    """Return whether only numbers distinguish names, as in `1 dollar` and `2 dollars`.
+
+    Args:
+        names: The names without the numbers.
+    """
     return len(names) > 1 and 2 * len({name.casefold().rstrip("s") for name in names}) <= len(names)
 
 
 def _number_last(entries: Lines, source: str) -> Lines | None:
-    """Numbers behind all names, where they run from 0 or 1.
+    """Split off numbers after all names, if they run from 0 or 1.
 
     Raises:
-        TextError: they might be part of the names, or number something else.
+        TextError: the numbers may be part of the names, or number something else.
     """
     if entries[0].number is not None or len(entries) < 2 or (matches := _matches(NUMBER_LAST, entries)) is None:
         return None
@@ -168,7 +172,7 @@ def _places(entries: Lines, source: str) -> Lines | None:
 
 
 def _folders(entries: Lines, source: str) -> Lines | None:
-    """Names without the folder above and the slash that `ls -d`, `ls -F` and `find` put around names of folders."""
+    """Remove the parent folder and the slash that `ls -d`, `ls -F` and `find` put around names of folders."""
     parents = {entry.name.rstrip("/").rpartition("/")[0] for entry in entries}
     parent = next(iter(parents)) if len(parents) == 1 else ""
     if not all(entry.name.endswith("/") for entry in entries):
@@ -179,14 +183,14 @@ def _folders(entries: Lines, source: str) -> Lines | None:
 
 
 def _senses(entries: Lines, source: str) -> Lines | None:
-    """Names out of WordNet's names of synsets: `great_white_shark.n.01`."""
+    """Extract names from WordNet's synsets: `great_white_shark.n.01`."""
     if (matches := _matches(SENSE, entries)) is None:
         return None
     return [replace(_folder(entry), name=match[1]) for entry, match in zip(entries, matches, strict=True)]
 
 
 def of_folder_names(entries: Lines, source: str) -> Lines:
-    """The same without ids and running numbers in front of all names, in lists that say numbers or ids beside these."""
+    """Remove ids and running numbers before all names, in lists that have numbers or ids in separate fields."""
     for step in (_id_first, partial(_number_first, delimited=True), _number_again, _senses):
         entries = step(entries, source) or entries
     return entries
@@ -199,7 +203,7 @@ AFTER: tuple[Step, ...] = (_number_again, _id_first, _unquoted, _id_last, _sense
 
 
 def _matches(pattern: re.Pattern[str], entries: Lines) -> list[re.Match[str]] | None:
-    """One for every entry, or none at all."""
+    """Return a match for every entry; None unless all match."""
     if max(len(entry.name) for entry in entries) > LONGEST:
         return None
     matches = [match for entry in entries if (match := pattern.fullmatch(entry.name))]
@@ -207,19 +211,20 @@ def _matches(pattern: re.Pattern[str], entries: Lines) -> list[re.Match[str]] | 
 
 
 def _folder(entry: Entry) -> Entry:
-    """Remembers what may be the name of a folder."""
+    """Keep a name without spaces as a possible name of the class's folder."""
     return replace(entry, folders=(*entry.folders, entry.name)) if not re.search(r"\s", entry.name) else entry
 
 
 def _run(numbers: Sequence[int]) -> bool:
-    """Whether they are the whole numbers from 0 or from 1, in whatever order."""
+    """Return whether the numbers are consecutive from 0 or 1, in any order."""
     return len(set(numbers)) == len(numbers) and min(numbers) in (0, 1) and max(numbers) - min(numbers) == len(numbers) - 1
 
 
 def _refuse_some(entries: Lines, source: str, delimited: bool) -> None:
-    """
+    """Refuse lists in which only some names have an id or number.
+
     Raises:
-        TextError: an id, or a number that runs with the lines, before some names and not before others.
+        TextError: an id or a running number is before some names only.
     """
     if not entries or entries[0].number is not None or entries[0].id is not None:
         return

@@ -1,6 +1,6 @@
-"""Lists of classes as tables: CSV and TSV with a header, and records of JSON or YAML.
+"""Class lists as tables (CSV and TSV with a header, records) and as trees of JSON, YAML or Python literals.
 
-The classes in a tree: an array of names, rows or records, an object by number, id or name, or one of these in another.
+A tree is an array of names, rows or records, an object keyed by number, id or name, or one of these within another object.
 """
 
 import csv
@@ -29,12 +29,12 @@ NAMES = (
     frozenset({"class", "classes", "label", "labels", "category", "categories"}),
     frozenset({"text", "word", "words", "title", "concept", "object"}),
 )
-"""Columns that may hold the name, the likeliest first."""
+"""Columns that may hold the name, the most likely first."""
 NUMBERS = frozenset({"index", "idx", "number", "num", "no", "id", "class", "label", "category", "target"}) | frozenset(
     {"classid", "classidx", "classindex", "categoryid", "catid", "labelid", "trainid"}
 )
 UNNAMED = frozenset({"", "unnamed:0"})
-"""The column of running numbers that pandas writes, and the keys of an object."""
+"""Names of the column of running numbers that pandas writes, and of the keys of an object."""
 IDS = frozenset({"wnid", "wordnetid", "synset", "synsetid", "mid"})
 SYNONYMS = frozenset({"synonym", "synonyms", "alias", "aliases", "othernames"})
 FOLDERS = frozenset({"folder", "folders", "directory", "dir"})
@@ -42,15 +42,15 @@ IMAGES = frozenset({"image", "images", "imageid", "file", "files", "filename", "
 HEADS = frozenset().union(*NAMES, NUMBERS, IDS, SYNONYMS, FOLDERS, IMAGES)
 WITH_POINT = re.compile(r"\d{1,9}\.0+", re.ASCII)
 ALONE = NAMES[0] | NAMES[1]
-"""What a header of one column may be."""
+"""Names of the column in a header of one column."""
 KEY = ""
-"""The field of a record that is its key in an object."""
+"""Field of a record for its key in an object."""
 
 Record = Mapping[str, str]
 
 
 def head_of(first: str) -> tuple[str, list[str]] | None:
-    """The delimiter and the columns' names, if a first line is a header."""
+    """Return the delimiter and the names of the columns if a first line is a header, else None."""
     delimiter = next((mark for mark in "\t;," if mark in first), ",")
     try:
         cells = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])]
@@ -64,10 +64,10 @@ def head_of(first: str) -> tuple[str, list[str]] | None:
 
 
 def table_rows(text: str, delimiter: str, columns: Sequence[str], source: str) -> list[tuple[str, Record]] | None:
-    """The rows below the header, each with its line; None where the first line is no header after all.
+    """Return the rows below the header with their lines; None if the first line is not a header after all.
 
     Raises:
-        TextError: a row of another length, in what is a table by all its columns' names.
+        TextError: a row has another length than a header that is certainly one.
     """
     lines = csv.reader(text.split("\n"), delimiter=delimiter, skipinitialspace=True)
     rows: list[tuple[str, Record]] = []
@@ -89,10 +89,10 @@ def table_rows(text: str, delimiter: str, columns: Sequence[str], source: str) -
 
 
 def of_records(rows: Sequence[tuple[str, Record]], source: str) -> tuple[list[Entry], str]:
-    """The classes of records, and which column their names are.
+    """Return the classes of records, and a note on the column of their names.
 
     Raises:
-        TextError: no column for names or several, numbers that contradict each other, or a table of images.
+        TextError: there is no column of names or several, numbers contradict each other, or it is a table of images.
     """
     columns = list(dict.fromkeys(column for _, record in rows for column in record))
     if images := [column for column in columns if _plain(column) in IMAGES]:
@@ -104,7 +104,7 @@ def of_records(rows: Sequence[tuple[str, Record]], source: str) -> tuple[list[En
             raise TextError(f"{source}: {where} has nothing in column {column!r}; expected a number, as in other rows")
     ids = [column for column in columns if all(map(WHOLE_ID.fullmatch, whole[column]))]
     number = _number_column(whole, source)
-    texts = [each for each in columns if each not in ids and (not _numeric(whole[each]) or _plain(each) in NAMES[0])]
+    texts = [key for key in columns if key not in ids and (not _numeric(whole[key]) or _plain(key) in NAMES[0])]
     name = _name_column(texts, ids, source)
     synonyms = [column for column in columns if _plain(column) in SYNONYMS]
     folders = [column for column in columns if _plain(column) in FOLDERS]
@@ -126,7 +126,11 @@ def of_records(rows: Sequence[tuple[str, Record]], source: str) -> tuple[list[En
 
 
 def _number_column(whole: Mapping[str, Sequence[str]], source: str) -> str | None:
-    """Raises TextError where two columns of numbers say different things."""
+    """Return the column of numbers; None without one.
+
+    Raises:
+        TextError: two columns of numbers differ.
+    """
     numeric = [column for column, values in whole.items() if _numeric(values)]
     chosen = [column for column in numeric if _plain(column) in NUMBERS]
     chosen = chosen or [column for column in numeric if _plain(column) in UNNAMED]
@@ -136,10 +140,10 @@ def _number_column(whole: Mapping[str, Sequence[str]], source: str) -> str | Non
 
 
 def _name_column(texts: Sequence[str], ids: Sequence[str], source: str) -> str | None:
-    """None where ids alone stand for names.
+    """Return the column of names; None if ids take their place.
 
     Raises:
-        TextError: none, or several that may be it.
+        TextError: no column or several may be it.
     """
     for kind in NAMES:
         if columns := [column for column in texts if _plain(column) in kind]:
@@ -153,12 +157,12 @@ def _name_column(texts: Sequence[str], ids: Sequence[str], source: str) -> str |
         return rest[0]
     if not rest and ids:
         return None
-    found = f"{', '.join(map(repr, rest))[:80]} may be" if rest else "none of its columns is"
-    raise TextError(f"{source}: a table without a column of names: {found}; call one of them `name`")
+    candidates = f"{', '.join(map(repr, rest))[:80]} may be" if rest else "none of its columns is"
+    raise TextError(f"{source}: a table without a column of names: {candidates}; call one of them `name`")
 
 
 def _whole(values: list[str]) -> list[str]:
-    """Numbers of a column without the `.0` that pandas gives them."""
+    """Return the values of a column without the `.0` that pandas adds to numbers."""
     return [value.partition(".")[0] for value in values] if all(map(WITH_POINT.fullmatch, values)) else values
 
 
@@ -167,7 +171,7 @@ def _numeric(values: Sequence[str]) -> bool:
 
 
 def _plain(column: str) -> str:
-    """A column's name in one case, without what stands between its words."""
+    """Return a column's name in lower case, without separators of words."""
     return re.sub(r"[\s_.-]+", "", column.casefold())
 
 
@@ -175,18 +179,18 @@ HOLDERS = (
     "id2label", "label2id", "class_to_idx", "idx_to_class", "idx2label", "label_map", "class_names", "classnames", "names",
     "classes", "categories", "labels",
 )  # fmt: skip
-"""Keys of objects under which others keep a list of classes, the best first."""
+"""Keys of a list of classes in an object, the best first."""
 DEEPEST = 8  # objects in objects
 INVERSE = {"label2id": "id2label", "class_to_idx": "idx_to_class"}
 WITHIN = ("names", "class_names", "classnames", "classes", "id2label")
-"""The same of objects in objects, as in the descriptions of Hugging Face's data sets."""
+"""Keys of a list of classes in nested objects, as in descriptions of Hugging Face's data sets."""
 
 
 def of_tree(tree: Any, form: str, source: str) -> Understood:
-    """The classes of a tree.
+    """Return the classes of a tree.
 
     Raises:
-        TextError: what holds no classes, several lists of them, or may be understood in two ways.
+        TextError: the tree has no classes or several lists of them, or is ambiguous.
     """
     key = ""
     if isinstance(tree, Pairs) and (held := _held(tree, source)) is not None:
@@ -204,7 +208,7 @@ def of_tree(tree: Any, form: str, source: str) -> Understood:
 
 
 def _held(tree: Pairs, source: str) -> tuple[str, Any] | None:
-    """The list within an object, and its key; None where the object itself is the list."""
+    """Return the list in an object with its key; None if the object itself is the list."""
     within = {str(key): value for key, value in tree if isinstance(value, list) and value}
     known = {key: value for key, value in within.items() if key.casefold() in HOLDERS}
     named = all(isinstance(value, Pairs) and _is_record(Pairs(p for p in value if isinstance(p[1], str))) for _, value in tree)
@@ -229,7 +233,7 @@ def _held(tree: Pairs, source: str) -> tuple[str, Any] | None:
 
 
 def _deep(tree: Any, keys: tuple[str, ...] = (), depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Lists that objects within objects hold under keys of WITHIN."""
+    """Yield the lists under keys of WITHIN in nested objects."""
     if depth > DEEPEST:
         return
     for key, value in tree if isinstance(tree, Pairs) else [("", item) for item in tree]:
@@ -241,10 +245,10 @@ def _deep(tree: Any, keys: tuple[str, ...] = (), depth: int = 0) -> Iterator[tup
 
 
 def _of_object(tree: Pairs, source: str, inverse: bool) -> tuple[list[Entry], str]:
-    """Number, id or name against the rest.
+    """Return the classes of an object keyed by number, id or name.
 
     Args:
-        inverse: By its own name an object of numbers by name, where both may look like numbers.
+        inverse: The object maps names to numbers, according to its own key.
     """
     if any(isinstance(value, Pairs) for _, value in tree):
         if not all(isinstance(value, Pairs) for _, value in tree):
@@ -260,7 +264,7 @@ def _of_object(tree: Pairs, source: str, inverse: bool) -> tuple[list[Entry], st
     for key, value in tree:
         where = f"key {str(key)[:40]!r}"
         first = text_of(key, "a key", source)
-        rest = [text_of(each, where, source) for each in (value if isinstance(value, list) else [value])]
+        rest = [text_of(item, where, source) for item in (value if isinstance(value, list) else [value])]
         atoms = [first, *rest]
         if numbered and len(rest) == 1 and NUMBER.fullmatch(rest[0]) and not WHOLE_ID.fullmatch(first):
             entries.append(Entry(first, where, None, int(rest[0])))
@@ -274,7 +278,7 @@ def _of_object(tree: Pairs, source: str, inverse: bool) -> tuple[list[Entry], st
 
 
 def _of_array(tree: Sequence[Any], source: str) -> tuple[list[Entry], str]:
-    """Names, rows of names with ids and numbers, or records."""
+    """Return the classes of an array of names, of rows with ids and numbers, or of records."""
     places = [f"entry {place}" for place in range(1, len(tree) + 1)]
     if all(isinstance(item, Pairs) for item in tree):
         if all(len(item) == 1 and isinstance(item[0][1], str | int) for item in tree) and not _is_record(tree[0]):
@@ -283,7 +287,7 @@ def _of_array(tree: Sequence[Any], source: str) -> tuple[list[Entry], str]:
     if any(isinstance(item, Pairs) for item in tree):
         raise TextError(f"{source}: objects and other things in one array, expected one kind")
     if all(isinstance(item, list) for item in tree):
-        rows = [[text_of(each, place, source) for each in item] for place, item in zip(places, tree, strict=True)]
+        rows = [[text_of(cell, place, source) for cell in item] for place, item in zip(places, tree, strict=True)]
         return [of_atoms(row, place, source) for row, place in zip(rows, places, strict=True)], "rows"
     texts = [text_of(item, place, source) for place, item in zip(places, tree, strict=True)]
     return of_lines(list(zip(places, texts, strict=True)), source, delimited=True), ""
@@ -294,12 +298,12 @@ def _is_record(item: Pairs) -> bool:
 
 
 def _fields(record: Pairs, where: str, source: str) -> dict[str, str]:
-    """Texts and numbers of a record by field; lists of texts, as of synonyms, with commas; all else is left out."""
+    """Return texts and numbers of a record by field, and lists of texts joined with commas; leave out everything else."""
     fields: dict[str, str] = {}
     for key, value in record:
         if str(key) in fields:
             raise TextError(f"{source}: {where} has {str(key)[:40]!r} twice, expected one")
-        if isinstance(value, list) and not isinstance(value, Pairs) and all(isinstance(each, str) for each in value):
+        if isinstance(value, list) and not isinstance(value, Pairs) and all(isinstance(item, str) for item in value):
             fields[str(key)] = ", ".join(value)
         elif isinstance(value, str | int) and not isinstance(value, bool):
             fields[str(key)] = str(value).strip()
