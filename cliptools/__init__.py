@@ -1,3 +1,3 @@
-"""What single neurons of CLIP do, in words: the library under the clip-* commands."""
+"""Descriptions of single neurons of CLIP in words: the library under the clip-* commands."""
 
 __version__ = "0.1.0"

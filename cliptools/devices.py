@@ -1,4 +1,4 @@
-"""What devices lack: float64 on Apple's MPS (its tensors go to the CPU), and memory (a batch is retried in halves)."""
+"""Limits of devices: no float64 on Apple's MPS (tensors go to the CPU), and memory (a batch is retried in halves)."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -272,9 +272,9 @@ def _place(entry: Any, key: str, name: str) -> Place:
         raise StreamError(f"{name}: damaged file (tensor {key[:40]!r} has an invalid shape or offsets)")
     if dtype not in SIZES if isinstance(dtype, str) else True:
         raise StreamError(f"{name}: tensor {key[:40]!r} has type {str(dtype)[:20]!r}, expected one of {', '.join(SIZES)}")
-    needed, given = math.prod(shape) * SIZES[dtype], offsets[1] - offsets[0]
-    if needed != given:
-        raise StreamError(f"{name}: damaged file (tensor {key[:40]!r} of {dtype} {shape} needs {needed} bytes, has {given})")
+    needed, available = math.prod(shape) * SIZES[dtype], offsets[1] - offsets[0]
+    if needed != available:
+        raise StreamError(f"{name}: damaged file (tensor {key[:40]!r} of {dtype} {shape} needs {needed} bytes, has {available})")
     return Place(dtype, tuple(shape), *offsets)
 
 

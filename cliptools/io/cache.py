@@ -48,9 +48,9 @@ def cached(
         compute: Called if the cache has no usable array.
     """
     path = cache_dir() / kind / f"{key}.safetensors"
-    kept = _recall(path, key, shape)
-    if kept is not None:
-        return kept
+    value = _recall(path, key, shape)
+    if value is not None:
+        return value
     value = np.ascontiguousarray(compute())
     _keep(path, key, value)
     return value

@@ -104,12 +104,12 @@ def _refusing() -> Iterator[None]:
         from transformers import dynamic_module_utils
 
         module: Any = dynamic_module_utils
-        kept = module.TIME_OUT_REMOTE_CODE, module.get_cached_module_file
+        originals = module.TIME_OUT_REMOTE_CODE, module.get_cached_module_file
         module.TIME_OUT_REMOTE_CODE, module.get_cached_module_file = 0, _refuse
         try:
             yield
         finally:
-            module.TIME_OUT_REMOTE_CODE, module.get_cached_module_file = kept
+            module.TIME_OUT_REMOTE_CODE, module.get_cached_module_file = originals
     finally:
         _set(before)
 

@@ -159,10 +159,10 @@ def _preprocessing(base: dict[str, Any], origin: Origin, option: str | None, rec
 
 
 def _created(origin: Origin, fit: Fit) -> tuple[nn.Module, list[str], list[str]]:
-    """The model on the CPU in single precision, what open_clip warned of, and what is to be said of the file's form.
+    """Return the model on the CPU in single precision, open_clip's warnings, and notes on the form of the file.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ModelError: the model cannot be loaded.
     """
     own = origin.weights is not None and not tower_fault(origin.config)
     try:
@@ -222,7 +222,7 @@ def _tell(
     chosen: Choice,
     first: bool,
 ) -> None:
-    """Warnings on a model that no header describes in full, and notes where it is loaded for the first time in a pipeline."""
+    """Write warnings about a model that no header describes in full, and notes if it is loaded first in a pipeline."""
     for message in messages:
         if "QuickGELU" in message:
             warn(f"{message} — OpenAI's weights want the -quickgelu name, most others the plain one")
@@ -278,10 +278,10 @@ def load_recorded_model(
 
 
 def _check_there(recorded: Mapping[str, Any], source: str) -> None:
-    """A recorded weights file or folder is where it was.
+    """Check that a recorded weights file or folder exists.
 
     Raises:
-        ModelError: it is not.
+        ModelError: it does not.
     """
     ensure_torchvision()
     if (path := missing_weights(recorded["name"], recorded["pretrained"])) is None:
@@ -296,7 +296,7 @@ def hand_over(model: LoadedModel) -> None:
 
 
 def _received(recorded: dict[str, Any], where: torch.device, precision: Precision) -> LoadedModel | None:
-    """The model handed over, if it is the one wanted."""
+    """Return the model handed over if it is the recorded one, else None."""
     wanted = recorded["name"], recorded["pretrained"], recorded["sha256"], precision, where
     model = _handed_over.get()
     if model is None or (model.name, model.pretrained, model.sha256, model.precision, model.device) != wanted:
@@ -308,14 +308,14 @@ def _received(recorded: dict[str, Any], where: torch.device, precision: Precisio
 
 
 def drop_text_tower(model: LoadedModel) -> None:
-    """Give back the memory of what only texts need; the model can no longer encode any."""
+    """Free the memory of the text tower; the model can no longer encode texts."""
     for name, _ in list(model.clip.named_children()):
         if name != "visual":
             setattr(model.clip, name, None)
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """sha256 over names, types, shapes and bytes of all tensors in order: the same for a moved or re-saved file."""
+    """Return the sha256 over names, types, shapes and bytes of all tensors in order, which moving or re-saving a file keeps."""
     sha = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         sha.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())

@@ -40,13 +40,13 @@ SCHEMES = ("local-dir:", "hf-hub:")
 def encode_pool(
     loaded: LoadedModel, pool: Pool, templates: Sequence[str] = (), *, use_cache: bool = True
 ) -> Float[Tensor, "text d"]:
-    """Unit-norm embeddings of a pool's texts, float32 on the model's device; kept in the user's cache.
+    """Return unit-norm embeddings of a vocabulary, float32 on the model's device; cached.
 
     The cache's key is the weights' hash, what else of the model decides its numbers, the texts, templates and precision.
 
     Raises:
-        TextError: a template without `{}`, or a text for which the model gives no numbers to compute with.
-        ModelError: the model's tokenizer is not to be had.
+        TextError: a template without `{}`, or the embedding of a text is unusable.
+        ModelError: the model's tokenizer cannot be loaded.
     """
     check_templates(templates)
 
@@ -63,7 +63,7 @@ def encode_pool(
 def encode_texts(
     loaded: LoadedModel, texts: Sequence[str], templates: Sequence[str] = (), batch_size: int = 256, cut: bool = True
 ) -> Float[Tensor, "text d"]:
-    """Unit-norm embeddings, float32 on the model's device.
+    """Return unit-norm embeddings of texts, float32 on the model's device.
 
     Args:
         texts: At least one.
@@ -73,8 +73,8 @@ def encode_texts(
         cut: Leave out the positions behind the longest text of a batch, where that is exact.
 
     Raises:
-        TextError: a template without `{}`, or a text for which the model gives no numbers to compute with.
-        ModelError: the model's tokenizer is not to be had.
+        TextError: a template without `{}`, or the embedding of a text is unusable.
+        ModelError: the model's tokenizer cannot be loaded.
     """
     check_templates(templates)
     tokenize = tokenizer_of(loaded)
@@ -89,10 +89,10 @@ def encode_texts(
 
 
 def _check_usable(embedding: Float[Tensor, "text d"], texts: Sequence[str]) -> None:
-    """The model gives numbers for every text.
+    """Check that the embeddings of all texts are usable.
 
     Raises:
-        TextError: the first text for which it does not.
+        TextError: one is not; the message names the first.
     """
     reasons = unusable(embedding)
     if reasons:
@@ -105,10 +105,10 @@ def _check_usable(embedding: Float[Tensor, "text d"], texts: Sequence[str]) -> N
 
 
 def check_templates(templates: Sequence[str]) -> None:
-    """Every template has a place for the text.
+    """Check that every template has a place for the text.
 
     Raises:
-        TextError: one has none.
+        TextError: a template has none.
     """
     for template in templates:
         if SLOT not in template:
@@ -117,10 +117,10 @@ def check_templates(templates: Sequence[str]) -> None:
 
 
 def tokenizer_of(loaded: LoadedModel) -> Callable[[Sequence[str]], Int[Tensor, "text position"]]:
-    """The tokenizer open_clip gives the model, at the model's context length.
+    """Return open_clip's tokenizer of a model, at the model's context length.
 
     Raises:
-        ModelError: its vocabulary is not to be had here.
+        ModelError: the tokenizer cannot be loaded.
     """
     name = f"local-dir:{EMBEDDED_DIR / loaded.name}" if loaded.name in EMBEDDED else loaded.name
     try:
@@ -153,7 +153,7 @@ def encode_tokens(
     cut: bool = True,
     limit: Limit | None = None,
 ) -> Float[Tensor, "text d"]:
-    """The text tower's output as it is, in the model's own type; texts of like length are computed together.
+    """Return the text tower's output, not normalised, in the model's own type; texts of similar length share a batch.
 
     Args:
         batch_size: Texts at a time; fewer where the device runs out of memory.
@@ -211,7 +211,7 @@ class _Tower:
         return self._shortened(self.part, length).encode_text(tokens)
 
     def _shortened(self, part: _CausalPart, length: int) -> Any:
-        """The model with tables for so many tokens. It shares all other tensors and modules with the model itself."""
+        """Return the model with tables for `length` tokens; it shares all other tensors and modules with the model."""
         cut = _own_copy(part.module)
         cut._parameters["positional_embedding"] = part.module.positional_embedding[:length]
         cut._buffers["attn_mask"] = part.module.attn_mask[:length, :length]
@@ -223,7 +223,7 @@ class _Tower:
 
 
 def _own_copy(module: nn.Module) -> Any:
-    """A copy of a module with the same tensors and submodules, in which others can take their places."""
+    """Return a copy of a module with the same tensors and submodules, which can be replaced in the copy."""
     other: Any = copy.copy(module)
     for name in ("_parameters", "_buffers", "_modules"):
         setattr(other, name, dict(getattr(module, name)))
@@ -264,11 +264,11 @@ def architecture(loaded: LoadedModel) -> str:
 
 
 def check_template_options(given: Sequence[str]) -> None:
-    """Templates are one name, or sentences with a place for the text.
+    """Check that templates are the name of one set, or sentences with a place for the text.
 
     Raises:
-        UsageError: a name among others.
-        TextError: a sentence without `{}`.
+        UsageError: a name is combined with other templates.
+        TextError: a sentence has no `{}`.
     """
     if named := next((template for template in given if template in TEMPLATE_SETS), None):
         if len(given) > 1:
@@ -302,7 +302,7 @@ def concept_sentences(model: LoadedModel, concepts: Sequence[str], templates: Se
 
 
 def encode_named(model: LoadedModel, pool: Pool, given: Sequence[str], *, use_cache: bool = True) -> Tensor:
-    """The pool's unit embeddings [text, d] in templates as given, names among them; kept in the user's cache."""
+    """Return the vocabulary's unit-norm embeddings [text, d] in the given templates, which may be names of sets; cached."""
     sentences, templates = text_sentences(pool.texts, given)
     if tuple(sentences) != pool.texts:
         pool = Pool(pool.name, tuple(sentences), digest(*sentences))
@@ -310,7 +310,7 @@ def encode_named(model: LoadedModel, pool: Pool, given: Sequence[str], *, use_ca
 
 
 def imagenet_templates() -> tuple[str, ...]:
-    """CLIP's 80, with `{}` where the class goes."""
+    """Return CLIP's 80 templates, with `{}` for the class."""
     from cliptools.torchvision_compat import ensure_torchvision
 
     ensure_torchvision()
@@ -332,5 +332,5 @@ def recorded(given: Sequence[str]) -> str | list[str]:
 
 
 def as_given(recorded: str | Sequence[str]) -> tuple[str, ...]:
-    """The templates that a record or header names, as --template gives them."""
+    """Return the templates that a record or header stores, in the form of --template."""
     return (recorded,) if isinstance(recorded, str) else tuple(recorded)

@@ -36,9 +36,9 @@ def name_of_id(wordnet_id: str) -> str | None:
 @functools.cache
 def lemmas() -> dict[str, tuple[str, ...]]:
     """Return WordNet's words for every class, by id."""
-    wanted = set(wordnet_ids())
+    ids = set(wordnet_ids())
     lines = (line.split("\t") for line in _timm_lines("imagenet_synset_to_lemma.txt"))
-    return {wordnet_id: tuple(words.split(", ")) for wordnet_id, words in lines if wordnet_id in wanted}
+    return {wordnet_id: tuple(words.split(", ")) for wordnet_id, words in lines if wordnet_id in ids}
 
 
 def _timm_lines(name: str) -> list[str]:

@@ -40,14 +40,14 @@ def load_pool(name: str) -> Pool:
     """
     path = Path(name)
     texts = POOLS[name]() if name in POOLS else _file_texts(path)
-    kept = tuple(dict.fromkeys(texts))
-    if long := next((text for text in kept if len(text) > LONGEST), None):
+    distinct = tuple(dict.fromkeys(texts))
+    if long := next((text for text in distinct if len(text) > LONGEST), None):
         raise TextError(
             f"pool {name}: expected texts, found one of {count_of(len(long), 'character')}, {long[:40]!r}… (at most {LONGEST})"
         )
-    if not kept:
+    if not distinct:
         raise TextError(f"pool {name}: empty, expected at least one text, one per line")
-    return Pool(name, kept, digest(*kept))
+    return Pool(name, distinct, digest(*distinct))
 
 
 def common_words(count: int) -> list[str]:
