@@ -90,7 +90,7 @@ def test_a_bundle_of_an_earlier_version_is_read_with_one_line(tmp_path: Path, ca
             old = {key: record[key] for key in EARLIER if key in record} | {"precision": "fp32"}
             assert load_recorded_model(old, "cpu", source=source).sha256 == model["sha256"]
             (line,) = capsys.readouterr().err.splitlines()
-            assert line.startswith(f"{source} records no `architecture` of its model")
+            assert line.startswith(f"{source} has no `architecture` of its model")
     path = save(state_of("Tiny-8"), tmp_path / "openai.pt")
     model = load_model("Tiny-8", str(path), "cpu").identity
     capsys.readouterr()

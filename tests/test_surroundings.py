@@ -121,7 +121,7 @@ def test_while_a_model_is_loaded_no_code_of_its_own_runs() -> None:
         with no_foreign_code():
             assert os.environ[ONLY] == "1"
         assert os.environ[ONLY] == "1" and remote.TIME_OUT_REMOTE_CODE == 0
-        with pytest.raises(ValueError, match="wants code of its own to be run, which is never done"):
+        with pytest.raises(ValueError, match="requires code of its own, which is never run"):
             remote.get_cached_module_file("somebody/model", "model.py")
     assert remote.get_cached_module_file is own and os.environ.get(ONLY) == before
 

@@ -368,7 +368,7 @@ def test_an_image_left_out_of_one_slab_is_left_out_of_all(memory: float, capsys:
     expected = measure(SecondOrder(visual), batches_of(images, torch.tensor(good), 16), [1, 2], n, settings)
     for ours, theirs in zip(report.effects, expected.effects, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
-    assert f"measuring again without {count_of(len(told), 'image')} that had been taken in" in capsys.readouterr().err
+    assert f"measuring again without {count_of(len(told), 'image')} that had been included" in capsys.readouterr().err
 
 
 def test_shards_begin_anew_too() -> None:

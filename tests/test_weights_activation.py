@@ -179,7 +179,7 @@ def test_names_hold_tags(name: str, file: str, quick: bool | None, tmp_path: Pat
 def test_a_folder_whose_config_and_weights_disagree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = local_dir(tmp_path / "openai-vit", "Tiny-8")
     model = load_model(f"local-dir:{folder}", None, "cpu")
-    assert "its folder's name holds openai): all numbers will be off; set quick_gelu to true in its open_clip_config.json" in (
+    assert "its folder's name contains openai): all numbers will be off; set quick_gelu to true in its open_clip_config.json" in (
         capsys.readouterr().err
     )
     assert model.identity["sources"]["activation"].startswith("open_clip_config.json; open_clip_model.safetensors has QuickGELU")
@@ -213,7 +213,7 @@ def test_a_model_that_computes_otherwise_is_refused(tmp_path: Path, capsys: pyte
     capsys.readouterr()
     old = {key: value for key, value in recorded.items() if key not in ("architecture", "sources", "activation", "grid")}
     assert load_recorded_model(old, "cpu").sha256 == recorded["sha256"]
-    assert "the bundle records no `architecture` of its model" in capsys.readouterr().err
+    assert "the bundle has no `architecture` of its model" in capsys.readouterr().err
     for change, reason in (
         ({"quick_gelu": True}, "activation QuickGELU of the image tower .* instead of GELU"),
         ({"vision_cfg": CONFIGS["Tiny-8"]["vision_cfg"] | {"head_width": 4}}, "norms, heads or pooling"),
