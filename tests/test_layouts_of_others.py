@@ -68,7 +68,7 @@ def test_a_list_without_a_path_names_its_images(photos: Path) -> None:
     """Backslashes lead to the files as well; a name that has some on this machine is taken as it is."""
     file = photos.parent / "labels.csv"
     file.write_text("image,label\n" + lines("photos\\{},{}"))
-    assert all(Path(str(found.place)).is_file() for found in by_file([], file, Columns()).found)
+    assert all(Path(str(found.place)).is_file() for found in by_file([], file, Columns()).images)
     paint(photos.parent / "odd\\name.png")
     assert place_in(photos.parent, "odd\\name.png") == str(photos.parent / "odd\\name.png")
     assert with_slashes("d:/x/a.png") == "/x/a.png" and with_slashes("a:b.png") == "a:b.png"

@@ -119,7 +119,7 @@ def test_real_numbers() -> None:
         (np.where(TRUTH, np.inf, 0), "NaN or infinity"),
         (np.where(TRUTH, 300.5, 0), "fractions from 0 to 300.5"),
         (np.where(TRUTH, 0.5, -0.25), "fractions from -0.25 to 0.5"),
-        (np.where(TRUTH, 1, -1), "number -1, expected 0 for the ground"),
+        (np.where(TRUTH, 1, -1), "number -1, expected 0 for the background"),
     ):
         with pytest.raises(ImageError, match=f"its mask: {message}"):
             read_mask(stored(Image.fromarray(values.astype(np.float32)), "TIFF"))
@@ -390,7 +390,9 @@ def test_void_pixels(tmp_path: Path) -> None:
     trimap = np.where(void, 3, np.where(TRUTH, 1, 2)).astype(np.uint8)  # as in Oxford's pets: 2 is the ground
     white = Image.fromarray(np.where(TRUTH[..., None], np.uint8([255, 0, 0]), np.uint8(255)))
     for number, (mask, ignored) in enumerate(((Image.fromarray(trimap), ()), (Image.fromarray(trimap), (3,)), (white, ()))):
-        assert "show no ground" in read(masked_images(save(tmp_path / f"filled{number}", mask), ignored=ignored))[0].remarks[-1]
+        assert (
+            "show no background" in read(masked_images(save(tmp_path / f"filled{number}", mask), ignored=ignored))[0].remarks[-1]
+        )
     for number, mask in enumerate((grey(255, 255), Image.fromarray(trimap - 1), grey(1, 1))):
         (whole,) = read(masked_images(save(tmp_path / f"unfilled{number}", mask)))
         assert not any("no ground" in remark for remark in whole.remarks)

@@ -254,7 +254,7 @@ def _labels(groups: "Groups", options: dict[str, Any]) -> "Labels | None":
     if options["truth"]:
         scenes = options["truth"] == "scenes"
         return (
-            annotations.by_scenes(groups, concepts) if scenes else annotations.by_truth(groups, Path(options["truth"]), concepts)
+            annotations.by_scenes(groups, concepts) if scenes else annotations.by_annotations(groups, Path(options["truth"]), concepts)
         )
     return annotations.by_class([car.name for car in groups.cars], concepts) if groups.cars else None
 
