@@ -67,8 +67,8 @@ class Numbering:
             ignored = ", ".join(map(str, self.ignored)) or "none"
             background = f"{self.first - 1} for the background, " if self.first else ""
             raise StreamError(
-                f"{name}: label {number}, expected {self.first} to {last} for {count_of(self.classes, 'class')}, {background}or a "
-                f"number left out ({ignored}); see --first-label, --ignore and --classes"
+                f"{name}: label {number}, expected {self.first} to {last} for {count_of(self.classes, 'class')}, {background}"
+                f"or a number left out ({ignored}); see --first-label, --ignore and --classes"
             )
         return labels
 

@@ -28,7 +28,7 @@ Lie = Literal["stored", "upright"]
 """The pixels that a mask belongs to: as stored in the picture's file, or as displayed."""
 
 SWAPPED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-BY_SIZE = "belong to their pictures' stored pixels, by their size, and are turned with these by EXIF orientation"
+BY_SIZE = "are masks of their pictures' stored pixels, by their size, and turned with these by EXIF orientation"
 STORED = (
     "are taken for masks of their pictures' stored pixels and turned with these by EXIF orientation, for their size cannot tell; "
     "--mask-pixels upright if they are of the pictures as shown"
