@@ -48,14 +48,14 @@ def embed_texts(model: CLIP, tokenizer: Tokenizer, texts: Sequence[str], batch: 
 
 
 def embed_classes(model: CLIP, tokenizer: Tokenizer) -> Float[Tensor, "concept d"]:
-    """The zero-shot classifier over all concepts: the mean of the unit embeddings of the name in each template."""
+    """Return the zero-shot classifier over all concepts: the mean of the names' unit embeddings over the templates."""
     names = [with_article(concept.name) for concept in concepts()]
-    each = [embed_texts(model, tokenizer, [template.format(name) for name in names]) for template in ZERO_SHOT_TEMPLATES]
-    return F.normalize(torch.stack(each).mean(0), dim=-1)
+    by_template = [embed_texts(model, tokenizer, [template.format(name) for name in names]) for template in ZERO_SHOT_TEMPLATES]
+    return F.normalize(torch.stack(by_template).mean(0), dim=-1)
 
 
 def embed_names(model: CLIP, tokenizer: Tokenizer) -> Float[Tensor, "concept d"]:
-    """The same of bare names, as pools of words hold them."""
+    """Return unit embeddings of the names alone, as in a vocabulary of words."""
     return embed_texts(model, tokenizer, [concept.name for concept in concepts()])
 
 

@@ -40,9 +40,9 @@ KAGGLE = ("ImageId", "PredictionString")
 LABEL = rf"(?:{WHOLE.pattern}|{WORDNET_ID.pattern})"
 LISTED = re.compile(rf"(?P<image>\S.*?)\s+(?P<label>{LABEL})", re.ASCII)
 PLAIN = re.compile(rf"(?P<image>\S.*?(?i:{'|'.join(map(re.escape, PICTURES))}))\s+(?P<label>{LABEL})(?P<rest>\s.*)?", re.ASCII)
-"""The same for an image whose name ends like a picture, with further columns."""
+"""An image whose name ends like a picture and its label, with further columns."""
 ONE_WORD = re.compile(rf"(?P<image>\S.*?(?i:{'|'.join(map(re.escape, PICTURES))}))\s+(?P<label>[^\s,;|]+)")
-"""The same with one word as the label."""
+"""An image whose name ends like a picture and one word as its label."""
 SIGNS = {"0", "1", "-1"}
 OF_IMAGENET = re.compile(rf"ILSVRC2012_val_|{WORDNET_ID.pattern}_")  # beginning of the names of ImageNet's images
 META = "meta.mat"

@@ -42,7 +42,7 @@ class MaskPixels(NamedTuple):
     """The pixels of a mask, turned by the EXIF orientation of its file if it has one."""
 
     shown: Bool[np.ndarray, "y x"]
-    """Where the object is."""
+    """True where the object is."""
     numbers: Int[np.ndarray, "y x"] | None
     """Grey values or palette indices."""
     numberless: str = ""
