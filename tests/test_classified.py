@@ -249,7 +249,7 @@ def test_label_files_that_do_not_do(tmp_path: Path) -> None:
     with pytest.raises(StreamError, match="without ILSVRC2012_ID and WNID"):
         open_classified(flat, str(file), None)
     (tmp_path / "meta.mat").unlink()
-    with pytest.raises(StreamError, match=r"put the kit's meta\.mat beside it.*or take Caffe's val\.txt"):
+    with pytest.raises(StreamError, match=r"put the kit's meta\.mat.*beside it.*or use Caffe's val\.txt"):
         open_classified(flat, str(file), None)
     for text, message in (
         ("", "empty"),
@@ -452,7 +452,7 @@ def test_labels_that_say_the_same_twice(tmp_path: Path, capsys: pytest.CaptureFi
         tmp_path / "noted.tar", [("1.png", b""), ("1.cls", "3"), ("1.json", '{"label": "good"}'), ("2.png", b""), ("2.cls", "5")]
     )
     assert open_classified([noted], None, "cifar10").label.tolist() == [3, 5]
-    assert "1.json says 'good', which is none of the classes of cifar10; noted.tar/1.cls counts" in capsys.readouterr().err
+    assert "1.json has 'good', which is none of the classes of cifar10; noted.tar/1.cls counts" in capsys.readouterr().err
 
 
 def test_members_of_a_key_that_stand_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

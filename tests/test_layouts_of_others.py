@@ -93,7 +93,7 @@ def test_names_of_other_machines_stand_for_one_image_each() -> None:
         (b"<!DOCTYPE html><html>", "a web page"),
         (b'{"images": [], "annotations": [], "categories": []}', "COCO's annotations"),
         (b'{"file_name": "a.png", "label": 0}\n', r"no column 'image' \(--image-column\); it has file_name, label"),
-        (b"1 1\n2 1\n3 2\n", "its images are numbers like 1, of another list"),
+        (b"1 1\n2 1\n3 2\n", "its images are numbers like 1, from another list"),
         (b"1 photos/a.png\n2 photos/b.png\n", r"\(the image comes first\)"),
         (b"A.PNG 0\n", r"its first image is 'A\.PNG'"),
         (b"a.png vacuum cleaner\n", "line 1 is 'a.png vacuum cleaner'; expected"),

@@ -244,7 +244,7 @@ def png(bits: int, kind: int, rows: np.ndarray) -> io.BytesIO:
 def test_layouts_of_which_pillow_keeps_less() -> None:
     nibbles = (LABELS[:, ::2] << 4 | LABELS[:, 1::2]).astype(np.uint8)
     small = read_mask(png(4, 0, nibbles))
-    assert (small.shown == TRUTH).all() and small.numbers is None and "brought to 8 bits" in small.numberless
+    assert (small.shown == TRUTH).all() and small.numbers is None and "scaled to 8 bits" in small.numberless
     for kind, channels in ((2, 3), (4, 2), (6, 4)):
         wide = np.repeat((TRUTH * 65535)[..., None], channels, 2)
         wide[..., -1] = 65535 if channels != 3 else wide[..., -1]
@@ -395,7 +395,7 @@ def test_void_pixels(tmp_path: Path) -> None:
         )
     for number, mask in enumerate((grey(255, 255), Image.fromarray(trimap - 1), grey(1, 1))):
         (whole,) = read(masked_images(save(tmp_path / f"unfilled{number}", mask)))
-        assert not any("no ground" in remark for remark in whole.remarks)
+        assert not any("no background" in remark for remark in whole.remarks)
     (coloured,) = masked_images(save(tmp_path / "coloured", grey().convert("RGB")), ignored=(255,))
     assert "a: its mask is of colours (mode RGB), expected a palette or grey picture" in str(coloured)
     (nothing,) = masked_images(save(tmp_path / "nothing", grey(255, 255)), ignored=(255,))
@@ -433,7 +433,7 @@ def test_label_pictures_that_hold_no_numbers(tmp_path: Path) -> None:
             (grey().convert("RGB"), "png", r"a: its labels are colours \(mode RGB\), expected a palette or grey picture"),
             (in_mode("CMYK"), "tif", r"colours \(mode CMYK\)"),
             (Image.fromarray(LABELS.astype(np.float32) + 0.5), "tif", "its labels are fractions, expected"),
-            (NUMBERED["P"], "gif", "the colours of a GIF, which it numbers anew"),
+            (NUMBERED["P"], "gif", "the colours of a GIF, which renumbers them"),
             (NUMBERED["L"], "jpg", r"its labels are smeared \(JPEG\)"),
             (Image.fromarray(np.full(TRUTH.shape, np.nan, np.float32)), "tif", "its labels: NaN or infinity"),
             (NUMBERED["L"].resize((9, 9)), "png", "26 × 18 pixels, its labels 9 × 9"),
