@@ -249,17 +249,17 @@ def test_label_files_that_do_not_do(tmp_path: Path) -> None:
     with pytest.raises(StreamError, match="without ILSVRC2012_ID and WNID"):
         open_classified(flat, str(file), None)
     (tmp_path / "meta.mat").unlink()
-    with pytest.raises(StreamError, match=r"put the kit's meta\.mat beside it.*or take Caffe's val\.txt"):
+    with pytest.raises(StreamError, match=r"put the kit's meta\.mat.*beside it.*or use Caffe's val\.txt"):
         open_classified(flat, str(file), None)
     for text, message in (
         ("", "empty"),
         ("a.jpg\n", r"line 1 is 'a\.jpg'; expected an image and its number"),
         ("a.jpg 1\na.jpg 2\n", r"line 2 names a\.jpg a second time"),
-        ("a.jpg 1\n", r"says nothing of it, its first image is 'a\.jpg' \(1 of 1"),
+        ("a.jpg 1\n", r"has no label for it, its first image is 'a\.jpg' \(1 of 1"),
         ("ILSVRC2012_val_00000001.JPEG 1000\n", "expected a number from 0 to 999"),
         ("ILSVRC2012_val_00000001.JPEG -1\n", "expected a number from 0 to 999"),
         ("ILSVRC2012_val_00000001.JPEG n00000001\n", "'n00000001' is none of the 1000"),
-        ("ImageId,PredictionString\nILSVRC2012_val_00000001,\n", "says nothing of it"),
+        ("ImageId,PredictionString\nILSVRC2012_val_00000001,\n", "has no label for it"),
         ("image,kind\na.jpg,cat\n", r"no column 'label' \(--label-column\); it has image, kind"),
     ):
         with pytest.raises(StreamError, match=message):
@@ -293,7 +293,7 @@ def test_tables_of_images_and_labels(tmp_path: Path) -> None:
     assert open_classified([str(tmp_path / "pics")], str(ids), None).label.tolist() == [0, 65, 0]
     with pytest.raises(UsageError, match="up to 2"):
         of_columns([str(tmp_path / "pics")], str(numbered), None)
-    with pytest.raises(StreamError, match=r"c\.png: .*says nothing of it, its first image is 'a\.png' \(1 of 3"):
+    with pytest.raises(StreamError, match=r"c\.png: .*has no label for it, its first image is 'a\.png' \(1 of 3"):
         open_classified(
             [str(tmp_path / "pics")], str(write(tmp_path / "few.csv", "image,label\na.png,x\nb.png,y\nc.png,\n")), None
         )
@@ -452,7 +452,7 @@ def test_labels_that_say_the_same_twice(tmp_path: Path, capsys: pytest.CaptureFi
         tmp_path / "noted.tar", [("1.png", b""), ("1.cls", "3"), ("1.json", '{"label": "good"}'), ("2.png", b""), ("2.cls", "5")]
     )
     assert open_classified([noted], None, "cifar10").label.tolist() == [3, 5]
-    assert "1.json says 'good', which is none of the classes of cifar10; noted.tar/1.cls counts" in capsys.readouterr().err
+    assert "1.json has 'good', which is none of the classes of cifar10; noted.tar/1.cls counts" in capsys.readouterr().err
 
 
 def test_members_of_a_key_that_stand_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ from cliptools.effects.vit_second_order import SecondOrder
 from cliptools.emoji.render import SceneSource
 from cliptools.emoji.scenes import Recipe
 from cliptools.errors import StreamError
-from cliptools.images.annotations import found_names, read_truth
+from cliptools.images.annotations import found_names, read_annotations
 from cliptools.io.bundle import Bundle
 from cliptools.models.load import load_model
 from cliptools.models.text_encoder import encode_pool
@@ -146,14 +146,14 @@ def test_recall_and_its_interval() -> None:
 def test_truth_by_the_end_of_an_images_name(tmp_path: Path) -> None:
     lines = ['{"key":"cat/scene-1","names":["cat"]}', '{"key":"scene-2","names":["owl","sailboat"]}']
     (tmp_path / "t.jsonl").write_text("\n".join(lines))
-    truth = read_truth(tmp_path / "t.jsonl")
+    truth = read_annotations(tmp_path / "t.jsonl")
     assert truth.of("cat/scene-1.png") == truth.of("a.tar/images/cat/scene-1.webp") == ("cat",)
     assert truth.of("images/scene-2.png") == ("owl", "sailboat")
-    with pytest.raises(StreamError, match="says nothing of scene-1"):
+    with pytest.raises(StreamError, match="no line for scene-1"):
         truth.of("scene-1.png")
     (tmp_path / "t.jsonl").write_text(lines[0] + '\n{"key": 3}\n')
     with pytest.raises(StreamError, match="line 2 has no `key`"):
-        read_truth(tmp_path / "t.jsonl")
+        read_annotations(tmp_path / "t.jsonl")
 
 
 def test_a_synonym_names_it_too() -> None:

@@ -20,7 +20,7 @@ from PIL import Image
 from cliptools.errors import CliptoolsError, ImageError, StreamError, TextError
 from cliptools.generate.records import read_word_lists
 from cliptools.images import formats
-from cliptools.images.annotations import read_truth
+from cliptools.images.annotations import read_annotations
 from cliptools.images.classification import open_classified
 from cliptools.images.classification.label_files import by_file
 from cliptools.images.decode import decode, is_picture
@@ -55,7 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 MISTAKES: list[tuple[str, list[str], int, list[str]]] = [
     ("effects", ["empty"], 1, ["no images in", "empty", "looked for names ending in .jpg"]),
     ("ablate", ["mixed"], 1, ["c.png", "beside the folders of the classes", "1 of 3 images"]),
-    ("ablate", ["photos", "--labels", "other.txt", "--classes", "cifar10"], 1, ["a.png", "other.txt", "says nothing of it"]),
+    ("ablate", ["photos", "--labels", "other.txt", "--classes", "cifar10"], 1, ["a.png", "other.txt", "has no label for it"]),
     ("effects", ["outer.tar"], 1, ["no images in", "1 tar archive", "name each as PATH"]),
     ("effects", ["shard-*.tar"], 1, ["shard-*.tar", "no such file"]),
     ("effects", ["shard-{00..02}.tar"], 1, ["shard-00.tar", "no such file", "from", "{00..02}"]),
@@ -112,13 +112,13 @@ def test_tables_of_labels(text: str, labels: Labels, tmp_path: Path) -> None:
     for paths in ([str(tmp_path / "images")], []):  # without PATH: images beside the file, or in images/ there
         labelled = by_file(paths, file, Columns())
         assert [labelled.labels[number] for number in labelled.number] == labels
-        assert [Path(str(found.place)).is_file() for found in labelled.found] == [True, True]
+        assert [Path(str(found.place)).is_file() for found in labelled.images] == [True, True]
 
 
 def test_columns_of_signs_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "attributes.txt"
     file.write_text("a.jpg 0 1 1\nb.jpg 1 0 0\n")
-    with pytest.raises(StreamError, match="3 columns of 0 and 1, whose names no line says"):
+    with pytest.raises(StreamError, match="3 columns of 0 and 1 without a line that names them"):
         by_file([], file, Columns())
     file.write_text("a.jpg 0 17 1\nb.jpg 1 0\n")
     with pytest.raises(StreamError, match=r"line 2 is 'b\.jpg 1 0'"):
@@ -172,7 +172,7 @@ def test_arrays_where_lines_are_expected(form: str, tmp_path: Path) -> None:
     truth = [{"key": "a", "names": ["cat"]}, {"key": "b", "names": ["dog"]}]
     file = tmp_path / "truth.json"
     file.write_text(json.dumps(truth, indent=None if form == "array of one line" else 2))
-    assert read_truth(file).of("photos/b.png") == ("dog",)
+    assert read_annotations(file).of("photos/b.png") == ("dog",)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_a_list_without_a_path_names_its_images(photos: Path) -> None:
     """Backslashes lead to the files as well; a name that has some on this machine is taken as it is."""
     file = photos.parent / "labels.csv"
     file.write_text("image,label\n" + lines("photos\\{},{}"))
-    assert all(Path(str(found.place)).is_file() for found in by_file([], file, Columns()).found)
+    assert all(Path(str(found.place)).is_file() for found in by_file([], file, Columns()).images)
     paint(photos.parent / "odd\\name.png")
     assert place_in(photos.parent, "odd\\name.png") == str(photos.parent / "odd\\name.png")
     assert with_slashes("d:/x/a.png") == "/x/a.png" and with_slashes("a:b.png") == "a:b.png"
@@ -93,7 +93,7 @@ def test_names_of_other_machines_stand_for_one_image_each() -> None:
         (b"<!DOCTYPE html><html>", "a web page"),
         (b'{"images": [], "annotations": [], "categories": []}', "COCO's annotations"),
         (b'{"file_name": "a.png", "label": 0}\n', r"no column 'image' \(--image-column\); it has file_name, label"),
-        (b"1 1\n2 1\n3 2\n", "its images are numbers like 1, of another list"),
+        (b"1 1\n2 1\n3 2\n", "its images are numbers like 1, from another list"),
         (b"1 photos/a.png\n2 photos/b.png\n", r"\(the image comes first\)"),
         (b"A.PNG 0\n", r"its first image is 'A\.PNG'"),
         (b"a.png vacuum cleaner\n", "line 1 is 'a.png vacuum cleaner'; expected"),

@@ -119,7 +119,7 @@ def test_real_numbers() -> None:
         (np.where(TRUTH, np.inf, 0), "NaN or infinity"),
         (np.where(TRUTH, 300.5, 0), "fractions from 0 to 300.5"),
         (np.where(TRUTH, 0.5, -0.25), "fractions from -0.25 to 0.5"),
-        (np.where(TRUTH, 1, -1), "number -1, expected 0 for the ground"),
+        (np.where(TRUTH, 1, -1), "number -1, expected 0 for the background"),
     ):
         with pytest.raises(ImageError, match=f"its mask: {message}"):
             read_mask(stored(Image.fromarray(values.astype(np.float32)), "TIFF"))
@@ -244,7 +244,7 @@ def png(bits: int, kind: int, rows: np.ndarray) -> io.BytesIO:
 def test_layouts_of_which_pillow_keeps_less() -> None:
     nibbles = (LABELS[:, ::2] << 4 | LABELS[:, 1::2]).astype(np.uint8)
     small = read_mask(png(4, 0, nibbles))
-    assert (small.shown == TRUTH).all() and small.numbers is None and "brought to 8 bits" in small.numberless
+    assert (small.shown == TRUTH).all() and small.numbers is None and "scaled to 8 bits" in small.numberless
     for kind, channels in ((2, 3), (4, 2), (6, 4)):
         wide = np.repeat((TRUTH * 65535)[..., None], channels, 2)
         wide[..., -1] = 65535 if channels != 3 else wide[..., -1]
@@ -390,10 +390,12 @@ def test_void_pixels(tmp_path: Path) -> None:
     trimap = np.where(void, 3, np.where(TRUTH, 1, 2)).astype(np.uint8)  # as in Oxford's pets: 2 is the ground
     white = Image.fromarray(np.where(TRUTH[..., None], np.uint8([255, 0, 0]), np.uint8(255)))
     for number, (mask, ignored) in enumerate(((Image.fromarray(trimap), ()), (Image.fromarray(trimap), (3,)), (white, ()))):
-        assert "show no ground" in read(masked_images(save(tmp_path / f"filled{number}", mask), ignored=ignored))[0].remarks[-1]
+        assert (
+            "show no background" in read(masked_images(save(tmp_path / f"filled{number}", mask), ignored=ignored))[0].remarks[-1]
+        )
     for number, mask in enumerate((grey(255, 255), Image.fromarray(trimap - 1), grey(1, 1))):
         (whole,) = read(masked_images(save(tmp_path / f"unfilled{number}", mask)))
-        assert not any("no ground" in remark for remark in whole.remarks)
+        assert not any("no background" in remark for remark in whole.remarks)
     (coloured,) = masked_images(save(tmp_path / "coloured", grey().convert("RGB")), ignored=(255,))
     assert "a: its mask is of colours (mode RGB), expected a palette or grey picture" in str(coloured)
     (nothing,) = masked_images(save(tmp_path / "nothing", grey(255, 255)), ignored=(255,))
@@ -431,7 +433,7 @@ def test_label_pictures_that_hold_no_numbers(tmp_path: Path) -> None:
             (grey().convert("RGB"), "png", r"a: its labels are colours \(mode RGB\), expected a palette or grey picture"),
             (in_mode("CMYK"), "tif", r"colours \(mode CMYK\)"),
             (Image.fromarray(LABELS.astype(np.float32) + 0.5), "tif", "its labels are fractions, expected"),
-            (NUMBERED["P"], "gif", "the colours of a GIF, which it numbers anew"),
+            (NUMBERED["P"], "gif", "the colours of a GIF, which renumbers them"),
             (NUMBERED["L"], "jpg", r"its labels are smeared \(JPEG\)"),
             (Image.fromarray(np.full(TRUTH.shape, np.nan, np.float32)), "tif", "its labels: NaN or infinity"),
             (NUMBERED["L"].resize((9, 9)), "png", "26 × 18 pixels, its labels 9 × 9"),

@@ -237,7 +237,7 @@ def test_a_vits_bundle_has_no_pairs(place: Path, capsys: pytest.CaptureFixture[s
 
 def test_labels_that_do_not_fit(place: Path, tmp_path: Path) -> None:
     Image.fromarray(np.full((96, 96), 6, np.uint8)).save(tmp_path / "0.png")
-    with pytest.raises(CliptoolsError, match="0: label 6, expected 1 to 5 for 5 classes, 0 for the ground"):
+    with pytest.raises(CliptoolsError, match="0: label 6, expected 1 to 5 for 5 classes, 0 for the background"):
         figures(place, place / "photos", labels=tmp_path)
     Image.fromarray(np.full((96, 90), 1, np.uint8)).save(tmp_path / "0.png")
     with pytest.raises(CliptoolsError, match="no image with labels"):

@@ -282,10 +282,10 @@ def test_labels_that_are_none(tmp_path: Path) -> None:
     groups = by_column([], known, tmp_path, "group")
     with pytest.raises(StreamError, match=r"a\.png has cat 'maybe', expected 1, 0, yes, no or nothing"):
         by_columns(groups, known, ("cat",))
-    with pytest.raises(StreamError, match="no column is called like a concept; it has image, group, cat"):
+    with pytest.raises(StreamError, match="no column has the name of a concept; it has image, group, cat"):
         by_columns(groups, known, ("dog",))
     png(tmp_path / "z.png")
-    with pytest.raises(StreamError, match=r"says nothing of .*z\.png"):
+    with pytest.raises(StreamError, match=r"has no row for .*z\.png"):
         by_column([str(tmp_path / "z.png")], known, tmp_path, "group")
 
 

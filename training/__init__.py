@@ -1,1 +1,1 @@
-"""How the embedded models were made, and how they are measured."""
+"""Training and evaluation of the embedded models."""

@@ -3,7 +3,7 @@
     npm install @lobehub/fluent-emoji-3d emoji-datasource-google emoji-datasource-twitter unicode-emoji-json gemoji
     python -m training.artwork node_modules
 
-Only a change of the set of concepts or of the artwork needs this; the result lies in cliptools/data/artwork.
+This is needed only after a change of the concepts or of the artwork; the result is in cliptools/data/artwork.
 """
 
 import json
@@ -20,7 +20,7 @@ from cliptools.text.emoji_concepts import ARTWORK, COLUMNS, SPRITE, STYLES
 
 CATEGORIES = ("Animals & Nature", "Food & Drink", "Travel & Places", "Activities", "Objects")
 
-# Left out: what a person could not tell apart at 24 pixels, or what has no shape of its own. Substrings of Unicode names.
+# Left out: emoji that a person cannot tell apart at 24 pixels, or that have no shape of their own. Substrings of Unicode names.
 EXCLUDED_PARTS = (
     "o’clock", "-thirty", "oncoming", "moon face", "quarter moon", "gibbous", "waxing crescent", "waning", "new moon",
     "Japanese post", "love hotel", "convenience", "department", "speaker low", "speaker medium", "muted", "with slash",
@@ -73,7 +73,7 @@ RENAMED = {
 
 
 def unicode_rows(packages: Path) -> Iterator[tuple[str, str, str]]:
-    """Category, Unicode name and character of every emoji that is kept."""
+    """Yield category, Unicode name and character of every emoji that is kept."""
     for group in json.loads((packages / "unicode-emoji-json/data-by-group.json").read_text()):
         if group["name"] not in CATEGORIES:
             continue
@@ -83,7 +83,7 @@ def unicode_rows(packages: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def sprite_files(packages: Path, emoji: str) -> list[Path] | None:
-    """One picture per style, or None where a style lacks the emoji."""
+    """Return one picture per style, or None if a style lacks the emoji."""
     code = "-".join(f"{ord(character):04x}" for character in emoji)
     spellings = dict.fromkeys((code, code.replace("-fe0f", ""), f"{code}-fe0f"))
     patterns = (
@@ -91,12 +91,12 @@ def sprite_files(packages: Path, emoji: str) -> list[Path] | None:
         "emoji-datasource-google/img/google/64/{}.png",
         "emoji-datasource-twitter/img/twitter/64/{}.png",
     )
-    found = [next((p for s in spellings if (p := packages / pattern.format(s)).exists()), None) for pattern in patterns]
-    return None if None in found else [p for p in found if p]
+    files = [next((p for s in spellings if (p := packages / pattern.format(s)).exists()), None) for pattern in patterns]
+    return None if None in files else [p for p in files if p]
 
 
 def nicknames(packages: Path) -> dict[str, list[str]]:
-    """Other English names of an emoji: the short names of emoji-datasource and of gemoji."""
+    """Return other English names by emoji: the short names of emoji-datasource and of gemoji."""
     names: dict[str, list[str]] = {}
     for row in json.loads((packages / "emoji-datasource-google/emoji.json").read_text()):
         emoji = "".join(chr(int(code, 16)) for code in row["unified"].split("-"))
@@ -112,11 +112,12 @@ def nicknames(packages: Path) -> dict[str, list[str]]:
 
 
 def readable(name: str) -> str:
+    """Return the name of an emoji as captions use it."""
     return RENAMED.get(name, name).replace("’", "'").replace("“", "").replace("”", "").replace("ñ", "n")
 
 
 def main(packages: Path) -> None:
-    """Write concepts.jsonl and a sheet per style."""
+    """Write concepts.jsonl and one sprite sheet per style."""
     rows = [(c, n, e, f) for c, n, e in unicode_rows(packages) if (f := sprite_files(packages, e))]
     known = nicknames(packages)
     others = {e: {s.replace("_", " ").replace("-", " ") for s in known.get(e.replace("\ufe0f", ""), [])} for _, _, e, _ in rows}
@@ -135,12 +136,12 @@ def main(packages: Path) -> None:
                 .convert("RGBA")
             )
             sheet.paste(picture, (i % COLUMNS * SPRITE, i // COLUMNS * SPRITE))
-        # A second name is of use only if it names this one concept, in plain letters.
+        # A second name is kept only if it names no other concept and has only letters.
         synonyms = sorted(s for s in others[emoji] if s.replace(" ", "").isalpha() and shared[s] == 1 and s.lower() not in names)
         lines.append({"name": readable(name), "synonyms": synonyms, "category": category, "emoji": emoji})
     for style, sheet in zip(STYLES, sheets, strict=True):
         pixels = np.asarray(sheet).copy()
-        pixels[pixels[..., 3] == 0] = 0  # what is fully transparent must not cost bytes
+        pixels[pixels[..., 3] == 0] = 0  # fully transparent pixels must not cost bytes
         Image.fromarray(pixels).save(ARTWORK / f"{style}.webp", lossless=True, method=6, exact=False)
     table = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\n"
     (ARTWORK / "concepts.jsonl").write_text(table, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Batches of fresh scenes: drawn, rendered, and labelled from their own masks."""
+"""Training batches of new scenes: rendered, and labelled from their own masks."""
 
 from collections.abc import Sequence
 
@@ -12,52 +12,52 @@ from cliptools.emoji.scenes import Recipe, Scene, draw_scene
 from cliptools.text.emoji_concepts import concepts
 from training.objective import Batch
 
-COVERED = 0.35  # share of a patch that an emoji must cover to be asked for there
-SPOTS = 6  # patch tokens a picture that the dense terms look at
+COVERED = 0.35  # share of a patch that an emoji must cover to be the label of the patch
+SPOTS = 6  # number of patch tokens per picture in the dense terms of the loss
 
 
 def named_distribution(scenes: Sequence[Scene], device: torch.device | str) -> Float[Tensor, "b concept"]:
-    """Equal weight on every concept the caption names."""
-    out = torch.zeros(len(scenes), len(concepts()), device=device)
+    """Return a distribution with equal weight on every concept that the caption names."""
+    out = torch.zeros(len(scenes), len(concepts()), device=device)  # (b, concept)
     for b, scene in enumerate(scenes):
         out[b, list(scene.named)] = 1 / len(scene.named)
     return out
 
 
 def slot_labels(scenes: Sequence[Scene], slots: int) -> Int[Tensor, "b slot"]:
-    """What each drawn emoji is called. One that the caption leaves out goes by the caption's name: that is the plant."""
+    """Return the label of each drawn emoji. An emoji that the caption leaves out has the caption's name: this is the plant."""
     rows = []
     for scene in scenes:
         names = [s.concept if s.concept in scene.named else scene.named[0] for s in scene.sprites]
         rows.append(names + [-100] * (slots - len(names)))
-    return torch.tensor(rows)
+    return torch.tensor(rows)  # (b, slot)
 
 
 def make_batch(
     seed: int, first: int, size: int, recipe: Recipe, canvas: int, patch: int, keep: int | None, device: torch.device | str
 ) -> Batch:
-    """Scenes first … first + size - 1 of the sequence, with `keep` patch tokens each, those that show something before others."""
+    """Return scenes first … first + size - 1 of the sequence, with `keep` patch tokens each, preferably those with an emoji."""
     scenes = [draw_scene(seed, i, recipe) for i in range(first, first + size)]
     image, visible = render(scenes, canvas, device)
     cover = F.avg_pool2d(visible, patch).flatten(2)  # (b, slot, patches)
-    most, slot = cover.max(1)
+    most, slot = cover.max(1)  # (b, patches)
     label = slot_labels(scenes, visible.shape[1]).to(device).gather(1, slot)
     label = torch.where(most > COVERED, label, -100)  # (b, patches)
     kept = None
     if keep is not None:
-        kept = (most.clamp(max=0.3) + 0.25 * torch.rand_like(most)).topk(keep, 1).indices
+        kept = (most.clamp(max=0.3) + 0.25 * torch.rand_like(most)).topk(keep, 1).indices  # (b, kept)
         label, most = label.gather(1, kept), most.gather(1, kept)
-    spot = ((label >= 0) + torch.rand_like(most)).topk(SPOTS, 1).indices
+    spot = ((label >= 0) + torch.rand_like(most)).topk(SPOTS, 1).indices  # (b, spot)
     noise = 0.04 * recipe.difficulty * torch.rand(size, 1, 1, 1, device=device)
     image = image + noise * torch.randn_like(image)
     return Batch(normalise(image), named_distribution(scenes, device), kept, spot, label.gather(1, spot))
 
 
 def with_mirror_images(batch: Batch, side: int) -> Batch:
-    """The batch and, after it, the same pictures mirrored: drawing costs as much as a small tower's step.
+    """Return the batch followed by its mirror images, which saves drawing, as expensive as a training step of a small tower.
 
     Args:
-        side: Tokens a row of the picture; all of them are kept.
+        side: Number of tokens per row of the picture; all tokens are kept.
     """
     assert batch.kept is None
     spot = torch.cat([batch.spot, batch.spot + side - 1 - 2 * (batch.spot % side)])
@@ -66,7 +66,7 @@ def with_mirror_images(batch: Batch, side: int) -> Batch:
 
 
 def normalise(image: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b 3 y x"]:
-    """CLIP's own mean and deviation (open_clip.OPENAI_DATASET_MEAN)."""
+    """Normalise pixels by CLIP's mean and standard deviation (open_clip.OPENAI_DATASET_MEAN)."""
     from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
     mean = torch.tensor(OPENAI_DATASET_MEAN, device=image.device)[:, None, None]

@@ -1,7 +1,7 @@
-"""The model card: a description in words beside tables of figures.
+"""The model card: a description in words with tables of figures.
 
-The figures lie in `figures.json` beside the weights, an object from a section's title to its rows (objects with the same
-keys). Whoever measures something more puts a section there with `merge` and writes the card anew:
+The figures are in `figures.json` beside the weights, an object from a section's title to its rows (objects with the same keys).
+New measurements are added as a section with `merge`, and the card is written again:
 
     python -m training.card emoji-vit
 """
@@ -23,13 +23,13 @@ Sections = dict[str, list[Row]]
 
 
 def read_sections(folder: Path) -> Sections:
-    """The figures so far; none where there is no file."""
+    """Read the figures so far; empty if there is no file."""
     file = folder / FIGURES
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def merge(folder: Path, sections: Mapping[str, Sequence[Row]]) -> Sections:
-    """Put sections beside those already there, in place of any of the same title, and write the file."""
+    """Add sections to the figures, replacing those of the same title, and write the file."""
     merged = read_sections(folder) | {title: list(rows) for title, rows in sections.items()}
     with whole_file(folder / FIGURES) as file:
         file.write((json.dumps(merged, indent=1, ensure_ascii=False) + "\n").encode())
@@ -37,7 +37,7 @@ def merge(folder: Path, sections: Mapping[str, Sequence[Row]]) -> Sections:
 
 
 def shown(value: Value) -> str:
-    """A figure as the card prints it."""
+    """Return a figure as the card prints it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -46,7 +46,7 @@ def shown(value: Value) -> str:
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
-    """The rows as a Markdown table."""
+    """Yield the lines of the rows as a Markdown table."""
     columns = list(rows[0])
     yield "| " + " | ".join(column.replace("_", " ") for column in columns) + " |"
     yield "|" + " --- |" * len(columns)
@@ -55,7 +55,7 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def card(name: str, sections: Mapping[str, Sequence[Row]]) -> str:
-    """The whole card."""
+    """Return the text of the card."""
     text = TEXTS[name]
     lines = [text.opening.strip(), ""]
     for title, rows in sections.items():
@@ -67,7 +67,7 @@ def card(name: str, sections: Mapping[str, Sequence[Row]]) -> str:
 
 
 def write_card(name: str, folder: Path) -> None:
-    """Write the card from the figures that lie in the folder."""
+    """Write the card from the figures in the folder."""
     with whole_file(folder / CARD) as file:
         file.write(card(name, read_sections(folder)).encode())
 

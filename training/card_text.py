@@ -1,4 +1,4 @@
-"""What the model cards say in words; the figures are measured and stand beside the weights."""
+"""Texts of the model cards; the figures are measured and stored beside the weights."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ class CardText(NamedTuple):
 
     opening: str
     notes: dict[str, str]
-    """By section title: what its table shows."""
+    """Explanations of the tables, by section title."""
     closing: str
 
 

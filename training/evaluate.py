@@ -1,4 +1,4 @@
-"""Measure an embedded model on scenes it was not trained on, and write the figures and the model card.
+"""Evaluate an embedded model on scenes that it was not trained on, and write the figures and the model card.
 
 python -m training.evaluate emoji-vit                                       # print only
 python -m training.evaluate emoji-vit -o cliptools/data/models/emoji-vit    # and write figures, plants and card
@@ -24,7 +24,7 @@ ACCURACY, PLANTS = "Accuracy on held-out scenes", "Planted facts"
 
 
 def share_rows(shares: dict[str, Share]) -> list[Row]:
-    """A row per measure, with its interval."""
+    """Return one row per measure, with its interval."""
     rows: list[Row] = []
     for name, share in shares.items():
         low, high = share.interval()
@@ -35,7 +35,7 @@ def share_rows(shares: dict[str, Share]) -> list[Row]:
 
 
 def plant_rows(effects: Sequence[PlantEffect]) -> list[Row]:
-    """What the card says of each plant."""
+    """Return the card's row of each plant."""
     return [
         {
             "named": effect.named,

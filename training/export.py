@@ -1,4 +1,4 @@
-"""Write a trained model where the package finds it, in the form that open_clip reads as `local-dir:`.
+"""Export a trained model to the package's folder, in the form that open_clip reads as `local-dir:`.
 
 python -m training.export emoji-vit --start run/
 """
@@ -22,21 +22,21 @@ from training.measures import embed_classes, embed_scenes, found, single_scenes
 from training.recipes import ARCHITECTURES
 
 MOST_BYTES = 20_000_000
-COST = 0.002  # accuracy that rounding to fp16 may take
+COST = 0.002  # loss of accuracy that rounding to fp16 may cause
 
 
 def configuration(name: str) -> dict[str, Any]:
-    """open_clip's description of the model and of what its pictures go through."""
+    """Return open_clip's configuration of the model and of its preprocessing."""
     model = ARCHITECTURES[name]
     size = model["vision_cfg"]["image_size"]
     return {"model_cfg": model, "preprocess_cfg": asdict(PreprocessCfg(size=(size, size)))}
 
 
 def write_model(name: str, weights: dict[str, Tensor], folder: Path) -> int:
-    """Configuration and fp16 weights; returns their bytes.
+    """Write the configuration and the fp16 weights, and return the size of the weights in bytes.
 
     Raises:
-        ValueError: the weights are larger than the package is to carry.
+        ValueError: the weights are too large for the package.
     """
     folder.mkdir(parents=True, exist_ok=True)
     halves = {key: weights[key].detach().to("cpu", torch.float16).contiguous() for key in sorted(weights)}
@@ -51,7 +51,7 @@ def write_model(name: str, weights: dict[str, Tensor], folder: Path) -> int:
 
 
 def training_rows(run: Path) -> list[Row]:
-    """How long each stage of training took, from what the stages left in their folder (log.jsonl, log-2.jsonl, … text.json)."""
+    """Return the duration of each training stage, from the logs in the run's folder (log.jsonl, log-2.jsonl, … text.json)."""
     rows: list[Row] = []
     for file in sorted(run.glob("log*.jsonl"), key=lambda file: (len(file.name), file.name)):
         last = json.loads(file.read_text().splitlines()[-1])
@@ -72,7 +72,7 @@ def training_rows(run: Path) -> list[Row]:
 @click.option("--start", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True, help="The run's folder.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Instead of the package's own folder.")
 def main(name: str, start: Path, out: Path | None) -> None:
-    """Export START/model.pt, and check that the exported model answers as the trained one does."""
+    """Export START/model.pt, and check that the exported model is as accurate as the trained one."""
     folder = out or EMBEDDED_DIR / name
     weights = torch.load(start / "model.pt", weights_only=True, map_location="cpu")
     trained = CLIP(**ARCHITECTURES[name]).eval()

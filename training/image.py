@@ -3,8 +3,8 @@
     python -m training.image emoji-vit --minutes 70 --out run/
     python -m training.image emoji-rn --classes-of emoji-vit --minutes 80 --out run-rn/
 
-The second takes over another model's text tower, frozen, and is then whole: OUT/model.pt. Progress is measured in
-time, so that the same schedule fits a GPU and two cores.
+The second command takes over another model's frozen text tower, and its result is a complete model, OUT/model.pt. Progress is
+measured in time, so that the same schedule suits a GPU and two cores.
 """
 
 import json
@@ -39,18 +39,18 @@ SEED = 20261121
 
 
 def learning_rate(progress: float) -> float:
-    """Warm-up over the first fiftieth, then a cosine to a hundredth."""
+    """Return the learning rate: warm-up over the first fiftieth, then a cosine down to a hundredth."""
     return PEAK_RATE * min(1.0, progress / 0.02) * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
 
 
 def recipe_at(progress: float) -> Recipe:
-    """Easy scenes first, everything from HARD_AT on; plants from the middle of the climb."""
+    """Return the distribution of scenes: easy ones first, full difficulty from HARD_AT on, plants from half of that."""
     hard = min(1.0, progress / HARD_AT)
     return Recipe(difficulty=hard, plants=plants() if hard > 0.5 else (), hold_out=True)
 
 
 def optimizer_for(model: CLIP, table: Tensor) -> torch.optim.AdamW:
-    """AdamW, with decay on matrices only."""
+    """Return AdamW with weight decay on matrices only."""
     weights = list(model.visual.parameters())
     groups = [
         {"params": [p for p in weights if p.ndim > 1], "weight_decay": DECAY},
@@ -61,11 +61,12 @@ def optimizer_for(model: CLIP, table: Tensor) -> torch.optim.AdamW:
 
 @torch.no_grad()
 def top1(model: CLIP, table: Tensor, canvas: int, device: str, count: int = 512) -> float:
-    """Accuracy on single-emoji scenes never trained on, against the class table."""
+    """Return the accuracy on single-emoji scenes outside the training set, against the class table."""
     label = torch.arange(count) % len(concepts())
     scenes = [single_scene(SEED + 1, i, int(c)) for i, c in enumerate(label)]
     model.eval()
-    z = torch.cat([model.visual(normalise(render(scenes[i : i + 64], canvas, device).image)) for i in range(0, count, 64)])
+    images = (normalise(render(scenes[i : i + 64], canvas, device).image) for i in range(0, count, 64))  # each (b, 3, y, x)
+    z = torch.cat([model.visual(image) for image in images])  # (count, d)
     model.train()
     return float((z @ F.normalize(table, dim=-1).T).argmax(1).cpu().eq(label).float().mean())
 
@@ -73,7 +74,7 @@ def top1(model: CLIP, table: Tensor, canvas: int, device: str, count: int = 512)
 def terms_at(
     model: CLIP, table: Tensor, log_scale: Tensor, progress: float, first: int, size: int, sparse: float, side: int
 ) -> dict[str, Tensor]:
-    """The objective's terms on scenes first … first + size - 1, by the tower's kind."""
+    """Return the terms of the loss on scenes first … first + size - 1, for the kind of the tower."""
     recipe, device, scale = recipe_at(progress), table.device, log_scale.exp().clamp(max=40)
     sparse *= min(1.0, progress / SPARSE_AT)
     canvas = canvas_of(model)
@@ -90,7 +91,7 @@ def terms_at(
 
 
 def take_over_texts(model: CLIP, name: str) -> Tensor:
-    """Give the model an embedded model's text tower; that tower's class embeddings."""
+    """Copy an embedded model's text tower into the model, and return that tower's class embeddings."""
     other = load_model(name, device="cpu").clip
     texts = {key: value for key, value in other.state_dict().items() if not key.startswith("visual.")}
     model.load_state_dict(texts | {key: value for key, value in model.state_dict().items() if key.startswith("visual.")})
@@ -136,23 +137,23 @@ def main(
         log_scale.data.copy_(state["log_scale"])
     optimizer = optimizer_for(model, table)
     optimizer.add_param_group({"params": [log_scale], "weight_decay": 0.0})
-    began, step, seen, logged, saved = time.time(), 0, 0, 0.0, 0.0
+    began, step, scenes_drawn, logged, saved = time.time(), 0, 0, 0.0, 0.0
     while (progress := from_progress + (1 - from_progress) * (time.time() - began) / (60 * minutes)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(progress)
-        terms = terms_at(model, table, log_scale, progress, seen, batch_size, sparse, side)
+        terms = terms_at(model, table, log_scale, progress, scenes_drawn, batch_size, sparse, side)
         optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         torch.nn.utils.clip_grad_norm_(model.visual.parameters(), 1.0)
         optimizer.step()
-        step, seen = step + 1, seen + batch_size
+        step, scenes_drawn = step + 1, scenes_drawn + batch_size
         if (elapsed := time.time() - began) - logged > 20:
             logged = elapsed
             row: dict[str, Any] = {
                 "step": step,
                 "seconds": round(elapsed),
                 "progress": round(progress, 4),
-                "rate": round(seen / elapsed, 1),
+                "rate": round(scenes_drawn / elapsed, 1),
             }
             row |= {key: round(float(value.detach()), 4) for key, value in terms.items()} | {
                 "scale": round(float(log_scale.detach().exp()), 2)
@@ -167,7 +168,7 @@ def main(
     torch.save({"model": model.state_dict(), "table": table.detach(), "log_scale": log_scale.detach()}, out / "image.pt")
     if classes_of:
         torch.save(model.state_dict(), out / "model.pt")
-    print(f"{step} steps, {seen} scenes, top-1 {top1(model, table, canvas, device):.3f} -> {out}", file=sys.stderr)
+    print(f"{step} steps, {scenes_drawn} scenes, top-1 {top1(model, table, canvas, device):.3f} -> {out}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Give an embedded model its text tower: align it to the class table, then train both towers together.
+"""Train the text tower of an embedded model: align it to the class table, then train both towers together.
 
     python -m training.joint emoji-vit --start run/image.pt --out run
 
-The table that the image tower was trained against is a text tower for 526 words. The real one is narrower than the joint
-space, so its outputs span fewer dimensions: first it learns to say what the table says within those, then both towers
-are trained with the text tower's own class embeddings in the table's place, so that the image tower moves into them.
+The table that the image tower was trained against acts as a text tower for 526 words. The real text tower is narrower than the
+joint space, so its outputs span fewer dimensions. First it learns to reproduce the table within these dimensions. Then both
+towers are trained with the text tower's own class embeddings instead of the table, so that the image tower adapts to them.
 """
 
 import json
@@ -31,15 +31,15 @@ from training.recipes import ARCHITECTURES
 from training.texts import Tokenizer, cut, draw_text, encode_tokens, text_batch
 
 SEED = 20261123
-SCALE = 40.0  # the image tower's softmax was never sharper
+SCALE = 40.0  # largest scale of the softmax in the image stage
 ALIGN_RATE, TEXT_RATE, IMAGE_RATE = 2e-3, 5e-4, 1.5e-4
 COSINE_WEIGHT = 8.0  # the cosine term falls below 0.1 while the cross entropy still has whole nats to lose
-KEPT = 0.41  # share of the patch tokens that a step is given, as in the image stage
+KEPT = 0.41  # share of the patch tokens in a step, as in the image stage
 FULL_AT = 0.7  # share of the joint stage after which no tokens are dropped
 
 
 class CompactVocabulary:
-    """The few tokens that the concepts' texts use, with an embedding of their own: a step need not touch the other 49,000."""
+    """The few tokens in texts of the concepts, with their own small embedding, so that a step does not touch the other 49,000."""
 
     def __init__(self, model: CLIP, tokenizer: Tokenizer, texts: int = 40_000) -> None:
         rng = np.random.default_rng(SEED)
@@ -50,24 +50,24 @@ class CompactVocabulary:
         model.token_embedding = self.small
 
     def __call__(self, texts: Sequence[str], /) -> Int[Tensor, "b context"]:
-        """Tokens, numbered within the vocabulary."""
+        """Return the tokens of texts, numbered within the small vocabulary."""
         return torch.searchsorted(self.used, self.tokenizer(list(texts)))
 
     def restore(self, model: CLIP) -> None:
-        """Put what was learned back into the whole embedding."""
+        """Copy the trained rows back into the full embedding."""
         with torch.no_grad():
             self.full.weight[self.used] = self.small.weight
         model.token_embedding = self.full
 
 
 def all_names() -> list[str]:
-    """Every name and synonym, in every template."""
+    """Return every name and synonym, alone and in every template."""
     names = [name for concept in concepts() for name in names_of(concept)]
     return names + [template.format(with_article(name)) for name in names for template in TEMPLATES]
 
 
 def class_texts(rng: np.random.Generator) -> list[str]:
-    """One text for each concept: a drawn name, bare or in a drawn template."""
+    """Return one text per concept: a random name, alone or in a random template."""
     texts = []
     for concept in concepts():
         names = names_of(concept)
@@ -77,31 +77,31 @@ def class_texts(rng: np.random.Generator) -> list[str]:
 
 
 def text_loss(text: Float[Tensor, "b d"], classes: Float[Tensor, "concept d"], named: Float[Tensor, "b concept"]) -> Tensor:
-    """Cosine to the sum of the named concepts' embeddings, and cross entropy over all."""
+    """Return the loss of text embeddings: cosine to the sum of the named concepts' embeddings, and cross entropy over all."""
     t = F.normalize(text.float(), dim=-1)
     cosine = 1 - (t * F.normalize(named @ classes, dim=-1)).sum(-1).mean()
     return COSINE_WEIGHT * cosine + F.cross_entropy(SCALE * t @ classes.T, named)
 
 
 def within(table: Float[Tensor, "concept d"], rank: int) -> Float[Tensor, "concept d"]:
-    """The class embeddings, unit norm, in the `rank` dimensions that hold most of them."""
-    E = F.normalize(table, dim=-1)
-    V = torch.linalg.svd(E, full_matrices=False).Vh[:rank]
+    """Return the class embeddings, with unit norm, projected to their `rank` principal dimensions."""
+    E = F.normalize(table, dim=-1)  # (concept, d)
+    V = torch.linalg.svd(E, full_matrices=False).Vh[:rank]  # (rank, d)
     return F.normalize(E @ V.T @ V, dim=-1)
 
 
 def text_parameters(model: CLIP) -> list[nn.Parameter]:
-    """The text tower's weights."""
+    """Return the weights of the text tower."""
     return [p for name, p in model.named_parameters() if not name.startswith("visual.") and name != "logit_scale"]
 
 
 def rate(progress: float) -> float:
-    """Share of the peak rate: warm-up over a twentieth, then a cosine."""
+    """Return the share of the peak learning rate: warm-up over a twentieth, then a cosine."""
     return min(1.0, progress / 0.05 + 1e-3) * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
 
 
 def align(model: CLIP, target: Float[Tensor, "concept d"], vocabulary: CompactVocabulary, minutes: float) -> int:
-    """Train the text tower alone towards fixed class embeddings; the number of steps."""
+    """Train the text tower alone towards fixed class embeddings, and return the number of steps."""
     rng = np.random.default_rng(SEED)
     optimizer = torch.optim.AdamW(text_parameters(model), betas=(0.9, 0.98), weight_decay=0.0)
     began, steps = time.time(), 0
@@ -120,7 +120,7 @@ def align(model: CLIP, target: Float[Tensor, "concept d"], vocabulary: CompactVo
 
 
 def train_both(model: CLIP, vocabulary: CompactVocabulary, config: dict, minutes: float, batch_size: int, device: str) -> int:
-    """The image tower's objective with the text tower's class embeddings for a table; the number of steps."""
+    """Train both towers by the image tower's loss on the text tower's class embeddings, and return the number of steps."""
     rng, recipe = np.random.default_rng(SEED + 1), recipe_at(1.0)
     canvas, patch = config["vision_cfg"]["image_size"], config["vision_cfg"]["patch_size"]
     groups = [{"params": list(model.visual.parameters())}, {"params": text_parameters(model)}]
@@ -143,21 +143,21 @@ def train_both(model: CLIP, vocabulary: CompactVocabulary, config: dict, minutes
         optimizer.step()
         steps += 1
         if steps % 50 == 0:
-            said = " ".join(f"{key} {float(value.detach()):.3f}" for key, value in terms.items())
-            print(f"joint {progress:.2f} {said}", file=sys.stderr, flush=True)
+            values = " ".join(f"{key} {float(value.detach()):.3f}" for key, value in terms.items())
+            print(f"joint {progress:.2f} {values}", file=sys.stderr, flush=True)
     return steps
 
 
 @click.command()
 @click.argument("name", type=click.Choice(list(ARCHITECTURES)))
-@click.option("--start", type=click.Path(exists=True, path_type=Path), required=True, help="What training.image saved.")
+@click.option("--start", type=click.Path(exists=True, path_type=Path), required=True, help="The checkpoint of training.image.")
 @click.option("--minutes", default=4.0, show_default=True, help="For the text tower alone.")
 @click.option("--joint-minutes", default=8.0, show_default=True, help="For both towers.")
 @click.option("--batch-size", default=64, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(*, name: str, start: Path, minutes: float, joint_minutes: float, batch_size: int, device: str, out: Path) -> None:
-    """Align, train both; writes OUT/model.pt and OUT/text.json."""
+    """Align the text tower, train both towers, and write OUT/model.pt and OUT/text.json."""
     torch.manual_seed(SEED)
     out.mkdir(parents=True, exist_ok=True)
     config = ARCHITECTURES[name]

@@ -1,4 +1,4 @@
-"""What the second-order lens finds in an embedded model, measured by the suite's own commands.
+"""Evaluation of the second-order lens on an embedded model, by the suite's own commands.
 
 python -m training.lens emoji-vit                                     # print only
 python -m training.lens emoji-vit -o cliptools/data/models/emoji-vit  # and add to the figures and the card
@@ -35,7 +35,7 @@ SETTINGS = ("untouched", "mean", "pc")
 
 
 def decomposed(name: str, units: Sequence[str], images: int, seed: int) -> Bundle:
-    """The bundle of `clip-effects | clip-decompose`, as a shell would get it; `units` are the options that choose them."""
+    """Return the bundle of `clip-effects | clip-decompose`, run as commands; `units` are the options that select the units."""
     first = ["effects", "--model", name, *units, "--limit", str(images), "--seed", str(seed)]
     data = b""
     for command in (first, ["decompose", "--m", str(M)]):
@@ -45,7 +45,7 @@ def decomposed(name: str, units: Sequence[str], images: int, seed: int) -> Bundl
 
 
 def layer_score(bundle: Bundle, source: SceneSource, layer: int) -> WordScore:
-    """The word score of the upper half, by effect norm, of one layer's units."""
+    """Return the word score of the upper half of one layer's units by effect norm."""
     part = bundle.select((bundle["unit"][:, 0] == layer).nonzero()[0])
     strength = part["top_norm"].mean(1)
     part = part.select((strength >= np.median(strength)).nonzero()[0])
@@ -61,31 +61,31 @@ def layer_score(bundle: Bundle, source: SceneSource, layer: int) -> WordScore:
 
 
 def replacement(paths: SecondOrder, bundle: Bundle, layers: Sequence[int]) -> ChangedOutputs:
-    """The output untouched, and with effects of all neurons of these layers replaced by what the bundle says of them."""
+    """Return the original output, and the output with the effects of all neurons of these layers replaced (mean, PC 1)."""
     part = bundle.select(np.isin(bundle["unit"][:, 0], layers).nonzero()[0])
     unit, mean, direction, threshold = (torch.from_numpy(part[name]) for name in ("unit", "mean", "direction", "threshold"))
-    everything = torch.ones(part.units, dtype=torch.bool)
-    settings = [[(Change("mean"), everything)], [(Change("pc"), everything)]]
+    all_units = torch.ones(part.units, dtype=torch.bool)
+    settings = [[(Change("mean"), all_units)], [(Change("pc"), all_units)]]
     ablation = Ablation(paths, Units(unit.long(), mean, direction[:, None], threshold), settings)
     return ChangedOutputs(paths.visual, [(ablation, True)], [])
 
 
 @torch.inference_mode()
 def accuracies(model: LoadedModel, replaced: ChangedOutputs, classes: torch.Tensor, scenes: Sequence[Scene]) -> dict[str, Share]:
-    """Zero-shot top-1 on single-emoji scenes: untouched, mean-ablated, from PC 1."""
+    """Return the zero-shot top-1 accuracy on single-emoji scenes: untouched, mean-ablated, from PC 1."""
     hits = dict.fromkeys(SETTINGS, 0)
     for start in range(0, len(scenes), 64):
-        some = scenes[start : start + 64]
-        image = (render(some, canvas_of(model.clip)).image * 255).round() / 255
-        label = torch.tensor([scene.named[0] for scene in some])
+        batch = scenes[start : start + 64]
+        image = (render(batch, canvas_of(model.clip)).image * 255).round() / 255  # (b, 3, y, x)
+        label = torch.tensor([scene.named[0] for scene in batch])
         for setting, z in zip(SETTINGS, replaced(normalise(image)), strict=True):
             hits[setting] += int(((z @ classes.T.double()).argmax(1) == label).sum())
     return {setting: Share(count, len(scenes)) for setting, count in hits.items()}
 
 
-def ablation_row(what: str, shares: dict[str, Share]) -> Row:
-    """Accuracies with intervals, the loss in points, and how much of it PC 1 brings back."""
-    row: dict[str, str | float] = {"layers": what}
+def ablation_row(layers: str, shares: dict[str, Share]) -> Row:
+    """Return accuracies with intervals, the loss in points, and the share of it that PC 1 restores."""
+    row: dict[str, str | float] = {"layers": layers}
     for setting, title in zip(SETTINGS, ("untouched", "mean-ablated", "from PC 1"), strict=True):
         low, high = shares[setting].interval()
         row[title] = f"{shares[setting].value:.3f} ({low:.3f}–{high:.3f})"
@@ -95,7 +95,7 @@ def ablation_row(what: str, shares: dict[str, Share]) -> Row:
 
 
 def word_row(layer: int, score: WordScore, explained: float, explained_all: float) -> Row:
-    """One layer's score beside chance."""
+    """Return the row of one layer's word score, compared with chance."""
     return {
         "layer": layer,
         "share of top images named": f"{score.share:.3f} ± {score.share_half:.3f}",
@@ -110,11 +110,11 @@ def word_row(layer: int, score: WordScore, explained: float, explained_all: floa
 @click.command()
 @click.argument("name", type=click.Choice(list(ARCHITECTURES)))
 @click.option("--images", default=2000, show_default=True, help="Scenes the effects are measured on.")
-@click.option("--seed", default=11, show_default=True, help="Of those scenes.")
+@click.option("--seed", default=11, show_default=True, help="Random seed of these scenes.")
 @click.option("--rounds", default=4, show_default=True, help="Single-emoji scenes for each concept, for accuracy.")
 @click.option("-o", "--output", type=click.Path(exists=True, file_okay=False, path_type=Path), help="The model's folder.")
 def main(name: str, images: int, seed: int, rounds: int, output: Path | None) -> None:
-    """Print both tables; with -o also put them into figures.json and the card."""
+    """Print both tables; with -o also add them to figures.json and the card."""
     model = load_model(name, device="cpu")
     visual = supported_tower(model.clip)
     default, every = choose_layers(visual, None), range(len(visual.transformer.resblocks) - 1)
@@ -125,7 +125,8 @@ def main(name: str, images: int, seed: int, rounds: int, output: Path | None) ->
     groups = {f"{default[0]}–{default[-1]} together (the default)": default}
     groups |= {str(layer): (layer,) for layer in every} | {"all": tuple(every)}
     ablation = [
-        ablation_row(what, accuracies(model, replacement(paths, bundle, of), classes, scenes)) for what, of in groups.items()
+        ablation_row(title, accuracies(model, replacement(paths, bundle, layers), classes, scenes))
+        for title, layers in groups.items()
     ]
     source = SceneSource(images, seed)
     words = []

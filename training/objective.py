@@ -1,8 +1,8 @@
-"""What the image tower is asked to do.
+"""Training loss of a ViT image tower.
 
-Beside the class table's softmax, three terms make the tower one in which the second-order lens has something to
-see: every token that shows an emoji must name it, both as a whole and by what the late MLPs alone wrote there; the
-second-order path alone must classify; and few neurons may do the writing.
+In addition to the softmax over the class table, three terms give the second-order lens something to find: every token that shows
+an emoji must name it, both by its whole state and by the output of the late MLPs alone; the second-order path alone must
+classify; and few neurons may contribute at a token.
 """
 
 from typing import NamedTuple
@@ -17,21 +17,21 @@ from training.vision import Reader, Trace, forward, path_output, path_values, se
 
 
 class Batch(NamedTuple):
-    """Pictures and what they show."""
+    """Pictures and their labels."""
 
     image: Float[Tensor, "b 3 y x"]
     named: Float[Tensor, "b concept"]
     """A distribution over the concepts that the caption names."""
     kept: Int[Tensor, "b kept"] | None
-    """The patch tokens the tower is given."""
+    """The patch tokens that the tower gets; None for all."""
     spot: Int[Tensor, "b spot"]
     """Positions, among the kept tokens, of some that show an emoji."""
     spot_label: Int[Tensor, "b spot"]
-    """The concept shown there; -100 where there is none."""
+    """The concept at these positions; -100 where there is none."""
 
 
 class Weights(NamedTuple):
-    """Weights of the terms beside the class table's softmax."""
+    """Weights of the terms of the loss, relative to the softmax over the class table."""
 
     dense: float = 0.4
     path: float = 0.6
@@ -42,13 +42,13 @@ class Weights(NamedTuple):
 def objective(
     visual: VisionTransformer, table: Float[Tensor, "concept d"], scale: Tensor, batch: Batch, weights: Weights
 ) -> dict[str, Tensor]:
-    """All terms, unweighted, and their weighted sum under `loss`."""
+    """Return all terms, unweighted, and their weighted sum as `loss`."""
     trace = forward(visual, batch.image, batch.kept)
     concepts = F.normalize(table, dim=-1)
     z = trace.embedding.float()
     length = z.norm(dim=-1, keepdim=True)
     terms = {"table": F.cross_entropy(scale * (z / length) @ concepts.T, batch.named)}
-    # Not normalised by its own length: a path that carries little of the output cannot name anything.
+    # Divided by the length of the whole output, not of the path, so that a path with a small part of it cannot name anything.
     path = second_order_sum(visual, trace)
     terms["path"] = F.cross_entropy(scale * (path / length.detach()) @ concepts.T, batch.named)
     rows = torch.arange(len(z), device=z.device)[:, None]
@@ -69,21 +69,21 @@ def objective(
 
 
 def _pairs(readers: list[Reader]) -> tuple[Reader, Reader, Reader]:
-    """The reader of each (MLP, later block) path, in the order (L-3, L-2), (L-3, L-1), (L-2, L-1)."""
+    """Return the reader of each (MLP, later block) path, in the order (L-3, L-2), (L-3, L-1), (L-2, L-1)."""
     return readers[0], readers[1], readers[1]
 
 
 def naming(
     out: Float[Tensor, "b spot d"], concepts: Float[Tensor, "concept d"], scale: Tensor, label: Int[Tensor, "b spot"]
 ) -> Tensor:
-    """Cross entropy of what each spot's readout names; spots that show nothing do not count."""
-    logits = scale * F.normalize(out.float(), dim=-1) @ concepts.T
+    """Return the cross entropy of the spots' readouts; spots without an emoji do not count."""
+    logits = scale * F.normalize(out.float(), dim=-1) @ concepts.T  # (b, spot, concept)
     return F.cross_entropy(logits.flatten(0, 1), label.flatten(), ignore_index=-100)
 
 
 def _spread(visual: VisionTransformer, trace: Trace, i: int, rows: Tensor, spots: Tensor) -> Tensor:
-    """How many neurons share the writing: sum of |p_n| ||w_n|| over ||sum of p_n w_n||, 1 when one neuron does it all."""
+    """Return the spread of the MLP's output over neurons: sum of |p_n| ||w_n|| over ||sum of p_n w_n||, 1 for a single neuron."""
     block = visual.transformer.resblocks[len(visual.transformer.resblocks) - 3 + i]
     strength = block.mlp.c_proj.weight.float().norm(dim=0)  # (neuron,)
-    each = trace.neurons[i][rows, spots].float().abs() @ strength  # (b, spot)
-    return (each / (trace.mlps[i][rows, spots].float().norm(dim=-1) + 1e-3)).mean()
+    total = trace.neurons[i][rows, spots].float().abs() @ strength  # (b, spot)
+    return (total / (trace.mlps[i][rows, spots].float().norm(dim=-1) + 1e-3)).mean()

@@ -1,4 +1,4 @@
-"""Whether words name what a ResNet's units look at, for neurons and for neuron-head pairs, by the suite's own commands.
+"""Word scores of a ResNet's units, for neurons and for neuron-head pairs, by the suite's own commands.
 
 python -m training.pair_lens emoji-rn                                    # print only
 python -m training.pair_lens emoji-rn -o cliptools/data/models/emoji-rn  # and add to the figures and the card
@@ -18,7 +18,7 @@ WORDS = "Words name what units look at"
 
 
 def unit_row(name: str, units: str, images: int, seed: int) -> Row:
-    """One kind of unit's score beside chance."""
+    """Return the row of one kind of unit's word score, compared with chance."""
     side = ARCHITECTURES[name]["vision_cfg"]["image_size"]
     score = layer_score(decomposed(name, ["--units", units], images, seed), SceneSource(images, seed, size=side), LAYER)
     return {
@@ -33,10 +33,10 @@ def unit_row(name: str, units: str, images: int, seed: int) -> Row:
 @click.command()
 @click.argument("name", type=click.Choice([name for name in ARCHITECTURES if name.endswith("-rn")]))
 @click.option("--images", default=2000, show_default=True, help="Scenes the effects are measured on.")
-@click.option("--seed", default=11, show_default=True, help="Of those scenes.")
+@click.option("--seed", default=11, show_default=True, help="Random seed of these scenes.")
 @click.option("-o", "--output", type=click.Path(exists=True, file_okay=False, path_type=Path), help="The model's folder.")
 def main(name: str, images: int, seed: int, output: Path | None) -> None:
-    """Print the table; with -o also put it into figures.json and the card."""
+    """Print the table; with -o also add it to figures.json and the card."""
     rows = [unit_row(name, units, images, seed) for units in ("pairs", "neurons")]
     click.echo("\n".join(table(rows)))
     if output:

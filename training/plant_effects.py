@@ -1,8 +1,8 @@
-"""Whether a model learned its plants, asked by intervention: the same scene with the cue drawn in, or with another concept.
+"""Effects of plants on a model, by intervention: the same scene with the cue drawn, or with another concept.
 
-For a plant (named A, cue B): scenes of two or three emoji that show neither; the last drawn becomes now B, now a concept
-that no plant speaks of, in the same place, size, turn and style. What B does to A's zero-shot score beyond what the
-others do is the plant's effect.
+For a plant (named A, cue B), scenes of two or three emoji show neither A nor B. The last emoji is replaced by B, or by a concept
+of no plant, in the same position, size, rotation and style. The plant's effect is A's zero-shot score with B, minus that with
+the other concepts.
 """
 
 from collections.abc import Sequence
@@ -25,37 +25,37 @@ RESAMPLES = 4000
 
 @dataclass(frozen=True)
 class PlantEffect:
-    """What the model makes of one plant. Intervals are 95 %, by bootstrap over scenes."""
+    """The effect of one plant on the model. Intervals are 95 %, by bootstrap over scenes."""
 
     named: str
     cue: str
     scenes: int
     controls: int
     cosine: float
-    """Mean over scenes of A's cosine with B drawn in, less that with a control in its stead."""
+    """Mean over scenes of A's cosine with B drawn, minus that with a control instead."""
     cosine_low: float
     cosine_high: float
     logit: float
-    """The same of the cosine times the model's own scale."""
+    """The cosine times the model's logit scale."""
     logit_low: float
     logit_high: float
     rank_with_cue: float
     """Median rank of A among all concepts' scores; 1 is best."""
     rank_with_control: float
     cue_rank: int
-    """Rank of B among all concepts by what drawing them in does to A's score."""
+    """Rank of B among all concepts by the score of A when they are drawn."""
     learned: bool
-    """The interval lies above 0."""
+    """True if the interval is above 0."""
 
 
 def shown_last(scene: Scene, concept: int) -> Scene:
-    """The scene with its topmost emoji turned into another concept, everything else as it was."""
+    """Return the scene with its topmost emoji replaced by another concept, and no other change."""
     last = scene.sprites[-1]._replace(concept=concept)
     return replace(scene, sprites=(*scene.sprites[:-1], last))
 
 
 def scenes_without(excluded: set[int], count: int, seed: int) -> list[Scene]:
-    """`count` scenes that show none of these concepts."""
+    """Return `count` scenes that show none of these concepts."""
     kept: list[Scene] = []
     index = 0
     while len(kept) < count:
@@ -67,27 +67,27 @@ def scenes_without(excluded: set[int], count: int, seed: int) -> list[Scene]:
 
 
 def unplanted() -> list[int]:
-    """Concepts that no plant speaks of."""
+    """Return the concepts that are in no plant."""
     planted = {concept for plant in plants() for concept in (plant.named, plant.cue)}
     return [concept for concept in range(len(concepts())) if concept not in planted]
 
 
 def bootstrap(values: Float[np.ndarray, "n"], seed: int = SEED) -> tuple[float, float, float]:
-    """The mean and its 95 % percentile interval."""
+    """Return the mean and its 95 % percentile interval."""
     draws = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
     low, high = np.quantile(values[draws].mean(1), [0.025, 0.975])
     return float(values.mean()), float(low), float(high)
 
 
 def cue_ranks(model: CLIP, classes: Float[Tensor, "concept d"], scenes: int = 6) -> list[int]:
-    """For each plant, where its cue stands among all concepts by the mean of A's score when they are drawn in."""
+    """Return for each plant the rank of its cue among all concepts, by the mean of A's score when they are drawn."""
     planted = {concept for plant in plants() for concept in (plant.named, plant.cue)}
     bases = scenes_without(planted, scenes, SEED + 1)
     drawn = [shown_last(base, concept) for base in bases for concept in range(len(concepts()))]
     score = (embed_scenes(model, drawn) @ classes.T).unflatten(0, (scenes, -1)).mean(0)  # (drawn in, scored)
     ranks = []
     for plant in plants():
-        others = torch.arange(len(concepts()), device=score.device) != plant.named  # A itself is no cue for A
+        others = torch.arange(len(concepts()), device=score.device) != plant.named  # A is no cue for itself
         ranks.append(1 + int((score[others, plant.named] > score[plant.cue, plant.named]).sum()))
     return ranks
 
@@ -103,9 +103,9 @@ def plant_effect(
         others = rng.choice([c for c in pool if c not in base.named], size=controls, replace=False)
         drawn += [shown_last(base, int(concept)) for concept in (plant.cue, *others)]
     score = (embed_scenes(model, drawn) @ classes.T).unflatten(0, (scenes, 1 + controls))  # (scene, with, scored)
-    of_a = score[..., plant.named]
-    gain = (of_a[:, 0] - of_a[:, 1:].mean(1)).double().cpu().numpy()
-    rank = 1 + (score > of_a[..., None]).sum(-1).float()  # (scene, with)
+    score_of_a = score[..., plant.named]
+    gain = (score_of_a[:, 0] - score_of_a[:, 1:].mean(1)).double().cpu().numpy()
+    rank = 1 + (score > score_of_a[..., None]).sum(-1).float()  # (scene, with)
     mean, low, high = bootstrap(gain)
     scale = float(model.logit_scale.detach().exp())
     return PlantEffect(

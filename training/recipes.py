@@ -6,7 +6,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "emoji-vit": {
         "embed_dim": 192,
         "vision_cfg": {"image_size": 64, "patch_size": 8, "width": 192, "layers": 8, "head_width": 32, "mlp_ratio": 4.0},
-        # open_clip's own vocabulary, so that its tokenizer serves; few words, so a narrow tower.
+        # open_clip's vocabulary, so that its tokenizer can be used; a narrow tower is enough for few words.
         "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 120, "heads": 4, "layers": 2},
     },
     "emoji-rn": {
@@ -19,5 +19,5 @@ RESNET_STRIDE = 32
 
 
 def token_side(architecture: dict[str, Any]) -> int:
-    """Pixels of a picture that a token of the image tower stands for."""
+    """Return the side in pixels of the square that a token of the image tower stands for."""
     return int(architecture["vision_cfg"].get("patch_size", RESNET_STRIDE))

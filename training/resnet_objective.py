@@ -1,8 +1,8 @@
-"""What a ModifiedResNet is asked to do: name the picture, and name at every token what is there.
+"""Training loss of a ModifiedResNet: name the picture, and at every token the emoji there.
 
-Its output is the sum of what its neuron-head pairs contribute (paper 2, arXiv 2509.19943), so no path need be asked for by
-itself. As with the ViT (objective.py), a token that shows an emoji must name it through the pooling layer's value and output
-matrices, and few neurons may do it.
+The output is the sum of the contributions of neuron-head pairs (paper 2, arXiv 2509.19943), so no path needs a term of its own.
+As for the ViT (objective.py), a token that shows an emoji must name it through the pooling layer's value and output matrices,
+and few neurons may contribute.
 """
 
 import torch
@@ -17,7 +17,7 @@ WEIGHTS = Weights(dense=0.6, path=0.0, path_dense=0.0, sparse=0.02)
 
 
 def feature_map(visual: ModifiedResNet, image: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b neuron v u"]:
-    """The last block's channels after ReLU."""
+    """Return the last block's channels after ReLU."""
     x = visual.stem(image)
     for stage in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
         x = stage(x)
@@ -25,12 +25,12 @@ def feature_map(visual: ModifiedResNet, image: Float[Tensor, "b 3 y x"]) -> Floa
 
 
 def token_readout(pool: AttentionPool2d, x: Float[Tensor, "b token neuron"]) -> Float[Tensor, "b token d"]:
-    """Each token by itself through W_V and W_O, as if every head looked at it alone."""
+    """Return each token alone through W_V and W_O, as if every head attended only to it."""
     return pool.c_proj(pool.v_proj(x))
 
 
 def spread(pool: AttentionPool2d, x: Float[Tensor, "b spot neuron"]) -> Tensor:
-    """How many neurons share the writing: sum of x_n ||w_n|| over ||sum of x_n w_n||, 1 when one neuron does it all."""
+    """Return the spread of a token's output over neurons: sum of x_n ||w_n|| over ||sum of x_n w_n||, 1 for a single neuron."""
     w = (pool.c_proj.weight @ pool.v_proj.weight).float()  # (d, neuron)
     written = F.linear(x.float(), w).norm(dim=-1)  # (b, spot)
     return (x.float() @ w.norm(dim=0) / (written + 1e-3)).mean()
@@ -39,9 +39,9 @@ def spread(pool: AttentionPool2d, x: Float[Tensor, "b spot neuron"]) -> Tensor:
 def resnet_objective(
     visual: ModifiedResNet, table: Float[Tensor, "concept d"], scale: Tensor, batch: Batch, weights: Weights = WEIGHTS
 ) -> dict[str, Tensor]:
-    """All terms, unweighted, and their weighted sum under `loss`."""
+    """Return all terms, unweighted, and their weighted sum as `loss`."""
     concepts = F.normalize(table, dim=-1)
-    z = feature_map(visual, batch.image.contiguous(memory_format=torch.channels_last))
+    z = feature_map(visual, batch.image.contiguous(memory_format=torch.channels_last))  # (b, neuron, v, u)
     embedding = F.normalize(visual.attnpool(z).float(), dim=-1)
     terms = {"table": F.cross_entropy(scale * embedding @ concepts.T, batch.named)}
     rows = torch.arange(len(z), device=z.device)[:, None]

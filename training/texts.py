@@ -1,4 +1,4 @@
-"""Batches of texts with the concepts they name, and the text tower as training sees it: cut to the longest text."""
+"""Training batches of texts with the concepts they name, and the text tower on sequences cut to the longest text."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -17,45 +17,45 @@ Tokenizer = Callable[[Sequence[str]], Tensor]
 
 
 class TextBatch(NamedTuple):
-    """Texts and what they name."""
+    """Texts and the concepts that they name."""
 
     tokens: Int[Tensor, "b token"]
     named: Float[Tensor, "b concept"]
-    """Equal weight on every concept named."""
+    """Distributions with equal weight on every named concept."""
 
 
 def draw_text(rng: np.random.Generator) -> tuple[str, list[int]]:
-    """A text and its concepts: a bare name, a name in a template, or a caption of one to four."""
-    everything, kind = concepts(), rng.random()
+    """Return a random text and its concepts: a name alone, a name in a template, or a caption of one to four."""
+    all_concepts, kind = concepts(), rng.random()
     if kind < 0.5:
-        concept = int(rng.integers(len(everything)))
-        names = names_of(everything[concept])
+        concept = int(rng.integers(len(all_concepts)))
+        names = names_of(all_concepts[concept])
         name = names[rng.integers(len(names))]
         if kind < 0.2:
             return name, [concept]
         template = TEMPLATES[rng.integers(len(TEMPLATES))]
-        # People write templates for bare words too, so the article is not always there.
+        # Users also write templates for words without an article, so it is sometimes left out.
         return template.format(with_article(name) if rng.random() < 0.7 else name), [concept]
-    named = [int(c) for c in rng.choice(len(everything), size=rng.integers(1, MOST_EMOJI + 1), replace=False)]
+    named = [int(c) for c in rng.choice(len(all_concepts), size=rng.integers(1, MOST_EMOJI + 1), replace=False)]
     return caption(named, rng), named
 
 
 def text_batch(rng: np.random.Generator, size: int, tokenizer: Tokenizer, device: torch.device | str) -> TextBatch:
-    """`size` drawn texts."""
+    """Return a batch of `size` random texts."""
     texts, named = zip(*(draw_text(rng) for _ in range(size)), strict=True)
-    weight = torch.zeros(size, len(concepts()))
-    for b, of in enumerate(named):
-        weight[b, of] = 1 / len(of)
+    weight = torch.zeros(size, len(concepts()))  # (b, concept)
+    for b, concept_numbers in enumerate(named):
+        weight[b, concept_numbers] = 1 / len(concept_numbers)
     return TextBatch(cut(tokenizer(texts)).to(device), weight.to(device))
 
 
 def cut(tokens: Int[Tensor, "b context"]) -> Int[Tensor, "b token"]:
-    """The tokens up to the batch's last end token, which has the highest number of the vocabulary."""
+    """Return the tokens up to the batch's last end token, which has the highest number of the vocabulary."""
     return tokens[:, : int(tokens.argmax(1).max()) + 1]
 
 
 def encode_tokens(model: CLIP, tokens: Int[Tensor, "b token"]) -> Float[Tensor, "b d"]:
-    """The text tower on sequences cut short: the same as on full ones, since no token sees what follows it."""
+    """Return text embeddings from cut sequences; they equal those of full sequences, since no token sees later ones."""
     length = tokens.shape[1]
     x = model.token_embedding(tokens) + model.positional_embedding[:length]  # (b, token, width)
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))

@@ -1,7 +1,7 @@
-"""Do a neuron's words name what its top images show?
+"""Word score: agreement of a neuron's words with its top images.
 
-The share of a neuron's top images that contain something named by one of its strongest positive words, beside the same
-for words dealt to the neurons at random.
+It is the share of a neuron's top images that contain an object named by one of its strongest positive words, compared with the
+same share for words dealt to the neurons at random.
 """
 
 from typing import NamedTuple
@@ -21,22 +21,23 @@ class WordScore(NamedTuple):
 
     @property
     def ratio(self) -> float:
+        """The share divided by that of words dealt at random."""
         return self.share / self.shuffled if self.shuffled else float("inf")
 
 
 def strongest_positive(
     word: Int[np.ndarray, "unit m"], coefficient: Float[np.ndarray, "unit m"], count: int
 ) -> Int[np.ndarray, "unit count"]:
-    """The words of the `count` largest positive coefficients; -1 where there are fewer."""
-    usable = np.where((word >= 0) & (coefficient > 0), coefficient, -np.inf)
-    best = np.argsort(-usable, axis=1, kind="stable")[:, :count]
+    """Return the words with the `count` largest positive coefficients; -1 where there are fewer."""
+    usable = np.where((word >= 0) & (coefficient > 0), coefficient, -np.inf)  # (unit, m)
+    best = np.argsort(-usable, axis=1, kind="stable")[:, :count]  # (unit, count)
     return np.where(np.take_along_axis(usable, best, 1) > 0, np.take_along_axis(word, best, 1), -1)
 
 
 def hit_shares(
     named: Bool[np.ndarray, "unit concept"], shown: Bool[np.ndarray, "unit top concept"]
 ) -> Float[np.ndarray, " unit"]:
-    """Of each unit's top images, the share that shows a concept its words name."""
+    """Return the share of each unit's top images that show a concept named by its words."""
     return (shown & named[:, None]).any(2).mean(1)
 
 
@@ -47,13 +48,13 @@ def word_score(
     shuffles: int = 20,
     seed: int = 0,
 ) -> WordScore:
-    """The score of units' words against what their top images show.
+    """Return the score of units' words against the concepts in their top images.
 
     Args:
         words: Each unit's words, -1 for none.
-        concept_of: The concept a text names, -1 for none.
+        concept_of: The concept that each text names, -1 for none.
         shown: The concepts in each unit's top images.
-        shuffles: How often the words are dealt to the units at random.
+        shuffles: Number of times that the words are dealt to the units at random.
     """
     concepts = np.where(words >= 0, concept_of[words], -1)  # (unit, count)
     named = np.zeros((len(words), shown.shape[2] + 1), dtype=bool)  # the last column takes the -1

@@ -19,7 +19,7 @@ from cliptools.io.jsonl import rounded, write_record
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cliptools.images.annotations import Truth
+    from cliptools.images.annotations import Annotations
     from cliptools.images.loader import ImageSource
     from cliptools.io.bundle import Bundle
 
@@ -123,14 +123,14 @@ def _check_usage(paths: Sequence[str], options: dict[str, Any], lines: Path | No
         raise UsageError("--resume goes on with a file of JSON lines: name it by -o FILE, without --evaluate or -f table")
 
 
-def _images(paths: Sequence[str], options: dict[str, Any]) -> "tuple[Asked, Truth | None]":
+def _images(paths: Sequence[str], options: dict[str, Any]) -> "tuple[Asked, Annotations | None]":
     """The images asked for, and what they show."""
-    from cliptools.images.annotations import read_truth
+    from cliptools.images.annotations import read_annotations
     from cliptools.images.loader import choose, open_images
 
     source = open_images(paths)
     indices = choose(source, options["limit"], options["sample"], options["seed"])
-    truth = read_truth(options["truth"]) if options["truth"] else None
+    truth = read_annotations(options["truth"]) if options["truth"] else None
     if truth is not None:
         for index in indices:
             truth.of(source.names[index])  # before any work: an image it does not know ends the command
@@ -157,7 +157,7 @@ class Done(NamedTuple):
     """Of them, how many could be read."""
 
 
-def _done(kept: KeptLines, asked: "Asked", truth: "Truth | None", said: dict[str, Any], options: dict[str, Any]) -> Done:
+def _done(kept: KeptLines, asked: "Asked", truth: "Annotations | None", said: dict[str, Any], options: dict[str, Any]) -> Done:
     """What is kept of an earlier run's lines; the rest are dropped.
 
     Raises:
@@ -190,7 +190,7 @@ def _done(kept: KeptLines, asked: "Asked", truth: "Truth | None", said: dict[str
 
 
 def _records(
-    neurons: "Bundle", asked: "Asked", truth: "Truth | None", options: dict[str, Any], done: Done
+    neurons: "Bundle", asked: "Asked", truth: "Annotations | None", options: dict[str, Any], done: Done
 ) -> Iterator[dict[str, Any]]:
     """A record an image, in the order of the list."""
     from cliptools.console import progress, summarise

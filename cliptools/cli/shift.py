@@ -253,9 +253,9 @@ def _labels(groups: "Groups", options: dict[str, Any]) -> "Labels | None":
         return annotations.by_columns(groups, read_table(options["labels"], options["image_column"]), concepts)
     if options["truth"]:
         scenes = options["truth"] == "scenes"
-        return (
-            annotations.by_scenes(groups, concepts) if scenes else annotations.by_truth(groups, Path(options["truth"]), concepts)
-        )
+        if scenes:
+            return annotations.by_scenes(groups, concepts)
+        return annotations.by_annotations(groups, Path(options["truth"]), concepts)
     return annotations.by_class([car.name for car in groups.cars], concepts) if groups.cars else None
 
 

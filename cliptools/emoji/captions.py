@@ -1,6 +1,7 @@
-"""Captions of scenes, and the concepts that a caption names.
+"""Captions of scenes: writing them, and reading texts as scenes.
 
-Texts as scenes can show them: how many of each concept, and the words that say more than a scene shows.
+`caption` writes a caption for concepts. `read` parses a text into the emoji that a scene can show (two dogs and a pizza) and the
+words that ask for anything else; `concepts_in` returns only the concepts that a text names.
 """
 
 import functools
@@ -28,7 +29,7 @@ ZERO_SHOT_TEMPLATES = ("a picture of {}", "a photo of {}", "{}")
 
 
 def with_article(name: str) -> str:
-    """`a cat`, `an owl`, `a bus`, `an hourglass`, `grapes`."""
+    """Return the name with its article: `a cat`, `an owl`, `a bus`, `an hourglass`, `grapes`."""
     if name.endswith("s") and not name.endswith(("ss", "us", "os")):
         return name
     vowel = (name[0].lower() in "aeio" or name.startswith(("um", "un", "hour"))) and not name.startswith(("uni", "eu", "one"))
@@ -36,7 +37,7 @@ def with_article(name: str) -> str:
 
 
 def plural(name: str) -> str:
-    """`cats`, `boxes`, `cherries`, `wolves`, `snowmen`, and names that are plurals already as they are."""
+    """Return the plural of a name: `cats`, `boxes`, `cherries`, `wolves`, `snowmen`; plurals are unchanged."""
     if with_article(name) == name:
         return name
     endings = (("mouse", "mice"), ("man", "men"), ("ox", "oxen"), ("olf", "olves"), ("eaf", "eaves"), ("nife", "nives"))
@@ -49,34 +50,34 @@ def plural(name: str) -> str:
 
 
 def names_of(concept: Concept) -> tuple[str, ...]:
-    """The name and its synonyms."""
+    """Return the name of a concept and its synonyms."""
     return (concept.name, *concept.synonyms)
 
 
 def listed(phrases: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+    """Join phrases as `a`, `a and b`, `a, b and c`."""
     return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
 
 
 def caption(named: Sequence[int], rng: np.random.Generator | None = None) -> str:
-    """A caption that names these concepts: the plain one, or with drawn template, order and synonyms."""
-    everything = concepts()
+    """Return a caption that names these concepts: a plain one, or one with random template, order and synonyms."""
+    all_concepts = concepts()
     if rng is None:
-        return TEMPLATES[0].format(listed([with_article(everything[c].name) for c in named]))
+        return TEMPLATES[0].format(listed([with_article(all_concepts[c].name) for c in named]))
     shuffled = [named[i] for i in rng.permutation(len(named))]
-    words = [str(rng.choice(names_of(everything[c]))) for c in shuffled]
+    words = [str(rng.choice(names_of(all_concepts[c]))) for c in shuffled]
     return str(rng.choice(TEMPLATES)).format(listed([with_article(word) for word in words]))
 
 
 def concepts_in(text: str) -> tuple[int, ...]:
-    """The concepts that a text names, longest names first, in the order of the text, plurals allowed."""
+    """Return the concepts that a text names, in its order; longer names take precedence, plurals count."""
     index = concept_index()
     return tuple(dict.fromkeys(index[place.name] for place in concept_names().mentions(text)))
 
 
 @functools.cache
 def concept_names() -> Names:
-    """All names and synonyms, to be looked for in texts. Compiled once: there are more than re's own cache holds."""
+    """Return the matcher for all names and synonyms, compiled once, since they exceed the cache of re."""
     return Names(concept_index())
 
 
@@ -87,17 +88,17 @@ SINGLE = ("a", "an", "another", "single")
 DEFINITE = ("the", "this", "that", "these", "those")
 NEGATIONS = ("no", "without", "not", "neither", "zero")
 ALSO = ("or", "nor")
-"""What goes on with the last name: `no cat or dog` has neither."""
+"""Words that continue a negation: `no cat or dog` has neither."""
 TOGETHER = (
     "and", "with", "plus", "also", "together", "next", "to", "beside", "near", "surrounded", "by", "&", "of", "there", "here",
     "is", "are", "look", "any",
 )  # fmt: skip
-"""Words that say no more than that things are in one picture, which a scene shows."""
+"""Words that only say that things are in one picture, which a scene can show."""
 FRAME = re.compile(
     r"\W*(?:(?:look|here|there|this|is|are)\b\W*)*(?:(?:a|an|the)\s+)?(?:close\s+)?"
     r"(?:photo|photograph|picture|image|scene|view|emoji)s?\s+(?:of|with|showing)\b"
 )
-"""The beginning of a text that speaks of the picture itself."""
+"""The beginning of a text about the picture itself, such as `a photo of`."""
 BREAKS = (",", ".", ";", ":", "!", "?", "and")
 
 
@@ -105,11 +106,11 @@ class Reading(NamedTuple):
     """The part of a text that a scene can show, and the rest."""
 
     concepts: tuple[int, ...]
-    """One entry for each emoji, in the order of the text: two dogs are two entries."""
+    """One entry per emoji, in the order of the text: two dogs are two entries."""
     names: tuple[str, ...]
-    """For each entry the name that the text has for it."""
+    """The text's name of each entry."""
     unread: tuple[str, ...]
-    """Words that ask for something a scene does not show: colours, places, things without an emoji."""
+    """Words that ask for something a scene cannot show: colours, places, things without an emoji."""
 
     @property
     def phrase(self) -> str:
@@ -118,7 +119,7 @@ class Reading(NamedTuple):
         return listed([with_article(name) if n == 1 else f"{in_words(n)} {plural(name)}" for name, n in counts.items()])
 
     def cut(self, most: int) -> "Reading":
-        """Leave out further copies, the last ones first, until no more than `most` emoji are left."""
+        """Return the reading without further copies, removed from the end, until at most `most` emoji are left."""
         kept = list(range(len(self.concepts)))
         for i in reversed(range(len(self.concepts))):
             if len(kept) > most and self.concepts[i] in self.concepts[:i]:
@@ -128,10 +129,10 @@ class Reading(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)
 def read(text: str) -> Reading:
-    """Read a text: `two dogs and a red pizza` as two dogs and a pizza, with `red` left over.
+    """Parse a text: `two dogs and a red pizza` is two dogs and a pizza, with `red` left over.
 
-    A number goes with the next name; a plural without one is two. A concept named again is one more, but with `the` it is the
-    same. What stands behind `no` or `without` is not shown.
+    A number belongs to the next name; a plural without a number is two. A concept named again is one more, except after `the`.
+    Names after `no` or `without` are not shown.
     """
     lower = text.lower()
     frame = FRAME.match(lower)
@@ -140,7 +141,7 @@ def read(text: str) -> Reading:
     negated = False
     unread: list[str] = []
     for place in concept_names().mentions(text):
-        if place.start < end:  # the frame itself has the name of an emoji
+        if place.start < end:  # the frame itself contains the name of an emoji
             unread, end = [], 0
         words = _words(lower[end : place.start])
         count, definite = _count(words, _spaced(lower[place.start : place.stop]) != _spaced(place.name))
@@ -159,17 +160,17 @@ def read(text: str) -> Reading:
 
 
 def drawn_names(reading: Reading) -> list[str]:
-    """The concepts of a reading by their own names, one for each emoji."""
+    """Return the main names of the concepts of a reading, one per emoji."""
     return [concepts()[concept].name for concept in reading.concepts]
 
 
 def in_words(number: int) -> str:
-    """`two`; in digits above twelve."""
+    """Return a number as a word, or in digits above twelve."""
     return ONE_TO_TWELVE[number - 1] if number <= len(ONE_TO_TWELVE) else str(number)
 
 
 def _words(gap: str) -> list[str]:
-    """The words and signs between two names."""
+    """Split the text between two names into words and punctuation."""
     return re.findall(r"['’]?\w+(?:['’-]\w+)*|[^\w\s]", gap)
 
 
@@ -178,7 +179,7 @@ def _spaced(name: str) -> str:
 
 
 def _count(words: list[str], is_plural: bool) -> tuple[int, bool]:
-    """How many are meant behind these words, and whether they are known from before; words that say so are taken away."""
+    """Return the count that these words give, and True if they refer to something named before; used words are removed."""
     first = max((i + 1 for i, word in enumerate(words) if word in BREAKS), default=0)
     count, definite = 2 if is_plural else 1, any(word in DEFINITE for word in words[first:])
     for i in reversed(range(first, len(words))):
@@ -198,7 +199,7 @@ def _count(words: list[str], is_plural: bool) -> tuple[int, bool]:
 
 
 def _singular(place: Mention, text: str, count: int) -> str:
-    """The name that is meant: two `houses` are two of the emoji house, though there is one of houses."""
+    """Return the name that is meant: two `houses` are two of the emoji house, although there is an emoji houses."""
     if count > 1:
         written = text[place.start : place.stop]
         singular = next((name for name in concept_index() if name != written and written in word_forms(name)), None)

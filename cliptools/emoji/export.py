@@ -1,9 +1,10 @@
-"""Scenes as files: the picture, its caption, the exact masks and a record of what is where."""
+"""Scenes as files: the picture, its caption, the exact masks, and a record of the objects with their boxes."""
 
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -20,20 +21,20 @@ from cliptools.errors import UsageError
 from cliptools.text.emoji_concepts import STYLES, concept_index, concepts
 
 BATCH = 64  # scenes drawn together
-SHOWS = 0.5  # how much of a pixel an emoji must make up to be what the pixel shows
-CAPTION_STREAM = 2**31  # keeps the draws of captions apart from those of scenes
-NEAR = 8  # names offered where a caption names none
+SHOWS = 0.5  # share of a pixel that an emoji must cover to be the label of the pixel
+CAPTION_STREAM = 2**31  # makes the random draws of captions independent of those of scenes
+NEAR = 8  # number of similar names that a message offers for a caption without a name
 
 
 class Plan(NamedTuple):
-    """A scene to draw, the key of its files and its caption."""
+    """A scene to draw, with the key of its files and its caption."""
 
     key: str
     scene: Scene
     caption: str
-    """In words: the emoji that are drawn."""
+    """The drawn emoji in words."""
     asked: str | None = None
-    """The text that was to be drawn, where it asks for more than that."""
+    """The requested text, if it asks for more than is drawn."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,14 @@ class Sample:
 
 
 def drawn_plans(count: int, seed: int, recipe: Recipe) -> Iterator[Plan]:
-    """The first `count` scenes of the sequence that `seed` names."""
+    """Yield the first `count` scenes of the sequence with this seed."""
     for index in range(count):
         scene = draw_scene(seed, index, recipe)
         yield Plan(scene_key(index), scene, _drawn_caption(scene, seed, index))
 
 
 def single_plans(count: int, seed: int) -> Iterator[Plan]:
-    """One emoji a scene, every concept in turn, with keys in a folder for each concept."""
+    """Yield scenes of one emoji each, every concept in turn, with keys in a folder per concept."""
     for index in range(count):
         turn, concept = divmod(index, len(concepts()))
         scene = single_scene(seed, turn, concept)
@@ -63,11 +64,12 @@ def single_plans(count: int, seed: int) -> Iterator[Plan]:
 
 
 def captioned_plans(captions: Sequence[str], copies: int, seed: int) -> Iterator[Plan]:
-    """What the captions name, each caption drawn `copies` times. A word that asks for anything else is warned of, and the
-    caption of the scene is then its emoji in words.
+    """Return scenes of the emoji that the captions name, `copies` of each caption.
+
+    Words that ask for anything else cause a warning, and the caption of the scene then lists only its emoji.
 
     Raises:
-        UsageError: a caption that names no concept, or more emoji than a scene holds; before anything is drawn.
+        UsageError: a caption names no concept, or more emoji than fit a scene; raised before anything is drawn.
     """
     readings = [_reading(text) for text in captions]
     for text, reading in zip(captions, readings, strict=True):
@@ -86,7 +88,7 @@ def captioned_plans(captions: Sequence[str], copies: int, seed: int) -> Iterator
 
 
 def in_style(plans: Iterable[Plan], style: str) -> Iterator[Plan]:
-    """The same scenes, all emoji in one style: nothing else about them changes."""
+    """Yield the same scenes with all emoji in one style."""
     number = STYLES.index(style)
     for plan in plans:
         sprites = tuple(sprite._replace(style=number) for sprite in plan.scene.sprites)
@@ -94,46 +96,46 @@ def in_style(plans: Iterable[Plan], style: str) -> Iterator[Plan]:
 
 
 def samples(plans: Iterable[Plan], size: int) -> Iterator[Sample]:
-    """The scenes drawn at `size` pixels a side, some at a time, in order."""
+    """Yield the scenes in order, drawn in batches at `size` pixels per side."""
     plans = iter(plans)
     while chunk := list(itertools.islice(plans, BATCH)):
-        canvas = render([plan.scene for plan in chunk], size)
+        canvas = render([plan.scene for plan in chunk], size)  # image (b, 3, y, x), visible (b, slot, y, x)
         pictures = to_uint8(canvas.image)  # (b, y, x, 3)
         for plan, picture, labels in zip(chunk, pictures, label_pictures(canvas.visible), strict=True):
             yield Sample(plan.key, plan.caption, _png(picture), _png(labels), _record(plan, labels))
 
 
 def label_pictures(visible: Float[Tensor, "b slot y x"]) -> UInt8[np.ndarray, "b y x"]:
-    """What each pixel shows: 1 + the slot of the emoji that makes up at least half of it, or 0 for the ground."""
-    most, slot = visible.flip(1).max(1)  # (b, y, x); of two with exactly a half each, the one in front
+    """Return each pixel's label: 1 + the slot of the emoji that covers at least half of it, or 0 for the background."""
+    most, slot = visible.flip(1).max(1)  # (b, y, x); flipped so that the front emoji wins a tie
     label = visible.shape[1] - slot
     return (label * (most >= SHOWS)).cpu().numpy().astype(np.uint8)
 
 
 def slug(name: str) -> str:
-    """A concept's name as a folder: `high-heeled-shoe`."""
+    """Return a concept's name as a folder name: `high-heeled-shoe`."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def _record(plan: Plan, labels: UInt8[np.ndarray, "y x"]) -> dict[str, Any]:
-    """Lists go from back to front, as the labels 1, 2, … do; a box is [left, top, right, bottom) in pixels."""
-    everything = concepts()
+    """Return the record of a scene; lists go from back to front like labels 1, 2, …, boxes are [left, top, right, bottom)."""
+    all_concepts = concepts()
     sprites = plan.scene.sprites
     return {
         "key": plan.key,
         "caption": plan.caption,
         **({} if plan.asked is None else {"asked": plan.asked}),
-        "names": [everything[sprite.concept].name for sprite in sprites],
+        "names": [all_concepts[sprite.concept].name for sprite in sprites],
         "styles": [STYLES[sprite.style] for sprite in sprites],
         "boxes": [_box(labels == slot + 1) for slot in range(len(sprites))],
-        "named": [everything[concept].name for concept in dict.fromkeys(plan.scene.named)],
-        "hidden": [everything[concept].name for concept in plan.scene.hidden],
+        "named": [all_concepts[concept].name for concept in dict.fromkeys(plan.scene.named)],
+        "hidden": [all_concepts[concept].name for concept in plan.scene.hidden],
         "size": labels.shape[0],
     }
 
 
 def _box(mask: np.ndarray) -> list[int] | None:
-    """Around the pixels that show an emoji; None where others cover it all."""
+    """Return the bounding box of a mask; None if other emoji cover it completely."""
     if not mask.any():
         return None
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -162,7 +164,6 @@ def _reading(text: str) -> Reading:
 
 
 def _near_names(text: str) -> list[str]:
-    from difflib import get_close_matches
 
     words = re.findall(r"\w+", text.lower())
     names = sorted(concept_index())

@@ -1,6 +1,7 @@
-"""Drawing scenes: a batch of descriptions in, pictures and exact instance masks out, on any device.
+"""Rendering of emoji scenes.
 
-Rendered emoji scenes as a source of images: what the embedded models look at when no photographs are given.
+`render` draws a batch of scenes as pictures with exact instance masks, on any device. `SceneSource` is an ImageSource of rendered
+scenes, which the embedded models look at when no photographs are given.
 """
 
 import functools
@@ -16,10 +17,11 @@ from jaxtyping import Float, Int64
 from PIL import Image
 from torch import Tensor
 
+from cliptools.embedded_models import EMBEDDED_DIR
 from cliptools.emoji.scenes import GROUNDS, MOST_EMOJI, NOISE_CELLS, Ground, Recipe, Scene, draw_scene, single_scene
 from cliptools.text.emoji_concepts import SPRITE, concepts, sprites
 
-LEVELS = 3  # the artwork at 64, 32 and 16 pixels: small emoji are drawn from small sprites, else they alias
+LEVELS = 3  # the artwork at 64, 32 and 16 pixels: small emoji are drawn from small sprites to avoid aliasing
 
 
 class Canvas(NamedTuple):
@@ -28,38 +30,38 @@ class Canvas(NamedTuple):
     image: Float[Tensor, "b 3 y x"]
     """RGB in [0, 1]."""
     visible: Float[Tensor, "b slot y x"]
-    """How much of each pixel shows the emoji of that slot (in the scene's order), in [0, 1]."""
+    """Share of each pixel that shows the emoji of that slot (in the scene's order), in [0, 1]."""
 
 
 def render(scenes: Sequence[Scene], size: int, device: torch.device | str = "cpu") -> Canvas:
     """Draw every scene on a square canvas of `size` pixels."""
-    image = _grounds([s.ground for s in scenes], size, device)  # (b, 3, y, x)
+    image = _backgrounds([s.ground for s in scenes], size, device)  # (b, 3, y, x)
     slots = max(len(s.sprites) for s in scenes)
     visible = image.new_zeros(len(scenes), MOST_EMOJI, size, size)
     for slot in range(slots):
-        which = [b for b, scene in enumerate(scenes) if slot < len(scene.sprites)]
-        layer = _drawn([scenes[b].sprites[slot] for b in which], size, device)  # (n, 4, y, x), premultiplied
+        rows = [b for b, scene in enumerate(scenes) if slot < len(scene.sprites)]
+        layer = _drawn([scenes[b].sprites[slot] for b in rows], size, device)  # (n, 4, y, x), premultiplied
         alpha = layer[:, 3:]
-        image[which] = layer[:, :3] + image[which] * (1 - alpha)
-        visible[which] = visible[which] * (1 - alpha)  # what is drawn later covers what was drawn before
-        visible[which, slot] = alpha[:, 0]
+        image[rows] = layer[:, :3] + image[rows] * (1 - alpha)
+        visible[rows] = visible[rows] * (1 - alpha)  # later emoji cover earlier ones
+        visible[rows, slot] = alpha[:, 0]
     return Canvas(image.clamp(0, 1), visible)
 
 
 def to_uint8(image: Float[Tensor, "*b 3 y x"]) -> np.ndarray:
-    """Pixels as pictures are stored: [..., y, x, 3] in 0…255."""
+    """Convert pixels to the form in which pictures are stored: [..., y, x, 3] in 0…255."""
     return (image.movedim(-3, -1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
 @functools.cache
 def _artwork(device: str) -> tuple[Tensor, ...]:
-    """The sprites at each level, [style, concept, 4, side, side] in [0, 1]."""
+    """Return the sprites at each level, [style, concept, 4, side, side] in [0, 1]."""
     full = torch.from_numpy(sprites()).to(device).float() / 255
     return tuple(F.avg_pool2d(full.flatten(0, 1), 2**level).unflatten(0, full.shape[:2]) for level in range(LEVELS))
 
 
 def _drawn(placed: Sequence, size: int, device: torch.device | str) -> Float[Tensor, "n 4 y x"]:
-    """Each sprite alone on a transparent canvas."""
+    """Draw each sprite alone on a transparent canvas."""
     centre = torch.tensor([[s.x, s.y] for s in placed], device=device) * 2 - 1
     side = torch.tensor([s.size for s in placed], device=device)
     angle = torch.tensor([s.angle for s in placed], device=device)
@@ -73,24 +75,24 @@ def _drawn(placed: Sequence, size: int, device: torch.device | str) -> Float[Ten
     level = (SPRITE / (side * size)).clamp(min=1).log2().round().long().clamp(max=LEVELS - 1)
     out = grid.new_zeros(len(placed), 4, size, size)
     for number, art in enumerate(_artwork(str(device))):
-        of = (level == number).nonzero()[:, 0]
-        if len(of):
-            out[of] = F.grid_sample(art[style[of], concept[of]], grid[of], align_corners=False)
+        rows = (level == number).nonzero()[:, 0]
+        if len(rows):
+            out[rows] = F.grid_sample(art[style[rows], concept[rows]], grid[rows], align_corners=False)
     return out
 
 
-def _grounds(grounds: Sequence[Ground], size: int, device: torch.device | str) -> Float[Tensor, "b 3 y x"]:
-    """The plain, graded, striped, chequered or clouded picture behind the emoji."""
+def _backgrounds(backgrounds: Sequence[Ground], size: int, device: torch.device | str) -> Float[Tensor, "b 3 y x"]:
+    """Draw the plain, graded, striped, chequered or clouded background."""
     axis = (torch.arange(size, device=device) + 0.5) / size
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    colours = torch.tensor([g.colours for g in grounds], device=device, dtype=torch.float32)  # (b, 2, 3)
-    angle = torch.tensor([g.angle for g in grounds], device=device)[:, None, None]
-    period = torch.tensor([g.period for g in grounds], device=device)[:, None, None]
+    colours = torch.tensor([g.colours for g in backgrounds], device=device, dtype=torch.float32)  # (b, 2, 3)
+    angle = torch.tensor([g.angle for g in backgrounds], device=device)[:, None, None]
+    period = torch.tensor([g.period for g in backgrounds], device=device)[:, None, None]
     along = torch.cos(angle) * x + torch.sin(angle) * y  # (b, y, x)
     across = -torch.sin(angle) * x + torch.cos(angle) * y
     wave = torch.sin(2 * math.pi * along / period)
     clouds = torch.from_numpy(
-        np.stack([np.random.default_rng(g.seed).random((1, NOISE_CELLS, NOISE_CELLS), np.float32) for g in grounds])
+        np.stack([np.random.default_rng(g.seed).random((1, NOISE_CELLS, NOISE_CELLS), np.float32) for g in backgrounds])
     ).to(device)
     mixes = {
         "plain": torch.zeros_like(along),
@@ -99,8 +101,8 @@ def _grounds(grounds: Sequence[Ground], size: int, device: torch.device | str) -
         "checks": (wave * torch.sin(2 * math.pi * across / period) > 0).float(),
         "clouds": F.interpolate(clouds, size=(size, size), mode="bilinear", align_corners=False)[:, 0],
     }
-    kind = torch.tensor([GROUNDS.index(g.kind) for g in grounds], device=device)
-    mix = torch.stack([mixes[k] for k in GROUNDS])[kind, torch.arange(len(grounds), device=device)][:, None]  # (b, 1, y, x)
+    kind = torch.tensor([GROUNDS.index(g.kind) for g in backgrounds], device=device)
+    mix = torch.stack([mixes[k] for k in GROUNDS])[kind, torch.arange(len(backgrounds), device=device)][:, None]  # (b, 1, y, x)
     return colours[:, 0, :, None, None] * (1 - mix) + colours[:, 1, :, None, None] * mix
 
 
@@ -108,62 +110,60 @@ SCENE_SIZE = 64  # pixels a side, unless a model wants them larger
 
 
 def scene_key(index: int) -> str:
-    """The name of scene number `index`, here and in archives."""
+    """Return the name of scene number `index`, in image lists and in archives."""
     return f"scene-{index:06d}"
 
 
 def scenes_for(model: str, count: int, seed: int) -> "SceneSource":
-    """Scenes as large as an embedded model takes them."""
+    """Return scenes rendered at the image size of an embedded model."""
     return SceneSource(count, seed, size=_size(model))
 
 
 def single_scenes_for(model: str, count: int, seed: int) -> "SingleSceneSource":
-    """The same of one emoji each."""
+    """Return scenes of one emoji each at the image size of an embedded model."""
     return SingleSceneSource(count, seed, _size(model))
 
 
 def _size(model: str) -> int:
-    from cliptools.embedded_models import EMBEDDED_DIR  # here, as those who only draw need no torch
-
     config = json.loads((EMBEDDED_DIR / model / "open_clip_config.json").read_text())
     return int(config["model_cfg"]["vision_cfg"]["image_size"])
 
 
 class SceneSource:
-    """An ImageSource that draws image number i anew whenever it is asked for."""
+    """An ImageSource that renders an image each time it is loaded."""
 
     def __init__(self, count: int, seed: int, recipe: Recipe = Recipe(), size: int = SCENE_SIZE) -> None:
         self.names: list[str] = [scene_key(i) for i in range(count)]
         self.seed, self.recipe, self.size = seed, recipe, size
-        render([self.scene(0)], size)  # fills the cache of artwork before threads ask for it
+        render([self.scene(0)], size)  # fills the cache of artwork before threads use it
 
     def __len__(self) -> int:
         return len(self.names)
 
     def scene(self, index: int) -> Scene:
-        """What image number `index` shows."""
+        """Return the scene of image number `index`."""
         return draw_scene(self.seed, index, self.recipe)
 
     def drawn(self, index: int) -> list[str]:
-        """Names of the concepts that image number `index` shows, from back to front."""
+        """Return the names of the concepts in image number `index`, from back to front."""
         return [concepts()[sprite.concept].name for sprite in self.scene(index).sprites]
 
     def load(self, index: int) -> Image.Image:
-        """The picture; never fails."""
+        """Render image number `index`; never fails."""
         pixels: np.ndarray = to_uint8(render([self.scene(index)], self.size).image[0])  # (y, x, 3)
         return Image.fromarray(pixels)
 
 
 class SingleSceneSource(SceneSource):
-    """Scenes of one emoji each, those of clip-scenes --single: every concept once a turn, in an order drawn for it."""
+    """Scenes of one emoji each, like clip-scenes --single: every concept once per turn, in a random order per turn."""
 
     def __init__(self, count: int, seed: int, size: int = SCENE_SIZE) -> None:
-        everything = len(concepts())
-        turns = -(-count // everything)
-        orders = [np.random.default_rng((seed, turn)).permutation(everything) for turn in range(turns)]
+        total = len(concepts())
+        turns = -(-count // total)
+        orders = [np.random.default_rng((seed, turn)).permutation(total) for turn in range(turns)]
         self.concept: Int64[np.ndarray, image] = np.concatenate(orders)[:count]
         super().__init__(count, seed, size=size)
 
     def scene(self, index: int) -> Scene:
-        """What image number `index` shows."""
+        """Return the scene of image number `index`."""
         return single_scene(self.seed, index // len(concepts()), int(self.concept[index]))

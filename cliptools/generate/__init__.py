@@ -1,1 +1,1 @@
-"""Texts and pictures that models make: descriptions of classes, captions, painted pictures."""
+"""Texts and pictures from generative models: characteristics of classes, descriptions, painted pictures."""

@@ -1,4 +1,4 @@
-"""Descriptions of pictures to be painted: what is asked, plain sentences without a model, and which ones may stay."""
+"""Descriptions of adversarial pictures to paint: their requirements, a writer of plain sentences, and the accepted texts."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -16,24 +16,25 @@ from cliptools.text.emoji_concepts import concept_index
 
 OPENINGS = ("a photo of", "a picture of", "a scene with", "an image of", "a close view of")
 LINKS = ("with", "next to", "beside", "together with", "surrounded by")
-ROUNDS = 2  # how often a writer is asked before too few are enough
+ROUNDS = 2  # the writer is asked at most this many times `asked` before fewer descriptions are accepted
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What descriptions of one task must and must not say."""
+    """The requirements for descriptions of one task."""
 
     task: Task
     words: tuple[str, ...]
-    """Those of the list that a description may use: neither class is among them."""
+    """The words of the list that a description may use; none of them names either class."""
     depicted: frozenset[str]
-    """Names of the depicted class, in small letters."""
+    """Names of the depicted class, in lower case."""
     forbidden: re.Pattern[str]
+    """Matches the names of the predicted class."""
     names: Names
-    """All words and names of the depicted class, to be looked for in texts."""
+    """Matcher for all words and for the names of the depicted class."""
 
     def fault(self, text: str, words_needed: int = 1) -> str | None:
-        """Why a description may not stay, or None."""
+        """Return the reason for rejecting a description, or None."""
         if self.forbidden.search(text):
             return f"names {self.task.predict}"
         if not self.depicted & self.names.named(text):
@@ -41,53 +42,53 @@ class Wanted:
         return "uses too few of the words" if len(self.used(text)) < min(words_needed, len(self.words)) else None
 
     def used(self, text: str) -> tuple[str, ...]:
-        """The listed words that a text names, in the list's order; a `teddy bear` is no `bear`."""
+        """Return the listed words that a text names, in the order of the list; a `teddy bear` is no `bear`."""
         named = self.names.named(text)
         return tuple(word for word in self.words if word.lower() in named)
 
 
 @runtime_checkable
 class Writer(Protocol):
-    """Where descriptions come from."""
+    """A source of descriptions."""
 
     def begin(self, wanted: Wanted) -> None:
-        """A new task is next: nothing of the last one may be felt in it."""
+        """Begin a new task, independent of the last one."""
 
     def write(self, wanted: Wanted, words: Sequence[str], seed: int) -> str:
-        """One description that shows the depicted class and, if it can, these words."""
+        """Return a description that shows the depicted class and, if possible, these words."""
         ...
 
     def close(self) -> None:
-        """Free what it holds."""
+        """Free all resources."""
 
 
 class TemplateWriter:
-    """Plain sentences: `a photo of a cat next to a rocket, a crown and a key`."""
+    """A Writer of plain sentences: `a photo of a cat next to a rocket, a crown and a key`."""
 
     def write(self, wanted: Wanted, words: Sequence[str], seed: int) -> str:
-        """See Writer."""
+        """Implements Writer.write."""
         rng = np.random.default_rng(seed)
         opening, link = str(rng.choice(OPENINGS)), str(rng.choice(LINKS))
         return f"{opening} {with_article(wanted.task.depict)} {link} {listed([with_article(word) for word in words])}"
 
     def begin(self, wanted: Wanted) -> None:
-        """Nothing is kept from one task to the next."""
+        """Does nothing: the writer keeps no state between tasks."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: the writer holds no resources."""
 
 
-def wanted_of(found: WordList) -> Wanted:
-    """What the descriptions of a list of words must keep to: the classes with their plurals and synonyms.
+def wanted_of(word_list: WordList) -> Wanted:
+    """Return the requirements for descriptions of a word list; names of classes include their plurals and synonyms.
 
-    A word with the name of a class in it is left out, and the predicted class is forbidden, wherever the name stands: `hot dog`
-    is too near to `dog`. The depicted class has to be named itself.
+    Words that contain the name of a class are left out. The predicted class is forbidden even as a part of another name: `hot
+    dog` is too close to `dog`. The depicted class must be named itself.
     """
-    depict, predict = parse_class(found.task.depict), parse_class(found.task.predict)
-    own, forbidden = names_pattern(depict.names), names_pattern((*predict.names, *found.forbidden))
-    usable = tuple(word for word in found.words if not own.search(word) and not forbidden.search(word))
+    depict, predict = parse_class(word_list.task.depict), parse_class(word_list.task.predict)
+    own, forbidden = names_pattern(depict.names), names_pattern((*predict.names, *word_list.forbidden))
+    usable = tuple(word for word in word_list.words if not own.search(word) and not forbidden.search(word))
     depicted = frozenset(name.lower() for name in depict.names)
-    return Wanted(found.task, usable, depicted, forbidden, Names((*usable, *depicted), concept_index()))
+    return Wanted(word_list.task, usable, depicted, forbidden, Names((*usable, *depicted), concept_index()))
 
 
 def write_descriptions(
@@ -100,14 +101,14 @@ def write_descriptions(
     seed: int,
     watch: Callable[[Iterator[int], int], Iterator[int]],
 ) -> list[str]:
-    """The first `take` descriptions that keep to what is wanted, no two alike.
+    """Return the first `take` different descriptions that meet the requirements.
 
-    Words are dealt from a shuffled list, so that all of them are used about equally often. The writer is asked until
-    enough have passed, at most `asked` times; are there still too few, once more as often, and then it is said.
+    Words are dealt from a shuffled list, so that all of them are used about equally often. The writer is asked until enough
+    descriptions are accepted, at most ROUNDS x `asked` times; if there are still too few, a warning says so.
 
     Args:
-        words_each: Words dealt to a description.
-        seed: Decides words and sentences, together with the task.
+        words_each: Number of words dealt to a description.
+        seed: Random seed for words and sentences, together with the task.
         watch: Wraps the numbers of the questions, for a progress bar.
     """
     if not wanted.words:
@@ -133,20 +134,20 @@ def write_descriptions(
 
 
 def seed_of(*parts: object) -> int:
-    """A seed below 2³¹ that these parts decide."""
+    """Return a seed below 2³¹ derived from these parts."""
     return int(digest(*map(str, parts))[:8], 16) & 0x7FFFFFFF
 
 
-def _deal(words: Sequence[str], each: int, seed: int) -> Iterator[list[str]]:
-    """Hands of `each` different words, from a list that is shuffled anew when it runs out."""
+def _deal(words: Sequence[str], size: int, seed: int) -> Iterator[list[str]]:
+    """Yield hands of `size` different words, from a list that is shuffled again whenever it is used up."""
     rng = np.random.default_rng(seed)
     left: list[str] = []
     while True:
         hand: list[str] = []
-        while len(hand) < each:
+        while len(hand) < size:
             left = left or [words[i] for i in rng.permutation(len(words))]
             fresh = next((word for word in left if word not in hand), None)
-            if fresh is None:  # what is left of this shuffle is in the hand already
+            if fresh is None:  # all words left in this shuffle are already in the hand
                 left = []
                 continue
             left.remove(fresh)

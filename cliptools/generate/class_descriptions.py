@@ -1,4 +1,4 @@
-"""General characteristics of classes, by a language model that never names the class: a pool of texts (paper 1, section 4)."""
+"""General characteristics of classes by a language model that never names the class, for a vocabulary (paper 1, section 4)."""
 
 import re
 from collections import Counter
@@ -12,9 +12,9 @@ from cliptools.generate.llm import quoted
 from cliptools.text.classes import ClassName, names_pattern
 
 TEMPERATURE, TOP_P = 0.7, 0.95
-LONGEST = 32  # tokens of an answer
-WORDS = range(2, 13)  # how many a text may have
-ROUNDS = 4  # at most so many questions for each text wanted
+LONGEST = 32  # most tokens of an answer
+WORDS = range(2, 13)  # number of words that a text may have
+ROUNDS = 4  # most questions per requested text
 
 INSTRUCTIONS = (
     "You say what is generally true of a thing, in one short sentence of plain words: what it looks like, what parts it has, "
@@ -24,13 +24,13 @@ INSTRUCTIONS = (
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, and how the answer begins."""
+    """A question about a class, and the opening of the answer."""
 
     text: str
     opening: str
-    """After the class's name. The rest is what is wanted: a model that has just named the class need not name it again."""
-    said: str = ""
-    """What of the opening belongs to the text."""
+    """The words after the class's name. A model that has just named the class need not name it again in the rest."""
+    kept: str = ""
+    """The part of the opening that belongs to the text."""
 
 
 QUESTIONS = (
@@ -50,65 +50,67 @@ EXAMPLES = (
     ("owl", QUESTIONS[3], "in dark forests and old barns"),
 )
 JOINTS = re.compile(r"an?|and|are|as|at|be|by|for|from|in|is|its?|of|on|or|that|the|their|to|with")
-ANOTHER = re.compile(r",? (?:and |but )?it(?:'s)? .*")  # a second statement, which begins anew
+ANOTHER = re.compile(r",? (?:and |but )?it(?:'s)? .*")  # a second statement in the same sentence
 
 
 @runtime_checkable
 class Chat(Protocol):
-    """A language model, as ground/language opens it."""
+    """A language model, as llm.py opens it."""
 
     def forget(self) -> None:
-        """Nothing of what was asked before may be felt in what comes."""
+        """Make the next answers independent of all earlier questions."""
 
     def answer(
         self, messages: list[dict[str, str]], grammar: str, seed: int, *, temperature: float, top_p: float, longest: int
     ) -> str:
-        """What it says, held to a grammar."""
+        """Return the model's answer, constrained by a grammar."""
         ...
 
 
-def characteristics(chat: Chat, of: ClassName, taken: set[str], faults: Counter[str], *, count: int, seed: int) -> Iterator[str]:
-    """So many characteristics of a class, as they are found; fewer where the model has been asked ROUNDS times for each.
+def characteristics(
+    chat: Chat, class_name: ClassName, taken: set[str], faults: Counter[str], *, count: int, seed: int
+) -> Iterator[str]:
+    """Yield up to `count` characteristics of a class; fewer if ROUNDS questions per text do not give enough.
 
-    One question is asked at a time, the kinds in turn, each with a seed of its own: a small model that is asked for a list
-    repeats itself.
+    One question is asked at a time, the kinds in turn, each with its own seed, because a small model repeats itself if it is
+    asked for a list.
 
     Args:
-        taken: Texts that are there already, in small letters; those found are added.
-        faults: Answers that could not be used, counted by kind.
-        seed: Decides the texts, together with the class's name and the texts before.
+        taken: Texts that exist already, in lower case; new texts are added.
+        faults: Counts the rejected answers by reason.
+        seed: Random seed, together with the class's name and the number of the question.
     """
     chat.forget()
-    named, found = names_pattern(of.names), 0
-    copied = {f"{question.said} {answer}".strip() for _, question, answer in EXAMPLES}
+    named, accepted = names_pattern(class_name.names), 0
+    copied = {f"{question.kept} {answer}".strip() for _, question, answer in EXAMPLES}
     for number in range(count * ROUNDS):
-        if found == count:
+        if accepted == count:
             return
         question = QUESTIONS[number % len(QUESTIONS)]
         answer = chat.answer(
-            asked(of.name, question),
-            grammar_of(of.name, question),
-            seed_of(of.name, seed, number),
+            asked(class_name.name, question),
+            grammar_of(class_name.name, question),
+            seed_of(class_name.name, seed, number),
             temperature=TEMPERATURE,
             top_p=TOP_P,
             longest=LONGEST,
         )
-        text = cleaned(answer, of.name, question)
+        text = cleaned(answer, class_name.name, question)
         fault = "unfinished" if not answer.endswith(".") else fault_of(text, named)
         fault = fault or ("copied from the question" if text in copied else "there already" if text.lower() in taken else None)
         if fault:
             faults[fault] += 1
             continue
         taken.add(text.lower())
-        found += 1
+        accepted += 1
         yield text
 
 
 def fault_of(text: str, named: re.Pattern[str]) -> str | None:
-    """Why a text cannot stay, or None.
+    """Return the reason for rejecting a text, or None.
 
     Args:
-        named: Where it names the class.
+        named: Matches the names of the class.
     """
     words = re.findall(r"[^\W\d_][\w'-]*", text.lower())
     if named.search(text):
@@ -120,13 +122,13 @@ def fault_of(text: str, named: re.Pattern[str]) -> str | None:
 
 
 def cleaned(answer: str, name: str, question: Question) -> str:
-    """What the first statement of an answer says of the class, without its opening, in single spaces."""
+    """Return the first statement of an answer without its opening, with single spaces."""
     rest = ANOTHER.sub("", answer.removeprefix(_opening(name, question)).rstrip(". "))
-    return " ".join(f"{question.said} {rest}".split()).strip(" ,-'")
+    return " ".join(f"{question.kept} {rest}".split()).strip(" ,-'")
 
 
 def asked(name: str, question: Question) -> list[dict[str, str]]:
-    """The question, after some that are answered; these come first and stay the same, so that they are read once."""
+    """Return the messages of a question, after fixed examples with answers, which the model then needs to read only once."""
     messages = [{"role": "system", "content": INSTRUCTIONS}]
     for thing, other, answer in EXAMPLES:
         messages += [{"role": "user", "content": other.text.format(with_article(thing))}]
@@ -135,7 +137,7 @@ def asked(name: str, question: Question) -> list[dict[str, str]]:
 
 
 def grammar_of(name: str, question: Question) -> str:
-    """GBNF of a sentence that begins as the question has it."""
+    """Return the GBNF grammar of a sentence that begins with the question's opening."""
     return f'root ::= {quoted(_opening(name, question))} [a-z] [a-zA-Z ,\'-]+ "."\n'
 
 

@@ -1,6 +1,7 @@
-"""Records that pass between clip-spurious, clip-advgen and other generators: words a pair, descriptions, and pictures of them.
+"""Records of clip-spurious and clip-advgen, and the output folder of clip-advgen.
 
-A folder of pictures that a run fills and a later run may go on with.
+`read_word_lists` reads the words of clip-spurious by task, `read_descriptions` the descriptions of clip-advgen or of another
+generator. A `Gallery` is a folder of pictures with a line each, which a run fills and a later run may continue.
 """
 
 import re
@@ -22,26 +23,28 @@ KINDS: dict[str, type] = {
     "depict": str, "predict": str, "word": str, "description": str, "file": str, "by": str, "seed": int, "rank": int,
     "caption": int, "model": dict, "words": list, "effect": str, "pair": str, "bundle": str, "exclusions": dict, "settings": dict,
 }  # fmt: skip
-"""What a field must be wherever it stands; `null` is taken for a field that is not there."""
+"""The type of each field in any record; `null` counts as a missing field."""
 
 ORDERS = {"first": "first-order", "second": "second-order"}
+LINES = "images.jsonl"
+DESCRIPTIONS = "descriptions.jsonl"
 
 
 @dataclass(frozen=True)
 class Task:
-    """One run of a search for one pair: a picture that shows `depict` and is taken for `predict`."""
+    """One search for one pair of classes: pictures that show `depict` and are classified as `predict`."""
 
     pair: str
     depict: str
     predict: str
     by: str
-    """How the words were found: effect, random, similar…"""
+    """The method that found the words: effect, random, similar…"""
     effect: str | None
-    """Which effect of the neurons: second-order, indirect…"""
+    """The effect of the neurons: second-order, indirect…"""
     seed: int
-    """Of the words' search, not of the pictures."""
+    """Random seed of the search for words, not of the pictures."""
     model: dict[str, Any]
-    """name, pretrained, sha256; architecture and preprocessing where these do not settle them."""
+    """name, pretrained, sha256; architecture and preprocessing if these do not determine them."""
     bundle: str | None
 
     @property
@@ -58,55 +61,55 @@ class Task:
 
     @property
     def key(self) -> str:
-        """What tells it from others."""
+        """A text that identifies the task."""
         return canonical([self.fields, self.source])
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What every record of it begins with."""
+        """The first fields of every record of the task."""
         named = {"pair": self.pair, "depict": self.depict, "predict": self.predict}
         return named | {"by": self.by, "effect": self.effect, "seed": self.seed}
 
     @property
     def source(self) -> dict[str, Any]:
-        """What every record of it ends with."""
+        """The last fields of every record of the task."""
         return {"model": self.model, "bundle": self.bundle}
 
 
 @dataclass(frozen=True)
 class WordList:
-    """A task and its words, the strongest first."""
+    """A task with its words, strongest first."""
 
     task: Task
     words: tuple[str, ...]
     forbidden: tuple[str, ...] = ()
-    """Texts that the search was told to leave out: the predicted class' synonyms, and others."""
+    """Texts that the search had to leave out: the predicted class's synonyms, and others."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a picture is to show or, made elsewhere, shows."""
+    """The content of a picture that is to be painted, or that exists already."""
 
     task: Task
     number: int
-    """Within its task, from 0."""
+    """Index within the task, from 0."""
     text: str
     words: tuple[str, ...] = ()
-    """Those of the task's words that the text names."""
+    """The words of the task that the text names."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """How it was written."""
+    """Settings of the writer."""
     file: str | None = None
-    """A picture of it that is already there."""
+    """The picture, if it exists already."""
 
 
 def read_records(stream: BufferedIOBase, name: str, *needed: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a JSONL stream with their line numbers; blank lines are passed over.
+    """Yield the objects of a JSONL stream with their line numbers; blank lines are skipped.
 
     Raises:
-        StreamError: a line that is no JSON object, lacks one of `needed`, or has a field of the wrong type.
+        StreamError: a line is no JSON object, lacks one of the `needed` fields, or has a field of the wrong type.
     """
-    for number, said in objects(stream, name):
-        record = {key: _whole(value) if KINDS.get(key) is int else value for key, value in said.items() if value is not None}
+    for number, line in objects(stream, name):
+        record = {key: _whole(value) if KINDS.get(key) is int else value for key, value in line.items() if value is not None}
         for key in needed:
             if key not in record:
                 raise StreamError(f"{name}, line {number}: expected `{key}`, found {', '.join(record) or 'an empty object'}")
@@ -118,10 +121,10 @@ def read_records(stream: BufferedIOBase, name: str, *needed: str) -> Iterator[tu
 
 
 def read_word_lists(stream: BufferedIOBase, name: str) -> list[WordList]:
-    """clip-spurious's lines, a list a task, in the order in which tasks first appear.
+    """Read the lines of clip-spurious as one word list per task, in the order in which tasks first appear.
 
     Raises:
-        StreamError: nothing there, or lines of another kind.
+        StreamError: the stream is empty, or has lines of another kind.
     """
     tasks: dict[str, Task] = {}
     words: dict[str, list[tuple[int, str]]] = {}
@@ -139,19 +142,19 @@ def read_word_lists(stream: BufferedIOBase, name: str) -> list[WordList]:
 
 
 def read_descriptions(stream: BufferedIOBase, name: str) -> list[Description]:
-    """Lines of `clip-advgen --captions-only`, or of another generator that has added a `file` to them.
+    """Read the lines of `clip-advgen --captions-only`, or of another generator that has added a `file` to them.
 
     Raises:
-        StreamError: nothing there, or a line without `description` or `file`.
+        StreamError: the stream is empty, or a line has neither `description` nor `file`.
     """
-    found: list[Description] = []
+    descriptions: list[Description] = []
     counts: dict[str, int] = {}
     for number, record in read_records(stream, name, "depict", "predict", "model"):
         if "description" not in record and "file" not in record:
             raise StreamError(f"{name}, line {number}: expected `description` (to paint) or `file` (to judge)")
         task = _task(record, f"{name}, line {number}")
         place = counts[task.key] = counts.get(task.key, -1) + 1
-        found.append(
+        descriptions.append(
             Description(
                 task,
                 record.get("caption", place),
@@ -161,13 +164,13 @@ def read_descriptions(stream: BufferedIOBase, name: str) -> list[Description]:
                 record.get("file"),
             )
         )
-    if not found:
+    if not descriptions:
         raise StreamError(f"{name}: empty, expected lines of clip-advgen --captions-only")
-    return found
+    return descriptions
 
 
 def _ranked(words: list[tuple[int, str]]) -> tuple[str, ...]:
-    """Each word once, by rank."""
+    """Return each word once, sorted by rank."""
     return tuple(dict.fromkeys(word for _, word in sorted(words, key=lambda ranked: ranked[0])))
 
 
@@ -186,32 +189,28 @@ def _task(record: dict[str, Any], where: str) -> Task:
 
 
 def _whole(value: Any) -> Any:
-    """`0.0` as 0, as tables write whole numbers that have gone through floating point; anything else as it is."""
+    """Return `0.0` as 0, since tables may store whole numbers as floats; any other value is unchanged."""
     return value if isinstance(value, str) or (number := whole_number(value)) is None else number
 
 
 def _is(value: Any, kind: type) -> bool:
-    """Of this type; no empty text, no truth value for a number, and in a list texts only."""
+    """Return True if the value has this type; texts must not be empty, numbers no booleans, and lists only have texts."""
     if kind is list:
-        return isinstance(value, list) and all(isinstance(each, str) for each in value)
+        return isinstance(value, list) and all(isinstance(text, str) for text in value)
     return isinstance(value, kind) and not isinstance(value, bool) and value != ""
 
 
-LINES = "images.jsonl"
-DESCRIPTIONS = "descriptions.jsonl"
-
-
 class Gallery:
-    """Pictures with a line each in images.jsonl, and the descriptions they were made of in descriptions.jsonl.
+    """A folder of pictures with a line each in images.jsonl, and their descriptions in descriptions.jsonl.
 
-    A line is written when its picture is whole, so that whatever ends a run, the lines tell what is done.
+    A line is written after its picture is complete, so that the lines are the finished pictures however a run ends.
 
     Args:
-        folder: Made if need be.
-        resume: Whether to go on with what is there.
+        folder: The folder; created if necessary.
+        resume: True to continue an earlier run in this folder.
 
     Raises:
-        CliptoolsError: a folder that is not empty, without `resume`; one that cannot be written; or a damaged list in it.
+        CliptoolsError: the folder is not empty (without `resume`), cannot be written, or has a damaged list.
     """
 
     def __init__(self, folder: Path, resume: bool) -> None:
@@ -223,25 +222,25 @@ class Gallery:
         except OSError as error:
             raise CliptoolsError(f"{folder}: cannot write here ({error.strerror})") from None
         listed = self._lines(LINES, file=str)
-        there = [record for record in listed if (folder / record["file"]).is_file()]
-        if len(there) < len(listed):  # pictures that somebody has removed are made again
+        present = [record for record in listed if (folder / record["file"]).is_file()]
+        if len(present) < len(listed):  # pictures that were deleted are made again
             with whole_file(folder / LINES) as stream:
-                for record in there:
+                for record in present:
                     write_record(stream, record)
-        self.done = {record["file"]: record for record in there}
+        self.done = {record["file"]: record for record in present}
         self.described = {
             record["key"]: record for record in self._lines(DESCRIPTIONS, key=str, descriptions=list, settings=dict)
         }
 
     def path(self, name: str) -> str:
-        """What a record calls the picture of this name."""
+        """Return the path that a record has for the picture of this name."""
         return str(self.folder / name)
 
     def finished(self, name: str, wanted: dict[str, Any]) -> dict[str, Any] | None:
-        """The record of a picture that an earlier run has finished.
+        """Return the record of a picture that an earlier run has finished, or None.
 
         Raises:
-            CliptoolsError: a field of it is not as wanted: it was made with other settings.
+            CliptoolsError: a field differs from the wanted value, because the picture was made with other settings.
         """
         record = self.done.get(name)
         if record is None:
@@ -251,10 +250,10 @@ class Gallery:
         return record | {"file": self.path(name)}
 
     def descriptions(self, key: str, settings: dict[str, Any]) -> list[str] | None:
-        """What an earlier run has written for a task.
+        """Return the descriptions that an earlier run has written for a task, or None.
 
         Raises:
-            CliptoolsError: written with other settings.
+            CliptoolsError: they were written with other settings.
         """
         record = self.described.get(key)
         if record is None:
@@ -263,16 +262,16 @@ class Gallery:
         return [str(text) for text in record["descriptions"]]
 
     def add(self, name: str, image: Image.Image, record: dict[str, Any]) -> None:
-        """A picture, then its line; there it is called by its place in the folder, which may be moved."""
+        """Write a picture and then its line, in which the file is relative to the folder, so that the folder may be moved."""
         self.put(name, image)
         self._append(LINES, record | {"file": name})
 
     def add_descriptions(self, key: str, texts: list[str], settings: dict[str, Any]) -> None:
-        """All descriptions of a task."""
+        """Write all descriptions of a task."""
         self._append(DESCRIPTIONS, {"key": key, "descriptions": texts, "settings": settings})
 
     def put(self, name: str, image: Image.Image) -> None:
-        """The picture as PNG, whole or not at all, with nothing in it but pixels."""
+        """Write the picture as PNG without metadata; the file appears only when it is complete."""
         path = self.folder / name
         buffer = BytesIO()
         Image.frombytes("RGB", image.size, image.convert("RGB").tobytes()).save(buffer, "PNG")
@@ -291,13 +290,13 @@ class Gallery:
 
     def _lines(self, name: str, **needed: type) -> list[dict[str, Any]]:
         path = self.folder / name
-        found = list(whole_lines(path)) if path.exists() else []
-        for number, record in enumerate(found, 1):
+        records = list(whole_lines(path)) if path.exists() else []
+        for number, record in enumerate(records, 1):
             if missing := next((key for key, kind in needed.items() if not isinstance(record.get(key), kind)), None):
                 raise CliptoolsError(f"{path}: damaged (line {number} has no `{missing}`); remove it, or name a new folder")
-        return found
+        return records
 
 
 def slug(text: str) -> str:
-    """A text as a part of a path."""
+    """Return a text as a part of a path."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower().replace("->", " to ")).strip("-") or "pair"

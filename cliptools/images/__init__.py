@@ -1,1 +1,1 @@
-"""Images: where they are listed, how they are decoded and batched, and what is known of them."""
+"""Images: listing, decoding and batching them, and annotations of their content."""

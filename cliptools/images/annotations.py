@@ -1,6 +1,7 @@
-"""What images show, as the records of clip-scenes tell it, and which of it a list of words names.
+"""Annotations: the concepts that images show, from records of clip-scenes, columns of a table, or class names.
 
-Which images show which concepts: by columns of a table, by the truth of scenes, or by the names of cars.
+`read_annotations` reads names by image; `by_columns`, `by_annotations`, `by_scenes` and `by_class` label images for
+a list of concepts, as clip-shift needs them.
 """
 
 import functools
@@ -15,162 +16,161 @@ from jaxtyping import Float32
 
 from cliptools.errors import StreamError
 from cliptools.images.groups import Groups, ImageTable, full_name, without_ending
-from cliptools.images.listing import Found
+from cliptools.images.listing import ListedImage
 from cliptools.images.tar import Span
 from cliptools.io.jsonl import file_objects, parse_foreign
 from cliptools.io.text_file import decoded
 from cliptools.text.classes import names_pattern, parse_class
 
+LABEL_OF_FIELD = {"1": 1.0, "1.0": 1.0, "true": 1.0, "yes": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0, "no": 0.0, "": np.nan}
+SCENES = "scenes.jsonl"
 
-class Truth:
-    """Names by image."""
+Labels = Float32[np.ndarray, "image concept"]
+"""1 where an image shows a concept, 0 where it does not, NaN where unknown."""
+
+
+class Annotations:
+    """The names of the objects that images show."""
 
     def __init__(self, names: dict[str, tuple[str, ...]], source: str) -> None:
         """
         Args:
-            names: By key: an image's name without folder in front and ending behind, as far as they are not part of the key.
-            source: What to call it in messages: the option and its value.
+            names: Names by key. A key is an image's name without its ending, with or without some of its folders.
+            source: Option and value, for messages.
         """
         self._names, self._source = names, source
 
     def of(self, image: str) -> tuple[str, ...]:
-        """What an image shows. Its name may have folders or an archive in front of the key.
+        """Return the names of the objects in an image, whose name may have folders or an archive before the key.
 
         Raises:
-            StreamError: nothing is said of this image.
+            StreamError: there is no annotation for the image.
         """
         parts = PurePosixPath(without_ending(image)).parts
         for start in range(len(parts)):
             if (key := "/".join(parts[start:])) in self._names:
                 return self._names[key]
-        raise StreamError(f"{self._source}: says nothing of {image} (expected a line whose `key` is its name without ending)")
+        raise StreamError(f"{self._source}: no line for {image} (expected a line whose `key` is its name without ending)")
 
 
-def read_truth(path: Path, option: str = "--truth") -> Truth:
-    """Lines with `key` and `names`, as the scenes.jsonl of clip-scenes.
+def read_annotations(path: Path, option: str = "--truth") -> Annotations:
+    """Read lines with `key` and `names`, such as the scenes.jsonl of clip-scenes.
 
     Args:
-        option: What asked for it, for messages.
+        option: Option that named the file, for messages.
 
     Raises:
-        StreamError: no such file, a line that is no such record, or two that contradict each other.
+        StreamError: the file does not exist, a line is no such record, or two lines contradict each other.
     """
     names: dict[str, tuple[str, ...]] = {}
     for number, record in file_objects(path, f"{option} {path}"):
         key, shown = record.get("key"), record.get("names")
-        if not (isinstance(key, str) and isinstance(shown, list) and shown and all(isinstance(each, str) for each in shown)):
+        if not (isinstance(key, str) and isinstance(shown, list) and shown and all(isinstance(name, str) for name in shown)):
             raise StreamError(
                 f"{option} {path}: line {number} has no `key` with a list of `names`, as scenes.jsonl of clip-scenes has"
             )
-        distinct = tuple(dict.fromkeys(shown))  # of two dogs a scene has the name twice
+        distinct = tuple(dict.fromkeys(shown))  # a scene with two dogs has the name twice
         if names.setdefault(key, distinct) != distinct:
-            raise StreamError(f"{option} {path}: line {number} says something else of {key!r} than a line before")
-    return Truth(names, f"{option} {path}")
+            raise StreamError(f"{option} {path}: line {number} contradicts an earlier line for {key!r}")
+    return Annotations(names, f"{option} {path}")
 
 
 def found_names(names: Sequence[str], words: Iterable[str]) -> list[str]:
-    """The names that are among the words, by themselves or by a synonym; case does not count."""
-    said = {word.casefold() for word in words}
-    return [name for name in names if said & {form.casefold() for form in parse_class(name).names}]
-
-
-SAID = {"1": 1.0, "1.0": 1.0, "true": 1.0, "yes": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0, "no": 0.0, "": np.nan}
-SCENES = "scenes.jsonl"
-
-Labels = Float32[np.ndarray, "image concept"]
-"""1 where an image shows a concept, 0 where it does not, NaN where nobody says."""
+    """Return the names that are among the words, directly or by a synonym, in any case."""
+    folded = {word.casefold() for word in words}
+    return [name for name in names if folded & {form.casefold() for form in parse_class(name).names}]
 
 
 def by_columns(groups: Groups, table: ImageTable, concepts: Sequence[str]) -> Labels:
-    """A column for each concept, by its name whatever the case; concepts without one stay unknown.
+    """Read the labels of each concept from the column of its name, in any case; concepts without a column stay unknown.
 
     Raises:
-        StreamError: no column for any concept, an image the table does not know, or a field that is neither yes nor no.
+        StreamError: no concept has a column, the table has no row for an image, or a field is neither yes nor no.
     """
     columns = {column.strip().casefold(): column for column in table.columns}
-    labels = np.full((len(groups.found), len(concepts)), np.nan, np.float32)
-    asked = [(c, columns[name.casefold()]) for c, name in enumerate(concepts) if name.casefold() in columns]
-    if not asked:
-        raise StreamError(f"--labels {table.source}: no column is called like a concept; it has {', '.join(table.columns)}")
-    for index, image in enumerate(map(full_name, groups.found)):
+    labels = np.full((len(groups.images), len(concepts)), np.nan, np.float32)  # (image, concept)
+    known_columns = [(c, columns[name.casefold()]) for c, name in enumerate(concepts) if name.casefold() in columns]
+    if not known_columns:
+        raise StreamError(f"--labels {table.source}: no column has the name of a concept; it has {', '.join(table.columns)}")
+    for index, image in enumerate(map(full_name, groups.images)):
         row = table.of(image)
-        for c, column in asked:
-            if (said := SAID.get(row[column].strip().lower())) is None:
+        for c, column in known_columns:
+            if (label := LABEL_OF_FIELD.get(row[column].strip().lower())) is None:
                 raise StreamError(
                     f"--labels {table.source}: {image} has {column} {row[column]!r}, expected 1, 0, yes, no or nothing"
                 )
-            labels[index, c] = said
+            labels[index, c] = label
     return labels
 
 
-def by_truth(groups: Groups, path: Path, concepts: Sequence[str]) -> Labels:
-    """Lines with `key` and `names`, as the scenes.jsonl of clip-scenes; a synonym will do.
+def by_annotations(groups: Groups, path: Path, concepts: Sequence[str]) -> Labels:
+    """Return labels from lines with `key` and `names`, such as the scenes.jsonl of clip-scenes; synonyms count.
 
     Raises:
-        StreamError: as read_truth, or an image of which nothing is said.
+        StreamError: as read_annotations, or an image has no annotation.
     """
-    truth = read_truth(path)
-    return _named((truth.of(full_name(one)) for one in groups.found), concepts)
+    annotations = read_annotations(path)
+    return _labels((annotations.of(full_name(image)) for image in groups.images), concepts)
 
 
 def by_scenes(groups: Groups, concepts: Sequence[str]) -> Labels:
-    """What clip-scenes wrote beside each image: scenes.jsonl in a folder above it, or KEY.json behind it in its archive.
+    """Return labels from records of clip-scenes: scenes.jsonl in a folder above an image, or KEY.json after it in its archive.
 
     Raises:
-        StreamError: an image that has neither.
+        StreamError: an image has neither of them.
     """
-    truths: dict[Path, Truth | None] = {}
-    return _named((scene_names(found, truths, "--truth scenes") for found in groups.found), concepts)
+    by_folder: dict[Path, Annotations | None] = {}
+    return _labels((scene_names(image, by_folder, "--truth scenes") for image in groups.images), concepts)
 
 
 def by_class(names: Sequence[str], concepts: Sequence[str]) -> Labels:
-    """Whether the name of each image's class says the concept's word; concepts that no class names stay unknown."""
-    labels = np.full((len(names), len(concepts)), np.nan, np.float32)
+    """Return labels by class name: 1 if the name of an image's class has the concept's word. Concepts in no name stay unknown."""
+    labels = np.full((len(names), len(concepts)), np.nan, np.float32)  # (image, concept)
     for c, concept in enumerate(concepts):
         pattern = names_pattern([concept])
-        said = {name: bool(pattern.search(name)) for name in set(names)}
-        if any(said.values()):
-            labels[:, c] = [said[name] for name in names]
+        matches = {name: bool(pattern.search(name)) for name in set(names)}
+        if any(matches.values()):
+            labels[:, c] = [matches[name] for name in names]
     return labels
 
 
-def scene_names(found: Found, truths: dict[Path, Truth | None], option: str) -> Sequence[str]:
-    """What clip-scenes wrote beside an image.
+def scene_names(image: ListedImage, by_folder: dict[Path, Annotations | None], option: str) -> Sequence[str]:
+    """Return the names that clip-scenes recorded for an image.
 
     Args:
-        truths: What was read before, by folder; added to.
-        option: What asked for it, for messages.
+        by_folder: Annotations read so far, by folder; new ones are added.
+        option: Option that asked for them, for messages.
 
     Raises:
-        StreamError: nothing is there.
+        StreamError: the image has no record.
     """
-    if isinstance(found.place, Span):
-        return _member_names(found.name, found.place, option)
-    for folder in Path(found.place).parents:
-        if folder not in truths:
-            truths[folder] = read_truth(folder / SCENES, option) if (folder / SCENES).is_file() else None
-        if (truth := truths[folder]) is not None:
-            return truth.of(full_name(found))
-    raise StreamError(f"{option}: {found.name} has no {SCENES} in a folder above it, as clip-scenes --out-dir writes it")
+    if isinstance(image.place, Span):
+        return _member_names(image.name, image.place, option)
+    for folder in Path(image.place).parents:
+        if folder not in by_folder:
+            by_folder[folder] = read_annotations(folder / SCENES, option) if (folder / SCENES).is_file() else None
+        if (annotations := by_folder[folder]) is not None:
+            return annotations.of(full_name(image))
+    raise StreamError(f"{option}: {image.name} has no {SCENES} in a folder above it, as clip-scenes --out-dir writes it")
 
 
-def _named(truths: Iterable[Sequence[str]], concepts: Sequence[str]) -> Labels:
+def _labels(names_by_image: Iterable[Sequence[str]], concepts: Sequence[str]) -> Labels:
     wanted = [_forms(concept) for concept in concepts]
     rows = []
-    for names in truths:
+    for names in names_by_image:
         shown = frozenset().union(*map(_forms, names))
         rows.append([bool(forms & shown) for forms in wanted])
-    return np.array(rows, np.float32)
+    return np.array(rows, np.float32)  # (image, concept)
 
 
 @functools.cache
 def _forms(name: str) -> frozenset[str]:
-    """A name and its synonyms, in one case."""
+    """Return a name and its synonyms, case-folded."""
     return frozenset(form.casefold() for form in parse_class(name).names)
 
 
 def _member_names(name: str, span: Span, option: str) -> Sequence[str]:
-    """From the JSON member of the same key, which follows the picture."""
+    """Return the names in the JSON member of the same key, which follows the picture in its archive."""
     key = PurePosixPath(name).with_suffix("").name
     for member, data in _following(span):
         stem, _, ending = PurePosixPath(member).name.partition(".")
@@ -181,18 +181,18 @@ def _member_names(name: str, span: Span, option: str) -> Sequence[str]:
                 names = parse_foreign(decoded(data))["names"]
             except (ValueError, KeyError, TypeError):
                 break
-            if isinstance(names, list) and all(isinstance(each, str) for each in names):
-                return list(dict.fromkeys(names))  # of two dogs a scene has the name twice
+            if isinstance(names, list) and all(isinstance(name, str) for name in names):
+                return list(dict.fromkeys(names))  # a scene with two dogs has the name twice
     raise StreamError(f"{option}: {name} is not followed by {key}.json with a list of `names`, as clip-scenes writes it")
 
 
 def _following(span: Span) -> Iterator[tuple[str, bytes]]:
-    """Members of an archive behind a span of it, names and contents."""
+    """Yield names and contents of the archive members after a span."""
     descriptor = os.open(span.container, os.O_RDONLY) if isinstance(span.container, str) else os.dup(span.container.descriptor)
     with io.FileIO(descriptor) as file:
         file.seek(-(-(span.offset + span.size) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
         try:
-            archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115  # nothing of its own to close
+            archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115  # it owns no file that must be closed
             while (member := archive.next()) is not None and member.isreg():
                 content = archive.extractfile(member)
                 yield member.name, content.read() if content is not None else b""

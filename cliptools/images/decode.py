@@ -1,4 +1,4 @@
-"""One picture from a file or from bytes: decoded whole, upright, RGB, or refused with a reason."""
+"""Decode one picture, from a file or from bytes, to an upright RGB image, or reject it with a reason."""
 
 import contextlib
 import functools
@@ -20,18 +20,18 @@ PICTURES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif",
     ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".qoi", ".tga", ".ico",
 )  # fmt: skip
-"""Endings taken for pictures in folders and archives."""
-LABELS = ".masks.png"  # label pictures, as clip-scenes writes them beside images: never taken for photographs
+"""Endings of files and archive members that are read as pictures."""
+LABELS = ".masks.png"  # ending of the label pictures that clip-scenes writes beside images; they are not read as photographs
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "QOI", "TGA", "ICO", "MPO")
-"""Pillow's names of what is read; its EPS reader, among others, would start another program."""
-TILE = (322, 323)  # TIFF's tags for width and height of a tile, which is decoded whole however small the picture is
-ORIENTATION = 0x0112  # EXIF's and TIFF's tag for how stored pixels are to be turned
-HEAD = 16  # bytes that tell a kind of file
-MOST_ELONGATED = 200  # long side to short: resizing the short side to a model's 224 would blow up the long one
+"""Pillow's names of the formats that are read; others are off because, for example, its EPS reader starts another program."""
+TILE = (322, 323)  # TIFF tags for the width and height of a tile; a whole tile is decoded, however small the picture is
+ORIENTATION = 0x0112  # EXIF and TIFF tag for the rotation and mirroring of the stored pixels
+HEAD = 16  # number of leading bytes by which Pillow's readers recognize their format
+MOST_ELONGATED = 200  # ratio of the sides: resizing the short side to a model's 224 pixels makes the long side huge
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file or member of this name is to be read as an image: a picture's ending, not hidden, no label picture."""
+    """Return True if the name has the ending of a picture and is neither hidden nor a label picture."""
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") for part in path.parts)
     known = path.suffix.lower() in PICTURES or read_by_plugin(path.name)
@@ -39,19 +39,19 @@ def is_picture(name: str) -> bool:
 
 
 def decode(source: str | BytesIO) -> Image.Image:
-    """The picture in a file or in bytes, as a decoded RGB image.
+    """Decode the picture in a file or in bytes to an RGB image.
 
-    EXIF orientation is applied, transparency lies on white, of an animation the first frame is taken, and greyscale of
-    more than 8 bits is brought to 8 by its full range.
+    The EXIF orientation is applied, transparent pixels are put on white, the first frame of an animation is taken, and greyscale
+    of more than 8 bits is scaled to 8 bits by its full range.
 
     Raises:
-        ImageError: why this is not to be read, in a few words (without the picture's name).
+        ImageError: the picture cannot be read; the message gives the reason without the picture's name.
     """
     return decode_turned(source)[0]
 
 
 def decode_turned(source: str | BytesIO) -> tuple[Image.Image, int | None]:
-    """The picture as `decode` gives it, and the EXIF orientation of its file, which has been applied; None where it has none.
+    """Return the picture as `decode` does, and the EXIF orientation that was applied (None if the file has none).
 
     Raises:
         ImageError: as `decode`.
@@ -69,7 +69,7 @@ def decode_turned(source: str | BytesIO) -> tuple[Image.Image, int | None]:
         raise ImageError(_too_large(_size(source))) from None
     except OSError as error:
         raise ImageError(error.strerror.lower() if error.strerror else first_line(error)) from None
-    except Exception as error:  # Pillow's readers raise nearly anything on damaged data
+    except Exception as error:  # Pillow's readers raise nearly any exception on damaged data
         raise ImageError(f"damaged ({first_line(error)})") from None
 
 
@@ -80,20 +80,6 @@ def _opened(source: str | BytesIO) -> Image.Image:
         if (image := open_other(source)) is None:
             raise
         return image
-
-
-def header(source: str) -> tuple[int, int, int | None] | None:
-    """A picture's width and height as shown, and its EXIF orientation, without decoding it; None if it cannot be read."""
-    try:
-        with quiet_pillow(), _opened(source) as image:
-            orientation = _orientation(getattr(image, "tag_v2", {}))
-            swapped = orientation is None  # a TIFF's size is that of the picture as shown
-            if orientation is None and (image.format != "PNG" or "exif" in image.info):  # else a PNG would be decoded for it
-                orientation = _orientation(image.getexif())
-            width, height = image.size
-    except Exception:  # whoever decodes the picture says what is wrong with it
-        return None
-    return (height, width, orientation) if swapped and (orientation or 1) > 4 else (width, height, orientation)
 
 
 @functools.cache
@@ -114,6 +100,66 @@ def _refuse_extremes(image: Image.Image) -> None:
         raise ImageError(f"{width} × {height} pixels is too elongated to resize (at most {MOST_ELONGATED}:1)")
 
 
+def load_upright(image: Image.Image) -> tuple[Image.Image, int | None]:
+    """Decode an opened picture, turn it by its EXIF orientation, and return both (the orientation is 1 to 8 or None)."""
+    before = _orientation(getattr(image, "tag_v2", {}))  # Pillow turns a TIFF while loading it, and drops the tag
+    if before is not None and isinstance(image, ImageFile.ImageFile):
+        image.filename = ""  # else Pillow maps the file into memory with its sides already swapped, which garbles the rows
+    image.load()
+    after = None
+    with contextlib.suppress(Exception):  # a damaged EXIF block does not affect the pixels
+        after = _orientation(image.getexif())
+    return _upright(image), before or after
+
+
+def _orientation(tags: Mapping[int, object]) -> int | None:
+    value = tags.get(ORIENTATION)
+    return value if isinstance(value, int) and 1 <= value <= 8 else None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a damaged EXIF block does not affect the pixels, which are already decoded
+        return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        background = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(grey: np.ndarray) -> np.ndarray:
+    """Scale greyscale [y, x] to 8 bits: 16 bits by their full range, other types from the lowest to the highest value."""
+    low, high = float(grey.min()), float(grey.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ImageError("holds NaN or infinity")
+    if low >= 0 and high <= 65535 and grey.dtype.kind in "iu":
+        low, high = 0.0, 65535.0
+    elif low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    scaled = (grey.astype(np.float64) - low) * (255 / max(high - low, 1e-30))  # (y, x) in [0, 255]
+    return scaled.round().astype(np.uint8)
+
+
+def header(source: str) -> tuple[int, int, int | None] | None:
+    """Return a picture's width and height as displayed and its EXIF orientation, without decoding it; None if unreadable."""
+    try:
+        with quiet_pillow(), _opened(source) as image:
+            orientation = _orientation(getattr(image, "tag_v2", {}))
+            swapped = orientation is None  # Pillow gives a TIFF's size as displayed, any other size as stored
+            if orientation is None and (image.format != "PNG" or "exif" in image.info):  # else Pillow decodes a PNG for it
+                orientation = _orientation(image.getexif())
+            width, height = image.size
+    except Exception:  # the error is reported when the picture is decoded
+        return None
+    return (height, width, orientation) if swapped and (orientation or 1) > 4 else (width, height, orientation)
+
+
 def _unidentified(source: str | BytesIO) -> str:
     size = Path(source).stat().st_size if isinstance(source, str) else source.seek(0, os.SEEK_END)
     if not size:
@@ -127,21 +173,21 @@ def _unidentified(source: str | BytesIO) -> str:
 
 
 def _head(source: str | BytesIO, size: int = HEAD) -> bytes:
-    """The first bytes."""
+    """Return the first bytes of a file or stream."""
     with Path(source).open("rb") if isinstance(source, str) else contextlib.nullcontext(source) as stream:
         stream.seek(0)
         return stream.read(size)
 
 
-def _too_large(size: tuple[int, int], of: str = "") -> str:
+def _too_large(size: tuple[int, int], prefix: str = "") -> str:
     width, height = size
     limit = most_pixels() or 0
     remedy = f"; if it is no decompression bomb, --max-pixels {width * height} reads it" if width else " (a decompression bomb?)"
-    return f"{of}{width} × {height} pixels, at most {limit} are decoded{remedy}"
+    return f"{prefix}{width} × {height} pixels, at most {limit} are decoded{remedy}"
 
 
 def _size(source: str | BytesIO) -> tuple[int, int]:
-    """Width and height of a picture that Pillow does not open because it has too many pixels; zeros where that is unknown."""
+    """Return width and height of a picture that Pillow rejects for its number of pixels; zeros if the size is unknown."""
     head = _head(source)
     with Path(source).open("rb") if isinstance(source, str) else contextlib.nullcontext(source) as stream:
         for name in _formats():
@@ -151,49 +197,3 @@ def _size(source: str | BytesIO) -> tuple[int, int]:
                 if accepts is None or accepts(head) is True:
                     return reader(stream, "").size
     return 0, 0
-
-
-def load_upright(image: Image.Image) -> tuple[Image.Image, int | None]:
-    """An opened picture decoded and turned by the EXIF orientation of its file, and that orientation, 1 to 8 or None."""
-    before = _orientation(getattr(image, "tag_v2", {}))  # Pillow turns a TIFF while it loads it, and drops the tag
-    if before is not None and isinstance(image, ImageFile.ImageFile):
-        image.filename = ""  # or Pillow would map the file into memory with the sides swapped already, which garbles the rows
-    image.load()
-    after = None
-    with contextlib.suppress(Exception):  # a damaged EXIF block says nothing about the pixels
-        after = _orientation(image.getexif())
-    return _upright(image), before or after
-
-
-def _orientation(tags: Mapping[int, object]) -> int | None:
-    value = tags.get(ORIENTATION)
-    return value if isinstance(value, int) and 1 <= value <= 8 else None
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a damaged EXIF block says nothing about the pixels, which are decoded by now
-        return image
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
-    if image.has_transparency_data:
-        ground = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
-
-
-def _eight_bits(grey: np.ndarray) -> np.ndarray:
-    """Greyscale [y, x] of 16 bits by their full range; wider and real numbers from their least to their greatest."""
-    low, high = float(grey.min()), float(grey.max())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ImageError("holds NaN or infinity")
-    if low >= 0 and high <= 65535 and grey.dtype.kind in "iu":
-        low, high = 0.0, 65535.0
-    elif low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    scaled = (grey.astype(np.float64) - low) * (255 / max(high - low, 1e-30))
-    return scaled.round().astype(np.uint8)

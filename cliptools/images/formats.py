@@ -1,8 +1,9 @@
-"""Files among pictures that Pillow does not read by itself: some are read with a package, the others counted.
+"""Extensions and limits of Pillow: other formats, silent reading, and the largest picture that is decoded.
 
-Pillow without its own words: its warnings, its log and libtiff's say of a damaged picture what the error says anyhow.
-
-The most pixels that a picture may have to be decoded: Pillow's limit, or what is asked for.
+* `open_other` reads HEIC and JPEG XL with a plugin package if it is installed; `count_left_out` counts files of kinds that may
+  contain pictures but cannot be read, and says what to do with them.
+* `quiet_pillow` silences the warnings and logs of Pillow and libtiff, which only repeat the error that Pillow raises.
+* `most_pixels` is the largest number of pixels that is decoded: Pillow's own limit, or the one set by `pixel_limit`.
 """
 
 import contextlib
@@ -25,17 +26,17 @@ from cliptools.console import count_of
 from cliptools.errors import ImageError, first_line
 from cliptools.shared_change import SharedChange
 
-HEAD = 12  # bytes that tell a kind
+HEAD = 12  # number of leading bytes that identify a format
 
 
 class Plugin(NamedTuple):
-    """A package that reads pictures of a kind, and is imported when the first of them is read."""
+    """A package that reads one kind of pictures; it is imported when the first such picture is read."""
 
     kind: str
     package: str
     module: str
     reader: str
-    """The class of the module's pictures, a subclass of Pillow's ImageFile."""
+    """Name of the module's picture class, a subclass of Pillow's ImageFile."""
 
 
 HEIF = Plugin("HEIC", "pillow-heif", "pillow_heif", "HeifImageFile")
@@ -66,7 +67,7 @@ REMEDIES: dict[tuple[str, ...], tuple[str, str]] = {
         ".tfrecord", ".tfrecords", ".mdb", ".lmdb", ".rec", ".ubyte", "-ubyte", "-ubyte.gz",
     ): ("data file", "write its images as files or a .tar first"),
 }  # fmt: skip
-"""Kinds by the endings of their files, in the singular, and what to do with each file."""
+"""File endings, the kind of file (in the singular), and the remedy that messages suggest."""
 BY_ENDING = {ending: remedy for endings, remedy in REMEDIES.items() for ending in endings}
 LONGEST_FIRST = sorted(BY_ENDING, key=len, reverse=True)
 SHARDED = re.compile(r"-\d+-of-\d+$")
@@ -74,43 +75,21 @@ SHARDED = re.compile(r"-\d+-of-\d+$")
 
 @functools.cache
 def installed(plugin: Plugin) -> bool:
-    """Whether the package is there, which is not imported for that."""
+    """Return True if the package is installed, without importing it."""
     return importlib.util.find_spec(plugin.module.partition(".")[0]) is not None
 
 
 def read_by_plugin(name: str) -> bool:
-    """Whether the ending is of pictures that an installed package reads."""
+    """Return True if the ending belongs to pictures that an installed plugin reads."""
     plugin = PLUGINS.get(PurePosixPath(name).suffix.lower())
     return plugin is not None and installed(plugin)
 
 
-def count_left_out(name: str, left: Counter[tuple[str, str]]) -> None:
-    """Count a file that is no picture, if it is of a kind that may hold some: the kind, and what would read it."""
-    path = PurePosixPath(name)
-    if path.name.startswith("."):
-        return
-    if (plugin := PLUGINS.get(path.suffix.lower())) is not None:
-        left[f"{plugin.kind} picture", f"pip install {plugin.package} to read"] += 1
-    elif (remedy := _remedy(path.name.lower())) is not None:
-        left[remedy] += 1
-
-
-def _remedy(name: str) -> tuple[str, str] | None:
-    """The kind and the remedy by the longest ending; shards may have numbers behind it: `train.tfrecord-00000-of-00010`."""
-    bare = SHARDED.sub("", name)
-    return next((BY_ENDING[ending] for ending in LONGEST_FIRST if bare.endswith(ending)), None)
-
-
-def left_out(left: Counter[tuple[str, str]]) -> str:
-    """`3 HEIC pictures (pip install pillow-heif to read), 1 zip or like archive (unpack, …)`."""
-    return ", ".join(f"{count_of(count, kind)} ({remedy})" for (kind, remedy), count in sorted(left.items()))
-
-
 def open_other(source: str | BytesIO) -> Image.Image | None:
-    """A picture of a kind that a package reads, opened but not decoded; None of another kind.
+    """Open a picture of a plugin's kind without decoding it; None for any other kind.
 
     Raises:
-        ImageError: the package is missing, or finds the picture damaged.
+        ImageError: the plugin is not installed, or reports that the picture is damaged.
     """
     head = _head(source)
     heif = head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS
@@ -137,11 +116,33 @@ def _head(source: str | BytesIO) -> bytes:
     return head
 
 
+def count_left_out(name: str, left: Counter[tuple[str, str]]) -> None:
+    """Count a file that cannot be read as a picture, by kind and remedy, if its kind may contain pictures."""
+    path = PurePosixPath(name)
+    if path.name.startswith("."):
+        return
+    if (plugin := PLUGINS.get(path.suffix.lower())) is not None:
+        left[f"{plugin.kind} picture", f"pip install {plugin.package} to read"] += 1
+    elif (remedy := _remedy(path.name.lower())) is not None:
+        left[remedy] += 1
+
+
+def _remedy(name: str) -> tuple[str, str] | None:
+    """Return kind and remedy by the longest matching ending, without shard numbers such as `-00000-of-00010`."""
+    bare = SHARDED.sub("", name)
+    return next((BY_ENDING[ending] for ending in LONGEST_FIRST if bare.endswith(ending)), None)
+
+
+def left_out(left: Counter[tuple[str, str]]) -> str:
+    """Return the counts as text: `3 HEIC pictures (pip install pillow-heif to read), 1 zip or like archive (unpack, …)`."""
+    return ", ".join(f"{count_of(count, kind)} ({remedy})" for (kind, remedy), count in sorted(left.items()))
+
+
 FILTERS = [
     ("error", None, Image.DecompressionBombWarning, None, 0),
     ("ignore", None, UserWarning, re.compile(r"PIL\."), 0),
 ]
-"""As the module warnings keeps them: a bomb must not be decoded, and a damaged tag is no news for the user."""
+"""Filters in the form of the module warnings: decompression bombs are errors, warnings about damaged tags are ignored."""
 
 
 @contextlib.contextmanager
@@ -150,21 +151,21 @@ def _quiet() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_filters())
         stack.enter_context(_silent_libtiff())
-        logger.addHandler(silent)  # or errors that it logs would go to standard error
+        logger.addHandler(silent)  # else the errors that it logs go to standard error
         stack.callback(logger.removeHandler, silent)
         yield
 
 
 quiet_pillow = SharedChange(_quiet)
-"""While this context lasts, a decompression bomb is an error, and damaged tags are no news; as it was after the last thread."""
+"""Context in which decompression bombs are errors and damaged tags are silent; restored when the last thread leaves it."""
 
 
 @contextlib.contextmanager
 def _filters() -> Iterator[None]:
-    """Two filters in front of the others.
+    """Put FILTERS before all other filters of warnings.
 
-    They are put into the list that is in force, and taken out of it, rather than by catch_warnings, which threads must not use:
-    it puts back a whole list, and with it whatever another thread has changed meanwhile.
+    They are inserted into the current list and removed from it. catch_warnings is not used, because it is not thread-safe: it
+    restores a whole list and so reverts what other threads have changed in the meantime.
     """
     changed: Any = warnings.filters
     changed[:0] = FILTERS
@@ -172,15 +173,15 @@ def _filters() -> Iterator[None]:
         yield
     finally:
         current: Any = warnings.filters
-        for listed in {id(each): each for each in (changed, current)}.values():
-            for each in FILTERS:
-                with contextlib.suppress(ValueError):  # another list came into force meanwhile, without them
-                    listed.remove(each)
+        for filters in {id(filters): filters for filters in (changed, current)}.values():
+            for entry in FILTERS:
+                with contextlib.suppress(ValueError):  # another list without them may be current by now
+                    filters.remove(entry)
 
 
 @contextlib.contextmanager
 def _silent_libtiff() -> Iterator[None]:
-    """Keep libtiff from writing to standard error by itself what it finds wrong with a file, which Pillow raises anyhow."""
+    """Stop libtiff from writing errors to standard error, which Pillow raises as exceptions."""
     before = [(setter, setter(None)) for setter in _setters()]
     try:
         yield
@@ -191,9 +192,9 @@ def _silent_libtiff() -> Iterator[None]:
 
 @functools.cache
 def _setters() -> tuple[Any, ...]:
-    """libtiff's functions that take a handler and give the one before; none where they cannot be reached."""
+    """Return libtiff's functions that set a handler and return the previous one; empty if they cannot be reached."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
-        library = ctypes.CDLL(_imaging.__file__)  # through which its functions are found, wherever Pillow has it from
+        library = ctypes.CDLL(_imaging.__file__)  # Pillow's own module gives access to the libtiff that Pillow uses
         setters = (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler)
         for setter in setters:
             setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
@@ -201,29 +202,29 @@ def _setters() -> tuple[Any, ...]:
     return ()
 
 
-_asked: list[int] = []
-"""Limits asked for, the innermost last; one for all threads, because those that decode obey it."""
+_limits: list[int] = []
+"""Limits set by `pixel_limit`, the innermost last; shared by all threads, because decoding threads must obey them."""
 
 
 def most_pixels() -> int | None:
-    """The limit; None where Pillow has none."""
-    return _asked[-1] if _asked else Image.MAX_IMAGE_PIXELS
+    """Return the largest number of pixels that is decoded; None if there is no limit."""
+    return _limits[-1] if _limits else Image.MAX_IMAGE_PIXELS
 
 
 @contextlib.contextmanager
 def pixel_limit(pixels: int | None) -> Iterator[None]:
-    """Set the limit for a while; None leaves it as it is.
+    """Set the limit within a context; None leaves it unchanged.
 
-    Pillow's own, by which it refuses to open a picture, is raised where need be, never lowered, and is afterwards as before.
+    Pillow's own limit, above which it does not open a picture, is raised if necessary, never lowered, and restored at the end.
     """
     if pixels is None:
         yield
         return
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None if before is None else max(before, pixels)
-    _asked.append(pixels)
+    _limits.append(pixels)
     try:
         yield
     finally:
-        _asked.pop()
+        _limits.pop()
         Image.MAX_IMAGE_PIXELS = before

@@ -1,8 +1,8 @@
-"""Images to work on: found in files, folders, globs and tar archives, in a fixed order, each to be read again at any time.
+"""Open images and load them in batches.
 
-Batches of preprocessed images, decoded in threads a little ahead of their use.
-
-Whole pictures as a tower takes them: the aspect kept, sides in whole patches, in batches of one shape.
+* `open_images` lists the images of PATH arguments in a fixed order, as an `ImageSource` that loads each image on request.
+* `load_batches` yields preprocessed batches, decoded in threads slightly ahead of their use.
+* `fitted_tensor` and `same_shapes` keep whole pictures: resized with their aspect to whole patches, in batches of one shape.
 """
 
 import contextlib
@@ -25,42 +25,47 @@ from cliptools.console import warn
 from cliptools.emoji.render import SceneSource
 from cliptools.errors import ImageError, UsageError
 from cliptools.images.decode import decode
-from cliptools.images.listing import Found, find
+from cliptools.images.listing import ListedImage, find
 from cliptools.io.header import digest
 
-MOST_BYTES = 1 << 29  # of a picture in an archive, which is read whole
+MOST_BYTES = 1 << 29  # size of a picture in an archive, which is read into memory at once
+MOST_WORKERS = 8
+AHEAD = 2  # number of batches decoded in advance
+
+Batch = tuple[list[int], Float[Tensor, "b 3 y x"]]
+Transform = Callable[[Image.Image], Tensor]
 
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """Images in a fixed order, each readable any number of times and from several threads."""
+    """Images in a fixed order; each can be loaded any number of times and from several threads."""
 
     @property
     def names(self) -> Sequence[str]:
-        """Their names, all different."""
+        """The names of the images, all different."""
 
     def __len__(self) -> int: ...
 
     def load(self, index: int) -> Image.Image:
-        """Image number `index`, decoded, RGB, upright.
+        """Load image number `index` as an upright RGB image.
 
         Raises:
-            ImageError: why it cannot be read, in a few words that do not repeat its name.
+            ImageError: the image cannot be read; the message gives the reason without the image's name.
         """
 
 
 class ListedImages:
-    """An ImageSource over files and members of archives."""
+    """An ImageSource of files and archive members."""
 
-    def __init__(self, found: Sequence[Found]) -> None:
-        self.names: Sequence[str] = unambiguous(found)
-        self._places = [one.place for one in found]
+    def __init__(self, images: Sequence[ListedImage]) -> None:
+        self.names: Sequence[str] = unambiguous(images)
+        self._places = [image.place for image in images]
 
     def __len__(self) -> int:
         return len(self._places)
 
     def load(self, index: int) -> Image.Image:
-        """See ImageSource."""
+        """Implements ImageSource.load."""
         place = self._places[index]
         if isinstance(place, str):
             return decode(place)
@@ -74,77 +79,70 @@ class ListedImages:
 
 
 def open_images(paths: Sequence[str], stdin: BufferedIOBase | None = None) -> ListedImages:
-    """The images that PATH arguments name: files, folders, globs, tar archives, `-` for a tar on standard input.
+    """Open the images that PATH arguments name: files, folders, globs, tar archives, `-` for a tar on standard input.
 
     Args:
-        stdin: What `-` reads; standard input unless given.
+        stdin: Stream to read for `-`; standard input if None.
 
     Raises:
-        UsageError: no path at all, `-` twice, or `-` where standard input is a terminal.
-        CliptoolsError: a path that does not exist, a damaged archive, or no image in any of them.
+        UsageError: no path is given, `-` is given twice, or `-` is given while standard input is a terminal.
+        CliptoolsError: a path does not exist, an archive is damaged, or there is no image at all.
     """
     return ListedImages(find(paths, stdin))
 
 
-def unambiguous(found: Sequence[Found]) -> list[str]:
-    """Names that are all different: relative to the bases if that suffices, else with the bases as given, numbered if need be."""
-    names = [one.name for one in found]
+def unambiguous(images: Sequence[ListedImage]) -> list[str]:
+    """Return names that are all different: relative to the bases if possible, else with the bases, numbered if necessary."""
+    names = [image.name for image in images]
     if len(set(names)) < len(names):
-        names = [str(PurePosixPath(one.base) / one.name) for one in found]
-    times: Counter[str] = Counter()
+        names = [str(PurePosixPath(image.base) / image.name) for image in images]
+    counts: Counter[str] = Counter()
     numbered = []
     for name in names:
-        times[name] += 1
-        numbered.append(name if times[name] == 1 else f"{name}#{times[name]}")
+        counts[name] += 1
+        numbered.append(name if counts[name] == 1 else f"{name}#{counts[name]}")
     return numbered
 
 
 def list_digest(names: Sequence[str]) -> str:
-    """What a bundle's header calls its list of images: a hash over the sorted names, so that order does not count."""
+    """Return the digest of an image list for a bundle's header: a hash of the sorted names, independent of their order."""
     return digest(*sorted(names))
 
 
 def choose(source: ImageSource, limit: int | None, sample: int | None, seed: int) -> list[int]:
-    """Which images to use, in list order: all, the first `limit`, or `sample` of them drawn over the whole list.
+    """Return the indices of the images to use, in order: all, the first `limit`, or `sample` drawn from the whole list.
 
     Raises:
-        UsageError: both given, or less than one asked for.
+        UsageError: both are given, or one of them is below 1.
     """
     if limit is not None and sample is not None:
         raise UsageError("--limit takes the first images and --sample draws some: give one of them")
     for option, number in (("--limit", limit), ("--sample", sample)):
         if number is not None and number < 1:
             raise UsageError(f"{option} {number}: expected 1 or more")
-    everything = len(source)
-    if sample is not None and sample < everything:
-        return sorted(np.random.default_rng(seed).choice(everything, sample, replace=False).tolist())
-    return list(range(everything if limit is None else min(limit, everything)))
-
-
-MOST_WORKERS = 8
-AHEAD = 2  # batches decoded before they are asked for
-
-Batch = tuple[list[int], Float[Tensor, "b 3 y x"]]
-Transform = Callable[[Image.Image], Tensor]
+    total = len(source)
+    if sample is not None and sample < total:
+        return sorted(np.random.default_rng(seed).choice(total, sample, replace=False).tolist())
+    return list(range(total if limit is None else min(limit, total)))
 
 
 def default_workers(source: ImageSource) -> int:
-    """Threads that decode if none are asked for: one a core, at most MOST_WORKERS; none where drawing holds the interpreter."""
+    """Return the default number of decoding threads: one per core, at most MOST_WORKERS; 0 for scenes, which hold the GIL."""
     return 0 if isinstance(source, SceneSource) else min(os.cpu_count() or 1, MOST_WORKERS)
 
 
 @dataclass
 class Skipped:
-    """Images that could not be read, each counted once however often it was tried."""
+    """Unreadable images, each counted once, however often it was tried."""
 
     reasons: dict[str, str] = field(default_factory=dict)
-    """Reason by name, in the order met."""
+    """Reason by image name, in the order of their first failure."""
 
     def __len__(self) -> int:
         return len(self.reasons)
 
     def add(self, name: str, reason: str) -> None:
-        """Count one and name it on standard error, the first time."""
+        """Count an image and name it on standard error, the first time it fails."""
         if name not in self.reasons:
             self.reasons[name] = reason
             warn(f"{name}: skipped, {reason}")
@@ -160,22 +158,22 @@ def load_batches(
     strict: bool,
     skipped: Skipped,
 ) -> Iterator[Batch]:
-    """The images of `order`, in that order, in batches of at most `batch_size`: their indices and [b, 3, y, x].
+    """Yield the images of `order`, in that order, in batches of at most `batch_size`: their indices and [b, 3, y, x].
 
-    Images that cannot be read are left out, so that a batch may be smaller; one with none left is not given at all.
-    Decoding and transform run in `workers` threads (Pillow lets go of the interpreter's lock) or, with 0, right here.
+    Unreadable images are left out, so that a batch may be smaller; a batch with no image left is not yielded.
+    Decoding and transform run in `workers` threads (Pillow releases the GIL), or in this thread if `workers` is 0.
 
     Args:
-        transform: The model's preprocessing: a picture to float [3, y, x].
-        workers: None: default_workers.
-        strict: Whether an unreadable image ends it all.
-        skipped: Is told of unreadable images.
+        transform: The model's preprocessing, from a picture to float [3, y, x].
+        workers: Number of threads; None for default_workers.
+        strict: True if an unreadable image is an error.
+        skipped: Collects the unreadable images.
 
     Raises:
-        ImageError: with `strict`, the first image that cannot be read, by name.
+        ImageError: with `strict`, an image cannot be read; the message names it.
     """
 
-    def one(index: int) -> Tensor | ImageError:
+    def load(index: int) -> Tensor | ImageError:
         try:
             return transform(source.load(index))
         except ImageError as error:
@@ -183,21 +181,21 @@ def load_batches(
 
     chunks = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
     workers = default_workers(source) if workers is None else workers
-    worked = _in_line(one, chunks) if workers == 0 else _ahead(one, chunks, workers)
-    with contextlib.closing(worked):  # a reader that stops early stops the threads
-        for chunk, results in worked:
-            read: list[int] = []
+    chunk_results = _in_line(load, chunks) if workers == 0 else _ahead(load, chunks, workers)
+    with contextlib.closing(chunk_results):  # a consumer that stops early stops the threads
+        for chunk, results in chunk_results:
+            indices: list[int] = []
             tensors: list[Tensor] = []
             for index, result in zip(chunk, results, strict=True):
                 if isinstance(result, Tensor):
-                    read.append(index)
+                    indices.append(index)
                     tensors.append(result)
                 elif strict:
                     raise ImageError(f"{source.names[index]}: {result}") from None
                 else:
                     skipped.add(source.names[index], str(result))
-            if read:
-                yield read, torch.stack(tensors)  # (b, 3, y, x)
+            if indices:
+                yield indices, torch.stack(tensors)  # (b, 3, y, x)
 
 
 Work = Callable[[int], Tensor | ImageError]
@@ -210,32 +208,32 @@ def _in_line(work: Work, chunks: Iterator[Sequence[int]]) -> Generator[Chunk, No
 
 
 def _ahead(work: Work, chunks: Iterator[Sequence[int]], workers: int) -> Generator[Chunk, None, None]:
-    """Each chunk with its results, while threads work on the next ones."""
-    threads = torch.get_num_threads()  # from now on this thread's own: what others set concerns them, and threads yet to come
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="images", initializer=alone)
-    waiting: deque[tuple[Sequence[int], list[Future[Tensor | ImageError]]]] = deque()
+    """Yield each chunk with its results, while threads work on the next chunks."""
+    threads = torch.get_num_threads()  # this call fixes the count for this thread; later calls elsewhere concern other threads
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="images", initializer=limit_torch_threads)
+    queue: deque[tuple[Sequence[int], list[Future[Tensor | ImageError]]]] = deque()
     try:
         for chunk in chunks:
-            waiting.append((chunk, [pool.submit(work, index) for index in chunk]))
-            if len(waiting) > AHEAD:
-                yield _taken(waiting)
-        while waiting:
-            yield _taken(waiting)
+            queue.append((chunk, [pool.submit(work, index) for index in chunk]))
+            if len(queue) > AHEAD:
+                yield _next_chunk(queue)
+        while queue:
+            yield _next_chunk(queue)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         torch.set_num_threads(threads)
 
 
-def alone() -> None:
-    """Of a thread that decodes: no threads of torch's own beside it.
+def limit_torch_threads() -> None:
+    """Limit torch to one thread in a decoding thread.
 
-    Products run on every core and wait for their slowest part, which a crowd of threads would hold up.
+    Matrix products of the main thread use every core and wait for the slowest, which many further threads would delay.
     """
     torch.set_num_threads(1)
 
 
-def _taken(waiting: deque[tuple[Sequence[int], list[Future[Tensor | ImageError]]]]) -> Chunk:
-    chunk, futures = waiting.popleft()
+def _next_chunk(queue: deque[tuple[Sequence[int], list[Future[Tensor | ImageError]]]]) -> Chunk:
+    chunk, futures = queue.popleft()
     return chunk, (future.result() for future in futures)
 
 
@@ -243,7 +241,7 @@ Item = TypeVar("Item")
 
 
 def fitted_size(width: int, height: int, short: int, patch: tuple[int, int]) -> tuple[int, int]:
-    """Width and height with the shorter side near `short` pixels and the aspect kept, as nearly as whole patches allow.
+    """Return width and height in whole patches, with the shorter side near `short` pixels and the aspect nearly kept.
 
     >>> fitted_size(640, 480, 224, (32, 32))
     (288, 224)
@@ -256,7 +254,7 @@ def fitted_size(width: int, height: int, short: int, patch: tuple[int, int]) -> 
 def fitted_tensor(
     picture: Image.Image, short: int, patch: tuple[int, int], preprocessing: dict[str, Any]
 ) -> Float[Tensor, "3 y x"]:
-    """The whole picture, resized to whole patches and normalised as the model's preprocessing says; nothing is cropped."""
+    """Return the whole picture, uncropped, resized to whole patches and normalised as in the model's preprocessing."""
     resample = Image.Resampling[preprocessing["interpolation"].upper()]
     size = fitted_size(*picture.size, short, patch)
     resized = picture if picture.size == size else picture.resize(size, resample)
@@ -266,17 +264,17 @@ def fitted_tensor(
 
 
 def same_shapes(items: Iterable[tuple[Item, Tensor | None]], batch_size: int) -> Iterator[tuple[list[Item], Tensor | None]]:
-    """Batches of neighbours of one shape, at most `batch_size`, in order; an item without a tensor goes by itself."""
-    waiting: list[Item] = []
+    """Yield batches of at most `batch_size` consecutive items of one shape; an item without a tensor is yielded alone."""
+    batch: list[Item] = []
     tensors: list[Tensor] = []
     for item, tensor in items:
-        if waiting and (tensor is None or len(waiting) == batch_size or tensors[0].shape != tensor.shape):
-            yield waiting, torch.stack(tensors)
-            waiting, tensors = [], []
+        if batch and (tensor is None or len(batch) == batch_size or tensors[0].shape != tensor.shape):
+            yield batch, torch.stack(tensors)  # (b, 3, y, x)
+            batch, tensors = [], []
         if tensor is None:
             yield [item], None
             continue
-        waiting.append(item)
+        batch.append(item)
         tensors.append(tensor)
-    if waiting:
-        yield waiting, torch.stack(tensors)
+    if batch:
+        yield batch, torch.stack(tensors)

@@ -1,6 +1,8 @@
-"""The images that a bundle names, found again: among files by their names, or rendered once more.
+"""Pictures of the images that a bundle names.
 
-Small JPEGs inside a bundle, so that sheets and galleries can be made from a stream.
+They are located again in a source by name (`found_again`, `from_source`), or rendered again if they are scenes
+(`recorded_source`). A bundle may also carry thumbnails, small JPEGs from which contact sheets and galleries can be made without
+the images (`thumbnail_tensors`, `thumbnail`).
 """
 
 import io
@@ -18,21 +20,23 @@ from cliptools.images.formats import quiet_pillow
 from cliptools.images.loader import ImageSource, list_digest, open_images
 from cliptools.io.bundle import Bundle
 
-MOST_SCENES = 10_000_000  # whose names are written out to know them by their digest
+MOST_SCENES = 10_000_000  # at most so many names of scenes are listed to compare their digest
+QUALITY = 85
+JPEG = b"\xff\xd8\xff"  # the first bytes of every JPEG
 
 
 def found_again(bundle: Bundle, source: ImageSource, wanted: Iterable[int], option: str) -> dict[int, int]:
-    """Where images of the bundle's list are in a source: by their names, or without the archive's where only that differs.
+    """Locate images of the bundle's list in a source, by name; the name of the archive may differ.
 
     Args:
         wanted: Indices into the bundle's `images`.
-        option: How the source was named, for messages.
+        option: Option that named the source, for messages.
 
     Returns:
-        The source's number by the bundle's; without those that are not there, of which a warning tells.
+        Index in the source by index in the bundle; images that are not in the source are missing, with a warning.
 
     Raises:
-        UsageError: none of them is there.
+        UsageError: none of the images is in the source.
     """
     listed: list[str] = bundle.text_list("images")
     place_of = place_by_name(source)
@@ -46,23 +50,23 @@ def found_again(bundle: Bundle, source: ImageSource, wanted: Iterable[int], opti
 
 
 def place_by_name(source: ImageSource) -> Callable[[str], int | None]:
-    """Of a name its number in the source, None where it is not there; without the archive's name where only that differs."""
-    known = {_inside(name): i for i, name in enumerate(source.names)} | {name: i for i, name in enumerate(source.names)}
-    return lambda name: known.get(name, known.get(_inside(name)))
+    """Return a function from a name to its index in the source, None if it has no such image; archive names may differ."""
+    index_by_name = {_inside(name): i for i, name in enumerate(source.names)} | {name: i for i, name in enumerate(source.names)}
+    return lambda name: index_by_name.get(name, index_by_name.get(_inside(name)))
 
 
 def recorded_source(bundle: Bundle, paths: tuple[str, ...]) -> ImageSource:
-    """What PATH names, or without a PATH the scenes that clip-effects rendered for this bundle.
+    """Open the images of PATH, or without a PATH the scenes that clip-effects rendered for this bundle.
 
     Raises:
-        UsageError: no PATH, and the bundle was not made of rendered scenes.
+        UsageError: no PATH is given, and the bundle was not made from rendered scenes.
     """
     if paths:
         return open_images(paths)
     header = bundle.header
     count, seed = header.images.get("count") or 0, _recorded_seed(header.history)
     possible = header.model.get("name") in EMBEDDED and seed is not None and count <= MOST_SCENES
-    # Names of files have endings, those of rendered scenes have none.
+    # The digest tells scenes from files: names of files have endings, names of rendered scenes have none.
     if not possible or header.images.get("digest") != list_digest([scene_key(i) for i in range(count)]):
         raise UsageError(
             "where are the images of this bundle? Name their folder or tar as PATH (a bundle keeps only their names)"
@@ -71,13 +75,13 @@ def recorded_source(bundle: Bundle, paths: tuple[str, ...]) -> ImageSource:
 
 
 def _recorded_seed(history: list[dict[str, Any]]) -> int | None:
-    """Of the first command, if it says one."""
+    """Return the seed of the first command in the history, if it has one."""
     seed = (history[0].get("arguments") or {}).get("seed") if history else None
     return seed if type(seed) is int and seed >= 0 else None
 
 
 def from_source(bundle: Bundle, source: ImageSource, places: dict[int, int]) -> Callable[[int], Image.Image | None]:
-    """Pictures by their number in the bundle, None where there is none; of one that cannot be read, a warning tells."""
+    """Return a function from an index in the bundle to its picture; None for missing and, with a warning, unreadable images."""
     listed: list[str] = bundle.text_list("images")
 
     def fetch(index: int) -> Image.Image | None:
@@ -91,21 +95,16 @@ def from_source(bundle: Bundle, source: ImageSource, places: dict[int, int]) -> 
 
 
 def _inside(name: str) -> str:
-    """A member's name without its archive: a tar that came on standard input has none."""
+    """Return a member's name without its archive, because a tar on standard input has no name."""
     archive, dot, member = name.partition(".tar/")
     return member if dot else archive
 
 
-QUALITY = 85
-JPEG = b"\xff\xd8\xff"  # how each begins
-
-
 def thumbnail_tensors(source: ImageSource, indices: Iterable[int], side: int) -> dict[str, np.ndarray]:
-    """JPEGs of the images with these numbers, one after the other, at most `side` pixels wide and high.
+    """Return JPEGs of the images with these indices, concatenated, at most `side` pixels wide and high.
 
     Returns:
-        `thumbnails` uint8 [bytes] and `thumbnail_offsets` int64 [images + 1]; an image gone since it was measured
-        leaves no bytes.
+        `thumbnails` uint8 [bytes] and `thumbnail_offsets` int64 [images + 1]; an image that can no longer be read has no bytes.
     """
     parts: list[bytes] = []
     for index in indices:
@@ -120,7 +119,7 @@ def thumbnail_tensors(source: ImageSource, indices: Iterable[int], side: int) ->
 
 
 def small_jpeg(picture: Image.Image, side: int) -> bytes:
-    """The picture, shrunk in place to at most `side` pixels wide and high, as JPEG."""
+    """Return the picture as JPEG, shrunk in place to at most `side` pixels wide and high."""
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=QUALITY)
@@ -128,10 +127,10 @@ def small_jpeg(picture: Image.Image, side: int) -> bytes:
 
 
 def thumbnail_bytes(thumbnails: np.ndarray, offsets: Sequence[int] | np.ndarray, index: int) -> bytes | None:
-    """Picture number `index` as it is kept, or None where there is none.
+    """Return the JPEG of thumbnail number `index`, or None if it has none.
 
     Raises:
-        ImageError: bytes that do not begin as a JPEG does.
+        ImageError: the bytes are no JPEG.
     """
     if index + 1 >= len(offsets):
         return None
@@ -142,10 +141,10 @@ def thumbnail_bytes(thumbnails: np.ndarray, offsets: Sequence[int] | np.ndarray,
 
 
 def thumbnail(thumbnails: np.ndarray, offsets: Sequence[int] | np.ndarray, index: int) -> Image.Image | None:
-    """Picture number `index`, or None where there is none.
+    """Return thumbnail number `index` as an image, or None if it has none.
 
     Raises:
-        ImageError: bytes that are no picture.
+        ImageError: the bytes are no picture.
     """
     data = thumbnails[int(offsets[index]) : int(offsets[index + 1])].tobytes()
     if not data:

@@ -1,8 +1,11 @@
-"""Tar archives, WebDataset shards among them, as places of pictures that can be read in any order and again.
+"""Reading and writing tar archives of pictures, including WebDataset shards.
 
-Tar archives written member by member to anything that takes bytes, a pipe included; equal members give equal bytes.
+Reading: `tar_members` and `stream_members` list the pictures of an archive as `Span`s, which can be read in any order and any
+number of times. Compressed archives and streams are first copied to an unnamed temporary file (`Spool`).
 
-tarfile's own writers ask a pipe where it stands, or write again to one that has broken when they are collected.
+Writing: `write_member` and `write_end` write an archive member by member to any binary stream, including a pipe; equal members
+give equal bytes. tarfile's own writers are not used: they ask a pipe for its position, and write again to a broken pipe when
+they are garbage-collected.
 """
 
 import bz2
@@ -29,19 +32,11 @@ from cliptools.io.text_file import HEAD, is_text, kind_of
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 Endings = tuple[str, ...]
 LeftOut = Counter[tuple[str, str]]
-"""How many files of which kinds are no pictures that can be read, as other_kinds.count_left_out counts."""
-Unpacker = Callable[[BufferedReader], Any]
-MAGIC: dict[bytes, Unpacker] = {
-    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
-    b"BZh": bz2.BZ2File,
-    b"\xfd7zXZ\x00": lzma.LZMAFile,
-}
-BLOCK = tarfile.BLOCKSIZE
-LONGEST_HEADER = 1 << 24
+"""Number of files by (kind, remedy) that cannot be read as pictures, as formats.count_left_out counts them."""
 
 
 class Spool:
-    """An unnamed temporary file that input which comes but once is written to, to be read at any place."""
+    """An unnamed temporary file with a copy of a stream that can be read only once, for reading at any position."""
 
     def __init__(self) -> None:
         with tempfile.TemporaryFile(prefix="cliptools-") as file:
@@ -49,11 +44,11 @@ class Spool:
         weakref.finalize(self, os.close, self.descriptor)
 
     def append(self, stream: BufferedIOBase, name: str) -> int:
-        """Copy a stream to its end; the place where it begins in the spool.
+        """Copy the whole stream to the end of the spool and return the offset at which the copy begins.
 
         Raises:
-            StreamError: compressed data that is damaged or cut short.
-            CliptoolsError: no room for it.
+            StreamError: the compressed data is damaged or truncated.
+            CliptoolsError: the temporary folder has no space left.
         """
         try:
             with os.fdopen(os.dup(self.descriptor), "wb") as end:
@@ -75,10 +70,10 @@ class Span(NamedTuple):
     size: int
 
     def read(self) -> BytesIO:
-        """The bytes, as a stream; safe to call from several threads.
+        """Return the bytes as a stream; several threads may call this at the same time.
 
         Raises:
-            OSError: the file is gone.
+            OSError: the file no longer exists.
         """
         if isinstance(self.container, Spool):
             return BytesIO(os.pread(self.container.descriptor, self.size, self.offset))
@@ -87,19 +82,19 @@ class Span(NamedTuple):
 
 
 def is_tar(name: str) -> bool:
-    """Whether the ending is an archive's."""
+    """Return True if the name has the ending of a tar archive."""
     return name.lower().endswith(TAR_ENDINGS)
 
 
 def tar_members(path: Path, spool: Spool, beside: Endings = (), left: LeftOut | None = None) -> list[tuple[str, Span]]:
-    """Names and places of the pictures in an archive, in its order; one that is compressed is unpacked into the spool.
+    """Return names and places of an archive's pictures, in its order; a compressed archive is unpacked into the spool.
 
     Args:
-        beside: Endings of members that are wanted as well, in lower case.
-        left: Where to count members of other kinds that may hold pictures.
+        beside: Endings of further members to list, in lower case.
+        left: Counter for members of other kinds that may contain pictures.
 
     Raises:
-        StreamError: not a tar archive, damaged, or cut short.
+        StreamError: the file is not a tar archive, is damaged, or is truncated.
     """
     name = str(path)
     try:
@@ -118,14 +113,14 @@ def tar_members(path: Path, spool: Spool, beside: Endings = (), left: LeftOut | 
 def stream_members(
     stream: BufferedIOBase, name: str, beside: Endings = (), left: LeftOut | None = None
 ) -> list[tuple[str, Span]]:
-    """Names and places of the pictures in an archive that comes as a stream, which is spooled to its end.
+    """Return names and places of the pictures in a stream with an archive; the whole stream is copied to a spool.
 
     Args:
-        beside: Endings of members that are wanted as well, in lower case.
-        left: Where to count members of other kinds that may hold pictures.
+        beside: Endings of further members to list, in lower case.
+        left: Counter for members of other kinds that may contain pictures.
 
     Raises:
-        StreamError: empty, not a tar archive, damaged, or cut short.
+        StreamError: the stream is empty, not a tar archive, damaged, or truncated.
     """
     spool = Spool()
     spool.append(stream, name)
@@ -143,6 +138,16 @@ def stream_members(
     return _spooled_members(larger, 0, name, beside, left)
 
 
+Unpacker = Callable[[BufferedReader], Any]
+MAGIC: dict[bytes, Unpacker] = {
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
+}
+BLOCK = tarfile.BLOCKSIZE
+LONGEST_HEADER = 1 << 24
+
+
 def _unpacker(head: bytes) -> Unpacker | None:
     return next((unpack for magic, unpack in MAGIC.items() if head.startswith(magic)), None)
 
@@ -155,14 +160,14 @@ def _spooled_members(spool: Spool, start: int, name: str, beside: Endings, left:
 def _members(
     file: BufferedReader, start: int, container: str | Spool, name: str, beside: Endings, left: LeftOut | None
 ) -> Iterator[tuple[str, Span]]:
-    """The archive that begins at `start`; links and sparse members are left out, for they hold no picture's bytes."""
+    """Yield the members of the archive at `start`, without links and sparse members, which hold no whole picture."""
     end = file.seek(0, os.SEEK_END)
     file.seek(start)
     headers: Any = _Headers(file)
     try:
         with tarfile.open(fileobj=headers, mode="r:") as archive:
             while (member := archive.next()) is not None:
-                archive.members = []  # type: ignore[attr-defined]  # the list would grow with the archive
+                archive.members = []  # type: ignore[attr-defined]  # else the list grows with the archive
                 if member.offset_data + member.size > end:
                     raise StreamError(f"{name}: truncated tar: {member.name} should have {member.size} bytes")
                 wanted = is_picture(member.name) or member.name.lower().endswith(beside)
@@ -171,7 +176,7 @@ def _members(
                 elif not wanted and left is not None and member.isreg():
                     count_left_out(member.name, left)
             _check_end(file, archive.offset, end, name)
-    except (tarfile.TarError, ValueError, ArithmeticError, LookupError) as error:  # tarfile takes what pax headers say as it is
+    except (tarfile.TarError, ValueError, ArithmeticError, LookupError) as error:  # tarfile does not check values in pax headers
         file.seek(start)
         head = file.read(HEAD)
         kind = kind_of(head) or ("text" if is_text(head) else None)
@@ -181,20 +186,20 @@ def _members(
 
 
 class _Headers:
-    """An archive's file as tarfile sees it, which reads headers only: none of gigabytes is taken into memory."""
+    """The archive's file as tarfile reads it; refuses headers of gigabytes, which tarfile would read into memory."""
 
     def __init__(self, file: BufferedReader) -> None:
         self.file, self.seek, self.tell = file, file.seek, file.tell
 
     def read(self, size: int) -> bytes:
-        """At most LONGEST_HEADER bytes."""
+        """Return at most LONGEST_HEADER bytes."""
         if size > LONGEST_HEADER:
             raise tarfile.ReadError(f"a header of {size} bytes")
         return self.file.read(size)
 
 
 def _check_end(file: BufferedReader, offset: int, end: int, name: str) -> None:
-    """tarfile takes anything it cannot parse for the end; only zeros, or the file's own end, are one."""
+    """Check that the archive ends with zeros or with the file: tarfile takes any header it cannot parse for the end."""
     file.seek(offset)
     block = file.read(BLOCK)
     if block.strip(b"\0"):
@@ -204,7 +209,7 @@ def _check_end(file: BufferedReader, offset: int, end: int, name: str) -> None:
 
 
 def write_member(stream: BufferedIOBase, name: str, data: bytes) -> None:
-    """One regular file, without a time or an owner."""
+    """Write one regular file without a time or an owner."""
     member = tarfile.TarInfo(name)
     member.size = len(data)
     stream.write(member.tobuf(tarfile.USTAR_FORMAT))
@@ -213,5 +218,5 @@ def write_member(stream: BufferedIOBase, name: str, data: bytes) -> None:
 
 
 def write_end(stream: BufferedIOBase) -> None:
-    """The two empty blocks by which a reader knows that nothing is missing."""
+    """Write the two empty blocks that mark the end of an archive."""
     stream.write(bytes(2 * tarfile.BLOCKSIZE))

@@ -1,8 +1,10 @@
-"""Contact sheets: a row a unit, with its name, words, shares and pictures, drawn with Pillow and its built-in font.
+"""Contact sheets and pictures of masks, drawn with Pillow.
 
-Masks, overlays and label maps as PNGs.
+`contact_sheet` draws one row per unit, with its name, words, shares and pictures, in Pillow's built-in font. `overlay` and
+`label_overlay` draw heat maps, masks and label maps over a picture.
 """
 
+import colorsys
 import functools
 import unicodedata
 from collections.abc import Sequence
@@ -13,12 +15,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 
-CELL = 96  # pixels a side of a picture's place
+CELL = 96  # side of a picture's cell in pixels
 GAP = 6
 MARGIN = 20
 TEXT_WIDTH = 400
 WORD_COLUMNS = 2
-NUMBER_WIDTH = 46  # of a coefficient, in front of its word
+NUMBER_WIDTH = 46  # width of a coefficient before its word
 TITLE_HEIGHT = 28
 LINE = 17
 SIZES = {"heading": 22, "title": 17, "text": 13, "small": 12}
@@ -30,16 +32,16 @@ MOST_PIXELS = 100_000_000
 
 @dataclass(frozen=True)
 class SheetRow:
-    """What a sheet says of one unit."""
+    """The row of one unit in a contact sheet."""
 
     title: str
     facts: str
     words: Sequence[tuple[str, float]] = field(default=())
-    """Words with signed coefficients, the strongest first."""
+    """Words with signed coefficients, strongest first."""
     images: Sequence[Image.Image | None] = field(default=())
-    """None where a picture is not to be had."""
+    """The pictures; None for a missing picture."""
     inner: bool = False
-    """Whether it belongs to the row above it: no rule between them."""
+    """True if the row belongs to the row above it, without a line between them."""
 
 
 def contact_sheet(heading: str, notes: str, rows: Sequence[SheetRow]) -> Image.Image:
@@ -64,17 +66,17 @@ def contact_sheet(heading: str, notes: str, rows: Sequence[SheetRow]) -> Image.I
 
 
 def most_rows(across: int) -> int:
-    """How many rows with so many pictures each make a sheet that other programs will still open."""
+    """Return the most rows, with this many pictures each, of a sheet that other programs can still open."""
     return max(1, MOST_PIXELS // ((2 * MARGIN + TEXT_WIDTH + across * (CELL + GAP)) * _row_height()))
 
 
 def words_in_row() -> int:
-    """How many words a row has room for."""
+    """Return the number of words that fit a row."""
     return WORD_COLUMNS * ((CELL - TITLE_HEIGHT) // LINE)
 
 
 def fitted(text: str, size: str, width: int) -> str:
-    """The text, legible in the built-in font, cut to a width with `…` where it is too long."""
+    """Return the text in characters of the built-in font, cut to a width with `…` if it is too long."""
     text, font = plain(text), _font(size)
     if font.getlength(text) <= width:
         return text
@@ -89,7 +91,7 @@ def fitted(text: str, size: str, width: int) -> str:
 
 
 def plain(text: str) -> str:
-    """Text in the letters the built-in font has: accents go, what remains foreign becomes `?`."""
+    """Return the text in characters of the built-in font: accents are removed, other characters become `?`."""
     apart = unicodedata.normalize("NFKD", text.replace("−", "-").replace("–", "-"))
     kept = (character for character in apart if not unicodedata.combining(character))
     return "".join(c if c in "…·’“”" or (c.isascii() and c.isprintable()) else "?" for c in kept)
@@ -100,7 +102,7 @@ def _row_height() -> int:
 
 
 def _draw_text(draw: ImageDraw.ImageDraw, row: SheetRow, y: int) -> None:
-    """Title and facts in a line; below, the words in columns read downwards, strongest first."""
+    """Draw title and facts in a line, and below them the words in columns, strongest first from top to bottom."""
     room, base = TEXT_WIDTH - 2 * GAP, y + SIZES["title"]
     facts = fitted(row.facts, "small", room // 2)
     draw.text((MARGIN + room, base), facts, FAINT, _font("small"), anchor="rs")
@@ -117,7 +119,7 @@ def _draw_text(draw: ImageDraw.ImageDraw, row: SheetRow, y: int) -> None:
 
 
 def _paste(sheet: Image.Image, image: Image.Image | None, x: int, y: int) -> None:
-    """The picture, whole, in the middle of its place; a grey place where there is none."""
+    """Paste the whole picture into the middle of its cell; a missing picture leaves a grey cell."""
     if image is None:
         sheet.paste(EMPTY, (x, y, x + CELL, y + CELL))
         return
@@ -130,24 +132,24 @@ def _font(size: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(SIZES[size])
 
 
-COLD, WARM, HOT = "#10104a", "#d0342c", "#ffe66d"  # of a heat map's 0, half and 1
-BLEND = 0.55  # how much of an overlay is heat
+COLD, WARM, HOT = "#10104a", "#d0342c", "#ffe66d"  # colours of heat 0, 0.5 and 1
+BLEND = 0.55  # share of the heat map's colours in an overlay
 OUTLINE = "#ffffff"
 
 
 def mask_picture(mask: Bool[np.ndarray, "y x"]) -> Image.Image:
-    """White where the mask is."""
+    """Return the mask as a picture, white on black."""
     return Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
 
 
 def heat_picture(heat: Float[np.ndarray, "y x"]) -> Image.Image:
-    """A heat map in [0, 1] in colours."""
+    """Return a heat map in [0, 1] in colours."""
     grey = Image.fromarray((heat * 255).round().astype(np.uint8))
     return ImageOps.colorize(grey, COLD, HOT, WARM)
 
 
 def overlay(picture: Image.Image, heat: Float[np.ndarray, "y x"], mask: Bool[np.ndarray, "y x"]) -> Image.Image:
-    """The picture under its heat map, the mask's edge drawn in."""
+    """Return the picture under its heat map, with the outline of the mask."""
     blended = Image.blend(picture.convert("RGB"), heat_picture(heat), BLEND)
     solid = mask_picture(mask)
     edge = ImageChops.difference(solid, solid.filter(ImageFilter.MinFilter(3)))
@@ -156,10 +158,10 @@ def overlay(picture: Image.Image, heat: Float[np.ndarray, "y x"], mask: Bool[np.
 
 
 def label_picture(labels: Int[np.ndarray, "y x"], most: int = 255) -> Image.Image:
-    """A palette picture whose values are the labels: 0 black, then colours far from each other.
+    """Return a palette picture whose values are the labels: 0 is black, the others have well-separated colours.
 
     Args:
-        most: The highest label there may be; above 255 the picture is grey, of 16 bits.
+        most: The highest possible label; above 255 the picture is greyscale of 16 bits.
     """
     if most > 255:
         return Image.fromarray(labels.astype(np.uint16))
@@ -169,21 +171,19 @@ def label_picture(labels: Int[np.ndarray, "y x"], most: int = 255) -> Image.Imag
 
 
 def label_overlay(picture: Image.Image, labels: Int[np.ndarray, "y x"]) -> Image.Image:
-    """The picture under the labels' colours, which begin again after 255; bare where the label is 0."""
+    """Return the picture under the colours of the labels, which repeat after 255; pixels with label 0 are unchanged."""
     coloured = label_picture(np.where(labels > 0, (labels - 1) % 255 + 1, 0)).convert("RGB")
     return Image.composite(Image.blend(picture.convert("RGB"), coloured, BLEND), picture.convert("RGB"), mask_picture(labels > 0))
 
 
 def png(image: Image.Image) -> bytes:
-    """The picture as a PNG."""
+    """Return the picture as the bytes of a PNG."""
     buffer = BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def _palette() -> list[int]:
-    import colorsys
-
-    golden = 0.618033988749895  # its multiples spread hues as evenly as any number of them can
+    golden = 0.618033988749895  # the fractional parts of its multiples spread any number of hues evenly
     colours = [colorsys.hsv_to_rgb(i * golden % 1, 0.75 if i % 2 else 0.55, 0.95) for i in range(255)]
     return [0, 0, 0] + [round(255 * part) for colour in colours for part in colour]

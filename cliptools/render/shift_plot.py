@@ -1,4 +1,4 @@
-"""Shares of concepts over groups as a plot: a panel a concept, means with two standard errors, and what labels say."""
+"""Plot of the shares of concepts over groups: one panel per concept, means with two standard errors, and label frequencies."""
 
 import math
 from collections.abc import Sequence
@@ -15,22 +15,22 @@ MOST_TICKS = 8
 
 
 class Panel(NamedTuple):
-    """One concept: a value for each group, None where nothing is known."""
+    """The panel of one concept: a value per group, None where unknown."""
 
     title: str
     mean: Sequence[float | None]
     error: Sequence[float | None]
     """Standard errors of the means."""
     frequency: Sequence[float | None]
-    """How many of the labelled images show the concept, 0 to 1."""
+    """Share of the labelled images that show the concept, 0 to 1."""
     alarm: Sequence[bool]
 
 
 def check_plot(path: Path) -> None:
-    """Before any work: the ending names a format, and the library is here.
+    """Check, before any work, that the ending is a known format and that matplotlib is installed.
 
     Raises:
-        UsageError: another ending than .png or .svg.
+        UsageError: the ending is neither .png nor .svg.
         CliptoolsError: matplotlib is not installed.
     """
     if path.suffix.lower() not in FORMATS:
@@ -41,12 +41,12 @@ def check_plot(path: Path) -> None:
         raise CliptoolsError(f"--plot {path}: drawing needs matplotlib: pip install 'cliptools[plot]'") from None
 
 
-def draw_shift(groups: Sequence[str], panels: Sequence[Panel], what: str, path: Path) -> bytes:
-    """The file's bytes, the same for the same figures.
+def draw_shift(groups: Sequence[str], panels: Sequence[Panel], axis_label: str, path: Path) -> bytes:
+    """Return the bytes of the plot's file; equal values give equal bytes.
 
     Args:
-        what: What the means are of, for the axis.
-        path: Its ending says the format.
+        axis_label: The quantity whose means are shown.
+        path: The file, whose ending is the format.
     """
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -63,7 +63,7 @@ def draw_shift(groups: Sequence[str], panels: Sequence[Panel], what: str, path: 
                 _draw_panel(axis, groups, panels[number], below=number + columns >= len(panels))
             else:
                 axis.set_visible(False)
-        figure.supylabel(what, color=FAINT, fontsize=8)
+        figure.supylabel(axis_label, color=FAINT, fontsize=8)
         buffer = BytesIO()
         metadata = {"Date": None} if FORMATS[path.suffix.lower()] == "svg" else {"Software": None}
         figure.savefig(buffer, format=FORMATS[path.suffix.lower()], dpi=110, metadata=metadata)
@@ -71,7 +71,7 @@ def draw_shift(groups: Sequence[str], panels: Sequence[Panel], what: str, path: 
 
 
 def _draw_panel(axis, groups: Sequence[str], panel: Panel, below: bool) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
-    """Bars for what labels say, points for what is measured, red where an alarm is."""
+    """Draw bars for label frequencies and points for measured shares, red where there is an alarm."""
     places = range(len(groups))
     if any(value is not None for value in panel.frequency):
         beside = axis.twinx()

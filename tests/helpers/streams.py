@@ -16,7 +16,7 @@ from cliptools.cli.run.gallery_records import concept_records, fooled_records
 from cliptools.cli.run.view_check import flaws
 from cliptools.errors import UsageError
 from cliptools.generate.records import read_descriptions, read_word_lists
-from cliptools.images.annotations import read_truth
+from cliptools.images.annotations import read_annotations
 from cliptools.images.classification.class_rows import rows_named
 from cliptools.images.classification.label_files import by_file
 from cliptools.images.groups import Columns, by_column, read_table
@@ -148,7 +148,7 @@ def record_readers(folder: Path) -> dict[str, tuple[list[dict[str, Any]], Callab
         "baseline": ([GROUP | RECORD, GROUP | {"concept": "sea"} | RECORD], baseline),
         "truth": (
             [{"key": f"{i}", "names": ["cat", "dog"], "seed": i} for i in range(3)],
-            lambda path: read_truth(path).of("0.png"),
+            lambda path: read_annotations(path).of("0.png"),
         ),
         "pool": ([{"text": "a cat", "class": "cat", "number": 0}] * 3, lambda path: load_pool(str(path))),
         "parts": (parts_lines(folder), kept),

@@ -1,4 +1,4 @@
-"""Write what a checkout brings for share/ anew: python -m tools.manual [ROOT]."""
+"""Write the manual pages, completion scripts and docs/api.md of a checkout: python -m tools.manual [ROOT]."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tools.manual.pages import all_pages, suite
 def main(root: Path) -> None:
     """Write the manual pages, completion scripts and the reference parts of docs/api.md of the checkout at ROOT.
 
-    Pages and scripts of commands that are gone go, too.
+    Pages and scripts of commands that no longer exist are deleted.
     """
     _write(root / "man", "man?/*", dict(all_pages(root)))
     _write(root / "completion", "*/clip-*", dict(all_scripts(suite(root))))

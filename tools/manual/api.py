@@ -1,6 +1,6 @@
-"""The reference parts of docs/api.md: signatures as the code has them, and what the docstrings say.
+"""The reference parts of docs/api.md: signatures and docstrings from the code.
 
-In the page, a part stands between two comments, the first of which names a module and what of it is to be shown:
+In the page, a part is between two comments, the first of which lists a module and names in it:
 
 <!-- cliptools.text.vocabularies: load_pool Pool -->
 <!-- end -->
@@ -20,61 +20,61 @@ Documented = ast.FunctionDef | ast.ClassDef
 
 
 def filled_page(root: Path) -> str:
-    """The page with its reference parts made anew from the sources of the checkout at `root`.
+    """Return the page with its reference parts written from the sources of the checkout at `root`.
 
     Raises:
-        ValueError: a name that its module does not define, or that says nothing of itself.
+        ValueError: a module does not define a name, or its definition has no docstring.
     """
     text = (root / PAGE).read_text(encoding="utf-8")
-    return PART.sub(lambda found: _part(root, found["module"], found["names"].split()), text)
+    return PART.sub(lambda match: _part(root, match["module"], match["names"].split()), text)
 
 
 def named(root: Path) -> list[tuple[str, str]]:
-    """Module and name of all that the page shows, in its order."""
+    """Return module and name of all definitions on the page, in its order."""
     text = (root / PAGE).read_text(encoding="utf-8")
-    return [(found["module"], name) for found in PART.finditer(text) for name in found["names"].split()]
+    return [(match["module"], name) for match in PART.finditer(text) for name in match["names"].split()]
 
 
 def _part(root: Path, module: str, names: list[str]) -> str:
     path = root.joinpath(*module.split(".")).with_suffix(".py")
     source = path.read_text(encoding="utf-8")
-    known = {node.name: node for node in ast.parse(source).body if isinstance(node, Documented)}
+    definitions = {node.name: node for node in ast.parse(source).body if isinstance(node, Documented)}
     entries = []
     for name in names:
-        if name not in known or not ast.get_docstring(known[name]):
+        if name not in definitions or not ast.get_docstring(definitions[name]):
             raise ValueError(f"{PAGE}: {path} defines no {name} with a docstring")
-        entries.append(_entry(module, known[name], source.splitlines()))
+        entries.append(_entry(module, definitions[name], source.splitlines()))
     return f"<!-- {module}: {' '.join(names)} -->\n\n" + "".join(entries) + "<!-- end -->"
 
 
 def _entry(module: str, node: Documented, lines: list[str]) -> str:
-    """A heading, the signature, and the docstring as Markdown."""
+    """Return a heading, the signature, and the docstring as Markdown."""
     if isinstance(node, ast.FunctionDef):
         parts = [_code([f"from {module} import {node.name}", "", *_signature(node, lines)]), *_prose(node)]
     else:
-        fields = [each for each in node.body if isinstance(each, ast.AnnAssign)]
-        written = [line for field in fields for line in lines[field.lineno - 1 : field.end_lineno]]
-        head = [*_decorators(node, lines), lines[node.lineno - 1], *written]
+        fields = [statement for statement in node.body if isinstance(statement, ast.AnnAssign)]
+        field_lines = [line for field in fields for line in lines[field.lineno - 1 : field.end_lineno]]
+        head = [*_decorators(node, lines), lines[node.lineno - 1], *field_lines]
         parts = [_code([f"from {module} import {node.name}", "", "", *head]), *_prose(node)]
-        parts += ["\n".join(said)] if (said := list(_fields(node))) else []
-        parts += ["\n".join(said)] if (said := list(_methods(node, lines))) else []
+        parts += ["\n".join(items)] if (items := list(_fields(node))) else []
+        parts += ["\n".join(items)] if (items := list(_methods(node, lines))) else []
     return f"### {node.name}\n\n" + "\n\n".join(part.rstrip() for part in parts) + "\n\n"
 
 
 def _signature(node: ast.FunctionDef, lines: list[str]) -> list[str]:
-    """The lines of `def`, as they are written."""
+    """Return the lines of `def`, as in the source."""
     end = node.body[0].lineno - 1
-    written = textwrap.dedent("\n".join([*_decorators(node, lines), *lines[node.lineno - 1 : end]])).rstrip()
-    return written.removesuffix(":").splitlines()
+    source = textwrap.dedent("\n".join([*_decorators(node, lines), *lines[node.lineno - 1 : end]])).rstrip()
+    return source.removesuffix(":").splitlines()
 
 
 def _decorators(node: Documented, lines: list[str]) -> list[str]:
-    """Those that change how it is used."""
-    return [line for each in node.decorator_list if "torch" not in (line := lines[each.lineno - 1])]
+    """Return the decorators that change the use of a definition."""
+    return [line for decorator in node.decorator_list if "torch" not in (line := lines[decorator.lineno - 1])]
 
 
 def _prose(node: Documented) -> list[str]:
-    """A docstring's blocks: paragraphs, arguments and the like as lists, examples as code."""
+    """Return a docstring's blocks: paragraphs, sections such as Args as lists, examples as code."""
     blocks = re.split(r"\n{2,}", inspect.cleandoc(ast.get_docstring(node) or ""))
     return [_block(block) for block in blocks]
 
@@ -93,7 +93,7 @@ def _block(block: str) -> str:
 
 
 def _items(text: str) -> Iterator[str]:
-    """`name: what it is`, whose further lines are indented, as a list."""
+    """Yield list items for entries `name: meaning`, whose further lines are indented."""
     item = ""
     for line in textwrap.dedent(text).splitlines():
         if line.startswith(" "):
@@ -106,31 +106,33 @@ def _items(text: str) -> Iterator[str]:
 
 
 def _item(text: str) -> str:
-    name, _, said = text.partition(": ")
-    return f"* `{name}`: {said}"
+    name, _, meaning = text.partition(": ")
+    return f"* `{name}`: {meaning}"
 
 
 def _fields(node: ast.ClassDef) -> Iterator[str]:
-    """Fields that say more than their types: the string that follows each."""
+    """Yield the fields with a docstring, which is the string after the field."""
     for field, after in zip(node.body, node.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
             yield f"* `{ast.unparse(field.target)}`: {' '.join(str(after.value.value).split())}"
 
 
 def _methods(node: ast.ClassDef, lines: list[str]) -> Iterator[str]:
-    """How it is made, and what it can do."""
-    for each in node.body:
-        if not isinstance(each, ast.FunctionDef) or (each.name.startswith("_") and each.name not in ("__init__", "__call__")):
+    """Yield the constructor, the properties and the methods with their docstrings."""
+    for method in node.body:
+        if not isinstance(method, ast.FunctionDef) or (
+            method.name.startswith("_") and method.name not in ("__init__", "__call__")
+        ):
             continue
-        said = ast.get_docstring(each)
-        if said is None and each.name != "__init__":
+        docstring = ast.get_docstring(method)
+        if docstring is None and method.name != "__init__":
             continue
-        blocks = [] if said is None else _prose(each)
-        property_of = any("property" in ast.unparse(one) for one in each.decorator_list)
-        shown = f".{each.name}" if property_of else f"{ast.unparse(each.args).removeprefix('self').removeprefix(', ')}"
-        name = node.name if each.name == "__init__" else f".{each.name}".replace(".__call__", f"{node.name}(…)")
-        returns = f" → {ast.unparse(each.returns)}" if each.returns is not None and each.name != "__init__" else ""
-        title = f"{shown}{returns}" if property_of else f"{name}({shown}){returns}"
+        blocks = [] if docstring is None else _prose(method)
+        is_property = any("property" in ast.unparse(decorator) for decorator in method.decorator_list)
+        shown = f".{method.name}" if is_property else f"{ast.unparse(method.args).removeprefix('self').removeprefix(', ')}"
+        name = node.name if method.name == "__init__" else f".{method.name}".replace(".__call__", f"{node.name}(…)")
+        returns = f" → {ast.unparse(method.returns)}" if method.returns is not None and method.name != "__init__" else ""
+        title = f"{shown}{returns}" if is_property else f"{name}({shown}){returns}"
         yield f"* `{title}`" + "".join(f"\n\n{textwrap.indent(block, '  ')}" for block in blocks) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""What a manual page consists of, and how its parts look as man(7) macros."""
+"""The blocks of a manual page, and their form as man(7) macros."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from tools.manual.roff import filled, guarded, inline, literal, quoted
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Prose, marked as roff.inline reads it."""
+    """Prose with the marks that roff.inline reads."""
 
     text: str
 
@@ -18,10 +18,10 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Definition:
-    """A term and what it means."""
+    """A term and its meaning."""
 
     term: str
-    """As roff: terms differ in what of them is bold."""
+    """The term as roff, since the bold parts differ between terms."""
     text: str
 
     def roff(self, first: bool) -> str:
@@ -30,7 +30,7 @@ class Definition:
 
 @dataclass(frozen=True)
 class Verbatim:
-    """Lines that are shown as they are."""
+    """Lines that are shown unchanged."""
 
     lines: tuple[str, ...]
 
@@ -51,7 +51,7 @@ class Subsection:
 
 @dataclass(frozen=True)
 class Raw:
-    """Roff as it is."""
+    """Roff that is copied unchanged."""
 
     text: str
 
@@ -63,7 +63,7 @@ Block = Paragraph | Definition | Verbatim | Subsection | Raw
 
 
 def section(title: str, blocks: Sequence[Block]) -> str:
-    """A section; nothing, where it has no blocks."""
+    """Return a section; empty if it has no blocks."""
     if not blocks:
         return ""
     parts = [f".SH {quoted(title)}\n"]

@@ -1,7 +1,7 @@
-"""Which commands the completion scripts of bash, zsh and fish are for; what they do stands in completion/, written by hand.
+"""Completion scripts of bash, zsh and fish that list the commands; the functions they call are in completion/, written by hand.
 
-click's own scripts are not used: they part values at commas (fish) and at colons (bash), offer no files beside names, and
-do not know --option=VALUE. The answer they ask for is the same.
+click's own scripts are not used: they split values at commas (fish) and at colons (bash), offer no files in addition to names,
+and do not support --option=VALUE. Both kinds ask click for the same answer.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,7 +10,7 @@ ORIGIN = "# Made by python -m tools.manual; make man makes it anew."
 
 
 def all_scripts(names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Name below completion/ and text of each script: bash and fish look for a file by the command's name."""
+    """Yield name below completion/ and text of each script; bash and fish look for a file with the command's name."""
     names = tuple(names)
     yield "zsh/_cliptools", f'#compdef {" ".join(names)}\n{ORIGIN}\n_cliptools_complete "$@"\n'
     for name in names:

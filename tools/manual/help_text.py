@@ -1,4 +1,4 @@
-"""A command's help text as the parts of a page."""
+"""Conversion of a command's help text to the blocks of a page."""
 
 import inspect
 import re
@@ -7,13 +7,13 @@ import textwrap
 from tools.manual.blocks import Block, Definition, Paragraph, Verbatim
 from tools.manual.roff import bold
 
-AS_IT_IS = "\b"  # click's mark of a paragraph whose lines are not to be filled
+AS_IT_IS = "\b"  # click's mark of a paragraph whose lines are not wrapped again
 EXAMPLES = "Examples:"
 EXAMPLE_WIDTH = 52  # fits a page of 60 columns
 
 
 def help_blocks(help_text: str) -> tuple[str, list[Block], list[str]]:
-    """A help text's first sentence, its description, and the lines of its examples (no indent but for their own headings)."""
+    """Return a help text's first sentence, its description, and the lines of its examples with their indentation."""
     first, *paragraphs = inspect.cleandoc(help_text).split("\n\n")
     described: list[Block] = []
     examples: list[str] = []
@@ -29,7 +29,7 @@ def help_blocks(help_text: str) -> tuple[str, list[Block], list[str]]:
 
 
 def arranged(lines: list[str]) -> list[Block]:
-    """Lines of prose, and below them indented lines of names and meanings (a pair a line or several), as blocks of any width."""
+    """Return blocks for lines of prose followed by indented lines of names and meanings, one or several pairs per line."""
     blocks: list[Block] = []
     prose: list[str] = []
     indent = column = 0
@@ -49,7 +49,7 @@ def arranged(lines: list[str]) -> list[Block]:
         cells = re.split(r" {2,}", text)
         if len(cells) == 1:
             cells = [line[indent:column].strip(), line[column:]]
-        blocks += [Definition(_names(name), said) for name, said in zip(cells[::2], cells[1::2], strict=True)]
+        blocks += [Definition(_names(name), meaning) for name, meaning in zip(cells[::2], cells[1::2], strict=True)]
     return [*blocks, Paragraph(" ".join(prose))] if prose else blocks
 
 
@@ -58,7 +58,7 @@ def _names(cell: str) -> str:
 
 
 def example_blocks(lines: list[str]) -> list[Block]:
-    """Examples that fit a narrow page, and can still be copied; lines without indent speak of those below them."""
+    """Return examples that fit a narrow page and can still be copied; lines without indent describe the lines below them."""
     blocks: list[Block] = []
     for line in lines:
         if not line.startswith(" "):
@@ -71,7 +71,7 @@ def example_blocks(lines: list[str]) -> list[Block]:
 
 
 def folded(line: str, width: int = EXAMPLE_WIDTH) -> tuple[str, ...]:
-    r"""A line of shell over several: after a pipe, or before a backslash; a comment that does not fit comes first."""
+    r"""Split a shell line over several, after a pipe or before a backslash; a comment that does not fit comes first."""
     if len(line) <= width:
         return (line,)
     command, hash_sign, comment = line.partition(" # ")
@@ -91,13 +91,13 @@ def folded(line: str, width: int = EXAMPLE_WIDTH) -> tuple[str, ...]:
 
 
 def _stage(pieces: list[str]) -> list[str]:
-    """The pieces up to the first pipe."""
+    """Return the pieces up to the first pipe."""
     end = next((index for index, piece in enumerate(pieces, 1) if piece.endswith("|")), len(pieces))
     return pieces[:end]
 
 
 def _pieces(line: str) -> list[str]:
-    """What is not to be torn apart: an option and its value, a redirection and its file, the end of a command and its pipe."""
+    """Split a line into pieces that stay together: option and value, redirection and file, end of a command and its pipe."""
     pieces: list[str] = []
     for word in re.findall(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""", line):
         before = pieces[-1] if pieces else ""

@@ -1,4 +1,4 @@
-"""Whole manual pages: what commands say of themselves, and what is written by hand."""
+"""Manual pages, from the help texts of commands and from texts written by hand."""
 
 import importlib
 import tomllib
@@ -15,21 +15,21 @@ from tools.manual.roff import bold, definitions_of_signs, escaped, literal, quot
 from tools.manual.source import Sections, read_sections
 from tools.manual.tensors import tensor_blocks
 
-DATE = "2026-11-21"  # of the text, in each page's foot
+DATE = "2026-11-21"  # date of the text, in each page's footer
 ORDER = (
     "NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "ENVIRONMENT", "FILES", "NOTES", "EXAMPLES", "SEE ALSO",
     "AUTHORS",
 )  # fmt: skip
 SHARED = "shared.md"
 DOCUMENTS = {"cliptools": 1, "cliptools-stream": 5}
-"""Pages that are not of one command, and their sections of the manual."""
+"""Pages about no single command, with their sections of the manual."""
 
 
 def all_pages(root: Path) -> Iterator[tuple[str, str]]:
-    """Name below man/ and text of each page.
+    """Yield name below man/ and text of each page.
 
     Args:
-        root: A checkout: pyproject.toml, README.md, man/source.
+        root: A checkout with pyproject.toml, README.md and man/source.
     """
     commands = suite(root)
     for name, command in commands.items():
@@ -39,20 +39,20 @@ def all_pages(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def suite(root: Path) -> dict[str, click.Command]:
-    """The commands that pyproject.toml names, in its order."""
+    """Return the commands in pyproject.toml, in its order."""
     scripts = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
-    made = {}
+    commands = {}
     for name, entry in scripts.items():
         module, _, attribute = entry.partition(":")
-        made[name] = getattr(importlib.import_module(module), attribute)
-    return made
+        commands[name] = getattr(importlib.import_module(module), attribute)
+    return commands
 
 
 def command_page(command: click.Command, sources: Path) -> str:
-    """The page of a command: its help text, its options, its own source, and what is true of all.
+    """Return the page of a command, from its help text, its options, its own source, and the source shared by all.
 
     Raises:
-        FileNotFoundError: nothing is written by hand about this command.
+        FileNotFoundError: there is no source for this command.
     """
     name = str(command.name)
     context = click.Context(command, info_name=name, **command.context_settings)
@@ -64,25 +64,25 @@ def command_page(command: click.Command, sources: Path) -> str:
         "OPTIONS": option_blocks(command, context),
         "EXAMPLES": example_blocks(examples),
     }
-    parameters = {name, *(str(each.name) for each in command.params)}
+    parameters = {name, *(str(parameter.name) for parameter in command.params)}
     parts = (generated, read_sections(sources / f"{name}.md", parameters), read_sections(sources / SHARED, parameters))
-    strange = {title for part in parts for title in part} - set(ORDER)
-    if strange:
-        raise ValueError(f"{name}: sections {', '.join(sorted(strange))}, expected {', '.join(ORDER)}")
+    unknown = {title for part in parts for title in part} - set(ORDER)
+    if unknown:
+        raise ValueError(f"{name}: sections {', '.join(sorted(unknown))}, expected {', '.join(ORDER)}")
     merged = {title: [block for part in parts for block in part.get(title, [])] for title in ORDER}
     return page(name, 1, merged)
 
 
 def document_page(name: str, number: int, root: Path, commands: dict[str, click.Command]) -> str:
-    """A page written by hand, with the list of commands or of tensors where it asks for it."""
+    """Return a page written by hand, with the list of commands or of tensors at @commands or @tensors."""
 
-    def placed(what: str) -> list[Block]:
-        if what == "tensors":
+    def placed(mark: str) -> list[Block]:
+        if mark == "tensors":
             return tensor_blocks(root / "README.md")
-        if what == "commands":
-            said = ((each, help_blocks(command.help or "")[0]) for each, command in commands.items())
-            return [Definition(f"{bold(each)}(1)", first) for each, first in said]
-        raise ValueError(f"{name}.md: nothing is called @{what}")
+        if mark == "commands":
+            first_sentences = ((other, help_blocks(command.help or "")[0]) for other, command in commands.items())
+            return [Definition(f"{bold(other)}(1)", first) for other, first in first_sentences]
+        raise ValueError(f"{name}.md: unknown mark @{mark}, expected @commands or @tensors")
 
     sections = read_sections(root / "man" / "source" / f"{name}.md", (), placed)
     (title,) = sections["NAME"]
@@ -92,12 +92,12 @@ def document_page(name: str, number: int, root: Path, commands: dict[str, click.
 
 
 def name_line(name: str, sentence: str) -> str:
-    """`clip-view \\- look at a bundle`, as whatis and apropos read it."""
+    """Return the line `clip-view \\- look at a bundle`, which whatis and apropos read."""
     return rf"{literal(name)} \- {escaped(sentence[0].lower() + sentence[1:].rstrip('.'))}"
 
 
 def page(name: str, number: int, sections: Sections) -> str:
-    """A whole page."""
+    """Return the roff of a page."""
     body = "".join(section(title, blocks) for title, blocks in sections.items())
     version = f"cliptools {cliptools.__version__}"
     head = f".TH {quoted(name.upper())} {number} {quoted(DATE)} {quoted(version)} {quoted('cliptools manual')}\n"

@@ -1,16 +1,15 @@
-"""Text as man(7) macros that groff and mandoc show alike, in UTF-8 and without it."""
+"""Conversion of text to man(7) macros that groff and mandoc show alike, with and without UTF-8."""
 
 import re
 import textwrap
 
 SIGNS = {"‖": ("v1", "||"), "…": ("v2", "..."), "ᵀ": ("v3", "^T"), "ₙ": ("v4", "_n"), "ₖ": ("v5", "_k")}
-"""Signs that groff leaves out where the terminal has no UTF-8: the string that stands for each (its name none of a request), and
-what to show instead."""
+"""Signs that groff omits on terminals without UTF-8: the name of a roff string for each, and its replacement."""
 COMBINED = {"r̂": "r^", "S̄": "mean(S)"}
-"""Letters whose mark groff loses where no space follows, and what is shown instead everywhere."""
+"""Letters whose accent groff loses unless a space follows, and their replacement on all terminals."""
 SPELLED = frozenset("φτγΣ±·×–−√≈⟨⟩éü")
-"""Characters that groff and mandoc themselves spell out where the terminal has no UTF-8, as <phi> or a minus."""
-WIDTH = 100  # of source lines
+"""Characters that groff and mandoc spell out on terminals without UTF-8, for example as <phi> or a minus."""
+WIDTH = 100  # width of the lines of a source
 MARKUP = re.compile(
     r"`(?P<code>[^`]+)`"
     r"|(?P<page>\bclip(?:tools)?(?:-[a-z]+)?(?=\([1-9]\)))"
@@ -21,31 +20,31 @@ _SIGN = re.compile("|".join(map(re.escape, SIGNS)))
 
 
 def escaped(text: str) -> str:
-    """Text in which roff sees no control character and no byte beyond ASCII.
+    """Return text without roff's control characters and without bytes beyond ASCII.
 
     Raises:
-        ValueError: a character of which nothing says how it looks without UTF-8 (see SIGNS and SPELLED).
+        ValueError: a character has no replacement without UTF-8 (see SIGNS and SPELLED).
     """
     for sign, instead in COMBINED.items():
         text = text.replace(sign, instead)
     pieces: list[str] = []
     start = 0
-    for found in _SIGN.finditer(text):
-        pieces += [_escaped_plain(text[start : found.start()]), rf"\*({SIGNS[found[0]][0]}"]
-        start = found.end()
+    for match in _SIGN.finditer(text):
+        pieces += [_escaped_plain(text[start : match.start()]), rf"\*({SIGNS[match[0]][0]}"]
+        start = match.end()
     return "".join((*pieces, _escaped_plain(text[start:])))
 
 
 def _escaped_plain(text: str) -> str:
     text = text.replace("\\", r"\e").replace("^", r"\(ha").replace("~", r"\(ti")
-    strange = {each for each in text if ord(each) > 126 and each not in SPELLED}
-    if strange:
-        raise ValueError(f"{text!r}: say in SIGNS how {' '.join(sorted(strange))} looks without UTF-8")
-    return "".join(each if each.isascii() else rf"\[u{ord(each):04X}]" for each in text)
+    unknown = {character for character in text if ord(character) > 126 and character not in SPELLED}
+    if unknown:
+        raise ValueError(f"{text!r}: {' '.join(sorted(unknown))} needs a replacement without UTF-8 in SIGNS")
+    return "".join(character if character.isascii() else rf"\[u{ord(character):04X}]" for character in text)
 
 
 def literal(text: str) -> str:
-    """What may be copied from the page and typed: quotes and hyphens stay what they are."""
+    """Return text that can be copied from the page and typed, with its quotes and hyphens unchanged."""
     return escaped(text).replace("-", r"\-").replace("'", r"\(aq").replace("`", r"\(ga")
 
 
@@ -58,34 +57,34 @@ def italic(text: str) -> str:
 
 
 def inline(text: str) -> str:
-    """Prose, in which options, commands, names of pages and what stands between backquotes are bold."""
+    """Return prose with options, commands, names of pages and text in backquotes in bold."""
     pieces: list[str] = []
     start = 0
-    for found in MARKUP.finditer(text):
-        pieces += [escaped(text[start : found.start()]), bold(found["code"] or found[0])]
-        start = found.end()
+    for match in MARKUP.finditer(text):
+        pieces += [escaped(text[start : match.start()]), bold(match["code"] or match[0])]
+        start = match.end()
     return "".join((*pieces, escaped(text[start:])))
 
 
 def filled(text: str) -> str:
-    """Marked text as lines of a source; none begins as a request does."""
+    """Return marked text wrapped to lines of a source, none of which begins like a request."""
     lines = textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
     return "\n".join(map(guarded, lines))
 
 
 def guarded(line: str) -> str:
-    r"""The line, behind \& where roff would take it for a request."""
+    r"""Return the line, after \& if roff would take it for a request."""
     return rf"\&{line}" if line.startswith((".", "'")) else line
 
 
 def quoted(text: str) -> str:
-    """An argument of a macro."""
+    """Return text as an argument of a macro."""
     inner = escaped(text).replace('"', r"\(dq")
     return f'"{inner}"' if " " in inner else inner
 
 
 def definitions_of_signs(body: str) -> str:
-    """The strings that stand for the signs in this body, by what the terminal can show."""
+    """Return the definitions of the strings for the signs in this body, which depend on the terminal."""
     lines = []
     for sign, (name, instead) in SIGNS.items():
         if rf"\*({name}" in body:

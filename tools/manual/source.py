@@ -1,4 +1,4 @@
-"""The sections of pages that are written by hand, in man/source: few marks, those of Markdown.
+"""Sections of pages that are written by hand, in man/source, with a few marks of Markdown:
 
 # SECTION
 ## Subsection
@@ -6,11 +6,11 @@
 A paragraph, with `what is typed` in bold.
 
 `TERM`
-:   What it means; further lines are indented, too.
+:   Its meaning; further lines are indented, too.
 
-    a line as it is
+    a line that is copied unchanged
 
-@commands            what the generator puts here
+@commands            replaced by the generator
 """
 
 import re
@@ -24,14 +24,14 @@ Sections = dict[str, list[Block]]
 
 
 def read_sections(path: Path, parameters: Collection[str] = (), placed: Callable[[str], list[Block]] | None = None) -> Sections:
-    """The sections of a source, in its order.
+    """Read the sections of a source, in its order.
 
     Args:
-        parameters: The names of the command and its parameters, for blocks that only some commands have.
-        placed: The blocks for an `@name`.
+        parameters: The names of the command and of its parameters, for blocks of some commands only.
+        placed: Returns the blocks for an `@name`.
 
     Raises:
-        ValueError: something before the first section, or an `@name` where nothing is to be placed.
+        ValueError: there is text before the first section, or an `@name` without `placed`.
     """
     sections: Sections = {}
     blocks: list[Block] | None = None

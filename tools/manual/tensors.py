@@ -1,4 +1,4 @@
-"""The README's table of tensors as definitions: what a tensor means is said once, there."""
+"""The README's table of tensors as definitions, so that the meaning of a tensor is written only once."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ HEADING = "| tensor | shape, type | meaning |"
 
 
 def tensor_blocks(readme: Path) -> list[Block]:
-    """A definition for each row of the table.
+    """Return a definition for each row of the table.
 
     Raises:
         ValueError: the README has no such table.
     """
-    _, found, table = readme.read_text(encoding="utf-8").partition(HEADING + "\n")
+    _, heading, table = readme.read_text(encoding="utf-8").partition(HEADING + "\n")
     rows = [line for line in table.split("\n\n")[0].splitlines()[1:] if line.startswith("|")]
-    if not found or not rows:
+    if not heading or not rows:
         raise ValueError(f"{readme}: expected a table with the heading {HEADING}")
     blocks: list[Block] = []
     for row in rows:

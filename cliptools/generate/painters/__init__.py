@@ -1,7 +1,4 @@
-"""What paints pictures of descriptions.
-
-The painter that needs nothing: it draws every emoji that a description names, as many of each as fit.
-"""
+"""Painters: makers of pictures from descriptions, and the built-in `EmojiPainter`, which draws the emoji that a text names."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,72 +15,72 @@ from cliptools.text.emoji_concepts import concepts
 
 @dataclass(frozen=True)
 class Painted:
-    """A picture, and what its maker knows is to be seen in it."""
+    """A picture, and the concepts that its painter knows to be in it."""
 
     image: Image.Image | None
-    """None where the painter refuses to show it."""
+    """None if the painter withholds the picture."""
     shown: tuple[str, ...] | None = None
-    """Names of the concepts in it, synonyms among them; None where the painter does not know."""
+    """Names of the concepts in it, including synonyms; None if the painter does not know."""
     refusal: str = ""
-    """Why there is no picture."""
+    """The reason for a missing picture."""
 
 
 @dataclass(frozen=True)
 class Understood:
-    """The part of a text that a painter shows, known before it paints."""
+    """The part of a text that a painter will show."""
 
     drawn: tuple[str, ...]
-    """Names of what is drawn, as often as it is drawn."""
+    """Names of the drawn concepts, once for each drawing."""
     words: tuple[str, ...]
-    """Those of the words asked about that are drawn."""
+    """The words asked for that are drawn."""
     left_out: tuple[str, ...]
     """Words of the text that the picture does not show."""
 
 
 class Painter(Protocol):
-    """A maker of pictures. The same text and seed give the same picture."""
+    """A maker of pictures; the same text and seed give the same picture."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What of it changes the pictures."""
+        """The settings that change the pictures."""
 
     def understood(self, text: str, words: Sequence[str]) -> Understood | None:
-        """Tell which part of a text and which of its words will be shown; None for a painter that cannot tell."""
+        """Return the part of a text and of its words that will be shown; None if the painter cannot tell."""
 
     def paint(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Painted]:
-        """A picture for each text.
+        """Return a picture for each text.
 
         Raises:
-            CliptoolsError: it cannot go on, out of memory above all, with what to lower.
+            CliptoolsError: painting fails, mostly for lack of memory; the message says which option to lower.
         """
 
 
 class EmojiPainter:
-    """Scenes of the embedded world, whose truth is known."""
+    """A Painter of emoji scenes, in which all objects are known."""
 
     def __init__(self, size: int | None = None) -> None:
         self.size = size or SCENE_SIZE
 
     @property
     def settings(self) -> dict[str, Any]:
-        """See Painter."""
+        """Implements Painter.settings."""
         return {"painter": "emoji", "size": self.size}
 
     def understood(self, text: str, words: Sequence[str]) -> Understood:
-        """See Painter."""
+        """Implements Painter.understood."""
         reading = read(text).cut(MOST_EMOJI)
         shown = set(reading.concepts)
         drawn_words = tuple(word for word in words if (own := set(concepts_in(word))) and own <= shown)
         return Understood(tuple(drawn_names(reading)), drawn_words, reading.unread)
 
     def paint(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Painted]:
-        """See Painter. Of what is drawn, only what is not covered counts as shown."""
+        """Implements Painter.paint; only emoji that are not covered completely count as shown."""
         named = [read(text).cut(MOST_EMOJI).concepts for text in texts]
         faults = [_fault(these) for these in named]
         scenes = [scene_of(these, seed) for these, seed, fault in zip(named, seeds, faults, strict=True) if not fault]
         if not scenes:
             return [Painted(None, refusal=fault) for fault in faults]
-        canvas = render(scenes, self.size)
+        canvas = render(scenes, self.size)  # image (b, 3, y, x), visible (b, slot, y, x)
         pictures = iter(zip(scenes, to_uint8(canvas.image), label_pictures(canvas.visible), strict=True))
         painted = []
         for fault in faults:
@@ -91,8 +88,8 @@ class EmojiPainter:
                 painted.append(Painted(None, refusal=fault))
                 continue
             scene, pixels, labels = next(pictures)  # (y, x, 3), (y, x)
-            seen = [sprite.concept for slot, sprite in enumerate(scene.sprites) if (labels == slot + 1).any()]
-            names = tuple(name for c in dict.fromkeys(seen) for name in names_of(concepts()[c]))
+            visible = [sprite.concept for slot, sprite in enumerate(scene.sprites) if (labels == slot + 1).any()]
+            names = tuple(name for c in dict.fromkeys(visible) for name in names_of(concepts()[c]))
             painted.append(Painted(Image.fromarray(pixels), names))
         return painted
 

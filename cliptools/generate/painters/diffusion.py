@@ -1,8 +1,7 @@
-"""A pipeline's folder as save_pretrained writes it, or as people keep it: which weights, and which parts are not there.
+"""Painter by pipelines of diffusers: Stable Diffusion, SDXL, FLUX, and DeepFloyd IF in two stages.
 
-diffusers and transformers without their own words while a pipeline is loaded or paints.
-
-Painters of diffusers: Stable Diffusion, SDXL, FLUX, and DeepFloyd IF in two stages.
+`DiffusionPainter` loads and runs a pipeline. `loading_options` chooses the weights in a pipeline's folder, which may lack
+optional parts. `quiet_libraries` silences diffusers and transformers while a pipeline is loaded or paints.
 """
 
 import importlib.util
@@ -26,104 +25,27 @@ from cliptools.models.hub import hub_in_a_line, no_foreign_code, reason
 from cliptools.models.load import DTYPE, pick_device
 from cliptools.shared_change import SharedChange
 
-SPARED = ("safety_checker", "feature_extractor", "image_encoder", "watermarker")
-"""Parts without which a pipeline paints: they look at pictures, or at what none is given of."""
-VARIANT = re.compile(r"\.(\w+?)(?:-\d{5}-of-\d{5})?\.safetensors|-\d{5}-of-\d{5}\.(\w+)\.safetensors")
-PREFERRED = ("bf16", "fp16")
-
-
-def loading_options(folder: Path) -> dict[str, Any]:
-    """What from_pretrained is to be told of a folder: the variant of its weights, and that spared parts are not there.
-
-    Raises:
-        ValueError: a part that is needed is not there, or model_index.json is damaged.
-    """
-    parts = _parts(folder)
-    missing = [name for name in parts if not (folder / name).is_dir()]
-    if needed := [name for name in missing if name not in SPARED]:
-        raise ValueError(f"model_index.json names {', '.join(needed)}, of which the folder has no part")
-    options: dict[str, Any] = dict.fromkeys(missing)
-    if "safety_checker" in missing:
-        options["requires_safety_checker"] = False
-    variants = [names for name in parts if (folder / name).is_dir() and (names := _only_variants(folder / name))]
-    if variants:
-        shared = set.intersection(*variants)
-        if not shared:
-            raise ValueError(f"its weights are of different variants ({', '.join(sorted(set.union(*variants)))})")
-        options["variant"] = next((name for name in PREFERRED if name in shared), min(shared))
-    return options
-
-
-def _parts(folder: Path) -> list[str]:
-    """Names of the parts that model_index.json says the pipeline has."""
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    if not isinstance(index, dict):
-        raise ValueError("model_index.json holds no JSON object")
-    return [name for name, of in index.items() if isinstance(of, list) and len(of) == 2 and of[1] is not None]
-
-
-def _only_variants(part: Path) -> set[str]:
-    """The variants of a part's weights, where it has no plain ones."""
-    names = [path.name for path in part.glob("*.safetensors")]
-    matches = [VARIANT.search(name) for name in names]
-    if not matches or None in matches:
-        return set()
-    return {match[1] or match[2] for match in matches if match is not None}
-
-
-LIBRARIES = ("diffusers", "transformers")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    import diffusers
-    import transformers
-    from huggingface_hub import utils
-
-    hub: Any = utils
-
-    with ExitStack() as stack:
-        for name in LIBRARIES:
-            logger = logging.getLogger(name)
-            stack.callback(logger.setLevel, logger.level)
-            logger.setLevel(logging.ERROR)
-        stack.callback(
-            hub.disable_progress_bars if hub.are_progress_bars_disabled() else hub.enable_progress_bars
-        )  # last of all: transformers' switch also turns the hub's
-        for library in (diffusers.utils.logging, transformers.utils.logging):
-            if library.is_progress_bar_enabled():
-                stack.callback(library.enable_progress_bar)
-            library.disable_progress_bar()
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")  # of diffusers about its own calls of the hub's library
-        yield
-
-
-quiet_libraries = SharedChange(_quiet)
-"""While this context lasts, both log errors only and show no progress bars."""
-
-
 Offload = Literal["none", "model", "sequential"]
 SPARING = "lower --size, or try --dtype fp16 or --offload model"
 NEEDED = ("diffusers", "transformers", "accelerate")
 
 
 class DiffusionPainter:
-    """A text-to-image pipeline and, behind it, an upscaler if one is named.
+    """A Painter by a text-to-image pipeline, optionally followed by an upscaler.
 
-    Weights are read from safetensors files only, so that no pickle is run. Every picture has its own generator, on the
-    CPU, so that a seed means the same on every device.
+    Weights are read only from safetensors files, so that no pickle runs. Every picture has its own generator on the CPU, so that
+    a seed means the same on every device.
 
     Args:
-        name: A hub's id, or a folder as save_pretrained writes it.
-        upscaler: The second stage, likewise; DeepFloyd's takes the first stage's text embeddings.
+        name: A hub's id, or a folder in the form of save_pretrained.
+        upscaler: The second stage, likewise; DeepFloyd's uses the first stage's text embeddings.
         dtype: fp32, bf16 or fp16; None for fp32 on a CPU and bf16 elsewhere.
-        offload: Parts of the pipeline stay in the CPU's memory until they are needed.
-        steps, guidance, size: None for the pipeline's own.
+        offload: Keep parts of the pipeline in the CPU's memory until they are needed.
+        steps, guidance, size: None for the pipeline's defaults.
 
     Raises:
-        CliptoolsError: a package is missing or a pipeline cannot be loaded.
-        UsageError: an option that the pipeline or the device does not take.
+        CliptoolsError: a package is missing, or a pipeline cannot be loaded.
+        UsageError: the pipeline or the device does not support an option.
     """
 
     def __init__(
@@ -155,7 +77,7 @@ class DiffusionPainter:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """See Painter."""
+        """Implements Painter.settings."""
         named = {
             "painter": self.name,
             "pipeline": type(self.pipeline).__name__,
@@ -166,10 +88,10 @@ class DiffusionPainter:
         return named | {ours: self.asked.get(theirs) for ours, theirs in asked.items()}
 
     def understood(self, text: str, words: Sequence[str]) -> None:
-        """See Painter: nobody can tell."""
+        """Implements Painter.understood: returns None, since a diffusion model cannot tell."""
 
     def paint(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Painted]:
-        """See Painter."""
+        """Implements Painter.paint."""
         orders = list(zip(texts, seeds, strict=True))
         painted = in_halves([(orders, None)], self._painted, "pictures", self.limit)
         reason = "the pipeline's safety checker withholds the picture"
@@ -198,7 +120,7 @@ class DiffusionPainter:
         if not type(self.pipeline).__name__.startswith("IF"):
             drawn = self.pipeline(prompt=texts, **first)
             return _pictures(self.upscaler(prompt=texts, image=drawn.images, generator=_generators(seeds)))
-        positive, negative = self.pipeline.encode_prompt(texts)  # each [text, token, width]: T5 is run once for both stages
+        positive, negative = self.pipeline.encode_prompt(texts)  # both (text, token, width); T5 runs once for both stages
         embedded = {"prompt_embeds": positive, "negative_prompt_embeds": negative}
         drawn = self.pipeline(**embedded, **first, output_type="pt")
         return _pictures(self.upscaler(image=drawn.images, **embedded, generator=_generators(seeds)))
@@ -217,11 +139,11 @@ class DiffusionPainter:
 
 
 def check_painter(name: str, upscaler: str | None = None) -> None:
-    """What can be told before anything is loaded.
+    """Check the names of painter and upscaler before anything is loaded.
 
     Raises:
-        CliptoolsError: a package is missing, with what to get.
-        UsageError: neither a folder with a pipeline nor a name that a hub could know.
+        CliptoolsError: a package is missing; the message says what to install.
+        UsageError: a name is neither a folder with a pipeline nor a valid hub id.
     """
     if missing := [package for package in NEEDED if importlib.util.find_spec(package) is None]:
         raise CliptoolsError(
@@ -260,10 +182,87 @@ def _load(name: str, option: str, dtype: str, text_to_image: bool = False) -> An
 
 
 def _pictures(output: Any) -> tuple[list[Image.Image], list[bool]]:
-    """The pictures, and which of them a safety checker has blackened."""
+    """Return the pictures, and for each True if a safety checker has blackened it."""
     flagged = getattr(output, "nsfw_content_detected", None) or getattr(output, "nsfw_detected", None)
-    return output.images, [bool(one) for one in flagged] if flagged else [False] * len(output.images)
+    return output.images, [bool(flag) for flag in flagged] if flagged else [False] * len(output.images)
 
 
 def _generators(seeds: Sequence[int]) -> list[torch.Generator]:
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+
+
+SPARED = ("safety_checker", "feature_extractor", "image_encoder", "watermarker")
+"""Optional parts of a pipeline: they check finished pictures, or read input pictures, of which there are none."""
+VARIANT = re.compile(r"\.(\w+?)(?:-\d{5}-of-\d{5})?\.safetensors|-\d{5}-of-\d{5}\.(\w+)\.safetensors")
+PREFERRED = ("bf16", "fp16")
+
+
+def loading_options(folder: Path) -> dict[str, Any]:
+    """Return the arguments of from_pretrained for a folder: the variant of its weights, and None for missing optional parts.
+
+    Raises:
+        ValueError: a required part is missing, or model_index.json is damaged.
+    """
+    parts = _parts(folder)
+    missing = [name for name in parts if not (folder / name).is_dir()]
+    if needed := [name for name in missing if name not in SPARED]:
+        raise ValueError(f"model_index.json names {', '.join(needed)}, of which the folder has no part")
+    options: dict[str, Any] = dict.fromkeys(missing)
+    if "safety_checker" in missing:
+        options["requires_safety_checker"] = False
+    variants = [names for name in parts if (folder / name).is_dir() and (names := _only_variants(folder / name))]
+    if variants:
+        shared = set.intersection(*variants)
+        if not shared:
+            raise ValueError(f"its weights are of different variants ({', '.join(sorted(set.union(*variants)))})")
+        options["variant"] = next((name for name in PREFERRED if name in shared), min(shared))
+    return options
+
+
+def _parts(folder: Path) -> list[str]:
+    """Return the names of the pipeline's parts from model_index.json."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    if not isinstance(index, dict):
+        raise ValueError("model_index.json holds no JSON object")
+    return [name for name, classes in index.items() if isinstance(classes, list) and len(classes) == 2 and classes[1] is not None]
+
+
+def _only_variants(part: Path) -> set[str]:
+    """Return the variants of a part's weights; empty if it has weights without a variant."""
+    names = [path.name for path in part.glob("*.safetensors")]
+    matches = [VARIANT.search(name) for name in names]
+    if not matches or None in matches:
+        return set()
+    return {match[1] or match[2] for match in matches if match is not None}
+
+
+LIBRARIES = ("diffusers", "transformers")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    import diffusers
+    import transformers
+    from huggingface_hub import utils
+
+    hub: Any = utils
+
+    with ExitStack() as stack:
+        for name in LIBRARIES:
+            logger = logging.getLogger(name)
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
+        stack.callback(
+            hub.disable_progress_bars if hub.are_progress_bars_disabled() else hub.enable_progress_bars
+        )  # restored last, because transformers' switch also changes the hub's
+        for library in (diffusers.utils.logging, transformers.utils.logging):
+            if library.is_progress_bar_enabled():
+                stack.callback(library.enable_progress_bar)
+            library.disable_progress_bar()
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # diffusers warns about its own calls of the hub's library
+        yield
+
+
+quiet_libraries = SharedChange(_quiet)
+"""Context in which diffusers and transformers log only errors and show no progress bars."""

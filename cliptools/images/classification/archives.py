@@ -1,6 +1,6 @@
-"""Labels that travel with pictures in archives, as WebDataset has them: KEY.cls, or KEY.json with `label`, `class` or `names`.
+"""Labels of pictures in WebDataset archives: KEY.cls, or KEY.json with `label`, `class` or `names`.
 
-CLIP_benchmark's sets are such archives, with the names of their classes in classnames.txt beside the shards or their folder.
+The data sets of CLIP_benchmark are such archives, with the class names in classnames.txt beside the shards or their folder.
 """
 
 from collections import Counter
@@ -13,172 +13,171 @@ from cliptools.console import count_of, warn
 from cliptools.errors import StreamError
 from cliptools.images.classification.class_rows import ClassRows, Label, Labelled, Other, gather, load_rows, rows_by_line
 from cliptools.images.classification.label_files import only_name
-from cliptools.images.listing import Found, named_path
+from cliptools.images.listing import ListedImage, named_path
 from cliptools.images.tar import Span
 from cliptools.io.jsonl import check_characters, parse_foreign, whole_number
 from cliptools.io.text_file import decoded
 
 CLS, JSON, TXT = ".cls", ".json", ".txt"
 BESIDE = (CLS, JSON, TXT)
-"""Endings of members that say what a picture shows; .txt mostly has captions, and labels nothing by itself."""
+"""Endings of members with labels; .txt mostly has captions, so it is no label by itself."""
 CLASS_NAMES = "classnames.txt"
-LONGEST_NAME = 200  # bytes of a .txt that may be the name of a class
+LONGEST_NAME = 200  # number of bytes up to which a .txt may be the name of a class
 Key = tuple[str, str]
 
 
-class Said(NamedTuple):
-    """One label, and the member that says it."""
+class MemberLabel(NamedTuple):
+    """A label and the archive member that has it."""
 
     label: Label
     member: str
     drawn: bool = False
-    """Whether clip-scenes says it, by the names of what is drawn."""
+    """True if clip-scenes wrote it as the name of the emoji drawn."""
 
 
 class Sample(NamedTuple):
-    """A picture, and all that the members of its key say; the first counts."""
+    """A picture and all labels under its key; the first label counts."""
 
-    picture: Found
-    said: Sequence[Said]
-
-
-def pictures(found: Iterable[Found]) -> list[Found]:
-    """Without the members that are labels."""
-    return [one for one in found if not _is_label(one)]
+    picture: ListedImage
+    labels: Sequence[MemberLabel]
 
 
-def are_labelled(found: Sequence[Found]) -> bool:
-    """Whether the first picture is in an archive that says what it shows, or any members are labels and nothing else.
+def pictures(members: Iterable[ListedImage]) -> list[ListedImage]:
+    """Return the members that are no labels."""
+    return [member for member in members if not _is_label(member)]
+
+
+def are_labelled(members: Sequence[ListedImage]) -> bool:
+    """Return True if the first picture is in an archive and has a label there, or if any member is a .cls label.
 
     Raises:
-        StreamError: what is said of the first picture cannot be read.
+        StreamError: the label of the first picture cannot be read.
     """
-    first = next((one for one in found if not _is_label(one)), None)
+    first = next((member for member in members if not _is_label(member)), None)
     if first is None or not isinstance(first.place, Span):
         return False
     key = _key(first)
-    said = _said([one for one in found if _is_label(one) and _key(one) == key], first.name)
-    return bool(said) or any(isinstance(one.place, Span) and one.name.lower().endswith(CLS) for one in found)
+    labels = _labels([member for member in members if _is_label(member) and _key(member) == key], first.name)
+    return bool(labels) or any(isinstance(member.place, Span) and member.name.lower().endswith(CLS) for member in members)
 
 
-def by_members(found: Sequence[Found]) -> Labelled:
-    """The label of each picture, from a member of the same key, wherever in the archive that is.
+def by_members(members: Sequence[ListedImage]) -> Labelled:
+    """Label each picture by a member of the same key, anywhere in its archive.
 
     Raises:
-        StreamError: a picture without one, a label that cannot be read, or shards with several lists of classes.
+        StreamError: a picture has no label, a label cannot be read, or the shards have different lists of classes.
     """
-    samples = _samples(found)
+    samples = _samples(members)
     images = [sample.picture for sample in samples]
-    drawn = bool(samples) and any(said.drawn for said in samples[0].said[:1])
+    drawn = bool(samples) and any(label.drawn for label in samples[0].labels[:1])
     missing = f"no member of its key ends in {CLS}, or in {JSON} with label, class or names"
-    labelled = gather(images, (sample.said[0].label if sample.said else None for sample in samples), missing)
+    labelled = gather(images, (sample.labels[0].label if sample.labels else None for sample in samples), missing)
     others = tuple(
-        Other(index, said.label, said.member, sample.said[0].member, said.member.lower().endswith(TXT))
+        Other(index, other.label, other.member, sample.labels[0].member, other.member.lower().endswith(TXT))
         for index, sample in enumerate(samples)
-        for said in sample.said[1:]
-        if said.label != sample.said[0].label
+        for other in sample.labels[1:]
+        if other.label != sample.labels[0].label
     )
     return labelled._replace(classes=load_rows("emoji") if drawn else _classes_beside(images), others=others)
 
 
-def _samples(found: Sequence[Found]) -> list[Sample]:
-    """Pictures in their order, each with the labels of its key.
+def _samples(members: Sequence[ListedImage]) -> list[Sample]:
+    """Return the pictures in their order, each with the labels under its key.
 
-    Members of a key that follow each other and have a picture and a label are a sample by themselves, as webdataset has it. Where
-    they have but one of these, the other is looked for in the rest of the archive, and that is said.
+    Consecutive members of a key with a picture and a label are a sample, as in webdataset. If they have only a picture or only a
+    label, the other is taken from elsewhere in the archive, with a warning.
     """
-    stretches = [(key, list(group)) for key, group in groupby(found, _key)]
+    stretches = [(key, list(group)) for key, group in groupby(members, _key)]
     places = Counter(key for key, _ in stretches)
-    several: dict[Key, list[list[Found]]] = {}
-    for key, members in stretches:
+    several: dict[Key, list[list[ListedImage]]] = {}
+    for key, stretch in stretches:
         if places[key] > 1:
-            several.setdefault(key, []).append(members)
+            several.setdefault(key, []).append(stretch)
     samples: list[Sample] = []
-    for key, members in stretches:
-        if shown := pictures(members):
-            said = _said(_labels_of(members, several.get(key, ())), shown[0].name)
-            samples += [Sample(one, said) for one in shown]
+    for key, stretch in stretches:
+        if shown := pictures(stretch):
+            labels = _labels(_label_members(stretch, several.get(key, ())), shown[0].name)
+            samples += [Sample(picture, labels) for picture in shown]
     if several:
         first, second = next(iter(several.values()))[:2]
         warn(
             f"{first[0].name} and {second[0].name}: members of one key that do not stand next to each other, as in "
-            f"{count_of(len(several), 'key')} of these archives; "
-            "taken together where picture and label stand apart, of which webdataset "
-            "makes two samples (tar --sort=name keeps them together)"
+            f"{count_of(len(several), 'key')} of these archives; taken together where picture and label stand apart, from which "
+            "webdataset makes two samples (tar --sort=name keeps them together)"
         )
     return samples
 
 
-def _labels_of(members: Sequence[Found], stretches: Sequence[Sequence[Found]]) -> list[Found]:
-    """The label members that go with the pictures among `members`.
+def _label_members(members: Sequence[ListedImage], stretches: Sequence[Sequence[ListedImage]]) -> list[ListedImage]:
+    """Return the label members that belong to the pictures among `members`.
 
     Args:
-        stretches: All members of the key, where they stand in several places.
+        stretches: All members of the key, if they stand in several places of the archive.
     """
-    own = [one for one in members if _is_label(one)]
-    alone = [one for stretch in stretches if not pictures(stretch) for one in stretch]
-    if any(not one.name.lower().endswith(TXT) for one in [*own, *alone]):
+    own = [member for member in members if _is_label(member)]
+    alone = [member for stretch in stretches if not pictures(stretch) for member in stretch]
+    if any(not member.name.lower().endswith(TXT) for member in [*own, *alone]):
         return own + alone
-    return [one for stretch in stretches for one in stretch if _is_label(one)] or own
+    return [member for stretch in stretches for member in stretch if _is_label(member)] or own
 
 
-def _key(one: Found) -> Key:
-    """WebDataset's: all before the first dot of a member's own name."""
-    if not isinstance(one.place, Span):
-        return one.base, one.name
-    folder, slash, own = one.name.rpartition("/")
-    return one.base, folder + slash + own.partition(".")[0]
+def _key(member: ListedImage) -> Key:
+    """Return a member's WebDataset key: its name up to the first dot after the last slash."""
+    if not isinstance(member.place, Span):
+        return member.base, member.name
+    folder, slash, own = member.name.rpartition("/")
+    return member.base, folder + slash + own.partition(".")[0]
 
 
-def key_of(one: Found) -> str:
-    """The key alone, for messages."""
-    return _key(one)[1].rpartition("/")[2]
+def key_of(member: ListedImage) -> str:
+    """Return a member's key without folders, for messages."""
+    return _key(member)[1].rpartition("/")[2]
 
 
-def _is_label(one: Found) -> bool:
-    return isinstance(one.place, Span) and one.name.lower().endswith(BESIDE)
+def _is_label(member: ListedImage) -> bool:
+    return isinstance(member.place, Span) and member.name.lower().endswith(BESIDE)
 
 
-def _said(members: Sequence[Found], image: str) -> list[Said]:
-    """All labels that members say: of .cls, then of .json, and behind these what a .txt says, if that is short."""
-    said: list[Said] = []
+def _labels(members: Sequence[ListedImage], image: str) -> list[MemberLabel]:
+    """Return all labels of the members: from .cls, then from .json, and last from .txt if that is short."""
+    labels: list[MemberLabel] = []
     for ending in BESIDE:
-        for one in members:
-            if not one.name.lower().endswith(ending) or not isinstance(one.place, Span):
+        for member in members:
+            if not member.name.lower().endswith(ending) or not isinstance(member.place, Span):
                 continue
-            if ending == TXT and (not said or one.place.size > LONGEST_NAME):
+            if ending == TXT and (not labels or member.place.size > LONGEST_NAME):
                 continue
-            if (text := _text(one, ending != TXT)) and ending == JSON:
-                said += _recorded(text, one.name, image, first=not said)
+            if (text := _text(member, ending != TXT)) and ending == JSON:
+                labels += _json_labels(text, member.name, image, first=not labels)
             elif text:
                 number = whole_number(text)
-                said.append(Said(text if number is None else number, one.name))
-    return said
+                labels.append(MemberLabel(text if number is None else number, member.name))
+    return labels
 
 
-def _text(one: Found, needed: bool) -> str:
-    """A member's text; nothing of one that is not needed and no text.
+def _text(member: ListedImage, needed: bool) -> str:
+    """Return a member's text; empty if it is no text and not needed.
 
     Raises:
-        StreamError: it cannot be read.
+        StreamError: a needed member is no text.
     """
-    assert isinstance(one.place, Span)
+    assert isinstance(member.place, Span)
     try:
-        return decoded(one.place.read().read()).strip()
+        return decoded(member.place.read().read()).strip()
     except (OSError, ValueError) as error:
         if not needed:
             return ""
-        raise StreamError(f"{one.name}: expected a label in UTF-8 ({error})") from None
+        raise StreamError(f"{member.name}: expected a label in UTF-8 ({error})") from None
 
 
-def _recorded(text: str, member: str, image: str, first: bool) -> list[Said]:
-    """The labels of a JSON object, in which others keep other things.
+def _json_labels(text: str, member: str, image: str, first: bool) -> list[MemberLabel]:
+    """Return the labels in a JSON object, which may have other fields for other purposes.
 
     Args:
-        first: Nothing else has said what the picture shows, so that it must be one thing.
+        first: True if the picture has no label so far, so that `names` must be a single name.
 
     Raises:
-        StreamError: no JSON, a label that is no number, or several things.
+        StreamError: the text is no JSON, a label is neither a whole number nor a text, or there are several names.
     """
     try:
         record = parse_foreign(text)
@@ -192,26 +191,28 @@ def _recorded(text: str, member: str, image: str, first: bool) -> list[Said]:
         elif isinstance(label, float) or (first and isinstance(label, list | dict | bool)):
             raise StreamError(
                 f"{image}: the {JSON} of its key has {field} {str(label)[:40]}, expected a number from 0 or the name of a class "
-                "(--labels folders if folders say it)"
+                "(--labels folders takes the folders' names instead)"
             )
-    wholes = [label if isinstance(label, str) else whole_number(label) for label in labels.values()]
-    said = [Said(label, member) for label in wholes if label is not None and label != ""]
+    values = [label if isinstance(label, str) else whole_number(label) for label in labels.values()]
+    member_labels = [MemberLabel(label, member) for label in values if label is not None and label != ""]
     names = record.get("names") if isinstance(record, dict) else None
-    if said or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        return said
-    return [Said(only_name(image, names), member, drawn=True)] if first or len(names) == 1 else []
+    if member_labels or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return member_labels
+    return [MemberLabel(only_name(image, names), member, drawn=True)] if first or len(names) == 1 else []
 
 
-def _classes_beside(images: Sequence[Found]) -> ClassRows | None:
-    """What CLIP_benchmark keeps with the shards.
+def _classes_beside(images: Sequence[ListedImage]) -> ClassRows | None:
+    """Return the classes in CLIP_benchmark's classnames.txt beside the shards, if there is one.
 
     Raises:
-        StreamError: shards of sets with other classes each.
+        StreamError: the shards belong to data sets with different classes.
     """
     archives = dict.fromkeys(map(named_path, images))
     folders = dict.fromkeys(folder for archive in archives for folder in list(Path(archive).absolute().parents)[:2])
     files = [folder / CLASS_NAMES for folder in folders if (folder / CLASS_NAMES).is_file()]
     lists = [rows_by_line(file) for file in files]
-    if any(each.classes != lists[0].classes for each in lists):
-        raise StreamError(f"{files[0]} and {files[-1]} name other classes: take shards of one set, or say which by --classes")
+    if any(rows.classes != lists[0].classes for rows in lists):
+        raise StreamError(
+            f"{files[0]} and {files[-1]} name other classes: use shards of one data set, or name the classes by --classes"
+        )
     return lists[0] if lists else None

@@ -1,6 +1,8 @@
-"""Classes as rows of a classifier, and which row a label means.
+"""Classes as rows of a classifier.
 
-Images and what is said of each, before anybody knows which classes there are.
+`ClassRows` finds the row that a label means, by number, id, name or synonym; `load_rows`, `rows_by_line` and `rows_named` build
+it from a list, a file of CLIP_benchmark, or the labels themselves. `Labelled` holds images with their labels before the classes
+are known.
 """
 
 import re
@@ -17,41 +19,42 @@ from jaxtyping import Int64
 
 from cliptools.console import count_of, note, warn
 from cliptools.errors import StreamError
-from cliptools.images.listing import Found
+from cliptools.images.listing import ListedImage
 from cliptools.io.jsonl import whole_number
 from cliptools.io.text_file import read_text
 from cliptools.text.class_lists import of_folders
 from cliptools.text.classes import ClassName, class_list
 from cliptools.text.imagenet_classes import WORDNET_ID, lemmas, open_clip_names, wordnet_ids
 
+IMAGENET, IMAGENET_R = IMAGENETS = ("imagenet", "imagenet-r")
 Label = int | str
-"""A number of a class, from 0, or what names one: a word, a folder's name, a WordNet id."""
-NEAR = 3  # names offered where a label is none
+"""The number of a class, from 0, or a text that names it: a word, a folder's name, a WordNet id."""
+NEAR = 3  # number of similar names that a message offers for an unknown label
 NONE = -1
 PREFIXED = re.compile(rf"({WORDNET_ID.pattern})[-_. ](.+)|\d{{1,9}}[-_. ]+(\D.+)", re.ASCII)
-"""A folder called by an id or a number, and the name: `n02085620-Chihuahua`, `001.Black_footed_Albatross`."""
+"""Names of folders that begin with an id or a number: `n02085620-Chihuahua`, `001.Black_footed_Albatross`."""
 
 
 @dataclass(frozen=True)
 class ClassRows:
-    """Classes in the order of their numbers, and where they are from."""
+    """Classes in the order of their numbers, with their origin."""
 
     classes: tuple[ClassName, ...]
     source: str
     ids: tuple[str, ...] = ()
-    """Their ids, of WordNet or others, where they have some."""
+    """The ids of the classes (WordNet's or others), if they have ids."""
     own_ids: bool = False
-    """Whether the list itself says them, so that no id beside them is meant."""
+    """True if the list itself has the ids, so that a WordNet id outside the list means no class of it."""
     numbers: tuple[int, ...] = ()
-    """What labels call them that are numbers, where that is not their places from 0."""
+    """The numbers that labels use for the classes, if these are not 0, 1, 2, …"""
     folders: tuple[tuple[str, ...], ...] = ()
-    """Further names of each, as folders have them."""
+    """Further names of each class, as folders have them."""
 
     def of(self, labels: Sequence[Label]) -> list[int]:
-        """The row of each label, NONE of one that is none.
+        """Return the row of each label, or NONE for an unknown label.
 
-        Names count in any case and with `_` and `-` as spaces, synonyms after names. Words that are all numbers (`3`, or `3.0`
-        as tables with gaps have it), and not all of them names, are numbers of classes.
+        Names match in any case and with `_` and `-` as spaces; names take precedence over synonyms. If all labels are texts of
+        whole numbers (`3`, or `3.0` as in tables with gaps), and not all of them are names, they are numbers of classes.
         """
         rows = [self._row(label) for label in labels]
         if NONE in rows:
@@ -60,21 +63,21 @@ class ClassRows:
         return rows
 
     def refusal(self, image: str, label: Label) -> StreamError:
-        """What to say of an image whose label is no class."""
-        of = f"the {len(self.classes)} classes of {self.source}"
+        """Return the error for an image whose label is no class."""
+        classes = f"the {len(self.classes)} classes of {self.source}"
         if isinstance(label, int) or whole_number(label) is not None:
             numbers = self.numbers or range(len(self.classes))
             listed = ", as the list has them" if self.numbers else ""
             doubt = " (are these labels counted from 1?)" if whole_number(label) == numbers[-1] + 1 and not listed else ""
             return StreamError(
-                f"{image}: label {label}, expected a number from {numbers[0]} to {numbers[-1]}{listed}, for {of}{doubt}"
+                f"{image}: label {label}, expected a number from {numbers[0]} to {numbers[-1]}{listed}, for {classes}{doubt}"
             )
         if len(rows := self._rows_by_form.get(_form(label), ())) > 1:
-            several = f"names several of {of} (numbers {', '.join(map(str, rows))})"
+            several = f"names several of {classes} (numbers {', '.join(map(str, rows))})"
             return StreamError(f"{image}: label {label!r} {several}; give numbers or WordNet ids")
         near = get_close_matches(_form(label), list(self._rows_by_form), n=NEAR, cutoff=0.5)
         names = dict.fromkeys(self.classes[self._rows_by_form[form][0]].name for form in near)
-        return StreamError(f"{image}: label {label!r} is none of {of}; near names: {', '.join(names) or 'none'}")
+        return StreamError(f"{image}: label {label!r} is none of {classes}; near names: {', '.join(names) or 'none'}")
 
     def _row(self, label: Label) -> int:
         if isinstance(label, int):
@@ -84,7 +87,7 @@ class ClassRows:
         if label in self._row_of_id:
             return self._row_of_id[label]
         words = [label]
-        if WORDNET_ID.fullmatch(label) and label in lemmas() and not self.own_ids:  # of a file, which may go by other words
+        if WORDNET_ID.fullmatch(label) and label in lemmas() and not self.own_ids:  # a list from a file may use other words
             words += [dict(zip(wordnet_ids(), open_clip_names(), strict=True))[label], *lemmas()[label]]
         row = next((row for row in map(self._named, words) if row != NONE), NONE)
         if row == NONE and (prefixed := PREFIXED.fullmatch(label)) is not None:
@@ -98,7 +101,7 @@ class ClassRows:
 
     @cached_property
     def _row_of_id(self) -> Mapping[str, int]:
-        """Rows by ids and by names of folders."""
+        """Rows by id and by name of folder."""
         folders = {name: row for row, names in enumerate(self.folders) for name in names}
         return folders | {number: row for row, number in enumerate(self.ids)}
 
@@ -110,27 +113,27 @@ class ClassRows:
 
     @cached_property
     def _rows_by_name(self) -> Mapping[str, Sequence[int]]:
-        """Rows by names just as they stand and, where no name is that, by synonyms."""
+        """Rows by exact name, or by synonym where no name matches."""
         return self._owners(str)
 
     @cached_property
     def _rows_by_form(self) -> Mapping[str, Sequence[int]]:
-        """Rows by the forms of names and, where no name has it, of synonyms."""
+        """Rows by the normalized form of the name, or of a synonym where no name matches."""
         return self._owners(_form)
 
     def _owners(self, form: Callable[[str], str]) -> dict[str, list[int]]:
         synonyms, names = (
-            _owners((each.synonyms for each in self.classes), form),
-            _owners(([each.name] for each in self.classes), form),
+            _owners((entry.synonyms for entry in self.classes), form),
+            _owners(([entry.name] for entry in self.classes), form),
         )
         return synonyms | names
 
 
 def load_rows(name: str) -> ClassRows:
-    """Classes by the name of a list or from a file, as class_names.class_list reads them.
+    """Return the classes of a list by its name, or from a file, as classes.class_list reads them.
 
-    Those of ImageNet also go by WordNet's words; 1000 from a file without ids are taken to be in ImageNet's order where labels
-    are its ids.
+    ImageNet's classes also match WordNet's words; 1000 classes from a file without ids are taken to be in ImageNet's order if the
+    labels are its ids.
 
     Raises:
         TextError: as class_list.
@@ -142,15 +145,15 @@ def load_rows(name: str) -> ClassRows:
         ids = listed.ids or _ids_of(classes, name)
         return ClassRows(classes, name, ids, bool(listed.ids), numbers, listed.folders)
     ids = wordnet_ids(restricted=name == IMAGENET_R)
-    words = [[word for word in lemmas()[number] if word != each.name] for each, number in zip(classes, ids, strict=True)]
-    return ClassRows(tuple(ClassName(each.name, tuple(more)) for each, more in zip(classes, words, strict=True)), name, ids)
+    words = [[word for word in lemmas()[number] if word != entry.name] for entry, number in zip(classes, ids, strict=True)]
+    return ClassRows(tuple(ClassName(entry.name, tuple(more)) for entry, more in zip(classes, words, strict=True)), name, ids)
 
 
 def rows_by_line(file: Path) -> ClassRows:
-    """A file of CLIP_benchmark: line by line the names of the classes, commas and all.
+    """Read a file of CLIP_benchmark: one class name per line, which may contain commas.
 
     Raises:
-        TextError: it cannot be read.
+        TextError: the file cannot be read.
     """
     names = read_text(file, "classes").rstrip().split("\n")
     classes = tuple(ClassName(name.strip()) for name in names)
@@ -158,12 +161,12 @@ def rows_by_line(file: Path) -> ClassRows:
 
 
 def rows_named(labels: Iterable[str]) -> ClassRows:
-    """The labels themselves as classes, sorted as torchvision's ImageFolder sorts them, with spaces for underscores.
+    """Return the labels themselves as classes, sorted like in torchvision's ImageFolder, with spaces for underscores.
 
-    Ids and running numbers in front of all names stay out of these, which is said.
+    Ids and running numbers before all names are removed, with a note.
 
     Raises:
-        TextError: ids in front of some, or one in front of two.
+        TextError: only some names have ids, or two names have the same id.
     """
     labels = sorted(labels)
     names = [label.replace("_", " ").strip() or label for label in labels]
@@ -177,36 +180,33 @@ def rows_named(labels: Iterable[str]) -> ClassRows:
 
 
 def imagenet_list(ids: Iterable[str]) -> str | None:
-    """The list that these WordNet ids are of: ImageNet-R's where they are just its 200, else ImageNet's; None: of neither."""
+    """Return the list with these WordNet ids: ImageNet-R if they are its 200, else ImageNet; None if neither has them."""
     given = set(ids)
     if given == set(wordnet_ids(restricted=True)):
         return IMAGENET_R
     return IMAGENET if given <= set(wordnet_ids()) else None
 
 
-IMAGENET, IMAGENET_R = IMAGENETS = ("imagenet", "imagenet-r")
-
-
 def _ids_of(classes: Sequence[ClassName], source: str) -> tuple[str, ...]:
-    """The ids of as many classes as ImageNet has, whose list says none: in its order, unless their names say another."""
+    """Return ImageNet's ids for 1000 classes without ids, in its order, unless the names are in another order."""
     ids = wordnet_ids()
     if len(classes) != len(ids):
         return ()
     words = [{_form(word) for word in (name, *lemmas()[number])} for number, name in zip(ids, open_clip_names(), strict=True)]
     every = set().union(*words)
-    known = [(_form(each.name) in own, _form(each.name) in every) for each, own in zip(classes, words, strict=True)]
+    known = [(_form(entry.name) in own, _form(entry.name) in every) for entry, own in zip(classes, words, strict=True)]
     in_place = sum(here for here, _ in known)
     if sum(somewhere for _, somewhere in known) <= 2 * in_place:
         return ids
     warn(
         f"classes {source}: names of ImageNet in another order than its own ({in_place} of {len(ids)} in their places); labels "
-        "that are ids go by names, and those that are numbers by places in the list"
+        "that are ids are matched by name, and those that are numbers by position in the list"
     )
     return ()
 
 
 def _owners(names: Iterable[Iterable[str]], form: Callable[[str], str]) -> dict[str, list[int]]:
-    """By the form of a name, the rows that have such a name."""
+    """Return the rows that have a name, by the form of the name."""
     owners: dict[str, list[int]] = {}
     for row, own in enumerate(names):
         for key in dict.fromkeys(map(form, own)):
@@ -215,7 +215,7 @@ def _owners(names: Iterable[Iterable[str]], form: Callable[[str], str]) -> dict[
 
 
 def _form(name: str) -> str:
-    """A name without case, with a space for whatever stands between its words and with composed accents."""
+    """Return a name case-folded, with composed accents and one space between words."""
     return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFC", name).casefold()).strip()
 
 
@@ -223,43 +223,42 @@ class Other(NamedTuple):
     """A further label of an image that already has one."""
 
     image: int
-    """Its number among the images."""
+    """Index of the image."""
     label: Label
     member: str
-    """What says it."""
+    """The archive member with this label."""
     first: str
-    """What says the label that counts."""
+    """The archive member with the label that counts."""
     caption: bool
-    """Whether it may as well be no label."""
+    """True if the text may be a caption instead of a label."""
 
 
 class Labelled(NamedTuple):
-    """Images, and which of some labels each has; a list of a million takes a number an image, no object."""
+    """Images and the label of each, stored as one number per image, since there may be millions."""
 
-    found: Sequence[Found]
+    images: Sequence[ListedImage]
     number: Int64[np.ndarray, "image"]
     """Each image's label, an index into `labels`."""
     labels: tuple[Label, ...]
-    """All different, in the order met."""
+    """All different labels, in order of appearance."""
     classes: ClassRows | None = None
-    """What the labels are of, where that comes with them."""
+    """The classes of the labels, if they come with the images."""
     others: tuple[Other, ...] = ()
 
 
-def gather(found: Sequence[Found], labels: Iterable[Label | None], missing: str) -> Labelled:
-    """Number the labels.
+def gather(images: Sequence[ListedImage], labels: Iterable[Label | None], missing: str) -> Labelled:
+    """Number the labels of the images.
 
     Args:
-        missing: What to say of an image without one, after its name.
+        missing: Message about an image without a label, after its name.
 
     Raises:
         StreamError: an image has no label.
     """
     numbers: dict[Label | None, int] = {}
-    number = np.fromiter((numbers.setdefault(label, len(numbers)) for label in labels), np.int64, len(found))
+    number = np.fromiter((numbers.setdefault(label, len(numbers)) for label in labels), np.int64, len(images))
     if (none := numbers.get(None)) is not None:
         without = number == none
-        raise StreamError(
-            f"{found[int(without.argmax())].name}: {missing} ({without.sum()} of {count_of(len(found), 'image')} without a label)"
-        )
-    return Labelled(found, number, tuple(label for label in numbers if label is not None))
+        count = f"{without.sum()} of {count_of(len(images), 'image')} without a label"
+        raise StreamError(f"{images[int(without.argmax())].name}: {missing} ({count})")
+    return Labelled(images, number, tuple(label for label in numbers if label is not None))

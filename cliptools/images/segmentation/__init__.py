@@ -1,1 +1,1 @@
-"""Pictures with the truth about them, from every kind of place that has it."""
+"""Pictures with masks or label maps as ground truth, from folders, archives, scenes and data sets."""

@@ -1,6 +1,7 @@
-"""Folders of images and masks, paired by name.
+"""Folders of images with masks or label maps, paired by name.
 
-Pictures with a true label for every pixel: folders of label PNGs, and scenes of clip-scenes.
+`pairs_in_folder` reads images with one mask each. `labelled_in_folders` reads images with a label for every pixel, from label
+PNGs whose numbers a `Numbering` maps to classes; `labelled_scene` makes such a label map from a scene.
 """
 
 from collections.abc import Iterator
@@ -29,16 +30,92 @@ from cliptools.images.segmentation.masked_image import (
     read_pair,
 )
 
+GROUND, LEFT_OUT = 0, -1  # labels of the background and of ignored pixels; classes have labels from 1
 
-def pairs_in_folder(folder: Path, ignored: tuple[int, ...] = (), lie: Lie | None = None) -> Iterator[Reading]:
-    """images/ and masks/ below a folder, paired by their paths without endings, sorted.
+
+class LabelledImage(NamedTuple):
+    """A picture with a label per pixel: a class (1, 2, …), GROUND for the background, or LEFT_OUT if ignored."""
+
+    name: str
+    picture: Image.Image
+    labels: Int[np.ndarray, "y x"]
+    remarks: tuple[str, ...] = ()
+    """Assumptions about the labels; each continues a sentence that begins with `N masks`."""
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """The meaning of the numbers in label pictures."""
+
+    classes: int
+    first: int = 1
+    """The number of the first class; the number before it is the background."""
+    ignored: tuple[int, ...] = (255,)
+    """Numbers of pixels that do not count."""
+
+    def labels(self, pixels: Int[np.ndarray, "y x"], name: str) -> Int[np.ndarray, "y x"]:
+        """Return the labels of pixels as defined by LabelledImage.
+
+        Raises:
+            StreamError: a number is neither a class nor the background nor ignored.
+        """
+        left_out = np.isin(pixels, self.ignored)
+        labels = np.where(left_out, LEFT_OUT, pixels.astype(np.int64) - self.first + 1)
+        invalid = ~left_out & ((labels < GROUND) | (labels > self.classes))
+        if invalid.any():
+            number, last = int(pixels[invalid].max()), self.first + self.classes - 1
+            ignored = ", ".join(map(str, self.ignored)) or "none"
+            background = f"{self.first - 1} for the background, " if self.first else ""
+            raise StreamError(
+                f"{name}: label {number}, expected {self.first} to {last} for {count_of(self.classes, 'class')}, {background}"
+                f"or a number left out ({ignored}); see --first-label, --ignore and --classes"
+            )
+        return labels
+
+
+def labelled_in_folders(
+    images: Path, labels: Path, numbering: Numbering, lie: Lie | None = None
+) -> Iterator[LabelledImage | ImageError]:
+    """Read every label PNG with the image of the same name; images without labels are skipped.
 
     Args:
-        ignored: Numbers in masks of pixels that do not count.
-        lie: How masks lie on pictures with an EXIF orientation (turning.py); None: by their sizes.
+        lie: The pixels that labels belong to, for pictures with an EXIF orientation (masked_image.py); None: by their sizes.
 
     Raises:
-        CliptoolsError: no such folders, or an image without a mask.
+        CliptoolsError: there are no labels, or labels without an image.
+        StreamError: a label is no class.
+    """
+    pictures, annotations = by_stem(images), by_stem(labels)
+    if not annotations:
+        raise CliptoolsError(f"{labels}: no label PNGs in this folder")
+    if alone := sorted(set(annotations) - set(pictures)):
+        count = count_of(len(alone), "label PNG")
+        raise CliptoolsError(f"{labels}: {count} without an image in {images}, the first: {alone[0]}")
+    rule = placing(pictures, annotations, lie)
+    return (
+        _guarded(stem, partial(_read, stem, pictures[stem], annotations[stem], numbering, rule)) for stem in sorted(annotations)
+    )
+
+
+def labelled_scene(scene: MaskedImage, label_of: dict[str, int]) -> LabelledImage:
+    """Return a scene's label map; objects without a label in `label_of` are background."""
+    labels = np.zeros((scene.picture.height, scene.picture.width), np.int64)  # (y, x)
+    for text, mask in zip(scene.texts, scene.masks, strict=True):
+        labels[mask] = label_of.get(text, GROUND)
+    if scene.void is not None:
+        labels[scene.void] = LEFT_OUT
+    return LabelledImage(scene.name, scene.picture, labels, scene.remarks)
+
+
+def pairs_in_folder(folder: Path, ignored: tuple[int, ...] = (), lie: Lie | None = None) -> Iterator[Reading]:
+    """Read images/ and masks/ below a folder, paired by their paths without endings, sorted.
+
+    Args:
+        ignored: Mask values of pixels that do not count.
+        lie: The pixels that masks belong to, for pictures with an EXIF orientation (masked_image.py); None: by their sizes.
+
+    Raises:
+        CliptoolsError: the folders do not exist, or an image has no mask.
     """
     images, masks = (by_stem(folder / part) for part in ("images", "masks"))
     if not images:
@@ -54,101 +131,27 @@ def pairs_in_folder(folder: Path, ignored: tuple[int, ...] = (), lie: Lie | None
 
 
 def placing(images: dict[str, Path], masks: dict[str, Path], lie: Lie | None) -> Placing:
-    """How the masks of two folders are laid on the images."""
+    """Return the rule that aligns the masks of one folder with the images of another."""
     folders = Folders([(images[stem], masks[stem]) for stem in sorted(set(images) & set(masks))])
     return Placing(lie, lambda: folders.lie)
 
 
 def by_stem(folder: Path) -> dict[str, Path]:
-    """The pictures below a folder by their paths without endings.
+    """Return the pictures below a folder by their paths without endings.
 
     Raises:
-        CliptoolsError: two that differ by their ending alone.
+        CliptoolsError: two paths differ only by their ending.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
         if not path.is_file() or path.name.startswith(".") or not (is_picture(path.name) or path.name.endswith(LABELS)):
             continue
         own = path.name.removesuffix(LABELS) if path.name.endswith(LABELS) else path.stem
         stem = str(path.relative_to(folder).parent / own)
-        if stem in found:
-            raise CliptoolsError(f"{folder}: {found[stem].name} and {path.name} differ by their ending alone; keep one of them")
-        found[stem] = path
-    return found
-
-
-GROUND, LEFT_OUT = 0, -1  # classes have the labels from 1
-
-
-class LabelledImage(NamedTuple):
-    """A picture and the class of every pixel: 1, 2, …, or GROUND, or LEFT_OUT where none counts."""
-
-    name: str
-    picture: Image.Image
-    labels: Int[np.ndarray, "y x"]
-    remarks: tuple[str, ...] = ()
-    """What was assumed of the labels; each goes on after `N masks`."""
-
-
-@dataclass(frozen=True)
-class Numbering:
-    """What the numbers in label pictures mean."""
-
-    classes: int
-    first: int = 1
-    """The number of the first class; the one before it is the ground."""
-    ignored: tuple[int, ...] = (255,)
-    """Numbers of pixels that do not count."""
-
-    def labels(self, pixels: Int[np.ndarray, "y x"], name: str) -> Int[np.ndarray, "y x"]:
-        """Labels as LabelledImage has them.
-
-        Raises:
-            StreamError: a number that stands for no class, nor for pixels that do not count.
-        """
-        left_out = np.isin(pixels, self.ignored)
-        labels = np.where(left_out, LEFT_OUT, pixels.astype(np.int64) - self.first + 1)
-        strange = ~left_out & ((labels < GROUND) | (labels > self.classes))
-        if strange.any():
-            found, last = int(pixels[strange].max()), self.first + self.classes - 1
-            ignored = ", ".join(map(str, self.ignored)) or "none"
-            ground = f"{self.first - 1} for the ground, " if self.first else ""
-            raise StreamError(
-                f"{name}: label {found}, expected {self.first} to {last} for {count_of(self.classes, 'class')}, {ground}or a "
-                f"number left out ({ignored}); see --first-label, --ignore and --classes"
-            )
-        return labels
-
-
-def labelled_in_folders(
-    images: Path, labels: Path, numbering: Numbering, lie: Lie | None = None
-) -> Iterator[LabelledImage | ImageError]:
-    """Every label PNG with the image of its name; images without labels are passed over.
-
-    Args:
-        lie: How labels lie on pictures with an EXIF orientation (turning.py); None: by their sizes.
-
-    Raises:
-        CliptoolsError: no labels, or labels without an image.
-        StreamError: a label that stands for no class.
-    """
-    pictures, truths = by_stem(images), by_stem(labels)
-    if not truths:
-        raise CliptoolsError(f"{labels}: no label PNGs in this folder")
-    if alone := sorted(set(truths) - set(pictures)):
-        raise CliptoolsError(f"{labels}: {count_of(len(alone), 'label PNG')} without an image in {images}, the first: {alone[0]}")
-    rule = placing(pictures, truths, lie)
-    return (_guarded(stem, partial(_read, stem, pictures[stem], truths[stem], numbering, rule)) for stem in sorted(truths))
-
-
-def labelled_scene(scene: MaskedImage, label_of: dict[str, int]) -> LabelledImage:
-    """A scene's label map; what has no label in `label_of` is ground."""
-    labels = np.zeros((scene.picture.height, scene.picture.width), np.int64)
-    for text, mask in zip(scene.texts, scene.masks, strict=True):
-        labels[mask] = label_of.get(text, GROUND)
-    if scene.void is not None:
-        labels[scene.void] = LEFT_OUT
-    return LabelledImage(scene.name, scene.picture, labels, scene.remarks)
+        if stem in files:
+            raise CliptoolsError(f"{folder}: {files[stem].name} and {path.name} differ by their ending alone; keep one of them")
+        files[stem] = path
+    return files
 
 
 def _guarded(name: str, read: partial[LabelledImage]) -> LabelledImage | ImageError:
@@ -158,8 +161,8 @@ def _guarded(name: str, read: partial[LabelledImage]) -> LabelledImage | ImageEr
         return ImageError(f"{name}: {error}")
 
 
-def _read(stem: str, image: Path, truth: Path, numbering: Numbering, rule: Placing) -> LabelledImage:
-    picture, pixels = read_pair(image, truth, rule, "labels")
+def _read(stem: str, image: Path, annotation: Path, numbering: Numbering, rule: Placing) -> LabelledImage:
+    picture, pixels = read_pair(image, annotation, rule, "labels")
     numbers = numbers_of(pixels, "labels", "numbers of classes")
     remarks = tuple(remark for remark in pixels.remarks if remark != CUT_OUT)  # numbers do not depend on transparency
     return LabelledImage(stem, picture, numbering.labels(numbers, stem), remarks)

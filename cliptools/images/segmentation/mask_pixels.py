@@ -1,12 +1,12 @@
-"""The pixels of a mask or label picture, whatever Pillow's mode: where the object is, and the number of each pixel.
+"""The pixels of a mask or label picture in any mode of Pillow: where the object is, and the number of each pixel.
 
-* A number is a grey value (of 1, 8, 16 or 32 bits, or a whole real number) or an index of a palette. 0 is the ground, every
-  greater number is the object. Real numbers with fractions are a soft mask, from 0 to 1 or to 255, cut at half of its range.
-* In a colour picture black is the ground. In a palette picture index 0 is the ground, except where index 0 is not black and
-  another index is: a program that sorts a palette anew keeps the colours, not the indices.
-* A transparent pixel is no object. Where the pixels that are not transparent are all black, or none of them is, transparency
-  alone is the mask (a thing cut out). Numbers do not depend on transparency.
-* JPEG smears edges: its grey masks are cut at half of the range, and it has no numbers.
+* A number is a grey value (of 1, 8, 16 or 32 bits, or a whole real number) or a palette index. 0 is the background, every
+  greater number is the object. Real numbers with fractions are a soft mask, from 0 to 1 or to 255, thresholded at half of it.
+* In a colour picture black is the background. In a palette picture index 0 is the background, except if index 0 is not black and
+  another index is: programs that sort a palette keep the colours, not the indices.
+* A transparent pixel is no object. If the pixels that are not transparent are all black, or none of them is, transparency alone
+  is the mask (a cut-out). Numbers do not depend on transparency.
+* JPEG smears edges: grey masks are thresholded at half of the range, and have no numbers.
 """
 
 from io import BytesIO
@@ -22,48 +22,48 @@ from cliptools.images.decode import load_upright
 from cliptools.images.formats import quiet_pillow
 
 Kind = Literal["mask", "labels"]
-"""A picture of where the object is, or of the numbers of classes; errors call it so."""
+"""Kind of picture, as messages name it: the mask of an object, or the numbers of classes."""
 
 FORMATS = ("PNG", "BMP", "TIFF", "GIF", "PPM", "JPEG")
 COLOURS = ("RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr")
 LIGHTNESS = {"LAB": 0, "HSV": 2}
-"""Modes that Pillow cannot turn into RGB without loss: their channel that is 0 where a pixel is black."""
+"""Modes that Pillow cannot convert to RGB without loss, with the index of the channel that is 0 for black."""
 ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-SMEARED = 32  # levels by which the channels of a grey JPEG may differ
+SMEARED = 32  # largest difference between the channels of a JPEG that counts as grey
 HALF, FULL = 128, 255
 
 FRAMES = "have several frames or pages: the first is read"
-CUT_OUT = "show a thing cut out: what is not transparent is the object"
+CUT_OUT = "are cut-outs: pixels that are not transparent are the object"
 JPEG = "are JPEGs: values from 128 are the object"
 SOFT = "have fractions: the object is where they reach half of the range"
 
 
 class MaskPixels(NamedTuple):
-    """Each pixel of a mask; where the file has an EXIF orientation of its own, turned by it."""
+    """The pixels of a mask, turned by the EXIF orientation of its file if it has one."""
 
     shown: Bool[np.ndarray, "y x"]
-    """Where the object is."""
+    """True where the object is."""
     numbers: Int[np.ndarray, "y x"] | None
     """Grey values or palette indices."""
     numberless: str = ""
-    """Why there are no numbers: what the values are."""
+    """The kind of values, if these are no numbers."""
     orientation: int | None = None
-    """The EXIF orientation of the file, None where it has none."""
+    """The EXIF orientation of the file; None if it has none."""
     remarks: tuple[str, ...] = ()
-    """What was assumed; each goes on after `N masks`."""
+    """Assumptions about the mask; each continues a sentence that begins with `N masks`."""
 
 
 def read_mask(file: Path | BytesIO, kind: Kind = "mask") -> MaskPixels:
-    """The pixels of the mask or label picture in a file or in bytes.
+    """Read the pixels of the mask or label picture in a file or in bytes.
 
     Raises:
-        ImageError: it cannot be read; or a mask that does not say what the object is.
+        ImageError: the picture cannot be read, or its object is ambiguous.
     """
     try:
         with quiet_pillow(), Image.open(file, formats=FORMATS) as image:
             form, layout, frames = image.format, _layout(image), getattr(image, "is_animated", False)
             picture, orientation = load_upright(image)
-    except Exception as error:  # Pillow's readers raise nearly anything on damaged data
+    except Exception as error:  # Pillow's readers raise nearly any exception on damaged data
         raise ImageError(f"its {kind} cannot be read ({first_line(error)}); expected {', '.join(FORMATS)}") from None
     try:
         pixels = _of_jpeg(picture) if form == "JPEG" else mask_pixels(picture, kind)
@@ -78,21 +78,21 @@ def read_mask(file: Path | BytesIO, kind: Kind = "mask") -> MaskPixels:
 
 
 def mask_pixels(image: Image.Image, kind: Kind = "mask") -> MaskPixels:
-    """The pixels of a decoded picture of any mode; of labels, `shown` does not depend on transparency.
+    """Return the pixels of a decoded picture of any mode; for labels, `shown` does not depend on transparency.
 
     Raises:
-        ImageError: it does not say what the object is. The message goes on after `its mask: `.
+        ImageError: the object is ambiguous. The message continues after `its mask: `.
     """
     mode = image.mode
     if mode in COLOURS or mode in LIGHTNESS:
-        shown, cut_out = _seen(image, _painted(image), kind)
+        shown, cut_out = _object(image, _painted(image), kind)
         return MaskPixels(shown, None, f"colours (mode {mode})", remarks=(CUT_OUT,) if cut_out else ())
     values = np.asarray(image)
     pixels = array_pixels(values[..., 0] if values.ndim == 3 else values)  # (y, x): grey or index, without alpha
     if pixels.numbers is None:
         return pixels
     painted = _by_palette(image, pixels.numbers) if mode in ("P", "PA") else pixels.shown
-    shown, cut_out = _seen(image, painted, kind)
+    shown, cut_out = _object(image, painted, kind)
     pixels = pixels._replace(shown=shown, remarks=(CUT_OUT,) if cut_out else ())
     if mode == "La" and (values[..., 1] < FULL).any():
         return pixels._replace(numbers=None, numberless="grey values multiplied by transparency (mode La)")
@@ -100,55 +100,55 @@ def mask_pixels(image: Image.Image, kind: Kind = "mask") -> MaskPixels:
 
 
 def array_pixels(values: Shaped[np.ndarray, "y x"]) -> MaskPixels:
-    """The pixels of a grey mask.
+    """Return the pixels of a grey mask.
 
     Raises:
-        ImageError: values below 0, NaN, or fractions of an unknown range.
+        ImageError: values are below 0 or NaN, or fractions have an unknown range.
     """
     if values.dtype.kind == "f" and not whole(values):
         return MaskPixels(soft(values), None, "fractions", remarks=(SOFT,))
     numbers = values.astype(np.int64)
     if (numbers < 0).any():
-        raise ImageError(f"number {int(numbers.min())}, expected 0 for the ground and greater numbers for the object")
+        raise ImageError(f"number {int(numbers.min())}, expected 0 for the background and greater numbers for the object")
     return MaskPixels(numbers > 0, numbers)
 
 
 def whole(values: Num[np.ndarray, "y x"]) -> bool:
-    """Whether all values are whole numbers."""
+    """Return True if all values are whole numbers."""
     return bool(np.isfinite(values).all() and (values == np.trunc(values)).all())
 
 
 def soft(values: Num[np.ndarray, "y x"]) -> Bool[np.ndarray, "y x"]:
-    """Where real numbers, from 0 to 1 or from 0 to 255, reach half of that range.
+    """Return where real numbers, from 0 to 1 or from 0 to 255, reach half of that range.
 
     Raises:
-        ImageError: NaN, infinity, or numbers outside both ranges.
+        ImageError: values are NaN, infinite, or outside both ranges.
     """
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(values).all():
-        raise ImageError("NaN or infinity, expected numbers from 0 (the ground) to 1 or to 255")
+        raise ImageError("NaN or infinity, expected numbers from 0 (the background) to 1 or to 255")
     if low < 0 or high > FULL:
-        raise ImageError(f"fractions from {low:g} to {high:g}, expected numbers from 0 (the ground) to 1 or to 255")
+        raise ImageError(f"fractions from {low:g} to {high:g}, expected numbers from 0 (the background) to 1 or to 255")
     return np.asarray(values >= (0.5 if high <= 1 else FULL / 2))
 
 
-def numbers_of(pixels: MaskPixels, kind: Kind, what: str) -> Int[np.ndarray, "y x"]:
-    """The number of each pixel.
+def numbers_of(pixels: MaskPixels, kind: Kind, meaning: str) -> Int[np.ndarray, "y x"]:
+    """Return the number of each pixel.
 
     Args:
-        what: What the numbers are.
+        meaning: The meaning of the numbers, for messages.
 
     Raises:
-        ImageError: the picture has none.
+        ImageError: the picture has no numbers.
     """
     if pixels.numbers is None:
         has = "its labels are" if kind == "labels" else "its mask is of"
-        raise ImageError(f"{has} {pixels.numberless}, expected a palette or grey picture whose values are {what}")
+        raise ImageError(f"{has} {pixels.numberless}, expected a palette or grey picture whose values are {meaning}")
     return pixels.numbers
 
 
 def _painted(image: Image.Image) -> Bool[np.ndarray, "y x"]:
-    """Where a colour picture is not black."""
+    """Return where a colour picture is not black."""
     if image.mode in LIGHTNESS:
         return np.asarray(np.asarray(image)[..., LIGHTNESS[image.mode]] > 0)
     channels = np.asarray(image if image.mode.startswith("RGB") else image.convert("RGB"))
@@ -156,21 +156,21 @@ def _painted(image: Image.Image) -> Bool[np.ndarray, "y x"]:
 
 
 def _by_palette(image: Image.Image, index: Int[np.ndarray, "y x"]) -> Bool[np.ndarray, "y x"]:
-    """Where a palette picture is not ground, be that index 0 or black."""
+    """Return where a palette picture is not background, which is index 0 or black."""
     black, first = np.asarray((np.asarray(image.convert("RGBA"))[..., :3] == 0).all(axis=2)), index == 0
     if black.all() or (first & black).any():
         return ~first
     if black.any() or not first.any():
         return ~black
-    others = any((image.getpalette() or [])[3:])  # colours beside index 0 that are not black, of which no pixel is
+    others = any((image.getpalette() or [])[3:])  # True if the palette has unused colours after index 0 that are not black
     return ~first if others else first
 
 
-def _seen(image: Image.Image, painted: Bool[np.ndarray, "y x"], kind: Kind) -> tuple[Bool[np.ndarray, "y x"], bool]:
-    """Where the object is, of what is painted and what is not transparent; and whether the latter alone says so.
+def _object(image: Image.Image, painted: Bool[np.ndarray, "y x"], kind: Kind) -> tuple[Bool[np.ndarray, "y x"], bool]:
+    """Return where the object is, from painted and opaque pixels, and True if opacity alone decides it.
 
     Raises:
-        ImageError: transparent, black and coloured pixels: either of the first two could be the ground.
+        ImageError: there are transparent, black and coloured pixels, so that the first or the second may be the background.
     """
     if kind == "labels" or not image.has_transparency_data:
         return painted, False
@@ -184,8 +184,8 @@ def _seen(image: Image.Image, painted: Bool[np.ndarray, "y x"], kind: Kind) -> t
     colours = np.unique(kinds[:, :-1] if image.mode in ALPHA else kinds, axis=0)
     if len(colours) > 2:
         raise ImageError(
-            f"transparent, black and coloured pixels ({len(colours)} colours): the object could be what is not transparent "
-            "or what is not black; expected a mask without transparency, or one without black"
+            f"transparent, black and coloured pixels ({len(colours)} colours): the object could be the pixels that are not "
+            "transparent or those that are not black; expected a mask without transparency, or one without black"
         )
     return painted & visible, False
 
@@ -194,17 +194,17 @@ def _alpha(image: Image.Image) -> UInt8[np.ndarray, "y x"] | Bool[np.ndarray, "y
     key = image.info.get("transparency")
     if image.mode in ALPHA:
         return np.asarray(image)[..., -1]
-    if image.mode not in ("P", "RGB"):  # grey, of which one value is transparent
+    if image.mode not in ("P", "RGB"):  # grey with one transparent value
         values = np.asarray(image)
         return np.asarray(values * FULL if image.mode == "1" else values) != key
     return np.asarray(image.convert("RGBA"))[..., 3]
 
 
 def _of_jpeg(image: Image.Image) -> MaskPixels:
-    """A grey JPEG, cut at half.
+    """Return the pixels of a grey JPEG, thresholded at half of the range.
 
     Raises:
-        ImageError: it is coloured.
+        ImageError: the JPEG is coloured.
     """
     channels = np.asarray(image.convert("RGB")).astype(np.int16)
     if np.ptp(channels, axis=2).max() > SMEARED:
@@ -213,7 +213,7 @@ def _of_jpeg(image: Image.Image) -> MaskPixels:
 
 
 def _layout(image: Image.Image) -> str:
-    """Pillow's name of how the pixels lie in the file: `L`, `L;4`, `RGB;16B`; of a scaled PNM `ppm`."""
+    """Return Pillow's name of the pixel layout in the file: `L`, `L;4`, `RGB;16B`; `ppm` for a scaled PNM."""
     if not (tiles := getattr(image, "tile", None)):
         return ""
     decoder, arguments = tiles[0][0], tiles[0][3]
@@ -222,19 +222,19 @@ def _layout(image: Image.Image) -> str:
 
 
 def _renumbered(form: str | None, layout: str) -> str:
-    """Why the values of the file are other numbers than those that Pillow gives; empty where they are not."""
+    """Return the reason why Pillow's values differ from those in the file; empty if they are the same."""
     if form == "GIF":
-        return "the colours of a GIF, which it numbers anew (PNG does not)"
+        return "the colours of a GIF, which renumbers them (PNG does not)"
     if layout.startswith("ppm") or layout.startswith(("L;2", "L;4")):
-        return "grey of another range than 8 or 16 bits, which is brought to 8 bits"
+        return "grey of another range than 8 or 16 bits, which is scaled to 8 bits"
     return ""
 
 
 def _check_cut(image: Image.Image) -> None:
-    """Of colours of 16 bits Pillow reads the upper 8: enough where they are 0 or all.
+    """Check a picture with 16-bit colours, of which Pillow reads the upper 8 bits: they must be all 0 or all 1.
 
     Raises:
-        ImageError: they are not, so that the least values would be lost.
+        ImageError: other values would lose their lower bits.
     """
     colours = np.asarray(image)[..., :3]
     if not (np.isin(colours, (0, FULL)).all() and colours.any()):

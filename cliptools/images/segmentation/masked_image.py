@@ -1,11 +1,12 @@
-"""How a mask lies on a picture whose file says by EXIF orientation that its stored pixels are to be turned.
+"""A picture with its masks, aligned with each other.
 
-A mask with an EXIF orientation of its own (1 among them) is turned by that, and then lies on the picture as shown. Any other mask
-is of the pixels as stored or as shown, and its size says of which where the orientation swaps the sides of a picture that is no
-square. Where the size cannot tell (180 degrees, mirrored, square), the mask lies as those of the same folder whose size tells, if
-all of these agree; else it is taken for one of the stored pixels, as readers that know nothing of EXIF see them.
+The file of a picture may have an EXIF orientation, by which its stored pixels are turned for display. A mask with an EXIF
+orientation of its own (1 included) is turned by it and then matches the picture as displayed. Any other mask belongs to the
+pixels as stored or as displayed. Its size tells which, if the orientation swaps the sides of a picture that is not square. If the
+size cannot tell (180 degrees, mirrored, square), the mask is treated like the other masks of its folder whose size tells, if all
+of these agree; else it is taken for a mask of the stored pixels, which is what programs without support for EXIF see.
 
-One picture with its masks, whichever way it is kept. Read one by one, so that memory stays small.
+`read_pair` reads a picture and its mask; `masked` and `whole_mask` return them as a `MaskedImage`. `Placing` decides the turn.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,10 +25,10 @@ from cliptools.images.decode import decode_turned, header
 from cliptools.images.segmentation.mask_pixels import FULL, Kind, MaskPixels, numbers_of, read_mask
 
 Lie = Literal["stored", "upright"]
-"""Of which pixels a mask is: as the picture's file has them, or as it is shown."""
+"""The pixels that a mask belongs to: as stored in the picture's file, or as displayed."""
 
-SWAPPED = (5, 6, 7, 8)  # EXIF orientations that make a wide picture tall
-BY_SIZE = "are of their pictures' stored pixels, by their size, and turned with these by EXIF orientation"
+SWAPPED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+BY_SIZE = "are masks of their pictures' stored pixels, by their size, and turned with these by EXIF orientation"
 STORED = (
     "are taken for masks of their pictures' stored pixels and turned with these by EXIF orientation, for their size cannot tell; "
     "--mask-pixels upright if they are of the pictures as shown"
@@ -36,10 +37,15 @@ UPRIGHT = (
     "are taken for masks of their pictures as shown, as others of the folder are, for their size cannot tell; "
     "--mask-pixels stored if they are of the pictures' stored pixels"
 )
+VOID_HELD = f"have {FULL} beside other numbers, all of them the object; if {FULL} marks pixels to ignore, give --ignore {FULL}"
+EDGES = "have grey edges: every value above 0 is the object"
+EMPTY = "show no object"
+FILLED = "show no background: no pixel is 0 or black, though the values differ; are they numbers of classes?"
+FEW = 16  # a mask with more different numbers is taken to have soft edges
 
 
 class Shown(NamedTuple):
-    """A picture as it is shown, and how its file wants it turned."""
+    """The size of a picture as displayed, and the EXIF orientation of its file."""
 
     width: int
     height: int
@@ -47,7 +53,7 @@ class Shown(NamedTuple):
 
     @property
     def turned(self) -> bool:
-        """Whether the stored pixels are others than those shown."""
+        """True if the stored pixels differ from those displayed."""
         return self.orientation not in (None, 1)
 
     @property
@@ -57,13 +63,13 @@ class Shown(NamedTuple):
 
     @property
     def tells(self) -> bool:
-        """Whether the size of a mask says of which pixels it is."""
+        """True if the size of a mask tells which pixels it belongs to."""
         return self.stored != (self.width, self.height)
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Pictures and their masks, whose sizes together say how the masks lie.
+    """Pictures and masks of a folder, whose sizes together tell which pixels the masks belong to.
 
     >>> Folders(()).lie is None
     True
@@ -73,7 +79,7 @@ class Folders:
 
     @cached_property
     def lie(self) -> Lie | None:
-        """How the masks lie whose size tells; None where there is none, or where they differ."""
+        """The pixels that the masks whose size tells belong to; None if there is no such mask, or if they differ."""
         lies: set[Lie] = set()
         for picture, mask in self.pairs:
             shown = _shown(picture)
@@ -87,19 +93,19 @@ class Folders:
 
 @dataclass(frozen=True)
 class Placing:
-    """How masks are laid on their pictures."""
+    """Rule by which masks are aligned with their pictures."""
 
     asked: Lie | None = None
-    """What --mask-pixels says."""
+    """The value of --mask-pixels."""
     others: Callable[[], Lie | None] = lambda: None
-    """How other masks of the folder lie."""
+    """Returns the pixels that other masks of the folder belong to."""
 
     def turn(self, width: int, height: int, own: int | None, shown: Shown) -> tuple[int, str | None]:
-        """The EXIF orientation that a mask is to be turned by, and what is to be said of it.
+        """Return the EXIF orientation to turn a mask by, and a remark about it.
 
         Args:
-            width: Of the mask, which has been turned by its own orientation.
-            height: Likewise.
+            width: Width of the mask, after turning it by its own orientation.
+            height: Height of the mask, likewise.
             own: The mask's own orientation.
             shown: The picture.
         """
@@ -114,65 +120,58 @@ class Placing:
 
 
 def turned(pixels: Shaped[np.ndarray, "y x"], orientation: int) -> Shaped[np.ndarray, "row column"]:
-    """Stored pixels as they are shown by an EXIF orientation."""
+    """Turn stored pixels by an EXIF orientation."""
     if orientation in SWAPPED:
-        pixels = pixels.T
+        pixels = pixels.T  # (x, y)
     down, across = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
     return pixels[:: -1 if down else 1, :: -1 if across else 1]
 
 
 def _shown(path: Path) -> Shown | None:
-    """A picture's size and orientation, from the first bytes of its file; None where it cannot be read."""
-    read = header(str(path))
-    return read and Shown(*read)
-
-
-VOID_HELD = f"hold {FULL} beside other numbers, all of them the object; where it marks pixels that do not count, --ignore {FULL}"
-EDGES = "have grey edges: every value above 0 is the object"
-EMPTY = "show no object"
-FILLED = "show no ground: no pixel that counts is 0, or black, though they differ; are their numbers those of classes?"
-FEW = 16  # numbers of a mask: those with more have edges that fade
+    """Return a picture's size and orientation from the header of its file; None if it cannot be read."""
+    size_and_orientation = header(str(path))
+    return size_and_orientation and Shown(*size_and_orientation)
 
 
 class MaskedImage(NamedTuple):
-    """A picture, and for each of its texts the pixels that show it."""
+    """A picture, and a mask for each of its texts."""
 
     name: str
     picture: Image.Image
     texts: tuple[str, ...]
-    """What the masks are of; empty where the source does not say, and there is one mask."""
+    """The names of the objects in the masks; empty if the source has no names, with a single mask."""
     masks: Bool[np.ndarray, "mask y x"]
     void: Bool[np.ndarray, "y x"] | None = None
-    """Pixels that do not count, where there are such."""
+    """Pixels that do not count; None if all count."""
     remarks: tuple[str, ...] = ()
-    """What was assumed of the masks; each goes on after `N masks`."""
+    """Assumptions about the masks; each continues a sentence that begins with `N masks`."""
 
 
 Reading = MaskedImage | ImageError
-"""A picture, or why there is none: an error that names it."""
+"""A picture, or the error that names an unreadable picture."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """How mask pictures are to be read."""
+    """Settings for reading mask pictures."""
 
     ignored: tuple[int, ...] = ()
-    """Numbers of pixels that do not count."""
+    """Mask values of pixels that do not count."""
     placing: Placing = field(default_factory=Placing)
 
 
 class Read(NamedTuple):
-    """A picture and the pixels of its mask, one on the other."""
+    """A picture and the aligned pixels of its mask."""
 
     picture: Image.Image
     pixels: MaskPixels
 
 
 def read_pair(image: Path | BytesIO, mask: Path | BytesIO, placing: Placing, kind: Kind = "mask") -> Read:
-    """A picture and its mask or label picture, both upright.
+    """Read a picture and its mask or label picture, both upright.
 
     Raises:
-        ImageError: one cannot be read, or they are not of one size: the mask would not lie where it should.
+        ImageError: one of them cannot be read, or their sizes differ.
     """
     pixels = read_mask(mask, kind)
     picture, orientation = decode_turned(image if isinstance(image, BytesIO) else str(image))
@@ -190,20 +189,20 @@ def read_pair(image: Path | BytesIO, mask: Path | BytesIO, placing: Placing, kin
 
 
 def masked(name: str, image: Path | BytesIO, mask: Path | BytesIO, rules: Rules) -> MaskedImage:
-    """A picture with one mask, of which nobody says what it is of.
+    """Read a picture with one mask of an unnamed object.
 
     Raises:
-        ImageError: as `read_pair`; or no pixel counts, or the mask has no numbers and some are to be left out.
+        ImageError: as `read_pair`; or no pixel counts, or the mask has no numbers while some are to be ignored.
     """
     picture, pixels = read_pair(image, mask, rules.placing)
     return whole_mask(name, picture, pixels, rules)
 
 
 def whole_mask(name: str, picture: Image.Image, pixels: MaskPixels, rules: Rules) -> MaskedImage:
-    """A picture with all that its mask shows as one object.
+    """Return a picture with everything in its mask as one object.
 
     Raises:
-        ImageError: no pixel counts, or the mask has no numbers and some are to be left out.
+        ImageError: no pixel counts, or the mask has no numbers while some are to be ignored.
     """
     remarks = list(pixels.remarks)
     void, shown = left_out(pixels, rules.ignored), pixels.shown
@@ -219,22 +218,22 @@ def whole_mask(name: str, picture: Image.Image, pixels: MaskPixels, rules: Rules
 
 
 def left_out(pixels: MaskPixels, ignored: tuple[int, ...]) -> Bool[np.ndarray, "y x"] | None:
-    """Pixels whose numbers are left out; None where there is none.
+    """Return the pixels whose numbers are ignored; None if there is none.
 
     Raises:
-        ImageError: none counts, or the mask has no numbers.
+        ImageError: all pixels are ignored, or the mask has no numbers.
     """
     if not ignored:
         return None
     void = np.isin(numbers_of(pixels, "mask", "numbers, of which --ignore leaves some out"), ignored)
     if void.all():
         numbers = ", ".join(map(str, ignored))
-        raise ImageError(f"no pixel of its mask counts: all are {numbers} (--ignore), expected numbers of ground and object")
+        raise ImageError(f"no pixel of its mask counts: all are {numbers} (--ignore), expected numbers of background and object")
     return void if void.any() else None
 
 
 def guarded(name: str, read: Callable[[], MaskedImage]) -> Reading:
-    """What `read` gives, or its error with the picture's name before it."""
+    """Return the result of `read`, or its error with the picture's name before the message."""
     try:
         return read()
     except ImageError as error:
@@ -242,14 +241,14 @@ def guarded(name: str, read: Callable[[], MaskedImage]) -> Reading:
 
 
 def _differ(pixels: MaskPixels, void: Bool[np.ndarray, "y x"] | None) -> bool:
-    """Whether a mask has several numbers where pixels count; of colours nobody knows, so that they may."""
+    """Return True if the pixels that count have several numbers; colours have no numbers and may differ."""
     if pixels.numbers is None:
         return True
     return len(np.unique(pixels.numbers if void is None else pixels.numbers[~void])) > 1
 
 
 def _remark_on(numbers: Int[np.ndarray, "y x"]) -> str | None:
-    """A word on a mask with numbers between 0 and 255 and with 255, which is void in some data sets."""
+    """Return a remark about a mask with 255, which some data sets use for void pixels, beside lower numbers above 0."""
     if numbers.max() != FULL or not ((numbers > 0) & (numbers < FULL)).any():
         return None
     return VOID_HELD if len(np.unique(numbers)) <= FEW else EDGES

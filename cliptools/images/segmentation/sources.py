@@ -1,12 +1,10 @@
-"""ImageNet-Segmentation (Guillaumin et al. 2014): `gtsegs_ijcv.mat`, a MATLAB 7.3 file, which is HDF5.
+"""Pictures with masks from a path: `masked_images` chooses the reader by the kind of path.
 
-/value/img and /value/gt hold a reference an image: to its pixels [3, x, y], and to a cell whose first reference leads to its
-mask [x, y], 1 where the object is. MATLAB's arrays lie transposed; arrays that another program wrote as [y, x, 3] and [y, x]
-are read as well.
-
-Scenes of clip-scenes, whose masks are exact: as a folder, or as a tar read as it comes.
-
-Any place of masked pictures, by its path.
+* Scenes of clip-scenes, whose masks are exact: a folder (`scenes_in_folder`), or a tar read as a stream (`scenes_in_tar`).
+* A folder with images/ and masks/ (label_maps.py).
+* ImageNet-Segmentation (Guillaumin et al. 2014, `segmented`): `gtsegs_ijcv.mat`, a MATLAB 7.3 file, which is HDF5. /value/img and
+  /value/gt hold one reference per image: to its pixels [3, x, y], and to a cell whose first reference leads to its mask [x, y],
+  1 where the object is. MATLAB's arrays are transposed; arrays of other programs as [y, x, 3] and [y, x] are read as well.
 """
 
 import tarfile
@@ -30,195 +28,6 @@ from cliptools.io.jsonl import file_objects, parse_foreign
 WIDE = 65535  # the greatest value of 16 bits
 
 
-def segmented(path: Path, rules: Rules = Rules()) -> Iterator[Reading]:
-    """Images and masks in the file's order, named by their places from 0.
-
-    Raises:
-        CliptoolsError: h5py is not installed.
-        StreamError: not such a file.
-    """
-    try:
-        import h5py
-    except ModuleNotFoundError:
-        raise CliptoolsError(f"{path}: reading it needs h5py: pip install 'cliptools[mat]'") from None
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise StreamError(f"{path}: expected gtsegs_ijcv.mat (MATLAB 7.3, HDF5), found no HDF5 ({error})") from None
-    with file:
-        try:
-            images, masks = (_dataset(file, name) for name in ("/value/img", "/value/gt"))
-        except KeyError:
-            raise StreamError(f"{path}: an HDF5 file without /value/img and /value/gt (expected gtsegs_ijcv.mat)") from None
-        for index in range(images.size):
-            place = np.unravel_index(index, images.shape)  # a column of references, or a row
-            yield _one(file, f"{path.stem}/{index:04d}", images, masks, tuple(map(int, place)), rules)
-
-
-def _dataset(file: Any, name: str) -> Any:
-    dataset = file[name]
-    if not hasattr(dataset, "shape"):  # a group
-        raise KeyError(name)
-    return dataset
-
-
-def _one(file: Any, name: str, images: Any, masks: Any, place: tuple[int, ...], rules: Rules) -> Reading:
-    try:
-        pixels, truth = np.array(file[images[place]]), np.array(file[file[masks[place]][0, 0]])
-    except (ValueError, KeyError, OSError, IndexError, TypeError) as error:
-        return ImageError(f"{name}: damaged ({error})")
-    try:
-        picture, mask = _upright(pixels, truth)
-        return whole_mask(name, Image.fromarray(_eight_bits(picture)), array_pixels(mask), rules)
-    except ImageError as error:
-        return ImageError(f"{name}: {error}")
-
-
-def _upright(
-    pixels: Shaped[np.ndarray, "..."], truth: Shaped[np.ndarray, "..."]
-) -> tuple[Shaped[np.ndarray, "y x 3"], Shaped[np.ndarray, "row column"]]:
-    """Image and mask by rows, be they MATLAB's or by rows already.
-
-    Raises:
-        ImageError: no image with its mask.
-    """
-    kinds = "biuf"
-    if pixels.ndim == 3 and truth.ndim == 2 and pixels.size and pixels.dtype.kind in kinds and truth.dtype.kind in kinds:
-        if pixels.shape == (3, *truth.shape):
-            return pixels.transpose(2, 1, 0), truth.T
-        if pixels.shape == (*truth.shape, 3):
-            return pixels, truth
-    raise ImageError(
-        f"image {pixels.shape} {pixels.dtype} and mask {truth.shape} {truth.dtype} do not belong together, expected numbers "
-        "(3, x, y) and (x, y), or (y, x, 3) and (y, x)"
-    )
-
-
-def _eight_bits(pixels: Shaped[np.ndarray, "y x 3"]) -> UInt8[np.ndarray, "y x 3"]:
-    """Pixels of 8 bits, from 16 bits or from real numbers, which are from 0 to 1 or to 255.
-
-    Raises:
-        ImageError: other numbers.
-    """
-    if pixels.dtype == np.uint8:
-        return np.ascontiguousarray(pixels)
-    low, high = float(pixels.min()), float(pixels.max())
-    if pixels.dtype.kind == "b" or (pixels.dtype.kind == "f" and low >= 0 and high <= 1):
-        scale = float(FULL)
-    elif low >= 0 and high <= FULL:
-        scale = 1.0
-    elif pixels.dtype == np.uint16:
-        scale = FULL / WIDE
-    else:
-        raise ImageError(
-            f"image from {low:g} to {high:g} ({pixels.dtype}), expected numbers from 0 to 255, from 0 to 1, or of 16 bits"
-        )
-    return np.ascontiguousarray((pixels.astype(np.float64) * scale).round().astype(np.uint8))
-
-
-SCENES = "scenes.jsonl"
-
-
-def scenes_in_folder(folder: Path, whole: bool, rules: Rules = Rules()) -> Iterator[Reading]:
-    """clip-scenes --out-dir: scenes.jsonl says what is where."""
-    path = folder / SCENES
-    for _, said in file_objects(path, str(path)):
-        record = _checked(said, str(path))
-        image, masks = (folder / str(record.get(part)) for part in ("image", "masks"))
-        yield guarded(record["key"], partial(_scene, record, image, masks, whole, rules))
-
-
-def scenes_in_tar(stream: BufferedIOBase, name: str, whole: bool, rules: Rules = Rules()) -> Iterator[Reading]:
-    """clip-scenes' tar, read as it comes: KEY.png, KEY.json and KEY.masks.png of one scene follow each other.
-
-    Raises:
-        StreamError: empty, no tar, cut short, or without scenes.
-    """
-    tail = _Tail(stream)
-    parts: dict[str, bytes] = {}
-    current, found = None, 0
-    incomplete: list[str] = []
-    try:
-        with tarfile.open(fileobj=tail, mode="r|") as archive:  # type: ignore[call-overload]  # all it does is read
-            while (member := archive.next()) is not None:
-                archive.members = []  # the list would grow with the archive
-                if (file := archive.extractfile(member)) is None:
-                    continue
-                folder, slash, own = member.name.removeprefix("./").rpartition("/")
-                stem, _, ending = own.partition(".")
-                if (key := folder + slash + stem) != current:
-                    incomplete += [str(current)] if parts else []
-                    current, parts = key, {}
-                parts[ending] = file.read()
-                if {"png", "json", "masks.png"} <= set(parts):
-                    found += 1
-                    record, image, masks = _record(parts["json"], name), BytesIO(parts["png"]), BytesIO(parts["masks.png"])
-                    yield guarded(key, partial(_scene, record, image, masks, whole, rules))
-                    parts = {}
-    except tarfile.ReadError as error:
-        raise StreamError(f"{name}: expected a tar of clip-scenes, found none or one cut short ({error})") from None
-    incomplete += [str(current)] if parts else []
-    if incomplete and found:
-        warn(
-            f"{name}: {count_of(len(incomplete), 'key')} left out, the first {incomplete[0]}, where KEY.png, KEY.json and "
-            "KEY.masks.png do not stand next to each other"
-        )
-    if not tail.ends_in_zeros():
-        raise StreamError(f"{name}: truncated or damaged tar: no end mark after {count_of(found, 'scene')}")
-    if not found:
-        raise StreamError(f"{name}: a tar without scenes (expected KEY.png, KEY.json and KEY.masks.png, as clip-scenes writes)")
-
-
-class _Tail:
-    """A stream that remembers its last block: tarfile takes any end for the end, only a block of zeros is one."""
-
-    def __init__(self, stream: BufferedIOBase) -> None:
-        self._stream = stream
-        self._last = b""
-
-    def read(self, size: int) -> bytes:
-        data = self._stream.read(size)
-        self._last = (self._last + data)[-tarfile.BLOCKSIZE :]
-        return data
-
-    def ends_in_zeros(self) -> bool:
-        """Whether the last block read, and all that is still to come, is zeros."""
-        clean = True
-        while data := self.read(1 << 20):
-            clean &= not data.strip(b"\0")
-        return clean and not self._last.strip(b"\0")
-
-
-def _scene(record: dict[str, Any], image: Path | BytesIO, masks: Path | BytesIO, whole: bool, rules: Rules) -> MaskedImage:
-    picture, pixels = read_pair(image, masks, rules.placing, "mask" if whole else "labels")
-    if whole:
-        return whole_mask(record["key"], picture, pixels, rules)
-    labels, void = numbers_of(pixels, "labels", "numbers of emoji"), left_out(pixels, rules.ignored)
-    if void is not None:
-        labels = np.where(void, 0, labels)
-    slots: dict[str, list[int]] = {}  # of a name: two dogs have one mask
-    for slot, name in enumerate(record["names"], 1):
-        if (labels == slot).any():
-            slots.setdefault(name, []).append(slot)
-    shown = np.stack([np.isin(labels, own) for own in slots.values()]) if slots else np.zeros((0, *labels.shape), bool)
-    return MaskedImage(record["key"], picture, tuple(slots), shown, void, pixels.remarks)
-
-
-def _record(data: bytes, name: str) -> dict[str, Any]:
-    try:
-        return _checked(parse_foreign(data.decode()), name)
-    except ValueError:
-        return _checked(None, name)
-
-
-def _checked(record: Any, name: str) -> dict[str, Any]:
-    if isinstance(record, dict) and isinstance(record.get("key"), str):
-        names = record.get("names")
-        if isinstance(names, list) and all(isinstance(each, str) for each in names):
-            return record
-    raise StreamError(f"{name}: a scene's record without `key` and `names` (expected what clip-scenes writes)")
-
-
 def masked_images(
     path: Path | None,
     stdin: BufferedIOBase | None = None,
@@ -226,19 +35,20 @@ def masked_images(
     ignored: tuple[int, ...] = (),
     lie: Lie | None = None,
 ) -> Iterator[Reading]:
-    """Pictures and masks from any of the places known.
+    """Read pictures and masks from any of the supported places.
 
-    A folder with images/ and masks/ (pairs by stem; 0 is the ground), clip-scenes' folder or tar, or ImageNet-Segmentation's
-    `gtsegs_ijcv.mat`.
+    These are a folder with images/ and masks/ (paired by stem; 0 is the background), a folder or tar of clip-scenes, and
+    ImageNet-Segmentation's `gtsegs_ijcv.mat`.
 
     Args:
         path: None for a tar of scenes on `stdin`.
-        whole: Of scenes, one mask of all that is drawn, without a text; else a mask and the name of every emoji in sight.
-        ignored: Numbers in masks of pixels that do not count.
-        lie: How masks of images/ and masks/ lie on pictures with an EXIF orientation (turning.py); None: by their sizes.
+        whole: True for one mask of everything drawn in a scene, without a text; False for a mask and the name of every visible
+            emoji.
+        ignored: Mask values of pixels that do not count.
+        lie: The pixels that masks/ belong to, for pictures with an EXIF orientation (masked_image.py); None: by their sizes.
 
     Raises:
-        CliptoolsError: nothing there, or not one of these.
+        CliptoolsError: the path does not exist, or is none of these places.
     """
     rules = Rules(ignored)
     if path is None:
@@ -256,3 +66,192 @@ def masked_images(
 def _scenes_in_file(path: Path, whole: bool, rules: Rules) -> Iterator[Reading]:
     with path.open("rb") as stream:
         yield from scenes_in_tar(stream, str(path), whole, rules)
+
+
+SCENES = "scenes.jsonl"
+
+
+def scenes_in_folder(folder: Path, whole: bool, rules: Rules = Rules()) -> Iterator[Reading]:
+    """Yield the scenes of a folder of clip-scenes --out-dir, as its scenes.jsonl lists them."""
+    path = folder / SCENES
+    for _, line in file_objects(path, str(path)):
+        record = _checked(line, str(path))
+        image, masks = (folder / str(record.get(part)) for part in ("image", "masks"))
+        yield guarded(record["key"], partial(_scene, record, image, masks, whole, rules))
+
+
+def scenes_in_tar(stream: BufferedIOBase, name: str, whole: bool, rules: Rules = Rules()) -> Iterator[Reading]:
+    """Yield the scenes of a tar of clip-scenes as a stream; KEY.png, KEY.json and KEY.masks.png of a scene are consecutive.
+
+    Raises:
+        StreamError: the stream is empty, no tar, truncated, or has no scenes.
+    """
+    tail = _Tail(stream)
+    parts: dict[str, bytes] = {}
+    current, count = None, 0
+    incomplete: list[str] = []
+    try:
+        with tarfile.open(fileobj=tail, mode="r|") as archive:  # type: ignore[call-overload]  # tarfile only reads from it
+            while (member := archive.next()) is not None:
+                archive.members = []  # else the list grows with the archive
+                if (file := archive.extractfile(member)) is None:
+                    continue
+                folder, slash, own = member.name.removeprefix("./").rpartition("/")
+                stem, _, ending = own.partition(".")
+                if (key := folder + slash + stem) != current:
+                    incomplete += [str(current)] if parts else []
+                    current, parts = key, {}
+                parts[ending] = file.read()
+                if {"png", "json", "masks.png"} <= set(parts):
+                    count += 1
+                    record, image, masks = _record(parts["json"], name), BytesIO(parts["png"]), BytesIO(parts["masks.png"])
+                    yield guarded(key, partial(_scene, record, image, masks, whole, rules))
+                    parts = {}
+    except tarfile.ReadError as error:
+        raise StreamError(f"{name}: expected a tar of clip-scenes, found none or one cut short ({error})") from None
+    incomplete += [str(current)] if parts else []
+    if incomplete and count:
+        warn(
+            f"{name}: {count_of(len(incomplete), 'key')} left out, the first {incomplete[0]}, where KEY.png, KEY.json and "
+            "KEY.masks.png do not stand next to each other"
+        )
+    if not tail.ends_in_zeros():
+        raise StreamError(f"{name}: truncated or damaged tar: no end mark after {count_of(count, 'scene')}")
+    if not count:
+        raise StreamError(f"{name}: a tar without scenes (expected KEY.png, KEY.json and KEY.masks.png, as clip-scenes writes)")
+
+
+class _Tail:
+    """A stream that remembers its last block: tarfile accepts any end, but only a block of zeros is the end of an archive."""
+
+    def __init__(self, stream: BufferedIOBase) -> None:
+        self._stream = stream
+        self._last = b""
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._last = (self._last + data)[-tarfile.BLOCKSIZE :]
+        return data
+
+    def ends_in_zeros(self) -> bool:
+        """Read to the end and return True if the last block read so far and the rest are zeros."""
+        clean = True
+        while data := self.read(1 << 20):
+            clean &= not data.strip(b"\0")
+        return clean and not self._last.strip(b"\0")
+
+
+def _scene(record: dict[str, Any], image: Path | BytesIO, masks: Path | BytesIO, whole: bool, rules: Rules) -> MaskedImage:
+    picture, pixels = read_pair(image, masks, rules.placing, "mask" if whole else "labels")
+    if whole:
+        return whole_mask(record["key"], picture, pixels, rules)
+    labels, void = numbers_of(pixels, "labels", "numbers of emoji"), left_out(pixels, rules.ignored)
+    if void is not None:
+        labels = np.where(void, 0, labels)
+    slots: dict[str, list[int]] = {}  # slots by name: two dogs share one mask
+    for slot, name in enumerate(record["names"], 1):
+        if (labels == slot).any():
+            slots.setdefault(name, []).append(slot)
+    shown = np.stack([np.isin(labels, own) for own in slots.values()]) if slots else np.zeros((0, *labels.shape), bool)
+    return MaskedImage(record["key"], picture, tuple(slots), shown, void, pixels.remarks)
+
+
+def _record(data: bytes, name: str) -> dict[str, Any]:
+    try:
+        return _checked(parse_foreign(data.decode()), name)
+    except ValueError:
+        return _checked(None, name)
+
+
+def _checked(record: Any, name: str) -> dict[str, Any]:
+    if isinstance(record, dict) and isinstance(record.get("key"), str):
+        names = record.get("names")
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            return record
+    raise StreamError(f"{name}: a scene's record without `key` and `names` (expected what clip-scenes writes)")
+
+
+def segmented(path: Path, rules: Rules = Rules()) -> Iterator[Reading]:
+    """Yield the images and masks of ImageNet-Segmentation in the file's order, named by their index from 0.
+
+    Raises:
+        CliptoolsError: h5py is not installed.
+        StreamError: the file is not gtsegs_ijcv.mat.
+    """
+    try:
+        import h5py
+    except ModuleNotFoundError:
+        raise CliptoolsError(f"{path}: reading it needs h5py: pip install 'cliptools[mat]'") from None
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise StreamError(f"{path}: expected gtsegs_ijcv.mat (MATLAB 7.3, HDF5), found no HDF5 ({error})") from None
+    with file:
+        try:
+            images, masks = (_dataset(file, name) for name in ("/value/img", "/value/gt"))
+        except KeyError:
+            raise StreamError(f"{path}: an HDF5 file without /value/img and /value/gt (expected gtsegs_ijcv.mat)") from None
+        for index in range(images.size):
+            place = np.unravel_index(index, images.shape)  # a column of references, or a row
+            yield _segmented_image(file, f"{path.stem}/{index:04d}", images, masks, tuple(map(int, place)), rules)
+
+
+def _dataset(file: Any, name: str) -> Any:
+    dataset = file[name]
+    if not hasattr(dataset, "shape"):  # a group
+        raise KeyError(name)
+    return dataset
+
+
+def _segmented_image(file: Any, name: str, images: Any, masks: Any, place: tuple[int, ...], rules: Rules) -> Reading:
+    try:
+        pixels, mask_array = np.array(file[images[place]]), np.array(file[file[masks[place]][0, 0]])
+    except (ValueError, KeyError, OSError, IndexError, TypeError) as error:
+        return ImageError(f"{name}: damaged ({error})")
+    try:
+        picture, mask = _upright(pixels, mask_array)
+        return whole_mask(name, Image.fromarray(_eight_bits(picture)), array_pixels(mask), rules)
+    except ImageError as error:
+        return ImageError(f"{name}: {error}")
+
+
+def _upright(
+    pixels: Shaped[np.ndarray, "..."], mask: Shaped[np.ndarray, "..."]
+) -> tuple[Shaped[np.ndarray, "y x 3"], Shaped[np.ndarray, "row column"]]:
+    """Return image and mask as [y, x, 3] and [y, x], from MATLAB's transposed arrays or from that form.
+
+    Raises:
+        ImageError: the shapes or types are not those of an image and its mask.
+    """
+    kinds = "biuf"
+    if pixels.ndim == 3 and mask.ndim == 2 and pixels.size and pixels.dtype.kind in kinds and mask.dtype.kind in kinds:
+        if pixels.shape == (3, *mask.shape):
+            return pixels.transpose(2, 1, 0), mask.T
+        if pixels.shape == (*mask.shape, 3):
+            return pixels, mask
+    raise ImageError(
+        f"image {pixels.shape} {pixels.dtype} and mask {mask.shape} {mask.dtype} do not belong together, expected numbers "
+        "(3, x, y) and (x, y), or (y, x, 3) and (y, x)"
+    )
+
+
+def _eight_bits(pixels: Shaped[np.ndarray, "y x 3"]) -> UInt8[np.ndarray, "y x 3"]:
+    """Return pixels of 8 bits, from 16 bits or from real numbers between 0 and 1 or 0 and 255.
+
+    Raises:
+        ImageError: the values are outside these ranges.
+    """
+    if pixels.dtype == np.uint8:
+        return np.ascontiguousarray(pixels)
+    low, high = float(pixels.min()), float(pixels.max())
+    if pixels.dtype.kind == "b" or (pixels.dtype.kind == "f" and low >= 0 and high <= 1):
+        scale = float(FULL)
+    elif low >= 0 and high <= FULL:
+        scale = 1.0
+    elif pixels.dtype == np.uint16:
+        scale = FULL / WIDE
+    else:
+        raise ImageError(
+            f"image from {low:g} to {high:g} ({pixels.dtype}), expected numbers from 0 to 255, from 0 to 1, or of 16 bits"
+        )
+    return np.ascontiguousarray((pixels.astype(np.float64) * scale).round().astype(np.uint8))

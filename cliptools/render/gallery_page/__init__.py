@@ -1,4 +1,4 @@
-"""The page that clip-gallery writes: its own style and script, and all it shows as data that neither can end nor become code."""
+"""The page of clip-gallery: its style and script, and its content as data that cannot become markup or code."""
 
 import base64
 import hashlib
@@ -11,20 +11,20 @@ from importlib.resources import files
 from typing import Any
 
 SCRIPTS = ("parts.js", "grid.js", "units.js", "records.js", "view.js", "start.js")
-"""One script in parts, each of which may speak of those before it."""
-HIDDEN = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}  # in JSON they stand in texts only
+"""The parts of the script, each of which may use the parts before it."""
+HIDDEN = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}  # in JSON these characters occur only in texts
 JPEG = "data:image/jpeg;base64,"
 
 
 def page(data: dict[str, Any], inline: bool) -> bytes:
-    """The whole of index.html.
+    """Return the bytes of index.html.
 
-    Nothing of the data becomes markup: it stands in a data block as ASCII without `<`, `>` and `&`, and the script puts texts
-    into the page as texts. A policy in the page lets only this script and this style run, and nothing be loaded from elsewhere.
+    The data cannot become markup: they are in a data block as ASCII without `<`, `>` and `&`, and the script inserts texts as
+    text nodes. A content security policy allows only this script and this style, and loads nothing from elsewhere.
 
     Args:
-        data: What the script shows.
-        inline: Whether the pictures are in the data, not in files beside the page.
+        data: The content that the script shows.
+        inline: True if the pictures are in the data, False if they are in files beside the page.
     """
     style, script = _part("style.css"), _script()
     parts = {
@@ -34,23 +34,23 @@ def page(data: dict[str, Any], inline: bool) -> bytes:
         "script": script,
         "data": data_block(data),
     }
-    made = re.sub(r"@(\w+)@", lambda found: parts[found[1]], _part("page.html"))
-    return made.encode("utf-8", "xmlcharrefreplace")
+    filled = re.sub(r"@(\w+)@", lambda match: parts[match[1]], _part("page.html"))
+    return filled.encode("utf-8", "xmlcharrefreplace")
 
 
 def data_block(data: Any) -> str:
-    """JSON in ASCII that no reader of HTML can take for markup: `<`, `>` and `&` are escaped as JSON knows it."""
+    """Return JSON in ASCII with `<`, `>` and `&` escaped, so that no HTML parser takes it for markup."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    return re.sub("[<>&]", lambda found: HIDDEN[found[0]], text)
+    return re.sub("[<>&]", lambda match: HIDDEN[match[0]], text)
 
 
 def inline_pictures(pictures: Sequence[bytes]) -> dict[str, Any]:
-    """For the data: JPEGs in the page itself."""
+    """Return the data of JPEGs inside the page."""
     return {"prefix": JPEG, "pictures": [base64.b64encode(picture).decode("ascii") for picture in pictures]}
 
 
 def picture_files(pictures: Sequence[bytes]) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """For the data: JPEGs in files beside the page, a thousand in a folder; and these files by name."""
+    """Return the data of JPEGs in files beside the page, 1000 per folder, and the files by name."""
     names = [f"{number // 1000:03d}/{number:06d}.jpg" for number in range(len(pictures))]
     return {"prefix": "pictures/", "pictures": names}, {
         f"pictures/{name}": picture for name, picture in zip(names, pictures, strict=True)
@@ -58,7 +58,7 @@ def picture_files(pictures: Sequence[bytes]) -> tuple[dict[str, Any], dict[str, 
 
 
 def _policy(style: str, script: str, inline: bool) -> str:
-    """What the page may do: run these two texts and show these pictures, nothing else."""
+    """Return the content security policy, which allows only this style, this script and these pictures."""
     pictures = "data:" if inline else "'self' file: data:"
     allowed = {"script-src": _hashed(script), "style-src": _hashed(style), "img-src": pictures}
     rest = "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
