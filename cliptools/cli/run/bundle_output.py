@@ -1,8 +1,8 @@
 """Bundles as input and output of commands, for all commands that share them.
 
-`read_neurons` reads a bundle and checks that it has the tensors a command needs. `emit` writes one as safetensors, as JSON lines (a
-record a unit) or as a table. `rendered` and `write_table` print rich's tables to bytes, as wide as the terminal; without one, 120
-columns and no colours.
+`read_neurons` reads a bundle and checks that it has the tensors a command needs. `emit` writes one as safetensors, as JSON lines
+(a record a unit) or as a table. `rendered` and `write_table` print rich's tables to bytes, as wide as the terminal; without one,
+120 columns and no colours.
 """
 
 import io

@@ -1,7 +1,7 @@
-"""Pictures and records for clip-gallery: images with their pictures, and the output of clip-concepts, clip-segment and clip-advgen.
+"""Pictures and records for clip-gallery: images, and the output of clip-concepts, clip-segment and clip-advgen.
 
-Every image and every picture is listed once, however many units and records refer to it. Records are checked field by field, since
-they come from files, and their model must be the bundle's.
+Every image and every picture is listed once, however many units and records refer to it. Records are checked field by field,
+because they come from files, and their model must be the bundle's.
 """
 
 import hashlib

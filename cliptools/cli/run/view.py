@@ -1,6 +1,6 @@
 """clip-view: selects units of a bundle, prints its header, or checks that its tensors mean what their names say.
 
-`flaws` is the check: after the rules that every command relies on (cliptools.io.bundle_faults), unit directions have length 1, shares
+`flaws` is the check: after the rules that every command relies on (cliptools.io.bundle_faults), directions have length 1, shares
 lie between 0 and 1, norms are not negative and descend, lists have no duplicates, and thumbnails are pictures.
 """
 
