@@ -100,7 +100,7 @@ def test_the_command_lists_all_flaws(run: Run, tmp_path: Path) -> None:
     done = run("view", "--check", stdin=bundle.to_bytes())
     assert done.returncode == 1
     assert [line.split(":")[0] for line in done.stdout.decode().splitlines()] == [
-        "`explained` is no share of 1",
+        "`explained` is not between 0 and 1",
         "`threshold` is negative",
     ]
     assert done.stderr.decode() == "clip-view: standard input: not sound, 2 things are wrong\n"

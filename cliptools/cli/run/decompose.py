@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cliptools.analysis.pursuit import Pursuit, join, pursue, pursuits, text_space
+from cliptools.analysis.pursuit import Center, Normalize, Pursuit, join, pursue, pursuits, text_space
 from cliptools.analysis.textspan import head_directions, text_spans
 from cliptools.cli.app import Output, choose_format, history_arguments
 from cliptools.cli.run.bundle_output import emit, read_neurons
@@ -38,8 +38,8 @@ class DecomposeOptions(Output):
     m: int
     pool: str | None
     templates: tuple[str, ...]
-    center: str
-    normalize: str
+    center: Center
+    normalize: Normalize
     prefix: str | None
     model: str | None
     resume: bool
