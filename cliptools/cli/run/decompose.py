@@ -108,8 +108,8 @@ def decompose(effects: Bundle, options: DecomposeOptions, parts: KeptParts | Non
     targets = torch.from_numpy(direction).to(where)
     if parts is None:
         return pool, pursue(targets, atoms, options.m)
-    settings = {"center": options.center, "normalize": options.normalize, "m": options.m, "bundle": effects.digest}
-    settings |= {"pool": pool.digest, "templates": recorded(options.templates)}
+    settings: dict[str, Any] = {"center": options.center, "normalize": options.normalize, "m": options.m}
+    settings |= {"bundle": effects.digest, "pool": pool.digest, "templates": recorded(options.templates)}
     return pool, _resumed_pursuit(targets, atoms, parts, settings)
 
 
