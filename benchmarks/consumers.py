@@ -43,7 +43,7 @@ STAGES = {
         ("cliptools.models.load", "load_model", "loading the model"),
         ("cliptools.models.text_encoder", "encode_pool", "text embeddings"),
         ("cliptools.analysis.pursuit", "pursuits", "pursuit"),
-        ("cliptools.cli.decompose", "emit", "writing"),
+        ("cliptools.cli.run.decompose", "emit", "writing"),
     ],
 }
 """Functions by module and name, and what they are called; what they call of each other is not theirs."""

@@ -229,7 +229,7 @@ def test_refusals_of_the_input(run: Run, effects: Bundle, stream: bytes, pool: P
         (stream[:-7], "truncated bundle", ()),
         (b"not a bundle at all", "not a safetensors file", ()),
         (replace(effects, header=other).to_bytes(), "same name, another model", ()),
-        (replace(effects, tensors=narrow).to_bytes(), "directions of width 9, the model's texts have 20", ()),
+        (replace(effects, tensors=narrow).to_bytes(), "directions have width 9, the model's texts have 20", ()),
         (replace(effects, tensors=without).to_bytes(), "a bundle without `direction`; run clip-effects first", ()),
         (stream, "leave nothing after centring", ("--pool", tmp_path / "one.txt")),
     ]

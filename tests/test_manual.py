@@ -16,7 +16,7 @@ import pytest
 from helpers import ROOT
 from helpers.bundle import small_bundle
 
-from cliptools.cli.app import UNSAID
+from cliptools.cli.app import NOT_IN_HISTORY
 from tools.manual.help_text import arranged, example_blocks, folded, help_blocks
 from tools.manual.options import in_words
 from tools.manual.pages import all_pages, suite
@@ -108,7 +108,7 @@ def test_the_stream_page_says_what_history_leaves_out() -> None:
     text = PAGES["man5/cliptools-stream.5"].split(".SS History")[1].split(".SS")[0]
     named = {parameter.name: parameter.opts for command in COMMANDS.values() for parameter in command.params}
     inputs = {"paths", "bundle"}
-    assert all(literal(named[name][-1]) in text for name in UNSAID - inputs if name in named)
+    assert all(literal(named[name][-1]) in text for name in NOT_IN_HISTORY - inputs if name in named)
 
 
 def test_roff_is_escaped() -> None:

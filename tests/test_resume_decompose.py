@@ -86,7 +86,7 @@ def test_an_interrupted_run_goes_on(pairs: Path, tmp_path: Path, monkeypatch: py
     other = inside(*asked[:2], "--m", 4, *asked[4:], "--resume", "-o", target)
     assert other.returncode == 1 and b"started with m 3, now asked for 4" in other.stderr
     ended = inside(*asked, "--resume", "-o", target)
-    assert ended.returncode == 0 and b"48 of 115 units are there already" in ended.stderr
+    assert ended.returncode == 0 and b"48 of 115 units are kept from an earlier run" in ended.stderr
     assert target.read_bytes() == whole and not left.exists()
 
 

@@ -13,7 +13,7 @@ from helpers.sheet import COLOURS, WORDS, Colours, cell, first_row, near, synthe
 from PIL import Image, ImageChops
 
 from cliptools.cli.run.bundle_output import order_units
-from cliptools.cli.run.sheet_rows import heading
+from cliptools.cli.run.sheet import heading
 from cliptools.images.tar import write_end, write_member
 from cliptools.io.bundle import Bundle
 from cliptools.render.contact_sheet import (

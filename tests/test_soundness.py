@@ -10,7 +10,7 @@ from conftest import Run
 from helpers.soundness import sound
 from safetensors.numpy import save_file
 
-from cliptools.cli.run.view_check import flaws
+from cliptools.cli.run.view import flaws
 from cliptools.io.bundle import Bundle, json_tensor
 
 Change = Callable[[dict[str, np.ndarray]], None]
@@ -31,22 +31,22 @@ def of(**tensors: np.ndarray) -> Change:
 
 
 WRONG: dict[str, Change] = {
-    "1 units stand there twice, as 6:0": put("unit", (1, 1), 0),
+    "1 duplicate unit, as 6:0": put("unit", (1, 1), 0),
     "`direction` has neither length 1 nor 0: 1 of 3 units, as 6:2": put("direction", 2, 0.7),
-    "`explained` is no share of 1: 1 of 3 units, as 6:1": put("explained", 1, 1.5),
-    "`explained_all` is no share of 1: 1 of 3 units, as 6:0": put("explained_all", 0, -0.5),
-    "`residual` is no share of 1: 1 of 3 units, as 6:0": put("residual", 0, 2),
+    "`explained` is not between 0 and 1: 1 of 3 units, as 6:1": put("explained", 1, 1.5),
+    "`explained_all` is not between 0 and 1: 1 of 3 units, as 6:0": put("explained_all", 0, -0.5),
+    "`residual` is not between 0 and 1: 1 of 3 units, as 6:0": put("residual", 0, 2),
     "`threshold` is negative: 1 of 3 units, as 6:0": put("threshold", 0, -0.1),
     "`top_norm` does not descend: 1 of 3 units, as 6:1": put("top_norm", (1, 1), 9),
     "`top_norm` is negative: 1 of 3 units, as 6:1": put("top_norm", (1, 1), -9),
     "`top_image` has an image twice: 1 of 3 units, as 6:0": put("top_image", (0, 1), 0),
-    "`top_image` goes on after its end, -1: 1 of 3 units, as 6:0": put("top_image", (0, 0), -1),
+    "`top_image` has an entry after -1, which ends the list: 1 of 3 units, as 6:0": put("top_image", (0, 0), -1),
     "`word` has a text twice: 1 of 3 units, as 6:1": put("word", (1, 1), 1),
-    "`word` goes on after its end, -1: 1 of 3 units, as 6:0": put("word", (0, 0), -1),
+    "`word` has an entry after -1, which ends the list: 1 of 3 units, as 6:0": put("word", (0, 0), -1),
     "`coefficient` is not 0 where there is no text: 1 of 3 units, as 6:2": put("coefficient", (2, 2), 0.1),
     "`images` has 1 name twice": of(images=json_tensor(["a.png", "a.png", "c.png"])),
     "tensor `top_image` needs a JSON list of names in tensor `images`": of(images=json_tensor(["a.png", 7, "c.png"])),
-    "2 thumbnails of 3 images": lambda old: old.update(
+    "2 thumbnails for 3 images": lambda old: old.update(
         thumbnails=old["thumbnails"][: old["thumbnail_offsets"][2]], thumbnail_offsets=old["thumbnail_offsets"][:3]
     ),
     "thumbnail 0 is no picture": put("thumbnails", slice(0, 40), 7),
@@ -100,7 +100,7 @@ def test_the_command_lists_all_flaws(run: Run, tmp_path: Path) -> None:
     done = run("view", "--check", stdin=bundle.to_bytes())
     assert done.returncode == 1
     assert [line.split(":")[0] for line in done.stdout.decode().splitlines()] == [
-        "`explained` is no share of 1",
+        "`explained` is not between 0 and 1",
         "`threshold` is negative",
     ]
     assert done.stderr.decode() == "clip-view: standard input: not sound, 2 things are wrong\n"

@@ -1,4 +1,9 @@
-"""What all commands share: their options, where their output goes, and how they end."""
+"""The frame of every command: shared options and their dataclasses, streams, errors in one line, exit codes.
+
+A command is declared with `command(name)` in cli/X.py, which holds its options and help texts. Its `main` makes a frozen
+dataclass of them (a subclass of `Options`) and passes it to `run` in cli/run/X.py, which imports what the work needs. This file
+imports neither torch nor numpy nor rich, so that --help is quick.
+"""
 
 import contextlib
 import errno
@@ -33,14 +38,12 @@ from cliptools.text import TEMPLATE_SETS
 CLASS_TEMPLATES = "imagenet, or emoji for the embedded models"
 Function = TypeVar("Function", bound=Callable[..., Any])
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CLIPTOOLS", "max_content_width": 100}
-MAX_PIXELS = 89_478_485  # Pillow's own limit, of a quarter of a GB of RGB
-UNSAID = {
+MAX_PIXELS = 89_478_485  # Pillow's own limit: RGB of a quarter of a GB
+NOT_IN_HISTORY = {
     "output", "output_format", "device", "workers", "batch_size", "quiet", "log_json", "paths", "bundle", "memory", "strict",
     "no_cache", "resume", "shard", "centre",
 }  # fmt: skip
-"""Parameters that do not change the result, so that history leaves them out."""
-
-
+"""Parameters that do not change the result: history leaves them out."""
 FORMATS = ("safetensors", "jsonl", "table")
 """Formats of a bundle."""
 ORDERS = ("index", "clear", "norm", "explained", "residual")
@@ -49,12 +52,12 @@ ORDERS = ("index", "clear", "norm", "explained", "residual")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Parameters of a command, by click's names; each command has a class of its own with all of them."""
+    """Parameters of a command under click's names. Every command has a subclass with all of its parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Output(Options):
-    """-o and -f (output_options)."""
+    """Options of output_options: -o and -f."""
 
     output: Path | None
     output_format: str | None
@@ -62,7 +65,7 @@ class Output(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Reading(Options):
-    """--max-pixels and --skip-bad-shards (reading_options); Command puts them into effect."""
+    """Options of reading_options: --max-pixels and --skip-bad-shards, which `command` puts into effect."""
 
     max_pixels: int | None
     skip_bad_shards: bool | None
@@ -70,7 +73,7 @@ class Reading(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Measuring(Reading):
-    """Options of commands that run a model over many images (measuring_options)."""
+    """Options of measuring_options, for commands that run a model over many images."""
 
     strict: bool
     memory: float
@@ -79,12 +82,12 @@ class Measuring(Reading):
 
 
 class Command(click.Command):
-    """A command whose environment variables are CLIPTOOLS_<OPTION> (variable_of) and whose errors are one line."""
+    """A command with environment variables CLIPTOOLS_<OPTION> (see variable_of) and errors in one line."""
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
-        """Run and exit: 0 done, 1 failed, 2 usage; quietly when the reader has gone.
+        """Run the command and exit with 0 (done), 1 (failed) or 2 (usage error); without a message when the reader has gone.
 
-        Whoever calls it in a process that goes on finds the state of that process as it was.
+        The state of the process is restored, for callers that catch the exit and go on.
         """
         extra.setdefault("prog_name", self.name)
         with own_run(), _lenient_streams():
@@ -92,17 +95,16 @@ class Command(click.Command):
         sys.exit(status)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a reader that has gone away ends it quietly, before click makes a failure of it.
+        """Run the command, and end without a message when the reader has gone, before click reports a failure.
 
         Raises:
-            CliptoolsError: there is no current folder any more: MKL would end the process by itself, and explain nothing; or
-                memory has run out.
-            UsageError: a variable of the environment that is not read.
+            CliptoolsError: The current folder was removed (MKL would end the process without a reason), or memory has run out.
+            UsageError: An environment variable is set that no command reads.
         """
         try:
             Path.cwd()
         except OSError:
-            raise CliptoolsError("the folder in which this was started is gone: go to another one (cd)") from None
+            raise CliptoolsError("the current folder is gone: change to another one (cd)") from None
         refuse_plain_variables(str(self.name), self.params)
         forget_batches()
         try:
@@ -153,7 +155,7 @@ class Command(click.Command):
 
 @contextlib.contextmanager
 def _lenient_streams() -> Iterator[None]:
-    """A sign that the terminal's encoding does not have is no reason to fail: it is replaced."""
+    """Replace characters that the terminal's encoding lacks, instead of failing on them."""
     streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, TextIOWrapper) and stream.errors == "strict"]
     for stream in streams:
         stream.reconfigure(errors="replace")
@@ -166,11 +168,11 @@ def _lenient_streams() -> Iterator[None]:
 
 
 def command(name: str) -> Callable[[Callable[..., Any]], Command]:
-    """Declare a command of the suite: -h, --version, -q, environment variables, errors in one line."""
+    """Declare a command of the suite, with -h, --version, -q, --log-json, environment variables and errors in one line."""
 
     def declare(function: Callable[..., Any]) -> Command:
         @functools.wraps(function)
-        def spoken(*args: Any, quiet: bool, log_json: bool, **options: Any) -> Any:
+        def run_command(*args: Any, quiet: bool, log_json: bool, **options: Any) -> Any:
             speak(quiet, log_json)
             refuse_shared_input(click.get_current_context())
             with _reading(options.get("max_pixels"), options.get("skip_bad_shards")):
@@ -178,27 +180,28 @@ def command(name: str) -> Callable[[Callable[..., Any]], Command]:
             finish()
             return status
 
-        made = click.command(name, cls=Command, context_settings=CONTEXT)(spoken)
-        made = click.version_option(cliptools.__version__, prog_name=name, allow_from_autoenv=False)(made)
-        made = click.option("--log-json", is_flag=True, help="Notes, progress, warnings and errors as JSON lines.")(made)
-        made = click.option("-q", "--quiet", is_flag=True, help="No progress bars and no notes.")(made)
-        complete_by_name(made)
-        for option in made.params:
+        declared = click.command(name, cls=Command, context_settings=CONTEXT)(run_command)
+        declared = click.version_option(cliptools.__version__, prog_name=name, allow_from_autoenv=False)(declared)
+        declared = click.option("--log-json", is_flag=True, help="Notes, progress, warnings and errors as JSON lines.")(declared)
+        declared = click.option("-q", "--quiet", is_flag=True, help="No progress bars and no notes.")(declared)
+        complete_by_name(declared)
+        for option in declared.params:
             if isinstance(option, click.Option) and option.expose_value:
                 option.type = by_lines(option.type) if option.multiple else option.type
                 option.envvar = option.envvar or variable_of(option, name)
-                option.allow_from_autoenv = False  # click's own name for it may mean another option
-        return made
+                option.allow_from_autoenv = False  # the name click would give the variable may belong to another option
+        return declared
 
     return declare
 
 
 @contextlib.contextmanager
 def _reading(max_pixels: int | None, skip_bad_shards: bool | None) -> Iterator[None]:
-    """For the time of the run: the most pixels of a picture, and what becomes of damaged archives."""
+    """Put --max-pixels and --skip-bad-shards into effect for the time of the run."""
     if max_pixels is None and not skip_bad_shards:
         yield
         return
+    # Inside, because they import Pillow and numpy, which --help must not wait for.
     from cliptools.images.formats import pixel_limit
     from cliptools.images.listing import SKIP_BAD_SHARDS
 
@@ -211,25 +214,25 @@ def _reading(max_pixels: int | None, skip_bad_shards: bool | None) -> Iterator[N
 
 
 def reading_options(function: Function) -> Function:
-    """--max-pixels and --skip-bad-shards."""
-    text = "Leave out archives that are damaged or empty, where several are named [default: an error]."
+    """Add --max-pixels and --skip-bad-shards."""
+    text = "Skip archives that are damaged or empty, if several are named [default: an error]."
     return pixels_option(click.option("--skip-bad-shards", is_flag=True, default=None, help=text)(function))
 
 
 def pixels_option(function: Function) -> Function:
-    """--max-pixels."""
-    text = f"Pixels of the largest picture that is read; memory is taken for them [default: {MAX_PIXELS}]."
+    """Add --max-pixels."""
+    text = f"Largest picture that is read, in pixels; reading one takes memory for all of them [default: {MAX_PIXELS}]."
     return click.option("--max-pixels", type=click.IntRange(1), metavar="N", help=text)(function)
 
 
 def output_options(*formats: str) -> Callable[[Function], Function]:
-    """-o and -f."""
+    """Add -o, and -f with these formats, if any."""
 
     def add(function: Function) -> Function:
         kind = click.Path(dir_okay=False, path_type=Path, allow_dash=True)
         function = click.option("-o", "--output", type=kind, help="Write here instead of standard output.")(function)
         if formats:
-            text = f"What to write [default: table on a terminal, else {formats[0]}]."
+            text = f"Format of the output [default: table on a terminal, else {formats[0]}]."
             function = click.option("-f", "--format", "output_format", type=click.Choice(formats), help=text)(function)
         return function
 
@@ -237,13 +240,13 @@ def output_options(*formats: str) -> Callable[[Function], Function]:
 
 
 def measuring_options(function: Function) -> Function:
-    """--strict, --max-pixels, --skip-bad-shards, --memory, --batch-size and --workers."""
+    """Add --strict, --max-pixels, --skip-bad-shards, --memory, --batch-size and --workers."""
     workers = "Threads that decode images [default: the number of cores, at most 8]."
     for add in (
         click.option("--workers", type=click.IntRange(0), help=workers),
         batch_option,
         click.option(
-            "--memory", default=4.0, show_default=True, type=click.FloatRange(0.01), help="GB of statistics held at once."
+            "--memory", default=4.0, show_default=True, type=click.FloatRange(0.01), help="Memory for statistics, in GB."
         ),
         reading_options,
         click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning."),
@@ -253,45 +256,53 @@ def measuring_options(function: Function) -> Function:
 
 
 def batch_option(function: Function) -> Function:
-    """--batch-size."""
-    text = "Images per forward pass; halved where memory runs out."
+    """Add --batch-size."""
+    text = "Images per forward pass; halved when memory runs out."
     return click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help=text)(function)
 
 
 def model_options(function: Function) -> Function:
-    """--device and --precision."""
+    """Add --device and --precision."""
     precision = click.Choice(["fp32", "bf16", "fp16"])
-    function = click.option("--precision", type=precision, default="fp32", show_default=True, help="The model's arithmetic.")(
-        function
-    )
+    function = click.option(
+        "--precision", type=precision, default="fp32", show_default=True, help="Floating-point type of the model."
+    )(function)
     return device_option(function)
 
 
 def template_option(text: str, default: str, *names: str) -> Callable[[Function], Function]:
-    """--template, for this text, and what it is by default."""
-    what = f"A sentence with {{}} for the {text}; several are averaged. imagenet: CLIP's 80; emoji: the embedded models' own; "
-    what += f"none: the bare text [default: {default}]."
+    """Add --template.
+
+    Args:
+        text: Noun for what takes the place of `{}`.
+        default: Description of the templates that are used without the option.
+        names: Other names of the option.
+    """
+    what = f"A sentence with {{}} in place of the {text}; several are averaged. imagenet: CLIP's 80; emoji: those of the "
+    what += f"embedded models; none: the text alone [default: {default}]."
     offered = Completed(words(*TEMPLATE_SETS))
     return click.option("--template", *names, "templates", type=offered, multiple=True, metavar="TEXT|NAME", help=what)
 
 
 def preprocess_option(function: Function) -> Function:
-    """--preprocess."""
+    """Add --preprocess."""
     text = (
-        "Image preprocessing: that of a tag (or of MODEL:TAG), or any of mean, std, interpolation and resize by commas, as "
-        "mean=0.5,std=0.5,resize=squash; mean, std also as 0.48/0.46/0.41, openai, imagenet or inception "
-        "[default: the tag's, or that of a config beside the weights, else OpenAI's]."
+        "Image preprocessing: that of a tag (or of MODEL:TAG), or any of mean, std, interpolation and resize, separated by "
+        "commas, as mean=0.5,std=0.5,resize=squash; mean and std also as 0.48/0.46/0.41, openai, imagenet or inception "
+        "[default: that of the tag, or of a config beside the weights, else OpenAI's]."
     )
     return click.option("--preprocess", metavar="TAG|SETTINGS", help=text)(function)
 
 
 def device_option(function: Function) -> Function:
-    """--device."""
-    return click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")(function)
+    """Add --device."""
+    return click.option(
+        "--device", default="auto", show_default=True, help="Device that computes: auto, cpu, cuda, cuda:1, mps."
+    )(function)
 
 
 def choose_format(asked: str | None, output: Path | None, default: str) -> str:
-    """The format asked for; else what the file's ending says; else a table on a terminal; else the default."""
+    """Return the format asked for, or that of the file's extension, or a table on a terminal, or the default."""
     if asked:
         return asked
     if output is not None and str(output) != "-":
@@ -300,10 +311,11 @@ def choose_format(asked: str | None, output: Path | None, default: str) -> str:
 
 
 def open_input(path: Path | None, what: str, option: str = "a file") -> tuple[BufferedIOBase, str]:
-    """The file named or standard input, and what to call it in messages.
+    """Open the named file or standard input; also return its name for messages.
 
     Raises:
-        UsageError: standard input is a terminal, so nothing would ever come.
+        CliptoolsError: The file cannot be opened.
+        UsageError: Standard input is closed or a terminal, so that no data would arrive.
     """
     if path is not None and str(path) != "-":
         try:
@@ -316,12 +328,17 @@ def open_input(path: Path | None, what: str, option: str = "a file") -> tuple[Bu
 
 
 def history_arguments(options: "Options | click.Context", **changed: Any) -> dict[str, Any]:
-    """The arguments that change a command's result, as the header of a bundle records them."""
-    if isinstance(options, click.Context):  # of commands that have no class of options yet
+    """Return the arguments that change a command's result, as a bundle's header records them.
+
+    Args:
+        options: The command's dataclass.
+        changed: Values to record in place of the given ones.
+    """
+    if isinstance(options, click.Context):  # commands without a dataclass
         values = options.params
     else:
         values = {field.name: getattr(options, field.name) for field in fields(options)}
-    kept = {key: value for key, value in values.items() if key not in UNSAID and value is not None}
+    kept = {key: value for key, value in values.items() if key not in NOT_IN_HISTORY and value is not None}
     return {key: _plain(value) for key, value in (kept | changed).items()}
 
 
@@ -332,10 +349,13 @@ def _plain(value: Any) -> Any:
 
 
 def parse_percentage(text: str, what: str) -> float:
-    """`20%` as 0.2.
+    """Parse a percentage: `20%` gives 0.2.
+
+    Args:
+        what: The option, for the message.
 
     Raises:
-        UsageError: not a percentage, or not above 0 and at most 100.
+        UsageError: The text is not a percentage above 0 and at most 100.
     """
     number, percent, rest = text.strip().partition("%")
     try:
@@ -348,15 +368,18 @@ def parse_percentage(text: str, what: str) -> float:
 
 
 def parse_layers(text: str, what: str = "--layers") -> tuple[int, ...]:
-    """`8-10,11` as (8, 9, 10, 11).
+    """Parse a list of layers: `8-10,11` gives (8, 9, 10, 11).
+
+    Args:
+        what: The option, for the message.
 
     Raises:
-        UsageError: not a list of numbers and ranges.
+        UsageError: The text is not a list of numbers and ranges.
     """
-    chosen: set[int] = set()
+    layers: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
             raise UsageError(f"{what} {text}: expected layers like 8-10 or 5,6, found {part!r}")
-        chosen.update(range(int(first), int(last if dash else first) + 1))
-    return tuple(sorted(chosen))
+        layers.update(range(int(first), int(last if dash else first) + 1))
+    return tuple(sorted(layers))

@@ -1,55 +1,65 @@
-"""What a shell offers for an option's value: by the option's name, which means the same in every command."""
+"""Shell completion of the values of options.
+
+COMPLETED has what is offered for each parameter, by its name, which has the same meaning in every command. Models, tags, layers
+and lists are read from files, so that completion imports neither torch nor open_clip.
+"""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 from click.types import StringParamType
 
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
+from cliptools.embedded_models import embedded_names
+from cliptools.errors import StreamError
+from cliptools.models.names import architecture_names, layer_count, pretrained_tags
+from cliptools.text.classes import CLASS_LISTS, PAIR_LISTS
 
 PREPROCESSINGS = (
     *(f"{key}={value}" for key in ("mean", "std") for value in ("openai", "imagenet", "inception")),
     *(f"interpolation={value}" for value in ("bicubic", "bilinear")),
     *(f"resize={value}" for value in ("shortest", "longest", "squash")),
 )
-FILE, FOLDER = "file", "dir"  # click's names for what the shell itself completes
+FILE, FOLDER = "file", "dir"  # click's names for completion by the shell itself
 Offer = Callable[[click.Context, str], Iterable[str]]
-"""Words for what has been typed of a value."""
+"""A function that returns the possible values, given the context and the typed part of a value."""
 
 
 class Completed(StringParamType):
-    """A text of which a shell knows words, or that may name a file."""
+    """A text option whose values a shell can complete.
+
+    Args:
+        offer: Possible values.
+        place: FILE or FOLDER if paths are possible as well.
+    """
 
     def __init__(self, offer: Offer | None = None, place: str | None = None) -> None:
         self.offer = offer
         self.place = place
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
-        """See click."""
-        from click.shell_completion import CompletionItem
-
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the values that begin with the typed part."""
         words = self.offer(ctx, incomplete) if self.offer else ()
         items = [CompletionItem(word) for word in words if word.startswith(incomplete)]
         return [*items, CompletionItem(incomplete, type=self.place)] if self.place else items
 
 
 def complete_by_name(command: click.Command) -> None:
-    """Let texts that stand in COMPLETED be completed."""
+    """Add completion to the text parameters listed in COMPLETED."""
     for parameter in command.params:
         if parameter.type is click.STRING and parameter.name in COMPLETED:
             parameter.type = COMPLETED[parameter.name]
 
 
 def words(*known: str) -> Offer:
-    """Always the same words."""
+    """Offer these words."""
     return lambda context, typed: known
 
 
 def listed(*known: str) -> Offer:
-    """Any of these, by commas: the list so far and one more."""
+    """Offer a list separated by commas: the typed values and one more of these words."""
 
     def offer(context: click.Context, typed: str) -> list[str]:
         before, comma, _ = typed.rpartition(",")
@@ -59,29 +69,20 @@ def listed(*known: str) -> Offer:
 
 
 def _models(context: click.Context, typed: str) -> Iterable[str]:
-    from cliptools.embedded_models import embedded_names
-    from cliptools.models.names import architecture_names
-
-    said = _bundle_header(context)
-    return [said["model"]["name"]] if said else (*embedded_names(), *architecture_names())
+    header = _bundle_header(context)
+    return [header["model"]["name"]] if header else (*embedded_names(), *architecture_names())
 
 
 def _tags(context: click.Context, typed: str) -> Iterable[str]:
-    from cliptools.models.names import pretrained_tags
-
     return (*pretrained_tags(str(context.params.get("model"))), "random")
 
 
 def _text_sources(context: click.Context, typed: str) -> Iterable[str]:
-    from cliptools.models.names import pretrained_tags
-
     return pretrained_tags(str(context.params.get("model")))
 
 
 def _preprocessings(context: click.Context, typed: str) -> Iterable[str]:
-    """Tags of the model, and of the settings those that have not been given."""
-    from cliptools.models.names import pretrained_tags
-
+    """Offer the model's tags, and the settings that were not given."""
     before, comma, _ = typed.rpartition(",")
     given = {part.partition("=")[0] for part in before.split(",")}
     settings = [f"{before}{comma}{value}" for value in PREPROCESSINGS if value.partition("=")[0] not in given]
@@ -90,11 +91,9 @@ def _preprocessings(context: click.Context, typed: str) -> Iterable[str]:
 
 
 def _layers(context: click.Context, typed: str) -> list[str]:
-    """Layers of the bundle named before, else of the model, as far as one is known; after `8-` those that end a range."""
-    from cliptools.models.names import layer_count
-
-    said = _bundle_header(context)
-    known = said["settings"].get("layers", []) if said else range(layer_count(str(context.params.get("model", ""))))
+    """Offer the layers of the bundle on the command line, else of the model; after `8-`, the ends of a range."""
+    header = _bundle_header(context)
+    known = header["settings"].get("layers", []) if header else range(layer_count(str(context.params.get("model", ""))))
     layers = [str(layer) for layer in known]
     before, _, last = typed.rpartition(",")
     first, dash, _ = last.partition("-")
@@ -105,34 +104,29 @@ def _layers(context: click.Context, typed: str) -> list[str]:
 
 
 def _pools(context: click.Context, typed: str) -> Iterable[str]:
+    # The modules that define lists and read headers import numpy: only completion of their options waits for it.
     from cliptools.text.vocabularies import POOLS
 
     return POOLS
 
 
 def _classes(context: click.Context, typed: str) -> Iterable[str]:
-    from cliptools.text.classes import CLASS_LISTS
-
     return CLASS_LISTS
 
 
 def _writers(context: click.Context, typed: str) -> Iterable[str]:
-    """Plain sentences without a model are for descriptions of pictures only."""
+    """Offer `template` to clip-advgen only: it writes descriptions of pictures without a language model."""
     return ("smollm2", "template") if context.command.name == "clip-advgen" else ("smollm2",)
 
 
 def _pairs(context: click.Context, typed: str) -> Iterable[str]:
-    from cliptools.text.classes import PAIR_LISTS
-
     return PAIR_LISTS
 
 
 def _bundle_header(context: click.Context) -> dict[str, Any] | None:
-    """What the header of the bundle named on the command line says; None without one that can be read."""
-    from cliptools.errors import StreamError
-
+    """Return the header of the bundle on the command line; None without a bundle that can be read."""
     named = context.params.get("bundle") or context.params.get("bundles") or ()
-    # Where the value to be completed is not there yet, click stops before it gives arguments their names.
+    # When the value to be completed is still empty, click stops before it assigns arguments to parameters.
     for path in map(Path, (*(named if isinstance(named, tuple) else (named,)), *context.args)):
         if not path.is_file():
             continue
@@ -170,4 +164,4 @@ COMPLETED = {
     "thresholds": Completed(words("mean")),
     "backgrounds": Completed(words("none")),
 }
-"""By the parameter's name. Parameters of other types (choices, paths, a Completed of a command's own) complete themselves."""
+"""Completion by the parameter's name; parameters with a type of their own (choices, paths, Completed) are not listed."""

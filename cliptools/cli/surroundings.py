@@ -1,10 +1,8 @@
-"""Options from variables of the environment: what these are called, and how several values stand in one.
+"""The process in which a command runs: environment variables, standard input, memory and installed packages.
 
-Standard input can be read once: refuses a command line by which two options read it.
-
-The options that help where memory has run out.
-
-A package that is installed and does not import: which, and why, in one line.
+Options can be given as environment variables, whose names and separators are set here. Standard input can be read only once, so
+that a command line on which two options read it is refused. When memory runs out, a message names the options that help; when an
+installed package cannot be imported, one line names it and the reason.
 """
 
 import copy
@@ -23,13 +21,13 @@ from cliptools.errors import SingleItemError, UsageError, first_line
 from cliptools.launch import NEEDED
 
 OWN_VARIABLE = {"BY", "CENTER", "IMAGES", "LABELS", "METHOD", "NEURONS", "SIZE", "UNITS"}
-"""Options that mean other things to other commands: their variables carry the command's name."""
+"""Options with a different meaning in each command: the names of their variables include the command."""
 
 
 def by_lines(kind: click.ParamType) -> click.ParamType:
-    """A type of which a variable of the environment holds a value a line: texts and templates have blanks in them.
+    """Return the type with one value a line in environment variables, because texts and templates contain blanks.
 
-    Paths are also parted by the sign that parts them in PATH, and numbers by blanks.
+    Paths are also separated as in PATH (`:`, on Windows `;`). Types of numbers are returned unchanged: blanks separate them.
     """
     if not isinstance(kind, StringParamType | click.Path):
         return kind
@@ -44,9 +42,10 @@ def _lines_of(kind: click.ParamType, value: str) -> list[str]:
 
 
 def variable_of(option: click.Option, tool: str) -> str:
-    """CLIPTOOLS_<OPTION>, by the name that is typed: CLIPTOOLS_FORMAT, also where the code calls it output_format.
+    """Return the name of an option's environment variable: CLIPTOOLS_<OPTION>, after the name on the command line.
 
-    CLIPTOOLS_<COMMAND>_<OPTION> of an option that means other things to other commands (OWN_VARIABLE).
+    --format has CLIPTOOLS_FORMAT, although its parameter is `output_format`. Options in OWN_VARIABLE have
+    CLIPTOOLS_<COMMAND>_<OPTION>.
     """
     name = _plain_variable(option)
     own = name.removeprefix("CLIPTOOLS_") in OWN_VARIABLE
@@ -59,9 +58,10 @@ def _plain_variable(option: click.Option) -> str:
 
 
 def refuse_plain_variables(tool: str, options: Iterable[click.Parameter]) -> None:
-    """
+    """Reject CLIPTOOLS_<OPTION> for an option whose meaning depends on the command.
+
     Raises:
-        UsageError: a variable is set that means other things to other commands, and is not read.
+        UsageError: Such a variable is set.
     """
     for option in options:
         if not isinstance(option, click.Option) or not option.expose_value or not isinstance(option.envvar, str):
@@ -69,7 +69,7 @@ def refuse_plain_variables(tool: str, options: Iterable[click.Parameter]) -> Non
         plain = _plain_variable(option)
         if plain != option.envvar and os.environ.get(plain):
             raise UsageError(
-                f"{plain} is not read, since --{plain[10:].lower()} means another thing to other commands: set {option.envvar}"
+                f"{plain} is not read, because --{plain[10:].lower()} has another meaning in other commands: set {option.envvar}"
             )
 
 
@@ -77,18 +77,19 @@ INPUTS = {
     "paths", "bundle", "bundles", "words", "parts", "pool", "classes", "judge_classes", "labels", "groups", "truth", "baseline",
     "fooled", "beside", "centre", "pairs_file", "block_list", "images", "images_from",
 }  # fmt: skip
-"""Parameters that may name standard input."""
-ASKED_THERE = {"paths", "bundle", "bundles", "beside"}
-"""Those of which commands themselves say that only one can be standard input."""
+"""Parameters whose value `-` is standard input."""
+CHECKED_BY_COMMANDS = {"paths", "bundle", "bundles", "beside"}
+"""Parameters of INPUTS that the commands themselves check: only one of them can be standard input."""
 
 
 def refuse_shared_input(context: click.Context) -> None:
-    """
+    """Reject a command line on which standard input would be read twice.
+
     Raises:
-        UsageError: standard input, which can be read once, is named twice, or once where the bundle comes by it as well.
+        UsageError: Two parameters are `-`, or one is while the bundle comes from standard input as well.
     """
     named = [option for option in context.command.params if option.name in INPUTS and _by_dash(context.params[option.name])]
-    if {option.name for option in named} <= ASKED_THERE:
+    if {option.name for option in named} <= CHECKED_BY_COMMANDS:
         return
     words = [f"{_name(option)} -" for option in named]
     if len(named) > 1:
@@ -109,20 +110,19 @@ def _by_dash(value: Any) -> bool:
     return any(str(part) == "-" for part in (value if isinstance(value, tuple | list) else [value]))
 
 
-BATCHES = ("images", "windows", "pictures")  # that --batch-size counts
+BATCHES = {"images", "windows", "pictures"}
+"""Kinds of batches whose size is --batch-size."""
 
 
 def memory_advice(error: BaseException, options: Mapping[str, Any]) -> str:
-    """Return the message for a run that has used up its memory: with which batch, and which of the command's options help.
+    """Return the message for a run that is out of memory, with the options of the command that would need less.
 
-    The batch size does not where a single item was too much, nor where no batch of images was being read.
+    --batch-size is among them if a batch of images was being computed that had more than one.
 
     Args:
         options: The command's parameters and their values.
     """
-    from cliptools.devices import left_off
-
-    batches = not left_off.isdisjoint(BATCHES)
+    batches = bool(_batches_left_off() & BATCHES)
     single = error.kind if isinstance(error, SingleItemError) else None
     ways = []
     if single is None and batches and (options.get("batch_size") or 1) > 1:
@@ -138,21 +138,26 @@ def memory_advice(error: BaseException, options: Mapping[str, Any]) -> str:
 
 
 def forget_batches() -> None:
-    """Batches that an earlier run of this process has left off are none of this one's."""
-    if (halving := sys.modules.get("cliptools.devices")) is not None:
-        halving.left_off.clear()
+    """Forget the batches that an earlier run in this process did not complete."""
+    _batches_left_off().clear()
+
+
+def _batches_left_off() -> set[str]:
+    """Return the kinds of batches that were not completed; a process that has not imported `devices` has none."""
+    devices = sys.modules.get("cliptools.devices")
+    return devices.left_off if devices else set()
 
 
 def _has_accelerator() -> bool:
-    import torch
-
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
+    """Return whether there is a device other than the CPU; a process that has not imported torch uses none."""
+    torch = sys.modules.get("torch")
+    return torch is not None and (torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
 def import_failure(error: BaseException) -> str | None:
-    """Return the message for an error that was raised while a package was imported; None for any other.
+    """Return the message for an error that was raised by the import of an installed package; None for any other error.
 
-    Whatever a package raises comes through here: ImportError, OSError of a library that is not there, and others.
+    Such an error can be of any class: ImportError, OSError for a missing library, and others.
     """
     for frame, _ in traceback.walk_tb(error.__traceback__):
         name = str(frame.f_globals.get("__name__", "")).partition(".")[0]

@@ -28,7 +28,7 @@ from cliptools.cli.run.bundle_output import (
     unit_keys,
     weight_name,
 )
-from cliptools.cli.run.sheet_rows import heading, png_bytes, unit_row
+from cliptools.cli.run.sheet import heading, png_bytes, unit_row
 from cliptools.console import count_of
 from cliptools.errors import StreamError, UsageError
 from cliptools.io.files import binary_output, text_output

@@ -1,6 +1,7 @@
 """Loading of CLIP models: open_clip's names, weights files, folders and hubs, and the embedded models."""
 
 import copy
+import functools
 import hashlib
 import json
 import threading
@@ -254,10 +255,7 @@ def load_recorded_model(
         UsageError: `name` is not the bundle's model.
         ModelError: the model cannot be loaded, or its weights or architecture differ from the bundle's.
     """
-    if name is not None and name != recorded["name"]:
-        raise UsageError(
-            f"--model {name}: the bundle was made with {recorded['name']}; leave --model out or make the bundle anew"
-        )
+    _check_name(name, recorded)
     precision = precision or recorded["precision"]
     if (received := _received(recorded, pick_device(device), precision)) is not None:
         return received
@@ -275,6 +273,56 @@ def load_recorded_model(
     if "architecture" not in recorded and not (source != "the bundle" and model.name in EMBEDDED):
         note(f"{source} {UNCHECKED}")
     return model
+
+
+class RecordedModel:
+    """The model that a bundle or a record names; its weights are loaded when they are first needed, if ever.
+
+    A command whose texts are in the cache and whose bundle holds all else it needs computes without the model. Then open_clip is
+    not imported either, which takes seconds. The parameters are those of load_recorded_model.
+
+    Raises:
+        UsageError: The named model is not the bundle's, or the device cannot be used.
+    """
+
+    def __init__(
+        self,
+        recorded: dict[str, Any],
+        device: str = "auto",
+        precision: Precision | None = None,
+        name: str | None = None,
+        source: str = "the bundle",
+    ) -> None:
+        _check_name(name, recorded)
+        self.recorded, self.source = recorded, source
+        self.name: str = recorded["name"]
+        self.device, self.precision = pick_device(device), precision or recorded["precision"]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The header's description of the model, as LoadedModel.identity; headers of earlier versions lack `architecture`."""
+        return dict(self.recorded) | {"precision": self.precision}
+
+    @functools.cached_property
+    def loaded(self) -> LoadedModel:
+        """The model with its weights.
+
+        Raises:
+            ModelError: It is not available here, or its weights or its architecture differ from the recorded ones.
+        """
+        return load_recorded_model(self.recorded, str(self.device), self.precision, source=self.source)
+
+
+def _check_name(name: str | None, recorded: Mapping[str, Any]) -> None:
+    """Check that the model named by the user, if any, is the recorded one.
+
+    Raises:
+        UsageError: It is another one.
+    """
+    if name is not None and name != recorded["name"]:
+        raise UsageError(
+            f"--model {name}: the bundle was made with {recorded['name']}; leave --model out or make the bundle anew"
+        )
 
 
 def _check_there(recorded: Mapping[str, Any], source: str) -> None:

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from cliptools.io.cache import cached
 from cliptools.io.header import canonical, digest
 from cliptools.models.checkpoints.names import VOCABULARY
 from cliptools.models.hub import hub_in_a_line, no_foreign_code, reason
-from cliptools.models.load import LoadedModel
+from cliptools.models.load import LoadedModel, RecordedModel
 from cliptools.models.origin import find_origin
 from cliptools.models.unusable import unusable
 from cliptools.text import BARE, EMOJI, IMAGENET, TEMPLATE_SETS
@@ -35,14 +36,16 @@ from cliptools.text.vocabularies import Pool
 CACHE_FORMAT = 1  # to be raised when the same texts and weights come to give other numbers
 SLOT = "{}"
 SCHEMES = ("local-dir:", "hf-hub:")
+DECISIVE = ("name", "sha256", "architecture", "preprocessing", "precision")
+"""Fields of a header's `model` that together with open_clip's version decide a text's embedding."""
 
 
 def encode_pool(
-    loaded: LoadedModel, pool: Pool, templates: Sequence[str] = (), *, use_cache: bool = True
+    model: LoadedModel | RecordedModel, pool: Pool, templates: Sequence[str] = (), *, use_cache: bool = True
 ) -> Float[Tensor, "text d"]:
     """Return unit-norm embeddings of a vocabulary, float32 on the model's device; cached.
 
-    The cache's key is the weights' hash, what else of the model decides its numbers, the texts, templates and precision.
+    A RecordedModel is loaded only if the cache has no embeddings of these texts, or its header does not identify them.
 
     Raises:
         TextError: a template without `{}`, or the embedding of a text is unusable.
@@ -51,13 +54,29 @@ def encode_pool(
     check_templates(templates)
 
     def compute() -> Float32[np.ndarray, "text d"]:
-        return encode_texts(loaded, pool.texts, templates).cpu().numpy()
+        return encode_texts(_weights_of(model), pool.texts, templates).cpu().numpy()
 
     if not use_cache:
-        return torch.from_numpy(compute()).to(loaded.device)
-    made_by = canonical([CACHE_FORMAT, loaded.sha256, architecture(loaded), loaded.precision])
-    key = digest(made_by, pool.digest, canonical(list(templates)))
-    return torch.from_numpy(cached("texts", key, (len(pool.texts), -1), compute)).to(loaded.device)
+        return torch.from_numpy(compute()).to(model.device)
+    key = digest(_encoder_key(model), pool.digest, canonical(list(templates)))
+    return torch.from_numpy(cached("texts", key, (len(pool.texts), -1), compute)).to(model.device)
+
+
+def _encoder_key(model: LoadedModel | RecordedModel) -> str:
+    """Identify the text encoder in the cache by all that decides its numbers: weights, architecture, precision, tokenizer.
+
+    A header with `architecture` is sufficient if the tokenizer is open_clip's own, chosen by the model's name. The tokenizer of
+    a folder or a hub's model is in files that can change, so that these models are loaded and described.
+    """
+    identity = model.identity
+    if identity.get("architecture") and not model.name.startswith(SCHEMES):
+        return canonical([CACHE_FORMAT, version("open_clip_torch"), {key: identity.get(key) for key in DECISIVE}])
+    loaded = _weights_of(model)
+    return canonical([CACHE_FORMAT, loaded.sha256, architecture(loaded), loaded.precision])
+
+
+def _weights_of(model: LoadedModel | RecordedModel) -> LoadedModel:
+    return model.loaded if isinstance(model, RecordedModel) else model
 
 
 def encode_texts(
@@ -296,13 +315,17 @@ def text_sentences(texts: Sequence[str], given: Sequence[str]) -> tuple[list[str
     return list(texts), () if tuple(given) == (BARE,) else tuple(given)
 
 
-def concept_sentences(model: LoadedModel, concepts: Sequence[str], templates: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+def concept_sentences(
+    model: LoadedModel | RecordedModel, concepts: Sequence[str], templates: Sequence[str]
+) -> tuple[list[str], tuple[str, ...]]:
     """Return the texts of classes or concepts and their templates; see `text_sentences` and `class_templates`."""
     return text_sentences(concepts, class_templates(model.name, templates))
 
 
-def encode_named(model: LoadedModel, pool: Pool, given: Sequence[str], *, use_cache: bool = True) -> Tensor:
-    """Return the vocabulary's unit-norm embeddings [text, d] in the given templates, which may be names of sets; cached."""
+def encode_named(
+    model: LoadedModel | RecordedModel, pool: Pool, given: Sequence[str], *, use_cache: bool = True
+) -> Float[Tensor, "text d"]:
+    """Unit-norm embeddings of a pool's texts in the templates as given, which may be the name of a set; see encode_pool."""
     sentences, templates = text_sentences(pool.texts, given)
     if tuple(sentences) != pool.texts:
         pool = Pool(pool.name, tuple(sentences), digest(*sentences))

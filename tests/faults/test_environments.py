@@ -21,7 +21,7 @@ Often = Callable[[int, int], int]
 REFUSING = "http://127.0.0.1:9"
 PROXIES = {name: REFUSING for each in ("http", "https", "all") for name in (f"{each}_proxy", f"{each}_proxy".upper())}
 CACHES = ("CLIPTOOLS_CACHE", "XDG_CACHE_HOME", "HF_HOME", "TORCH_HOME", "MPLCONFIGDIR")
-GONE_SAID = b"the folder in which this was started is gone: go to another one (cd)\n"
+GONE_SAID = b"the current folder is gone: change to another one (cd)\n"
 NO_CACHE = "results cannot be kept in the cache"
 
 

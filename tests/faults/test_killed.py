@@ -94,7 +94,7 @@ def jobs(study: Study) -> dict[str, Job]:
             "shards",
         ),
         "decompose": Job(
-            (decompose,), units, lambda _, said, __: count_in(said, r"(\d+) of 3072 units are there already"), "units"
+            (decompose,), units, lambda _, said, __: count_in(said, r"(\d+) of 3072 units are kept from an earlier run"), "units"
         ),
         "advgen": Job(
             ((*advgen, "--out-dir", "FOLDER"),),

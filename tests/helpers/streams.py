@@ -11,9 +11,8 @@ import numpy as np
 
 from cliptools.cli.app import ORDERS
 from cliptools.cli.run.bundle_output import order_units, unit_records
-from cliptools.cli.run.gallery_images import Shelf
-from cliptools.cli.run.gallery_records import concept_records, fooled_records
-from cliptools.cli.run.view_check import flaws
+from cliptools.cli.run.gallery_records import PictureTable, concept_records, fooled_records
+from cliptools.cli.run.view import flaws
 from cliptools.errors import UsageError
 from cliptools.generate.records import read_descriptions, read_word_lists
 from cliptools.images.annotations import read_annotations
@@ -143,8 +142,8 @@ def record_readers(folder: Path) -> dict[str, tuple[list[dict[str, Any]], Callab
     return {
         "words": (words, of(read_word_lists)),
         "descriptions": (texts, of(read_descriptions)),
-        "concepts": (concepts, lambda path: concept_records(path, bundle, Shelf(bundle, (), 16))),
-        "fooled": (fooled, lambda path: fooled_records(path, bundle, Shelf(bundle, (), 16))),
+        "concepts": (concepts, lambda path: concept_records(path, bundle, PictureTable(bundle, (), 16))),
+        "fooled": (fooled, lambda path: fooled_records(path, bundle, PictureTable(bundle, (), 16))),
         "baseline": ([GROUP | RECORD, GROUP | {"concept": "sea"} | RECORD], baseline),
         "truth": (
             [{"key": f"{i}", "names": ["cat", "dog"], "seed": i} for i in range(3)],

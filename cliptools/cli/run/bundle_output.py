@@ -1,10 +1,8 @@
-"""What commands that read a decomposed bundle share.
+"""Bundles as input and output of commands, for all commands that share them.
 
-Tables of rich as bytes: as wide as the terminal, else 120 columns and without colour.
-
-A bundle as a person or a program wants it: the bundle itself, a line of JSON a unit, or a table.
-
-A small table on a terminal or in a file.
+`read_neurons` reads a bundle and checks that it has the tensors a command needs. `emit` writes one as safetensors, as JSON lines
+(a record a unit) or as a table. `rendered` and `write_table` print rich's tables to bytes, as wide as the terminal; without one,
+120 columns and no colours.
 """
 
 import io
@@ -18,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.table import Table
@@ -25,7 +24,6 @@ from rich.text import Text
 
 from cliptools.cli.app import open_input
 from cliptools.console import count_of, harmless
-from cliptools.effects.resnet_pooling import pair_means, supported_resnet, unit_directions
 from cliptools.errors import StreamError, UsageError
 from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.io.files import binary_output, stdout_is_terminal, text_output
@@ -35,19 +33,18 @@ from cliptools.models.load import hand_over, load_recorded_model
 
 
 def read_neurons(path: Path | None, *needed: str, option: str = "BUNDLE", device: str = "auto") -> Bundle:
-    """The bundle at `path` or on standard input; of pairs, with the directions that their model's weights give.
+    """Read the bundle at `path` or on standard input; a bundle of pairs gets the directions that its model's weights give.
 
     Args:
-        needed: Tensors it must hold beside `direction`; `word` for a bundle that clip-decompose has seen.
-        option: What names a file, for the message when standard input is a terminal.
-        device: Where the model will be wanted, if it is loaded here.
+        needed: Tensors it must hold in addition to `direction`, such as `word`, which clip-decompose adds.
+        option: The option that names a file, for the message when standard input is a terminal.
+        device: Device for the model, if it is loaded here.
 
     Raises:
-        StreamError: no bundle, or one that lacks what is needed, with the command that adds it; or coefficients are needed, and
-            it has shares.
-        ModelError: directions are wanted of a model that is not to be had.
+        StreamError: The input is no bundle, or lacks a tensor (the message names the command that adds it); or `coefficient` is
+            needed, and the bundle has TextSpan's shares.
+        ModelError: The model of a bundle of pairs is not available.
     """
-
     stream, name = open_input(path, "a bundle of clip-decompose" if "word" in needed else "a bundle of clip-effects", option)
     with stream:
         bundle = read_bundle(stream, name)
@@ -55,50 +52,51 @@ def read_neurons(path: Path | None, *needed: str, option: str = "BUNDLE", device
         bundle = with_directions(bundle, "mean" in needed, device)
     for tensor in ("direction", *needed):
         if tensor not in bundle:
-            adds = "clip-decompose" if tensor in ("word", "coefficient", "words") else "clip-effects"
-            raise StreamError(f"{name}: a bundle without `{tensor}`; run {adds} first")
+            source = "clip-decompose" if tensor in ("word", "coefficient", "words") else "clip-effects"
+            raise StreamError(f"{name}: a bundle without `{tensor}`; run {source} first")
     if "coefficient" in needed and bundle.header.settings.get("words", {}).get("method") == "textspan":
         raise StreamError(
-            f"{name}: its words are TextSpan's, shares of what heads write; a sum of texts is wanted (--method pursuit)"
+            f"{name}: its words are TextSpan's, with shares of the variance; expected a sum of texts (--method pursuit)"
         )
     return bundle
 
 
 def with_directions(bundle: Bundle, means: bool = False, device: str = "auto") -> Bundle:
-    """A bundle of pairs with `direction`, and with `mean` if asked for, from the weights of its model.
+    """Add `direction`, and `mean` if asked for, to a bundle of pairs, from the weights of its model.
 
-    The model is kept for the load_recorded_model to come.
+    The next call of load_recorded_model returns the same model.
 
     Raises:
-        StreamError: the bundle has units that the model has not.
-        ModelError: the model is not to be had, or has no pairs.
+        StreamError: The bundle has units that the model lacks.
+        ModelError: The model is not available, or has no pairs.
     """
+    # Inside, because it imports open_clip, which commands can do without for bundles of other units.
+    from cliptools.effects.resnet_pooling import pair_means, supported_resnet, unit_directions
 
     model = load_recorded_model(bundle.header.model, device)
     hand_over(model)
     visual = supported_resnet(model.clip)
     unit, sign = torch.from_numpy(bundle["unit"]).long(), torch.from_numpy(bundle["sign"])
-    made = {"direction": unit_directions(visual, unit, sign).numpy()}
+    derived = {"direction": unit_directions(visual, unit, sign).numpy()}  # (unit, d)
     if means:
-        made["mean"] = pair_means(visual, unit, torch.from_numpy(bundle["mean_scalar"])).numpy()
-    return bundle.with_derived(**made)
+        derived["mean"] = pair_means(visual, unit, torch.from_numpy(bundle["mean_scalar"])).numpy()  # (unit, d)
+    return bundle.with_derived(**derived)
 
 
 def record_source(bundle: Bundle) -> dict[str, Any]:
-    """What every record says of where it came from: the model, and the bundle's digest."""
+    """Return the source that every record names: the model and the bundle's digest."""
     return {"model": recorded_model(bundle.header.model), "bundle": bundle.digest}
 
 
 def rendered(*parts: RenderableType, terminal: bool | None = None) -> bytes:
-    """What goes to standard output or into a file, UTF-8.
+    """Render parts to UTF-8 bytes, for standard output or a file.
 
     Args:
-        terminal: Whether a terminal will show it [default: whether standard output is one].
+        terminal: Render for a terminal, with its width and colours [default: if standard output is one].
     """
-
     tty = stdout_is_terminal() if terminal is None else terminal
     buffer = io.StringIO()
-    size = shutil.get_terminal_size() if tty else os.terminal_size((120, 25))  # of a dumb terminal rich would take 80 for granted
+    size = shutil.get_terminal_size() if tty else os.terminal_size((120, 25))  # rich would assume 80 for a dumb terminal
     console = Console(file=buffer, force_terminal=tty, width=size.columns, height=size.lines, highlight=False)
     for part in parts:
         console.print(_Harmless(part))
@@ -107,12 +105,11 @@ def rendered(*parts: RenderableType, terminal: bool | None = None) -> bytes:
 
 @dataclass
 class _Harmless:
-    """A part of which the terminal gets letters and rich's own colours, no commands that stood in its texts."""
+    """A part without the control characters of its texts, so that the terminal gets only letters and rich's colours."""
 
     part: RenderableType
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-
         for segment in console.render(self.part, options):
             yield segment if segment.control else Segment(harmless(segment.text), segment.style)
 
@@ -122,32 +119,31 @@ SHOWN_WORDS = 8
 SHOWN_IMAGES = 10
 
 
-def strength(bundle: Bundle) -> "np.ndarray":
-    """Mean of a unit's top norms: how much it does where it does most. [units]"""
+def strength(bundle: Bundle) -> Float[np.ndarray, " unit"]:
+    """Return the mean of each unit's top norms: the size of its effect in the images where it is largest."""
     return bundle["top_norm"].mean(axis=1)
 
 
-def order_units(bundle: Bundle, sort: str) -> "np.ndarray":
-    """Row numbers of the units in the order asked for.
+def order_units(bundle: Bundle, sort: str) -> Int[np.ndarray, " unit"]:
+    """Return the row numbers of all units in one of ORDERS.
 
-    `clear` puts first, among the stronger half of the units, those whose words miss least (or, before words, those
-    that one direction explains best).
+    `clear` puts the stronger half of the units first, those with the smallest residual before others (in a bundle without
+    words, those that one direction explains best).
 
     Raises:
-        UsageError: an order by residual of a bundle that has no words yet.
+        UsageError: The order is by residual, and the bundle has no words.
     """
-
     if sort == "index":
         return np.arange(bundle.units)
     if sort == "norm":
         return np.argsort(-strength(bundle), kind="stable")
     if sort == "residual" and "residual" not in bundle:
         raise UsageError("--sort residual: this bundle has no words yet (run clip-decompose first)")
-    by = bundle["residual"] if sort == "residual" or (sort == "clear" and "residual" in bundle) else -bundle["explained"]
+    key = bundle["residual"] if sort == "residual" or (sort == "clear" and "residual" in bundle) else -bundle["explained"]
     if sort == "clear":
-        power = strength(bundle)
-        by = np.where(power >= np.median(power), by, by + 1e6)
-    return np.argsort(by, kind="stable")
+        norm = strength(bundle)
+        key = np.where(norm >= np.median(norm), key, key + 1e6)
+    return np.argsort(key, kind="stable")
 
 
 def emit(bundle: Bundle, output_format: str, output: Path | None) -> None:
@@ -165,7 +161,7 @@ def emit(bundle: Bundle, output_format: str, output: Path | None) -> None:
 
 
 def unit_records(bundle: Bundle) -> Iterator[dict[str, Any]]:
-    """One record a unit; each stands alone."""
+    """Yield a record for each unit; every record can be read alone."""
     source = record_source(bundle)
     texts = bundle.text_list("words")["texts"] if "words" in bundle else []
     images, weight = bundle.text_list("images"), weight_name(bundle)
@@ -185,31 +181,29 @@ def unit_records(bundle: Bundle) -> Iterator[dict[str, Any]]:
 
 
 def signed_words(bundle: Bundle, row: int) -> list[tuple[int, float]]:
-    """A unit's words (index into `words`) and coefficients, the largest in absolute value first."""
-
+    """Return a unit's words (indices into `words`) and coefficients, the largest in absolute value first."""
     words, coefficients = bundle["word"][row], bundle["coefficient"][row]
     return [(int(words[j]), float(coefficients[j])) for j in np.argsort(-np.abs(coefficients), kind="stable") if words[j] >= 0]
 
 
 def weight_name(bundle: Bundle) -> str:
-    """What the numbers beside a unit's words are: coefficients of a sum, or with TextSpan shares of a variance."""
+    """Return the name of the numbers of a unit's words: coefficients of a sum, or TextSpan's shares of the variance."""
     return "share" if bundle.header.settings.get("words", {}).get("method") == "textspan" else "coefficient"
 
 
 def shown_word(bundle: Bundle, word: str, weight: float) -> str:
-    """`+dog`, `−snow`; `dog` where weights are shares, which have no sign."""
+    """Return a word with the sign of its coefficient, as `+dog` or `−snow`; without one if weights are shares."""
     sign = "+" if weight > 0 else "−"
     return (sign if weight_name(bundle) == "coefficient" else "") + word
 
 
 def unit_keys(layer: int, neuron: int, head: int) -> dict[str, int]:
-    """A unit in a record, without what it has not."""
+    """Return the keys that identify a unit in a record, without neuron or head where they are -1."""
     return {"layer": layer} | ({"neuron": neuron} if neuron >= 0 else {}) | ({"head": head} if head >= 0 else {})
 
 
 def _write_table(bundle: Bundle, stream: BufferedIOBase, whole: bool) -> None:
-    """The first units, or with `whole` all of them, as a table."""
-
+    """Write a table of the first units, or of all units if `whole`."""
     rows = bundle.units if whole else min(bundle.units, TABLE_ROWS)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("unit", "strength", "explained"):
@@ -219,10 +213,10 @@ def _write_table(bundle: Bundle, stream: BufferedIOBase, whole: bool) -> None:
         table.add_column("residual", justify="right", no_wrap=True)
     table.add_column("words" if words else "top images", overflow="fold")
     texts = bundle.text_list("words")["texts"] if words else []
-    images, power = bundle.text_list("images"), strength(bundle)
+    images, norm = bundle.text_list("images"), strength(bundle)
     for row in range(rows):
         layer, neuron, head = (int(v) for v in bundle["unit"][row])
-        cells = [unit_name(layer, neuron, head), f"{power[row]:.3g}", f"{bundle['explained'][row]:.2f}"]
+        cells = [unit_name(layer, neuron, head), f"{norm[row]:.3g}", f"{bundle['explained'][row]:.2f}"]
         if words:
             cells.append(f"{bundle['residual'][row]:.2f}")
             parts = [shown_word(bundle, texts[j], c) for j, c in signed_words(bundle, row)[:SHOWN_WORDS]]
@@ -234,8 +228,7 @@ def _write_table(bundle: Bundle, stream: BufferedIOBase, whole: bool) -> None:
 
 
 def write_table(stream: BufferedIOBase, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Text columns first to last; all but the first two set to the right."""
-
+    """Write a table of texts; all columns but the first two are right-aligned."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, title in enumerate(columns):
         table.add_column(title, justify="left" if number < 2 else "right", overflow="fold")

@@ -1,0 +1,132 @@
+"""clip-sheet: draws a contact sheet of neurons as PNG; and the rows, heading and PNG that clip-top's sheets share with it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from cliptools.analysis.selection import rows_named
+from cliptools.cli.app import Reading, open_input
+from cliptools.cli.run.bundle_output import order_units, signed_words
+from cliptools.console import count_of
+from cliptools.errors import UsageError
+from cliptools.images.loader import open_images
+from cliptools.images.relocate import found_again, from_source, thumbnail
+from cliptools.io.bundle import Bundle, read_bundle
+from cliptools.io.files import binary_output
+from cliptools.io.header import KEY
+from cliptools.render.contact_sheet import SheetRow, contact_sheet, most_rows, words_in_row
+
+FACTS = 2  # more do not fit beside a unit's name
+KINDS = {"pairs": "pairs of a neuron and a head", "heads": "heads"}
+Fetch = Callable[[int], Image.Image | None]
+"""A function that returns the picture of an image, given its index in the bundle; None if it has no picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SheetOptions(Reading):
+    """Parameters of clip-sheet."""
+
+    bundle: Path | None
+    units: str | None
+    sort: str
+    head: int
+    images_per_unit: int
+    images_from: tuple[str, ...]
+    output: Path | None
+
+
+def run(options: SheetOptions) -> None:
+    """Draw the sheet.
+
+    Raises:
+        StreamError: The input is no bundle.
+        UsageError: The picture would be too large, or there are no pictures to draw.
+    """
+    stream, name = open_input(options.bundle, "a bundle", "BUNDLE")
+    with stream:
+        bundle = read_bundle(stream, name)
+    count = options.images_per_unit
+    rows = rows_named(bundle, options.units) if options.units else order_units(bundle, options.sort)[: options.head]
+    if len(rows) > most_rows(count):
+        raise UsageError(
+            f"{count_of(len(rows), 'unit')} with {count_of(count, 'image')} make too large a picture (at most {most_rows(count)})"
+        )
+    paths = options.images_from
+    fetch = _from_paths(bundle, paths, bundle["top_image"][rows, :count]) if paths else _from_thumbnails(bundle)
+    sheet_rows = [unit_row(bundle, int(row), _pictures(bundle, int(row), count, fetch)) for row in rows]
+    sheet = contact_sheet(*heading(bundle, len(rows)), sheet_rows)
+    with binary_output(options.output) as stream:
+        stream.write(png_bytes(sheet, bundle))
+
+
+def _pictures(bundle: Bundle, row: int, count: int, fetch: Fetch) -> list[Image.Image | None]:
+    return [fetch(int(i)) for i in bundle["top_image"][row][:count] if i >= 0]
+
+
+def _from_thumbnails(bundle: Bundle) -> Fetch:
+    if "thumbnails" not in bundle:
+        raise UsageError("this bundle has no thumbnails: make it with clip-effects --thumbnails 96, or give --images-from PATH")
+    return lambda index: thumbnail(bundle["thumbnails"], bundle["thumbnail_offsets"], index)
+
+
+def _from_paths(bundle: Bundle, paths: tuple[str, ...], shown: Int[np.ndarray, "unit image"]) -> Fetch:
+    """Return a function that reads images by their names in the bundle.
+
+    Args:
+        shown: Images that will be asked for; -1 where a unit has no more.
+
+    Raises:
+        UsageError: None of these images is there.
+    """
+    source = open_images(paths)
+    wanted = (int(i) for i in shown.flat if i >= 0)
+    return from_source(bundle, source, found_again(bundle, source, wanted, "--images-from"))
+
+
+def unit_row(
+    bundle: Bundle, row: int, pictures: Sequence[Image.Image | None], facts: Sequence[str] = (), inner: bool = False
+) -> SheetRow:
+    """Return the row of a unit: its name, facts, strongest words and pictures.
+
+    Args:
+        facts: Further facts about the unit; they precede the shares in the bundle.
+        inner: Draw the row as a part of the row above.
+    """
+    layer, neuron, head = (int(v) for v in bundle["unit"][row])
+    title = f"layer {layer}" + (f" neuron {neuron}" if neuron >= 0 else "") + (f" head {head}" if head >= 0 else "")
+    shares = [(name, bundle[name][row]) for name in ("explained", "residual") if name in bundle and name not in bundle.derived]
+    shown = [*facts, *(f"{name} {value:.2f}" for name, value in shares)][:FACTS]
+    words: list[tuple[str, float]] = []
+    if "word" in bundle:
+        texts = bundle.text_list("words")["texts"]
+        words = [(texts[j], c) for j, c in signed_words(bundle, row)[: words_in_row()]]
+    return SheetRow(title, " · ".join(shown), words, pictures, inner)
+
+
+def heading(bundle: Bundle, shown: int) -> tuple[str, str]:
+    """Return the two lines above a sheet: the model, and the units and images that were measured.
+
+    Args:
+        shown: Number of units on the sheet.
+    """
+    header = bundle.header
+    pretrained = header.model.get("pretrained")
+    model = str(header.model.get("name")) + (f" ({pretrained})" if pretrained else "")
+    words = "" if "word" in bundle else " · no words yet: clip-decompose finds them"
+    kind = KINDS.get(str(header.settings.get("units")), "neurons")
+    return model, f"{shown} of {bundle.units} {kind} · top images of {header.images.get('count')}{words}"
+
+
+def png_bytes(sheet: Image.Image, bundle: Bundle) -> bytes:
+    """Return the PNG, with the bundle's header in a text chunk to record where the picture comes from."""
+    chunks = PngInfo()
+    chunks.add_itxt(KEY, bundle.header.to_json())
+    buffer = BytesIO()
+    sheet.save(buffer, "PNG", pnginfo=chunks)
+    return buffer.getvalue()
