@@ -146,7 +146,7 @@ def test_indirect_effects_one_by_one_or_all_at_once(run: Run, folder: Path, word
     assert at_once["ablate"] == "joint" and 0.9 < at_once["cosine"] < 1 > one_by_one["cosine"] > second["cosine"]
     old = replace(bundle, tensors={name: value for name, value in bundle.tensors.items() if name != "token_mean"})
     result = run("ablate", stdin=old.to_bytes())
-    assert "run clip-effects anew" in only_line(result) and result.returncode == 1
+    assert "run clip-effects again" in only_line(result) and result.returncode == 1
 
 
 @pytest.fixture(scope="module")
@@ -200,20 +200,20 @@ def test_a_table(whole: bytes) -> None:
     [
         (("--ablate", "all,some"), 2, "found 'some'"),
         (("--reconstruct", "pca"), 2, "expected some of pc, words"),
-        (("--components", "0", "--reconstruct", "pc"), 2, "expected numbers from 1 on"),
-        (("--m", "4"), 2, "--m is for --reconstruct words"),
-        (("--reconstruct", "pc", "--words-along", "texts"), 2, "--words-along is for --reconstruct words"),
+        (("--components", "0", "--reconstruct", "pc"), 2, "expected numbers of at least 1"),
+        (("--m", "4"), 2, "--m needs --reconstruct words"),
+        (("--reconstruct", "pc", "--words-along", "texts"), 2, "--words-along needs --reconstruct words"),
         (("--reconstruct", "words", "--words-along", "unit"), 2, "expected some of direction, texts, unit-texts, found 'unit'"),
         (("--keep", "20"), 2, "expected a percentage like 20%"),
         (("-",), 2, "the bundle needs a file: --bundle FILE"),
         (("--template", "a photo"), 1, "expected {} where the text goes"),
-        (("--effect", "first"), 2, "--effect first: standard input is of second"),
-        (("--units", "heads"), 2, "--units heads: standard input is of neurons"),
+        (("--effect", "first"), 2, "--effect first: standard input is a bundle with effect second"),
+        (("--units", "heads"), 2, "--units heads: standard input is a bundle with units neurons"),
         (("--layers", "4"), 2, "the bundle has no layer 4"),
         (("--reconstruct", "pc", "--components", "2"), 2, "clip-effects --components 2"),
-        (("--reconstruct", "words", "--m", "7"), 2, "holds 6 words a unit"),
-        (("--ablate", "joint"), 2, "for a bundle of indirect effects"),
-        (("--sample", "4"), 2, "--sample draws from images that are given"),
+        (("--reconstruct", "words", "--m", "7"), 2, "has 6 words per unit"),
+        (("--ablate", "joint"), 2, "needs a bundle of indirect effects"),
+        (("--sample", "4"), 2, "--sample needs a PATH"),
         (("--labels", "folders"), 2, "name a PATH"),
         (("--limit", "4", "--sample", "4", "TAR"), 2, "give one of them"),
         (("no-such-folder",), 1, "no-such-folder: no such file or folder"),
@@ -242,6 +242,6 @@ def test_refusals_of_bundles(run: Run, words: Path, pairs: dict[str, Path], tmp_
         result = run("ablate", "--limit", 8, stdin=data)
         assert said in only_line(result) and result.returncode == code
     result = run("ablate", "--bundle", words, "--bundle", pairs["pairs"])
-    assert "of another model (emoji-rn) than the first bundle (emoji-vit)" in only_line(result) and result.returncode == 1
+    assert "bundle of model emoji-rn, but the first bundle is of model emoji-vit" in only_line(result) and result.returncode == 1
     result = run("ablate", "--reconstruct", "words", "--bundle", pairs["pairs"])
     assert "run clip-decompose first" in only_line(result) and result.returncode == 1

@@ -166,7 +166,7 @@ def test_what_an_earlier_run_has_left_must_fit(photos: Path, file: Path, tmp_pat
     truth = (*words, "--truth", photos / "truth.jsonl", "--resume")
     assert "started with truth None, now asked for ['cat', 'walrus']" in only_line(inside(*truth))
     others = ("concepts", photos / "0.png", photos / "2.png", "--bundle", file, "-o", target, "--resume")
-    assert "1.png', not one of the images to come" in only_line(inside(*others))
+    assert "1.png', which is not one of the images that follow" in only_line(inside(*others))
     assert part.read_bytes() == whole
     first, _, third = whole.splitlines(keepends=True)
     part.write_bytes(first + third)
@@ -221,12 +221,12 @@ def test_a_table_on_a_terminal_and_a_reader_that_leaves(photos: Path, file: Path
     [
         (("-",), 2, "- reads images from standard input"),
         ((), 2, "no images named"),
-        (("PHOTOS", "--evaluate"), 2, "--evaluate needs to know what the images show"),
-        (("PHOTOS", "--by", "text", "--neurons", "all"), 2, "--by text asks no neurons"),
+        (("PHOTOS", "--evaluate"), 2, "--evaluate needs --truth FILE"),
+        (("PHOTOS", "--by", "text", "--neurons", "all"), 2, "--by text uses no neurons"),
         (("PHOTOS", "--layers", "3"), 2, "the bundle has no layer 3"),
         (("PHOTOS", "--truth", "no-such.jsonl"), 1, "no-such.jsonl: cannot be read"),
         (("no-such.png",), 1, "no-such.png"),
-        (("PHOTOS", "--resume"), 2, "--resume goes on with a file of JSON lines"),
+        (("PHOTOS", "--resume"), 2, "--resume needs -o FILE"),
         (("PHOTOS", "--limit", "2", "--sample", "2"), 2, "give one of them"),
     ],
 )

@@ -17,7 +17,7 @@ from scipy.stats import t
 from cliptools.analysis.concept_units import PARTS, ConceptShare, Following, SeeingUnits, choose_units, random_sets
 from cliptools.analysis.correlations import correlations, interval_of, point_biserial, sums_of
 from cliptools.analysis.shift_statistics import BlockMeans, GroupMoments, Neighbours, Sample, chance, chance_each, compare, limit
-from cliptools.cli.run.shift_drift import Alarm, add_drift, earlier_warnings, shift_table, shift_warnings
+from cliptools.cli.run.shift_drift import Alarm, add_drift, baseline_warnings, shift_table, shift_warnings
 from cliptools.effects.factored import UnitActivity
 from cliptools.effects.vit_second_order import SecondOrder
 from cliptools.errors import StreamError
@@ -236,27 +236,26 @@ def record(concept: str, value: float, **more: object) -> dict:
 
 
 def test_warnings_name_what_does_not_hold() -> None:
-    options = {"block": None}
-    assert not list(shift_warnings([record("boat", 0.5)], options))
-    (line,) = shift_warnings([record("boat", 0.5), record("cat", 0.1)], options)
+    assert not list(shift_warnings([record("boat", 0.5)], None))
+    (line,) = shift_warnings([record("boat", 0.5), record("cat", 0.1)], None)
     assert line.startswith("cat: its 1 unit does not follow the concept") and "--choose seen" in line
     shown = shift_table([record("boat", 0.5), record("cat", 0.1)], []).decode()
     assert "cat: units 1:2, following 0.10 (0.00 to 0.20; chance 0.20) NOT THE CONCEPT" in shown
     assert "boat: units 1:2, following 0.50 (0.40 to 0.60; chance 0.20)\n" in shown
     wide = record("cat", 0.1) | {"follows": {"value": 0.1, "low": -0.8, "high": 0.9, "count": 9}}
-    assert not list(shift_warnings([wide], options))  # too few images to tell
+    assert not list(shift_warnings([wide], None))  # too few images to tell
     alike = {"correlation": 0.8, "pairs": 99}
-    (line,) = shift_warnings([record("cat", 0.5, neighbours=alike)], options)
+    (line,) = shift_warnings([record("cat", 0.5, neighbours=alike)], None)
     assert "next to each other are alike (correlation of their shares: cat 0.80)" in line and "--block" in line
-    (line,) = shift_warnings([record("cat", 0.5, neighbours=alike)], {"block": "9"})
+    (line,) = shift_warnings([record("cat", 0.5, neighbours=alike)], "9")
     assert "blocks next to each other are still alike" in line
-    assert not list(shift_warnings([record("cat", 0.5, neighbours={"correlation": 0.2, "pairs": 30})], options))
+    assert not list(shift_warnings([record("cat", 0.5, neighbours={"correlation": 0.2, "pairs": 30})], None))
 
 
 def test_units_that_followed_in_the_baseline_are_no_strays_where_all_images_show_it() -> None:
     now, before = record("cat", -0.3), record("cat", 0.5, group="old")
     add_drift([now], Baseline({"cat": {"old": before}}, "old.jsonl"), Alarm(3.0, False, False))
-    assert now["drift"]["before"]["follows"]["value"] == 0.5 and not list(shift_warnings([now], {"block": None}))
+    assert now["drift"]["before"]["follows"]["value"] == 0.5 and not list(shift_warnings([now], None))
 
 
 @pytest.mark.parametrize(("size", "few"), [(3, True), (4, True), (5, False)])
@@ -264,7 +263,7 @@ def test_an_alarm_says_where_groups_are_too_small_for_it(size: int, few: bool) -
     now, before = record("cat", 0.5, images=size), record("cat", 0.5, images=90)
     add_drift([now], Baseline({"cat": {"old": before}}, "old.jsonl"), Alarm(3.0, False, False))
     assert now["drift"].get("few", False) == few
-    lines = list(shift_warnings([now], {"block": None}))
+    lines = list(shift_warnings([now], None))
     assert [line.startswith("fewer than 5 images") for line in lines] == [True] * few
 
 
@@ -276,18 +275,15 @@ def test_groups_that_an_alarm_cannot_compare_are_named() -> None:
         baseline = Baseline({"cat": {"old": record("cat", 0.5, images=90, **({"blocks": 30} if more else {}))}}, "old.jsonl")
         add_drift(records, baseline, Alarm(3.0, False, False))
         assert "drift" not in records[1]
-        (line,) = shift_warnings(records, {"block": "9" if more else None})
-        assert line == f"not compared with the baseline, since a mean needs two {what} at least, here and there: lone"
+        (line,) = shift_warnings(records, "9" if more else None)
+        assert line == f"not compared with the baseline, since a mean needs at least two {what}, here and there: lone"
 
 
 def test_a_baseline_without_kurtosis_is_read_with_a_line() -> None:
     old = Baseline({"cat": {"old": record("cat", 0.5)}, "dog": {"old": record("dog", 0.5, kurtosis=1.0)}}, "old.jsonl")
-    asked = {"concepts": ("cat", "dog"), "alarm": 3.0}
-    (line,) = earlier_warnings(old, asked)
+    (line,) = baseline_warnings(old, ("cat", "dog"), 3.0)
     assert line.startswith("--baseline old.jsonl: made by an earlier version, without `kurtosis`")
-    assert not list(earlier_warnings(old, asked | {"alarm": None})) and not list(
-        earlier_warnings(old, asked | {"concepts": ["dog"]})
-    )
+    assert not list(baseline_warnings(old, ("cat", "dog"), None)) and not list(baseline_warnings(old, ("dog",), 3.0))
 
 
 @pytest.fixture(scope="module")

@@ -197,7 +197,7 @@ def test_unreadable_images(run: Run, photos: Path, file: Path, tmp_path: Path) -
     (tmp_path / "one.jsonl").write_bytes(result.stdout)
     again = run(*words, "--baseline", tmp_path / "one.jsonl", stdin=file.read_bytes())
     said = again.stderr.decode().splitlines()[-1]
-    assert again.returncode == 1 and said.startswith("clip-shift: nothing to compare: a mean needs two images at least")
+    assert again.returncode == 1 and said.startswith("clip-shift: nothing to compare: a mean needs at least two images")
     target = tmp_path / "out.jsonl"
     strict = run(*words, "--strict", "-o", target, stdin=file.read_bytes())
     assert strict.returncode == 1 and only_line(strict).startswith("clip-shift: 0a.png") and not target.exists()
@@ -243,7 +243,7 @@ def test_a_reader_that_leaves(photos: Path, file: Path) -> None:
         (("SPRING", "--concept", "cat", "--alarm", "3"), 2, "--baseline FILE"),
         (("SPRING", "--concept", "cat", "--labels", "a.csv", "--truth", "scenes"), 2, "give one of them"),
         (("SPRING", "--concept", "cat", "--plot", "a.gif"), 2, "expected a name ending in .png or .svg"),
-        (("SPRING", "--concept", "cat", "--per-image", "-f", "table"), 2, "--per-image is for JSON lines"),
+        (("SPRING", "--concept", "cat", "--per-image", "-f", "table"), 2, "--per-image needs JSON lines"),
         (("SPRING", "--concept", "cat", "--baseline", "no-such.jsonl"), 1, "no-such.jsonl: cannot be read"),
         (("SPRING", "--concept", "cat", "--units-per-concept", "7"), 1, "the bundle has 6 units"),
         (("SPRING", "--concept", "cat", "--truth", "scenes"), 1, "has no scenes.jsonl in a folder above it"),

@@ -1,242 +1,311 @@
-"""What clip-ablate does with bundles and labelled images: accuracies in all settings, one pass over the images.
-
-The table of clip-ablate.
-"""
+"""The work of clip-ablate: accuracies of a model under all settings, from one pass over labelled images, and their table."""
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
 from cliptools.analysis import ablation
-from cliptools.analysis.ablation import Ablation, Change, ChangedOutputs, Joint
+from cliptools.analysis.ablation import Ablation, ChangedOutputs, Joint
 from cliptools.analysis.zero_shot import Guessing, Scored, Tally, score
-from cliptools.cli.run.ablate_settings import REST, Asked, Setting, joint_of, paths_for, rest_of, units_of
+from cliptools.cli.app import Output, Reading, choose_format
+from cliptools.cli.run.ablate_settings import (
+    REST,
+    BundleSettings,
+    ChangeOptions,
+    Setting,
+    effect_of,
+    joint_of,
+    open_bundles,
+    parse_changes,
+    rest_of,
+    units_of,
+)
 from cliptools.cli.run.bundle_output import record_source, rendered
 from cliptools.console import count_of, progress, summarise, warn
 from cliptools.devices import in_halves
 from cliptools.emoji.render import SceneSource
-from cliptools.errors import CliptoolsError
-from cliptools.images.classification import ClassifiedImages
+from cliptools.errors import CliptoolsError, UsageError
+from cliptools.images.classification import ClassifiedImages, classified_scenes, is_label_file, open_classified
+from cliptools.images.groups import Columns
 from cliptools.images.loader import Skipped, choose, list_digest, load_batches
+from cliptools.io.files import text_output
 from cliptools.io.header import digest
-from cliptools.io.jsonl import rounded
-from cliptools.models.load import LoadedModel, drop_text_tower, load_recorded_model
-from cliptools.models.text_encoder import class_templates, encode_named, templates_name
+from cliptools.io.jsonl import rounded, write_record
+from cliptools.models.load import EMBEDDED, LoadedModel, Precision, drop_text_tower, load_recorded_model
+from cliptools.models.text_encoder import check_template_options, class_templates, encode_named, templates_name
 from cliptools.models.unusable import Screen, unusable
 from cliptools.streaming.shards import strongest
 from cliptools.text.vocabularies import Pool
 
 TOOL = "clip-ablate"
-ENOUGH = 500  # images after which a model at chance has shown it
-SHOWN = 3  # images named where it is
+SCENES = 1052  # rendered where no images are named: two of every concept
+ENOUGH = 500  # images after which a model at chance is refused
+SHOWN = 3  # misclassified images that the message about it names
 Record = dict[str, Any]
 
 
-def measure(bundles: Sequence[Asked], images: ClassifiedImages, options: Record) -> list[Record]:
-    """A record a setting, the untouched model first.
+@dataclass(frozen=True, kw_only=True)
+class AblateOptions(ChangeOptions, Output, Reading):
+    """All parameters of clip-ablate."""
+
+    paths: tuple[str, ...]
+    labels: str | None
+    image_column: str
+    label_column: str
+    classes: str | None
+    templates: tuple[str, ...]
+    limit: int | None
+    sample: int | None
+    seed: int
+    strict: bool
+    batch_size: int
+    workers: int | None
+    precision: Precision | None
+    device: str
+
+
+def run(options: AblateOptions) -> None:
+    """Measure all settings and write their records, or a table of them.
 
     Raises:
-        CliptoolsError: not one image can be read or is usable, or the untouched model is at chance.
+        UsageError: options that contradict each other.
     """
+    output_format = choose_format(options.output_format, options.output, "jsonl")
+    changes = parse_changes(options)
+    if "-" in options.paths and ("-" in map(str, options.bundles) or not options.bundles):
+        raise UsageError("- reads images from standard input, so the bundle needs a file: --bundle FILE")
+    if options.templates:
+        check_template_options(options.templates)
+    bundles = open_bundles(changes, options)
+    images = _open_images(bundles[0].bundle.header.model["name"], options)
+    with text_output(options.output) as stream:
+        records = _measure(bundles, images, options)
+        if output_format == "table":
+            stream.write(ablate_table(records))
+            return
+        for record in records:
+            write_record(stream, record)
 
-    indices = choose(images.source, options["limit"], options["sample"], options["seed"])
-    model = load_recorded_model(bundles[0].bundle.header.model, options["device"], options["precision"])
-    text = _classifier(model, images, options)
-    changed, order = _changed(model, bundles, len(indices))
+
+def _open_images(model: str, options: AblateOptions) -> ClassifiedImages:
+    """Return the images that PATHs or --labels name, or rendered scenes for an embedded model."""
+    if options.paths or is_label_file(options.labels):
+        columns = Columns(options.image_column, options.label_column)
+        return open_classified(options.paths, options.labels, options.classes, columns)
+    if model not in EMBEDDED:
+        raise UsageError(f"no images named: {model} needs a PATH (scenes are rendered for {', '.join(EMBEDDED)} only)")
+    if options.sample is not None:
+        raise UsageError("--sample needs a PATH to draw images from; for other rendered scenes use --seed")
+    if options.labels or options.classes:
+        raise UsageError("--labels and --classes need images: name a PATH")
+    return classified_scenes(model, options.limit or SCENES, options.seed)
+
+
+def _measure(bundles: Sequence[BundleSettings], images: ClassifiedImages, options: AblateOptions) -> list[Record]:
+    """Return one record per setting, the untouched model first.
+
+    Raises:
+        CliptoolsError: no image can be read or is usable, or the untouched model is at chance.
+    """
+    indices = choose(images.source, options.limit, options.sample, options.seed)
+    model = load_recorded_model(bundles[0].bundle.header.model, options.device, options.precision)
+    text = _class_embeddings(model, images, options)  # (class, d)
+    outputs, order = _outputs_of(model, bundles, len(indices))
     drop_text_tower(model)
     tally, skipped, guessing = Tally(len(order) + 1), Skipped(), Guessing([row.name for row in images.classes])
-    screen = Screen[int](images.source.names.__getitem__, skipped.add, options["strict"])
-    wrong: list[str] = []
-    for names, output in _outputs(changed, images, model, indices, options, skipped, screen):
-        tally.add(_scored(output[[0, *order]], text, names, images, wrong, guessing))
+    screen = Screen[int](images.source.names.__getitem__, skipped.add, options.strict)
+    mistakes: list[str] = []
+    for numbers, output in _output_batches(outputs, images, model, indices, options, skipped, screen):
+        tally.add(_score_batch(output[[0, *order]], text, numbers, images, mistakes, guessing))
         if tally.count >= ENOUGH:
-            _check_chance(guessing, images, wrong)
+            _check_chance(guessing, images, mistakes)
     screen.require(tally.count)
-    if _check_chance(guessing, images, wrong) == "open":
-        warn(f"{_right(guessing, images)}: not enough to tell whether labels and classes ({images.classes_source}) match")
+    if _check_chance(guessing, images, mistakes) == "open":
+        warn(
+            f"{_comparison_with_guessing(guessing, images)}; too few images to tell if labels and classes "
+            f"({images.classes_source}) match"
+        )
     skips = f", {len(skipped)} skipped" if len(skipped) else ""
     summarise(
         f"{TOOL}: {count_of(tally.count, 'image')}{skips}, {count_of(len(images.classes), 'class')}, "
         f"{count_of(len(order), 'setting')} of {model.name}"
     )
-    said = {"classes": images.classes_source, "class_count": len(images.classes)}
-    said |= {"templates": templates_name(model.name, options["templates"])}
-    said |= {"images": list_digest([images.source.names[i] for i in indices]), "precision": model.precision}
-    said |= {"seed": options["seed"]} if isinstance(images.source, SceneSource) else {}
-    return list(_records(bundles, tally, said))
+    settings: Record = {"classes": images.classes_source, "class_count": len(images.classes)}
+    settings |= {"templates": templates_name(model.name, options.templates)}
+    settings |= {"images": list_digest([images.source.names[i] for i in indices]), "precision": model.precision}
+    settings |= {"seed": options.seed} if isinstance(images.source, SceneSource) else {}
+    return list(_records(bundles, tally, settings))
 
 
-def _classifier(model: LoadedModel, images: ClassifiedImages, options: Record) -> Tensor:
-    """The classes' unit embeddings, by their first names [class, d]; kept in the user's cache.
+def _class_embeddings(model: LoadedModel, images: ClassifiedImages, options: AblateOptions) -> Float[Tensor, "class d"]:
+    """Return the unit embeddings of the classes' first names; they are kept in the user's cache.
 
-    Classes of one name get one embedding to the last bit, whatever batches the texts went through.
+    Classes with the same name get the same embedding to the last bit, whatever batches the texts went through.
     """
-
-    names = tuple(each.name for each in images.classes)
-    t = encode_named(model, Pool("classes", names, digest(*names)), class_templates(model.name, options["templates"]))
+    names = tuple(row.name for row in images.classes)
+    t = encode_named(model, Pool("classes", names, digest(*names)), class_templates(model.name, options.templates))
     first = {name: row for row, name in reversed(list(enumerate(names)))}
     return t[[first[name] for name in names]]
 
 
-def _outputs(
-    changed: ChangedOutputs,
+def _output_batches(
+    outputs: ChangedOutputs,
     images: ClassifiedImages,
     model: LoadedModel,
     indices: Sequence[int],
-    options: Record,
+    options: AblateOptions,
     skipped: Skipped,
     screen: Screen[int],
-) -> Iterator[tuple[list[int], Tensor]]:
-    """Numbers of some images, and their outputs in all settings."""
-
+) -> Iterator[tuple[list[int], Float[Tensor, "s b d"]]]:
+    """Yield the indices of some images and their outputs in all settings, a batch at a time."""
     batches = load_batches(
         images.source, indices, model.transform,
-        batch_size=options["batch_size"], workers=options["workers"], strict=options["strict"], skipped=skipped,
+        batch_size=options.batch_size, workers=options.workers, strict=options.strict, skipped=skipped,
     )  # fmt: skip
-    read = progress(batches, "images", len(indices), lambda batch: len(batch[0]))
-    for some, outputs in in_halves(read, lambda _, pictures: changed(pictures)):
-        stay = screen.places(some, unusable(outputs[0], outputs.transpose(0, 1)))
+    counted = progress(batches, "images", len(indices), lambda batch: len(batch[0]))
+    for numbers, output in in_halves(counted, lambda _, pictures: outputs(pictures)):  # output: (s, b, d)
+        stay = screen.places(numbers, unusable(output[0], output.transpose(0, 1)))
         if stay:
-            yield [some[place] for place in stay], outputs if len(stay) == len(some) else outputs[:, list(stay)]
+            yield [numbers[place] for place in stay], output if len(stay) == len(numbers) else output[:, list(stay)]
 
 
-def _scored(
-    output: Tensor,
-    text: Tensor,
-    read: Sequence[int],
+def _score_batch(
+    output: Float[Tensor, "s b d"],
+    text: Float[Tensor, "class d"],
+    numbers: Sequence[int],
     images: ClassifiedImages,
-    wrong: list[str],
+    mistakes: list[str],
     guessing: Guessing,
 ) -> Scored:
-    """A batch against the classes; the first images taken for others by the untouched model, in words, are added to `wrong`."""
-
-    label = images.label[list(read)]
+    """Compare a batch with the classes; add the first mistakes of the untouched model to `mistakes`, in words."""
+    label = images.label[list(numbers)]
     scored = score(output, text, torch.from_numpy(label))
     guessing.add(label, scored.best[0].cpu().numpy())
-    for image, true, best in zip(read, label.tolist(), scored.best[0].tolist(), strict=True):
-        if len(wrong) < SHOWN and true != best:
-            shown, seen = images.classes[true].name, images.classes[best].name
-            wrong.append(f"{images.source.names[image]} is labelled {shown!r} and taken for {seen!r}")
+    for number, true, best in zip(numbers, label.tolist(), scored.best[0].tolist(), strict=True):
+        if len(mistakes) < SHOWN and true != best:
+            right, wrong = images.classes[true].name, images.classes[best].name
+            mistakes.append(f"{images.source.names[number]} is labelled {right!r} and taken for {wrong!r}")
     return scored
 
 
-def _check_chance(guessing: Guessing, images: ClassifiedImages, wrong: Sequence[str]) -> str:
-    """How the untouched model stands to guessing: accuracies say nothing where labels and classes do not match.
+def _check_chance(guessing: Guessing, images: ClassifiedImages, mistakes: Sequence[str]) -> str:
+    """Return how the untouched model compares with guessing: accuracies mean nothing if labels and classes do not match.
 
     Raises:
-        CliptoolsError: the untouched model does no better than guessing, and there are enough images to say so.
+        CliptoolsError: the untouched model does no better than guessing, over enough images to say so.
     """
     standing = guessing.standing()
     if standing == "chance":
         raise CliptoolsError(
-            f"{_right(guessing, images)}, as by chance: labels and classes ({images.classes_source}) do not match; "
-            f"{'; '.join(wrong)}"
+            f"{_comparison_with_guessing(guessing, images)}: labels and classes ({images.classes_source}) do not match; "
+            f"{'; '.join(mistakes)}"
         )
     return standing
 
 
-def _right(guessing: Guessing, images: ClassifiedImages) -> str:
-    """On how many images the untouched model is right, and guessing would be."""
+def _comparison_with_guessing(guessing: Guessing, images: ClassifiedImages) -> str:
     share = guessing.share
     return (
-        f"the untouched model is right on {share.hits} of {share.trials} images, guessing among {len(images.classes)} classes on "
-        f"about {guessing.expected:.2g}"
+        f"the untouched model is right on {share.hits} of {share.trials} images, where guessing among "
+        f"{len(images.classes)} classes is right on about {guessing.expected:.2g}"
     )
 
 
-def _records(bundles: Sequence[Asked], tally: Tally, said: Record) -> Iterator[Record]:
-    """The untouched model's, and one a setting."""
+def _records(bundles: Sequence[BundleSettings], tally: Tally, settings: Record) -> Iterator[Record]:
+    """Yield the record of the untouched model, then one per setting."""
     source = record_source(bundles[0].bundle)
-    alone = source if len(bundles) == 1 else {"model": source["model"]}
-    yield {"layers": [], "ablate": "none"} | _measured(tally, 0) | {"settings": said} | alone
+    untouched_source = source if len(bundles) == 1 else {"model": source["model"]}
+    yield {"layers": [], "ablate": "none"} | _measured(tally, 0) | {"settings": settings} | untouched_source
     number = 1
-    for asked in bundles:
-        source, settings = record_source(asked.bundle), asked.bundle.header.settings
-        own = said | {"scale": settings.get("scale", "unit")}
-        if "rest_mean" in asked.bundle:
-            own |= {"rest": settings["measured"] - asked.bundle.units}
-        if "words" in asked.bundle and "words" in settings:
-            own |= {"words": {key: value for key, value in settings["words"].items() if key != "prefix"}}
-        for setting in asked.settings:
-            record = {"effect": asked.effect, "units": asked.units, "layers": list(setting.layers)} | setting.change.said()
+    for chosen in bundles:
+        source, header = record_source(chosen.bundle), chosen.bundle.header.settings
+        own = settings | {"scale": header.get("scale", "unit")}
+        if "rest_mean" in chosen.bundle:
+            own |= {"rest": header["measured"] - chosen.bundle.units}
+        if "words" in chosen.bundle and "words" in header:
+            own |= {"words": {key: value for key, value in header["words"].items() if key != "prefix"}}
+        for setting in chosen.settings:
+            record = {"effect": chosen.effect, "units": chosen.units, "layers": list(setting.layers)} | setting.change.record()
             yield record | _measured(tally, number) | {"settings": own} | source
             number += 1
 
 
 def _measured(tally: Tally, setting: int) -> Record:
-    shares = {"top1": tally.top1(setting), "top5": tally.top5(setting)}
+    """Accuracies of a setting with their intervals, and its likeness to the untouched model."""
     record: Record = {"n": tally.count}
-    for name, share in shares.items():
+    for name, share in {"top1": tally.top1(setting), "top5": tally.top5(setting)}.items():
         low, high = share.interval()
         record[name] = {"value": rounded(share.value), "low": rounded(low), "high": rounded(high)}
     return record | {"agreement": rounded(tally.agreement(setting)), "cosine": rounded(tally.cosine(setting))}
 
 
 class _Prepared(NamedTuple):
-    """One bundle's settings, ready to run."""
+    """Settings of one bundle, ready to run."""
 
-    ablation: ablation.Ablation | None
+    ablation: Ablation | None
+    """None where all settings are joint."""
     joints: list[Joint]
 
 
-def _changed(model: LoadedModel, bundles: Sequence[Asked], expected: int) -> tuple[ChangedOutputs, list[int]]:
-    """What computes the outputs, and where in them the settings are, in their order."""
-
-    prepared = [_prepared(model, asked, expected) for asked in bundles]
+def _outputs_of(model: LoadedModel, bundles: Sequence[BundleSettings], expected: int) -> tuple[ChangedOutputs, list[int]]:
+    """Return what computes the outputs in all settings, and the place of each setting, in the bundles' order, among them."""
+    prepared = [_prepare(model, chosen, expected) for chosen in bundles]
     ablations = [
-        (each.ablation, asked.bundle.header.scaled)
-        for each, asked in zip(prepared, bundles, strict=True)
-        if each.ablation is not None
+        (ready.ablation, chosen.bundle.header.scaled)
+        for ready, chosen in zip(prepared, bundles, strict=True)
+        if ready.ablation is not None
     ]
-    before = 1 + sum(each.settings for each, _ in ablations)  # outputs that come before joint ones
-    additive, joint = iter(range(1, before)), itertools.count(before)
-    order = [next(joint if setting.change.kind == "joint" else additive) for asked in bundles for setting in asked.settings]
-    joints = [each for one in prepared for each in one.joints]
+    before_joint = 1 + sum(ablation.settings for ablation, _ in ablations)  # the untouched output comes first
+    additive, joint = iter(range(1, before_joint)), itertools.count(before_joint)
+    order = [next(joint if setting.change.kind == "joint" else additive) for chosen in bundles for setting in chosen.settings]
     visual: Any = model.clip.visual
-    return ChangedOutputs(visual, ablations, joints), order
+    return ChangedOutputs(visual, ablations, [group for ready in prepared for group in ready.joints]), order
 
 
-def _prepared(model: LoadedModel, asked: Asked, expected: int) -> _Prepared:
-    """Raises StreamError where the bundle and the model do not fit."""
+def _prepare(model: LoadedModel, chosen: BundleSettings, expected: int) -> _Prepared:
+    """Read what the settings of one bundle need.
 
-    joints = [joint_of(asked, setting.layers) for setting in asked.settings if setting.change.kind == "joint"]
-    additive = [setting for setting in asked.settings if setting.change.kind != "joint"]
+    Raises:
+        StreamError: bundle and model do not fit.
+    """
+    joints = [joint_of(chosen, setting.layers) for setting in chosen.settings if setting.change.kind == "joint"]
+    additive = [setting for setting in chosen.settings if setting.change.kind != "joint"]
     if not additive:
         return _Prepared(None, joints)
-    paths = paths_for(model, asked, additive, expected)
-    units = units_of(model, asked)
-    rest = rest_of(asked, paths)
-    return _Prepared(Ablation(paths, units, [_setting(asked, setting) for setting in additive], rest), joints)
+    effect = effect_of(model, chosen, additive, expected)
+    units = units_of(model, chosen)
+    rest = rest_of(chosen, effect)
+    return _Prepared(Ablation(effect, units, [_unit_changes(chosen, setting) for setting in additive], rest), joints)
 
 
-def _setting(asked: Asked, setting: Setting) -> ablation.Setting:
-    """Which change each unit gets."""
-
-    rows = torch.from_numpy(asked.rows(setting.layers))
+def _unit_changes(chosen: BundleSettings, setting: Setting) -> ablation.Setting:
+    """Return the changes of a setting, each with the units that get it."""
+    rows = torch.from_numpy(chosen.rows(setting.layers))  # (u,)
     kind, size, keep, along = setting.change
     kept = rows.clone()
     if keep is not None:
-        kept[rows] = strongest(torch.from_numpy(asked.bundle["top_norm"])[rows], keep)
-    others = [(Change("mean"), rows & ~kept)]
+        kept[rows] = strongest(torch.from_numpy(chosen.bundle["top_norm"])[rows], keep)
+    others = [(ablation.Change("mean"), rows & ~kept)]
     if kind == "none":
         return []
     if kind == REST:
         return others
     if kind == "all":
-        return [(Change("mean"), rows)]
+        return [(ablation.Change("mean"), rows)]
     if kind in ("large", "small"):
-        return [(Change(kind), rows)]  # type: ignore[arg-type]
-    return [(Change(kind, size or 1, along or "direction"), kept), *others]  # type: ignore[arg-type]
+        return [(ablation.Change(kind), rows)]  # type: ignore[arg-type]
+    return [(ablation.Change(kind, size or 1, along or "direction"), kept), *others]  # type: ignore[arg-type]
 
 
 def ablate_table(records: Sequence[Record]) -> bytes:
-    """A row a setting, the untouched model first."""
-
+    """Table with one row per setting, the untouched model first."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("effect", "layers", "change"):
         table.add_column(title)
@@ -254,28 +323,27 @@ def ablate_table(records: Sequence[Record]) -> bytes:
 
 
 def in_words(record: Record) -> str:
-    """`all means`, `PC 1–4 of 20 %`, `16 words`."""
+    """A setting in words: `means`, `PC 1–4 of 20 %`, `16 words`."""
     kept = f"{100 * record.get('keep', 1):.4g} %"
     if "effect" not in record:
         return "untouched"
     if "reconstruct" in record:
         count = int(record.get("components") or record.get("m") or 1)
-        what = ("PC 1" if count == 1 else f"PC 1–{count}") if record["reconstruct"] == "pc" else count_of(count, "word")
-        what += f" along {record['along']}" if record.get("along", "direction") != "direction" else ""
-        return f"{what} of {kept}" if "keep" in record else what
-    kind = record["ablate"]
-    said = {
+        parts = ("PC 1" if count == 1 else f"PC 1–{count}") if record["reconstruct"] == "pc" else count_of(count, "word")
+        parts += f" along {record['along']}" if record.get("along", "direction") != "direction" else ""
+        return f"{parts} of {kept}" if "keep" in record else parts
+    names = {
         "all": "means",
         "none": "untouched",
         "large": "large to means",
         "small": "small to means",
         "joint": "activations to means",
     }
-    return said.get(kind) or f"all but {kept} to means"
+    return names.get(record["ablate"]) or f"all but {kept} to means"
 
 
 def _layers(layers: Sequence[int]) -> str:
-    """`5–6, 8`."""
+    """Layers with runs joined, as `5–6, 8`."""
     runs: list[list[int]] = []
     for layer in layers:
         if runs and runs[-1][-1] == layer - 1:

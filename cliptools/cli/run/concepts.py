@@ -1,132 +1,378 @@
-"""What clip-concepts says of a batch of images: by the neurons that act on them, or by CLIP's own texts."""
+"""The work of clip-concepts: records that describe images, by the neurons active on them or by CLIP's own ranking of texts."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, SupportsFloat
+from io import BufferedIOBase
+from pathlib import Path
+from typing import Any, NamedTuple, SupportsFloat
 
 import torch
+from jaxtyping import Float
+from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from cliptools.analysis.concepts import (
+    Neurons,
+    Score,
     active_units,
     best,
     counted_units,
     direction_scores,
+    recall,
     sparse_gamma,
     text_scores,
     unit_weights,
     word_scores,
 )
 from cliptools.analysis.pursuit import text_space
-from cliptools.cli.run.bundle_output import signed_words, unit_keys
+from cliptools.analysis.selection import by_layers
+from cliptools.cli.app import Output, Reading, choose_format, parse_layers
+from cliptools.cli.run.bundle_output import read_neurons, record_source, rendered, signed_words, unit_keys
+from cliptools.console import count_of, progress, summarise
+from cliptools.devices import in_halves
 from cliptools.effects.factored import FactoredEffect, UnitActivity
 from cliptools.effects.select import factored_effect
-from cliptools.errors import StreamError
+from cliptools.errors import CliptoolsError, ImageError, StreamError, UsageError
+from cliptools.images.annotations import Truth, found_names, read_truth
+from cliptools.images.loader import ImageSource, Skipped, choose, load_batches, open_images
 from cliptools.io.bundle import Bundle
-from cliptools.io.jsonl import rounded
-from cliptools.models.load import LoadedModel
+from cliptools.io.cache import KeptLines, check_same, kept_lines
+from cliptools.io.files import replaceable, text_output
+from cliptools.io.jsonl import rounded, write_record
+from cliptools.models.load import LoadedModel, load_recorded_model
 from cliptools.models.text_encoder import as_given, encode_named
-from cliptools.models.unusable import unusable
+from cliptools.models.unusable import Screen, unusable
 from cliptools.text.vocabularies import recorded_pool
 
-if TYPE_CHECKING:
-    Describe = Callable[[Sequence[str], Tensor], Iterator[dict[str, Any] | str]]
-    """Of the names and pixels of some images, a record each, or the reason why the image is not usable."""
-    Voice = Callable[[Tensor], Tensor]
-    """Of weights of neurons, the scores of texts."""
+TOOL = "clip-concepts"
+EFFECTS = ("second", "pooled")
+NEEDED = ("word", "coefficient", "words", "mean", "threshold")
+WIDTHS = {"image": 24, "active": 6, "found": 6}  # columns of the table
+SHOWN_NEURONS = 5  # in a record, those of largest weight
+SHOWN_WORDS = 3  # of each of them
+Record = dict[str, Any]
+Describe = Callable[[Sequence[str], Tensor], Iterator[Record | str]]
+"""Function from names and pixels [b, 3, y, x] of images to a record of each, or the reason why the image is not usable."""
+ScoreTexts = Callable[[Tensor], Tensor]
+"""Function from weights of neurons [b, u] to scores of texts [b, text]."""
 
-TELLING = 5  # neurons shown of an image
-TELLING_WORDS = 3  # words shown of a neuron
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptsOptions(Output, Reading):
+    """All parameters of clip-concepts."""
+
+    paths: tuple[str, ...]
+    bundle: Path | None
+    words: int
+    by: str
+    score: Score
+    neurons: Neurons
+    layers: str | None
+    truth: Path | None
+    evaluate: bool
+    limit: int | None
+    sample: int | None
+    seed: int
+    resume: bool
+    strict: bool
+    batch_size: int
+    workers: int | None
+    no_cache: bool
+    device: str
 
 
-def by_text(neurons: Bundle, model: LoadedModel, options: dict[str, Any]) -> "Describe":
-    """CLIP's own ranking of the pool."""
+class ChosenImages(NamedTuple):
+    """Images to describe: a source, and indices into it."""
 
-    texts, t = _pool(neurons, model, options)
+    source: ImageSource
+    indices: list[int]
+
+
+class EarlierRun(NamedTuple):
+    """Work of an earlier run, in whole batches, so that the numbers do not depend on where it ended."""
+
+    place: int = 0
+    """Place in the list of images from which on they are to be described."""
+    images: int = 0
+    """Number of images before it that could be read."""
+
+
+def run(options: ConceptsOptions) -> None:
+    """Describe the images and write a record of each, or the recall over all.
+
+    Raises:
+        UsageError: options that contradict each other.
+        StreamError: a bundle of other effects, or without units.
+    """
+    output_format = choose_format(options.output_format, options.output, "jsonl")
+    plain = options.output is not None and str(options.output) != "-" and replaceable(options.output)
+    resumable = options.output if plain and output_format == "jsonl" and not options.evaluate else None
+    _check_usage(options, resumable)
+    neurons = read_neurons(options.bundle, *NEEDED, option="--bundle FILE", device=options.device)
+    effect = neurons.header.settings.get("effect")
+    if effect not in EFFECTS:
+        raise StreamError(
+            f"a bundle of {effect} effects; {TOOL} needs second-order effects of neurons, or a ResNet's pooled effects"
+        )
+    source = record_source(neurons)
+    if options.layers:
+        neurons = neurons.select(by_layers(neurons, parse_layers(options.layers)))
+    if not neurons.units:
+        raise StreamError("a bundle without units: nothing can be active")
+    images, truth = _open_images(options)
+    common = {"settings": _settings(neurons, options)} | source
+    if resumable is None:
+        _write(_records(neurons, images, truth, options, EarlierRun()), common, output_format, options)
+        return
+    with kept_lines(resumable, options.resume) as kept:
+        earlier = _read_earlier(kept, images, truth, common, options)
+        for record in _records(neurons, images, truth, options, earlier):
+            write_record(kept.stream, record | common)
+
+
+def _check_usage(options: ConceptsOptions, resumable: Path | None) -> None:
+    """Reject invalid combinations of options before any input is read.
+
+    Args:
+        resumable: The output file, where an earlier run can be resumed.
+    """
+    if "-" in options.paths and (options.bundle is None or str(options.bundle) == "-"):
+        raise UsageError("- reads images from standard input, so the bundle needs a file: --bundle FILE")
+    if options.evaluate and not options.truth:
+        raise UsageError("--evaluate needs --truth FILE")
+    if options.by == "text" and (options.score != "norm" or options.neurons != "active" or options.layers):
+        raise UsageError("--by text uses no neurons: leave out --score, --neurons and --layers")
+    if options.resume and resumable is None:
+        raise UsageError("--resume needs -o FILE with JSON lines, without --evaluate or -f table")
+
+
+def _open_images(options: ConceptsOptions) -> tuple[ChosenImages, Truth | None]:
+    """Return the images and, with --truth, what they show.
+
+    Raises:
+        StreamError: an image that the truth does not name, before any work is done.
+    """
+    source = open_images(options.paths)
+    indices = choose(source, options.limit, options.sample, options.seed)
+    truth = read_truth(options.truth) if options.truth else None
+    if truth is not None:
+        for index in indices:
+            truth.of(source.names[index])
+    return ChosenImages(source, indices), truth
+
+
+def _settings(neurons: Bundle, options: ConceptsOptions) -> Record:
+    """Settings that a record's numbers depend on, beside model and bundle."""
+    header = neurons.header.settings
+    settings: Record = {"by": options.by, "words": options.words, "pool": header.get("words", {}).get("pool")}
+    if options.by == "text":
+        return settings
+    settings |= {"score": options.score, "neurons": options.neurons, "layers": options.layers}
+    settings |= {"m": neurons["word"].shape[1], "quantile": header.get("quantile"), "scale": header.get("scale")}
+    return settings | ({"seed": options.seed} if options.neurons == "random" else {})
+
+
+def _read_earlier(
+    kept: KeptLines, images: ChosenImages, truth: Truth | None, common: Record, options: ConceptsOptions
+) -> EarlierRun:
+    """Return how far an earlier run got, and drop its lines beyond the last whole batch.
+
+    Raises:
+        CliptoolsError: its lines are of other images or options.
+        ImageError: with --strict, an image that the earlier run skipped.
+    """
+    names, earlier = [images.source.names[index] for index in images.indices], EarlierRun()
+    following, lines = 0, 0  # place in the list after the last record; number of records
+    for record in kept.earlier():
+        name = str(record.get("image"))
+        if name not in names[following : following + 1]:
+            skipped = following
+            try:
+                following = names.index(name, following)
+            except ValueError:
+                raise CliptoolsError(
+                    f"{kept.part}: has a record of {name!r}, which is not one of the images that follow; "
+                    "use the same images or another output file"
+                ) from None
+            if options.strict:
+                raise ImageError(f"{names[skipped]}: skipped by the earlier run")
+        expected = common if truth is None else common | {"truth": list(truth.of(names[following]))}
+        for key in expected | {"truth": None}:
+            check_same(kept.part, key, record.get(key), expected.get(key))
+        start = following - following % options.batch_size
+        if start > earlier.place:
+            earlier = EarlierRun(start, lines)
+        following, lines = following + 1, lines + 1
+    if following % options.batch_size == 0 or following == len(names):
+        earlier = EarlierRun(following, lines)
+    kept.keep(earlier.images)
+    return earlier
+
+
+def _records(
+    neurons: Bundle, images: ChosenImages, truth: Truth | None, options: ConceptsOptions, earlier: EarlierRun
+) -> Iterator[Record]:
+    """Yield a record of each image, in the order of the list.
+
+    Raises:
+        CliptoolsError: no image can be read or is usable.
+    """
+    source, indices = images.source, images.indices[earlier.place :]
+    model = load_recorded_model(neurons.header.model, options.device)
+    describe = (_by_text if options.by == "text" else _by_neurons)(neurons, model, options)
+    skipped, count = Skipped(), earlier.images
+    screen = Screen[int](source.names.__getitem__, skipped.add, options.strict, passed=count > 0)
+    batches = load_batches(
+        source, indices, model.transform,
+        batch_size=options.batch_size, workers=options.workers, strict=options.strict, skipped=skipped,
+    )  # fmt: skip
+
+    def described(numbers: Sequence[int], pictures: Tensor) -> list[tuple[str, Record | str]]:
+        names = [source.names[number] for number in numbers]
+        return list(zip(names, describe(names, pictures), strict=True))
+
+    counted = progress(batches, "images", len(indices), lambda batch: len(batch[0]))
+    for numbers, results in in_halves(counted, described):
+        stay = screen.places(numbers, {place: result for place, (_, result) in enumerate(results) if isinstance(result, str)})
+        for name, record in (results[place] for place in stay):
+            assert isinstance(record, dict)  # the others are reasons
+            if truth is not None:
+                words = [concept["word"] for concept in record["concepts"]]
+                record |= {"truth": list(truth.of(name)), "found": found_names(truth.of(name), words)}
+            yield {"image": name} | record
+        count += len(stay)
+    screen.require(count)
+    before = f", {earlier.images} of them by an earlier run" if earlier.images else ""
+    summarise(f"{TOOL}: {count_of(count, 'image')}{before}" + (f", {len(skipped)} skipped" if len(skipped) else ""))
+
+
+def _by_text(neurons: Bundle, model: LoadedModel, options: ConceptsOptions) -> Describe:
+    """Return a function that describes images by CLIP's own ranking of the vocabulary."""
+    texts, t = _vocabulary(neurons, model, options)
     clip: Any = model.clip
     dtype = next(clip.parameters()).dtype
 
     @torch.inference_mode()
-    def describe(names: Sequence[str], pictures: Tensor) -> Iterator[dict[str, Any] | str]:
-        embedding: Tensor = clip.encode_image(pictures.to(model.device, dtype))
+    def describe(names: Sequence[str], pictures: Tensor) -> Iterator[Record | str]:
+        embedding: Tensor = clip.encode_image(pictures.to(model.device, dtype))  # (b, d)
         reasons = unusable(embedding)
-        ranked = best(text_scores(embedding, t), options["words"])
-        for row, (index, value) in enumerate(zip(ranked.column.tolist(), ranked.value.tolist(), strict=True)):
+        ranked = best(text_scores(embedding, t), options.words)
+        for row, (column, value) in enumerate(zip(ranked.column.tolist(), ranked.value.tolist(), strict=True)):
             if row in reasons:
                 yield reasons[row]
                 continue
-            yield {"concepts": [{"word": texts[j], "score": rounded(v)} for j, v in zip(index, value, strict=True)]}
+            yield {"concepts": [{"word": texts[j], "score": rounded(v)} for j, v in zip(column, value, strict=True)]}
 
     return describe
 
 
-def by_neurons(neurons: Bundle, model: LoadedModel, options: dict[str, Any]) -> "Describe":
-    """The words, or the directions, of the neurons that act."""
-
+def _by_neurons(neurons: Bundle, model: LoadedModel, options: ConceptsOptions) -> Describe:
+    """Return a function that describes images by the words, or the directions, of the neurons active on them."""
     own = neurons.text_list("words")["texts"]
-    texts, voice = _voice(neurons, model, options)
+    texts, score_texts = _score_texts(neurons, model, options)
     unit, b, r = (torch.from_numpy(neurons[name]) for name in ("unit", "mean", "direction"))
     tau = torch.from_numpy(neurons["threshold"])
-    measure = UnitActivity(_paths(neurons, model), unit, b, r, neurons.header.scaled)
+    measure = UnitActivity(_effect_of(neurons, model), unit, b, r, neurons.header.scaled)
 
-    def describe(names: Sequence[str], pictures: Tensor) -> Iterator[dict[str, Any] | str]:
+    def describe(names: Sequence[str], pictures: Tensor) -> Iterator[Record | str]:
         activity = measure(pictures)
         reasons = unusable(activity.embedding, activity.norm, activity.along)
-        active = active_units(activity, tau)
-        weight = unit_weights(activity, counted_units(active, options["neurons"], names, options["seed"]), options["score"])
-        ranked, telling = best(voice(weight), options["words"]), best(weight, TELLING)
+        active = active_units(activity, tau)  # (b, u)
+        weight = unit_weights(activity, counted_units(active, options.neurons, names, options.seed), options.score)  # (b, u)
+        words, strongest = best(score_texts(weight), options.words), best(weight, SHOWN_NEURONS)
         for row in range(len(names)):
             if row in reasons:
                 yield reasons[row]
                 continue
-            said = zip(ranked.column[row].tolist(), ranked.value[row].tolist(), strict=True)
-            shown = zip(telling.column[row].tolist(), telling.value[row].tolist(), strict=True)
+            scores = zip(words.column[row].tolist(), words.value[row].tolist(), strict=True)
+            weights = zip(strongest.column[row].tolist(), strongest.value[row].tolist(), strict=True)
             yield {
-                "concepts": [{"word": texts[j], "score": rounded(v)} for j, v in said if v > 0],
+                "concepts": [{"word": texts[j], "score": rounded(v)} for j, v in scores if v > 0],
                 "active": int(active[row].sum()),
-                "neurons": [_neuron(neurons, own, n, activity.norm[row, n], activity.along[row, n]) for n, v in shown if v > 0],
+                "neurons": [_neuron(neurons, own, n, activity.norm[row, n], activity.along[row, n]) for n, v in weights if v > 0],
             }
 
     return describe
 
 
-def _voice(neurons: Bundle, model: LoadedModel, options: dict[str, Any]) -> "tuple[Sequence[str], Voice]":
-    """The texts that can be said, and what weights of neurons make of them."""
-
-    if options["by"] == "words":
+def _score_texts(neurons: Bundle, model: LoadedModel, options: ConceptsOptions) -> tuple[Sequence[str], ScoreTexts]:
+    """Return the texts that images can be described by, and the function that scores them."""
+    if options.by == "words":
         texts = neurons.text_list("words")["texts"]
         word, coefficient = torch.from_numpy(neurons["word"]), torch.from_numpy(neurons["coefficient"])
         return texts, partial(word_scores, gamma=sparse_gamma(word, coefficient, len(texts)))
-    texts, t = _pool(neurons, model, options)
+    texts, t = _vocabulary(neurons, model, options)
     words = neurons.header.settings.get("words", {})
-    atoms = text_space(t, words.get("center", "pool"), words.get("normalize", "texts"))
+    atoms = text_space(t, words.get("center", "pool"), words.get("normalize", "texts"))  # (text, d)
     return texts, partial(direction_scores, r=torch.from_numpy(neurons["direction"]), atoms=atoms)
 
 
-def _paths(neurons: Bundle, model: LoadedModel) -> FactoredEffect:
-    """How the units of the bundle act in the model.
+def _effect_of(neurons: Bundle, model: LoadedModel) -> FactoredEffect:
+    """Return the effect that the bundle was measured with.
 
     Raises:
-        StreamError: directions of another width than the model's outputs have.
+        StreamError: the bundle's vectors are not as wide as the model's outputs.
     """
-
     settings = neurons.header.settings
     visual: Any = model.clip.visual
     widths = {neurons["mean"].shape[1], neurons["direction"].shape[1]}
     if widths != {visual.output_dim}:
-        raise StreamError(f"directions and means of width {sorted(widths)}, the model's outputs have {visual.output_dim}")
+        raise StreamError(f"directions and means have width {sorted(widths)}, the model's outputs have width {visual.output_dim}")
     return factored_effect(model.clip, settings["effect"], settings.get("units", "neurons"))
 
 
-def _pool(neurons: Bundle, model: LoadedModel, options: dict[str, Any]) -> tuple[Sequence[str], Tensor]:
-    """The whole pool that the words are from, and its unit embeddings, with the templates it had then."""
-
+def _vocabulary(neurons: Bundle, model: LoadedModel, options: ConceptsOptions) -> tuple[Sequence[str], Float[Tensor, "text d"]]:
+    """Return the whole vocabulary that the bundle's words come from, and its unit embeddings, with the same templates."""
     pool = recorded_pool(neurons)
     templates = as_given(neurons.header.settings.get("words", {}).get("templates", ()))
-    return pool.texts, encode_named(model, pool, templates, use_cache=not options["no_cache"])
+    return pool.texts, encode_named(model, pool, templates, use_cache=not options.no_cache)
 
 
-def _neuron(neurons: Bundle, texts: Sequence[str], row: int, norm: SupportsFloat, along: SupportsFloat) -> dict[str, Any]:
-    """A unit as a record shows it; `texts` are the bundle's own."""
-    words = [{"word": texts[j], "coefficient": rounded(c)} for j, c in signed_words(neurons, row)[:TELLING_WORDS]]
+def _neuron(neurons: Bundle, texts: Sequence[str], row: int, norm: SupportsFloat, along: SupportsFloat) -> Record:
+    """A unit as a record shows it.
+
+    Args:
+        texts: The bundle's own words.
+    """
+    words = [{"word": texts[j], "coefficient": rounded(c)} for j, c in signed_words(neurons, row)[:SHOWN_WORDS]]
     return unit_keys(*neurons["unit"][row].tolist()) | {"norm": rounded(norm), "projection": rounded(along), "words": words}
+
+
+def _write(records: Iterator[Record], common: Record, output_format: str, options: ConceptsOptions) -> None:
+    """Write records as they come, or with --evaluate the recall over them all, as JSON lines or rows of a table."""
+    with text_output(options.output) as stream:
+        if options.evaluate:
+            records = iter([_recall(records)])
+        for number, record in enumerate(records):
+            if output_format == "jsonl":
+                write_record(stream, record | common)
+            else:
+                _write_row(stream, record, titles=number == 0)
+
+
+def _recall(records: Iterable[Record]) -> Record:
+    """Recall of the objects shown, over all images."""
+    counts = [(len(record["found"]), len(record["truth"]), record.get("active")) for record in records]
+    share = recall([hits for hits, _, _ in counts], [names for _, names, _ in counts])
+    total: Record = {"images": len(counts), "names": share.names, "found": share.found}
+    total |= {"recall": rounded(share.value), "low": rounded(share.low), "high": rounded(share.high)}
+    active = [count for _, _, count in counts if count is not None]
+    return total | ({"active": rounded(sum(active) / len(active))} if active else {})
+
+
+def _write_row(stream: BufferedIOBase, record: Record, titles: bool) -> None:
+    """Write an image, or the recall over all, as a row of a table with fixed widths, so that later rows are not needed."""
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=titles)
+    if "image" in record:
+        words = "  ".join(f"{concept['word']} {concept['score']:.3g}" for concept in record["concepts"])
+        cells = {"image": record["image"], "active": str(record.get("active", "–")), "concepts": words}
+        cells |= {"found": f"{len(record['found'])} of {len(record['truth'])}"} if "truth" in record else {}
+    else:
+        cells = {key: str(value) for key, value in record.items()}
+    for title in cells:
+        table.add_column(title, width=WIDTHS.get(title), overflow="fold", ratio=1 if title == "concepts" else None)
+    table.add_row(*map(Text, cells.values()))
+    stream.write(rendered(table))
+    stream.flush()

@@ -1,158 +1,257 @@
-"""What clip-shift says of the shares it has measured: of each image, each group and each concept.
+"""The work of clip-shift: shares of concepts over groups of images, as records of groups and concepts, with an exit code."""
 
-The images of clip-shift: those that choose units, and all of them, measured.
-"""
-
-import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float32
 
-from cliptools.analysis.concept_units import LOOKED_AT, PARTS, Following
 from cliptools.analysis.correlations import Correlation, frequency, group_correlation, point_biserial
-from cliptools.analysis.shift_statistics import BlockMeans, GroupMoments, Neighbours, Sample
-from cliptools.cli.run.shift_units import Batches, Measures, Watched
-from cliptools.console import count_of, progress, summarise
-from cliptools.devices import in_halves
+from cliptools.analysis.selection import by_layers
+from cliptools.cli.app import Output, choose_format, parse_layers
+from cliptools.cli.run.bundle_output import read_neurons, record_source
+from cliptools.cli.run.shift_drift import (
+    NAMED,
+    Alarm,
+    add_drift,
+    alarmed,
+    baseline_warnings,
+    check_baseline,
+    in_words,
+    sample_record,
+    shift_table,
+    shift_warnings,
+)
+from cliptools.cli.run.shift_units import (
+    TOOL,
+    Images,
+    Measured,
+    MeasureOptions,
+    Record,
+    Watched,
+    block_of,
+    measure,
+    read_shares,
+    watch,
+    way_to_choose,
+)
+from cliptools.console import count_of, warn
+from cliptools.errors import StreamError, UsageError
+from cliptools.images import annotations
 from cliptools.images.annotations import Labels
-from cliptools.images.groups import Groups
-from cliptools.images.loader import Skipped, choose, load_batches
-from cliptools.io.jsonl import rounded
-from cliptools.models.load import LoadedModel
-from cliptools.models.unusable import Screen
-from cliptools.render.shift_plot import Panel
+from cliptools.images.groups import Groups, by_column, by_path, in_neighbours, read_table
+from cliptools.io.bundle import Bundle
+from cliptools.io.files import binary_output, text_output
+from cliptools.io.jsonl import rounded, write_record
+from cliptools.io.shift_baseline import Baseline, read_baseline
+from cliptools.models.load import load_recorded_model
+from cliptools.models.text_encoder import check_template_options, templates_name
+from cliptools.render.shift_plot import Panel, check_plot, draw_shift
 
-if TYPE_CHECKING:
-    Read = tuple[list[int], Measures]
-    """Numbers of some images and what is measured on them."""
-
-DIGITS = 9  # of what a later run is to compare itself with
-Record = dict[str, Any]
-
-
-class Measured(NamedTuple):
-    """All shares, summed up."""
-
-    moments: GroupMoments
-    """Of images, or of blocks' means."""
-    images: "np.ndarray"
-    """How many images each group has."""
-    neighbours: Neighbours
-    """How alike images are that follow each other, or blocks' means."""
-    following: Following
-    values: "np.ndarray"
-    """Each image's shares [n, concept] if there are labels, else none."""
-    numbers: "np.ndarray"
-    """And which images these are [n]."""
+DRIFTED = 3  # exit code
+AXES = {"norm": "share ‖Σφ‖ / ‖M(I)‖", "signed": "⟨Σφ, text⟩ / ‖M(I)‖", "text": "⟨M(I), text⟩ / ‖M(I)‖"}
+"""Labels of the plot's axis, by --by."""
 
 
-def measure(
-    read: "Iterator[Read]",
-    groups: Groups,
-    watched: Watched,
-    labels: Labels | None,
-    tell: Callable[[Record], None] | None = None,
-) -> Measured:
-    """Sum up by group; keep single values only where labels ask for them.
+@dataclass(frozen=True, kw_only=True)
+class ShiftOptions(MeasureOptions, Output):
+    """All parameters of clip-shift."""
 
-    Args:
-        tell: Is told of every image, as it comes.
+    paths: tuple[str, ...]
+    bundle: Path | None
+    layers: str | None
+    groups: Path | None
+    image_column: str
+    group_column: str
+    block: str | None
+    labels: Path | None
+    truth: str | None
+    baseline: Path | None
+    alarm: float | None
+    each: bool
+    match: bool
+    per_image: bool
+    plot: Path | None
+    device: str
+
+
+def run(options: ShiftOptions) -> int:
+    """Measure the concepts, write records or a table and the plot, print warnings, and return the exit code.
+
+    Raises:
+        UsageError: options that contradict each other.
+        StreamError: bundle, images, labels or baseline that do not fit.
     """
-
-    concepts, of, block = len(watched.concepts), np.array(groups.of), _blocks(groups)
-    moments, neighbours = GroupMoments(len(groups.names), concepts), Neighbours(len(groups.names), concepts)
-    cell, cell_group = (of, None) if block is None else _cells(of, block)
-    means = BlockMeans(0 if cell_group is None else len(cell_group), concepts)
-    following = Following(concepts, watched.sets, PARTS if block is None else int(block.max()) + 1)
-    images = np.zeros(len(groups.names), np.int64)
-    values, numbers = [np.zeros((0, concepts), np.float32)], [np.zeros(0, np.int64)]
-    for some, measures in read:
-        shares, group = measures.share, of[some]
-        images += np.bincount(group, minlength=len(images))
-        if cell_group is None:
-            moments.add(group, shares)
-            neighbours.add(group, shares)
+    _check_usage(options)
+    output_format = "jsonl" if options.per_image else choose_format(options.output_format, options.output, "jsonl")
+    neurons = _read_bundle(options)
+    groups = _open_groups(options)
+    labels = _read_labels(groups, options)
+    baseline = read_baseline(options.baseline) if options.baseline else None
+    model = load_recorded_model(neurons.header.model, options.device)
+    source = {"settings": _settings(neurons, model.name, options, baseline)} | record_source(neurons)
+    if baseline is not None:
+        check_baseline(baseline, options.concepts, source)
+    images = Images(groups, model, options)
+    watched = watch(neurons, model, options, images, baseline)
+    batches = read_shares(images, watched)
+    with text_output(options.output) as stream:
+        write = (lambda record: write_record(stream, record | source)) if options.per_image else None
+        measured = measure(batches, groups, watched, labels, write)
+        records = [record | source for record in _group_records(measured, groups, watched, labels)]
+        if baseline is not None:
+            add_drift(records, baseline, Alarm(options.alarm, options.each, options.match))
+        totals = [] if labels is None else [record | source for record in _concept_records(measured, groups, watched, labels)]
+        if output_format == "jsonl":
+            for record in [*records, *totals]:
+                write_record(stream, record)
         else:
-            means.add(cell[some], shares)
-        following.add(np.array(some) % PARTS if block is None else block[some], *measures)
-        if labels is not None:
-            values.append(shares.astype(np.float32))
-            numbers.append(np.array(some))
-        if tell is not None:
-            for image, row in zip(some, shares.tolist(), strict=True):
-                tell(_image_record(image, row, groups, watched, labels))
-    if cell_group is not None:
-        _add_means(means, cell_group, moments, neighbours)
-    return Measured(moments, images, neighbours, following, np.concatenate(values), np.concatenate(numbers))
+            stream.write(shift_table(records, totals))
+    if options.plot:
+        _plot(records, groups, options, options.plot)
+    warnings = [] if baseline is None else list(baseline_warnings(baseline, options.concepts, options.alarm))
+    for line in [*shift_warnings(records, options.block), *warnings]:
+        warn(line)
+    return _exit_code(alarmed(records))
 
 
-def _blocks(groups: Groups) -> np.ndarray | None:
+def _check_usage(options: ShiftOptions) -> None:
+    """Reject invalid combinations of options before any input is read.
 
-    return None if groups.block is None else np.array(groups.block)
+    Raises:
+        UsageError: options that contradict or need each other.
+        CliptoolsError: a plot that cannot be drawn here.
+    """
+    concepts = options.concepts
+    if not concepts or any(not concept.strip() for concept in concepts):
+        raise UsageError("no concept to look for: name a concept by --concept TEXT")
+    if len(set(concepts)) < len(concepts):
+        raise UsageError("--concept: the same concept twice")
+    if "-" in options.paths and (options.bundle is None or str(options.bundle) == "-"):
+        raise UsageError("- reads images from standard input, so the bundle needs a file: --bundle FILE")
+    if not options.paths and not options.groups:
+        raise UsageError("no images named: give folders or archives, one per group, or a table of images by --groups")
+    if options.labels and options.truth:
+        raise UsageError("--labels and --truth both say what images show: give one of them")
+    if not options.baseline and (options.alarm or options.match):
+        raise UsageError("--alarm and --match need an earlier run to compare with: --baseline FILE")
+    if options.each and not options.alarm:
+        raise UsageError("--each needs --alarm Z")
+    if options.per_image and options.output_format == "table":
+        raise UsageError("--per-image needs JSON lines: leave out -f table")
+    if options.by == "text" and options.layers:
+        raise UsageError("--by text uses no units: leave out --layers")
+    if options.by == "text" and options.choose:
+        raise UsageError("--by text uses no units: leave out --choose")
+    _check_block(options)
+    if options.templates:
+        check_template_options(options.templates)
+    if options.plot:
+        check_plot(options.plot)
 
 
-def _cells(of: "np.ndarray", block: "np.ndarray") -> tuple[np.ndarray, np.ndarray]:
-    """Each image's block within its group, numbered in order of appearance, and each such block's group."""
+def _check_block(options: ShiftOptions) -> None:
+    """Reject blocks of one image, and a column without a table.
 
-    _, first, cell = np.unique(np.stack([of, block], 1), axis=0, return_index=True, return_inverse=True)
-    place = first.argsort().argsort()
-    return place[cell.reshape(-1)], of[np.sort(first)]
-
-
-def _add_means(means: BlockMeans, group: "np.ndarray", moments: GroupMoments, neighbours: Neighbours) -> None:
-    known, value = means.means()
-    moments.add(group[known], value)
-    neighbours.add(group[known], value)
-
-
-def _image_record(image: int, shares: Sequence[float], groups: Groups, watched: Watched, labels: Labels | None) -> Record:
-    record: Record = {"image": groups.source.names[image], "group": groups.names[groups.of[image]]}
-    record["shares"] = {name: rounded(share, DIGITS) for name, share in zip(watched.concepts, shares, strict=True)}
-    if labels is not None:
-        labelled = zip(watched.concepts, labels[image].tolist(), strict=True)
-        record["labels"] = {name: bool(label) for name, label in labelled if not math.isnan(label)}
-    return record
+    Raises:
+        UsageError: a value of --block that names no blocks.
+    """
+    block = options.block
+    if block is None:
+        return
+    if block.isdecimal() and int(block) < 2:
+        raise UsageError(f"--block {block}: expected a number of consecutive images, 2 or more, or a column of --groups")
+    if not block.isdecimal() and not options.groups:
+        raise UsageError(f"--block {block} is a column of --groups, which is not given; expected that, or a number of images")
 
 
-def group_records(measured: Measured, groups: Groups, watched: Watched, labels: Labels | None) -> Iterator[Record]:
-    """A record a concept and group that has an image."""
+def _read_bundle(options: ShiftOptions) -> Bundle:
+    """Read the bundle and select the layers of --layers.
 
-    of, block = np.array(groups.of)[measured.numbers], _blocks(groups)
+    Raises:
+        StreamError: effects that take more than a forward pass, or too few units for a concept.
+    """
+    neurons = read_neurons(options.bundle, option="--bundle FILE", device=options.device)
+    if (effect := neurons.header.settings.get("effect")) in (None, "indirect"):
+        raise StreamError(f"a bundle of {effect} effects: {TOOL} needs effects from one forward pass, such as second-order ones")
+    if options.layers:
+        neurons = neurons.select(by_layers(neurons, parse_layers(options.layers)))
+    if neurons.units < options.units_per_concept:
+        raise StreamError(f"--units-per-concept {options.units_per_concept}: the bundle has {count_of(neurons.units, 'unit')}")
+    return neurons
+
+
+def _open_groups(options: ShiftOptions) -> Groups:
+    """Return the images in their groups, and with --block in blocks."""
+    size = int(options.block) if options.block is not None and options.block.isdecimal() else None
+    if options.groups is None:
+        groups = by_path(options.paths)
+    else:
+        table = read_table(options.groups, options.image_column)
+        column = options.block if size is None else None
+        groups = by_column(options.paths, table, options.groups.parent, options.group_column, column)
+    return groups if size is None else in_neighbours(groups, size)
+
+
+def _read_labels(groups: Groups, options: ShiftOptions) -> Labels | None:
+    """Return what the images show, from --labels, --truth or the class names of Stanford Cars; None if nothing is known."""
+    concepts = options.concepts
+    if options.labels:
+        return annotations.by_columns(groups, read_table(options.labels, options.image_column), concepts)
+    if options.truth == "scenes":
+        return annotations.by_scenes(groups, concepts)
+    if options.truth:
+        return annotations.by_truth(groups, Path(options.truth), concepts)
+    return annotations.by_class([car.name for car in groups.cars], concepts) if groups.cars else None
+
+
+def _settings(neurons: Bundle, model: str, options: ShiftOptions, baseline: Baseline | None) -> Record:
+    """Settings that a share and its spread depend on, beside model, bundle and units."""
+    settings: Record = {"by": options.by, "templates": templates_name(model, options.templates)}
+    if (block := options.block) is not None:
+        settings["block"] = int(block) if block.isdecimal() else block
+    if options.by == "text":
+        return settings
+    settings |= {"units_per_concept": options.units_per_concept, "effect": neurons.header.settings["effect"]}
+    return settings | {"choose": way_to_choose(options, baseline)}
+
+
+def _group_records(measured: Measured, groups: Groups, watched: Watched, labels: Labels | None) -> Iterator[Record]:
+    """Yield a record per concept and group that has an image."""
+    group_of, block = np.array(groups.of)[measured.numbers], block_of(groups)  # (n,), (image,)
     for c, concept in enumerate(watched.concepts):
-        shared = _of_concept(measured, watched, c)
+        common = _concept_fields(measured, watched, c)
         for g, group in enumerate(groups.names):
             if not measured.images[g]:
                 continue
             record: Record = {"group": group, "concept": concept, "images": int(measured.images[g])}
-            record |= ({} if block is None else {"blocks": int(measured.moments.count[g])}) | sample_record(
-                measured.moments.sample(g, c)
-            )
+            record |= {} if block is None else {"blocks": int(measured.moments.count[g])}
+            record |= sample_record(measured.moments.sample(g, c))
             if labels is not None:
-                numbers = measured.numbers[of == g]
-                label, value = labels[numbers, c], measured.values[of == g, c]
+                numbers = measured.numbers[group_of == g]
+                label, value = labels[numbers, c], measured.values[group_of == g, c]
                 correlation = point_biserial(value, label, None if block is None else block[numbers])
                 record |= _labelled(label) | _correlation("correlation", correlation)
-            yield record | shared
+            yield record | common
 
 
-def concept_records(measured: Measured, groups: Groups, watched: Watched, labels: Labels) -> Iterator[Record]:
-    """A record a labelled concept: over all images, and over groups."""
-
-    of, block = np.array(groups.of)[measured.numbers], _blocks(groups)
+def _concept_records(measured: Measured, groups: Groups, watched: Watched, labels: Labels) -> Iterator[Record]:
+    """Yield a record per labelled concept, with its correlations over all images and over groups."""
+    group_of, block = np.array(groups.of)[measured.numbers], block_of(groups)  # (n,), (image,)
     for c, concept in enumerate(watched.concepts):
-        label, value = labels[measured.numbers, c], measured.values[:, c]
+        label, value = labels[measured.numbers, c], measured.values[:, c]  # (n,), (n,)
         if not frequency(label)[0]:
             continue
-        over = group_correlation(value, label, of)
+        over_groups = group_correlation(value, label, group_of)
         correlation = point_biserial(value, label, None if block is None else block[measured.numbers])
         record: Record = {"concept": concept, "images": len(value)} | _labelled(label)
-        record |= _correlation("correlation", correlation) | _correlation("group_correlation", over)
-        yield record | _of_concept(measured, watched, c)
+        record |= _correlation("correlation", correlation) | _correlation("group_correlation", over_groups)
+        yield record | _concept_fields(measured, watched, c)
 
 
-def _of_concept(measured: Measured, watched: Watched, c: int) -> Record:
-    """What all records of a concept say: how alike neighbours are, its units, what chose them and how far they follow it."""
+def _concept_fields(measured: Measured, watched: Watched, c: int) -> Record:
+    """Fields that all records of a concept share: likeness of neighbours, its units, and how far they follow it."""
     alike = measured.neighbours.correlation(measured.moments, c)
     record: Record = {} if alike is None else {"neighbours": {"correlation": rounded(alike), "pairs": measured.neighbours.pairs}}
     record["units"] = watched.units[c]
@@ -165,15 +264,8 @@ def _of_concept(measured: Measured, watched: Watched, c: int) -> Record:
     return record
 
 
-def sample_record(sample: Sample) -> Record:
-    """A sample's figures, with the digits that a later run compares itself by."""
-    names = ("mean", "spread", "standard_error", "skewness", "kurtosis")
-    return {name: rounded(getattr(sample, name), DIGITS) for name in names}
-
-
-def _labelled(label: "np.ndarray") -> Record:
-    """How many images have a label, and how many of these show the concept."""
-
+def _labelled(label: Float32[np.ndarray, " n"]) -> Record:
+    """Number of labelled images, and the share of them that show the concept."""
     count, shown = frequency(label)
     return {"labelled": count} | ({"frequency": rounded(shown)} if count else {})
 
@@ -181,67 +273,33 @@ def _labelled(label: "np.ndarray") -> Record:
 def _correlation(name: str, correlation: Correlation | None) -> Record:
     if correlation is None:
         return {}
-    value, low, high, size, why = correlation
+    value, low, high, size, reason = correlation
     if low is None or high is None:
-        return {name: {"value": rounded(value), "count": size, "no_interval": why}}
+        return {name: {"value": rounded(value), "count": size, "no_interval": reason}}
     return {name: {"value": rounded(value), "low": rounded(low), "high": rounded(high), "count": size}}
 
 
 def panels(records: Sequence[Record], groups: Sequence[str], concepts: Sequence[str]) -> list[Panel]:
-    """What the plot shows."""
-
-    by = {(record["concept"], record["group"]): record for record in records}
+    """Panels of the plot, one per concept, from records of groups."""
+    record_of = {(record["concept"], record["group"]): record for record in records}
     drawn = []
     for concept in concepts:
-        these = [by.get((concept, group), {}) for group in groups]
-        mean, error, shown = ([each.get(key) for each in these] for key in ("mean", "standard_error", "frequency"))
-        drawn.append(Panel(concept, mean, error, shown, [bool(each.get("drift", {}).get("alarm")) for each in these]))
+        row = [record_of.get((concept, group), {}) for group in groups]
+        mean, error, shown = ([record.get(key) for record in row] for key in ("mean", "standard_error", "frequency"))
+        drawn.append(Panel(concept, mean, error, shown, [bool(record.get("drift", {}).get("alarm")) for record in row]))
     return drawn
 
 
-class Images:
-    """The images asked for, to be read more than once; each that cannot be read is told of once."""
-
-    def __init__(self, groups: Groups, model: LoadedModel, options: dict[str, Any]) -> None:
-
-        self.groups, self.model, self.options, self.skipped = groups, model, options, Skipped()
-        self.screen = Screen[int](groups.source.names.__getitem__, self.skipped.add, options["strict"])
-        self.indices = choose(groups.source, options["limit"], options["sample"], options["seed"])
-
-    def look(self) -> Batches:
-        """Some of them, drawn over all, to choose units by."""
-
-        count = min(LOOKED_AT, len(self.indices))
-        drawn = np.random.default_rng(self.options["seed"]).choice(len(self.indices), count, replace=False)
-        return self.batches([self.indices[i] for i in sorted(drawn.tolist())])
-
-    def batches(self, indices: Sequence[int]) -> Batches:
-        """These, preprocessed."""
-
-        options = self.options
-        return load_batches(
-            self.groups.source, indices, self.model.transform,
-            batch_size=options["batch_size"], workers=options["workers"], strict=options["strict"], skipped=self.skipped,
-        )  # fmt: skip
+def _plot(records: Sequence[Record], groups: Groups, options: ShiftOptions, path: Path) -> None:
+    picture = draw_shift(groups.names, panels(records, groups.names, options.concepts), AXES[options.by], path)
+    with binary_output(path) as stream:
+        stream.write(picture)
 
 
-def read_shares(images: Images, watched: Watched) -> "Iterator[Read]":
-    """What is measured on the images, a batch at a time.
-
-    Raises:
-        CliptoolsError: not one image can be read, or none is usable.
-    """
-
-    count = 0
-    read = progress(images.batches(images.indices), "images", len(images.indices), lambda batch: len(batch[0]))
-    for some, (measures, reasons) in in_halves(read, lambda _, pictures: watched.measure(pictures)):
-        stay = list(images.screen.places(some, reasons))
-        if stay:
-            yield [some[place] for place in stay], type(measures)(*(part[stay] for part in measures))
-        count += len(stay)
-    images.screen.require(count)
-    skips = f", {len(images.skipped)} skipped" if len(images.skipped) else ""
-    summarise(
-        f"clip-shift: {count_of(count, 'image')}{skips} in {count_of(len(images.groups.names), 'group')}, "
-        f"{count_of(len(watched.concepts), 'concept')}"
-    )
+def _exit_code(drifted: Sequence[Record]) -> int:
+    """Return the exit code, and warn of groups that have drifted."""
+    if not drifted:
+        return 0
+    more = f", and {len(drifted) - NAMED} more" if len(drifted) > NAMED else ""
+    warn(f"drift: {'; '.join(map(in_words, drifted[:NAMED]))}{more}")
+    return DRIFTED

@@ -1,142 +1,148 @@
-"""The comparison of clip-shift's groups with an earlier run's.
-
-Warnings of clip-shift: units that do not follow their concept, images that are alike, groups too small for an alarm.
-
-The table of clip-shift.
-"""
+"""Reports of clip-shift: comparison of its groups with a baseline, warnings about figures that may mislead, and the table."""
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.table import Table
 from rich.text import Text
 
 from cliptools.analysis.shift_statistics import LEAST_SURE, Sample, chance_each, chance_of_run, compare, limit, pooled
 from cliptools.cli.run.bundle_output import rendered
-from cliptools.cli.run.shift import sample_record
+from cliptools.cli.run.shift_units import DIGITS, Record
 from cliptools.console import agreeing, count_of
 from cliptools.errors import CliptoolsError
 from cliptools.io.jsonl import rounded, unit_name
 from cliptools.io.shift_baseline import Baseline
 
 NUMBERS = ("mean", "spread", "skewness")
-Record = dict[str, Any]
+FIGURES = ("mean", "spread", "standard_error", "skewness", "kurtosis")
+NARROW = 0.4  # length of an interval that can tell if units follow a concept: 100 images of all kinds
+ALIKE = 0.1  # correlation of neighbours that raises the chance of an alarm at 3 from 0.27 to 0.7 %
+SURE = 3.0  # standard errors of that correlation
+NAMED = 5  # groups or concepts that a warning names
 
 
 class Alarm(NamedTuple):
-    """What an alarm was asked for."""
+    """Options of the comparison with a baseline."""
 
     sigmas: float | None
-    """None: compare, alarm never."""
+    """--alarm; None to compare without an alarm."""
     each: bool
+    """Hold every comparison to --alarm by itself."""
     match: bool
+    """Compare every group with the baseline's group of the same name, not with the whole baseline."""
 
 
 def check_baseline(baseline: Baseline, concepts: Sequence[str], source: Record) -> None:
-    """Compare the earlier run's model and settings with this one's, before a unit is chosen or an image looked at.
+    """Check that the baseline was measured with this run's model and settings, before any image is read.
 
     Args:
-        source: The model and settings of this run, as its records have them.
+        source: Model and settings of this run, as its records have them.
 
     Raises:
-        StreamError: a concept that the earlier run has not measured, or not so.
+        StreamError: a concept that the baseline does not hold, or holds with another model or other settings.
     """
     for concept in concepts:
         units = baseline.first(concept).get("units", [])
         baseline.of(concept, None, {"units": units} | source)
 
 
-def add_drift(records: Sequence[Record], baseline: Baseline, asked: Alarm) -> None:
-    """Compare each group with the earlier run, and say so in its record.
+def add_drift(records: Sequence[Record], baseline: Baseline, alarm: Alarm) -> None:
+    """Compare every group with the baseline, and add the result to its record as `drift`.
 
     Raises:
-        StreamError: nothing to compare with.
-        CliptoolsError: no group that is large enough.
+        StreamError: the baseline has no record to compare with.
+        CliptoolsError: no group is large enough.
     """
-
     compared = []
     for record in records:
-        earlier = baseline.of(record["concept"], record["group"] if asked.match else None, record)
-        before, now = (pooled([_sample(one) for one in some]) for some in (earlier, [record]))
+        earlier = baseline.of(record["concept"], record["group"] if alarm.match else None, record)
+        before, now = (pooled([_sample(group) for group in groups]) for groups in (earlier, [record]))
         if (comparison := compare(now, before)) is not None:
             compared.append((record, earlier, before, comparison))
     if not compared:
-        blocks = any("blocks" in record for record in records)
-        what = "two blocks of images" if blocks else "two images"
-        raise CliptoolsError(f"nothing to compare: a mean needs {what} at least, here and in the baseline")
+        unit = "blocks of images" if any("blocks" in record for record in records) else "images"
+        raise CliptoolsError(f"nothing to compare: a mean needs at least two {unit}, here and in the baseline")
     for record, earlier, before, comparison in compared:
         figures = sample_record(before)
-        drift: Record = {"before": {"images": sum(one["images"] for one in earlier)}}
+        drift: Record = {"before": {"images": sum(group["images"] for group in earlier)}}
         drift["before"] |= {"blocks": before.size} if "blocks" in record else {}
         drift["before"] |= {key: figures[key] for key in ("mean", "standard_error")}
         if (follows := baseline.first(record["concept"]).get("follows")) is not None:
             drift["before"]["follows"] = follows
         drift["z"] = rounded(comparison.z) if math.isfinite(comparison.z) else None
-        if asked.sigmas is not None:
-            tail = chance_each(asked.sigmas, len(compared), asked.each)
-            beyond = limit(comparison, tail)
-            drift |= {"limit": rounded(beyond), "alarm": abs(comparison.z) > beyond, "asked": asked.sigmas}
-            drift |= {"comparisons": len(compared), "chance": rounded(chance_of_run(asked.sigmas, len(compared), asked.each))}
+        if alarm.sigmas is not None:
+            beyond = limit(comparison, chance_each(alarm.sigmas, len(compared), alarm.each))
+            drift |= {"limit": rounded(beyond), "alarm": abs(comparison.z) > beyond, "asked": alarm.sigmas}
+            drift |= {"comparisons": len(compared), "chance": rounded(chance_of_run(alarm.sigmas, len(compared), alarm.each))}
             drift |= {"few": True} if min(before.size, _size(record)) < LEAST_SURE else {}
         record["drift"] = drift
 
 
+def sample_record(sample: Sample) -> Record:
+    """Figures of a sample, with as many digits as a later run needs to compare itself."""
+    return {name: rounded(getattr(sample, name), DIGITS) for name in FIGURES}
+
+
 def _size(record: Record) -> int:
-    """Independent observations of a group: its blocks, or its images."""
+    """Number of independent observations of a group: its blocks, or its images."""
     size: int = record["blocks"] if "blocks" in record else record["images"]
     return size
 
 
 def _sample(record: Record) -> Sample:
-
     mean, spread, skewness = (record[key] for key in NUMBERS)
     return Sample(_size(record), mean, spread, skewness, record.get("kurtosis", 0.0))
 
 
 def alarmed(records: Sequence[Record]) -> list[Record]:
-    """Records of groups that have drifted, the furthest first."""
-    those = [record for record in records if record.get("drift", {}).get("alarm")]
-    return sorted(those, key=lambda record: -abs(record["drift"]["z"] or math.inf))
+    """Records of the groups that have drifted, the furthest first."""
+    drifted = [record for record in records if record.get("drift", {}).get("alarm")]
+    return sorted(drifted, key=lambda record: -abs(record["drift"]["z"] or math.inf))
 
 
 def in_words(record: Record) -> str:
-    """`spring, cat: 4.1 standard errors up`."""
+    """Drift of a group in words: `spring, cat: 4.1 standard errors up`."""
     z = record["drift"]["z"]
-    how = "another constant" if z is None else f"{abs(z):.1f} standard errors {'up' if z > 0 else 'down'}"
-    return f"{record['group']}, {record['concept']}: {how}"
+    distance = "a different constant" if z is None else f"{abs(z):.1f} standard errors {'up' if z > 0 else 'down'}"
+    return f"{record['group']}, {record['concept']}: {distance}"
 
 
-NARROW = 0.4  # length of an interval that tells how units follow: 100 images of all kinds
-ALIKE = 0.1  # correlation of neighbours that raises the chance of an alarm at 3 from 0.27 to 0.7 %
-SURE = 3.0  # standard errors of it
-NAMED = 5  # groups or concepts in a line
+def shift_warnings(records: Sequence[Record], block: str | None) -> Iterator[str]:
+    """Yield a line for everything that makes figures say less than they seem to.
 
-
-def shift_warnings(records: Sequence[Record], options: Record) -> Iterator[str]:
-    """A line for each thing that makes figures say less than they seem to."""
+    Args:
+        block: The value of --block.
+    """
     concepts = list({record["concept"]: record for record in records}.values())
-    yield from filter(None, map(_astray, concepts))
+    yield from filter(None, map(_stray_warning, concepts))
     if alike := [record for record in concepts if _are_alike(record)]:
-        yield _alike(alike, options["block"])
+        yield _alike_warning(alike, block)
     if few := [record for record in records if record.get("drift", {}).get("few")]:
-        yield _few(few)
+        yield (
+            f"fewer than {LEAST_SURE} {_observations(few)} here or in the baseline, so --alarm may go off more often than"
+            f" promised: {_group_names(few)}"
+        )
     if any("drift" in record for record in records) and (alone := [record for record in records if "drift" not in record]):
-        yield _alone(alone)
+        yield (
+            f"not compared with the baseline, since a mean needs at least two {_observations(alone)}, here and there:"
+            f" {_group_names(alone)}"
+        )
 
 
-def earlier_warnings(baseline: Baseline, options: Record) -> Iterator[str]:
-    """A line where a baseline of an earlier version lacks what limits of an alarm depend on."""
-    of = (record for concept in options["concepts"] for record in baseline.records.get(concept, {}).values())
-    if options["alarm"] and any("kurtosis" not in record for record in of):
+def baseline_warnings(baseline: Baseline, concepts: Sequence[str], alarm: float | None) -> Iterator[str]:
+    """Yield a line if a baseline of an earlier version lacks a figure that limits of an alarm depend on."""
+    records = (record for concept in concepts for record in baseline.records.get(concept, {}).values())
+    if alarm and any("kurtosis" not in record for record in records):
         yield (
             f"--baseline {baseline.source}: made by an earlier version, without `kurtosis`, so limits do not allow for heavy"
-            " tails and --alarm may go off more often than promised in small groups; make it anew"
+            " tails and --alarm may go off more often than promised in small groups; run the baseline again"
         )
 
 
 def strays(record: Record) -> bool:
-    """True where a concept's units follow it no better than units drawn at random do, as far as these images can tell.
+    """Return True if a concept's units follow it no better than random units do, as far as these images can tell.
 
     Images that all show a concept cannot tell; so units that follow it over the baseline's images are not strays here.
     """
@@ -146,7 +152,7 @@ def strays(record: Record) -> bool:
 
 
 def _is_low(follows: Record) -> bool:
-    """No better than chance, where an interval is narrow enough to say so."""
+    """Return True if the correlation is no better than chance, and its interval narrow enough to say so."""
     low, high = follows["low"], follows["high"]
     return low is not None and high - low <= NARROW and not _is_high(follows)
 
@@ -155,23 +161,18 @@ def _is_high(follows: Record) -> bool:
     return bool(follows["value"] > (follows.get("chance") or 0.0))
 
 
-def _astray(record: Record) -> str | None:
+def _stray_warning(record: Record) -> str | None:
     if not strays(record):
         return None
-    follows, units = record["follows"], len(record["units"])
+    follows, units = record["follows"], count_of(len(record["units"]), "unit")
     interval = "" if follows["low"] is None else f" ({follows['low']:.2f} to {follows['high']:.2f})"
-    chance = (
-        f", and 1 in 40 sets of {count_of(units, 'unit')} drawn at random reaches {follows['chance']:.2f}"
-        if "chance" in follows
-        else ""
-    )
+    chance = f", and 1 in 40 sets of {units} drawn at random reaches {follows['chance']:.2f}" if "chance" in follows else ""
     seen = "" if record["settings"]["choose"] == "seen" else "--choose seen, "
     return (
-        f"{record['concept']}: its {count_of(units, 'unit')} {agreeing(units, 'does', 'do')} not follow the concept: over "
-        f"{count_of(follows['count'], 'image')} the correlation of"
-        f" their share with the model's own similarity is {follows['value']:.2f}{interval}{chance};"
-        f" see whether {seen}more --units-per-concept or a bundle of more images does better (images that all show it, or"
-        " none, cannot tell)"
+        f"{record['concept']}: its {units} {agreeing(len(record['units']), 'does', 'do')} not follow the concept: over"
+        f" {count_of(follows['count'], 'image')} the correlation of their share with the model's own similarity is"
+        f" {follows['value']:.2f}{interval}{chance}; try {seen}more --units-per-concept or a bundle of more images (images that"
+        " all show the concept, or never show it, cannot tell)"
     )
 
 
@@ -182,44 +183,34 @@ def _are_alike(record: Record) -> bool:
     return bool(neighbours["correlation"] > max(ALIKE, SURE / neighbours["pairs"] ** 0.5))
 
 
-def _alike(records: Sequence[Record], block: str | None) -> str:
+def _alike_warning(records: Sequence[Record], block: str | None) -> str:
     figures = ", ".join(f"{record['concept']} {record['neighbours']['correlation']:.2f}" for record in records[:NAMED])
     if block is not None:
         return (
-            f"blocks next to each other are still alike (correlation of their means: {figures}): alarms are more often than"
-            " promised; larger blocks mend it"
+            f"blocks next to each other are still alike (correlation of their means: {figures}): alarms are more frequent than"
+            " promised; use larger blocks"
         )
     return (
         f"images next to each other are alike (correlation of their shares: {figures}): if they belong together, as frames of"
-        " a film do, standard errors and intervals are too small and alarms more often than promised; --block says what"
-        " belongs together"
+        " a film do, standard errors and intervals are too small and alarms more frequent than promised; group them by --block"
     )
 
 
-def _few(records: Sequence[Record]) -> str:
-
-    return (
-        f"fewer than {LEAST_SURE} {_unit(records)} here or in the baseline, so --alarm may go off more often than promised:"
-        f" {_groups(records)}"
-    )
-
-
-def _alone(records: Sequence[Record]) -> str:
-    return f"not compared with the baseline, since a mean needs two {_unit(records)} at least, here and there: {_groups(records)}"
-
-
-def _unit(records: Sequence[Record]) -> str:
+def _observations(records: Sequence[Record]) -> str:
     return "blocks" if "blocks" in records[0] else "images"
 
 
-def _groups(records: Sequence[Record]) -> str:
+def _group_names(records: Sequence[Record]) -> str:
     names = list(dict.fromkeys(record["group"] for record in records))
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
-def shift_table(records: Sequence[Record], over: Sequence[Record]) -> bytes:
-    """Concepts and groups, a row each, and below each concept's units, how far they follow it, and what labels say."""
+def shift_table(records: Sequence[Record], totals: Sequence[Record]) -> bytes:
+    """Table with one row per concept and group; below it one line per concept, on its units and on labels.
 
+    Args:
+        totals: Records of labelled concepts over all groups.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     titles = ["concept", "group", "images"] + ["blocks"] * any("blocks" in record for record in records) + ["share", "± s.e."]
     titles += ["shown"] if any("labelled" in record for record in records) else []
@@ -238,13 +229,13 @@ def shift_table(records: Sequence[Record], over: Sequence[Record]) -> bytes:
         table.add_row(*(Text(cells[title]) for title in titles))
         before = concept
     concepts = {record["concept"]: record for record in records}
-    labelled = {record["concept"]: record for record in over}
-    lines = [_of_concept(record, labelled.get(concept)) for concept, record in concepts.items()]
+    labelled = {record["concept"]: record for record in totals}
+    lines = [_concept_line(record, labelled.get(concept)) for concept, record in concepts.items()]
     return rendered(table, *(Text(line) for line in lines if line))
 
 
-def _of_concept(record: Record, labelled: Record | None) -> str | None:
-    """`cat: units 6:391 5:12, following 0.41 (0.35 to 0.47; chance 0.17); correlation with the labels …`."""
+def _concept_line(record: Record, labelled: Record | None) -> str | None:
+    """Line such as `cat: units 6:391 5:12, following 0.41 (0.35 to 0.47; chance 0.17); correlation with the labels …`."""
     parts = []
     if record["units"]:
         units = " ".join(unit_name(unit["layer"], unit["neuron"], unit.get("head", -1)) for unit in record["units"])
@@ -255,7 +246,7 @@ def _of_concept(record: Record, labelled: Record | None) -> str | None:
 
 
 def _followed(record: Record) -> str:
-    """How far a concept's units follow it."""
+    """Correlation of the share of a concept's units with the concept, as a table shows it."""
     if (follows := record.get("follows")) is None:
         return "following not defined"
     interval = [f"{follows['low']:.2f} to {follows['high']:.2f}"] if follows["low"] is not None else []
@@ -265,11 +256,11 @@ def _followed(record: Record) -> str:
 
 
 def _labelled(record: Record) -> str:
-    """`correlation with the labels 0.62 (0.58 to 0.66) over 480 images, 0.97 (0.90 to 0.99) over 12 groups`."""
+    """Part such as `correlation with the labels 0.62 (0.58 to 0.66) over 480 images, 0.97 (0.90 to 0.99) over 12 groups`."""
     parts = []
-    for key, of in (("correlation", "images"), ("group_correlation", "groups")):
+    for key, unit in (("correlation", "images"), ("group_correlation", "groups")):
         if (correlation := record.get(key)) is not None:
             low, high = correlation.get("low"), correlation.get("high")
             interval = correlation["no_interval"] if low is None else f"{low:.2f} to {high:.2f}"
-            parts.append(f"{correlation['value']:.2f} ({interval}) over {correlation['count']} {of}")
+            parts.append(f"{correlation['value']:.2f} ({interval}) over {correlation['count']} {unit}")
     return f"correlation with the labels {', '.join(parts) or 'not defined'}"

@@ -1,18 +1,38 @@
-"""The concepts that clip-shift watches: which units are each one's, and how shares are measured."""
+"""Units of the concepts of clip-shift, the images they are measured on, and the sums of their shares over groups of images."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float32, Float64, Int
 from torch import Tensor
 
-from cliptools.analysis.concept_units import SETS, Chosen, ConceptShare, Look, SeeingUnits, Shares, choose_units, random_sets
-from cliptools.console import working
+from cliptools.analysis.concept_units import (
+    LOOKED_AT,
+    PARTS,
+    SETS,
+    Chosen,
+    ConceptShare,
+    Following,
+    Look,
+    SeeingUnits,
+    Shares,
+    choose_units,
+    random_sets,
+)
+from cliptools.analysis.shift_statistics import BlockMeans, GroupMoments, Neighbours
+from cliptools.cli.app import Reading
+from cliptools.console import count_of, progress, summarise, working
 from cliptools.devices import in_halves
 from cliptools.effects.factored import FactoredEffect
 from cliptools.effects.select import factored_effect
 from cliptools.errors import StreamError
+from cliptools.images.annotations import Labels
+from cliptools.images.groups import Groups
+from cliptools.images.loader import Skipped, choose, load_batches
 from cliptools.io.bundle import Bundle
 from cliptools.io.jsonl import rounded, unit_name
 from cliptools.io.shift_baseline import Baseline
@@ -20,152 +40,179 @@ from cliptools.models.load import LoadedModel
 from cliptools.models.text_encoder import concept_sentences, encode_texts
 from cliptools.models.unusable import Screen, unusable
 
+TOOL = "clip-shift"
+DIGITS = 9  # of numbers that a later run compares itself with
 Record = dict[str, Any]
-Batches = Iterable[tuple[list[int], "Tensor"]]
-"""Numbers of some images and their pictures [b, 3, y, x]."""
+Batches = Iterable[tuple[list[int], Tensor]]
+"""Indices of some images and their pictures [b, 3, y, x]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions(Reading):
+    """Options of clip-shift that say which concepts are measured, by which units, on which images."""
+
+    concepts: tuple[str, ...]
+    templates: tuple[str, ...]
+    units_per_concept: int
+    choose: Literal["overlap", "seen"] | None
+    by: Literal["norm", "signed", "text"]
+    limit: int | None
+    sample: int | None
+    seed: int
+    strict: bool
+    batch_size: int
+    workers: int | None
 
 
 class Measures(NamedTuple):
-    """What is measured on b images."""
+    """Shares of b images, and what they are compared with."""
 
-    share: "np.ndarray"
-    """The concepts' shares [b, concept]."""
-    rest: "np.ndarray"
-    """The model's own similarity, less what the units write [b, concept]."""
-    random_share: "np.ndarray"
-    """Of sets of random units [b, set, concept]."""
-    random_rest: "np.ndarray"
-    """Likewise [b, set, concept]."""
+    share: Float64[np.ndarray, "b c"]
+    """Shares of the concepts."""
+    rest: Float64[np.ndarray, "b c"]
+    """The model's own similarity, less the part that the units write."""
+    random_share: Float64[np.ndarray, "b s c"]
+    """Shares of sets of random units."""
+    random_rest: Float64[np.ndarray, "b s c"]
+    """The model's own similarity, less the part that these units write."""
 
 
 class Watched(NamedTuple):
-    """The concepts, and how their shares are measured."""
+    """Concepts, their units, and the measure of their shares."""
 
     concepts: Sequence[str]
     units: Sequence[Sequence[Record]]
-    """Of each concept; none where CLIP's own texts are asked."""
+    """Units of every concept, as records list them; none with --by text."""
     choose: str | None
-    """How they were chosen: overlap or seen; None where there are none."""
+    """How the units were chosen, overlap or seen; None if there are none."""
     looked_at: int | None
-    """Images that chose them, here or in the baseline's run; None where none did."""
+    """Number of images that the units were chosen by, here or in the baseline's run; None if no images were used."""
     sets: int
-    """Sets of random units beside them."""
+    """Number of sets of random units measured beside them."""
     measure: Callable[[Tensor], tuple[Measures, dict[int, str]]]
-    """Of some pictures, and the rows that are not usable with the reason."""
+    """Function from pictures to their measures, and the rows that are not usable with the reason."""
 
 
-def watch(
-    neurons: Bundle,
-    model: LoadedModel,
-    options: Record,
-    look: Callable[[], Batches],
-    screen: Screen[int],
-    baseline: Baseline | None = None,
-) -> Watched:
-    """Choose each concept's units, or take those of the baseline.
+class Images:
+    """The images of a run, which can be read more than once; an unreadable image is reported once."""
 
-    Args:
-        look: Gives the images that units are chosen by, where they are.
-        screen: Leaves out images that are not usable.
+    def __init__(self, groups: Groups, model: LoadedModel, options: MeasureOptions) -> None:
+        self.groups, self.model, self.options, self.skipped = groups, model, options, Skipped()
+        self.screen = Screen[int](groups.source.names.__getitem__, self.skipped.add, options.strict)
+        self.indices = choose(groups.source, options.limit, options.sample, options.seed)
+
+    def look(self) -> Batches:
+        """Return a sample of the images, to choose units by."""
+        count = min(LOOKED_AT, len(self.indices))
+        drawn = np.random.default_rng(self.options.seed).choice(len(self.indices), count, replace=False)
+        return self.batches([self.indices[i] for i in sorted(drawn.tolist())])
+
+    def batches(self, indices: Sequence[int]) -> Batches:
+        """Return these images, preprocessed."""
+        options = self.options
+        return load_batches(
+            self.groups.source, indices, self.model.transform,
+            batch_size=options.batch_size, workers=options.workers, strict=options.strict, skipped=self.skipped,
+        )  # fmt: skip
+
+
+def watch(neurons: Bundle, model: LoadedModel, options: MeasureOptions, images: Images, baseline: Baseline | None) -> Watched:
+    """Choose the units of every concept, or take those of the baseline.
 
     Raises:
-        StreamError: the baseline says nothing of a concept, or its units are not in the bundle.
+        StreamError: the baseline has no record of a concept, or its units are not in the bundle.
     """
-
-    concepts, count = options["concepts"], options["units_per_concept"]
-    sentences, templates = concept_sentences(model, concepts, options["templates"])
-    t = encode_texts(model, sentences, templates)
+    sentences, templates = concept_sentences(model, options.concepts, options.templates)
+    t = encode_texts(model, sentences, templates)  # (c, d)
     settings = neurons.header.settings
-    paths = factored_effect(model.clip, settings["effect"], settings.get("units", "neurons"))
-    text = options["by"] == "text"
-    choose = None if text else choice_of(options, baseline)
-    chosen, looked_at = _chosen(neurons, paths, t, options, choose, look, screen, baseline)
+    effect = factored_effect(model.clip, settings["effect"], settings.get("units", "neurons"))
+    text = options.by == "text"
+    way = None if text else way_to_choose(options, baseline)
+    chosen, looked_at = _choose(neurons, effect, t, options, way, images, baseline)
     unit = torch.from_numpy(neurons["unit"])
-    sets = random_sets(0 if text else neurons.units, count, SETS)
-    shares = ConceptShare(paths, unit, chosen.row, t, sets)
-    units = [[] for _ in concepts] if text else _units(unit, chosen)
-    return Watched(concepts, units, choose, looked_at, len(sets), lambda pictures: _measures(shares(pictures), options["by"]))
+    sets = random_sets(0 if text else neurons.units, options.units_per_concept, SETS)  # (s, n)
+    shares = ConceptShare(effect, unit, chosen.row, t, sets)
+    units = [[] for _ in options.concepts] if text else _unit_records(unit, chosen)
+    return Watched(options.concepts, units, way, looked_at, len(sets), lambda pictures: _measures(shares(pictures), options.by))
 
 
-def choice_of(options: Record, baseline: Baseline | None) -> str:
-    """How units are chosen: as asked for, else as the baseline's were, else by what they see too."""
-    if options["choose"]:
-        return str(options["choose"])
+def way_to_choose(options: MeasureOptions, baseline: Baseline | None) -> str:
+    """Return --choose, else the baseline's way of choosing units, else `seen`."""
+    if options.choose:
+        return options.choose
     if baseline is None:
         return "seen"
-    settings = baseline.first(options["concepts"][0]).get("settings", {})
+    settings = baseline.first(options.concepts[0]).get("settings", {})
     return str(settings.get("choose", "overlap"))
 
 
-def _chosen(
+def _choose(
     neurons: Bundle,
-    paths: FactoredEffect,
-    t: Tensor,
-    options: Record,
-    choose: str | None,
-    look: Callable[[], Batches],
-    screen: Screen[int],
+    effect: FactoredEffect,
+    t: Float[Tensor, "c d"],
+    options: MeasureOptions,
+    way: str | None,
+    images: Images,
     baseline: Baseline | None,
 ) -> tuple[Chosen, int | None]:
-    """The units, and how many images chose them."""
-
+    """Return the units of every concept, and the number of images they were chosen by."""
     unit, r = torch.from_numpy(neurons["unit"]), torch.from_numpy(neurons["direction"])
-    if choose is not None and baseline is not None:
-        records = [baseline.first(concept) for concept in options["concepts"]]
-        return _earlier(neurons, r, t.cpu(), records, baseline.source), records[0].get("looked_at")
-    if choose != "seen":
-        return choose_units(r, t.cpu(), options["units_per_concept"]), None
-    seeing = SeeingUnits(paths, unit, r, t.cpu())
+    if way is not None and baseline is not None:
+        records = [baseline.first(concept) for concept in options.concepts]
+        return _baseline_units(neurons, r, t.cpu(), records, baseline.source), records[0].get("looked_at")
+    if way != "seen":
+        return choose_units(r, t.cpu(), options.units_per_concept), None
+    seeing = SeeingUnits(effect, unit, r, t.cpu())
     with working("choosing units"):
-        for images, result in in_halves(look(), lambda _, pictures: seeing.look(pictures)):
-            stay = list(screen.places(images, unusable(result.embedding, result.activity)))
-            seeing.add(Look(*(part[stay] for part in result)))
-    return seeing.choose(options["units_per_concept"]), seeing.count
+        for numbers, look in in_halves(images.look(), lambda _, pictures: seeing.look(pictures)):
+            stay = list(images.screen.places(numbers, unusable(look.embedding, look.activity)))
+            seeing.add(Look(*(part[stay] for part in look)))
+    return seeing.choose(options.units_per_concept), seeing.count
 
 
-def _earlier(neurons: Bundle, r: Tensor, t: Tensor, records: Sequence[Record], source: str) -> Chosen:
-    """The units of an earlier run's records.
+def _baseline_units(
+    neurons: Bundle, r: Float[Tensor, "u d"], t: Float[Tensor, "c d"], records: Sequence[Record], source: str
+) -> Chosen:
+    """Return the units that an earlier run's records list.
 
     Raises:
-        StreamError: one that the bundle does not have.
+        StreamError: a unit that is not in the bundle.
     """
-
-    known = {tuple(unit): row for row, unit in enumerate(neurons["unit"].tolist())}
+    row_of = {tuple(unit): row for row, unit in enumerate(neurons["unit"].tolist())}
     rows, seen = [], []
     for record in records:
         units = [(unit.get("layer"), unit.get("neuron"), unit.get("head", -1)) for unit in record.get("units", [])]
-        if missing := next((unit for unit in units if unit not in known), None):
+        if missing := next((unit for unit in units if unit not in row_of), None):
             raise StreamError(
                 f"--baseline {source}: {record['concept']!r} was measured with unit {unit_name(*missing)}, which is not in"
-                " the bundle (or not in --layers); take that run's options and bundle"
+                " the bundle (or not in --layers); use the options and the bundle of that run"
             )
-        rows.append([known[unit] for unit in units])
+        rows.append([row_of[unit] for unit in units])
         seen.append([unit.get("seen", float("nan")) for unit in record.get("units", [])])
-    row = torch.tensor(rows)
-    overlap = (r[row] * t.to(r)[:, None]).sum(-1)
+    row = torch.tensor(rows)  # (c, n)
+    overlap = (r[row] * t.to(r)[:, None]).sum(-1)  # (c, n, d) to (c, n)
     return Chosen(row, overlap, torch.tensor(seen))
 
 
-def _units(unit: Tensor, chosen: Chosen) -> list[list[Record]]:
-    """As records name them."""
-    records = []
+def _unit_records(unit: Int[Tensor, "u 3"], chosen: Chosen) -> list[list[Record]]:
+    """Units of every concept, as records list them."""
+    concepts = []
     for c, rows in enumerate(chosen.row.tolist()):
-        of = []
+        records = []
         for n, (layer, neuron, head) in enumerate(unit[rows].tolist()):
             record: Record = {"layer": layer, "neuron": neuron} | ({"head": head} if head >= 0 else {})
             record["overlap"] = rounded(chosen.overlap[c, n])
             if chosen.seen is not None and not chosen.seen[c, n].isnan():
                 record["seen"] = rounded(chosen.seen[c, n])
-            of.append(record)
-        records.append(of)
-    return records
+            records.append(record)
+        concepts.append(records)
+    return concepts
 
 
 def _measures(shares: Shares, by: str) -> tuple[Measures, dict[int, str]]:
-    """Shares the one way or the other, and what they are held against; and the rows that are not usable."""
-
+    """Return the shares that --by asks for with what they are compared with, and the rows that are not usable."""
     signed = by == "signed"
-    random = shares.random_signed if signed else shares.random_norm[..., None].expand_as(shares.random_signed)
+    random = shares.random_signed if signed else shares.random_norm[..., None].expand_as(shares.random_signed)  # (b, s, c)
     parts = (
         {"norm": shares.norm, "signed": shares.signed, "text": shares.text}[by],
         shares.text - shares.signed,
@@ -173,3 +220,105 @@ def _measures(shares: Shares, by: str) -> tuple[Measures, dict[int, str]]:
         shares.text[:, None] - shares.random_signed,
     )
     return Measures(*(part.cpu().double().numpy() for part in parts)), unusable(shares.embedding, *parts)
+
+
+def read_shares(images: Images, watched: Watched) -> Iterator[tuple[list[int], Measures]]:
+    """Yield the indices of some images and their measures, a batch at a time.
+
+    Raises:
+        CliptoolsError: no image can be read, or none is usable.
+    """
+    count = 0
+    counted = progress(images.batches(images.indices), "images", len(images.indices), lambda batch: len(batch[0]))
+    for numbers, (measures, reasons) in in_halves(counted, lambda _, pictures: watched.measure(pictures)):
+        stay = list(images.screen.places(numbers, reasons))
+        if stay:
+            yield [numbers[place] for place in stay], Measures(*(part[stay] for part in measures))
+        count += len(stay)
+    images.screen.require(count)
+    skips = f", {len(images.skipped)} skipped" if len(images.skipped) else ""
+    summarise(
+        f"{TOOL}: {count_of(count, 'image')}{skips} in {count_of(len(images.groups.names), 'group')}, "
+        f"{count_of(len(watched.concepts), 'concept')}"
+    )
+
+
+class Measured(NamedTuple):
+    """Sums of the shares over all images."""
+
+    moments: GroupMoments
+    """Moments of images, or with --block of blocks' means."""
+    images: Int[np.ndarray, " g"]
+    """Number of images in every group."""
+    neighbours: Neighbours
+    """Likeness of images, or blocks' means, that follow each other."""
+    following: Following
+    """How far the units of every concept follow it."""
+    values: Float32[np.ndarray, "n c"]
+    """Shares of the single images if there are labels, else empty."""
+    numbers: Int[np.ndarray, " n"]
+    """Indices of these images."""
+
+
+def measure(
+    batches: Iterator[tuple[list[int], Measures]],
+    groups: Groups,
+    watched: Watched,
+    labels: Labels | None,
+    write: Callable[[Record], None] | None = None,
+) -> Measured:
+    """Sum the shares up by group; keep those of single images only if there are labels.
+
+    Args:
+        write: Called with the record of every image, as it comes.
+    """
+    concepts, group_of, block = len(watched.concepts), np.array(groups.of), block_of(groups)
+    moments, neighbours = GroupMoments(len(groups.names), concepts), Neighbours(len(groups.names), concepts)
+    cell, cell_group = (group_of, None) if block is None else _cells(group_of, block)
+    means = BlockMeans(0 if cell_group is None else len(cell_group), concepts)
+    following = Following(concepts, watched.sets, PARTS if block is None else int(block.max()) + 1)
+    images = np.zeros(len(groups.names), np.int64)
+    values, numbers = [np.zeros((0, concepts), np.float32)], [np.zeros(0, np.int64)]
+    for batch, measures in batches:
+        shares, group = measures.share, group_of[batch]  # (b, c), (b,)
+        images += np.bincount(group, minlength=len(images))
+        if cell_group is None:
+            moments.add(group, shares)
+            neighbours.add(group, shares)
+        else:
+            means.add(cell[batch], shares)
+        following.add(np.array(batch) % PARTS if block is None else block[batch], *measures)
+        if labels is not None:
+            values.append(shares.astype(np.float32))
+            numbers.append(np.array(batch))
+        if write is not None:
+            for image, row in zip(batch, shares.tolist(), strict=True):
+                write(_image_record(image, row, groups, watched, labels))
+    if cell_group is not None:
+        complete, mean = means.means()
+        moments.add(cell_group[complete], mean)
+        neighbours.add(cell_group[complete], mean)
+    return Measured(moments, images, neighbours, following, np.concatenate(values), np.concatenate(numbers))
+
+
+def block_of(groups: Groups) -> Int[np.ndarray, " image"] | None:
+    """Block of every image; None without --block."""
+    return None if groups.block is None else np.array(groups.block)
+
+
+def _cells(
+    group_of: Int[np.ndarray, " image"], block: Int[np.ndarray, " image"]
+) -> tuple[Int[np.ndarray, " image"], Int[np.ndarray, " cell"]]:
+    """Return the cell, a block within a group, of every image, in order of appearance; and the group of every cell."""
+    _, first, cell = np.unique(np.stack([group_of, block], 1), axis=0, return_index=True, return_inverse=True)
+    place = first.argsort().argsort()
+    return place[cell.reshape(-1)], group_of[np.sort(first)]
+
+
+def _image_record(image: int, shares: Sequence[float], groups: Groups, watched: Watched, labels: Labels | None) -> Record:
+    record: Record = {"image": groups.source.names[image], "group": groups.names[groups.of[image]]}
+    record["shares"] = {name: rounded(share, DIGITS) for name, share in zip(watched.concepts, shares, strict=True)}
+    if labels is not None:
+        labelled = zip(watched.concepts, labels[image].tolist(), strict=True)
+        record["labels"] = {name: bool(label) for name, label in labelled if not math.isnan(label)}
+    return record
