@@ -37,7 +37,7 @@ STAGES = {
         ("cliptools.images.loader", "load_batches", "drawing scenes"),
         ("cliptools.streaming.measure", "measure", "statistics before the first and after the last image"),
         ("cliptools.streaming.measure", "take_in", "forward passes and statistics"),
-        ("cliptools.cli.effects", "emit", "writing"),
+        ("cliptools.cli.run.effects", "emit", "writing"),
     ],
     "decompose": [
         ("cliptools.models.load", "load_model", "loading the model"),

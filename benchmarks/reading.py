@@ -68,7 +68,8 @@ def clocks() -> tuple[float, float]:
 
 def list_here(folder: Path) -> None:
     """In this process: list what there is, and bring it into the order of work."""
-    from cliptools.cli.run.effects import list_images
+    from cliptools.cli.app import Measuring
+    from cliptools.cli.run.shards import number_images
     from cliptools.images.loader import open_images
     from cliptools.streaming import ranking  # noqa: F401  # its libraries are no part of the list
 
@@ -76,7 +77,8 @@ def list_here(folder: Path) -> None:
     before, start = held(), clocks()
     source = open_images(paths)
     listed, between = len(source), clocks()
-    kept = list_images(source, {"limit": None, "sample": None, "seed": 0})
+    reading = Measuring(max_pixels=None, skip_bad_shards=None, strict=False, memory=4.0, batch_size=32, workers=None)
+    kept = number_images(source, limit=None, sample=None, seed=0, reading=reading)
     end = clocks()
     assert len(kept.order) == listed
     spent = {"clock": end[0] - start[0], "processor": end[1] - start[1], "ordering": end[1] - between[1]}

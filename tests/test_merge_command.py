@@ -114,7 +114,7 @@ def test_any_order_and_merges_of_merges_give_equal_bytes(scenes: Path, parts: li
 def test_units_in_doubt_are_named_with_what_settles_them(parts: list[Path], scenes: Path, one: Bundle, merged: bytes) -> None:
     ended = inside("merge", *parts)
     bundle, said = read(good(ended)), ended.stderr.decode()
-    found = re.search(r"top images of (\d+) units are not certain: 6:\d+.*--images PATH looks again at", said)
+    found = re.search(r"top images of (\d+) units are not certain: 6:\d+.*--images PATH reads .* again", said)
     assert found, said
     uncertain = bundle["uncertain"]
     assert len(uncertain) == int(found[1]) and uncertain.shape[1] == 3 and uncertain.dtype == np.int32
@@ -186,11 +186,11 @@ def test_partials_of_other_runs_are_refused(scenes: Path, parts: list[Path], tmp
     refused(inside("merge", parts[0], make("--limit", 5)), "not of the same run")
     refused(inside("merge", parts[0], make("--limit", 5, "--model", "emoji-rn", "--layers", "4")), "model's sha256")
     refused(inside("merge", *parts[:2]), "shard 3 of 3 missing")
-    refused(inside("merge", *parts, parts[1]), "shard 2 is in")
+    refused(inside("merge", *parts, parts[1]), "shard 2 is also in")
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(parts[1].read_bytes()[:5000])
     refused(inside("merge", parts[0], damaged, parts[2]), f"{damaged}: damaged")
-    refused(inside("merge", *parts, "--images", ROOT / "docs"), "not the list of the shards")
+    refused(inside("merge", *parts, "--images", ROOT / "docs"), "not the images of the shards")
 
 
 @pytest.mark.parametrize(
@@ -199,14 +199,14 @@ def test_partials_of_other_runs_are_refused(scenes: Path, parts: list[Path], tmp
         (["--shard", "0/3"], "expected I/N with I from 1 to N"),
         (["--shard", "4/3"], "expected I/N with I from 1 to N"),
         (["--shard", "half"], "expected I/N with I from 1 to N"),
-        (["--shard", "1/3", "-"], "standard input is read once"),
-        (["--shard", "1/3", "-f", "jsonl"], "a partial is no jsonl"),
+        (["--shard", "1/3", "-"], "standard input can be read only once"),
+        (["--shard", "1/3", "-f", "jsonl"], "a partial, which is not jsonl"),
         (["--shard", "1/3", "--effect", "indirect"], "mean activations over all images"),
         (["--shard", "1/3", "--keep", "20%"], "give --keep to clip-merge"),
         (["--shard", "1/3", "--thumbnails", "32"], "give --thumbnails to clip-merge"),
-        (["--shard", "1/3", "--resume"], "name its file by -o FILE"),
-        (["--resume"], "--resume is for --shard"),
-        (["--centre", "part.safetensors"], "--centre is for --shard"),
+        (["--shard", "1/3", "--resume"], "name it with -o FILE"),
+        (["--resume"], "--resume works only together with --shard"),
+        (["--centre", "part.safetensors"], "--centre works only together with --shard"),
     ],
 )
 def test_misuse_of_shards(arguments: list[str], message: str) -> None:

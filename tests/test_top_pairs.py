@@ -81,7 +81,7 @@ def test_raw_norms_of_pairs(photos: Path, bundles: Path, tiny_resnet_dir: Path) 
     ("arguments", "code", "message"),
     [
         (("--beside", "pairs", "--bundle", "pairs"), 1, "its units are not whole neurons"),
-        (("--beside", "neurons", "--bundle", "neurons"), 1, "the units are no pairs of a neuron and a head"),
+        (("--beside", "neurons", "--bundle", "neurons"), 1, "the units of --bundle are not pairs of a neuron and a head"),
         (("--beside", "-", "--bundle", "-"), 2, "only one of PATH, --bundle and --beside"),
     ],
 )

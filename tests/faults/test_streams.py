@@ -32,7 +32,7 @@ from helpers.streams import (
     use_bundle,
 )
 
-from cliptools.cli.run.shards import read_slab
+from cliptools.cli.run.shards import read_partial
 from cliptools.io.bundle import READ_HEADER, read_bundle
 from cliptools.io.shard_file import FIELDS, PartialFile, joined_header
 from cliptools.streaming.partials import Partial
@@ -72,7 +72,7 @@ def use_partial(path: Path) -> None:
     file = PartialFile(path)
     said = joined_header([file.header, file.header]).settings
     for slab in slabs_to_merge(file.size, said["layers"], said["kept"], 1e6):
-        read_slab(file, slab)
+        read_partial(file, slab)
     assert file.names() and file.have and file.of and file.count >= 0
 
 

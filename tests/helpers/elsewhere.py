@@ -11,8 +11,6 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/faults/test_environments.py: is gone",
     ),
     ("cli/app.py", "open_input"): ("tests/test_decompose.py: pipe it in or name",),
-    ("cli/effects.py", "main"): (TERMINAL,),
-    ("cli/merge.py", "main"): (TERMINAL,),
     ("cli/run/ablate.py", "_check_chance"): ("tests/test_ablate_command.py: do not match",),
     ("cli/run/ablate_settings.py", "rest_of"): (
         "tests/test_ablate_command.py: lost units",
@@ -23,7 +21,8 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("cli/run/segment_images.py", "Folder.write"): (DISK,),
     ("cli/run/segment_label_maps.py", "Labeller._averaged"): ("tests/test_unusable.py: test_label_maps_and_evaluation",),
     ("cli/run/segment_label_maps.py", "Labeller.averaged"): ("tests/test_scarce_memory.py: out of memory with a single window",),
-    ("cli/run/shards.py", "write_slabs"): ("needs images that vanish between two passes",),
+    ("cli/run/shards.py", "bundle_format"): (TERMINAL,),
+    ("cli/run/shards.py", "write_partial"): ("needs images that vanish between two passes",),
     ("cli/run/shift_drift.py", "add_drift"): ("tests/test_shift_command.py: nothing to compare",),
     ("cli/run/shift_units.py", "_baseline_units"): ("tests/test_shift_blocks.py: is not in the bundle",),
     ("cli/spurious.py", "_clearest"): ("tests/test_spurious_command.py: none has a word left",),

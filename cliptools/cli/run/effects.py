@@ -1,306 +1,311 @@
-"""What clip-effects does with a model and images: the measurement, and the bundle that says what was measured."""
+"""clip-effects: measure the effects of a model's units on images, into a bundle, or into the partial of one shard.
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+How an image's effects become statistics is in streaming/measure.py; the equations of each effect are in effects/.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from cliptools.console import count_of, note, summarise, warn
-from cliptools.effects.factored import FactoredEffect
-from cliptools.effects.select import Choice, factored_effect
-from cliptools.images.loader import ImageSource, Skipped, choose, list_digest, load_batches
-from cliptools.images.relocate import thumbnail_tensors
-from cliptools.io.bundle import Bundle, json_tensor, with_shares
+from cliptools.cli.app import Measuring, Output, history_arguments, parse_layers, parse_percentage
+from cliptools.cli.run.bundle_output import emit
+from cliptools.cli.run.shards import (
+    NumberedImages,
+    bundle_format,
+    effects_bundle,
+    number_images,
+    recorded_settings,
+    statistics_settings,
+    strongest_units,
+    units_summary,
+    warn_of_few_images,
+    write_partial,
+)
+from cliptools.console import count_of, note, summarise
+from cliptools.effects.factored import FactoredEffect, UnitBlock
+from cliptools.effects.select import Choice, choose_effects, factored_effect
+from cliptools.emoji.render import SceneSource, scenes_for
+from cliptools.errors import CliptoolsError, UsageError
+from cliptools.images.loader import ImageSource, list_digest, open_images
+from cliptools.io.bundle import Bundle
 from cliptools.io.header import Header
-from cliptools.models.load import LoadedModel
-from cliptools.models.unusable import Screen
-from cliptools.streaming.measure import TOP_SHARE, Batches, Effects, Report, Settings, measure
-from cliptools.streaming.ranking import canonical_order
-from cliptools.streaming.shards import rest_mean, strongest
+from cliptools.io.shard_file import KIND, PartialFile, difference, shards_text
+from cliptools.models.load import EMBEDDED, LoadedModel, Precision, drop_text_tower, load_model
+from cliptools.streaming.measure import Report, Settings, measure
+from cliptools.streaming.partials import Basis
+from cliptools.streaming.shards import SAMPLE, kept_in, measure_shard
 from cliptools.streaming.vit_indirect import Indirect, cost, draw_sample, keep_all, token_means
 
 TOOL = "clip-effects"
-INDIRECT = "indirect"
-FEW = 300  # images, below which much of a bundle is rough
-LARGE_SHARE = 0.1  # of the images, above which top images are no longer the few on which a unit acts
+SCENES = 2000  # rendered where no images are named
+AFTER_MERGE = {
+    "keep": "which units act most is known only after the merge: give --keep to clip-merge",
+    "thumbnails": "the top images are known only after the merge: give --thumbnails to clip-merge, with --images",
+}
+"""Options that a shard does not take, with the reason."""
 
 
-class Listed(NamedTuple):
-    """Images by their names, whatever order the list came in."""
+@dataclass(frozen=True, kw_only=True)
+class EffectsOptions(Measuring, Output):
+    """Options of clip-effects."""
 
-    source: ImageSource
-    indices: Sequence[int]
-    """Places in the source, by the number that effects know an image by."""
-    order: Sequence[int]
-    """The numbers, in the order of work."""
-
-    def batches(self, model: LoadedModel, options: dict[str, Any], skipped: Skipped) -> Batches:
-        """What the engine reads."""
-
-        number = {index: rank for rank, index in enumerate(self.indices)}
-
-        def read(only: Collection[int] | None) -> Iterator[tuple[list[int], Tensor]]:
-            loaded = load_batches(
-                self.source,
-                [self.indices[rank] for rank in self.order if only is None or rank in only],
-                model.transform,
-                batch_size=options["batch_size"],
-                workers=options["workers"],
-                strict=options["strict"],
-                skipped=skipped,
-            )
-            return (([number[index] for index in read], pictures) for read, pictures in loaded)
-
-        return read
-
-    def screen(self, skipped: Skipped, strict: bool) -> Screen[int]:
-        """Leaves out images that are not usable, and counts them as skipped."""
-
-        return Screen(lambda number: self.source.names[self.indices[number]], skipped.add, strict)
-
-    @property
-    def names(self) -> list[str]:
-        """By number."""
-        return [self.source.names[index] for index in self.indices]
+    paths: tuple[str, ...]
+    model: str
+    pretrained: str | None
+    text_from: str | None
+    preprocess: str | None
+    effect: str | None
+    units: str | None
+    layers: str | None
+    sample_neurons: int | None
+    top_images: int | None
+    quantile: float
+    components: int
+    keep: str | None
+    scale: str | None
+    limit: int | None
+    sample: int | None
+    seed: int
+    thumbnails: int | None
+    shard: str | None
+    centre: Path | None
+    resume: bool
+    device: str
+    precision: Precision
 
 
-class Keep(NamedTuple):
-    """What --keep leaves."""
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """All that a measurement needs."""
 
-    share: float
-    units: Tensor
-    """Which are kept."""
-    rest: Tensor
-    """Mean sum of the others' effects [d]."""
-
-
-class Measured(NamedTuple):
-    """A measurement, and the images it is of."""
-
-    report: Report
-    listed: Listed
-    skipped: Skipped
-    keep: Keep | None = None
-    token_mean: Tensor | None = None
-    """Of indirect effects, the units' mean activations [units, token]."""
+    model: LoadedModel
+    choice: Choice
+    settings: Settings
+    images: NumberedImages
+    arguments: dict[str, Any]
+    """Command-line arguments that change the result, for the history of the header."""
 
 
-def list_images(source: ImageSource, options: dict[str, Any]) -> Listed:
-    """The images asked for, by name: a number means the same in whatever order the list came."""
-
-    chosen = choose(source, options["limit"], options["sample"], options["seed"])
-    ranked, order = canonical_order([source.names[i] for i in chosen], options["seed"])
-    return Listed(source, [chosen[i] for i in ranked], order)
-
-
-def settings_of(choice: Choice, options: dict[str, Any]) -> Settings:
-    """What the statistics depend on."""
-
-    return Settings(
-        top=options["top_images"],
-        quantile=options["quantile"],
-        components=options["components"],
-        scale=options["scale"] == "unit",
-        memory=options["memory"] * 1e9,
-        compact=choice.units == "pairs",
-        moments=choice.units == "heads",
+def run(options: EffectsOptions) -> None:
+    """Run clip-effects."""
+    output_format = bundle_format(options)
+    if options.sample_neurons and options.effect != "indirect":
+        raise UsageError(
+            "--sample-neurons applies to --effect indirect only: the other effects take all units of a layer at once"
+        )
+    shard = _checked_shard(options, output_format)
+    keep = parse_percentage(options.keep, "--keep") if options.keep else None
+    layers = parse_layers(options.layers) if options.layers else None
+    source = _open_source(options)
+    model = load_model(
+        options.model, options.pretrained, options.device, options.precision, options.preprocess, text_from=options.text_from
     )
+    choice = choose_effects(model.clip, options.effect, options.units, layers)
+    if choice.units == "pairs" and options.components > 1:
+        raise UsageError("--components: a pair acts along one direction only; --units neurons or heads may have more")
+    drop_text_tower(model)
+    scale = options.scale or choice.scale
+    chosen = {"effect": choice.effect, "units": choice.units, "layers": list(choice.layers), "scale": scale}
+    task = Task(
+        model=model,
+        choice=choice,
+        settings=statistics_settings(
+            choice,
+            top=options.top_images,
+            quantile=options.quantile,
+            components=options.components,
+            scale=scale,
+            gigabytes=options.memory,
+        ),
+        images=number_images(source, options.limit, options.sample, options.seed, options),
+        arguments=history_arguments(options, **chosen),
+    )
+    if shard is not None:
+        _write_shard(task, *shard, options)
+        return
+    emit(_measure_bundle(task, keep, options), output_format, options.output)
 
 
-def said_of(choice: Choice, options: dict[str, Any]) -> dict[str, Any]:
-    """The same, as headers say it."""
-    said = {"effect": choice.effect, "units": choice.units, "layers": list(choice.layers), "scale": options["scale"]}
-    return said | {"quantile": options["quantile"]}
+def _checked_shard(options: EffectsOptions, output_format: str) -> tuple[int, int] | None:
+    """Number of the shard and number of shards, after a check of the options that depend on --shard; None without it.
 
-
-def top_said(settings: Settings, images: int) -> dict[str, Any]:
-    """T of so many images, as headers say it, and the share of the images it follows from, where none was asked for."""
-
-    return {"top_images": settings.top_of(images)} | ({"top_share": TOP_SHARE} if settings.top is None else {})
-
-
-def measure_bundle(
-    model: LoadedModel, source: ImageSource, choice: Choice, options: dict[str, Any], arguments: dict[str, Any]
-) -> Bundle:
-    """Measure and say what was measured."""
-
-    settings = settings_of(choice, options)
-    measured = _measure(model, source, choice, settings, options)
-    report = measured.report
-    warn_of_few(report.images, settings.top, report.effects.top_norm.shape[1])
-    passes = "" if report.passes == 1 else f", {report.passes} passes"
-    passes += f", {report.reread} looked at twice" if report.reread else ""
-    skips = f", {len(measured.skipped)} skipped" if len(measured.skipped) else ""
-    units = units_said(report.effects, choice, measured.keep)
-    bounded = threshold_said(report.effects)
-    summarise(f"{TOOL}: {count_of(report.images, 'image')}{skips}{passes}, {units} of {model.name}{bounded}")
-    return _bundle(measured, model, choice, settings, options, arguments)
-
-
-def warn_of_few(images: int, asked: int | None, top: int) -> None:
-    """Say what a bundle of few images, or with a T that is a large share of them, does not tell.
-
-    Args:
-        asked: T as asked for, if it was.
-        top: T as it is.
+    Raises:
+        UsageError: an option that does not go with --shard, or only with it.
     """
-
-    if asked is not None and top >= images > 1:
-        warn(f"--top-images {asked}: all {images} images are top images, so `explained` is `explained_all`, the share over all")
-    elif asked is not None and top > images * LARGE_SHARE:
-        warn(
-            f"--top-images {asked} is more than a tenth of {count_of(images, 'image')}: top images are no "
-            f"longer those on which a unit acts"
-        )
-    if images < FEW:
-        note(
-            f"{count_of(images, 'image')} {'is' if images == 1 else 'are'} few (below {FEW}): directions and "
-            f"their words are rough, "
-            "thresholds rest on a handful of "
-            "images, shares explained are too high"
-        )
-
-
-def threshold_said(effects: Effects) -> str:
-    """`, thresholds within 0.9 % (worst 3 %)`, where they are bounded and not exact."""
-    share = (effects.threshold_bound / effects.threshold.clamp(min=1e-30))[effects.threshold_bound > 0]
-    if not len(share):
-        return ""
-    return f", thresholds within {100 * float(share.median()):.2g} % (worst {100 * float(share.max()):.2g} %)"
-
-
-def units_said(effects: Effects, choice: Choice, keep: Keep | None) -> str:
-    """`1536 neurons`, and how many of them are kept."""
-    return f"{len(effects.unit)} {choice.units}" + ("" if keep is None else f", {int(keep.units.sum())} kept")
-
-
-def _measure(model: LoadedModel, source: ImageSource, choice: Choice, settings: Settings, options: dict[str, Any]) -> Measured:
-    """Images into statistics."""
-
-    listed, skipped = list_images(source, options), Skipped()
-    batches, screen = listed.batches(model, options, skipped), listed.screen(skipped, options["strict"])
-    expected = len(listed.indices)
-
-    def look() -> tuple[Any, Report]:
-        if choice.effect == INDIRECT:
-            paths, own = _indirect(model, batches, choice.layers, expected, settings, options, screen)
-        else:
-            paths, own = factored_effect(model.clip, choice.effect, choice.units), settings
-        return paths, measure(paths, batches, choice.layers, expected, own, screen)
-
-    paths, report = screen.again(look)
-    measured = Measured(report, listed, skipped)
-    if choice.effect == INDIRECT:
-        measured = measured._replace(token_mean=torch.cat([paths.means[layer].T for layer in choice.layers]))
-    return measured._replace(keep=keep_strongest(paths, report.effects, options["keep"]))
-
-
-def keep_strongest(paths: FactoredEffect, effects: Effects, share: float | None) -> Keep | None:
-    """The units that act most; None for all."""
-
-    if share is None:
+    if options.shard is None:
+        for name in ("resume", "centre"):
+            if getattr(options, name):
+                raise UsageError(f"--{name} works only together with --shard")
         return None
-    kept = strongest(effects.top_norm, share)
-    return Keep(share, kept, rest_mean(paths, effects, kept))
+    i, n = _parse_shard(options.shard)
+    if "-" in options.paths:
+        raise UsageError("--shard needs the whole list of images, and standard input can be read only once: name files")
+    if output_format != "safetensors":
+        raise UsageError(f"--shard writes a partial, which is not {output_format}: leave -f out, clip-merge has all formats")
+    if options.effect == "indirect":
+        raise UsageError("--shard: indirect effects need mean activations over all images first, which no shard has")
+    for name, reason in AFTER_MERGE.items():
+        if getattr(options, name):
+            raise UsageError(f"--{name} does not go with --shard: {reason}")
+    if options.resume and (options.output is None or str(options.output) == "-"):
+        raise UsageError("--resume checks whether the file of the shard exists already: name it with -o FILE")
+    return i, n
 
 
-def _indirect(
-    model: LoadedModel,
-    batches: Batches,
-    layers: Sequence[int],
-    expected: int,
-    settings: Settings,
-    options: dict[str, Any],
-    screen: Screen[int],
-) -> tuple[Any, Settings]:
-    """Means of activations, which indirect effects need first; and how much to keep of the effects to come."""
+def _parse_shard(text: str) -> tuple[int, int]:
+    """`3/8` as (3, 8).
 
-    visual = model.clip.visual
-    sample = draw_sample(visual, layers, options["sample_neurons"], options["seed"])
-    note(f"{TOOL}: {cost(visual, sample, expected)}")
-    paths = Indirect(visual, sample, token_means(visual, batches(None), sample, expected, screen), expected)
-    return paths, settings._replace(margin=keep_all(paths, layers, expected, settings))
+    Raises:
+        UsageError: another form, or a number that is not from 1 to N.
+    """
+    i, slash, n = text.partition("/")
+    if not (slash and i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+        raise UsageError(f"--shard {text}: expected I/N with I from 1 to N, for example 3/8")
+    return int(i), int(n)
 
 
-def _bundle(
-    measured: Measured,
-    model: LoadedModel,
-    choice: Choice,
-    settings: Settings,
-    options: dict[str, Any],
-    arguments: dict[str, Any],
-) -> Bundle:
-    """What was measured, as DESIGN's table of names has it."""
+def _open_source(options: EffectsOptions) -> ImageSource:
+    """The images that the command line names, or rendered scenes for an embedded model.
 
-    keep, token_mean = measured.keep, measured.token_mean
-    if token_mean is not None and keep is not None:
-        token_mean = token_mean[keep.units.to(token_mean.device)]
-    names = measured.listed.names
-    images = {"count": measured.report.images, "digest": list_digest(names), "skipped": len(measured.skipped)}
-    said = said_of(choice, options) | top_said(settings, measured.report.images)
-    header = Header("effects", model.identity, images, said).after(TOOL, arguments)
-    thumbnails = thumbnailer(measured.listed, options["thumbnails"])
-    bundle = effects_bundle(header, measured.report.effects, settings, names, keep, thumbnails)
-    if token_mean is None:
+    Raises:
+        UsageError: no images for a model that is not embedded; or --sample without images.
+    """
+    if options.paths:
+        return open_images(options.paths)
+    if options.model not in EMBEDDED:
+        raise UsageError(f"no images named: {options.model} needs a PATH (scenes are rendered for {', '.join(EMBEDDED)} only)")
+    if options.sample is not None:
+        raise UsageError("--sample draws from images named as PATH; for other rendered scenes use --seed")
+    return scenes_for(options.model, options.limit or SCENES, options.seed)
+
+
+def _measure_bundle(task: Task, keep_share: float | None, options: EffectsOptions) -> Bundle:
+    """Measure all images; return the bundle of their effects, and say on standard error what was measured."""
+    model, choice, settings, images = task.model, task.choice, task.settings, task.images
+    screen, batches, expected = images.screen(), partial(images.batches, model.transform), len(images.indices)
+
+    def measure_all() -> tuple[FactoredEffect, Report]:
+        if choice.effect != "indirect":
+            paths = factored_effect(model.clip, choice.effect, choice.units)
+            return paths, measure(paths, batches, choice.layers, expected, settings, screen)
+        visual = model.clip.visual
+        neurons = draw_sample(visual, choice.layers, options.sample_neurons, options.seed)
+        note(f"{TOOL}: {cost(visual, neurons, expected)}")
+        indirect = Indirect(visual, neurons, token_means(visual, batches(), neurons, expected, screen), expected)
+        margin = keep_all(indirect, choice.layers, expected, settings)
+        return indirect, measure(indirect, batches, choice.layers, expected, settings._replace(margin=margin), screen)
+
+    paths, report = screen.again(measure_all)
+    effects, count, skipped = report.effects, report.images, len(images.skipped)
+    keep = strongest_units(paths, effects, keep_share)
+    warn_of_few_images(count, settings, effects.top_norm.shape[1])
+    passes = "" if report.passes == 1 else f", {report.passes} passes"
+    reread = f", {report.reread} read twice" if report.reread else ""
+    skips = f", {skipped} skipped" if skipped else ""
+    units = units_summary(effects, choice, keep, model.name)
+    summarise(f"{TOOL}: {count_of(count, 'image')}{skips}{passes}{reread}, {units}")
+
+    names = images.names
+    listed = {"count": count, "digest": list_digest(names), "skipped": skipped}
+    header = Header("effects", model.identity, listed, recorded_settings(choice, settings, count)).after(TOOL, task.arguments)
+    thumbnails = None if options.thumbnails is None else partial(images.thumbnails, side=options.thumbnails)
+    bundle = effects_bundle(header, effects, settings, names, keep, thumbnails)
+    if not isinstance(paths, Indirect):
         return bundle
+    token_mean = torch.cat([paths.means[layer].T for layer in choice.layers])  # of each layer (token, n) -> (units, token)
+    if keep is not None:
+        token_mean = token_mean[keep.units.to(token_mean.device)]
     return bundle.with_tensors(bundle.header, token_mean=token_mean.cpu().numpy().astype(np.float32))
 
 
-def effects_bundle(
-    header: Header,
-    effects: Effects,
-    settings: Settings,
-    names: Sequence[str] | Mapping[int, str],
-    keep: Keep | None,
-    thumbnails: Callable[[Sequence[int]], dict[str, np.ndarray]] | None,
-) -> Bundle:
-    """Tensors of the units to be kept, and of their top images the names.
+def _write_shard(task: Task, i: int, n: int, options: EffectsOptions) -> None:
+    """Measure shard i of n and write it as a partial; with --resume, leave a finished file alone.
 
-    Args:
-        names: Of the images, by number.
-        keep: None for all units.
-        thumbnails: Makes tensors of the images with these numbers.
+    Raises:
+        CliptoolsError: with --resume, the file holds another shard or another run.
     """
+    model, choice, images, listed = task.model, task.choice, task.images, len(task.images.indices)
+    header = _shard_header(task, i, n, options)
+    if options.resume and options.output is not None and options.output.exists():
+        _check_finished(options.output, header)
+        note(f"{TOOL}: {options.output}: shard {i} of {n} is there already")
+        return
+    own = replace(images, order=images.order[i - 1 :: n])
+    sample = replace(images, order=images.order[:SAMPLE])
+    screen, paths = images.screen(), factored_effect(model.clip, choice.effect, choice.units)
+    basis = None if options.centre is None else _recorded_basis(options.centre, header)
+    names = images.names
 
-    if keep is not None:
-        header = replace(header, settings=header.settings | {"keep": keep.share, "measured": len(effects.unit)})
-        effects = type(effects)(*(column[keep.units.to(column.device)] for column in effects))
-    tensors = _directions(effects, settings)
-    seen, top_image = np.unique(effects.top_image.cpu().numpy(), return_inverse=True)
-    tensors["unit"] = effects.unit.cpu().numpy().astype(np.int32)
-    tensors["top_image"] = top_image.reshape(effects.top_image.shape).astype(np.int32)
-    for name in ("top_norm", "threshold", "threshold_bound"):
-        tensors[name] = getattr(effects, name).cpu().numpy().astype(np.float32)
-    if keep is not None:
-        tensors["rest_mean"] = keep.rest.cpu().numpy().astype(np.float32)
-    tensors["images"] = json_tensor([names[i] for i in seen.tolist()])
-    if thumbnails is not None:
-        tensors |= thumbnails(seen.tolist())
-    return with_shares(Bundle(header, tensors))
+    def measure_and_write() -> int:
+        parts = measure_shard(
+            paths,
+            partial(sample.batches, model.transform),
+            partial(own.batches, model.transform),
+            choice.layers,
+            listed,
+            len(own.order),
+            task.settings,
+            basis,
+            screen,
+        )
+        return write_partial(
+            parts,
+            lambda layer: paths.size(layer)[0],
+            lambda count: replace(header, images=header.images | {"count": count, "skipped": len(own.order) - count}),
+            lambda numbers: {number: names[number] for number in numbers},
+            options.output,
+        )
+
+    count = screen.again(measure_and_write)
+    skipped = len(own.order) - count
+    skips = f", {skipped} skipped" if skipped else ""
+    summarise(f"{TOOL}: shard {i} of {n}: {count_of(count, 'image')}{skips}, {model.name}")
 
 
-def thumbnailer(listed: Listed, side: int | None) -> Callable[[Sequence[int]], dict[str, np.ndarray]] | None:
-    """Thumbnails of images by their numbers; None where none are asked for."""
+def _shard_header(task: Task, i: int, n: int, options: EffectsOptions) -> Header:
+    """The header of shard i of n, without the number of images that can be read."""
+    names, listed = task.images.names, len(task.images.indices)
+    settings = recorded_settings(task.choice, task.settings, listed)
+    settings |= {name: getattr(options, name) for name in ("components", "seed", "limit", "sample")}
+    settings |= {"kept": kept_in(task.settings, listed), "shards": n, "have": [i]}
+    settings |= {"rendered": isinstance(task.images.source, SceneSource)}
+    images = {"digest": list_digest(names), "listed": listed}
+    return Header(KIND, task.model.identity, images, settings).after(TOOL, task.arguments)
 
-    if side is None:
-        return None
-    return lambda numbers: thumbnail_tensors(listed.source, (listed.indices[i] for i in numbers), side)
+
+def _check_finished(path: Path, header: Header) -> None:
+    """Check that a file is the finished shard of this header.
+
+    Raises:
+        CliptoolsError: it is another shard or of another run, or damaged.
+    """
+    file = PartialFile(path)
+    reason = difference(file.header, header)
+    if reason is None and file.have != header.settings["have"]:
+        reason = f"{shards_text(file.have, file.of)} instead of {shards_text(header.settings['have'], file.of)}"
+    if reason is not None:
+        raise CliptoolsError(f"{path}: started otherwise ({reason}); use the same options, or write to another file")
 
 
-def _directions(effects: Effects, settings: Settings) -> dict[str, np.ndarray]:
-    """Directions, means and shares; of pairs, whose directions are the weights', the sign and the mean of the scalar."""
+def _recorded_basis(path: Path, header: Header) -> Callable[[UnitBlock], Basis]:
+    """The basis that all shards share, read from the partial of another shard.
 
-    component, mean = effects.component.cpu().numpy(), effects.mean.cpu().numpy().astype(np.float32)
-    if settings.compact:
-        return {"sign": np.sign(component[:, 0, 0]).astype(np.int8), "mean_scalar": mean[:, 0]}
-    explained = effects.component_explained.cpu().numpy().astype(np.float32)
-    tensors = {"direction": component[:, 0].astype(np.float32), "mean": mean, "explained": explained[:, 0]}
-    tensors["explained_all"] = effects.explained_all.cpu().numpy().astype(np.float32)
-    if settings.components > 1:
-        tensors["component"], tensors["component_explained"] = component.astype(np.float32), explained
-    if settings.moments:
-        tensors["moment"] = effects.moment.cpu().numpy().astype(np.float32)
-    return tensors
+    Raises:
+        CliptoolsError: the partial is of another run.
+    """
+    file = PartialFile(path)
+    settings = file.header.settings | {"shards": header.settings["shards"]}  # the number of shards may differ
+    reason = difference(replace(file.header, settings=settings), header)
+    if reason is not None:
+        raise CliptoolsError(f"--centre {path}: a partial of another run ({reason})")
+
+    def basis(block: UnitBlock) -> Basis:
+        rows = file.rows(block.layer, Basis._fields, int(block.neurons[0]), int(block.neurons[-1]) + 1)
+        return Basis(**{name: torch.from_numpy(rows[name]) for name in Basis._fields})
+
+    return basis

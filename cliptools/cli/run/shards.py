@@ -1,210 +1,266 @@
-"""What clip-effects --shard does: some of the images into a partial, to be merged with those of the others."""
+"""What runs, shards and merges of clip-effects have in common: numbered images, bundles of effects, partials in files.
+
+An image's number is its rank among the sorted names. It is the same in every shard and in the run over all images, in
+whatever order the command line names files and folders, so that partials can be merged by number.
+"""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
-from cliptools.cli.run.effects import INDIRECT, TOOL, Listed, list_images, said_of, settings_of, top_said
-from cliptools.console import count_of, note, summarise
-from cliptools.effects.factored import UnitBlock
-from cliptools.effects.select import Choice, factored_effect
-from cliptools.emoji.render import SceneSource
+from cliptools.cli.app import Measuring, Output, choose_format
+from cliptools.console import count_of, note, warn
+from cliptools.effects.factored import FactoredEffect, UnitBlock
+from cliptools.effects.select import Choice
 from cliptools.errors import CliptoolsError, UsageError
-from cliptools.images.loader import ImageSource, Skipped, list_digest
-from cliptools.io.files import binary_output
+from cliptools.images.loader import Batch, ImageSource, Skipped, Transform, choose, load_batches
+from cliptools.images.relocate import thumbnail_tensors
+from cliptools.io.bundle import Bundle, json_tensor, with_shares
+from cliptools.io.files import binary_output, stdout_is_terminal
 from cliptools.io.header import Header
-from cliptools.io.shard_file import KIND, PartialFile, PartialSpool, difference, shards_text
-from cliptools.models.load import LoadedModel
-from cliptools.streaming.partials import Basis, Partial
-from cliptools.streaming.shards import SAMPLE, kept_in, measure_shard
+from cliptools.io.shard_file import PartialFile, PartialSpool
+from cliptools.models.unusable import Screen
+from cliptools.streaming.measure import TOP_SHARE, Effects, Settings
+from cliptools.streaming.partials import Partial
+from cliptools.streaming.ranking import canonical_order
+from cliptools.streaming.shards import rest_mean, strongest
 
-WITHOUT = {
-    "keep": "which units act most is known when all shards are merged: give --keep to clip-merge",
-    "thumbnails": "the top images are known when all shards are merged: give --thumbnails to clip-merge, with --images",
-}
+FEW = 300  # images; with fewer of them much of a bundle is rough
+LARGE_SHARE = 0.1  # of the images; a larger T no longer means the few images on which a unit acts
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """`3/8` as (3, 8).
+@dataclass(frozen=True, kw_only=True)
+class NumberedImages:
+    """Images known by number, whatever the order in which they were listed; a subset shares numbers and skipped images."""
+
+    source: ImageSource
+    indices: Sequence[int]
+    """Position in the source of each number."""
+    order: Sequence[int]
+    """The numbers to read, in the order of work."""
+    reading: Measuring
+    """Batch size, workers and strictness."""
+    skipped: Skipped = field(default_factory=Skipped)
+
+    @property
+    def names(self) -> list[str]:
+        """Names by number."""
+        return [self.source.names[index] for index in self.indices]
+
+    def batches(self, transform: Transform, only: Collection[int] | None = None) -> Iterator[Batch]:
+        """Numbers and preprocessed pictures [b, 3, y, x]: of these numbers, or of all for None, always in the same order."""
+        number = {index: rank for rank, index in enumerate(self.indices)}
+        loaded = load_batches(
+            self.source,
+            [self.indices[rank] for rank in self.order if only is None or rank in only],
+            transform,
+            batch_size=self.reading.batch_size,
+            workers=self.reading.workers,
+            strict=self.reading.strict,
+            skipped=self.skipped,
+        )
+        return (([number[index] for index in indices], pictures) for indices, pictures in loaded)
+
+    def screen(self) -> Screen[int]:
+        """A screen that leaves out images without usable numbers and counts them as skipped."""
+        return Screen(lambda number: self.source.names[self.indices[number]], self.skipped.add, self.reading.strict)
+
+    def thumbnails(self, numbers: Iterable[int], side: int) -> dict[str, np.ndarray]:
+        """Tensors of small JPEGs of the images with these numbers."""
+        return thumbnail_tensors(self.source, (self.indices[number] for number in numbers), side)
+
+
+def number_images(source: ImageSource, limit: int | None, sample: int | None, seed: int, reading: Measuring) -> NumberedImages:
+    """The images that --limit or --sample choose, numbered by name, in an order of work drawn with the seed."""
+    chosen = choose(source, limit, sample, seed)
+    ranked, order = canonical_order([source.names[i] for i in chosen], seed)
+    return NumberedImages(source=source, indices=[chosen[i] for i in ranked], order=order, reading=reading)
+
+
+class KeptUnits(NamedTuple):
+    """The units that --keep leaves."""
+
+    share: float
+    units: Bool[Tensor, " u"]
+    """True for a unit that is kept."""
+    rest: Float[Tensor, " d"]
+    """Mean over the images of the sum of the other units' effects."""
+
+
+def strongest_units(paths: FactoredEffect, effects: Effects, share: float | None) -> KeptUnits | None:
+    """The share of units with the largest top norms; None where all are kept."""
+    if share is None:
+        return None
+    kept = strongest(effects.top_norm, share)
+    return KeptUnits(share, kept, rest_mean(paths, effects, kept))
+
+
+def bundle_format(options: Output) -> str:
+    """The format to write: the one asked for, or the default for this output.
 
     Raises:
-        UsageError: anything else, or not from 1 to n.
+        UsageError: a bundle would be written to a terminal.
     """
-    i, slash, n = text.partition("/")
-    if not (slash and i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
-        raise UsageError(f"--shard {text}: expected I/N with I from 1 to N, as 3/8")
-    return int(i), int(n)
+    output_format = choose_format(options.output_format, options.output, "safetensors")
+    if output_format == "safetensors" and options.output is None and stdout_is_terminal():
+        raise UsageError(
+            "a bundle is binary and would garble the terminal: redirect it (> FILE), name a file (-o FILE) or ask for -f table"
+        )
+    return output_format
 
 
-def check_shard(paths: Sequence[str], options: dict[str, Any], output_format: str, output: Path | None) -> None:
-    """What cannot be with --shard, or only with it.
+def statistics_settings(
+    choice: Choice, *, top: int | None, quantile: float, components: int, scale: str, gigabytes: float
+) -> Settings:
+    """The settings on which the statistics depend.
 
-    Raises:
-        UsageError: the first such thing.
+    Args:
+        top: T; None for the default share of the images.
+        scale: `unit` or `raw`.
+        gigabytes: Memory for statistics held at once.
     """
-    if options["shard"] is None:
-        for name in ("resume", "centre"):
-            if options[name]:
-                raise UsageError(f"--{name} is for --shard")
-        return
-    options["shard"] = parse_shard(options["shard"])
-    if "-" in paths:
-        raise UsageError("--shard: every shard has to know the whole list, and standard input is read once: name files")
-    if output_format != "safetensors":
-        raise UsageError(f"--shard: a partial is no {output_format}; clip-merge makes the bundle to be shown")
-    if options["effect"] == INDIRECT:
-        raise UsageError("--shard: indirect effects need mean activations over all images first, which no shard has")
-    for name, why in WITHOUT.items():
-        if options[name]:
-            raise UsageError(f"--{name} with --shard: {why}")
-    if options["resume"] and (output is None or str(output) == "-"):
-        raise UsageError("--resume looks whether the shard is there already: name its file by -o FILE")
+    return Settings(
+        top=top,
+        quantile=quantile,
+        components=components,
+        scale=scale == "unit",
+        memory=gigabytes * 1e9,
+        compact=choice.units == "pairs",
+        moments=choice.units == "heads",
+    )
+
+
+def recorded_settings(choice: Choice, settings: Settings, images: int) -> dict[str, Any]:
+    """The settings of a bundle's header; with `top_share` where T follows from the number of images."""
+    recorded: dict[str, Any] = {"effect": choice.effect, "units": choice.units, "layers": list(choice.layers)}
+    recorded |= {"scale": "unit" if settings.scale else "raw", "quantile": settings.quantile}
+    return recorded | {"top_images": settings.top_of(images)} | ({"top_share": TOP_SHARE} if settings.top is None else {})
+
+
+def effects_bundle(
+    header: Header,
+    effects: Effects,
+    settings: Settings,
+    names: Sequence[str] | Mapping[int, str],
+    keep: KeptUnits | None,
+    thumbnails: Callable[[Sequence[int]], dict[str, np.ndarray]] | None,
+) -> Bundle:
+    """The bundle of the units that are kept, with the names of the images in their top lists.
+
+    Args:
+        names: Names of the images by number.
+        keep: None for all units.
+        thumbnails: Makes the tensors of small pictures from image numbers; None for a bundle without them.
+    """
+    if keep is not None:
+        header = replace(header, settings=header.settings | {"keep": keep.share, "measured": len(effects.unit)})
+        effects = type(effects)(*(column[keep.units.to(column.device)] for column in effects))  # U units -> those kept
+    tensors = _direction_tensors(effects, settings)
+    numbers, top_image = np.unique(effects.top_image.cpu().numpy(), return_inverse=True)  # numbers -> places in `images`
+    tensors["unit"] = effects.unit.cpu().numpy().astype(np.int32)
+    tensors["top_image"] = top_image.reshape(effects.top_image.shape).astype(np.int32)  # (units, T)
+    for name in ("top_norm", "threshold", "threshold_bound"):
+        tensors[name] = getattr(effects, name).cpu().numpy().astype(np.float32)
+    if keep is not None:
+        tensors["rest_mean"] = keep.rest.cpu().numpy().astype(np.float32)
+    tensors["images"] = json_tensor([names[number] for number in numbers.tolist()])
+    if thumbnails is not None:
+        tensors |= thumbnails(numbers.tolist())
+    return with_shares(Bundle(header, tensors))
+
+
+def _direction_tensors(effects: Effects, settings: Settings) -> dict[str, np.ndarray]:
+    """Directions, means and explained shares; for pairs, whose weights give directions, the sign and the mean of the scalar."""
+    component, mean = effects.component.cpu().numpy(), effects.mean.cpu().numpy().astype(np.float32)
+    if settings.compact:  # d is 1: the scalar of the pair
+        return {"sign": np.sign(component[:, 0, 0]).astype(np.int8), "mean_scalar": mean[:, 0]}
+    explained = effects.component_explained.cpu().numpy().astype(np.float32)  # (units, c)
+    tensors = {"direction": component[:, 0].astype(np.float32), "mean": mean, "explained": explained[:, 0]}  # c -> the first
+    tensors["explained_all"] = effects.explained_all.cpu().numpy().astype(np.float32)
+    if settings.components > 1:
+        tensors["component"], tensors["component_explained"] = component.astype(np.float32), explained
+    if settings.moments:
+        tensors["moment"] = effects.moment.cpu().numpy().astype(np.float32)
+    return tensors
+
+
+def warn_of_few_images(images: int, settings: Settings, top: int) -> None:
+    """Warn of what a bundle of few images, or with a T that is a large share of them, cannot tell.
+
+    Args:
+        settings: Their `top` is T as asked for, None for the default.
+        top: T of the bundle.
+    """
+    asked = settings.top
+    if asked is not None and top >= images > 1:
+        warn(f"--top-images {asked}: all {images} images are top images, so `explained` equals `explained_all`")
+    elif asked is not None and top > images * LARGE_SHARE:
+        warn(
+            f"--top-images {asked} is more than a tenth of {count_of(images, 'image')}: "
+            "many top images will be ones on which the unit hardly acts"
+        )
+    if images < FEW:
+        note(
+            f"{count_of(images, 'image')} {'is' if images == 1 else 'are'} few (fewer than {FEW}): directions and their words "
+            "are rough, thresholds rest on a handful of images, and explained shares are too high"
+        )
+
+
+def units_summary(effects: Effects, choice: Choice, keep: KeptUnits | None, model: str) -> str:
+    """`1536 neurons, 307 kept of emoji-vit, thresholds within 0.9 % (worst 3 %)`; the last part where thresholds are bounds."""
+    kept = "" if keep is None else f", {int(keep.units.sum())} kept"
+    summary = f"{len(effects.unit)} {choice.units}{kept} of {model}"
+    share = (effects.threshold_bound / effects.threshold.clamp(min=1e-30))[effects.threshold_bound > 0]
+    if not len(share):
+        return summary
+    return f"{summary}, thresholds within {100 * float(share.median()):.2g} % (worst {100 * float(share.max()):.2g} %)"
+
+
+def read_partial(file: PartialFile, block: UnitBlock) -> Partial:
+    """The statistics of some units in a partial."""
+    fields = Partial._fields[1:]
+    rows = file.rows(block.layer, fields, int(block.neurons[0]), int(block.neurons[-1]) + 1)
+    return Partial(file.count, **{name: torch.from_numpy(rows[name]) for name in fields})
 
 
 def write_partial(
-    model: LoadedModel,
-    source: ImageSource,
-    choice: Choice,
-    options: dict[str, Any],
-    arguments: dict[str, Any],
-    output: Path | None,
-) -> None:
-    """Measure a shard and write it, unless it is there.
-
-    Raises:
-        CliptoolsError: with --resume, the file is there and another one.
-    """
-
-    (i, n), settings = options["shard"], settings_of(choice, options)
-    listed = list_images(source, options)
-    header = _header(model, listed, choice, options, arguments)
-    if options["resume"] and output is not None and output.exists():
-        _check_there(output, header)
-        note(f"{TOOL}: {output}: shard {i} of {n} is there already")
-        return
-    own = listed._replace(order=listed.order[i - 1 :: n])
-    sample = listed._replace(order=listed.order[:SAMPLE])
-    skipped, paths = Skipped(), factored_effect(model.clip, choice.effect, choice.units)
-    screen = listed.screen(skipped, options["strict"])
-
-    def slabs() -> Iterator[tuple[UnitBlock, Partial]]:
-        return measure_shard(
-            paths,
-            sample.batches(model, options, skipped),
-            own.batches(model, options, skipped),
-            choice.layers,
-            len(listed.indices),
-            len(own.order),
-            settings,
-            _known(options["centre"], header) if options["centre"] else None,
-            screen,
-        )
-
-    def signed(count: int) -> Header:
-        return replace(header, images=header.images | {"count": count, "skipped": len(own.order) - count})
-
-    names = listed.names
-    written = screen.again(
-        lambda: write_slabs(
-            slabs(), lambda layer: paths.size(layer)[0], signed, lambda numbers: {i: names[i] for i in numbers}, output
-        )
-    )
-    skips = len(own.order) - written
-    summarise(
-        f"{TOOL}: shard {i} of {n}: {count_of(written, 'image')}" + (f", {skips} skipped" if skips else "") + f", {model.name}"
-    )
-
-
-def _header(model: LoadedModel, listed: Listed, choice: Choice, options: dict[str, Any], arguments: dict[str, Any]) -> Header:
-    """What the shard says of itself, but for the images it could read."""
-
-    i, n = options["shard"]
-    images = {"digest": list_digest(listed.names), "listed": len(listed.indices)}
-    said = said_of(choice, options) | {key: options[key] for key in ("components", "seed", "limit", "sample")}
-    settings, count = settings_of(choice, options), len(listed.indices)
-    said |= top_said(settings, count) | {"kept": kept_in(settings, count), "shards": n, "have": [i]}
-    said |= {"rendered": isinstance(listed.source, SceneSource)}
-    return Header(KIND, model.identity, images, said).after(TOOL, arguments)
-
-
-def _check_there(path: Path, header: Header) -> None:
-    """Whether a file is the finished shard.
-
-    Raises:
-        CliptoolsError: it is another one, or damaged.
-    """
-
-    there = PartialFile(path)
-    found = difference(there.header, header)
-    if found is None and there.have != header.settings["have"]:
-        found = f"{shards_text(there.have, there.of)} instead of {shards_text(header.settings['have'], there.of)}"
-    if found is not None:
-        raise CliptoolsError(f"{path}: begun otherwise ({found}); give the same options, or write elsewhere")
-
-
-def _known(path: Path, header: Header) -> Callable[[UnitBlock], Basis]:
-    """What shards share, from the partial of another one.
-
-    Raises:
-        CliptoolsError: it is of another run.
-    """
-
-    there = PartialFile(path)
-    settings = there.header.settings | {"shards": header.settings["shards"]}
-    found = difference(replace(there.header, settings=settings), header)
-    if found is not None:
-        raise CliptoolsError(f"--centre {path}: of another run ({found})")
-
-    def basis(slab: UnitBlock) -> Basis:
-        rows = there.rows(slab.layer, Basis._fields, int(slab.neurons[0]), int(slab.neurons[-1]) + 1)
-        return Basis(**{field: torch.from_numpy(rows[field]) for field in Basis._fields})
-
-    return basis
-
-
-def read_slab(file: PartialFile, slab: UnitBlock) -> Partial:
-    """Some units of a partial."""
-
-    rows = file.rows(slab.layer, Partial._fields[1:], int(slab.neurons[0]), int(slab.neurons[-1]) + 1)
-    return Partial(file.count, **{field: torch.from_numpy(rows[field]) for field in Partial._fields[1:]})
-
-
-def write_slabs(
-    slabs: Iterable[tuple[UnitBlock, Partial]],
+    parts: Iterable[tuple[UnitBlock, Partial]],
     units: Callable[[int], int],
     header: Callable[[int], Header],
     names: Callable[[Set[int]], Mapping[int, str]],
     output: Path | None,
 ) -> int:
-    """A partial, slab after slab; how many images it has seen.
+    """Write the statistics of block after block of units as one partial, and return the number of images they are made from.
 
     Args:
-        units: How many a layer has.
-        header: Of so many images.
-        names: Of the images with these numbers.
+        units: Number of units in a layer.
+        header: Makes the header from the number of images.
+        names: Names of the images with these numbers.
 
     Raises:
-        CliptoolsError: other images could be read for one slab than for another.
+        CliptoolsError: the statistics of two blocks are made from different numbers of images.
     """
-
-    beside = None if output is None or str(output) == "-" else output.parent
+    folder = None if output is None or str(output) == "-" else output.parent
     count: int | None = None
-    seen: set[int] = set()
-    with contextlib.closing(PartialSpool(beside)) as spool:
-        for slab, part in slabs:
+    top_images: set[int] = set()
+    with contextlib.closing(PartialSpool(folder)) as spool:
+        for block, part in parts:
             if count not in (None, part.seen):
                 raise CliptoolsError(f"{count_of(count or 0, 'image')} could be read in one pass, {part.seen} in another")
             count = part.seen
-            rows = {field: column.numpy() for field, column in zip(part._fields[1:], part[1:], strict=True)}
-            spool.add(slab.layer, units(slab.layer), int(slab.neurons[0]), rows)
-            seen.update(part.image.unique().tolist())
-        assert count is not None  # a model has units
-        spool.name(names(seen))
-        said = spool.signed(header(count)).to_json()
+            rows = {name: column.numpy() for name, column in zip(part._fields[1:], part[1:], strict=True)}
+            spool.add(block.layer, units(block.layer), int(block.neurons[0]), rows)
+            top_images.update(part.image.unique().tolist())
+        assert count is not None  # every model has units
+        spool.name(names(top_images))
+        text = spool.signed(header(count)).to_json()
         with binary_output(output) as stream:
-            spool.write(stream, said)
+            spool.write(stream, text)
     return count

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int
 from cliptools.analysis.selection import by_comparison, by_layers, by_units, by_word
 from cliptools.cli.app import Options, Output, choose_format, history_arguments, open_input, parse_layers
 from cliptools.cli.run.bundle_output import emit, order_units
-from cliptools.console import count_of, harmless_json, legible
+from cliptools.console import count_of, harmless_json, escape
 from cliptools.errors import ImageError, StreamError, UsageError
 from cliptools.images.relocate import thumbnail
 from cliptools.io.bundle import (
@@ -133,7 +133,7 @@ def _check(stream: BufferedIOBase, name: str, output: Path | None) -> None:
     wrong = flaws(bundle)
     with text_output(output) as out:
         lines = wrong or [f"sound: {count_of(bundle.units, 'unit')}, {count_of(len(bundle.tensors), 'tensor')}"]
-        out.write("".join(f"{legible(line)}\n" for line in lines).encode("utf-8"))
+        out.write("".join(f"{escape(line)}\n" for line in lines).encode("utf-8"))
     if wrong:
         raise StreamError(f"{name}: not sound, {len(wrong)} thing{'s are' if len(wrong) > 1 else ' is'} wrong")
 

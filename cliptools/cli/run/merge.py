@@ -1,0 +1,263 @@
+"""clip-merge: join partials of clip-effects --shard into the bundle of one run, or into one partial.
+
+How partials are added up, and which top images their sums can certify, is in streaming/partials.py and streaming/shards.py.
+"""
+
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cliptools.cli.app import Measuring, Output, history_arguments, parse_percentage
+from cliptools.cli.run.bundle_output import emit
+from cliptools.cli.run.shards import (
+    NumberedImages,
+    bundle_format,
+    effects_bundle,
+    number_images,
+    read_partial,
+    recorded_settings,
+    statistics_settings,
+    strongest_units,
+    units_summary,
+    warn_of_few_images,
+    write_partial,
+)
+from cliptools.console import count_of, note, summarise, warn
+from cliptools.effects.factored import UnitBlock
+from cliptools.effects.select import Choice, factored_effect
+from cliptools.emoji.render import scenes_for
+from cliptools.errors import CliptoolsError, UsageError
+from cliptools.images.loader import ImageSource, list_digest, open_images
+from cliptools.io.bundle import Bundle
+from cliptools.io.header import Header
+from cliptools.io.jsonl import unit_name
+from cliptools.io.shard_file import PartialFile, difference, joined_header, shards_text
+from cliptools.models.load import drop_text_tower, load_recorded_model
+from cliptools.streaming.measure import Settings
+from cliptools.streaming.partials import Partial, add, apart
+from cliptools.streaming.shards import Concluded, conclude, slabs_to_merge
+
+TOOL = "clip-merge"
+NAMED_UNITS = 5  # uncertain units that the warning names
+NOT_RECORDED = ("parts", "partial", "images")  # they leave no trace in the bundle, except that --images settles units
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeOptions(Measuring, Output):
+    """Options of clip-merge."""
+
+    parts: tuple[Path, ...]
+    partial: bool
+    images: tuple[str, ...]
+    keep: str | None
+    thumbnails: int | None
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartialSet:
+    """Partials of one run."""
+
+    files: Sequence[PartialFile]
+    header: Header
+    """The joined header of all of them."""
+    choice: Choice
+    settings: Settings
+
+    def joined(self, block: UnitBlock) -> Partial:
+        """The statistics of some units, added up over the partials, of which one at a time is in memory.
+
+        Raises:
+            CliptoolsError: two partials have different provisional means.
+        """
+        first, *others = self.files
+        total = read_partial(first, block)
+        for file in others:
+            part = read_partial(file, block)
+            if apart(total, part).any():
+                raise CliptoolsError(
+                    f"{file.path}: its provisional mean differs from that of {first.path}; "
+                    f"measure this shard again with --centre {first.path}"
+                )
+            total = add(total, part, self.header.settings["kept"])
+        return total
+
+    def names(self, numbers: Set[int]) -> dict[int, str]:
+        """Names of the images with these numbers, all of which are in top lists of the partials."""
+        return {number: name for file in self.files for number, name in file.names().items() if number in numbers}
+
+
+def run(options: MergeOptions) -> None:
+    """Run clip-merge."""
+    output_format = bundle_format(options)
+    if options.partial:
+        _check_partial(options, output_format)
+    keep = parse_percentage(options.keep, "--keep") if options.keep else None
+    partials = _open_partials(options.parts, options.memory)
+    _check_shards(partials, options.partial)
+    if options.partial:
+        _write_joined(partials, options.output)
+        return
+    emit(_merge(partials, keep, options), output_format, options.output)
+
+
+def _check_partial(options: MergeOptions, output_format: str) -> None:
+    """Reject options that do not go with --partial.
+
+    Raises:
+        UsageError: the first such option.
+    """
+    for name in ("images", "keep", "thumbnails"):
+        if getattr(options, name):
+            raise UsageError(f"--{name} applies to the bundle of all shards and does not go with --partial")
+    if output_format != "safetensors":
+        raise UsageError(f"--partial writes a partial, which is not {output_format}; name a file (-o FILE.safetensors)")
+
+
+def _open_partials(paths: Sequence[Path], memory: float) -> PartialSet:
+    """Open partials that are undamaged and of one run.
+
+    Raises:
+        StreamError: a file that is no partial, or damaged.
+        CliptoolsError: partials of different runs.
+        UsageError: standard input is named twice.
+    """
+    if [str(path) for path in paths].count("-") > 1:
+        raise UsageError("- (standard input) can be given only once")
+    files = [PartialFile(path) for path in paths]
+    for file in files[1:]:
+        if (reason := difference(file.header, files[0].header)) is not None:
+            raise CliptoolsError(f"{file.path}: not of the same run as {files[0].path} ({reason})")
+    header = joined_header([file.header for file in files])
+    recorded = header.settings
+    choice = Choice(recorded["effect"], recorded["units"], tuple(recorded["layers"]))
+    settings = statistics_settings(
+        choice,
+        top=None if "top_share" in recorded else recorded["top_images"],
+        quantile=recorded["quantile"],
+        components=recorded["components"],
+        scale=recorded["scale"],
+        gigabytes=memory,
+    )
+    margin = recorded["kept"] - recorded["top_images"]
+    return PartialSet(files=files, header=header, choice=choice, settings=settings._replace(margin=margin))
+
+
+def _check_shards(partials: PartialSet, incomplete: bool) -> None:
+    """Check that every shard is there once.
+
+    Args:
+        incomplete: Some shards may be missing.
+
+    Raises:
+        CliptoolsError: a shard is there twice, or missing where all are needed.
+    """
+    paths: dict[int, Path] = {}
+    for file in partials.files:
+        for i in file.have:
+            if i in paths:
+                raise CliptoolsError(f"{file.path}: shard {i} is also in {paths[i]}; name each shard once")
+            paths[i] = file.path
+    total = partials.files[0].of
+    missing = sorted(set(range(1, total + 1)) - set(paths))
+    if missing and not incomplete:
+        raise CliptoolsError(
+            f"{shards_text(missing, total)} missing: name their partials too, or join the given ones with --partial"
+        )
+    if missing:
+        note(f"{TOOL}: {shards_text(missing, total)} missing")
+
+
+def _write_joined(partials: PartialSet, output: Path | None) -> None:
+    """Write the sum of the partials as one partial."""
+    first, header = partials.files[0], partials.header
+
+    def parts() -> Iterator[tuple[UnitBlock, Partial]]:
+        capacity, memory = header.settings["kept"], partials.settings.memory
+        for block in slabs_to_merge(first.size, partials.choice.layers, capacity, memory):
+            yield block, partials.joined(block)
+
+    count = write_partial(parts(), lambda layer: first.size(layer)[0], lambda _: header, partials.names, output)
+    summarise(f"{TOOL}: {count_of(count, 'image')}, {shards_text(header.settings['have'], first.of)}")
+
+
+def _merge(partials: PartialSet, keep_share: float | None, options: MergeOptions) -> Bundle:
+    """The bundle of all shards; top images in doubt are read again where the images are named."""
+    header, choice, settings = partials.header, partials.choice, partials.settings
+    images = _listed_images(partials, options)
+    if images is None and options.thumbnails:
+        raise UsageError("--thumbnails needs the images: name them with --images")
+    model = load_recorded_model(header.model, options.device)
+    drop_text_tower(model)
+    paths = factored_effect(model.clip, choice.effect, choice.units)
+    result = conclude(
+        paths,
+        choice.layers,
+        partials.joined,
+        header.images["listed"],
+        settings,
+        None if images is None else partial(images.batches, model.transform),
+        None if images is None else images.screen(),
+    )
+    keep = strongest_units(paths, result.effects, keep_share)
+    listed = {key: header.images[key] for key in ("count", "digest", "skipped")}
+    count = listed["count"]
+    warn_of_few_images(count, settings, result.effects.top_norm.shape[1])
+
+    recorded = recorded_settings(choice, settings, count)
+    merged = Header("effects", header.model, listed, recorded, header.history).after(TOOL, _arguments(options))
+    names = dict(enumerate(images.names)) if images else partials.names(set(result.effects.top_image.unique().tolist()))
+    thumbnails = partial(images.thumbnails, side=options.thumbnails) if images and options.thumbnails else None
+    bundle = effects_bundle(merged, result.effects, settings, names, keep, thumbnails)
+
+    skips = f", {listed['skipped']} skipped" if listed["skipped"] else ""
+    reread = f", {result.reread} read twice" if result.reread else ""
+    shards = count_of(partials.files[0].of, "shard")
+    units = units_summary(result.effects, choice, keep, model.name)
+    summarise(f"{TOOL}: {count_of(count, 'image')}{skips}{reread}, {shards}, {units}")
+    if not len(result.uncertain):
+        return bundle
+    _warn_of_uncertain_units(result, partials.files)
+    return bundle.with_tensors(bundle.header, uncertain=result.uncertain.numpy().astype(np.int32))
+
+
+def _arguments(options: MergeOptions) -> dict[str, Any]:
+    """The arguments that the history records."""
+    return {name: value for name, value in history_arguments(options).items() if name not in NOT_RECORDED}
+
+
+def _listed_images(partials: PartialSet, options: MergeOptions) -> NumberedImages | None:
+    """The images of the shards: those of --images, or scenes rendered again; None where neither is possible.
+
+    Raises:
+        CliptoolsError: the images are not those of the shards.
+    """
+    recorded, expected = partials.header.settings, partials.header.images
+    if options.images:
+        source: ImageSource = open_images(options.images)
+    elif recorded["rendered"]:
+        source = scenes_for(partials.header.model["name"], expected["listed"], recorded["seed"])
+    else:
+        return None
+    images = number_images(source, recorded["limit"], recorded["sample"], recorded["seed"], options)
+    if list_digest(images.names) != expected["digest"]:
+        count = count_of(len(images.indices), "image")
+        option = f"--images {' '.join(options.images)}" if options.images else "rendered scenes"
+        raise CliptoolsError(f"{option}: not the images of the shards, which list {expected['listed']} (here: {count})")
+    return images
+
+
+def _warn_of_uncertain_units(result: Concluded, files: Sequence[PartialFile]) -> None:
+    """Warn of the units whose top images are not certain, with the command line that settles them."""
+    units = [unit_name(*unit) for unit in result.uncertain.tolist()]
+    more = f" and {len(units) - NAMED_UNITS} more" if len(units) > NAMED_UNITS else ""
+    images = "all images" if result.doubtful is None else count_of(result.doubtful, "image")
+    paths = " ".join(str(file.path) for file in files[:2]) + (" ..." if len(files) > 2 else "")
+    warn(
+        f"top images of {count_of(len(units), 'unit')} are not certain: {', '.join(units[:NAMED_UNITS])}{more}; "
+        f"{TOOL} {paths} --images PATH reads {images} again and settles them"
+    )
