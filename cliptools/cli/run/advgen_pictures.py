@@ -270,7 +270,7 @@ def _pictures(batch: Sequence[PictureRequest], painter: Painter | None, strict: 
         ImageError: strict, and a picture cannot be painted or read.
     """
     to_paint = [request for request in batch if not request.description.file]
-    painted = iter(())
+    painted: Iterator[Painted] = iter(())
     if painter and to_paint:
         painted = iter(painter.paint([request.description.text for request in to_paint], [request.seed for request in to_paint]))
     pictures = []

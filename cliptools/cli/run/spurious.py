@@ -190,7 +190,7 @@ def _records(results: Sequence[Found], search: Search, bundle: Bundle, options: 
             "block_list": str(options.block_list) if options.block_list else None,
             "removed": [pool[j] for j in result.removed],
         }
-        fields = {"clearness": rounded(result.clearness), "by": options.by, "seed": options.seed}
+        fields: dict[str, Any] = {"clearness": rounded(result.clearness), "by": options.by, "seed": options.seed}
         fields["effect"] = bundle.header.settings.get("effect")
         for rank, (j, score) in enumerate(zip(result.word.tolist(), result.score.tolist(), strict=True), 1):
             shares = [unit_keys(*unit[n].tolist()) | {"share": rounded(share)} for n, share in search.shares(pair, j)]
