@@ -28,7 +28,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("cli/run/shift_units.py", "_earlier"): ("tests/test_shift_blocks.py: is not in the bundle",),
     ("cli/run/spurious.py", "_clearest"): ("tests/test_spurious_command.py: has a word left",),
     ("cli/run/spurious.py", "_words_of_pair"): ("tests/test_spurious_command.py: no words left",),
-    ("cli/run/texts.py", "_earlier_texts"): ("tests/test_texts_command.py: another output file",),
+    ("cli/run/texts.py", "_earlier_texts"): ("tests/test_texts_command.py: another output",),
     ("cli/run/texts.py", "run"): ("tests/test_texts_command.py: no usable text",),
     ("cli/surroundings.py", "refuse_plain_variables"): ("tests/test_completion.py: is not read",),
     ("effects/resnet_pooling.py", "trace_pool"): ("tests/test_resnet_paths.py: this model knows",),
