@@ -159,7 +159,7 @@ def test_a_record_says_what_of_its_description_is_drawn(description: str, words:
     line = json.loads(lines("rocket")) | {"description": description, "words": ["bear", "rocket", "key", "freedom"]}
     done = inside("advgen", "--images-only", "--images", 2, "-f", "jsonl", stdin=json.dumps(line).encode())
     assert [(r["description"], r["words"], r["drawn"]) for r in parsed(done.stdout)] == 2 * [(description, words, drawn)]
-    said = f"more is asked for than is drawn in 1 of 1 description ({left}); `drawn` says what the pictures show"
+    said = f"some words are not drawn in 1 of 1 description ({left}); `drawn` lists what the pictures show"
     assert done.stderr.decode().splitlines()[-1] == said
 
 
@@ -250,13 +250,13 @@ def wrong(**fields: Any) -> bytes:
         ((), lambda: wrong(model={"name": "emoji-vit"}), 1, "`model` should hold name, pretrained and sha256"),
         (("--images-only",), lambda: lines("key"), 1, "line 1: expected `description` (to paint) or `file` (to judge)"),
         (("--images-only",), b"", 1, "empty, expected lines of clip-advgen --captions-only"),
-        (("--images-only", "--captions-only"), b"", 2, "two halves"),
-        (("--resume",), b"", 2, "name it by --out-dir"),
+        (("--images-only", "--captions-only"), b"", 2, "exclude each other"),
+        (("--resume",), b"", 2, "--resume needs --out-dir"),
         (("--captions-only", "--out-dir", "x"), b"", 2, "--captions-only paints nothing"),
         (("--painter", "nothing-there"), lambda: lines("key"), 2, "no such folder; expected emoji, a pipeline's folder"),
         (("--painter", "tests"), lambda: lines("key"), 2, "a folder without model_index.json"),
-        (("--steps", "3"), lambda: lines("key"), 2, "--steps: the emoji painter has none"),
-        ((), lambda: wrong(model={"name": "ViT-B-32", "sha256": "0"}), 2, "ViT-B-32 has no painter of its own"),
+        (("--steps", "3"), lambda: lines("key"), 2, "--steps does not apply to the emoji painter"),
+        ((), lambda: wrong(model={"name": "ViT-B-32", "sha256": "0"}), 2, "no default for the model ViT-B-32"),
         (("--judge", "no-such-model"), lambda: lines("key"), 1, "unknown model 'no-such-model'"),
         (("--judge", "emoji-vit", "--judge-classes", "gone.txt"), lambda: lines("key"), 1, "neither a file nor one of"),
         (("--llm", "gone.gguf"), b"", 2, "no such file; expected template, smollm2"),

@@ -52,7 +52,7 @@ def records(ended: subprocess.CompletedProcess[bytes]) -> list[dict]:
 def test_records_say_what_the_equation_says(run: Run, bundle: Bundle, tiny_clip_dir: Path) -> None:
     ended = run("spurious", "--depict", "zeppelin", "--predict", "quay", "--neurons", 11, stdin=bundle.to_bytes())
     found = records(ended)
-    assert b"zeppelin: not among the 13 texts of pool" in ended.stderr
+    assert b"zeppelin: not among the 13 texts of vocabulary" in ended.stderr
     model = load_model(f"local-dir:{tiny_clip_dir}", device="cpu")
     depict, predict = encode_texts(model, ["zeppelin", "quay"]).double().numpy()
     w = eq6(predict - depict, bundle["direction"], bundle["word"], bundle["coefficient"], 11, len(POOL))
@@ -138,19 +138,19 @@ def test_block_list_and_a_list_that_is_emptied(bundle: Bundle, tmp_path: Path) -
     block.write_text("\n".join(POOL))
     ended = inside("spurious", *options, stdin=bundle.to_bytes())
     (line,) = ended.stderr.decode().splitlines()
-    assert ended.returncode == 1 and "cat->quay: no word is left: all" in line and "--block-list" in line
+    assert ended.returncode == 1 and "cat->quay: no words left: all" in line and "--block-list" in line
     (tmp_path / "classes.txt").write_text("cat\nquay")
     ended = inside("spurious", "--classes", tmp_path / "classes.txt", "--block-list", block, stdin=bundle.to_bytes())
-    assert ended.returncode == 1 and b"of 2 pairs none has a word left" in ended.stderr
+    assert ended.returncode == 1 and b"none of 2 pairs has a word left" in ended.stderr
 
 
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        ((), 2, "expected one of --depict with --predict"),
-        (("--depict", "cat"), 2, "go together"),
-        (("--depict", "cat", "--predict", "dog", "--classes", "cifar10"), 2, "expected one of"),
-        (("--pairs-file", "cifar10", "--head", "3"), 2, "--head takes the clearest"),
+        ((), 2, "expected exactly one of: --depict with --predict"),
+        (("--depict", "cat"), 2, "need each other"),
+        (("--depict", "cat", "--predict", "dog", "--classes", "cifar10"), 2, "expected exactly one of"),
+        (("--pairs-file", "cifar10", "--head", "3"), 2, "--head 3 needs --classes"),
         (("--depict", "cat", "--predict", "cat"), 1, "expected two classes"),
         (("--depict", " ", "--predict", "cat"), 1, "expected a name"),
         (("--classes", "no-such-file"), 1, "neither a file nor one of"),
@@ -175,7 +175,7 @@ def test_bundles_that_will_not_do(bundle: Bundle) -> None:
     ended = inside("spurious", *options, stdin=replace(bundle, tensors=bare).to_bytes())
     assert ended.returncode == 1 and b"without `word`; run clip-decompose first" in ended.stderr
     ended = inside("spurious", *options, stdin=bundle.select(np.arange(0)).to_bytes())
-    assert ended.returncode == 1 and b"holds no neurons" in ended.stderr and ended.stderr.count(b"\n") == 1
+    assert ended.returncode == 1 and b"has no neurons" in ended.stderr and ended.stderr.count(b"\n") == 1
     ended = inside("spurious", *options, stdin=bundle.to_bytes()[:-9])
     assert ended.returncode == 1 and b"truncated bundle" in ended.stderr
     other = replace(bundle.header, model=bundle.header.model | {"sha256": "0" * 64})

@@ -102,11 +102,11 @@ def test_a_model_that_only_ever_names_the_class(classes: Path, tmp_path: Path, m
         def close(self) -> None:
             """See ChatModel."""
 
-    monkeypatch.setattr("cliptools.generate.llm.open_chat", lambda *_, **__: Named("a violin.", "a beacon and a violin."))
+    monkeypatch.setattr("cliptools.cli.run.texts.open_chat", lambda *_, **__: Named("a violin.", "a beacon and a violin."))
     target = tmp_path / "pool.txt"
     done = inside("texts", "--classes", classes, "--limit", 1, "--per-class", 2, "-o", target)
     last = done.stderr.decode().splitlines()[-1]
-    assert done.returncode == 1 and last == f"clip-texts: no text of 1 class could be used ({2 * ROUNDS} naming the class)"
+    assert done.returncode == 1 and last == f"clip-texts: no usable text for 1 class (dropped: {2 * ROUNDS} naming the class)"
     assert not target.exists()
 
 
@@ -137,7 +137,7 @@ def spoken(run: Run, classes: Path) -> bytes:
     assert done.returncode == 0, done.stderr
     said = done.stderr.decode().splitlines()[-1]
     assert re.fullmatch(
-        r"clip-texts: 2 classes, 4 texts, \d+ answers dropped \(.*\) \([\d.]+ s, of which .* s over 2 classes, .* GB\)", said
+        r"clip-texts: 2 classes, 4 texts, \d+ answers? dropped \(.*\) \([\d.]+ s, of which .* s over 2 classes, .* GB\)", said
     )
     return done.stdout
 
@@ -173,9 +173,9 @@ def test_a_killed_run_goes_on_and_the_bytes_are_the_same(run: Run, classes: Path
     other = inside("texts", *asked, "--seed", 1, "--resume")
     assert other.returncode == 1 and b"started with seed 0, now asked for 1" in other.stderr
     others = inside("texts", "--classes", "cifar10", *asked[2:], "--resume")
-    assert others.returncode == 1 and b"has 'violin' for 'airplane'; write elsewhere" in others.stderr
+    assert others.returncode == 1 and b"'violin', expected 'airplane'; use the same --classes or another output" in others.stderr
     done = run("texts", *asked, "--resume")
-    assert done.returncode == 0 and b"1 of 2 classes are there already" in done.stderr
+    assert done.returncode == 0 and b"1 of 2 classes taken from the interrupted run" in done.stderr
     assert target.read_text().splitlines() == [record["text"] for record in parsed(spoken)] and not left.exists()
     assert load_pool(str(target)).texts == tuple(record["text"] for record in parsed(spoken))
 
@@ -208,7 +208,7 @@ def test_the_pool_describes_neurons(spoken: bytes, tmp_path: Path) -> None:
         (("--classes", "nowhere.txt"), 1, "neither a file nor one of cifar10, emoji, imagenet"),
         (("--classes", "cifar10", "--llm", "nowhere.gguf"), 2, "expected smollm2, a GGUF file"),
         (("--classes", "cifar10", "--llm", "template"), 2, "expected smollm2, a GGUF file"),
-        (("--classes", "cifar10", "--resume"), 2, "name it by -o FILE"),
+        (("--classes", "cifar10", "--resume"), 2, "--resume needs -o FILE"),
         (("--classes", "cifar10", "-o", "/nowhere/pool.txt"), 1, "/nowhere/pool.txt.part: cannot write here"),
     ],
 )

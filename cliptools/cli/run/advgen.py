@@ -1,53 +1,220 @@
-"""The second half of clip-advgen: pictures painted or read, embedded, checked, kept and counted."""
+"""Work of clip-advgen: reads words or descriptions, has descriptions written, and reports how many pictures fool the model.
 
-import itertools
+Pictures are painted and judged by advgen_pictures.py.
+"""
+
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
-import torch
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor
 
-from cliptools.analysis.zero_shot import among_closest, class_difference, margin
+from cliptools.cli.app import Output, choose_format, open_input
+from cliptools.cli.run.advgen_pictures import EMOJI, PictureOptions, load_evaluation, picture_records
 from cliptools.cli.run.bundle_output import rendered
-from cliptools.console import count_of, note, progress, warn
-from cliptools.devices import Limit, in_halves
-from cliptools.embedded_models import EMBEDDED
-from cliptools.errors import CliptoolsError, ImageError, UsageError
-from cliptools.generate.captions import seed_of
-from cliptools.generate.painters import EmojiPainter, Painted, Painter
-from cliptools.generate.painters.diffusion import DiffusionPainter
-from cliptools.generate.records import Description, Gallery, Task, slug
-from cliptools.images.decode import decode
-from cliptools.io.files import stdout_is_terminal, text_output
-from cliptools.io.header import recorded_model
-from cliptools.io.jsonl import rounded, write_record
-from cliptools.models.load import LoadedModel, load_model, load_recorded_model
-from cliptools.models.origin import HUB, LOCAL_DIR
-from cliptools.models.text_encoder import encode_texts
-from cliptools.models.unusable import Screen, unusable
-from cliptools.text.classes import ClassName, distinct_classes, load_classes, parse_class
+from cliptools.console import count_of, note, progress
+from cliptools.errors import CliptoolsError, UsageError
+from cliptools.generate.captions import TemplateWriter, Wanted, Writer, wanted_of, write_descriptions
+from cliptools.generate.llm import MOST_WORDS, TEMPLATE, LlamaWriter, check_chat, open_chat
+from cliptools.generate.painters import Painter
+from cliptools.generate.painters.diffusion import check_painter
+from cliptools.generate.records import Description, Gallery, Task, WordList, read_descriptions, read_word_lists
+from cliptools.io.files import only_writer, stdout_is_terminal, text_output
+from cliptools.io.header import digest, model_key
+from cliptools.io.jsonl import write_record
+from cliptools.io.text_file import file_beside
+from cliptools.models.load import EMBEDDED
+from cliptools.models.unusable import Screen
 
-OFTEN = 8  # words named of those that a painter leaves out
+LEFT_OUT_WORDS = 8  # the most frequent words that the note on undrawn words lists
+NONE_PASSED = "no description passed for any pair: all of them lack the depicted class or name the predicted one"
 
 
-class Order(NamedTuple):
-    """A picture to make or to read."""
+@dataclass(frozen=True, kw_only=True)
+class AdvgenOptions(PictureOptions, Output):
+    """Options of clip-advgen."""
 
-    of: Description
-    copy: int
-    name: str
-    """Its place in a gallery."""
-    seed: int
+    words: Path | None
+    llm: str
+    grammar: Literal["shape", "line"]
+    descriptions: int
+    take: int
+    words_per_caption: int
+    captions_only: bool
+    images_only: bool
+    out_dir: Path | None
+    resume: bool
+    max_pixels: int | None
+
+
+def run(options: AdvgenOptions) -> None:
+    """Run clip-advgen.
+
+    Raises:
+        UsageError: options that exclude each other, or lines of several models.
+        CliptoolsError: no description passed.
+    """
+    _check_options(options)
+    word_lists, descriptions, source = _read_input(options)
+    model_name = _single_model([*(item.task for item in descriptions), *(item.task for item in word_lists)], source)
+    options = replace(options, painter=_choose_painter(options, descriptions, model_name))
+    with _picture_folder(options) as folder:
+        new_descriptions = _write_descriptions(word_lists, options, folder)
+        if options.captions_only:
+            _write_captions(new_descriptions, options.output)
+            return
+        descriptions = descriptions or list(new_descriptions)
+        if not descriptions:
+            raise CliptoolsError(NONE_PASSED)
+        _judge_pictures(descriptions, options, folder)
+
+
+def _check_options(options: AdvgenOptions) -> None:
+    """Reject invalid combinations of options before any input is read.
+
+    Raises:
+        UsageError: options that exclude each other, or that need another one.
+    """
+    if options.captions_only and options.images_only:
+        raise UsageError("--captions-only and --images-only exclude each other: without both, the whole work is done")
+    if options.resume and options.out_dir is None:
+        raise UsageError("--resume needs --out-dir")
+    if options.captions_only and options.out_dir is not None:
+        raise UsageError("--captions-only paints nothing, so --out-dir does not apply: leave one of them out")
+    if not options.images_only and options.llm != TEMPLATE:
+        check_chat(options.llm)
+        if options.grammar == "shape" and options.words_per_caption > MOST_WORDS:
+            raise UsageError(f"--words-per-caption {options.words_per_caption}: at most {MOST_WORDS} with --grammar shape")
+
+
+def _read_input(options: AdvgenOptions) -> tuple[list[WordList], list[Description], str]:
+    """Word lists, or with --images-only descriptions, and the name of the input for messages."""
+    expected = "descriptions of clip-advgen --captions-only" if options.images_only else "words of clip-spurious"
+    stream, name = open_input(options.words, expected, "WORDS")
+    with stream:
+        if not options.images_only:
+            return read_word_lists(stream, name), [], name
+        descriptions = [
+            replace(item, file=file_beside(item.file, options.words, options.out_dir)) if item.file else item
+            for item in read_descriptions(stream, name)
+        ]
+    return [], descriptions, name
+
+
+def _single_model(tasks: Sequence[Task], source: str) -> str:
+    """Name of the model that all tasks are about.
+
+    Raises:
+        UsageError: tasks of several models.
+    """
+    models = {model_key(task.model): task.model for task in tasks}
+    if len(models) > 1:
+        names = ", ".join(f"{model['name']} {' '.join(f'{part[:12]}…' for part in key if part)}" for key, model in models.items())
+        raise UsageError(f"{source}: lines of {len(models)} models ({names}); pass the lines of one model at a time")
+    name: str = next(iter(models.values()))["name"]
+    return name
+
+
+def _choose_painter(options: AdvgenOptions, descriptions: Sequence[Description], model_name: str) -> str | None:
+    """The painter of --painter or the default one, checked before a language model works for long.
+
+    Raises:
+        UsageError: no painter named where there is no default, or options that do not apply to the emoji painter.
+    """
+    if options.captions_only or (descriptions and all(item.file for item in descriptions)):
+        return options.painter
+    if options.painter is None and model_name not in EMBEDDED:
+        raise UsageError(f"--painter: no default for the model {model_name}; name a diffusers pipeline, or emoji")
+    painter = options.painter or EMOJI
+    if painter != EMOJI:
+        check_painter(painter, options.upscaler)
+        return painter
+    diffusion_only = {
+        "--upscaler": options.upscaler, "--steps": options.steps, "--guidance": options.guidance, "--dtype": options.dtype,
+    }  # fmt: skip
+    for option, value in diffusion_only.items():
+        if value is not None:
+            raise UsageError(f"{option} does not apply to the emoji painter; name a diffusers pipeline with --painter")
+    return painter
+
+
+@contextmanager
+def _picture_folder(options: AdvgenOptions) -> Iterator[Gallery | None]:
+    """The folder of --out-dir, locked for this run until it ends; None without --out-dir."""
+    if options.out_dir is None:
+        yield None
+        return
+    with only_writer(options.out_dir):
+        yield Gallery(options.out_dir, options.resume)
+
+
+def _write_descriptions(word_lists: Sequence[WordList], options: AdvgenOptions, folder: Gallery | None) -> Iterator[Description]:
+    """Descriptions of all tasks, task by task. The writer is loaded when the first task needs it and freed at the end."""
+    settings: dict[str, str | int] = {
+        "llm": options.llm, "words_per_caption": options.words_per_caption, "seed": options.seed,
+    }  # fmt: skip
+    if options.llm != TEMPLATE:
+        settings["grammar"] = options.grammar
+    folder_settings = settings | {"descriptions": options.descriptions, "take": options.take}
+    writer: Writer | None = None
+    for word_list in word_lists:
+        wanted = wanted_of(word_list)
+        key = digest(word_list.task.key, *word_list.words)
+        texts = folder.descriptions(key, folder_settings) if folder else None
+        if texts is None:
+            writer = writer or _open_writer(options)
+            texts = _describe(writer, wanted, options)
+            if folder:
+                folder.add_descriptions(key, texts, folder_settings)
+        for number, text in enumerate(texts):
+            yield Description(word_list.task, number, text, wanted.used(text), settings)
+    if writer is not None:
+        writer.close()
+
+
+def _open_writer(options: AdvgenOptions) -> Writer:
+    """The language model of --llm, or the writer of fixed sentences."""
+    if options.llm == TEMPLATE:
+        return TemplateWriter()
+    return LlamaWriter(open_chat(options.llm, on_gpu=options.device != "cpu"), options.grammar)
+
+
+def _describe(writer: Writer, wanted: Wanted, options: AdvgenOptions) -> list[str]:
+    """The descriptions of one task that passed."""
+    return write_descriptions(
+        writer,
+        wanted,
+        asked=options.descriptions,
+        take=options.take,
+        words_each=options.words_per_caption,
+        seed=options.seed,
+        watch=lambda numbers, total: progress(numbers, f"describing {wanted.task.pair}", total),
+    )
+
+
+def _write_captions(descriptions: Iterator[Description], output: Path | None) -> None:
+    """Write one line per description, in the form that --images-only reads.
+
+    Raises:
+        CliptoolsError: no descriptions.
+    """
+    count = 0
+    with text_output(output) as stream:
+        for item in descriptions:
+            count += 1
+            record = {"caption": item.number, "description": item.text, "words": list(item.words), "settings": item.settings}
+            write_record(stream, item.task.fields | record | item.task.source)
+        if not count:
+            raise CliptoolsError(NONE_PASSED)
 
 
 @dataclass
 class Tally:
-    """Pictures of a task, and how many of them fooled the model: in all, and among those that show what they should."""
+    """Counts of a task's pictures and of those that fool the model: among all, and among those that pass the check."""
 
     images: int = 0
     fooled: int = 0
@@ -56,7 +223,7 @@ class Tally:
     sound_fooled: int = 0
 
     def add(self, record: dict[str, Any]) -> None:
-        """Count a record."""
+        """Count the picture of a record."""
         self.images += 1
         self.fooled += record["fooled"]
         if check := record.get("check"):
@@ -66,267 +233,61 @@ class Tally:
             self.sound_fooled += sound and record["fooled"]
 
 
-@dataclass
-class Studio:
-    """All that is loaded once: the model and its view of the classes, the painter, the judge."""
-
-    loaded: LoadedModel
-    texts: dict[str, Tensor]
-    """Unit embeddings [d] of bare class names."""
-    painter: Painter | None
-    judge: "Judge | None"
-    classes: dict[str, ClassName] = field(default_factory=dict)
-    limit: Limit = field(default_factory=Limit)
-    """Pictures that the model looks at together, once the device has run out of memory with more."""
-
-    def look(self, painted: Sequence[Painted], orders: Sequence[Order]) -> list[dict[str, Any] | str]:
-        """Margin and check of each picture, all of which there are; or the reason why it is not usable."""
-        seen = _embed(self.loaded, painted, self.limit)  # (picture, d)
-        reasons = unusable(seen)
-        found: list[dict[str, Any] | str] = []
-        for row, (one, order) in enumerate(zip(painted, orders, strict=True)):
-            task = order.of.task
-            if row in reasons:
-                found.append(reasons[row])
-                continue
-            v = class_difference(self.texts[task.predict], self.texts[task.depict])
-            value = float(margin(seen[row : row + 1], v)[0])
-            check = self._check(one, task)
-            found.append(check if isinstance(check, str) else {"margin": rounded(value), "fooled": value > 0} | check)
-        return found
-
-    def _check(self, painted: Painted, task: Task) -> dict[str, Any] | str:
-        """Whether the depicted class is there and the predicted one is not: by the judge, or by the scene's own truth.
-
-        A judge's reason where the picture is not usable for it.
-        """
-        both = [parse_class(task.depict), parse_class(task.predict)]
-        if self.judge is not None:
-            seen = self.judge.sees(painted, both)
-            if isinstance(seen, str):
-                return f"by the judge {self.judge.loaded.name}, {seen}"
-            depicted, predicted = seen
-            return {"check": {"by": self.judge.loaded.name, "depicted": depicted, "predicted": predicted}}
-        if painted.shown is None:
-            return {}
-        shown = {name.lower() for name in painted.shown}
-        depicted, predicted = (any(name.lower() in shown for name in one.names) for one in both)
-        return {"check": {"by": "scene", "depicted": depicted, "predicted": predicted}}
-
-
-class Judge:
-    """A second model, asked whether a class is among the few closest to a picture."""
-
-    def __init__(self, spec: str, options: dict[str, Any], pairs: Sequence[Task]) -> None:
-        name, _, pretrained = (spec, "", "") if spec.startswith((LOCAL_DIR, HUB)) else spec.partition(":")
-        self.loaded = load_model(
-            name, pretrained or None, options["device"], preprocess=options["judge_preprocess"], any_tower=True
-        )
-        self.top = options["judge_top"]
-        self.others = distinct_classes(load_classes(options["judge_classes"] or ("emoji" if name in EMBEDDED else "cifar10")))
-        both = [parse_class(text) for task in pairs for text in (task.depict, task.predict)]
-        names = list(dict.fromkeys(name for one in (*both, *self.others) for name in one.names))
-        self.texts = dict(zip(names, encode_texts(self.loaded, names), strict=True))
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What records say of it; its architecture where name and weights do not settle that."""
-        known = recorded_model(self.loaded.identity)
-        settings = {"judge": self.loaded.name, "judge_sha256": self.loaded.sha256, "judge_top": self.top}
-        return settings | {f"judge_{key}": known[key] for key in ("architecture",) if key in known}
-
-    def sees(self, painted: Painted, both: Sequence[ClassName]) -> tuple[bool, bool] | str:
-        """Whether the first and the second of two classes are among the closest; or the reason why it cannot tell."""
-
-        image = _embed(self.loaded, [painted])
-        if reasons := unusable(image):
-            return reasons[0]
-        own = {name.lower() for one in both for name in one.names}
-        classes = [*both, *(one for one in self.others if not own & {name.lower() for name in one.names})]
-        names = [name for one in classes for name in one.names]
-        owner = torch.tensor([i for i, one in enumerate(classes) for _ in one.names], device=self.loaded.device)
-        of_class = owner[None] == torch.arange(len(classes), device=owner.device)[:, None]  # (class, name)
-        found = among_closest(image, torch.stack([self.texts[name] for name in names]), of_class, self.top)
-        return bool(found[0, 0]), bool(found[0, 1])
-
-
-def judge_pictures(
-    given: Sequence[Description], options: dict[str, Any], gallery: Gallery | None, chosen: str, output: Path | None
-) -> None:
-    """Make or read every picture, write its record, and say how many fooled the model.
+def _judge_pictures(descriptions: Sequence[Description], options: AdvgenOptions, folder: Gallery | None) -> None:
+    """Paint or read every picture, write its record, and report how many fool the model.
 
     Raises:
-        CliptoolsError: no picture at all could be made or is usable, or with --strict one is not.
+        CliptoolsError: no picture could be painted or read, or none is usable; with --strict, if this holds for one of them.
     """
-    tasks = {one.task.key: one.task for one in given}
-    studio = _studio(given, list(tasks.values()), options)
+    output_format = choose_format(options.output_format, options.output, "jsonl")
+    tasks = {item.task.key: item.task for item in descriptions}
+    evaluation = load_evaluation(descriptions, list(tasks.values()), options)
     tallies = {key: Tally() for key in tasks}
-    total = sum(1 if one.file else options["images"] for one in given)
-    screen = Screen[tuple[int, str]](lambda picture: picture[1], strict=options["strict"])
-    with text_output(output) as stream:
-        for record, task in progress(_records(given, options, gallery, studio, screen), "pictures", total):
+    total = sum(1 if item.file else options.images for item in descriptions)
+    screen = Screen[tuple[int, str]](lambda picture: picture[1], strict=options.strict)
+    with text_output(options.output) as stream:
+        for record, task in progress(picture_records(descriptions, options, folder, evaluation, screen), "pictures", total):
             tallies[task.key].add(record)
-            if chosen == "jsonl":
+            if output_format == "jsonl":
                 write_record(stream, record)
         rows = [(tasks[key], tally) for key, tally in tallies.items()]
         count = sum(tally.images for _, tally in rows)
         if not count and not len(screen):
-            raise CliptoolsError(f"none of {count_of(total, 'picture')} could be made or read")
+            raise CliptoolsError(f"none of {count_of(total, 'picture')} could be painted or read")
         screen.require(count)
-        if chosen == "table":
-            stream.write(_table(rows, output is None and stdout_is_terminal()))
+        if output_format == "table":
+            stream.write(_table(rows, options.output is None and stdout_is_terminal()))
     for task, tally in rows:
-        note(_sentence(task, tally))
-    if studio.painter is not None and (said := _left_out([one for one in given if not one.file], studio.painter)):
-        note(said)
+        note(_result_text(task, tally))
+    if evaluation.painter is not None:
+        painted = [item for item in descriptions if not item.file]
+        if text := _left_out_text(painted, evaluation.painter):
+            note(text)
 
 
-def _studio(given: Sequence[Description], tasks: Sequence[Task], options: dict[str, Any]) -> Studio:
-    loaded = load_recorded_model(tasks[0].model | {"precision": "fp32"}, options["device"], source="the list of words")
-    names = list(dict.fromkeys(name for task in tasks for name in (task.depict, task.predict)))
-    texts = dict(zip(names, encode_texts(loaded, names), strict=True))
-    asked = Judge(options["judge"], options, tasks) if options["judge"] else None
-    painter = None if all(one.file for one in given) else _painter(options)
-    return Studio(loaded, texts, painter, asked)
-
-
-def _painter(options: dict[str, Any]) -> Painter:
-    if options["painter"] == "emoji":
-        return EmojiPainter(options["size"])
-
-    kept = ("upscaler", "device", "dtype", "offload", "steps", "guidance", "size")
-    return DiffusionPainter(options["painter"], **{key: options[key] for key in kept})
-
-
-def _records(
-    given: Sequence[Description],
-    options: dict[str, Any],
-    gallery: Gallery | None,
-    studio: Studio,
-    screen: Screen[tuple[int, str]],
-) -> Iterator[tuple[dict[str, Any], Task]]:
-    """A record a picture, in order; the batches do not depend on what an earlier run has finished, so neither do the numbers."""
-    orders = iter(list(_orders(given, options["images"], options["seed"])))  # all, so that nothing is painted if two clash
-    numbers = itertools.count()
-    while batch := list(itertools.islice(orders, options["batch_size"])):
-        wanted = [_wanted(order, studio) for order in batch]
-        made = [
-            gallery.finished(order.name, want) if gallery and not order.of.file else None
-            for order, want in zip(batch, wanted, strict=True)
-        ]
-        if not all(made):
-            painted = _pictures(batch, studio.painter, options["strict"])
-            there = [i for i, one in enumerate(painted) if one.image is not None]
-            seen = studio.look([painted[i] for i in there], [batch[i] for i in there]) if there else []
-            reasons = {place: looked for place, looked in enumerate(seen) if isinstance(looked, str) and not made[there[place]]}
-            for place in screen.places([(next(numbers), _where(batch[i])) for i in there], reasons):
-                i, looked = there[place], seen[place]
-                if made[i] is None and not isinstance(looked, str):
-                    made[i] = _finish(batch[i], wanted[i], looked, painted[i], gallery)
-        for order, record in zip(batch, made, strict=True):
-            if record is not None:
-                yield record, order.of.task
-
-
-def _orders(given: Sequence[Description], images: int, seed: int) -> Iterator[Order]:
-    """Every picture, with a place and a seed of its own.
-
-    Raises:
-        UsageError: two would have the same place.
-    """
-    places: set[str] = set()
-    for one in given:
-        for copy in range(1 if one.file else images):
-            task = one.task
-            name = f"{slug(task.pair)}/{slug(task.kind)}-{task.seed}/{one.number:03d}-{copy:03d}.png"
-            if name in places and not one.file:
-                raise UsageError(f"{task.title}: description {one.number} comes twice; give each pair, kind and seed once")
-            places.add(name)
-            yield Order(one, copy, name, seed_of(task.pair, one.text, seed, copy))
-
-
-def _wanted(order: Order, studio: Studio) -> dict[str, Any]:
-    """What a record says before its picture is made."""
-    one = order.of
-    said: dict[str, Any] = {"caption": one.number, "copy": order.copy, "description": one.text or None, "words": list(one.words)}
-    settings = dict(one.settings)
-    if not one.file and studio.painter is not None:
-        if (understood := studio.painter.understood(one.text, one.words)) is not None:
-            said |= {"words": list(understood.words), "drawn": list(understood.drawn)}
-        said["image_seed"] = order.seed
-        settings |= studio.painter.settings
-    if studio.judge is not None:
-        settings |= studio.judge.settings
-    return one.task.fields | said | {"settings": settings} | one.task.source
-
-
-def _finish(
-    order: Order, wanted: dict[str, Any], looked: dict[str, Any], painted: Painted, gallery: Gallery | None
-) -> dict[str, Any]:
-    """The whole record, its picture kept where there is a gallery."""
-    ending = {key: wanted[key] for key in ("settings", "model", "bundle")}
-    start = {key: value for key, value in wanted.items() if key not in ending}
-    if order.of.file or gallery is None or painted.image is None:
-        return start | {"file": order.of.file} | looked | ending
-    gallery.add(order.name, painted.image, start | {"file": order.name} | looked | ending)
-    return start | {"file": gallery.path(order.name)} | looked | ending
-
-
-def _pictures(batch: Sequence[Order], painter: Painter | None, strict: bool) -> list[Painted]:
-    """Each picture painted, or read from its file; one that cannot be is named, and is fatal with `strict`."""
-    blank = [order for order in batch if not order.of.file]
-    fresh = iter(painter.paint([order.of.text for order in blank], [order.seed for order in blank]) if painter and blank else ())
-    pictures = []
-    for order in batch:
-        where = _where(order)
-        try:
-            one = Painted(decode(order.of.file)) if order.of.file else next(fresh)
-        except ImageError as error:
-            one = Painted(None, refusal=str(error))
-        if one.image is None and strict:
-            raise ImageError(f"{where}: {one.refusal}")
-        if one.image is None and order.copy == 0:
-            warn(f"{where}: skipped, {one.refusal}")
-        pictures.append(one)
-    return pictures
-
-
-def _where(order: Order) -> str:
-    """A picture in messages."""
-    return order.of.file or f"{order.of.text!r}"
-
-
-def _embed(loaded: LoadedModel, painted: Sequence[Painted], limit: Limit | None = None) -> Tensor:
-    """M(I), float32 [picture, d], not normalised."""
-
-    pixels = torch.stack([loaded.transform(one.image) for one in painted if one.image is not None])  # (picture, 3, y, x)
-    clip: Any = loaded.clip
-    with torch.inference_mode():
-        batches = [(range(len(pixels)), pixels)]
-        looked = in_halves(batches, lambda _, some: clip.encode_image(some.to(loaded.device)).float(), "pictures", limit)
-        return torch.cat([part for _, part in looked])
-
-
-def _sentence(task: Task, tally: Tally) -> str:
+def _result_text(task: Task, tally: Tally) -> str:
+    """A sentence with the counts of a task."""
     rate = _percent(tally.fooled, tally.images)
-    said = f"{task.title}: {tally.fooled} of {count_of(tally.images, 'picture')} fool {task.model['name']} ({rate})"
+    text = f"{task.title}: {tally.fooled} of {count_of(tally.images, 'picture')} fool {task.model['name']} ({rate})"
     if not tally.checked:
-        return f"{said}; unchecked"
+        return f"{text}; unchecked"
     rate = f"{tally.sound_fooled} ({_percent(tally.sound_fooled, tally.sound)})"
-    return f"{said}; of the {tally.sound} that show {task.depict} and no {task.predict}, {rate}"
+    return f"{text}; of the {tally.sound} that show {task.depict} and no {task.predict}, {rate}"
 
 
-def _left_out(given: Sequence[Description], painter: Painter) -> str:
-    """In one line: how many descriptions ask for more than the painter draws, and the words it leaves out most often."""
-    left = [understood.left_out for one in given if (understood := painter.understood(one.text, one.words)) is not None]
-    words = Counter(word for words in left for word in words)
-    if not words:
+def _left_out_text(descriptions: Sequence[Description], painter: Painter) -> str:
+    """A sentence on the words of descriptions that the painter does not draw, the most frequent first; empty without any."""
+    readings = [understood for item in descriptions if (understood := painter.understood(item.text, item.words)) is not None]
+    counts = Counter(word for understood in readings for word in understood.left_out)
+    if not counts:
         return ""
-    often = ", ".join(f"{word} {count}" for word, count in sorted(words.items(), key=lambda entry: (-entry[1], entry[0]))[:OFTEN])
-    asking, more = sum(map(bool, left)), ", …" if len(words) > OFTEN else ""
+    ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    shown = ", ".join(f"{word} {count}" for word, count in ranked[:LEFT_OUT_WORDS])
+    more = ", …" if len(ranked) > LEFT_OUT_WORDS else ""
+    incomplete = sum(bool(understood.left_out) for understood in readings)
     return (
-        f"more is asked for than is drawn in {asking} of {count_of(len(left), 'description')} ({often}{more}); "
-        f"`drawn` says what the pictures show"
+        f"some words are not drawn in {incomplete} of {count_of(len(readings), 'description')} ({shown}{more}); "
+        f"`drawn` lists what the pictures show"
     )
 
 
@@ -335,19 +296,16 @@ def _percent(part: int, whole: int) -> str:
 
 
 def _table(rows: Sequence[tuple[Task, Tally]], terminal: bool) -> bytes:
-    """A row a task."""
-
+    """Table of the counts, one row per task."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("pair", "by"):
         table.add_column(title)
     for title in ("seed", "pictures", "fooled", "", "sound", "fooled of these", ""):
         table.add_column(title, justify="right")
     for task, tally in rows:
-        sound = (
-            (str(tally.sound), str(tally.sound_fooled), _percent(tally.sound_fooled, tally.sound))
-            if tally.checked
-            else ("–",) * 3
-        )
+        sound = ("–",) * 3
+        if tally.checked:
+            sound = (str(tally.sound), str(tally.sound_fooled), _percent(tally.sound_fooled, tally.sound))
         rate = _percent(tally.fooled, tally.images)
         table.add_row(Text(task.pair), Text(task.kind), str(task.seed), str(tally.images), str(tally.fooled), rate, *sound)
     return rendered(table, terminal=terminal)

@@ -1,0 +1,304 @@
+"""Pictures of clip-advgen: painted or read from files, embedded, checked and saved, with a record each.
+
+A picture fools the model if its margin ⟨M(I), v⟩ is above zero (margin of analysis/zero_shot.py). The check replaces looking
+through the pictures by hand: it says whether a picture shows the depicted class, and whether it shows the predicted one.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cliptools.analysis.zero_shot import among_closest, class_difference, margin
+from cliptools.cli.app import Options
+from cliptools.console import warn
+from cliptools.devices import Limit, in_halves
+from cliptools.errors import ImageError, UsageError
+from cliptools.generate.captions import seed_of
+from cliptools.generate.painters import EmojiPainter, Painted, Painter
+from cliptools.generate.painters.diffusion import DiffusionPainter
+from cliptools.generate.records import Description, Gallery, Task, slug
+from cliptools.images.decode import decode
+from cliptools.io.header import recorded_model
+from cliptools.io.jsonl import rounded
+from cliptools.models.load import EMBEDDED, LoadedModel, load_model, load_recorded_model
+from cliptools.models.origin import HUB, LOCAL_DIR
+from cliptools.models.text_encoder import encode_texts
+from cliptools.models.unusable import Screen, unusable
+from cliptools.text.classes import ClassName, distinct_classes, load_classes, parse_class
+
+EMOJI = "emoji"  # name of the painter of emoji scenes
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureOptions(Options):
+    """Options of clip-advgen that concern the pictures and the model's judgement of them."""
+
+    images: int
+    painter: str | None
+    upscaler: str | None
+    size: int | None
+    steps: int | None
+    guidance: float | None
+    dtype: Literal["fp32", "bf16", "fp16"] | None
+    offload: Literal["none", "model", "sequential"]
+    batch_size: int
+    judge: str | None
+    judge_preprocess: str | None
+    judge_classes: str | None
+    judge_top: int
+    strict: bool
+    seed: int
+    device: str
+
+
+class PictureRequest(NamedTuple):
+    """A picture to paint or to read."""
+
+    description: Description
+    copy: int
+    name: str
+    """Its path within the folder of --out-dir."""
+    seed: int
+
+
+class Judge:
+    """A second model, which sees a class in a picture if the class is among the few closest to the picture."""
+
+    def __init__(self, spec: str, options: PictureOptions, tasks: Sequence[Task]) -> None:
+        """
+        Args:
+            spec: MODEL[:PRETRAINED].
+            tasks: Tasks whose classes it will be asked about.
+        """
+        name, _, pretrained = (spec, "", "") if spec.startswith((LOCAL_DIR, HUB)) else spec.partition(":")
+        self.loaded = load_model(name, pretrained or None, options.device, preprocess=options.judge_preprocess, any_tower=True)
+        self.top = options.judge_top
+        self.others = distinct_classes(load_classes(options.judge_classes or ("emoji" if name in EMBEDDED else "cifar10")))
+        task_classes = [parse_class(text) for task in tasks for text in (task.depict, task.predict)]
+        names = list(dict.fromkeys(name for item in (*task_classes, *self.others) for name in item.names))
+        self.texts = dict(zip(names, encode_texts(self.loaded, names), strict=True))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Fields of records that name the judge, with its architecture where name and weights do not settle that."""
+        model = recorded_model(self.loaded.identity)
+        settings = {"judge": self.loaded.name, "judge_sha256": self.loaded.sha256, "judge_top": self.top}
+        return settings | {f"judge_{key}": model[key] for key in ("architecture",) if key in model}
+
+    def sees(self, picture: Painted, depict: ClassName, predict: ClassName) -> tuple[bool, bool] | str:
+        """Whether the judge sees the depicted and the predicted class; the reason if the picture is not usable."""
+        image = _embed(self.loaded, [picture])  # (1, d)
+        if reasons := unusable(image):
+            return reasons[0]
+        own_names = {name.lower() for item in (depict, predict) for name in item.names}
+        others = [item for item in self.others if not own_names & {name.lower() for name in item.names}]
+        classes = [depict, predict, *others]
+        names = [name for item in classes for name in item.names]
+        owner = torch.tensor([i for i, item in enumerate(classes) for _ in item.names], device=self.loaded.device)  # (name)
+        of_class = owner[None] == torch.arange(len(classes), device=owner.device)[:, None]  # (class, name)
+        closest = among_closest(image, torch.stack([self.texts[name] for name in names]), of_class, self.top)  # (1, class)
+        return bool(closest[0, 0]), bool(closest[0, 1])
+
+
+@dataclass
+class Evaluation:
+    """What is loaded once: the model, its embeddings of the class names, the painter and the judge."""
+
+    loaded: LoadedModel
+    texts: dict[str, Tensor]
+    """Unit embeddings [d] of the bare class names."""
+    painter: Painter | None
+    judge: Judge | None
+    limit: Limit = field(default_factory=Limit)
+    """Number of pictures per forward pass, once the device has run out of memory with more."""
+
+    def evaluate(self, pictures: Sequence[Painted], requests: Sequence[PictureRequest]) -> list[dict[str, Any] | str]:
+        """Margin and check of every picture, as fields of its record; the reason for a picture that is not usable.
+
+        Args:
+            pictures: Pictures that exist, all of them with an image.
+        """
+        embeddings = _embed(self.loaded, pictures, self.limit)  # (picture, d)
+        reasons = unusable(embeddings)
+        results: list[dict[str, Any] | str] = []
+        for row, (picture, request) in enumerate(zip(pictures, requests, strict=True)):
+            task = request.description.task
+            if row in reasons:
+                results.append(reasons[row])
+                continue
+            v = class_difference(self.texts[task.predict], self.texts[task.depict])  # (d)
+            value = float(margin(embeddings[row : row + 1], v)[0])
+            check = self._check(picture, task)
+            results.append(check if isinstance(check, str) else {"margin": rounded(value), "fooled": value > 0} | check)
+        return results
+
+    def _check(self, picture: Painted, task: Task) -> dict[str, Any] | str:
+        """Check by the judge, or by the contents of the scene; empty where neither is known.
+
+        Returns:
+            The judge's reason if the picture is not usable for it.
+        """
+        depict, predict = parse_class(task.depict), parse_class(task.predict)
+        if self.judge is not None:
+            seen = self.judge.sees(picture, depict, predict)
+            if isinstance(seen, str):
+                return f"by the judge {self.judge.loaded.name}, {seen}"
+            return {"check": {"by": self.judge.loaded.name, "depicted": seen[0], "predicted": seen[1]}}
+        if picture.shown is None:
+            return {}
+        shown = {name.lower() for name in picture.shown}
+        depicted, predicted = (any(name.lower() in shown for name in item.names) for item in (depict, predict))
+        return {"check": {"by": "scene", "depicted": depicted, "predicted": predicted}}
+
+
+def load_evaluation(descriptions: Sequence[Description], tasks: Sequence[Task], options: PictureOptions) -> Evaluation:
+    """Load the model of the tasks and, where needed, the judge and the painter."""
+    loaded = load_recorded_model(tasks[0].model | {"precision": "fp32"}, options.device, source="the list of words")
+    names = list(dict.fromkeys(name for task in tasks for name in (task.depict, task.predict)))
+    texts = dict(zip(names, encode_texts(loaded, names), strict=True))
+    judge = Judge(options.judge, options, tasks) if options.judge else None
+    painter = None if all(item.file for item in descriptions) else _load_painter(options)
+    return Evaluation(loaded, texts, painter, judge)
+
+
+def _load_painter(options: PictureOptions) -> Painter:
+    """The emoji painter, or the diffusers pipeline of --painter."""
+    if options.painter is None or options.painter == EMOJI:
+        return EmojiPainter(options.size)
+    return DiffusionPainter(
+        options.painter,
+        upscaler=options.upscaler,
+        device=options.device,
+        dtype=options.dtype,
+        offload=options.offload,
+        steps=options.steps,
+        guidance=options.guidance,
+        size=options.size,
+    )
+
+
+def picture_records(
+    descriptions: Sequence[Description],
+    options: PictureOptions,
+    folder: Gallery | None,
+    evaluation: Evaluation,
+    screen: Screen[tuple[int, str]],
+) -> Iterator[tuple[dict[str, Any], Task]]:
+    """Records of all pictures with their tasks, in order.
+
+    A batch is the same whether or not an earlier run finished some of its pictures, so the numbers are the same as well.
+    """
+    requests = iter(list(_requests(descriptions, options.images, options.seed)))  # all now: a clash is an error before painting
+    numbers = itertools.count()
+    while batch := list(itertools.islice(requests, options.batch_size)):
+        drafts = [_draft(request, evaluation) for request in batch]
+        records = [
+            folder.finished(request.name, draft) if folder and not request.description.file else None
+            for request, draft in zip(batch, drafts, strict=True)
+        ]
+        if not all(records):
+            pictures = _pictures(batch, evaluation.painter, options.strict)
+            present = [i for i, picture in enumerate(pictures) if picture.image is not None]
+            results = evaluation.evaluate([pictures[i] for i in present], [batch[i] for i in present]) if present else []
+            # pictures that an earlier run recorded are usable, whatever this run finds
+            reasons = {row: result for row, result in enumerate(results) if isinstance(result, str) and not records[present[row]]}
+            for row in screen.places([(next(numbers), _where(batch[i])) for i in present], reasons):
+                i, result = present[row], results[row]
+                if records[i] is None and not isinstance(result, str):
+                    records[i] = _finish(batch[i], drafts[i], result, pictures[i], folder)
+        for request, record in zip(batch, records, strict=True):
+            if record is not None:
+                yield record, request.description.task
+
+
+def _requests(descriptions: Sequence[Description], images: int, seed: int) -> Iterator[PictureRequest]:
+    """Requests for all pictures, with a path and a seed of their own.
+
+    Raises:
+        UsageError: two pictures have the same path.
+    """
+    names: set[str] = set()
+    for item in descriptions:
+        task = item.task
+        for copy in range(1 if item.file else images):
+            name = f"{slug(task.pair)}/{slug(task.kind)}-{task.seed}/{item.number:03d}-{copy:03d}.png"
+            if name in names and not item.file:
+                raise UsageError(f"{task.title}: duplicate description {item.number}; give each pair, kind and seed once")
+            names.add(name)
+            yield PictureRequest(item, copy, name, seed_of(task.pair, item.text, seed, copy))
+
+
+def _draft(request: PictureRequest, evaluation: Evaluation) -> dict[str, Any]:
+    """The fields of a record that are known before its picture exists."""
+    item = request.description
+    fields: dict[str, Any] = {
+        "caption": item.number, "copy": request.copy, "description": item.text or None, "words": list(item.words),
+    }  # fmt: skip
+    settings = dict(item.settings)
+    if not item.file and evaluation.painter is not None:
+        if (understood := evaluation.painter.understood(item.text, item.words)) is not None:
+            fields |= {"words": list(understood.words), "drawn": list(understood.drawn)}
+        fields["image_seed"] = request.seed
+        settings |= evaluation.painter.settings
+    if evaluation.judge is not None:
+        settings |= evaluation.judge.settings
+    return item.task.fields | fields | {"settings": settings} | item.task.source
+
+
+def _finish(
+    request: PictureRequest, draft: dict[str, Any], result: dict[str, Any], picture: Painted, folder: Gallery | None
+) -> dict[str, Any]:
+    """The complete record of a picture, which is saved if there is a folder."""
+    end = {key: draft[key] for key in ("settings", "model", "bundle")}
+    start = {key: value for key, value in draft.items() if key not in end}
+    file = request.description.file
+    if file or folder is None or picture.image is None:
+        return start | {"file": file} | result | end
+    folder.add(request.name, picture.image, start | {"file": request.name} | result | end)
+    return start | {"file": folder.path(request.name)} | result | end
+
+
+def _pictures(batch: Sequence[PictureRequest], painter: Painter | None, strict: bool) -> list[Painted]:
+    """Pictures of a batch, painted or read from their files, with a warning for those that cannot be.
+
+    Raises:
+        ImageError: strict, and a picture cannot be painted or read.
+    """
+    to_paint = [request for request in batch if not request.description.file]
+    painted: Iterator[Painted] = iter(())
+    if painter and to_paint:
+        painted = iter(painter.paint([request.description.text for request in to_paint], [request.seed for request in to_paint]))
+    pictures = []
+    for request in batch:
+        file = request.description.file
+        try:
+            picture = Painted(decode(file)) if file else next(painted)
+        except ImageError as error:
+            picture = Painted(None, refusal=str(error))
+        if picture.image is None and strict:
+            raise ImageError(f"{_where(request)}: {picture.refusal}")
+        if picture.image is None and request.copy == 0:
+            warn(f"{_where(request)}: skipped, {picture.refusal}")
+        pictures.append(picture)
+    return pictures
+
+
+def _where(request: PictureRequest) -> str:
+    """Name of a picture in messages: its file, or its description in quotes."""
+    return request.description.file or f"{request.description.text!r}"
+
+
+def _embed(loaded: LoadedModel, pictures: Sequence[Painted], limit: Limit | None = None) -> Float[Tensor, "picture d"]:
+    """M(I) in float32, not normalised."""
+    images = [picture.image for picture in pictures if picture.image is not None]
+    pixels = torch.stack([loaded.transform(image) for image in images])  # (picture, 3, y, x)
+    clip: Any = loaded.clip
+    with torch.inference_mode():
+        batches = [(range(len(pixels)), pixels)]
+        parts = in_halves(batches, lambda _, part: clip.encode_image(part.to(loaded.device)).float(), "pictures", limit)
+        return torch.cat([embeddings for _, embeddings in parts])  # (picture, d)

@@ -1,0 +1,128 @@
+"""Work of clip-scenes: chooses the scenes, has them drawn, and writes them as a tar or a folder."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from io import BufferedIOBase
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cliptools.cli.app import Options
+from cliptools.console import count_of, note, progress
+from cliptools.emoji.scenes import MOST_EMOJI, Recipe
+from cliptools.errors import CliptoolsError, UsageError
+from cliptools.images.tar import write_end, write_member
+from cliptools.io.files import binary_output, only_writer, put_whole, whole_file
+from cliptools.io.header import canonical
+from cliptools.io.jsonl import write_record
+from cliptools.text.emoji_concepts import plants
+
+if TYPE_CHECKING:
+    from cliptools.emoji.export import Sample
+
+COUNT = 2000  # scenes by default, without --caption
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenesOptions(Options):
+    """Options of clip-scenes."""
+
+    count: int | None
+    seed: int
+    size: int
+    style: Literal["fluent", "noto", "twemoji"] | None
+    single: bool
+    emoji: str | None
+    caption: tuple[str, ...]
+    plants: bool
+    out_dir: Path | None
+    output: Path | None
+
+
+def run(options: ScenesOptions) -> None:
+    """Run clip-scenes.
+
+    Raises:
+        UsageError: options that exclude each other.
+    """
+    if options.out_dir is not None and options.output is not None:
+        raise UsageError("--out-dir (a folder) and -o (a tar) exclude each other")
+    if options.single + bool(options.caption) + options.plants > 1:
+        raise UsageError("--single, --caption and --plants exclude each other")
+    if options.emoji is not None and (options.single or options.caption or options.plants):
+        raise UsageError("--emoji cannot be combined with --single, --caption or --plants, which set the number of emoji")
+    sizes = _emoji_counts(options.emoji) if options.emoji is not None else None
+    total = (options.count or 1) * len(options.caption) if options.caption else options.count or COUNT
+    if options.out_dir is not None:
+        _write_folder(options.out_dir, progress(_samples(options, sizes), "scenes", total))
+        note(f"{count_of(total, 'scene')} in {options.out_dir}")
+        return
+    with binary_output(options.output) as stream:
+        _write_tar(stream, progress(_samples(options, sizes), "scenes", total))
+
+
+def _emoji_counts(text: str) -> range:
+    """Allowed numbers of emoji per scene: `2-3` as range(2, 4).
+
+    Raises:
+        UsageError: not a number or a range of numbers that scenes can have.
+    """
+    first, dash, last = text.partition("-")
+    if not first.isdecimal() or (dash and not last.isdecimal()):
+        raise UsageError(f"--emoji {text}: expected a number or a range like 2-3")
+    counts = range(int(first), int(last if dash else first) + 1)
+    if not counts or counts[0] < 1 or counts[-1] > MOST_EMOJI:
+        raise UsageError(f"--emoji {text}: a scene has 1 to {MOST_EMOJI} emoji")
+    return counts
+
+
+def _samples(options: ScenesOptions, emoji_counts: range | None) -> Iterator["Sample"]:
+    """Draw the scenes that the options ask for, in order.
+
+    Raises:
+        UsageError: a caption that no scene can show, before anything is drawn.
+    """
+    from cliptools.emoji import export  # loads torch, which takes seconds that a refused option should not cost
+
+    if options.caption:
+        plans = export.captioned_plans(options.caption, options.count or 1, options.seed)
+    elif options.single:
+        plans = export.single_plans(options.count or COUNT, options.seed)
+    else:
+        plans = export.drawn_plans(options.count or COUNT, options.seed, _recipe(options.plants, emoji_counts))
+    return export.samples(export.in_style(plans, options.style) if options.style else plans, options.size)
+
+
+def _recipe(planted: bool, emoji_counts: range | None) -> Recipe:
+    """Recipe of random scenes, with the spurious pairs or with some numbers of emoji only."""
+    recipe = Recipe(plants=plants() if planted else ())
+    if emoji_counts is None:
+        return recipe
+    return replace(recipe, counts=tuple(p * (count in emoji_counts) for count, p in enumerate(recipe.counts, 1)))
+
+
+def _write_tar(stream: BufferedIOBase, scenes: Iterator["Sample"]) -> None:
+    """Write the scenes as a tar, four members each."""
+    for sample in scenes:
+        write_member(stream, f"{sample.key}.png", sample.image)
+        write_member(stream, f"{sample.key}.txt", sample.caption.encode())
+        write_member(stream, f"{sample.key}.json", canonical(sample.record).encode())
+        write_member(stream, f"{sample.key}.masks.png", sample.masks)
+    write_end(stream)
+
+
+def _write_folder(folder: Path, scenes: Iterator["Sample"]) -> None:
+    """Write images/, masks/ and scenes.jsonl, which comes last: where it exists, the folder is complete.
+
+    Raises:
+        CliptoolsError: the folder is not empty.
+    """
+    with only_writer(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise CliptoolsError(f"{folder}: the folder is not empty, and its files would mix with the scenes; name a new folder")
+        with whole_file(folder / "scenes.jsonl") as stream:
+            for sample in scenes:
+                image, masks = f"images/{sample.key}.png", f"masks/{sample.key}.masks.png"
+                put_whole(folder / image, sample.image)
+                put_whole(folder / masks, sample.masks)
+                write_record(stream, {**sample.record, "image": image, "masks": masks})
