@@ -30,6 +30,7 @@ from cliptools.cli.run.ablate_settings import (
 from cliptools.cli.run.bundle_output import record_source, rendered
 from cliptools.console import count_of, progress, summarise, warn
 from cliptools.devices import in_halves
+from cliptools.embedded_models import EMBEDDED
 from cliptools.emoji.render import SceneSource
 from cliptools.errors import CliptoolsError, UsageError
 from cliptools.images.classification import ClassifiedImages, classified_scenes, is_label_file, open_classified
@@ -38,7 +39,7 @@ from cliptools.images.loader import Skipped, choose, list_digest, load_batches
 from cliptools.io.files import text_output
 from cliptools.io.header import digest
 from cliptools.io.jsonl import rounded, write_record
-from cliptools.models.load import EMBEDDED, LoadedModel, Precision, drop_text_tower, load_recorded_model
+from cliptools.models.load import LoadedModel, Precision, drop_text_tower, load_recorded_model
 from cliptools.models.text_encoder import check_template_options, class_templates, encode_named, templates_name
 from cliptools.models.unusable import Screen, unusable
 from cliptools.streaming.shards import strongest

@@ -17,6 +17,7 @@ from cliptools.cli.app import Output, choose_format, open_input
 from cliptools.cli.run.advgen_pictures import EMOJI, PictureOptions, load_evaluation, picture_records
 from cliptools.cli.run.bundle_output import rendered
 from cliptools.console import count_of, note, progress
+from cliptools.embedded_models import EMBEDDED
 from cliptools.errors import CliptoolsError, UsageError
 from cliptools.generate.captions import TemplateWriter, Wanted, Writer, wanted_of, write_descriptions
 from cliptools.generate.llm import MOST_WORDS, TEMPLATE, LlamaWriter, check_chat, open_chat
@@ -27,7 +28,6 @@ from cliptools.io.files import only_writer, stdout_is_terminal, text_output
 from cliptools.io.header import digest, model_key
 from cliptools.io.jsonl import write_record
 from cliptools.io.text_file import file_beside
-from cliptools.models.load import EMBEDDED
 from cliptools.models.unusable import Screen
 
 LEFT_OUT_WORDS = 8  # the most frequent words that the note on undrawn words lists

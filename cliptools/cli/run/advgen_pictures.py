@@ -17,6 +17,7 @@ from cliptools.analysis.zero_shot import among_closest, class_difference, margin
 from cliptools.cli.app import Options
 from cliptools.console import warn
 from cliptools.devices import Limit, in_halves
+from cliptools.embedded_models import EMBEDDED
 from cliptools.errors import ImageError, UsageError
 from cliptools.generate.captions import seed_of
 from cliptools.generate.painters import EmojiPainter, Painted, Painter
@@ -25,7 +26,7 @@ from cliptools.generate.records import Description, Gallery, Task, slug
 from cliptools.images.decode import decode
 from cliptools.io.header import recorded_model
 from cliptools.io.jsonl import rounded
-from cliptools.models.load import EMBEDDED, LoadedModel, load_model, load_recorded_model
+from cliptools.models.load import LoadedModel, load_model, load_recorded_model
 from cliptools.models.origin import HUB, LOCAL_DIR
 from cliptools.models.text_encoder import encode_texts
 from cliptools.models.unusable import Screen, unusable

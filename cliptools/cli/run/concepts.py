@@ -35,7 +35,7 @@ from cliptools.devices import in_halves
 from cliptools.effects.factored import FactoredEffect, UnitActivity
 from cliptools.effects.select import factored_effect
 from cliptools.errors import CliptoolsError, ImageError, StreamError, UsageError
-from cliptools.images.annotations import Truth, found_names, read_truth
+from cliptools.images.annotations import Annotations, found_names, read_annotations
 from cliptools.images.loader import ImageSource, Skipped, choose, load_batches, open_images
 from cliptools.io.bundle import Bundle
 from cliptools.io.cache import KeptLines, check_same, kept_lines
@@ -148,7 +148,7 @@ def _check_usage(options: ConceptsOptions, resumable: Path | None) -> None:
         raise UsageError("--resume needs -o FILE with JSON lines, without --evaluate or -f table")
 
 
-def _open_images(options: ConceptsOptions) -> tuple[ChosenImages, Truth | None]:
+def _open_images(options: ConceptsOptions) -> tuple[ChosenImages, Annotations | None]:
     """Return the images and, with --truth, what they show.
 
     Raises:
@@ -156,7 +156,7 @@ def _open_images(options: ConceptsOptions) -> tuple[ChosenImages, Truth | None]:
     """
     source = open_images(options.paths)
     indices = choose(source, options.limit, options.sample, options.seed)
-    truth = read_truth(options.truth) if options.truth else None
+    truth = read_annotations(options.truth) if options.truth else None
     if truth is not None:
         for index in indices:
             truth.of(source.names[index])
@@ -175,7 +175,7 @@ def _settings(neurons: Bundle, options: ConceptsOptions) -> Record:
 
 
 def _read_earlier(
-    kept: KeptLines, images: ChosenImages, truth: Truth | None, common: Record, options: ConceptsOptions
+    kept: KeptLines, images: ChosenImages, truth: Annotations | None, common: Record, options: ConceptsOptions
 ) -> EarlierRun:
     """Return how far an earlier run got, and drop its lines beyond the last whole batch.
 
@@ -212,7 +212,7 @@ def _read_earlier(
 
 
 def _records(
-    neurons: Bundle, images: ChosenImages, truth: Truth | None, options: ConceptsOptions, earlier: EarlierRun
+    neurons: Bundle, images: ChosenImages, truth: Annotations | None, options: ConceptsOptions, earlier: EarlierRun
 ) -> Iterator[Record]:
     """Yield a record of each image, in the order of the list.
 

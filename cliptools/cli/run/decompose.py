@@ -18,10 +18,11 @@ from cliptools.analysis.textspan import head_directions, text_spans
 from cliptools.cli.app import Output, choose_format, history_arguments
 from cliptools.cli.run.bundle_output import emit, read_neurons
 from cliptools.console import count_of, note, summarise
+from cliptools.embedded_models import EMBEDDED
 from cliptools.errors import StreamError, UsageError
 from cliptools.io.bundle import Bundle, json_tensor
 from cliptools.io.cache import KeptParts, is_kept, kept_parts
-from cliptools.models.load import EMBEDDED, RecordedModel
+from cliptools.models.load import RecordedModel
 from cliptools.models.text_encoder import check_template_options, encode_named, recorded
 from cliptools.text.vocabularies import Pool, load_pool
 

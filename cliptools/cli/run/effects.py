@@ -29,13 +29,14 @@ from cliptools.cli.run.shards import (
 from cliptools.console import count_of, note, summarise
 from cliptools.effects.factored import FactoredEffect, UnitBlock
 from cliptools.effects.select import Choice, choose_effects, factored_effect
+from cliptools.embedded_models import EMBEDDED
 from cliptools.emoji.render import SceneSource, scenes_for
 from cliptools.errors import CliptoolsError, UsageError
 from cliptools.images.loader import ImageSource, list_digest, open_images
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import Header
 from cliptools.io.shard_file import KIND, PartialFile, difference, shards_text
-from cliptools.models.load import EMBEDDED, LoadedModel, Precision, drop_text_tower, load_model
+from cliptools.models.load import LoadedModel, Precision, drop_text_tower, load_model
 from cliptools.streaming.measure import Report, Settings, measure
 from cliptools.streaming.partials import Basis
 from cliptools.streaming.shards import SAMPLE, kept_in, measure_shard

@@ -202,7 +202,7 @@ def _read_labels(groups: Groups, options: ShiftOptions) -> Labels | None:
     if options.truth == "scenes":
         return annotations.by_scenes(groups, concepts)
     if options.truth:
-        return annotations.by_truth(groups, Path(options.truth), concepts)
+        return annotations.by_annotations(groups, Path(options.truth), concepts)
     return annotations.by_class([car.name for car in groups.cars], concepts) if groups.cars else None
 
 

@@ -30,7 +30,7 @@ from cliptools.cli.run.bundle_output import (
     unit_keys,
     weight_name,
 )
-from cliptools.cli.run.sheet_rows import heading, png_bytes, unit_row
+from cliptools.cli.run.sheet import heading, png_bytes, unit_row
 from cliptools.console import count_of, progress
 from cliptools.effects.select import factored_effect
 from cliptools.errors import CliptoolsError, ImageError, StreamError, UsageError

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int
 from cliptools.analysis.selection import by_comparison, by_layers, by_units, by_word
 from cliptools.cli.app import Options, Output, choose_format, history_arguments, open_input, parse_layers
 from cliptools.cli.run.bundle_output import emit, order_units
-from cliptools.console import count_of, harmless_json, escape
+from cliptools.console import count_of, escape, harmless_json
 from cliptools.errors import ImageError, StreamError, UsageError
 from cliptools.images.relocate import thumbnail
 from cliptools.io.bundle import (
