@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from cliptools.io.header import Header
     from cliptools.io.shard_file import PartialFile
     from cliptools.streaming.measure import Settings
-    from cliptools.streaming.partials import Partial
+    from cliptools.streaming.shard_statistics import ShardStatistics
     from cliptools.streaming.shards import Concluded
 
 TOOL = "clip-merge"
@@ -169,13 +169,13 @@ def _check_shards(whole: Whole, incomplete: bool) -> None:
         note(f"{TOOL}: {shards_said(missing, of)} missing")
 
 
-def _joined(whole: Whole, slab: "UnitBlock") -> "Partial":
+def _joined(whole: Whole, slab: "UnitBlock") -> "ShardStatistics":
     """Some units, added up over the partials, of which one at a time is in memory.
 
     Raises:
         CliptoolsError: partials about different provisional means.
     """
-    from cliptools.streaming.partials import add, apart
+    from cliptools.streaming.shard_statistics import add, apart
 
     total = read_slab(whole.files[0], slab)
     for file in whole.files[1:]:
@@ -196,12 +196,12 @@ def _names(whole: Whole, numbers: Set[int]) -> dict[int, str]:
 def _write_partial(whole: Whole, output: Path | None) -> None:
     from cliptools.console import summarise
     from cliptools.io.shard_file import shards_said
-    from cliptools.streaming.shards import slabs_to_merge
+    from cliptools.streaming.shards import blocks_to_merge
 
     first, header = whole.files[0], whole.header
 
-    def slabs() -> "Iterator[tuple[UnitBlock, Partial]]":
-        for slab in slabs_to_merge(first.size, whole.choice.layers, header.settings["kept"], whole.settings.memory):
+    def slabs() -> "Iterator[tuple[UnitBlock, ShardStatistics]]":
+        for slab in blocks_to_merge(first.size, whole.choice.layers, header.settings["kept"], whole.settings.memory):
             yield slab, _joined(whole, slab)
 
     count = write_slabs(

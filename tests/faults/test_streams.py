@@ -35,8 +35,8 @@ from helpers.streams import (
 from cliptools.cli.run.shards import read_slab
 from cliptools.io.bundle import READ_HEADER, read_bundle
 from cliptools.io.shard_file import FIELDS, PartialFile, joined_header
-from cliptools.streaming.partials import Partial
-from cliptools.streaming.shards import slabs_to_merge
+from cliptools.streaming.shard_statistics import ShardStatistics
+from cliptools.streaming.shards import blocks_to_merge
 
 Often = Callable[[int, int], int]
 FEW = 150
@@ -71,13 +71,13 @@ def use_partial(path: Path) -> None:
     """What clip-merge reads of one."""
     file = PartialFile(path)
     said = joined_header([file.header, file.header]).settings
-    for slab in slabs_to_merge(file.size, said["layers"], said["kept"], 1e6):
+    for slab in blocks_to_merge(file.size, said["layers"], said["kept"], 1e6):
         read_slab(file, slab)
     assert file.names() and file.have and file.of and file.count >= 0
 
 
 def test_partials_have_the_fields_of_the_method() -> None:
-    assert tuple(FIELDS) == Partial._fields[1:]
+    assert tuple(FIELDS) == ShardStatistics._fields[1:]
 
 
 def test_bad_partials(often: Often, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

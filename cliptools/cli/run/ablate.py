@@ -28,7 +28,7 @@ from cliptools.io.jsonl import rounded
 from cliptools.models.load import LoadedModel, drop_text_tower, load_recorded_model
 from cliptools.models.text_encoder import class_templates, encode_named, templates_name
 from cliptools.models.unusable import Screen, unusable
-from cliptools.streaming.shards import strongest
+from cliptools.streaming.shards import keep_top_units
 from cliptools.text.vocabularies import Pool
 
 TOOL = "clip-ablate"
@@ -221,7 +221,7 @@ def _setting(asked: Asked, setting: Setting) -> ablation.Setting:
     kind, size, keep, along = setting.change
     kept = rows.clone()
     if keep is not None:
-        kept[rows] = strongest(torch.from_numpy(asked.bundle["top_norm"])[rows], keep)
+        kept[rows] = keep_top_units(torch.from_numpy(asked.bundle["top_norm"])[rows], keep)
     others = [(Change("mean"), rows & ~kept)]
     if kind == "none":
         return []

@@ -17,9 +17,9 @@ from cliptools.io.bundle import Bundle, json_tensor, with_shares
 from cliptools.io.header import Header
 from cliptools.models.load import LoadedModel
 from cliptools.models.unusable import Screen
-from cliptools.streaming.measure import TOP_SHARE, Batches, Effects, Report, Settings, measure
-from cliptools.streaming.ranking import canonical_order
-from cliptools.streaming.shards import rest_mean, strongest
+from cliptools.streaming.measure import Batches, Effects, Report, Settings, measure
+from cliptools.streaming.ranking import TOP_SHARE, canonical_order
+from cliptools.streaming.shards import keep_top_units, rest_mean
 from cliptools.streaming.vit_indirect import Indirect, cost, draw_sample, keep_all, token_means
 
 TOOL = "clip-effects"
@@ -203,7 +203,7 @@ def keep_strongest(paths: FactoredEffect, effects: Effects, share: float | None)
 
     if share is None:
         return None
-    kept = strongest(effects.top_norm, share)
+    kept = keep_top_units(effects.top_norm, share)
     return Keep(share, kept, rest_mean(paths, effects, kept))
 
 

@@ -19,7 +19,7 @@ from cliptools.io.files import binary_output
 from cliptools.io.header import Header
 from cliptools.io.shard_file import KIND, PartialFile, PartialSpool, difference, shards_said
 from cliptools.models.load import LoadedModel
-from cliptools.streaming.partials import Basis, Partial
+from cliptools.streaming.shard_statistics import Basis, ShardStatistics
 from cliptools.streaming.shards import SAMPLE, kept_in, measure_shard
 
 WITHOUT = {
@@ -91,7 +91,7 @@ def write_partial(
     skipped, paths = Skipped(), factored_effect(model.clip, choice.effect, choice.units)
     screen = listed.screen(skipped, options["strict"])
 
-    def slabs() -> Iterator[tuple[UnitBlock, Partial]]:
+    def slabs() -> Iterator[tuple[UnitBlock, ShardStatistics]]:
         return measure_shard(
             paths,
             sample.batches(model, options, skipped),
@@ -166,15 +166,15 @@ def _known(path: Path, header: Header) -> Callable[[UnitBlock], Basis]:
     return basis
 
 
-def read_slab(file: PartialFile, slab: UnitBlock) -> Partial:
+def read_slab(file: PartialFile, slab: UnitBlock) -> ShardStatistics:
     """Some units of a partial."""
 
-    rows = file.rows(slab.layer, Partial._fields[1:], int(slab.neurons[0]), int(slab.neurons[-1]) + 1)
-    return Partial(file.count, **{field: torch.from_numpy(rows[field]) for field in Partial._fields[1:]})
+    rows = file.rows(slab.layer, ShardStatistics._fields[1:], int(slab.neurons[0]), int(slab.neurons[-1]) + 1)
+    return ShardStatistics(file.count, **{field: torch.from_numpy(rows[field]) for field in ShardStatistics._fields[1:]})
 
 
 def write_slabs(
-    slabs: Iterable[tuple[UnitBlock, Partial]],
+    slabs: Iterable[tuple[UnitBlock, ShardStatistics]],
     units: Callable[[int], int],
     header: Callable[[int], Header],
     names: Callable[[Set[int]], Mapping[int, str]],
