@@ -145,7 +145,7 @@ class Epochs:
 
 
 class Exchange(NamedTuple):
-    """Of m kept and b new norms in each of n rows, the b smallest, which leave."""
+    """The b smallest of m kept and b new norms in each of n rows, which leave the list."""
 
     leaves: Int[Tensor, "n b"]
     """Places of the norms that leave; those of new norms are counted from m."""

@@ -52,7 +52,7 @@ def top_count(images: int) -> int:
 
 
 def rank_of(quantile: float, count: int) -> int:
-    """Of `count` norms, the rank (1 = largest) of the threshold, which a share 1 - q of them reaches.
+    """The rank (1 = largest) of the threshold among `count` norms, of which a share 1 - q reaches it.
 
     >>> rank_of(0.98, 5000), rank_of(0.98, 40), rank_of(0.5, 40)
     (100, 1, 20)
