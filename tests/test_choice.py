@@ -14,8 +14,8 @@ from cliptools.effects.resnet_pooling import Pairs, PooledHeads, PooledNeurons
 from cliptools.effects.select import Choice, choose_effects, factored_effect
 from cliptools.effects.vit_second_order import SecondOrder
 from cliptools.errors import UsageError
-from cliptools.streaming.measure import Settings, margin_for, measure, plan
-from cliptools.streaming.shards import rest_mean, strongest
+from cliptools.streaming.measure import Settings, margin_for, measure, memory_plan
+from cliptools.streaming.shards import keep_top_units, rest_mean
 from cliptools.streaming.statistics import UnitStatistics
 
 
@@ -79,7 +79,7 @@ def test_what_is_dropped_adds_up(resnet: torch.nn.Module) -> None:
     total = 0.0
     for paths, compact in ((Pairs(resnet.visual), True), (PooledNeurons(resnet.visual), False)):
         effects = measure(paths, run, [4], n, Settings(top=5, compact=compact)).effects
-        kept = strongest(effects.top_norm, 0.2)
+        kept = keep_top_units(effects.top_norm, 0.2)
         assert kept.sum() == round(0.2 * len(kept))
         strength = effects.top_norm.mean(1)
         assert strength[kept].min() >= strength[~kept].max()
@@ -102,7 +102,7 @@ def test_rn50x16_takes_one_pass() -> None:
     for images in (1000, 50_000):
         margin = margin_for(paths, [4], images, 100, Settings().memory, Settings().quantile)
         kept = 100 + margin
-        assert margin >= 100 and len(plan(paths, [4], kept, Settings().memory)) == 1
+        assert margin >= 100 and len(memory_plan(paths, [4], kept, Settings().memory)) == 1
         assert 147_456 * UnitStatistics.bytes_per_unit(1, kept) < 1e9
 
 

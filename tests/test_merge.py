@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from cliptools.effects.factored import UnitBlock
 from cliptools.effects.vit_second_order import SecondOrder
 from cliptools.streaming.measure import Effects, Settings, measure
-from cliptools.streaming.partials import Basis, Partial, add, apart, basis_of, partial_of, restored
 from cliptools.streaming.ranking import rank_of
+from cliptools.streaming.shard_statistics import Basis, ShardStatistics, add, apart, basis_of, restored, shard_statistics_of
 from cliptools.streaming.shards import Concluded, conclude, kept_in, measure_shard
 from cliptools.streaming.statistics import UnitStatistics
 
@@ -21,15 +21,17 @@ UNITS = 4
 COLUMNS = ("mean", "top_norm", "threshold", "explained_all", "component_explained", "component")
 
 
-def part(S: torch.Tensor, images: torch.Tensor, G: torch.Tensor, basis: Basis, top: int, margin: int, quantile: float) -> Partial:
+def part(
+    S: torch.Tensor, images: torch.Tensor, G: torch.Tensor, basis: Basis, top: int, margin: int, quantile: float
+) -> ShardStatistics:
     """A partial of some images of S [image, unit, k]."""
     measured = UnitStatistics(stack(G), top, len(S), quantile, margin, basis.centre, 5, shared=True)
     for chunk in images.split(7):
         measured.update(S[chunk], chunk)
-    return partial_of(measured, basis, len(S))
+    return shard_statistics_of(measured, basis, len(S))
 
 
-def added(parts: Sequence[Partial], capacity: int, random: torch.Generator) -> Partial:
+def added(parts: Sequence[ShardStatistics], capacity: int, random: torch.Generator) -> ShardStatistics:
     """In a random order, by a random tree."""
     waiting = list(parts)
     while len(waiting) > 1:
@@ -38,7 +40,7 @@ def added(parts: Sequence[Partial], capacity: int, random: torch.Generator) -> P
     return waiting[0]
 
 
-def same(one: Partial, other: Partial) -> bool:
+def same(one: ShardStatistics, other: ShardStatistics) -> bool:
     return one.seen == other.seen and all(torch.equal(a, b) for a, b in zip(one[1:], other[1:], strict=True))
 
 
@@ -132,7 +134,7 @@ def test_what_is_certified_is_exact_and_doubts_are_named(
         torch.testing.assert_close(settled.threshold, ranked[rows, rank_of(0.9, n) - 1], **tolerance)
 
 
-def away(each: Partial, by: float) -> Partial:
+def away(each: ShardStatistics, by: float) -> ShardStatistics:
     """The same images about a centre that is off by so much."""
     d = torch.full_like(each.centre, by)
     row, column = torch.triu_indices(d.shape[1], d.shape[1])
@@ -180,7 +182,7 @@ class Sharded:
     def batches(self, own: torch.Tensor, size: int = 19):
         return batches_of(self.images, own, size)
 
-    def parts(self, of: int) -> list[dict[int, Partial]]:
+    def parts(self, of: int) -> list[dict[int, ShardStatistics]]:
         """By layer, of each shard."""
         made = []
         for i in range(of):
@@ -192,11 +194,11 @@ class Sharded:
     def merged(self, of: int, again: bool) -> Concluded:
         parts = self.parts(of)
 
-        def joined(slab: UnitBlock) -> Partial:
+        def joined(slab: UnitBlock) -> ShardStatistics:
             whole = parts[-1][slab.layer]
             for other in parts[:-1]:
                 whole = add(whole, other[slab.layer], kept_in(self.asked, self.listed))
-            return Partial(whole.seen, *(column[slab.neurons] for column in whole[1:]))
+            return ShardStatistics(whole.seen, *(column[slab.neurons] for column in whole[1:]))
 
         batches = self.batches(self.order) if again else None
         return conclude(self.paths, self.layers, joined, self.listed, self.asked, batches)
@@ -255,7 +257,7 @@ def test_little_memory_takes_passes_and_gives_the_same(study: Sharded) -> None:
     study.asked = before
     assert len(slabs) > 2
     for slab, found in slabs:
-        expected = Partial(whole[slab.layer].seen, *(column[slab.neurons] for column in whole[slab.layer][1:]))
+        expected = ShardStatistics(whole[slab.layer].seen, *(column[slab.neurons] for column in whole[slab.layer][1:]))
         for ours, theirs in zip(found[1:], expected[1:], strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
@@ -280,7 +282,7 @@ def test_bounds_hold_for_shards_of_any_sizes_in_single_precision(
         measured = UnitStatistics(G, 4, listed, quantile, kept - 4, basis.centre, 7, shared=True)
         for images in torch.arange(start, stop).split(50):
             measured.update(S[images], images)
-        parts.append(partial_of(measured, basis, listed))
+        parts.append(shard_statistics_of(measured, basis, listed))
     finished = restored(added(parts, kept, random), G, 4, quantile, kept).finish()
     phi = torch.einsum("bnk,nkd->bnd", S.double(), D.double())
     exact = (phi - phi.mean(0)).norm(dim=-1).sort(0, descending=True).values[rank_of(quantile, n) - 1]

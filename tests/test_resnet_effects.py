@@ -170,7 +170,7 @@ def test_units_that_the_model_has_not_are_named(named: Path, photos: Path) -> No
     unit[5] = [4, 192, 0]
     strange = replace(bundle, tensors=bundle.tensors | {"unit": unit}).to_bytes()
     ended = inside("decompose", "-f", "jsonl", stdin=strange)
-    assert ended.returncode == 1 and b"a unit 4:192.0, which the model has not" in ended.stderr
+    assert ended.returncode == 1 and b"a unit 4:192.0, which the model does not have" in ended.stderr
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from cliptools.effects.factored import UnitBlock
 from cliptools.effects.vit_second_order import SecondOrder, directions, scalars, trace
-from cliptools.streaming.measure import Settings, measure, top_count
+from cliptools.streaming.measure import Settings, measure
 from cliptools.streaming.principal import leading_eigenvectors, principal_coefficients, signs
-from cliptools.streaming.ranking import NormHistogram, bracket, rank_of
+from cliptools.streaming.ranking import NormHistogram, bracket, rank_of, top_count
 from cliptools.streaming.statistics import UnitStatistics
 
 COLUMNS = ("mean", "top_norm", "threshold", "explained_all")

@@ -43,7 +43,17 @@ from torch.nn import functional
 
 from cliptools.analysis.ablation_units import Known, KnownPairs, KnownVectors
 from cliptools.devices import exact, home
-from cliptools.effects.factored import Along, FactoredEffect, Hooks, Listens, UnitBlock, scale_of, total_of, unit_blocks_of, wide
+from cliptools.effects.factored import (
+    FactoredEffect,
+    Hooks,
+    Listens,
+    Projections,
+    UnitBlock,
+    scale_of,
+    total_of,
+    unit_blocks_of,
+    wide,
+)
 from cliptools.effects.resnet_pooling import Pooled, trace_pool
 from cliptools.effects.vit_second_order import hooked
 from cliptools.models.clip_parts import ModifiedResNet, VisionTransformer
@@ -96,7 +106,7 @@ class _Fit(NamedTuple):
 
     r: Float[Tensor, "n d"]
     """r^, at the length that it is written with."""
-    onto: Along | None
+    onto: Projections | None
     """For <phi - b, r^>; None where phi - b is projected on the direction itself."""
 
 
@@ -246,7 +256,7 @@ def read_together(
     if isinstance(visual, ModifiedResNet):
         traced = trace_pool(visual, image)
         return [
-            paths.of(traced, slabs) if slabs and isinstance(paths, Pooled) else () for paths, slabs in asked
+            paths.scalars_of(traced, slabs) if slabs and isinstance(paths, Pooled) else () for paths, slabs in asked
         ], traced.embedding
     listeners = [paths.listen(slabs) if slabs and isinstance(paths, Listens) else None for paths, slabs in asked]
     with hooked([hook for listener in listeners if listener is not None for hook in listener.hooks]):

@@ -19,14 +19,24 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cliptools.devices import device_for, exact, home
-from cliptools.effects.factored import Along, FactoredEffect, Norms, UnitBlock, along_of, gram_of, norms_of, overlaps_of, total_of
+from cliptools.effects.factored import (
+    FactoredEffect,
+    Norms,
+    Projections,
+    UnitBlock,
+    gram_of,
+    norms_of,
+    overlaps_of,
+    projections_of,
+    total_of,
+)
 
 
 class Known(Protocol):
     """See above. Effects are S D times the image's scale; vectors come in float64."""
 
     @property
-    def along(self) -> Along:
+    def along(self) -> Projections:
         """For <phi - b, r>."""
         ...
 
@@ -35,7 +45,7 @@ class Known(Protocol):
         """For ||phi - b||."""
         ...
 
-    def onto(self, fit: Float[Tensor, "n d"]) -> Along:
+    def onto(self, fit: Float[Tensor, "n d"]) -> Projections:
         """For <phi - b, r^>, with other vectors r^ than the directions."""
         ...
 
@@ -64,18 +74,18 @@ class KnownVectors:
         self.sum_b = exact(b).sum(0).to(device_for(like))
 
     @cached_property
-    def along(self) -> Along:
+    def along(self) -> Projections:
         """For <phi - b, r>."""
-        return along_of(self.paths, self.slab, self.b, self.r)
+        return projections_of(self.paths, self.slab, self.b, self.r)
 
     @cached_property
     def norms(self) -> Norms:
         """For ||phi - b||."""
         return norms_of(self.paths, self.slab, self.b)
 
-    def onto(self, fit: Float[Tensor, "n d"]) -> Along:
+    def onto(self, fit: Float[Tensor, "n d"]) -> Projections:
         """For <phi - b, r^>."""
-        return along_of(self.paths, self.slab, self.b, fit[:, None])
+        return projections_of(self.paths, self.slab, self.b, fit[:, None])
 
     def fall(
         self, S: Float[Tensor, "b n k"], scale: Float[Tensor, " b"], mask: Bool[Tensor, "b n"] | None = None
@@ -103,13 +113,13 @@ class KnownPairs:
         self.paths, self.slab, self.s = paths, slab, s.to(w)
         sign = sign.to(w)
         self.norms = Norms(w[:, None, None], (self.s * w)[:, None], torch.zeros_like(w))
-        self.along = Along((sign * w)[:, None, None], (self.s * sign * w)[:, None])
+        self.along = Projections((sign * w)[:, None, None], (self.s * sign * w)[:, None])
         self.unit = torch.where(w > 0, sign / w, 0.0)  # r = unit * w
 
-    def onto(self, fit: Float[Tensor, "n d"]) -> Along:
+    def onto(self, fit: Float[Tensor, "n d"]) -> Projections:
         """For <phi - b, r^> = (s - mean s) <w, r^>."""
         overlap = overlaps_of(self.paths, self.slab, fit[:, None])  # (n, 1, 1)
-        return Along(overlap, self.s[:, None] * overlap[:, 0])
+        return Projections(overlap, self.s[:, None] * overlap[:, 0])
 
     def fall(
         self, S: Float[Tensor, "b n k"], scale: Float[Tensor, " b"], mask: Bool[Tensor, "b n"] | None = None

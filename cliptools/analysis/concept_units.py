@@ -43,7 +43,7 @@ from torch import Tensor
 
 from cliptools.analysis.correlations import NEAR_ONE, SUMS, correlations, interval_of
 from cliptools.devices import exact
-from cliptools.effects.factored import FactoredEffect, along_of, unit_blocks_of, wide
+from cliptools.effects.factored import FactoredEffect, projections_of, unit_blocks_of, wide
 
 
 class Shares(NamedTuple):
@@ -159,7 +159,9 @@ class SeeingUnits:
         self.slabs, parts = unit_blocks_of(paths, unit[self.row])
         nothing = torch.zeros_like(r[self.row])
         r_row = r[self.row, None]
-        self.along = [along_of(paths, slab, nothing[part], r_row[part]) for slab, part in zip(self.slabs, parts, strict=True)]
+        self.along = [
+            projections_of(paths, slab, nothing[part], r_row[part]) for slab, part in zip(self.slabs, parts, strict=True)
+        ]
         self.place = torch.cat(parts).argsort()  # from the slabs' order back to the candidates'
         u, c = len(self.row), len(t)
         self.count = 0

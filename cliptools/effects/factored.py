@@ -1,29 +1,25 @@
-"""What a factored effect is to everything that measures or uses it.
+"""Factored effects: every effect of both papers is S[n, k](I) on the image's side times D[n, k] on the weights' side.
 
-An effect is factored when phi_n(I) = sum over k of S[n, k](I) D[n, k, :], the image in S and the weights in D. What S and D
-are is the business of `FactoredEffect`, one class for each kind of unit and effect.
+    phi_n(I) = sum over k of S[n, k](I) D[n, k, :]                                                  (1)
 
-Sums of effects over units, without a vector for each unit.
+phi_n(I), a vector of the joint space [d], is what unit n adds to M(I). `FactoredEffect` is the interface to S and D, with one
+class for each kind of unit and effect:
 
-    sum over n of phi_n(I) = sum over n and k of S[n, k](I) D[n, k, :]
+    paper 1 (arXiv 2406.04341), Eq. 5: second-order effects of a ViT's neurons    K = later heads     vit_second_order.py
+    paper 1, Sec. 3.2: first-order effects of a ViT's neurons                     K = 1               vit_direct.py
+    arXiv 2310.05916, Sec. 3: direct effects of a ViT's heads                     K = head width      vit_direct.py
+    paper 2 (arXiv 2509.19943): neuron-head pairs of a ResNet's pooling           K = 1               resnet_pooling.py
+    paper 2: neurons of it, and heads of it                          K = heads, K = head width        resnet_pooling.py
 
-What carries each path's share to the output is linear and the same for all units of a layer. So the shares are added up before
-they are carried: of a ViT's neurons first over n, [b, k, width], then through W_V of each later head and on to the joint
-space. Paths that can do so say it (paths.Sums); of others D is formed, a few units at a time.
+Nothing here forms phi, a tensor of [images, units, d]. With D = L Q, the rows of Q [j, d] orthonormal, so that L L^T = D D^T is
+the Gram matrix G, centred norms and projections are
 
-Norms and projections of effects, from their scalars alone.
+    phi - b       = (S L - b Q^T) Q - b_rest,          b_rest = b - b Q^T Q
+    ||phi - b||^2 = ||S L - b Q^T||^2 + ||b_rest||^2                                                 (2)
+    <phi - b, r>  = S (D r) - <b, r>                                                                 (3)
 
-Of phi_n(I) = sum_k S[n, k] D[n, k, :] this file gives ||phi_n - b_n|| and <phi_n - b_n, r_n> without forming phi. With D = L Q,
-the rows of Q [k, d] orthonormal (so that L L^T = D D^T is the Gram matrix),
-
-    phi - b      = (S L - b Q^T) Q - b_rest,       b_rest = b - b Q^T Q
-    ||phi - b||^2 = ||S L - b Q^T||^2 + ||b_rest||^2
-    <phi - b, r>  = S (D r) - <b, r>
-
-A unit keeps k x k numbers for it. Differences are taken before squares, so that float32 loses nothing where an image does
-little to a unit; b is a mean of effects, so b_rest is rounding.
-
-How much units act on an image beyond their mean, ||phi_n - b_n||, and how far along their direction, <phi_n - b_n, r_n>.
+Differences are taken before squares, so that float32 loses nothing where an image does little to a unit; b is a mean of
+effects, so b_rest is rounding. Sums over units, sum over n and k of S[n, k] D[n, k], also need no phi (`total_of`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,153 +32,148 @@ from torch import Tensor, nn
 from cliptools.devices import back, home
 from cliptools.errors import StreamError
 
-UNITS_AT_ONCE = 256  # for which D is held
-ROWS_AT_ONCE = 8192  # of D, where units have few
-
-
-Hooks = list[tuple[nn.Module, Callable[..., Tensor | None]]]
-"""Forward hooks, and the modules they are for."""
+UNITS_AT_ONCE = 256  # units for which D is held at a time
+ROWS_AT_ONCE = 8192  # rows of D held at a time, where units have few
 
 
 class UnitBlock(NamedTuple):
-    """Some units of one layer."""
+    """Some units of one layer: what S and D are asked for, since those of a whole layer may not fit into memory."""
 
     layer: int
     neurons: Int[Tensor, "n"]
-    """By their numbers within the layer, which are those of neurons where units are neurons."""
+    """Positions of the units within the layer, from 0 to size(layer)[0] - 1; neuron numbers where units are neurons."""
+
+    def part(self, rows: slice | Int[Tensor, "r"]) -> "UnitBlock":
+        """Block of some of these units, by their positions in `neurons`."""
+        return UnitBlock(self.layer, self.neurons[rows if isinstance(rows, slice) else rows.to(self.neurons.device)])
 
 
 @runtime_checkable
 class FactoredEffect(Protocol):
-    """A factored effect on one model."""
+    """A factored effect (Eq. 1) on one model: four methods, after which measuring, ablation and reconstruction work.
+
+    The smallest effect has a unit for each coordinate of the output, phi_n(I) = M(I)[n] e_n, and one path (K = 1):
+
+        class Coordinates:
+            def __init__(self, visual):
+                self.visual = visual
+
+            def size(self, layer):
+                return self.visual.output_dim, 1  # N, K
+
+            def units(self, layer):
+                return neuron_units(layer, torch.arange(self.visual.output_dim))  # [N, 3]
+
+            def read(self, image, blocks):
+                M = self.visual(image)  # [b, d]
+                return [M[:, block.neurons, None] for block in blocks], M  # S [b, n, 1] of every block, and M(I)
+
+            def directions(self, block):
+                return torch.eye(self.visual.output_dim)[block.neurons, None]  # D [n, 1, d]
+
+    `measure(Coordinates(visual), batches, layers=[0], ...)` of streaming.measure then gives its statistics.
+    `KnowsGram`, `Sums` and `Listens` below are optional, for effects that can do more than form D.
+    """
 
     def size(self, layer: int) -> tuple[int, int]:
-        """Units of the layer and paths per unit."""
+        """Number of units in the layer, N, and number of paths of each unit, K."""
         ...
 
     def units(self, layer: int) -> Int[Tensor, "n 3"]:
-        """Layer, neuron and head of the layer's units in order, ascending; -1 for what a unit has not; none of other layers."""
+        """Names (layer, neuron, head) of the layer's units, ascending, -1 where not applicable; empty for other layers."""
         ...
 
     def read(
-        self, image: Float[Tensor, "b 3 y x"], slabs: Sequence[UnitBlock]
+        self, image: Float[Tensor, "b 3 y x"], blocks: Sequence[UnitBlock]
     ) -> tuple[Iterable[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
-        """S of every slab, each made when its turn comes, and M(I), from one forward pass."""
+        """S of every block, in their order, and M(I), not normalised, from one forward pass.
+
+        S may be an iterator that computes a block's scalars when they are asked for, so that one block is in memory at a time.
+        """
         ...
 
-    def directions(self, slab: UnitBlock) -> Float[Tensor, "n k d"]:
-        """D."""
+    def directions(self, block: UnitBlock) -> Float[Tensor, "n k d"]:
+        """D of the block's units, from the weights alone, in float32 at least."""
         ...
 
 
 @runtime_checkable
 class KnowsGram(Protocol):
-    """Paths that have the Gram matrices of D without D."""
+    """A factored effect that computes the Gram matrices of D without D."""
 
-    def gram(self, slab: UnitBlock) -> Float[Tensor, "n k k"]:
-        """G = D D^T."""
-        ...
-
-
-class Listener(NamedTuple):
-    """What overhears a forward pass that others may overhear too."""
-
-    hooks: Hooks
-    scalars: Callable[[Float[Tensor, "b d"]], Iterable[Float[Tensor, "b n k"]]]
-    """Of M(I), when the pass has run: S of every slab, each made when its turn comes."""
-
-
-@runtime_checkable
-class Listens(Protocol):
-    """FactoredEffect whose S come from hooks on any forward pass."""
-
-    def listen(self, slabs: Sequence[UnitBlock]) -> Listener:
-        """What to hook for these slabs."""
+    def gram(self, block: UnitBlock) -> Float[Tensor, "n k k"]:
+        """G = D D^T of the block's units."""
         ...
 
 
 @runtime_checkable
 class Sums(Protocol):
-    """Paths that have sums of effects over units without D."""
+    """A factored effect that sums effects over units without D."""
 
-    def total(self, slab: UnitBlock, S: Float[Tensor, "b n k"]) -> Float[Tensor, "b d"]:
-        """Sum over the slab's units of sum over k of S[n, k] D[n, k], in the type of S."""
+    def total(self, block: UnitBlock, S: Float[Tensor, "b n k"]) -> Float[Tensor, "b d"]:
+        """Sum over the block's units and over k of S[n, k] D[n, k], in the type of S."""
         ...
 
 
-def wide(x: Tensor) -> Tensor:
-    """At least float32: the effects are computed in it even where the model runs in half precision."""
-    return x if x.dtype == torch.float64 else x.float()
+Hooks = list[tuple[nn.Module, Callable[..., Tensor | None]]]
+"""Forward hooks, with the modules they belong to."""
 
 
-def scale_of(embedding: Float[Tensor, "b d"], scaled: bool) -> Float[Tensor, "b"]:
-    """100 / ||M(I)||, by which effects are multiplied, or ones. In float32 at least."""
-    embedding = wide(embedding)
-    return 100 / embedding.norm(dim=-1) if scaled else embedding.new_ones(len(embedding))
+class Listener(NamedTuple):
+    """Hooks that collect S during a forward pass, which several listeners may share."""
+
+    hooks: Hooks
+    scalars: Callable[[Float[Tensor, "b d"]], Iterable[Float[Tensor, "b n k"]]]
+    """Given M(I) after the pass, S of every block, computed one block at a time."""
 
 
-def slices(units: int, k: int) -> Iterator[slice]:
-    """Units a few at a time, with k rows of D each."""
-    step = max(UNITS_AT_ONCE, ROWS_AT_ONCE // k)
-    return (slice(start, min(start + step, units)) for start in range(0, units, step))
+@runtime_checkable
+class Listens(Protocol):
+    """A factored effect whose S come from hooks on any forward pass."""
+
+    def listen(self, blocks: Sequence[UnitBlock]) -> Listener:
+        """Hooks for the S of these blocks."""
+        ...
 
 
-def index_of(numbers: Int[Tensor, "n"], device: torch.device) -> slice | Int[Tensor, "n"]:
-    """A slice where the numbers are consecutive: it copies nothing."""
-    first, last = int(numbers[0]), int(numbers[-1])
-    if last >= first and torch.equal(numbers.cpu(), torch.arange(first, last + 1)):
-        return slice(first, last + 1)
-    return numbers.to(device)
-
-
-def neuron_units(layer: int, neurons: Int[Tensor, "n"]) -> Int[Tensor, "n 3"]:
-    """Neurons without heads, as units are named."""
-    return torch.stack([torch.full_like(neurons, layer), neurons, torch.full_like(neurons, -1)], 1)
-
-
-def head_units(layer: int, heads: Int[Tensor, "n"]) -> Int[Tensor, "n 3"]:
-    """Whole heads, as units are named."""
-    return torch.stack([torch.full_like(heads, layer), torch.full_like(heads, -1), heads], 1)
-
-
-def gram_of(paths: FactoredEffect, slab: UnitBlock) -> Float[Tensor, "n k k"]:
-    """G = D D^T of a slab whose D may be formed."""
-    if isinstance(paths, KnowsGram):
-        return paths.gram(slab)
-    D = paths.directions(slab)
+def gram_of(effect: FactoredEffect, block: UnitBlock) -> Float[Tensor, "n k k"]:
+    """G = D D^T of a block that is small enough to form D."""
+    if isinstance(effect, KnowsGram):
+        return effect.gram(block)
+    D = effect.directions(block)
     return D @ D.transpose(1, 2)
 
 
-def total_of(paths: FactoredEffect, slab: UnitBlock, S: Float[Tensor, "b n k"]) -> Float[Tensor, "b d"]:
-    """Sum over the slab's units of phi_n = sum_k S[n, k] D[n, k], in the type of S."""
-    if isinstance(paths, Sums):
-        return paths.total(slab, S)
+def total_of(effect: FactoredEffect, block: UnitBlock, S: Float[Tensor, "b n k"]) -> Float[Tensor, "b d"]:
+    """Sum over the block's units of phi_n = sum_k S[n, k] D[n, k], in the type of S."""
+    if isinstance(effect, Sums):
+        return effect.total(block, S)
     total: Tensor | float = 0.0
-    for of in slices(S.shape[1], S.shape[2]):
-        D = paths.directions(UnitBlock(slab.layer, slab.neurons[of])).to(S)  # (n, k, d)
-        total = total + S[:, of].flatten(1) @ D.flatten(0, 1)
-    assert isinstance(total, Tensor)  # a slab has units
+    for rows in slices(S.shape[1], S.shape[2]):
+        D = effect.directions(block.part(rows)).to(S)  # [n, k, d]
+        total = total + S[:, rows].flatten(1) @ D.flatten(0, 1)  # [b, n k] @ [n k, d]
+    assert isinstance(total, Tensor)  # a block has units
     return total
 
 
 class Norms(NamedTuple):
-    """What centred norms of some units of a layer need; j = min(k, d)."""
+    """Centred norms of n units by Eq. 2, from k x j numbers a unit; j = min(k, d)."""
 
     L: Float[Tensor, "n k j"]
-    """Of D = L Q."""
+    """L of D = L Q."""
     b: Float[Tensor, "n j"]
     """b Q^T."""
     rest: Float[Tensor, " n"]
     """||b_rest||^2."""
 
     def __call__(self, S: Float[Tensor, "b n k"], scale: Float[Tensor, " b"]) -> Float[Tensor, "b n"]:
-        """||phi - b||, phi times the image's scale."""
-        inner = (S.transpose(0, 1) @ self.L).transpose(0, 1) * scale[:, None, None] - self.b  # (b, n, j): phi - b in the frame Q
+        """||phi - b||, where phi is multiplied by the image's scale."""
+        inner = (S.transpose(0, 1) @ self.L).transpose(0, 1) * scale[:, None, None] - self.b  # [b, n, j]: (phi - b) Q^T
         return (inner.square().sum(-1) + self.rest).sqrt()
 
 
-class Along(NamedTuple):
-    """What projections of some units of a layer on c directions each need."""
+class Projections(NamedTuple):
+    """Projections of n units on c directions a unit by Eq. 3."""
 
     Dr: Float[Tensor, "n k c"]
     """<D[n, k], r_nc>."""
@@ -190,61 +181,64 @@ class Along(NamedTuple):
     """<b_n, r_nc>."""
 
     def __call__(self, S: Float[Tensor, "b n k"], scale: Float[Tensor, " b"]) -> Float[Tensor, "b n c"]:
-        """<phi - b, r>, phi times the image's scale."""
+        """<phi - b, r>, where phi is multiplied by the image's scale."""
         return (S.transpose(0, 1) @ self.Dr).transpose(0, 1) * scale[:, None, None] - self.br
 
 
-Frame = TypeVar("Frame", Norms, Along)
+Coefficients = TypeVar("Coefficients", Norms, Projections)
 
 
-def norms_of(paths: FactoredEffect, slab: UnitBlock, b: Float[Tensor, "n d"]) -> Norms:
-    """From D, a few units at a time."""
-    return _joined(_norms(D, b[of]) for of, D in _directions(paths, slab))
+def norms_of(effect: FactoredEffect, block: UnitBlock, b: Float[Tensor, "n d"]) -> Norms:
+    """Coefficients of ||phi - b||, from D of a few units at a time."""
+    return _concatenated(_norms(D, b[rows]) for rows, D in _directions(effect, block))
 
 
-def along_of(paths: FactoredEffect, slab: UnitBlock, b: Float[Tensor, "n d"], r: Float[Tensor, "n c d"]) -> Along:
-    """From D, a few units at a time."""
-    return _joined(_along(D, b[of], r[of]) for of, D in _directions(paths, slab))
+def projections_of(effect: FactoredEffect, block: UnitBlock, b: Float[Tensor, "n d"], r: Float[Tensor, "n c d"]) -> Projections:
+    """Coefficients of <phi - b, r>, from D of a few units at a time."""
+    return _concatenated(_projections(D, b[rows], r[rows]) for rows, D in _directions(effect, block))
 
 
-def overlaps_of(paths: FactoredEffect, slab: UnitBlock, r: Float[Tensor, "n c d"]) -> Float[Tensor, "n k c"]:
-    """<D[n, k], r_nc>, a few units at a time."""
-    return torch.cat([D @ r[of].to(D).transpose(1, 2) for of, D in _directions(paths, slab)])
+def overlaps_of(effect: FactoredEffect, block: UnitBlock, r: Float[Tensor, "n c d"]) -> Float[Tensor, "n k c"]:
+    """<D[n, k], r_nc>, from D of a few units at a time."""
+    return torch.cat([D @ r[rows].to(D).transpose(1, 2) for rows, D in _directions(effect, block)])
 
 
-def frames_of(paths: FactoredEffect, slab: UnitBlock, b: Float[Tensor, "n d"], r: Float[Tensor, "n c d"]) -> tuple[Norms, Along]:
-    """Both, from D formed once."""
-    norms, alongs = zip(*((_norms(D, b[of]), _along(D, b[of], r[of])) for of, D in _directions(paths, slab)), strict=True)
-    return _joined(norms), _joined(alongs)
+def norms_and_projections_of(
+    effect: FactoredEffect, block: UnitBlock, b: Float[Tensor, "n d"], r: Float[Tensor, "n c d"]
+) -> tuple[Norms, Projections]:
+    """Coefficients of ||phi - b|| and of <phi - b, r>, from D formed once, a few units at a time."""
+    parts = ((_norms(D, b[rows]), _projections(D, b[rows], r[rows])) for rows, D in _directions(effect, block))
+    norms, projections = zip(*parts, strict=True)
+    return _concatenated(norms), _concatenated(projections)
 
 
-def _directions(paths: FactoredEffect, slab: UnitBlock) -> Iterator[tuple[slice, Float[Tensor, "n k d"]]]:
-    """D, a few units at a time, and which these are."""
-    for of in slices(len(slab.neurons), paths.size(slab.layer)[1]):
-        yield of, paths.directions(UnitBlock(slab.layer, slab.neurons[of]))
+def _directions(effect: FactoredEffect, block: UnitBlock) -> Iterator[tuple[slice, Float[Tensor, "n k d"]]]:
+    """D of a few units at a time, with the rows of the block that these are."""
+    for rows in slices(len(block.neurons), effect.size(block.layer)[1]):
+        yield rows, effect.directions(block.part(rows))
 
 
 def _norms(D: Float[Tensor, "n k d"], b: Float[Tensor, "n d"]) -> Norms:
     b = b.to(D)
-    Q, L = (back(part, D) for part in torch.linalg.qr(home(D.transpose(1, 2))))  # (n, d, j), (n, j, k)
-    inner = torch.einsum("nd,ndj->nj", b, Q)
-    rest = b - torch.einsum("nj,ndj->nd", inner, Q)
+    Q, L = (back(factor, D) for factor in torch.linalg.qr(home(D.transpose(1, 2))))  # [n, d, j], [n, j, k]: both transposed
+    inner = torch.einsum("nd,ndj->nj", b, Q)  # [n, j]
+    rest = b - torch.einsum("nj,ndj->nd", inner, Q)  # [n, d]
     return Norms(L.transpose(1, 2), inner, rest.square().sum(-1))
 
 
-def _along(D: Float[Tensor, "n k d"], b: Float[Tensor, "n d"], r: Float[Tensor, "n c d"]) -> Along:
+def _projections(D: Float[Tensor, "n k d"], b: Float[Tensor, "n d"], r: Float[Tensor, "n c d"]) -> Projections:
     r = r.to(D)
-    return Along(D @ r.transpose(1, 2), torch.einsum("nd,ncd->nc", b.to(D), r))
+    return Projections(D @ r.transpose(1, 2), torch.einsum("nd,ncd->nc", b.to(D), r))
 
 
-def _joined(parts: Iterable[Frame]) -> Frame:
-    """Of some units, then the next."""
-    some = list(parts)
-    return type(some[0])(*(torch.cat(column) for column in zip(*some, strict=True)))
+def _concatenated(parts: Iterable[Coefficients]) -> Coefficients:
+    """Coefficients of all units from those of consecutive parts of them."""
+    pieces = list(parts)
+    return type(pieces[0])(*(torch.cat(column) for column in zip(*pieces, strict=True)))
 
 
 class Activity(NamedTuple):
-    """What u units do on b images; the effects times 100 / ||M(I)|| where so asked."""
+    """Effects of u units on b images as two numbers each, in the papers' scale where that was asked for."""
 
     norm: Float[Tensor, "b u"]
     """||phi_n(I) - b_n||."""
@@ -255,11 +249,11 @@ class Activity(NamedTuple):
 
 
 class UnitActivity:
-    """Centred norms and projections of a bundle's units, for one batch of images after the other."""
+    """Centred norms and projections of a bundle's units, batch after batch of images."""
 
     def __init__(
         self,
-        paths: FactoredEffect,
+        effect: FactoredEffect,
         unit: Int[Tensor, "u 3"],
         b: Float[Tensor, "u d"],
         r: Float[Tensor, "u d"],
@@ -267,50 +261,89 @@ class UnitActivity:
     ) -> None:
         """
         Args:
-            unit: Layer, neuron and head of each unit, in any order; of layers that the paths know.
-            b: Their mean effects, in the scale asked for.
-            r: Their directions.
+            unit: Layer, neuron and head of each unit, in any order.
+            b: Mean effects of the units, in the scale asked for.
+            r: Directions of the units.
             scale: Multiply effects by 100 / ||M(I)||, as b was.
+
+        Raises:
+            StreamError: a unit that the model does not have.
         """
-        self.paths, self.scale = paths, scale
-        self.slabs, rows = unit_blocks_of(paths, unit)
-        self.frames = [frames_of(paths, slab, b[row], r[row, None]) for slab, row in zip(self.slabs, rows, strict=True)]
-        self.place = torch.cat(rows).argsort()  # from the slabs' order back to the units'
+        self.effect, self.scale = effect, scale
+        self.blocks, rows = unit_blocks_of(effect, unit)
+        pairs = zip(self.blocks, rows, strict=True)
+        self.coefficients = [norms_and_projections_of(effect, block, b[row], r[row, None]) for block, row in pairs]
+        self.order = torch.cat(rows).argsort()  # [u]: from the order of the blocks back to that of `unit`
 
     def __call__(self, image: Float[Tensor, "i 3 y x"]) -> Activity:
-        """What the units do on these images."""
-        S, embedding = self.paths.read(image, self.slabs)
+        """Norms and projections of all units on these images."""
+        S, embedding = self.effect.read(image, self.blocks)
         scale = scale_of(embedding, self.scale)
-        norms, alongs = [], []
-        for s, (norm, along) in zip(S, self.frames, strict=True):
-            norms.append(norm(s, scale))
-            alongs.append(along(s, scale)[..., 0])
-        place = self.place.to(embedding.device)
-        return Activity(torch.cat(norms, 1)[:, place], torch.cat(alongs, 1)[:, place], embedding)
+        norm, along = [], []
+        for scalars, (norms, projections) in zip(S, self.coefficients, strict=True):
+            norm.append(norms(scalars, scale))  # [b, n]
+            along.append(projections(scalars, scale)[..., 0])  # [b, n]
+        order = self.order.to(embedding.device)
+        return Activity(torch.cat(norm, 1)[:, order], torch.cat(along, 1)[:, order], embedding)
 
 
-def unit_blocks_of(paths: FactoredEffect, unit: Int[Tensor, "u 3"]) -> tuple[list[UnitBlock], list[Int[Tensor, " n"]]]:
-    """The units by layer, in order of their numbers within it, and which rows of `unit` they are.
+def unit_blocks_of(effect: FactoredEffect, unit: Int[Tensor, "u 3"]) -> tuple[list[UnitBlock], list[Int[Tensor, " n"]]]:
+    """Blocks of these units, one a layer and ordered within it, and for each block its units' rows in `unit`.
 
     Raises:
-        StreamError: a unit that the paths do not know.
+        StreamError: a unit that the model does not have.
     """
-    slabs, rows = [], []
+    blocks, rows = [], []
     for layer in unit[:, 0].unique().tolist():
-        row = (unit[:, 0] == layer).nonzero()[:, 0]
-        known, asked = (_key(each) for each in (paths.units(layer), unit[row].long()))
-        number = torch.searchsorted(known, asked)
-        found = torch.cat([known, known.new_full((1,), -1)])[number]
-        if len(strange := (found != asked).nonzero()[:, 0]):
-            _, neuron, head = unit[row[strange[0]]].tolist()
+        row = (unit[:, 0] == layer).nonzero()[:, 0]  # [n]
+        keys, wanted = _key(effect.units(layer)), _key(unit[row].long())  # [N], [n]
+        number = torch.searchsorted(keys, wanted)  # [n]: position within the layer, if the unit exists
+        nearest = torch.cat([keys, keys.new_full((1,), -1)])[number]
+        if len(missing := (nearest != wanted).nonzero()[:, 0]):
+            _, neuron, head = unit[row[missing[0]]].tolist()
             name = f"neuron {layer}:{neuron}" if head < 0 else f"unit {layer}:{neuron}.{head}"
-            raise StreamError(f"the bundle has a {name}, which the model has not")
+            raise StreamError(f"the bundle has a {name}, which the model does not have")
         order = number.argsort(stable=True)
-        slabs.append(UnitBlock(layer, number[order]))
+        blocks.append(UnitBlock(layer, number[order]))
         rows.append(row[order])
-    return slabs, rows
+    return blocks, rows
 
 
 def _key(unit: Int[Tensor, "n 3"]) -> Int[Tensor, " n"]:
-    """One number for neuron and head, in the order of units."""
+    """A single number for neuron and head, ascending in the order of units."""
     return ((unit[:, 1] + 1) << 32) + unit[:, 2] + 1
+
+
+def neuron_units(layer: int, neurons: Int[Tensor, "n"]) -> Int[Tensor, "n 3"]:
+    """Names (layer, neuron, -1) of whole neurons."""
+    return torch.stack([torch.full_like(neurons, layer), neurons, torch.full_like(neurons, -1)], 1)
+
+
+def head_units(layer: int, heads: Int[Tensor, "n"]) -> Int[Tensor, "n 3"]:
+    """Names (layer, -1, head) of whole heads."""
+    return torch.stack([torch.full_like(heads, layer), torch.full_like(heads, -1), heads], 1)
+
+
+def scale_of(embedding: Float[Tensor, "b d"], scaled: bool) -> Float[Tensor, "b"]:
+    """100 / ||M(I)||, by which paper 1 multiplies effects, or ones; in float32 at least."""
+    embedding = wide(embedding)
+    return 100 / embedding.norm(dim=-1) if scaled else embedding.new_ones(len(embedding))
+
+
+def wide(x: Tensor) -> Tensor:
+    """The tensor in float32 at least: effects are computed in it even where the model runs in half precision."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def slices(units: int, k: int) -> Iterator[slice]:
+    """Slices of so many units that their D, with k rows a unit, may be held at a time."""
+    step = max(UNITS_AT_ONCE, ROWS_AT_ONCE // k)
+    return (slice(start, min(start + step, units)) for start in range(0, units, step))
+
+
+def index_of(numbers: Int[Tensor, "n"], device: torch.device) -> slice | Int[Tensor, "n"]:
+    """The numbers as an index; a slice, which copies nothing, where they are consecutive."""
+    first, last = int(numbers[0]), int(numbers[-1])
+    if last >= first and torch.equal(numbers.cpu(), torch.arange(first, last + 1)):
+        return slice(first, last + 1)
+    return numbers.to(device)

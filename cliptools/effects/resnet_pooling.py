@@ -1,18 +1,19 @@
-"""Neurons, heads and their pairs in the attention pooling of a CLIP-ResNet, in factored form.
+"""Neuron-head pairs, neurons and heads in the attention pooling of a CLIP-ResNet, in factored form.
 
 Paper 2 (arXiv 2509.19943). The last block's channels after ReLU, z_i[n] at token i, and their mean z_0 get positional
-embeddings, x_i = z_i + p_i. The pooling reads them with one query, the mean token's: head h gives token i the attention
+embeddings, x_i = z_i + p_i. The pooling reads them with one query, that of the mean token: head h gives token i the attention
 a_i^h. So neuron n reaches the output through head h as
 
     r^{n,h}(I) = s^{n,h}(I) w^{n,h}
     s^{n,h}    = sum over i = 0 ... T of a_i^h x_i[n]
     w^{n,h}    = W_O^h W_V^h[:, n]
 
-and the sum over all pairs, with W_O b_V + b_O, is M(I). All that depends on the image are scalars: a pair is a factored
-effect with one path, a neuron (the sum over its heads) one with a path a head, and a head (the sum over its neurons) one
-with a path for each dimension of its values:
+and the sum over all pairs, with W_O b_V + b_O, is M(I). Only the scalars s depend on the image, so these are factored effects
+(factored.py, Eq. 1) of layer 4:
 
-    head h: S[j] = sum over n of W_V^h[j, n] s^{n,h},  D[j] = W_O^h[:, j]
+    pairs (n, h):                     K = 1           S = s^{n,h}                               D = w^{n,h}
+    neurons n, sums over the heads:   K = heads       S[h] = s^{n,h}                            D[h] = w^{n,h}
+    heads h, sums over the neurons:   K = head width  S[j] = sum over n of W_V^h[j, n] s^{n,h}  D[j] = W_O^h[:, j]
 
 Bias shares are left out.
 """
@@ -30,52 +31,173 @@ from cliptools.effects.factored import ROWS_AT_ONCE, UnitBlock, head_units, inde
 from cliptools.errors import ModelError, StreamError
 from cliptools.models.clip_parts import AttentionPool2d, ModifiedResNet
 
-LAYER = 4  # by open_clip's name of the stage, layer4: the one layer whose neurons the pooling reads
+LAYER = 4  # the number in open_clip's name of the stage, layer4: the only layer whose neurons the pooling reads
 
 
 class PoolTrace(NamedTuple):
-    """What one forward pass leaves for the effects. Token 0 is the mean."""
+    """Result of one forward pass, with what S depends on. Token 0 is the mean."""
 
     embedding: Float[Tensor, "b d"]
     """M(I), not normalised."""
     x: Float[Tensor, "b token neuron"]
     """Channels of the last block, positional embeddings included."""
     attention: Float[Tensor, "b head token"]
-    """a: the mean token's row of each head."""
+    """a: the mean token's attention row in each head."""
 
 
-def supported_resnet(clip: nn.Module) -> ModifiedResNet:
-    """The model's image tower, if it is a ResNet with attention pooling.
+class Pooled(ABC):
+    """The common part of pairs, neurons and heads as factored effects."""
 
-    Raises:
-        ModelError: another kind of tower.
-    """
-    visual = clip.visual
-    if not isinstance(visual, ModifiedResNet) or type(visual.attnpool) is not AttentionPool2d:
-        raise ModelError(f"neuron-head pairs need open_clip's ModifiedResNet, this image tower is a {type(visual).__name__}")
-    return visual
+    def __init__(self, visual: ModifiedResNet) -> None:
+        self.visual = visual
+        self.heads, self.neurons = visual.attnpool.num_heads, visual.attnpool.v_proj.in_features
+
+    @abstractmethod
+    def scalars(self, trace: PoolTrace) -> Float[Tensor, "b n k"]:
+        """S of all units."""
+
+    @torch.inference_mode()
+    def read(
+        self, image: Float[Tensor, "b 3 y x"], blocks: Sequence[UnitBlock]
+    ) -> tuple[Iterator[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
+        """S of every block, and M(I), from one forward pass."""
+        weight = self.visual.conv1.weight
+        trace = trace_pool(self.visual, image.to(weight.device, weight.dtype))
+        return self.scalars_of(trace, blocks), trace.embedding
+
+    def scalars_of(self, trace: PoolTrace, blocks: Sequence[UnitBlock]) -> Iterator[Float[Tensor, "b n k"]]:
+        """S of every block, from a forward pass that has run."""
+        S = self.scalars(trace)
+        return (S[:, index_of(block.neurons, S.device)] for block in blocks)
+
+    def _pairs(self, trace: PoolTrace) -> Float[Tensor, "b neuron head"]:
+        """s of all pairs."""
+        return trace.x.transpose(1, 2) @ trace.attention.transpose(1, 2)  # [b, neuron, token] @ [b, token, head]
+
+
+class Pairs(Pooled):
+    """Units are neuron-head pairs, neuron by neuron; the only path is the pair itself."""
+
+    def __init__(self, visual: ModifiedResNet) -> None:
+        super().__init__(visual)
+        self._norm2: Tensor | None = None  # [n]: ||w||^2 of all pairs
+
+    def size(self, layer: int) -> tuple[int, int]:
+        """Number of pairs, and 1."""
+        return self.neurons * self.heads, 1
+
+    def units(self, layer: int) -> Int[Tensor, "n 3"]:
+        """Layer, neuron and head of every pair."""
+        number = torch.arange(self.neurons * self.heads if layer == LAYER else 0)
+        return torch.stack([torch.full_like(number, LAYER), number // self.heads, number % self.heads], 1)
+
+    def scalars(self, trace: PoolTrace) -> Float[Tensor, "b n 1"]:
+        """s of every pair."""
+        return self._pairs(trace).flatten(1)[..., None]
+
+    @torch.inference_mode()
+    def gram(self, block: UnitBlock) -> Float[Tensor, "n 1 1"]:
+        """||w||^2 = W_V^h[:, n]^T (W_O^h^T W_O^h) W_V^h[:, n] of the block's pairs; no w is formed."""
+        if self._norm2 is None:
+            W_V, W_O, bias = value_output(self.visual)
+            W_V, W_O = exact(W_V), exact(W_O)
+            square = (W_V * (W_O.transpose(1, 2) @ W_O @ W_V)).sum(1)  # [head, neuron]
+            self._norm2 = back(square.T.flatten().clamp(min=0), bias)
+        return self._norm2[block.neurons.to(self._norm2.device)][:, None, None]
+
+    @torch.inference_mode()
+    def total(self, block: UnitBlock, S: Float[Tensor, "b n 1"]) -> Float[Tensor, "b d"]:
+        """Sum over the block's pairs of s w; no w is formed."""
+        s = S.new_zeros(len(S), self.neurons * self.heads)
+        s[:, index_of(block.neurons, S.device)] = S[..., 0]
+        return _through_heads(self.visual, s.unflatten(1, (self.neurons, self.heads)))
+
+    @torch.inference_mode()
+    def directions(self, block: UnitBlock) -> Float[Tensor, "n 1 d"]:
+        """w of the block's pairs."""
+        return pair_directions(self.visual, block.neurons // self.heads, block.neurons % self.heads)[:, None]
+
+
+class PooledNeurons(Pooled):
+    """Units are neurons; paths are the heads that read them."""
+
+    def size(self, layer: int) -> tuple[int, int]:
+        """Numbers of neurons and of heads."""
+        return self.neurons, self.heads
+
+    def units(self, layer: int) -> Int[Tensor, "n 3"]:
+        """Layer and number of every neuron."""
+        return neuron_units(LAYER, torch.arange(self.neurons if layer == LAYER else 0))
+
+    def scalars(self, trace: PoolTrace) -> Float[Tensor, "b n k"]:
+        """s of every neuron's pairs."""
+        return self._pairs(trace)
+
+    @torch.inference_mode()
+    def total(self, block: UnitBlock, S: Float[Tensor, "b n k"]) -> Float[Tensor, "b d"]:
+        """Sum over the block's neurons and over all heads of s w; no w is formed."""
+        return _through_heads(self.visual, S, index_of(block.neurons, S.device))
+
+    @torch.inference_mode()
+    def directions(self, block: UnitBlock) -> Float[Tensor, "n k d"]:
+        """w of all pairs of the block's neurons."""
+        n, h = block.neurons.repeat_interleave(self.heads), torch.arange(self.heads).repeat(len(block.neurons))
+        return pair_directions(self.visual, n, h).unflatten(0, (-1, self.heads))  # [n head, d] -> [n, head, d]
+
+
+class PooledHeads(Pooled):
+    """Units are heads; paths are the dimensions of their values."""
+
+    def size(self, layer: int) -> tuple[int, int]:
+        """Number of heads, and their width e."""
+        return self.heads, self.neurons // self.heads
+
+    def units(self, layer: int) -> Int[Tensor, "n 3"]:
+        """Layer and number of every head."""
+        return head_units(LAYER, torch.arange(self.heads if layer == LAYER else 0))
+
+    def scalars(self, trace: PoolTrace) -> Float[Tensor, "b n k"]:
+        """Attention-weighted values of each head, before its output matrix and without the bias."""
+        return torch.einsum("bhn,hen->bhe", trace.attention @ trace.x, value_output(self.visual)[0])
+
+    @torch.inference_mode()
+    def directions(self, block: UnitBlock) -> Float[Tensor, "n k d"]:
+        """Columns of W_O of the block's heads."""
+        W_O = value_output(self.visual)[1]
+        return W_O[block.neurons.to(W_O.device)].transpose(1, 2)  # [n, d, e] -> [n, e, d]
+
+
+def _through_heads(
+    visual: ModifiedResNet, s: Float[Tensor, "b n head"], neurons: slice | Int[Tensor, "n"] = slice(None)
+) -> Float[Tensor, "b d"]:
+    """Sum over these neurons and all heads of s^{n,h} w^{n,h}: over the neurons first, head by head, in the type of s."""
+    W_V, W_O, _ = value_output(visual)
+    values = s.permute(2, 0, 1) @ W_V[:, :, neurons].to(s).transpose(1, 2)  # [head, b, n] @ [head, n, e]
+    return (values @ W_O.to(s).transpose(1, 2)).sum(0)  # [head, b, e] @ [head, e, d]
 
 
 def trace_pool(visual: ModifiedResNet, image: Float[Tensor, "b 3 y x"]) -> PoolTrace:
-    """One forward pass, of the pooling only what the mean token's query asks for.
+    """One forward pass that computes of the pooling only the output of the mean token's query.
 
-    open_clip's own pooling computes the output of every token and keeps its attention to itself. One query needs no keys:
+    open_clip's own pooling computes the output of every token and does not return its attention. A single query needs no keys:
     W_K moves to the query's side, and the key bias, the same for every token, drops out of the softmax.
 
     Raises:
-        ModelError: pictures of another size than the positional embeddings are for (ground.position_grid resizes these).
+        ModelError: the images have another size than the positional embeddings are for.
     """
-    z = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(image)))))  # (b, neuron, row, column)
+    z = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(image)))))  # [b, neuron, row, column]
     pool, heads = visual.attnpool, visual.attnpool.num_heads
     if z.shape[2] * z.shape[3] + 1 != len(pool.positional_embedding):
-        found, known = z[0, 0].numel(), len(pool.positional_embedding) - 1
-        raise ModelError(f"pictures of {image.shape[2]} × {image.shape[3]} give {found} tokens, this model knows {known}")
-    z = z.flatten(2).transpose(1, 2)  # (b, token, neuron)
-    x = torch.cat([z.mean(1, keepdim=True), z], 1) + pool.positional_embedding.to(z.dtype)
-    W_K = pool.k_proj.weight.unflatten(0, (heads, -1))  # (head, e, neuron)
-    q = pool.q_proj(x[:, 0]).unflatten(-1, (heads, -1)) * W_K.shape[1] ** -0.5  # (b, head, e)
+        tokens, expected = z[0, 0].numel(), len(pool.positional_embedding) - 1
+        raise ModelError(
+            f"images of {image.shape[2]} × {image.shape[3]} pixels give {tokens} tokens, this model knows {expected}"
+        )
+    z = z.flatten(2).transpose(1, 2)  # [b, T, neuron]
+    x = torch.cat([z.mean(1, keepdim=True), z], 1) + pool.positional_embedding.to(z.dtype)  # [b, 1 + T, neuron]
+    W_K = pool.k_proj.weight.unflatten(0, (heads, -1))  # [head, e, neuron]
+    q = pool.q_proj(x[:, 0]).unflatten(-1, (heads, -1)) * W_K.shape[1] ** -0.5  # [b, head, e]
     q = torch.einsum("bhe,hen->bhn", q, W_K)
-    a = wide(q @ x.transpose(1, 2)).softmax(-1)  # (b, head, token)
+    a = wide(q @ x.transpose(1, 2)).softmax(-1)  # [b, head, token]
     x = wide(x)
     W_V, W_O, bias = value_output(visual)
     values = torch.einsum("bhn,hen->bhe", a @ x, W_V)
@@ -85,44 +207,44 @@ def trace_pool(visual: ModifiedResNet, image: Float[Tensor, "b 3 y x"]) -> PoolT
 def value_output(
     visual: ModifiedResNet,
 ) -> tuple[Float[Tensor, "head e neuron"], Float[Tensor, "head d e"], Float[Tensor, "d"]]:
-    """W_V and W_O of each head, and W_O b_V + b_O, what the pooling adds whatever it sees. In float32 at least."""
+    """W_V and W_O of each head, and W_O b_V + b_O, which the pooling adds on every image; in float32 at least."""
     pool = visual.attnpool
     W_V = wide(pool.v_proj.weight).unflatten(0, (pool.num_heads, -1))
-    W_O = wide(pool.c_proj.weight)
+    W_O = wide(pool.c_proj.weight)  # [d, head e]
     bias = W_O @ wide(pool.v_proj.bias) + wide(pool.c_proj.bias)
     return W_V, W_O.unflatten(1, (pool.num_heads, -1)).transpose(0, 1), bias
 
 
 def pair_directions(visual: ModifiedResNet, neurons: Int[Tensor, "n"], heads: Int[Tensor, "n"]) -> Float[Tensor, "n d"]:
-    """w^{n,h}: what a pair adds to the output for each unit of its scalar."""
+    """w^{n,h} of n pairs: what each adds to the output for every unit of its scalar s."""
     W_V, W_O, bias = value_output(visual)
     neurons, heads = neurons.to(bias.device), heads.to(bias.device)
     w = bias.new_empty(len(neurons), len(bias))
     for head in heads.unique().tolist():
         rows = (heads == head).nonzero()[:, 0]
-        w[rows] = W_V[head][:, neurons[rows]].T @ W_O[head].T  # (row, e) (e, d)
+        w[rows] = W_V[head][:, neurons[rows]].T @ W_O[head].T  # [row, e] @ [e, d]
     return w
 
 
 def unit_directions(visual: ModifiedResNet, unit: Int[Tensor, "u 3"], sign: Int[Tensor, "u"]) -> Float[Tensor, "u d"]:
-    """r = +-w / ||w|| of some pairs, zeros where the sign is 0; float32, on the CPU.
+    """r = +-w / ||w|| of these pairs, zeros where the sign is 0; float32, on the CPU.
 
     Raises:
-        StreamError: a pair that the model has not.
+        StreamError: a pair that the model does not have.
     """
     check_pairs(visual, unit)
     r = torch.empty(len(unit), visual.attnpool.c_proj.out_features)
     for rows in torch.arange(len(unit)).split(ROWS_AT_ONCE):
-        w = pair_directions(visual, unit[rows, 1], unit[rows, 2])
+        w = pair_directions(visual, unit[rows, 1], unit[rows, 2])  # [row, d]
         r[rows] = (nn.functional.normalize(w, dim=1).cpu() * sign[rows, None]).float()
     return r
 
 
 def pair_means(visual: ModifiedResNet, unit: Int[Tensor, "u 3"], mean: Float[Tensor, "u"]) -> Float[Tensor, "u d"]:
-    """The mean effects of some pairs, from the means of their scalars; float32, on the CPU.
+    """Mean effects of these pairs, from the means of their scalars; float32, on the CPU.
 
     Raises:
-        StreamError: a pair that the model has not.
+        StreamError: a pair that the model does not have.
     """
     check_pairs(visual, unit)
     b = torch.empty(len(unit), visual.attnpool.c_proj.out_features)
@@ -132,143 +254,25 @@ def pair_means(visual: ModifiedResNet, unit: Int[Tensor, "u 3"], mean: Float[Ten
 
 
 def check_pairs(visual: ModifiedResNet, unit: Int[Tensor, "u 3"]) -> None:
-    """Whether the model has all these pairs.
+    """Reject pairs that the model does not have.
 
     Raises:
-        StreamError: it has not.
+        StreamError: there is such a pair.
     """
     least = torch.tensor([LAYER, 0, 0])
     most = torch.tensor([LAYER, visual.attnpool.v_proj.in_features - 1, visual.attnpool.num_heads - 1])
-    if len(strange := ((unit < least) | (unit > most)).any(1).nonzero()[:, 0]):
-        layer, neuron, head = unit[strange[0]].tolist()
-        raise StreamError(f"the bundle has a unit {layer}:{neuron}.{head}, which the model has not")
+    if len(missing := ((unit < least) | (unit > most)).any(1).nonzero()[:, 0]):
+        layer, neuron, head = unit[missing[0]].tolist()
+        raise StreamError(f"the bundle has a unit {layer}:{neuron}.{head}, which the model does not have")
 
 
-class Pooled(ABC):
-    """What pairs, neurons and heads have in common."""
+def supported_resnet(clip: nn.Module) -> ModifiedResNet:
+    """The model's image tower, checked to be a ResNet with attention pooling.
 
-    def __init__(self, visual: ModifiedResNet) -> None:
-        self.visual = visual
-        self.heads, self.neurons = visual.attnpool.num_heads, visual.attnpool.v_proj.in_features
-
-    @abstractmethod
-    def scalars(self, traced: PoolTrace) -> Float[Tensor, "b n k"]:
-        """S of all units."""
-
-    @torch.inference_mode()
-    def read(
-        self, image: Float[Tensor, "b 3 y x"], slabs: Sequence[UnitBlock]
-    ) -> tuple[Iterator[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
-        """S of every slab, and M(I), from one forward pass."""
-        weight = self.visual.conv1.weight
-        traced = trace_pool(self.visual, image.to(weight.device, weight.dtype))
-        return self.of(traced, slabs), traced.embedding
-
-    def of(self, traced: PoolTrace, slabs: Sequence[UnitBlock]) -> Iterator[Float[Tensor, "b n k"]]:
-        """S of every slab."""
-        S = self.scalars(traced)
-        return (S[:, index_of(slab.neurons, S.device)] for slab in slabs)
-
-    def _pairs(self, traced: PoolTrace) -> Float[Tensor, "b neuron head"]:
-        """s."""
-        return traced.x.transpose(1, 2) @ traced.attention.transpose(1, 2)
-
-
-class Pairs(Pooled):
-    """Units are neuron-head pairs, neuron by neuron; the one path is the pair itself."""
-
-    def __init__(self, visual: ModifiedResNet) -> None:
-        super().__init__(visual)
-        self._norm2: Tensor | None = None  # of all pairs
-
-    def size(self, layer: int) -> tuple[int, int]:
-        """All pairs, and 1."""
-        return self.neurons * self.heads, 1
-
-    def units(self, layer: int) -> Int[Tensor, "n 3"]:
-        """Layer, neuron and head of every pair."""
-        number = torch.arange(self.neurons * self.heads if layer == LAYER else 0)
-        return torch.stack([torch.full_like(number, LAYER), number // self.heads, number % self.heads], 1)
-
-    def scalars(self, traced: PoolTrace) -> Float[Tensor, "b n 1"]:
-        """s of every pair."""
-        return self._pairs(traced).flatten(1)[..., None]
-
-    @torch.inference_mode()
-    def gram(self, slab: UnitBlock) -> Float[Tensor, "n 1 1"]:
-        """||w||^2 = W_V^h[:, n]^T (W_O^h^T W_O^h) W_V^h[:, n] of some pairs; no w is formed."""
-        if self._norm2 is None:
-            W_V, W_O, bias = value_output(self.visual)
-            W_V, W_O = exact(W_V), exact(W_O)
-            self._norm2 = back((W_V * (W_O.transpose(1, 2) @ W_O @ W_V)).sum(1).T.flatten().clamp(min=0), bias)
-        return self._norm2[slab.neurons.to(self._norm2.device)][:, None, None]
-
-    @torch.inference_mode()
-    def total(self, slab: UnitBlock, S: Float[Tensor, "b n 1"]) -> Float[Tensor, "b d"]:
-        """Sum over some pairs of s w; no w is formed."""
-        s = S.new_zeros(len(S), self.neurons * self.heads)
-        s[:, index_of(slab.neurons, S.device)] = S[..., 0]
-        return _through_heads(self.visual, s.unflatten(1, (self.neurons, self.heads)))
-
-    @torch.inference_mode()
-    def directions(self, slab: UnitBlock) -> Float[Tensor, "n 1 d"]:
-        """w of some pairs."""
-        return pair_directions(self.visual, slab.neurons // self.heads, slab.neurons % self.heads)[:, None]
-
-
-class PooledNeurons(Pooled):
-    """Units are neurons, paths the heads that read them."""
-
-    def size(self, layer: int) -> tuple[int, int]:
-        """Neurons and heads."""
-        return self.neurons, self.heads
-
-    def units(self, layer: int) -> Int[Tensor, "n 3"]:
-        """Layer and number of every neuron."""
-        return neuron_units(LAYER, torch.arange(self.neurons if layer == LAYER else 0))
-
-    def scalars(self, traced: PoolTrace) -> Float[Tensor, "b n k"]:
-        """s of every neuron's pairs."""
-        return self._pairs(traced)
-
-    @torch.inference_mode()
-    def total(self, slab: UnitBlock, S: Float[Tensor, "b n k"]) -> Float[Tensor, "b d"]:
-        """Sum over some neurons of the sums over their pairs of s w; no w is formed."""
-        return _through_heads(self.visual, S, index_of(slab.neurons, S.device))
-
-    @torch.inference_mode()
-    def directions(self, slab: UnitBlock) -> Float[Tensor, "n k d"]:
-        """w of some neurons' pairs."""
-        n, h = slab.neurons.repeat_interleave(self.heads), torch.arange(self.heads).repeat(len(slab.neurons))
-        return pair_directions(self.visual, n, h).unflatten(0, (-1, self.heads))
-
-
-class PooledHeads(Pooled):
-    """Units are heads, paths the dimensions of their values."""
-
-    def size(self, layer: int) -> tuple[int, int]:
-        """Heads and e."""
-        return self.heads, self.neurons // self.heads
-
-    def units(self, layer: int) -> Int[Tensor, "n 3"]:
-        """Layer and number of every head."""
-        return head_units(LAYER, torch.arange(self.heads if layer == LAYER else 0))
-
-    def scalars(self, traced: PoolTrace) -> Float[Tensor, "b n k"]:
-        """What each head carries, before its output matrix, without the bias."""
-        return torch.einsum("bhn,hen->bhe", traced.attention @ traced.x, value_output(self.visual)[0])
-
-    @torch.inference_mode()
-    def directions(self, slab: UnitBlock) -> Float[Tensor, "n k d"]:
-        """The columns of some heads' W_O."""
-        W_O = value_output(self.visual)[1]
-        return W_O[slab.neurons.to(W_O.device)].transpose(1, 2)
-
-
-def _through_heads(
-    visual: ModifiedResNet, s: Float[Tensor, "b n head"], neurons: slice | Int[Tensor, "n"] = slice(None)
-) -> Float[Tensor, "b d"]:
-    """Sum over some neurons and all heads of s^{n,h} w^{n,h}: first over the neurons, head by head, in the type of s."""
-    W_V, W_O, _ = value_output(visual)
-    values = s.permute(2, 0, 1) @ W_V[:, :, neurons].to(s).transpose(1, 2)  # (head, b, n) (head, n, e)
-    return (values @ W_O.to(s).transpose(1, 2)).sum(0)  # (head, b, e) (head, e, d)
+    Raises:
+        ModelError: another kind of tower.
+    """
+    visual = clip.visual
+    if not isinstance(visual, ModifiedResNet) or type(visual.attnpool) is not AttentionPool2d:
+        raise ModelError(f"neuron-head pairs need open_clip's ModifiedResNet, this image tower is a {type(visual).__name__}")
+    return visual

@@ -1,4 +1,4 @@
-"""Which effects a model has. The type of its image tower decides, here and nowhere else."""
+"""Choice of the factored effect for a model. The type of its image tower decides, here and nowhere else."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -16,10 +16,10 @@ POOLED: dict[str, Callable[[ModifiedResNet], FactoredEffect]] = {"pairs": Pairs,
 
 
 class Choice(NamedTuple):
-    """What is to be measured."""
+    """The effects to measure, as bundles record them."""
 
     effect: str
-    """second, first or indirect of a ViT, pooled of a ResNet."""
+    """second, first or indirect (ViT); pooled (ResNet)."""
     units: str
     """pairs, neurons or heads."""
     layers: tuple[int, ...]
@@ -31,32 +31,32 @@ class Choice(NamedTuple):
 
 
 def pools_by_attention(clip: nn.Module) -> bool:
-    """Whether the image tower is a ResNet with attention pooling (arXiv 2509.19943), not a ViT (arXiv 2406.04341)."""
+    """True for an image tower that is a ResNet with attention pooling (arXiv 2509.19943), false for a ViT (arXiv 2406.04341)."""
     return isinstance(clip.visual, ModifiedResNet)
 
 
 def choose_effects(clip: nn.Module, effect: str | None, units: str | None, layers: Sequence[int] | None) -> Choice:
-    """What is asked for, or by default what suits the model: second-order effects of neurons, or a ResNet's pairs.
+    """The effects asked for; by default second-order effects of a ViT's neurons, or a ResNet's neuron-head pairs.
 
     Raises:
-        ModelError: the tower has no effects that are known here.
-        UsageError: it has others than those asked for.
+        ModelError: an image tower for which no effects are defined.
+        UsageError: the image tower has other effects than those asked for.
     """
     if pools_by_attention(clip):
         supported_resnet(clip)
         if effect not in (None, "pooled"):
             raise UsageError(f"--effect {effect}: a ResNet's neurons act through its attention pooling only; leave --effect out")
         if layers is not None and tuple(layers) != (LAYER,):
-            raise UsageError(f"--layers: a ResNet's pooling reads the neurons of layer {LAYER} alone; leave --layers out")
+            raise UsageError(f"--layers: a ResNet's pooling reads the neurons of layer {LAYER} only; leave --layers out")
         return Choice("pooled", units or "pairs", (LAYER,))
     visual = supported_tower(clip)
     if effect == "pooled":
-        raise UsageError("--effect pooled: effects through attention pooling are a ResNet's; this image tower is a ViT")
+        raise UsageError("--effect pooled: only a ResNet has effects through attention pooling; this image tower is a ViT")
     if units == "pairs":
-        raise UsageError("--units pairs: those are a ResNet's; this image tower is a ViT, whose units are neurons or heads")
+        raise UsageError("--units pairs: only a ResNet has pairs; this image tower is a ViT, whose units are neurons or heads")
     if units == "heads":
         if effect not in (None, "first"):
-            raise UsageError(f"--effect {effect}: what is known of a ViT's heads is their direct effect; leave --effect out")
+            raise UsageError(f"--effect {effect}: a ViT's heads have direct effects only; leave --effect out")
         return Choice("first", "heads", choose_head_layers(visual, layers))
     effect = effect or "second"
     return Choice(effect, "neurons", (choose_layers if effect == "second" else choose_any_layers)(visual, layers))
@@ -67,7 +67,7 @@ def factored_effect(clip: nn.Module, effect: str, units: str) -> FactoredEffect:
 
     Args:
         effect: second, first or pooled, as bundles record it.
-        units: Likewise.
+        units: pairs, neurons or heads, as bundles record it.
 
     Raises:
         ModelError: the model's image tower has no such effect.

@@ -1,20 +1,19 @@
 """Second-order effects of a ViT's neurons, in factored form.
 
-Paper 1 (arXiv 2406.04341), Eq. 5 with the LayerNorms of its App. A.6. A neuron n of layer l adds p_i w_n to the residual
-stream at every token i. Head h of a later layer l' reads it there with attention a_i and carries it to the class token,
-which the final LayerNorm and the projection P take to the joint space:
+Paper 1 (arXiv 2406.04341), Eq. 5, with the LayerNorms of its App. A.6. Neuron n of layer l adds p_i w_n to the residual stream
+at every token i. Head h of a later layer l' reads it there with the class token's attention a_i and carries it to the class
+token, which the final LayerNorm and the projection P take to the joint space:
 
     phi_n(I) = sum over (l', h, i) of p_i a_i^{l',h} P (gamma_post / sigma_post * W_VO^{l',h} (gamma_{l'} / sigma_i^{l'} * w_n))
 
-All that depends on the image are scalars, all that depends on the weights are vectors. With k = (l', h), l' > l,
+Attention and the deviations sigma are those of the real forward pass, frozen. Only scalars depend on the image, only vectors on
+the weights. So with k = (l', h), l' > l, this is a factored effect (factored.py, Eq. 1):
 
     phi_n(I) = sum over k of S[n, k](I) D[n, k, :]
     S[n, k]  = 1 / sigma_post sum over i of (a_i^k / sigma_i^{l'}) p_i^n
     D[n, k]  = P (gamma_post * ls1_{l'} * W_O^h W_V^h (gamma_{l'} * ls2_l * w_n))
 
-Bias shares, the same for every neuron of a layer, are left out.
-
-Second-order effects of a ViT's neurons (vit_paths.py), as the engine wants them.
+ls1 and ls2 are the gains of LayerScale, where a ViT has them. Bias shares, the same for every neuron of a layer, are left out.
 """
 
 import threading
@@ -31,20 +30,260 @@ from cliptools.errors import ModelError, UsageError
 from cliptools.models.clip_parts import ResidualAttentionBlock, VisionTransformer
 
 
+class SecondOrder:
+    """Second-order effects: units are neurons, paths are the heads of later layers."""
+
+    def __init__(self, visual: VisionTransformer) -> None:
+        self.visual = visual
+        self._head_directions: dict[int, Tensor] = {}  # by layer, as `directions` fills it
+
+    def size(self, layer: int) -> tuple[int, int]:
+        """Numbers of neurons in the layer's MLP and of later heads."""
+        return neurons_per_layer(self.visual, layer), paths_per_unit(self.visual, layer)
+
+    def units(self, layer: int) -> Int[Tensor, "n 3"]:
+        """Layer and number of every neuron."""
+        exists = 0 <= layer < len(self.visual.transformer.resblocks) - 1
+        return neuron_units(layer, torch.arange(self.size(layer)[0] if exists else 0))
+
+    @torch.inference_mode()
+    def read(
+        self, image: Float[Tensor, "b 3 y x"], blocks: Sequence[UnitBlock]
+    ) -> tuple[Iterable[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
+        """S of every block, computed one block at a time, and M(I), from one forward pass."""
+        return run_with(self.visual, image, self.listen(blocks))
+
+    def listen(self, blocks: Sequence[UnitBlock]) -> Listener:
+        """Hooks for activations of the blocks' layers and the class token's attention in all later layers."""
+        hooks, trace_of = trace_hooks(self.visual, sorted({block.layer for block in blocks}))
+        device = self.visual.conv1.weight.device
+
+        def scalars_of(embedding: Float[Tensor, "b d"]) -> Iterator[Float[Tensor, "b n k"]]:
+            trace = trace_of(embedding)
+            return (scalars(trace, block.layer, index_of(block.neurons, device)) for block in blocks)
+
+        return Listener(hooks, scalars_of)
+
+    @torch.inference_mode()
+    def directions(self, block: UnitBlock) -> Float[Tensor, "n k d"]:
+        """D of the block's neurons."""
+        neurons = index_of(block.neurons, self.visual.conv1.weight.device)
+        return directions(self.visual, block.layer, neurons, self._head_directions)
+
+    @torch.inference_mode()
+    def total(self, block: UnitBlock, S: Float[Tensor, "b n k"]) -> Float[Tensor, "b d"]:
+        """Sum of phi_n over the block's neurons; neither D nor phi is formed."""
+        return effect_sum(self.visual, block.layer, index_of(block.neurons, S.device), S, self._head_directions)
+
+
 class Trace(NamedTuple):
-    """What one forward pass leaves for the effects."""
+    """Result of one forward pass, with what S depends on."""
 
     embedding: Float[Tensor, "b d"]
     """M(I), not normalised."""
     sigma_post: Float[Tensor, "b"]
+    """Deviation of the class token in the final LayerNorm."""
     alpha: dict[int, Float[Tensor, "b head token"]]
     """By layer l': the class token's attention row over each token's LayerNorm deviation, a_i^{l',h} / sigma_i^{l'}."""
     p: dict[int, Float[Tensor, "b token neuron"]]
     """By layer l: activations after the MLP's nonlinearity."""
 
 
+def scalars(trace: Trace, layer: int, neurons: slice | Int[Tensor, "n"] = slice(None)) -> Float[Tensor, "b n k"]:
+    """S: how much of each neuron every later head carries to the class token, heads of the next layer first."""
+    a = torch.cat([trace.alpha[later] for later in sorted(trace.alpha) if later > layer], 1)  # [b, k, token]
+    p = trace.p[layer][..., neurons].to(a.dtype)  # [b, token, n]
+    return p.transpose(1, 2) @ (a / trace.sigma_post[:, None, None]).transpose(1, 2)  # [b, n, k]
+
+
+def directions(
+    visual: VisionTransformer, layer: int, neurons: slice | Int[Tensor, "n"], cache: dict[int, Tensor] | None = None
+) -> Float[Tensor, "n k d"]:
+    """D: where every later head carries a unit activation of each neuron; in float32 at least.
+
+    Args:
+        cache: Filled with `head_directions` of the later layers, the same for all neurons, for further calls.
+    """
+    w = neuron_outputs(visual, layer, neurons)  # [width, n]
+    parts = []
+    for W_V, ends in _later_heads(visual, layer, {} if cache is None else cache):
+        parts.append((W_V @ w).transpose(1, 2) @ ends)  # [head, e, n] -> [head, n, d]
+    return torch.cat(parts).transpose(0, 1)  # [n, k, d]
+
+
+def effect_sum(
+    visual: VisionTransformer,
+    layer: int,
+    neurons: slice | Int[Tensor, "n"],
+    S: Float[Tensor, "b n k"],
+    cache: dict[int, Tensor] | None = None,
+) -> Float[Tensor, "b d"]:
+    """Sum over neurons and paths of S[n, k] D[n, k], in the type of S: over the neurons first, then head by head.
+
+    Args:
+        cache: As in `directions`.
+    """
+    w = neuron_outputs(visual, layer, neurons).to(S)  # [width, n]
+    x = S.transpose(1, 2) @ w.T  # [b, k, width]: share of the residual stream that each path carries
+    total = x.new_zeros(len(x), visual.proj.shape[1])
+    first = 0
+    for W_V, ends in _later_heads(visual, layer, {} if cache is None else cache):
+        heads = x[:, first : first + len(W_V)].transpose(0, 1)  # [head, b, width]
+        values = heads @ W_V.to(S).transpose(1, 2)  # [head, b, e]
+        total = total + (values @ ends.to(S)).sum(0)  # [b, d]
+        first += len(W_V)
+    return total
+
+
+def neuron_outputs(visual: VisionTransformer, layer: int, neurons: slice | Int[Tensor, "n"]) -> Float[Tensor, "width n"]:
+    """ls2_l * w_n: what a unit activation of each neuron adds to the residual stream; in float32 at least."""
+    block = visual.transformer.resblocks[layer]
+    w = wide(block.mlp.c_proj.weight)[:, neurons]
+    return _gain(block.ls_2, w) * w
+
+
+def _later_heads(
+    visual: VisionTransformer, layer: int, cache: dict[int, Tensor]
+) -> Iterator[tuple[Float[Tensor, "head e width"], Float[Tensor, "head e d"]]]:
+    """For every later layer l': its heads' W_V^h gamma_{l'}, and `head_directions`."""
+    blocks = visual.transformer.resblocks
+    for later in range(layer + 1, len(blocks)):
+        block = blocks[later]
+        if later not in cache:
+            cache[later] = head_directions(visual, later)
+        W_V = wide(block.attn.in_proj_weight[2 * block.attn.embed_dim :])  # [head e, width]
+        W_V = W_V * norm_gain(block.ln_1, W_V)
+        yield W_V.unflatten(0, (block.attn.num_heads, -1)), cache[later]
+
+
+def head_directions(visual: VisionTransformer, layer: int) -> Float[Tensor, "head e d"]:
+    """P (gamma_post * ls1 * W_O^h): where each value dimension of a layer's heads ends in the joint space."""
+    block = visual.transformer.resblocks[layer]
+    W_O = wide(block.attn.out_proj.weight)  # [width, head e]
+    P = wide(visual.proj) * norm_gain(visual.ln_post, W_O)[:, None]  # [width, d]: gamma_post, then P
+    return ((_gain(block.ls_1, W_O) * W_O).T @ P).unflatten(0, (block.attn.num_heads, -1))
+
+
+def trace(visual: VisionTransformer, image: Float[Tensor, "b 3 y x"], layers: Sequence[int]) -> Trace:
+    """One forward pass, with what the second-order effects of these layers' neurons depend on."""
+    hooks, trace_of = trace_hooks(visual, layers)
+    with hooked(hooks):
+        embedding = visual(image)
+    return trace_of(embedding)
+
+
+def trace_hooks(visual: VisionTransformer, layers: Sequence[int]) -> tuple[Hooks, Callable[[Float[Tensor, "b d"]], Trace]]:
+    """Hooks for a forward pass, and a function from its M(I) to the Trace that they have collected."""
+    p: dict[int, Tensor] = {}
+    alpha: dict[int, Tensor] = {}
+    sigma_post: list[Tensor] = []
+    blocks = visual.transformer.resblocks
+    hooks: Hooks = [(visual.ln_post, keep_sigma_post(sigma_post))]
+    for layer in layers:
+        hooks.append((blocks[layer].mlp.gelu, keep_output(p, layer)))
+    for layer in range(min(layers) + 1, len(blocks)):
+        hooks.append((blocks[layer].ln_1, _keep_attention(alpha, layer, blocks[layer].attn)))
+    return hooks, lambda embedding: Trace(embedding, sigma_post[0], alpha, p)
+
+
+def keep_sigma_post(store: list[Tensor]) -> Callable[..., None]:
+    """A hook on ln_post that keeps the class token's deviation; its input may be all tokens or the class token alone."""
+
+    def hook(norm: nn.LayerNorm, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        store.append(deviation(inputs[0][:, 0] if inputs[0].ndim == 3 else inputs[0], norm))
+
+    return hook
+
+
+def keep_output(store: dict[int, Tensor], layer: int) -> Callable[..., None]:
+    """A hook that keeps a module's output by the number of its layer."""
+
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        store[layer] = output
+
+    return hook
+
+
+def _keep_attention(store: dict[int, Tensor], layer: int, attn: nn.MultiheadAttention) -> Callable[..., None]:
+    """A hook on ln_1 that keeps a_i / sigma_i of the attention behind it."""
+
+    def hook(norm: nn.LayerNorm, inputs: tuple[Tensor, ...], normed: Tensor) -> None:
+        store[layer] = class_attention(attn, normed) / deviation(inputs[0], norm)[:, None, :]
+
+    return hook
+
+
+def class_attention(attn: nn.MultiheadAttention, normed: Float[Tensor, "b token width"]) -> Float[Tensor, "b head token"]:
+    """The class token's attention row of every head.
+
+    nn.MultiheadAttention does not return it. A single query needs no keys: W_K moves to the query's side, and the key bias,
+    the same for every token, drops out of the softmax.
+    """
+    width, heads = normed.shape[-1], attn.num_heads
+    W_Q, W_K = attn.in_proj_weight[:width], attn.in_proj_weight[width : 2 * width]
+    q = nn.functional.linear(normed[:, 0], W_Q, attn.in_proj_bias[:width]).unflatten(-1, (heads, -1))  # [b, head, e]
+    q = torch.einsum("bhe,hew->bhw", q, W_K.unflatten(0, (heads, -1))) * (width // heads) ** -0.5
+    return wide(q @ normed.transpose(1, 2)).softmax(-1)  # [b, head, token]
+
+
+def deviation(x: Float[Tensor, "*b width"], norm: nn.LayerNorm) -> Float[Tensor, "*b"]:
+    """A LayerNorm's sigma of each token, epsilon included."""
+    return (wide(x).var(-1, unbiased=False) + norm.eps).sqrt()
+
+
+def norm_gain(norm: nn.LayerNorm, like: Tensor) -> Float[Tensor, "width"]:
+    """A LayerNorm's gains, in float32 at least; ones where it has none (norm_kwargs of elementwise_affine: false)."""
+    return like.new_ones(norm.normalized_shape) if norm.weight is None else wide(norm.weight)
+
+
+def _gain(scale: nn.Module, like: Tensor) -> Float[Tensor, "width 1"]:
+    """LayerScale's gains as a column; ones where there is no LayerScale."""
+    gamma = getattr(scale, "gamma", None)
+    return like.new_ones(like.shape[0], 1) if gamma is None else wide(gamma)[:, None]
+
+
+def run_with(
+    visual: VisionTransformer, image: Float[Tensor, "b 3 y x"], listener: Listener
+) -> tuple[Iterable[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
+    """The listener's S and M(I), from one forward pass with its hooks."""
+    with hooked(listener.hooks):
+        embedding = visual(image.to(visual.conv1.weight.device, visual.conv1.weight.dtype))
+    return listener.scalars(embedding), embedding
+
+
+@contextmanager
+def hooked(hooks: Hooks) -> Iterator[None]:
+    """Register the hooks until the block ends; they run only in this thread, though others may use the same modules."""
+    handles = [module.register_forward_hook(_in_this_thread(hook)) for module, hook in hooks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _in_this_thread(hook: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+    """The hook, without effect in calls from other threads."""
+    own = threading.get_ident()
+
+    def called(*arguments: Any) -> Tensor | None:
+        return hook(*arguments) if threading.get_ident() == own else None
+
+    return called
+
+
+def neurons_per_layer(visual: VisionTransformer, layer: int) -> int:
+    """N: the width of the layer's MLP."""
+    return visual.transformer.resblocks[layer].mlp.c_proj.in_features
+
+
+def paths_per_unit(visual: VisionTransformer, layer: int) -> int:
+    """K: the number of heads in later layers."""
+    return sum(block.attn.num_heads for block in list(visual.transformer.resblocks)[layer + 1 :])
+
+
 def supported_tower(clip: nn.Module) -> VisionTransformer:
-    """The model's image tower, if the second-order path is defined on it as the paper has it.
+    """The model's image tower, checked to be a ViT on which the paper's second-order path is defined.
 
     Raises:
         ModelError: another kind of tower, with the reason.
@@ -66,16 +305,11 @@ def supported_tower(clip: nn.Module) -> VisionTransformer:
     return visual
 
 
-def default_layers(depth: int) -> tuple[int, ...]:
-    """From two thirds of the depth to the last but one; the one layer of a ViT that has no other."""
-    return tuple(range(max(0, min(2 * depth // 3, depth - 2)), depth - 1)) or tuple(range(depth))
-
-
 def choose_layers(visual: VisionTransformer, asked: Sequence[int] | None) -> tuple[int, ...]:
-    """The layers asked for, by default those from two thirds of the depth to the last that has a later attention layer.
+    """The layers asked for; by default those from two thirds of the depth to the last that has a later attention layer.
 
     Raises:
-        UsageError: a layer that does not exist, or the last, whose second-order effects do not.
+        UsageError: a layer that does not exist, or the last one, which has no second-order effects.
     """
     depth = len(visual.transformer.resblocks)
     if depth == 1:
@@ -90,237 +324,6 @@ def choose_layers(visual: VisionTransformer, asked: Sequence[int] | None) -> tup
     return tuple(asked)
 
 
-def trace(visual: VisionTransformer, image: Float[Tensor, "b 3 y x"], layers: Sequence[int]) -> Trace:
-    """One forward pass, with what the second-order effects of these layers' neurons need."""
-    hooks, traced = tracing(visual, layers)
-    with hooked(hooks):
-        embedding = visual(image)
-    return traced(embedding)
-
-
-def tracing(visual: VisionTransformer, layers: Sequence[int]) -> tuple[Hooks, Callable[[Float[Tensor, "b d"]], Trace]]:
-    """Hooks for a forward pass, and what makes a Trace of M(I) when it has run."""
-    p: dict[int, Tensor] = {}
-    alpha: dict[int, Tensor] = {}
-    sigma_post: list[Tensor] = []
-    blocks = visual.transformer.resblocks
-    hooks: Hooks = [(visual.ln_post, keep_sigma_post(sigma_post))]
-    for layer in layers:
-        hooks.append((blocks[layer].mlp.gelu, keep_output(p, layer)))
-    for layer in range(min(layers) + 1, len(blocks)):
-        hooks.append((blocks[layer].ln_1, _keep_attention(alpha, layer, blocks[layer].attn)))
-    return hooks, lambda embedding: Trace(embedding, sigma_post[0], alpha, p)
-
-
-def scalars(traced: Trace, layer: int, neurons: slice | Int[Tensor, "n"] = slice(None)) -> Float[Tensor, "b n k"]:
-    """S: how much each later head carries of each neuron, heads of the next layer first."""
-    a = torch.cat([traced.alpha[later] for later in sorted(traced.alpha) if later > layer], 1)  # (b, k, token)
-    p = traced.p[layer][..., neurons].to(a.dtype)  # (b, token, n)
-    return p.transpose(1, 2) @ (a / traced.sigma_post[:, None, None]).transpose(1, 2)  # (b, n, k)
-
-
-def directions(
-    visual: VisionTransformer, layer: int, neurons: slice | Int[Tensor, "n"], reach: dict[int, Tensor] | None = None
-) -> Float[Tensor, "n k d"]:
-    """D: where each later head would carry each neuron's unit activation. In float32 at least.
-
-    Args:
-        reach: Filled with what the later layers' heads do to the output, the same for all neurons; to be given again.
-    """
-    w = written(visual, layer, neurons)  # (width, n)
-    parts = []
-    for W_V, out in _later_heads(visual, layer, {} if reach is None else reach):
-        parts.append((W_V @ w).transpose(1, 2) @ out)  # (head, e, n) -> (head, n, d)
-    return torch.cat(parts).transpose(0, 1)  # (n, k, d)
-
-
-def carried_sum(
-    visual: VisionTransformer,
-    layer: int,
-    neurons: slice | Int[Tensor, "n"],
-    S: Float[Tensor, "b n k"],
-    reach: dict[int, Tensor] | None = None,
-) -> Float[Tensor, "b d"]:
-    """Sum over neurons and paths of S[n, k] D[n, k], in the type of S: over the neurons first, then head by head.
-
-    Args:
-        reach: As in `directions`.
-    """
-    w = written(visual, layer, neurons).to(S)  # (width, n)
-    x = S.transpose(1, 2) @ w.T  # (b, k, width): what each path finds in the residual stream
-    total = x.new_zeros(len(x), visual.proj.shape[1])
-    first = 0
-    for W_V, out in _later_heads(visual, layer, {} if reach is None else reach):
-        heads = x[:, first : first + len(W_V)].transpose(0, 1)  # (head, b, width)
-        values = heads @ W_V.to(S).transpose(1, 2)  # (head, b, e)
-        total = total + (values @ out.to(S)).sum(0)
-        first += len(W_V)
-    return total
-
-
-def written(visual: VisionTransformer, layer: int, neurons: slice | Int[Tensor, "n"]) -> Float[Tensor, "width n"]:
-    """ls2_l * w_n: what a unit activation of each neuron adds to the residual stream. In float32 at least."""
-    block = visual.transformer.resblocks[layer]
-    w = wide(block.mlp.c_proj.weight)[:, neurons]
-    return _gain(block.ls_2, w) * w
-
-
-def _later_heads(
-    visual: VisionTransformer, layer: int, reach: dict[int, Tensor]
-) -> Iterator[tuple[Float[Tensor, "head e width"], Float[Tensor, "head e d"]]]:
-    """By later layer: each head's values of what its LayerNorm's gain lets through, and where these end."""
-    blocks = visual.transformer.resblocks
-    for later in range(layer + 1, len(blocks)):
-        block = blocks[later]
-        if later not in reach:
-            reach[later] = reach_of(visual, later)
-        W_V = wide(block.attn.in_proj_weight[2 * block.attn.embed_dim :])  # (head * e, width)
-        W_V = W_V * norm_gain(block.ln_1, W_V)
-        yield W_V.unflatten(0, (block.attn.num_heads, -1)), reach[later]
-
-
-def reach_of(visual: VisionTransformer, later: int) -> Float[Tensor, "head e d"]:
-    """P (gamma_post * ls1 * W_O^h): where each value dimension of a layer's heads ends in the joint space."""
-    block = visual.transformer.resblocks[later]
-    W_O = wide(block.attn.out_proj.weight)  # (width, head * e)
-    out = wide(visual.proj) * norm_gain(visual.ln_post, W_O)[:, None]  # (width, d): gamma_post, then P
-    return ((_gain(block.ls_1, W_O) * W_O).T @ out).unflatten(0, (block.attn.num_heads, -1))
-
-
-def paths_per_unit(visual: VisionTransformer, layer: int) -> int:
-    """K: the number of later heads."""
-    return sum(block.attn.num_heads for block in list(visual.transformer.resblocks)[layer + 1 :])
-
-
-def neurons_per_layer(visual: VisionTransformer, layer: int) -> int:
-    """N: the width of the layer's MLP."""
-    return visual.transformer.resblocks[layer].mlp.c_proj.in_features
-
-
-def deviation(x: Float[Tensor, "*b width"], norm: nn.LayerNorm) -> Float[Tensor, "*b"]:
-    """A LayerNorm's own sigma, epsilon included."""
-    return (wide(x).var(-1, unbiased=False) + norm.eps).sqrt()
-
-
-def _gain(scale: nn.Module, like: Tensor) -> Float[Tensor, "width 1"]:
-    """LayerScale's gains as a column; ones where there is none."""
-    gamma = getattr(scale, "gamma", None)
-    return like.new_ones(like.shape[0], 1) if gamma is None else wide(gamma)[:, None]
-
-
-def norm_gain(norm: nn.LayerNorm, like: Tensor) -> Float[Tensor, "width"]:
-    """A LayerNorm's gains, in float32 at least; ones where it has none (norm_kwargs of elementwise_affine: false)."""
-    return like.new_ones(norm.normalized_shape) if norm.weight is None else wide(norm.weight)
-
-
-def keep_sigma_post(store: list[Tensor]) -> Callable[..., None]:
-    """A hook on ln_post: the class token's deviation, whether all tokens come or it alone."""
-
-    def hook(norm: nn.LayerNorm, given: tuple[Tensor, ...], output: Tensor) -> None:
-        store.append(deviation(given[0][:, 0] if given[0].ndim == 3 else given[0], norm))
-
-    return hook
-
-
-def keep_output(store: dict[int, Tensor], layer: int) -> Callable[..., None]:
-    """Return a hook that keeps a module's output by the layer's number."""
-
-    def hook(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-        store[layer] = output
-
-    return hook
-
-
-def _keep_attention(store: dict[int, Tensor], layer: int, attn: nn.MultiheadAttention) -> Callable[..., None]:
-    def hook(norm: nn.LayerNorm, given: tuple[Tensor, ...], normed: Tensor) -> None:
-        store[layer] = class_attention(attn, normed) / deviation(given[0], norm)[:, None, :]
-
-    return hook
-
-
-def class_attention(attn: nn.MultiheadAttention, normed: Float[Tensor, "b token width"]) -> Float[Tensor, "b head token"]:
-    """The class token's attention row per head.
-
-    nn.MultiheadAttention keeps its rows to itself. One query needs no keys: W_K moves to the query's side, and the key
-    bias, the same for every token, drops out of the softmax.
-    """
-    width, heads = normed.shape[-1], attn.num_heads
-    W_Q, W_K = attn.in_proj_weight[:width], attn.in_proj_weight[width : 2 * width]
-    q = nn.functional.linear(normed[:, 0], W_Q, attn.in_proj_bias[:width]).unflatten(-1, (heads, -1))  # (b, head, e)
-    q = torch.einsum("bhe,hew->bhw", q, W_K.unflatten(0, (heads, -1))) * (width // heads) ** -0.5
-    return wide(q @ normed.transpose(1, 2)).softmax(-1)  # (b, head, token)
-
-
-@contextmanager
-def hooked(hooks: Hooks) -> Iterator[None]:
-    """The modules with these hooks, until the block ends; other threads that use the same modules meanwhile do not run them."""
-    handles = [module.register_forward_hook(_of_this_thread(hook)) for module, hook in hooks]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _of_this_thread(hook: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
-    """The hook, but for calls from other threads."""
-    own = threading.get_ident()
-
-    def called(*given: Any) -> Tensor | None:
-        return hook(*given) if threading.get_ident() == own else None
-
-    return called
-
-
-def overheard(
-    visual: VisionTransformer, image: Float[Tensor, "b 3 y x"], listener: Listener
-) -> tuple[Iterable[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
-    """What a listener hears in one forward pass, and M(I)."""
-    with hooked(listener.hooks):
-        embedding = visual(image.to(visual.conv1.weight.device, visual.conv1.weight.dtype))
-    return listener.scalars(embedding), embedding
-
-
-class SecondOrder:
-    """Units are neurons, paths are the heads of later layers."""
-
-    def __init__(self, visual: VisionTransformer) -> None:
-        self.visual = visual
-        self._reach: dict[int, torch.Tensor] = {}
-
-    def size(self, layer: int) -> tuple[int, int]:
-        """Neurons of the layer's MLP and later heads."""
-        return neurons_per_layer(self.visual, layer), paths_per_unit(self.visual, layer)
-
-    def units(self, layer: int) -> Int[Tensor, "n 3"]:
-        """Layer and number of every neuron."""
-        known = 0 <= layer < len(self.visual.transformer.resblocks) - 1
-        return neuron_units(layer, torch.arange(self.size(layer)[0] if known else 0))
-
-    @torch.inference_mode()
-    def read(
-        self, image: Float[Tensor, "b 3 y x"], slabs: Sequence[UnitBlock]
-    ) -> tuple[Iterable[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
-        """S of every slab, each made when its turn comes, and M(I), from one forward pass."""
-        return overheard(self.visual, image, self.listen(slabs))
-
-    def listen(self, slabs: Sequence[UnitBlock]) -> Listener:
-        """Activations of the slabs' layers, and the class token's attention in those after."""
-        hooks, traced = tracing(self.visual, sorted({slab.layer for slab in slabs}))
-        device = self.visual.conv1.weight.device
-
-        def of(embedding: Float[Tensor, "b d"]) -> Iterator[Float[Tensor, "b n k"]]:
-            trace = traced(embedding)
-            return (scalars(trace, slab.layer, index_of(slab.neurons, device)) for slab in slabs)
-
-        return Listener(hooks, of)
-
-    @torch.inference_mode()
-    def directions(self, slab: UnitBlock) -> Float[Tensor, "n k d"]:
-        """D of some of a layer's neurons."""
-        return directions(self.visual, slab.layer, index_of(slab.neurons, self.visual.conv1.weight.device), self._reach)
-
-    @torch.inference_mode()
-    def total(self, slab: UnitBlock, S: Float[Tensor, "b n k"]) -> Float[Tensor, "b d"]:
-        """Sum over some of a layer's neurons of phi_n; neither D nor phi is formed."""
-        return carried_sum(self.visual, slab.layer, index_of(slab.neurons, S.device), S, self._reach)
+def default_layers(depth: int) -> tuple[int, ...]:
+    """The layers from two thirds of the depth to the last but one; the only layer of a ViT that has no other."""
+    return tuple(range(max(0, min(2 * depth // 3, depth - 2)), depth - 1)) or tuple(range(depth))

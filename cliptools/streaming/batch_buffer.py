@@ -1,14 +1,16 @@
-"""Batches of scalars that wait to be taken in together, and what is made of them then.
+"""The batch buffer of the streaming statistics, and bounds on the images that their lists drop.
 
-What norms are taken about while images come in, and what that bounds.
+Batches of scalars are buffered (`BatchBuffer`) and processed together, since bringing lists up to date costs nearly the same
+for few images and for many.
 
-The mean is known only at the end. Until then norms are about the mean so far, which stays for an epoch. An image dropped in
-one has, about the mean of all, a norm of at most what it had plus the distance of the two means.
+The mean is known only at the end. Until then norms are about the mean so far, which stays the same for an epoch. About the mean
+of all images, an image dropped in an epoch has a norm of at most
 
-Images that just missed a list of top images: by norm and number alone, so that hundreds cost little.
+    ||x D|| about that epoch's offset o  +  ||(mean - o) D||
 
-A list kept about a provisional centre may be wrong about the mean. The images that could set it right are those dropped
-with a norm near the list's end: these few are remembered, and need to be looked at again, all others need not.
+`Epochs` keeps the largest such bound without the names of images. A list kept about a provisional centre may be wrong about the
+mean; the images that could correct it are those dropped with a norm near the list's end. `NearMisses` keeps these by norm and
+number alone, so that hundreds cost little: only they need to be looked at again.
 """
 
 import math
@@ -21,75 +23,76 @@ from torch import Tensor
 
 from cliptools.streaming.principal import SymmetricStack
 
+GROWTH = 1.25  # growth of the count from one epoch to the next
+LAST, LEAST = 3, 96  # near the end an epoch is a third of the rest (its end costs as much as ten images), but no shorter
+NORMS_AT_ONCE = 500_000  # norms sorted at a time, so that temporaries stay small for any number of units
+
 
 class Batch(NamedTuple):
-    """Images as they come in."""
+    """Scalars of b images as an effect reads them."""
 
     S: Float[Tensor, "b n k"]
     image: Int[Tensor, "b"]
+    """Numbers of the images."""
     scale: Float[Tensor, "b"]
-    """What S is to be multiplied by."""
+    """Factor by which S is to be multiplied."""
 
 
-class Waiting:
-    """Batches in the order in which they came."""
+class BatchBuffer:
+    """Batches that are to be processed together, in the order in which they came."""
 
     def __init__(self) -> None:
         self.batches: list[Batch] = []
 
     def add(self, batch: Batch) -> None:
-        """One more."""
+        """Append a batch."""
         self.batches.append(batch)
 
     def __len__(self) -> int:
-        """Images."""
+        """Number of images in the buffer."""
         return sum(len(batch.image) for batch in self.batches)
 
     def take(self, count: int) -> list[Batch]:
-        """At most so many images, which no longer wait."""
-        taken, rest = [], []
+        """Remove and return the first images, at most `count`."""
+        first, rest = [], []
         for batch in self.batches:
-            some = min(count, len(batch.image))
-            count -= some
-            taken += [Batch(*(column[:some] for column in batch))] if some else []
-            rest += [Batch(*(column[some:] for column in batch))] if some < len(batch.image) else []
+            size = min(count, len(batch.image))
+            count -= size
+            first += [Batch(*(column[:size] for column in batch))] if size else []
+            rest += [Batch(*(column[size:] for column in batch))] if size < len(batch.image) else []
         self.batches = rest
-        return taken
+        return first
 
 
 class Centred:
-    """x = S - centre of batches taken in together: too large to be whole, made for some units or for single rows."""
+    """x = S - centre of buffered batches [n, b, k]: too large to be whole, computed for some units or for single rows."""
 
     def __init__(self, batches: Sequence[Batch], centre: Float[Tensor, "n k"]) -> None:
         self.batches = batches
-        self.minus = -centre.to(batches[0].S.dtype)
+        self.minus = -centre.to(batches[0].S.dtype)  # [n, k]
 
-    def block(self, of: slice) -> Float[Tensor, "some b k"]:
-        """Of some units, all images."""
+    def block(self, part: slice) -> Float[Tensor, "some b k"]:
+        """x of a slice of units, for all images."""
         sizes = [len(batch.image) for batch in self.batches]
-        x = self.minus.new_empty(len(self.minus[of]), sum(sizes), self.minus.shape[1])
+        x = self.minus.new_empty(len(self.minus[part]), sum(sizes), self.minus.shape[1])
         for batch, columns in zip(self.batches, x.split(sizes, 1), strict=True):
-            torch.addcmul(self.minus[of, None], batch.S[:, of].transpose(0, 1), batch.scale[:, None], out=columns)
+            torch.addcmul(self.minus[part, None], batch.S[:, part].transpose(0, 1), batch.scale[:, None], out=columns)
         return x
 
     def rows(self, unit: Int[Tensor, "s"], number: Int[Tensor, "s"]) -> Float[Tensor, "s k"]:
-        """Of single units single images, these counted through the batches."""
+        """Rows of x for (unit, image) pairs; image numbers run across the batches."""
         x = self.minus.new_empty(len(unit), self.minus.shape[1])
         for batch in self.batches:
-            mine = ((number >= 0) & (number < len(batch.image))).nonzero()[:, 0]
-            of, which = unit[mine], number[mine]
-            S = batch.S.flatten(0, 1).index_select(0, which * len(self.minus) + of)
-            x.index_copy_(0, mine, torch.addcmul(self.minus.index_select(0, of), S, batch.scale[which, None]))
+            pairs = ((number >= 0) & (number < len(batch.image))).nonzero()[:, 0]  # pairs whose image is in this batch
+            n, b = unit[pairs], number[pairs]
+            S = batch.S.flatten(0, 1).index_select(0, b * len(self.minus) + n)  # [b n, k] -> [pairs, k]
+            x.index_copy_(0, pairs, torch.addcmul(self.minus.index_select(0, n), S, batch.scale[b, None]))
             number = number - len(batch.image)
         return x
 
 
-GROWTH = 1.25  # of the count, from one epoch to the next
-LAST, LEAST = 3, 96  # towards the end epochs are a third of what is left (its end costs as much as ten images), but no shorter
-
-
 class Offset(NamedTuple):
-    """Where norms are taken about, from the centre."""
+    """The point of S space that norms are about, as an offset o from the centre: ||(x - o) D||^2 = x G x^T - 2 x G o + o G o."""
 
     o: Float[Tensor, "n k"]
     pull: Float[Tensor, "n k"]
@@ -99,36 +102,36 @@ class Offset(NamedTuple):
 
 
 def next_epoch(count: int, expected: int) -> int:
-    """The count of images at which the epoch ends that begins now.
+    """The count of images at which the epoch that begins now will end.
 
     Args:
-        expected: The number of images in all, roughly.
+        expected: Approximate number of images in all.
     """
     longest = math.ceil((GROWTH - 1) * count)
     return count + max(min(longest, LEAST), min(longest, (expected - count) // LAST))
 
 
 class Epochs:
-    """By epoch, what norms were about and the largest that was dropped: bounds on all dropped, without their names."""
+    """For each epoch its offset and the largest norm that was dropped in it: bounds on all dropped images."""
 
-    MOST = 8  # told apart; the oldest, whose bounds are lowest, are joined
+    MOST = 8  # epochs kept; the oldest, whose bounds are lowest, are joined
 
     def __init__(self, o: Float[Tensor, "n k"], G: SymmetricStack) -> None:
         """
         Args:
-            o: Offset of the first.
+            o: Offset of the first epoch.
             G: Gram matrices of the units' directions.
         """
         self.G = G
-        self.offset = [o]
-        self.largest = [torch.full_like(o[:, 0], -torch.inf)]
+        self.offset = [o]  # [n, k] an epoch
+        self.largest = [torch.full_like(o[:, 0], -torch.inf)]  # [n] an epoch
 
     def drop(self, norm: Float[Tensor, "n b"]) -> None:
-        """Images of these norms are dropped."""
+        """Count images of these norms as dropped in the present epoch."""
         self.largest[-1] = torch.maximum(self.largest[-1], norm.amax(1))
 
     def end(self, o: Float[Tensor, "n k"]) -> None:
-        """Another epoch begins, about another offset."""
+        """End the present epoch and begin one about another offset."""
         self.offset.append(o)
         self.largest.append(torch.full_like(o[:, 0], -torch.inf))
         if len(self.offset) > self.MOST:
@@ -136,75 +139,73 @@ class Epochs:
             self.largest[0] = torch.maximum(self.largest[0], moved)
 
     def bound(self) -> Float[Tensor, "n"]:
-        """No dropped image has a larger norm about the present offset."""
+        """Bound on the norm of every dropped image about the present offset."""
         bounds = [largest + self.G.length(self.offset[-1] - o) for o, largest in zip(self.offset, self.largest, strict=True)]
-        return torch.stack(bounds).amax(0)
-
-
-SORTED = 500_000  # norms at a time: what is made of them stays small, whatever the number of units
+        return torch.stack(bounds).amax(0)  # [epochs, n] -> [n]
 
 
 class Exchange(NamedTuple):
-    """Of m kept and b new norms in each of n rows, the b smallest leave."""
+    """The b smallest of m kept and b new norms in each of n rows, which leave the list."""
 
     leaves: Int[Tensor, "n b"]
-    """Their places, new ones counted from m."""
+    """Places of the norms that leave; those of new norms are counted from m."""
     dropped: Float[Tensor, "n b"]
-    """Their norms, smallest first."""
+    """The norms that leave, smallest first."""
     floor: Float[Tensor, "n"]
-    """The smallest that stays."""
+    """The smallest norm that stays."""
 
     def places(self, m: int) -> tuple[Int[Tensor, "s"], Int[Tensor, "s"], Int[Tensor, "s"]]:
-        """Row, place that becomes free, newcomer that takes it."""
+        """For every kept norm that leaves: its row, its place, and the new norm that takes the place."""
         old = self.leaves < m
         n, b = old.shape
-        stays = old.new_ones(n, b + 1).scatter_(1, torch.where(old, b, self.leaves - m), False)[:, :b]
+        stays = old.new_ones(n, b + 1).scatter_(1, torch.where(old, b, self.leaves - m), False)[:, :b]  # column b is a dummy
         row, column = old.nonzero(as_tuple=True)
         return row, self.leaves[row, column], stays.nonzero(as_tuple=True)[1]
 
     def pick(self, kept: Int[Tensor, "n m"], new: Int[Tensor, "n b"]) -> Int[Tensor, "n b"]:
-        """Whatever belongs to the norms that leave."""
+        """The entries that belong to the norms that leave."""
         m = kept.shape[1]
-        of_new = new.gather(1, (self.leaves - m).clamp(min=0))
-        return kept.gather(1, self.leaves.clamp(max=m - 1)).where(self.leaves < m, of_new)
+        from_new = new.gather(1, (self.leaves - m).clamp(min=0))
+        return kept.gather(1, self.leaves.clamp(max=m - 1)).where(self.leaves < m, from_new)
 
 
 def exchange(kept: Float[Tensor, "n m"], new: Float[Tensor, "n b"]) -> Exchange:
-    """Which norms leave."""
-    values, order = torch.cat([kept, new], 1).topk(new.shape[1] + 1, largest=False)
+    """The exchange that keeps the m largest norms of every row."""
+    values, order = torch.cat([kept, new], 1).topk(new.shape[1] + 1, largest=False)  # [n, b + 1]
     return Exchange(order[:, :-1], values[:, :-1], values[:, -1])
 
 
 def exchanges(
     kept: Float[Tensor, "n m"], new: Float[Tensor, "n b"], rows: Int[Tensor, "r"]
 ) -> Iterator[tuple[Int[Tensor, "some"], Exchange]]:
-    """Which norms leave some of the rows, a few of these at a time."""
-    for some in rows.split(max(1, SORTED // (kept.shape[1] + new.shape[1]))):
+    """Exchanges of these rows, a few rows at a time."""
+    for some in rows.split(max(1, NORMS_AT_ONCE // (kept.shape[1] + new.shape[1]))):
         yield some, exchange(kept[some], new[some])
 
 
 class NearMisses:
-    """The R largest of what n units have dropped. Norms are upper bounds, about the present centre."""
+    """The R largest norms that n units have dropped, with their images: upper bounds about the present centre."""
 
     def __init__(self, n: int, places: int, like: Tensor) -> None:
         self.norm = like.new_full((n, places), -torch.inf)
         self.image = torch.full((n, places), -1, dtype=torch.int64, device=like.device)
         self.least = like.new_full((n,), -torch.inf)
+        """The smallest of the R norms."""
         self.lost = like.new_full((n,), -torch.inf)
-        """Bound on what is not even remembered."""
+        """Bound on the norms of images that are not kept here either."""
         self.pending: list[tuple[Tensor, Tensor]] = []
 
     def take(self, norm: Float[Tensor, "n b"], image: Int[Tensor, "n b"]) -> None:
-        """Remember what units drop, or forget what is smaller; not at once, which costs nearly the same for few and for many."""
+        """Add images that units drop; they are buffered until there are R of them."""
         self.pending.append((norm, image))
         if sum(norm.shape[1] for norm, _ in self.pending) >= self.norm.shape[1]:
             self.settle()
 
     def settle(self) -> None:
-        """Bring everything up to date."""
+        """Process the buffered images."""
         if not self.pending:
             return
-        norm, image = (torch.cat(columns, 1) for columns in zip(*self.pending, strict=True))
+        norm, image = (torch.cat(columns, 1) for columns in zip(*self.pending, strict=True))  # [n, b] both
         self.pending = []
         largest = norm.amax(1)
         self.lost = torch.where(largest > self.least, self.lost, torch.maximum(self.lost, largest))
@@ -217,21 +218,21 @@ class NearMisses:
             self.lost[some] = torch.maximum(self.lost[some], exchanged.dropped[:, -1])
 
     def move(self, distance: Float[Tensor, "n"]) -> None:
-        """The centre moves by so much, and no norm grows by more."""
+        """Raise all bounds for a centre that moves by this distance: no norm grows by more."""
         self.settle()
         self.norm += distance[:, None]
         self.least += distance
         self.lost += distance
 
     def above(
-        self, of: slice, norm: Float[Tensor, "n"], bound: Float[Tensor, "n"]
+        self, part: slice, norm: Float[Tensor, "n"], bound: Float[Tensor, "n"]
     ) -> tuple[Int[Tensor, "n R"], Bool[Tensor, "n"]]:
-        """Of some units the images, else -1, that may have more than this norm; and whether any may that is not remembered.
+        """For a slice of units, the images that may have more than this norm, else -1; and true where further images may.
 
         Args:
-            bound: Another bound on the norm of everything dropped.
+            bound: Another bound on the norms of all dropped images.
         """
         self.settle()
-        image = self.image[of]
-        may = (self.norm[of] > norm[:, None]) & (bound > norm)[:, None]
-        return image.where(may, torch.full_like(image, -1)), (self.lost[of] > norm) & (bound > norm)
+        image = self.image[part]
+        possible = (self.norm[part] > norm[:, None]) & (bound > norm)[:, None]  # [n, R]
+        return image.where(possible, torch.full_like(image, -1)), (self.lost[part] > norm) & (bound > norm)

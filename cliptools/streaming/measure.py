@@ -1,13 +1,17 @@
-"""How much is held at once: images kept beyond those wanted, units in a pass over the images, images that wait together.
+"""From images to the statistics of factored effects: the pass that every factored effect goes through.
 
-From images to statistics of effects: the one pass that every factored effect goes through.
+For every unit n of the layers asked for, over all images I (paper 1, arXiv 2406.04341, Sec. 3.3; paper 2, arXiv 2509.19943):
 
-An effect is factored when phi_n(I) = sum over k of S[n, k](I) D[n, k, :], the image in S and the weights in D. What S and D
-are is the business of `FactoredEffect`; this file knows only that D is too large to be whole and S too large to be kept.
+    b_n = mean of phi_n(I)                        r_n = first right singular vector of the T rows phi_n - b_n of largest norm
+    tau_n = norm of rank (1 - q) N                explained_all = sum over I of <phi_n - b_n, r_n>^2 / sum of ||phi_n - b_n||^2
+
+S, a matrix of [units, K] for each image, is too large to be kept, and D, [units, K, d], too large to be whole. So the units
+are divided into blocks that fit into the memory (`memory_plan`); a block's S go into `UnitStatistics`, in S space, and at the
+end `summarise` takes the results to the joint space through D, a few units at a time. Units whose top images a pass could not
+certify get a second look (`Measurement.settle`).
 """
 
 import itertools
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -21,126 +25,44 @@ from cliptools.effects.factored import UNITS_AT_ONCE, FactoredEffect, UnitBlock,
 from cliptools.errors import CliptoolsError
 from cliptools.models.unusable import Screen, unusable
 from cliptools.streaming.principal import SymmetricStack, principal_coefficients, signs
-from cliptools.streaming.ranking import rank_of
+from cliptools.streaming.ranking import MOST_TOP, rank_of, top_count
 from cliptools.streaming.statistics import Finished, UnitStatistics
 
-TOP_SHARE, LEAST_TOP, MOST_TOP = 0.02, 10, 100
-EXACT = 200  # the largest rank of a threshold for which more images are kept, so that it is exact
-CHEAP = 3e7  # bytes of kept images that nobody misses
-WAITING = 24_000_000  # scalars that may wait to be taken in together
-TOGETHER = 96, 512  # images that wait at least, and at most: what is made of them must stay small beside the lists
-AMPLE = 2  # times T kept beyond T, where memory allows: every list is certified then, or nearly
-ENOUGH = 1.5  # times T, where passes are many anyhow: one more of them costs less than a second look at all images
-
-
-def top_count(images: int) -> int:
-    """T where none is asked for: 2 % of the images, within 10 and 100, and below their number.
-
-    An effect's tail is heavy: the images on which a unit acts are few of many (paper 1: 100 of 5,000).
-
-    >>> [top_count(images) for images in (10_000, 5000, 2000, 501, 60, 8, 1)]
-    [100, 100, 40, 11, 10, 7, 1]
-    """
-    share = math.ceil(TOP_SHARE * images - 1e-6)
-    return max(1, min(max(share, LEAST_TOP), MOST_TOP, images - 1))
-
-
-def margin_for(
-    paths: FactoredEffect, layers: Sequence[int], expected: int, top: int, memory: float, quantile: float | None = None
-) -> int:
-    """Images kept beyond T, so that few lists need a second pass: what is cheap, else what the memory leaves room for.
-
-    Of few images that may be all there are; then there is nothing to certify.
-
-    Args:
-        expected: The number of images to come, roughly.
-        top: T, images wanted per unit.
-        memory: Bytes of statistics to hold at once.
-        quantile: q of a threshold that is to be exact where that takes few images more.
-    """
-    sizes = [paths.size(layer) for layer in layers]
-    least = max(16, top // 2)
-    fixed = sum(n * UnitStatistics.bytes_per_unit(k, top) for n, k in sizes)
-    each = sum(n * UnitStatistics.bytes_per_unit(k, 1) for n, k in sizes) - sum(
-        n * UnitStatistics.bytes_per_unit(k, 0) for n, k in sizes
-    )
-    room = int((memory - fixed) // each)
-    if room < least:
-        least = min(int(ENOUGH * top), expected)
-    rank = 0 if quantile is None else rank_of(quantile, expected)
-    for_threshold = rank + max(16, rank // 2) - top if rank <= EXACT else 0
-    wanted = max(int(AMPLE * top), for_threshold)
-    return max(least, min(expected - top, max(int(CHEAP // each), min(room, wanted))))
-
-
-def plan(paths: FactoredEffect, layers: Sequence[int], kept: int, memory: float) -> list[list[UnitBlock]]:
-    """Slabs for each pass over the images, so that no pass holds more statistics than the memory allowed.
-
-    Args:
-        kept: Images kept per unit.
-        memory: Bytes of statistics to hold at once.
-    """
-    passes: list[list[UnitBlock]] = [[]]
-    free = memory
-    for layer in layers:
-        n, k = paths.size(layer)
-        each = UnitStatistics.bytes_per_unit(k, kept)
-        start = 0
-        while start < n:
-            fit = min(n - start, int(free // each))
-            if fit < min(n - start, UNITS_AT_ONCE) and passes[-1]:
-                passes.append([])
-                free = memory
-                continue
-            fit = max(1, fit)
-            passes[-1].append(UnitBlock(layer, torch.arange(start, start + fit)))
-            start, free = start + fit, free - fit * each
-    return passes
-
-
-def at_once(paths: FactoredEffect, slabs: Sequence[UnitBlock]) -> int:
-    """Images whose scalars may wait together."""
-    least, most = TOGETHER
-    return min(most, max(least, WAITING // sum(len(slab.neurons) * paths.size(slab.layer)[1] for slab in slabs)))
-
-
-def pass_label(number: int, passes: int) -> str:
-    """What a bar says of a pass over the images."""
-    return "images" if passes == 1 else f"images, pass {number + 1} of {passes}"
-
-
 Batches = Callable[[Collection[int] | None], Iterator[tuple[list[int], Tensor]]]
-"""Image numbers and preprocessed pictures [b, 3, y, x], of these images or of all, always in the same order."""
+"""Image numbers and preprocessed pictures [b, 3, y, x], of these images or of all (None), always in the same order."""
 
 
 class Settings(NamedTuple):
-    """What the statistics depend on."""
+    """Settings that the statistics depend on."""
 
     top: int | None = None
-    """T; None: as many as top_count says of the images read."""
+    """T; None: `top_count` of the images that could be read."""
     quantile: float = 0.98
+    """q of the threshold."""
     components: int = 1
+    """Number of principal directions of every unit."""
     scale: bool = True
     """Multiply effects by 100 / ||M(I)||."""
     memory: float = 4e9
-    """Bytes of statistics to hold at once; layers that do not fit together take further passes."""
+    """Bytes of statistics to hold at a time; layers that do not fit together take further passes."""
     margin: int | None = None
+    """Images kept beyond T; None: `margin_for`."""
     compact: bool = False
     """Leave directions and means as coefficients of the rows of D: no vector of the joint space is formed."""
     moments: bool = False
-    """Keep the second moments of S, K numbers squared a unit."""
+    """Return the second moments of S, K x K numbers a unit."""
 
     def top_of(self, images: int) -> int:
-        """T of so many images."""
+        """T for so many images."""
         return top_count(images) if self.top is None else self.top
 
     def held(self, listed: int) -> int:
-        """Top images held of a list of so many, of which fewer may be read: the most that T can be."""
+        """The largest T for a list of so many images, of which fewer may be readable."""
         return min(MOST_TOP, listed) if self.top is None else self.top
 
 
 class Effects(NamedTuple):
-    """Statistics of U units, in the order of the layers asked for. Where compact, d is K."""
+    """Statistics of U units, in the order of the layers asked for. If compact, d is K."""
 
     unit: Int[Tensor, "u 3"]
     component: Float[Tensor, "u c d"]
@@ -156,113 +78,92 @@ class Effects(NamedTuple):
 
 
 class Report(NamedTuple):
-    """How the measurement went."""
+    """Result of a measurement, and its course."""
 
     effects: Effects
     images: int
     passes: int
-    """Over all images; more than one where the statistics do not fit into the memory allowed together."""
+    """Passes over all images; more than one if the statistics do not fit into the memory together."""
     redone: int
-    """Units whose top images one pass could not certify and a second look settled."""
+    """Units whose top images a pass could not certify and a second look settled."""
     reread: int
-    """Images looked at again for these."""
-
-
-class Unsettled(NamedTuple):
-    """Units whose top images are not certain yet."""
-
-    slab: UnitBlock
-    """Where they come from,"""
-    rows: Int[Tensor, "r"]
-    """and which of its units they are."""
-    statistics: UnitStatistics
-    images: Collection[int] | None
-    """The images to look at again; None: all of them."""
+    """Images that the second look read."""
 
 
 def measure(
-    paths: FactoredEffect,
+    effect: FactoredEffect,
     batches: Batches,
     layers: Sequence[int],
     expected: int,
     settings: Settings,
     screen: Screen[int] | None = None,
 ) -> Report:
-    """Statistics of all units of the layers, exact, in one forward pass an image wherever one can certify them.
+    """Exact statistics of all units of the layers, with one forward pass an image wherever that can certify them.
 
     Args:
-        expected: The number of images that `batches` will bring, skipped ones included.
+        expected: The number of images that `batches` will give, skipped ones included.
         screen: Leaves out images that are not usable; to be called by its `again`. None: such an image is an error.
 
     Raises:
-        CliptoolsError: no image could be read, or not as many in a further pass or look as before; or one that is not usable.
-        SpoiltError: a later look has found that an image is not usable.
+        CliptoolsError: no image could be read, an image is not usable, or a later pass or look read another number of images.
+        SpoiltError: a later look has shown that an image is not usable.
     """
     screen = Screen() if screen is None else screen
     top, margin = settings.top_of(expected), settings.margin
     if margin is None:
         held = settings.held(expected)
-        margin = margin_for(paths, layers, expected, held, settings.memory, settings.quantile) + held - top
-    measurement = Measurement(paths, layers, settings)
-    passes = plan(paths, layers, top + margin, settings.memory)
+        margin = margin_for(effect, layers, expected, held, settings.memory, settings.quantile) + held - top
+    measurement = Measurement(effect, layers, settings)
+    passes = memory_plan(effect, layers, top + margin, settings.memory)
     count = 0
-    for number, slabs in enumerate(passes):
+    for number, blocks in enumerate(passes):
+        grams, size = (gram_stack(effect, block) for block in blocks), images_at_once(effect, blocks)
+        statistics = [UnitStatistics(G, top, expected, settings.quantile, margin, at_once=size) for G in grams]
         label = pass_label(number, len(passes))
-        statistics = [
-            UnitStatistics(
-                gram_stack(paths, slab),
-                top,
-                expected,
-                settings.quantile,
-                margin,
-                at_once=at_once(paths, slabs),
-            )
-            for slab in slabs
-        ]
-        looked = read_images(paths, batches(None), slabs, statistics, settings, label, expected, screen)
-        screen.require(looked)
+        images = read_images(effect, batches(None), blocks, statistics, settings, label, expected, screen)
+        screen.require(images)
         screen.end_look()
-        check_same(looked, count or looked)
-        count = looked
-        for slab in slabs:
-            measurement.take(slab, statistics.pop(0))  # and let go of it: the next slab's summary needs the room
+        check_same(images, count or images)
+        count = images
+        for block in blocks:
+            measurement.take(block, statistics.pop(0))  # and release it: the next block's summary needs the memory
     redone = measurement.uncertain
     reread = measurement.settle(batches, count, screen) if redone else 0
     return Report(measurement.effects(), count, len(passes), redone, reread)
 
 
-def check_same(found: int, before: int) -> None:
-    """Every look must have seen the same images, or statistics are of none of them.
+def check_same(images: int, before: int) -> None:
+    """Require the same number of images in every look, or statistics would mix different sets of images.
 
     Raises:
-        CliptoolsError: images have come, gone or been damaged meanwhile.
+        CliptoolsError: images have been added, removed or damaged meanwhile.
     """
-    if found != before:
-        raise CliptoolsError(f"images changed while they were looked at: {before} could be read, then {found}; run again")
+    if images != before:
+        raise CliptoolsError(f"images changed while they were read: first {before} could be read, then {images}; run again")
 
 
 def read_images(
-    paths: FactoredEffect,
+    effect: FactoredEffect,
     batches: Iterator[tuple[list[int], Tensor]],
-    slabs: Sequence[UnitBlock],
+    blocks: Sequence[UnitBlock],
     statistics: Sequence[UnitStatistics],
     settings: Settings,
     label: str,
     expected: int,
     screen: Screen[int],
 ) -> int:
-    """Images into the statistics of these slabs, but for those that are not usable; how many there were."""
+    """Add all usable images to the statistics of these blocks, and return their number."""
     count = 0
     shown = progress(batches, label, expected, lambda batch: len(batch[0]))
-    for images, scalars in in_halves(shown, lambda _, pictures: _begun(*paths.read(pictures, slabs))):
-        count += take_in(statistics, images, *scalars, settings.scale, screen)
+    for images, (S, embedding) in in_halves(shown, lambda _, pictures: _begun(*effect.read(pictures, blocks))):
+        count += take_in(statistics, images, S, embedding, settings.scale, screen)
     return count
 
 
 def _begun(
     S: Iterable[Float[Tensor, "b _ _"]], embedding: Float[Tensor, "b d"]
 ) -> tuple[Iterator[Float[Tensor, "b _ _"]], Float[Tensor, "b d"]]:
-    """The same, of the first slab made already: if that needs too much memory nothing has been taken in yet."""
+    """The same, with the first block's S computed: if that needs too much memory, no statistics have changed yet."""
     scalars = map(home, S)
     return itertools.chain([next(scalars)], scalars), home(embedding)
 
@@ -275,124 +176,209 @@ def take_in(
     scaled: bool,
     screen: Screen[int],
 ) -> int:
-    """One batch of images into the statistics of as many slabs as S has; how many of them are usable."""
+    """Add a batch of images to the statistics of all blocks, and return the number of usable ones."""
     scale = scale_of(embedding, scaled)
     numbers = torch.tensor(images, device=embedding.device)
-    stay: Sequence[int] = ()
-    for number, (slab, scalars) in enumerate(zip(statistics, S, strict=True)):
-        stay = screen.places(images, unusable(embedding, scalars, scale=scale), taken=number > 0)
-        if len(stay) == len(images):
-            slab.update(scalars, numbers, scale)
-        elif stay:
-            rows = torch.tensor(stay, device=embedding.device)
-            slab.update(scalars[rows], numbers[rows], scale[rows])
-    return len(stay)
+    usable: Sequence[int] = ()
+    for number, (block, scalars) in enumerate(zip(statistics, S, strict=True)):
+        usable = screen.places(images, unusable(embedding, scalars, scale=scale), taken=number > 0)
+        if len(usable) == len(images):
+            block.update(scalars, numbers, scale)
+        elif usable:
+            rows = torch.tensor(usable, device=embedding.device)
+            block.update(scalars[rows], numbers[rows], scale[rows])
+    return len(usable)
+
+
+class Unsettled(NamedTuple):
+    """Units whose top images are not certain yet."""
+
+    block: UnitBlock
+    """The block that was measured."""
+    rows: Int[Tensor, "r"]
+    """The rows of its uncertain units."""
+    statistics: UnitStatistics
+    """Their statistics, ready for a second look."""
+    images: Collection[int] | None
+    """The images to look at again; None: all of them."""
 
 
 class Measurement:
-    """Statistics of slab after slab, brought to the joint space; and what a second look has to settle."""
+    """Statistics of block after block, taken to the joint space; and the units that a second look has to settle."""
 
-    def __init__(self, paths: FactoredEffect, layers: Sequence[int], settings: Settings) -> None:
-        self.paths, self.settings = paths, settings
+    def __init__(self, effect: FactoredEffect, layers: Sequence[int], settings: Settings) -> None:
+        self.effect, self.settings = effect, settings
         self.parts: dict[int, list[tuple[UnitBlock, Effects]]] = {layer: [] for layer in layers}
         self.unsettled: list[Unsettled] = []
 
     @property
     def uncertain(self) -> int:
-        """How many units' top images one pass could not certify."""
-        return sum(len(each.rows) for each in self.unsettled)
+        """Number of units whose top images the pass could not certify."""
+        return sum(len(unsettled.rows) for unsettled in self.unsettled)
 
-    def take(self, slab: UnitBlock, measured: UnitStatistics) -> None:
-        """A slab that has seen all images."""
-        measured.take_all()  # T follows from their number
-        finished = measured.finish(self.settings.top_of(measured.count))
-        self.parts[slab.layer].append((slab, summarise(self.paths, slab, finished, measured, self.settings)))
+    def take(self, block: UnitBlock, statistics: UnitStatistics) -> None:
+        """Finish the statistics of a block, which have all images."""
+        finished, effects = self._finish(block, statistics)
+        self.parts[block.layer].append((block, effects))
         rows = (~finished.certified).nonzero()[:, 0]
         if len(rows):
-            doubtful = finished.doubtful[rows]
+            doubtful = finished.doubtful[rows]  # [r, R]
             images = None if finished.beyond.any() else set(doubtful[doubtful >= 0].tolist())
-            self.unsettled.append(Unsettled(slab, rows, measured.again(rows), images))
+            self.unsettled.append(Unsettled(block, rows, statistics.again(rows), images))
 
     def settle(self, batches: Batches, count: int, screen: Screen[int]) -> int:
-        """A second look at the images in doubt: with the mean known, lists need no certificate. How many images it took."""
-        images: set[int] | None = set()
-        for each in self.unsettled:
-            images = None if images is None or each.images is None else images | set(each.images)
-        for each in self.unsettled:
-            each.statistics.forget(None if images is None else torch.tensor(sorted(images), device=each.rows.device))
-        looked = "all images" if images is None else count_of(len(images), "image")
-        note(f"a second look at {looked} is needed for {count_of(self.uncertain, 'unit')}")
-        slabs = [UnitBlock(each.slab.layer, each.slab.neurons[each.rows.to(each.slab.neurons.device)]) for each in self.unsettled]
-        statistics, total = [each.statistics for each in self.unsettled], count if images is None else len(images)
+        """Look again at the doubtful images, and return their number: about the known mean, lists need no certificate."""
+        doubtful = [unsettled.images for unsettled in self.unsettled]
+        images = None if None in doubtful else set[int]().union(*filter(None, doubtful))
+        for _, rows, statistics, _ in self.unsettled:
+            statistics.forget(None if images is None else torch.tensor(sorted(images), device=rows.device))
+        some, total = ("all images", count) if images is None else (count_of(len(images), "image"), len(images))
+        note(f"a second look at {some} is needed for {count_of(self.uncertain, 'unit')}")
+        blocks = [block.part(rows) for block, rows, _, _ in self.unsettled]
         if images is not None:
-            screen.end_look()  # these have all been taken in
-        reread = read_images(self.paths, batches(images), slabs, statistics, self.settings, "second look", total, screen)
+            screen.end_look()  # all of these have been added before
+        second = [unsettled.statistics for unsettled in self.unsettled]
+        reread = read_images(self.effect, batches(images), blocks, second, self.settings, "second look", total, screen)
         screen.end_look()
         check_same(reread, total)
-        for each, part in zip(self.unsettled, slabs, strict=True):
-            finished = each.statistics.finish(self.settings.top_of(each.statistics.count))
-            again = summarise(self.paths, part, finished, each.statistics, self.settings)
-            (old,) = (effects for slab, effects in self.parts[each.slab.layer] if slab is each.slab)
-            for before, after in zip(old, again, strict=True):
-                before[each.rows.to(before.device)] = after
+        for (whole, rows, statistics, _), block in zip(self.unsettled, blocks, strict=True):
+            (old,) = (effects for measured, effects in self.parts[whole.layer] if measured is whole)
+            for before, after in zip(old, self._finish(block, statistics)[1], strict=True):
+                before[rows.to(before.device)] = after
         return reread
 
+    def _finish(self, block: UnitBlock, statistics: UnitStatistics) -> tuple[Finished, Effects]:
+        """Results of a block in S space and in the joint space."""
+        statistics.take_all()  # T follows from the number of images
+        finished = statistics.finish(self.settings.top_of(statistics.count))
+        return finished, summarise(self.effect, block, finished, statistics, self.settings)
+
     def effects(self) -> Effects:
-        """Of all units, in the order of the layers."""
-        of = [part for parts in self.parts.values() for _, part in parts]
-        return Effects(*(torch.cat(column) for column in zip(*of, strict=True)))
+        """Statistics of all units, in the order of the layers."""
+        parts = [effects for layer in self.parts.values() for _, effects in layer]
+        return Effects(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def gram_stack(paths: FactoredEffect, slab: UnitBlock) -> SymmetricStack:
-    """G = D D^T of every unit, a few units at a time."""
-    n, k = len(slab.neurons), paths.size(slab.layer)[1]
-    G = None
-    for of in slices(n, k):
-        part = home(gram_of(paths, slab._replace(neurons=slab.neurons[of])))
-        G = SymmetricStack(n, k, part) if G is None else G
-        G.put(of, part)
-    assert G is not None  # a slab has units
-    return G
+def gram_stack(effect: FactoredEffect, block: UnitBlock) -> SymmetricStack:
+    """G = D D^T of every unit, from D of a few units at a time."""
+    n, k = len(block.neurons), effect.size(block.layer)[1]
+    stack = None
+    for rows in slices(n, k):
+        G = home(gram_of(effect, block.part(rows)))
+        stack = SymmetricStack(n, k, G) if stack is None else stack
+        stack.put(rows, G)
+    assert stack is not None  # a block has units
+    return stack
 
 
 def summarise(
-    paths: FactoredEffect, slab: UnitBlock, finished: Finished, measured: UnitStatistics, settings: Settings
+    effect: FactoredEffect, block: UnitBlock, finished: Finished, statistics: UnitStatistics, settings: Settings
 ) -> Effects:
-    """From S space to the joint space, a few units at a time."""
+    """Results of a block in the joint space, from those in S space, a few units at a time."""
     parts = []
-    for of in slices(len(slab.neurons), measured.G.k):
-        some = UnitBlock(slab.layer, slab.neurons[of])
-        part = Finished(*(column[of] for column in finished))
-        moment = measured.moment.full(of) / measured.count
-        parts.append(_summarise_some(paths, some, part, measured.G.full(of), moment, settings))
+    for rows in slices(len(block.neurons), statistics.G.k):
+        part = Finished(*(column[rows] for column in finished))
+        moment = statistics.moment.full(rows) / statistics.count
+        parts.append(_summarise_part(effect, block.part(rows), part, statistics.G.full(rows), moment, settings))
     return Effects(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _summarise_some(
-    paths: FactoredEffect, slab: UnitBlock, finished: Finished, G: Tensor, moment: Tensor, settings: Settings
+def _summarise_part(
+    effect: FactoredEffect, block: UnitBlock, finished: Finished, G: Tensor, moment: Tensor, settings: Settings
 ) -> Effects:
-    X, G, moment = finished.top_x.double(), G.double(), moment.double()
-    a, share = principal_coefficients(X, G, settings.components)  # (n, c, k), (n, c)
+    X, G, moment = finished.top_x.double(), G.double(), moment.double()  # [n, T, k], [n, k, k], [n, k, k]
+    a, share = principal_coefficients(X, G, settings.components)  # [n, c, k], [n, c]
     a = a * signs(X @ G @ a.transpose(1, 2))[..., None]
-    first = (G @ a[:, 0, :, None])[..., 0]  # (n, k)
-    along = torch.einsum("nk,nkj,nj->n", first, moment, first)
-    total = (moment * G).sum((1, 2))
+    Dr = (G @ a[:, 0, :, None])[..., 0]  # [n, k]: <D, r> of the first direction
+    along = torch.einsum("nk,nkj,nj->n", Dr, moment, Dr)  # mean of <phi - b, r>^2
+    total = (moment * G).sum((1, 2))  # mean of ||phi - b||^2
     explained_all = torch.where(total > 0, along / total.clamp(min=torch.finfo(torch.float64).tiny), 0.0).clamp(0, 1)
     component, mean = a, finished.mean
     if not settings.compact:
-        D = exact(paths.directions(slab))  # (n, k, d)
-        component = torch.nn.functional.normalize(a @ D, dim=-1)
+        D = exact(effect.directions(block))  # [n, k, d]
+        component = torch.nn.functional.normalize(a @ D, dim=-1)  # [n, c, d]
         mean = torch.einsum("nk,nkd->nd", mean, D)
-    out = finished.top_norm.dtype
+    dtype = finished.top_norm.dtype
     return Effects(
-        paths.units(slab.layer)[slab.neurons.cpu()],
-        component.to(out),
-        share.to(out),
-        explained_all.to(out),
-        mean.to(out),
+        effect.units(block.layer)[block.neurons.cpu()],
+        component.to(dtype),
+        share.to(dtype),
+        explained_all.to(dtype),
+        mean.to(dtype),
         finished.top_norm,
         finished.top_image,
         finished.threshold,
         finished.threshold_bound,
-        moment.to(out) if settings.moments else finished.threshold.new_zeros(len(moment), 0, 0),
+        moment.to(dtype) if settings.moments else finished.threshold.new_zeros(len(moment), 0, 0),
     )
+
+
+EXACT = 200  # the largest rank of a threshold for which more images are kept, so that it is exact
+CHEAP = 3e7  # bytes for kept images that are always spent
+BUFFERED = 24_000_000  # scalars in the batch buffer
+IMAGES_AT_ONCE = 96, 512  # least and most images in the batch buffer: its temporaries must stay small beside the lists
+AMPLE = 2  # margin over T where memory allows: nearly every list is certified then
+ENOUGH = 1.5  # margin over T where there are many passes anyhow: a further pass costs less than a second look at all images
+
+
+def margin_for(
+    effect: FactoredEffect, layers: Sequence[int], expected: int, top: int, memory: float, quantile: float | None = None
+) -> int:
+    """Number of images to keep beyond T, so that few lists need a second look; for few images this may be all of them.
+
+    Args:
+        expected: Approximate number of images to come.
+        top: T, images wanted per unit.
+        memory: Bytes of statistics to hold at a time.
+        quantile: q of a threshold that is to be exact if that takes few images more.
+    """
+    sizes = [effect.size(layer) for layer in layers]
+
+    def bytes_with(kept: int) -> int:
+        return sum(n * UnitStatistics.bytes_per_unit(k, kept) for n, k in sizes)
+
+    image_bytes = bytes_with(1) - bytes_with(0)
+    room = int((memory - bytes_with(top)) // image_bytes)
+    least = max(16, top // 2)
+    if room < least:
+        least = min(int(ENOUGH * top), expected)
+    rank = 0 if quantile is None else rank_of(quantile, expected)
+    for_threshold = rank + max(16, rank // 2) - top if rank <= EXACT else 0
+    wanted = max(int(AMPLE * top), for_threshold)
+    return max(least, min(expected - top, max(int(CHEAP // image_bytes), min(room, wanted))))
+
+
+def memory_plan(effect: FactoredEffect, layers: Sequence[int], kept: int, memory: float) -> list[list[UnitBlock]]:
+    """Blocks of units for each pass over the images, such that no pass holds more statistics than the memory.
+
+    Args:
+        kept: Images kept per unit, C.
+        memory: Bytes of statistics to hold at a time.
+    """
+    passes: list[list[UnitBlock]] = [[]]
+    free = memory
+    for layer in layers:
+        n, k = effect.size(layer)
+        unit_bytes = UnitStatistics.bytes_per_unit(k, kept)
+        start = 0
+        while start < n:
+            fit = min(n - start, int(free // unit_bytes))
+            if fit < min(n - start, UNITS_AT_ONCE) and passes[-1]:
+                passes.append([])
+                free = memory
+                continue
+            fit = max(1, fit)
+            passes[-1].append(UnitBlock(layer, torch.arange(start, start + fit)))
+            start, free = start + fit, free - fit * unit_bytes
+    return passes
+
+
+def images_at_once(effect: FactoredEffect, blocks: Sequence[UnitBlock]) -> int:
+    """Number of images in the batch buffer of these blocks."""
+    least, most = IMAGES_AT_ONCE
+    return min(most, max(least, BUFFERED // sum(len(block.neurons) * effect.size(block.layer)[1] for block in blocks)))
+
+
+def pass_label(number: int, passes: int) -> str:
+    """Label of the progress bar of a pass over the images."""
+    return "images" if passes == 1 else f"images, pass {number + 1} of {passes}"

@@ -1,9 +1,14 @@
-"""The first principal directions of factored effects, from the small side of the problem.
+"""Principal directions of factored effects, from the small side of the problem, and the Gram matrices that this takes.
 
-The rows phi = X D of n images span at most K dimensions, so the right singular vectors of the [T, d] matrix X D come from
-a min(T, K) eigenproblem in which D enters through its Gram matrix G = D D^T alone. Nothing is inverted.
+Paper 1 (arXiv 2406.04341), Sec. 3.3: r is the first right singular vector of the T rows phi - b of largest norm, not centred
+again. In factored form these rows are X D, with X = S - mean [T, K] and D [K, d], and span at most K dimensions. With
+G = D D^T and X = Q R,
 
-Stacks of symmetric matrices in little more than half the memory: what is above the diagonal is kept, and near it.
+    B = R G R^T = V diag(lambda) V^T      a min(T, K) eigenproblem
+    r_c = a_c D                           unit vectors of the joint space, with a_c = v_c^T R / sqrt(lambda_c)
+    share_c = lambda_c / trace B          variance explained
+
+D enters through its Gram matrix alone, and nothing is inverted. `SymmetricStack` keeps Gram matrices and moments.
 """
 
 import itertools
@@ -14,48 +19,48 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 SQUARINGS, MULTIPLICATIONS = 6, 12
-TOLERANCE = 1e-13  # of ||B v - lambda v|| / trace, in float64
+TOLERANCE = 1e-13  # largest ||B v - lambda v|| / trace of a vector that has converged, in float64
 
 
 class Principal(NamedTuple):
-    """Leading directions of [T, d] rows, as combinations of D's rows: r = a D."""
+    """Leading c directions of each unit's rows, as combinations of the rows of D: r = a D."""
 
     a: Float[Tensor, "n c k"]
-    """Zeros where the rows vanish."""
+    """Zeros beyond the rank of the rows."""
     share: Float[Tensor, "n c"]
     """Share of the rows' squared norm along each direction."""
 
 
 def principal_coefficients(X: Float[Tensor, "n T k"], G: Float[Tensor, "n k k"], count: int = 1) -> Principal:
-    """The `count` first right singular vectors of X D (paper 1, Sec. 3.3: rows are centred effects, not centred again).
+    """The first `count` right singular vectors of X D, in float64.
 
-    Works in float64. `count` may exceed the rank; surplus directions are zeros.
+    `count` may exceed the rank; surplus directions are zeros.
     """
     X, G = X.double(), G.double()
-    R = torch.linalg.qr(X, mode="r").R if X.shape[1] > X.shape[2] else X  # (n, m, k), m = min(T, K)
-    B = R @ G @ R.transpose(1, 2)  # (n, m, m)
-    total = B.diagonal(dim1=1, dim2=2).sum(-1)  # (n)
-    values, vectors = leading_eigenvectors(B, count)  # (n, c), (n, m, c)
+    R = torch.linalg.qr(X, mode="r").R if X.shape[1] > X.shape[2] else X  # [n, m, k], m = min(T, K)
+    B = R @ G @ R.transpose(1, 2)  # [n, m, m]
+    total = B.diagonal(dim1=1, dim2=2).sum(-1)  # [n]
+    values, vectors = leading_eigenvectors(B, count)  # [n, c], [n, m, c]
     values = values.clamp(min=0)
-    alive = values > 1e-24 * total.clamp(min=torch.finfo(torch.float64).tiny)[:, None]
-    length = torch.where(alive, values, 1).sqrt()
-    a = torch.where(alive[..., None], vectors.transpose(1, 2) @ R / length[..., None], 0.0)
-    share = torch.where(alive, values / torch.where(total > 0, total, 1)[:, None], 0.0)
+    nonzero = values > 1e-24 * total.clamp(min=torch.finfo(torch.float64).tiny)[:, None]
+    length = torch.where(nonzero, values, 1).sqrt()
+    a = torch.where(nonzero[..., None], vectors.transpose(1, 2) @ R / length[..., None], 0.0)  # [n, c, k]
+    share = torch.where(nonzero, values / torch.where(total > 0, total, 1)[:, None], 0.0)
     return Principal(a, share)
 
 
 def signs(projection: Float[Tensor, "n T c"]) -> Float[Tensor, "n c"]:
-    """1 or -1 for each direction, so that it points where the weight of its rows is: the sign of the sum of cubed projections.
+    """1 or -1 for each direction, so that it points to its rows of largest projection: the sign of the sum of their cubes.
 
-    Effects are one-sided with a heavy tail: a few images far out on one side, many near the mean on the other. Most of the
-    rows lie on the far side only while they are few of all images (paper 1: 100 of 5,000, where a majority gives the same
-    sign); the cubes find it however many rows there are.
+    Effects are one-sided with a heavy tail: a few images far out on one side, many near the mean on the other. A majority of
+    the rows is on the far side only if T is a small share of all images (paper 1: 100 of 5,000, where a majority gives the same
+    sign); the sum of cubes is, for any T.
     """
     return torch.where((projection**3).sum(1) < 0, -1.0, 1.0).to(projection.dtype)
 
 
 def leading_eigenvectors(B: Float[Tensor, "n m m"], count: int) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n m c"]]:
-    """The largest eigenvalues of symmetric positive matrices, with their vectors (fewer than `count` are filled with zeros)."""
+    """The largest eigenvalues of symmetric positive matrices and their vectors; zeros where m is less than `count`."""
     n, m, _ = B.shape
     if count == 1:
         value, vector, converged = _power(B)
@@ -64,14 +69,17 @@ def leading_eigenvectors(B: Float[Tensor, "n m m"], count: int) -> tuple[Float[T
         value, vector, rest = B.new_zeros(n, count), B.new_zeros(n, m, count), torch.arange(n, device=B.device)
     if len(rest):
         values, vectors = torch.linalg.eigh(B[rest])
-        taken = min(count, m)
-        value[rest, :taken] = values.flip(-1)[:, :taken]
-        vector[rest, :, :taken] = vectors.flip(-1)[:, :, :taken]
+        c = min(count, m)
+        value[rest, :c] = values.flip(-1)[:, :c]  # eigh sorts in ascending order
+        vector[rest, :, :c] = vectors.flip(-1)[:, :, :c]
     return value, vector
 
 
 def _power(B: Float[Tensor, "n m m"]) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n m 1"], Tensor]:
-    """Power iteration with a squared matrix: B^64, twelve times. Close seconds do not converge and are left to eigh."""
+    """Power iteration with B^64, twelve times; true in the third result where it has converged.
+
+    A second eigenvalue close to the first keeps it from converging; such matrices are left to eigh.
+    """
     tiny = torch.finfo(B.dtype).tiny
     scale = B.diagonal(dim1=1, dim2=2).sum(-1).clamp(min=tiny)[:, None, None]
     unit = P = B / scale
@@ -79,68 +87,68 @@ def _power(B: Float[Tensor, "n m m"]) -> tuple[Float[Tensor, "n 1"], Float[Tenso
         P = P @ P
         P = P / P.diagonal(dim1=1, dim2=2).sum(-1).clamp(min=tiny)[:, None, None]
     start = P.diagonal(dim1=1, dim2=2).argmax(-1)
-    v = P[torch.arange(len(P), device=P.device), :, start][..., None]  # (n, m, 1)
+    v = P[torch.arange(len(P), device=P.device), :, start][..., None]  # [n, m, 1]: the column of largest diagonal
     for _ in range(MULTIPLICATIONS):
         v = P @ v
         v = v / v.norm(dim=1, keepdim=True).clamp(min=tiny)
     Bv = unit @ v
-    value = (v * Bv).sum(1)  # (n, 1), of the scaled matrix
+    value = (v * Bv).sum(1)  # [n, 1], of the scaled matrix
     converged = (Bv - value[:, None] * v).norm(dim=1)[:, 0] < TOLERANCE
     return value * scale[:, 0], v, converged
 
 
 PARTS = 3  # blocks of columns, each down to its last row: 6 of 9 parts, and products stay large enough to be fast
-SMALL = 36  # a side, up to which nothing is split
+SMALL = 36  # largest k for which matrices are stored whole
 
 
 class SymmetricStack:
-    """n symmetric k x k matrices, zeros at first."""
+    """n symmetric k x k matrices, zeros at first, in two thirds of the memory: the part above the diagonal, and near it."""
 
     def __init__(self, n: int, k: int, like: Tensor) -> None:
         """
         Args:
-            like: A tensor of the type and on the device wanted.
+            like: A tensor of the wanted type and device.
         """
         self.k = k
         self.columns = _columns(k)
-        self.blocks = [like.new_zeros(n, c.stop, c.stop - c.start) for c in self.columns]
+        self.blocks = [like.new_zeros(n, c.stop, c.stop - c.start) for c in self.columns]  # [n, rows, columns] a block
 
     @staticmethod
     def numbers(k: int) -> int:
-        """How many numbers one matrix takes."""
+        """Count of numbers that a matrix takes."""
         return sum(c.stop * (c.stop - c.start) for c in _columns(k))
 
     def clear(self) -> None:
-        """All zeros again."""
+        """Set all matrices to zero."""
         for block in self.blocks:
             block.zero_()
 
-    def put(self, of: slice, full: Float[Tensor, "n k k"]) -> None:
-        """Set some matrices."""
+    def put(self, part: slice, full: Float[Tensor, "n k k"]) -> None:
+        """Set the matrices of a slice."""
         for c, block in zip(self.columns, self.blocks, strict=True):
-            block[of] = full[:, : c.stop, c]
+            block[part] = full[:, : c.stop, c]
 
-    def full(self, of: slice) -> Float[Tensor, "n k k"]:
-        """Some matrices, whole."""
+    def full(self, part: slice) -> Float[Tensor, "n k k"]:
+        """The matrices of a slice as a plain tensor."""
         if len(self.blocks) == 1:
-            return self.blocks[0][of]
-        whole = self.blocks[0].new_empty(len(self.blocks[0][of]), self.k, self.k)
+            return self.blocks[0][part]
+        whole = self.blocks[0].new_empty(len(self.blocks[0][part]), self.k, self.k)
         for c, block in zip(self.columns, self.blocks, strict=True):
-            whole[:, : c.stop, c] = block[of]
-            whole[:, c, : c.start] = block[of, : c.start].transpose(1, 2)
+            whole[:, : c.stop, c] = block[part]
+            whole[:, c, : c.start] = block[part, : c.start].transpose(1, 2)
         return whole
 
     def pick(self, rows: Int[Tensor, "r"]) -> "SymmetricStack":
-        """Copies of some matrices, as a stack of their own."""
+        """Copies of these matrices, as a stack of their own."""
         picked = SymmetricStack(0, self.k, self.blocks[0])
         picked.blocks = [block[rows] for block in self.blocks]
         return picked
 
-    def add_outer(self, of: slice, x: Float[Tensor, "n b k"], weight: float = 1.0) -> None:
+    def add_outer(self, part: slice, x: Float[Tensor, "n b k"], weight: float = 1.0) -> None:
         """Add weight * x^T x, in the type of the matrices."""
         x = x.to(self.blocks[0])
         for c, block in zip(self.columns, self.blocks, strict=True):
-            block[of].baddbmm_(x[..., : c.stop].transpose(1, 2), x[..., c], alpha=weight)
+            block[part].baddbmm_(x[..., : c.stop].transpose(1, 2), x[..., c], alpha=weight)
 
     def times(self, v: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         """M v."""
@@ -151,23 +159,23 @@ class SymmetricStack:
         return product
 
     def length(self, v: Float[Tensor, "n k"]) -> Float[Tensor, "n"]:
-        """The root of v M v^T, where no M has a negative eigenvalue but for rounding."""
+        """The root of v M v^T, for matrices without negative eigenvalues (but for rounding)."""
         return (v * self.times(v)).sum(1).clamp(min=0).sqrt()
 
-    def quadratic(self, of: slice, x: Float[Tensor, "n b k"], v: Float[Tensor, "n k"] | None = None) -> Float[Tensor, "n b"]:
-        """x M x^T - 2 x v^T of every row of x."""
+    def quadratic(self, part: slice, x: Float[Tensor, "n b k"], v: Float[Tensor, "n k"] | None = None) -> Float[Tensor, "n b"]:
+        """x M x^T - 2 x v^T for every row of x."""
         total = x.new_zeros(x.shape[:2])
         for c, block in zip(self.columns, self.blocks, strict=True):
-            diagonal = block[of, c]
+            diagonal = block[part, c]
             product = torch.bmm(x[..., c], diagonal) if v is None else torch.baddbmm(v[:, None, c], x[..., c], diagonal, beta=-2)
-            if c.start:  # what is above the diagonal stands for its mirror image as well
-                product.baddbmm_(x[..., : c.start], block[of, : c.start], alpha=2)
+            if c.start:  # the part above the diagonal stands for its mirror image as well
+                product.baddbmm_(x[..., : c.start], block[part, : c.start], alpha=2)
             total += product.mul_(x[..., c]).sum(-1)
         return total
 
 
 def _columns(k: int) -> list[slice]:
-    """Columns of each block kept."""
+    """The columns of each block that is stored."""
     parts = 1 if k <= SMALL else PARTS
     edges = [round(i * k / parts) for i in range(parts + 1)]
     return [slice(start, stop) for start, stop in itertools.pairwise(edges)]

@@ -1,20 +1,17 @@
-"""The orders in which images are worked on and in which they rank: the order of the list leaves no trace in either.
+"""Ranks of images by centred norm: the order of the top images, T, and a threshold beyond the images that are kept.
 
-Counts of norms in narrow bins, and what they tell of a rank beyond the images kept.
-
-The threshold tau of a unit is its r-th largest norm ||x D|| about the mean of all images. Where r exceeds the number of images
-kept, norms are counted in bins as they come, about a reference that stays while the mean moves. About the mean, which is known
-at the end, no norm differs from its counted value by more than the distance delta of mean and reference. So
+The threshold tau of a unit is its norm of rank r = (1 - q) N: the r-th largest ||x D|| about the mean of all N images (paper 1,
+Sec. 3.3: the 100th of 5,000). Where r exceeds the number of images kept, norms are counted in bins as they come, about a
+reference that stays while the mean moves. About the mean, which is known at the end, no norm differs from its counted value by
+more than the distance delta of mean and reference. So
 
     L = the largest value with  #{norm >= L + delta} >= r    and    U = the smallest with  #{norm > U - delta} < r
 
-hold the r-th largest norm between them, whatever the law of the norms. Several histograms, each about a reference of its own,
-add their counts with a delta each: the later the reference, the closer it is to the mean.
+have the r-th largest norm between them, for any distribution of the norms. Several histograms, each about a reference of its
+own, add their counts with a delta each: the later the reference, the closer it is to the mean.
 
 Bins are those of a floating-point number's exponent and first six bits: 64 an octave, 0.8 to 1.6 % wide, the same for every
-unit and every shard. Of each unit the twelve octaves below its largest norm are kept; what is smaller shares the first bin.
-
-Norms counted for a threshold beyond the images kept: about three references, since the mean is known only at the end.
+unit and every shard. Of each unit the twelve octaves below its largest norm are kept; smaller norms share the first bin.
 """
 
 import math
@@ -29,19 +26,42 @@ from torch import Tensor
 from cliptools.streaming.batch_buffer import Offset
 from cliptools.streaming.principal import SymmetricStack
 
+TOP_SHARE, LEAST_TOP, MOST_TOP = 0.02, 10, 100
+
 
 def canonical_order(names: Sequence[str], seed: int) -> tuple[list[int], list[int]]:
-    """Positions in `names` sorted by name, and a seeded shuffle of those ranks.
+    """Positions in `names` sorted by name, and a seeded shuffle of those ranks: the order in which images are read.
 
-    A folder per class would otherwise show one class first, which the running centre of the statistics would have to
-    make good; and equal sets of images, however listed, now give equal bytes.
+    Equal sets of images give equal bytes, however they are listed; and the first images are not all of the first class of a
+    folder per class, which would put the running centre of the statistics far from the mean.
     """
     ranked = sorted(range(len(names)), key=lambda i: names[i])
     return ranked, np.random.default_rng((seed, len(names))).permutation(len(names)).tolist()
 
 
+def top_count(images: int) -> int:
+    """Default T: 2 % of the images, at least 10 and at most 100, and fewer than there are images.
+
+    An effect has a heavy tail: a unit acts on few of many images (paper 1: T = 100 of 5,000).
+
+    >>> [top_count(images) for images in (10_000, 5000, 2000, 501, 60, 8, 1)]
+    [100, 100, 40, 11, 10, 7, 1]
+    """
+    share = math.ceil(TOP_SHARE * images - 1e-6)
+    return max(1, min(max(share, LEAST_TOP), MOST_TOP, images - 1))
+
+
+def rank_of(quantile: float, count: int) -> int:
+    """The rank (1 = largest) of the threshold among `count` norms, of which a share 1 - q reaches it.
+
+    >>> rank_of(0.98, 5000), rank_of(0.98, 40), rank_of(0.5, 40)
+    (100, 1, 20)
+    """
+    return min(count, max(1, math.ceil((1 - quantile) * count - 1e-6)))
+
+
 def ranking(norm: Float[Tensor, "n f"], image: Int[Tensor, "n f"]) -> Int[Tensor, "n f"]:
-    """Places by norm, largest first; equal norms are told apart by their image's number."""
+    """Places by norm, largest first; of equal norms the one with the smaller image number first."""
     order = torch.sort(image, dim=1, stable=True).indices
     return order.gather(1, torch.sort(norm.gather(1, order), dim=1, descending=True, stable=True).indices)
 
@@ -49,12 +69,12 @@ def ranking(norm: Float[Tensor, "n f"], image: Int[Tensor, "n f"]) -> Int[Tensor
 PER_OCTAVE = 64
 BINS = 12 * PER_OCTAVE
 DROPPED_BITS = 17  # of float32's 23 of the mantissa, so that 6 remain
-ROUNDING = 1e-5  # of a norm: what float32 may have done to it
-HALVINGS = 48  # of an interval: past float32's digits
+ROUNDING = 1e-5  # largest relative error of a norm by float32
+HALVINGS = 48  # bisections of an interval: past float32's digits
 
 
 class Bracket(NamedTuple):
-    """An interval that holds the r-th largest norm."""
+    """An interval that contains the r-th largest norm."""
 
     low: Float[Tensor, "n"]
     high: Float[Tensor, "n"]
@@ -66,67 +86,67 @@ class NormHistogram:
     def __init__(self, count: Int[Tensor, "n bins"], top: Int[Tensor, "n"]) -> None:
         """
         Args:
-            count: The last bin is the one below the number `top`.
-            top: In bins from 0 up, a multiple of PER_OCTAVE.
+            count: Norms in each bin; the last bin is number `top` - 1.
+            top: Number of the bin above the last, counted from norm 0 up; a multiple of PER_OCTAVE.
         """
         self.count, self.top = count, top
 
     @classmethod
     def empty(cls, n: int, device: torch.device) -> "NormHistogram":
-        """No norm yet."""
+        """Histograms of no norms yet."""
         return cls(
             torch.zeros(n, BINS, dtype=torch.int32, device=device), torch.full((n,), BINS, dtype=torch.int32, device=device)
         )
 
-    def add(self, of: slice, norm: Float[Tensor, "some b"]) -> None:
-        """Count norms of some units."""
-        number = norm.float().view(torch.int32) >> DROPPED_BITS  # (some, b): monotone, since norms are not negative
+    def add(self, part: slice, norm: Float[Tensor, "some b"]) -> None:
+        """Count norms of a slice of units."""
+        number = norm.float().view(torch.int32) >> DROPPED_BITS  # [some, b]: monotone, since norms are not negative
         above = (number.amax(1) // PER_OCTAVE + 1) * PER_OCTAVE
-        self._raise_top(of, torch.maximum(above, self.top[of]))
-        place = (number - (self.top[of, None] - BINS)).clamp(min=0)
-        self.count[of].scatter_add_(1, place.long(), torch.ones_like(place))
+        self._raise_top(part, torch.maximum(above, self.top[part]))
+        place = (number - (self.top[part, None] - BINS)).clamp(min=0)
+        self.count[part].scatter_add_(1, place.long(), torch.ones_like(place))
 
-    def _raise_top(self, of: slice, top: Int[Tensor, "some"]) -> None:
-        moved = (top > self.top[of]).nonzero()[:, 0]
+    def _raise_top(self, part: slice, top: Int[Tensor, "some"]) -> None:
+        moved = (top > self.top[part]).nonzero()[:, 0]
         if len(moved):
-            rows = moved + (of.start or 0)
+            rows = moved + (part.start or 0)
             self.count[rows] = _shifted(self.count[rows], top[moved] - self.top[rows])
             self.top[rows] = top[moved]
 
     def __add__(self, other: "NormHistogram") -> "NormHistogram":
-        """Counts of other norms of the same units joined: associative and commutative to the bit."""
+        """Counts of both, for the same units: associative and commutative to the bit."""
         if not self.count.shape[1]:
-            return self  # nothing is counted
+            return self  # without bins nothing is counted
         top = torch.maximum(self.top, other.top)
         return NormHistogram(_shifted(self.count, top - self.top) + _shifted(other.count, top - other.top), top)
 
     def tail(self) -> "NormTail":
-        """The counts added up from the largest norm down."""
-        after = self.count.flip(1).cumsum(1).flip(1)  # (n, bins)
+        """Counts added up from the largest norm down."""
+        after = self.count.flip(1).cumsum(1).flip(1)  # [n, bins]
         return NormTail(torch.nn.functional.pad(after, (0, 1)), self.top)
 
 
 class NormTail(NamedTuple):
-    """Numbers of norms from each bin on."""
+    """Numbers of norms in each bin and above."""
 
     after: Int[Tensor, "n bins+1"]
-    """Norms in a bin and those above it; the last column is 0."""
+    """The last column is 0."""
     top: Int[Tensor, "n"]
 
     def at_least(self, x: Float[Tensor, "n"]) -> Int[Tensor, "n"]:
-        """A number of norms that are certainly at least x: those in the bins above x, and in the bin that begins with x."""
+        """Number of norms that are certainly at least x: those in the bins above x, and in the bin that begins with x."""
         place = self._place(x)
         first = self.top - BINS + place
-        begins = x <= _value(torch.where(place == 0, torch.zeros_like(first), first))  # the first bin begins at 0
+        begins = x <= _lower_edge(torch.where(place == 0, torch.zeros_like(first), first))  # the first bin begins at 0
         return self._from(torch.where(begins, place, (place + 1).clamp(max=BINS)))
 
     def at_most_above(self, x: Float[Tensor, "n"]) -> Int[Tensor, "n"]:
-        """A number that the norms above x do not exceed: all from the bin that holds x."""
+        """Number that the norms above x do not exceed: all from the bin that contains x."""
         return self._from(self._place(x))
 
     def largest(self) -> Float[Tensor, "n"]:
         """A value that no counted norm reaches."""
-        return _value(self.top)
+        return _lower_edge(self.top)
 
     def _place(self, x: Float[Tensor, "n"]) -> Int[Tensor, "n"]:
         return ((x.clamp(min=0).float().view(torch.int32) >> DROPPED_BITS) - (self.top - BINS)).clamp(0, BINS)
@@ -136,15 +156,15 @@ class NormTail(NamedTuple):
 
 
 def _shifted(count: Int[Tensor, "n bins"], by: Int[Tensor, "n"]) -> Int[Tensor, "n bins"]:
-    """Counts for tops that are higher by so many bins; what leaves at the bottom joins the first bin."""
-    source = torch.arange(BINS, device=count.device) + by[:, None]  # (n, bins): the old place of each new bin
+    """Counts for tops that are higher by so many bins; counts that leave at the bottom join the first bin."""
+    source = torch.arange(BINS, device=count.device) + by[:, None]  # [n, bins]: the old place of each new bin
     moved = count.gather(1, source.clamp(max=BINS - 1)) * (source < BINS)
     moved[:, 0] = count.sum(1) - moved[:, 1:].sum(1)
     return moved.to(count.dtype)
 
 
-def _value(number: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
-    """The lower edge of a bin, by its number from 0 up; infinity past the last number of float32."""
+def _lower_edge(number: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+    """The lower edge of a bin by its number, counted from norm 0 up; infinity past the last number of float32."""
     last = 255 * PER_OCTAVE  # infinity's own exponent
     return (number.clamp(max=last).int() << DROPPED_BITS).view(torch.float32)
 
@@ -153,84 +173,79 @@ def bracket(histograms: Sequence[NormHistogram], delta: Sequence[Float[Tensor, "
     """Bounds on the rank-th largest norm about the mean.
 
     Args:
-        histograms: Of the same units, other images each; together at least `rank` images.
-        delta: For each, the distance of the mean from what its norms are about.
+        histograms: Norms of the same units and of disjoint sets of images, together at least `rank` images.
+        delta: For each histogram, the distance of the mean from its reference.
     """
-    parts = [(each.tail(), far.float()) for each, far in zip(histograms, delta, strict=True)]
-    most = torch.stack([tail.largest() + far for tail, far in parts]).amax(0).clamp(max=torch.finfo(torch.float32).max / 4)
-    low, _ = _bisect(lambda x: torch.stack([tail.at_least(x + far) for tail, far in parts]).sum(0) >= rank, most)
-    _, high = _bisect(lambda x: torch.stack([tail.at_most_above(x - far) for tail, far in parts]).sum(0) >= rank, most)
+    parts = [(histogram.tail(), d.float()) for histogram, d in zip(histograms, delta, strict=True)]
+    most = torch.stack([tail.largest() + d for tail, d in parts]).amax(0).clamp(max=torch.finfo(torch.float32).max / 4)  # [n]
+    low, _ = _bisect(lambda x: torch.stack([tail.at_least(x + d) for tail, d in parts]).sum(0) >= rank, most)  # L
+    _, high = _bisect(lambda x: torch.stack([tail.at_most_above(x - d) for tail, d in parts]).sum(0) >= rank, most)  # U
     return Bracket(low * (1 - ROUNDING), high * (1 + ROUNDING))
 
 
 def _bisect(holds: Callable[[Tensor], Tensor], high: Float[Tensor, "n"]) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
-    """Neighbouring values between which a condition that holds from 0 up ceases to; it does not hold at `high`."""
+    """Neighbouring values, at the lower of which a condition holds and at the upper of which it does not.
+
+    Args:
+        holds: True from 0 up to some value, false from there to `high`.
+    """
     low = torch.zeros_like(high)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        yes = holds(middle)
-        low, high = torch.where(yes, middle, low), torch.where(yes, high, middle)
+        inside = holds(middle)
+        low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
     return low, high
 
 
-SHARES = (0, 1 / 16, 1 / 4)  # of the images, after which norms are counted about another reference, the mean so far
+SHARES = (0, 1 / 16, 1 / 4)  # shares of the images after which norms are counted about another reference, the mean so far
 
 
 class Reference(NamedTuple):
-    """Norms of some of the images, counted about one place."""
+    """Norms of some of the images, counted about the same point of S space."""
 
     histogram: NormHistogram
     about: Offset | None
-    """The place, from the centre; None: the centre itself."""
+    """The point, as an offset from the centre; None: the centre itself."""
     reach: Float[Tensor, "n"] | None = None
-    """How far the place itself may be off, by rounding."""
+    """Largest error of the point itself, by rounding."""
 
 
 class CountedNorms:
-    """Counts of n units' norms, in batches."""
+    """Histograms of n units' norms about successive references, filled in batches."""
 
     def __init__(self, n: int, device: torch.device, expected: int) -> None:
         """
         Args:
-            expected: The number of images to come, roughly.
+            expected: Approximate number of images to come.
         """
         self.n, self.device, self.expected = n, device, expected
         self.references: list[Reference] = []
 
     def refer_to(self, about: Offset | None, count: int) -> None:
-        """Take a place for the next reference, where so many of the images are counted that it is due."""
+        """Begin the next histogram about this point, if it is due after so many images."""
         due = len(self.references)
         if due < len(SHARES) and count >= SHARES[due] * self.expected:
             self.references.append(Reference(NormHistogram.empty(self.n, self.device), about))
 
-    def add(self, of: slice, x: Float[Tensor, "some b k"], norm: Float[Tensor, "some b"], offset: Offset | None) -> None:
-        """Count images of some units.
+    def add(self, part: slice, x: Float[Tensor, "some b k"], norm: Float[Tensor, "some b"], offset: Offset | None) -> None:
+        """Count images for a slice of units.
 
         Args:
             norm: ||(x - o) D|| with the offset's o.
-            offset: As `refer_to` takes it.
+            offset: The point that norms are about now, as `refer_to` takes it.
         """
         histogram, about, _ = self.references[-1]
         if offset is not None and about is not None and about is not offset:
             # ||(x - p) D||^2 = ||(x - o) D||^2 + 2 <x D, (o - p) D> + ||p D||^2 - ||o D||^2 about the reference's p
-            across = torch.bmm(x, (offset.pull[of] - about.pull[of])[..., None])[..., 0]  # (some, b)
-            square = about.square[of] - offset.square[of]
+            across = torch.bmm(x, (offset.pull[part] - about.pull[part])[..., None])[..., 0]  # [some, b]
+            square = about.square[part] - offset.square[part]
             norm = (norm.square() + 2 * across + square[:, None]).clamp(min=0).sqrt()
-        histogram.add(of, norm)
+        histogram.add(part, norm)
 
     def bracket(self, mean: Float[Tensor, "n k"], G: SymmetricStack, rank: int) -> Bracket:
-        """Bounds on the norm of this rank about the mean, which is given from the centre."""
+        """Bounds on the norm of this rank about the mean, which is given as an offset from the centre."""
         delta = []
         for _, about, reach in self.references:
             distance = G.length(mean if about is None else mean - about.o)
             delta.append(distance if reach is None else distance + reach)
-        return bracket([each.histogram for each in self.references], delta, rank)
-
-
-def rank_of(quantile: float, count: int) -> int:
-    """Of `count` norms, the rank (1 = largest) of the threshold, which a share 1 - q of them reaches.
-
-    >>> rank_of(0.98, 5000), rank_of(0.98, 40), rank_of(0.5, 40)
-    (100, 1, 20)
-    """
-    return min(count, max(1, math.ceil((1 - quantile) * count - 1e-6)))
+        return bracket([reference.histogram for reference in self.references], delta, rank)

@@ -1,19 +1,22 @@
-"""Streaming statistics of factored effects: mean, second moment, and the images of largest centred norm, exactly.
+"""Streaming statistics of factored effects: mean, second moment, and the T images of largest centred norm, exactly.
 
-Effects phi = S D are never formed. About a centre c in S space, x = S - c has the norm ||x D||^2 = x G x^T with the Gram
-matrix G = D D^T. The largest centred norms are wanted about the mean, which is known only at the end. So:
+Effects phi = S D (factored.py, Eq. 1) are never formed. About a centre c of S space, x = S - c has the norm
 
-* the first C = T + margin images are all kept, with their x; their mean is the first centre;
-* from then on an image enters where its norm exceeds the smallest kept, the floor;
-* whenever the count has grown by a quarter, norms are taken about the mean so far: an epoch ends. The sums and x stay about
-  the first centre; centre and mean so far differ by the offset o, and ||(x - o) D||^2 = x G x^T - 2 x (G o) + o G o^T.
-  Towards the end, where the floor is close to the T-th norm and every bit that the mean moves counts, epochs are shorter.
+    ||x D||^2 = x G x^T,    G = D D^T
 
-The norm of a dropped image grows by no more than the mean moves after its epoch, ||(mean - mean then) D||. Where the T-th kept
-norm reaches the largest of these bounds the list is certified to be the exact one. Where it does not, the images
-that may belong to it are mostly among the near misses (near_misses.py), and a second look at these alone settles it.
+The papers want the T largest ||phi - b|| (paper 1, Sec. 3.3), where the mean b is known only after the last image. So:
 
-The threshold is the norm of rank r = (1 - q) N. Up to the C images kept it is exact; beyond, it is bounded (threshold.py).
+* The first C = T + margin images are all kept, with their x; their mean is the first centre.
+* From then on an image enters a unit's list if its norm exceeds the smallest one kept, the floor.
+* Whenever the count has grown by a quarter, norms are taken about the mean so far: an epoch ends. Sums and x stay about the
+  first centre; with the offset o of the mean so far, ||(x - o) D||^2 = x G x^T - 2 x (G o) + o G o^T. Near the end, where the
+  floor is close to the T-th norm and every shift of the mean counts, epochs are shorter.
+
+A dropped image's norm grows by no more than the mean moves after its epoch, ||(mean - mean then) D||. Where the T-th kept norm
+reaches the largest of these bounds, the list is certified to be the exact one. Where it does not, the images that may belong to
+it are mostly among the near misses (batch_buffer.py), and a second look at these alone settles it.
+
+The threshold is the norm of rank r = (1 - q) N: exact if r <= C, else bounded by histograms (ranking.py).
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,36 +27,36 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cliptools.streaming.batch_buffer import Batch, Centred, Epochs, NearMisses, Offset, Waiting, exchanges, next_epoch
+from cliptools.streaming.batch_buffer import Batch, BatchBuffer, Centred, Epochs, NearMisses, Offset, exchanges, next_epoch
 from cliptools.streaming.principal import SymmetricStack
 from cliptools.streaming.ranking import Bracket, CountedNorms, rank_of, ranking
 
-BLOCK = 500_000  # numbers in a temporary: small enough to stay near the processor
+BLOCK = 500_000  # numbers in a temporary: few enough to stay in the processor's cache
 
 
 class Finished(NamedTuple):
-    """One slab of units after the last image. n units, T top images, k paths."""
+    """Statistics of n units with k paths each after the last image, with T top images."""
 
     mean: Float[Tensor, "n k"]
-    """In S space, float64."""
+    """Mean of S, in float64."""
     top_norm: Float[Tensor, "n T"]
     """Centred norms, largest first."""
     top_image: Int[Tensor, "n T"]
     top_x: Float[Tensor, "n T k"]
-    """Centred scalars of the top images."""
+    """S less its mean, of the top images."""
     threshold: Float[Tensor, "n"]
     threshold_bound: Float[Tensor, "n"]
-    """The true threshold is no further than this from `threshold`: 0 where it is the norm of an image kept."""
+    """Largest distance of the true threshold from `threshold`: 0 where that is the norm of an image that was kept."""
     certified: Bool[Tensor, "n"]
-    """Whether the top images are known to be right."""
+    """True where the top images are known to be the right ones."""
     doubtful: Int[Tensor, "n R"]
-    """Images that may belong among them; -1 where none is."""
+    """Images that may belong among them; -1 where there are fewer than R."""
     beyond: Bool[Tensor, "n"]
-    """Whether images may that are not named in `doubtful`."""
+    """True where images that are not in `doubtful` may also belong among them."""
 
 
 class UnitStatistics:
-    """Statistics of n units with k paths each, from batches of scalars. Memory does not depend on the number of images."""
+    """Statistics of n units with k paths each, from batches of scalars, in memory that does not grow with the images."""
 
     def __init__(
         self,
@@ -70,57 +73,57 @@ class UnitStatistics:
         Args:
             G: Gram matrices of the units' directions.
             top: T, images kept per unit; `finish` may take fewer.
-            expected: The number of images to come, roughly; the epochs and how the threshold is found depend on it.
-            margin: Images kept beyond T: the more, the more lists one pass can certify.
+            expected: Approximate number of images to come, for the length of epochs and the way to the threshold.
             quantile: q; the threshold is the norm that a share 1 - q of the images reaches.
-            centre: The mean, where an earlier pass has found it; then every list is exact at once.
-            at_once: Images to wait for before lists are brought up to date, which costs nearly the same for few and for many.
-            shared: The centre is not the mean, but stays, as of all shards: near misses are remembered, and moments added up in
-                float64.
+            margin: Images kept beyond T: the more, the more lists a single pass can certify.
+            centre: The mean, if an earlier pass has computed it; then every list is exact at once.
+            at_once: Images to buffer before lists are brought up to date.
+            shared: The centre is not the mean, but stays, as it does for all shards: near misses are kept from the start, and
+                moments are summed in float64.
         """
         n, k, like = len(G.blocks[0]), G.k, G.blocks[0]
         self.G, self.top, self.quantile, self.expected = G, top, quantile, expected
-        self.capacity = top + margin
+        self.capacity = top + margin  # C
         self.fixed = centre is not None
         self.centre = torch.zeros(n, k, dtype=torch.float64, device=like.device) if centre is None else centre.double()
         self.at_once = at_once
-        self.waiting = Waiting()
+        self.buffer = BatchBuffer()
         self.count = 0
-        self.filled = 0
-        self.sum = torch.zeros_like(self.centre)  # of x, about the centre
-        self.moment = SymmetricStack(n, k, self.sum if shared else like)  # x^T x about the centre, summed over the images
-        self.norm = like.new_zeros(n, self.capacity)
+        self.filled = 0  # places of the lists that hold an image
+        self.sum = torch.zeros_like(self.centre)  # [n, k]: of x, about the centre
+        self.moment = SymmetricStack(n, k, self.sum if shared else like)  # [n, k, k]: sum of x^T x, about the centre
+        self.norm = like.new_zeros(n, self.capacity)  # about the offset
         self.image = torch.full((n, self.capacity), -1, dtype=torch.int64, device=like.device)
         self.x = like.new_zeros(n, self.capacity, k)
         self.floor = like.new_zeros(n)
-        self.near = NearMisses(n, top, like) if shared else None  # else since the first image was dropped
-        self.offset: Offset | None = None  # since the first epoch
+        self.near = NearMisses(n, top, like) if shared else None  # otherwise created with the first dropped image
+        self.offset: Offset | None = None  # of the mean so far, from the first epoch on
         self.epochs: Epochs | None = None
-        self.bound = torch.full_like(self.norm[:, 0], torch.inf)  # of what was dropped, about the mean
-        self.seen = False  # whether every image has been counted, so that only the list is open
+        self.bound = torch.full_like(self.norm[:, 0], torch.inf)  # on the norm of every dropped image, about the mean
+        self.complete = False  # in a second look: mean and moment are known, only the lists are open
         self.next_move = self.capacity
         beyond = rank_of(quantile, expected) > self.capacity
         self.counted = CountedNorms(n, like.device, expected) if beyond else None
         if self.counted and shared:
             self.counted.refer_to(None, 0)
-        self.bracket: Bracket | None = None  # of the threshold, where it is not the norm of an image kept
+        self.bracket: Bracket | None = None  # of a threshold that is not the norm of an image that was kept
 
     @staticmethod
     def bytes_per_unit(k: int, capacity: int, itemsize: int = 4) -> int:
-        """Memory that one unit with k paths takes."""
+        """Memory that a unit with k paths takes."""
         return itemsize * (2 * SymmetricStack.numbers(k) + capacity * (k + 3) + Epochs.MOST * k) + 16 * k
 
     def update(self, S: Float[Tensor, "b n k"], images: Int[Tensor, "b"], scale: Float[Tensor, "b"] | None = None) -> None:
-        """Take in a batch, S times scale. Images are numbered as the caller likes; numbers come back in top_image."""
-        self.waiting.add(Batch(S, images, S.new_ones(len(S)) if scale is None else scale.to(S.dtype)))
-        if len(self.waiting) >= self.at_once:
+        """Add a batch of S times scale. Any numbers may name the images; `top_image` gives them back."""
+        self.buffer.add(Batch(S, images, S.new_ones(len(S)) if scale is None else scale.to(S.dtype)))
+        if len(self.buffer) >= self.at_once:
             self.take_all()
 
     def take_all(self) -> None:
-        """Take in the batches that wait."""
-        while len(self.waiting):
-            # Never step over the end of an epoch: epochs must not depend on the batch size.
-            self._take(self.waiting.take(len(self.waiting) if self.fixed else self.next_move - self.count))
+        """Process the buffered batches."""
+        while len(self.buffer):
+            # Stop at the end of an epoch: epochs must not depend on the batch size.
+            self._take(self.buffer.take(len(self.buffer) if self.fixed else self.next_move - self.count))
             if self.count == self.next_move and not self.fixed:
                 self._move_centre()
                 self.next_move = next_epoch(self.count, self.expected)
@@ -130,74 +133,76 @@ class UnitStatistics:
         n, b, like = len(self.norm), len(image), batches[0].S
         norm, centred = like.new_empty(n, b), Centred(batches, self.centre)
         filling = min(b, self.capacity - self.filled)
-        known = self.fixed or filling <= 0  # else all are kept, and norms and moment will be made of them
-        for of in _slices(n, b * self.G.k):
-            x = centred.block(of)  # (some, b, k)
+        settled = self.fixed or filling <= 0  # otherwise all are kept, and norms and moment follow from x when the lists are full
+        for part in _slices(n, b * self.G.k):
+            x = centred.block(part)  # [part, b, k]
             if filling > 0:
-                self.x[of, self.filled : self.filled + filling] = x[:, :filling]
-            if not self.seen:
-                self.sum[of] += x.sum(1, dtype=torch.float64)
-            if known and not self.seen:
-                self.moment.add_outer(of, x)
-            if known:
-                norm[of] = self._norms(x, of)
-            if known and not self.seen and self.counted:
-                self.counted.add(of, x, norm[of], self.offset)
+                self.x[part, self.filled : self.filled + filling] = x[:, :filling]
+            if not self.complete:
+                self.sum[part] += x.sum(1, dtype=torch.float64)
+            if settled and not self.complete:
+                self.moment.add_outer(part, x)
+            if settled:
+                norm[part] = self._norms(x, part)
+            if settled and not self.complete and self.counted:
+                self.counted.add(part, x, norm[part], self.offset)
         if filling > 0:
-            self._fill(image[:filling], norm[:, :filling] if known else None)
+            self._fill(image[:filling], norm[:, :filling] if settled else None)
         if b > filling:
             self._enter(centred, image, norm, filling)
-        self.count += 0 if self.seen else b
+        self.count += 0 if self.complete else b
         self.filled = min(self.capacity, self.filled + b)
 
-    def _norms(self, x: Float[Tensor, "n b k"], of: slice) -> Float[Tensor, "n b"]:
+    def _norms(self, x: Float[Tensor, "n b k"], part: slice) -> Float[Tensor, "n b"]:
+        """||(x - o) D|| of a slice of units."""
         if self.offset is None:
-            return self.G.quadratic(of, x).clamp(min=0).sqrt()
-        return (self.G.quadratic(of, x, self.offset.pull[of]) + self.offset.square[of, None]).clamp(min=0).sqrt()
+            return self.G.quadratic(part, x).clamp(min=0).sqrt()
+        square = self.G.quadratic(part, x, self.offset.pull[part]) + self.offset.square[part, None]
+        return square.clamp(min=0).sqrt()
 
     def _fill(self, images: Int[Tensor, "b"], norm: Float[Tensor, "n b"] | None) -> None:
-        """The next places, whose x are there already, are these images'."""
-        slots = slice(self.filled, self.filled + len(images))
-        self.image[:, slots] = images
+        """Put these images into the next free places, which have their x already."""
+        places = slice(self.filled, self.filled + len(images))
+        self.image[:, places] = images
         if norm is not None:
-            self.norm[:, slots] = norm
-            if slots.stop == self.capacity:
+            self.norm[:, places] = norm
+            if places.stop == self.capacity:
                 self.floor = self.norm.amin(1)
 
     def _enter(self, centred: Centred, image: Int[Tensor, "b"], norm: Float[Tensor, "n b"], first: int) -> None:
-        """Of the kept images and the newcomers from `first` on, keep the largest; the others are near misses at best."""
+        """Keep the largest of the kept images and the new ones from `first` on; the others are near misses at best."""
         images, norm = image[first:], norm[:, first:]
-        dropped, whose = norm, images.expand(len(norm), -1)
+        dropped, dropped_image = norm, images.expand(len(norm), -1)  # [n, b] both
         units = (norm.amax(1) > self.floor).nonzero()[:, 0]
         if len(units):
-            dropped, whose = dropped.clone(), whose.clone()
+            dropped, dropped_image = dropped.clone(), dropped_image.clone()
             for some, exchanged in exchanges(self.norm, norm, units):
                 dropped[some] = exchanged.dropped
-                whose[some] = exchanged.pick(self.image[some], whose[some])
-                row, slot, newcomer = exchanged.places(self.capacity)
+                dropped_image[some] = exchanged.pick(self.image[some], dropped_image[some])
+                row, place, newcomer = exchanged.places(self.capacity)
                 row = some[row]
-                self.norm[row, slot] = norm[row, newcomer]
-                self.image[row, slot] = images[newcomer]
-                self.x.flatten(0, 1).index_copy_(0, row * self.capacity + slot, centred.rows(row, newcomer + first))
+                self.norm[row, place] = norm[row, newcomer]
+                self.image[row, place] = images[newcomer]
+                self.x.flatten(0, 1).index_copy_(0, row * self.capacity + place, centred.rows(row, newcomer + first))
                 self.floor[some] = exchanged.floor
         if not self.fixed:
             self.near = self.near or NearMisses(len(self.norm), self.top, self.norm)
         if self.near:
-            self.near.take(dropped, whose)
+            self.near.take(dropped, dropped_image)
         if self.epochs:
             self.epochs.drop(dropped)
 
     def _move_centre(self) -> None:
         """Take norms about the mean so far: the first time by moving the centre, from then on by an offset from it."""
-        mean = self.sum / self.count  # (n, k), about the centre
+        mean = self.sum / self.count  # [n, k], about the centre
         if self.count > self.capacity:
             self._end_epoch(mean.to(self.x.dtype))
         else:
             self._recentre(mean)
-            for of in self._blocks():
-                self.norm[of] = self._norms(self.x[of], of)
-            none = torch.zeros_like(self.x[:, 0])
-            self.offset, self.epochs = Offset(none, none, none[:, 0]), Epochs(none, self.G)
+            for part in self._parts():
+                self.norm[part] = self._norms(self.x[part], part)
+            zero = torch.zeros_like(self.x[:, 0])  # [n, k]
+            self.offset, self.epochs = Offset(zero, zero, zero[:, 0]), Epochs(zero, self.G)
         self.floor = self.norm.amin(1)
         if self.counted:
             self.counted.refer_to(self.offset, self.count)
@@ -205,11 +210,11 @@ class UnitStatistics:
             self.counted.add(slice(0, len(self.norm)), self.x, self.norm, self.offset)
 
     def _end_epoch(self, o: Float[Tensor, "n k"]) -> None:
-        """Norms about another offset, in O(k) each, as they are known about the old one."""
+        """Turn norms about the old offset into norms about this one, in O(k) a norm."""
         assert self.offset is not None and self.epochs is not None  # since the lists are full
         old, pull = self.offset, self.G.times(o)
         self.offset = Offset(o, pull, (o * pull).sum(1))
-        across = torch.bmm((pull - old.pull)[:, None], self.x.transpose(1, 2))[:, 0]  # (n, capacity): <x D, (o - old) D>
+        across = torch.bmm((pull - old.pull)[:, None], self.x.transpose(1, 2))[:, 0]  # [n, C]: <x D, (o - old) D>
         self.norm = (self.norm.square() - 2 * across + (self.offset.square - old.square)[:, None]).clamp(min=0).sqrt()
         self.epochs.end(o)
         if self.near:
@@ -219,21 +224,20 @@ class UnitStatistics:
         """Move all sums from x about the centre to x - shift about centre + shift, where shift is the mean of x."""
         self.centre = self.centre + shift
         self.sum = self.sum - self.count * shift
-        small = shift.to(self.x.dtype)
-        self.x[:, : self.filled] -= small[:, None]
+        self.x[:, : self.filled] -= shift.to(self.x.dtype)[:, None]
         if self.count > self.capacity:
             self.moment.add_outer(slice(None), shift[:, None], -float(self.count))
             return
-        self.moment.clear()  # a difference of squares would lose what is small beside the mean
-        for of in self._blocks():
-            self.moment.add_outer(of, self.x[of, : self.filled])
+        self.moment.clear()  # and sum anew: a difference of squares would lose moments that are small beside the mean
+        for part in self._parts():
+            self.moment.add_outer(part, self.x[part, : self.filled])
 
-    def _blocks(self) -> Iterator[slice]:
-        """Units a few at a time, with all that is kept of them."""
+    def _parts(self) -> Iterator[slice]:
+        """Slices of a few units, with temporaries of C x k numbers a unit."""
         return _slices(len(self.norm), self.capacity * self.G.k)
 
     def finish(self, top: int | None = None) -> Finished:
-        """The statistics about the mean of all images, as `moment` is from now on.
+        """The statistics about the mean of all images; from now on `moment` is about it too.
 
         Args:
             top: T, at most the one given at first [default: that].
@@ -251,61 +255,60 @@ class UnitStatistics:
                 self.bracket = self.counted.bracket(o, self.G, rank)
             self._recentre(shift)
             self.offset = None
-        parts = [self._finish_some(of, self.top if top is None else top) for of in self._blocks()]
+        parts = [self._finish_part(part, self.top if top is None else top) for part in self._parts()]
         return Finished(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def _finish_some(self, of: slice, top: int) -> Finished:
-        image, x = self.image[of], self.x[of]
-        norm = self._norms(x, of)  # (n, capacity)
+    def _finish_part(self, part: slice, top: int) -> Finished:
+        image, x = self.image[part], self.x[part]
+        norm = self._norms(x, part)  # [n, C]
         norm[image < 0] = -1
-        kept = min(top, self.filled)
+        T, rank = min(top, self.filled), rank_of(self.quantile, self.count)
         order = ranking(norm, image)
-        chosen = order[:, :kept]
-        rank = rank_of(self.quantile, self.count)
-        last = max(rank, kept) if self.bracket is None else kept
+        first = order[:, :T]  # [n, T]
+        last = max(rank, T) if self.bracket is None else T
         doubtful, beyond = image[:, :0], torch.zeros(len(norm), dtype=torch.bool, device=norm.device)
         if self.near:
-            reached = norm.gather(1, order[:, last - 1 : last])[:, 0]
-            doubtful, beyond = self.near.above(of, reached, self.bound[of])
+            least = norm.gather(1, order[:, last - 1 : last])[:, 0]
+            doubtful, beyond = self.near.above(part, least, self.bound[part])
         if self.bracket is None:
             threshold = norm.gather(1, order[:, rank - 1 : rank])[:, 0]
-            bound = self._beyond(of, threshold)
+            bound = self._excess(part, threshold)
         else:
-            low, high = (side[of].to(norm) for side in self.bracket)
+            low, high = (side[part].to(norm) for side in self.bracket)
             threshold, bound = (low + high) / 2, (high - low) / 2
-        top_x = x.gather(1, chosen[..., None].expand(-1, -1, x.shape[2]))
+        top_x = x.gather(1, first[..., None].expand(-1, -1, x.shape[2]))  # [n, T, k]
         certified = ~(beyond | (doubtful >= 0).any(1))
-        top_norm, top_image = norm.gather(1, chosen), image.gather(1, chosen)
-        return Finished(self.centre[of], top_norm, top_image, top_x, threshold, bound, certified, doubtful, beyond)
+        top_norm, top_image = norm.gather(1, first), image.gather(1, first)
+        return Finished(self.centre[part], top_norm, top_image, top_x, threshold, bound, certified, doubtful, beyond)
 
-    def _beyond(self, of: slice, norm: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-        """The most by which a dropped image's norm may exceed these norms of images kept; 0 where none can."""
+    def _excess(self, part: slice, norm: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """The most by which a dropped image's norm may exceed these norms; 0 where none can."""
         if self.near is None:
             return torch.zeros_like(norm)
-        most = torch.maximum(self.near.norm[of].amax(1), self.near.lost[of])
-        return (torch.minimum(most, self.bound[of]) - norm).clamp(min=0)
+        most = torch.maximum(self.near.norm[part].amax(1), self.near.lost[part])
+        return (torch.minimum(most, self.bound[part]) - norm).clamp(min=0)
 
     def again(self, rows: Int[Tensor, "r"]) -> "UnitStatistics":
-        """Some units for a second look, about the mean that the first has found, with all that is kept of them."""
-        made = copy(self)  # and no buffers of its own but these
-        made.G, made.centre, made.sum, made.moment = self.G.pick(rows), self.centre[rows], self.sum[rows], self.moment.pick(rows)
-        made.norm, made.image, made.x, made.floor = self.norm[rows], self.image[rows], self.x[rows], self.floor[rows]
-        made.bracket = None if self.bracket is None else Bracket(*(side[rows] for side in self.bracket))
-        made.counted = None
-        made.fixed, made.seen, made.at_once, made.waiting = True, True, 1, Waiting()
-        made.near = made.epochs = made.offset = None
-        for of in made._blocks():
-            made.norm[of] = made._norms(made.x[of], of)
-        return made
+        """Statistics of some of the units for a second look, about the mean that the first look has computed."""
+        second = copy(self)  # shares everything that is not replaced here
+        second.G, second.moment = self.G.pick(rows), self.moment.pick(rows)
+        second.centre, second.sum, second.floor = self.centre[rows], self.sum[rows], self.floor[rows]
+        second.norm, second.image, second.x = self.norm[rows], self.image[rows], self.x[rows]
+        second.bracket = None if self.bracket is None else Bracket(*(side[rows] for side in self.bracket))
+        second.fixed, second.complete, second.at_once, second.buffer = True, True, 1, BatchBuffer()
+        second.counted = second.near = second.epochs = second.offset = None
+        for part in second._parts():
+            second.norm[part] = second._norms(second.x[part], part)
+        return second
 
     def forget(self, images: Int[Tensor, "i"] | None) -> None:
-        """Make room for these images, or for all (None), which are to come again."""
-        again = torch.ones_like(self.image, dtype=torch.bool) if images is None else torch.isin(self.image, images)
-        self.image[again], self.norm[again] = -1, -1
+        """Remove these images from the lists, or all (None), before a second look at them."""
+        removed = torch.ones_like(self.image, dtype=torch.bool) if images is None else torch.isin(self.image, images)
+        self.image[removed], self.norm[removed] = -1, -1
         self.floor = self.norm.amin(1)
 
 
-def _slices(n: int, each: int) -> Iterator[slice]:
-    """Of n units a few at a time, with so many numbers each."""
-    step = max(1, BLOCK // each)
+def _slices(n: int, numbers: int) -> Iterator[slice]:
+    """Slices of n units, few enough for temporaries of so many numbers a unit."""
+    step = max(1, BLOCK // numbers)
     return (slice(start, min(start + step, n)) for start in range(0, n, step))

@@ -268,7 +268,7 @@ def test_passes_that_see_other_images_are_an_error(tiny_clip_dir: Path) -> None:
         numbers = list(range(3 if len(looks) == 1 else 2))
         yield numbers, torch.randn(len(numbers), 3, 24, 24, generator=torch.Generator().manual_seed(1))
 
-    with pytest.raises(CliptoolsError, match="images changed while they were looked at: 3 could be read, then 2; run again"):
+    with pytest.raises(CliptoolsError, match="images changed while they were read: first 3 could be read, then 2; run again"):
         measure(paths, batches, [0, 1, 2], 3, Settings(top=2, memory=1e4))
     assert len(looks) == 2
 

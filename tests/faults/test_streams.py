@@ -36,7 +36,7 @@ from cliptools.cli.run.shards import read_partial
 from cliptools.io.bundle import READ_HEADER, read_bundle
 from cliptools.io.shard_file import FIELDS, PartialFile, joined_header
 from cliptools.streaming.partials import Partial
-from cliptools.streaming.shards import slabs_to_merge
+from cliptools.streaming.shards import blocks_to_merge
 
 Often = Callable[[int, int], int]
 FEW = 150
@@ -71,7 +71,7 @@ def use_partial(path: Path) -> None:
     """What clip-merge reads of one."""
     file = PartialFile(path)
     said = joined_header([file.header, file.header]).settings
-    for slab in slabs_to_merge(file.size, said["layers"], said["kept"], 1e6):
+    for slab in blocks_to_merge(file.size, said["layers"], said["kept"], 1e6):
         read_partial(file, slab)
     assert file.names() and file.have and file.of and file.count >= 0
 

@@ -38,7 +38,7 @@ from cliptools.io.header import Header
 from cliptools.io.shard_file import KIND, PartialFile, difference, shards_text
 from cliptools.models.load import LoadedModel, Precision, drop_text_tower, load_model
 from cliptools.streaming.measure import Report, Settings, measure
-from cliptools.streaming.partials import Basis
+from cliptools.streaming.shard_statistics import Basis
 from cliptools.streaming.shards import SAMPLE, kept_in, measure_shard
 from cliptools.streaming.vit_indirect import Indirect, cost, draw_sample, keep_all, token_means
 

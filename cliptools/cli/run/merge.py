@@ -38,8 +38,8 @@ from cliptools.io.jsonl import unit_name
 from cliptools.io.shard_file import PartialFile, difference, joined_header, shards_text
 from cliptools.models.load import drop_text_tower, load_recorded_model
 from cliptools.streaming.measure import Settings
-from cliptools.streaming.partials import Partial, add, apart
-from cliptools.streaming.shards import Concluded, conclude, slabs_to_merge
+from cliptools.streaming.shard_statistics import ShardStatistics, add, apart
+from cliptools.streaming.shards import Concluded, conclude, blocks_to_merge
 
 TOOL = "clip-merge"
 NAMED_UNITS = 5  # uncertain units that the warning names
@@ -68,7 +68,7 @@ class PartialSet:
     choice: Choice
     settings: Settings
 
-    def joined(self, block: UnitBlock) -> Partial:
+    def joined(self, block: UnitBlock) -> ShardStatistics:
         """The statistics of some units, added up over the partials, of which one at a time is in memory.
 
         Raises:
@@ -176,9 +176,9 @@ def _write_joined(partials: PartialSet, output: Path | None) -> None:
     """Write the sum of the partials as one partial."""
     first, header = partials.files[0], partials.header
 
-    def parts() -> Iterator[tuple[UnitBlock, Partial]]:
+    def parts() -> Iterator[tuple[UnitBlock, ShardStatistics]]:
         capacity, memory = header.settings["kept"], partials.settings.memory
-        for block in slabs_to_merge(first.size, partials.choice.layers, capacity, memory):
+        for block in blocks_to_merge(first.size, partials.choice.layers, capacity, memory):
             yield block, partials.joined(block)
 
     count = write_partial(parts(), lambda layer: first.size(layer)[0], lambda _: header, partials.names, output)

@@ -28,7 +28,7 @@ from cliptools.io.header import Header
 from cliptools.io.shard_file import PartialFile, PartialSpool
 from cliptools.models.unusable import Screen
 from cliptools.streaming.measure import TOP_SHARE, Effects, Settings
-from cliptools.streaming.partials import Partial
+from cliptools.streaming.shard_statistics import ShardStatistics
 from cliptools.streaming.ranking import canonical_order
 from cliptools.streaming.shards import rest_mean, strongest
 
@@ -223,15 +223,15 @@ def units_summary(effects: Effects, choice: Choice, keep: KeptUnits | None, mode
     return f"{summary}, thresholds within {100 * float(share.median()):.2g} % (worst {100 * float(share.max()):.2g} %)"
 
 
-def read_partial(file: PartialFile, block: UnitBlock) -> Partial:
+def read_partial(file: PartialFile, block: UnitBlock) -> ShardStatistics:
     """The statistics of some units in a partial."""
-    fields = Partial._fields[1:]
+    fields = ShardStatistics._fields[1:]
     rows = file.rows(block.layer, fields, int(block.neurons[0]), int(block.neurons[-1]) + 1)
-    return Partial(file.count, **{name: torch.from_numpy(rows[name]) for name in fields})
+    return ShardStatistics(file.count, **{name: torch.from_numpy(rows[name]) for name in fields})
 
 
 def write_partial(
-    parts: Iterable[tuple[UnitBlock, Partial]],
+    parts: Iterable[tuple[UnitBlock, ShardStatistics]],
     units: Callable[[int], int],
     header: Callable[[int], Header],
     names: Callable[[Set[int]], Mapping[int, str]],
