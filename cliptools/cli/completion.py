@@ -167,7 +167,9 @@ COMPLETED = {
     "llm": Completed(_writers, FILE),
     "painter": Completed(words("emoji"), FOLDER),
     "upscaler": Completed(place=FOLDER),
+    "threshold": Completed(words("mean")),
     "thresholds": Completed(words("mean")),
+    "background": Completed(words("none")),
     "backgrounds": Completed(words("none")),
 }
 """By the parameter's name. Parameters of other types (choices, paths, a Completed of a command's own) complete themselves."""

@@ -22,7 +22,7 @@ def synopsis(command: click.Command, context: click.Context) -> str:
 
 def option_blocks(command: click.Command, context: click.Context) -> list[Block]:
     """A definition for each option, in the order of --help."""
-    options = [each for each in command.get_params(context) if isinstance(each, click.Option)]
+    options = [each for each in command.get_params(context) if isinstance(each, click.Option) and not each.hidden]
     return [Definition(_term(each, context), _meaning(each, context)) for each in options]
 
 
