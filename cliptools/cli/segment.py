@@ -18,7 +18,7 @@ from cliptools.cli.app import (
 from cliptools.errors import UsageError
 from cliptools.segmentation import ALL
 
-METHOD_HELP = "The method of the maps (below) [default: neurons for a ViT, pairs for a ResNet]."
+METHOD_HELP = "How maps are made: see the methods of clip-segment [default: neurons for a ViT, pairs for a ResNet]."
 NEURONS_HELP = "Number of neurons per text (ViT only) [default: 200]."
 PAIRS_HELP = "Number of neuron-head pairs per text (ResNet only) [default: 13.6 % of the pairs, which is 20,000 for RN50x16]."
 THRESHOLD_HELP = "A mask holds the pixels where the heat map reaches this value; 'mean': the map's own mean [default: 0.5]."
