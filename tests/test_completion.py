@@ -27,7 +27,7 @@ from tools.manual.pages import suite
 
 COMMANDS = suite(ROOT)
 NOT_TOLD = {
-    "units", "word", "keep", "explained", "residual", "templates", "prefix", "emoji", "caption", "texts", "depict", "predict",
+    "units", "word", "keep", "explained", "residual", "templates", "prefix", "emoji", "caption", "text", "texts", "depict", "predict",
     "exclude", "concepts", "image_column", "group_column", "label_column", "components", "m", "shard", "block",
 }  # fmt: skip
 """Texts of which no shell can know what they will be."""
