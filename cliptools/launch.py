@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
         install = f"python3 -m venv {root}/.venv && {root}/.venv/bin/pip install -e {root}"
         sys.exit(f"clip-{name}: {python} has no {', '.join(packages)}; install what cliptools needs: {install}")
     sys.argv = ["clip-" + name, *arguments[1:]]
-    runpy.run_module("cliptools.cli." + name, run_name="__main__", alter_sys=True)
+    runpy.run_module("cliptools.cli." + name.replace("-", "_"), run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

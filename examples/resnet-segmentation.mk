@@ -22,7 +22,7 @@ table: $(RESULTS)/resnet-segmentation.csv
 choosing = clip-scenes --emoji 2-3 --count $(FEW) --seed 6000000 --size $(1)
 several  = clip-scenes --emoji 2-3 --count $(SEVERAL) --seed 5000000 --size $(1)
 one      = clip-scenes --single --count $(ONE) --seed 5000000 --size $(1)
-segment  = clip-segment - --evaluate --size $(1) --method $(2) $(3) --bundle $(WORK)/pairs.safetensors -f jsonl
+segment  = clip-segment-eval - --size $(1) --method $(2) $(3) --bundle $(WORK)/pairs.safetensors -f jsonl
 
 $(WORK)/pairs.safetensors:
 	mkdir -p $(WORK)
@@ -32,7 +32,7 @@ $(WORK)/classes.txt:
 	mkdir -p $(WORK)
 	$(PYTHON) -c "from cliptools.text.emoji_concepts import concepts; print(*(c.name for c in concepts()), sep='\n')" > $@
 
-# $(1): scenes, $(2): size, $(3): method. The last lines of clip-segment, one for each --background, with the command that made them.
+# $(1): scenes, $(2): size, $(3): method. The last lines of clip-segment-eval, one for each --background, with the command that made them.
 define row
 $(WORK)/$(1)-$(2)-$(3).jsonl: $(WORK)/pairs.safetensors $(4)
 	options="$(5)"; $(call $(1),$(2)) | $(call segment,$(2),$(3),$$$$options) | grep '^{"all": true' \

@@ -23,7 +23,7 @@ one-64  := clip-scenes --single --count $(ONE) --seed 5000000 --size 64
 one-128 := clip-scenes --single --count $(ONE) --seed 5000000 --size 128
 two-64  := clip-scenes --emoji 2 --count $(TWO) --seed 5000000 --size 64
 two-128 := clip-scenes --emoji 2 --count $(TWO) --seed 5000000 --size 128
-segment  = clip-segment - --evaluate --method $(2) --size $(1) --threshold 0.5 --threshold mean --bundle $(3)/neurons.safetensors
+segment  = clip-segment-eval - --method $(2) --size $(1) --threshold 0.5 --threshold mean --bundle $(3)/neurons.safetensors
 
 # $(1): one or two emoji, $(2): pixels, $(3): method. The row's command line, as it is with the default WORK, goes with its figures.
 define row

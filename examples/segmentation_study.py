@@ -81,7 +81,7 @@ def total(looked: list[Look], threshold: float) -> Fit:
 
 
 def precision(looked: list[Look]) -> float:
-    """mAP as clip-segment --evaluate has it."""
+    """mAP as clip-segment-eval has it."""
     return float(np.mean([fit(look.heat, look.heat >= 0.5, look.truth).mean_precision for look in looked]))
 
 

@@ -27,8 +27,8 @@ from tools.manual.pages import suite
 
 COMMANDS = suite(ROOT)
 NOT_TOLD = {
-    "units", "word", "keep", "explained", "residual", "templates", "prefix", "emoji", "caption", "texts", "depict", "predict",
-    "exclude", "concepts", "image_column", "group_column", "label_column", "components", "m", "shard", "block",
+    "units", "word", "keep", "explained", "residual", "templates", "prefix", "emoji", "caption", "text", "texts", "depict",
+    "predict", "exclude", "concepts", "image_column", "group_column", "label_column", "components", "m", "shard", "block",
 }  # fmt: skip
 """Texts of which no shell can know what they will be."""
 ENVIRONMENT = os.environ | {
@@ -143,7 +143,7 @@ def test_nothing_that_takes_time_is_imported(line: str) -> None:
     name = line.split(maxsplit=1)[0]
     code = (
         "import sys\n"
-        f"from cliptools.cli.{name[5:]} import main\n"
+        f"from cliptools.cli.{name[5:].replace('-', '_')} import main\n"
         "try: main()\n"
         "except SystemExit as stop: assert not stop.code\n"
         "assert not {'torch', 'numpy', 'open_clip', 'PIL', 'rich', 'safetensors'} & set(sys.modules)"
@@ -159,7 +159,7 @@ def test_environment_goes_by_the_name_that_is_typed(run: Run, folder: Path) -> N
             if isinstance(option, click.Option) and option.expose_value:
                 first = next(word for word in option.opts if word.startswith("--"))
                 typed = first[2:].upper().replace("-", "_")
-                own = f"{name.removeprefix('clip-').upper()}_" if typed in OWN_VARIABLE else ""
+                own = f"{name.removeprefix('clip-').replace('-', '_').upper()}_" if typed in OWN_VARIABLE else ""
                 assert option.envvar == f"CLIPTOOLS_{own}{typed}", f"{name} {first}"
     ended = run("view", folder / "neurons.safetensors", env={"CLIPTOOLS_FORMAT": "jsonl", "CLIPTOOLS_VERSION": "0.1"})
     assert ended.returncode == 0 and len(ended.stdout.splitlines()) == 3

@@ -59,8 +59,8 @@ MISTAKES: list[tuple[str, list[str], int, list[str]]] = [
     ("effects", ["outer.tar"], 1, ["no images in", "1 tar archive", "name each as PATH"]),
     ("effects", ["shard-*.tar"], 1, ["shard-*.tar", "no such file"]),
     ("effects", ["shard-{00..02}.tar"], 1, ["shard-00.tar", "no such file", "from", "{00..02}"]),
-    ("segment", ["--evaluate", "--text", "dog", "unmasked"], 1, ["1 image without a mask in masks/", "a"]),
-    ("segment", ["--evaluate", "--text", "dog", "photos"], 1, ["no images in images/", "expected images/ and masks/"]),
+    ("segment_eval", ["--text", "dog", "unmasked"], 1, ["1 image without a mask in masks/", "a"]),
+    ("segment_eval", ["--text", "dog", "photos"], 1, ["no images in images/", "expected images/ and masks/"]),
     (
         "effects",
         ["phone"],
@@ -71,7 +71,7 @@ MISTAKES: list[tuple[str, list[str], int, list[str]]] = [
     ("ablate", ["photos", "--labels", "from-one.txt", "--classes", "cifar10"], 1, ["label 10", "from 0 to 9", "counted from 1?"]),
     ("ablate", ["val"], 1, ["one class only", "val", "a folder for each", "--labels FILE"]),
     ("ablate", ["photos", "--labels", "photos"], 1, ["--labels", "photos", "Is a directory"]),
-    ("segment", ["--evaluate", "--text", "dog", "groups.csv"], 1, ["groups.csv", "expected"]),
+    ("segment_eval", ["--text", "dog", "groups.csv"], 1, ["groups.csv", "expected"]),
     ("effects", ["neurons.safetensors", "--strict"], 1, ["a safetensors file, no image", "--bundle"]),
 ]
 

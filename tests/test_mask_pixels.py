@@ -499,7 +499,7 @@ def neurons(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluated(neurons: Path, folder: Path, *words: Any) -> tuple[list[dict[str, Any]], str]:
-    done = inside("segment", folder, "--evaluate", "--text", "pizza", "--bundle", neurons, *words)
+    done = inside("segment_eval", folder, "--text", "pizza", "--bundle", neurons, *words)
     assert done.returncode == 0, done.stderr.decode()
     return [json.loads(line) for line in done.stdout.splitlines()], done.stderr.decode()
 
@@ -552,7 +552,7 @@ def test_the_command_leaves_void_out_and_says_what_it_cannot_know(neurons: Path,
     assert "255" not in said and void["accuracy"] != plain["accuracy"]
     assert first["share"] == pytest.approx(800 / (64 * 62), rel=1e-5) and second["object_map"] is None
     assert second["miou"] is not None and second["iou_object"] in (0.0, None)
-    table = inside("segment", tmp_path, "--evaluate", "--text", "pizza", "--bundle", neurons, "-f", "table")
+    table = inside("segment_eval", tmp_path, "--text", "pizza", "--bundle", neurons, "-f", "table")
     assert table.returncode == 0 and b"nan" not in table.stdout.lower()
     with pytest.raises(CliptoolsError, match="its mask is of"):
         Image.new("RGB", (64, 64), "red").save(tmp_path / "masks/b.png")

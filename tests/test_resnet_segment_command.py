@@ -1,7 +1,7 @@
-"""clip-segment with a CLIP-ResNet: label maps, logits, evaluation against label PNGs and scenes, and what it refuses."""
+"""clip-segment and clip-segment-eval with a CLIP-ResNet: label maps, logits, evaluation against label PNGs and scenes."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors.numpy import load
 from sklearn.metrics import jaccard_score
 
-from cliptools.cli.run.segment_evaluate_labels import evaluate_labels
+from cliptools.cli.run.segment_eval import SegmentEvalOptions
+from cliptools.cli.run.segment_eval import run as evaluate
 from cliptools.cli.run.segment_label_maps import load_labeller, parse_backgrounds
 from cliptools.cli.run.segment_open import open_bundle
 from cliptools.cli.segment import main
@@ -62,18 +63,17 @@ def opened(path: Path) -> np.ndarray:
         return np.asarray(image)
 
 
-def options(place: Path, **given: Any) -> dict[str, Any]:
-    """What the command hands to its parts."""
-    none = ("method", "crop", "center", "labels", "first_label", "top_pairs", "size", "stride", "output")
-    kept: dict[str, Any] = dict.fromkeys((*none, "lie")) | {"backgrounds": (), "ignored": (), "templates": ("{}",), "sink": "off"}
-    kept |= {"classes": str(place / "classes.txt"), "strict": False, "batch_size": 3, "device": "cpu", "texts": ()}
-    return kept | given
+def options(place: Path, **given: Any) -> SegmentEvalOptions:
+    """Options of clip-segment-eval, with short templates and small batches."""
+    kept: dict[str, Any] = dict.fromkeys(field.name for field in fields(SegmentEvalOptions))
+    kept |= {"backgrounds": (), "thresholds": (), "ignored": (), "templates": ("{}",), "sink": "off", "paths": ()}
+    kept |= {"classes": str(place / "classes.txt"), "strict": False, "batch_size": 3, "device": "cpu"}
+    return SegmentEvalOptions(**kept | {"bundle": place / "pairs.safetensors", "output_format": "jsonl"} | given)
 
 
 def figures(place: Path, path: Path, **given: Any) -> list[dict[str, Any]]:
-    chosen = options(place, **given)
     target = place / "figures.jsonl"
-    evaluate_labels(open_bundle(place / "pairs.safetensors", chosen), [str(path)], chosen, "jsonl", target)
+    evaluate(options(place, paths=(str(path),), output=target, **given))
     return lines(target.read_bytes())
 
 
@@ -158,8 +158,8 @@ def test_evaluation_against_label_pngs(place: Path, labelled, tmp_path: Path) ->
 def test_evaluation_of_scenes(run: Run, place: Path) -> None:
     """From standard input, which is read twice, as from a file; classes are what is shown."""
     tar = run("scenes", "--count", 3, "--emoji", 2, "--seed", 9, "--size", 64).stdout
-    words = ("--evaluate", "--method", "maskclip", "--template", "{}", "--background", "none", "--background", "0.2")
-    done = run("segment", "-", *words, "--bundle", place / "pairs.safetensors", stdin=tar)
+    words = ("--method", "maskclip", "--template", "{}", "--background", "none", "--background", "0.2")
+    done = run("segment_eval", "-", *words, "--bundle", place / "pairs.safetensors", stdin=tar)
     assert done.returncode == 0, done.stderr.decode()
     records = lines(done.stdout)
     assert [record["background"] for record in records[-2:]] == [None, 0.2] and len(records) == 8
@@ -179,7 +179,7 @@ def test_heat_maps_of_single_texts(place: Path, tmp_path: Path) -> None:
 def refused(place: Path, **given: Any) -> str:
     chosen = options(place, **given)
     with pytest.raises(CliptoolsError) as caught:
-        load_labeller(open_bundle(place / "pairs.safetensors", chosen), load_classes(chosen["classes"], known=False), chosen)
+        load_labeller(open_bundle(chosen), load_classes(str(chosen.classes), known=False), chosen, chosen.backgrounds)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -190,7 +190,7 @@ def test_what_label_maps_refuse(place: Path, tmp_path: Path) -> None:
     assert "--crop 70: expected a multiple of 32" in refused(place, crop=70)
     assert "would leave gaps" in refused(place, stride=65)
     assert "the bundle's model is a CLIP-ResNet" in refused(place, method="chefer")
-    assert "--background mouse: neither" in refused(place, backgrounds=("mouse",))
+    assert "--background mouse: expected one of the classes" in refused(place, backgrounds=("mouse",))
     for text, message in (
         ("cat\ncat\n", "--center none"),
         ("cat\n", "--center none"),
@@ -213,11 +213,12 @@ def test_bundles_without_pairs(place: Path) -> None:
     tensors = {key: value for key, value in bundle.tensors.items() if key not in ("sign", "mean_scalar")}
     made = Bundle(bundle.header, tensors | {"unit": neurons, "direction": d})
     (place / "neurons.safetensors").write_bytes(made.to_bytes())
-    chosen = options(place)
+    chosen = options(place, bundle=place / "neurons.safetensors")
+    classes = load_classes(str(chosen.classes))
     with pytest.raises(CliptoolsError, match="needs neuron-head pairs"):
-        load_labeller(open_bundle(place / "neurons.safetensors", chosen), load_classes(chosen["classes"]), chosen)
-    chosen["method"] = "qqkk"
-    load_labeller(open_bundle(place / "neurons.safetensors", chosen), load_classes(chosen["classes"]), chosen)
+        load_labeller(open_bundle(chosen), classes, chosen, ())
+    chosen = replace(chosen, method="qqkk")
+    load_labeller(open_bundle(chosen), classes, chosen, ())
 
 
 def test_a_vits_bundle_has_no_pairs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -274,7 +275,7 @@ def test_a_list_that_does_not_say_which_number_the_first_class_has(place: Path, 
         with pytest.raises(UsageError, match=r"first class is 'background', .*--background 'background'"):
             whole(name)
     for name, first in (("from-0.txt", 0), ("from-2.txt", 2)):
-        with pytest.raises(UsageError, match=f"numbers from {first}, .*--first-label {first} if the pictures have the list's"):
+        with pytest.raises(UsageError, match=f"numbers from {first}, .*--first-label {first} if the PNGs have the list's"):
             whole(name)
     right = whole("from-1.txt")
     assert whole("from-0.txt", first_label=1) == right
@@ -302,10 +303,17 @@ def test_refusals_are_one_line(place: Path, capsys: pytest.CaptureFixture[str]) 
     for words, message in (
         ([folder, "--classes", classes, "--threshold", "0.5"], "--threshold is for heat maps"),
         ([folder, "--classes", classes, "--neurons", "5"], "--neurons is for ViTs"),
-        ([folder, "--classes", classes, "--background", "0.1", "--background", "0.2"], "several go with --evaluate"),
-        ([folder, "--evaluate", "--labels", folder], "give --classes"),
         ([folder, "--text", "cat", "--crop", "64"], "--crop is for label maps"),
+        ([folder, "--text", "cat", "--evaluate"], "use clip-segment-eval"),
     ):
         assert here(*words, "--bundle", bundle) == 2
         said = capsys.readouterr()
         assert message in said.err and said.err.count("\n") == 1 and not said.out
+
+
+def test_refusals_of_an_evaluation(place: Path) -> None:
+    folder = (str(place / "photos"),)
+    with pytest.raises(UsageError, match="name the classes by --classes"):
+        evaluate(options(place, paths=folder, labels=place / "photos", classes=None))
+    with pytest.raises(UsageError, match="--labels is for label maps"):
+        evaluate(options(place, paths=folder, labels=place / "photos", classes=None, text="cat"))

@@ -107,7 +107,8 @@ def test_a_single_image_that_is_too_much(name: str, message: str, suite: Suite) 
         patch.setattr(torch.nn.Conv2d, "forward", _greedy(torch.nn.Conv2d.forward, 0))
         ended = run_case(suite.cases()[name])
     assert ended.returncode == 1
-    assert ended.stderr.decode().splitlines()[-1] == f"clip-segment: {message}"
+    command = "clip-segment-eval" if name.endswith("evaluate") else "clip-segment"
+    assert ended.stderr.decode().splitlines()[-1] == f"{command}: {message}"
 
 
 class Allocator(TorchDispatchMode):

@@ -1,8 +1,8 @@
-"""clip-segment as a process: pictures, records, tensors, evaluation, and what it refuses; and that its maps mean something."""
+"""clip-segment and clip-segment-eval as processes: pictures, records, tensors, evaluation, refusals, and sense in the maps."""
 
 import json
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from helpers.pipes import on_terminal
 from PIL import Image
 from safetensors.numpy import load
 
-from cliptools.cli.run.segment_evaluate import evaluate
-from cliptools.cli.run.segment_heat_maps import Segmenter, load_segmenter
+from cliptools.cli.run.segment_eval import SegmentEvalOptions
+from cliptools.cli.run.segment_eval import run as evaluate
+from cliptools.cli.run.segment_heat_maps import load_segmenter
 from cliptools.cli.run.segment_images import folder_of, slugs
 from cliptools.cli.run.segment_open import open_bundle
 from cliptools.errors import CliptoolsError
@@ -138,22 +139,17 @@ def test_windows(neurons: Path, pictures: Path) -> None:
     assert records[0]["stride"] == 32 and records[0]["box"][2] > SIDE
 
 
-def options(**given: Any) -> dict[str, Any]:
-    """What the command hands to its parts."""
-    kept: dict[str, Any] = {"texts": (), "classes": None, "method": None, "neurons": None, "thresholds": ("0.5",)}
-    kept |= {"templates": (), "size": None, "stride": None, "strict": False, "batch_size": 16, "device": "cpu"}
-    kept |= {"ignored": (), "lie": None}
-    return kept | given
-
-
-def segmenter(path: Path, chosen: dict[str, Any]) -> Segmenter:
-    return load_segmenter(open_bundle(path, chosen), chosen)
+def options(**given: Any) -> SegmentEvalOptions:
+    """Options of clip-segment-eval, by default those of the command."""
+    kept: dict[str, Any] = dict.fromkeys(field.name for field in fields(SegmentEvalOptions))
+    kept |= {"thresholds": (), "backgrounds": (), "templates": (), "ignored": (), "strict": False, "batch_size": 16}
+    return SegmentEvalOptions(**kept | {"device": "cpu", "output_format": "jsonl"} | given)
 
 
 @pytest.mark.parametrize("method", VIT)
 def test_every_method_evaluates(neurons: Path, pictures: Path, tmp_path: Path, method: str) -> None:
-    chosen = options(method=method, classes="emoji")
-    evaluate(segmenter(neurons, chosen), [str(pictures / "pairs")], chosen, "jsonl", tmp_path / "out.jsonl")
+    place = {"paths": (str(pictures / "pairs"),), "bundle": neurons, "output": tmp_path / "out.jsonl"}
+    evaluate(options(method=method, classes="emoji", **place))
     *each, whole = lines((tmp_path / "out.jsonl").read_bytes())
     assert len(each) == 2 and whole["all"] and whole["count"] == 2 and whole["method"] == method
     assert whole["map"] == pytest.approx(np.mean([one["map"] for one in each]), rel=1e-4) and whole["map"] > 0.6
@@ -161,7 +157,7 @@ def test_every_method_evaluates(neurons: Path, pictures: Path, tmp_path: Path, m
 
 def test_evaluation_of_scenes_pools_pixels(run: Run, neurons: Path, pictures: Path, tmp_path: Path) -> None:
     tar = inside("scenes", "--count", 4, "--seed", 9).stdout
-    words = ("segment", "-", "--evaluate", "--threshold", "0.5", "--threshold", "mean", "--bundle", neurons)
+    words = ("segment_eval", "-", "--threshold", "0.5", "--threshold", "mean", "--bundle", neurons)
     done = run(*words, stdin=tar)
     assert done.returncode == 0, done.stderr.decode()
     records = lines(done.stdout)
@@ -181,33 +177,34 @@ def test_gtsegs_agrees_with_the_same_pairs_as_files(neurons: Path, pictures: Pat
     images = [np.asarray(opened(pictures / f"pairs/images/{name}.bmp")) for name in names]
     masks = [np.asarray(opened(pictures / f"pairs/masks/{name}.png")) > 0 for name in names]
     write_gtsegs(tmp_path / "gtsegs_ijcv.mat", images, masks)
-    words = ("--evaluate", "--text", "pizza", "--bundle", neurons)
-    files_, mat = (lines(inside("segment", place, *words).stdout) for place in (pictures / "pairs", tmp_path / "gtsegs_ijcv.mat"))
+    words = ("--text", "pizza", "--bundle", neurons)
+    sources = (pictures / "pairs", tmp_path / "gtsegs_ijcv.mat")
+    files_, mat = (lines(inside("segment_eval", source, *words).stdout) for source in sources)
     assert len(mat) == 3 and [one["map"] for one in files_] == [one["map"] for one in mat]
-    nameless = inside("segment", tmp_path / "gtsegs_ijcv.mat", "--evaluate", "--bundle", neurons)
-    assert nameless.returncode == 1 and b"say what they are of" in nameless.stderr
+    nameless = inside("segment_eval", tmp_path / "gtsegs_ijcv.mat", "--bundle", neurons)
+    assert nameless.returncode == 1 and b"name what they show by --text" in nameless.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((), "no images named"),
-        (("x.png",), "nothing to find"),
-        (("x.png", "--text", " "), "--text: empty"),
-        (("x.png", "--text", "a", "--text", "a"), "the same text twice"),
+        (("x.png",), "nothing to look for"),
+        (("x.png", "--text", " "), "the text is empty"),
+        (("x.png", "--text", "a", "--text", "a"), "the same text is given twice"),
         (("x.png", "--text", "a", "--classes", "emoji"), "give one of them"),
         (("-", "--text", "a"), "cannot both come from standard input"),
         (("x.png", "--text", "a", "--resume"), "--out-dir"),
         (("x.png", "--text", "a", "--threshold", "2"), "--threshold 2"),
-        (("x.png", "--text", "a", "--threshold", "0.5", "--threshold", "mean"), "--evaluate only"),
-        (("x", "--evaluate", "--out-dir", "y"), "figures"),
+        (("x", "--evaluate", "--out-dir", "y"), "clip-segment-eval"),
         (("tests/nowhere.png", "--text", "a"), "no such file"),
-        (("x.png", "--text", "a", "--ignore", "3"), "go with --evaluate"),
-        (("a", "b", "--evaluate", "--labels", "y"), "one folder of images"),
+        (("clip-segment-eval", "a", "b", "--labels", "y"), "one folder of images"),
+        (("clip-segment-eval", "x", "--text", ""), "the text is empty"),
     ],
 )
 def test_refusals_are_one_line(arguments: tuple[str, ...], message: str) -> None:
-    done = inside("segment", *arguments, stdin=b"")
+    other = arguments[:1] == ("clip-segment-eval",)
+    done = inside("segment_eval" if other else "segment", *arguments[other:], stdin=b"")
     assert done.returncode in (1, 2) and done.stdout == b""
     assert message in done.stderr.decode() and done.stderr.count(b"\n") == 1, done.stderr.decode()
 
@@ -228,12 +225,13 @@ def test_bundles_that_will_not_do(neurons: Path, tmp_path: Path) -> None:
         (narrow.to_bytes(), "width 7"),
         (bundle.select(np.zeros(0, int)).to_bytes(), "no neurons"),
         (heads.to_bytes(), "not of single neurons"),
-        (beyond.to_bytes(), "that the model has not"),
+        (beyond.to_bytes(), "that the model does not have"),
         (other.to_bytes(), "same name, another model"),
     ):
         (tmp_path / "bundle").write_bytes(made)
         with pytest.raises(CliptoolsError, match=message):
-            segmenter(tmp_path / "bundle", options(texts=("pizza",)))
+            chosen = options(text="pizza", bundle=tmp_path / "bundle")
+            load_segmenter(open_bundle(chosen), chosen)
 
 
 def test_strict_and_nothing_readable(neurons: Path, pictures: Path, tmp_path: Path) -> None:

@@ -280,7 +280,7 @@ def test_label_maps_and_evaluation(place: Place, bundles: dict[str, bytes], tmp_
     labels.mkdir()
     for picture in place.photos.iterdir():
         Image.fromarray((np.arange(900).reshape(30, 30) % 3 + 1).astype(np.uint8)).save(labels / picture.name)
-    ended = inside("segment", "--evaluate", place.photos, "--labels", labels, *classes, "-f", "jsonl", stdin=bundles["pooled"])
+    ended = inside("segment_eval", place.photos, "--labels", labels, *classes, "-f", "jsonl", stdin=bundles["pooled"])
     whole = records(ended)[-1]
     assert (whole["count"], whole["skipped"]) == (COUNT, 1) and f"warning: white: {NAN} (skipped)" in said(ended)
     pairs = tmp_path / "pairs"
@@ -288,7 +288,7 @@ def test_label_maps_and_evaluation(place: Place, bundles: dict[str, bytes], tmp_
         (pairs / part).mkdir(parents=True)
         for picture in source.iterdir():
             (pairs / part / picture.name).write_bytes(picture.read_bytes())
-    ended = inside("segment", "--evaluate", pairs, "--text", "cat", "-f", "jsonl", stdin=bundles["second"])
+    ended = inside("segment_eval", pairs, "--text", "cat", "-f", "jsonl", stdin=bundles["second"])
     whole = records(ended)[-1]
     assert (whole["count"], whole["skipped"]) == (COUNT, 1) and sum(NAN in line for line in said(ended)) == 1
 

@@ -161,7 +161,9 @@ COMPLETED = {
     "llm": Completed(_writers, FILE),
     "painter": Completed(words("emoji"), FOLDER),
     "upscaler": Completed(place=FOLDER),
+    "threshold": Completed(words("mean")),
     "thresholds": Completed(words("mean")),
+    "background": Completed(words("none")),
     "backgrounds": Completed(words("none")),
 }
 """Completion by the parameter's name; parameters with a type of their own (choices, paths, Completed) are not listed."""

@@ -49,7 +49,7 @@ def variable_of(option: click.Option, tool: str) -> str:
     """
     name = _plain_variable(option)
     own = name.removeprefix("CLIPTOOLS_") in OWN_VARIABLE
-    return name.replace("CLIPTOOLS_", f"CLIPTOOLS_{tool.removeprefix('clip-').upper()}_") if own else name
+    return name.replace("CLIPTOOLS_", f"CLIPTOOLS_{tool.removeprefix('clip-').replace('-', '_').upper()}_") if own else name
 
 
 def _plain_variable(option: click.Option) -> str:

@@ -103,7 +103,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ended(command: str, stdin: bytes) -> tuple[int, bytes, list[str]]:
     """Status, stdout and the lines of stderr of a command within this process."""
     name, *arguments = shlex.split(command)
-    main = importlib.import_module(f"cliptools.cli.{name.removeprefix('clip-')}").main
+    main = importlib.import_module(f"cliptools.cli.{name.removeprefix('clip-').replace('-', '_')}").main
     streams = [io.TextIOWrapper(io.BytesIO(data), "utf-8", write_through=True) for data in (stdin, b"", b"")]
     with pytest.MonkeyPatch.context() as patch:
         for each, stream in zip(("stdin", "stdout", "stderr"), streams, strict=True):

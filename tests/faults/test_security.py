@@ -92,7 +92,7 @@ def test_no_pickle_is_loaded(
         given: list[tuple[Any, ...]] = [
             ("view", path), ("merge", path), ("decompose", "--pool", path), ("concepts", path, "--bundle", path),
             ("ablate", study.photos, "--labels", path, "--bundle", study.neurons),
-            ("segment", study.photos, "--evaluate", path, "--bundle", study.neurons),
+            ("segment_eval", study.photos, path, "--bundle", study.neurons),
         ]  # fmt: skip
         attacks += [("effects", "--model", f"local-dir:{model}", *photos), *given[number % 6 :][: often(1, 6)]]
         attacks += given[: number % 6] if often(0, 1) else []

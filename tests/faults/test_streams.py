@@ -35,7 +35,7 @@ from helpers.streams import (
 from cliptools.cli.run.shards import read_partial
 from cliptools.io.bundle import READ_HEADER, read_bundle
 from cliptools.io.shard_file import FIELDS, PartialFile, joined_header
-from cliptools.streaming.partials import Partial
+from cliptools.streaming.shard_statistics import ShardStatistics
 from cliptools.streaming.shards import blocks_to_merge
 
 Often = Callable[[int, int], int]
@@ -77,7 +77,7 @@ def use_partial(path: Path) -> None:
 
 
 def test_partials_have_the_fields_of_the_method() -> None:
-    assert tuple(FIELDS) == Partial._fields[1:]
+    assert tuple(FIELDS) == ShardStatistics._fields[1:]
 
 
 def test_bad_partials(often: Often, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "needs a bundle of indirect effects of clip-effects --keep, minutes of work",
     ),
     ("cli/run/concepts.py", "_read_earlier"): ("tests/test_concepts_command.py: skipped by the earlier run",),
-    ("cli/run/segment_heat_maps.py", "Segmenter.find"): ("tests/test_scarce_memory.py: out of memory with a single image",),
+    ("cli/run/segment_heat_maps.py", "Segmenter.score"): ("tests/test_scarce_memory.py: out of memory with a single image",),
     ("cli/run/segment_images.py", "Folder.write"): (DISK,),
     ("cli/run/segment_label_maps.py", "Labeller._averaged"): ("tests/test_unusable.py: test_label_maps_and_evaluation",),
     ("cli/run/segment_label_maps.py", "Labeller.averaged"): ("tests/test_scarce_memory.py: out of memory with a single window",),

@@ -135,12 +135,12 @@ class Suite:
             made[f"segment {method}"] = Case("segment", (self.images, *small, "--method", method, "--bundle", words))
         made["segment windows"] = Case("segment", (self.images, *small, "--size", 32, "--stride", 8, "--bundle", words))
         made["segment classes"] = Case("segment", (self.images, "--classes", self.classes, *small[4:], "--bundle", words))
-        made["segment evaluate"] = Case("segment", (self.scenes, "--evaluate", *small[4:], "--bundle", words))
+        made["segment evaluate"] = Case("segment_eval", (self.scenes, *small[4:], "--bundle", words))
         for method in ("pairs", "heads", "neurons", "maskclip", "qqkk", "values"):
             labels = ("--classes", self.classes, "--size", 96, *small[4:], "--method", method, "--bundle", pairs)
             made[f"segment labels {method}"] = Case("segment", (self.images, *labels))
-        labels = ("--evaluate", "--size", 96, "--background", 0.3, *small[4:], "--bundle", pairs)
-        made["segment labels evaluate"] = Case("segment", (self.scenes, *labels))
+        labels = ("--size", 96, "--background", 0.3, *small[4:], "--bundle", pairs)
+        made["segment labels evaluate"] = Case("segment_eval", (self.scenes, *labels))
         return made
 
     @property

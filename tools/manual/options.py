@@ -22,7 +22,9 @@ def synopsis(command: click.Command, context: click.Context) -> str:
 
 def option_blocks(command: click.Command, context: click.Context) -> list[Block]:
     """Return a definition for each option, in the order of --help."""
-    options = [parameter for parameter in command.get_params(context) if isinstance(parameter, click.Option)]
+    options = [
+        parameter for parameter in command.get_params(context) if isinstance(parameter, click.Option) and not parameter.hidden
+    ]
     return [Definition(_term(option, context), _meaning(option, context)) for option in options]
 
 

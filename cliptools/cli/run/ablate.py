@@ -42,7 +42,7 @@ from cliptools.io.jsonl import rounded, write_record
 from cliptools.models.load import LoadedModel, Precision, drop_text_tower, load_recorded_model
 from cliptools.models.text_encoder import check_template_options, class_templates, encode_named, templates_name
 from cliptools.models.unusable import Screen, unusable
-from cliptools.streaming.shards import strongest
+from cliptools.streaming.shards import keep_top_units
 from cliptools.text.vocabularies import Pool
 
 TOOL = "clip-ablate"
@@ -292,7 +292,7 @@ def _unit_changes(chosen: BundleSettings, setting: Setting) -> ablation.Setting:
     kind, size, keep, along = setting.change
     kept = rows.clone()
     if keep is not None:
-        kept[rows] = strongest(torch.from_numpy(chosen.bundle["top_norm"])[rows], keep)
+        kept[rows] = keep_top_units(torch.from_numpy(chosen.bundle["top_norm"])[rows], keep)
     others = [(ablation.Change("mean"), rows & ~kept)]
     if kind == "none":
         return []

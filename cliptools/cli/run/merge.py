@@ -39,7 +39,7 @@ from cliptools.io.shard_file import PartialFile, difference, joined_header, shar
 from cliptools.models.load import drop_text_tower, load_recorded_model
 from cliptools.streaming.measure import Settings
 from cliptools.streaming.shard_statistics import ShardStatistics, add, apart
-from cliptools.streaming.shards import Concluded, conclude, blocks_to_merge
+from cliptools.streaming.shards import Concluded, blocks_to_merge, conclude
 
 TOOL = "clip-merge"
 NAMED_UNITS = 5  # uncertain units that the warning names

@@ -1,26 +1,29 @@
-"""clip-segment IMAGE…: heat maps and masks of images, as records, pictures or tensors."""
+"""clip-segment IMAGE...: heat maps and masks of texts, or label maps of classes, as records, pictures or tensors."""
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from io import BufferedIOBase
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import click
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from cliptools.cli.app import choose_format
 from cliptools.cli.run.bundle_output import write_table
-from cliptools.cli.run.segment_heat_maps import Found, Segmenter, heat_maps
+from cliptools.cli.run.segment_heat_maps import Segmenter, TextScores, heat_maps, load_segmenter, parse_threshold
+from cliptools.cli.run.segment_label_maps import Labeller, load_labeller
+from cliptools.cli.run.segment_open import Segmenting, check_applicable, check_inputs, check_texts, open_bundle
 from cliptools.console import count_of, progress, summarise
 from cliptools.devices import in_halves
-from cliptools.errors import CliptoolsError, ImageError
-from cliptools.images.loader import ImageSource, Skipped, same_shapes
+from cliptools.errors import CliptoolsError, ImageError, UsageError
+from cliptools.images.loader import ImageSource, Skipped, open_images, same_shapes
 from cliptools.io.cache import check_same
 from cliptools.io.files import binary_output, only_writer, put_whole, text_output
 from cliptools.io.header import canonical
@@ -28,28 +31,32 @@ from cliptools.io.jsonl import parse, rounded, write_record
 from cliptools.io.spools import TensorSpool
 from cliptools.models.unusable import Screen
 from cliptools.render import contact_sheet as pictures
-from cliptools.segmentation.masks import bounding_box, label_map, mask_of
+from cliptools.segmentation.masks import Threshold, best_texts, bounding_box, label_map, logits_at_size, mask_of, to_labels
+from cliptools.text.classes import load_classes
 
-RECORDS = "segments.json"  # in an image's folder, written last: where it is, the image is finished
-SHOWN = 40  # rows of a table on a terminal
+RECORDS = "segments.json"  # in the folder of an image, written last: an image that has it is finished
+MOST_ROWS = 40  # rows of a table on a terminal
+MOST_CLASSES = 3  # classes of an image in a row
 LONGEST_SLUG = 60
+MOST_TEXTS = 255  # labels of a label map of 8 bits
 
 Records = list[dict[str, Any]]
 
 
-class Waiting(NamedTuple):
-    """An image on its way to the model."""
+@dataclass(frozen=True, kw_only=True)
+class SegmentOptions(Segmenting):
+    """Parameters of clip-segment."""
 
-    name: str
-    picture: Image.Image | None
-    """None where one that is finished cannot be read any more."""
-    records: Records
-    """Of one that an earlier run has finished. It keeps its place in its batch, on which the last digits of the others depend."""
+    texts: tuple[str, ...]
+    threshold: str | None
+    background: str | None
+    out_dir: Path | None
+    resume: bool
 
 
 @dataclass
 class Folder:
-    """--out-dir: a folder an image, with masks, overlays and its records."""
+    """--out-dir: a folder for each image, with masks, overlays and the image's records."""
 
     path: Path
     resume: bool
@@ -61,31 +68,31 @@ class Folder:
         except OSError as error:
             raise CliptoolsError(f"{self.path}: cannot write here ({error.strerror})") from None
         if occupied and not self.resume:
-            raise CliptoolsError(f"{self.path}: not empty; go on with what is there (--resume), or name a new folder")
+            raise CliptoolsError(f"{self.path}: the folder is not empty; continue it with --resume, or name a new folder")
 
-    def finished(self, name: str, settings: dict[str, Any], texts: Sequence[str]) -> Records:
-        """Records of an image that an earlier run has finished; none if it has not.
+    def finished(self, name: str, settings: dict[str, Any], texts: Sequence[str] = ()) -> Records:
+        """Records of an image that an earlier run finished; empty if it did not.
 
         Raises:
-            CliptoolsError: it was made with other settings or texts.
+            CliptoolsError: the earlier run had other settings or texts.
         """
         path = self.path / folder_of(name) / RECORDS
         if not self.resume or not path.is_file():
             return []
         try:
             records: Records = parse(path.read_bytes())
-            found = [record.get("text") for record in records]
+            earlier_texts = [record.get("text") for record in records]
         except (ValueError, TypeError, AttributeError):
-            raise CliptoolsError(f"{path}: damaged; remove it, or name a new folder") from None
+            raise CliptoolsError(f"{path}: the file is damaged; remove it, or name a new folder") from None
         for record in records:
             for key, value in settings.items():
                 check_same(path, key, record.get(key), value)
         if texts:
-            check_same(path, "texts", found, list(texts))
+            check_same(path, "texts", earlier_texts, list(texts))
         return records
 
     def write(self, name: str, data: bytes) -> str:
-        """A file that appears whole, and what records call it."""
+        """Write a file that appears whole or not at all; return its name for records."""
         path = self.path / name
         try:
             put_whole(path, data)
@@ -94,140 +101,261 @@ class Folder:
         return name
 
 
-def open_folder(options: dict[str, Any]) -> Folder | None:
-    """The folder of --out-dir, if there is one, for this run alone until it ends."""
-    if not options["out_dir"]:
-        return None
-    click.get_current_context().with_resource(only_writer(options["out_dir"]))
-    return Folder(options["out_dir"], options["resume"])
+class Job(NamedTuple):
+    """The images, and the destinations of maps and messages: common to heat maps and label maps."""
 
+    source: ImageSource
+    folder: Folder | None
+    spool: TensorSpool | None
+    skipped: Skipped
+    screen: Screen[str]
+    strict: bool
 
-def folder_of(name: str) -> str:
-    """An image's folder below --out-dir: its name, which may come out of an archive and must not lead elsewhere."""
-    parts = [part for part in PurePosixPath(name).parts if part.strip("/")]
-    return "/".join(f"{part}_" if set(part) == {"."} else part for part in parts)
-
-
-def segment_images(
-    made: Segmenter, source: ImageSource, options: dict[str, Any], output_format: str, output: Path | None
-) -> None:
-    """Heat maps and masks of every image, written as they come."""
-
-    def find(batch: Sequence[Waiting], tensors: Tensor | None) -> list[list[Found] | str] | None:
-        if tensors is None or all(one.records for one in batch):
+    def load(self, index: int) -> Image.Image | None:
+        """An image; None after a warning where it cannot be read, or with --strict an error."""
+        name = self.source.names[index]
+        try:
+            return self.source.load(index)
+        except ImageError as error:
+            if self.strict:
+                raise ImageError(f"{name}: {error}") from None
+            self.skipped.add(name, str(error))
             return None
-        return made.find(tensors, [texts] * len(batch))
 
-    folder = open_folder(options)
-    texts = tuple(options["texts"])
-    made.settings["threshold"] = made.thresholds[0]
+    def load_again(self, index: int) -> Image.Image | None:
+        """An image that is finished; None where it is gone in the meantime."""
+        try:
+            return self.source.load(index)
+        except ImageError:
+            return None
+
+
+class Layout(NamedTuple):
+    """The form of the results besides records: the header of tensors, and the table."""
+
+    header: dict[str, Any]
+    columns: list[str]
+    row: Callable[[dict[str, Any]], list[str]]
+
+
+def run(options: SegmentOptions) -> None:
+    """Make heat maps of --text or of a ViT's best class, or label maps of a CLIP-ResNet, and write them image by image."""
+    threshold = _check(options)
+    output_format = choose_format(options.output_format, options.output, "jsonl")
+    if output_format == "safetensors" and options.resume:
+        raise UsageError("--resume does not go with -f safetensors: images finished earlier would be missing from the tensors")
+    source = open_images(options.paths)
+    opened = open_bundle(options)
+    label_maps = opened.resnet and not options.texts
+    check_applicable(
+        options,
+        resnet=opened.resnet,
+        label_maps=label_maps,
+        heat_map_only={"--threshold": options.threshold},
+        label_map_only={"--background": options.background},
+    )
+    if label_maps:
+        backgrounds = () if options.background is None else (options.background,)
+        labeller = load_labeller(opened, load_classes(str(options.classes), known=False), options, backgrounds)
+        settings = labeller.settings | {"background": labeller.background(labeller.cuts[0])}
+        header = {"kind": "logits", "format": 1, "label": labeller.label_of_text.tolist(), "names": list(labeller.classes)}
+        layout = Layout(header | settings, ["image", "classes"], _label_row)
+        _write(options, output_format, source, partial(_label_records, labeller, settings), layout)
+    else:
+        segmenter = load_segmenter(opened, options)
+        settings = segmenter.settings | {"threshold": threshold}
+        layout = Layout({"kind": "heat maps", "format": 1} | settings, ["image", "text", "score", "share"], _heat_row)
+        _write(options, output_format, source, partial(_heat_records, segmenter, settings, options), layout)
+
+
+def _check(options: SegmentOptions) -> Threshold:
+    """Reject invalid options before any input is read; return the threshold.
+
+    Raises:
+        UsageError: nothing to look for, texts that are invalid, or --resume without a folder.
+    """
+    check_inputs(options)
+    check_texts(options.texts, options.classes)
+    if len(set(options.texts)) < len(options.texts):
+        raise UsageError("--text: the same text is given twice")
+    if len(options.texts) > MOST_TEXTS:
+        raise UsageError(
+            f"--text: {count_of(len(options.texts), 'text')}, expected at most {MOST_TEXTS}, the labels of a label map"
+        )
+    if not (options.texts or options.classes):
+        raise UsageError("nothing to look for: give --text, or --classes for the model's own best class")
+    if options.resume and not options.out_dir:
+        raise UsageError("--resume needs --out-dir, the folder to continue")
+    return parse_threshold(options.threshold or "0.5")
+
+
+def _write(
+    options: SegmentOptions, output_format: str, source: ImageSource, make: Callable[[Job], Iterator[Records]], layout: Layout
+) -> None:
+    """Write the records of every image as they come, or at the end the tensors or the table."""
     skipped = Skipped()
-    screen = Screen[str](str, skipped.add, options["strict"])
-    shown: list[list[str]] = []
+    screen = Screen[str](str, skipped.add, options.strict)
     count = 0
-    keep_tensors = output_format == "safetensors"
-    with binary_output(output) if keep_tensors else text_output(output) as stream, spool_for(keep_tensors) as spool:
-        items = _waiting(made, source, folder, texts, options["strict"], skipped)
-        batches = same_shapes(progress(items, "images", len(source)), options["batch_size"])
-        for batch, found in in_halves(batches, find):
-            for records in _batch_records(made, batch, found, folder, spool, screen):
-                count += 1
-                for record in records:
-                    if output_format == "jsonl":
-                        write_record(stream, record)
-                    elif len(shown) <= SHOWN:
-                        shown.append(_row(record))
+    rows: list[list[str]] = []
+    with ExitStack() as stack:
+        folder = spool = None
+        if options.out_dir:
+            stack.enter_context(only_writer(options.out_dir))
+            folder = Folder(options.out_dir, options.resume)
+        if output_format == "safetensors":
+            stream = stack.enter_context(binary_output(options.output))
+            spool = stack.enter_context(TensorSpool())
+        else:
+            stream = stack.enter_context(text_output(options.output))
+        for records in make(Job(source, folder, spool, skipped, screen, options.strict)):
+            count += 1
+            for record in records:
+                if output_format == "jsonl":
+                    write_record(stream, record)
+                elif len(rows) <= MOST_ROWS:
+                    rows.append(layout.row(record))
         screen.require(count)
-        _finish(stream, made, spool, shown, output_format)
+        if spool is not None:
+            spool.write(stream, canonical(layout.header))
+        elif output_format == "table":
+            write_table(stream, layout.columns, rows[:MOST_ROWS])
+            if len(rows) > MOST_ROWS:
+                stream.write("… more images (-f jsonl for all)\n".encode())
     summarise(f"clip-segment: {count_of(count, 'image')}" + (f", {len(skipped)} skipped" if len(skipped) else ""))
 
 
-def _waiting(
-    made: Segmenter, source: ImageSource, folder: Folder | None, texts: tuple[str, ...], strict: bool, skipped: Skipped
-) -> Iterator[tuple[Waiting, Tensor | None]]:
-    for index, name in enumerate(source.names):
-        done = folder.finished(name, made.settings, texts) if folder is not None else []
-        picture = read_again(source, index) if done else loaded(source, index, strict, skipped)
-        if picture is not None:
-            yield Waiting(name, picture, done), made.tensor(picture)
-        elif done:
-            yield Waiting(name, None, done), None
+class Waiting(NamedTuple):
+    """An image in a batch."""
+
+    name: str
+    picture: Image.Image | None
+    """None for a finished image that can no longer be read."""
+    records: Records
+    """Of a finished image, which keeps its place in the batch: the last digits of the other images depend on the batch."""
 
 
-def read_again(source: ImageSource, index: int) -> Image.Image | None:
-    """An image that is finished, which may be gone meanwhile."""
-    try:
-        return source.load(index)
-    except ImageError:
-        return None
+def _heat_records(segmenter: Segmenter, settings: dict[str, Any], options: SegmentOptions, job: Job) -> Iterator[Records]:
+    """Records of each image, one for each text; with --out-dir its pictures are written."""
 
+    def score(batch: Sequence[Waiting], tensors: Tensor | None) -> list[list[TextScores] | str] | None:
+        if tensors is None or all(image.records for image in batch):
+            return None
+        return segmenter.score(tensors, [options.texts] * len(batch))
 
-def loaded(source: ImageSource, index: int, strict: bool, skipped: Skipped) -> Image.Image | None:
-    """An image; None for one that cannot be read, after a warning, or with `strict` an error."""
-    name = source.names[index]
-    try:
-        return source.load(index)
-    except ImageError as error:
-        if strict:
-            raise ImageError(f"{name}: {error}") from None
-        skipped.add(name, str(error))
-        return None
-
-
-def _batch_records(
-    made: Segmenter,
-    batch: Sequence[Waiting],
-    found: Sequence[list[Found] | str] | None,
-    folder: Folder | None,
-    spool: TensorSpool | None,
-    screen: Screen[str],
-) -> Iterator[Records]:
-    if found is None:
-        yield from (one.records for one in batch)
-        return
-    names = [one.name for one in batch]
-    reasons = {i: of_one for i, of_one in enumerate(found) if isinstance(of_one, str) and not batch[i].records}
-    for place in screen.places(names, reasons):
-        one, of_one = batch[place], found[place]
-        if one.records:
-            yield one.records
+    images = progress(_waiting(segmenter, settings, options.texts, job), "images", len(job.source))
+    for batch, scores in in_halves(same_shapes(images, options.batch_size), score):
+        if scores is None:
+            yield from (image.records for image in batch)
             continue
-        assert one.picture is not None and not isinstance(of_one, str)
-        heat = heat_maps(of_one, *one.picture.size)
-        if spool is not None:
-            spool.add(one.name, heat)
-        yield _image_records(made, one.name, one.picture, of_one, heat, folder)
+        reasons = {i: row for i, row in enumerate(scores) if isinstance(row, str) and not batch[i].records}
+        for place in job.screen.places([image.name for image in batch], reasons):
+            image, row = batch[place], scores[place]
+            if image.records:
+                yield image.records
+                continue
+            assert image.picture is not None and not isinstance(row, str)
+            heat = heat_maps(row, *image.picture.size)
+            if job.spool is not None:
+                job.spool.add(image.name, heat)
+            yield _image_records(settings, image.name, image.picture, row, heat, job.folder)
+
+
+def _waiting(
+    segmenter: Segmenter, settings: dict[str, Any], texts: tuple[str, ...], job: Job
+) -> Iterator[tuple[Waiting, Tensor | None]]:
+    for index, name in enumerate(job.source.names):
+        records = job.folder.finished(name, settings, texts) if job.folder is not None else []
+        picture = job.load_again(index) if records else job.load(index)
+        if picture is not None:
+            yield Waiting(name, picture, records), segmenter.tensor(picture)
+        elif records:
+            yield Waiting(name, None, records), None
 
 
 def _image_records(
-    made: Segmenter, name: str, picture: Image.Image, found: Sequence[Found], heat: "np.ndarray", folder: Folder | None
+    settings: dict[str, Any],
+    name: str,
+    picture: Image.Image,
+    scores: Sequence[TextScores],
+    heat: Float[np.ndarray, "text y x"],
+    folder: Folder | None,
 ) -> Records:
-
-    maps = torch.from_numpy(heat)  # (text, y, x)
-    masks = mask_of(maps, made.thresholds[0]).numpy()
-    labels = label_map(maps, made.thresholds[0]).numpy() if len(found) > 1 else None
+    """Records of one image; its pictures are written, and the records last of all."""
+    maps = torch.from_numpy(heat)
+    masks = mask_of(maps, settings["threshold"]).numpy()  # (text, y, x)
+    labels = label_map(maps, settings["threshold"]).numpy() if len(scores) > 1 else None  # (y, x)
     records: Records = []
-    for i, (one, stem) in enumerate(zip(found, slugs([one.text for one in found]), strict=True)):
-        low, high = one.scores.min(), one.scores.max()
-        record = {"image": name, "text": one.text, "score": rounded(one.cosine), "share": rounded(masks[i].mean())}
+    for i, (text, stem) in enumerate(zip(scores, slugs([text.text for text in scores]), strict=True)):
+        low, high = text.scores.min(), text.scores.max()
+        record = {"image": name, "text": text.text, "score": rounded(text.cosine), "share": rounded(masks[i].mean())}
         record |= {"box": bounding_box(masks[i]), "lowest": rounded(low), "highest": rounded(high)}
-        record |= {"width": picture.width, "height": picture.height, "grid": list(one.scores.shape)}
+        record |= {"width": picture.width, "height": picture.height, "grid": list(text.scores.shape)}
         if labels is not None:
             record |= {"label": i + 1, "label_share": rounded((labels == i + 1).mean())}
             record["label_rule"] = "highest of the maps standardised over the image, 0 below every threshold"
         if folder is not None:
-            where = folder_of(name)
-            record["mask"] = folder.write(f"{where}/{stem}.mask.png", pictures.png(pictures.mask_picture(masks[i])))
-            drawn = pictures.overlay(picture, heat[i], masks[i])
-            record["overlay"] = folder.write(f"{where}/{stem}.overlay.png", pictures.png(drawn))
+            place = folder_of(name)
+            record["mask"] = folder.write(f"{place}/{stem}.mask.png", pictures.png(pictures.mask_picture(masks[i])))
+            overlay = pictures.overlay(picture, heat[i], masks[i])
+            record["overlay"] = folder.write(f"{place}/{stem}.overlay.png", pictures.png(overlay))
             if labels is not None:
-                record["label_map"] = f"{where}/labels.png"
-        records.append(record | made.settings)
+                record["label_map"] = f"{place}/labels.png"
+        records.append(record | settings)
     if folder is not None:
         if labels is not None:
             folder.write(f"{folder_of(name)}/labels.png", pictures.png(pictures.label_picture(labels)))
         folder.write(f"{folder_of(name)}/{RECORDS}", json.dumps(records, ensure_ascii=False).encode())
     return records
+
+
+def _label_records(labeller: Labeller, settings: dict[str, Any], job: Job) -> Iterator[Records]:
+    """The record of each image; with --out-dir its pictures are written."""
+    for index, name in enumerate(progress(job.source.names, "images", len(job.source))):
+        if job.folder is not None and (records := job.folder.finished(name, settings)):
+            if job.screen.places([name], {}):
+                yield records[:1]
+            continue
+        picture = job.load(index)
+        if picture is None:
+            continue
+        record = _label_record(labeller, settings, name, picture, job)
+        if job.screen.places([name], {0: record} if isinstance(record, str) else {}):
+            assert not isinstance(record, str)
+            yield [record]
+
+
+def _label_record(
+    labeller: Labeller, settings: dict[str, Any], name: str, picture: Image.Image, job: Job
+) -> dict[str, Any] | str:
+    """The record of one image, or the reason why it is not usable; its pictures are written, and the record last of all."""
+    try:
+        averaged = labeller.averaged(picture)
+    except ImageError as error:
+        return str(error)
+    if job.spool is not None:
+        job.spool.add(name, logits_at_size(averaged, labeller.room))
+    cut = labeller.cuts[0]
+    best = best_texts(averaged, picture.height, picture.width, cut is not None, room=labeller.room)
+    labels = to_labels(best, labeller.label_of_text, cut).numpy()  # (y, x)
+    numbers, pixels = (counts.tolist() for counts in np.unique(labels, return_counts=True))
+    classes = []
+    for label, count in sorted(zip(numbers, pixels, strict=True), key=lambda pair: (-pair[1], pair[0])):
+        share = {"label": label, "class": labeller.classes[label], "share": rounded(count / labels.size)}
+        classes.append(share | {"box": bounding_box(labels == label)})
+    record = {"image": name, "width": picture.width, "height": picture.height, "found": classes} | settings
+    if job.folder is not None:
+        place = folder_of(name)
+        drawn = pictures.label_picture(labels, len(labeller.classes) - 1)
+        record["label_map"] = job.folder.write(f"{place}/labels.png", pictures.png(drawn))
+        record["overlay"] = job.folder.write(f"{place}/overlay.png", pictures.png(pictures.label_overlay(picture, labels)))
+        job.folder.write(f"{place}/{RECORDS}", json.dumps([record], ensure_ascii=False).encode())
+    return record
+
+
+def folder_of(name: str) -> str:
+    """The folder of an image below --out-dir: its name, which may come from an archive, without parts that lead elsewhere."""
+    parts = [part for part in PurePosixPath(name).parts if part.strip("/")]
+    return "/".join(f"{part}_" if set(part) == {"."} else part for part in parts)
 
 
 def slugs(texts: Sequence[str]) -> list[str]:
@@ -241,23 +369,11 @@ def slugs(texts: Sequence[str]) -> list[str]:
     return names
 
 
-def _finish(
-    stream: BufferedIOBase, made: Segmenter, spool: TensorSpool | None, shown: list[list[str]], output_format: str
-) -> None:
-    """What is written once all is known: the tensors, or the table."""
-    if spool is not None:
-        spool.write(stream, canonical({"kind": "heat maps", "format": 1} | made.settings))
-    elif output_format == "table":
-        write_table(stream, ["image", "text", "score", "share"], shown[:SHOWN])
-        if len(shown) > SHOWN:
-            stream.write("… more images (-f jsonl for all)\n".encode())
-
-
-def _row(record: dict[str, Any]) -> list[str]:
+def _heat_row(record: dict[str, Any]) -> list[str]:
     return [record["image"], record["text"], f"{record['score']:.3f}", f"{100 * record['share']:.1f} %"]
 
 
-def spool_for(wanted: bool) -> Any:
-    """Where tensors wait for their header, or nothing."""
-
-    return TensorSpool() if wanted else nullcontext()
+def _label_row(record: dict[str, Any]) -> list[str]:
+    classes = [f"{share['class']} {100 * share['share']:.0f} %" for share in record["found"][:MOST_CLASSES]]
+    more = len(record["found"]) - MOST_CLASSES
+    return [record["image"], ", ".join(classes) + (f" and {more} more" if more > 0 else "")]

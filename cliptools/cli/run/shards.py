@@ -27,10 +27,10 @@ from cliptools.io.files import binary_output, stdout_is_terminal
 from cliptools.io.header import Header
 from cliptools.io.shard_file import PartialFile, PartialSpool
 from cliptools.models.unusable import Screen
-from cliptools.streaming.measure import TOP_SHARE, Effects, Settings
+from cliptools.streaming.measure import Effects, Settings
+from cliptools.streaming.ranking import TOP_SHARE, canonical_order
 from cliptools.streaming.shard_statistics import ShardStatistics
-from cliptools.streaming.ranking import canonical_order
-from cliptools.streaming.shards import rest_mean, strongest
+from cliptools.streaming.shards import keep_top_units, rest_mean
 
 FEW = 300  # images; with fewer of them much of a bundle is rough
 LARGE_SHARE = 0.1  # of the images; a larger T no longer means the few images on which a unit acts
@@ -98,7 +98,7 @@ def strongest_units(paths: FactoredEffect, effects: Effects, share: float | None
     """The share of units with the largest top norms; None where all are kept."""
     if share is None:
         return None
-    kept = strongest(effects.top_norm, share)
+    kept = keep_top_units(effects.top_norm, share)
     return KeptUnits(share, kept, rest_mean(paths, effects, kept))
 
 
