@@ -12,6 +12,7 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -55,6 +56,8 @@ class _Run:
 
 
 _run = _Run()
+IN_COMMAND: ContextVar[bool] = ContextVar("IN_COMMAND", default=False)
+"""Whether a command runs here, in a context of its own."""
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ from cliptools.cli.surroundings import (
     refuse_shared_input,
     variable_of,
 )
-from cliptools.console import fail, finish, own_run, speak
+from cliptools.console import IN_COMMAND, fail, finish, own_run, speak
 from cliptools.errors import CliptoolsError, UsageError, out_of_memory
 from cliptools.io.files import silence_stdout, stdout_is_terminal
 from cliptools.text import TEMPLATE_SETS
@@ -97,7 +97,9 @@ class Command(click.Command):
         """
         extra.setdefault("prog_name", self.name)
         with own_run(), _lenient_streams():
-            status = copy_context().run(self._status, *args, **extra)
+            context = copy_context()
+            context.run(IN_COMMAND.set, True)
+            status = context.run(self._status, *args, **extra)
         sys.exit(status)
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -231,7 +231,7 @@ TAR = slice(257, 262)  # place of the signature of a tar archive
 
 
 def kind_of(head: bytes) -> str | None:
-    """Return the kind of a file, with an article, from its first bytes; None for an unknown kind.
+    r"""Return the kind of a file, with an article, from its first bytes; None for an unknown kind.
 
     >>> kind_of(b"\x1f\x8b\x08"), kind_of(b"<!DOCTYPE html>"), kind_of(b"cat dog")
     ('gzip data (gunzip it)', "a web page (a site's link to the raw file gives the file)", None)

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cliptools.console import note, warn, working
+from cliptools.console import IN_COMMAND, note, warn, working
 from cliptools.embedded_models import EMBEDDED
 from cliptools.errors import ModelError, UsageError, first_line
 from cliptools.io.header import UNCHECKED, canonical, model_difference, recorded_differences
@@ -339,8 +339,12 @@ def _check_there(recorded: Mapping[str, Any], source: str) -> None:
 
 
 def hand_over(model: LoadedModel) -> None:
-    """Let the next load_recorded_model of this model return it: weights are loaded once a command, whoever needs them first."""
-    _handed_over.set(model)
+    """Let the next load_recorded_model of this model return it: weights are loaded once a command, whoever needs them first.
+
+    Outside of commands nothing is kept: whoever calls functions has the model.
+    """
+    if IN_COMMAND.get():
+        _handed_over.set(model)
 
 
 def _received(recorded: dict[str, Any], where: torch.device, precision: Precision) -> LoadedModel | None:
