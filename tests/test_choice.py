@@ -47,8 +47,8 @@ def test_the_tower_decides(resnet: torch.nn.Module, vit: torch.nn.Module) -> Non
     [
         ("first", None, None, "act through its attention pooling only"),
         ("indirect", "neurons", None, "act through its attention pooling only"),
-        (None, None, [3], "the neurons of layer 4 alone"),
-        (None, "pairs", [3, 4], "the neurons of layer 4 alone"),
+        (None, None, [3], "the neurons of layer 4 only"),
+        (None, "pairs", [3, 4], "the neurons of layer 4 only"),
     ],
 )
 def test_a_resnet_has_no_such_effects(
