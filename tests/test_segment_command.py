@@ -224,7 +224,7 @@ def test_bundles_that_will_not_do(neurons: Path, tmp_path: Path) -> None:
         (without.to_bytes(), "without `direction`"),
         (narrow.to_bytes(), "width 7"),
         (bundle.select(np.zeros(0, int)).to_bytes(), "no neurons"),
-        (heads.to_bytes(), "not of single neurons"),
+        (heads.to_bytes(), "are not single neurons"),
         (beyond.to_bytes(), "that the model does not have"),
         (other.to_bytes(), "same name, another model"),
     ):
