@@ -99,7 +99,7 @@ def stages(command: str, folder: Path, count: int) -> None:
     """One command of the pipeline in this process, and the seconds of its stages."""
     watch = Stages()
     with watch.stage("importing libraries"):
-        importlib.import_module("cliptools.torchvision_compat").ensure_torchvision()
+        importlib.import_module("cliptools.library_patches").ensure_torchvision()
         importlib.import_module("open_clip")
     for module, function, name in STAGES[command]:
         watch.watch(module, function, name)

@@ -35,7 +35,7 @@ def main() -> None:
     top, picture = (200, (200, 300)) if options.quick else (TOP, PICTURE)
     import torch
 
-    from cliptools.torchvision_compat import ensure_torchvision
+    from cliptools.library_patches import ensure_torchvision
 
     ensure_torchvision()
     from open_clip.modified_resnet import ModifiedResNet

@@ -41,7 +41,7 @@ NAMED: dict[str, list[Any]] = {
 }
 """Cases that read files. Names of all files are kept: a hundred bytes an image, not flat in the strict sense."""
 SIZES = ("units, clip-decompose", "texts, clip-decompose", "units, clip-view", "units, clip-effects")
-LIBRARIES = "from cliptools.torchvision_compat import ensure_torchvision; ensure_torchvision(); import open_clip"
+LIBRARIES = "from cliptools.library_patches import ensure_torchvision; ensure_torchvision(); import open_clip"
 POOLS = {526: "emoji", 10_000: "words10k", 30_000: "words30k"}
 LAYERS = {768: "6", 1536: "5-6", 5376: "0-6"}  # of emoji-vit, by units
 

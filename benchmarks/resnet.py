@@ -73,7 +73,7 @@ def thin(model: str, folder: Path) -> None:
     """A model of the same width, heads and outputs with one block a stage, for small pictures; random weights."""
     import torch
 
-    from cliptools.torchvision_compat import ensure_torchvision
+    from cliptools.library_patches import ensure_torchvision
 
     ensure_torchvision()
     import open_clip

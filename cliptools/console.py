@@ -167,9 +167,9 @@ def working(label: str) -> Iterator[None]:
     if not _run.draws:
         yield
         return
-    from rich.console import Console
+    from rich import console
 
-    with Console(stderr=True).status(label):
+    with console.Console(stderr=True).status(label):
         yield
 
 
@@ -210,34 +210,23 @@ def _peak() -> int | None:
 
 def _bar() -> "Progress":
     """Return a progress bar that vanishes when it is done."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
+    from rich import console, progress, text
 
-    class Rate(ProgressColumn):
+    class Rate(progress.ProgressColumn):
         """Steps per second."""
 
-        def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:.3g}/s" if task.speed else "", style="progress.data.speed")
+        def render(self, task: progress.Task) -> text.Text:
+            return text.Text(f"{task.speed:.3g}/s" if task.speed else "", style="progress.data.speed")
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
         Rate(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
     )
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    return progress.Progress(*columns, console=console.Console(stderr=True), transient=True)
 
 
 STEERING = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")

@@ -15,10 +15,9 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from cliptools.cli.run.bundle_output import read_neurons
-from cliptools.emoji.captions import ZERO_SHOT_TEMPLATES
 from cliptools.emoji.export import label_pictures
 from cliptools.emoji.render import render, to_uint8
-from cliptools.emoji.scenes import Recipe, draw_scene
+from cliptools.emoji.scenes import ZERO_SHOT_TEMPLATES, Recipe, draw_scene
 from cliptools.images.loader import fitted_tensor
 from cliptools.images.segmentation.label_maps import GROUND, LEFT_OUT
 from cliptools.models.load import LoadedModel, load_recorded_model
@@ -26,7 +25,7 @@ from cliptools.models.text_encoder import encode_texts
 from cliptools.segmentation.masks import SHARPNESS, Averaged
 from cliptools.segmentation.metrics import label_fit
 from cliptools.segmentation.resnet_methods import PairUnits, class_texts, default_pairs, resnet_method
-from cliptools.segmentation.resnet_tokens import pool_tokens
+from cliptools.segmentation.towers import pool_tokens
 from cliptools.text.emoji_concepts import concepts
 
 SEED, COUNT, SIZE = 9_400_000, 120, 128

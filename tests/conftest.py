@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from helpers.forked import Nursery, Study
     from helpers.tiny_suite import Suite
 
-from cliptools.torchvision_compat import ensure_torchvision
+from cliptools.library_patches import ensure_torchvision
 
 ensure_torchvision()
 

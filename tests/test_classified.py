@@ -27,7 +27,7 @@ from cliptools.images.loader import open_images
 from cliptools.images.segmentation.sources import masked_images
 from cliptools.text.classes import ClassName, distinct_classes, load_classes
 from cliptools.text.emoji_concepts import concepts
-from cliptools.text.imagenet_classes import lemmas, open_clip_names, wordnet_ids
+from cliptools.text.vocabularies import lemmas, open_clip_names, wordnet_ids
 
 TENCH, GOLDFISH, SEA_SNAKE = "n01440764", "n01443537", "n01751748"
 

@@ -14,8 +14,8 @@ from sklearn.metrics import jaccard_score
 
 from cliptools.cli.run.segment_eval import SegmentEvalOptions
 from cliptools.cli.run.segment_eval import run as evaluate
+from cliptools.cli.run.segment_heat_maps import open_bundle
 from cliptools.cli.run.segment_label_maps import load_labeller, parse_backgrounds
-from cliptools.cli.run.segment_open import open_bundle
 from cliptools.cli.segment import main
 from cliptools.errors import CliptoolsError, UsageError
 from cliptools.images.segmentation.label_maps import LEFT_OUT, Numbering

@@ -33,8 +33,7 @@ from cliptools.segmentation.resnet_methods import (
     resnet_method,
     select_pairs,
 )
-from cliptools.segmentation.resnet_tokens import PoolTokens, corner_of, pool_tokens, repaired
-from cliptools.segmentation.towers import native_size, on_grid, token_stride
+from cliptools.segmentation.towers import PoolTokens, corner_of, native_size, on_grid, pool_tokens, repaired, token_stride
 from cliptools.text.emoji_concepts import concepts
 
 EXACT = {"rtol": 1e-9, "atol": 1e-11}

@@ -23,15 +23,15 @@ from PIL import Image
 from cliptools.errors import CliptoolsError, ImageError, ModelError
 from cliptools.images.decode import decode, header
 from cliptools.images.segmentation.mask_pixels import read_mask
+from cliptools.library_patches import SharedChange
 from cliptools.models.hub import NOT_ONLY, ONLY, hub_in_a_line, no_foreign_code
 from cliptools.models.load import load_model
 from cliptools.models.text_encoder import encode_texts
-from cliptools.shared_change import SharedChange
 
 IMPORTS = """
 import contextlib, importlib, pkgutil, sys, tempfile, warnings
 import matplotlib.pyplot, torch
-from cliptools.torchvision_compat import ensure_torchvision
+from cliptools.library_patches import ensure_torchvision
 ensure_torchvision()
 import open_clip, timm, transformers
 for optional in ("diffusers", "h5py", "llama_cpp", "rich", "click"):

@@ -9,7 +9,7 @@ from open_clip.model import CLIP
 from torch import Tensor
 
 import training  # noqa: F401  (applies the torchvision remedy first)
-from cliptools.emoji.captions import concepts_in
+from cliptools.emoji.scenes import concepts_in
 from cliptools.text.emoji_concepts import concepts
 from training.batches import make_batch
 from training.export import write_model

@@ -12,9 +12,9 @@ from helpers.weights_files import registered, state_of
 from torch.nn.functional import normalize
 
 from cliptools.errors import ModelError
+from cliptools.library_patches import ensure_torchvision
 from cliptools.models.load import LoadedModel, load_model, load_recorded_model
 from cliptools.models.text_encoder import encode_texts, tokenizer_of
-from cliptools.torchvision_compat import ensure_torchvision
 
 WORDS = ["a cat", "an old red house"]
 VIEW = {

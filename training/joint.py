@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cliptools.emoji.captions import TEMPLATES, names_of, with_article
+from cliptools.emoji.scenes import TEMPLATES, names_of, with_article
 from cliptools.models.clip_parts import CLIP, SimpleTokenizer
 from cliptools.text.emoji_concepts import concepts
 from training.batches import make_batch

@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cliptools.emoji.captions import TEMPLATES, caption, names_of, with_article
-from cliptools.emoji.scenes import MOST_EMOJI
+from cliptools.emoji.scenes import MOST_EMOJI, TEMPLATES, caption, names_of, with_article
 from cliptools.models.clip_parts import CLIP
 from cliptools.text.emoji_concepts import concepts
 

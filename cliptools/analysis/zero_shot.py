@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy.stats import binomtest
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -121,7 +122,6 @@ def standing(share: Share, guess: float, related: bool = True) -> Standing:
     >>> standing(Share(3, 3), 1 / 100), standing(Share(1, 10), 1 / 10), standing(Share(0, 2), 1 / 3)
     ('above', 'chance', 'open')
     """
-    from scipy.stats import binomtest
 
     if related and binomtest(share.hits, share.trials, guess, alternative="greater").pvalue <= ALPHA:
         return "above"

@@ -210,15 +210,14 @@ def _reading(max_pixels: int | None, skip_bad_shards: bool | None) -> Iterator[N
         yield
         return
     # Inside, because they import Pillow and numpy, which --help must not wait for.
-    from cliptools.images.formats import pixel_limit
-    from cliptools.images.listing import SKIP_BAD_SHARDS
+    from cliptools.images import formats, listing
 
-    token = SKIP_BAD_SHARDS.set(bool(skip_bad_shards))
+    token = listing.SKIP_BAD_SHARDS.set(bool(skip_bad_shards))
     try:
-        with pixel_limit(max_pixels):
+        with formats.pixel_limit(max_pixels):
             yield
     finally:
-        SKIP_BAD_SHARDS.reset(token)
+        listing.SKIP_BAD_SHARDS.reset(token)
 
 
 def reading_options(function: Function) -> Function:

@@ -6,15 +6,7 @@ from typing import Any
 
 import click
 
-from cliptools.cli.app import (
-    CLASS_TEMPLATES,
-    Function,
-    command,
-    device_option,
-    output_options,
-    reading_options,
-    template_option,
-)
+from cliptools.cli.app import CLASS_TEMPLATES, Function, command, device_option, output_options, reading_options, template_option
 from cliptools.errors import UsageError
 from cliptools.segmentation import ALL
 

@@ -14,9 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from cliptools.console import warn
-from cliptools.emoji.captions import Reading, caption, read
 from cliptools.emoji.render import render, scene_key, to_uint8
-from cliptools.emoji.scenes import MOST_EMOJI, Recipe, Scene, draw_scene, scene_of, single_scene
+from cliptools.emoji.scenes import MOST_EMOJI, Reading, Recipe, Scene, caption, draw_scene, read, scene_of, single_scene
 from cliptools.errors import UsageError
 from cliptools.text.emoji_concepts import STYLES, concept_index, concepts
 

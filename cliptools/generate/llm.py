@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cliptools.emoji.captions import with_article
+from cliptools.emoji.scenes import with_article
 from cliptools.errors import CliptoolsError, UsageError, first_line
 from cliptools.generate.captions import LINKS, OPENINGS, Wanted, Writer
 from cliptools.models.hub import hub_in_a_line, reason

@@ -24,7 +24,7 @@ from PIL import Image, _imaging
 
 from cliptools.console import count_of
 from cliptools.errors import ImageError, first_line
-from cliptools.shared_change import SharedChange
+from cliptools.library_patches import SharedChange
 
 HEAD = 12  # number of leading bytes that identify a format
 

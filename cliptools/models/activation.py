@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cliptools.library_patches import import_open_clip
 from cliptools.models.origin import HF_CONFIG, OWN_CONFIG, Origin
 from cliptools.models.weights_file import Fit, stored_sizes
-from cliptools.torchvision_compat import import_open_clip
 
 QUICK = {True: "QuickGELU", False: "GELU"}
 LEAST_DIGEST = 7  # fewest hexadecimal digits of a sha256 that identify a file

@@ -3,7 +3,7 @@
 Modules that need one of these classes at import time import it from here; code that needs open_clip later uses import_open_clip.
 """
 
-from cliptools.torchvision_compat import ensure_torchvision
+from cliptools.library_patches import ensure_torchvision
 
 ensure_torchvision()
 

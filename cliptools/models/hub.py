@@ -19,7 +19,7 @@ from huggingface_hub.utils.logging import get_logger
 
 from cliptools.console import note
 from cliptools.errors import first_line
-from cliptools.shared_change import SharedChange
+from cliptools.library_patches import SharedChange
 
 CLIENT = "huggingface_hub"
 SILENT = "the hub does not answer, asking again; HF_HUB_OFFLINE=1 uses the cache without asking"

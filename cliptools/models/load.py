@@ -20,6 +20,7 @@ from cliptools.console import IN_COMMAND, note, warn, working
 from cliptools.embedded_models import EMBEDDED
 from cliptools.errors import ModelError, UsageError, first_line
 from cliptools.io.header import UNCHECKED, canonical, model_difference, recorded_differences
+from cliptools.library_patches import ensure_torchvision, import_open_clip
 from cliptools.models.activation import activation_advice, model_sources, named_tag, trained_activation
 from cliptools.models.architecture import UNDESCRIBED, Architecture, describe_architecture
 from cliptools.models.checkpoints.checkpoint import load_weights
@@ -29,7 +30,6 @@ from cliptools.models.names import tower_fault
 from cliptools.models.origin import Origin, fetch_weights, find_origin, missing_weights, refuse_tower
 from cliptools.models.preprocessing import Choice, choose_preprocessing, parse_preprocess, recorded_preprocessing
 from cliptools.models.weights_file import Fit, check_fit
-from cliptools.torchvision_compat import ensure_torchvision
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPE: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -120,7 +120,7 @@ def _loaded(
     recorded: Mapping[str, Any] | None,
     text_from: str | None,
 ) -> LoadedModel:
-    import open_clip
+    open_clip = import_open_clip()
 
     fit = _fit(origin)
     clip, messages, notes = _created(origin, fit)
@@ -189,7 +189,7 @@ def _created(origin: Origin, fit: Fit) -> tuple[nn.Module, list[str], list[str]]
 
 def _empty(origin: Origin) -> nn.Module:
     """Return a model of the architecture of a file, folder or hub, before its weights are copied into it."""
-    import open_clip
+    open_clip = import_open_clip()
 
     if not origin.translated:
         return open_clip.create_model(origin.source, load_weights=False, pretrained_text=False, device="cpu")
@@ -201,7 +201,7 @@ def _empty(origin: Origin) -> nn.Module:
 
 def _whole(origin: Origin) -> nn.Module:
     """Return a model whose weights open_clip finds itself, always strictly and with weights_only, so that no pickle is run."""
-    import open_clip
+    open_clip = import_open_clip()
 
     tag = None if origin.kind == "random" else str(origin.weights) if origin.kind == "file" else origin.pretrained
     return open_clip.create_model(origin.source, pretrained=tag, device="cpu", require_pretrained=origin.kind != "random")

@@ -11,12 +11,12 @@ from typing import Any, Literal
 from cliptools.console import escape
 from cliptools.embedded_models import EMBEDDED_DIR, embedded_names, embedded_source
 from cliptools.errors import ModelError, UsageError
+from cliptools.library_patches import import_open_clip
 from cliptools.models.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from cliptools.models.checkpoints.names import config_fault, open_clip_config
 from cliptools.models.hub import hub_file, reason
 from cliptools.models.names import SUPPORTED, tower_fault
 from cliptools.models.weights_file import config_sizes, fit_differences, stored_sizes
-from cliptools.torchvision_compat import import_open_clip
 
 RANDOM = "random"  # --pretrained random: open_clip's own initialisation from a fixed seed, which must be asked for
 OWN_CONFIG, HF_CONFIG, HF_PREPROCESSOR = "open_clip_config.json", "config.json", "preprocessor_config.json"

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from cliptools.errors import ModelError, UsageError
 from cliptools.io.header import FROM_OPTION, SETTINGS
+from cliptools.library_patches import import_open_clip
 from cliptools.models.origin import HF_PREPROCESSOR, OWN_CONFIG, Origin
-from cliptools.torchvision_compat import import_open_clip
 
 INTERPOLATIONS, RESIZES = ("bicubic", "bilinear"), ("shortest", "longest", "squash")
 COLOURS = ("mean", "std")

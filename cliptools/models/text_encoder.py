@@ -22,9 +22,11 @@ from torch.nn import functional as F
 from cliptools.console import progress
 from cliptools.devices import Limit, in_halves
 from cliptools.embedded_models import EMBEDDED, EMBEDDED_DIR
+from cliptools.emoji.scenes import ZERO_SHOT_TEMPLATES, with_article
 from cliptools.errors import ModelError, TextError, UsageError
 from cliptools.io.cache import cached
 from cliptools.io.header import canonical, digest
+from cliptools.library_patches import import_open_clip
 from cliptools.models.checkpoints.names import VOCABULARY
 from cliptools.models.hub import hub_in_a_line, no_foreign_code, reason
 from cliptools.models.load import LoadedModel, RecordedModel
@@ -154,7 +156,7 @@ def _tokenizer(
     name: str, context_length: int | None, vocabulary: int | None
 ) -> Callable[[Sequence[str]], Int[Tensor, "text position"]]:
     """open_clip's; of transformers' folders CLIP's own vocabulary, which open_clip brings, or the one in the folder."""
-    import open_clip
+    open_clip = import_open_clip()
 
     with hub_in_a_line():
         if name.startswith(SCHEMES) and (origin := find_origin(name, None)).translated:
@@ -251,8 +253,9 @@ def _own_copy(module: nn.Module) -> Any:
 
 def _causal_part(clip: nn.Module) -> _CausalPart | None:
     """Return the part to cut; None for a tower that is not known to be causal and pooled at its end token."""
-    from open_clip.model import CLIP, CustomTextCLIP
-    from open_clip.transformer import TextTransformer
+    open_clip = import_open_clip()
+    CLIP, CustomTextCLIP = open_clip.model.CLIP, open_clip.model.CustomTextCLIP
+    TextTransformer = open_clip.transformer.TextTransformer
 
     model: Any = clip
     if type(clip) is CLIP:
@@ -307,8 +310,6 @@ def class_templates(model: str, given: Sequence[str]) -> tuple[str, ...]:
 def text_sentences(texts: Sequence[str], given: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
     """Return the texts to put into templates, and the templates; no templates for bare texts."""
     if tuple(given) == (EMOJI,):
-        from cliptools.emoji.captions import ZERO_SHOT_TEMPLATES, with_article
-
         return [with_article(text) for text in texts], ZERO_SHOT_TEMPLATES
     if tuple(given) == (IMAGENET,):
         return list(texts), imagenet_templates()
@@ -334,10 +335,8 @@ def encode_named(
 
 def imagenet_templates() -> tuple[str, ...]:
     """Return CLIP's 80 templates, with `{}` for the class."""
-    from cliptools.torchvision_compat import ensure_torchvision
 
-    ensure_torchvision()
-    import open_clip
+    open_clip = import_open_clip()
 
     return tuple(template(SLOT) for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from cliptools.console import escape
 from cliptools.errors import ModelError
+from cliptools.library_patches import import_open_clip
 from cliptools.models.checkpoints.checkpoint import Checkpoint
-from cliptools.torchvision_compat import import_open_clip
 
 STRIDE = 32  # pixels per token of a ResNet's attention pooling
 EXACT = ("kind", "width", "layers", "patch", "joint_width", "text_width", "text_layers", "vocabulary")

@@ -1,5 +1,6 @@
 """Plot of the shares of concepts over groups: one panel per concept, means with two standard errors, and label frequencies."""
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from io import BytesIO
@@ -35,10 +36,8 @@ def check_plot(path: Path) -> None:
     """
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"--plot {path}: expected a name ending in .png or .svg")
-    try:
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError:
-        raise CliptoolsError(f"--plot {path}: drawing needs matplotlib: pip install 'cliptools[plot]'") from None
+    if importlib.util.find_spec("matplotlib") is None:
+        raise CliptoolsError(f"--plot {path}: drawing needs matplotlib: pip install 'cliptools[plot]'")
 
 
 def draw_shift(groups: Sequence[str], panels: Sequence[Panel], axis_label: str, path: Path) -> bytes:

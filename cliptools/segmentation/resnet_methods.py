@@ -30,7 +30,7 @@ from cliptools.effects.resnet_pooling import value_output
 from cliptools.errors import TextError, UsageError
 from cliptools.models.clip_parts import ModifiedResNet
 from cliptools.segmentation import BY_PAIRS
-from cliptools.segmentation.resnet_tokens import PoolTokens, maskclip, pool_tokens, qqkk, repaired, values
+from cliptools.segmentation.towers import PoolTokens, maskclip, pool_tokens, qqkk, repaired, values
 from cliptools.segmentation.vit_methods import Heat, Method
 
 CenterClasses = Literal["classes", "none"]

@@ -16,7 +16,7 @@ from cliptools.errors import TextError
 from cliptools.io.text_file import read_lines
 from cliptools.text.class_lists import read_class_list
 from cliptools.text.emoji_concepts import concept_index, concepts
-from cliptools.text.imagenet_classes import open_clip_names
+from cliptools.text.vocabularies import open_clip_names
 
 SHOWN = 3  # classes of a file that a note shows as prompts will name them
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

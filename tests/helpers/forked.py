@@ -129,7 +129,7 @@ class Nursery:
 
 def load_everything() -> None:
     """Whatever commands import; optional packages come with what needs them."""
-    from cliptools.torchvision_compat import ensure_torchvision
+    from cliptools.library_patches import ensure_torchvision
 
     ensure_torchvision()
     import open_clip

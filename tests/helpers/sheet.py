@@ -6,12 +6,7 @@ from PIL import Image
 from cliptools.images.relocate import thumbnail_tensors
 from cliptools.io.bundle import Bundle, json_tensor
 from cliptools.io.header import Header
-from cliptools.render.contact_sheet import (
-    CELL,
-    GAP,
-    MARGIN,
-    TEXT_WIDTH,
-)
+from cliptools.render.contact_sheet import CELL, GAP, MARGIN, TEXT_WIDTH
 
 COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0), (0, 250, 250), (250, 0, 250), (120, 60, 0), (0, 60, 120)]
 

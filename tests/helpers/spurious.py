@@ -2,9 +2,7 @@
 
 import numpy as np
 
-from cliptools.analysis.spurious import (
-    Words,
-)
+from cliptools.analysis.spurious import Words
 
 POOL = ("cat", "cats", "black cat", "sofa", "couch", "settee", "quay", "snow", "cedar", "sour", "advent", "yacht", "frost")
 

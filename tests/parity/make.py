@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from safetensors.numpy import save_file
 
-from cliptools.torchvision_compat import ensure_torchvision
+from cliptools.library_patches import ensure_torchvision
 
 from . import answers, study
 

@@ -17,9 +17,20 @@ from torch import Tensor
 from cliptools.cli.app import choose_format, open_input
 from cliptools.cli.run.bundle_output import write_table
 from cliptools.cli.run.segment_eval_labels import Scenes, check_numbering, classes_of, labelled_folder, labelled_scenes
-from cliptools.cli.run.segment_heat_maps import Segmenter, TextScores, heat_maps, load_segmenter, parse_threshold
+from cliptools.cli.run.segment_heat_maps import (
+    Opened,
+    Segmenter,
+    Segmenting,
+    TextScores,
+    check_applicable,
+    check_inputs,
+    check_texts,
+    heat_maps,
+    load_segmenter,
+    open_bundle,
+    parse_threshold,
+)
 from cliptools.cli.run.segment_label_maps import Cut, Labeller, keys_of, load_labeller
-from cliptools.cli.run.segment_open import Opened, Segmenting, check_applicable, check_inputs, check_texts, open_bundle
 from cliptools.console import count_of, note, progress, summarise, warn
 from cliptools.devices import in_halves
 from cliptools.errors import CliptoolsError, ImageError, UsageError

@@ -17,9 +17,19 @@ from torch import Tensor
 
 from cliptools.cli.app import choose_format
 from cliptools.cli.run.bundle_output import write_table
-from cliptools.cli.run.segment_heat_maps import Segmenter, TextScores, heat_maps, load_segmenter, parse_threshold
+from cliptools.cli.run.segment_heat_maps import (
+    Segmenter,
+    Segmenting,
+    TextScores,
+    check_applicable,
+    check_inputs,
+    check_texts,
+    heat_maps,
+    load_segmenter,
+    open_bundle,
+    parse_threshold,
+)
 from cliptools.cli.run.segment_label_maps import Labeller, load_labeller
-from cliptools.cli.run.segment_open import Segmenting, check_applicable, check_inputs, check_texts, open_bundle
 from cliptools.console import count_of, progress, summarise
 from cliptools.devices import in_halves
 from cliptools.errors import CliptoolsError, ImageError, UsageError

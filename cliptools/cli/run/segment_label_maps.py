@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from cliptools.cli.run.bundle_output import record_source
-from cliptools.cli.run.segment_open import Opened, Segmenting, choose_sink_repair, pair_units
+from cliptools.cli.run.segment_heat_maps import Opened, Segmenting, choose_sink_repair, pair_units
 from cliptools.devices import Limit, in_halves
 from cliptools.errors import CliptoolsError, ImageError, UsageError, out_of_memory
 from cliptools.images.loader import fitted_tensor

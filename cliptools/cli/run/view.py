@@ -20,15 +20,7 @@ from cliptools.cli.run.bundle_output import emit, order_units
 from cliptools.console import count_of, escape, harmless_json
 from cliptools.errors import ImageError, StreamError, UsageError
 from cliptools.images.relocate import thumbnail
-from cliptools.io.bundle import (
-    Bundle,
-    cliptools_header,
-    is_bundle,
-    read_bundle,
-    read_header,
-    read_unchecked,
-    tensor_table,
-)
+from cliptools.io.bundle import Bundle, cliptools_header, is_bundle, read_bundle, read_header, read_unchecked, tensor_table
 from cliptools.io.bundle_faults import faults
 from cliptools.io.files import text_output
 from cliptools.io.jsonl import unit_name

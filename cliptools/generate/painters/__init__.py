@@ -6,10 +6,9 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from cliptools.emoji.captions import concepts_in, drawn_names, names_of, read
 from cliptools.emoji.export import label_pictures
 from cliptools.emoji.render import SCENE_SIZE, render, to_uint8
-from cliptools.emoji.scenes import MOST_EMOJI, scene_of
+from cliptools.emoji.scenes import MOST_EMOJI, concepts_in, drawn_names, names_of, read, scene_of
 from cliptools.text.emoji_concepts import concepts
 
 

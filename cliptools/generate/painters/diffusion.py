@@ -21,9 +21,9 @@ from PIL import Image
 from cliptools.devices import Limit, in_halves, release_cached_memory
 from cliptools.errors import CliptoolsError, UsageError, first_line, out_of_memory
 from cliptools.generate.painters import Painted
+from cliptools.library_patches import SharedChange
 from cliptools.models.hub import hub_in_a_line, no_foreign_code, reason
 from cliptools.models.load import DTYPE, pick_device
-from cliptools.shared_change import SharedChange
 
 Offload = Literal["none", "model", "sequential"]
 SPARING = "lower --size, or try --dtype fp16 or --offload model"

@@ -20,7 +20,7 @@ from cliptools.images.loader import ImageSource, ListedImages
 from cliptools.images.tar import Span
 from cliptools.io.jsonl import whole_number
 from cliptools.text.classes import ClassName
-from cliptools.text.imagenet_classes import WORDNET_ID
+from cliptools.text.vocabularies import WORDNET_ID
 
 FOLDERS, SCENES = "folders", "scenes"  # values of --labels other than a file
 

@@ -24,7 +24,7 @@ from cliptools.io.jsonl import whole_number
 from cliptools.io.text_file import read_text
 from cliptools.text.class_lists import of_folders
 from cliptools.text.classes import ClassName, class_list
-from cliptools.text.imagenet_classes import WORDNET_ID, lemmas, open_clip_names, wordnet_ids
+from cliptools.text.vocabularies import WORDNET_ID, lemmas, open_clip_names, wordnet_ids
 
 IMAGENET, IMAGENET_R = IMAGENETS = ("imagenet", "imagenet-r")
 Label = int | str

@@ -31,7 +31,7 @@ from cliptools.images.stanford_cars import read_variables
 from cliptools.images.tar import TAR_ENDINGS, Span
 from cliptools.io.jsonl import WHOLE, whole_number
 from cliptools.io.text_file import COMMENT, read_text
-from cliptools.text.imagenet_classes import WORDNET_ID
+from cliptools.text.vocabularies import WORDNET_ID
 
 SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "trainval", "minival"}
 Place = tuple[str, str, bool]

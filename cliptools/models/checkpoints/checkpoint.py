@@ -17,10 +17,10 @@ from torch import Tensor, nn, strided
 
 from cliptools.console import agreeing, count_of, escape
 from cliptools.errors import first_line
+from cliptools.library_patches import import_open_clip
 from cliptools.models.checkpoints.file_kinds import SHARD, Kind, file_kind, not_read
 from cliptools.models.checkpoints.names import OPENAI_KEYS, TEXT_TOWER, foreign_form, open_clip_names
 from cliptools.models.checkpoints.pickles import read_torch, read_torchscript
-from cliptools.torchvision_compat import import_open_clip
 
 ADAPTER = "adapter_config.json"  # of the peft library
 

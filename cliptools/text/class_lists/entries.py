@@ -13,10 +13,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
+
 from cliptools.console import agreeing, count_of
 from cliptools.errors import TextError
 from cliptools.io.jsonl import TOO_DEEP
-from cliptools.text.imagenet_classes import name_of_id
+from cliptools.text.vocabularies import name_of_id
 
 ID = r"n\d{8}|/[mgt]/\w+|\d{8}-n"
 """Ids of WordNet, in two spellings, and of Open Images."""
@@ -275,8 +277,6 @@ def _yaml(text: str, source: str) -> tuple[Any, str]:
     Raises:
         TextError: the text is not YAML.
     """
-    import yaml  # type: ignore[import-untyped]
-
     try:
         root = yaml.compose(text, Loader=yaml.BaseLoader)  # nodes: of texts, of which no `no` becomes a truth value
     except (yaml.YAMLError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Imports of torchvision and open_clip that work with a torch that torchvision's compiled operators were not built for.
+"""Changes to the process that libraries need: temporary ones that threads share, and a torchvision that can be imported.
 
 The registry's torchvision needs CUDA libraries; with a CPU build of torch its import ends with "operator torchvision::nms
 does not exist", and so does open_clip's. cliptools does not use these operators, so it is enough to define their schemas.
@@ -6,7 +6,44 @@ does not exist", and so does open_clip's. cliptools does not use these operators
 
 import importlib
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+
+
+class SharedChange:
+    """A change that threads share: the first thread to enter applies it, the last to leave reverts it.
+
+    With a context per thread, the first thread to leave would revert what the others still need.
+    """
+
+    def __init__(self, change: Callable[[], AbstractContextManager[None]]) -> None:
+        """
+        Args:
+            change: Returns a context that applies the change on entry and reverts it on exit.
+        """
+        self._change, self._lock = change, threading.Lock()
+        self._users = 0
+        self._held: AbstractContextManager[None] | None = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Keep the change applied within this context."""
+        with self._lock:
+            if self._users == 0:
+                self._held = self._change()
+                self._held.__enter__()
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0 and self._held is not None:
+                    self._held.__exit__(None, None, None)
+                    self._held = None
+
 
 _kept_alive: list[Any] = []  # a Library removes its definitions when it is garbage collected
 
