@@ -11,7 +11,7 @@ LOOK ?= $(if $(IMAGES),$(IMAGES),$(WORK)/scenes/images)
 TEXT ?= pizza
 PAIR ?= --depict cat --predict dog
 
-all: $(addprefix $(WORK)/,neurons.txt accuracy.txt shift.txt merged.txt texts.txt top.png sheet.png gallery.html)
+all: $(addprefix $(WORK)/,neurons.txt accuracy.txt shift.txt fit.jsonl merged.txt texts.txt top.png sheet.png gallery.html)
 	@cat $(WORK)/neurons.txt $(WORK)/accuracy.txt $(WORK)/shift.txt
 	@echo "Pictures: $(WORK)/sheet.png, $(WORK)/top.png, $(WORK)/masks/, $(WORK)/fooled/; all of it: $(WORK)/gallery.html"
 
@@ -51,6 +51,9 @@ $(WORK)/concepts.jsonl: $(WORK)/neurons.safetensors | $(WORK)/scenes/images
 
 $(WORK)/masks.jsonl: $(WORK)/neurons.safetensors | $(WORK)/scenes/images
 	clip-segment $(LOOK) --text $(TEXT) --out-dir $(WORK)/masks -f jsonl --bundle $< > $@
+
+$(WORK)/fit.jsonl: $(WORK)/neurons.safetensors | $(WORK)/scenes/images
+	clip-segment-eval $(WORK)/scenes --bundle $< > $@
 
 $(WORK)/words.jsonl: $(WORK)/neurons.safetensors
 	clip-spurious $(PAIR) -f jsonl -o $@ $<

@@ -402,7 +402,7 @@ def test_zip_files_and_truncated_ones(tmp_path: Path) -> None:
     plain = save(state_of("Tiny-8"), tmp_path / "whole.pt").read_bytes()
     (tmp_path / "half.pt").write_bytes(plain[: len(plain) // 2])
     for title, reason in (
-        ("photos.zip", r"a zip file that is no checkpoint \(it holds photo.jpg\)"),
+        ("photos.zip", r"a zip file that is not a checkpoint \(it holds photo.jpg\)"),
         ("siglip.npz", "an archive of numpy arrays"),
         ("half.safetensors", "damaged or cut short"),
         ("half.pt", "cut short or damaged"),

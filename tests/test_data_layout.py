@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.advgen_input import inside
-from helpers.data_layout import pack, paint
+from helpers.data_layout import bundle, pack, paint  # noqa: F401  # the fixture
 from PIL import Image
 
 from cliptools.errors import CliptoolsError, ImageError, StreamError, TextError
@@ -78,14 +78,20 @@ MISTAKES: list[tuple[str, list[str], int, list[str]]] = [
 
 @pytest.mark.parametrize(("name", "arguments", "status", "words"), MISTAKES, ids=lambda value: str(value)[:40])
 def test_each_mistake_has_its_message(
-    name: str, arguments: list[str], status: int, words: list[str], data: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    arguments: list[str],
+    status: int,
+    words: list[str],
+    data: Path,
+    bundle: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (data / "neurons.safetensors").write_bytes(bundle.read_bytes())
     monkeypatch.chdir(data)
     more = () if name == "effects" else ("--bundle", bundle)
     ended = inside(name, *arguments, *(("--ablate", "all") if name == "ablate" else ()), *more)
     (line,) = ended.stderr.decode().splitlines()
-    assert ended.returncode == status and ended.stdout == b"" and line.startswith(f"clip-{name}: ")
+    assert ended.returncode == status and ended.stdout == b"" and line.startswith(f"clip-{name.replace('_', '-')}: ")
     assert all(word in line for word in words), line
 
 

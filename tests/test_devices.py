@@ -39,7 +39,7 @@ def devices(suite: Suite) -> Devices:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     started = {}
     for kind in ("cuda", "mps"):
-        words = [sys.executable, str(ROOT / "tests" / "fake_device.py"), kind, str(folder)]
+        words = [sys.executable, str(ROOT / "tests" / "helpers" / "fake_device.py"), kind, str(folder)]
         started[kind] = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     rows = {}
     for kind, process in started.items():
@@ -50,7 +50,7 @@ def devices(suite: Suite) -> Devices:
 
 
 def test_every_command_is_tried(suite: Suite) -> None:
-    assert {f"clip-{case.command}" for case in suite.cases().values()} == COMMANDS
+    assert {f"clip-{case.command}".replace("_", "-") for case in suite.cases().values()} == COMMANDS
 
 
 @pytest.mark.parametrize("kind", ["cuda", "mps"])

@@ -102,7 +102,7 @@ def test_a_shard_that_fails_for_its_own_reason_ends_the_run(tmp_path: Path) -> N
     process = on_ray(tmp_path, "--shards", "2", "--retries", "1000", "-o", "b.safetensors", "--", *ASKED, "--keep", "9%")
     said = process.communicate(timeout=300)[1]
     assert process.returncode == 2 and len(said.splitlines()) == 1, said
-    assert said.startswith("ray_effects.py: shard ") and "clip-effects: --keep with --shard: " in said
+    assert said.startswith("ray_effects.py: shard ") and "clip-effects: --keep does not go with --shard: " in said
     assert not (tmp_path / "b.safetensors").exists()
 
 

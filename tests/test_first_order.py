@@ -73,4 +73,4 @@ def test_the_bundle_says_which_effect(run: Run) -> None:
     assert bundle.header.settings["effect"] == "first" and bundle.header.settings["layers"] == [7]
     assert bundle.header.history[0]["arguments"]["effect"] == "first" and bundle.units == 768
     refused = run("effects", "--effect", "first", "--sample-neurons", 5)
-    assert refused.returncode == 2 and b"--sample-neurons is for --effect indirect" in refused.stderr
+    assert refused.returncode == 2 and b"--sample-neurons applies to --effect indirect" in refused.stderr

@@ -290,14 +290,14 @@ def test_other_things_are_refused(run: Run, tmp_path: Path) -> None:
         (["--masks", tmp_path], 1, "damaged, expected records of clip-segment"),
         (["--masks", tmp_path / "none"], 1, "no such folder"),
         (["--concepts", tmp_path / "none"], 1, "No such file or directory"),
-        (["--folder", tmp_path / "x", "-o", tmp_path / "y"], 2, "-o is for one file and --folder for many"),
+        (["--folder", tmp_path / "x", "-o", tmp_path / "y"], 2, "-o writes one file and --folder many"),
         (["--images-from", "-"], 2, "cannot both come from standard input"),
     ):
         done = run("gallery", *options, stdin=data)
         assert done.returncode == code and said in done.stderr.decode() and done.stderr.count(b"\n") == 1, done.stderr
     bundle = units_bundle(2)
     for name, value, said in (
-        ("top_norm", bundle["top_norm"][:, 0], "tensor `top_norm` has shape [2], expected 2 sides"),
+        ("top_norm", bundle["top_norm"][:, 0], "tensor `top_norm` has shape [2], expected 2 dimensions"),
         ("coefficient", bundle["coefficient"][:, :2], "texts: `word` has 5, `coefficient` has 2"),
         ("thumbnails", np.zeros_like(bundle["thumbnails"]), "damaged"),
     ):
@@ -311,6 +311,6 @@ def test_the_page_goes_into_the_wheel() -> None:
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["cliptools"]
     packed = {path for pattern in patterns for path in (ROOT / "cliptools").glob(pattern)}
     parts = {
-        path for path in (ROOT / "cliptools" / "ground" / "gallery_page").iterdir() if path.suffix in (".js", ".css", ".html")
+        path for path in (ROOT / "cliptools" / "render" / "gallery_page").iterdir() if path.suffix in (".js", ".css", ".html")
     }
     assert len(parts) == 8 and parts <= packed

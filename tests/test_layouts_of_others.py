@@ -158,7 +158,7 @@ def test_empty_folders_of_classes_are_told(tmp_path: Path, capsys: pytest.Captur
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS, not the file it stands for"),
         (b"<!doctype HTML>\n<html>", "a web page"),
         (b'<?xml version="1.0"?>\n<!-- x -->\n<svg width="3">', "vector graphics"),
-        (b"\0\x05\x16\x07\0\x02\0\0Mac OS X", "what macOS keeps beside a file"),
+        (b"\0\x05\x16\x07\0\x02\0\0Mac OS X", "a file that macOS keeps beside another"),
         (gzip.compress(b"x", mtime=0), "gzip data"),
         (b"\x01\x02\x03\x04\xff", "not an image of a kind that can be read here"),
     ],

@@ -547,7 +547,7 @@ def test_the_command_leaves_void_out_and_says_what_it_cannot_know(neurons: Path,
         image.save(tmp_path / part / "b.png")
     Image.new("L", (64, 64)).save(tmp_path / "masks/b.png")
     (*_, plain), said = evaluated(neurons, tmp_path)
-    assert "1 mask holds 255 beside other numbers" in said and "1 mask shows no object" in said
+    assert "1 mask has 255 beside other numbers" in said and "1 mask shows no object" in said
     (first, second, void), said = evaluated(neurons, tmp_path, "--ignore", 255)
     assert "255" not in said and void["accuracy"] != plain["accuracy"]
     assert first["share"] == pytest.approx(800 / (64 * 62), rel=1e-5) and second["object_map"] is None

@@ -19,7 +19,6 @@ from helpers.bundle import read
 
 from cliptools.io.bundle import Bundle
 from cliptools.io.shard_file import PartialFile, shards_text
-from cliptools.streaming import shards
 
 ASKED = ["--top-images", "12", "--quantile", "0.97", "--layers", "6"]
 SHARDS = 3
@@ -69,7 +68,8 @@ def parts(run: Run, scenes: Path) -> list[Path]:
     """Three shards, of which the first looks at a sample, of few images so that not all is certain."""
     made = [scenes.with_name(f"part-{i}.safetensors") for i in range(1, SHARDS + 1)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "SAMPLE", 40)
+        patch.setattr("cliptools.streaming.shards.SAMPLE", 40)
+        patch.setattr("cliptools.cli.run.effects.SAMPLE", 40)
         good(inside("effects", scenes, *ASKED, "--shard", "1/3", "-o", made[0]))
     for i in (2, 3):
         good(run("effects", scenes, *ASKED, "--shard", f"{i}/3", "--centre", made[0], "-o", made[i - 1], "--batch-size", 10 * i))
@@ -128,7 +128,7 @@ def test_units_in_doubt_are_named_with_what_settles_them(parts: list[Path], scen
 def test_the_rest_of_the_suite_takes_the_bundle_and_refuses_partials(merged: bytes, parts: list[Path]) -> None:
     assert good(inside("view", "--head", 2, "-f", "jsonl", stdin=merged)).count(b"\n") == 2
     for command in ("view", "decompose", "sheet"):
-        refused(inside(command, parts[0]), "clip-merge makes one of all shards' partials")
+        refused(inside(command, parts[0]), "clip-merge joins the partials")
     assert b'"kind": "partial"' in good(inside("view", "--header", parts[0]))
     refused(inside("merge", parts[0].with_name("no-such-file")), "No such file")
 

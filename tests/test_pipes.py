@@ -25,7 +25,7 @@ def test_help_is_instant_and_speaks_of_itself(name: str) -> None:
     """No library that takes time may be imported before options are parsed."""
     code = (
         f"import sys; sys.argv = ['clip-{name}', '--help']\n"
-        f"from cliptools.cli.{name} import main\n"
+        f"from cliptools.cli.{name.replace('-', '_')} import main\n"
         "try: main()\n"
         "except SystemExit as stop: assert not stop.code\n"
         "heavy = {'torch', 'numpy', 'open_clip', 'PIL', 'rich', 'sklearn', 'safetensors'} & set(sys.modules)\n"
@@ -40,7 +40,7 @@ def test_help_is_instant_and_speaks_of_itself(name: str) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_launchers_and_entry_points(name: str) -> None:
     assert shell(f"clip-{name} --version").stdout.decode().startswith(f"clip-{name}, version 0.")
-    assert f'clip-{name} = "cliptools.cli.{name}:main"' in (ROOT / "pyproject.toml").read_text()
+    assert f'clip-{name} = "cliptools.cli.{name.replace("-", "_")}:main"' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_a_reader_that_leaves_ends_it_quietly(file: Path) -> None:

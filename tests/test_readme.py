@@ -62,7 +62,7 @@ def test_picture_is_one() -> None:
 
 @functools.cache
 def help_of(name: str) -> str:
-    words = [sys.executable, "-m", f"cliptools.cli.{name}", "--help"]
+    words = [sys.executable, "-m", f"cliptools.cli.{name.replace('-', '_')}", "--help"]
     return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=True).stdout
 
 

@@ -178,7 +178,7 @@ def test_units_that_the_model_has_not_are_named(named: Path, photos: Path) -> No
     [
         (["--effect", "first"], "act through its attention pooling only"),
         (["--components", "2"], "a pair acts along one direction"),
-        (["--sample-neurons", "3"], "--sample-neurons is for --effect indirect"),
+        (["--sample-neurons", "3"], "--sample-neurons applies to --effect indirect"),
         (["--keep", "20"], "expected a percentage like 20%"),
     ],
 )

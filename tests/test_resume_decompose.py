@@ -94,4 +94,4 @@ def test_where_nothing_can_be_kept(pairs: Path) -> None:
     asked = ["decompose", pairs / "pairs.safetensors", "--m", 1, "--pool", pairs / "pool.txt"]
     assert inside(*asked, "-o", "/dev/null").returncode == 0 and not Path("/dev/null.part").exists()
     nowhere = inside(*asked, "--resume")
-    assert nowhere.returncode == 2 and b"name it by -o FILE" in nowhere.stderr
+    assert nowhere.returncode == 2 and b"--resume needs -o FILE" in nowhere.stderr

@@ -216,4 +216,4 @@ def test_every_command_refuses_a_name_among_others(name: str, folder: Path, name
     ended = inside(name, *more.get(name, ()), "--template", "imagenet", "--template", "a {}", stdin=named[""].read_bytes())
     assert ended.returncode == 2 and b"--template imagenet: stands for templates of its own" in ended.stderr
     shown = inside(name, "--help")
-    assert b"imagenet" in shown.stdout and b"none: the bare" in b" ".join(shown.stdout.split())
+    assert b"imagenet" in shown.stdout and b"none: the text alone" in b" ".join(shown.stdout.split())

@@ -70,3 +70,15 @@ def test_no_such_pool_names_those_there_are(tmp_path: Path) -> None:
         load_pool(str(tmp_path))
     with pytest.raises(TextError, match="cannot be read"):
         load_pool("nul\0byte")
+
+
+def test_names_for_help_and_completion_are_those_of_the_lists() -> None:
+    from cliptools import text
+    from cliptools.text.classes import CLASS_LISTS, PAIR_LISTS
+    from cliptools.text.vocabularies import POOLS
+
+    assert tuple(map(tuple, (POOLS, CLASS_LISTS, PAIR_LISTS))) == (
+        text.VOCABULARY_NAMES,
+        text.CLASS_LIST_NAMES,
+        text.PAIR_LIST_NAMES,
+    )

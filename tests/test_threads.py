@@ -173,4 +173,4 @@ def test_an_estimate_only_of_what_takes_long(
     capsys.readouterr()
     paths.read(torch.rand(4, 3, 24, 24), [UnitBlock(1, torch.arange(3))])
     line = capsys.readouterr().err
-    assert line.startswith("indirect effects: about ") == told and ("by the first 4 images" in line) == told
+    assert line.startswith("indirect effects: about ") == told and ("from the first 4 images" in line) == told

@@ -205,8 +205,8 @@ def test_an_end_token_that_is_not_the_last_id(tmp_path: Path) -> None:
         ({"vision_config": None}, "no vision_config and text_config"),
         ({"vision_config": VIEW | {"hidden_act": "relu"}}, "has hidden_act 'relu', expected one of quick_gelu, gelu"),
         ({"vision_config": VIEW | {"hidden_act": "gelu"}}, "has hidden_act gelu for images and quick_gelu for texts"),
-        ({"vision_config": VIEW | {"num_attention_heads": 0}}, "has sizes that are no whole numbers above 0"),
-        ({"text_config": TEXT | {"hidden_size": "wide"}}, "has sizes that are no whole numbers above 0"),
+        ({"vision_config": VIEW | {"num_attention_heads": 0}}, "has sizes that are not whole numbers above 0"),
+        ({"text_config": TEXT | {"hidden_size": "wide"}}, "has sizes that are not whole numbers above 0"),
     ],
 )
 def test_other_configs_are_refused_before_weights_are_read(

@@ -75,7 +75,7 @@ def test_the_text_tower_under_another_prefix(tmp_path: Path, capsys: pytest.Capt
 
 def test_positions_of_a_rectangle_cannot_be_resized(tmp_path: Path) -> None:
     path = save(state_of("Tiny-8-wide"), tmp_path / "wide.safetensors")  # 4 x 10 tokens
-    with pytest.raises(ModelError, match=r"wide.safetensors: positions of 40 image tokens, which are no square .*Tiny-8-wide"):
+    with pytest.raises(ModelError, match=r"wide.safetensors: positions of 40 image tokens, which are not a square .*Tiny-8-wide"):
         load_model("Tiny-8", str(path), "cpu")
     assert load_model("Tiny-8-wide", str(path), "cpu").identity["grid"] == [4, 10]
 

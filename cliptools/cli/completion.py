@@ -15,7 +15,7 @@ from click.types import StringParamType
 from cliptools.embedded_models import embedded_names
 from cliptools.errors import StreamError
 from cliptools.models.names import architecture_names, layer_count, pretrained_tags
-from cliptools.text.classes import CLASS_LISTS, PAIR_LISTS
+from cliptools.text import CLASS_LIST_NAMES, PAIR_LIST_NAMES, VOCABULARY_NAMES
 
 PREPROCESSINGS = (
     *(f"{key}={value}" for key in ("mean", "std") for value in ("openai", "imagenet", "inception")),
@@ -104,14 +104,11 @@ def _layers(context: click.Context, typed: str) -> list[str]:
 
 
 def _pools(context: click.Context, typed: str) -> Iterable[str]:
-    # The modules that define lists and read headers import numpy: only completion of their options waits for it.
-    from cliptools.text.vocabularies import POOLS
-
-    return POOLS
+    return VOCABULARY_NAMES
 
 
 def _classes(context: click.Context, typed: str) -> Iterable[str]:
-    return CLASS_LISTS
+    return CLASS_LIST_NAMES
 
 
 def _writers(context: click.Context, typed: str) -> Iterable[str]:
@@ -120,7 +117,7 @@ def _writers(context: click.Context, typed: str) -> Iterable[str]:
 
 
 def _pairs(context: click.Context, typed: str) -> Iterable[str]:
-    return PAIR_LISTS
+    return PAIR_LIST_NAMES
 
 
 def _bundle_header(context: click.Context) -> dict[str, Any] | None:

@@ -164,7 +164,7 @@ def test_names_of_every_kind(nursery: Nursery, tmp_path: Path) -> None:
 
 
 def test_damage_is_refused_in_a_line_and_nothing_else_is_said(often: Often) -> None:
-    words = [sys.executable, str(ROOT / "tests" / "faults" / "damage.py"), str(often(300, 10_000)), "1"]
+    words = [sys.executable, str(ROOT / "tests" / "helpers" / "damage.py"), str(often(300, 10_000)), "1"]
     ended = subprocess.run(words, capture_output=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
     assert ended.returncode == 0 and not ended.stderr, ended.stderr.decode()
     said = json.loads(ended.stdout)

@@ -102,11 +102,11 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("io/bundle.py", "read_unchecked"): (
         "what tensor_layout has passed safetensors reads: it stands there lest a later version refuses more",
     ),
-    ("io/cache.py", "KeptParts.earlier"): ("tests/faults/test_streams.py: KeptParts(path.with_suffix",),
+    ("io/cache.py", "KeptParts.earlier"): ("tests/helpers/streams.py: KeptParts(path.with_suffix",),
     ("io/cache.py", "kept_lines"): (DISK,),
     ("io/cache.py", "whole_lines"): (
         DISK,
-        "tests/faults/test_streams.py: KeptParts(path.with_suffix",
+        "tests/helpers/streams.py: KeptParts(path.with_suffix",
     ),
     ("io/files.py", "_lock"): ("tests/test_one_writer.py: writes here",),
     ("io/files.py", "_standard_output"): ("tests/test_pipes.py: standard output is closed",),
@@ -155,7 +155,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("streaming/measure.py", "check_same"): ("tests/faults/test_pictures.py: changed while they",),
     ("streaming/shards.py", "conclude"): ("needs partials none of which has seen an image, which clip-effects does not write",),
     ("text/class_lists/entries.py", "_literal"): ("tests/test_class_lists.py: characters that are no JSON",),
-    ("text/imagenet_classes.py", "_timm_lines"): ("needs a version of timm that pyproject.toml does not allow",),
+    ("text/vocabularies.py", "_timm_lines"): ("needs a version of timm that pyproject.toml does not allow",),
     ("text/vocabularies.py", "_file_texts"): ("tests/test_data_layout.py: expected one JSON array of texts",),
     ("text/vocabularies.py", "common_words"): ("needs a wordfreq that knows fewer words than the pools that are offered",),
 }

@@ -1,6 +1,6 @@
 """A make-believe accelerator: tensors that compute on the CPU, say they are on cuda:0 or mps:0, and report what would fail there.
 
-    python tests/fake_device.py mps FOLDER         # every command of tiny_suite.py, whose files are in FOLDER
+    python tests/helpers/fake_device.py mps FOLDER         # every command of tiny_suite.py, whose files are in FOLDER
 
 In a process of its own, as torch's functions are replaced before anything else is imported. Reported are operations on tensors of
 two devices, a random generator of another device, and on mps float64 and decompositions. CPU tensors of no dimension and CPU
