@@ -34,7 +34,7 @@ import matplotlib.pyplot, torch
 from cliptools.library_patches import ensure_torchvision
 ensure_torchvision()
 import open_clip, timm, transformers
-for optional in ("diffusers", "h5py", "llama_cpp", "rich", "click"):
+for optional in ("diffusers", "h5py", "llama_cpp", "rich.table", "click"):  # rich draws random numbers when it is imported
     try:
         importlib.import_module(optional)
     except ModuleNotFoundError:
