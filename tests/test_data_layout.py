@@ -100,7 +100,7 @@ MISTAKES: list[tuple[str, list[str], int, list[str]]] = [
     ("ablate", ["val"], 1, ["one class only", "val", "a folder for each", "--labels FILE"]),
     ("ablate", ["photos", "--labels", "photos"], 1, ["--labels", "photos", "Is a directory"]),
     ("segment", ["--evaluate", "--text", "dog", "groups.csv"], 1, ["groups.csv", "expected"]),
-    ("effects", ["neurons.safetensors", "--strict"], 1, ["a safetensors file, no image", "--bundle"]),
+    ("effects", ["neurons.safetensors", "--strict"], 1, ["a safetensors file, not an image", "--bundle"]),
 ]
 
 

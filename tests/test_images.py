@@ -184,7 +184,7 @@ def test_a_pipe_named_as_a_file_is_read_as_a_tar(tmp_path: Path) -> None:
     ("data", "message"),
     [
         (b"", "empty input"),
-        (b"no tar at all, but longer than a header" * 40, "not a tar archive"),
+        (b"no tar at all, but longer than a header" * 40, "text; expected a tar archive"),
         (tar_of({"1.png": bytes(5000)})[:3000], "truncated|unexpected end"),
         (gzip.compress(tar_of({"1.png": os.urandom(5000)}))[:3000], "damaged compressed"),
         (tar_of({"1.png": encoded(picture())})[:1024] + b"x" * 1024, "no member's header"),

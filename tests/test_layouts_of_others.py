@@ -153,8 +153,8 @@ def test_empty_folders_of_classes_are_told(tmp_path: Path, capsys: pytest.Captur
     ("content", "reason"),
     [
         (b"", "empty"),
-        (b"hello", "text, no image"),
-        ("é".encode() * 300, "text, no image"),
+        (b"hello", "text, not an image"),
+        ("é".encode() * 300, "text, not an image"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS, not the file it stands for"),
         (b"<!doctype HTML>\n<html>", "a web page"),
         (b'<?xml version="1.0"?>\n<!-- x -->\n<svg width="3">', "vector graphics"),

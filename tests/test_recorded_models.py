@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from contextvars import copy_context
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from weights_files import local_dir, registered, save, state_of
 
 from cliptools.ground.errors import ModelError
 from cliptools.ground.model_identity import recorded_model
-from cliptools.ground.models import load_model, load_recorded_model
+from cliptools.ground.models import hand_over, load_model, load_recorded_model
+from cliptools.ground.progress import IN_COMMAND
 
 EARLIER = ("name", "pretrained", "sha256", "precision", "preprocessing")
 
@@ -96,3 +98,15 @@ def test_a_bundle_of_an_earlier_version_is_read_with_one_line(tmp_path: Path, ca
     capsys.readouterr()
     load_recorded_model({key: model[key] for key in EARLIER}, "cpu")
     assert "warning: Tiny-8 computes GELU, but openai.pt was trained with QuickGELU" in capsys.readouterr().err
+
+
+def test_a_model_is_handed_over_within_a_command_only(tiny_resnet_dir: Path) -> None:
+    """Whoever calls functions gets a model of his own, whose towers nobody else drops."""
+    model = load_model(f"local-dir:{tiny_resnet_dir}", device="cpu")
+    hand_over(model)
+    assert load_recorded_model(model.identity, "cpu") is not model
+    context = copy_context()
+    context.run(IN_COMMAND.set, True)
+    context.run(hand_over, model)
+    assert context.run(load_recorded_model, model.identity, "cpu") is model
+    assert load_recorded_model(model.identity, "cpu") is not model

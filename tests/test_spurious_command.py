@@ -117,7 +117,7 @@ def test_similar_words_come_from_the_whole_pool(bundle: Bundle, tiny_clip_dir: P
     elsewhere = replace(bundle, tensors=bundle.tensors | {"words": json_tensor(lost)})
     ended = inside("spurious", *options, stdin=elsewhere.to_bytes())
     assert "frost" not in [r["word"] for r in records(ended)]
-    assert b"not to be had here: only the 12 texts" in ended.stderr
+    assert b"only what appears in the bundle is known, 12 texts" in ended.stderr
 
 
 def test_a_pool_that_has_changed_is_noticed(bundle: Bundle, pool_file: Path, tmp_path: Path, capsys) -> None:

@@ -21,7 +21,7 @@ from cliptools.commands.shared_input import refuse_shared_input
 from cliptools.commands.variables import by_lines, refuse_plain_variables, variable_of
 from cliptools.ground.errors import CliptoolsError, UsageError, out_of_memory
 from cliptools.ground.output import silence_stdout, stdout_is_terminal
-from cliptools.ground.progress import fail, finish, own_run, speak
+from cliptools.ground.progress import IN_COMMAND, fail, finish, own_run, speak
 from cliptools.ground.template_names import TEMPLATE_SETS
 
 CLASS_TEMPLATES = "imagenet, or emoji for the embedded models"
@@ -45,7 +45,9 @@ class Command(click.Command):
         """
         extra.setdefault("prog_name", self.name)
         with own_run(), _lenient_streams():
-            status = copy_context().run(self._status, *args, **extra)
+            context = copy_context()
+            context.run(IN_COMMAND.set, True)
+            status = context.run(self._status, *args, **extra)
         sys.exit(status)
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -122,10 +122,10 @@ def _unidentified(source: str | BytesIO) -> str:
         return "empty"
     head = _head(source, KIND)
     if head[8:10] == b'{"':
-        return "a safetensors file, no image (bundles are named by --bundle)"
+        return "a safetensors file, not an image (bundles are named by --bundle)"
     if (kind := kind_of(head)) is not None and not kind.endswith("picture"):
-        return f"{kind}, no image"
-    return "text, no image" if is_text(head) else "not an image of a kind that can be read here"
+        return f"{kind}, not an image"
+    return "text, not an image" if is_text(head) else "not an image of a kind that can be read here"
 
 
 def _head(source: str | BytesIO, size: int = HEAD) -> bytes:

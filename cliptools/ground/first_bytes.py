@@ -36,7 +36,7 @@ TAR = slice(257, 262)
 
 
 def kind_of(head: bytes) -> str | None:
-    """What a file or stream that begins so is, with an article; None of one that is not known.
+    r"""What a file or stream that begins so is, with an article; None of one that is not known.
 
     >>> kind_of(b"\x1f\x8b\x08"), kind_of(b"<!DOCTYPE html>"), kind_of(b"cat dog")
     ('gzip data (gunzip it)', "a web page (a site's link to the raw file gives the file)", None)

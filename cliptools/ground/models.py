@@ -24,7 +24,7 @@ from cliptools.ground.foreign_code import no_foreign_code
 from cliptools.ground.hub import hub_in_a_line, reason
 from cliptools.ground.model_identity import UNCHECKED, model_difference, recorded_differences
 from cliptools.ground.preprocessing import Choice, choose_preprocessing, parse_preprocess, recorded_preprocessing
-from cliptools.ground.progress import note, warn, working
+from cliptools.ground.progress import IN_COMMAND, note, warn, working
 from cliptools.ground.provenance import canonical
 from cliptools.ground.torchvision_remedy import ensure_torchvision
 from cliptools.ground.towers import tower_fault
@@ -293,8 +293,12 @@ def _check_there(recorded: Mapping[str, Any], source: str) -> None:
 
 
 def hand_over(model: LoadedModel) -> None:
-    """Let the next load_recorded_model of this model return it: weights are loaded once a command, whoever needs them first."""
-    _handed_over.set(model)
+    """Let the next load_recorded_model of this model return it: weights are loaded once a command, whoever needs them first.
+
+    Outside of commands nothing is kept: whoever calls functions has the model.
+    """
+    if IN_COMMAND.get():
+        _handed_over.set(model)
 
 
 def _received(recorded: dict[str, Any], where: torch.device, precision: Precision) -> LoadedModel | None:

@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -45,6 +46,8 @@ class _Run:
 
 
 _run = _Run()
+IN_COMMAND: ContextVar[bool] = ContextVar("IN_COMMAND", default=False)
+"""Whether a command runs here, in a context of its own."""
 
 
 @contextlib.contextmanager
