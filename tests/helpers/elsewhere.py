@@ -133,7 +133,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("models/load.py", "_loaded"): ("tests/test_effects_command.py: NaN or infinity, first in",),
     ("models/origin.py", "Origin._translated"): (
         "tests/test_transformers_clip.py: is timm's",
-        "tests/test_transformers_clip.py: no whole numbers above 0",
+        "tests/test_transformers_clip.py: not whole numbers above 0",
     ),
     ("models/origin.py", "Origin.text"): ("tests/test_checkpoints.py: no text tower in it",),
     ("models/origin.py", "_fetched_tag"): ("tests/test_checkpoints.py: --text-from ours: not in the cache",),

@@ -330,7 +330,8 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    sys.modules["fake_device"] = sys.modules["__main__"]
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    sys.modules["helpers.fake_device"] = sys.modules["__main__"]
     os.environ["CLIPTOOLS_CACHE"] = str(Path(sys.argv[2]) / f"cache {KIND}")
     install()
     main(Path(sys.argv[2]))
