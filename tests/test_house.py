@@ -58,6 +58,20 @@ def test_imports_inside_functions_are_rare() -> None:
     assert inner < 40
 
 
+def test_the_equation_of_each_command_is_two_hops_away() -> None:
+    """CONTRIBUTING names them; the first is what the command loads or that imports it, and it imports the second."""
+    rows = re.findall(r"(?m)^\| `clip-([a-z-]+)` \| `([\w/.]+)` \| `([\w/.]+)` \|", (ROOT / "CONTRIBUTING.md").read_text())
+    assert {name for name, *_ in rows} == {path.name.removeprefix("clip-") for path in (ROOT / "bin").iterdir()}
+    for name, first, second in rows:
+        module = "cliptools." + second.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        names = imported(PACKAGE / first)
+        assert module in names, (name, first, second)
+        loaded = imported(PACKAGE / "cli" / f"{name.replace('-', '_')}.py")
+        hop = "cliptools." + first.removesuffix(".py").replace("/", ".")
+        run = next(name for name in loaded if name.startswith("cliptools.cli.run."))
+        assert hop in loaded | imported(PACKAGE / f"{run.removeprefix('cliptools.').replace('.', '/')}.py"), (name, first)
+
+
 def test_no_circles() -> None:
     graph = {"cliptools." + ".".join(p.relative_to(PACKAGE).with_suffix("").parts): imported(p) for p in MODULES}
     done: set[str] = set()
