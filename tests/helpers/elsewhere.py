@@ -149,7 +149,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("models/weights_file.py", "check_fit"): (
         "tests/test_weights_fit.py: weights of another architecture",
         "tests/test_weights_fit.py: cannot be resized",
-        "tests/test_weights_fit.py: which are no square",
+        "tests/test_weights_fit.py: which are not a square",
     ),
     ("render/shift_plot.py", "check_plot"): (MISSING,),
     ("streaming/measure.py", "check_same"): ("tests/faults/test_pictures.py: changed while they",),
