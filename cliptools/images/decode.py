@@ -4,7 +4,7 @@ import contextlib
 import functools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +16,8 @@ from cliptools.images.formats import most_pixels, open_other, quiet_pillow, read
 from cliptools.io.text_file import HEAD as KIND
 from cliptools.io.text_file import is_text, kind_of
 
+QUALITY = 85  # of thumbnails
+JPEG = b"\xff\xd8\xff"  # the first bytes of every JPEG
 PICTURES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif",
     ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".qoi", ".tga", ".ico",
@@ -197,3 +199,41 @@ def _size(source: str | BytesIO) -> tuple[int, int]:
                 if accepts is None or accepts(head) is True:
                     return reader(stream, "").size
     return 0, 0
+
+
+def small_jpeg(picture: Image.Image, side: int) -> bytes:
+    """Return the picture as JPEG, shrunk in place to at most `side` pixels wide and high."""
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    stream = BytesIO()
+    picture.save(stream, "JPEG", quality=QUALITY)
+    return stream.getvalue()
+
+
+def thumbnail_bytes(thumbnails: np.ndarray, offsets: Sequence[int] | np.ndarray, index: int) -> bytes | None:
+    """Return the JPEG of thumbnail number `index`, or None if it has none.
+
+    Raises:
+        ImageError: the bytes are no JPEG.
+    """
+    if index + 1 >= len(offsets):
+        return None
+    data = thumbnails[int(offsets[index]) : int(offsets[index + 1])].tobytes()
+    if data and not data.startswith(JPEG):
+        raise ImageError(f"thumbnail {index} of the bundle is damaged (no JPEG)")
+    return data or None
+
+
+def thumbnail(thumbnails: np.ndarray, offsets: Sequence[int] | np.ndarray, index: int) -> Image.Image | None:
+    """Return thumbnail number `index` as an image, or None if it has none.
+
+    Raises:
+        ImageError: the bytes are no picture.
+    """
+    data = thumbnails[int(offsets[index]) : int(offsets[index + 1])].tobytes()
+    if not data:
+        return None
+    try:
+        with quiet_pillow():
+            return Image.open(BytesIO(data)).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"thumbnail {index} of the bundle is damaged ({error})") from None

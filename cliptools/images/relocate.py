@@ -2,11 +2,10 @@
 
 They are located again in a source by name (`found_again`, `from_source`), or rendered again if they are scenes
 (`recorded_source`). A bundle may also carry thumbnails, small JPEGs from which contact sheets and galleries can be made without
-the images (`thumbnail_tensors`, `thumbnail`).
+the images (`thumbnail_tensors`; decode.py reads them).
 """
 
-import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,11 @@ from cliptools.console import warn
 from cliptools.embedded_models import EMBEDDED
 from cliptools.emoji.render import scene_key, scenes_for
 from cliptools.errors import ImageError, UsageError
-from cliptools.images.formats import quiet_pillow
+from cliptools.images.decode import small_jpeg
 from cliptools.images.loader import ImageSource, list_digest, open_images
 from cliptools.io.bundle import Bundle
 
 MOST_SCENES = 10_000_000  # at most so many names of scenes are listed to compare their digest
-QUALITY = 85
-JPEG = b"\xff\xd8\xff"  # the first bytes of every JPEG
 
 
 def found_again(bundle: Bundle, source: ImageSource, wanted: Iterable[int], option: str) -> dict[int, int]:
@@ -116,41 +113,3 @@ def thumbnail_tensors(source: ImageSource, indices: Iterable[int], side: int) ->
         parts.append(small_jpeg(picture, side))
     offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
     return {"thumbnails": np.frombuffer(b"".join(parts), dtype=np.uint8), "thumbnail_offsets": offsets}
-
-
-def small_jpeg(picture: Image.Image, side: int) -> bytes:
-    """Return the picture as JPEG, shrunk in place to at most `side` pixels wide and high."""
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=QUALITY)
-    return stream.getvalue()
-
-
-def thumbnail_bytes(thumbnails: np.ndarray, offsets: Sequence[int] | np.ndarray, index: int) -> bytes | None:
-    """Return the JPEG of thumbnail number `index`, or None if it has none.
-
-    Raises:
-        ImageError: the bytes are no JPEG.
-    """
-    if index + 1 >= len(offsets):
-        return None
-    data = thumbnails[int(offsets[index]) : int(offsets[index + 1])].tobytes()
-    if data and not data.startswith(JPEG):
-        raise ImageError(f"thumbnail {index} of the bundle is damaged (no JPEG)")
-    return data or None
-
-
-def thumbnail(thumbnails: np.ndarray, offsets: Sequence[int] | np.ndarray, index: int) -> Image.Image | None:
-    """Return thumbnail number `index` as an image, or None if it has none.
-
-    Raises:
-        ImageError: the bytes are no picture.
-    """
-    data = thumbnails[int(offsets[index]) : int(offsets[index + 1])].tobytes()
-    if not data:
-        return None
-    try:
-        with quiet_pillow():
-            return Image.open(io.BytesIO(data)).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"thumbnail {index} of the bundle is damaged ({error})") from None

@@ -47,25 +47,24 @@ def draw_shift(groups: Sequence[str], panels: Sequence[Panel], axis_label: str, 
         axis_label: The quantity whose means are shown.
         path: The file, whose ending is the format.
     """
-    import matplotlib as mpl
+    from matplotlib import figure, rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
-    with mpl.rc_context({"font.size": 8, "axes.edgecolor": FAINT, "svg.hashsalt": "cliptools"}):
-        figure = Figure(figsize=(2.6 * columns + 0.6, 1.7 * rows + 0.5), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(rows, columns, sharex=True, squeeze=False)
+    with rc_context({"font.size": 8, "axes.edgecolor": FAINT, "svg.hashsalt": "cliptools"}):
+        drawing = figure.Figure(figsize=(2.6 * columns + 0.6, 1.7 * rows + 0.5), layout="constrained")
+        FigureCanvasAgg(drawing)
+        axes = drawing.subplots(rows, columns, sharex=True, squeeze=False)
         for number, axis in enumerate(axes.flat):
             if number < len(panels):
                 _draw_panel(axis, groups, panels[number], below=number + columns >= len(panels))
             else:
                 axis.set_visible(False)
-        figure.supylabel(axis_label, color=FAINT, fontsize=8)
+        drawing.supylabel(axis_label, color=FAINT, fontsize=8)
         buffer = BytesIO()
         metadata = {"Date": None} if FORMATS[path.suffix.lower()] == "svg" else {"Software": None}
-        figure.savefig(buffer, format=FORMATS[path.suffix.lower()], dpi=110, metadata=metadata)
+        drawing.savefig(buffer, format=FORMATS[path.suffix.lower()], dpi=110, metadata=metadata)
     return buffer.getvalue()
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
@@ -29,7 +28,6 @@ from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.io.files import binary_output, stdout_is_terminal, text_output
 from cliptools.io.header import recorded_model
 from cliptools.io.jsonl import rounded, unit_name, write_record
-from cliptools.models.load import hand_over, load_recorded_model
 
 
 def read_neurons(path: Path | None, *needed: str, option: str = "BUNDLE", device: str = "auto") -> Bundle:
@@ -70,8 +68,11 @@ def with_directions(bundle: Bundle, means: bool = False, device: str = "auto") -
         StreamError: The bundle has units that the model lacks.
         ModelError: The model is not available, or has no pairs.
     """
-    # Inside, because it imports open_clip, which commands can do without for bundles of other units.
+    # Inside, because they import torch and open_clip, which commands can do without for bundles of other units.
+    import torch
+
     from cliptools.effects.resnet_pooling import pair_means, supported_resnet, unit_directions
+    from cliptools.models.load import hand_over, load_recorded_model
 
     model = load_recorded_model(bundle.header.model, device)
     hand_over(model)

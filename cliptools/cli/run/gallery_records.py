@@ -15,9 +15,7 @@ from typing import Any
 from cliptools.console import count_of, warn
 from cliptools.errors import CliptoolsError, ImageError, StreamError, UsageError
 from cliptools.generate.records import read_records
-from cliptools.images.decode import decode
-from cliptools.images.loader import open_images
-from cliptools.images.relocate import place_by_name, small_jpeg, thumbnail_bytes
+from cliptools.images.decode import decode, small_jpeg, thumbnail_bytes
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import model_difference, reason_of
 from cliptools.io.jsonl import parse, rounded
@@ -96,8 +94,11 @@ class PictureTable:
         return self._picture_number[content]
 
     def _from_paths(self, paths: tuple[str, ...]) -> Fetch:
-        source = open_images(paths)
-        place_of = place_by_name(source)
+        # Inside, because it imports torch, which galleries of thumbnails can do without.
+        from cliptools.images import loader, relocate
+
+        source = loader.open_images(paths)
+        place_of = relocate.place_by_name(source)
 
         def fetch(name: str) -> bytes | None:
             place = place_of(name)

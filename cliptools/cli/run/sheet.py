@@ -15,8 +15,7 @@ from cliptools.cli.app import Reading, open_input
 from cliptools.cli.run.bundle_output import order_units, signed_words
 from cliptools.console import count_of
 from cliptools.errors import UsageError
-from cliptools.images.loader import open_images
-from cliptools.images.relocate import found_again, from_source, thumbnail
+from cliptools.images.decode import thumbnail
 from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.io.files import binary_output
 from cliptools.io.header import KEY
@@ -84,9 +83,12 @@ def _from_paths(bundle: Bundle, paths: tuple[str, ...], shown: Int[np.ndarray, "
     Raises:
         UsageError: None of these images is there.
     """
-    source = open_images(paths)
+    # Inside, because it imports torch, which sheets of thumbnails can do without.
+    from cliptools.images import loader, relocate
+
+    source = loader.open_images(paths)
     wanted = (int(i) for i in shown.flat if i >= 0)
-    return from_source(bundle, source, found_again(bundle, source, wanted, "--images-from"))
+    return relocate.from_source(bundle, source, relocate.found_again(bundle, source, wanted, "--images-from"))
 
 
 def unit_row(

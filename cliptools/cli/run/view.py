@@ -19,7 +19,7 @@ from cliptools.cli.app import Options, Output, choose_format, history_arguments,
 from cliptools.cli.run.bundle_output import emit, order_units
 from cliptools.console import count_of, escape, harmless_json
 from cliptools.errors import ImageError, StreamError, UsageError
-from cliptools.images.relocate import thumbnail
+from cliptools.images.decode import thumbnail
 from cliptools.io.bundle import Bundle, cliptools_header, is_bundle, read_bundle, read_header, read_unchecked, tensor_table
 from cliptools.io.bundle_faults import faults
 from cliptools.io.files import text_output
@@ -46,7 +46,7 @@ class Selection(Options):
 
     @property
     def is_given(self) -> bool:
-        """Whether the command line asks for more than the whole bundle in its own order."""
+        """Return whether the command line asks for more than the whole bundle in its own order."""
         return any(getattr(self, field.name) is not None for field in fields(Selection))
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub import utils as hub_utils
 from PIL import Image
 
 from cliptools.devices import Limit, in_halves, release_cached_memory
@@ -243,9 +244,8 @@ LIBRARIES = ("diffusers", "transformers")
 def _quiet() -> Iterator[None]:
     import diffusers
     import transformers
-    from huggingface_hub import utils
 
-    hub: Any = utils
+    hub: Any = hub_utils
 
     with ExitStack() as stack:
         for name in LIBRARIES:
