@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers import ROOT
 from helpers.bundle import read
+from helpers.records import check_close
 from helpers.tiny_suite import Suite, run_case
 
 from cliptools.devices import back, device_for, exact, home
@@ -67,7 +68,7 @@ def test_the_results_are_those_of_the_cpu(kind: str, name: str, devices: Devices
     theirs, ours = (devices.folder / f"{kind} {name}").read_bytes(), run_case(suite.cases()[name], "--device", "cpu").stdout
     if ours[:1] == b"{":
         records = [[json.loads(line) for line in each.splitlines()] for each in (theirs, ours)]
-        _check_close(*records)
+        check_close(*records)
         return
     one, other = read(theirs), read(ours)
     assert one.tensors.keys() == other.tensors.keys()
@@ -78,22 +79,6 @@ def test_the_results_are_those_of_the_cpu(kind: str, name: str, devices: Devices
             np.testing.assert_allclose(one[key], value, rtol=1e-3, atol=1e-4 * max(1.0, np.abs(value).max()), err_msg=key)
         else:
             np.testing.assert_array_equal(one[key], value, err_msg=key)
-
-
-def _check_close(ours: Any, theirs: Any) -> None:
-    assert type(ours) is type(theirs)
-    if isinstance(ours, dict):
-        assert ours.keys() == theirs.keys()
-        for key in ours.keys() - {"active"}:  # units whose norm is the threshold to the last digit come and go
-            _check_close(ours[key], theirs[key])
-    elif isinstance(ours, list):
-        assert len(ours) == len(theirs)
-        for mine, other in zip(ours, theirs, strict=True):
-            _check_close(mine, other)
-    elif isinstance(ours, float):
-        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
-    else:
-        assert ours == theirs
 
 
 PROBE = """

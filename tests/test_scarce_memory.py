@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.bundle import read
+from helpers.records import check_close
 from helpers.tiny_suite import Suite, run_case
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
@@ -54,23 +55,6 @@ def _greedy(forward: Callable[..., torch.Tensor], most: int) -> Callable[..., to
         return forward(self, given)
 
     return greedy
-
-
-def check_close(ours: Any, theirs: Any) -> None:
-    """The same records but for the last digits, which batches of other sizes change."""
-    assert type(ours) is type(theirs)
-    if isinstance(ours, dict):
-        assert list(ours) == list(theirs)
-        for key in set(ours) - {"active"}:  # units whose norm is the threshold to the last digit come and go
-            check_close(ours[key], theirs[key])
-    elif isinstance(ours, list):
-        assert len(ours) == len(theirs)
-        for mine, other in zip(ours, theirs, strict=True):
-            check_close(mine, other)
-    elif isinstance(ours, float):
-        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
-    else:
-        assert ours == theirs
 
 
 @pytest.mark.parametrize("name", KINDS)

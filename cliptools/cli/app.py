@@ -334,17 +334,14 @@ def open_input(path: Path | None, what: str, option: str = "a file") -> tuple[Bu
     return cast(BufferedIOBase, sys.stdin.buffer), "standard input"
 
 
-def history_arguments(options: "Options | click.Context", **changed: Any) -> dict[str, Any]:
+def history_arguments(options: Options, **changed: Any) -> dict[str, Any]:
     """Return the arguments that change a command's result, as a bundle's header records them.
 
     Args:
         options: The command's dataclass.
         changed: Values to record in place of the given ones.
     """
-    if isinstance(options, click.Context):  # commands without a dataclass
-        values = options.params
-    else:
-        values = {field.name: getattr(options, field.name) for field in fields(options)}
+    values = {field.name: getattr(options, field.name) for field in fields(options)}
     kept = {key: value for key, value in values.items() if key not in NOT_IN_HISTORY and value is not None}
     return {key: _plain(value) for key, value in (kept | changed).items()}
 
