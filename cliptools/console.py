@@ -57,7 +57,7 @@ class _Run:
 
 _run = _Run()
 IN_COMMAND: ContextVar[bool] = ContextVar("IN_COMMAND", default=False)
-"""Whether a command runs here, in a context of its own."""
+"""True in the context of a running command."""
 
 
 @contextlib.contextmanager

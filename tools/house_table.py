@@ -31,7 +31,7 @@ def length(node: Function) -> int:
 
 
 def annotated(node: Function) -> bool:
-    """Whether every argument but self and cls, and the result, have a type."""
+    """Return whether every argument but self and cls, and the result, have a type."""
     arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
     named = [argument for argument in arguments if argument.arg not in ("self", "cls")]
     return all(argument.annotation for argument in named) and (node.returns is not None or node.name == "__init__")

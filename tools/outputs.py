@@ -75,7 +75,7 @@ def differences(before: Path, after: Path) -> list[str]:
 
 
 def tensor_differences(before: Path, after: Path) -> list[str]:
-    """How two safetensors files differ."""
+    """Describe the differences of two safetensors files."""
     told = []
     with safe_open(before, "np") as old, safe_open(after, "np") as new:
         for name in sorted({*old.keys(), *new.keys()}):

@@ -1,1 +1,1 @@
-"""What is computed from effects: words, concepts, spurious words, shift, ablation."""
+"""Computations on effects: words, concepts, spurious words, shift, ablation."""

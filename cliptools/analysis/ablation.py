@@ -1,4 +1,4 @@
-"""What the output would be if effects of units were others, for many changes at once.
+"""Outputs with the effects of units changed, for many changes at once.
 
 Paper 1 (arXiv 2406.04341), Sec. 3.3, and paper 2 (arXiv 2509.19943), Sec. 4. Replacing effects phi_n of some units by psi_n
 moves the output by sum over n of psi_n - phi_n, all else frozen. With b_n the mean over images, tau_n the threshold of the
@@ -14,7 +14,7 @@ centred norm, r_nj the principal directions and r^_n the first m texts of r_n re
 
 A setting gives each unit one of these changes, or leaves it. Units of a layer that no setting tells apart are worked on
 together, and what settings have in common is computed once: the sum of phi, the projections, which norms are large. No effect
-is ever formed: sums over units carry S first (effect_sums.py), the rest are projections (frames.py).
+is ever formed: sums over units carry S first, the rest are projections (both in effects/factored.py).
 
 What several kinds of effects need, from one forward pass of their model.
 
@@ -63,13 +63,13 @@ WordsAlong = Literal["direction", "texts", "unit-texts"]
 
 
 class Change(NamedTuple):
-    """What psi is."""
+    """One kind of replacement psi for an effect."""
 
     kind: Kind
     size: int = 1
-    """Of pc, the components c; of words, m."""
+    """Number of components c for pc, number of texts m for words."""
     along: WordsAlong = "direction"
-    """Of words, what phi - b is projected on: r, or r^ as it is or at unit length."""
+    """For words, the vector on which phi - b is projected: r, or r^ as it is or at unit length."""
 
 
 Setting = Sequence[tuple[Change, Bool[Tensor, " u"]]]
@@ -78,7 +78,7 @@ Setting = Sequence[tuple[Change, Bool[Tensor, " u"]]]
 
 @dataclass(frozen=True)
 class Units:
-    """What a bundle says of u units, in its scale."""
+    """Statistics of u units from a bundle, in its scale."""
 
     unit: Int[Tensor, "u 3"]
     mean: Float[Tensor, "u d_or_1"]
@@ -90,7 +90,7 @@ class Units:
     fitted: Mapping[int, Float[Tensor, "u d"]] = field(default_factory=dict)
     """r^ by m."""
     pairs: bool = False
-    """Whether mean and component are of pairs."""
+    """True where mean and component are those of pairs."""
 
 
 class Rest(NamedTuple):
@@ -117,7 +117,7 @@ class _Part(NamedTuple):
     tau: Float[Tensor, " n"]
     fitted: dict[Change, _Fit]
     uses: dict[Change, list[int]]
-    """By change, the settings that make it."""
+    """Settings that make each change."""
 
 
 class Ablation:
@@ -186,13 +186,13 @@ def _fit(known: KnownPairs | KnownVectors, r: Float[Tensor, "n d"], change: Chan
 
 
 def _changed(part: _Part, S: Float[Tensor, "b n k"], scale: Float[Tensor, " b"]) -> list[tuple[Change, Float[Tensor, "b d"]]]:
-    """By how much each change that some setting makes of these units moves the output."""
+    """Return the movement of the output by each change that some setting makes of these units."""
     of = _OnImages(part, S, scale)
     return [(change, of.changed(change)) for change in part.uses]
 
 
 class _OnImages:
-    """What changes of a part have in common on a batch of images, each computed when first asked for."""
+    """Quantities that the changes of a part share on a batch of images; each is computed when first asked for."""
 
     def __init__(self, part: _Part, S: Float[Tensor, "b n k"], scale: Float[Tensor, " b"]) -> None:
         self.part, self.S, self.scale = part, S, scale
@@ -305,13 +305,13 @@ class Joint(NamedTuple):
     """Neurons at their means together."""
 
     neurons: dict[int, Int[Tensor, " _"]]
-    """By layer,"""
+    """Numbers of the neurons, by layer."""
     means: dict[int, Float[Tensor, "token _"]]
-    """and their mean activations at every token."""
+    """Mean activations of these neurons at every token, by layer."""
 
 
 class ChangedOutputs:
-    """See above."""
+    """Outputs of a model as it is, with the effects of ablations changed, and with joint mean ablation."""
 
     def __init__(self, visual: nn.Module, ablations: Sequence[tuple[Ablation, bool]], joints: Sequence[Joint]) -> None:
         """

@@ -1,4 +1,4 @@
-"""What is known of some units of a layer, in the form that replacing their effects needs.
+"""Statistics of some units of a layer, in the form in which replacing their effects uses them.
 
 Of b_n and the directions r_nc, with phi_n = sum_k S[n, k] D[n, k], four things are asked about a batch of images:
 
@@ -33,7 +33,7 @@ from cliptools.effects.factored import (
 
 
 class Known(Protocol):
-    """See above. Effects are S D times the image's scale; vectors come in float64."""
+    """The four quantities of the module's docstring. Effects are S D times the image's scale; vectors come in float64."""
 
     @property
     def along(self) -> Projections:

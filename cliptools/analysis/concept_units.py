@@ -1,8 +1,8 @@
-"""How much of an image's embedding comes from the units of a concept (paper 2, arXiv 2509.19943, distribution shift).
+"""Shares of an image's embedding that the units of a concept contribute (paper 2, arXiv 2509.19943, distribution shift).
 
     share_c(I) = ||sum over n in U_c of phi_n(I)|| / ||M(I)||
 
-U_c are a few units (concept_choice.py). With phi_n = sum_k S[n, k] D[n, k, :] the sum over so few units is one product, S of
+U_c are a few units (`choose_units`). With phi_n = sum_k S[n, k] D[n, k, :] the sum over so few units is one product, S of
 them all [b, n k] times D [n k, d]. The share forgets on which side of the origin the sum lies, <sum phi_n, t_c> / ||M(I)|| does
 not.
 
@@ -27,10 +27,10 @@ How far the share of a concept's units follows the concept on the images at hand
 
 It is the correlation over images of the share with <M(I), t> / ||M(I)||, from which the units' own part, <sum phi_n, t> /
 ||M(I)||, is taken: they are part of M(I), and would follow themselves. What chance gives is the same of sets of units drawn
-at random. Only sums are kept: of parts of the images, for an interval by jackknife.py, parts being blocks or, of independent
-images, every hundredth image.
+at random. Only sums over parts of the images are kept, for an interval by the jackknife (correlations.py). Parts are blocks, or
+every hundredth image where images are independent.
 
-Units chosen by what they see on the very images (concept_choice.py) follow these better than others, the more so the fewer: on
+Units chosen by what they see on the very images (`SeeingUnits`) follow these better than others, the more so the fewer: on
 emoji-vit, with 20 directions as concepts, by 0.23 over 20 images, 0.14 over 50, 0.08 over 100 and 0.03 over 300.
 """
 
@@ -47,7 +47,7 @@ from cliptools.effects.factored import FactoredEffect, projections_of, unit_bloc
 
 
 class Shares(NamedTuple):
-    """What concepts make up of b images."""
+    """Shares of concepts in the embeddings of b images."""
 
     norm: Float[Tensor, "b c"]
     """||sum phi_n(I)|| / ||M(I)||."""
@@ -170,7 +170,7 @@ class SeeingUnits:
         )
 
     def look(self, image: Float[Tensor, "i 3 y x"]) -> Look:
-        """What the candidates do on these images; changes nothing."""
+        """Measure the candidates on these images, without changing the sums."""
         S, embedding = self.paths.read(image, self.slabs)
         scale = 1 / wide(embedding).norm(dim=-1)  # (b,)
         alongs = [along(s, scale)[..., 0] for s, along in zip(S, self.along, strict=True)]

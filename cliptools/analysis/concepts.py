@@ -45,7 +45,7 @@ def word_scores(weight: Float[Tensor, "b u"], gamma: Float[Tensor, "u text"]) ->
 
 
 def active_units(activity: Activity, tau: Float[Tensor, " u"]) -> Bool[Tensor, "b u"]:
-    """Whether ||phi_n - b_n|| > tau_n."""
+    """Mark the units with ||phi_n - b_n|| > tau_n."""
     return activity.norm > tau.to(activity.norm)
 
 
@@ -68,7 +68,7 @@ def counted_units(active: Bool[Tensor, "b u"], neurons: Neurons, names: Sequence
 
 
 def unit_weights(activity: Activity, counted: Bool[Tensor, "b u"], score: Score) -> Float[Tensor, "b u"]:
-    """What each unit's coefficients are multiplied by; 0 where it does not count."""
+    """Return the weight of each unit's coefficients; 0 for a unit that does not count."""
     return (activity.norm if score == "norm" else activity.along) * counted
 
 

@@ -18,8 +18,8 @@ is the number of parts that carry the variance (Kish's effective size).
 How well a number tells a yes from a no: the point-biserial correlation, which is Pearson's with a variable of 0 and 1.
 
 Fisher's interval, artanh r plus or minus 1.96 / sqrt(n - 3), is one for two normal variables. Groups' means and frequencies
-are near to that; a label is not, and a share is skewed, so intervals over images are jackknife.py's. In simulation they hold
-the truth in 93 to 99 % of samples: 3 to 300 of 60 to 1,000 images with the rarer label, shares normal, exponential,
+are near to that; a label is not, and a share is skewed, so intervals over images are the jackknife's below. In simulation they
+hold the truth in 93 to 99 % of samples: 3 to 300 of 60 to 1,000 images with the rarer label, shares normal, exponential,
 gamma or log-normal, true correlations of 0 to 0.9. With LEAST images of the rarer label they say little, with fewer nothing.
 """
 
@@ -135,7 +135,7 @@ def point_biserial(
 def group_correlation(
     share: Float[np.ndarray, " n"], label: Float[np.ndarray, " n"], group: Int[np.ndarray, " n"]
 ) -> Correlation | None:
-    """Of groups: the mean share of a group's labelled images, and how many of them show the concept.
+    """Correlate the mean shares of groups' labelled images with the parts of them that show the concept.
 
     None as above, or for fewer than four groups.
     """
@@ -148,7 +148,7 @@ def group_correlation(
 
 
 def frequency(label: Float[np.ndarray, " n"]) -> tuple[int, float]:
-    """How many labels are known, and how many of these are 1 (NaN of none)."""
+    """Return the number of known labels and the part of them that is 1 (NaN without labels)."""
     known = label[~np.isnan(label)]
     return len(known), float(known.mean(dtype=np.float64)) if len(known) else float("nan")
 

@@ -124,7 +124,7 @@ def _block_peaks(screen: Screen, r: Float[Tensor, "unit d"]) -> Float[Tensor, "b
 
 
 def _least_peak(screen: Screen, r: Float[Tensor, "unit d"], peaks: Float[Tensor, "block unit"]) -> Float[Tensor, " unit"]:
-    """How large a block's peak must be for the block to hold, perhaps, the largest correlation."""
+    """Return the smallest peak with which a block may still hold the largest correlation."""
     coarse = r.to(peaks.dtype).to(r.dtype)
     norm = r.norm(dim=1)
     unit_roundoff = torch.finfo(peaks.dtype).eps / 2
@@ -159,7 +159,7 @@ CHUNK_UNITS = {"cpu": 1024, "cuda": 8192}
 
 
 class Pursuit(NamedTuple):
-    """What matching pursuit found, texts in the order chosen."""
+    """Result of matching pursuit; texts in the order in which they were chosen."""
 
     word: Int[Tensor, "unit m"]
     """Row of the pool; −1 after an early end."""

@@ -28,7 +28,7 @@ from cliptools.streaming.statistics import UnitStatistics
 
 
 class Largest(NamedTuple):
-    """Of each unit, in the order given."""
+    """Images of largest uncentred norm for each unit, in the order of the units."""
 
     norm: Float[Tensor, "unit n"]
     """||phi||, largest first."""

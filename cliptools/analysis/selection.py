@@ -13,7 +13,7 @@ COMPARISONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": oper
 
 
 def by_layers(bundle: Bundle, layers: Sequence[int]) -> np.ndarray:
-    """Which units [units] lie in one of these layers.
+    """Mark the units [units] that lie in one of these layers.
 
     Raises:
         UsageError: a layer that the bundle does not hold.
@@ -25,7 +25,7 @@ def by_layers(bundle: Bundle, layers: Sequence[int]) -> np.ndarray:
 
 
 def by_units(bundle: Bundle, units: str) -> np.ndarray:
-    """Which units [units] are among `9:391,9:4` (layer:neuron, layer:neuron.head, or layer:.head for a whole head).
+    """Mark the units [units] that are among `9:391,9:4` (layer:neuron, layer:neuron.head, or layer:.head for a whole head).
 
     Raises:
         UsageError: not so written, or a unit that the bundle does not hold.
@@ -55,7 +55,7 @@ def rows_named(bundle: Bundle, units: str, order: np.ndarray | None = None) -> n
 
 
 def by_comparison(values: np.ndarray, condition: str, option: str) -> np.ndarray:
-    """Which of the values [units] satisfy `>0.5`, `<=0.9`, …
+    """Mark the values [units] that satisfy `>0.5`, `<=0.9`, …
 
     Raises:
         UsageError: not a comparison with a number.
@@ -69,7 +69,7 @@ def by_comparison(values: np.ndarray, condition: str, option: str) -> np.ndarray
 
 
 def by_word(bundle: Bundle, word: str, strongest: int) -> np.ndarray:
-    """Which units [units] have this text among their `strongest` largest positive coefficients; case does not count.
+    """Mark the units [units] that have this text among their `strongest` largest positive coefficients; case does not count.
 
     Raises:
         UsageError: a bundle without words.

@@ -46,7 +46,7 @@ from scipy.special import gammainccinv, ndtr, ndtri, stdtrit
 
 
 class Sample(NamedTuple):
-    """What is known of a sample."""
+    """Moments of a sample."""
 
     size: int
     mean: float
@@ -59,7 +59,7 @@ class Sample(NamedTuple):
 
     @property
     def standard_error(self) -> float:
-        """Of the mean."""
+        """Standard error of the mean."""
         return float(self.spread / np.sqrt(self.size))
 
 
@@ -122,7 +122,7 @@ class BlockMeans:
 
 
 class Neighbours:
-    """How alike values are that follow each other within a group, of c variables."""
+    """Correlation of values that follow each other within a group, for c variables."""
 
     def __init__(self, groups: int, variables: int) -> None:
         self.last = np.zeros((groups, variables))
@@ -139,7 +139,7 @@ class Neighbours:
             self.last[g], self.any[g] = part[-1], True
 
     def correlation(self, moments: GroupMoments, variable: int) -> float | None:
-        """Of neighbours, from all groups' deviations from their means; None where nothing varies or none has a neighbour."""
+        """Correlation of neighbours about the groups' means; None if nothing varies or no value has a neighbour."""
         freedom, square = int((moments.count - 1).clip(0).sum()), float(moments.square[:, variable].sum())
         if not self.pairs or square <= 0:
             return None
@@ -169,15 +169,15 @@ class Comparison(NamedTuple):
     z: float
     """In standard errors of the difference; infinite where all images of each are alike and differ."""
     skewness: float
-    """Of z, had nothing changed."""
+    """Skewness of z if nothing had changed."""
     freedom: int
     """Degrees of freedom of its standard error."""
     kurtosis: float = 0.0
-    """Excess, of z, had nothing changed."""
+    """Excess kurtosis of z if nothing had changed."""
 
 
 def compare(now: Sample, before: Sample) -> Comparison | None:
-    """How far `now` is from `before`; None where one of them has fewer than two images."""
+    """Compare `now` with `before`; None where one of them has fewer than two images."""
     n, m = now.size, before.size
     if min(n, m) < LEAST:
         return None
@@ -197,13 +197,13 @@ def chance(alarm: float) -> float:
 
 
 def chance_each(alarm: float, comparisons: int, each: bool) -> float:
-    """What every single comparison is held to: alpha with `each`, else alpha'."""
+    """Return the chance of a false alarm allowed for one comparison: alpha with `each`, else alpha'."""
     alpha = chance(alarm)
     return alpha if each or comparisons < 2 else -math.expm1(math.log1p(-alpha) / comparisons)
 
 
 def chance_of_run(alarm: float, comparisons: int, each: bool) -> float:
-    """How often a run of so many comparisons alarms although nothing has moved, were they independent."""
+    """Return the chance that a run of so many independent comparisons alarms although nothing has moved."""
     return -math.expm1(comparisons * math.log1p(-chance_each(alarm, comparisons, each)))
 
 

@@ -70,7 +70,7 @@ class Products(NamedTuple):
     word: Int[np.ndarray, " word"]
     score: Float[np.ndarray, " word"]
     neuron: Int[np.ndarray, " word"]
-    """Which of the neurons asked."""
+    """Index of the neuron among those asked."""
     reach: float
     """The smallest product taken, from which on a word would have stood among them; 0 where there are not so many."""
 
@@ -144,7 +144,7 @@ def near_texts(
     threshold: float,
     atoms: Float[np.ndarray, "text d"] | None = None,
 ) -> Bool[np.ndarray, " text"]:
-    """Which texts lie near one of some names: a cosine of `threshold` or more, all centred by the mean of the texts.
+    """Mark the texts that lie near one of some names: a cosine of `threshold` or more, all centred by the mean of the texts.
 
     Uncentred, any two texts of a CLIP look alike: they share a large common part, whose size differs from model to model.
 
@@ -168,7 +168,7 @@ OVERLAP, RANDOM = ("overlap", "random-overlap"), ("random", "random-overlap")
 
 
 class Settings(NamedTuple):
-    """What the result depends on."""
+    """Settings that the result depends on."""
 
     by: Literal["effect", "single", "overlap", "random", "random-overlap", "similar"] = "effect"
     neurons: int = 100

@@ -51,7 +51,7 @@ class _Best:
 
     @property
     def reach(self) -> float:
-        """What a pair needs to stand among them."""
+        """The clearness that a pair needs to stand among the pairs that are kept."""
         return -self.kept[-1][0] if len(self.kept) == self.count else -np.inf
 
     def try_pair(self, depict: int, predict: int) -> None:
@@ -104,7 +104,7 @@ def _bounded(best: _Best) -> Iterator[int]:
 
 
 Bounds = tuple[Float[np.ndarray, " pair"], Float[np.ndarray, " pair"]]
-"""Of the pairs and of the same pairs the other way round."""
+"""Bounds of the pairs, and of the same pairs the other way round."""
 
 
 class _ScoreBound:

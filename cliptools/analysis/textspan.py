@@ -1,4 +1,4 @@
-"""What a head's outputs are made of, as texts: TextSpan (Gandelsman et al. 2024, arXiv 2310.05916, Algorithm 1), from moments.
+"""A head's outputs in texts: TextSpan (Gandelsman et al. 2024, arXiv 2310.05916, Algorithm 1), from moments.
 
 The outputs c of a head over images, centred, and texts t, projected onto the span of all that the head can write (the paper: of
 the outputs seen, which is the same once there are more images than the head has values). Then m times: take the text along

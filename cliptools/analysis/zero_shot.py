@@ -63,7 +63,7 @@ class Scored(NamedTuple):
     Beyond all classes where they all score alike or no score is a number: such an output names none of them.
     """
     cosine: Float[Tensor, "s b"]
-    """Of the output and that of the first setting."""
+    """Cosine of the output with that of the first setting."""
 
 
 def score(output: Float[Tensor, "s b d"], text: Float[Tensor, "class d"], label: Int[Tensor, " b"]) -> Scored:
@@ -114,7 +114,7 @@ class Tally:
 
 
 def standing(share: Share, guess: float, related: bool = True) -> Standing:
-    """How a share of right answers stands to guessing, which is right with probability `guess`; exact binomial tests.
+    """Compare a share of right answers with guessing, which is right with probability `guess`; exact binomial tests.
 
     Args:
         related: Whether predictions agree with labels more often than with labels dealt anew.
@@ -130,7 +130,7 @@ def standing(share: Share, guess: float, related: bool = True) -> Standing:
 
 
 def at_chance(share: Share, classes: int) -> bool:
-    """Whether a share of right answers among so many classes, balanced, is no better than guessing, and enough to say so."""
+    """Return whether a share of right answers among so many balanced classes is no better than guessing, on enough images."""
     return standing(share, 1 / classes) == "chance"
 
 
@@ -138,7 +138,7 @@ Z_ONE_SIDED = 1.644854  # the normal quantile of a one-sided 5 %
 
 
 class Guessing:
-    """What guessing makes of images with labels, by the counts of labels and predictions.
+    """Accuracy of guessing on images with labels, by the counts of labels and predictions.
 
     Args:
         names: Of the classes; those of one name are one to a model.
@@ -174,13 +174,13 @@ class Guessing:
         return max(self.guess * self.share.trials, dealt if self._tells(dealt, spread) else 0.0)
 
     def standing(self) -> Standing:
-        """How the model stands to guessing."""
+        """Compare the model with guessing."""
         dealt, spread = self._dealt()
         related = not self._tells(dealt, spread) or self._hits >= dealt + Z_ONE_SIDED * spread
         return standing(self.share, self.guess, related)
 
     def _tells(self, dealt: float, spread: float) -> bool:
-        """Whether dealing labels anew tells anything: not if they are all of one class, or all images are taken for one."""
+        """Return whether shuffled labels are informative: not if all labels, or all predictions, are of one class."""
         return spread > 0 and int(np.minimum(self._label, self._best).sum()) >= dealt + Z_ONE_SIDED * spread
 
     def _dealt(self) -> tuple[float, float]:
@@ -209,7 +209,7 @@ def margin(image: Float[Tensor, "image d"], v: Float[Tensor, " d"]) -> Float[Ten
 def among_closest(
     image: Float[Tensor, "image d"], names: Float[Tensor, "name d"], of_class: Bool[Tensor, "class name"], k: int
 ) -> Bool[Tensor, "image class"]:
-    """Which classes a judge sees in an image: those of which a name is among the texts of the k closest classes.
+    """Return the classes that a judge sees in an image: those of which a name is among the texts of the k closest classes.
 
     A class is as close as the closest of its names. Ties go to the class that stands first.
 

@@ -84,9 +84,9 @@ class Trace(NamedTuple):
     sigma_post: Float[Tensor, "b"]
     """Deviation of the class token in the final LayerNorm."""
     alpha: dict[int, Float[Tensor, "b head token"]]
-    """By layer l': the class token's attention row over each token's LayerNorm deviation, a_i^{l',h} / sigma_i^{l'}."""
+    """For each layer l', the class token's attention row over each token's LayerNorm deviation, a_i^{l',h} / sigma_i^{l'}."""
     p: dict[int, Float[Tensor, "b token neuron"]]
-    """By layer l: activations after the MLP's nonlinearity."""
+    """For each layer l, activations after the MLP's nonlinearity."""
 
 
 def scalars(trace: Trace, layer: int, neurons: slice | Int[Tensor, "n"] = slice(None)) -> Float[Tensor, "b n k"]:

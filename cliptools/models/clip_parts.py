@@ -1,4 +1,4 @@
-"""open_clip's classes, imported after a torchvision that works (torchvision_compat.py).
+"""open_clip's classes, imported after a torchvision that works (library_patches.py).
 
 Modules that need one of these classes at import time import it from here; code that needs open_clip later uses import_open_clip.
 """

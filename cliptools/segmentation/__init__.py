@@ -1,6 +1,6 @@
-"""Where in an image a text is: heat maps over patches by several methods, and what becomes of them.
+"""Segmentation: heat maps of texts over patches by several methods, and the masks and label maps made from them.
 
-A method is two functions (heat_maps.py): `look` at images once, then `scores` of any texts at every patch.
+A method is two functions (vit_methods.py): `look` at images once, then `scores` of any texts at every patch.
 
 The names of the segmentation methods, by kind of image tower. Imports nothing, so that options can name them.
 """

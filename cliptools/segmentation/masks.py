@@ -38,7 +38,7 @@ def min_max(scores: Float[Tensor, "text y x"]) -> Float[Tensor, "text y x"]:
 
 
 def mask_of(heat: Float[Tensor, "text y x"], threshold: Threshold = 0.5) -> Bool[Tensor, "text y x"]:
-    """Where a heat map in [0, 1] reaches the threshold, or its own mean over the image; nowhere in a map of zeros."""
+    """Mark pixels of a heat map in [0, 1] that reach the threshold, or its own mean over the image; none in a map of zeros."""
     cut = heat.mean((1, 2), keepdim=True) if threshold == "mean" else threshold
     return (heat >= cut) & (heat > 0)
 
@@ -65,7 +65,7 @@ def bounding_box(mask: Bool[np.ndarray, "y x"]) -> list[int] | None:
 
 
 def window_starts(length: int, side: int, stride: int) -> list[int]:
-    """Where windows begin that cover so many pixels; the last one ends with them."""
+    """Return the starts of windows that cover so many pixels; the last window ends with them."""
     return [*range(0, length - side, stride), length - side]
 
 
@@ -137,7 +137,7 @@ class Labelled(NamedTuple):
 
 @dataclass
 class Room:
-    """What the device has memory for at a time at the size of the pictures, as far as is known."""
+    """Numbers of texts and rows that fit into memory at the size of the pictures, as far as is known."""
 
     texts: Limit = field(default_factory=Limit)
     rows: Limit = field(default_factory=Limit)
@@ -148,9 +148,9 @@ class _Best(NamedTuple):
     """The best text of some at every pixel of some rows."""
 
     won: Tensor
-    """Where it is better than those before."""
+    """True where this text is better than those before."""
     text: Tensor
-    """Of these pixels."""
+    """Best text at these pixels."""
     highest: Tensor
     total: Tensor | None
 

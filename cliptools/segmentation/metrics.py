@@ -5,7 +5,7 @@ How well a mask and a heat map fit the truth: pixel accuracy, mIoU and average p
 Over all images, accuracy and the intersections and unions of the two classes {ground, object} are pooled over pixels, and
 average precision is the mean of the images' own (Chefer et al. 2021; arXiv 2406.04341, Table 5). Pixels that do not count (void)
 are in none of these. A class that neither masks nor truth have has no intersection over union (NaN) and is left out of the mean,
-as in label_metrics.py; an image without the object has no average precision of the object.
+as for label maps; an image without the object has no average precision of the object.
 
 How well label maps fit the truth: intersection over union of each class, pooled over the pixels of all images.
 """
@@ -135,7 +135,7 @@ class LabelFit:
 
     @classmethod
     def none(cls, classes: int) -> "LabelFit":
-        """Of no image yet."""
+        """Return counts before the first image."""
         zeros = np.zeros(classes, np.int64)
         return cls(zeros, zeros, zeros)
 
@@ -146,7 +146,7 @@ class LabelFit:
 
     @property
     def iou(self) -> Float[np.ndarray, " class"]:
-        """By class; NaN for one that neither map nor truth has."""
+        """Intersection over union by class; NaN for a class that neither map nor ground truth has."""
         return iou_of(self.both, self.found + self.true - self.both)
 
     @property

@@ -149,7 +149,7 @@ def each_head(visual: ModifiedResNet, seen: PoolTokens, sink: bool) -> Iterator[
 
 
 class PairUnits(NamedTuple):
-    """What the methods by pairs need of a bundle."""
+    """Parts of a bundle that the methods by pairs use."""
 
     r: Float[Tensor, "pair d"]
     unit: Int[Tensor, "pair 3"]
@@ -158,7 +158,7 @@ class PairUnits(NamedTuple):
 
 
 class Logits(NamedTuple):
-    """What a method says of images."""
+    """Result of a method on images."""
 
     logits: Float[Tensor, "b text row column"]
     embedding: Float[Tensor, "b d"]
@@ -211,7 +211,7 @@ def _by_tokens(name: str, visual: ModifiedResNet, t: Float[Tensor, "text d"]) ->
 
 
 def resnet_heat(name: str, visual: ModifiedResNet, pairs: PairUnits | None = None, sink: bool = False) -> Method:
-    """The same methods as heat maps: of each image for its own texts, none of which loses to another."""
+    """A method's heat maps of each image for its own texts, which do not compete with each other."""
 
     def heat(image: Float[Tensor, "b 3 y x"], t: Float[Tensor, "b text d"]) -> Heat:
         each = [resnet_method(name, visual, own, pairs, sink)(one[None]) for one, own in zip(image, t, strict=True)]

@@ -27,7 +27,7 @@ from cliptools.segmentation import RESNET, VIT
 
 
 def is_resnet(clip: nn.Module) -> bool:
-    """Whether the methods are those of neuron-head pairs; else they are those of a ViT's neurons.
+    """Return whether the methods are those of neuron-head pairs; else they are those of a ViT's neurons.
 
     Raises:
         ModelError: a tower that neither is for.
@@ -98,12 +98,12 @@ def on_grid(visual: Any, rows: int, columns: int) -> Iterator[None]:
 
 
 class PoolTokens(NamedTuple):
-    """What one forward pass leaves of each token. Of `x` and `a`, token 0 is the mean; `Z` has the grid alone."""
+    """Tokens after one forward pass. Token 0 of `x` and `a` is the mean token; `Z` has the grid alone."""
 
     Z: Float[Tensor, "b patch neuron"]
     """Channels of the last block after ReLU, without positional embeddings."""
     x: Float[Tensor, "b token neuron"]
-    """With them."""
+    """The same channels with positional embeddings."""
     a: Float[Tensor, "b head token"]
     """The mean token's attention."""
     embedding: Float[Tensor, "b d"]
@@ -138,7 +138,7 @@ def maskclip(visual: ModifiedResNet, seen: PoolTokens) -> Float[Tensor, "b patch
 
 
 def values(visual: ModifiedResNet, seen: PoolTokens) -> Float[Tensor, "b patch d"]:
-    """The same of x_i, with positional embeddings: what the pooling would say if all heads looked at one token alone."""
+    """Each token x_i, with positional embeddings, by the value path: the pooling's output if all heads attended to it alone."""
     return _by_value(visual, seen.x[:, 1:])
 
 
@@ -171,7 +171,7 @@ FAR_OUT = 2.0  # times the middle token
 
 
 class Corner(NamedTuple):
-    """How the bottom-right token compares with the others, over images."""
+    """Comparison of the bottom-right token with the others, over images."""
 
     norm: float
     """Median over images of its norm over the middle token's."""
@@ -183,7 +183,7 @@ class Corner(NamedTuple):
 
     @property
     def is_sink(self) -> bool:
-        """Whether it stands far out, by norm or by attention."""
+        """True if the token stands far out, by norm or by attention."""
         norm, attention = self.norm_first >= MOSTLY, self.attention_first >= MOSTLY
         return bool((norm and self.norm >= FAR_OUT) or (attention and self.attention >= FAR_OUT))
 

@@ -23,14 +23,14 @@ from cliptools.models.clip_parts import VisionTransformer
 
 
 class AttentionPass(NamedTuple):
-    """What one forward pass computes on its way, by layer."""
+    """Intermediate results of one forward pass, by layer."""
 
     embedding: Float[Tensor, "b d"]
     """M(I), not normalised."""
     attention: list[Float[Tensor, "b head token token"]]
     """A: a row per query, which sums to 1."""
     normed: list[Float[Tensor, "b token width"]]
-    """What attention reads: the block's input after ln_1."""
+    """Input of the attention: the block's input after ln_1."""
     last: Float[Tensor, "b width"]
     """The class token after the last block, before the final LayerNorm."""
     grid: tuple[int, int]
@@ -112,7 +112,7 @@ LAYERS = 4  # as the paper: earlier attention layers have next to no direct effe
 def direct_effects(
     visual: VisionTransformer, seen: AttentionPass, t: Float[Tensor, "b text d"], layers: int = LAYERS
 ) -> Float[Tensor, "b text token"]:
-    """What each token adds to <M(I), t> through the attention of the last `layers` layers, all heads, value biases included."""
+    """Return each token's contribution to <M(I), t> through the last `layers` attention layers, value biases included."""
     u = readout(visual, seen, t)  # (b, text, width)
     total = torch.zeros(1, dtype=t.dtype, device=t.device)
     blocks = list(visual.transformer.resblocks)

@@ -59,9 +59,10 @@ def chosen_neurons(r: Float[Tensor, "unit d"], t: Float[Tensor, " d"], neurons: 
 def effect_maps(
     visual: VisionTransformer, traced: Trace, layer: int, neurons: Int[Tensor, " n"], image: int, t: Float[Tensor, " d"]
 ) -> Float[Tensor, " patch"]:
-    """What one layer's neurons add to <M(I), t> at each patch by way of later heads: sum over n, k of p_i a_i^k <D[n, k], t>.
+    """Return what one layer's neurons add to <M(I), t> at each patch through later heads.
 
-    a_i^k is the class token's attention in head k over the LayerNorm deviations of patch and output (vit_paths.py).
+    The sum over n, k of p_i a_i^k <D[n, k], t>, where a_i^k is the class token's attention in head k over the LayerNorm
+    deviations of patch and output (effects/vit_second_order.py).
     """
     along = directions(visual, layer, neurons) @ t  # (n, k)
     a = torch.cat([traced.alpha[later][image] for later in sorted(traced.alpha) if later > layer]).to(t)  # (k, token)
@@ -70,7 +71,7 @@ def effect_maps(
 
 
 class Heat(NamedTuple):
-    """What a method says of images."""
+    """Result of a method on images."""
 
     scores: Float[Tensor, "b text row column"]
     embedding: Float[Tensor, "b d"]
@@ -109,7 +110,7 @@ def baseline(name: str, visual: VisionTransformer) -> Method:
 def neuron_method(
     visual: VisionTransformer, unit: Int[Tensor, "unit 3"], r: Float[Tensor, "unit d"], neurons: int, signed: bool
 ) -> Method:
-    """Paper 1's method: mean activation of the neurons whose directions r the text lies along (neurons.py)."""
+    """Paper 1's method: mean activation of the neurons whose directions r the text lies along."""
     layers = sorted(set(unit[:, 0].tolist()))
     rows = [(unit[:, 0] == layer).nonzero()[:, 0] for layer in layers]
     directions = torch.cat([r[of] for of in rows])  # layer by layer, as the activations come
@@ -125,7 +126,7 @@ def neuron_method(
 
 
 def effect_method(visual: VisionTransformer, unit: Int[Tensor, "unit 3"], r: Float[Tensor, "unit d"], neurons: int) -> Method:
-    """The same neurons' second-order effects along the text, patch by patch, where they speak for it (their positive part)."""
+    """Method by these neurons' second-order effects along the text, patch by patch: their positive part."""
     layers = sorted(set(unit[:, 0].tolist()))
 
     @torch.no_grad()
@@ -152,13 +153,13 @@ def best_text(embedding: Float[Tensor, "b d"], t: Float[Tensor, "text d"]) -> In
 
 
 def cosines(embedding: Float[Tensor, "b d"], t: Float[Tensor, "b text d"]) -> Float[Tensor, "b text"]:
-    """How close the model finds each image to its texts."""
+    """Return the cosine of each image with its texts."""
     unit = torch.nn.functional.normalize(embedding.to(t.dtype), dim=-1)
     return torch.einsum("bd,btd->bt", unit, t)
 
 
 def _alike(one: Float[Tensor, "b patch"], t: Float[Tensor, "b text d"]) -> Float[Tensor, "b text patch"]:
-    """The same map for every text."""
+    """Repeat one map for every text."""
     return one[:, None].expand(-1, t.shape[1], -1)
 
 

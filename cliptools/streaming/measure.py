@@ -163,7 +163,7 @@ def read_images(
 def _begun(
     S: Iterable[Float[Tensor, "b _ _"]], embedding: Float[Tensor, "b d"]
 ) -> tuple[Iterator[Float[Tensor, "b _ _"]], Float[Tensor, "b d"]]:
-    """The same, with the first block's S computed: if that needs too much memory, no statistics have changed yet."""
+    """Compute the first block's S and return the same values: if that needs too much memory, no statistics have changed yet."""
     scalars = map(home, S)
     return itertools.chain([next(scalars)], scalars), home(embedding)
 

@@ -36,7 +36,7 @@ APART_MEAN = 1e-3  # plus this times the mean's norm
 
 
 class Basis(NamedTuple):
-    """What all shards share, computed from a sample of the whole list."""
+    """Values that all shards share, computed from a sample of the whole list."""
 
     centre: Float[Tensor, "n k"]
     """c0, in float64 but with no more digits than S has."""
@@ -173,7 +173,7 @@ def apart(a: ShardStatistics, b: ShardStatistics) -> Bool[Tensor, " n"]:
 
 
 def moved(shard: ShardStatistics, centre: Float[Tensor, "n k"]) -> ShardStatistics:
-    """The same about a centre that differs by rounding, as it may between machines. Norms become upper bounds."""
+    """Move the statistics to a centre that differs by rounding, as it may between machines; norms become upper bounds."""
     if torch.equal(shard.centre, centre):
         return shard
     d = centre - shard.centre  # [n, k]

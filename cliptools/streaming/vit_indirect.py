@@ -34,7 +34,7 @@ ROW_BYTES = 256 << 20  # bytes of activations while images times neurons go thro
 MLP_ROWS = 12  # rows of activations that a token takes in a block, those of its MLP included
 
 Sample = Mapping[int, Int[Tensor, "_"]]
-"""By layer, the sampled neurons."""
+"""Sampled neurons of each layer."""
 
 
 class Indirect:

@@ -92,7 +92,7 @@ class Judge:
         return settings | {f"judge_{key}": model[key] for key in ("architecture",) if key in model}
 
     def sees(self, picture: Painted, depict: ClassName, predict: ClassName) -> tuple[bool, bool] | str:
-        """Whether the judge sees the depicted and the predicted class; the reason if the picture is not usable."""
+        """Return whether the judge sees the depicted and the predicted class; the reason if the picture is not usable."""
         image = _embed(self.loaded, [picture])  # (1, d)
         if reasons := unusable(image):
             return reasons[0]
@@ -108,7 +108,7 @@ class Judge:
 
 @dataclass
 class Evaluation:
-    """What is loaded once: the model, its embeddings of the class names, the painter and the judge."""
+    """Parts that are loaded once: the model, its embeddings of the class names, the painter and the judge."""
 
     loaded: LoadedModel
     texts: dict[str, Tensor]

@@ -1,6 +1,6 @@
 """clip-merge: join partials of clip-effects --shard into the bundle of one run, or into one partial.
 
-How partials are added up, and which top images their sums can certify, is in streaming/partials.py and streaming/shards.py.
+streaming/shard_statistics.py adds partials up; streaming/shards.py decides which top images their sums can certify.
 """
 
 from collections.abc import Iterator, Sequence, Set

@@ -241,7 +241,7 @@ class Waiting(NamedTuple):
     picture: Image.Image | None
     """None for a finished image that can no longer be read."""
     records: Records
-    """Of a finished image, which keeps its place in the batch: the last digits of the other images depend on the batch."""
+    """Placeholder of a finished image, which keeps its place: the last digits of the other images depend on the batch."""
 
 
 def _heat_records(segmenter: Segmenter, settings: dict[str, Any], options: SegmentOptions, job: Job) -> Iterator[Records]:

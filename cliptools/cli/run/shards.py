@@ -1,4 +1,4 @@
-"""What runs, shards and merges of clip-effects have in common: numbered images, bundles of effects, partials in files.
+"""Parts that runs, shards and merges of clip-effects share: numbered images, bundles of effects, partials in files.
 
 An image's number is its rank among the sorted names. It is the same in every shard and in the run over all images, in
 whatever order the command line names files and folders, so that partials can be merged by number.

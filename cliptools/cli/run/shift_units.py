@@ -84,7 +84,7 @@ class Watched(NamedTuple):
     units: Sequence[Sequence[Record]]
     """Units of every concept, as records list them; none with --by text."""
     choose: str | None
-    """How the units were chosen, overlap or seen; None if there are none."""
+    """Way in which the units were chosen, overlap or seen; None if there are none."""
     looked_at: int | None
     """Number of images that the units were chosen by, here or in the baseline's run; None if no images were used."""
     sets: int
@@ -253,7 +253,7 @@ class Measured(NamedTuple):
     neighbours: Neighbours
     """Likeness of images, or blocks' means, that follow each other."""
     following: Following
-    """How far the units of every concept follow it."""
+    """Correlations of the units' shares with every concept."""
     values: Float32[np.ndarray, "n c"]
     """Shares of the single images if there are labels, else empty."""
     numbers: Int[np.ndarray, " n"]

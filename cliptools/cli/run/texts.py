@@ -71,7 +71,7 @@ def run(options: TextsOptions) -> None:
 
 
 def _writes_records(options: TextsOptions) -> bool:
-    """Whether the output has records instead of plain lines: -f decides, else the name of the output file."""
+    """Return whether the output has records instead of plain lines: -f decides, else the name of the output file."""
     if options.output_format is None:
         return options.output is not None and options.output.suffix == ".jsonl"
     return options.output_format == "jsonl"
