@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, fields
-from io import BufferedIOBase, TextIOWrapper
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -25,6 +25,7 @@ from cliptools.cli.surroundings import (
     by_lines,
     forget_batches,
     import_failure,
+    lenient_streams,
     memory_advice,
     refuse_plain_variables,
     refuse_shared_input,
@@ -78,13 +79,28 @@ class Reading(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measuring(Reading):
-    """Options of measuring_options, for commands that run a model over many images."""
+class Sampling(Options):
+    """--limit, --sample and --seed: which images of a list are taken."""
+
+    limit: int | None
+    sample: int | None
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batching(Reading):
+    """--strict, --batch-size and --workers, for commands that run a model over images."""
 
     strict: bool
-    memory: float
     batch_size: int
     workers: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring(Batching):
+    """Options of measuring_options, for commands that keep statistics of many images."""
+
+    memory: float
 
 
 class Command(click.Command):
@@ -96,7 +112,7 @@ class Command(click.Command):
         The state of the process is restored, for callers that catch the exit and go on.
         """
         extra.setdefault("prog_name", self.name)
-        with own_run(), _lenient_streams():
+        with own_run(), lenient_streams():
             context = copy_context()
             context.run(IN_COMMAND.set, True)
             status = context.run(self._status, *args, **extra)
@@ -159,20 +175,6 @@ class Command(click.Command):
     def _fail(self, message: str, status: int) -> int:
         fail(f"{self.name}: {message}", status)
         return status
-
-
-@contextlib.contextmanager
-def _lenient_streams() -> Iterator[None]:
-    """Replace characters that the terminal's encoding lacks, instead of failing on them."""
-    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, TextIOWrapper) and stream.errors == "strict"]
-    for stream in streams:
-        stream.reconfigure(errors="replace")
-    try:
-        yield
-    finally:
-        for stream in streams:
-            with contextlib.suppress(ValueError, OSError):  # closed, or its reader has gone
-                stream.reconfigure(errors="strict")
 
 
 def command(name: str) -> Callable[[Callable[..., Any]], Command]:

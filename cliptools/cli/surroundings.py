@@ -5,13 +5,15 @@ that a command line on which two options read it is refused. When memory runs ou
 installed package cannot be imported, one line names it and the reason.
 """
 
+import contextlib
 import copy
 import functools
 import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -167,3 +169,17 @@ def import_failure(error: BaseException) -> str | None:
                 f"{sys.executable} -m pip install --force-reinstall {NEEDED.get(name, name)}"
             )
     return None
+
+
+@contextlib.contextmanager
+def lenient_streams() -> Iterator[None]:
+    """Replace characters that the terminal's encoding lacks, instead of failing on them."""
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, TextIOWrapper) and stream.errors == "strict"]
+    for stream in streams:
+        stream.reconfigure(errors="replace")
+    try:
+        yield
+    finally:
+        for stream in streams:
+            with contextlib.suppress(ValueError, OSError):  # closed, or its reader has gone
+                stream.reconfigure(errors="strict")

@@ -14,7 +14,7 @@ from torch import Tensor
 from cliptools.analysis import ablation
 from cliptools.analysis.ablation import Ablation, ChangedOutputs, Joint
 from cliptools.analysis.zero_shot import Guessing, Scored, Tally, score
-from cliptools.cli.app import Output, Reading, choose_format
+from cliptools.cli.app import Batching, Output, Sampling, choose_format
 from cliptools.cli.run.ablate_settings import (
     REST,
     BundleSettings,
@@ -53,7 +53,7 @@ Record = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblateOptions(ChangeOptions, Output, Reading):
+class AblateOptions(ChangeOptions, Sampling, Batching, Output):
     """All parameters of clip-ablate."""
 
     paths: tuple[str, ...]
@@ -62,12 +62,6 @@ class AblateOptions(ChangeOptions, Output, Reading):
     label_column: str
     classes: str | None
     templates: tuple[str, ...]
-    limit: int | None
-    sample: int | None
-    seed: int
-    strict: bool
-    batch_size: int
-    workers: int | None
     precision: Precision | None
     device: str
 

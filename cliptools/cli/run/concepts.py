@@ -28,7 +28,7 @@ from cliptools.analysis.concepts import (
 )
 from cliptools.analysis.pursuit import text_space
 from cliptools.analysis.selection import by_layers
-from cliptools.cli.app import Output, Reading, choose_format, parse_layers
+from cliptools.cli.app import Batching, Output, Sampling, choose_format, parse_layers
 from cliptools.cli.run.bundle_output import read_neurons, record_source, rendered, signed_words, unit_keys
 from cliptools.console import count_of, progress, summarise
 from cliptools.devices import in_halves
@@ -60,7 +60,7 @@ ScoreTexts = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConceptsOptions(Output, Reading):
+class ConceptsOptions(Sampling, Batching, Output):
     """All parameters of clip-concepts."""
 
     paths: tuple[str, ...]
@@ -72,13 +72,7 @@ class ConceptsOptions(Output, Reading):
     layers: str | None
     truth: Path | None
     evaluate: bool
-    limit: int | None
-    sample: int | None
-    seed: int
     resume: bool
-    strict: bool
-    batch_size: int
-    workers: int | None
     no_cache: bool
     device: str
 

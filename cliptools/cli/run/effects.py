@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cliptools.cli.app import Measuring, Output, history_arguments, parse_layers, parse_percentage
+from cliptools.cli.app import Measuring, Output, Sampling, history_arguments, parse_layers, parse_percentage
 from cliptools.cli.run.bundle_output import emit
 from cliptools.cli.run.shards import (
     NumberedImages,
@@ -52,7 +52,7 @@ AFTER_MERGE = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class EffectsOptions(Measuring, Output):
+class EffectsOptions(Sampling, Measuring, Output):
     """Options of clip-effects."""
 
     paths: tuple[str, ...]
@@ -69,9 +69,6 @@ class EffectsOptions(Measuring, Output):
     components: int
     keep: str | None
     scale: str | None
-    limit: int | None
-    sample: int | None
-    seed: int
     thumbnails: int | None
     shard: str | None
     centre: Path | None

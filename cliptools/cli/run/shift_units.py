@@ -24,7 +24,7 @@ from cliptools.analysis.concept_units import (
     random_sets,
 )
 from cliptools.analysis.shift_statistics import BlockMeans, GroupMoments, Neighbours
-from cliptools.cli.app import Reading
+from cliptools.cli.app import Batching, Sampling
 from cliptools.console import count_of, progress, summarise, working
 from cliptools.devices import in_halves
 from cliptools.effects.factored import FactoredEffect
@@ -48,7 +48,7 @@ Batches = Iterable[tuple[list[int], Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasureOptions(Reading):
+class MeasureOptions(Sampling, Batching):
     """Options of clip-shift that say which concepts are measured, by which units, on which images."""
 
     concepts: tuple[str, ...]
@@ -56,12 +56,6 @@ class MeasureOptions(Reading):
     units_per_concept: int
     choose: Literal["overlap", "seen"] | None
     by: Literal["norm", "signed", "text"]
-    limit: int | None
-    sample: int | None
-    seed: int
-    strict: bool
-    batch_size: int
-    workers: int | None
 
 
 class Measures(NamedTuple):

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from cliptools.analysis.retrieval import embeddings, inertia, largest_norms
 from cliptools.analysis.selection import by_layers, by_units, by_word, rows_named
-from cliptools.cli.app import Output, Reading, choose_format, open_input, parse_layers
+from cliptools.cli.app import Batching, Output, choose_format, open_input, parse_layers
 from cliptools.cli.run.bundle_output import (
     SHOWN_WORDS,
     order_units,
@@ -50,7 +50,7 @@ TABLE_IMAGES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopOptions(Reading, Output):
+class TopOptions(Batching, Output):
     """Options of clip-top."""
 
     paths: tuple[str, ...]
@@ -66,9 +66,6 @@ class TopOptions(Reading, Output):
     inertia_images: int
     raw: bool
     sheet: Path | None
-    strict: bool
-    batch_size: int
-    workers: int | None
     device: str
 
 
