@@ -1,14 +1,19 @@
-"""Changes to the process that libraries need: temporary ones that threads share, and a torchvision that can be imported.
+"""Libraries that need care: changes to the process that they need, and files of theirs that are read without importing them.
+
+Changes are temporary ones that threads share, and a torchvision that can be imported.
 
 The registry's torchvision needs CUDA libraries; with a CPU build of torch its import ends with "operator torchvision::nms
 does not exist", and so does open_clip's. cliptools does not use these operators, so it is enough to define their schemas.
 """
 
 import importlib
+import importlib.util
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 
@@ -78,3 +83,26 @@ def import_open_clip() -> Any:
     """
     ensure_torchvision()
     return importlib.import_module("open_clip")
+
+
+def installed_file(package: str, name: str) -> Path | None:
+    """Return a file or folder of an installed package without importing the package; None if it is missing."""
+    spec = importlib.util.find_spec(package)
+    path = Path(spec.origin).parent / name if spec and spec.origin else None
+    return path if path and path.exists() else None
+
+
+def imagenet_lists() -> ModuleType:
+    """Return open_clip's module with ImageNet's class names and CLIP's templates.
+
+    Its file imports nothing and is run alone; importing open_clip would take seconds. A version of open_clip that has moved the
+    lists is imported whole.
+    """
+    path = installed_file("open_clip", "zero_shot_metadata.py")
+    spec = importlib.util.spec_from_file_location("zero_shot_metadata", path) if path else None
+    if spec is None or spec.loader is None:
+        module: ModuleType = import_open_clip()
+        return module
+    lists = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(lists)
+    return lists

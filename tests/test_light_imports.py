@@ -74,6 +74,42 @@ def test_decompose_with_cached_texts_loads_no_model(folder: Path) -> None:
     assert "open_clip" in imported(folder, *words, "--no-cache")
 
 
+def test_lists_of_imagenet_are_read_without_open_clip(folder: Path) -> None:
+    """Once CLIP's templates and names are cached, they need no model either."""
+    bundle = folder / "bundle.safetensors"
+    words = ("decompose", bundle, "--pool", "imagenet", "--template", "a {}", "--m", "2", "-o", folder / "imagenet.safetensors")
+    assert "open_clip" in imported(folder, *words)
+    assert imported(folder, *words) == "['torch']"
+    code = (
+        "import sys; from cliptools.models.text_encoder import imagenet_templates; "
+        "print(len(imagenet_templates()), 'open_clip' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert ended.stdout.split() == ["80", "False"]
+
+
+def test_spurious_words_of_cached_texts_need_no_model(folder: Path) -> None:
+    """A second run finds the class names in the cache, and writes the same records."""
+    words = (
+        "decompose",
+        folder / "bundle.safetensors",
+        "--pool",
+        folder / "pool.txt",
+        "--m",
+        "2",
+        "-o",
+        folder / "words.safetensors",
+    )
+    imported(folder, *words)
+    options = ("--depict", "cat", "--predict", "a kind of dog", "--near", "1", "--by", "overlap")
+    runs = [("spurious", folder / "words.safetensors", *options, "-o", folder / f"{run}.jsonl") for run in ("first", "second")]
+    assert "open_clip" in imported(folder, *runs[0])
+    assert imported(folder, *runs[1]) == "['torch']"
+    first, second = ((folder / f"{run}.jsonl").read_bytes() for run in ("first", "second"))
+    assert first == second
+    assert first
+
+
 @pytest.mark.parametrize("name", ["view", "sheet", "gallery"])
 def test_commands_that_show_a_bundle_load_neither_model_nor_torch(folder: Path, name: str) -> None:
     options = ("-f", "jsonl") if name == "view" else ()

@@ -5,13 +5,13 @@
 
 import ast
 import functools
-import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cliptools.embedded_models import CONFIG, EMBEDDED_DIR
+from cliptools.library_patches import installed_file
 
 CUSTOM = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
 """Settings with which open_clip builds blocks of another kind."""
@@ -47,7 +47,7 @@ def tower_fault(config: Mapping[str, Any]) -> str | None:
 
 def architecture_names() -> tuple[str, ...]:
     """Return open_clip's names of architectures with supported image towers; empty if open_clip is not installed."""
-    folder = _open_clip("model_configs")
+    folder = installed_file("open_clip", "model_configs")
     configs = {path.stem: _config(path) for path in sorted(folder.glob("*.json"))} if folder else {}
     return tuple(name for name, config in configs.items() if _is_supported(config))
 
@@ -55,7 +55,7 @@ def architecture_names() -> tuple[str, ...]:
 def layer_count(name: str) -> int:
     """Return the number of layers of a ViT, embedded or of open_clip; 0 for a ResNet or an unknown name."""
     embedded = EMBEDDED_DIR / name / CONFIG
-    folder = _open_clip("model_configs")
+    folder = installed_file("open_clip", "model_configs")
     path = embedded if embedded.is_file() or folder is None else folder / f"{name}.json"
     layers = _config(path).get("vision_cfg", {}).get("layers", 0)
     return layers if isinstance(layers, int) else 0
@@ -74,7 +74,7 @@ def pretrained_tags(name: str) -> tuple[str, ...]:
 @functools.cache
 def _weights_tables() -> dict[str, ast.expr]:
     """Return the expressions assigned to names in open_clip/pretrained.py, by name."""
-    source = _open_clip("pretrained.py")
+    source = installed_file("open_clip", "pretrained.py")
     body = ast.parse(source.read_text(encoding="utf-8")).body if source else []
     assigned = ((node.targets[0], node.value) for node in body if isinstance(node, ast.Assign))
     return {target.id: value for target, value in assigned if isinstance(target, ast.Name)}
@@ -107,10 +107,3 @@ def _config(path: Path) -> dict[str, Any]:
         return {}
     config = settings.get("model_cfg", settings) if isinstance(settings, dict) else {}
     return config if isinstance(config, dict) else {}
-
-
-def _open_clip(name: str) -> Path | None:
-    """Return a file or folder of the installed open_clip without importing it; None if it is missing."""
-    spec = importlib.util.find_spec("open_clip")
-    path = Path(spec.origin).parent / name if spec and spec.origin else None
-    return path if path and path.exists() else None

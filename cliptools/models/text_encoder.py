@@ -26,7 +26,7 @@ from cliptools.emoji.scenes import ZERO_SHOT_TEMPLATES, with_article
 from cliptools.errors import ModelError, TextError, UsageError
 from cliptools.io.cache import cached
 from cliptools.io.header import canonical, digest
-from cliptools.library_patches import import_open_clip
+from cliptools.library_patches import imagenet_lists, import_open_clip
 from cliptools.models.checkpoints.names import VOCABULARY
 from cliptools.models.hub import hub_in_a_line, no_foreign_code, reason
 from cliptools.models.load import LoadedModel, RecordedModel
@@ -335,10 +335,7 @@ def encode_named(
 
 def imagenet_templates() -> tuple[str, ...]:
     """Return CLIP's 80 templates, with `{}` for the class."""
-
-    open_clip = import_open_clip()
-
-    return tuple(template(SLOT) for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
+    return tuple(template(SLOT) for template in imagenet_lists().OPENAI_IMAGENET_TEMPLATES)
 
 
 def templates_name(model: str, templates: Sequence[str]) -> str | list[str]:

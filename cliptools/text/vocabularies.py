@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from cliptools.io.bundle import Bundle
 from cliptools.io.header import canonical, digest
 from cliptools.io.jsonl import parse
 from cliptools.io.text_file import read_text
-from cliptools.library_patches import ensure_torchvision, import_open_clip
+from cliptools.library_patches import imagenet_lists, installed_file
 from cliptools.text.emoji_concepts import concepts
 
 WORDNET_ID = re.compile(r"n\d{8}")
@@ -34,7 +33,7 @@ def wordnet_ids(restricted: bool = False) -> tuple[str, ...]:
 @functools.cache
 def open_clip_names(restricted: bool = False) -> tuple[str, ...]:
     """Return open_clip's names of these classes; of the 1000, two are called missile and two sunglasses."""
-    names = dict(zip(wordnet_ids(), import_open_clip().IMAGENET_CLASSNAMES, strict=True))
+    names = dict(zip(wordnet_ids(), imagenet_lists().IMAGENET_CLASSNAMES, strict=True))
     return tuple(names[wordnet_id] for wordnet_id in wordnet_ids(restricted))
 
 
@@ -58,13 +57,10 @@ def _timm_lines(name: str) -> list[str]:
     Raises:
         CliptoolsError: this version of timm lacks the list.
     """
-    ensure_torchvision()
-    try:
-        return (files("timm") / "data" / "_info" / name).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        raise CliptoolsError(
-            f"timm {version('timm')} has no list {name} of ImageNet's classes: pip install 'timm>=1.0.17'"
-        ) from None
+    path = installed_file("timm", f"data/_info/{name}")
+    if path is None:
+        raise CliptoolsError(f"timm {version('timm')} has no list {name} of ImageNet's classes: pip install 'timm>=1.0.17'")
+    return path.read_text(encoding="utf-8").splitlines()
 
 
 PLAIN_WORD = re.compile(r"[a-z]{2,}")
@@ -117,7 +113,7 @@ def common_words(count: int) -> list[str]:
 
 
 def _imagenet_names() -> Iterable[str]:
-    return import_open_clip().IMAGENET_CLASSNAMES
+    return imagenet_lists().IMAGENET_CLASSNAMES
 
 
 def _emoji_names() -> Iterable[str]:

@@ -19,10 +19,11 @@ from cliptools.console import agreeing, count_of, note
 from cliptools.errors import StreamError, TextError, UsageError
 from cliptools.io.bundle import Bundle
 from cliptools.io.files import text_output
+from cliptools.io.header import digest
 from cliptools.io.jsonl import rounded, unit_name, write_record
 from cliptools.io.text_file import read_lines
-from cliptools.models.load import LoadedModel, load_recorded_model
-from cliptools.models.text_encoder import check_template_options, encode_named, encode_texts, recorded, text_sentences
+from cliptools.models.load import RecordedModel
+from cliptools.models.text_encoder import check_template_options, encode_named, recorded
 from cliptools.text.classes import ClassName, ClassPair, distinct_classes, load_classes, load_pairs, make_pair
 from cliptools.text.vocabularies import Pool, recorded_pool
 
@@ -130,16 +131,15 @@ def _open_search(
             f"{pool.name}; used as written"
         )
     rows = np.array([*(row_of[text] for text in bundle.text_list("words")["texts"]), -1])  # the last row is for words of -1
-    loaded = load_recorded_model(bundle.header.model, options.device)
-    texts = _embed(loaded, pool, names, options)
+    texts = _embed(RecordedModel(bundle.header.model, options.device), pool, names, options)
     words = Words(rows[bundle["word"]], bundle["coefficient"])
     return Search(bundle["direction"], words, texts, settings, options.exclude, blocked)
 
 
-def _embed(loaded: LoadedModel, pool: Pool, names: list[str], options: SpuriousOptions) -> Texts:
-    """Embeddings of the vocabulary and of the names."""
-    t = encode_named(loaded, pool, options.templates, use_cache=not options.no_cache)  # (text, d)
-    c = encode_texts(loaded, *text_sentences(names, options.templates))  # (name, d)
+def _embed(model: RecordedModel, pool: Pool, names: list[str], options: SpuriousOptions) -> Texts:
+    """Return the embeddings of the vocabulary and of the names."""
+    classes = Pool("classes", tuple(names), digest(*names))
+    t, c = (encode_named(model, texts, options.templates, use_cache=not options.no_cache) for texts in (pool, classes))
     return Texts(pool.texts, t.cpu().double().numpy(), dict(zip(names, c.cpu().double().numpy(), strict=True)))
 
 
