@@ -52,9 +52,14 @@ def run(command: Sequence[object], stdin: Path | None = None) -> Ran:
     return Ran(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e9, said)  # maxrss counts KiB
 
 
+def module_of(name: str) -> str:
+    """Return the module of clip-NAME."""
+    return f"cliptools.cli.{name.replace('-', '_')}"
+
+
 def tool(name: str, *arguments: object, stdin: Path | None = None) -> Ran:
     """Run clip-NAME."""
-    return run([sys.executable, "-m", f"cliptools.cli.{name}", *arguments], stdin)
+    return run([sys.executable, "-m", module_of(name), *arguments], stdin)
 
 
 def in_own_process(script: str, **options: object) -> Row:

@@ -53,7 +53,9 @@ def run(command: str, arguments: Sequence[str], folder: str, workers: int) -> En
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         try:
-            importlib.import_module(f"cliptools.cli.{command}").main(list(arguments), prog_name=f"clip-{command}")
+            importlib.import_module(f"cliptools.cli.{command.replace('-', '_')}").main(
+                list(arguments), prog_name=f"clip-{command}"
+            )
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 0
