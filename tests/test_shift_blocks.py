@@ -16,7 +16,16 @@ from scipy.stats import t
 
 from cliptools.analysis.concept_units import PARTS, ConceptShare, ShareCorrelations, UnitSelector, choose_units, random_sets
 from cliptools.analysis.correlations import correlations, interval_of, point_biserial, sums_of
-from cliptools.analysis.shift_statistics import BlockMeans, GroupMoments, Neighbours, Sample, chance, chance_each, compare, limit
+from cliptools.analysis.shift_statistics import (
+    BlockMeans,
+    GroupMoments,
+    Neighbours,
+    Sample,
+    chance,
+    chance_of_comparison,
+    compare,
+    limit,
+)
 from cliptools.cli.run.shift_drift import Alarm, add_drift, baseline_warnings, shift_table, shift_warnings
 from cliptools.effects.factored import UnitActivity
 from cliptools.effects.vit_second_order import SecondOrder
@@ -113,7 +122,7 @@ def test_blocks_hold_the_alarm_to_its_chance_on_frames_that_are_alike(rho: float
 
 def test_five_images_of_heavy_tails_alarm_as_often_as_promised() -> None:
     """Student's law with 3 degrees of freedom, 5 images beside 480, 12 comparisons: 8 times as often without the kurtosis."""
-    random, runs, tail = np.random.default_rng(7), 4000, chance_each(3.0, 12, each=False)
+    random, runs, tail = np.random.default_rng(7), 4000, chance_of_comparison(3.0, 12, uncorrected=False)
     alarms = np.zeros(2)
     for _ in range(runs):
         now, before = random.standard_t(3, 5), random.standard_t(3, 480)
