@@ -94,9 +94,12 @@ def embeddings(
     weight = next(visual.parameters())
     numbers: list[int] = []
     parts = []
-    for images, embedding in in_halves(
-        batches, lambda _, pictures: visual(pictures.to(weight.device, weight.dtype)).float().cpu()
-    ):
+
+    def embed(_: Sequence[int], pictures: Tensor) -> Tensor:
+        embedding: Tensor = visual(pictures.to(weight.device, weight.dtype))
+        return embedding.float().cpu()
+
+    for images, embedding in in_halves(batches, embed):
         usable = screen.places(images, unusable(embedding))
         numbers += [images[place] for place in usable]
         parts.append(embedding[list(usable)])
