@@ -163,13 +163,13 @@ class Norms(NamedTuple):
     """L of D = L Q."""
     b: Float[Tensor, "n j"]
     """b Q^T."""
-    rest: Float[Tensor, " n"]
+    rest_square: Float[Tensor, " n"]
     """||b_rest||^2."""
 
     def __call__(self, S: Float[Tensor, "b n k"], scale: Float[Tensor, " b"]) -> Float[Tensor, "b n"]:
         """||phi - b||, where phi is multiplied by the image's scale."""
         inner = (S.transpose(0, 1) @ self.L).transpose(0, 1) * scale[:, None, None] - self.b  # [b, n, j]: (phi - b) Q^T
-        return (inner.square().sum(-1) + self.rest).sqrt()
+        return (inner.square().sum(-1) + self.rest_square).sqrt()
 
 
 class Projections(NamedTuple):
@@ -222,8 +222,8 @@ def _norms(D: Float[Tensor, "n k d"], b: Float[Tensor, "n d"]) -> Norms:
     b = b.to(D)
     Q, L = (back(factor, D) for factor in torch.linalg.qr(home(D.transpose(1, 2))))  # [n, d, j], [n, j, k]: both transposed
     inner = torch.einsum("nd,ndj->nj", b, Q)  # [n, j]
-    rest = b - torch.einsum("nj,ndj->nd", inner, Q)  # [n, d]
-    return Norms(L.transpose(1, 2), inner, rest.square().sum(-1))
+    b_rest = b - torch.einsum("nj,ndj->nd", inner, Q)  # [n, d]
+    return Norms(L.transpose(1, 2), inner, b_rest.square().sum(-1))
 
 
 def _projections(D: Float[Tensor, "n k d"], b: Float[Tensor, "n d"], r: Float[Tensor, "n c d"]) -> Projections:

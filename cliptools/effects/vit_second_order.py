@@ -264,10 +264,10 @@ def hooked(hooks: Hooks) -> Iterator[None]:
 
 def _in_this_thread(hook: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
     """The hook, without effect in calls from other threads."""
-    own = threading.get_ident()
+    thread = threading.get_ident()
 
     def guarded(*arguments: Any) -> Tensor | None:
-        return hook(*arguments) if threading.get_ident() == own else None
+        return hook(*arguments) if threading.get_ident() == thread else None
 
     return guarded
 

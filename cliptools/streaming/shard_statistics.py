@@ -95,10 +95,10 @@ def shard_statistics_of(statistics: UnitStatistics, basis: Basis, listed: int) -
         listed: N, the number of images of all shards together, for the rounding of sums.
     """
     statistics.take_all()
-    near, kept = statistics.near, slice(0, statistics.filled)
+    near, filled = statistics.near, slice(0, statistics.filled)
     assert near is not None  # as the centre is shared
     near.settle()
-    order = ranking(statistics.norm[:, kept], statistics.image[:, kept])  # [n, f]
+    order = ranking(statistics.norm[:, filled], statistics.image[:, filled])  # [n, f]
     near_order = ranking(near.norm, near.image)  # [n, T]
     packed = _upper(statistics.moment, statistics.G.k)
     spread = torch.where(basis.spread > 0, basis.spread, SILENT).double().to(near.norm.device)[:, None]
@@ -110,9 +110,9 @@ def shard_statistics_of(statistics: UnitStatistics, basis: Basis, listed: int) -
         _lengths(statistics.G, len(order)),
         _rounded(statistics.sum, listed * spread),
         _rounded(packed, listed * spread.square()),
-        statistics.norm[:, kept].gather(1, order),
-        statistics.image[:, kept].gather(1, order),
-        statistics.x[:, kept].gather(1, order[..., None].expand(-1, -1, statistics.G.k)),
+        statistics.norm[:, filled].gather(1, order),
+        statistics.image[:, filled].gather(1, order),
+        statistics.x[:, filled].gather(1, order[..., None].expand(-1, -1, statistics.G.k)),
         near.norm.gather(1, near_order).clamp(min=-1),
         near.image.gather(1, near_order),
         near.lost.clamp(min=-1),
@@ -131,7 +131,7 @@ def add(a: ShardStatistics, b: ShardStatistics, capacity: int) -> ShardStatistic
     a, b = recentred(a, centre), recentred(b, centre)
     norm, image, x = (torch.cat(pair, 1) for pair in ((a.norm, b.norm), (a.image, b.image), (a.x, b.x)))
     order = ranking(norm, image)  # [n, f of both]
-    kept, surplus = order[:, :capacity], order[:, capacity:]
+    first, surplus = order[:, :capacity], order[:, capacity:]
     missed = torch.cat([norm.gather(1, surplus), a.near_norm, b.near_norm], 1)
     missed_image = torch.cat([image.gather(1, surplus), a.near_image, b.near_image], 1)
     missed_order = ranking(missed, missed_image)
@@ -147,9 +147,9 @@ def add(a: ShardStatistics, b: ShardStatistics, capacity: int) -> ShardStatistic
         torch.minimum(a.length, b.length),
         a.sum + b.sum,
         a.moment + b.moment,
-        norm.gather(1, kept),
-        image.gather(1, kept),
-        x.gather(1, kept[..., None].expand(-1, -1, x.shape[2])),
+        norm.gather(1, first),
+        image.gather(1, first),
+        x.gather(1, first[..., None].expand(-1, -1, x.shape[2])),
         missed.gather(1, near),
         missed_image.gather(1, near),
         lost,
