@@ -1,4 +1,4 @@
-"""Principal directions of factored effects, from the small side of the problem, and the Gram matrices that this takes.
+"""Principal directions of factored effects, from the smaller side of the problem, and the stack of Gram matrices for it.
 
 Paper 1 (arXiv 2406.04341), Sec. 3.3: r is the first right singular vector of the T rows phi - b of largest norm, not centred
 again. In factored form these rows are X D, with X = S - mean [T, K] and D [K, d], and span at most K dimensions. With
@@ -97,12 +97,12 @@ def _power(B: Float[Tensor, "n m m"]) -> tuple[Float[Tensor, "n 1"], Float[Tenso
     return value * scale[:, 0], v, converged
 
 
-PARTS = 3  # blocks of columns, each down to its last row: 6 of 9 parts, and products stay large enough to be fast
-SMALL = 36  # largest k for which matrices are stored whole
+PARTS = 3  # blocks of columns, each stored down to its last diagonal row: 6 of 9 parts, in products large enough to be fast
+SMALL = 36  # largest k for which full matrices are stored
 
 
 class SymmetricStack:
-    """n symmetric k x k matrices, zeros at first, in two thirds of the memory: the part above the diagonal, and near it."""
+    """n symmetric k x k matrices, initially zero, in two thirds of the memory: only the part above and near the diagonal."""
 
     def __init__(self, n: int, k: int, like: Tensor) -> None:
         """
@@ -115,7 +115,7 @@ class SymmetricStack:
 
     @staticmethod
     def numbers(k: int) -> int:
-        """Count of numbers that a matrix takes."""
+        """Count of numbers that a matrix stores."""
         return sum(c.stop * (c.stop - c.start) for c in _columns(k))
 
     def clear(self) -> None:

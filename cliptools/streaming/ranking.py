@@ -68,7 +68,7 @@ def ranking(norm: Float[Tensor, "n f"], image: Int[Tensor, "n f"]) -> Int[Tensor
 
 PER_OCTAVE = 64
 BINS = 12 * PER_OCTAVE
-DROPPED_BITS = 17  # of float32's 23 of the mantissa, so that 6 remain
+DROPPED_BITS = 17  # of the 23 bits of float32's mantissa, so that 6 remain
 ROUNDING = 1e-5  # largest relative error of a norm by float32
 HALVINGS = 48  # bisections of an interval: past float32's digits
 
@@ -93,7 +93,7 @@ class NormHistogram:
 
     @classmethod
     def empty(cls, n: int, device: torch.device) -> "NormHistogram":
-        """Histograms of no norms yet."""
+        """Histograms without counts."""
         return cls(
             torch.zeros(n, BINS, dtype=torch.int32, device=device), torch.full((n,), BINS, dtype=torch.int32, device=device)
         )
@@ -127,25 +127,25 @@ class NormHistogram:
 
 
 class NormTail(NamedTuple):
-    """Numbers of norms in each bin and above."""
+    """Numbers of norms in each bin and the bins above it."""
 
     after: Int[Tensor, "n bins+1"]
     """The last column is 0."""
     top: Int[Tensor, "n"]
 
     def at_least(self, x: Float[Tensor, "n"]) -> Int[Tensor, "n"]:
-        """Number of norms that are certainly at least x: those in the bins above x, and in the bin that begins with x."""
+        """Lower bound on the number of norms of at least x: those in the bins above x, and in the bin that begins with x."""
         place = self._place(x)
         first = self.top - BINS + place
         begins = x <= _lower_edge(torch.where(place == 0, torch.zeros_like(first), first))  # the first bin begins at 0
         return self._count_from(torch.where(begins, place, (place + 1).clamp(max=BINS)))
 
     def at_most_above(self, x: Float[Tensor, "n"]) -> Int[Tensor, "n"]:
-        """Number that the norms above x do not exceed: all from the bin that contains x."""
+        """Upper bound on the number of norms above x: all norms in the bin of x and above."""
         return self._count_from(self._place(x))
 
     def largest(self) -> Float[Tensor, "n"]:
-        """A value that no counted norm reaches."""
+        """Upper bound on all counted norms."""
         return _lower_edge(self.top)
 
     def _place(self, x: Float[Tensor, "n"]) -> Int[Tensor, "n"]:
@@ -197,7 +197,7 @@ def _bisect(holds: Callable[[Tensor], Tensor], high: Float[Tensor, "n"]) -> tupl
     return low, high
 
 
-SHARES = (0, 1 / 16, 1 / 4)  # shares of the images after which norms are counted about another reference, the mean so far
+SHARES = (0, 1 / 16, 1 / 4)  # shares of the images after which the reference of the counts becomes the mean so far
 
 
 class Reference(NamedTuple):
@@ -207,7 +207,7 @@ class Reference(NamedTuple):
     about: Offset | None
     """The point, as an offset from the centre; None: the centre itself."""
     reach: Float[Tensor, "n"] | None = None
-    """Largest error of the point itself, by rounding."""
+    """Largest error of the point by rounding."""
 
 
 class CountedNorms:
