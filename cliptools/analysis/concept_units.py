@@ -106,7 +106,7 @@ class ConceptShare:
 
 
 def random_sets(units: int, size: int, sets: int) -> Int[Tensor, "s n"]:
-    """`sets` sets of `size` units each, drawn at random with a fixed seed; no set for fewer than 4 `size` units."""
+    """`sets` random sets of `size` units each, drawn with a fixed seed; no sets if there are fewer than 4 `size` units."""
     if units < 4 * size:
         return torch.zeros(0, size, dtype=torch.int64)
     generator = torch.Generator().manual_seed(0)

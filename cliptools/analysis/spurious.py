@@ -222,7 +222,7 @@ class Search:
     ) -> None:
         """
         Args:
-            r: Unit directions.
+            r: Directions of the units.
             words: Words of these units, as rows of the vocabulary.
             texts: The vocabulary and the names.
             excluded: Texts to exclude for every pair, with their plurals and near texts; all of them are in `texts.named`.
