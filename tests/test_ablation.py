@@ -15,7 +15,7 @@ from helpers.resnet_paths import pictures as resnet_pictures
 from helpers.second_order import SHAPES, pictures, random_tower
 from helpers.textspan import head_effects
 
-from cliptools.analysis.ablation import Ablation, Change, ChangedOutputs, Joint, Rest, Units
+from cliptools.analysis.ablation import Ablation, Change, ChangedOutputs, Joint, OmittedUnits, Units
 from cliptools.analysis.pursuit import fitted, pursue
 from cliptools.analysis.zero_shot import Guessing, Share, Tally, at_chance, score, standing
 from cliptools.effects.factored import FactoredEffect, UnitBlock, unit_blocks_of
@@ -190,7 +190,7 @@ def test_pairs_by_their_scalars_and_those_left_out(scaled: bool) -> None:
     scalars = replace(vectors, mean=s[:, None], component=sign[:, None, None], pairs=True)
     left, changes = phi[:, ~kept], [change for change in CHANGES if change != Change("pc", 3)]
     settings = settings_for(unit, changes)
-    rest = Rest(unit_blocks_of(paths, paths.units(4)[~kept])[0], left.mean(0).sum(0))
+    rest = OmittedUnits(unit_blocks_of(paths, paths.units(4)[~kept])[0], left.mean(0).sum(0))
     with_rest, without = (Ablation(paths, scalars, settings, of) for of in (rest, None))
     found = ChangedOutputs(visual, [(with_rest, scaled), (without, scaled), (Ablation(paths, vectors, settings), scaled)], [])(
         images

@@ -15,7 +15,7 @@ from cliptools.effects.select import Choice, choose_effects, factored_effect
 from cliptools.effects.vit_second_order import SecondOrder
 from cliptools.errors import UsageError
 from cliptools.streaming.measure import Settings, margin_for, measure, memory_plan
-from cliptools.streaming.shards import keep_top_units, rest_mean
+from cliptools.streaming.shards import keep_top_units, omitted_mean
 from cliptools.streaming.statistics import UnitStatistics
 
 
@@ -83,7 +83,7 @@ def test_what_is_dropped_adds_up(resnet: torch.nn.Module) -> None:
         assert kept.sum() == round(0.2 * len(kept))
         strength = effects.top_norm.mean(1)
         assert strength[kept].min() >= strength[~kept].max()
-        rest = rest_mean(paths, effects, kept)
+        rest = omitted_mean(paths, effects, kept)
         own = effects.mean[kept]
         if compact:
             own = own * paths.directions(UnitBlock(4, kept.nonzero()[:, 0]))[:, 0]

@@ -14,9 +14,9 @@ from helpers.second_order import SHAPES, pictures, random_tower
 
 from cliptools.analysis.concepts import (
     active_units,
-    best,
     counted_units,
     direction_scores,
+    largest,
     recall,
     sparse_gamma,
     text_scores,
@@ -101,12 +101,12 @@ def test_word_scores_are_the_papers_sum(score: str) -> None:
                     if j >= 0:
                         expected[image, j] += gamma * float((activity.norm if score == "norm" else activity.along)[image, n])
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    top = best(found, 5)
+    top = largest(found, 5)
     assert top.column.tolist() == [sorted(range(texts), key=lambda j: -row[j])[:5] for row in expected.tolist()]
 
 
 def test_equal_scores_stand_in_the_order_of_the_texts() -> None:
-    assert best(torch.tensor([[0.0, 2.0, 1.0, 2.0, 1.0]]), 4).column.tolist() == [[1, 3, 2, 4]]
+    assert largest(torch.tensor([[0.0, 2.0, 1.0, 2.0, 1.0]]), 4).column.tolist() == [[1, 3, 2, 4]]
 
 
 def test_directions_and_texts_are_ranked_by_inner_products() -> None:
@@ -135,7 +135,7 @@ def test_recall_and_its_interval() -> None:
     one = (random.random(1500) < 0.3).astype(int)
     found = recall(one.tolist(), [1] * 1500)
     low, high = Share(int(one.sum()), 1500).interval()
-    assert (found.found, found.names) == (int(one.sum()), 1500) and found.value == one.mean()
+    assert (found.hits, found.names) == (int(one.sum()), 1500) and found.value == one.mean()
     assert math.isclose(found.low, low, abs_tol=0.004) and math.isclose(found.high, high, abs_tol=0.004)
     tied = recall((3 * one).tolist(), [3] * 1500)  # three names that are always found together tell no more than one
     assert math.isclose(tied.high - tied.low, found.high - found.low, rel_tol=0.05)
@@ -185,7 +185,7 @@ def test_words_of_active_neurons_name_what_is_shown(bundle: Bundle) -> None:
     gamma, atoms = sparse_gamma(word, coefficient, len(texts)), text_space(encode_pool(model, pool))
 
     def share(scores: torch.Tensor, said: list[str] | tuple[str, ...]) -> float:
-        words = [[said[j] for j in row] for row in best(scores, 10).column.tolist()]
+        words = [[said[j] for j in row] for row in largest(scores, 10).column.tolist()]
         names = [source.drawn(i) for i in range(len(source))]
         counts = [len(found_names(shown, row)) for shown, row in zip(names, words, strict=True)]
         return recall(counts, [len(shown) for shown in names]).value

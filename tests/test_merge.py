@@ -13,8 +13,16 @@ from cliptools.effects.factored import UnitBlock
 from cliptools.effects.vit_second_order import SecondOrder
 from cliptools.streaming.measure import Effects, Settings, measure
 from cliptools.streaming.ranking import rank_of
-from cliptools.streaming.shard_statistics import Basis, ShardStatistics, add, apart, basis_of, restored, shard_statistics_of
-from cliptools.streaming.shards import Concluded, conclude, kept_in, measure_shard
+from cliptools.streaming.shard_statistics import (
+    Basis,
+    ShardStatistics,
+    add,
+    basis_of,
+    centres_differ,
+    restored_statistics,
+    shard_statistics_of,
+)
+from cliptools.streaming.shards import Conclusion, conclude, list_capacity, measure_shard
 from cliptools.streaming.statistics import UnitStatistics
 
 UNITS = 4
@@ -111,7 +119,7 @@ def test_what_is_certified_is_exact_and_doubts_are_named(
     parts = [part(S, (shard == i).nonzero()[:, 0], G, basis, top, margin, 0.9) for i in range(of)]
     if not whole:  # another machine's rounding
         parts = [each._replace(centre=each.centre) if i else away(each, 1e-9) for i, each in enumerate(parts)]
-    measured = restored(added(parts, top + margin, random), stack(G), top, 0.9, top + margin)
+    measured = restored_statistics(added(parts, top + margin, random), stack(G), top, 0.9, top + margin)
     finished = measured.finish()
     phi = torch.einsum("bnk,nkd->bnd", S, D)
     norms = (phi - phi.mean(0)).norm(dim=-1).T  # (unit, n)
@@ -146,7 +154,7 @@ def away(each: ShardStatistics, by: float) -> ShardStatistics:
 def test_centres_that_differ_by_more_than_rounding_are_told() -> None:
     S, D, basis, _ = drawn(3, 40, 3, False)
     one = part(S, torch.arange(40), D @ D.transpose(1, 2), basis, 5, 5, 0.9)
-    assert not apart(one, away(one, 1e-9)).any() and apart(one, away(one, 10.0)).all()
+    assert not centres_differ(one, away(one, 1e-9)).any() and centres_differ(one, away(one, 10.0)).all()
 
 
 @pytest.mark.parametrize("name", LAWS)
@@ -160,7 +168,7 @@ def test_a_threshold_beyond_what_is_kept_is_within_its_bound(name: str) -> None:
     centre = S[:256].mean(0)
     basis = Basis(centre, norms.square().mean(0).sqrt(), (S - centre).square().mean(0).amax(1).sqrt())
     parts = [part(S, torch.arange(i, 3000, 3), D @ D.transpose(1, 2), basis, 20, 20, 0.9) for i in range(3)]
-    finished = restored(added(parts, 40, random), stack(D @ D.transpose(1, 2)), 20, 0.9, 40).finish()
+    finished = restored_statistics(added(parts, 40, random), stack(D @ D.transpose(1, 2)), 20, 0.9, 40).finish()
     exact = norms.sort(0, descending=True).values[299]
     assert (finished.threshold_bound > 0).all()
     assert ((finished.threshold - exact).abs() <= finished.threshold_bound).all()
@@ -191,13 +199,13 @@ class Sharded:
             made.append({slab.layer: found for slab, found in slabs})
         return made
 
-    def merged(self, of: int, again: bool) -> Concluded:
+    def merged(self, of: int, again: bool) -> Conclusion:
         parts = self.parts(of)
 
         def joined(slab: UnitBlock) -> ShardStatistics:
             whole = parts[-1][slab.layer]
             for other in parts[:-1]:
-                whole = add(whole, other[slab.layer], kept_in(self.asked, self.listed))
+                whole = add(whole, other[slab.layer], list_capacity(self.asked, self.listed))
             return ShardStatistics(whole.seen, *(column[slab.neurons] for column in whole[1:]))
 
         batches = self.batches(self.order) if again else None
@@ -283,7 +291,7 @@ def test_bounds_hold_for_shards_of_any_sizes_in_single_precision(
         for images in torch.arange(start, stop).split(50):
             measured.update(S[images], images)
         parts.append(shard_statistics_of(measured, basis, listed))
-    finished = restored(added(parts, kept, random), G, 4, quantile, kept).finish()
+    finished = restored_statistics(added(parts, kept, random), G, 4, quantile, kept).finish()
     phi = torch.einsum("bnk,nkd->bnd", S.double(), D.double())
     exact = (phi - phi.mean(0)).norm(dim=-1).sort(0, descending=True).values[rank_of(quantile, n) - 1]
     digits = 1e-6 * phi.norm(dim=-1).amax(0)  # S has no more

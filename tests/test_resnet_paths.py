@@ -150,7 +150,7 @@ def test_silent_neurons_have_no_direction() -> None:
 def test_pictures_of_another_size_are_refused_or_resized() -> None:
     visual = random_resnet(SHAPES[1])  # 3 × 3 tokens
     images = torch.randn(1, 3, 128, 64, dtype=torch.float64)
-    with pytest.raises(ModelError, match="give 8 tokens, this model knows 9"):
+    with pytest.raises(ModelError, match="give 8 tokens, this model expects 9"):
         trace_pool(visual, images)
     before = visual.attnpool.positional_embedding
     with on_grid(visual, 4, 2):

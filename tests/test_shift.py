@@ -22,11 +22,11 @@ from cliptools.analysis.shift_statistics import (
     GroupMoments,
     Sample,
     chance,
-    chance_each,
+    chance_of_comparison,
     chance_of_run,
     compare,
     limit,
-    pooled,
+    pooled_sample,
 )
 from cliptools.effects.resnet_pooling import Pairs
 from cliptools.effects.vit_second_order import SecondOrder
@@ -100,7 +100,7 @@ def test_running_moments_are_those_of_all_values() -> None:
     everything = value[:, 1]
     of_all = (scipy.stats.skew(everything), scipy.stats.kurtosis(everything))
     expected = (50, everything.mean(), everything.std(ddof=1), *of_all)
-    np.testing.assert_allclose(pooled(samples), expected, rtol=1e-6)
+    np.testing.assert_allclose(pooled_sample(samples), expected, rtol=1e-6)
 
 
 def test_point_biserial_is_scipys_where_labels_are_known() -> None:
@@ -171,15 +171,17 @@ def test_a_comparison_is_students_and_its_limit_pearsons() -> None:
 
 def test_the_chance_of_an_alarm_is_what_it_is_said_to_be() -> None:
     np.testing.assert_allclose(chance(3.0), 0.0026998, rtol=1e-4)
-    np.testing.assert_allclose(chance_of_run(3.0, 120, each=True), 0.2770, atol=1e-3)
-    np.testing.assert_allclose(chance_of_run(3.0, 120, each=False), chance(3.0), rtol=1e-9)
-    assert chance_each(3.0, 120, each=False) < chance(3.0) / 119 and chance_each(3.0, 1, each=False) == chance(3.0)
+    np.testing.assert_allclose(chance_of_run(3.0, 120, uncorrected=True), 0.2770, atol=1e-3)
+    np.testing.assert_allclose(chance_of_run(3.0, 120, uncorrected=False), chance(3.0), rtol=1e-9)
+    assert chance_of_comparison(3.0, 120, uncorrected=False) < chance(3.0) / 119 and chance_of_comparison(
+        3.0, 1, uncorrected=False
+    ) == chance(3.0)
 
 
 @pytest.mark.parametrize("each", [False, True])
 def test_runs_alarm_by_chance_as_often_as_theory_has_it(each: bool) -> None:
     random, m, runs = np.random.default_rng(6), 5, 300
-    tail, alarms = chance_each(2.0, m, each), 0
+    tail, alarms = chance_of_comparison(2.0, m, each), 0
     for _ in range(runs):
         pairs = [(sample_of(random.normal(size=12)), sample_of(random.normal(0, 1, 40))) for _ in range(m)]
         found = [compare(*pair) for pair in pairs]
@@ -195,7 +197,7 @@ def test_rare_concepts_in_small_groups_do_not_alarm_more_often() -> None:
     def draw(n: int) -> np.ndarray:
         return random.gamma(2.0, 0.005, n) + (random.random(n) < 0.05) * random.gamma(4.0, 0.02, n)
 
-    tail, alarms, welch = chance_each(3.0, m, each=False), 0, 0
+    tail, alarms, welch = chance_of_comparison(3.0, m, uncorrected=False), 0, 0
     for _ in range(runs):
         before = draw(480)
         groups = [draw(40) for _ in range(m)]

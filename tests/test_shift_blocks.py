@@ -14,9 +14,18 @@ from PIL import Image
 from scipy.signal import lfilter
 from scipy.stats import t
 
-from cliptools.analysis.concept_units import PARTS, ConceptShare, Following, SeeingUnits, choose_units, random_sets
+from cliptools.analysis.concept_units import PARTS, ConceptShare, ShareCorrelations, UnitSelector, choose_units, random_sets
 from cliptools.analysis.correlations import correlations, interval_of, point_biserial, sums_of
-from cliptools.analysis.shift_statistics import BlockMeans, GroupMoments, Neighbours, Sample, chance, chance_each, compare, limit
+from cliptools.analysis.shift_statistics import (
+    BlockMeans,
+    GroupMoments,
+    Neighbours,
+    Sample,
+    chance,
+    chance_of_comparison,
+    compare,
+    limit,
+)
 from cliptools.cli.run.shift_drift import Alarm, add_drift, baseline_warnings, shift_table, shift_warnings
 from cliptools.effects.factored import UnitActivity
 from cliptools.effects.vit_second_order import SecondOrder
@@ -113,7 +122,7 @@ def test_blocks_hold_the_alarm_to_its_chance_on_frames_that_are_alike(rho: float
 
 def test_five_images_of_heavy_tails_alarm_as_often_as_promised() -> None:
     """Student's law with 3 degrees of freedom, 5 images beside 480, 12 comparisons: 8 times as often without the kurtosis."""
-    random, runs, tail = np.random.default_rng(7), 4000, chance_each(3.0, 12, each=False)
+    random, runs, tail = np.random.default_rng(7), 4000, chance_of_comparison(3.0, 12, uncorrected=False)
     alarms = np.zeros(2)
     for _ in range(runs):
         now, before = random.standard_t(3, 5), random.standard_t(3, 480)
@@ -163,9 +172,9 @@ def test_units_are_chosen_by_what_they_write_and_see(shape: dict) -> None:
     paths, images = SecondOrder(visual), pictures(visual, 12)
     unit = torch.cat([paths.units(layer)[[3, 1, 7, 0]] for layer in (1, 0)])
     r, t = unit_rows(8, d), unit_rows(3, d).flip(0)
-    seeing = SeeingUnits(paths, unit, r, t)
+    seeing = UnitSelector(paths, unit, r, t)
     for some in images.split(5):
-        seeing.add(seeing.look(some))
+        seeing.add(seeing.measure(some))
     chosen = seeing.choose(3)
     activity = UnitActivity(paths, unit, torch.zeros_like(r), r)(images)
     e = torch.nn.functional.normalize(activity.embedding, dim=-1)
@@ -179,7 +188,7 @@ def test_units_are_chosen_by_what_they_write_and_see(shape: dict) -> None:
         positive = [n for n in np.argsort(-score) if score[n] > 0][:3]
         assert chosen.row[c].tolist()[: len(positive)] == positive
         np.testing.assert_allclose(chosen.seen[c], seen[chosen.row[c]], atol=1e-9)
-    nothing = SeeingUnits(paths, unit, r, t).choose(3)  # not one image: by what they write alone
+    nothing = UnitSelector(paths, unit, r, t).choose(3)  # not one image: by what they write alone
     assert [row[: int((overlap[c] > 0).sum())] for c, row in enumerate(nothing.row.tolist())] == [
         row[: int((overlap[c] > 0).sum())] for c, row in enumerate(choose_units(r, t, 3).row.tolist())
     ]
@@ -205,10 +214,10 @@ def test_following_is_the_correlation_and_chance_that_of_the_sets() -> None:
     rest = random.normal(0.2, 0.05, (500, 2))
     share = np.stack([rest[:, 0] + random.normal(0, 0.05, 500), random.gamma(1.0, size=500)], 1)
     random_share, random_rest = random.normal(size=(500, 20, 2)), random.normal(size=(500, 20, 2))
-    following = Following(2, 20, PARTS)
+    following = ShareCorrelations(2, 20, PARTS)
     for part in np.split(np.arange(500), (3, 200)):
         following.add(part % PARTS, share[part], rest[part], random_share[part], random_rest[part])
-    first, second = following.of(0), following.of(1)
+    first, second = following.correlation(0), following.correlation(1)
     assert first.value == pytest.approx(np.corrcoef(share[:, 0], rest[:, 0])[0, 1]) and first.size == 500
     assert first.low < 2**-0.5 < first.high and first.low > 0.6 and second.low < 0 < second.high
     by_chance = np.arctanh([np.corrcoef(random_share[:, i, 1], random_rest[:, i, 1])[0, 1] for i in range(20)])
@@ -220,12 +229,12 @@ def test_following_is_the_correlation_and_chance_that_of_the_sets() -> None:
 def test_what_chance_reaches_is_a_correlation_with_few_images_too(images: int) -> None:
     """Sets drawn at random may all follow, or all but a few: the mean and 1.96 deviations lie beyond 1."""
     random = np.random.default_rng(3)
-    following, model = Following(1, 20, PARTS), random.normal(size=images)
+    following, model = ShareCorrelations(1, 20, PARTS), random.normal(size=images)
     share = model[:, None, None] * np.where(np.arange(20) < 12, 1, -0.5)[:, None] + random.normal(size=(images, 20, 1)) / 5
     rest = np.repeat(model[:, None, None], 20, 1)
     following.add(np.arange(images), share[:, 0], rest[:, 0], share, rest)
     plain = [np.corrcoef(share[:, i, 0], model)[0, 1] for i in range(20)]
-    assert np.mean(plain) + 1.959964 * np.std(plain, ddof=1) > 1 > following.of(0).chance > np.mean(plain)
+    assert np.mean(plain) + 1.959964 * np.std(plain, ddof=1) > 1 > following.correlation(0).chance > np.mean(plain)
 
 
 def record(concept: str, value: float, **more: object) -> dict:

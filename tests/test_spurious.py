@@ -10,19 +10,19 @@ from helpers.spurious import POOL, UNITS, D, M, eq6, random_words
 from sklearn.metrics.pairwise import cosine_similarity
 
 from cliptools.analysis.spurious import (
-    Found,
+    PairWords,
     Search,
     Settings,
     Texts,
     Words,
-    best,
+    best_texts,
     contributions,
-    drawn,
     largest_product_of,
     largest_products,
     near_texts,
+    random_units,
     similar_scores,
-    strongest,
+    strongest_units,
     word_scores,
 )
 from cliptools.analysis.spurious_pairs import clearest_pairs
@@ -35,7 +35,7 @@ def test_scores_are_the_equation(count: int) -> None:
     r, words = random_words()
     v = np.random.default_rng(5).normal(size=D)
     push = r @ v
-    n = strongest(push, count)
+    n = strongest_units(push, count)
     w = word_scores(push[n], words.of(n), len(POOL))
     np.testing.assert_allclose(w, eq6(v, r, words.word, words.gamma, count, len(POOL)), rtol=1e-9, atol=1e-12)
     parts = np.stack([contributions(push[n], words.of(n), j) for j in range(len(POOL))])
@@ -47,20 +47,20 @@ def test_the_strongest_are_those_of_a_full_sort() -> None:
     for count in range(1, 12):
         push = rng.integers(-4, 5, 10).astype(float)  # with many ties
         expected = sorted(range(10), key=lambda n: (-abs(push[n]), n))[:count]
-        assert strongest(push, count).tolist() == expected
+        assert strongest_units(push, count).tolist() == expected
 
 
 def test_best_takes_positive_and_allowed_only() -> None:
     score = np.array([0.5, -1.0, 2.0, 0.0, 2.0, 3.0])
-    assert best(score, np.array([1, 1, 1, 1, 1, 0], dtype=bool), 9).tolist() == [2, 4, 0]
-    assert best(score, np.ones(6, dtype=bool), 2).tolist() == [5, 2]
+    assert best_texts(score, np.array([1, 1, 1, 1, 1, 0], dtype=bool), 9).tolist() == [2, 4, 0]
+    assert best_texts(score, np.ones(6, dtype=bool), 2).tolist() == [5, 2]
 
 
 def test_random_units_belong_to_the_pair_and_the_seed() -> None:
-    a, again = drawn(50, 20, 3, "cat->dog"), drawn(50, 20, 3, "cat->dog")
+    a, again = random_units(50, 20, 3, "cat->dog"), random_units(50, 20, 3, "cat->dog")
     assert a.tolist() == again.tolist() and len(set(a.tolist())) == 20
-    assert a.tolist() != drawn(50, 20, 4, "cat->dog").tolist() != drawn(50, 20, 4, "dog->cat").tolist()
-    assert drawn(5, 100, 0, "x").tolist() == [0, 1, 2, 3, 4]
+    assert a.tolist() != random_units(50, 20, 4, "cat->dog").tolist() != random_units(50, 20, 4, "dog->cat").tolist()
+    assert random_units(5, 100, 0, "x").tolist() == [0, 1, 2, 3, 4]
 
 
 def test_cosines_are_those_of_scikit_learn() -> None:
@@ -85,7 +85,7 @@ def search(by: str = "effect", excluded: tuple[str, ...] = (), blocked: tuple[st
     return Search(r, words, Texts(POOL, t, named), Settings(by=by, neurons=30, **settings), excluded, blocked)
 
 
-def listed(found: Found) -> list[str]:
+def listed(found: PairWords) -> list[str]:
     return [POOL[j] for j in found.word]
 
 
@@ -172,7 +172,11 @@ def test_overlaps_are_summed_over_the_neurons(by: str) -> None:
     one, pair = search(by), make_pair("cat", "quay")
     t, r = one.texts.t, one.r
     v = one.texts.named["quay"] - one.texts.named["cat"]
-    n = sorted(range(UNITS), key=lambda k: -abs(r[k] @ v))[:30] if by == "overlap" else drawn(UNITS, 30, 0, "cat->quay").tolist()
+    n = (
+        sorted(range(UNITS), key=lambda k: -abs(r[k] @ v))[:30]
+        if by == "overlap"
+        else random_units(UNITS, 30, 0, "cat->quay").tolist()
+    )
     for j in range(len(POOL)):
         atom = (t[j] - t.mean(0)) / np.linalg.norm(t[j] - t.mean(0))
         parts = {k: (atom @ r[k]) * (v @ r[k]) for k in n}

@@ -208,7 +208,7 @@ def test_a_vit_of_one_layer(tmp_path: Path) -> None:
     clip = CLIP(**copy.deepcopy(settings)).eval()
     for layers in (None, [0]):
         with pytest.raises(
-            UsageError, match="one layer, which no later attention layer reads: no second-order effects; --effect fi"
+            UsageError, match="one layer, which no later attention layer reads: no second-order effects; use --effect fi"
         ):
             choose_effects(clip, None, None, layers)
         assert choose_effects(clip, "first", None, layers).layers == (0,) == choose_effects(clip, "indirect", None, layers).layers

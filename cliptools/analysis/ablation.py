@@ -1,34 +1,28 @@
-"""Outputs with the effects of units changed, for many changes at once.
+"""Outputs of a model with the effects of some units replaced, in many settings at once, from one forward pass a batch of images.
 
 Paper 1 (arXiv 2406.04341), Sec. 3.3, and paper 2 (arXiv 2509.19943), Sec. 4. Replacing effects phi_n of some units by psi_n
-moves the output by sum over n of psi_n - phi_n, all else frozen. With b_n the mean over images, tau_n the threshold of the
-centred norm, r_nj the principal directions and r^_n the first m texts of r_n refitted:
+moves the output by the sum over n of psi_n - phi_n, with everything else frozen. With b_n the mean over images, tau_n the
+threshold of the centred norm, r_nj the principal directions and r^_n the first m texts of r_n refitted:
 
     mean     psi = b
     large    psi = b where ||phi - b|| > tau, else phi
-    small    psi = b where not, else phi
+    small    psi = b where ||phi - b|| <= tau, else phi
     pc       psi = b + sum over j < c of <phi - b, r_j> r_j
-    words    psi = b + <phi - b, r_0> r^            along the direction, at the length that r^ has
-                   b + <phi - b, r^> r^             along the texts: the public code of paper 1
-                   b + <phi - b, r^> r^ / ||r^||^2  along the texts at unit length: the public code of paper 2
+    words    psi = b + <phi - b, r_0> r^             along the direction, at the length of r^
+             psi = b + <phi - b, r^> r^              along the texts: the public code of paper 1
+             psi = b + <phi - b, r^> r^ / ||r^||^2   along the texts at unit length: the public code of paper 2
 
-A setting gives each unit one of these changes, or leaves it. Units of a layer that no setting tells apart are worked on
-together, and what settings have in common is computed once: the sum of phi, the projections, which norms are large. No effect
-is ever formed: sums over units carry S first, the rest are projections (both in effects/factored.py).
+A setting gives each unit one of these changes, or leaves the unit as it is. `Ablation` works on units of a layer together if all
+settings treat them alike, and computes once what settings share: the sum of phi, the projections, the mask of large norms. No
+effect is ever formed: sums over units carry S first, all other terms are projections (both in effects/factored.py).
 
-What several kinds of effects need, from one forward pass of their model.
+`ChangedOutputs` adds joint mean ablation, an intervention with nothing frozen: the activations of a group of neurons are set to
+their means m_i at every token i, in a further forward pass. The sum of indirect effects (streaming/vit_indirect.py), which are
+taken one neuron at a time, does not give this, since every later layer responds to all changes together. As far as its text
+tells, this is the mean ablation by indirect effect in Table 1 of paper 1.
 
-All of some neurons at their mean activation at once: an intervention, with nothing frozen.
-
-Indirect effects (indirect.py) are taken one neuron at a time. Their sum is not what ablating all of them does, since every
-later layer answers to all changes together. Here the activations of a group of neurons are set to their means m_i at every
-token i, in one further forward pass. This is, as far as its text tells, the mean ablation by indirect effect in paper 1's
-(arXiv 2406.04341) Table 1.
-
-Outputs of a model as they are and in many settings of changed effects, a batch of images at a time, from one forward pass.
-
-Settings may be of several bundles. Two kinds of setting take more than that pass: changes of indirect effects, whose every
-effect is a pass through the later layers, and joint interventions (joint.py), one pass each.
+Settings may belong to several bundles. Two kinds of setting take further passes: changes of indirect effects, each of which is a
+pass through the later layers, and joint mean ablation, one pass a group.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,7 +35,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cliptools.analysis.ablation_units import Known, KnownPairs, KnownVectors
+from cliptools.analysis.ablation_units import AblationTerms, PairTerms, VectorTerms
 from cliptools.devices import exact, home
 from cliptools.effects.factored import (
     FactoredEffect,
@@ -63,246 +57,261 @@ WordsAlong = Literal["direction", "texts", "unit-texts"]
 
 
 class Change(NamedTuple):
-    """One kind of replacement psi for an effect."""
+    """One of the module's replacements psi for an effect."""
 
     kind: Kind
     size: int = 1
     """Number of components c for pc, number of texts m for words."""
     along: WordsAlong = "direction"
-    """For words, the vector on which phi - b is projected: r, or r^ as it is or at unit length."""
+    """For words, the vector on which phi - b is projected: r_0, or r^ at its own length or at unit length."""
 
 
 Setting = Sequence[tuple[Change, Bool[Tensor, " u"]]]
-"""Changes, each with the units it is for; no unit twice. Units in none are left as they are."""
+"""Changes, each with a mask of its units. A unit has one change at most; a unit without a change stays as it is."""
 
 
 @dataclass(frozen=True)
 class Units:
-    """Statistics of u units from a bundle, in its scale."""
+    """Statistics of u units from a bundle, in the bundle's scale."""
 
     unit: Int[Tensor, "u 3"]
     mean: Float[Tensor, "u d_or_1"]
-    """b; of pairs the mean of the scalar."""
+    """b; for pairs the mean of the scalar."""
     component: Float[Tensor, "u c d_or_1"]
-    """r_j; of pairs the sign of r along w."""
+    """r_j; for pairs the sign of r along w."""
     threshold: Float[Tensor, " u"]
     """tau."""
     fitted: Mapping[int, Float[Tensor, "u d"]] = field(default_factory=dict)
-    """r^ by m."""
+    """r^ for each number of texts m."""
     pairs: bool = False
     """True where mean and component are those of pairs."""
 
 
-class Rest(NamedTuple):
-    """Units that a bundle has left out and knows only together."""
+class OmittedUnits(NamedTuple):
+    """Units that a bundle leaves out: only the sum of their means is in it."""
 
-    slabs: list[UnitBlock]
+    blocks: list[UnitBlock]
     mean: Float[Tensor, " d"]
-    """The sum of their mean effects."""
+    """The sum of the mean effects of all of them."""
 
 
 class _Fit(NamedTuple):
-    """Sums of texts that stand for directions."""
+    """Sums of texts r^ in place of directions."""
 
     r: Float[Tensor, "n d"]
-    """r^, at the length that it is written with."""
-    onto: Projections | None
-    """For <phi - b, r^>; None where phi - b is projected on the direction itself."""
+    """r^, at the length with which psi has it."""
+    projections: Projections | None
+    """Coefficients of <phi - b, r^>; None where phi - b is projected on the direction itself."""
 
 
 class _Part(NamedTuple):
-    """Units of a layer that no setting tells apart."""
+    """Units of a layer that all settings treat alike."""
 
-    known: Known
+    terms: AblationTerms
     tau: Float[Tensor, " n"]
     fitted: dict[Change, _Fit]
     uses: dict[Change, list[int]]
-    """Settings that make each change."""
+    """Numbers of the settings that make each change."""
 
 
 class Ablation:
-    """One bundle's effects changed in several settings, for one batch of images after the other."""
+    """Effects of a bundle's units changed in several settings, for one batch of images after the other."""
 
-    def __init__(self, paths: FactoredEffect, units: Units, settings: Sequence[Setting], rest: Rest | None = None) -> None:
+    def __init__(
+        self, effect: FactoredEffect, units: Units, settings: Sequence[Setting], omitted: OmittedUnits | None = None
+    ) -> None:
         """
         Args:
-            rest: Units that are their means in every setting.
+            omitted: Units whose effects are replaced by their means in every setting.
         """
-        self.paths, self.settings, self.rest = paths, len(settings), rest
+        self.effect, self.settings, self.omitted = effect, len(settings), omitted
         changes = list(dict.fromkeys(change for setting in settings for change, _ in setting))
-        code = torch.full((len(settings), len(units.unit)), -1)  # which change each setting makes of each unit
+        code = torch.full((len(settings), len(units.unit)), -1)  # (s, u): number of the change of each unit in each setting
         for s, setting in enumerate(settings):
             for change, rows in setting:
                 code[s, rows] = changes.index(change)
-        self.slabs: list[UnitBlock] = []
+        self.blocks: list[UnitBlock] = []
         self.parts: list[_Part] = []
-        for pattern in code.T.unique(dim=0):
+        for pattern in code.T.unique(dim=0):  # (s,)
             uses = {c: [s for s, i in enumerate(pattern.tolist()) if i == changes.index(c)] for c in changes}
-            uses = {change: those for change, those in uses.items() if those}
-            rows = code.T.eq(pattern).all(1).nonzero()[:, 0]
+            uses = {change: numbers for change, numbers in uses.items() if numbers}
+            rows = code.T.eq(pattern).all(1).nonzero()[:, 0]  # (n,): units of this pattern
             if not uses:
                 continue
-            slabs, places = unit_blocks_of(paths, units.unit[rows])
-            for slab, place in zip(slabs, places, strict=True):
-                self.slabs.append(slab)
-                self.parts.append(_part(paths, slab, units, rows[place], uses))
-        self.slabs += [] if rest is None else rest.slabs
+            blocks, places = unit_blocks_of(effect, units.unit[rows])
+            for block, place in zip(blocks, places, strict=True):
+                self.blocks.append(block)
+                self.parts.append(_part(effect, block, units, rows[place], uses))
+        self.blocks += [] if omitted is None else omitted.blocks
 
     def changes(
         self, S: Iterable[Float[Tensor, "b _ _"]], embedding: Float[Tensor, "b d"], scale: Float[Tensor, " b"]
     ) -> Float[Tensor, "s b d"]:
-        """By how much each setting moves the output, float64; in the scale of the means.
+        """The movement of the output by each setting, in float64 and in the scale of the means.
 
         Args:
-            S: Of every slab, in their order; each is asked for once.
+            S: Scalars of every block, in the order of `blocks`; read once, one block at a time.
+            embedding: M(I), not normalised.
+            scale: Factors by which the images' effects are multiplied.
         """
-        moved = exact(wide(embedding)).new_zeros(self.settings, *embedding.shape)
+        total = exact(wide(embedding)).new_zeros(self.settings, *embedding.shape)  # (s, b, d)
         scalars = iter(S)
         for part in self.parts:
-            for change, delta in _changed(part, next(scalars), scale):
-                moved[part.uses[change]] += delta
-        if self.rest is not None:
-            moved += self.rest.mean.to(moved)
-            for slab in self.rest.slabs:
-                moved -= exact(total_of(self.paths, slab, next(scalars))) * home(scale)[:, None]
-        return moved
+            for change, delta in _output_changes(part, next(scalars), scale):
+                total[part.uses[change]] += delta
+        if self.omitted is not None:
+            total += self.omitted.mean.to(total)
+            for block in self.omitted.blocks:
+                total -= exact(total_of(self.effect, block, next(scalars))) * home(scale)[:, None]
+        return total
 
 
-def _part(paths: FactoredEffect, slab: UnitBlock, units: Units, rows: Int[Tensor, " n"], uses: dict[Change, list[int]]) -> _Part:
-    known: KnownPairs | KnownVectors
+def _part(
+    effect: FactoredEffect, block: UnitBlock, units: Units, rows: Int[Tensor, " n"], uses: dict[Change, list[int]]
+) -> _Part:
+    """The part of these rows of the units, which are those of the block."""
+    terms: PairTerms | VectorTerms
     if units.pairs:
-        known = KnownPairs(paths, slab, units.mean[rows, 0], units.component[rows, 0, 0])
+        terms = PairTerms(effect, block, units.mean[rows, 0], units.component[rows, 0, 0])
     else:
-        known = KnownVectors(paths, slab, units.mean[rows], units.component[rows])
-    like = known.along.Dr if any(change.kind in ("pc", "words") for change in uses) else units.mean
-    fitted = {change: _fit(known, units.fitted[change.size][rows].to(like), change) for change in uses if change.kind == "words"}
-    return _Part(known, units.threshold[rows], fitted, uses)
+        terms = VectorTerms(effect, block, units.mean[rows], units.component[rows])
+    like = terms.projections.Dr if any(change.kind in ("pc", "words") for change in uses) else units.mean
+    fitted = {change: _fit(terms, units.fitted[change.size][rows].to(like), change) for change in uses if change.kind == "words"}
+    return _Part(terms, units.threshold[rows], fitted, uses)
 
 
-def _fit(known: KnownPairs | KnownVectors, r: Float[Tensor, "n d"], change: Change) -> _Fit:
+def _fit(terms: PairTerms | VectorTerms, r: Float[Tensor, "n d"], change: Change) -> _Fit:
+    """The sums of texts r^ as the change takes them."""
     if change.along == "unit-texts":
-        r = functional.normalize(r, dim=1, eps=torch.finfo(r.dtype).tiny)  # zeros, of a unit without texts, stay zeros
-    return _Fit(r, None if change.along == "direction" else known.onto(r))
+        r = functional.normalize(r, dim=1, eps=torch.finfo(r.dtype).tiny)  # r^ = 0 of a unit without texts stays 0
+    return _Fit(r, None if change.along == "direction" else terms.projections_on(r))
 
 
-def _changed(part: _Part, S: Float[Tensor, "b n k"], scale: Float[Tensor, " b"]) -> list[tuple[Change, Float[Tensor, "b d"]]]:
-    """Return the movement of the output by each change that some setting makes of these units."""
-    of = _OnImages(part, S, scale)
-    return [(change, of.changed(change)) for change in part.uses]
+def _output_changes(
+    part: _Part, S: Float[Tensor, "b n k"], scale: Float[Tensor, " b"]
+) -> list[tuple[Change, Float[Tensor, "b d"]]]:
+    """The movement of the output by each change of these units that some setting makes."""
+    batch = _PartOnBatch(part, S, scale)
+    return [(change, batch.output_change(change)) for change in part.uses]
 
 
-class _OnImages:
-    """Quantities that the changes of a part share on a batch of images; each is computed when first asked for."""
+class _PartOnBatch:
+    """The changes of a part on a batch of images; quantities that they share are computed once, when first used."""
 
     def __init__(self, part: _Part, S: Float[Tensor, "b n k"], scale: Float[Tensor, " b"]) -> None:
         self.part, self.S, self.scale = part, S, scale
-        self.spread: list[Tensor] = []  # sum over n of <phi - b, r_j> r_j, over the first components j
+        self.sums: list[Tensor] = []  # (b, d) for each c: sum over n and j <= c of <phi - b, r_j> r_j
 
-    def changed(self, change: Change) -> Float[Tensor, "b d"]:
+    def output_change(self, change: Change) -> Float[Tensor, "b d"]:
         """Sum over n of psi_n - phi_n."""
         if change.kind == "large":
-            return self.large
+            return self.large_change
         if change.kind == "small":
-            return self.fall - self.large
+            return self.mean_change - self.large_change
         if change.kind == "pc":
-            return self.fall + self.along(change.size)
+            return self.mean_change + self.reconstruction(change.size)
         if change.kind == "words":
-            return self.fall + self.written(self.part.fitted[change])
-        return self.fall
+            return self.mean_change + self.word_reconstruction(self.part.fitted[change])
+        return self.mean_change
 
-    def written(self, fit: _Fit) -> Float[Tensor, "b d"]:
-        """The sum over n of <phi - b, r or r^> r^."""
-        x = (self.x if fit.onto is None else fit.onto(self.S, self.scale))[..., 0]
-        return exact(x @ fit.r)
+    def word_reconstruction(self, fit: _Fit) -> Float[Tensor, "b d"]:
+        """Sum over n of <phi - b, r_0> r^ or <phi - b, r^> r^."""
+        x = (self.x if fit.projections is None else fit.projections(self.S, self.scale))[..., 0]  # (b, n)
+        return exact(x @ fit.r)  # (b, n) @ (n, d)
 
-    def along(self, components: int) -> Float[Tensor, "b d"]:
-        """The sum over the first components."""
-        while (c := len(self.spread)) < components:
-            added = self.part.known.spread(self.x[..., c], c)
-            self.spread.append(self.spread[-1] + added if self.spread else added)
-        return self.spread[components - 1]
+    def reconstruction(self, components: int) -> Float[Tensor, "b d"]:
+        """Sum over n and the first components j of <phi - b, r_j> r_j."""
+        while (c := len(self.sums)) < components:
+            term = self.part.terms.reconstruction(self.x[..., c], c)
+            self.sums.append(self.sums[-1] + term if self.sums else term)
+        return self.sums[components - 1]
 
     @cached_property
-    def fall(self) -> Float[Tensor, "b d"]:
+    def mean_change(self) -> Float[Tensor, "b d"]:
         """Sum over n of b_n - phi_n."""
-        return self.part.known.fall(self.S, self.scale)
+        return self.part.terms.mean_change(self.S, self.scale)
 
     @cached_property
-    def large(self) -> Float[Tensor, "b d"]:
-        """The same where ||phi - b|| > tau."""
-        return self.part.known.fall(self.S, self.scale, self.part.known.norms(self.S, self.scale) > self.part.tau.to(self.S))
+    def large_change(self) -> Float[Tensor, "b d"]:
+        """Sum of b_n - phi_n over the units with ||phi_n - b_n|| > tau_n."""
+        large = self.part.terms.norms(self.S, self.scale) > self.part.tau.to(self.S)  # (b, n)
+        return self.part.terms.mean_change(self.S, self.scale, large)
 
     @cached_property
     def x(self) -> Float[Tensor, "b n c"]:
         """<phi - b, r_j>."""
-        return self.part.known.along(self.S, self.scale)
+        return self.part.terms.projections(self.S, self.scale)
 
 
-Asked = tuple[FactoredEffect, Sequence[UnitBlock]]
+EffectBlocks = tuple[FactoredEffect, Sequence[UnitBlock]]
+"""An effect, and the blocks of its units to read."""
 
 
 @torch.inference_mode()
-def read_together(
-    visual: nn.Module, image: Float[Tensor, "b 3 y x"], asked: Sequence[Asked]
+def read_effects(
+    visual: nn.Module, image: Float[Tensor, "b 3 y x"], effects: Sequence[EffectBlocks]
 ) -> tuple[list[Iterable[Float[Tensor, "b _ _"]]], Float[Tensor, "b d"]]:
-    """S of the slabs of each, and M(I).
+    """S of the blocks of several effects, and M(I), from one forward pass.
 
     Args:
-        visual: The image tower that all paths are of.
-        asked: May be empty, and so may anybody's slabs. Paths that cannot share a pass (indirect effects) run their own besides.
+        visual: The image tower of all effects.
+        effects: There may be no effects, or effects without blocks. Effects that cannot share a pass (indirect effects) take
+            passes of their own.
     """
     weight: Tensor = visual.conv1.weight  # type: ignore[assignment, union-attr]
     image = image.to(weight.device, weight.dtype)
     if isinstance(visual, ModifiedResNet):
-        traced = trace_pool(visual, image)
+        trace = trace_pool(visual, image)
         return [
-            paths.scalars_of(traced, slabs) if slabs and isinstance(paths, Pooled) else () for paths, slabs in asked
-        ], traced.embedding
-    listeners = [paths.listen(slabs) if slabs and isinstance(paths, Listens) else None for paths, slabs in asked]
+            effect.scalars_of(trace, blocks) if blocks and isinstance(effect, Pooled) else () for effect, blocks in effects
+        ], trace.embedding
+    listeners = [effect.listen(blocks) if blocks and isinstance(effect, Listens) else None for effect, blocks in effects]
     with hooked([hook for listener in listeners if listener is not None for hook in listener.hooks]):
         embedding = visual(image)
     S: list[Iterable[Tensor]] = []
-    for (paths, slabs), listener in zip(asked, listeners, strict=True):
+    for (effect, blocks), listener in zip(effects, listeners, strict=True):
         if listener is not None:
             S.append(listener.scalars(embedding))
         else:
-            S.append(paths.read(image, slabs)[0] if slabs else ())
+            S.append(effect.read(image, blocks)[0] if blocks else ())
     return S, embedding
 
 
 @torch.inference_mode()
-def jointly_ablated(
+def joint_mean_ablation(
     visual: VisionTransformer,
     image: Float[Tensor, "b 3 y x"],
     neurons: Mapping[int, Int[Tensor, "_"]],
     means: Mapping[int, Float[Tensor, "token _"]],
 ) -> Float[Tensor, "b d"]:
-    """M of the images with these neurons' activations replaced.
+    """M(I) with the activations of these neurons set to their means at every token.
 
     Args:
-        neurons: By layer.
-        means: By layer, of these neurons.
+        neurons: Numbers of the neurons, by layer.
+        means: Mean activations of these neurons, by layer.
     """
     weight = visual.conv1.weight
     hooks: Hooks = [
-        (visual.transformer.resblocks[layer].mlp.gelu, _replace(chosen.to(weight.device), means[layer].to(weight)))
-        for layer, chosen in neurons.items()
+        (visual.transformer.resblocks[layer].mlp.gelu, _replace(numbers.to(weight.device), means[layer].to(weight)))
+        for layer, numbers in neurons.items()
     ]
     with hooked(hooks):
         return visual(image.to(weight.device, weight.dtype))
 
 
 def _replace(neurons: Int[Tensor, "n"], mean: Float[Tensor, "token n"]) -> Callable[..., Tensor]:
-    def hook(module: nn.Module, given: tuple[Tensor, ...], output: Float[Tensor, "b token neuron"]) -> Tensor:
-        changed = output.clone()
-        changed[..., neurons] = mean
-        return changed
+    """A hook that replaces these activations of an MLP's nonlinearity by their means."""
+
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Float[Tensor, "b token neuron"]) -> Tensor:
+        replaced = output.clone()
+        replaced[..., neurons] = mean
+        return replaced
 
     return hook
 
 
 class Joint(NamedTuple):
-    """Neurons at their means together."""
+    """A group of neurons for joint mean ablation."""
 
     neurons: dict[int, Int[Tensor, " _"]]
     """Numbers of the neurons, by layer."""
@@ -311,24 +320,27 @@ class Joint(NamedTuple):
 
 
 class ChangedOutputs:
-    """Outputs of a model as it is, with the effects of ablations changed, and with joint mean ablation."""
+    """Outputs of a model: unchanged, with the effects of ablations changed, and with joint mean ablation."""
 
     def __init__(self, visual: nn.Module, ablations: Sequence[tuple[Ablation, bool]], joints: Sequence[Joint]) -> None:
         """
         Args:
-            ablations: Each with whether its effects are in units of ||M(I)|| / 100.
+            ablations: Ablations; with each, true if its effects are multiplied by 100 / ||M(I)||.
+            joints: Groups of neurons for joint mean ablation.
         """
         self.visual, self.ablations, self.joints = visual, ablations, joints
 
     @torch.inference_mode()
     def __call__(self, image: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "s b d"]:
-        """Untouched first, then the settings of every ablation in turn, then joint ones; float64."""
-        read, embedding = read_together(self.visual, image, [(each.paths, each.slabs) for each, _ in self.ablations])
-        outputs = [exact(wide(embedding))[None]]
-        for (ablation, scaled), S in zip(self.ablations, read, strict=True):
+        """The unchanged output first, then the settings of every ablation in turn, then the joint mean ablations; in float64."""
+        scalars, embedding = read_effects(
+            self.visual, image, [(ablation.effect, ablation.blocks) for ablation, _ in self.ablations]
+        )
+        outputs = [exact(wide(embedding))[None]]  # (1, b, d)
+        for (ablation, scaled), S in zip(self.ablations, scalars, strict=True):
             scale = scale_of(embedding, scaled)
-            moved = ablation.changes(S, embedding, scale)
-            outputs.append(outputs[0] + moved / exact(scale)[:, None])
+            change = ablation.changes(S, embedding, scale)  # (s, b, d)
+            outputs.append(outputs[0] + change / exact(scale)[:, None])
         for joint in self.joints:
-            outputs.append(exact(wide(jointly_ablated(self.visual, image, joint.neurons, joint.means)))[None])
+            outputs.append(exact(wide(joint_mean_ablation(self.visual, image, joint.neurons, joint.means)))[None])
         return torch.cat(outputs)

@@ -1,14 +1,15 @@
-"""Statistics of some units of a layer, in the form in which replacing their effects uses them.
+"""The terms of replaced effects, for units of one layer, from their statistics.
 
-Of b_n and the directions r_nc, with phi_n = sum_k S[n, k] D[n, k], four things are asked about a batch of images:
+With mean b_n and directions r_nc of unit n, and phi_n = sum_k S[n, k] D[n, k], replacing effects takes four quantities of a
+batch of images:
 
     <phi_n - b_n, r_nc>                     a number for each unit and direction, and the same with r^_n for r
     ||phi_n - b_n||                         a number for each unit
-    sum over n of b_n - phi_n               a vector; over all units, or those that a mask names
+    sum over n of b_n - phi_n               a vector; over all units, or those of a mask
     sum over n of x_n r_nc                  a vector
 
-`KnownVectors` has b and r as vectors of the joint space. `KnownPairs` are units of one path each, phi_n = s_n w_n, of which
-the mean of s_n and the sign of r = +-w / ||w|| say everything: no vector of a pair is formed.
+`AblationTerms` is the interface to them. `VectorTerms` has b and r as vectors of the joint space. `PairTerms` is for units of one
+path each, phi_n = s_n w_n, for which the mean of s_n and the sign of r = +-w / ||w|| suffice: no vector of a pair is formed.
 """
 
 from functools import cached_property
@@ -32,102 +33,103 @@ from cliptools.effects.factored import (
 )
 
 
-class Known(Protocol):
-    """The four quantities of the module's docstring. Effects are S D times the image's scale; vectors come in float64."""
+class AblationTerms(Protocol):
+    """The four quantities of the module's docstring. Effects are S D times the image's scale; vectors are in float64."""
 
     @property
-    def along(self) -> Projections:
-        """For <phi - b, r>."""
+    def projections(self) -> Projections:
+        """Coefficients of <phi - b, r>."""
         ...
 
     @property
     def norms(self) -> Norms:
-        """For ||phi - b||."""
+        """Coefficients of ||phi - b||."""
         ...
 
-    def onto(self, fit: Float[Tensor, "n d"]) -> Projections:
-        """For <phi - b, r^>, with other vectors r^ than the directions."""
+    def projections_on(self, fit: Float[Tensor, "n d"]) -> Projections:
+        """Coefficients of <phi - b, r^>, with vectors r^ other than the directions."""
         ...
 
-    def fall(
+    def mean_change(
         self, S: Float[Tensor, "b n k"], scale: Float[Tensor, " b"], mask: Bool[Tensor, "b n"] | None = None
     ) -> Float[Tensor, "b d"]:
-        """Sum of b_n - phi_n, over the units that the mask names on each image, or all."""
+        """Sum over n of b_n - phi_n: over the units for which the mask is true on the image, or all units."""
         ...
 
-    def spread(self, x: Float[Tensor, "b n"], component: int) -> Float[Tensor, "b d"]:
-        """Sum of x_n r_nc."""
+    def reconstruction(self, x: Float[Tensor, "b n"], component: int) -> Float[Tensor, "b d"]:
+        """Sum over n of x_n r_nc for one component c."""
         ...
 
 
-class KnownVectors:
+class VectorTerms:
     """Units whose means and directions are vectors."""
 
-    def __init__(self, paths: FactoredEffect, slab: UnitBlock, b: Float[Tensor, "n d"], r: Float[Tensor, "n c d"]) -> None:
+    def __init__(self, effect: FactoredEffect, block: UnitBlock, b: Float[Tensor, "n d"], r: Float[Tensor, "n c d"]) -> None:
         """
         Args:
-            b, r: In the type that S will have, or will be cast to that of D.
+            b: Means; cast to the type and device of D.
+            r: Directions; cast likewise.
         """
-        like = paths.directions(UnitBlock(slab.layer, slab.neurons[:1]))
-        self.paths, self.slab = paths, slab
+        like = effect.directions(UnitBlock(block.layer, block.neurons[:1]))  # (1, k, d): for its type and device
+        self.effect, self.block = effect, block
         self.b, self.r = b.to(like), r.to(like)
         self.sum_b = exact(b).sum(0).to(device_for(like))
 
     @cached_property
-    def along(self) -> Projections:
-        """For <phi - b, r>."""
-        return projections_of(self.paths, self.slab, self.b, self.r)
+    def projections(self) -> Projections:
+        """Coefficients of <phi - b, r>."""
+        return projections_of(self.effect, self.block, self.b, self.r)
 
     @cached_property
     def norms(self) -> Norms:
-        """For ||phi - b||."""
-        return norms_of(self.paths, self.slab, self.b)
+        """Coefficients of ||phi - b||."""
+        return norms_of(self.effect, self.block, self.b)
 
-    def onto(self, fit: Float[Tensor, "n d"]) -> Projections:
-        """For <phi - b, r^>."""
-        return projections_of(self.paths, self.slab, self.b, fit[:, None])
+    def projections_on(self, fit: Float[Tensor, "n d"]) -> Projections:
+        """Coefficients of <phi - b, r^>."""
+        return projections_of(self.effect, self.block, self.b, fit[:, None])
 
-    def fall(
+    def mean_change(
         self, S: Float[Tensor, "b n k"], scale: Float[Tensor, " b"], mask: Bool[Tensor, "b n"] | None = None
     ) -> Float[Tensor, "b d"]:
-        """Sum of b_n - phi_n."""
-        those = S if mask is None else S * mask[..., None]
-        b = self.sum_b if mask is None else exact(mask.to(self.b) @ self.b)
-        return b - exact(total_of(self.paths, self.slab, those)) * home(scale)[:, None]
+        """Sum over n of b_n - phi_n."""
+        masked = S if mask is None else S * mask[..., None]  # (b, n, k)
+        b = self.sum_b if mask is None else exact(mask.to(self.b) @ self.b)  # (d,), or (b, n) @ (n, d)
+        return b - exact(total_of(self.effect, self.block, masked)) * home(scale)[:, None]
 
-    def spread(self, x: Float[Tensor, "b n"], component: int) -> Float[Tensor, "b d"]:
-        """Sum of x_n r_nc."""
-        return exact(x @ self.r[:, component])
+    def reconstruction(self, x: Float[Tensor, "b n"], component: int) -> Float[Tensor, "b d"]:
+        """Sum over n of x_n r_nc."""
+        return exact(x @ self.r[:, component])  # (b, n) @ (n, d)
 
 
-class KnownPairs:
-    """Units of one path, whose directions are the weights'."""
+class PairTerms:
+    """Units of one path, whose directions follow from the weights."""
 
-    def __init__(self, paths: FactoredEffect, slab: UnitBlock, s: Float[Tensor, " n"], sign: Float[Tensor, " n"]) -> None:
+    def __init__(self, effect: FactoredEffect, block: UnitBlock, s: Float[Tensor, " n"], sign: Float[Tensor, " n"]) -> None:
         """
         Args:
             s: Means of the scalars.
-            sign: Of r along w; 0 for a unit that never acted.
+            sign: Sign of r along w; 0 for a unit that never acted.
         """
-        w = gram_of(paths, slab)[:, 0, 0].sqrt()  # ||w||: (n)
-        self.paths, self.slab, self.s = paths, slab, s.to(w)
+        w = gram_of(effect, block)[:, 0, 0].sqrt()  # (n, 1, 1) -> (n): ||w||
+        self.effect, self.block, self.s = effect, block, s.to(w)
         sign = sign.to(w)
         self.norms = Norms(w[:, None, None], (self.s * w)[:, None], torch.zeros_like(w))
-        self.along = Projections((sign * w)[:, None, None], (self.s * sign * w)[:, None])
+        self.projections = Projections((sign * w)[:, None, None], (self.s * sign * w)[:, None])
         self.unit = torch.where(w > 0, sign / w, 0.0)  # r = unit * w
 
-    def onto(self, fit: Float[Tensor, "n d"]) -> Projections:
-        """For <phi - b, r^> = (s - mean s) <w, r^>."""
-        overlap = overlaps_of(self.paths, self.slab, fit[:, None])  # (n, 1, 1)
+    def projections_on(self, fit: Float[Tensor, "n d"]) -> Projections:
+        """Coefficients of <phi - b, r^> = (s - mean s) <w, r^>."""
+        overlap = overlaps_of(self.effect, self.block, fit[:, None])  # (n, 1, 1)
         return Projections(overlap, self.s[:, None] * overlap[:, 0])
 
-    def fall(
+    def mean_change(
         self, S: Float[Tensor, "b n k"], scale: Float[Tensor, " b"], mask: Bool[Tensor, "b n"] | None = None
     ) -> Float[Tensor, "b d"]:
-        """Sum of b_n - phi_n."""
-        lost = self.s[:, None] - S * scale[:, None, None]  # (b, n, 1)
-        return exact(total_of(self.paths, self.slab, lost if mask is None else lost * mask[..., None]))
+        """Sum over n of b_n - phi_n."""
+        change = self.s[:, None] - S * scale[:, None, None]  # (b, n, 1): mean s - s
+        return exact(total_of(self.effect, self.block, change if mask is None else change * mask[..., None]))
 
-    def spread(self, x: Float[Tensor, "b n"], component: int) -> Float[Tensor, "b d"]:
-        """Sum of x_n r_n; there is but one direction."""
-        return exact(total_of(self.paths, self.slab, (x * self.unit)[..., None]))
+    def reconstruction(self, x: Float[Tensor, "b n"], component: int) -> Float[Tensor, "b d"]:
+        """Sum over n of x_n r_n; a pair has one direction only."""
+        return exact(total_of(self.effect, self.block, (x * self.unit)[..., None]))

@@ -1,15 +1,14 @@
-"""The images of largest uncentred norm ||phi||, by which paper 2 (arXiv 2509.19943) retrieves images.
+"""Retrieval of a unit's images by the uncentred norm, and their inertia: how alike the images are on which a unit acts most.
 
-A bundle keeps the largest centred norms only, and an image of large ||phi|| need not be among these; so all images are looked
-at again, for a few units. The statistics do what is wanted when 0 is given for the mean: every list is exact at once.
+Paper 2 (arXiv 2509.19943) retrieves the images of largest uncentred norm ||phi||. A bundle has only the largest centred norms,
+and an image of large ||phi|| need not be among these, so `largest_norms` reads all images again, for a few units. With 0 in
+place of the mean, the streaming statistics are exact from the start.
 
-How many things a unit is about: the inertia of the images on which it acts most (arXiv 2509.19943).
+The inertia of a unit, with m_j = M(I_j) / ||M(I_j)|| for the n images of its largest norms, is
 
-With m_j = M(I_j) / ||M(I_j)|| for the n images of a unit's largest norms,
+    inertia = 1/n sum over j of ||m_j - m||^2 = 1 - ||m||^2,   m = 1/n sum over j of m_j
 
-    inertia = 1/n sum over j of ||m_j - m||^2,   m = 1/n sum over j of m_j
-
-0 where the model sees the same in all of them, near 1 where their embeddings have nothing in common (it is 1 - ||m||^2).
+It is 0 where the model sees the same in all images, and near 1 where their embeddings have nothing in common.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,7 +35,7 @@ class Largest(NamedTuple):
 
 
 def largest_norms(
-    paths: FactoredEffect,
+    effect: FactoredEffect,
     unit: Int[Tensor, "unit 3"],
     batches: Iterable[tuple[list[int], Tensor]],
     count: int,
@@ -46,46 +45,47 @@ def largest_norms(
     """The `count` images (or all, if there are fewer) of largest ||phi|| for these units, in one pass over the images.
 
     Args:
-        unit: Layer, neuron and head, as `paths` names them.
-        scaled: Whether effects are multiplied by 100 / ||M(I)||.
+        unit: Layer, neuron and head of each unit.
+        scaled: True to multiply effects by 100 / ||M(I)||.
         screen: Leaves out images that are not usable. None: such an image is an error.
 
     Raises:
-        StreamError: a unit that the paths do not know.
-        CliptoolsError: no image could be read; or one that is not usable.
+        StreamError: a unit that the effect does not have.
+        CliptoolsError: no image could be read, or an image is not usable.
     """
     screen = Screen() if screen is None else screen
-    slabs, rows = unit_blocks_of(paths, unit)
+    blocks, rows = unit_blocks_of(effect, unit)
     statistics: list[UnitStatistics] = []
-    for slab in slabs:
-        full = home(gram_of(paths, slab))  # (n, k, k)
+    for block in blocks:
+        full = home(gram_of(effect, block))  # (n, k, k)
         n, k, _ = full.shape
         G = SymmetricStack(n, k, full)
         G.put(slice(None), full)
         statistics.append(UnitStatistics(G, count, 0, quantile=1.0, margin=0, centre=full.new_zeros(n, k)))
-    looked = 0
+    count_read = 0
 
     def read(_: Sequence[int], pictures: Tensor) -> tuple[list[Tensor], Tensor]:
-        S, embedding = paths.read(pictures, slabs)
-        return list(map(home, S)), home(embedding)  # of few units: each image is in the statistics of all or of none
+        S, embedding = effect.read(pictures, blocks)
+        return list(map(home, S)), home(embedding)  # S of all blocks at once, so that an image enters all statistics or none
 
     for images, (S, embedding) in in_halves(batches, read):
         screen.places(images, unusable(embedding, *S, scale=scale_of(embedding, scaled)))
-        looked += take_in(statistics, images, S, embedding, scaled, screen)
-    screen.require(looked)
-    finished = [each.finish() for each in statistics]
-    back = torch.cat(rows).argsort()
-    return Largest(*(torch.cat([getattr(each, f"top_{name}").cpu() for each in finished])[back] for name in Largest._fields))
+        count_read += take_in(statistics, images, S, embedding, scaled, screen)
+    screen.require(count_read)
+    finished = [block_statistics.finish() for block_statistics in statistics]
+    order = torch.cat(rows).argsort()  # (unit): from the order of the blocks back to that of `unit`
+    norm, image = (torch.cat([getattr(part, name).cpu() for part in finished]) for name in ("top_norm", "top_image"))
+    return Largest(norm[order], image[order])
 
 
-UNITS_AT_ONCE = 1024
+UNITS_AT_ONCE = 1024  # units whose images' embeddings are held at a time
 
 
 @torch.inference_mode()
 def embeddings(
     visual: nn.Module, batches: Iterable[tuple[list[int], Tensor]], screen: Screen[int] | None = None
 ) -> tuple[list[int], Float[Tensor, "image d"]]:
-    """M(I) of every usable image of the batches, and the numbers they came under.
+    """Numbers and M(I) of all usable images of the batches.
 
     Args:
         screen: Leaves out images that are not usable. None: such an image is an error.
@@ -94,10 +94,15 @@ def embeddings(
     weight = next(visual.parameters())
     numbers: list[int] = []
     parts = []
-    for read, embedding in in_halves(batches, lambda _, pictures: visual(pictures.to(weight.device, weight.dtype)).float().cpu()):
-        stay = screen.places(read, unusable(embedding))
-        numbers += [read[place] for place in stay]
-        parts.append(embedding[list(stay)])
+
+    def embed(_: Sequence[int], pictures: Tensor) -> Tensor:
+        embedding: Tensor = visual(pictures.to(weight.device, weight.dtype))
+        return embedding.float().cpu()
+
+    for images, embedding in in_halves(batches, embed):
+        usable = screen.places(images, unusable(embedding))
+        numbers += [images[place] for place in usable]
+        parts.append(embedding[list(usable)])
     return numbers, torch.cat(parts) if parts else torch.zeros(0, 0)
 
 
@@ -116,9 +121,9 @@ def inertia(embedding: Float[Tensor, "image d"], chosen: Int[Tensor, "unit n"]) 
         return unit.new_full((len(chosen),), torch.nan)
     parts = []
     for rows in chosen.split(UNITS_AT_ONCE):
-        there = (rows >= 0).double()[..., None]  # (unit, n, 1)
-        n = there.sum(1)  # (unit, 1)
-        m = unit[rows.clamp(min=0)] * there  # (unit, n, d)
-        distance = (m - (m.sum(1) / n.clamp(min=1))[:, None]).square().sum(-1, keepdim=True)
-        parts.append(torch.where(n >= 2, (distance * there).sum(1) / n, torch.nan)[:, 0])
+        exists = (rows >= 0).double()[..., None]  # (unit, n, 1)
+        n = exists.sum(1)  # (unit, 1)
+        m = unit[rows.clamp(min=0)] * exists  # (unit, n, d)
+        distance = (m - (m.sum(1) / n.clamp(min=1))[:, None]).square().sum(-1, keepdim=True)  # (unit, n, 1)
+        parts.append(torch.where(n >= 2, (distance * exists).sum(1) / n, torch.nan)[:, 0])  # (unit, 1) -> (unit)
     return torch.cat(parts) if parts else unit.new_zeros(0)

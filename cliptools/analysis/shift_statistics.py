@@ -1,39 +1,39 @@
-"""Moments of several variables by group, from batches, without keeping the values; means of blocks; how alike neighbours are.
+"""Statistics of shares by group of images, and the test of whether a mean has moved: moments, means of blocks, comparisons.
 
-Parts of sizes n, m, means a, b, and sums of deviations' powers A2, B2, A3, B3, A4, B4 join (Chan, Golub and LeVeque 1979;
-Pebay 2008), with delta = b - a and N = n + m, to
+Moments (`GroupMoments`) are summed batch by batch, without keeping the values. Parts of sizes n, m, means a, b, and sums of
+deviations' powers A2, B2, A3, B3, A4, B4 join (Chan, Golub and LeVeque 1979; Pebay 2008), with delta = b - a and N = n + m, to
 
     mean    a + delta m / N
     squares A2 + B2 + delta^2 n m / N
     cubes   A3 + B3 + delta^3 n m (n - m) / N^2 + 3 delta (n B2 - m A2) / N
     fourths A4 + B4 + delta^4 n m (n^2 - n m + m^2) / N^3 + 6 delta^2 (n^2 B2 + m^2 A2) / N^2 + 4 delta (n B3 - m A3) / N
 
-Of values x_1 ... x_n in order, independent of each other, half the mean of (x_i - x_(i-1))^2 is the variance; 1 less their
-ratio is the correlation of neighbours (von Neumann 1941), 0 to within 1 / sqrt(n).
+Correlation of neighbours (`Neighbours`): for independent values x_1 ... x_n in order, half the mean of (x_i - x_(i-1))^2 is the
+variance. 1 less their ratio is the correlation of neighbours (von Neumann 1941), which is 0 to within 1 / sqrt(n) then.
 
-Whether a mean has moved beyond what chance does to it, when many means are looked at.
-
-Had nothing changed, n images of now and m of before would be n + m of one kind, with one spread sigma and one skewness
-gamma, estimated from both together. The difference of their means, in standard errors, is
+Comparison of two means (`compare`, `limit`). Had nothing changed, n images of now and m of before would be n + m images of one
+kind, with one spread sigma and one skewness gamma, estimated from both together. The difference of their means, in standard
+errors, is
 
     z = (new - old) / (sigma sqrt(1/n + 1/m))
 
-which has variance 1, skewness gamma (1/n^2 - 1/m^2) / (1/n + 1/m)^(3/2) and excess kurtosis kappa (1/n^3 + 1/m^3) / (1/n +
-1/m)^2. Shares are skewed, most of all those of rare concepts: a few images have much, the others nearly none, and sums of so few
-are not normal. So where chance takes z further, its limit is that of Pearson's type III law (a shifted gamma) of that
-skewness, on the other side the normal law's. Where the kurtosis is more than the 3/2 skewness^2 that this law has itself, both
-sides are at least as wide as Student's law of twice the rest, scaled to variance 1. All are widened by Student's t over the
-normal, since sigma is estimated.
+It has variance 1, skewness gamma (1/n^2 - 1/m^2) / (1/n + 1/m)^(3/2) and excess kurtosis kappa (1/n^3 + 1/m^3) / (1/n + 1/m)^2.
+Shares are skewed, above all those of rare concepts: a few images have large shares, the others nearly 0, and means of so few
+images are not normal. So on the side where chance takes z further, the limit is that of Pearson's type III law (a shifted gamma)
+of this skewness; on the other side it is that of the normal law. Where the kurtosis exceeds the 3/2 skewness^2 of the type III
+law, both sides are at least as wide as Student's law of twice the excess, scaled to variance 1. All limits are multiplied by the
+ratio of Student's t to the normal quantile, since sigma is estimated.
 
-In simulation (normal, exponential, gamma, log-normal, Pareto, Student's with 3 degrees of freedom, rare concepts) this holds what
-alarms promise where both means are of LEAST_SURE images or more. Of fewer, skewed shares exceed limits of small chances,
-those of many comparisons, up to ten times as often. Where tails on both sides are heavier than that, so that the kurtosis of a
-sample tells little, it holds from about 8 images on: of 5 images beside 480 of Student's law with 2.5 degrees of freedom, 0.4 to
-0.5 % exceed the limit of 0.27 %, of 8 or more 0.15 to 0.3 %.
+In simulation (normal, exponential, gamma, log-normal, Pareto, Student's with 3 degrees of freedom, rare concepts) alarms have
+the promised chance where both means are of LEAST_SURE images or more. With fewer images, skewed shares exceed limits of small
+chances, those of many comparisons, up to ten times as often. Where tails on both sides are heavier still, so that the kurtosis
+of a sample is unreliable, the chance holds from about 8 images on: of 5 images beside 480 of Student's law with 2.5 degrees of
+freedom, 0.4 to 0.5 % exceed the limit of 0.27 %, of 8 or more 0.15 to 0.3 %.
 
-An alarm asked for at Z has the chance alpha = 2 (1 - Phi(Z)) if nothing has moved: 0.0027 at Z = 3. Of m comparisons in a run
-one would then be alarmed by chance in 1 - (1 - alpha)^m of all runs, in 28 % of them for m = 120. So each is held to alpha' = 1 -
-(1 - alpha)^(1/m) (Sidak 1967), by which a whole run alarms by chance in alpha of all runs, fewer where comparisons depend.
+Many comparisons (`chance_of_comparison`). An alarm at Z standard errors has the chance alpha = 2 (1 - Phi(Z)) if nothing has
+moved: 0.0027 at Z = 3. Of m comparisons in a run, at least one would alarm by chance in 1 - (1 - alpha)^m of all runs, in 28 %
+for m = 120. So each comparison has the limit of alpha' = 1 - (1 - alpha)^(1/m) (Sidak 1967); then a whole run alarms by chance
+in alpha of all runs, and in fewer where comparisons depend on each other.
 """
 
 import math
@@ -46,16 +46,16 @@ from scipy.special import gammainccinv, ndtr, ndtri, stdtrit
 
 
 class Sample(NamedTuple):
-    """Moments of a sample."""
+    """Moments of the values of a sample."""
 
     size: int
     mean: float
     spread: float
-    """Standard deviation, over n - 1; 0 of a single value."""
+    """Standard deviation, over n - 1; 0 for a single value."""
     skewness: float = 0.0
-    """Third central moment over the second's power 3/2, both over n; 0 of equal values."""
+    """Third central moment over the second's power 3/2, both over n; 0 for equal values."""
     kurtosis: float = 0.0
-    """Fourth central moment over the second's square, both over n, less 3; 0 of equal values."""
+    """Fourth central moment over the second's square, both over n, less 3; 0 for equal values."""
 
     @property
     def standard_error(self) -> float:
@@ -68,12 +68,12 @@ class GroupMoments:
 
     def __init__(self, groups: int, variables: int) -> None:
         self.count: Int[np.ndarray, " g"] = np.zeros(groups, np.int64)
-        self.mean, self.square, self.cube, self.fourth = (np.zeros((groups, variables)) for _ in range(4))
+        self.mean, self.square, self.cube, self.fourth = (np.zeros((groups, variables)) for _ in range(4))  # (g, c)
 
     def add(self, group: Int[np.ndarray, " b"], value: Float[np.ndarray, "b c"]) -> None:
-        """Values [b, c] of the groups [b] they belong to."""
+        """Add the values of b images of these groups."""
         for g in np.unique(group):
-            part = value[group == g].astype(np.float64)
+            part = value[group == g].astype(np.float64)  # (m, c)
             centred = part - part.mean(0)
             self._join(int(g), len(part), part.mean(0), *((centred**power).sum(0) for power in (2, 3, 4)))
 
@@ -86,6 +86,7 @@ class GroupMoments:
         B3: Float64[np.ndarray, " c"],
         B4: Float64[np.ndarray, " c"],
     ) -> None:
+        """Join a part of m values, with mean b and sums B2, B3, B4, to group g, by the equations of the module's docstring."""
         n, A2, A3 = int(self.count[g]), self.square[g].copy(), self.cube[g].copy()
         N, delta = n + m, b - self.mean[g]
         self.fourth[g] += B4 + delta**4 * (n * m * (n * n - n * m + m * m) / N**3)
@@ -96,7 +97,7 @@ class GroupMoments:
         self.count[g] = N
 
     def sample(self, group: int, variable: int) -> Sample:
-        """One variable in one group, which has a value at least."""
+        """Moments of one variable in one group, which must have a value."""
         n = int(self.count[group])
         square, cube, fourth = (float(power[group, variable]) for power in (self.square, self.cube, self.fourth))
         skewness, kurtosis = (cube / n / (square / n) ** 1.5, n * fourth / square**2 - 3) if square > 0 else (0.0, 0.0)
@@ -104,21 +105,21 @@ class GroupMoments:
 
 
 class BlockMeans:
-    """Means of c variables over each of some blocks, the independent observations where images belong together."""
+    """Means of c variables over each block: the independent observations where images of a block belong together."""
 
     def __init__(self, blocks: int, variables: int) -> None:
         self.count = np.zeros(blocks, np.int64)
         self.total = np.zeros((blocks, variables))
 
     def add(self, block: Int[np.ndarray, " b"], value: Float[np.ndarray, "b c"]) -> None:
-        """Values [b, c] of the blocks [b] they belong to."""
+        """Add the values of b images of these blocks."""
         np.add.at(self.count, block, 1)
         np.add.at(self.total, block, value.astype(np.float64))
 
     def means(self) -> tuple[Int[np.ndarray, " k"], Float64[np.ndarray, "k c"]]:
         """The blocks that have a value, and their means."""
-        known = np.flatnonzero(self.count)
-        return known, self.total[known] / self.count[known, None]
+        blocks = np.flatnonzero(self.count)
+        return blocks, self.total[blocks] / self.count[blocks, None]
 
 
 class Neighbours:
@@ -126,52 +127,52 @@ class Neighbours:
 
     def __init__(self, groups: int, variables: int) -> None:
         self.last = np.zeros((groups, variables))
-        self.any = np.zeros(groups, bool)
+        self.has_last = np.zeros(groups, bool)
         self.square, self.pairs = np.zeros(variables), 0
 
     def add(self, group: Int[np.ndarray, " b"], value: Float[np.ndarray, "b c"]) -> None:
-        """Values [b, c] in their order, of the groups [b] they belong to."""
+        """Add the values of b images of these groups, in their order."""
         for g in np.unique(group):
             part = value[group == g].astype(np.float64)
-            part = np.concatenate([self.last[g : g + 1], part]) if self.any[g] else part
+            part = np.concatenate([self.last[g : g + 1], part]) if self.has_last[g] else part  # (m, c) or (1 + m, c)
             self.square += (np.diff(part, axis=0) ** 2).sum(0)
             self.pairs += len(part) - 1
-            self.last[g], self.any[g] = part[-1], True
+            self.last[g], self.has_last[g] = part[-1], True
 
     def correlation(self, moments: GroupMoments, variable: int) -> float | None:
-        """Correlation of neighbours about the groups' means; None if nothing varies or no value has a neighbour."""
+        """Correlation of neighbours about the groups' means; None if no value varies or no value has a neighbour."""
         freedom, square = int((moments.count - 1).clip(0).sum()), float(moments.square[:, variable].sum())
         if not self.pairs or square <= 0:
             return None
         return 1 - float(self.square[variable]) / self.pairs / (2 * square / freedom)
 
 
-def pooled(samples: Sequence[Sample]) -> Sample:
-    """Samples as the one they make up together; at least one."""
+def pooled_sample(samples: Sequence[Sample]) -> Sample:
+    """The sample of all values of these samples; there must be at least one sample."""
     moments = GroupMoments(1, 1)
-    for each in samples:
-        square = each.spread**2 * (each.size - 1)
-        cube = each.skewness * (square / each.size) ** 1.5 * each.size
-        fourth = (each.kurtosis + 3) * square**2 / each.size
-        moments._join(0, each.size, *(np.array([value]) for value in (each.mean, square, cube, fourth)))
+    for sample in samples:
+        square = sample.spread**2 * (sample.size - 1)
+        cube = sample.skewness * (square / sample.size) ** 1.5 * sample.size
+        fourth = (sample.kurtosis + 3) * square**2 / sample.size
+        moments._join(0, sample.size, *(np.array([value]) for value in (sample.mean, square, cube, fourth)))
     return moments.sample(0, 0)
 
 
-LEAST = 2  # images (or blocks) without which a mean has no standard error
-TWICE = 2  # kurtosis: that of a sample from a heavy-tailed law comes out low
-LEAST_SURE = 5  # without which limits do not hold; of shares with very heavy tails on both sides, about 8
-STRAIGHT = 1e-3  # skewness that changes nothing
+LEAST = 2  # images (or blocks) that a standard error needs
+TWICE = 2  # factor of the excess kurtosis, which samples from heavy-tailed laws underestimate
+LEAST_SURE = 5  # images that limits need to hold; about 8 for shares with very heavy tails on both sides
+STRAIGHT = 1e-3  # skewness or kurtosis that is too small to matter
 
 
 class Comparison(NamedTuple):
-    """A mean beside an earlier one."""
+    """Difference of a mean from an earlier mean."""
 
     z: float
-    """In standard errors of the difference; infinite where all images of each are alike and differ."""
+    """In standard errors of the difference; infinite where neither sample varies and the means differ."""
     skewness: float
     """Skewness of z if nothing had changed."""
     freedom: int
-    """Degrees of freedom of its standard error."""
+    """Degrees of freedom of the standard error."""
     kurtosis: float = 0.0
     """Excess kurtosis of z if nothing had changed."""
 
@@ -185,35 +186,35 @@ def compare(now: Sample, before: Sample) -> Comparison | None:
     difference, error = now.mean - before.mean, math.sqrt(within * (1 / n + 1 / m))
     if error == 0:
         return Comparison(math.copysign(math.inf, difference) if difference else 0.0, 0.0, n + m - 2)
-    both = pooled([now, before])
+    both = pooled_sample([now, before])
     skewness = both.skewness * (1 / n**2 - 1 / m**2) / (1 / n + 1 / m) ** 1.5
     kurtosis = both.kurtosis * (1 / n**3 + 1 / m**3) / (1 / n + 1 / m) ** 2
     return Comparison(difference / error, skewness, n + m - 2, kurtosis)
 
 
 def chance(alarm: float) -> float:
-    """alpha: how often a comparison of what has not moved lies beyond `alarm` standard errors, for normal variables."""
+    """alpha, the chance that a normal z lies beyond `alarm` standard errors if nothing has moved."""
     return float(2 * ndtr(-alarm))
 
 
-def chance_each(alarm: float, comparisons: int, each: bool) -> float:
-    """Return the chance of a false alarm allowed for one comparison: alpha with `each`, else alpha'."""
+def chance_of_comparison(alarm: float, comparisons: int, uncorrected: bool) -> float:
+    """Return the chance of a false alarm allowed for one comparison: alpha if uncorrected, else alpha'."""
     alpha = chance(alarm)
-    return alpha if each or comparisons < 2 else -math.expm1(math.log1p(-alpha) / comparisons)
+    return alpha if uncorrected or comparisons < 2 else -math.expm1(math.log1p(-alpha) / comparisons)
 
 
-def chance_of_run(alarm: float, comparisons: int, each: bool) -> float:
+def chance_of_run(alarm: float, comparisons: int, uncorrected: bool) -> float:
     """Return the chance that a run of so many independent comparisons alarms although nothing has moved."""
-    return -math.expm1(comparisons * math.log1p(-chance_each(alarm, comparisons, each)))
+    return -math.expm1(comparisons * math.log1p(-chance_of_comparison(alarm, comparisons, uncorrected)))
 
 
 def limit(comparison: Comparison, tail: float) -> float:
-    """The |z| that a comparison exceeds by chance, on either side, with probability `tail`."""
+    """The |z| that chance exceeds with probability `tail` / 2 on the side of the comparison's z."""
     normal, student = -ndtri(tail / 2), -stdtrit(comparison.freedom, tail / 2)
     heavy = comparison.skewness * comparison.z > STRAIGHT  # chance reaches further on this side
     k = 4 / comparison.skewness**2 if heavy and math.isfinite(comparison.z) else math.inf
     reach = (gammainccinv(k, tail / 2) - k) / math.sqrt(k) if math.isfinite(k) else normal
-    if (rest := comparison.kurtosis - 1.5 * comparison.skewness**2) > STRAIGHT:
-        nu = 4 + 6 / (TWICE * rest)
+    if (excess := comparison.kurtosis - 1.5 * comparison.skewness**2) > STRAIGHT:
+        nu = 4 + 6 / (TWICE * excess)  # degrees of freedom of Student's law with this kurtosis
         reach = max(reach, -stdtrit(nu, tail / 2) * math.sqrt((nu - 2) / nu))
     return float(max(reach, normal) * student / normal)

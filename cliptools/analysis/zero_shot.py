@@ -1,12 +1,15 @@
-"""Zero-shot classification of outputs in several settings at once: hits among the best 1 and 5, with Wilson's 95 % interval.
+"""Zero-shot classification of outputs in several settings at once, comparison with guessing, and margins of adversarial images.
 
-What guessing would make of images with labels, to hold an accuracy against.
+Accuracy (`score`, `Tally`): an image is classified as the class of largest <M(I), M_text(c)>. Hits among the best class and the
+best five have Wilson's 95 % interval.
 
-A name drawn from those of the classes is right on one image of so many. Two things change that. Predictions that have nothing to
-do with unbalanced labels, but prefer the same classes, are right as often as the labels dealt to the images anew: the agreement
-expected in Cohen's kappa. And classes of one name have one text, so that images are only ever taken for the first of them.
+Guessing (`Guessing`, `standing`), as the level to compare an accuracy with. A name drawn from n names of classes is right on one
+image of n. Two facts change that. Predictions that are unrelated to the labels, but prefer the frequent classes, are right as
+often as shuffled labels agree with them: the agreement expected in Cohen's kappa. And classes of the same name have the same
+text, so that images are classified as the first of them only.
 
-Whether a model is fooled (paper 1, section 5.1): the margin of an image along v, and its share above zero.
+Adversarial images (`class_difference`, `margin`; paper 1, arXiv 2406.04341, Sec. 5.1): the model is fooled by an image whose
+margin <M(I), v> is above zero, with v = M_text(predicted) - M_text(depicted).
 """
 
 import math
@@ -24,11 +27,11 @@ from cliptools.devices import exact
 
 Z = 1.959964  # the normal quantile of a 95 % interval
 BEST = 5
-ALPHA = 0.05  # a share that guessing reaches less often is above chance
-RARE = 0.01  # a share that a model half way to perfect falls to less often is that of no such model
+ALPHA = 0.05  # a share is above chance if guessing reaches it with at most this probability
+RARE = 0.01  # a share is at chance if a model half way from guessing to perfect is as low with at most this probability
 
 Standing = Literal["above", "chance", "open"]
-"""Better than guessing; no better, and worse than a model that knows the classes would be; or too few images to tell."""
+"""Better than guessing; no better, and below a model that knows the classes; or too few images to decide."""
 
 
 class Share(NamedTuple):
@@ -53,63 +56,64 @@ class Share(NamedTuple):
         return max(0.0, centre - half), min(1.0, centre + half)
 
 
-class Scored(NamedTuple):
-    """One batch: which classes won."""
+class Predictions(NamedTuple):
+    """Predictions for b images in s settings."""
 
     best: Int[Tensor, "s b"]
+    """Class of the largest score."""
     rank: Int[Tensor, "s b"]
-    """Classes that score higher than the true one; of equal scores, the class first in the list is higher (as argmax has it).
+    """Number of classes that score higher than the true class. Of equal scores the first class is higher, as in argmax.
 
-    Beyond all classes where they all score alike or no score is a number: such an output names none of them.
+    Larger than the number of classes where all scores are equal or not numbers: such an output names no class.
     """
     cosine: Float[Tensor, "s b"]
-    """Cosine of the output with that of the first setting."""
+    """Cosine of the output with the output of the first setting."""
 
 
-def score(output: Float[Tensor, "s b d"], text: Float[Tensor, "class d"], label: Int[Tensor, " b"]) -> Scored:
-    """Outputs, of any length, against the classes' embeddings; in float64."""
+def score(output: Float[Tensor, "s b d"], text: Float[Tensor, "class d"], label: Int[Tensor, " b"]) -> Predictions:
+    """Classify outputs, of any norm, by the embeddings of the classes; in float64."""
     z = exact(output)
     t = exact(text).to(z.device)
     scores = z @ t.T  # (s, b, class)
-    scores = torch.where(scores.isfinite(), scores, -torch.inf)  # no comparison holds of NaN, so it would rank first
-    own = scores.gather(2, label.to(z.device).expand(len(z), -1)[..., None])
+    scores = torch.where(scores.isfinite(), scores, -torch.inf)  # every comparison with NaN is false, so NaN would rank first
+    true = scores.gather(2, label.to(z.device).expand(len(z), -1)[..., None])  # (s, b, 1): score of the true class
     before = torch.arange(len(t), device=z.device) < label.to(z.device)[:, None]  # (b, class)
-    rank = ((scores > own) | ((scores == own) & before)).sum(-1)
-    alike = (scores == own).all(-1) & (len(t) > 1)  # (s, b)
-    rank = torch.where(alike, len(t) + BEST, rank)
-    return Scored(scores.argmax(-1), rank, torch.nn.functional.cosine_similarity(z, z[:1], dim=-1))
+    rank = ((scores > true) | ((scores == true) & before)).sum(-1)  # (s, b, class) -> (s, b)
+    equal = (scores == true).all(-1) & (len(t) > 1)  # (s, b)
+    rank = torch.where(equal, len(t) + BEST, rank)
+    return Predictions(scores.argmax(-1), rank, torch.nn.functional.cosine_similarity(z, z[:1], dim=-1))
 
 
 class Tally:
-    """Sums over the images of what settings, the untouched one first, make of them."""
+    """Sums over images of the predictions in all settings; the first setting is the unchanged model."""
 
     def __init__(self, settings: int) -> None:
         self.count = 0
         self._top1, self._top5, self._agree = (torch.zeros(settings, dtype=torch.int64) for _ in range(3))
         self._cosine = torch.zeros(settings, dtype=torch.float64)
 
-    def add(self, scored: Scored) -> None:
-        """One batch."""
-        self.count += scored.best.shape[1]
-        self._top1 += (scored.rank == 0).sum(1).cpu()
-        self._top5 += (scored.rank < BEST).sum(1).cpu()
-        self._agree += (scored.best == scored.best[:1]).sum(1).cpu()
-        self._cosine += scored.cosine.sum(1).cpu()
+    def add(self, predictions: Predictions) -> None:
+        """Add a batch of predictions."""
+        self.count += predictions.best.shape[1]
+        self._top1 += (predictions.rank == 0).sum(1).cpu()
+        self._top5 += (predictions.rank < BEST).sum(1).cpu()
+        self._agree += (predictions.best == predictions.best[:1]).sum(1).cpu()
+        self._cosine += predictions.cosine.sum(1).cpu()
 
     def top1(self, setting: int) -> Share:
-        """Images whose best class is the true one."""
+        """Share of images whose best class is the true class."""
         return Share(int(self._top1[setting]), self.count)
 
     def top5(self, setting: int) -> Share:
-        """Images whose true class is among the best five."""
+        """Share of images whose true class is among the best five."""
         return Share(int(self._top5[setting]), self.count)
 
     def agreement(self, setting: int) -> float:
-        """Share of images whose best class is the untouched output's."""
+        """Share of images whose best class is that of the unchanged output."""
         return int(self._agree[setting]) / self.count
 
     def cosine(self, setting: int) -> float:
-        """Mean cosine of the output and the untouched one."""
+        """Mean cosine of the output with the unchanged output."""
         return float(self._cosine[setting]) / self.count
 
 
@@ -117,7 +121,7 @@ def standing(share: Share, guess: float, related: bool = True) -> Standing:
     """Compare a share of right answers with guessing, which is right with probability `guess`; exact binomial tests.
 
     Args:
-        related: Whether predictions agree with labels more often than with labels dealt anew.
+        related: True if predictions agree with the labels more often than with shuffled labels.
 
     >>> standing(Share(3, 3), 1 / 100), standing(Share(1, 10), 1 / 10), standing(Share(0, 2), 1 / 3)
     ('above', 'chance', 'open')
@@ -125,12 +129,12 @@ def standing(share: Share, guess: float, related: bool = True) -> Standing:
 
     if related and binomtest(share.hits, share.trials, guess, alternative="greater").pvalue <= ALPHA:
         return "above"
-    works = (1 + guess) / 2
-    return "chance" if binomtest(share.hits, share.trials, works, alternative="less").pvalue <= RARE else "open"
+    halfway = (1 + guess) / 2  # accuracy of a model half way from guessing to perfect
+    return "chance" if binomtest(share.hits, share.trials, halfway, alternative="less").pvalue <= RARE else "open"
 
 
 def at_chance(share: Share, classes: int) -> bool:
-    """Return whether a share of right answers among so many balanced classes is no better than guessing, on enough images."""
+    """True if a share of right answers among so many balanced classes is no better than guessing, on enough images."""
     return standing(share, 1 / classes) == "chance"
 
 
@@ -138,10 +142,10 @@ Z_ONE_SIDED = 1.644854  # the normal quantile of a one-sided 5 %
 
 
 class Guessing:
-    """Accuracy of guessing on images with labels, by the counts of labels and predictions.
+    """Accuracy of guessing on images with labels, from the counts of labels and predictions.
 
     Args:
-        names: Of the classes; those of one name are one to a model.
+        names: Names of the classes; a model cannot distinguish classes of the same name.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -152,14 +156,14 @@ class Guessing:
         self._hits = 0
 
     def add(self, label: Int[np.ndarray, " b"], best: Int[np.ndarray, " b"]) -> None:
-        """One batch: the images' classes, and what they are taken for."""
+        """Add a batch: the true and the predicted classes of the images."""
         self._label += np.bincount(label, minlength=len(self._label))
         self._best += np.bincount(best, minlength=len(self._best))
         self._hits += int((label == best).sum())
 
     @property
     def share(self) -> Share:
-        """Images taken for what they are."""
+        """Share of images whose predicted class is the true class."""
         return Share(self._hits, int(self._label.sum()))
 
     @property
@@ -169,22 +173,22 @@ class Guessing:
 
     @property
     def expected(self) -> float:
-        """Images on which guessing is right: the greater of names drawn, and of labels dealt anew where those tell."""
-        dealt, spread = self._dealt()
-        return max(self.guess * self.share.trials, dealt if self._tells(dealt, spread) else 0.0)
+        """Number of images on which guessing is right: with random names, or with informative shuffled labels if that is more."""
+        mean, spread = self._shuffled_hits()
+        return max(self.guess * self.share.trials, mean if self._informative(mean, spread) else 0.0)
 
     def standing(self) -> Standing:
         """Compare the model with guessing."""
-        dealt, spread = self._dealt()
-        related = not self._tells(dealt, spread) or self._hits >= dealt + Z_ONE_SIDED * spread
+        mean, spread = self._shuffled_hits()
+        related = not self._informative(mean, spread) or self._hits >= mean + Z_ONE_SIDED * spread
         return standing(self.share, self.guess, related)
 
-    def _tells(self, dealt: float, spread: float) -> bool:
-        """Return whether shuffled labels are informative: not if all labels, or all predictions, are of one class."""
-        return spread > 0 and int(np.minimum(self._label, self._best).sum()) >= dealt + Z_ONE_SIDED * spread
+    def _informative(self, mean: float, spread: float) -> bool:
+        """True if shuffled labels are informative; false if all labels, or all predictions, are of the same class."""
+        return spread > 0 and int(np.minimum(self._label, self._best).sum()) >= mean + Z_ONE_SIDED * spread
 
-    def _dealt(self) -> tuple[float, float]:
-        """Mean and deviation of the right answers when the labels are dealt to the images anew."""
+    def _shuffled_hits(self) -> tuple[float, float]:
+        """Mean and standard deviation of the number of right answers if the labels were shuffled."""
         n, label, best = int(self._label.sum()), self._label.astype(np.float64), self._best.astype(np.float64)
         pairs = float(label @ best)
         variance = pairs - float(best @ label**2 + label @ best**2) / n + (pairs / n) ** 2
@@ -197,27 +201,27 @@ def class_difference(predict: Float[Tensor, " d"], depict: Float[Tensor, " d"]) 
 
 
 def margin(image: Float[Tensor, "image d"], v: Float[Tensor, " d"]) -> Float[Tensor, " image"]:
-    """⟨M(I), v⟩ with M(I) at unit norm: above zero, the model takes the image for the class it does not show.
+    """⟨M(I), v⟩ with M(I) at unit norm: above zero, the model predicts the class that the image does not show.
 
     Args:
         image: Embeddings, of any norm.
-        v: class_difference.
+        v: The `class_difference`.
     """
-    return F.normalize(image, dim=1) @ v
+    return F.normalize(image, dim=1) @ v  # (image, d) @ (d,)
 
 
 def among_closest(
     image: Float[Tensor, "image d"], names: Float[Tensor, "name d"], of_class: Bool[Tensor, "class name"], k: int
 ) -> Bool[Tensor, "image class"]:
-    """Return the classes that a judge sees in an image: those of which a name is among the texts of the k closest classes.
+    """Mark the k classes that are closest to each image, which a judge model sees in the image.
 
-    A class is as close as the closest of its names. Ties go to the class that stands first.
+    A class is as close as the closest of its names; of equally close classes the first comes first.
 
     Args:
         names: Embeddings of all names.
-        of_class: Which names are a class's; each class has one at least.
+        of_class: True for the names of each class; each class must have a name.
     """
     similarity = F.normalize(image, dim=1) @ F.normalize(names, dim=1).T  # (image, name)
-    each = similarity[:, None].masked_fill(~of_class, -torch.inf).amax(dim=2)  # (image, class)
-    order = each.argsort(dim=1, descending=True, stable=True)[:, :k]
-    return torch.zeros_like(each, dtype=torch.bool).scatter(1, order, True)
+    closest = similarity[:, None].masked_fill(~of_class, -torch.inf).amax(dim=2)  # (image, class, name) -> (image, class)
+    order = closest.argsort(dim=1, descending=True, stable=True)[:, :k]  # (image, k)
+    return torch.zeros_like(closest, dtype=torch.bool).scatter(1, order, True)

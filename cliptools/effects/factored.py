@@ -32,12 +32,12 @@ from torch import Tensor, nn
 from cliptools.devices import back, home
 from cliptools.errors import StreamError
 
-UNITS_AT_ONCE = 256  # units for which D is held at a time
-ROWS_AT_ONCE = 8192  # rows of D held at a time, where units have few
+UNITS_AT_ONCE = 256  # units for which D is formed at a time
+ROWS_AT_ONCE = 8192  # rows of D formed at a time, if these belong to more units
 
 
 class UnitBlock(NamedTuple):
-    """Some units of one layer: what S and D are asked for, since those of a whole layer may not fit into memory."""
+    """Some units of one layer, for which S and D are computed: those of all units of a layer may not fit into memory."""
 
     layer: int
     neurons: Int[Tensor, "n"]
@@ -163,13 +163,13 @@ class Norms(NamedTuple):
     """L of D = L Q."""
     b: Float[Tensor, "n j"]
     """b Q^T."""
-    rest: Float[Tensor, " n"]
+    rest_square: Float[Tensor, " n"]
     """||b_rest||^2."""
 
     def __call__(self, S: Float[Tensor, "b n k"], scale: Float[Tensor, " b"]) -> Float[Tensor, "b n"]:
         """||phi - b||, where phi is multiplied by the image's scale."""
         inner = (S.transpose(0, 1) @ self.L).transpose(0, 1) * scale[:, None, None] - self.b  # [b, n, j]: (phi - b) Q^T
-        return (inner.square().sum(-1) + self.rest).sqrt()
+        return (inner.square().sum(-1) + self.rest_square).sqrt()
 
 
 class Projections(NamedTuple):
@@ -222,8 +222,8 @@ def _norms(D: Float[Tensor, "n k d"], b: Float[Tensor, "n d"]) -> Norms:
     b = b.to(D)
     Q, L = (back(factor, D) for factor in torch.linalg.qr(home(D.transpose(1, 2))))  # [n, d, j], [n, j, k]: both transposed
     inner = torch.einsum("nd,ndj->nj", b, Q)  # [n, j]
-    rest = b - torch.einsum("nj,ndj->nd", inner, Q)  # [n, d]
-    return Norms(L.transpose(1, 2), inner, rest.square().sum(-1))
+    b_rest = b - torch.einsum("nj,ndj->nd", inner, Q)  # [n, d]
+    return Norms(L.transpose(1, 2), inner, b_rest.square().sum(-1))
 
 
 def _projections(D: Float[Tensor, "n k d"], b: Float[Tensor, "n d"], r: Float[Tensor, "n c d"]) -> Projections:
@@ -238,7 +238,7 @@ def _concatenated(parts: Iterable[Coefficients]) -> Coefficients:
 
 
 class Activity(NamedTuple):
-    """Effects of u units on b images as two numbers each, in the papers' scale where that was asked for."""
+    """Effects of u units on b images as two numbers each, in the scale of the `UnitActivity`."""
 
     norm: Float[Tensor, "b u"]
     """||phi_n(I) - b_n||."""
@@ -262,9 +262,9 @@ class UnitActivity:
         """
         Args:
             unit: Layer, neuron and head of each unit, in any order.
-            b: Mean effects of the units, in the scale asked for.
+            b: Mean effects of the units.
             r: Directions of the units.
-            scale: Multiply effects by 100 / ||M(I)||, as b was.
+            scale: Multiply effects by 100 / ||M(I)||; b must be in the same scale.
 
         Raises:
             StreamError: a unit that the model does not have.
@@ -296,10 +296,10 @@ def unit_blocks_of(effect: FactoredEffect, unit: Int[Tensor, "u 3"]) -> tuple[li
     blocks, rows = [], []
     for layer in unit[:, 0].unique().tolist():
         row = (unit[:, 0] == layer).nonzero()[:, 0]  # [n]
-        keys, wanted = _key(effect.units(layer)), _key(unit[row].long())  # [N], [n]
-        number = torch.searchsorted(keys, wanted)  # [n]: position within the layer, if the unit exists
-        nearest = torch.cat([keys, keys.new_full((1,), -1)])[number]
-        if len(missing := (nearest != wanted).nonzero()[:, 0]):
+        layer_keys, keys = _key(effect.units(layer)), _key(unit[row].long())  # [N], [n]
+        number = torch.searchsorted(layer_keys, keys)  # [n]: position within the layer, if the unit exists
+        nearest = torch.cat([layer_keys, layer_keys.new_full((1,), -1)])[number]  # [n]
+        if len(missing := (nearest != keys).nonzero()[:, 0]):
             _, neuron, head = unit[row[missing[0]]].tolist()
             name = f"neuron {layer}:{neuron}" if head < 0 else f"unit {layer}:{neuron}.{head}"
             raise StreamError(f"the bundle has a {name}, which the model does not have")
@@ -336,7 +336,7 @@ def wide(x: Tensor) -> Tensor:
 
 
 def slices(units: int, k: int) -> Iterator[slice]:
-    """Slices of so many units that their D, with k rows a unit, may be held at a time."""
+    """Slices of the units, each small enough to form D, with k rows a unit."""
     step = max(UNITS_AT_ONCE, ROWS_AT_ONCE // k)
     return (slice(start, min(start + step, units)) for start in range(0, units, step))
 

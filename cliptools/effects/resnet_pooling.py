@@ -31,7 +31,7 @@ from cliptools.effects.factored import ROWS_AT_ONCE, UnitBlock, head_units, inde
 from cliptools.errors import ModelError, StreamError
 from cliptools.models.clip_parts import AttentionPool2d, ModifiedResNet
 
-LAYER = 4  # the number in open_clip's name of the stage, layer4: the only layer whose neurons the pooling reads
+LAYER = 4  # number of open_clip's stage layer4, the only layer whose neurons the pooling reads
 
 
 class PoolTrace(NamedTuple):
@@ -93,7 +93,7 @@ class Pairs(Pooled):
 
     def scalars(self, trace: PoolTrace) -> Float[Tensor, "b n 1"]:
         """s of every pair."""
-        return self._pairs(trace).flatten(1)[..., None]
+        return self._pairs(trace).flatten(1)[..., None]  # [b, neuron, head] -> [b, n, 1]
 
     @torch.inference_mode()
     def gram(self, block: UnitBlock) -> Float[Tensor, "n 1 1"]:
@@ -158,7 +158,7 @@ class PooledHeads(Pooled):
 
     def scalars(self, trace: PoolTrace) -> Float[Tensor, "b n k"]:
         """Attention-weighted values of each head, before its output matrix and without the bias."""
-        return torch.einsum("bhn,hen->bhe", trace.attention @ trace.x, value_output(self.visual)[0])
+        return torch.einsum("bhn,hen->bhe", trace.attention @ trace.x, value_output(self.visual)[0])  # [b, head, e]
 
     @torch.inference_mode()
     def directions(self, block: UnitBlock) -> Float[Tensor, "n k d"]:
@@ -183,14 +183,14 @@ def trace_pool(visual: ModifiedResNet, image: Float[Tensor, "b 3 y x"]) -> PoolT
     W_K moves to the query's side, and the key bias, the same for every token, drops out of the softmax.
 
     Raises:
-        ModelError: the images have another size than the positional embeddings are for.
+        ModelError: the images have more or fewer tokens than there are positional embeddings.
     """
     z = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(image)))))  # [b, neuron, row, column]
     pool, heads = visual.attnpool, visual.attnpool.num_heads
     if z.shape[2] * z.shape[3] + 1 != len(pool.positional_embedding):
         tokens, expected = z[0, 0].numel(), len(pool.positional_embedding) - 1
         raise ModelError(
-            f"images of {image.shape[2]} × {image.shape[3]} pixels give {tokens} tokens, this model knows {expected}"
+            f"images of {image.shape[2]} × {image.shape[3]} pixels give {tokens} tokens, this model expects {expected}"
         )
     z = z.flatten(2).transpose(1, 2)  # [b, T, neuron]
     x = torch.cat([z.mean(1, keepdim=True), z], 1) + pool.positional_embedding.to(z.dtype)  # [b, 1 + T, neuron]
@@ -200,7 +200,7 @@ def trace_pool(visual: ModifiedResNet, image: Float[Tensor, "b 3 y x"]) -> PoolT
     a = wide(q @ x.transpose(1, 2)).softmax(-1)  # [b, head, token]
     x = wide(x)
     W_V, W_O, bias = value_output(visual)
-    values = torch.einsum("bhn,hen->bhe", a @ x, W_V)
+    values = torch.einsum("bhn,hen->bhe", a @ x, W_V)  # a @ x: [b, head, token] @ [b, token, neuron]
     return PoolTrace(torch.einsum("bhe,hde->bd", values, W_O) + bias, x, a)
 
 

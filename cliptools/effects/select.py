@@ -1,4 +1,4 @@
-"""Choice of the factored effect for a model. The type of its image tower decides, here and nowhere else."""
+"""Choice of the factored effect for a model, by the type of its image tower. No other module decides this."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -36,11 +36,11 @@ def pools_by_attention(clip: nn.Module) -> bool:
 
 
 def choose_effects(clip: nn.Module, effect: str | None, units: str | None, layers: Sequence[int] | None) -> Choice:
-    """The effects asked for; by default second-order effects of a ViT's neurons, or a ResNet's neuron-head pairs.
+    """The effects that the options choose; by default second-order effects of a ViT's neurons, or a ResNet's neuron-head pairs.
 
     Raises:
         ModelError: an image tower for which no effects are defined.
-        UsageError: the image tower has other effects than those asked for.
+        UsageError: the image tower does not have the chosen effects.
     """
     if pools_by_attention(clip):
         supported_resnet(clip)

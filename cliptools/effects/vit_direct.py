@@ -81,7 +81,7 @@ class FirstOrder:
     def total(self, block: UnitBlock, S: Float[Tensor, "b n 1"]) -> Float[Tensor, "b d"]:
         """Sum of phi_n over the block's neurons: first in the residual stream, then through P."""
         w = neuron_outputs(self.visual, block.layer, index_of(block.neurons, S.device))  # [width, n]
-        return self._direct(S[..., 0] @ w.to(S).T)
+        return self._direct(S[..., 0] @ w.to(S).T)  # [b, n] @ [n, width] -> [b, d]
 
     def _direct(self, x: Float[Tensor, "i width"]) -> Float[Tensor, "i d"]:
         """P (gamma_post * x): where vectors of the residual stream end in the joint space."""
@@ -139,31 +139,31 @@ def _keep_values(store: dict[int, Tensor], layer: int, attn: nn.MultiheadAttenti
     def hook(norm: nn.LayerNorm, inputs: tuple[Tensor, ...], normed: Float[Tensor, "b token width"]) -> None:
         W_V = wide(attn.in_proj_weight[2 * normed.shape[-1] :]).unflatten(0, (attn.num_heads, -1))  # [head, e, width]
         a = class_attention(attn, normed)  # [b, head, token]
-        store[layer] = torch.einsum("bhw,hew->bhe", a @ wide(normed), W_V)
+        store[layer] = torch.einsum("bhw,hew->bhe", a @ wide(normed), W_V)  # [b, head, width] -> [b, head, e]
 
     return hook
 
 
-def choose_any_layers(visual: VisionTransformer, asked: Sequence[int] | None) -> tuple[int, ...]:
-    """The layers asked for, the last one allowed; by default those of second-order effects, so that bundles compare.
+def choose_any_layers(visual: VisionTransformer, requested: Sequence[int] | None) -> tuple[int, ...]:
+    """The requested layers, which may include the last; by default those of second-order effects, so that bundles compare.
 
     Raises:
         UsageError: a layer that does not exist.
     """
     depth = len(visual.transformer.resblocks)
-    if asked is None:
+    if requested is None:
         return default_layers(depth)
-    for layer in asked:
+    for layer in requested:
         if layer >= depth:
             raise UsageError(f"--layers: layer {layer} does not exist, this model has layers 0 to {depth - 1}")
-    return tuple(asked)
+    return tuple(requested)
 
 
-def choose_head_layers(visual: VisionTransformer, asked: Sequence[int] | None) -> tuple[int, ...]:
-    """The layers asked for; by default the last four.
+def choose_head_layers(visual: VisionTransformer, requested: Sequence[int] | None) -> tuple[int, ...]:
+    """The requested layers; by default the last four.
 
     Raises:
         UsageError: a layer that does not exist.
     """
     depth = len(visual.transformer.resblocks)
-    return choose_any_layers(visual, range(max(0, depth - HEAD_LAYERS), depth) if asked is None else asked)
+    return choose_any_layers(visual, range(max(0, depth - HEAD_LAYERS), depth) if requested is None else requested)

@@ -6,8 +6,8 @@ token, which the final LayerNorm and the projection P take to the joint space:
 
     phi_n(I) = sum over (l', h, i) of p_i a_i^{l',h} P (gamma_post / sigma_post * W_VO^{l',h} (gamma_{l'} / sigma_i^{l'} * w_n))
 
-Attention and the deviations sigma are those of the real forward pass, frozen. Only scalars depend on the image, only vectors on
-the weights. So with k = (l', h), l' > l, this is a factored effect (factored.py, Eq. 1):
+Attention and the deviations sigma are those of the real forward pass, frozen. The scalars depend on the image and the vectors on
+the weights alone. So with k = (l', h), l' > l, this is a factored effect (factored.py, Eq. 1):
 
     phi_n(I) = sum over k of S[n, k](I) D[n, k, :]
     S[n, k]  = 1 / sigma_post sum over i of (a_i^k / sigma_i^{l'}) p_i^n
@@ -161,7 +161,7 @@ def head_directions(visual: VisionTransformer, layer: int) -> Float[Tensor, "hea
     block = visual.transformer.resblocks[layer]
     W_O = wide(block.attn.out_proj.weight)  # [width, head e]
     P = wide(visual.proj) * norm_gain(visual.ln_post, W_O)[:, None]  # [width, d]: gamma_post, then P
-    return ((_gain(block.ls_1, W_O) * W_O).T @ P).unflatten(0, (block.attn.num_heads, -1))
+    return ((_gain(block.ls_1, W_O) * W_O).T @ P).unflatten(0, (block.attn.num_heads, -1))  # [head e, d] -> [head, e, d]
 
 
 def trace(visual: VisionTransformer, image: Float[Tensor, "b 3 y x"], layers: Sequence[int]) -> Trace:
@@ -223,7 +223,7 @@ def class_attention(attn: nn.MultiheadAttention, normed: Float[Tensor, "b token 
     W_Q, W_K = attn.in_proj_weight[:width], attn.in_proj_weight[width : 2 * width]
     q = nn.functional.linear(normed[:, 0], W_Q, attn.in_proj_bias[:width]).unflatten(-1, (heads, -1))  # [b, head, e]
     q = torch.einsum("bhe,hew->bhw", q, W_K.unflatten(0, (heads, -1))) * (width // heads) ** -0.5
-    return wide(q @ normed.transpose(1, 2)).softmax(-1)  # [b, head, token]
+    return wide(q @ normed.transpose(1, 2)).softmax(-1)  # [b, head, width] @ [b, width, token]
 
 
 def deviation(x: Float[Tensor, "*b width"], norm: nn.LayerNorm) -> Float[Tensor, "*b"]:
@@ -264,12 +264,12 @@ def hooked(hooks: Hooks) -> Iterator[None]:
 
 def _in_this_thread(hook: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
     """The hook, without effect in calls from other threads."""
-    own = threading.get_ident()
+    thread = threading.get_ident()
 
-    def called(*arguments: Any) -> Tensor | None:
-        return hook(*arguments) if threading.get_ident() == own else None
+    def guarded(*arguments: Any) -> Tensor | None:
+        return hook(*arguments) if threading.get_ident() == thread else None
 
-    return called
+    return guarded
 
 
 def neurons_per_layer(visual: VisionTransformer, layer: int) -> int:
@@ -305,23 +305,25 @@ def supported_tower(clip: nn.Module) -> VisionTransformer:
     return visual
 
 
-def choose_layers(visual: VisionTransformer, asked: Sequence[int] | None) -> tuple[int, ...]:
-    """The layers asked for; by default those from two thirds of the depth to the last that has a later attention layer.
+def choose_layers(visual: VisionTransformer, requested: Sequence[int] | None) -> tuple[int, ...]:
+    """The requested layers; by default those from two thirds of the depth to the last that has a later attention layer.
 
     Raises:
         UsageError: a layer that does not exist, or the last one, which has no second-order effects.
     """
     depth = len(visual.transformer.resblocks)
     if depth == 1:
-        raise UsageError("this ViT has one layer, which no later attention layer reads: no second-order effects; --effect first")
-    if asked is None:
+        raise UsageError(
+            "this ViT has one layer, which no later attention layer reads: no second-order effects; use --effect first"
+        )
+    if requested is None:
         return default_layers(depth)
-    for layer in asked:
+    for layer in requested:
         if layer >= depth:
             raise UsageError(f"--layers: layer {layer} does not exist, this model has layers 0 to {depth - 1}")
         if layer == depth - 1:
             raise UsageError(f"--layers: the last layer ({layer}) has no later attention layer, so no second-order effects")
-    return tuple(asked)
+    return tuple(requested)
 
 
 def default_layers(depth: int) -> tuple[int, ...]:

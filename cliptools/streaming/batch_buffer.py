@@ -1,16 +1,16 @@
-"""The batch buffer of the streaming statistics, and bounds on the images that their lists drop.
+"""The batch buffer of the streaming statistics, and bounds on the norms of the images that their lists drop.
 
-Batches of scalars are buffered (`BatchBuffer`) and processed together, since bringing lists up to date costs nearly the same
-for few images and for many.
+Batches of scalars are buffered (`BatchBuffer`) and processed together, since updating the lists costs nearly the same for few
+images as for many.
 
-The mean is known only at the end. Until then norms are about the mean so far, which stays the same for an epoch. About the mean
-of all images, an image dropped in an epoch has a norm of at most
+The mean is known only after the last image. Until then norms are about the mean so far, which stays fixed for an epoch. About the
+mean of all images, an image dropped in an epoch has a norm of at most
 
-    ||x D|| about that epoch's offset o  +  ||(mean - o) D||
+    ||x D|| about the offset o of that epoch  +  ||(mean - o) D||
 
-`Epochs` keeps the largest such bound without the names of images. A list kept about a provisional centre may be wrong about the
-mean; the images that could correct it are those dropped with a norm near the list's end. `NearMisses` keeps these by norm and
-number alone, so that hundreds cost little: only they need to be looked at again.
+`Epochs` has the largest such bound, without the numbers of the images. A list about a provisional centre may be wrong about the
+mean; the images that could correct it are those dropped with a norm near the end of the list. `NearMisses` has the norm and
+number of these alone, so hundreds of them cost little: only they need a second look.
 """
 
 import math
@@ -24,7 +24,7 @@ from torch import Tensor
 from cliptools.streaming.principal import SymmetricStack
 
 GROWTH = 1.25  # growth of the count from one epoch to the next
-LAST, LEAST = 3, 96  # near the end an epoch is a third of the rest (its end costs as much as ten images), but no shorter
+LAST, LEAST = 3, 96  # near the end an epoch is a third of the remaining images, but 96 at least: its end costs as much as ten
 NORMS_AT_ONCE = 500_000  # norms sorted at a time, so that temporaries stay small for any number of units
 
 
@@ -39,7 +39,7 @@ class Batch(NamedTuple):
 
 
 class BatchBuffer:
-    """Batches that are to be processed together, in the order in which they came."""
+    """Batches to process together, in order of arrival."""
 
     def __init__(self) -> None:
         self.batches: list[Batch] = []
@@ -54,24 +54,24 @@ class BatchBuffer:
 
     def take(self, count: int) -> list[Batch]:
         """Remove and return the first images, at most `count`."""
-        first, rest = [], []
+        first, remaining = [], []
         for batch in self.batches:
             size = min(count, len(batch.image))
             count -= size
             first += [Batch(*(column[:size] for column in batch))] if size else []
-            rest += [Batch(*(column[size:] for column in batch))] if size < len(batch.image) else []
-        self.batches = rest
+            remaining += [Batch(*(column[size:] for column in batch))] if size < len(batch.image) else []
+        self.batches = remaining
         return first
 
 
 class Centred:
-    """x = S - centre of buffered batches [n, b, k]: too large to be whole, computed for some units or for single rows."""
+    """x = S - centre of buffered batches [n, b, k], too large to form at once: computed for a slice of units or single rows."""
 
     def __init__(self, batches: Sequence[Batch], centre: Float[Tensor, "n k"]) -> None:
         self.batches = batches
         self.minus = -centre.to(batches[0].S.dtype)  # [n, k]
 
-    def block(self, part: slice) -> Float[Tensor, "some b k"]:
+    def block(self, part: slice) -> Float[Tensor, "part b k"]:
         """x of a slice of units, for all images."""
         sizes = [len(batch.image) for batch in self.batches]
         x = self.minus.new_empty(len(self.minus[part]), sum(sizes), self.minus.shape[1])
@@ -145,7 +145,7 @@ class Epochs:
 
 
 class Exchange(NamedTuple):
-    """The b smallest of m kept and b new norms in each of n rows, which leave the list."""
+    """The b smallest of m listed and b new norms in each of n rows, which leave the list."""
 
     leaves: Int[Tensor, "n b"]
     """Places of the norms that leave; those of new norms are counted from m."""
@@ -155,32 +155,32 @@ class Exchange(NamedTuple):
     """The smallest norm that stays."""
 
     def places(self, m: int) -> tuple[Int[Tensor, "s"], Int[Tensor, "s"], Int[Tensor, "s"]]:
-        """For every kept norm that leaves: its row, its place, and the new norm that takes the place."""
+        """Row and place of every listed norm that leaves, and the column of the new norm that takes its place."""
         old = self.leaves < m
         n, b = old.shape
         stays = old.new_ones(n, b + 1).scatter_(1, torch.where(old, b, self.leaves - m), False)[:, :b]  # column b is a dummy
         row, column = old.nonzero(as_tuple=True)
         return row, self.leaves[row, column], stays.nonzero(as_tuple=True)[1]
 
-    def pick(self, kept: Int[Tensor, "n m"], new: Int[Tensor, "n b"]) -> Int[Tensor, "n b"]:
+    def pick(self, listed: Int[Tensor, "n m"], new: Int[Tensor, "n b"]) -> Int[Tensor, "n b"]:
         """The entries that belong to the norms that leave."""
-        m = kept.shape[1]
+        m = listed.shape[1]
         from_new = new.gather(1, (self.leaves - m).clamp(min=0))
-        return kept.gather(1, self.leaves.clamp(max=m - 1)).where(self.leaves < m, from_new)
+        return listed.gather(1, self.leaves.clamp(max=m - 1)).where(self.leaves < m, from_new)
 
 
-def exchange(kept: Float[Tensor, "n m"], new: Float[Tensor, "n b"]) -> Exchange:
+def exchange(listed: Float[Tensor, "n m"], new: Float[Tensor, "n b"]) -> Exchange:
     """The exchange that keeps the m largest norms of every row."""
-    values, order = torch.cat([kept, new], 1).topk(new.shape[1] + 1, largest=False)  # [n, b + 1]
+    values, order = torch.cat([listed, new], 1).topk(new.shape[1] + 1, largest=False)  # [n, b + 1]
     return Exchange(order[:, :-1], values[:, :-1], values[:, -1])
 
 
 def exchanges(
-    kept: Float[Tensor, "n m"], new: Float[Tensor, "n b"], rows: Int[Tensor, "r"]
-) -> Iterator[tuple[Int[Tensor, "some"], Exchange]]:
+    listed: Float[Tensor, "n m"], new: Float[Tensor, "n b"], rows: Int[Tensor, "r"]
+) -> Iterator[tuple[Int[Tensor, "part"], Exchange]]:
     """Exchanges of these rows, a few rows at a time."""
-    for some in rows.split(max(1, NORMS_AT_ONCE // (kept.shape[1] + new.shape[1]))):
-        yield some, exchange(kept[some], new[some])
+    for part in rows.split(max(1, NORMS_AT_ONCE // (listed.shape[1] + new.shape[1]))):
+        yield part, exchange(listed[part], new[part])
 
 
 class NearMisses:
@@ -192,7 +192,7 @@ class NearMisses:
         self.least = like.new_full((n,), -torch.inf)
         """The smallest of the R norms."""
         self.lost = like.new_full((n,), -torch.inf)
-        """Bound on the norms of images that are not kept here either."""
+        """Bound on the norms of dropped images that are not among the R either."""
         self.pending: list[tuple[Tensor, Tensor]] = []
 
     def take(self, norm: Float[Tensor, "n b"], image: Int[Tensor, "n b"]) -> None:
@@ -210,12 +210,12 @@ class NearMisses:
         largest = norm.amax(1)
         self.lost = torch.where(largest > self.least, self.lost, torch.maximum(self.lost, largest))
         units = (largest > self.least).nonzero()[:, 0]
-        for some, exchanged in exchanges(self.norm, norm, units):
+        for part, exchanged in exchanges(self.norm, norm, units):
             row, place, newcomer = exchanged.places(self.norm.shape[1])
-            self.norm[some[row], place] = norm[some[row], newcomer]
-            self.image[some[row], place] = image[some[row], newcomer]
-            self.least[some] = exchanged.floor
-            self.lost[some] = torch.maximum(self.lost[some], exchanged.dropped[:, -1])
+            self.norm[part[row], place] = norm[part[row], newcomer]
+            self.image[part[row], place] = image[part[row], newcomer]
+            self.least[part] = exchanged.floor
+            self.lost[part] = torch.maximum(self.lost[part], exchanged.dropped[:, -1])
 
     def move(self, distance: Float[Tensor, "n"]) -> None:
         """Raise all bounds for a centre that moves by this distance: no norm grows by more."""
@@ -227,7 +227,7 @@ class NearMisses:
     def above(
         self, part: slice, norm: Float[Tensor, "n"], bound: Float[Tensor, "n"]
     ) -> tuple[Int[Tensor, "n R"], Bool[Tensor, "n"]]:
-        """For a slice of units, the images that may have more than this norm, else -1; and true where further images may.
+        """Dropped images of a slice of units that may exceed this norm, else -1; and true where further images may exceed it.
 
         Args:
             bound: Another bound on the norms of all dropped images.

@@ -1,14 +1,14 @@
 """From images to the statistics of factored effects: the pass that every factored effect goes through.
 
-For every unit n of the layers asked for, over all images I (paper 1, arXiv 2406.04341, Sec. 3.3; paper 2, arXiv 2509.19943):
+For every unit n of the layers, over all images I (paper 1, arXiv 2406.04341, Sec. 3.3; paper 2, arXiv 2509.19943):
 
     b_n = mean of phi_n(I)                        r_n = first right singular vector of the T rows phi_n - b_n of largest norm
     tau_n = norm of rank (1 - q) N                explained_all = sum over I of <phi_n - b_n, r_n>^2 / sum of ||phi_n - b_n||^2
 
-S, a matrix of [units, K] for each image, is too large to be kept, and D, [units, K, d], too large to be whole. So the units
-are divided into blocks that fit into the memory (`memory_plan`); a block's S go into `UnitStatistics`, in S space, and at the
-end `summarise` takes the results to the joint space through D, a few units at a time. Units whose top images a pass could not
-certify get a second look (`Measurement.settle`).
+S, [units, K] for each image, is too large to store for all images, and D, [units, K, d], too large to form at once. So the units
+are divided into blocks that fit into memory (`memory_plan`). The S of a block go into `UnitStatistics`, in S space; at the end
+`summarise` takes the results to the joint space through D, a few units at a time. Units whose top images a pass could not certify
+get a second look (`Measurement.settle`).
 """
 
 import itertools
@@ -48,7 +48,7 @@ class Settings(NamedTuple):
     margin: int | None = None
     """Images kept beyond T; None: `margin_for`."""
     compact: bool = False
-    """Leave directions and means as coefficients of the rows of D: no vector of the joint space is formed."""
+    """Express directions and means as coefficients of the rows of D: no vector of the joint space is formed."""
     moments: bool = False
     """Return the second moments of S, K x K numbers a unit."""
 
@@ -56,13 +56,13 @@ class Settings(NamedTuple):
         """T for so many images."""
         return top_count(images) if self.top is None else self.top
 
-    def held(self, listed: int) -> int:
-        """The largest T for a list of so many images, of which fewer may be readable."""
+    def largest_top(self, listed: int) -> int:
+        """The largest T for a list of so many images, of which some may be unreadable."""
         return min(MOST_TOP, listed) if self.top is None else self.top
 
 
 class Effects(NamedTuple):
-    """Statistics of U units, in the order of the layers asked for. If compact, d is K."""
+    """Statistics of u units, layer by layer. If compact, d is K."""
 
     unit: Int[Tensor, "u 3"]
     component: Float[Tensor, "u c d"]
@@ -74,7 +74,7 @@ class Effects(NamedTuple):
     threshold: Float[Tensor, "u"]
     threshold_bound: Float[Tensor, "u"]
     moment: Float[Tensor, "u k_or_0 k_or_0"]
-    """Mean of x^T x over the images, x = S less its mean; empty unless asked for."""
+    """Mean of x^T x over the images, x = S less its mean; empty unless `Settings.moments`."""
 
 
 class Report(NamedTuple):
@@ -101,8 +101,8 @@ def measure(
     """Exact statistics of all units of the layers, with one forward pass an image wherever that can certify them.
 
     Args:
-        expected: The number of images that `batches` will give, skipped ones included.
-        screen: Leaves out images that are not usable; to be called by its `again`. None: such an image is an error.
+        expected: Number of images in `batches`, skipped ones included.
+        screen: Leaves out images that are not usable; call this function by its `again`. None: such an image is an error.
 
     Raises:
         CliptoolsError: no image could be read, an image is not usable, or a later pass or look read another number of images.
@@ -111,8 +111,8 @@ def measure(
     screen = Screen() if screen is None else screen
     top, margin = settings.top_of(expected), settings.margin
     if margin is None:
-        held = settings.held(expected)
-        margin = margin_for(effect, layers, expected, held, settings.memory, settings.quantile) + held - top
+        largest = settings.largest_top(expected)
+        margin = margin_for(effect, layers, expected, largest, settings.memory, settings.quantile) + largest - top
     measurement = Measurement(effect, layers, settings)
     passes = memory_plan(effect, layers, top + margin, settings.memory)
     count = 0
@@ -155,15 +155,15 @@ def read_images(
     """Add all usable images to the statistics of these blocks, and return their number."""
     count = 0
     shown = progress(batches, label, expected, lambda batch: len(batch[0]))
-    for images, (S, embedding) in in_halves(shown, lambda _, pictures: _begun(*effect.read(pictures, blocks))):
+    for images, (S, embedding) in in_halves(shown, lambda _, pictures: _with_first_block(*effect.read(pictures, blocks))):
         count += take_in(statistics, images, S, embedding, settings.scale, screen)
     return count
 
 
-def _begun(
+def _with_first_block(
     S: Iterable[Float[Tensor, "b _ _"]], embedding: Float[Tensor, "b d"]
 ) -> tuple[Iterator[Float[Tensor, "b _ _"]], Float[Tensor, "b d"]]:
-    """Compute the first block's S and return the same values: if that needs too much memory, no statistics have changed yet."""
+    """The same values with the first block's S computed: if this runs out of memory, no statistics have changed yet."""
     scalars = map(home, S)
     return itertools.chain([next(scalars)], scalars), home(embedding)
 
@@ -204,7 +204,7 @@ class Unsettled(NamedTuple):
 
 
 class Measurement:
-    """Statistics of block after block, taken to the joint space; and the units that a second look has to settle."""
+    """Statistics of all blocks in the joint space, and the units that need a second look."""
 
     def __init__(self, effect: FactoredEffect, layers: Sequence[int], settings: Settings) -> None:
         self.effect, self.settings = effect, settings
@@ -227,22 +227,22 @@ class Measurement:
             self.unsettled.append(Unsettled(block, rows, statistics.again(rows), images))
 
     def settle(self, batches: Batches, count: int, screen: Screen[int]) -> int:
-        """Look again at the doubtful images, and return their number: about the known mean, lists need no certificate."""
+        """Take a second look at the doubtful images, and return their number: about the known mean, lists need no certificate."""
         doubtful = [unsettled.images for unsettled in self.unsettled]
         images = None if None in doubtful else set[int]().union(*filter(None, doubtful))
         for _, rows, statistics, _ in self.unsettled:
             statistics.forget(None if images is None else torch.tensor(sorted(images), device=rows.device))
-        some, total = ("all images", count) if images is None else (count_of(len(images), "image"), len(images))
-        note(f"a second look at {some} is needed for {count_of(self.uncertain, 'unit')}")
+        scope, total = ("all images", count) if images is None else (count_of(len(images), "image"), len(images))
+        note(f"a second look at {scope} is needed for {count_of(self.uncertain, 'unit')}")
         blocks = [block.part(rows) for block, rows, _, _ in self.unsettled]
         if images is not None:
-            screen.end_look()  # all of these have been added before
+            screen.end_look()  # all of these images were added before
         second = [unsettled.statistics for unsettled in self.unsettled]
         reread = read_images(self.effect, batches(images), blocks, second, self.settings, "second look", total, screen)
         screen.end_look()
         check_same(reread, total)
-        for (whole, rows, statistics, _), block in zip(self.unsettled, blocks, strict=True):
-            (old,) = (effects for measured, effects in self.parts[whole.layer] if measured is whole)
+        for (full_block, rows, statistics, _), block in zip(self.unsettled, blocks, strict=True):
+            (old,) = (effects for measured, effects in self.parts[full_block.layer] if measured is full_block)
             for before, after in zip(old, self._finish(block, statistics)[1], strict=True):
                 before[rows.to(before.device)] = after
         return reread
@@ -313,12 +313,12 @@ def _summarise_part(
     )
 
 
-EXACT = 200  # the largest rank of a threshold for which more images are kept, so that it is exact
-CHEAP = 3e7  # bytes for kept images that are always spent
+EXACT = 200  # largest rank of a threshold for which lists are made longer, so that the threshold is exact
+CHEAP = 3e7  # bytes that lists may always take
 BUFFERED = 24_000_000  # scalars in the batch buffer
 IMAGES_AT_ONCE = 96, 512  # least and most images in the batch buffer: its temporaries must stay small beside the lists
 AMPLE = 2  # margin over T where memory allows: nearly every list is certified then
-ENOUGH = 1.5  # margin over T where there are many passes anyhow: a further pass costs less than a second look at all images
+ENOUGH = 1.5  # margin over T where there are many passes in any case: a further pass costs less than a second look at all images
 
 
 def margin_for(
@@ -328,14 +328,14 @@ def margin_for(
 
     Args:
         expected: Approximate number of images to come.
-        top: T, images wanted per unit.
+        top: T, number of top images of a unit.
         memory: Bytes of statistics to hold at a time.
-        quantile: q of a threshold that is to be exact if that takes few images more.
+        quantile: q of a threshold that should be exact if this takes few images more.
     """
     sizes = [effect.size(layer) for layer in layers]
 
-    def bytes_with(kept: int) -> int:
-        return sum(n * UnitStatistics.bytes_per_unit(k, kept) for n, k in sizes)
+    def bytes_with(capacity: int) -> int:
+        return sum(n * UnitStatistics.bytes_per_unit(k, capacity) for n, k in sizes)
 
     image_bytes = bytes_with(1) - bytes_with(0)
     room = int((memory - bytes_with(top)) // image_bytes)
@@ -344,22 +344,22 @@ def margin_for(
         least = min(int(ENOUGH * top), expected)
     rank = 0 if quantile is None else rank_of(quantile, expected)
     for_threshold = rank + max(16, rank // 2) - top if rank <= EXACT else 0
-    wanted = max(int(AMPLE * top), for_threshold)
-    return max(least, min(expected - top, max(int(CHEAP // image_bytes), min(room, wanted))))
+    ample = max(int(AMPLE * top), for_threshold)
+    return max(least, min(expected - top, max(int(CHEAP // image_bytes), min(room, ample))))
 
 
-def memory_plan(effect: FactoredEffect, layers: Sequence[int], kept: int, memory: float) -> list[list[UnitBlock]]:
-    """Blocks of units for each pass over the images, such that no pass holds more statistics than the memory.
+def memory_plan(effect: FactoredEffect, layers: Sequence[int], capacity: int, memory: float) -> list[list[UnitBlock]]:
+    """Blocks of units for each pass over the images, such that the statistics of a pass fit into the memory.
 
     Args:
-        kept: Images kept per unit, C.
+        capacity: C, images kept per unit.
         memory: Bytes of statistics to hold at a time.
     """
     passes: list[list[UnitBlock]] = [[]]
     free = memory
     for layer in layers:
         n, k = effect.size(layer)
-        unit_bytes = UnitStatistics.bytes_per_unit(k, kept)
+        unit_bytes = UnitStatistics.bytes_per_unit(k, capacity)
         start = 0
         while start < n:
             fit = min(n - start, int(free // unit_bytes))

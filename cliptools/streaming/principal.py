@@ -1,4 +1,4 @@
-"""Principal directions of factored effects, from the small side of the problem, and the Gram matrices that this takes.
+"""Principal directions of factored effects, from the smaller side of the problem, and the stack of Gram matrices for it.
 
 Paper 1 (arXiv 2406.04341), Sec. 3.3: r is the first right singular vector of the T rows phi - b of largest norm, not centred
 again. In factored form these rows are X D, with X = S - mean [T, K] and D [K, d], and span at most K dimensions. With
@@ -64,21 +64,21 @@ def leading_eigenvectors(B: Float[Tensor, "n m m"], count: int) -> tuple[Float[T
     n, m, _ = B.shape
     if count == 1:
         value, vector, converged = _power(B)
-        rest = (~converged).nonzero()[:, 0]
+        remaining = (~converged).nonzero()[:, 0]
     else:
-        value, vector, rest = B.new_zeros(n, count), B.new_zeros(n, m, count), torch.arange(n, device=B.device)
-    if len(rest):
-        values, vectors = torch.linalg.eigh(B[rest])
+        value, vector, remaining = B.new_zeros(n, count), B.new_zeros(n, m, count), torch.arange(n, device=B.device)
+    if len(remaining):
+        values, vectors = torch.linalg.eigh(B[remaining])  # [r, m], [r, m, m]
         c = min(count, m)
-        value[rest, :c] = values.flip(-1)[:, :c]  # eigh sorts in ascending order
-        vector[rest, :, :c] = vectors.flip(-1)[:, :, :c]
+        value[remaining, :c] = values.flip(-1)[:, :c]  # eigh sorts in ascending order
+        vector[remaining, :, :c] = vectors.flip(-1)[:, :, :c]
     return value, vector
 
 
 def _power(B: Float[Tensor, "n m m"]) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n m 1"], Tensor]:
-    """Power iteration with B^64, twelve times; true in the third result where it has converged.
+    """Power iteration with B^64, twelve times; the third result is true where it has converged.
 
-    A second eigenvalue close to the first keeps it from converging; such matrices are left to eigh.
+    It does not converge where the second eigenvalue is close to the first; eigh solves such matrices.
     """
     tiny = torch.finfo(B.dtype).tiny
     scale = B.diagonal(dim1=1, dim2=2).sum(-1).clamp(min=tiny)[:, None, None]
@@ -97,12 +97,12 @@ def _power(B: Float[Tensor, "n m m"]) -> tuple[Float[Tensor, "n 1"], Float[Tenso
     return value * scale[:, 0], v, converged
 
 
-PARTS = 3  # blocks of columns, each down to its last row: 6 of 9 parts, and products stay large enough to be fast
-SMALL = 36  # largest k for which matrices are stored whole
+PARTS = 3  # blocks of columns, each stored down to its last diagonal row: 6 of 9 parts, in products large enough to be fast
+SMALL = 36  # largest k for which full matrices are stored
 
 
 class SymmetricStack:
-    """n symmetric k x k matrices, zeros at first, in two thirds of the memory: the part above the diagonal, and near it."""
+    """n symmetric k x k matrices, initially zero, in two thirds of the memory: only the part above and near the diagonal."""
 
     def __init__(self, n: int, k: int, like: Tensor) -> None:
         """
@@ -115,7 +115,7 @@ class SymmetricStack:
 
     @staticmethod
     def numbers(k: int) -> int:
-        """Count of numbers that a matrix takes."""
+        """Count of numbers that a matrix stores."""
         return sum(c.stop * (c.stop - c.start) for c in _columns(k))
 
     def clear(self) -> None:
@@ -132,11 +132,11 @@ class SymmetricStack:
         """The matrices of a slice as a plain tensor."""
         if len(self.blocks) == 1:
             return self.blocks[0][part]
-        whole = self.blocks[0].new_empty(len(self.blocks[0][part]), self.k, self.k)
+        full = self.blocks[0].new_empty(len(self.blocks[0][part]), self.k, self.k)
         for c, block in zip(self.columns, self.blocks, strict=True):
-            whole[:, : c.stop, c] = block[part]
-            whole[:, c, : c.start] = block[part, : c.start].transpose(1, 2)
-        return whole
+            full[:, : c.stop, c] = block[part]
+            full[:, c, : c.start] = block[part, : c.start].transpose(1, 2)
+        return full
 
     def pick(self, rows: Int[Tensor, "r"]) -> "SymmetricStack":
         """Copies of these matrices, as a stack of their own."""

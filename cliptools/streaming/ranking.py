@@ -32,8 +32,8 @@ TOP_SHARE, LEAST_TOP, MOST_TOP = 0.02, 10, 100
 def canonical_order(names: Sequence[str], seed: int) -> tuple[list[int], list[int]]:
     """Positions in `names` sorted by name, and a seeded shuffle of those ranks: the order in which images are read.
 
-    Equal sets of images give equal bytes, however they are listed; and the first images are not all of the first class of a
-    folder per class, which would put the running centre of the statistics far from the mean.
+    Equal sets of images give equal bytes in any order of listing. With a folder per class, the first images are not all of the
+    first class, which would put the running centre of the statistics far from the mean.
     """
     ranked = sorted(range(len(names)), key=lambda i: names[i])
     return ranked, np.random.default_rng((seed, len(names))).permutation(len(names)).tolist()
@@ -68,7 +68,7 @@ def ranking(norm: Float[Tensor, "n f"], image: Int[Tensor, "n f"]) -> Int[Tensor
 
 PER_OCTAVE = 64
 BINS = 12 * PER_OCTAVE
-DROPPED_BITS = 17  # of float32's 23 of the mantissa, so that 6 remain
+DROPPED_BITS = 17  # of the 23 bits of float32's mantissa, so that 6 remain
 ROUNDING = 1e-5  # largest relative error of a norm by float32
 HALVINGS = 48  # bisections of an interval: past float32's digits
 
@@ -93,20 +93,20 @@ class NormHistogram:
 
     @classmethod
     def empty(cls, n: int, device: torch.device) -> "NormHistogram":
-        """Histograms of no norms yet."""
+        """Histograms without counts."""
         return cls(
             torch.zeros(n, BINS, dtype=torch.int32, device=device), torch.full((n,), BINS, dtype=torch.int32, device=device)
         )
 
-    def add(self, part: slice, norm: Float[Tensor, "some b"]) -> None:
+    def add(self, part: slice, norm: Float[Tensor, "part b"]) -> None:
         """Count norms of a slice of units."""
-        number = norm.float().view(torch.int32) >> DROPPED_BITS  # [some, b]: monotone, since norms are not negative
+        number = norm.float().view(torch.int32) >> DROPPED_BITS  # [part, b]: monotone, since norms are not negative
         above = (number.amax(1) // PER_OCTAVE + 1) * PER_OCTAVE
         self._raise_top(part, torch.maximum(above, self.top[part]))
         place = (number - (self.top[part, None] - BINS)).clamp(min=0)
         self.count[part].scatter_add_(1, place.long(), torch.ones_like(place))
 
-    def _raise_top(self, part: slice, top: Int[Tensor, "some"]) -> None:
+    def _raise_top(self, part: slice, top: Int[Tensor, "part"]) -> None:
         moved = (top > self.top[part]).nonzero()[:, 0]
         if len(moved):
             rows = moved + (part.start or 0)
@@ -114,7 +114,7 @@ class NormHistogram:
             self.top[rows] = top[moved]
 
     def __add__(self, other: "NormHistogram") -> "NormHistogram":
-        """Counts of both, for the same units: associative and commutative to the bit."""
+        """Sum of both counts, for the same units; the operation is associative and commutative to the bit."""
         if not self.count.shape[1]:
             return self  # without bins nothing is counted
         top = torch.maximum(self.top, other.top)
@@ -127,37 +127,37 @@ class NormHistogram:
 
 
 class NormTail(NamedTuple):
-    """Numbers of norms in each bin and above."""
+    """Numbers of norms in each bin and the bins above it."""
 
     after: Int[Tensor, "n bins+1"]
     """The last column is 0."""
     top: Int[Tensor, "n"]
 
     def at_least(self, x: Float[Tensor, "n"]) -> Int[Tensor, "n"]:
-        """Number of norms that are certainly at least x: those in the bins above x, and in the bin that begins with x."""
+        """Lower bound on the number of norms of at least x: those in the bins above x, and in the bin that begins with x."""
         place = self._place(x)
         first = self.top - BINS + place
         begins = x <= _lower_edge(torch.where(place == 0, torch.zeros_like(first), first))  # the first bin begins at 0
-        return self._from(torch.where(begins, place, (place + 1).clamp(max=BINS)))
+        return self._count_from(torch.where(begins, place, (place + 1).clamp(max=BINS)))
 
     def at_most_above(self, x: Float[Tensor, "n"]) -> Int[Tensor, "n"]:
-        """Number that the norms above x do not exceed: all from the bin that contains x."""
-        return self._from(self._place(x))
+        """Upper bound on the number of norms above x: all norms in the bin of x and above."""
+        return self._count_from(self._place(x))
 
     def largest(self) -> Float[Tensor, "n"]:
-        """A value that no counted norm reaches."""
+        """Upper bound on all counted norms."""
         return _lower_edge(self.top)
 
     def _place(self, x: Float[Tensor, "n"]) -> Int[Tensor, "n"]:
         return ((x.clamp(min=0).float().view(torch.int32) >> DROPPED_BITS) - (self.top - BINS)).clamp(0, BINS)
 
-    def _from(self, place: Int[Tensor, "n"]) -> Int[Tensor, "n"]:
+    def _count_from(self, place: Int[Tensor, "n"]) -> Int[Tensor, "n"]:
         return self.after.gather(1, place.long()[:, None])[:, 0]
 
 
-def _shifted(count: Int[Tensor, "n bins"], by: Int[Tensor, "n"]) -> Int[Tensor, "n bins"]:
+def _shifted(count: Int[Tensor, "n bins"], shift: Int[Tensor, "n"]) -> Int[Tensor, "n bins"]:
     """Counts for tops that are higher by so many bins; counts that leave at the bottom join the first bin."""
-    source = torch.arange(BINS, device=count.device) + by[:, None]  # [n, bins]: the old place of each new bin
+    source = torch.arange(BINS, device=count.device) + shift[:, None]  # [n, bins]: the old place of each new bin
     moved = count.gather(1, source.clamp(max=BINS - 1)) * (source < BINS)
     moved[:, 0] = count.sum(1) - moved[:, 1:].sum(1)
     return moved.to(count.dtype)
@@ -197,17 +197,17 @@ def _bisect(holds: Callable[[Tensor], Tensor], high: Float[Tensor, "n"]) -> tupl
     return low, high
 
 
-SHARES = (0, 1 / 16, 1 / 4)  # shares of the images after which norms are counted about another reference, the mean so far
+SHARES = (0, 1 / 16, 1 / 4)  # shares of the images after which the reference of the counts becomes the mean so far
 
 
 class Reference(NamedTuple):
-    """Norms of some of the images, counted about the same point of S space."""
+    """Norms of consecutive images, counted about the same point of S space."""
 
     histogram: NormHistogram
     about: Offset | None
     """The point, as an offset from the centre; None: the centre itself."""
     reach: Float[Tensor, "n"] | None = None
-    """Largest error of the point itself, by rounding."""
+    """Largest error of the point by rounding."""
 
 
 class CountedNorms:
@@ -227,7 +227,7 @@ class CountedNorms:
         if due < len(SHARES) and count >= SHARES[due] * self.expected:
             self.references.append(Reference(NormHistogram.empty(self.n, self.device), about))
 
-    def add(self, part: slice, x: Float[Tensor, "some b k"], norm: Float[Tensor, "some b"], offset: Offset | None) -> None:
+    def add(self, part: slice, x: Float[Tensor, "part b k"], norm: Float[Tensor, "part b"], offset: Offset | None) -> None:
         """Count images for a slice of units.
 
         Args:
@@ -237,7 +237,7 @@ class CountedNorms:
         histogram, about, _ = self.references[-1]
         if offset is not None and about is not None and about is not offset:
             # ||(x - p) D||^2 = ||(x - o) D||^2 + 2 <x D, (o - p) D> + ||p D||^2 - ||o D||^2 about the reference's p
-            across = torch.bmm(x, (offset.pull[part] - about.pull[part])[..., None])[..., 0]  # [some, b]
+            across = torch.bmm(x, (offset.pull[part] - about.pull[part])[..., None])[..., 0]  # [part, b]
             square = about.square[part] - offset.square[part]
             norm = (norm.square() + 2 * across + square[:, None]).clamp(min=0).sqrt()
         histogram.add(part, norm)

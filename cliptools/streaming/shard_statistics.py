@@ -1,4 +1,4 @@
-"""Statistics of the images of a shard, to be added up in any order.
+"""Statistics of the images of a shard, which can be added up in any order.
 
 All shards of a run use the same provisional centre c0, the mean over a sample of the whole list: x = S - c0. For every unit a
 shard keeps
@@ -9,12 +9,12 @@ shard keeps
 
 Adding the statistics of two shards adds the sums and ranks the images of both again: of C + T ranked images the first C have
 their x, because no shard has an image without x before its own first C. Of equal norms, the smaller image number comes first.
-All this is associative and commutative to the last bit. Floating-point sums are so only where nothing is rounded: the sums of a
-shard are multiples of a power of two, coarse enough that float64 holds all sums of them exactly and fine enough (2^-46 of N
+Both operations are associative and commutative to the last bit. Floating-point sums are so only if no sum is rounded: the sums of
+a shard are multiples of a power of two, coarse enough that float64 holds all sums of them exactly and fine enough (2^-46 of N
 times the spread, for N images) to lose no digit that counts.
 
-With all shards the mean is known, no norm has changed by more than ||(mean - c0) D||, and the statistics end as those of a run
-over all images do (statistics.py).
+After all shards the mean is known, no norm changes by more than ||(mean - c0) D||, and the statistics are finished as those of a
+run over all images (statistics.py).
 """
 
 from typing import NamedTuple
@@ -31,8 +31,8 @@ from cliptools.streaming.statistics import UnitStatistics
 HEADROOM = 6  # octaves by which sums may exceed those of N images of the sample's spread, and are still exact
 DIGITS = 52  # binary digits of float64
 SILENT = 1e-3  # stands for the spread of units that no image of the sample activates
-APART = 0.01  # largest distance of two centres c0 by rounding, also in half precision: this times the root-mean-square norm,
-APART_MEAN = 1e-3  # plus this times the mean's norm
+APART = 0.01  # two centres c0 differ by rounding, even in half precision, by at most this times the root-mean-square norm,
+APART_MEAN = 1e-3  # plus this times the norm of the mean
 
 
 class Basis(NamedTuple):
@@ -92,13 +92,13 @@ def shard_statistics_of(statistics: UnitStatistics, basis: Basis, listed: int) -
     """Statistics of a shard, from those about the basis' centre.
 
     Args:
-        listed: N, the number of images of all shards together, which the rounding of sums depends on.
+        listed: N, the number of images of all shards together, for the rounding of sums.
     """
     statistics.take_all()
-    near, kept = statistics.near, slice(0, statistics.filled)
+    near, filled = statistics.near, slice(0, statistics.filled)
     assert near is not None  # as the centre is shared
     near.settle()
-    order = ranking(statistics.norm[:, kept], statistics.image[:, kept])  # [n, f]
+    order = ranking(statistics.norm[:, filled], statistics.image[:, filled])  # [n, f]
     near_order = ranking(near.norm, near.image)  # [n, T]
     packed = _upper(statistics.moment, statistics.G.k)
     spread = torch.where(basis.spread > 0, basis.spread, SILENT).double().to(near.norm.device)[:, None]
@@ -110,9 +110,9 @@ def shard_statistics_of(statistics: UnitStatistics, basis: Basis, listed: int) -
         _lengths(statistics.G, len(order)),
         _rounded(statistics.sum, listed * spread),
         _rounded(packed, listed * spread.square()),
-        statistics.norm[:, kept].gather(1, order),
-        statistics.image[:, kept].gather(1, order),
-        statistics.x[:, kept].gather(1, order[..., None].expand(-1, -1, statistics.G.k)),
+        statistics.norm[:, filled].gather(1, order),
+        statistics.image[:, filled].gather(1, order),
+        statistics.x[:, filled].gather(1, order[..., None].expand(-1, -1, statistics.G.k)),
         near.norm.gather(1, near_order).clamp(min=-1),
         near.image.gather(1, near_order),
         near.lost.clamp(min=-1),
@@ -127,13 +127,13 @@ def add(a: ShardStatistics, b: ShardStatistics, capacity: int) -> ShardStatistic
     Args:
         capacity: C.
     """
-    centre = _first(a.centre, b.centre)
-    a, b = moved(a, centre), moved(b, centre)
+    centre = _lexically_first(a.centre, b.centre)
+    a, b = recentred(a, centre), recentred(b, centre)
     norm, image, x = (torch.cat(pair, 1) for pair in ((a.norm, b.norm), (a.image, b.image), (a.x, b.x)))
     order = ranking(norm, image)  # [n, f of both]
-    kept, rest = order[:, :capacity], order[:, capacity:]
-    missed = torch.cat([norm.gather(1, rest), a.near_norm, b.near_norm], 1)
-    missed_image = torch.cat([image.gather(1, rest), a.near_image, b.near_image], 1)
+    first, surplus = order[:, :capacity], order[:, capacity:]
+    missed = torch.cat([norm.gather(1, surplus), a.near_norm, b.near_norm], 1)
+    missed_image = torch.cat([image.gather(1, surplus), a.near_image, b.near_image], 1)
     missed_order = ranking(missed, missed_image)
     T = a.near_norm.shape[1]
     near = missed_order[:, :T]
@@ -147,9 +147,9 @@ def add(a: ShardStatistics, b: ShardStatistics, capacity: int) -> ShardStatistic
         torch.minimum(a.length, b.length),
         a.sum + b.sum,
         a.moment + b.moment,
-        norm.gather(1, kept),
-        image.gather(1, kept),
-        x.gather(1, kept[..., None].expand(-1, -1, x.shape[2])),
+        norm.gather(1, first),
+        image.gather(1, first),
+        x.gather(1, first[..., None].expand(-1, -1, x.shape[2])),
         missed.gather(1, near),
         missed_image.gather(1, near),
         lost,
@@ -159,20 +159,20 @@ def add(a: ShardStatistics, b: ShardStatistics, capacity: int) -> ShardStatistic
     )
 
 
-def _first(a: Float[Tensor, "n k"], b: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-    """Row by row the first in lexical order, so that the order of a and b does not matter."""
+def _lexically_first(a: Float[Tensor, "n k"], b: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    """The first row of a and b in lexical order, for each unit: the order of a and b does not matter."""
     differs = a != b
     place = differs.int().argmax(1, keepdim=True)  # [n, 1]
     return torch.where(a.gather(1, place) <= b.gather(1, place), a, b)
 
 
-def apart(a: ShardStatistics, b: ShardStatistics) -> Bool[Tensor, " n"]:
+def centres_differ(a: ShardStatistics, b: ShardStatistics) -> Bool[Tensor, " n"]:
     """True for units whose centres differ by more than rounding explains."""
     distance = ((a.centre - b.centre).abs() * a.length).sum(1)
     return distance > APART * a.scale + APART_MEAN * (a.centre.abs() * a.length).sum(1)
 
 
-def moved(shard: ShardStatistics, centre: Float[Tensor, "n k"]) -> ShardStatistics:
+def recentred(shard: ShardStatistics, centre: Float[Tensor, "n k"]) -> ShardStatistics:
     """Move the statistics to a centre that differs by rounding, as it may between machines; norms become upper bounds."""
     if torch.equal(shard.centre, centre):
         return shard
@@ -192,8 +192,8 @@ def moved(shard: ShardStatistics, centre: Float[Tensor, "n k"]) -> ShardStatisti
     )
 
 
-def restored(shard: ShardStatistics, G: SymmetricStack, top: int, quantile: float, capacity: int) -> UnitStatistics:
-    """Statistics that `finish` can take to the mean, from the sum of all shards."""
+def restored_statistics(shard: ShardStatistics, G: SymmetricStack, top: int, quantile: float, capacity: int) -> UnitStatistics:
+    """Statistics of a run over all images, not finished yet, from the sum of all shards."""
     like, filled = G.blocks[0], shard.norm.shape[1]
     statistics = UnitStatistics(G, top, 0, quantile, capacity - top, shard.centre.to(like.device), shared=True)
     statistics.fixed = False  # the centre may move to the mean

@@ -1,10 +1,10 @@
-"""A measurement shard by shard: a shard's images into its statistics, the statistics of all shards into effects.
+"""Measurement shard by shard: statistics of the images of a shard, and effects from the statistics of all shards.
 
-`measure_shard` is `measure` (measure.py) about a provisional mean that all shards share; `conclude` joins what shards have
-written (shard_statistics.py) into the effects that one run over all images gives.
+`measure_shard` is `measure` (measure.py) about a provisional mean that all shards share; `conclude` turns the sum of the shards'
+statistics (shard_statistics.py) into the effects that one run over all images gives.
 
-Paper 2 (arXiv 2509.19943) keeps the fifth of the pairs that act most and replaces the sum of all others by its mean:
-`keep_top_units` and `rest_mean`.
+Paper 2 (arXiv 2509.19943) keeps the fifth of the pairs with the largest effects and replaces the sum of all other pairs by its
+mean: `keep_top_units` and `omitted_mean`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,13 +34,13 @@ from cliptools.streaming.measure import (
 )
 from cliptools.streaming.principal import SymmetricStack
 from cliptools.streaming.ranking import rank_of
-from cliptools.streaming.shard_statistics import Basis, ShardStatistics, basis_of, restored, shard_statistics_of
+from cliptools.streaming.shard_statistics import Basis, ShardStatistics, basis_of, restored_statistics, shard_statistics_of
 from cliptools.streaming.statistics import UnitStatistics
 
 SAMPLE = 256  # images whose mean is the provisional one
 LEAST_MARGIN = 16
 SHORT = 5  # times T: length of a list of which all images are kept
-AT_A_TIME = 0.2  # share of the memory for a block's sum; the rest is for the shard to be added and the results of both
+AT_A_TIME = 0.2  # share of the memory for the sum of a block; the next shard and the result of adding take the remainder
 
 
 def measure_shard(
@@ -51,7 +51,7 @@ def measure_shard(
     listed: int,
     expected: int,
     settings: Settings,
-    known: Callable[[UnitBlock], Basis] | None = None,
+    known_basis: Callable[[UnitBlock], Basis] | None = None,
     screen: Screen[int] | None = None,
 ) -> Iterator[tuple[UnitBlock, ShardStatistics]]:
     """Statistics of all units of the layers over a shard's images, block after block.
@@ -61,7 +61,7 @@ def measure_shard(
         batches: The shard's own images.
         listed: Number of images in the whole list.
         expected: Number of images in the shard.
-        known: The basis as another shard has computed it; then the sample is not read.
+        known_basis: The basis of a block, if another shard has computed it; then the sample is not read.
         screen: As for `measure`.
 
     Raises:
@@ -69,14 +69,14 @@ def measure_shard(
         SpoiltError: a later look has shown that an image is not usable.
     """
     screen = Screen() if screen is None else screen
-    top, capacity = settings.top_of(listed), kept_in(settings, listed)
+    top, capacity = settings.top_of(listed), list_capacity(settings, listed)
     passes = memory_plan(effect, layers, capacity, settings.memory)
     for number, blocks in enumerate(passes):
         grams = [gram_stack(effect, block) for block in blocks]
-        if known is None:
+        if known_basis is None:
             bases = _bases_of_sample(effect, sample, blocks, grams, settings, screen)
         else:
-            bases = [known(block) for block in blocks]
+            bases = [known_basis(block) for block in blocks]
             bases = [Basis(*(column.to(G.blocks[0].device) for column in basis)) for basis, G in zip(bases, grams, strict=True)]
         size = images_at_once(effect, blocks)
         statistics = [
@@ -90,14 +90,14 @@ def measure_shard(
             yield block, shard_statistics_of(statistics.pop(0), basis, listed)
 
 
-def kept_in(settings: Settings, listed: int) -> int:
-    """C: images kept per unit, the same in all shards; all images of a short list, so that nothing needs a certificate."""
+def list_capacity(settings: Settings, listed: int) -> int:
+    """C, images kept per unit, the same in all shards; all images of a short list, which then needs no certificate."""
     if settings.margin is not None:
         return settings.top_of(listed) + settings.margin
-    held, rank = settings.held(listed), rank_of(settings.quantile, listed)
-    if listed <= SHORT * held:
-        return max(listed, held)
-    return max(held + max(LEAST_MARGIN, held), rank + rank // 2 if rank <= EXACT else 0)
+    top, rank = settings.largest_top(listed), rank_of(settings.quantile, listed)
+    if listed <= SHORT * top:
+        return max(listed, top)
+    return max(top + max(LEAST_MARGIN, top), rank + rank // 2 if rank <= EXACT else 0)
 
 
 def _bases_of_sample(
@@ -119,12 +119,12 @@ def _bases_of_sample(
     return [basis_of(block) for block in statistics]
 
 
-class Concluded(NamedTuple):
+class Conclusion(NamedTuple):
     """Effects from all shards together."""
 
     effects: Effects
     uncertain: Int[Tensor, "r 3"]
-    """Units whose top images are not certain, if no second look was possible."""
+    """Units whose top images are not certain, where no second look was possible."""
     doubtful: int | None
     """Number of images that a second look would read; None: all."""
     reread: int
@@ -134,42 +134,42 @@ class Concluded(NamedTuple):
 def conclude(
     effect: FactoredEffect,
     layers: Sequence[int],
-    joined: Callable[[UnitBlock], ShardStatistics],
+    sum_of_shards: Callable[[UnitBlock], ShardStatistics],
     listed: int,
     settings: Settings,
     batches: Batches | None,
     screen: Screen[int] | None = None,
-) -> Concluded:
+) -> Conclusion:
     """Effects from the sums of all shards.
 
     Args:
-        joined: The sum of all shards for a block of units.
+        sum_of_shards: Function that gives the sum of all shards for a block of units.
         listed: Number of images in the whole list.
-        batches: The images, if they are at hand, for a second look at the doubtful ones.
+        batches: The images for a second look at the doubtful ones, if they can be read.
         screen: As for `measure`.
 
     Raises:
         CliptoolsError: the shards have no image, or an image of the second look is not usable.
     """
     measurement = Measurement(effect, layers, settings)
-    capacity, count = kept_in(settings, listed), 0
+    capacity, count = list_capacity(settings, listed), 0
     for block in blocks_to_merge(effect.size, layers, capacity, settings.memory):
-        shard = joined(block)
+        shard = sum_of_shards(block)
         if not shard.seen:
             raise CliptoolsError("no image could be read")
         check_same(shard.seen, count or shard.seen)
         count = shard.seen
         G = gram_stack(effect, block)
-        measurement.take(block, restored(shard, G, settings.top_of(listed), settings.quantile, capacity))
+        measurement.take(block, restored_statistics(shard, G, settings.top_of(listed), settings.quantile, capacity))
     unsettled = measurement.unsettled
     uncertain = [effect.units(block.layer)[block.part(rows).neurons.cpu()] for block, rows, _, _ in unsettled]
     images = [unsettled_units.images for unsettled_units in unsettled]
     doubtful = None if None in images else len(set[int]().union(*filter(None, images)))
-    none = torch.zeros(0, 3, dtype=torch.int64)
+    no_units = torch.zeros(0, 3, dtype=torch.int64)
     if uncertain and batches is not None:
         reread = measurement.settle(batches, count, Screen() if screen is None else screen)
-        return Concluded(measurement.effects(), none, 0, reread)
-    return Concluded(measurement.effects(), torch.cat([none, *uncertain]), doubtful, 0)
+        return Conclusion(measurement.effects(), no_units, 0, reread)
+    return Conclusion(measurement.effects(), torch.cat([no_units, *uncertain]), doubtful, 0)
 
 
 def blocks_to_merge(
@@ -196,11 +196,11 @@ def keep_top_units(top_norm: Float[Tensor, "u T"], share: float) -> Bool[Tensor,
     return kept
 
 
-def rest_mean(effect: FactoredEffect, effects: Effects, kept: Bool[Tensor, " u"]) -> Float[Tensor, "d"]:
-    """The mean over the images of the sum of the effects of all units that are not kept, in float64.
+def omitted_mean(effect: FactoredEffect, effects: Effects, kept: Bool[Tensor, " u"]) -> Float[Tensor, "d"]:
+    """The sum of the mean effects of all units that are not kept, in float64.
 
     Args:
-        effects: Statistics of all units that the effect has; if compact, of pairs.
+        effects: Statistics of all units of the effect; compact if these are pairs.
     """
     mean = effects.mean.double() * ~kept[:, None].to(effects.mean.device)  # [u, d], or [u, 1] if compact
     if not isinstance(effect, Pairs):

@@ -4,7 +4,7 @@ Effects phi = S D (factored.py, Eq. 1) are never formed. About a centre c of S s
 
     ||x D||^2 = x G x^T,    G = D D^T
 
-The papers want the T largest ||phi - b|| (paper 1, Sec. 3.3), where the mean b is known only after the last image. So:
+The papers use the T largest ||phi - b|| (paper 1, Sec. 3.3), where the mean b is known only after the last image. So:
 
 * The first C = T + margin images are all kept, with their x; their mean is the first centre.
 * From then on an image enters a unit's list if its norm exceeds the smallest one kept, the floor.
@@ -13,8 +13,8 @@ The papers want the T largest ||phi - b|| (paper 1, Sec. 3.3), where the mean b 
   floor is close to the T-th norm and every shift of the mean counts, epochs are shorter.
 
 A dropped image's norm grows by no more than the mean moves after its epoch, ||(mean - mean then) D||. Where the T-th kept norm
-reaches the largest of these bounds, the list is certified to be the exact one. Where it does not, the images that may belong to
-it are mostly among the near misses (batch_buffer.py), and a second look at these alone settles it.
+reaches the largest of these bounds, the list is certified to be exact. Where it does not, the images that may belong to the list
+are mostly among the near misses (batch_buffer.py), and a second look at these alone makes the list exact.
 
 The threshold is the norm of rank r = (1 - q) N: exact if r <= C, else bounded by histograms (ranking.py).
 """
@@ -46,7 +46,7 @@ class Finished(NamedTuple):
     """S less its mean, of the top images."""
     threshold: Float[Tensor, "n"]
     threshold_bound: Float[Tensor, "n"]
-    """Largest distance of the true threshold from `threshold`: 0 where that is the norm of an image that was kept."""
+    """Largest distance of the true threshold from `threshold`; 0 where that is the norm of a listed image."""
     certified: Bool[Tensor, "n"]
     """True where the top images are known to be the right ones."""
     doubtful: Int[Tensor, "n R"]
@@ -77,9 +77,9 @@ class UnitStatistics:
             quantile: q; the threshold is the norm that a share 1 - q of the images reaches.
             margin: Images kept beyond T: the more, the more lists a single pass can certify.
             centre: The mean, if an earlier pass has computed it; then every list is exact at once.
-            at_once: Images to buffer before lists are brought up to date.
-            shared: The centre is not the mean, but stays, as it does for all shards: near misses are kept from the start, and
-                moments are summed in float64.
+            at_once: Images to buffer before the lists are updated.
+            shared: The centre is not the mean, but fixed, because all shards use the same: near misses are recorded from the
+                start, and moments are summed in float64.
         """
         n, k, like = len(G.blocks[0]), G.k, G.blocks[0]
         self.G, self.top, self.quantile, self.expected = G, top, quantile, expected
@@ -106,7 +106,7 @@ class UnitStatistics:
         self.counted = CountedNorms(n, like.device, expected) if beyond else None
         if self.counted and shared:
             self.counted.refer_to(None, 0)
-        self.bracket: Bracket | None = None  # of a threshold that is not the norm of an image that was kept
+        self.bracket: Bracket | None = None  # of a threshold that is not the norm of a listed image
 
     @staticmethod
     def bytes_per_unit(k: int, capacity: int, itemsize: int = 4) -> int:
@@ -133,7 +133,7 @@ class UnitStatistics:
         n, b, like = len(self.norm), len(image), batches[0].S
         norm, centred = like.new_empty(n, b), Centred(batches, self.centre)
         filling = min(b, self.capacity - self.filled)
-        settled = self.fixed or filling <= 0  # otherwise all are kept, and norms and moment follow from x when the lists are full
+        settled = self.fixed or filling <= 0  # else all images enter, and norms and moments follow from x when the lists are full
         for part in _slices(n, b * self.G.k):
             x = centred.block(part)  # [part, b, k]
             if filling > 0:
@@ -170,21 +170,21 @@ class UnitStatistics:
                 self.floor = self.norm.amin(1)
 
     def _enter(self, centred: Centred, image: Int[Tensor, "b"], norm: Float[Tensor, "n b"], first: int) -> None:
-        """Keep the largest of the kept images and the new ones from `first` on; the others are near misses at best."""
+        """Keep the largest of the listed images and the new ones from `first` on; the other images may be near misses."""
         images, norm = image[first:], norm[:, first:]
         dropped, dropped_image = norm, images.expand(len(norm), -1)  # [n, b] both
         units = (norm.amax(1) > self.floor).nonzero()[:, 0]
         if len(units):
             dropped, dropped_image = dropped.clone(), dropped_image.clone()
-            for some, exchanged in exchanges(self.norm, norm, units):
-                dropped[some] = exchanged.dropped
-                dropped_image[some] = exchanged.pick(self.image[some], dropped_image[some])
+            for part, exchanged in exchanges(self.norm, norm, units):
+                dropped[part] = exchanged.dropped
+                dropped_image[part] = exchanged.pick(self.image[part], dropped_image[part])
                 row, place, newcomer = exchanged.places(self.capacity)
-                row = some[row]
+                row = part[row]
                 self.norm[row, place] = norm[row, newcomer]
                 self.image[row, place] = images[newcomer]
                 self.x.flatten(0, 1).index_copy_(0, row * self.capacity + place, centred.rows(row, newcomer + first))
-                self.floor[some] = exchanged.floor
+                self.floor[part] = exchanged.floor
         if not self.fixed:
             self.near = self.near or NearMisses(len(self.norm), self.top, self.norm)
         if self.near:
@@ -240,7 +240,7 @@ class UnitStatistics:
         """The statistics about the mean of all images; from now on `moment` is about it too.
 
         Args:
-            top: T, at most the one given at first [default: that].
+            top: T, at most that of `__init__` [default: that of `__init__`].
         """
         self.take_all()
         if not self.fixed:
@@ -282,7 +282,7 @@ class UnitStatistics:
         return Finished(self.centre[part], top_norm, top_image, top_x, threshold, bound, certified, doubtful, beyond)
 
     def _excess(self, part: slice, norm: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-        """The most by which a dropped image's norm may exceed these norms; 0 where none can."""
+        """Bound on the excess of a dropped image's norm over these norms; 0 where no image can exceed them."""
         if self.near is None:
             return torch.zeros_like(norm)
         most = torch.maximum(self.near.norm[part].amax(1), self.near.lost[part])
@@ -290,7 +290,7 @@ class UnitStatistics:
 
     def again(self, rows: Int[Tensor, "r"]) -> "UnitStatistics":
         """Statistics of some of the units for a second look, about the mean that the first look has computed."""
-        second = copy(self)  # shares everything that is not replaced here
+        second = copy(self)  # shares all attributes that are not replaced below
         second.G, second.moment = self.G.pick(rows), self.moment.pick(rows)
         second.centre, second.sum, second.floor = self.centre[rows], self.sum[rows], self.floor[rows]
         second.norm, second.image, second.x = self.norm[rows], self.image[rows], self.x[rows]
@@ -309,6 +309,6 @@ class UnitStatistics:
 
 
 def _slices(n: int, numbers: int) -> Iterator[slice]:
-    """Slices of n units, few enough for temporaries of so many numbers a unit."""
+    """Slices of n units, small enough for temporaries of so many numbers a unit."""
     step = max(1, BLOCK // numbers)
     return (slice(start, min(start + step, n)) for start in range(0, n, step))

@@ -9,8 +9,8 @@ are vectors that take a forward pass through the later layers for each neuron an
 means (`token_means`). For the statistics they are S = phi [b, n, d] with K = d paths and D the identity; its Gram matrices are
 d x d identities, which fit into memory for a sample of neurons (`draw_sample`).
 
-The block of the neuron itself need not run again: its output changes by (m_i - p_i) w_n. The last block computes the class
-token only.
+The block of the neuron itself does not run again: its output changes by (m_i - p_i) w_n. The last block computes only the class
+token.
 """
 
 import time
@@ -44,7 +44,7 @@ class Indirect:
         """
         Args:
             means: By layer, the per-token means of the sampled neurons [token, n], from `token_means`.
-            expected: The number of images to come, for the estimate of the time.
+            expected: Number of images to come, for the estimate of the time.
         """
         self.visual, self.sample, self.means = visual, sample, means
         self.expected: int | None = expected
@@ -70,10 +70,10 @@ class Indirect:
         if self.expected is not None:
             share = sum(len(block.neurons) for block in blocks) / self.passes
             phi[-1].sum().item()  # waits for the device
-            left = (time.perf_counter() - start) / len(image) / share * max(0, self.expected - len(image))
-            if left >= LONG:
+            seconds = (time.perf_counter() - start) / len(image) / share * max(0, self.expected - len(image))
+            if seconds >= LONG:
                 first = count_of(len(image), "image")
-                note(f"indirect effects: about {rounded_time(left)} to go, estimated from the first {first}")
+                note(f"indirect effects: about {rounded_time(seconds)} to go, estimated from the first {first}")
             self.expected = None
         return phi, embedding
 
@@ -144,8 +144,8 @@ def token_means(
         p, _, embedding = _streams(visual, pictures.to(weight.device, weight.dtype), set(sample))
         return {layer: p[layer][..., neurons.to(weight.device)] for layer, neurons in sample.items()}, embedding  # [b, token, n]
 
-    shown = progress(batches, "mean activations", expected, lambda batch: len(batch[0]))
-    for images, (activation, embedding) in in_halves(shown, look):
+    counted = progress(batches, "mean activations", expected, lambda batch: len(batch[0]))
+    for images, (activation, embedding) in in_halves(counted, look):
         usable = screen.places(images, unusable(embedding, *activation.values()))
         for layer, p in activation.items():
             batch = exact(p if len(usable) == len(images) else p[list(usable)]).sum(0)  # [token, n]
@@ -156,8 +156,8 @@ def token_means(
     return {layer: (p / count).to(wide(weight).dtype).to(weight.device) for layer, p in total.items()}
 
 
-def keep_all(effect: Indirect, layers: Sequence[int], expected: int, settings: Settings) -> int | None:
-    """The margin with which the effects of all images are kept, so that no second pass is needed; None if they do not fit."""
+def margin_to_keep_all(effect: Indirect, layers: Sequence[int], expected: int, settings: Settings) -> int | None:
+    """The margin that keeps the effects of all images, so that no second pass is needed; None if they do not fit into memory."""
     units, d = sum(effect.size(layer)[0] for layer in layers), effect.size(layers[0])[1]
     top = settings.top_of(expected)  # T, to which the margin is added
     fits = units * UnitStatistics.bytes_per_unit(d, max(expected, top)) <= settings.memory

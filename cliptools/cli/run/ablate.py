@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cliptools.analysis import ablation
 from cliptools.analysis.ablation import Ablation, ChangedOutputs, Joint
-from cliptools.analysis.zero_shot import Guessing, Scored, Tally, score
+from cliptools.analysis.zero_shot import Guessing, Predictions, Tally, score
 from cliptools.cli.app import Batching, Output, Sampling, choose_format
 from cliptools.cli.run.ablate_settings import (
     REST,
@@ -178,7 +178,7 @@ def _score_batch(
     images: ClassifiedImages,
     mistakes: list[str],
     guessing: Guessing,
-) -> Scored:
+) -> Predictions:
     """Compare a batch with the classes; add the first mistakes of the untouched model to `mistakes`, in words."""
     label = images.label[list(numbers)]
     scored = score(output, text, torch.from_numpy(label))

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cliptools.analysis.ablation import Joint, Rest, Units
+from cliptools.analysis.ablation import Joint, OmittedUnits, Units
 from cliptools.analysis.pursuit import fitted, text_space
 from cliptools.analysis.selection import by_layers
 from cliptools.cli.app import ABLATE, RECONSTRUCT, WORDS_ALONG, Options, open_input, parse_layers, parse_percentage
@@ -312,7 +312,7 @@ def _directions(model: LoadedModel, bundle: Bundle) -> Float[Tensor, "u d"]:
     return unit_directions(supported_resnet(model.clip), unit, sign)
 
 
-def rest_of(chosen: BundleSettings, effect: FactoredEffect) -> Rest | None:
+def rest_of(chosen: BundleSettings, effect: FactoredEffect) -> OmittedUnits | None:
     """Return the units that clip-effects --keep left out of the bundle; None if there are none.
 
     Raises:
@@ -335,4 +335,4 @@ def rest_of(chosen: BundleSettings, effect: FactoredEffect) -> Rest | None:
     kept = set(map(tuple, bundle["unit"].tolist()))
     left_out = torch.tensor([tuple(unit) not in kept for unit in units.tolist()])
     blocks = unit_blocks_of(effect, units[left_out])[0] if left_out.any() else []
-    return Rest(blocks, torch.from_numpy(bundle["rest_mean"]).double())
+    return OmittedUnits(blocks, torch.from_numpy(bundle["rest_mean"]).double())

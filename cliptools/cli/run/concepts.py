@@ -17,9 +17,9 @@ from cliptools.analysis.concepts import (
     Neurons,
     Score,
     active_units,
-    best,
     counted_units,
     direction_scores,
+    largest,
     recall,
     sparse_gamma,
     text_scores,
@@ -252,7 +252,7 @@ def _by_text(neurons: Bundle, model: LoadedModel, options: ConceptsOptions) -> D
     def describe(names: Sequence[str], pictures: Tensor) -> Iterator[Record | str]:
         embedding: Tensor = clip.encode_image(pictures.to(model.device, dtype))  # (b, d)
         reasons = unusable(embedding)
-        ranked = best(text_scores(embedding, t), options.words)
+        ranked = largest(text_scores(embedding, t), options.words)
         for row, (column, value) in enumerate(zip(ranked.column.tolist(), ranked.value.tolist(), strict=True)):
             if row in reasons:
                 yield reasons[row]
@@ -275,7 +275,7 @@ def _by_neurons(neurons: Bundle, model: LoadedModel, options: ConceptsOptions) -
         reasons = unusable(activity.embedding, activity.norm, activity.along)
         active = active_units(activity, tau)  # (b, u)
         weight = unit_weights(activity, counted_units(active, options.neurons, names, options.seed), options.score)  # (b, u)
-        words, strongest = best(score_texts(weight), options.words), best(weight, SHOWN_NEURONS)
+        words, strongest = largest(score_texts(weight), options.words), largest(weight, SHOWN_NEURONS)
         for row in range(len(names)):
             if row in reasons:
                 yield reasons[row]
@@ -350,7 +350,7 @@ def _recall(records: Iterable[Record]) -> Record:
     """Recall of the objects shown, over all images."""
     counts = [(len(record["found"]), len(record["truth"]), record.get("active")) for record in records]
     share = recall([hits for hits, _, _ in counts], [names for _, names, _ in counts])
-    total: Record = {"images": len(counts), "names": share.names, "found": share.found}
+    total: Record = {"images": len(counts), "names": share.names, "found": share.hits}
     total |= {"recall": rounded(share.value), "low": rounded(share.low), "high": rounded(share.high)}
     active = [count for _, _, count in counts if count is not None]
     return total | ({"active": rounded(sum(active) / len(active))} if active else {})

@@ -39,8 +39,8 @@ from cliptools.io.shard_file import KIND, PartialFile, difference, shards_text
 from cliptools.models.load import LoadedModel, Precision, drop_text_tower, load_model
 from cliptools.streaming.measure import Report, Settings, measure
 from cliptools.streaming.shard_statistics import Basis
-from cliptools.streaming.shards import SAMPLE, kept_in, measure_shard
-from cliptools.streaming.vit_indirect import Indirect, cost, draw_sample, keep_all, token_means
+from cliptools.streaming.shards import SAMPLE, list_capacity, measure_shard
+from cliptools.streaming.vit_indirect import Indirect, cost, draw_sample, margin_to_keep_all, token_means
 
 TOOL = "clip-effects"
 SCENES = 2000  # rendered where no images are named
@@ -195,7 +195,7 @@ def _measure_bundle(task: Task, keep_share: float | None, options: EffectsOption
         neurons = draw_sample(visual, choice.layers, options.sample_neurons, options.seed)
         note(f"{TOOL}: {cost(visual, neurons, expected)}")
         indirect = Indirect(visual, neurons, token_means(visual, batches(), neurons, expected, screen), expected)
-        margin = keep_all(indirect, choice.layers, expected, settings)
+        margin = margin_to_keep_all(indirect, choice.layers, expected, settings)
         return indirect, measure(indirect, batches, choice.layers, expected, settings._replace(margin=margin), screen)
 
     paths, report = screen.again(measure_all)
@@ -270,7 +270,7 @@ def _shard_header(task: Task, i: int, n: int, options: EffectsOptions) -> Header
     names, listed = task.images.names, len(task.images.indices)
     settings = recorded_settings(task.choice, task.settings, listed)
     settings |= {name: getattr(options, name) for name in ("components", "seed", "limit", "sample")}
-    settings |= {"kept": kept_in(task.settings, listed), "shards": n, "have": [i]}
+    settings |= {"kept": list_capacity(task.settings, listed), "shards": n, "have": [i]}
     settings |= {"rendered": isinstance(task.images.source, SceneSource)}
     images = {"digest": list_digest(names), "listed": listed}
     return Header(KIND, task.model.identity, images, settings).after(TOOL, task.arguments)

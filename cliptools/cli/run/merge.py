@@ -38,8 +38,8 @@ from cliptools.io.jsonl import unit_name
 from cliptools.io.shard_file import PartialFile, difference, joined_header, shards_text
 from cliptools.models.load import drop_text_tower, load_recorded_model
 from cliptools.streaming.measure import Settings
-from cliptools.streaming.shard_statistics import ShardStatistics, add, apart
-from cliptools.streaming.shards import Concluded, blocks_to_merge, conclude
+from cliptools.streaming.shard_statistics import ShardStatistics, add, centres_differ
+from cliptools.streaming.shards import Conclusion, blocks_to_merge, conclude
 
 TOOL = "clip-merge"
 NAMED_UNITS = 5  # uncertain units that the warning names
@@ -78,7 +78,7 @@ class PartialSet:
         total = read_partial(first, block)
         for file in others:
             part = read_partial(file, block)
-            if apart(total, part).any():
+            if centres_differ(total, part).any():
                 raise CliptoolsError(
                     f"{file.path}: its provisional mean differs from that of {first.path}; "
                     f"measure this shard again with --centre {first.path}"
@@ -251,7 +251,7 @@ def _listed_images(partials: PartialSet, options: MergeOptions) -> NumberedImage
     return images
 
 
-def _warn_of_uncertain_units(result: Concluded, files: Sequence[PartialFile]) -> None:
+def _warn_of_uncertain_units(result: Conclusion, files: Sequence[PartialFile]) -> None:
     """Warn of the units whose top images are not certain, with the command line that settles them."""
     units = [unit_name(*unit) for unit in result.uncertain.tolist()]
     more = f" and {len(units) - NAMED_UNITS} more" if len(units) > NAMED_UNITS else ""

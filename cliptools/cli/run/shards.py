@@ -30,7 +30,7 @@ from cliptools.models.unusable import Screen
 from cliptools.streaming.measure import Effects, Settings
 from cliptools.streaming.ranking import TOP_SHARE, canonical_order
 from cliptools.streaming.shard_statistics import ShardStatistics
-from cliptools.streaming.shards import keep_top_units, rest_mean
+from cliptools.streaming.shards import keep_top_units, omitted_mean
 
 FEW = 300  # images; with fewer of them much of a bundle is rough
 LARGE_SHARE = 0.1  # of the images; a larger T no longer means the few images on which a unit acts
@@ -99,7 +99,7 @@ def strongest_units(paths: FactoredEffect, effects: Effects, share: float | None
     if share is None:
         return None
     kept = keep_top_units(effects.top_norm, share)
-    return KeptUnits(share, kept, rest_mean(paths, effects, kept))
+    return KeptUnits(share, kept, omitted_mean(paths, effects, kept))
 
 
 def bundle_format(options: Output) -> str:

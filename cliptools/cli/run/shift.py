@@ -257,7 +257,7 @@ def _concept_fields(measured: Measured, watched: Watched, c: int) -> Record:
     record["units"] = watched.units[c]
     if watched.looked_at is not None:
         record["looked_at"] = watched.looked_at
-    if watched.units[c] and (followed := measured.following.of(c)) is not None:
+    if watched.units[c] and (followed := measured.following.correlation(c)) is not None:
         figures = {"value": followed.value, "low": followed.low, "high": followed.high}
         follows = {key: None if value is None else rounded(value) for key, value in figures.items()} | {"count": followed.size}
         record["follows"] = follows | ({} if followed.chance is None else {"chance": rounded(followed.chance)})

@@ -7,7 +7,15 @@ from typing import NamedTuple
 from rich.table import Table
 from rich.text import Text
 
-from cliptools.analysis.shift_statistics import LEAST_SURE, Sample, chance_each, chance_of_run, compare, limit, pooled
+from cliptools.analysis.shift_statistics import (
+    LEAST_SURE,
+    Sample,
+    chance_of_comparison,
+    chance_of_run,
+    compare,
+    limit,
+    pooled_sample,
+)
 from cliptools.cli.run.bundle_output import rendered
 from cliptools.cli.run.shift_units import DIGITS, Record
 from cliptools.console import agreeing, count_of
@@ -58,7 +66,7 @@ def add_drift(records: Sequence[Record], baseline: Baseline, alarm: Alarm) -> No
     compared = []
     for record in records:
         earlier = baseline.of(record["concept"], record["group"] if alarm.match else None, record)
-        before, now = (pooled([_sample(group) for group in groups]) for groups in (earlier, [record]))
+        before, now = (pooled_sample([_sample(group) for group in groups]) for groups in (earlier, [record]))
         if (comparison := compare(now, before)) is not None:
             compared.append((record, earlier, before, comparison))
     if not compared:
@@ -73,7 +81,7 @@ def add_drift(records: Sequence[Record], baseline: Baseline, alarm: Alarm) -> No
             drift["before"]["follows"] = follows
         drift["z"] = rounded(comparison.z) if math.isfinite(comparison.z) else None
         if alarm.sigmas is not None:
-            beyond = limit(comparison, chance_each(alarm.sigmas, len(compared), alarm.each))
+            beyond = limit(comparison, chance_of_comparison(alarm.sigmas, len(compared), alarm.each))
             drift |= {"limit": rounded(beyond), "alarm": abs(comparison.z) > beyond, "asked": alarm.sigmas}
             drift |= {"comparisons": len(compared), "chance": rounded(chance_of_run(alarm.sigmas, len(compared), alarm.each))}
             drift |= {"few": True} if min(before.size, _size(record)) < LEAST_SURE else {}

@@ -14,12 +14,12 @@ from cliptools.analysis.concept_units import (
     LOOKED_AT,
     PARTS,
     SETS,
-    Chosen,
+    CandidateActivity,
     ConceptShare,
-    Following,
-    Look,
-    SeeingUnits,
+    ConceptUnits,
+    ShareCorrelations,
     Shares,
+    UnitSelector,
     choose_units,
     random_sets,
 )
@@ -148,7 +148,7 @@ def _choose(
     way: str | None,
     images: Images,
     baseline: Baseline | None,
-) -> tuple[Chosen, int | None]:
+) -> tuple[ConceptUnits, int | None]:
     """Return the units of every concept, and the number of images they were chosen by."""
     unit, r = torch.from_numpy(neurons["unit"]), torch.from_numpy(neurons["direction"])
     if way is not None and baseline is not None:
@@ -156,17 +156,17 @@ def _choose(
         return _baseline_units(neurons, r, t.cpu(), records, baseline.source), records[0].get("looked_at")
     if way != "seen":
         return choose_units(r, t.cpu(), options.units_per_concept), None
-    seeing = SeeingUnits(effect, unit, r, t.cpu())
+    selector = UnitSelector(effect, unit, r, t.cpu())
     with working("choosing units"):
-        for numbers, look in in_halves(images.look(), lambda _, pictures: seeing.look(pictures)):
-            stay = list(images.screen.places(numbers, unusable(look.embedding, look.activity)))
-            seeing.add(Look(*(part[stay] for part in look)))
-    return seeing.choose(options.units_per_concept), seeing.count
+        for numbers, measured in in_halves(images.look(), lambda _, pictures: selector.measure(pictures)):
+            stay = list(images.screen.places(numbers, unusable(measured.embedding, measured.activity)))
+            selector.add(CandidateActivity(*(part[stay] for part in measured)))
+    return selector.choose(options.units_per_concept), selector.count
 
 
 def _baseline_units(
     neurons: Bundle, r: Float[Tensor, "u d"], t: Float[Tensor, "c d"], records: Sequence[Record], source: str
-) -> Chosen:
+) -> ConceptUnits:
     """Return the units that an earlier run's records list.
 
     Raises:
@@ -185,10 +185,10 @@ def _baseline_units(
         seen.append([unit.get("seen", float("nan")) for unit in record.get("units", [])])
     row = torch.tensor(rows)  # (c, n)
     overlap = (r[row] * t.to(r)[:, None]).sum(-1)  # (c, n, d) to (c, n)
-    return Chosen(row, overlap, torch.tensor(seen))
+    return ConceptUnits(row, overlap, torch.tensor(seen))
 
 
-def _unit_records(unit: Int[Tensor, "u 3"], chosen: Chosen) -> list[list[Record]]:
+def _unit_records(unit: Int[Tensor, "u 3"], chosen: ConceptUnits) -> list[list[Record]]:
     """Units of every concept, as records list them."""
     concepts = []
     for c, rows in enumerate(chosen.row.tolist()):
@@ -246,7 +246,7 @@ class Measured(NamedTuple):
     """Number of images in every group."""
     neighbours: Neighbours
     """Likeness of images, or blocks' means, that follow each other."""
-    following: Following
+    following: ShareCorrelations
     """Correlations of the units' shares with every concept."""
     values: Float32[np.ndarray, "n c"]
     """Shares of the single images if there are labels, else empty."""
@@ -270,7 +270,7 @@ def measure(
     moments, neighbours = GroupMoments(len(groups.names), concepts), Neighbours(len(groups.names), concepts)
     cell, cell_group = (group_of, None) if block is None else _cells(group_of, block)
     means = BlockMeans(0 if cell_group is None else len(cell_group), concepts)
-    following = Following(concepts, watched.sets, PARTS if block is None else int(block.max()) + 1)
+    following = ShareCorrelations(concepts, watched.sets, PARTS if block is None else int(block.max()) + 1)
     images = np.zeros(len(groups.names), np.int64)
     values, numbers = [np.zeros((0, concepts), np.float32)], [np.zeros(0, np.int64)]
     for batch, measures in batches:

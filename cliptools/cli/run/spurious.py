@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cliptools.analysis.selection import by_layers
-from cliptools.analysis.spurious import Found, Search, Settings, Texts, Words
+from cliptools.analysis.spurious import PairWords, Search, Settings, Texts, Words
 from cliptools.analysis.spurious_pairs import clearest_pairs
 from cliptools.cli.app import Output, choose_format, parse_layers
 from cliptools.cli.run.bundle_output import read_neurons, record_source, rendered, unit_keys
@@ -143,7 +143,7 @@ def _embed(model: RecordedModel, pool: Pool, names: list[str], options: Spurious
     return Texts(pool.texts, t.cpu().double().numpy(), dict(zip(names, c.cpu().double().numpy(), strict=True)))
 
 
-def _words_of_pair(search: Search, pair: ClassPair) -> Found:
+def _words_of_pair(search: Search, pair: ClassPair) -> PairWords:
     """Words of a pair that the options name.
 
     Raises:
@@ -161,7 +161,7 @@ def _words_of_pair(search: Search, pair: ClassPair) -> Found:
     return result
 
 
-def _clearest(search: Search, classes: Sequence[ClassName], count: int) -> list[Found]:
+def _clearest(search: Search, classes: Sequence[ClassName], count: int) -> list[PairWords]:
     """Words of the ordered pairs whose words have the largest total scores.
 
     Raises:
@@ -174,7 +174,7 @@ def _clearest(search: Search, classes: Sequence[ClassName], count: int) -> list[
     return best
 
 
-def _records(results: Sequence[Found], search: Search, bundle: Bundle, options: SpuriousOptions) -> Iterator[dict[str, Any]]:
+def _records(results: Sequence[PairWords], search: Search, bundle: Bundle, options: SpuriousOptions) -> Iterator[dict[str, Any]]:
     """Yield one record per word, without the fields of its source."""
     unit, pool = bundle["unit"], search.texts.pool
     settings = {
