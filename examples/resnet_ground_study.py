@@ -22,7 +22,7 @@ from cliptools.images.loader import fitted_tensor
 from cliptools.images.segmentation.label_maps import GROUND, LEFT_OUT
 from cliptools.models.load import LoadedModel, load_recorded_model
 from cliptools.models.text_encoder import encode_texts
-from cliptools.segmentation.masks import SHARPNESS, Averaged
+from cliptools.segmentation.masks import SHARPNESS, WindowAverage
 from cliptools.segmentation.metrics import label_fit
 from cliptools.segmentation.resnet_methods import PairUnits, class_texts, default_pairs, resnet_method
 from cliptools.segmentation.towers import pool_tokens
@@ -48,7 +48,7 @@ def scenes(model: LoadedModel) -> tuple[Tensor, np.ndarray]:
 
 def at_pixels(maps: Tensor) -> Tensor:
     """Tokens' maps [map, row, column] at every fourth pixel, brought there as clip-segment does."""
-    return Averaged(maps[None], ([0], [0]), (SIZE, SIZE), (SIZE, SIZE)).at(SIZE, SIZE)[:, GRID, GRID]
+    return WindowAverage(maps[None], ([0], [0]), (SIZE, SIZE), (SIZE, SIZE)).at(SIZE, SIZE)[:, GRID, GRID]
 
 
 def miou(labels: np.ndarray, truth: np.ndarray) -> float:

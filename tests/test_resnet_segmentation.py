@@ -21,7 +21,7 @@ from cliptools.images.segmentation.label_maps import LEFT_OUT
 from cliptools.models.load import load_model
 from cliptools.models.text_encoder import encode_texts
 from cliptools.segmentation import BY_PAIRS, RESNET, masks
-from cliptools.segmentation.masks import Averaged, best_texts, to_labels, window_starts
+from cliptools.segmentation.masks import WindowAverage, best_texts, to_labels, window_starts
 from cliptools.segmentation.metrics import LabelFit, label_fit
 from cliptools.segmentation.resnet_methods import (
     PairUnits,
@@ -301,12 +301,12 @@ def test_windows_against_an_average_pixel_by_pixel(
                 times[top + y, left + x] += 1
     assert (times > 0).all()
     mean = total / times
-    averaged = Averaged(logits, (starts[0], starts[1]), side, size)
+    averaged = WindowAverage(logits, (starts[0], starts[1]), side, size)
     torch.testing.assert_close(averaged.at(*size), mean, **EXACT)
     resized = torch.nn.functional.interpolate(mean[None], size=wanted, mode="bilinear")[0]
     torch.testing.assert_close(averaged.at(*wanted, slice(4, 9)), resized[4:9], **EXACT)
 
-    monkeypatch.setattr(masks, "TOGETHER", 5 * wanted[0] * wanted[1])  # texts in several chunks
+    monkeypatch.setattr(masks, "MOST_LOGITS", 5 * wanted[0] * wanted[1])  # texts in several chunks
     found = best_texts(averaged, *wanted, sharpness=2.0)
     probability = torch.softmax(2 * resized, 0)
     assert (found.text == resized.argmax(0)).all()
@@ -386,6 +386,6 @@ def test_label_maps_of_emoji_rn_mean_something() -> None:
             for slot, sprite in enumerate(scene.sprites):
                 truth[visible[slot] > 0.5] = names.index(concepts()[sprite.concept].name)
             logits = look(model.transform(source.load(index))[None]).logits
-            found = best_texts(Averaged(logits, ([0], [0]), (128, 128), (128, 128)), 128, 128, probabilities=False)
+            found = best_texts(WindowAverage(logits, ([0], [0]), (128, 128), (128, 128)), 128, 128, probabilities=False)
             fits[name] += label_fit(found.text.numpy(), truth, len(names))
     assert fits["pairs"].mean_iou > 0.6 and fits["pairs"].mean_iou > fits["qqkk"].mean_iou + 0.1

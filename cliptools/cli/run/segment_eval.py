@@ -303,7 +303,7 @@ def _label_map_fits(labeller: Labeller, image: LabelledImage) -> list[LabelFit] 
     probabilities = any(cut is not None for cut in labeller.cuts)
     picture = image.picture
     try:
-        best = best_texts(labeller.averaged(picture), picture.height, picture.width, probabilities, room=labeller.room)
+        best = best_texts(labeller.averaged(picture), picture.height, picture.width, probabilities, limits=labeller.limits)
     except ImageError as error:
         return str(error)
     fits = []

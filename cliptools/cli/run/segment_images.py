@@ -343,9 +343,9 @@ def _label_record(
     except ImageError as error:
         return str(error)
     if job.spool is not None:
-        job.spool.add(name, logits_at_size(averaged, labeller.room))
+        job.spool.add(name, logits_at_size(averaged, labeller.limits))
     cut = labeller.cuts[0]
-    best = best_texts(averaged, picture.height, picture.width, cut is not None, room=labeller.room)
+    best = best_texts(averaged, picture.height, picture.width, cut is not None, limits=labeller.limits)
     labels = to_labels(best, labeller.label_of_text, cut).numpy()  # (y, x)
     numbers, pixels = (counts.tolist() for counts in np.unique(labels, return_counts=True))
     classes = []

@@ -18,7 +18,7 @@ from cliptools.io.header import digest
 from cliptools.models.load import LoadedModel
 from cliptools.models.text_encoder import class_templates, encode_named, templates_name
 from cliptools.models.unusable import unusable
-from cliptools.segmentation.masks import Averaged, Room, window_starts
+from cliptools.segmentation.masks import MemoryLimits, WindowAverage, window_starts
 from cliptools.segmentation.resnet_methods import Logits, Look, class_texts, resnet_method
 from cliptools.segmentation.towers import native_size, on_grid, token_stride
 from cliptools.text.classes import ClassName, distinct_names
@@ -48,16 +48,16 @@ class Labeller:
     batch_size: int
     settings: dict[str, Any]
     """Fields of every record: the model, the bundle, the method and all other settings of the label maps."""
-    limit: Limit
+    window_limit: Limit
     """Windows at a time, once the device has run out of memory with more."""
-    room: Room
+    limits: MemoryLimits
     """Texts and rows of pixels at a time, likewise."""
 
     def background(self, cut: Cut) -> str | Cut:
         """The background as records name it: a class, a probability, or None."""
         return self.classes[0] if self.has_ground else cut
 
-    def averaged(self, picture: Image.Image) -> Averaged:
+    def averaged(self, picture: Image.Image) -> WindowAverage:
         """Logits of all texts over the picture, averaged over the windows.
 
         Raises:
@@ -71,7 +71,7 @@ class Labeller:
                 raise
             raise CliptoolsError("out of memory with a single window: lower --size or --crop") from None
 
-    def _averaged(self, picture: Image.Image) -> Averaged:
+    def _averaged(self, picture: Image.Image) -> WindowAverage:
         visual: Any = self.model.clip.visual
         image = fitted_tensor(picture, self.size, (1, 1), self.model.preprocessing)
         image = image.to(self.model.device, visual.conv1.weight.dtype)  # (3, y, x)
@@ -85,12 +85,12 @@ class Labeller:
         logits = []
         batches = [(corners[first : first + self.batch_size], None) for first in range(0, len(corners), self.batch_size)]
         with on_grid(visual, self.crop // down, self.crop // across):
-            for _, windows in in_halves(batches, look, "windows", self.limit):
+            for _, windows in in_halves(batches, look, "windows", self.window_limit):
                 for reason in unusable(windows.embedding, windows.logits).values():
                     raise ImageError(reason)
                 logits.append(windows.logits)  # (window, text, row, column)
         size = (image.shape[1], image.shape[2])
-        return Averaged(torch.cat(logits), (tops, lefts), (self.crop, self.crop), size)
+        return WindowAverage(torch.cat(logits), (tops, lefts), (self.crop, self.crop), size)
 
 
 def load_labeller(opened: Opened, classes: Sequence[ClassName], options: Segmenting, backgrounds: Sequence[str]) -> Labeller:
@@ -126,7 +126,9 @@ def load_labeller(opened: Opened, classes: Sequence[ClassName], options: Segment
     label_names, label_of_class = _labels(classes, ground)
     label_of_text = torch.tensor([label_of_class[number] for number in owner], device=model.device)
     windows = size, crop, stride, options.batch_size
-    return Labeller(model, look, label_names, label_of_text, ground is not None, cuts, *windows, settings, Limit(), Room())
+    return Labeller(
+        model, look, label_names, label_of_text, ground is not None, cuts, *windows, settings, Limit(), MemoryLimits()
+    )
 
 
 def parse_backgrounds(given: Sequence[str], classes: Sequence[str]) -> tuple[str | None, tuple[Cut, ...]]:
