@@ -337,7 +337,7 @@ def test_class_texts_lose_what_they_share() -> None:
 
 def test_label_metrics_against_scikit_learn_and_torchmetrics() -> None:
     rng = np.random.default_rng(4)
-    total, classes = LabelFit.none(6), 6
+    total, classes = LabelFit.empty(6), 6
     jaccard = MulticlassJaccardIndex(classes, ignore_index=LEFT_OUT, average="none")
     everything: list[tuple[np.ndarray, np.ndarray]] = []
     for side in (4, 9, 15):
@@ -347,7 +347,9 @@ def test_label_metrics_against_scikit_learn_and_torchmetrics() -> None:
         counts = truth != LEFT_OUT
         everything.append((labels[counts], truth[counts]))
         matrix = confusion_matrix(truth[counts], labels[counts], labels=range(classes))
-        assert (one.both == np.diag(matrix)).all() and (one.found == matrix.sum(0)).all() and (one.true == matrix.sum(1)).all()
+        assert (
+            (one.both == np.diag(matrix)).all() and (one.predicted == matrix.sum(0)).all() and (one.true == matrix.sum(1)).all()
+        )
         total += one
         jaccard.update(torch.from_numpy(labels), torch.from_numpy(truth))
     labels, truth = (np.concatenate(part) for part in zip(*everything, strict=True))
@@ -378,7 +380,7 @@ def test_label_maps_of_emoji_rn_mean_something() -> None:
     r = torch.nn.functional.normalize(pair_directions(visual, unit[:, 1], unit[:, 2]), dim=1)
     fits = {}
     for name in ("pairs", "qqkk"):
-        look, fits[name] = resnet_method(name, visual, t, PairUnits(r, unit, 1111)), LabelFit.none(len(names))
+        look, fits[name] = resnet_method(name, visual, t, PairUnits(r, unit, 1111)), LabelFit.empty(len(names))
         for index in range(12):
             scene = source.scene(index)
             visible = render([scene], 128).visible[0].numpy()

@@ -372,7 +372,7 @@ def test_both_mean_ious_follow_torchmetrics_and_scikit_learn(absent: str) -> Non
     """A class that neither mask nor truth has is left out of the mean, of two classes as of many, an image as a data set."""
     rng = np.random.default_rng(3)
     value = {"object": 0.0, "ground": 1.0}.get(absent)
-    total, labels, jaccard = Fit(), LabelFit.none(2), MulticlassJaccardIndex(2, average="none")
+    total, labels, jaccard = Fit(), LabelFit.empty(2), MulticlassJaccardIndex(2, average="none")
     everything: list[tuple[np.ndarray, np.ndarray]] = []
     for side in (5, 8):
         mask, truth = (rng.random((side, side)) < (0.4 if value is None else value) for _ in range(2))

@@ -3,16 +3,16 @@
 Heat maps. `at_size` interpolates the scores of patches to pixels, `min_max` scales each text's map to [0, 1], `mask_of` applies
 a threshold, and `label_map` compares the standardised maps of several texts.
 
-Logits of many texts. A window slides over the image, and the logits of the windows' tokens are interpolated to pixels and averaged
+Logits of many texts. A window slides over the image; the logits of the windows' tokens are interpolated to pixels and averaged
 where windows overlap. Windows stand in rows and columns, and so do the tokens of a window; bilinear interpolation is linear
 interpolation along each axis in turn. The average at every pixel is therefore, for each text, a product of three matrices:
 
     A_y L A_x'
 
-L holds the logits of all windows' tokens: its rows are (window row, token row), its columns (window column, token column). A_y and
-A_x hold the weight of each token at each pixel. Interpolation from the image as resized to another size is one matrix more on
-either side. `best_texts` takes the softmax over the texts and the best text of every pixel without holding the logits of all texts
-at once, and `to_labels` maps texts to classes.
+L holds the logits of all windows' tokens: its rows are (window row, token row), its columns (window column, token column). A_y
+and A_x hold the weight of each token at each pixel. Interpolation from the resized image to another size is one matrix more on
+either side. `best_texts` computes the softmax over the texts and the best text of every pixel without holding the logits of all
+texts at once, and `to_labels` maps texts to classes.
 """
 
 from collections.abc import Sequence

@@ -268,7 +268,7 @@ def _numbered_classes(options: SegmentEvalOptions) -> tuple[ClassName, ...]:
 def _write_label_maps(
     labeller: Labeller, images: Iterator[LabelledImage | ImageError], options: SegmentEvalOptions, report: Report
 ) -> None:
-    fits = [LabelFit.none(len(labeller.classes)) for _ in labeller.cuts]
+    fits = [LabelFit.empty(len(labeller.classes)) for _ in labeller.cuts]
     screen = report.screen()
     settings = labeller.settings
     readable: Iterator[LabelledImage] = report.readable(images)
