@@ -23,8 +23,8 @@ from cliptools.segmentation.vit_methods import (
     best_text,
     cosines,
     effect_method,
-    heat_of,
     neuron_method,
+    sliding_heat,
     window_corners,
 )
 
@@ -240,7 +240,7 @@ def test_windows_cover_and_average() -> None:
 
     t = torch.randn(2, 2, 3, dtype=torch.float64)
     corners = window_corners(11, 8, (5, 5), 2)
-    heat = heat_of(brightness, image, t, corners, (5, 5))
+    heat = sliding_heat(brightness, image, t, corners, (5, 5))
     torch.testing.assert_close(heat.scores, image.mean(1, keepdim=True) * t.sum(-1)[..., None, None], **EXACT)
     expected = torch.stack([image[..., y : y + 5, x : x + 5].mean((2, 3)) for y, x in corners]).mean(0)
     torch.testing.assert_close(heat.embedding, expected, **EXACT)

@@ -52,8 +52,8 @@ from cliptools.segmentation.vit_methods import (
     best_text,
     cosines,
     effect_method,
-    heat_of,
     neuron_method,
+    sliding_heat,
     window_corners,
 )
 from cliptools.text.classes import distinct_classes, load_classes
@@ -289,7 +289,7 @@ class Segmenter:
             self._encode([text for own in texts for text in own])
             padded = [[*own, *[own[0]] * (longest - len(own))] for own in texts]  # every image with the same number of texts
             t = torch.stack([torch.stack([self.embeddings[text] for text in own]) for own in padded])  # (b, text, d)
-            heat = heat_of(self.method, images, t, corners, window) if self.stride else self.method(images, t)
+            heat = sliding_heat(self.method, images, t, corners, window) if self.stride else self.method(images, t)
         cosine = cosines(heat.embedding, t).tolist()  # (b, text)
         reasons = unusable(heat.embedding, heat.scores)  # scores: (b, text, row, column)
         return [
