@@ -2,7 +2,7 @@
 
 `class_texts` subtracts from the class texts what they have in common. `select_pairs` chooses for each text c the set S_c of the k
 neuron-head pairs whose directions have the largest inner product with the text, sign included. `pair_maps` computes the logits.
-A pair's share of logit_i(c) is the activation of its neuron, counts the inner product of the text with the output of its head at
+A pair's share of logit_i(c) is the activation of its neuron, times the inner product of the text with the output of its head at
 the token:
 
     logit_i(c) = 1/k sum over (n, h) in S_c of Z_i[n] <r_i^h, t_c>,    r_i^h = a_i^h W_O^h (W_V^h x_i + b_V^h) + b_O / (H tokens)
