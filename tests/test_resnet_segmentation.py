@@ -17,7 +17,7 @@ from cliptools.effects.resnet_pooling import pair_directions, supported_resnet
 from cliptools.emoji.render import SceneSource, render
 from cliptools.emoji.scenes import Recipe
 from cliptools.errors import ModelError, TextError, UsageError
-from cliptools.images.segmentation.label_maps import LEFT_OUT
+from cliptools.images.segmentation.label_maps import IGNORED
 from cliptools.models.load import load_model
 from cliptools.models.text_encoder import encode_texts
 from cliptools.segmentation import BY_PAIRS, RESNET, masks
@@ -338,13 +338,13 @@ def test_class_texts_lose_what_they_share() -> None:
 def test_label_metrics_against_scikit_learn_and_torchmetrics() -> None:
     rng = np.random.default_rng(4)
     total, classes = LabelFit.empty(6), 6
-    jaccard = MulticlassJaccardIndex(classes, ignore_index=LEFT_OUT, average="none")
+    jaccard = MulticlassJaccardIndex(classes, ignore_index=IGNORED, average="none")
     everything: list[tuple[np.ndarray, np.ndarray]] = []
     for side in (4, 9, 15):
-        truth = rng.integers(LEFT_OUT, 5, (side, side + 2))  # class 5 is never true
+        truth = rng.integers(IGNORED, 5, (side, side + 2))  # class 5 is never true
         labels = np.where(rng.random(truth.shape) < 0.5, truth.clip(0), rng.integers(0, classes, truth.shape))
         one = label_fit(labels, truth, classes)
-        counts = truth != LEFT_OUT
+        counts = truth != IGNORED
         everything.append((labels[counts], truth[counts]))
         matrix = confusion_matrix(truth[counts], labels[counts], labels=range(classes))
         assert (
@@ -361,10 +361,10 @@ def test_label_metrics_against_scikit_learn_and_torchmetrics() -> None:
 
 
 def test_classes_that_nothing_has_do_not_count() -> None:
-    truth, labels = np.array([[1, 1, LEFT_OUT]]), np.array([[1, 1, 2]])
+    truth, labels = np.array([[1, 1, IGNORED]]), np.array([[1, 1, 2]])
     fit = label_fit(labels, truth, 4)
     assert np.isnan(fit.iou[[0, 2, 3]]).all() and fit.mean_iou == 1
-    nothing = label_fit(labels, np.full((1, 3), LEFT_OUT), 4)
+    nothing = label_fit(labels, np.full((1, 3), IGNORED), 4)
     assert np.isnan([nothing.mean_iou, nothing.mean_iou_true, nothing.accuracy]).all()
 
 
@@ -384,7 +384,7 @@ def test_label_maps_of_emoji_rn_mean_something() -> None:
         for index in range(12):
             scene = source.scene(index)
             visible = render([scene], 128).visible[0].numpy()
-            truth = np.full((128, 128), LEFT_OUT)
+            truth = np.full((128, 128), IGNORED)
             for slot, sprite in enumerate(scene.sprites):
                 truth[visible[slot] > 0.5] = names.index(concepts()[sprite.concept].name)
             logits = look(model.transform(source.load(index))[None]).logits

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from cliptools.images.segmentation.label_maps import LEFT_OUT
+from cliptools.images.segmentation.label_maps import IGNORED
 
 
 def iou_of(both: Int[np.ndarray, " class"], either: Int[np.ndarray, " class"]) -> Float[np.ndarray, " class"]:
@@ -181,8 +181,8 @@ class LabelFit:
 
 
 def label_fit(labels: Int[np.ndarray, "y x"], truth: Int[np.ndarray, "y x"], classes: int) -> LabelFit:
-    """Counts of one image, from its label map and the ground truth; labels are below `classes`, or LEFT_OUT in the truth."""
-    counted = truth != LEFT_OUT
+    """Counts of one image, from its label map and the ground truth; labels are below `classes`, or IGNORED in the truth."""
+    counted = truth != IGNORED
     y, t = labels[counted], truth[counted]  # (y, x) -> (pixel,)
     both, predicted, true = (np.bincount(values, minlength=classes) for values in (t[y == t], y, t))  # (pixel,) -> (class,)
     return LabelFit(both, predicted, true, 1)

@@ -85,8 +85,10 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/faults/test_archives.py: bytes in an archive",
     ),
     ("images/loader.py", "choose"): ("for those who import: on a command line click refuses the number before",),
-    ("images/segmentation/mask_pixels.py", "_check_cut"): ("tests/test_mask_pixels.py: colours, or grey with alpha, of 16 bits",),
-    ("images/segmentation/sources.py", "segmented"): (MISSING,),
+    ("images/segmentation/mask_pixels.py", "_check_16_bits"): (
+        "tests/test_mask_pixels.py: colours, or grey with alpha, of 16 bits",
+    ),
+    ("images/segmentation/sources.py", "imagenet_segmentation"): (MISSING,),
     ("images/stanford_cars.py", "Car.year"): ("tests/test_shift.py: expected a model year at its end",),
     ("images/stanford_cars.py", "_cars"): (
         "tests/test_shift.py: without relative_im_path and class",

@@ -40,8 +40,8 @@ from cliptools.console import count_of, note, progress, summarise, warn
 from cliptools.devices import in_halves
 from cliptools.errors import CliptoolsError, ImageError, UsageError
 from cliptools.images.loader import same_shapes
-from cliptools.images.segmentation.label_maps import LEFT_OUT, LabelledImage
-from cliptools.images.segmentation.masked_image import Lie, MaskedImage, Reading
+from cliptools.images.segmentation.label_maps import IGNORED, LabelledImage
+from cliptools.images.segmentation.masked_image import MaskBasis, MaskedImage, Reading
 from cliptools.images.segmentation.sources import masked_images
 from cliptools.io.files import text_output
 from cliptools.io.jsonl import rounded, write_record
@@ -67,7 +67,7 @@ class SegmentEvalOptions(CommonOptions):
     labels: Path | None
     first_label: int | None
     ignored: tuple[int, ...]
-    mask_pixels: Lie | None
+    mask_pixels: MaskBasis | None
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -327,7 +327,7 @@ def _label_map_fits(labeller: Labeller, image: LabelledImage) -> list[LabelFit] 
     for cut in labeller.cuts:
         labels = to_labels(best, labeller.label_of_text, cut).numpy()  # (y, x)
         background_counts = labeller.has_background or cut is not None
-        truth: np.ndarray = image.labels if background_counts else np.where(image.labels == 0, LEFT_OUT, image.labels)
+        truth: np.ndarray = image.labels if background_counts else np.where(image.labels == 0, IGNORED, image.labels)
         fits.append(label_fit(labels, truth, len(labeller.classes)))
     return fits
 

@@ -11,7 +11,7 @@ from cliptools.cli.app import open_input
 from cliptools.console import count_of
 from cliptools.errors import CliptoolsError, ImageError, UsageError
 from cliptools.images.segmentation.label_maps import LabelledImage, Numbering, labelled_in_folders, labelled_scene
-from cliptools.images.segmentation.masked_image import Lie, Reading
+from cliptools.images.segmentation.masked_image import MaskBasis, Reading
 from cliptools.images.segmentation.sources import masked_images
 from cliptools.text.classes import ClassList, ClassName
 
@@ -56,7 +56,7 @@ def check_numbering(listed: ClassList, source: str, first_label: int | None, bac
 
 
 def labelled_folder(
-    images: Path, labels: Path, classes: int, first_label: int | None, ignored: tuple[int, ...], mask_pixels: Lie | None
+    images: Path, labels: Path, classes: int, first_label: int | None, ignored: tuple[int, ...], mask_pixels: MaskBasis | None
 ) -> Iterator[LabelledImage | ImageError]:
     """Read the images of a folder with the label PNGs of another folder.
 
