@@ -64,18 +64,20 @@ def read_annotations(path: Path, option: str = "--truth") -> Annotations:
     """
     names: dict[str, tuple[str, ...]] = {}
     for number, record in file_objects(path, f"{option} {path}"):
-        key, shown = record.get("key"), record.get("names")
-        if not (isinstance(key, str) and isinstance(shown, list) and shown and all(isinstance(name, str) for name in shown)):
+        key, objects = record.get("key"), record.get("names")
+        if not (
+            isinstance(key, str) and isinstance(objects, list) and objects and all(isinstance(name, str) for name in objects)
+        ):
             raise StreamError(
                 f"{option} {path}: line {number} has no `key` with a list of `names`, as scenes.jsonl of clip-scenes has"
             )
-        distinct = tuple(dict.fromkeys(shown))  # a scene with two dogs has the name twice
+        distinct = tuple(dict.fromkeys(objects))  # a scene with two dogs has the name twice
         if names.setdefault(key, distinct) != distinct:
             raise StreamError(f"{option} {path}: line {number} contradicts an earlier line for {key!r}")
     return Annotations(names, f"{option} {path}")
 
 
-def found_names(names: Sequence[str], words: Iterable[str]) -> list[str]:
+def matching_names(names: Sequence[str], words: Iterable[str]) -> list[str]:
     """Return the names that are among the words, directly or by a synonym, in any case."""
     folded = {word.casefold() for word in words}
     return [name for name in names if folded & {form.casefold() for form in parse_class(name).names}]
@@ -155,11 +157,11 @@ def scene_names(image: ListedImage, by_folder: dict[Path, Annotations | None], o
 
 
 def _labels(names_by_image: Iterable[Sequence[str]], concepts: Sequence[str]) -> Labels:
-    wanted = [_forms(concept) for concept in concepts]
+    concept_forms = [_forms(concept) for concept in concepts]
     rows = []
     for names in names_by_image:
-        shown = frozenset().union(*map(_forms, names))
-        rows.append([bool(forms & shown) for forms in wanted])
+        names_shown = frozenset().union(*map(_forms, names))
+        rows.append([bool(forms & names_shown) for forms in concept_forms])
     return np.array(rows, np.float32)  # (image, concept)
 
 

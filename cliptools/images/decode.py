@@ -36,8 +36,8 @@ def is_picture(name: str) -> bool:
     """Return True if the name has the ending of a picture and is neither hidden nor a label picture."""
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") for part in path.parts)
-    known = path.suffix.lower() in PICTURES or read_by_plugin(path.name)
-    return known and not hidden and not path.name.lower().endswith(LABELS)
+    is_readable = path.suffix.lower() in PICTURES or read_by_plugin(path.name)
+    return is_readable and not hidden and not path.name.lower().endswith(LABELS)
 
 
 def decode(source: str | BytesIO) -> Image.Image:
@@ -104,14 +104,14 @@ def _refuse_extremes(image: Image.Image) -> None:
 
 def load_upright(image: Image.Image) -> tuple[Image.Image, int | None]:
     """Decode an opened picture, turn it by its EXIF orientation, and return both (the orientation is 1 to 8 or None)."""
-    before = _orientation(getattr(image, "tag_v2", {}))  # Pillow turns a TIFF while loading it, and drops the tag
-    if before is not None and isinstance(image, ImageFile.ImageFile):
+    tiff_orientation = _orientation(getattr(image, "tag_v2", {}))  # Pillow turns a TIFF while loading it, and drops the tag
+    if tiff_orientation is not None and isinstance(image, ImageFile.ImageFile):
         image.filename = ""  # else Pillow maps the file into memory with its sides already swapped, which garbles the rows
     image.load()
-    after = None
+    exif_orientation = None
     with contextlib.suppress(Exception):  # a damaged EXIF block does not affect the pixels
-        after = _orientation(image.getexif())
-    return _upright(image), before or after
+        exif_orientation = _orientation(image.getexif())
+    return _upright(image), tiff_orientation or exif_orientation
 
 
 def _orientation(tags: Mapping[int, object]) -> int | None:

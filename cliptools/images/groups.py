@@ -1,7 +1,7 @@
 """Images in groups, and tables of images.
 
 * `by_path` and `by_column` assign images to groups: by the PATH they come from, by the model year of Stanford Cars, or by a
-  column of a table. `in_neighbours` adds blocks of consecutive images.
+  column of a table. `with_neighbour_blocks` adds blocks of consecutive images.
 * `read_table` reads such a table, with one line per image, from a CSV file or JSON lines; `ImageNames` matches the names of
   images with the names in the table.
 """
@@ -135,7 +135,7 @@ def by_column(paths: Sequence[str], table: ImageTable, folder: Path, column: str
     return replace(groups, block=_numbered([row[block].strip() for row in rows]))
 
 
-def in_neighbours(groups: Groups, size: int) -> Groups:
+def with_neighbour_blocks(groups: Groups, size: int) -> Groups:
     """Return the groups with blocks of `size` consecutive images of a group; a shorter rest joins the last block."""
     counts = Counter(groups.of)
     position: Counter[int] = Counter()
@@ -258,8 +258,8 @@ def _cell(value: object) -> str | None:
         return value or ""
     if isinstance(value, bool):
         return str(int(value))
-    whole = whole_number(value)
-    return str(whole if whole is not None else value) if isinstance(value, int | float) else None
+    number = whole_number(value)
+    return str(number if number is not None else value) if isinstance(value, int | float) else None
 
 
 def _rows(columns: Sequence[str], lines: Iterator[tuple[int, Row]], path: Path, image_column: str) -> Iterator[tuple[str, Row]]:
@@ -299,11 +299,11 @@ class ImageNames:
 
         Paths from another machine are compared without the folders that all of them share, and with slashes for backslashes.
         """
-        if (name := next((rest for rest in _ends(image) if rest in self._names), None)) is not None:
+        if (name := next((tail for tail in _tails(image) if tail in self._names), None)) is not None:
             return name
-        if (name := next((self._bare[rest] for rest in _ends(without_ending(image)) if rest in self._bare), None)) is not None:
+        if (name := next((self._bare[tail] for tail in _tails(without_ending(image)) if tail in self._bare), None)) is not None:
             return name
-        name = next((self._elsewhere[rest] for rest in _ends(image) if rest in self._elsewhere), None)
+        name = next((self._foreign[tail] for tail in _tails(image) if tail in self._foreign), None)
         return name if name is None or self._owners.setdefault(name, image) == image else None
 
     @cached_property
@@ -311,15 +311,15 @@ class ImageNames:
         return {without_ending(name): name for name in self._names}
 
     @cached_property
-    def _elsewhere(self) -> dict[str, str]:
+    def _foreign(self) -> dict[str, str]:
         """Names by their paths below the shared folder, if they are paths from another machine or from Windows."""
         paths = {name: with_slashes(name) for name in self._names}
         if all(path == name and not path.startswith(("/", "../")) for name, path in paths.items()):
             return {}
         folders = [path.split("/")[:-1] for path in paths.values()]
-        elsewhere = all(path.startswith(("/", "../")) for path in paths.values())
+        all_foreign = all(path.startswith(("/", "../")) for path in paths.values())
         shared = takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False))
-        depth = len(list(shared)) if elsewhere else 0
+        depth = len(list(shared)) if all_foreign else 0
         short = {name: "/".join(path.split("/")[depth:]).lstrip("./") for name, path in paths.items()}
         counts = Counter(short.values())
         return {path: name for name, path in short.items() if counts[path] == 1}
@@ -346,7 +346,7 @@ def without_ending(name: str) -> str:
     return str(path.with_suffix("") if path.name else path)
 
 
-def _ends(name: str) -> Iterator[str]:
+def _tails(name: str) -> Iterator[str]:
     """Yield a path, then the path without its first folder, without its first two folders, …"""
     while name:
         yield name

@@ -1,6 +1,6 @@
 """Pictures of the images that a bundle names.
 
-They are located again in a source by name (`found_again`, `from_source`), or rendered again if they are scenes
+They are located again in a source by name (`locate_images`, `from_source`), or rendered again if they are scenes
 (`recorded_source`). A bundle may also carry thumbnails, small JPEGs from which contact sheets and galleries can be made without
 the images (`thumbnail_tensors`; decode.py reads them).
 """
@@ -22,11 +22,11 @@ from cliptools.io.bundle import Bundle
 MOST_SCENES = 10_000_000  # at most so many names of scenes are listed to compare their digest
 
 
-def found_again(bundle: Bundle, source: ImageSource, wanted: Iterable[int], option: str) -> dict[int, int]:
+def locate_images(bundle: Bundle, source: ImageSource, indices: Iterable[int], option: str) -> dict[int, int]:
     """Locate images of the bundle's list in a source, by name; the name of the archive may differ.
 
     Args:
-        wanted: Indices into the bundle's `images`.
+        indices: Indices into the bundle's `images`.
         option: Option that named the source, for messages.
 
     Returns:
@@ -37,7 +37,7 @@ def found_again(bundle: Bundle, source: ImageSource, wanted: Iterable[int], opti
     """
     listed: list[str] = bundle.text_list("images")
     place_of = place_by_name(source)
-    places = {i: place_of(listed[i]) for i in dict.fromkeys(wanted)}
+    places = {i: place_of(listed[i]) for i in dict.fromkeys(indices)}
     missing = [listed[i] for i, place in places.items() if place is None]
     if missing and len(missing) == len(places):
         raise UsageError(f"{option}: none of the bundle's top images is there (looked for {', '.join(missing[:3])} …)")

@@ -94,18 +94,18 @@ def _refuse_contradictions(labelled: Labelled, rows: ClassRows, label: Int64[np.
     Raises:
         StreamError: a further label means another class.
     """
-    row = {other: rows.of([other])[0] for other in dict.fromkeys(other.label for other in labelled.others)}
+    row = {label_text: rows.of([label_text])[0] for label_text in dict.fromkeys(extra.label for extra in labelled.further)}
     unknown = []
-    for other in labelled.others:
-        first = labelled.labels[labelled.number[other.image]]
-        if row[other.label] == label[other.image] or (row[other.label] == NONE and other.caption):
+    for extra in labelled.further:
+        first = labelled.labels[labelled.number[extra.image]]
+        if row[extra.label] == label[extra.image] or (row[extra.label] == NONE and extra.caption):
             continue
-        if row[other.label] == NONE and type(other.label) is not type(first):
-            unknown.append(other)
+        if row[extra.label] == NONE and type(extra.label) is not type(first):
+            unknown.append(extra)
             continue
         raise StreamError(
-            f"{labelled.images[other.image].name}: two labels under its key {key_of(labelled.images[other.image])!r}, {first!r} "
-            f"in {other.first} and {other.label!r} in {other.member}; expected one class (a key ends at the first dot of a name)"
+            f"{labelled.images[extra.image].name}: two labels under its key {key_of(labelled.images[extra.image])!r}, {first!r} "
+            f"in {extra.first} and {extra.label!r} in {extra.member}; expected one class (a key ends at the first dot of a name)"
         )
     if unknown:
         warn(
@@ -116,7 +116,7 @@ def _refuse_contradictions(labelled: Labelled, rows: ClassRows, label: Int64[np.
 
 def _labelled(paths: Sequence[str], labels: str | None, stdin: BufferedIOBase | None) -> Labelled:
     """Return the images with the labels that lie beside them."""
-    members = find(paths, stdin, beside=() if labels == FOLDERS else BESIDE)
+    members = find(paths, stdin, extra_endings=() if labels == FOLDERS else BESIDE)
     in_archive = isinstance(members[0].place, Span)
     if labels != FOLDERS and (are_labelled(members) or (labels == SCENES and in_archive)):
         return by_members(members)

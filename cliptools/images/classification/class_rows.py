@@ -73,10 +73,10 @@ class ClassRows:
                 f"{image}: label {label}, expected a number from {numbers[0]} to {numbers[-1]}{listed}, for {classes}{doubt}"
             )
         if len(rows := self._rows_by_form.get(_form(label), ())) > 1:
-            several = f"names several of {classes} (numbers {', '.join(map(str, rows))})"
-            return StreamError(f"{image}: label {label!r} {several}; give numbers or WordNet ids")
-        near = get_close_matches(_form(label), list(self._rows_by_form), n=NEAR, cutoff=0.5)
-        names = dict.fromkeys(self.classes[self._rows_by_form[form][0]].name for form in near)
+            ambiguity = f"names several of {classes} (numbers {', '.join(map(str, rows))})"
+            return StreamError(f"{image}: label {label!r} {ambiguity}; give numbers or WordNet ids")
+        similar = get_close_matches(_form(label), list(self._rows_by_form), n=NEAR, cutoff=0.5)
+        names = dict.fromkeys(self.classes[self._rows_by_form[form][0]].name for form in similar)
         return StreamError(f"{image}: label {label!r} is none of {classes}; near names: {', '.join(names) or 'none'}")
 
     def _row(self, label: Label) -> int:
@@ -181,10 +181,10 @@ def rows_named(labels: Iterable[str]) -> ClassRows:
 
 def imagenet_list(ids: Iterable[str]) -> str | None:
     """Return the list with these WordNet ids: ImageNet-R if they are its 200, else ImageNet; None if neither has them."""
-    given = set(ids)
-    if given == set(wordnet_ids(restricted=True)):
+    distinct = set(ids)
+    if distinct == set(wordnet_ids(restricted=True)):
         return IMAGENET_R
-    return IMAGENET if given <= set(wordnet_ids()) else None
+    return IMAGENET if distinct <= set(wordnet_ids()) else None
 
 
 def _ids_of(classes: Sequence[ClassName], source: str) -> tuple[str, ...]:
@@ -193,10 +193,10 @@ def _ids_of(classes: Sequence[ClassName], source: str) -> tuple[str, ...]:
     if len(classes) != len(ids):
         return ()
     words = [{_form(word) for word in (name, *lemmas()[number])} for number, name in zip(ids, open_clip_names(), strict=True)]
-    every = set().union(*words)
-    known = [(_form(entry.name) in own, _form(entry.name) in every) for entry, own in zip(classes, words, strict=True)]
-    in_place = sum(here for here, _ in known)
-    if sum(somewhere for _, somewhere in known) <= 2 * in_place:
+    all_words = set().union(*words)
+    forms = [_form(entry.name) for entry in classes]
+    in_place = sum(form in synonyms for form, synonyms in zip(forms, words, strict=True))
+    if sum(form in all_words for form in forms) <= 2 * in_place:
         return ids
     warn(
         f"classes {source}: names of ImageNet in another order than its own ({in_place} of {len(ids)} in their places); labels "
@@ -219,7 +219,7 @@ def _form(name: str) -> str:
     return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFC", name).casefold()).strip()
 
 
-class Other(NamedTuple):
+class FurtherLabel(NamedTuple):
     """A further label of an image that already has one."""
 
     image: int
@@ -243,7 +243,7 @@ class Labelled(NamedTuple):
     """All different labels, in order of appearance."""
     classes: ClassRows | None = None
     """The classes of the labels, if they come with the images."""
-    others: tuple[Other, ...] = ()
+    further: tuple[FurtherLabel, ...] = ()
 
 
 def gather(images: Sequence[ListedImage], labels: Iterable[Label | None], missing: str) -> Labelled:
@@ -257,8 +257,8 @@ def gather(images: Sequence[ListedImage], labels: Iterable[Label | None], missin
     """
     numbers: dict[Label | None, int] = {}
     number = np.fromiter((numbers.setdefault(label, len(numbers)) for label in labels), np.int64, len(images))
-    if (none := numbers.get(None)) is not None:
-        without = number == none
-        count = f"{without.sum()} of {count_of(len(images), 'image')} without a label"
-        raise StreamError(f"{images[int(without.argmax())].name}: {missing} ({count})")
+    if (missing_number := numbers.get(None)) is not None:
+        is_unlabelled = number == missing_number
+        count = f"{is_unlabelled.sum()} of {count_of(len(images), 'image')} without a label"
+        raise StreamError(f"{images[int(is_unlabelled.argmax())].name}: {missing} ({count})")
     return Labelled(images, number, tuple(label for label in numbers if label is not None))

@@ -57,7 +57,7 @@ def by_file(paths: Sequence[str], file: Path, columns: Columns, stdin: BufferedI
         TextError: the file cannot be read.
         UsageError: no PATH is given, and the file names images without their endings.
     """
-    labels = _read(file, columns)
+    labels = _read_labels(file, columns)
     if paths:
         images = find(paths, stdin)
     elif any(PurePosixPath(name).suffix for name in labels):
@@ -87,7 +87,7 @@ def _folder_of(file: Path, first: str) -> Path:
     return inner if not (file.parent / first).exists() and Path(place_in(inner, first)).exists() else file.parent
 
 
-def _read(file: Path, columns: Columns) -> dict[str, Label | None]:
+def _read_labels(file: Path, columns: Columns) -> dict[str, Label | None]:
     """Read the labels by image.
 
     Raises:
@@ -125,8 +125,8 @@ def _numbered(file: Path, rows: Iterable[tuple[str, str]]) -> dict[str, Label | 
         name = image.removeprefix("./")
         if name in labels:
             raise StreamError(f"--labels {file}: line {number} names {name} a second time")
-        whole = whole_number(label)
-        labels[name] = (label or None) if whole is None else whole
+        class_number = whole_number(label)
+        labels[name] = (label or None) if class_number is None else class_number
     return labels
 
 
@@ -149,15 +149,15 @@ def _fields(file: Path, lines: Sequence[str]) -> Iterator[tuple[str, str]]:
         fields = _split(line, separator)
         if len(fields) < 2 or len(fields) != len(first) or not fields[0]:
             kinds = "an image and its number, a CSV file that names its columns (--image-column, --label-column), or ImageNet's"
-            *before, last = re.split(r"[\s,;]+", line.strip())
-            order = " (the image comes first)" if before and not _is_named(before[0]) and _is_named(last) else ""
+            *words, last_word = re.split(r"[\s,;]+", line.strip())
+            order = " (the image comes first)" if words and not _is_named(words[0]) and _is_named(last_word) else ""
             raise StreamError(f"--labels {file}: line {number} is {line[:40]!r}; expected {kinds}{order}")
         yield fields[0], fields[1]
 
 
-def _begins_row(image: str, separator: str, rest: str) -> bool:
+def _begins_row(image: str, separator: str, remainder: str) -> bool:
     """Return True if a line split at a separator begins with the name of a picture, or continues with a number or id."""
-    label = re.split(r"[,\t;]", rest)[0].strip()
+    label = re.split(r"[,\t;]", remainder)[0].strip()
     quoted = image.strip()[1:-1] if image.strip()[:1] == image.strip()[-1:] == '"' else image.strip()
     return bool(separator) and (_is_named(quoted) or re.fullmatch(LABEL, label) is not None)
 
@@ -231,13 +231,13 @@ def _refuse_splits(classes: Collection[str], base: str) -> None:
 
 def _warn_of_empty(classes: Mapping[Place, str | None]) -> None:
     """Warn of folders without images beside those of the classes, since they are no classes."""
-    beside: dict[Path, set[str]] = {}
+    class_folders: dict[Path, set[str]] = {}
     for base, folder, in_archive in classes:
         name = classes[base, folder, in_archive]
         levels = folder.split("/")
         if not in_archive and name in levels:
-            beside.setdefault(Path(base, *levels[: levels.index(name)]), set()).add(name)
-    for parent, names in beside.items():
+            class_folders.setdefault(Path(base, *levels[: levels.index(name)]), set()).add(name)
+    for parent, names in class_folders.items():
         if len(names) < 2:
             continue
         with contextlib.suppress(OSError):
@@ -271,8 +271,8 @@ def _below(path: str, places: dict[Place, list[str]]) -> dict[Place, str | None]
     shared = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, zip(*places.values(), strict=False))]
     depth = len(shared)
     if len(places) == 1 or (shared and any(len(levels) == depth for levels in places.values())):
-        own = shared[-1] if shared else _own_name(path)
-        return dict.fromkeys(places, own)
+        name = shared[-1] if shared else _own_name(path)
+        return dict.fromkeys(places, name)
     return {place: levels[depth] if len(levels) > depth else None for place, levels in places.items()}
 
 
@@ -310,6 +310,6 @@ def only_name(image: str, names: Sequence[str]) -> str:
         StreamError: there is no name, or more than one.
     """
     if len(names) != 1:
-        shown = f"{len(names)} things ({', '.join(names)})" if names else "nothing"
-        raise StreamError(f"{image}: it shows {shown}, expected one class an image, as clip-scenes --single draws")
+        objects = f"{len(names)} things ({', '.join(names)})" if names else "nothing"
+        raise StreamError(f"{image}: it shows {objects}, expected one class an image, as clip-scenes --single draws")
     return names[0]

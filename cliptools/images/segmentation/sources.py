@@ -2,9 +2,10 @@
 
 * Scenes of clip-scenes, whose masks are exact: a folder (`scenes_in_folder`), or a tar read as a stream (`scenes_in_tar`).
 * A folder with images/ and masks/ (label_maps.py).
-* ImageNet-Segmentation (Guillaumin et al. 2014, `imagenet_segmentation`): `gtsegs_ijcv.mat`, a MATLAB 7.3 file, which is HDF5. /value/img and
-  /value/gt hold one reference per image: to its pixels [3, x, y], and to a cell whose first reference leads to its mask [x, y],
-  1 where the object is. MATLAB's arrays are transposed; arrays of other programs as [y, x, 3] and [y, x] are read as well.
+* ImageNet-Segmentation (Guillaumin et al. 2014): `imagenet_segmentation` reads `gtsegs_ijcv.mat`, a MATLAB 7.3 file, which is
+  HDF5. /value/img and /value/gt hold one reference per image: to its pixels [3, x, y], and to a cell whose first reference leads
+  to its mask [x, y], 1 where the object is. MATLAB's arrays are transposed; arrays of other programs as [y, x, 3] and [y, x] are
+  read as well.
 """
 
 import tarfile
