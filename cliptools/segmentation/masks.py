@@ -33,13 +33,12 @@ Threshold = float | Literal["mean"]
 
 def at_size(scores: Float[Tensor, "text row column"], rows: int, columns: int) -> Float[Tensor, "text y x"]:
     """Scores at every pixel, bilinear between the patches' centres."""
-    # (text, row, column) -> (text, y, x)
     return torch.nn.functional.interpolate(scores[None], size=(rows, columns), mode="bilinear")[0]
 
 
 def min_max(scores: Float[Tensor, "text y x"]) -> Float[Tensor, "text y x"]:
     """Each text's map scaled from its lowest score, 0, to its highest, 1; zeros for a map of equal scores."""
-    low, high = scores.amin((1, 2), keepdim=True), scores.amax((1, 2), keepdim=True)  # (text, 1, 1)
+    low, high = scores.amin((1, 2), keepdim=True), scores.amax((1, 2), keepdim=True)
     return torch.where(high > low, (scores - low) / torch.where(high > low, high - low, 1), 0)
 
 
@@ -55,8 +54,8 @@ def label_map(heat: Float[Tensor, "text y x"], threshold: Threshold = 0.5) -> In
     Maps are standardised to mean 0 and deviation 1 over the image, so that a text whose neurons are active everywhere, or
     strongly, does not win at every pixel.
     """
-    mean, deviation = heat.mean((1, 2), keepdim=True), heat.std((1, 2), keepdim=True, correction=0)  # (text, 1, 1)
-    z = (heat - mean) / torch.where(deviation > 0, deviation, 1)  # (text, y, x)
+    mean, deviation = heat.mean((1, 2), keepdim=True), heat.std((1, 2), keepdim=True, correction=0)
+    z = (heat - mean) / torch.where(deviation > 0, deviation, 1)
     z = torch.where(mask_of(heat, threshold), z, -torch.inf)
     highest, label = z.max(0)  # (text, y, x) -> (y, x)
     return torch.where(highest > -torch.inf, label + 1, 0)
@@ -208,7 +207,7 @@ def _best_of_rows(
     """The best texts of a block of rows of pixels."""
     rows, columns = part.stop - part.start, size[1]
     highest = averaged.L.new_full((rows, columns), -torch.inf)
-    total = highest.clone() if probabilities else None  # (rows, x)
+    total = highest.clone() if probabilities else None
     text = torch.zeros(rows, columns, dtype=torch.int64, device=highest.device)
     count, at_once = len(averaged.L), max(1, MOST_LOGITS // (rows * columns))  # texts
 
@@ -216,7 +215,7 @@ def _best_of_rows(
         logits = sharpness * averaged.at(*size, slice(indices[0], indices[-1] + 1), part)  # (text, rows, x)
         top = logits.amax(0)  # (text, rows, x) -> (rows, x)
         improved = top > highest  # few pixels in later batches: argmax at these alone is much quicker than max(0) at all pixels
-        new_total = None if total is None else torch.logaddexp(total, logits.logsumexp(0))  # (rows, x)
+        new_total = None if total is None else torch.logaddexp(total, logits.logsumexp(0))
         best = logits[:, improved].argmax(0) + indices[0]  # (text, pixel) -> (pixel,)
         return _Best(improved, best, torch.maximum(highest, top), new_total)
 
@@ -240,5 +239,5 @@ def logits_at_size(averaged: WindowAverage, limits: MemoryLimits | None = None) 
 
 def to_labels(best: BestTexts, label_of_text: Int[Tensor, " text"], threshold: float | None = None) -> Int[Tensor, "y x"]:
     """The class of each pixel's best text; 0, the background, where the text's probability is below the threshold."""
-    labels = label_of_text.to(best.text.device)[best.text]  # (y, x)
+    labels = label_of_text.to(best.text.device)[best.text]
     return labels if threshold is None else torch.where(best.probability >= threshold, labels, 0)

@@ -45,7 +45,7 @@ def class_texts(t: Float[Tensor, "text d"], center: CenterClasses = "classes") -
     """
     if center == "none":
         return t
-    centred = exact(t) - exact(t).mean(0)  # (text, d)
+    centred = exact(t) - exact(t).mean(0)
     if bool((centred.norm(dim=1) < SMALLEST_NORM).any()):
         raise TextError(f"--classes: of {len(t)} text(s), one equals their mean, so centring leaves 0; try --center none")
     return back(F.normalize(centred, dim=1), t)
@@ -99,7 +99,7 @@ def select_pairs(
         t: Embeddings of the texts, the same as for the maps.
     """
     position = (unit[:, 2].long() * neurons + unit[:, 1].long()).to(r.device)  # (pair,): index in the flattened (head, neuron)
-    S = torch.zeros(len(t), heads * neurons, dtype=torch.bool, device=r.device)  # (text, head neuron)
+    S = torch.zeros(len(t), heads * neurons, dtype=torch.bool, device=r.device)
     for rows, texts in zip(S.split(CHUNK), t.split(CHUNK), strict=True):
         along = texts @ r.T  # (chunk, pair)
         rows.scatter_(1, position[along.topk(k, dim=1).indices], True)
@@ -118,7 +118,7 @@ def pair_maps(
     total = Z.new_zeros(len(Z), Z.shape[1], len(t))  # (b, patch, text)
     for h, r in enumerate(head_outputs(visual, tokens, sink)):
         neurons = Z @ selection.S[:, h].to(Z.dtype).T  # (b, patch, text): sum over n: (n, h) in S_c
-        total += neurons * (r @ t.T)  # (b, patch, d) @ (d, text)
+        total += neurons * (r @ t.T)
     return (total / selection.k).transpose(1, 2)  # (b, patch, text) -> (b, text, patch)
 
 
@@ -220,7 +220,6 @@ def resnet_heat(name: str, visual: ModifiedResNet, pairs: PairUnits | None = Non
     """Return a method by name for heat maps: each image has its own texts, which do not compete with each other."""
 
     def heat(image: Float[Tensor, "b 3 y x"], t: Float[Tensor, "b text d"]) -> Heat:
-        # image: (b, 3, y, x) -> b times (1, 3, y, x); t: (b, text, d) -> b times (text, d)
         results = [
             resnet_method(name, visual, texts, pairs, sink)(one_image[None]) for one_image, texts in zip(image, t, strict=True)
         ]

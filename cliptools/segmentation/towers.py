@@ -164,7 +164,6 @@ def qqkk(visual: ModifiedResNet, tokens: PoolTokens) -> Float[Tensor, "b patch d
 
 def _by_value(visual: ModifiedResNet, tokens: Float[Tensor, "b patch neuron"]) -> Float[Tensor, "b patch d"]:
     pool = visual.attnpool
-    # (b, patch, neuron) -> (b, patch, d)
     return F.normalize(_linear(pool.c_proj, _linear(pool.v_proj, tokens)), dim=-1)
 
 
@@ -209,8 +208,8 @@ def corner_of(tokens: PoolTokens) -> Corner:
 
 def _compare_last(value: Float[Tensor, "b patch"]) -> tuple[float, float]:
     """Median ratio of the last token's value to the middle one's, and share of the images in which no value is larger."""
-    last, middle = value[:, -1], value.median(1).values  # both (b,)
-    ratio = torch.where(middle > 0, last / middle.clamp(min=1e-30), 1.0)  # (b,)
+    last, middle = value[:, -1], value.median(1).values
+    ratio = torch.where(middle > 0, last / middle.clamp(min=1e-30), 1.0)
     return float(ratio.median()), float(exact(last >= value.amax(1)).mean())
 
 

@@ -54,14 +54,13 @@ def attention_pass(visual: VisionTransformer, image: Float[Tensor, "b 3 y x"], g
         x = x + block.ls_2(block.mlp(block.ln_2(x)))
         attention.append(A)
         normed.append(u)
-    last = x[:, 0]  # (b, width)
+    last = x[:, 0]
     return AttentionPass(visual.ln_post(last) @ visual.proj, attention, normed, last, patch_grid(visual, image))
 
 
 def project(attn: nn.MultiheadAttention, u: Float[Tensor, "b token width"]) -> list[Float[Tensor, "b head token e"]]:
     """Queries, keys and values of every head, from the normed input u."""
     qkv = nn.functional.linear(u, attn.in_proj_weight, attn.in_proj_bias)  # (b, token, 3 width)
-    # (b, token, 3 width) -> 3 times (b, head, token, e)
     return [part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=-1)]
 
 
@@ -73,7 +72,7 @@ def patch_grid(visual: VisionTransformer, image: Float[Tensor, "b 3 y x"]) -> tu
 
 def raw_attention(attention: Sequence[Float[Tensor, "b head token token"]]) -> Float[Tensor, "b patch"]:
     """The class token's attention to the patches in the last layer, mean over heads."""
-    return attention[-1][:, :, 0, 1:].mean(1)  # (b, head, token, token) -> (b, patch)
+    return attention[-1][:, :, 0, 1:].mean(1)
 
 
 def rollout(attention: Sequence[Float[Tensor, "b head token token"]]) -> Float[Tensor, "b patch"]:
@@ -82,7 +81,7 @@ def rollout(attention: Sequence[Float[Tensor, "b head token token"]]) -> Float[T
     R = identity.expand(len(attention[0]), -1, -1)  # (b, token, token)
     for A in attention:
         R = (A.mean(1) + identity) / 2 @ R
-    return R[:, 0, 1:]  # (b, token, token) -> (b, patch)
+    return R[:, 0, 1:]
 
 
 def gradcam(forward: AttentionPass, t: Float[Tensor, "b d"]) -> Float[Tensor, "b patch"]:
@@ -103,7 +102,7 @@ def chefer(forward: AttentionPass, t: Float[Tensor, "b d"]) -> Float[Tensor, "b 
     R = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand(len(A), -1, -1)  # (b, token, token)
     for A, gradient in zip(forward.attention, gradients, strict=True):
         R = R + (gradient * A).relu().mean(1) @ R  # (b, head, token, token) -> (b, token, token)
-    return R[:, 0, 1:].detach()  # (b, patch)
+    return R[:, 0, 1:].detach()
 
 
 LAYERS = 4  # as in the paper: the direct effect of earlier attention layers is close to 0
@@ -122,7 +121,7 @@ def direct_effects(
             u * gain(block.ls_1)
         ) @ block.attn.out_proj.weight  # (b, text, head e): the text in the space of the heads' values
         text = text.unflatten(-1, (block.attn.num_heads, -1))  # (b, text, head, e)
-        total = total + torch.einsum("bhi,bhie,bthe->bti", A[:, :, 0], v, text)  # (b, text, token)
+        total = total + torch.einsum("bhi,bhie,bthe->bti", A[:, :, 0], v, text)
     return total
 
 

@@ -75,7 +75,7 @@ def effect_maps(
     along = directions(visual, layer, neurons) @ t  # (n, k, d) -> (n, k)
     a = torch.cat([traced.alpha[later][image] for later in sorted(traced.alpha) if later > layer]).to(t)  # (k, token)
     p = traced.p[layer][image][:, neurons].to(t)  # (token, n)
-    return torch.einsum("in,nk,ki->i", p, along, a / traced.sigma_post[image])[1:]  # (token,) -> (patch,)
+    return torch.einsum("in,nk,ki->i", p, along, a / traced.sigma_post[image])[1:]
 
 
 class Heat(NamedTuple):
@@ -137,7 +137,7 @@ def neuron_method(
         traced = trace(visual, image, layers)
         numbers = [unit[layer_rows, 1].to(image.device) for layer_rows in rows]
         p = [traced.p[layer][..., n] for layer, n in zip(layers, numbers, strict=True)]  # for each layer (b, token, n)
-        weight = neuron_weights(directions.to(t), t, neurons, signed)  # (b, text, unit)
+        weight = neuron_weights(directions.to(t), t, neurons, signed)
         # (b, text, patch) -> (b, text, row, column)
         return Heat(neuron_maps(p, weight).unflatten(-1, patch_grid(visual, image)), traced.embedding)
 
@@ -156,8 +156,8 @@ def effect_method(visual: VisionTransformer, unit: Int[Tensor, "unit 3"], r: Flo
             chosen = unit[chosen_neurons(r.to(t), text, neurons)]  # (chosen, 3)
             total = torch.zeros(1, dtype=t.dtype, device=t.device)
             for layer in sorted(set(chosen[:, 0].tolist())):
-                numbers = chosen[chosen[:, 0] == layer, 1]  # (n,)
-                total = total + effect_maps(visual, traced, layer, numbers, b, text)  # (patch,)
+                numbers = chosen[chosen[:, 0] == layer, 1]
+                total = total + effect_maps(visual, traced, layer, numbers, b, text)
             return total.relu()
 
         maps = torch.stack([torch.stack([scores(b, text) for text in texts]) for b, texts in enumerate(t)])  # (b, text, patch)
@@ -168,18 +168,18 @@ def effect_method(visual: VisionTransformer, unit: Int[Tensor, "unit 3"], r: Flo
 
 def best_text(embedding: Float[Tensor, "b d"], t: Float[Tensor, "text d"]) -> Int[Tensor, " b"]:
     """Index of the text with the largest inner product with each image's embedding."""
-    return (embedding.to(t.dtype) @ t.T).argmax(1)  # (b, text) -> (b,)
+    return (embedding.to(t.dtype) @ t.T).argmax(1)
 
 
 def cosines(embedding: Float[Tensor, "b d"], t: Float[Tensor, "b text d"]) -> Float[Tensor, "b text"]:
     """Return the cosine of each image with its texts."""
-    unit = torch.nn.functional.normalize(embedding.to(t.dtype), dim=-1)  # (b, d), at unit norm
+    unit = torch.nn.functional.normalize(embedding.to(t.dtype), dim=-1)
     return torch.einsum("bd,btd->bt", unit, t)
 
 
 def _repeat(scores: Float[Tensor, "b patch"], t: Float[Tensor, "b text d"]) -> Float[Tensor, "b text patch"]:
     """Repeat one map for every text."""
-    return scores[:, None].expand(-1, t.shape[1], -1)  # (b, patch) -> (b, text, patch)
+    return scores[:, None].expand(-1, t.shape[1], -1)
 
 
 def sliding_heat(

@@ -42,7 +42,7 @@ VOID_HELD = f"have {FULL} beside other numbers, all of them the object; if {FULL
 EDGES = "have grey edges: every value above 0 is the object"
 EMPTY = "show no object"
 FILLED = "show no background: no pixel is 0 or black, though the values differ; are they numbers of classes?"
-FEW = 16  # a mask with more different numbers is taken to have soft edges
+MOST_NUMBERS = 16  # a mask with more different numbers is taken to have soft edges
 
 
 class DisplayedSize(NamedTuple):
@@ -70,7 +70,7 @@ class DisplayedSize(NamedTuple):
 
 @dataclass(frozen=True)
 class FolderPairs:
-    """Pictures and masks of a folder, whose sizes together tell which pixels the masks belong to.
+    """Pictures and masks of a folder; the sizes of some of them tell which pixels all masks belong to.
 
     >>> FolderPairs(()).basis is None
     True
@@ -80,7 +80,7 @@ class FolderPairs:
 
     @cached_property
     def basis(self) -> MaskBasis | None:
-        """The pixels that the masks whose size tells belong to; None if there is no such mask, or if they differ."""
+        """The basis of the masks whose size tells; None if there is no such mask, or if these masks differ."""
         bases: set[MaskBasis] = set()
         for picture, mask in self.pairs:
             picture_size = _displayed_size(picture)
@@ -255,7 +255,7 @@ def _remark_on(numbers: Int[np.ndarray, "y x"]) -> str | None:
     """Return a remark about a mask with 255, which some data sets use for void pixels, beside lower numbers above 0."""
     if numbers.max() != FULL or not ((numbers > 0) & (numbers < FULL)).any():
         return None
-    return VOID_HELD if len(np.unique(numbers)) <= FEW else EDGES
+    return VOID_HELD if len(np.unique(numbers)) <= MOST_NUMBERS else EDGES
 
 
 def _turn_text(orientation: int | None) -> str:
