@@ -21,7 +21,7 @@ from cliptools.emoji.export import single_plans
 from cliptools.emoji.render import SceneSource
 from cliptools.errors import CliptoolsError, StreamError, TextError, UsageError
 from cliptools.images.classification import ClassifiedImages, classified_scenes, open_classified
-from cliptools.images.classification.class_rows import NONE, ClassRows, load_rows
+from cliptools.images.classification.class_rows import NO_ROW, ClassRows, load_rows
 from cliptools.images.groups import Columns, ImageNames
 from cliptools.images.loader import open_images
 from cliptools.images.segmentation.sources import masked_images
@@ -160,7 +160,7 @@ def test_lists_of_imagenet() -> None:
     assert load_classes("imagenet-r")[0].name == "goldfish"
     rows = load_rows("imagenet")
     assert rows.of(["Great_White-shark", "n02012849", TENCH, "cock", 999]) == [2, 134, 0, 7, 999]
-    assert rows.of(["missile", "crane", 1000, -1, "n00000000"]) == [NONE] * 5
+    assert rows.of(["missile", "crane", 1000, -1, "n00000000"]) == [NO_ROW] * 5
     assert re.search(r"names several .*657, 744.*WordNet ids", str(rows.refusal("a.jpg", "missile")))
     assert "expected a number from 0 to 999" in str(rows.refusal("a.jpg", 1000))
 
@@ -602,13 +602,13 @@ words = st.lists(st.sampled_from(["red", "Fox", "sea", "ANT", "Élan", "7"]), mi
 def test_names_are_found_however_they_are_spelled(names: list[list[str]], between: str) -> None:
     rows = ClassRows(tuple(ClassName("_".join(each), ("other " + " ".join(each),)) for each in names), "names")
     assert rows.of(["_".join(each) for each in names]) == list(range(len(names)))
-    assert rows.of([between.join(each).swapcase() for each in [*names, ["nothing"]]]) == [*range(len(names)), NONE]
+    assert rows.of([between.join(each).swapcase() for each in [*names, ["nothing"]]]) == [*range(len(names)), NO_ROW]
     assert rows.of([between.join(["OTHER", *each]) for each in names]) == list(range(len(names)))
 
 
 def test_names_come_before_synonyms() -> None:
     rows = ClassRows((ClassName("Dog", ("cat", "pet")), ClassName("cat"), ClassName("hamster", ("pet",))), "names")
-    assert rows.of(["cat", "CAT", "dog", "pet"]) == [1, 1, 0, NONE]
+    assert rows.of(["cat", "CAT", "dog", "pet"]) == [1, 1, 0, NO_ROW]
 
 
 def test_a_table_may_name_what_is_no_file() -> None:

@@ -33,7 +33,7 @@ from cliptools.segmentation.resnet_methods import (
     resnet_method,
     select_pairs,
 )
-from cliptools.segmentation.towers import PoolTokens, corner_of, native_size, on_grid, pool_tokens, repaired, token_stride
+from cliptools.segmentation.towers import PoolTokens, corner_of, native_size, on_grid, pool_tokens, repair_corner, token_stride
 from cliptools.text.emoji_concepts import concepts
 
 EXACT = {"rtol": 1e-9, "atol": 1e-11}
@@ -265,10 +265,10 @@ def test_a_sink_is_detected_not_assumed(tower) -> None:
 
 def test_the_corner_is_its_neighbours_mean() -> None:
     maps = torch.randn(2, 12, 5, dtype=torch.float64)
-    for before, after in zip(maps, repaired(maps, (3, 4)), strict=True):
+    for before, after in zip(maps, repair_corner(maps, (3, 4)), strict=True):
         torch.testing.assert_close(after, slow_repair(before, (3, 4)), **EXACT)
     with pytest.raises(UsageError, match="1 × 12 tokens"):
-        repaired(maps, (1, 12))
+        repair_corner(maps, (1, 12))
 
 
 def test_other_sizes_than_the_models(tower) -> None:

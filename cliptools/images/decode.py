@@ -13,7 +13,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from cliptools.errors import ImageError, first_line
 from cliptools.images.formats import most_pixels, open_other, quiet_pillow, read_by_plugin
-from cliptools.io.text_file import HEAD as KIND
+from cliptools.io.text_file import HEAD as KIND_BYTES
 from cliptools.io.text_file import is_text, kind_of
 
 QUALITY = 85  # of thumbnails
@@ -59,7 +59,7 @@ def decode_turned(source: str | BytesIO) -> tuple[Image.Image, int | None]:
         ImageError: as `decode`.
     """
     try:
-        with quiet_pillow(), _opened(source) as image:
+        with quiet_pillow(), _open(source) as image:
             _refuse_extremes(image)
             picture, orientation = load_upright(image)
             return _rgb(picture), orientation
@@ -75,7 +75,7 @@ def decode_turned(source: str | BytesIO) -> tuple[Image.Image, int | None]:
         raise ImageError(f"damaged ({first_line(error)})") from None
 
 
-def _opened(source: str | BytesIO) -> Image.Image:
+def _open(source: str | BytesIO) -> Image.Image:
     try:
         return Image.open(source, formats=_formats())
     except UnidentifiedImageError:
@@ -151,7 +151,7 @@ def _eight_bits(grey: np.ndarray) -> np.ndarray:
 def header(source: str) -> tuple[int, int, int | None] | None:
     """Return a picture's width and height as displayed and its EXIF orientation, without decoding it; None if unreadable."""
     try:
-        with quiet_pillow(), _opened(source) as image:
+        with quiet_pillow(), _open(source) as image:
             orientation = _orientation(getattr(image, "tag_v2", {}))
             swapped = orientation is None  # Pillow gives a TIFF's size as displayed, any other size as stored
             if orientation is None and (image.format != "PNG" or "exif" in image.info):  # else Pillow decodes a PNG for it
@@ -166,7 +166,7 @@ def _unidentified(source: str | BytesIO) -> str:
     size = Path(source).stat().st_size if isinstance(source, str) else source.seek(0, os.SEEK_END)
     if not size:
         return "empty"
-    head = _head(source, KIND)
+    head = _head(source, KIND_BYTES)
     if head[8:10] == b'{"':
         return "a safetensors file, not an image (bundles are named by --bundle)"
     if (kind := kind_of(head)) is not None and not kind.endswith("picture"):

@@ -28,7 +28,7 @@ Row = dict[str, str]
 SEPARATORS = (",", "\t", ";")
 DRIVE = re.compile(r"^[A-Za-z]:(?=[\\/])")
 JSON_START = re.compile(r"\s*(\[\s*)?\{")
-SHOWN = 200  # at most so many characters of a table are quoted in a message
+QUOTED = 200  # largest number of characters of a table that a message quotes
 
 
 class Columns(NamedTuple):
@@ -57,7 +57,7 @@ class ImageTable:
             StreamError: there is no such column.
         """
         if column not in self.columns:
-            raise StreamError(f"{self.source}: no column {column!r} ({option}); it has {', '.join(self.columns)[:SHOWN]}")
+            raise StreamError(f"{self.source}: no column {column!r} ({option}); it has {', '.join(self.columns)[:QUOTED]}")
 
     def of(self, image: str) -> Row:
         """Return the row of an image, by any name that ImageNames matches.
@@ -166,12 +166,12 @@ def _by_year(folder: Path) -> Groups:
 def _grouped(images: Sequence[ListedImage], groups: Sequence[str], sort: bool, cars: Sequence[Car] | None = None) -> Groups:
     names = list(dict.fromkeys(groups))
     if sort:
-        names.sort(key=_order(names))
+        names.sort(key=_sort_key(names))
     number = {name: index for index, name in enumerate(names)}
     return Groups(ListedImages(images), images, tuple(names), [number[group] for group in groups], cars)
 
 
-def _order(names: Sequence[str]) -> Callable[[str], tuple[float, str]]:
+def _sort_key(names: Sequence[str]) -> Callable[[str], tuple[float, str]]:
     """Return a sort key: numeric if all names are numbers, else by text."""
     try:
         values = {name: float(name) for name in names}
@@ -269,7 +269,7 @@ def _rows(columns: Sequence[str], lines: Iterator[tuple[int, Row]], path: Path, 
     for line, row in lines:
         name = row[image_column].strip().removeprefix("./")
         if not name or name in names:
-            raise StreamError(f"{path}: line {line} {f'names {name[:SHOWN]} a second time' if name else 'names no image'}")
+            raise StreamError(f"{path}: line {line} {f'names {name[:QUOTED]} a second time' if name else 'names no image'}")
         names.add(name)
         yield name, row
     if not names:

@@ -48,8 +48,10 @@ def locate_images(bundle: Bundle, source: ImageSource, indices: Iterable[int], o
 
 def place_by_name(source: ImageSource) -> Callable[[str], int | None]:
     """Return a function from a name to its index in the source, None if it has no such image; archive names may differ."""
-    index_by_name = {_inside(name): i for i, name in enumerate(source.names)} | {name: i for i, name in enumerate(source.names)}
-    return lambda name: index_by_name.get(name, index_by_name.get(_inside(name)))
+    index_by_name = {_member_name(name): i for i, name in enumerate(source.names)} | {
+        name: i for i, name in enumerate(source.names)
+    }
+    return lambda name: index_by_name.get(name, index_by_name.get(_member_name(name)))
 
 
 def recorded_source(bundle: Bundle, paths: tuple[str, ...]) -> ImageSource:
@@ -91,7 +93,7 @@ def from_source(bundle: Bundle, source: ImageSource, places: dict[int, int]) -> 
     return fetch
 
 
-def _inside(name: str) -> str:
+def _member_name(name: str) -> str:
     """Return a member's name without its archive, because a tar on standard input has no name."""
     archive, dot, member = name.partition(".tar/")
     return member if dot else archive

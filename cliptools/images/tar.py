@@ -132,12 +132,12 @@ def stream_members(
     unpack = _unpacker(head)
     if unpack is None:
         return _spooled_members(spool, 0, name, extra_endings, omitted)
-    larger = Spool()
+    unpacked_spool = Spool()
     with os.fdopen(os.dup(spool.descriptor), "rb") as file:
         file.seek(0)
         with unpack(file) as unpacked:
-            larger.append(unpacked, name)
-    return _spooled_members(larger, 0, name, extra_endings, omitted)
+            unpacked_spool.append(unpacked, name)
+    return _spooled_members(unpacked_spool, 0, name, extra_endings, omitted)
 
 
 Unpacker = Callable[[BufferedReader], Any]

@@ -30,7 +30,7 @@ from cliptools.effects.resnet_pooling import value_output
 from cliptools.errors import TextError, UsageError
 from cliptools.models.clip_parts import ModifiedResNet
 from cliptools.segmentation import BY_PAIRS
-from cliptools.segmentation.towers import PoolTokens, maskclip, pool_tokens, qqkk, repaired, values
+from cliptools.segmentation.towers import PoolTokens, maskclip, pool_tokens, qqkk, repair_corner, values
 from cliptools.segmentation.vit_methods import Heat, Method
 
 CenterClasses = Literal["classes", "none"]
@@ -114,7 +114,7 @@ def pair_maps(
     Args:
         sink: Repair the corner token, in the maps of the neurons and of the heads.
     """
-    Z = repaired(tokens.Z, tokens.grid) if sink else tokens.Z
+    Z = repair_corner(tokens.Z, tokens.grid) if sink else tokens.Z
     total = Z.new_zeros(len(Z), Z.shape[1], len(t))  # (b, patch, text)
     for h, r in enumerate(head_outputs(visual, tokens, sink)):
         neurons = Z @ selection.S[:, h].to(Z.dtype).T  # (b, patch, text): sum over n: (n, h) in S_c
@@ -124,7 +124,7 @@ def pair_maps(
 
 def neuron_maps(tokens: PoolTokens, selection: Selection, sink: bool) -> Float[Tensor, "b text patch"]:
     """Logits by neurons alone: the mean of Z_i[n] over the pairs (n, h) of S_c."""
-    Z = repaired(tokens.Z, tokens.grid) if sink else tokens.Z
+    Z = repair_corner(tokens.Z, tokens.grid) if sink else tokens.Z
     counts = selection.S.sum(1, dtype=torch.int32).to(Z.dtype)  # (text, neuron): heads with which the neuron is in S_c
     return (Z @ counts.T / selection.k).transpose(1, 2)  # (b, patch, text) -> (b, text, patch)
 
@@ -149,7 +149,7 @@ def head_outputs(visual: ModifiedResNet, tokens: PoolTokens, sink: bool) -> Iter
     for h, b in enumerate(b_V.unflatten(0, (pool.num_heads, -1))):
         v = tokens.x[:, 1:] @ W_V[h].T + b  # (b, patch, e)
         r = tokens.a[:, h, 1:, None] * (v @ W_O[h].T) + share  # (b, patch, d)
-        yield F.normalize(repaired(r, tokens.grid) if sink else r, dim=-1)
+        yield F.normalize(repair_corner(r, tokens.grid) if sink else r, dim=-1)
 
 
 class PairUnits(NamedTuple):

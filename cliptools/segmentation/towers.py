@@ -1,6 +1,6 @@
 """Image towers for segmentation: kind and sizes of a tower, and the tokens of a CLIP-ResNet's attention pooling.
 
-Both kinds. `is_resnet` and `method_of` choose methods by the kind of tower. `on_grid` resizes positional embeddings for pictures
+Both kinds. `is_resnet` and `choose_method` choose methods by the kind of tower. `on_grid` resizes positional embeddings for pictures
 of another size than the tower was trained on.
 
 CLIP-ResNets. `pool_tokens` returns the tokens of the attention pooling, from which the methods of resnet_methods.py compute their
@@ -8,7 +8,7 @@ maps. Three baselines, `maskclip`, `values` and `qqkk`, compute a feature of eve
 
 Attention sink of CLIP-ResNets (arXiv 2509.19943): a corner token that stands out in every image, whatever the image shows; in
 RN50x16 the bottom-right one. Whether a model has a sink is measured over images, not assumed. A sink has the largest norm, or the
-most attention, of all tokens in nearly every image, and far more than the middle token. `repaired` replaces the corner token.
+most attention, of all tokens in nearly every image, and far more than the middle token. `repair_corner` replaces the corner token.
 """
 
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def is_resnet(clip: nn.Module) -> bool:
     return False
 
 
-def method_of(name: str | None, resnet: bool) -> str:
+def choose_method(name: str | None, resnet: bool) -> str:
     """The name of a method, by default the first one of the kind of tower.
 
     Args:
@@ -213,7 +213,7 @@ def _compare_last(value: Float[Tensor, "b patch"]) -> tuple[float, float]:
     return float(ratio.median()), float(exact(last >= value.amax(1)).mean())
 
 
-def repaired(maps: Float[Tensor, "b patch channel"], grid: tuple[int, int]) -> Float[Tensor, "b patch channel"]:
+def repair_corner(maps: Float[Tensor, "b patch channel"], grid: tuple[int, int]) -> Float[Tensor, "b patch channel"]:
     """Maps whose bottom-right token is the mean of its west, north and north-west neighbours.
 
     Raises:

@@ -54,7 +54,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("generate/records.py", "Gallery.put"): (DISK,),
     ("images/classification/archives.py", "_classes_beside"): ("tests/test_classified.py: name other classes",),
     ("images/classification/label_files.py", "_fields"): ("tests/test_data_layout.py: columns of 0 and 1",),
-    ("images/classification/label_files.py", "_of_kit"): (
+    ("images/classification/label_files.py", "_kit_labels"): (
         "tests/test_classified.py: does not know",
         "tests/test_classified.py: without ILSVRC2012_ID and WNID",
     ),

@@ -53,7 +53,7 @@ from cliptools.text.classes import ClassName, class_list
 SINGULAR = {"are": "is", "have": "has"}  # irregular verbs at the beginning of remarks, for a single mask
 Annotated = TypeVar("Annotated", MaskedImage, LabelledImage)
 """An image with its ground truth."""
-Numbered = tuple[int, str]
+NumberedName = tuple[int, str]
 """Number and name of an image: two sources may use the same name."""
 
 
@@ -84,9 +84,9 @@ class Report:
     skipped: list[str] = field(default_factory=list)
     remarks: Counter[str] = field(default_factory=Counter)
 
-    def screen(self) -> Screen[Numbered]:
+    def screen(self) -> Screen[NumberedName]:
         """A screen that counts and names images that are not usable."""
-        return Screen[Numbered](lambda image: image[1], self.skip, self.strict)
+        return Screen[NumberedName](lambda image: image[1], self.skip, self.strict)
 
     def skip(self, name: str, reason: str) -> None:
         """Count an image that is left out, and warn."""
@@ -210,7 +210,7 @@ def _heat_map_fits(
     thresholds: Sequence[Threshold],
     images: Iterator[MaskedImage],
     options: SegmentEvalOptions,
-    screen: Screen[Numbered],
+    screen: Screen[NumberedName],
 ) -> Iterator[tuple[dict[str, Any], Fit]]:
     """Yield the first fields of a record and the counts, for each image, text and threshold."""
 

@@ -42,9 +42,9 @@ from cliptools.segmentation.resnet_methods import CenterClasses, PairUnits, chec
 from cliptools.segmentation.towers import (
     Corner,
     PoolTokens,
+    choose_method,
     corner_of,
     is_resnet,
-    method_of,
     native_size,
     on_grid,
     pool_tokens,
@@ -165,7 +165,7 @@ def open_bundle(options: CommonOptions) -> OpenedBundle:
     visual: Any = model.clip.visual
     if (width := bundle["direction"].shape[1]) != visual.output_dim:
         raise StreamError(f"the bundle's directions have width {width}, expected the model's output width {visual.output_dim}")
-    return OpenedBundle(bundle, model, resnet, method_of(options.method, resnet))
+    return OpenedBundle(bundle, model, resnet, choose_method(options.method, resnet))
 
 
 def pair_units(opened: OpenedBundle, top_pairs: int | None) -> PairUnits | None:

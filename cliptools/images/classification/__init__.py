@@ -11,8 +11,16 @@ from jaxtyping import Int64
 from cliptools.console import warn
 from cliptools.emoji.render import single_scenes_for
 from cliptools.errors import StreamError, UsageError
-from cliptools.images.classification.archives import BESIDE, are_labelled, by_members, key_of, pictures
-from cliptools.images.classification.class_rows import IMAGENET, NONE, ClassRows, Labelled, imagenet_list, load_rows, rows_named
+from cliptools.images.classification.archives import LABEL_ENDINGS, are_labelled, by_members, key_of, pictures
+from cliptools.images.classification.class_rows import (
+    IMAGENET,
+    NO_ROW,
+    ClassRows,
+    LabelledImages,
+    imagenet_list,
+    load_rows,
+    rows_named,
+)
 from cliptools.images.classification.label_files import are_scenes, by_file, by_folders, by_scenes
 from cliptools.images.groups import Columns
 from cliptools.images.listing import find
@@ -69,7 +77,7 @@ def open_classified(
     source = ListedImages(labelled.images)
     row = np.array(rows.of(labelled.labels), np.int64)  # (label,)
     label = row[labelled.number]  # (image,)
-    if (unknown := label == NONE).any():
+    if (unknown := label == NO_ROW).any():
         first = int(unknown.argmax())
         raise rows.refusal(source.names[first], labelled.labels[labelled.number[first]])
     _refuse_contradictions(labelled, rows, label)
@@ -88,7 +96,7 @@ def classified_scenes(model_name: str, count: int, seed: int) -> ClassifiedImage
     return ClassifiedImages(source, source.concept, rows.classes, rows.source)
 
 
-def _refuse_contradictions(labelled: Labelled, rows: ClassRows, label: Int64[np.ndarray, "image"]) -> None:
+def _refuse_contradictions(labelled: LabelledImages, rows: ClassRows, label: Int64[np.ndarray, "image"]) -> None:
     """Check further labels of an image against its first label, which counts.
 
     Raises:
@@ -98,9 +106,9 @@ def _refuse_contradictions(labelled: Labelled, rows: ClassRows, label: Int64[np.
     unknown = []
     for extra in labelled.further:
         first = labelled.labels[labelled.number[extra.image]]
-        if row[extra.label] == label[extra.image] or (row[extra.label] == NONE and extra.caption):
+        if row[extra.label] == label[extra.image] or (row[extra.label] == NO_ROW and extra.caption):
             continue
-        if row[extra.label] == NONE and type(extra.label) is not type(first):
+        if row[extra.label] == NO_ROW and type(extra.label) is not type(first):
             unknown.append(extra)
             continue
         raise StreamError(
@@ -114,9 +122,9 @@ def _refuse_contradictions(labelled: Labelled, rows: ClassRows, label: Int64[np.
         )
 
 
-def _labelled(paths: Sequence[str], labels: str | None, stdin: BufferedIOBase | None) -> Labelled:
+def _labelled(paths: Sequence[str], labels: str | None, stdin: BufferedIOBase | None) -> LabelledImages:
     """Return the images with the labels that lie beside them."""
-    members = find(paths, stdin, extra_endings=() if labels == FOLDERS else BESIDE)
+    members = find(paths, stdin, extra_endings=() if labels == FOLDERS else LABEL_ENDINGS)
     in_archive = isinstance(members[0].place, Span)
     if labels != FOLDERS and (are_labelled(members) or (labels == SCENES and in_archive)):
         return by_members(members)
@@ -124,7 +132,7 @@ def _labelled(paths: Sequence[str], labels: str | None, stdin: BufferedIOBase | 
     return by_scenes(images) if labels == SCENES or (labels is None and are_scenes(images[0])) else by_folders(images)
 
 
-def _rows_of(labelled: Labelled) -> ClassRows:
+def _rows_of(labelled: LabelledImages) -> ClassRows:
     """Return the classes that the labels belong to: ImageNet's if they are its ids, else the labels themselves.
 
     Raises:

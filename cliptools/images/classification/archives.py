@@ -11,7 +11,15 @@ from typing import NamedTuple
 
 from cliptools.console import count_of, warn
 from cliptools.errors import StreamError
-from cliptools.images.classification.class_rows import ClassRows, FurtherLabel, Label, Labelled, gather, load_rows, rows_by_line
+from cliptools.images.classification.class_rows import (
+    ClassRows,
+    FurtherLabel,
+    Label,
+    LabelledImages,
+    load_rows,
+    number_labels,
+    rows_by_line,
+)
 from cliptools.images.classification.label_files import only_name
 from cliptools.images.listing import ListedImage, named_path
 from cliptools.images.tar import Span
@@ -19,7 +27,7 @@ from cliptools.io.jsonl import check_characters, parse_foreign, whole_number
 from cliptools.io.text_file import decoded
 
 CLS, JSON, TXT = ".cls", ".json", ".txt"
-BESIDE = (CLS, JSON, TXT)
+LABEL_ENDINGS = (CLS, JSON, TXT)
 """Endings of members with labels; .txt mostly has captions, so it is no label by itself."""
 CLASS_NAMES = "classnames.txt"
 LONGEST_NAME = 200  # number of bytes up to which a .txt may be the name of a class
@@ -61,7 +69,7 @@ def are_labelled(members: Sequence[ListedImage]) -> bool:
     return bool(labels) or any(isinstance(member.place, Span) and member.name.lower().endswith(CLS) for member in members)
 
 
-def by_members(members: Sequence[ListedImage]) -> Labelled:
+def by_members(members: Sequence[ListedImage]) -> LabelledImages:
     """Label each picture by a member of the same key, anywhere in its archive.
 
     Raises:
@@ -71,7 +79,7 @@ def by_members(members: Sequence[ListedImage]) -> Labelled:
     images = [sample.picture for sample in samples]
     drawn = bool(samples) and any(label.drawn for label in samples[0].labels[:1])
     missing = f"no member of its key ends in {CLS}, or in {JSON} with label, class or names"
-    labelled = gather(images, (sample.labels[0].label if sample.labels else None for sample in samples), missing)
+    labelled = number_labels(images, (sample.labels[0].label if sample.labels else None for sample in samples), missing)
     further = tuple(
         FurtherLabel(index, extra.label, extra.member, sample.labels[0].member, extra.member.lower().endswith(TXT))
         for index, sample in enumerate(samples)
@@ -135,13 +143,13 @@ def key_of(member: ListedImage) -> str:
 
 
 def _is_label(member: ListedImage) -> bool:
-    return isinstance(member.place, Span) and member.name.lower().endswith(BESIDE)
+    return isinstance(member.place, Span) and member.name.lower().endswith(LABEL_ENDINGS)
 
 
 def _labels(members: Sequence[ListedImage], image: str) -> list[MemberLabel]:
     """Return all labels of the members: from .cls, then from .json, and last from .txt if that is short."""
     labels: list[MemberLabel] = []
-    for ending in BESIDE:
+    for ending in LABEL_ENDINGS:
         for member in members:
             if not member.name.lower().endswith(ending) or not isinstance(member.place, Span):
                 continue

@@ -35,7 +35,7 @@ from cliptools.images.segmentation.masked_image import (
 )
 from cliptools.io.jsonl import file_objects, parse_foreign
 
-WIDE = 65535  # the greatest value of 16 bits
+MOST_OF_16_BITS = 65535  # the greatest value of 16 bits
 
 
 def masked_images(
@@ -96,7 +96,7 @@ def scenes_in_tar(stream: BufferedIOBase, name: str, single: bool, rules: Rules 
     Raises:
         StreamError: the stream is empty, no tar, truncated, or has no scenes.
     """
-    tail = _Tail(stream)
+    tail = _TailReader(stream)
     parts: dict[str, bytes] = {}
     current, count = None, 0
     incomplete: list[str] = []
@@ -131,7 +131,7 @@ def scenes_in_tar(stream: BufferedIOBase, name: str, single: bool, rules: Rules 
         raise StreamError(f"{name}: a tar without scenes (expected KEY.png, KEY.json and KEY.masks.png, as clip-scenes writes)")
 
 
-class _Tail:
+class _TailReader:
     """A stream that remembers its last block: tarfile accepts any end, but only a block of zeros is the end of an archive."""
 
     def __init__(self, stream: BufferedIOBase) -> None:
@@ -260,7 +260,7 @@ def _eight_bits(pixels: Shaped[np.ndarray, "y x 3"]) -> UInt8[np.ndarray, "y x 3
     elif low >= 0 and high <= FULL:
         scale = 1.0
     elif pixels.dtype == np.uint16:
-        scale = FULL / WIDE
+        scale = FULL / MOST_OF_16_BITS
     else:
         raise ImageError(
             f"image from {low:g} to {high:g} ({pixels.dtype}), expected numbers from 0 to 255, from 0 to 1, or of 16 bits"
