@@ -1,14 +1,14 @@
 """Image towers for segmentation: kind and sizes of a tower, and the tokens of a CLIP-ResNet's attention pooling.
 
-Both kinds. `is_resnet` and `choose_method` choose methods by the kind of tower. `on_grid` resizes positional embeddings for pictures
-of another size than the tower was trained on.
+Both kinds. `is_resnet` and `choose_method` choose methods by the kind of tower. `on_grid` resizes positional embeddings for
+pictures of another size than the tower was trained on.
 
 CLIP-ResNets. `pool_tokens` returns the tokens of the attention pooling, from which the methods of resnet_methods.py compute their
 maps. Three baselines, `maskclip`, `values` and `qqkk`, compute a feature of every token, which is compared with texts.
 
 Attention sink of CLIP-ResNets (arXiv 2509.19943): a corner token that stands out in every image, whatever the image shows; in
 RN50x16 the bottom-right one. Whether a model has a sink is measured over images, not assumed. A sink has the largest norm, or the
-most attention, of all tokens in nearly every image, and far more than the middle token. `repair_corner` replaces the corner token.
+most attention, of all tokens in nearly every image, and far more than the middle token. `repair_corner` replaces that token.
 """
 
 from collections.abc import Iterator
