@@ -48,9 +48,8 @@ def locate_images(bundle: Bundle, source: ImageSource, indices: Iterable[int], o
 
 def place_by_name(source: ImageSource) -> Callable[[str], int | None]:
     """Return a function from a name to its index in the source, None if it has no such image; archive names may differ."""
-    index_by_name = {_member_name(name): i for i, name in enumerate(source.names)} | {
-        name: i for i, name in enumerate(source.names)
-    }
+    index_by_member = {_member_name(name): i for i, name in enumerate(source.names)}
+    index_by_name = index_by_member | {name: i for i, name in enumerate(source.names)}
     return lambda name: index_by_name.get(name, index_by_name.get(_member_name(name)))
 
 

@@ -74,7 +74,7 @@ def window_starts(length: int, side: int, stride: int) -> list[int]:
     return [*range(0, length - side, stride), length - side]
 
 
-def bilinear_matrix(tokens: int, pixels: int, like: Tensor) -> Float[Tensor, "pixel token"]:
+def interpolation_matrix(tokens: int, pixels: int, like: Tensor) -> Float[Tensor, "pixel token"]:
     """Matrix of linear interpolation along one axis, between the centres of tokens; constant beyond the outermost centres."""
     eye = torch.eye(tokens, dtype=like.dtype, device=like.device)
     return F.interpolate(eye[None], size=pixels, mode="linear")[0].T  # (token, pixel) -> (pixel, token)
@@ -84,10 +84,10 @@ def averaging_matrix(
     starts: Sequence[int], side: int, tokens: int, length: int, like: Tensor
 ) -> Float[Tensor, "pixel window_token"]:
     """Matrix of the mean over the windows that hold a pixel, of their interpolated tokens; along one axis."""
-    of_window = bilinear_matrix(tokens, side, like)  # (side, token)
+    window_weights = interpolation_matrix(tokens, side, like)  # (side, token)
     A = like.new_zeros(length, len(starts), tokens)  # (pixel, window, token)
     for number, start in enumerate(starts):
-        A[start : start + side, number] = of_window
+        A[start : start + side, number] = window_weights
     # At a pixel the weights of a window that holds it sum to 1, so the sum over all windows is the number of such windows.
     return (A / (A.sum((1, 2), keepdim=True))).flatten(1)  # (pixel, window token)
 
@@ -119,8 +119,8 @@ class WindowAverage:
 
     def at(self, rows: int, columns: int, texts: slice = slice(None), part: slice = slice(None)) -> Float[Tensor, "text y x"]:
         """Logits at another size, bilinear between the image's pixels; `texts` and `part` select texts and rows of pixels."""
-        A_y = self.A_y if rows == self.size[0] else bilinear_matrix(self.size[0], rows, self.A_y) @ self.A_y
-        A_x = self.A_x if columns == self.size[1] else bilinear_matrix(self.size[1], columns, self.A_x) @ self.A_x
+        A_y = self.A_y if rows == self.size[0] else interpolation_matrix(self.size[0], rows, self.A_y) @ self.A_y
+        A_x = self.A_x if columns == self.size[1] else interpolation_matrix(self.size[1], columns, self.A_x) @ self.A_x
         return A_y[part] @ self.L[texts] @ A_x.T  # (text, window row, window column) -> (text, y, x)
 
 
