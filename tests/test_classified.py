@@ -116,7 +116,7 @@ def test_folders_are_matched_to_classes_by_any_name(tmp_path: Path) -> None:
     images = open_classified([str(tmp_path / "photos")], None, str(classes))
     assert images.label.tolist() == [2, 0] and images.classes_source == str(classes)
     put(tmp_path, "photos/zebbra/1.png")
-    with pytest.raises(StreamError, match=r"zebbra/1\.png: label 'zebbra' is none of the 3 classes of .*near names: zebra"):
+    with pytest.raises(StreamError, match=r"zebbra/1\.png: label 'zebbra' is not one of the 3 classes of .*similar names: zebra"):
         open_classified([str(tmp_path / "photos")], None, str(classes))
 
 
@@ -258,7 +258,7 @@ def test_label_files_that_do_not_do(tmp_path: Path) -> None:
         ("a.jpg 1\n", r"has no label for it, its first image is 'a\.jpg' \(1 of 1"),
         ("ILSVRC2012_val_00000001.JPEG 1000\n", "expected a number from 0 to 999"),
         ("ILSVRC2012_val_00000001.JPEG -1\n", "expected a number from 0 to 999"),
-        ("ILSVRC2012_val_00000001.JPEG n00000001\n", "'n00000001' is none of the 1000"),
+        ("ILSVRC2012_val_00000001.JPEG n00000001\n", "'n00000001' is not one of the 1000"),
         ("ImageId,PredictionString\nILSVRC2012_val_00000001,\n", "has no label for it"),
         ("image,kind\na.jpg,cat\n", r"no column 'label' \(--label-column\); it has image, kind"),
     ):
@@ -452,7 +452,7 @@ def test_labels_that_say_the_same_twice(tmp_path: Path, capsys: pytest.CaptureFi
         tmp_path / "noted.tar", [("1.png", b""), ("1.cls", "3"), ("1.json", '{"label": "good"}'), ("2.png", b""), ("2.cls", "5")]
     )
     assert open_classified([noted], None, "cifar10").label.tolist() == [3, 5]
-    assert "1.json has 'good', which is none of the classes of cifar10; noted.tar/1.cls counts" in capsys.readouterr().err
+    assert "1.json has 'good', which is not one of the classes of cifar10; noted.tar/1.cls counts" in capsys.readouterr().err
 
 
 def test_members_of_a_key_that_stand_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -264,7 +264,7 @@ def test_a_table_groups_its_images_or_those_named(tmp_path: Path) -> None:
     [
         ("", "no column 'image'"),
         ("image,group\n", "expected a line an image"),
-        ("image,group\na.png\n", "line 2 has not as many fields"),
+        ("image,group\na.png\n", "line 2 has another number of fields"),
         ("image,group\na.png,1\n./a.png,2\n", "line 3 names a.png a second time"),
         ("image,group\n,1\n", "line 2 names no image"),
         ("image,year\na.png,1\n", r"no column 'group' \(--group-column\); it has image, year"),

@@ -281,7 +281,7 @@ def _csv_lines(reader: csv.DictReader, path: Path) -> Iterator[tuple[int, Row]]:
     try:
         for row in reader:
             if None in row or None in row.values():
-                raise StreamError(f"{path}: line {reader.line_num} has not as many fields as the first line")
+                raise StreamError(f"{path}: line {reader.line_num} has another number of fields than the first line")
             yield reader.line_num, row
     except csv.Error as error:
         raise StreamError(f"{path}: line {reader.reader.line_num} is no CSV ({error})") from None

@@ -33,16 +33,16 @@ def locate_images(bundle: Bundle, source: ImageSource, indices: Iterable[int], o
         Index in the source by index in the bundle; images that are not in the source are missing, with a warning.
 
     Raises:
-        UsageError: none of the images is in the source.
+        UsageError: the source has no such image.
     """
     listed: list[str] = bundle.text_list("images")
     place_of = place_by_name(source)
     places = {i: place_of(listed[i]) for i in dict.fromkeys(indices)}
     missing = [listed[i] for i, place in places.items() if place is None]
     if missing and len(missing) == len(places):
-        raise UsageError(f"{option}: none of the bundle's top images is there (looked for {', '.join(missing[:3])} …)")
+        raise UsageError(f"{option}: contains no top image of the bundle (looked for {', '.join(missing[:3])} …)")
     if missing:
-        warn(f"{len(missing)} of {len(places)} top images are not there, the first: {missing[0]}")
+        warn(f"{option}: {len(missing)} of {len(places)} top images not found, the first: {missing[0]}")
     return {i: place for i, place in places.items() if place is not None}
 
 

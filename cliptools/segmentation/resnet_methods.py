@@ -8,7 +8,7 @@ the token:
     logit_i(c) = 1/k sum over (n, h) in S_c of Z_i[n] <r_i^h, t_c>,    r_i^h = a_i^h W_O^h (W_V^h x_i + b_V^h) + b_O / (H tokens)
 
 The r_i^h add up to M(I) over heads and tokens; in the logits each is at unit norm. All pairs of a head share r_i^h, so only sums
-over heads are held:
+over heads are computed:
 
     logit_i(c) = 1/k sum over h of <r_i^h, t_c> sum over n: (n, h) in S_c of Z_i[n]
 

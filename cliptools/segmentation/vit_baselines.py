@@ -117,9 +117,7 @@ def direct_effects(
     blocks = list(visual.transformer.resblocks)
     for block, A, normed in list(zip(blocks, forward.attention, forward.normed, strict=True))[-layers:]:
         v = project(block.attn, normed)[2]  # (b, head, token, e)
-        text = (
-            u * gain(block.ls_1)
-        ) @ block.attn.out_proj.weight  # (b, text, head e): the text in the space of the heads' values
+        text = (u * gain(block.ls_1)) @ block.attn.out_proj.weight  # (b, text, head e): in the space of the heads' values
         text = text.unflatten(-1, (block.attn.num_heads, -1))  # (b, text, head, e)
         total = total + torch.einsum("bhi,bhie,bthe->bti", A[:, :, 0], v, text)
     return total

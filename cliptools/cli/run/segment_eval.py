@@ -77,7 +77,7 @@ class SegmentEvalOptions(CommonOptions):
 
 @dataclass
 class Report:
-    """Counts what is left out and what is assumed while images are evaluated, and writes the totals."""
+    """Counts images that are left out and assumptions about masks, and writes records and totals."""
 
     strict: bool
     output_format: str
@@ -136,7 +136,7 @@ class Report:
         """Print the assumptions about masks, and the summary line.
 
         Args:
-            noun: The kind of thing that `count` counts.
+            noun: Noun for `count`: `mask` or `image`.
         """
         for remark, masks in self.remarks.items():
             verb, _, predicate = remark.partition(" ")

@@ -117,7 +117,7 @@ def _refuse_contradictions(labelled: LabelledImages, rows: ClassRows, label: Int
         )
     if unknown:
         warn(
-            f"{unknown[0].member} has {unknown[0].label!r}, which is none of the classes of {rows.source}; {unknown[0].first} "
+            f"{unknown[0].member} has {unknown[0].label!r}, which is not one of the classes of {rows.source}; {unknown[0].first} "
             f"counts ({len(unknown)} such labels)"
         )
 

@@ -77,7 +77,7 @@ class ClassRows:
             return StreamError(f"{image}: label {label!r} {ambiguity}; give numbers or WordNet ids")
         similar = get_close_matches(_form(label), list(self._rows_by_form), n=MOST_SIMILAR, cutoff=0.5)
         names = dict.fromkeys(self.classes[self._rows_by_form[form][0]].name for form in similar)
-        return StreamError(f"{image}: label {label!r} is none of {classes}; near names: {', '.join(names) or 'none'}")
+        return StreamError(f"{image}: label {label!r} is not one of {classes}; similar names: {', '.join(names) or 'none'}")
 
     def _row(self, label: Label) -> int:
         if isinstance(label, int):

@@ -215,7 +215,7 @@ def by_folders(images: Sequence[ListedImage]) -> LabelledImages:
     _refuse_splits({name for name in classes.values() if name is not None}, images[0].base)
     _warn_of_empty(classes)
     labels = (classes[_place(image)] for image in images)
-    return number_labels(images, labels, "it lies beside the folders of the classes, in none of them")
+    return number_labels(images, labels, "it lies beside the folders of the classes, not in one of them")
 
 
 def _refuse_splits(classes: Collection[str], base: str) -> None:

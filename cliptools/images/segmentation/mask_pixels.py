@@ -4,7 +4,7 @@
   greater number is the object. Real numbers with fractions are a soft mask, from 0 to 1 or to 255, thresholded at half of it.
 * In a colour picture black is the background. In a palette picture index 0 is the background, except if index 0 is not black and
   another index is: programs that sort a palette keep the colours, not the indices.
-* A transparent pixel is no object. If the pixels that are not transparent are all black, or none of them is, transparency alone
+* A transparent pixel is no object. If all pixels that are not transparent are black, or no such pixel is, transparency alone
   is the mask (a cut-out). Numbers do not depend on transparency.
 * JPEG smears edges: grey masks are thresholded at half of the range, and have no numbers.
 """

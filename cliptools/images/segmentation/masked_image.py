@@ -109,7 +109,7 @@ class Alignment:
 
         Args:
             width: Width of the mask, after turning it by its own orientation.
-            height: Height of the mask, likewise.
+            height: Height of the mask, after the same turn.
             own_orientation: The mask's own orientation.
             picture: Size and orientation of the picture.
         """
