@@ -226,7 +226,7 @@ def test_what_is_no_stanford_cars_is_said(tmp_path: Path) -> None:
         read_cars(tmp_path)
     rows = np.array([("1.png", 9)], dtype=[("relative_im_path", object), ("class", object)])
     savemat(tmp_path / "cars_annos.mat", {"annotations": rows, "class_names": np.array(["a 2001"], dtype=object)})
-    with pytest.raises(StreamError, match="is of class 9, there are classes 1 to 1"):
+    with pytest.raises(StreamError, match="is of class 9, expected 1 to 1"):
         read_cars(tmp_path)
     rows["class"] = 1
     savemat(tmp_path / "cars_annos.mat", {"annotations": rows, "class_names": np.array(["a car"], dtype=object)})

@@ -92,7 +92,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("images/stanford_cars.py", "Car.year"): ("tests/test_shift.py: expected a model year at its end",),
     ("images/stanford_cars.py", "_cars"): (
         "tests/test_shift.py: without relative_im_path and class",
-        "tests/test_shift.py: is of class 9, there are classes 1 to 1",
+        "tests/test_shift.py: is of class 9, expected 1 to 1",
     ),
     ("images/stanford_cars.py", "read_variables"): (
         "tests/test_shift.py: expected a MATLAB file of Stanford Cars",
