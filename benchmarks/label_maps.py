@@ -41,7 +41,7 @@ def main() -> None:
     from open_clip.modified_resnet import ModifiedResNet
 
     from cliptools.effects.resnet_pooling import Pairs, pair_directions
-    from cliptools.segmentation.masks import Averaged, best_texts
+    from cliptools.segmentation.masks import WindowAverage, best_texts
     from cliptools.segmentation.resnet_methods import PairUnits, resnet_method
 
     torch.manual_seed(0)
@@ -64,7 +64,7 @@ def main() -> None:
         logits = look(torch.randn(1, 3, CROP, CROP)).logits
         note(what, time.perf_counter() - start)
     start = time.perf_counter()
-    best_texts(Averaged(logits, ([0], [0]), (CROP, CROP), (CROP, CROP)), *picture)
+    best_texts(WindowAverage(logits, ([0], [0]), (CROP, CROP), (CROP, CROP)), *picture)
     note(f"labels of {picture[0]} × {picture[1]} pixels", time.perf_counter() - start)
     settings = {
         "classes": CLASSES,

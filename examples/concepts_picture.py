@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from cliptools.images.annotations import found_names
+from cliptools.images.annotations import matching_names
 
 SCENE, BAR, WORD, LINE, GAP = 190, 90, 176, 17, 14
 TITLES = {
@@ -22,7 +22,7 @@ def draw_bars(draw: ImageDraw.ImageDraw, x: int, y: int, record: dict) -> None:
     """The words of one record, a bar each, green where the scene shows it."""
     scores = [concept["score"] for concept in record["concepts"]]
     for place, concept in enumerate(record["concepts"]):
-        right = bool(found_names(record["truth"], [concept["word"]]))
+        right = bool(matching_names(record["truth"], [concept["word"]]))
         top = y + place * LINE
         draw.text((x + WORD - 6, top), concept["word"], RIGHT if right else INK, FONT, anchor="ra")
         length = int(BAR * concept["score"] / max(scores))

@@ -19,10 +19,10 @@ from cliptools.emoji.export import label_pictures
 from cliptools.emoji.render import render, to_uint8
 from cliptools.emoji.scenes import ZERO_SHOT_TEMPLATES, Recipe, draw_scene
 from cliptools.images.loader import fitted_tensor
-from cliptools.images.segmentation.label_maps import GROUND, LEFT_OUT
+from cliptools.images.segmentation.label_maps import BACKGROUND, IGNORED
 from cliptools.models.load import LoadedModel, load_recorded_model
 from cliptools.models.text_encoder import encode_texts
-from cliptools.segmentation.masks import SHARPNESS, Averaged
+from cliptools.segmentation.masks import SHARPNESS, WindowAverage
 from cliptools.segmentation.metrics import label_fit
 from cliptools.segmentation.resnet_methods import PairUnits, class_texts, default_pairs, resnet_method
 from cliptools.segmentation.towers import pool_tokens
@@ -41,14 +41,14 @@ def scenes(model: LoadedModel) -> tuple[Tensor, np.ndarray]:
     drawn = [draw_scene(SEED, index, Recipe(counts=(0.0, *Recipe().counts[1:3], 0.0))) for index in range(COUNT)]
     canvas = render(drawn, SIZE)
     pictures = [Image.fromarray(pixels) for pixels in to_uint8(canvas.image)]
-    names = [np.array([GROUND, *(sprite.concept + 1 for sprite in scene.sprites)]) for scene in drawn]
+    names = [np.array([BACKGROUND, *(sprite.concept + 1 for sprite in scene.sprites)]) for scene in drawn]
     truth = [own[slots[GRID, GRID]] for own, slots in zip(names, label_pictures(canvas.visible), strict=True)]
     return torch.stack([fitted_tensor(one, SIZE, (1, 1), model.preprocessing) for one in pictures]), np.stack(truth)
 
 
 def at_pixels(maps: Tensor) -> Tensor:
     """Tokens' maps [map, row, column] at every fourth pixel, brought there as clip-segment does."""
-    return Averaged(maps[None], ([0], [0]), (SIZE, SIZE), (SIZE, SIZE)).at(SIZE, SIZE)[:, GRID, GRID]
+    return WindowAverage(maps[None], ([0], [0]), (SIZE, SIZE), (SIZE, SIZE)).at(SIZE, SIZE)[:, GRID, GRID]
 
 
 def miou(labels: np.ndarray, truth: np.ndarray) -> float:
@@ -59,20 +59,20 @@ def miou(labels: np.ndarray, truth: np.ndarray) -> float:
 def with_ground(labels: np.ndarray, score: np.ndarray, truth: np.ndarray) -> list[float]:
     """mIoU on the choosing scenes, ground where the score is below its best threshold, and on the others by the same one."""
     cuts, parts = np.quantile(score[CHOOSING], QUANTILES), (CHOOSING, MEASURED)
-    found = [[miou(np.where(score[part] < cut, GROUND, labels[part]), truth[part]) for part in parts] for cut in cuts]
+    found = [[miou(np.where(score[part] < cut, BACKGROUND, labels[part]), truth[part]) for part in parts] for cut in cuts]
     return max(found, key=lambda fit: fit[0])
 
 
 def told(score: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """How well a score tells things from ground, and its means."""
-    thing, score = truth[MEASURED] != GROUND, score[MEASURED]
+    thing, score = truth[MEASURED] != BACKGROUND, score[MEASURED]
     return {"auc": roc_auc_score(thing.ravel(), score.ravel()), "thing": score[thing].mean(), "ground": score[~thing].mean()}
 
 
 def rows(L: Tensor, truth: np.ndarray, activation: np.ndarray) -> Iterator[dict[str, str | float]]:
     """All scores of one method's logits [scene, class, y, x]."""
     labels, top, sigma = L.argmax(1).numpy() + 1, L.amax(1).numpy(), L.std(1).numpy()
-    yield {"score": "ground left out", "miou": miou(labels[MEASURED], np.where(truth == GROUND, LEFT_OUT, truth)[MEASURED])}
+    yield {"score": "ground left out", "miou": miou(labels[MEASURED], np.where(truth == BACKGROUND, IGNORED, truth)[MEASURED])}
     yield {"score": "spread", "scale": SHARPNESS} | told(SHARPNESS * sigma, truth)
     equal = SPREAD / float(sigma[CHOOSING].mean())
     by_scale = {scale: torch.stack([(scale * one).softmax(0).amax(0) for one in L]).numpy() for scale in (*SCALES, equal)}

@@ -17,7 +17,7 @@ from cliptools.cli.effects import main as effects
 from cliptools.cli.scenes import main as scenes
 from cliptools.errors import TextError
 from cliptools.images.classification import open_classified
-from cliptools.images.classification.class_rows import NONE, load_rows, rows_named
+from cliptools.images.classification.class_rows import NO_ROW, load_rows, rows_named
 from cliptools.text.class_lists import entries
 from cliptools.text.classes import ClassName, class_list, distinct_classes, distinct_names, load_classes
 from cliptools.text.vocabularies import load_pool
@@ -122,14 +122,14 @@ def test_every_form_gives_the_same_classes_in_order(name: str, tmp_path: Path, c
 def test_what_else_a_list_says(tmp_path: Path) -> None:
     cub = load_rows(write(tmp_path / "classes.txt", FORMS["cub.txt"]))
     assert cub.of(["003.great_white_shark", "great-white shark", 3]) == [2, 2, 2]
-    assert cub.of(["1", "4"]) == [0, 3] and cub.of([0, 5]) == [NONE] * 2
+    assert cub.of(["1", "4"]) == [0, 3] and cub.of([0, 5]) == [NO_ROW] * 2
     assert "expected a number from 1 to 4, as the list has them" in str(cub.refusal("a.png", 0))
     index = load_rows(write(tmp_path / "index.json", FORMS["folder-index.json"]))
     assert index.of(["003.great_white_shark", "tench", 3, "004.kit_fox"]) == [2, 0, 3, 3]
     gaps = load_rows(write(tmp_path / "gaps.json", '{"7": "dog", "3": "cat"}'))
-    assert [each.name for each in gaps.classes] == ["cat", "dog"] and gaps.of([7, 3, 0]) == [1, 0, NONE]
+    assert [each.name for each in gaps.classes] == ["cat", "dog"] and gaps.of([7, 3, 0]) == [1, 0, NO_ROW]
     own = load_rows(write(tmp_path / "own.txt", "n01440764 dog\nn02119789 cat\n"))
-    assert own.of(["n02119789", "n01440764-any", "n01443537"]) == [1, 0, NONE]
+    assert own.of(["n02119789", "n01440764-any", "n01443537"]) == [1, 0, NO_ROW]
     places = load_rows(write(tmp_path / "places.txt", "/a/airfield 0\n/a/apartment_building/outdoor 1\n"))
     assert [each.name for each in places.classes] == ["airfield", "apartment building outdoor"]
     images = load_rows(write(tmp_path / "open-images.csv", "/m/011k07,Tortoise\n/m/011q46kg,Container\n"))
@@ -251,7 +251,7 @@ def test_names_twice_are_classes_of_their_own(tmp_path: Path, capsys: pytest.Cap
     for text in ("bed\ncat\nbed\n", '["bed", "cat", "bed"]', '{"bed": 0, "cat": 1, "bed": 2}', "0: bed\n1: cat\n2: bed\n"):
         assert [each.name for each in load_classes(write(tmp_path / "classes", text), known=False)] == ["bed", "cat", "bed"]
         assert capsys.readouterr().err.count("warning: ") == 1
-    assert load_rows(write(tmp_path / "classes", "bed\ncat\nbed\n")).of([2, "cat", "bed"]) == [2, 1, NONE]
+    assert load_rows(write(tmp_path / "classes", "bed\ncat\nbed\n")).of([2, "cat", "bed"]) == [2, 1, NO_ROW]
     names, owner = distinct_names((ClassName("bed", ("cot",)), ClassName("cat"), ClassName("bed", ("cat", "bunk"))), "x")
     assert dict(zip(names, owner, strict=True)) == {"bed": 0, "cot": 0, "cat": 1, "bunk": 2}
     assert "synonym 'cat' left out, because several classes have it (places 2, 3)" in capsys.readouterr().err

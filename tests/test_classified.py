@@ -21,7 +21,7 @@ from cliptools.emoji.export import single_plans
 from cliptools.emoji.render import SceneSource
 from cliptools.errors import CliptoolsError, StreamError, TextError, UsageError
 from cliptools.images.classification import ClassifiedImages, classified_scenes, open_classified
-from cliptools.images.classification.class_rows import NONE, ClassRows, load_rows
+from cliptools.images.classification.class_rows import NO_ROW, ClassRows, load_rows
 from cliptools.images.groups import Columns, ImageNames
 from cliptools.images.loader import open_images
 from cliptools.images.segmentation.sources import masked_images
@@ -116,7 +116,7 @@ def test_folders_are_matched_to_classes_by_any_name(tmp_path: Path) -> None:
     images = open_classified([str(tmp_path / "photos")], None, str(classes))
     assert images.label.tolist() == [2, 0] and images.classes_source == str(classes)
     put(tmp_path, "photos/zebbra/1.png")
-    with pytest.raises(StreamError, match=r"zebbra/1\.png: label 'zebbra' is none of the 3 classes of .*near names: zebra"):
+    with pytest.raises(StreamError, match=r"zebbra/1\.png: label 'zebbra' is not one of the 3 classes of .*similar names: zebra"):
         open_classified([str(tmp_path / "photos")], None, str(classes))
 
 
@@ -160,7 +160,7 @@ def test_lists_of_imagenet() -> None:
     assert load_classes("imagenet-r")[0].name == "goldfish"
     rows = load_rows("imagenet")
     assert rows.of(["Great_White-shark", "n02012849", TENCH, "cock", 999]) == [2, 134, 0, 7, 999]
-    assert rows.of(["missile", "crane", 1000, -1, "n00000000"]) == [NONE] * 5
+    assert rows.of(["missile", "crane", 1000, -1, "n00000000"]) == [NO_ROW] * 5
     assert re.search(r"names several .*657, 744.*WordNet ids", str(rows.refusal("a.jpg", "missile")))
     assert "expected a number from 0 to 999" in str(rows.refusal("a.jpg", 1000))
 
@@ -258,7 +258,7 @@ def test_label_files_that_do_not_do(tmp_path: Path) -> None:
         ("a.jpg 1\n", r"has no label for it, its first image is 'a\.jpg' \(1 of 1"),
         ("ILSVRC2012_val_00000001.JPEG 1000\n", "expected a number from 0 to 999"),
         ("ILSVRC2012_val_00000001.JPEG -1\n", "expected a number from 0 to 999"),
-        ("ILSVRC2012_val_00000001.JPEG n00000001\n", "'n00000001' is none of the 1000"),
+        ("ILSVRC2012_val_00000001.JPEG n00000001\n", "'n00000001' is not one of the 1000"),
         ("ImageId,PredictionString\nILSVRC2012_val_00000001,\n", "has no label for it"),
         ("image,kind\na.jpg,cat\n", r"no column 'label' \(--label-column\); it has image, kind"),
     ):
@@ -452,7 +452,7 @@ def test_labels_that_say_the_same_twice(tmp_path: Path, capsys: pytest.CaptureFi
         tmp_path / "noted.tar", [("1.png", b""), ("1.cls", "3"), ("1.json", '{"label": "good"}'), ("2.png", b""), ("2.cls", "5")]
     )
     assert open_classified([noted], None, "cifar10").label.tolist() == [3, 5]
-    assert "1.json has 'good', which is none of the classes of cifar10; noted.tar/1.cls counts" in capsys.readouterr().err
+    assert "1.json has 'good', which is not one of the classes of cifar10; noted.tar/1.cls counts" in capsys.readouterr().err
 
 
 def test_members_of_a_key_that_stand_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -602,13 +602,13 @@ words = st.lists(st.sampled_from(["red", "Fox", "sea", "ANT", "Élan", "7"]), mi
 def test_names_are_found_however_they_are_spelled(names: list[list[str]], between: str) -> None:
     rows = ClassRows(tuple(ClassName("_".join(each), ("other " + " ".join(each),)) for each in names), "names")
     assert rows.of(["_".join(each) for each in names]) == list(range(len(names)))
-    assert rows.of([between.join(each).swapcase() for each in [*names, ["nothing"]]]) == [*range(len(names)), NONE]
+    assert rows.of([between.join(each).swapcase() for each in [*names, ["nothing"]]]) == [*range(len(names)), NO_ROW]
     assert rows.of([between.join(["OTHER", *each]) for each in names]) == list(range(len(names)))
 
 
 def test_names_come_before_synonyms() -> None:
     rows = ClassRows((ClassName("Dog", ("cat", "pet")), ClassName("cat"), ClassName("hamster", ("pet",))), "names")
-    assert rows.of(["cat", "CAT", "dog", "pet"]) == [1, 1, 0, NONE]
+    assert rows.of(["cat", "CAT", "dog", "pet"]) == [1, 1, 0, NO_ROW]
 
 
 def test_a_table_may_name_what_is_no_file() -> None:

@@ -30,7 +30,7 @@ from cliptools.effects.vit_second_order import SecondOrder
 from cliptools.emoji.render import SceneSource
 from cliptools.emoji.scenes import Recipe
 from cliptools.errors import StreamError
-from cliptools.images.annotations import found_names, read_annotations
+from cliptools.images.annotations import matching_names, read_annotations
 from cliptools.io.bundle import Bundle
 from cliptools.models.load import load_model
 from cliptools.models.text_encoder import encode_pool
@@ -160,7 +160,7 @@ def test_a_synonym_names_it_too() -> None:
     from cliptools.text.emoji_concepts import concepts
 
     concept = next(each for each in concepts() if each.synonyms)
-    assert found_names([concept.name, "abacus"], [concept.synonyms[0].upper(), "boat"]) == [concept.name]
+    assert matching_names([concept.name, "abacus"], [concept.synonyms[0].upper(), "boat"]) == [concept.name]
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def test_words_of_active_neurons_name_what_is_shown(bundle: Bundle) -> None:
     def share(scores: torch.Tensor, said: list[str] | tuple[str, ...]) -> float:
         words = [[said[j] for j in row] for row in largest(scores, 10).column.tolist()]
         names = [source.drawn(i) for i in range(len(source))]
-        counts = [len(found_names(shown, row)) for shown, row in zip(names, words, strict=True)]
+        counts = [len(matching_names(shown, row)) for shown, row in zip(names, words, strict=True)]
         return recall(counts, [len(shown) for shown in names]).value
 
     def weights(neurons: str, score: str) -> torch.Tensor:

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from cliptools.errors import CliptoolsError, ImageError
 from cliptools.images.decode import decode, header
-from cliptools.images.segmentation.label_maps import LEFT_OUT, LabelledImage, Numbering, labelled_in_folders, labelled_scene
+from cliptools.images.segmentation.label_maps import IGNORED, LabelledImage, Numbering, labelled_in_folders, labelled_scene
 from cliptools.images.segmentation.mask_pixels import mask_pixels, read_mask
 from cliptools.images.segmentation.masked_image import turned
 from cliptools.images.segmentation.sources import masked_images
@@ -328,7 +328,7 @@ def test_masks_lie_on_pictures_of_all_orientations(tmp_path: Path, shape: str, e
         truths[name] = lay(
             tmp_path / "upright", name, (ending, int(name[0]) if name[0] != "N" else None), ("png", None), "upright", shape
         )
-    for image in read(masked_images(tmp_path / "upright", lie="upright")):
+    for image in read(masked_images(tmp_path / "upright", basis="upright")):
         np.testing.assert_array_equal(image.masks[0], truths[image.name], err_msg=image.name)
         assert not image.remarks
 
@@ -353,7 +353,7 @@ def test_masks_whose_size_cannot_tell_lie_as_those_whose_size_does(tmp_path: Pat
     assert "as others of the folder are" in shown["a"][0] and shown["d"] == shown["a"] and not shown["b"] and not shown["c"]
     assert "cannot tell" in remarks(tmp_path / "stored")["d"][0] and "cannot tell" in remarks(tmp_path / "mixed")["a"][0]
     lay(tmp_path / "wrong", "a", ("jpg", 6), ("png", None), "upright", "wide")
-    (error,) = masked_images(tmp_path / "wrong", lie="stored")
+    (error,) = masked_images(tmp_path / "wrong", basis="stored")
     assert str(error) == (
         "a: the image has 18 × 26 pixels (turned by EXIF orientation 6), its mask 26 × 18 (turned by EXIF orientation 6)"
     )
@@ -424,7 +424,7 @@ def test_labels_beyond_eight_bits_and_void(tmp_path: Path) -> None:
     grey().convert("RGB").save(tmp_path / "images/a.png")
     Image.fromarray(numbers.astype(np.uint16)).save(tmp_path / "labels/a.png")
     (reading,) = labelled_in_folders(tmp_path / "images", tmp_path / "labels", Numbering(4, 1001))
-    assert isinstance(reading, LabelledImage) and (reading.labels == np.where(numbers == 255, LEFT_OUT, LABELS)).all()
+    assert isinstance(reading, LabelledImage) and (reading.labels == np.where(numbers == 255, IGNORED, LABELS)).all()
 
 
 def test_label_pictures_that_hold_no_numbers(tmp_path: Path) -> None:
@@ -482,9 +482,9 @@ def test_scenes_read_their_masks_by_the_same_rules(tmp_path: Path, mode: str) ->
     (scene,) = read(masked_images(tmp_path, ignored=(2,)))
     assert scene.texts == ("cat", "pizza", "boat") and scene.void is not None and (scene.void == (LABELS == 2)).all()
     labels = labelled_scene(scene, {"cat": 1, "boat": 2}).labels
-    assert (labels == np.select([LABELS == 1, LABELS == 4, LABELS == 2], [1, 2, LEFT_OUT], 0)).all()
+    assert (labels == np.select([LABELS == 1, LABELS == 4, LABELS == 2], [1, 2, IGNORED], 0)).all()
     if mode != "LA":  # of which what is transparent is no object
-        (whole,) = read(masked_images(tmp_path, whole=True))
+        (whole,) = read(masked_images(tmp_path, single=True))
         assert (whole.masks[0] == TRUTH).all()
 
 

@@ -92,7 +92,7 @@ def test_scenes_alike_from_tar_and_folder(scenes: Path) -> None:
         assert one.name == other.name and one.texts == other.texts and (one.masks == other.masks).all()
         assert len(one.masks) == len(one.texts) and all(mask.any() for mask in one.masks) and one.masks.sum(0).max() == 1
         assert one.picture.tobytes() == other.picture.tobytes()
-    for one, whole in zip(tar, read(masked_images(scenes / "scenes.tar", whole=True)), strict=True):
+    for one, whole in zip(tar, read(masked_images(scenes / "scenes.tar", single=True)), strict=True):
         assert whole.texts == () and (whole.masks[0] == one.masks.any(0)).all()
 
 

@@ -18,7 +18,7 @@ from cliptools.cli.run.segment_heat_maps import open_bundle
 from cliptools.cli.run.segment_label_maps import load_labeller, parse_backgrounds
 from cliptools.cli.segment import main
 from cliptools.errors import CliptoolsError, UsageError
-from cliptools.images.segmentation.label_maps import LEFT_OUT, Numbering
+from cliptools.images.segmentation.label_maps import IGNORED, Numbering
 from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.models.load import load_model
 from cliptools.text.classes import load_classes
@@ -291,8 +291,8 @@ def test_a_list_that_does_not_say_which_number_the_first_class_has(place: Path, 
 
 def test_numbers_of_label_pngs() -> None:
     pixels = np.array([[0, 1, 3, 255]])
-    assert Numbering(3).labels(pixels, "a").tolist() == [[0, 1, 3, LEFT_OUT]]
-    assert Numbering(4, first=0).labels(pixels, "a").tolist() == [[1, 2, 4, LEFT_OUT]]
+    assert Numbering(3).labels(pixels, "a").tolist() == [[0, 1, 3, IGNORED]]
+    assert Numbering(4, first=0).labels(pixels, "a").tolist() == [[1, 2, 4, IGNORED]]
     with pytest.raises(CliptoolsError, match="label 255, expected 1 to 3"):
         Numbering(3, ignored=()).labels(pixels, "a")
 

@@ -17,11 +17,11 @@ from cliptools.effects.resnet_pooling import pair_directions, supported_resnet
 from cliptools.emoji.render import SceneSource, render
 from cliptools.emoji.scenes import Recipe
 from cliptools.errors import ModelError, TextError, UsageError
-from cliptools.images.segmentation.label_maps import LEFT_OUT
+from cliptools.images.segmentation.label_maps import IGNORED
 from cliptools.models.load import load_model
 from cliptools.models.text_encoder import encode_texts
 from cliptools.segmentation import BY_PAIRS, RESNET, masks
-from cliptools.segmentation.masks import Averaged, best_texts, to_labels, window_starts
+from cliptools.segmentation.masks import WindowAverage, best_texts, to_labels, window_starts
 from cliptools.segmentation.metrics import LabelFit, label_fit
 from cliptools.segmentation.resnet_methods import (
     PairUnits,
@@ -33,7 +33,7 @@ from cliptools.segmentation.resnet_methods import (
     resnet_method,
     select_pairs,
 )
-from cliptools.segmentation.towers import PoolTokens, corner_of, native_size, on_grid, pool_tokens, repaired, token_stride
+from cliptools.segmentation.towers import PoolTokens, corner_of, native_size, on_grid, pool_tokens, repair_corner, token_stride
 from cliptools.text.emoji_concepts import concepts
 
 EXACT = {"rtol": 1e-9, "atol": 1e-11}
@@ -265,10 +265,10 @@ def test_a_sink_is_detected_not_assumed(tower) -> None:
 
 def test_the_corner_is_its_neighbours_mean() -> None:
     maps = torch.randn(2, 12, 5, dtype=torch.float64)
-    for before, after in zip(maps, repaired(maps, (3, 4)), strict=True):
+    for before, after in zip(maps, repair_corner(maps, (3, 4)), strict=True):
         torch.testing.assert_close(after, slow_repair(before, (3, 4)), **EXACT)
     with pytest.raises(UsageError, match="1 × 12 tokens"):
-        repaired(maps, (1, 12))
+        repair_corner(maps, (1, 12))
 
 
 def test_other_sizes_than_the_models(tower) -> None:
@@ -301,12 +301,12 @@ def test_windows_against_an_average_pixel_by_pixel(
                 times[top + y, left + x] += 1
     assert (times > 0).all()
     mean = total / times
-    averaged = Averaged(logits, (starts[0], starts[1]), side, size)
+    averaged = WindowAverage(logits, (starts[0], starts[1]), side, size)
     torch.testing.assert_close(averaged.at(*size), mean, **EXACT)
     resized = torch.nn.functional.interpolate(mean[None], size=wanted, mode="bilinear")[0]
     torch.testing.assert_close(averaged.at(*wanted, slice(4, 9)), resized[4:9], **EXACT)
 
-    monkeypatch.setattr(masks, "TOGETHER", 5 * wanted[0] * wanted[1])  # texts in several chunks
+    monkeypatch.setattr(masks, "MOST_LOGITS", 5 * wanted[0] * wanted[1])  # texts in several chunks
     found = best_texts(averaged, *wanted, sharpness=2.0)
     probability = torch.softmax(2 * resized, 0)
     assert (found.text == resized.argmax(0)).all()
@@ -337,17 +337,19 @@ def test_class_texts_lose_what_they_share() -> None:
 
 def test_label_metrics_against_scikit_learn_and_torchmetrics() -> None:
     rng = np.random.default_rng(4)
-    total, classes = LabelFit.none(6), 6
-    jaccard = MulticlassJaccardIndex(classes, ignore_index=LEFT_OUT, average="none")
+    total, classes = LabelFit.empty(6), 6
+    jaccard = MulticlassJaccardIndex(classes, ignore_index=IGNORED, average="none")
     everything: list[tuple[np.ndarray, np.ndarray]] = []
     for side in (4, 9, 15):
-        truth = rng.integers(LEFT_OUT, 5, (side, side + 2))  # class 5 is never true
+        truth = rng.integers(IGNORED, 5, (side, side + 2))  # class 5 is never true
         labels = np.where(rng.random(truth.shape) < 0.5, truth.clip(0), rng.integers(0, classes, truth.shape))
         one = label_fit(labels, truth, classes)
-        counts = truth != LEFT_OUT
+        counts = truth != IGNORED
         everything.append((labels[counts], truth[counts]))
         matrix = confusion_matrix(truth[counts], labels[counts], labels=range(classes))
-        assert (one.both == np.diag(matrix)).all() and (one.found == matrix.sum(0)).all() and (one.true == matrix.sum(1)).all()
+        assert (
+            (one.both == np.diag(matrix)).all() and (one.predicted == matrix.sum(0)).all() and (one.true == matrix.sum(1)).all()
+        )
         total += one
         jaccard.update(torch.from_numpy(labels), torch.from_numpy(truth))
     labels, truth = (np.concatenate(part) for part in zip(*everything, strict=True))
@@ -359,10 +361,10 @@ def test_label_metrics_against_scikit_learn_and_torchmetrics() -> None:
 
 
 def test_classes_that_nothing_has_do_not_count() -> None:
-    truth, labels = np.array([[1, 1, LEFT_OUT]]), np.array([[1, 1, 2]])
+    truth, labels = np.array([[1, 1, IGNORED]]), np.array([[1, 1, 2]])
     fit = label_fit(labels, truth, 4)
     assert np.isnan(fit.iou[[0, 2, 3]]).all() and fit.mean_iou == 1
-    nothing = label_fit(labels, np.full((1, 3), LEFT_OUT), 4)
+    nothing = label_fit(labels, np.full((1, 3), IGNORED), 4)
     assert np.isnan([nothing.mean_iou, nothing.mean_iou_true, nothing.accuracy]).all()
 
 
@@ -378,14 +380,14 @@ def test_label_maps_of_emoji_rn_mean_something() -> None:
     r = torch.nn.functional.normalize(pair_directions(visual, unit[:, 1], unit[:, 2]), dim=1)
     fits = {}
     for name in ("pairs", "qqkk"):
-        look, fits[name] = resnet_method(name, visual, t, PairUnits(r, unit, 1111)), LabelFit.none(len(names))
+        look, fits[name] = resnet_method(name, visual, t, PairUnits(r, unit, 1111)), LabelFit.empty(len(names))
         for index in range(12):
             scene = source.scene(index)
             visible = render([scene], 128).visible[0].numpy()
-            truth = np.full((128, 128), LEFT_OUT)
+            truth = np.full((128, 128), IGNORED)
             for slot, sprite in enumerate(scene.sprites):
                 truth[visible[slot] > 0.5] = names.index(concepts()[sprite.concept].name)
             logits = look(model.transform(source.load(index))[None]).logits
-            found = best_texts(Averaged(logits, ([0], [0]), (128, 128), (128, 128)), 128, 128, probabilities=False)
+            found = best_texts(WindowAverage(logits, ([0], [0]), (128, 128), (128, 128)), 128, 128, probabilities=False)
             fits[name] += label_fit(found.text.numpy(), truth, len(names))
     assert fits["pairs"].mean_iou > 0.6 and fits["pairs"].mean_iou > fits["qqkk"].mean_iou + 0.1

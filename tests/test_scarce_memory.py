@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten
 from cliptools.analysis.pursuit import pursue, refit
 from cliptools.devices import Limit, in_halves
 from cliptools.errors import SingleItemError
-from cliptools.segmentation.masks import Averaged, Room, best_texts, logits_at_size
+from cliptools.segmentation.masks import MemoryLimits, WindowAverage, best_texts, logits_at_size
 
 TOO_MUCH = 10**15  # bytes that no machine has
 IMAGES = ("effects second", "effects indirect", "effects pooled", "effects heads", "top", "top raw", "top pairs")
@@ -118,29 +118,29 @@ class Allocator(TorchDispatchMode):
 LOGITS = torch.randn(4, 37, 5, 6, generator=torch.Generator().manual_seed(0))
 
 
-def averaged() -> Averaged:
+def averaged() -> WindowAverage:
     """37 texts in two by two windows."""
-    return Averaged(LOGITS, ([0, 8], [0, 12]), (16, 24), (24, 36))
+    return WindowAverage(LOGITS, ([0, 8], [0, 12]), (16, 24), (24, 36))
 
 
 @pytest.mark.parametrize("share", [1.0, 0.6, 0.3, 0.05, 0.02])
 @pytest.mark.parametrize("probabilities", [True, False])
 def test_label_maps_at_full_size(share: float, probabilities: bool, capsys: pytest.CaptureFixture[str]) -> None:
     """Fewer texts at a time, then fewer rows; the labels are those of a machine with room."""
-    rows, columns, room = 50, 70, Room()
+    rows, columns, limits = 50, 70, MemoryLimits()
     windows = averaged()
     with Allocator(math.inf) as plenty:
         expected = best_texts(windows, rows, columns, probabilities)
     for _ in range(2):  # of a second picture the limits are known
         with Allocator(share * plenty.largest):
-            found = best_texts(windows, rows, columns, probabilities, room=room)
+            found = best_texts(windows, rows, columns, probabilities, limits=limits)
         assert torch.equal(found.text, expected.text)
         torch.testing.assert_close(found.logit, expected.logit)
         if probabilities:
             torch.testing.assert_close(found.total, expected.total)
         told = capsys.readouterr().err.splitlines()
         assert all(re.search(r"out of memory with \d+ (texts|rows) at a time", line) for line in told)
-    assert (room.texts.most is not None) == (share < 1) and (room.rows.most is not None) == (share == 0.02)
+    assert (limits.texts.most is not None) == (share < 1) and (limits.rows.most is not None) == (share == 0.02)
     assert not told
 
 

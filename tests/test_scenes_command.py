@@ -151,7 +151,7 @@ def test_more_of_a_thing_than_a_scene_holds(run: Run) -> None:
 
 def test_two_of_a_kind_have_one_mask_and_one_name(run: Run, tmp_path: Path) -> None:
     assert run("scenes", "--caption", "two dogs and a pizza", "--out-dir", tmp_path / "out").returncode == 0
-    (scene,) = scenes_in_folder(tmp_path / "out", whole=False)
+    (scene,) = scenes_in_folder(tmp_path / "out", single=False)
     assert isinstance(scene, MaskedImage) and scene.texts == ("dog", "pizza")
     labels = np.asarray(Image.open(tmp_path / "out" / "masks" / "scene-000000.masks.png"))
     np.testing.assert_array_equal(scene.masks, [(labels == 1) | (labels == 2), labels == 3])

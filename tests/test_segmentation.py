@@ -23,8 +23,8 @@ from cliptools.segmentation.vit_methods import (
     best_text,
     cosines,
     effect_method,
-    heat_of,
     neuron_method,
+    sliding_heat,
     window_corners,
 )
 
@@ -240,7 +240,7 @@ def test_windows_cover_and_average() -> None:
 
     t = torch.randn(2, 2, 3, dtype=torch.float64)
     corners = window_corners(11, 8, (5, 5), 2)
-    heat = heat_of(brightness, image, t, corners, (5, 5))
+    heat = sliding_heat(brightness, image, t, corners, (5, 5))
     torch.testing.assert_close(heat.scores, image.mean(1, keepdim=True) * t.sum(-1)[..., None, None], **EXACT)
     expected = torch.stack([image[..., y : y + 5, x : x + 5].mean((2, 3)) for y, x in corners]).mean(0)
     torch.testing.assert_close(heat.embedding, expected, **EXACT)
@@ -372,7 +372,7 @@ def test_both_mean_ious_follow_torchmetrics_and_scikit_learn(absent: str) -> Non
     """A class that neither mask nor truth has is left out of the mean, of two classes as of many, an image as a data set."""
     rng = np.random.default_rng(3)
     value = {"object": 0.0, "ground": 1.0}.get(absent)
-    total, labels, jaccard = Fit(), LabelFit.none(2), MulticlassJaccardIndex(2, average="none")
+    total, labels, jaccard = Fit(), LabelFit.empty(2), MulticlassJaccardIndex(2, average="none")
     everything: list[tuple[np.ndarray, np.ndarray]] = []
     for side in (5, 8):
         mask, truth = (rng.random((side, side)) < (0.4 if value is None else value) for _ in range(2))

@@ -82,7 +82,7 @@ def test_images_from_files_and_archives(run: Run, tmp_path: Path) -> None:
         cell(read(from_files.stdout), 2, 5), (0xF1, 0xF1, 0xF1)
     )
     said = from_files.stderr.decode()
-    assert "1 of 8 top images are not there, the first: 6.png" in said and "7.png: text, not an image" in said
+    assert "1 of 8 top images not found, the first: 6.png" in said and "7.png: text, not an image" in said
     from_tar = run(
         *arguments, tmp_path / "s.tar", stdin=bundle.to_bytes()
     )  # members have no folder, the bundle's names no archive
@@ -97,7 +97,7 @@ def test_images_from_files_and_archives(run: Run, tmp_path: Path) -> None:
         (synthetic(), ("--units", "6:999"), "no unit 6:999"),
         (synthetic(), ("--units", "six"), "expected layer:neuron"),
         (synthetic(), ("--images-from", "-"), "standard input"),
-        (synthetic(), ("--images-from", "tests/test_sheet.py"), "none of the bundle's top images is there"),
+        (synthetic(), ("--images-from", "tests/test_sheet.py"), "contains no top image of the bundle"),
         (synthetic(words=False), ("--sort", "residual"), "no words yet"),
     ],
 )

@@ -228,7 +228,7 @@ def test_what_is_no_stanford_cars_is_said(tmp_path: Path) -> None:
         read_cars(tmp_path)
     rows = np.array([("1.png", 9)], dtype=[("relative_im_path", object), ("class", object)])
     savemat(tmp_path / "cars_annos.mat", {"annotations": rows, "class_names": np.array(["a 2001"], dtype=object)})
-    with pytest.raises(StreamError, match="is of class 9, there are classes 1 to 1"):
+    with pytest.raises(StreamError, match="is of class 9, expected 1 to 1"):
         read_cars(tmp_path)
     rows["class"] = 1
     savemat(tmp_path / "cars_annos.mat", {"annotations": rows, "class_names": np.array(["a car"], dtype=object)})
@@ -266,7 +266,7 @@ def test_a_table_groups_its_images_or_those_named(tmp_path: Path) -> None:
     [
         ("", "no column 'image'"),
         ("image,group\n", "expected a line an image"),
-        ("image,group\na.png\n", "line 2 has not as many fields"),
+        ("image,group\na.png\n", "line 2 has another number of fields"),
         ("image,group\na.png,1\n./a.png,2\n", "line 3 names a.png a second time"),
         ("image,group\n,1\n", "line 2 names no image"),
         ("image,year\na.png,1\n", r"no column 'group' \(--group-column\); it has image, year"),

@@ -30,7 +30,7 @@ from cliptools.cli.run.shift_drift import Alarm, add_drift, baseline_warnings, s
 from cliptools.effects.factored import UnitActivity
 from cliptools.effects.vit_second_order import SecondOrder
 from cliptools.errors import StreamError
-from cliptools.images.groups import by_column, in_neighbours, read_table
+from cliptools.images.groups import by_column, read_table, with_neighbour_blocks
 from cliptools.images.tar import write_end, write_member
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import Header
@@ -157,8 +157,8 @@ def test_blocks_are_neighbours_in_a_group_or_a_column(tmp_path: Path) -> None:
     known = read_table(table(tmp_path, "\n".join(rows)), "image")
     groups = by_column([], known, tmp_path, "group", "film")
     assert groups.block == [0, 1, 0, 0, 1, 0, 0]
-    assert in_neighbours(groups, 2).block == [0, 0, 1, 1, 1, 2, 2]  # the fifth of a joins the block before
-    assert in_neighbours(groups, 9).block == [0] * 5 + [1] * 2
+    assert with_neighbour_blocks(groups, 2).block == [0, 0, 1, 1, 1, 2, 2]  # the fifth of a joins the block before
+    assert with_neighbour_blocks(groups, 9).block == [0] * 5 + [1] * 2
     with pytest.raises(StreamError, match=r"no column 'reel' \(--block\)"):
         by_column([], known, tmp_path, "group", "reel")
     holes = read_table(table(tmp_path, "image,group,film\n0.png,a,x\n1.png,a,\n"), "image")

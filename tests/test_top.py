@@ -172,7 +172,7 @@ def without(bundle: Bundle, name: str) -> Bundle:
         (synthetic(), ("-",), 2, "only one of PATH, --bundle and --beside can come from standard input"),
         (synthetic(), (), 2, "Name their folder or tar as PATH"),
         (synthetic(), ("nowhere/",), 1, "nowhere/: no such file or folder"),
-        (synthetic(), ("docs/neurons.webp",), 2, "none of the bundle's top images is there"),
+        (synthetic(), ("docs/neurons.webp",), 2, "contains no top image of the bundle"),
         (without(synthetic(), "top_norm"), (), 1, "a bundle without `top_norm`; run clip-effects first"),
     ],
 )

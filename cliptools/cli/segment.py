@@ -69,8 +69,8 @@ def running_options(*formats: str) -> Callable[[Function], Function]:
 def refuse_evaluate(function: Function) -> Function:
     """--evaluate, which clip-segment had before clip-segment-eval: hidden, and a usage error that names the new command."""
 
-    def refuse(context: click.Context, _: click.Parameter, given: bool) -> None:
-        if given and not context.resilient_parsing:
+    def refuse(context: click.Context, _: click.Parameter, value: bool) -> None:
+        if value and not context.resilient_parsing:
             raise UsageError("--evaluate is now a command of its own: use clip-segment-eval with the same images and options")
 
     settings: dict[str, Any] = {"is_flag": True, "is_eager": True, "hidden": True}

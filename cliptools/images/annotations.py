@@ -64,18 +64,20 @@ def read_annotations(path: Path, option: str = "--truth") -> Annotations:
     """
     names: dict[str, tuple[str, ...]] = {}
     for number, record in file_objects(path, f"{option} {path}"):
-        key, shown = record.get("key"), record.get("names")
-        if not (isinstance(key, str) and isinstance(shown, list) and shown and all(isinstance(name, str) for name in shown)):
+        key, objects = record.get("key"), record.get("names")
+        if not (
+            isinstance(key, str) and isinstance(objects, list) and objects and all(isinstance(name, str) for name in objects)
+        ):
             raise StreamError(
                 f"{option} {path}: line {number} has no `key` with a list of `names`, as scenes.jsonl of clip-scenes has"
             )
-        distinct = tuple(dict.fromkeys(shown))  # a scene with two dogs has the name twice
+        distinct = tuple(dict.fromkeys(objects))  # a scene with two dogs has the name twice
         if names.setdefault(key, distinct) != distinct:
             raise StreamError(f"{option} {path}: line {number} contradicts an earlier line for {key!r}")
     return Annotations(names, f"{option} {path}")
 
 
-def found_names(names: Sequence[str], words: Iterable[str]) -> list[str]:
+def matching_names(names: Sequence[str], words: Iterable[str]) -> list[str]:
     """Return the names that are among the words, directly or by a synonym, in any case."""
     folded = {word.casefold() for word in words}
     return [name for name in names if folded & {form.casefold() for form in parse_class(name).names}]
@@ -155,11 +157,11 @@ def scene_names(image: ListedImage, by_folder: dict[Path, Annotations | None], o
 
 
 def _labels(names_by_image: Iterable[Sequence[str]], concepts: Sequence[str]) -> Labels:
-    wanted = [_forms(concept) for concept in concepts]
+    concept_forms = [_forms(concept) for concept in concepts]
     rows = []
     for names in names_by_image:
-        shown = frozenset().union(*map(_forms, names))
-        rows.append([bool(forms & shown) for forms in wanted])
+        names_shown = frozenset().union(*map(_forms, names))
+        rows.append([bool(forms & names_shown) for forms in concept_forms])
     return np.array(rows, np.float32)  # (image, concept)
 
 
@@ -172,7 +174,7 @@ def _forms(name: str) -> frozenset[str]:
 def _member_names(name: str, span: Span, option: str) -> Sequence[str]:
     """Return the names in the JSON member of the same key, which follows the picture in its archive."""
     key = PurePosixPath(name).with_suffix("").name
-    for member, data in _following(span):
+    for member, data in _members_after(span):
         stem, _, ending = PurePosixPath(member).name.partition(".")
         if stem != key:
             break
@@ -186,7 +188,7 @@ def _member_names(name: str, span: Span, option: str) -> Sequence[str]:
     raise StreamError(f"{option}: {name} is not followed by {key}.json with a list of `names`, as clip-scenes writes it")
 
 
-def _following(span: Span) -> Iterator[tuple[str, bytes]]:
+def _members_after(span: Span) -> Iterator[tuple[str, bytes]]:
     """Yield names and contents of the archive members after a span."""
     descriptor = os.open(span.container, os.O_RDONLY) if isinstance(span.container, str) else os.dup(span.container.descriptor)
     with io.FileIO(descriptor) as file:

@@ -13,7 +13,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from cliptools.errors import ImageError, first_line
 from cliptools.images.formats import most_pixels, open_other, quiet_pillow, read_by_plugin
-from cliptools.io.text_file import HEAD as KIND
+from cliptools.io.text_file import HEAD as KIND_BYTES
 from cliptools.io.text_file import is_text, kind_of
 
 QUALITY = 85  # of thumbnails
@@ -36,8 +36,8 @@ def is_picture(name: str) -> bool:
     """Return True if the name has the ending of a picture and is neither hidden nor a label picture."""
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") for part in path.parts)
-    known = path.suffix.lower() in PICTURES or read_by_plugin(path.name)
-    return known and not hidden and not path.name.lower().endswith(LABELS)
+    is_readable = path.suffix.lower() in PICTURES or read_by_plugin(path.name)
+    return is_readable and not hidden and not path.name.lower().endswith(LABELS)
 
 
 def decode(source: str | BytesIO) -> Image.Image:
@@ -59,7 +59,7 @@ def decode_turned(source: str | BytesIO) -> tuple[Image.Image, int | None]:
         ImageError: as `decode`.
     """
     try:
-        with quiet_pillow(), _opened(source) as image:
+        with quiet_pillow(), _open(source) as image:
             _refuse_extremes(image)
             picture, orientation = load_upright(image)
             return _rgb(picture), orientation
@@ -75,7 +75,7 @@ def decode_turned(source: str | BytesIO) -> tuple[Image.Image, int | None]:
         raise ImageError(f"damaged ({first_line(error)})") from None
 
 
-def _opened(source: str | BytesIO) -> Image.Image:
+def _open(source: str | BytesIO) -> Image.Image:
     try:
         return Image.open(source, formats=_formats())
     except UnidentifiedImageError:
@@ -104,14 +104,14 @@ def _refuse_extremes(image: Image.Image) -> None:
 
 def load_upright(image: Image.Image) -> tuple[Image.Image, int | None]:
     """Decode an opened picture, turn it by its EXIF orientation, and return both (the orientation is 1 to 8 or None)."""
-    before = _orientation(getattr(image, "tag_v2", {}))  # Pillow turns a TIFF while loading it, and drops the tag
-    if before is not None and isinstance(image, ImageFile.ImageFile):
+    tiff_orientation = _orientation(getattr(image, "tag_v2", {}))  # Pillow turns a TIFF while loading it, and drops the tag
+    if tiff_orientation is not None and isinstance(image, ImageFile.ImageFile):
         image.filename = ""  # else Pillow maps the file into memory with its sides already swapped, which garbles the rows
     image.load()
-    after = None
+    exif_orientation = None
     with contextlib.suppress(Exception):  # a damaged EXIF block does not affect the pixels
-        after = _orientation(image.getexif())
-    return _upright(image), before or after
+        exif_orientation = _orientation(image.getexif())
+    return _upright(image), tiff_orientation or exif_orientation
 
 
 def _orientation(tags: Mapping[int, object]) -> int | None:
@@ -151,7 +151,7 @@ def _eight_bits(grey: np.ndarray) -> np.ndarray:
 def header(source: str) -> tuple[int, int, int | None] | None:
     """Return a picture's width and height as displayed and its EXIF orientation, without decoding it; None if unreadable."""
     try:
-        with quiet_pillow(), _opened(source) as image:
+        with quiet_pillow(), _open(source) as image:
             orientation = _orientation(getattr(image, "tag_v2", {}))
             swapped = orientation is None  # Pillow gives a TIFF's size as displayed, any other size as stored
             if orientation is None and (image.format != "PNG" or "exif" in image.info):  # else Pillow decodes a PNG for it
@@ -166,7 +166,7 @@ def _unidentified(source: str | BytesIO) -> str:
     size = Path(source).stat().st_size if isinstance(source, str) else source.seek(0, os.SEEK_END)
     if not size:
         return "empty"
-    head = _head(source, KIND)
+    head = _head(source, KIND_BYTES)
     if head[8:10] == b'{"':
         return "a safetensors file, not an image (bundles are named by --bundle)"
     if (kind := kind_of(head)) is not None and not kind.endswith("picture"):

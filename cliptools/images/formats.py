@@ -1,6 +1,6 @@
 """Extensions and limits of Pillow: other formats, silent reading, and the largest picture that is decoded.
 
-* `open_other` reads HEIC and JPEG XL with a plugin package if it is installed; `count_left_out` counts files of kinds that may
+* `open_other` reads HEIC and JPEG XL with a plugin package if it is installed; `count_omitted` counts files of kinds that may
   contain pictures but cannot be read, and says what to do with them.
 * `quiet_pillow` silences the warnings and logs of Pillow and libtiff, which only repeat the error that Pillow raises.
 * `most_pixels` is the largest number of pixels that is decoded: Pillow's own limit, or the one set by `pixel_limit`.
@@ -116,15 +116,15 @@ def _head(source: str | BytesIO) -> bytes:
     return head
 
 
-def count_left_out(name: str, left: Counter[tuple[str, str]]) -> None:
+def count_omitted(name: str, omitted: Counter[tuple[str, str]]) -> None:
     """Count a file that cannot be read as a picture, by kind and remedy, if its kind may contain pictures."""
     path = PurePosixPath(name)
     if path.name.startswith("."):
         return
     if (plugin := PLUGINS.get(path.suffix.lower())) is not None:
-        left[f"{plugin.kind} picture", f"pip install {plugin.package} to read"] += 1
+        omitted[f"{plugin.kind} picture", f"pip install {plugin.package} to read"] += 1
     elif (remedy := _remedy(path.name.lower())) is not None:
-        left[remedy] += 1
+        omitted[remedy] += 1
 
 
 def _remedy(name: str) -> tuple[str, str] | None:
@@ -133,9 +133,9 @@ def _remedy(name: str) -> tuple[str, str] | None:
     return next((BY_ENDING[ending] for ending in LONGEST_FIRST if bare.endswith(ending)), None)
 
 
-def left_out(left: Counter[tuple[str, str]]) -> str:
+def omission_text(omitted: Counter[tuple[str, str]]) -> str:
     """Return the counts as text: `3 HEIC pictures (pip install pillow-heif to read), 1 zip or like archive (unpack, …)`."""
-    return ", ".join(f"{count_of(count, kind)} ({remedy})" for (kind, remedy), count in sorted(left.items()))
+    return ", ".join(f"{count_of(count, kind)} ({remedy})" for (kind, remedy), count in sorted(omitted.items()))
 
 
 FILTERS = [
@@ -182,11 +182,11 @@ def _filters() -> Iterator[None]:
 @contextlib.contextmanager
 def _silent_libtiff() -> Iterator[None]:
     """Stop libtiff from writing errors to standard error, which Pillow raises as exceptions."""
-    before = [(setter, setter(None)) for setter in _setters()]
+    handlers = [(setter, setter(None)) for setter in _setters()]
     try:
         yield
     finally:
-        for setter, handler in before:
+        for setter, handler in handlers:
             setter(handler)
 
 
@@ -220,11 +220,11 @@ def pixel_limit(pixels: int | None) -> Iterator[None]:
     if pixels is None:
         yield
         return
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None if before is None else max(before, pixels)
+    pillow_limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None if pillow_limit is None else max(pillow_limit, pixels)
     _limits.append(pixels)
     try:
         yield
     finally:
         _limits.pop()
-        Image.MAX_IMAGE_PIXELS = before
+        Image.MAX_IMAGE_PIXELS = pillow_limit

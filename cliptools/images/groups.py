@@ -1,7 +1,7 @@
 """Images in groups, and tables of images.
 
 * `by_path` and `by_column` assign images to groups: by the PATH they come from, by the model year of Stanford Cars, or by a
-  column of a table. `in_neighbours` adds blocks of consecutive images.
+  column of a table. `with_neighbour_blocks` adds blocks of consecutive images.
 * `read_table` reads such a table, with one line per image, from a CSV file or JSON lines; `ImageNames` matches the names of
   images with the names in the table.
 """
@@ -28,7 +28,7 @@ Row = dict[str, str]
 SEPARATORS = (",", "\t", ";")
 DRIVE = re.compile(r"^[A-Za-z]:(?=[\\/])")
 JSON_START = re.compile(r"\s*(\[\s*)?\{")
-SHOWN = 200  # at most so many characters of a table are quoted in a message
+QUOTED = 200  # largest number of characters of a table that a message quotes
 
 
 class Columns(NamedTuple):
@@ -57,7 +57,7 @@ class ImageTable:
             StreamError: there is no such column.
         """
         if column not in self.columns:
-            raise StreamError(f"{self.source}: no column {column!r} ({option}); it has {', '.join(self.columns)[:SHOWN]}")
+            raise StreamError(f"{self.source}: no column {column!r} ({option}); it has {', '.join(self.columns)[:QUOTED]}")
 
     def of(self, image: str) -> Row:
         """Return the row of an image, by any name that ImageNames matches.
@@ -135,7 +135,7 @@ def by_column(paths: Sequence[str], table: ImageTable, folder: Path, column: str
     return replace(groups, block=_numbered([row[block].strip() for row in rows]))
 
 
-def in_neighbours(groups: Groups, size: int) -> Groups:
+def with_neighbour_blocks(groups: Groups, size: int) -> Groups:
     """Return the groups with blocks of `size` consecutive images of a group; a shorter rest joins the last block."""
     counts = Counter(groups.of)
     position: Counter[int] = Counter()
@@ -166,12 +166,12 @@ def _by_year(folder: Path) -> Groups:
 def _grouped(images: Sequence[ListedImage], groups: Sequence[str], sort: bool, cars: Sequence[Car] | None = None) -> Groups:
     names = list(dict.fromkeys(groups))
     if sort:
-        names.sort(key=_order(names))
+        names.sort(key=_sort_key(names))
     number = {name: index for index, name in enumerate(names)}
     return Groups(ListedImages(images), images, tuple(names), [number[group] for group in groups], cars)
 
 
-def _order(names: Sequence[str]) -> Callable[[str], tuple[float, str]]:
+def _sort_key(names: Sequence[str]) -> Callable[[str], tuple[float, str]]:
     """Return a sort key: numeric if all names are numbers, else by text."""
     try:
         values = {name: float(name) for name in names}
@@ -258,8 +258,8 @@ def _cell(value: object) -> str | None:
         return value or ""
     if isinstance(value, bool):
         return str(int(value))
-    whole = whole_number(value)
-    return str(whole if whole is not None else value) if isinstance(value, int | float) else None
+    number = whole_number(value)
+    return str(number if number is not None else value) if isinstance(value, int | float) else None
 
 
 def _rows(columns: Sequence[str], lines: Iterator[tuple[int, Row]], path: Path, image_column: str) -> Iterator[tuple[str, Row]]:
@@ -269,7 +269,7 @@ def _rows(columns: Sequence[str], lines: Iterator[tuple[int, Row]], path: Path, 
     for line, row in lines:
         name = row[image_column].strip().removeprefix("./")
         if not name or name in names:
-            raise StreamError(f"{path}: line {line} {f'names {name[:SHOWN]} a second time' if name else 'names no image'}")
+            raise StreamError(f"{path}: line {line} {f'names {name[:QUOTED]} a second time' if name else 'names no image'}")
         names.add(name)
         yield name, row
     if not names:
@@ -281,7 +281,7 @@ def _csv_lines(reader: csv.DictReader, path: Path) -> Iterator[tuple[int, Row]]:
     try:
         for row in reader:
             if None in row or None in row.values():
-                raise StreamError(f"{path}: line {reader.line_num} has not as many fields as the first line")
+                raise StreamError(f"{path}: line {reader.line_num} has another number of fields than the first line")
             yield reader.line_num, row
     except csv.Error as error:
         raise StreamError(f"{path}: line {reader.reader.line_num} is no CSV ({error})") from None
@@ -299,11 +299,11 @@ class ImageNames:
 
         Paths from another machine are compared without the folders that all of them share, and with slashes for backslashes.
         """
-        if (name := next((rest for rest in _ends(image) if rest in self._names), None)) is not None:
+        if (name := next((tail for tail in _tails(image) if tail in self._names), None)) is not None:
             return name
-        if (name := next((self._bare[rest] for rest in _ends(without_ending(image)) if rest in self._bare), None)) is not None:
+        if (name := next((self._bare[tail] for tail in _tails(without_ending(image)) if tail in self._bare), None)) is not None:
             return name
-        name = next((self._elsewhere[rest] for rest in _ends(image) if rest in self._elsewhere), None)
+        name = next((self._foreign[tail] for tail in _tails(image) if tail in self._foreign), None)
         return name if name is None or self._owners.setdefault(name, image) == image else None
 
     @cached_property
@@ -311,15 +311,15 @@ class ImageNames:
         return {without_ending(name): name for name in self._names}
 
     @cached_property
-    def _elsewhere(self) -> dict[str, str]:
+    def _foreign(self) -> dict[str, str]:
         """Names by their paths below the shared folder, if they are paths from another machine or from Windows."""
         paths = {name: with_slashes(name) for name in self._names}
         if all(path == name and not path.startswith(("/", "../")) for name, path in paths.items()):
             return {}
         folders = [path.split("/")[:-1] for path in paths.values()]
-        elsewhere = all(path.startswith(("/", "../")) for path in paths.values())
+        all_foreign = all(path.startswith(("/", "../")) for path in paths.values())
         shared = takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False))
-        depth = len(list(shared)) if elsewhere else 0
+        depth = len(list(shared)) if all_foreign else 0
         short = {name: "/".join(path.split("/")[depth:]).lstrip("./") for name, path in paths.items()}
         counts = Counter(short.values())
         return {path: name for name, path in short.items() if counts[path] == 1}
@@ -346,7 +346,7 @@ def without_ending(name: str) -> str:
     return str(path.with_suffix("") if path.name else path)
 
 
-def _ends(name: str) -> Iterator[str]:
+def _tails(name: str) -> Iterator[str]:
     """Yield a path, then the path without its first folder, without its first two folders, …"""
     while name:
         yield name

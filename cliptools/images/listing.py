@@ -18,8 +18,8 @@ from typing import NamedTuple, cast
 from cliptools.console import count_of, escape, note, warn
 from cliptools.errors import CliptoolsError, StreamError, UsageError
 from cliptools.images.decode import PICTURES, is_picture
-from cliptools.images.formats import count_left_out, left_out
-from cliptools.images.tar import TAR_ENDINGS, Endings, LeftOut, Span, Spool, is_tar, stream_members, tar_members
+from cliptools.images.formats import count_omitted, omission_text
+from cliptools.images.tar import TAR_ENDINGS, Endings, OmittedFiles, Span, Spool, is_tar, stream_members, tar_members
 
 STDIN = "-"
 SKIP_BAD_SHARDS: ContextVar[bool] = ContextVar("skip_bad_shards", default=False)
@@ -34,11 +34,11 @@ class ListedImage(NamedTuple):
     place: str | Span
 
 
-def find(paths: Sequence[str], stdin: BufferedIOBase | None = None, beside: Endings = ()) -> list[ListedImage]:
+def find(paths: Sequence[str], stdin: BufferedIOBase | None = None, extra_endings: Endings = ()) -> list[ListedImage]:
     """List all images that PATH arguments name, in the order of the arguments and sorted by name within a folder.
 
     Args:
-        beside: Endings of archive members to list as well, though they are no images.
+        extra_endings: Endings of archive members to list as well, though they are no images.
 
     Raises:
         UsageError: no path is given, `-` is given twice, or `-` is given while standard input is a terminal.
@@ -50,12 +50,12 @@ def find(paths: Sequence[str], stdin: BufferedIOBase | None = None, beside: Endi
         raise UsageError("- (standard input) can be given once")
     spool = Spool()
     expanded = [match for path in paths for match in ([path] if path == STDIN else _expand(path))]
-    left: LeftOut = Counter()
-    images = _without_maps(list(_images_of(expanded, spool, stdin, beside, left)))
-    if all(image.name.lower().endswith(beside) for image in images):
-        raise CliptoolsError(_none_found(expanded, left))
-    if left:
-        warn(f"left out beside {count_of(len(images), 'image')}: {left_out(left)}")
+    omitted: OmittedFiles = Counter()
+    images = _without_maps(list(_images_of(expanded, spool, stdin, extra_endings, omitted)))
+    if all(image.name.lower().endswith(extra_endings) for image in images):
+        raise CliptoolsError(_none_found(expanded, omitted))
+    if omitted:
+        warn(f"left out beside {count_of(len(images), 'image')}: {omission_text(omitted)}")
     return images
 
 
@@ -64,9 +64,9 @@ def _without_maps(images: Sequence[ListedImage]) -> list[ListedImage]:
     full = [f"{image.base}/{image.name}" for image in images]
     maps = maps_beside(name for image, name in zip(images, full, strict=True) if is_picture(image.name))
     if maps:
-        name, other = next(iter(maps.items()))
+        name, picture = next(iter(maps.items()))
         kind = "a mask or another map" if len(maps) == 1 else "masks or other maps"
-        note(f"{count_of(len(maps), 'picture')} left out, {kind} of pictures beside them: {name}, of {other}")
+        note(f"{count_of(len(maps), 'picture')} left out, {kind} of pictures beside them: {name}, of {picture}")
     return [image for image, name in zip(images, full, strict=True) if name not in maps]
 
 
@@ -100,8 +100,8 @@ def _pictured(name: str) -> Collection[str]:
     """Return the possible names, without ending, of the picture that this is a map of; empty if this is no map."""
     if name.count(".") < 2:
         return ()
-    folder, slash, own = name.rpartition("/")
-    parts = own.split(".")
+    folder, slash, base = name.rpartition("/")
+    parts = base.split(".")
     place = next((i for i, part in enumerate(parts[1:-1], 1) if MAP.fullmatch(part)), None)
     return () if place is None else (f"{folder}{slash}{'.'.join(parts[:place])}", f"{folder}{slash}{parts[0]}")
 
@@ -147,7 +147,7 @@ def _braces(pattern: str) -> Iterator[str]:
     if match is None:
         yield pattern
         return
-    before, inside, after = pattern[: match.start()], match[1], pattern[match.end() :]
+    prefix, inside, suffix = pattern[: match.start()], match[1], pattern[match.end() :]
     if (span := re.fullmatch(r"(\d+)\.\.(\d+)", inside)) is not None:
         first, last = int(span[1]), int(span[2])
         padded = any(len(end) > 1 and end[0] == "0" for end in span.groups())  # like shells: {08..10} is padded, {8..10} is not
@@ -160,11 +160,11 @@ def _braces(pattern: str) -> Iterator[str]:
         yield pattern
         return
     for part in parts:
-        yield from _braces(before + part + after)
+        yield from _braces(prefix + part + suffix)
 
 
 def _images_of(
-    paths: Sequence[str], spool: Spool, stdin: BufferedIOBase | None, beside: Endings, left: LeftOut
+    paths: Sequence[str], spool: Spool, stdin: BufferedIOBase | None, extra_endings: Endings, omitted: OmittedFiles
 ) -> Iterator[ListedImage]:
     """Yield the images path by path; with SKIP_BAD_SHARDS, damaged archives among several are left out with a warning.
 
@@ -176,7 +176,7 @@ def _images_of(
     bad: list[str] = []
     for path in paths:
         try:
-            images = list(_images_at(path, spool, stdin, beside, left))
+            images = list(_images_at(path, spool, stdin, extra_endings, omitted))
         except StreamError as error:
             if path not in archives or len(paths) == 1:
                 raise
@@ -191,28 +191,30 @@ def _images_of(
         warn(f"{count_of(len(bad), 'shard')} of {len(archives)} left out (--skip-bad-shards): {'; '.join(bad)}")
 
 
-def _images_at(path: str, spool: Spool, stdin: BufferedIOBase | None, beside: Endings, left: LeftOut) -> Iterator[ListedImage]:
+def _images_at(
+    path: str, spool: Spool, stdin: BufferedIOBase | None, extra_endings: Endings, omitted: OmittedFiles
+) -> Iterator[ListedImage]:
     if path == STDIN:
-        for member, span in stream_members(stdin or _standard_input(), "standard input", beside, left):
+        for member, span in stream_members(stdin or _standard_input(), "standard input", extra_endings, omitted):
             yield ListedImage(escape(member), STDIN, span)
         return
-    here = Path(path)
-    base = escape(str(here.parent))
-    if here.is_dir():
-        for relative in _walk(here, left):
-            yield ListedImage(escape(relative), escape(path), str(here / relative))
-    elif not here.is_file():  # a pipe, for example from <(clip-scenes): it can be read only once
-        with here.open("rb") as stream:
-            for member, span in stream_members(stream, path, beside, left):
+    location = Path(path)
+    base = escape(str(location.parent))
+    if location.is_dir():
+        for relative in _walk(location, omitted):
+            yield ListedImage(escape(relative), escape(path), str(location / relative))
+    elif not location.is_file():  # a pipe, for example from <(clip-scenes): it can be read only once
+        with location.open("rb") as stream:
+            for member, span in stream_members(stream, path, extra_endings, omitted):
                 yield ListedImage(escape(member), escape(path), span)
     elif is_tar(path):
-        for member, span in tar_members(here, spool, beside, left):
-            yield ListedImage(escape(f"{here.name}/{member}"), base, span)
+        for member, span in tar_members(location, spool, extra_endings, omitted):
+            yield ListedImage(escape(f"{location.name}/{member}"), base, span)
     else:
-        yield ListedImage(escape(here.name), base, path)
+        yield ListedImage(escape(location.name), base, path)
 
 
-def _walk(top: Path, left: LeftOut) -> Iterator[str]:
+def _walk(top: Path, omitted: OmittedFiles) -> Iterator[str]:
     """Yield the posix paths of the pictures below a folder, sorted; links to folders are followed, each folder once."""
     visited: set[tuple[int, int]] = set()
     relative: list[str] = []
@@ -220,12 +222,12 @@ def _walk(top: Path, left: LeftOut) -> Iterator[str]:
     while starts:  # links come after the real folders, so that a folder is listed under its own name if it has one here
         links: list[str] = []
         for start in starts:
-            relative.extend(_below(top, start, visited, links, left))
+            relative.extend(_below(top, start, visited, links, omitted))
         starts = sorted(links)
     yield from sorted(relative)
 
 
-def _below(top: Path, start: str, visited: set[tuple[int, int]], links: list[str], left: LeftOut) -> Iterator[str]:
+def _below(top: Path, start: str, visited: set[tuple[int, int]], links: list[str], omitted: OmittedFiles) -> Iterator[str]:
     folders = [start]
     while folders:
         folder = folders.pop()
@@ -245,7 +247,7 @@ def _below(top: Path, start: str, visited: set[tuple[int, int]], links: list[str
             elif is_picture(entry.name) and _may_be_read(entry):
                 yield path
             else:
-                count_left_out(entry.name, left)
+                count_omitted(entry.name, omitted)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -270,10 +272,10 @@ def _standard_input() -> BufferedIOBase:
     return cast(BufferedIOBase, sys.stdin.buffer)
 
 
-def _none_found(paths: Sequence[str], left: LeftOut) -> str:
+def _none_found(paths: Sequence[str], omitted: OmittedFiles) -> str:
     where = ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
     text = f"no images in {where}: looked for names ending in {' '.join(PICTURES)}"
     folders = [Path(path) for path in paths if path != STDIN and Path(path).is_dir()]
     if any(is_tar(child.name) for folder in folders for child in folder.iterdir()):
         text += f"; archives ({' '.join(TAR_ENDINGS)}) must be named themselves"
-    return text + (f"; left out: {left_out(left)}" if left else "")
+    return text + (f"; left out: {omission_text(omitted)}" if omitted else "")

@@ -181,7 +181,7 @@ def load_batches(
 
     chunks = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
     workers = default_workers(source) if workers is None else workers
-    chunk_results = _in_line(load, chunks) if workers == 0 else _ahead(load, chunks, workers)
+    chunk_results = _run_inline(load, chunks) if workers == 0 else _run_ahead(load, chunks, workers)
     with contextlib.closing(chunk_results):  # a consumer that stops early stops the threads
         for chunk, results in chunk_results:
             indices: list[int] = []
@@ -202,12 +202,12 @@ Work = Callable[[int], Tensor | ImageError]
 Chunk = tuple[Sequence[int], Iterator[Tensor | ImageError]]
 
 
-def _in_line(work: Work, chunks: Iterator[Sequence[int]]) -> Generator[Chunk, None, None]:
+def _run_inline(work: Work, chunks: Iterator[Sequence[int]]) -> Generator[Chunk, None, None]:
     for chunk in chunks:
         yield chunk, map(work, chunk)
 
 
-def _ahead(work: Work, chunks: Iterator[Sequence[int]], workers: int) -> Generator[Chunk, None, None]:
+def _run_ahead(work: Work, chunks: Iterator[Sequence[int]], workers: int) -> Generator[Chunk, None, None]:
     """Yield each chunk with its results, while threads work on the next chunks."""
     threads = torch.get_num_threads()  # this call fixes the count for this thread; later calls elsewhere concern other threads
     pool = ThreadPoolExecutor(workers, thread_name_prefix="images", initializer=limit_torch_threads)

@@ -1,6 +1,6 @@
 """Pictures of the images that a bundle names.
 
-They are located again in a source by name (`found_again`, `from_source`), or rendered again if they are scenes
+They are located again in a source by name (`locate_images`, `from_source`), or rendered again if they are scenes
 (`recorded_source`). A bundle may also carry thumbnails, small JPEGs from which contact sheets and galleries can be made without
 the images (`thumbnail_tensors`; decode.py reads them).
 """
@@ -22,34 +22,35 @@ from cliptools.io.bundle import Bundle
 MOST_SCENES = 10_000_000  # at most so many names of scenes are listed to compare their digest
 
 
-def found_again(bundle: Bundle, source: ImageSource, wanted: Iterable[int], option: str) -> dict[int, int]:
+def locate_images(bundle: Bundle, source: ImageSource, indices: Iterable[int], option: str) -> dict[int, int]:
     """Locate images of the bundle's list in a source, by name; the name of the archive may differ.
 
     Args:
-        wanted: Indices into the bundle's `images`.
+        indices: Indices into the bundle's `images`.
         option: Option that named the source, for messages.
 
     Returns:
         Index in the source by index in the bundle; images that are not in the source are missing, with a warning.
 
     Raises:
-        UsageError: none of the images is in the source.
+        UsageError: the source has no such image.
     """
     listed: list[str] = bundle.text_list("images")
     place_of = place_by_name(source)
-    places = {i: place_of(listed[i]) for i in dict.fromkeys(wanted)}
+    places = {i: place_of(listed[i]) for i in dict.fromkeys(indices)}
     missing = [listed[i] for i, place in places.items() if place is None]
     if missing and len(missing) == len(places):
-        raise UsageError(f"{option}: none of the bundle's top images is there (looked for {', '.join(missing[:3])} …)")
+        raise UsageError(f"{option}: contains no top image of the bundle (looked for {', '.join(missing[:3])} …)")
     if missing:
-        warn(f"{len(missing)} of {len(places)} top images are not there, the first: {missing[0]}")
+        warn(f"{option}: {len(missing)} of {len(places)} top images not found, the first: {missing[0]}")
     return {i: place for i, place in places.items() if place is not None}
 
 
 def place_by_name(source: ImageSource) -> Callable[[str], int | None]:
     """Return a function from a name to its index in the source, None if it has no such image; archive names may differ."""
-    index_by_name = {_inside(name): i for i, name in enumerate(source.names)} | {name: i for i, name in enumerate(source.names)}
-    return lambda name: index_by_name.get(name, index_by_name.get(_inside(name)))
+    index_by_member = {_member_name(name): i for i, name in enumerate(source.names)}
+    index_by_name = index_by_member | {name: i for i, name in enumerate(source.names)}
+    return lambda name: index_by_name.get(name, index_by_name.get(_member_name(name)))
 
 
 def recorded_source(bundle: Bundle, paths: tuple[str, ...]) -> ImageSource:
@@ -91,7 +92,7 @@ def from_source(bundle: Bundle, source: ImageSource, places: dict[int, int]) -> 
     return fetch
 
 
-def _inside(name: str) -> str:
+def _member_name(name: str) -> str:
     """Return a member's name without its archive, because a tar on standard input has no name."""
     archive, dot, member = name.partition(".tar/")
     return member if dot else archive

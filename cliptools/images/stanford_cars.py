@@ -72,7 +72,7 @@ def _cars(path: Path, names: np.ndarray, annotations: np.ndarray, field: str, pi
     cars = []
     for file, number in zip(annotations[field], annotations["class"], strict=True):
         if not 1 <= int(number) <= len(names):
-            raise StreamError(f"{path}: {file} is of class {number}, there are classes 1 to {len(names)}")
+            raise StreamError(f"{path}: {file} is of class {number}, expected 1 to {len(names)}")
         cars.append(Car(f"{pictures}/{file}" if pictures else str(file), str(names[int(number) - 1])))
     return cars
 

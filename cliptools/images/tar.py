@@ -26,13 +26,13 @@ from typing import Any, NamedTuple
 from cliptools.console import warn
 from cliptools.errors import CliptoolsError, StreamError, first_line
 from cliptools.images.decode import is_picture
-from cliptools.images.formats import count_left_out
+from cliptools.images.formats import count_omitted
 from cliptools.io.text_file import HEAD, is_text, kind_of
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 Endings = tuple[str, ...]
-LeftOut = Counter[tuple[str, str]]
-"""Number of files by (kind, remedy) that cannot be read as pictures, as formats.count_left_out counts them."""
+OmittedFiles = Counter[tuple[str, str]]
+"""Number of files by (kind, remedy) that cannot be read as pictures, as formats.count_omitted counts them."""
 
 
 class Spool:
@@ -86,12 +86,14 @@ def is_tar(name: str) -> bool:
     return name.lower().endswith(TAR_ENDINGS)
 
 
-def tar_members(path: Path, spool: Spool, beside: Endings = (), left: LeftOut | None = None) -> list[tuple[str, Span]]:
+def tar_members(
+    path: Path, spool: Spool, extra_endings: Endings = (), omitted: OmittedFiles | None = None
+) -> list[tuple[str, Span]]:
     """Return names and places of an archive's pictures, in its order; a compressed archive is unpacked into the spool.
 
     Args:
-        beside: Endings of further members to list, in lower case.
-        left: Counter for members of other kinds that may contain pictures.
+        extra_endings: Endings of further members to list, in lower case.
+        omitted: Counter for members of other kinds that may contain pictures.
 
     Raises:
         StreamError: the file is not a tar archive, is damaged, or is truncated.
@@ -101,23 +103,23 @@ def tar_members(path: Path, spool: Spool, beside: Endings = (), left: LeftOut | 
         with path.open("rb") as file:
             unpack = _unpacker(file.read(8))
             if unpack is None:
-                return list(_members(file, 0, name, name, beside, left))
+                return list(_members(file, 0, name, name, extra_endings, omitted))
             file.seek(0)
             with unpack(file) as unpacked:
                 start = spool.append(unpacked, name)
     except OSError as error:
         raise StreamError(f"{name}: {error.strerror or error}") from None
-    return _spooled_members(spool, start, name, beside, left)
+    return _spooled_members(spool, start, name, extra_endings, omitted)
 
 
 def stream_members(
-    stream: BufferedIOBase, name: str, beside: Endings = (), left: LeftOut | None = None
+    stream: BufferedIOBase, name: str, extra_endings: Endings = (), omitted: OmittedFiles | None = None
 ) -> list[tuple[str, Span]]:
     """Return names and places of the pictures in a stream with an archive; the whole stream is copied to a spool.
 
     Args:
-        beside: Endings of further members to list, in lower case.
-        left: Counter for members of other kinds that may contain pictures.
+        extra_endings: Endings of further members to list, in lower case.
+        omitted: Counter for members of other kinds that may contain pictures.
 
     Raises:
         StreamError: the stream is empty, not a tar archive, damaged, or truncated.
@@ -129,13 +131,13 @@ def stream_members(
         raise StreamError(f"{name}: empty input, expected a tar of images (did the command before it fail?)")
     unpack = _unpacker(head)
     if unpack is None:
-        return _spooled_members(spool, 0, name, beside, left)
-    larger = Spool()
+        return _spooled_members(spool, 0, name, extra_endings, omitted)
+    unpacked_spool = Spool()
     with os.fdopen(os.dup(spool.descriptor), "rb") as file:
         file.seek(0)
         with unpack(file) as unpacked:
-            larger.append(unpacked, name)
-    return _spooled_members(larger, 0, name, beside, left)
+            unpacked_spool.append(unpacked, name)
+    return _spooled_members(unpacked_spool, 0, name, extra_endings, omitted)
 
 
 Unpacker = Callable[[BufferedReader], Any]
@@ -152,13 +154,15 @@ def _unpacker(head: bytes) -> Unpacker | None:
     return next((unpack for magic, unpack in MAGIC.items() if head.startswith(magic)), None)
 
 
-def _spooled_members(spool: Spool, start: int, name: str, beside: Endings, left: LeftOut | None) -> list[tuple[str, Span]]:
+def _spooled_members(
+    spool: Spool, start: int, name: str, extra_endings: Endings, omitted: OmittedFiles | None
+) -> list[tuple[str, Span]]:
     with os.fdopen(os.dup(spool.descriptor), "rb") as file:
-        return list(_members(file, start, spool, name, beside, left))
+        return list(_members(file, start, spool, name, extra_endings, omitted))
 
 
 def _members(
-    file: BufferedReader, start: int, container: str | Spool, name: str, beside: Endings, left: LeftOut | None
+    file: BufferedReader, start: int, container: str | Spool, name: str, extra_endings: Endings, omitted: OmittedFiles | None
 ) -> Iterator[tuple[str, Span]]:
     """Yield the members of the archive at `start`, without links and sparse members, which hold no whole picture."""
     end = file.seek(0, os.SEEK_END)
@@ -170,11 +174,11 @@ def _members(
                 archive.members = []  # type: ignore[attr-defined]  # else the list grows with the archive
                 if member.offset_data + member.size > end:
                     raise StreamError(f"{name}: truncated tar: {member.name} should have {member.size} bytes")
-                wanted = is_picture(member.name) or member.name.lower().endswith(beside)
-                if wanted and member.isreg() and not member.issparse():
+                is_listed = is_picture(member.name) or member.name.lower().endswith(extra_endings)
+                if is_listed and member.isreg() and not member.issparse():
                     yield member.name.removeprefix("./"), Span(container, member.offset_data, member.size)
-                elif not wanted and left is not None and member.isreg():
-                    count_left_out(member.name, left)
+                elif not is_listed and omitted is not None and member.isreg():
+                    count_omitted(member.name, omitted)
             _check_end(file, archive.offset, end, name)
     except (tarfile.TarError, ValueError, ArithmeticError, LookupError) as error:  # tarfile does not check values in pax headers
         file.seek(start)

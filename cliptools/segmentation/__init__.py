@@ -1,8 +1,8 @@
 """Segmentation: heat maps of texts over patches by several methods, and the masks and label maps made from them.
 
-A method is two functions (vit_methods.py): `look` at images once, then `scores` of any texts at every patch.
-
-The names of the segmentation methods, by kind of image tower. Imports nothing, so that options can name them.
+This file holds the names of the methods, by kind of image tower. It imports nothing, so that options can use the names without
+loading torch. The methods themselves are in vit_methods.py (from images and their texts to scores) and resnet_methods.py (from
+images to logits of a fixed set of texts).
 """
 
 BY_NEURONS = ("neurons", "signed", "effects")

@@ -1,19 +1,19 @@
-"""Embeddings of class texts for many classes at once: what all have in common taken away (arXiv 2509.19943).
+"""Segmentation by a CLIP-ResNet (arXiv 2509.19943): from images to logits of a fixed set of texts at every token.
 
-Which neuron-head pairs speak for a text (arXiv 2509.19943): those whose directions lie furthest along it, sign included.
-
-Where in an image a text is, by neuron-head pairs (arXiv 2509.19943, its segmentation), and by half of each pair alone.
-
-A pair's map for text c is its neuron's activation times how far what its head says of the token lies along the text:
+`class_texts` subtracts from the class texts what they have in common. `select_pairs` chooses for each text c the set S_c of the k
+neuron-head pairs whose directions have the largest inner product with the text, sign included. `pair_maps` computes the logits.
+A pair's share of logit_i(c) is the activation of its neuron, times the inner product of the text with the output of its head at
+the token:
 
     logit_i(c) = 1/k sum over (n, h) in S_c of Z_i[n] <r_i^h, t_c>,    r_i^h = a_i^h W_O^h (W_V^h x_i + b_V^h) + b_O / (H tokens)
 
-r_i^h, which add up to M(I) over heads and tokens, at unit norm. Pairs of one head share what it says, so only sums over
-heads are ever held:
+The r_i^h add up to M(I) over heads and tokens; in the logits each is at unit norm. All pairs of a head share r_i^h, so only sums
+over heads are computed:
 
     logit_i(c) = 1/k sum over h of <r_i^h, t_c> sum over n: (n, h) in S_c of Z_i[n]
 
-A CLIP-ResNet's segmentation methods by name: from images to logits of a fixed set of texts at every token.
+`neuron_maps` and `head_maps` use one factor of each pair alone. `resnet_method` returns a method by name, baselines of towers.py
+included; `resnet_heat` returns the same methods for heat maps.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,53 +30,57 @@ from cliptools.effects.resnet_pooling import value_output
 from cliptools.errors import TextError, UsageError
 from cliptools.models.clip_parts import ModifiedResNet
 from cliptools.segmentation import BY_PAIRS
-from cliptools.segmentation.towers import PoolTokens, maskclip, pool_tokens, qqkk, repaired, values
+from cliptools.segmentation.towers import PoolTokens, maskclip, pool_tokens, qqkk, repair_corner, values
 from cliptools.segmentation.vit_methods import Heat, Method
 
 CenterClasses = Literal["classes", "none"]
-NOTHING = 1e-6  # what is left of a unit vector that equals the mean up to rounding
+SMALLEST_NORM = 1e-6  # a text whose centred norm is below this equals the mean up to rounding
 
 
 def class_texts(t: Float[Tensor, "text d"], center: CenterClasses = "classes") -> Float[Tensor, "text d"]:
-    """Unit-norm texts, their mean subtracted and of unit norm again; with `none` as they are.
+    """Unit-norm texts after their mean is subtracted, at unit norm again; with `none` unchanged.
 
     Raises:
-        TextError: a text that equals the mean, as a single one does.
+        TextError: a text equals the mean, as a single text always does.
     """
     if center == "none":
         return t
     centred = exact(t) - exact(t).mean(0)
-    if bool((centred.norm(dim=1) < NOTHING).any()):
-        raise TextError(f"--classes: of {len(t)} text(s), one equals their mean: nothing is left of it; try --center none")
+    if bool((centred.norm(dim=1) < SMALLEST_NORM).any()):
+        raise TextError(f"--classes: of {len(t)} text(s), one equals their mean, so centring leaves 0; try --center none")
     return back(F.normalize(centred, dim=1), t)
 
 
-PAPER_PAIRS, PAPER_OF = 20_000, 147_456  # per text, of all pairs of RN50x16
-CHUNK = 16  # texts at a time: their products with all pairs are held together
+PAPER_PAIRS, PAPER_ALL_PAIRS = 20_000, 147_456  # k of the paper, and the number of pairs of RN50x16
+CHUNK = 16  # texts at a time, whose products with all pairs are in memory together
 
 
 class Selection(NamedTuple):
-    """S_c for every text c."""
+    """The selected pairs S_c of every text c."""
 
     S: Bool[Tensor, "text head neuron"]
+    """True for the pairs of S_c."""
     k: int
-    """Pairs of each text."""
+    """Number of pairs for each text."""
 
 
 def default_pairs(pairs: int) -> int:
-    """The paper's share of the pairs there are: 20,000 of RN50x16's, fewer of smaller models."""
-    return max(1, round(pairs * PAPER_PAIRS / PAPER_OF))
+    """The paper's share of a model's pairs: 20,000 for RN50x16, fewer for smaller models."""
+    return max(1, round(pairs * PAPER_PAIRS / PAPER_ALL_PAIRS))
 
 
-def check_top_pairs(asked: int | None, pairs: int) -> int:
-    """k as asked for, or the paper's share.
+def check_top_pairs(top_pairs: int | None, pairs: int) -> int:
+    """k: the value of --top-pairs, or by default the paper's share.
+
+    Args:
+        pairs: Number of pairs in the bundle.
 
     Raises:
-        UsageError: more pairs than there are.
+        UsageError: --top-pairs is larger than the number of pairs.
     """
-    if asked is not None and asked > pairs:
-        raise UsageError(f"--top-pairs {asked}: the bundle has {count_of(pairs, 'pair')}")
-    return default_pairs(pairs) if asked is None else asked
+    if top_pairs is not None and top_pairs > pairs:
+        raise UsageError(f"--top-pairs {top_pairs}: the bundle has {count_of(pairs, 'pair')}")
+    return default_pairs(pairs) if top_pairs is None else top_pairs
 
 
 def select_pairs(
@@ -87,78 +91,80 @@ def select_pairs(
     heads: int,
     neurons: int,
 ) -> Selection:
-    """For each text the k pairs with the largest <r, t>, signs as they are.
+    """Select for each text the k pairs with the largest <r, t>, sign included.
 
     Args:
-        r: PC 1 of every pair.
+        r: Direction (PC 1) of every pair.
         unit: Layer, neuron and head of every pair.
-        t: Embeddings of the texts, as the maps are to see them.
+        t: Embeddings of the texts, the same as for the maps.
     """
-    place = (unit[:, 2].long() * neurons + unit[:, 1].long()).to(r.device)  # of the pair in [head, neuron]
+    position = (unit[:, 2].long() * neurons + unit[:, 1].long()).to(r.device)  # (pair,): index in the flattened (head, neuron)
     S = torch.zeros(len(t), heads * neurons, dtype=torch.bool, device=r.device)
     for rows, texts in zip(S.split(CHUNK), t.split(CHUNK), strict=True):
         along = texts @ r.T  # (chunk, pair)
-        rows.scatter_(1, place[along.topk(k, dim=1).indices], True)
-    return Selection(S.unflatten(1, (heads, neurons)), k)
+        rows.scatter_(1, position[along.topk(k, dim=1).indices], True)
+    return Selection(S.unflatten(1, (heads, neurons)), k)  # (text, head neuron) -> (text, head, neuron)
 
 
 def pair_maps(
-    visual: ModifiedResNet, seen: PoolTokens, t: Float[Tensor, "text d"], chosen: Selection, sink: bool
+    visual: ModifiedResNet, tokens: PoolTokens, t: Float[Tensor, "text d"], selection: Selection, sink: bool
 ) -> Float[Tensor, "b text patch"]:
-    """The pairs' logits.
+    """Logits by pairs.
 
     Args:
-        sink: Repair the corner token, in the neurons' maps and in the heads'.
+        sink: Repair the corner token, in the maps of the neurons and of the heads.
     """
-    Z = repaired(seen.Z, seen.grid) if sink else seen.Z
+    Z = repair_corner(tokens.Z, tokens.grid) if sink else tokens.Z
     total = Z.new_zeros(len(Z), Z.shape[1], len(t))  # (b, patch, text)
-    for h, r in enumerate(each_head(visual, seen, sink)):
-        neurons = Z @ chosen.S[:, h].to(Z.dtype).T  # (b, patch, text): sum over n: (n, h) in S_c
+    for h, r in enumerate(head_outputs(visual, tokens, sink)):
+        neurons = Z @ selection.S[:, h].to(Z.dtype).T  # (b, patch, text): sum over n: (n, h) in S_c
         total += neurons * (r @ t.T)
-    return (total / chosen.k).transpose(1, 2)
+    return (total / selection.k).transpose(1, 2)  # (b, patch, text) -> (b, text, patch)
 
 
-def neuron_maps(seen: PoolTokens, chosen: Selection, sink: bool) -> Float[Tensor, "b text patch"]:
-    """Neurons alone: the mean of Z_i[n] over the pairs (n, h) of S_c."""
-    Z = repaired(seen.Z, seen.grid) if sink else seen.Z
-    times = chosen.S.sum(1, dtype=torch.int32).to(Z.dtype)  # (text, neuron): heads by which S_c has the neuron
-    return (Z @ times.T / chosen.k).transpose(1, 2)
+def neuron_maps(tokens: PoolTokens, selection: Selection, sink: bool) -> Float[Tensor, "b text patch"]:
+    """Logits by neurons alone: the mean of Z_i[n] over the pairs (n, h) of S_c."""
+    Z = repair_corner(tokens.Z, tokens.grid) if sink else tokens.Z
+    counts = selection.S.sum(1, dtype=torch.int32).to(Z.dtype)  # (text, neuron): heads with which the neuron is in S_c
+    return (Z @ counts.T / selection.k).transpose(1, 2)  # (b, patch, text) -> (b, text, patch)
 
 
 def head_maps(
-    visual: ModifiedResNet, seen: PoolTokens, t: Float[Tensor, "text d"], chosen: Selection, sink: bool
+    visual: ModifiedResNet, tokens: PoolTokens, t: Float[Tensor, "text d"], selection: Selection, sink: bool
 ) -> Float[Tensor, "b text patch"]:
-    """Heads alone: the mean of <r_i^h, t_c> over the pairs (n, h) of S_c."""
-    times = chosen.S.sum(2, dtype=torch.int32).to(seen.Z.dtype)  # (text, head): neurons by which S_c has the head
-    total = seen.Z.new_zeros(*seen.Z.shape[:2], len(t))  # (b, patch, text)
-    for h, r in enumerate(each_head(visual, seen, sink)):
-        total += times[:, h] * (r @ t.T)
-    return (total / chosen.k).transpose(1, 2)
+    """Logits by heads alone: the mean of <r_i^h, t_c> over the pairs (n, h) of S_c."""
+    counts = selection.S.sum(2, dtype=torch.int32).to(tokens.Z.dtype)  # (text, head): neurons with which the head is in S_c
+    total = tokens.Z.new_zeros(*tokens.Z.shape[:2], len(t))  # (b, patch, text)
+    for h, r in enumerate(head_outputs(visual, tokens, sink)):
+        total += counts[:, h] * (r @ t.T)
+    return (total / selection.k).transpose(1, 2)  # (b, patch, text) -> (b, text, patch)
 
 
-def each_head(visual: ModifiedResNet, seen: PoolTokens, sink: bool) -> Iterator[Float[Tensor, "b patch d"]]:
-    """r_i^h at every token of the grid and at unit norm, a repaired corner too; head by head."""
-    W_V, W_O, _ = value_output(visual)
+def head_outputs(visual: ModifiedResNet, tokens: PoolTokens, sink: bool) -> Iterator[Float[Tensor, "b patch d"]]:
+    """Yield r_i^h of each head h at every token of the grid, at unit norm; a repaired corner is at unit norm too."""
+    W_V, W_O, _ = value_output(visual)  # (head, e, neuron), (head, d, e)
     pool = visual.attnpool
     b_V, b_O = (layer.bias.to(W_V.dtype) for layer in (pool.v_proj, pool.c_proj))
-    share = b_O / seen.a[0].numel()  # (d,): of one head at one token
+    share = b_O / tokens.a[0].numel()  # (d,): the part of b_O for one head at one token
     for h, b in enumerate(b_V.unflatten(0, (pool.num_heads, -1))):
-        v = seen.x[:, 1:] @ W_V[h].T + b  # (b, patch, e)
-        r = seen.a[:, h, 1:, None] * (v @ W_O[h].T) + share
-        yield F.normalize(repaired(r, seen.grid) if sink else r, dim=-1)
+        v = tokens.x[:, 1:] @ W_V[h].T + b  # (b, patch, e)
+        r = tokens.a[:, h, 1:, None] * (v @ W_O[h].T) + share  # (b, patch, d)
+        yield F.normalize(repair_corner(r, tokens.grid) if sink else r, dim=-1)
 
 
 class PairUnits(NamedTuple):
-    """Parts of a bundle that the methods by pairs use."""
+    """Neuron-head pairs of a bundle, for the methods that use pairs."""
 
     r: Float[Tensor, "pair d"]
+    """Direction (PC 1) of every pair."""
     unit: Int[Tensor, "pair 3"]
+    """Layer, neuron and head of every pair."""
     k: int
-    """Pairs for each text."""
+    """Number of pairs for each text."""
 
 
 class Logits(NamedTuple):
-    """Result of a method on images."""
+    """Logits of a batch of images."""
 
     logits: Float[Tensor, "b text row column"]
     embedding: Float[Tensor, "b d"]
@@ -171,12 +177,12 @@ Look = Callable[[Float[Tensor, "b 3 y x"]], Logits]
 def resnet_method(
     name: str, visual: ModifiedResNet, t: Float[Tensor, "text d"], pairs: PairUnits | None = None, sink: bool = False
 ) -> Look:
-    """A method by name, ready for these texts.
+    """Return a method by name, for a fixed set of texts.
 
     Args:
-        t: Unit norm.
-        pairs: For the methods of names.BY_PAIRS.
-        sink: Repair the corner token in neurons' and heads' maps; the baselines are as their papers have them.
+        t: Embeddings of the texts, at unit norm.
+        pairs: Needed for the methods of BY_PAIRS; other methods do not use it.
+        sink: Repair the corner token in the maps of neurons and heads; the baselines stay as in their papers.
     """
     if name in BY_PAIRS:
         assert pairs is not None
@@ -186,8 +192,8 @@ def resnet_method(
 
     @torch.inference_mode()
     def look(image: Float[Tensor, "b 3 y x"]) -> Logits:
-        seen = pool_tokens(visual, image)
-        return Logits(maps(seen).unflatten(-1, seen.grid), seen.embedding)
+        tokens = pool_tokens(visual, image)
+        return Logits(maps(tokens).unflatten(-1, tokens.grid), tokens.embedding)  # (b, text, patch) -> (b, text, row, column)
 
     return look
 
@@ -196,25 +202,27 @@ def _by_pairs(
     name: str, visual: ModifiedResNet, t: Float[Tensor, "text d"], pairs: PairUnits, sink: bool
 ) -> Callable[[PoolTokens], Tensor]:
     heads, neurons = visual.attnpool.num_heads, visual.attnpool.v_proj.in_features
-    chosen: Selection = select_pairs(pairs.r, pairs.unit, t, pairs.k, heads, neurons)
+    selection: Selection = select_pairs(pairs.r, pairs.unit, t, pairs.k, heads, neurons)
     by_name: dict[str, Callable[[PoolTokens], Tensor]] = {
-        "pairs": lambda seen: pair_maps(visual, seen, t, chosen, sink),
-        "neurons": lambda seen: neuron_maps(seen, chosen, sink),
-        "heads": lambda seen: head_maps(visual, seen, t, chosen, sink),
+        "pairs": lambda tokens: pair_maps(visual, tokens, t, selection, sink),
+        "neurons": lambda tokens: neuron_maps(tokens, selection, sink),
+        "heads": lambda tokens: head_maps(visual, tokens, t, selection, sink),
     }
     return by_name[name]
 
 
 def _by_tokens(name: str, visual: ModifiedResNet, t: Float[Tensor, "text d"]) -> Callable[[PoolTokens], Tensor]:
     features = {"maskclip": maskclip, "qqkk": qqkk, "values": values}[name]
-    return lambda seen: (features(visual, seen) @ t.T).transpose(1, 2)
+    return lambda tokens: (features(visual, tokens) @ t.T).transpose(1, 2)  # (b, patch, text) -> (b, text, patch)
 
 
 def resnet_heat(name: str, visual: ModifiedResNet, pairs: PairUnits | None = None, sink: bool = False) -> Method:
-    """A method's heat maps of each image for its own texts, which do not compete with each other."""
+    """Return a method by name for heat maps: each image has its own texts, which do not compete with each other."""
 
     def heat(image: Float[Tensor, "b 3 y x"], t: Float[Tensor, "b text d"]) -> Heat:
-        each = [resnet_method(name, visual, own, pairs, sink)(one[None]) for one, own in zip(image, t, strict=True)]
-        return Heat(torch.cat([found.logits for found in each]), torch.cat([found.embedding for found in each]))
+        results = [
+            resnet_method(name, visual, texts, pairs, sink)(one_image[None]) for one_image, texts in zip(image, t, strict=True)
+        ]
+        return Heat(torch.cat([result.logits for result in results]), torch.cat([result.embedding for result in results]))
 
     return heat

@@ -1,11 +1,14 @@
-"""Image towers as segmentation sees them: methods by kind of tower, picture sizes, and a CLIP-ResNet's pooling token by token.
+"""Image towers for segmentation: kind and sizes of a tower, and the tokens of a CLIP-ResNet's attention pooling.
 
-Positional embeddings are resized for pictures of other sizes than the tower was trained on. Three baselines give every token of
-the pooling a feature of its own and compare it with texts.
+Both kinds. `is_resnet` and `choose_method` choose methods by the kind of tower. `on_grid` resizes positional embeddings for
+pictures of another size than the tower was trained on.
 
-The attention sink of CLIP-ResNets (arXiv 2509.19943) is a corner token that stands out in every image and depends on none; in
-RN50x16 the bottom-right one. Whether a model has it is measured over images, not assumed: a sink is the token of largest norm, or
-of most attention, in nearly every image, and far above the middle one.
+CLIP-ResNets. `pool_tokens` returns the tokens of the attention pooling, from which the methods of resnet_methods.py compute their
+maps. Three baselines, `maskclip`, `values` and `qqkk`, compute a feature of every token, which is compared with texts.
+
+Attention sink of CLIP-ResNets (arXiv 2509.19943): a corner token that stands out in every image, whatever the image shows; in
+RN50x16 the bottom-right one. Whether a model has a sink is measured over images, not assumed. A sink has the largest norm, or the
+most attention, of all tokens in nearly every image, and far more than the middle token. `repair_corner` replaces that token.
 """
 
 from collections.abc import Iterator
@@ -27,10 +30,10 @@ from cliptools.segmentation import RESNET, VIT
 
 
 def is_resnet(clip: nn.Module) -> bool:
-    """Return whether the methods are those of neuron-head pairs; else they are those of a ViT's neurons.
+    """Return True if the tower is a CLIP-ResNet, whose methods use neuron-head pairs; False if it is a ViT.
 
     Raises:
-        ModelError: a tower that neither is for.
+        ModelError: neither kind of method supports the tower.
     """
     if pools_by_attention(clip):
         supported_resnet(clip)
@@ -39,19 +42,22 @@ def is_resnet(clip: nn.Module) -> bool:
     return False
 
 
-def method_of(asked: str | None, resnet: bool) -> str:
-    """The method asked for, by default the first of the tower's own.
+def choose_method(name: str | None, resnet: bool) -> str:
+    """The name of a method, by default the first one of the kind of tower.
+
+    Args:
+        name: The value of --method.
 
     Raises:
         UsageError: a method of the other kind of tower.
     """
-    own, kind = (RESNET, "CLIP-ResNet") if resnet else (VIT, "CLIP-ViT")
-    if asked is not None and asked not in own:
-        raise UsageError(f"--method {asked}: the bundle's model is a {kind}, expected one of {', '.join(own)}")
-    return asked or own[0]
+    methods, kind = (RESNET, "CLIP-ResNet") if resnet else (VIT, "CLIP-ViT")
+    if name is not None and name not in methods:
+        raise UsageError(f"--method {name}: the bundle's model is a {kind}, expected one of {', '.join(methods)}")
+    return name or methods[0]
 
 
-RESNET_STRIDE = 32  # pixels to a token of the attention pooling, whatever the depth and width
+RESNET_STRIDE = 32  # pixels per token of the attention pooling, at any depth and width
 
 
 def native_size(visual: Any) -> tuple[int, int]:
@@ -61,7 +67,7 @@ def native_size(visual: Any) -> tuple[int, int]:
 
 
 def token_stride(visual: Any) -> tuple[int, int]:
-    """Pixels of a picture, down and across, that a token stands for."""
+    """Pixels per token, down and across."""
     if isinstance(visual, ModifiedResNet):
         return RESNET_STRIDE, RESNET_STRIDE
     down, across = visual.patch_size
@@ -71,16 +77,17 @@ def token_stride(visual: Any) -> tuple[int, int]:
 def resized_positions(
     positions: Float[Tensor, "token width"], grid: tuple[int, int], rows: int, columns: int
 ) -> Float[Tensor, "new_token width"]:
-    """The first token (class or mean) as it is, the embeddings of the others brought from one grid to another (bicubic)."""
-    wide = positions if positions.dtype == torch.float64 else positions.float()  # half precision has no bicubic
-    patches = wide[1:].T.unflatten(1, grid)[None]  # (1, width, row, column)
-    wanted = torch.nn.functional.interpolate(patches, size=(rows, columns), mode="bicubic", antialias=True)
-    return torch.cat([positions[:1], wanted[0].flatten(1).T.to(positions.dtype)])
+    """The first token's embedding (class or mean) unchanged, those of the other tokens resized to another grid (bicubic)."""
+    wide = positions if positions.dtype == torch.float64 else positions.float()  # bicubic does not support half precision
+    patches = wide[1:].T.unflatten(1, grid)[None]  # (patch, width) -> (1, width, row, column)
+    resized = torch.nn.functional.interpolate(patches, size=(rows, columns), mode="bicubic", antialias=True)
+    # (1, width, row, column) -> (patch, width), after the first token
+    return torch.cat([positions[:1], resized[0].flatten(1).T.to(positions.dtype)])
 
 
 @contextmanager
 def on_grid(visual: Any, rows: int, columns: int) -> Iterator[None]:
-    """The tower (open_clip's VisionTransformer or ModifiedResNet) takes pictures of rows × columns tokens within the block."""
+    """Within the block, the tower (open_clip's VisionTransformer or ModifiedResNet) takes pictures of rows × columns tokens."""
     holder = visual.attnpool if isinstance(visual, ModifiedResNet) else visual
     height, width = native_size(visual)
     down, across = token_stride(visual)
@@ -88,24 +95,24 @@ def on_grid(visual: Any, rows: int, columns: int) -> Iterator[None]:
     if grid == (rows, columns):
         yield
         return
-    kept = holder.positional_embedding
-    resized = resized_positions(kept.detach(), grid, rows, columns)
+    original = holder.positional_embedding
+    resized = resized_positions(original.detach(), grid, rows, columns)
     holder.positional_embedding = nn.Parameter(resized, requires_grad=False)
     try:
         yield
     finally:
-        holder.positional_embedding = kept
+        holder.positional_embedding = original
 
 
 class PoolTokens(NamedTuple):
-    """Tokens after one forward pass. Token 0 of `x` and `a` is the mean token; `Z` has the grid alone."""
+    """Tokens of one forward pass. Token 0 of `x` and `a` is the mean token; `Z` has no mean token."""
 
     Z: Float[Tensor, "b patch neuron"]
     """Channels of the last block after ReLU, without positional embeddings."""
     x: Float[Tensor, "b token neuron"]
     """The same channels with positional embeddings."""
     a: Float[Tensor, "b head token"]
-    """The mean token's attention."""
+    """Attention of the mean token to every token."""
     embedding: Float[Tensor, "b d"]
     """M(I), not normalised."""
     grid: tuple[int, int]
@@ -113,43 +120,46 @@ class PoolTokens(NamedTuple):
 
 
 def pool_tokens(visual: ModifiedResNet, image: Float[Tensor, "b 3 y x"]) -> PoolTokens:
-    """One forward pass up to the pooling.
+    """The tokens of the attention pooling, from one forward pass.
 
     Raises:
-        ModelError: pictures of another size than the positional embeddings are for.
+        ModelError: the size of the pictures does not fit the positional embeddings.
     """
     traced = trace_pool(visual, image)
-    Z = traced.x[:, 1:] - visual.attnpool.positional_embedding[1:].to(traced.x.dtype)
+    Z = traced.x[:, 1:] - visual.attnpool.positional_embedding[1:].to(traced.x.dtype)  # (b, patch, neuron)
     return PoolTokens(Z, traced.x, traced.attention, traced.embedding, token_grid(visual, image))
 
 
 def token_grid(visual: ModifiedResNet, image: Float[Tensor, "b 3 y x"]) -> tuple[int, int]:
-    """Rows and columns of tokens that the tower makes of these images."""
+    """Rows and columns of tokens for images of this size."""
     down, across = token_stride(visual)
     return image.shape[-2] // down, image.shape[-1] // across
 
 
-def maskclip(visual: ModifiedResNet, seen: PoolTokens) -> Float[Tensor, "b patch d"]:
-    """MaskCLIP (Zhou et al. 2022): each token by the value path alone, W_O (W_V z_i + b_V) + b_O, at unit norm.
+def maskclip(visual: ModifiedResNet, tokens: PoolTokens) -> Float[Tensor, "b patch d"]:
+    """MaskCLIP (Zhou et al. 2022): each token through the value path alone, W_O (W_V z_i + b_V) + b_O, at unit norm.
 
-    Without positional embeddings, which its public code leaves out for ResNets.
+    z_i has no positional embedding, as in the public code of MaskCLIP for ResNets.
     """
-    return _by_value(visual, seen.Z)
+    return _by_value(visual, tokens.Z)
 
 
-def values(visual: ModifiedResNet, seen: PoolTokens) -> Float[Tensor, "b patch d"]:
-    """Each token x_i, with positional embeddings, by the value path: the pooling's output if all heads attended to it alone."""
-    return _by_value(visual, seen.x[:, 1:])
+def values(visual: ModifiedResNet, tokens: PoolTokens) -> Float[Tensor, "b patch d"]:
+    """Each token x_i, with positional embedding, through the value path, at unit norm.
+
+    This is the direction of the pooling's output if all heads attended to that token alone.
+    """
+    return _by_value(visual, tokens.x[:, 1:])
 
 
-def qqkk(visual: ModifiedResNet, seen: PoolTokens) -> Float[Tensor, "b patch d"]:
-    """Correlative self-attention (SCLIP, Wang et al. 2024): values gathered by softmax(q q') + softmax(k k'), at unit norm."""
+def qqkk(visual: ModifiedResNet, tokens: PoolTokens) -> Float[Tensor, "b patch d"]:
+    """Correlative self-attention (SCLIP, Wang et al. 2024): values weighted by softmax(q q') + softmax(k k'), at unit norm."""
     pool = visual.attnpool
-    q, k, v = (_heads(pool, layer, seen.x) for layer in (pool.q_proj, pool.k_proj, pool.v_proj))
+    q, k, v = (_heads(pool, layer, tokens.x) for layer in (pool.q_proj, pool.k_proj, pool.v_proj))  # each (b, head, token, e)
     scale = q.shape[-1] ** -0.5
     A = sum((y @ y.transpose(-1, -2) * scale).softmax(-1) for y in (q, k))  # (b, head, token, token)
-    gathered = (A @ v).transpose(1, 2).flatten(2)  # (b, token, neuron)
-    return F.normalize(_linear(pool.c_proj, gathered[:, 1:]), dim=-1)
+    gathered = (A @ v).transpose(1, 2).flatten(2)  # (b, head, token, e) -> (b, token, neuron)
+    return F.normalize(_linear(pool.c_proj, gathered[:, 1:]), dim=-1)  # (b, token, neuron) -> (b, patch, d)
 
 
 def _by_value(visual: ModifiedResNet, tokens: Float[Tensor, "b patch neuron"]) -> Float[Tensor, "b patch d"]:
@@ -158,54 +168,56 @@ def _by_value(visual: ModifiedResNet, tokens: Float[Tensor, "b patch neuron"]) -
 
 
 def _heads(pool: nn.Module, layer: nn.Linear, x: Float[Tensor, "b token neuron"]) -> Float[Tensor, "b head token e"]:
+    # (b, token, neuron) -> (b, head, token, e)
     return _linear(layer, x).unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """In the type of x: what is computed of the tokens is in float32 at least, the model may be in less."""
+    """Apply a layer in the type of x: tokens are float32 or float64, while the model may have half precision."""
     return F.linear(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
 
 
-MOSTLY = 0.75  # of the images: there the corner is ahead of all other tokens
-FAR_OUT = 2.0  # times the middle token
+SINK_SHARE = 0.75  # share of the images in which a sink has the largest value of all tokens
+SINK_RATIO = 2.0  # value of a sink over that of the middle token
 
 
 class Corner(NamedTuple):
-    """Comparison of the bottom-right token with the others, over images."""
+    """Comparison of the bottom-right token with the other tokens, over images."""
 
     norm: float
-    """Median over images of its norm over the middle token's."""
+    """Median over images of the ratio of its norm to the median norm of the tokens."""
     norm_first: float
     """Share of the images in which no token has a larger norm."""
     attention: float
-    """As `norm`, of the mean token's attention, mean over heads."""
+    """As `norm`, for the attention of the mean token, averaged over heads."""
     attention_first: float
+    """As `norm_first`, for the same attention."""
 
     @property
     def is_sink(self) -> bool:
-        """True if the token stands far out, by norm or by attention."""
-        norm, attention = self.norm_first >= MOSTLY, self.attention_first >= MOSTLY
-        return bool((norm and self.norm >= FAR_OUT) or (attention and self.attention >= FAR_OUT))
+        """True if norm or attention reaches both SINK_SHARE and SINK_RATIO."""
+        norm, attention = self.norm_first >= SINK_SHARE, self.attention_first >= SINK_SHARE
+        return bool((norm and self.norm >= SINK_RATIO) or (attention and self.attention >= SINK_RATIO))
 
 
-def corner_of(seen: PoolTokens) -> Corner:
-    """Measure the bottom-right token."""
-    norm, attention = seen.Z.norm(dim=-1), seen.a[..., 1:].mean(1)  # (b, patch)
-    return Corner(*_stands_out(norm), *_stands_out(attention))
+def corner_of(tokens: PoolTokens) -> Corner:
+    """Compare the bottom-right token with the other tokens, by norm and by attention."""
+    norm, attention = tokens.Z.norm(dim=-1), tokens.a[..., 1:].mean(1)  # both (b, patch)
+    return Corner(*_compare_last(norm), *_compare_last(attention))
 
 
-def _stands_out(value: Float[Tensor, "b patch"]) -> tuple[float, float]:
-    """The last token's value over the middle one's, and how often none is larger."""
+def _compare_last(value: Float[Tensor, "b patch"]) -> tuple[float, float]:
+    """Median ratio of the last token's value to the middle one's, and share of the images in which no value is larger."""
     last, middle = value[:, -1], value.median(1).values
     ratio = torch.where(middle > 0, last / middle.clamp(min=1e-30), 1.0)
     return float(ratio.median()), float(exact(last >= value.amax(1)).mean())
 
 
-def repaired(maps: Float[Tensor, "b patch channel"], grid: tuple[int, int]) -> Float[Tensor, "b patch channel"]:
-    """The bottom-right token replaced by the mean of its west, north and north-west neighbours.
+def repair_corner(maps: Float[Tensor, "b patch channel"], grid: tuple[int, int]) -> Float[Tensor, "b patch channel"]:
+    """Maps whose bottom-right token is the mean of its west, north and north-west neighbours.
 
     Raises:
-        UsageError: a grid without such neighbours.
+        UsageError: a grid of a single row or column, which has no such neighbours.
     """
     rows, columns = grid
     if min(grid) < 2:

@@ -1,12 +1,15 @@
-"""Heat maps from neurons whose second-order effects point at a text (arXiv 2406.04341, section 5.2).
+"""Heat maps of texts over a ViT's patches: methods by neurons (arXiv 2406.04341, section 5.2), and the baselines, by name.
 
-The paper's map is the mean activation of the neurons chosen. It knows nothing of what later heads read of it: a neuron that is
-active on the ground counts there, even if no head looks. `effect_maps` are the same neurons' second-order effects along the
-text, patch by patch, so that it does not count.
+A method is a function from images and the texts of each image to scores of every patch (`Method`); it holds all else that it
+needs, such as a tower and the directions of neurons. Three methods use neurons whose second-order effects point at the text:
 
-Heat-map methods by name: each is a function from images and texts to scores of every patch.
+* `neuron_method` with signed=False is the paper's: the mean activation of the `neurons` neurons with the largest |<r_n, t>|.
+* With signed=True the activations are weighted by <r_n, t>.
+* `effect_method` sums the same neurons' second-order effects along the text, patch by patch (`effect_maps`). The mean activation
+  does not depend on later heads: a neuron that is active on the background counts there even if no head attends to it. Its
+  effect does not count there.
 
-What a method needs besides (a tower, neurons' directions) it holds; whatever has patches can offer another.
+`baseline` makes the methods of vit_baselines.py. `sliding_heat` runs any method in windows of a larger image.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,45 +36,50 @@ from cliptools.segmentation.vit_baselines import (
 def neuron_weights(
     r: Float[Tensor, "unit d"], t: Float[Tensor, "b text d"], neurons: int, signed: bool
 ) -> Float[Tensor, "b text unit"]:
-    """Weights of the activations: of the `neurons` units with the largest |<r_n, t>|, 0 for all others.
+    """Weights of the activations: nonzero for the `neurons` units with the largest |<r_n, t>|.
 
     Args:
-        signed: Weigh by <r_n, t>, over the sum of their absolute values; else, as the paper does, all alike.
+        signed: The weights are <r_n, t> over the sum of the absolute values; otherwise all are equal, as in the paper.
     """
     along = t @ r.T  # (b, text, unit)
-    size, chosen = along.abs().topk(min(neurons, len(r)), dim=-1)
-    picked = along.gather(-1, chosen) / size.sum(-1, keepdim=True).clamp(min=1e-12) if signed else size * 0 + 1 / size.shape[-1]
-    return torch.zeros_like(along).scatter(-1, chosen, picked)
+    size, chosen = along.abs().topk(min(neurons, len(r)), dim=-1)  # both (b, text, chosen)
+    weight = along.gather(-1, chosen) / size.sum(-1, keepdim=True).clamp(min=1e-12) if signed else size * 0 + 1 / size.shape[-1]
+    return torch.zeros_like(along).scatter(-1, chosen, weight)  # (b, text, chosen) -> (b, text, unit)
 
 
 def neuron_maps(p: Sequence[Float[Tensor, "b token _"]], weight: Float[Tensor, "b text unit"]) -> Float[Tensor, "b text patch"]:
-    """Weighted sum of the neurons' patch activations; the units are those of `p`, one layer after the other."""
+    """Weighted sum of the neurons' activations at every patch; the units of `weight` are those of `p`, layer after layer."""
     sizes = [activations.shape[-1] for activations in p]
+    # for each layer: (b, text, n) @ (b, n, patch)
     parts = [w @ a[:, 1:].to(w.dtype).transpose(1, 2) for a, w in zip(p, weight.split(sizes, dim=-1), strict=True)]
     return torch.stack(parts).sum(0)  # (layer, b, text, patch) -> (b, text, patch)
 
 
 def chosen_neurons(r: Float[Tensor, "unit d"], t: Float[Tensor, " d"], neurons: int) -> Int[Tensor, " chosen"]:
-    """The `neurons` units with the largest |<r_n, t>|, in the units' order."""
+    """Indices of the `neurons` units with the largest |<r_n, t>|, in ascending order."""
     return (r @ t).abs().topk(min(neurons, len(r))).indices.sort().values
 
 
 def effect_maps(
     visual: VisionTransformer, traced: Trace, layer: int, neurons: Int[Tensor, " n"], image: int, t: Float[Tensor, " d"]
 ) -> Float[Tensor, " patch"]:
-    """Return what one layer's neurons add to <M(I), t> at each patch through later heads.
+    """Return the second-order effect on <M(I), t> of one layer's neurons, separately for each patch.
 
-    The sum over n, k of p_i a_i^k <D[n, k], t>, where a_i^k is the class token's attention in head k over the LayerNorm
-    deviations of patch and output (effects/vit_second_order.py).
+    This is the sum over n, k of p_i a_i^k <D[n, k], t>, where a_i^k is the class token's attention in head k, divided by the
+    LayerNorm deviations of patch and output (effects/vit_second_order.py).
+
+    Args:
+        neurons: Numbers of the neurons in the layer.
+        image: Index of the image in the batch.
     """
-    along = directions(visual, layer, neurons) @ t  # (n, k)
+    along = directions(visual, layer, neurons) @ t  # (n, k, d) -> (n, k)
     a = torch.cat([traced.alpha[later][image] for later in sorted(traced.alpha) if later > layer]).to(t)  # (k, token)
     p = traced.p[layer][image][:, neurons].to(t)  # (token, n)
     return torch.einsum("in,nk,ki->i", p, along, a / traced.sigma_post[image])[1:]
 
 
 class Heat(NamedTuple):
-    """Result of a method on images."""
+    """Scores of a batch of images."""
 
     scores: Float[Tensor, "b text row column"]
     embedding: Float[Tensor, "b d"]
@@ -81,28 +89,30 @@ class Heat(NamedTuple):
 Method = Callable[[Float[Tensor, "b 3 y x"], Float[Tensor, "b text d"]], Heat]
 """Scores of every patch for each image's own texts (unit norm)."""
 PatchMap = Callable[[VisionTransformer, AttentionPass, Tensor], Tensor]
+"""Scores (b, text, patch) from a tower, its forward pass and the texts (b, text, d)."""
 
 ATTENTION_MAPS: dict[str, PatchMap] = {
-    "attention": lambda visual, seen, t: _alike(raw_attention(seen.attention), t),
-    "rollout": lambda visual, seen, t: _alike(rollout(seen.attention), t),
-    "textspan": lambda visual, seen, t: direct_effects(visual, seen, t)[..., 1:],
+    "attention": lambda visual, forward, t: _repeat(raw_attention(forward.attention), t),
+    "rollout": lambda visual, forward, t: _repeat(rollout(forward.attention), t),
+    "textspan": lambda visual, forward, t: direct_effects(visual, forward, t)[..., 1:],
 }
 GRADIENT_MAPS: dict[str, PatchMap] = {
-    "gradcam": lambda visual, seen, t: torch.stack([gradcam(seen, one) for one in t.unbind(1)], 1),
-    "chefer": lambda visual, seen, t: torch.stack([chefer(seen, one) for one in t.unbind(1)], 1),
+    "gradcam": lambda visual, forward, t: torch.stack([gradcam(forward, text) for text in t.unbind(1)], 1),
+    "chefer": lambda visual, forward, t: torch.stack([chefer(forward, text) for text in t.unbind(1)], 1),
 }
 
 
 def baseline(name: str, visual: VisionTransformer) -> Method:
-    """A method that looks at attention, gradients or direct effects: a name of ATTENTION_MAPS or GRADIENT_MAPS."""
+    """Return a method by attention, direct effects or gradients: a name of ATTENTION_MAPS or GRADIENT_MAPS."""
     gradients = name in GRADIENT_MAPS
     patch_map = (ATTENTION_MAPS | GRADIENT_MAPS)[name]
 
     def heat(image: Float[Tensor, "b 3 y x"], t: Float[Tensor, "b text d"]) -> Heat:
         with torch.set_grad_enabled(gradients):
-            seen = attention_pass(visual, image, gradients)
-            scores = patch_map(visual, seen, t.to(seen.embedding.dtype))  # (b, text, patch)
-        return Heat(scores.detach().unflatten(-1, seen.grid), seen.embedding.detach())
+            forward = attention_pass(visual, image, gradients)
+            scores = patch_map(visual, forward, t.to(forward.embedding.dtype))  # (b, text, patch)
+        # (b, text, patch) -> (b, text, row, column)
+        return Heat(scores.detach().unflatten(-1, forward.grid), forward.embedding.detach())
 
     return heat
 
@@ -110,23 +120,32 @@ def baseline(name: str, visual: VisionTransformer) -> Method:
 def neuron_method(
     visual: VisionTransformer, unit: Int[Tensor, "unit 3"], r: Float[Tensor, "unit d"], neurons: int, signed: bool
 ) -> Method:
-    """Paper 1's method: mean activation of the neurons whose directions r the text lies along."""
+    """Return the method of paper 1: the mean activation of the neurons with the largest |<r_n, t>|.
+
+    Args:
+        unit: Layer and number of every neuron.
+        r: Direction of every neuron.
+        neurons: Number of neurons for each text.
+        signed: Weight the activations by <r_n, t>.
+    """
     layers = sorted(set(unit[:, 0].tolist()))
     rows = [(unit[:, 0] == layer).nonzero()[:, 0] for layer in layers]
-    directions = torch.cat([r[of] for of in rows])  # layer by layer, as the activations come
+    directions = torch.cat([r[layer_rows] for layer_rows in rows])  # (unit, d), layer by layer as the activations
 
     @torch.no_grad()
     def heat(image: Float[Tensor, "b 3 y x"], t: Float[Tensor, "b text d"]) -> Heat:
         traced = trace(visual, image, layers)
-        p = [traced.p[layer][..., unit[of, 1].to(image.device)] for layer, of in zip(layers, rows, strict=True)]
+        numbers = [unit[layer_rows, 1].to(image.device) for layer_rows in rows]
+        p = [traced.p[layer][..., n] for layer, n in zip(layers, numbers, strict=True)]  # for each layer (b, token, n)
         weight = neuron_weights(directions.to(t), t, neurons, signed)
+        # (b, text, patch) -> (b, text, row, column)
         return Heat(neuron_maps(p, weight).unflatten(-1, patch_grid(visual, image)), traced.embedding)
 
     return heat
 
 
 def effect_method(visual: VisionTransformer, unit: Int[Tensor, "unit 3"], r: Float[Tensor, "unit d"], neurons: int) -> Method:
-    """Method by these neurons' second-order effects along the text, patch by patch: their positive part."""
+    """Return the method by the same neurons' second-order effects along the text: their sum at each patch, if positive."""
     layers = sorted(set(unit[:, 0].tolist()))
 
     @torch.no_grad()
@@ -137,18 +156,18 @@ def effect_method(visual: VisionTransformer, unit: Int[Tensor, "unit 3"], r: Flo
             chosen = unit[chosen_neurons(r.to(t), text, neurons)]  # (chosen, 3)
             total = torch.zeros(1, dtype=t.dtype, device=t.device)
             for layer in sorted(set(chosen[:, 0].tolist())):
-                of = chosen[chosen[:, 0] == layer, 1]
-                total = total + effect_maps(visual, traced, layer, of, b, text)
+                numbers = chosen[chosen[:, 0] == layer, 1]
+                total = total + effect_maps(visual, traced, layer, numbers, b, text)
             return total.relu()
 
-        found = torch.stack([torch.stack([scores(b, text) for text in texts]) for b, texts in enumerate(t)])
-        return Heat(found.unflatten(-1, patch_grid(visual, image)), traced.embedding)
+        maps = torch.stack([torch.stack([scores(b, text) for text in texts]) for b, texts in enumerate(t)])  # (b, text, patch)
+        return Heat(maps.unflatten(-1, patch_grid(visual, image)), traced.embedding)
 
     return heat
 
 
 def best_text(embedding: Float[Tensor, "b d"], t: Float[Tensor, "text d"]) -> Int[Tensor, " b"]:
-    """The text that the model itself finds closest to each image."""
+    """Index of the text with the largest inner product with each image's embedding."""
     return (embedding.to(t.dtype) @ t.T).argmax(1)
 
 
@@ -158,39 +177,42 @@ def cosines(embedding: Float[Tensor, "b d"], t: Float[Tensor, "b text d"]) -> Fl
     return torch.einsum("bd,btd->bt", unit, t)
 
 
-def _alike(one: Float[Tensor, "b patch"], t: Float[Tensor, "b text d"]) -> Float[Tensor, "b text patch"]:
+def _repeat(scores: Float[Tensor, "b patch"], t: Float[Tensor, "b text d"]) -> Float[Tensor, "b text patch"]:
     """Repeat one map for every text."""
-    return one[:, None].expand(-1, t.shape[1], -1)
+    return scores[:, None].expand(-1, t.shape[1], -1)
 
 
-def heat_of(
+def sliding_heat(
     method: Method,
     image: Float[Tensor, "b 3 y x"],
     t: Float[Tensor, "b text d"],
     corners: Sequence[tuple[int, int]],
     side: tuple[int, int],
 ) -> Heat:
-    """A method in windows of an image, scores brought to pixels and averaged where windows overlap; M(I) is their mean.
+    """Run a method in windows of an image; scores are interpolated to pixels and averaged where windows overlap.
+
+    The embedding is the mean of the windows' M(I).
 
     Args:
-        corners: Top and left of every window, in pixels.
+        corners: Top and left pixel of every window.
         side: Height and width of a window, in pixels.
     """
     total = image.new_zeros(len(image), t.shape[1], *image.shape[-2:], dtype=t.dtype)  # (b, text, y, x)
-    times = image.new_zeros(image.shape[-2:], dtype=t.dtype)
+    windows = image.new_zeros(image.shape[-2:], dtype=t.dtype)  # (y, x): number of windows that hold a pixel
     embeddings = []
     for top, left in corners:
-        window = slice(top, top + side[0]), slice(left, left + side[1])
-        heat = method(image[..., window[0], window[1]], t)
+        rows, columns = slice(top, top + side[0]), slice(left, left + side[1])
+        heat = method(image[..., rows, columns], t)
+        # (b, text, row, column) -> (b, text, y, x) of the window
         pixels = torch.nn.functional.interpolate(heat.scores.to(t.dtype), size=side, mode="bilinear")
-        total[..., window[0], window[1]] += pixels
-        times[window] += 1
+        total[..., rows, columns] += pixels
+        windows[rows, columns] += 1
         embeddings.append(heat.embedding)
-    return Heat(total / times, torch.stack(embeddings).mean(0))
+    return Heat(total / windows, torch.stack(embeddings).mean(0))
 
 
 def window_corners(rows: int, columns: int, side: tuple[int, int], stride: int) -> list[tuple[int, int]]:
-    """Top and left of windows that cover a picture of so many pixels, the last ones flush with its far edges."""
+    """Top and left pixel of windows that cover a picture; the last ones end at its bottom and right edges."""
 
     def starts(length: int, window: int) -> list[int]:
         return [*range(0, length - window, stride), length - window]

@@ -54,7 +54,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("generate/records.py", "Gallery.put"): (DISK,),
     ("images/classification/archives.py", "_classes_beside"): ("tests/test_classified.py: name other classes",),
     ("images/classification/label_files.py", "_fields"): ("tests/test_data_layout.py: columns of 0 and 1",),
-    ("images/classification/label_files.py", "_of_kit"): (
+    ("images/classification/label_files.py", "_kit_labels"): (
         "tests/test_classified.py: does not know",
         "tests/test_classified.py: without ILSVRC2012_ID and WNID",
     ),
@@ -85,12 +85,14 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/faults/test_archives.py: bytes in an archive",
     ),
     ("images/loader.py", "choose"): ("for those who import: on a command line click refuses the number before",),
-    ("images/segmentation/mask_pixels.py", "_check_cut"): ("tests/test_mask_pixels.py: colours, or grey with alpha, of 16 bits",),
-    ("images/segmentation/sources.py", "segmented"): (MISSING,),
+    ("images/segmentation/mask_pixels.py", "_check_16_bits"): (
+        "tests/test_mask_pixels.py: colours, or grey with alpha, of 16 bits",
+    ),
+    ("images/segmentation/sources.py", "imagenet_segmentation"): (MISSING,),
     ("images/stanford_cars.py", "Car.year"): ("tests/test_shift.py: expected a model year at its end",),
     ("images/stanford_cars.py", "_cars"): (
         "tests/test_shift.py: without relative_im_path and class",
-        "tests/test_shift.py: is of class 9, there are classes 1 to 1",
+        "tests/test_shift.py: is of class 9, expected 1 to 1",
     ),
     ("images/stanford_cars.py", "read_variables"): (
         "tests/test_shift.py: expected a MATLAB file of Stanford Cars",

@@ -35,7 +35,7 @@ from cliptools.devices import in_halves
 from cliptools.effects.factored import FactoredEffect, UnitActivity
 from cliptools.effects.select import factored_effect
 from cliptools.errors import CliptoolsError, ImageError, StreamError, UsageError
-from cliptools.images.annotations import Annotations, found_names, read_annotations
+from cliptools.images.annotations import Annotations, matching_names, read_annotations
 from cliptools.images.loader import ImageSource, Skipped, choose, load_batches, open_images
 from cliptools.io.bundle import Bundle
 from cliptools.io.cache import KeptLines, check_same, kept_lines
@@ -234,7 +234,7 @@ def _records(
             assert isinstance(record, dict)  # the others are reasons
             if truth is not None:
                 words = [concept["word"] for concept in record["concepts"]]
-                record |= {"truth": list(truth.of(name)), "found": found_names(truth.of(name), words)}
+                record |= {"truth": list(truth.of(name)), "found": matching_names(truth.of(name), words)}
             yield {"image": name} | record
         count += len(stay)
     screen.require(count)

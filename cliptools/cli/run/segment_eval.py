@@ -1,4 +1,9 @@
-"""clip-segment-eval: agreement of masks, heat maps and label maps with the ground truth, a record an image and the total last."""
+"""clip-segment-eval: agreement of masks, heat maps and label maps with the ground truth, by image and over all images.
+
+`run` chooses the kind of map. For heat maps, `_evaluate_heat_maps` compares the masks at each --threshold; for label maps of a
+CLIP-ResNet, `_evaluate_label_maps` compares the labels at each --background. Both write a record for each image and setting, then
+the totals. `Report` counts images that are left out. The figures are those of cliptools/segmentation/metrics.py.
+"""
 
 import itertools
 import math
@@ -18,9 +23,9 @@ from cliptools.cli.app import choose_format, open_input
 from cliptools.cli.run.bundle_output import write_table
 from cliptools.cli.run.segment_eval_labels import Scenes, check_numbering, classes_of, labelled_folder, labelled_scenes
 from cliptools.cli.run.segment_heat_maps import (
-    Opened,
+    CommonOptions,
+    OpenedBundle,
     Segmenter,
-    Segmenting,
     TextScores,
     check_applicable,
     check_inputs,
@@ -35,8 +40,8 @@ from cliptools.console import count_of, note, progress, summarise, warn
 from cliptools.devices import in_halves
 from cliptools.errors import CliptoolsError, ImageError, UsageError
 from cliptools.images.loader import same_shapes
-from cliptools.images.segmentation.label_maps import LEFT_OUT, LabelledImage
-from cliptools.images.segmentation.masked_image import Lie, MaskedImage, Reading
+from cliptools.images.segmentation.label_maps import IGNORED, LabelledImage
+from cliptools.images.segmentation.masked_image import MaskBasis, MaskedImage, Reading
 from cliptools.images.segmentation.sources import masked_images
 from cliptools.io.files import text_output
 from cliptools.io.jsonl import rounded, write_record
@@ -45,15 +50,15 @@ from cliptools.segmentation.masks import Threshold, best_texts, mask_of, to_labe
 from cliptools.segmentation.metrics import Fit, LabelFit, fit, label_fit
 from cliptools.text.classes import ClassName, class_list
 
-SINGULAR = {"are": "is", "have": "has"}  # verbs with which remarks begin, for one mask
+SINGULAR = {"are": "is", "have": "has"}  # irregular verbs at the beginning of remarks, for a single mask
 Annotated = TypeVar("Annotated", MaskedImage, LabelledImage)
 """An image with its ground truth."""
-Numbered = tuple[int, str]
+NumberedName = tuple[int, str]
 """Number and name of an image: two sources may use the same name."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentEvalOptions(Segmenting):
+class SegmentEvalOptions(CommonOptions):
     """Parameters of clip-segment-eval."""
 
     text: str | None
@@ -62,7 +67,7 @@ class SegmentEvalOptions(Segmenting):
     labels: Path | None
     first_label: int | None
     ignored: tuple[int, ...]
-    mask_pixels: Lie | None
+    mask_pixels: MaskBasis | None
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -72,16 +77,16 @@ class SegmentEvalOptions(Segmenting):
 
 @dataclass
 class Report:
-    """Counts what is left out and what is assumed while images are evaluated, and writes the totals."""
+    """Counts images that are left out and assumptions about masks, and writes records and totals."""
 
     strict: bool
     output_format: str
     skipped: list[str] = field(default_factory=list)
     remarks: Counter[str] = field(default_factory=Counter)
 
-    def screen(self) -> Screen[Numbered]:
-        """A screen for images that are not usable, which counts and names them."""
-        return Screen[Numbered](lambda image: image[1], self.skip, self.strict)
+    def screen(self) -> Screen[NumberedName]:
+        """A screen that counts and names images that are not usable."""
+        return Screen[NumberedName](lambda image: image[1], self.skip, self.strict)
 
     def skip(self, name: str, reason: str) -> None:
         """Count an image that is left out, and warn."""
@@ -89,7 +94,11 @@ class Report:
         warn(f"{name}: {reason} (skipped)")
 
     def readable(self, readings: Iterable[Annotated | ImageError]) -> Iterator[Annotated]:
-        """The images that can be read; for the others a warning, or with --strict an error."""
+        """Yield the images that can be read; warn of every other image.
+
+        Raises:
+            ImageError: with --strict, an image cannot be read.
+        """
         for reading in progress(self._without_errors(readings), "images"):
             self.remarks.update(reading.remarks)
             yield reading
@@ -105,28 +114,36 @@ class Report:
                 warn(f"{reading} (skipped)")
 
     def write_record(self, stream: BufferedIOBase, record: dict[str, Any]) -> None:
-        """Write the record of one image, unless a table is wanted."""
+        """Write the record of one image, unless the output is a table."""
         if self.output_format == "jsonl":
             write_record(stream, record)
 
     def write_totals(
         self, stream: BufferedIOBase, totals: Sequence[dict[str, Any]], settings: dict[str, Any], table: Mapping[str, list[str]]
     ) -> None:
-        """Write the totals as the last records, or the table, whose columns are given by title."""
+        """Write the totals: as the last records, or as a table.
+
+        Args:
+            table: Cells of each column, by title.
+        """
         if self.output_format == "jsonl":
             for total in totals:
                 write_record(stream, total | settings)
         else:
             write_table(stream, list(table), list(zip(*table.values(), strict=True)))
 
-    def finish(self, count: int, what: str) -> None:
-        """Print what was assumed of the masks, and the summary line."""
+    def finish(self, count: int, noun: str) -> None:
+        """Print the assumptions about masks, and the summary line.
+
+        Args:
+            noun: Noun for `count`: `mask` or `image`.
+        """
         for remark, masks in self.remarks.items():
-            verb, _, rest = remark.partition(" ")
+            verb, _, predicate = remark.partition(" ")
             subject = f"1 mask {SINGULAR.get(verb, verb + 's')}" if masks == 1 else f"{masks} masks {verb}"
-            note(f"clip-segment-eval: {subject} {rest}")
+            note(f"clip-segment-eval: {subject} {predicate}")
         skipped = f", {count_of(len(self.skipped), 'image')} skipped" if self.skipped else ""
-        summarise(f"clip-segment-eval: {count_of(count, what)}{skipped}")
+        summarise(f"clip-segment-eval: {count_of(count, noun)}{skipped}")
 
 
 def run(options: SegmentEvalOptions) -> None:
@@ -181,11 +198,11 @@ def _evaluate_heat_maps(
 
 def _masked_images(path: str, options: SegmentEvalOptions) -> Iterator[Reading]:
     """Images and masks of a path, or of a tar of scenes on standard input."""
-    whole = bool(options.texts or options.classes)  # one mask for everything in a scene
+    single = bool(options.texts or options.classes)  # one mask for everything in a scene
     if path != "-":
-        return masked_images(Path(path), None, whole, options.ignored, options.mask_pixels)
+        return masked_images(Path(path), None, single, options.ignored, options.mask_pixels)
     stream, _ = open_input(None, "a tar of clip-scenes", "a PATH")
-    return masked_images(None, stream, whole, options.ignored)
+    return masked_images(None, stream, single, options.ignored)
 
 
 def _heat_map_fits(
@@ -193,9 +210,9 @@ def _heat_map_fits(
     thresholds: Sequence[Threshold],
     images: Iterator[MaskedImage],
     options: SegmentEvalOptions,
-    screen: Screen[Numbered],
+    screen: Screen[NumberedName],
 ) -> Iterator[tuple[dict[str, Any], Fit]]:
-    """The start of a record, and the figures, for each image, text and threshold."""
+    """Yield the first fields of a record and the counts, for each image, text and threshold."""
 
     def score(batch: Sequence[MaskedImage], tensors: Tensor | None) -> list[list[TextScores] | str]:
         assert tensors is not None
@@ -220,10 +237,10 @@ def _heat_map_fits(
 
 
 def _texts_of(image: MaskedImage, options: SegmentEvalOptions) -> tuple[str, ...]:
-    """The texts to look for: the image's own, or that of --text; empty with --classes.
+    """The texts to find: the image's own texts, or that of --text; empty with --classes.
 
     Raises:
-        CliptoolsError: neither the image nor the options name any.
+        CliptoolsError: neither the image nor the options name a text.
     """
     if not (image.texts or options.texts or options.classes):
         raise CliptoolsError(f"{image.name}: its masks have no names; name what they show by --text or --classes")
@@ -231,12 +248,12 @@ def _texts_of(image: MaskedImage, options: SegmentEvalOptions) -> tuple[str, ...
 
 
 def _mask_figures(result: Fit) -> dict[str, float | None]:
-    ground, thing = result.iou
-    values = {"accuracy": result.accuracy, "miou": result.mean_iou, "iou_ground": ground, "iou_object": thing}
+    background_iou, object_iou = result.iou
+    values = {"accuracy": result.accuracy, "miou": result.mean_iou, "iou_ground": background_iou, "iou_object": object_iou}
     return figures(values | {"map": result.mean_precision, "object_map": result.mean_object_precision})
 
 
-def _evaluate_label_maps(opened: Opened, options: SegmentEvalOptions, report: Report) -> None:
+def _evaluate_label_maps(opened: OpenedBundle, options: SegmentEvalOptions, report: Report) -> None:
     """Write a record for each image and --background, then the totals by --background.
 
     Raises:
@@ -268,7 +285,7 @@ def _numbered_classes(options: SegmentEvalOptions) -> tuple[ClassName, ...]:
 def _write_label_maps(
     labeller: Labeller, images: Iterator[LabelledImage | ImageError], options: SegmentEvalOptions, report: Report
 ) -> None:
-    fits = [LabelFit.none(len(labeller.classes)) for _ in labeller.cuts]
+    fits = [LabelFit.empty(len(labeller.classes)) for _ in labeller.cuts]
     screen = report.screen()
     settings = labeller.settings
     readable: Iterator[LabelledImage] = report.readable(images)
@@ -299,18 +316,18 @@ def _write_label_maps(
 
 
 def _label_map_fits(labeller: Labeller, image: LabelledImage) -> list[LabelFit] | str:
-    """Figures of the label map by --background, or the reason why the image is not usable."""
+    """Counts of the label map, one for each --background, or the reason why the image is not usable."""
     probabilities = any(cut is not None for cut in labeller.cuts)
     picture = image.picture
     try:
-        best = best_texts(labeller.averaged(picture), picture.height, picture.width, probabilities, room=labeller.room)
+        best = best_texts(labeller.averaged(picture), picture.height, picture.width, probabilities, limits=labeller.limits)
     except ImageError as error:
         return str(error)
     fits = []
     for cut in labeller.cuts:
         labels = to_labels(best, labeller.label_of_text, cut).numpy()  # (y, x)
-        ground_counts = labeller.has_ground or cut is not None
-        truth: np.ndarray = image.labels if ground_counts else np.where(image.labels == 0, LEFT_OUT, image.labels)
+        background_counts = labeller.has_background or cut is not None
+        truth: np.ndarray = image.labels if background_counts else np.where(image.labels == 0, IGNORED, image.labels)
         fits.append(label_fit(labels, truth, len(labeller.classes)))
     return fits
 
@@ -332,5 +349,5 @@ def figures(values: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def percent(figure: float | None) -> str:
-    """A figure in a table; empty where it is undefined."""
+    """A figure as text for a table, in per cent; empty if it is undefined."""
     return "" if figure is None else f"{100 * figure:.1f}"

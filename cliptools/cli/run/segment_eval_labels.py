@@ -1,4 +1,4 @@
-"""Ground truth for clip-segment-eval of label maps: folders of label PNGs with numbered classes, and scenes."""
+"""Ground truth of label maps for clip-segment-eval: label PNGs with numbered classes, or scenes with named objects."""
 
 import shutil
 import tempfile
@@ -11,13 +11,13 @@ from cliptools.cli.app import open_input
 from cliptools.console import count_of
 from cliptools.errors import CliptoolsError, ImageError, UsageError
 from cliptools.images.segmentation.label_maps import LabelledImage, Numbering, labelled_in_folders, labelled_scene
-from cliptools.images.segmentation.masked_image import Lie, Reading
+from cliptools.images.segmentation.masked_image import MaskBasis, Reading
 from cliptools.images.segmentation.sources import masked_images
 from cliptools.text.classes import ClassList, ClassName
 
-GROUND_NAMES = ("background", "bg", "ground", "void", "unlabeled", "unlabelled", "ignore")
-"""Names of the background, with which some lists of classes begin."""
-VOID = 255  # pixels that do not count, by default
+BACKGROUND_NAMES = ("background", "bg", "ground", "void", "unlabeled", "unlabelled", "ignore")
+"""Names of the background that some lists of classes have as their first entry."""
+VOID = 255  # number of pixels that do not count, by default
 
 
 def check_numbering(listed: ClassList, source: str, first_label: int | None, backgrounds: Sequence[str]) -> None:
@@ -43,7 +43,7 @@ def check_numbering(listed: ClassList, source: str, first_label: int | None, bac
     name = listed.classes[0].name
     named = name in backgrounds
     number = numbers[0] + named if numbers else 1
-    if not named and name.strip(" _").casefold() in GROUND_NAMES:
+    if not named and name.strip(" _").casefold() in BACKGROUND_NAMES:
         raise UsageError(
             f"classes {source}: the first class is {name!r}, and number 0 in label PNGs is the background: --background {name!r} "
             "if they are the same, --first-label for the number of the first class if they are not"
@@ -56,9 +56,9 @@ def check_numbering(listed: ClassList, source: str, first_label: int | None, bac
 
 
 def labelled_folder(
-    images: Path, labels: Path, classes: int, first_label: int | None, ignored: tuple[int, ...], mask_pixels: Lie | None
+    images: Path, labels: Path, classes: int, first_label: int | None, ignored: tuple[int, ...], mask_pixels: MaskBasis | None
 ) -> Iterator[LabelledImage | ImageError]:
-    """Images of a folder with the label PNGs of another one.
+    """Read the images of a folder with the label PNGs of another folder.
 
     Args:
         classes: Number of classes without the background.
@@ -66,7 +66,7 @@ def labelled_folder(
         ignored: Numbers of pixels that do not count; empty for 255, if no class has it.
 
     Raises:
-        CliptoolsError: a folder that does not exist.
+        CliptoolsError: a folder does not exist.
     """
     for folder in (images, labels):
         if not folder.is_dir():
@@ -94,6 +94,7 @@ class Scenes:
             shutil.copyfileobj(stream, self._copy, 1 << 20)
 
     def __iter__(self) -> Iterator[Reading]:
+        """Read all scenes from the beginning."""
         for path in self._paths:
             if path == "-":
                 self._copy.seek(0)
@@ -103,7 +104,7 @@ class Scenes:
 
 
 def classes_of(scenes: Scenes) -> tuple[ClassName, ...]:
-    """The names of everything that the scenes show, in alphabetical order.
+    """The names of all objects in the scenes, in alphabetical order.
 
     Raises:
         CliptoolsError: the scenes do not name what they show.
@@ -115,11 +116,11 @@ def classes_of(scenes: Scenes) -> tuple[ClassName, ...]:
 
 
 def labelled_scenes(scenes: Scenes, classes: Sequence[str]) -> Iterator[LabelledImage | ImageError]:
-    """The label map of every scene.
+    """Yield the label map of every scene, or the error that names an unreadable scene.
 
     Args:
-        classes: Names by label, with the background's first.
+        classes: Names by label; the first one is the background's.
     """
-    label_of = {name: label for label, name in reversed(list(enumerate(classes))) if label}  # of equal names the first label
+    label_of = {name: label for label, name in reversed(list(enumerate(classes))) if label}  # if names are equal, the first label
     for scene in scenes:
         yield scene if isinstance(scene, ImageError) else labelled_scene(scene, label_of)

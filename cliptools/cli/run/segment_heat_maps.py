@@ -1,4 +1,8 @@
-"""The base of clip-segment and clip-segment-eval: common options, bundle and model, the attention sink, heat maps of texts."""
+"""Two ideas: what clip-segment and clip-segment-eval share (options, bundle, model, sink repair), and heat maps of texts.
+
+A `Segmenter` scores the texts of each image by a method of cliptools/segmentation/; `heat_maps` brings the scores to the image's
+own size. Label maps are in segment_label_maps.py.
+"""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -38,9 +42,9 @@ from cliptools.segmentation.resnet_methods import CenterClasses, PairUnits, chec
 from cliptools.segmentation.towers import (
     Corner,
     PoolTokens,
+    choose_method,
     corner_of,
     is_resnet,
-    method_of,
     native_size,
     on_grid,
     pool_tokens,
@@ -52,8 +56,8 @@ from cliptools.segmentation.vit_methods import (
     best_text,
     cosines,
     effect_method,
-    heat_of,
     neuron_method,
+    sliding_heat,
     window_corners,
 )
 from cliptools.text.classes import distinct_classes, load_classes
@@ -63,7 +67,7 @@ SINK_SCENES = 16  # the same scenes for all images, so that the map of an image 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segmenting(Output, Reading):
+class CommonOptions(Output, Reading):
     """Options of both commands: the images, the classes, the method and its settings, the bundle and the device."""
 
     paths: tuple[str, ...]
@@ -83,7 +87,7 @@ class Segmenting(Output, Reading):
     device: str
 
 
-class Opened(NamedTuple):
+class OpenedBundle(NamedTuple):
     """A bundle, its model, and the segmentation method."""
 
     bundle: Bundle
@@ -93,7 +97,7 @@ class Opened(NamedTuple):
     method: str
 
 
-def check_inputs(options: Segmenting) -> None:
+def check_inputs(options: CommonOptions) -> None:
     """Reject invalid images, texts and templates before any input is read.
 
     Raises:
@@ -119,7 +123,7 @@ def check_texts(texts: tuple[str, ...], classes: str | None) -> None:
 
 
 def check_applicable(
-    options: Segmenting,
+    options: CommonOptions,
     *,
     resnet: bool,
     label_maps: bool,
@@ -144,12 +148,12 @@ def check_applicable(
         (not resnet, {"--neurons": options.neurons}, "is for ViTs; a ResNet has --top-pairs"),
         (resnet, {"--top-pairs": options.top_pairs, "--sink": options.sink}, "is for CLIP-ResNets; this bundle's model is a ViT"),
     ):
-        given = [name for name, value in values.items() if value not in (None, ())]
-        if given and not used:
-            raise UsageError(f"{given[0]} {reason}")
+        names = [name for name, value in values.items() if value not in (None, ())]
+        if names and not used:
+            raise UsageError(f"{names[0]} {reason}")
 
 
-def open_bundle(options: Segmenting) -> Opened:
+def open_bundle(options: CommonOptions) -> OpenedBundle:
     """Read the bundle of --bundle or standard input, and load its model.
 
     Raises:
@@ -161,10 +165,10 @@ def open_bundle(options: Segmenting) -> Opened:
     visual: Any = model.clip.visual
     if (width := bundle["direction"].shape[1]) != visual.output_dim:
         raise StreamError(f"the bundle's directions have width {width}, expected the model's output width {visual.output_dim}")
-    return Opened(bundle, model, resnet, method_of(options.method, resnet))
+    return OpenedBundle(bundle, model, resnet, choose_method(options.method, resnet))
 
 
-def pair_units(opened: Opened, top_pairs: int | None) -> PairUnits | None:
+def pair_units(opened: OpenedBundle, top_pairs: int | None) -> PairUnits | None:
     """The bundle's neuron-head pairs, for the methods that need them; None for the other methods.
 
     Raises:
@@ -181,18 +185,18 @@ def pair_units(opened: Opened, top_pairs: int | None) -> PairUnits | None:
     return PairUnits(r, torch.from_numpy(unit), k)
 
 
-def choose_sink_repair(asked: str, model: LoadedModel, side: int) -> tuple[bool, dict[str, Any]]:
+def choose_sink_repair(mode: str, model: LoadedModel, side: int) -> tuple[bool, dict[str, Any]]:
     """Decide whether the bottom-right token is repaired.
 
     Args:
-        asked: The value of --sink.
+        mode: The value of --sink: on, off or auto.
         side: Side of the pictures that the model sees, in pixels.
 
     Returns:
         The decision, and the fields for records: the decision, its reason and, for `auto`, the measurement.
     """
-    if asked != "auto":
-        return asked == "on", {"repaired": asked == "on", "by": "option"}
+    if mode != "auto":
+        return mode == "on", {"repaired": mode == "on", "by": "option"}
     parts = [model.precision, side, SINK_SCENES, model.preprocessing]
     key = digest("sink", model.sha256, model.computes.digest, canonical(parts))
     measured = cached("sinks", key, (4,), lambda: np.array(_measure_corner(model, side), dtype=np.float32))
@@ -202,7 +206,7 @@ def choose_sink_repair(asked: str, model: LoadedModel, side: int) -> tuple[bool,
 
 
 def _measure_corner(model: LoadedModel, side: int) -> tuple[float, ...]:
-    """The four values of Corner, over rendered scenes."""
+    """The four values of Corner, measured over SINK_SCENES rendered scenes."""
     visual: Any = model.clip.visual
     source = SceneSource(SINK_SCENES, seed=0, size=side)
     down, across = token_stride(visual)
@@ -217,7 +221,7 @@ def _measure_corner(model: LoadedModel, side: int) -> tuple[float, ...]:
             norms.append(tokens.Z.norm(dim=-1, keepdim=True))  # (1, patch, 1)
             attentions.append(tokens.a)
     screen.require(len(norms))
-    norm = torch.cat(norms)  # (image, patch, 1): corner_of reads no more of Z than its norms
+    norm = torch.cat(norms)  # (image, patch, 1), in place of Z, of which corner_of uses only the norms
     return tuple(corner_of(PoolTokens(norm, norm, torch.cat(attentions), norm[:, 0], tokens.grid)))
 
 
@@ -236,7 +240,7 @@ class TextScores(NamedTuple):
 
 @dataclass(frozen=True)
 class Segmenter:
-    """Scores texts over images; with classes, the class that fits the image best."""
+    """Scores texts over images; if it has classes, it scores each image's best class instead."""
 
     model: LoadedModel
     method: Method
@@ -247,11 +251,11 @@ class Segmenter:
     """Fields of every record: the model, the bundle, the method and all other settings of the heat maps."""
     classes: tuple[str, ...] = ()
     embeddings: dict[str, Tensor] = field(default_factory=dict)
-    """Texts that are encoded already: each text is encoded once, with the first batch that has it."""
+    """Embeddings of texts by text; each text is encoded once, with the first batch that has the text."""
 
     @property
     def visual(self) -> Any:
-        """The image tower, whose attributes torch's own types do not know."""
+        """The image tower; typed as Any, since torch's types do not have its attributes."""
         return self.model.clip.visual
 
     def tensor(self, picture: Image.Image) -> Float[Tensor, "3 y x"]:
@@ -265,7 +269,7 @@ class Segmenter:
             For each image the scores, or the reason why the image is not usable.
 
         Raises:
-            RuntimeError: the device has too little memory for several images; the caller tries fewer.
+            RuntimeError: the device has too little memory for several images; the caller retries with fewer.
             CliptoolsError: the device has too little memory for a single image.
         """
         try:
@@ -286,24 +290,25 @@ class Segmenter:
             if self.classes:
                 texts = [[name] for name in self._best_classes(images, corners, window)]
             longest = max(map(len, texts))
-            self._encode([text for own in texts for text in own])
-            padded = [[*own, *[own[0]] * (longest - len(own))] for own in texts]  # every image with the same number of texts
-            t = torch.stack([torch.stack([self.embeddings[text] for text in own]) for own in padded])  # (b, text, d)
-            heat = heat_of(self.method, images, t, corners, window) if self.stride else self.method(images, t)
+            self._encode([text for row in texts for text in row])
+            padded = [[*row, *[row[0]] * (longest - len(row))] for row in texts]  # every image with the same number of texts
+            t = torch.stack([torch.stack([self.embeddings[text] for text in row]) for row in padded])  # (b, text, d)
+            heat = sliding_heat(self.method, images, t, corners, window) if self.stride else self.method(images, t)
         cosine = cosines(heat.embedding, t).tolist()  # (b, text)
         reasons = unusable(heat.embedding, heat.scores)  # scores: (b, text, row, column)
         return [
-            reasons.get(b) or [TextScores(text, cosine[b][i], heat.scores[b, i].float().cpu()) for i, text in enumerate(own)]
-            for b, own in enumerate(texts)
+            reasons.get(b) or [TextScores(text, cosine[b][i], heat.scores[b, i].float().cpu()) for i, text in enumerate(row)]
+            for b, row in enumerate(texts)
         ]
 
     def _best_classes(
         self, images: Float[Tensor, "b 3 y x"], corners: list[tuple[int, int]], window: tuple[int, int]
     ) -> list[str]:
+        """The name of the class closest to each image's M(I), which is averaged over the windows."""
         with torch.inference_mode():
             embeddings = [self.visual(images[..., y : y + window[0], x : x + window[1]]) for y, x in corners]  # (b, d) each
             t = torch.stack([self.embeddings[name] for name in self.classes])  # (class, d)
-            best = best_text(torch.stack(embeddings).mean(0), t)
+            best = best_text(torch.stack(embeddings).mean(0), t)  # (window, b, d) -> (b,)
         return [self.classes[i] for i in best.tolist()]
 
     def _encode(self, texts: Sequence[str]) -> None:
@@ -312,11 +317,11 @@ class Segmenter:
 
 
 def heat_maps(scores: Sequence[TextScores], width: int, height: int) -> Float[np.ndarray, "text y x"]:
-    """Maps in [0, 1] at the image's own size."""
+    """Heat maps in [0, 1] at the image's own size."""
     return min_max(at_size(torch.stack([text.scores for text in scores]), height, width)).numpy()
 
 
-def load_segmenter(opened: Opened, options: Segmenting) -> Segmenter:
+def load_segmenter(opened: OpenedBundle, options: CommonOptions) -> Segmenter:
     """Build the segmenter of the options' method, sizes, templates and classes.
 
     Raises:
@@ -340,7 +345,7 @@ def load_segmenter(opened: Opened, options: Segmenting) -> Segmenter:
     return Segmenter(opened.model, method, size, stride, templates, settings, classes, embeddings)
 
 
-def _vit_method(opened: Opened, options: Segmenting) -> tuple[Method, dict[str, Any]]:
+def _vit_method(opened: OpenedBundle, options: CommonOptions) -> tuple[Method, dict[str, Any]]:
     """The method of a ViT, and its fields in records."""
     bundle, visual, name = opened.bundle, opened.model.clip.visual, opened.method
     if name not in BY_NEURONS:
@@ -355,7 +360,7 @@ def _vit_method(opened: Opened, options: Segmenting) -> tuple[Method, dict[str, 
     return neuron_method(visual, unit, r, neurons, signed=name == "signed"), settings
 
 
-def _resnet_method(opened: Opened, options: Segmenting) -> tuple[Method, dict[str, Any]]:
+def _resnet_method(opened: OpenedBundle, options: CommonOptions) -> tuple[Method, dict[str, Any]]:
     """The method of a CLIP-ResNet, and its fields in records."""
     visual: Any = opened.model.clip.visual
     pairs = pair_units(opened, options.top_pairs)
@@ -366,10 +371,10 @@ def _resnet_method(opened: Opened, options: Segmenting) -> tuple[Method, dict[st
 
 
 def parse_threshold(text: str) -> Threshold:
-    """A number above 0 and up to 1, or `mean`.
+    """Read a value of --threshold: a number above 0 and up to 1, or `mean`.
 
     Raises:
-        UsageError: the text is neither.
+        UsageError: the value is neither.
     """
     if text == "mean":
         return "mean"
@@ -380,13 +385,15 @@ def parse_threshold(text: str) -> Threshold:
 
 
 def _check_units(bundle: Bundle) -> None:
+    """Reject a bundle whose units are not single neurons of a ViT."""
     if not bundle.units:
         raise StreamError("the bundle has no neurons to choose from (was an earlier selection of units too narrow?)")
     if (bundle["unit"][:, 1] < 0).any() or (bundle["unit"][:, 2] >= 0).any():
-        raise StreamError("the bundle's units are not single neurons: this method reads the neurons' activations at patches")
+        raise StreamError("the bundle's units are not single neurons: this method uses the activations of neurons at patches")
 
 
 def _check_layers(unit: Tensor, visual: Any) -> None:
+    """Reject neurons that the model does not have."""
     depth = len(visual.transformer.resblocks)
     for layer in sorted(set(unit[:, 0].tolist())):
         if not 0 <= layer < depth or int(unit[unit[:, 0] == layer, 1].max()) >= neurons_per_layer(visual, layer):

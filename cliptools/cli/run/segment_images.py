@@ -1,4 +1,8 @@
-"""clip-segment IMAGE...: heat maps and masks of texts, or label maps of classes, as records, pictures or tensors."""
+"""clip-segment IMAGE...: heat maps and masks of texts, or label maps of classes, written image by image.
+
+One idea, the way from images to results: `_heat_records` and `_label_records` make the records of each image, `_write` writes
+them as JSON lines, a table or tensors. `Folder` is --out-dir: pictures, and the records by which --resume continues.
+"""
 
 import json
 import re
@@ -18,8 +22,8 @@ from torch import Tensor
 from cliptools.cli.app import choose_format
 from cliptools.cli.run.bundle_output import write_table
 from cliptools.cli.run.segment_heat_maps import (
+    CommonOptions,
     Segmenter,
-    Segmenting,
     TextScores,
     check_applicable,
     check_inputs,
@@ -44,7 +48,7 @@ from cliptools.render import contact_sheet as pictures
 from cliptools.segmentation.masks import Threshold, best_texts, bounding_box, label_map, logits_at_size, mask_of, to_labels
 from cliptools.text.classes import load_classes
 
-RECORDS = "segments.json"  # in the folder of an image, written last: an image that has it is finished
+RECORDS = "segments.json"  # in the folder of an image, written last: an image whose folder has this file is finished
 MOST_ROWS = 40  # rows of a table on a terminal
 MOST_CLASSES = 3  # classes of an image in a row
 LONGEST_SLUG = 60
@@ -54,7 +58,7 @@ Records = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentOptions(Segmenting):
+class SegmentOptions(CommonOptions):
     """Parameters of clip-segment."""
 
     texts: tuple[str, ...]
@@ -122,7 +126,7 @@ class Job(NamedTuple):
     strict: bool
 
     def load(self, index: int) -> Image.Image | None:
-        """An image; None after a warning where it cannot be read, or with --strict an error."""
+        """Load an image; if it cannot be read, warn and return None, or with --strict raise an ImageError."""
         name = self.source.names[index]
         try:
             return self.source.load(index)
@@ -133,7 +137,7 @@ class Job(NamedTuple):
             return None
 
     def load_again(self, index: int) -> Image.Image | None:
-        """An image that is finished; None where it is gone in the meantime."""
+        """Load an image that an earlier run finished; None if it can no longer be read."""
         try:
             return self.source.load(index)
         except ImageError:
@@ -141,7 +145,7 @@ class Job(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """The form of the results besides records: the header of tensors, and the table."""
+    """The form of results that are not JSON lines: the header of tensors, and the columns and rows of the table."""
 
     header: dict[str, Any]
     columns: list[str]
@@ -234,25 +238,28 @@ def _write(
     summarise(f"clip-segment: {count_of(count, 'image')}" + (f", {len(skipped)} skipped" if len(skipped) else ""))
 
 
-class Waiting(NamedTuple):
+class QueuedImage(NamedTuple):
     """An image in a batch."""
 
     name: str
     picture: Image.Image | None
     """None for a finished image that can no longer be read."""
     records: Records
-    """Placeholder of a finished image, which keeps its place: the last digits of the other images depend on the batch."""
+    """Records of a finished image, empty for any other image.
+
+    A finished image stays in its batch, because the last digits of the other images' scores depend on the batch.
+    """
 
 
 def _heat_records(segmenter: Segmenter, settings: dict[str, Any], options: SegmentOptions, job: Job) -> Iterator[Records]:
-    """Records of each image, one for each text; with --out-dir its pictures are written."""
+    """Yield the records of each image, one for each text; with --out-dir, write its pictures."""
 
-    def score(batch: Sequence[Waiting], tensors: Tensor | None) -> list[list[TextScores] | str] | None:
+    def score(batch: Sequence[QueuedImage], tensors: Tensor | None) -> list[list[TextScores] | str] | None:
         if tensors is None or all(image.records for image in batch):
             return None
         return segmenter.score(tensors, [options.texts] * len(batch))
 
-    images = progress(_waiting(segmenter, settings, options.texts, job), "images", len(job.source))
+    images = progress(_queued_images(segmenter, settings, options.texts, job), "images", len(job.source))
     for batch, scores in in_halves(same_shapes(images, options.batch_size), score):
         if scores is None:
             yield from (image.records for image in batch)
@@ -270,16 +277,17 @@ def _heat_records(segmenter: Segmenter, settings: dict[str, Any], options: Segme
             yield _image_records(settings, image.name, image.picture, row, heat, job.folder)
 
 
-def _waiting(
+def _queued_images(
     segmenter: Segmenter, settings: dict[str, Any], texts: tuple[str, ...], job: Job
-) -> Iterator[tuple[Waiting, Tensor | None]]:
+) -> Iterator[tuple[QueuedImage, Tensor | None]]:
+    """Yield each image with its tensor [3, y, x]; None instead of the tensor if the image can no longer be read."""
     for index, name in enumerate(job.source.names):
         records = job.folder.finished(name, settings, texts) if job.folder is not None else []
         picture = job.load_again(index) if records else job.load(index)
         if picture is not None:
-            yield Waiting(name, picture, records), segmenter.tensor(picture)
+            yield QueuedImage(name, picture, records), segmenter.tensor(picture)
         elif records:
-            yield Waiting(name, None, records), None
+            yield QueuedImage(name, None, records), None
 
 
 def _image_records(
@@ -290,7 +298,7 @@ def _image_records(
     heat: Float[np.ndarray, "text y x"],
     folder: Folder | None,
 ) -> Records:
-    """Records of one image; its pictures are written, and the records last of all."""
+    """Make the records of one image; with a folder, write its pictures and, last of all, its records."""
     maps = torch.from_numpy(heat)
     masks = mask_of(maps, settings["threshold"]).numpy()  # (text, y, x)
     labels = label_map(maps, settings["threshold"]).numpy() if len(scores) > 1 else None  # (y, x)
@@ -319,7 +327,7 @@ def _image_records(
 
 
 def _label_records(labeller: Labeller, settings: dict[str, Any], job: Job) -> Iterator[Records]:
-    """The record of each image; with --out-dir its pictures are written."""
+    """Yield the record of each image; with --out-dir, write its pictures."""
     for index, name in enumerate(progress(job.source.names, "images", len(job.source))):
         if job.folder is not None and (records := job.folder.finished(name, settings)):
             if job.screen.places([name], {}):
@@ -337,15 +345,15 @@ def _label_records(labeller: Labeller, settings: dict[str, Any], job: Job) -> It
 def _label_record(
     labeller: Labeller, settings: dict[str, Any], name: str, picture: Image.Image, job: Job
 ) -> dict[str, Any] | str:
-    """The record of one image, or the reason why it is not usable; its pictures are written, and the record last of all."""
+    """The record of one image, or the reason why it is not usable; with --out-dir, write its pictures and, last, its record."""
     try:
         averaged = labeller.averaged(picture)
     except ImageError as error:
         return str(error)
     if job.spool is not None:
-        job.spool.add(name, logits_at_size(averaged, labeller.room))
+        job.spool.add(name, logits_at_size(averaged, labeller.limits))
     cut = labeller.cuts[0]
-    best = best_texts(averaged, picture.height, picture.width, cut is not None, room=labeller.room)
+    best = best_texts(averaged, picture.height, picture.width, cut is not None, limits=labeller.limits)
     labels = to_labels(best, labeller.label_of_text, cut).numpy()  # (y, x)
     numbers, pixels = (counts.tolist() for counts in np.unique(labels, return_counts=True))
     classes = []
@@ -363,19 +371,19 @@ def _label_record(
 
 
 def folder_of(name: str) -> str:
-    """The folder of an image below --out-dir: its name, which may come from an archive, without parts that lead elsewhere."""
+    """The folder of an image below --out-dir: the image's name, without parts such as `..` that lead out of --out-dir."""
     parts = [part for part in PurePosixPath(name).parts if part.strip("/")]
     return "/".join(f"{part}_" if set(part) == {"."} else part for part in parts)
 
 
 def slugs(texts: Sequence[str]) -> list[str]:
-    """A file name for each text, all different."""
+    """File names without ending, one for each text and all different."""
     plain = [re.sub(r"\W+", "-", text.lower()).strip("-")[:LONGEST_SLUG] or "text" for text in texts]
-    taken: set[str] = set()
+    used_names: set[str] = set()
     names = []
     for number, name in enumerate(plain):
-        names.append(name if name not in taken else f"{number + 1}-{name}")
-        taken.add(names[-1])
+        names.append(name if name not in used_names else f"{number + 1}-{name}")
+        used_names.add(names[-1])
     return names
 
 

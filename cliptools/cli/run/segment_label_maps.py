@@ -1,4 +1,8 @@
-"""Label maps of many classes by a CLIP-ResNet: model, method, classes and windows, put together from the options."""
+"""Label maps of many classes by a CLIP-ResNet: model, method, classes and windows, put together from the options.
+
+`load_labeller` checks the options and encodes the classes. Its `Labeller` computes the logits of all texts in windows of a
+picture, averaged where windows overlap; cliptools/segmentation/masks.py makes labels of them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from cliptools.cli.run.bundle_output import record_source
-from cliptools.cli.run.segment_heat_maps import Opened, Segmenting, choose_sink_repair, pair_units
+from cliptools.cli.run.segment_heat_maps import CommonOptions, OpenedBundle, choose_sink_repair, pair_units
 from cliptools.devices import Limit, in_halves
 from cliptools.errors import CliptoolsError, ImageError, UsageError, out_of_memory
 from cliptools.images.loader import fitted_tensor
@@ -18,7 +22,7 @@ from cliptools.io.header import digest
 from cliptools.models.load import LoadedModel
 from cliptools.models.text_encoder import class_templates, encode_named, templates_name
 from cliptools.models.unusable import unusable
-from cliptools.segmentation.masks import Averaged, Room, window_starts
+from cliptools.segmentation.masks import MemoryLimits, WindowAverage, window_starts
 from cliptools.segmentation.resnet_methods import Logits, Look, class_texts, resnet_method
 from cliptools.segmentation.towers import native_size, on_grid, token_stride
 from cliptools.text.classes import ClassName, distinct_names
@@ -27,41 +31,43 @@ from cliptools.text.vocabularies import Pool
 Cut = float | None
 """The probability below which a pixel is background; None where every pixel gets a class."""
 SCENES_SOURCE = "of the scenes"
-"""The name of a list of classes in records, where the list comes from the scenes themselves."""
+"""Name in records for a list of classes that comes from the scenes themselves."""
 
 
 @dataclass(frozen=True)
 class Labeller:
-    """Gives every pixel of an image one of the classes."""
+    """Computes the logits of all class texts over an image, and holds the classes by which pixels are labelled."""
 
     model: LoadedModel
     look: Look
     classes: tuple[str, ...]
     """Names by label: the background, then the classes from 1."""
     label_of_text: Int[Tensor, " text"]
-    has_ground: bool
-    """The background is one of the classes, by name."""
+    """The label of each text: a class may have several texts."""
+    has_background: bool
+    """True if the background is one of the classes."""
     cuts: tuple[Cut, ...]
+    """One for each --background."""
     size: int
     crop: int
     stride: int
     batch_size: int
     settings: dict[str, Any]
     """Fields of every record: the model, the bundle, the method and all other settings of the label maps."""
-    limit: Limit
-    """Windows at a time, once the device has run out of memory with more."""
-    room: Room
-    """Texts and rows of pixels at a time, likewise."""
+    window_limit: Limit
+    """Number of windows at a time, limited once the device has run out of memory."""
+    limits: MemoryLimits
+    """Numbers of texts and of rows of pixels at a time, limited likewise."""
 
     def background(self, cut: Cut) -> str | Cut:
-        """The background as records name it: a class, a probability, or None."""
-        return self.classes[0] if self.has_ground else cut
+        """The background for records: a class, a probability, or None."""
+        return self.classes[0] if self.has_background else cut
 
-    def averaged(self, picture: Image.Image) -> Averaged:
-        """Logits of all texts over the picture, averaged over the windows.
+    def averaged(self, picture: Image.Image) -> WindowAverage:
+        """Compute the logits of all texts over the picture, averaged over the windows.
 
         Raises:
-            ImageError: the model's output cannot be computed with.
+            ImageError: the model's output is not usable.
             CliptoolsError: the device has too little memory for a single window.
         """
         try:
@@ -71,7 +77,7 @@ class Labeller:
                 raise
             raise CliptoolsError("out of memory with a single window: lower --size or --crop") from None
 
-    def _averaged(self, picture: Image.Image) -> Averaged:
+    def _averaged(self, picture: Image.Image) -> WindowAverage:
         visual: Any = self.model.clip.visual
         image = fitted_tensor(picture, self.size, (1, 1), self.model.preprocessing)
         image = image.to(self.model.device, visual.conv1.weight.dtype)  # (3, y, x)
@@ -83,17 +89,19 @@ class Labeller:
             return self.look(torch.stack([image[:, y : y + self.crop, x : x + self.crop] for y, x in batch]))
 
         logits = []
-        batches = [(corners[first : first + self.batch_size], None) for first in range(0, len(corners), self.batch_size)]
+        batches = [(corners[start : start + self.batch_size], None) for start in range(0, len(corners), self.batch_size)]
         with on_grid(visual, self.crop // down, self.crop // across):
-            for _, windows in in_halves(batches, look, "windows", self.limit):
+            for _, windows in in_halves(batches, look, "windows", self.window_limit):
                 for reason in unusable(windows.embedding, windows.logits).values():
                     raise ImageError(reason)
                 logits.append(windows.logits)  # (window, text, row, column)
         size = (image.shape[1], image.shape[2])
-        return Averaged(torch.cat(logits), (tops, lefts), (self.crop, self.crop), size)
+        return WindowAverage(torch.cat(logits), (tops, lefts), (self.crop, self.crop), size)
 
 
-def load_labeller(opened: Opened, classes: Sequence[ClassName], options: Segmenting, backgrounds: Sequence[str]) -> Labeller:
+def load_labeller(
+    opened: OpenedBundle, classes: Sequence[ClassName], options: CommonOptions, backgrounds: Sequence[str]
+) -> Labeller:
     """Build the labeller of the options' method, windows, templates and classes.
 
     Args:
@@ -107,7 +115,7 @@ def load_labeller(opened: Opened, classes: Sequence[ClassName], options: Segment
     size, crop, stride = _window(options, model.clip.visual)
     source = options.classes or SCENES_SOURCE
     names, owner = distinct_names(classes, source)
-    ground, cuts = parse_backgrounds(backgrounds, [row.name for row in classes])
+    background, cuts = parse_backgrounds(backgrounds, [row.name for row in classes])
     pairs = pair_units(opened, options.top_pairs)
     settings: dict[str, Any] = record_source(opened.bundle) | {"method": method}
     repaired = False
@@ -123,22 +131,24 @@ def load_labeller(opened: Opened, classes: Sequence[ClassName], options: Segment
     settings |= {"templates": templates_name(model.name, options.templates), "center": center}
     settings["classes"] = {"name": pool.name, "texts": len(names), "digest": pool.digest, "count": len(classes)}
 
-    label_names, label_of_class = _labels(classes, ground)
+    label_names, label_of_class = _labels(classes, background)
     label_of_text = torch.tensor([label_of_class[number] for number in owner], device=model.device)
     windows = size, crop, stride, options.batch_size
-    return Labeller(model, look, label_names, label_of_text, ground is not None, cuts, *windows, settings, Limit(), Room())
+    return Labeller(
+        model, look, label_names, label_of_text, background is not None, cuts, *windows, settings, Limit(), MemoryLimits()
+    )
 
 
-def parse_backgrounds(given: Sequence[str], classes: Sequence[str]) -> tuple[str | None, tuple[Cut, ...]]:
+def parse_backgrounds(values: Sequence[str], classes: Sequence[str]) -> tuple[str | None, tuple[Cut, ...]]:
     """Read the values of --background: the class that is the background, or the probabilities below which a pixel is background.
 
     Raises:
         UsageError: a value that is no class, no probability and not `none`; or a class together with other values.
     """
     cuts: list[Cut] = []
-    for text in given or ("none",):
+    for text in values or ("none",):
         if text in classes:
-            if len(given) > 1:
+            if len(values) > 1:
                 raise UsageError(f"--background {text}: this is one of the classes, leave out the other --background")
             return text, (None,)
         try:
@@ -150,11 +160,11 @@ def parse_backgrounds(given: Sequence[str], classes: Sequence[str]) -> tuple[str
     return None, tuple(dict.fromkeys(cuts))
 
 
-def _labels(classes: Sequence[ClassName], ground: str | None) -> tuple[tuple[str, ...], list[int]]:
-    """Names by label, with the background's first; and the label of each class."""
-    label_of_class, names = [], [ground or "background"]
+def _labels(classes: Sequence[ClassName], background: str | None) -> tuple[tuple[str, ...], list[int]]:
+    """Return the names by label, the background's first, and the label of each class."""
+    label_of_class, names = [], [background or "background"]
     for row in classes:
-        if row.name == ground:
+        if row.name == background:
             label_of_class.append(0)
         else:
             label_of_class.append(len(names))
@@ -163,7 +173,7 @@ def _labels(classes: Sequence[ClassName], ground: str | None) -> tuple[tuple[str
 
 
 def keys_of(names: Sequence[str]) -> list[str]:
-    """Keys of labels in records: their names, with the label added where several labels have one name.
+    """Keys of labels in records: their names; where several labels have the same name, with the label added.
 
     >>> keys_of(["background", "bed", "cat", "bed"])
     ['background', 'bed (label 1)', 'cat', 'bed (label 3)']
@@ -171,11 +181,11 @@ def keys_of(names: Sequence[str]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} (label {label})" for label, name in enumerate(names)]
 
 
-def _window(options: Segmenting, visual: Any) -> tuple[int, int, int]:
+def _window(options: CommonOptions, visual: Any) -> tuple[int, int, int]:
     """Size, crop and stride, in pixels of the resized image.
 
     Raises:
-        UsageError: the window is larger than the image, is not of whole tokens, or its steps leave gaps.
+        UsageError: the window is larger than the image, does not consist of whole tokens, or its steps leave gaps.
     """
     native, token = min(native_size(visual)), token_stride(visual)[0]
     crop = options.crop or native

@@ -88,7 +88,7 @@ def _from_paths(bundle: Bundle, paths: tuple[str, ...], shown: Int[np.ndarray, "
 
     source = loader.open_images(paths)
     wanted = (int(i) for i in shown.flat if i >= 0)
-    return relocate.from_source(bundle, source, relocate.found_again(bundle, source, wanted, "--images-from"))
+    return relocate.from_source(bundle, source, relocate.locate_images(bundle, source, wanted, "--images-from"))
 
 
 def unit_row(

@@ -40,7 +40,7 @@ from cliptools.console import count_of, warn
 from cliptools.errors import StreamError, UsageError
 from cliptools.images import annotations
 from cliptools.images.annotations import Labels
-from cliptools.images.groups import Groups, by_column, by_path, in_neighbours, read_table
+from cliptools.images.groups import Groups, by_column, by_path, read_table, with_neighbour_blocks
 from cliptools.io.bundle import Bundle
 from cliptools.io.files import binary_output, text_output
 from cliptools.io.jsonl import rounded, write_record
@@ -191,7 +191,7 @@ def _open_groups(options: ShiftOptions) -> Groups:
         table = read_table(options.groups, options.image_column)
         column = options.block if size is None else None
         groups = by_column(options.paths, table, options.groups.parent, options.group_column, column)
-    return groups if size is None else in_neighbours(groups, size)
+    return groups if size is None else with_neighbour_blocks(groups, size)
 
 
 def _read_labels(groups: Groups, options: ShiftOptions) -> Labels | None:

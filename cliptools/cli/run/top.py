@@ -35,7 +35,7 @@ from cliptools.console import count_of, progress
 from cliptools.effects.select import factored_effect
 from cliptools.errors import CliptoolsError, ImageError, StreamError, UsageError
 from cliptools.images.loader import Batch, ImageSource, Skipped, load_batches
-from cliptools.images.relocate import found_again, recorded_source
+from cliptools.images.relocate import locate_images, recorded_source
 from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.io.files import binary_output, text_output
 from cliptools.io.header import model_difference, reason_of
@@ -160,7 +160,7 @@ class TopImages:
             return self._raw_ranking(bundle, rows, count)
         listed = bundle.text_list("images")
         top, norm = bundle["top_image"][rows, :count], bundle["top_norm"][rows, :count]  # (unit, n)
-        places = found_again(bundle, self.source, (int(i) for i in np.unique(top) if i >= 0), "PATH")
+        places = locate_images(bundle, self.source, (int(i) for i in np.unique(top) if i >= 0), "PATH")
         place = np.array([[places.get(i, -1) for i in row] for row in top.tolist()], dtype=np.int64).reshape(top.shape)
         return Ranking([[listed[i] for i in row if i >= 0] for row in top.tolist()], norm, place)
 

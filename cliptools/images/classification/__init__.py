@@ -11,8 +11,16 @@ from jaxtyping import Int64
 from cliptools.console import warn
 from cliptools.emoji.render import single_scenes_for
 from cliptools.errors import StreamError, UsageError
-from cliptools.images.classification.archives import BESIDE, are_labelled, by_members, key_of, pictures
-from cliptools.images.classification.class_rows import IMAGENET, NONE, ClassRows, Labelled, imagenet_list, load_rows, rows_named
+from cliptools.images.classification.archives import LABEL_ENDINGS, are_labelled, by_members, key_of, pictures
+from cliptools.images.classification.class_rows import (
+    IMAGENET,
+    NO_ROW,
+    ClassRows,
+    LabelledImages,
+    imagenet_list,
+    load_rows,
+    rows_named,
+)
 from cliptools.images.classification.label_files import are_scenes, by_file, by_folders, by_scenes
 from cliptools.images.groups import Columns
 from cliptools.images.listing import find
@@ -69,7 +77,7 @@ def open_classified(
     source = ListedImages(labelled.images)
     row = np.array(rows.of(labelled.labels), np.int64)  # (label,)
     label = row[labelled.number]  # (image,)
-    if (unknown := label == NONE).any():
+    if (unknown := label == NO_ROW).any():
         first = int(unknown.argmax())
         raise rows.refusal(source.names[first], labelled.labels[labelled.number[first]])
     _refuse_contradictions(labelled, rows, label)
@@ -88,35 +96,35 @@ def classified_scenes(model_name: str, count: int, seed: int) -> ClassifiedImage
     return ClassifiedImages(source, source.concept, rows.classes, rows.source)
 
 
-def _refuse_contradictions(labelled: Labelled, rows: ClassRows, label: Int64[np.ndarray, "image"]) -> None:
+def _refuse_contradictions(labelled: LabelledImages, rows: ClassRows, label: Int64[np.ndarray, "image"]) -> None:
     """Check further labels of an image against its first label, which counts.
 
     Raises:
         StreamError: a further label means another class.
     """
-    row = {other: rows.of([other])[0] for other in dict.fromkeys(other.label for other in labelled.others)}
+    row = {label_text: rows.of([label_text])[0] for label_text in dict.fromkeys(extra.label for extra in labelled.further)}
     unknown = []
-    for other in labelled.others:
-        first = labelled.labels[labelled.number[other.image]]
-        if row[other.label] == label[other.image] or (row[other.label] == NONE and other.caption):
+    for extra in labelled.further:
+        first = labelled.labels[labelled.number[extra.image]]
+        if row[extra.label] == label[extra.image] or (row[extra.label] == NO_ROW and extra.caption):
             continue
-        if row[other.label] == NONE and type(other.label) is not type(first):
-            unknown.append(other)
+        if row[extra.label] == NO_ROW and type(extra.label) is not type(first):
+            unknown.append(extra)
             continue
         raise StreamError(
-            f"{labelled.images[other.image].name}: two labels under its key {key_of(labelled.images[other.image])!r}, {first!r} "
-            f"in {other.first} and {other.label!r} in {other.member}; expected one class (a key ends at the first dot of a name)"
+            f"{labelled.images[extra.image].name}: two labels under its key {key_of(labelled.images[extra.image])!r}, {first!r} "
+            f"in {extra.first} and {extra.label!r} in {extra.member}; expected one class (a key ends at the first dot of a name)"
         )
     if unknown:
         warn(
-            f"{unknown[0].member} has {unknown[0].label!r}, which is none of the classes of {rows.source}; {unknown[0].first} "
+            f"{unknown[0].member} has {unknown[0].label!r}, which is not one of the classes of {rows.source}; {unknown[0].first} "
             f"counts ({len(unknown)} such labels)"
         )
 
 
-def _labelled(paths: Sequence[str], labels: str | None, stdin: BufferedIOBase | None) -> Labelled:
+def _labelled(paths: Sequence[str], labels: str | None, stdin: BufferedIOBase | None) -> LabelledImages:
     """Return the images with the labels that lie beside them."""
-    members = find(paths, stdin, beside=() if labels == FOLDERS else BESIDE)
+    members = find(paths, stdin, extra_endings=() if labels == FOLDERS else LABEL_ENDINGS)
     in_archive = isinstance(members[0].place, Span)
     if labels != FOLDERS and (are_labelled(members) or (labels == SCENES and in_archive)):
         return by_members(members)
@@ -124,7 +132,7 @@ def _labelled(paths: Sequence[str], labels: str | None, stdin: BufferedIOBase | 
     return by_scenes(images) if labels == SCENES or (labels is None and are_scenes(images[0])) else by_folders(images)
 
 
-def _rows_of(labelled: Labelled) -> ClassRows:
+def _rows_of(labelled: LabelledImages) -> ClassRows:
     """Return the classes that the labels belong to: ImageNet's if they are its ids, else the labels themselves.
 
     Raises:

@@ -11,7 +11,15 @@ from typing import NamedTuple
 
 from cliptools.console import count_of, warn
 from cliptools.errors import StreamError
-from cliptools.images.classification.class_rows import ClassRows, Label, Labelled, Other, gather, load_rows, rows_by_line
+from cliptools.images.classification.class_rows import (
+    ClassRows,
+    FurtherLabel,
+    Label,
+    LabelledImages,
+    load_rows,
+    number_labels,
+    rows_by_line,
+)
 from cliptools.images.classification.label_files import only_name
 from cliptools.images.listing import ListedImage, named_path
 from cliptools.images.tar import Span
@@ -19,7 +27,7 @@ from cliptools.io.jsonl import check_characters, parse_foreign, whole_number
 from cliptools.io.text_file import decoded
 
 CLS, JSON, TXT = ".cls", ".json", ".txt"
-BESIDE = (CLS, JSON, TXT)
+LABEL_ENDINGS = (CLS, JSON, TXT)
 """Endings of members with labels; .txt mostly has captions, so it is no label by itself."""
 CLASS_NAMES = "classnames.txt"
 LONGEST_NAME = 200  # number of bytes up to which a .txt may be the name of a class
@@ -61,7 +69,7 @@ def are_labelled(members: Sequence[ListedImage]) -> bool:
     return bool(labels) or any(isinstance(member.place, Span) and member.name.lower().endswith(CLS) for member in members)
 
 
-def by_members(members: Sequence[ListedImage]) -> Labelled:
+def by_members(members: Sequence[ListedImage]) -> LabelledImages:
     """Label each picture by a member of the same key, anywhere in its archive.
 
     Raises:
@@ -71,14 +79,14 @@ def by_members(members: Sequence[ListedImage]) -> Labelled:
     images = [sample.picture for sample in samples]
     drawn = bool(samples) and any(label.drawn for label in samples[0].labels[:1])
     missing = f"no member of its key ends in {CLS}, or in {JSON} with label, class or names"
-    labelled = gather(images, (sample.labels[0].label if sample.labels else None for sample in samples), missing)
-    others = tuple(
-        Other(index, other.label, other.member, sample.labels[0].member, other.member.lower().endswith(TXT))
+    labelled = number_labels(images, (sample.labels[0].label if sample.labels else None for sample in samples), missing)
+    further = tuple(
+        FurtherLabel(index, extra.label, extra.member, sample.labels[0].member, extra.member.lower().endswith(TXT))
         for index, sample in enumerate(samples)
-        for other in sample.labels[1:]
-        if other.label != sample.labels[0].label
+        for extra in sample.labels[1:]
+        if extra.label != sample.labels[0].label
     )
-    return labelled._replace(classes=load_rows("emoji") if drawn else _classes_beside(images), others=others)
+    return labelled._replace(classes=load_rows("emoji") if drawn else _classes_beside(images), further=further)
 
 
 def _samples(members: Sequence[ListedImage]) -> list[Sample]:
@@ -89,21 +97,21 @@ def _samples(members: Sequence[ListedImage]) -> list[Sample]:
     """
     stretches = [(key, list(group)) for key, group in groupby(members, _key)]
     places = Counter(key for key, _ in stretches)
-    several: dict[Key, list[list[ListedImage]]] = {}
+    scattered: dict[Key, list[list[ListedImage]]] = {}
     for key, stretch in stretches:
         if places[key] > 1:
-            several.setdefault(key, []).append(stretch)
+            scattered.setdefault(key, []).append(stretch)
     samples: list[Sample] = []
     for key, stretch in stretches:
-        if shown := pictures(stretch):
-            labels = _labels(_label_members(stretch, several.get(key, ())), shown[0].name)
-            samples += [Sample(picture, labels) for picture in shown]
-    if several:
-        first, second = next(iter(several.values()))[:2]
+        if stretch_pictures := pictures(stretch):
+            labels = _labels(_label_members(stretch, scattered.get(key, ())), stretch_pictures[0].name)
+            samples += [Sample(picture, labels) for picture in stretch_pictures]
+    if scattered:
+        first, second = next(iter(scattered.values()))[:2]
         warn(
             f"{first[0].name} and {second[0].name}: members of one key that do not stand next to each other, as in "
-            f"{count_of(len(several), 'key')} of these archives; taken together where picture and label stand apart, from which "
-            "webdataset makes two samples (tar --sort=name keeps them together)"
+            f"{count_of(len(scattered), 'key')} of these archives; taken together where picture and label stand apart, from "
+            "which webdataset makes two samples (tar --sort=name keeps them together)"
         )
     return samples
 
@@ -114,11 +122,11 @@ def _label_members(members: Sequence[ListedImage], stretches: Sequence[Sequence[
     Args:
         stretches: All members of the key, if they stand in several places of the archive.
     """
-    own = [member for member in members if _is_label(member)]
-    alone = [member for stretch in stretches if not pictures(stretch) for member in stretch]
-    if any(not member.name.lower().endswith(TXT) for member in [*own, *alone]):
-        return own + alone
-    return [member for stretch in stretches for member in stretch if _is_label(member)] or own
+    own_labels = [member for member in members if _is_label(member)]
+    separate_labels = [member for stretch in stretches if not pictures(stretch) for member in stretch]
+    if any(not member.name.lower().endswith(TXT) for member in [*own_labels, *separate_labels]):
+        return own_labels + separate_labels
+    return [member for stretch in stretches for member in stretch if _is_label(member)] or own_labels
 
 
 def _key(member: ListedImage) -> Key:
@@ -135,13 +143,13 @@ def key_of(member: ListedImage) -> str:
 
 
 def _is_label(member: ListedImage) -> bool:
-    return isinstance(member.place, Span) and member.name.lower().endswith(BESIDE)
+    return isinstance(member.place, Span) and member.name.lower().endswith(LABEL_ENDINGS)
 
 
 def _labels(members: Sequence[ListedImage], image: str) -> list[MemberLabel]:
     """Return all labels of the members: from .cls, then from .json, and last from .txt if that is short."""
     labels: list[MemberLabel] = []
-    for ending in BESIDE:
+    for ending in LABEL_ENDINGS:
         for member in members:
             if not member.name.lower().endswith(ending) or not isinstance(member.place, Span):
                 continue

@@ -1,8 +1,8 @@
 """Classes as rows of a classifier.
 
 `ClassRows` finds the row that a label means, by number, id, name or synonym; `load_rows`, `rows_by_line` and `rows_named` build
-it from a list, a file of CLIP_benchmark, or the labels themselves. `Labelled` holds images with their labels before the classes
-are known.
+it from a list, a file of CLIP_benchmark, or the labels themselves. `LabelledImages` holds images with their labels before the
+classes are known.
 """
 
 import re
@@ -29,8 +29,8 @@ from cliptools.text.vocabularies import WORDNET_ID, lemmas, open_clip_names, wor
 IMAGENET, IMAGENET_R = IMAGENETS = ("imagenet", "imagenet-r")
 Label = int | str
 """The number of a class, from 0, or a text that names it: a word, a folder's name, a WordNet id."""
-NEAR = 3  # number of similar names that a message offers for an unknown label
-NONE = -1
+MOST_SIMILAR = 3  # number of similar names that a message offers for an unknown label
+NO_ROW = -1
 PREFIXED = re.compile(rf"({WORDNET_ID.pattern})[-_. ](.+)|\d{{1,9}}[-_. ]+(\D.+)", re.ASCII)
 """Names of folders that begin with an id or a number: `n02085620-Chihuahua`, `001.Black_footed_Albatross`."""
 
@@ -51,13 +51,13 @@ class ClassRows:
     """Further names of each class, as folders have them."""
 
     def of(self, labels: Sequence[Label]) -> list[int]:
-        """Return the row of each label, or NONE for an unknown label.
+        """Return the row of each label, or NO_ROW for an unknown label.
 
         Names match in any case and with `_` and `-` as spaces; names take precedence over synonyms. If all labels are texts of
         whole numbers (`3`, or `3.0` as in tables with gaps), and not all of them are names, they are numbers of classes.
         """
         rows = [self._row(label) for label in labels]
-        if NONE in rows:
+        if NO_ROW in rows:
             numbers = [number for label in labels if (number := whole_number(label)) is not None]
             rows = list(map(self._row, numbers)) if len(numbers) == len(labels) else rows
         return rows
@@ -73,26 +73,26 @@ class ClassRows:
                 f"{image}: label {label}, expected a number from {numbers[0]} to {numbers[-1]}{listed}, for {classes}{doubt}"
             )
         if len(rows := self._rows_by_form.get(_form(label), ())) > 1:
-            several = f"names several of {classes} (numbers {', '.join(map(str, rows))})"
-            return StreamError(f"{image}: label {label!r} {several}; give numbers or WordNet ids")
-        near = get_close_matches(_form(label), list(self._rows_by_form), n=NEAR, cutoff=0.5)
-        names = dict.fromkeys(self.classes[self._rows_by_form[form][0]].name for form in near)
-        return StreamError(f"{image}: label {label!r} is none of {classes}; near names: {', '.join(names) or 'none'}")
+            ambiguity = f"names several of {classes} (numbers {', '.join(map(str, rows))})"
+            return StreamError(f"{image}: label {label!r} {ambiguity}; give numbers or WordNet ids")
+        similar = get_close_matches(_form(label), list(self._rows_by_form), n=MOST_SIMILAR, cutoff=0.5)
+        names = dict.fromkeys(self.classes[self._rows_by_form[form][0]].name for form in similar)
+        return StreamError(f"{image}: label {label!r} is not one of {classes}; similar names: {', '.join(names) or 'none'}")
 
     def _row(self, label: Label) -> int:
         if isinstance(label, int):
             if self.numbers:
-                return self._row_of_number.get(label, NONE)
-            return label if 0 <= label < len(self.classes) else NONE
+                return self._row_of_number.get(label, NO_ROW)
+            return label if 0 <= label < len(self.classes) else NO_ROW
         if label in self._row_of_id:
             return self._row_of_id[label]
         words = [label]
         if WORDNET_ID.fullmatch(label) and label in lemmas() and not self.own_ids:  # a list from a file may use other words
             words += [dict(zip(wordnet_ids(), open_clip_names(), strict=True))[label], *lemmas()[label]]
-        row = next((row for row in map(self._named, words) if row != NONE), NONE)
-        if row == NONE and (prefixed := PREFIXED.fullmatch(label)) is not None:
-            row = self._row_of_id.get(prefixed[1], NONE) if prefixed[1] else NONE
-            return row if row != NONE else self._named(prefixed[2] or prefixed[3])
+        row = next((row for row in map(self._row_of_name, words) if row != NO_ROW), NO_ROW)
+        if row == NO_ROW and (prefixed := PREFIXED.fullmatch(label)) is not None:
+            row = self._row_of_id.get(prefixed[1], NO_ROW) if prefixed[1] else NO_ROW
+            return row if row != NO_ROW else self._row_of_name(prefixed[2] or prefixed[3])
         return row
 
     @cached_property
@@ -105,11 +105,11 @@ class ClassRows:
         folders = {name: row for row, names in enumerate(self.folders) for name in names}
         return folders | {number: row for row, number in enumerate(self.ids)}
 
-    def _named(self, word: str) -> int:
+    def _row_of_name(self, word: str) -> int:
         for rows in (self._rows_by_name.get(word, ()), self._rows_by_form.get(_form(word), ())):
             if len(rows) == 1:
                 return rows[0]
-        return NONE
+        return NO_ROW
 
     @cached_property
     def _rows_by_name(self) -> Mapping[str, Sequence[int]]:
@@ -181,10 +181,10 @@ def rows_named(labels: Iterable[str]) -> ClassRows:
 
 def imagenet_list(ids: Iterable[str]) -> str | None:
     """Return the list with these WordNet ids: ImageNet-R if they are its 200, else ImageNet; None if neither has them."""
-    given = set(ids)
-    if given == set(wordnet_ids(restricted=True)):
+    distinct = set(ids)
+    if distinct == set(wordnet_ids(restricted=True)):
         return IMAGENET_R
-    return IMAGENET if given <= set(wordnet_ids()) else None
+    return IMAGENET if distinct <= set(wordnet_ids()) else None
 
 
 def _ids_of(classes: Sequence[ClassName], source: str) -> tuple[str, ...]:
@@ -193,10 +193,10 @@ def _ids_of(classes: Sequence[ClassName], source: str) -> tuple[str, ...]:
     if len(classes) != len(ids):
         return ()
     words = [{_form(word) for word in (name, *lemmas()[number])} for number, name in zip(ids, open_clip_names(), strict=True)]
-    every = set().union(*words)
-    known = [(_form(entry.name) in own, _form(entry.name) in every) for entry, own in zip(classes, words, strict=True)]
-    in_place = sum(here for here, _ in known)
-    if sum(somewhere for _, somewhere in known) <= 2 * in_place:
+    all_words = set().union(*words)
+    forms = [_form(entry.name) for entry in classes]
+    in_place = sum(form in synonyms for form, synonyms in zip(forms, words, strict=True))
+    if sum(form in all_words for form in forms) <= 2 * in_place:
         return ids
     warn(
         f"classes {source}: names of ImageNet in another order than its own ({in_place} of {len(ids)} in their places); labels "
@@ -219,7 +219,7 @@ def _form(name: str) -> str:
     return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFC", name).casefold()).strip()
 
 
-class Other(NamedTuple):
+class FurtherLabel(NamedTuple):
     """A further label of an image that already has one."""
 
     image: int
@@ -233,7 +233,7 @@ class Other(NamedTuple):
     """True if the text may be a caption instead of a label."""
 
 
-class Labelled(NamedTuple):
+class LabelledImages(NamedTuple):
     """Images and the label of each, stored as one number per image, since there may be millions."""
 
     images: Sequence[ListedImage]
@@ -243,10 +243,10 @@ class Labelled(NamedTuple):
     """All different labels, in order of appearance."""
     classes: ClassRows | None = None
     """The classes of the labels, if they come with the images."""
-    others: tuple[Other, ...] = ()
+    further: tuple[FurtherLabel, ...] = ()
 
 
-def gather(images: Sequence[ListedImage], labels: Iterable[Label | None], missing: str) -> Labelled:
+def number_labels(images: Sequence[ListedImage], labels: Iterable[Label | None], missing: str) -> LabelledImages:
     """Number the labels of the images.
 
     Args:
@@ -257,8 +257,8 @@ def gather(images: Sequence[ListedImage], labels: Iterable[Label | None], missin
     """
     numbers: dict[Label | None, int] = {}
     number = np.fromiter((numbers.setdefault(label, len(numbers)) for label in labels), np.int64, len(images))
-    if (none := numbers.get(None)) is not None:
-        without = number == none
-        count = f"{without.sum()} of {count_of(len(images), 'image')} without a label"
-        raise StreamError(f"{images[int(without.argmax())].name}: {missing} ({count})")
-    return Labelled(images, number, tuple(label for label in numbers if label is not None))
+    if (missing_number := numbers.get(None)) is not None:
+        is_unlabelled = number == missing_number
+        count = f"{is_unlabelled.sum()} of {count_of(len(images), 'image')} without a label"
+        raise StreamError(f"{images[int(is_unlabelled.argmax())].name}: {missing} ({count})")
+    return LabelledImages(images, number, tuple(label for label in numbers if label is not None))

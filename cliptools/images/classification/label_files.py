@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from cliptools.console import count_of, note, warn
 from cliptools.errors import StreamError, UsageError
 from cliptools.images.annotations import SCENES, Annotations, scene_names
-from cliptools.images.classification.class_rows import IMAGENET, Label, Labelled, gather, load_rows
+from cliptools.images.classification.class_rows import IMAGENET, Label, LabelledImages, load_rows, number_labels
 from cliptools.images.decode import PICTURES, is_picture
 from cliptools.images.groups import SEPARATORS, Columns, ImageNames, column_of, full_name, is_json, place_in, separator_of
 from cliptools.images.listing import STDIN, ListedImage, find, named_path
@@ -46,10 +46,10 @@ ONE_WORD = re.compile(rf"(?P<image>\S.*?(?i:{'|'.join(map(re.escape, PICTURES))}
 SIGNS = {"0", "1", "-1"}
 OF_IMAGENET = re.compile(rf"ILSVRC2012_val_|{WORDNET_ID.pattern}_")  # beginning of the names of ImageNet's images
 META = "meta.mat"
-SHOWN = 80  # at most so many characters of a name are quoted in a message
+QUOTED = 80  # largest number of characters of a name that a message quotes
 
 
-def by_file(paths: Sequence[str], file: Path, columns: Columns, stdin: BufferedIOBase | None = None) -> Labelled:
+def by_file(paths: Sequence[str], file: Path, columns: Columns, stdin: BufferedIOBase | None = None) -> LabelledImages:
     """Label the images of the PATHs by a file, or without a PATH the images that the file names, which lie beside it.
 
     Raises:
@@ -57,7 +57,7 @@ def by_file(paths: Sequence[str], file: Path, columns: Columns, stdin: BufferedI
         TextError: the file cannot be read.
         UsageError: no PATH is given, and the file names images without their endings.
     """
-    labels = _read(file, columns)
+    labels = _read_labels(file, columns)
     if paths:
         images = find(paths, stdin)
     elif any(PurePosixPath(name).suffix for name in labels):
@@ -67,18 +67,18 @@ def by_file(paths: Sequence[str], file: Path, columns: Columns, stdin: BufferedI
         raise UsageError(f"no images named: {file} gives no files, so give their folder or archive beside --labels")
     image_names = ImageNames(labels)
     names = (image_names.find(full_name(image)) for image in images)
-    missing = f"--labels {file} has no label for it, {_like(labels)}"
-    labelled = gather(images, (labels[name] if name else None for name in names), missing)
+    missing = f"--labels {file} has no label for it, {_name_example(labels)}"
+    labelled = number_labels(images, (labels[name] if name else None for name in names), missing)
     of_imagenet = all(OF_IMAGENET.match(PurePosixPath(name).name) for name in labels)
     return labelled._replace(classes=load_rows(IMAGENET)) if of_imagenet else labelled
 
 
-def _like(labels: Iterable[str]) -> str:
+def _name_example(labels: Iterable[str]) -> str:
     """Describe a file's names of images, for messages."""
     first, *more = list(labels)
     if first.isdecimal() and all(name.isdecimal() for name in more):
         return f"its images are numbers like {first}, from another list (CUB's folders in images/ are classes without --labels)"
-    return f"its first image is {first[:SHOWN]!r}"
+    return f"its first image is {first[:QUOTED]!r}"
 
 
 def _folder_of(file: Path, first: str) -> Path:
@@ -87,7 +87,7 @@ def _folder_of(file: Path, first: str) -> Path:
     return inner if not (file.parent / first).exists() and Path(place_in(inner, first)).exists() else file.parent
 
 
-def _read(file: Path, columns: Columns) -> dict[str, Label | None]:
+def _read_labels(file: Path, columns: Columns) -> dict[str, Label | None]:
     """Read the labels by image.
 
     Raises:
@@ -110,7 +110,7 @@ def _read(file: Path, columns: Columns) -> dict[str, Label | None]:
     if set(head) & set(columns):
         return {image: label or None for image, label in column_of(table, file, columns).items()}
     if lines[0].strip().isdecimal():
-        return _of_kit(file, lines)
+        return _kit_labels(file, lines)
     return _numbered(file, _fields(file, lines))
 
 
@@ -125,8 +125,8 @@ def _numbered(file: Path, rows: Iterable[tuple[str, str]]) -> dict[str, Label | 
         name = image.removeprefix("./")
         if name in labels:
             raise StreamError(f"--labels {file}: line {number} names {name} a second time")
-        whole = whole_number(label)
-        labels[name] = (label or None) if whole is None else whole
+        class_number = whole_number(label)
+        labels[name] = (label or None) if class_number is None else class_number
     return labels
 
 
@@ -149,15 +149,15 @@ def _fields(file: Path, lines: Sequence[str]) -> Iterator[tuple[str, str]]:
         fields = _split(line, separator)
         if len(fields) < 2 or len(fields) != len(first) or not fields[0]:
             kinds = "an image and its number, a CSV file that names its columns (--image-column, --label-column), or ImageNet's"
-            *before, last = re.split(r"[\s,;]+", line.strip())
-            order = " (the image comes first)" if before and not _is_named(before[0]) and _is_named(last) else ""
+            *words, last_word = re.split(r"[\s,;]+", line.strip())
+            order = " (the image comes first)" if words and not _is_named(words[0]) and _is_named(last_word) else ""
             raise StreamError(f"--labels {file}: line {number} is {line[:40]!r}; expected {kinds}{order}")
         yield fields[0], fields[1]
 
 
-def _begins_row(image: str, separator: str, rest: str) -> bool:
+def _begins_row(image: str, separator: str, remainder: str) -> bool:
     """Return True if a line split at a separator begins with the name of a picture, or continues with a number or id."""
-    label = re.split(r"[,\t;]", rest)[0].strip()
+    label = re.split(r"[,\t;]", remainder)[0].strip()
     quoted = image.strip()[1:-1] if image.strip()[:1] == image.strip()[-1:] == '"' else image.strip()
     return bool(separator) and (_is_named(quoted) or re.fullmatch(LABEL, label) is not None)
 
@@ -179,7 +179,7 @@ def _split(line: str, separator: str | None) -> list[str]:
     return [] if match is None else [match["image"], match["label"], *(match.groupdict().get("rest") or "").split()]
 
 
-def _of_kit(file: Path, lines: Sequence[str]) -> dict[str, Label | None]:
+def _kit_labels(file: Path, lines: Sequence[str]) -> dict[str, Label | None]:
     """Return the labels of the development kit, where line i has the class of validation image i.
 
     Raises:
@@ -200,7 +200,7 @@ def _of_kit(file: Path, lines: Sequence[str]) -> dict[str, Label | None]:
     return {f"ILSVRC2012_val_{number:08d}": words[line.strip()] for number, line in enumerate(lines, 1)}
 
 
-def by_folders(images: Sequence[ListedImage]) -> Labelled:
+def by_folders(images: Sequence[ListedImage]) -> LabelledImages:
     """Label each image by the first folder below its PATH that differs between images, like torchvision's ImageFolder.
 
     If all images of a PATH lie in one folder, the class is that folder, or the PATH itself.
@@ -215,7 +215,7 @@ def by_folders(images: Sequence[ListedImage]) -> Labelled:
     _refuse_splits({name for name in classes.values() if name is not None}, images[0].base)
     _warn_of_empty(classes)
     labels = (classes[_place(image)] for image in images)
-    return gather(images, labels, "it lies beside the folders of the classes, in none of them")
+    return number_labels(images, labels, "it lies beside the folders of the classes, not in one of them")
 
 
 def _refuse_splits(classes: Collection[str], base: str) -> None:
@@ -231,13 +231,13 @@ def _refuse_splits(classes: Collection[str], base: str) -> None:
 
 def _warn_of_empty(classes: Mapping[Place, str | None]) -> None:
     """Warn of folders without images beside those of the classes, since they are no classes."""
-    beside: dict[Path, set[str]] = {}
+    class_folders: dict[Path, set[str]] = {}
     for base, folder, in_archive in classes:
         name = classes[base, folder, in_archive]
         levels = folder.split("/")
         if not in_archive and name in levels:
-            beside.setdefault(Path(base, *levels[: levels.index(name)]), set()).add(name)
-    for parent, names in beside.items():
+            class_folders.setdefault(Path(base, *levels[: levels.index(name)]), set()).add(name)
+    for parent, names in class_folders.items():
         if len(names) < 2:
             continue
         with contextlib.suppress(OSError):
@@ -263,16 +263,16 @@ def _classes(first: dict[Place, ListedImage]) -> dict[Place, str | None]:
         levels = place[1].split("/") if place[1] else []
         in_shard = path != image.base  # then the name begins with the name of the archive
         below.setdefault(path, {})[place] = levels[1:] if in_shard else levels
-    return {place: folder for path, places in below.items() for place, folder in _below(path, places).items()}
+    return {place: folder for path, places in below.items() for place, folder in _classes_below(path, places).items()}
 
 
-def _below(path: str, places: dict[Place, list[str]]) -> dict[Place, str | None]:
+def _classes_below(path: str, places: dict[Place, list[str]]) -> dict[Place, str | None]:
     """Return the classes for one PATH, from the folders that lead to each place."""
     shared = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, zip(*places.values(), strict=False))]
     depth = len(shared)
     if len(places) == 1 or (shared and any(len(levels) == depth for levels in places.values())):
-        own = shared[-1] if shared else _own_name(path)
-        return dict.fromkeys(places, own)
+        name = shared[-1] if shared else _own_name(path)
+        return dict.fromkeys(places, name)
     return {place: levels[depth] if len(levels) > depth else None for place, levels in places.items()}
 
 
@@ -292,7 +292,7 @@ def are_scenes(image: ListedImage) -> bool:
     return isinstance(image.place, str) and any((folder / SCENES).is_file() for folder in Path(image.place).parents)
 
 
-def by_scenes(images: Sequence[ListedImage]) -> Labelled:
+def by_scenes(images: Sequence[ListedImage]) -> LabelledImages:
     """Label each scene by the only name that it shows.
 
     Raises:
@@ -300,7 +300,7 @@ def by_scenes(images: Sequence[ListedImage]) -> Labelled:
     """
     by_folder: dict[Path, Annotations | None] = {}
     labels = (only_name(image.name, scene_names(image, by_folder, OPTION)) for image in images)
-    return gather(images, labels, "it has no record")._replace(classes=load_rows("emoji"))
+    return number_labels(images, labels, "it has no record")._replace(classes=load_rows("emoji"))
 
 
 def only_name(image: str, names: Sequence[str]) -> str:
@@ -310,6 +310,6 @@ def only_name(image: str, names: Sequence[str]) -> str:
         StreamError: there is no name, or more than one.
     """
     if len(names) != 1:
-        shown = f"{len(names)} things ({', '.join(names)})" if names else "nothing"
-        raise StreamError(f"{image}: it shows {shown}, expected one class an image, as clip-scenes --single draws")
+        objects = f"{len(names)} things ({', '.join(names)})" if names else "nothing"
+        raise StreamError(f"{image}: it shows {objects}, expected one class an image, as clip-scenes --single draws")
     return names[0]

@@ -19,22 +19,22 @@ from cliptools.errors import CliptoolsError, ImageError, StreamError
 from cliptools.images.decode import LABELS, is_picture
 from cliptools.images.segmentation.mask_pixels import CUT_OUT, numbers_of
 from cliptools.images.segmentation.masked_image import (
-    Folders,
-    Lie,
+    Alignment,
+    FolderPairs,
+    MaskBasis,
     MaskedImage,
-    Placing,
     Reading,
     Rules,
-    guarded,
-    masked,
+    read_masked,
+    read_or_error,
     read_pair,
 )
 
-GROUND, LEFT_OUT = 0, -1  # labels of the background and of ignored pixels; classes have labels from 1
+BACKGROUND, IGNORED = 0, -1  # labels of the background and of ignored pixels; classes have labels from 1
 
 
 class LabelledImage(NamedTuple):
-    """A picture with a label per pixel: a class (1, 2, …), GROUND for the background, or LEFT_OUT if ignored."""
+    """A picture with a label per pixel: a class (1, 2, …), BACKGROUND, or IGNORED for pixels that do not count."""
 
     name: str
     picture: Image.Image
@@ -59,9 +59,9 @@ class Numbering:
         Raises:
             StreamError: a number is neither a class nor the background nor ignored.
         """
-        left_out = np.isin(pixels, self.ignored)
-        labels = np.where(left_out, LEFT_OUT, pixels.astype(np.int64) - self.first + 1)
-        invalid = ~left_out & ((labels < GROUND) | (labels > self.classes))
+        is_ignored = np.isin(pixels, self.ignored)
+        labels = np.where(is_ignored, IGNORED, pixels.astype(np.int64) - self.first + 1)
+        invalid = ~is_ignored & ((labels < BACKGROUND) | (labels > self.classes))
         if invalid.any():
             number, last = int(pixels[invalid].max()), self.first + self.classes - 1
             ignored = ", ".join(map(str, self.ignored)) or "none"
@@ -74,12 +74,12 @@ class Numbering:
 
 
 def labelled_in_folders(
-    images: Path, labels: Path, numbering: Numbering, lie: Lie | None = None
+    images: Path, labels: Path, numbering: Numbering, basis: MaskBasis | None = None
 ) -> Iterator[LabelledImage | ImageError]:
     """Read every label PNG with the image of the same name; images without labels are skipped.
 
     Args:
-        lie: The pixels that labels belong to, for pictures with an EXIF orientation (masked_image.py); None: by their sizes.
+        basis: The pixels that labels belong to, for pictures with an EXIF orientation (masked_image.py); None: by their sizes.
 
     Raises:
         CliptoolsError: there are no labels, or labels without an image.
@@ -88,31 +88,34 @@ def labelled_in_folders(
     pictures, annotations = by_stem(images), by_stem(labels)
     if not annotations:
         raise CliptoolsError(f"{labels}: no label PNGs in this folder")
-    if alone := sorted(set(annotations) - set(pictures)):
-        count = count_of(len(alone), "label PNG")
-        raise CliptoolsError(f"{labels}: {count} without an image in {images}, the first: {alone[0]}")
-    rule = placing(pictures, annotations, lie)
-    return (
-        _guarded(stem, partial(_read, stem, pictures[stem], annotations[stem], numbering, rule)) for stem in sorted(annotations)
-    )
+    if unpaired := sorted(set(annotations) - set(pictures)):
+        count = count_of(len(unpaired), "label PNG")
+        raise CliptoolsError(f"{labels}: {count} without an image in {images}, the first: {unpaired[0]}")
+    alignment = folder_alignment(pictures, annotations, basis)
+
+    def read(stem: str) -> LabelledImage | ImageError:
+        reading = partial(_read_labelled, stem, pictures[stem], annotations[stem], numbering, alignment)
+        return _read_or_error(stem, reading)
+
+    return (read(stem) for stem in sorted(annotations))
 
 
 def labelled_scene(scene: MaskedImage, label_of: dict[str, int]) -> LabelledImage:
     """Return a scene's label map; objects without a label in `label_of` are background."""
     labels = np.zeros((scene.picture.height, scene.picture.width), np.int64)  # (y, x)
     for text, mask in zip(scene.texts, scene.masks, strict=True):
-        labels[mask] = label_of.get(text, GROUND)
+        labels[mask] = label_of.get(text, BACKGROUND)
     if scene.void is not None:
-        labels[scene.void] = LEFT_OUT
+        labels[scene.void] = IGNORED
     return LabelledImage(scene.name, scene.picture, labels, scene.remarks)
 
 
-def pairs_in_folder(folder: Path, ignored: tuple[int, ...] = (), lie: Lie | None = None) -> Iterator[Reading]:
+def pairs_in_folder(folder: Path, ignored: tuple[int, ...] = (), basis: MaskBasis | None = None) -> Iterator[Reading]:
     """Read images/ and masks/ below a folder, paired by their paths without endings, sorted.
 
     Args:
         ignored: Mask values of pixels that do not count.
-        lie: The pixels that masks belong to, for pictures with an EXIF orientation (masked_image.py); None: by their sizes.
+        basis: The pixels that masks belong to, for pictures with an EXIF orientation (masked_image.py); None: by their sizes.
 
     Raises:
         CliptoolsError: the folders do not exist, or an image has no mask.
@@ -120,20 +123,19 @@ def pairs_in_folder(folder: Path, ignored: tuple[int, ...] = (), lie: Lie | None
     images, masks = (by_stem(folder / part) for part in ("images", "masks"))
     if not images:
         raise CliptoolsError(f"{folder}: no images in images/ (expected images/ and masks/, or scenes of clip-scenes)")
-    if alone := sorted(set(images) - set(masks)):
-        near = next((masks[stem].name for stem in sorted(set(masks) - set(images)) if stem.startswith(alone[0])), None)
-        hint = f" (masks/ has {near}; expected the image's name, with any ending)" if near else ""
-        raise CliptoolsError(
-            f"{folder}: {len(alone)} of {count_of(len(images), 'image')} without a mask in masks/, the first: {alone[0]}{hint}"
-        )
-    rules = Rules(ignored, placing(images, masks, lie))
-    return (guarded(stem, partial(masked, stem, images[stem], masks[stem], rules)) for stem in sorted(images))
+    if unpaired := sorted(set(images) - set(masks)):
+        similar = next((masks[stem].name for stem in sorted(set(masks) - set(images)) if stem.startswith(unpaired[0])), None)
+        hint = f" (masks/ has {similar}; expected the image's name, with any ending)" if similar else ""
+        count = f"{len(unpaired)} of {count_of(len(images), 'image')}"
+        raise CliptoolsError(f"{folder}: {count} without a mask in masks/, the first: {unpaired[0]}{hint}")
+    rules = Rules(ignored, folder_alignment(images, masks, basis))
+    return (read_or_error(stem, partial(read_masked, stem, images[stem], masks[stem], rules)) for stem in sorted(images))
 
 
-def placing(images: dict[str, Path], masks: dict[str, Path], lie: Lie | None) -> Placing:
+def folder_alignment(images: dict[str, Path], masks: dict[str, Path], basis: MaskBasis | None) -> Alignment:
     """Return the rule that aligns the masks of one folder with the images of another."""
-    folders = Folders([(images[stem], masks[stem]) for stem in sorted(set(images) & set(masks))])
-    return Placing(lie, lambda: folders.lie)
+    pairs = FolderPairs([(images[stem], masks[stem]) for stem in sorted(set(images) & set(masks))])
+    return Alignment(basis, lambda: pairs.basis)
 
 
 def by_stem(folder: Path) -> dict[str, Path]:
@@ -146,22 +148,23 @@ def by_stem(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
         if not path.is_file() or path.name.startswith(".") or not (is_picture(path.name) or path.name.endswith(LABELS)):
             continue
-        own = path.name.removesuffix(LABELS) if path.name.endswith(LABELS) else path.stem
-        stem = str(path.relative_to(folder).parent / own)
+        base = path.name.removesuffix(LABELS) if path.name.endswith(LABELS) else path.stem
+        stem = str(path.relative_to(folder).parent / base)
         if stem in files:
             raise CliptoolsError(f"{folder}: {files[stem].name} and {path.name} differ by their ending alone; keep one of them")
         files[stem] = path
     return files
 
 
-def _guarded(name: str, read: partial[LabelledImage]) -> LabelledImage | ImageError:
+def _read_or_error(name: str, read: partial[LabelledImage]) -> LabelledImage | ImageError:
+    """Return the result of `read`, or its error with the picture's name before the message."""
     try:
         return read()
     except ImageError as error:
         return ImageError(f"{name}: {error}")
 
 
-def _read(stem: str, image: Path, annotation: Path, numbering: Numbering, rule: Placing) -> LabelledImage:
+def _read_labelled(stem: str, image: Path, annotation: Path, numbering: Numbering, rule: Alignment) -> LabelledImage:
     picture, pixels = read_pair(image, annotation, rule, "labels")
     numbers = numbers_of(pixels, "labels", "numbers of classes")
     remarks = tuple(remark for remark in pixels.remarks if remark != CUT_OUT)  # numbers do not depend on transparency

@@ -4,7 +4,7 @@
   greater number is the object. Real numbers with fractions are a soft mask, from 0 to 1 or to 255, thresholded at half of it.
 * In a colour picture black is the background. In a palette picture index 0 is the background, except if index 0 is not black and
   another index is: programs that sort a palette keep the colours, not the indices.
-* A transparent pixel is no object. If the pixels that are not transparent are all black, or none of them is, transparency alone
+* A transparent pixel is no object. If all pixels that are not transparent are black, or no such pixel is, transparency alone
   is the mask (a cut-out). Numbers do not depend on transparency.
 * JPEG smears edges: grey masks are thresholded at half of the range, and have no numbers.
 """
@@ -66,12 +66,12 @@ def read_mask(file: Path | BytesIO, kind: Kind = "mask") -> MaskPixels:
     except Exception as error:  # Pillow's readers raise nearly any exception on damaged data
         raise ImageError(f"its {kind} cannot be read ({first_line(error)}); expected {', '.join(FORMATS)}") from None
     try:
-        pixels = _of_jpeg(picture) if form == "JPEG" else mask_pixels(picture, kind)
+        pixels = _jpeg_pixels(picture) if form == "JPEG" else mask_pixels(picture, kind)
         if ";16" in layout and layout.startswith(("RGB", "LA")):
-            _check_cut(picture)
+            _check_16_bits(picture)
     except ImageError as error:
         raise ImageError(f"its {kind}: {error}") from None
-    if pixels.numbers is not None and (reason := _renumbered(form, layout)):
+    if pixels.numbers is not None and (reason := _renumbering(form, layout)):
         pixels = pixels._replace(numbers=None, numberless=reason)
     remarks = (FRAMES, *pixels.remarks) if frames else pixels.remarks
     return pixels._replace(orientation=orientation, remarks=remarks)
@@ -85,13 +85,13 @@ def mask_pixels(image: Image.Image, kind: Kind = "mask") -> MaskPixels:
     """
     mode = image.mode
     if mode in COLOURS or mode in LIGHTNESS:
-        shown, cut_out = _object(image, _painted(image), kind)
+        shown, cut_out = _object(image, _not_black(image), kind)
         return MaskPixels(shown, None, f"colours (mode {mode})", remarks=(CUT_OUT,) if cut_out else ())
     values = np.asarray(image)
     pixels = array_pixels(values[..., 0] if values.ndim == 3 else values)  # (y, x): grey or index, without alpha
     if pixels.numbers is None:
         return pixels
-    painted = _by_palette(image, pixels.numbers) if mode in ("P", "PA") else pixels.shown
+    painted = _not_background(image, pixels.numbers) if mode in ("P", "PA") else pixels.shown
     shown, cut_out = _object(image, painted, kind)
     pixels = pixels._replace(shown=shown, remarks=(CUT_OUT,) if cut_out else ())
     if mode == "La" and (values[..., 1] < FULL).any():
@@ -105,20 +105,20 @@ def array_pixels(values: Shaped[np.ndarray, "y x"]) -> MaskPixels:
     Raises:
         ImageError: values are below 0 or NaN, or fractions have an unknown range.
     """
-    if values.dtype.kind == "f" and not whole(values):
-        return MaskPixels(soft(values), None, "fractions", remarks=(SOFT,))
+    if values.dtype.kind == "f" and not all_whole(values):
+        return MaskPixels(above_half(values), None, "fractions", remarks=(SOFT,))
     numbers = values.astype(np.int64)
     if (numbers < 0).any():
         raise ImageError(f"number {int(numbers.min())}, expected 0 for the background and greater numbers for the object")
     return MaskPixels(numbers > 0, numbers)
 
 
-def whole(values: Num[np.ndarray, "y x"]) -> bool:
+def all_whole(values: Num[np.ndarray, "y x"]) -> bool:
     """Return True if all values are whole numbers."""
     return bool(np.isfinite(values).all() and (values == np.trunc(values)).all())
 
 
-def soft(values: Num[np.ndarray, "y x"]) -> Bool[np.ndarray, "y x"]:
+def above_half(values: Num[np.ndarray, "y x"]) -> Bool[np.ndarray, "y x"]:
     """Return where real numbers, from 0 to 1 or from 0 to 255, reach half of that range.
 
     Raises:
@@ -147,7 +147,7 @@ def numbers_of(pixels: MaskPixels, kind: Kind, meaning: str) -> Int[np.ndarray, 
     return pixels.numbers
 
 
-def _painted(image: Image.Image) -> Bool[np.ndarray, "y x"]:
+def _not_black(image: Image.Image) -> Bool[np.ndarray, "y x"]:
     """Return where a colour picture is not black."""
     if image.mode in LIGHTNESS:
         return np.asarray(np.asarray(image)[..., LIGHTNESS[image.mode]] > 0)
@@ -155,15 +155,15 @@ def _painted(image: Image.Image) -> Bool[np.ndarray, "y x"]:
     return np.asarray(channels[..., :3].any(axis=2))
 
 
-def _by_palette(image: Image.Image, index: Int[np.ndarray, "y x"]) -> Bool[np.ndarray, "y x"]:
+def _not_background(image: Image.Image, index: Int[np.ndarray, "y x"]) -> Bool[np.ndarray, "y x"]:
     """Return where a palette picture is not background, which is index 0 or black."""
-    black, first = np.asarray((np.asarray(image.convert("RGBA"))[..., :3] == 0).all(axis=2)), index == 0
-    if black.all() or (first & black).any():
-        return ~first
-    if black.any() or not first.any():
+    black, is_first = np.asarray((np.asarray(image.convert("RGBA"))[..., :3] == 0).all(axis=2)), index == 0
+    if black.all() or (is_first & black).any():
+        return ~is_first
+    if black.any() or not is_first.any():
         return ~black
-    others = any((image.getpalette() or [])[3:])  # True if the palette has unused colours after index 0 that are not black
-    return ~first if others else first
+    has_other_colours = any((image.getpalette() or [])[3:])  # colours after index 0 that are not black, though unused
+    return ~is_first if has_other_colours else is_first
 
 
 def _object(image: Image.Image, painted: Bool[np.ndarray, "y x"], kind: Kind) -> tuple[Bool[np.ndarray, "y x"], bool]:
@@ -200,7 +200,7 @@ def _alpha(image: Image.Image) -> UInt8[np.ndarray, "y x"] | Bool[np.ndarray, "y
     return np.asarray(image.convert("RGBA"))[..., 3]
 
 
-def _of_jpeg(image: Image.Image) -> MaskPixels:
+def _jpeg_pixels(image: Image.Image) -> MaskPixels:
     """Return the pixels of a grey JPEG, thresholded at half of the range.
 
     Raises:
@@ -221,7 +221,7 @@ def _layout(image: Image.Image) -> str:
     return decoder if decoder.startswith("ppm") else name if isinstance(name, str) else ""
 
 
-def _renumbered(form: str | None, layout: str) -> str:
+def _renumbering(form: str | None, layout: str) -> str:
     """Return the reason why Pillow's values differ from those in the file; empty if they are the same."""
     if form == "GIF":
         return "the colours of a GIF, which renumbers them (PNG does not)"
@@ -230,7 +230,7 @@ def _renumbered(form: str | None, layout: str) -> str:
     return ""
 
 
-def _check_cut(image: Image.Image) -> None:
+def _check_16_bits(image: Image.Image) -> None:
     """Check a picture with 16-bit colours, of which Pillow reads the upper 8 bits: they must be all 0 or all 1.
 
     Raises:

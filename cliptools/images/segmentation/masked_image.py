@@ -6,7 +6,8 @@ pixels as stored or as displayed. Its size tells which, if the orientation swaps
 size cannot tell (180 degrees, mirrored, square), the mask is treated like the other masks of its folder whose size tells, if all
 of these agree; else it is taken for a mask of the stored pixels, which is what programs without support for EXIF see.
 
-`read_pair` reads a picture and its mask; `masked` and `whole_mask` return them as a `MaskedImage`. `Placing` decides the turn.
+`read_pair` reads a picture and its mask; `read_masked` and `single_mask` return them as a `MaskedImage`. `Alignment` decides by
+which orientation a mask is turned.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from cliptools.errors import ImageError
 from cliptools.images.decode import decode_turned, header
 from cliptools.images.segmentation.mask_pixels import FULL, Kind, MaskPixels, numbers_of, read_mask
 
-Lie = Literal["stored", "upright"]
+MaskBasis = Literal["stored", "upright"]
 """The pixels that a mask belongs to: as stored in the picture's file, or as displayed."""
 
 SWAPPED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -41,10 +42,10 @@ VOID_HELD = f"have {FULL} beside other numbers, all of them the object; if {FULL
 EDGES = "have grey edges: every value above 0 is the object"
 EMPTY = "show no object"
 FILLED = "show no background: no pixel is 0 or black, though the values differ; are they numbers of classes?"
-FEW = 16  # a mask with more different numbers is taken to have soft edges
+MOST_NUMBERS = 16  # a mask with more different numbers is taken to have soft edges
 
 
-class Shown(NamedTuple):
+class DisplayedSize(NamedTuple):
     """The size of a picture as displayed, and the EXIF orientation of its file."""
 
     width: int
@@ -62,61 +63,64 @@ class Shown(NamedTuple):
         return (self.height, self.width) if self.orientation in SWAPPED else (self.width, self.height)
 
     @property
-    def tells(self) -> bool:
+    def size_decides(self) -> bool:
         """True if the size of a mask tells which pixels it belongs to."""
         return self.stored != (self.width, self.height)
 
 
 @dataclass(frozen=True)
-class Folders:
-    """Pictures and masks of a folder, whose sizes together tell which pixels the masks belong to.
+class FolderPairs:
+    """Pictures and masks of a folder; the sizes of some of them tell which pixels all masks belong to.
 
-    >>> Folders(()).lie is None
+    >>> FolderPairs(()).basis is None
     True
     """
 
     pairs: Sequence[tuple[Path, Path]]
 
     @cached_property
-    def lie(self) -> Lie | None:
-        """The pixels that the masks whose size tells belong to; None if there is no such mask, or if they differ."""
-        lies: set[Lie] = set()
+    def basis(self) -> MaskBasis | None:
+        """The basis of the masks whose size tells; None if there is no such mask, or if these masks differ."""
+        bases: set[MaskBasis] = set()
         for picture, mask in self.pairs:
-            shown = _shown(picture)
-            if shown is None or not shown.tells or (beside := _shown(mask)) is None or beside.orientation is not None:
+            picture_size = _displayed_size(picture)
+            if picture_size is None or not picture_size.size_decides:
                 continue
-            size = beside.width, beside.height
-            if size in (shown.stored, (shown.width, shown.height)):
-                lies.add("stored" if size == shown.stored else "upright")
-        return lies.pop() if len(lies) == 1 else None
+            mask_size = _displayed_size(mask)
+            if mask_size is None or mask_size.orientation is not None:
+                continue
+            size = mask_size.width, mask_size.height
+            if size in (picture_size.stored, (picture_size.width, picture_size.height)):
+                bases.add("stored" if size == picture_size.stored else "upright")
+        return bases.pop() if len(bases) == 1 else None
 
 
 @dataclass(frozen=True)
-class Placing:
+class Alignment:
     """Rule by which masks are aligned with their pictures."""
 
-    asked: Lie | None = None
+    option: MaskBasis | None = None
     """The value of --mask-pixels."""
-    others: Callable[[], Lie | None] = lambda: None
+    folder_basis: Callable[[], MaskBasis | None] = lambda: None
     """Returns the pixels that other masks of the folder belong to."""
 
-    def turn(self, width: int, height: int, own: int | None, shown: Shown) -> tuple[int, str | None]:
+    def turn(self, width: int, height: int, own_orientation: int | None, picture: DisplayedSize) -> tuple[int, str | None]:
         """Return the EXIF orientation to turn a mask by, and a remark about it.
 
         Args:
             width: Width of the mask, after turning it by its own orientation.
-            height: Height of the mask, likewise.
-            own: The mask's own orientation.
-            shown: The picture.
+            height: Height of the mask, after the same turn.
+            own_orientation: The mask's own orientation.
+            picture: Size and orientation of the picture.
         """
-        if own is not None or not shown.turned:
+        if own_orientation is not None or not picture.turned:
             return 1, None
-        orientation = shown.orientation or 1
-        if self.asked is not None:
-            return (orientation if self.asked == "stored" else 1), None
-        if shown.tells:
-            return (orientation, BY_SIZE) if (width, height) == shown.stored else (1, None)
-        return (1, UPRIGHT) if self.others() == "upright" else (orientation, STORED)
+        orientation = picture.orientation or 1
+        if self.option is not None:
+            return (orientation if self.option == "stored" else 1), None
+        if picture.size_decides:
+            return (orientation, BY_SIZE) if (width, height) == picture.stored else (1, None)
+        return (1, UPRIGHT) if self.folder_basis() == "upright" else (orientation, STORED)
 
 
 def turned(pixels: Shaped[np.ndarray, "y x"], orientation: int) -> Shaped[np.ndarray, "row column"]:
@@ -127,10 +131,10 @@ def turned(pixels: Shaped[np.ndarray, "y x"], orientation: int) -> Shaped[np.nda
     return pixels[:: -1 if down else 1, :: -1 if across else 1]
 
 
-def _shown(path: Path) -> Shown | None:
+def _displayed_size(path: Path) -> DisplayedSize | None:
     """Return a picture's size and orientation from the header of its file; None if it cannot be read."""
     size_and_orientation = header(str(path))
-    return size_and_orientation and Shown(*size_and_orientation)
+    return size_and_orientation and DisplayedSize(*size_and_orientation)
 
 
 class MaskedImage(NamedTuple):
@@ -157,17 +161,17 @@ class Rules:
 
     ignored: tuple[int, ...] = ()
     """Mask values of pixels that do not count."""
-    placing: Placing = field(default_factory=Placing)
+    alignment: Alignment = field(default_factory=Alignment)
 
 
-class Read(NamedTuple):
+class AlignedPair(NamedTuple):
     """A picture and the aligned pixels of its mask."""
 
     picture: Image.Image
     pixels: MaskPixels
 
 
-def read_pair(image: Path | BytesIO, mask: Path | BytesIO, placing: Placing, kind: Kind = "mask") -> Read:
+def read_pair(image: Path | BytesIO, mask: Path | BytesIO, alignment: Alignment, kind: Kind = "mask") -> AlignedPair:
     """Read a picture and its mask or label picture, both upright.
 
     Raises:
@@ -175,49 +179,49 @@ def read_pair(image: Path | BytesIO, mask: Path | BytesIO, placing: Placing, kin
     """
     pixels = read_mask(mask, kind)
     picture, orientation = decode_turned(image if isinstance(image, BytesIO) else str(image))
-    shown = Shown(picture.width, picture.height, orientation)
+    size = DisplayedSize(picture.width, picture.height, orientation)
     height, width = pixels.shown.shape
-    turn, remark = placing.turn(width, height, pixels.orientation, shown)
+    turn, remark = alignment.turn(width, height, pixels.orientation, size)
     numbers = None if pixels.numbers is None else turned(pixels.numbers, turn)
-    laid = pixels._replace(shown=turned(pixels.shown, turn), numbers=numbers)
-    if laid.shown.shape != (shown.height, shown.width):
+    aligned = pixels._replace(shown=turned(pixels.shown, turn), numbers=numbers)
+    if aligned.shown.shape != (size.height, size.width):
         raise ImageError(
-            f"the image has {shown.width} × {shown.height} pixels{_turned_by(shown.orientation)}, its {kind} "
-            f"{laid.shown.shape[1]} × {laid.shown.shape[0]}{_turned_by(pixels.orientation or turn)}"
+            f"the image has {size.width} × {size.height} pixels{_turn_text(size.orientation)}, its {kind} "
+            f"{aligned.shown.shape[1]} × {aligned.shown.shape[0]}{_turn_text(pixels.orientation or turn)}"
         )
-    return Read(picture, laid._replace(remarks=(*laid.remarks, remark)) if remark else laid)
+    return AlignedPair(picture, aligned._replace(remarks=(*aligned.remarks, remark)) if remark else aligned)
 
 
-def masked(name: str, image: Path | BytesIO, mask: Path | BytesIO, rules: Rules) -> MaskedImage:
+def read_masked(name: str, image: Path | BytesIO, mask: Path | BytesIO, rules: Rules) -> MaskedImage:
     """Read a picture with one mask of an unnamed object.
 
     Raises:
         ImageError: as `read_pair`; or no pixel counts, or the mask has no numbers while some are to be ignored.
     """
-    picture, pixels = read_pair(image, mask, rules.placing)
-    return whole_mask(name, picture, pixels, rules)
+    picture, pixels = read_pair(image, mask, rules.alignment)
+    return single_mask(name, picture, pixels, rules)
 
 
-def whole_mask(name: str, picture: Image.Image, pixels: MaskPixels, rules: Rules) -> MaskedImage:
+def single_mask(name: str, picture: Image.Image, pixels: MaskPixels, rules: Rules) -> MaskedImage:
     """Return a picture with everything in its mask as one object.
 
     Raises:
         ImageError: no pixel counts, or the mask has no numbers while some are to be ignored.
     """
     remarks = list(pixels.remarks)
-    void, shown = left_out(pixels, rules.ignored), pixels.shown
+    void, shown = ignored_pixels(pixels, rules.ignored), pixels.shown
     if void is not None:
         shown = shown & ~void
     elif pixels.numbers is not None and not rules.ignored and (remark := _remark_on(pixels.numbers)):
         remarks.append(remark)
     if not shown.any():
         remarks.append(EMPTY)
-    elif (shown if void is None else shown[~void]).all() and _differ(pixels, void):
+    elif (shown if void is None else shown[~void]).all() and _numbers_differ(pixels, void):
         remarks.append(FILLED)
     return MaskedImage(name, picture, (), shown[None], void, tuple(remarks))
 
 
-def left_out(pixels: MaskPixels, ignored: tuple[int, ...]) -> Bool[np.ndarray, "y x"] | None:
+def ignored_pixels(pixels: MaskPixels, ignored: tuple[int, ...]) -> Bool[np.ndarray, "y x"] | None:
     """Return the pixels whose numbers are ignored; None if there is none.
 
     Raises:
@@ -232,7 +236,7 @@ def left_out(pixels: MaskPixels, ignored: tuple[int, ...]) -> Bool[np.ndarray, "
     return void if void.any() else None
 
 
-def guarded(name: str, read: Callable[[], MaskedImage]) -> Reading:
+def read_or_error(name: str, read: Callable[[], MaskedImage]) -> Reading:
     """Return the result of `read`, or its error with the picture's name before the message."""
     try:
         return read()
@@ -240,7 +244,7 @@ def guarded(name: str, read: Callable[[], MaskedImage]) -> Reading:
         return ImageError(f"{name}: {error}")
 
 
-def _differ(pixels: MaskPixels, void: Bool[np.ndarray, "y x"] | None) -> bool:
+def _numbers_differ(pixels: MaskPixels, void: Bool[np.ndarray, "y x"] | None) -> bool:
     """Return True if the pixels that count have several numbers; colours have no numbers and may differ."""
     if pixels.numbers is None:
         return True
@@ -251,8 +255,8 @@ def _remark_on(numbers: Int[np.ndarray, "y x"]) -> str | None:
     """Return a remark about a mask with 255, which some data sets use for void pixels, beside lower numbers above 0."""
     if numbers.max() != FULL or not ((numbers > 0) & (numbers < FULL)).any():
         return None
-    return VOID_HELD if len(np.unique(numbers)) <= FEW else EDGES
+    return VOID_HELD if len(np.unique(numbers)) <= MOST_NUMBERS else EDGES
 
 
-def _turned_by(orientation: int | None) -> str:
+def _turn_text(orientation: int | None) -> str:
     return "" if orientation in (None, 1) else f" (turned by EXIF orientation {orientation})"

@@ -2,9 +2,10 @@
 
 * Scenes of clip-scenes, whose masks are exact: a folder (`scenes_in_folder`), or a tar read as a stream (`scenes_in_tar`).
 * A folder with images/ and masks/ (label_maps.py).
-* ImageNet-Segmentation (Guillaumin et al. 2014, `segmented`): `gtsegs_ijcv.mat`, a MATLAB 7.3 file, which is HDF5. /value/img and
-  /value/gt hold one reference per image: to its pixels [3, x, y], and to a cell whose first reference leads to its mask [x, y],
-  1 where the object is. MATLAB's arrays are transposed; arrays of other programs as [y, x, 3] and [y, x] are read as well.
+* ImageNet-Segmentation (Guillaumin et al. 2014): `imagenet_segmentation` reads `gtsegs_ijcv.mat`, a MATLAB 7.3 file, which is
+  HDF5. /value/img and /value/gt hold one reference per image: to its pixels [3, x, y], and to a cell whose first reference leads
+  to its mask [x, y], 1 where the object is. MATLAB's arrays are transposed; arrays of other programs as [y, x, 3] and [y, x] are
+  read as well.
 """
 
 import tarfile
@@ -22,18 +23,27 @@ from cliptools.console import count_of, warn
 from cliptools.errors import CliptoolsError, ImageError, StreamError
 from cliptools.images.segmentation.label_maps import pairs_in_folder
 from cliptools.images.segmentation.mask_pixels import FULL, array_pixels, numbers_of
-from cliptools.images.segmentation.masked_image import Lie, MaskedImage, Reading, Rules, guarded, left_out, read_pair, whole_mask
+from cliptools.images.segmentation.masked_image import (
+    MaskBasis,
+    MaskedImage,
+    Reading,
+    Rules,
+    ignored_pixels,
+    read_or_error,
+    read_pair,
+    single_mask,
+)
 from cliptools.io.jsonl import file_objects, parse_foreign
 
-WIDE = 65535  # the greatest value of 16 bits
+MOST_OF_16_BITS = 65535  # the greatest value of 16 bits
 
 
 def masked_images(
     path: Path | None,
     stdin: BufferedIOBase | None = None,
-    whole: bool = False,
+    single: bool = False,
     ignored: tuple[int, ...] = (),
-    lie: Lie | None = None,
+    basis: MaskBasis | None = None,
 ) -> Iterator[Reading]:
     """Read pictures and masks from any of the supported places.
 
@@ -42,10 +52,10 @@ def masked_images(
 
     Args:
         path: None for a tar of scenes on `stdin`.
-        whole: True for one mask of everything drawn in a scene, without a text; False for a mask and the name of every visible
+        single: True for one mask of everything drawn in a scene, without a text; False for a mask and the name of every visible
             emoji.
         ignored: Mask values of pixels that do not count.
-        lie: The pixels that masks/ belong to, for pictures with an EXIF orientation (masked_image.py); None: by their sizes.
+        basis: The pixels that masks/ belong to, for pictures with an EXIF orientation (masked_image.py); None: by their sizes.
 
     Raises:
         CliptoolsError: the path does not exist, or is none of these places.
@@ -53,40 +63,40 @@ def masked_images(
     rules = Rules(ignored)
     if path is None:
         assert stdin is not None
-        return scenes_in_tar(stdin, "standard input", whole, rules)
+        return scenes_in_tar(stdin, "standard input", single, rules)
     if path.is_dir():
-        return scenes_in_folder(path, whole, rules) if (path / SCENES).is_file() else pairs_in_folder(path, ignored, lie)
+        return scenes_in_folder(path, single, rules) if (path / SCENES).is_file() else pairs_in_folder(path, ignored, basis)
     if not path.exists():
         raise CliptoolsError(f"{path}: no such file or folder")
     if path.suffix.lower() == ".mat":
-        return segmented(path, rules)
-    return _scenes_in_file(path, whole, rules)
+        return imagenet_segmentation(path, rules)
+    return _scenes_in_file(path, single, rules)
 
 
-def _scenes_in_file(path: Path, whole: bool, rules: Rules) -> Iterator[Reading]:
+def _scenes_in_file(path: Path, single: bool, rules: Rules) -> Iterator[Reading]:
     with path.open("rb") as stream:
-        yield from scenes_in_tar(stream, str(path), whole, rules)
+        yield from scenes_in_tar(stream, str(path), single, rules)
 
 
 SCENES = "scenes.jsonl"
 
 
-def scenes_in_folder(folder: Path, whole: bool, rules: Rules = Rules()) -> Iterator[Reading]:
+def scenes_in_folder(folder: Path, single: bool, rules: Rules = Rules()) -> Iterator[Reading]:
     """Yield the scenes of a folder of clip-scenes --out-dir, as its scenes.jsonl lists them."""
     path = folder / SCENES
     for _, line in file_objects(path, str(path)):
-        record = _checked(line, str(path))
+        record = _check_record(line, str(path))
         image, masks = (folder / str(record.get(part)) for part in ("image", "masks"))
-        yield guarded(record["key"], partial(_scene, record, image, masks, whole, rules))
+        yield read_or_error(record["key"], partial(_scene, record, image, masks, single, rules))
 
 
-def scenes_in_tar(stream: BufferedIOBase, name: str, whole: bool, rules: Rules = Rules()) -> Iterator[Reading]:
+def scenes_in_tar(stream: BufferedIOBase, name: str, single: bool, rules: Rules = Rules()) -> Iterator[Reading]:
     """Yield the scenes of a tar of clip-scenes as a stream; KEY.png, KEY.json and KEY.masks.png of a scene are consecutive.
 
     Raises:
         StreamError: the stream is empty, no tar, truncated, or has no scenes.
     """
-    tail = _Tail(stream)
+    tail = _TailReader(stream)
     parts: dict[str, bytes] = {}
     current, count = None, 0
     incomplete: list[str] = []
@@ -96,8 +106,8 @@ def scenes_in_tar(stream: BufferedIOBase, name: str, whole: bool, rules: Rules =
                 archive.members = []  # else the list grows with the archive
                 if (file := archive.extractfile(member)) is None:
                     continue
-                folder, slash, own = member.name.removeprefix("./").rpartition("/")
-                stem, _, ending = own.partition(".")
+                folder, slash, base = member.name.removeprefix("./").rpartition("/")
+                stem, _, ending = base.partition(".")
                 if (key := folder + slash + stem) != current:
                     incomplete += [str(current)] if parts else []
                     current, parts = key, {}
@@ -105,7 +115,7 @@ def scenes_in_tar(stream: BufferedIOBase, name: str, whole: bool, rules: Rules =
                 if {"png", "json", "masks.png"} <= set(parts):
                     count += 1
                     record, image, masks = _record(parts["json"], name), BytesIO(parts["png"]), BytesIO(parts["masks.png"])
-                    yield guarded(key, partial(_scene, record, image, masks, whole, rules))
+                    yield read_or_error(key, partial(_scene, record, image, masks, single, rules))
                     parts = {}
     except tarfile.ReadError as error:
         raise StreamError(f"{name}: expected a tar of clip-scenes, found none or one cut short ({error})") from None
@@ -121,7 +131,7 @@ def scenes_in_tar(stream: BufferedIOBase, name: str, whole: bool, rules: Rules =
         raise StreamError(f"{name}: a tar without scenes (expected KEY.png, KEY.json and KEY.masks.png, as clip-scenes writes)")
 
 
-class _Tail:
+class _TailReader:
     """A stream that remembers its last block: tarfile accepts any end, but only a block of zeros is the end of an archive."""
 
     def __init__(self, stream: BufferedIOBase) -> None:
@@ -141,29 +151,30 @@ class _Tail:
         return clean and not self._last.strip(b"\0")
 
 
-def _scene(record: dict[str, Any], image: Path | BytesIO, masks: Path | BytesIO, whole: bool, rules: Rules) -> MaskedImage:
-    picture, pixels = read_pair(image, masks, rules.placing, "mask" if whole else "labels")
-    if whole:
-        return whole_mask(record["key"], picture, pixels, rules)
-    labels, void = numbers_of(pixels, "labels", "numbers of emoji"), left_out(pixels, rules.ignored)
+def _scene(record: dict[str, Any], image: Path | BytesIO, masks: Path | BytesIO, single: bool, rules: Rules) -> MaskedImage:
+    picture, pixels = read_pair(image, masks, rules.alignment, "mask" if single else "labels")
+    if single:
+        return single_mask(record["key"], picture, pixels, rules)
+    labels, void = numbers_of(pixels, "labels", "numbers of emoji"), ignored_pixels(pixels, rules.ignored)
     if void is not None:
         labels = np.where(void, 0, labels)
     slots: dict[str, list[int]] = {}  # slots by name: two dogs share one mask
     for slot, name in enumerate(record["names"], 1):
         if (labels == slot).any():
             slots.setdefault(name, []).append(slot)
-    shown = np.stack([np.isin(labels, own) for own in slots.values()]) if slots else np.zeros((0, *labels.shape), bool)
-    return MaskedImage(record["key"], picture, tuple(slots), shown, void, pixels.remarks)
+    shape = labels.shape
+    named_masks = np.stack([np.isin(labels, numbers) for numbers in slots.values()]) if slots else np.zeros((0, *shape), bool)
+    return MaskedImage(record["key"], picture, tuple(slots), named_masks, void, pixels.remarks)
 
 
 def _record(data: bytes, name: str) -> dict[str, Any]:
     try:
-        return _checked(parse_foreign(data.decode()), name)
+        return _check_record(parse_foreign(data.decode()), name)
     except ValueError:
-        return _checked(None, name)
+        return _check_record(None, name)
 
 
-def _checked(record: Any, name: str) -> dict[str, Any]:
+def _check_record(record: Any, name: str) -> dict[str, Any]:
     if isinstance(record, dict) and isinstance(record.get("key"), str):
         names = record.get("names")
         if isinstance(names, list) and all(isinstance(name, str) for name in names):
@@ -171,7 +182,7 @@ def _checked(record: Any, name: str) -> dict[str, Any]:
     raise StreamError(f"{name}: a scene's record without `key` and `names` (expected what clip-scenes writes)")
 
 
-def segmented(path: Path, rules: Rules = Rules()) -> Iterator[Reading]:
+def imagenet_segmentation(path: Path, rules: Rules = Rules()) -> Iterator[Reading]:
     """Yield the images and masks of ImageNet-Segmentation in the file's order, named by their index from 0.
 
     Raises:
@@ -193,7 +204,7 @@ def segmented(path: Path, rules: Rules = Rules()) -> Iterator[Reading]:
             raise StreamError(f"{path}: an HDF5 file without /value/img and /value/gt (expected gtsegs_ijcv.mat)") from None
         for index in range(images.size):
             place = np.unravel_index(index, images.shape)  # a column of references, or a row
-            yield _segmented_image(file, f"{path.stem}/{index:04d}", images, masks, tuple(map(int, place)), rules)
+            yield _hdf5_image(file, f"{path.stem}/{index:04d}", images, masks, tuple(map(int, place)), rules)
 
 
 def _dataset(file: Any, name: str) -> Any:
@@ -203,14 +214,14 @@ def _dataset(file: Any, name: str) -> Any:
     return dataset
 
 
-def _segmented_image(file: Any, name: str, images: Any, masks: Any, place: tuple[int, ...], rules: Rules) -> Reading:
+def _hdf5_image(file: Any, name: str, images: Any, masks: Any, place: tuple[int, ...], rules: Rules) -> Reading:
     try:
         pixels, mask_array = np.array(file[images[place]]), np.array(file[file[masks[place]][0, 0]])
     except (ValueError, KeyError, OSError, IndexError, TypeError) as error:
         return ImageError(f"{name}: damaged ({error})")
     try:
         picture, mask = _upright(pixels, mask_array)
-        return whole_mask(name, Image.fromarray(_eight_bits(picture)), array_pixels(mask), rules)
+        return single_mask(name, Image.fromarray(_eight_bits(picture)), array_pixels(mask), rules)
     except ImageError as error:
         return ImageError(f"{name}: {error}")
 
@@ -249,7 +260,7 @@ def _eight_bits(pixels: Shaped[np.ndarray, "y x 3"]) -> UInt8[np.ndarray, "y x 3
     elif low >= 0 and high <= FULL:
         scale = 1.0
     elif pixels.dtype == np.uint16:
-        scale = FULL / WIDE
+        scale = FULL / MOST_OF_16_BITS
     else:
         raise ImageError(
             f"image from {low:g} to {high:g} ({pixels.dtype}), expected numbers from 0 to 255, from 0 to 1, or of 16 bits"
