@@ -47,7 +47,7 @@ def tower_fault(config: Mapping[str, Any]) -> str | None:
 
 def architecture_names() -> tuple[str, ...]:
     """Return open_clip's names of architectures with supported image towers; empty if open_clip is not installed."""
-    folder = _open_clip("model_configs")
+    folder = _open_clip_path("model_configs")
     configs = {path.stem: _config(path) for path in sorted(folder.glob("*.json"))} if folder else {}
     return tuple(name for name, config in configs.items() if _is_supported(config))
 
@@ -55,7 +55,7 @@ def architecture_names() -> tuple[str, ...]:
 def layer_count(name: str) -> int:
     """Return the number of layers of a ViT, embedded or of open_clip; 0 for a ResNet or an unknown name."""
     embedded = EMBEDDED_DIR / name / CONFIG
-    folder = _open_clip("model_configs")
+    folder = _open_clip_path("model_configs")
     path = embedded if embedded.is_file() or folder is None else folder / f"{name}.json"
     layers = _config(path).get("vision_cfg", {}).get("layers", 0)
     return layers if isinstance(layers, int) else 0
@@ -65,16 +65,16 @@ def pretrained_tags(name: str) -> tuple[str, ...]:
     """Return open_clip's tags of an architecture's weights, read from its source without running it."""
     tables = _weights_tables()
     models = dict(_entries(tables.get("_PRETRAINED")))
-    plain = name.removesuffix("-quickgelu")
-    if name in models or plain == name:
+    base_name = name.removesuffix("-quickgelu")
+    if name in models or base_name == name:
         return tuple(tag for tag, _ in _tags(models.get(name), tables))
-    return tuple(tag for tag, weights in _tags(models.get(plain), tables) if "quick_gelu=True" in ast.unparse(weights))
+    return tuple(tag for tag, weights in _tags(models.get(base_name), tables) if "quick_gelu=True" in ast.unparse(weights))
 
 
 @functools.cache
 def _weights_tables() -> dict[str, ast.expr]:
     """Return the expressions assigned to names in open_clip/pretrained.py, by name."""
-    source = _open_clip("pretrained.py")
+    source = _open_clip_path("pretrained.py")
     body = ast.parse(source.read_text(encoding="utf-8")).body if source else []
     assigned = ((node.targets[0], node.value) for node in body if isinstance(node, ast.Assign))
     return {target.id: value for target, value in assigned if isinstance(target, ast.Name)}
@@ -109,7 +109,7 @@ def _config(path: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _open_clip(name: str) -> Path | None:
+def _open_clip_path(name: str) -> Path | None:
     """Return a file or folder of the installed open_clip without importing it; None if it is missing."""
     spec = importlib.util.find_spec("open_clip")
     path = Path(spec.origin).parent / name if spec and spec.origin else None

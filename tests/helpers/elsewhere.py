@@ -130,18 +130,18 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("io/text_file.py", "standard_input"): (TERMINAL,),
     ("models/checkpoints/file_kinds.py", "file_kind"): ("tests/test_checkpoints.py: Is a directory",),
     ("models/load.py", "_check_there"): ("tests/test_recorded_models.py: not found here: run there",),
-    ("models/load.py", "_loaded"): ("tests/test_effects_command.py: NaN or infinity, first in",),
+    ("models/load.py", "_build_model"): ("tests/test_effects_command.py: NaN or infinity, first in",),
     ("models/origin.py", "Origin._translated"): (
         "tests/test_transformers_clip.py: is timm's",
         "tests/test_transformers_clip.py: not whole numbers above 0",
     ),
     ("models/origin.py", "Origin.text"): ("tests/test_checkpoints.py: no text tower in it",),
-    ("models/origin.py", "_fetched_tag"): ("tests/test_checkpoints.py: --text-from ours: not in the cache",),
-    ("models/origin.py", "_out_of_reach"): ("tests/test_hub.py: cannot load model",),
+    ("models/origin.py", "_fetch_tag"): ("tests/test_checkpoints.py: --text-from ours: not in the cache",),
+    ("models/origin.py", "_unreachable_error"): ("tests/test_hub.py: cannot load model",),
     ("models/origin.py", "fetch_weights"): ("tests/test_transformers_clip.py: no weights in this folder",),
     ("models/text_encoder.py", "_check_usable"): ("tests/test_unusable.py: text 'a zebra'",),
     ("models/text_encoder.py", "tokenizer_of"): ("tests/test_text_tower.py: its tokenizer cannot be loaded",),
-    ("models/unusable.py", "Screen._none"): (
+    ("models/unusable.py", "Screen._unusable_error"): (
         "tests/test_unusable.py: image 4: ",
         "tests/test_unusable.py: is usable (first paper.png",
     ),
