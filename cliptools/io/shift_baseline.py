@@ -107,8 +107,8 @@ def _difference(record: dict[str, Any], other: dict[str, Any]) -> str | None:
 
     if difference := model_difference(record.get("model", {}), other["model"]):
         return f"another model{reason_of(difference)}"
-    before, now = record.get("settings", {}), other["settings"]
-    pairs = {name: [settings.get(name, ASSUMED.get(name)) for settings in (before, now)] for name in before | now}
-    if changes := [f"{name} {then}, here {here}" for name, (then, here) in pairs.items() if then != here]:
+    earlier, now = record.get("settings", {}), other["settings"]
+    pairs = {name: [settings.get(name, ASSUMED.get(name)) for settings in (earlier, now)] for name in earlier | now}
+    if changes := [f"{name} {before}, here {value}" for name, (before, value) in pairs.items() if before != value]:
         return f"other settings ({', '.join(changes)})"
     return "other units" if units(record) != units(other) else None

@@ -126,7 +126,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("io/shift_baseline.py", "Baseline.of"): ("tests/test_shift_blocks.py: no record of concept 'cat' in a group",),
     ("io/spools.py", "RowSpool.__init__"): (DISK,),
     ("io/spools.py", "RowSpool.put"): (DISK,),
-    ("io/spools.py", "_cannot_keep"): (DISK,),
+    ("io/spools.py", "_spool_error"): (DISK,),
     ("io/text_file.py", "standard_input"): (TERMINAL,),
     ("models/checkpoints/file_kinds.py", "file_kind"): ("tests/test_checkpoints.py: Is a directory",),
     ("models/load.py", "_check_there"): ("tests/test_recorded_models.py: not found here: run there",),
