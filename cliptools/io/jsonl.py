@@ -14,7 +14,7 @@ from typing import Any, SupportsFloat
 
 from cliptools.console import harmless_json
 from cliptools.errors import StreamError
-from cliptools.io.text_file import open_given
+from cliptools.io.text_file import open_file_or_stdin
 
 SHOWN = 40  # characters of invalid input that a message quotes
 MOST = 1 << 28  # bytes of the largest JSON array, which is read as a whole
@@ -128,7 +128,7 @@ def file_objects(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
         StreamError: as for `objects`, or the file cannot be read.
     """
     try:
-        with open_given(path, name) as stream:
+        with open_file_or_stdin(path, name) as stream:
             yield from objects(stream, name)
     except (OSError, ValueError) as error:
         raise StreamError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error})") from None

@@ -83,7 +83,7 @@ def read_text(path: Path, title: str, presets: str = "") -> str:
         TextError: the file cannot be read, has another encoding, or is of another kind.
     """
     try:
-        with open_given(path, f"{title} {path}") as stream:
+        with open_file_or_stdin(path, f"{title} {path}") as stream:
             data = stream.read()
     except FileNotFoundError:
         raise TextError(f"{title} {path}: {f'neither a file nor one of {presets}' if presets else 'no such file'}") from None
@@ -135,7 +135,7 @@ STDIN = "-"
 LINES = "images.jsonl"  # file of an --out-dir; it names images relative to that folder
 
 
-def open_given(path: Path, option: str) -> BufferedIOBase:
+def open_file_or_stdin(path: Path, option: str) -> BufferedIOBase:
     """Open a file to be read once from start to end; `-` is standard input.
 
     Args:
