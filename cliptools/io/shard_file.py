@@ -14,7 +14,7 @@ from cliptools.io.bundle import Place, check_finite, cliptools_header, json_tens
 from cliptools.io.header import Header, canonical, model_difference
 from cliptools.io.jsonl import parse
 from cliptools.io.spools import RowSpool
-from cliptools.io.text_file import STDIN, spooled
+from cliptools.io.text_file import STDIN, seekable_copy
 
 KIND = "partial"
 OWN = ("have", "tensors")  # settings that differ between the partials of one run
@@ -46,7 +46,7 @@ class PartialFile:
         """
         self.path = path = file if str(file) != STDIN else Path("standard input")
         try:
-            self._place, self._copy = spooled(file, str(path))
+            self._place, self._copy = seekable_copy(file, str(path))
             with self._place.open("rb") as stream:
                 header = read_header(stream, str(path))
                 self.header = cliptools_header(header, str(path))

@@ -167,7 +167,7 @@ def standard_input(option: str) -> BufferedIOBase:
     return cast(BufferedIOBase, sys.stdin.buffer)
 
 
-def spooled(path: Path, option: str) -> tuple[Path, Any]:
+def seekable_copy(path: Path, option: str) -> tuple[Path, Any]:
     """Return a path that can be opened repeatedly, and an object that keeps it alive: for `-` and pipes a temporary copy.
 
     Raises:
