@@ -92,16 +92,16 @@ def read_text(path: Path, title: str, presets: str = "") -> str:
     if (kind := kind_of(data[:HEAD])) is not None:
         raise TextError(f"{title} {path}: {kind}; expected a text file")
     try:
-        text = decoded(data)
+        text = decode_text(data)
     except ValueError as error:
         raise TextError(f"{title} {path}: {error}") from None
     return text
 
 
-def decoded(data: bytes) -> str:
+def decode_text(data: bytes) -> str:
     r"""Decode UTF-8, or UTF-16 or UTF-32 with a byte order mark, which is left out; all line ends become `\n`.
 
-    >>> decoded("\ufeffcat\r\ndog\r".encode("utf-16-le"))
+    >>> decode_text("\ufeffcat\r\ndog\r".encode("utf-16-le"))
     'cat\ndog\n'
 
     Raises:
