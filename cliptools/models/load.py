@@ -25,7 +25,7 @@ from cliptools.models.activation import activation_advice, model_sources, named_
 from cliptools.models.architecture import UNDESCRIBED, Architecture, describe_architecture
 from cliptools.models.checkpoints.checkpoint import load_weights
 from cliptools.models.checkpoints.pickles import UNSAFE, pickle_fault
-from cliptools.models.hub import hub_in_a_line, no_foreign_code, reason
+from cliptools.models.hub import no_foreign_code, quiet_hub, reason
 from cliptools.models.names import tower_fault
 from cliptools.models.origin import Origin, fetch_weights, find_origin, missing_weights, refuse_tower
 from cliptools.models.preprocessing import Choice, choose_preprocessing, parse_preprocess, recorded_preprocessing
@@ -103,7 +103,7 @@ def load_model(
     torch_device = pick_device(device)
     if preprocess is not None:
         parse_preprocess(preprocess, name)  # refused before anything is loaded
-    with hub_in_a_line():
+    with quiet_hub():
         origin = find_origin(name, pretrained, text_from)
         if not any_tower:
             refuse_tower(origin)
@@ -172,7 +172,7 @@ def _create_clip(origin: Origin, fit: Fit) -> tuple[nn.Module, list[str], list[s
         with (
             working(f"loading {origin.name}"),
             _creation_lock,
-            hub_in_a_line(),
+            quiet_hub(),
             warnings.catch_warnings(record=True) as caught,
         ):
             warnings.simplefilter("always")

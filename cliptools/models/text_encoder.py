@@ -30,7 +30,7 @@ from cliptools.io.cache import cached
 from cliptools.io.header import canonical, digest
 from cliptools.library_patches import import_open_clip
 from cliptools.models.checkpoints.names import VOCABULARY
-from cliptools.models.hub import hub_in_a_line, no_foreign_code, reason
+from cliptools.models.hub import no_foreign_code, quiet_hub, reason
 from cliptools.models.load import LoadedModel, RecordedModel
 from cliptools.models.origin import find_origin
 from cliptools.models.unusable import unusable
@@ -164,7 +164,7 @@ def _tokenizer(
     """
     open_clip = import_open_clip()
 
-    with hub_in_a_line():
+    with quiet_hub():
         if name.startswith(SCHEMES) and (origin := find_origin(name, None)).translated:
             if vocabulary == VOCABULARY:
                 return open_clip.SimpleTokenizer(context_length=context_length)
@@ -348,16 +348,16 @@ def imagenet_templates() -> tuple[str, ...]:
 
 def templates_name(model: str, templates: Sequence[str]) -> str | list[str]:
     """Return the name or the sentences by which records refer to the templates of classes and concepts."""
-    return recorded(class_templates(model, templates))
+    return recorded_templates(class_templates(model, templates))
 
 
-def recorded(templates: Sequence[str]) -> str | list[str]:
+def recorded_templates(templates: Sequence[str]) -> str | list[str]:
     """Return templates as records and headers store them: the name of a set, else sentences; empty for the bare text."""
     if tuple(templates) in ((IMAGENET,), (EMOJI,)):
         return templates[0]
     return [] if tuple(templates) == (BARE,) else list(templates)
 
 
-def as_given(recorded: str | Sequence[str]) -> tuple[str, ...]:
+def template_options(recorded_templates: str | Sequence[str]) -> tuple[str, ...]:
     """Return the templates that a record or header stores, in the form of --template."""
-    return (recorded,) if isinstance(recorded, str) else tuple(recorded)
+    return (recorded_templates,) if isinstance(recorded_templates, str) else tuple(recorded_templates)

@@ -23,7 +23,7 @@ from cliptools.devices import Limit, in_halves, release_cached_memory
 from cliptools.errors import CliptoolsError, UsageError, first_line, out_of_memory
 from cliptools.generate.painters import Painted
 from cliptools.library_patches import SharedChange
-from cliptools.models.hub import hub_in_a_line, no_foreign_code, reason
+from cliptools.models.hub import no_foreign_code, quiet_hub, reason
 from cliptools.models.load import DTYPE, pick_device
 
 Offload = Literal["none", "model", "sequential"]
@@ -165,7 +165,7 @@ def _load(name: str, option: str, dtype: str, text_to_image: bool = False) -> An
 
     kind = diffusers.AutoPipelineForText2Image if text_to_image else diffusers.DiffusionPipeline
     try:
-        with no_foreign_code(), hub_in_a_line(), quiet_libraries():
+        with no_foreign_code(), quiet_hub(), quiet_libraries():
             options = loading_options(Path(name)) if Path(name).is_dir() else {}
             try:
                 return kind.from_pretrained(name, dtype=DTYPE[dtype], use_safetensors=True, **options)
