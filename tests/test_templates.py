@@ -18,12 +18,12 @@ from cliptools.errors import CliptoolsError, TextError, UsageError
 from cliptools.io.header import Header, digest
 from cliptools.models.load import load_model
 from cliptools.models.text_encoder import (
-    as_given,
     check_template_options,
     class_templates,
     encode_named,
     encode_texts,
-    recorded,
+    recorded_templates,
+    template_options,
     text_sentences,
 )
 from cliptools.text.vocabularies import Pool
@@ -82,8 +82,8 @@ def test_names_and_what_they_stand_for() -> None:
     [((), []), (("none",), []), (("imagenet",), "imagenet"), (("emoji",), "emoji"), (("a {}", "{}"), ["a {}", "{}"])],
 )
 def test_records_name_them_and_are_read_again(given: tuple[str, ...], said: object) -> None:
-    assert recorded(given) == said
-    assert text_sentences(POOL, as_given(recorded(given))) == text_sentences(POOL, given)
+    assert recorded_templates(given) == said
+    assert text_sentences(POOL, template_options(recorded_templates(given))) == text_sentences(POOL, given)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def _encoder_key(model: LoadedModel | RecordedModel) -> str:
     if identity.get("architecture") and not model.name.startswith(SCHEMES):
         return canonical([CACHE_FORMAT, version("open_clip_torch"), {key: identity.get(key) for key in DECISIVE}])
     loaded = _weights_of(model)
-    return canonical([CACHE_FORMAT, loaded.sha256, architecture(loaded), loaded.precision])
+    return canonical([CACHE_FORMAT, loaded.sha256, text_tower_digest(loaded), loaded.precision])
 
 
 def _weights_of(model: LoadedModel | RecordedModel) -> LoadedModel:
@@ -277,7 +277,7 @@ def _causal_part(clip: nn.Module) -> _CausalPart | None:
     return part if bool((mask[later] == -torch.inf).all()) else None
 
 
-def architecture(loaded: LoadedModel) -> str:
+def text_tower_digest(loaded: LoadedModel) -> str:
     """Return a digest of everything that decides the text tower's output besides its weights, the tokenizer included."""
     heads = [module.num_heads for module in loaded.clip.modules() if isinstance(module, nn.MultiheadAttention)]
     text = getattr(loaded.clip, "text", loaded.clip)
@@ -358,6 +358,6 @@ def recorded_templates(templates: Sequence[str]) -> str | list[str]:
     return [] if tuple(templates) == (BARE,) else list(templates)
 
 
-def template_options(recorded_templates: str | Sequence[str]) -> tuple[str, ...]:
+def template_options(recorded: str | Sequence[str]) -> tuple[str, ...]:
     """Return the templates that a record or header stores, in the form of --template."""
-    return (recorded_templates,) if isinstance(recorded_templates, str) else tuple(recorded_templates)
+    return (recorded,) if isinstance(recorded, str) else tuple(recorded)

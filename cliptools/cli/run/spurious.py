@@ -22,7 +22,7 @@ from cliptools.io.files import text_output
 from cliptools.io.jsonl import rounded, unit_name, write_record
 from cliptools.io.text_file import read_lines
 from cliptools.models.load import LoadedModel, load_recorded_model
-from cliptools.models.text_encoder import check_template_options, encode_named, encode_texts, recorded, text_sentences
+from cliptools.models.text_encoder import check_template_options, encode_named, encode_texts, recorded_templates, text_sentences
 from cliptools.text.classes import ClassName, ClassPair, distinct_classes, load_classes, load_pairs, make_pair
 from cliptools.text.vocabularies import Pool, recorded_pool
 
@@ -179,7 +179,7 @@ def _records(results: Sequence[Found], search: Search, bundle: Bundle, options: 
     unit, pool = bundle["unit"], search.texts.pool
     settings = {
         "neurons": search.settings.neurons, "words": search.settings.words, "layers": options.layers,
-        "templates": recorded(options.templates),
+        "templates": recorded_templates(options.templates),
     }  # fmt: skip
     for result in results:
         pair = result.pair
