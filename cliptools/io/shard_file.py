@@ -67,12 +67,12 @@ class PartialFile:
             raise StreamError(f"{path}: damaged partial ({fault}); create it again")
 
     @property
-    def have(self) -> list[int]:
+    def shards(self) -> list[int]:
         """Numbers of the shards in this partial, from 1."""
         return list(self.header.settings["have"])
 
     @property
-    def of(self) -> int:
+    def shard_count(self) -> int:
         """Number of shards of the run."""
         return int(self.header.settings["shards"])
 
@@ -173,7 +173,7 @@ def _layer_faults(places: Mapping[str, Place], layer: int, kept_images: int, top
         yield f"the shapes of layer {layer}'s tensors contradict each other"
 
 
-def difference(first: Header, other: Header) -> str | None:
+def run_difference(first: Header, other: Header) -> str | None:
     """Return why two partials are not of one run, in a few words; None if they are."""
     pairs: list[tuple[str, Any, Any]] = [
         (f"model's {key}", first.model.get(key), other.model.get(key)) for key in ("sha256", "precision", "preprocessing")
@@ -217,14 +217,14 @@ class PartialSpool(RowSpool):
         for field, values in rows.items():
             self.put(f"{layer}.{field}", units, start, values)
 
-    def name(self, names: Mapping[int, str]) -> None:
+    def add_names(self, names: Mapping[int, str]) -> None:
         """Add the names of the images in the lists, by number."""
         numbers = np.array(sorted(names), np.int64)
         text = json_tensor([names[number] for number in numbers.tolist()])
         self.put("image_number", len(numbers), 0, numbers)
         self.put("images", len(text), 0, text)
 
-    def signed(self, header: Header) -> Header:
+    def with_digest(self, header: Header) -> Header:
         """Return the header with the digest of the tensors added."""
         return Header(header.kind, header.model, header.images, header.settings | {"tensors": self.digest()}, header.history)
 

@@ -159,7 +159,7 @@ class Screen(Generic[Item]):
         self._report_all()
         self._included = True
 
-    def again(self, work: Callable[[], Result]) -> Result:
+    def retry(self, work: Callable[[], Result]) -> Result:
         """Return the result of `work`; start it again whenever an image to be left out was already part of the statistics."""
         while True:
             self._included = self._late = False

@@ -44,8 +44,8 @@ def check_baseline(baseline: Baseline, concepts: Sequence[str], source: Record) 
         StreamError: a concept that the baseline does not hold, or holds with another model or other settings.
     """
     for concept in concepts:
-        units = baseline.first(concept).get("units", [])
-        baseline.of(concept, None, {"units": units} | source)
+        units = baseline.any_record(concept).get("units", [])
+        baseline.comparable(concept, None, {"units": units} | source)
 
 
 def add_drift(records: Sequence[Record], baseline: Baseline, alarm: Alarm) -> None:
@@ -57,7 +57,7 @@ def add_drift(records: Sequence[Record], baseline: Baseline, alarm: Alarm) -> No
     """
     compared = []
     for record in records:
-        earlier = baseline.of(record["concept"], record["group"] if alarm.match else None, record)
+        earlier = baseline.comparable(record["concept"], record["group"] if alarm.match else None, record)
         before, now = (pooled([_sample(group) for group in groups]) for groups in (earlier, [record]))
         if (comparison := compare(now, before)) is not None:
             compared.append((record, earlier, before, comparison))
@@ -69,7 +69,7 @@ def add_drift(records: Sequence[Record], baseline: Baseline, alarm: Alarm) -> No
         drift: Record = {"before": {"images": sum(group["images"] for group in earlier)}}
         drift["before"] |= {"blocks": before.size} if "blocks" in record else {}
         drift["before"] |= {key: figures[key] for key in ("mean", "standard_error")}
-        if (follows := baseline.first(record["concept"]).get("follows")) is not None:
+        if (follows := baseline.any_record(record["concept"]).get("follows")) is not None:
             drift["before"]["follows"] = follows
         drift["z"] = rounded(comparison.z) if math.isfinite(comparison.z) else None
         if alarm.sigmas is not None:
