@@ -37,13 +37,13 @@ class Wanted:
         """Return the reason for rejecting a description, or None."""
         if self.forbidden.search(text):
             return f"names {self.task.predict}"
-        if not self.depicted & self.names.named(text):
+        if not self.depicted & self.names.names_in(text):
             return f"does not name {self.task.depict}"
         return "uses too few of the words" if len(self.used(text)) < min(words_needed, len(self.words)) else None
 
     def used(self, text: str) -> tuple[str, ...]:
         """Return the listed words that a text names, in the order of the list; a `teddy bear` is no `bear`."""
-        named = self.names.named(text)
+        named = self.names.names_in(text)
         return tuple(word for word in self.words if word.lower() in named)
 
 
