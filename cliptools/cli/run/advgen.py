@@ -19,7 +19,7 @@ from cliptools.cli.run.bundle_output import rendered
 from cliptools.console import count_of, note, progress
 from cliptools.embedded_models import EMBEDDED
 from cliptools.errors import CliptoolsError, UsageError
-from cliptools.generate.captions import TemplateWriter, Wanted, Writer, wanted_of, write_descriptions
+from cliptools.generate.captions import Requirements, TemplateWriter, Writer, requirements_of, write_descriptions
 from cliptools.generate.llm import MOST_WORDS, TEMPLATE, LlamaWriter, check_chat, open_chat
 from cliptools.generate.painters import Painter
 from cliptools.generate.painters.diffusion import check_painter
@@ -162,16 +162,16 @@ def _write_descriptions(word_lists: Sequence[WordList], options: AdvgenOptions, 
     folder_settings = settings | {"descriptions": options.descriptions, "take": options.take}
     writer: Writer | None = None
     for word_list in word_lists:
-        wanted = wanted_of(word_list)
+        requirements = requirements_of(word_list)
         key = digest(word_list.task.key, *word_list.words)
         texts = folder.descriptions(key, folder_settings) if folder else None
         if texts is None:
             writer = writer or _open_writer(options)
-            texts = _describe(writer, wanted, options)
+            texts = _describe(writer, requirements, options)
             if folder:
                 folder.add_descriptions(key, texts, folder_settings)
         for number, text in enumerate(texts):
-            yield Description(word_list.task, number, text, wanted.used(text), settings)
+            yield Description(word_list.task, number, text, requirements.used_words(text), settings)
     if writer is not None:
         writer.close()
 
@@ -183,16 +183,16 @@ def _open_writer(options: AdvgenOptions) -> Writer:
     return LlamaWriter(open_chat(options.llm, on_gpu=options.device != "cpu"), options.grammar)
 
 
-def _describe(writer: Writer, wanted: Wanted, options: AdvgenOptions) -> list[str]:
+def _describe(writer: Writer, requirements: Requirements, options: AdvgenOptions) -> list[str]:
     """The descriptions of one task that passed."""
     return write_descriptions(
         writer,
-        wanted,
-        asked=options.descriptions,
+        requirements,
+        questions=options.descriptions,
         take=options.take,
         words_each=options.words_per_caption,
         seed=options.seed,
-        watch=lambda numbers, total: progress(numbers, f"describing {wanted.task.pair}", total),
+        watch=lambda numbers, total: progress(numbers, f"describing {requirements.task.pair}", total),
     )
 
 
