@@ -43,11 +43,11 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_advgen_diffusion.py: on the CPU already",
         "needs a painter of a kind without such an option, Stable Cascade for one",
     ),
-    ("generate/painters/diffusion.py", "DiffusionPainter._painted"): (
+    ("generate/painters/diffusion.py", "DiffusionPainter._paint_batch"): (
         "tests/test_advgen_diffusion.py: out of memory painting",
         "tests/test_advgen_diffusion.py: divisible by 8",
     ),
-    ("generate/painters/diffusion.py", "DiffusionPainter._placed"): ("needs a GPU too small for the painter",),
+    ("generate/painters/diffusion.py", "DiffusionPainter._place"): ("needs a GPU too small for the painter",),
     ("generate/painters/diffusion.py", "_load"): ("tests/test_advgen_diffusion.py: cannot be loaded",),
     ("generate/painters/diffusion.py", "check_painter"): ("tests/test_advgen_diffusion.py: diffusers missing; pip install",),
     ("generate/records.py", "Gallery._append"): (DISK,),

@@ -277,7 +277,7 @@ def _result_text(task: Task, tally: Tally) -> str:
 
 def _left_out_text(descriptions: Sequence[Description], painter: Painter) -> str:
     """A sentence on the words of descriptions that the painter does not draw, the most frequent first; empty without any."""
-    readings = [understood for item in descriptions if (understood := painter.understood(item.text, item.words)) is not None]
+    readings = [understood for item in descriptions if (understood := painter.depiction(item.text, item.words)) is not None]
     counts = Counter(word for understood in readings for word in understood.left_out)
     if not counts:
         return ""

@@ -107,4 +107,4 @@ def _table(text: str, source: str) -> ParsedList | None:
     return ordered_list(entries, f"table, {detail}", source)
 
 
-__all__ = ["Entry", "Understood", "of_folders", "read_class_list"]
+__all__ = ["Entry", "ParsedList", "folder_classes", "read_class_list"]
