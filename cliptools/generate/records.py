@@ -1,7 +1,7 @@
 """Records of clip-spurious and clip-advgen, and the output folder of clip-advgen.
 
 `read_word_lists` reads the words of clip-spurious by task, `read_descriptions` the descriptions of clip-advgen or of another
-generator. A `Gallery` is a folder of pictures with a line each, which a run fills and a later run may continue.
+generator. A `PictureFolder` is a folder of pictures with a line each, which a run fills and a later run may continue.
 """
 
 import re
@@ -200,7 +200,7 @@ def _has_type(value: Any, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool) and value != ""
 
 
-class Gallery:
+class PictureFolder:
     """A folder of pictures with a line each in images.jsonl, and their descriptions in descriptions.jsonl.
 
     A line is written after its picture is complete, so that the lines are the finished pictures however a run ends.

@@ -50,8 +50,8 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("generate/painters/diffusion.py", "DiffusionPainter._place"): ("needs a GPU too small for the painter",),
     ("generate/painters/diffusion.py", "_load"): ("tests/test_advgen_diffusion.py: cannot be loaded",),
     ("generate/painters/diffusion.py", "check_painter"): ("tests/test_advgen_diffusion.py: diffusers missing; pip install",),
-    ("generate/records.py", "Gallery._append"): (DISK,),
-    ("generate/records.py", "Gallery.put"): (DISK,),
+    ("generate/records.py", "PictureFolder._append"): (DISK,),
+    ("generate/records.py", "PictureFolder.put"): (DISK,),
     ("images/classification/archives.py", "_classes_beside"): ("tests/test_classified.py: name other classes",),
     ("images/classification/label_files.py", "_fields"): ("tests/test_data_layout.py: columns of 0 and 1",),
     ("images/classification/label_files.py", "_of_kit"): (

@@ -23,7 +23,7 @@ from cliptools.generate.captions import Requirements, TemplateWriter, Writer, re
 from cliptools.generate.llm import MOST_WORDS, TEMPLATE, LlamaWriter, check_chat, open_chat
 from cliptools.generate.painters import Painter
 from cliptools.generate.painters.diffusion import check_painter
-from cliptools.generate.records import Description, Gallery, Task, WordList, read_descriptions, read_word_lists
+from cliptools.generate.records import Description, PictureFolder, Task, WordList, read_descriptions, read_word_lists
 from cliptools.io.files import only_writer, stdout_is_terminal, text_output
 from cliptools.io.header import digest, model_key
 from cliptools.io.jsonl import write_record
@@ -143,16 +143,18 @@ def _choose_painter(options: AdvgenOptions, descriptions: Sequence[Description],
 
 
 @contextmanager
-def _picture_folder(options: AdvgenOptions) -> Iterator[Gallery | None]:
+def _picture_folder(options: AdvgenOptions) -> Iterator[PictureFolder | None]:
     """The folder of --out-dir, locked for this run until it ends; None without --out-dir."""
     if options.out_dir is None:
         yield None
         return
     with only_writer(options.out_dir):
-        yield Gallery(options.out_dir, options.resume)
+        yield PictureFolder(options.out_dir, options.resume)
 
 
-def _write_descriptions(word_lists: Sequence[WordList], options: AdvgenOptions, folder: Gallery | None) -> Iterator[Description]:
+def _write_descriptions(
+    word_lists: Sequence[WordList], options: AdvgenOptions, folder: PictureFolder | None
+) -> Iterator[Description]:
     """Descriptions of all tasks, task by task. The writer is loaded when the first task needs it and freed at the end."""
     settings: dict[str, str | int] = {
         "llm": options.llm, "words_per_caption": options.words_per_caption, "seed": options.seed,
@@ -233,7 +235,7 @@ class Tally:
             self.sound_fooled += sound and record["fooled"]
 
 
-def _judge_pictures(descriptions: Sequence[Description], options: AdvgenOptions, folder: Gallery | None) -> None:
+def _judge_pictures(descriptions: Sequence[Description], options: AdvgenOptions, folder: PictureFolder | None) -> None:
     """Paint or read every picture, write its record, and report how many fool the model.
 
     Raises:

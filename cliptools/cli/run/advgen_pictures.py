@@ -22,7 +22,7 @@ from cliptools.errors import ImageError, UsageError
 from cliptools.generate.captions import seed_of
 from cliptools.generate.painters import EmojiPainter, Painter, Painting
 from cliptools.generate.painters.diffusion import DiffusionPainter
-from cliptools.generate.records import Description, Gallery, Task, slug
+from cliptools.generate.records import Description, PictureFolder, Task, slug
 from cliptools.images.decode import decode
 from cliptools.io.header import recorded_model
 from cliptools.io.jsonl import rounded
@@ -186,7 +186,7 @@ def _load_painter(options: PictureOptions) -> Painter:
 def picture_records(
     descriptions: Sequence[Description],
     options: PictureOptions,
-    folder: Gallery | None,
+    folder: PictureFolder | None,
     evaluation: Evaluation,
     screen: Screen[tuple[int, str]],
 ) -> Iterator[tuple[dict[str, Any], Task]]:
@@ -252,7 +252,7 @@ def _draft(request: PictureRequest, evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _finish(
-    request: PictureRequest, draft: dict[str, Any], result: dict[str, Any], picture: Painting, folder: Gallery | None
+    request: PictureRequest, draft: dict[str, Any], result: dict[str, Any], picture: Painting, folder: PictureFolder | None
 ) -> dict[str, Any]:
     """The complete record of a picture, which is saved if there is a folder."""
     end = {key: draft[key] for key in ("settings", "model", "bundle")}
