@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from cliptools.console import count_of, warn
-from cliptools.emoji.scenes import listed, with_article
+from cliptools.emoji.scenes import join_phrases, with_article
 from cliptools.generate.records import Task, WordList
 from cliptools.io.header import digest
 from cliptools.text.classes import Names, names_pattern, parse_class
@@ -69,7 +69,7 @@ class TemplateWriter:
         """Implements Writer.write."""
         rng = np.random.default_rng(seed)
         opening, link = str(rng.choice(OPENINGS)), str(rng.choice(LINKS))
-        return f"{opening} {with_article(requirements.task.depict)} {link} {listed([with_article(word) for word in words])}"
+        return f"{opening} {with_article(requirements.task.depict)} {link} {join_phrases([with_article(word) for word in words])}"
 
     def begin(self, requirements: Requirements) -> None:
         """Does nothing: the writer keeps no state between tasks."""

@@ -8,7 +8,7 @@ from PIL import Image
 
 from cliptools.emoji.export import label_pictures
 from cliptools.emoji.render import SCENE_SIZE, render, to_uint8
-from cliptools.emoji.scenes import MOST_EMOJI, concepts_in, drawn_names, names_of, read, scene_of
+from cliptools.emoji.scenes import MOST_EMOJI, concepts_in, drawn_names, names_of, parse_text, scene_of
 from cliptools.text.emoji_concepts import concepts
 
 
@@ -67,7 +67,7 @@ class EmojiPainter:
 
     def depiction(self, text: str, words: Sequence[str]) -> Depiction:
         """Implements Painter.depiction."""
-        reading = read(text).cut(MOST_EMOJI)
+        reading = parse_text(text).limited_to(MOST_EMOJI)
         drawn_concepts = set(reading.concepts)
         drawn_words = tuple(
             word for word in words if (word_concepts := set(concepts_in(word))) and word_concepts <= drawn_concepts
@@ -76,7 +76,7 @@ class EmojiPainter:
 
     def paint(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Painting]:
         """Implements Painter.paint; only emoji that are not covered completely count as shown."""
-        concept_lists = [read(text).cut(MOST_EMOJI).concepts for text in texts]
+        concept_lists = [parse_text(text).limited_to(MOST_EMOJI).concepts for text in texts]
         faults = [_fault(concept_list) for concept_list in concept_lists]
         scenes = [
             scene_of(concept_list, seed)
