@@ -271,7 +271,7 @@ def count_of(count: int, noun: str) -> str:
     return f"{count} {plural(noun) if count != 1 else noun}"
 
 
-def agreeing(count: int, singular: str, plural: str) -> str:
+def verb_form(count: int, singular: str, plural: str) -> str:
     """Return the verb form that agrees with a count: `1 of 3 tensors is missing`, `2 … are missing`."""
     return singular if count == 1 else plural
 

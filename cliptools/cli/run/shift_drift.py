@@ -10,7 +10,7 @@ from rich.text import Text
 from cliptools.analysis.shift_statistics import LEAST_SURE, Sample, chance_each, chance_of_run, compare, limit, pooled
 from cliptools.cli.run.bundle_output import rendered
 from cliptools.cli.run.shift_units import DIGITS, Record
-from cliptools.console import agreeing, count_of
+from cliptools.console import count_of, verb_form
 from cliptools.errors import CliptoolsError
 from cliptools.io.jsonl import rounded, unit_name
 from cliptools.io.shift_baseline import Baseline
@@ -169,7 +169,7 @@ def _stray_warning(record: Record) -> str | None:
     chance = f", and 1 in 40 sets of {units} drawn at random reaches {follows['chance']:.2f}" if "chance" in follows else ""
     seen = "" if record["settings"]["choose"] == "seen" else "--choose seen, "
     return (
-        f"{record['concept']}: its {units} {agreeing(len(record['units']), 'does', 'do')} not follow the concept: over"
+        f"{record['concept']}: its {units} {verb_form(len(record['units']), 'does', 'do')} not follow the concept: over"
         f" {count_of(follows['count'], 'image')} the correlation of their share with the model's own similarity is"
         f" {follows['value']:.2f}{interval}{chance}; try {seen}more --units-per-concept or a bundle of more images (images that"
         " all show the concept, or never show it, cannot tell)"

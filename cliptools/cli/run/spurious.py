@@ -15,7 +15,7 @@ from cliptools.analysis.spurious import Found, Search, Settings, Texts, Words
 from cliptools.analysis.spurious_pairs import clearest_pairs
 from cliptools.cli.app import Output, choose_format, parse_layers
 from cliptools.cli.run.bundle_output import read_neurons, record_source, rendered, unit_keys
-from cliptools.console import agreeing, count_of, note
+from cliptools.console import count_of, note, verb_form
 from cliptools.errors import StreamError, TextError, UsageError
 from cliptools.io.bundle import Bundle
 from cliptools.io.files import text_output
@@ -153,7 +153,7 @@ def _words_of_pair(search: Search, pair: ClassPair) -> Found:
     if not len(result.word):
         count = len(result.removed)
         if count:
-            texts = agreeing(count, "the only text with a positive score is", f"all {count} texts with a positive score are")
+            texts = verb_form(count, "the only text with a positive score is", f"all {count} texts with a positive score are")
             why = f"{texts} excluded; see --near, --exclude, --block-list"
         else:
             why = "no text has a positive score; use more --neurons or --layers, or a bundle with more words (clip-decompose --m)"

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn, strided
 
-from cliptools.console import agreeing, count_of, escape
+from cliptools.console import count_of, escape, verb_form
 from cliptools.errors import first_line
 from cliptools.library_patches import import_open_clip
 from cliptools.models.checkpoints.file_kinds import SHARD, Kind, file_kind, unreadable
@@ -232,9 +232,9 @@ def _check_tensors(
                 tensors[key] = expected[key]
         return
     faults = (
-        (missing, f"{len(missing)} of {count_of(len(expected), 'tensor')} {agreeing(len(missing), 'is', 'are')} missing"),
-        (unknown, f"{len(unknown)} {agreeing(len(unknown), 'is', 'are')} not known to it"),
-        (differences, f"{len(differences)} {agreeing(len(differences), 'has', 'have')} another shape or type"),
+        (missing, f"{len(missing)} of {count_of(len(expected), 'tensor')} {verb_form(len(missing), 'is', 'are')} missing"),
+        (unknown, f"{len(unknown)} {verb_form(len(unknown), 'is', 'are')} not known to it"),
+        (differences, f"{len(differences)} {verb_form(len(differences), 'has', 'have')} another shape or type"),
     )
     parts = [f"{fault} ({_first_names(names)})" for names, fault in faults if names]
     form = foreign_form(checkpoint.tensors)

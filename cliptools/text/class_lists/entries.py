@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from cliptools.console import agreeing, count_of
+from cliptools.console import count_of, verb_form
 from cliptools.errors import TextError
 from cliptools.io.jsonl import TOO_DEEP
 from cliptools.text.vocabularies import name_of_id
@@ -103,7 +103,7 @@ def ordered_list(entries: Iterable[Entry], form: str, source: str) -> ParsedList
             lacking = next(entry for entry, value in zip(entries, values, strict=True) if value is None)
             raise TextError(
                 f"{source}: {len(with_value)} of {len(entries)} classes "
-                f"{agreeing(len(with_value), 'has', 'have')} a{'n id' if kind == 'id' else ' number'}, "
+                f"{verb_form(len(with_value), 'has', 'have')} a{'n id' if kind == 'id' else ' number'}, "
                 f"{lacking.place} {lacking.name[:40]!r} has none; expected one for every class, or for none"
             )
         by_value: dict[Any, Entry] = {}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from cliptools.console import agreeing
+from cliptools.console import verb_form
 from cliptools.errors import TextError
 from cliptools.text.class_lists.entries import ID, Entry, spelled_id
 
@@ -239,6 +239,6 @@ def _refuse_partial_numbering(entries: Lines, source: str, delimited: bool) -> N
             lacking = entries[having.index(False)]
             raise TextError(
                 f"{source}: {sum(having)} of {len(entries)} lines "
-                f"{agreeing(sum(having), 'begins', 'begin')} with {kind}, {lacking.place} does not "
+                f"{verb_form(sum(having), 'begins', 'begin')} with {kind}, {lacking.place} does not "
                 f"({lacking.name[:40]!r}); expected all or none (a header has its columns apart by commas or tabs)"
             )
