@@ -74,7 +74,7 @@ def own_run() -> Iterator[None]:
         _run = outer
 
 
-def speak(quiet: bool, as_json: bool) -> None:
+def set_output(quiet: bool, as_json: bool) -> None:
     """Set the output of this run and start its clock.
 
     Args:

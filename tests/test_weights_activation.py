@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.weights_files import CONFIGS, local_dir, registered, save, state_of, torchscript
 
-from cliptools.console import speak
+from cliptools.console import set_output
 from cliptools.errors import ModelError, StreamError
 from cliptools.io import shift_baseline
 from cliptools.io.header import Header, model_difference, recorded_model
@@ -113,11 +113,11 @@ def test_where_nothing_tells_a_note_says_so(case: str, tmp_path: Path, capsys: p
     expected = "nothing in weights.safetensors says which activation it was trained with; Tiny-8-quickgelu computes QuickGELU"
     assert expected in capsys.readouterr().err.splitlines()
     assert model.identity["sources"]["activation"] == "name Tiny-8-quickgelu; nothing known of weights.safetensors"
-    speak(quiet=True, as_json=False)
+    set_output(quiet=True, as_json=False)
     try:
         load_model("Tiny-8", str(path), "cpu")
     finally:
-        speak(quiet=False, as_json=False)
+        set_output(quiet=False, as_json=False)
     assert "activation" not in capsys.readouterr().err
 
 
