@@ -28,8 +28,8 @@ def back(x: Tensor, like: Tensor) -> Tensor:
     return x.to(like.dtype).to(like.device)
 
 
-def device_for(x: Tensor) -> torch.device:
-    """Return the device of `home(x)`."""
+def float64_device(x: Tensor) -> torch.device:
+    """Return the device of `to_float64_device(x)`."""
     return torch.device("cpu") if x.device.type in WITHOUT_FLOAT64 else x.device
 
 

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cliptools.devices import device_for, exact, home
+from cliptools.devices import exact, float64_device, home
 from cliptools.effects.factored import (
     FactoredEffect,
     Norms,
@@ -71,7 +71,7 @@ class KnownVectors:
         like = paths.directions(UnitBlock(slab.layer, slab.neurons[:1]))
         self.paths, self.slab = paths, slab
         self.b, self.r = b.to(like), r.to(like)
-        self.sum_b = exact(b).sum(0).to(device_for(like))
+        self.sum_b = exact(b).sum(0).to(float64_device(like))
 
     @cached_property
     def along(self) -> Projections:
