@@ -13,14 +13,14 @@ from cliptools.errors import SingleItemError, out_of_memory
 WITHOUT_FLOAT64 = ("mps",)  # device types; they also lack the decompositions of torch.linalg
 
 
-def home(x: Tensor) -> Tensor:
+def to_float64_device(x: Tensor) -> Tensor:
     """Return the tensor, as a copy on the CPU if its device has no float64."""
     return x.cpu() if x.device.type in WITHOUT_FLOAT64 else x
 
 
 def exact(x: Tensor) -> Tensor:
     """Return the tensor in float64, on its own device if that has float64, else on the CPU."""
-    return home(x).double()
+    return to_float64_device(x).double()
 
 
 def back(x: Tensor, like: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cliptools.analysis.ablation_units import Known, KnownPairs, KnownVectors
-from cliptools.devices import exact, home
+from cliptools.devices import exact, to_float64_device
 from cliptools.effects.factored import (
     FactoredEffect,
     Hooks,
@@ -164,7 +164,7 @@ class Ablation:
         if self.rest is not None:
             moved += self.rest.mean.to(moved)
             for slab in self.rest.slabs:
-                moved -= exact(total_of(self.paths, slab, next(scalars))) * home(scale)[:, None]
+                moved -= exact(total_of(self.paths, slab, next(scalars))) * to_float64_device(scale)[:, None]
         return moved
 
 

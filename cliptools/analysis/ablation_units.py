@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cliptools.devices import exact, float64_device, home
+from cliptools.devices import exact, float64_device, to_float64_device
 from cliptools.effects.factored import (
     FactoredEffect,
     Norms,
@@ -93,7 +93,7 @@ class KnownVectors:
         """Sum of b_n - phi_n."""
         those = S if mask is None else S * mask[..., None]
         b = self.sum_b if mask is None else exact(mask.to(self.b) @ self.b)
-        return b - exact(total_of(self.paths, self.slab, those)) * home(scale)[:, None]
+        return b - exact(total_of(self.paths, self.slab, those)) * to_float64_device(scale)[:, None]
 
     def spread(self, x: Float[Tensor, "b n"], component: int) -> Float[Tensor, "b d"]:
         """Sum of x_n r_nc."""

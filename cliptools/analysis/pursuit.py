@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliptools.console import progress
-from cliptools.devices import back, exact, home, in_halves
+from cliptools.devices import back, exact, in_halves, to_float64_device
 from cliptools.errors import TextError
 
 Center = Literal["pool", "none"]
@@ -208,7 +208,7 @@ def pursuits(
     Args:
         done: Units to leave out, the first ones.
     """
-    targets, atoms = home(targets), home(atoms)
+    targets, atoms = to_float64_device(targets), to_float64_device(atoms)
     units, d = targets.shape
     steps = min(m, d, len(atoms))  # more texts than that depend on each other
     chunk = units_chunk or _units_chunk(targets, steps)
@@ -250,7 +250,7 @@ def refit(
 
     def fit(some: Sequence[int], _: Tensor | None) -> Float[Tensor, "some k"]:
         r, index = targets[some[0] : some[-1] + 1], word[some[0] : some[-1] + 1]
-        none = home(index < 0)
+        none = to_float64_device(index < 0)
         T = exact(atoms[index.clamp(min=0)]).masked_fill(none[..., None], 0)  # (unit, k, d)
         gram = T @ T.mT + torch.diag_embed(none.double())  # (unit, k, k), the identity where there is no text
         correlation = T @ exact(r)[..., None]  # (unit, k, 1)

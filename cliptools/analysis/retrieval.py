@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cliptools.devices import home, in_halves
+from cliptools.devices import in_halves, to_float64_device
 from cliptools.effects.factored import FactoredEffect, gram_of, scale_of, unit_blocks_of
 from cliptools.models.unusable import Screen, unusable
 from cliptools.streaming.measure import take_in
@@ -58,7 +58,7 @@ def largest_norms(
     slabs, rows = unit_blocks_of(paths, unit)
     statistics: list[UnitStatistics] = []
     for slab in slabs:
-        full = home(gram_of(paths, slab))  # (n, k, k)
+        full = to_float64_device(gram_of(paths, slab))  # (n, k, k)
         n, k, _ = full.shape
         G = SymmetricStack(n, k, full)
         G.put(slice(None), full)
@@ -67,7 +67,9 @@ def largest_norms(
 
     def read(_: Sequence[int], pictures: Tensor) -> tuple[list[Tensor], Tensor]:
         S, embedding = paths.read(pictures, slabs)
-        return list(map(home, S)), home(embedding)  # of few units: each image is in the statistics of all or of none
+        return list(map(to_float64_device, S)), to_float64_device(
+            embedding
+        )  # of few units: each image is in the statistics of all or of none
 
     for images, (S, embedding) in in_halves(batches, read):
         screen.places(images, unusable(embedding, *S, scale=scale_of(embedding, scaled)))

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cliptools.console import count_of, note, progress
-from cliptools.devices import exact, home, in_halves
+from cliptools.devices import exact, in_halves, to_float64_device
 from cliptools.effects.factored import UNITS_AT_ONCE, FactoredEffect, UnitBlock, gram_of, scale_of, slices
 from cliptools.errors import CliptoolsError
 from cliptools.models.unusable import Screen, unusable
@@ -164,8 +164,8 @@ def _begun(
     S: Iterable[Float[Tensor, "b _ _"]], embedding: Float[Tensor, "b d"]
 ) -> tuple[Iterator[Float[Tensor, "b _ _"]], Float[Tensor, "b d"]]:
     """Compute the first block's S and return the same values: if that needs too much memory, no statistics have changed yet."""
-    scalars = map(home, S)
-    return itertools.chain([next(scalars)], scalars), home(embedding)
+    scalars = map(to_float64_device, S)
+    return itertools.chain([next(scalars)], scalars), to_float64_device(embedding)
 
 
 def take_in(
@@ -264,7 +264,7 @@ def gram_stack(effect: FactoredEffect, block: UnitBlock) -> SymmetricStack:
     n, k = len(block.neurons), effect.size(block.layer)[1]
     stack = None
     for rows in slices(n, k):
-        G = home(gram_of(effect, block.part(rows)))
+        G = to_float64_device(gram_of(effect, block.part(rows)))
         stack = SymmetricStack(n, k, G) if stack is None else stack
         stack.put(rows, G)
     assert stack is not None  # a block has units
