@@ -23,7 +23,7 @@ def exact(x: Tensor) -> Tensor:
     return to_float64_device(x).double()
 
 
-def back(x: Tensor, like: Tensor) -> Tensor:
+def to_like(x: Tensor, like: Tensor) -> Tensor:
     """Return the tensor in the type of another tensor, on that tensor's device."""
     return x.to(like.dtype).to(like.device)
 

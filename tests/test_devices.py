@@ -15,7 +15,7 @@ from helpers.bundle import read
 from helpers.records import check_close
 from helpers.tiny_suite import Suite, run_case
 
-from cliptools.devices import back, exact, float64_device, to_float64_device
+from cliptools.devices import exact, float64_device, to_float64_device, to_like
 
 COMMANDS = {path.stem for path in (ROOT / "bin").iterdir()}
 NO_MODEL = {"clip-texts"}  # its language model is llama.cpp's, not torch's
@@ -136,4 +136,4 @@ def test_double_precision_stays_where_it_exists() -> None:
         and exact(exact(x)) is not None
         and float64_device(x) == x.device
     )
-    assert torch.equal(back(exact(x), x), x) and back(exact(x), x).dtype == x.dtype
+    assert torch.equal(to_like(exact(x), x), x) and to_like(exact(x), x).dtype == x.dtype

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliptools.console import progress
-from cliptools.devices import back, exact, in_halves, to_float64_device
+from cliptools.devices import exact, in_halves, to_float64_device, to_like
 from cliptools.errors import TextError
 
 Center = Literal["pool", "none"]
@@ -57,7 +57,7 @@ def text_space(t: Float[Tensor, "text d"], center: Center = "pool", normalize: N
     if not bool(centred.any()):
         raise TextError(f"pool: {len(t)} text(s) of one and the same embedding leave nothing after centring; try --center none")
     scale = norm.clamp(min=NOTHING) if normalize == "texts" else centred.norm(dim=0, keepdim=True).clamp(min=NOTHING)
-    return back(centred / scale, t)
+    return to_like(centred / scale, t)
 
 
 BLOCK = 16  # texts that are screened together: enough to shrink the search, few enough to compute again
@@ -258,7 +258,7 @@ def refit(
 
     chunks = ((range(start, min(start + chunk, len(targets))), None) for start in range(0, len(targets), chunk))
     parts = [part for _, part in in_halves(chunks, fit, "units")]
-    return back(torch.cat(parts), targets) if parts else targets.new_zeros(word.shape)
+    return to_like(torch.cat(parts), targets) if parts else targets.new_zeros(word.shape)
 
 
 def fitted(

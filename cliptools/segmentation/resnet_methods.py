@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliptools.console import count_of
-from cliptools.devices import back, exact
+from cliptools.devices import exact, to_like
 from cliptools.effects.resnet_pooling import value_output
 from cliptools.errors import TextError, UsageError
 from cliptools.models.clip_parts import ModifiedResNet
@@ -48,7 +48,7 @@ def class_texts(t: Float[Tensor, "text d"], center: CenterClasses = "classes") -
     centred = exact(t) - exact(t).mean(0)
     if bool((centred.norm(dim=1) < NOTHING).any()):
         raise TextError(f"--classes: of {len(t)} text(s), one equals their mean: nothing is left of it; try --center none")
-    return back(F.normalize(centred, dim=1), t)
+    return to_like(F.normalize(centred, dim=1), t)
 
 
 PAPER_PAIRS, PAPER_OF = 20_000, 147_456  # per text, of all pairs of RN50x16
