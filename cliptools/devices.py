@@ -18,7 +18,7 @@ def to_float64_device(x: Tensor) -> Tensor:
     return x.cpu() if x.device.type in WITHOUT_FLOAT64 else x
 
 
-def exact(x: Tensor) -> Tensor:
+def to_float64(x: Tensor) -> Tensor:
     """Return the tensor in float64, on its own device if that has float64, else on the CPU."""
     return to_float64_device(x).double()
 

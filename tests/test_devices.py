@@ -15,7 +15,7 @@ from helpers.bundle import read
 from helpers.records import check_close
 from helpers.tiny_suite import Suite, run_case
 
-from cliptools.devices import exact, float64_device, to_float64_device, to_like
+from cliptools.devices import float64_device, to_float64, to_float64_device, to_like
 
 COMMANDS = {path.stem for path in (ROOT / "bin").iterdir()}
 NO_MODEL = {"clip-texts"}  # its language model is llama.cpp's, not torch's
@@ -132,8 +132,8 @@ def test_double_precision_stays_where_it_exists() -> None:
     x = torch.arange(3.0)
     assert (
         to_float64_device(x) is x
-        and exact(x).dtype == torch.float64
-        and exact(exact(x)) is not None
+        and to_float64(x).dtype == torch.float64
+        and to_float64(to_float64(x)) is not None
         and float64_device(x) == x.device
     )
-    assert torch.equal(to_like(exact(x), x), x) and to_like(exact(x), x).dtype == x.dtype
+    assert torch.equal(to_like(to_float64(x), x), x) and to_like(to_float64(x), x).dtype == x.dtype

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cliptools.analysis.ablation_units import Known, KnownPairs, KnownVectors
-from cliptools.devices import exact, to_float64_device
+from cliptools.devices import to_float64, to_float64_device
 from cliptools.effects.factored import (
     FactoredEffect,
     Hooks,
@@ -156,7 +156,7 @@ class Ablation:
         Args:
             S: Of every slab, in their order; each is asked for once.
         """
-        moved = exact(wide(embedding)).new_zeros(self.settings, *embedding.shape)
+        moved = to_float64(wide(embedding)).new_zeros(self.settings, *embedding.shape)
         scalars = iter(S)
         for part in self.parts:
             for change, delta in _changed(part, next(scalars), scale):
@@ -164,7 +164,7 @@ class Ablation:
         if self.rest is not None:
             moved += self.rest.mean.to(moved)
             for slab in self.rest.slabs:
-                moved -= exact(total_of(self.paths, slab, next(scalars))) * to_float64_device(scale)[:, None]
+                moved -= to_float64(total_of(self.paths, slab, next(scalars))) * to_float64_device(scale)[:, None]
         return moved
 
 
@@ -213,7 +213,7 @@ class _OnImages:
     def written(self, fit: _Fit) -> Float[Tensor, "b d"]:
         """The sum over n of <phi - b, r or r^> r^."""
         x = (self.x if fit.onto is None else fit.onto(self.S, self.scale))[..., 0]
-        return exact(x @ fit.r)
+        return to_float64(x @ fit.r)
 
     def along(self, components: int) -> Float[Tensor, "b d"]:
         """The sum over the first components."""
@@ -324,11 +324,11 @@ class ChangedOutputs:
     def __call__(self, image: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "s b d"]:
         """Untouched first, then the settings of every ablation in turn, then joint ones; float64."""
         read, embedding = read_together(self.visual, image, [(each.paths, each.slabs) for each, _ in self.ablations])
-        outputs = [exact(wide(embedding))[None]]
+        outputs = [to_float64(wide(embedding))[None]]
         for (ablation, scaled), S in zip(self.ablations, read, strict=True):
             scale = scale_of(embedding, scaled)
             moved = ablation.changes(S, embedding, scale)
-            outputs.append(outputs[0] + moved / exact(scale)[:, None])
+            outputs.append(outputs[0] + moved / to_float64(scale)[:, None])
         for joint in self.joints:
-            outputs.append(exact(wide(jointly_ablated(self.visual, image, joint.neurons, joint.means)))[None])
+            outputs.append(to_float64(wide(jointly_ablated(self.visual, image, joint.neurons, joint.means)))[None])
         return torch.cat(outputs)

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cliptools.devices import exact, float64_device, to_float64_device
+from cliptools.devices import float64_device, to_float64, to_float64_device
 from cliptools.effects.factored import (
     FactoredEffect,
     Norms,
@@ -71,7 +71,7 @@ class KnownVectors:
         like = paths.directions(UnitBlock(slab.layer, slab.neurons[:1]))
         self.paths, self.slab = paths, slab
         self.b, self.r = b.to(like), r.to(like)
-        self.sum_b = exact(b).sum(0).to(float64_device(like))
+        self.sum_b = to_float64(b).sum(0).to(float64_device(like))
 
     @cached_property
     def along(self) -> Projections:
@@ -92,12 +92,12 @@ class KnownVectors:
     ) -> Float[Tensor, "b d"]:
         """Sum of b_n - phi_n."""
         those = S if mask is None else S * mask[..., None]
-        b = self.sum_b if mask is None else exact(mask.to(self.b) @ self.b)
-        return b - exact(total_of(self.paths, self.slab, those)) * to_float64_device(scale)[:, None]
+        b = self.sum_b if mask is None else to_float64(mask.to(self.b) @ self.b)
+        return b - to_float64(total_of(self.paths, self.slab, those)) * to_float64_device(scale)[:, None]
 
     def spread(self, x: Float[Tensor, "b n"], component: int) -> Float[Tensor, "b d"]:
         """Sum of x_n r_nc."""
-        return exact(x @ self.r[:, component])
+        return to_float64(x @ self.r[:, component])
 
 
 class KnownPairs:
@@ -126,8 +126,8 @@ class KnownPairs:
     ) -> Float[Tensor, "b d"]:
         """Sum of b_n - phi_n."""
         lost = self.s[:, None] - S * scale[:, None, None]  # (b, n, 1)
-        return exact(total_of(self.paths, self.slab, lost if mask is None else lost * mask[..., None]))
+        return to_float64(total_of(self.paths, self.slab, lost if mask is None else lost * mask[..., None]))
 
     def spread(self, x: Float[Tensor, "b n"], component: int) -> Float[Tensor, "b d"]:
         """Sum of x_n r_n; there is but one direction."""
-        return exact(total_of(self.paths, self.slab, (x * self.unit)[..., None]))
+        return to_float64(total_of(self.paths, self.slab, (x * self.unit)[..., None]))

@@ -42,7 +42,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cliptools.analysis.correlations import NEAR_ONE, SUMS, correlations, interval_of
-from cliptools.devices import exact
+from cliptools.devices import to_float64
 from cliptools.effects.factored import FactoredEffect, projections_of, unit_blocks_of, wide
 
 
@@ -176,7 +176,7 @@ class SeeingUnits:
         alongs = [along(s, scale)[..., 0] for s, along in zip(S, self.along, strict=True)]
         activity = torch.cat(alongs, 1)[:, self.place.to(embedding.device)]
         similarity = wide(embedding) @ self.t.to(wide(embedding)).T * scale[:, None]
-        return Look(*(exact(part).cpu() for part in (activity, similarity, embedding)))
+        return Look(*(to_float64(part).cpu() for part in (activity, similarity, embedding)))
 
     def add(self, look: Look) -> None:
         """Take these images in."""

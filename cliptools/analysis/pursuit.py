@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliptools.console import progress
-from cliptools.devices import exact, in_halves, to_float64_device, to_like
+from cliptools.devices import in_halves, to_float64, to_float64_device, to_like
 from cliptools.errors import TextError
 
 Center = Literal["pool", "none"]
@@ -49,7 +49,7 @@ def text_space(t: Float[Tensor, "text d"], center: Center = "pool", normalize: N
     Raises:
         TextError: centring leaves nothing, because all texts have the same embedding.
     """
-    t64 = exact(t)
+    t64 = to_float64(t)
     mean = t64.mean(dim=0) if center == "pool" else torch.zeros_like(t64[0])
     centred = t64 - mean
     norm = centred.norm(dim=1, keepdim=True)  # (text, 1)
@@ -251,9 +251,9 @@ def refit(
     def fit(some: Sequence[int], _: Tensor | None) -> Float[Tensor, "some k"]:
         r, index = targets[some[0] : some[-1] + 1], word[some[0] : some[-1] + 1]
         none = to_float64_device(index < 0)
-        T = exact(atoms[index.clamp(min=0)]).masked_fill(none[..., None], 0)  # (unit, k, d)
+        T = to_float64(atoms[index.clamp(min=0)]).masked_fill(none[..., None], 0)  # (unit, k, d)
         gram = T @ T.mT + torch.diag_embed(none.double())  # (unit, k, k), the identity where there is no text
-        correlation = T @ exact(r)[..., None]  # (unit, k, 1)
+        correlation = T @ to_float64(r)[..., None]  # (unit, k, 1)
         return torch.cholesky_solve(correlation, torch.linalg.cholesky(gram)).squeeze(2)
 
     chunks = ((range(start, min(start + chunk, len(targets))), None) for start in range(0, len(targets), chunk))

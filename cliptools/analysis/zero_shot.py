@@ -20,7 +20,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliptools.devices import exact
+from cliptools.devices import to_float64
 
 Z = 1.959964  # the normal quantile of a 95 % interval
 BEST = 5
@@ -68,8 +68,8 @@ class Scored(NamedTuple):
 
 def score(output: Float[Tensor, "s b d"], text: Float[Tensor, "class d"], label: Int[Tensor, " b"]) -> Scored:
     """Outputs, of any length, against the classes' embeddings; in float64."""
-    z = exact(output)
-    t = exact(text).to(z.device)
+    z = to_float64(output)
+    t = to_float64(text).to(z.device)
     scores = z @ t.T  # (s, b, class)
     scores = torch.where(scores.isfinite(), scores, -torch.inf)  # no comparison holds of NaN, so it would rank first
     own = scores.gather(2, label.to(z.device).expand(len(z), -1)[..., None])

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliptools.console import count_of
-from cliptools.devices import exact, to_like
+from cliptools.devices import to_float64, to_like
 from cliptools.effects.resnet_pooling import value_output
 from cliptools.errors import TextError, UsageError
 from cliptools.models.clip_parts import ModifiedResNet
@@ -45,7 +45,7 @@ def class_texts(t: Float[Tensor, "text d"], center: CenterClasses = "classes") -
     """
     if center == "none":
         return t
-    centred = exact(t) - exact(t).mean(0)
+    centred = to_float64(t) - to_float64(t).mean(0)
     if bool((centred.norm(dim=1) < NOTHING).any()):
         raise TextError(f"--classes: of {len(t)} text(s), one equals their mean: nothing is left of it; try --center none")
     return to_like(F.normalize(centred, dim=1), t)

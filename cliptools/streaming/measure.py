@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cliptools.console import count_of, note, progress
-from cliptools.devices import exact, in_halves, to_float64_device
+from cliptools.devices import in_halves, to_float64, to_float64_device
 from cliptools.effects.factored import UNITS_AT_ONCE, FactoredEffect, UnitBlock, gram_of, scale_of, slices
 from cliptools.errors import CliptoolsError
 from cliptools.models.unusable import Screen, unusable
@@ -295,7 +295,7 @@ def _summarise_part(
     explained_all = torch.where(total > 0, along / total.clamp(min=torch.finfo(torch.float64).tiny), 0.0).clamp(0, 1)
     component, mean = a, finished.mean
     if not settings.compact:
-        D = exact(effect.directions(block))  # [n, k, d]
+        D = to_float64(effect.directions(block))  # [n, k, d]
         component = torch.nn.functional.normalize(a @ D, dim=-1)  # [n, c, d]
         mean = torch.einsum("nk,nkd->nd", mean, D)
     dtype = finished.top_norm.dtype
