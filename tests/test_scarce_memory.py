@@ -140,7 +140,7 @@ def test_label_maps_at_full_size(share: float, probabilities: bool, capsys: pyte
             torch.testing.assert_close(found.total, expected.total)
         told = capsys.readouterr().err.splitlines()
         assert all(re.search(r"out of memory with \d+ (texts|rows) at a time", line) for line in told)
-    assert (room.texts.most is not None) == (share < 1) and (room.rows.most is not None) == (share == 0.02)
+    assert (room.texts.largest is not None) == (share < 1) and (room.rows.largest is not None) == (share == 0.02)
     assert not told
 
 
@@ -187,7 +187,7 @@ def test_a_limit_lasts_for_batches_to_come(capsys: pytest.CaptureFixture[str]) -
 
     for _ in range(3):
         list(in_halves([(range(8), None)], work, "windows", limit))
-    assert limit.most == 2 and sizes == [2] * 12
+    assert limit.largest == 2 and sizes == [2] * 12
     assert capsys.readouterr().err.splitlines() == [
         "warning: out of memory with 8 windows at a time; continuing with 4",
         "warning: out of memory with 4 windows at a time; continuing with 2",

@@ -181,7 +181,7 @@ def best_texts(
         try:
             return _best_of_rows(averaged, (rows, columns), part, probabilities, sharpness, room)
         except SingleItemError:
-            room.texts.most = None  # of fewer rows more texts fit
+            room.texts.largest = None  # of fewer rows more texts fit
             raise
 
     parts = [part for _, part in in_halves([(range(rows), None)], work, "rows", room.rows)]
