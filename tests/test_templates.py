@@ -89,7 +89,7 @@ def test_records_name_them_and_are_read_again(given: tuple[str, ...], said: obje
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        (("imagenet", "a {}"), UsageError, "--template imagenet: stands for templates of its own"),
+        (("imagenet", "a {}"), UsageError, "--template imagenet: is a set of templates"),
         (("a {}", "none"), UsageError, "--template none: stands for"),
         (("emoji", "emoji"), UsageError, "--template emoji: stands for"),
         (("ImageNet",), TextError, "template 'ImageNet': expected {} where the text goes, .* or imagenet, emoji, none"),
@@ -214,6 +214,6 @@ def test_every_command_refuses_a_name_among_others(name: str, folder: Path, name
         "shift": (folder / "photos", "--concept", "dog", "--bundle", named[""]),
     }
     ended = inside(name, *more.get(name, ()), "--template", "imagenet", "--template", "a {}", stdin=named[""].read_bytes())
-    assert ended.returncode == 2 and b"--template imagenet: stands for templates of its own" in ended.stderr
+    assert ended.returncode == 2 and b"--template imagenet: is a set of templates" in ended.stderr
     shown = inside(name, "--help")
     assert b"imagenet" in shown.stdout and b"none: the text alone" in b" ".join(shown.stdout.split())

@@ -163,7 +163,6 @@ def _parse_caption(text: str) -> Reading:
 
 
 def _near_names(text: str) -> list[str]:
-
     words = re.findall(r"\w+", text.lower())
     names = sorted(concept_index())
     parts = [name for name in names for word in words if len(word) > 3 and word in name]

@@ -328,7 +328,7 @@ def _count(words: list[str], is_plural: bool) -> tuple[int, bool]:
 
 
 def _singular(place: Mention, text: str, count: int) -> str:
-    """Return the name that is meant: two `houses` are two of the emoji house, although there is an emoji houses."""
+    """Return the intended name: two `houses` means the emoji `house` twice, although there is an emoji `houses`."""
     if count > 1:
         spelling = text[place.start : place.stop]
         singular = next((name for name in concept_index() if name != spelling and spelling in word_forms(name)), None)

@@ -49,7 +49,7 @@ class ChatModel:
             return {"name": Path(self.model.model_path).name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
     def forget(self) -> None:
-        """Drop the last prompt, of which llama.cpp would otherwise reuse a part, which changes the last bits of the numbers."""
+        """Drop the last prompt: llama.cpp would reuse a part of it, which changes the last bits of the numbers."""
         self.model.reset()
 
     def answer(

@@ -24,7 +24,7 @@ from cliptools.io.header import KEY, Header, digest
 from cliptools.io.jsonl import parse
 
 LARGEST_HEADER = 100_000_000  # bytes; the safetensors library's own limit
-READ_HEADER = 1 << 24  # bytes; the limit here, hundreds of times what any bundle needs
+READ_HEADER = 1 << 24  # bytes; the largest header that is read, hundreds of times the size of any bundle's
 CHUNK = 1 << 20
 
 

@@ -210,7 +210,7 @@ def _clip_by_open_clip(origin: Origin) -> nn.Module:
 
 
 def _return_embeddings_alone(clip: nn.Module) -> None:
-    """Switch off `output_tokens`, by which a tower returns its tokens beside the embedding; the embedding is the same."""
+    """Switch off `output_tokens`, which makes a tower return its tokens too; the embedding is the same."""
     towers: tuple[Any, Any] = (clip.visual, getattr(clip, "text", None))
     for tower in towers:
         if getattr(tower, "output_tokens", False) is True:

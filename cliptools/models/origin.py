@@ -18,7 +18,7 @@ from cliptools.models.hub import hub_file, reason
 from cliptools.models.names import SUPPORTED, tower_fault
 from cliptools.models.weights_file import config_sizes, fit_differences, stored_sizes
 
-RANDOM = "random"  # --pretrained random: open_clip's own initialisation from a fixed seed, which must be asked for
+RANDOM = "random"  # --pretrained random: open_clip's own initialisation from a fixed seed; never the default
 OWN_CONFIG, HF_CONFIG, HF_PREPROCESSOR = "open_clip_config.json", "config.json", "preprocessor_config.json"
 LOCAL_DIR, HUB = "local-dir:", "hf-hub:"  # open_clip's prefixes of a model's name
 MOST_CONFIG = 1 << 22  # bytes

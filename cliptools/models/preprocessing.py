@@ -75,7 +75,7 @@ def _tag_settings(tag: str, model: str, text: str) -> dict[str, Any]:
         return {key: _as_list(settings[key]) for key in SETTINGS}
     tags = dict.fromkeys((*released.list_pretrained_tags_by_model(name), *released.list_pretrained_tags_by_model(base_name)))
     tag_list = f"its tags: {', '.join(tags)}" if tags else "open_clip knows no tags of it; name another model's by MODEL:TAG"
-    raise UsageError(f"{FROM_OPTION} {text}: expected {FORM}; {tag!r} is no tag of {name} ({tag_list})")
+    raise UsageError(f"{FROM_OPTION} {text}: expected {FORM}; {tag!r} is not a tag of {name} ({tag_list})")
 
 
 def _parse_value(name: str, value: str, text: str) -> Any:

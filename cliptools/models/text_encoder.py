@@ -300,7 +300,7 @@ def check_template_options(templates: Sequence[str]) -> None:
     """
     if set_name := next((template for template in templates if template in TEMPLATE_SETS), None):
         if len(templates) > 1:
-            raise UsageError(f"--template {set_name}: stands for templates of its own, leave out the other --template")
+            raise UsageError(f"--template {set_name}: is a set of templates; leave out the other --template")
         return
     check_templates(templates)
 

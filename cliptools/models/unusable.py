@@ -155,7 +155,7 @@ class Screen(Generic[Item]):
         """
         if self._late:
             image = next(reversed(self._reasons))
-            raise SpoiltError(f"{self._name(image)}: {self._reasons[image]} now, but not when it was looked at before; run again")
+            raise SpoiltError(f"{self._name(image)}: {self._reasons[image]} now, but not in an earlier pass; run again")
         self._report_all()
         self._included = True
 

@@ -70,7 +70,7 @@ class ClassList:
 def class_list(name: str, known: bool = True) -> ClassList:
     """Return a list of classes by name (see CLASS_LISTS), or from a file in any form that class_lists reads; note its form.
 
-    Equal names stay separate classes, with a note or warning: two of ImageNet's are called missile, two sunglasses.
+    Equal names stay separate classes, with a note or warning: two of ImageNet's classes are called missile, and two sunglasses.
 
     Args:
         known: See parse_class.
@@ -252,7 +252,7 @@ def load_pairs(name: str) -> tuple[ClassPair, ...]:
     """Return pairs by name (see PAIR_LISTS), or from a UTF-8 file with `depicted,predicted` per line and # for comments.
 
     Raises:
-        TextError: the list or file is unknown, not UTF-8 or empty, a line has not two names, or a pair is listed twice.
+        TextError: the list or file is unknown, not UTF-8 or empty, a line does not have two names, or a pair is listed twice.
     """
     rows = PAIR_LISTS[name] if name in PAIR_LISTS else _rows(Path(name))
     pairs = tuple(make_pair(depict, predict) for depict, predict in rows)

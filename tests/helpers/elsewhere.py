@@ -154,7 +154,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("render/shift_plot.py", "check_plot"): (MISSING,),
     ("streaming/measure.py", "check_same"): ("tests/faults/test_pictures.py: changed while they",),
     ("streaming/shards.py", "conclude"): ("needs partials none of which has seen an image, which clip-effects does not write",),
-    ("text/class_lists/entries.py", "_parse_literal"): ("tests/test_class_lists.py: characters that are no JSON",),
+    ("text/class_lists/entries.py", "_parse_literal"): ("tests/test_class_lists.py: characters that are not JSON",),
     ("text/vocabularies.py", "_timm_lines"): ("needs a version of timm that pyproject.toml does not allow",),
     ("text/vocabularies.py", "_file_texts"): ("tests/test_data_layout.py: expected one JSON array of texts",),
     ("text/vocabularies.py", "common_words"): ("needs a wordfreq that knows fewer words than the pools that are offered",),

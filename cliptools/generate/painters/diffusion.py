@@ -155,7 +155,7 @@ def check_painter(name: str, upscaler: str | None = None) -> None:
             continue
         if Path(value).is_dir():
             if not (Path(value) / "model_index.json").is_file():
-                raise UsageError(f"{option} {value}: a folder without model_index.json, so no pipeline of diffusers")
+                raise UsageError(f"{option} {value}: a folder without model_index.json, so it is not a pipeline of diffusers")
         elif not re.fullmatch(r"[\w.-]+/[\w.-]+", value):
             raise UsageError(f"{option} {value}: no such folder; expected emoji, a pipeline's folder, or a hub's OWNER/NAME")
 
@@ -207,7 +207,7 @@ def loading_options(folder: Path) -> dict[str, Any]:
     parts = _parts(folder)
     missing = [name for name in parts if not (folder / name).is_dir()]
     if required := [name for name in missing if name not in SPARED]:
-        raise ValueError(f"model_index.json names {', '.join(required)}, of which the folder has no part")
+        raise ValueError(f"model_index.json names {', '.join(required)}, which the folder lacks")
     options: dict[str, Any] = dict.fromkeys(missing)
     if "safety_checker" in missing:
         options["requires_safety_checker"] = False

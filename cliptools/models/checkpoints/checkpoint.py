@@ -160,9 +160,7 @@ def load_weights(clip: nn.Module, checkpoint: Checkpoint, name: str, text: Check
             checkpoint.path, f"an image tower alone; name the text tower that it was trained with: {TEXT_FROM} TAG or FILE"
         )
     if text is None and checkpoint.has_text_tower and not any(key.startswith("visual.") for key in checkpoint.tensors):
-        raise unreadable(
-            checkpoint.path, f"a text tower alone, whose place is {TEXT_FROM} FILE; --pretrained takes the image tower"
-        )
+        raise unreadable(checkpoint.path, f"a text tower alone: name it by {TEXT_FROM} FILE, and the image tower by --pretrained")
     tensors = dict(checkpoint.tensors)
     if text is not None:
         if checkpoint.has_text_tower:

@@ -122,5 +122,5 @@ def _reason(path: Path, head: bytes) -> str:
     try:
         io.TextIOWrapper(io.BytesIO(head[:-4] or head), "utf-8").read()
     except UnicodeDecodeError:
-        return f"no weights file that is known here (it begins with {head[:8]!r}): {EXPECTED}"
+        return f"not a known weights file (it begins with {head[:8]!r}): {EXPECTED}"
     return f"a text, not weights (it begins with {start!r}): {EXPECTED}"

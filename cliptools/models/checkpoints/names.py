@@ -1,6 +1,7 @@
 """Translation of tensor names and configurations to open_clip's.
 
-Prefixes of wrappers are removed, constants left out, and names and configurations of the transformers library translated.
+`open_clip_names` removes prefixes of wrappers, leaves out constants, and translates names of the transformers library;
+`open_clip_config` translates configurations of that library.
 """
 
 import re
@@ -71,7 +72,7 @@ def config_fault(config: Mapping[str, Any]) -> str | None:
     if kind is None and "architecture" in config:
         return f"its config.json is timm's ({str(config['architecture'])[:40]}); a folder of open_clip's or transformers' is read"
     if kind != "clip":
-        return f"its config.json is of transformers' model_type {str(kind)[:40]!r}; of that library's models 'clip' alone is read"
+        return f"its config.json is of transformers' model_type {str(kind)[:40]!r}; only that library's 'clip' is supported"
     towers = [config.get(key) for key in ("vision_config", "text_config")]
     if not all(isinstance(tower, dict) for tower in towers):
         return "its config.json has no vision_config and text_config with the sizes of the towers"

@@ -68,7 +68,7 @@ BESIDE = (
     "omegaconf.base.ContainerMetadata", "typing.Any",
     *(f"builtins.{kind}" for kind in ("int", "float", "str", "bool", "list", "dict", "complex", "range", "slice")),
 )  # fmt: skip
-"""Objects pickled beside weights, as settings and counters. None is ever created: _Inert takes its place."""
+"""Objects that are pickled beside weights, such as settings and counters. They are never created: _Inert takes their place."""
 
 
 class Unpacked(NamedTuple):
@@ -350,5 +350,5 @@ def _storage(reference: Any) -> _Storage:
     """
     storage_type = reference.identity[1] if isinstance(reference, Stored) else None
     if not isinstance(storage_type, Name) or storage_type.module != "torch" or storage_type.name not in STORAGES:
-        raise ValueError("a storage of no known type")
+        raise ValueError("a storage of an unknown type")
     return _Storage(str(reference.identity[2]), STORAGES[storage_type.name])

@@ -129,7 +129,9 @@ def _with_prompt_name(entry: Entry, source: str) -> Entry:
     name = re.sub(r"[ _]*_[ _]*", " ", name).strip() or name
     if not name and entry.id is not None:
         if (wordnet_name := name_of_id(entry.id)) is None:
-            raise TextError(f"{source}: {entry.place} is the id {entry.id} alone, none of ImageNet's; expected a name behind it")
+            raise TextError(
+                f"{source}: {entry.place} is the id {entry.id} alone, which is not one of ImageNet's; expected a name after it"
+            )
         name = wordnet_name
     return replace(entry, name=name)
 
@@ -210,7 +212,7 @@ def _parse_literal(text: str, source: str) -> tuple[Any, str]:
         TextError: the text is neither JSON nor a literal, or an ambiguous one.
     """
     if len(text) > LONGEST_LITERAL:
-        raise TextError(f"{source}: {count_of(len(text), 'character')} that are no JSON; expected a list of classes")
+        raise TextError(f"{source}: {count_of(len(text), 'character')} that are not JSON; expected a list of classes")
     try:
         strings = [token.type for token in tokenize.generate_tokens(io.StringIO(text.strip() + "\n").readline)]
         body = ast.parse(text.strip(), mode="exec").body
@@ -283,7 +285,7 @@ def _parse_yaml(text: str, source: str) -> tuple[Any, str]:
         root = yaml.compose(text, Loader=yaml.BaseLoader)  # all nodes are texts, so that `no` does not become False
     except (yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise TextError(f"{source}: no YAML ({reason})") from None
+        raise TextError(f"{source}: not YAML ({reason})") from None
     return _convert_yaml(root, yaml), "YAML"
 
 

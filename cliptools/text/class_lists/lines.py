@@ -155,7 +155,7 @@ def _split_number_after(entries: Lines, source: str) -> Lines | None:
     if not (apart and _is_running(numbers)):
         fault = "may belong to them" if not apart else f"do not run from 0 or 1 ({', '.join(map(str, numbers[:4]))})"
         raise TextError(
-            f"{source}: numbers behind all names, which {fault}: write `number: name` if they are numbers of classes, "
+            f"{source}: numbers after all names, which {fault}: write `number: name` if they are numbers of classes, "
             "or a JSON array if they belong to the names"
         )
     return [

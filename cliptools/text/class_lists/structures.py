@@ -84,7 +84,7 @@ def table_rows(text: str, delimiter: str, columns: Sequence[str], source: str) -
                 )
             rows.append((f"line {lines.line_num}", dict(zip(columns, (cell.strip() for cell in cells), strict=True))))
     except csv.Error as error:
-        raise TextError(f"{source}: line {lines.line_num} is no CSV ({error})") from None
+        raise TextError(f"{source}: line {lines.line_num} is not CSV ({error})") from None
     return rows[1:]
 
 
