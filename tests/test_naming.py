@@ -4,7 +4,7 @@ import pytest
 from helpers.advgen_input import model
 
 from cliptools.emoji.scenes import in_words, names_of, parse_text, plural, with_article
-from cliptools.generate.captions import Wanted, wanted_of
+from cliptools.generate.captions import Requirements, requirements_of
 from cliptools.generate.records import Task, WordList
 from cliptools.text.classes import Names, word_forms
 from cliptools.text.emoji_concepts import concept_index, concepts
@@ -34,8 +34,8 @@ def test_the_longest_name_is_meant(names: list[str], text: str, named: list[str]
     assert [place.name for place in Names(names, concept_index()).mentions(text)] == named
 
 
-def wanted(*words: str, depict: str = "panda", predict: str = "cat") -> Wanted:
-    return wanted_of(WordList(Task(f"{depict}->{predict}", depict, predict, "effect", "second", 0, model(), None), words))
+def wanted(*words: str, depict: str = "panda", predict: str = "cat") -> Requirements:
+    return requirements_of(WordList(Task(f"{depict}->{predict}", depict, predict, "effect", "second", 0, model(), None), words))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_what_a_text_denies_is_not_shown(text: str, shown: list[str], unread: li
     ],
 )
 def test_words_of_a_description_are_those_it_names(text: str, used: tuple[str, ...]) -> None:
-    assert wanted("bear", "teddy bear", "rocket", "key", "hot dog").used(text) == used
+    assert wanted("bear", "teddy bear", "rocket", "key", "hot dog").used_words(text) == used
 
 
 def test_a_description_has_to_name_the_depicted_class_itself() -> None:

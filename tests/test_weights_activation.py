@@ -15,7 +15,7 @@ from cliptools.console import set_output
 from cliptools.errors import ModelError, StreamError
 from cliptools.io import shift_baseline
 from cliptools.io.header import Header, model_difference, recorded_model
-from cliptools.io.shard_file import difference
+from cliptools.io.shard_file import run_difference
 from cliptools.models.activation import trained_activation
 from cliptools.models.architecture import describe_architecture
 from cliptools.models.load import load_model, load_recorded_model
@@ -197,7 +197,7 @@ def test_same_weights_with_another_activation_are_another_model(tmp_path: Path) 
     )
     assert model_difference(plain, quick) == reason
     headers = [Header("partial", model, {}, {}) for model in (plain, quick)]
-    assert difference(*headers) == f"a model with {reason}"
+    assert run_difference(*headers) == f"a model with {reason}"
     old = {key: value for key, value in quick.items() if key != "architecture"}
     assert model_difference(plain, old) is None
     groups = [{"model": recorded_model(model), "settings": {}} for model in (plain, quick, old)]
