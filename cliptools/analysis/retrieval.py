@@ -69,7 +69,7 @@ def largest_norms(
         S, embedding = paths.read(pictures, slabs)
         return list(map(to_float64_device, S)), to_float64_device(
             embedding
-        )  # of few units: each image is in the statistics of all or of none
+        )  # few units: an image is in all statistics or in none
 
     for images, (S, embedding) in in_halves(batches, read):
         screen.places(images, unusable(embedding, *S, scale=scale_of(embedding, scaled)))

@@ -1,6 +1,7 @@
 """Descriptions of adversarial pictures to paint: their requirements, a writer of plain sentences, and the accepted texts."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -116,15 +117,14 @@ def write_descriptions(
         return []
     writer.begin(requirements)
     word_hands = _deal(requirements.words, min(words_each, len(requirements.words)), seed_of(requirements.task.key, seed))
-    accepted: dict[str, None] = {}
-    faults: dict[str, int] = {}
+    accepted, faults = dict[str, None](), Counter[str]()
     for number in watch(iter(range(questions * ROUNDS)), take):
         text = " ".join(writer.write(requirements, next(word_hands), seed_of(requirements.task.pair, seed, number)).split())
         fault = requirements.fault(text) or ("is there already" if text in accepted else None)
         if fault is None:
             accepted[text] = None
         else:
-            faults[fault] = faults.get(fault, 0) + 1
+            faults[fault] += 1
         if len(accepted) == take:
             break
     if len(accepted) < take:
