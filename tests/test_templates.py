@@ -90,8 +90,8 @@ def test_records_name_them_and_are_read_again(given: tuple[str, ...], said: obje
     ("given", "error", "message"),
     [
         (("imagenet", "a {}"), UsageError, "--template imagenet: is a set of templates"),
-        (("a {}", "none"), UsageError, "--template none: stands for"),
-        (("emoji", "emoji"), UsageError, "--template emoji: stands for"),
+        (("a {}", "none"), UsageError, "--template none: is a set"),
+        (("emoji", "emoji"), UsageError, "--template emoji: is a set"),
         (("ImageNet",), TextError, "template 'ImageNet': expected {} where the text goes, .* or imagenet, emoji, none"),
         (("a {}", "a photo"), TextError, "template 'a photo'"),
     ],
