@@ -105,7 +105,7 @@ def test_asked_so_often_and_no_more() -> None:
 
 def test_a_model_that_only_ever_names_the_class(classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Named(Scripted):
-        said: ClassVar = {"name": "scripted"}
+        identity: ClassVar = {"name": "scripted"}
 
         def close(self) -> None:
             """See ChatModel."""
