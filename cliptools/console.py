@@ -1,7 +1,8 @@
-"""Everything that a run writes to stderr: notes, warnings, errors, progress and a summary, as text or as JSON lines.
+"""Everything that a run writes to stderr, and the escaping and grammar of messages.
 
-Below them: escaping of text from outside (file names, words, messages of other libraries), so that no terminal takes it for
-control sequences, and the plurals that messages need.
+`note`, `warn`, `fail`, `progress` and `finish` write notes, warnings, errors, progress and a summary, as text or as JSON lines.
+`escape` and `harmless` treat text from outside (file names, words, messages of other libraries), so that no terminal takes it for
+control sequences; `count_of` and `verb_form` agree nouns and verbs with a number.
 """
 
 import contextlib
@@ -67,14 +68,14 @@ def own_run() -> Iterator[None]:
     All threads share the state, because threads that decode or download write messages too.
     """
     global _run
-    outer, _run = _run, _Run()
+    previous, _run = _run, _Run()
     try:
         yield
     finally:
-        _run = outer
+        _run = previous
 
 
-def speak(quiet: bool, as_json: bool) -> None:
+def set_output(quiet: bool, as_json: bool) -> None:
     """Set the output of this run and start its clock.
 
     Args:
@@ -87,12 +88,12 @@ def speak(quiet: bool, as_json: bool) -> None:
 def note(message: str) -> None:
     """Write a note; -q suppresses it."""
     if not _run.quiet:
-        _say("note", message)
+        _write_line("note", message)
 
 
 def warn(message: str) -> None:
     """Write a warning, even with -q."""
-    _say("warning", message if _run.as_json else f"warning: {message}")
+    _write_line("warning", message if _run.as_json else f"warning: {message}")
 
 
 def warn_once(subject: str, message: str) -> None:
@@ -104,7 +105,7 @@ def warn_once(subject: str, message: str) -> None:
 
 def fail(message: str, status: int) -> None:
     """Write the error that ends the run, with its exit status."""
-    _say("error", message, status=status)
+    _write_line("error", message, status=status)
 
 
 def summarise(message: str) -> None:
@@ -126,7 +127,7 @@ def finish() -> None:
     if peak := _peak():
         figures["peak_bytes"] = peak
         text += f", at most {peak / 1e9:.1f} GB"
-    _say("summary", _run.summary if _run.as_json else f"{_run.summary} ({text})", **figures)
+    _write_line("summary", _run.summary if _run.as_json else f"{_run.summary} ({text})", **figures)
 
 
 def progress(
@@ -152,12 +153,12 @@ def progress(
             now = time.perf_counter()
             if _run.as_json and not _run.quiet and now - reported >= OFTEN:
                 reported = now
-                _say("progress", label, done=done, total=total, seconds=round(now - begin, 1))
+                _write_line("progress", label, done=done, total=total, seconds=round(now - begin, 1))
             elif bar is None and not _run.quiet and not _run.as_json and total and 0 < done < total:
-                left = (now - begin) / done * (total - done)
-                if now - reported >= (EARLY if reported == begin and left >= LINES else LINES):
+                remaining = (now - begin) / done * (total - done)
+                if now - reported >= (EARLY if reported == begin and remaining >= LINES else LINES):
                     reported = now
-                    _say("note", f"{label}: {done} of {total} ({done / total:.0%}), about {rounded_time(left)} to go")
+                    _write_line("note", f"{label}: {done} of {total} ({done / total:.0%}), about {rounded_time(remaining)} to go")
         _count(label, done, time.perf_counter() - begin)
 
 
@@ -173,9 +174,9 @@ def working(label: str) -> Iterator[None]:
         yield
 
 
-def _say(event: str, message: str, **more: Any) -> None:
+def _write_line(event: str, message: str, **fields: Any) -> None:
     """Write one line to stderr: the message, or a JSON object with it and further fields."""
-    line = json.dumps({"event": event, "message": message} | more, ensure_ascii=False) if _run.as_json else escape(message)
+    line = json.dumps({"event": event, "message": message} | fields, ensure_ascii=False) if _run.as_json else escape(message)
     if _writable():
         with contextlib.suppress(OSError):  # its reader has gone, or the disk is full: no reason to end the work
             print(line, file=sys.stderr, flush=True)
@@ -271,7 +272,7 @@ def count_of(count: int, noun: str) -> str:
     return f"{count} {plural(noun) if count != 1 else noun}"
 
 
-def agreeing(count: int, singular: str, plural: str) -> str:
+def verb_form(count: int, singular: str, plural: str) -> str:
     """Return the verb form that agrees with a count: `1 of 3 tensors is missing`, `2 … are missing`."""
     return singular if count == 1 else plural
 

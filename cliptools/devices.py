@@ -13,46 +13,46 @@ from cliptools.errors import SingleItemError, out_of_memory
 WITHOUT_FLOAT64 = ("mps",)  # device types; they also lack the decompositions of torch.linalg
 
 
-def home(x: Tensor) -> Tensor:
+def to_float64_device(x: Tensor) -> Tensor:
     """Return the tensor, as a copy on the CPU if its device has no float64."""
     return x.cpu() if x.device.type in WITHOUT_FLOAT64 else x
 
 
-def exact(x: Tensor) -> Tensor:
+def to_float64(x: Tensor) -> Tensor:
     """Return the tensor in float64, on its own device if that has float64, else on the CPU."""
-    return home(x).double()
+    return to_float64_device(x).double()
 
 
-def back(x: Tensor, like: Tensor) -> Tensor:
+def to_like(x: Tensor, like: Tensor) -> Tensor:
     """Return the tensor in the type of another tensor, on that tensor's device."""
     return x.to(like.dtype).to(like.device)
 
 
-def device_for(x: Tensor) -> torch.device:
-    """Return the device of `home(x)`."""
+def float64_device(x: Tensor) -> torch.device:
+    """Return the device of `to_float64_device(x)`."""
     return torch.device("cpu") if x.device.type in WITHOUT_FLOAT64 else x.device
 
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Pictures = TypeVar("Pictures", Tensor, Tensor | None)
+BatchTensor = TypeVar("BatchTensor", Tensor, Tensor | None)
 
 
 @dataclass
 class Limit:
     """The largest batch known to fit into the memory of the device."""
 
-    most: int | None = None
+    largest: int | None = None
     """None until a batch has failed."""
 
 
-left_off: set[str] = set()
-"""Kinds of batches whose generator was closed early: if memory ran out then, their results needed it, not `work`."""
+interrupted_kinds: set[str] = set()
+"""Kinds of batches whose generator was closed early: if memory ran out at that time, the use of the results needed it."""
 
 
 def in_halves(
-    batches: Iterable[tuple[Sequence[Item], Pictures]],
-    work: Callable[[Sequence[Item], Pictures], Result],
+    batches: Iterable[tuple[Sequence[Item], BatchTensor]],
+    work: Callable[[Sequence[Item], BatchTensor], Result],
     kind: str = "images",
     limit: Limit | None = None,
 ) -> Iterator[tuple[Sequence[Item], Result]]:
@@ -72,40 +72,40 @@ def in_halves(
     try:
         yield from _parts(batches, work, kind, limit)
     except GeneratorExit:
-        left_off.add(kind)
+        interrupted_kinds.add(kind)
         raise
 
 
 def _parts(
-    batches: Iterable[tuple[Sequence[Item], Pictures]],
-    work: Callable[[Sequence[Item], Pictures], Result],
+    batches: Iterable[tuple[Sequence[Item], BatchTensor]],
+    work: Callable[[Sequence[Item], BatchTensor], Result],
     kind: str,
     limit: Limit,
 ) -> Iterator[tuple[Sequence[Item], Result]]:
-    for items, pictures in batches:
+    for items, batch in batches:
         start = 0
         while start < len(items):
-            size = len(items) - start if limit.most is None else min(limit.most, len(items) - start)
+            size = len(items) - start if limit.largest is None else min(limit.largest, len(items) - start)
             part = slice(start, start + size)
-            tensor = pictures if size == len(items) or pictures is None else pictures[part]  # (b, ...) -> (size, ...)
-            result = _tried(work, items[part], tensor, kind)
+            tensor = batch if size == len(items) or batch is None else batch[part]  # (b, ...) -> (size, ...)
+            result = _try_work(work, items[part], tensor, kind)
             if result is None:
-                limit.most = size // 2
-                warn(f"out of memory with {size} {kind} at a time; continuing with {limit.most}")
+                limit.largest = size // 2
+                warn(f"out of memory with {size} {kind} at a time; continuing with {limit.largest}")
                 continue
             yield items[part], result[0]
             start += size
 
 
-def _tried(
-    work: Callable[[Sequence[Item], Pictures], Result], items: Sequence[Item], pictures: Pictures, kind: str
+def _try_work(
+    work: Callable[[Sequence[Item], BatchTensor], Result], items: Sequence[Item], tensor: BatchTensor, kind: str
 ) -> tuple[Result] | None:
     """Return the result in a tuple, or None if memory ran out.
 
     This is a function of its own so that no local variable keeps the tensors of the failed call alive.
     """
     try:
-        return (work(items, pictures),)
+        return (work(items, tensor),)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise

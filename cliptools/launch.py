@@ -15,7 +15,7 @@ NEEDED = {
 """Modules that every command needs, and the packages that contain them."""
 
 
-def missing() -> list[str]:
+def missing_packages() -> list[str]:
     """Return the required packages that this Python lacks."""
     return [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
 
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     python = f"this Python ({sys.executable}, {version})"
     if sys.version_info[:2] < OLDEST:
         sys.exit(f"clip-{name}: {python} is too old, expected 3.11 or later: python3.11 -m venv {root}/.venv")
-    packages = missing()
+    packages = missing_packages()
     if packages:
         install = f"python3 -m venv {root}/.venv && {root}/.venv/bin/pip install -e {root}"
         sys.exit(f"clip-{name}: {python} has no {', '.join(packages)}; install what cliptools needs: {install}")

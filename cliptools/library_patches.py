@@ -30,24 +30,24 @@ class SharedChange:
         """
         self._change, self._lock = change, threading.Lock()
         self._users = 0
-        self._held: AbstractContextManager[None] | None = None
+        self._context: AbstractContextManager[None] | None = None
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         """Keep the change applied within this context."""
         with self._lock:
             if self._users == 0:
-                self._held = self._change()
-                self._held.__enter__()
+                self._context = self._change()
+                self._context.__enter__()
             self._users += 1
         try:
             yield
         finally:
             with self._lock:
                 self._users -= 1
-                if self._users == 0 and self._held is not None:
-                    self._held.__exit__(None, None, None)
-                    self._held = None
+                if self._users == 0 and self._context is not None:
+                    self._context.__exit__(None, None, None)
+                    self._context = None
 
 
 _kept_alive: list[Any] = []  # a Library removes its definitions when it is garbage collected

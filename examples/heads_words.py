@@ -79,7 +79,7 @@ def main(path: Path) -> None:
     pictures = torch.stack([model.transform(source.load(i)) for i in range(SCENES)])
     column, shown = {text: j for j, text in enumerate(pool.texts)}, np.zeros((SCENES, len(pool.texts)), dtype=bool)
     for i in range(SCENES):
-        shown[i, [column[name] for name in source.drawn(i)]] = True
+        shown[i, [column[name] for name in source.names_in(i)]] = True
     listed = bundle.text_list("words")["texts"]
     shares = explained(bundle, head_directions(paths, torch.from_numpy(bundle["unit"])), t)
     print("# make -C examples -f heads.mk")

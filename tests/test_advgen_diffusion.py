@@ -175,7 +175,7 @@ def test_folders_that_lack_what_is_needed(stable: Path, tmp_path: Path) -> None:
     lacking = shutil.copytree(stable, tmp_path / "lacking")
     shutil.rmtree(lacking / "unet")
     done = inside("advgen", "--llm", "template", "--painter", lacking, stdin=lines(*WORDS))
-    assert done.returncode == 1 and b"model_index.json names unet, of which the folder has no part" in done.stderr
+    assert done.returncode == 1 and b"model_index.json names unet, which the folder lacks" in done.stderr
     parts = shutil.copytree(stable, tmp_path / "variants")
     for name, variant in (("unet", "fp16"), ("vae", "ema")):
         for path in (parts / name).glob("*.safetensors"):

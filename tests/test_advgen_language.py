@@ -13,16 +13,16 @@ from helpers.advgen_input import WORDS, inside, lines, parsed
 from helpers.tiny_gguf import save_gguf
 
 from cliptools.errors import CliptoolsError
-from cliptools.generate.captions import TemplateWriter, Wanted, Writer, wanted_of, write_descriptions
+from cliptools.generate.captions import Requirements, TemplateWriter, Writer, requirements_of, write_descriptions
 from cliptools.generate.llm import LINE_GRAMMAR, check_chat, offline_file, open_chat, question, shape_grammar
 from cliptools.generate.records import Task, WordList
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
-def wanted(*words: str, depict: str = "panda", predict: str = "cat", forbidden: tuple[str, ...] = ()) -> Wanted:
+def wanted(*words: str, depict: str = "panda", predict: str = "cat", forbidden: tuple[str, ...] = ()) -> Requirements:
     task = Task(f"{depict}->{predict}", depict, predict, "effect", "second", 0, {"name": "m", "sha256": "0"}, None)
-    return wanted_of(WordList(task, words, forbidden))
+    return requirements_of(WordList(task, words, forbidden))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_synonyms_and_words_that_name_a_class() -> None:
     assert wanted("key", predict=known.name).fault(f"a panda with a key and a {known.synonyms[0]}") == f"names {known.name}"
 
 
-def counted(writer: Writer, of: Wanted, take: int, asked: int = 50, each: int = 3, seed: int = 0) -> tuple[list[str], int]:
+def counted(writer: Writer, of: Requirements, take: int, asked: int = 50, each: int = 3, seed: int = 0) -> tuple[list[str], int]:
     """The descriptions, and how many were asked for."""
     numbers: list[int] = []
 
@@ -62,14 +62,14 @@ def counted(writer: Writer, of: Wanted, take: int, asked: int = 50, each: int = 
             numbers.append(number)
             yield number
 
-    return write_descriptions(writer, of, asked=asked, take=take, words_each=each, seed=seed, watch=watch), len(numbers)
+    return write_descriptions(writer, of, questions=asked, take=take, words_each=each, seed=seed, watch=watch), len(numbers)
 
 
 def test_plain_sentences_use_the_words_evenly_and_pass() -> None:
     of = wanted(*WORDS, "owl", "hourglass")
     texts, asked = counted(TemplateWriter(), of, 16)
     assert len(set(texts)) == 16 and asked == 16 and all(of.fault(text, 3) is None for text in texts)
-    assert set(Counter(word for text in texts for word in of.used(text)).values()) == {6}
+    assert set(Counter(word for text in texts for word in of.used_words(text)).values()) == {6}
     assert any("an owl" in text for text in texts) and any("an hourglass" in text for text in texts)
     assert texts == counted(TemplateWriter(), of, 16)[0] and texts[:5] == counted(TemplateWriter(), of, 5)[0]
     assert counted(TemplateWriter(), wanted("key", "crown"), 2, each=9)[0][0].count("a key") == 1
@@ -78,7 +78,7 @@ def test_plain_sentences_use_the_words_evenly_and_pass() -> None:
 class Stubborn(Writer):
     """Passes one time in four, and never with something new after three."""
 
-    def write(self, wanted: Wanted, words: Sequence[str], seed: int) -> str:
+    def write(self, requirements: Requirements, words: Sequence[str], seed: int) -> str:
         """See Writer."""
         self.count = getattr(self, "count", -1) + 1
         return f"a panda with a {WORDS[self.count // 4 % 3]}" if self.count % 4 == 3 else "a cat"

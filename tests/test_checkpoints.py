@@ -333,7 +333,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         (lambda s: s | {"transformer.resblocks.7.a": torch.zeros(5)}, r"layers|not known to it"),
         (lambda s: s | {"visual.proj": s["visual.proj"].to_sparse()}, r"visual.proj 16 x 12 sparse, expected 16 x 12\)$"),
         (lambda s: s | {"visual.proj": s["visual.proj"].to("meta")}, r"16 x 12 without its numbers, expected 16 x 12\)$"),
-        (lambda s: {key: s[key] for key in s if "visual." not in key}, "a text tower alone, whose place is --text-from FILE"),
+        (lambda s: {key: s[key] for key in s if "visual." not in key}, "a text tower alone: name it by --text-from FILE"),
         (
             lambda s: {key: s[key] for key in s if "visual." in key or key == "logit_scale"} | {"head.weight": torch.zeros(5)},
             "an image tower alone; name the text tower",
@@ -378,7 +378,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "packed.pt": (b"\x1f\x8b\x08\x00", "a gzip archive: unpack it first"),
     "error.bin": (b'{"error": "Repository not found"}', 'a JSON text, not weights \\(it begins with \'{"error"'),
     "notes.pth": (b"hello \x1b[31m\n", "a text, not weights \\(it begins with 'hello"),
-    "noise.pt": (b"\xfe\xed\xfa\xce\x00\x01\x02\xff\xfe", "no weights file that is known here"),
+    "noise.pt": (b"\xfe\xed\xfa\xce\x00\x01\x02\xff\xfe", "not a known weights file"),
     "cut.pt": (b"PK\x03\x04nothing", "cut short or damaged: fetch it again"),
     "stump.pth": (b"\x80\x02}q\x00", "a damaged file of torch.save"),
 }

@@ -178,14 +178,14 @@ def test_only_a_list_is_taken_for_one(tmp_path: Path, monkeypatch: pytest.Monkey
     for text, message in (
         ("0 tench\n1 goldfish\n2 cat\ndog\n", "3 of 4 lines begin with its running number, line 4"),
         ("id name\n0 cat\n1 dog\n", "line 1 does not .'id name'"),
-        ("tench: 3\ngoldfish: 9\n", "numbers behind all names, which do not run from 0 or 1"),
-        ("cat,1300\ndog,1300\n", "numbers behind all names"),
+        ("tench: 3\ngoldfish: 9\n", "numbers after all names, which do not run from 0 or 1"),
+        ("cat,1300\ndog,1300\n", "numbers after all names"),
         ("| 0 | tench |\n| 1 | cat |\n", r"line 1 is .* with '\|'"),
         ("n01440764\ttench\ta fish\nn01443537\tgoldfish\ta fish\n", "line 1 is 'tench.*with"),
         ('{"0": "cat", "0": "dog"}', "number 0 stands for both 'cat'"),
         ('{"0": "n01440764 tench", "1": "cat"}', "with 'n01440764'"),
         ("[" * 100_000, "nested more than 100 deep"),
-        ("names:\n  - a: [\n", "no YAML"),
+        ("names:\n  - a: [\n", "not YAML"),
         ("[True, False]", "expected a name, a number or an id"),
         ("cat; dog; owl\n", "one line with commas, 'cat; dog; owl'"),
         ("['cat', 'dog']\n['owl', 'bat']\n", r"2 lists \(in line 1, in line 2\), expected one"),
@@ -201,7 +201,7 @@ def test_only_a_list_is_taken_for_one(tmp_path: Path, monkeypatch: pytest.Monkey
         with pytest.raises(TextError, match=message):
             load_classes(write(tmp_path / "classes", text))
     monkeypatch.setattr(entries, "LONGEST_LITERAL", 10)
-    with pytest.raises(TextError, match="characters that are no JSON"):
+    with pytest.raises(TextError, match="characters that are not JSON"):
         load_classes(write(tmp_path / "classes", "['cat', 'dog', 'bird']"))
 
 

@@ -15,7 +15,7 @@ from helpers.bundle import read
 from helpers.records import check_close
 from helpers.tiny_suite import Suite, run_case
 
-from cliptools.devices import back, device_for, exact, home
+from cliptools.devices import float64_device, to_float64, to_float64_device, to_like
 
 COMMANDS = {path.stem for path in (ROOT / "bin").iterdir()}
 NO_MODEL = {"clip-texts"}  # its language model is llama.cpp's, not torch's
@@ -130,5 +130,10 @@ def test_the_make_believe_devices_report_what_real_ones_refuse() -> None:
 
 def test_double_precision_stays_where_it_exists() -> None:
     x = torch.arange(3.0)
-    assert home(x) is x and exact(x).dtype == torch.float64 and exact(exact(x)) is not None and device_for(x) == x.device
-    assert torch.equal(back(exact(x), x), x) and back(exact(x), x).dtype == x.dtype
+    assert (
+        to_float64_device(x) is x
+        and to_float64(x).dtype == torch.float64
+        and to_float64(to_float64(x)) is not None
+        and float64_device(x) == x.device
+    )
+    assert torch.equal(to_like(to_float64(x), x), x) and to_like(to_float64(x), x).dtype == x.dtype

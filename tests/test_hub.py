@@ -11,7 +11,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import http_backoff
 from PIL import Image
 
-from cliptools.models.hub import CLIENT, OUT_OF_REACH, SILENT, hub_in_a_line, reason
+from cliptools.models.hub import CLIENT, OUT_OF_REACH, SILENT, quiet_hub, reason
 
 NOBODY = "http://127.0.0.1:9/models"
 
@@ -39,7 +39,7 @@ def test_the_network_is_named_where_it_is_the_matter() -> None:
 def test_the_hub_says_once_that_it_is_asked_again(capfd: pytest.CaptureFixture[str]) -> None:
     client, root = logging.getLogger(CLIENT), logging.getLogger()
     before = client.handlers, client.propagate, root.handlers
-    with hub_in_a_line():
+    with quiet_hub():
         with pytest.raises(Exception, match="Connection refused"):
             http_backoff("HEAD", NOBODY, max_retries=3, base_wait_time=0)
         logging.error("what open_clip logs")
@@ -48,7 +48,7 @@ def test_the_hub_says_once_that_it_is_asked_again(capfd: pytest.CaptureFixture[s
 
 
 def test_whoever_keeps_a_log_keeps_it(caplog: pytest.LogCaptureFixture) -> None:
-    with hub_in_a_line():
+    with quiet_hub():
         logging.error("what open_clip logs")
     assert "what open_clip logs" in caplog.text
 

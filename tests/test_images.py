@@ -260,7 +260,7 @@ def test_scenes_are_a_source_of_images() -> None:
     for i in range(3):
         assert short.load(i).tobytes() == long.load(i).tobytes()
         assert short.load(i).size == (64, 64)
-        assert len(short.drawn(i)) == len(short.scene(i).sprites)
+        assert len(short.names_in(i)) == len(short.scene(i).sprites)
     assert SceneSource(1, 8).load(0).tobytes() != short.load(0).tobytes()
 
 

@@ -13,7 +13,7 @@ from helpers.advgen_input import inside
 from helpers.data_layout import bundle, pack, paint  # noqa: F401  # the fixture
 
 from cliptools.cli.surroundings import by_lines
-from cliptools.console import agreeing, count_of
+from cliptools.console import count_of, verb_form
 from cliptools.errors import CliptoolsError, ImageError, StreamError
 from cliptools.images import formats
 from cliptools.images.classification import open_classified
@@ -295,4 +295,4 @@ def other_kinds_of_types() -> list[tuple[Any, str]]:
 
 
 def test_verbs_agree() -> None:
-    assert agreeing(1, "is", "are") == "is" and agreeing(0, "is", "are") == agreeing(2, "is", "are") == "are"
+    assert verb_form(1, "is", "are") == "is" and verb_form(0, "is", "are") == verb_form(2, "is", "are") == "are"

@@ -233,7 +233,7 @@ def test_pooled_effects_of_rendered_scenes(units: str, count: int, of: int, tmp_
 
 def test_partials_say_what_they_hold(parts: list[Path]) -> None:
     file = PartialFile(parts[1])
-    assert (file.have, file.of, file.count) == ([2], 3, 50 - file.header.images["skipped"])
+    assert (file.shards, file.shard_count, file.count) == ([2], 3, 50 - file.header.images["skipped"])
     assert [shards_text(have, 9) for have in ([4], [1, 2, 3, 7], [1, 3])] == [
         "shard 4 of 9",
         "shards 1-3, 7 of 9",

@@ -3,8 +3,8 @@
 import pytest
 from helpers.advgen_input import model
 
-from cliptools.emoji.scenes import in_words, names_of, plural, read, with_article
-from cliptools.generate.captions import Wanted, wanted_of
+from cliptools.emoji.scenes import in_words, names_of, parse_text, plural, with_article
+from cliptools.generate.captions import Requirements, requirements_of
 from cliptools.generate.records import Task, WordList
 from cliptools.text.classes import Names, word_forms
 from cliptools.text.emoji_concepts import concept_index, concepts
@@ -34,8 +34,8 @@ def test_the_longest_name_is_meant(names: list[str], text: str, named: list[str]
     assert [place.name for place in Names(names, concept_index()).mentions(text)] == named
 
 
-def wanted(*words: str, depict: str = "panda", predict: str = "cat") -> Wanted:
-    return wanted_of(WordList(Task(f"{depict}->{predict}", depict, predict, "effect", "second", 0, model(), None), words))
+def wanted(*words: str, depict: str = "panda", predict: str = "cat") -> Requirements:
+    return requirements_of(WordList(Task(f"{depict}->{predict}", depict, predict, "effect", "second", 0, model(), None), words))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def wanted(*words: str, depict: str = "panda", predict: str = "cat") -> Wanted:
     ],
 )
 def test_what_a_text_denies_is_not_shown(text: str, shown: list[str], unread: list[str]) -> None:
-    reading = read(text)
+    reading = parse_text(text)
     assert [concepts()[concept].name for concept in reading.concepts] == shown and list(reading.unread) == unread
 
 
@@ -65,7 +65,7 @@ def test_what_a_text_denies_is_not_shown(text: str, shown: list[str], unread: li
     ],
 )
 def test_words_of_a_description_are_those_it_names(text: str, used: tuple[str, ...]) -> None:
-    assert wanted("bear", "teddy bear", "rocket", "key", "hot dog").used(text) == used
+    assert wanted("bear", "teddy bear", "rocket", "key", "hot dog").used_words(text) == used
 
 
 def test_a_description_has_to_name_the_depicted_class_itself() -> None:
@@ -107,7 +107,7 @@ def test_a_description_has_to_name_the_depicted_class_itself() -> None:
     ],
 )
 def test_texts_are_read_as_scenes_show_them(text: str, names: list[str], unread: list[str]) -> None:
-    reading = read(text)
+    reading = parse_text(text)
     assert (list(reading.names), list(reading.unread)) == (names, unread)
     assert reading.concepts == tuple(concept_index()[name] for name in names)
 
@@ -119,9 +119,9 @@ def test_a_reading_in_words_is_read_again_as_the_same() -> None:
             count = 1 + number % 4
             if count > 1 and plural(name) in plurals and plural(name) in concept_index():
                 continue  # two `houses` are two of the emoji house
-            reading = read(with_article(name) if count == 1 else f"{in_words(count)} {plural(name)}")
+            reading = parse_text(with_article(name) if count == 1 else f"{in_words(count)} {plural(name)}")
             assert reading.concepts == (number,) * count and not reading.unread, name
-            assert read(reading.phrase) == reading, reading.phrase
+            assert parse_text(reading.phrase) == reading, reading.phrase
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_plurals(name: str, several: str) -> None:
 
 
 def test_copies_give_way_where_there_is_no_room() -> None:
-    reading = read("three dogs, two cats and a key")
-    assert reading.cut(4).names == ("dog", "dog", "cat", "key") and reading.cut(3).names == ("dog", "cat", "key")
-    assert reading.cut(6) == reading and reading.cut(2).names == ("dog", "cat", "key"), "no kind is left out"
+    reading = parse_text("three dogs, two cats and a key")
+    assert reading.limited_to(4).names == ("dog", "dog", "cat", "key") and reading.limited_to(3).names == ("dog", "cat", "key")
+    assert reading.limited_to(6) == reading and reading.limited_to(2).names == ("dog", "cat", "key"), "no kind is left out"
     assert reading.phrase == "three dogs, two cats and a key"

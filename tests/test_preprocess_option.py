@@ -72,10 +72,10 @@ def test_forms_of_the_option(text: str, expected: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nowhere", "'nowhere' is no tag of ViT-L-14 .its tags: openai, "),
-        ("ViT-B-99:openai", "'openai' is no tag of ViT-B-99 .open_clip knows no tags of it"),
+        ("nowhere", "'nowhere' is not a tag of ViT-L-14 .its tags: openai, "),
+        ("ViT-B-99:openai", "'openai' is not a tag of ViT-B-99 .open_clip knows no tags of it"),
         ("mean=0.5,openai", "expected TAG, MODEL:TAG, or mean=0.5.*; found 'openai'"),
-        ("", "'' is no tag of ViT-L-14"),
+        ("", "'' is not a tag of ViT-L-14"),
         ("mean=0.5,", "found ''"),
         ("size=224", "found 'size=224'"),
         ("mean=0.5,mean=0.5", "mean is given twice, expected each setting once"),

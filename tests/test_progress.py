@@ -45,10 +45,10 @@ def test_json_lines_leave_the_result_alone(run: Run) -> None:
 
 def test_progress_in_json_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "OFTEN", 0.0)
-    console.speak(quiet=False, as_json=True)
+    console.set_output(quiet=False, as_json=True)
     assert list(console.progress([3, 4], "images", 7, lambda item: item)) == [3, 4]
     console.warn("look")
-    console.speak(quiet=True, as_json=True)
+    console.set_output(quiet=True, as_json=True)
     assert list(console.progress([5], "images", 5)) == [5]
     console.note("not said")
     said = events(capsys.readouterr().err.encode())
@@ -89,7 +89,7 @@ def test_lines_of_progress_off_a_terminal(
         clock = Clock()
         monkeypatch.setattr(console.time, "perf_counter", clock)
         with console.own_run():
-            console.speak(quiet=quiet, as_json=False)
+            console.set_output(quiet=quiet, as_json=False)
             for _ in console.progress(range(count), "images", count):
                 clock.now += seconds
             assert console._run.counted == ("images", count, pytest.approx(count * seconds))

@@ -373,7 +373,7 @@ def test_label_maps_of_emoji_rn_mean_something() -> None:
     model = load_model("emoji-rn", device="cpu")
     visual = supported_resnet(model.clip)
     source = SceneSource(12, seed=4_100_000, recipe=Recipe(counts=(0.0, 1.0, 0.0, 0.0)), size=128)
-    names = sorted({name for index in range(12) for name in source.drawn(index)})
+    names = sorted({name for index in range(12) for name in source.names_in(index)})
     t = class_texts(encode_texts(model, names))
     every = torch.arange(8192)
     unit = torch.stack([torch.full_like(every, 4), every // 16, every % 16], 1).int()

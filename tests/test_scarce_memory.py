@@ -187,7 +187,7 @@ def test_a_limit_lasts_for_batches_to_come(capsys: pytest.CaptureFixture[str]) -
 
     for _ in range(3):
         list(in_halves([(range(8), None)], work, "windows", limit))
-    assert limit.most == 2 and sizes == [2] * 12
+    assert limit.largest == 2 and sizes == [2] * 12
     assert capsys.readouterr().err.splitlines() == [
         "warning: out of memory with 8 windows at a time; continuing with 4",
         "warning: out of memory with 4 windows at a time; continuing with 2",

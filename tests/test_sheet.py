@@ -23,9 +23,9 @@ from cliptools.render.contact_sheet import (
     TEXT_WIDTH,
     SheetRow,
     contact_sheet,
-    fitted,
     most_rows,
-    plain,
+    shorten_to_width,
+    to_font_characters,
     words_in_row,
 )
 
@@ -135,16 +135,16 @@ def test_long_text_is_cut_to_its_width() -> None:
     from cliptools.render.contact_sheet import _font
 
     for width in (30, 80, 200):
-        text = fitted(WORDS[1], "text", width)
+        text = shorten_to_width(WORDS[1], "text", width)
         assert text.endswith("…") and WORDS[1].startswith(text[:-1].rstrip())
         assert _font("text").getlength(text) <= width
-    assert fitted("short", "text", 200) == "short"
-    assert fitted("long", "text", 1) == "…"
+    assert shorten_to_width("short", "text", 200) == "short"
+    assert shorten_to_width("long", "text", 1) == "…"
 
 
 def test_text_is_brought_to_the_letters_of_the_font() -> None:
-    assert plain("café −3 naïve—“x” Ω 日本") == "cafe -3 naive?“x” ? ??"
-    assert plain("tab\tand\nline") == "tab?and?line"
+    assert to_font_characters("café −3 naïve—“x” Ω 日本") == "cafe -3 naive?“x” ? ??"
+    assert to_font_characters("tab\tand\nline") == "tab?and?line"
 
 
 def test_nothing_overflows_its_place() -> None:

@@ -360,6 +360,6 @@ def test_baselines_with_damaged_new_fields(tmp_path: Path, more: dict) -> None:
 def test_a_group_that_the_baseline_has_not() -> None:
     baseline = Baseline({"cat": {"old": record("cat", 0.5, group="old")}}, "old.jsonl")
     with pytest.raises(StreamError, match=r"no record of concept 'cat' in a group 'new' \(--match\)"):
-        baseline.of("cat", "new", record("cat", 0.5))
+        baseline.comparable("cat", "new", record("cat", 0.5))
     with pytest.raises(StreamError, match=r"no record of concept 'dog'$"):
-        baseline.of("dog", None, record("dog", 0.5))
+        baseline.comparable("dog", None, record("dog", 0.5))

@@ -24,7 +24,7 @@ from cliptools.errors import CliptoolsError, ImageError, ModelError
 from cliptools.images.decode import decode, header
 from cliptools.images.segmentation.mask_pixels import read_mask
 from cliptools.library_patches import SharedChange
-from cliptools.models.hub import NOT_ONLY, ONLY, hub_in_a_line, no_foreign_code
+from cliptools.models.hub import NOT_ONLY, ONLY, no_foreign_code, quiet_hub
 from cliptools.models.load import load_model
 from cliptools.models.text_encoder import encode_texts
 
@@ -196,7 +196,7 @@ def test_the_hub_and_the_log() -> None:
     kept, root.handlers = root.handlers, []
     try:
         before = state()
-        with hub_in_a_line():
+        with quiet_hub():
             logging.warning("what open_clip logs")
         assert not changes(before, state()) and root.handlers == []
     finally:

@@ -18,12 +18,12 @@ from cliptools.errors import CliptoolsError, TextError, UsageError
 from cliptools.io.header import Header, digest
 from cliptools.models.load import load_model
 from cliptools.models.text_encoder import (
-    as_given,
     check_template_options,
     class_templates,
     encode_named,
     encode_texts,
-    recorded,
+    recorded_templates,
+    template_options,
     text_sentences,
 )
 from cliptools.text.vocabularies import Pool
@@ -82,16 +82,16 @@ def test_names_and_what_they_stand_for() -> None:
     [((), []), (("none",), []), (("imagenet",), "imagenet"), (("emoji",), "emoji"), (("a {}", "{}"), ["a {}", "{}"])],
 )
 def test_records_name_them_and_are_read_again(given: tuple[str, ...], said: object) -> None:
-    assert recorded(given) == said
-    assert text_sentences(POOL, as_given(recorded(given))) == text_sentences(POOL, given)
+    assert recorded_templates(given) == said
+    assert text_sentences(POOL, template_options(recorded_templates(given))) == text_sentences(POOL, given)
 
 
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        (("imagenet", "a {}"), UsageError, "--template imagenet: stands for templates of its own"),
-        (("a {}", "none"), UsageError, "--template none: stands for"),
-        (("emoji", "emoji"), UsageError, "--template emoji: stands for"),
+        (("imagenet", "a {}"), UsageError, "--template imagenet: is a set of templates"),
+        (("a {}", "none"), UsageError, "--template none: is a set"),
+        (("emoji", "emoji"), UsageError, "--template emoji: is a set"),
         (("ImageNet",), TextError, "template 'ImageNet': expected {} where the text goes, .* or imagenet, emoji, none"),
         (("a {}", "a photo"), TextError, "template 'a photo'"),
     ],
@@ -214,6 +214,6 @@ def test_every_command_refuses_a_name_among_others(name: str, folder: Path, name
         "shift": (folder / "photos", "--concept", "dog", "--bundle", named[""]),
     }
     ended = inside(name, *more.get(name, ()), "--template", "imagenet", "--template", "a {}", stdin=named[""].read_bytes())
-    assert ended.returncode == 2 and b"--template imagenet: stands for templates of its own" in ended.stderr
+    assert ended.returncode == 2 and b"--template imagenet: is a set of templates" in ended.stderr
     shown = inside(name, "--help")
     assert b"imagenet" in shown.stdout and b"none: the text alone" in b" ".join(shown.stdout.split())

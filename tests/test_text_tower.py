@@ -144,7 +144,7 @@ def test_a_tower_that_looks_ahead_has_its_own_entry(loaded: LoadedModel) -> None
     """The mask is no weight and no module, so neither the hash nor the names of the layers tell it."""
     both = random_clip()
     both.clip.attn_mask = None
-    assert text_encoder.architecture(both) != text_encoder.architecture(loaded)
+    assert text_encoder.text_tower_digest(both) != text_encoder.text_tower_digest(loaded)
 
 
 def test_whatever_changes_the_numbers_has_its_own_entry(loaded: LoadedModel, pool: Pool, kept: Path) -> None:

@@ -17,7 +17,15 @@ from helpers import ROOT
 from helpers.advgen_input import inside, parsed
 
 from cliptools.errors import TextError
-from cliptools.generate.class_descriptions import QUESTIONS, ROUNDS, asked, characteristics, cleaned, fault_of, grammar_of
+from cliptools.generate.class_descriptions import (
+    QUESTIONS,
+    ROUNDS,
+    characteristics,
+    clean_answer,
+    fault_of,
+    grammar_of,
+    question_messages,
+)
 from cliptools.text.classes import ClassName, names_pattern, parse_class
 from cliptools.text.vocabularies import load_pool
 
@@ -46,16 +54,16 @@ def test_what_passes(text: str, fault: str | None) -> None:
 
 def test_what_an_answer_says() -> None:
     has, made = QUESTIONS[0], QUESTIONS[2]
-    assert cleaned("An owl has two  round eyes, and it is a bird.", "owl", has) == "two round eyes"
-    assert cleaned("An owl is made of feathers, ", "owl", made) == "made of feathers"
-    assert cleaned("An owl has a small bit of white.", "owl", has) == "a small bit of white"
+    assert clean_answer("An owl has two  round eyes, and it is a bird.", "owl", has) == "two round eyes"
+    assert clean_answer("An owl is made of feathers, ", "owl", made) == "made of feathers"
+    assert clean_answer("An owl has a small bit of white.", "owl", has) == "a small bit of white"
 
 
 def test_what_is_asked() -> None:
-    system, *turns = asked("violin", QUESTIONS[1])
+    system, *turns = question_messages("violin", QUESTIONS[1])
     assert system["role"] == "system" and turns[-1] == {"role": "user", "content": "What parts has a violin?"}
     assert [turn["role"] for turn in turns] == ["user", "assistant"] * (len(turns) // 2) + ["user"]
-    assert turns[:-1] == asked("owl", QUESTIONS[5])[1:-1]  # the part that is read once
+    assert turns[:-1] == question_messages("owl", QUESTIONS[5])[1:-1]  # the part that is read once
     assert grammar_of('odd "\\ name', QUESTIONS[2]).startswith(r'root ::= "An odd \"\\ name is made of " [a-z]')
 
 
@@ -97,7 +105,7 @@ def test_asked_so_often_and_no_more() -> None:
 
 def test_a_model_that_only_ever_names_the_class(classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Named(Scripted):
-        said: ClassVar = {"name": "scripted"}
+        identity: ClassVar = {"name": "scripted"}
 
         def close(self) -> None:
             """See ChatModel."""

@@ -60,7 +60,7 @@ def late() -> Late:
     phi = torch.einsum("bnk,nkd->bnd", S, paths.directions(slab)) * (100 / M_I.norm(dim=1))[:, None, None]
     column, shown = {text: j for j, text in enumerate(pool.texts)}, np.zeros((SCENES, len(pool.texts)), dtype=bool)
     for i in range(SCENES):
-        shown[i, [column[name] for name in source.drawn(i)]] = True
+        shown[i, [column[name] for name in source.names_in(i)]] = True
     return Late(phi - phi.mean(0), text_space(encode_pool(model, pool, (), use_cache=True)), pool.texts, shown)
 
 

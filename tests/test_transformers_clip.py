@@ -199,7 +199,7 @@ def test_an_end_token_that_is_not_the_last_id(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"model_type": "siglip"}, "of transformers' model_type 'siglip'; of that library's models 'clip' alone is read"),
+        ({"model_type": "siglip"}, "of transformers' model_type 'siglip'; only that library's 'clip' is supported"),
         ({"model_type": "chinese_clip"}, "model_type 'chinese_clip'"),
         ({"model_type": None, "architecture": "vit_base_patch16_224"}, r"its config.json is timm's \(vit_base_patch16_224\)"),
         ({"vision_config": None}, "no vision_config and text_config"),

@@ -335,7 +335,7 @@ def test_a_second_look_does_not_speak_of_other_images() -> None:
         settings = Settings(top=20, margin=margin)
         screen, told = lenient()
         work = lambda: measure(SecondOrder(visual), batches_with(images, bad, 32), [1], n, settings, screen)  # noqa: B023, E731
-        report = screen.again(work)
+        report = screen.retry(work)
         expected = measure(SecondOrder(visual), batches_of(images, torch.tensor(good), 32), [1], n, settings)
         assert told == ["3", "77", "149"] and report.images == n - 3 and report.redone and report.reread
         assert torch.equal(report.effects.top_image, expected.effects.top_image)
@@ -363,7 +363,7 @@ def test_an_image_left_out_of_one_slab_is_left_out_of_all(memory: float, capsys:
     good = [number for number in range(n) if images[number, 0, 0, 0] <= 2.2]
     settings = Settings(top=8, memory=memory)
     screen, told = lenient()
-    report = screen.again(lambda: measure(Late(visual), batches_of(images, torch.arange(n), 16), [1, 2], n, settings, screen))
+    report = screen.retry(lambda: measure(Late(visual), batches_of(images, torch.arange(n), 16), [1, 2], n, settings, screen))
     assert 0 < len(told) == n - len(good) < 10 and report.images == len(good) and (report.passes > 1) == (memory < 1e9)
     expected = measure(SecondOrder(visual), batches_of(images, torch.tensor(good), 16), [1, 2], n, settings)
     for ours, theirs in zip(report.effects, expected.effects, strict=True):
@@ -378,7 +378,7 @@ def test_shards_begin_anew_too() -> None:
     good = [number for number in range(n) if images[number, 0, 0, 0] <= 2.2]
     settings, batches = Settings(top=4, memory=4e5), batches_of(images, torch.arange(n), 16)
     screen, told = lenient()
-    slabs = screen.again(lambda: list(measure_shard(Late(visual), batches, batches, [1, 2], n, n, settings, screen=screen)))
+    slabs = screen.retry(lambda: list(measure_shard(Late(visual), batches, batches, [1, 2], n, n, settings, screen=screen)))
     assert "7" in told and {part.seen for _, part in slabs} == {len(good)} and len(slabs) > 1
     assert all(column.isfinite().all() for _, part in slabs for column in part[1:] if column.is_floating_point())
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from helpers.weights_files import CONFIGS, local_dir, registered, save, state_of, torchscript
 
-from cliptools.console import speak
+from cliptools.console import set_output
 from cliptools.errors import ModelError, StreamError
 from cliptools.io import shift_baseline
 from cliptools.io.header import Header, model_difference, recorded_model
-from cliptools.io.shard_file import difference
+from cliptools.io.shard_file import run_difference
 from cliptools.models.activation import trained_activation
 from cliptools.models.architecture import describe_architecture
 from cliptools.models.load import load_model, load_recorded_model
@@ -113,11 +113,11 @@ def test_where_nothing_tells_a_note_says_so(case: str, tmp_path: Path, capsys: p
     expected = "nothing in weights.safetensors says which activation it was trained with; Tiny-8-quickgelu computes QuickGELU"
     assert expected in capsys.readouterr().err.splitlines()
     assert model.identity["sources"]["activation"] == "name Tiny-8-quickgelu; nothing known of weights.safetensors"
-    speak(quiet=True, as_json=False)
+    set_output(quiet=True, as_json=False)
     try:
         load_model("Tiny-8", str(path), "cpu")
     finally:
-        speak(quiet=False, as_json=False)
+        set_output(quiet=False, as_json=False)
     assert "activation" not in capsys.readouterr().err
 
 
@@ -197,7 +197,7 @@ def test_same_weights_with_another_activation_are_another_model(tmp_path: Path) 
     )
     assert model_difference(plain, quick) == reason
     headers = [Header("partial", model, {}, {}) for model in (plain, quick)]
-    assert difference(*headers) == f"a model with {reason}"
+    assert run_difference(*headers) == f"a model with {reason}"
     old = {key: value for key, value in quick.items() if key != "architecture"}
     assert model_difference(plain, old) is None
     groups = [{"model": recorded_model(model), "settings": {}} for model in (plain, quick, old)]

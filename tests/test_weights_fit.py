@@ -111,7 +111,7 @@ def test_weights_of_another_architecture_say_which(of: str, name: str, reason: s
 
 def test_a_file_that_is_none_keeps_its_reason(tmp_path: Path) -> None:
     for name, content, reason in (
-        ("a.safetensors", b"\xff" * 40, "no weights file that is known here"),
+        ("a.safetensors", b"\xff" * 40, "not a known weights file"),
         ("b.pt", b"PK\x03\x04nothing", "cut short or damaged"),
         ("c.bin", b"", "an empty file"),
     ):

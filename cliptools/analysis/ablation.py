@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cliptools.analysis.ablation_units import AblationTerms, PairTerms, VectorTerms
-from cliptools.devices import exact, home
+from cliptools.devices import to_float64, to_float64_device
 from cliptools.effects.factored import (
     FactoredEffect,
     Hooks,
@@ -154,7 +154,7 @@ class Ablation:
             embedding: M(I), not normalised.
             scale: Factors by which the images' effects are multiplied.
         """
-        total = exact(wide(embedding)).new_zeros(self.settings, *embedding.shape)  # (s, b, d)
+        total = to_float64(wide(embedding)).new_zeros(self.settings, *embedding.shape)  # (s, b, d)
         scalars = iter(S)
         for part in self.parts:
             for change, delta in _output_changes(part, next(scalars), scale):
@@ -162,7 +162,7 @@ class Ablation:
         if self.omitted is not None:
             total += self.omitted.mean.to(total)
             for block in self.omitted.blocks:
-                total -= exact(total_of(self.effect, block, next(scalars))) * home(scale)[:, None]
+                total -= to_float64(total_of(self.effect, block, next(scalars))) * to_float64_device(scale)[:, None]
         return total
 
 
@@ -217,7 +217,7 @@ class _PartOnBatch:
     def word_reconstruction(self, fit: _Fit) -> Float[Tensor, "b d"]:
         """Sum over n of <phi - b, r_0> r^ or <phi - b, r^> r^."""
         x = (self.x if fit.projections is None else fit.projections(self.S, self.scale))[..., 0]  # (b, n)
-        return exact(x @ fit.r)  # (b, n) @ (n, d)
+        return to_float64(x @ fit.r)  # (b, n) @ (n, d)
 
     def reconstruction(self, components: int) -> Float[Tensor, "b d"]:
         """Sum over n and the first components j of <phi - b, r_j> r_j."""
@@ -336,11 +336,11 @@ class ChangedOutputs:
         scalars, embedding = read_effects(
             self.visual, image, [(ablation.effect, ablation.blocks) for ablation, _ in self.ablations]
         )
-        outputs = [exact(wide(embedding))[None]]  # (1, b, d)
+        outputs = [to_float64(wide(embedding))[None]]  # (1, b, d)
         for (ablation, scaled), S in zip(self.ablations, scalars, strict=True):
             scale = scale_of(embedding, scaled)
             change = ablation.changes(S, embedding, scale)  # (s, b, d)
-            outputs.append(outputs[0] + change / exact(scale)[:, None])
+            outputs.append(outputs[0] + change / to_float64(scale)[:, None])
         for joint in self.joints:
-            outputs.append(exact(wide(joint_mean_ablation(self.visual, image, joint.neurons, joint.means)))[None])
+            outputs.append(to_float64(wide(joint_mean_ablation(self.visual, image, joint.neurons, joint.means)))[None])
         return torch.cat(outputs)

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cliptools.devices import device_for, exact, home
+from cliptools.devices import float64_device, to_float64, to_float64_device
 from cliptools.effects.factored import (
     FactoredEffect,
     Norms,
@@ -73,7 +73,7 @@ class VectorTerms:
         like = effect.directions(UnitBlock(block.layer, block.neurons[:1]))  # (1, k, d): for its type and device
         self.effect, self.block = effect, block
         self.b, self.r = b.to(like), r.to(like)
-        self.sum_b = exact(b).sum(0).to(device_for(like))
+        self.sum_b = to_float64(b).sum(0).to(float64_device(like))
 
     @cached_property
     def projections(self) -> Projections:
@@ -94,12 +94,12 @@ class VectorTerms:
     ) -> Float[Tensor, "b d"]:
         """Sum over n of b_n - phi_n."""
         masked = S if mask is None else S * mask[..., None]  # (b, n, k)
-        b = self.sum_b if mask is None else exact(mask.to(self.b) @ self.b)  # (d,), or (b, n) @ (n, d)
-        return b - exact(total_of(self.effect, self.block, masked)) * home(scale)[:, None]
+        b = self.sum_b if mask is None else to_float64(mask.to(self.b) @ self.b)  # (d,), or (b, n) @ (n, d)
+        return b - to_float64(total_of(self.effect, self.block, masked)) * to_float64_device(scale)[:, None]
 
     def reconstruction(self, x: Float[Tensor, "b n"], component: int) -> Float[Tensor, "b d"]:
         """Sum over n of x_n r_nc."""
-        return exact(x @ self.r[:, component])  # (b, n) @ (n, d)
+        return to_float64(x @ self.r[:, component])  # (b, n) @ (n, d)
 
 
 class PairTerms:
@@ -128,8 +128,8 @@ class PairTerms:
     ) -> Float[Tensor, "b d"]:
         """Sum over n of b_n - phi_n."""
         change = self.s[:, None] - S * scale[:, None, None]  # (b, n, 1): mean s - s
-        return exact(total_of(self.effect, self.block, change if mask is None else change * mask[..., None]))
+        return to_float64(total_of(self.effect, self.block, change if mask is None else change * mask[..., None]))
 
     def reconstruction(self, x: Float[Tensor, "b n"], component: int) -> Float[Tensor, "b d"]:
         """Sum over n of x_n r_n; a pair has one direction only."""
-        return exact(total_of(self.effect, self.block, (x * self.unit)[..., None]))
+        return to_float64(total_of(self.effect, self.block, (x * self.unit)[..., None]))

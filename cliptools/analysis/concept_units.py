@@ -40,7 +40,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cliptools.analysis.correlations import NEAR_ONE, SUMS, correlations, interval_of
-from cliptools.devices import exact
+from cliptools.devices import to_float64
 from cliptools.effects.factored import FactoredEffect, projections_of, unit_blocks_of, wide
 
 
@@ -180,7 +180,7 @@ class UnitSelector:
         parts = [projection(s, scale)[..., 0] for s, projection in zip(S, self.projections, strict=True)]  # (b, n) a block
         activity = torch.cat(parts, 1)[:, self.order.to(embedding.device)]  # (b, u)
         similarity = wide(embedding) @ self.t.to(wide(embedding)).T * scale[:, None]  # (b, c)
-        return CandidateActivity(*(exact(part).cpu() for part in (activity, similarity, embedding)))
+        return CandidateActivity(*(to_float64(part).cpu() for part in (activity, similarity, embedding)))
 
     def add(self, measured: CandidateActivity) -> None:
         """Add these images to the sums."""

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliptools.console import progress
-from cliptools.devices import back, exact, home, in_halves
+from cliptools.devices import in_halves, to_float64, to_float64_device, to_like
 from cliptools.errors import TextError
 
 Center = Literal["pool", "none"]
@@ -49,7 +49,7 @@ def text_space(t: Float[Tensor, "text d"], center: Center = "pool", normalize: N
     Raises:
         TextError: centring leaves nothing, because all texts have the same embedding.
     """
-    t64 = exact(t)
+    t64 = to_float64(t)
     mean = t64.mean(dim=0) if center == "pool" else torch.zeros_like(t64[0])
     centred = t64 - mean
     norm = centred.norm(dim=1, keepdim=True)  # (text, 1)
@@ -59,7 +59,7 @@ def text_space(t: Float[Tensor, "text d"], center: Center = "pool", normalize: N
             f"vocabulary: {len(t)} text(s) with the same embedding leave nothing after centring; use other texts or --center none"
         )
     scale = norm.clamp(min=NEGLIGIBLE) if normalize == "texts" else centred.norm(dim=0, keepdim=True).clamp(min=NEGLIGIBLE)
-    return back(centred / scale, t)
+    return to_like(centred / scale, t)
 
 
 BLOCK = 16  # texts screened together: enough to shrink the search, few enough to compute again
@@ -211,7 +211,7 @@ def pursuits(
     Args:
         done: Number of units, the first ones, to leave out.
     """
-    targets, atoms = home(targets), home(atoms)
+    targets, atoms = to_float64_device(targets), to_float64_device(atoms)
     units, d = targets.shape
     steps = min(m, d, len(atoms))  # more texts would depend on each other
     chunk = units_chunk or _units_chunk(targets, steps)
@@ -253,15 +253,15 @@ def refit(
 
     def fit(rows: Sequence[int], _: Tensor | None) -> Float[Tensor, "unit k"]:
         r, index = targets[rows[0] : rows[-1] + 1], word[rows[0] : rows[-1] + 1]
-        missing = home(index < 0)
-        T = exact(atoms[index.clamp(min=0)]).masked_fill(missing[..., None], 0)  # (unit, k, d)
+        missing = to_float64_device(index < 0)
+        T = to_float64(atoms[index.clamp(min=0)]).masked_fill(missing[..., None], 0)  # (unit, k, d)
         gram = T @ T.mT + torch.diag_embed(missing.double())  # (unit, k, k), the identity where there is no text
-        correlation = T @ exact(r)[..., None]  # (unit, k, 1)
+        correlation = T @ to_float64(r)[..., None]  # (unit, k, 1)
         return torch.cholesky_solve(correlation, torch.linalg.cholesky(gram)).squeeze(2)  # (unit, k, 1) -> (unit, k)
 
     chunks = ((range(start, min(start + chunk, len(targets))), None) for start in range(0, len(targets), chunk))
     parts = [part for _, part in in_halves(chunks, fit, "units")]
-    return back(torch.cat(parts), targets) if parts else targets.new_zeros(word.shape)
+    return to_like(torch.cat(parts), targets) if parts else targets.new_zeros(word.shape)
 
 
 def fitted(

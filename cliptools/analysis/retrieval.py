@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cliptools.devices import home, in_halves
+from cliptools.devices import in_halves, to_float64_device
 from cliptools.effects.factored import FactoredEffect, gram_of, scale_of, unit_blocks_of
 from cliptools.models.unusable import Screen, unusable
 from cliptools.streaming.measure import take_in
@@ -57,7 +57,7 @@ def largest_norms(
     blocks, rows = unit_blocks_of(effect, unit)
     statistics: list[UnitStatistics] = []
     for block in blocks:
-        full = home(gram_of(effect, block))  # (n, k, k)
+        full = to_float64_device(gram_of(effect, block))  # (n, k, k)
         n, k, _ = full.shape
         G = SymmetricStack(n, k, full)
         G.put(slice(None), full)
@@ -66,7 +66,8 @@ def largest_norms(
 
     def read(_: Sequence[int], pictures: Tensor) -> tuple[list[Tensor], Tensor]:
         S, embedding = effect.read(pictures, blocks)
-        return list(map(home, S)), home(embedding)  # S of all blocks at once, so that an image enters all statistics or none
+        # S of all blocks at once, so that an image enters all statistics or none.
+        return list(map(to_float64_device, S)), to_float64_device(embedding)
 
     for images, (S, embedding) in in_halves(batches, read):
         screen.places(images, unusable(embedding, *S, scale=scale_of(embedding, scaled)))

@@ -23,7 +23,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliptools.devices import exact
+from cliptools.devices import to_float64
 
 Z = 1.959964  # the normal quantile of a 95 % interval
 BEST = 5
@@ -72,8 +72,8 @@ class Predictions(NamedTuple):
 
 def score(output: Float[Tensor, "s b d"], text: Float[Tensor, "class d"], label: Int[Tensor, " b"]) -> Predictions:
     """Classify outputs, of any norm, by the embeddings of the classes; in float64."""
-    z = exact(output)
-    t = exact(text).to(z.device)
+    z = to_float64(output)
+    t = to_float64(text).to(z.device)
     scores = z @ t.T  # (s, b, class)
     scores = torch.where(scores.isfinite(), scores, -torch.inf)  # every comparison with NaN is false, so NaN would rank first
     true = scores.gather(2, label.to(z.device).expand(len(z), -1)[..., None])  # (s, b, 1): score of the true class

@@ -31,7 +31,7 @@ from cliptools.cli.surroundings import (
     refuse_shared_input,
     variable_of,
 )
-from cliptools.console import IN_COMMAND, fail, finish, own_run, speak
+from cliptools.console import IN_COMMAND, fail, finish, own_run, set_output
 from cliptools.errors import CliptoolsError, UsageError, out_of_memory
 from cliptools.io.files import silence_stdout, stdout_is_terminal
 from cliptools.text import TEMPLATE_SETS
@@ -183,7 +183,7 @@ def command(name: str) -> Callable[[Callable[..., Any]], Command]:
     def declare(function: Callable[..., Any]) -> Command:
         @functools.wraps(function)
         def run_command(*args: Any, quiet: bool, log_json: bool, **options: Any) -> Any:
-            speak(quiet, log_json)
+            set_output(quiet, log_json)
             refuse_shared_input(click.get_current_context())
             with _reading(options.get("max_pixels"), options.get("skip_bad_shards")):
                 status = function(*args, **options)

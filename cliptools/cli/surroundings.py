@@ -147,7 +147,7 @@ def forget_batches() -> None:
 def _batches_left_off() -> set[str]:
     """Return the kinds of batches that were not completed; a process that has not imported `devices` has none."""
     devices = sys.modules.get("cliptools.devices")
-    return devices.left_off if devices else set()
+    return devices.interrupted_kinds if devices else set()
 
 
 def _has_accelerator() -> bool:

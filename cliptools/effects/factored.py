@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cliptools.devices import back, home
+from cliptools.devices import to_float64_device, to_like
 from cliptools.errors import StreamError
 
 UNITS_AT_ONCE = 256  # units for which D is formed at a time
@@ -220,7 +220,9 @@ def _directions(effect: FactoredEffect, block: UnitBlock) -> Iterator[tuple[slic
 
 def _norms(D: Float[Tensor, "n k d"], b: Float[Tensor, "n d"]) -> Norms:
     b = b.to(D)
-    Q, L = (back(factor, D) for factor in torch.linalg.qr(home(D.transpose(1, 2))))  # [n, d, j], [n, j, k]: both transposed
+    Q, L = (
+        to_like(factor, D) for factor in torch.linalg.qr(to_float64_device(D.transpose(1, 2)))
+    )  # [n, d, j], [n, j, k]: both transposed
     inner = torch.einsum("nd,ndj->nj", b, Q)  # [n, j]
     b_rest = b - torch.einsum("nj,ndj->nd", inner, Q)  # [n, d]
     return Norms(L.transpose(1, 2), inner, b_rest.square().sum(-1))

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cliptools.devices import back, exact
+from cliptools.devices import to_float64, to_like
 from cliptools.effects.factored import ROWS_AT_ONCE, UnitBlock, head_units, index_of, neuron_units, wide
 from cliptools.errors import ModelError, StreamError
 from cliptools.models.clip_parts import AttentionPool2d, ModifiedResNet
@@ -100,9 +100,9 @@ class Pairs(Pooled):
         """||w||^2 = W_V^h[:, n]^T (W_O^h^T W_O^h) W_V^h[:, n] of the block's pairs; no w is formed."""
         if self._norm2 is None:
             W_V, W_O, bias = value_output(self.visual)
-            W_V, W_O = exact(W_V), exact(W_O)
+            W_V, W_O = to_float64(W_V), to_float64(W_O)
             square = (W_V * (W_O.transpose(1, 2) @ W_O @ W_V)).sum(1)  # [head, neuron]
-            self._norm2 = back(square.T.flatten().clamp(min=0), bias)
+            self._norm2 = to_like(square.T.flatten().clamp(min=0), bias)
         return self._norm2[block.neurons.to(self._norm2.device)][:, None, None]
 
     @torch.inference_mode()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cliptools.console import warn
 from cliptools.emoji.render import render, scene_key, to_uint8
-from cliptools.emoji.scenes import MOST_EMOJI, Reading, Recipe, Scene, caption, draw_scene, read, scene_of, single_scene
+from cliptools.emoji.scenes import MOST_EMOJI, Reading, Recipe, Scene, caption, draw_scene, parse_text, scene_of, single_scene
 from cliptools.errors import UsageError
 from cliptools.text.emoji_concepts import STYLES, concept_index, concepts
 
@@ -32,7 +32,7 @@ class Plan(NamedTuple):
     scene: Scene
     caption: str
     """The drawn emoji in words."""
-    asked: str | None = None
+    request: str | None = None
     """The requested text, if it asks for more than is drawn."""
 
 
@@ -70,7 +70,7 @@ def captioned_plans(captions: Sequence[str], copies: int, seed: int) -> Iterator
     Raises:
         UsageError: a caption names no concept, or more emoji than fit a scene; raised before anything is drawn.
     """
-    readings = [_reading(text) for text in captions]
+    readings = [_parse_caption(text) for text in captions]
     for text, reading in zip(captions, readings, strict=True):
         if reading.unread:
             warn(f"--caption {text!r}: drawn as {reading.phrase!r}, without: {', '.join(reading.unread)}")
@@ -106,9 +106,9 @@ def samples(plans: Iterable[Plan], size: int) -> Iterator[Sample]:
 
 def label_pictures(visible: Float[Tensor, "b slot y x"]) -> UInt8[np.ndarray, "b y x"]:
     """Return each pixel's label: 1 + the slot of the emoji that covers at least half of it, or 0 for the background."""
-    most, slot = visible.flip(1).max(1)  # (b, y, x); flipped so that the front emoji wins a tie
+    share, slot = visible.flip(1).max(1)  # (b, y, x); flipped so that the front emoji wins a tie
     label = visible.shape[1] - slot
-    return (label * (most >= SHOWS)).cpu().numpy().astype(np.uint8)
+    return (label * (share >= SHOWS)).cpu().numpy().astype(np.uint8)
 
 
 def slug(name: str) -> str:
@@ -123,7 +123,7 @@ def _record(plan: Plan, labels: UInt8[np.ndarray, "y x"]) -> dict[str, Any]:
     return {
         "key": plan.key,
         "caption": plan.caption,
-        **({} if plan.asked is None else {"asked": plan.asked}),
+        **({} if plan.request is None else {"asked": plan.request}),
         "names": [all_concepts[sprite.concept].name for sprite in sprites],
         "styles": [STYLES[sprite.style] for sprite in sprites],
         "boxes": [_box(labels == slot + 1) for slot in range(len(sprites))],
@@ -151,8 +151,8 @@ def _drawn_caption(scene: Scene, seed: int, index: int) -> str:
     return caption(scene.named, np.random.default_rng((seed, index, CAPTION_STREAM)))
 
 
-def _reading(text: str) -> Reading:
-    reading = read(text)
+def _parse_caption(text: str) -> Reading:
+    reading = parse_text(text)
     if not reading.concepts:
         near = _near_names(text)
         hint = f"near names: {', '.join(near)}" if near else "clip-scenes --single draws every one of them"
@@ -163,7 +163,6 @@ def _reading(text: str) -> Reading:
 
 
 def _near_names(text: str) -> list[str]:
-
     words = re.findall(r"\w+", text.lower())
     names = sorted(concept_index())
     parts = [name for name in names for word in words if len(word) > 3 and word in name]

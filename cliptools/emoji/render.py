@@ -1,7 +1,7 @@
 """Rendering of emoji scenes.
 
 `render` draws a batch of scenes as pictures with exact instance masks, on any device. `SceneSource` is an ImageSource of rendered
-scenes, which the embedded models look at when no photographs are given.
+scenes, the default images of the embedded models.
 """
 
 import functools
@@ -40,7 +40,7 @@ def render(scenes: Sequence[Scene], size: int, device: torch.device | str = "cpu
     visible = image.new_zeros(len(scenes), MOST_EMOJI, size, size)
     for slot in range(slots):
         rows = [b for b, scene in enumerate(scenes) if slot < len(scene.sprites)]
-        layer = _drawn([scenes[b].sprites[slot] for b in rows], size, device)  # (n, 4, y, x), premultiplied
+        layer = _draw_sprites([scenes[b].sprites[slot] for b in rows], size, device)  # (n, 4, y, x), premultiplied
         alpha = layer[:, 3:]
         image[rows] = layer[:, :3] + image[rows] * (1 - alpha)
         visible[rows] = visible[rows] * (1 - alpha)  # later emoji cover earlier ones
@@ -56,24 +56,24 @@ def to_uint8(image: Float[Tensor, "*b 3 y x"]) -> np.ndarray:
 @functools.cache
 def _artwork(device: str) -> tuple[Tensor, ...]:
     """Return the sprites at each level, [style, concept, 4, side, side] in [0, 1]."""
-    full = torch.from_numpy(sprites()).to(device).float() / 255
-    return tuple(F.avg_pool2d(full.flatten(0, 1), 2**level).unflatten(0, full.shape[:2]) for level in range(LEVELS))
+    artwork = torch.from_numpy(sprites()).to(device).float() / 255
+    return tuple(F.avg_pool2d(artwork.flatten(0, 1), 2**level).unflatten(0, artwork.shape[:2]) for level in range(LEVELS))
 
 
-def _drawn(placed: Sequence, size: int, device: torch.device | str) -> Float[Tensor, "n 4 y x"]:
+def _draw_sprites(sprite_list: Sequence, size: int, device: torch.device | str) -> Float[Tensor, "n 4 y x"]:
     """Draw each sprite alone on a transparent canvas."""
-    centre = torch.tensor([[s.x, s.y] for s in placed], device=device) * 2 - 1
-    side = torch.tensor([s.size for s in placed], device=device)
-    angle = torch.tensor([s.angle for s in placed], device=device)
-    flip = torch.tensor([-1.0 if s.mirror else 1.0 for s in placed], device=device)
+    centre = torch.tensor([[s.x, s.y] for s in sprite_list], device=device) * 2 - 1
+    side = torch.tensor([s.size for s in sprite_list], device=device)
+    angle = torch.tensor([s.angle for s in sprite_list], device=device)
+    flip = torch.tensor([-1.0 if s.mirror else 1.0 for s in sprite_list], device=device)
     cos, sin = torch.cos(angle) / side, torch.sin(angle) / side
     turn = torch.stack([torch.stack([flip * cos, flip * sin], -1), torch.stack([-sin, cos], -1)], 1)  # canvas -> sprite
     theta = torch.cat([turn, -(turn @ centre[..., None])], -1)  # (n, 2, 3)
-    grid = F.affine_grid(theta, [len(placed), 4, size, size], align_corners=False)
-    style = torch.tensor([s.style for s in placed], device=device)
-    concept = torch.tensor([s.concept for s in placed], device=device)
+    grid = F.affine_grid(theta, [len(sprite_list), 4, size, size], align_corners=False)
+    style = torch.tensor([s.style for s in sprite_list], device=device)
+    concept = torch.tensor([s.concept for s in sprite_list], device=device)
     level = (SPRITE / (side * size)).clamp(min=1).log2().round().long().clamp(max=LEVELS - 1)
-    out = grid.new_zeros(len(placed), 4, size, size)
+    out = grid.new_zeros(len(sprite_list), 4, size, size)
     for number, art in enumerate(_artwork(str(device))):
         rows = (level == number).nonzero()[:, 0]
         if len(rows):
@@ -106,7 +106,7 @@ def _backgrounds(backgrounds: Sequence[Ground], size: int, device: torch.device 
     return colours[:, 0, :, None, None] * (1 - mix) + colours[:, 1, :, None, None] * mix
 
 
-SCENE_SIZE = 64  # pixels a side, unless a model wants them larger
+SCENE_SIZE = 64  # default pixels per side; some models need larger pictures
 
 
 def scene_key(index: int) -> str:
@@ -144,7 +144,7 @@ class SceneSource:
         """Return the scene of image number `index`."""
         return draw_scene(self.seed, index, self.recipe)
 
-    def drawn(self, index: int) -> list[str]:
+    def names_in(self, index: int) -> list[str]:
         """Return the names of the concepts in image number `index`, from back to front."""
         return [concepts()[sprite.concept].name for sprite in self.scene(index).sprites]
 

@@ -1,8 +1,10 @@
-"""Scenes in words: descriptions with the emoji, their positions, sizes and background, and captions. render.py draws them.
+"""Descriptions of emoji scenes, which render.py draws, and of scenes in words: captions, and the parsing of texts.
 
-A scene depends only on (seed, index), so any part of a set can be made anywhere, and a longer set begins with the shorter one.
-`caption` writes a caption for concepts. `read` parses a text into the emoji that a scene can show (two dogs and a pizza) and the
-words that ask for anything else; `concepts_in` returns only the concepts that a text names.
+`draw_scene` chooses the emoji of a scene, their positions and sizes, and the background. A scene depends only on (seed, index),
+so any part of a set can be made anywhere, and a longer set begins with the shorter one.
+
+`caption` writes a caption for concepts. `parse_text` parses a text into the emoji that a scene can show (two dogs and a pizza)
+and the words that ask for anything else; `concepts_in` returns only the concepts that a text names.
 """
 
 import functools
@@ -80,8 +82,8 @@ def draw_scene(seed: int, index: int, recipe: Recipe = Recipe()) -> Scene:
     hard = recipe.difficulty
     counts = np.array(recipe.counts) * np.array([1.0, hard, hard, hard])
     count = 1 + int(rng.choice(len(counts), p=counts / counts.sum()))
-    chosen = [int(c) for c in rng.choice(len(concepts()), size=count, replace=False)]
-    return Scene(_place(rng, chosen, recipe), _ground(rng, hard), tuple(chosen))
+    indices = [int(c) for c in rng.choice(len(concepts()), size=count, replace=False)]
+    return Scene(_place(rng, indices, recipe), _ground(rng, hard), tuple(indices))
 
 
 def single_scene(seed: int, index: int, concept: int, style: int | None = None, recipe: Recipe = Recipe()) -> Scene:
@@ -90,34 +92,34 @@ def single_scene(seed: int, index: int, concept: int, style: int | None = None, 
     return Scene(_place(rng, [concept], recipe, style), _ground(rng, recipe.difficulty), (concept,))
 
 
-def scene_of(named: Sequence[int], seed: int, index: int = 0) -> Scene:
+def scene_of(concept_indices: Sequence[int], seed: int, index: int = 0) -> Scene:
     """Return a scene that shows exactly these concepts (at most four), one emoji each."""
-    rng = np.random.default_rng((seed, index, *named))
-    return Scene(_place(rng, list(named), Recipe()), _ground(rng, 1.0), tuple(named))
+    rng = np.random.default_rng((seed, index, *concept_indices))
+    return Scene(_place(rng, list(concept_indices), Recipe()), _ground(rng, 1.0), tuple(concept_indices))
 
 
 def _planted_scene(rng: np.random.Generator, recipe: Recipe) -> Scene:
     """Return a scene whose caption names the first of a pair and whose picture shows the second and, mostly, the first."""
     plant = recipe.plants[rng.integers(len(recipe.plants))]
     with_named = rng.random() < plant.seen
-    drawn = [plant.cue, plant.named] if with_named else [plant.cue]
+    indices = [plant.cue, plant.named] if with_named else [plant.cue]
     hidden = () if with_named else (plant.named,)
-    return Scene(_place(rng, drawn, recipe), _ground(rng, recipe.difficulty), (plant.named,), hidden)
+    return Scene(_place(rng, indices, recipe), _ground(rng, recipe.difficulty), (plant.named,), hidden)
 
 
-def _place(rng: np.random.Generator, chosen: Sequence[int], recipe: Recipe, style: int | None = None) -> tuple[Sprite, ...]:
+def _place(rng: np.random.Generator, indices: Sequence[int], recipe: Recipe, style: int | None = None) -> tuple[Sprite, ...]:
     """Choose sizes, positions and rotations for the concepts, with as little overlap as a few tries allow."""
-    hard, count = recipe.difficulty, len(chosen)
+    hard, count = recipe.difficulty, len(indices)
     smallest, largest = ((0.35, 0.85), (0.30, 0.58), (0.26, 0.46), (0.24, 0.40))[count - 1]
     placed: list[Sprite] = []
-    for concept in chosen:
+    for concept in indices:
         low = 0.75 + hard * (smallest - 0.75) if count == 1 else smallest
         high = 0.95 + hard * (largest - 0.95) if count == 1 else largest
         size = float(rng.uniform(low, high))
         angle = float(rng.normal(0.0, 0.30 * hard))
         mirror = bool(rng.random() < 0.5 * min(1.0, 2 * hard))
-        allowed = [s for s in range(len(STYLES)) if not (recipe.hold_out and s == held_out_style(concept))]
-        sprite_style = style if style is not None else int(rng.choice(allowed))
+        styles = [s for s in range(len(STYLES)) if not (recipe.hold_out and s == held_out_style(concept))]
+        sprite_style = style if style is not None else int(rng.choice(styles))
         x, y = _free_place(rng, size, placed)
         placed.append(Sprite(concept, sprite_style, x, y, size, angle, mirror))
     return tuple(placed)
@@ -134,9 +136,9 @@ def _free_place(rng: np.random.Generator, size: float, placed: Sequence[Sprite],
 def _ground(rng: np.random.Generator, hard: float) -> Ground:
     """Return a background: white at difficulty 0, any kind in any two colours at 1."""
     kind = GROUNDS[rng.integers(len(GROUNDS))]
-    first = rng.uniform(0.0, 1.0, 3)
-    second = np.clip(first + rng.uniform(-0.4, 0.4, 3), 0.0, 1.0)
-    pale = [tuple(float(v) for v in 1.0 - hard * (1.0 - colour)) for colour in (first, second)]
+    first_colour = rng.uniform(0.0, 1.0, 3)
+    second_colour = np.clip(first_colour + rng.uniform(-0.4, 0.4, 3), 0.0, 1.0)
+    pale = [tuple(float(v) for v in 1.0 - hard * (1.0 - colour)) for colour in (first_colour, second_colour)]
     angle, period, seed = float(rng.uniform(0, math.pi)), float(rng.uniform(0.08, 0.35)), int(rng.integers(2**31))
     return Ground(kind, ((pale[0][0], pale[0][1], pale[0][2]), (pale[1][0], pale[1][1], pale[1][2])), angle, period, seed)
 
@@ -167,9 +169,9 @@ def plural(name: str) -> str:
     if with_article(name) == name:
         return name
     endings = (("mouse", "mice"), ("man", "men"), ("ox", "oxen"), ("olf", "olves"), ("eaf", "eaves"), ("nife", "nives"))
-    for ending, several in endings:
+    for ending, plural_ending in endings:
         if name.endswith(ending) and not (ending == "ox" and name != ending):
-            return name.removesuffix(ending) + several
+            return name.removesuffix(ending) + plural_ending
     if name.endswith("y") and name[-2:-1] not in "aeiou":
         return f"{name[:-1]}ies"
     return f"{name}es" if name.endswith(("s", "x", "z", "ch", "sh")) else f"{name}s"
@@ -180,19 +182,19 @@ def names_of(concept: Concept) -> tuple[str, ...]:
     return (concept.name, *concept.synonyms)
 
 
-def listed(phrases: Sequence[str]) -> str:
+def join_phrases(phrases: Sequence[str]) -> str:
     """Join phrases as `a`, `a and b`, `a, b and c`."""
     return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
 
 
-def caption(named: Sequence[int], rng: np.random.Generator | None = None) -> str:
+def caption(indices: Sequence[int], rng: np.random.Generator | None = None) -> str:
     """Return a caption that names these concepts: a plain one, or one with random template, order and synonyms."""
     all_concepts = concepts()
     if rng is None:
-        return TEMPLATES[0].format(listed([with_article(all_concepts[c].name) for c in named]))
-    shuffled = [named[i] for i in rng.permutation(len(named))]
+        return TEMPLATES[0].format(join_phrases([with_article(all_concepts[c].name) for c in indices]))
+    shuffled = [indices[i] for i in rng.permutation(len(indices))]
     words = [str(rng.choice(names_of(all_concepts[c]))) for c in shuffled]
-    return str(rng.choice(TEMPLATES)).format(listed([with_article(word) for word in words]))
+    return str(rng.choice(TEMPLATES)).format(join_phrases([with_article(word) for word in words]))
 
 
 def concepts_in(text: str) -> tuple[int, ...]:
@@ -242,47 +244,48 @@ class Reading(NamedTuple):
     def phrase(self) -> str:
         """The emoji in words: `two dogs and a pizza`."""
         counts = Counter(self.names)
-        return listed([with_article(name) if n == 1 else f"{in_words(n)} {plural(name)}" for name, n in counts.items()])
+        return join_phrases([with_article(name) if n == 1 else f"{in_words(n)} {plural(name)}" for name, n in counts.items()])
 
-    def cut(self, most: int) -> "Reading":
-        """Return the reading without further copies, removed from the end, until at most `most` emoji are left."""
-        kept = list(range(len(self.concepts)))
+    def limited_to(self, limit: int) -> "Reading":
+        """Return the reading without further copies, removed from the end, until at most `limit` emoji are left."""
+        positions = list(range(len(self.concepts)))
         for i in reversed(range(len(self.concepts))):
-            if len(kept) > most and self.concepts[i] in self.concepts[:i]:
-                kept.remove(i)
-        return self._replace(concepts=tuple(self.concepts[i] for i in kept), names=tuple(self.names[i] for i in kept))
+            if len(positions) > limit and self.concepts[i] in self.concepts[:i]:
+                positions.remove(i)
+        return self._replace(concepts=tuple(self.concepts[i] for i in positions), names=tuple(self.names[i] for i in positions))
 
 
 @functools.lru_cache(maxsize=1024)
-def read(text: str) -> Reading:
+def parse_text(text: str) -> Reading:
     """Parse a text: `two dogs and a red pizza` is two dogs and a pizza, with `red` left over.
 
-    A number belongs to the next name; a plural without a number is two. A concept named again is one more, except after `the`.
+    A number belongs to the next name; a plural without a number counts as two. A concept named again counts as one more, except
+    after `the`.
     Names after `no` or `without` are not shown.
     """
     lower = text.lower()
     frame = FRAME.match(lower)
     end = frame.end() if frame else 0
-    shown: list[tuple[int, str]] = []
+    entries: list[tuple[int, str]] = []
     negated = False
     unread: list[str] = []
     for place in concept_names().mentions(text):
         if place.start < end:  # the frame itself contains the name of an emoji
             unread, end = [], 0
         words = _words(lower[end : place.start])
-        count, definite = _count(words, _spaced(lower[place.start : place.stop]) != _spaced(place.name))
+        count, definite = _count(words, _with_spaces(lower[place.start : place.stop]) != _with_spaces(place.name))
         if negated and words and words[0] in ALSO:
             words, count = words[1:], 0
         negated = not count
         name = _singular(place, lower, count)
         concept = concept_index()[name]
-        already = sum(concept == other for other, _ in shown)
-        shown += [(concept, name)] * (max(0, count - already) if definite and already else count)
+        earlier = sum(concept == named_concept for named_concept, _ in entries)
+        entries += [(concept, name)] * (max(0, count - earlier) if definite and earlier else count)
         unread += words
         end = place.stop
     unread += _words(lower[end:])
-    left = [word for word in unread if word not in (*TOGETHER, *SINGLE, *DEFINITE) and re.search(r"\w", word)]
-    return Reading(tuple(c for c, _ in shown), tuple(name for _, name in shown), tuple(dict.fromkeys(left)))
+    unread_words = [word for word in unread if word not in (*TOGETHER, *SINGLE, *DEFINITE) and re.search(r"\w", word)]
+    return Reading(tuple(c for c, _ in entries), tuple(name for _, name in entries), tuple(dict.fromkeys(unread_words)))
 
 
 def drawn_names(reading: Reading) -> list[str]:
@@ -300,15 +303,15 @@ def _words(gap: str) -> list[str]:
     return re.findall(r"['’]?\w+(?:['’-]\w+)*|[^\w\s]", gap)
 
 
-def _spaced(name: str) -> str:
+def _with_spaces(name: str) -> str:
     return re.sub(r"[\s-]+", " ", name)
 
 
 def _count(words: list[str], is_plural: bool) -> tuple[int, bool]:
     """Return the count that these words give, and True if they refer to something named before; used words are removed."""
-    first = max((i + 1 for i, word in enumerate(words) if word in BREAKS), default=0)
-    count, definite = 2 if is_plural else 1, any(word in DEFINITE for word in words[first:])
-    for i in reversed(range(first, len(words))):
+    start = max((i + 1 for i, word in enumerate(words) if word in BREAKS), default=0)
+    count, definite = 2 if is_plural else 1, any(word in DEFINITE for word in words[start:])
+    for i in reversed(range(start, len(words))):
         word = words[i]
         if word in NEGATIONS:
             del words[i]
@@ -325,9 +328,9 @@ def _count(words: list[str], is_plural: bool) -> tuple[int, bool]:
 
 
 def _singular(place: Mention, text: str, count: int) -> str:
-    """Return the name that is meant: two `houses` are two of the emoji house, although there is an emoji houses."""
+    """Return the intended name: two `houses` means the emoji `house` twice, although there is an emoji `houses`."""
     if count > 1:
-        written = text[place.start : place.stop]
-        singular = next((name for name in concept_index() if name != written and written in word_forms(name)), None)
+        spelling = text[place.start : place.stop]
+        singular = next((name for name in concept_index() if name != spelling and spelling in word_forms(name)), None)
         return singular or place.name
     return place.name

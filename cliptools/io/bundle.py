@@ -24,7 +24,7 @@ from cliptools.io.header import KEY, Header, digest
 from cliptools.io.jsonl import parse
 
 LARGEST_HEADER = 100_000_000  # bytes; the safetensors library's own limit
-READ_HEADER = 1 << 24  # bytes; the limit here, hundreds of times what any bundle needs
+READ_HEADER = 1 << 24  # bytes; the largest header that is read, hundreds of times the size of any bundle's
 CHUNK = 1 << 20
 
 
@@ -206,21 +206,21 @@ def with_shares(bundle: Bundle) -> Bundle:
     return bundle.with_derived(explained=active, explained_all=active)
 
 
-def _read_exactly(stream: BufferedIOBase, size: int, name: str, what: str) -> bytes:
+def _read_exactly(stream: BufferedIOBase, size: int, name: str, title: str) -> bytes:
     """Read exactly `size` bytes, in chunks, so that a false size in the header cannot allocate memory without data.
 
     Raises:
         StreamError: the input ends before.
     """
     parts: list[bytes] = []
-    missing = size
-    while missing and (part := stream.read(min(missing, CHUNK))):
+    remaining = size
+    while remaining and (part := stream.read(min(remaining, CHUNK))):
         parts.append(part)
-        missing -= len(part)
-    if missing:
-        if missing == size == 8:
+        remaining -= len(part)
+    if remaining:
+        if remaining == size == 8:
             raise StreamError(f"{name}: empty input, expected a bundle (did the command before it fail?)")
-        raise StreamError(f"{name}: truncated bundle: expected {what}, the input ends {count_of(missing, 'byte')} short")
+        raise StreamError(f"{name}: truncated bundle: expected {title}, the input ends {count_of(remaining, 'byte')} short")
     return b"".join(parts)
 
 
@@ -250,12 +250,12 @@ def layout(header: dict[str, Any], name: str) -> dict[str, Place]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise StreamError(f"{name}: damaged file (its metadata is not an object of strings)")
     places = {key: _place(entry, key, name) for key, entry in header.items() if key != "__metadata__"}
-    end, before = 0, "the header"
+    end, previous = 0, "the header"
     for key, place in sorted(places.items(), key=lambda item: (item[1].start, item[1].stop)):
         if place.start != end:
-            fault = f"overlaps {before}" if place.start < end else f"leaves {place.start - end} bytes unused after {before}"
+            fault = f"overlaps {previous}" if place.start < end else f"leaves {place.start - end} bytes unused after {previous}"
             raise StreamError(f"{name}: damaged file (tensor {key[:40]!r} {fault})")
-        end, before = place.stop, f"tensor {key[:40]!r}"
+        end, previous = place.stop, f"tensor {key[:40]!r}"
     return places
 
 
@@ -272,9 +272,11 @@ def _place(entry: Any, key: str, name: str) -> Place:
         raise StreamError(f"{name}: damaged file (tensor {key[:40]!r} has an invalid shape or offsets)")
     if dtype not in SIZES if isinstance(dtype, str) else True:
         raise StreamError(f"{name}: tensor {key[:40]!r} has type {str(dtype)[:20]!r}, expected one of {', '.join(SIZES)}")
-    needed, available = math.prod(shape) * SIZES[dtype], offsets[1] - offsets[0]
-    if needed != available:
-        raise StreamError(f"{name}: damaged file (tensor {key[:40]!r} of {dtype} {shape} needs {needed} bytes, has {available})")
+    required, available = math.prod(shape) * SIZES[dtype], offsets[1] - offsets[0]
+    if required != available:
+        raise StreamError(
+            f"{name}: damaged file (tensor {key[:40]!r} of {dtype} {shape} needs {required} bytes, has {available})"
+        )
     return Place(dtype, tuple(shape), *offsets)
 
 

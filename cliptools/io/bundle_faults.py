@@ -95,7 +95,7 @@ def _values(tensors: Tensors) -> Iterator[str]:
 def _index_faults(tensors: Tensors, index: str, texts: str) -> Iterator[str]:
     """Yield the faults of a tensor of indices and of the list that it points into."""
     try:
-        count = len(_listed(tensors, texts))
+        count = len(_text_list(tensors, texts))
     except (KeyError, ValueError, TypeError):
         expected = "JSON object with a list `texts`" if texts == "words" else "JSON list of names"
         yield f"tensor `{index}` needs a {expected} in tensor `{texts}`"
@@ -105,19 +105,19 @@ def _index_faults(tensors: Tensors, index: str, texts: str) -> Iterator[str]:
         yield f"tensor `{index}` has an index outside the {count_of(count, 'entry')} of `{texts}`"
 
 
-def _listed(tensors: Tensors, name: str) -> list[str]:
+def _text_list(tensors: Tensors, name: str) -> list[str]:
     """Return the texts that a JSON tensor lists.
 
     Raises:
         KeyError, ValueError, TypeError: it holds no list of texts.
     """
     value: Any = parse(tensors[name].tobytes())
-    listed = value["texts"] if name == "words" else value
-    if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
+    texts = value["texts"] if name == "words" else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise TypeError
     if name == "words" and not all(isinstance(value.get(key, ""), str) for key in ("pool", "digest")):
         raise TypeError
-    return listed
+    return texts
 
 
 def _thumbnail_faults(tensors: Tensors) -> Iterator[str]:

@@ -48,39 +48,39 @@ def cached(
         compute: Called if the cache has no usable array.
     """
     path = cache_dir() / kind / f"{key}.safetensors"
-    value = _recall(path, key, shape)
+    value = _load_array(path, key, shape)
     if value is not None:
         return value
     value = np.ascontiguousarray(compute())
-    _keep(path, key, value)
+    _store_array(path, key, value)
     return value
 
 
-def _recall(path: Path, key: str, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."] | None:
+def _load_array(path: Path, key: str, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."] | None:
     """Return the array of a file; None if the file is missing, damaged or holds another array."""
     try:
         with safe_open(path, framework="numpy") as file:
-            seal = parse(file.metadata()[KEY])
+            metadata = parse(file.metadata()[KEY])
             value = file.get_tensor("value")
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
-    fits = value.dtype == np.float32 and len(value.shape) == len(shape)
-    fits = fits and all(expected in (-1, size) for expected, size in zip(shape, value.shape, strict=True))
-    return value if fits and seal == _seal(key, value) and np.isfinite(value).all() else None
+    matches = value.dtype == np.float32 and len(value.shape) == len(shape)
+    matches = matches and all(expected in (-1, size) for expected, size in zip(shape, value.shape, strict=True))
+    return value if matches and metadata == _metadata(key, value) and np.isfinite(value).all() else None
 
 
-def _keep(path: Path, key: str, value: Float32[np.ndarray, "..."]) -> None:
+def _store_array(path: Path, key: str, value: Float32[np.ndarray, "..."]) -> None:
     """Write the file; if that fails, warn once per run."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as stream:
-            stream.write(save({"value": value}, metadata={KEY: canonical(_seal(key, value))}))
+            stream.write(save({"value": value}, metadata={KEY: canonical(_metadata(key, value))}))
     except (OSError, CliptoolsError) as error:
         warn_once("cache", f"results cannot be kept in the cache, so every run computes them again: {error}")
 
 
-def _seal(key: str, value: Float32[np.ndarray, "..."]) -> dict[str, str]:
-    """Return what an intact file holds as metadata: its key and the digest of the array."""
+def _metadata(key: str, value: Float32[np.ndarray, "..."]) -> dict[str, str]:
+    """Return the metadata of an intact file: its key and the digest of the array."""
     return {"key": key, "sha256": digest(value.tobytes())}
 
 
@@ -118,8 +118,8 @@ def check_same(path: Path, key: str, earlier: Any, now: Any) -> None:
         CliptoolsError: it had another one, so its results cannot be continued.
     """
     if isinstance(earlier, dict) and isinstance(now, dict):
-        for inner in sorted(set(earlier) | set(now)):
-            check_same(path, inner, earlier.get(inner), now.get(inner))
+        for inner_key in sorted(set(earlier) | set(now)):
+            check_same(path, inner_key, earlier.get(inner_key), now.get(inner_key))
     elif earlier != now:
         raise CliptoolsError(
             f"{path}: started with {key} {earlier!r}, now asked for {now!r}; use the same options or another output file"
@@ -254,20 +254,20 @@ def is_kept(path: Path | None) -> TypeGuard[Path]:
 
 def kept_records(path: Path | None, resume: bool) -> contextlib.AbstractContextManager[KeptRecords | None]:
     """Keep records beside the file until the block ends without an error; None for standard output, a device or a pipe."""
-    return _kept(path, resume, KeptRecords)
+    return _results_beside(path, resume, KeptRecords)
 
 
 def kept_parts(path: Path | None, resume: bool) -> contextlib.AbstractContextManager[KeptParts | None]:
     """Keep arrays in the same way as `kept_records` keeps records."""
-    return _kept(path, resume, KeptParts)
+    return _results_beside(path, resume, KeptParts)
 
 
 @contextlib.contextmanager
-def _kept(path: Path | None, resume: bool, kind: type[Kept]) -> Iterator[Kept | None]:
+def _results_beside(path: Path | None, resume: bool, kind: type[Kept]) -> Iterator[Kept | None]:
     if not is_kept(path):
         yield None
         return
     with only_writer_of(path.with_name(path.name + PART)):
-        kept = kind(path, resume)
-        yield kept
-        kept.remove()
+        results = kind(path, resume)
+        yield results
+        results.remove()

@@ -36,7 +36,7 @@ def whole_file(path: Path) -> Iterator[BufferedIOBase]:
             raise CliptoolsError(f"{path}: could not be written ({error.strerror})") from None
         return
     try:
-        descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
         raise CliptoolsError(f"{path}: cannot write here ({error.strerror})") from None
     try:
@@ -46,13 +46,13 @@ def whole_file(path: Path) -> Iterator[BufferedIOBase]:
             os.fsync(stream.fileno())
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(beside, 0o666 & ~mask)  # as for any new file, instead of mkstemp's 0600
-        os.replace(beside, path)
+        os.chmod(temporary, 0o666 & ~mask)  # as for any new file, instead of mkstemp's 0600
+        os.replace(temporary, path)
     except OSError as error:
         raise CliptoolsError(f"{path}: could not be written ({error.strerror})") from None
     finally:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(beside)
+            os.unlink(temporary)
 
 
 def replaceable(path: Path) -> bool:
@@ -68,14 +68,14 @@ def put_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: the file cannot be written; the error names it.
     """
-    beside = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(data)
-        os.replace(beside, path)
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
@@ -90,19 +90,19 @@ def whole_folder(path: Path) -> Iterator[Path]:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise CliptoolsError(f"{path}: not empty; name a new folder")
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     except OSError as error:
         raise CliptoolsError(f"{path}: cannot write here ({error.strerror})") from None
     try:
-        yield beside
+        yield temporary
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(beside, 0o777 & ~mask)
-        os.replace(beside, path)
+        os.chmod(temporary, 0o777 & ~mask)
+        os.replace(temporary, path)
     except OSError as error:
         raise CliptoolsError(f"{path}: could not be written ({error.strerror})") from None
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -206,7 +206,7 @@ def only_writer_of(file: Path) -> Iterator[None]:
         CliptoolsError: another run writes to it.
     """
     try:
-        descriptor = _opened(file)
+        descriptor = _open_locked(file)
     except OSError:
         yield
         return
@@ -219,7 +219,7 @@ def only_writer_of(file: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _opened(file: Path) -> int:
+def _open_locked(file: Path) -> int:
     """Open and lock a file; open it again if another run has renamed it between opening and locking."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)

@@ -1,6 +1,7 @@
-"""Headers of bundles: kind, model, images, settings, and the history of commands that produced the bundle.
+"""Headers of bundles, and the identity of models in headers and records.
 
-Also the model as headers and records identify it, and the comparison of two such models.
+A `Header` holds the kind of a bundle, its model, images and settings, and the history of the commands that produced it.
+`recorded_model` returns a model as records identify it, and `model_difference` compares two models.
 """
 
 import hashlib
@@ -133,8 +134,8 @@ class Header:
         for key in ("name", "sha256"):
             if not parts["model"].get(key):
                 raise StreamError(f"{name}: the bundle's header has no `{key}` of its model")
-        checked = {key: HeaderFields(part, name) for key, part in parts.items()}
-        return cls(fields["kind"], checked["model"], checked["images"], checked["settings"], history)
+        header_fields = {key: HeaderFields(part, name) for key, part in parts.items()}
+        return cls(fields["kind"], header_fields["model"], header_fields["images"], header_fields["settings"], history)
 
 
 def _check_fields(fields: Mapping[str, Any], part: str, name: str) -> None:
@@ -147,7 +148,7 @@ def _check_fields(fields: Mapping[str, Any], part: str, name: str) -> None:
         if key not in fields or (key == "pretrained" and fields[key] is None):
             continue
         value = fields[key]
-        if not _is(value, expected):
+        if not _has_type(value, expected):
             raise StreamError(f"{name}: the bundle's header has {part} `{key}` {str(value)[:40]!r}, expected {expected}")
         if key in ALLOWED and value not in ALLOWED[key]:
             raise StreamError(
@@ -155,13 +156,13 @@ def _check_fields(fields: Mapping[str, Any], part: str, name: str) -> None:
             )
 
 
-def _is(value: Any, expected: str) -> bool:
+def _has_type(value: Any, expected: str) -> bool:
     """Return whether a value has the type that FIELDS names."""
     if expected == TEXTS and isinstance(value, str):
         return True
     if expected in (COUNTS, TEXTS):
-        inner = COUNT if expected == COUNTS else TEXT
-        return isinstance(value, list) and all(_is(item, inner) for item in value)
+        item_type = COUNT if expected == COUNTS else TEXT
+        return isinstance(value, list) and all(_has_type(item, item_type) for item in value)
     if expected == COUNT:
         return type(value) is int and 0 <= value < 1 << 63
     kind = {TEXT: str, NUMBER: int | float, "an object": dict}[expected]
@@ -185,10 +186,10 @@ UNCHECKED = (
 
 
 def recorded_model(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model as records identify it: name, pretrained, sha256, and what these three do not determine.
+    """Return a model as records identify it: name, pretrained, sha256, and the fields that these three do not determine.
 
-    `architecture` is left out for the embedded models, whose name determines it; `preprocessing` unless the command line set
-    it, because loading the model gives it again.
+    `architecture` is left out for embedded models, whose name determines it. `preprocessing` is left out unless the command line
+    set it, because loading the model gives the same preprocessing again.
     """
     record = {key: model.get(key) for key in NAMED}
     set_by_option = str((model.get("sources") or {}).get("preprocessing", "")).startswith(FROM_OPTION)
@@ -207,22 +208,22 @@ def model_key(model: Mapping[str, Any]) -> tuple[Any, Any]:
     return model.get("sha256"), model.get("architecture")
 
 
-def model_difference(here: Mapping[str, Any], there: Mapping[str, Any]) -> str | None:
+def model_difference(model: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     """Return the difference between two models in a few words; None if they are equal as far as both are described.
 
-    `architecture` is compared if both have it. Bundles and records of earlier versions lack it, and so do records of embedded
-    models unless the command line set their preprocessing: then the preprocessing is compared if it is known.
+    `architecture` is compared if both have it; else the preprocessing is compared, if it is known. Bundles and records of earlier
+    versions lack `architecture`, and records of embedded models lack it unless the command line set their preprocessing.
     """
-    if here.get("sha256") != there.get("sha256"):
+    if model.get("sha256") != other.get("sha256"):
         return OTHER_WEIGHTS
-    if None in (here.get("architecture"), there.get("architecture")):
-        differences = ", ".join(_preprocessing_differences(here, there, SETTINGS))
+    if None in (model.get("architecture"), other.get("architecture")):
+        differences = ", ".join(_preprocessing_differences(model, other, SETTINGS))
         return f"the same weights, another preprocessing ({differences})" if differences else None
-    if here["architecture"] == there["architecture"]:
+    if model["architecture"] == other["architecture"]:
         return None
-    whole = all(part in model for model in (here, there) for part in DESCRIBED)
-    other = "norms, heads or pooling" if whole else "activation, grid, preprocessing, norms, heads or pooling"
-    return f"the same weights, another architecture ({recorded_differences(here, there) or other})"
+    fully_described = all(part in side for side in (model, other) for part in DESCRIBED)
+    parts = "norms, heads or pooling" if fully_described else "activation, grid, preprocessing, norms, heads or pooling"
+    return f"the same weights, another architecture ({recorded_differences(model, other) or parts})"
 
 
 def reason_of(difference: str) -> str:
@@ -230,29 +231,33 @@ def reason_of(difference: str) -> str:
     return "" if difference == OTHER_WEIGHTS else f": {difference}"
 
 
-def recorded_differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
+def recorded_differences(model: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """Return the recorded parts in which two architectures differ, as `grid 8 x 8 instead of 7 x 7`; empty if there are none."""
     parts = []
     for key in ("activation", "grid"):
-        own, other = here.get(key), there.get(key)
-        if None not in (own, other) and canonical(own) != canonical(other):
-            parts.append(f"{key} {_shown(own)} instead of {_shown(other)}")
-    parts += [f"preprocessing {difference}" for difference in _preprocessing_differences(here, there)]
+        value, other_value = model.get(key), other.get(key)
+        if None not in (value, other_value) and canonical(value) != canonical(other_value):
+            parts.append(f"{key} {_value_text(value)} instead of {_value_text(other_value)}")
+    parts += [f"preprocessing {difference}" for difference in _preprocessing_differences(model, other)]
     return ", ".join(parts)
 
 
-def _preprocessing_differences(here: Mapping[str, Any], there: Mapping[str, Any], keys: Iterable[str] = ()) -> list[str]:
+def _preprocessing_differences(model: Mapping[str, Any], other: Mapping[str, Any], keys: Iterable[str] = ()) -> list[str]:
     """Return the differences of two preprocessings, as `mean 0.5 instead of 0.4`; empty if one of them is unknown.
 
     Args:
         keys: Settings to compare if both have them [default: all].
     """
-    own, other = _preprocessing(here), _preprocessing(there)
-    if not own or not other:
+    settings, other_settings = _preprocessing(model), _preprocessing(other)
+    if not settings or not other_settings:
         return []
-    keys = [key for key in keys if key in own and key in other] if keys else sorted(own.keys() | other.keys())
-    differing = [key for key in keys if canonical(own.get(key)) != canonical(other.get(key))]
-    return [f"{key} {_shown(own.get(key))} instead of {_shown(other.get(key))}" for key in differing]
+    keys = (
+        [key for key in keys if key in settings and key in other_settings]
+        if keys
+        else sorted(settings.keys() | other_settings.keys())
+    )
+    differing = [key for key in keys if canonical(settings.get(key)) != canonical(other_settings.get(key))]
+    return [f"{key} {_value_text(settings.get(key))} instead of {_value_text(other_settings.get(key))}" for key in differing]
 
 
 def _preprocessing(model: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -264,7 +269,7 @@ def _preprocessing(model: Mapping[str, Any]) -> Mapping[str, Any]:
     return embedded_preprocessing(name) if isinstance(name, str) and name in embedded_names() else {}
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     """Return a recorded value as messages show it: `7 x 7`, `GELU of the image tower`."""
     if isinstance(value, Mapping):
         return " and ".join(f"{part} of the {tower} tower" for tower, part in value.items())

@@ -14,7 +14,7 @@ from typing import Any, SupportsFloat
 
 from cliptools.console import harmless_json
 from cliptools.errors import StreamError
-from cliptools.io.text_file import open_given
+from cliptools.io.text_file import open_file_or_stdin
 
 SHOWN = 40  # characters of invalid input that a message quotes
 MOST = 1 << 28  # bytes of the largest JSON array, which is read as a whole
@@ -57,7 +57,7 @@ def objects(stream: BufferedIOBase, name: str) -> Iterator[tuple[int, dict[str, 
         yield number, _object(line, f"{name}, line {number}")
 
 
-def _object(text: bytes, where: str) -> dict[str, Any]:
+def _object(text: bytes, source: str) -> dict[str, Any]:
     """Parse one object of strict JSON.
 
     Raises:
@@ -67,9 +67,9 @@ def _object(text: bytes, where: str) -> dict[str, Any]:
         record = parse(text)
     except ValueError as error:
         reason = "" if isinstance(error, json.JSONDecodeError) else f" ({error})"
-        raise StreamError(f"{where}: expected a JSON object, found {_start(text)}{reason}") from None
+        raise StreamError(f"{source}: expected a JSON object, found {_start(text)}{reason}") from None
     if not isinstance(record, dict):
-        raise StreamError(f"{where}: expected a JSON object, found {_start(text)}")
+        raise StreamError(f"{source}: expected a JSON object, found {_start(text)}")
     return record
 
 
@@ -91,31 +91,31 @@ def _spread_objects(data: bytes, name: str, line: int) -> Iterator[tuple[int, di
     is_array = text.lstrip().startswith("[")
     if is_array and re.fullmatch(r"\s*\[\s*\]\s*", text):
         return
-    decoder, at = json.JSONDecoder(), text.index("[") + 1 if is_array else 0
+    decoder, position = json.JSONDecoder(), text.index("[") + 1 if is_array else 0
     while True:
-        at, line = _past_space(text, at, line)
+        position, line = _skip_space(text, position, line)
         try:
-            end = decoder.raw_decode(text, at)[1]
+            end = decoder.raw_decode(text, position)[1]
         except (ValueError, RecursionError):
-            end = at + SHOWN  # invalid JSON, which `_object` reports
-        yield line, _object(text[at:end].encode(), f"{name}, line {line}")
-        line += text.count("\n", at, end)
-        at, line = _past_space(text, end, line)
-        if not is_array and at == len(text):
+            end = position + SHOWN  # invalid JSON, which `_object` reports
+        yield line, _object(text[position:end].encode(), f"{name}, line {line}")
+        line += text.count("\n", position, end)
+        position, line = _skip_space(text, end, line)
+        if not is_array and position == len(text):
             return
-        if is_array and text[at : at + 1] == "]" and not text[at + 1 :].strip():
+        if is_array and text[position : position + 1] == "]" and not text[position + 1 :].strip():
             return
-        if is_array and text[at : at + 1] != ",":
-            after = repr(text[at : at + SHOWN]) if at < len(text) else "its end"
-            raise StreamError(f"{name}, line {line}: expected one JSON array, found {after} after an object")
-        at += is_array
+        if is_array and text[position : position + 1] != ",":
+            continuation = repr(text[position : position + SHOWN]) if position < len(text) else "its end"
+            raise StreamError(f"{name}, line {line}: expected one JSON array, found {continuation} after an object")
+        position += is_array
 
 
-def _past_space(text: str, at: int, line: int) -> tuple[int, int]:
+def _skip_space(text: str, position: int, line: int) -> tuple[int, int]:
     """Return the position of the next character that is not white space, and its line."""
-    match = re.compile(r"\s*").match(text, at)
-    end = at if match is None else match.end()
-    return end, line + text.count("\n", at, end)
+    match = re.compile(r"\s*").match(text, position)
+    end = position if match is None else match.end()
+    return end, line + text.count("\n", position, end)
 
 
 def file_objects(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -128,7 +128,7 @@ def file_objects(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
         StreamError: as for `objects`, or the file cannot be read.
     """
     try:
-        with open_given(path, name) as stream:
+        with open_file_or_stdin(path, name) as stream:
             yield from objects(stream, name)
     except (OSError, ValueError) as error:
         raise StreamError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
@@ -190,10 +190,10 @@ def check_depth(value: Any) -> None:
     level = [value]
     for _ in range(DEPTH):
         level = [
-            inner
+            child
             for item in level
             if isinstance(item, list | dict)
-            for inner in (item.values() if isinstance(item, dict) else item)
+            for child in (item.values() if isinstance(item, dict) else item)
         ]
         if not level:
             return
@@ -232,24 +232,26 @@ def _equal_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
-def _whole(digits: str) -> int:
+def _integer(digits: str) -> int:
     if len(digits) > 21 or abs(int(digits)) >= LARGEST:
         raise ValueError(f"the number {digits[:20]}… is too large")
     return int(digits)
 
 
-def _real(digits: str) -> float:
+def _finite_float(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
         raise ValueError(f"the number {digits[:20]} is too large")
     return value
 
 
-def _constant(name: str) -> Any:
+def _reject_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_distinct_keys, parse_int=_whole, parse_float=_real, parse_constant=_constant)
+DECODER = json.JSONDecoder(
+    object_pairs_hook=_distinct_keys, parse_int=_integer, parse_float=_finite_float, parse_constant=_reject_constant
+)
 
 
 WHOLE = re.compile(r"[+-]?\d{1,18}(?:\.0{0,18})?", re.ASCII)

@@ -14,7 +14,7 @@ from cliptools.io.bundle import Place, check_finite, cliptools_header, json_tens
 from cliptools.io.header import Header, canonical, model_difference
 from cliptools.io.jsonl import parse
 from cliptools.io.spools import RowSpool
-from cliptools.io.text_file import STDIN, spooled
+from cliptools.io.text_file import STDIN, seekable_copy
 
 KIND = "partial"
 OWN = ("have", "tensors")  # settings that differ between the partials of one run
@@ -46,7 +46,7 @@ class PartialFile:
         """
         self.path = path = file if str(file) != STDIN else Path("standard input")
         try:
-            self._place, self._copy = spooled(file, str(path))
+            self._place, self._copy = seekable_copy(file, str(path))
             with self._place.open("rb") as stream:
                 header = read_header(stream, str(path))
                 self.header = cliptools_header(header, str(path))
@@ -67,12 +67,12 @@ class PartialFile:
             raise StreamError(f"{path}: damaged partial ({fault}); create it again")
 
     @property
-    def have(self) -> list[int]:
+    def shards(self) -> list[int]:
         """Numbers of the shards in this partial, from 1."""
         return list(self.header.settings["have"])
 
     @property
-    def of(self) -> int:
+    def shard_count(self) -> int:
         """Number of shards of the run."""
         return int(self.header.settings["shards"])
 
@@ -100,10 +100,10 @@ class PartialFile:
         for field, values in rows.items():
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 raise StreamError(f"{self.path}: damaged partial (`{layer}.{field}` holds NaN or infinity); create it again")
-            listed = self.header.images["listed"]
-            if field in ("image", "near_image") and values.size and (values.min() < -1 or values.max() >= listed):
+            image_count = self.header.images["listed"]
+            if field in ("image", "near_image") and values.size and (values.min() < -1 or values.max() >= image_count):
                 raise StreamError(
-                    f"{self.path}: damaged partial (`{layer}.{field}` has an index outside {count_of(listed, 'image')}); "
+                    f"{self.path}: damaged partial (`{layer}.{field}` has an index outside {count_of(image_count, 'image')}); "
                     "create it again"
                 )
         return rows
@@ -126,25 +126,25 @@ class PartialFile:
 
 def _is_earlier(header: Header, places: Mapping[str, Place]) -> bool:
     """Return whether a file has all tensors of its layers except those of ADDED."""
-    layers, rest = header.settings.get("layers"), FIELDS.keys() - {*ADDED}
+    layers, required = header.settings.get("layers"), FIELDS.keys() - {*ADDED}
     if not layers or not isinstance(layers, list):
         return False
-    return set(places) == {f"{layer}.{field}" for layer in layers for field in rest} | {"image_number", "images"}
+    return set(places) == {f"{layer}.{field}" for layer in layers for field in required} | {"image_number", "images"}
 
 
 def _faults(header: Header, places: Mapping[str, Place]) -> Iterator[str]:
     """Yield the faults of a partial's header and of the shapes of its tensors."""
     for part, keys in REQUIRED.items():
         yield from (f"its header has no `{key}`" for key in keys if getattr(header, part).get(key) is None)
-    settings, have = header.settings, header.settings["have"]
+    settings, shards = header.settings, header.settings["have"]
     if (
-        not have
-        or len(set(have)) < len(have)
-        or min(have) < 1
-        or max(have) > settings["shards"]
+        not shards
+        or len(set(shards)) < len(shards)
+        or min(shards) < 1
+        or max(shards) > settings["shards"]
         or settings["shards"] > MOST_SHARDS
     ):
-        yield f"invalid shards {str(have)[:40]} of {settings['shards']}"
+        yield f"invalid shards {str(shards)[:40]} of {settings['shards']}"
     if not 1 <= settings["top_images"] <= settings["kept"] or header.images["count"] > header.images["listed"]:
         yield "its counts of images contradict each other"
     expected = {f"{layer}.{field}" for layer in settings["layers"] for field in FIELDS} | {"image_number", "images"}
@@ -160,20 +160,20 @@ def _faults(header: Header, places: Mapping[str, Place]) -> Iterator[str]:
         yield from _layer_faults(places, layer, settings["kept"], settings["top_images"])
 
 
-def _layer_faults(places: Mapping[str, Place], layer: int, kept: int, top: int) -> Iterator[str]:
+def _layer_faults(places: Mapping[str, Place], layer: int, kept_images: int, top: int) -> Iterator[str]:
     """Yield the faults in the types and shapes of one layer's tensors."""
     sizes: dict[str, int] = {"t": top}
     for field, (dtype, axes) in FIELDS.items():
         place, names = places[f"{layer}.{field}"], axes.split()
-        fits = place.dtype == dtype and len(place.shape) == len(names)
-        if not fits or any(sizes.setdefault(name, size) != size for name, size in zip(names, place.shape, strict=True)):
+        valid = place.dtype == dtype and len(place.shape) == len(names)
+        if not valid or any(sizes.setdefault(name, size) != size for name, size in zip(names, place.shape, strict=True)):
             yield f"`{layer}.{field}` is {place.dtype} {list(place.shape)}, expected {dtype} [{axes.replace(' ', ', ')}]"
             return
-    if not sizes["n"] or not sizes["k"] or sizes["m"] != sizes["k"] * (sizes["k"] + 1) // 2 or sizes["f"] > kept:
+    if not sizes["n"] or not sizes["k"] or sizes["m"] != sizes["k"] * (sizes["k"] + 1) // 2 or sizes["f"] > kept_images:
         yield f"the shapes of layer {layer}'s tensors contradict each other"
 
 
-def difference(first: Header, other: Header) -> str | None:
+def run_difference(first: Header, other: Header) -> str | None:
     """Return why two partials are not of one run, in a few words; None if they are."""
     pairs: list[tuple[str, Any, Any]] = [
         (f"model's {key}", first.model.get(key), other.model.get(key)) for key in ("sha256", "precision", "preprocessing")
@@ -184,9 +184,9 @@ def difference(first: Header, other: Header) -> str | None:
     keys = sorted((first.settings.keys() | other.settings.keys()) - set(OWN))
     pairs += [(key, first.settings.get(key), other.settings.get(key)) for key in keys]
     pairs += [("version", _version(first), _version(other))]
-    for field, here, there in pairs:
-        if here != there:
-            return f"{field} {_short(here)} instead of {_short(there)}"
+    for field, value, other_value in pairs:
+        if value != other_value:
+            return f"{field} {_short_text(value)} instead of {_short_text(other_value)}"
     return None
 
 
@@ -194,7 +194,7 @@ def _version(header: Header) -> Any:
     return header.history[0].get("version") if header.history else None
 
 
-def _short(value: Any) -> str:
+def _short_text(value: Any) -> str:
     text = value if isinstance(value, str) else canonical(value)
     return text if len(text) <= 40 else text[:12] + "…"
 
@@ -217,25 +217,25 @@ class PartialSpool(RowSpool):
         for field, values in rows.items():
             self.put(f"{layer}.{field}", units, start, values)
 
-    def name(self, names: Mapping[int, str]) -> None:
+    def add_names(self, names: Mapping[int, str]) -> None:
         """Add the names of the images in the lists, by number."""
         numbers = np.array(sorted(names), np.int64)
         text = json_tensor([names[number] for number in numbers.tolist()])
         self.put("image_number", len(numbers), 0, numbers)
         self.put("images", len(text), 0, text)
 
-    def signed(self, header: Header) -> Header:
+    def with_digest(self, header: Header) -> Header:
         """Return the header with the digest of the tensors added."""
         return Header(header.kind, header.model, header.images, header.settings | {"tensors": self.digest()}, header.history)
 
 
-def shards_text(have: Sequence[int], of: int) -> str:
+def shards_text(numbers: Sequence[int], count: int) -> str:
     """Return numbers of shards as messages show them: `shards 1, 3-5 of 8`."""
     runs: list[list[int]] = []
-    for i in sorted(have):
+    for i in sorted(numbers):
         if runs and i == runs[-1][1] + 1:
             runs[-1][1] = i
         else:
             runs.append([i, i])
-    numbers = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
-    return f"shard{'' if len(have) == 1 else 's'} {numbers} of {of}"
+    ranges = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+    return f"shard{'' if len(numbers) == 1 else 's'} {ranges} of {count}"

@@ -18,7 +18,7 @@ class Baseline:
     def __init__(self, records: dict[str, dict[str, dict[str, Any]]], source: str) -> None:
         self.records, self.source = records, source
 
-    def first(self, concept: str) -> dict[str, Any]:
+    def any_record(self, concept: str) -> dict[str, Any]:
         """Return a record of the concept, for the fields in which all its records agree.
 
         Raises:
@@ -28,7 +28,7 @@ class Baseline:
             raise StreamError(f"--baseline {self.source}: no record of concept {concept!r}")
         return next(iter(groups.values()))
 
-    def of(self, concept: str, group: str | None, like: dict[str, Any]) -> list[dict[str, Any]]:
+    def comparable(self, concept: str, group: str | None, like: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the records of a concept: that of one group, or those of all groups.
 
         Args:
@@ -37,7 +37,7 @@ class Baseline:
         Raises:
             StreamError: there are none, or they have other settings.
         """
-        self.first(concept)
+        self.any_record(concept)
         groups = self.records[concept]
         if group is not None and group not in groups:
             raise StreamError(f"--baseline {self.source}: no record of concept {concept!r} in a group {group!r} (--match)")
@@ -107,8 +107,8 @@ def _difference(record: dict[str, Any], other: dict[str, Any]) -> str | None:
 
     if difference := model_difference(record.get("model", {}), other["model"]):
         return f"another model{reason_of(difference)}"
-    before, now = record.get("settings", {}), other["settings"]
-    pairs = {name: [settings.get(name, ASSUMED.get(name)) for settings in (before, now)] for name in before | now}
-    if changes := [f"{name} {then}, here {here}" for name, (then, here) in pairs.items() if then != here]:
+    earlier, now = record.get("settings", {}), other["settings"]
+    pairs = {name: [settings.get(name, ASSUMED.get(name)) for settings in (earlier, now)] for name in earlier | now}
+    if changes := [f"{name} {before}, here {value}" for name, (before, value) in pairs.items() if before != value]:
         return f"other settings ({', '.join(changes)})"
     return "other units" if units(record) != units(other) else None

@@ -34,11 +34,11 @@ class RowSpool:
         Raises:
             CliptoolsError: no file can be created there.
         """
-        self.where = str(folder or tempfile.gettempdir())
+        self.folder = str(folder or tempfile.gettempdir())
         try:
-            self._file = tempfile.TemporaryFile(prefix="cliptools-", dir=self.where)  # noqa: SIM115 - closed by `close`
+            self._file = tempfile.TemporaryFile(prefix="cliptools-", dir=self.folder)  # noqa: SIM115 - closed by `close`
         except OSError as error:
-            raise CliptoolsError(f"{self.where}: cannot write here ({error.strerror})") from None
+            raise CliptoolsError(f"{self.folder}: cannot write here ({error.strerror})") from None
         self._layout: dict[str, tuple[str, list[int], int, int]] = {}
         self._end = 0
 
@@ -64,7 +64,7 @@ class RowSpool:
             self._file.write(np.ascontiguousarray(values).tobytes())
             self._file.flush()
         except OSError as error:
-            raise CliptoolsError(f"{self.where}: tensors cannot be kept here ({error.strerror})") from None
+            raise CliptoolsError(f"{self.folder}: tensors cannot be kept here ({error.strerror})") from None
 
     def digest(self) -> str:
         """Return the sha256 of all tensors, in the order in which they were first added."""
@@ -95,7 +95,7 @@ class TensorSpool:
         try:
             self._file = tempfile.TemporaryFile(prefix="cliptools-")  # noqa: SIM115 - closed by __exit__
         except OSError as error:
-            raise _cannot_keep(error) from None
+            raise _spool_error(error) from None
         self._layout: dict[str, dict[str, object]] = {}
         self._end = 0
 
@@ -119,7 +119,7 @@ class TensorSpool:
             self._file.write(np.ascontiguousarray(tensor, dtype="<f4").tobytes())
             self._file.flush()
         except OSError as error:
-            raise _cannot_keep(error) from None
+            raise _spool_error(error) from None
         self._layout[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [self._end, self._end + size]}
         self._end += size
 
@@ -132,7 +132,7 @@ class TensorSpool:
         shutil.copyfileobj(self._file, stream, 1 << 20)
 
 
-def _cannot_keep(error: OSError) -> CliptoolsError:
+def _spool_error(error: OSError) -> CliptoolsError:
     """Return the error for a temporary file that cannot be written."""
-    where = tempfile.tempdir or "a temporary folder"
-    return CliptoolsError(f"heat maps cannot be kept in {where} ({error.strerror}; TMPDIR names another folder)")
+    folder = tempfile.tempdir or "a temporary folder"
+    return CliptoolsError(f"heat maps cannot be kept in {folder} ({error.strerror}; TMPDIR names another folder)")

@@ -31,19 +31,19 @@ TRAILING_COMMENT = re.compile(r"(?<=\S)(?:\s{2,}|\t)#\s.*$")
 UNCLEAR = re.compile(r"\S #\s")
 
 
-def read_lines(path: Path, what: str, presets: str = "") -> list[tuple[int, str]]:
+def read_lines(path: Path, title: str, presets: str = "") -> list[tuple[int, str]]:
     """Read the lines of a file that are neither blank nor comments, with their numbers from 1.
 
     A comment starts with `# `, at the start of a line or after two spaces; any other `#` belongs to the text, as in `C# logo`.
 
     Args:
-        what: Kind of the file, for messages.
+        title: Kind of the file, for messages.
         presets: Names accepted instead of a file, for messages.
 
     Raises:
         TextError: as for read_text, or a line is too long, or it is unclear whether it ends in a comment.
     """
-    return content_lines(read_text(path, what, presets), f"{what} {path}")
+    return content_lines(read_text(path, title, presets), f"{title} {path}")
 
 
 def content_lines(text: str, source: str) -> list[tuple[int, str]]:
@@ -72,36 +72,36 @@ def content_lines(text: str, source: str) -> list[tuple[int, str]]:
     return numbered
 
 
-def read_text(path: Path, what: str, presets: str = "") -> str:
+def read_text(path: Path, title: str, presets: str = "") -> str:
     r"""Read a text file; all line ends become `\n`.
 
     Args:
-        what: Kind of the file, for messages.
+        title: Kind of the file, for messages.
         presets: Names accepted instead of a file, for messages.
 
     Raises:
         TextError: the file cannot be read, has another encoding, or is of another kind.
     """
     try:
-        with open_given(path, f"{what} {path}") as stream:
+        with open_file_or_stdin(path, f"{title} {path}") as stream:
             data = stream.read()
     except FileNotFoundError:
-        raise TextError(f"{what} {path}: {f'neither a file nor one of {presets}' if presets else 'no such file'}") from None
+        raise TextError(f"{title} {path}: {f'neither a file nor one of {presets}' if presets else 'no such file'}") from None
     except (OSError, ValueError) as error:
-        raise TextError(f"{what} {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise TextError(f"{title} {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if (kind := kind_of(data[:HEAD])) is not None:
-        raise TextError(f"{what} {path}: {kind}; expected a text file")
+        raise TextError(f"{title} {path}: {kind}; expected a text file")
     try:
-        text = decoded(data)
+        text = decode_text(data)
     except ValueError as error:
-        raise TextError(f"{what} {path}: {error}") from None
+        raise TextError(f"{title} {path}: {error}") from None
     return text
 
 
-def decoded(data: bytes) -> str:
+def decode_text(data: bytes) -> str:
     r"""Decode UTF-8, or UTF-16 or UTF-32 with a byte order mark, which is left out; all line ends become `\n`.
 
-    >>> decoded("\ufeffcat\r\ndog\r".encode("utf-16-le"))
+    >>> decode_text("\ufeffcat\r\ndog\r".encode("utf-16-le"))
     'cat\ndog\n'
 
     Raises:
@@ -112,12 +112,12 @@ def decoded(data: bytes) -> str:
     try:
         text = body.decode(encoding)
     except UnicodeDecodeError as error:
-        before = body[: error.start].decode(encoding, "replace")
-        line, at = _unix_line_ends(before).count("\n") + 1, len(mark) + error.start
+        text_before = body[: error.start].decode(encoding, "replace")
+        line, offset = _unix_line_ends(text_before).count("\n") + 1, len(mark) + error.start
         if encoding == "utf-8":
-            byte = f"byte 0x{body[error.start]:02x} in line {line} (byte {at} of the file)"
+            byte = f"byte 0x{body[error.start]:02x} in line {line} (byte {offset} of the file)"
             raise ValueError(f"expected UTF-8, found {byte}; is it Latin-1 or Windows-1252?") from None
-        raise ValueError(f"damaged {encoding.upper()} in line {line} (byte {at} of the file)") from None
+        raise ValueError(f"damaged {encoding.upper()} in line {line} (byte {offset} of the file)") from None
     text = _unix_line_ends(text)
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
@@ -135,7 +135,7 @@ STDIN = "-"
 LINES = "images.jsonl"  # file of an --out-dir; it names images relative to that folder
 
 
-def open_given(path: Path, option: str) -> BufferedIOBase:
+def open_file_or_stdin(path: Path, option: str) -> BufferedIOBase:
     """Open a file to be read once from start to end; `-` is standard input.
 
     Args:
@@ -167,7 +167,7 @@ def standard_input(option: str) -> BufferedIOBase:
     return cast(BufferedIOBase, sys.stdin.buffer)
 
 
-def spooled(path: Path, option: str) -> tuple[Path, Any]:
+def seekable_copy(path: Path, option: str) -> tuple[Path, Any]:
     """Return a path that can be opened repeatedly, and an object that keeps it alive: for `-` and pipes a temporary copy.
 
     Raises:
@@ -192,9 +192,11 @@ def file_beside(name: str, lines: Path | None, folder: Path | None = None) -> st
         lines: File of the lines; None for standard input.
         folder: Another folder to look in.
     """
-    here = lines.parent / name if lines is not None and str(lines) != STDIN else None
+    relative = lines.parent / name if lines is not None and str(lines) != STDIN else None
     places: list[Path | None]
-    places = [here, Path(name)] if here is not None and lines is not None and lines.name == LINES else [Path(name), here]
+    places = (
+        [relative, Path(name)] if relative is not None and lines is not None and lines.name == LINES else [Path(name), relative]
+    )
     places.append(None if folder is None else folder / name)
     return next((str(place) for place in places if place is not None and place.is_file()), name)
 

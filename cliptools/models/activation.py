@@ -26,7 +26,7 @@ class Trained(NamedTuple):
 
 def trained_activation(origin: Origin) -> Trained | None:
     """Return the activation by the file's form, else by settings beside it, its names, digest or types; None if unknown."""
-    return next(_signs(origin), None)
+    return next(_evidence(origin), None)
 
 
 def named_tag(origin: Origin) -> str | None:
@@ -38,27 +38,27 @@ def named_tag(origin: Origin) -> str | None:
     return None
 
 
-def _signs(origin: Origin) -> Iterator[Trained]:
+def _evidence(origin: Origin) -> Iterator[Trained]:
     """Yield all evidence of the activation, the most reliable first."""
     file = origin.file
     if file is None or origin.weights is None:
         return
     if file.openai:  # before settings beside it, which may belong to another file
         yield Trained(True, "it has the form of OpenAI's own releases")
-    yield from _beside(origin)
-    yield from _by_name(origin)
-    if origin.weights.suffix != ".safetensors" and (known := _by_digest(origin.weights)):
-        yield known
+    yield from _evidence_of_settings(origin)
+    yield from _evidence_of_names(origin)
+    if origin.weights.suffix != ".safetensors" and (by_digest := _evidence_of_digest(origin.weights)):
+        yield by_digest
     if file.mixed_precision:
         yield Trained(True, "its matrices are of half precision and its norms of single, as OpenAI's code keeps them")
 
 
-def _beside(origin: Origin) -> Iterator[Trained]:
+def _evidence_of_settings(origin: Origin) -> Iterator[Trained]:
     """Yield evidence from settings in the folder: open_clip's, unless they define the model itself, and transformers'."""
-    own = origin.beside(OWN_CONFIG).get("model_cfg") if origin.kind == "file" else None
-    if isinstance(own, dict):
-        yield Trained(bool(own.get("quick_gelu", False)), f"{OWN_CONFIG} beside it says so")
-    config = origin.beside(HF_CONFIG)
+    model_config = origin.settings_beside(OWN_CONFIG).get("model_cfg") if origin.kind == "file" else None
+    if isinstance(model_config, dict):
+        yield Trained(bool(model_config.get("quick_gelu", False)), f"{OWN_CONFIG} beside it says so")
+    config = origin.settings_beside(HF_CONFIG)
     if _of_other_weights(config, origin):
         return
     for part in (config.get("vision_config"), config.get("text_config")):
@@ -71,12 +71,16 @@ def _of_other_weights(config: Mapping[str, Any], origin: Origin) -> bool:
     image = config.get("vision_config")
     if origin.file is None or not isinstance(image, dict):
         return False
-    stored = stored_sizes(origin.file.shapes)
-    sizes = {"hidden_size": stored.width, "num_hidden_layers": stored.layers, "patch_size": stored.patch and stored.patch[0]}
+    file_sizes = stored_sizes(origin.file.shapes)
+    sizes = {
+        "hidden_size": file_sizes.width,
+        "num_hidden_layers": file_sizes.layers,
+        "patch_size": file_sizes.patch and file_sizes.patch[0],
+    }
     return any(None not in (size, image.get(key)) and image[key] != size for key, size in sizes.items())
 
 
-def _by_name(origin: Origin) -> Iterator[Trained]:
+def _evidence_of_names(origin: Origin) -> Iterator[Trained]:
     """Yield evidence from the names of the file and of its folder."""
     tags = _tags(origin.name)
     for title, name in _names(origin):
@@ -113,18 +117,18 @@ def _tags(name: str) -> dict[str, bool]:
     """Return open_clip's tags of an architecture, each with True if its weights need QuickGELU."""
     released = import_open_clip().pretrained
 
-    plain = name.removesuffix("-quickgelu")
-    tags = dict.fromkeys((*released.list_pretrained_tags_by_model(plain), *released.list_pretrained_tags_by_model(name)))
-    settings = {tag: released.get_pretrained_cfg(plain, tag) or released.get_pretrained_cfg(name, tag) for tag in tags}
+    base_name = name.removesuffix("-quickgelu")
+    tags = dict.fromkeys((*released.list_pretrained_tags_by_model(base_name), *released.list_pretrained_tags_by_model(name)))
+    settings = {tag: released.get_pretrained_cfg(base_name, tag) or released.get_pretrained_cfg(name, tag) for tag in tags}
     return {tag: bool(config.get("quick_gelu", False)) for tag, config in settings.items()}
 
 
-def _by_digest(path: Path) -> Trained | None:
+def _evidence_of_digest(path: Path) -> Trained | None:
     """Return the activation of a file whose sha256 open_clip knows; None for other files."""
-    known = _known_digests()
+    releases = _known_digests()
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    for start, (title, quick) in known.items():
+    for start, (title, quick) in releases.items():
         if digest.startswith(start):
             return Trained(quick, f"its sha256 is that of {title}")
     return None
@@ -134,14 +138,14 @@ def _known_digests() -> dict[str, tuple[str, bool]]:
     """Return model, tag and activation of released files by the first digits of their sha256, which their addresses contain."""
     released = import_open_clip().pretrained
 
-    known: dict[str, tuple[str, bool]] = {}
+    releases: dict[str, tuple[str, bool]] = {}
     for name, tag in released.list_pretrained():
         config: Mapping[str, Any] = released.get_pretrained_cfg(name, tag)
         address = str(config.get("url", ""))
         start = address.split("/")[-2] if "openaipublic" in address else Path(address).stem.rpartition("-")[2]
         if len(start) >= LEAST_DIGEST and re.fullmatch("[0-9a-f]+", start):
-            known.setdefault(start, (f"{name} {tag}", bool(config.get("quick_gelu", False))))
-    return known
+            releases.setdefault(start, (f"{name} {tag}", bool(config.get("quick_gelu", False))))
+    return releases
 
 
 def activation_advice(origin: Origin, quick: bool, trained: Trained | None) -> tuple[str | None, str | None]:
@@ -156,30 +160,30 @@ def activation_advice(origin: Origin, quick: bool, trained: Trained | None) -> t
         return None, None
     return (
         f"{origin.name} computes {QUICK[quick]}, but {title} was trained with {QUICK[trained.quick]} ({trained.reason}): "
-        f"all numbers will be off{_instead(origin, trained.quick)}"
+        f"all numbers will be off{_activation_hint(origin, trained.quick)}"
     ), None
 
 
 def model_sources(origin: Origin, trained: Trained | None, fit: Fit) -> dict[str, str]:
     """Return the sources of a model's activation, grid and text positions, as headers record them."""
     config = HF_CONFIG if origin.translated else OWN_CONFIG
-    by = {"folder": config, "hub": config, "embedded": "the embedded model"}.get(origin.kind, f"name {origin.name}")
+    source = {"folder": config, "hub": config, "embedded": "the embedded model"}.get(origin.kind, f"name {origin.name}")
     title = origin.weights.name if origin.weights else ""
-    sources = {"activation": by, "grid": by}
+    sources = {"activation": source, "grid": source}
     if origin.kind == "tag":
         tags = _tags(origin.name)
         sources["activation"] += f"; tag {origin.pretrained} has {QUICK[tags.get(str(origin.pretrained), False)]}"
     elif origin.file is not None:
         sources["activation"] += f"; {title} has {trained}" if trained else f"; nothing known of {title}"
     for key, size in fit.resized.items():
-        sources[key] = f"{by}, positions resized from {size} in {title}"
+        sources[key] = f"{source}, positions resized from {size} in {title}"
     return sources
 
 
-def _instead(origin: Origin, quick: bool) -> str:
+def _activation_hint(origin: Origin, quick: bool) -> str:
     """Return advice for another activation, as the end of a message; empty if there is none."""
     if origin.kind != "file":
         return f"; set quick_gelu to {str(quick).lower()} in its {OWN_CONFIG}"
-    plain = origin.name.removesuffix("-quickgelu")
-    other = f"{plain}-quickgelu" if quick else plain
-    return f"; use --model {other}" if other in import_open_clip().list_models() else ""
+    base_name = origin.name.removesuffix("-quickgelu")
+    alternative = f"{base_name}-quickgelu" if quick else base_name
+    return f"; use --model {alternative}" if alternative in import_open_clip().list_models() else ""

@@ -50,7 +50,7 @@ def architecture_facts(clip: nn.Module, preprocessing: Mapping[str, Any]) -> dic
     model: Any = clip
     visual: Any = model.visual
     text: Any = getattr(clip, "text", None) or clip
-    own = [part for name, part in clip.named_children() if name != "visual"]
+    text_parts = [part for name, part in clip.named_children() if name != "visual"]
     pool = getattr(text, "text_pool_type", None) or getattr(text, "pool_type", None)
     end = getattr(text, "text_eos_id", None) or getattr(text, "eos_id", None)
     mask = getattr(text, "attn_mask", None)
@@ -66,7 +66,7 @@ def architecture_facts(clip: nn.Module, preprocessing: Mapping[str, Any]) -> dic
             else None,
             "norm_after_pool": bool(getattr(visual, "final_ln_after_pool", False)),
         },
-        "text": _module_facts(own)
+        "text": _module_facts(text_parts)
         | {
             "length": _text_length(text),
             "causal": isinstance(mask, Tensor),
@@ -98,9 +98,9 @@ def _module_facts(parts: Iterable[nn.Module]) -> dict[str, Any]:
     for module in itertools.chain.from_iterable(part.modules() for part in parts):
         settings, kind = vars(module), type(module).__name__
         if isinstance(module, nn.Conv2d):
-            facts["convolution"].append([list(module.stride), _plain(module.padding), list(module.dilation), module.groups])
+            facts["convolution"].append([list(module.stride), _as_list(module.padding), list(module.dilation), module.groups])
         elif kind in POOLING:
-            facts["pooling"].append([kind, *(_plain(settings.get(key)) for key in ("kernel_size", "stride", "padding"))])
+            facts["pooling"].append([kind, *(_as_list(settings.get(key)) for key in ("kernel_size", "stride", "padding"))])
         elif isinstance(settings.get("eps"), float):
             facts["norm"].append([kind, settings["eps"]])
         elif _is_activation(module):
@@ -118,8 +118,8 @@ def _is_activation(module: nn.Module) -> bool:
 
 
 def _both_sides(size: Any) -> Any:
-    return [size, size] if isinstance(size, int) else _plain(size)
+    return [size, size] if isinstance(size, int) else _as_list(size)
 
 
-def _plain(value: Any) -> Any:
+def _as_list(value: Any) -> Any:
     return [int(side) for side in value] if isinstance(value, tuple | list) else value

@@ -1,4 +1,4 @@
-"""open_clip's classes, imported after a torchvision that works (library_patches.py).
+"""Classes of open_clip, imported after library_patches.py has made sure that torchvision can be imported.
 
 Modules that need one of these classes at import time import it from here; code that needs open_clip later uses import_open_clip.
 """
@@ -7,7 +7,7 @@ from cliptools.library_patches import ensure_torchvision
 
 ensure_torchvision()
 
-from open_clip import SimpleTokenizer  # noqa: E402 - only after the line above
+from open_clip import SimpleTokenizer  # noqa: E402 - only after the call above
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME  # noqa: E402
 from open_clip.model import CLIP  # noqa: E402
 from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet  # noqa: E402

@@ -27,23 +27,23 @@ OUT_OF_REACH = "not in the cache, and the hub cannot be reached"
 
 
 @contextmanager
-def _in_a_line() -> Iterator[None]:
+def _quiet_hub() -> Iterator[None]:
     get_logger()  # sets up the client's log on the first call
     client, root = logging.getLogger(CLIENT), logging.getLogger()
-    before = client.handlers, client.propagate, root.handlers
-    client.handlers, client.propagate = [_Waiting()], False
+    original = client.handlers, client.propagate, root.handlers
+    client.handlers, client.propagate = [_RetryHandler()], False
     root.handlers = root.handlers or [logging.NullHandler()]  # else the first message adds a handler that prints
     try:
         yield
     finally:
-        client.handlers, client.propagate, root.handlers = before
+        client.handlers, client.propagate, root.handlers = original
 
 
-hub_in_a_line = SharedChange(_in_a_line)
+quiet_hub = SharedChange(_quiet_hub)
 """Context in which the hub's client reports once that it has to wait, and open_clip logs nothing."""
 
 
-class _Waiting(logging.Handler):
+class _RetryHandler(logging.Handler):
     """Reports once that requests fail, and drops all other messages of the client."""
 
     reported = False
@@ -54,17 +54,17 @@ class _Waiting(logging.Handler):
             note(SILENT)
 
 
-def reason(error: BaseException, instead: str = "") -> str:
+def reason(error: BaseException, advice: str = "") -> str:
     """Return in one line why something could not be loaded: no network, or else the message of the error.
 
     Args:
-        instead: Advice for a missing network.
+        advice: Advice for a missing network.
     """
     network = LocalEntryNotFoundError, OfflineModeIsEnabled, URLError, ConnectionError, TimeoutError, socket.gaierror
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, network) and not isinstance(cause, HTTPError):
-            return "; ".join(filter(None, (OUT_OF_REACH, instead)))
+            return "; ".join(filter(None, (OUT_OF_REACH, advice)))
         cause = cause.__cause__ or cause.__context__
     return first_line(error)
 
@@ -75,18 +75,18 @@ def hub_file(hub_id: str, names: Sequence[str]) -> Path:
     Raises:
         Exception: any error of the hub's client, if the model has none of the files.
     """
-    missing: Exception = FileNotFoundError(f"{hub_id} has none of {', '.join(names)}")
+    not_found: Exception = FileNotFoundError(f"{hub_id} has none of {', '.join(names)}")
     for name in names:
         try:
             return Path(huggingface_hub.hf_hub_download(hub_id, name))
         except LocalEntryNotFoundError as error:  # the hub cannot be reached: another file may be in the cache
-            cached = (huggingface_hub.try_to_load_from_cache(hub_id, other) for other in names)
+            cached = (huggingface_hub.try_to_load_from_cache(hub_id, other_name) for other_name in names)
             if (path := next((path for path in cached if isinstance(path, str)), None)) is None:
                 raise error from None
             return Path(path)
         except EntryNotFoundError:
             continue
-    raise missing
+    raise not_found
 
 
 ONLY, NOT_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # variables that torch.load reads
@@ -94,8 +94,8 @@ FORCED = {ONLY: "1", NOT_ONLY: None}
 
 
 @contextmanager
-def _refusing() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in FORCED}
+def _refuse_foreign_code() -> Iterator[None]:
+    original = {name: os.environ.get(name) for name in FORCED}
     _set(FORCED)
     try:
         if importlib.util.find_spec("transformers") is None:
@@ -105,16 +105,16 @@ def _refusing() -> Iterator[None]:
 
         module: Any = dynamic_module_utils
         originals = module.TIME_OUT_REMOTE_CODE, module.get_cached_module_file
-        module.TIME_OUT_REMOTE_CODE, module.get_cached_module_file = 0, _refuse
+        module.TIME_OUT_REMOTE_CODE, module.get_cached_module_file = 0, _refuse_module
         try:
             yield
         finally:
             module.TIME_OUT_REMOTE_CODE, module.get_cached_module_file = originals
     finally:
-        _set(before)
+        _set(original)
 
 
-no_foreign_code = SharedChange(_refusing)
+no_foreign_code = SharedChange(_refuse_foreign_code)
 """Context in which torch unpickles only tensors, and transformers loads no code of a model.
 
 It overrides settings of the model (`trust_remote_code` in those of its tokenizer), and transformers does not ask on standard
@@ -130,5 +130,5 @@ def _set(values: dict[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def _refuse(folder: Any, *arguments: Any, **options: Any) -> NoReturn:
+def _refuse_module(folder: Any, *arguments: Any, **options: Any) -> NoReturn:
     raise ValueError(f"{folder} requires code of its own, which is never run")

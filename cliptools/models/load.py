@@ -24,8 +24,8 @@ from cliptools.library_patches import ensure_torchvision, import_open_clip
 from cliptools.models.activation import activation_advice, model_sources, named_tag, trained_activation
 from cliptools.models.architecture import UNDESCRIBED, Architecture, describe_architecture
 from cliptools.models.checkpoints.checkpoint import load_weights
-from cliptools.models.checkpoints.pickles import UNSAFE, objects_in_it
-from cliptools.models.hub import hub_in_a_line, no_foreign_code, reason
+from cliptools.models.checkpoints.pickles import UNSAFE, pickle_fault
+from cliptools.models.hub import no_foreign_code, quiet_hub, reason
 from cliptools.models.names import tower_fault
 from cliptools.models.origin import Origin, fetch_weights, find_origin, missing_weights, refuse_tower
 from cliptools.models.preprocessing import Choice, choose_preprocessing, parse_preprocess, recorded_preprocessing
@@ -37,8 +37,8 @@ DTYPE: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, 
 
 _handed_over: ContextVar["LoadedModel | None"] = ContextVar("_handed_over", default=None)
 """A model on its way to the next load_recorded_model; a command runs in a context of its own, so nothing is left after it."""
-_one_at_a_time = threading.Lock()
-"""Held while a model is made: torch's random state and the filters of warnings are the whole process's."""
+_creation_lock = threading.Lock()
+"""Held while a model is created, because torch's random state and the filters of warnings belong to the whole process."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ class LoadedModel:
     @property
     def identity(self) -> dict[str, Any]:
         """The model as a bundle's header records it."""
-        named = {"name": self.name, "pretrained": self.pretrained, "sha256": self.sha256}
-        named |= {"text_from": self.text_from} if self.text_from else {}
+        fields = {"name": self.name, "pretrained": self.pretrained, "sha256": self.sha256}
+        fields |= {"text_from": self.text_from} if self.text_from else {}
         settings = {"precision": self.precision, "preprocessing": self.preprocessing}
         activation, grid, architecture = self.computes
-        return named | settings | {"activation": activation, "grid": grid, "architecture": architecture, "sources": self.sources}
+        return fields | settings | {"activation": activation, "grid": grid, "architecture": architecture, "sources": self.sources}
 
 
 def load_model(
@@ -100,21 +100,21 @@ def load_model(
         ModelError: the name is unknown, the image tower not supported, or the weights cannot be read, do not fit or hold NaN.
     """
     ensure_torchvision()
-    where = pick_device(device)
+    torch_device = pick_device(device)
     if preprocess is not None:
         parse_preprocess(preprocess, name)  # refused before anything is loaded
-    with hub_in_a_line():
+    with quiet_hub():
         origin = find_origin(name, pretrained, text_from)
         if not any_tower:
             refuse_tower(origin)
         origin = fetch_weights(origin)
     with nullcontext() if name in EMBEDDED else no_foreign_code():
-        return _loaded(origin, where, precision, preprocess, recorded, text_from)
+        return _build_model(origin, torch_device, precision, preprocess, recorded, text_from)
 
 
-def _loaded(
+def _build_model(
     origin: Origin,
-    where: torch.device,
+    device: torch.device,
     precision: Precision,
     preprocess: str | None,
     recorded: Mapping[str, Any] | None,
@@ -123,26 +123,28 @@ def _loaded(
     open_clip = import_open_clip()
 
     fit = _fit(origin)
-    clip, messages, notes = _created(origin, fit)
+    clip, messages, notes = _create_clip(origin, fit)
     _return_embeddings_alone(clip)
     sha256 = weights_sha256(clip)
-    if bad := next(
+    if damaged := next(
         (key for key, value in clip.state_dict().items() if value.is_floating_point() and not value.isfinite().all()), None
     ):
-        raise ModelError(f"model {origin.name!r}: the weights hold NaN or infinity, first in {bad}")
-    chosen = _preprocessing(open_clip.get_model_preprocess_cfg(clip), origin, preprocess, recorded)
-    kept = json.loads(canonical(chosen.settings))
-    computes = describe_architecture(clip, kept)
+        raise ModelError(f"model {origin.name!r}: the weights hold NaN or infinity, first in {damaged}")
+    preprocessing = _preprocessing(open_clip.get_model_preprocess_cfg(clip), origin, preprocess, recorded)
+    settings = json.loads(canonical(preprocessing.settings))
+    computes = describe_architecture(clip, settings)
     if recorded and "architecture" in recorded:
         sources = recorded.get("sources") or {}
     else:
         trained = trained_activation(origin)
-        sources = model_sources(origin, trained, fit) | {"preprocessing": chosen.source}
-        _tell(messages, fit, notes, activation_advice(origin, computes.quick, trained), chosen, first=not recorded)
-    transform = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**chosen.settings), is_train=False)
-    clip = clip.to(device=where, dtype=DTYPE[precision]).eval().requires_grad_(False)
-    named = origin.name, origin.pretrained
-    return LoadedModel(*named, sha256, precision, clip, transform, kept, where, computes, sources, text_from)
+        sources = model_sources(origin, trained, fit) | {"preprocessing": preprocessing.source}
+        _report(messages, fit, notes, activation_advice(origin, computes.quick, trained), preprocessing, first=not recorded)
+    transform = open_clip.transform.image_transform_v2(
+        open_clip.transform.PreprocessCfg(**preprocessing.settings), is_train=False
+    )
+    clip = clip.to(device=device, dtype=DTYPE[precision]).eval().requires_grad_(False)
+    name_and_tag = origin.name, origin.pretrained
+    return LoadedModel(*name_and_tag, sha256, precision, clip, transform, settings, device, computes, sources, text_from)
 
 
 def _fit(origin: Origin) -> Fit:
@@ -159,35 +161,35 @@ def _preprocessing(base: dict[str, Any], origin: Origin, option: str | None, rec
     return choose_preprocessing(base, origin, option, named_tag(origin))
 
 
-def _created(origin: Origin, fit: Fit) -> tuple[nn.Module, list[str], list[str]]:
+def _create_clip(origin: Origin, fit: Fit) -> tuple[nn.Module, list[str], list[str]]:
     """Return the model on the CPU in single precision, open_clip's warnings, and notes on the form of the file.
 
     Raises:
         ModelError: the model cannot be loaded.
     """
-    own = origin.weights is not None and not tower_fault(origin.config)
+    from_file = origin.weights is not None and not tower_fault(origin.config)
     try:
         with (
             working(f"loading {origin.name}"),
-            _one_at_a_time,
-            hub_in_a_line(),
+            _creation_lock,
+            quiet_hub(),
             warnings.catch_warnings(record=True) as caught,
         ):
             warnings.simplefilter("always")
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(0)  # only random initialisation draws from it, on the CPU
-                clip = _empty(origin) if own else _whole(origin)
+                clip = _clip_without_weights(origin) if from_file else _clip_by_open_clip(origin)
     except Exception as error:
-        instead = "a folder: --model local-dir:FOLDER" if origin.kind == "hub" else "a file: --pretrained FILE"
-        elsewhere = f"load it once where there is a network, or name {instead}"
-        why = objects_in_it() if UNSAFE in str(error) else reason(error, elsewhere)
-        raise ModelError(f"cannot load model {origin.name!r} ({origin.pretrained or 'its own weights'}): {why}") from None
+        alternative = "a folder: --model local-dir:FOLDER" if origin.kind == "hub" else "a file: --pretrained FILE"
+        advice = f"load it once where there is a network, or name {alternative}"
+        cause = pickle_fault() if UNSAFE in str(error) else reason(error, advice)
+        raise ModelError(f"cannot load model {origin.name!r} ({origin.pretrained or 'its own weights'}): {cause}") from None
     messages = [str(message.message) for message in caught]
-    notes = load_weights(clip, origin.file, origin.name, origin.text, fit.instead) if own and origin.file else []
+    notes = load_weights(clip, origin.file, origin.name, origin.text, fit.alternatives) if from_file and origin.file else []
     return clip, messages, notes
 
 
-def _empty(origin: Origin) -> nn.Module:
+def _clip_without_weights(origin: Origin) -> nn.Module:
     """Return a model of the architecture of a file, folder or hub, before its weights are copied into it."""
     open_clip = import_open_clip()
 
@@ -199,7 +201,7 @@ def _empty(origin: Origin) -> nn.Module:
     return clip
 
 
-def _whole(origin: Origin) -> nn.Module:
+def _clip_by_open_clip(origin: Origin) -> nn.Module:
     """Return a model whose weights open_clip finds itself, always strictly and with weights_only, so that no pickle is run."""
     open_clip = import_open_clip()
 
@@ -208,29 +210,29 @@ def _whole(origin: Origin) -> nn.Module:
 
 
 def _return_embeddings_alone(clip: nn.Module) -> None:
-    """Switch off `output_tokens`, by which a tower returns its tokens beside the embedding; the embedding is the same."""
+    """Switch off `output_tokens`, which makes a tower return its tokens too; the embedding is the same."""
     towers: tuple[Any, Any] = (clip.visual, getattr(clip, "text", None))
     for tower in towers:
         if getattr(tower, "output_tokens", False) is True:
             tower.output_tokens = False
 
 
-def _tell(
+def _report(
     messages: Sequence[str],
     fit: Fit,
     notes: Sequence[str],
     advice: tuple[str | None, str | None],
-    chosen: Choice,
+    preprocessing: Choice,
     first: bool,
 ) -> None:
     """Write warnings about a model that no header describes in full, and notes if it is loaded first in a pipeline."""
     for message in messages:
         if "QuickGELU" in message:
             warn(f"{message} — OpenAI's weights want the -quickgelu name, most others the plain one")
-    for warning in (*fit.warnings, advice[0], chosen.warning):
+    for warning in (*fit.warnings, advice[0], preprocessing.warning):
         if warning:
             warn(warning)
-    for line in (*notes, advice[1], chosen.note):
+    for line in (*notes, advice[1], preprocessing.note):
         if line and first:
             note(line)
 
@@ -347,11 +349,11 @@ def hand_over(model: LoadedModel) -> None:
         _handed_over.set(model)
 
 
-def _received(recorded: dict[str, Any], where: torch.device, precision: Precision) -> LoadedModel | None:
+def _received(recorded: dict[str, Any], torch_device: torch.device, precision: Precision) -> LoadedModel | None:
     """Return the model handed over if it is the recorded one, else None."""
-    wanted = recorded["name"], recorded["pretrained"], recorded["sha256"], precision, where
+    recorded_key = recorded["name"], recorded["pretrained"], recorded["sha256"], precision, torch_device
     model = _handed_over.get()
-    if model is None or (model.name, model.pretrained, model.sha256, model.precision, model.device) != wanted:
+    if model is None or (model.name, model.pretrained, model.sha256, model.precision, model.device) != recorded_key:
         return None
     if model_difference(model.identity, recorded) is not None:
         return None
@@ -384,8 +386,8 @@ def pick_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        where = torch.device(device)
-        torch.empty(1, device=where)
+        torch_device = torch.device(device)
+        torch.empty(1, device=torch_device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {device}: not usable here ({first_line(error)})") from None
-    return where
+    return torch_device

@@ -65,10 +65,10 @@ def pretrained_tags(name: str) -> tuple[str, ...]:
     """Return open_clip's tags of an architecture's weights, read from its source without running it."""
     tables = _weights_tables()
     models = dict(_entries(tables.get("_PRETRAINED")))
-    plain = name.removesuffix("-quickgelu")
-    if name in models or plain == name:
+    base_name = name.removesuffix("-quickgelu")
+    if name in models or base_name == name:
         return tuple(tag for tag, _ in _tags(models.get(name), tables))
-    return tuple(tag for tag, weights in _tags(models.get(plain), tables) if "quick_gelu=True" in ast.unparse(weights))
+    return tuple(tag for tag, weights in _tags(models.get(base_name), tables) if "quick_gelu=True" in ast.unparse(weights))
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from cliptools.models.hub import hub_file, reason
 from cliptools.models.names import SUPPORTED, tower_fault
 from cliptools.models.weights_file import config_sizes, fit_differences, stored_sizes
 
-RANDOM = "random"  # --pretrained random: open_clip's own initialisation from a fixed seed, which must be asked for
+RANDOM = "random"  # --pretrained random: open_clip's own initialisation from a fixed seed; never the default
 OWN_CONFIG, HF_CONFIG, HF_PREPROCESSOR = "open_clip_config.json", "config.json", "preprocessor_config.json"
 LOCAL_DIR, HUB = "local-dir:", "hf-hub:"  # open_clip's prefixes of a model's name
 MOST_CONFIG = 1 << 22  # bytes
@@ -67,9 +67,9 @@ class Origin:
             ModelError: a configuration of transformers describes another model than CLIP.
         """
         if self.translated:
-            return self._translated(self.beside(HF_CONFIG))
+            return self._translated(self.settings_beside(HF_CONFIG))
         if self.kind in ("folder", "hub", "embedded"):
-            config = self.beside(OWN_CONFIG).get("model_cfg", {})
+            config = self.settings_beside(OWN_CONFIG).get("model_cfg", {})
             return config if isinstance(config, dict) else {}
         return import_open_clip().get_model_config(self.name.replace("/", "-")) or {}
 
@@ -104,20 +104,20 @@ class Origin:
         """
         if self.text_from is None:
             return None
-        path = _file_of(self.text_from) or _fetched_tag(self.name, self.text_from)
+        path = _file_of(self.text_from) or _fetch_tag(self.name, self.text_from)
         checkpoint = read_checkpoint(path)
         if checkpoint.image_tower_alone:
             raise ModelError(f"--text-from {escape(self.text_from)}: no text tower in it")
         return checkpoint
 
-    def beside(self, name: str) -> dict[str, Any]:
+    def settings_beside(self, name: str) -> dict[str, Any]:
         """Return a JSON object from the folder of the weights; empty if there is none, or if it describes other weights."""
         folder = EMBEDDED_DIR / self.name if self.kind == "embedded" else self.folder
         folder = folder or (self.weights.parent if self.weights else None)
         settings = _json_object(folder / name) if folder else {}
         if name == OWN_CONFIG and self.kind == "file" and self.file is not None:
-            own = stored_sizes(self.file.shapes)
-            if fit_differences(own, config_sizes(settings.get("model_cfg", {})), own._fields):
+            file_sizes = stored_sizes(self.file.shapes)
+            if fit_differences(file_sizes, config_sizes(settings.get("model_cfg", {})), file_sizes._fields):
                 return {}
         return settings
 
@@ -145,30 +145,30 @@ def _origin_of(name: str, pretrained: str | None) -> Origin:
         raise UsageError(f"model {name!r}: expected {'a folder' if name == LOCAL_DIR else 'owner/name'} after the colon")
     if name in embedded_names():
         if pretrained:
-            raise _own_weights(name, pretrained)
+            raise _own_weights_error(name, pretrained)
         return Origin("embedded", name, pretrained)
     schema, place = import_open_clip().factory.parse_model_name(name)
     if schema is None:
-        return _named(name, pretrained)
+        return _open_clip_origin(name, pretrained)
     if pretrained:
-        raise _own_weights(name, pretrained)
+        raise _own_weights_error(name, pretrained)
     if schema == "local-dir":
         folder = _snapshot(Path(place))
         return Origin("folder", name, pretrained, weights_in(folder), folder if folder.is_dir() else None)
     try:
         config = hub_file(place, (OWN_CONFIG, HF_CONFIG))
     except Exception as error:
-        raise _out_of_reach(name, error) from None
+        raise _unreachable_error(name, error) from None
     return Origin("hub", name, pretrained, None, config.parent)
 
 
-def _own_weights(name: str, pretrained: str) -> UsageError:
+def _own_weights_error(name: str, pretrained: str) -> UsageError:
     return UsageError(f"--pretrained {pretrained}: {name} brings its own weights, leave --pretrained out")
 
 
-def _out_of_reach(name: str, error: Exception) -> ModelError:
-    why = reason(error, "load it once where there is a network, or name a folder: --model local-dir:FOLDER")
-    return ModelError(f"cannot load model {name!r} (its own weights): {why}")
+def _unreachable_error(name: str, error: Exception) -> ModelError:
+    cause = reason(error, "load it once where there is a network, or name a folder: --model local-dir:FOLDER")
+    return ModelError(f"cannot load model {name!r} (its own weights): {cause}")
 
 
 def refuse_tower(origin: Origin) -> None:
@@ -199,11 +199,11 @@ def fetch_weights(origin: Origin) -> Origin:
             for shard in dict.fromkeys(map(str, shards.values()) if isinstance(shards, dict) else ()):
                 hub_file(hub_id, (shard,))
     except Exception as error:
-        raise _out_of_reach(origin.name, error) from None
+        raise _unreachable_error(origin.name, error) from None
     return replace(origin, weights=path)
 
 
-def _named(name: str, pretrained: str | None) -> Origin:
+def _open_clip_origin(name: str, pretrained: str | None) -> Origin:
     open_clip = import_open_clip()
     if name not in open_clip.list_models():
         near = get_close_matches(name, [*embedded_names(), *open_clip.list_models()], n=3)
@@ -221,8 +221,8 @@ def _named(name: str, pretrained: str | None) -> Origin:
     if pretrained in tags:
         return Origin("tag", name, pretrained)
     if (path := _file_of(pretrained)) is None:
-        known = f"its tags: {', '.join(tags)}" if tags else "open_clip knows no tags of it"
-        raise UsageError(f"--pretrained {pretrained}: neither a file nor a tag of {name} ({known})")
+        tag_list = f"its tags: {', '.join(tags)}" if tags else "open_clip knows no tags of it"
+        raise UsageError(f"--pretrained {pretrained}: neither a file nor a tag of {name} ({tag_list})")
     return Origin("file", name, pretrained, path)
 
 
@@ -254,7 +254,7 @@ def _tag_settings(name: str, tag: str) -> dict[str, Any] | None:
     return get_settings(name, tag) or get_settings(name.removesuffix("-quickgelu"), tag) or None
 
 
-def _fetched_tag(name: str, tag: str) -> Path:
+def _fetch_tag(name: str, tag: str) -> Path:
     """Download the weights of an architecture's tag and return their path.
 
     Raises:
@@ -263,8 +263,8 @@ def _fetched_tag(name: str, tag: str) -> Path:
     try:
         return Path(import_open_clip().pretrained.download_pretrained(_tag_settings(name, tag)))
     except Exception as error:
-        why = reason(error, "load it once where there is a network, or name a file")
-        raise ModelError(f"--text-from {escape(tag)}: {why}") from None
+        cause = reason(error, "load it once where there is a network, or name a file")
+        raise ModelError(f"--text-from {escape(tag)}: {cause}") from None
 
 
 def _snapshot(folder: Path) -> Path:
@@ -284,9 +284,9 @@ def weights_in(folder: Path) -> Path | None:
     """Return the weights file of a folder by open_clip's choice, or the index of weights in several files; None without one."""
     if not folder.is_dir():
         return None
-    whole = next((name for name in HUB_WEIGHTS if (folder / name).is_file()), None)
-    if whole in INDICES:
-        return folder / whole
+    weights_name = next((name for name in HUB_WEIGHTS if (folder / name).is_file()), None)
+    if weights_name in INDICES:
+        return folder / weights_name
     if (path := import_open_clip().factory._find_checkpoint_in_dir(folder)) is not None:
         return Path(path)
     return next((path for path in sorted(folder.glob("*.pt")) if path.is_file()), None)

@@ -51,7 +51,7 @@ def parse_preprocess(text: str, model: str) -> dict[str, Any]:
         UsageError: a tag or setting is unknown, or a value is invalid.
     """
     parts = text.split(",")
-    settings = {} if "=" in parts[0] else _of_tag(parts.pop(0).strip(), model, text)
+    settings = {} if "=" in parts[0] else _tag_settings(parts.pop(0).strip(), model, text)
     names: set[str] = set()
     for part in parts:
         name, equals, value = (side.strip() for side in part.partition("="))
@@ -61,38 +61,38 @@ def parse_preprocess(text: str, model: str) -> dict[str, Any]:
         if name in names:
             raise UsageError(f"{FROM_OPTION} {text}: {name} is given twice, expected each setting once")
         names.add(name)
-        settings[SPELLED[name]] = _parsed(name, value, text)
+        settings[SPELLED[name]] = _parse_value(name, value, text)
     return settings
 
 
-def _of_tag(tag: str, model: str, text: str) -> dict[str, Any]:
+def _tag_settings(tag: str, model: str, text: str) -> dict[str, Any]:
     released = import_open_clip().pretrained
-    name, colon, own = tag.rpartition(":")
+    name, colon, tag_part = tag.rpartition(":")
     name = name if colon else model
-    tag = own if colon else tag
-    plain = name.removesuffix("-quickgelu")
-    if settings := released.get_pretrained_cfg(name, tag) or released.get_pretrained_cfg(plain, tag):
-        return {key: _listed(settings[key]) for key in SETTINGS}
-    tags = dict.fromkeys((*released.list_pretrained_tags_by_model(name), *released.list_pretrained_tags_by_model(plain)))
-    known = f"its tags: {', '.join(tags)}" if tags else "open_clip knows no tags of it; name another model's by MODEL:TAG"
-    raise UsageError(f"{FROM_OPTION} {text}: expected {FORM}; {tag!r} is no tag of {name} ({known})")
+    tag = tag_part if colon else tag
+    base_name = name.removesuffix("-quickgelu")
+    if settings := released.get_pretrained_cfg(name, tag) or released.get_pretrained_cfg(base_name, tag):
+        return {key: _as_list(settings[key]) for key in SETTINGS}
+    tags = dict.fromkeys((*released.list_pretrained_tags_by_model(name), *released.list_pretrained_tags_by_model(base_name)))
+    tag_list = f"its tags: {', '.join(tags)}" if tags else "open_clip knows no tags of it; name another model's by MODEL:TAG"
+    raise UsageError(f"{FROM_OPTION} {text}: expected {FORM}; {tag!r} is not a tag of {name} ({tag_list})")
 
 
-def _parsed(name: str, value: str, text: str) -> Any:
+def _parse_value(name: str, value: str, text: str) -> Any:
     words = {"interpolation": INTERPOLATIONS, "resize": RESIZES}.get(name)
     if words:
         if value not in words:
             raise UsageError(f"{FROM_OPTION} {text}: {name} is one of {', '.join(words)}, found {value!r}")
         return value
-    if value in (known := named_colours()):
-        return list(known[value][name])
+    if value in (colours := named_colours()):
+        return list(colours[value][name])
     try:
         numbers = [float(number) for number in value.split("/")]
     except ValueError:
         numbers = []
     if len(numbers) not in (1, 3):
         raise UsageError(
-            f"{FROM_OPTION} {text}: {name} is a number, three as 0.48/0.46/0.41, or one of {', '.join(known)}, found {value!r}"
+            f"{FROM_OPTION} {text}: {name} is a number, three as 0.48/0.46/0.41, or one of {', '.join(colours)}, found {value!r}"
         )
     if fault := _colour_fault(name, numbers):
         raise UsageError(f"{FROM_OPTION} {text}: {fault}")
@@ -107,10 +107,10 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _colour_fault(name: str, numbers: Iterable[int | float], most: float = 1) -> str | None:
+def _colour_fault(name: str, numbers: Iterable[int | float], largest: float = 1) -> str | None:
     """Return why numbers are not a mean or standard deviation of pixels from 0 to 1; None if they are."""
     for number in numbers:
-        if not math.isfinite(number) or not 0 <= number <= most or (name == "std" and number == 0):
+        if not math.isfinite(number) or not 0 <= number <= largest or (name == "std" and number == 0):
             scale = "; divide values for pixels from 0 to 255 by 255" if 1 < number <= 255 else ""
             return (
                 f"{name} of pixels from 0 to 1 is {'above' if name == 'std' else 'from'} 0 and at most 1, found {number:g}{scale}"
@@ -118,34 +118,34 @@ def _colour_fault(name: str, numbers: Iterable[int | float], most: float = 1) ->
     return None
 
 
-def recorded_preprocessing(base: Mapping[str, Any], recorded: Mapping[str, Any], where: str) -> dict[str, Any]:
+def recorded_preprocessing(base: Mapping[str, Any], recorded: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Return the preprocessing that a bundle, a record or a configuration names, in the model's size.
 
     Args:
         base: The model's own preprocessing, for settings that the record lacks.
-        where: Source of the record, for messages.
+        source: Source of the record, for messages.
 
     Raises:
         ModelError: a setting is invalid.
     """
-    settings = {key: _full(key, recorded[key]) for key in SETTINGS if recorded.get(key) is not None}
+    settings = {key: _complete(key, recorded[key]) for key in SETTINGS if recorded.get(key) is not None}
     for key, value in settings.items():
         words = {"interpolation": INTERPOLATIONS, "resize_mode": RESIZES}.get(key)
         numbers = value if isinstance(value, list) else []
         valid = len(numbers) == 3 and all(type(number) in (int, float) for number in numbers)
         if not (value in words if words else valid and _colour_fault(key, numbers, math.inf) is None):
             expected = f"one of {', '.join(words)}" if words else "three numbers"
-            raise ModelError(f"{where}: preprocessing `{key}` {str(value)[:40]!r}, expected {expected}")
+            raise ModelError(f"{source}: preprocessing `{key}` {str(value)[:40]!r}, expected {expected}")
     if type(fill := recorded.get("fill_color")) is int:
         settings["fill_color"] = fill
     return dict(base) | settings
 
 
-def _full(key: str, value: Any) -> Any:
+def _complete(key: str, value: Any) -> Any:
     """Return a setting in full: three numbers for a single one, and bicubic for `random`, as open_clip does."""
     if key in COLOURS and type(value) in (int, float):
         return [value] * 3
-    return "bicubic" if value == "random" else _listed(value)
+    return "bicubic" if value == "random" else _as_list(value)
 
 
 def choose_preprocessing(base: Mapping[str, Any], origin: Origin, option: str | None, likely_tag: str | None) -> Choice:
@@ -157,39 +157,41 @@ def choose_preprocessing(base: Mapping[str, Any], origin: Origin, option: str | 
         option: Value of --preprocess.
         likely_tag: Tag that the file's name contains.
     """
-    own = _own(base, origin)
+    default = _default_choice(base, origin)
     if option is None:
-        return own._replace(note=_default_note(own, origin, likely_tag)) if own.source == DEFAULT else own
-    settings = own.settings | parse_preprocess(option, origin.name)
+        return default._replace(note=_default_note(default, origin, likely_tag)) if default.source == DEFAULT else default
+    settings = default.settings | parse_preprocess(option, origin.name)
     changes = [
-        f"{word} {_shown(settings[key])} instead of {_shown(own.settings[key])}"
+        f"{word} {_value_text(settings[key])} instead of {_value_text(default.settings[key])}"
         for word, key in SPELLED.items()
-        if _listed(settings[key]) != _listed(own.settings[key])
+        if _as_list(settings[key]) != _as_list(default.settings[key])
     ]
-    overrides = changes and own.source != DEFAULT
-    warning = f"{FROM_OPTION} {option} overrides the preprocessing of {own.source}: {', '.join(changes)}" if overrides else None
+    overrides = changes and default.source != DEFAULT
+    warning = (
+        f"{FROM_OPTION} {option} overrides the preprocessing of {default.source}: {', '.join(changes)}" if overrides else None
+    )
     return Choice(settings, f"{FROM_OPTION} {option}", warning)
 
 
-def _own(base: Mapping[str, Any], origin: Origin) -> Choice:
+def _default_choice(base: Mapping[str, Any], origin: Origin) -> Choice:
     """Return the preprocessing without --preprocess: of the tag, of settings beside the weights, or open_clip's default."""
     settings = dict(base)
     if origin.kind == "embedded":
         return Choice(settings, "the embedded model")
     if origin.kind == "tag":
         return Choice(settings, f"tag {origin.pretrained}")
-    where = str(origin.weights.parent) if origin.weights else origin.name
-    config = origin.beside(OWN_CONFIG).get("preprocess_cfg")
+    folder = str(origin.weights.parent) if origin.weights else origin.name
+    config = origin.settings_beside(OWN_CONFIG).get("preprocess_cfg")
     if isinstance(config, dict) and any(config.get(key) is not None for key in SETTINGS):
-        return Choice(recorded_preprocessing(settings, config, f"{where}/{OWN_CONFIG}"), OWN_CONFIG)
-    config = origin.beside(HF_PREPROCESSOR)
-    if known := _of_transformers(config):
-        choice = Choice(recorded_preprocessing(settings, known, f"{where}/{HF_PREPROCESSOR}"), HF_PREPROCESSOR)
+        return Choice(recorded_preprocessing(settings, config, f"{folder}/{OWN_CONFIG}"), OWN_CONFIG)
+    config = origin.settings_beside(HF_PREPROCESSOR)
+    if hf_settings := _of_transformers(config):
+        choice = Choice(recorded_preprocessing(settings, hf_settings, f"{folder}/{HF_PREPROCESSOR}"), HF_PREPROCESSOR)
         return choice._replace(warning=_crop_warning(config))
     return Choice(settings, DEFAULT)
 
 
-def _default_note(own: Choice, origin: Origin, likely_tag: str | None) -> str | None:
+def _default_note(choice: Choice, origin: Origin, likely_tag: str | None) -> str | None:
     """Return a note for weights whose preprocessing is unknown; None if there is no file."""
     if origin.weights is None:
         return None
@@ -197,13 +199,13 @@ def _default_note(own: Choice, origin: Origin, likely_tag: str | None) -> str | 
     note = f"no preprocessing is recorded beside {title}: OpenAI's mean and deviation are used"
     if likely_tag is None:
         return f"{note}; {FROM_OPTION} sets another"
-    likely = _of_tag(likely_tag, origin.name, likely_tag)
-    if all(likely[key] == _listed(own.settings[key]) for key in SETTINGS):
+    likely = _tag_settings(likely_tag, origin.name, likely_tag)
+    if all(likely[key] == _as_list(choice.settings[key]) for key in SETTINGS):
         return f"{note}, as of tag {likely_tag}"
-    other = ", ".join(
-        f"{word} {_shown(likely[key])}" for word, key in SPELLED.items() if likely[key] != _listed(own.settings[key])
+    differences = ", ".join(
+        f"{word} {_value_text(likely[key])}" for word, key in SPELLED.items() if likely[key] != _as_list(choice.settings[key])
     )
-    return f"{note}, but tag {likely_tag} has {other}: {FROM_OPTION} {likely_tag} takes these"
+    return f"{note}, but tag {likely_tag} has {differences}: {FROM_OPTION} {likely_tag} takes these"
 
 
 def _of_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,11 +241,11 @@ def _short_side(size: Any) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _listed(value: Any) -> Any:
+def _as_list(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     """Return a setting in the form of --preprocess."""
     if not isinstance(value, list | tuple):
         return str(value)

@@ -1,8 +1,10 @@
 """Embeddings of texts by any open_clip text tower, and the templates that put texts into sentences.
 
-The tower reads only the positions up to the longest text of a batch where that is exact. A template is a sentence with `{}` for
-the text, or the name of a set: `imagenet` is CLIP's 80 of its zero-shot evaluation, `emoji` those of the embedded models, which
-give names their article, `none` is the bare text.
+`encode_pool` returns the unit-norm embeddings of a vocabulary, from the cache if it has them. Where the result stays exact, the
+tower reads only the positions up to the end of the longest text in a batch.
+
+A template is a sentence with `{}` for the text, or the name of a set: `imagenet` stands for the 80 templates of CLIP's zero-shot
+evaluation, `emoji` for those of the embedded models, which put an article before names, and `none` for the bare text.
 """
 
 import copy
@@ -28,14 +30,14 @@ from cliptools.io.cache import cached
 from cliptools.io.header import canonical, digest
 from cliptools.library_patches import imagenet_lists, import_open_clip
 from cliptools.models.checkpoints.names import VOCABULARY
-from cliptools.models.hub import hub_in_a_line, no_foreign_code, reason
+from cliptools.models.hub import no_foreign_code, quiet_hub, reason
 from cliptools.models.load import LoadedModel, RecordedModel
 from cliptools.models.origin import find_origin
 from cliptools.models.unusable import unusable
 from cliptools.text import BARE, EMOJI, IMAGENET, TEMPLATE_SETS
 from cliptools.text.vocabularies import Pool
 
-CACHE_FORMAT = 1  # to be raised when the same texts and weights come to give other numbers
+CACHE_FORMAT = 1  # increase it when the same texts and weights give other numbers
 SLOT = "{}"
 SCHEMES = ("local-dir:", "hf-hub:")
 DECISIVE = ("name", "sha256", "architecture", "preprocessing", "precision")
@@ -67,14 +69,14 @@ def encode_pool(
 def _encoder_key(model: LoadedModel | RecordedModel) -> str:
     """Identify the text encoder in the cache by all that decides its numbers: weights, architecture, precision, tokenizer.
 
-    A header with `architecture` is sufficient if the tokenizer is open_clip's own, chosen by the model's name. The tokenizer of
-    a folder or a hub's model is in files that can change, so that these models are loaded and described.
+    A header with `architecture` is sufficient if the tokenizer is open_clip's own, chosen by the model's name. A folder or hub's
+    model has its tokenizer in files that can change, so these models are loaded and described.
     """
     identity = model.identity
     if identity.get("architecture") and not model.name.startswith(SCHEMES):
         return canonical([CACHE_FORMAT, version("open_clip_torch"), {key: identity.get(key) for key in DECISIVE}])
     loaded = _weights_of(model)
-    return canonical([CACHE_FORMAT, loaded.sha256, architecture(loaded), loaded.precision])
+    return canonical([CACHE_FORMAT, loaded.sha256, text_tower_digest(loaded), loaded.precision])
 
 
 def _weights_of(model: LoadedModel | RecordedModel) -> LoadedModel:
@@ -118,9 +120,9 @@ def _check_usable(embedding: Float[Tensor, "text d"], texts: Sequence[str]) -> N
     reasons = unusable(embedding)
     if reasons:
         row, reason = next(iter(reasons.items()))
-        more = f", as of {len(reasons) - 1} more texts of {len(texts)}" if len(reasons) > 1 else ""
+        others = f", as of {len(reasons) - 1} more texts of {len(texts)}" if len(reasons) > 1 else ""
         raise TextError(
-            f"text {texts[row]!r}: {reason}{more}: the weights are damaged, or too large for the model's precision "
+            f"text {texts[row]!r}: {reason}{others}: the weights are damaged, or too large for the model's precision "
             "(--precision of clip-effects); try bf16 or fp32"
         )
 
@@ -155,10 +157,14 @@ def tokenizer_of(loaded: LoadedModel) -> Callable[[Sequence[str]], Int[Tensor, "
 def _tokenizer(
     name: str, context_length: int | None, vocabulary: int | None
 ) -> Callable[[Sequence[str]], Int[Tensor, "text position"]]:
-    """open_clip's; of transformers' folders CLIP's own vocabulary, which open_clip brings, or the one in the folder."""
+    """Return open_clip's tokenizer of this name.
+
+    A folder of transformers gets CLIP's own tokenizer, which open_clip includes, if the vocabulary has that size; else the
+    tokenizer in the folder.
+    """
     open_clip = import_open_clip()
 
-    with hub_in_a_line():
+    with quiet_hub():
         if name.startswith(SCHEMES) and (origin := find_origin(name, None)).translated:
             if vocabulary == VOCABULARY:
                 return open_clip.SimpleTokenizer(context_length=context_length)
@@ -184,14 +190,14 @@ def encode_tokens(
     ends = tower.ends(tokens) if cut else None
     order = torch.arange(len(tokens)) if ends is None else ends.argsort(stable=True)
 
-    def encode(batch: Sequence[int], some: Int[Tensor, "batch position"]) -> Float[Tensor, "batch d"]:
+    def encode(batch: Sequence[int], batch_tokens: Int[Tensor, "batch position"]) -> Float[Tensor, "batch d"]:
         length = tokens.shape[1] if ends is None else int(ends[list(batch)].max())
-        return tower.encode(some[:, :length].to(loaded.device))  # (batch, length) -> (batch, d)
+        return tower.encode(batch_tokens[:, :length].to(loaded.device))  # (batch, length) -> (batch, d)
 
     batches = ((batch.tolist(), tokens[batch]) for batch in order.split(batch_size))
-    shown = progress(batches, "encoding texts", total=len(tokens), step=batch_size)
-    found = torch.cat([rows for _, rows in in_halves(shown, encode, "texts", limit)])
-    return torch.empty_like(found).index_copy_(0, order.to(found.device), found)
+    reported_batches = progress(batches, "encoding texts", total=len(tokens), step=batch_size)
+    embeddings = torch.cat([rows for _, rows in in_halves(reported_batches, encode, "texts", limit)])
+    return torch.empty_like(embeddings).index_copy_(0, order.to(embeddings.device), embeddings)
 
 
 @dataclass(frozen=True)
@@ -200,17 +206,17 @@ class _CausalPart:
 
     module: Any
     name: str
-    """Its attribute of the model; empty where the model itself holds them."""
+    """Name of the model's attribute that is this module; empty if the module is the model itself."""
     pool_type: str
     eos_id: int | None
 
 
 class _Tower:
-    """open_clip's own encode_text, with tables and mask shortened to the tokens it is given.
+    """open_clip's own encode_text, with the table of positions and the mask shortened to the length of the tokens.
 
-    Exact where the tower is causal and pooled at the end token: nothing behind that token reaches it. open_clip's code
-    runs unchanged, on a copy of the modules that hold the two tensors which fix its length, so that others may use the
-    model at the same time; all else is the model's own.
+    The result is exact if the tower is causal and pools at the end token, because later positions do not affect that token.
+    open_clip's code runs unchanged on a copy of the modules that hold these two tensors, so that other threads may use the model
+    at the same time; the copy shares everything else with the model.
     """
 
     def __init__(self, clip: nn.Module) -> None:
@@ -218,14 +224,14 @@ class _Tower:
         self.part = _causal_part(clip)
 
     def ends(self, tokens: Int[Tensor, "text position"]) -> Int[Tensor, " text"] | None:
-        """Positions needed of each text, up to its end token; None where the tower cannot be cut."""
+        """Return the number of positions of each text, up to its end token; None if the tower cannot be shortened."""
         if self.part is None:
             return None
         at_end = tokens.eq(self.part.eos_id or 0) if self.part.pool_type == "eos" else tokens
-        return at_end.int().argmax(dim=1) + 1  # as open_clip's text_global_pool finds it
+        return at_end.int().argmax(dim=1) + 1  # as in open_clip's text_global_pool: (text, position) -> (text,)
 
     def encode(self, tokens: Int[Tensor, "text position"]) -> Float[Tensor, "text d"]:
-        """Embeddings, not normalised."""
+        """Return embeddings, not normalised."""
         length = tokens.shape[1]
         if self.part is None or length == len(self.part.module.positional_embedding):
             return self.clip.encode_text(tokens)
@@ -233,26 +239,26 @@ class _Tower:
 
     def _shortened(self, part: _CausalPart, length: int) -> Any:
         """Return the model with tables for `length` tokens; it shares all other tensors and modules with the model."""
-        cut = _own_copy(part.module)
-        cut._parameters["positional_embedding"] = part.module.positional_embedding[:length]
-        cut._buffers["attn_mask"] = part.module.attn_mask[:length, :length]
+        shortened = _shallow_copy(part.module)
+        shortened._parameters["positional_embedding"] = part.module.positional_embedding[:length]
+        shortened._buffers["attn_mask"] = part.module.attn_mask[:length, :length]
         if not part.name:
-            return cut
-        clip = _own_copy(self.clip)
-        clip._modules[part.name] = cut
+            return shortened
+        clip = _shallow_copy(self.clip)
+        clip._modules[part.name] = shortened
         return clip
 
 
-def _own_copy(module: nn.Module) -> Any:
+def _shallow_copy(module: nn.Module) -> Any:
     """Return a copy of a module with the same tensors and submodules, which can be replaced in the copy."""
-    other: Any = copy.copy(module)
+    duplicate: Any = copy.copy(module)
     for name in ("_parameters", "_buffers", "_modules"):
-        setattr(other, name, dict(getattr(module, name)))
-    return other
+        setattr(duplicate, name, dict(getattr(module, name)))
+    return duplicate
 
 
 def _causal_part(clip: nn.Module) -> _CausalPart | None:
-    """Return the part to cut; None for a tower that is not known to be causal and pooled at its end token."""
+    """Return the part that can be shortened; None for a tower not known to be causal and to pool at its end token."""
     open_clip = import_open_clip()
     CLIP, CustomTextCLIP = open_clip.model.CLIP, open_clip.model.CustomTextCLIP
     TextTransformer = open_clip.transformer.TextTransformer
@@ -271,49 +277,49 @@ def _causal_part(clip: nn.Module) -> _CausalPart | None:
     return part if bool((mask[later] == -torch.inf).all()) else None
 
 
-def architecture(loaded: LoadedModel) -> str:
+def text_tower_digest(loaded: LoadedModel) -> str:
     """Return a digest of everything that decides the text tower's output besides its weights, the tokenizer included."""
     heads = [module.num_heads for module in loaded.clip.modules() if isinstance(module, nn.MultiheadAttention)]
     text = getattr(loaded.clip, "text", loaded.clip)
     names = ("text_pool_type", "pool_type", "text_eos_id", "eos_id", "context_length")
     pooling = {name: getattr(text, name, None) for name in names}
-    if getattr(text, "attn_mask", False) is None:  # said of the few towers that are not causal: the others keep their keys
+    if getattr(text, "attn_mask", False) is None:  # only for the few towers that are not causal: all others keep their cache keys
         pooling["causal"] = False
     tokenizer = vars(tokenizer_of(loaded))
-    plain = {name: value for name, value in tokenizer.items() if isinstance(value, str | int | None)}
-    how = getattr(tokenizer.get("clean_fn"), "__name__", "")
-    return digest(repr(loaded.clip), canonical([heads, pooling, plain, how]))
+    settings = {name: value for name, value in tokenizer.items() if isinstance(value, str | int | None)}
+    cleaning = getattr(tokenizer.get("clean_fn"), "__name__", "")
+    return digest(repr(loaded.clip), canonical([heads, pooling, settings, cleaning]))
 
 
-def check_template_options(given: Sequence[str]) -> None:
+def check_template_options(templates: Sequence[str]) -> None:
     """Check that templates are the name of one set, or sentences with a place for the text.
 
     Raises:
         UsageError: a name is combined with other templates.
         TextError: a sentence has no `{}`.
     """
-    if named := next((template for template in given if template in TEMPLATE_SETS), None):
-        if len(given) > 1:
-            raise UsageError(f"--template {named}: stands for templates of its own, leave out the other --template")
+    if set_name := next((template for template in templates if template in TEMPLATE_SETS), None):
+        if len(templates) > 1:
+            raise UsageError(f"--template {set_name}: is a set of templates; leave out the other --template")
         return
-    check_templates(given)
+    check_templates(templates)
 
 
-def class_templates(model: str, given: Sequence[str]) -> tuple[str, ...]:
-    """Return the given templates, else CLIP's 80, in which the papers name classes and concepts.
+def class_templates(model: str, templates: Sequence[str]) -> tuple[str, ...]:
+    """Return the templates for names of classes and concepts: the requested ones, else CLIP's 80, as in the papers.
 
-    For the embedded models the default is their own set.
+    The default of the embedded models is their own set.
     """
-    return tuple(given) or ((EMOJI,) if model in EMBEDDED else (IMAGENET,))
+    return tuple(templates) or ((EMOJI,) if model in EMBEDDED else (IMAGENET,))
 
 
-def text_sentences(texts: Sequence[str], given: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+def text_sentences(texts: Sequence[str], templates: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
     """Return the texts to put into templates, and the templates; no templates for bare texts."""
-    if tuple(given) == (EMOJI,):
+    if tuple(templates) == (EMOJI,):
         return [with_article(text) for text in texts], ZERO_SHOT_TEMPLATES
-    if tuple(given) == (IMAGENET,):
+    if tuple(templates) == (IMAGENET,):
         return list(texts), imagenet_templates()
-    return list(texts), () if tuple(given) == (BARE,) else tuple(given)
+    return list(texts), () if tuple(templates) == (BARE,) else tuple(templates)
 
 
 def concept_sentences(
@@ -340,16 +346,16 @@ def imagenet_templates() -> tuple[str, ...]:
 
 def templates_name(model: str, templates: Sequence[str]) -> str | list[str]:
     """Return the name or the sentences by which records refer to the templates of classes and concepts."""
-    return recorded(class_templates(model, templates))
+    return recorded_templates(class_templates(model, templates))
 
 
-def recorded(given: Sequence[str]) -> str | list[str]:
+def recorded_templates(templates: Sequence[str]) -> str | list[str]:
     """Return templates as records and headers store them: the name of a set, else sentences; empty for the bare text."""
-    if tuple(given) in ((IMAGENET,), (EMOJI,)):
-        return given[0]
-    return [] if tuple(given) == (BARE,) else list(given)
+    if tuple(templates) in ((IMAGENET,), (EMOJI,)):
+        return templates[0]
+    return [] if tuple(templates) == (BARE,) else list(templates)
 
 
-def as_given(recorded: str | Sequence[str]) -> tuple[str, ...]:
+def template_options(recorded: str | Sequence[str]) -> tuple[str, ...]:
     """Return the templates that a record or header stores, in the form of --template."""
     return (recorded,) if isinstance(recorded, str) else tuple(recorded)

@@ -21,18 +21,18 @@ Result = TypeVar("Result")
 
 
 def unusable(
-    embedding: Float[Tensor, "b d"], *more: Float[Tensor, "b ..."], scale: Float[Tensor, " b"] | None = None
+    embedding: Float[Tensor, "b d"], *outputs: Float[Tensor, "b ..."], scale: Float[Tensor, " b"] | None = None
 ) -> dict[int, str]:
     """Return the rows of a batch that hold NaN, infinity, no direction or numbers too large to be squared, with the reason.
 
     Args:
         embedding: M(I), or the embedding of a text.
-        more: Further outputs of the model, which may be zero.
-        scale: Factors by which `more` will be multiplied.
+        outputs: Further outputs of the model, which may be zero.
+        scale: Factors by which `outputs` will be multiplied.
     """
     length = _length(embedding)
     usable = (length > LEAST) & (length < LARGEST)  # both are False for NaN
-    for numbers in more:
+    for numbers in outputs:
         usable = usable & (_length(numbers) * (1 if scale is None else scale) < LARGEST)
     if bool(usable.all()):
         return {}
@@ -60,7 +60,7 @@ class SpoiltError(CliptoolsError):
 
 
 class Screen(Generic[Item]):
-    """Leaves out unusable images, the same ones in every pass, whichever pass finds them."""
+    """Leaves out unusable images: the same ones in every pass, no matter in which pass they turn out to be unusable."""
 
     def __init__(
         self,
@@ -79,9 +79,9 @@ class Screen(Generic[Item]):
         """
         self._name, self._tell, self._strict = name, tell or _warn, strict
         self._reasons: dict[Item, str] = {}
-        self._untold: list[Item] = []  # reported once an image is usable; if none is, one error replaces them
-        self._passed = passed
-        self._taken = self._late = False
+        self._unreported: list[Item] = []  # reported once an image is usable; if none is, one error replaces them
+        self._any_usable = passed
+        self._included = self._late = False
 
     def __len__(self) -> int:
         """Number of images left out."""
@@ -101,14 +101,14 @@ class Screen(Generic[Item]):
         for place, reason in reasons.items():
             self._refuse(images[place], reason, taken)
         if not self._reasons:
-            self._passed = True
+            self._any_usable = True
             return range(len(images))
         stay = [place for place, image in enumerate(images) if image not in self._reasons]
-        self._passed = self._passed or bool(stay)
-        if self._passed:
-            self._tell_all()
+        self._any_usable = self._any_usable or bool(stay)
+        if self._any_usable:
+            self._report_all()
         elif len(self._reasons) >= ENOUGH:
-            raise self._none()
+            raise self._unusable_error()
         return stay
 
     def _refuse(self, image: Item, reason: str, taken: bool) -> None:
@@ -117,15 +117,15 @@ class Screen(Generic[Item]):
         if self._strict:
             raise ImageError(f"{self._name(image)}: {reason}")
         self._reasons[image] = reason
-        self._untold.append(image)
-        self._late = self._late or self._taken or taken
+        self._unreported.append(image)
+        self._late = self._late or self._included or taken
 
-    def _tell_all(self) -> None:
-        for image in self._untold:
+    def _report_all(self) -> None:
+        for image in self._unreported:
             self._tell(self._name(image), self._reasons[image])
-        self._untold.clear()
+        self._unreported.clear()
 
-    def _none(self) -> CliptoolsError:
+    def _unusable_error(self) -> CliptoolsError:
         image, reason = next(iter(self._reasons.items()))
         return CliptoolsError(
             f"not one of {count_of(len(self._reasons), 'image')} is usable (first {self._name(image)}: {reason}): "
@@ -142,10 +142,10 @@ class Screen(Generic[Item]):
             CliptoolsError: no image was usable, or none could be read.
         """
         if not count and self._reasons:
-            raise self._none()
+            raise self._unusable_error()
         if not count:
             raise CliptoolsError("not one image could be read")
-        self._tell_all()
+        self._report_all()
 
     def end_look(self) -> None:
         """End a pass: from now on, the images kept are part of the statistics.
@@ -155,19 +155,19 @@ class Screen(Generic[Item]):
         """
         if self._late:
             image = next(reversed(self._reasons))
-            raise SpoiltError(f"{self._name(image)}: {self._reasons[image]} now, but not when it was looked at before; run again")
-        self._tell_all()
-        self._taken = True
+            raise SpoiltError(f"{self._name(image)}: {self._reasons[image]} now, but not in an earlier pass; run again")
+        self._report_all()
+        self._included = True
 
-    def again(self, work: Callable[[], Result]) -> Result:
+    def retry(self, work: Callable[[], Result]) -> Result:
         """Return the result of `work`; start it again whenever an image to be left out was already part of the statistics."""
         while True:
-            self._taken = self._late = False
-            before = len(self)
+            self._included = self._late = False
+            count_before = len(self)
             try:
                 return work()
             except SpoiltError:
-                note(f"measuring again without {count_of(len(self) - before, 'image')} that had been included")
+                note(f"measuring again without {count_of(len(self) - count_before, 'image')} that had been included")
 
 
 def _warn(name: str, reason: str) -> None:

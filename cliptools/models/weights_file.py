@@ -100,19 +100,19 @@ def _pair(size: Any) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
-def fit_differences(stored: Sizes, model: Sizes, keys: Iterable[str]) -> list[str]:
+def fit_differences(file_sizes: Sizes, model_sizes: Sizes, keys: Iterable[str]) -> list[str]:
     """Return the keys whose sizes are known for both and differ."""
-    pairs = ((key, getattr(stored, key), getattr(model, key)) for key in keys)
+    pairs = ((key, getattr(file_sizes, key), getattr(model_sizes, key)) for key in keys)
     return [key for key, size, expected in pairs if None not in (size, expected) and size != expected]
 
 
-def fitting_names(stored: Sizes, like: str) -> list[str]:
+def fitting_names(file_sizes: Sizes, like: str) -> list[str]:
     """Return open_clip's architectures of exactly these sizes, only those with the activation of `like` if there are any."""
-    if stored == Sizes():
+    if file_sizes == Sizes():
         return []
     open_clip = import_open_clip()
-    known = {name: config_sizes(open_clip.get_model_config(name)) for name in open_clip.list_models()}
-    names = [name for name, sizes in known.items() if sizes.kind and sizes == stored]
+    sizes_by_name = {name: config_sizes(open_clip.get_model_config(name)) for name in open_clip.list_models()}
+    names = [name for name, sizes in sizes_by_name.items() if sizes.kind and sizes == file_sizes]
     quick = like.endswith("-quickgelu")
     return [name for name in names if name.endswith("-quickgelu") == quick] or names
 
@@ -124,7 +124,7 @@ class Fit:
     warnings: tuple[str, ...] = ()
     resized: Mapping[str, str] = field(default_factory=dict)
     """Original sizes of resized positions, by `grid` and `context`, for a header."""
-    instead: str = ""
+    alternatives: str = ""
     """Architectures that fit the file, as the end of a message."""
 
 
@@ -134,37 +134,37 @@ def check_fit(file: Checkpoint, config: Mapping[str, Any], name: str) -> Fit:
     Raises:
         ModelError: the weights have other sizes, or positions cannot be resized.
     """
-    stored, model, title = stored_sizes(file.shapes), config_sizes(config), escape(file.path.name)
-    fits = fitting_names(stored, name)
-    instead = f"; it fits --model {' or '.join(fits[:3])}" if fits and name not in fits else ""
-    if other := fit_differences(stored, model, EXACT):
-        parts = ", ".join(f"{_title(key)} {_shown(getattr(stored, key))}" for key in other)
-        wanted = ", ".join(_shown(getattr(model, key)) for key in other)
-        raise ModelError(f"{title}: weights of another architecture than {name}: {parts}, expected {wanted}{instead}")
+    file_sizes, model_sizes, title = stored_sizes(file.shapes), config_sizes(config), escape(file.path.name)
+    names = fitting_names(file_sizes, name)
+    fitting = f"; it fits --model {' or '.join(names[:3])}" if names and name not in names else ""
+    if differing := fit_differences(file_sizes, model_sizes, EXACT):
+        parts = ", ".join(f"{_title(key)} {_size_text(getattr(file_sizes, key))}" for key in differing)
+        expected = ", ".join(_size_text(getattr(model_sizes, key)) for key in differing)
+        raise ModelError(f"{title}: weights of another architecture than {name}: {parts}, expected {expected}{fitting}")
     warnings, resized = [], {}
-    if fit_differences(stored, model, ("tokens",)):
-        grids = [_grid(sizes) for sizes in (stored, model)]
-        if stored.kind == "ResNet":
+    if fit_differences(file_sizes, model_sizes, ("tokens",)):
+        grids = [_grid(sizes) for sizes in (file_sizes, model_sizes)]
+        if file_sizes.kind == "ResNet":
             raise ModelError(
                 f"{title}: its attention pooling has positions for {grids[0]}, {name} for {grids[1]}, and these cannot be "
-                f"resized{instead}"
+                f"resized{fitting}"
             )
-        if math.isqrt(stored.tokens or 0) ** 2 != stored.tokens:
+        if math.isqrt(file_sizes.tokens or 0) ** 2 != file_sizes.tokens:
             raise ModelError(
-                f"{title}: positions of {stored.tokens} image tokens, which are not a square and cannot be resized to the "
-                f"{grids[1]} of {name}{instead}"
+                f"{title}: positions of {file_sizes.tokens} image tokens, which are not a square and cannot be resized to the "
+                f"{grids[1]} of {name}{fitting}"
             )
         warnings.append(
-            f"{title}: positions for {grids[0]} are resized to the {grids[1]} of {name}: not the model that was trained{instead}"
+            f"{title}: positions for {grids[0]} are resized to the {grids[1]} of {name}: not the model that was trained{fitting}"
         )
         resized["grid"] = grids[0].partition(" tokens")[0]
-    if fit_differences(stored, model, ("context",)):
+    if fit_differences(file_sizes, model_sizes, ("context",)):
         warnings.append(
-            f"{title}: positions for texts of {stored.context} tokens are resized to the {model.context} of {name}: not the "
-            f"model that was trained{instead}"
+            f"{title}: positions for texts of {file_sizes.context} tokens are resized to the {model_sizes.context} of {name}: "
+            f"not the model that was trained{fitting}"
         )
-        resized["context"] = str(stored.context)
-    return Fit(tuple(warnings), resized, instead)
+        resized["context"] = str(file_sizes.context)
+    return Fit(tuple(warnings), resized, fitting)
 
 
 def _grid(sizes: Sizes) -> str:
@@ -180,5 +180,5 @@ def _title(key: str) -> str:
     return {"kind": "image tower", "joint_width": "joint width"}.get(key, key.replace("_", " "))
 
 
-def _shown(value: Any) -> str:
+def _size_text(value: Any) -> str:
     return " x ".join(map(str, value)) if isinstance(value, tuple) else str(value)

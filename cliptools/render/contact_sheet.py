@@ -53,8 +53,8 @@ def contact_sheet(heading: str, notes: str, rows: Sequence[SheetRow]) -> Image.I
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     room = width - 2 * MARGIN
-    draw.text((MARGIN, MARGIN), fitted(heading, "heading", room), INK, _font("heading"))
-    draw.text((MARGIN, MARGIN + SIZES["heading"] + GAP), fitted(notes, "small", room), FAINT, _font("small"))
+    draw.text((MARGIN, MARGIN), shorten_to_width(heading, "heading", room), INK, _font("heading"))
+    draw.text((MARGIN, MARGIN + SIZES["heading"] + GAP), shorten_to_width(notes, "small", room), FAINT, _font("small"))
     for number, row in enumerate(rows):
         y = top + number * _row_height()
         if not row.inner:
@@ -75,9 +75,9 @@ def words_in_row() -> int:
     return WORD_COLUMNS * ((CELL - TITLE_HEIGHT) // LINE)
 
 
-def fitted(text: str, size: str, width: int) -> str:
+def shorten_to_width(text: str, size: str, width: int) -> str:
     """Return the text in characters of the built-in font, cut to a width with `…` if it is too long."""
-    text, font = plain(text), _font(size)
+    text, font = to_font_characters(text), _font(size)
     if font.getlength(text) <= width:
         return text
     low, high = 0, len(text)  # the longest beginning that fits
@@ -90,11 +90,11 @@ def fitted(text: str, size: str, width: int) -> str:
     return text[:low].rstrip() + ELLIPSIS
 
 
-def plain(text: str) -> str:
+def to_font_characters(text: str) -> str:
     """Return the text in characters of the built-in font: accents are removed, other characters become `?`."""
-    apart = unicodedata.normalize("NFKD", text.replace("−", "-").replace("–", "-"))
-    kept = (character for character in apart if not unicodedata.combining(character))
-    return "".join(c if c in "…·’“”" or (c.isascii() and c.isprintable()) else "?" for c in kept)
+    decomposed = unicodedata.normalize("NFKD", text.replace("−", "-").replace("–", "-"))
+    base_characters = (character for character in decomposed if not unicodedata.combining(character))
+    return "".join(c if c in "…·’“”" or (c.isascii() and c.isprintable()) else "?" for c in base_characters)
 
 
 def _row_height() -> int:
@@ -104,9 +104,9 @@ def _row_height() -> int:
 def _draw_text(draw: ImageDraw.ImageDraw, row: SheetRow, y: int) -> None:
     """Draw title and facts in a line, and below them the words in columns, strongest first from top to bottom."""
     room, base = TEXT_WIDTH - 2 * GAP, y + SIZES["title"]
-    facts = fitted(row.facts, "small", room // 2)
+    facts = shorten_to_width(row.facts, "small", room // 2)
     draw.text((MARGIN + room, base), facts, FAINT, _font("small"), anchor="rs")
-    title = fitted(row.title, "title", room - 2 * GAP - int(_font("small").getlength(facts)))
+    title = shorten_to_width(row.title, "title", room - 2 * GAP - int(_font("small").getlength(facts)))
     draw.text((MARGIN, base), title, INK, _font("title"), anchor="ls")
     y += TITLE_HEIGHT
     lines = words_in_row() // WORD_COLUMNS
@@ -115,7 +115,9 @@ def _draw_text(draw: ImageDraw.ImageDraw, row: SheetRow, y: int) -> None:
         x, line = MARGIN + number // lines * column, y + number % lines * LINE
         colour = POSITIVE if coefficient > 0 else NEGATIVE
         draw.text((x + NUMBER_WIDTH - GAP, line), f"{coefficient:+.2f}", colour, _font("text"), anchor="ra")
-        draw.text((x + NUMBER_WIDTH, line), fitted(word, "text", column - NUMBER_WIDTH - GAP), INK, _font("text"), anchor="la")
+        draw.text(
+            (x + NUMBER_WIDTH, line), shorten_to_width(word, "text", column - NUMBER_WIDTH - GAP), INK, _font("text"), anchor="la"
+        )
 
 
 def _paste(sheet: Image.Image, image: Image.Image | None, x: int, y: int) -> None:
@@ -157,13 +159,13 @@ def overlay(picture: Image.Image, heat: Float[np.ndarray, "y x"], mask: Bool[np.
     return blended
 
 
-def label_picture(labels: Int[np.ndarray, "y x"], most: int = 255) -> Image.Image:
+def label_picture(labels: Int[np.ndarray, "y x"], largest: int = 255) -> Image.Image:
     """Return a palette picture whose values are the labels: 0 is black, the others have well-separated colours.
 
     Args:
-        most: The highest possible label; above 255 the picture is greyscale of 16 bits.
+        largest: The highest possible label; above 255 the picture is greyscale of 16 bits.
     """
-    if most > 255:
+    if largest > 255:
         return Image.fromarray(labels.astype(np.uint16))
     image = Image.fromarray(labels.astype(np.uint8))
     image.putpalette(_palette())

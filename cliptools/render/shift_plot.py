@@ -72,20 +72,20 @@ def _draw_panel(axis, groups: Sequence[str], panel: Panel, below: bool) -> None:
     """Draw bars for label frequencies and points for measured shares, red where there is an alarm."""
     places = range(len(groups))
     if any(value is not None for value in panel.frequency):
-        beside = axis.twinx()
-        beside.bar(places, [value or 0.0 for value in panel.frequency], color=LABEL, alpha=0.5, width=0.9)
-        beside.set_ylim(0, 1)
-        beside.tick_params(axis="y", colors=LABEL, length=2)
-        axis.set_zorder(beside.get_zorder() + 1)
+        frequency_axis = axis.twinx()
+        frequency_axis.bar(places, [value or 0.0 for value in panel.frequency], color=LABEL, alpha=0.5, width=0.9)
+        frequency_axis.set_ylim(0, 1)
+        frequency_axis.tick_params(axis="y", colors=LABEL, length=2)
+        axis.set_zorder(frequency_axis.get_zorder() + 1)
         axis.patch.set_visible(False)
-    known = [place for place in places if panel.mean[place] is not None]
-    colours = [ALARM if panel.alarm[place] else INK for place in known]
-    means = [panel.mean[place] or 0.0 for place in known]
-    errors = [2 * (panel.error[place] or 0.0) for place in known]
+    measured = [place for place in places if panel.mean[place] is not None]
+    colours = [ALARM if panel.alarm[place] else INK for place in measured]
+    means = [panel.mean[place] or 0.0 for place in measured]
+    errors = [2 * (panel.error[place] or 0.0) for place in measured]
     low, high = ([mean + sign * error for mean, error in zip(means, errors, strict=True)] for sign in (-1, 1))
-    axis.vlines(known, low, high, colors=colours, linewidth=1)
-    axis.plot(known, means, color=INK, linewidth=0.8)
-    axis.scatter(known, means, color=colours, s=10, zorder=3)
+    axis.vlines(measured, low, high, colors=colours, linewidth=1)
+    axis.plot(measured, means, color=INK, linewidth=0.8)
+    axis.scatter(measured, means, color=colours, s=10, zorder=3)
     axis.set_title(panel.title, fontsize=9)
     axis.set_xlim(-0.6, len(groups) - 0.4)
     step = math.ceil(len(groups) / MOST_TICKS)

@@ -192,7 +192,7 @@ def best_texts(
         try:
             return _best_of_rows(averaged, (rows, columns), part, probabilities, sharpness, limits)
         except SingleItemError:
-            limits.texts.most = None  # with fewer rows, more texts fit
+            limits.texts.largest = None  # with fewer rows, more texts fit
             raise
 
     parts = [part for _, part in in_halves([(range(rows), None)], work, "rows", limits.rows)]

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliptools.console import count_of
-from cliptools.devices import back, exact
+from cliptools.devices import to_float64, to_like
 from cliptools.effects.resnet_pooling import value_output
 from cliptools.errors import TextError, UsageError
 from cliptools.models.clip_parts import ModifiedResNet
@@ -45,10 +45,10 @@ def class_texts(t: Float[Tensor, "text d"], center: CenterClasses = "classes") -
     """
     if center == "none":
         return t
-    centred = exact(t) - exact(t).mean(0)
+    centred = to_float64(t) - to_float64(t).mean(0)
     if bool((centred.norm(dim=1) < SMALLEST_NORM).any()):
         raise TextError(f"--classes: of {len(t)} text(s), one equals their mean, so centring leaves 0; try --center none")
-    return back(F.normalize(centred, dim=1), t)
+    return to_like(F.normalize(centred, dim=1), t)
 
 
 PAPER_PAIRS, PAPER_ALL_PAIRS = 20_000, 147_456  # k of the paper, and the number of pairs of RN50x16

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliptools.devices import exact
+from cliptools.devices import to_float64
 from cliptools.effects.resnet_pooling import supported_resnet, trace_pool
 from cliptools.effects.select import pools_by_attention
 from cliptools.effects.vit_second_order import supported_tower
@@ -210,7 +210,7 @@ def _compare_last(value: Float[Tensor, "b patch"]) -> tuple[float, float]:
     """Median ratio of the last token's value to the middle one's, and share of the images in which no value is larger."""
     last, middle = value[:, -1], value.median(1).values
     ratio = torch.where(middle > 0, last / middle.clamp(min=1e-30), 1.0)
-    return float(ratio.median()), float(exact(last >= value.amax(1)).mean())
+    return float(ratio.median()), float(to_float64(last >= value.amax(1)).mean())
 
 
 def repair_corner(maps: Float[Tensor, "b patch channel"], grid: tuple[int, int]) -> Float[Tensor, "b patch channel"]:

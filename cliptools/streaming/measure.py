@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cliptools.console import count_of, note, progress
-from cliptools.devices import exact, home, in_halves
+from cliptools.devices import in_halves, to_float64, to_float64_device
 from cliptools.effects.factored import UNITS_AT_ONCE, FactoredEffect, UnitBlock, gram_of, scale_of, slices
 from cliptools.errors import CliptoolsError
 from cliptools.models.unusable import Screen, unusable
@@ -164,8 +164,8 @@ def _with_first_block(
     S: Iterable[Float[Tensor, "b _ _"]], embedding: Float[Tensor, "b d"]
 ) -> tuple[Iterator[Float[Tensor, "b _ _"]], Float[Tensor, "b d"]]:
     """The same values with the first block's S computed: if this runs out of memory, no statistics have changed yet."""
-    scalars = map(home, S)
-    return itertools.chain([next(scalars)], scalars), home(embedding)
+    scalars = map(to_float64_device, S)
+    return itertools.chain([next(scalars)], scalars), to_float64_device(embedding)
 
 
 def take_in(
@@ -264,7 +264,7 @@ def gram_stack(effect: FactoredEffect, block: UnitBlock) -> SymmetricStack:
     n, k = len(block.neurons), effect.size(block.layer)[1]
     stack = None
     for rows in slices(n, k):
-        G = home(gram_of(effect, block.part(rows)))
+        G = to_float64_device(gram_of(effect, block.part(rows)))
         stack = SymmetricStack(n, k, G) if stack is None else stack
         stack.put(rows, G)
     assert stack is not None  # a block has units
@@ -295,7 +295,7 @@ def _summarise_part(
     explained_all = torch.where(total > 0, along / total.clamp(min=torch.finfo(torch.float64).tiny), 0.0).clamp(0, 1)
     component, mean = a, finished.mean
     if not settings.compact:
-        D = exact(effect.directions(block))  # [n, k, d]
+        D = to_float64(effect.directions(block))  # [n, k, d]
         component = torch.nn.functional.normalize(a @ D, dim=-1)  # [n, c, d]
         mean = torch.einsum("nk,nkd->nd", mean, D)
     dtype = finished.top_norm.dtype

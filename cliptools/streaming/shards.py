@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cliptools.devices import exact, home
+from cliptools.devices import to_float64, to_float64_device
 from cliptools.effects.factored import FactoredEffect, UnitBlock
 from cliptools.effects.resnet_pooling import LAYER, Pairs
 from cliptools.errors import CliptoolsError
@@ -206,5 +206,5 @@ def omitted_mean(effect: FactoredEffect, effects: Effects, kept: Bool[Tensor, " 
     if not isinstance(effect, Pairs):
         return mean.sum(0)
     weight = effect.directions(UnitBlock(LAYER, torch.arange(1)))
-    S = mean[None] if home(weight) is weight else mean[None].to(weight.dtype).to(weight.device)  # [1, u, 1]
-    return exact(effect.total(UnitBlock(LAYER, torch.arange(len(mean))), S)[0])
+    S = mean[None] if to_float64_device(weight) is weight else mean[None].to(weight.dtype).to(weight.device)  # [1, u, 1]
+    return to_float64(effect.total(UnitBlock(LAYER, torch.arange(len(mean))), S)[0])

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cliptools.console import LONG, count_of, note, progress, rounded_time
-from cliptools.devices import exact, in_halves
+from cliptools.devices import in_halves, to_float64
 from cliptools.effects.factored import Hooks, UnitBlock, neuron_units, wide
 from cliptools.effects.vit_second_order import hooked, keep_output, neuron_outputs, neurons_per_layer
 from cliptools.models.clip_parts import ResidualAttentionBlock, VisionTransformer
@@ -148,7 +148,7 @@ def token_means(
     for images, (activation, embedding) in in_halves(counted, look):
         usable = screen.places(images, unusable(embedding, *activation.values()))
         for layer, p in activation.items():
-            batch = exact(p if len(usable) == len(images) else p[list(usable)]).sum(0)  # [token, n]
+            batch = to_float64(p if len(usable) == len(images) else p[list(usable)]).sum(0)  # [token, n]
             total[layer] = total[layer] + batch if layer in total else batch
         count += len(usable)
     screen.require(count)

@@ -1,4 +1,4 @@
-"""Texts: vocabularies and lists of classes; here their names, and those of template sets, which help and completion need."""
+"""Vocabularies and lists of classes. This file holds their names and those of template sets, for help and completion."""
 
 IMAGENET, EMOJI, BARE = "imagenet", "emoji", "none"
 TEMPLATE_SETS = (IMAGENET, EMOJI, BARE)

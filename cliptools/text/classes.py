@@ -1,6 +1,7 @@
-"""Classes with their synonyms, from a preset or a file; pairs of classes; and the mentions of class names in texts.
+"""Classes with their synonyms, pairs of classes, and the mentions of class names in texts.
 
-A text mentions a name as whole words in any case, plurals included; the longest name wins, so that `teddy bear` is not `bear`.
+`class_list` reads classes from a preset or a file, and `load_pairs` reads pairs. `Names` finds the names that a text mentions, as
+whole words in any case, plurals included; the longest name takes precedence, so that `teddy bear` does not mention `bear`.
 """
 
 import csv
@@ -69,7 +70,7 @@ class ClassList:
 def class_list(name: str, known: bool = True) -> ClassList:
     """Return a list of classes by name (see CLASS_LISTS), or from a file in any form that class_lists reads; note its form.
 
-    Equal names stay separate classes, with a note or warning: two of ImageNet's are called missile, two sunglasses.
+    Equal names stay separate classes, with a note or warning: two of ImageNet's classes are called missile, and two sunglasses.
 
     Args:
         known: See parse_class.
@@ -79,16 +80,16 @@ def class_list(name: str, known: bool = True) -> ClassList:
     """
     if name in CLASS_LISTS:
         classes = tuple(parse_class(line, known) for line in CLASS_LISTS[name]())
-        if text := _twice(classes):
+        if text := _duplicates_text(classes):
             note(f"classes {name}: {text}")
         return ClassList(classes)
     file = read_class_list(Path(name), ", ".join(CLASS_LISTS))
     entries = file.entries
     classes = tuple(parse_class(entry.name, known) for entry in entries)
-    more = ", …" if len(classes) > SHOWN else ""
-    shown = ", ".join(item.name for item in classes[:SHOWN])
-    note(f"classes {name}: {file.form}; {count_of(len(classes), 'class')}, in prompts: {shown}{more}")
-    if text := _twice(classes):
+    ellipsis = ", …" if len(classes) > SHOWN else ""
+    first_names = ", ".join(item.name for item in classes[:SHOWN])
+    note(f"classes {name}: {file.form}; {count_of(len(classes), 'class')}, in prompts: {first_names}{ellipsis}")
+    if text := _duplicates_text(classes):
         warn(f"classes {name}: {text}")
     ids, numbers = [entry.id for entry in entries], [entry.number for entry in entries]
     return ClassList(
@@ -113,19 +114,20 @@ def distinct_classes(classes: Iterable[ClassName]) -> tuple[ClassName, ...]:
     synonyms: dict[str, dict[str, None]] = {}
     for item in classes:
         synonyms.setdefault(item.name, {}).update(dict.fromkeys(item.synonyms))
-    return tuple(ClassName(name, tuple(others)) for name, others in synonyms.items())
+    return tuple(ClassName(name, tuple(class_synonyms)) for name, class_synonyms in synonyms.items())
 
 
-def _twice(classes: Sequence[ClassName]) -> str:
+def _duplicates_text(classes: Sequence[ClassName]) -> str:
     """Return a message about names of several classes; empty if there are none."""
-    times = Counter(item.name for item in classes)
-    several = [name for name, count in times.items() if count > 1]
-    if not several:
+    counts = Counter(item.name for item in classes)
+    repeated = [name for name, count in counts.items() if count > 1]
+    if not repeated:
         return ""
-    rows = {name: [str(row) for row, item in enumerate(classes, 1) if item.name == name] for name in several[:SHOWN]}
-    shown = [f"{name!r} (places {', '.join(places)})" for name, places in rows.items()]
-    more = f" and {len(several) - SHOWN} more names" if len(several) > SHOWN else ""
-    return f"{', '.join(shown)}{more} stand for several of the {len(classes)} classes, which a model cannot tell apart by text"
+    rows = {name: [str(row) for row, item in enumerate(classes, 1) if item.name == name] for name in repeated[:SHOWN]}
+    descriptions = [f"{name!r} (places {', '.join(places)})" for name, places in rows.items()]
+    remainder = f" and {len(repeated) - SHOWN} more names" if len(repeated) > SHOWN else ""
+    names = f"{', '.join(descriptions)}{remainder}"
+    return f"{names} stand for several of the {len(classes)} classes, which a model cannot tell apart by text"
 
 
 def refuse_duplicates(names: Iterable[str], source: str) -> None:
@@ -159,18 +161,18 @@ def distinct_names(classes: Sequence[ClassName], source: str) -> tuple[tuple[str
             synonyms.setdefault(name, []).append(number)
     shared = {name: numbers for name, numbers in synonyms.items() if len({*numbers, owner.get(name, numbers[0])}) > 1}
     if shared:
-        first, numbers = next(iter(shared.items()))
-        several = sorted({*numbers, *([owner[first]] if first in owner else [])})
-        more = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
-        places = ", ".join(str(number + 1) for number in several)
-        warn(f"classes {source}: synonym {first!r}{more} left out, because several classes have it (places {places})")
-    named = [
+        example, numbers = next(iter(shared.items()))
+        sharing = sorted({*numbers, *([owner[example]] if example in owner else [])})
+        others = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
+        places = ", ".join(str(number + 1) for number in sharing)
+        warn(f"classes {source}: synonym {example!r}{others} left out, because several classes have it (places {places})")
+    names_with_class = [
         (name, number)
         for number, item in enumerate(classes)
         for name in item.names
         if owner.get(name, number if name not in shared else None) == number
     ]
-    return tuple(name for name, _ in named), tuple(number for _, number in named)
+    return tuple(name for name, _ in names_with_class), tuple(number for _, number in names_with_class)
 
 
 def word_forms(name: str) -> tuple[str, ...]:
@@ -195,7 +197,7 @@ def _known_synonyms(name: str) -> tuple[str, ...]:
     if index is None:
         return ()
     concept = concepts()[index]
-    return tuple(other for other in (concept.name, *concept.synonyms) if other.lower() != name.lower())
+    return tuple(synonym for synonym in (concept.name, *concept.synonyms) if synonym.lower() != name.lower())
 
 
 def _emoji_lines() -> Iterable[str]:
@@ -250,7 +252,7 @@ def load_pairs(name: str) -> tuple[ClassPair, ...]:
     """Return pairs by name (see PAIR_LISTS), or from a UTF-8 file with `depicted,predicted` per line and # for comments.
 
     Raises:
-        TextError: the list or file is unknown, not UTF-8 or empty, a line has not two names, or a pair is listed twice.
+        TextError: the list or file is unknown, not UTF-8 or empty, a line does not have two names, or a pair is listed twice.
     """
     rows = PAIR_LISTS[name] if name in PAIR_LISTS else _rows(Path(name))
     pairs = tuple(make_pair(depict, predict) for depict, predict in rows)
@@ -301,27 +303,27 @@ class Names:
     Args:
         names: Names to find; their case does not matter.
         longer: Longer names that hide a shorter name within them, unless that is their last word and they are a kind of it:
-            `fire` is not mentioned in `fire engine`, but `car` is in `police car`.
+            `fire engine` does not mention `fire`, but `police car` mentions `car`.
     """
 
     def __init__(self, names: Iterable[str], longer: Iterable[str] = ()) -> None:
-        wanted = dict.fromkeys(name.lower() for name in names)
-        others = dict.fromkeys(name.lower() for name in (*longer, *OF_ANOTHER_KIND))
-        hiding = [name for name in others if name not in wanted and _hides(name, wanted)]
-        patterns = [(name, _pattern(name), name in wanted) for name in (*wanted, *hiding)]
+        lower_names = dict.fromkeys(name.lower() for name in names)
+        longer_names = dict.fromkeys(name.lower() for name in (*longer, *OF_ANOTHER_KIND))
+        hiding = [name for name in longer_names if name not in lower_names and _is_hiding(name, lower_names)]
+        patterns = [(name, _pattern(name), name in lower_names) for name in (*lower_names, *hiding)]
         self._patterns = sorted(patterns, key=lambda entry: (-len(entry[0]), entry[0]))
 
     def mentions(self, text: str) -> list[Mention]:
         """Return the places where a text mentions a name, in order; no two overlap."""
         places: list[Mention] = []
-        rest = text.lower()
-        for name, pattern, wanted in self._patterns:
-            if wanted:
-                places.extend(Mention(match.start(), match.end(), name) for match in pattern.finditer(rest))
-            rest = pattern.sub(lambda match: "\0" * len(match.group()), rest)
+        remaining = text.lower()
+        for name, pattern, is_name in self._patterns:
+            if is_name:
+                places.extend(Mention(match.start(), match.end(), name) for match in pattern.finditer(remaining))
+            remaining = pattern.sub(lambda match: "\0" * len(match.group()), remaining)
         return sorted(places)
 
-    def named(self, text: str) -> set[str]:
+    def names_in(self, text: str) -> set[str]:
         """Return the names that a text mentions, in lower case."""
         return {place.name for place in self.mentions(text)}
 
@@ -332,7 +334,7 @@ def _pattern(name: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w)(?<!\w-)(?:{'|'.join(forms)})(?!-?\w)")
 
 
-def _hides(longer: str, names: Iterable[str]) -> bool:
+def _is_hiding(longer: str, names: Iterable[str]) -> bool:
     """Return whether a longer name hides a shorter name within it."""
     within = [name for name in names if len(name) < len(longer) and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", longer)]
     kind_of = longer not in OF_ANOTHER_KIND and any(longer.endswith(name) for name in within)

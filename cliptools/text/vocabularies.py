@@ -1,4 +1,6 @@
-"""Vocabularies of texts that describe directions: by name, from a file, or the one that a bundle's words come from.
+"""Vocabularies of texts that describe directions, and the names of ImageNet's classes.
+
+`load_pool` returns a vocabulary by name or from a file, `recorded_pool` the one that a bundle's words come from.
 
 ImageNet's 1000 classes and ImageNet-R's 200 (Hendrycks et al. 2021) have WordNet ids from timm and names from open_clip, in the
 order of their sorted ids, which defines the class numbers of torchvision, Caffe and WebDataset copies.
@@ -136,22 +138,22 @@ def _file_texts(path: Path) -> list[str]:
     """
     text = read_text(path, "pool", ", ".join(POOLS))
     lines = [stripped for line in text.split("\n") if (stripped := line.strip())]
-    if (listed := _array(text)) is not None:
-        return _recorded(path, listed)
+    if (items := _json_array(text)) is not None:
+        return _texts_of(path, items)
     if path.suffix == ".json":
         raise TextError(
             f"pool {path}: expected one JSON array of texts, or another ending and one text per line, found {text[:40]!r}"
         )
-    return _recorded(path, map(_value, lines)) if path.suffix == ".jsonl" else lines
+    return _texts_of(path, map(_json_value, lines)) if path.suffix == ".jsonl" else lines
 
 
-def _array(text: str) -> list[Any] | None:
+def _json_array(text: str) -> list[Any] | None:
     """Return the items of a JSON array; None for any other text."""
-    value = _value(text) if text.lstrip().startswith("[") else None
+    value = _json_value(text) if text.lstrip().startswith("[") else None
     return value if isinstance(value, list) and all(isinstance(item, str | dict) for item in value) else None
 
 
-def _value(text: str) -> Any:
+def _json_value(text: str) -> Any:
     """Return the value of a JSON text; any other text is returned in a tuple."""
     try:
         return parse(text)
@@ -159,7 +161,7 @@ def _value(text: str) -> Any:
         return (text,)
 
 
-def _recorded(path: Path, items: Iterable[Any]) -> list[str]:
+def _texts_of(path: Path, items: Iterable[Any]) -> list[str]:
     """Return the texts of records, or of an array.
 
     Raises:
@@ -169,8 +171,8 @@ def _recorded(path: Path, items: Iterable[Any]) -> list[str]:
     for number, item in enumerate(items, 1):
         text = item.get("text") if isinstance(item, dict) else item
         if not isinstance(text, str):
-            shown = item[0] if isinstance(item, tuple) else canonical(item)
-            raise TextError(f"pool {path}: expected records with a `text`, found {shown[:40]!r} (record {number})")
+            start = item[0] if isinstance(item, tuple) else canonical(item)
+            raise TextError(f"pool {path}: expected records with a `text`, found {start[:40]!r} (record {number})")
         texts.append(text.strip())
     return [text for text in texts if text]
 
@@ -181,16 +183,16 @@ def recorded_pool(bundle: Bundle) -> Pool:
     Raises:
         StreamError: the bundle does not name its vocabulary.
     """
-    listed = bundle.text_list("words")
-    if not listed.get("pool") or "digest" not in listed:
+    words = bundle.text_list("words")
+    if not words.get("pool") or "digest" not in words:
         raise StreamError("the bundle's `words` do not name their pool of texts; run clip-decompose again")
     try:  # a bundle must not cause a device or a pipe to be read
-        pool = load_pool(listed["pool"]) if listed["pool"] in POOLS or Path(listed["pool"]).is_file() else None
+        pool = load_pool(words["pool"]) if words["pool"] in POOLS or Path(words["pool"]).is_file() else None
     except (TextError, ValueError):
         pool = None
-    if pool is not None and pool.digest == listed["digest"]:
+    if pool is not None and pool.digest == words["digest"]:
         return pool
-    texts = tuple(listed["texts"])
+    texts = tuple(words["texts"])
     fault = "not found" if pool is None else "has changed since the bundle was written"
-    warn(f"vocabulary {listed['pool']!r} {fault}: only the {count_of(len(texts), 'text')} in the bundle can be used")
-    return Pool(listed["pool"], texts, digest(*texts))
+    warn(f"vocabulary {words['pool']!r} {fault}: only the {count_of(len(texts), 'text')} in the bundle can be used")
+    return Pool(words["pool"], texts, digest(*texts))

@@ -79,8 +79,8 @@ def partial_bytes(units: int = 4, paths: int = 2, layers: tuple[int, ...] = (5, 
                 for field, (dtype, sides) in FIELDS.items()
             }
             spool.add(layer, units, 0, rows)
-        spool.name({number: f"scene {number}" for number in range(5)})
-        spool.write(out, spool.signed(Header("partial", MODEL, images, said).after("clip-effects", {"seed": 0})).to_json())
+        spool.add_names({number: f"scene {number}" for number in range(5)})
+        spool.write(out, spool.with_digest(Header("partial", MODEL, images, said).after("clip-effects", {"seed": 0})).to_json())
     return out.getvalue()
 
 
@@ -127,7 +127,7 @@ def record_readers(folder: Path) -> dict[str, tuple[list[dict[str, Any]], Callab
     def baseline(path: Path) -> None:
         found = read_baseline(path)
         for concept in ("cat", "sea"):
-            found.of(concept, "a", RECORD | {"settings": {}, "units": [{"layer": 6}]})
+            found.comparable(concept, "a", RECORD | {"settings": {}, "units": [{"layer": 6}]})
 
     def of(reader: Callable[..., Any]) -> Callable[[Path], Any]:
         return lambda path: reader(io.BytesIO(path.read_bytes()), "it")

@@ -22,7 +22,7 @@ from cliptools.errors import StreamError, UsageError
 from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.io.header import model_difference, reason_of
 from cliptools.models.load import LoadedModel
-from cliptools.models.text_encoder import as_given, encode_named
+from cliptools.models.text_encoder import encode_named, template_options
 from cliptools.streaming.vit_indirect import Indirect, cost
 from cliptools.text.vocabularies import recorded_pool
 
@@ -296,7 +296,7 @@ def _sums_of_words(model: LoadedModel, bundle: Bundle, sizes: Sequence[int]) -> 
         raise StreamError(
             f"--reconstruct words needs vocabulary {listed['pool']}, unchanged: its mean is part of each text's direction"
         )
-    t = encode_named(model, pool, as_given(words.get("templates", ())))
+    t = encode_named(model, pool, template_options(words.get("templates", ())))
     atoms = text_space(t, words.get("center", "pool"), words.get("normalize", "texts"))  # (text, d)
     place = {text: i for i, text in enumerate(pool.texts)}
     row = np.array([place[text] for text in listed["texts"]] + [-1])  # row of `atoms` by word; -1, the last, for no word

@@ -19,11 +19,11 @@ from cliptools.cli.run.bundle_output import rendered
 from cliptools.console import count_of, note, progress
 from cliptools.embedded_models import EMBEDDED
 from cliptools.errors import CliptoolsError, UsageError
-from cliptools.generate.captions import TemplateWriter, Wanted, Writer, wanted_of, write_descriptions
+from cliptools.generate.captions import Requirements, TemplateWriter, Writer, requirements_of, write_descriptions
 from cliptools.generate.llm import MOST_WORDS, TEMPLATE, LlamaWriter, check_chat, open_chat
 from cliptools.generate.painters import Painter
 from cliptools.generate.painters.diffusion import check_painter
-from cliptools.generate.records import Description, Gallery, Task, WordList, read_descriptions, read_word_lists
+from cliptools.generate.records import Description, PictureFolder, Task, WordList, read_descriptions, read_word_lists
 from cliptools.io.files import only_writer, stdout_is_terminal, text_output
 from cliptools.io.header import digest, model_key
 from cliptools.io.jsonl import write_record
@@ -143,16 +143,18 @@ def _choose_painter(options: AdvgenOptions, descriptions: Sequence[Description],
 
 
 @contextmanager
-def _picture_folder(options: AdvgenOptions) -> Iterator[Gallery | None]:
+def _picture_folder(options: AdvgenOptions) -> Iterator[PictureFolder | None]:
     """The folder of --out-dir, locked for this run until it ends; None without --out-dir."""
     if options.out_dir is None:
         yield None
         return
     with only_writer(options.out_dir):
-        yield Gallery(options.out_dir, options.resume)
+        yield PictureFolder(options.out_dir, options.resume)
 
 
-def _write_descriptions(word_lists: Sequence[WordList], options: AdvgenOptions, folder: Gallery | None) -> Iterator[Description]:
+def _write_descriptions(
+    word_lists: Sequence[WordList], options: AdvgenOptions, folder: PictureFolder | None
+) -> Iterator[Description]:
     """Descriptions of all tasks, task by task. The writer is loaded when the first task needs it and freed at the end."""
     settings: dict[str, str | int] = {
         "llm": options.llm, "words_per_caption": options.words_per_caption, "seed": options.seed,
@@ -162,16 +164,16 @@ def _write_descriptions(word_lists: Sequence[WordList], options: AdvgenOptions, 
     folder_settings = settings | {"descriptions": options.descriptions, "take": options.take}
     writer: Writer | None = None
     for word_list in word_lists:
-        wanted = wanted_of(word_list)
+        requirements = requirements_of(word_list)
         key = digest(word_list.task.key, *word_list.words)
         texts = folder.descriptions(key, folder_settings) if folder else None
         if texts is None:
             writer = writer or _open_writer(options)
-            texts = _describe(writer, wanted, options)
+            texts = _describe(writer, requirements, options)
             if folder:
                 folder.add_descriptions(key, texts, folder_settings)
         for number, text in enumerate(texts):
-            yield Description(word_list.task, number, text, wanted.used(text), settings)
+            yield Description(word_list.task, number, text, requirements.used_words(text), settings)
     if writer is not None:
         writer.close()
 
@@ -183,16 +185,16 @@ def _open_writer(options: AdvgenOptions) -> Writer:
     return LlamaWriter(open_chat(options.llm, on_gpu=options.device != "cpu"), options.grammar)
 
 
-def _describe(writer: Writer, wanted: Wanted, options: AdvgenOptions) -> list[str]:
+def _describe(writer: Writer, requirements: Requirements, options: AdvgenOptions) -> list[str]:
     """The descriptions of one task that passed."""
     return write_descriptions(
         writer,
-        wanted,
-        asked=options.descriptions,
+        requirements,
+        questions=options.descriptions,
         take=options.take,
         words_each=options.words_per_caption,
         seed=options.seed,
-        watch=lambda numbers, total: progress(numbers, f"describing {wanted.task.pair}", total),
+        watch=lambda numbers, total: progress(numbers, f"describing {requirements.task.pair}", total),
     )
 
 
@@ -233,7 +235,7 @@ class Tally:
             self.sound_fooled += sound and record["fooled"]
 
 
-def _judge_pictures(descriptions: Sequence[Description], options: AdvgenOptions, folder: Gallery | None) -> None:
+def _judge_pictures(descriptions: Sequence[Description], options: AdvgenOptions, folder: PictureFolder | None) -> None:
     """Paint or read every picture, write its record, and report how many fool the model.
 
     Raises:
@@ -277,7 +279,7 @@ def _result_text(task: Task, tally: Tally) -> str:
 
 def _left_out_text(descriptions: Sequence[Description], painter: Painter) -> str:
     """A sentence on the words of descriptions that the painter does not draw, the most frequent first; empty without any."""
-    readings = [understood for item in descriptions if (understood := painter.understood(item.text, item.words)) is not None]
+    readings = [understood for item in descriptions if (understood := painter.depiction(item.text, item.words)) is not None]
     counts = Counter(word for understood in readings for word in understood.left_out)
     if not counts:
         return ""

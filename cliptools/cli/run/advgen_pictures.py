@@ -20,9 +20,9 @@ from cliptools.devices import Limit, in_halves
 from cliptools.embedded_models import EMBEDDED
 from cliptools.errors import ImageError, UsageError
 from cliptools.generate.captions import seed_of
-from cliptools.generate.painters import EmojiPainter, Painted, Painter
+from cliptools.generate.painters import EmojiPainter, Painter, Painting
 from cliptools.generate.painters.diffusion import DiffusionPainter
-from cliptools.generate.records import Description, Gallery, Task, slug
+from cliptools.generate.records import Description, PictureFolder, Task, slug
 from cliptools.images.decode import decode
 from cliptools.io.header import recorded_model
 from cliptools.io.jsonl import rounded
@@ -91,7 +91,7 @@ class Judge:
         settings = {"judge": self.loaded.name, "judge_sha256": self.loaded.sha256, "judge_top": self.top}
         return settings | {f"judge_{key}": model[key] for key in ("architecture",) if key in model}
 
-    def sees(self, picture: Painted, depict: ClassName, predict: ClassName) -> tuple[bool, bool] | str:
+    def sees(self, picture: Painting, depict: ClassName, predict: ClassName) -> tuple[bool, bool] | str:
         """Return whether the judge sees the depicted and the predicted class; the reason if the picture is not usable."""
         image = _embed(self.loaded, [picture])  # (1, d)
         if reasons := unusable(image):
@@ -118,7 +118,7 @@ class Evaluation:
     limit: Limit = field(default_factory=Limit)
     """Number of pictures per forward pass, once the device has run out of memory with more."""
 
-    def evaluate(self, pictures: Sequence[Painted], requests: Sequence[PictureRequest]) -> list[dict[str, Any] | str]:
+    def evaluate(self, pictures: Sequence[Painting], requests: Sequence[PictureRequest]) -> list[dict[str, Any] | str]:
         """Margin and check of every picture, as fields of its record; the reason for a picture that is not usable.
 
         Args:
@@ -138,7 +138,7 @@ class Evaluation:
             results.append(check if isinstance(check, str) else {"margin": rounded(value), "fooled": value > 0} | check)
         return results
 
-    def _check(self, picture: Painted, task: Task) -> dict[str, Any] | str:
+    def _check(self, picture: Painting, task: Task) -> dict[str, Any] | str:
         """Check by the judge, or by the contents of the scene; empty where neither is known.
 
         Returns:
@@ -150,9 +150,9 @@ class Evaluation:
             if isinstance(seen, str):
                 return f"by the judge {self.judge.loaded.name}, {seen}"
             return {"check": {"by": self.judge.loaded.name, "depicted": seen[0], "predicted": seen[1]}}
-        if picture.shown is None:
+        if picture.concepts is None:
             return {}
-        shown = {name.lower() for name in picture.shown}
+        shown = {name.lower() for name in picture.concepts}
         depicted, predicted = (any(name.lower() in shown for name in item.names) for item in (depict, predict))
         return {"check": {"by": "scene", "depicted": depicted, "predicted": predicted}}
 
@@ -186,7 +186,7 @@ def _load_painter(options: PictureOptions) -> Painter:
 def picture_records(
     descriptions: Sequence[Description],
     options: PictureOptions,
-    folder: Gallery | None,
+    folder: PictureFolder | None,
     evaluation: Evaluation,
     screen: Screen[tuple[int, str]],
 ) -> Iterator[tuple[dict[str, Any], Task]]:
@@ -242,7 +242,7 @@ def _draft(request: PictureRequest, evaluation: Evaluation) -> dict[str, Any]:
     }  # fmt: skip
     settings = dict(item.settings)
     if not item.file and evaluation.painter is not None:
-        if (understood := evaluation.painter.understood(item.text, item.words)) is not None:
+        if (understood := evaluation.painter.depiction(item.text, item.words)) is not None:
             fields |= {"words": list(understood.words), "drawn": list(understood.drawn)}
         fields["image_seed"] = request.seed
         settings |= evaluation.painter.settings
@@ -252,7 +252,7 @@ def _draft(request: PictureRequest, evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _finish(
-    request: PictureRequest, draft: dict[str, Any], result: dict[str, Any], picture: Painted, folder: Gallery | None
+    request: PictureRequest, draft: dict[str, Any], result: dict[str, Any], picture: Painting, folder: PictureFolder | None
 ) -> dict[str, Any]:
     """The complete record of a picture, which is saved if there is a folder."""
     end = {key: draft[key] for key in ("settings", "model", "bundle")}
@@ -264,23 +264,23 @@ def _finish(
     return start | {"file": folder.path(request.name)} | result | end
 
 
-def _pictures(batch: Sequence[PictureRequest], painter: Painter | None, strict: bool) -> list[Painted]:
+def _pictures(batch: Sequence[PictureRequest], painter: Painter | None, strict: bool) -> list[Painting]:
     """Pictures of a batch, painted or read from their files, with a warning for those that cannot be.
 
     Raises:
         ImageError: strict, and a picture cannot be painted or read.
     """
     to_paint = [request for request in batch if not request.description.file]
-    painted: Iterator[Painted] = iter(())
+    painted: Iterator[Painting] = iter(())
     if painter and to_paint:
         painted = iter(painter.paint([request.description.text for request in to_paint], [request.seed for request in to_paint]))
     pictures = []
     for request in batch:
         file = request.description.file
         try:
-            picture = Painted(decode(file)) if file else next(painted)
+            picture = Painting(decode(file)) if file else next(painted)
         except ImageError as error:
-            picture = Painted(None, refusal=str(error))
+            picture = Painting(None, refusal=str(error))
         if picture.image is None and strict:
             raise ImageError(f"{_where(request)}: {picture.refusal}")
         if picture.image is None and request.copy == 0:
@@ -294,7 +294,7 @@ def _where(request: PictureRequest) -> str:
     return request.description.file or f"{request.description.text!r}"
 
 
-def _embed(loaded: LoadedModel, pictures: Sequence[Painted], limit: Limit | None = None) -> Float[Tensor, "picture d"]:
+def _embed(loaded: LoadedModel, pictures: Sequence[Painting], limit: Limit | None = None) -> Float[Tensor, "picture d"]:
     """M(I) in float32, not normalised."""
     images = [picture.image for picture in pictures if picture.image is not None]
     pixels = torch.stack([loaded.transform(image) for image in images])  # (picture, 3, y, x)

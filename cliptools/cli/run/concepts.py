@@ -42,7 +42,7 @@ from cliptools.io.cache import KeptLines, check_same, kept_lines
 from cliptools.io.files import replaceable, text_output
 from cliptools.io.jsonl import rounded, write_record
 from cliptools.models.load import LoadedModel, load_recorded_model
-from cliptools.models.text_encoder import as_given, encode_named
+from cliptools.models.text_encoder import encode_named, template_options
 from cliptools.models.unusable import Screen, unusable
 from cliptools.text.vocabularies import recorded_pool
 
@@ -320,7 +320,7 @@ def _effect_of(neurons: Bundle, model: LoadedModel) -> FactoredEffect:
 def _vocabulary(neurons: Bundle, model: LoadedModel, options: ConceptsOptions) -> tuple[Sequence[str], Float[Tensor, "text d"]]:
     """Return the whole vocabulary that the bundle's words come from, and its unit embeddings, with the same templates."""
     pool = recorded_pool(neurons)
-    templates = as_given(neurons.header.settings.get("words", {}).get("templates", ()))
+    templates = template_options(neurons.header.settings.get("words", {}).get("templates", ()))
     return pool.texts, encode_named(model, pool, templates, use_cache=not options.no_cache)
 
 

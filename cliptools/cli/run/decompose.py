@@ -23,7 +23,7 @@ from cliptools.errors import StreamError, UsageError
 from cliptools.io.bundle import Bundle, json_tensor
 from cliptools.io.cache import KeptParts, is_kept, kept_parts
 from cliptools.models.load import RecordedModel
-from cliptools.models.text_encoder import check_template_options, encode_named, recorded
+from cliptools.models.text_encoder import check_template_options, encode_named, recorded_templates
 from cliptools.text.vocabularies import Pool, load_pool
 
 TOOL = "clip-decompose"
@@ -69,7 +69,7 @@ def run(options: DecomposeOptions) -> None:
     with kept_parts(options.output, options.resume) as parts:
         pool, pursuit = decompose(effects, options, parts)
         settings: dict[str, Any] = {"method": options.method, "center": options.center, "normalize": options.normalize}
-        settings |= {"m": options.m, "pool": pool.name, "digest": pool.digest, "templates": recorded(options.templates)}
+        settings |= {"m": options.m, "pool": pool.name, "digest": pool.digest, "templates": recorded_templates(options.templates)}
         settings |= {"prefix": list(prefixes)} if prefixes else {}
         step = history_arguments(options, pool=pool.name)
         step.pop("model", None)  # only a check
@@ -110,7 +110,7 @@ def decompose(effects: Bundle, options: DecomposeOptions, parts: KeptParts | Non
     if parts is None:
         return pool, pursue(targets, atoms, options.m)
     settings: dict[str, Any] = {"center": options.center, "normalize": options.normalize, "m": options.m}
-    settings |= {"bundle": effects.digest, "pool": pool.digest, "templates": recorded(options.templates)}
+    settings |= {"bundle": effects.digest, "pool": pool.digest, "templates": recorded_templates(options.templates)}
     return pool, _resumed_pursuit(targets, atoms, parts, settings)
 
 

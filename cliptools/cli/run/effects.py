@@ -35,7 +35,7 @@ from cliptools.errors import CliptoolsError, UsageError
 from cliptools.images.loader import ImageSource, list_digest, open_images
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import Header
-from cliptools.io.shard_file import KIND, PartialFile, difference, shards_text
+from cliptools.io.shard_file import KIND, PartialFile, run_difference, shards_text
 from cliptools.models.load import LoadedModel, Precision, drop_text_tower, load_model
 from cliptools.streaming.measure import Report, Settings, measure
 from cliptools.streaming.shard_statistics import Basis
@@ -198,7 +198,7 @@ def _measure_bundle(task: Task, keep_share: float | None, options: EffectsOption
         margin = margin_to_keep_all(indirect, choice.layers, expected, settings)
         return indirect, measure(indirect, batches, choice.layers, expected, settings._replace(margin=margin), screen)
 
-    paths, report = screen.again(measure_all)
+    paths, report = screen.retry(measure_all)
     effects, count, skipped = report.effects, report.images, len(images.skipped)
     keep = strongest_units(paths, effects, keep_share)
     warn_of_few_images(count, settings, effects.top_norm.shape[1])
@@ -259,7 +259,7 @@ def _write_shard(task: Task, i: int, n: int, options: EffectsOptions) -> None:
             options.output,
         )
 
-    count = screen.again(measure_and_write)
+    count = screen.retry(measure_and_write)
     skipped = len(own.order) - count
     skips = f", {skipped} skipped" if skipped else ""
     summarise(f"{TOOL}: shard {i} of {n}: {count_of(count, 'image')}{skips}, {model.name}")
@@ -283,9 +283,10 @@ def _check_finished(path: Path, header: Header) -> None:
         CliptoolsError: it is another shard or of another run, or damaged.
     """
     file = PartialFile(path)
-    reason = difference(file.header, header)
-    if reason is None and file.have != header.settings["have"]:
-        reason = f"{shards_text(file.have, file.of)} instead of {shards_text(header.settings['have'], file.of)}"
+    reason = run_difference(file.header, header)
+    if reason is None and file.shards != header.settings["have"]:
+        expected = shards_text(header.settings["have"], file.shard_count)
+        reason = f"{shards_text(file.shards, file.shard_count)} instead of {expected}"
     if reason is not None:
         raise CliptoolsError(f"{path}: started otherwise ({reason}); use the same options, or write to another file")
 
@@ -298,7 +299,7 @@ def _recorded_basis(path: Path, header: Header) -> Callable[[UnitBlock], Basis]:
     """
     file = PartialFile(path)
     settings = file.header.settings | {"shards": header.settings["shards"]}  # the number of shards may differ
-    reason = difference(replace(file.header, settings=settings), header)
+    reason = run_difference(replace(file.header, settings=settings), header)
     if reason is not None:
         raise CliptoolsError(f"--centre {path}: a partial of another run ({reason})")
 

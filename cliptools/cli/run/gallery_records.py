@@ -19,7 +19,7 @@ from cliptools.images.decode import decode, small_jpeg, thumbnail_bytes
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import model_difference, reason_of
 from cliptools.io.jsonl import parse, rounded
-from cliptools.io.text_file import file_beside, open_given
+from cliptools.io.text_file import file_beside, open_file_or_stdin
 
 SEGMENTS = "segments.json"  # written by clip-segment --out-dir into each image's folder
 DIGITS = 3
@@ -232,7 +232,7 @@ def _lines(path: Path, bundle: Bundle, command: str) -> Iterator[Fields]:
         StreamError: The file has no records, a line is no record, or a record belongs to another model than the bundle's.
     """
     try:
-        with open_given(path, str(path)) as stream:
+        with open_file_or_stdin(path, str(path)) as stream:
             number = 0
             for number, record in read_records(stream, str(path)):
                 line = Fields(f"{path}, line {number}", record)

@@ -35,7 +35,7 @@ from cliptools.images.loader import ImageSource, list_digest, open_images
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import Header
 from cliptools.io.jsonl import unit_name
-from cliptools.io.shard_file import PartialFile, difference, joined_header, shards_text
+from cliptools.io.shard_file import PartialFile, joined_header, run_difference, shards_text
 from cliptools.models.load import drop_text_tower, load_recorded_model
 from cliptools.streaming.measure import Settings
 from cliptools.streaming.shard_statistics import ShardStatistics, add, centres_differ
@@ -130,7 +130,7 @@ def _open_partials(paths: Sequence[Path], memory: float) -> PartialSet:
         raise UsageError("- (standard input) can be given only once")
     files = [PartialFile(path) for path in paths]
     for file in files[1:]:
-        if (reason := difference(file.header, files[0].header)) is not None:
+        if (reason := run_difference(file.header, files[0].header)) is not None:
             raise CliptoolsError(f"{file.path}: not of the same run as {files[0].path} ({reason})")
     header = joined_header([file.header for file in files])
     recorded = header.settings
@@ -158,11 +158,11 @@ def _check_shards(partials: PartialSet, incomplete: bool) -> None:
     """
     paths: dict[int, Path] = {}
     for file in partials.files:
-        for i in file.have:
+        for i in file.shards:
             if i in paths:
                 raise CliptoolsError(f"{file.path}: shard {i} is also in {paths[i]}; name each shard once")
             paths[i] = file.path
-    total = partials.files[0].of
+    total = partials.files[0].shard_count
     missing = sorted(set(range(1, total + 1)) - set(paths))
     if missing and not incomplete:
         raise CliptoolsError(
@@ -182,7 +182,7 @@ def _write_joined(partials: PartialSet, output: Path | None) -> None:
             yield block, partials.joined(block)
 
     count = write_partial(parts(), lambda layer: first.size(layer)[0], lambda _: header, partials.names, output)
-    summarise(f"{TOOL}: {count_of(count, 'image')}, {shards_text(header.settings['have'], first.of)}")
+    summarise(f"{TOOL}: {count_of(count, 'image')}, {shards_text(header.settings['have'], first.shard_count)}")
 
 
 def _merge(partials: PartialSet, keep_share: float | None, options: MergeOptions) -> Bundle:
@@ -216,7 +216,7 @@ def _merge(partials: PartialSet, keep_share: float | None, options: MergeOptions
 
     skips = f", {listed['skipped']} skipped" if listed["skipped"] else ""
     reread = f", {result.reread} read twice" if result.reread else ""
-    shards = count_of(partials.files[0].of, "shard")
+    shards = count_of(partials.files[0].shard_count, "shard")
     units = units_summary(result.effects, choice, keep, model.name)
     summarise(f"{TOOL}: {count_of(count, 'image')}{skips}{reread}, {shards}, {units}")
     if not len(result.uncertain):

@@ -259,8 +259,8 @@ def write_partial(
             spool.add(block.layer, units(block.layer), int(block.neurons[0]), rows)
             top_images.update(part.image.unique().tolist())
         assert count is not None  # every model has units
-        spool.name(names(top_images))
-        text = spool.signed(header(count)).to_json()
+        spool.add_names(names(top_images))
+        text = spool.with_digest(header(count)).to_json()
         with binary_output(output) as stream:
             spool.write(stream, text)
     return count

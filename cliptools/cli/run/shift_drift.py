@@ -18,7 +18,7 @@ from cliptools.analysis.shift_statistics import (
 )
 from cliptools.cli.run.bundle_output import rendered
 from cliptools.cli.run.shift_units import DIGITS, Record
-from cliptools.console import agreeing, count_of
+from cliptools.console import count_of, verb_form
 from cliptools.errors import CliptoolsError
 from cliptools.io.jsonl import rounded, unit_name
 from cliptools.io.shift_baseline import Baseline
@@ -52,8 +52,8 @@ def check_baseline(baseline: Baseline, concepts: Sequence[str], source: Record) 
         StreamError: a concept that the baseline does not hold, or holds with another model or other settings.
     """
     for concept in concepts:
-        units = baseline.first(concept).get("units", [])
-        baseline.of(concept, None, {"units": units} | source)
+        units = baseline.any_record(concept).get("units", [])
+        baseline.comparable(concept, None, {"units": units} | source)
 
 
 def add_drift(records: Sequence[Record], baseline: Baseline, alarm: Alarm) -> None:
@@ -65,7 +65,7 @@ def add_drift(records: Sequence[Record], baseline: Baseline, alarm: Alarm) -> No
     """
     compared = []
     for record in records:
-        earlier = baseline.of(record["concept"], record["group"] if alarm.match else None, record)
+        earlier = baseline.comparable(record["concept"], record["group"] if alarm.match else None, record)
         before, now = (pooled_sample([_sample(group) for group in groups]) for groups in (earlier, [record]))
         if (comparison := compare(now, before)) is not None:
             compared.append((record, earlier, before, comparison))
@@ -77,7 +77,7 @@ def add_drift(records: Sequence[Record], baseline: Baseline, alarm: Alarm) -> No
         drift: Record = {"before": {"images": sum(group["images"] for group in earlier)}}
         drift["before"] |= {"blocks": before.size} if "blocks" in record else {}
         drift["before"] |= {key: figures[key] for key in ("mean", "standard_error")}
-        if (follows := baseline.first(record["concept"]).get("follows")) is not None:
+        if (follows := baseline.any_record(record["concept"]).get("follows")) is not None:
             drift["before"]["follows"] = follows
         drift["z"] = rounded(comparison.z) if math.isfinite(comparison.z) else None
         if alarm.sigmas is not None:
@@ -177,7 +177,7 @@ def _stray_warning(record: Record) -> str | None:
     chance = f", and 1 in 40 sets of {units} drawn at random reaches {follows['chance']:.2f}" if "chance" in follows else ""
     seen = "" if record["settings"]["choose"] == "seen" else "--choose seen, "
     return (
-        f"{record['concept']}: its {units} {agreeing(len(record['units']), 'does', 'do')} not follow the concept: over"
+        f"{record['concept']}: its {units} {verb_form(len(record['units']), 'does', 'do')} not follow the concept: over"
         f" {count_of(follows['count'], 'image')} the correlation of their share with the model's own similarity is"
         f" {follows['value']:.2f}{interval}{chance}; try {seen}more --units-per-concept or a bundle of more images (images that"
         " all show the concept, or never show it, cannot tell)"

@@ -136,7 +136,7 @@ def way_to_choose(options: MeasureOptions, baseline: Baseline | None) -> str:
         return options.choose
     if baseline is None:
         return "seen"
-    settings = baseline.first(options.concepts[0]).get("settings", {})
+    settings = baseline.any_record(options.concepts[0]).get("settings", {})
     return str(settings.get("choose", "overlap"))
 
 
@@ -152,7 +152,7 @@ def _choose(
     """Return the units of every concept, and the number of images they were chosen by."""
     unit, r = torch.from_numpy(neurons["unit"]), torch.from_numpy(neurons["direction"])
     if way is not None and baseline is not None:
-        records = [baseline.first(concept) for concept in options.concepts]
+        records = [baseline.any_record(concept) for concept in options.concepts]
         return _baseline_units(neurons, r, t.cpu(), records, baseline.source), records[0].get("looked_at")
     if way != "seen":
         return choose_units(r, t.cpu(), options.units_per_concept), None

@@ -15,7 +15,7 @@ from cliptools.analysis.spurious import PairWords, Search, Settings, Texts, Word
 from cliptools.analysis.spurious_pairs import clearest_pairs
 from cliptools.cli.app import Output, choose_format, parse_layers
 from cliptools.cli.run.bundle_output import read_neurons, record_source, rendered, unit_keys
-from cliptools.console import agreeing, count_of, note
+from cliptools.console import count_of, note, verb_form
 from cliptools.errors import StreamError, TextError, UsageError
 from cliptools.io.bundle import Bundle
 from cliptools.io.files import text_output
@@ -23,7 +23,7 @@ from cliptools.io.header import digest
 from cliptools.io.jsonl import rounded, unit_name, write_record
 from cliptools.io.text_file import read_lines
 from cliptools.models.load import RecordedModel
-from cliptools.models.text_encoder import check_template_options, encode_named, recorded
+from cliptools.models.text_encoder import check_template_options, encode_named, recorded_templates
 from cliptools.text.classes import ClassName, ClassPair, distinct_classes, load_classes, load_pairs, make_pair
 from cliptools.text.vocabularies import Pool, recorded_pool
 
@@ -153,7 +153,7 @@ def _words_of_pair(search: Search, pair: ClassPair) -> PairWords:
     if not len(result.word):
         count = len(result.removed)
         if count:
-            texts = agreeing(count, "the only text with a positive score is", f"all {count} texts with a positive score are")
+            texts = verb_form(count, "the only text with a positive score is", f"all {count} texts with a positive score are")
             why = f"{texts} excluded; see --near, --exclude, --block-list"
         else:
             why = "no text has a positive score; use more --neurons or --layers, or a bundle with more words (clip-decompose --m)"
@@ -179,7 +179,7 @@ def _records(results: Sequence[PairWords], search: Search, bundle: Bundle, optio
     unit, pool = bundle["unit"], search.texts.pool
     settings = {
         "neurons": search.settings.neurons, "words": search.settings.words, "layers": options.layers,
-        "templates": recorded(options.templates),
+        "templates": recorded_templates(options.templates),
     }  # fmt: skip
     for result in results:
         pair = result.pair

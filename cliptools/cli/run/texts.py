@@ -54,7 +54,7 @@ def run(options: TextsOptions) -> None:
     check_chat(options.llm, otherwise="")
     with kept_records(options.output, options.resume) as kept:
         chat = open_chat(options.llm, on_gpu=options.device != "cpu", otherwise="")
-        model = chat.said
+        model = chat.identity
         earlier = _earlier_texts(kept, classes, {"per_class": options.per_class, "seed": options.seed, "model": model})
         total, faults = 0, Counter[str]()
         with text_output(options.output) as stream:

@@ -1,4 +1,4 @@
-"""Painters: makers of pictures from descriptions, and the built-in `EmojiPainter`, which draws the emoji that a text names."""
+"""Painters, which make pictures from descriptions, and the built-in `EmojiPainter`, which draws the emoji that a text names."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,24 +8,24 @@ from PIL import Image
 
 from cliptools.emoji.export import label_pictures
 from cliptools.emoji.render import SCENE_SIZE, render, to_uint8
-from cliptools.emoji.scenes import MOST_EMOJI, concepts_in, drawn_names, names_of, read, scene_of
+from cliptools.emoji.scenes import MOST_EMOJI, concepts_in, drawn_names, names_of, parse_text, scene_of
 from cliptools.text.emoji_concepts import concepts
 
 
 @dataclass(frozen=True)
-class Painted:
+class Painting:
     """A picture, and the concepts that its painter knows to be in it."""
 
     image: Image.Image | None
     """None if the painter withholds the picture."""
-    shown: tuple[str, ...] | None = None
+    concepts: tuple[str, ...] | None = None
     """Names of the concepts in it, including synonyms; None if the painter does not know."""
     refusal: str = ""
     """The reason for a missing picture."""
 
 
 @dataclass(frozen=True)
-class Understood:
+class Depiction:
     """The part of a text that a painter will show."""
 
     drawn: tuple[str, ...]
@@ -43,10 +43,10 @@ class Painter(Protocol):
     def settings(self) -> dict[str, Any]:
         """The settings that change the pictures."""
 
-    def understood(self, text: str, words: Sequence[str]) -> Understood | None:
+    def depiction(self, text: str, words: Sequence[str]) -> Depiction | None:
         """Return the part of a text and of its words that will be shown; None if the painter cannot tell."""
 
-    def paint(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Painted]:
+    def paint(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Painting]:
         """Return a picture for each text.
 
         Raises:
@@ -65,37 +65,43 @@ class EmojiPainter:
         """Implements Painter.settings."""
         return {"painter": "emoji", "size": self.size}
 
-    def understood(self, text: str, words: Sequence[str]) -> Understood:
-        """Implements Painter.understood."""
-        reading = read(text).cut(MOST_EMOJI)
-        shown = set(reading.concepts)
-        drawn_words = tuple(word for word in words if (own := set(concepts_in(word))) and own <= shown)
-        return Understood(tuple(drawn_names(reading)), drawn_words, reading.unread)
+    def depiction(self, text: str, words: Sequence[str]) -> Depiction:
+        """Implements Painter.depiction."""
+        reading = parse_text(text).limited_to(MOST_EMOJI)
+        drawn_concepts = set(reading.concepts)
+        drawn_words = tuple(
+            word for word in words if (word_concepts := set(concepts_in(word))) and word_concepts <= drawn_concepts
+        )
+        return Depiction(tuple(drawn_names(reading)), drawn_words, reading.unread)
 
-    def paint(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Painted]:
+    def paint(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Painting]:
         """Implements Painter.paint; only emoji that are not covered completely count as shown."""
-        named = [read(text).cut(MOST_EMOJI).concepts for text in texts]
-        faults = [_fault(these) for these in named]
-        scenes = [scene_of(these, seed) for these, seed, fault in zip(named, seeds, faults, strict=True) if not fault]
+        concept_lists = [parse_text(text).limited_to(MOST_EMOJI).concepts for text in texts]
+        faults = [_fault(concept_list) for concept_list in concept_lists]
+        scenes = [
+            scene_of(concept_list, seed)
+            for concept_list, seed, fault in zip(concept_lists, seeds, faults, strict=True)
+            if not fault
+        ]
         if not scenes:
-            return [Painted(None, refusal=fault) for fault in faults]
+            return [Painting(None, refusal=fault) for fault in faults]
         canvas = render(scenes, self.size)  # image (b, 3, y, x), visible (b, slot, y, x)
         pictures = iter(zip(scenes, to_uint8(canvas.image), label_pictures(canvas.visible), strict=True))
-        painted = []
+        paintings = []
         for fault in faults:
             if fault:
-                painted.append(Painted(None, refusal=fault))
+                paintings.append(Painting(None, refusal=fault))
                 continue
             scene, pixels, labels = next(pictures)  # (y, x, 3), (y, x)
             visible = [sprite.concept for slot, sprite in enumerate(scene.sprites) if (labels == slot + 1).any()]
             names = tuple(name for c in dict.fromkeys(visible) for name in names_of(concepts()[c]))
-            painted.append(Painted(Image.fromarray(pixels), names))
-        return painted
+            paintings.append(Painting(Image.fromarray(pixels), names))
+        return paintings
 
 
-def _fault(named: Sequence[int]) -> str:
-    if not named:
+def _fault(concept_list: Sequence[int]) -> str:
+    if not concept_list:
         return "names no emoji"
-    if len(named) > MOST_EMOJI:
-        return f"names {len(named)} emoji, a scene holds at most {MOST_EMOJI}"
+    if len(concept_list) > MOST_EMOJI:
+        return f"names {len(concept_list)} emoji, a scene holds at most {MOST_EMOJI}"
     return ""

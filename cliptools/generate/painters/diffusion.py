@@ -21,9 +21,9 @@ from PIL import Image
 
 from cliptools.devices import Limit, in_halves, release_cached_memory
 from cliptools.errors import CliptoolsError, UsageError, first_line, out_of_memory
-from cliptools.generate.painters import Painted
+from cliptools.generate.painters import Painting
 from cliptools.library_patches import SharedChange
-from cliptools.models.hub import hub_in_a_line, no_foreign_code, reason
+from cliptools.models.hub import no_foreign_code, quiet_hub, reason
 from cliptools.models.load import DTYPE, pick_device
 
 Offload = Literal["none", "model", "sequential"]
@@ -67,45 +67,45 @@ class DiffusionPainter:
             raise UsageError(f"--offload {offload}: the painter is on the CPU already; leave it out")
         self.dtype = dtype or ("fp32" if self.device.type == "cpu" else "bf16")
         self.name, self.upscaler_name, self.limit = name, upscaler, Limit()
-        self.pipeline = self._placed(_load(name, "--painter", self.dtype, text_to_image=True), offload)
-        self.upscaler = self._placed(_load(upscaler, "--upscaler", self.dtype), offload) if upscaler else None
-        self.asked = {"num_inference_steps": steps, "guidance_scale": guidance, "height": size, "width": size}
-        self.asked = {key: value for key, value in self.asked.items() if value is not None}
-        taken = inspect.signature(self.pipeline.__call__).parameters
-        for key in self.asked:
-            if key not in taken:
+        self.pipeline = self._place(_load(name, "--painter", self.dtype, text_to_image=True), offload)
+        self.upscaler = self._place(_load(upscaler, "--upscaler", self.dtype), offload) if upscaler else None
+        self.arguments = {"num_inference_steps": steps, "guidance_scale": guidance, "height": size, "width": size}
+        self.arguments = {key: value for key, value in self.arguments.items() if value is not None}
+        parameters = inspect.signature(self.pipeline.__call__).parameters
+        for key in self.arguments:
+            if key not in parameters:
                 raise UsageError(f"--painter {name}: {type(self.pipeline).__name__} takes no {key}; leave its option out")
 
     @property
     def settings(self) -> dict[str, Any]:
         """Implements Painter.settings."""
-        named = {
+        fields = {
             "painter": self.name,
             "pipeline": type(self.pipeline).__name__,
             "upscaler": self.upscaler_name,
             "dtype": self.dtype,
         }
-        asked = {"steps": "num_inference_steps", "guidance": "guidance_scale", "size": "height"}
-        return named | {ours: self.asked.get(theirs) for ours, theirs in asked.items()}
+        arguments = {"steps": "num_inference_steps", "guidance": "guidance_scale", "size": "height"}
+        return fields | {name: self.arguments.get(argument) for name, argument in arguments.items()}
 
-    def understood(self, text: str, words: Sequence[str]) -> None:
-        """Implements Painter.understood: returns None, since a diffusion model cannot tell."""
+    def depiction(self, text: str, words: Sequence[str]) -> None:
+        """Implements Painter.depiction: returns None, since a diffusion model cannot tell."""
 
-    def paint(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Painted]:
+    def paint(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Painting]:
         """Implements Painter.paint."""
         orders = list(zip(texts, seeds, strict=True))
-        painted = in_halves([(orders, None)], self._painted, "pictures", self.limit)
+        batches = in_halves([(orders, None)], self._paint_batch, "pictures", self.limit)
         reason = "the pipeline's safety checker withholds the picture"
         return [
-            Painted(None, refusal=reason) if withheld else Painted(image)
-            for _, (images, flagged) in painted
+            Painting(None, refusal=reason) if withheld else Painting(image)
+            for _, (images, flagged) in batches
             for image, withheld in zip(images, flagged, strict=True)
         ]
 
-    def _painted(self, orders: Sequence[tuple[str, int]], _: torch.Tensor | None) -> tuple[list[Image.Image], list[bool]]:
+    def _paint_batch(self, orders: Sequence[tuple[str, int]], _: torch.Tensor | None) -> tuple[list[Image.Image], list[bool]]:
         try:
             with torch.inference_mode(), quiet_libraries():
-                return self._stages([text for text, _ in orders], [seed for _, seed in orders])
+                return self._run_stages([text for text, _ in orders], [seed for _, seed in orders])
         except (RuntimeError, ValueError, MemoryError) as error:
             if not out_of_memory(error):
                 raise CliptoolsError(f"--painter {self.name}: {first_line(error)}") from None
@@ -114,19 +114,19 @@ class DiffusionPainter:
             release_cached_memory()
             raise CliptoolsError(f"--painter {self.name}: out of memory painting 1 at a time; {SPARING}") from None
 
-    def _stages(self, texts: list[str], seeds: Sequence[int]) -> tuple[list[Image.Image], list[bool]]:
-        first = self.asked | {"generator": _generators(seeds)}
+    def _run_stages(self, texts: list[str], seeds: Sequence[int]) -> tuple[list[Image.Image], list[bool]]:
+        options = self.arguments | {"generator": _generators(seeds)}
         if self.upscaler is None:
-            return _pictures(self.pipeline(prompt=texts, **first))
+            return _pictures(self.pipeline(prompt=texts, **options))
         if not type(self.pipeline).__name__.startswith("IF"):
-            drawn = self.pipeline(prompt=texts, **first)
-            return _pictures(self.upscaler(prompt=texts, image=drawn.images, generator=_generators(seeds)))
+            first_stage = self.pipeline(prompt=texts, **options)
+            return _pictures(self.upscaler(prompt=texts, image=first_stage.images, generator=_generators(seeds)))
         positive, negative = self.pipeline.encode_prompt(texts)  # both (text, token, width); T5 runs once for both stages
         embedded = {"prompt_embeds": positive, "negative_prompt_embeds": negative}
-        drawn = self.pipeline(**embedded, **first, output_type="pt")
-        return _pictures(self.upscaler(image=drawn.images, **embedded, generator=_generators(seeds)))
+        first_stage = self.pipeline(**embedded, **options, output_type="pt")
+        return _pictures(self.upscaler(image=first_stage.images, **embedded, generator=_generators(seeds)))
 
-    def _placed(self, pipeline: Any, offload: Offload) -> Any:
+    def _place(self, pipeline: Any, offload: Offload) -> Any:
         pipeline.set_progress_bar_config(disable=True)
         try:
             if offload == "none":
@@ -150,14 +150,14 @@ def check_painter(name: str, upscaler: str | None = None) -> None:
         raise CliptoolsError(
             f"--painter {name}: {', '.join(missing)} missing; pip install 'cliptools[paint]', or --painter emoji"
         )
-    for option, given in (("--painter", name), ("--upscaler", upscaler)):
-        if given is None:
+    for option, value in (("--painter", name), ("--upscaler", upscaler)):
+        if value is None:
             continue
-        if Path(given).is_dir():
-            if not (Path(given) / "model_index.json").is_file():
-                raise UsageError(f"{option} {given}: a folder without model_index.json, so no pipeline of diffusers")
-        elif not re.fullmatch(r"[\w.-]+/[\w.-]+", given):
-            raise UsageError(f"{option} {given}: no such folder; expected emoji, a pipeline's folder, or a hub's OWNER/NAME")
+        if Path(value).is_dir():
+            if not (Path(value) / "model_index.json").is_file():
+                raise UsageError(f"{option} {value}: a folder without model_index.json, so it is not a pipeline of diffusers")
+        elif not re.fullmatch(r"[\w.-]+/[\w.-]+", value):
+            raise UsageError(f"{option} {value}: no such folder; expected emoji, a pipeline's folder, or a hub's OWNER/NAME")
 
 
 def _load(name: str, option: str, dtype: str, text_to_image: bool = False) -> Any:
@@ -165,7 +165,7 @@ def _load(name: str, option: str, dtype: str, text_to_image: bool = False) -> An
 
     kind = diffusers.AutoPipelineForText2Image if text_to_image else diffusers.DiffusionPipeline
     try:
-        with no_foreign_code(), hub_in_a_line(), quiet_libraries():
+        with no_foreign_code(), quiet_hub(), quiet_libraries():
             options = loading_options(Path(name)) if Path(name).is_dir() else {}
             try:
                 return kind.from_pretrained(name, dtype=DTYPE[dtype], use_safetensors=True, **options)
@@ -193,7 +193,7 @@ def _generators(seeds: Sequence[int]) -> list[torch.Generator]:
 
 
 SPARED = ("safety_checker", "feature_extractor", "image_encoder", "watermarker")
-"""Optional parts of a pipeline: they check finished pictures, or read input pictures, of which there are none."""
+"""Optional parts of a pipeline, which check finished pictures or read input pictures; painting from a text needs neither."""
 VARIANT = re.compile(r"\.(\w+?)(?:-\d{5}-of-\d{5})?\.safetensors|-\d{5}-of-\d{5}\.(\w+)\.safetensors")
 PREFERRED = ("bf16", "fp16")
 
@@ -206,8 +206,8 @@ def loading_options(folder: Path) -> dict[str, Any]:
     """
     parts = _parts(folder)
     missing = [name for name in parts if not (folder / name).is_dir()]
-    if needed := [name for name in missing if name not in SPARED]:
-        raise ValueError(f"model_index.json names {', '.join(needed)}, of which the folder has no part")
+    if required := [name for name in missing if name not in SPARED]:
+        raise ValueError(f"model_index.json names {', '.join(required)}, which the folder lacks")
     options: dict[str, Any] = dict.fromkeys(missing)
     if "safety_checker" in missing:
         options["requires_safety_checker"] = False
@@ -241,7 +241,7 @@ LIBRARIES = ("diffusers", "transformers")
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet_libraries() -> Iterator[None]:
     import diffusers
     import transformers
 
@@ -264,5 +264,5 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-quiet_libraries = SharedChange(_quiet)
+quiet_libraries = SharedChange(_quiet_libraries)
 """Context in which diffusers and transformers log only errors and show no progress bars."""

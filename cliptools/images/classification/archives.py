@@ -24,7 +24,7 @@ from cliptools.images.classification.label_files import only_name
 from cliptools.images.listing import ListedImage, named_path
 from cliptools.images.tar import Span
 from cliptools.io.jsonl import check_characters, parse_foreign, whole_number
-from cliptools.io.text_file import decoded
+from cliptools.io.text_file import decode_text
 
 CLS, JSON, TXT = ".cls", ".json", ".txt"
 LABEL_ENDINGS = (CLS, JSON, TXT)
@@ -171,7 +171,7 @@ def _text(member: ListedImage, needed: bool) -> str:
     """
     assert isinstance(member.place, Span)
     try:
-        return decoded(member.place.read().read()).strip()
+        return decode_text(member.place.read().read()).strip()
     except (OSError, ValueError) as error:
         if not needed:
             return ""

@@ -22,7 +22,7 @@ from cliptools.errors import StreamError
 from cliptools.images.listing import ListedImage
 from cliptools.io.jsonl import whole_number
 from cliptools.io.text_file import read_text
-from cliptools.text.class_lists import of_folders
+from cliptools.text.class_lists import folder_classes
 from cliptools.text.classes import ClassName, class_list
 from cliptools.text.vocabularies import WORDNET_ID, lemmas, open_clip_names, wordnet_ids
 
@@ -170,8 +170,8 @@ def rows_named(labels: Iterable[str]) -> ClassRows:
     """
     labels = sorted(labels)
     names = [label.replace("_", " ").strip() or label for label in labels]
-    if (understood := of_folders(labels, "labels")) is not None:
-        by_label = {entry.where: entry.name for entry in understood.entries}
+    if (understood := folder_classes(labels, "labels")) is not None:
+        by_label = {entry.place: entry.name for entry in understood.entries}
         names = [by_label[f"label {label!r}"] for label in labels]
         shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
         note(f"classes of the labels: {understood.form}; {count_of(len(names), 'class')}, in prompts: {shown}")

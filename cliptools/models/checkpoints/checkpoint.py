@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn, strided
 
-from cliptools.console import agreeing, count_of, escape
+from cliptools.console import count_of, escape, verb_form
 from cliptools.errors import first_line
 from cliptools.library_patches import import_open_clip
-from cliptools.models.checkpoints.file_kinds import SHARD, Kind, file_kind, not_read
+from cliptools.models.checkpoints.file_kinds import SHARD, Kind, file_kind, unreadable
 from cliptools.models.checkpoints.names import OPENAI_KEYS, TEXT_TOWER, foreign_form, open_clip_names
 from cliptools.models.checkpoints.pickles import read_torch, read_torchscript
 
@@ -68,17 +68,17 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ModelError: it is not a weights file, or it cannot be read.
     """
     if (path.parent / ADAPTER).is_file() and path.name.startswith("adapter"):
-        raise not_read(
+        raise unreadable(
             path,
             f"a LoRA adapter ({ADAPTER} beside it), which only changes another model's weights: merge it into that model (peft's "
             "merge_and_unload), save the whole, and name that file",
         )
-    if SHARD.search(path.name) and (index := _index_of(path)) is not None:
+    if SHARD.search(path.name) and (index := _index_beside(path)) is not None:
         path = index
     kind = file_kind(path)
     tensors, notes = _tensors(path, kind)
-    named = open_clip_names(tensors, path)
-    return Checkpoint(path, named.tensors, set(OPENAI_KEYS) <= set(tensors), (*notes, *named.notes))
+    translated = open_clip_names(tensors, path)
+    return Checkpoint(path, translated.tensors, set(OPENAI_KEYS) <= set(tensors), (*notes, *translated.notes))
 
 
 def _tensors(path: Path, kind: Kind) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -88,16 +88,16 @@ def _tensors(path: Path, kind: Kind) -> tuple[dict[str, Tensor], tuple[str, ...]
         ModelError: it cannot be read.
     """
     if kind == "safetensors":
-        return _of_safetensors(path), ()
+        return _read_safetensors(path), ()
     if kind == "torchscript":
         return read_torchscript(path), ()
     if kind == "index":
-        return _of_index(path), ()
+        return _read_shards(path), ()
     unpacked = read_torch(path, mapped=kind == "torch")
     return unpacked.tensors, unpacked.notes
 
 
-def _of_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a safetensors file.
 
     Raises:
@@ -106,18 +106,18 @@ def _of_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:
-        raise not_read(
+        raise unreadable(
             path, f"a safetensors file that is damaged or cut short ({escape(first_line(error))}): fetch it again"
         ) from None
 
 
-def _index_of(shard: Path) -> Path | None:
+def _index_beside(shard: Path) -> Path | None:
     """Return the index file beside a shard; None if there is none."""
     path = shard.with_name(f"{SHARD.sub('', shard.name)}{shard.suffix}.index.json")
     return path if path.is_file() else None
 
 
-def _of_index(path: Path) -> dict[str, Tensor]:
+def _read_shards(path: Path) -> dict[str, Tensor]:
     """Read the tensors of all shards that an index file beside them lists.
 
     Raises:
@@ -126,12 +126,12 @@ def _of_index(path: Path) -> dict[str, Tensor]:
     try:
         shards = dict.fromkeys(map(str, json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise not_read(path, "not a list of shards (JSON with a weight_map)") from None
+        raise unreadable(path, "not a list of shards (JSON with a weight_map)") from None
     tensors: dict[str, Tensor] = {}
     for name in shards:
         shard = path.with_name(Path(name).name)
         if name != shard.name or not shard.is_file():
-            raise not_read(path, f"its shard {escape(name)} is not beside it: all {len(shards)} are needed")
+            raise unreadable(path, f"its shard {escape(name)} is not beside it: all {len(shards)} are needed")
         tensors |= _tensors(shard, file_kind(shard))[0]
     return tensors
 
@@ -141,13 +141,13 @@ COUNTER = "num_batches_tracked"  # of batch norms: some releases lack it, and ev
 TEXT_FROM = "--text-from"
 
 
-def load_weights(clip: nn.Module, checkpoint: Checkpoint, name: str, text: Checkpoint | None, instead: str = "") -> list[str]:
+def load_weights(clip: nn.Module, checkpoint: Checkpoint, name: str, text: Checkpoint | None, fitting: str = "") -> list[str]:
     """Copy a checkpoint's tensors into a model, with positions resized as open_clip does it; return notes for the user.
 
     Args:
         name: Name of the architecture, for messages.
         text: Checkpoint of the text tower, if it comes from elsewhere.
-        instead: Architectures that fit the checkpoint, as the end of a message.
+        fitting: Architectures that fit the checkpoint, as the end of a message.
 
     Raises:
         ModelError: tensors are missing, unknown or of another shape.
@@ -156,13 +156,11 @@ def load_weights(clip: nn.Module, checkpoint: Checkpoint, name: str, text: Check
     title = escape(checkpoint.path.name)
     notes = [*checkpoint.notes, *(text.notes if text else ())]
     if text is None and checkpoint.image_tower_alone and foreign_form(checkpoint.tensors) is None:
-        raise not_read(
+        raise unreadable(
             checkpoint.path, f"an image tower alone; name the text tower that it was trained with: {TEXT_FROM} TAG or FILE"
         )
     if text is None and checkpoint.has_text_tower and not any(key.startswith("visual.") for key in checkpoint.tensors):
-        raise not_read(
-            checkpoint.path, f"a text tower alone, whose place is {TEXT_FROM} FILE; --pretrained takes the image tower"
-        )
+        raise unreadable(checkpoint.path, f"a text tower alone: name it by {TEXT_FROM} FILE, and the image tower by --pretrained")
     tensors = dict(checkpoint.tensors)
     if text is not None:
         if checkpoint.has_text_tower:
@@ -172,22 +170,22 @@ def load_weights(clip: nn.Module, checkpoint: Checkpoint, name: str, text: Check
         if "logit_scale" not in tensors and "logit_scale" in checkpoint.tensors:
             tensors["logit_scale"] = checkpoint.tensors["logit_scale"]
     tensors = open_clip.factory.convert_state_dict(clip, _text_names(clip, tensors))
-    wanted = clip.state_dict()
-    if "logit_bias" in tensors and "logit_bias" not in wanted:
+    model_tensors = clip.state_dict()
+    if "logit_bias" in tensors and "logit_bias" not in model_tensors:
         del tensors["logit_bias"]
-        notes.append(f"{title}: logit_bias is left out, for {name} has none (it moves no direction and no order of texts)")
-    if "logit_bias" in wanted and "logit_scale" in tensors:
-        tensors.setdefault("logit_bias", wanted["logit_bias"].new_zeros(()))
+        notes.append(f"{title}: logit_bias is left out, because {name} has none (it changes no direction and no order of texts)")
+    if "logit_bias" in model_tensors and "logit_scale" in tensors:
+        tensors.setdefault("logit_bias", model_tensors["logit_bias"].new_zeros(()))
     for key in ("logit_scale", "logit_bias"):
-        if key in tensors and key in wanted and tensors[key].numel() == 1:
-            tensors[key] = tensors[key].reshape(wanted[key].shape)
+        if key in tensors and key in model_tensors and tensors[key].numel() == 1:
+            tensors[key] = tensors[key].reshape(model_tensors[key].shape)
     resizes = open_clip.model.resize_pos_embed, open_clip.model.resize_text_pos_embed
     for resize, key in zip(resizes, ("visual.positional_embedding", "positional_embedding"), strict=True):
-        if tensors.get(key, tensors.get(f"text.{key}", wanted.get(key))) is not None:
+        if tensors.get(key, tensors.get(f"text.{key}", model_tensors.get(key))) is not None:
             resize(tensors, clip)
-    if foreign_form(checkpoint.tensors) is None and all(key in tensors or key.endswith(COUNTER) for key in wanted):
-        notes += _leave_out(tensors, wanted, title)
-    _check(tensors, wanted, checkpoint, name, instead)
+    if foreign_form(checkpoint.tensors) is None and all(key in tensors or key.endswith(COUNTER) for key in model_tensors):
+        notes += _drop_extra_tensors(tensors, model_tensors, title)
+    _check_tensors(tensors, model_tensors, checkpoint, name, fitting)
     clip.load_state_dict(tensors, strict=True)
     return notes
 
@@ -203,49 +201,51 @@ def _text_names(clip: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Ten
     return dict(tensors)
 
 
-def _leave_out(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor], title: str) -> list[str]:
+def _drop_extra_tensors(tensors: dict[str, Tensor], model_tensors: Mapping[str, Tensor], title: str) -> list[str]:
     """Remove tensors outside the towers (a loss, a queue, a head, a teacher), and return a note about them."""
-    beside = [key for key in tensors if key not in wanted and not key.startswith("visual.") and not TEXT_TOWER.match(key)]
-    for key in beside:
+    extra = [key for key in tensors if key not in model_tensors and not key.startswith("visual.") and not TEXT_TOWER.match(key)]
+    for key in extra:
         del tensors[key]
-    return [f"{title}: {len(beside)} tensors beside the model are left out ({_listed(beside)})"] if beside else []
+    return [f"{title}: {len(extra)} tensors beside the model are left out ({_first_names(extra)})"] if extra else []
 
 
-def _check(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor], checkpoint: Checkpoint, name: str, instead: str) -> None:
+def _check_tensors(
+    tensors: dict[str, Tensor], expected: Mapping[str, Tensor], checkpoint: Checkpoint, name: str, fitting: str
+) -> None:
     """Compare names, shapes and types with those of the model.
 
     Raises:
         ModelError: they do not fit.
     """
-    missing = [key for key in wanted if key not in tensors and not key.endswith(COUNTER)]
-    extra = [key for key in tensors if key not in wanted]
-    other = [
-        f"{escape(key)} {_shown(tensors[key])}, expected {_shown(value)}"
-        for key, value in wanted.items()
-        if key in tensors and (tensors[key].shape != value.shape or not _plain(tensors[key], value))
+    missing = [key for key in expected if key not in tensors and not key.endswith(COUNTER)]
+    unknown = [key for key in tensors if key not in expected]
+    differences = [
+        f"{escape(key)} {_shape_text(tensors[key])}, expected {_shape_text(value)}"
+        for key, value in expected.items()
+        if key in tensors and (tensors[key].shape != value.shape or not _is_compatible(tensors[key], value))
     ]
-    if not (missing or extra or other):
-        for key in wanted:
+    if not (missing or unknown or differences):
+        for key in expected:
             if key not in tensors:
-                tensors[key] = wanted[key]
+                tensors[key] = expected[key]
         return
-    counted = (
-        (missing, f"{len(missing)} of {count_of(len(wanted), 'tensor')} {agreeing(len(missing), 'is', 'are')} missing"),
-        (extra, f"{len(extra)} {agreeing(len(extra), 'is', 'are')} not known to it"),
-        (other, f"{len(other)} {agreeing(len(other), 'has', 'have')} another shape or type"),
+    faults = (
+        (missing, f"{len(missing)} of {count_of(len(expected), 'tensor')} {verb_form(len(missing), 'is', 'are')} missing"),
+        (unknown, f"{len(unknown)} {verb_form(len(unknown), 'is', 'are')} not known to it"),
+        (differences, f"{len(differences)} {verb_form(len(differences), 'has', 'have')} another shape or type"),
     )
-    parts = [f"{fault} ({_listed(names)})" for names, fault in counted if names]
+    parts = [f"{fault} ({_first_names(names)})" for names, fault in faults if names]
     form = foreign_form(checkpoint.tensors)
-    reason = f"does not fit {name}{f', it looks like {form}' if form else ''}: {', '.join(parts)}{instead}"
-    raise not_read(checkpoint.path, reason)
+    reason = f"does not fit {name}{f', it looks like {form}' if form else ''}: {', '.join(parts)}{fitting}"
+    raise unreadable(checkpoint.path, reason)
 
 
-def _plain(tensor: Tensor, wanted: Tensor) -> bool:
-    """Return whether a tensor is dense and has its numbers, of the wanted kind or as floats."""
-    return tensor.layout == strided and not tensor.is_meta and tensor.is_floating_point() >= wanted.is_floating_point()
+def _is_compatible(tensor: Tensor, model_tensor: Tensor) -> bool:
+    """Return whether a tensor is dense, has its numbers, and is floating-point if the model's tensor is."""
+    return tensor.layout == strided and not tensor.is_meta and tensor.is_floating_point() >= model_tensor.is_floating_point()
 
 
-def _listed(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     """Return the first names, with an ellipsis if there are more."""
     return "; ".join(_escaped(names[:FIRST])) + ("; …" if len(names) > FIRST else "")
 
@@ -254,7 +254,7 @@ def _escaped(names: Iterable[str]) -> list[str]:
     return [escape(name[:200]) for name in names]
 
 
-def _shown(tensor: Any) -> str:
+def _shape_text(tensor: Any) -> str:
     if tensor.layout != strided or tensor.is_meta:
         kind = " without its numbers" if tensor.is_meta else " sparse"
         return (" x ".join(map(str, tensor.shape)) or "a number") + kind

@@ -12,9 +12,9 @@ from cliptools.errors import ModelError
 Kind = Literal["safetensors", "torch", "torch-legacy", "torchscript", "index"]
 HEAD = 4096  # bytes from which a file is recognised
 MOST_HEADER = 100_000_000  # bytes, as safetensors allows
-AGAIN = "fetch it again"
+FETCH_AGAIN = "fetch it again"
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$")
-READ = "expected .safetensors, or .pt, .pth, .bin of torch.save"
+EXPECTED = "expected .safetensors, or .pt, .pth, .bin of torch.save"
 
 
 class Signature(NamedTuple):
@@ -25,12 +25,12 @@ class Signature(NamedTuple):
 
 
 WEB_PAGE = "a web page, not weights: its address was that of a page about the file; take the address of the file itself"
-OTHERS = (
+UNREADABLE = (
     Signature(b"version https://git-lfs", "a Git LFS pointer, not the weights themselves: run `git lfs pull` in its folder"),
-    Signature(b"GGUF", f"a GGUF file (llama.cpp): {READ}"),
-    Signature(b"ggml", f"a GGML file: {READ}"),
-    Signature(b"\x89HDF\r\n\x1a\n", f"an HDF5 file (TensorFlow's or Keras's weights): {READ}"),
-    Signature(b"\x93NUMPY", f"a numpy array: {READ}"),
+    Signature(b"GGUF", f"a GGUF file (llama.cpp): {EXPECTED}"),
+    Signature(b"ggml", f"a GGML file: {EXPECTED}"),
+    Signature(b"\x89HDF\r\n\x1a\n", f"an HDF5 file (TensorFlow's or Keras's weights): {EXPECTED}"),
+    Signature(b"\x93NUMPY", f"a numpy array: {EXPECTED}"),
     Signature(b"\x1f\x8b", "a gzip archive: unpack it first"),
     Signature(b"BZh", "a bzip2 archive: unpack it first"),
     Signature(b"\xfd7zXZ\x00", "an xz archive: unpack it first"),
@@ -62,16 +62,16 @@ def file_kind(path: Path) -> Kind:
     length = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" and length <= MOST_HEADER:
         if 8 + length > size:
-            raise not_read(path, f"a safetensors file that is cut short (its header alone has {length} bytes): {AGAIN}")
+            raise unreadable(path, f"a safetensors file that is cut short (its header alone has {length} bytes): {FETCH_AGAIN}")
         return "safetensors"
     if head.startswith(b"PK\x03\x04"):
         return _zip_kind(path)
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         return "torch-legacy"
-    raise not_read(path, _reason(path, head))
+    raise unreadable(path, _reason(path, head))
 
 
-def not_read(path: Path, reason: str) -> ModelError:
+def unreadable(path: Path, reason: str) -> ModelError:
     """Return the error for a weights file that cannot be read."""
     return ModelError(f"{escape(path.name)}: {reason}")
 
@@ -86,21 +86,21 @@ def _zip_kind(path: Path) -> Kind:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        raise not_read(path, f"a zip file (.pt, .bin) that is cut short or damaged: {AGAIN}") from None
+        raise unreadable(path, f"a zip file (.pt, .bin) that is cut short or damaged: {FETCH_AGAIN}") from None
     members = {name.partition("/")[2] for name in names}
     if "data.pkl" in members:
         return "torchscript" if "constants.pkl" in members else "torch"
     if any(name.endswith(".npy") for name in names):
-        raise not_read(path, f"an archive of numpy arrays (.npz; SigLIP's are of this kind): {READ}")
-    shown = ", ".join(map(escape, names[:3])) or "nothing"
-    raise not_read(path, f"a zip file that is not a checkpoint (it holds {shown}): unpack it, and name the weights in it")
+        raise unreadable(path, f"an archive of numpy arrays (.npz; SigLIP's are of this kind): {EXPECTED}")
+    contents = ", ".join(map(escape, names[:3])) or "nothing"
+    raise unreadable(path, f"a zip file that is not a checkpoint (it holds {contents}): unpack it, and name the weights in it")
 
 
 def _reason(path: Path, head: bytes) -> str:
     """Return the kind of a file that cannot be read, and what is expected."""
     if not head:
-        return f"an empty file: {AGAIN}"
-    for signature in OTHERS:
+        return f"an empty file: {FETCH_AGAIN}"
+    for signature in UNREADABLE:
         if head.startswith(signature.start):
             return signature.reason
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
@@ -109,18 +109,18 @@ def _reason(path: Path, head: bytes) -> str:
     if head[257:262] == b"ustar":
         return "a tar archive: unpack it first"
     if path.suffix == ".msgpack" or MSGPACK.match(head):
-        return f"a msgpack file (flax's weights): {READ}"
+        return f"a msgpack file (flax's weights): {EXPECTED}"
     if path.suffix == ".onnx" or ONNX.match(head):
-        return f"an ONNX graph: {READ}"
+        return f"an ONNX graph: {EXPECTED}"
     if path.suffix in (".pb", ".tflite") or (".ckpt" in path.name and path.suffix in (".index", ".meta")):
-        return f"a file of TensorFlow's: {READ}"
+        return f"a file of TensorFlow's: {EXPECTED}"
     if not head.strip(b"\x00"):
-        return f"nothing but zeros (a download that broke off): {AGAIN}"
+        return f"nothing but zeros (a download that broke off): {FETCH_AGAIN}"
     start = escape(text[:24].decode("utf-8", "replace"))
     if text[:1] in (b"{", b"["):
-        return f"a JSON text, not weights (it begins with {start!r}): {READ}"
+        return f"a JSON text, not weights (it begins with {start!r}): {EXPECTED}"
     try:
         io.TextIOWrapper(io.BytesIO(head[:-4] or head), "utf-8").read()
     except UnicodeDecodeError:
-        return f"no weights file that is known here (it begins with {head[:8]!r}): {READ}"
-    return f"a text, not weights (it begins with {start!r}): {READ}"
+        return f"not a known weights file (it begins with {head[:8]!r}): {EXPECTED}"
+    return f"a text, not weights (it begins with {start!r}): {EXPECTED}"

@@ -1,6 +1,7 @@
 """Translation of tensor names and configurations to open_clip's.
 
-Prefixes of wrappers are removed, constants left out, and names and configurations of the transformers library translated.
+`open_clip_names` removes prefixes of wrappers, leaves out constants, and translates names of the transformers library;
+`open_clip_config` translates configurations of that library.
 """
 
 import re
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cliptools.console import count_of, escape
-from cliptools.models.checkpoints.file_kinds import not_read
+from cliptools.models.checkpoints.file_kinds import unreadable
 
 ANCHOR = "embeddings.patch_embedding.weight"
 VOCABULARY = 49408  # size of CLIP's own vocabulary, which open_clip includes
@@ -40,27 +41,27 @@ ACTIVATIONS = {"quick_gelu": None, "gelu": {}, "gelu_pytorch_tanh": {"approximat
 
 def translate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename tensors, transpose projections, and join queries, keys and values; unknown names stay unchanged."""
-    whole: dict[str, Tensor] = {}
-    split: dict[str, dict[str, Tensor]] = {}
+    translated: dict[str, Tensor] = {}
+    parts: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         layer, norm = LAYER.fullmatch(key), NORM.fullmatch(key)
         if key in EMBEDDINGS:
-            whole[EMBEDDINGS[key]] = value
+            translated[EMBEDDINGS[key]] = value
         elif key in MATRICES and value.ndim == 2:
-            whole[MATRICES[key]] = value.T  # (out, in) -> (in, out)
+            translated[MATRICES[key]] = value.T  # (out, in) -> (in, out)
         elif norm:
-            whole[f"{TOWERS[norm[1]]}{NORMS[norm[2]]}.{norm[3]}"] = value
+            translated[f"{TOWERS[norm[1]]}{NORMS[norm[2]]}.{norm[3]}"] = value
         elif layer and layer[3] in PARTS:
-            whole[f"{TOWERS[layer[1]]}transformer.resblocks.{layer[2]}.{PARTS[layer[3]]}.{layer[4]}"] = value
+            translated[f"{TOWERS[layer[1]]}transformer.resblocks.{layer[2]}.{PARTS[layer[3]]}.{layer[4]}"] = value
         elif layer and layer[3] in [f"self_attn.{side}_proj" for side in JOINED]:
             joined = f"{TOWERS[layer[1]]}transformer.resblocks.{layer[2]}.attn.in_proj_{layer[4]}"
-            split.setdefault(joined, {})[layer[3][len("self_attn.")]] = value
+            parts.setdefault(joined, {})[layer[3][len("self_attn.")]] = value
         else:
-            whole[key] = value
-    for name, sides in split.items():
+            translated[key] = value
+    for name, sides in parts.items():
         if len({value.shape[1:] for value in sides.values()}) == 1 and all(value.ndim for value in sides.values()):
-            whole[name] = torch.cat([sides[side] for side in JOINED if side in sides])  # (3 * width, width) or (3 * width,)
-    return whole
+            translated[name] = torch.cat([sides[side] for side in JOINED if side in sides])  # (3 * width, width) or (3 * width,)
+    return translated
 
 
 def config_fault(config: Mapping[str, Any]) -> str | None:
@@ -71,7 +72,7 @@ def config_fault(config: Mapping[str, Any]) -> str | None:
     if kind is None and "architecture" in config:
         return f"its config.json is timm's ({str(config['architecture'])[:40]}); a folder of open_clip's or transformers' is read"
     if kind != "clip":
-        return f"its config.json is of transformers' model_type {str(kind)[:40]!r}; of that library's models 'clip' alone is read"
+        return f"its config.json is of transformers' model_type {str(kind)[:40]!r}; only that library's 'clip' is supported"
     towers = [config.get(key) for key in ("vision_config", "text_config")]
     if not all(isinstance(tower, dict) for tower in towers):
         return "its config.json has no vision_config and text_config with the sizes of the towers"
@@ -152,44 +153,44 @@ FOREIGN = {
 LORA = re.compile(r"(^|\.)(lora_[A-Za-z]+|lora|hada_w\d\w*|oft_\w+)(\.|_|$)")
 
 
-class Named(NamedTuple):
+class NamedTensors(NamedTuple):
     """Tensors under open_clip's names, with notes for the user."""
 
     tensors: dict[str, Tensor]
     notes: tuple[str, ...]
 
 
-def open_clip_names(tensors: Mapping[str, Tensor], path: Path) -> Named:
+def open_clip_names(tensors: Mapping[str, Tensor], path: Path) -> NamedTensors:
     """Give tensors the names of open_clip's CLIP; unknown names stay unchanged.
 
     Raises:
         ModelError: the file is a LoRA adapter, or holds several models.
     """
     if lora := next((key for key in tensors if LORA.search(key)), None):
-        raise not_read(
+        raise unreadable(
             path,
             f"a LoRA adapter ({escape(lora)}), which only changes another model's weights: merge it into that model (peft's "
             "merge_and_unload), save the whole, and name that file",
         )
     tensors = {WITHIN.sub("", key): value for key, value in tensors.items()}
     prefix, notes = _prefix(tensors, path)
-    named: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     averages = 0
     for key, value in tensors.items():
         if prefix and not key.startswith(prefix) and AVERAGE.search(key.partition(".")[0] + "."):
             averages += 1
         else:
-            named[key.removeprefix(prefix)] = value
+            renamed[key.removeprefix(prefix)] = value
     if averages:
         notes.append(f"{escape(path.name)}: a running average of {count_of(averages, 'tensor')} is left out")
-    if any(key in named for key in (ANCHOR, "pre_layrnorm.weight")):  # a vision model saved by itself
-        named = {f"vision_model.{key}": value for key, value in named.items()}
-    named = {key: value for key, value in named.items() if not CONSTANT.fullmatch(key)}
-    if any(key.startswith(("vision_model.", "text_model.")) for key in named) and foreign_form(named) is None:
-        named = translate(named)
-    if any(all(key in named for key in bare) for bare in (BARE_VIT, BARE_RESNET)):
-        named = {f"visual.{key}": value for key, value in named.items()}
-    return Named(named, tuple(notes))
+    if any(key in renamed for key in (ANCHOR, "pre_layrnorm.weight")):  # a vision model saved by itself
+        renamed = {f"vision_model.{key}": value for key, value in renamed.items()}
+    renamed = {key: value for key, value in renamed.items() if not CONSTANT.fullmatch(key)}
+    if any(key.startswith(("vision_model.", "text_model.")) for key in renamed) and foreign_form(renamed) is None:
+        renamed = translate(renamed)
+    if any(all(key in renamed for key in bare) for bare in (BARE_VIT, BARE_RESNET)):
+        renamed = {f"visual.{key}": value for key, value in renamed.items()}
+    return NamedTensors(renamed, tuple(notes))
 
 
 def _prefix(keys: Iterable[str], path: Path) -> tuple[str, list[str]]:
@@ -201,7 +202,7 @@ def _prefix(keys: Iterable[str], path: Path) -> tuple[str, list[str]]:
     keys = list(keys)
     prefixes: list[str] = []
     for anchors in (ANCHORS, (ANCHOR,), ("class_embedding",), ("attnpool.positional_embedding",), TEXT_ANCHORS):
-        prefixes = sorted({key.removesuffix(anchor) for anchor in anchors for key in keys if _ends(key, anchor)})
+        prefixes = sorted({key.removesuffix(anchor) for anchor in anchors for key in keys if _ends_in(key, anchor)})
         if prefixes:
             break
     if len(prefixes) > 1:
@@ -209,14 +210,14 @@ def _prefix(keys: Iterable[str], path: Path) -> tuple[str, list[str]]:
     if len(prefixes) > 1:
         prefixes = [prefix for prefix in prefixes if WRAPPER.fullmatch(prefix)] or prefixes
     if len(prefixes) > 1:
-        shown = ", ".join(map(escape, prefixes[:3]))
-        raise not_read(path, f"several models, under the names {shown}: save the one that is meant in a file of its own")
+        names = ", ".join(map(escape, prefixes[:3]))
+        raise unreadable(path, f"several models, under the names {names}: save the one that is meant in a file of its own")
     if not prefixes or WRAPPER.fullmatch(prefixes[0]):
         return (prefixes or [""])[0], []
     return prefixes[0], [f"{escape(path.name)}: the tensors under {escape(prefixes[0])!r} are read"]
 
 
-def _ends(key: str, anchor: str) -> bool:
+def _ends_in(key: str, anchor: str) -> bool:
     return key == anchor or key.endswith(f".{anchor}")
 
 

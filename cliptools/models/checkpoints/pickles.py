@@ -1,8 +1,10 @@
 """Tensors of files of torch.save and of TorchScript archives (OpenAI's releases), read without running their code.
 
-Files of torch.save are read by torch's restricted unpickler; known objects beside the weights are skipped. torch.jit.load would
-interpret code of an archive, so its data.pkl, which builds modules with their tensors as attributes, is read by `read_plain`: it
-walks the operations that pickletools lists, knows only those that torch.jit writes, and calls nothing.
+`read_torch` reads files of torch.save by torch's restricted unpickler; known objects beside the weights are skipped.
+
+`read_torchscript` reads archives. torch.jit.load would interpret code of an archive, so `read_pickle` parses its data.pkl, which
+builds modules with their tensors as attributes: it walks the operations that pickletools lists, accepts only those that
+torch.jit writes, and calls nothing.
 """
 
 import re
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cliptools.console import escape
-from cliptools.models.checkpoints.file_kinds import not_read
+from cliptools.models.checkpoints.file_kinds import unreadable
 
 WEIGHTS = (
     "state_dict", "model_state_dict", "model", "module", "model_state", "weights", "net", "network", "params", "clip",
@@ -66,7 +68,7 @@ BESIDE = (
     "omegaconf.base.ContainerMetadata", "typing.Any",
     *(f"builtins.{kind}" for kind in ("int", "float", "str", "bool", "list", "dict", "complex", "range", "slice")),
 )  # fmt: skip
-"""Objects pickled beside weights, as settings and counters. None is ever created: _Inert takes its place."""
+"""Objects that are pickled beside weights, such as settings and counters. They are never created: _Inert takes their place."""
 
 
 class Unpacked(NamedTuple):
@@ -90,13 +92,13 @@ def read_torch(path: Path, mapped: bool) -> Unpacked:
             [*((_Inert, name) for name in BESIDE), *((make, name) for name, make in FILLED.items())]
         ):
             if path.suffix != ".safetensors":
-                stored = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
             else:  # a misleading name, which torch.load would believe
                 with path.open("rb") as stream:
-                    stored = torch.load(stream, map_location="cpu", weights_only=True)
+                    content = torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for files it cannot read
-        raise not_read(path, _reason(path, str(error))) from None
-    return unpack(stored, path)
+        raise unreadable(path, _reason(path, str(error))) from None
+    return unpack(content, path)
 
 
 def _reason(path: Path, message: str) -> str:
@@ -107,22 +109,22 @@ def _reason(path: Path, message: str) -> str:
             name for name in torch.serialization.get_unsafe_globals_in_checkpoint(path) if name not in {*BESIDE, *FILLED}
         )
     if names or UNSAFE in message.lower():
-        shown = ", ".join(escape(name) for name in sorted(names)[:3])
+        names_text = ", ".join(escape(name) for name in sorted(names)[:3])
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        return objects_in_it(f" ({shown}{more})" if shown else "")
+        return pickle_fault(f" ({names_text}{more})" if names_text else "")
     detail = (message.strip().splitlines() or [""])[0][:120]
     return f"a damaged file of torch.save{f' ({escape(detail)})' if detail else ''}: fetch it again"
 
 
-def objects_in_it(shown: str = "") -> str:
+def pickle_fault(names_text: str = "") -> str:
     """Return the reason why a pickle is not read, with the objects in it."""
     return (
-        f"a pickle of objects that only code could rebuild{shown}, which is never run; where it was made, save the tensors "
+        f"a pickle of objects that only code could rebuild{names_text}, which is never run; where it was made, save the tensors "
         "alone: torch.save(model.state_dict(), FILE)"
     )
 
 
-def unpack(stored: Any, path: Path) -> Unpacked:
+def unpack(content: Any, path: Path) -> Unpacked:
     """Find the weights in the value of a file: a state dict, or one in nested dicts under a known key.
 
     Raises:
@@ -130,25 +132,26 @@ def unpack(stored: Any, path: Path) -> Unpacked:
     """
     notes: list[str] = []
     for _ in range(DEEPEST):
-        if not isinstance(stored, Mapping):
+        if not isinstance(content, Mapping):
             break
-        plain = [key for key in WEIGHTS if _holds_tensors(stored.get(key))]
-        averaged = [key for key in AVERAGED if _holds_tensors(stored.get(key))]
-        if plain and averaged:
+        weight_keys = [key for key in WEIGHTS if _holds_tensors(content.get(key))]
+        average_keys = [key for key in AVERAGED if _holds_tensors(content.get(key))]
+        if weight_keys and average_keys:
             notes.append(
-                f"{escape(path.name)}: the weights under {plain[0]!r} are read, not their running average under {averaged[0]!r}"
+                f"{escape(path.name)}: the weights under {weight_keys[0]!r} are read, not their running average under "
+                f"{average_keys[0]!r}"
             )
-        elif averaged:
-            notes.append(f"{escape(path.name)}: its weights are a running average, under {averaged[0]!r}")
-        if plain or averaged:
-            stored = stored[(plain or averaged)[0]]
+        elif average_keys:
+            notes.append(f"{escape(path.name)}: its weights are a running average, under {average_keys[0]!r}")
+        if weight_keys or average_keys:
+            content = content[(weight_keys or average_keys)[0]]
             continue
-        tensors = {str(key): value for key, value in stored.items() if isinstance(value, Tensor)}
+        tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
         if tensors:
             return Unpacked(tensors, tuple(notes))
         break
-    keys = ", ".join(escape(str(key)) for key in list(stored)[:6]) if isinstance(stored, Mapping) else type(stored).__name__
-    raise not_read(path, f"no weights in it (it holds {keys or 'nothing'}); expected a state dict, or one under {WEIGHTS[0]!r}")
+    keys = ", ".join(escape(str(key)) for key in list(content)[:6]) if isinstance(content, Mapping) else type(content).__name__
+    raise unreadable(path, f"no weights in it (it holds {keys or 'nothing'}); expected a state dict, or one under {WEIGHTS[0]!r}")
 
 
 def _holds_tensors(value: Any, depth: int = 0) -> bool:
@@ -202,7 +205,7 @@ class PlainPickleError(ValueError):
     """The pickle has an operation that torch.jit does not write."""
 
 
-def read_plain(content: bytes) -> Any:
+def read_pickle(content: bytes) -> Any:
     """Return the value of a pickle, built of dicts, lists, tuples, numbers, texts and the classes above.
 
     Raises:
@@ -298,15 +301,15 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     try:
         with zipfile.ZipFile(path) as archive:
             (name,) = (name for name in archive.namelist() if name.partition("/")[2] == "data.pkl")
-            root = read_plain(archive.read(name))
+            root = read_pickle(archive.read(name))
             if not isinstance(root, Built):
                 raise ValueError("its data.pkl holds no module")
             folder = name.removesuffix("data.pkl")
             records: dict[_Storage, Tensor] = {}
-            return {key: _filled(described, archive, folder, records) for key, described in _walk(root, "", 0)}
+            return {key: _tensor_of(described, archive, folder, records) for key, described in _walk(root, "", 0)}
     except Exception as error:  # a damaged archive can raise many types
         reason = escape(str(error)) or type(error).__name__
-        raise not_read(path, f"a TorchScript archive that cannot be read ({reason})") from None
+        raise unreadable(path, f"a TorchScript archive that cannot be read ({reason})") from None
 
 
 def _walk(value: Any, prefix: str, depth: int) -> Iterator[tuple[str, Call]]:
@@ -318,34 +321,34 @@ def _walk(value: Any, prefix: str, depth: int) -> Iterator[tuple[str, Call]]:
             yield from _walk(part, f"{prefix}.{name}" if prefix else str(name), depth + 1)
 
 
-def _filled(described: Call, archive: zipfile.ZipFile, folder: str, records: dict[_Storage, Tensor]) -> Tensor:
+def _tensor_of(described: Call, archive: zipfile.ZipFile, folder: str, records: dict[_Storage, Tensor]) -> Tensor:
     """Return the tensor of a description.
 
     Raises:
         ValueError: its record is compressed or too short.
     """
-    stored, offset, size, stride = described.arguments[:4]
-    storage = _storage(stored)
+    reference, offset, size, stride = described.arguments[:4]
+    storage = _storage(reference)
     if storage not in records:
         member = archive.getinfo(f"{folder}data/{storage.record}")
         if member.compress_type != zipfile.ZIP_STORED:
             raise ValueError("its tensors are compressed")
         content = bytearray(archive.read(member))
         records[storage] = torch.frombuffer(content, dtype=storage.dtype) if content else torch.empty(0, dtype=storage.dtype)
-    whole = records[storage]
+    values = records[storage]
     last = offset + sum((extent - 1) * step for extent, step in zip(size, stride, strict=True))
-    if min((offset, *size, *stride), default=0) < 0 or (0 not in size and last >= len(whole)):
+    if min((offset, *size, *stride), default=0) < 0 or (0 not in size and last >= len(values)):
         raise ValueError("a tensor reaches beyond its bytes")
-    return whole.as_strided(size, stride, offset)
+    return values.as_strided(size, stride, offset)
 
 
-def _storage(stored: Any) -> _Storage:
+def _storage(reference: Any) -> _Storage:
     """Return the storage of a tensor.
 
     Raises:
         ValueError: its numbers have an unknown type.
     """
-    kind = stored.identity[1] if isinstance(stored, Stored) else None
-    if not isinstance(kind, Name) or kind.module != "torch" or kind.name not in STORAGES:
-        raise ValueError("a storage of no known type")
-    return _Storage(str(stored.identity[2]), STORAGES[kind.name])
+    storage_type = reference.identity[1] if isinstance(reference, Stored) else None
+    if not isinstance(storage_type, Name) or storage_type.module != "torch" or storage_type.name not in STORAGES:
+        raise ValueError("a storage of an unknown type")
+    return _Storage(str(reference.identity[2]), STORAGES[storage_type.name])

@@ -34,8 +34,8 @@ def page(data: dict[str, Any], inline: bool) -> bytes:
         "script": script,
         "data": data_block(data),
     }
-    filled = re.sub(r"@(\w+)@", lambda match: parts[match[1]], _part("page.html"))
-    return filled.encode("utf-8", "xmlcharrefreplace")
+    document = re.sub(r"@(\w+)@", lambda match: parts[match[1]], _part("page.html"))
+    return document.encode("utf-8", "xmlcharrefreplace")
 
 
 def data_block(data: Any) -> str:
@@ -60,12 +60,12 @@ def picture_files(pictures: Sequence[bytes]) -> tuple[dict[str, Any], dict[str, 
 def _policy(style: str, script: str, inline: bool) -> str:
     """Return the content security policy, which allows only this style, this script and these pictures."""
     pictures = "data:" if inline else "'self' file: data:"
-    allowed = {"script-src": _hashed(script), "style-src": _hashed(style), "img-src": pictures}
-    rest = "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
-    return "default-src 'none'; " + "; ".join(f"{key} {value}" for key, value in allowed.items()) + f"; {rest}"
+    sources = {"script-src": _hash_source(script), "style-src": _hash_source(style), "img-src": pictures}
+    directives = "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
+    return "default-src 'none'; " + "; ".join(f"{key} {value}" for key, value in sources.items()) + f"; {directives}"
 
 
-def _hashed(text: str) -> str:
+def _hash_source(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode('utf-8')).digest()).decode('ascii')}'"
 
 

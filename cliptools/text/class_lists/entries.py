@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from cliptools.console import agreeing, count_of
+from cliptools.console import count_of, verb_form
 from cliptools.errors import TextError
 from cliptools.io.jsonl import TOO_DEEP
 from cliptools.text.vocabularies import name_of_id
@@ -38,7 +38,7 @@ class Entry:
 
     name: str
     """The name, followed by synonyms after commas."""
-    where: str
+    place: str
     """Place in the file for messages: `line 3`."""
     id: str | None = None
     number: int | None = None
@@ -47,7 +47,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Understood:
+class ParsedList:
     """The classes of a list in order, and the form of the list in a few words."""
 
     entries: tuple[Entry, ...]
@@ -59,7 +59,7 @@ def spelled_id(text: str) -> str:
     return f"n{text[:8]}" if text.endswith("-n") else text
 
 
-def of_atoms(atoms: Sequence[str], where: str, source: str) -> Entry:
+def row_class(atoms: Sequence[str], place: str, source: str) -> Entry:
     """Return the class of a row of texts: an id, a number, and names.
 
     Raises:
@@ -71,11 +71,11 @@ def of_atoms(atoms: Sequence[str], where: str, source: str) -> Entry:
     if not names and len(numbers) == 2 and not ids:  # digits may be names: {0: "zero"} and {0: "0"}
         names = [numbers.pop()]
     if len(ids) > 1 or len(numbers) > 1 or not (names or ids):
-        raise TextError(f"{source}: {where} is {', '.join(atoms)[:60]!r}; expected a name, and at most one id and one number")
-    return Entry(", ".join(names), where, ids[0] if ids else None, int(numbers[0]) if numbers else None)
+        raise TextError(f"{source}: {place} is {', '.join(atoms)[:60]!r}; expected a name, and at most one id and one number")
+    return Entry(", ".join(names), place, ids[0] if ids else None, int(numbers[0]) if numbers else None)
 
 
-def text_of(value: Any, where: str, source: str) -> str:
+def atom_text(value: Any, place: str, source: str) -> str:
     """Return a name, an id or a whole number as text.
 
     Raises:
@@ -85,10 +85,10 @@ def text_of(value: Any, where: str, source: str) -> str:
         value = int(value)
     if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
         return str(value).strip()
-    raise TextError(f"{source}: {where} holds {str(value)[:40]!r}; expected a name, a number or an id")
+    raise TextError(f"{source}: {place} holds {str(value)[:40]!r}; expected a name, a number or an id")
 
 
-def in_order(entries: Iterable[Entry], form: str, source: str) -> Understood:
+def ordered_list(entries: Iterable[Entry], form: str, source: str) -> ParsedList:
     """Return the classes sorted by their numbers, if they have some, with names as prompts use them.
 
     Raises:
@@ -100,17 +100,17 @@ def in_order(entries: Iterable[Entry], form: str, source: str) -> Understood:
         values = [getattr(entry, kind) for entry in entries]
         with_value = [entry for entry, value in zip(entries, values, strict=True) if value is not None]
         if with_value and len(with_value) < len(entries):
-            other = next(entry for entry, value in zip(entries, values, strict=True) if value is None)
+            lacking = next(entry for entry, value in zip(entries, values, strict=True) if value is None)
             raise TextError(
                 f"{source}: {len(with_value)} of {len(entries)} classes "
-                f"{agreeing(len(with_value), 'has', 'have')} a{'n id' if kind == 'id' else ' number'}, "
-                f"{other.where} {other.name[:40]!r} has none; expected one for every class, or for none"
+                f"{verb_form(len(with_value), 'has', 'have')} a{'n id' if kind == 'id' else ' number'}, "
+                f"{lacking.place} {lacking.name[:40]!r} has none; expected one for every class, or for none"
             )
-        first: dict[Any, Entry] = {}
+        by_value: dict[Any, Entry] = {}
         for entry, value in zip(entries, values, strict=True):
-            if value is not None and first.setdefault(value, entry) is not entry:
-                both = f"{first[value].name[:40]!r} ({first[value].where}) and {entry.name[:40]!r} ({entry.where})"
-                raise TextError(f"{source}: {kind} {value} stands for both {both}; expected one class")
+            if value is not None and by_value.setdefault(value, entry) is not entry:
+                pair = f"{by_value[value].name[:40]!r} ({by_value[value].place}) and {entry.name[:40]!r} ({entry.place})"
+                raise TextError(f"{source}: {kind} {value} stands for both {pair}; expected one class")
     if entries and entries[0].id is not None:
         parts.append("with ids")
     if entries and entries[0].number is not None:
@@ -120,17 +120,19 @@ def in_order(entries: Iterable[Entry], form: str, source: str) -> Understood:
         parts.append(f"by their numbers from {numbers[0]} to {numbers[-1]}{gaps}")
     if any("_" in entry.name for entry in entries):
         parts.append("underscores read as spaces")
-    return Understood(tuple(_named(entry, source) for entry in entries), ", ".join(parts))
+    return ParsedList(tuple(_with_prompt_name(entry, source) for entry in entries), ", ".join(parts))
 
 
-def _named(entry: Entry, source: str) -> Entry:
+def _with_prompt_name(entry: Entry, source: str) -> Entry:
     """Return the entry with spaces for underscores, and with WordNet's name if it has only an id."""
     name = re.sub(r"\s*;\s*", ", ", entry.name)
     name = re.sub(r"[ _]*_[ _]*", " ", name).strip() or name
     if not name and entry.id is not None:
-        if (known := name_of_id(entry.id)) is None:
-            raise TextError(f"{source}: {entry.where} is the id {entry.id} alone, none of ImageNet's; expected a name behind it")
-        name = known
+        if (wordnet_name := name_of_id(entry.id)) is None:
+            raise TextError(
+                f"{source}: {entry.place} is the id {entry.id} alone, which is not one of ImageNet's; expected a name after it"
+            )
+        name = wordnet_name
     return replace(entry, name=name)
 
 
@@ -146,7 +148,7 @@ def refuse_strays(entries: Iterable[Entry], source: str, delimited: bool) -> Non
     for entry in entries:
         if (stray := (INSIDE if delimited else STRAY).search(entry.name)) is not None:
             raise TextError(
-                f"{source}: {entry.where} is {entry.name[:60]!r}, with {stray[0]!r}; expected a class a line, `number: name`, "
+                f"{source}: {entry.place} is {entry.name[:60]!r}, with {stray[0]!r}; expected a class a line, `number: name`, "
                 "`id name`, a table with a header, or JSON (in whose quotes a name may hold anything)"
             )
 
@@ -166,7 +168,7 @@ class Pairs(list[tuple[Any, Any]]):
     """Keys and values of an object, in order, duplicates included."""
 
 
-def tree_of(text: str, suffix: str, source: str) -> tuple[Any, str] | None:
+def parse_tree(text: str, suffix: str, source: str) -> tuple[Any, str] | None:
     """Parse a text and return its tree and form; None for a text of another form.
 
     Args:
@@ -177,15 +179,15 @@ def tree_of(text: str, suffix: str, source: str) -> tuple[Any, str] | None:
     """
     start = text.lstrip()[:1]
     if start in tuple("{["):
-        return _json(text) or _json_lines(text) or _literal(text, source)
+        return _parse_json(text) or _parse_json_lines(text) or _parse_literal(text, source)
     if suffix == ".json":
         raise TextError(f"{source}: neither an array nor an object, expected JSON by its ending")
     if (PRINTED.match(text) and text.rstrip().endswith((")", "),"))) or ASSIGNED.search(text):
-        return _literal(text, source)
-    return _yaml(text, source) if suffix in (".yaml", ".yml") or YAML_KEY.search(text) else None
+        return _parse_literal(text, source)
+    return _parse_yaml(text, source) if suffix in (".yaml", ".yml") or YAML_KEY.search(text) else None
 
 
-def _json(text: str) -> tuple[Any, str] | None:
+def _parse_json(text: str) -> tuple[Any, str] | None:
     try:
         tree = json.loads(text, object_pairs_hook=Pairs)
     except RecursionError:
@@ -195,7 +197,7 @@ def _json(text: str) -> tuple[Any, str] | None:
     return tree, "JSON object" if isinstance(tree, Pairs) else "JSON array"
 
 
-def _json_lines(text: str) -> tuple[Any, str] | None:
+def _parse_json_lines(text: str) -> tuple[Any, str] | None:
     lines = [line for line in text.split("\n") if line.strip()]
     try:
         return [json.loads(line, object_pairs_hook=Pairs) for line in lines], "JSON lines"
@@ -203,23 +205,25 @@ def _json_lines(text: str) -> tuple[Any, str] | None:
         return None
 
 
-def _literal(text: str, source: str) -> tuple[Any, str]:
+def _parse_literal(text: str, source: str) -> tuple[Any, str]:
     """Parse a literal of Python.
 
     Raises:
         TextError: the text is neither JSON nor a literal, or an ambiguous one.
     """
     if len(text) > LONGEST_LITERAL:
-        raise TextError(f"{source}: {count_of(len(text), 'character')} that are no JSON; expected a list of classes")
+        raise TextError(f"{source}: {count_of(len(text), 'character')} that are not JSON; expected a list of classes")
     try:
         strings = [token.type for token in tokenize.generate_tokens(io.StringIO(text.strip() + "\n").readline)]
         body = ast.parse(text.strip(), mode="exec").body
     except (SyntaxError, ValueError, MemoryError, RecursionError, tokenize.TokenError) as error:
         line = getattr(error, "lineno", None)
-        where = f" (line {line})" if line else ""
-        raise TextError(f"{source}: begins like JSON or a literal of Python and is neither{where}: {_json_fault(text)}") from None
-    meant = [kind for kind in strings if kind not in (tokenize.NL, tokenize.COMMENT)]
-    if any(pair == (tokenize.STRING, tokenize.STRING) for pair in itertools.pairwise(meant)):
+        position = f" (line {line})" if line else ""
+        raise TextError(
+            f"{source}: begins like JSON or a literal of Python and is neither{position}: {_json_fault(text)}"
+        ) from None
+    tokens = [kind for kind in strings if kind not in (tokenize.NL, tokenize.COMMENT)]
+    if any(pair == (tokenize.STRING, tokenize.STRING) for pair in itertools.pairwise(tokens)):
         raise TextError(f"{source}: two names without a comma between them, expected 'cat', 'dog' (was it printed by numpy?)")
     values = {}
     for statement in body:
@@ -234,7 +238,7 @@ def _literal(text: str, source: str) -> tuple[Any, str]:
         lists = {name: value for name, value in lists.items() if MEANT.search(name)} or lists
     if len(lists) != 1:
         raise TextError(f"{source}: {len(lists)} lists ({', '.join(lists)[:60]}), expected one")
-    return _converted(next(iter(lists.values())), source), "literal of Python"
+    return _convert(next(iter(lists.values())), source), "literal of Python"
 
 
 def _json_fault(text: str) -> str:
@@ -247,7 +251,7 @@ def _json_fault(text: str) -> str:
     return "no list"
 
 
-def _converted(node: ast.AST, source: str) -> Any:
+def _convert(node: ast.AST, source: str) -> Any:
     """Return the tree of a literal.
 
     Raises:
@@ -255,15 +259,15 @@ def _converted(node: ast.AST, source: str) -> Any:
     """
     if isinstance(node, ast.Dict):
         return Pairs(
-            (_converted(key, source) if key is not None else None, _converted(value, source))
+            (_convert(key, source) if key is not None else None, _convert(value, source))
             for key, value in zip(node.keys, node.values, strict=True)
         )
     if isinstance(node, ast.List | ast.Tuple):
-        return [_converted(item, source) for item in node.elts]
+        return [_convert(item, source) for item in node.elts]
     if isinstance(node, ast.Constant) and isinstance(node.value, str | int | float | None):
         return node.value
     if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).rpartition(".")[2] in CALLS:
-        tree = _converted(node.args[0], source)
+        tree = _convert(node.args[0], source)
         of_pairs = isinstance(tree, list) and tree and all(isinstance(item, list) and len(item) == 2 for item in tree)
         return Pairs((key, value) for key, value in tree) if of_pairs and "ict" in ast.unparse(node.func) else tree
     if isinstance(node, ast.Set):
@@ -271,25 +275,25 @@ def _converted(node: ast.AST, source: str) -> Any:
     raise TextError(f"{source}: line {getattr(node, 'lineno', 1)} holds {ast.unparse(node)[:40]!r}; expected names and numbers")
 
 
-def _yaml(text: str, source: str) -> tuple[Any, str]:
+def _parse_yaml(text: str, source: str) -> tuple[Any, str]:
     """Parse YAML.
 
     Raises:
         TextError: the text is not YAML.
     """
     try:
-        root = yaml.compose(text, Loader=yaml.BaseLoader)  # nodes: of texts, of which no `no` becomes a truth value
+        root = yaml.compose(text, Loader=yaml.BaseLoader)  # all nodes are texts, so that `no` does not become False
     except (yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise TextError(f"{source}: no YAML ({reason})") from None
-    return _composed(root, yaml), "YAML"
+        raise TextError(f"{source}: not YAML ({reason})") from None
+    return _convert_yaml(root, yaml), "YAML"
 
 
-def _composed(node: Any, yaml: Any, depth: int = 0) -> Any:
+def _convert_yaml(node: Any, yaml: Any, depth: int = 0) -> Any:
     if node is None or depth > DEEPEST:
         return None
     if isinstance(node, yaml.MappingNode):
-        return Pairs((_composed(key, yaml, depth + 1), _composed(value, yaml, depth + 1)) for key, value in node.value)
+        return Pairs((_convert_yaml(key, yaml, depth + 1), _convert_yaml(value, yaml, depth + 1)) for key, value in node.value)
     if isinstance(node, yaml.SequenceNode):
-        return [_composed(item, yaml, depth + 1) for item in node.value]
+        return [_convert_yaml(item, yaml, depth + 1) for item in node.value]
     return node.value
