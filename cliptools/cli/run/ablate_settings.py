@@ -129,10 +129,10 @@ def _parts(text: str | None) -> list[str]:
     return [part.strip() for part in text.split(",")] if text else []
 
 
-def _kinds(text: str | None, option: str, known: Sequence[str]) -> list[str]:
+def _kinds(text: str | None, option: str, choices: Sequence[str]) -> list[str]:
     parts = _parts(text)
-    if unknown := [part for part in parts if part not in known]:
-        raise UsageError(f"{option} {text}: expected some of {', '.join(known)}, found {unknown[0]!r}")
+    if unknown := [part for part in parts if part not in choices]:
+        raise UsageError(f"{option} {text}: expected some of {', '.join(choices)}, found {unknown[0]!r}")
     return parts
 
 
@@ -153,24 +153,24 @@ def open_bundles(changes: Sequence[Change], options: ChangeOptions) -> list[Bund
     files: Sequence[Path | None] = options.bundles or [None]
     if sum(file is None or str(file) == "-" for file in files) > 1:
         raise UsageError("--bundle - is given more than once: standard input holds one bundle")
-    opened: list[BundleSettings] = []
+    bundles: list[BundleSettings] = []
     for file in files:
         stream, name = open_input(file, "a bundle of clip-effects", "--bundle FILE")
         with stream:
             bundle = read_bundle(stream, name)
-        if opened:
-            _check_same_model(bundle, name, opened[0].bundle)
+        if bundles:
+            _check_same_model(bundle, name, bundles[0].bundle)
         _check_effect(bundle, name, options)
         groups = _layer_groups(bundle, options)
         indirect = bundle.header.settings["effect"] == "indirect"
-        own = [_sized(change, bundle) for change in changes if indirect or change.kind != "joint"]
-        settings = BundleSettings(bundle, [Setting(group, change) for group in groups for change in own])
-        for change in own:
+        bundle_changes = [_with_size(change, bundle) for change in changes if indirect or change.kind != "joint"]
+        settings = BundleSettings(bundle, [Setting(group, change) for group in groups for change in bundle_changes])
+        for change in bundle_changes:
             _check_tensors(change, settings, name)
-        opened.append(settings)
-    if any(change.kind == "joint" for change in changes) and all(settings.effect != "indirect" for settings in opened):
+        bundles.append(settings)
+    if any(change.kind == "joint" for change in changes) and all(settings.effect != "indirect" for settings in bundles):
         raise UsageError("--ablate joint needs a bundle of indirect effects (clip-effects --effect indirect), and none is given")
-    return opened
+    return bundles
 
 
 def _check_same_model(bundle: Bundle, name: str, first: Bundle) -> None:
@@ -186,9 +186,9 @@ def _check_effect(bundle: Bundle, name: str, options: ChangeOptions) -> None:
     settings = bundle.header.settings
     if "effect" not in settings or "threshold" not in bundle or not {"direction", "sign"} & set(bundle.tensors):
         raise StreamError(f"{name}: a bundle without effects; run clip-effects first")
-    for key, wanted, default in (("effect", options.effect, None), ("units", options.units, "neurons")):
-        if wanted and (recorded := settings.get(key, default)) != wanted:
-            raise UsageError(f"--{key} {wanted}: {name} is a bundle with {key} {recorded}")
+    for key, expected, default in (("effect", options.effect, None), ("units", options.units, "neurons")):
+        if expected and (recorded := settings.get(key, default)) != expected:
+            raise UsageError(f"--{key} {expected}: {name} is a bundle with {key} {recorded}")
 
 
 def _layer_groups(bundle: Bundle, options: ChangeOptions) -> list[tuple[int, ...]]:
@@ -203,7 +203,7 @@ def _layer_groups(bundle: Bundle, options: ChangeOptions) -> list[tuple[int, ...
     return list(dict.fromkeys([*groups, *([(layer,) for layer in layers] if options.each_layer else [])]))
 
 
-def _sized(change: Change, bundle: Bundle) -> Change:
+def _with_size(change: Change, bundle: Bundle) -> Change:
     """Return the change with all words of the bundle where --m is not given."""
     if change.kind != "words" or change.size is not None or "word" not in bundle:
         return change
@@ -216,10 +216,10 @@ def _check_tensors(change: Change, settings: BundleSettings, name: str) -> None:
     if settings.effect == "indirect" and "token_mean" not in bundle:
         raise StreamError(f"{name}: indirect effects without `token_mean`, of an earlier version; run clip-effects again")
     if change.kind == "pc":
-        held = bundle["component"].shape[1] if "component" in bundle else 1
-        if (change.size or 1) > held:
+        count = bundle["component"].shape[1] if "component" in bundle else 1
+        if (change.size or 1) > count:
             reason = "a pair has one direction" if settings.units == "pairs" else f"clip-effects --components {change.size}"
-            raise UsageError(f"--components {change.size}: {name} has {held} per unit ({reason})")
+            raise UsageError(f"--components {change.size}: {name} has {count} per unit ({reason})")
     if change.kind == "words":
         if "word" not in bundle:
             raise StreamError(f"{name}: a bundle without `word`; run clip-decompose first")
@@ -228,13 +228,13 @@ def _check_tensors(change: Change, settings: BundleSettings, name: str) -> None:
                 f"{name}: its words are TextSpan's, with shares of a variance instead of coefficients; "
                 "use clip-decompose --method pursuit"
             )
-        if (change.size or 1) > (held := bundle["word"].shape[1]):
+        if (change.size or 1) > (count := bundle["word"].shape[1]):
             raise UsageError(
-                f"--m {change.size}: {name} has {count_of(held, 'word')} per unit (clip-decompose --m {change.size})"
+                f"--m {change.size}: {name} has {count_of(count, 'word')} per unit (clip-decompose --m {change.size})"
             )
 
 
-def effect_of(model: LoadedModel, chosen: BundleSettings, settings: Sequence[Setting], expected: int) -> FactoredEffect:
+def effect_of(model: LoadedModel, bundle_settings: BundleSettings, settings: Sequence[Setting], expected: int) -> FactoredEffect:
     """Return the effect that the bundle was measured with; print the cost of indirect effects.
 
     Args:
@@ -245,25 +245,25 @@ def effect_of(model: LoadedModel, chosen: BundleSettings, settings: Sequence[Set
         StreamError: the bundle's vectors are not as wide as the model's outputs.
     """
     visual: Any = model.clip.visual
-    bundle = chosen.bundle
+    bundle = bundle_settings.bundle
     for name in ("direction", "mean"):
         if name in bundle and (width := bundle[name].shape[1]) != visual.output_dim:
             raise StreamError(f"`{name}` has width {width}, the model's outputs have width {visual.output_dim}")
-    if chosen.effect != "indirect":
-        return factored_effect(model.clip, chosen.effect, chosen.units)
-    joint = joint_of(chosen, sorted(set(bundle["unit"][:, 0].tolist())))
-    used = np.unique([layer for setting in settings if setting.change.kind != "none" for layer in setting.layers])
-    sample = {layer: neurons for layer, neurons in joint.neurons.items() if layer in used}
+    if bundle_settings.effect != "indirect":
+        return factored_effect(model.clip, bundle_settings.effect, bundle_settings.units)
+    joint = joint_of(bundle_settings, sorted(set(bundle["unit"][:, 0].tolist())))
+    changed_layers = np.unique([layer for setting in settings if setting.change.kind != "none" for layer in setting.layers])
+    sample = {layer: neurons for layer, neurons in joint.neurons.items() if layer in changed_layers}
     if sample:
         note(f"clip-ablate: {cost(visual, sample, expected, 1)}")
     means = {layer: mean.to(model.device) for layer, mean in joint.means.items()}
     return Indirect(visual, joint.neurons, means, expected)
 
 
-def joint_of(chosen: BundleSettings, layers: Sequence[int]) -> Joint:
+def joint_of(bundle_settings: BundleSettings, layers: Sequence[int]) -> Joint:
     """Neurons of the bundle in these layers, in ascending order, and their mean activations at every token."""
-    unit = torch.from_numpy(chosen.bundle["unit"]).long()
-    mean = torch.from_numpy(chosen.bundle["token_mean"])  # (u, token)
+    unit = torch.from_numpy(bundle_settings.bundle["unit"]).long()
+    mean = torch.from_numpy(bundle_settings.bundle["token_mean"])  # (u, token)
     neurons, means = {}, {}
     for layer in layers:
         rows = (unit[:, 0] == layer).nonzero()[:, 0]
@@ -272,10 +272,10 @@ def joint_of(chosen: BundleSettings, layers: Sequence[int]) -> Joint:
     return Joint(neurons, means)
 
 
-def units_of(model: LoadedModel, chosen: BundleSettings) -> Units:
+def units_of(model: LoadedModel, bundle_settings: BundleSettings) -> Units:
     """Means, directions, thresholds and sums of words of the bundle's units."""
-    bundle = chosen.bundle
-    sizes = sorted({setting.change.size or 1 for setting in chosen.settings if setting.change.kind == "words"})
+    bundle = bundle_settings.bundle
+    sizes = sorted({setting.change.size or 1 for setting in bundle_settings.settings if setting.change.kind == "words"})
     sums = _sums_of_words(model, bundle, sizes) if sizes else {}
     unit, tau = torch.from_numpy(bundle["unit"]).long(), torch.from_numpy(bundle["threshold"])
     if "sign" in bundle:
@@ -291,15 +291,15 @@ def _sums_of_words(model: LoadedModel, bundle: Bundle, sizes: Sequence[int]) -> 
     Raises:
         StreamError: the vocabulary cannot be found again, so that its mean and the coefficients are unknown.
     """
-    pool, listed, words = recorded_pool(bundle), bundle.text_list("words"), bundle.header.settings.get("words", {})
-    if pool.digest != listed["digest"]:
+    pool, word_list, words = recorded_pool(bundle), bundle.text_list("words"), bundle.header.settings.get("words", {})
+    if pool.digest != word_list["digest"]:
         raise StreamError(
-            f"--reconstruct words needs vocabulary {listed['pool']}, unchanged: its mean is part of each text's direction"
+            f"--reconstruct words needs vocabulary {word_list['pool']}, unchanged: its mean is part of each text's direction"
         )
     t = encode_named(model, pool, as_given(words.get("templates", ())))
     atoms = text_space(t, words.get("center", "pool"), words.get("normalize", "texts"))  # (text, d)
-    place = {text: i for i, text in enumerate(pool.texts)}
-    row = np.array([place[text] for text in listed["texts"]] + [-1])  # row of `atoms` by word; -1, the last, for no word
+    index_of = {text: i for i, text in enumerate(pool.texts)}
+    row = np.array([index_of[text] for text in word_list["texts"]] + [-1])  # row of `atoms` by word; -1, the last, for no word
     word = torch.from_numpy(row[bundle["word"]]).to(model.device)  # (u, m)
     r = _directions(model, bundle).to(atoms)  # (u, d)
     return {m: fitted(r, atoms, word[:, :m]) for m in sizes}
@@ -312,17 +312,17 @@ def _directions(model: LoadedModel, bundle: Bundle) -> Float[Tensor, "u d"]:
     return unit_directions(supported_resnet(model.clip), unit, sign)
 
 
-def rest_of(chosen: BundleSettings, effect: FactoredEffect) -> Rest | None:
+def rest_of(bundle_settings: BundleSettings, effect: FactoredEffect) -> Rest | None:
     """Return the units that clip-effects --keep left out of the bundle; None if there are none.
 
     Raises:
         StreamError: the bundle has lost units since, or its effects are indirect.
     """
-    bundle = chosen.bundle
+    bundle = bundle_settings.bundle
     if "rest_mean" not in bundle:
         return None
     settings = bundle.header.settings
-    if chosen.effect == "indirect":
+    if bundle_settings.effect == "indirect":
         raise StreamError(
             "the bundle has no indirect effects of the units that clip-effects --keep left out; run it without --keep"
         )
@@ -332,7 +332,7 @@ def rest_of(chosen: BundleSettings, effect: FactoredEffect) -> Rest | None:
             "has lost units since then: use the bundle as it was before clip-view"
         )
     units = torch.cat([effect.units(layer) for layer in settings["layers"]])  # (all units, 3)
-    kept = set(map(tuple, bundle["unit"].tolist()))
-    left_out = torch.tensor([tuple(unit) not in kept for unit in units.tolist()])
+    bundle_units = set(map(tuple, bundle["unit"].tolist()))
+    left_out = torch.tensor([tuple(unit) not in bundle_units for unit in units.tolist()])
     blocks = unit_blocks_of(effect, units[left_out])[0] if left_out.any() else []
     return Rest(blocks, torch.from_numpy(bundle["rest_mean"]).double())

@@ -282,17 +282,17 @@ def _left_out_text(descriptions: Sequence[Description], painter: Painter) -> str
     if not counts:
         return ""
     ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
-    shown = ", ".join(f"{word} {count}" for word, count in ranked[:LEFT_OUT_WORDS])
+    word_list = ", ".join(f"{word} {count}" for word, count in ranked[:LEFT_OUT_WORDS])
     more = ", …" if len(ranked) > LEFT_OUT_WORDS else ""
     incomplete = sum(bool(understood.left_out) for understood in readings)
     return (
-        f"some words are not drawn in {incomplete} of {count_of(len(readings), 'description')} ({shown}{more}); "
+        f"some words are not drawn in {incomplete} of {count_of(len(readings), 'description')} ({word_list}{more}); "
         f"`drawn` lists what the pictures show"
     )
 
 
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "none"
+def _percent(part: int, total: int) -> str:
+    return f"{100 * part / total:.1f} %" if total else "none"
 
 
 def _table(rows: Sequence[tuple[Task, Tally]], terminal: bool) -> bytes:

@@ -96,9 +96,9 @@ class Judge:
         image = _embed(self.loaded, [picture])  # (1, d)
         if reasons := unusable(image):
             return reasons[0]
-        own_names = {name.lower() for item in (depict, predict) for name in item.names}
-        others = [item for item in self.others if not own_names & {name.lower() for name in item.names}]
-        classes = [depict, predict, *others]
+        task_names = {name.lower() for item in (depict, predict) for name in item.names}
+        further = [item for item in self.others if not task_names & {name.lower() for name in item.names}]
+        classes = [depict, predict, *further]
         names = [name for item in classes for name in item.names]
         owner = torch.tensor([i for i, item in enumerate(classes) for _ in item.names], device=self.loaded.device)  # (name)
         of_class = owner[None] == torch.arange(len(classes), device=owner.device)[:, None]  # (class, name)
@@ -146,10 +146,10 @@ class Evaluation:
         """
         depict, predict = parse_class(task.depict), parse_class(task.predict)
         if self.judge is not None:
-            seen = self.judge.sees(picture, depict, predict)
-            if isinstance(seen, str):
-                return f"by the judge {self.judge.loaded.name}, {seen}"
-            return {"check": {"by": self.judge.loaded.name, "depicted": seen[0], "predicted": seen[1]}}
+            judgement = self.judge.sees(picture, depict, predict)
+            if isinstance(judgement, str):
+                return f"by the judge {self.judge.loaded.name}, {judgement}"
+            return {"check": {"by": self.judge.loaded.name, "depicted": judgement[0], "predicted": judgement[1]}}
         if picture.shown is None:
             return {}
         shown = {name.lower() for name in picture.shown}
@@ -204,12 +204,14 @@ def picture_records(
         ]
         if not all(records):
             pictures = _pictures(batch, evaluation.painter, options.strict)
-            present = [i for i, picture in enumerate(pictures) if picture.image is not None]
-            results = evaluation.evaluate([pictures[i] for i in present], [batch[i] for i in present]) if present else []
+            with_image = [i for i, picture in enumerate(pictures) if picture.image is not None]
+            results = evaluation.evaluate([pictures[i] for i in with_image], [batch[i] for i in with_image]) if with_image else []
             # pictures that an earlier run recorded are usable, whatever this run finds
-            reasons = {row: result for row, result in enumerate(results) if isinstance(result, str) and not records[present[row]]}
-            for row in screen.places([(next(numbers), _where(batch[i])) for i in present], reasons):
-                i, result = present[row], results[row]
+            reasons = {
+                row: result for row, result in enumerate(results) if isinstance(result, str) and not records[with_image[row]]
+            }
+            for row in screen.places([(next(numbers), _picture_name(batch[i])) for i in with_image], reasons):
+                i, result = with_image[row], results[row]
                 if records[i] is None and not isinstance(result, str):
                     records[i] = _finish(batch[i], drafts[i], result, pictures[i], folder)
         for request, record in zip(batch, records, strict=True):
@@ -255,13 +257,13 @@ def _finish(
     request: PictureRequest, draft: dict[str, Any], result: dict[str, Any], picture: Painted, folder: Gallery | None
 ) -> dict[str, Any]:
     """The complete record of a picture, which is saved if there is a folder."""
-    end = {key: draft[key] for key in ("settings", "model", "bundle")}
-    start = {key: value for key, value in draft.items() if key not in end}
+    tail = {key: draft[key] for key in ("settings", "model", "bundle")}
+    head = {key: value for key, value in draft.items() if key not in tail}
     file = request.description.file
     if file or folder is None or picture.image is None:
-        return start | {"file": file} | result | end
-    folder.add(request.name, picture.image, start | {"file": request.name} | result | end)
-    return start | {"file": folder.path(request.name)} | result | end
+        return head | {"file": file} | result | tail
+    folder.add(request.name, picture.image, head | {"file": request.name} | result | tail)
+    return head | {"file": folder.path(request.name)} | result | tail
 
 
 def _pictures(batch: Sequence[PictureRequest], painter: Painter | None, strict: bool) -> list[Painted]:
@@ -282,14 +284,14 @@ def _pictures(batch: Sequence[PictureRequest], painter: Painter | None, strict: 
         except ImageError as error:
             picture = Painted(None, refusal=str(error))
         if picture.image is None and strict:
-            raise ImageError(f"{_where(request)}: {picture.refusal}")
+            raise ImageError(f"{_picture_name(request)}: {picture.refusal}")
         if picture.image is None and request.copy == 0:
-            warn(f"{_where(request)}: skipped, {picture.refusal}")
+            warn(f"{_picture_name(request)}: skipped, {picture.refusal}")
         pictures.append(picture)
     return pictures
 
 
-def _where(request: PictureRequest) -> str:
+def _picture_name(request: PictureRequest) -> str:
     """Name of a picture in messages: its file, or its description in quotes."""
     return request.description.file or f"{request.description.text!r}"
 

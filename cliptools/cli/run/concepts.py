@@ -48,7 +48,7 @@ from cliptools.text.vocabularies import recorded_pool
 
 TOOL = "clip-concepts"
 EFFECTS = ("second", "pooled")
-NEEDED = ("word", "coefficient", "words", "mean", "threshold")
+NEEDED_TENSORS = ("word", "coefficient", "words", "mean", "threshold")
 WIDTHS = {"image": 24, "active": 6, "found": 6}  # columns of the table
 SHOWN_NEURONS = 5  # in a record, those of largest weight
 SHOWN_WORDS = 3  # of each of them
@@ -104,7 +104,7 @@ def run(options: ConceptsOptions) -> None:
     plain = options.output is not None and str(options.output) != "-" and replaceable(options.output)
     resumable = options.output if plain and output_format == "jsonl" and not options.evaluate else None
     _check_usage(options, resumable)
-    neurons = read_neurons(options.bundle, *NEEDED, option="--bundle FILE", device=options.device)
+    neurons = read_neurons(options.bundle, *NEEDED_TENSORS, option="--bundle FILE", device=options.device)
     effect = neurons.header.settings.get("effect")
     if effect not in EFFECTS:
         raise StreamError(
@@ -120,10 +120,10 @@ def run(options: ConceptsOptions) -> None:
     if resumable is None:
         _write(_records(neurons, images, truth, options, EarlierRun()), common, output_format, options)
         return
-    with kept_lines(resumable, options.resume) as kept:
-        earlier = _read_earlier(kept, images, truth, common, options)
+    with kept_lines(resumable, options.resume) as part_file:
+        earlier = _read_earlier(part_file, images, truth, common, options)
         for record in _records(neurons, images, truth, options, earlier):
-            write_record(kept.stream, record | common)
+            write_record(part_file.stream, record | common)
 
 
 def _check_usage(options: ConceptsOptions, resumable: Path | None) -> None:
@@ -169,7 +169,7 @@ def _settings(neurons: Bundle, options: ConceptsOptions) -> Record:
 
 
 def _read_earlier(
-    kept: KeptLines, images: ChosenImages, truth: Annotations | None, common: Record, options: ConceptsOptions
+    part_file: KeptLines, images: ChosenImages, truth: Annotations | None, common: Record, options: ConceptsOptions
 ) -> EarlierRun:
     """Return how far an earlier run got, and drop its lines beyond the last whole batch.
 
@@ -178,30 +178,30 @@ def _read_earlier(
         ImageError: with --strict, an image that the earlier run skipped.
     """
     names, earlier = [images.source.names[index] for index in images.indices], EarlierRun()
-    following, lines = 0, 0  # place in the list after the last record; number of records
-    for record in kept.earlier():
+    next_place, lines = 0, 0  # place in the list after the last record; number of records
+    for record in part_file.earlier():
         name = str(record.get("image"))
-        if name not in names[following : following + 1]:
-            skipped = following
+        if name not in names[next_place : next_place + 1]:
+            skipped_place = next_place
             try:
-                following = names.index(name, following)
+                next_place = names.index(name, next_place)
             except ValueError:
                 raise CliptoolsError(
-                    f"{kept.part}: has a record of {name!r}, which is not one of the images that follow; "
+                    f"{part_file.part}: has a record of {name!r}, which is not one of the images that follow; "
                     "use the same images or another output file"
                 ) from None
             if options.strict:
-                raise ImageError(f"{names[skipped]}: skipped by the earlier run")
-        expected = common if truth is None else common | {"truth": list(truth.of(names[following]))}
+                raise ImageError(f"{names[skipped_place]}: skipped by the earlier run")
+        expected = common if truth is None else common | {"truth": list(truth.of(names[next_place]))}
         for key in expected | {"truth": None}:
-            check_same(kept.part, key, record.get(key), expected.get(key))
-        start = following - following % options.batch_size
+            check_same(part_file.part, key, record.get(key), expected.get(key))
+        start = next_place - next_place % options.batch_size
         if start > earlier.place:
             earlier = EarlierRun(start, lines)
-        following, lines = following + 1, lines + 1
-    if following % options.batch_size == 0 or following == len(names):
-        earlier = EarlierRun(following, lines)
-    kept.keep(earlier.images)
+        next_place, lines = next_place + 1, lines + 1
+    if next_place % options.batch_size == 0 or next_place == len(names):
+        earlier = EarlierRun(next_place, lines)
+    part_file.keep(earlier.images)
     return earlier
 
 
@@ -215,7 +215,7 @@ def _records(
     """
     source, indices = images.source, images.indices[earlier.place :]
     model = load_recorded_model(neurons.header.model, options.device)
-    describe = (_by_text if options.by == "text" else _by_neurons)(neurons, model, options)
+    describe = (_text_describer if options.by == "text" else _neuron_describer)(neurons, model, options)
     skipped, count = Skipped(), earlier.images
     screen = Screen[int](source.names.__getitem__, skipped.add, options.strict, passed=count > 0)
     batches = load_batches(
@@ -223,26 +223,26 @@ def _records(
         batch_size=options.batch_size, workers=options.workers, strict=options.strict, skipped=skipped,
     )  # fmt: skip
 
-    def described(numbers: Sequence[int], pictures: Tensor) -> list[tuple[str, Record | str]]:
+    def describe_batch(numbers: Sequence[int], pictures: Tensor) -> list[tuple[str, Record | str]]:
         names = [source.names[number] for number in numbers]
         return list(zip(names, describe(names, pictures), strict=True))
 
-    counted = progress(batches, "images", len(indices), lambda batch: len(batch[0]))
-    for numbers, results in in_halves(counted, described):
-        stay = screen.places(numbers, {place: result for place, (_, result) in enumerate(results) if isinstance(result, str)})
-        for name, record in (results[place] for place in stay):
+    counted_batches = progress(batches, "images", len(indices), lambda batch: len(batch[0]))
+    for numbers, results in in_halves(counted_batches, describe_batch):
+        usable = screen.places(numbers, {place: result for place, (_, result) in enumerate(results) if isinstance(result, str)})
+        for name, record in (results[place] for place in usable):
             assert isinstance(record, dict)  # the others are reasons
             if truth is not None:
                 words = [concept["word"] for concept in record["concepts"]]
                 record |= {"truth": list(truth.of(name)), "found": found_names(truth.of(name), words)}
             yield {"image": name} | record
-        count += len(stay)
+        count += len(usable)
     screen.require(count)
-    before = f", {earlier.images} of them by an earlier run" if earlier.images else ""
-    summarise(f"{TOOL}: {count_of(count, 'image')}{before}" + (f", {len(skipped)} skipped" if len(skipped) else ""))
+    earlier_text = f", {earlier.images} of them by an earlier run" if earlier.images else ""
+    summarise(f"{TOOL}: {count_of(count, 'image')}{earlier_text}" + (f", {len(skipped)} skipped" if len(skipped) else ""))
 
 
-def _by_text(neurons: Bundle, model: LoadedModel, options: ConceptsOptions) -> Describe:
+def _text_describer(neurons: Bundle, model: LoadedModel, options: ConceptsOptions) -> Describe:
     """Return a function that describes images by CLIP's own ranking of the vocabulary."""
     texts, t = _vocabulary(neurons, model, options)
     clip: Any = model.clip
@@ -262,9 +262,9 @@ def _by_text(neurons: Bundle, model: LoadedModel, options: ConceptsOptions) -> D
     return describe
 
 
-def _by_neurons(neurons: Bundle, model: LoadedModel, options: ConceptsOptions) -> Describe:
+def _neuron_describer(neurons: Bundle, model: LoadedModel, options: ConceptsOptions) -> Describe:
     """Return a function that describes images by the words, or the directions, of the neurons active on them."""
-    own = neurons.text_list("words")["texts"]
+    own_texts = neurons.text_list("words")["texts"]
     texts, score_texts = _score_texts(neurons, model, options)
     unit, b, r = (torch.from_numpy(neurons[name]) for name in ("unit", "mean", "direction"))
     tau = torch.from_numpy(neurons["threshold"])
@@ -285,7 +285,9 @@ def _by_neurons(neurons: Bundle, model: LoadedModel, options: ConceptsOptions) -
             yield {
                 "concepts": [{"word": texts[j], "score": rounded(v)} for j, v in scores if v > 0],
                 "active": int(active[row].sum()),
-                "neurons": [_neuron(neurons, own, n, activity.norm[row, n], activity.along[row, n]) for n, v in weights if v > 0],
+                "neurons": [
+                    _neuron(neurons, own_texts, n, activity.norm[row, n], activity.along[row, n]) for n, v in weights if v > 0
+                ],
             }
 
     return describe
@@ -350,10 +352,10 @@ def _recall(records: Iterable[Record]) -> Record:
     """Recall of the objects shown, over all images."""
     counts = [(len(record["found"]), len(record["truth"]), record.get("active")) for record in records]
     share = recall([hits for hits, _, _ in counts], [names for _, names, _ in counts])
-    total: Record = {"images": len(counts), "names": share.names, "found": share.found}
-    total |= {"recall": rounded(share.value), "low": rounded(share.low), "high": rounded(share.high)}
+    record_total: Record = {"images": len(counts), "names": share.names, "found": share.found}
+    record_total |= {"recall": rounded(share.value), "low": rounded(share.low), "high": rounded(share.high)}
     active = [count for _, _, count in counts if count is not None]
-    return total | ({"active": rounded(sum(active) / len(active))} if active else {})
+    return record_total | ({"active": rounded(sum(active) / len(active))} if active else {})
 
 
 def _write_row(stream: BufferedIOBase, record: Record, titles: bool) -> None:

@@ -102,11 +102,11 @@ def decompose(effects: Bundle, options: DecomposeOptions, parts: KeptParts | Non
             f"{TOOL}: {count_of(len(direction), 'unit')}, {count_of(len(pool.texts), 'text')}, at most {options.m} of "
             f"them a unit: this takes a while"
         )
-    where = "cuda" if model.device.type == "cuda" else "cpu"  # other devices lack float64
-    atoms = text_space(texts.to(where), options.center, options.normalize)
+    device = "cuda" if model.device.type == "cuda" else "cpu"  # other devices lack float64
+    atoms = text_space(texts.to(device), options.center, options.normalize)
     if options.method == "textspan":
         return pool, _text_spans(effects, model, atoms, options.m)
-    targets = torch.from_numpy(direction).to(where)
+    targets = torch.from_numpy(direction).to(device)
     if parts is None:
         return pool, pursue(targets, atoms, options.m)
     settings: dict[str, Any] = {"center": options.center, "normalize": options.normalize, "m": options.m}
@@ -122,15 +122,15 @@ def _resumed_pursuit(
     Args:
         settings: All that the result depends on; the earlier run must have had the same.
     """
-    kept = [Pursuit(*(torch.from_numpy(part[name]) for name in Pursuit._fields)) for part in parts.earlier(settings)]
-    done = sum(len(part.word) for part in kept)
+    finished_parts = [Pursuit(*(torch.from_numpy(part[name]) for name in Pursuit._fields)) for part in parts.earlier(settings)]
+    done = sum(len(part.word) for part in finished_parts)
     if done:
         note(f"{TOOL}: {done} of {count_of(len(targets), 'unit')} are kept from an earlier run")
-    if done < len(targets) or not kept:
+    if done < len(targets) or not finished_parts:
         for part in pursuits(targets, atoms, settings["m"], done=done):
-            kept.append(Pursuit(*(column.cpu() for column in part)))
-            parts.add(**{name: column.numpy() for name, column in kept[-1]._asdict().items()})
-    return join(kept)
+            finished_parts.append(Pursuit(*(column.cpu() for column in part)))
+            parts.add(**{name: column.numpy() for name, column in finished_parts[-1]._asdict().items()})
+    return join(finished_parts)
 
 
 def _text_spans(effects: Bundle, model: RecordedModel, atoms: Float[Tensor, "text d"], m: int) -> Pursuit:
@@ -166,15 +166,15 @@ def with_words(effects: Bundle, pursuit: Pursuit, pool: Pool, settings: dict[str
     """
     word = pursuit.word.cpu().numpy()  # (unit, m): indices into the vocabulary, -1 where there are no more
     used = np.unique(word[word >= 0])
-    added: dict[str, np.ndarray] = {
+    word_tensors: dict[str, np.ndarray] = {
         "word": np.where(word >= 0, np.searchsorted(used, word), -1).astype(np.int32),
         "coefficient": pursuit.coefficient.cpu().numpy(),
         "residual": pursuit.residual.cpu().numpy(),
         "words": json_tensor({"texts": [pool.texts[j] for j in used], "pool": pool.name, "digest": pool.digest}),
     }
     if prefixes := settings.get("prefix"):
-        added["prefix_residual"] = pursuit.path[:, [k - 1 for k in prefixes]].cpu().numpy()  # (unit, m) -> (unit, prefix)
+        word_tensors["prefix_residual"] = pursuit.path[:, [k - 1 for k in prefixes]].cpu().numpy()  # (unit, m) -> (unit, prefix)
     header = effects.header.after(TOOL, step)
     header = replace(header, kind="neurons", settings=header.settings | {"words": settings})
-    kept = {key: value for key, value in effects.tensors.items() if key != "prefix_residual"}
-    return replace(effects, tensors=kept).with_tensors(header, **added)
+    other_tensors = {key: value for key, value in effects.tensors.items() if key != "prefix_residual"}
+    return replace(effects, tensors=other_tensors).with_tensors(header, **word_tensors)

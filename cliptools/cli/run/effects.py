@@ -96,7 +96,7 @@ def run(options: EffectsOptions) -> None:
         raise UsageError(
             "--sample-neurons applies to --effect indirect only: the other effects take all units of a layer at once"
         )
-    shard = _checked_shard(options, output_format)
+    shard = _shard_option(options, output_format)
     keep = parse_percentage(options.keep, "--keep") if options.keep else None
     layers = parse_layers(options.layers) if options.layers else None
     source = _open_source(options)
@@ -108,7 +108,7 @@ def run(options: EffectsOptions) -> None:
         raise UsageError("--components: a pair acts along one direction only; --units neurons or heads may have more")
     drop_text_tower(model)
     scale = options.scale or choice.scale
-    chosen = {"effect": choice.effect, "units": choice.units, "layers": list(choice.layers), "scale": scale}
+    effect_settings = {"effect": choice.effect, "units": choice.units, "layers": list(choice.layers), "scale": scale}
     task = Task(
         model=model,
         choice=choice,
@@ -121,7 +121,7 @@ def run(options: EffectsOptions) -> None:
             gigabytes=options.memory,
         ),
         images=number_images(source, options.limit, options.sample, options.seed, options),
-        arguments=history_arguments(options, **chosen),
+        arguments=history_arguments(options, **effect_settings),
     )
     if shard is not None:
         _write_shard(task, *shard, options)
@@ -129,7 +129,7 @@ def run(options: EffectsOptions) -> None:
     emit(_measure_bundle(task, keep, options), output_format, options.output)
 
 
-def _checked_shard(options: EffectsOptions, output_format: str) -> tuple[int, int] | None:
+def _shard_option(options: EffectsOptions, output_format: str) -> tuple[int, int] | None:
     """Number of the shard and number of shards, after a check of the options that depend on --shard; None without it.
 
     Raises:
@@ -189,8 +189,8 @@ def _measure_bundle(task: Task, keep_share: float | None, options: EffectsOption
 
     def measure_all() -> tuple[FactoredEffect, Report]:
         if choice.effect != "indirect":
-            paths = factored_effect(model.clip, choice.effect, choice.units)
-            return paths, measure(paths, batches, choice.layers, expected, settings, screen)
+            effect = factored_effect(model.clip, choice.effect, choice.units)
+            return effect, measure(effect, batches, choice.layers, expected, settings, screen)
         visual = model.clip.visual
         neurons = draw_sample(visual, choice.layers, options.sample_neurons, options.seed)
         note(f"{TOOL}: {cost(visual, neurons, expected)}")
@@ -198,24 +198,24 @@ def _measure_bundle(task: Task, keep_share: float | None, options: EffectsOption
         margin = keep_all(indirect, choice.layers, expected, settings)
         return indirect, measure(indirect, batches, choice.layers, expected, settings._replace(margin=margin), screen)
 
-    paths, report = screen.again(measure_all)
+    effect, report = screen.again(measure_all)
     effects, count, skipped = report.effects, report.images, len(images.skipped)
-    keep = strongest_units(paths, effects, keep_share)
+    keep = strongest_units(effect, effects, keep_share)
     warn_of_few_images(count, settings, effects.top_norm.shape[1])
-    passes = "" if report.passes == 1 else f", {report.passes} passes"
-    reread = f", {report.reread} read twice" if report.reread else ""
-    skips = f", {skipped} skipped" if skipped else ""
+    pass_text = "" if report.passes == 1 else f", {report.passes} passes"
+    reread_text = f", {report.reread} read twice" if report.reread else ""
+    skip_text = f", {skipped} skipped" if skipped else ""
     units = units_summary(effects, choice, keep, model.name)
-    summarise(f"{TOOL}: {count_of(count, 'image')}{skips}{passes}{reread}, {units}")
+    summarise(f"{TOOL}: {count_of(count, 'image')}{skip_text}{pass_text}{reread_text}, {units}")
 
     names = images.names
-    listed = {"count": count, "digest": list_digest(names), "skipped": skipped}
-    header = Header("effects", model.identity, listed, recorded_settings(choice, settings, count)).after(TOOL, task.arguments)
+    fields = {"count": count, "digest": list_digest(names), "skipped": skipped}
+    header = Header("effects", model.identity, fields, recorded_settings(choice, settings, count)).after(TOOL, task.arguments)
     thumbnails = None if options.thumbnails is None else partial(images.thumbnails, side=options.thumbnails)
     bundle = effects_bundle(header, effects, settings, names, keep, thumbnails)
-    if not isinstance(paths, Indirect):
+    if not isinstance(effect, Indirect):
         return bundle
-    token_mean = torch.cat([paths.means[layer].T for layer in choice.layers])  # of each layer (token, n) -> (units, token)
+    token_mean = torch.cat([effect.means[layer].T for layer in choice.layers])  # of each layer (token, n) -> (units, token)
     if keep is not None:
         token_mean = token_mean[keep.units.to(token_mean.device)]
     return bundle.with_tensors(bundle.header, token_mean=token_mean.cpu().numpy().astype(np.float32))
@@ -227,52 +227,52 @@ def _write_shard(task: Task, i: int, n: int, options: EffectsOptions) -> None:
     Raises:
         CliptoolsError: with --resume, the file holds another shard or another run.
     """
-    model, choice, images, listed = task.model, task.choice, task.images, len(task.images.indices)
+    model, choice, images, image_count = task.model, task.choice, task.images, len(task.images.indices)
     header = _shard_header(task, i, n, options)
     if options.resume and options.output is not None and options.output.exists():
         _check_finished(options.output, header)
         note(f"{TOOL}: {options.output}: shard {i} of {n} is there already")
         return
-    own = replace(images, order=images.order[i - 1 :: n])
+    shard_images = replace(images, order=images.order[i - 1 :: n])
     sample = replace(images, order=images.order[:SAMPLE])
-    screen, paths = images.screen(), factored_effect(model.clip, choice.effect, choice.units)
+    screen, effect = images.screen(), factored_effect(model.clip, choice.effect, choice.units)
     basis = None if options.centre is None else _recorded_basis(options.centre, header)
     names = images.names
 
     def measure_and_write() -> int:
-        parts = measure_shard(
-            paths,
+        statistics = measure_shard(
+            effect,
             partial(sample.batches, model.transform),
-            partial(own.batches, model.transform),
+            partial(shard_images.batches, model.transform),
             choice.layers,
-            listed,
-            len(own.order),
+            image_count,
+            len(shard_images.order),
             task.settings,
             basis,
             screen,
         )
         return write_partial(
-            parts,
-            lambda layer: paths.size(layer)[0],
-            lambda count: replace(header, images=header.images | {"count": count, "skipped": len(own.order) - count}),
+            statistics,
+            lambda layer: effect.size(layer)[0],
+            lambda count: replace(header, images=header.images | {"count": count, "skipped": len(shard_images.order) - count}),
             lambda numbers: {number: names[number] for number in numbers},
             options.output,
         )
 
     count = screen.again(measure_and_write)
-    skipped = len(own.order) - count
-    skips = f", {skipped} skipped" if skipped else ""
-    summarise(f"{TOOL}: shard {i} of {n}: {count_of(count, 'image')}{skips}, {model.name}")
+    skipped = len(shard_images.order) - count
+    skip_text = f", {skipped} skipped" if skipped else ""
+    summarise(f"{TOOL}: shard {i} of {n}: {count_of(count, 'image')}{skip_text}, {model.name}")
 
 
 def _shard_header(task: Task, i: int, n: int, options: EffectsOptions) -> Header:
     """The header of shard i of n, without the number of images that can be read."""
-    names, listed = task.images.names, len(task.images.indices)
-    settings = recorded_settings(task.choice, task.settings, listed)
+    names, image_count = task.images.names, len(task.images.indices)
+    settings = recorded_settings(task.choice, task.settings, image_count)
     settings |= {name: getattr(options, name) for name in ("components", "seed", "limit", "sample")}
-    settings |= {"kept": kept_in(task.settings, listed), "shards": n, "have": [i]}
+    settings |= {"kept": kept_in(task.settings, image_count), "shards": n, "have": [i]}
     settings |= {"rendered": isinstance(task.images.source, SceneSource)}
-    images = {"digest": list_digest(names), "listed": listed}
+    images = {"digest": list_digest(names), "listed": image_count}
     return Header(KIND, task.model.identity, images, settings).after(TOOL, task.arguments)
 
 

@@ -137,7 +137,7 @@ class Fields:
             StreamError: It is missing, or of another type.
         """
         value = self.record.get(key)
-        if not _is(value, kind):
+        if not _has_type(value, kind):
             actual = f"{value!r}"[:40] if key in self.record else "nothing"
             raise StreamError(f"{self.where}: `{key}` should be {TYPES[kind]}, found {actual}")
         return value
@@ -185,10 +185,10 @@ def mask_records(folder: Path, bundle: Bundle, images: PictureTable) -> list[dic
     records = []
     for path in _finished(folder):
         try:
-            listed = parse(path.read_bytes())
+            segments = parse(path.read_bytes())
         except (OSError, ValueError):
             raise StreamError(f"{path}: damaged, expected records of clip-segment") from None
-        for segment in Fields(str(path), {"records": listed}).objects("records"):
+        for segment in Fields(str(path), {"records": segments}).objects("records"):
             _check_model(segment, bundle)
             record: dict[str, Any] = {"image": images.image(segment.get("image", str)), "method": segment.optional("method", str)}
             record["picture"] = images.picture(str(_inside(folder, segment.get("overlay", str))))
@@ -276,7 +276,7 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _is(value: Any, kind: type) -> bool:
+def _has_type(value: Any, kind: type) -> bool:
     if kind is not float:
         return isinstance(value, kind)
     try:

@@ -74,9 +74,9 @@ class PartialSet:
         Raises:
             CliptoolsError: two partials have different provisional means.
         """
-        first, *others = self.files
+        first, *later_files = self.files
         total = read_partial(first, block)
-        for file in others:
+        for file in later_files:
             part = read_partial(file, block)
             if apart(total, part).any():
                 raise CliptoolsError(
@@ -133,17 +133,17 @@ def _open_partials(paths: Sequence[Path], memory: float) -> PartialSet:
         if (reason := difference(file.header, files[0].header)) is not None:
             raise CliptoolsError(f"{file.path}: not of the same run as {files[0].path} ({reason})")
     header = joined_header([file.header for file in files])
-    recorded = header.settings
-    choice = Choice(recorded["effect"], recorded["units"], tuple(recorded["layers"]))
+    settings_record = header.settings
+    choice = Choice(settings_record["effect"], settings_record["units"], tuple(settings_record["layers"]))
     settings = statistics_settings(
         choice,
-        top=None if "top_share" in recorded else recorded["top_images"],
-        quantile=recorded["quantile"],
-        components=recorded["components"],
-        scale=recorded["scale"],
+        top=None if "top_share" in settings_record else settings_record["top_images"],
+        quantile=settings_record["quantile"],
+        components=settings_record["components"],
+        scale=settings_record["scale"],
         gigabytes=memory,
     )
-    margin = recorded["kept"] - recorded["top_images"]
+    margin = settings_record["kept"] - settings_record["top_images"]
     return PartialSet(files=files, header=header, choice=choice, settings=settings._replace(margin=margin))
 
 
@@ -193,9 +193,9 @@ def _merge(partials: PartialSet, keep_share: float | None, options: MergeOptions
         raise UsageError("--thumbnails needs the images: name them with --images")
     model = load_recorded_model(header.model, options.device)
     drop_text_tower(model)
-    paths = factored_effect(model.clip, choice.effect, choice.units)
+    effect = factored_effect(model.clip, choice.effect, choice.units)
     result = conclude(
-        paths,
+        effect,
         choice.layers,
         partials.joined,
         header.images["listed"],
@@ -203,22 +203,22 @@ def _merge(partials: PartialSet, keep_share: float | None, options: MergeOptions
         None if images is None else partial(images.batches, model.transform),
         None if images is None else images.screen(),
     )
-    keep = strongest_units(paths, result.effects, keep_share)
-    listed = {key: header.images[key] for key in ("count", "digest", "skipped")}
-    count = listed["count"]
+    keep = strongest_units(effect, result.effects, keep_share)
+    image_record = {key: header.images[key] for key in ("count", "digest", "skipped")}
+    count = image_record["count"]
     warn_of_few_images(count, settings, result.effects.top_norm.shape[1])
 
-    recorded = recorded_settings(choice, settings, count)
-    merged = Header("effects", header.model, listed, recorded, header.history).after(TOOL, _arguments(options))
+    settings_record = recorded_settings(choice, settings, count)
+    merged = Header("effects", header.model, image_record, settings_record, header.history).after(TOOL, _arguments(options))
     names = dict(enumerate(images.names)) if images else partials.names(set(result.effects.top_image.unique().tolist()))
     thumbnails = partial(images.thumbnails, side=options.thumbnails) if images and options.thumbnails else None
     bundle = effects_bundle(merged, result.effects, settings, names, keep, thumbnails)
 
-    skips = f", {listed['skipped']} skipped" if listed["skipped"] else ""
-    reread = f", {result.reread} read twice" if result.reread else ""
-    shards = count_of(partials.files[0].of, "shard")
-    units = units_summary(result.effects, choice, keep, model.name)
-    summarise(f"{TOOL}: {count_of(count, 'image')}{skips}{reread}, {shards}, {units}")
+    skip_text = f", {image_record['skipped']} skipped" if image_record["skipped"] else ""
+    reread_text = f", {result.reread} read twice" if result.reread else ""
+    shard_text = count_of(partials.files[0].of, "shard")
+    unit_text = units_summary(result.effects, choice, keep, model.name)
+    summarise(f"{TOOL}: {count_of(count, 'image')}{skip_text}{reread_text}, {shard_text}, {unit_text}")
     if not len(result.uncertain):
         return bundle
     _warn_of_uncertain_units(result, partials.files)
@@ -236,14 +236,14 @@ def _listed_images(partials: PartialSet, options: MergeOptions) -> NumberedImage
     Raises:
         CliptoolsError: the images are not those of the shards.
     """
-    recorded, expected = partials.header.settings, partials.header.images
+    settings_record, expected = partials.header.settings, partials.header.images
     if options.images:
         source: ImageSource = open_images(options.images)
-    elif recorded["rendered"]:
-        source = scenes_for(partials.header.model["name"], expected["listed"], recorded["seed"])
+    elif settings_record["rendered"]:
+        source = scenes_for(partials.header.model["name"], expected["listed"], settings_record["seed"])
     else:
         return None
-    images = number_images(source, recorded["limit"], recorded["sample"], recorded["seed"], options)
+    images = number_images(source, settings_record["limit"], settings_record["sample"], settings_record["seed"], options)
     if list_digest(images.names) != expected["digest"]:
         count = count_of(len(images.indices), "image")
         option = f"--images {' '.join(options.images)}" if options.images else "rendered scenes"
@@ -254,10 +254,10 @@ def _listed_images(partials: PartialSet, options: MergeOptions) -> NumberedImage
 def _warn_of_uncertain_units(result: Concluded, files: Sequence[PartialFile]) -> None:
     """Warn of the units whose top images are not certain, with the command line that settles them."""
     units = [unit_name(*unit) for unit in result.uncertain.tolist()]
-    more = f" and {len(units) - NAMED_UNITS} more" if len(units) > NAMED_UNITS else ""
+    more_text = f" and {len(units) - NAMED_UNITS} more" if len(units) > NAMED_UNITS else ""
     images = "all images" if result.doubtful is None else count_of(result.doubtful, "image")
     paths = " ".join(str(file.path) for file in files[:2]) + (" ..." if len(files) > 2 else "")
     warn(
-        f"top images of {count_of(len(units), 'unit')} are not certain: {', '.join(units[:NAMED_UNITS])}{more}; "
+        f"top images of {count_of(len(units), 'unit')} are not certain: {', '.join(units[:NAMED_UNITS])}{more_text}; "
         f"{TOOL} {paths} --images PATH reads {images} again and settles them"
     )

@@ -79,9 +79,9 @@ class NumberedImages:
 
 def number_images(source: ImageSource, limit: int | None, sample: int | None, seed: int, reading: Measuring) -> NumberedImages:
     """The images that --limit or --sample choose, numbered by name, in an order of work drawn with the seed."""
-    chosen = choose(source, limit, sample, seed)
-    ranked, order = canonical_order([source.names[i] for i in chosen], seed)
-    return NumberedImages(source=source, indices=[chosen[i] for i in ranked], order=order, reading=reading)
+    selected = choose(source, limit, sample, seed)
+    ranks, order = canonical_order([source.names[i] for i in selected], seed)
+    return NumberedImages(source=source, indices=[selected[i] for i in ranks], order=order, reading=reading)
 
 
 class KeptUnits(NamedTuple):
@@ -94,12 +94,12 @@ class KeptUnits(NamedTuple):
     """Mean over the images of the sum of the other units' effects."""
 
 
-def strongest_units(paths: FactoredEffect, effects: Effects, share: float | None) -> KeptUnits | None:
+def strongest_units(effect: FactoredEffect, effects: Effects, share: float | None) -> KeptUnits | None:
     """The share of units with the largest top norms; None where all are kept."""
     if share is None:
         return None
     kept = keep_top_units(effects.top_norm, share)
-    return KeptUnits(share, kept, rest_mean(paths, effects, kept))
+    return KeptUnits(share, kept, rest_mean(effect, effects, kept))
 
 
 def bundle_format(options: Output) -> str:
@@ -198,12 +198,12 @@ def warn_of_few_images(images: int, settings: Settings, top: int) -> None:
         settings: Their `top` is T as asked for, None for the default.
         top: T of the bundle.
     """
-    asked = settings.top
-    if asked is not None and top >= images > 1:
-        warn(f"--top-images {asked}: all {images} images are top images, so `explained` equals `explained_all`")
-    elif asked is not None and top > images * LARGE_SHARE:
+    requested = settings.top
+    if requested is not None and top >= images > 1:
+        warn(f"--top-images {requested}: all {images} images are top images, so `explained` equals `explained_all`")
+    elif requested is not None and top > images * LARGE_SHARE:
         warn(
-            f"--top-images {asked} is more than a tenth of {count_of(images, 'image')}: "
+            f"--top-images {requested} is more than a tenth of {count_of(images, 'image')}: "
             "many top images will be ones on which the unit hardly acts"
         )
     if images < FEW:
@@ -215,12 +215,12 @@ def warn_of_few_images(images: int, settings: Settings, top: int) -> None:
 
 def units_summary(effects: Effects, choice: Choice, keep: KeptUnits | None, model: str) -> str:
     """`1536 neurons, 307 kept of emoji-vit, thresholds within 0.9 % (worst 3 %)`; the last part where thresholds are bounds."""
-    kept = "" if keep is None else f", {int(keep.units.sum())} kept"
-    summary = f"{len(effects.unit)} {choice.units}{kept} of {model}"
-    share = (effects.threshold_bound / effects.threshold.clamp(min=1e-30))[effects.threshold_bound > 0]
-    if not len(share):
+    kept_text = "" if keep is None else f", {int(keep.units.sum())} kept"
+    summary = f"{len(effects.unit)} {choice.units}{kept_text} of {model}"
+    bound = (effects.threshold_bound / effects.threshold.clamp(min=1e-30))[effects.threshold_bound > 0]
+    if not len(bound):
         return summary
-    return f"{summary}, thresholds within {100 * float(share.median()):.2g} % (worst {100 * float(share.max()):.2g} %)"
+    return f"{summary}, thresholds within {100 * float(bound.median()):.2g} % (worst {100 * float(bound.max()):.2g} %)"
 
 
 def read_partial(file: PartialFile, block: UnitBlock) -> ShardStatistics:

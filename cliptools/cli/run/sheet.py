@@ -74,7 +74,7 @@ def _from_thumbnails(bundle: Bundle) -> Fetch:
     return lambda index: thumbnail(bundle["thumbnails"], bundle["thumbnail_offsets"], index)
 
 
-def _from_paths(bundle: Bundle, paths: tuple[str, ...], shown: Int[np.ndarray, "unit image"]) -> Fetch:
+def _from_paths(bundle: Bundle, paths: tuple[str, ...], images: Int[np.ndarray, "unit image"]) -> Fetch:
     """Return a function that reads images by their names in the bundle.
 
     Args:
@@ -87,8 +87,8 @@ def _from_paths(bundle: Bundle, paths: tuple[str, ...], shown: Int[np.ndarray, "
     from cliptools.images import loader, relocate
 
     source = loader.open_images(paths)
-    wanted = (int(i) for i in shown.flat if i >= 0)
-    return relocate.from_source(bundle, source, relocate.found_again(bundle, source, wanted, "--images-from"))
+    indices = (int(i) for i in images.flat if i >= 0)
+    return relocate.from_source(bundle, source, relocate.found_again(bundle, source, indices, "--images-from"))
 
 
 def unit_row(
@@ -103,15 +103,15 @@ def unit_row(
     layer, neuron, head = (int(v) for v in bundle["unit"][row])
     title = f"layer {layer}" + (f" neuron {neuron}" if neuron >= 0 else "") + (f" head {head}" if head >= 0 else "")
     shares = [(name, bundle[name][row]) for name in ("explained", "residual") if name in bundle and name not in bundle.derived]
-    shown = [*facts, *(f"{name} {value:.2f}" for name, value in shares)][:FACTS]
+    fact_list = [*facts, *(f"{name} {value:.2f}" for name, value in shares)][:FACTS]
     words: list[tuple[str, float]] = []
     if "word" in bundle:
         texts = bundle.text_list("words")["texts"]
         words = [(texts[j], c) for j, c in signed_words(bundle, row)[: words_in_row()]]
-    return SheetRow(title, " · ".join(shown), words, pictures, inner)
+    return SheetRow(title, " · ".join(fact_list), words, pictures, inner)
 
 
-def heading(bundle: Bundle, shown: int) -> tuple[str, str]:
+def heading(bundle: Bundle, count: int) -> tuple[str, str]:
     """Return the two lines above a sheet: the model, and the units and images that were measured.
 
     Args:
@@ -122,7 +122,7 @@ def heading(bundle: Bundle, shown: int) -> tuple[str, str]:
     model = str(header.model.get("name")) + (f" ({pretrained})" if pretrained else "")
     words = "" if "word" in bundle else " · no words yet: clip-decompose finds them"
     kind = KINDS.get(str(header.settings.get("units")), "neurons")
-    return model, f"{shown} of {bundle.units} {kind} · top images of {header.images.get('count')}{words}"
+    return model, f"{count} of {bundle.units} {kind} · top images of {header.images.get('count')}{words}"
 
 
 def png_bytes(sheet: Image.Image, bundle: Bundle) -> bytes:

@@ -118,16 +118,16 @@ def _texts(
     Args:
         faults: Counts of dropped answers by fault; those of every class are added.
     """
-    taken = set[str]()
+    used_texts = set[str]()
     for number, item in enumerate(progress(classes, "classes", len(classes))):
         class_faults = Counter[str]()
         if number < len(earlier):
             texts, class_faults = earlier[number].texts, Counter(earlier[number].faults)
-            taken.update(text.lower() for text in texts)
+            used_texts.update(text.lower() for text in texts)
             yield from ((number, text) for text in texts)
         else:
             texts = []
-            for text in characteristics(chat, item, taken, class_faults, count=options.per_class, seed=options.seed):
+            for text in characteristics(chat, item, used_texts, class_faults, count=options.per_class, seed=options.seed):
                 texts.append(text)
                 yield number, text
             if kept is not None:
@@ -138,9 +138,9 @@ def _texts(
             warn(f"{item.name}: {len(texts)} of {expected}; dropped: {_fault_list(class_faults)}")
 
 
-def _write(stream: BufferedIOBase, record: dict[str, Any], as_record: bool) -> None:
+def _write(stream: BufferedIOBase, record: dict[str, Any], as_records: bool) -> None:
     """Write a record, or its text as a plain line, and flush."""
-    if as_record:
+    if as_records:
         write_record(stream, record)
     else:
         stream.write(record["text"].encode() + b"\n")

@@ -127,11 +127,11 @@ class TopImages:
 
     def tops(self, bundle: Bundle, rows: Int[np.ndarray, " unit"]) -> list[Top]:
         """Top images and inertia of these units of a bundle; every bundle must be of the same model."""
-        shown, counted = self.options.images_per_unit, self.options.inertia_images
-        names, norm, place = self._ranking(bundle, rows, max(shown, counted))
-        values, counts = self._inertia(norm[:, :counted], place[:, :counted])
+        size, inertia_count = self.options.images_per_unit, self.options.inertia_images
+        names, norm, place = self._ranking(bundle, rows, max(size, inertia_count))
+        values, counts = self._inertia(norm[:, :inertia_count], place[:, :inertia_count])
         return [
-            Top(bundle, int(row), names[n][:shown], norm[n, :shown].tolist(), place[n, :shown].tolist(), values[n], counts[n])
+            Top(bundle, int(row), names[n][:size], norm[n, :size].tolist(), place[n, :size].tolist(), values[n], counts[n])
             for n, row in enumerate(rows)
         ]
 
@@ -149,20 +149,20 @@ class TopImages:
 
     def _inertia(self, norm: Float32[np.ndarray, "unit n"], place: Int[np.ndarray, "unit n"]) -> tuple[list[float], list[int]]:
         """Inertia of every unit, and its number of images: those that can be read and on which the unit acts."""
-        acting = np.where(norm > 0, place, -1)
-        self._embed(np.unique(acting[acting >= 0]).tolist())
-        rows = np.array([self._row.get(i, -1) for i in acting.flat], dtype=np.int64).reshape(acting.shape)  # (unit, n)
+        places = np.where(norm > 0, place, -1)
+        self._embed(np.unique(places[places >= 0]).tolist())
+        rows = np.array([self._row.get(i, -1) for i in places.flat], dtype=np.int64).reshape(places.shape)  # (unit, n)
         return inertia(self._embedding, torch.from_numpy(rows)).tolist(), (rows >= 0).sum(1).tolist()
 
     def _ranking(self, bundle: Bundle, rows: Int[np.ndarray, " unit"], count: int) -> Ranking:
         """Top images of these units, by centred norm as the bundle has them, or with --raw by norm over all images."""
         if self.options.raw:
             return self._raw_ranking(bundle, rows, count)
-        listed = bundle.text_list("images")
+        image_names = bundle.text_list("images")
         top, norm = bundle["top_image"][rows, :count], bundle["top_norm"][rows, :count]  # (unit, n)
         places = found_again(bundle, self.source, (int(i) for i in np.unique(top) if i >= 0), "PATH")
         place = np.array([[places.get(i, -1) for i in row] for row in top.tolist()], dtype=np.int64).reshape(top.shape)
-        return Ranking([[listed[i] for i in row if i >= 0] for row in top.tolist()], norm, place)
+        return Ranking([[image_names[i] for i in row if i >= 0] for row in top.tolist()], norm, place)
 
     def _raw_ranking(self, bundle: Bundle, rows: Int[np.ndarray, " unit"], count: int) -> Ranking:
         """Images of the source with the largest ||phi||.
@@ -174,9 +174,9 @@ class TopImages:
         if settings["effect"] == "indirect":
             raise UsageError("--raw: indirect effects cannot be measured again here; leave --raw out")
         batches = progress(self._batches(range(total)), "images", total, lambda batch: len(batch[0]))
-        paths = factored_effect(self.model.clip, settings["effect"], settings["units"])
+        effect = factored_effect(self.model.clip, settings["effect"], settings["units"])
         unit = torch.from_numpy(bundle["unit"][rows]).long()
-        largest = largest_norms(paths, unit, batches, min(count, total), bundle.header.scaled, self.screen)
+        largest = largest_norms(effect, unit, batches, min(count, total), bundle.header.scaled, self.screen)
         place = largest.image.numpy()  # (unit, n)
         names = [[self.source.names[i] for i in row if i >= 0] for row in place.tolist()]
         return Ranking(names, largest.norm.float().numpy(), place)
@@ -187,17 +187,17 @@ class TopImages:
         Raises:
             CliptoolsError: no image could be read.
         """
-        new = [place for place in places if place not in self._row]
-        if not new:
+        new_places = [place for place in places if place not in self._row]
+        if not new_places:
             return
-        batches = progress(self._batches(new), "top images", len(new), lambda batch: len(batch[0]))
+        batches = progress(self._batches(new_places), "top images", len(new_places), lambda batch: len(batch[0]))
         visual: Any = self.model.clip.visual
-        read, embedding = embeddings(visual, batches, self.screen)
-        if not self._row and not read and not len(self.screen):
+        readable, embedding = embeddings(visual, batches, self.screen)
+        if not self._row and not readable and not len(self.screen):
             raise CliptoolsError("none of the top images could be read")
-        self.screen.require(len(self._row) + len(read))
-        self._row |= {place: len(self._row) + j for j, place in enumerate(read)}
-        self._embedding = torch.cat([self._embedding.view(-1, embedding.shape[1]), embedding]) if read else self._embedding
+        self.screen.require(len(self._row) + len(readable))
+        self._row |= {place: len(self._row) + j for j, place in enumerate(readable)}
+        self._embedding = torch.cat([self._embedding.view(-1, embedding.shape[1]), embedding]) if readable else self._embedding
 
     def _batches(self, places: Sequence[int]) -> Iterator[Batch]:
         """These images, preprocessed."""
@@ -231,7 +231,7 @@ def run(options: TopOptions) -> None:
         _write_sheet(options.sheet, tops, images, options.images_per_unit)
     with text_output(options.output) as stream:
         if output_format == "table":
-            stream.write(_table(tops, whole=options.output is not None))
+            stream.write(_table(tops, all_rows=options.output is not None))
             return
         for record in _records(tops, options.raw):
             write_record(stream, record)
@@ -300,15 +300,15 @@ def _with_neurons(tops: Sequence[Top], neurons: Bundle, images: TopImages) -> li
     Raises:
         UsageError: the bundle of neurons lacks a neuron.
     """
-    groups: dict[tuple[int, int], list[Top]] = {}
+    pairs_of: dict[tuple[int, int], list[Top]] = {}
     for top in tops:
         layer, neuron, _ = top.unit
-        groups.setdefault((layer, neuron), []).append(replace(top, inner=True))
+        pairs_of.setdefault((layer, neuron), []).append(replace(top, inner=True))
     rows = {(layer, neuron): row for row, (layer, neuron, _) in enumerate(neurons["unit"].tolist())}
-    if missing := [unit for unit in groups if unit not in rows]:
+    if missing := [unit for unit in pairs_of if unit not in rows]:
         raise UsageError(f"--beside: this bundle has no neuron {unit_name(*missing[0], -1)}")
-    neuron_tops = images.tops(neurons, np.array([rows[unit] for unit in groups], dtype=np.int64))
-    return [top for neuron, pairs in zip(neuron_tops, groups.values(), strict=True) for top in (neuron, *pairs)]
+    neuron_tops = images.tops(neurons, np.array([rows[unit] for unit in pairs_of], dtype=np.int64))
+    return [top for neuron, pairs in zip(neuron_tops, pairs_of.values(), strict=True) for top in (neuron, *pairs)]
 
 
 def _records(tops: Sequence[Top], raw: bool) -> Iterator[dict[str, Any]]:
@@ -354,19 +354,19 @@ def _write_sheet(path: Path, tops: Sequence[Top], images: TopImages, columns: in
         stream.write(png_bytes(contact_sheet(*heading(units, sum(top.bundle is units for top in tops)), rows), units))
 
 
-def _table(tops: Sequence[Top], whole: bool) -> bytes:
+def _table(tops: Sequence[Top], all_rows: bool) -> bytes:
     """A table of the first units, or with `whole` of all."""
-    rows = len(tops) if whole else min(len(tops), TABLE_ROWS)
+    rows = len(tops) if all_rows else min(len(tops), TABLE_ROWS)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("unit", "inertia", "norm"):
         table.add_column(title, justify="right", no_wrap=True)
-    named = any("word" in top.bundle for top in tops)
-    for title in ("words", "top images")[not named :]:
+    with_words = any("word" in top.bundle for top in tops)
+    for title in ("words", "top images")[not with_words :]:
         table.add_column(title, overflow="fold")
     for top in tops[:rows]:
         words = "  ".join(shown_word(top.bundle, word, c) for word, c in _words(top)) if "word" in top.bundle else ""
         inertia_cell = "–" if math.isnan(top.inertia) else f"{top.inertia:.3f}"
         cells = [unit_name(*top.unit), inertia_cell, f"{top.norms[0]:.3g}" if top.norms else "–"]
-        table.add_row(*cells, *([Text(words)] if named else []), Text("  ".join(top.names[:TABLE_IMAGES])))
-    more = Text(f"… {count_of(len(tops) - rows, 'more unit')} (-f jsonl for all)", style="dim")
-    return rendered(table, *([more] if rows < len(tops) else []))
+        table.add_row(*cells, *([Text(words)] if with_words else []), Text("  ".join(top.names[:TABLE_IMAGES])))
+    remainder = Text(f"… {count_of(len(tops) - rows, 'more unit')} (-f jsonl for all)", style="dim")
+    return rendered(table, *([remainder] if rows < len(tops) else []))

@@ -122,62 +122,62 @@ def _check(stream: BufferedIOBase, name: str, output: Path | None) -> None:
         StreamError: Something is wrong.
     """
     bundle = read_unchecked(stream, name)
-    wrong = flaws(bundle)
+    fault_lines = flaws(bundle)
     with text_output(output) as out:
-        lines = wrong or [f"sound: {count_of(bundle.units, 'unit')}, {count_of(len(bundle.tensors), 'tensor')}"]
+        lines = fault_lines or [f"sound: {count_of(bundle.units, 'unit')}, {count_of(len(bundle.tensors), 'tensor')}"]
         out.write("".join(f"{escape(line)}\n" for line in lines).encode("utf-8"))
-    if wrong:
-        raise StreamError(f"{name}: not sound, {len(wrong)} thing{'s are' if len(wrong) > 1 else ' is'} wrong")
+    if fault_lines:
+        raise StreamError(f"{name}: not sound, {len(fault_lines)} thing{'s are' if len(fault_lines) > 1 else ' is'} wrong")
 
 
 def flaws(bundle: Bundle) -> list[str]:
     """Return a line for everything that is wrong with a bundle; a sound bundle has none."""
-    wrong = list(faults(bundle.tensors))
-    return wrong or list(itertools.chain.from_iterable(check(bundle) for check in CHECKS))
+    lines = list(faults(bundle.tensors))
+    return lines or list(itertools.chain.from_iterable(check(bundle) for check in CHECKS))
 
 
-def _units(bundle: Bundle) -> Iterator[str]:
+def _duplicate_faults(bundle: Bundle) -> Iterator[str]:
     unit, count = np.unique(bundle["unit"], axis=0, return_counts=True)
     if (count > 1).any():
         yield f"{count_of(int((count > 1).sum()), 'duplicate unit')}, as {unit_name(*unit[count > 1][0].tolist())}"
 
 
-def _lengths(bundle: Bundle) -> Iterator[str]:
+def _length_faults(bundle: Bundle) -> Iterator[str]:
     for name in ("direction", "component"):
         if name in bundle:
             length = np.linalg.norm(bundle[name].astype(np.float64), axis=-1)  # (unit, ..., d) -> (unit, ...)
-            yield from _where(bundle, (np.abs(length - 1) > ROUNDING) & (length > 0), f"`{name}` has neither length 1 nor 0")
+            yield from _fault(bundle, (np.abs(length - 1) > ROUNDING) & (length > 0), f"`{name}` has neither length 1 nor 0")
 
 
-def _shares(bundle: Bundle) -> Iterator[str]:
+def _share_faults(bundle: Bundle) -> Iterator[str]:
     for name in ("explained", "explained_all", "component_explained", "residual", "prefix_residual"):
         if name in bundle:
             outside = (bundle[name] < -ROUNDING) | (bundle[name] > 1 + ROUNDING)
-            yield from _where(bundle, outside, f"`{name}` is not between 0 and 1")
+            yield from _fault(bundle, outside, f"`{name}` is not between 0 and 1")
 
 
-def _norms(bundle: Bundle) -> Iterator[str]:
+def _norm_faults(bundle: Bundle) -> Iterator[str]:
     for name in ("top_norm", "threshold", "threshold_bound"):
         if name in bundle:
             filled = bundle["top_image"] >= 0 if name == "top_norm" and "top_image" in bundle else True
-            yield from _where(bundle, (bundle[name] < 0) & filled, f"`{name}` is negative")
+            yield from _fault(bundle, (bundle[name] < 0) & filled, f"`{name}` is negative")
     if "top_norm" in bundle:
-        yield from _where(bundle, np.diff(bundle["top_norm"], axis=1) > 0, "`top_norm` does not descend")
+        yield from _fault(bundle, np.diff(bundle["top_norm"], axis=1) > 0, "`top_norm` does not descend")
 
 
-def _lists(bundle: Bundle) -> Iterator[str]:
+def _list_faults(bundle: Bundle) -> Iterator[str]:
     for name, item in (("top_image", "an image"), ("word", "a text")):
         if name in bundle:
             rows = np.sort(bundle[name], axis=1)
-            yield from _where(bundle, (np.diff(rows, axis=1) == 0) & (rows[:, 1:] >= 0), f"`{name}` has {item} twice")
+            yield from _fault(bundle, (np.diff(rows, axis=1) == 0) & (rows[:, 1:] >= 0), f"`{name}` has {item} twice")
             gap = (bundle[name][:, :-1] < 0) & (bundle[name][:, 1:] >= 0)
-            yield from _where(bundle, gap, f"`{name}` has an entry after -1, which ends the list")
+            yield from _fault(bundle, gap, f"`{name}` has an entry after -1, which ends the list")
     if "word" in bundle and "coefficient" in bundle:
         surplus = (bundle["word"] < 0) & (bundle["coefficient"] != 0)
-        yield from _where(bundle, surplus, "`coefficient` is not 0 where there is no text")
+        yield from _fault(bundle, surplus, "`coefficient` is not 0 where there is no text")
 
 
-def _images(bundle: Bundle) -> Iterator[str]:
+def _image_faults(bundle: Bundle) -> Iterator[str]:
     if "images" not in bundle:
         return
     names = bundle.text_list("images")
@@ -196,10 +196,12 @@ def _images(bundle: Bundle) -> Iterator[str]:
             return
 
 
-CHECKS: tuple[Callable[[Bundle], Iterator[str]], ...] = (_units, _lengths, _shares, _norms, _lists, _images)
+CHECKS: tuple[Callable[[Bundle], Iterator[str]], ...] = (
+    _duplicate_faults, _length_faults, _share_faults, _norm_faults, _list_faults, _image_faults,
+)  # fmt: skip
 
 
-def _where(bundle: Bundle, wrong: Bool[np.ndarray, "unit ..."], fault: str) -> Iterator[str]:
+def _fault(bundle: Bundle, wrong: Bool[np.ndarray, "unit ..."], fault: str) -> Iterator[str]:
     """Yield the fault with the number of units that have it, and the first of them, if any."""
     units = np.flatnonzero(wrong.reshape(len(wrong), -1).any(1))  # (unit, ...) -> (wrong units)
     if len(units):
