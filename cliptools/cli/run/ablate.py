@@ -1,4 +1,7 @@
-"""The work of clip-ablate: accuracies of a model under all settings, from one pass over labelled images, and their table."""
+"""clip-ablate: accuracies of a model in all settings, from one pass over labelled images, as records or a table.
+
+ablate_settings.py parses the settings; analysis/ablation.py has the equations of the changed outputs.
+"""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -46,9 +49,9 @@ from cliptools.streaming.shards import keep_top_units
 from cliptools.text.vocabularies import Pool
 
 TOOL = "clip-ablate"
-SCENES = 1052  # rendered where no images are named: two of every concept
-LEAST_IMAGES = 500  # images after which a model at chance is refused
-SHOWN_MISTAKES = 3  # misclassified images that the message about it names
+SCENES = 1052  # rendered if no images are named: two of every concept
+LEAST_IMAGES = 500  # number of images from which on a model at chance is an error
+SHOWN_MISTAKES = 3  # number of misclassified images that this error names
 Record = dict[str, Any]
 
 
@@ -107,7 +110,7 @@ def _measure(bundles: Sequence[BundleSettings], images: ClassifiedImages, option
     """Return one record per setting, the untouched model first.
 
     Raises:
-        CliptoolsError: no image can be read or is usable, or the untouched model is at chance.
+        CliptoolsError: no image can be read or none is usable, or the untouched model is at chance.
     """
     indices = choose(images.source, options.limit, options.sample, options.seed)
     model = load_recorded_model(bundles[0].bundle.header.model, options.device, options.precision)
@@ -140,9 +143,9 @@ def _measure(bundles: Sequence[BundleSettings], images: ClassifiedImages, option
 
 
 def _class_embeddings(model: LoadedModel, images: ClassifiedImages, options: AblateOptions) -> Float[Tensor, "class d"]:
-    """Return the unit embeddings of the classes' first names; they are kept in the user's cache.
+    """Return the unit embeddings of the classes' first names, which the user's cache keeps.
 
-    Classes with the same name get the same embedding to the last bit, whatever batches the texts went through.
+    Classes with the same name get exactly the same embedding, in whatever batches the texts were encoded.
     """
     names = tuple(row.name for row in images.classes)
     t = encode_named(model, Pool("classes", names, digest(*names)), class_templates(model.name, options.templates))
@@ -179,7 +182,7 @@ def _score_batch(
     mistakes: list[str],
     guessing: Guessing,
 ) -> Scored:
-    """Compare a batch with the classes; add the first mistakes of the untouched model to `mistakes`, in words."""
+    """Compare a batch with the classes; append the first mistakes of the untouched model to `mistakes`, as texts."""
     label = images.label[list(numbers)]
     scored = score(output, text, torch.from_numpy(label))
     guessing.add(label, scored.best[0].cpu().numpy())
@@ -191,10 +194,10 @@ def _score_batch(
 
 
 def _check_chance(guessing: Guessing, images: ClassifiedImages, mistakes: Sequence[str]) -> str:
-    """Return how the untouched model compares with guessing: accuracies mean nothing if labels and classes do not match.
+    """Return how the untouched model compares with guessing; accuracies mean nothing if labels and classes do not match.
 
     Raises:
-        CliptoolsError: the untouched model does no better than guessing, over enough images to say so.
+        CliptoolsError: over enough images, the untouched model does no better than guessing.
     """
     standing = guessing.standing()
     if standing == "chance":
@@ -237,7 +240,7 @@ def _records(bundles: Sequence[BundleSettings], tally: Tally, settings: Record) 
 
 
 def _accuracies(tally: Tally, setting: int) -> Record:
-    """Accuracies of a setting with their intervals, and its likeness to the untouched model."""
+    """Return the accuracies of a setting with their intervals, and its agreement with the untouched model."""
     record: Record = {"n": tally.count}
     for name, share in {"top1": tally.top1(setting), "top5": tally.top5(setting)}.items():
         low, high = share.interval()
@@ -246,15 +249,18 @@ def _accuracies(tally: Tally, setting: int) -> Record:
 
 
 class _Computation(NamedTuple):
-    """Settings of one bundle, ready to run."""
+    """The computation of one bundle's settings."""
 
     ablation: Ablation | None
-    """None where all settings are joint."""
+    """None if all settings are joint."""
     joints: list[Joint]
 
 
 def _changed_outputs(model: LoadedModel, bundles: Sequence[BundleSettings], expected: int) -> tuple[ChangedOutputs, list[int]]:
-    """Return what computes the outputs in all settings, and the place of each setting, in the bundles' order, among them."""
+    """Return the function that computes the outputs in all settings, and for each setting the index of its outputs.
+
+    The settings are in the order of the bundles.
+    """
     computations = [_prepare(model, bundle_settings, expected) for bundle_settings in bundles]
     ablations = [
         (computation.ablation, bundle_settings.bundle.header.scaled)
@@ -273,10 +279,10 @@ def _changed_outputs(model: LoadedModel, bundles: Sequence[BundleSettings], expe
 
 
 def _prepare(model: LoadedModel, bundle_settings: BundleSettings, expected: int) -> _Computation:
-    """Read what the settings of one bundle need.
+    """Return the computation of one bundle's settings.
 
     Raises:
-        StreamError: bundle and model do not fit.
+        StreamError: bundle and model do not match.
     """
     joints = [joint_of(bundle_settings, setting.layers) for setting in bundle_settings.settings if setting.change.kind == "joint"]
     additive = [setting for setting in bundle_settings.settings if setting.change.kind != "joint"]
@@ -289,7 +295,7 @@ def _prepare(model: LoadedModel, bundle_settings: BundleSettings, expected: int)
 
 
 def _unit_changes(bundle_settings: BundleSettings, setting: Setting) -> ablation.Setting:
-    """Return the changes of a setting, each with the units that get it."""
+    """Return the changes of a setting, each with the mask of the units that it applies to."""
     rows = torch.from_numpy(bundle_settings.rows(setting.layers))  # (u,)
     kind, size, keep, along = setting.change
     kept = rows.clone()
@@ -308,7 +314,7 @@ def _unit_changes(bundle_settings: BundleSettings, setting: Setting) -> ablation
 
 
 def ablate_table(records: Sequence[Record]) -> bytes:
-    """Table with one row per setting, the untouched model first."""
+    """Return the table with one row per setting, the untouched model first."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("effect", "layers", "change"):
         table.add_column(title)
@@ -326,7 +332,7 @@ def ablate_table(records: Sequence[Record]) -> bytes:
 
 
 def setting_text(record: Record) -> str:
-    """A setting in words: `means`, `PC 1–4 of 20 %`, `16 words`."""
+    """Return a setting as a text: `means`, `PC 1–4 of 20 %`, `16 words`."""
     share = f"{100 * record.get('keep', 1):.4g} %"
     if "effect" not in record:
         return "untouched"
@@ -346,7 +352,7 @@ def setting_text(record: Record) -> str:
 
 
 def _layers(layers: Sequence[int]) -> str:
-    """Layers with runs joined, as `5–6, 8`."""
+    """Return layers as a text with runs joined: `5–6, 8`."""
     runs: list[list[int]] = []
     for layer in layers:
         if runs and runs[-1][-1] == layer - 1:

@@ -1,4 +1,9 @@
-"""Settings of clip-ablate: the changes that options ask for, and what a bundle and its model hold for them."""
+"""Settings of clip-ablate: the changes that the options name, and the tensors and effects that they need.
+
+A setting is a change of the units of some layers. `parse_changes` reads the changes from the options, and `open_bundles` reads
+the bundles and combines the changes with groups of layers. The other functions make the effect, the joint means, the units and
+the omitted units that analysis/ablation.py computes with.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +36,7 @@ REST = "rest"  # in records: the ablation of all units except those that --keep 
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeOptions(Options):
-    """Options of clip-ablate that say which units of which bundles are changed, and how."""
+    """Options of clip-ablate that select the units of the bundles and the changes of their effects."""
 
     bundles: tuple[Path, ...]
     layers: tuple[str, ...]
@@ -54,7 +59,7 @@ class Change(NamedTuple):
     size: int | None = None
     """For pc, the number of components; for words, the number of texts, None for all."""
     keep: float | None = None
-    """Share of the units that do not just become their means."""
+    """Share of the units that are not replaced by their means; None for all."""
     along: str | None = None
     """For words, one of WORDS_ALONG."""
 
@@ -90,12 +95,12 @@ class BundleSettings(NamedTuple):
         return str(self.bundle.header.settings.get("units", "neurons"))
 
     def rows(self, layers: Sequence[int]) -> Bool[np.ndarray, " u"]:
-        """Mask of the bundle's units that lie in these layers."""
+        """Return the mask of the bundle's units in these layers."""
         return np.isin(self.bundle["unit"][:, 0], layers)
 
 
 def parse_changes(options: ChangeOptions) -> list[Change]:
-    """Return the changes that every group of layers gets, in order and without duplicates.
+    """Return the changes that apply to every group of layers, in order and without duplicates.
 
     Raises:
         UsageError: an option is malformed, or has no effect without another one.
@@ -144,15 +149,15 @@ def _numbers(text: str | None, option: str) -> list[int]:
 
 
 def open_bundles(changes: Sequence[Change], options: ChangeOptions) -> list[BundleSettings]:
-    """Read the bundles of --bundle, or the one on standard input, and give each its settings.
+    """Read the bundles of --bundle, or the bundle on standard input, and return each with its settings.
 
     Raises:
-        StreamError: not a bundle, bundles of different models, or a bundle that lacks what a change needs.
-        UsageError: a bundle of other effects or units than --effect and --units say, or without a layer of --layers.
+        StreamError: an input is no bundle, bundles are of different models, or a bundle lacks a tensor that a change needs.
+        UsageError: a bundle has other effects or units than --effect and --units name, or lacks a layer of --layers.
     """
     files: Sequence[Path | None] = options.bundles or [None]
     if sum(file is None or str(file) == "-" for file in files) > 1:
-        raise UsageError("--bundle - is given more than once: standard input holds one bundle")
+        raise UsageError("--bundle -: standard input holds only one bundle; name files for the others")
     bundles: list[BundleSettings] = []
     for file in files:
         stream, name = open_input(file, "a bundle of clip-effects", "--bundle FILE")
@@ -192,10 +197,10 @@ def _check_effect(bundle: Bundle, name: str, options: ChangeOptions) -> None:
 
 
 def _layer_groups(bundle: Bundle, options: ChangeOptions) -> list[tuple[int, ...]]:
-    """Groups of layers whose units are changed together."""
+    """Return the groups of layers whose units are changed together."""
     groups = [parse_layers(text) for text in options.layers]
     for group in groups:
-        by_layers(bundle, group)  # refuses layers that the bundle does not hold
+        by_layers(bundle, group)  # an error for layers that the bundle does not hold
     layers = sorted(set(bundle["unit"][:, 0].tolist()))
     if not layers:
         raise StreamError("a bundle without units: nothing to change")
@@ -204,14 +209,14 @@ def _layer_groups(bundle: Bundle, options: ChangeOptions) -> list[tuple[int, ...
 
 
 def _with_size(change: Change, bundle: Bundle) -> Change:
-    """Return the change with all words of the bundle where --m is not given."""
+    """Return the change; without --m, with the number of words in the bundle as its size."""
     if change.kind != "words" or change.size is not None or "word" not in bundle:
         return change
     return change._replace(size=bundle["word"].shape[1])
 
 
 def _check_tensors(change: Change, settings: BundleSettings, name: str) -> None:
-    """Check that the bundle holds the tensors, as large as the change needs them."""
+    """Check that the bundle holds the tensors that the change needs, in the size that it needs."""
     bundle = settings.bundle
     if settings.effect == "indirect" and "token_mean" not in bundle:
         raise StreamError(f"{name}: indirect effects without `token_mean`, of an earlier version; run clip-effects again")
@@ -261,7 +266,7 @@ def effect_of(model: LoadedModel, bundle_settings: BundleSettings, settings: Seq
 
 
 def joint_of(bundle_settings: BundleSettings, layers: Sequence[int]) -> Joint:
-    """Neurons of the bundle in these layers, in ascending order, and their mean activations at every token."""
+    """Return the bundle's neurons in these layers, in ascending order, and their mean activations at every token."""
     unit = torch.from_numpy(bundle_settings.bundle["unit"]).long()
     mean = torch.from_numpy(bundle_settings.bundle["token_mean"])  # (u, token)
     neurons, means = {}, {}
@@ -273,7 +278,7 @@ def joint_of(bundle_settings: BundleSettings, layers: Sequence[int]) -> Joint:
 
 
 def units_of(model: LoadedModel, bundle_settings: BundleSettings) -> Units:
-    """Means, directions, thresholds and sums of words of the bundle's units."""
+    """Return the means, directions, thresholds and sums of words of the bundle's units."""
     bundle = bundle_settings.bundle
     sizes = sorted({setting.change.size or 1 for setting in bundle_settings.settings if setting.change.kind == "words"})
     sums = _sums_of_words(model, bundle, sizes) if sizes else {}
@@ -289,7 +294,7 @@ def _sums_of_words(model: LoadedModel, bundle: Bundle, sizes: Sequence[int]) -> 
     """Return, for every m of `sizes`, the directions of the units as sums of their first m texts.
 
     Raises:
-        StreamError: the vocabulary cannot be found again, so that its mean and the coefficients are unknown.
+        StreamError: the vocabulary has changed or is not available, so that its mean and the coefficients are unknown.
     """
     pool, word_list, words = recorded_pool(bundle), bundle.text_list("words"), bundle.header.settings.get("words", {})
     if pool.digest != word_list["digest"]:
@@ -316,7 +321,7 @@ def rest_of(bundle_settings: BundleSettings, effect: FactoredEffect) -> Rest | N
     """Return the units that clip-effects --keep left out of the bundle; None if there are none.
 
     Raises:
-        StreamError: the bundle has lost units since, or its effects are indirect.
+        StreamError: units were removed from the bundle later, or its effects are indirect.
     """
     bundle = bundle_settings.bundle
     if "rest_mean" not in bundle:
@@ -324,7 +329,7 @@ def rest_of(bundle_settings: BundleSettings, effect: FactoredEffect) -> Rest | N
     settings = bundle.header.settings
     if bundle_settings.effect == "indirect":
         raise StreamError(
-            "the bundle has no indirect effects of the units that clip-effects --keep left out; run it without --keep"
+            "the bundle has no indirect effects of the units that clip-effects --keep left out; run clip-effects without --keep"
         )
     if bundle.units != max(1, round(settings["keep"] * settings["measured"])):
         raise StreamError(

@@ -1,8 +1,8 @@
-"""Bundles as input and output of commands, for all commands that share them.
+"""Input and output of bundles, and tables, for all commands.
 
-`read_neurons` reads a bundle and checks that it has the tensors a command needs. `emit` writes one as safetensors, as JSON lines
-(a record a unit) or as a table. `rendered` and `write_table` print rich's tables to bytes, as wide as the terminal; without one,
-120 columns and no colours.
+`read_neurons` reads a bundle and checks that it has the tensors that a command needs. `emit` writes a bundle as safetensors, as
+JSON lines (one record per unit) or as a table. `rendered` and `write_table` make bytes of rich's tables: for a terminal with its
+width and colours, else with 120 columns and without colours.
 """
 
 import io
@@ -34,13 +34,13 @@ def read_neurons(path: Path | None, *required: str, option: str = "BUNDLE", devi
     """Read the bundle at `path` or on standard input; a bundle of pairs gets the directions that its model's weights give.
 
     Args:
-        needed: Tensors it must hold in addition to `direction`, such as `word`, which clip-decompose adds.
+        required: Tensors that it must hold in addition to `direction`, such as `word`, which clip-decompose adds.
         option: The option that names a file, for the message when standard input is a terminal.
         device: Device for the model, if it is loaded here.
 
     Raises:
         StreamError: The input is no bundle, or lacks a tensor (the message names the command that adds it); or `coefficient` is
-            needed, and the bundle has TextSpan's shares.
+            required, and the bundle has TextSpan's shares.
         ModelError: The model of a bundle of pairs is not available.
     """
     stream, name = open_input(path, "a bundle of clip-decompose" if "word" in required else "a bundle of clip-effects", option)
@@ -60,7 +60,7 @@ def read_neurons(path: Path | None, *required: str, option: str = "BUNDLE", devi
 
 
 def with_directions(bundle: Bundle, means: bool = False, device: str = "auto") -> Bundle:
-    """Add `direction`, and `mean` if asked for, to a bundle of pairs, from the weights of its model.
+    """Add `direction`, and with `means` also `mean`, to a bundle of pairs, from the weights of its model.
 
     The next call of load_recorded_model returns the same model.
 
@@ -85,7 +85,7 @@ def with_directions(bundle: Bundle, means: bool = False, device: str = "auto") -
 
 
 def record_source(bundle: Bundle) -> dict[str, Any]:
-    """Return the source that every record names: the model and the bundle's digest."""
+    """Return the fields of every record that name its source: the model and the bundle's digest."""
     return {"model": recorded_model(bundle.header.model), "bundle": bundle.digest}
 
 
@@ -204,7 +204,7 @@ def unit_keys(layer: int, neuron: int, head: int) -> dict[str, int]:
 
 
 def _write_table(bundle: Bundle, stream: BufferedIOBase, all_rows: bool) -> None:
-    """Write a table of the first units, or of all units if `whole`."""
+    """Write a table of the first units, or with `all_rows` of all units."""
     rows = bundle.units if all_rows else min(bundle.units, TABLE_ROWS)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("unit", "strength", "explained"):

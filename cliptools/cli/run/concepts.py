@@ -1,4 +1,7 @@
-"""The work of clip-concepts: records that describe images, by the neurons active on them or by CLIP's own ranking of texts."""
+"""clip-concepts: records that describe images by the words of the neurons active on them, or by CLIP's own ranking of texts.
+
+The equations of the scores are in analysis/concepts.py.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -50,11 +53,11 @@ TOOL = "clip-concepts"
 EFFECTS = ("second", "pooled")
 NEEDED_TENSORS = ("word", "coefficient", "words", "mean", "threshold")
 WIDTHS = {"image": 24, "active": 6, "found": 6}  # columns of the table
-SHOWN_NEURONS = 5  # in a record, those of largest weight
-SHOWN_WORDS = 3  # of each of them
+SHOWN_NEURONS = 5  # in a record: the neurons of largest weight
+SHOWN_WORDS = 3  # of each of these neurons
 Record = dict[str, Any]
 Describe = Callable[[Sequence[str], Tensor], Iterator[Record | str]]
-"""Function from names and pixels [b, 3, y, x] of images to a record of each, or the reason why the image is not usable."""
+"""Function from names and pixels [b, 3, y, x] of images to a record of each image, or the reason why it is not usable."""
 ScoreTexts = Callable[[Tensor], Tensor]
 """Function from weights of neurons [b, u] to scores of texts [b, text]."""
 
@@ -85,16 +88,16 @@ class ChosenImages(NamedTuple):
 
 
 class EarlierRun(NamedTuple):
-    """Work of an earlier run, in whole batches, so that the numbers do not depend on where it ended."""
+    """Work of an earlier run, in whole batches, so that the numbers do not depend on the image at which the run ended."""
 
     place: int = 0
-    """Place in the list of images from which on they are to be described."""
+    """Place in the list of the first image that is not described yet."""
     images: int = 0
-    """Number of images before it that could be read."""
+    """Number of images before this place that could be read."""
 
 
 def run(options: ConceptsOptions) -> None:
-    """Describe the images and write a record of each, or the recall over all.
+    """Describe the images and write a record of each, or the recall over all images.
 
     Raises:
         UsageError: options that contradict each other.
@@ -114,7 +117,7 @@ def run(options: ConceptsOptions) -> None:
     if options.layers:
         neurons = neurons.select(by_layers(neurons, parse_layers(options.layers)))
     if not neurons.units:
-        raise StreamError("a bundle without units: nothing can be active")
+        raise StreamError("a bundle without units: no unit can be active")
     images, truth = _open_images(options)
     common = {"settings": _settings(neurons, options)} | source
     if resumable is None:
@@ -130,7 +133,7 @@ def _check_usage(options: ConceptsOptions, resumable: Path | None) -> None:
     """Reject invalid combinations of options before any input is read.
 
     Args:
-        resumable: The output file, where an earlier run can be resumed.
+        resumable: The output file, if an earlier run of it can be resumed.
     """
     if "-" in options.paths and (options.bundle is None or str(options.bundle) == "-"):
         raise UsageError("- reads images from standard input, so the bundle needs a file: --bundle FILE")
@@ -143,10 +146,10 @@ def _check_usage(options: ConceptsOptions, resumable: Path | None) -> None:
 
 
 def _open_images(options: ConceptsOptions) -> tuple[ChosenImages, Annotations | None]:
-    """Return the images and, with --truth, what they show.
+    """Return the images and, with --truth, their ground truth.
 
     Raises:
-        StreamError: an image that the truth does not name, before any work is done.
+        StreamError: the ground truth lacks an image; this is checked before any other work.
     """
     source = open_images(options.paths)
     indices = choose(source, options.limit, options.sample, options.seed)
@@ -158,7 +161,7 @@ def _open_images(options: ConceptsOptions) -> tuple[ChosenImages, Annotations | 
 
 
 def _settings(neurons: Bundle, options: ConceptsOptions) -> Record:
-    """Settings that a record's numbers depend on, beside model and bundle."""
+    """Return the settings on which a record's numbers depend, in addition to model and bundle."""
     header = neurons.header.settings
     settings: Record = {"by": options.by, "words": options.words, "pool": header.get("words", {}).get("pool")}
     if options.by == "text":
@@ -171,10 +174,10 @@ def _settings(neurons: Bundle, options: ConceptsOptions) -> Record:
 def _read_earlier(
     part_file: KeptLines, images: ChosenImages, truth: Annotations | None, common: Record, options: ConceptsOptions
 ) -> EarlierRun:
-    """Return how far an earlier run got, and drop its lines beyond the last whole batch.
+    """Return the work of an earlier run, and drop its records after the last whole batch.
 
     Raises:
-        CliptoolsError: its lines are of other images or options.
+        CliptoolsError: the records are of other images or options.
         ImageError: with --strict, an image that the earlier run skipped.
     """
     names, earlier = [images.source.names[index] for index in images.indices], EarlierRun()
@@ -211,7 +214,7 @@ def _records(
     """Yield a record of each image, in the order of the list.
 
     Raises:
-        CliptoolsError: no image can be read or is usable.
+        CliptoolsError: no image can be read, or none is usable.
     """
     source, indices = images.source, images.indices[earlier.place :]
     model = load_recorded_model(neurons.header.model, options.device)
@@ -231,7 +234,7 @@ def _records(
     for numbers, results in in_halves(counted_batches, describe_batch):
         usable = screen.places(numbers, {place: result for place, (_, result) in enumerate(results) if isinstance(result, str)})
         for name, record in (results[place] for place in usable):
-            assert isinstance(record, dict)  # the others are reasons
+            assert isinstance(record, dict)  # images with reasons are not usable
             if truth is not None:
                 words = [concept["word"] for concept in record["concepts"]]
                 record |= {"truth": list(truth.of(name)), "found": found_names(truth.of(name), words)}
@@ -263,7 +266,7 @@ def _text_describer(neurons: Bundle, model: LoadedModel, options: ConceptsOption
 
 
 def _neuron_describer(neurons: Bundle, model: LoadedModel, options: ConceptsOptions) -> Describe:
-    """Return a function that describes images by the words, or the directions, of the neurons active on them."""
+    """Return a function that describes images by the words or the directions of the neurons active on them."""
     own_texts = neurons.text_list("words")["texts"]
     texts, score_texts = _score_texts(neurons, model, options)
     unit, b, r = (torch.from_numpy(neurons[name]) for name in ("unit", "mean", "direction"))
@@ -294,7 +297,7 @@ def _neuron_describer(neurons: Bundle, model: LoadedModel, options: ConceptsOpti
 
 
 def _score_texts(neurons: Bundle, model: LoadedModel, options: ConceptsOptions) -> tuple[Sequence[str], ScoreTexts]:
-    """Return the texts that images can be described by, and the function that scores them."""
+    """Return the texts that can describe images, and the function that scores them."""
     if options.by == "words":
         texts = neurons.text_list("words")["texts"]
         word, coefficient = torch.from_numpy(neurons["word"]), torch.from_numpy(neurons["coefficient"])
@@ -320,24 +323,24 @@ def _effect_of(neurons: Bundle, model: LoadedModel) -> FactoredEffect:
 
 
 def _vocabulary(neurons: Bundle, model: LoadedModel, options: ConceptsOptions) -> tuple[Sequence[str], Float[Tensor, "text d"]]:
-    """Return the whole vocabulary that the bundle's words come from, and its unit embeddings, with the same templates."""
+    """Return the vocabulary of the bundle's words, and its unit embeddings with the same templates."""
     pool = recorded_pool(neurons)
     templates = as_given(neurons.header.settings.get("words", {}).get("templates", ()))
     return pool.texts, encode_named(model, pool, templates, use_cache=not options.no_cache)
 
 
 def _neuron(neurons: Bundle, texts: Sequence[str], row: int, norm: SupportsFloat, along: SupportsFloat) -> Record:
-    """A unit as a record shows it.
+    """Return the fields of a unit for the record of an image.
 
     Args:
-        texts: The bundle's own words.
+        texts: The texts of the bundle's words.
     """
     words = [{"word": texts[j], "coefficient": rounded(c)} for j, c in signed_words(neurons, row)[:SHOWN_WORDS]]
     return unit_keys(*neurons["unit"][row].tolist()) | {"norm": rounded(norm), "projection": rounded(along), "words": words}
 
 
 def _write(records: Iterator[Record], common: Record, output_format: str, options: ConceptsOptions) -> None:
-    """Write records as they come, or with --evaluate the recall over them all, as JSON lines or rows of a table."""
+    """Write records as they come, or with --evaluate the recall over all, as JSON lines or rows of a table."""
     with text_output(options.output) as stream:
         if options.evaluate:
             records = iter([_recall(records)])
@@ -349,7 +352,7 @@ def _write(records: Iterator[Record], common: Record, output_format: str, option
 
 
 def _recall(records: Iterable[Record]) -> Record:
-    """Recall of the objects shown, over all images."""
+    """Return the recall of the objects shown, over all images."""
     counts = [(len(record["found"]), len(record["truth"]), record.get("active")) for record in records]
     share = recall([hits for hits, _, _ in counts], [names for _, names, _ in counts])
     record_total: Record = {"images": len(counts), "names": share.names, "found": share.found}
@@ -359,7 +362,7 @@ def _recall(records: Iterable[Record]) -> Record:
 
 
 def _write_row(stream: BufferedIOBase, record: Record, titles: bool) -> None:
-    """Write an image, or the recall over all, as a row of a table with fixed widths, so that later rows are not needed."""
+    """Write an image, or the recall over all images, as a row of a table. Fixed widths make it independent of later rows."""
     table = Table(box=None, pad_edge=False, header_style="bold", show_header=titles)
     if "image" in record:
         words = "  ".join(f"{concept['word']} {concept['score']:.3g}" for concept in record["concepts"])

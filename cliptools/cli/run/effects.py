@@ -1,6 +1,6 @@
-"""clip-effects: measure the effects of a model's units on images, into a bundle, or into the partial of one shard.
+"""clip-effects: measures the effects of a model's units on images, and writes a bundle or the partial of one shard.
 
-How an image's effects become statistics is in streaming/measure.py; the equations of each effect are in effects/.
+streaming/measure.py computes statistics from the effects of images; the equations of each effect are in effects/.
 """
 
 from collections.abc import Callable
@@ -43,12 +43,12 @@ from cliptools.streaming.shards import SAMPLE, kept_in, measure_shard
 from cliptools.streaming.vit_indirect import Indirect, cost, draw_sample, keep_all, token_means
 
 TOOL = "clip-effects"
-SCENES = 2000  # rendered where no images are named
+SCENES = 2000  # rendered if no images are named
 AFTER_MERGE = {
-    "keep": "which units act most is known only after the merge: give --keep to clip-merge",
+    "keep": "the units of largest effect are known only after the merge: give --keep to clip-merge",
     "thumbnails": "the top images are known only after the merge: give --thumbnails to clip-merge, with --images",
 }
-"""Options that a shard does not take, with the reason."""
+"""Options that --shard excludes, with the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,14 +79,14 @@ class EffectsOptions(Sampling, Measuring, Output):
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """All that a measurement needs."""
+    """Model, settings and images of a measurement."""
 
     model: LoadedModel
     choice: Choice
     settings: Settings
     images: NumberedImages
     arguments: dict[str, Any]
-    """Command-line arguments that change the result, for the history of the header."""
+    """Command-line arguments that change the result, for the header's history."""
 
 
 def run(options: EffectsOptions) -> None:
@@ -130,10 +130,10 @@ def run(options: EffectsOptions) -> None:
 
 
 def _shard_option(options: EffectsOptions, output_format: str) -> tuple[int, int] | None:
-    """Number of the shard and number of shards, after a check of the options that depend on --shard; None without it.
+    """Return number and count of shards from --shard, None without it; check the options that depend on it.
 
     Raises:
-        UsageError: an option that does not go with --shard, or only with it.
+        UsageError: an option excludes --shard, or needs it.
     """
     if options.shard is None:
         for name in ("resume", "centre"):
@@ -144,9 +144,11 @@ def _shard_option(options: EffectsOptions, output_format: str) -> tuple[int, int
     if "-" in options.paths:
         raise UsageError("--shard needs the whole list of images, and standard input can be read only once: name files")
     if output_format != "safetensors":
-        raise UsageError(f"--shard writes a partial, which is not {output_format}: leave -f out, clip-merge has all formats")
+        raise UsageError(
+            f"--shard writes a partial, which is always safetensors, not {output_format}: leave out -f, clip-merge has it"
+        )
     if options.effect == "indirect":
-        raise UsageError("--shard: indirect effects need mean activations over all images first, which no shard has")
+        raise UsageError("--shard: --effect indirect needs mean activations over all images first, which a shard does not have")
     for name, reason in AFTER_MERGE.items():
         if getattr(options, name):
             raise UsageError(f"--{name} does not go with --shard: {reason}")
@@ -156,10 +158,10 @@ def _shard_option(options: EffectsOptions, output_format: str) -> tuple[int, int
 
 
 def _parse_shard(text: str) -> tuple[int, int]:
-    """`3/8` as (3, 8).
+    """Parse --shard: `3/8` gives (3, 8).
 
     Raises:
-        UsageError: another form, or a number that is not from 1 to N.
+        UsageError: the text has another form, or the first number is not from 1 to N.
     """
     i, slash, n = text.partition("/")
     if not (slash and i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
@@ -168,22 +170,22 @@ def _parse_shard(text: str) -> tuple[int, int]:
 
 
 def _open_source(options: EffectsOptions) -> ImageSource:
-    """The images that the command line names, or rendered scenes for an embedded model.
+    """Return the images that the command line names, or rendered scenes for an embedded model.
 
     Raises:
-        UsageError: no images for a model that is not embedded; or --sample without images.
+        UsageError: no images are named for a model that is not embedded, or --sample is given without images.
     """
     if options.paths:
         return open_images(options.paths)
     if options.model not in EMBEDDED:
         raise UsageError(f"no images named: {options.model} needs a PATH (scenes are rendered for {', '.join(EMBEDDED)} only)")
     if options.sample is not None:
-        raise UsageError("--sample draws from images named as PATH; for other rendered scenes use --seed")
+        raise UsageError("--sample needs a PATH to draw images from; for other rendered scenes use --seed")
     return scenes_for(options.model, options.limit or SCENES, options.seed)
 
 
 def _measure_bundle(task: Task, keep_share: float | None, options: EffectsOptions) -> Bundle:
-    """Measure all images; return the bundle of their effects, and say on standard error what was measured."""
+    """Measure all images, print a summary to standard error, and return the bundle of effects."""
     model, choice, settings, images = task.model, task.choice, task.settings, task.images
     screen, batches, expected = images.screen(), partial(images.batches, model.transform), len(images.indices)
 
@@ -215,14 +217,14 @@ def _measure_bundle(task: Task, keep_share: float | None, options: EffectsOption
     bundle = effects_bundle(header, effects, settings, names, keep, thumbnails)
     if not isinstance(effect, Indirect):
         return bundle
-    token_mean = torch.cat([effect.means[layer].T for layer in choice.layers])  # of each layer (token, n) -> (units, token)
+    token_mean = torch.cat([effect.means[layer].T for layer in choice.layers])  # per layer (token, n) -> (units, token)
     if keep is not None:
         token_mean = token_mean[keep.units.to(token_mean.device)]
     return bundle.with_tensors(bundle.header, token_mean=token_mean.cpu().numpy().astype(np.float32))
 
 
 def _write_shard(task: Task, i: int, n: int, options: EffectsOptions) -> None:
-    """Measure shard i of n and write it as a partial; with --resume, leave a finished file alone.
+    """Measure shard i of n and write it as a partial; with --resume, do nothing if the file is finished.
 
     Raises:
         CliptoolsError: with --resume, the file holds another shard or another run.
@@ -231,7 +233,7 @@ def _write_shard(task: Task, i: int, n: int, options: EffectsOptions) -> None:
     header = _shard_header(task, i, n, options)
     if options.resume and options.output is not None and options.output.exists():
         _check_finished(options.output, header)
-        note(f"{TOOL}: {options.output}: shard {i} of {n} is there already")
+        note(f"{TOOL}: {options.output}: shard {i} of {n} exists already")
         return
     shard_images = replace(images, order=images.order[i - 1 :: n])
     sample = replace(images, order=images.order[:SAMPLE])
@@ -266,7 +268,7 @@ def _write_shard(task: Task, i: int, n: int, options: EffectsOptions) -> None:
 
 
 def _shard_header(task: Task, i: int, n: int, options: EffectsOptions) -> Header:
-    """The header of shard i of n, without the number of images that can be read."""
+    """Return the header of shard i of n, without the number of images that can be read."""
     names, image_count = task.images.names, len(task.images.indices)
     settings = recorded_settings(task.choice, task.settings, image_count)
     settings |= {name: getattr(options, name) for name in ("components", "seed", "limit", "sample")}
@@ -280,18 +282,18 @@ def _check_finished(path: Path, header: Header) -> None:
     """Check that a file is the finished shard of this header.
 
     Raises:
-        CliptoolsError: it is another shard or of another run, or damaged.
+        CliptoolsError: the file is damaged, another shard, or of another run.
     """
     file = PartialFile(path)
     reason = difference(file.header, header)
     if reason is None and file.have != header.settings["have"]:
         reason = f"{shards_text(file.have, file.of)} instead of {shards_text(header.settings['have'], file.of)}"
     if reason is not None:
-        raise CliptoolsError(f"{path}: started otherwise ({reason}); use the same options, or write to another file")
+        raise CliptoolsError(f"{path}: started with other options ({reason}); use the same options, or write to another file")
 
 
 def _recorded_basis(path: Path, header: Header) -> Callable[[UnitBlock], Basis]:
-    """The basis that all shards share, read from the partial of another shard.
+    """Return the basis that all shards share, read from the partial of another shard.
 
     Raises:
         CliptoolsError: the partial is of another run.

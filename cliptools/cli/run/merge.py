@@ -1,6 +1,6 @@
-"""clip-merge: join partials of clip-effects --shard into the bundle of one run, or into one partial.
+"""clip-merge: joins partials of clip-effects --shard into the bundle of one run, or into one partial.
 
-streaming/shard_statistics.py adds partials up; streaming/shards.py decides which top images their sums can certify.
+streaming/shard_statistics.py adds partials; streaming/shards.py decides which top images the sums certify.
 """
 
 from collections.abc import Iterator, Sequence, Set
@@ -43,7 +43,7 @@ from cliptools.streaming.shards import Concluded, blocks_to_merge, conclude
 
 TOOL = "clip-merge"
 NAMED_UNITS = 5  # uncertain units that the warning names
-NOT_RECORDED = ("parts", "partial", "images")  # they leave no trace in the bundle, except that --images settles units
+NOT_RECORDED = ("parts", "partial", "images")  # not in the history; --images only settles uncertain units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class PartialSet:
     settings: Settings
 
     def joined(self, block: UnitBlock) -> ShardStatistics:
-        """The statistics of some units, added up over the partials, of which one at a time is in memory.
+        """Return the statistics of a block of units, added over the partials; one partial at a time is in memory.
 
         Raises:
             CliptoolsError: two partials have different provisional means.
@@ -87,7 +87,7 @@ class PartialSet:
         return total
 
     def names(self, numbers: Set[int]) -> dict[int, str]:
-        """Names of the images with these numbers, all of which are in top lists of the partials."""
+        """Return the names of the images with these numbers, which must be in top lists of the partials."""
         return {number: name for file in self.files for number, name in file.names().items() if number in numbers}
 
 
@@ -106,10 +106,10 @@ def run(options: MergeOptions) -> None:
 
 
 def _check_partial(options: MergeOptions, output_format: str) -> None:
-    """Reject options that do not go with --partial.
+    """Reject options that --partial excludes.
 
     Raises:
-        UsageError: the first such option.
+        UsageError: such an option is given.
     """
     for name in ("images", "keep", "thumbnails"):
         if getattr(options, name):
@@ -119,11 +119,11 @@ def _check_partial(options: MergeOptions, output_format: str) -> None:
 
 
 def _open_partials(paths: Sequence[Path], memory: float) -> PartialSet:
-    """Open partials that are undamaged and of one run.
+    """Open the partials, and check that they are undamaged and of one run.
 
     Raises:
-        StreamError: a file that is no partial, or damaged.
-        CliptoolsError: partials of different runs.
+        StreamError: a file is damaged or not a partial.
+        CliptoolsError: the partials are of different runs.
         UsageError: standard input is named twice.
     """
     if [str(path) for path in paths].count("-") > 1:
@@ -148,13 +148,13 @@ def _open_partials(paths: Sequence[Path], memory: float) -> PartialSet:
 
 
 def _check_shards(partials: PartialSet, incomplete: bool) -> None:
-    """Check that every shard is there once.
+    """Check that no shard is duplicate or missing.
 
     Args:
-        incomplete: Some shards may be missing.
+        incomplete: Allow missing shards, and only print a note.
 
     Raises:
-        CliptoolsError: a shard is there twice, or missing where all are needed.
+        CliptoolsError: a shard is duplicate, or missing without `incomplete`.
     """
     paths: dict[int, Path] = {}
     for file in partials.files:
@@ -165,9 +165,7 @@ def _check_shards(partials: PartialSet, incomplete: bool) -> None:
     total = partials.files[0].of
     missing = sorted(set(range(1, total + 1)) - set(paths))
     if missing and not incomplete:
-        raise CliptoolsError(
-            f"{shards_text(missing, total)} missing: name their partials too, or join the given ones with --partial"
-        )
+        raise CliptoolsError(f"{shards_text(missing, total)} missing: name their partials too, or join the others with --partial")
     if missing:
         note(f"{TOOL}: {shards_text(missing, total)} missing")
 
@@ -186,7 +184,7 @@ def _write_joined(partials: PartialSet, output: Path | None) -> None:
 
 
 def _merge(partials: PartialSet, keep_share: float | None, options: MergeOptions) -> Bundle:
-    """The bundle of all shards; top images in doubt are read again where the images are named."""
+    """Return the bundle of all shards; if the images are available, read top images in doubt again."""
     header, choice, settings = partials.header, partials.choice, partials.settings
     images = _listed_images(partials, options)
     if images is None and options.thumbnails:
@@ -226,15 +224,15 @@ def _merge(partials: PartialSet, keep_share: float | None, options: MergeOptions
 
 
 def _arguments(options: MergeOptions) -> dict[str, Any]:
-    """The arguments that the history records."""
+    """Return the arguments that the history records."""
     return {name: value for name, value in history_arguments(options).items() if name not in NOT_RECORDED}
 
 
 def _listed_images(partials: PartialSet, options: MergeOptions) -> NumberedImages | None:
-    """The images of the shards: those of --images, or scenes rendered again; None where neither is possible.
+    """Return the images of the shards: those of --images, or scenes rendered again; None if there are neither.
 
     Raises:
-        CliptoolsError: the images are not those of the shards.
+        CliptoolsError: the images differ from those of the shards.
     """
     settings_record, expected = partials.header.settings, partials.header.images
     if options.images:
@@ -252,12 +250,12 @@ def _listed_images(partials: PartialSet, options: MergeOptions) -> NumberedImage
 
 
 def _warn_of_uncertain_units(result: Concluded, files: Sequence[PartialFile]) -> None:
-    """Warn of the units whose top images are not certain, with the command line that settles them."""
+    """Warn of the units whose top images are not certain, and name the command line that makes them certain."""
     units = [unit_name(*unit) for unit in result.uncertain.tolist()]
     more_text = f" and {len(units) - NAMED_UNITS} more" if len(units) > NAMED_UNITS else ""
     images = "all images" if result.doubtful is None else count_of(result.doubtful, "image")
     paths = " ".join(str(file.path) for file in files[:2]) + (" ..." if len(files) > 2 else "")
     warn(
         f"top images of {count_of(len(units), 'unit')} are not certain: {', '.join(units[:NAMED_UNITS])}{more_text}; "
-        f"{TOOL} {paths} --images PATH reads {images} again and settles them"
+        f"{TOOL} {paths} --images PATH reads {images} again and makes them certain"
     )

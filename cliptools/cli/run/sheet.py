@@ -1,4 +1,4 @@
-"""clip-sheet: draws a contact sheet of neurons as PNG; and the rows, heading and PNG that clip-top's sheets share with it."""
+"""clip-sheet: draws a contact sheet of neurons as PNG; rows, heading and PNG are functions that clip-top uses as well."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from cliptools.io.files import binary_output
 from cliptools.io.header import KEY
 from cliptools.render.contact_sheet import SheetRow, contact_sheet, most_rows, words_in_row
 
-FACTS = 2  # more do not fit beside a unit's name
+FACTS = 2  # beside a unit's name; more do not fit
 KINDS = {"pairs": "pairs of a neuron and a head", "heads": "heads"}
 Fetch = Callable[[int], Image.Image | None]
 """A function that returns the picture of an image, given its index in the bundle; None if it has no picture."""
@@ -44,7 +44,7 @@ def run(options: SheetOptions) -> None:
     """Draw the sheet.
 
     Raises:
-        StreamError: The input is no bundle.
+        StreamError: The input is not a bundle.
         UsageError: The picture would be too large, or there are no pictures to draw.
     """
     stream, name = open_input(options.bundle, "a bundle", "BUNDLE")
@@ -78,12 +78,12 @@ def _from_paths(bundle: Bundle, paths: tuple[str, ...], images: Int[np.ndarray, 
     """Return a function that reads images by their names in the bundle.
 
     Args:
-        shown: Images that will be asked for; -1 where a unit has no more.
+        images: Indices of the images to read; -1 after the last image of a unit.
 
     Raises:
-        UsageError: None of these images is there.
+        UsageError: The paths contain no such image.
     """
-    # Inside, because it imports torch, which sheets of thumbnails can do without.
+    # Inside, because it imports torch, which sheets of thumbnails do not need.
     from cliptools.images import loader, relocate
 
     source = loader.open_images(paths)
@@ -115,7 +115,7 @@ def heading(bundle: Bundle, count: int) -> tuple[str, str]:
     """Return the two lines above a sheet: the model, and the units and images that were measured.
 
     Args:
-        shown: Number of units on the sheet.
+        count: Number of units on the sheet.
     """
     header = bundle.header
     pretrained = header.model.get("pretrained")
@@ -126,7 +126,7 @@ def heading(bundle: Bundle, count: int) -> tuple[str, str]:
 
 
 def png_bytes(sheet: Image.Image, bundle: Bundle) -> bytes:
-    """Return the PNG, with the bundle's header in a text chunk to record where the picture comes from."""
+    """Return the PNG, with the bundle's header in a text chunk that records the source of the picture."""
     chunks = PngInfo()
     chunks.add_itxt(KEY, bundle.header.to_json())
     buffer = BytesIO()

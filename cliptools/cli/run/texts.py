@@ -1,4 +1,4 @@
-"""Work of clip-texts: asks a language model for texts of every class, keeps them class by class, and writes the vocabulary."""
+"""clip-texts: asks a language model for texts of every class, keeps those of finished classes, and writes the vocabulary."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -71,17 +71,17 @@ def run(options: TextsOptions) -> None:
 
 
 def _writes_records(options: TextsOptions) -> bool:
-    """Return whether the output has records instead of plain lines: -f decides, else the name of the output file."""
+    """Return whether the output has records instead of plain lines, by -f, else by the name of the output file."""
     if options.output_format is None:
         return options.output is not None and options.output.suffix == ".jsonl"
     return options.output_format == "jsonl"
 
 
 def _earlier_texts(kept: KeptRecords | None, classes: Sequence[ClassName], settings: dict[str, Any]) -> list[ClassTexts]:
-    """Texts of the first classes that an interrupted run has finished.
+    """Return the texts of the first classes, which an interrupted run has finished.
 
     Args:
-        settings: Settings that the texts depend on.
+        settings: Settings on which the texts depend.
 
     Raises:
         CliptoolsError: the run had other settings or classes, or its file is damaged.
@@ -116,7 +116,7 @@ def _texts(
     """Yield every text with the number of its class, as soon as it exists.
 
     Args:
-        faults: Counts of dropped answers by fault; those of every class are added.
+        faults: Counts of dropped answers by fault, to which those of every class are added.
     """
     used_texts = set[str]()
     for number, item in enumerate(progress(classes, "classes", len(classes))):
@@ -148,5 +148,5 @@ def _write(stream: BufferedIOBase, record: dict[str, Any], as_records: bool) -> 
 
 
 def _fault_list(faults: Counter[str]) -> str:
-    """`3 naming the class, 1 unfinished`, the most frequent first."""
+    """Return the faults as a text, the most frequent first: `3 naming the class, 1 unfinished`."""
     return ", ".join(f"{count} {fault}" for fault, count in faults.most_common()) or "none"

@@ -1,7 +1,8 @@
-"""clip-view: selects units of a bundle, prints its header, or checks that its tensors mean what their names say.
+"""clip-view: selects units of a bundle, prints its header, or checks the values of its tensors.
 
-`flaws` is the check: after the rules that every command relies on (cliptools.io.bundle_faults), directions have length 1, shares
-lie between 0 and 1, norms are not negative and descend, lists have no duplicates, and thumbnails are pictures.
+`flaws` is the check. It applies the rules on which every command relies (io/bundle_faults.py). If they hold, it checks that
+directions have length 1, shares are between 0 and 1, norms are not negative and descend, lists have no duplicates, and thumbnails
+are pictures.
 """
 
 import itertools
@@ -27,8 +28,8 @@ from cliptools.io.jsonl import unit_name
 
 TOOL = "clip-view"
 STRONGEST, SORT = 8, "index"
-"""Defaults of --strongest and --sort; the options themselves are None unless given."""
-ROUNDING = 1e-3  # of a length or a share: float32, after long sums
+"""Defaults of --strongest and --sort; the options are None if they are not given."""
+ROUNDING = 1e-3  # largest error of a length or a share, after long sums in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class Selection(Options):
 
     @property
     def is_given(self) -> bool:
-        """Return whether the command line asks for more than the whole bundle in its own order."""
+        """Return whether any option selects or sorts units; otherwise the whole bundle is written in its own order."""
         return any(getattr(self, field.name) is not None for field in fields(Selection))
 
 
@@ -63,8 +64,8 @@ def run(options: ViewOptions) -> None:
     """Print the header, check the bundle, or write the selected units.
 
     Raises:
-        StreamError: The input is no bundle, or the check finds something wrong.
-        UsageError: The bundle does not hold what the selection asks for.
+        StreamError: The input is not a bundle, or the check finds a fault.
+        UsageError: The bundle lacks a tensor or a unit that the selection needs.
     """
     stream, name = open_input(options.bundle, "a bundle", "BUNDLE")
     with stream:
@@ -89,7 +90,7 @@ def _arguments(options: ViewOptions) -> dict[str, object]:
 
 
 def _rows(bundle: Bundle, selection: Selection) -> Int[np.ndarray, " selected"]:
-    """Return the row numbers of the selected units, in the order asked for."""
+    """Return the row numbers of the selected units, in the order of --sort."""
     mask = np.ones(bundle.units, dtype=bool)
     if selection.layers:
         mask &= by_layers(bundle, parse_layers(selection.layers))
@@ -116,10 +117,10 @@ def _print_header(stream: BufferedIOBase, name: str, output: Path | None) -> Non
 
 
 def _check(stream: BufferedIOBase, name: str, output: Path | None) -> None:
-    """Write a line for everything that is wrong with the bundle, or a line that it is sound.
+    """Write a line for each fault of the bundle, or a line that the bundle is sound.
 
     Raises:
-        StreamError: Something is wrong.
+        StreamError: The bundle has a fault.
     """
     bundle = read_unchecked(stream, name)
     fault_lines = flaws(bundle)
@@ -131,7 +132,7 @@ def _check(stream: BufferedIOBase, name: str, output: Path | None) -> None:
 
 
 def flaws(bundle: Bundle) -> list[str]:
-    """Return a line for everything that is wrong with a bundle; a sound bundle has none."""
+    """Return a line for each fault of a bundle; a sound bundle has none."""
     lines = list(faults(bundle.tensors))
     return lines or list(itertools.chain.from_iterable(check(bundle) for check in CHECKS))
 
@@ -202,7 +203,7 @@ CHECKS: tuple[Callable[[Bundle], Iterator[str]], ...] = (
 
 
 def _fault(bundle: Bundle, wrong: Bool[np.ndarray, "unit ..."], fault: str) -> Iterator[str]:
-    """Yield the fault with the number of units that have it, and the first of them, if any."""
+    """Yield the fault with the number of units that have it and the first such unit; nothing if no unit has it."""
     units = np.flatnonzero(wrong.reshape(len(wrong), -1).any(1))  # (unit, ...) -> (wrong units)
     if len(units):
         yield f"{fault}: {len(units)} of {count_of(bundle.units, 'unit')}, as {unit_name(*bundle['unit'][units[0]].tolist())}"
