@@ -256,7 +256,7 @@ BAD = [
     ("--concepts", '{"image": "a", "concepts": [{"word": "w", "score": 1' + "0" * 400 + "}]}\n", "is too large)"),
     ("--concepts", '{"image": "a", "concepts": [{"word": "w", "score": "1"}]}\n', "`score` should be a number"),
     ("--concepts", '{"image": 3, "concepts": []}\n', "`image` should be a text, found 3"),
-    ("--concepts", '{"image": "a", "concepts": [], "model": {"name": "other", "sha256": "1"}}\n', "made with another model (other)"),
+    ("--concepts", '{"image": "a", "concepts": [], "model": {"name": "other", "sha256": "1"}}\n', "another model (other)"),
     ("--fooled", '{"depict": "a", "predict": "b"}\n', "`margin` should be a number, found nothing"),
     ("--fooled", '{"depict": "a", "predict": "b", "margin": 1, "fooled": "yes"}\n', "`fooled` should be true or false"),
     ("--fooled", '{"word": "a"}\n', "`depict` should be a text, found nothing"),
