@@ -319,8 +319,12 @@ def choose_format(option: str | None, output: Path | None, default: str) -> str:
     return "table" if stdout_is_terminal() else default
 
 
-def open_input(path: Path | None, what: str, option: str = "a file") -> tuple[BufferedIOBase, str]:
-    """Open the named file or standard input; also return its name for messages.
+def open_input(path: Path | None, content: str, option: str = "a file") -> tuple[BufferedIOBase, str]:
+    """Open the named file or standard input, and return it with its name for messages.
+
+    Args:
+        content: Kind of the expected data, for the message.
+        option: Option or argument that names a file, for the message.
 
     Raises:
         CliptoolsError: The file cannot be opened.
@@ -332,7 +336,7 @@ def open_input(path: Path | None, what: str, option: str = "a file") -> tuple[Bu
         except OSError as error:
             raise CliptoolsError(f"{path}: {error.strerror}") from None
     if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
-        raise UsageError(f"expected {what} on standard input: pipe it in or name {option}")
+        raise UsageError(f"expected {content} on standard input: pipe it in or name {option}")
     return cast(BufferedIOBase, sys.stdin.buffer), "standard input"
 
 
@@ -354,11 +358,11 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
-def parse_percentage(text: str, what: str) -> float:
+def parse_percentage(text: str, option: str) -> float:
     """Parse a percentage: `20%` gives 0.2.
 
     Args:
-        what: The option, for the message.
+        option: Name of the option, for the message.
 
     Raises:
         UsageError: The text is not a percentage above 0 and at most 100.
@@ -369,15 +373,15 @@ def parse_percentage(text: str, what: str) -> float:
     except ValueError:
         share = math.nan
     if not percent or surplus or not 0 < share <= 1:
-        raise UsageError(f"{what} {text}: expected a percentage like 20%")
+        raise UsageError(f"{option} {text}: expected a percentage like 20%")
     return share
 
 
-def parse_layers(text: str, what: str = "--layers") -> tuple[int, ...]:
+def parse_layers(text: str, option: str = "--layers") -> tuple[int, ...]:
     """Parse a list of layers: `8-10,11` gives (8, 9, 10, 11).
 
     Args:
-        what: The option, for the message.
+        option: Name of the option, for the message.
 
     Raises:
         UsageError: The text is not a list of numbers and ranges.
@@ -386,6 +390,6 @@ def parse_layers(text: str, what: str = "--layers") -> tuple[int, ...]:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
-            raise UsageError(f"{what} {text}: expected layers like 8-10 or 5,6, found {part!r}")
+            raise UsageError(f"{option} {text}: expected layers like 8-10 or 5,6, found {part!r}")
         layers.update(range(int(first), int(last if dash else first) + 1))
     return tuple(sorted(layers))

@@ -283,10 +283,10 @@ def _left_out_text(descriptions: Sequence[Description], painter: Painter) -> str
         return ""
     ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
     word_list = ", ".join(f"{word} {count}" for word, count in ranked[:LEFT_OUT_WORDS])
-    more = ", …" if len(ranked) > LEFT_OUT_WORDS else ""
+    more_text = ", …" if len(ranked) > LEFT_OUT_WORDS else ""
     incomplete = sum(bool(understood.left_out) for understood in readings)
     return (
-        f"some words are not drawn in {incomplete} of {count_of(len(readings), 'description')} ({word_list}{more}); "
+        f"some words are not drawn in {incomplete} of {count_of(len(readings), 'description')} ({word_list}{more_text}); "
         f"`drawn` lists what the pictures show"
     )
 

@@ -154,8 +154,8 @@ class Evaluation:
             return {"check": {"by": self.judge.model.name, "depicted": judgement[0], "predicted": judgement[1]}}
         if picture.shown is None:
             return {}
-        shown = {name.lower() for name in picture.shown}
-        depicted, predicted = (any(name.lower() in shown for name in item.names) for item in (depict, predict))
+        shown_names = {name.lower() for name in picture.shown}
+        depicted, predicted = (any(name.lower() in shown_names for name in item.names) for item in (depict, predict))
         return {"check": {"by": "scene", "depicted": depicted, "predicted": predicted}}
 
 

@@ -165,12 +165,12 @@ def with_words(effects: Bundle, pursuit: Pursuit, pool: Pool, settings: dict[str
         step: Arguments for the header's history.
     """
     word = pursuit.word.cpu().numpy()  # (unit, m): indices into the vocabulary, -1 after the last text
-    used = np.unique(word[word >= 0])
+    used_words = np.unique(word[word >= 0])
     word_tensors: dict[str, np.ndarray] = {
-        "word": np.where(word >= 0, np.searchsorted(used, word), -1).astype(np.int32),
+        "word": np.where(word >= 0, np.searchsorted(used_words, word), -1).astype(np.int32),
         "coefficient": pursuit.coefficient.cpu().numpy(),
         "residual": pursuit.residual.cpu().numpy(),
-        "words": json_tensor({"texts": [pool.texts[j] for j in used], "pool": pool.name, "digest": pool.digest}),
+        "words": json_tensor({"texts": [pool.texts[j] for j in used_words], "pool": pool.name, "digest": pool.digest}),
     }
     if prefixes := settings.get("prefix"):
         word_tensors["prefix_residual"] = pursuit.path[:, [k - 1 for k in prefixes]].cpu().numpy()  # (unit, m) -> (unit, prefix)

@@ -72,13 +72,13 @@ class PictureTable:
         Raises:
             UsageError: Paths were given, and they have none of the images.
         """
-        missing = [name for name, number in zip(self.names, self.picture_of, strict=True) if number == NO_PICTURE]
-        if not missing:
+        missing_names = [name for name, number in zip(self.names, self.picture_of, strict=True) if number == NO_PICTURE]
+        if not missing_names:
             return
-        if self.paths and len(missing) == len(self.names):
-            raise UsageError(f"--images-from: none of the images is there (looked for {', '.join(missing[:3])} …)")
+        if self.paths and len(missing_names) == len(self.names):
+            raise UsageError(f"--images-from: none of the images is there (looked for {', '.join(missing_names[:3])} …)")
         remedy = "" if self.paths else "; clip-effects --thumbnails 96 keeps them in the bundle, --images-from PATH reads them"
-        warn(f"{len(missing)} of {count_of(len(self.names), 'image')} without a picture{remedy}")
+        warn(f"{len(missing_names)} of {count_of(len(self.names), 'image')} without a picture{remedy}")
 
     def data(self) -> dict[str, Any]:
         """Return the page's lists of names and of the numbers of their pictures."""

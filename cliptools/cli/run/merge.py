@@ -163,11 +163,13 @@ def _check_shards(partials: PartialSet, incomplete: bool) -> None:
                 raise CliptoolsError(f"{file.path}: shard {i} is also in {paths[i]}; name each shard once")
             paths[i] = file.path
     total = partials.files[0].of
-    missing = sorted(set(range(1, total + 1)) - set(paths))
-    if missing and not incomplete:
-        raise CliptoolsError(f"{shards_text(missing, total)} missing: name their partials too, or join the others with --partial")
-    if missing:
-        note(f"{TOOL}: {shards_text(missing, total)} missing")
+    missing_shards = sorted(set(range(1, total + 1)) - set(paths))
+    if missing_shards and not incomplete:
+        raise CliptoolsError(
+            f"{shards_text(missing_shards, total)} missing: name their partials too, or join the others with --partial"
+        )
+    if missing_shards:
+        note(f"{TOOL}: {shards_text(missing_shards, total)} missing")
 
 
 def _write_joined(partials: PartialSet, output: Path | None) -> None:

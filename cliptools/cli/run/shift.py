@@ -288,8 +288,8 @@ def panels(records: Sequence[Record], groups: Sequence[str], concepts: Sequence[
     plot_panels = []
     for concept in concepts:
         row = [record_of.get((concept, group), {}) for group in groups]
-        mean, error, shown = ([record.get(key) for record in row] for key in ("mean", "standard_error", "frequency"))
-        plot_panels.append(Panel(concept, mean, error, shown, [bool(record.get("drift", {}).get("alarm")) for record in row]))
+        mean, error, share = ([record.get(key) for record in row] for key in ("mean", "standard_error", "frequency"))
+        plot_panels.append(Panel(concept, mean, error, share, [bool(record.get("drift", {}).get("alarm")) for record in row]))
     return plot_panels
 
 
@@ -303,6 +303,6 @@ def _exit_code(drifted: Sequence[Record]) -> int:
     """Return the exit code, and warn of groups that have drifted."""
     if not drifted:
         return 0
-    more = f", and {len(drifted) - NAMED} more" if len(drifted) > NAMED else ""
-    warn(f"drift: {'; '.join(map(drift_text, drifted[:NAMED]))}{more}")
+    more_text = f", and {len(drifted) - NAMED} more" if len(drifted) > NAMED else ""
+    warn(f"drift: {'; '.join(map(drift_text, drifted[:NAMED]))}{more_text}")
     return DRIFTED

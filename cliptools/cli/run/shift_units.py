@@ -180,7 +180,7 @@ def _baseline_units(
         StreamError: a unit that is not in the bundle.
     """
     row_of = {tuple(unit): row for row, unit in enumerate(neurons["unit"].tolist())}
-    rows, seen = [], []
+    rows, seen_values = [], []
     for record in records:
         units = [(unit.get("layer"), unit.get("neuron"), unit.get("head", -1)) for unit in record.get("units", [])]
         if missing := next((unit for unit in units if unit not in row_of), None):
@@ -189,10 +189,10 @@ def _baseline_units(
                 " the bundle (or not in --layers); use the options and the bundle of that run"
             )
         rows.append([row_of[unit] for unit in units])
-        seen.append([unit.get("seen", float("nan")) for unit in record.get("units", [])])
+        seen_values.append([unit.get("seen", float("nan")) for unit in record.get("units", [])])
     row = torch.tensor(rows)  # (c, n)
     overlap = (r[row] * t.to(r)[:, None]).sum(-1)  # (c, n, d) -> (c, n)
-    return Chosen(row, overlap, torch.tensor(seen))
+    return Chosen(row, overlap, torch.tensor(seen_values))
 
 
 def _unit_records(unit: Int[Tensor, "u 3"], chosen: Chosen) -> list[list[Record]]:

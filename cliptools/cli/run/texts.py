@@ -48,17 +48,17 @@ def run(options: TextsOptions) -> None:
     """
     if options.resume and not is_kept(options.output):
         raise UsageError("--resume needs -o FILE")
-    listed = load_classes(options.classes)[: options.limit]
-    classes = distinct_classes(listed)  # a second class with the same name would get the same texts
-    first_place = {item.name: number for number, item in reversed(list(enumerate(listed)))}
+    class_list = load_classes(options.classes)[: options.limit]
+    classes = distinct_classes(class_list)  # a second class with the same name would get the same texts
+    first_place = {item.name: number for number, item in reversed(list(enumerate(class_list)))}
     check_chat(options.llm, otherwise="")
-    with kept_records(options.output, options.resume) as kept:
+    with kept_records(options.output, options.resume) as part_file:
         chat = open_chat(options.llm, on_gpu=options.device != "cpu", otherwise="")
         model = chat.said
-        earlier = _earlier_texts(kept, classes, {"per_class": options.per_class, "seed": options.seed, "model": model})
+        earlier_texts = _earlier_texts(part_file, classes, {"per_class": options.per_class, "seed": options.seed, "model": model})
         total, faults = 0, Counter[str]()
         with text_output(options.output) as stream:
-            for number, text in _texts(chat, classes, options, earlier, kept, faults):
+            for number, text in _texts(chat, classes, options, earlier_texts, part_file, faults):
                 name = classes[number].name
                 fields = {"class": name, "number": first_place[name], "seed": options.seed, "model": model}
                 _write(stream, {"text": text} | fields, _writes_records(options))
@@ -77,7 +77,7 @@ def _writes_records(options: TextsOptions) -> bool:
     return options.output_format == "jsonl"
 
 
-def _earlier_texts(kept: KeptRecords | None, classes: Sequence[ClassName], settings: dict[str, Any]) -> list[ClassTexts]:
+def _earlier_texts(part_file: KeptRecords | None, classes: Sequence[ClassName], settings: dict[str, Any]) -> list[ClassTexts]:
     """Return the texts of the first classes, which an interrupted run has finished.
 
     Args:
@@ -86,31 +86,31 @@ def _earlier_texts(kept: KeptRecords | None, classes: Sequence[ClassName], setti
     Raises:
         CliptoolsError: the run had other settings or classes, or its file is damaged.
     """
-    earlier: list[ClassTexts] = []
-    if kept is None:
-        return earlier
-    for item, record in zip(classes, kept.records(settings), strict=False):
+    class_texts: list[ClassTexts] = []
+    if part_file is None:
+        return class_texts
+    for item, record in zip(classes, part_file.records(settings), strict=False):
         if record.get("class") != item.name:
             raise CliptoolsError(
-                f"{kept.path}: holds texts of class {record.get('class')!r}, expected {item.name!r}; "
+                f"{part_file.path}: holds texts of class {record.get('class')!r}, expected {item.name!r}; "
                 "use the same --classes or another output file"
             )
         if not isinstance(record.get("texts"), list) or not isinstance(record.get("faults"), dict):
             raise CliptoolsError(
-                f"{kept.path}: damaged (a line without `texts` and `faults`); remove the file, or use another output file"
+                f"{part_file.path}: damaged (a line without `texts` and `faults`); remove the file, or use another output file"
             )
-        earlier.append(ClassTexts(record["texts"], record["faults"]))
-    if earlier:
-        note(f"{TOOL}: {len(earlier)} of {count_of(len(classes), 'class')} taken from the interrupted run")
-    return earlier
+        class_texts.append(ClassTexts(record["texts"], record["faults"]))
+    if class_texts:
+        note(f"{TOOL}: {len(class_texts)} of {count_of(len(classes), 'class')} taken from the interrupted run")
+    return class_texts
 
 
 def _texts(
     chat: Chat,
     classes: Sequence[ClassName],
     options: TextsOptions,
-    earlier: Sequence[ClassTexts],
-    kept: KeptRecords | None,
+    earlier_texts: Sequence[ClassTexts],
+    part_file: KeptRecords | None,
     faults: Counter[str],
 ) -> Iterator[tuple[int, str]]:
     """Yield every text with the number of its class, as soon as it exists.
@@ -121,8 +121,8 @@ def _texts(
     used_texts = set[str]()
     for number, item in enumerate(progress(classes, "classes", len(classes))):
         class_faults = Counter[str]()
-        if number < len(earlier):
-            texts, class_faults = earlier[number].texts, Counter(earlier[number].faults)
+        if number < len(earlier_texts):
+            texts, class_faults = earlier_texts[number].texts, Counter(earlier_texts[number].faults)
             used_texts.update(text.lower() for text in texts)
             yield from ((number, text) for text in texts)
         else:
@@ -130,8 +130,8 @@ def _texts(
             for text in characteristics(chat, item, used_texts, class_faults, count=options.per_class, seed=options.seed):
                 texts.append(text)
                 yield number, text
-            if kept is not None:
-                kept.append({"class": item.name, "texts": texts, "faults": dict(class_faults)})
+            if part_file is not None:
+                part_file.append({"class": item.name, "texts": texts, "faults": dict(class_faults)})
         faults.update(class_faults)
         if len(texts) < options.per_class:
             expected = count_of(options.per_class, "text")

@@ -106,7 +106,7 @@ class Top:
 class TopImages:
     """Search for the top images of units, which runs the model on each image once."""
 
-    def __init__(self, recorded: dict[str, Any], source: ImageSource, options: TopOptions) -> None:
+    def __init__(self, model_record: dict[str, Any], source: ImageSource, options: TopOptions) -> None:
         """
         Args:
             recorded: The model of the bundle's header.
@@ -114,14 +114,14 @@ class TopImages:
         """
         self.source, self.options, self.skipped = source, options, Skipped()
         self.screen = Screen[int](source.names.__getitem__, self.skipped.add, options.strict)
-        self._recorded = recorded
+        self._model_record = model_record
         self._row: dict[int, int] = {}  # position in the source -> row of the embedding
         self._embedding = torch.zeros(0, 0)  # (images read so far, d)
 
     @functools.cached_property
     def model(self) -> LoadedModel:
         """Return the bundle's model without its text tower, which is loaded before the first image is read."""
-        model = load_recorded_model(self._recorded, self.options.device)
+        model = load_recorded_model(self._model_record, self.options.device)
         drop_text_tower(model)
         return model
 

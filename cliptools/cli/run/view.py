@@ -112,8 +112,8 @@ def _print_header(stream: BufferedIOBase, name: str, output: Path | None) -> Non
     raw = read_header(stream, name)
     document = dict(cliptools_header(raw, name).__dict__) if is_bundle(raw) else {"metadata": raw.get("__metadata__", {})}
     document["tensors"] = tensor_table(raw, name)
-    with text_output(output) as out:
-        out.write(harmless_json(json.dumps(document, indent=2, ensure_ascii=False)).encode("utf-8") + b"\n")
+    with text_output(output) as output_stream:
+        output_stream.write(harmless_json(json.dumps(document, indent=2, ensure_ascii=False)).encode("utf-8") + b"\n")
 
 
 def _check(stream: BufferedIOBase, name: str, output: Path | None) -> None:
@@ -124,9 +124,9 @@ def _check(stream: BufferedIOBase, name: str, output: Path | None) -> None:
     """
     bundle = read_unchecked(stream, name)
     fault_lines = flaws(bundle)
-    with text_output(output) as out:
+    with text_output(output) as output_stream:
         lines = fault_lines or [f"sound: {count_of(bundle.units, 'unit')}, {count_of(len(bundle.tensors), 'tensor')}"]
-        out.write("".join(f"{escape(line)}\n" for line in lines).encode("utf-8"))
+        output_stream.write("".join(f"{escape(line)}\n" for line in lines).encode("utf-8"))
     if fault_lines:
         raise StreamError(f"{name}: not sound, {len(fault_lines)} thing{'s are' if len(fault_lines) > 1 else ' is'} wrong")
 
@@ -202,8 +202,8 @@ CHECKS: tuple[Callable[[Bundle], Iterator[str]], ...] = (
 )  # fmt: skip
 
 
-def _fault(bundle: Bundle, wrong: Bool[np.ndarray, "unit ..."], fault: str) -> Iterator[str]:
+def _fault(bundle: Bundle, faulty: Bool[np.ndarray, "unit ..."], fault: str) -> Iterator[str]:
     """Yield the fault with the number of units that have it and the first such unit; nothing if no unit has it."""
-    units = np.flatnonzero(wrong.reshape(len(wrong), -1).any(1))  # (unit, ...) -> (wrong units)
+    units = np.flatnonzero(faulty.reshape(len(faulty), -1).any(1))  # (unit, ...) -> (wrong units)
     if len(units):
         yield f"{fault}: {len(units)} of {count_of(bundle.units, 'unit')}, as {unit_name(*bundle['unit'][units[0]].tolist())}"
