@@ -13,7 +13,7 @@ from helpers.pipes import shell
 from helpers.shift_command import lines, only_line
 
 from cliptools.analysis.zero_shot import Share
-from cliptools.cli.run.ablate import ablate_table, in_words
+from cliptools.cli.run.ablate import ablate_table, setting_text
 from cliptools.emoji.render import single_scenes_for
 from cliptools.images.tar import write_end, write_member
 from cliptools.io.bundle import Bundle
@@ -129,7 +129,7 @@ def test_three_ways_to_evaluate_words(run: Run, words: Path) -> None:
     kinds = [(each["along"], each["m"]) for each in records]
     assert kinds == [(along, m) for along in ("direction", "texts", "unit-texts") for m in (3, 6)]
     assert records[:2] == lines(default)[1:] and len({each["cosine"] for each in records}) == 6
-    shown = [in_words(each) for each in records]
+    shown = [setting_text(each) for each in records]
     assert shown[::2] == ["3 words", "3 words along texts", "3 words along unit-texts"]
 
 
@@ -191,8 +191,8 @@ def test_labels_that_do_not_match_are_refused(run: Run, words: Path, tmp_path: P
 def test_a_table(whole: bytes) -> None:
     shown = ablate_table(lines(whole)).decode()
     assert "top-1" in shown and "6 words" in shown and "5–6" in shown and f"{IMAGES} images, {CLASSES} classes" in shown
-    assert in_words({"effect": "pooled", "ablate": "rest", "keep": 0.2}) == "all but 20 % to means"
-    assert in_words({"effect": "pooled", "reconstruct": "pc", "components": 4, "keep": 0.5}) == "PC 1–4 of 50 %"
+    assert setting_text({"effect": "pooled", "ablate": "rest", "keep": 0.2}) == "all but 20 % to means"
+    assert setting_text({"effect": "pooled", "reconstruct": "pc", "components": 4, "keep": 0.5}) == "PC 1–4 of 50 %"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from tools.manual.api import PAGE, filled_page, named
+from tools.manual.api import PAGE, documented_names, fill_page
 
 TEXT = (ROOT / PAGE).read_text(encoding="utf-8")
 FENCED = re.compile(r"^```pycon\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -22,7 +22,7 @@ WITH_EXAMPLES = sorted(
 
 
 def test_the_page_is_what_the_code_says() -> None:
-    assert filled_page(ROOT) == TEXT, f"{PAGE}: run make man"
+    assert fill_page(ROOT) == TEXT, f"{PAGE}: run make man"
 
 
 def page_examples() -> str:
@@ -46,7 +46,7 @@ def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_every_section_has_an_example_and_every_name_is_there() -> None:
     for section in TEXT.split("\n## ")[1:]:
         assert "```pycon" in section or section.startswith("Errors"), section[:30]
-    for module, name in named(ROOT):
+    for module, name in documented_names(ROOT):
         shown = getattr(importlib.import_module(module), name)
         assert inspect.isclass(shown) or inspect.isfunction(shown)
         if inspect.isfunction(shown):

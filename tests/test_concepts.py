@@ -186,7 +186,7 @@ def test_words_of_active_neurons_name_what_is_shown(bundle: Bundle) -> None:
 
     def share(scores: torch.Tensor, said: list[str] | tuple[str, ...]) -> float:
         words = [[said[j] for j in row] for row in largest(scores, 10).column.tolist()]
-        names = [source.drawn(i) for i in range(len(source))]
+        names = [source.names_in(i) for i in range(len(source))]
         counts = [len(matching_names(shown, row)) for shown, row in zip(names, words, strict=True)]
         return recall(counts, [len(shown) for shown in names]).value
 

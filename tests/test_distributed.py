@@ -119,7 +119,7 @@ def test_parallel_makes_what_is_missing(worked: Path, one: Bundle, tmp_path: Pat
     (parts / Path(PARTS.format(2)).name).unlink()
     ended = recipe(tmp_path, "JOBS=2", str(RECIPES / "parallel.sh"), "3", "shards.safetensors", *ASKED)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stderr.count("is there already") == 2 and "shard 2 of 3: 30 images" in ended.stderr
+    assert ended.stderr.count("exists already") == 2 and "shard 2 of 3: 30 images" in ended.stderr
     same(opened(tmp_path / "shards.safetensors"), one)
     rows = [line.split("\t") for line in (parts / "joblog").read_text().splitlines()[1:]]
     assert sorted(int(row[0]) for row in rows) == [1, 2, 3] and {row[6] for row in rows} == {"0"}

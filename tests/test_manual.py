@@ -17,10 +17,10 @@ from helpers import ROOT
 from helpers.bundle import small_bundle
 
 from cliptools.cli.app import NOT_IN_HISTORY
-from tools.manual.help_text import arranged, example_blocks, folded, help_blocks
-from tools.manual.options import in_words
+from tools.manual.help_text import example_blocks, fold, help_blocks, table_blocks
+from tools.manual.options import range_text
 from tools.manual.pages import all_pages, suite
-from tools.manual.roff import SIGNS, escaped, filled, inline, literal
+from tools.manual.roff import SIGNS, escape, fill, inline, literal
 from tools.manual.source import read_sections
 
 PAGES = dict(all_pages(ROOT))
@@ -114,11 +114,11 @@ def test_the_stream_page_says_what_history_leaves_out() -> None:
 def test_roff_is_escaped() -> None:
     assert inline("--a-b of `x-'y'`, clip-view(1)") == r"\fB\-\-a\-b\fR of \fBx\-\(aqy\(aq\fR, \fBclip\-view\fR(1)"
     assert inline("neuron-head, a - b") == "neuron-head, a - b" and inline("-o FILE") == r"\fB\-o\fR FILE"
-    assert escaped(r"a\b ^ ~") == r"a\eb \(ha \(ti" and literal("`") == r"\(ga"
-    assert filled(".part 'is'") == r"\&.part 'is'" and filled("'so'") == r"\&'so'"
-    assert escaped("φ − ‖r̂‖…") == r"\[u03C6] \[u2212] \*(v1r\(ha\*(v1\*(v2"
+    assert escape(r"a\b ^ ~") == r"a\eb \(ha \(ti" and literal("`") == r"\(ga"
+    assert fill(".part 'is'") == r"\&.part 'is'" and fill("'so'") == r"\&'so'"
+    assert escape("φ − ‖r̂‖…") == r"\[u03C6] \[u2212] \*(v1r\(ha\*(v1\*(v2"
     with pytest.raises(ValueError, match="☃ needs a replacement"):
-        escaped("☃")
+        escape("☃")
 
 
 def test_ranges_and_lines_in_words() -> None:
@@ -129,10 +129,10 @@ def test_ranges_and_lines_in_words() -> None:
         "0<x<=1": "above 0, at most 1",
         "0<x<1": "above 0, below 1",
     }
-    assert {bounds: in_words(bounds) for bounds in said} == said
-    assert folded("a | b # why", 9) == ("# why", "a | b")
-    assert folded("aaaa --bb cc | dd --ee ff", 16) == ("aaaa --bb cc |", "    dd --ee ff")
-    assert folded("jq '.a | .b' > file", 14) == ("jq '.a | .b' \\", "    > file")
+    assert {bounds: range_text(bounds) for bounds in said} == said
+    assert fold("a | b # why", 9) == ("# why", "a | b")
+    assert fold("aaaa --bb cc | dd --ee ff", 16) == ("aaaa --bb cc |", "    dd --ee ff")
+    assert fold("jq '.a | .b' > file", 14) == ("jq '.a | .b' \\", "    > file")
     assert [block.roff(False) for block in example_blocks(["  a", "  b", "Now:", "  c"])] == [
         ".PP\n.EX\na\nb\n.EE\n", ".PP\nNow:\n", ".PP\n.EX\nc\n.EE\n",
     ]  # fmt: skip
@@ -140,7 +140,7 @@ def test_ranges_and_lines_in_words() -> None:
 
 def test_tables_of_a_help_text_become_definitions() -> None:
     lines = ["Kinds:", "  a     one        bb   two", "  c, d    three", "  eeeee four", "        and more", "After", "all."]
-    assert [block.roff(True) for block in arranged(lines)] == [
+    assert [block.roff(True) for block in table_blocks(lines)] == [
         "Kinds:\n", ".TP\n\\fBa\\fR\none\n", ".TP\n\\fBbb\\fR\ntwo\n", ".TP\n\\fBc\\fR, \\fBd\\fR\nthree\n",
         ".TP\n\\fBeeeee\\fR\nfour and more\n", "After all.\n",
     ]  # fmt: skip

@@ -153,7 +153,7 @@ def test_a_killed_shard_is_made_again_and_the_others_are_left_alone(
     assert process.wait(30) == -signal.SIGKILL and os.listdir(tmp_path) == [there.name]
     before = there.stat().st_mtime_ns
     ended = inside("effects", *asked, "--shard", "1/3", "-o", there)
-    assert good(ended) == b"" and f"{there}: shard 1 of 3 is there already" in ended.stderr.decode()
+    assert good(ended) == b"" and f"{there}: shard 1 of 3 exists already" in ended.stderr.decode()
     assert there.stat().st_mtime_ns == before
     good(run("effects", *asked, "--shard", "2/3", "-o", target))
     assert target.read_bytes() == parts[1].read_bytes()

@@ -135,7 +135,7 @@ def test_shards_and_their_merge_are_raw(resnet: list[object], scaled_pairs: dict
         np.testing.assert_allclose(merged[name], whole[name], rtol=1e-4, atol=1e-5)
     written("effects", *resnet, "--shard", "1/2", "--scale", "unit", "-o", parts[0])
     again = inside("effects", *resnet, "--shard", "1/2", "--resume", "-o", parts[0])
-    assert again.returncode == 1 and b"started otherwise (scale unit instead of raw)" in again.stderr
+    assert again.returncode == 1 and b"started with other options (scale unit instead of raw)" in again.stderr
     mixed = inside("merge", *parts, "--images", resnet[0])
     assert mixed.returncode == 1 and b"not of the same run" in mixed.stderr and b"scale" in mixed.stderr
 

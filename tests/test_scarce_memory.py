@@ -140,7 +140,7 @@ def test_label_maps_at_full_size(share: float, probabilities: bool, capsys: pyte
             torch.testing.assert_close(found.total, expected.total)
         told = capsys.readouterr().err.splitlines()
         assert all(re.search(r"out of memory with \d+ (texts|rows) at a time", line) for line in told)
-    assert (limits.texts.most is not None) == (share < 1) and (limits.rows.most is not None) == (share == 0.02)
+    assert (limits.texts.largest is not None) == (share < 1) and (limits.rows.largest is not None) == (share == 0.02)
     assert not told
 
 

@@ -167,7 +167,7 @@ def without(bundle: Bundle, name: str) -> Bundle:
     ("bundle", "arguments", "code", "message"),
     [
         (synthetic(), ("--units", "6:999"), 2, "no unit 6:999"),
-        (synthetic(), ("--word", "zebra"), 2, "no unit of the bundle matches all that was asked for"),
+        (synthetic(), ("--word", "zebra"), 2, "no unit that matches --layers, --units and --word"),
         (synthetic(words=False), ("--word", "cat"), 2, "no words yet"),
         (synthetic(), ("-",), 2, "only one of PATH, --bundle and --beside can come from standard input"),
         (synthetic(), (), 2, "Name their folder or tar as PATH"),

@@ -1,1 +1,1 @@
-"""Tools of the checkout: manual pages, figures of the house, outputs compared."""
+"""Tools of the checkout: they make manual pages, count properties of the code, and compare outputs."""

@@ -1,9 +1,9 @@
-"""Print how far the three flows go through the package: files crossed and functions called in one run of a command.
+"""Print how many files and functions of the package three commands run through, in one run of each command.
 
     python tools/flows.py [--list]
 
-The flows: an image to its bundle (clip-effects), a neuron to its words (clip-decompose), a text to its mask (clip-segment).
-Functions of the package are counted once each, in all threads; what runs while modules are imported is not counted.
+The flows are: an image to its bundle (clip-effects), a neuron to its words (clip-decompose), a text to its mask (clip-segment).
+Every function of the package is counted once, in all threads. Code that runs during imports is not counted.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ BEFORE = "clip-scenes --count 4 --out-dir scenes"
 
 
 @contextlib.contextmanager
-def called(functions: set[tuple[str, str]]) -> Iterator[None]:
-    """Add the package's functions that are called meanwhile, as (file, qualified name)."""
+def record_calls(functions: set[tuple[str, str]]) -> Iterator[None]:
+    """Add the package's functions that are called in the context to `functions`, as (file, qualified name)."""
 
     def profile(frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
@@ -48,7 +48,7 @@ def called(functions: set[tuple[str, str]]) -> Iterator[None]:
 
 
 def main_of(name: str) -> Callable[..., Any]:
-    """The entry point of a command, as installed scripts name it."""
+    """Return the entry point of a command, as pyproject.toml names it."""
     import importlib
     import tomllib
 
@@ -58,19 +58,19 @@ def main_of(name: str) -> Callable[..., Any]:
 
 
 def run(line: str) -> set[tuple[str, str]]:
-    """Run a command line in this process; the functions it calls, comprehensions and classes' bodies left out."""
+    """Run a command line in this process, and return the functions that it calls, without comprehensions and class bodies."""
     name, *arguments = line.split()
     functions: set[tuple[str, str]] = set()
     main = main_of(name)
-    with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())), called(functions), contextlib.suppress(SystemExit):
+    with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())), record_calls(functions), contextlib.suppress(SystemExit):
         main([*arguments, "--quiet"])
     return {(file, name) for file, name in functions if not name.endswith(">")}
 
 
-def main(listed: bool) -> None:
+def main(list_functions: bool) -> None:
     """Run the three flows and print the table."""
     sys.path.insert(0, str(ROOT))
-    home = Path.cwd()
+    start = Path.cwd()
     print("| flow | files | functions |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -79,10 +79,10 @@ def main(listed: bool) -> None:
             functions = run(line)
             files = sorted({file for file, _ in functions})
             print(f"| {flow} | {len(files)} | {len(functions)} |")
-            for file in files if listed else ():
+            for file in files if list_functions else ():
                 names = sorted(name for other, name in functions if other == file)
                 print(f"    {Path(file).relative_to(PACKAGE)}: {', '.join(names)}")
-        os.chdir(home)
+        os.chdir(start)
 
 
 if __name__ == "__main__":

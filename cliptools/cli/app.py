@@ -107,9 +107,9 @@ class Command(click.Command):
     """A command with environment variables CLIPTOOLS_<OPTION> (see variable_of) and errors in one line."""
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
-        """Run the command and exit with 0 (done), 1 (failed) or 2 (usage error); without a message when the reader has gone.
+        """Run the command and exit with 0 (done), 1 (failed) or 2 (usage error); if the reader has gone, without a message.
 
-        The state of the process is restored, for callers that catch the exit and go on.
+        The state of the process is restored, for callers that catch the exit and continue.
         """
         extra.setdefault("prog_name", self.name)
         with own_run(), lenient_streams():
@@ -165,12 +165,12 @@ class Command(click.Command):
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT) and error.filename is None:
                 silence_stdout()
-            broken = import_failure(error)
-            return self._fail(broken or f"{error.filename or 'output'}: {error.strerror or error}", 1)
+            message = import_failure(error)
+            return self._fail(message or f"{error.filename or 'output'}: {error.strerror or error}", 1)
         except Exception as error:
-            if (broken := import_failure(error)) is None:
+            if (message := import_failure(error)) is None:
                 raise
-            return self._fail(broken, 1)
+            return self._fail(message, 1)
 
     def _fail(self, message: str, status: int) -> int:
         fail(f"{self.name}: {message}", status)
@@ -192,8 +192,8 @@ def command(name: str) -> Callable[[Callable[..., Any]], Command]:
 
         declared = click.command(name, cls=Command, context_settings=CONTEXT)(run_command)
         declared = click.version_option(cliptools.__version__, prog_name=name, allow_from_autoenv=False)(declared)
-        declared = click.option("--log-json", is_flag=True, help="Notes, progress, warnings and errors as JSON lines.")(declared)
-        declared = click.option("-q", "--quiet", is_flag=True, help="No progress bars and no notes.")(declared)
+        declared = click.option("--log-json", is_flag=True, help="Write messages and progress as JSON lines.")(declared)
+        declared = click.option("-q", "--quiet", is_flag=True, help="Show no progress bars and no notes.")(declared)
         complete_by_name(declared)
         for option in declared.params:
             if isinstance(option, click.Option) and option.expose_value:
@@ -224,13 +224,13 @@ def _reading(max_pixels: int | None, skip_bad_shards: bool | None) -> Iterator[N
 
 def reading_options(function: Function) -> Function:
     """Add --max-pixels and --skip-bad-shards."""
-    text = "Skip archives that are damaged or empty, if several are named [default: an error]."
+    text = "Skip damaged or empty archives if several are named [default: stop with an error]."
     return pixels_option(click.option("--skip-bad-shards", is_flag=True, default=None, help=text)(function))
 
 
 def pixels_option(function: Function) -> Function:
     """Add --max-pixels."""
-    text = f"Largest picture that is read, in pixels; reading one takes memory for all of them [default: {MAX_PIXELS}]."
+    text = f"Largest picture that is read, in pixels; reading a picture takes memory for all its pixels [default: {MAX_PIXELS}]."
     return click.option("--max-pixels", type=click.IntRange(1), metavar="N", help=text)(function)
 
 
@@ -239,9 +239,9 @@ def output_options(*formats: str) -> Callable[[Function], Function]:
 
     def add(function: Function) -> Function:
         kind = click.Path(dir_okay=False, path_type=Path, allow_dash=True)
-        function = click.option("-o", "--output", type=kind, help="Write here instead of standard output.")(function)
+        function = click.option("-o", "--output", type=kind, help="File to write instead of standard output.")(function)
         if formats:
-            text = f"Format of the output [default: table on a terminal, else {formats[0]}]."
+            text = f"Format of the output [default: by the name of the -o file; table on a terminal; else {formats[0]}]."
             function = click.option("-f", "--format", "output_format", type=click.Choice(formats), help=text)(function)
         return function
 
@@ -250,7 +250,7 @@ def output_options(*formats: str) -> Callable[[Function], Function]:
 
 def measuring_options(function: Function) -> Function:
     """Add --strict, --max-pixels, --skip-bad-shards, --memory, --batch-size and --workers."""
-    workers = "Threads that decode images [default: the number of cores, at most 8]."
+    workers = "Number of threads that decode images [default: the number of cores, at most 8]."
     for add in (
         click.option("--workers", type=click.IntRange(0), help=workers),
         batch_option,
@@ -266,7 +266,7 @@ def measuring_options(function: Function) -> Function:
 
 def batch_option(function: Function) -> Function:
     """Add --batch-size."""
-    text = "Images per forward pass; halved when memory runs out."
+    text = "Number of images per forward pass; halved if memory runs out."
     return click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help=text)(function)
 
 
@@ -287,16 +287,16 @@ def template_option(text: str, default: str, *names: str) -> Callable[[Function]
         default: Description of the templates that are used without the option.
         names: Other names of the option.
     """
-    what = f"A sentence with {{}} in place of the {text}; several are averaged. imagenet: CLIP's 80; emoji: those of the "
-    what += f"embedded models; none: the text alone [default: {default}]."
+    text_help = f"Sentence with {{}} in place of the {text}; repeatable: embeddings are averaged. imagenet: CLIP's 80; emoji: "
+    text_help += f"those of the embedded models; none: the text alone [default: {default}]."
     offered = Completed(words(*TEMPLATE_SETS))
-    return click.option("--template", *names, "templates", type=offered, multiple=True, metavar="TEXT|NAME", help=what)
+    return click.option("--template", *names, "templates", type=offered, multiple=True, metavar="TEXT|NAME", help=text_help)
 
 
 def preprocess_option(function: Function) -> Function:
     """Add --preprocess."""
     text = (
-        "Image preprocessing: that of a tag (or of MODEL:TAG), or any of mean, std, interpolation and resize, separated by "
+        "Image preprocessing: that of a tag (or of MODEL:TAG), or values of mean, std, interpolation and resize, separated by "
         "commas, as mean=0.5,std=0.5,resize=squash; mean and std also as 0.48/0.46/0.41, openai, imagenet or inception "
         "[default: that of the tag, or of a config beside the weights, else OpenAI's]."
     )
@@ -306,21 +306,25 @@ def preprocess_option(function: Function) -> Function:
 def device_option(function: Function) -> Function:
     """Add --device."""
     return click.option(
-        "--device", default="auto", show_default=True, help="Device that computes: auto, cpu, cuda, cuda:1, mps."
+        "--device", default="auto", show_default=True, help="Device to compute on: auto, cpu, cuda, cuda:1, mps."
     )(function)
 
 
-def choose_format(asked: str | None, output: Path | None, default: str) -> str:
-    """Return the format asked for, or that of the file's extension, or a table on a terminal, or the default."""
-    if asked:
-        return asked
+def choose_format(option: str | None, output: Path | None, default: str) -> str:
+    """Return the format of --format, else that of the output file's extension, else a table on a terminal, else the default."""
+    if option:
+        return option
     if output is not None and str(output) != "-":
         return {".jsonl": "jsonl", ".safetensors": "safetensors", ".txt": "table"}.get(output.suffix, default)
     return "table" if stdout_is_terminal() else default
 
 
-def open_input(path: Path | None, what: str, option: str = "a file") -> tuple[BufferedIOBase, str]:
-    """Open the named file or standard input; also return its name for messages.
+def open_input(path: Path | None, content: str, option: str = "a file") -> tuple[BufferedIOBase, str]:
+    """Open the named file or standard input, and return it with its name for messages.
+
+    Args:
+        content: Kind of the expected data, for the message.
+        option: Option or argument that names a file, for the message.
 
     Raises:
         CliptoolsError: The file cannot be opened.
@@ -332,20 +336,20 @@ def open_input(path: Path | None, what: str, option: str = "a file") -> tuple[Bu
         except OSError as error:
             raise CliptoolsError(f"{path}: {error.strerror}") from None
     if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
-        raise UsageError(f"expected {what} on standard input: pipe it in or name {option}")
+        raise UsageError(f"expected {content} on standard input: pipe it in or name {option}")
     return cast(BufferedIOBase, sys.stdin.buffer), "standard input"
 
 
-def history_arguments(options: Options, **changed: Any) -> dict[str, Any]:
+def history_arguments(options: Options, **replaced: Any) -> dict[str, Any]:
     """Return the arguments that change a command's result, as a bundle's header records them.
 
     Args:
         options: The command's dataclass.
-        changed: Values to record in place of the given ones.
+        replaced: Values to record instead of those of the options.
     """
     values = {field.name: getattr(options, field.name) for field in fields(options)}
-    kept = {key: value for key, value in values.items() if key not in NOT_IN_HISTORY and value is not None}
-    return {key: _plain(value) for key, value in (kept | changed).items()}
+    recorded = {key: value for key, value in values.items() if key not in NOT_IN_HISTORY and value is not None}
+    return {key: _plain(value) for key, value in (recorded | replaced).items()}
 
 
 def _plain(value: Any) -> Any:
@@ -354,30 +358,30 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
-def parse_percentage(text: str, what: str) -> float:
+def parse_percentage(text: str, option: str) -> float:
     """Parse a percentage: `20%` gives 0.2.
 
     Args:
-        what: The option, for the message.
+        option: Name of the option, for the message.
 
     Raises:
         UsageError: The text is not a percentage above 0 and at most 100.
     """
-    number, percent, rest = text.strip().partition("%")
+    number, percent, surplus = text.strip().partition("%")
     try:
         share = float(number) / 100
     except ValueError:
         share = math.nan
-    if not percent or rest or not 0 < share <= 1:
-        raise UsageError(f"{what} {text}: expected a percentage like 20%")
+    if not percent or surplus or not 0 < share <= 1:
+        raise UsageError(f"{option} {text}: expected a percentage like 20%")
     return share
 
 
-def parse_layers(text: str, what: str = "--layers") -> tuple[int, ...]:
+def parse_layers(text: str, option: str = "--layers") -> tuple[int, ...]:
     """Parse a list of layers: `8-10,11` gives (8, 9, 10, 11).
 
     Args:
-        what: The option, for the message.
+        option: Name of the option, for the message.
 
     Raises:
         UsageError: The text is not a list of numbers and ranges.
@@ -386,6 +390,6 @@ def parse_layers(text: str, what: str = "--layers") -> tuple[int, ...]:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
-            raise UsageError(f"{what} {text}: expected layers like 8-10 or 5,6, found {part!r}")
+            raise UsageError(f"{option} {text}: expected layers like 8-10 or 5,6, found {part!r}")
         layers.update(range(int(first), int(last if dash else first) + 1))
     return tuple(sorted(layers))

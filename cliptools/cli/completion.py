@@ -1,7 +1,7 @@
 """Shell completion of the values of options.
 
-COMPLETED has what is offered for each parameter, by its name, which has the same meaning in every command. Models, tags, layers
-and lists are read from files, so that completion imports neither torch nor open_clip.
+COMPLETED lists the values of each parameter by its name, which has the same meaning in every command. Models, tags, layers and
+lists are read from files, so that completion imports neither torch nor open_clip.
 """
 
 from collections.abc import Callable, Iterable
@@ -41,8 +41,8 @@ class Completed(StringParamType):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Return the values that begin with the typed part."""
-        words = self.offer(ctx, incomplete) if self.offer else ()
-        items = [CompletionItem(word) for word in words if word.startswith(incomplete)]
+        values = self.offer(ctx, incomplete) if self.offer else ()
+        items = [CompletionItem(value) for value in values if value.startswith(incomplete)]
         return [*items, CompletionItem(incomplete, type=self.place)] if self.place else items
 
 
@@ -53,17 +53,17 @@ def complete_by_name(command: click.Command) -> None:
             parameter.type = COMPLETED[parameter.name]
 
 
-def words(*known: str) -> Offer:
+def words(*choices: str) -> Offer:
     """Offer these words."""
-    return lambda context, typed: known
+    return lambda context, typed: choices
 
 
-def listed(*known: str) -> Offer:
+def listed(*choices: str) -> Offer:
     """Offer a list separated by commas: the typed values and one more of these words."""
 
     def offer(context: click.Context, typed: str) -> list[str]:
         before, comma, _ = typed.rpartition(",")
-        return [f"{before}{comma}{word}" for word in known if word not in before.split(",")]
+        return [f"{before}{comma}{word}" for word in choices if word not in before.split(",")]
 
     return offer
 
@@ -82,10 +82,10 @@ def _text_sources(context: click.Context, typed: str) -> Iterable[str]:
 
 
 def _preprocessings(context: click.Context, typed: str) -> Iterable[str]:
-    """Offer the model's tags, and the settings that were not given."""
+    """Offer the model's tags, and the settings that are not typed yet."""
     before, comma, _ = typed.rpartition(",")
-    given = {part.partition("=")[0] for part in before.split(",")}
-    settings = [f"{before}{comma}{value}" for value in PREPROCESSINGS if value.partition("=")[0] not in given]
+    keys = {part.partition("=")[0] for part in before.split(",")}
+    settings = [f"{before}{comma}{value}" for value in PREPROCESSINGS if value.partition("=")[0] not in keys]
     model = str(context.params.get("model") or context.params.get("judge") or "").partition(":")[0]
     return settings if comma else [*pretrained_tags(model), *settings]
 
@@ -93,8 +93,8 @@ def _preprocessings(context: click.Context, typed: str) -> Iterable[str]:
 def _layers(context: click.Context, typed: str) -> list[str]:
     """Offer the layers of the bundle on the command line, else of the model; after `8-`, the ends of a range."""
     header = _bundle_header(context)
-    known = header["settings"].get("layers", []) if header else range(layer_count(str(context.params.get("model", ""))))
-    layers = [str(layer) for layer in known]
+    numbers = header["settings"].get("layers", []) if header else range(layer_count(str(context.params.get("model", ""))))
+    layers = [str(layer) for layer in numbers]
     before, _, last = typed.rpartition(",")
     first, dash, _ = last.partition("-")
     if dash:
@@ -122,9 +122,9 @@ def _pairs(context: click.Context, typed: str) -> Iterable[str]:
 
 def _bundle_header(context: click.Context) -> dict[str, Any] | None:
     """Return the header of the bundle on the command line; None without a bundle that can be read."""
-    named = context.params.get("bundle") or context.params.get("bundles") or ()
+    values = context.params.get("bundle") or context.params.get("bundles") or ()
     # When the value to be completed is still empty, click stops before it assigns arguments to parameters.
-    for path in map(Path, (*(named if isinstance(named, tuple) else (named,)), *context.args)):
+    for path in map(Path, (*(values if isinstance(values, tuple) else (values,)), *context.args)):
         if not path.is_file():
             continue
         from cliptools.io.bundle import cliptools_header, read_header

@@ -8,15 +8,17 @@ import click
 from cliptools.cli.app import batch_option, command, device_option, output_options, reading_options
 
 BY_HELP = (
-    "words: the neurons' own texts (App. A.5). directions: the same sum of their directions, compared with the whole vocabulary. "
-    "text: the cosine of the image with the whole vocabulary, without neurons."
+    "Source of the words. words: the neurons' own texts (App. A.5). directions: the same sum of the neurons' directions, "
+    "compared with the whole vocabulary. text: the cosine of the image with the whole vocabulary, without neurons."
 )
 SCORE_HELP = "Weight of a neuron's words: norm, ||phi - b||, or signed, <phi - b, r>."
-NEURONS_HELP = "active: neurons whose ||phi - b|| is above the bundle's threshold. random: as many, drawn at random."
-TRUTH_HELP = (
-    "Names of what the images show: lines with key and names, as clip-scenes writes them. Records then list the names found."
+NEURONS_HELP = (
+    "Neurons that count. active: those whose ||phi - b|| is above the bundle's threshold. random: as many, drawn at random."
 )
-RESUME_HELP = "Continue an earlier run from FILE.part, or from FILE, where FILE is that of -o."
+TRUTH_HELP = (
+    "Ground truth: JSON lines with key and names, as clip-scenes writes them. Records then list which of the names were found."
+)
+RESUME_HELP = "Continue an earlier run from FILE.part or FILE, where FILE is the file of -o."
 
 
 @command("clip-concepts")
@@ -25,17 +27,19 @@ RESUME_HELP = "Continue an earlier run from FILE.part, or from FILE, where FILE 
     "--bundle",
     type=click.Path(path_type=Path, allow_dash=True),
     metavar="FILE",
-    help="A bundle of clip-decompose [default: standard input].",
+    help="Bundle of clip-decompose [default: standard input].",
 )
 @click.option("--words", default=10, show_default=True, type=click.IntRange(1), help="Largest number of words per image.")
 @click.option("--by", type=click.Choice(["words", "directions", "text"]), default="words", show_default=True, help=BY_HELP)
 @click.option("--score", type=click.Choice(["norm", "signed"]), default="norm", show_default=True, help=SCORE_HELP)
 @click.option("--neurons", type=click.Choice(["active", "all", "random"]), default="active", show_default=True, help=NEURONS_HELP)
-@click.option("--layers", help="Only neurons of these layers, as 8-10,11 [default: all layers of the bundle].")
+@click.option("--layers", help="Use only neurons of these layers, as 8-10,11 [default: all layers of the bundle].")
 @click.option("--truth", type=click.Path(path_type=Path), metavar="FILE", help=TRUTH_HELP)
-@click.option("--evaluate", is_flag=True, help="With --truth: a single record, the recall over all images with its interval.")
-@click.option("--limit", type=click.IntRange(1), help="Only the first N images.")
-@click.option("--sample", type=click.IntRange(1), help="Only N images, drawn at random from the whole list.")
+@click.option(
+    "--evaluate", is_flag=True, help="With --truth: write a single record, the recall over all images with its interval."
+)
+@click.option("--limit", type=click.IntRange(1), help="Use only the first N images.")
+@click.option("--sample", type=click.IntRange(1), help="Use only N images, drawn at random from the whole list.")
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0), help="Random seed for --sample and --neurons random."
 )
@@ -43,8 +47,10 @@ RESUME_HELP = "Continue an earlier run from FILE.part, or from FILE, where FILE 
 @click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
 @reading_options
 @batch_option
-@click.option("--workers", type=click.IntRange(0), help="Threads that decode images [default: the number of cores, at most 8].")
-@click.option("--no-cache", is_flag=True, help="Neither read nor write the cache of text embeddings.")
+@click.option(
+    "--workers", type=click.IntRange(0), help="Number of threads that decode images [default: the number of cores, at most 8]."
+)
+@click.option("--no-cache", is_flag=True, help="Compute text embeddings without the cache [default: read and write the cache].")
 @device_option
 @output_options("jsonl", "table")
 def main(**options: Any) -> None:
@@ -55,7 +61,7 @@ def main(**options: Any) -> None:
     activity. Writes one line per image: its concepts with their scores, the number of active neurons, and the neurons that
     contribute most.
 
-    With -o FILE, lines are kept in FILE.part until all images are done; --resume continues an interrupted run from there.
+    With -o FILE, records are in FILE.part until all images are done; --resume continues an interrupted run from there.
 
     \b
     Examples:

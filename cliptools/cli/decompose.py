@@ -8,24 +8,24 @@ import click
 from cliptools.cli.app import FORMATS, command, device_option, output_options, template_option
 
 METHOD_HELP = (
-    "pursuit: each direction as a sum of texts. textspan: the texts that explain most of the variance of a head's outputs, for "
-    "bundles of heads."
+    "Method that finds the texts. pursuit: a sum of texts for each direction. textspan: the texts that explain most of the "
+    "variance of a head's outputs, for bundles of heads."
 )
 POOL_HELP = (
-    "Vocabulary: emoji, imagenet, words10k, words30k or a file with one text a line "
+    "Vocabulary: emoji, imagenet, words10k, words30k, or a file with one text per line "
     "[default: emoji for embedded models, else words30k]."
 )
-CENTER_HELP = "Subtract the vocabulary's mean from its texts, or nothing."
-RESUME_HELP = "Continue an interrupted run from FILE.part, in which -o FILE keeps each unit's texts as they are found."
-NORMALIZE_HELP = "Give each text unit norm, or each dimension (as in the paper's code)."
-PREFIX_HELP = "Also store the residuals with fewer texts, from the same run [default: none]."
-MODEL_HELP = "Name of the bundle's model, as a check: any other is refused [default: the bundle's]."
+CENTER_HELP = "Vector to subtract from the texts: the mean of the vocabulary, or none."
+RESUME_HELP = "Continue an interrupted run from FILE.part, where a run with -o FILE keeps the texts that it has found."
+NORMALIZE_HELP = "Scale each text, or each dimension (as the paper's code does), to unit norm."
+PREFIX_HELP = "Numbers of texts for which the residuals are stored as well, as 4,8,16 [default: none]."
+MODEL_HELP = "Name that the bundle's model must have, as a check: any other is an error [default: no check]."
 
 
 @command("clip-decompose")
 @click.argument("bundle", required=False, type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--method", type=click.Choice(["pursuit", "textspan"]), default="pursuit", show_default=True, help=METHOD_HELP)
-@click.option("--m", "m", type=click.IntRange(min=1), default=32, show_default=True, help="Largest number of texts a unit.")
+@click.option("--m", "m", type=click.IntRange(min=1), default=32, show_default=True, help="Largest number of texts per unit.")
 @click.option("--pool", metavar="NAME|FILE", help=POOL_HELP)
 @template_option("text", "none")
 @click.option("--center", type=click.Choice(["pool", "none"]), default="pool", show_default=True, help=CENTER_HELP)
@@ -33,18 +33,18 @@ MODEL_HELP = "Name of the bundle's model, as a check: any other is refused [defa
 @click.option("--prefix", metavar="M,M,...", help=PREFIX_HELP)
 @click.option("--model", metavar="NAME", help=MODEL_HELP)
 @click.option("--resume", is_flag=True, help=RESUME_HELP)
-@click.option("--no-cache", is_flag=True, help="Neither read nor store text embeddings in the cache [default: do both].")
+@click.option("--no-cache", is_flag=True, help="Compute text embeddings without the cache [default: read and write the cache].")
 @device_option
 @output_options(*FORMATS)
 def main(**options: Any) -> None:
     """Write each unit's direction as a signed sum of few texts.
 
     Reads a BUNDLE of clip-effects (a file, or standard input) and adds to each unit the texts that orthogonal matching
-    pursuit finds, with their coefficients, in the order chosen. Words that the bundle had before are replaced.
+    pursuit finds, with their coefficients, in the order of their choice. Words that the bundle had before are replaced.
 
-    The output of an attention head has more than one direction. --method textspan (Gandelsman et al. 2024) gives each head, in
-    a bundle of clip-effects --units heads, the text along which its outputs vary most over the images, then the text along
-    which the rest varies most, and so on, with the share of the variance that each explains.
+    The output of an attention head has more than one direction. --method textspan (Gandelsman et al. 2024) reads a bundle of
+    clip-effects --units heads. For each head it finds the text along which the head's outputs vary most over the images, then
+    the text along which the remainder varies most, and so on, with the share of the variance that each text explains.
 
     \b
     Examples:

@@ -7,32 +7,41 @@ import click
 
 from cliptools.cli.app import FORMATS, command, measuring_options, model_options, output_options, preprocess_option
 
-MODEL_HELP = "open_clip's name, local-dir:DIR, hf-hub:ID, emoji-vit or emoji-rn."
-PRETRAINED_HELP = "open_clip's tag, a weights file or a folder with one, or 'random'."
-TEXT_FROM_HELP = "Weights that supply the text tower, for a file with an image tower alone."
+MODEL_HELP = "Model: a name of open_clip, local-dir:DIR, hf-hub:ID, emoji-vit, or emoji-rn."
+PRETRAINED_HELP = "Weights of the model: a tag of open_clip, a weights file, a folder with such a file, or 'random'."
+TEXT_FROM_HELP = "Weights for the text tower, if --pretrained is a file with only an image tower."
 EFFECTS = ("second", "first", "indirect", "pooled")
 EFFECT_HELP = (
-    "second: through later heads; first: directly, at the class token; indirect: the loss of output with the neuron at its "
-    "mean; pooled: through attention pooling [default: pooled for a ResNet, else second]."
+    "Effect to measure. second: through later heads; first: directly, at the class token; indirect: the part of the "
+    "output that is lost when the neuron is set to its mean; pooled: through attention pooling [default: pooled for a ResNet, "
+    "else second]."
 )
 UNITS = ("pairs", "neurons", "heads")
-UNITS_HELP = "Neuron-head pairs (ResNet), neurons, or heads (ViT: their direct effect) [default: pairs or neurons]."
-LAYERS_HELP = (
-    "Layers counted from 0, as 8-10,11 [default: from two thirds of the depth to the last but one; for heads, the last 4]."
+UNITS_HELP = (
+    "Kind of unit: neuron-head pairs (ResNet), neurons, or heads (ViT: their direct effect) [default: pairs for a ResNet, "
+    "else neurons]."
 )
-SAMPLE_NEURONS_HELP = "Only N neurons of each layer, drawn with --seed; for --effect indirect [default: all]."
-TOP_HELP = "Images of largest effect kept per neuron [default: 2 % of the images read, at least 10, at most 100]."
-QUANTILE_HELP = "Share of images below the threshold."
-COMPONENTS_HELP = "Principal directions per unit."
-KEEP_HELP = "Keep this share of the units, those of largest top norms, and the mean sum of the others' effects [default: all]."
-SCALE_HELP = "unit: effects times 100/‖M(I)‖ of their image; raw: unscaled [default: raw for pooled effects, else unit]."
-LIMIT_HELP = "Only the first N images [scenes, where no PATH is given: 2000]."
-SAMPLE_HELP = "N images drawn at random from the whole list."
-SEED_HELP = "Random seed for samples, scenes and the order of work."
-THUMBNAILS_HELP = "Keep small JPEGs of the top images in the bundle."
-SHARD_HELP = "Read only each N-th image of the list, from the I-th on (I from 1), and write a partial for clip-merge."
-CENTRE_HELP = "With --shard: take the provisional mean from this partial instead of a sample [default: mean of 256 images]."
-RESUME_HELP = "With --shard: leave the file of -o alone where it holds this very shard; any other file is an error."
+LAYERS_HELP = (
+    "Layers to measure, counted from 0, as 8-10,11 [default: from two thirds of the depth to the last but one; for heads, the "
+    "last 4]."
+)
+SAMPLE_NEURONS_HELP = "Measure only N neurons of each layer, drawn with --seed; for --effect indirect [default: all]."
+TOP_HELP = "Number of images of largest effect to keep per unit [default: 2 % of the images read, at least 10, at most 100]."
+QUANTILE_HELP = "Share of the images whose effect is below the threshold of a unit."
+COMPONENTS_HELP = "Number of principal directions per unit."
+KEEP_HELP = (
+    "Keep this share of the units, those of largest top norms, and the mean of the sum of all other effects [default: all]."
+)
+SCALE_HELP = (
+    "Scale of effects. unit: times 100/‖M(I)‖ of their image; raw: unscaled [default: raw for pooled effects, else unit]."
+)
+LIMIT_HELP = "Use only the first N images; without PATH, render N scenes [default: all images, or 2000 scenes]."
+SAMPLE_HELP = "Use only N images, drawn at random from the whole list."
+SEED_HELP = "Random seed for samples, scenes, and the order in which images are read."
+THUMBNAILS_HELP = "Keep JPEGs of the top images in the bundle, with a longer side of this many pixels [default: none]."
+SHARD_HELP = "Read only every N-th image of the list, from the I-th on (I from 1 to N), and write a partial for clip-merge."
+CENTRE_HELP = "With --shard: partial from which the provisional mean is read [default: compute it from 256 images]."
+RESUME_HELP = "With --shard: do nothing if the file of -o is the same shard already; any other existing file is an error."
 
 
 @command("clip-effects")
@@ -63,23 +72,23 @@ RESUME_HELP = "With --shard: leave the file of -o alone where it holds this very
 def main(**options: Any) -> None:
     """Measure what neurons of CLIP's image tower do to its output.
 
-    Measures the second-order effects of all neurons of the chosen layers, as they flow through the later attention heads:
-    one forward pass per image, exact statistics, memory that does not grow with the number of images. PATHs are images,
-    folders, globs or tar (WebDataset) archives; - is a tar on standard input. Without a PATH, the embedded model reads
-    emoji scenes that are rendered on the spot.
+    Measures the second-order effects of all neurons of the chosen layers, which flow through the later attention heads.
+    It takes one forward pass per image, statistics are exact, and memory does not grow with the number of images. PATHs are
+    images, folders, globs or tar (WebDataset) archives; - is a tar on standard input. Without a PATH, the embedded model
+    reads emoji scenes that are rendered for it.
 
-    --effect first is what a neuron adds to the output at the class token itself. --effect indirect is what the output
-    loses when the neuron's activation is replaced by its mean over the images at every token. Nothing is frozen, so it takes
-    one pass for the means and then, for each image and neuron, one pass through the later layers; the cost is printed before
-    it starts. Both exist for the last layer too, second-order effects do not.
+    --effect first is the part of the output that a neuron adds directly, at the class token. --effect indirect is the part
+    that the output loses when the neuron's activation is replaced by its mean over the images at every token. All later
+    layers are computed again, so this takes one pass for the means and then, for each image and neuron, one pass through the
+    later layers; the cost is printed first. Both exist for the last layer too; second-order effects do not.
 
-    The model decides the method. A ResNet's attention pooling reads the last block, so its units are pairs of a neuron and
-    a head. A pair acts along one direction, which the weights give, so its bundle holds a sign and no directions;
-    later commands take these from the model. Heads are measured with their second moments, from which clip-decompose
-    --method textspan names them.
+    The method depends on the model. A ResNet's attention pooling reads the last block, so its units are pairs of a neuron
+    and a head. A pair acts along one direction, which follows from the weights. Its bundle therefore holds a sign and no
+    directions; later commands compute these from the model. Heads are measured with their second moments, from which
+    clip-decompose --method textspan finds words for them.
 
-    --shard does a part of the work. Each shard names the same images and options and writes a partial; clip-merge joins
-    the partials into the bundle that one run over all images gives.
+    --shard does a part of the work. Every shard is run with the same images and options, and writes a partial; clip-merge
+    joins the partials into the bundle that one run over all images gives.
 
     \b
     Examples:

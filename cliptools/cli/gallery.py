@@ -7,25 +7,29 @@ import click
 
 from cliptools.cli.app import ORDERS, command, output_options, reading_options
 
-SORT_HELP = "Order of the units when the page opens; the page can change it."
-FROM_HELP = "Read images from a file, folder, quoted glob or tar; repeatable [default: the bundle's thumbnails]."
-CONCEPTS_HELP = "Output of clip-concepts: show images with the words that describe them."
-MASKS_HELP = "The --out-dir of clip-segment: show its masks or label maps of images."
-FOOLED_HELP = "Output of clip-advgen: show adversarial pictures, and whether they fool the model."
-FOLDER_HELP = "Make a folder instead of one file: index.html, and pictures that are loaded when they come into view."
+SORT_HELP = "Order of the units when the page opens; the reader can change it."
+FROM_HELP = "File, folder, quoted glob or tar to read images from; repeatable [default: the bundle's thumbnails]."
+CONCEPTS_HELP = "Output of clip-concepts, to show images with the words that describe them."
+MASKS_HELP = "The --out-dir of clip-segment, to show its masks or label maps of images."
+FOOLED_HELP = "Output of clip-advgen, to show adversarial pictures and whether they fool the model."
+FOLDER_HELP = "Folder to write instead of one file: index.html, and pictures that are loaded when they come into view."
 
 
 @command("clip-gallery")
 @click.argument("bundle", required=False, type=click.Path(path_type=Path, allow_dash=True), metavar="[BUNDLE]")
 @click.option("--sort", type=click.Choice(ORDERS), default="clear", show_default=True, help=SORT_HELP)
-@click.option("--head", type=click.IntRange(1), help="Only the first N units of that order [default: all].")
-@click.option("--words", default=12, show_default=True, type=click.IntRange(1), help="Largest number of words a unit.")
+@click.option("--head", type=click.IntRange(1), help="Show only the first N units in the order of --sort [default: all].")
+@click.option("--words", default=12, show_default=True, type=click.IntRange(1), help="Largest number of words per unit.")
 @click.option(
-    "--images-per-unit", type=click.IntRange(1, 100), default=12, show_default=True, help="Number of top images a unit."
+    "--images-per-unit", type=click.IntRange(1, 100), default=12, show_default=True, help="Number of top images per unit."
 )
 @click.option("--images-from", "images_from", multiple=True, metavar="PATH", help=FROM_HELP)
 @click.option(
-    "--pixels", default=160, show_default=True, type=click.IntRange(16, 2048), help="Longer side of pictures read from files."
+    "--pixels",
+    default=160,
+    show_default=True,
+    type=click.IntRange(16, 2048),
+    help="Longer side of pictures read from files, in pixels.",
 )
 @click.option("--concepts", type=click.Path(path_type=Path), metavar="FILE", help=CONCEPTS_HELP)
 @click.option("--masks", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER", help=MASKS_HELP)
@@ -36,7 +40,7 @@ FOLDER_HELP = "Make a folder instead of one file: index.html, and pictures that 
 def main(**options: Any) -> None:
     """Make a page of neurons to browse: one HTML file that needs no network.
 
-    Reads the bundle named or standard input and writes HTML. The page shows each neuron with its words and their signed
+    Reads the named bundle or standard input, and writes HTML. The page shows each neuron with its words and their signed
     coefficients, its top images and how fast their norms fall, and the share of its effect that one direction explains. The
     page can search for words, or for 9:391 (neuron 391 of layer 9), select layers and a least explained share, and sort in any
     order. Each neuron has its own address: #layer-9-neuron-391. Keys: / searches, arrows move, Enter opens, Escape closes.

@@ -7,10 +7,14 @@ import click
 
 from cliptools.cli.app import FORMATS, command, device_option, measuring_options, output_options
 
-PARTIAL_HELP = "Write a partial again, from some or all of the shards."
-IMAGES_HELP = "Images of the shards (PATH as for clip-effects; repeatable), to read those in doubt again."
-KEEP_HELP = "Keep this share of the units, those of largest top norms, and the mean sum of the others' effects [default: all]."
-THUMBNAILS_HELP = "Keep small JPEGs of the top images in the bundle; needs --images."
+PARTIAL_HELP = "Write a partial again, made from some or all of the shards."
+IMAGES_HELP = "Images of the shards (PATH as for clip-effects), to read those in doubt again; repeatable."
+KEEP_HELP = (
+    "Keep this share of the units, those of largest top norms, and the mean of the sum of all other effects [default: all]."
+)
+THUMBNAILS_HELP = (
+    "Keep JPEGs of the top images in the bundle, with a longer side of this many pixels; needs --images [default: none]."
+)
 
 
 @command("clip-merge")
@@ -27,13 +31,14 @@ THUMBNAILS_HELP = "Keep small JPEGs of the top images in the bundle; needs --ima
 def main(**options: Any) -> None:
     """Join partials of clip-effects --shard into the bundle that one run over all images gives.
 
-    PARTIALs may come in any order (one as - on standard input), and may themselves be merged partials. The bundle has the
-    means, directions and thresholds of one run, and its top images. A missing shard is an error that names it; with --partial
-    the given shards become a partial again, so that a merge can go on in several places.
+    PARTIALs may come in any order (one as - on standard input), and may be merged partials themselves. The bundle has the
+    means, directions, thresholds and top images of one run over all images. A missing shard is an error that names it; with
+    --partial, the named shards become a partial again, so that shards can be merged step by step, in several places.
 
-    Each shard measures norms about the same provisional mean. The true mean is known only here, and about it another image
-    may be a top image of a unit. A unit where that cannot be ruled out is named and listed in the bundle (`uncertain`).
-    With --images the few images in doubt are read again, and every list is exact. Rendered scenes need no --images.
+    All shards measure norms about the same provisional mean. The true mean is known only after the merge, and about the true
+    mean a different image may be among the top images of a unit. If that cannot be ruled out for a unit, a warning names it
+    and the bundle lists it (`uncertain`). With --images, the few images in doubt are read again, and all top images are exact.
+    Rendered scenes need no --images.
 
     \b
     Examples:

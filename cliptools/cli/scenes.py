@@ -8,23 +8,25 @@ import click
 from cliptools.cli.app import command, output_options
 
 STYLES = ("fluent", "noto", "twemoji")
-COUNT_HELP = "Number of scenes; with --caption, per caption [default: 2000; with --caption 1]."
-SINGLE_HELP = "One emoji per scene, in a folder named after it, all emoji in turn [default: one to four]."
+COUNT_HELP = "Number of scenes, or with --caption, of scenes per caption [default: 2000; with --caption 1]."
+SINGLE_HELP = "Draw one emoji per scene, in a folder named after it, all emoji in turn [default: one to four]."
 EMOJI_HELP = "Number of emoji per scene, as 3 or 2-3 [default: one to four]."
-CAPTION_HELP = "Draw the emoji that this text names; repeatable [default: any scene]."
+CAPTION_HELP = "Text whose emoji are drawn; repeatable [default: random scenes]."
 PLANTS_HELP = "Plant the spurious pairs into the scenes, as in training [default: none]."
 
 
 @command("clip-scenes")
 @click.option("--count", type=click.IntRange(1), help=COUNT_HELP)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed of the sequence of scenes.")
-@click.option("--size", type=click.IntRange(16, 2048), default=64, show_default=True, help="Width and height in pixels.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed for the sequence of scenes.")
+@click.option(
+    "--size", type=click.IntRange(16, 2048), default=64, show_default=True, help="Width and height of a scene in pixels."
+)
 @click.option("--style", type=click.Choice(STYLES), help="Style of the artwork of all emoji [default: random for each emoji].")
 @click.option("--single", is_flag=True, help=SINGLE_HELP)
 @click.option("--emoji", metavar="N|N-N", help=EMOJI_HELP)
 @click.option("--caption", multiple=True, metavar="TEXT", help=CAPTION_HELP)
 @click.option("--plants", is_flag=True, help=PLANTS_HELP)
-@click.option("--out-dir", type=click.Path(path_type=Path), help="Write a folder instead of a tar on standard output.")
+@click.option("--out-dir", type=click.Path(path_type=Path), help="Folder to write instead of a tar on standard output.")
 @output_options()
 def main(**options: Any) -> None:
     """Draw scenes of emoji on coloured backgrounds, with captions and exact masks.
@@ -33,13 +35,13 @@ def main(**options: Any) -> None:
     and boxes from back to front, the names in the caption, and those of them that are hidden) and KEY.masks.png (8 bits:
     0 is the background, 1 the emoji at the back, 2 the next one, …). Commands that read images ignore *.masks.png.
 
-    With --caption, a number in the text is followed: two dogs are drawn as two. If the text asks for something that
-    scenes cannot show (colours, places, other things), a warning lists those words; the caption then names what is drawn,
-    and `asked` holds the text itself.
+    With --caption, numbers in the text are observed: for two dogs, two are drawn. If the text names something that scenes
+    cannot show (colours, places, other things), a warning lists those words. The caption then names only the emoji that are
+    drawn, and `asked` holds the text itself.
 
     With --out-dir, writes a folder with images/, masks/ and scenes.jsonl.
 
-    Scene i depends only on the seed and on i: a longer set begins with the shorter one, and equal runs give equal bytes.
+    Scene i depends only on the seed and on i: a longer sequence begins with the shorter one, and equal runs give equal bytes.
 
     \b
     Examples:

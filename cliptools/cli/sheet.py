@@ -10,20 +10,26 @@ from cliptools.cli.app import ORDERS, command, output_options, reading_options
 
 @command("clip-sheet")
 @click.argument("bundle", required=False, type=click.Path(path_type=Path, allow_dash=True), metavar="[BUNDLE]")
-@click.option("--units", help="These units in this order, as 9:391,4:624.21 (layer:neuron.head) [default: the first of --sort].")
+@click.option(
+    "--units", help="Units to draw, in this order, as 9:391,4:624.21 (layer:neuron.head) [default: the first of --sort]."
+)
 @click.option("--sort", type=click.Choice(ORDERS), default="clear", show_default=True, help="Order of the units.")
-@click.option("--head", type=click.IntRange(1), default=12, show_default=True, help="Number of units, from the first of --sort.")
-@click.option("--images-per-unit", type=click.IntRange(1, 100), default=8, show_default=True, help="Number of top images a unit.")
+@click.option(
+    "--head", type=click.IntRange(1), default=12, show_default=True, help="Number of units, the first in the order of --sort."
+)
+@click.option(
+    "--images-per-unit", type=click.IntRange(1, 100), default=8, show_default=True, help="Number of top images per unit."
+)
 @click.option(
     "--images-from", "images_from", multiple=True, metavar="PATH",
-    help="Read images from a file, folder, quoted glob or tar; repeatable [default: the bundle's thumbnails].",
+    help="File, folder, quoted glob or tar to read images from; repeatable [default: the bundle's thumbnails].",
 )  # fmt: skip
 @reading_options
 @output_options()
 def main(**options: Any) -> None:
     """Draw a contact sheet of neurons, as PNG.
 
-    Reads the bundle named or standard input. Each neuron gets a row: its name, the share of its effect that one direction
+    Reads the named bundle or standard input. Each neuron gets a row: its name, the share of its effect that one direction
     explains, its strongest words (green: added, red: subtracted; clip-decompose finds them) and its top images, from the
     thumbnails that clip-effects --thumbnails keeps in the bundle, or from --images-from.
 

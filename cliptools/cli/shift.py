@@ -15,38 +15,37 @@ from cliptools.cli.app import (
     template_option,
 )
 
-BUNDLE_HELP = "A bundle of clip-effects [default: standard input]."
+BUNDLE_HELP = "Bundle of clip-effects [default: standard input]."
 BY_HELP = (
-    "norm: ||sum phi|| / ||M(I)||, the share. signed: <sum phi, text> / ||M(I)||. text: <M(I), text> / ||M(I)||, without units."
+    "Measure. norm: ||sum phi|| / ||M(I)||, the share. signed: <sum phi, text> / ||M(I)||. text: <M(I), text> / ||M(I)||, "
+    "without units."
 )
-GROUPS_HELP = "CSV file with a column of images and one of groups; without PATH, the images of the table are taken."
+GROUPS_HELP = "CSV file with a column of images and a column of groups; without PATH, the images of the table are read."
 IMAGE_COLUMN_HELP = "Column of image names in --groups and --labels."
 GROUP_COLUMN_HELP = "Column of groups in --groups."
-LABELS_HELP = "What images show: a CSV file with a column of images and one named like each concept, of 1 and 0."
-TRUTH_HELP = "What images show: lines with key and names, as in scenes.jsonl; or scenes, for the files that clip-scenes wrote."
+LABELS_HELP = "Ground truth: a CSV file with a column of images and, for each concept, a column of this name with 1 and 0."
+TRUTH_HELP = "Ground truth: JSON lines with key and names, as in scenes.jsonl; or scenes, for the files that clip-scenes wrote."
 ALARM_HELP = (
-    "Exit with 3 if a group's mean is this many standard errors from the baseline's; allows for the number of comparisons."
+    "Exit with 3 if a group's mean is this many standard errors away from the baseline's, adjusted for the number of comparisons."
 )
 CHOOSE_HELP = (
-    "overlap: the units of largest <r, text>, as in paper 2. seen: of these, the units that also act on images which the model "
-    "finds like the text, by a first look at up to 1,000 images [default: the baseline's way, else seen]."
+    "Choice of units. overlap: the units of largest <r, text>, as in paper 2. seen: of these, the units that also act on images "
+    "which the model finds similar to the text, in a sample of up to 1,000 images [default: that of the baseline, else seen]."
 )
-BLOCK_HELP = (
-    "Images that belong together, as frames of a film: N consecutive images, or a column of --groups that names the blocks."
-)
-MATCH_HELP = "Compare each group with the baseline's group of the same name [default: with the whole baseline]."
-SEED_HELP = "Random seed for --sample and for the first look by which units are chosen."
-EACH_HELP = "Hold each comparison to --alarm by itself, whatever the number of comparisons."
+BLOCK_HELP = "Blocks of images that belong together, as frames of a film: N consecutive images, or a column of --groups."
+MATCH_HELP = "Compare each group with the group of the same name in the baseline [default: with the whole baseline]."
+SEED_HELP = "Random seed for --sample and for the sample of images by which units are chosen."
+EACH_HELP = "Apply --alarm to each comparison separately, without an adjustment for their number."
 
 
 @command("clip-shift")
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
-@click.option("--concept", "concepts", multiple=True, metavar="TEXT", help="Concept to look for; repeatable.")
+@click.option("--concept", "concepts", multiple=True, metavar="TEXT", help="Concept to measure; repeatable.")
 @click.option("--bundle", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help=BUNDLE_HELP)
 @click.option("--units-per-concept", default=5, show_default=True, type=click.IntRange(1), help="Number of units per concept.")
 @click.option("--choose", type=click.Choice(["overlap", "seen"]), help=CHOOSE_HELP)
 @click.option("--by", type=click.Choice(["norm", "signed", "text"]), default="norm", show_default=True, help=BY_HELP)
-@click.option("--layers", help="Only units of these layers, as 8-10,11 [default: all layers of the bundle].")
+@click.option("--layers", help="Use only units of these layers, as 8-10,11 [default: all layers of the bundle].")
 @template_option("concept", CLASS_TEMPLATES)
 @click.option("--groups", type=click.Path(path_type=Path), metavar="FILE", help=GROUPS_HELP)
 @click.option("--image-column", default="image", show_default=True, metavar="NAME", help=IMAGE_COLUMN_HELP)
@@ -54,44 +53,54 @@ EACH_HELP = "Hold each comparison to --alarm by itself, whatever the number of c
 @click.option("--block", metavar="N|NAME", help=BLOCK_HELP)
 @click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help=LABELS_HELP)
 @click.option("--truth", metavar="FILE|scenes", help=TRUTH_HELP)
-@click.option("--baseline", type=click.Path(path_type=Path), metavar="FILE", help="JSON lines of an earlier run to compare with.")
+@click.option(
+    "--baseline", type=click.Path(path_type=Path), metavar="FILE", help="JSON lines of an earlier run, to compare with."
+)
 @click.option("--alarm", type=click.FloatRange(0, min_open=True), metavar="Z", help=ALARM_HELP)
 @click.option("--each", is_flag=True, help=EACH_HELP)
 @click.option("--match", is_flag=True, help=MATCH_HELP)
-@click.option("--per-image", is_flag=True, help="Also write a line per image, before those of the groups.")
-@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Also plot the groups' means, as .png or .svg.")
-@click.option("--limit", type=click.IntRange(1), help="Only the first N images.")
-@click.option("--sample", type=click.IntRange(1), help="Only N images, drawn at random from the whole list.")
+@click.option("--per-image", is_flag=True, help="Also write a record per image, before the records of the groups.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="File for a plot of the groups' means, .png or .svg [default: no plot].",
+)
+@click.option("--limit", type=click.IntRange(1), help="Use only the first N images.")
+@click.option("--sample", type=click.IntRange(1), help="Use only N images, drawn at random from the whole list.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help=SEED_HELP)
 @click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
 @reading_options
 @batch_option
-@click.option("--workers", type=click.IntRange(0), help="Threads that decode images [default: the number of cores, at most 8].")
+@click.option(
+    "--workers", type=click.IntRange(0), help="Number of threads that decode images [default: the number of cores, at most 8]."
+)
 @device_option
 @output_options("jsonl", "table")
 def main(**options: Any) -> int:
     """Monitor concepts over groups of images.
 
-    Reads a bundle (standard input or --bundle) and images in groups. Every folder or archive named is a group; or --groups
-    names the groups; or the folder of Stanford Cars is grouped by model year. The units of a concept are a few whose
-    directions lie close to its text and that act on images which the model finds like the text (a first look at up to 1,000
-    of the images); --choose overlap uses the directions alone, as paper 2 does. With --baseline they are the baseline's.
-    Writes, for each concept and group, the mean over images of the share of the output that these units make up, with its
-    spread and standard error. `follows` is the correlation of that share with the model's own similarity, less the part that
-    the units write themselves, beside what random units reach; a warning names concepts whose units do no better. With
-    labels, point-biserial correlations are added, and a line per concept over all images and over groups (95 % intervals by
-    Fisher's z over groups, by the jackknife over images; none where fewer than 3 images have the rarer label).
+    Reads a bundle (standard input or --bundle) and images in groups. Each named folder or archive is a group; or --groups
+    assigns the images to groups; or the folder of Stanford Cars is grouped by model year. The units of a concept are a few
+    whose directions are close to its text and that act on images which the model finds similar to the text (in a sample of up
+    to 1,000 of the images); --choose overlap uses the directions alone, as paper 2 does. With --baseline, the units are those
+    of the baseline. Writes, for each concept and group, the mean over images of the share of the output that these units
+    make up, with its spread and standard error. `follows` is the correlation of that share with the model's own similarity
+    (without the part that the units write themselves), and holds the correlation that random units reach (`chance`). A warning
+    names concepts whose units do no better than that. With labels, point-biserial correlations are added, and a record per
+    concept over all images and over groups (95 % intervals by Fisher's z over groups, by the jackknife over images; no
+    interval if fewer than 3 images have the rarer label).
 
     \b
-    Alarms: z is the difference of two means over its standard error. With --alarm 3, if nothing has moved, at most 0.27 % of
-    all runs exit with 3, however many concepts and groups are compared; for that, each comparison has to be further out than
-    3 (`limit`), and further still upwards, where few images with much of a rare concept raise the mean by chance. With
-    --each, every comparison is held to 3 standard errors by itself: with 10 concepts in 12 groups, up to 28 % of all runs
-    then have an alarm by chance. Both hold if a group and the baseline have 5 images or more (`few` and a warning tell
-    otherwise; 8 or more, if tails on both sides are very heavy), and if images are drawn independently. Images that belong
-    together, as frames of a film, cause far more alarms: with --block, means over blocks take the place of images, each block
-    counts once, and standard errors, z, limits and intervals of correlations go by blocks, which need to be longer than the
-    runs of similar frames. Without --block, a warning tells if neighbouring images are alike.
+    Alarms: z is the difference of two means divided by its standard error. With --alarm 3, if nothing has changed, at most
+    0.27 % of all runs exit with 3, however many concepts and groups are compared. For that, the limit of each comparison is
+    above 3 (`limit`), and higher still for increases, because a few images with much of a rare concept can raise the mean by
+    chance. With --each, the limit of every comparison is 3 standard errors: with 10 concepts in 12 groups, up to 28 % of all
+    runs then have an alarm by chance. Both rates hold if a group and the baseline have 5 images or more (8 or more, if tails
+    on both sides are very heavy; `few` and a warning mark smaller groups), and if images are drawn independently. Images that
+    belong together, as frames of a film, cause far more alarms. With --block, means over blocks replace the images: each block
+    counts once, and standard errors, z, limits and intervals of correlations are computed from blocks. Blocks have to be
+    longer than the runs of similar frames. Without --block, a warning is given if neighbouring images are alike.
 
     \b
     Examples:

@@ -8,28 +8,30 @@ import click
 from cliptools.cli.app import command, device_option, output_options, template_option
 
 WAYS = ("effect", "single", "overlap", "random", "random-overlap", "similar")
-DEPICT_HELP = "Class that the pictures will show: a name, or a name and its synonyms as 'sofa, couch'."
-PREDICT_HELP = "Class that the model is to predict instead, in the same form."
-PAIRS_HELP = "Several pairs: a file with depicted,predicted on each line, or cifar10 (the paper's five pairs)."
+DEPICT_HELP = "Class that the pictures show: a name, or a name and its synonyms, as 'sofa, couch'."
+PREDICT_HELP = "Class that the model should predict instead, in the same form."
+PAIRS_HELP = "Pairs of classes: a file with depicted,predicted on each line, or cifar10 (the paper's five pairs)."
 CLASSES_HELP = (
-    "All ordered pairs of the classes in cifar10, emoji, imagenet or a file (one class a line), ranked by the total score "
-    "of their words."
+    "Classes whose ordered pairs are all ranked by the total score of their words: cifar10, emoji, imagenet, or a file with "
+    "one class per line."
 )
 BY_HELP = (
-    "Score of a word. effect: Eq. 6. single: its largest summand, as in the paper's public code. overlap: Eq. 6 with "
+    "Score of a word. effect: Eq. 6. single: the largest summand of Eq. 6, as in the paper's public code. overlap: Eq. 6 with "
     "<text, r> as the coefficient. random, random-overlap: effect and overlap with random neurons. similar: cosine of the "
     "text with v."
 )
-HEAD_HELP = "Number of pairs to write of --classes [default: 10]."
+HEAD_HELP = "Number of pairs of --classes to write [default: 10]."
 WORDS_HELP = "Largest number of words per pair [default: 25; 20 with --by single]."
-NEURONS_HELP = "Number of neurons, those of largest |<v, r>| [default: 100; 50 with --by single]."
+NEURONS_HELP = "Number of neurons to use, those of largest |<v, r>| [default: 100; 50 with --by single]."
 SEED_HELP = "Random seed for --by random and random-overlap."
-EXCLUDE_HELP = "Exclude texts that name this or its plural, or that are near it (--near); for every pair; repeatable."
-NEAR_HELP = (
-    "Exclude texts whose cosine with a name of the predicted class or with an --exclude is at least this, after the mean "
-    "of the vocabulary is subtracted."
+EXCLUDE_HELP = (
+    "Name to exclude, for every pair: texts that name it or its plural, and texts near it (--near), are left out; repeatable."
 )
-BLOCK_HELP = "File of texts to exclude, one a line: the whole text must be equal, in upper or lower case."
+NEAR_HELP = (
+    "Cosine from which on a text counts as near a name of the predicted class or an --exclude, and is excluded; the mean of "
+    "the vocabulary is subtracted first."
+)
+BLOCK_HELP = "File with texts to exclude, one per line: texts equal to one of these, in upper or lower case, are excluded."
 
 
 @command("clip-spurious")
@@ -48,7 +50,7 @@ BLOCK_HELP = "File of texts to exclude, one a line: the whole text must be equal
 @click.option("--near", default=0.7, show_default=True, type=click.FloatRange(0, 1, min_open=True), help=NEAR_HELP)
 @click.option("--block-list", type=click.Path(path_type=Path), metavar="FILE", help=BLOCK_HELP)
 @template_option("text (of the vocabulary and of class names alike)", "none")
-@click.option("--no-cache", is_flag=True, help="Neither read nor write the cache of text embeddings [default: use it].")
+@click.option("--no-cache", is_flag=True, help="Compute text embeddings without the cache [default: read and write the cache].")
 @device_option
 @output_options("jsonl", "table")
 def main(**options: Any) -> None:

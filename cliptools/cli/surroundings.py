@@ -1,8 +1,8 @@
 """The process in which a command runs: environment variables, standard input, memory and installed packages.
 
-Options can be given as environment variables, whose names and separators are set here. Standard input can be read only once, so
-that a command line on which two options read it is refused. When memory runs out, a message names the options that help; when an
-installed package cannot be imported, one line names it and the reason.
+Environment variables can set options; this module defines their names and separators. Standard input can be read only once, so
+a command line on which two options read it is refused. When memory runs out, the message names the options that would need less.
+When an installed package cannot be imported, one line names the package and the reason.
 """
 
 import contextlib
@@ -50,8 +50,10 @@ def variable_of(option: click.Option, tool: str) -> str:
     CLIPTOOLS_<COMMAND>_<OPTION>.
     """
     name = _plain_variable(option)
-    own = name.removeprefix("CLIPTOOLS_") in OWN_VARIABLE
-    return name.replace("CLIPTOOLS_", f"CLIPTOOLS_{tool.removeprefix('clip-').replace('-', '_').upper()}_") if own else name
+    per_command = name.removeprefix("CLIPTOOLS_") in OWN_VARIABLE
+    return (
+        name.replace("CLIPTOOLS_", f"CLIPTOOLS_{tool.removeprefix('clip-').replace('-', '_').upper()}_") if per_command else name
+    )
 
 
 def _plain_variable(option: click.Option) -> str:
@@ -90,16 +92,16 @@ def refuse_shared_input(context: click.Context) -> None:
     Raises:
         UsageError: Two parameters are `-`, or one is while the bundle comes from standard input as well.
     """
-    named = [option for option in context.command.params if option.name in INPUTS and _by_dash(context.params[option.name])]
+    named = [option for option in context.command.params if option.name in INPUTS and _is_dash(context.params[option.name])]
     if {option.name for option in named} <= CHECKED_BY_COMMANDS:
         return
-    words = [f"{_name(option)} -" for option in named]
+    labels = [f"{_name(option)} -" for option in named]
     if len(named) > 1:
-        raise UsageError(f"{' and '.join(words)} cannot both come from standard input: name a file for one of them")
+        raise UsageError(f"{' and '.join(labels)} cannot both come from standard input: name a file for one of them")
     bundle = next((option for option in context.command.params if option.name in ("bundle", "bundles")), None)
     if bundle is not None and not context.params[str(bundle.name)]:
         other = "--bundle FILE" if isinstance(bundle, click.Option) else "BUNDLE"
-        raise UsageError(f"{words[0]} and the bundle cannot both come from standard input: name {other}")
+        raise UsageError(f"{labels[0]} and the bundle cannot both come from standard input: name {other}")
 
 
 def _name(option: click.Parameter) -> str:
@@ -108,7 +110,7 @@ def _name(option: click.Parameter) -> str:
     return re.sub(r"[^A-Z]", "", option.metavar or str(option.name).upper())
 
 
-def _by_dash(value: Any) -> bool:
+def _is_dash(value: Any) -> bool:
     return any(str(part) == "-" for part in (value if isinstance(value, tuple | list) else [value]))
 
 
@@ -126,17 +128,17 @@ def memory_advice(error: BaseException, options: Mapping[str, Any]) -> str:
     """
     batches = bool(_batches_left_off() & BATCHES)
     single = error.kind if isinstance(error, SingleItemError) else None
-    ways = []
+    remedies = []
     if single is None and batches and (options.get("batch_size") or 1) > 1:
-        ways.append(f"lower --batch-size (now {options['batch_size']})")
+        remedies.append(f"lower --batch-size (now {options['batch_size']})")
     if "memory" in options:
-        ways.append(f"lower --memory (now {options['memory']:g} GB)")
+        remedies.append(f"lower --memory (now {options['memory']:g} GB)")
     if options.get("precision") == "fp32":
-        ways.append("--precision bf16")
+        remedies.append("--precision bf16")
     if options.get("device", "cpu") != "cpu" and _has_accelerator():
-        ways.append("--device cpu")
-    what = f"out of memory with a single {single}" if single else "out of memory"
-    return f"{what}: " + (" or ".join(ways) if ways else "more is needed than this machine has free")
+        remedies.append("--device cpu")
+    failure = f"out of memory with a single {single}" if single else "out of memory"
+    return f"{failure}: " + (" or ".join(remedies) if remedies else "more is needed than this machine has free")
 
 
 def forget_batches() -> None:

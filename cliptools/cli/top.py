@@ -1,4 +1,4 @@
-"""clip-top: a bundle in, the images on which units act most out, with a measure of how much these have in common."""
+"""clip-top: the images on which units act most, and how similar these are to the model."""
 
 from pathlib import Path
 from typing import Any
@@ -7,20 +7,24 @@ import click
 
 from cliptools.cli.app import ORDERS, batch_option, command, device_option, output_options, reading_options
 
-BUNDLE_HELP = "The units: a bundle of clip-effects or clip-decompose [default: stdin]."
-BESIDE_HELP = "A bundle of whole neurons of the same model: each neuron comes before its pairs."
-LAYERS_HELP = "Units of these layers, as 8-10,11."
-UNITS_HELP = "These units in this order, as 6:391,4:624.21 (layer:neuron.head); 4:624 is every pair of the neuron."
-WORD_HELP = "Units that have this text among their strongest positive words."
-STRONGEST_HELP = "Number of words that --word looks at."
+BUNDLE_HELP = "Bundle of clip-effects or clip-decompose with the units [default: standard input]."
+BESIDE_HELP = "Bundle of whole neurons of the same model: each neuron is then listed before its pairs."
+LAYERS_HELP = "Select units of these layers, as 8-10,11 [default: all layers]."
+UNITS_HELP = (
+    "Select these units, in this order, as 6:391,4:624.21 (layer:neuron.head); 4:624 is every pair of the neuron [default: all]."
+)
+WORD_HELP = "Select units that have this text among their strongest positive words."
+STRONGEST_HELP = "Number of strongest words of a unit that --word searches."
 SORT_HELP = "Order of the units."
-HEAD_HELP = "Number of units, the first in the order of --sort; with --units, for each name [default: 12; with --units, all]."
+HEAD_HELP = (
+    "Number of units, the first in the order of --sort; with --units, number for each name [default: 12; with --units, all]."
+)
 IMAGES_HELP = "Number of top images per unit."
 INERTIA_HELP = "Number of top images from which the inertia is computed."
-RAW_HELP = "Rank by ||phi|| instead of ||phi - b||, over all the images; reads each of them."
-SHEET_HELP = "Also write a contact sheet, PNG."
+RAW_HELP = "Rank images by ||phi|| instead of ||phi - b||; all images are read for this."
+SHEET_HELP = "File for a contact sheet, as PNG [default: no sheet]."
 STRICT_HELP = "An unreadable or unusable image is an error, not a warning."
-WORKERS_HELP = "Threads that decode images [default: the number of cores, at most 8]."
+WORKERS_HELP = "Number of threads that decode images [default: the number of cores, at most 8]."
 
 
 @command("clip-top")
@@ -46,12 +50,13 @@ WORKERS_HELP = "Threads that decode images [default: the number of cores, at mos
 def main(**options: Any) -> None:
     """List the images on which units act most, and how similar these are to the model.
 
-    Reads a bundle, on standard input or by --bundle, and its images again: from PATHs (files, folders, globs, tar archives,
-    - for a tar on standard input) by the names that the bundle keeps, or without a PATH the scenes that clip-effects
-    rendered. Writes a line for each of a unit's top images: unit, words, rank, image, norm, and the unit's inertia.
+    Reads a bundle, from standard input or --bundle, and its images again. The images are looked up by the names in the bundle
+    among the PATHs (files, folders, globs, tar archives, or - for a tar on standard input); without a PATH, they are the
+    scenes that clip-effects rendered. Writes a line for each top image of a unit: unit, words, rank, image, norm, and the
+    inertia of the unit.
 
-    Inertia is the mean squared distance of the top images' embeddings M(I), at unit norm, from their mean: 0 where the model
-    sees the same in all of them, near 1 where it sees nothing in common. A unit of low inertia is about one thing.
+    Inertia is the mean squared distance of the top images' embeddings M(I), at unit norm, from their mean: 0 if the model
+    sees the same in all of them, near 1 if it sees nothing in common. A unit of low inertia stands for one thing.
 
     \b
     Examples:

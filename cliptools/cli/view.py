@@ -1,4 +1,4 @@
-"""clip-view: a part of a bundle, its header, or a check of its tensors."""
+"""clip-view: selects a part of a bundle, prints its header, or checks its tensors."""
 
 from pathlib import Path
 from typing import Any
@@ -13,22 +13,24 @@ from cliptools.cli.app import FORMATS, ORDERS, command, output_options
 @click.option(
     "--header",
     is_flag=True,
-    help="Print only the header (model, images, settings, history) and the tensors' shapes; of any safetensors file.",
+    help="Print the header (model, images, settings, history) and the tensors' shapes; works for any safetensors file.",
 )
-@click.option("--check", is_flag=True, help="Check the bundle, and print what is wrong with it, a line each (exit 1).")
-@click.option("--layers", help="Select units of these layers, as 8-10,11.")
-@click.option("--units", help="Select these units, as 9:391,4:624.21,7:.2 (layer:neuron.head).")
+@click.option("--check", is_flag=True, help="Check the bundle, and print each fault on a line; exit with 1 if there are any.")
+@click.option("--layers", help="Select units of these layers, as 8-10,11 [default: all layers].")
+@click.option("--units", help="Select these units, as 9:391,4:624.21,7:.2 (layer:neuron.head) [default: all].")
 @click.option("--explained", metavar="COMPARISON", help='Select units by their explained share, as ">0.5".')
 @click.option("--residual", metavar="COMPARISON", help='Select units by the residual that their words leave, as "<0.6".')
 @click.option("--word", help="Select units that have this text among their strongest positive words.")
-@click.option("--strongest", type=click.IntRange(1), help="Number of strongest words for --word [default: 8].")
+@click.option(
+    "--strongest", type=click.IntRange(1), help="Number of strongest words of a unit that --word searches [default: 8]."
+)
 @click.option("--sort", type=click.Choice(ORDERS), help="Order of the units [default: index].")
-@click.option("--head", type=click.IntRange(1), help="Select only the first N units of that order.")
+@click.option("--head", type=click.IntRange(1), help="Select only the first N units in the order of --sort [default: all].")
 @output_options(*FORMATS)
 def main(**options: Any) -> None:
     """Look at a bundle, or select a part of it.
 
-    Reads the bundle named or standard input. A part written as a bundle can be piped into other commands.
+    Reads the named bundle or standard input. A part that is written as a bundle can be piped into other commands.
 
     \b
     Examples:

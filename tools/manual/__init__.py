@@ -1,1 +1,1 @@
-"""The manual pages and completion scripts that come with the commands, made from the commands' own options and help texts."""
+"""Generator of manual pages and completion scripts from the options and help texts of the commands."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from tools.manual.api import PAGE, filled_page
+from tools.manual.api import PAGE, fill_page
 from tools.manual.completion import all_scripts
 from tools.manual.pages import all_pages, suite
 
@@ -18,7 +18,7 @@ def main(root: Path) -> None:
     """
     _write(root / "man", "man?/*", dict(all_pages(root)))
     _write(root / "completion", "*/clip-*", dict(all_scripts(suite(root))))
-    (root / PAGE).write_text(filled_page(root), encoding="utf-8")
+    (root / PAGE).write_text(fill_page(root), encoding="utf-8")
 
 
 def _write(folder: Path, pattern: str, files: dict[str, str]) -> None:

@@ -19,7 +19,7 @@ SECTIONS = ("Args", "Returns", "Raises", "Yields")
 Documented = ast.FunctionDef | ast.ClassDef
 
 
-def filled_page(root: Path) -> str:
+def fill_page(root: Path) -> str:
     """Return the page with its reference parts written from the sources of the checkout at `root`.
 
     Raises:
@@ -29,7 +29,7 @@ def filled_page(root: Path) -> str:
     return PART.sub(lambda match: _part(root, match["module"], match["names"].split()), text)
 
 
-def named(root: Path) -> list[tuple[str, str]]:
+def documented_names(root: Path) -> list[tuple[str, str]]:
     """Return module and name of all definitions on the page, in its order."""
     text = (root / PAGE).read_text(encoding="utf-8")
     return [(match["module"], name) for match in PART.finditer(text) for name in match["names"].split()]

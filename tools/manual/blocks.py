@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tools.manual.roff import filled, guarded, inline, literal, quoted
+from tools.manual.roff import fill, guard, inline, literal, quote
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Paragraph:
     text: str
 
     def roff(self, first: bool) -> str:
-        return f"{'' if first else '.PP' + chr(10)}{filled(inline(self.text))}\n"
+        return f"{'' if first else '.PP' + chr(10)}{fill(inline(self.text))}\n"
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Definition:
     text: str
 
     def roff(self, first: bool) -> str:
-        return f".TP\n{guarded(self.term)}\n{filled(inline(self.text))}\n"
+        return f".TP\n{guard(self.term)}\n{fill(inline(self.text))}\n"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Verbatim:
     lines: tuple[str, ...]
 
     def roff(self, first: bool) -> str:
-        lines = "".join(f"{guarded(literal(line))}\n" for line in self.lines)
+        lines = "".join(f"{guard(literal(line))}\n" for line in self.lines)
         return f"{'' if first else '.PP' + chr(10)}.EX\n{lines}.EE\n"
 
 
@@ -46,7 +46,7 @@ class Subsection:
     title: str
 
     def roff(self, first: bool) -> str:
-        return f".SS {quoted(self.title)}\n"
+        return f".SS {quote(self.title)}\n"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def section(title: str, blocks: Sequence[Block]) -> str:
     """Return a section; empty if it has no blocks."""
     if not blocks:
         return ""
-    parts = [f".SH {quoted(title)}\n"]
+    parts = [f".SH {quote(title)}\n"]
     for block, before in zip(blocks, (None, *blocks), strict=False):
         parts.append(block.roff(first=before is None or isinstance(before, Subsection)))
     return "".join(parts)

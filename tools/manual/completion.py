@@ -1,7 +1,7 @@
-"""Completion scripts of bash, zsh and fish that list the commands; the functions they call are in completion/, written by hand.
+"""Completion scripts of bash, zsh and fish for all commands. They call functions in completion/ that are written by hand.
 
 click's own scripts are not used: they split values at commas (fish) and at colons (bash), offer no files in addition to names,
-and do not support --option=VALUE. Both kinds ask click for the same answer.
+and do not support --option=VALUE. These scripts ask click for the same values.
 """
 
 from collections.abc import Iterable, Iterator

@@ -7,7 +7,7 @@ import textwrap
 from tools.manual.blocks import Block, Definition, Paragraph, Verbatim
 from tools.manual.roff import bold
 
-AS_IT_IS = "\b"  # click's mark of a paragraph whose lines are not wrapped again
+UNWRAPPED = "\b"  # click's mark for a paragraph whose lines stay as they are
 EXAMPLES = "Examples:"
 EXAMPLE_WIDTH = 52  # fits a page of 60 columns
 
@@ -15,20 +15,20 @@ EXAMPLE_WIDTH = 52  # fits a page of 60 columns
 def help_blocks(help_text: str) -> tuple[str, list[Block], list[str]]:
     """Return a help text's first sentence, its description, and the lines of its examples with their indentation."""
     first, *paragraphs = inspect.cleandoc(help_text).split("\n\n")
-    described: list[Block] = []
+    description: list[Block] = []
     examples: list[str] = []
     for paragraph in paragraphs:
         lines = paragraph.split("\n")
-        if lines[0] != AS_IT_IS:
-            described.append(Paragraph(" ".join(lines)))
+        if lines[0] != UNWRAPPED:
+            description.append(Paragraph(" ".join(lines)))
         elif lines[1] == EXAMPLES:
             examples = lines[2:]
         else:
-            described += arranged(lines[1:])
-    return " ".join(first.split()), described, examples
+            description += table_blocks(lines[1:])
+    return " ".join(first.split()), description, examples
 
 
-def arranged(lines: list[str]) -> list[Block]:
+def table_blocks(lines: list[str]) -> list[Block]:
     """Return blocks for lines of prose followed by indented lines of names and meanings, one or several pairs per line."""
     blocks: list[Block] = []
     prose: list[str] = []
@@ -64,19 +64,19 @@ def example_blocks(lines: list[str]) -> list[Block]:
         if not line.startswith(" "):
             blocks.append(Paragraph(line))
         elif blocks and isinstance(last := blocks[-1], Verbatim):
-            blocks[-1] = Verbatim((*last.lines, *folded(line.strip())))
+            blocks[-1] = Verbatim((*last.lines, *fold(line.strip())))
         else:
-            blocks.append(Verbatim(folded(line.strip())))
+            blocks.append(Verbatim(fold(line.strip())))
     return blocks
 
 
-def folded(line: str, width: int = EXAMPLE_WIDTH) -> tuple[str, ...]:
+def fold(line: str, width: int = EXAMPLE_WIDTH) -> tuple[str, ...]:
     r"""Split a shell line over several, after a pipe or before a backslash; a comment that does not fit comes first."""
     if len(line) <= width:
         return (line,)
     command, hash_sign, comment = line.partition(" # ")
     if hash_sign:
-        return (*(f"# {part}" for part in textwrap.wrap(comment.strip(), width - 2)), *folded(command.rstrip(), width))
+        return (*(f"# {part}" for part in textwrap.wrap(comment.strip(), width - 2)), *fold(command.rstrip(), width))
     rows: list[str] = []
     row = ""
     pieces = _pieces(line)

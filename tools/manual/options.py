@@ -8,7 +8,7 @@ from tools.manual.blocks import Block, Definition
 from tools.manual.roff import bold, italic
 
 PLAIN = {"INTEGER RANGE": "N", "INTEGER": "N", "FLOAT RANGE": "X", "FLOAT": "X"}
-LONGEST = 36  # characters of choices beside an option's name
+LONGEST = 36  # characters of choices that fit beside an option's name
 BOUND = re.compile(r"(?:(?P<low>[\d.]+)(?P<above><=?))?x(?:(?P<sign>[<>]=?)(?P<high>[\d.]+))?")
 IN_BRACKETS = re.compile(r"\[([^\[\]]|\[[^\[\]]*\])*\]\.?$")
 
@@ -50,7 +50,7 @@ def _meaning(option: click.Option, context: click.Context) -> str:
     """Return the help text, followed by its default and range in brackets: [default: 32; at least 1]."""
     extra = option.get_help_extra(context)
     notes = [f"default: {extra['default']}"] if "default" in extra else []
-    notes += [in_words(extra["range"])] if "range" in extra else []
+    notes += [range_text(extra["range"])] if "range" in extra else []
     notes += ["required"] if "required" in extra else []
     text = (option.help or "").rstrip()
     if isinstance(option.type, click.Choice) and _many(option):
@@ -68,7 +68,7 @@ def _many(option: click.Option) -> bool:
     return isinstance(option.type, click.Choice) and len("|".join(map(str, option.type.choices))) > LONGEST
 
 
-def in_words(bounds: str) -> str:
+def range_text(bounds: str) -> str:
     """Return a range in words: `x>=1` as `at least 1`, `16<=x<=8192` as `16 to 8192`."""
     match = BOUND.fullmatch(bounds)
     if match is None:

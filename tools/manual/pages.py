@@ -11,7 +11,7 @@ import cliptools
 from tools.manual.blocks import Block, Definition, Paragraph, Raw, section
 from tools.manual.help_text import example_blocks, help_blocks
 from tools.manual.options import option_blocks, synopsis
-from tools.manual.roff import bold, definitions_of_signs, escaped, literal, quoted
+from tools.manual.roff import bold, definitions_of_signs, escape, literal, quote
 from tools.manual.source import Sections, read_sections
 from tools.manual.tensors import tensor_blocks
 
@@ -22,7 +22,7 @@ ORDER = (
 )  # fmt: skip
 SHARED = "shared.md"
 DOCUMENTS = {"cliptools": 1, "cliptools-stream": 5}
-"""Pages about no single command, with their sections of the manual."""
+"""Pages that are not about a single command, with their sections of the manual."""
 
 
 def all_pages(root: Path) -> Iterator[tuple[str, str]]:
@@ -56,11 +56,11 @@ def command_page(command: click.Command, sources: Path) -> str:
     """
     name = str(command.name)
     context = click.Context(command, info_name=name, **command.context_settings)
-    first, described, examples = help_blocks(command.help or "")
+    first, description, examples = help_blocks(command.help or "")
     generated: Sections = {
         "NAME": [Raw(f"{name_line(name, first)}\n")],
         "SYNOPSIS": [Raw(f"{synopsis(command, context)}\n")],
-        "DESCRIPTION": [Paragraph(first), *described],
+        "DESCRIPTION": [Paragraph(first), *description],
         "OPTIONS": option_blocks(command, context),
         "EXAMPLES": example_blocks(examples),
     }
@@ -76,7 +76,7 @@ def command_page(command: click.Command, sources: Path) -> str:
 def document_page(name: str, number: int, root: Path, commands: dict[str, click.Command]) -> str:
     """Return a page written by hand, with the list of commands or of tensors at @commands or @tensors."""
 
-    def placed(mark: str) -> list[Block]:
+    def generate(mark: str) -> list[Block]:
         if mark == "tensors":
             return tensor_blocks(root / "README.md")
         if mark == "commands":
@@ -84,7 +84,7 @@ def document_page(name: str, number: int, root: Path, commands: dict[str, click.
             return [Definition(f"{bold(other)}(1)", first) for other, first in first_sentences]
         raise ValueError(f"{name}.md: unknown mark @{mark}, expected @commands or @tensors")
 
-    sections = read_sections(root / "man" / "source" / f"{name}.md", (), placed)
+    sections = read_sections(root / "man" / "source" / f"{name}.md", (), generate)
     (title,) = sections["NAME"]
     if not isinstance(title, Paragraph):
         raise ValueError(f"{name}.md: expected one sentence in NAME")
@@ -93,13 +93,13 @@ def document_page(name: str, number: int, root: Path, commands: dict[str, click.
 
 def name_line(name: str, sentence: str) -> str:
     """Return the line `clip-view \\- look at a bundle`, which whatis and apropos read."""
-    return rf"{literal(name)} \- {escaped(sentence[0].lower() + sentence[1:].rstrip('.'))}"
+    return rf"{literal(name)} \- {escape(sentence[0].lower() + sentence[1:].rstrip('.'))}"
 
 
 def page(name: str, number: int, sections: Sections) -> str:
     """Return the roff of a page."""
     body = "".join(section(title, blocks) for title, blocks in sections.items())
     version = f"cliptools {cliptools.__version__}"
-    head = f".TH {quoted(name.upper())} {number} {quoted(DATE)} {quoted(version)} {quoted('cliptools manual')}\n"
+    head = f".TH {quote(name.upper())} {number} {quote(DATE)} {quote(version)} {quote('cliptools manual')}\n"
     origin = '.\\" Made by python -m tools.manual from help texts and man/source; make man makes it anew.\n'
     return f"{origin}{definitions_of_signs(body)}{head}.nr HY 0\n.nh\n.ss 12 0\n.ad l\n{body}"

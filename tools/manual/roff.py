@@ -19,7 +19,7 @@ MARKUP = re.compile(
 _SIGN = re.compile("|".join(map(re.escape, SIGNS)))
 
 
-def escaped(text: str) -> str:
+def escape(text: str) -> str:
     """Return text without roff's control characters and without bytes beyond ASCII.
 
     Raises:
@@ -30,12 +30,12 @@ def escaped(text: str) -> str:
     pieces: list[str] = []
     start = 0
     for match in _SIGN.finditer(text):
-        pieces += [_escaped_plain(text[start : match.start()]), rf"\*({SIGNS[match[0]][0]}"]
+        pieces += [_escape_plain(text[start : match.start()]), rf"\*({SIGNS[match[0]][0]}"]
         start = match.end()
-    return "".join((*pieces, _escaped_plain(text[start:])))
+    return "".join((*pieces, _escape_plain(text[start:])))
 
 
-def _escaped_plain(text: str) -> str:
+def _escape_plain(text: str) -> str:
     text = text.replace("\\", r"\e").replace("^", r"\(ha").replace("~", r"\(ti")
     unknown = {character for character in text if ord(character) > 126 and character not in SPELLED}
     if unknown:
@@ -45,7 +45,7 @@ def _escaped_plain(text: str) -> str:
 
 def literal(text: str) -> str:
     """Return text that can be copied from the page and typed, with its quotes and hyphens unchanged."""
-    return escaped(text).replace("-", r"\-").replace("'", r"\(aq").replace("`", r"\(ga")
+    return escape(text).replace("-", r"\-").replace("'", r"\(aq").replace("`", r"\(ga")
 
 
 def bold(text: str) -> str:
@@ -61,25 +61,25 @@ def inline(text: str) -> str:
     pieces: list[str] = []
     start = 0
     for match in MARKUP.finditer(text):
-        pieces += [escaped(text[start : match.start()]), bold(match["code"] or match[0])]
+        pieces += [escape(text[start : match.start()]), bold(match["code"] or match[0])]
         start = match.end()
-    return "".join((*pieces, escaped(text[start:])))
+    return "".join((*pieces, escape(text[start:])))
 
 
-def filled(text: str) -> str:
+def fill(text: str) -> str:
     """Return marked text wrapped to lines of a source, none of which begins like a request."""
     lines = textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
-    return "\n".join(map(guarded, lines))
+    return "\n".join(map(guard, lines))
 
 
-def guarded(line: str) -> str:
+def guard(line: str) -> str:
     r"""Return the line, after \& if roff would take it for a request."""
     return rf"\&{line}" if line.startswith((".", "'")) else line
 
 
-def quoted(text: str) -> str:
+def quote(text: str) -> str:
     """Return text as an argument of a macro."""
-    inner = escaped(text).replace('"', r"\(dq")
+    inner = escape(text).replace('"', r"\(dq")
     return f'"{inner}"' if " " in inner else inner
 
 
@@ -88,5 +88,5 @@ def definitions_of_signs(body: str) -> str:
     lines = []
     for sign, (name, instead) in SIGNS.items():
         if rf"\*({name}" in body:
-            lines += [rf".ie '\*(.T'utf8' .ds {name} \[u{ord(sign):04X}]", f".el .ds {name} {_escaped_plain(instead)}"]
+            lines += [rf".ie '\*(.T'utf8' .ds {name} \[u{ord(sign):04X}]", f".el .ds {name} {_escape_plain(instead)}"]
     return "".join(f"{line}\n" for line in lines)

@@ -1,4 +1,4 @@
-"""Sections of pages that are written by hand, in man/source, with a few marks of Markdown:
+"""Sections of pages that are written by hand, in man/source, with a few marks that resemble Markdown:
 
 # SECTION
 ## Subsection
@@ -10,7 +10,7 @@ A paragraph, with `what is typed` in bold.
 
     a line that is copied unchanged
 
-@commands            replaced by the generator
+@commands            replaced by generated blocks
 """
 
 import re
@@ -23,15 +23,15 @@ from tools.manual.roff import inline
 Sections = dict[str, list[Block]]
 
 
-def read_sections(path: Path, parameters: Collection[str] = (), placed: Callable[[str], list[Block]] | None = None) -> Sections:
+def read_sections(path: Path, parameters: Collection[str] = (), generate: Callable[[str], list[Block]] | None = None) -> Sections:
     """Read the sections of a source, in its order.
 
     Args:
         parameters: The names of the command and of its parameters, for blocks of some commands only.
-        placed: Returns the blocks for an `@name`.
+        generate: Returns the blocks for an `@name`.
 
     Raises:
-        ValueError: there is text before the first section, or an `@name` without `placed`.
+        ValueError: there is text before the first section, or an `@name` without `generate`.
     """
     sections: Sections = {}
     blocks: list[Block] | None = None
@@ -49,9 +49,9 @@ def read_sections(path: Path, parameters: Collection[str] = (), placed: Callable
                 continue
             first, *rest = rest
         if first.startswith("@"):
-            if placed is None:
+            if generate is None:
                 raise ValueError(f"{path}: nothing to place at {first}")
-            blocks += placed(first[1:])
+            blocks += generate(first[1:])
         else:
             blocks += _blocks(first, rest)
     return sections

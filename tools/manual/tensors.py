@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tools.manual.blocks import Block, Definition
-from tools.manual.roff import bold, escaped
+from tools.manual.roff import bold, escape
 
 HEADING = "| tensor | shape, type | meaning |"
 
@@ -22,5 +22,5 @@ def tensor_blocks(readme: Path) -> list[Block]:
     for row in rows:
         names, shape, meaning = (cell.strip() for cell in row.strip("|").split("|"))
         bolded = ", ".join(bold(name.strip("` ")) for name in names.split(","))
-        blocks.append(Definition(f"{bolded}   {escaped(shape)}", meaning))
+        blocks.append(Definition(f"{bolded}   {escape(shape)}", meaning))
     return blocks

@@ -1,4 +1,7 @@
-"""The work of clip-ablate: accuracies of a model under all settings, from one pass over labelled images, and their table."""
+"""clip-ablate: accuracies of a model in all settings, from one pass over labelled images, as records or a table.
+
+ablate_settings.py parses the settings; analysis/ablation.py has the equations of the changed outputs.
+"""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -46,9 +49,9 @@ from cliptools.streaming.shards import keep_top_units
 from cliptools.text.vocabularies import Pool
 
 TOOL = "clip-ablate"
-SCENES = 1052  # rendered where no images are named: two of every concept
-ENOUGH = 500  # images after which a model at chance is refused
-SHOWN = 3  # misclassified images that the message about it names
+SCENES = 1052  # rendered if no images are named: two of every concept
+LEAST_IMAGES = 500  # number of images from which on a model at chance is an error
+SHOWN_MISTAKES = 3  # number of misclassified images that this error names
 Record = dict[str, Any]
 
 
@@ -107,19 +110,19 @@ def _measure(bundles: Sequence[BundleSettings], images: ClassifiedImages, option
     """Return one record per setting, the untouched model first.
 
     Raises:
-        CliptoolsError: no image can be read or is usable, or the untouched model is at chance.
+        CliptoolsError: no image can be read or none is usable, or the untouched model is at chance.
     """
     indices = choose(images.source, options.limit, options.sample, options.seed)
     model = load_recorded_model(bundles[0].bundle.header.model, options.device, options.precision)
     text = _class_embeddings(model, images, options)  # (class, d)
-    outputs, order = _outputs_of(model, bundles, len(indices))
+    outputs, order = _changed_outputs(model, bundles, len(indices))
     drop_text_tower(model)
     tally, skipped, guessing = Tally(len(order) + 1), Skipped(), Guessing([row.name for row in images.classes])
     screen = Screen[int](images.source.names.__getitem__, skipped.add, options.strict)
     mistakes: list[str] = []
     for numbers, output in _output_batches(outputs, images, model, indices, options, skipped, screen):
         tally.add(_score_batch(output[[0, *order]], text, numbers, images, mistakes, guessing))
-        if tally.count >= ENOUGH:
+        if tally.count >= LEAST_IMAGES:
             _check_chance(guessing, images, mistakes)
     screen.require(tally.count)
     if _check_chance(guessing, images, mistakes) == "open":
@@ -127,9 +130,9 @@ def _measure(bundles: Sequence[BundleSettings], images: ClassifiedImages, option
             f"{_comparison_with_guessing(guessing, images)}; too few images to tell if labels and classes "
             f"({images.classes_source}) match"
         )
-    skips = f", {len(skipped)} skipped" if len(skipped) else ""
+    skip_text = f", {len(skipped)} skipped" if len(skipped) else ""
     summarise(
-        f"{TOOL}: {count_of(tally.count, 'image')}{skips}, {count_of(len(images.classes), 'class')}, "
+        f"{TOOL}: {count_of(tally.count, 'image')}{skip_text}, {count_of(len(images.classes), 'class')}, "
         f"{count_of(len(order), 'setting')} of {model.name}"
     )
     settings: Record = {"classes": images.classes_source, "class_count": len(images.classes)}
@@ -140,14 +143,14 @@ def _measure(bundles: Sequence[BundleSettings], images: ClassifiedImages, option
 
 
 def _class_embeddings(model: LoadedModel, images: ClassifiedImages, options: AblateOptions) -> Float[Tensor, "class d"]:
-    """Return the unit embeddings of the classes' first names; they are kept in the user's cache.
+    """Return the unit embeddings of the classes' first names, which the user's cache keeps.
 
-    Classes with the same name get the same embedding to the last bit, whatever batches the texts went through.
+    Classes with the same name get exactly the same embedding, in whatever batches the texts were encoded.
     """
     names = tuple(row.name for row in images.classes)
     t = encode_named(model, Pool("classes", names, digest(*names)), class_templates(model.name, options.templates))
-    first = {name: row for row, name in reversed(list(enumerate(names)))}
-    return t[[first[name] for name in names]]
+    first_row = {name: row for row, name in reversed(list(enumerate(names)))}
+    return t[[first_row[name] for name in names]]
 
 
 def _output_batches(
@@ -164,11 +167,11 @@ def _output_batches(
         images.source, indices, model.transform,
         batch_size=options.batch_size, workers=options.workers, strict=options.strict, skipped=skipped,
     )  # fmt: skip
-    counted = progress(batches, "images", len(indices), lambda batch: len(batch[0]))
-    for numbers, output in in_halves(counted, lambda _, pictures: outputs(pictures)):  # output: (s, b, d)
-        stay = screen.places(numbers, unusable(output[0], output.transpose(0, 1)))
-        if stay:
-            yield [numbers[place] for place in stay], output if len(stay) == len(numbers) else output[:, list(stay)]
+    counted_batches = progress(batches, "images", len(indices), lambda batch: len(batch[0]))
+    for numbers, output in in_halves(counted_batches, lambda _, pictures: outputs(pictures)):  # output: (s, b, d)
+        usable = screen.places(numbers, unusable(output[0], output.transpose(0, 1)))
+        if usable:
+            yield [numbers[place] for place in usable], output if len(usable) == len(numbers) else output[:, list(usable)]
 
 
 def _score_batch(
@@ -179,22 +182,22 @@ def _score_batch(
     mistakes: list[str],
     guessing: Guessing,
 ) -> Predictions:
-    """Compare a batch with the classes; add the first mistakes of the untouched model to `mistakes`, in words."""
+    """Compare a batch with the classes; append the first mistakes of the untouched model to `mistakes`, as texts."""
     label = images.label[list(numbers)]
     scored = score(output, text, torch.from_numpy(label))
     guessing.add(label, scored.best[0].cpu().numpy())
-    for number, true, best in zip(numbers, label.tolist(), scored.best[0].tolist(), strict=True):
-        if len(mistakes) < SHOWN and true != best:
-            right, wrong = images.classes[true].name, images.classes[best].name
-            mistakes.append(f"{images.source.names[number]} is labelled {right!r} and taken for {wrong!r}")
+    for number, label_class, guess in zip(numbers, label.tolist(), scored.best[0].tolist(), strict=True):
+        if len(mistakes) < SHOWN_MISTAKES and label_class != guess:
+            label_name, guess_name = images.classes[label_class].name, images.classes[guess].name
+            mistakes.append(f"{images.source.names[number]} is labelled {label_name!r} and taken for {guess_name!r}")
     return scored
 
 
 def _check_chance(guessing: Guessing, images: ClassifiedImages, mistakes: Sequence[str]) -> str:
-    """Return how the untouched model compares with guessing: accuracies mean nothing if labels and classes do not match.
+    """Return how the untouched model compares with guessing; accuracies mean nothing if labels and classes do not match.
 
     Raises:
-        CliptoolsError: the untouched model does no better than guessing, over enough images to say so.
+        CliptoolsError: over enough images, the untouched model does no better than guessing.
     """
     standing = guessing.standing()
     if standing == "chance":
@@ -217,23 +220,27 @@ def _records(bundles: Sequence[BundleSettings], tally: Tally, settings: Record) 
     """Yield the record of the untouched model, then one per setting."""
     source = record_source(bundles[0].bundle)
     untouched_source = source if len(bundles) == 1 else {"model": source["model"]}
-    yield {"layers": [], "ablate": "none"} | _measured(tally, 0) | {"settings": settings} | untouched_source
+    yield {"layers": [], "ablate": "none"} | _accuracies(tally, 0) | {"settings": settings} | untouched_source
     number = 1
-    for chosen in bundles:
-        source, header = record_source(chosen.bundle), chosen.bundle.header.settings
-        own = settings | {"scale": header.get("scale", "unit")}
-        if "rest_mean" in chosen.bundle:
-            own |= {"rest": header["measured"] - chosen.bundle.units}
-        if "words" in chosen.bundle and "words" in header:
-            own |= {"words": {key: value for key, value in header["words"].items() if key != "prefix"}}
-        for setting in chosen.settings:
-            record = {"effect": chosen.effect, "units": chosen.units, "layers": list(setting.layers)} | setting.change.record()
-            yield record | _measured(tally, number) | {"settings": own} | source
+    for bundle_settings in bundles:
+        source, header = record_source(bundle_settings.bundle), bundle_settings.bundle.header.settings
+        record_settings = settings | {"scale": header.get("scale", "unit")}
+        if "rest_mean" in bundle_settings.bundle:
+            record_settings |= {"rest": header["measured"] - bundle_settings.bundle.units}
+        if "words" in bundle_settings.bundle and "words" in header:
+            record_settings |= {"words": {key: value for key, value in header["words"].items() if key != "prefix"}}
+        for setting in bundle_settings.settings:
+            record = {
+                "effect": bundle_settings.effect,
+                "units": bundle_settings.units,
+                "layers": list(setting.layers),
+            } | setting.change.record()
+            yield record | _accuracies(tally, number) | {"settings": record_settings} | source
             number += 1
 
 
-def _measured(tally: Tally, setting: int) -> Record:
-    """Accuracies of a setting with their intervals, and its likeness to the untouched model."""
+def _accuracies(tally: Tally, setting: int) -> Record:
+    """Return the accuracies of a setting with their intervals, and its agreement with the untouched model."""
     record: Record = {"n": tally.count}
     for name, share in {"top1": tally.top1(setting), "top5": tally.top5(setting)}.items():
         low, high = share.interval()
@@ -241,66 +248,73 @@ def _measured(tally: Tally, setting: int) -> Record:
     return record | {"agreement": rounded(tally.agreement(setting)), "cosine": rounded(tally.cosine(setting))}
 
 
-class _Prepared(NamedTuple):
-    """Settings of one bundle, ready to run."""
+class _Computation(NamedTuple):
+    """The computation of one bundle's settings."""
 
     ablation: Ablation | None
-    """None where all settings are joint."""
+    """None if all settings are joint."""
     joints: list[Joint]
 
 
-def _outputs_of(model: LoadedModel, bundles: Sequence[BundleSettings], expected: int) -> tuple[ChangedOutputs, list[int]]:
-    """Return what computes the outputs in all settings, and the place of each setting, in the bundles' order, among them."""
-    prepared = [_prepare(model, chosen, expected) for chosen in bundles]
+def _changed_outputs(model: LoadedModel, bundles: Sequence[BundleSettings], expected: int) -> tuple[ChangedOutputs, list[int]]:
+    """Return the function that computes the outputs in all settings, and for each setting the index of its outputs.
+
+    The settings are in the order of the bundles.
+    """
+    computations = [_prepare(model, bundle_settings, expected) for bundle_settings in bundles]
     ablations = [
-        (ready.ablation, chosen.bundle.header.scaled)
-        for ready, chosen in zip(prepared, bundles, strict=True)
-        if ready.ablation is not None
+        (computation.ablation, bundle_settings.bundle.header.scaled)
+        for computation, bundle_settings in zip(computations, bundles, strict=True)
+        if computation.ablation is not None
     ]
     before_joint = 1 + sum(ablation.settings for ablation, _ in ablations)  # the untouched output comes first
     additive, joint = iter(range(1, before_joint)), itertools.count(before_joint)
-    order = [next(joint if setting.change.kind == "joint" else additive) for chosen in bundles for setting in chosen.settings]
+    order = [
+        next(joint if setting.change.kind == "joint" else additive)
+        for bundle_settings in bundles
+        for setting in bundle_settings.settings
+    ]
     visual: Any = model.clip.visual
-    return ChangedOutputs(visual, ablations, [group for ready in prepared for group in ready.joints]), order
+    return ChangedOutputs(visual, ablations, [group for computation in computations for group in computation.joints]), order
 
 
-def _prepare(model: LoadedModel, chosen: BundleSettings, expected: int) -> _Prepared:
-    """Read what the settings of one bundle need.
+def _prepare(model: LoadedModel, bundle_settings: BundleSettings, expected: int) -> _Computation:
+    """Return the computation of one bundle's settings.
 
     Raises:
-        StreamError: bundle and model do not fit.
+        StreamError: bundle and model do not match.
     """
-    joints = [joint_of(chosen, setting.layers) for setting in chosen.settings if setting.change.kind == "joint"]
-    additive = [setting for setting in chosen.settings if setting.change.kind != "joint"]
+    joints = [joint_of(bundle_settings, setting.layers) for setting in bundle_settings.settings if setting.change.kind == "joint"]
+    additive = [setting for setting in bundle_settings.settings if setting.change.kind != "joint"]
     if not additive:
-        return _Prepared(None, joints)
-    effect = effect_of(model, chosen, additive, expected)
-    units = units_of(model, chosen)
-    rest = rest_of(chosen, effect)
-    return _Prepared(Ablation(effect, units, [_unit_changes(chosen, setting) for setting in additive], rest), joints)
+        return _Computation(None, joints)
+    effect = effect_of(model, bundle_settings, additive, expected)
+    units = units_of(model, bundle_settings)
+    rest = rest_of(bundle_settings, effect)
+    return _Computation(Ablation(effect, units, [_unit_changes(bundle_settings, setting) for setting in additive], rest), joints)
 
 
-def _unit_changes(chosen: BundleSettings, setting: Setting) -> ablation.Setting:
-    """Return the changes of a setting, each with the units that get it."""
-    rows = torch.from_numpy(chosen.rows(setting.layers))  # (u,)
+def _unit_changes(bundle_settings: BundleSettings, setting: Setting) -> ablation.Setting:
+    """Return the changes of a setting, each with the mask of the units that it applies to."""
+    rows = torch.from_numpy(bundle_settings.rows(setting.layers))  # (u,)
     kind, size, keep, along = setting.change
     kept = rows.clone()
     if keep is not None:
-        kept[rows] = keep_top_units(torch.from_numpy(chosen.bundle["top_norm"])[rows], keep)
-    others = [(ablation.Change("mean"), rows & ~kept)]
+        kept[rows] = keep_top_units(torch.from_numpy(bundle_settings.bundle["top_norm"])[rows], keep)
+    replaced = [(ablation.Change("mean"), rows & ~kept)]
     if kind == "none":
         return []
     if kind == REST:
-        return others
+        return replaced
     if kind == "all":
         return [(ablation.Change("mean"), rows)]
     if kind in ("large", "small"):
         return [(ablation.Change(kind), rows)]  # type: ignore[arg-type]
-    return [(ablation.Change(kind, size or 1, along or "direction"), kept), *others]  # type: ignore[arg-type]
+    return [(ablation.Change(kind, size or 1, along or "direction"), kept), *replaced]  # type: ignore[arg-type]
 
 
 def ablate_table(records: Sequence[Record]) -> bytes:
-    """Table with one row per setting, the untouched model first."""
+    """Return the table with one row per setting, the untouched model first."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("effect", "layers", "change"):
         table.add_column(title)
@@ -309,7 +323,7 @@ def ablate_table(records: Sequence[Record]) -> bytes:
     for record in records:
         top1, top5 = record["top1"], record["top5"]
         effect = f"{record['effect']}, {record['units']}" if "effect" in record else ""
-        cells = [effect, _layers(record["layers"]), in_words(record), f"{top1['value']:.1%}"]
+        cells = [effect, _layers(record["layers"]), setting_text(record), f"{top1['value']:.1%}"]
         cells += [f"{top1['low']:.1%}–{top1['high']:.1%}", f"{top5['value']:.1%}"]
         table.add_row(*map(Text, [*cells, f"{record['agreement']:.1%}", f"{record['cosine']:.4f}"]))
     return rendered(
@@ -317,16 +331,16 @@ def ablate_table(records: Sequence[Record]) -> bytes:
     )
 
 
-def in_words(record: Record) -> str:
-    """A setting in words: `means`, `PC 1–4 of 20 %`, `16 words`."""
-    kept = f"{100 * record.get('keep', 1):.4g} %"
+def setting_text(record: Record) -> str:
+    """Return a setting as a text: `means`, `PC 1–4 of 20 %`, `16 words`."""
+    share = f"{100 * record.get('keep', 1):.4g} %"
     if "effect" not in record:
         return "untouched"
     if "reconstruct" in record:
         count = int(record.get("components") or record.get("m") or 1)
         parts = ("PC 1" if count == 1 else f"PC 1–{count}") if record["reconstruct"] == "pc" else count_of(count, "word")
         parts += f" along {record['along']}" if record.get("along", "direction") != "direction" else ""
-        return f"{parts} of {kept}" if "keep" in record else parts
+        return f"{parts} of {share}" if "keep" in record else parts
     names = {
         "all": "means",
         "none": "untouched",
@@ -334,11 +348,11 @@ def in_words(record: Record) -> str:
         "small": "small to means",
         "joint": "activations to means",
     }
-    return names.get(record["ablate"]) or f"all but {kept} to means"
+    return names.get(record["ablate"]) or f"all but {share} to means"
 
 
 def _layers(layers: Sequence[int]) -> str:
-    """Layers with runs joined, as `5–6, 8`."""
+    """Return layers as a text with runs joined: `5–6, 8`."""
     runs: list[list[int]] = []
     for layer in layers:
         if runs and runs[-1][-1] == layer - 1:

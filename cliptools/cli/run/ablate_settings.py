@@ -1,4 +1,9 @@
-"""Settings of clip-ablate: the changes that options ask for, and what a bundle and its model hold for them."""
+"""Settings of clip-ablate: the changes that the options name, and the tensors and effects that they need.
+
+A setting is a change of the units of some layers. `parse_changes` reads the changes from the options, and `open_bundles` reads
+the bundles and combines the changes with groups of layers. The other functions make the effect, the joint means, the units and
+the omitted units that analysis/ablation.py computes with.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +36,7 @@ REST = "rest"  # in records: the ablation of all units except those that --keep 
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeOptions(Options):
-    """Options of clip-ablate that say which units of which bundles are changed, and how."""
+    """Options of clip-ablate that select the units of the bundles and the changes of their effects."""
 
     bundles: tuple[Path, ...]
     layers: tuple[str, ...]
@@ -54,7 +59,7 @@ class Change(NamedTuple):
     size: int | None = None
     """For pc, the number of components; for words, the number of texts, None for all."""
     keep: float | None = None
-    """Share of the units that do not just become their means."""
+    """Share of the units that are not replaced by their means; None for all."""
     along: str | None = None
     """For words, one of WORDS_ALONG."""
 
@@ -90,12 +95,12 @@ class BundleSettings(NamedTuple):
         return str(self.bundle.header.settings.get("units", "neurons"))
 
     def rows(self, layers: Sequence[int]) -> Bool[np.ndarray, " u"]:
-        """Mask of the bundle's units that lie in these layers."""
+        """Return the mask of the bundle's units in these layers."""
         return np.isin(self.bundle["unit"][:, 0], layers)
 
 
 def parse_changes(options: ChangeOptions) -> list[Change]:
-    """Return the changes that every group of layers gets, in order and without duplicates.
+    """Return the changes that apply to every group of layers, in order and without duplicates.
 
     Raises:
         UsageError: an option is malformed, or has no effect without another one.
@@ -129,10 +134,10 @@ def _parts(text: str | None) -> list[str]:
     return [part.strip() for part in text.split(",")] if text else []
 
 
-def _kinds(text: str | None, option: str, known: Sequence[str]) -> list[str]:
+def _kinds(text: str | None, option: str, choices: Sequence[str]) -> list[str]:
     parts = _parts(text)
-    if unknown := [part for part in parts if part not in known]:
-        raise UsageError(f"{option} {text}: expected some of {', '.join(known)}, found {unknown[0]!r}")
+    if unknown := [part for part in parts if part not in choices]:
+        raise UsageError(f"{option} {text}: expected some of {', '.join(choices)}, found {unknown[0]!r}")
     return parts
 
 
@@ -144,33 +149,33 @@ def _numbers(text: str | None, option: str) -> list[int]:
 
 
 def open_bundles(changes: Sequence[Change], options: ChangeOptions) -> list[BundleSettings]:
-    """Read the bundles of --bundle, or the one on standard input, and give each its settings.
+    """Read the bundles of --bundle, or the bundle on standard input, and return each with its settings.
 
     Raises:
-        StreamError: not a bundle, bundles of different models, or a bundle that lacks what a change needs.
-        UsageError: a bundle of other effects or units than --effect and --units say, or without a layer of --layers.
+        StreamError: an input is no bundle, bundles are of different models, or a bundle lacks a tensor that a change needs.
+        UsageError: a bundle has other effects or units than --effect and --units name, or lacks a layer of --layers.
     """
     files: Sequence[Path | None] = options.bundles or [None]
     if sum(file is None or str(file) == "-" for file in files) > 1:
-        raise UsageError("--bundle - is given more than once: standard input holds one bundle")
-    opened: list[BundleSettings] = []
+        raise UsageError("--bundle -: standard input holds only one bundle; name files for the others")
+    bundles: list[BundleSettings] = []
     for file in files:
         stream, name = open_input(file, "a bundle of clip-effects", "--bundle FILE")
         with stream:
             bundle = read_bundle(stream, name)
-        if opened:
-            _check_same_model(bundle, name, opened[0].bundle)
+        if bundles:
+            _check_same_model(bundle, name, bundles[0].bundle)
         _check_effect(bundle, name, options)
         groups = _layer_groups(bundle, options)
         indirect = bundle.header.settings["effect"] == "indirect"
-        own = [_sized(change, bundle) for change in changes if indirect or change.kind != "joint"]
-        settings = BundleSettings(bundle, [Setting(group, change) for group in groups for change in own])
-        for change in own:
+        bundle_changes = [_with_size(change, bundle) for change in changes if indirect or change.kind != "joint"]
+        settings = BundleSettings(bundle, [Setting(group, change) for group in groups for change in bundle_changes])
+        for change in bundle_changes:
             _check_tensors(change, settings, name)
-        opened.append(settings)
-    if any(change.kind == "joint" for change in changes) and all(settings.effect != "indirect" for settings in opened):
+        bundles.append(settings)
+    if any(change.kind == "joint" for change in changes) and all(settings.effect != "indirect" for settings in bundles):
         raise UsageError("--ablate joint needs a bundle of indirect effects (clip-effects --effect indirect), and none is given")
-    return opened
+    return bundles
 
 
 def _check_same_model(bundle: Bundle, name: str, first: Bundle) -> None:
@@ -186,16 +191,16 @@ def _check_effect(bundle: Bundle, name: str, options: ChangeOptions) -> None:
     settings = bundle.header.settings
     if "effect" not in settings or "threshold" not in bundle or not {"direction", "sign"} & set(bundle.tensors):
         raise StreamError(f"{name}: a bundle without effects; run clip-effects first")
-    for key, wanted, default in (("effect", options.effect, None), ("units", options.units, "neurons")):
-        if wanted and (recorded := settings.get(key, default)) != wanted:
-            raise UsageError(f"--{key} {wanted}: {name} is a bundle with {key} {recorded}")
+    for key, expected, default in (("effect", options.effect, None), ("units", options.units, "neurons")):
+        if expected and (recorded := settings.get(key, default)) != expected:
+            raise UsageError(f"--{key} {expected}: {name} is a bundle with {key} {recorded}")
 
 
 def _layer_groups(bundle: Bundle, options: ChangeOptions) -> list[tuple[int, ...]]:
-    """Groups of layers whose units are changed together."""
+    """Return the groups of layers whose units are changed together."""
     groups = [parse_layers(text) for text in options.layers]
     for group in groups:
-        by_layers(bundle, group)  # refuses layers that the bundle does not hold
+        by_layers(bundle, group)  # an error for layers that the bundle does not hold
     layers = sorted(set(bundle["unit"][:, 0].tolist()))
     if not layers:
         raise StreamError("a bundle without units: nothing to change")
@@ -203,23 +208,23 @@ def _layer_groups(bundle: Bundle, options: ChangeOptions) -> list[tuple[int, ...
     return list(dict.fromkeys([*groups, *([(layer,) for layer in layers] if options.each_layer else [])]))
 
 
-def _sized(change: Change, bundle: Bundle) -> Change:
-    """Return the change with all words of the bundle where --m is not given."""
+def _with_size(change: Change, bundle: Bundle) -> Change:
+    """Return the change; without --m, with the number of words in the bundle as its size."""
     if change.kind != "words" or change.size is not None or "word" not in bundle:
         return change
     return change._replace(size=bundle["word"].shape[1])
 
 
 def _check_tensors(change: Change, settings: BundleSettings, name: str) -> None:
-    """Check that the bundle holds the tensors, as large as the change needs them."""
+    """Check that the bundle holds the tensors that the change needs, in the size that it needs."""
     bundle = settings.bundle
     if settings.effect == "indirect" and "token_mean" not in bundle:
         raise StreamError(f"{name}: indirect effects without `token_mean`, of an earlier version; run clip-effects again")
     if change.kind == "pc":
-        held = bundle["component"].shape[1] if "component" in bundle else 1
-        if (change.size or 1) > held:
+        count = bundle["component"].shape[1] if "component" in bundle else 1
+        if (change.size or 1) > count:
             reason = "a pair has one direction" if settings.units == "pairs" else f"clip-effects --components {change.size}"
-            raise UsageError(f"--components {change.size}: {name} has {held} per unit ({reason})")
+            raise UsageError(f"--components {change.size}: {name} has {count} per unit ({reason})")
     if change.kind == "words":
         if "word" not in bundle:
             raise StreamError(f"{name}: a bundle without `word`; run clip-decompose first")
@@ -228,13 +233,13 @@ def _check_tensors(change: Change, settings: BundleSettings, name: str) -> None:
                 f"{name}: its words are TextSpan's, with shares of a variance instead of coefficients; "
                 "use clip-decompose --method pursuit"
             )
-        if (change.size or 1) > (held := bundle["word"].shape[1]):
+        if (change.size or 1) > (count := bundle["word"].shape[1]):
             raise UsageError(
-                f"--m {change.size}: {name} has {count_of(held, 'word')} per unit (clip-decompose --m {change.size})"
+                f"--m {change.size}: {name} has {count_of(count, 'word')} per unit (clip-decompose --m {change.size})"
             )
 
 
-def effect_of(model: LoadedModel, chosen: BundleSettings, settings: Sequence[Setting], expected: int) -> FactoredEffect:
+def effect_of(model: LoadedModel, bundle_settings: BundleSettings, settings: Sequence[Setting], expected: int) -> FactoredEffect:
     """Return the effect that the bundle was measured with; print the cost of indirect effects.
 
     Args:
@@ -245,25 +250,25 @@ def effect_of(model: LoadedModel, chosen: BundleSettings, settings: Sequence[Set
         StreamError: the bundle's vectors are not as wide as the model's outputs.
     """
     visual: Any = model.clip.visual
-    bundle = chosen.bundle
+    bundle = bundle_settings.bundle
     for name in ("direction", "mean"):
         if name in bundle and (width := bundle[name].shape[1]) != visual.output_dim:
             raise StreamError(f"`{name}` has width {width}, the model's outputs have width {visual.output_dim}")
-    if chosen.effect != "indirect":
-        return factored_effect(model.clip, chosen.effect, chosen.units)
-    joint = joint_of(chosen, sorted(set(bundle["unit"][:, 0].tolist())))
-    used = np.unique([layer for setting in settings if setting.change.kind != "none" for layer in setting.layers])
-    sample = {layer: neurons for layer, neurons in joint.neurons.items() if layer in used}
+    if bundle_settings.effect != "indirect":
+        return factored_effect(model.clip, bundle_settings.effect, bundle_settings.units)
+    joint = joint_of(bundle_settings, sorted(set(bundle["unit"][:, 0].tolist())))
+    changed_layers = np.unique([layer for setting in settings if setting.change.kind != "none" for layer in setting.layers])
+    sample = {layer: neurons for layer, neurons in joint.neurons.items() if layer in changed_layers}
     if sample:
         note(f"clip-ablate: {cost(visual, sample, expected, 1)}")
     means = {layer: mean.to(model.device) for layer, mean in joint.means.items()}
     return Indirect(visual, joint.neurons, means, expected)
 
 
-def joint_of(chosen: BundleSettings, layers: Sequence[int]) -> Joint:
-    """Neurons of the bundle in these layers, in ascending order, and their mean activations at every token."""
-    unit = torch.from_numpy(chosen.bundle["unit"]).long()
-    mean = torch.from_numpy(chosen.bundle["token_mean"])  # (u, token)
+def joint_of(bundle_settings: BundleSettings, layers: Sequence[int]) -> Joint:
+    """Return the bundle's neurons in these layers, in ascending order, and their mean activations at every token."""
+    unit = torch.from_numpy(bundle_settings.bundle["unit"]).long()
+    mean = torch.from_numpy(bundle_settings.bundle["token_mean"])  # (u, token)
     neurons, means = {}, {}
     for layer in layers:
         rows = (unit[:, 0] == layer).nonzero()[:, 0]
@@ -272,10 +277,10 @@ def joint_of(chosen: BundleSettings, layers: Sequence[int]) -> Joint:
     return Joint(neurons, means)
 
 
-def units_of(model: LoadedModel, chosen: BundleSettings) -> Units:
-    """Means, directions, thresholds and sums of words of the bundle's units."""
-    bundle = chosen.bundle
-    sizes = sorted({setting.change.size or 1 for setting in chosen.settings if setting.change.kind == "words"})
+def units_of(model: LoadedModel, bundle_settings: BundleSettings) -> Units:
+    """Return the means, directions, thresholds and sums of words of the bundle's units."""
+    bundle = bundle_settings.bundle
+    sizes = sorted({setting.change.size or 1 for setting in bundle_settings.settings if setting.change.kind == "words"})
     sums = _sums_of_words(model, bundle, sizes) if sizes else {}
     unit, tau = torch.from_numpy(bundle["unit"]).long(), torch.from_numpy(bundle["threshold"])
     if "sign" in bundle:
@@ -289,17 +294,17 @@ def _sums_of_words(model: LoadedModel, bundle: Bundle, sizes: Sequence[int]) -> 
     """Return, for every m of `sizes`, the directions of the units as sums of their first m texts.
 
     Raises:
-        StreamError: the vocabulary cannot be found again, so that its mean and the coefficients are unknown.
+        StreamError: the vocabulary has changed or is not available, so that its mean and the coefficients are unknown.
     """
-    pool, listed, words = recorded_pool(bundle), bundle.text_list("words"), bundle.header.settings.get("words", {})
-    if pool.digest != listed["digest"]:
+    pool, word_list, words = recorded_pool(bundle), bundle.text_list("words"), bundle.header.settings.get("words", {})
+    if pool.digest != word_list["digest"]:
         raise StreamError(
-            f"--reconstruct words needs vocabulary {listed['pool']}, unchanged: its mean is part of each text's direction"
+            f"--reconstruct words needs vocabulary {word_list['pool']}, unchanged: its mean is part of each text's direction"
         )
     t = encode_named(model, pool, template_options(words.get("templates", ())))
     atoms = text_space(t, words.get("center", "pool"), words.get("normalize", "texts"))  # (text, d)
-    place = {text: i for i, text in enumerate(pool.texts)}
-    row = np.array([place[text] for text in listed["texts"]] + [-1])  # row of `atoms` by word; -1, the last, for no word
+    index_of = {text: i for i, text in enumerate(pool.texts)}
+    row = np.array([index_of[text] for text in word_list["texts"]] + [-1])  # row of `atoms` by word; -1, the last, for no word
     word = torch.from_numpy(row[bundle["word"]]).to(model.device)  # (u, m)
     r = _directions(model, bundle).to(atoms)  # (u, d)
     return {m: fitted(r, atoms, word[:, :m]) for m in sizes}
@@ -312,19 +317,19 @@ def _directions(model: LoadedModel, bundle: Bundle) -> Float[Tensor, "u d"]:
     return unit_directions(supported_resnet(model.clip), unit, sign)
 
 
-def rest_of(chosen: BundleSettings, effect: FactoredEffect) -> OmittedUnits | None:
+def rest_of(bundle_settings: BundleSettings, effect: FactoredEffect) -> OmittedUnits | None:
     """Return the units that clip-effects --keep left out of the bundle; None if there are none.
 
     Raises:
-        StreamError: the bundle has lost units since, or its effects are indirect.
+        StreamError: units were removed from the bundle later, or its effects are indirect.
     """
-    bundle = chosen.bundle
+    bundle = bundle_settings.bundle
     if "rest_mean" not in bundle:
         return None
     settings = bundle.header.settings
-    if chosen.effect == "indirect":
+    if bundle_settings.effect == "indirect":
         raise StreamError(
-            "the bundle has no indirect effects of the units that clip-effects --keep left out; run it without --keep"
+            "the bundle has no indirect effects of the units that clip-effects --keep left out; run clip-effects without --keep"
         )
     if bundle.units != max(1, round(settings["keep"] * settings["measured"])):
         raise StreamError(
@@ -332,7 +337,7 @@ def rest_of(chosen: BundleSettings, effect: FactoredEffect) -> OmittedUnits | No
             "has lost units since then: use the bundle as it was before clip-view"
         )
     units = torch.cat([effect.units(layer) for layer in settings["layers"]])  # (all units, 3)
-    kept = set(map(tuple, bundle["unit"].tolist()))
-    left_out = torch.tensor([tuple(unit) not in kept for unit in units.tolist()])
+    bundle_units = set(map(tuple, bundle["unit"].tolist()))
+    left_out = torch.tensor([tuple(unit) not in bundle_units for unit in units.tolist()])
     blocks = unit_blocks_of(effect, units[left_out])[0] if left_out.any() else []
     return OmittedUnits(blocks, torch.from_numpy(bundle["rest_mean"]).double())

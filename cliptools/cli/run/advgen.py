@@ -1,6 +1,6 @@
-"""Work of clip-advgen: reads words or descriptions, has descriptions written, and reports how many pictures fool the model.
+"""clip-advgen: descriptions with misleading words, from a language model, and the counts of pictures that fool the model.
 
-Pictures are painted and judged by advgen_pictures.py.
+advgen_pictures.py paints and judges the pictures.
 """
 
 from collections import Counter
@@ -80,7 +80,7 @@ def _check_options(options: AdvgenOptions) -> None:
         UsageError: options that exclude each other, or that need another one.
     """
     if options.captions_only and options.images_only:
-        raise UsageError("--captions-only and --images-only exclude each other: without both, the whole work is done")
+        raise UsageError("--captions-only and --images-only exclude each other: leave out both for descriptions and pictures")
     if options.resume and options.out_dir is None:
         raise UsageError("--resume needs --out-dir")
     if options.captions_only and options.out_dir is not None:
@@ -92,7 +92,7 @@ def _check_options(options: AdvgenOptions) -> None:
 
 
 def _read_input(options: AdvgenOptions) -> tuple[list[WordList], list[Description], str]:
-    """Word lists, or with --images-only descriptions, and the name of the input for messages."""
+    """Return word lists, or with --images-only descriptions, and the name of the input for messages."""
     expected = "descriptions of clip-advgen --captions-only" if options.images_only else "words of clip-spurious"
     stream, name = open_input(options.words, expected, "WORDS")
     with stream:
@@ -106,7 +106,7 @@ def _read_input(options: AdvgenOptions) -> tuple[list[WordList], list[Descriptio
 
 
 def _single_model(tasks: Sequence[Task], source: str) -> str:
-    """Name of the model that all tasks are about.
+    """Return the name of the model of all tasks.
 
     Raises:
         UsageError: tasks of several models.
@@ -120,10 +120,10 @@ def _single_model(tasks: Sequence[Task], source: str) -> str:
 
 
 def _choose_painter(options: AdvgenOptions, descriptions: Sequence[Description], model_name: str) -> str | None:
-    """The painter of --painter or the default one, checked before a language model works for long.
+    """Return the painter of --painter, or the default painter; check it before the language model starts its long work.
 
     Raises:
-        UsageError: no painter named where there is no default, or options that do not apply to the emoji painter.
+        UsageError: no painter is named and there is no default, or options that do not apply to the emoji painter.
     """
     if options.captions_only or (descriptions and all(item.file for item in descriptions)):
         return options.painter
@@ -144,7 +144,7 @@ def _choose_painter(options: AdvgenOptions, descriptions: Sequence[Description],
 
 @contextmanager
 def _picture_folder(options: AdvgenOptions) -> Iterator[PictureFolder | None]:
-    """The folder of --out-dir, locked for this run until it ends; None without --out-dir."""
+    """Yield the folder of --out-dir, locked until the run ends; None without --out-dir."""
     if options.out_dir is None:
         yield None
         return
@@ -155,7 +155,7 @@ def _picture_folder(options: AdvgenOptions) -> Iterator[PictureFolder | None]:
 def _write_descriptions(
     word_lists: Sequence[WordList], options: AdvgenOptions, folder: PictureFolder | None
 ) -> Iterator[Description]:
-    """Descriptions of all tasks, task by task. The writer is loaded when the first task needs it and freed at the end."""
+    """Yield the descriptions of all tasks, task by task. The writer is loaded when a task needs it, and freed at the end."""
     settings: dict[str, str | int] = {
         "llm": options.llm, "words_per_caption": options.words_per_caption, "seed": options.seed,
     }  # fmt: skip
@@ -179,14 +179,14 @@ def _write_descriptions(
 
 
 def _open_writer(options: AdvgenOptions) -> Writer:
-    """The language model of --llm, or the writer of fixed sentences."""
+    """Return the language model of --llm, or the writer of fixed sentences."""
     if options.llm == TEMPLATE:
         return TemplateWriter()
     return LlamaWriter(open_chat(options.llm, on_gpu=options.device != "cpu"), options.grammar)
 
 
 def _describe(writer: Writer, requirements: Requirements, options: AdvgenOptions) -> list[str]:
-    """The descriptions of one task that passed."""
+    """Return the descriptions of one task that pass."""
     return write_descriptions(
         writer,
         requirements,
@@ -239,7 +239,7 @@ def _judge_pictures(descriptions: Sequence[Description], options: AdvgenOptions,
     """Paint or read every picture, write its record, and report how many fool the model.
 
     Raises:
-        CliptoolsError: no picture could be painted or read, or none is usable; with --strict, if this holds for one of them.
+        CliptoolsError: no picture could be painted or read, or none is usable; with --strict, a single such picture.
     """
     output_format = choose_format(options.output_format, options.output, "jsonl")
     tasks = {item.task.key: item.task for item in descriptions}
@@ -268,7 +268,7 @@ def _judge_pictures(descriptions: Sequence[Description], options: AdvgenOptions,
 
 
 def _result_text(task: Task, tally: Tally) -> str:
-    """A sentence with the counts of a task."""
+    """Return a sentence with the counts of a task."""
     rate = _percent(tally.fooled, tally.images)
     text = f"{task.title}: {tally.fooled} of {count_of(tally.images, 'picture')} fool {task.model['name']} ({rate})"
     if not tally.checked:
@@ -278,27 +278,27 @@ def _result_text(task: Task, tally: Tally) -> str:
 
 
 def _left_out_text(descriptions: Sequence[Description], painter: Painter) -> str:
-    """A sentence on the words of descriptions that the painter does not draw, the most frequent first; empty without any."""
+    """Return a sentence with the words that the painter does not draw, the most frequent first; an empty text without any."""
     readings = [understood for item in descriptions if (understood := painter.depiction(item.text, item.words)) is not None]
     counts = Counter(word for understood in readings for word in understood.left_out)
     if not counts:
         return ""
     ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
-    shown = ", ".join(f"{word} {count}" for word, count in ranked[:LEFT_OUT_WORDS])
-    more = ", …" if len(ranked) > LEFT_OUT_WORDS else ""
+    word_list = ", ".join(f"{word} {count}" for word, count in ranked[:LEFT_OUT_WORDS])
+    more_text = ", …" if len(ranked) > LEFT_OUT_WORDS else ""
     incomplete = sum(bool(understood.left_out) for understood in readings)
     return (
-        f"some words are not drawn in {incomplete} of {count_of(len(readings), 'description')} ({shown}{more}); "
+        f"some words are not drawn in {incomplete} of {count_of(len(readings), 'description')} ({word_list}{more_text}); "
         f"`drawn` lists what the pictures show"
     )
 
 
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "none"
+def _percent(part: int, total: int) -> str:
+    return f"{100 * part / total:.1f} %" if total else "none"
 
 
 def _table(rows: Sequence[tuple[Task, Tally]], terminal: bool) -> bytes:
-    """Table of the counts, one row per task."""
+    """Return the table of the counts, with one row per task."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("pair", "by"):
         table.add_column(title)

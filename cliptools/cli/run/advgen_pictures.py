@@ -1,7 +1,7 @@
-"""Pictures of clip-advgen: painted or read from files, embedded, checked and saved, with a record each.
+"""Pictures of clip-advgen: paints them or reads them from files, embeds, checks and saves them, and makes a record of each.
 
-A picture fools the model if its margin ⟨M(I), v⟩ is above zero (margin of analysis/zero_shot.py). The check replaces looking
-through the pictures by hand: it says whether a picture shows the depicted class, and whether it shows the predicted one.
+A picture fools the model if its margin ⟨M(I), v⟩ is above zero (`margin` in analysis/zero_shot.py). The check replaces looking
+through the pictures by hand: it tells whether a picture shows the depicted class, and whether it shows the predicted class.
 """
 
 import itertools
@@ -68,39 +68,41 @@ class PictureRequest(NamedTuple):
 
 
 class Judge:
-    """A second model, which sees a class in a picture if the class is among the few closest to the picture."""
+    """A second model, which sees a class in a picture if the class is among the few classes closest to the picture."""
 
     def __init__(self, spec: str, options: PictureOptions, tasks: Sequence[Task]) -> None:
         """
         Args:
             spec: MODEL[:PRETRAINED].
-            tasks: Tasks whose classes it will be asked about.
+            tasks: Tasks whose classes the judge has to recognise.
         """
         name, _, pretrained = (spec, "", "") if spec.startswith((LOCAL_DIR, HUB)) else spec.partition(":")
-        self.loaded = load_model(name, pretrained or None, options.device, preprocess=options.judge_preprocess, any_tower=True)
+        self.model = load_model(name, pretrained or None, options.device, preprocess=options.judge_preprocess, any_tower=True)
         self.top = options.judge_top
-        self.others = distinct_classes(load_classes(options.judge_classes or ("emoji" if name in EMBEDDED else "cifar10")))
+        self.further_classes = distinct_classes(
+            load_classes(options.judge_classes or ("emoji" if name in EMBEDDED else "cifar10"))
+        )
         task_classes = [parse_class(text) for task in tasks for text in (task.depict, task.predict)]
-        names = list(dict.fromkeys(name for item in (*task_classes, *self.others) for name in item.names))
-        self.texts = dict(zip(names, encode_texts(self.loaded, names), strict=True))
+        names = list(dict.fromkeys(name for item in (*task_classes, *self.further_classes) for name in item.names))
+        self.texts = dict(zip(names, encode_texts(self.model, names), strict=True))
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Fields of records that name the judge, with its architecture where name and weights do not settle that."""
-        model = recorded_model(self.loaded.identity)
-        settings = {"judge": self.loaded.name, "judge_sha256": self.loaded.sha256, "judge_top": self.top}
-        return settings | {f"judge_{key}": model[key] for key in ("architecture",) if key in model}
+        """Fields of records that name the judge, with its architecture if name and weights do not determine it."""
+        identity = recorded_model(self.model.identity)
+        settings: dict[str, Any] = {"judge": self.model.name, "judge_sha256": self.model.sha256, "judge_top": self.top}
+        return settings | {f"judge_{key}": identity[key] for key in ("architecture",) if key in identity}
 
     def sees(self, picture: Painting, depict: ClassName, predict: ClassName) -> tuple[bool, bool] | str:
         """Return whether the judge sees the depicted and the predicted class; the reason if the picture is not usable."""
-        image = _embed(self.loaded, [picture])  # (1, d)
+        image = _embed(self.model, [picture])  # (1, d)
         if reasons := unusable(image):
             return reasons[0]
-        own_names = {name.lower() for item in (depict, predict) for name in item.names}
-        others = [item for item in self.others if not own_names & {name.lower() for name in item.names}]
-        classes = [depict, predict, *others]
+        task_names = {name.lower() for item in (depict, predict) for name in item.names}
+        further = [item for item in self.further_classes if not task_names & {name.lower() for name in item.names}]
+        classes = [depict, predict, *further]
         names = [name for item in classes for name in item.names]
-        owner = torch.tensor([i for i, item in enumerate(classes) for _ in item.names], device=self.loaded.device)  # (name)
+        owner = torch.tensor([i for i, item in enumerate(classes) for _ in item.names], device=self.model.device)  # (name)
         of_class = owner[None] == torch.arange(len(classes), device=owner.device)[:, None]  # (class, name)
         closest = among_closest(image, torch.stack([self.texts[name] for name in names]), of_class, self.top)  # (1, class)
         return bool(closest[0, 0]), bool(closest[0, 1])
@@ -108,9 +110,9 @@ class Judge:
 
 @dataclass
 class Evaluation:
-    """Parts that are loaded once: the model, its embeddings of the class names, the painter and the judge."""
+    """The parts that are loaded once: the model, its embeddings of the class names, the painter and the judge."""
 
-    loaded: LoadedModel
+    model: LoadedModel
     texts: dict[str, Tensor]
     """Unit embeddings [d] of the bare class names."""
     painter: Painter | None
@@ -119,12 +121,12 @@ class Evaluation:
     """Number of pictures per forward pass, once the device has run out of memory with more."""
 
     def evaluate(self, pictures: Sequence[Painting], requests: Sequence[PictureRequest]) -> list[dict[str, Any] | str]:
-        """Margin and check of every picture, as fields of its record; the reason for a picture that is not usable.
+        """Return margin and check of every picture, as fields of its record; the reason for a picture that is not usable.
 
         Args:
-            pictures: Pictures that exist, all of them with an image.
+            pictures: Pictures that all have an image.
         """
-        embeddings = _embed(self.loaded, pictures, self.limit)  # (picture, d)
+        embeddings = _embed(self.model, pictures, self.limit)  # (picture, d)
         reasons = unusable(embeddings)
         results: list[dict[str, Any] | str] = []
         for row, (picture, request) in enumerate(zip(pictures, requests, strict=True)):
@@ -139,36 +141,36 @@ class Evaluation:
         return results
 
     def _check(self, picture: Painting, task: Task) -> dict[str, Any] | str:
-        """Check by the judge, or by the contents of the scene; empty where neither is known.
+        """Return the check by the judge, or by the contents of the scene; empty if there is neither.
 
         Returns:
             The judge's reason if the picture is not usable for it.
         """
         depict, predict = parse_class(task.depict), parse_class(task.predict)
         if self.judge is not None:
-            seen = self.judge.sees(picture, depict, predict)
-            if isinstance(seen, str):
-                return f"by the judge {self.judge.loaded.name}, {seen}"
-            return {"check": {"by": self.judge.loaded.name, "depicted": seen[0], "predicted": seen[1]}}
+            judgement = self.judge.sees(picture, depict, predict)
+            if isinstance(judgement, str):
+                return f"by the judge {self.judge.model.name}, {judgement}"
+            return {"check": {"by": self.judge.model.name, "depicted": judgement[0], "predicted": judgement[1]}}
         if picture.concepts is None:
             return {}
-        shown = {name.lower() for name in picture.concepts}
-        depicted, predicted = (any(name.lower() in shown for name in item.names) for item in (depict, predict))
+        shown_names = {name.lower() for name in picture.concepts}
+        depicted, predicted = (any(name.lower() in shown_names for name in item.names) for item in (depict, predict))
         return {"check": {"by": "scene", "depicted": depicted, "predicted": predicted}}
 
 
 def load_evaluation(descriptions: Sequence[Description], tasks: Sequence[Task], options: PictureOptions) -> Evaluation:
     """Load the model of the tasks and, where needed, the judge and the painter."""
-    loaded = load_recorded_model(tasks[0].model | {"precision": "fp32"}, options.device, source="the list of words")
+    model = load_recorded_model(tasks[0].model | {"precision": "fp32"}, options.device, source="the list of words")
     names = list(dict.fromkeys(name for task in tasks for name in (task.depict, task.predict)))
-    texts = dict(zip(names, encode_texts(loaded, names), strict=True))
+    texts = dict(zip(names, encode_texts(model, names), strict=True))
     judge = Judge(options.judge, options, tasks) if options.judge else None
     painter = None if all(item.file for item in descriptions) else _load_painter(options)
-    return Evaluation(loaded, texts, painter, judge)
+    return Evaluation(model, texts, painter, judge)
 
 
 def _load_painter(options: PictureOptions) -> Painter:
-    """The emoji painter, or the diffusers pipeline of --painter."""
+    """Return the emoji painter, or the diffusers pipeline of --painter."""
     if options.painter is None or options.painter == EMOJI:
         return EmojiPainter(options.size)
     return DiffusionPainter(
@@ -190,11 +192,13 @@ def picture_records(
     evaluation: Evaluation,
     screen: Screen[tuple[int, str]],
 ) -> Iterator[tuple[dict[str, Any], Task]]:
-    """Records of all pictures with their tasks, in order.
+    """Yield the records of all pictures with their tasks, in order.
 
-    A batch is the same whether or not an earlier run finished some of its pictures, so the numbers are the same as well.
+    Batches are the same whether or not an earlier run finished some of their pictures, so the numbers are the same as well.
     """
-    requests = iter(list(_requests(descriptions, options.images, options.seed)))  # all now: a clash is an error before painting
+    requests = iter(
+        list(_requests(descriptions, options.images, options.seed))
+    )  # a list: duplicate paths are an error before painting
     numbers = itertools.count()
     while batch := list(itertools.islice(requests, options.batch_size)):
         drafts = [_draft(request, evaluation) for request in batch]
@@ -204,12 +208,14 @@ def picture_records(
         ]
         if not all(records):
             pictures = _pictures(batch, evaluation.painter, options.strict)
-            present = [i for i, picture in enumerate(pictures) if picture.image is not None]
-            results = evaluation.evaluate([pictures[i] for i in present], [batch[i] for i in present]) if present else []
-            # pictures that an earlier run recorded are usable, whatever this run finds
-            reasons = {row: result for row, result in enumerate(results) if isinstance(result, str) and not records[present[row]]}
-            for row in screen.places([(next(numbers), _where(batch[i])) for i in present], reasons):
-                i, result = present[row], results[row]
+            with_image = [i for i, picture in enumerate(pictures) if picture.image is not None]
+            results = evaluation.evaluate([pictures[i] for i in with_image], [batch[i] for i in with_image]) if with_image else []
+            # pictures that an earlier run recorded count as usable, even if this run judges otherwise
+            reasons = {
+                row: result for row, result in enumerate(results) if isinstance(result, str) and not records[with_image[row]]
+            }
+            for row in screen.places([(next(numbers), _picture_name(batch[i])) for i in with_image], reasons):
+                i, result = with_image[row], results[row]
                 if records[i] is None and not isinstance(result, str):
                     records[i] = _finish(batch[i], drafts[i], result, pictures[i], folder)
         for request, record in zip(batch, records, strict=True):
@@ -218,7 +224,7 @@ def picture_records(
 
 
 def _requests(descriptions: Sequence[Description], images: int, seed: int) -> Iterator[PictureRequest]:
-    """Requests for all pictures, with a path and a seed of their own.
+    """Yield a request for each picture, with its path and its seed.
 
     Raises:
         UsageError: two pictures have the same path.
@@ -235,7 +241,7 @@ def _requests(descriptions: Sequence[Description], images: int, seed: int) -> It
 
 
 def _draft(request: PictureRequest, evaluation: Evaluation) -> dict[str, Any]:
-    """The fields of a record that are known before its picture exists."""
+    """Return the fields of a record that are known before its picture exists."""
     item = request.description
     fields: dict[str, Any] = {
         "caption": item.number, "copy": request.copy, "description": item.text or None, "words": list(item.words),
@@ -254,18 +260,18 @@ def _draft(request: PictureRequest, evaluation: Evaluation) -> dict[str, Any]:
 def _finish(
     request: PictureRequest, draft: dict[str, Any], result: dict[str, Any], picture: Painting, folder: PictureFolder | None
 ) -> dict[str, Any]:
-    """The complete record of a picture, which is saved if there is a folder."""
-    end = {key: draft[key] for key in ("settings", "model", "bundle")}
-    start = {key: value for key, value in draft.items() if key not in end}
+    """Return the complete record of a picture; if there is a folder, save record and picture."""
+    tail = {key: draft[key] for key in ("settings", "model", "bundle")}
+    head = {key: value for key, value in draft.items() if key not in tail}
     file = request.description.file
     if file or folder is None or picture.image is None:
-        return start | {"file": file} | result | end
-    folder.add(request.name, picture.image, start | {"file": request.name} | result | end)
-    return start | {"file": folder.path(request.name)} | result | end
+        return head | {"file": file} | result | tail
+    folder.add(request.name, picture.image, head | {"file": request.name} | result | tail)
+    return head | {"file": folder.path(request.name)} | result | tail
 
 
 def _pictures(batch: Sequence[PictureRequest], painter: Painter | None, strict: bool) -> list[Painting]:
-    """Pictures of a batch, painted or read from their files, with a warning for those that cannot be.
+    """Return the pictures of a batch, painted or read from their files; warn of those that cannot be painted or read.
 
     Raises:
         ImageError: strict, and a picture cannot be painted or read.
@@ -282,24 +288,24 @@ def _pictures(batch: Sequence[PictureRequest], painter: Painter | None, strict: 
         except ImageError as error:
             picture = Painting(None, refusal=str(error))
         if picture.image is None and strict:
-            raise ImageError(f"{_where(request)}: {picture.refusal}")
+            raise ImageError(f"{_picture_name(request)}: {picture.refusal}")
         if picture.image is None and request.copy == 0:
-            warn(f"{_where(request)}: skipped, {picture.refusal}")
+            warn(f"{_picture_name(request)}: skipped, {picture.refusal}")
         pictures.append(picture)
     return pictures
 
 
-def _where(request: PictureRequest) -> str:
-    """Name of a picture in messages: its file, or its description in quotes."""
+def _picture_name(request: PictureRequest) -> str:
+    """Return the name of a picture in messages: its file, or its description in quotes."""
     return request.description.file or f"{request.description.text!r}"
 
 
-def _embed(loaded: LoadedModel, pictures: Sequence[Painting], limit: Limit | None = None) -> Float[Tensor, "picture d"]:
-    """M(I) in float32, not normalised."""
+def _embed(model: LoadedModel, pictures: Sequence[Painting], limit: Limit | None = None) -> Float[Tensor, "picture d"]:
+    """Return the embeddings M(I) in float32, not normalised."""
     images = [picture.image for picture in pictures if picture.image is not None]
-    pixels = torch.stack([loaded.transform(image) for image in images])  # (picture, 3, y, x)
-    clip: Any = loaded.clip
+    pixels = torch.stack([model.transform(image) for image in images])  # (picture, 3, y, x)
+    clip: Any = model.clip
     with torch.inference_mode():
         batches = [(range(len(pixels)), pixels)]
-        parts = in_halves(batches, lambda _, part: clip.encode_image(part.to(loaded.device)).float(), "pictures", limit)
+        parts = in_halves(batches, lambda _, part: clip.encode_image(part.to(model.device)).float(), "pictures", limit)
         return torch.cat([embeddings for _, embeddings in parts])  # (picture, d)

@@ -1,8 +1,8 @@
-"""Bundles as input and output of commands, for all commands that share them.
+"""Input and output of bundles, and tables, for all commands.
 
-`read_neurons` reads a bundle and checks that it has the tensors a command needs. `emit` writes one as safetensors, as JSON lines
-(a record a unit) or as a table. `rendered` and `write_table` print rich's tables to bytes, as wide as the terminal; without one,
-120 columns and no colours.
+`read_neurons` reads a bundle and checks that it has the tensors that a command needs. `emit` writes a bundle as safetensors, as
+JSON lines (one record per unit) or as a table. `rendered` and `write_table` make bytes of rich's tables: for a terminal with its
+width and colours, else with 120 columns and without colours.
 """
 
 import io
@@ -30,29 +30,29 @@ from cliptools.io.header import recorded_model
 from cliptools.io.jsonl import rounded, unit_name, write_record
 
 
-def read_neurons(path: Path | None, *needed: str, option: str = "BUNDLE", device: str = "auto") -> Bundle:
+def read_neurons(path: Path | None, *required: str, option: str = "BUNDLE", device: str = "auto") -> Bundle:
     """Read the bundle at `path` or on standard input; a bundle of pairs gets the directions that its model's weights give.
 
     Args:
-        needed: Tensors it must hold in addition to `direction`, such as `word`, which clip-decompose adds.
+        required: Tensors that it must hold in addition to `direction`, such as `word`, which clip-decompose adds.
         option: The option that names a file, for the message when standard input is a terminal.
         device: Device for the model, if it is loaded here.
 
     Raises:
         StreamError: The input is no bundle, or lacks a tensor (the message names the command that adds it); or `coefficient` is
-            needed, and the bundle has TextSpan's shares.
+            required, and the bundle has TextSpan's shares.
         ModelError: The model of a bundle of pairs is not available.
     """
-    stream, name = open_input(path, "a bundle of clip-decompose" if "word" in needed else "a bundle of clip-effects", option)
+    stream, name = open_input(path, "a bundle of clip-decompose" if "word" in required else "a bundle of clip-effects", option)
     with stream:
         bundle = read_bundle(stream, name)
     if "sign" in bundle:
-        bundle = with_directions(bundle, "mean" in needed, device)
-    for tensor in ("direction", *needed):
+        bundle = with_directions(bundle, "mean" in required, device)
+    for tensor in ("direction", *required):
         if tensor not in bundle:
             source = "clip-decompose" if tensor in ("word", "coefficient", "words") else "clip-effects"
             raise StreamError(f"{name}: a bundle without `{tensor}`; run {source} first")
-    if "coefficient" in needed and bundle.header.settings.get("words", {}).get("method") == "textspan":
+    if "coefficient" in required and bundle.header.settings.get("words", {}).get("method") == "textspan":
         raise StreamError(
             f"{name}: its words are TextSpan's, with shares of the variance; expected a sum of texts (--method pursuit)"
         )
@@ -60,7 +60,7 @@ def read_neurons(path: Path | None, *needed: str, option: str = "BUNDLE", device
 
 
 def with_directions(bundle: Bundle, means: bool = False, device: str = "auto") -> Bundle:
-    """Add `direction`, and `mean` if asked for, to a bundle of pairs, from the weights of its model.
+    """Add `direction`, and with `means` also `mean`, to a bundle of pairs, from the weights of its model.
 
     The next call of load_recorded_model returns the same model.
 
@@ -78,14 +78,14 @@ def with_directions(bundle: Bundle, means: bool = False, device: str = "auto") -
     hand_over(model)
     visual = supported_resnet(model.clip)
     unit, sign = torch.from_numpy(bundle["unit"]).long(), torch.from_numpy(bundle["sign"])
-    derived = {"direction": unit_directions(visual, unit, sign).numpy()}  # (unit, d)
+    tensors = {"direction": unit_directions(visual, unit, sign).numpy()}  # (unit, d)
     if means:
-        derived["mean"] = pair_means(visual, unit, torch.from_numpy(bundle["mean_scalar"])).numpy()  # (unit, d)
-    return bundle.with_derived(**derived)
+        tensors["mean"] = pair_means(visual, unit, torch.from_numpy(bundle["mean_scalar"])).numpy()  # (unit, d)
+    return bundle.with_derived(**tensors)
 
 
 def record_source(bundle: Bundle) -> dict[str, Any]:
-    """Return the source that every record names: the model and the bundle's digest."""
+    """Return the fields of every record that name its source: the model and the bundle's digest."""
     return {"model": recorded_model(bundle.header.model), "bundle": bundle.digest}
 
 
@@ -95,17 +95,17 @@ def rendered(*parts: RenderableType, terminal: bool | None = None) -> bytes:
     Args:
         terminal: Render for a terminal, with its width and colours [default: if standard output is one].
     """
-    tty = stdout_is_terminal() if terminal is None else terminal
+    on_terminal = stdout_is_terminal() if terminal is None else terminal
     buffer = io.StringIO()
-    size = shutil.get_terminal_size() if tty else os.terminal_size((120, 25))  # rich would assume 80 for a dumb terminal
-    console = Console(file=buffer, force_terminal=tty, width=size.columns, height=size.lines, highlight=False)
+    size = shutil.get_terminal_size() if on_terminal else os.terminal_size((120, 25))  # rich would assume 80 for a dumb terminal
+    console = Console(file=buffer, force_terminal=on_terminal, width=size.columns, height=size.lines, highlight=False)
     for part in parts:
-        console.print(_Harmless(part))
+        console.print(_HarmlessPart(part))
     return buffer.getvalue().encode("utf-8")
 
 
 @dataclass
-class _Harmless:
+class _HarmlessPart:
     """A part without the control characters of its texts, so that the terminal gets only letters and rich's colours."""
 
     part: RenderableType
@@ -158,7 +158,7 @@ def emit(bundle: Bundle, output_format: str, output: Path | None) -> None:
             for record in unit_records(bundle):
                 write_record(stream, record)
         else:
-            _write_table(bundle, stream, whole=output is not None)
+            _write_table(bundle, stream, all_rows=output is not None)
 
 
 def unit_records(bundle: Bundle) -> Iterator[dict[str, Any]]:
@@ -203,9 +203,9 @@ def unit_keys(layer: int, neuron: int, head: int) -> dict[str, int]:
     return {"layer": layer} | ({"neuron": neuron} if neuron >= 0 else {}) | ({"head": head} if head >= 0 else {})
 
 
-def _write_table(bundle: Bundle, stream: BufferedIOBase, whole: bool) -> None:
-    """Write a table of the first units, or of all units if `whole`."""
-    rows = bundle.units if whole else min(bundle.units, TABLE_ROWS)
+def _write_table(bundle: Bundle, stream: BufferedIOBase, all_rows: bool) -> None:
+    """Write a table of the first units, or with `all_rows` of all units."""
+    rows = bundle.units if all_rows else min(bundle.units, TABLE_ROWS)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("unit", "strength", "explained"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -224,8 +224,8 @@ def _write_table(bundle: Bundle, stream: BufferedIOBase, whole: bool) -> None:
             table.add_row(*cells, Text("  ".join(parts)))
         else:
             table.add_row(*cells, Text("  ".join(images[i] for i in bundle["top_image"][row][:4] if i >= 0)))
-    more = f"… {count_of(bundle.units - rows, 'more unit')} (clip-view --sort clear --head 50, or -f jsonl for all)"
-    stream.write(rendered(table, *([Text(more, style="dim")] if rows < bundle.units else [])))
+    remainder = f"… {count_of(bundle.units - rows, 'more unit')} (clip-view --sort clear --head 50, or -f jsonl for all)"
+    stream.write(rendered(table, *([Text(remainder, style="dim")] if rows < bundle.units else [])))
 
 
 def write_table(stream: BufferedIOBase, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

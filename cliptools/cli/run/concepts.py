@@ -1,4 +1,7 @@
-"""The work of clip-concepts: records that describe images, by the neurons active on them or by CLIP's own ranking of texts."""
+"""clip-concepts: records that describe images by the words of the neurons active on them, or by CLIP's own ranking of texts.
+
+The equations of the scores are in analysis/concepts.py.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -48,13 +51,13 @@ from cliptools.text.vocabularies import recorded_pool
 
 TOOL = "clip-concepts"
 EFFECTS = ("second", "pooled")
-NEEDED = ("word", "coefficient", "words", "mean", "threshold")
+NEEDED_TENSORS = ("word", "coefficient", "words", "mean", "threshold")
 WIDTHS = {"image": 24, "active": 6, "found": 6}  # columns of the table
-SHOWN_NEURONS = 5  # in a record, those of largest weight
-SHOWN_WORDS = 3  # of each of them
+SHOWN_NEURONS = 5  # in a record: the neurons of largest weight
+SHOWN_WORDS = 3  # of each of these neurons
 Record = dict[str, Any]
 Describe = Callable[[Sequence[str], Tensor], Iterator[Record | str]]
-"""Function from names and pixels [b, 3, y, x] of images to a record of each, or the reason why the image is not usable."""
+"""Function from names and pixels [b, 3, y, x] of images to a record of each image, or the reason why it is not usable."""
 ScoreTexts = Callable[[Tensor], Tensor]
 """Function from weights of neurons [b, u] to scores of texts [b, text]."""
 
@@ -85,16 +88,16 @@ class ChosenImages(NamedTuple):
 
 
 class EarlierRun(NamedTuple):
-    """Work of an earlier run, in whole batches, so that the numbers do not depend on where it ended."""
+    """Work of an earlier run, in whole batches, so that the numbers do not depend on the image at which the run ended."""
 
     place: int = 0
-    """Place in the list of images from which on they are to be described."""
+    """Place in the list of the first image that is not described yet."""
     images: int = 0
-    """Number of images before it that could be read."""
+    """Number of images before this place that could be read."""
 
 
 def run(options: ConceptsOptions) -> None:
-    """Describe the images and write a record of each, or the recall over all.
+    """Describe the images and write a record of each, or the recall over all images.
 
     Raises:
         UsageError: options that contradict each other.
@@ -104,7 +107,7 @@ def run(options: ConceptsOptions) -> None:
     plain = options.output is not None and str(options.output) != "-" and replaceable(options.output)
     resumable = options.output if plain and output_format == "jsonl" and not options.evaluate else None
     _check_usage(options, resumable)
-    neurons = read_neurons(options.bundle, *NEEDED, option="--bundle FILE", device=options.device)
+    neurons = read_neurons(options.bundle, *NEEDED_TENSORS, option="--bundle FILE", device=options.device)
     effect = neurons.header.settings.get("effect")
     if effect not in EFFECTS:
         raise StreamError(
@@ -114,23 +117,23 @@ def run(options: ConceptsOptions) -> None:
     if options.layers:
         neurons = neurons.select(by_layers(neurons, parse_layers(options.layers)))
     if not neurons.units:
-        raise StreamError("a bundle without units: nothing can be active")
+        raise StreamError("a bundle without units: no unit can be active")
     images, truth = _open_images(options)
     common = {"settings": _settings(neurons, options)} | source
     if resumable is None:
         _write(_records(neurons, images, truth, options, EarlierRun()), common, output_format, options)
         return
-    with kept_lines(resumable, options.resume) as kept:
-        earlier = _read_earlier(kept, images, truth, common, options)
+    with kept_lines(resumable, options.resume) as part_file:
+        earlier = _read_earlier(part_file, images, truth, common, options)
         for record in _records(neurons, images, truth, options, earlier):
-            write_record(kept.stream, record | common)
+            write_record(part_file.stream, record | common)
 
 
 def _check_usage(options: ConceptsOptions, resumable: Path | None) -> None:
     """Reject invalid combinations of options before any input is read.
 
     Args:
-        resumable: The output file, where an earlier run can be resumed.
+        resumable: The output file, if an earlier run of it can be resumed.
     """
     if "-" in options.paths and (options.bundle is None or str(options.bundle) == "-"):
         raise UsageError("- reads images from standard input, so the bundle needs a file: --bundle FILE")
@@ -143,10 +146,10 @@ def _check_usage(options: ConceptsOptions, resumable: Path | None) -> None:
 
 
 def _open_images(options: ConceptsOptions) -> tuple[ChosenImages, Annotations | None]:
-    """Return the images and, with --truth, what they show.
+    """Return the images and, with --truth, their ground truth.
 
     Raises:
-        StreamError: an image that the truth does not name, before any work is done.
+        StreamError: the ground truth lacks an image; this is checked before any other work.
     """
     source = open_images(options.paths)
     indices = choose(source, options.limit, options.sample, options.seed)
@@ -158,7 +161,7 @@ def _open_images(options: ConceptsOptions) -> tuple[ChosenImages, Annotations | 
 
 
 def _settings(neurons: Bundle, options: ConceptsOptions) -> Record:
-    """Settings that a record's numbers depend on, beside model and bundle."""
+    """Return the settings on which a record's numbers depend, in addition to model and bundle."""
     header = neurons.header.settings
     settings: Record = {"by": options.by, "words": options.words, "pool": header.get("words", {}).get("pool")}
     if options.by == "text":
@@ -169,39 +172,39 @@ def _settings(neurons: Bundle, options: ConceptsOptions) -> Record:
 
 
 def _read_earlier(
-    kept: KeptLines, images: ChosenImages, truth: Annotations | None, common: Record, options: ConceptsOptions
+    part_file: KeptLines, images: ChosenImages, truth: Annotations | None, common: Record, options: ConceptsOptions
 ) -> EarlierRun:
-    """Return how far an earlier run got, and drop its lines beyond the last whole batch.
+    """Return the work of an earlier run, and drop its records after the last whole batch.
 
     Raises:
-        CliptoolsError: its lines are of other images or options.
+        CliptoolsError: the records are of other images or options.
         ImageError: with --strict, an image that the earlier run skipped.
     """
     names, earlier = [images.source.names[index] for index in images.indices], EarlierRun()
-    following, lines = 0, 0  # place in the list after the last record; number of records
-    for record in kept.earlier():
+    next_place, lines = 0, 0  # place in the list after the last record; number of records
+    for record in part_file.earlier():
         name = str(record.get("image"))
-        if name not in names[following : following + 1]:
-            skipped = following
+        if name not in names[next_place : next_place + 1]:
+            skipped_place = next_place
             try:
-                following = names.index(name, following)
+                next_place = names.index(name, next_place)
             except ValueError:
                 raise CliptoolsError(
-                    f"{kept.part}: has a record of {name!r}, which is not one of the images that follow; "
+                    f"{part_file.part}: has a record of {name!r}, which is not one of the images that follow; "
                     "use the same images or another output file"
                 ) from None
             if options.strict:
-                raise ImageError(f"{names[skipped]}: skipped by the earlier run")
-        expected = common if truth is None else common | {"truth": list(truth.of(names[following]))}
+                raise ImageError(f"{names[skipped_place]}: skipped by the earlier run")
+        expected = common if truth is None else common | {"truth": list(truth.of(names[next_place]))}
         for key in expected | {"truth": None}:
-            check_same(kept.part, key, record.get(key), expected.get(key))
-        start = following - following % options.batch_size
+            check_same(part_file.part, key, record.get(key), expected.get(key))
+        start = next_place - next_place % options.batch_size
         if start > earlier.place:
             earlier = EarlierRun(start, lines)
-        following, lines = following + 1, lines + 1
-    if following % options.batch_size == 0 or following == len(names):
-        earlier = EarlierRun(following, lines)
-    kept.keep(earlier.images)
+        next_place, lines = next_place + 1, lines + 1
+    if next_place % options.batch_size == 0 or next_place == len(names):
+        earlier = EarlierRun(next_place, lines)
+    part_file.keep(earlier.images)
     return earlier
 
 
@@ -211,11 +214,11 @@ def _records(
     """Yield a record of each image, in the order of the list.
 
     Raises:
-        CliptoolsError: no image can be read or is usable.
+        CliptoolsError: no image can be read, or none is usable.
     """
     source, indices = images.source, images.indices[earlier.place :]
     model = load_recorded_model(neurons.header.model, options.device)
-    describe = (_by_text if options.by == "text" else _by_neurons)(neurons, model, options)
+    describe = (_text_describer if options.by == "text" else _neuron_describer)(neurons, model, options)
     skipped, count = Skipped(), earlier.images
     screen = Screen[int](source.names.__getitem__, skipped.add, options.strict, passed=count > 0)
     batches = load_batches(
@@ -223,26 +226,26 @@ def _records(
         batch_size=options.batch_size, workers=options.workers, strict=options.strict, skipped=skipped,
     )  # fmt: skip
 
-    def described(numbers: Sequence[int], pictures: Tensor) -> list[tuple[str, Record | str]]:
+    def describe_batch(numbers: Sequence[int], pictures: Tensor) -> list[tuple[str, Record | str]]:
         names = [source.names[number] for number in numbers]
         return list(zip(names, describe(names, pictures), strict=True))
 
-    counted = progress(batches, "images", len(indices), lambda batch: len(batch[0]))
-    for numbers, results in in_halves(counted, described):
-        stay = screen.places(numbers, {place: result for place, (_, result) in enumerate(results) if isinstance(result, str)})
-        for name, record in (results[place] for place in stay):
-            assert isinstance(record, dict)  # the others are reasons
+    counted_batches = progress(batches, "images", len(indices), lambda batch: len(batch[0]))
+    for numbers, results in in_halves(counted_batches, describe_batch):
+        usable = screen.places(numbers, {place: result for place, (_, result) in enumerate(results) if isinstance(result, str)})
+        for name, record in (results[place] for place in usable):
+            assert isinstance(record, dict)  # images with reasons are not usable
             if truth is not None:
                 words = [concept["word"] for concept in record["concepts"]]
                 record |= {"truth": list(truth.of(name)), "found": matching_names(truth.of(name), words)}
             yield {"image": name} | record
-        count += len(stay)
+        count += len(usable)
     screen.require(count)
-    before = f", {earlier.images} of them by an earlier run" if earlier.images else ""
-    summarise(f"{TOOL}: {count_of(count, 'image')}{before}" + (f", {len(skipped)} skipped" if len(skipped) else ""))
+    earlier_text = f", {earlier.images} of them by an earlier run" if earlier.images else ""
+    summarise(f"{TOOL}: {count_of(count, 'image')}{earlier_text}" + (f", {len(skipped)} skipped" if len(skipped) else ""))
 
 
-def _by_text(neurons: Bundle, model: LoadedModel, options: ConceptsOptions) -> Describe:
+def _text_describer(neurons: Bundle, model: LoadedModel, options: ConceptsOptions) -> Describe:
     """Return a function that describes images by CLIP's own ranking of the vocabulary."""
     texts, t = _vocabulary(neurons, model, options)
     clip: Any = model.clip
@@ -262,9 +265,9 @@ def _by_text(neurons: Bundle, model: LoadedModel, options: ConceptsOptions) -> D
     return describe
 
 
-def _by_neurons(neurons: Bundle, model: LoadedModel, options: ConceptsOptions) -> Describe:
-    """Return a function that describes images by the words, or the directions, of the neurons active on them."""
-    own = neurons.text_list("words")["texts"]
+def _neuron_describer(neurons: Bundle, model: LoadedModel, options: ConceptsOptions) -> Describe:
+    """Return a function that describes images by the words or the directions of the neurons active on them."""
+    own_texts = neurons.text_list("words")["texts"]
     texts, score_texts = _score_texts(neurons, model, options)
     unit, b, r = (torch.from_numpy(neurons[name]) for name in ("unit", "mean", "direction"))
     tau = torch.from_numpy(neurons["threshold"])
@@ -285,14 +288,16 @@ def _by_neurons(neurons: Bundle, model: LoadedModel, options: ConceptsOptions) -
             yield {
                 "concepts": [{"word": texts[j], "score": rounded(v)} for j, v in scores if v > 0],
                 "active": int(active[row].sum()),
-                "neurons": [_neuron(neurons, own, n, activity.norm[row, n], activity.along[row, n]) for n, v in weights if v > 0],
+                "neurons": [
+                    _neuron(neurons, own_texts, n, activity.norm[row, n], activity.along[row, n]) for n, v in weights if v > 0
+                ],
             }
 
     return describe
 
 
 def _score_texts(neurons: Bundle, model: LoadedModel, options: ConceptsOptions) -> tuple[Sequence[str], ScoreTexts]:
-    """Return the texts that images can be described by, and the function that scores them."""
+    """Return the texts that can describe images, and the function that scores them."""
     if options.by == "words":
         texts = neurons.text_list("words")["texts"]
         word, coefficient = torch.from_numpy(neurons["word"]), torch.from_numpy(neurons["coefficient"])
@@ -318,24 +323,24 @@ def _effect_of(neurons: Bundle, model: LoadedModel) -> FactoredEffect:
 
 
 def _vocabulary(neurons: Bundle, model: LoadedModel, options: ConceptsOptions) -> tuple[Sequence[str], Float[Tensor, "text d"]]:
-    """Return the whole vocabulary that the bundle's words come from, and its unit embeddings, with the same templates."""
+    """Return the vocabulary of the bundle's words, and its unit embeddings with the same templates."""
     pool = recorded_pool(neurons)
     templates = template_options(neurons.header.settings.get("words", {}).get("templates", ()))
     return pool.texts, encode_named(model, pool, templates, use_cache=not options.no_cache)
 
 
 def _neuron(neurons: Bundle, texts: Sequence[str], row: int, norm: SupportsFloat, along: SupportsFloat) -> Record:
-    """A unit as a record shows it.
+    """Return the fields of a unit for the record of an image.
 
     Args:
-        texts: The bundle's own words.
+        texts: The texts of the bundle's words.
     """
     words = [{"word": texts[j], "coefficient": rounded(c)} for j, c in signed_words(neurons, row)[:SHOWN_WORDS]]
     return unit_keys(*neurons["unit"][row].tolist()) | {"norm": rounded(norm), "projection": rounded(along), "words": words}
 
 
 def _write(records: Iterator[Record], common: Record, output_format: str, options: ConceptsOptions) -> None:
-    """Write records as they come, or with --evaluate the recall over them all, as JSON lines or rows of a table."""
+    """Write records as they come, or with --evaluate the recall over all, as JSON lines or rows of a table."""
     with text_output(options.output) as stream:
         if options.evaluate:
             records = iter([_recall(records)])
@@ -347,17 +352,17 @@ def _write(records: Iterator[Record], common: Record, output_format: str, option
 
 
 def _recall(records: Iterable[Record]) -> Record:
-    """Recall of the objects shown, over all images."""
+    """Return the recall of the objects shown, over all images."""
     counts = [(len(record["found"]), len(record["truth"]), record.get("active")) for record in records]
     share = recall([hits for hits, _, _ in counts], [names for _, names, _ in counts])
-    total: Record = {"images": len(counts), "names": share.names, "found": share.hits}
-    total |= {"recall": rounded(share.value), "low": rounded(share.low), "high": rounded(share.high)}
+    record_total: Record = {"images": len(counts), "names": share.names, "found": share.hits}
+    record_total |= {"recall": rounded(share.value), "low": rounded(share.low), "high": rounded(share.high)}
     active = [count for _, _, count in counts if count is not None]
-    return total | ({"active": rounded(sum(active) / len(active))} if active else {})
+    return record_total | ({"active": rounded(sum(active) / len(active))} if active else {})
 
 
 def _write_row(stream: BufferedIOBase, record: Record, titles: bool) -> None:
-    """Write an image, or the recall over all, as a row of a table with fixed widths, so that later rows are not needed."""
+    """Write an image, or the recall over all images, as a row of a table. Fixed widths make it independent of later rows."""
     table = Table(box=None, pad_edge=False, header_style="bold", show_header=titles)
     if "image" in record:
         words = "  ".join(f"{concept['word']} {concept['score']:.3g}" for concept in record["concepts"])

@@ -1,7 +1,7 @@
 """clip-decompose: runs orthogonal matching pursuit on a bundle's directions, or TextSpan on its heads, and adds the texts.
 
-The pursuit itself is in cliptools.analysis.pursuit, TextSpan in cliptools.analysis.textspan. With --resume, what is found is kept
-unit by unit in a file beside the output. When the texts are in the cache, pursuit needs no model, and none is loaded.
+The pursuit is in analysis/pursuit.py, TextSpan in analysis/textspan.py. The texts of finished units are kept in a file beside the
+output, from which --resume continues. When the texts are in the cache, pursuit needs no model, and none is loaded.
 """
 
 from dataclasses import dataclass, replace
@@ -53,13 +53,13 @@ def run(options: DecomposeOptions) -> None:
 
     Raises:
         UsageError: The options do not go together.
-        StreamError: The input is no bundle that the method can decompose.
+        StreamError: The input is not a bundle that the method can decompose.
         CliptoolsError: The vocabulary or the model is not available, or --resume does not fit the earlier run.
     """
     prefixes = parse_prefixes(options.prefix, options.m)
     output_format = choose_format(options.output_format, options.output, "safetensors")
     if options.resume and not is_kept(options.output):
-        raise UsageError("--resume needs -o FILE: it continues from FILE.part")
+        raise UsageError("--resume needs -o FILE: the run continues from FILE.part")
     effects = read_neurons(options.bundle, device=options.device)
     if options.method == "textspan" and "moment" not in effects:
         units = effects.header.settings.get("units", "neurons")
@@ -82,13 +82,13 @@ def run(options: DecomposeOptions) -> None:
 
 
 def decompose(effects: Bundle, options: DecomposeOptions, parts: KeptParts | None = None) -> tuple[Pool, Pursuit]:
-    """Return the vocabulary asked for, and the texts that describe the bundle's directions.
+    """Return the vocabulary of --pool, and the texts that describe the bundle's directions.
 
     Args:
-        parts: The file in which texts are kept as they are found, with those of an earlier run.
+        parts: The file that keeps the texts of finished units, also those of an earlier run.
 
     Raises:
-        CliptoolsError: There is no such vocabulary, or the model is another one than the bundle's, or of another width.
+        CliptoolsError: There is no such vocabulary, or the model differs from the bundle's in name or width.
     """
     recorded_model, direction = effects.header.model, effects["direction"]
     pool = load_pool(options.pool or ("emoji" if recorded_model["name"] in EMBEDDED else "words30k"))
@@ -102,11 +102,11 @@ def decompose(effects: Bundle, options: DecomposeOptions, parts: KeptParts | Non
             f"{TOOL}: {count_of(len(direction), 'unit')}, {count_of(len(pool.texts), 'text')}, at most {options.m} of "
             f"them a unit: this takes a while"
         )
-    where = "cuda" if model.device.type == "cuda" else "cpu"  # other devices lack float64
-    atoms = text_space(texts.to(where), options.center, options.normalize)
+    device = "cuda" if model.device.type == "cuda" else "cpu"  # other devices lack float64
+    atoms = text_space(texts.to(device), options.center, options.normalize)
     if options.method == "textspan":
         return pool, _text_spans(effects, model, atoms, options.m)
-    targets = torch.from_numpy(direction).to(where)
+    targets = torch.from_numpy(direction).to(device)
     if parts is None:
         return pool, pursue(targets, atoms, options.m)
     settings: dict[str, Any] = {"center": options.center, "normalize": options.normalize, "m": options.m}
@@ -120,22 +120,22 @@ def _resumed_pursuit(
     """Return the pursuit, continued after the units that an earlier run has kept.
 
     Args:
-        settings: All that the result depends on; the earlier run must have had the same.
+        settings: All settings on which the result depends; those of the earlier run must be equal.
     """
-    kept = [Pursuit(*(torch.from_numpy(part[name]) for name in Pursuit._fields)) for part in parts.earlier(settings)]
-    done = sum(len(part.word) for part in kept)
+    finished_parts = [Pursuit(*(torch.from_numpy(part[name]) for name in Pursuit._fields)) for part in parts.earlier(settings)]
+    done = sum(len(part.word) for part in finished_parts)
     if done:
         note(f"{TOOL}: {done} of {count_of(len(targets), 'unit')} are kept from an earlier run")
-    if done < len(targets) or not kept:
+    if done < len(targets) or not finished_parts:
         for part in pursuits(targets, atoms, settings["m"], done=done):
-            kept.append(Pursuit(*(column.cpu() for column in part)))
-            parts.add(**{name: column.numpy() for name, column in kept[-1]._asdict().items()})
-    return join(kept)
+            finished_parts.append(Pursuit(*(column.cpu() for column in part)))
+            parts.add(**{name: column.numpy() for name, column in finished_parts[-1]._asdict().items()})
+    return join(finished_parts)
 
 
 def _text_spans(effects: Bundle, model: RecordedModel, atoms: Float[Tensor, "text d"], m: int) -> Pursuit:
-    """Return TextSpan's texts; in place of a pursuit's coefficients they have shares of the variance."""
-    # Inside, because it imports open_clip, which a pursuit with cached texts does without.
+    """Return TextSpan's texts, with shares of the variance instead of a pursuit's coefficients."""
+    # Inside, because it imports open_clip, which a pursuit with cached texts does not need.
     from cliptools.effects.select import factored_effect
 
     settings = effects.header.settings
@@ -158,23 +158,23 @@ def parse_prefixes(text: str | None, m: int) -> tuple[int, ...]:
 
 
 def with_words(effects: Bundle, pursuit: Pursuit, pool: Pool, settings: dict[str, Any], step: dict[str, Any]) -> Bundle:
-    """Return the bundle with words, in place of any it had before.
+    """Return the bundle with words, which replace those it had before.
 
     Args:
         settings: The header's `words` settings.
         step: Arguments for the header's history.
     """
-    word = pursuit.word.cpu().numpy()  # (unit, m): indices into the vocabulary, -1 where there are no more
-    used = np.unique(word[word >= 0])
-    added: dict[str, np.ndarray] = {
-        "word": np.where(word >= 0, np.searchsorted(used, word), -1).astype(np.int32),
+    word = pursuit.word.cpu().numpy()  # (unit, m): indices into the vocabulary, -1 after the last text
+    used_words = np.unique(word[word >= 0])
+    word_tensors: dict[str, np.ndarray] = {
+        "word": np.where(word >= 0, np.searchsorted(used_words, word), -1).astype(np.int32),
         "coefficient": pursuit.coefficient.cpu().numpy(),
         "residual": pursuit.residual.cpu().numpy(),
-        "words": json_tensor({"texts": [pool.texts[j] for j in used], "pool": pool.name, "digest": pool.digest}),
+        "words": json_tensor({"texts": [pool.texts[j] for j in used_words], "pool": pool.name, "digest": pool.digest}),
     }
     if prefixes := settings.get("prefix"):
-        added["prefix_residual"] = pursuit.path[:, [k - 1 for k in prefixes]].cpu().numpy()  # (unit, m) -> (unit, prefix)
+        word_tensors["prefix_residual"] = pursuit.path[:, [k - 1 for k in prefixes]].cpu().numpy()  # (unit, m) -> (unit, prefix)
     header = effects.header.after(TOOL, step)
     header = replace(header, kind="neurons", settings=header.settings | {"words": settings})
-    kept = {key: value for key, value in effects.tensors.items() if key != "prefix_residual"}
-    return replace(effects, tensors=kept).with_tensors(header, **added)
+    other_tensors = {key: value for key, value in effects.tensors.items() if key != "prefix_residual"}
+    return replace(effects, tensors=other_tensors).with_tensors(header, **word_tensors)

@@ -1,6 +1,6 @@
-"""clip-effects: measure the effects of a model's units on images, into a bundle, or into the partial of one shard.
+"""clip-effects: measures the effects of a model's units on images, and writes a bundle or the partial of one shard.
 
-How an image's effects become statistics is in streaming/measure.py; the equations of each effect are in effects/.
+streaming/measure.py computes statistics from the effects of images; the equations of each effect are in effects/.
 """
 
 from collections.abc import Callable
@@ -43,12 +43,12 @@ from cliptools.streaming.shards import SAMPLE, list_capacity, measure_shard
 from cliptools.streaming.vit_indirect import Indirect, cost, draw_sample, margin_to_keep_all, token_means
 
 TOOL = "clip-effects"
-SCENES = 2000  # rendered where no images are named
+SCENES = 2000  # rendered if no images are named
 AFTER_MERGE = {
-    "keep": "which units act most is known only after the merge: give --keep to clip-merge",
+    "keep": "the units of largest effect are known only after the merge: give --keep to clip-merge",
     "thumbnails": "the top images are known only after the merge: give --thumbnails to clip-merge, with --images",
 }
-"""Options that a shard does not take, with the reason."""
+"""Options that --shard excludes, with the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,14 +79,14 @@ class EffectsOptions(Sampling, Measuring, Output):
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """All that a measurement needs."""
+    """Model, settings and images of a measurement."""
 
     model: LoadedModel
     choice: Choice
     settings: Settings
     images: NumberedImages
     arguments: dict[str, Any]
-    """Command-line arguments that change the result, for the history of the header."""
+    """Command-line arguments that change the result, for the header's history."""
 
 
 def run(options: EffectsOptions) -> None:
@@ -96,7 +96,7 @@ def run(options: EffectsOptions) -> None:
         raise UsageError(
             "--sample-neurons applies to --effect indirect only: the other effects take all units of a layer at once"
         )
-    shard = _checked_shard(options, output_format)
+    shard = _shard_option(options, output_format)
     keep = parse_percentage(options.keep, "--keep") if options.keep else None
     layers = parse_layers(options.layers) if options.layers else None
     source = _open_source(options)
@@ -108,7 +108,7 @@ def run(options: EffectsOptions) -> None:
         raise UsageError("--components: a pair acts along one direction only; --units neurons or heads may have more")
     drop_text_tower(model)
     scale = options.scale or choice.scale
-    chosen = {"effect": choice.effect, "units": choice.units, "layers": list(choice.layers), "scale": scale}
+    effect_settings = {"effect": choice.effect, "units": choice.units, "layers": list(choice.layers), "scale": scale}
     task = Task(
         model=model,
         choice=choice,
@@ -121,7 +121,7 @@ def run(options: EffectsOptions) -> None:
             gigabytes=options.memory,
         ),
         images=number_images(source, options.limit, options.sample, options.seed, options),
-        arguments=history_arguments(options, **chosen),
+        arguments=history_arguments(options, **effect_settings),
     )
     if shard is not None:
         _write_shard(task, *shard, options)
@@ -129,11 +129,11 @@ def run(options: EffectsOptions) -> None:
     emit(_measure_bundle(task, keep, options), output_format, options.output)
 
 
-def _checked_shard(options: EffectsOptions, output_format: str) -> tuple[int, int] | None:
-    """Number of the shard and number of shards, after a check of the options that depend on --shard; None without it.
+def _shard_option(options: EffectsOptions, output_format: str) -> tuple[int, int] | None:
+    """Return number and count of shards from --shard, None without it; check the options that depend on it.
 
     Raises:
-        UsageError: an option that does not go with --shard, or only with it.
+        UsageError: an option excludes --shard, or needs it.
     """
     if options.shard is None:
         for name in ("resume", "centre"):
@@ -144,9 +144,11 @@ def _checked_shard(options: EffectsOptions, output_format: str) -> tuple[int, in
     if "-" in options.paths:
         raise UsageError("--shard needs the whole list of images, and standard input can be read only once: name files")
     if output_format != "safetensors":
-        raise UsageError(f"--shard writes a partial, which is not {output_format}: leave -f out, clip-merge has all formats")
+        raise UsageError(
+            f"--shard writes a partial, which is always safetensors, not {output_format}: leave out -f, clip-merge has it"
+        )
     if options.effect == "indirect":
-        raise UsageError("--shard: indirect effects need mean activations over all images first, which no shard has")
+        raise UsageError("--shard: --effect indirect needs mean activations over all images first, which a shard does not have")
     for name, reason in AFTER_MERGE.items():
         if getattr(options, name):
             raise UsageError(f"--{name} does not go with --shard: {reason}")
@@ -156,10 +158,10 @@ def _checked_shard(options: EffectsOptions, output_format: str) -> tuple[int, in
 
 
 def _parse_shard(text: str) -> tuple[int, int]:
-    """`3/8` as (3, 8).
+    """Parse --shard: `3/8` gives (3, 8).
 
     Raises:
-        UsageError: another form, or a number that is not from 1 to N.
+        UsageError: the text has another form, or the first number is not from 1 to N.
     """
     i, slash, n = text.partition("/")
     if not (slash and i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
@@ -168,29 +170,29 @@ def _parse_shard(text: str) -> tuple[int, int]:
 
 
 def _open_source(options: EffectsOptions) -> ImageSource:
-    """The images that the command line names, or rendered scenes for an embedded model.
+    """Return the images that the command line names, or rendered scenes for an embedded model.
 
     Raises:
-        UsageError: no images for a model that is not embedded; or --sample without images.
+        UsageError: no images are named for a model that is not embedded, or --sample is given without images.
     """
     if options.paths:
         return open_images(options.paths)
     if options.model not in EMBEDDED:
         raise UsageError(f"no images named: {options.model} needs a PATH (scenes are rendered for {', '.join(EMBEDDED)} only)")
     if options.sample is not None:
-        raise UsageError("--sample draws from images named as PATH; for other rendered scenes use --seed")
+        raise UsageError("--sample needs a PATH to draw images from; for other rendered scenes use --seed")
     return scenes_for(options.model, options.limit or SCENES, options.seed)
 
 
 def _measure_bundle(task: Task, keep_share: float | None, options: EffectsOptions) -> Bundle:
-    """Measure all images; return the bundle of their effects, and say on standard error what was measured."""
+    """Measure all images, print a summary to standard error, and return the bundle of effects."""
     model, choice, settings, images = task.model, task.choice, task.settings, task.images
     screen, batches, expected = images.screen(), partial(images.batches, model.transform), len(images.indices)
 
     def measure_all() -> tuple[FactoredEffect, Report]:
         if choice.effect != "indirect":
-            paths = factored_effect(model.clip, choice.effect, choice.units)
-            return paths, measure(paths, batches, choice.layers, expected, settings, screen)
+            effect = factored_effect(model.clip, choice.effect, choice.units)
+            return effect, measure(effect, batches, choice.layers, expected, settings, screen)
         visual = model.clip.visual
         neurons = draw_sample(visual, choice.layers, options.sample_neurons, options.seed)
         note(f"{TOOL}: {cost(visual, neurons, expected)}")
@@ -198,81 +200,81 @@ def _measure_bundle(task: Task, keep_share: float | None, options: EffectsOption
         margin = margin_to_keep_all(indirect, choice.layers, expected, settings)
         return indirect, measure(indirect, batches, choice.layers, expected, settings._replace(margin=margin), screen)
 
-    paths, report = screen.retry(measure_all)
+    effect, report = screen.retry(measure_all)
     effects, count, skipped = report.effects, report.images, len(images.skipped)
-    keep = strongest_units(paths, effects, keep_share)
+    keep = strongest_units(effect, effects, keep_share)
     warn_of_few_images(count, settings, effects.top_norm.shape[1])
-    passes = "" if report.passes == 1 else f", {report.passes} passes"
-    reread = f", {report.reread} read twice" if report.reread else ""
-    skips = f", {skipped} skipped" if skipped else ""
+    pass_text = "" if report.passes == 1 else f", {report.passes} passes"
+    reread_text = f", {report.reread} read twice" if report.reread else ""
+    skip_text = f", {skipped} skipped" if skipped else ""
     units = units_summary(effects, choice, keep, model.name)
-    summarise(f"{TOOL}: {count_of(count, 'image')}{skips}{passes}{reread}, {units}")
+    summarise(f"{TOOL}: {count_of(count, 'image')}{skip_text}{pass_text}{reread_text}, {units}")
 
     names = images.names
-    listed = {"count": count, "digest": list_digest(names), "skipped": skipped}
-    header = Header("effects", model.identity, listed, recorded_settings(choice, settings, count)).after(TOOL, task.arguments)
+    fields = {"count": count, "digest": list_digest(names), "skipped": skipped}
+    header = Header("effects", model.identity, fields, recorded_settings(choice, settings, count)).after(TOOL, task.arguments)
     thumbnails = None if options.thumbnails is None else partial(images.thumbnails, side=options.thumbnails)
     bundle = effects_bundle(header, effects, settings, names, keep, thumbnails)
-    if not isinstance(paths, Indirect):
+    if not isinstance(effect, Indirect):
         return bundle
-    token_mean = torch.cat([paths.means[layer].T for layer in choice.layers])  # of each layer (token, n) -> (units, token)
+    token_mean = torch.cat([effect.means[layer].T for layer in choice.layers])  # per layer (token, n) -> (units, token)
     if keep is not None:
         token_mean = token_mean[keep.units.to(token_mean.device)]
     return bundle.with_tensors(bundle.header, token_mean=token_mean.cpu().numpy().astype(np.float32))
 
 
 def _write_shard(task: Task, i: int, n: int, options: EffectsOptions) -> None:
-    """Measure shard i of n and write it as a partial; with --resume, leave a finished file alone.
+    """Measure shard i of n and write it as a partial; with --resume, do nothing if the file is finished.
 
     Raises:
         CliptoolsError: with --resume, the file holds another shard or another run.
     """
-    model, choice, images, listed = task.model, task.choice, task.images, len(task.images.indices)
+    model, choice, images, image_count = task.model, task.choice, task.images, len(task.images.indices)
     header = _shard_header(task, i, n, options)
     if options.resume and options.output is not None and options.output.exists():
         _check_finished(options.output, header)
-        note(f"{TOOL}: {options.output}: shard {i} of {n} is there already")
+        note(f"{TOOL}: {options.output}: shard {i} of {n} exists already")
         return
-    own = replace(images, order=images.order[i - 1 :: n])
+    shard_images = replace(images, order=images.order[i - 1 :: n])
     sample = replace(images, order=images.order[:SAMPLE])
-    screen, paths = images.screen(), factored_effect(model.clip, choice.effect, choice.units)
+    screen, effect = images.screen(), factored_effect(model.clip, choice.effect, choice.units)
     basis = None if options.centre is None else _recorded_basis(options.centre, header)
     names = images.names
 
     def measure_and_write() -> int:
-        parts = measure_shard(
-            paths,
+        statistics = measure_shard(
+            effect,
             partial(sample.batches, model.transform),
-            partial(own.batches, model.transform),
+            partial(shard_images.batches, model.transform),
             choice.layers,
-            listed,
-            len(own.order),
+            image_count,
+            len(shard_images.order),
             task.settings,
             basis,
             screen,
         )
         return write_partial(
-            parts,
-            lambda layer: paths.size(layer)[0],
-            lambda count: replace(header, images=header.images | {"count": count, "skipped": len(own.order) - count}),
+            statistics,
+            lambda layer: effect.size(layer)[0],
+            lambda count: replace(header, images=header.images | {"count": count, "skipped": len(shard_images.order) - count}),
             lambda numbers: {number: names[number] for number in numbers},
             options.output,
         )
 
     count = screen.retry(measure_and_write)
-    skipped = len(own.order) - count
-    skips = f", {skipped} skipped" if skipped else ""
-    summarise(f"{TOOL}: shard {i} of {n}: {count_of(count, 'image')}{skips}, {model.name}")
+    skipped = len(shard_images.order) - count
+    skip_text = f", {skipped} skipped" if skipped else ""
+    summarise(f"{TOOL}: shard {i} of {n}: {count_of(count, 'image')}{skip_text}, {model.name}")
 
 
 def _shard_header(task: Task, i: int, n: int, options: EffectsOptions) -> Header:
-    """The header of shard i of n, without the number of images that can be read."""
-    names, listed = task.images.names, len(task.images.indices)
-    settings = recorded_settings(task.choice, task.settings, listed)
+    """Return the header of shard i of n, without the number of images that can be read."""
+    names, image_count = task.images.names, len(task.images.indices)
+    settings = recorded_settings(task.choice, task.settings, image_count)
     settings |= {name: getattr(options, name) for name in ("components", "seed", "limit", "sample")}
-    settings |= {"kept": list_capacity(task.settings, listed), "shards": n, "have": [i]}
+    settings |= {"kept": list_capacity(task.settings, image_count), "shards": n, "have": [i]}
     settings |= {"rendered": isinstance(task.images.source, SceneSource)}
-    images = {"digest": list_digest(names), "listed": listed}
+    images = {"digest": list_digest(names), "listed": image_count}
     return Header(KIND, task.model.identity, images, settings).after(TOOL, task.arguments)
 
 
@@ -280,7 +282,7 @@ def _check_finished(path: Path, header: Header) -> None:
     """Check that a file is the finished shard of this header.
 
     Raises:
-        CliptoolsError: it is another shard or of another run, or damaged.
+        CliptoolsError: the file is damaged, another shard, or of another run.
     """
     file = PartialFile(path)
     reason = run_difference(file.header, header)
@@ -288,11 +290,11 @@ def _check_finished(path: Path, header: Header) -> None:
         expected = shards_text(header.settings["have"], file.shard_count)
         reason = f"{shards_text(file.shards, file.shard_count)} instead of {expected}"
     if reason is not None:
-        raise CliptoolsError(f"{path}: started otherwise ({reason}); use the same options, or write to another file")
+        raise CliptoolsError(f"{path}: started with other options ({reason}); use the same options, or write to another file")
 
 
 def _recorded_basis(path: Path, header: Header) -> Callable[[UnitBlock], Basis]:
-    """The basis that all shards share, read from the partial of another shard.
+    """Return the basis that all shards share, read from the partial of another shard.
 
     Raises:
         CliptoolsError: the partial is of another run.

@@ -1,7 +1,7 @@
 """clip-gallery: makes a page of neurons to browse, from a bundle and from the records of other commands.
 
-The page's script reads one object of columns: a list for each property with an entry for each unit; words and images are listed
-once and referred to by number. Records of other commands are read in gallery_records.
+The page's script reads one object of columns: each property has a list with one entry per unit. Words and images are listed once,
+and units refer to them by number. gallery_records.py reads the records of other commands.
 """
 
 from dataclasses import dataclass
@@ -50,8 +50,8 @@ def run(options: GalleryOptions) -> None:
     """Write the page.
 
     Raises:
-        StreamError: The input is no bundle with top images, or records are damaged or belong to another model.
-        UsageError: Both -o and --folder are given, or --images-from has none of the images.
+        StreamError: The input is not a bundle with top images, or records are damaged or belong to another model.
+        UsageError: Both -o and --folder are given, or --images-from contains no image of the bundle.
     """
     if options.folder is not None and options.output is not None:
         raise UsageError("-o writes one file and --folder many: give only one of them")
@@ -66,7 +66,7 @@ def run(options: GalleryOptions) -> None:
 
 
 def check_units(bundle: Bundle, name: str) -> None:
-    """Check that the bundle holds what the page shows of units.
+    """Check that the bundle holds the tensors from which the page shows units.
 
     Raises:
         StreamError: A tensor is missing, or the shapes of two tensors differ.
@@ -80,7 +80,7 @@ def check_units(bundle: Bundle, name: str) -> None:
 
 
 def _unit_data(bundle: Bundle, images: PictureTable, options: GalleryOptions) -> dict[str, Any]:
-    """Return the columns of units, in the bundle's order, and the orders in which the page can show them."""
+    """Return the columns of units, in the bundle's order, and the orders that the page offers."""
     rows = np.sort(order_units(bundle, options.sort)[: options.head])
     title, notes = heading(bundle, len(rows))
     data: dict[str, Any] = {"title": title, "notes": notes, "kind": str(bundle.header.settings.get("units", "neurons"))}
@@ -97,15 +97,15 @@ def _unit_data(bundle: Bundle, images: PictureTable, options: GalleryOptions) ->
     return data | _orders(bundle, rows, options.sort)
 
 
-def _words(bundle: Bundle, rows: Int[np.ndarray, " row"], most: int) -> dict[str, Any]:
-    """Return each unit's strongest words and their coefficients, and the texts that appear; nothing without words."""
+def _words(bundle: Bundle, rows: Int[np.ndarray, " row"], count: int) -> dict[str, Any]:
+    """Return each unit's strongest words and their coefficients, and the texts that occur; nothing for a bundle without words."""
     if "word" not in bundle:
         return {}
     texts = bundle.text_list("words")["texts"]
     number: dict[int, int] = {}
     words, weights = [], []
     for row in rows:
-        strongest = signed_words(bundle, row)[:most]
+        strongest = signed_words(bundle, row)[:count]
         words.append([number.setdefault(j, len(number)) for j, _ in strongest])
         weights.append([rounded(weight, DIGITS) for _, weight in strongest])
     return {"texts": [str(texts[j]) for j in number], "word": words, "coefficient": weights}
@@ -125,7 +125,7 @@ def _top_images(bundle: Bundle, rows: Int[np.ndarray, " row"], images: PictureTa
 
 
 def _orders(bundle: Bundle, rows: Int[np.ndarray, " row"], sort: str) -> dict[str, Any]:
-    """Return the units in each of clip-view's orders; the one of --sort is first."""
+    """Return the units in each of clip-view's orders; the order of --sort is first."""
     place = {int(row): number for number, row in enumerate(rows)}
     names = [order for order in ORDERS if order != "residual" or "residual" in bundle]
     names.sort(key=lambda order: order != sort)
@@ -149,7 +149,7 @@ def _write(data: dict[str, Any], pictures: list[bytes], folder: Path | None, out
     if folder is None:
         content = page(data | inline_pictures(pictures), inline=True)
         if len(content) > LARGEST_PAGE:
-            note(f"{TOOL}: a page of {len(content) / 1e6:.0f} MB; --folder, --head or --images-per-unit make it smaller")
+            note(f"{TOOL}: the page has {len(content) / 1e6:.0f} MB; --folder, --head or --images-per-unit make it smaller")
         with binary_output(output) as stream:
             stream.write(content)
         return

@@ -1,7 +1,7 @@
 """Pictures and records for clip-gallery: images, and the output of clip-concepts, clip-segment and clip-advgen.
 
-Every image and every picture is listed once, however many units and records refer to it. Records are checked field by field,
-because they come from files, and their model must be the bundle's.
+Every image and every picture is listed once, however many units and records refer to it. Records come from files, so their fields
+are checked, and their model must be the bundle's.
 """
 
 import hashlib
@@ -30,11 +30,11 @@ Fetch = Callable[[str], bytes | None]
 
 
 class PictureTable:
-    """Names of images and their pictures, numbered in the order in which they are first asked for.
+    """Names of images and their pictures, numbered in the order of their first use.
 
     Args:
-        bundle: Source of thumbnails, without paths.
-        paths: Where the images are.
+        bundle: Source of thumbnails, if there are no paths.
+        paths: Files and folders with the images.
         pixels: Longer side of pictures that are read from paths or files.
 
     Raises:
@@ -51,7 +51,7 @@ class PictureTable:
         self._fetch = self._from_paths(paths) if paths else _from_thumbnails(bundle)
 
     def image(self, name: str) -> int:
-        """Return the number of the image of this name; a new image is added with its picture."""
+        """Return the number of the image with this name; add a new image with its picture."""
         if name not in self._number:
             self._number[name] = len(self.names)
             self.names.append(name)
@@ -72,13 +72,13 @@ class PictureTable:
         Raises:
             UsageError: Paths were given, and they have none of the images.
         """
-        missing = [name for name, number in zip(self.names, self.picture_of, strict=True) if number == NO_PICTURE]
-        if not missing:
+        missing_names = [name for name, number in zip(self.names, self.picture_of, strict=True) if number == NO_PICTURE]
+        if not missing_names:
             return
-        if self.paths and len(missing) == len(self.names):
-            raise UsageError(f"--images-from: none of the images is there (looked for {', '.join(missing[:3])} …)")
+        if self.paths and len(missing_names) == len(self.names):
+            raise UsageError(f"--images-from: none of the images is there (looked for {', '.join(missing_names[:3])} …)")
         remedy = "" if self.paths else "; clip-effects --thumbnails 96 keeps them in the bundle, --images-from PATH reads them"
-        warn(f"{len(missing)} of {count_of(len(self.names), 'image')} without a picture{remedy}")
+        warn(f"{len(missing_names)} of {count_of(len(self.names), 'image')} without a picture{remedy}")
 
     def data(self) -> dict[str, Any]:
         """Return the page's lists of names and of the numbers of their pictures."""
@@ -94,7 +94,7 @@ class PictureTable:
         return self._picture_number[content]
 
     def _from_paths(self, paths: tuple[str, ...]) -> Fetch:
-        # Inside, because it imports torch, which galleries of thumbnails can do without.
+        # Inside, because it imports torch, which galleries of thumbnails do not need.
         from cliptools.images import loader, relocate
 
         source = loader.open_images(paths)
@@ -124,7 +124,7 @@ def _from_thumbnails(bundle: Bundle) -> Fetch:
 
 @dataclass(frozen=True)
 class Fields:
-    """A record whose fields are checked for their types when they are read."""
+    """A record that checks the types of its fields when they are read."""
 
     where: str
     """File and line, for messages."""
@@ -134,10 +134,10 @@ class Fields:
         """Return a field.
 
         Raises:
-            StreamError: It is missing, or of another type.
+            StreamError: The field is missing, or of another type.
         """
         value = self.record.get(key)
-        if not _is(value, kind):
+        if not _has_type(value, kind):
             actual = f"{value!r}"[:40] if key in self.record else "nothing"
             raise StreamError(f"{self.where}: `{key}` should be {TYPES[kind]}, found {actual}")
         return value
@@ -151,11 +151,11 @@ class Fields:
         return rounded(self.get(key, float), DIGITS)
 
     def texts(self, key: str) -> list[str]:
-        """Return a list of texts; empty if it is missing."""
+        """Return a list of texts; empty if the field is missing."""
         return [str(text) for text in self.optional(key, list) or ()]
 
     def objects(self, key: str) -> "list[Fields]":
-        """Return a list of objects; empty if it is missing."""
+        """Return a list of objects; empty if the field is missing."""
         values = self.optional(key, list) or []
         if not all(isinstance(value, dict) for value in values):
             raise StreamError(f"{self.where}: `{key}` should be a list of objects")
@@ -163,12 +163,12 @@ class Fields:
 
 
 def concept_records(path: Path, bundle: Bundle, images: PictureTable) -> list[dict[str, Any]]:
-    """Read the output of clip-concepts: images and the words that describe them."""
+    """Return the records of clip-concepts for the page: images and the words that describe them."""
     records = []
     for line in _lines(path, bundle, "clip-concepts"):
         record: dict[str, Any] = {"image": images.image(line.get("image", str))}
         if not isinstance(line.record.get("concepts"), list):
-            raise StreamError(f"{line.where}: no record of clip-concepts (it has no list `concepts`)")
+            raise StreamError(f"{line.where}: not a record of clip-concepts (it has no list `concepts`)")
         record["concepts"] = [[concept.get("word", str), concept.number("score")] for concept in line.objects("concepts")]
         record["neurons"] = [_neuron(neuron) for neuron in line.objects("neurons")]
         if line.optional("active", float) is not None:
@@ -181,14 +181,14 @@ def concept_records(path: Path, bundle: Bundle, images: PictureTable) -> list[di
 
 
 def mask_records(folder: Path, bundle: Bundle, images: PictureTable) -> list[dict[str, Any]]:
-    """Read the --out-dir of clip-segment: the masks of texts in images, or their label maps, as far as they are finished."""
+    """Return the finished records in the --out-dir of clip-segment for the page: masks of texts in images, or label maps."""
     records = []
     for path in _finished(folder):
         try:
-            listed = parse(path.read_bytes())
+            segments = parse(path.read_bytes())
         except (OSError, ValueError):
             raise StreamError(f"{path}: damaged, expected records of clip-segment") from None
-        for segment in Fields(str(path), {"records": listed}).objects("records"):
+        for segment in Fields(str(path), {"records": segments}).objects("records"):
             _check_model(segment, bundle)
             record: dict[str, Any] = {"image": images.image(segment.get("image", str)), "method": segment.optional("method", str)}
             record["picture"] = images.picture(str(_inside(folder, segment.get("overlay", str))))
@@ -203,7 +203,7 @@ def mask_records(folder: Path, bundle: Bundle, images: PictureTable) -> list[dic
 
 
 def fooled_records(path: Path, bundle: Bundle, images: PictureTable) -> list[dict[str, Any]]:
-    """Read the output of clip-advgen: pictures, and whether they fool the model."""
+    """Return the records of clip-advgen for the page: pictures, and whether they fool the model."""
     records = []
     for line in _lines(path, bundle, "clip-advgen"):
         record: dict[str, Any] = {key: line.get(key, str) for key in ("depict", "predict")}
@@ -229,7 +229,7 @@ def _lines(path: Path, bundle: Bundle, command: str) -> Iterator[Fields]:
     """Yield the records in a file.
 
     Raises:
-        StreamError: The file has no records, a line is no record, or a record belongs to another model than the bundle's.
+        StreamError: The file has no records, a line is not a record, or a record belongs to another model than the bundle's.
     """
     try:
         with open_file_or_stdin(path, str(path)) as stream:
@@ -247,7 +247,7 @@ def _lines(path: Path, bundle: Bundle, command: str) -> Iterator[Fields]:
 def _check_model(record: Fields, bundle: Bundle) -> None:
     model = record.optional("model", dict) or {}
     if model.get("sha256") is not None and (difference := model_difference(model, bundle.header.model)):
-        raise StreamError(f"{record.where}: of another model ({model.get('name')}) than the bundle's{reason_of(difference)}")
+        raise StreamError(f"{record.where}: made with another model ({model.get('name')}) than the bundle{reason_of(difference)}")
 
 
 def _finished(folder: Path) -> Iterator[Path]:
@@ -276,7 +276,7 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _is(value: Any, kind: type) -> bool:
+def _has_type(value: Any, kind: type) -> bool:
     if kind is not float:
         return isinstance(value, kind)
     try:

@@ -1,6 +1,6 @@
-"""clip-merge: join partials of clip-effects --shard into the bundle of one run, or into one partial.
+"""clip-merge: joins partials of clip-effects --shard into the bundle of one run, or into one partial.
 
-streaming/shard_statistics.py adds partials up; streaming/shards.py decides which top images their sums can certify.
+streaming/shard_statistics.py adds partials; streaming/shards.py decides which top images the sums certify.
 """
 
 from collections.abc import Iterator, Sequence, Set
@@ -43,7 +43,7 @@ from cliptools.streaming.shards import Conclusion, blocks_to_merge, conclude
 
 TOOL = "clip-merge"
 NAMED_UNITS = 5  # uncertain units that the warning names
-NOT_RECORDED = ("parts", "partial", "images")  # they leave no trace in the bundle, except that --images settles units
+NOT_RECORDED = ("parts", "partial", "images")  # not in the history; --images only settles uncertain units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +69,14 @@ class PartialSet:
     settings: Settings
 
     def joined(self, block: UnitBlock) -> ShardStatistics:
-        """The statistics of some units, added up over the partials, of which one at a time is in memory.
+        """Return the statistics of a block of units, added over the partials; one partial at a time is in memory.
 
         Raises:
             CliptoolsError: two partials have different provisional means.
         """
-        first, *others = self.files
+        first, *later_files = self.files
         total = read_partial(first, block)
-        for file in others:
+        for file in later_files:
             part = read_partial(file, block)
             if centres_differ(total, part).any():
                 raise CliptoolsError(
@@ -87,7 +87,7 @@ class PartialSet:
         return total
 
     def names(self, numbers: Set[int]) -> dict[int, str]:
-        """Names of the images with these numbers, all of which are in top lists of the partials."""
+        """Return the names of the images with these numbers, which must be in top lists of the partials."""
         return {number: name for file in self.files for number, name in file.names().items() if number in numbers}
 
 
@@ -106,10 +106,10 @@ def run(options: MergeOptions) -> None:
 
 
 def _check_partial(options: MergeOptions, output_format: str) -> None:
-    """Reject options that do not go with --partial.
+    """Reject options that --partial excludes.
 
     Raises:
-        UsageError: the first such option.
+        UsageError: such an option is given.
     """
     for name in ("images", "keep", "thumbnails"):
         if getattr(options, name):
@@ -119,11 +119,11 @@ def _check_partial(options: MergeOptions, output_format: str) -> None:
 
 
 def _open_partials(paths: Sequence[Path], memory: float) -> PartialSet:
-    """Open partials that are undamaged and of one run.
+    """Open the partials, and check that they are undamaged and of one run.
 
     Raises:
-        StreamError: a file that is no partial, or damaged.
-        CliptoolsError: partials of different runs.
+        StreamError: a file is damaged or not a partial.
+        CliptoolsError: the partials are of different runs.
         UsageError: standard input is named twice.
     """
     if [str(path) for path in paths].count("-") > 1:
@@ -133,28 +133,28 @@ def _open_partials(paths: Sequence[Path], memory: float) -> PartialSet:
         if (reason := run_difference(file.header, files[0].header)) is not None:
             raise CliptoolsError(f"{file.path}: not of the same run as {files[0].path} ({reason})")
     header = joined_header([file.header for file in files])
-    recorded = header.settings
-    choice = Choice(recorded["effect"], recorded["units"], tuple(recorded["layers"]))
+    settings_record = header.settings
+    choice = Choice(settings_record["effect"], settings_record["units"], tuple(settings_record["layers"]))
     settings = statistics_settings(
         choice,
-        top=None if "top_share" in recorded else recorded["top_images"],
-        quantile=recorded["quantile"],
-        components=recorded["components"],
-        scale=recorded["scale"],
+        top=None if "top_share" in settings_record else settings_record["top_images"],
+        quantile=settings_record["quantile"],
+        components=settings_record["components"],
+        scale=settings_record["scale"],
         gigabytes=memory,
     )
-    margin = recorded["kept"] - recorded["top_images"]
+    margin = settings_record["kept"] - settings_record["top_images"]
     return PartialSet(files=files, header=header, choice=choice, settings=settings._replace(margin=margin))
 
 
 def _check_shards(partials: PartialSet, incomplete: bool) -> None:
-    """Check that every shard is there once.
+    """Check that no shard is duplicate or missing.
 
     Args:
-        incomplete: Some shards may be missing.
+        incomplete: Allow missing shards, and only print a note.
 
     Raises:
-        CliptoolsError: a shard is there twice, or missing where all are needed.
+        CliptoolsError: a shard is duplicate, or missing without `incomplete`.
     """
     paths: dict[int, Path] = {}
     for file in partials.files:
@@ -163,13 +163,13 @@ def _check_shards(partials: PartialSet, incomplete: bool) -> None:
                 raise CliptoolsError(f"{file.path}: shard {i} is also in {paths[i]}; name each shard once")
             paths[i] = file.path
     total = partials.files[0].shard_count
-    missing = sorted(set(range(1, total + 1)) - set(paths))
-    if missing and not incomplete:
+    missing_shards = sorted(set(range(1, total + 1)) - set(paths))
+    if missing_shards and not incomplete:
         raise CliptoolsError(
-            f"{shards_text(missing, total)} missing: name their partials too, or join the given ones with --partial"
+            f"{shards_text(missing_shards, total)} missing: name their partials too, or join the others with --partial"
         )
-    if missing:
-        note(f"{TOOL}: {shards_text(missing, total)} missing")
+    if missing_shards:
+        note(f"{TOOL}: {shards_text(missing_shards, total)} missing")
 
 
 def _write_joined(partials: PartialSet, output: Path | None) -> None:
@@ -186,16 +186,16 @@ def _write_joined(partials: PartialSet, output: Path | None) -> None:
 
 
 def _merge(partials: PartialSet, keep_share: float | None, options: MergeOptions) -> Bundle:
-    """The bundle of all shards; top images in doubt are read again where the images are named."""
+    """Return the bundle of all shards; if the images are available, read top images in doubt again."""
     header, choice, settings = partials.header, partials.choice, partials.settings
     images = _listed_images(partials, options)
     if images is None and options.thumbnails:
         raise UsageError("--thumbnails needs the images: name them with --images")
     model = load_recorded_model(header.model, options.device)
     drop_text_tower(model)
-    paths = factored_effect(model.clip, choice.effect, choice.units)
+    effect = factored_effect(model.clip, choice.effect, choice.units)
     result = conclude(
-        paths,
+        effect,
         choice.layers,
         partials.joined,
         header.images["listed"],
@@ -203,22 +203,22 @@ def _merge(partials: PartialSet, keep_share: float | None, options: MergeOptions
         None if images is None else partial(images.batches, model.transform),
         None if images is None else images.screen(),
     )
-    keep = strongest_units(paths, result.effects, keep_share)
-    listed = {key: header.images[key] for key in ("count", "digest", "skipped")}
-    count = listed["count"]
+    keep = strongest_units(effect, result.effects, keep_share)
+    image_record = {key: header.images[key] for key in ("count", "digest", "skipped")}
+    count = image_record["count"]
     warn_of_few_images(count, settings, result.effects.top_norm.shape[1])
 
-    recorded = recorded_settings(choice, settings, count)
-    merged = Header("effects", header.model, listed, recorded, header.history).after(TOOL, _arguments(options))
+    settings_record = recorded_settings(choice, settings, count)
+    merged = Header("effects", header.model, image_record, settings_record, header.history).after(TOOL, _arguments(options))
     names = dict(enumerate(images.names)) if images else partials.names(set(result.effects.top_image.unique().tolist()))
     thumbnails = partial(images.thumbnails, side=options.thumbnails) if images and options.thumbnails else None
     bundle = effects_bundle(merged, result.effects, settings, names, keep, thumbnails)
 
-    skips = f", {listed['skipped']} skipped" if listed["skipped"] else ""
-    reread = f", {result.reread} read twice" if result.reread else ""
-    shards = count_of(partials.files[0].shard_count, "shard")
-    units = units_summary(result.effects, choice, keep, model.name)
-    summarise(f"{TOOL}: {count_of(count, 'image')}{skips}{reread}, {shards}, {units}")
+    skip_text = f", {image_record['skipped']} skipped" if image_record["skipped"] else ""
+    reread_text = f", {result.reread} read twice" if result.reread else ""
+    shard_text = count_of(partials.files[0].shard_count, "shard")
+    unit_text = units_summary(result.effects, choice, keep, model.name)
+    summarise(f"{TOOL}: {count_of(count, 'image')}{skip_text}{reread_text}, {shard_text}, {unit_text}")
     if not len(result.uncertain):
         return bundle
     _warn_of_uncertain_units(result, partials.files)
@@ -226,24 +226,24 @@ def _merge(partials: PartialSet, keep_share: float | None, options: MergeOptions
 
 
 def _arguments(options: MergeOptions) -> dict[str, Any]:
-    """The arguments that the history records."""
+    """Return the arguments that the history records."""
     return {name: value for name, value in history_arguments(options).items() if name not in NOT_RECORDED}
 
 
 def _listed_images(partials: PartialSet, options: MergeOptions) -> NumberedImages | None:
-    """The images of the shards: those of --images, or scenes rendered again; None where neither is possible.
+    """Return the images of the shards: those of --images, or scenes rendered again; None if there are neither.
 
     Raises:
-        CliptoolsError: the images are not those of the shards.
+        CliptoolsError: the images differ from those of the shards.
     """
-    recorded, expected = partials.header.settings, partials.header.images
+    settings_record, expected = partials.header.settings, partials.header.images
     if options.images:
         source: ImageSource = open_images(options.images)
-    elif recorded["rendered"]:
-        source = scenes_for(partials.header.model["name"], expected["listed"], recorded["seed"])
+    elif settings_record["rendered"]:
+        source = scenes_for(partials.header.model["name"], expected["listed"], settings_record["seed"])
     else:
         return None
-    images = number_images(source, recorded["limit"], recorded["sample"], recorded["seed"], options)
+    images = number_images(source, settings_record["limit"], settings_record["sample"], settings_record["seed"], options)
     if list_digest(images.names) != expected["digest"]:
         count = count_of(len(images.indices), "image")
         option = f"--images {' '.join(options.images)}" if options.images else "rendered scenes"
@@ -252,12 +252,12 @@ def _listed_images(partials: PartialSet, options: MergeOptions) -> NumberedImage
 
 
 def _warn_of_uncertain_units(result: Conclusion, files: Sequence[PartialFile]) -> None:
-    """Warn of the units whose top images are not certain, with the command line that settles them."""
+    """Warn of the units whose top images are not certain, and name the command line that makes them certain."""
     units = [unit_name(*unit) for unit in result.uncertain.tolist()]
-    more = f" and {len(units) - NAMED_UNITS} more" if len(units) > NAMED_UNITS else ""
+    more_text = f" and {len(units) - NAMED_UNITS} more" if len(units) > NAMED_UNITS else ""
     images = "all images" if result.doubtful is None else count_of(result.doubtful, "image")
     paths = " ".join(str(file.path) for file in files[:2]) + (" ..." if len(files) > 2 else "")
     warn(
-        f"top images of {count_of(len(units), 'unit')} are not certain: {', '.join(units[:NAMED_UNITS])}{more}; "
-        f"{TOOL} {paths} --images PATH reads {images} again and settles them"
+        f"top images of {count_of(len(units), 'unit')} are not certain: {', '.join(units[:NAMED_UNITS])}{more_text}; "
+        f"{TOOL} {paths} --images PATH reads {images} again and makes them certain"
     )

@@ -1,4 +1,4 @@
-"""Work of clip-scenes: chooses the scenes, has them drawn, and writes them as a tar or a folder."""
+"""clip-scenes: plans scenes of emoji, has them drawn, and writes them as a tar or a folder."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -61,10 +61,10 @@ def run(options: ScenesOptions) -> None:
 
 
 def _emoji_counts(text: str) -> range:
-    """Allowed numbers of emoji per scene: `2-3` as range(2, 4).
+    """Parse --emoji: `2-3` gives range(2, 4), the allowed numbers of emoji per scene.
 
     Raises:
-        UsageError: not a number or a range of numbers that scenes can have.
+        UsageError: the text is not a number or a range of numbers that scenes can have.
     """
     first, dash, last = text.partition("-")
     if not first.isdecimal() or (dash and not last.isdecimal()):
@@ -76,12 +76,12 @@ def _emoji_counts(text: str) -> range:
 
 
 def _samples(options: ScenesOptions, emoji_counts: range | None) -> Iterator["Sample"]:
-    """Draw the scenes that the options ask for, in order.
+    """Draw the scenes of the options, in order.
 
     Raises:
         UsageError: a caption that no scene can show, before anything is drawn.
     """
-    from cliptools.emoji import export  # loads torch, which takes seconds that a refused option should not cost
+    from cliptools.emoji import export  # inside, because it imports torch, which takes seconds; errors in options come before
 
     if options.caption:
         plans = export.captioned_plans(options.caption, options.count or 1, options.seed)
@@ -93,7 +93,7 @@ def _samples(options: ScenesOptions, emoji_counts: range | None) -> Iterator["Sa
 
 
 def _recipe(planted: bool, emoji_counts: range | None) -> Recipe:
-    """Recipe of random scenes, with the spurious pairs or with some numbers of emoji only."""
+    """Return the recipe of random scenes, with the spurious pairs, or restricted to some numbers of emoji."""
     recipe = Recipe(plants=plants() if planted else ())
     if emoji_counts is None:
         return recipe
@@ -111,7 +111,7 @@ def _write_tar(stream: BufferedIOBase, scenes: Iterator["Sample"]) -> None:
 
 
 def _write_folder(folder: Path, scenes: Iterator["Sample"]) -> None:
-    """Write images/, masks/ and scenes.jsonl, which comes last: where it exists, the folder is complete.
+    """Write images/, masks/, and at last scenes.jsonl, whose existence means that the folder is complete.
 
     Raises:
         CliptoolsError: the folder is not empty.

@@ -1,7 +1,7 @@
-"""Parts that runs, shards and merges of clip-effects share: numbered images, bundles of effects, partials in files.
+"""Functions that clip-effects, its shards and clip-merge share: numbered images, bundles of effects, and partials in files.
 
-An image's number is its rank among the sorted names. It is the same in every shard and in the run over all images, in
-whatever order the command line names files and folders, so that partials can be merged by number.
+The number of an image is its rank among the sorted names. It is the same in every shard and in a run over all images, in whatever
+order the command line names files and folders, so that partials can be merged by number.
 """
 
 import contextlib
@@ -32,30 +32,30 @@ from cliptools.streaming.ranking import TOP_SHARE, canonical_order
 from cliptools.streaming.shard_statistics import ShardStatistics
 from cliptools.streaming.shards import keep_top_units, omitted_mean
 
-FEW = 300  # images; with fewer of them much of a bundle is rough
-LARGE_SHARE = 0.1  # of the images; a larger T no longer means the few images on which a unit acts
+FEW = 300  # images; with fewer images, many numbers of a bundle are rough
+LARGE_SHARE = 0.1  # of the images; with a larger T, top images include images on which a unit hardly acts
 
 
 @dataclass(frozen=True, kw_only=True)
 class NumberedImages:
-    """Images known by number, whatever the order in which they were listed; a subset shares numbers and skipped images."""
+    """Images with numbers that do not depend on the order of their listing; a subset shares numbers and skipped images."""
 
     source: ImageSource
     indices: Sequence[int]
     """Position in the source of each number."""
     order: Sequence[int]
-    """The numbers to read, in the order of work."""
+    """Numbers of the images to read, in the order of reading."""
     reading: Measuring
     """Batch size, workers and strictness."""
     skipped: Skipped = field(default_factory=Skipped)
 
     @property
     def names(self) -> list[str]:
-        """Names by number."""
+        """Return the names by number."""
         return [self.source.names[index] for index in self.indices]
 
     def batches(self, transform: Transform, only: Collection[int] | None = None) -> Iterator[Batch]:
-        """Numbers and preprocessed pictures [b, 3, y, x]: of these numbers, or of all for None, always in the same order."""
+        """Yield numbers and preprocessed pictures [b, 3, y, x] in the order of reading; with `only`, of these numbers alone."""
         number = {index: rank for rank, index in enumerate(self.indices)}
         loaded = load_batches(
             self.source,
@@ -69,23 +69,23 @@ class NumberedImages:
         return (([number[index] for index in indices], pictures) for indices, pictures in loaded)
 
     def screen(self) -> Screen[int]:
-        """A screen that leaves out images without usable numbers and counts them as skipped."""
+        """Return a screen that excludes images without usable numbers and counts them as skipped."""
         return Screen(lambda number: self.source.names[self.indices[number]], self.skipped.add, self.reading.strict)
 
     def thumbnails(self, numbers: Iterable[int], side: int) -> dict[str, np.ndarray]:
-        """Tensors of small JPEGs of the images with these numbers."""
+        """Return tensors with small JPEGs of the images with these numbers."""
         return thumbnail_tensors(self.source, (self.indices[number] for number in numbers), side)
 
 
 def number_images(source: ImageSource, limit: int | None, sample: int | None, seed: int, reading: Measuring) -> NumberedImages:
-    """The images that --limit or --sample choose, numbered by name, in an order of work drawn with the seed."""
-    chosen = choose(source, limit, sample, seed)
-    ranked, order = canonical_order([source.names[i] for i in chosen], seed)
-    return NumberedImages(source=source, indices=[chosen[i] for i in ranked], order=order, reading=reading)
+    """Return the images that --limit or --sample choose, numbered by name, in an order of reading drawn with the seed."""
+    selected = choose(source, limit, sample, seed)
+    ranks, order = canonical_order([source.names[i] for i in selected], seed)
+    return NumberedImages(source=source, indices=[selected[i] for i in ranks], order=order, reading=reading)
 
 
 class KeptUnits(NamedTuple):
-    """The units that --keep leaves."""
+    """The units that --keep keeps."""
 
     share: float
     units: Bool[Tensor, " u"]
@@ -94,16 +94,16 @@ class KeptUnits(NamedTuple):
     """Mean over the images of the sum of the other units' effects."""
 
 
-def strongest_units(paths: FactoredEffect, effects: Effects, share: float | None) -> KeptUnits | None:
-    """The share of units with the largest top norms; None where all are kept."""
+def strongest_units(effect: FactoredEffect, effects: Effects, share: float | None) -> KeptUnits | None:
+    """Return the share of units with the largest top norms; None without a share, if all are kept."""
     if share is None:
         return None
     kept = keep_top_units(effects.top_norm, share)
-    return KeptUnits(share, kept, omitted_mean(paths, effects, kept))
+    return KeptUnits(share, kept, omitted_mean(effect, effects, kept))
 
 
 def bundle_format(options: Output) -> str:
-    """The format to write: the one asked for, or the default for this output.
+    """Return the output format: that of --format, or the default for this output.
 
     Raises:
         UsageError: a bundle would be written to a terminal.
@@ -119,12 +119,12 @@ def bundle_format(options: Output) -> str:
 def statistics_settings(
     choice: Choice, *, top: int | None, quantile: float, components: int, scale: str, gigabytes: float
 ) -> Settings:
-    """The settings on which the statistics depend.
+    """Return the settings on which the statistics depend.
 
     Args:
         top: T; None for the default share of the images.
         scale: `unit` or `raw`.
-        gigabytes: Memory for statistics held at once.
+        gigabytes: Memory for statistics.
     """
     return Settings(
         top=top,
@@ -138,10 +138,10 @@ def statistics_settings(
 
 
 def recorded_settings(choice: Choice, settings: Settings, images: int) -> dict[str, Any]:
-    """The settings of a bundle's header; with `top_share` where T follows from the number of images."""
-    recorded: dict[str, Any] = {"effect": choice.effect, "units": choice.units, "layers": list(choice.layers)}
-    recorded |= {"scale": "unit" if settings.scale else "raw", "quantile": settings.quantile}
-    return recorded | {"top_images": settings.top_of(images)} | ({"top_share": TOP_SHARE} if settings.top is None else {})
+    """Return the settings for a bundle's header; with `top_share` if T was computed from the number of images."""
+    record: dict[str, Any] = {"effect": choice.effect, "units": choice.units, "layers": list(choice.layers)}
+    record |= {"scale": "unit" if settings.scale else "raw", "quantile": settings.quantile}
+    return record | {"top_images": settings.top_of(images)} | ({"top_share": TOP_SHARE} if settings.top is None else {})
 
 
 def effects_bundle(
@@ -152,7 +152,7 @@ def effects_bundle(
     keep: KeptUnits | None,
     thumbnails: Callable[[Sequence[int]], dict[str, np.ndarray]] | None,
 ) -> Bundle:
-    """The bundle of the units that are kept, with the names of the images in their top lists.
+    """Return the bundle of the units that are kept, with the names of the images in their top lists.
 
     Args:
         names: Names of the images by number.
@@ -161,9 +161,9 @@ def effects_bundle(
     """
     if keep is not None:
         header = replace(header, settings=header.settings | {"keep": keep.share, "measured": len(effects.unit)})
-        effects = type(effects)(*(column[keep.units.to(column.device)] for column in effects))  # U units -> those kept
+        effects = type(effects)(*(column[keep.units.to(column.device)] for column in effects))  # (U, ...) -> (kept, ...)
     tensors = _direction_tensors(effects, settings)
-    numbers, top_image = np.unique(effects.top_image.cpu().numpy(), return_inverse=True)  # numbers -> places in `images`
+    numbers, top_image = np.unique(effects.top_image.cpu().numpy(), return_inverse=True)  # image numbers -> indices into `images`
     tensors["unit"] = effects.unit.cpu().numpy().astype(np.int32)
     tensors["top_image"] = top_image.reshape(effects.top_image.shape).astype(np.int32)  # (units, T)
     for name in ("top_norm", "threshold", "threshold_bound"):
@@ -177,12 +177,16 @@ def effects_bundle(
 
 
 def _direction_tensors(effects: Effects, settings: Settings) -> dict[str, np.ndarray]:
-    """Directions, means and explained shares; for pairs, whose weights give directions, the sign and the mean of the scalar."""
+    """Return directions, means and explained shares; for pairs, whose directions follow from weights, sign and mean scalar."""
     component, mean = effects.component.cpu().numpy(), effects.mean.cpu().numpy().astype(np.float32)
-    if settings.compact:  # d is 1: the scalar of the pair
+    if settings.compact:  # pairs have scalars: d is 1
         return {"sign": np.sign(component[:, 0, 0]).astype(np.int8), "mean_scalar": mean[:, 0]}
     explained = effects.component_explained.cpu().numpy().astype(np.float32)  # (units, c)
-    tensors = {"direction": component[:, 0].astype(np.float32), "mean": mean, "explained": explained[:, 0]}  # c -> the first
+    tensors = {
+        "direction": component[:, 0].astype(np.float32),
+        "mean": mean,
+        "explained": explained[:, 0],
+    }  # (units, c) -> (units,)
     tensors["explained_all"] = effects.explained_all.cpu().numpy().astype(np.float32)
     if settings.components > 1:
         tensors["component"], tensors["component_explained"] = component.astype(np.float32), explained
@@ -192,18 +196,18 @@ def _direction_tensors(effects: Effects, settings: Settings) -> dict[str, np.nda
 
 
 def warn_of_few_images(images: int, settings: Settings, top: int) -> None:
-    """Warn of what a bundle of few images, or with a T that is a large share of them, cannot tell.
+    """Warn of unreliable numbers in a bundle of few images, or with a T that is a large share of the images.
 
     Args:
-        settings: Their `top` is T as asked for, None for the default.
+        settings: Settings whose `top` is the T of --top-images, None for the default.
         top: T of the bundle.
     """
-    asked = settings.top
-    if asked is not None and top >= images > 1:
-        warn(f"--top-images {asked}: all {images} images are top images, so `explained` equals `explained_all`")
-    elif asked is not None and top > images * LARGE_SHARE:
+    requested = settings.top
+    if requested is not None and top >= images > 1:
+        warn(f"--top-images {requested}: all {images} images are top images, so `explained` equals `explained_all`")
+    elif requested is not None and top > images * LARGE_SHARE:
         warn(
-            f"--top-images {asked} is more than a tenth of {count_of(images, 'image')}: "
+            f"--top-images {requested} is more than a tenth of {count_of(images, 'image')}: "
             "many top images will be ones on which the unit hardly acts"
         )
     if images < FEW:
@@ -214,17 +218,17 @@ def warn_of_few_images(images: int, settings: Settings, top: int) -> None:
 
 
 def units_summary(effects: Effects, choice: Choice, keep: KeptUnits | None, model: str) -> str:
-    """`1536 neurons, 307 kept of emoji-vit, thresholds within 0.9 % (worst 3 %)`; the last part where thresholds are bounds."""
-    kept = "" if keep is None else f", {int(keep.units.sum())} kept"
-    summary = f"{len(effects.unit)} {choice.units}{kept} of {model}"
-    share = (effects.threshold_bound / effects.threshold.clamp(min=1e-30))[effects.threshold_bound > 0]
-    if not len(share):
+    """Return `1536 neurons, 307 kept of emoji-vit, thresholds within 0.9 % (worst 3 %)`; the end if thresholds are bounds."""
+    kept_text = "" if keep is None else f", {int(keep.units.sum())} kept"
+    summary = f"{len(effects.unit)} {choice.units}{kept_text} of {model}"
+    bound = (effects.threshold_bound / effects.threshold.clamp(min=1e-30))[effects.threshold_bound > 0]
+    if not len(bound):
         return summary
-    return f"{summary}, thresholds within {100 * float(share.median()):.2g} % (worst {100 * float(share.max()):.2g} %)"
+    return f"{summary}, thresholds within {100 * float(bound.median()):.2g} % (worst {100 * float(bound.max()):.2g} %)"
 
 
 def read_partial(file: PartialFile, block: UnitBlock) -> ShardStatistics:
-    """The statistics of some units in a partial."""
+    """Return the statistics of a block of units in a partial."""
     fields = ShardStatistics._fields[1:]
     rows = file.rows(block.layer, fields, int(block.neurons[0]), int(block.neurons[-1]) + 1)
     return ShardStatistics(file.count, **{name: torch.from_numpy(rows[name]) for name in fields})
@@ -237,7 +241,7 @@ def write_partial(
     names: Callable[[Set[int]], Mapping[int, str]],
     output: Path | None,
 ) -> int:
-    """Write the statistics of block after block of units as one partial, and return the number of images they are made from.
+    """Write the statistics of all blocks of units as one partial, and return the number of their images.
 
     Args:
         units: Number of units in a layer.
@@ -245,7 +249,7 @@ def write_partial(
         names: Names of the images with these numbers.
 
     Raises:
-        CliptoolsError: the statistics of two blocks are made from different numbers of images.
+        CliptoolsError: the statistics of two blocks come from different numbers of images.
     """
     folder = None if output is None or str(output) == "-" else output.parent
     count: int | None = None

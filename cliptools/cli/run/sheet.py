@@ -1,4 +1,4 @@
-"""clip-sheet: draws a contact sheet of neurons as PNG; and the rows, heading and PNG that clip-top's sheets share with it."""
+"""clip-sheet: draws a contact sheet of neurons as PNG; rows, heading and PNG are functions that clip-top uses as well."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from cliptools.io.files import binary_output
 from cliptools.io.header import KEY
 from cliptools.render.contact_sheet import SheetRow, contact_sheet, most_rows, words_in_row
 
-FACTS = 2  # more do not fit beside a unit's name
+FACTS = 2  # beside a unit's name; more do not fit
 KINDS = {"pairs": "pairs of a neuron and a head", "heads": "heads"}
 Fetch = Callable[[int], Image.Image | None]
 """A function that returns the picture of an image, given its index in the bundle; None if it has no picture."""
@@ -44,7 +44,7 @@ def run(options: SheetOptions) -> None:
     """Draw the sheet.
 
     Raises:
-        StreamError: The input is no bundle.
+        StreamError: The input is not a bundle.
         UsageError: The picture would be too large, or there are no pictures to draw.
     """
     stream, name = open_input(options.bundle, "a bundle", "BUNDLE")
@@ -74,21 +74,21 @@ def _from_thumbnails(bundle: Bundle) -> Fetch:
     return lambda index: thumbnail(bundle["thumbnails"], bundle["thumbnail_offsets"], index)
 
 
-def _from_paths(bundle: Bundle, paths: tuple[str, ...], shown: Int[np.ndarray, "unit image"]) -> Fetch:
+def _from_paths(bundle: Bundle, paths: tuple[str, ...], images: Int[np.ndarray, "unit image"]) -> Fetch:
     """Return a function that reads images by their names in the bundle.
 
     Args:
-        shown: Images that will be asked for; -1 where a unit has no more.
+        images: Indices of the images to read; -1 after the last image of a unit.
 
     Raises:
-        UsageError: None of these images is there.
+        UsageError: The paths contain no such image.
     """
-    # Inside, because it imports torch, which sheets of thumbnails can do without.
+    # Inside, because it imports torch, which sheets of thumbnails do not need.
     from cliptools.images import loader, relocate
 
     source = loader.open_images(paths)
-    wanted = (int(i) for i in shown.flat if i >= 0)
-    return relocate.from_source(bundle, source, relocate.locate_images(bundle, source, wanted, "--images-from"))
+    indices = (int(i) for i in images.flat if i >= 0)
+    return relocate.from_source(bundle, source, relocate.locate_images(bundle, source, indices, "--images-from"))
 
 
 def unit_row(
@@ -103,30 +103,30 @@ def unit_row(
     layer, neuron, head = (int(v) for v in bundle["unit"][row])
     title = f"layer {layer}" + (f" neuron {neuron}" if neuron >= 0 else "") + (f" head {head}" if head >= 0 else "")
     shares = [(name, bundle[name][row]) for name in ("explained", "residual") if name in bundle and name not in bundle.derived]
-    shown = [*facts, *(f"{name} {value:.2f}" for name, value in shares)][:FACTS]
+    fact_list = [*facts, *(f"{name} {value:.2f}" for name, value in shares)][:FACTS]
     words: list[tuple[str, float]] = []
     if "word" in bundle:
         texts = bundle.text_list("words")["texts"]
         words = [(texts[j], c) for j, c in signed_words(bundle, row)[: words_in_row()]]
-    return SheetRow(title, " · ".join(shown), words, pictures, inner)
+    return SheetRow(title, " · ".join(fact_list), words, pictures, inner)
 
 
-def heading(bundle: Bundle, shown: int) -> tuple[str, str]:
+def heading(bundle: Bundle, count: int) -> tuple[str, str]:
     """Return the two lines above a sheet: the model, and the units and images that were measured.
 
     Args:
-        shown: Number of units on the sheet.
+        count: Number of units on the sheet.
     """
     header = bundle.header
     pretrained = header.model.get("pretrained")
     model = str(header.model.get("name")) + (f" ({pretrained})" if pretrained else "")
     words = "" if "word" in bundle else " · no words yet: clip-decompose finds them"
     kind = KINDS.get(str(header.settings.get("units")), "neurons")
-    return model, f"{shown} of {bundle.units} {kind} · top images of {header.images.get('count')}{words}"
+    return model, f"{count} of {bundle.units} {kind} · top images of {header.images.get('count')}{words}"
 
 
 def png_bytes(sheet: Image.Image, bundle: Bundle) -> bytes:
-    """Return the PNG, with the bundle's header in a text chunk to record where the picture comes from."""
+    """Return the PNG, with the bundle's header in a text chunk that records the source of the picture."""
     chunks = PngInfo()
     chunks.add_itxt(KEY, bundle.header.to_json())
     buffer = BytesIO()

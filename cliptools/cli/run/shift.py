@@ -1,4 +1,7 @@
-"""The work of clip-shift: shares of concepts over groups of images, as records of groups and concepts, with an exit code."""
+"""clip-shift: shares of concepts in groups of images, as records of groups and concepts, and an exit code for drift.
+
+shift_units.py chooses the units of the concepts and sums their shares; shift_drift.py compares groups with a baseline.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +21,7 @@ from cliptools.cli.run.shift_drift import (
     alarmed,
     baseline_warnings,
     check_baseline,
-    in_words,
+    drift_text,
     sample_record,
     shift_table,
     shift_warnings,
@@ -26,14 +29,14 @@ from cliptools.cli.run.shift_drift import (
 from cliptools.cli.run.shift_units import (
     TOOL,
     Images,
-    Measured,
+    MeasurementPlan,
     MeasureOptions,
     Record,
-    Watched,
+    ShareSums,
     block_of,
+    make_plan,
     measure,
     read_shares,
-    watch,
     way_to_choose,
 )
 from cliptools.console import count_of, warn
@@ -81,7 +84,7 @@ def run(options: ShiftOptions) -> int:
 
     Raises:
         UsageError: options that contradict each other.
-        StreamError: bundle, images, labels or baseline that do not fit.
+        StreamError: bundle, images, labels or baseline do not match.
     """
     _check_usage(options)
     output_format = "jsonl" if options.per_image else choose_format(options.output_format, options.output, "jsonl")
@@ -94,15 +97,15 @@ def run(options: ShiftOptions) -> int:
     if baseline is not None:
         check_baseline(baseline, options.concepts, source)
     images = Images(groups, model, options)
-    watched = watch(neurons, model, options, images, baseline)
-    batches = read_shares(images, watched)
+    plan = make_plan(neurons, model, options, images, baseline)
+    batches = read_shares(images, plan)
     with text_output(options.output) as stream:
         write = (lambda record: write_record(stream, record | source)) if options.per_image else None
-        measured = measure(batches, groups, watched, labels, write)
-        records = [record | source for record in _group_records(measured, groups, watched, labels)]
+        sums = measure(batches, groups, plan, labels, write)
+        records = [record | source for record in _group_records(sums, groups, plan, labels)]
         if baseline is not None:
             add_drift(records, baseline, Alarm(options.alarm, options.each, options.match))
-        totals = [] if labels is None else [record | source for record in _concept_records(measured, groups, watched, labels)]
+        totals = [] if labels is None else [record | source for record in _concept_records(sums, groups, plan, labels)]
         if output_format == "jsonl":
             for record in [*records, *totals]:
                 write_record(stream, record)
@@ -120,8 +123,8 @@ def _check_usage(options: ShiftOptions) -> None:
     """Reject invalid combinations of options before any input is read.
 
     Raises:
-        UsageError: options that contradict or need each other.
-        CliptoolsError: a plot that cannot be drawn here.
+        UsageError: options contradict each other, or an option needs another one.
+        CliptoolsError: the plot cannot be drawn here.
     """
     concepts = options.concepts
     if not concepts or any(not concept.strip() for concept in concepts):
@@ -155,7 +158,7 @@ def _check_block(options: ShiftOptions) -> None:
     """Reject blocks of one image, and a column without a table.
 
     Raises:
-        UsageError: a value of --block that names no blocks.
+        UsageError: the value of --block does not define blocks.
     """
     block = options.block
     if block is None:
@@ -170,7 +173,7 @@ def _read_bundle(options: ShiftOptions) -> Bundle:
     """Read the bundle and select the layers of --layers.
 
     Raises:
-        StreamError: effects that take more than a forward pass, or too few units for a concept.
+        StreamError: the effects take more than a forward pass, or there are too few units for a concept.
     """
     neurons = read_neurons(options.bundle, option="--bundle FILE", device=options.device)
     if (effect := neurons.header.settings.get("effect")) in (None, "indirect"):
@@ -195,7 +198,7 @@ def _open_groups(options: ShiftOptions) -> Groups:
 
 
 def _read_labels(groups: Groups, options: ShiftOptions) -> Labels | None:
-    """Return what the images show, from --labels, --truth or the class names of Stanford Cars; None if nothing is known."""
+    """Return the labels of the images, from --labels, --truth or the class names of Stanford Cars; None without any of these."""
     concepts = options.concepts
     if options.labels:
         return annotations.by_columns(groups, read_table(options.labels, options.image_column), concepts)
@@ -207,7 +210,7 @@ def _read_labels(groups: Groups, options: ShiftOptions) -> Labels | None:
 
 
 def _settings(neurons: Bundle, model: str, options: ShiftOptions, baseline: Baseline | None) -> Record:
-    """Settings that a share and its spread depend on, beside model, bundle and units."""
+    """Return the settings on which a share and its spread depend, in addition to model, bundle and units."""
     settings: Record = {"by": options.by, "templates": templates_name(model, options.templates)}
     if (block := options.block) is not None:
         settings["block"] = int(block) if block.isdecimal() else block
@@ -217,60 +220,60 @@ def _settings(neurons: Bundle, model: str, options: ShiftOptions, baseline: Base
     return settings | {"choose": way_to_choose(options, baseline)}
 
 
-def _group_records(measured: Measured, groups: Groups, watched: Watched, labels: Labels | None) -> Iterator[Record]:
+def _group_records(sums: ShareSums, groups: Groups, plan: MeasurementPlan, labels: Labels | None) -> Iterator[Record]:
     """Yield a record per concept and group that has an image."""
-    group_of, block = np.array(groups.of)[measured.numbers], block_of(groups)  # (n,), (image,)
-    for c, concept in enumerate(watched.concepts):
-        common = _concept_fields(measured, watched, c)
+    group_of, block = np.array(groups.of)[sums.numbers], block_of(groups)  # (n,), (image,)
+    for c, concept in enumerate(plan.concepts):
+        common = _concept_fields(sums, plan, c)
         for g, group in enumerate(groups.names):
-            if not measured.images[g]:
+            if not sums.images[g]:
                 continue
-            record: Record = {"group": group, "concept": concept, "images": int(measured.images[g])}
-            record |= {} if block is None else {"blocks": int(measured.moments.count[g])}
-            record |= sample_record(measured.moments.sample(g, c))
+            record: Record = {"group": group, "concept": concept, "images": int(sums.images[g])}
+            record |= {} if block is None else {"blocks": int(sums.moments.count[g])}
+            record |= sample_record(sums.moments.sample(g, c))
             if labels is not None:
-                numbers = measured.numbers[group_of == g]
-                label, value = labels[numbers, c], measured.values[group_of == g, c]
+                numbers = sums.numbers[group_of == g]
+                label, value = labels[numbers, c], sums.values[group_of == g, c]
                 correlation = point_biserial(value, label, None if block is None else block[numbers])
-                record |= _labelled(label) | _correlation("correlation", correlation)
+                record |= _label_fields(label) | _correlation_fields("correlation", correlation)
             yield record | common
 
 
-def _concept_records(measured: Measured, groups: Groups, watched: Watched, labels: Labels) -> Iterator[Record]:
+def _concept_records(sums: ShareSums, groups: Groups, plan: MeasurementPlan, labels: Labels) -> Iterator[Record]:
     """Yield a record per labelled concept, with its correlations over all images and over groups."""
-    group_of, block = np.array(groups.of)[measured.numbers], block_of(groups)  # (n,), (image,)
-    for c, concept in enumerate(watched.concepts):
-        label, value = labels[measured.numbers, c], measured.values[:, c]  # (n,), (n,)
+    group_of, block = np.array(groups.of)[sums.numbers], block_of(groups)  # (n,), (image,)
+    for c, concept in enumerate(plan.concepts):
+        label, value = labels[sums.numbers, c], sums.values[:, c]  # (n,), (n,)
         if not frequency(label)[0]:
             continue
         over_groups = group_correlation(value, label, group_of)
-        correlation = point_biserial(value, label, None if block is None else block[measured.numbers])
-        record: Record = {"concept": concept, "images": len(value)} | _labelled(label)
-        record |= _correlation("correlation", correlation) | _correlation("group_correlation", over_groups)
-        yield record | _concept_fields(measured, watched, c)
+        correlation = point_biserial(value, label, None if block is None else block[sums.numbers])
+        record: Record = {"concept": concept, "images": len(value)} | _label_fields(label)
+        record |= _correlation_fields("correlation", correlation) | _correlation_fields("group_correlation", over_groups)
+        yield record | _concept_fields(sums, plan, c)
 
 
-def _concept_fields(measured: Measured, watched: Watched, c: int) -> Record:
-    """Fields that all records of a concept share: likeness of neighbours, its units, and how far they follow it."""
-    alike = measured.neighbours.correlation(measured.moments, c)
-    record: Record = {} if alike is None else {"neighbours": {"correlation": rounded(alike), "pairs": measured.neighbours.pairs}}
-    record["units"] = watched.units[c]
-    if watched.looked_at is not None:
-        record["looked_at"] = watched.looked_at
-    if watched.units[c] and (followed := measured.following.correlation(c)) is not None:
-        figures = {"value": followed.value, "low": followed.low, "high": followed.high}
-        follows = {key: None if value is None else rounded(value) for key, value in figures.items()} | {"count": followed.size}
-        record["follows"] = follows | ({} if followed.chance is None else {"chance": rounded(followed.chance)})
+def _concept_fields(sums: ShareSums, plan: MeasurementPlan, c: int) -> Record:
+    """Return the fields that all records of a concept share: similarity of neighbours, units, and how well these follow it."""
+    alike = sums.neighbours.correlation(sums.moments, c)
+    record: Record = {} if alike is None else {"neighbours": {"correlation": rounded(alike), "pairs": sums.neighbours.pairs}}
+    record["units"] = plan.units[c]
+    if plan.looked_at is not None:
+        record["looked_at"] = plan.looked_at
+    if plan.units[c] and (correlation := sums.following.correlation(c)) is not None:
+        figures = {"value": correlation.value, "low": correlation.low, "high": correlation.high}
+        follows = {key: None if value is None else rounded(value) for key, value in figures.items()} | {"count": correlation.size}
+        record["follows"] = follows | ({} if correlation.chance is None else {"chance": rounded(correlation.chance)})
     return record
 
 
-def _labelled(label: Float32[np.ndarray, " n"]) -> Record:
-    """Number of labelled images, and the share of them that show the concept."""
-    count, shown = frequency(label)
-    return {"labelled": count} | ({"frequency": rounded(shown)} if count else {})
+def _label_fields(label: Float32[np.ndarray, " n"]) -> Record:
+    """Return the number of labelled images, and the share of them that show the concept."""
+    count, share = frequency(label)
+    return {"labelled": count} | ({"frequency": rounded(share)} if count else {})
 
 
-def _correlation(name: str, correlation: Correlation | None) -> Record:
+def _correlation_fields(name: str, correlation: Correlation | None) -> Record:
     if correlation is None:
         return {}
     value, low, high, size, reason = correlation
@@ -280,14 +283,14 @@ def _correlation(name: str, correlation: Correlation | None) -> Record:
 
 
 def panels(records: Sequence[Record], groups: Sequence[str], concepts: Sequence[str]) -> list[Panel]:
-    """Panels of the plot, one per concept, from records of groups."""
+    """Return the panels of the plot, one per concept, from records of groups."""
     record_of = {(record["concept"], record["group"]): record for record in records}
-    drawn = []
+    plot_panels = []
     for concept in concepts:
         row = [record_of.get((concept, group), {}) for group in groups]
-        mean, error, shown = ([record.get(key) for record in row] for key in ("mean", "standard_error", "frequency"))
-        drawn.append(Panel(concept, mean, error, shown, [bool(record.get("drift", {}).get("alarm")) for record in row]))
-    return drawn
+        mean, error, share = ([record.get(key) for record in row] for key in ("mean", "standard_error", "frequency"))
+        plot_panels.append(Panel(concept, mean, error, share, [bool(record.get("drift", {}).get("alarm")) for record in row]))
+    return plot_panels
 
 
 def _plot(records: Sequence[Record], groups: Groups, options: ShiftOptions, path: Path) -> None:
@@ -300,6 +303,6 @@ def _exit_code(drifted: Sequence[Record]) -> int:
     """Return the exit code, and warn of groups that have drifted."""
     if not drifted:
         return 0
-    more = f", and {len(drifted) - NAMED} more" if len(drifted) > NAMED else ""
-    warn(f"drift: {'; '.join(map(in_words, drifted[:NAMED]))}{more}")
+    more_text = f", and {len(drifted) - NAMED} more" if len(drifted) > NAMED else ""
+    warn(f"drift: {'; '.join(map(drift_text, drifted[:NAMED]))}{more_text}")
     return DRIFTED

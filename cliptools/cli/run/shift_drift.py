@@ -1,4 +1,4 @@
-"""Reports of clip-shift: comparison of its groups with a baseline, warnings about figures that may mislead, and the table."""
+"""Reports of clip-shift: comparison of groups with a baseline, warnings about unreliable figures, and the table."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -25,9 +25,9 @@ from cliptools.io.shift_baseline import Baseline
 
 NUMBERS = ("mean", "spread", "skewness")
 FIGURES = ("mean", "spread", "standard_error", "skewness", "kurtosis")
-NARROW = 0.4  # length of an interval that can tell if units follow a concept: 100 images of all kinds
-ALIKE = 0.1  # correlation of neighbours that raises the chance of an alarm at 3 from 0.27 to 0.7 %
-SURE = 3.0  # standard errors of that correlation
+NARROW = 0.4  # largest interval that can tell whether units follow a concept: about 100 images of all kinds
+ALIKE = 0.1  # correlation of neighbours; it raises the chance of an alarm at 3 from 0.27 to 0.7 %
+SURE = 3.0  # number of standard errors by which this correlation must exceed 0
 NAMED = 5  # groups or concepts that a warning names
 
 
@@ -37,7 +37,7 @@ class Alarm(NamedTuple):
     sigmas: float | None
     """--alarm; None to compare without an alarm."""
     each: bool
-    """Hold every comparison to --alarm by itself."""
+    """Apply --alarm to every comparison separately."""
     match: bool
     """Compare every group with the baseline's group of the same name, not with the whole baseline."""
 
@@ -49,7 +49,7 @@ def check_baseline(baseline: Baseline, concepts: Sequence[str], source: Record) 
         source: Model and settings of this run, as its records have them.
 
     Raises:
-        StreamError: a concept that the baseline does not hold, or holds with another model or other settings.
+        StreamError: the baseline has no record of a concept, or one with another model or other settings.
     """
     for concept in concepts:
         units = baseline.any_record(concept).get("units", [])
@@ -63,16 +63,16 @@ def add_drift(records: Sequence[Record], baseline: Baseline, alarm: Alarm) -> No
         StreamError: the baseline has no record to compare with.
         CliptoolsError: no group is large enough.
     """
-    compared = []
+    comparisons = []
     for record in records:
         earlier = baseline.comparable(record["concept"], record["group"] if alarm.match else None, record)
         before, now = (pooled_sample([_sample(group) for group in groups]) for groups in (earlier, [record]))
         if (comparison := compare(now, before)) is not None:
-            compared.append((record, earlier, before, comparison))
-    if not compared:
+            comparisons.append((record, earlier, before, comparison))
+    if not comparisons:
         unit = "blocks of images" if any("blocks" in record for record in records) else "images"
         raise CliptoolsError(f"nothing to compare: a mean needs at least two {unit}, here and in the baseline")
-    for record, earlier, before, comparison in compared:
+    for record, earlier, before, comparison in comparisons:
         figures = sample_record(before)
         drift: Record = {"before": {"images": sum(group["images"] for group in earlier)}}
         drift["before"] |= {"blocks": before.size} if "blocks" in record else {}
@@ -81,20 +81,23 @@ def add_drift(records: Sequence[Record], baseline: Baseline, alarm: Alarm) -> No
             drift["before"]["follows"] = follows
         drift["z"] = rounded(comparison.z) if math.isfinite(comparison.z) else None
         if alarm.sigmas is not None:
-            beyond = limit(comparison, chance_of_comparison(alarm.sigmas, len(compared), alarm.each))
+            beyond = limit(comparison, chance_of_comparison(alarm.sigmas, len(comparisons), alarm.each))
             drift |= {"limit": rounded(beyond), "alarm": abs(comparison.z) > beyond, "asked": alarm.sigmas}
-            drift |= {"comparisons": len(compared), "chance": rounded(chance_of_run(alarm.sigmas, len(compared), alarm.each))}
+            drift |= {
+                "comparisons": len(comparisons),
+                "chance": rounded(chance_of_run(alarm.sigmas, len(comparisons), alarm.each)),
+            }
             drift |= {"few": True} if min(before.size, _size(record)) < LEAST_SURE else {}
         record["drift"] = drift
 
 
 def sample_record(sample: Sample) -> Record:
-    """Figures of a sample, with as many digits as a later run needs to compare itself."""
+    """Return the figures of a sample, with as many digits as a later run needs for its comparison."""
     return {name: rounded(getattr(sample, name), DIGITS) for name in FIGURES}
 
 
 def _size(record: Record) -> int:
-    """Number of independent observations of a group: its blocks, or its images."""
+    """Return the number of independent observations of a group: its blocks, or its images."""
     size: int = record["blocks"] if "blocks" in record else record["images"]
     return size
 
@@ -105,20 +108,20 @@ def _sample(record: Record) -> Sample:
 
 
 def alarmed(records: Sequence[Record]) -> list[Record]:
-    """Records of the groups that have drifted, the furthest first."""
+    """Return the records of the groups that have drifted, those of largest distance first."""
     drifted = [record for record in records if record.get("drift", {}).get("alarm")]
     return sorted(drifted, key=lambda record: -abs(record["drift"]["z"] or math.inf))
 
 
-def in_words(record: Record) -> str:
-    """Drift of a group in words: `spring, cat: 4.1 standard errors up`."""
+def drift_text(record: Record) -> str:
+    """Return the drift of a group as a text: `spring, cat: 4.1 standard errors up`."""
     z = record["drift"]["z"]
     distance = "a different constant" if z is None else f"{abs(z):.1f} standard errors {'up' if z > 0 else 'down'}"
     return f"{record['group']}, {record['concept']}: {distance}"
 
 
 def shift_warnings(records: Sequence[Record], block: str | None) -> Iterator[str]:
-    """Yield a line for everything that makes figures say less than they seem to.
+    """Yield a line for everything that makes figures less reliable than they seem.
 
     Args:
         block: The value of --block.
@@ -140,7 +143,7 @@ def shift_warnings(records: Sequence[Record], block: str | None) -> Iterator[str
 
 
 def baseline_warnings(baseline: Baseline, concepts: Sequence[str], alarm: float | None) -> Iterator[str]:
-    """Yield a line if a baseline of an earlier version lacks a figure that limits of an alarm depend on."""
+    """Yield a line if a baseline of an earlier version lacks a figure on which the limits of an alarm depend."""
     records = (record for concept in concepts for record in baseline.records.get(concept, {}).values())
     if alarm and any("kurtosis" not in record for record in records):
         yield (
@@ -152,7 +155,8 @@ def baseline_warnings(baseline: Baseline, concepts: Sequence[str], alarm: float 
 def strays(record: Record) -> bool:
     """Return True if a concept's units follow it no better than random units do, as far as these images can tell.
 
-    Images that all show a concept cannot tell; so units that follow it over the baseline's images are not strays here.
+    Images that all show a concept cannot tell this. Units that follow the concept over the baseline's images are therefore not
+    strays here.
     """
     before = record.get("drift", {}).get("before", {}).get("follows")
     follows = [figures for figures in (record.get("follows"), before) if figures is not None]
@@ -160,7 +164,7 @@ def strays(record: Record) -> bool:
 
 
 def _is_low(follows: Record) -> bool:
-    """Return True if the correlation is no better than chance, and its interval narrow enough to say so."""
+    """Return True if the correlation is no better than chance, and its interval is narrow enough to tell."""
     low, high = follows["low"], follows["high"]
     return low is not None and high - low <= NARROW and not _is_high(follows)
 
@@ -175,11 +179,11 @@ def _stray_warning(record: Record) -> str | None:
     follows, units = record["follows"], count_of(len(record["units"]), "unit")
     interval = "" if follows["low"] is None else f" ({follows['low']:.2f} to {follows['high']:.2f})"
     chance = f", and 1 in 40 sets of {units} drawn at random reaches {follows['chance']:.2f}" if "chance" in follows else ""
-    seen = "" if record["settings"]["choose"] == "seen" else "--choose seen, "
+    option = "" if record["settings"]["choose"] == "seen" else "--choose seen, "
     return (
         f"{record['concept']}: its {units} {verb_form(len(record['units']), 'does', 'do')} not follow the concept: over"
         f" {count_of(follows['count'], 'image')} the correlation of their share with the model's own similarity is"
-        f" {follows['value']:.2f}{interval}{chance}; try {seen}more --units-per-concept or a bundle of more images (images that"
+        f" {follows['value']:.2f}{interval}{chance}; try {option}more --units-per-concept or a bundle of more images (images that"
         " all show the concept, or never show it, cannot tell)"
     )
 
@@ -214,7 +218,7 @@ def _group_names(records: Sequence[Record]) -> str:
 
 
 def shift_table(records: Sequence[Record], totals: Sequence[Record]) -> bytes:
-    """Table with one row per concept and group; below it one line per concept, on its units and on labels.
+    """Return the table with a row per concept and group, and below it a line per concept with its units and labels.
 
     Args:
         totals: Records of labelled concepts over all groups.
@@ -243,18 +247,18 @@ def shift_table(records: Sequence[Record], totals: Sequence[Record]) -> bytes:
 
 
 def _concept_line(record: Record, labelled: Record | None) -> str | None:
-    """Line such as `cat: units 6:391 5:12, following 0.41 (0.35 to 0.47; chance 0.17); correlation with the labels …`."""
+    """Return a line as `cat: units 6:391 5:12, following 0.41 (0.35 to 0.47; chance 0.17); correlation with the labels …`."""
     parts = []
     if record["units"]:
         units = " ".join(unit_name(unit["layer"], unit["neuron"], unit.get("head", -1)) for unit in record["units"])
-        parts.append(f"units {units}, {_followed(record)}")
+        parts.append(f"units {units}, {_following_text(record)}")
     if labelled is not None:
-        parts.append(_labelled(labelled))
+        parts.append(_label_text(labelled))
     return f"{record['concept']}: {'; '.join(parts)}" if parts else None
 
 
-def _followed(record: Record) -> str:
-    """Correlation of the share of a concept's units with the concept, as a table shows it."""
+def _following_text(record: Record) -> str:
+    """Return the correlation of the share of a concept's units with the concept, as a text for the table."""
     if (follows := record.get("follows")) is None:
         return "following not defined"
     interval = [f"{follows['low']:.2f} to {follows['high']:.2f}"] if follows["low"] is not None else []
@@ -263,8 +267,8 @@ def _followed(record: Record) -> str:
     return f"following {follows['value']:.2f} ({'; '.join(interval + chance)}){stray}".replace(" ()", "")
 
 
-def _labelled(record: Record) -> str:
-    """Part such as `correlation with the labels 0.62 (0.58 to 0.66) over 480 images, 0.97 (0.90 to 0.99) over 12 groups`."""
+def _label_text(record: Record) -> str:
+    """Return a text as `correlation with the labels 0.62 (0.58 to 0.66) over 480 images, 0.97 (…) over 12 groups`."""
     parts = []
     for key, unit in (("correlation", "images"), ("group_correlation", "groups")):
         if (correlation := record.get(key)) is not None:

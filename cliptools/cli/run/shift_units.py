@@ -1,4 +1,7 @@
-"""Units of the concepts of clip-shift, the images they are measured on, and the sums of their shares over groups of images."""
+"""Measurement of clip-shift: chooses the units of each concept, reads the images, and sums the units' shares over groups.
+
+The equations of the share and of the choice are in analysis/concept_units.py.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,7 +44,7 @@ from cliptools.models.text_encoder import concept_sentences, encode_texts
 from cliptools.models.unusable import Screen, unusable
 
 TOOL = "clip-shift"
-DIGITS = 9  # of numbers that a later run compares itself with
+DIGITS = 9  # of numbers with which a later run is compared
 Record = dict[str, Any]
 Batches = Iterable[tuple[list[int], Tensor]]
 """Indices of some images and their pictures [b, 3, y, x]."""
@@ -49,7 +52,7 @@ Batches = Iterable[tuple[list[int], Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureOptions(Sampling, Batching):
-    """Options of clip-shift that say which concepts are measured, by which units, on which images."""
+    """Options of clip-shift for the concepts, the choice of their units, the measure, and the images."""
 
     concepts: tuple[str, ...]
     templates: tuple[str, ...]
@@ -59,30 +62,30 @@ class MeasureOptions(Sampling, Batching):
 
 
 class Measures(NamedTuple):
-    """Shares of b images, and what they are compared with."""
+    """Shares of b images, and the quantities with which they are compared."""
 
     share: Float64[np.ndarray, "b c"]
     """Shares of the concepts."""
     rest: Float64[np.ndarray, "b c"]
-    """The model's own similarity, less the part that the units write."""
+    """The model's own similarity, without the part that the units write."""
     random_share: Float64[np.ndarray, "b s c"]
     """Shares of sets of random units."""
     random_rest: Float64[np.ndarray, "b s c"]
-    """The model's own similarity, less the part that these units write."""
+    """The model's own similarity, without the part that these units write."""
 
 
-class Watched(NamedTuple):
+class MeasurementPlan(NamedTuple):
     """Concepts, their units, and the measure of their shares."""
 
     concepts: Sequence[str]
     units: Sequence[Sequence[Record]]
     """Units of every concept, as records list them; none with --by text."""
     choose: str | None
-    """Way in which the units were chosen, overlap or seen; None if there are none."""
+    """Choice of the units, overlap or seen; None without units."""
     looked_at: int | None
-    """Number of images that the units were chosen by, here or in the baseline's run; None if no images were used."""
+    """Number of images by which the units were chosen, here or in the baseline's run; None if no images were used."""
     sets: int
-    """Number of sets of random units measured beside them."""
+    """Number of sets of random units that are measured as well."""
     measure: Callable[[Tensor], tuple[Measures, dict[int, str]]]
     """Function from pictures to their measures, and the rows that are not usable with the reason."""
 
@@ -96,7 +99,7 @@ class Images:
         self.indices = choose(groups.source, options.limit, options.sample, options.seed)
 
     def look(self) -> Batches:
-        """Return a sample of the images, to choose units by."""
+        """Return a sample of the images, by which units are chosen."""
         count = min(LOOKED_AT, len(self.indices))
         drawn = np.random.default_rng(self.options.seed).choice(len(self.indices), count, replace=False)
         return self.batches([self.indices[i] for i in sorted(drawn.tolist())])
@@ -110,8 +113,10 @@ class Images:
         )  # fmt: skip
 
 
-def watch(neurons: Bundle, model: LoadedModel, options: MeasureOptions, images: Images, baseline: Baseline | None) -> Watched:
-    """Choose the units of every concept, or take those of the baseline.
+def make_plan(
+    neurons: Bundle, model: LoadedModel, options: MeasureOptions, images: Images, baseline: Baseline | None
+) -> MeasurementPlan:
+    """Choose the units of every concept, or read those of the baseline, and prepare the measurement.
 
     Raises:
         StreamError: the baseline has no record of a concept, or its units are not in the bundle.
@@ -127,11 +132,13 @@ def watch(neurons: Bundle, model: LoadedModel, options: MeasureOptions, images: 
     sets = random_sets(0 if text else neurons.units, options.units_per_concept, SETS)  # (s, n)
     shares = ConceptShare(effect, unit, chosen.row, t, sets)
     units = [[] for _ in options.concepts] if text else _unit_records(unit, chosen)
-    return Watched(options.concepts, units, way, looked_at, len(sets), lambda pictures: _measures(shares(pictures), options.by))
+    return MeasurementPlan(
+        options.concepts, units, way, looked_at, len(sets), lambda pictures: _measures(shares(pictures), options.by)
+    )
 
 
 def way_to_choose(options: MeasureOptions, baseline: Baseline | None) -> str:
-    """Return --choose, else the baseline's way of choosing units, else `seen`."""
+    """Return --choose, else the baseline's choice of units, else `seen`."""
     if options.choose:
         return options.choose
     if baseline is None:
@@ -149,7 +156,7 @@ def _choose(
     images: Images,
     baseline: Baseline | None,
 ) -> tuple[ConceptUnits, int | None]:
-    """Return the units of every concept, and the number of images they were chosen by."""
+    """Return the units of every concept, and the number of images by which they were chosen."""
     unit, r = torch.from_numpy(neurons["unit"]), torch.from_numpy(neurons["direction"])
     if way is not None and baseline is not None:
         records = [baseline.any_record(concept) for concept in options.concepts]
@@ -159,8 +166,8 @@ def _choose(
     selector = UnitSelector(effect, unit, r, t.cpu())
     with working("choosing units"):
         for numbers, measured in in_halves(images.look(), lambda _, pictures: selector.measure(pictures)):
-            stay = list(images.screen.places(numbers, unusable(measured.embedding, measured.activity)))
-            selector.add(CandidateActivity(*(part[stay] for part in measured)))
+            usable = list(images.screen.places(numbers, unusable(measured.embedding, measured.activity)))
+            selector.add(CandidateActivity(*(part[usable] for part in measured)))
     return selector.choose(options.units_per_concept), selector.count
 
 
@@ -173,7 +180,7 @@ def _baseline_units(
         StreamError: a unit that is not in the bundle.
     """
     row_of = {tuple(unit): row for row, unit in enumerate(neurons["unit"].tolist())}
-    rows, seen = [], []
+    rows, seen_values = [], []
     for record in records:
         units = [(unit.get("layer"), unit.get("neuron"), unit.get("head", -1)) for unit in record.get("units", [])]
         if missing := next((unit for unit in units if unit not in row_of), None):
@@ -182,14 +189,14 @@ def _baseline_units(
                 " the bundle (or not in --layers); use the options and the bundle of that run"
             )
         rows.append([row_of[unit] for unit in units])
-        seen.append([unit.get("seen", float("nan")) for unit in record.get("units", [])])
+        seen_values.append([unit.get("seen", float("nan")) for unit in record.get("units", [])])
     row = torch.tensor(rows)  # (c, n)
-    overlap = (r[row] * t.to(r)[:, None]).sum(-1)  # (c, n, d) to (c, n)
-    return ConceptUnits(row, overlap, torch.tensor(seen))
+    overlap = (r[row] * t.to(r)[:, None]).sum(-1)  # (c, n, d) -> (c, n)
+    return ConceptUnits(row, overlap, torch.tensor(seen_values))
 
 
 def _unit_records(unit: Int[Tensor, "u 3"], chosen: ConceptUnits) -> list[list[Record]]:
-    """Units of every concept, as records list them."""
+    """Return the units of every concept, as records list them."""
     concepts = []
     for c, rows in enumerate(chosen.row.tolist()):
         records = []
@@ -204,7 +211,7 @@ def _unit_records(unit: Int[Tensor, "u 3"], chosen: ConceptUnits) -> list[list[R
 
 
 def _measures(shares: Shares, by: str) -> tuple[Measures, dict[int, str]]:
-    """Return the shares that --by asks for with what they are compared with, and the rows that are not usable."""
+    """Return the shares of --by with the quantities for comparison, and the rows that are not usable with the reason."""
     signed = by == "signed"
     random = shares.random_signed if signed else shares.random_norm[..., None].expand_as(shares.random_signed)  # (b, s, c)
     parts = (
@@ -216,28 +223,28 @@ def _measures(shares: Shares, by: str) -> tuple[Measures, dict[int, str]]:
     return Measures(*(part.cpu().double().numpy() for part in parts)), unusable(shares.embedding, *parts)
 
 
-def read_shares(images: Images, watched: Watched) -> Iterator[tuple[list[int], Measures]]:
+def read_shares(images: Images, plan: MeasurementPlan) -> Iterator[tuple[list[int], Measures]]:
     """Yield the indices of some images and their measures, a batch at a time.
 
     Raises:
         CliptoolsError: no image can be read, or none is usable.
     """
     count = 0
-    counted = progress(images.batches(images.indices), "images", len(images.indices), lambda batch: len(batch[0]))
-    for numbers, (measures, reasons) in in_halves(counted, lambda _, pictures: watched.measure(pictures)):
-        stay = list(images.screen.places(numbers, reasons))
-        if stay:
-            yield [numbers[place] for place in stay], Measures(*(part[stay] for part in measures))
-        count += len(stay)
+    batches = progress(images.batches(images.indices), "images", len(images.indices), lambda batch: len(batch[0]))
+    for numbers, (measures, reasons) in in_halves(batches, lambda _, pictures: plan.measure(pictures)):
+        usable = list(images.screen.places(numbers, reasons))
+        if usable:
+            yield [numbers[place] for place in usable], Measures(*(part[usable] for part in measures))
+        count += len(usable)
     images.screen.require(count)
-    skips = f", {len(images.skipped)} skipped" if len(images.skipped) else ""
+    skip_text = f", {len(images.skipped)} skipped" if len(images.skipped) else ""
     summarise(
-        f"{TOOL}: {count_of(count, 'image')}{skips} in {count_of(len(images.groups.names), 'group')}, "
-        f"{count_of(len(watched.concepts), 'concept')}"
+        f"{TOOL}: {count_of(count, 'image')}{skip_text} in {count_of(len(images.groups.names), 'group')}, "
+        f"{count_of(len(plan.concepts), 'concept')}"
     )
 
 
-class Measured(NamedTuple):
+class ShareSums(NamedTuple):
     """Sums of the shares over all images."""
 
     moments: GroupMoments
@@ -245,7 +252,7 @@ class Measured(NamedTuple):
     images: Int[np.ndarray, " g"]
     """Number of images in every group."""
     neighbours: Neighbours
-    """Likeness of images, or blocks' means, that follow each other."""
+    """Similarity of consecutive images, or of the means of consecutive blocks."""
     following: ShareCorrelations
     """Correlations of the units' shares with every concept."""
     values: Float32[np.ndarray, "n c"]
@@ -257,20 +264,20 @@ class Measured(NamedTuple):
 def measure(
     batches: Iterator[tuple[list[int], Measures]],
     groups: Groups,
-    watched: Watched,
+    plan: MeasurementPlan,
     labels: Labels | None,
     write: Callable[[Record], None] | None = None,
-) -> Measured:
-    """Sum the shares up by group; keep those of single images only if there are labels.
+) -> ShareSums:
+    """Sum the shares by group; keep those of single images only if there are labels.
 
     Args:
         write: Called with the record of every image, as it comes.
     """
-    concepts, group_of, block = len(watched.concepts), np.array(groups.of), block_of(groups)
+    concepts, group_of, block = len(plan.concepts), np.array(groups.of), block_of(groups)
     moments, neighbours = GroupMoments(len(groups.names), concepts), Neighbours(len(groups.names), concepts)
     cell, cell_group = (group_of, None) if block is None else _cells(group_of, block)
     means = BlockMeans(0 if cell_group is None else len(cell_group), concepts)
-    following = ShareCorrelations(concepts, watched.sets, PARTS if block is None else int(block.max()) + 1)
+    following = ShareCorrelations(concepts, plan.sets, PARTS if block is None else int(block.max()) + 1)
     images = np.zeros(len(groups.names), np.int64)
     values, numbers = [np.zeros((0, concepts), np.float32)], [np.zeros(0, np.int64)]
     for batch, measures in batches:
@@ -287,16 +294,16 @@ def measure(
             numbers.append(np.array(batch))
         if write is not None:
             for image, row in zip(batch, shares.tolist(), strict=True):
-                write(_image_record(image, row, groups, watched, labels))
+                write(_image_record(image, row, groups, plan, labels))
     if cell_group is not None:
         complete, mean = means.means()
         moments.add(cell_group[complete], mean)
         neighbours.add(cell_group[complete], mean)
-    return Measured(moments, images, neighbours, following, np.concatenate(values), np.concatenate(numbers))
+    return ShareSums(moments, images, neighbours, following, np.concatenate(values), np.concatenate(numbers))
 
 
 def block_of(groups: Groups) -> Int[np.ndarray, " image"] | None:
-    """Block of every image; None without --block."""
+    """Return the block of every image; None without --block."""
     return None if groups.block is None else np.array(groups.block)
 
 
@@ -309,10 +316,10 @@ def _cells(
     return place[cell.reshape(-1)], group_of[np.sort(first)]
 
 
-def _image_record(image: int, shares: Sequence[float], groups: Groups, watched: Watched, labels: Labels | None) -> Record:
+def _image_record(image: int, shares: Sequence[float], groups: Groups, plan: MeasurementPlan, labels: Labels | None) -> Record:
     record: Record = {"image": groups.source.names[image], "group": groups.names[groups.of[image]]}
-    record["shares"] = {name: rounded(share, DIGITS) for name, share in zip(watched.concepts, shares, strict=True)}
+    record["shares"] = {name: rounded(share, DIGITS) for name, share in zip(plan.concepts, shares, strict=True)}
     if labels is not None:
-        labelled = zip(watched.concepts, labels[image].tolist(), strict=True)
+        labelled = zip(plan.concepts, labels[image].tolist(), strict=True)
         record["labels"] = {name: bool(label) for name, label in labelled if not math.isnan(label)}
     return record

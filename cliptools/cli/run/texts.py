@@ -1,4 +1,4 @@
-"""Work of clip-texts: asks a language model for texts of every class, keeps them class by class, and writes the vocabulary."""
+"""clip-texts: asks a language model for texts of every class, keeps those of finished classes, and writes the vocabulary."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -48,17 +48,17 @@ def run(options: TextsOptions) -> None:
     """
     if options.resume and not is_kept(options.output):
         raise UsageError("--resume needs -o FILE")
-    listed = load_classes(options.classes)[: options.limit]
-    classes = distinct_classes(listed)  # a second class with the same name would get the same texts
-    first_place = {item.name: number for number, item in reversed(list(enumerate(listed)))}
+    class_list = load_classes(options.classes)[: options.limit]
+    classes = distinct_classes(class_list)  # a second class with the same name would get the same texts
+    first_place = {item.name: number for number, item in reversed(list(enumerate(class_list)))}
     check_chat(options.llm, otherwise="")
-    with kept_records(options.output, options.resume) as kept:
+    with kept_records(options.output, options.resume) as part_file:
         chat = open_chat(options.llm, on_gpu=options.device != "cpu", otherwise="")
         model = chat.identity
-        earlier = _earlier_texts(kept, classes, {"per_class": options.per_class, "seed": options.seed, "model": model})
+        earlier_texts = _earlier_texts(part_file, classes, {"per_class": options.per_class, "seed": options.seed, "model": model})
         total, faults = 0, Counter[str]()
         with text_output(options.output) as stream:
-            for number, text in _texts(chat, classes, options, earlier, kept, faults):
+            for number, text in _texts(chat, classes, options, earlier_texts, part_file, faults):
                 name = classes[number].name
                 fields = {"class": name, "number": first_place[name], "seed": options.seed, "model": model}
                 _write(stream, {"text": text} | fields, _writes_records(options))
@@ -71,76 +71,76 @@ def run(options: TextsOptions) -> None:
 
 
 def _writes_records(options: TextsOptions) -> bool:
-    """Return whether the output has records instead of plain lines: -f decides, else the name of the output file."""
+    """Return whether the output has records instead of plain lines, by -f, else by the name of the output file."""
     if options.output_format is None:
         return options.output is not None and options.output.suffix == ".jsonl"
     return options.output_format == "jsonl"
 
 
-def _earlier_texts(kept: KeptRecords | None, classes: Sequence[ClassName], settings: dict[str, Any]) -> list[ClassTexts]:
-    """Texts of the first classes that an interrupted run has finished.
+def _earlier_texts(part_file: KeptRecords | None, classes: Sequence[ClassName], settings: dict[str, Any]) -> list[ClassTexts]:
+    """Return the texts of the first classes, which an interrupted run has finished.
 
     Args:
-        settings: Settings that the texts depend on.
+        settings: Settings on which the texts depend.
 
     Raises:
         CliptoolsError: the run had other settings or classes, or its file is damaged.
     """
-    earlier: list[ClassTexts] = []
-    if kept is None:
-        return earlier
-    for item, record in zip(classes, kept.records(settings), strict=False):
+    class_texts: list[ClassTexts] = []
+    if part_file is None:
+        return class_texts
+    for item, record in zip(classes, part_file.records(settings), strict=False):
         if record.get("class") != item.name:
             raise CliptoolsError(
-                f"{kept.path}: holds texts of class {record.get('class')!r}, expected {item.name!r}; "
+                f"{part_file.path}: holds texts of class {record.get('class')!r}, expected {item.name!r}; "
                 "use the same --classes or another output file"
             )
         if not isinstance(record.get("texts"), list) or not isinstance(record.get("faults"), dict):
             raise CliptoolsError(
-                f"{kept.path}: damaged (a line without `texts` and `faults`); remove the file, or use another output file"
+                f"{part_file.path}: damaged (a line without `texts` and `faults`); remove the file, or use another output file"
             )
-        earlier.append(ClassTexts(record["texts"], record["faults"]))
-    if earlier:
-        note(f"{TOOL}: {len(earlier)} of {count_of(len(classes), 'class')} taken from the interrupted run")
-    return earlier
+        class_texts.append(ClassTexts(record["texts"], record["faults"]))
+    if class_texts:
+        note(f"{TOOL}: {len(class_texts)} of {count_of(len(classes), 'class')} taken from the interrupted run")
+    return class_texts
 
 
 def _texts(
     chat: Chat,
     classes: Sequence[ClassName],
     options: TextsOptions,
-    earlier: Sequence[ClassTexts],
-    kept: KeptRecords | None,
+    earlier_texts: Sequence[ClassTexts],
+    part_file: KeptRecords | None,
     faults: Counter[str],
 ) -> Iterator[tuple[int, str]]:
     """Yield every text with the number of its class, as soon as it exists.
 
     Args:
-        faults: Counts of dropped answers by fault; those of every class are added.
+        faults: Counts of dropped answers by fault, to which those of every class are added.
     """
-    taken = set[str]()
+    used_texts = set[str]()
     for number, item in enumerate(progress(classes, "classes", len(classes))):
         class_faults = Counter[str]()
-        if number < len(earlier):
-            texts, class_faults = earlier[number].texts, Counter(earlier[number].faults)
-            taken.update(text.lower() for text in texts)
+        if number < len(earlier_texts):
+            texts, class_faults = earlier_texts[number].texts, Counter(earlier_texts[number].faults)
+            used_texts.update(text.lower() for text in texts)
             yield from ((number, text) for text in texts)
         else:
             texts = []
-            for text in characteristics(chat, item, taken, class_faults, count=options.per_class, seed=options.seed):
+            for text in characteristics(chat, item, used_texts, class_faults, count=options.per_class, seed=options.seed):
                 texts.append(text)
                 yield number, text
-            if kept is not None:
-                kept.append({"class": item.name, "texts": texts, "faults": dict(class_faults)})
+            if part_file is not None:
+                part_file.append({"class": item.name, "texts": texts, "faults": dict(class_faults)})
         faults.update(class_faults)
         if len(texts) < options.per_class:
             expected = count_of(options.per_class, "text")
             warn(f"{item.name}: {len(texts)} of {expected}; dropped: {_fault_list(class_faults)}")
 
 
-def _write(stream: BufferedIOBase, record: dict[str, Any], as_record: bool) -> None:
+def _write(stream: BufferedIOBase, record: dict[str, Any], as_records: bool) -> None:
     """Write a record, or its text as a plain line, and flush."""
-    if as_record:
+    if as_records:
         write_record(stream, record)
     else:
         stream.write(record["text"].encode() + b"\n")
@@ -148,5 +148,5 @@ def _write(stream: BufferedIOBase, record: dict[str, Any], as_record: bool) -> N
 
 
 def _fault_list(faults: Counter[str]) -> str:
-    """`3 naming the class, 1 unfinished`, the most frequent first."""
+    """Return the faults as a text, the most frequent first: `3 naming the class, 1 unfinished`."""
     return ", ".join(f"{count} {fault}" for fault, count in faults.most_common()) or "none"

@@ -1,4 +1,4 @@
-"""clip-top: find the top images of units, read them again, and write them with the units' inertia.
+"""clip-top: finds the top images of units, reads them again, and writes them with the units' inertia.
 
 The equations of inertia and of uncentred retrieval are in analysis/retrieval.py.
 """
@@ -44,7 +44,7 @@ from cliptools.models.load import LoadedModel, drop_text_tower, load_recorded_mo
 from cliptools.models.unusable import Screen
 from cliptools.render.contact_sheet import contact_sheet, most_rows
 
-HEAD = 12  # units, where neither --head nor --units says how many
+HEAD = 12  # units, without --head and --units
 TABLE_ROWS = 20
 TABLE_IMAGES = 4
 
@@ -73,7 +73,7 @@ class Ranking(NamedTuple):
     """Top images of some units, the largest norm first."""
 
     names: list[list[str]]
-    """A list for each unit."""
+    """A list of image names for each unit."""
     norm: Float32[np.ndarray, "unit n"]
     place: Int[np.ndarray, "unit n"]
     """Positions in the source; −1 for an image that the source does not have."""
@@ -90,7 +90,7 @@ class Top:
     places: Sequence[int]
     """Positions in the source; −1 for an image that the source does not have."""
     inertia: float
-    """NaN where it is not defined: for a unit that never acted, or with fewer than two readable images."""
+    """NaN if it is not defined: for a unit that never acted, or with fewer than two readable images."""
     inertia_images: int
     """Number of images from which the inertia is computed."""
     inner: bool = False
@@ -98,15 +98,15 @@ class Top:
 
     @property
     def unit(self) -> tuple[int, int, int]:
-        """Layer, neuron, head."""
+        """Return layer, neuron and head."""
         layer, neuron, head = self.bundle["unit"][self.row].tolist()
         return layer, neuron, head
 
 
 class TopImages:
-    """Finds the top images of units, and runs the model on each image once."""
+    """Search for the top images of units, which runs the model on each image once."""
 
-    def __init__(self, recorded: dict[str, Any], source: ImageSource, options: TopOptions) -> None:
+    def __init__(self, model_record: dict[str, Any], source: ImageSource, options: TopOptions) -> None:
         """
         Args:
             recorded: The model of the bundle's header.
@@ -114,69 +114,69 @@ class TopImages:
         """
         self.source, self.options, self.skipped = source, options, Skipped()
         self.screen = Screen[int](source.names.__getitem__, self.skipped.add, options.strict)
-        self._recorded = recorded
+        self._model_record = model_record
         self._row: dict[int, int] = {}  # position in the source -> row of the embedding
         self._embedding = torch.zeros(0, 0)  # (images read so far, d)
 
     @functools.cached_property
     def model(self) -> LoadedModel:
-        """The bundle's model without its text tower; loaded when the first image is to be read."""
-        model = load_recorded_model(self._recorded, self.options.device)
+        """Return the bundle's model without its text tower, which is loaded before the first image is read."""
+        model = load_recorded_model(self._model_record, self.options.device)
         drop_text_tower(model)
         return model
 
     def tops(self, bundle: Bundle, rows: Int[np.ndarray, " unit"]) -> list[Top]:
-        """Top images and inertia of these units of a bundle; every bundle must be of the same model."""
-        shown, counted = self.options.images_per_unit, self.options.inertia_images
-        names, norm, place = self._ranking(bundle, rows, max(shown, counted))
-        values, counts = self._inertia(norm[:, :counted], place[:, :counted])
+        """Return top images and inertia of these units of a bundle; all bundles must be of the same model."""
+        size, inertia_count = self.options.images_per_unit, self.options.inertia_images
+        names, norm, place = self._ranking(bundle, rows, max(size, inertia_count))
+        values, counts = self._inertia(norm[:, :inertia_count], place[:, :inertia_count])
         return [
-            Top(bundle, int(row), names[n][:shown], norm[n, :shown].tolist(), place[n, :shown].tolist(), values[n], counts[n])
+            Top(bundle, int(row), names[n][:size], norm[n, :size].tolist(), place[n, :size].tolist(), values[n], counts[n])
             for n, row in enumerate(rows)
         ]
 
     def inertias(self, bundle: Bundle, rows: Int[np.ndarray, " unit"]) -> list[float]:
-        """Inertia of these units."""
+        """Return the inertia of these units."""
         _, norm, place = self._ranking(bundle, rows, self.options.inertia_images)
         return self._inertia(norm, place)[0]
 
     def picture(self, place: int) -> Image.Image | None:
-        """An image of the source; None where it is missing or unreadable."""
+        """Return an image of the source; None if it is missing or unreadable."""
         try:
             return self.source.load(place) if place >= 0 else None
-        except ImageError:  # its embedding was tried before, with a warning
+        except ImageError:  # a warning was given when its embedding was computed
             return None
 
     def _inertia(self, norm: Float32[np.ndarray, "unit n"], place: Int[np.ndarray, "unit n"]) -> tuple[list[float], list[int]]:
-        """Inertia of every unit, and its number of images: those that can be read and on which the unit acts."""
-        acting = np.where(norm > 0, place, -1)
-        self._embed(np.unique(acting[acting >= 0]).tolist())
-        rows = np.array([self._row.get(i, -1) for i in acting.flat], dtype=np.int64).reshape(acting.shape)  # (unit, n)
+        """Return the inertia of every unit, and the number of its images that can be read and on which the unit acts."""
+        places = np.where(norm > 0, place, -1)
+        self._embed(np.unique(places[places >= 0]).tolist())
+        rows = np.array([self._row.get(i, -1) for i in places.flat], dtype=np.int64).reshape(places.shape)  # (unit, n)
         return inertia(self._embedding, torch.from_numpy(rows)).tolist(), (rows >= 0).sum(1).tolist()
 
     def _ranking(self, bundle: Bundle, rows: Int[np.ndarray, " unit"], count: int) -> Ranking:
-        """Top images of these units, by centred norm as the bundle has them, or with --raw by norm over all images."""
+        """Return the top images of these units: those of the bundle, by centred norm, or with --raw by norm over all images."""
         if self.options.raw:
             return self._raw_ranking(bundle, rows, count)
-        listed = bundle.text_list("images")
+        image_names = bundle.text_list("images")
         top, norm = bundle["top_image"][rows, :count], bundle["top_norm"][rows, :count]  # (unit, n)
         places = locate_images(bundle, self.source, (int(i) for i in np.unique(top) if i >= 0), "PATH")
         place = np.array([[places.get(i, -1) for i in row] for row in top.tolist()], dtype=np.int64).reshape(top.shape)
-        return Ranking([[listed[i] for i in row if i >= 0] for row in top.tolist()], norm, place)
+        return Ranking([[image_names[i] for i in row if i >= 0] for row in top.tolist()], norm, place)
 
     def _raw_ranking(self, bundle: Bundle, rows: Int[np.ndarray, " unit"], count: int) -> Ranking:
-        """Images of the source with the largest ||phi||.
+        """Return the images of the source with the largest ||phi||.
 
         Raises:
-            UsageError: the bundle's effects are indirect, which have no factored form.
+            UsageError: the bundle has indirect effects, which have no factored form.
         """
         settings, total = bundle.header.settings, len(self.source)
         if settings["effect"] == "indirect":
             raise UsageError("--raw: indirect effects cannot be measured again here; leave --raw out")
         batches = progress(self._batches(range(total)), "images", total, lambda batch: len(batch[0]))
-        paths = factored_effect(self.model.clip, settings["effect"], settings["units"])
+        effect = factored_effect(self.model.clip, settings["effect"], settings["units"])
         unit = torch.from_numpy(bundle["unit"][rows]).long()
-        largest = largest_norms(paths, unit, batches, min(count, total), bundle.header.scaled, self.screen)
+        largest = largest_norms(effect, unit, batches, min(count, total), bundle.header.scaled, self.screen)
         place = largest.image.numpy()  # (unit, n)
         names = [[self.source.names[i] for i in row if i >= 0] for row in place.tolist()]
         return Ranking(names, largest.norm.float().numpy(), place)
@@ -187,20 +187,20 @@ class TopImages:
         Raises:
             CliptoolsError: no image could be read.
         """
-        new = [place for place in places if place not in self._row]
-        if not new:
+        new_places = [place for place in places if place not in self._row]
+        if not new_places:
             return
-        batches = progress(self._batches(new), "top images", len(new), lambda batch: len(batch[0]))
+        batches = progress(self._batches(new_places), "top images", len(new_places), lambda batch: len(batch[0]))
         visual: Any = self.model.clip.visual
-        read, embedding = embeddings(visual, batches, self.screen)
-        if not self._row and not read and not len(self.screen):
+        readable, embedding = embeddings(visual, batches, self.screen)
+        if not self._row and not readable and not len(self.screen):
             raise CliptoolsError("none of the top images could be read")
-        self.screen.require(len(self._row) + len(read))
-        self._row |= {place: len(self._row) + j for j, place in enumerate(read)}
-        self._embedding = torch.cat([self._embedding.view(-1, embedding.shape[1]), embedding]) if read else self._embedding
+        self.screen.require(len(self._row) + len(readable))
+        self._row |= {place: len(self._row) + j for j, place in enumerate(readable)}
+        self._embedding = torch.cat([self._embedding.view(-1, embedding.shape[1]), embedding]) if readable else self._embedding
 
     def _batches(self, places: Sequence[int]) -> Iterator[Batch]:
-        """These images, preprocessed."""
+        """Return these images, preprocessed."""
         return load_batches(
             self.source,
             places,
@@ -222,7 +222,7 @@ def run(options: TopOptions) -> None:
     neurons = _read_neurons(options.beside, bundle) if options.beside else None
     order = _candidates(bundle, options)
     images = TopImages(bundle.header.model, recorded_source(bundle, options.paths), options)
-    if options.sort == "inertia":  # of all units, to know which come first
+    if options.sort == "inertia":  # the order needs the inertia of all units
         order = order[np.argsort(images.inertias(bundle, order), kind="stable")]
     tops = images.tops(bundle, _first_rows(bundle, order, options))
     if neurons is not None:
@@ -231,17 +231,17 @@ def run(options: TopOptions) -> None:
         _write_sheet(options.sheet, tops, images, options.images_per_unit)
     with text_output(options.output) as stream:
         if output_format == "table":
-            stream.write(_table(tops, whole=options.output is not None))
+            stream.write(_table(tops, all_rows=options.output is not None))
             return
         for record in _records(tops, options.raw):
             write_record(stream, record)
 
 
 def _read(path: Path | None, option: str) -> Bundle:
-    """A bundle with top images.
+    """Read a bundle with top images.
 
     Raises:
-        StreamError: no bundle, or one without top images.
+        StreamError: the input is not a bundle, or has no top images.
     """
     stream, name = open_input(path, "a bundle", option)
     with stream:
@@ -253,10 +253,10 @@ def _read(path: Path | None, option: str) -> Bundle:
 
 
 def _read_neurons(path: Path, pairs: Bundle) -> Bundle:
-    """The bundle of whole neurons to which the pairs belong.
+    """Read the bundle of whole neurons to which the pairs belong.
 
     Raises:
-        StreamError: a bundle without pairs, without whole neurons, or of another model.
+        StreamError: the units are not pairs, or those of the other bundle are not whole neurons of the same model.
     """
     neurons = _read(path, "--beside FILE")
     if (pairs["unit"][:, 1:] < 0).any():
@@ -269,10 +269,10 @@ def _read_neurons(path: Path, pairs: Bundle) -> Bundle:
 
 
 def _candidates(bundle: Bundle, options: TopOptions) -> Int[np.ndarray, " unit"]:
-    """Rows of the units that --layers, --units and --word allow, in the order of --sort as far as the bundle has it.
+    """Return the rows of the units that --layers, --units and --word select, in the order of --sort; for inertia, of the index.
 
     Raises:
-        UsageError: no such unit.
+        UsageError: no unit is selected.
     """
     mask = np.ones(bundle.units, dtype=bool)
     if options.layers:
@@ -282,37 +282,37 @@ def _candidates(bundle: Bundle, options: TopOptions) -> Int[np.ndarray, " unit"]
     if options.word:
         mask &= by_word(bundle, options.word, options.strongest)
     if not mask.any():
-        raise UsageError("no unit of the bundle matches all that was asked for (--layers, --units, --word)")
+        raise UsageError("the bundle has no unit that matches --layers, --units and --word together")
     order = order_units(bundle, "index" if options.sort == "inertia" else options.sort)
     return order[mask[order]]
 
 
 def _first_rows(bundle: Bundle, order: Int[np.ndarray, " _"], options: TopOptions) -> Int[np.ndarray, " _"]:
-    """The first rows of the order; with --units those of each name, in the order of the names."""
+    """Return the first rows of the order; with --units, those of each name, in the order of the names."""
     if options.units is None:
         return order[: options.head or HEAD]
     return np.concatenate([rows_named(bundle, name, order)[: options.head] for name in options.units.split(",")])
 
 
 def _with_neurons(tops: Sequence[Top], neurons: Bundle, images: TopImages) -> list[Top]:
-    """The pairs, those of a neuron together and below it.
+    """Return every neuron, followed by its pairs.
 
     Raises:
         UsageError: the bundle of neurons lacks a neuron.
     """
-    groups: dict[tuple[int, int], list[Top]] = {}
+    pairs_of: dict[tuple[int, int], list[Top]] = {}
     for top in tops:
         layer, neuron, _ = top.unit
-        groups.setdefault((layer, neuron), []).append(replace(top, inner=True))
+        pairs_of.setdefault((layer, neuron), []).append(replace(top, inner=True))
     rows = {(layer, neuron): row for row, (layer, neuron, _) in enumerate(neurons["unit"].tolist())}
-    if missing := [unit for unit in groups if unit not in rows]:
+    if missing := [unit for unit in pairs_of if unit not in rows]:
         raise UsageError(f"--beside: this bundle has no neuron {unit_name(*missing[0], -1)}")
-    neuron_tops = images.tops(neurons, np.array([rows[unit] for unit in groups], dtype=np.int64))
-    return [top for neuron, pairs in zip(neuron_tops, groups.values(), strict=True) for top in (neuron, *pairs)]
+    neuron_tops = images.tops(neurons, np.array([rows[unit] for unit in pairs_of], dtype=np.int64))
+    return [top for neuron, pairs in zip(neuron_tops, pairs_of.values(), strict=True) for top in (neuron, *pairs)]
 
 
 def _records(tops: Sequence[Top], raw: bool) -> Iterator[dict[str, Any]]:
-    """A record for each unit and image, readable without the others."""
+    """Yield a record for each unit and image; every record can be read alone."""
     sources = {id(bundle): record_source(bundle) for bundle in {id(top.bundle): top.bundle for top in tops}.values()}
     for top in tops:
         bundle = top.bundle
@@ -329,7 +329,7 @@ def _records(tops: Sequence[Top], raw: bool) -> Iterator[dict[str, Any]]:
 
 
 def _words(top: Top) -> list[tuple[str, float]]:
-    """A unit's strongest words with their coefficients."""
+    """Return a unit's strongest words with their coefficients."""
     texts = top.bundle.text_list("words")["texts"]
     return [(texts[j], c) for j, c in signed_words(top.bundle, top.row)[:SHOWN_WORDS]]
 
@@ -354,19 +354,19 @@ def _write_sheet(path: Path, tops: Sequence[Top], images: TopImages, columns: in
         stream.write(png_bytes(contact_sheet(*heading(units, sum(top.bundle is units for top in tops)), rows), units))
 
 
-def _table(tops: Sequence[Top], whole: bool) -> bytes:
-    """A table of the first units, or with `whole` of all."""
-    rows = len(tops) if whole else min(len(tops), TABLE_ROWS)
+def _table(tops: Sequence[Top], all_rows: bool) -> bytes:
+    """Return a table of the first units, or with `all_rows` of all units."""
+    rows = len(tops) if all_rows else min(len(tops), TABLE_ROWS)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("unit", "inertia", "norm"):
         table.add_column(title, justify="right", no_wrap=True)
-    named = any("word" in top.bundle for top in tops)
-    for title in ("words", "top images")[not named :]:
+    with_words = any("word" in top.bundle for top in tops)
+    for title in ("words", "top images")[not with_words :]:
         table.add_column(title, overflow="fold")
     for top in tops[:rows]:
         words = "  ".join(shown_word(top.bundle, word, c) for word, c in _words(top)) if "word" in top.bundle else ""
         inertia_cell = "–" if math.isnan(top.inertia) else f"{top.inertia:.3f}"
         cells = [unit_name(*top.unit), inertia_cell, f"{top.norms[0]:.3g}" if top.norms else "–"]
-        table.add_row(*cells, *([Text(words)] if named else []), Text("  ".join(top.names[:TABLE_IMAGES])))
-    more = Text(f"… {count_of(len(tops) - rows, 'more unit')} (-f jsonl for all)", style="dim")
-    return rendered(table, *([more] if rows < len(tops) else []))
+        table.add_row(*cells, *([Text(words)] if with_words else []), Text("  ".join(top.names[:TABLE_IMAGES])))
+    remainder = Text(f"… {count_of(len(tops) - rows, 'more unit')} (-f jsonl for all)", style="dim")
+    return rendered(table, *([remainder] if rows < len(tops) else []))

@@ -1,7 +1,8 @@
-"""clip-view: selects units of a bundle, prints its header, or checks that its tensors mean what their names say.
+"""clip-view: selects units of a bundle, prints its header, or checks the values of its tensors.
 
-`flaws` is the check: after the rules that every command relies on (cliptools.io.bundle_faults), directions have length 1, shares
-lie between 0 and 1, norms are not negative and descend, lists have no duplicates, and thumbnails are pictures.
+`flaws` is the check. It applies the rules on which every command relies (io/bundle_faults.py). If they hold, it checks that
+directions have length 1, shares are between 0 and 1, norms are not negative and descend, lists have no duplicates, and thumbnails
+are pictures.
 """
 
 import itertools
@@ -27,8 +28,8 @@ from cliptools.io.jsonl import unit_name
 
 TOOL = "clip-view"
 STRONGEST, SORT = 8, "index"
-"""Defaults of --strongest and --sort; the options themselves are None unless given."""
-ROUNDING = 1e-3  # of a length or a share: float32, after long sums
+"""Defaults of --strongest and --sort; the options are None if they are not given."""
+ROUNDING = 1e-3  # largest error of a length or a share, after long sums in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class Selection(Options):
 
     @property
     def is_given(self) -> bool:
-        """Return whether the command line asks for more than the whole bundle in its own order."""
+        """Return whether any option selects or sorts units; otherwise the whole bundle is written in its own order."""
         return any(getattr(self, field.name) is not None for field in fields(Selection))
 
 
@@ -63,8 +64,8 @@ def run(options: ViewOptions) -> None:
     """Print the header, check the bundle, or write the selected units.
 
     Raises:
-        StreamError: The input is no bundle, or the check finds something wrong.
-        UsageError: The bundle does not hold what the selection asks for.
+        StreamError: The input is not a bundle, or the check finds a fault.
+        UsageError: The bundle lacks a tensor or a unit that the selection needs.
     """
     stream, name = open_input(options.bundle, "a bundle", "BUNDLE")
     with stream:
@@ -89,7 +90,7 @@ def _arguments(options: ViewOptions) -> dict[str, object]:
 
 
 def _rows(bundle: Bundle, selection: Selection) -> Int[np.ndarray, " selected"]:
-    """Return the row numbers of the selected units, in the order asked for."""
+    """Return the row numbers of the selected units, in the order of --sort."""
     mask = np.ones(bundle.units, dtype=bool)
     if selection.layers:
         mask &= by_layers(bundle, parse_layers(selection.layers))
@@ -111,73 +112,73 @@ def _print_header(stream: BufferedIOBase, name: str, output: Path | None) -> Non
     raw = read_header(stream, name)
     document = dict(cliptools_header(raw, name).__dict__) if is_bundle(raw) else {"metadata": raw.get("__metadata__", {})}
     document["tensors"] = tensor_table(raw, name)
-    with text_output(output) as out:
-        out.write(harmless_json(json.dumps(document, indent=2, ensure_ascii=False)).encode("utf-8") + b"\n")
+    with text_output(output) as output_stream:
+        output_stream.write(harmless_json(json.dumps(document, indent=2, ensure_ascii=False)).encode("utf-8") + b"\n")
 
 
 def _check(stream: BufferedIOBase, name: str, output: Path | None) -> None:
-    """Write a line for everything that is wrong with the bundle, or a line that it is sound.
+    """Write a line for each fault of the bundle, or a line that the bundle is sound.
 
     Raises:
-        StreamError: Something is wrong.
+        StreamError: The bundle has a fault.
     """
     bundle = read_unchecked(stream, name)
-    wrong = flaws(bundle)
-    with text_output(output) as out:
-        lines = wrong or [f"sound: {count_of(bundle.units, 'unit')}, {count_of(len(bundle.tensors), 'tensor')}"]
-        out.write("".join(f"{escape(line)}\n" for line in lines).encode("utf-8"))
-    if wrong:
-        raise StreamError(f"{name}: not sound, {len(wrong)} thing{'s are' if len(wrong) > 1 else ' is'} wrong")
+    fault_lines = flaws(bundle)
+    with text_output(output) as output_stream:
+        lines = fault_lines or [f"sound: {count_of(bundle.units, 'unit')}, {count_of(len(bundle.tensors), 'tensor')}"]
+        output_stream.write("".join(f"{escape(line)}\n" for line in lines).encode("utf-8"))
+    if fault_lines:
+        raise StreamError(f"{name}: not sound, {len(fault_lines)} thing{'s are' if len(fault_lines) > 1 else ' is'} wrong")
 
 
 def flaws(bundle: Bundle) -> list[str]:
-    """Return a line for everything that is wrong with a bundle; a sound bundle has none."""
-    wrong = list(faults(bundle.tensors))
-    return wrong or list(itertools.chain.from_iterable(check(bundle) for check in CHECKS))
+    """Return a line for each fault of a bundle; a sound bundle has none."""
+    lines = list(faults(bundle.tensors))
+    return lines or list(itertools.chain.from_iterable(check(bundle) for check in CHECKS))
 
 
-def _units(bundle: Bundle) -> Iterator[str]:
+def _duplicate_faults(bundle: Bundle) -> Iterator[str]:
     unit, count = np.unique(bundle["unit"], axis=0, return_counts=True)
     if (count > 1).any():
         yield f"{count_of(int((count > 1).sum()), 'duplicate unit')}, as {unit_name(*unit[count > 1][0].tolist())}"
 
 
-def _lengths(bundle: Bundle) -> Iterator[str]:
+def _length_faults(bundle: Bundle) -> Iterator[str]:
     for name in ("direction", "component"):
         if name in bundle:
             length = np.linalg.norm(bundle[name].astype(np.float64), axis=-1)  # (unit, ..., d) -> (unit, ...)
-            yield from _where(bundle, (np.abs(length - 1) > ROUNDING) & (length > 0), f"`{name}` has neither length 1 nor 0")
+            yield from _fault(bundle, (np.abs(length - 1) > ROUNDING) & (length > 0), f"`{name}` has neither length 1 nor 0")
 
 
-def _shares(bundle: Bundle) -> Iterator[str]:
+def _share_faults(bundle: Bundle) -> Iterator[str]:
     for name in ("explained", "explained_all", "component_explained", "residual", "prefix_residual"):
         if name in bundle:
             outside = (bundle[name] < -ROUNDING) | (bundle[name] > 1 + ROUNDING)
-            yield from _where(bundle, outside, f"`{name}` is not between 0 and 1")
+            yield from _fault(bundle, outside, f"`{name}` is not between 0 and 1")
 
 
-def _norms(bundle: Bundle) -> Iterator[str]:
+def _norm_faults(bundle: Bundle) -> Iterator[str]:
     for name in ("top_norm", "threshold", "threshold_bound"):
         if name in bundle:
             filled = bundle["top_image"] >= 0 if name == "top_norm" and "top_image" in bundle else True
-            yield from _where(bundle, (bundle[name] < 0) & filled, f"`{name}` is negative")
+            yield from _fault(bundle, (bundle[name] < 0) & filled, f"`{name}` is negative")
     if "top_norm" in bundle:
-        yield from _where(bundle, np.diff(bundle["top_norm"], axis=1) > 0, "`top_norm` does not descend")
+        yield from _fault(bundle, np.diff(bundle["top_norm"], axis=1) > 0, "`top_norm` does not descend")
 
 
-def _lists(bundle: Bundle) -> Iterator[str]:
+def _list_faults(bundle: Bundle) -> Iterator[str]:
     for name, item in (("top_image", "an image"), ("word", "a text")):
         if name in bundle:
             rows = np.sort(bundle[name], axis=1)
-            yield from _where(bundle, (np.diff(rows, axis=1) == 0) & (rows[:, 1:] >= 0), f"`{name}` has {item} twice")
+            yield from _fault(bundle, (np.diff(rows, axis=1) == 0) & (rows[:, 1:] >= 0), f"`{name}` has {item} twice")
             gap = (bundle[name][:, :-1] < 0) & (bundle[name][:, 1:] >= 0)
-            yield from _where(bundle, gap, f"`{name}` has an entry after -1, which ends the list")
+            yield from _fault(bundle, gap, f"`{name}` has an entry after -1, which ends the list")
     if "word" in bundle and "coefficient" in bundle:
         surplus = (bundle["word"] < 0) & (bundle["coefficient"] != 0)
-        yield from _where(bundle, surplus, "`coefficient` is not 0 where there is no text")
+        yield from _fault(bundle, surplus, "`coefficient` is not 0 where there is no text")
 
 
-def _images(bundle: Bundle) -> Iterator[str]:
+def _image_faults(bundle: Bundle) -> Iterator[str]:
     if "images" not in bundle:
         return
     names = bundle.text_list("images")
@@ -196,11 +197,13 @@ def _images(bundle: Bundle) -> Iterator[str]:
             return
 
 
-CHECKS: tuple[Callable[[Bundle], Iterator[str]], ...] = (_units, _lengths, _shares, _norms, _lists, _images)
+CHECKS: tuple[Callable[[Bundle], Iterator[str]], ...] = (
+    _duplicate_faults, _length_faults, _share_faults, _norm_faults, _list_faults, _image_faults,
+)  # fmt: skip
 
 
-def _where(bundle: Bundle, wrong: Bool[np.ndarray, "unit ..."], fault: str) -> Iterator[str]:
-    """Yield the fault with the number of units that have it, and the first of them, if any."""
-    units = np.flatnonzero(wrong.reshape(len(wrong), -1).any(1))  # (unit, ...) -> (wrong units)
+def _fault(bundle: Bundle, faulty: Bool[np.ndarray, "unit ..."], fault: str) -> Iterator[str]:
+    """Yield the fault with the number of units that have it and the first such unit; nothing if no unit has it."""
+    units = np.flatnonzero(faulty.reshape(len(faulty), -1).any(1))  # (unit, ...) -> (wrong units)
     if len(units):
         yield f"{fault}: {len(units)} of {count_of(bundle.units, 'unit')}, as {unit_name(*bundle['unit'][units[0]].tolist())}"
