@@ -6,7 +6,7 @@ selected in the same way from a pool of random directions; drawn_texts for the s
 the same number of principal directions, the largest possible share.
 The other columns are measured on other scenes, for texts that name an emoji of some scene. auc is the area under the ROC curve of
 a head's output along its words, for scenes that show the named emoji against all others; auc_any is the same for all texts. top10
-is the share of scenes that show the emoji among the ten scenes of largest output along a word; top10_any is the same for all texts.
+is the share of scenes with the emoji among the ten scenes of largest output along a word; top10_any is the same for all texts.
 """
 
 import sys

@@ -27,7 +27,7 @@ def emoji(word: str) -> Image.Image:
 
 
 def chosen(plants: list[dict], records: list[dict]) -> list[tuple[str, str, str]]:
-    """Return depicted class, predicted class and cue of the first plants, each with another depicted class, in the list's order."""
+    """Return depicted class, predicted class and cue of the first plants, each with another depicted class, in list order."""
     depicted = list(dict.fromkeys(record["depict"] for record in records))
     return [(depicted[i], plant["named"], plant["cue"]) for i, plant in enumerate(plants[:PAIRS])]
 
