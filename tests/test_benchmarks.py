@@ -345,7 +345,7 @@ def test_the_committed_picture_is_small() -> None:
 def test_gpu_without_one_says_so_in_a_line() -> None:
     ended = script("gpu.py", "--device", "cuda")
     assert ended.returncode == 2 and ended.stdout == ""
-    assert ended.stderr == "no GPU here that torch can use: nothing was measured (--device cpu --small tries the script)\n"
+    assert ended.stderr == "torch finds no GPU: nothing was measured (--device cpu --small tests the script)\n"
 
 
 def test_every_part_of_gpu_at_the_size_of_a_toy(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@
         'laion/{00000..00413}.tar' --model ViT-L-14-quickgelu --pretrained openai --precision bf16
 
 The arguments after -- are passed to clip-effects. All nodes see the same files under the same names (a shared file system with
-images, weights, partials, bundle), and have cliptools and this version of Ray installed. A shard is the command itself, run inside a Ray
-worker. If a worker is killed, only its shard is lost, and Ray starts this shard again. A shard that fails with an error ends the
-run, because it would fail again. The same command continues an interrupted run and keeps existing partials.
+images, weights, partials, bundle), and have cliptools and this version of Ray installed. A shard is the command itself, run
+inside a Ray worker. If a worker is killed, only its shard is lost, and Ray starts this shard again. A shard that fails with an
+error ends the run, because it would fail again. The same command continues an interrupted run and keeps existing partials.
 """
 
 import contextlib
