@@ -1,4 +1,4 @@
-"""The embedded models as they ship: small, readable by open_clip, accurate on scenes nobody has drawn before."""
+"""The embedded models in the package: small, readable by open_clip, and accurate on new scenes."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Measures of the embedded models: intervals, interventions, and the card."""
+"""Measures of the embedded models: intervals, interventions, and the model card."""
 
 import numpy as np
 import pytest
