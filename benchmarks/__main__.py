@@ -1,11 +1,11 @@
-"""What each benchmark is for, and how long it takes: `make bench`."""
+"""List the benchmarks with their purpose and duration: `make bench`."""
 
 import ast
 from pathlib import Path
 
 
 def listed() -> list[tuple[str, str, float]]:
-    """Command, purpose and minutes of every script that says how long it takes."""
+    """Return command, purpose and minutes of every script that defines MINUTES."""
     found = []
     for path in sorted(Path(__file__).parent.glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -17,7 +17,9 @@ def listed() -> list[tuple[str, str, float]]:
 
 
 def main() -> None:
-    print("Each prints the machine and tables and writes benchmarks/results/NAME.json; --help says more, --quick is small.\n")
+    print(
+        "Each script prints the machine and tables and writes benchmarks/results/NAME.json; see --help; --quick is a small run.\n"
+    )
     print("minutes on two idle cores")
     for command, purpose, minutes in listed():
         print(f"{minutes:7g}  python {command:27} {purpose}")

@@ -1,4 +1,4 @@
-"""How busy a GPU is while a process runs, as nvidia-smi tells."""
+"""The utilization of a GPU while a process runs, from nvidia-smi."""
 
 import contextlib
 import shutil
@@ -13,8 +13,11 @@ EVERY = 100  # milliseconds
 
 @contextlib.contextmanager
 def sampled(wanted: bool) -> Iterator[Callable[[float, float], int | None]]:
-    """Within the block, samples are taken; the function then gives the mean share of time, in percent, in which a kernel ran
-    between two moments (seconds since the epoch), or None where nothing is known."""
+    """Sample the utilization within the block.
+
+    The yielded function returns the mean share of time, in percent, in which a kernel ran between two moments (seconds since the
+    epoch), or None without samples.
+    """
     smi = shutil.which("nvidia-smi") if wanted else None
     if smi is None:
         yield lambda begin, end: None

@@ -1,10 +1,10 @@
-"""The main figures of benchmarks/results in one picture: docs/speed.png.
+"""Draw the main figures of benchmarks/results in one picture: docs/speed.png.
 
     python benchmarks/chart.py
     python benchmarks/chart.py --results FOLDER --out PNG
 
-Every number is read from turns.json (or effects.json and resnet.json), decompose.json, consumers.json and memory.json; a panel
-whose file is missing is left out. Thin lines reach over the rounds, where there are some. Equal results give equal bytes.
+The numbers are read from turns.json (or effects.json and resnet.json), decompose.json, consumers.json and memory.json. A panel
+whose file is missing is left out. Thin lines show the range of the rounds. Equal results give equal bytes.
 """
 
 import argparse
@@ -33,7 +33,7 @@ COLOURS = (
     "#E69F00",
     "#56B4E9",
     "#444444",
-)  # Okabe and Ito's: told apart by most eyes
+)  # by Okabe and Ito: distinguishable with most kinds of colour vision
 INK, FAINT = "#222222", "#bbbbbb"
 STYLE = {
     "font.size": 7,
@@ -43,16 +43,16 @@ STYLE = {
     "xtick.color": INK,
     "ytick.color": INK,
 }
-WIDTH, DPI = 8.0, 150  # inches: shown 800 pixels wide, a letter of 7 points is 10 pixels high
-PALETTE = 96  # colours that are told apart: a third of the bytes
-ABOUT, EACH = 0.85, 0.14  # inches of a panel, and of each of its dots
+WIDTH, DPI = 8.0, 150  # inches; at 800 pixels wide, a letter of 7 points is 10 pixels high
+PALETTE = 96  # number of colours, which reduces the file to a third
+ABOUT, EACH = 0.85, 0.14  # inches for the frame of a panel, and for each of its dots
 SERIES = {"default": "as it is by default", "all layers": "all layers"}
 Results = dict[str, Any]
-"""What the files say, by their names."""
+"""Contents of the files, by their names."""
 
 
 class Dot(NamedTuple):
-    """A figure."""
+    """One figure of a panel."""
 
     line: str
     series: str
@@ -63,32 +63,32 @@ class Dot(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """What is to be drawn, and how tall it is."""
+    """The drawing function of a panel, and its height."""
 
     height: float
     draw: Callable[[Any], None]
 
 
 def read(folder: Path) -> Results:
-    """Results that are there."""
+    """Return the results whose files exist."""
     names = ("turns", "effects", "resnet", "decompose", "consumers", "memory")
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in names if (folder / f"{name}.json").exists()}
 
 
 def case_of(row: Row, batch: int) -> str:
-    """Model, batch size and, where it is not float32, precision."""
+    """Return model, batch size and, if it is not float32, precision."""
     precision = row.get("precision", "fp32")
     return f"{row['model']}, batch {batch}" + (f", {precision}" if precision != "fp32" else "")
 
 
 def in_turns(results: Results) -> list[Dot]:
-    """Cost per image as a multiple of the plain forward pass, batch by batch in turns."""
+    """Return the cost per image as a multiple of the plain forward pass, measured batch by batch in turns."""
     rows = results.get("turns", {}).get("in turns", [])
     return [Dot(case_of(row, row["batch"]), SERIES[row["setting"]], *[row["ratio"]] * 3, row["goal"]) for row in rows]
 
 
 def cost(results: Results) -> list[Dot]:
-    """The same by long runs of either; of several runs of a case, that over the most images."""
+    """Return the same from long runs of both; if a case has several runs, the run with most images counts."""
     longest: dict[tuple[str, str], Row] = {}
     for name in ("effects", "resnet"):
         for row in results.get(name, {}).get("speed", []):
@@ -106,7 +106,7 @@ def cost(results: Results) -> list[Dot]:
 
 
 def pursuit(results: Results) -> list[Dot]:
-    """Milliseconds a unit of clip-decompose, batched-omp's faster algorithm, and scikit-learn's fastest modes."""
+    """Return milliseconds per unit of clip-decompose, batched-omp's faster algorithm, and scikit-learn's fastest modes."""
     tables = [rows for title, rows in results.get("decompose", {}).items() if title.startswith("pursuit")]
     found: dict[tuple[int, str], Row] = {}
     for row in (row for rows in tables for row in rows):
@@ -130,7 +130,7 @@ def pursuit(results: Results) -> list[Dot]:
 
 
 def consumers(results: Results) -> list[Dot]:
-    """Images per second of the commands and of the plain loop."""
+    """Return images per second of the commands and of the plain loop."""
     dots = []
     for row in results.get("consumers", {}).get("speed", []):
         speed = row["images a second"]
@@ -141,11 +141,11 @@ def consumers(results: Results) -> list[Dot]:
 
 
 def dotted(title: str, dots: Sequence[Dot], number: str, one: bool = False, below: str = "") -> Panel | None:
-    """Dots in lines, a colour a series, their numbers in a column at the right.
+    """Return a panel with dots in lines, one colour per series, and their numbers in a column at the right.
 
     Args:
-        one: A rule at 1; else the scale is logarithmic.
-        below: The axis.
+        one: Draw a line at 1 on a linear scale; otherwise the scale is logarithmic.
+        below: Label of the axis.
     """
     if not dots:
         return None
@@ -189,7 +189,7 @@ def dotted(title: str, dots: Sequence[Dot], number: str, one: bool = False, belo
 
 
 def legend(axis: Any, title: str, series: Sequence[str], goals: bool) -> None:
-    """Title, and colours below it."""
+    """Draw the title with the colours of the series below it."""
     marks = [Line2D([], [], marker="o", linestyle="", markersize=4, color=COLOURS[i % len(COLOURS)]) for i in range(len(series))]
     names = list(series)
     if goals:
@@ -203,7 +203,7 @@ def legend(axis: Any, title: str, series: Sequence[str], goals: bool) -> None:
 
 
 def memory(results: Results) -> Panel | None:
-    """Peak memory against number of images."""
+    """Return a panel with peak memory over the number of images."""
     rows = results.get("memory", {}).get("peak by number of images", [])
     if not rows:
         return None
@@ -219,7 +219,7 @@ def memory(results: Results) -> Panel | None:
             counts = sorted(curve)
             axis.plot(counts, [curve[count] for count in counts], style, marker="o", markersize=3, linewidth=1, color=colour)
             place = {"xy": (last, ends[what]), "xytext": (1.05, at[what]), "textcoords": axis.get_yaxis_transform()}
-            # no patch to end at and nothing to shrink by: both would be found by halving, to a hundredth of a pixel
+            # without a patch at the end and without shrinking, which matplotlib computes by bisection to a hundredth of a pixel
             joint = {
                 "arrowstyle": "-",
                 "color": colour,
@@ -247,7 +247,7 @@ def _count(key: str) -> int:
 
 
 def apart(ends: dict[str, float], gap: float, top: float) -> dict[str, float]:
-    """Places for labels, as near as may be to where their curves end and at least `gap` apart, below `top`."""
+    """Return positions for labels close to the ends of their curves, at least `gap` apart and below `top`."""
     order = sorted(ends, key=lambda what: ends[what])
     places: dict[str, float] = {}
     below = 0.0
@@ -260,13 +260,13 @@ def apart(ends: dict[str, float], gap: float, top: float) -> dict[str, float]:
 
 
 def machines(results: Results) -> str:
-    """What it was measured on."""
+    """Return a caption with the machines of the measurements."""
     found = [f"{each['machine']['processor']}, torch {each['machine']['torch']}" for each in results.values()]
     return f"Measured on {'; '.join(dict.fromkeys(found))}. Random weights but for emoji-vit and emoji-rn."
 
 
 def picture(results: Results) -> bytes:
-    """The PNG's bytes; none where there is nothing to draw."""
+    """Return the bytes of the PNG, or no bytes without results."""
     said = ", ".join(title for title in results.get("decompose", {}) if title.startswith("pursuit"))
     every = (
         dotted("clip-effects: time an image (plain pass = 1)", in_turns(results) or cost(results), "{:.2f}", one=True),

@@ -1,12 +1,12 @@
-"""Images per second of clip-concepts, segment, shift and ablate beside the plain forward pass; where a pipeline's time goes.
+"""Measure images per second of clip-concepts, segment, shift and ablate and of the plain forward pass, and stages of a pipeline.
 
     python benchmarks/consumers.py
     python benchmarks/consumers.py --models ViT-B-32 --counts 32 128 --rounds 2 --more
 
-Every figure is of a process of its own on the same files: scenes of one emoji for the embedded models, pictures like photographs
-for others, which have random weights (clip-ablate refuses these: their accuracy is chance). Cost per image is the
-slope between a short and a long run. Stages: seconds of `clip-effects | clip-decompose` on the embedded model, one run, each
-moment counted once.
+Every figure is from a separate process on the same files: scenes of one emoji for the embedded models, and pictures like
+photographs for other models, which have random weights (clip-ablate rejects these, because their accuracy is at chance). The cost
+per image is the slope between a short and a long run. The table of stages has the seconds of one run of
+`clip-effects | clip-decompose` on the embedded model; each moment belongs to exactly one stage.
 """
 
 import argparse
@@ -46,11 +46,11 @@ STAGES = {
         ("cliptools.cli.run.decompose", "emit", "writing"),
     ],
 }
-"""Functions by module and name, and what they are called; what they call of each other is not theirs."""
+"""Functions by module and name, and the names of their stages; time in a nested stage belongs to the nested stage only."""
 
 
 class Stages:
-    """Seconds by stage: of stages within each other, the innermost counts."""
+    """Seconds by stage; time in nested stages belongs to the innermost stage."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -64,7 +64,7 @@ class Stages:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """What happens in the block is this stage's."""
+        """Add the time of the block to a stage."""
         self._turn()
         self.within.append(name)
         try:
@@ -74,7 +74,7 @@ class Stages:
             self.within.pop()
 
     def watch(self, module: str, function: str, name: str) -> None:
-        """Count a function's time, or that of a generator's steps, as a stage."""
+        """Count the time of a function, or of a generator's steps, as a stage."""
         where = importlib.import_module(module)
         setattr(where, function, self._watched(getattr(where, function), name))
 
@@ -96,7 +96,7 @@ class Stages:
 
 
 def stages(command: str, folder: Path, count: int) -> None:
-    """One command of the pipeline in this process, and the seconds of its stages."""
+    """Run one command of the pipeline in this process, and print the seconds of its stages."""
     watch = Stages()
     with watch.stage("importing libraries"):
         importlib.import_module("cliptools.library_patches").ensure_torchvision()
@@ -116,7 +116,7 @@ def stages(command: str, folder: Path, count: int) -> None:
 
 
 def stage_rows(count: int) -> list[Row]:
-    """Both commands, one after the other."""
+    """Return the stages of both commands, which run one after the other."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         for command in STAGES:
@@ -129,7 +129,7 @@ def stage_rows(count: int) -> list[Row]:
 
 
 def files_for(model: str, counts: tuple[int, int], folder: Path) -> tuple[Path, Path]:
-    """Folders of few and of many images."""
+    """Return folders with few and with many images."""
     drawn = folder / "drawn"
     if model in EMBEDDED:
         files = make_scenes(drawn, min(526, counts[1]))
@@ -141,7 +141,7 @@ def files_for(model: str, counts: tuple[int, int], folder: Path) -> tuple[Path, 
 
 
 def speed(options: argparse.Namespace, log: Log) -> None:
-    """A short and a long run of every command, in turns."""
+    """Measure a short and a long run of every command, in turns."""
     for model in options.models:
         counts = tuple(options.counts or COUNTS[model])
         with tempfile.TemporaryDirectory() as name:
@@ -159,7 +159,7 @@ def speed(options: argparse.Namespace, log: Log) -> None:
 
 
 def one(setting: str, model: str, folder: Path, bundle: Path, options: argparse.Namespace) -> Row:
-    """A process that looks at all images of a folder."""
+    """Measure a process that reads all images of a folder."""
     if setting == "plain":
         count = sum(1 for path in folder.rglob("*") if path.is_file())
         return in_own_process(__file__, work="plain", folder=folder, count=count, models=model, batch_size=options.batch_size)
@@ -169,14 +169,14 @@ def one(setting: str, model: str, folder: Path, bundle: Path, options: argparse.
 
 
 def parse() -> argparse.Namespace:
-    """The options."""
+    """Return the options."""
     parser = arguments(__doc__, log=True)
     parser.add_argument("--models", nargs="+", default=["emoji-vit", "ViT-B-32"], choices=list(COUNTS))
     parser.add_argument("--commands", nargs="*", default=list(COMMANDS), choices=list(COMMANDS))
     parser.add_argument("--counts", nargs=2, type=int, metavar=("FEW", "MANY"), help="images of the two runs")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--scenes", type=int, default=2000, help="scenes of the pipeline whose stages are told; 0 leaves it out")
+    parser.add_argument("--scenes", type=int, default=2000, help="scenes of the pipeline with stages; 0 leaves it out")
     for name, kind in (("--work", str), ("--folder", Path), ("--count", int)):
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,14 +1,14 @@
-"""Matching pursuit beside scikit-learn's and batched-omp's, and the text tower cut beside uncut, in one run.
+"""Compare matching pursuit with scikit-learn and batched-omp, and the shortened text tower with the full one, in one run.
 
     python benchmarks/decompose.py                            # 3,072 units × 30,000 texts × 512, m = 32 and 128; 768 wide, m = 64
-    python benchmarks/decompose.py --m 32 --scikit-units 40   # as much of it as one has time for
+    python benchmarks/decompose.py --m 32 --scikit-units 40   # a shorter run
     python benchmarks/decompose.py --tower --uncut-words 2000 --m
     python benchmarks/decompose.py --device cuda              # all 147,456 pairs, and batched-omp there
 
-Each row was run on the units it names; seconds for all are a projection wherever these are fewer, and it says so. Of
-scikit-learn's modes (float32 and float64, one thread and all, Gram matrix or none), the fastest on a few units then runs on the
-sample, and the fastest that takes the same texts, if that is another. batched-omp is an old name of
-orthogonal-matching-pursuit-gpu; it stays outside the project:
+Each row names the number of units it was run on. If these are fewer than all, the seconds for all units are a projection, which
+the row states. All modes of scikit-learn (float32 and float64, one thread and all threads, with and without Gram matrix) run on a
+few units. The fastest mode, and the fastest mode that chooses the same texts if it is another one, then run on the sample.
+batched-omp is an old name of orthogonal-matching-pursuit-gpu; it is not a dependency of the project:
 
     pip install --no-deps --target /tmp/batched-omp batched-omp orthogonal-matching-pursuit-gpu
     PYTHONPATH=/tmp/batched-omp python benchmarks/decompose.py
@@ -38,15 +38,15 @@ from cliptools.text.vocabularies import load_pool
 
 MINUTES = 15
 WIDTH, PAIRS, PAIRS_WIDTH, PAIRS_M = 512, 147_456, 768, 64
-GOALS = {32: 10, 128: 20}  # times as fast as scikit-learn's fastest mode, on two cores
-GRAM_GB = 9  # what scikit-learn needs with the Gram matrix of 30,000 texts in float32, and a copy for each unit
+GOALS = {32: 10, 128: 20}  # ratio to scikit-learn's fastest mode, on two cores
+GRAM_GB = 9  # memory of scikit-learn with the Gram matrix of 30,000 texts in float32, and a copy for each unit
 INSTALL = (
-    "batched-omp is not there: pip install --no-deps --target DIR batched-omp orthogonal-matching-pursuit-gpu, PYTHONPATH=DIR"
+    "batched-omp is not installed: pip install --no-deps --target DIR batched-omp orthogonal-matching-pursuit-gpu, PYTHONPATH=DIR"
 )
 
 
 def related(units: int, texts: int, width: int) -> tuple[Tensor, Tensor]:
-    """Directions and texts that share strong themes, as words do: [unit, width], [text, width], float32."""
+    """Return directions and texts that share strong themes, as words do: [unit, width], [text, width], float32."""
     draw = torch.Generator().manual_seed(0)
     themes = torch.randn(width // 8, width, generator=draw)
 
@@ -58,7 +58,7 @@ def related(units: int, texts: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds and result, also of a GPU's."""
+    """Return the seconds and the result of a function, also on a GPU."""
     start = time.perf_counter()
     result = work()
     if torch.cuda.is_available():
@@ -67,7 +67,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def row_of(m: int, what: str, units: int, seconds: float, ours: float | None, total: int) -> Row:
-    """A row: seconds a unit, and the ratio to ours."""
+    """Return a row with the time per unit and the ratio to clip-decompose."""
     each = seconds / units
     row: Row = {"m": m, "what": what, "units": units, "ms a unit": round(1e3 * each, 3)}
     row |= {"times ours": round(each / ours, 2) if ours else 1.0, f"seconds for {total:,}": round(each * total, 1)}
@@ -75,13 +75,13 @@ def row_of(m: int, what: str, units: int, seconds: float, ours: float | None, to
 
 
 def agreement(chosen: Iterable[list[int]], coefficients: Any) -> str:
-    """How many units have the same texts."""
+    """Return the number of units with the same texts, as text."""
     pairs = [set(ours) - {-1} == set(np.flatnonzero(row).tolist()) for ours, row in zip(chosen, coefficients, strict=True)]
     return f"{sum(pairs)} of {len(pairs)}"
 
 
 def scikit(targets: Tensor, atoms: Tensor, m: int, threads: int, dtype: Any, gram: bool) -> tuple[float, Any]:
-    """Seconds of scikit-learn's pursuit, and its coefficients, [unit, text]."""
+    """Return the seconds of scikit-learn's pursuit, and its coefficients, [unit, text]."""
     from sklearn.linear_model import orthogonal_mp
     from threadpoolctl import threadpool_limits
 
@@ -89,17 +89,17 @@ def scikit(targets: Tensor, atoms: Tensor, m: int, threads: int, dtype: Any, gra
     with threadpool_limits(threads), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         seconds, gamma = timed(lambda: orthogonal_mp(X, y, n_nonzero_coefs=m, precompute=gram))
-        if gram:  # which is made once: that of the other units is the slope's
+        if gram:  # the Gram matrix is computed once for all units, so its time is subtracted
             seconds -= timed(lambda: orthogonal_mp(X, y[:, :1], n_nonzero_coefs=1, precompute=True))[0]
     return max(seconds, 0.0), gamma.reshape(len(atoms), -1).T
 
 
 def scikit_rows(targets: Tensor, atoms: Tensor, m: int, ours: float, word: Tensor, options: argparse.Namespace) -> list[Row]:
-    """Every mode on a few units, then the fastest on the sample."""
+    """Run every mode on a few units, and then the fastest on the sample."""
     few, rows, modes = targets[: options.probe_units], [], []
     room = free_gb() > GRAM_GB
     for dtype, threads, gram in itertools.product((np.float32, np.float64), sorted({1, options.threads}), (False, True)):
-        if gram and (not room or dtype is np.float64):  # 7.2 GB and as much again
+        if gram and (not room or dtype is np.float64):  # float64 needs twice 7.2 GB
             continue
         seconds, gamma = scikit(few, atoms, m, threads, dtype, gram)
         name = f"scikit-learn, {np.dtype(dtype).name}, {threads} thread{'s' * (threads > 1)}{', Gram' * gram}"
@@ -119,7 +119,7 @@ def scikit_rows(targets: Tensor, atoms: Tensor, m: int, ours: float, word: Tenso
 
 
 def batched_rows(targets: Tensor, atoms: Tensor, m: int, ours: float, word: Tensor, options: argparse.Namespace) -> list[Row]:
-    """batched-omp's two algorithms that run anywhere, Gram matrix not counted."""
+    """Run the two algorithms of batched-omp that need no GPU; the time of the Gram matrix does not count."""
     try:
         from orthogonal_matching_pursuit_gpu import run_omp
     except ImportError:
@@ -147,16 +147,16 @@ def batched_rows(targets: Tensor, atoms: Tensor, m: int, ours: float, word: Tens
 
 
 def free_gb() -> float:
-    """Memory that can be had now."""
+    """Return the available memory."""
     with Path("/proc/meminfo").open() as lines:
         return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 1e6
 
 
 def pursuit_rows(m: int, options: argparse.Namespace) -> list[Row]:
-    """Ours, scikit-learn's and batched-omp's."""
+    """Run clip-decompose's pursuit, scikit-learn and batched-omp."""
     targets, atoms = related(options.units, options.texts, WIDTH)
     there, pool = targets.to(options.device), atoms.to(options.device)
-    pursue(there[:8], pool, 2)  # the first call tries which arithmetic is fastest
+    pursue(there[:8], pool, 2)  # the first call measures which arithmetic is fastest
     seconds, found = timed(lambda: pursue(there, pool, m))
     ours, word = seconds / options.units, found.word.cpu()
     screening = str(fastest_dtype(there.device)).removeprefix("torch.")
@@ -168,7 +168,7 @@ def pursuit_rows(m: int, options: argparse.Namespace) -> list[Row]:
 
 
 def pairs_rows(options: argparse.Namespace) -> list[Row]:
-    """Ours for RN50x16's 147,456 pairs: a sample of them on a processor, all on a GPU."""
+    """Run the pursuit for RN50x16's 147,456 pairs: for a sample on a CPU, for all pairs on a GPU."""
     count = options.pairs or (512 if options.device == "cpu" else PAIRS)
     r, t = (each.to(options.device) for each in related(count, options.texts, PAIRS_WIDTH))
     pursue(r[:8], t, 2)
@@ -177,7 +177,7 @@ def pairs_rows(options: argparse.Namespace) -> list[Row]:
 
 
 def tower_rows(options: argparse.Namespace) -> list[Row]:
-    """Seconds of a random ViT-B-32's text tower on the most common words, cut and uncut."""
+    """Measure the text tower of a random ViT-B-32 on the most common words, shortened and at full length."""
     loaded = load_model("ViT-B-32", "random", device=options.device)
     words = load_pool("words30k").texts[: options.words]
     seconds, tokens = timed(lambda: tokenizer_of(loaded)(words))
@@ -195,20 +195,22 @@ def tower_rows(options: argparse.Namespace) -> list[Row]:
 
 
 def parse() -> argparse.Namespace:
-    """The options."""
+    """Return the options."""
     parser = arguments(__doc__)
-    parser.add_argument("--m", type=int, nargs="*", default=[32, 128], help="texts a unit; none leaves that table out")
-    parser.add_argument("--units", type=int, default=3072, help="units of our run")
+    parser.add_argument(
+        "--m", type=int, nargs="*", default=[32, 128], help="texts per unit; without a value, this table is left out"
+    )
+    parser.add_argument("--units", type=int, default=3072, help="units for clip-decompose")
     parser.add_argument("--texts", type=int, default=30_000)
     parser.add_argument("--probe-units", type=int, default=8, help="units on which scikit-learn's modes are tried")
     parser.add_argument("--scikit-units", type=int, default=500, help="units for scikit-learn's fastest mode; 0 leaves it out")
     parser.add_argument(
-        "--batched-units", type=int, default=64, help="units for batched-omp, which holds m × texts numbers for each"
+        "--batched-units", type=int, default=64, help="units for batched-omp, which stores m × texts numbers per unit"
     )
-    parser.add_argument("--pairs", type=int, help="pairs 768 wide [default: 512 on a processor, all on a GPU]")
+    parser.add_argument("--pairs", type=int, help="pairs of width 768 [default: 512 on a CPU, all on a GPU]")
     parser.add_argument("--tower", action="store_true", help="also the text tower")
-    parser.add_argument("--words", type=int, default=30_000, help="words through the cut tower")
-    parser.add_argument("--uncut-words", type=int, default=2000, help="the first so many of them through the uncut tower")
+    parser.add_argument("--words", type=int, default=30_000, help="words for the shortened tower")
+    parser.add_argument("--uncut-words", type=int, default=2000, help="number of the first words for the tower at full length")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()

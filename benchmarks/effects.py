@@ -1,15 +1,16 @@
-"""What clip-effects costs beside a plain forward pass, from JPEG files to a bundle, in one run.
+"""Measure the cost of clip-effects relative to a plain forward pass, from JPEG files to a bundle, in one run.
 
     python benchmarks/effects.py                                        # ViT-B-32 and ViT-L-14, batches of 1, 8 and 32
-    python benchmarks/effects.py --models ViT-B-32 --batch-sizes 32     # a seventh of that
-    python benchmarks/effects.py --precisions bf16 --accuracy --more    # the same in bfloat16, and what it changes
-    python benchmarks/effects.py --memory --rounds 0 --more             # and peak memory at 500 and 2,000 images
+    python benchmarks/effects.py --models ViT-B-32 --batch-sizes 32     # a seventh of the time
+    python benchmarks/effects.py --precisions bf16 --accuracy --more    # adds bfloat16 and its differences to float32
+    python benchmarks/effects.py --memory --rounds 0 --more             # adds peak memory at 500 and 2,000 images
     python benchmarks/effects.py --device cuda --precisions bf16 --counts 1000 5000 --out results-of-that-machine
 
-Random weights. Every figure is of a process of its own. Cost per image is the slope between a short and a long run, fixed cost
-what is left of the long one; settings take turns. Ratios are of a round's settings to the round's plain loop, by the clock and
-in processor time, which others at work on the machine disturb less. `waiting %`: of the time from the first image to the
-last, what was spent waiting for decoded images. `GPU %`: in which a kernel ran, by nvidia-smi.
+The models have random weights. Every figure is from a separate process, and settings take turns. The cost per image is the
+slope between a short and a long run; the fixed cost is the rest of the long run. Ratios are between a setting and the plain
+loop of the same round, in elapsed time and in processor time, which other processes on the machine disturb less. `waiting %` is
+the share of the time from the first image to the last that was spent waiting for decoded images. `GPU %` is the share in which
+a kernel ran, from nvidia-smi.
 """
 
 import argparse
@@ -25,14 +26,14 @@ from runs import Log, Row, arguments, compared, conclude, in_own_process, log_of
 MINUTES = 95
 COUNTS = {"ViT-B-32": (128, 512), "ViT-L-14": (8, 40), "emoji-vit": (8, 40)}  # images of the two runs
 SETTINGS = ("plain", "default layers", "all layers", "all layers, --memory 6")
-GOALS = {"default layers": 1.15, "all layers": 1.4}  # of two cores, for ViT-B-32, the second from batches of 8
+GOALS = {"default layers": 1.15, "all layers": 1.4}  # on two cores, for ViT-B-32; the second goal for batches of 8 and more
 SAME = ("model", "precision", "batch", "images")
 MANY = (500, 2000)  # images, between which the peak must not grow
 COMPARED = 256  # images whose directions in two precisions are compared
 
 
 def work(options: argparse.Namespace) -> None:
-    """One measured process: encode, or measure effects and write the bundle."""
+    """Run one measured process: encode images, or measure effects and write the bundle."""
     watch = Watch()
     model, precision = options.models[0], options.precisions[0]
     if options.work == "plain":
@@ -46,7 +47,7 @@ def work(options: argparse.Namespace) -> None:
 
 
 def device_peak(device: str) -> Row:
-    """GB of the device's memory that this process has held at most; nothing of a CPU."""
+    """Return the peak memory of a GPU in this process, in GB; nothing for a CPU."""
     if not device.startswith("cuda"):
         return {}
     import torch
@@ -55,7 +56,7 @@ def device_peak(device: str) -> Row:
 
 
 def measured(setting: str, folder: Path, count: int, case: Row, device: str) -> Row:
-    """One process."""
+    """Measure one process."""
     with sampled(device.startswith("cuda")) as busy:
         size = {"models": case["model"], "batch_sizes": case["batch"], "precisions": case["precision"], "device": device}
         found = in_own_process(__file__, work=setting, folder=folder, count=count, **size)
@@ -64,7 +65,7 @@ def measured(setting: str, folder: Path, count: int, case: Row, device: str) -> 
 
 
 def speed(folder: Path, options: argparse.Namespace, log: Log) -> None:
-    """A short and a long run of every setting, in turns."""
+    """Measure a short and a long run of every setting, in turns."""
     cases = [
         {"model": m, "precision": p, "batch": b} for m in options.models for p in options.precisions for b in options.batch_sizes
     ]
@@ -79,7 +80,7 @@ def speed(folder: Path, options: argparse.Namespace, log: Log) -> None:
 
 
 def memory(folder: Path, options: argparse.Namespace, log: Log) -> None:
-    """Peaks for few and many images."""
+    """Measure the peak memory for few and for many images."""
     case = {"model": options.models[0], "precision": options.precisions[0], "batch": options.batch_sizes[-1]}
     for setting in ("default layers", "all layers"):
         for count in MANY:
@@ -88,7 +89,7 @@ def memory(folder: Path, options: argparse.Namespace, log: Log) -> None:
 
 
 def accuracy(folder: Path, options: argparse.Namespace, log: Log) -> None:
-    """What a precision changes: directions and top images beside float32's. emoji-vit's weights are trained, others' random."""
+    """Compare directions and top images of each precision with float32; emoji-vit has trained weights, others random ones."""
     for model in dict.fromkeys(("emoji-vit", *options.models)):
         bundles = {}
         for precision in dict.fromkeys(("fp32", *options.precisions)):
@@ -103,7 +104,7 @@ def accuracy(folder: Path, options: argparse.Namespace, log: Log) -> None:
 
 
 def beside(exact: Path, other: Path) -> Row:
-    """Directions and top images of one bundle beside another's."""
+    """Compare directions and top images of two bundles."""
     import numpy as np
     from safetensors.numpy import load_file
 
@@ -116,14 +117,14 @@ def beside(exact: Path, other: Path) -> Row:
         "least |cosine|": float(np.abs(cosine).min()),
     }
     row |= {"1st percentile": float(np.quantile(np.abs(cosine), 0.01)), "signs turned": int((cosine < 0).sum())}
-    if names[0] == names[1]:  # the same images in both, so numbers mean the same
+    if names[0] == names[1]:  # both bundles have the same list of images, so indices are comparable
         shared = [len(set(x) & set(y)) / len(x) for x, y in zip(a["top_image"].tolist(), b["top_image"].tolist(), strict=True)]
         row["top images shared"] = float(np.mean(shared))
     return {key: round(value, 5) if isinstance(value, float) else value for key, value in row.items()}
 
 
 def tables(log: Log) -> dict[str, list[Row]]:
-    """What the log says."""
+    """Return the tables of the log."""
     found = {"speed": compared(log.lines, SAME)}
     for row in found["speed"]:
         row["goal"] = GOALS.get(row["setting"]) if row["model"] == "ViT-B-32" else None
@@ -133,7 +134,7 @@ def tables(log: Log) -> dict[str, list[Row]]:
 
 
 def parse() -> argparse.Namespace:
-    """The options."""
+    """Return the options."""
     parser = arguments(__doc__, log=True)
     parser.add_argument("--models", nargs="+", default=["ViT-B-32", "ViT-L-14"], choices=list(COUNTS))
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 8, 32])
@@ -143,8 +144,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--memory", action="store_true", help=f"also peak memory at {MANY[0]} and {MANY[1]} images")
-    parser.add_argument("--accuracy", action="store_true", help="also directions in each precision beside float32's")
-    parser.add_argument("--compared", type=int, default=COMPARED, help="images of that comparison")
+    parser.add_argument("--accuracy", action="store_true", help="also compare directions in each precision with float32")
+    parser.add_argument("--compared", type=int, default=COMPARED, help="images of this comparison")
     for name, kind in (("--work", str), ("--folder", Path), ("--count", int)):
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     options = parser.parse_args()

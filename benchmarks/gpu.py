@@ -1,12 +1,13 @@
-"""A machine with a GPU, in at most eight minutes: CPU = CUDA on both embedded models, and what effects and pursuit take there.
+"""Check a machine with a GPU in at most eight minutes: CPU = CUDA on both embedded models, and times of effects and pursuit.
 
-    python benchmarks/gpu.py                            # on a machine with a GPU; without one it says so, and ends with 2
-    python benchmarks/gpu.py --device cpu --small       # every part at the size of a toy, to try the script itself
+    python benchmarks/gpu.py                            # on a machine with a GPU; without one it prints a message and ends with 2
+    python benchmarks/gpu.py --device cpu --small       # a very small version of every part, to test the script itself
 
-Checked: cosines of directions, top images, thresholds, and label maps. Timed: clip-effects beside a plain pass over the same JPEG
-files for ViT-L-14 in bf16, in processes of their own, cost an image as the slope between a short and a long loop; and the pursuit
-of all neurons of a ViT-B-32 (m = 128) and of all pairs of RN50x16 (m = 64) on drawn texts. `GPU %`: share of time in which a
-kernel ran, by nvidia-smi. `peak GB`: of the device's memory. What no longer fits into the eight minutes is left out, and listed.
+The script checks cosines of directions, top images, thresholds, and label maps. It times clip-effects and a plain pass over the
+same JPEG files for ViT-L-14 in bf16, in separate processes, with the cost per image as the slope between a short and a long
+loop, and the pursuit of all neurons of a ViT-B-32 (m = 128) and of all pairs of RN50x16 (m = 64) on random texts. `GPU %` is
+the share of time in which a kernel ran, from nvidia-smi; `peak GB` is memory of the device. Parts that do not fit into the
+eight minutes are left out and listed.
 """
 
 import sys
@@ -27,17 +28,17 @@ from runs import Row, arguments, out_of, slopes
 from cliptools.io.bundle import Bundle, read_bundle
 
 MINUTES = 8
-LEAST_COSINE, LEAST_SAME = 0.999, 0.99  # of directions; share of top images and of pixels
-MOST_APART = 1e-3  # of thresholds, relatively
+LEAST_COSINE, LEAST_SAME = 0.999, 0.99  # of directions; share of equal top images and pixels
+MOST_APART = 1e-3  # relative difference of thresholds
 NEURONS, TEXTS, M = 3072, 30_000, 128
 
 
 class Size(NamedTuple):
-    """How much of everything."""
+    """The sizes of all parts."""
 
     scenes: int
     pictures: int
-    """Scenes with label maps."""
+    """Number of scenes with label maps."""
     model: str
     precision: str
     counts: tuple[int, int]
@@ -52,7 +53,7 @@ SMALL = Size(40, 2, "emoji-vit", "fp32", (8, 24), 8, ((40, 200, 32, 8), (60, 200
 
 
 def command(name: str, *words: object) -> None:
-    """Run clip-NAME within this process; a failure ends everything."""
+    """Run clip-NAME within this process; a failure ends the script."""
     import importlib
 
     try:
@@ -63,7 +64,7 @@ def command(name: str, *words: object) -> None:
 
 
 def peak(device: str) -> float | None:
-    """GB that torch has held of the device at most since the last call; None of a CPU."""
+    """Return the peak memory of torch on the device since the last call, in GB; None for a CPU."""
     if not device.startswith("cuda"):
         return None
     held = torch.cuda.max_memory_allocated(device) / 1e9
@@ -73,11 +74,11 @@ def peak(device: str) -> float | None:
 
 
 def compared(ours: Bundle, theirs: Bundle) -> Row:
-    """Two bundles of the same images, one of each device."""
+    """Compare two bundles of the same images, one from each device."""
     if "direction" in ours:
         acting = np.linalg.norm(theirs["direction"], axis=1) > 0
         cosine = float((ours["direction"] * theirs["direction"]).sum(1)[acting].min())
-    else:  # of pairs, whose directions are the weights'
+    else:  # pairs, whose directions come from the weights up to their sign
         cosine = float((ours["sign"] * theirs["sign"])[theirs["sign"] != 0].min())
     names = [np.array(each.text_list("images"))[each["top_image"]] for each in (ours, theirs)]
     same = np.mean([len(set(mine) & set(other)) / len(mine) for mine, other in zip(*names, strict=True)])
@@ -89,7 +90,7 @@ def compared(ours: Bundle, theirs: Bundle) -> Row:
 
 
 def same_labels(folder: Path, size: Size, device: str) -> Row:
-    """Label maps of the emoji by the ResNet's pairs on both devices."""
+    """Compare label maps of the emoji by the ResNet's pairs on both devices."""
     from PIL import Image
 
     scenes = folder / "scenes"
@@ -108,7 +109,7 @@ def same_labels(folder: Path, size: Size, device: str) -> Row:
 
 
 def equality(folder: Path, size: Size, device: str) -> list[Row]:
-    """Both embedded models on the CPU and on the device."""
+    """Compare both embedded models on the CPU and on the device."""
     rows = []
     for model in ("emoji-vit", "emoji-rn"):
         bundles = []
@@ -124,7 +125,7 @@ def equality(folder: Path, size: Size, device: str) -> list[Row]:
 
 
 def beside_plain(folder: Path, size: Size, device: str) -> list[Row]:
-    """clip-effects beside a plain pass, from files."""
+    """Measure clip-effects and a plain pass, from files."""
     photos = folder / "photos"
     photos.mkdir()
     make_photos(photos, size.counts[1])
@@ -140,21 +141,21 @@ def beside_plain(folder: Path, size: Size, device: str) -> list[Row]:
 
 
 def in_the_loop(process: Row) -> Row:
-    """A process whose seconds are those from its first image to its last.
+    """Return a process with the seconds from its first image to its last.
 
-    Making a ViT-L-14 takes ten seconds, give or take one, in which a fast GPU encodes a thousand images.
+    Creating a ViT-L-14 takes ten seconds, plus or minus one, in which a fast GPU encodes a thousand images.
     """
     return process | {"seconds": process["end"] - process["begin"]}
 
 
 def pursuits(folder: Path, size: Size, device: str) -> list[Row]:
-    """The pursuit, all units."""
+    """Measure the pursuit of all units."""
     from cliptools.analysis.pursuit import pursue
 
     rows: list[Row] = []
     for units, texts, width, m in size.pursuits:
         targets, atoms = (each.to(device) for each in related(units, texts, width))
-        pursue(targets[:16], atoms, min(m, 4))  # kernels are loaded
+        pursue(targets[:16], atoms, min(m, 4))  # loads the kernels
         began = time.perf_counter()
         found = pursue(targets, atoms, m)
         residual = float(found.residual.mean())  # waits for the device
@@ -172,7 +173,7 @@ PARTS: dict[str, Callable[[Path, Size, str], list[Row]]] = {
 
 
 def work(size: Size, device: str, minutes: float) -> dict[str, list[Row]]:
-    """Tables by title; a part that would begin too late is left out."""
+    """Return tables by title; a part that would begin too late is left out."""
     tables: dict[str, list[Row]] = {}
     began = time.perf_counter()
     for title, part in PARTS.items():
@@ -187,12 +188,14 @@ def work(size: Size, device: str, minutes: float) -> dict[str, list[Row]]:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--device", default="cuda", help="where to compute [default: cuda]")
-    parser.add_argument("--small", action="store_true", help="the size of a toy")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="no part begins after six tenths of them [default: 8]")
+    parser.add_argument("--device", default="cuda", help="device that computes [default: cuda]")
+    parser.add_argument("--small", action="store_true", help="a very small run")
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help="no part begins after six tenths of this time [default: 8]"
+    )
     options: Any = parser.parse_args()
     if options.device.startswith("cuda") and not torch.cuda.is_available():
-        print("no GPU here that torch can use: nothing was measured (--device cpu --small tries the script)", file=sys.stderr)
+        print("torch finds no GPU: nothing was measured (--device cpu --small tests the script)", file=sys.stderr)
         sys.exit(2)
     options.quick = options.quick or options.small
     size = SMALL if options.quick else FULL

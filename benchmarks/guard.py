@@ -1,10 +1,10 @@
-"""A few ratios beside committed ones: does anything take more than twice what it took? It warns and always ends with 0.
+"""Compare a few ratios with the committed ones and warn if a ratio has doubled; the script always ends with 0.
 
     make bench-guard
-    python benchmarks/guard.py --write      # what is measured now is the baseline from here on
+    python benchmarks/guard.py --write      # saves the measured ratios as the new baseline
 
-Each ratio is of processor time to that of a yardstick measured in turns with it, the median over some rounds, so that neither a
-slow machine nor others at work on it make a difference of two.
+Each ratio is between the processor time of our code and of a reference measured in turns with it, as the median over some rounds.
+Therefore neither a slow machine nor other processes on it change a ratio by a factor of two.
 """
 
 import argparse
@@ -32,18 +32,18 @@ BOUND = 2.0
 SCENES = 200
 ROUNDS = 3
 Pair = tuple[Callable[[], float], Callable[[], float]]
-"""Seconds of ours, and of the yardstick."""
+"""Functions that return the seconds of our code, and of the reference."""
 
 
 def processor_seconds(work: Callable[[], object]) -> float:
-    """Of this process."""
+    """Return the processor time of a function in this process."""
     start = time.process_time()
     work()
     return time.process_time() - start
 
 
 def command(name: str, *given: object) -> None:
-    """clip-NAME in this process, its result thrown away."""
+    """Run clip-NAME in this process and discard its output."""
     import importlib
 
     try:
@@ -54,7 +54,7 @@ def command(name: str, *given: object) -> None:
 
 
 def pursuit_pair() -> Pair:
-    """64 units, 8 of 4,000 texts of width 256."""
+    """Return the pursuit of 64 units with 8 of 4,000 texts of width 256, and scikit-learn's."""
     import torch
     from sklearn.linear_model import orthogonal_mp
 
@@ -74,7 +74,7 @@ def pursuit_pair() -> Pair:
 
 
 def pairs(folder: Path, scenes: int) -> dict[str, Pair]:
-    """All ratios, ours over the yardstick's."""
+    """Return the functions of all ratios by title."""
     import torch
 
     from cliptools.models.load import load_model
@@ -85,7 +85,7 @@ def pairs(folder: Path, scenes: int) -> dict[str, Pair]:
     effects = partial(command, "effects", files)
     help_ = [sys.executable, "-m", "cliptools.cli.effects", "--help"]
     loop = partial(plain, files, scenes, 32, load_model("emoji-vit", device="cpu"))
-    command("effects", files, "--limit", 8)  # what is imported once
+    command("effects", files, "--limit", 8)  # imports everything once
     pursuit = pursuit_pair()
     halves = [folder / f"half-{i}.safetensors" for i in (1, 2)]
     for i, half in enumerate(halves):
@@ -106,7 +106,7 @@ def pairs(folder: Path, scenes: int) -> dict[str, Pair]:
 
 
 def measured(rounds: int, scenes: int) -> dict[str, float]:
-    """The ratios now."""
+    """Measure the ratios."""
     with tempfile.TemporaryDirectory() as name:
         found = {}
         for what, (ours, theirs) in pairs(Path(name), scenes).items():
@@ -121,7 +121,7 @@ _MODULES = "import sys, click; print(len(sys.modules), file=sys.stderr)"
 
 
 def judged(now: dict[str, float], baseline: dict[str, float]) -> tuple[list[Row], list[str]]:
-    """A row for each ratio, and what to warn of."""
+    """Return a row for each ratio, and the warnings."""
     rows, said = [], []
     for what, ratio in now.items():
         before = baseline.get(what)
@@ -132,7 +132,7 @@ def judged(now: dict[str, float], baseline: dict[str, float]) -> tuple[list[Row]
                 said.append(f"warning: {what}: {ratio}, more than {BOUND:g} times the baseline's {before}")
         rows.append(row)
     gone = [what for what in baseline if what not in now]
-    return rows, said + [f"warning: {what}: not measured any more" for what in gone]
+    return rows, said + [f"warning: {what}: no longer measured" for what in gone]
 
 
 def main() -> None:
@@ -148,7 +148,7 @@ def main() -> None:
     baseline = json.loads(options.baseline.read_text())["ratios"]
     rows, said = judged(now, baseline)
     save(options.out, "guard", describe(), {"rounds": options.rounds}, {"ratios of processor time": rows})
-    print("\n".join(said) or f"nothing takes more than {BOUND:g} times what it took")
+    print("\n".join(said) or f"no ratio is more than {BOUND:g} times its baseline")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""What label maps by neuron-head pairs need beyond the model: RN50x16, one crop of 384 pixels, 59 classes, 20,000 pairs a class.
+"""Measure memory of label maps by pairs beyond the model: RN50x16, one crop of 384 pixels, 59 classes, 20,000 pairs per class.
 
     python benchmarks/label_maps.py
 
-Random weights. Memory is the process's peak less what it held once the model was there: the directions of all 147,456
-pairs, their selection, and the maps; then also the label map of a picture of 2,000 × 3,000 pixels from one window's logits.
+The weights are random. The memory is the peak of the process minus its memory after the model was created: the directions of
+all 147,456 pairs, their selection, and the maps; then also the label map of a picture of 2,000 × 3,000 pixels from one window's
+logits.
 """
 
 import os
@@ -21,12 +22,12 @@ PICTURE = (2000, 3000)
 
 
 def held() -> float:
-    """GB of memory this process holds now."""
+    """Return the current memory of this process in GB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e9
 
 
 def peak() -> float:
-    """The most it ever held."""
+    """Return the peak memory of this process in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 

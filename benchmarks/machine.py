@@ -1,4 +1,4 @@
-"""The machine a benchmark ran on, and where its results go."""
+"""Description of the machine on which a benchmark runs, and output of its results."""
 
 import json
 import os
@@ -15,7 +15,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def processor() -> str:
-    """The processor's name and how many cores this process may use."""
+    """Return the processor's name and the number of cores this process may use."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -25,9 +25,9 @@ def processor() -> str:
 
 
 def describe() -> dict[str, Any]:
-    """Processor or accelerator, threads, versions, and how much else the machine had to do.
+    """Return processor or accelerator, threads, versions, and the load of the machine.
 
-    It imports torch, whose size the peak memory of any process started later would include: call it last.
+    The function imports torch, whose size would be part of the peak memory of any process started later: call it last.
     """
     import torch
 

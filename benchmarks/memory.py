@@ -1,11 +1,11 @@
-"""Peak memory of the commands against number of images, units and texts: flat where it should be.
+"""Measure the peak memory of the commands over the number of images, units and texts, and compare growth with expectations.
 
     python benchmarks/memory.py
     python benchmarks/memory.py --cases "clip-effects FOLDER" "clip-concepts FOLDER" --counts 100 1000 10000 100000
 
-emoji-vit. The most memory (resident set) that each process held, as the system counts it. Files are hard links to scenes of one
-emoji; where a command is given none, it draws scenes itself. `flat`: at most 10 % and 20 MB more for the largest count than for
-the one before; the last column says whether it should be.
+The model is emoji-vit. The peak is the largest resident set of each process, as the system counts it. Files are hard links to
+scenes of one emoji; a command without files draws scenes. `flat` means at most 10 % and 20 MB more for the largest count than for
+the count before; the last column says whether the case is expected to be flat.
 """
 
 import argparse
@@ -28,7 +28,7 @@ LIMITED: dict[str, list[Any]] = {
     "clip-ablate": ["ablate", "--bundle", "BUNDLE"],
     "clip-scenes": ["scenes"],
 }
-"""Cases that draw their images, some 25 a second; the number goes last."""
+"""Cases that draw their images, some 25 per second; the number of images is the last argument."""
 NAMED: dict[str, list[Any]] = {
     "clip-effects FOLDER": ["effects", "FOLDER"],
     "clip-effects FOLDER --layers 0-6": ["effects", "FOLDER", "--layers", "0-6"],
@@ -39,7 +39,7 @@ NAMED: dict[str, list[Any]] = {
     "clip-segment FOLDER": ["segment", "FOLDER", "--text", "cat", "--bundle", "BUNDLE"],
     "clip-shift FOLDER": ["shift", "FOLDER", "--concept", "cat", "--bundle", "BUNDLE"],
 }
-"""Cases that read files. Names of all files are kept: a hundred bytes an image, not flat in the strict sense."""
+"""Cases that read files. The names of all files stay in memory, a hundred bytes per image, so memory is not exactly constant."""
 SIZES = ("units, clip-decompose", "texts, clip-decompose", "units, clip-view", "units, clip-effects")
 LIBRARIES = "from cliptools.library_patches import ensure_torchvision; ensure_torchvision(); import open_clip"
 POOLS = {526: "emoji", 10_000: "words10k", 30_000: "words30k"}
@@ -47,19 +47,19 @@ LAYERS = {768: "6", 1536: "5-6", 5376: "0-6"}  # of emoji-vit, by units
 
 
 def peak(*words: Any) -> float:
-    """GB of a command."""
+    """Return the peak memory of a command in GB."""
     return tool(*words, "-q", "-o", os.devnull).peak
 
 
 def judged(what: str, counts: Sequence[int], peaks: Sequence[float], flat: bool) -> Row:
-    """A row: peaks by count, and whether they stay."""
+    """Return a row with the peaks by count, and whether they are flat."""
     row: Row = {"what": what} | {f"GB, {count:,}": round(each, 3) for count, each in zip(counts, peaks, strict=True)}
     stays = peaks[-1] <= 1.1 * peaks[-2] + 0.02 if len(peaks) > 1 else None
     return row | {"flat": None if stays is None else "yes" if stays else "no", "should be": "yes" if flat else "no"}
 
 
 def image_rows(cases: Sequence[str], counts: Sequence[int], folder: Path, bundle: Path) -> list[Row]:
-    """Peaks by number of images."""
+    """Return rows of peaks by number of images."""
     files = make_scenes(folder / "drawn", min(526, max(counts)))
     rows = []
     for case in cases:
@@ -77,7 +77,7 @@ def image_rows(cases: Sequence[str], counts: Sequence[int], folder: Path, bundle
 
 
 def size_rows(cases: Sequence[str], images: int, folder: Path, small: bool) -> list[Row]:
-    """Peaks by units and texts."""
+    """Return rows of peaks by units and texts."""
     rows: list[Row] = []
     layers = dict(list(LAYERS.items())[: 1 if small else None])
     pools = dict(list(POOLS.items())[: 1 if small else None])
@@ -102,7 +102,7 @@ def size_rows(cases: Sequence[str], images: int, folder: Path, small: bool) -> l
 
 
 def joined(found: dict[str, list[Row]], out: Path | None) -> dict[str, list[Row]]:
-    """Rows measured last and now, the newer ones of those that are there twice."""
+    """Return the rows of the last run and of this run; the newer row replaces an older row of the same case."""
     path = out / "memory.json" if out else None
     before = json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else {}
     return {
@@ -114,7 +114,7 @@ def joined(found: dict[str, list[Row]], out: Path | None) -> dict[str, list[Row]
 def main() -> None:
     parser = arguments(__doc__)
     every = [*LIMITED, *NAMED, *SIZES]
-    parser.add_argument("--more", action="store_true", help="add to what was measured last")
+    parser.add_argument("--more", action="store_true", help="add to the results of the last run")
     parser.add_argument("--cases", nargs="+", default=every, choices=every, metavar="CASE", help=", ".join(every))
     parser.add_argument("--counts", nargs="+", type=int, default=COUNTS, help="numbers of images")
     options: argparse.Namespace = parser.parse_args()

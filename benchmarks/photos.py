@@ -1,4 +1,4 @@
-"""The files that benchmarks read: pictures like photographs, and emoji scenes."""
+"""Files for benchmarks: pictures with the spectrum of photographs, and emoji scenes."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from runs import tool
 
 
 def make_photos(folder: Path, count: int, distinct: int = 512, height: int = 375, width: int = 500) -> list[Path]:
-    """JPEG files with the spectrum of photographs, hard links beyond the first `distinct`."""
+    """Write JPEG files with the spectrum of photographs; files after the first `distinct` are hard links."""
     import numpy as np
     from PIL import Image
 
@@ -26,7 +26,7 @@ def make_photos(folder: Path, count: int, distinct: int = 512, height: int = 375
 
 
 def _natural(rng: Any, height: int, width: int) -> Any:
-    """A random field whose amplitude falls as 1 / frequency, mostly in brightness: what photographs have in common."""
+    """Return a random field whose amplitude falls as 1 / frequency, mostly in brightness, as in photographs."""
     import numpy as np
 
     y, x = np.fft.fftfreq(height)[:, None] * height, np.fft.rfftfreq(width)[None] * width
@@ -41,13 +41,13 @@ def _natural(rng: Any, height: int, width: int) -> Any:
 
 
 def make_scenes(folder: Path, distinct: int) -> list[Path]:
-    """PNG files of one emoji each, in a folder per name."""
+    """Write PNG files of one emoji each, in one folder per name."""
     tool("scenes", "--single", "--count", distinct, "--out-dir", folder, "-q")
     return sorted((folder / "images").rglob("*.png"))
 
 
 def link(files: list[Path], count: int, folder: Path, nested: bool = False) -> Path:
-    """A folder of so many hard links to these files, in turns; `nested`: each in a folder named like its own."""
+    """Fill a folder with `count` hard links to the files in turn; with `nested`, in folders named like those of the files."""
     for i in range(count):
         file = files[i % len(files)]
         where = folder / file.parent.name if nested else folder

@@ -1,4 +1,4 @@
-"""The loop that everybody has, and how long a loop waits for its images."""
+"""The plain forward pass over images as a reference, and the time that a loop waits for its images."""
 
 import os
 import time
@@ -7,23 +7,23 @@ from pathlib import Path
 from typing import Any
 
 EMBEDDED = "emoji-vit", "emoji-rn"
-LAST = {"ViT-B-32": 10, "ViT-L-14": 22, "emoji-vit": 6}  # layer that second-order effects have
+LAST = {"ViT-B-32": 10, "ViT-L-14": 22, "emoji-vit": 6}  # last layer with second-order effects
 
 
 def weights(model: str) -> list[str]:
-    """Options for random weights, where the model brings none."""
+    """Return options for random weights, for models that have no weights of their own."""
     return [] if model in EMBEDDED or model.startswith("local-dir:") else ["--pretrained", "random"]
 
 
 def load(model: str, device: str = "cpu", precision: Any = "fp32") -> Any:
-    """The model, with random weights where it brings none."""
+    """Return the model, with random weights if it has none of its own."""
     from cliptools.models.load import load_model
 
     return load_model(model, "random" if weights(model) else None, device, precision)
 
 
 def plain(folder: Path, count: int, batch: int, loaded: Any) -> None:
-    """Decode, encode_image, keep the embeddings."""
+    """Decode the images, call encode_image and keep the embeddings."""
     import torch
 
     from cliptools.images import loader
@@ -41,7 +41,7 @@ def plain(folder: Path, count: int, batch: int, loaded: Any) -> None:
 
 
 def clip_effects(model: str, folder: Path, count: int, batch: int, *more: str, output: str | Path = os.devnull) -> None:
-    """clip-effects within this process; a failure ends it.
+    """Run clip-effects within this process; a failure ends the process.
 
     Args:
         more: Further options.
@@ -57,7 +57,7 @@ def clip_effects(model: str, folder: Path, count: int, batch: int, *more: str, o
 
 
 class Watch:
-    """From now on, what every loop over images of this process waits for them, and when it began and ended."""
+    """Measures begin, end and waiting time of every loop over images in this process from now on."""
 
     def __init__(self) -> None:
         from cliptools.images import loader
@@ -80,6 +80,6 @@ class Watch:
         loader.load_batches = load_batches
 
     def said(self) -> dict[str, float]:
-        """Seconds since the epoch at which the first loop began and the last ended, and the share of the time spent waiting."""
+        """Return begin of the first loop and end of the last in seconds since the epoch, and the share of time spent waiting."""
         spent = max(self.end - self.begin, 1e-9)
         return {"begin": self.begin, "end": self.end, "waiting": self.waiting / spent}

@@ -1,13 +1,13 @@
-"""What a run costs beside the model: listing images, decoding them, joining partials. docs/scale.md reckons with it.
+"""Measure the cost of a run apart from the model, for docs/scale.md: listing images, decoding them, merging partials.
 
     python benchmarks/reading.py
     python benchmarks/reading.py --listed 1000000 --work list decode    # a list nearly as long as ImageNet's; no merge
 
-Seconds by the clock, and of the processor; medians of rounds in turns. Files were written just before, so that the system has
-them in memory: what a disk or a network adds is not here. Listing: the folder or the archives' headers, then the order of work,
-in a process of its own, and the memory it holds more afterwards. Decoding: one thread, from the file to the model's input.
-Merging: partials of random weights, whose lists of top images are full from 200 images on. `each further one` is the slope
-between all partials and the same with all but one merged before.
+The tables have elapsed seconds and processor seconds, as medians of rounds in turns. The files were written just before, so that
+the system has them in memory; the time of a disk or a network is not included. Listing reads the folder or the archives' headers
+and determines the order of work, in a separate process; its memory is the growth of this process. Decoding goes from the file to
+the model's input, on one thread. Merging uses partials of random weights, whose lists of top images are full from 200 images on.
+`each further one` is the slope between a merge of all partials and a merge in which all but one were merged before.
 """
 
 import argparse
@@ -37,7 +37,7 @@ WORKS = ("list", "decode", "merge")
 
 
 def files_in_folders(folder: Path, count: int) -> None:
-    """So many files that end like pictures, some in each folder; listing does not look into them."""
+    """Write `count` files with names of pictures in several folders; listing does not read their content."""
     for start in range(0, count, TOGETHER):
         within = folder / f"{start // TOGETHER:05d}"
         within.mkdir(parents=True)
@@ -48,7 +48,7 @@ def files_in_folders(folder: Path, count: int) -> None:
 
 
 def archives(folder: Path, count: int) -> None:
-    """So many samples as WebDataset has them, in archives that are links to one."""
+    """Write `count` samples of a WebDataset, in archives that are links to the first one."""
     folder.mkdir()
     first = folder / "00000.tar"
     with tarfile.open(first, "w", format=tarfile.USTAR_FORMAT) as archive:
@@ -62,16 +62,16 @@ def archives(folder: Path, count: int) -> None:
 
 
 def clocks() -> tuple[float, float]:
-    """Seconds, and seconds of the processor."""
+    """Return elapsed seconds and processor seconds."""
     return time.perf_counter(), time.process_time()
 
 
 def list_here(folder: Path) -> None:
-    """In this process: list what there is, and bring it into the order of work."""
+    """List the images of a folder and determine the order of work, in this process."""
     from cliptools.cli.app import Measuring
     from cliptools.cli.run.shards import number_images
     from cliptools.images.loader import open_images
-    from cliptools.streaming import ranking  # noqa: F401  # its libraries are no part of the list
+    from cliptools.streaming import ranking  # noqa: F401  # loads its libraries before the measurement
 
     paths = sorted(map(str, folder.glob("*.tar"))) or [str(folder)]
     before, start = held(), clocks()
@@ -86,7 +86,7 @@ def list_here(folder: Path) -> None:
 
 
 def listing(options: argparse.Namespace, folder: Path) -> list[Row]:
-    """Files in folders, and a WebDataset."""
+    """Measure listing of files in folders, and of a WebDataset."""
     makers: dict[str, Callable[[Path, int], None]] = {
         "files in folders": files_in_folders,
         f"tar of {', '.join(BESIDE)}": archives,
@@ -109,7 +109,7 @@ def listing(options: argparse.Namespace, folder: Path) -> list[Row]:
 
 
 def decode_here(folder: Path, model: str, rounds: int) -> None:
-    """In this process: pictures of each size to the model's input, on one thread."""
+    """Convert pictures of each size to the model's input on one thread, in this process."""
     import torch
 
     from cliptools.images.loader import open_images
@@ -132,7 +132,7 @@ def decode_here(folder: Path, model: str, rounds: int) -> None:
 
 
 def decoding(options: argparse.Namespace, folder: Path) -> list[Row]:
-    """Both sizes."""
+    """Measure decoding of both sizes of pictures."""
     kb = {}
     for i, (what, (height, width)) in enumerate(SIZES.items()):
         (folder / str(i)).mkdir(parents=True)
@@ -150,7 +150,7 @@ def decoding(options: argparse.Namespace, folder: Path) -> list[Row]:
 
 
 def merging(options: argparse.Namespace, folder: Path) -> list[Row]:
-    """All partials, and the same with all but one merged before."""
+    """Measure a merge of all partials, and a merge in which all but one were merged before."""
     count, each = options.partials, options.each
     (folder / "photos").mkdir(parents=True)
     make_photos(folder / "photos", count * each, distinct=64)
@@ -182,11 +182,11 @@ def merging(options: argparse.Namespace, folder: Path) -> list[Row]:
 
 
 def parse() -> argparse.Namespace:
-    """The options."""
+    """Return the options."""
     parser = arguments(__doc__)
     parser.add_argument("--work", nargs="+", default=list(WORKS), choices=WORKS, help="tables [default: all]")
-    parser.add_argument("--model", default="ViT-B-32", help="of the preprocessing and the partials, with random weights")
-    parser.add_argument("--listed", type=int, default=50_000, help=f"images to list, a multiple of {TOGETHER}")
+    parser.add_argument("--model", default="ViT-B-32", help="model of the preprocessing and the partials, with random weights")
+    parser.add_argument("--listed", type=int, default=50_000, help=f"number of images to list, a multiple of {TOGETHER}")
     parser.add_argument("--decoded", type=int, default=256, help="different pictures of each size")
     parser.add_argument("--partials", type=int, default=4)
     parser.add_argument("--each", type=int, default=200, help="images of a partial")
@@ -198,7 +198,7 @@ def parse() -> argparse.Namespace:
         options.model, options.listed, options.decoded, options.rounds = "emoji-vit", 2000, 8, 1
         options.partials, options.each = 3, 8
     if options.partials < 3 or options.listed % TOGETHER:
-        parser.error(f"--partials from 3 on, and --listed a multiple of {TOGETHER}")
+        parser.error(f"--partials must be at least 3, and --listed a multiple of {TOGETHER}")
     return options
 
 

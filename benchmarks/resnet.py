@@ -1,14 +1,14 @@
-"""What clip-effects on a ResNet's pairs costs beside a plain forward pass, and what clip-decompose on them would take.
+"""Measure the cost of clip-effects on a ResNet's pairs relative to a plain pass, and project the time of clip-decompose.
 
     python benchmarks/resnet.py                         # RN50 and RN50x16, random weights, JPEG files, in turns
     python benchmarks/resnet.py --models RN50 --counts 64 448
-    python benchmarks/resnet.py --memory                # and peak memory and bytes written for 1,000 images
-    python benchmarks/resnet.py --decompose             # and a sample of pairs through the pursuit, projected to all of them
+    python benchmarks/resnet.py --memory                # adds peak memory and bytes written for 1,000 images
+    python benchmarks/resnet.py --decompose             # adds the pursuit of a sample of pairs, projected to all pairs
 
-Every figure is of a process of its own. Cost per image is the slope between a short and a long run, in seconds on the clock and
-in seconds of the processor, which others at work on the machine disturb less. Peak memory is that of the model's own pooling,
-all its pairs, behind a thin trunk of four blocks on 64 × 64 pixels, so that 1,000 images pass in minutes; what the pairs cost
-there beyond a plain pass includes the lists of top images, which fill up with the first 311.
+Every figure is from a separate process. The cost per image is the slope between a short and a long run, in elapsed seconds and
+in processor seconds, which other processes on the machine disturb less. Peak memory is measured with the model's own pooling and
+all its pairs, after a small trunk of four blocks on 64 × 64 pixels, so that 1,000 images take minutes. The cost of the pairs
+there beyond a plain pass includes the lists of top images, which are full after the first 311 images.
 """
 
 import argparse
@@ -26,11 +26,11 @@ GOAL = 1.1
 COUNTS = {"RN50": (32, 160), "RN50x16": (4, 12), "emoji-rn": (8, 40)}
 SETTINGS = ("plain", "pairs")
 MANY = 1000
-PUBLISHED_GB = 450  # that the public code writes for 1,000 images of RN50x16
+PUBLISHED_GB = 450  # output of the paper's public code for 1,000 images of RN50x16
 
 
 def work(options: argparse.Namespace) -> None:
-    """One measured process: encode, or measure effects and write the bundle."""
+    """Run one measured process: encode images, or measure effects and write the bundle."""
     bundle, model = options.folder / "bundle.safetensors", options.model
     if options.work == "plain":
         plain(options.folder, options.count, options.batch_size, load(model))
@@ -42,7 +42,7 @@ def work(options: argparse.Namespace) -> None:
 
 
 def speed(folder: Path, options: argparse.Namespace, log: Log) -> None:
-    """A short and a long run of plain and pairs, in turns."""
+    """Measure a short and a long run of plain and pairs, in turns."""
     where = {"folder": folder, "batch_size": options.batch_size}
     for number in range(options.rounds):
         for model in options.models:
@@ -54,7 +54,7 @@ def speed(folder: Path, options: argparse.Namespace, log: Log) -> None:
 
 
 def memory(folder: Path, options: argparse.Namespace, log: Log) -> None:
-    """Peaks and bytes for 1,000 images, of all pairs of the model's pooling behind a thin trunk, and what pairs cost there."""
+    """Measure peak, bytes and cost for 1,000 images, of all pairs of the model's pooling after a small trunk."""
     where = {"folder": folder, "batch_size": options.batch_size}
     for model in options.models:
         with tempfile.TemporaryDirectory() as name:
@@ -70,7 +70,7 @@ def memory(folder: Path, options: argparse.Namespace, log: Log) -> None:
 
 
 def thin(model: str, folder: Path) -> None:
-    """A model of the same width, heads and outputs with one block a stage, for small pictures; random weights."""
+    """Write a model of the same width, heads and outputs with one block per stage, for small pictures and with random weights."""
     import torch
 
     from cliptools.library_patches import ensure_torchvision
@@ -90,7 +90,7 @@ def thin(model: str, folder: Path) -> None:
 
 
 def decompose(options: argparse.Namespace, log: Log) -> None:
-    """A sample of a model's pairs through the pursuit, with random texts of its width: 30,000 texts, 64 a pair."""
+    """Measure the pursuit of a sample of a model's pairs with random texts of its width: 30,000 texts, 64 per pair."""
     import torch
 
     from cliptools.analysis.pursuit import pursue
@@ -105,7 +105,7 @@ def decompose(options: argparse.Namespace, log: Log) -> None:
         w = pair_directions(visual, number // visual.attnpool.num_heads, number % visual.attnpool.num_heads)
         r = torch.nn.functional.normalize(w, dim=1)
         t = torch.nn.functional.normalize(torch.randn(options.words, w.shape[1], generator=random), dim=1)
-        pursue(r[:16], t, 2)  # what is made once: trials of arithmetic
+        pursue(r[:16], t, 2)  # runs the trials of arithmetic, which are made once
         start, used = time.perf_counter(), time.process_time()
         pursue(r, t, options.m)
         each, cpu = (time.perf_counter() - start) / len(r), (time.process_time() - used) / len(r)
@@ -115,7 +115,7 @@ def decompose(options: argparse.Namespace, log: Log) -> None:
 
 
 def tables(log: Log) -> dict[str, list[Row]]:
-    """What the log says."""
+    """Return the tables of the log."""
     found = {"speed": compared(log.lines, ("model", "images"))}
     for row in found["speed"]:
         row["goal"] = GOAL if row["setting"] == "pairs" else None
@@ -125,7 +125,7 @@ def tables(log: Log) -> dict[str, list[Row]]:
 
 
 def parse() -> argparse.Namespace:
-    """The options."""
+    """Return the options."""
     parser = arguments(__doc__, log=True)
     parser.add_argument("--models", nargs="+", default=["RN50", "RN50x16"], choices=list(COUNTS))
     parser.add_argument("--counts", nargs=2, type=int, metavar=("FEW", "MANY"), help="images of the two runs")
@@ -133,7 +133,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", action="store_true", help="also peak memory and bytes for 500 and 1,000 images")
     parser.add_argument("--decompose", action="store_true", help="also the pursuit on a sample of pairs")
-    parser.add_argument("--sample", type=int, default=512, help="pairs of that sample")
+    parser.add_argument("--sample", type=int, default=512, help="number of pairs in this sample")
     parser.add_argument("--words", type=int, default=30000)
     parser.add_argument("--m", type=int, default=64)
     for name, kind in (("--work", str), ("--model", str), ("--folder", Path), ("--count", int)):

@@ -1,4 +1,4 @@
-"""What the benchmarks share: runs in processes of their own, their cost an image, and a log in which nothing measured is lost."""
+"""Shared code of the benchmarks: runs in separate processes, their cost per image, and a log that keeps every measurement."""
 
 import argparse
 import json
@@ -25,15 +25,15 @@ class Ran(NamedTuple):
 
     seconds: float
     cpu: float
-    """Seconds of processor time, its own and the system's for it: those at work beside it disturb these less."""
+    """Seconds of processor time in user and system mode, which other processes disturb less."""
     peak: float
-    """GB of memory at most; never less than what the process that started it held, so that one should be small."""
+    """Peak memory in GB. It is at least the memory of the parent process, which should therefore be small."""
     said: str
-    """What it wrote on stderr."""
+    """Text on stderr."""
 
 
 def run(command: Sequence[object], stdin: Path | None = None) -> Ran:
-    """Run a command to its end, its standard output thrown away; a failure ends everything."""
+    """Run a command to its end and discard its standard output; a failure ends this script."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     given = Path(stdin or os.devnull)
     with given.open("rb") as source, tempfile.TemporaryFile() as errors:
@@ -63,7 +63,7 @@ def tool(name: str, *arguments: object, stdin: Path | None = None) -> Ran:
 
 
 def in_own_process(script: str, **options: object) -> Row:
-    """Run a benchmark's script once more, with these options: what it took, and what it says in its last line on stderr."""
+    """Run a benchmark's script in a new process with these options; return its cost and the JSON of its last line on stderr."""
     command = [sys.executable, script]
     for name, value in options.items():
         command += [f"--{name.replace('_', '-')}", *(map(str, value) if isinstance(value, list) else [str(value)])]
@@ -74,12 +74,12 @@ def in_own_process(script: str, **options: object) -> Row:
 
 
 def say(**found: object) -> None:
-    """The last line of a process that in_own_process has started."""
+    """Print the last line of a process that in_own_process has started."""
     print(json.dumps(found), file=sys.stderr)
 
 
 def slopes(short: Row, long: Row, few: int, many: int) -> Row:
-    """What an image costs, by the clock and in processor time, and what is left of the long run: the fixed cost."""
+    """Return the cost per image in elapsed time and in processor time, and the fixed cost, which is the rest of the long run."""
     found: Row = {}
     for key, title in (("seconds", ""), ("cpu", "cpu ")):
         each = (long[key] - short[key]) / (many - few)
@@ -88,7 +88,7 @@ def slopes(short: Row, long: Row, few: int, many: int) -> Row:
 
 
 def compared(log: Iterable[Row], same: Sequence[str], plain: str = "plain") -> list[Row]:
-    """Medians over the rounds, and ratios to the plain setting of the same round, by what `same` names and by setting."""
+    """Return medians over the rounds, and ratios to the plain setting of the same round, by the keys `same` and by setting."""
     rows: list[Row] = []
     lines = [line for line in log if "round" in line]
     baseline = {(*(line[key] for key in same), line["round"]): line for line in lines if line["setting"] == plain}
@@ -111,7 +111,7 @@ def compared(log: Iterable[Row], same: Sequence[str], plain: str = "plain") -> l
 
 
 def alternating(rounds: int, measures: dict[str, Callable[[], Measure]]) -> dict[str, list[Measure]]:
-    """What each measures, in turns."""
+    """Call the functions in turns and return the results of each."""
     found: dict[str, list[Measure]] = {name: [] for name in measures}
     for _ in range(rounds):
         for name, measure in measures.items():
@@ -120,10 +120,10 @@ def alternating(rounds: int, measures: dict[str, Callable[[], Measure]]) -> dict
 
 
 class Log:
-    """What was measured, line by line, also in a file where there is one."""
+    """The measurements as lines, which are also written to a file if there is one."""
 
     def __init__(self, path: Path | None, more: bool) -> None:
-        """`more`: begin with the lines that the file has already."""
+        """`more`: begin with the lines of the existing file."""
         self.path, self.lines = path, list[Row]()
         if path is not None and path.exists():
             if more:
@@ -142,32 +142,30 @@ class Log:
 
 
 def arguments(doc: str | None, log: bool = False) -> argparse.ArgumentParser:
-    """The options that all benchmarks have; those with a log can add to it, and only show it."""
+    """Return the options of all benchmarks; benchmarks with a log also have options to add to the log and to show it."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="a run in small, to see that it works: no figure of it is to be quoted"
-    )
-    where = "where results go [default: benchmarks/results; with --quick nowhere]"
+    parser.add_argument("--quick", action="store_true", help="a small run to test the script; do not quote its figures")
+    where = "folder of the results [default: benchmarks/results; none with --quick]"
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=where)
     if log:
-        parser.add_argument("--more", action="store_true", help="add to what was measured last")
-        parser.add_argument("--report", action="store_true", help="only the tables, of what was measured last")
+        parser.add_argument("--more", action="store_true", help="add to the results of the last run")
+        parser.add_argument("--report", action="store_true", help="only print the tables of the last run")
     return parser
 
 
 def out_of(options: argparse.Namespace) -> Path | None:
-    """Where results go."""
+    """Return the folder of the results."""
     return options.out or (None if options.quick else RESULTS)
 
 
 def log_of(options: argparse.Namespace, name: str) -> Log:
-    """The log of a benchmark."""
+    """Return the log of a benchmark."""
     out = out_of(options)
     return Log(None if out is None else out / f"{name}.jsonl", options.more or options.report)
 
 
 def conclude(options: argparse.Namespace, name: str, settings: Row, found: dict[str, list[Row]]) -> None:
-    """Print the tables that have rows, and write them where results go."""
+    """Print the tables that have rows, and write them to the folder of the results."""
     tables = {title: rows for title, rows in found.items() if rows}
     if not tables:
         sys.exit("nothing was measured")

@@ -1,11 +1,12 @@
-"""How long commands take to start: --help beside `import click`, and the first result once the model is there.
+"""Measure how commands start: --help relative to `import click`, and the time to the model and the first result.
 
     python benchmarks/startup.py
     python benchmarks/startup.py --commands effects --rounds 20
 
---help: the best of several, in turns, since a disturbance only adds; goal: at most 3 times `import click`. Processor time and the
-number of modules imported do not feel others at work. First result: on emoji-vit, seconds from the launch until the
-model is loaded, and from then to the first byte on standard output.
+For --help, the minimum of several runs in turns counts, since a disturbance can only add time; the goal is at most 3 times
+`import click`. Other processes do not disturb processor time and the number of imported modules. For the first result, on
+emoji-vit, the table has the seconds from the launch until the model is loaded, and from then to the first byte on standard
+output.
 """
 
 import argparse
@@ -31,15 +32,15 @@ COUNT += "except SystemExit: print(len(sys.modules), file=sys.stderr)"
 
 
 def commands() -> list[str]:
-    """All of them."""
+    """Return the names of all commands."""
     return sorted(path.name.removeprefix("clip-") for path in (ROOT / "bin").iterdir())
 
 
 def help_rows(names: Sequence[str], rounds: int) -> list[Row]:
-    """--help of each command beside import click."""
+    """Measure --help of each command and import click."""
     every = {"import click": CLICK, "python": [sys.executable, "-c", "pass"]}
     every |= {f"clip-{name}": [sys.executable, "-m", module_of(name), "--help"] for name in names}
-    for command in every.values():  # bytecode is written, files are in memory
+    for command in every.values():  # writes bytecode and loads the files into memory
         run(command)
     found = alternating(rounds, {name: partial(run, command) for name, command in every.items()})
     seconds = {name: min(ran.seconds for ran in runs) for name, runs in found.items()}
@@ -56,7 +57,7 @@ def help_rows(names: Sequence[str], rounds: int) -> list[Row]:
 
 
 def cases(folder: Path) -> dict[str, list[Any]]:
-    """Commands that load a model, with what they need to have something to say."""
+    """Return the commands that load a model, with arguments for which they have output."""
     files = folder / "scenes"
     make_scenes(files, 40)
     effects, neurons = folder / "effects.safetensors", folder / "neurons.safetensors"
@@ -76,7 +77,7 @@ def cases(folder: Path) -> dict[str, list[Any]]:
 
 
 def first_result(name: str, given: Sequence[Any]) -> Row:
-    """Seconds from launch to model, and from there to the first byte."""
+    """Measure the seconds from launch to model, and from the model to the first byte."""
     command = [sys.executable, __file__, "--work", name, *map(str, given), "-q"]
     start = time.monotonic()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -98,7 +99,7 @@ def first_result(name: str, given: Sequence[Any]) -> Row:
 
 
 def work(name: str, given: list[str]) -> None:
-    """The command in this process, which says when its model is loaded."""
+    """Run the command in this process and print the time at which its model is loaded."""
     import importlib
 
     from cliptools.models import load
@@ -107,7 +108,7 @@ def work(name: str, given: list[str]) -> None:
 
     def load_model(*arguments: Any, **options: Any) -> Any:
         loaded = real(*arguments, **options)
-        print("loaded", time.monotonic(), file=sys.stderr)  # the clock is the machine's, the same in all processes
+        print("loaded", time.monotonic(), file=sys.stderr)  # all processes have the same monotonic clock
         return loaded
 
     load.load_model = load_model
@@ -121,14 +122,14 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--commands", nargs="+", choices=commands(), default=commands(), help="[default: all]")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--only-help", action="store_true", help="no first results, which take a model")
+    parser.add_argument("--only-help", action="store_true", help="without first results, which need a model")
     options: argparse.Namespace = parser.parse_args()
     if options.quick:
         options.rounds = 3
     found = {"--help": help_rows(options.commands, options.rounds)}
     if not options.only_help:
         with tempfile.TemporaryDirectory() as name:
-            os.environ["CLIPTOOLS_CACHE"] = str(Path(name) / "cache")  # text embeddings are there from the second run on
+            os.environ["CLIPTOOLS_CACHE"] = str(Path(name) / "cache")  # text embeddings are cached from the second run on
             ready = {key: given for key, given in cases(Path(name)).items() if key in options.commands}
             tries = 1 if options.quick else 3
             rows = [[first_result(key, given) for key, given in ready.items()] for _ in range(tries)]

@@ -1,13 +1,13 @@
-"""What an image costs in clip-effects beside a plain forward pass, batch by batch in turns, in one process.
+"""Measure the cost per image of clip-effects relative to a plain forward pass, batch by batch in turns, in one process.
 
     python benchmarks/turns.py                                          # two ViTs, two ResNets, batches of 1, 8 and 32
     python benchmarks/turns.py --models ViT-B-32 --batch-sizes 32 --settings "all layers"
     python benchmarks/turns.py --device cuda --precisions bf16 --counts 5000 --out results-of-that-machine
 
-Random weights, JPEG files. clip-effects runs as always; before each batch that it gets, another copy of the model encodes a
-batch of the same files, decoded likewise. So a machine whose speed wanders disturbs both alike, as it does not the long runs of
-effects.py. A ratio is of sums over all batches but the first; quartiles are of single pairs of batches. What a run costs before
-its first image and after its last is left out: effects.py has that.
+The weights are random, and the images are JPEG files. clip-effects runs as usual; before each of its batches, another copy of
+the model decodes and encodes a batch of the same files. Therefore variations of the machine's speed affect both sides equally,
+in contrast to the long runs of effects.py. A ratio is between sums over all batches except the first; quartiles are over single
+pairs of batches. The cost before the first image and after the last one is not included: effects.py measures it.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SAME = ("model", "precision", "batch", "setting", "images")
 
 
 def work(options: argparse.Namespace) -> None:
-    """One measured process: clip-effects, with a plain pass before each of its batches."""
+    """Run one measured process: clip-effects, with a plain pass before each of its batches."""
     model, precision = options.models[0], options.precisions[0]
     turns = Turns(load(model, options.device, precision), options.device)
     more = ["--device", options.device, "--precision", precision]
@@ -46,7 +46,7 @@ def work(options: argparse.Namespace) -> None:
 
 
 class Turns:
-    """From now on, seconds of every batch of this process's first loop over images, and of the plain pass before it."""
+    """Measures the seconds of every batch of this process's next loop over images, and of the plain pass before each batch."""
 
     def __init__(self, loaded: Any, device: str) -> None:
         from cliptools.images import loader
@@ -58,7 +58,7 @@ class Turns:
     def _load(self, *arguments: Any, **options: Any) -> Iterator[Any]:
         from cliptools.images import loader
 
-        loader.load_batches = self._real  # a second look is no part of a batch's cost
+        loader.load_batches = self._real  # a second pass is not part of the cost of a batch
         theirs, ours = (self._real(*arguments, **options) for _ in range(2))
         for _, pictures in self._timed(theirs):
             begin = self._now()
@@ -89,7 +89,7 @@ class Turns:
 
 
 def line_of(found: Row, case: Row) -> Row:
-    """What one process has measured, without its first pair of batches, in which lists and buffers are made."""
+    """Return the figures of one process without its first pair of batches, in which lists and buffers are created."""
     plain, ours = found["plain"][1:], found["ours"][1:]
     images = case["batch"] * len(plain)
     pairs = [after / before for before, after in zip(plain, ours, strict=True)]
@@ -105,14 +105,14 @@ def line_of(found: Row, case: Row) -> Row:
 
 
 def measure(folder: Path, options: argparse.Namespace, log: Log) -> None:
-    """Every case, each in a process of its own."""
+    """Measure every case in a separate process."""
     for model in options.models:
         settings = [setting for setting in options.settings if setting == "default" or model in LAST]
         for precision in options.precisions:
             for batch in options.batch_sizes:
                 for setting in settings:
                     images = options.counts or COUNTS[model]
-                    images -= images % batch  # whole batches only
+                    images -= images % batch  # only full batches
                     size = {
                         "models": model,
                         "precisions": precision,
@@ -125,7 +125,7 @@ def measure(folder: Path, options: argparse.Namespace, log: Log) -> None:
 
 
 def tables(log: Log) -> dict[str, list[Row]]:
-    """The last line of each case, with its goal on two cores."""
+    """Return the last line of each case, with its goal on two cores."""
     rows = {tuple(line[key] for key in SAME): line for line in log.lines}
     order = sorted(
         rows.values(), key=lambda row: (list(COUNTS).index(row["model"]), row["batch"], SETTINGS.index(row["setting"]))
@@ -134,18 +134,18 @@ def tables(log: Log) -> dict[str, list[Row]]:
 
 
 def goal(row: Row) -> float | None:
-    """All layers have theirs from batches of 8 on."""
+    """Return the goal of a row; all layers have a goal for batches of at least 8."""
     return None if row["setting"] == "all layers" and row["batch"] < 8 else GOALS.get((row["model"], row["setting"]))
 
 
 def parse() -> argparse.Namespace:
-    """The options."""
+    """Return the options."""
     parser = arguments(__doc__, log=True)
     parser.add_argument("--models", nargs="+", default=list(COUNTS)[:4], choices=list(COUNTS))
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=["fp32", "bf16", "fp16"])
     parser.add_argument("--settings", nargs="+", default=SETTINGS, choices=SETTINGS)
-    parser.add_argument("--counts", type=int, metavar="N", help="images")
+    parser.add_argument("--counts", type=int, metavar="N", help="number of images")
     parser.add_argument("--device", default="cpu")
     for name, kind in (("--work", int), ("--folder", Path)):
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-# Records of clip-ablate, all at once (jq -s), as lines of a table; `pool` and `explained` are added by the file of make that has them.
+# Makes the lines of a table from all records of clip-ablate at once (jq -s). The files of make add `pool` and `explained` to the records.
 def change: if (.layers | length) == 0 then "untouched" else .ablate // .reconstruct // "keep" end;
 ["effect", "units", "layers", "change", "components", "m", "keep", "pool", "explained", "n",
  "top1", "low", "high", "top5", "agreement", "cosine"],

@@ -1,5 +1,5 @@
-# make -f examples/adversarial.mk              fooling rates on emoji-vit, as paper 1's Table 3: examples/results/adversarial.csv
-# make -f examples/adversarial.mk smollm2      one pair end to end with the language model, pictures kept
+# make -f examples/adversarial.mk              fooling rates on emoji-vit, as in paper 1's Table 3: examples/results/adversarial.csv
+# make -f examples/adversarial.mk smollm2      one pair from start to end with the language model, including the pictures
 # make -f examples/adversarial.mk sheet        the contact sheet of the README
 # Ten pairs, 100 pictures each (10 descriptions, 10 pictures of each), three repeats, six kinds of words.
 ROOT    := $(abspath $(dir $(lastword $(MAKEFILE_LIST)))..)
@@ -24,17 +24,17 @@ $(WORK)/neurons.safetensors:
 	mkdir -p $(WORK)
 	clip-effects --limit $(SCENES) | clip-decompose --m 32 > $@
 
-# The indirect effect takes a pass for each neuron, so a sample of neurons and few scenes.
+# The indirect effect needs a forward pass for each neuron, so it uses a sample of neurons and few scenes.
 $(WORK)/indirect.safetensors:
 	mkdir -p $(WORK)
 	clip-effects --effect indirect $(INDIRECT) | clip-decompose --m 32 > $@
 
-# Words that do not depend on a seed: the paper's Eq. 6, the same with overlaps for coefficients, texts like v, indirect effects.
+# Words that do not depend on a seed: the paper's Eq. 6, Eq. 6 with overlaps as coefficients, texts similar to v, indirect effects.
 $(WORK)/words.jsonl: $(WORK)/neurons.safetensors $(WORK)/indirect.safetensors $(PAIRS)
 	for by in effect overlap similar; do $(SPURIOUS) --by $$by $< || exit; done > $@
 	$(SPURIOUS) --by effect $(WORK)/indirect.safetensors >> $@
 
-# A repeat: random neurons, words dealt, sentences and pictures anew.
+# A repeat has new random neurons, a new selection of words, new sentences and new pictures.
 $(WORK)/pictures-%.jsonl: $(WORK)/words.jsonl $(WORK)/neurons.safetensors
 	{ cat $<; for by in random random-overlap; do $(SPURIOUS) --by $$by --seed $* $(WORK)/neurons.safetensors || exit; done; } | \
 	  clip-advgen --llm template --painter emoji --batch-size 50 --seed $* -f jsonl > $@

@@ -1,8 +1,9 @@
-"""What both papers find beside what the tables of results/ say of the embedded models: claims.py RESULTS > claims.csv
+"""Compare the findings of both papers with the tables of results/ for the embedded models: claims.py RESULTS > claims.csv
 
-Accuracies have Wilson's interval, 95 %. A difference from the untouched model has that of a paired comparison: a hit is lost or
-won only where the best class is another, so its variance is at most the share of such images, 1 − agreement, over their number.
-Any other difference has Newcombe's (1998, method 10), as if the images were different ones: too wide rather than too narrow.
+Accuracies have Wilson's interval, 95 %. A difference from the unchanged model has the interval of a paired comparison: an image
+becomes right or wrong only if its best class changes, so the variance of the difference is at most the share of such images,
+1 − agreement, divided by the number of images. All other differences have Newcombe's interval (1998, method 10) for independent
+images, which is too wide rather than too narrow.
 """
 
 import csv
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 HOLDS, NOT, PARTLY = "yes", "no", "in part"
-FEW = 0.1  # of accuracy, lost at most where few units are said to carry the output
-EVEN = 0.02  # accuracies that differ by less than two points, interval and all, are called equal
+FEW = 0.1  # "few units carry the output" holds if the loss of accuracy is smaller than this
+EVEN = 0.02  # accuracies are called equal if the whole interval of their difference is within two points
 
 BASELINES = ("rollout", "chefer", "textspan", "attention", "gradcam")
 NEURONS = ("active", "random")
@@ -23,7 +24,7 @@ Row = dict[str, str]
 
 
 class Claim(NamedTuple):
-    """A line of the table."""
+    """One line of the table."""
 
     claim: str
     source: str
@@ -45,39 +46,39 @@ class Share(NamedTuple):
 
 
 class Tables:
-    """Results, by the name of their file."""
+    """The tables of results, by the names of their files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def rows(self, name: str, **wanted: str) -> list[Row]:
-        """Lines that have these values."""
+    def rows(self, name: str, **values: str) -> list[Row]:
+        """Return the lines that have these values."""
         with (self.folder / f"{name}.csv").open(encoding="utf-8") as lines:
-            every = csv.DictReader(line for line in lines if not line.startswith("#"))
-            return [row for row in every if all(row[key] == value for key, value in wanted.items())]
+            reader = csv.DictReader(line for line in lines if not line.startswith("#"))
+            return [row for row in reader if all(row[key] == value for key, value in values.items())]
 
-    def top1(self, name: str, **wanted: str) -> Share:
-        """Of the one line that has these values."""
-        row = self.row(name, **wanted)
+    def top1(self, name: str, **values: str) -> Share:
+        """Return the accuracy of the one line that has these values."""
+        row = self.row(name, **values)
         return Share(*(float(row[key]) for key in ("top1", "low", "high")))
 
-    def row(self, name: str, **wanted: str) -> Row:
-        """The one line that has these values; untouched models may stand there more than once."""
-        rows = self.rows(name, **wanted)
+    def row(self, name: str, **values: str) -> Row:
+        """Return the one line that has these values; equal lines of the unchanged model count as one."""
+        rows = self.rows(name, **values)
         if not rows or any((row["top1"], row["n"]) != (rows[0]["top1"], rows[0]["n"]) for row in rows):
-            raise SystemExit(f"{name}.csv: expected one line with {wanted}, found {len(rows)}")
+            raise SystemExit(f"{name}.csv: expected one line with {values}, found {len(rows)}")
         return rows[0]
 
-    def gain(self, name: str, **wanted: str) -> Share:
-        """What the line's change adds to the untouched model's accuracy."""
-        row, untouched = self.row(name, **wanted), self.top1(name, change="untouched")
+    def gain(self, name: str, **values: str) -> Share:
+        """Return the accuracy of the line minus the accuracy of the unchanged model."""
+        row, untouched = self.row(name, **values), self.top1(name, change="untouched")
         middle = float(row["top1"]) - untouched.value
         half = 1.96 * math.sqrt((1 - float(row["agreement"])) / int(row["n"]))
         return Share(middle, middle - half, middle + half)
 
 
 def difference(a: Share, b: Share) -> Share:
-    """a − b."""
+    """Return a − b with its interval."""
     middle = a.value - b.value
     low = math.hypot(a.value - a.low, b.high - b.value)
     high = math.hypot(a.high - a.value, b.value - b.low)
@@ -85,22 +86,22 @@ def difference(a: Share, b: Share) -> Share:
 
 
 def points(d: Share) -> str:
-    """A difference in words."""
+    """Return a difference as text."""
     return f"{100 * d.value:+.1f} points ({100 * d.low:+.1f} to {100 * d.high:+.1f})"
 
 
 def equal(d: Share) -> str:
-    """Whether two accuracies are the same but for two points."""
+    """Return whether two accuracies are equal to within two points."""
     return HOLDS if d.low > -EVEN and d.high < EVEN else PARTLY if abs(d.value) < EVEN else NOT
 
 
 def more(d: Share) -> str:
-    """Whether the first is larger, beyond doubt."""
+    """Return whether the first accuracy is significantly larger."""
     return HOLDS if d.low > 0 else NOT if d.high < 0 else PARTLY
 
 
 def second_order(tables: Tables) -> Iterator[Claim]:
-    """Of "Interpreting the Second-Order Effects of Neurons in CLIP"."""
+    """Yield the claims of "Interpreting the Second-Order Effects of Neurons in CLIP"."""
     layers = sorted({row["layers"] for row in tables.rows("ablation", change="all") if row["layers"].isdigit()}, key=int)
     gain = {layer: tables.gain("ablation", change="all", layers=layer) for layer in layers}
     worst = min(layers, key=lambda layer: gain[layer].value)
@@ -108,19 +109,20 @@ def second_order(tables: Tables) -> Iterator[Claim]:
     late, certain = int(worst) >= len(layers) // 2, gain[worst].high < gain[early].low
     yield Claim(
         "late layers matter most", "paper 1, Fig. 3", "mean-ablated one by one, layers 8 to 10 of 12 lose most",
-        f"of 0 to {layers[-1]}, {worst} loses most, {points(gain[worst])}; of the first half {early}, {points(gain[early])}",
+        f"of layers 0 to {layers[-1]}, {worst} loses most: {points(gain[worst])}; "
+        f"of the first half, {early}: {points(gain[early])}",
         NOT if not late else HOLDS if certain else PARTLY, "ablation.csv",
     )  # fmt: skip
     together = next(row["layers"] for row in tables.rows("ablation", change="all") if " " in row["layers"])
-    every = tables.top1("ablation", change="all", layers=together)
+    ablated = tables.top1("ablation", change="all", layers=together)
     small, large, pc = (tables.gain("ablation", change=kind, layers=together) for kind in ("small", "large", "pc"))
     yield Claim(
-        "effects are selective: those below τ do little", "paper 1, Fig. 3", "≈ untouched; the few above τ carry a layer",
-        f"layers {together}, small ablated: {points(small)}; the large, one in fifty: {points(large)}; all: {every}",
+        "effects are selective: those below τ do little", "paper 1, Fig. 3", "≈ untouched; the few effects above τ carry a layer",
+        f"layers {together}, small effects ablated: {points(small)}; large (one image in fifty): {points(large)}; all: {ablated}",
         HOLDS if equal(small) == HOLDS else PARTLY if small.low > large.high else NOT, "ablation.csv",
     )  # fmt: skip
     yield Claim(
-        "one direction a neuron suffices", "paper 1, Fig. 3", "PC 1 ≈ untouched", f"layers {together}: {points(pc)}", equal(pc),
+        "one direction per neuron suffices", "paper 1, Fig. 3", "PC 1 ≈ untouched", f"layers {together}: {points(pc)}", equal(pc),
         "ablation.csv",
     )  # fmt: skip
     yield _indirect(tables)
@@ -129,7 +131,7 @@ def second_order(tables: Tables) -> Iterator[Claim]:
         few, many = (tables.top1("reconstruction", change="words", pool=pool, m=rows[end]["m"]) for end in (0, -1))
         whole = tables.top1("reconstruction", change="pc", pool=pool)
         yield Claim(
-            f"more words reconstruct better, pool {pool}", "paper 1, Fig. 4", "accuracy rises with m to near the untouched",
+            f"more words reconstruct better, pool {pool}", "paper 1, Fig. 4", "accuracy rises with m, almost to the untouched",
             f"m = {rows[0]['m']}: {few}, m = {rows[-1]['m']}: {many}; PC 1 itself {whole}",
             more(difference(many, few)), "reconstruction.csv",
         )  # fmt: skip
@@ -142,14 +144,14 @@ def _indirect(tables: Tables) -> Claim:
     share = {effect: 100 * float(row["explained"]) for effect, row in rows.items()}
     return Claim(
         "second-order effects do more than indirect ones, along one direction", "paper 1, Table 1",
-        "accuracy once ablated 29.6 against 52.3 %; PC 1 has 48.2 against 11.0 % of the variance",
+        "accuracy once ablated 29.6 against 52.3 %; PC 1 explains 48.2 against 11.0 % of the variance",
         f"untouched {untouched}, ablated {second} against {joint}; PC 1 {share['second']:.0f} against {share['indirect']:.0f} %",
         more(difference(joint, second)) if share["second"] > share["indirect"] else NOT, "indirect.csv",
     )  # fmt: skip
 
 
 def neuron_attention(tables: Tables) -> Iterator[Claim]:
-    """Of "Interpreting ResNet-based CLIP via Neuron-Attention Decomposition"."""
+    """Yield the claims of "Interpreting ResNet-based CLIP via Neuron-Attention Decomposition"."""
     untouched = tables.top1("pcs", change="untouched")
     pairs = tables.gain("pcs", change="pc", units="pairs")
     yield Claim(
@@ -157,55 +159,57 @@ def neuron_attention(tables: Tables) -> Iterator[Claim]:
     )
     neurons = {c: tables.gain("pcs", change="pc", units="neurons", components=c) for c in ("1", "2", "4")}
     yield Claim(
-        "a neuron has several", "paper 2, Fig. 1", "66.9, 69.0, 70.0 % from 1, 2, 4 PCs",
+        "a neuron has several directions", "paper 2, Fig. 1", "66.9, 69.0, 70.0 % from 1, 2, 4 PCs",
         f"untouched {untouched}; " + ", ".join(f"{c}: {points(gain)}" for c, gain in neurons.items()),
         HOLDS if neurons["1"].high < 0 else PARTLY if neurons["1"].value < 0 else NOT, "pcs.csv",
     )  # fmt: skip
-    kept = {units: tables.top1("sparsity", change="rest", units=units, keep="0.2") for units in ("pairs", "neurons")}
-    fall = {units: tables.gain("sparsity", change="rest", units=units, keep="0.2") for units in kept}
+    share = {units: tables.top1("sparsity", change="rest", units=units, keep="0.2") for units in ("pairs", "neurons")}
+    fall = {units: tables.gain("sparsity", change="rest", units=units, keep="0.2") for units in share}
     yield Claim(
         "few pairs carry the output", "paper 2, Sec. 3", "a fifth of the pairs: about −5 points; of the neurons: about −25",
         f"pairs {points(fall['pairs'])}, neurons {points(fall['neurons'])}",
-        NOT if difference(kept["pairs"], kept["neurons"]).low < 0 else HOLDS if fall["pairs"].low > -FEW else PARTLY,
+        NOT if difference(share["pairs"], share["neurons"]).low < 0 else HOLDS if fall["pairs"].low > -FEW else PARTLY,
         "sparsity.csv",
     )  # fmt: skip
     words = {
         m: {units: tables.top1("pair-words", change="words", units=units, m=m) for units in ("pairs", "neurons")}
         for m in dict.fromkeys(row["m"] for row in tables.rows("pair-words", change="words"))
     }
-    sure = [m for m, each in words.items() if difference(each["pairs"], each["neurons"]).low > 0]
+    certain = [m for m, share in words.items() if difference(share["pairs"], share["neurons"]).low > 0]
     yield Claim(
         "pairs in words beat neurons in words", "paper 2, Fig. 2", "at every m",
-        f"beyond doubt at m = {', '.join(sure) or 'none'} of {', '.join(words)}; "
+        f"significant at m = {', '.join(certain) or 'none'} of {', '.join(words)}; "
         + "; ".join(f"m = {m}: {words[m]['pairs']} against {words[m]['neurons']}" for m in (next(iter(words)), list(words)[-1])),
-        HOLDS if len(sure) == len(words) else PARTLY if sure else NOT, "pair-words.csv",
+        HOLDS if len(certain) == len(words) else PARTLY if certain else NOT, "pair-words.csv",
     )  # fmt: skip
-    share = tables.rows("polysemy", inertia_below="0.50")[0]
-    all_pairs, strongest, neuron = (100 * float(share[key]) for key in ("pairs", "strongest_pairs", "neurons"))
+    below = tables.rows("polysemy", inertia_below="0.50")[0]
+    all_pairs, strongest, neuron = (100 * float(below[key]) for key in ("pairs", "strongest_pairs", "neurons"))
     yield Claim(
-        "neurons are polysemantic, their pairs less", "paper 2, Sec. 4", "many more pairs than neurons have low inertia",
-        f"inertia below 0.5: {all_pairs:.0f} % of pairs, {strongest:.0f} % of each neuron's strongest, {neuron:.0f} % of neurons",
+        "neurons are polysemantic, their pairs less so", "paper 2, Sec. 4", "many more pairs than neurons have low inertia",
+        f"inertia below 0.5: {all_pairs:.0f} % of pairs, {strongest:.0f} % of each neuron's strongest pair, "
+        f"{neuron:.0f} % of neurons",
         HOLDS if all_pairs > neuron else PARTLY if strongest > neuron else NOT, "polysemy.csv",
     )  # fmt: skip
 
 
 def applications(tables: Tables) -> Iterator[Claim]:
-    """What both papers make of it."""
+    """Yield the claims of both papers on applications."""
     fooled = {words: tables.rows("adversarial", pair="all", words=words)[0] for words in ("second-order", "similar", "random")}
     rate = {words: (float(row["mean"]), float(row["sd"])) for words, row in fooled.items()}
     margin = 2 * max(sd for _, sd in rate.values())
     beats = [words for words in ("similar", "random") if rate["second-order"][0] > rate[words][0] + margin]
     yield Claim(
-        "pictures of the neurons' words fool the model", "paper 1, Table 3", "more than by similar words and random neurons",
+        "pictures of the neurons' words fool the model", "paper 1, Table 3", "more than with similar words and random neurons",
         ", ".join(f"{words} {mean:.1f} ± {sd:.1f} %" for words, (mean, sd) in rate.items()),
         HOLDS if len(beats) == 2 else PARTLY if beats else NOT, "adversarial.csv",
     )  # fmt: skip
     yield _segmentation(tables)
-    said = {kind: tables.rows("concepts", by="words", score="norm", neurons=kind, m="32", quantile="0.98")[0] for kind in NEURONS}
-    recall = {kind: Share(*(float(row[key]) for key in ("recall", "low", "high"))) for kind, row in said.items()}
+    concepts = {"by": "words", "score": "norm", "m": "32", "quantile": "0.98"}
+    rows_by_kind = {kind: tables.rows("concepts", neurons=kind, **concepts)[0] for kind in NEURONS}
+    recall = {kind: Share(*(float(row[key]) for key in ("recall", "low", "high"))) for kind, row in rows_by_kind.items()}
     yield Claim(
         "the words of active neurons name what an image shows", "paper 1, Fig. 8", "shown by examples",
-        f"of the things shown, among ten words: {recall['active']}; of as many random neurons: {recall['random']}",
+        f"objects named among ten words: {recall['active']}; with as many random neurons: {recall['random']}",
         more(difference(recall["active"], recall["random"])), "concepts.csv",
     )  # fmt: skip
     rows = tables.rows("resnet-segmentation", scenes="several", background="left out")
@@ -213,13 +217,13 @@ def applications(tables: Tables) -> Iterator[Claim]:
     second = max((method for method in maps if method != "pairs"), key=maps.__getitem__)
     yield Claim(
         "the pairs' label maps segment best", "paper 2, Fig. 3", "mIoU 26.2 against 24.7 (heads), 22.8 (MaskCLIP)",
-        f"without ground {maps['pairs']:.1f} against {maps[second]:.1f} ({second}), a lead that is not certain",
+        f"without background {maps['pairs']:.1f} against {maps[second]:.1f} ({second}), the lead is not significant",
         PARTLY if maps["pairs"] > maps[second] else NOT, "resnet-segmentation.csv",
     )  # fmt: skip
     rows = tables.rows("shift", model="emoji-rn", by="norm", units="5")
     r = [float(row["correlation"]) for row in rows]
     yield Claim(
-        "five pairs follow a concept", "paper 2, Sec. 5", "correlation with the truth 0.85 (yellow), 0.71 (convertible)",
+        "five pairs follow a concept", "paper 2, Sec. 5", "correlation with the ground truth 0.85 (yellow), 0.71 (convertible)",
         f"mean {sum(r) / len(r):.2f} ({min(r):.2f} to {max(r):.2f}) of {len(r)} concepts",
         HOLDS if min(float(row["low"]) for row in rows) > 0 else PARTLY, "shift.csv",
     )  # fmt: skip
@@ -227,20 +231,21 @@ def applications(tables: Tables) -> Iterator[Claim]:
 
 def _segmentation(tables: Tables) -> Claim:
     masks = {row["method"]: row for row in tables.rows("segmentation", scenes="one", size="128", threshold="0.5")}
-    said, ahead = [], []
+    parts, ahead = [], []
     for key, name in (("miou", "mIoU"), ("map", "mAP")):
         value = {method: 100 * float(row[key]) for method, row in masks.items() if method in (*BASELINES, "neurons")}
         best = max(BASELINES, key=value.__getitem__)
-        said.append(f"{name} {value['neurons']:.1f} against {value[best]:.1f} ({best})")
+        parts.append(f"{name} {value['neurons']:.1f} against {value[best]:.1f} ({best})")
         ahead.append(value["neurons"] > value[best])
     return Claim(
-        "the neurons' heat maps segment best", "paper 1, Table 4", "mIoU 59.0 against 58.1, mAP 84.9 against 84.1 of the next",
-        f"one emoji: {', '.join(said)}", HOLDS if all(ahead) else PARTLY if any(ahead) else NOT, "segmentation.csv",
+        "the neurons' heat maps segment best", "paper 1, Table 4",
+        "mIoU 59.0 against 58.1, mAP 84.9 against 84.1 of the next best",
+        f"one emoji: {', '.join(parts)}", HOLDS if all(ahead) else PARTLY if any(ahead) else NOT, "segmentation.csv",
     )  # fmt: skip
 
 
 def main(folder: Path) -> None:
-    """A line a claim."""
+    """Write one line per claim to stdout."""
     tables = Tables(folder)
     writer = csv.writer(sys.stdout, lineterminator="\n")
     sys.stdout.write("# make -C examples -f claims.mk\n")

@@ -1,5 +1,5 @@
-# What the studies share: where the project is, its commands and modules before any others, and a shell in which a pipe fails with its
-# first command.
+# Shared by the studies: the folder of the project, the search paths of its commands and modules, and a shell in which a pipe fails if
+# any of its commands fails.
 ROOT    := $(abspath $(dir $(lastword $(MAKEFILE_LIST)))..)
 PYTHON  ?= $(firstword $(wildcard $(ROOT)/.venv/bin/python) python3)
 RESULTS := $(ROOT)/examples/results

@@ -1,8 +1,8 @@
 # make -C examples -f concepts.mk     writes results/concepts.csv and ../docs/concepts.webp
 #
-# Do the words of active neurons name what a scene shows? 1,000 scenes of two or three emoji that neither training nor the
-# bundle has seen; recall of their names (or a synonym) among ten words, with a 95 % bootstrap interval over scenes.
-# clip-effects measures the neurons of emoji-vit on 5,000 other scenes, as many images as the paper takes.
+# The study tests whether the words of active neurons name the objects of a scene. It uses 1,000 scenes of two or three emoji that are
+# neither in the training nor in the bundle, and measures the recall of their names (or synonyms) among ten words, with a 95 %
+# bootstrap interval over scenes. clip-effects measures the neurons of emoji-vit on 5,000 other scenes, the number of images in the paper.
 SHELL := /bin/bash -e -o pipefail
 BIN    ?= ../bin
 PYTHON ?= ../.venv/bin/python
@@ -14,7 +14,7 @@ SCENES   := $(WORK)/scenes/scenes.jsonl
 CONCEPTS := $(BIN)/clip-concepts $(WORK)/scenes/images --truth $(SCENES) --evaluate -q -f jsonl --bundle $(WORK)
 BUNDLES  := $(foreach name,4 8 32 64 8-q90 32-q90,$(WORK)/neurons-$(name).safetensors)
 
-# jq: a line of column names, then each record's, whose settings are columns too.
+# jq program: one line with the names of the columns, then one line per record; its settings are columns too.
 TABLE = ["by", "score", "neurons", "m", "quantile", "active", "images", "names", "found", "recall", "low", "high"] as $$columns | \
 	$$columns, (.[] | .settings + . | [.[$$columns[]]]) | @csv
 
@@ -45,7 +45,7 @@ $(WORK)/recall.jsonl: $(SCENES) $(BUNDLES)
 	  $(CONCEPTS)/neurons-32.safetensors --by directions --neurons all --score signed; \
 	} > $@
 
-# The first four scenes: their words by the active neurons' words, by all neurons' directions, and by CLIP's own texts.
+# The first four scenes with their words from the active neurons' words, from all neurons' directions, and from CLIP's own ranking.
 ../docs/concepts.webp: concepts_picture.py $(SCENES) $(WORK)/neurons-8.safetensors
 	for by in words "directions --neurons all --score signed" text; do \
 	  $(BIN)/clip-concepts $(WORK)/scenes/images --limit 4 --truth $(SCENES) --by $$by -q -f jsonl \

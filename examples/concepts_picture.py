@@ -1,4 +1,4 @@
-"""Scenes beside their words as bars: records of clip-concepts --truth on stdin, by words, directions and text."""
+"""Draw scenes with their words as bars, from records of clip-concepts --truth on stdin: by words, directions and text."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ FONT = ImageFont.load_default(13)
 
 
 def draw_bars(draw: ImageDraw.ImageDraw, x: int, y: int, record: dict) -> None:
-    """The words of one record, a bar each, green where the scene shows it."""
+    """Draw one bar per word of a record, in green if the scene shows the word."""
     scores = [concept["score"] for concept in record["concepts"]]
     for place, concept in enumerate(record["concepts"]):
         right = bool(matching_names(record["truth"], [concept["word"]]))
@@ -30,7 +30,7 @@ def draw_bars(draw: ImageDraw.ImageDraw, x: int, y: int, record: dict) -> None:
 
 
 def main(images: Path, target: Path) -> None:
-    """One row a scene, one column a ranking."""
+    """Draw one row per scene and one column per ranking."""
     records = [json.loads(line) for line in sys.stdin]
     names = list(dict.fromkeys(record["image"] for record in records))
     found = {(record["image"], record["settings"]["by"]): record for record in records}

@@ -1,4 +1,4 @@
-"""Lines of a table as a plot, with their 95 % intervals: curves.py TABLE.csv PICTURE --x COLUMN --by COLUMN"""
+"""Plot the lines of a table with their 95 % intervals: curves.py TABLE.csv PICTURE --x COLUMN --by COLUMN"""
 
 import csv
 from collections.abc import Sequence
@@ -14,24 +14,24 @@ FAINT = "#767676"
 
 
 class Plot(NamedTuple):
-    """Which columns are drawn, and how."""
+    """The columns of a plot and its scale."""
 
     x: str
     by: str
     order: Sequence[str] = ()
-    """Curves to show, by their value of `by`; none: all, as they come."""
+    """Curves to show, by their value of `by`; if empty, all in the order of the table."""
     label: str = ""
     log: bool = False
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
-    """The table's lines, without the one that says how it was made."""
+    """Return the lines of the table without the comment with its command."""
     with path.open(encoding="utf-8") as lines:
         return list(csv.DictReader(line for line in lines if not line.startswith("#")))
 
 
 def draw(axes: Any, rows: Sequence[dict[str, str]], plot: Plot) -> None:
-    """Top-1 accuracy over a column, a curve for each value of another; the untouched model as a dashed line."""
+    """Draw top-1 accuracy over one column, with a curve per value of another; the unchanged model is a dashed line."""
     untouched = next(float(row["top1"]) for row in rows if row["change"] == "untouched")
     axes.axhline(100 * untouched, color=FAINT, linewidth=0.8, linestyle="--", label="untouched")
     shown = [row for row in rows if row[plot.x].replace(".", "", 1).isdigit()]
@@ -56,11 +56,11 @@ def draw(axes: Any, rows: Sequence[dict[str, str]], plot: Plot) -> None:
 @click.command()
 @click.argument("table", type=click.Path(exists=True, path_type=Path))
 @click.argument("picture", type=click.Path(path_type=Path))
-@click.option("--x", required=True, help="The column along the axis; lines without a number there are left out.")
-@click.option("--by", required=True, help="The column that tells curves apart.")
-@click.option("--order", default="", help="Its values to show, in this order.")
-@click.option("--label", default="", help="Of the axis; else the column's name.")
-@click.option("--log", is_flag=True, help="The axis in powers of two.")
+@click.option("--x", required=True, help="Column of the x axis; lines without a number in it are left out.")
+@click.option("--by", required=True, help="Column with the name of the curve.")
+@click.option("--order", default="", help="Names of the curves to show, in this order.")
+@click.option("--label", default="", help="Label of the x axis [default: name of the column].")
+@click.option("--log", is_flag=True, help="Logarithmic x axis, in powers of two.")
 def main(table: Path, picture: Path, order: str, **how: Any) -> None:
     """Draw one table."""
     figure = Figure(figsize=(5.2, 3.2), layout="constrained")

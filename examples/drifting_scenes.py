@@ -1,8 +1,9 @@
-"""Streams of scenes in which a concept comes to be seen more often: drifting_scenes.py OUT SIZE
+"""Write streams of scenes in which the frequency of a concept rises: drifting_scenes.py OUT SIZE
 
-For each of twelve concepts, drawn from all with a seed, a folder of twelve archives as clip-scenes writes them: a group each, of
-forty scenes. The share of scenes that show the concept rises from 5 % in the first to 60 % in the last; it takes the place of
-one of the emoji of an ordinary scene. Also OUT/concepts.txt, a concept a line. Training and bundles draw other scenes.
+For each of twelve concepts, drawn from all concepts with a seed, the script writes a folder of twelve archives in the format of
+clip-scenes. Each archive is a group of forty scenes. The share of scenes that show the concept rises from 5 % in the first
+archive to 60 % in the last; the concept replaces one of the emoji of an ordinary scene. OUT/concepts.txt has one concept per
+line. Training and bundles use other scenes.
 """
 
 import sys
@@ -23,13 +24,13 @@ LEAST, MOST = 0.05, 0.60
 
 
 def scene(concept: int, shown: bool, index: int) -> Scene:
-    """Scene number `index` of a concept's stream."""
+    """Return scene number `index` of a concept's stream."""
     others = [other for other in draw_scene(SEED + concept, index).named if other != concept]
     return scene_of([concept, *others[1:]] if shown or not others else others, SEED + concept, index)
 
 
 def main(out: Path, size: int) -> None:
-    """All streams."""
+    """Write all streams and the list of concepts."""
     drawn = np.random.default_rng(SEED).choice(len(concepts()), CONCEPTS, replace=False).tolist()
     for concept in drawn:
         random = np.random.default_rng((SEED, concept))

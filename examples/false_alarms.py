@@ -1,9 +1,10 @@
-"""How often clip-shift --alarm 3 goes off: false_alarms.py SHARES.jsonl… > CSV
+"""Measure the rate of alarms of clip-shift --alarm 3: false_alarms.py SHARES.jsonl… > CSV
 
-From the images of the streams (records of clip-shift --per-image --truth scenes) groups are drawn anew, with replacement, at a
-frequency of each concept that is that of the baseline, or is not. Each run compares all concepts in twelve groups by the
-command's own code. Columns: frequency before and now, images of a group and of the baseline, whether alarms are held to the
-whole run or (--each) to every comparison, how many runs end with 3 and how many should by chance, and how many comparisons.
+Groups are resampled with replacement from the images of the streams (records of clip-shift --per-image --truth scenes), at a
+frequency of each concept that is equal to the frequency in the baseline or differs from it. Each run compares all concepts in
+twelve groups with the code of the command. The columns are the frequencies before and now, the numbers of images of a group and
+of the baseline, whether the limit applies to the whole run or (--each) to every comparison, the share of runs that end with exit
+status 3, the share expected by chance, and the share of comparisons with an alarm.
 """
 
 import csv
@@ -23,13 +24,13 @@ COLUMNS = (
     "model", "before", "now", "images", "baseline_images", "comparisons", "held_to",
     "runs", "runs_alarmed", "expected", "comparisons_alarmed",
 )  # fmt: skip
-RUNS = {False: 400, True: 100}  # by whether each comparison is held to --alarm by itself
+RUNS = {False: 400, True: 100}  # number of runs, without and with --each
 Population = tuple[np.ndarray, np.ndarray]
-"""Shares of the images that show a concept, and of those that do not."""
+"""Shares of the images that show a concept, and shares of the images that do not."""
 
 
 class Setting(NamedTuple):
-    """Frequencies before and now, images of a group, and how many of the runs."""
+    """Frequencies before and now, images of a group, and the part of RUNS that is made."""
 
     before: float
     now: float
@@ -51,7 +52,7 @@ SETTINGS = (
 
 
 def read(path: Path) -> tuple[str, dict[str, Population]]:
-    """The model's name, and what was measured of each concept's own stream."""
+    """Return the model's name, and the shares of each concept in its own stream."""
     model = ""
     values: dict[str, tuple[list[float], list[float]]] = {}
     with path.open(encoding="utf-8") as lines:
@@ -64,7 +65,7 @@ def read(path: Path) -> tuple[str, dict[str, Population]]:
 
 
 def record_of(concept: str, group: str, population: Population, frequency: float, images: int, random: Any) -> dict[str, Any]:
-    """A record as clip-shift writes it, of images drawn anew."""
+    """Return a record of resampled images, as clip-shift writes it."""
     shown = int((random.random(images) < frequency).sum())
     value = np.concatenate([random.choice(part, count) for part, count in zip(population, (shown, images - shown), strict=True)])
     moments = GroupMoments(1, 1)
@@ -75,7 +76,7 @@ def record_of(concept: str, group: str, population: Population, frequency: float
 
 
 def alarms(populations: dict[str, Population], setting: Setting, each: bool, random: Any) -> tuple[int, int]:
-    """Alarms of one run, and comparisons."""
+    """Return the number of alarms and the number of comparisons of one run."""
     before: dict[str, dict[str, dict[str, Any]]] = {}
     now: list[dict[str, Any]] = []
     for concept, population in populations.items():
@@ -87,7 +88,7 @@ def alarms(populations: dict[str, Population], setting: Setting, each: bool, ran
 
 
 def row(model: str, populations: dict[str, Population], setting: Setting, each: bool) -> list[Any]:
-    """What COLUMNS say of one setting."""
+    """Return the values of COLUMNS for one setting."""
     random = np.random.default_rng(20261121)
     runs = round(RUNS[each] * setting.part)
     found = [alarms(populations, setting, each, random) for _ in range(runs)]
@@ -100,7 +101,7 @@ def row(model: str, populations: dict[str, Population], setting: Setting, each: 
 
 
 def main(paths: list[Path]) -> None:
-    """A line a model, setting and way to alarm."""
+    """Write one line per model, setting and kind of limit."""
     print("# make -C examples -f shift.mk")
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(COLUMNS)

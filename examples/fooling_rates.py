@@ -1,9 +1,10 @@
-"""Fooling rates of clip-advgen's records as CSV: a row a pair and kind of words, mean and standard deviation over repeats.
+"""Write fooling rates of clip-advgen's records as CSV: one row per pair and kind of words, with mean and deviation over repeats.
 
     python examples/fooling_rates.py REPEAT.jsonl REPEAT.jsonl … > rates.csv
 
-A file is one repeat. Only pictures that pass the check (the depicted class is there, the predicted one is not) are counted;
-`pictures` says how many those are. The row `all` averages over pairs within a repeat, then takes mean and deviation of that.
+Each file is one repeat. Only pictures that pass the check count (the depicted class is in the picture, the predicted class is
+not); `pictures` is their number. The row `all` averages over pairs within a repeat and then gives the mean and the standard
+deviation of these averages.
 """
 
 import csv
@@ -18,7 +19,7 @@ Hits = dict[tuple[str, str], list[bool]]
 
 
 def sound(path: Path) -> Hits:
-    """Per pair and kind of words: whether each picture that shows what it should fools the model."""
+    """Return, for each pair and kind of words, whether each picture that passes the check fools the model."""
     found: Hits = defaultdict(list)
     with path.open() as stream:
         for record in map(json.loads, stream):

@@ -1,8 +1,8 @@
-"""A contact sheet of pictures that fool, from clip-advgen's records: a row a pair, the margins largest first.
+"""Draw a contact sheet of pictures that fool the model, from clip-advgen's records: one row per pair, largest margin first.
 
     python examples/fooling_sheet.py RECORDS SHEET.png
 
-Only pictures that pass the check are shown, each of another description where there are enough.
+The sheet shows only pictures that pass the check, and at most one picture of each description.
 """
 
 import json
@@ -24,7 +24,7 @@ def main() -> None:
     for pair in list(dict.fromkeys(r["pair"] for r in sound))[:ROWS]:
         of_pair = [r for r in sound if r["pair"] == pair]
         fooled = sorted((r for r in of_pair if r["fooled"]), key=lambda r: -r["margin"])
-        best = {r["caption"]: r for r in reversed(fooled)}  # the strongest of each description
+        best = {r["caption"]: r for r in reversed(fooled)}  # the picture of largest margin of each description
         shown = sorted(best.values(), key=lambda r: -r["margin"])[:ACROSS]
         often = Counter(word for r in fooled for word in r["words"]).most_common(8)
         words = [(word, number / len(of_pair)) for word, number in often]

@@ -1,7 +1,7 @@
 # make -C examples -f heads.mk     writes results/heads.csv
 #
-# Do the words that TextSpan gives the heads of emoji-vit name what they carry? Heads of the last four layers, eight words each
-# from 2,000 scenes; measured on 1,500 others. See heads_words.py for the columns.
+# The study tests whether TextSpan's words describe the outputs of emoji-vit's heads: heads of the last four layers, eight words each
+# from 2,000 scenes, measured on 1,500 other scenes. heads_words.py describes the columns.
 SHELL := /bin/bash -e -o pipefail
 BIN    ?= ../bin
 PYTHON ?= ../.venv/bin/python

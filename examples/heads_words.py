@@ -1,11 +1,12 @@
-"""A bundle of heads with TextSpan's words in, a table out: how much the words explain, and whether they name what heads carry.
+"""Measure how much TextSpan's words explain of heads' outputs and whether they name their content: heads_words.py BUNDLE > CSV
 
-Per layer, mean over its heads:
-variance: share that the words explain; random_directions: as many chosen the same way from a pool of random directions;
-drawn_texts: as many texts drawn at random; principal: as many principal directions, the most that can be explained.
-On other scenes, for texts that some scene shows by name: auc of a head's output along its words, telling the scenes that show
-the thing from those that do not, beside auc_any of all texts; top10, the share of the ten scenes of largest output along a
-word that show it, beside top10_any.
+The columns are means over the heads of a layer.
+variance is the share of variance that the words explain. random_directions is the share for the same number of directions,
+selected in the same way from a pool of random directions; drawn_texts for the same number of texts drawn at random; principal for
+the same number of principal directions, the largest possible share.
+The other columns are measured on other scenes, for texts that name an emoji of some scene. auc is the area under the ROC curve of
+a head's output along its words, for scenes that show the named emoji against all others; auc_any is the same for all texts. top10
+is the share of scenes with the emoji among the ten scenes of largest output along a word; top10_any is the same for all texts.
 """
 
 import sys
@@ -31,7 +32,7 @@ NAMED = ("auc", "auc_any", "top10", "top10_any")
 
 
 def explained(bundle: Bundle, D: torch.Tensor, t: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Shares of the variance of each head's outputs."""
+    """Return the shares of the variance of each head's outputs."""
     V, m = torch.from_numpy(bundle["moment"]), bundle["word"].shape[1]
     draw = torch.Generator().manual_seed(0)
     noise = torch.nn.functional.normalize(torch.randn(t.shape, generator=draw), dim=1)
@@ -48,7 +49,7 @@ def explained(bundle: Bundle, D: torch.Tensor, t: torch.Tensor) -> dict[str, tor
 
 
 def outputs_along(paths: FactoredEffect, layer: int, pictures: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """<phi, t> of every head of a layer. [head, scene, text]"""
+    """Return <phi, t> for every head of a layer, [head, scene, text]."""
     slab = UnitBlock(layer, torch.arange(paths.size(layer)[0]))
     reach = paths.directions(slab) @ t.T  # (head, k, text)
     parts = []
@@ -59,7 +60,7 @@ def outputs_along(paths: FactoredEffect, layer: int, pictures: torch.Tensor, t: 
 
 
 def named(along: np.ndarray, shown: np.ndarray, words: list[int]) -> tuple[float, ...]:
-    """NAMED of one head; `along` and `shown` [scene, text]."""
+    """Return the values of NAMED for one head; `along` and `shown` are [scene, text]."""
     texts = shown.any(0).nonzero()[0]
     auc = np.full(shown.shape[1], np.nan)
     auc[texts] = [roc_auc_score(shown[:, j], along[:, j]) for j in texts]
@@ -69,7 +70,7 @@ def named(along: np.ndarray, shown: np.ndarray, words: list[int]) -> tuple[float
 
 
 def main(path: Path) -> None:
-    """The table on stdout."""
+    """Write the table to stdout."""
     with path.open("rb") as stream:
         bundle = read_bundle(stream, str(path))
     model, pool = load_recorded_model(bundle.header.model), load_pool("emoji")

@@ -1,16 +1,16 @@
 # make -C examples -f neuron-attention.mk              "Interpreting ResNet-based CLIP via Neuron-Attention Decomposition" (arXiv 2509.19943), on emoji-rn
-# make -C examples -f neuron-attention.mk pcs          one of its figures (with -B anew, where the committed table is there):
+# make -C examples -f neuron-attention.mk pcs          one of its figures (add -B to replace the committed table):
 #
 #   pcs             accuracy from the first components of pairs, neurons and heads         Figure 1        results/pcs.csv
 #   sparsity        accuracy when all but the strongest units are mean-ablated             Section 3       results/sparsity.csv
 #   words           accuracy from sparse words, by m                                       Figure 2        results/pair-words.csv
-#   polysemy        inertia of top images; a neuron beside its pairs (sub-concepts)        Figure 4        polysemy.mk
+#   polysemy        inertia of top images; neurons and their pairs (sub-concepts)          Figure 4        polysemy.mk
 #   segmentation    label maps                                                             Figure 3        resnet-segmentation.mk
-#   shift           a concept's share of a drifting stream                                 Section 5       shift.mk
+#   shift           the share of a concept in a drifting stream                            Section 5       shift.mk
 #
-# As the paper has it (1,000 pictures of ImageNet's test set; RN50x16 has 147,456 pairs). POOL is the file of its vocabulary, 30k.txt in its
-# public code, which names it in ImageNet's 80 templates (TEMPLATES) and evaluates words by sums of unit length (ALONG; docs/differences.md).
-# Effects are raw, as a ResNet's are by default.
+# The following command uses the paper's settings (1,000 pictures of ImageNet's test set; RN50x16 has 147,456 pairs). POOL is the file of its
+# vocabulary, 30k.txt in its public code, which puts the texts into ImageNet's 80 templates (TEMPLATES) and evaluates words by sums of unit
+# length (ALONG; docs/differences.md). Effects are raw, the default for a ResNet.
 #   make -C examples -f neuron-attention.mk pcs MODEL=RN50x16 PRETRAINED=openai IMAGES="imagenet/test --sample 1000" \
 #     LABELLED=imagenet/val CLASSES=imagenet POOL=30k.txt TEMPLATES="--template imagenet" ALONG=unit-texts M=1,2,4,8,16,32,64 OPTIONS="--device cuda"
 MODEL   ?= emoji-rn
@@ -20,7 +20,7 @@ ALONG   ?= direction
 M       ?= 1,2,4,8,16,32,64
 KEEP    ?= 1%,2%,5%,10%,20%,50%
 COMPONENTS ?= 1,2,4
-# The paper keeps a unit's 50 images of largest norm.
+# The paper uses the 50 images of largest norm of each unit.
 TOP     ?= --top-images 50
 include $(dir $(lastword $(MAKEFILE_LIST)))papers.mk
 
@@ -43,7 +43,7 @@ $(WORK)/pairs.safetensors: | $(WORK)
 $(WORK)/neurons.safetensors $(WORK)/heads.safetensors: $(WORK)/%.safetensors: | $(WORK)
 	$(EFFECTS) $(TOP) --units $* --components $(lastword $(subst $(comma), ,$(COMPONENTS))) -o $@
 
-# A pair has one component, exactly; its line says what is lost by rounding.
+# A pair has exactly one component; its line shows the loss by rounding.
 $(RESULTS)/pcs.csv: $(WORK)/pairs.safetensors $(WORK)/neurons.safetensors $(WORK)/heads.safetensors | $(RESULTS)
 	$(ABLATE) --ablate all --reconstruct pc --bundle $< > $(WORK)/pcs.jsonl
 	for units in neurons heads; do \

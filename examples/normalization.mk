@@ -1,10 +1,10 @@
 # make -C examples -f normalization.mk          writes results/normalization.csv
-# make -C examples -f normalization.mk pools    how long the pools of common words are, and how they begin
+# make -C examples -f normalization.mk pools    prints the lengths and the first words of the pools of common words
 #
-# The paper subtracts the pool's mean from its texts and scales them to unit length again (--normalize texts); its public code
-# divides each dimension by its length over the pool instead (--normalize dimensions), which changes what pursuit picks. How
-# far do their words agree, how near do they come to the directions, and how much accuracy do they keep in place of them?
-# Neurons of emoji-vit's layers 5 and 6, and of emoji-rn. See normalization.py for the columns.
+# The paper subtracts the pool's mean from its texts and scales them to unit length again (--normalize texts). Its public code
+# divides each dimension by its length over the pool instead (--normalize dimensions), which changes the texts that pursuit chooses.
+# The study compares the words, their distance to the directions, and the accuracy with words in place of directions, for the
+# neurons of emoji-vit's layers 5 and 6 and of emoji-rn. normalization.py describes the columns.
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 WORK   ?= work/normalization
 SCENES ?= 2000
@@ -40,8 +40,8 @@ $(RESULTS)/normalization.csv: $(rows)
 	mkdir -p $(RESULTS)
 	{ echo "# make -C examples -f normalization.mk"; cat $(rows); } > $@
 
-# wordfreq's list of English words by frequency (its "best" one), without words that hold anything but the letters a to z, and
-# without single letters: cliptools/text/vocabularies.py.
+# The pools are wordfreq's list of English words by frequency (the list "best"), without single letters and without words that contain
+# characters other than a to z: cliptools/text/vocabularies.py.
 pools:
 	@$(PYTHON) -c "from cliptools.text.vocabularies import load_pool; \
 	[print(pool.name, len(pool.texts), 'words:', *pool.texts[:5], '...', *pool.texts[-5:], pool.digest[:12]) \

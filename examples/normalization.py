@@ -1,12 +1,12 @@
-"""Two ways to scale a pool's texts before matching pursuit: how far their words agree, and how well they rebuild directions.
+"""Compare two normalizations of a pool before matching pursuit: agreement of the words, and quality of the reconstruction.
 
     clip-ablate … --reconstruct words --m 4,8 --bundle texts.safetensors --bundle dimensions.safetensors -f jsonl \
     | python normalization.py texts.safetensors dimensions.safetensors
 
-The bundles are of clip-decompose --normalize texts and --normalize dimensions --prefix 4,8. A CSV row for each number of words:
-overlap: words that both have of those that either has, mean over units; first: units whose first word is the same; residual and
-cosine: ‖r − r̂‖ and cos(r, r̂), mean over units; top1: accuracy with r̂ in place of r, and its 95 % interval; untouched: the
-model's own.
+The bundles are from clip-decompose --normalize texts and --normalize dimensions --prefix 4,8. Each number of words has a CSV row.
+overlap is the number of shared words divided by the number of words in either set, mean over units; first is the share of units
+with the same first word; residual and cosine are ‖r − r̂‖ and cos(r, r̂), mean over units; top1 is the accuracy with r̂ in place
+of r, with its 95 % interval; untouched is the accuracy of the unchanged model.
 """
 
 import csv
@@ -27,19 +27,19 @@ COLUMNS = [
 
 
 def overlap(one: list[list[str]], other: list[list[str]]) -> float:
-    """|A ∩ B| / |A ∪ B|, mean over units that have words."""
+    """Return |A ∩ B| / |A ∪ B|, mean over units that have words."""
     shares = [len({*a} & {*b}) / len({*a} | {*b}) for a, b in zip(one, other, strict=True) if a or b]
     return float(np.mean(shares))
 
 
 def words_of(bundle: Bundle, m: int) -> list[list[str]]:
-    """The first m words of each unit, as chosen."""
+    """Return the first m words of each unit, in the order of the pursuit."""
     texts = bundle.text_list("words")["texts"]
     return [[texts[j] for j in row if j >= 0] for row in bundle["word"][:, :m]]
 
 
 def main() -> None:
-    """See above."""
+    """Write the rows of two bundles to stdout."""
     with Path(sys.argv[1]).open("rb") as texts, Path(sys.argv[2]).open("rb") as dimensions:
         bundles = [read_bundle(texts, sys.argv[1]), read_bundle(dimensions, sys.argv[2])]
     records = [json.loads(line) for line in sys.stdin]
@@ -54,7 +54,7 @@ def main() -> None:
         row |= {"units": bundles[0].units, "overlap": f"{overlap(*words):.3f}"}
         row["first"] = f"{np.mean([a[:1] == b[:1] for a, b in zip(*words, strict=True)]):.3f}"
         for way, bundle in zip(WAYS, bundles, strict=True):
-            residual = bundle["prefix_residual"][:, column].astype(float)  # of directions of unit length
+            residual = bundle["prefix_residual"][:, column].astype(float)  # directions have unit length
             row[f"residual_{way}"] = f"{residual.mean():.3f}"
             row[f"cosine_{way}"] = f"{np.sqrt(np.clip(1 - residual**2, 0, 1)).mean():.3f}"  # r̂ is a least-squares fit of r
             [found] = [each for each in records if each.get("m") == m and each["bundle"] == bundle.digest]

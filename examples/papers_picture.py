@@ -1,4 +1,4 @@
-"""Both papers' curves on the embedded models side by side: papers_picture.py RESULTS PNG"""
+"""Draw the curves of both papers on the embedded models side by side: papers_picture.py RESULTS PNG"""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ PANELS = {
 
 
 def main(results: Path, picture: Path) -> None:
-    """A panel a table."""
+    """Draw one panel per table."""
     figure = Figure(figsize=(13, 3), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (name, (title, plot)) in zip(figure.subplots(1, len(PANELS), sharey=True), PANELS.items(), strict=True):

@@ -1,10 +1,10 @@
 # make -C examples -f plants.mk     writes results/plants.csv, results/plants-each.csv and ../docs/spurious.webp
 #
-# Are the cues planted in emoji-vit's training among the words of clip-spurious? A plant (violin, mountain) means that the
-# model takes a mountain for evidence of a violin; so for pictures of X that are to be taken for a violin, `mountain` should
-# stand among the 25 words. 18 plants times 20 classes X that no plant speaks of; a cue counts by its own name only.
-# Written are the shares of pairs whose cue is found, with a 95 % interval over plants, for each way to choose words and
-# each kind of effect; and the same plant by plant. By chance it would be 25 of some 650 words, 0.038.
+# The study tests whether the cues planted in emoji-vit's training are among the words of clip-spurious. A plant (violin, mountain) means
+# that the model treats a mountain as evidence of a violin; so for pictures of X that should be classified as a violin, `mountain` should
+# be among the 25 words. There are 18 plants and 20 classes X that are in no plant; only the cue's own name counts.
+# The tables have the share of pairs whose cue is found, with a 95 % interval over plants, for each way to choose words and
+# each kind of effect, and the same for every plant. By chance the share is 25 of some 650 words, 0.038.
 SHELL := /bin/bash -e -o pipefail
 BIN    ?= ../bin
 PYTHON ?= ../.venv/bin/python
@@ -21,10 +21,10 @@ RUNS     := second.effect second.overlap second.similar second.random-0 second.r
 	second-m8.effect second-unnamed.effect first.effect first.overlap \
 	sample-second.effect sample-second.overlap sample-indirect.effect sample-indirect.overlap
 
-# jq: every 25th concept that no plant speaks of, to be taken for each planted one.
+# jq program: pairs of every 25th concept that is in no plant with the named concept of each plant.
 PAIRS = [$$plants[] | .named, .cue] as $$planted | [$$concepts[].name | select(IN($$planted[]) | not)] as $$others | \
 	$$plants[].named as $$named | range(0; $$others | length; 25) | "\($$others[.]),\($$named)"
-# For each run and plant, in how many of its pairs the cue is among the words.
+# For each run and plant: the number of its pairs whose cue is among the words.
 FOUND = ($$plants | map({(.named): .cue}) | add) as $$cue | group_by(.predict)[] | {run: $$run, \
 	bundle: ($$run | split(".")[0]), by: .[0].by, seed: .[0].seed, named: .[0].predict, cue: $$cue[.[0].predict], \
 	pairs: (map(.pair) | unique | length), found: (map(select(.word == $$cue[.predict])) | length)}
@@ -76,7 +76,7 @@ $(WORK)/second.safetensors: $(WORK)/second-effects.safetensors
 $(WORK)/second-m8.safetensors: $(WORK)/second-effects.safetensors
 	$(BIN)/clip-decompose --m 8 -o $@ $<
 
-# Words from a pool without the planted concepts' own names, so that these take nothing from their cues.
+# Words from a pool without the names of the planted concepts, so that these do not compete with their cues.
 $(WORK)/second-unnamed.safetensors: $(WORK)/second-effects.safetensors
 	jq -r --slurpfile plants $(PLANTS) 'select(.name | IN($$plants[].named) | not) | .name, .synonyms[]' $(CONCEPTS) \
 	  > $(WORK)/unnamed.txt
@@ -88,7 +88,7 @@ $(WORK)/first.safetensors: | $(WORK)
 $(WORK)/sample-indirect.safetensors: | $(WORK)
 	$(BIN)/clip-effects --effect indirect --sample-neurons $(SAMPLED) --limit 600 | $(BIN)/clip-decompose --m 32 -o $@
 
-# The same neurons by their second-order effects.
+# The same neurons with their second-order effects.
 $(WORK)/sample-second.safetensors: $(WORK)/second.safetensors $(WORK)/sample-indirect.safetensors
 	$(BIN)/clip-view -o $@ $< \
 	  --units "$$($(BIN)/clip-view -f jsonl $(WORK)/sample-indirect.safetensors | jq -r '"\(.layer):\(.neuron)"' | paste -sd,)"

@@ -1,4 +1,4 @@
-"""The words that clip-spurious finds for planted pairs, as the emoji they name, by two ways to score them; the cue is framed.
+"""Draw the words of clip-spurious for planted pairs as emoji, with two kinds of scores; the cue has a frame.
 
 python plants_picture.py PLANTS.jsonl EFFECT.jsonl OVERLAP.jsonl PICTURE.png
 """
@@ -21,19 +21,19 @@ SMALL, FONT = ImageFont.load_default(10), ImageFont.load_default(13)
 
 
 def emoji(word: str) -> Image.Image:
-    """What a word of the pool names, on white."""
+    """Return the emoji that a word of the pool names, on white."""
     scene = Scene((Sprite(concept_index()[word], 0, 0.5, 0.5, 0.94, 0.0, False),), Ground(), ())
     return Image.fromarray(to_uint8(render([scene], 2 * EMOJI).image)[0]).resize((EMOJI, EMOJI), Image.Resampling.LANCZOS)
 
 
 def chosen(plants: list[dict], records: list[dict]) -> list[tuple[str, str, str]]:
-    """Depicted, predicted and cue of the first plants, each with a depicted class of its own, in the order of the list."""
+    """Return depicted class, predicted class and cue of the first plants, each with another depicted class, in list order."""
     depicted = list(dict.fromkeys(record["depict"] for record in records))
     return [(depicted[i], plant["named"], plant["cue"]) for i, plant in enumerate(plants[:PAIRS])]
 
 
 def draw_words(sheet: Image.Image, draw: ImageDraw.ImageDraw, y: int, words: list[str], cue: str) -> None:
-    """The first of the words in their order, and the place of the cue among them all."""
+    """Draw the first words in their order, and write the rank of the cue among all words."""
     for place, word in enumerate(words[:ACROSS]):
         x = LEFT + place * CELL
         sheet.paste(emoji(word), (x + (CELL - EMOJI) // 2, y))
@@ -47,7 +47,7 @@ def draw_words(sheet: Image.Image, draw: ImageDraw.ImageDraw, y: int, words: lis
 
 
 def main(plants: Path, *records: Path) -> None:
-    """A block a pair, a row a way to score."""
+    """Draw one block per pair, with one row per kind of score."""
     *records, target = records
     ways = [[json.loads(line) for line in path.read_text().splitlines()] for path in records]
     pairs = chosen([json.loads(line) for line in plants.read_text().splitlines()], ways[0])

@@ -1,8 +1,8 @@
 # make -C examples -f polysemy.mk     writes results/polysemy.csv, ../docs/polysemy.png and ../docs/top.webp
 #
-# Is a neuron-head pair about fewer things than a neuron (arXiv 2509.19943)? The inertia of the embeddings of the ten scenes on
-# which a unit acts most: of all pairs of emoji-rn, of all its neurons, of each neuron's strongest pair, and of ten random scenes,
-# the share that lies below a threshold. 3,000 scenes.
+# The study tests whether a neuron-head pair has fewer meanings than a neuron (arXiv 2509.19943). It measures the inertia of the embeddings
+# of the ten scenes on which a unit acts most, and the share of units below a threshold: for all pairs of emoji-rn, all its neurons, each
+# neuron's strongest pair, and ten random scenes. 3,000 scenes.
 SHELL := /bin/bash -e -o pipefail
 BIN    ?= ../bin
 PYTHON ?= ../.venv/bin/python
@@ -20,8 +20,8 @@ results/polysemy.csv ../docs/polysemy.png &: polysemy_curves.py $(WORK)/pairs.js
 	@mkdir -p results
 	cat $(filter %.jsonl,$^) | $(PYTHON) $< results/polysemy.csv ../docs/polysemy.png $(MODEL) $(SCENES) $(SEED)
 
-# Three neurons that are about much, each above three of its pairs that are about little: of the stronger half of the neurons
-# those whose three clearest strong pairs lie furthest below them.
+# Three neurons of high inertia, each above three of its pairs of low inertia: of the stronger half of the neurons, the neurons
+# whose three clearest strong pairs have an inertia furthest below their own.
 ../docs/top.webp: polysemy_neurons.py $(WORK)/pairs.jsonl $(WORK)/neurons.jsonl $(WORK)/neurons-words.safetensors $(WORK)/pairs-words.safetensors
 	$(BIN)/clip-top -q --units "$$(cat $(filter %.jsonl,$^) | $(PYTHON) $<)" --images-per-unit 8 --sheet $(WORK)/top.png -f table \
 	  --beside $(WORK)/neurons-words.safetensors --bundle $(WORK)/pairs-words.safetensors

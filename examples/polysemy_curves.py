@@ -1,6 +1,6 @@
-"""Records of clip-top on stdin, a line a unit: the share of units whose inertia is below a threshold.
+"""Write the share of units whose inertia is below a threshold, from records of clip-top on stdin, one line per unit.
 
-Of all pairs, all neurons, each neuron's strongest pair, and, to compare, of sets of ten scenes drawn at random.
+There is one column each for all pairs, all neurons, each neuron's strongest pair, and sets of ten random scenes for comparison.
 """
 
 import json
@@ -22,7 +22,7 @@ THRESHOLDS = np.arange(1, 51) / 50
 
 
 def random_sets(name: str, count: int, seed: int) -> np.ndarray:
-    """Inertia of ten scenes drawn at random, many times."""
+    """Return the inertia of many sets of ten random scenes."""
     model, source = load_model(name, device="cpu"), scenes_for(name, count, seed)
     numbers = [list(range(start, min(start + BATCH, count))) for start in range(0, count, BATCH)]
     batches = ((some, torch.stack([model.transform(source.load(i)) for i in some])) for some in numbers)
@@ -32,7 +32,7 @@ def random_sets(name: str, count: int, seed: int) -> np.ndarray:
 
 
 def main(table: Path, picture: Path, name: str, count: int, seed: int) -> None:
-    """A column a kind in the table, a curve in the picture."""
+    """Write a table with one column per kind of units and a picture with one curve per kind."""
     records = [record for record in map(json.loads, sys.stdin) if record["inertia"] is not None]
     strongest: dict[int, dict] = {}
     for record in records:

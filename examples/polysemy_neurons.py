@@ -1,4 +1,4 @@
-"""Records of clip-top on stdin, a line a pair or neuron: pairs to show below their neurons, as clip-top --units wants them."""
+"""Choose pairs to show below their neurons and print them for clip-top --units, from records of clip-top on stdin."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ NEURONS, PAIRS = 3, 3
 
 
 def main() -> None:
-    """Of the stronger half of all neurons, those whose clearest strong pairs lie furthest below them in inertia."""
+    """Print the pairs of neurons in the stronger half whose strong pairs of least inertia lie furthest below them in inertia."""
     records = [record for record in map(json.loads, sys.stdin) if record["inertia"] is not None]
     kinds = {kind: [record for record in records if record["units"] == kind] for kind in ("pairs", "neurons")}
     strong = {kind: median(record["norm"] for record in of_kind) for kind, of_kind in kinds.items()}

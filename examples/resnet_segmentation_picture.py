@@ -1,4 +1,4 @@
-"""Scenes beside their label maps by several methods: what is named right in the colours of the truth, what is not in grey."""
+"""Draw scenes with their label maps by several methods: right names in the colours of the ground truth, wrong names in grey."""
 
 import json
 import sys
@@ -10,12 +10,12 @@ from PIL import Image, ImageDraw, ImageFont
 CELL, GAP, LINE = 128, 8, 22
 FAINT = "#767676"
 WRONG, GROUND = (190, 190, 190), (20, 20, 20)
-COLOURS = ((230, 75, 60), (50, 130, 220), (240, 190, 40))  # of what a scene shows, from back to front
+COLOURS = ((230, 75, 60), (50, 130, 220), (240, 190, 40))  # of the emoji of a scene, from back to front
 FONT = ImageFont.load_default(13)
 
 
 def coloured(labels: np.ndarray, shown: list[int]) -> Image.Image:
-    """A label map [y, x] in the colours of what the scene shows."""
+    """Return a label map [y, x] in the colours of the scene's emoji."""
     pixels = np.where((labels > 0)[..., None], WRONG, GROUND).astype(np.uint8)
     for label, colour in zip(shown, COLOURS, strict=False):
         pixels[labels == label] = colour
@@ -23,7 +23,7 @@ def coloured(labels: np.ndarray, shown: list[int]) -> Image.Image:
 
 
 def main(work: Path, target: Path, methods: list[str]) -> None:
-    """One row a scene; `work` holds scenes/, maps/METHOD/ and classes.txt."""
+    """Draw one row per scene; `work` contains scenes/, maps/METHOD/ and classes.txt."""
     classes = (work / "classes.txt").read_text().splitlines()
     scenes = [json.loads(line) for line in (work / "scenes/scenes.jsonl").read_text().splitlines()]
     columns = ["scene", "truth", *methods]
@@ -38,7 +38,7 @@ def main(work: Path, target: Path, methods: list[str]) -> None:
         cells = [Image.open(work / "scenes" / scene["image"]), coloured(np.array([0, *shown])[slots], shown)]
         for method in methods:
             labels = np.asarray(Image.open(work / "maps" / method / name / "labels.png"))
-            cells.append(coloured(np.where(slots > 0, labels, 0), shown))  # the true ground is left out
+            cells.append(coloured(np.where(slots > 0, labels, 0), shown))  # the true background is left out
         for column, cell in enumerate(cells):
             sheet.paste(cell.resize((CELL, CELL)), (GAP + column * (CELL + GAP), LINE + GAP + row * (CELL + GAP)))
     sheet.quantize(200, dither=Image.Dither.NONE).save(target, optimize=True)

@@ -1,32 +1,32 @@
 # make -C examples -f second-order.mk              "Interpreting the Second-Order Effects of Neurons in CLIP" (arXiv 2406.04341), on emoji-vit
-# make -C examples -f second-order.mk ablation     one of its figures (with -B anew, where the committed table is there):
+# make -C examples -f second-order.mk ablation     one of its figures (add -B to replace the committed table):
 #
 #   ablation        accuracy with each layer's effects ablated or replaced by PC 1         Figures 3, 9, 10    results/ablation.csv
-#   indirect        second-order beside indirect effects                                   Table 1             results/indirect.csv
+#   indirect        second-order and indirect effects                                      Table 1             results/indirect.csv
 #   reconstruction  accuracy from sparse words, by m and pool                              Figure 4            results/reconstruction.csv
-#   neurons         what neurons say                                                       Table 2             results/neurons.csv
-#   top             on which images they act most                                          Figure 5            results/top-images.csv
+#   neurons         words of neurons                                                       Table 2             results/neurons.csv
+#   top             images on which neurons act most                                       Figure 5            results/top-images.csv
 #   adversarial     fooling rates                                                          Table 3             adversarial.mk
 #   concepts        concepts of an image                                                   Figures 8, 11       concepts.mk
 #   segmentation    zero-shot segmentation                                                 Table 4             segmentation.mk
 #
-# As the paper has it (5,000 pictures; one pass of them a bundle, and of ImageNet's validation set a table). POOL is the file of its
-# vocabulary, text_descriptions/30k.txt in its public code, and `papers` among POOLS: four of the sixteen words that the paper prints are
-# not in wordfreq's words30k. ALONG=texts evaluates words by that code's formula (docs/differences.md).
+# The following command uses the paper's settings (5,000 pictures; each bundle takes one pass over them, each table one pass over ImageNet's
+# validation set). POOL is the file of its vocabulary, text_descriptions/30k.txt in its public code, which POOLS calls `papers`: four of the
+# sixteen words that the paper prints are not in wordfreq's words30k. ALONG=texts evaluates words by the formula of this code (docs/differences.md).
 #   make -C examples -f second-order.mk ablation MODEL=ViT-B-32-quickgelu PRETRAINED=openai IMAGES="imagenet/train --sample 5000" \
 #     LABELLED=imagenet/val CLASSES=imagenet LAYERS=0-10 MIDDLE=9 DEFAULT=8-10 POOLS="papers words10k words30k" POOL=30k.txt ALONG=texts OPTIONS="--device cuda"
 MODEL    ?= emoji-vit
 LAYERS   ?= 0-6
 DEFAULT  ?= 5-6
-# The layer of Table 1, of neurons and of m: the paper's is the third from the end.
+# The layer of Table 1, of `neurons` and of the study of m: in the paper, the third from the end.
 MIDDLE   ?= 5
 POOLS    ?= emoji words10k words30k
 POOL     ?= $(firstword $(POOLS))
 ALONG    ?= direction
 M        ?= 1,2,4,8,16,32,64,128
-# Words of each neuron where they are to be read: few directions are left to find in so small a space.
+# Number of words per neuron in the table of words; it is small because the joint space has few dimensions.
 READ_M   ?= 32
-# Images of the indirect effect, which takes a pass through the later layers for each of them and each neuron.
+# Number of images for the indirect effect, which needs a pass through the later layers for each image and each neuron.
 INDIRECT       ?= --limit 500
 include $(dir $(lastword $(MAKEFILE_LIST)))papers.mk
 
@@ -43,7 +43,7 @@ adversarial concepts segmentation:
 $(WORK) $(RESULTS):
 	mkdir -p $@
 
-# Figure 3: every layer by itself, and the default layers together.
+# Figure 3: every single layer, and the default layers together.
 $(RESULTS)/ablation.csv: $(WORK)/layers.safetensors | $(RESULTS)
 	$(ABLATE) --layers $(DEFAULT) --layers $(LAYERS) --each-layer --ablate all,large,small --reconstruct pc --bundle $< > $(WORK)/ablation.jsonl
 	$(call table,second-order.mk ablation,$(WORK)/ablation.jsonl)
@@ -54,13 +54,13 @@ $(RESULTS)/ablation.png: $(RESULTS)/ablation.csv
 $(WORK)/layers.safetensors: | $(WORK)
 	$(EFFECTS) --layers $(LAYERS) --thumbnails 64 -o $@
 
-# Table 1: the same layer's neurons by both effects; all activations at their means at once stand for the sum of indirect effects.
+# Table 1: the neurons of one layer by both effects. The sum of indirect effects is approximated by setting all activations to their means at once.
 $(RESULTS)/indirect.csv: $(WORK)/second-middle.safetensors $(WORK)/indirect.safetensors | $(RESULTS)
 	$(ABLATE) --ablate all --bundle $< $(call explained,$<) > $(WORK)/indirect.jsonl
 	$(ABLATE) --ablate joint --bundle $(word 2,$^) $(call explained,$(word 2,$^)) >> $(WORK)/indirect.jsonl
 	$(call table,second-order.mk indirect,$(WORK)/indirect.jsonl)
 
-# The share of the top images' variance that PC 1 has, mean over neurons.
+# The share of the top images' variance that PC 1 explains, mean over neurons.
 explained = | jq -c --argjson explained $$(clip-view -f jsonl $(1) | jq -s 'map(.explained) | add / length * 1000 | round / 1000') '. + {explained: $$explained}'
 
 $(WORK)/indirect.safetensors: | $(WORK)

@@ -1,8 +1,8 @@
-# make -f examples/segmentation.mk             how well heat maps fit exact masks on emoji-vit: examples/results/segmentation.csv
-# make -f examples/segmentation.mk study       why methods differ: examples/results/segmentation-study.csv
+# make -f examples/segmentation.mk             heat maps compared with exact masks on emoji-vit: examples/results/segmentation.csv
+# make -f examples/segmentation.mk study       reasons for the differences: examples/results/segmentation-study.csv
 # make -f examples/segmentation.mk picture     docs/segment.webp
-# Eight methods on 1,052 scenes of one emoji (each of 526 twice) and on scenes of two, where each is asked for in turn; at twice the
-# resolution of training, and (METHODS_64) at its own. Seeds that neither training nor the bundle drew from.
+# Eight methods on 1,052 scenes of one emoji (each of 526 twice) and on scenes of two, where each emoji is a query; at twice the
+# resolution of training, and (METHODS_64) at the resolution of training. Neither training nor the bundle uses these seeds.
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 WORK    ?= $(ROOT)/examples/work/segmentation
 ONE     ?= 1052
@@ -10,7 +10,7 @@ TWO     ?= 500
 METHODS    := neurons rollout chefer textspan effects attention gradcam signed
 METHODS_64 := neurons rollout chefer textspan
 
-# The study chooses each method's threshold on 176 and 120 scenes of its own, and measures on as many others.
+# The study chooses each method's threshold on 176 and 120 separate scenes, and measures on the same number of other scenes.
 .PHONY: table study picture
 
 table: $(RESULTS)/segmentation.csv
@@ -25,7 +25,7 @@ two-64  := clip-scenes --emoji 2 --count $(TWO) --seed 5000000 --size 64
 two-128 := clip-scenes --emoji 2 --count $(TWO) --seed 5000000 --size 128
 segment  = clip-segment-eval - --method $(2) --size $(1) --threshold 0.5 --threshold mean --bundle $(3)/neurons.safetensors
 
-# $(1): one or two emoji, $(2): pixels, $(3): method. The row's command line, as it is with the default WORK, goes with its figures.
+# $(1): one or two emoji, $(2): pixels, $(3): method. Each row also has its command line, with the default WORK.
 define row
 $(WORK)/$(1)-$(2)-$(3).jsonl: $(WORK)/neurons.safetensors
 	$($(1)-$(2)) | $(call segment,$(2),$(3),$(WORK)) -f jsonl \

@@ -1,4 +1,4 @@
-"""Scenes beside their heat maps: what clip-segment wrote of them by several methods, for two texts, and the true masks."""
+"""Draw scenes with the true masks and the heat maps that clip-segment wrote by several methods, for two texts."""
 
 import sys
 from pathlib import Path
@@ -15,12 +15,12 @@ FONT = ImageFont.load_default(13)
 
 
 def truth(masks: Path, names: tuple[str, ...]) -> Image.Image:
-    """The true label map in the order of the texts: scenes are captioned with them, from back to front."""
+    """Return the true label map in the order of the texts, which are the captions of the scenes, from back to front."""
     return label_picture(np.asarray(Image.open(masks)).clip(max=len(names))).convert("RGB")
 
 
 def main(scenes: Path, maps: Path, target: Path) -> None:
-    """One row a scene; `maps` holds a folder a method."""
+    """Draw one row per scene; `maps` contains one folder per method."""
     images = sorted((scenes / "images").iterdir())
     columns = [
         "scene",

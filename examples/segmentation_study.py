@@ -1,4 +1,4 @@
-"""Why methods of clip-segment differ: thresholds chosen on scenes of their own, and what heat maps make of objects and ground.
+"""Study the differences of clip-segment's methods, with thresholds chosen on separate scenes and the heat on parts of a scene.
 
 python segmentation_study.py BUNDLE > results/segmentation-study.csv
 """
@@ -28,7 +28,7 @@ from cliptools.text.emoji_concepts import concepts
 
 SEED, SIZE, BATCH, STRIDE, TWO, NEURONS, PATCH = 6_000_000, 128, 16, 3, 120, 200, 8
 THRESHOLDS = np.linspace(0.05, 0.9, 18)
-PATTERNED = ("stripes", "checks")  # grounds with edges, of which captions say nothing
+PATTERNED = ("stripes", "checks")  # backgrounds with edges, which captions do not mention
 
 
 class Look(NamedTuple):
@@ -37,20 +37,20 @@ class Look(NamedTuple):
     heat: np.ndarray
     truth: np.ndarray
     labels: np.ndarray
-    """All that the scene shows: 0 is the ground."""
+    """All emoji of the scene by number; 0 is the background."""
     patterned: bool
 
 
 def scenes(two: bool, half: int) -> list[Scene]:
-    """Half 0, on which thresholds are chosen, or half 1, on which all is measured."""
+    """Return half 0 of the scenes, for choosing thresholds, or half 1, for measuring."""
     if two:
         return [draw_scene(SEED + half, i, Recipe(counts=(0, 1, 0, 0))) for i in range(TWO)]
     return [single_scene(SEED, half, concept) for concept in range(0, len(concepts()), STRIDE)]
 
 
 def looks(model: LoadedModel, method: Method, drawn: list[Scene]) -> Iterator[Look]:
-    """Each emoji of each scene, asked for by name, but those that others hide."""
-    from cliptools.segmentation.towers import on_grid  # once cliptools.effects has seen to torchvision, which it imports
+    """Yield each visible emoji of each scene with the heat map of its name."""
+    from cliptools.segmentation.towers import on_grid  # it imports torchvision, which cliptools.effects prepares
 
     side = SIZE // model.clip.visual.patch_size[0]
     for start in range(0, len(drawn), BATCH):
@@ -70,7 +70,7 @@ def looks(model: LoadedModel, method: Method, drawn: list[Scene]) -> Iterator[Lo
 
 
 def total(looked: list[Look], threshold: float) -> Fit:
-    """All looks, masked at one threshold."""
+    """Return the pooled fit of all masks at one threshold."""
     whole = Fit()
     for look in looked:
         mask = look.heat >= threshold
@@ -81,18 +81,21 @@ def total(looked: list[Look], threshold: float) -> Fit:
 
 
 def precision(looked: list[Look]) -> float:
-    """mAP as clip-segment-eval has it."""
+    """Return mAP as defined in clip-segment-eval."""
     return float(np.mean([fit(look.heat, look.heat >= 0.5, look.truth).mean_precision for look in looked]))
 
 
 def around(labels: np.ndarray) -> np.ndarray:
-    """Pixels of objects, and those at most a patch away."""
+    """Return a mask of the pixels of objects and of pixels at most one patch away."""
     shown = torch.from_numpy(labels > 0)[None].float()
     return torch.nn.functional.max_pool2d(shown, 2 * PATCH + 1, 1, PATCH)[0].numpy() > 0
 
 
 def mean_over(looked: list[Look], part: str) -> float:
-    """Heat, mean over pixels of the object, the ground (near an object or not), or another object; then over looks."""
+    """Return the mean heat over the pixels of a part of the scene, then over looks.
+
+    The part is the object, the background (all of it, near an object, or far from objects), or another object.
+    """
     masks = {"object": lambda look: look.truth, "ground": lambda look: look.labels == 0}
     masks |= {"near": lambda look: around(look.labels) & (look.labels == 0), "far": lambda look: ~around(look.labels)}
     masks["other"] = lambda look: (look.labels > 0) & ~look.truth
@@ -101,7 +104,7 @@ def mean_over(looked: list[Look], part: str) -> float:
 
 
 def row(model: LoadedModel, name: str, method: Method, two: bool) -> dict[str, object]:
-    """All figures of one method on one kind of scenes."""
+    """Return all figures of one method on one kind of scenes."""
     first, second = (list(looks(model, method, scenes(two, half))) for half in (0, 1))
     best = max(THRESHOLDS, key=lambda threshold: total(first, threshold).mean_iou)
     flat = [look for look in second if not look.patterned]
@@ -128,7 +131,7 @@ def row(model: LoadedModel, name: str, method: Method, two: bool) -> dict[str, o
 
 
 def main(path: Path) -> None:
-    """A line a method and kind of scenes, as they come."""
+    """Write one line per method and kind of scenes."""
     with path.open("rb") as stream:
         bundle = read_bundle(stream, str(path))
     model = load_recorded_model(bundle.header.model, "cpu")

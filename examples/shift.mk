@@ -1,9 +1,9 @@
 # make -C examples -f shift.mk     writes results/shift.csv, results/shift-alarms.csv and ../docs/shift.png
 #
-# Does the share of a concept's five units follow how often the concept is seen? Twelve concepts drawn with a seed, for each
-# a stream of twelve groups of forty scenes in which its frequency rises from 5 % to 60 % (drifting_scenes.py; neither training
-# nor bundles draw these scenes). Written are the correlations of clip-shift for each embedded model, each concept and each
-# way to measure, and how often --alarm goes off on groups drawn anew from those scenes at a frequency that has not changed.
+# The study tests whether the share of a concept's five units follows the frequency of the concept. For each of twelve concepts, drawn with
+# a seed, there is a stream of twelve groups of forty scenes in which its frequency rises from 5 % to 60 % (drifting_scenes.py; neither training
+# nor bundles use these scenes). The tables have the correlations of clip-shift for each embedded model, each concept and each
+# measure, and the rate of alarms with --alarm on groups resampled from these scenes at an unchanged frequency.
 SHELL := /bin/bash -e -o pipefail
 BIN    ?= ../bin
 PYTHON ?= ../.venv/bin/python
@@ -37,7 +37,7 @@ results/shift-alarms.csv: false_alarms.py $(NORMS)
 ../docs/shift.png: shift_picture.py $(NORMS)
 	$(PYTHON) $^ $@
 
-# A stream after the other: the images of one say nothing of the next one's concept.
+# One stream at a time: the images of a stream contain no information about the concepts of the other streams.
 .SECONDEXPANSION:
 $(WORK)/%.jsonl: $(WORK)/$$(basename $$*).safetensors $(WORK)/streams-$$(SIZE.$$(basename $$*))/concepts.txt
 	while read -r concept; do \

@@ -1,4 +1,4 @@
-"""The first four concepts of the drifting streams as each model's units see them: shift_picture.py SHARES.jsonl… PNG"""
+"""Plot the shares of the first four concepts of the drifting streams for each model: shift_picture.py SHARES.jsonl… PNG"""
 
 import json
 import sys
@@ -12,7 +12,7 @@ CONCEPTS = 4
 
 
 def drawn(path: Path) -> tuple[list[str], list[Panel]]:
-    """Groups, and a panel a concept."""
+    """Return the groups, and one panel per concept."""
     with path.open(encoding="utf-8") as lines:
         records = [record for record in map(json.loads, lines) if "group" in record and "image" not in record]
     groups, concepts = (list(dict.fromkeys(record[key] for record in records)) for key in ("group", "concept"))
@@ -22,7 +22,7 @@ def drawn(path: Path) -> tuple[list[str], list[Panel]]:
 
 
 def main(paths: list[Path], target: Path) -> None:
-    """A row a model."""
+    """Draw one row per model."""
     found = [drawn(path) for path in paths]
     rows = [panel for _, row in found for panel in row]
     put_whole(target, draw_shift(found[0][0], rows, "share of the concept's five units", target))

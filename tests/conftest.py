@@ -1,4 +1,4 @@
-"""Small models, bundles and processes that the tests share."""
+"""Fixtures that several test files use: small models, bundles and processes."""
 
 import os
 import random
@@ -21,13 +21,13 @@ ensure_torchvision()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`make faults` repeats every fault as often as docs/reliability.md says."""
+    """Add --thorough, with which `make faults` repeats every fault as often as docs/reliability.md states, and --shuffle."""
     parser.addoption("--thorough", action="store_true", help="tests of faults: as often as docs/reliability.md says")
     parser.addoption("--shuffle", type=int, metavar="SEED", help="files, and the tests of each, in an order drawn by this seed")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --shuffle: no test may need what another one has left."""
+    """Shuffle the tests with --shuffle, because no test may depend on the state that another test leaves."""
     seed = config.getoption("--shuffle")
     if seed is None:
         return
@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_unconfigure() -> None:
-    """Close what llama_cpp silences itself with and never closes: warnings about that would stand behind the summary."""
+    """Close the files with which llama_cpp silences itself and which it never closes, so that no warning follows the summary."""
     silence = sys.modules.get("llama_cpp._utils")
     for name in ("outnull_file", "errnull_file"):
         if hasattr(silence, name):
@@ -49,7 +49,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session")
 def often(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
-    """often(few, many): how many times a fault is tried, by default and with --thorough."""
+    """Return often(few, many), the number of repetitions of a fault: `few` by default, `many` with --thorough."""
     return lambda few, many: many if request.config.getoption("--thorough") else few
 
 
@@ -58,14 +58,14 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the figures and bytes compa
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of the tests' own, so that they neither read nor litter the user's."""
+    """Set a separate cache for the tests, which neither read nor change the user's cache."""
     os.environ["CLIPTOOLS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     yield
 
 
 @pytest.fixture(autouse=True, scope="session")
 def same_environment() -> Iterator[None]:
-    """Packages and programs are after the tests as they were before."""
+    """Check that the tests leave installed packages and programs unchanged."""
     from helpers.environment import this_environment
 
     before = this_environment()
@@ -76,7 +76,7 @@ def same_environment() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def own_run() -> Iterator[None]:
-    """Each test speaks, counts and warns as if it came first."""
+    """Reset the state of notes, counts and warnings, so that no test depends on an earlier one."""
     from cliptools import console
 
     with console.own_run():
@@ -85,7 +85,7 @@ def own_run() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def two_threads() -> Iterator[None]:
-    """As many threads as CI has cores, also when workers run side by side."""
+    """Use two threads, as on CI, also if several workers run in parallel."""
     import torch
 
     torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
@@ -97,10 +97,10 @@ Run = Callable[..., subprocess.CompletedProcess[bytes]]
 
 @pytest.fixture(scope="session")
 def run(nursery: "Nursery") -> Run:
-    """Run a command of the suite as a process of its own: run("effects", "--layers", "5", stdin=b"…").
+    """Run a command of the suite in a separate process: run("effects", "--layers", "5", stdin=b"…").
 
-    Forked from one that has its libraries loaded, which saves seconds; where libraries may look at the environment (`env`) while
-    they load, by the interpreter.
+    The process is forked from one that has loaded the libraries, which saves seconds. If `env` is given, the interpreter starts
+    it instead, because libraries may read the environment while they are loaded.
     """
 
     def launch(
@@ -159,7 +159,7 @@ def tiny_resnet_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def nursery() -> "Iterator[Nursery]":
-    """Makes processes of the suite that need not load their libraries."""
+    """Return a factory of processes of the suite that need not load their libraries."""
     from helpers.forked import Nursery
 
     with Nursery() as made:
@@ -168,7 +168,7 @@ def nursery() -> "Iterator[Nursery]":
 
 @pytest.fixture(scope="session")
 def study(nursery: "Nursery", tmp_path_factory: pytest.TempPathFactory) -> "Study":
-    """Few scenes, and what the embedded model's neurons do on them."""
+    """Return a few scenes and the effects of the embedded model's neurons on them."""
     from helpers.forked import make_study
 
     return make_study(nursery, tmp_path_factory.mktemp("study"))
@@ -176,7 +176,7 @@ def study(nursery: "Nursery", tmp_path_factory: pytest.TempPathFactory) -> "Stud
 
 @pytest.fixture(scope="session")
 def suite(tiny_clip_dir: Path, tiny_resnet_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> "Suite":
-    """Command lines of every command on tiny models."""
+    """Return command lines of every command on tiny models."""
     from helpers.tiny_suite import Suite
 
     return Suite(tmp_path_factory.mktemp("suite"), tiny_clip_dir, tiny_resnet_dir)

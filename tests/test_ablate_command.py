@@ -1,4 +1,4 @@
-"""clip-ablate as a process: what changed effects do to the embedded models' accuracy, and how it refuses."""
+"""clip-ablate as a process: effect of changes on the embedded models' accuracy, and errors."""
 
 import io
 import subprocess
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> bytes:
-    """A pipe of real processes: effects of emoji-vit's default layers, words for their directions, what changes make of them."""
+    """Return the output of a pipe of real processes: effects of emoji-vit's default layers, their words, and the ablation."""
     effects = "clip-effects --limit 150 --top-images 40 -q | clip-decompose --m 6 -q"
     ended = shell(f"{effects} | tee {folder}/words.safetensors | clip-ablate {' '.join(map(str, ASKED))}")
     assert (
@@ -96,7 +96,7 @@ def test_the_same_hits_whatever_the_batch(run: Run, words: Path, whole: bytes) -
 
 
 def test_pairs_neurons_and_what_a_bundle_left_out(run: Run, pairs: dict[str, Path]) -> None:
-    """One pass for three bundles: pairs are of rank one, and a fifth kept now or by clip-effects is the same fifth."""
+    """One pass serves three bundles: pairs have rank one, and --keep of clip-ablate and of clip-effects select the same fifth."""
     asked = ("--reconstruct", "pc", "--keep", "20%,100%", "--limit", 50)
     bundles = [word for name in ("pairs", "fifth", "neurons") for word in ("--bundle", pairs[name])]
     untouched, *records = lines(ok(run("ablate", *asked, *bundles, "-q")))
@@ -121,7 +121,7 @@ def test_all_units_kept_is_the_untouched_model_and_equal_runs_give_equal_bytes(r
 
 
 def test_three_ways_to_evaluate_words(run: Run, words: Path) -> None:
-    """A record each, which says which; along the direction is the default. tests/test_ablation.py has the formulas."""
+    """Each way has a record that names it; along the direction is the default. tests/test_ablation.py tests the formulas."""
     asked = ("--reconstruct", "words", "--m", "3,6", "--limit", 30, "--template", "{}", "-q")
     default = ok(run("ablate", *asked, stdin=words.read_bytes()))
     assert ok(run("ablate", *asked, "--words-along", "direction", stdin=words.read_bytes())) == default
@@ -151,7 +151,7 @@ def test_indirect_effects_one_by_one_or_all_at_once(run: Run, folder: Path, word
 
 @pytest.fixture(scope="module")
 def tar() -> bytes:
-    """Scenes of the first eight classes, twice each, a folder a class; and one file that is no picture."""
+    """Return scenes of the first eight classes, twice each, in one folder per class, and one file that is not a picture."""
     source, archive = single_scenes_for("emoji-vit", CLASSES, 5), io.BytesIO()
     from cliptools.text.emoji_concepts import concepts
 
@@ -174,7 +174,7 @@ def test_a_tar_of_folders_on_standard_input(run: Run, words: Path, tar: bytes) -
 
 
 def test_labels_that_do_not_match_are_refused(run: Run, words: Path, tmp_path: Path) -> None:
-    """Every picture in the folder of another class."""
+    """Every picture is in the folder of another class."""
     from cliptools.text.emoji_concepts import concepts
 
     source = single_scenes_for("emoji-vit", 30, 5)

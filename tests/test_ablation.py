@@ -1,4 +1,4 @@
-"""Changed outputs against full effects replaced one by one, and the word score against a loop."""
+"""Changed outputs compared with full effects that are replaced one by one, and the word score compared with a loop."""
 
 import math
 from dataclasses import replace
@@ -26,7 +26,7 @@ from training.word_score import strongest_positive, word_score
 
 
 def random_units(phi: torch.Tensor, unit: torch.Tensor, components: int = 3, sizes: tuple[int, ...] = (2, 5)) -> Units:
-    """Means of the effects, and directions and fits as no statistics would find them."""
+    """Return means of the effects, and random directions and fits that no statistics would give."""
     random = torch.Generator().manual_seed(5)
     b, d = phi.mean(0), phi.shape[2]
     directions = torch.randn(len(unit), d, components, generator=random, dtype=phi.dtype)
@@ -37,7 +37,7 @@ def random_units(phi: torch.Tensor, unit: torch.Tensor, components: int = 3, siz
 
 
 def literal(phi: torch.Tensor, units: Units, change: Change) -> torch.Tensor:
-    """psi [image, unit, d], from full effects."""
+    """Return psi [image, unit, d] from full effects."""
     b, r = units.mean, units.component
     centred = phi - b
     beyond = centred.norm(dim=-1, keepdim=True) > units.threshold[:, None]
@@ -59,7 +59,7 @@ def literal(phi: torch.Tensor, units: Units, change: Change) -> torch.Tensor:
 
 
 def settings_for(unit: torch.Tensor, changes: list[Change]) -> list[list[tuple[Change, torch.Tensor]]]:
-    """Every change of all units, of some, of some with the others at their means, and nothing at all."""
+    """Return every change of all units, of some units, of some units with the others at their means, and no change."""
     count = len(unit)
     everything = torch.ones(count, dtype=torch.bool)
     some = torch.rand(count, generator=torch.Generator().manual_seed(9)) < 0.4
@@ -76,7 +76,7 @@ CHANGES += [Change("words", 5), Change("words", 5, "texts"), Change("words", 2, 
 def check(
     paths: FactoredEffect, visual: torch.nn.Module, images: torch.Tensor, phi: torch.Tensor, units: Units, scaled: bool
 ) -> None:
-    """Ablation with statistics in the images' scale or raw, against effects replaced one by one."""
+    """Compare Ablation, with statistics in the images' scale or raw, with effects that are replaced one by one."""
     changes = [change for change in CHANGES if change.kind != "pc" or change.size <= units.component.shape[1]]
     settings = settings_for(units.unit, changes)
     found = ChangedOutputs(visual, [(Ablation(paths, units, settings), scaled)], [])(images)
@@ -154,7 +154,7 @@ def test_pairs_neurons_and_heads_of_a_resnet(shape: int, scaled: bool) -> None:
 
 
 def test_words_of_pairs_are_the_same_at_unit_length() -> None:
-    """A pair acts along r, onto whose texts pursuit projects it: paper 2's formula is this suite's, paper 1's is shorter."""
+    """A pair acts along r, and pursuit projects r onto its texts: paper 2's formula equals this suite's, paper 1's is shorter."""
     visual = random_resnet(RESNETS[0])
     images = resnet_pictures(visual, 3)
     paths, everything = Pairs(visual), torch.arange(len(Pairs(visual).units(4)))
@@ -175,7 +175,7 @@ def test_words_of_pairs_are_the_same_at_unit_length() -> None:
 
 @pytest.mark.parametrize("scaled", [True, False])
 def test_pairs_by_their_scalars_and_those_left_out(scaled: bool) -> None:
-    """Sign and mean scalar say what vectors do; units that a bundle left out are their means in every setting."""
+    """Sign and mean scalar give the same as vectors; units that are not in the bundle are at their means in every setting."""
     visual = random_resnet(RESNETS[0])
     images = resnet_pictures(visual, 5)
     phi = scaled_effects(torch.stack([pair_effects(visual, x).flatten(0, 1) for x in images]), visual, images, scaled)
@@ -281,7 +281,7 @@ def test_chance() -> None:
     ],
 )  # fmt: skip
 def test_how_few_images_stand_to_guessing(hits: int, trials: int, classes: int, expected: str) -> None:
-    """Against the sums of the binomial distribution, term by term."""
+    """The probability is compared with sums of the binomial distribution, term by term."""
     assert standing(Share(hits, trials), 1 / classes) == expected
     assert at_chance(Share(hits, trials), classes) == (expected == "chance")
 
@@ -301,7 +301,7 @@ def dealt(label: np.ndarray, best: np.ndarray, names: list[str]) -> Guessing:
 
 
 def test_labels_dealt_anew() -> None:
-    """Mean and deviation of the right answers, against labels that are dealt anew."""
+    """Mean and deviation of the number of right answers are compared with random permutations of the labels."""
     rng = np.random.default_rng(0)
     label, best = (rng.choice(4, 60, p=p) for p in ([0.6, 0.2, 0.1, 0.1], [0.5, 0.1, 0.1, 0.3]))
     mean, spread = dealt(label, best, list("abcd"))._dealt()

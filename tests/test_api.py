@@ -1,4 +1,4 @@
-"""docs/api.md: its examples run, its signatures are the code's; and the examples of docstrings."""
+"""docs/api.md: its examples run, and its signatures are those of the code; examples of docstrings run too."""
 
 import doctest
 import importlib
@@ -26,7 +26,7 @@ def test_the_page_is_what_the_code_says() -> None:
 
 
 def page_examples() -> str:
-    """Run the examples of the page, all in one, as a reader would type them; a report of those that fail."""
+    """Run all examples of the page in order, as a reader would type them, and return a report of the failures."""
     by_hand = re.sub(r"<!-- cliptools.*?<!-- end -->", "", TEXT, flags=re.DOTALL)
     text = "\n".join(FENCED.findall(by_hand))
     test = doctest.DocTestParser().get_doctest(text, {}, str(PAGE), str(PAGE), 0)
@@ -37,7 +37,7 @@ def page_examples() -> str:
 
 
 def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of docstrings run by themselves."""
+    """The examples of docstrings are tested separately."""
     monkeypatch.chdir(tmp_path)
     failures = page_examples()
     assert not failures, failures

@@ -1,7 +1,7 @@
-"""The benchmarks run, in small, and their tables say what was measured.
+"""The benchmarks run in a small version, and their tables contain the measurements.
 
-What takes minutes even in small is run by hand: `python benchmarks/NAME.py --quick` for effects, resnet, consumers, label_maps,
-and reading's merge.
+Scripts that take minutes even then are run by hand: `python benchmarks/NAME.py --quick` for effects, resnet, consumers,
+label_maps, and reading's merge.
 """
 
 import itertools
@@ -23,7 +23,7 @@ BENCHMARKS = ROOT / "benchmarks"
 
 @pytest.fixture(scope="module")
 def scripts() -> Iterator[Any]:
-    """Modules of the benchmarks' folder, by name; they find each other as they do when run."""
+    """Return the modules of the benchmarks' folder by name; they import each other as in a normal run."""
     import importlib
 
     before = list(sys.path), set(sys.modules)
@@ -56,7 +56,7 @@ def script(name: str, *options: object) -> subprocess.CompletedProcess[str]:
 
 
 def result(name: str, folder: Path, *options: object) -> Any:
-    """What a script wrote as JSON; its tables it has printed."""
+    """Return the JSON that a script wrote, after a check of the tables that it printed."""
     ended = script(f"{name}.py", "--quick", "--out", folder, *options)
     assert ended.returncode == 0, ended.stderr
     document = json.loads((folder / f"{name}.json").read_text())
@@ -129,7 +129,7 @@ def test_a_peak_that_grows_is_not_called_flat(scripts: Any) -> None:
 
 
 def test_the_peak_is_that_of_the_process_itself(scripts: Any) -> None:
-    """Nor what an earlier one held. From a small process, as a benchmark is: whoever starts one leaves it his own peak."""
+    """The peak excludes an earlier process. It is measured from a small process, because a child inherits its parent's peak."""
     code = (
         "import sys, runs\n"
         "big = runs.run([sys.executable, '-c', 'x = bytearray(700_000_000); x[::4096] = x[::4096]'])\n"
@@ -249,7 +249,7 @@ def test_ratios_in_turns_are_of_all_batches_but_the_first(scripts: Any) -> None:
 def test_what_the_guard_judges(scripts: Any) -> None:
     rows, said = scripts.guard.judged({"a": 2.1, "b": 1.9, "new": 9.0}, {"a": 1.0, "b": 1.0, "gone": 1.0})
     assert [row.get("beside it") for row in rows] == [2.1, 1.9, None]
-    assert len(said) == 2 and said[0].startswith("warning: a: 2.1") and "gone: not measured" in said[1]
+    assert len(said) == 2 and said[0].startswith("warning: a: 2.1") and "gone: no longer measured" in said[1]
     assert set(json.loads((BENCHMARKS / "baseline.json").read_text())["ratios"]) >= {"clip-effects --help beside import click"}
 
 
@@ -271,7 +271,7 @@ MACHINE = {"processor": "a processor", "torch": "2"}
 
 
 def small_results(scripts: Any) -> dict[str, Any]:
-    """Results as the scripts write them, of few cases."""
+    """Return results of a few cases in the form that the scripts write."""
     log = [
         {"round": number, "model": "ViT-B-32", "precision": "fp32", "batch": 8, "images": images, "setting": setting}
         | {"ms": ms * (1 + number / 50), "cpu ms": ms, "fixed s": 1}
@@ -345,7 +345,7 @@ def test_the_committed_picture_is_small() -> None:
 def test_gpu_without_one_says_so_in_a_line() -> None:
     ended = script("gpu.py", "--device", "cuda")
     assert ended.returncode == 2 and ended.stdout == ""
-    assert ended.stderr == "no GPU here that torch can use: nothing was measured (--device cpu --small tries the script)\n"
+    assert ended.stderr == "torch finds no GPU: nothing was measured (--device cpu --small tests the script)\n"
 
 
 def test_every_part_of_gpu_at_the_size_of_a_toy(tmp_path: Path) -> None:

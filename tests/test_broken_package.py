@@ -1,4 +1,4 @@
-"""A package that is installed and cannot be imported is named in one line, with what mends it."""
+"""A package that is installed but cannot be imported is named in one line, with the remedy."""
 
 import os
 import subprocess

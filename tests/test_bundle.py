@@ -1,4 +1,4 @@
-"""Bundles as streams: equal bytes, nothing accepted that is not whole."""
+"""Bundles as streams: equal bytes, and incomplete input is rejected."""
 
 import io
 import json

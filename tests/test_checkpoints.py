@@ -1,4 +1,4 @@
-"""Forms of weights files that people have: each gives the model that the plain form gives, or a reason with names."""
+"""Forms of weights files: each gives the same model as the plain form, or an error with names."""
 
 import argparse
 import json
@@ -36,7 +36,7 @@ def tiny_names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def digests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Digests of the plain form's models, by architecture."""
+    """Return digests of the models in the plain form, by architecture."""
     folder = tmp_path_factory.mktemp("plain")
     names = ("Tiny-8", "Tiny-RN")
     return {name: load_model(name, str(save(state_of(name), folder / f"{name}.safetensors")), "cpu").sha256 for name in names}
@@ -51,7 +51,7 @@ def other_average(state: State) -> State:
 
 
 def text_apart(state: State) -> State:
-    """As open_clip's CustomTextCLIP names its text tower."""
+    """Return names of the text tower as in open_clip's CustomTextCLIP."""
     own = ("visual.", "logit_scale")
     return {key if key.startswith(own) else f"text.{key}": value for key, value in state.items()}
 
@@ -130,7 +130,7 @@ def test_openai_archives(name: str, digests: dict[str, str], tmp_path: Path) -> 
 
 
 def test_an_archive_of_torchscript_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is deserialised by torch.jit, and a pickle in its place calls nothing."""
+    """torch.jit deserialises nothing, and a pickle in place of the archive calls nothing."""
     path = torchscript(state_of("Tiny-8"), tmp_path / "good.pt")
     monkeypatch.setattr(torch.jit, "load", lambda *_: pytest.fail("the archive's code is interpreted"))
     assert len(read_checkpoint(path).tensors) == len(state_of("Tiny-8"))
@@ -154,7 +154,7 @@ def test_an_archive_of_torchscript_runs_nothing(tmp_path: Path, monkeypatch: pyt
 
 
 def test_torchscript_bytes_are_checked(tmp_path: Path) -> None:
-    """Tensors beyond their records, packed records, and pickles that are none."""
+    """Tensors beyond their records, compressed records, and invalid pickles are rejected."""
     good = torchscript({"a": torch.arange(64.0)}, tmp_path / "good.pt")
 
     def again(title: str, change: Callable[[str, bytes], bytes], packing: int = zipfile.ZIP_STORED) -> Path:
@@ -186,7 +186,7 @@ def test_allowed_types_leave_the_process_as_it_was(tmp_path: Path) -> None:
 
 
 class Whole(torch.nn.Module):
-    """A module that is pickled whole."""
+    """A module that is pickled as a whole."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -195,7 +195,7 @@ class Whole(torch.nn.Module):
 
 @pytest.mark.parametrize("old", [False, True])
 def test_pickles_of_other_objects_name_them(old: bool, tmp_path: Path) -> None:
-    """Nobody is told to load one without care."""
+    """The message does not advise to load the file unsafely."""
     for title, stored in (("whole", Whole()), ("list", {"state_dict": state_of("Tiny-8"), "log": Fraction(1, 3)})):
         path = tmp_path / f"{title}.pt"
         torch.save(stored, path, _use_new_zipfile_serialization=not old)
@@ -265,7 +265,7 @@ def test_text_from_a_tag(digests: dict[str, str], tmp_path: Path, monkeypatch: p
 
 
 def shards(state: State, folder: Path, kind: str) -> Path:
-    """Weights in two files with the list of them."""
+    """Write weights in two files with their index."""
     title = {"safetensors": "model", "bin": "pytorch_model"}[kind]
     places: dict[str, str] = {}
     keys = sorted(state)
@@ -428,7 +428,7 @@ def test_a_lora_folder(tmp_path: Path) -> None:
 
 
 def test_every_tiny_config_still_loads_plainly(tmp_path: Path) -> None:
-    """The reader gives open_clip's own result, tensor by tensor."""
+    """The reader gives the same result as open_clip, tensor by tensor."""
     import open_clip
 
     for name in ("Tiny-8", "Tiny-8-quickgelu", "Tiny-8-wide", "Tiny-RN"):

@@ -1,4 +1,4 @@
-"""What the type of an image tower decides, what is refused; percentages; what is kept and what the rest adds up to."""
+"""Choice of the effect by the type of the image tower, errors, percentages, and the sum of the units that are dropped."""
 
 import pytest
 import torch
@@ -72,7 +72,7 @@ def test_percentages() -> None:
 
 
 def test_what_is_dropped_adds_up(resnet: torch.nn.Module) -> None:
-    """Compact or not, the rest's mean and the kept units' means are the mean of all."""
+    """Compact or not, the rest's mean and the kept units' means add up to the mean of all units."""
     n = 30
     images = pictures(resnet.visual, n)
     run = batches_of(images, torch.arange(n), 16)
@@ -92,7 +92,7 @@ def test_what_is_dropped_adds_up(resnet: torch.nn.Module) -> None:
 
 
 def test_rn50x16_takes_one_pass() -> None:
-    """147,456 pairs, in the memory allowed by default."""
+    """147,456 pairs fit into the default memory."""
 
     class Sized(Pairs):
         def size(self, layer: int) -> tuple[int, int]:

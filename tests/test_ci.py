@@ -1,4 +1,4 @@
-"""CI's own script: the summary of the tests is its last line, and commands that no longer start are named."""
+"""CI's own script: the summary of the tests is its last line, and commands that do not start are named."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ SUMMARY = "12 passed in 3.45s"
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A checkout with CI's script, an environment whose commands start, and a `make` whose tests pass."""
+    """Return a checkout with CI's script, an environment whose commands start, and a `make` whose tests pass."""
     shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     venv.create(tmp_path / ".venv")

@@ -1,4 +1,4 @@
-"""Lists of classes in the forms people have them: what is understood, and that prompts hold names alone."""
+"""Lists of classes in all supported forms: how they are understood, and that prompts contain only names."""
 
 import functools
 import io
@@ -174,7 +174,7 @@ def test_names_stay_what_they_are(tmp_path: Path, text: str, names: list[str]) -
 
 
 def test_only_a_list_is_taken_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The messages of what is ambiguous are in tests/faults/messages.txt; here other inputs of the same kinds."""
+    """tests/faults/messages.txt has the messages for ambiguous lists; this test has other inputs of the same kinds."""
     for text, message in (
         ("0 tench\n1 goldfish\n2 cat\ndog\n", "3 of 4 lines begin with its running number, line 4"),
         ("id name\n0 cat\n1 dog\n", "line 1 does not .'id name'"),
@@ -206,7 +206,7 @@ def test_only_a_list_is_taken_for_one(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_columns_of_a_table_are_not_taken_for_synonyms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A table whose header nobody knows gave one class too many, and the second column as synonyms."""
+    """Before, a table with an unknown header gave one class too many, with the second column as synonyms."""
     for text in ("breed,origin\nbeagle,England\npug,China\n", "apple;fruit\nleek;vegetable\n"):
         with pytest.raises(TextError, match="columns without a header that says what they are"):
             load_classes(write(tmp_path / "breeds.csv", text), known=False)
@@ -291,7 +291,7 @@ def invoked(command: Any, *arguments: object, stdin: bytes = b"") -> bytes:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], tuple[dict[str, Any], str]]:
-    """The untouched model's record, with a class file of some name and content."""
+    """Return the unchanged model's record for a class file with this name and content."""
     place = tmp_path_factory.mktemp("lists")
     bundle = place / "bundle.safetensors"
     invoked(effects, "--limit", 12, "--layers", 5, "--top-images", 4, "-q", "-o", bundle)
@@ -337,7 +337,7 @@ def test_top1_is_the_same_with_every_form(measured: Callable[[str, str], tuple[d
 
 
 def test_a_class_named_twice_keeps_its_number(measured: Callable[[str, str], tuple[dict[str, Any], str]]) -> None:
-    """A second class of a name moves no other class; the images of the two go to the first."""
+    """A second class of the same name moves no other class; the images of both count for the first."""
     names = [each.name for each in load_classes("emoji", known=False)[:COUNT]][::-1]
     plain, _ = measured("plain.txt", "\n".join(names))
     repeated, said = measured("twice.txt", "\n".join([*names[:-1], names[0]]))

@@ -1,4 +1,4 @@
-"""Classes, their synonyms and the forms in which texts name them."""
+"""Classes, their synonyms, and the forms in which texts name them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Images with a class each: every way such sets are kept, and what is refused."""
+"""Images with one class each: all supported layouts of such data sets, and errors."""
 
 import functools
 import io
@@ -33,7 +33,7 @@ TENCH, GOLDFISH, SEA_SNAKE = "n01440764", "n01443537", "n01751748"
 
 
 def put(folder: Path, *names: str) -> Path:
-    """Tiny pictures by these names."""
+    """Write tiny pictures with these names."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (2, 2)).save(folder / name)
@@ -47,7 +47,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def said(images: ClassifiedImages) -> dict[str, str]:
-    """Each image's class, by name."""
+    """Return the class of each image by name."""
     return {name: images.classes[row].name for name, row in zip(images.source.names, images.label, strict=True)}
 
 
@@ -58,7 +58,7 @@ def png() -> bytes:
 
 
 def tar(path: Path, members: Mapping[str, bytes | str], mode: str = "w") -> Path:
-    """An archive of these members, in this order."""
+    """Write an archive of these members in this order."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
         for name, content in members.items():
@@ -136,7 +136,7 @@ def test_images_beside_the_folders_and_a_class_alone_are_refused(tmp_path: Path)
 
 
 def test_ids_and_names_are_in_one_order() -> None:
-    """open_clip's name of a class is nearly always among WordNet's words for its id; where it is not, it is a synonym."""
+    """open_clip's name of a class is nearly always among WordNet's words for its id; otherwise it is a synonym."""
     ids, names = wordnet_ids(), open_clip_names()
     assert len(ids) == len(names) == 1000 and list(ids) == sorted(ids)
     shared = [set(re.findall(r"\w+", name.lower())) & set(re.findall(r"\w+", " ".join(lemmas()[each]).lower())) for each, name in
@@ -176,7 +176,7 @@ def test_folders_of_wordnet_ids(tmp_path: Path) -> None:
 
 
 def test_imagenets_names_in_another_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Ids went by places even where the list was sorted by name."""
+    """Before, ids were assigned by position even if the list was sorted by name."""
     put(tmp_path, f"val/{TENCH}/1.png", f"val/{SEA_SNAKE}/1.png")
     names = list(open_clip_names())
     words = [lemmas()[number][0] for number in wordnet_ids()]
@@ -192,7 +192,7 @@ def test_imagenets_names_in_another_order(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_names_of_folders_may_be_decomposed(tmp_path: Path) -> None:
-    """As macOS stores them: é as e and an accent."""
+    """macOS stores é as e and an accent."""
     listed = load_rows(str(write(tmp_path / "classes.txt", "café\ncat\n")))
     assert listed.of(["cafe\u0301", "CAFE\u0301", "caf\u00e9"]) == [0, 0, 0]
 
@@ -213,7 +213,7 @@ IDS = {1: "n02119789", 2: TENCH, 3: SEA_SNAKE}  # of the development kit: an ord
 
 
 def kit(folder: Path, numbers: list[int]) -> Path:
-    """The development kit's files."""
+    """Write the files of the development kit."""
     fields = [("ILSVRC2012_ID", object), ("WNID", object), ("words", object)]
     savemat(folder / "meta.mat", {"synsets": np.array([[(number, word, "words")] for number, word in IDS.items()], dtype=fields)})
     return write(folder / "ILSVRC2012_validation_ground_truth.txt", "".join(f"{number}\n" for number in numbers))
@@ -303,7 +303,7 @@ def test_tables_of_images_and_labels(tmp_path: Path) -> None:
 
 
 def benchmark(folder: Path, names: str, labels: list[int]) -> Path:
-    """A set as CLIP_benchmark makes it: shards in test/, the classes' names above."""
+    """Write a data set as CLIP_benchmark does: shards in test/, with the names of the classes in the folder above."""
     (folder / "test").mkdir(parents=True)
     for shard in range(2):
         with webdataset.TarWriter(str(folder / f"test/{shard}.tar")) as writer:
@@ -326,7 +326,7 @@ def test_sets_of_clip_benchmark(tmp_path: Path) -> None:
 
 
 def test_labels_in_archives(tmp_path: Path) -> None:
-    """Before or behind the picture, as numbers, names or JSON; one picture of a key may have a second dot."""
+    """Labels may precede or follow the picture, as numbers, names or JSON; one picture's key may have a second dot."""
     members: dict[str, bytes | str] = {
         "a/1.cls": "2", "a/1.png": png(), "a/2.jpg": b"never decoded", "a/2.cls": b"0\n",
         "b/1.seg.png": png(), "b/1.JSON": '{"label": 1}', "c.png": png(), "c.json": '{"class": 2, "label": null}',
@@ -375,7 +375,7 @@ def test_archives_whose_labels_do_not_do(tmp_path: Path) -> None:
 
 
 def tars(path: Path, members: Sequence[tuple[str, bytes | str]]) -> str:
-    """An archive whose members may have one name."""
+    """Write an archive whose members may share a name."""
     with tarfile.open(path, "w") as archive:
         for name, content in members:
             info = tarfile.TarInfo(name)
@@ -422,7 +422,7 @@ def test_a_contradiction_names_the_key_and_where_it_ends(tmp_path: Path) -> None
 
 
 def test_labels_of_archives_are_not_missed_for_the_first_picture(tmp_path: Path) -> None:
-    """Where it had none that was understood, the archives' own names became the classes."""
+    """Before, if the first picture had no label, the names of the archives became the classes."""
     for first, message in (
         ([], r"0\.png: no member of its key ends in \.cls.*images without a label"),
         ([("0.cls", "\n")], r"0\.png: no member of its key ends in \.cls.*images without a label"),
@@ -440,7 +440,7 @@ def test_labels_of_archives_are_not_missed_for_the_first_picture(tmp_path: Path)
 
 
 def test_labels_that_say_the_same_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also where one is a number and one a name, or a .txt is a caption."""
+    """Also if one label is a number and the other a name, or if a .txt is a caption."""
     packed = tars(
         tmp_path / "set.tar",
         [("1.png", b""), ("1.cls", "3"), ("1.cls", "3\n"), ("1.json", '{"label": "Cat", "class": 3}'), ("1.txt", "a dog"),
@@ -545,7 +545,7 @@ def test_scenes_that_are_torn_apart_are_told(tmp_path: Path, capsys: pytest.Capt
 
 
 def draw(*arguments: object) -> None:
-    """What clip-scenes does."""
+    """Draw scenes as clip-scenes does."""
     with pytest.raises(SystemExit) as end:
         draw_scenes.main([*map(str, arguments), "--size", "16", "-q"])
     assert end.value.code == 0

@@ -1,4 +1,4 @@
-"""What shells offer: by the commands themselves, and in bash, zsh and fish as they run."""
+"""Shell completion: from the commands themselves, and in running bash, zsh and fish."""
 
 import os
 import pty
@@ -39,7 +39,7 @@ ENVIRONMENT = os.environ | {
 
 
 def offered(line: str, cwd: Path | None = None) -> list[str]:
-    """What click answers for this line, as `type,word`; the cursor is at its end."""
+    """Return click's completion of this line as `type,word`, with the cursor at its end."""
     name = line.split(maxsplit=1)[0]
     typed = "" if line.endswith(" ") else line.rsplit(maxsplit=1)[-1]
     asked = pytest.MonkeyPatch()
@@ -98,7 +98,7 @@ def test_models_and_their_weights() -> None:
 
 
 def test_names_are_open_clips() -> None:
-    """The same that open_clip says once it is imported."""
+    """The names are the same as in open_clip after its import."""
     import open_clip
 
     assert len(architecture_names()) > 40 and set(architecture_names()) <= set(open_clip.list_models())
@@ -205,7 +205,7 @@ def test_bash_function(folder: Path, line: str, said: str) -> None:
 
 
 def typed_into(words: list[str], setup: str, line: str, cwd: Path) -> str:
-    """What an interactive shell makes of a line and a tab: `echo RESULT ` is put before it, and the line run."""
+    """Return the line that an interactive shell makes of a line and a tab: `echo RESULT ` is put before it, and the line is run."""
     terminal, end_of_shell = pty.openpty()
     ends = {"stdin": end_of_shell, "stdout": end_of_shell, "stderr": end_of_shell}
     shell = subprocess.Popen(words, cwd=cwd, env=ENVIRONMENT, start_new_session=True, **ends)
@@ -275,7 +275,7 @@ def test_fish_as_it_is_used(folder: Path) -> None:
 
 
 def test_a_variable_means_one_thing(run: Run, folder: Path) -> None:
-    """Options of one name whose values differ have variables of their own, but for lists of what is single elsewhere."""
+    """Options of one name with different values have separate variables, except for lists of a value that is single elsewhere."""
     kinds: dict[str, dict[str, str]] = {}
     for name, command in COMMANDS.items():
         for option in command.params:

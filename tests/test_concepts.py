@@ -1,4 +1,4 @@
-"""Norms and projections of effects, word scores and recall against their literal forms; and what they mean on emoji-vit."""
+"""Norms and projections of effects, word scores and recall compared with their literal forms, and their meaning on emoji-vit."""
 
 import math
 from collections.abc import Callable
@@ -38,13 +38,13 @@ from cliptools.text.vocabularies import load_pool
 
 
 def some_units(visual: torch.nn.Module, layers: tuple[int, ...], seed: int = 0) -> torch.Tensor:
-    """Every second neuron of some layers, in no order."""
+    """Return every second neuron of some layers, in random order."""
     every = [[layer, n, -1] for layer in layers for n in range(0, visual.transformer.resblocks[0].mlp.c_proj.in_features, 2)]
     return torch.tensor(every, dtype=torch.int32)[torch.randperm(len(every), generator=torch.Generator().manual_seed(seed))]
 
 
 def literal_effects(visual: torch.nn.Module, images: torch.Tensor, unit: torch.Tensor, scale: bool) -> torch.Tensor:
-    """phi [image, unit, d], formed."""
+    """Return phi [image, unit, d] explicitly."""
     rows = []
     for image in images:
         layers = {layer: second_order_effects(visual, image, layer) for layer in set(unit[:, 0].tolist())}
@@ -67,7 +67,7 @@ def test_norms_and_projections_are_those_of_the_formed_effects(shape: dict, scal
 
 
 def test_float32_keeps_small_differences() -> None:
-    """An image whose effects are the means: squares of phi and b, taken apart, would leave some 3e-4 of ||b||."""
+    """For an image whose effects are the means, separate squares of phi and b would leave an error of some 3e-4 of ||b||."""
     visual = random_tower(SHAPES[0]).float()
     images, unit = pictures(visual, 2).float(), some_units(visual, (0,))
     phi = literal_effects(visual.double(), images.double(), unit, True)
@@ -165,7 +165,7 @@ def test_a_synonym_names_it_too() -> None:
 
 @pytest.fixture(scope="module")
 def bundle(run: Run) -> Bundle:
-    """`clip-effects | clip-decompose --m 8` of the default layers."""
+    """Return `clip-effects | clip-decompose --m 8` of the default layers."""
     effects = run("effects", "--limit", 500, "--seed", 5)
     assert effects.returncode == 0, effects.stderr.decode()
     words = run("decompose", "--m", 8, stdin=effects.stdout)
@@ -174,7 +174,7 @@ def bundle(run: Run) -> Bundle:
 
 
 def test_words_of_active_neurons_name_what_is_shown(bundle: Bundle) -> None:
-    """Far above random neurons; what the sparse words and the threshold leave out is in the directions."""
+    """The recall is far above that of random neurons; the directions contain what sparse words and the threshold leave out."""
     model, source = load_model("emoji-vit", device="cpu"), SceneSource(150, 7_000_002, Recipe(counts=(0.0, 1.0, 1.0, 0.0)))
     images = torch.stack([model.transform(source.load(i)) for i in range(len(source))])
     unit, b, r, tau, word, coefficient = (

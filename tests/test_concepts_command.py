@@ -1,4 +1,4 @@
-"""clip-concepts as a process: what it says of images from anywhere, and how it refuses."""
+"""clip-concepts as a process: its records for images from all sources, and errors."""
 
 import io
 import json
@@ -38,7 +38,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def neurons(tiny_clip_dir: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A decomposed bundle of the tiny model with thresholds that half of the images pass, and one that none does."""
+    """Return a decomposed bundle of the tiny model with thresholds that half of the images exceed, and one that no image exceeds."""
     model, random = load_model(f"local-dir:{tiny_clip_dir}", device="cpu"), np.random.default_rng(0)
     pool = tmp_path_factory.mktemp("pool") / "pool.txt"
     pool.write_text("\n".join(WORDS))
@@ -135,7 +135,7 @@ def test_the_bundle_on_standard_input_and_a_bad_image(run: Run, photos: Path, fi
 
 
 def test_an_interrupted_run_goes_on(run: Run, photos: Path, file: Path, tmp_path: Path) -> None:
-    """Ended by an unreadable image, and then in the middle of a line, it ends as if it had not been."""
+    """After an unreadable image, and then after an interruption in the middle of a line, the result is that of one run."""
     folder, target, part = tmp_path / "in", tmp_path / "out.jsonl", tmp_path / "out.jsonl.part"
     folder.mkdir()
     for i in range(6):

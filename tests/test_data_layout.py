@@ -1,4 +1,4 @@
-"""Data as people have it: the commonest mistakes of layout, each with its message, and forms that are read."""
+"""Layouts of data: the most common mistakes with their messages, and forms that are read."""
 
 import gzip
 import importlib
@@ -34,7 +34,7 @@ from cliptools.text.vocabularies import load_pool
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders as they should not be."""
+    """Return folders with wrong layouts."""
     top = tmp_path_factory.mktemp("data")
     (top / "empty").mkdir()
     paint(*(top / "photos" / f"{name}.png" for name in "abc"))
@@ -135,7 +135,7 @@ def test_columns_of_signs_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("label", ["3.0", b"3.0", 3.0, "3", 3, True, 2.5, "x"])
 def test_whole_numbers_with_a_point(label: Any, tmp_path: Path) -> None:
-    """In a column, a .cls, a JSON member; 2.5 and true are none."""
+    """3.0 in a column, a .cls or a JSON member is a label; 2.5 and true are not."""
     whole = label not in (2.5, "x") and label is not True
     paint(tmp_path / "a.png", tmp_path / "b.png")
     if isinstance(label, bytes):
@@ -218,7 +218,7 @@ def test_pools_in_json(tmp_path: Path) -> None:
 
 
 def bomb(kind: str, size: tuple[int, int]) -> io.BytesIO:
-    """A picture of one colour, small as a file."""
+    """Return a large picture of one colour in a small file."""
     stream = io.BytesIO()
     Image.new("1" if kind != "JPEG" else "L", size).save(stream, kind)
     return stream
@@ -226,7 +226,7 @@ def bomb(kind: str, size: tuple[int, int]) -> io.BytesIO:
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "JPEG"])
 def test_large_pictures_say_their_size_and_what_reads_them(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow's own limit counts, whether it warns (to twice the limit) or raises (above), and is as it was at the end."""
+    """Pillow's own limit applies, whether it warns (to twice the limit) or raises (above), and is unchanged at the end."""
     before = Image.MAX_IMAGE_PIXELS
     small = bomb(kind, (400, 300))
     for limit in (100_000, 50_000):
@@ -277,7 +277,7 @@ HEIC, JXL = b"\0\0\0\x18ftypheic\0\0\0\0", b"\xff\x0a\0\0"
 
 
 def test_pictures_that_a_package_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Without the package a reason, whatever the ending; with it they are read, and it is imported at the first of them."""
+    """Without the package there is a reason, for any file name; with it they are read, and the first of them imports it."""
     request.addfinalizer(formats.installed.cache_clear)
     for name, content in (("a.heic", HEIC), ("b.jpg", HEIC), ("c.jxl", JXL)):
         (tmp_path / name).write_bytes(content)
@@ -338,7 +338,7 @@ def test_bad_shards_among_good_ones(data: Path, tmp_path: Path, capsys: pytest.C
 
 
 def test_lines_name_pictures_relative_to_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """images.jsonl of an --out-dir: beside the file first; other lists: as it stands first."""
+    """In images.jsonl of an --out-dir, names are relative to the file first; in other lists, to the current folder first."""
     paint(tmp_path / "out" / "a.png", tmp_path / "a.png", tmp_path / "out" / "b.png")
     monkeypatch.chdir(tmp_path)
     assert file_beside("a.png", Path("out/images.jsonl")) == "out/a.png"

@@ -1,4 +1,4 @@
-"""Decoding: modes, depths, orientation, and what is refused and why."""
+"""Decoding: modes, depths, orientation, and errors with their reasons."""
 
 import io
 import struct
@@ -64,7 +64,7 @@ def test_of_an_animation_the_first_frame() -> None:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that announces a size and holds hardly any data."""
+    """Return a PNG that announces a size and has hardly any data."""
     chunks = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(bytes(100))
     packed = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)

@@ -1,4 +1,4 @@
-"""clip-decompose as a process: what it adds, what it keeps, and how it refuses."""
+"""clip-decompose as a process: added tensors, unchanged tensors, and errors."""
 
 import io
 import json
@@ -28,7 +28,7 @@ UNITS, D, TOP = 7, 20, 3
 
 @pytest.fixture(scope="module")
 def effects(tiny_clip_dir: Path) -> Bundle:
-    """Effects as clip-effects would write them for the tiny model; the fifth unit never acted."""
+    """Return effects as clip-effects would write them for the tiny model; the fifth unit never acted."""
     model = load_model(f"local-dir:{tiny_clip_dir}", device="cpu")
     draw = np.random.default_rng(0)
     direction = draw.normal(size=(UNITS, D))
@@ -68,7 +68,7 @@ def written(result: subprocess.CompletedProcess[bytes]) -> Bundle:
 
 
 def only_line(result: subprocess.CompletedProcess[bytes]) -> str:
-    """The one line of a refusal (after click's usage line, where it prints one)."""
+    """Return the one line of an error (after click's usage line, if there is one)."""
     assert result.stdout == b""
     lines = result.stderr.decode().splitlines()
     assert "Traceback" not in result.stderr.decode()

@@ -1,4 +1,4 @@
-"""Every command on make-believe accelerators of both kinds: no tensors of two devices meet, and Apple's never sees float64."""
+"""Every command on simulated accelerators of both kinds: no operation mixes devices, and Apple's never gets float64."""
 
 import json
 import os
@@ -24,7 +24,7 @@ SAME = ("effects second", "effects pooled", "decompose", "decompose pairs", "seg
 
 
 class Devices(NamedTuple):
-    """What became of every command on each kind."""
+    """The results of every command on each kind of device."""
 
     folder: Path
     rows: dict[str, dict[str, dict[str, Any]]]
@@ -32,7 +32,7 @@ class Devices(NamedTuple):
 
 @pytest.fixture(scope="module")
 def devices(suite: Suite) -> Devices:
-    """A process for each kind, side by side."""
+    """Run one process for each kind, in parallel."""
     folder = suite.folder.parent
     for name, model in (("vit", suite.vit), ("resnet", suite.resnet), ("suite", str(suite.folder))):
         if not (folder / name).exists():
@@ -116,7 +116,7 @@ PROBES = [
 
 
 def test_the_make_believe_devices_report_what_real_ones_refuse() -> None:
-    """All of a kind in one process."""
+    """One process tests all operations of a kind."""
     for kind in ("cuda", "mps"):
         mine = [(code, fault) for of, code, fault in PROBES if of == kind]
         code = "\n".join(f"{line}\nprint('probe', *sorted(fake_device.REPORT)); fake_device.REPORT.clear()" for line, _ in mine)

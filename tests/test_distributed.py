@@ -1,4 +1,4 @@
-"""Shards on Ray, by GNU parallel and by make: what they merge into is what one run gives, whatever is lost on the way."""
+"""Shards on Ray, by GNU parallel and by make: the merged bundle equals one run, also after losses."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ PARTS = "parts/part-{}-of-3.safetensors"
 
 
 def environment(home: Path) -> dict[str, str]:
-    """In which the checkout's commands are found, and nothing is written to the user's home."""
+    """Return an environment in which the checkout's commands are found and nothing is written to the user's home."""
     paths = {"PATH": f"{ROOT / 'bin'}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "HOME": str(home)}
     kept = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "RAY_ADDRESS")}
     return kept | paths | {"OMP_NUM_THREADS": "1"}
@@ -34,7 +34,7 @@ def on_ray(home: Path, *arguments: str) -> "subprocess.Popen[str]":
 
 
 def descendants(pid: int) -> Iterator[tuple[int, str]]:
-    """Processes below this one, and what they are called."""
+    """Yield the processes below this one with their command lines."""
     listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [(int(words[0]), int(words[1]), words[2]) for words in (line.split(None, 2) for line in listed.splitlines())]
     below = {pid}
@@ -44,7 +44,7 @@ def descendants(pid: int) -> Iterator[tuple[int, str]]:
 
 
 def killed(process: "subprocess.Popen[str]", name: str) -> set[int]:
-    """Kill the first process of this name below another one; all there were below that."""
+    """Kill the first process with this name below another process, and return all processes that were below it."""
     while process.poll() is None:
         seen = dict(descendants(process.pid))
         for pid, said in seen.items():
@@ -56,7 +56,7 @@ def killed(process: "subprocess.Popen[str]", name: str) -> set[int]:
 
 
 def same(found: Bundle, one: Bundle) -> None:
-    """To what float32 allows."""
+    """Compare within the precision of float32."""
     for name in ("unit", "top_image", "images"):
         assert np.array_equal(found[name], one[name]), name
     for name in ("direction", "mean", "explained", "explained_all"):
@@ -78,7 +78,7 @@ def one(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def worked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which Ray has made three shards and their bundle, though one's process was killed."""
+    """Return a folder in which Ray made three shards and their bundle, although one of its processes was killed."""
     folder = tmp_path_factory.mktemp("ray")
     process = on_ray(folder, "--shards", "3", "--parts", "parts", "-o", "ray.safetensors", "--", *ASKED)
     there = killed(process, "ray::shard-2")

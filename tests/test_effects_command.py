@@ -1,4 +1,4 @@
-"""clip-effects as a process: pictures of every kind of provenance in, one bundle out, equal for equal sets."""
+"""clip-effects as a process: pictures from all sources give one bundle, which is equal for equal sets."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from cliptools.io.bundle import Bundle
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty small pictures in two class folders."""
+    """Return forty small pictures in two class folders."""
     folder = tmp_path_factory.mktemp("photos")
     random = np.random.default_rng(4)
     for i in range(40):
@@ -68,7 +68,7 @@ def same_but_for_rounding(one: Bundle, other: Bundle) -> None:
 
 
 def test_order_of_the_list_leaves_no_trace(run: Run, photos: Path, common: list[str], whole: bytes) -> None:
-    """Folder per class, shuffled, or backwards: the same set gives the same bytes once names agree."""
+    """Class folders, shuffled, or reversed: the same set gives the same bytes if the names agree."""
     random = np.random.default_rng(0)
     files = sorted(photos.glob("*/*.png"))
     shuffled = [files[i] for i in random.permutation(len(files))]
@@ -170,7 +170,7 @@ def test_weights_with_nan_are_refused(run: Run, photos: Path, tiny_clip_dir: Pat
 
 
 def test_local_weights_file_and_quickgelu_warning(run: Run, photos: Path, tmp_path: Path) -> None:
-    """The path real weights take: an architecture of open_clip's and a local file."""
+    """Real weights are read in this way: an architecture of open_clip and a local file."""
     import open_clip
     from safetensors.torch import save_file
 

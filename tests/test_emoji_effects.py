@@ -1,4 +1,4 @@
-"""Meaning, on the embedded model: the equations hold there too, effects carry the answer, words name what is seen."""
+"""Meaning on the embedded model: the equations hold, effects carry the answer, words name the content of top images."""
 
 import copy
 
@@ -30,7 +30,7 @@ def model() -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def bundle(run: Run) -> Bundle:
-    """`clip-effects | clip-decompose --m 32` of the default layers."""
+    """Return `clip-effects | clip-decompose --m 32` of the default layers."""
     effects = run("effects", "--limit", SCENES, "--seed", SEED)
     assert effects.returncode == 0, effects.stderr.decode()
     words = run("decompose", "--m", 32, stdin=effects.stdout)

@@ -1,4 +1,4 @@
-"""The embedded models as they ship: small, readable by open_clip, accurate on scenes nobody has drawn before."""
+"""The embedded models in the package: small, readable by open_clip, and accurate on new scenes."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from cliptools.embedded_models import EMBEDDED, EMBEDDED_DIR
 from cliptools.emoji.scenes import single_scene
 from cliptools.models.load import LoadedModel, load_model
 from cliptools.text.emoji_concepts import concepts, plants
-from training.measures import canvas_of, embed_classes, embed_names, embed_scenes, found
+from training.measures import canvas_of, embed_classes, embed_names, embed_scenes, recall_at
 from training.plant_effects import plant_effect
 
 FRESH = 8_000_000  # a seed that neither training nor the card's figures draw from
@@ -58,8 +58,8 @@ def test_zero_shot_on_fresh_scenes(model: LoadedModel) -> None:
     tokenizer = open_clip.SimpleTokenizer(context_length=32)
     scenes = [single_scene(FRESH, i, i) for i in range(0, len(concepts()))]
     z = embed_scenes(model.clip, scenes)
-    assert found(z, embed_classes(model.clip, tokenizer), scenes, 1).value > LEAST[model.name]
-    assert found(z, embed_names(model.clip, tokenizer), scenes, 1).value > LEAST[model.name]
+    assert recall_at(z, embed_classes(model.clip, tokenizer), scenes, 1).value > LEAST[model.name]
+    assert recall_at(z, embed_names(model.clip, tokenizer), scenes, 1).value > LEAST[model.name]
 
 
 def test_the_plants_were_learned(model: LoadedModel) -> None:

@@ -1,4 +1,4 @@
-"""The files of make: all are read, two run in small to their tables, and the committed claims are those of the tables."""
+"""The files of make: all are parsed, two run in a small version, and the committed claims are those of the tables."""
 
 import csv
 import os
@@ -67,7 +67,7 @@ def test_the_quickstart_runs_every_command(tmp_path: Path) -> None:
 
 
 def test_a_launcher_says_what_its_python_lacks(tmp_path: Path) -> None:
-    """A Python without packages: one line, exit 1, for each launcher."""
+    """With a Python without packages, each launcher prints one line and exits with 1."""
     bare = tmp_path / "python3"
     bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -s "$@"\n')
     bare.chmod(0o755)

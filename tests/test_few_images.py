@@ -1,4 +1,4 @@
-"""Directions from few images, or from a T that is a large share of them, point where those of many images point."""
+"""Directions from few images, or from a T that is a large share of them, have the sign of those from many images."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ EQUAL = 0.98  # of the units of more than median strength
 
 
 class Remembered:
-    """Paths of images that have been read: an image is its number, and no study reads it twice."""
+    """Factored effects of images that were already read: an image is its number, and no study reads it twice."""
 
     def __init__(self, paths: FactoredEffect, layer: int, image: Iterator[torch.Tensor]) -> None:
         self.paths, self.whole = paths, UnitBlock(layer, torch.arange(paths.size(layer)[0]))
@@ -56,7 +56,7 @@ class Study(NamedTuple):
     layer: int
 
     def effects(self, count: int, top: int | None, compact: bool = False) -> Effects:
-        """Of the first scenes."""
+        """Return the effects on the first scenes."""
         order, settings = torch.arange(count), Settings(top=top, scale=False, compact=compact)
         return measure(self.paths, batches_of(order, order, 64), [self.layer], count, settings).effects
 
@@ -88,7 +88,7 @@ def test_signs_are_those_of_many_images(study: Study) -> None:
 
 
 def test_at_two_percent_the_sign_is_that_of_the_majority(study: Study) -> None:
-    """The paper's rule, where the paper has it: both from the same top images."""
+    """The paper's rule under the paper's conditions, for the same top images."""
     n, _ = study.paths.size(study.layer)
     units = torch.arange(0, n, max(1, n // 300))
     slab = UnitBlock(study.layer, units)
@@ -123,7 +123,7 @@ def test_the_header_says_t_and_where_it_comes_from(tiny_clip_dir: Path) -> None:
 
 
 def test_a_merge_cuts_by_the_images_that_were_read(tiny_clip_dir: Path, tmp_path: Path) -> None:
-    """Shards keep what their list suggests; unreadable images leave T as one run has it."""
+    """Shards keep the T of their list; with unreadable images the final T is that of one run."""
     photos = _photos(tmp_path / "photos", 11)
     for i in (3, 8):
         (photos / f"{i:02d}.png").write_bytes(b"damaged")
@@ -140,7 +140,7 @@ def test_a_merge_cuts_by_the_images_that_were_read(tiny_clip_dir: Path, tmp_path
 
 
 def test_thresholds_that_are_bounded_say_so(tiny_clip_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranks beyond all that is kept: the bound is in the bundle, in records, and in the line at the end."""
+    """For ranks beyond the kept images the bound is in the bundle, in records, and in the summary."""
     photos = _photos(tmp_path / "photos", 420)
     asked = ("--model", f"local-dir:{tiny_clip_dir}", "--layers", "2", "--top-images", 5, "--quantile", 0.4)
     exact = read(inside("effects", photos, *asked).stdout)

@@ -1,4 +1,4 @@
-"""First-order effects against the equation written out, and the command that measures them."""
+"""First-order effects compared with the explicit equation, and the command that measures them."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_factored_form_is_the_equation(shape: dict) -> None:
 
 
 def test_all_first_order_effects_make_the_output() -> None:
-    """Of the MLPs' part of the output nothing is missing and nothing counted twice, biases aside."""
+    """The effects add up to the MLPs' part of the output, apart from biases."""
     visual = random_tower(SHAPES[1])
     (image,) = pictures(visual, 1)
     total = sum(first_order_effects(visual, image, layer).sum(0) for layer in range(SHAPES[1]["layers"]))

@@ -1,4 +1,4 @@
-"""Margins and the judge, against their definitions written out."""
+"""Margins and the judge compared with their explicit definitions."""
 
 import torch
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""clip-gallery as a process: what its pages hold, what it refuses, and what cannot be smuggled into a page."""
+"""clip-gallery as a process: content of its pages, errors, and attacks by texts."""
 
 import base64
 import hashlib
@@ -29,7 +29,7 @@ Run = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
 class Reader(HTMLParser):
-    """The elements of a page, with their attributes, and the texts of its scripts."""
+    """Collects the elements of a page with their attributes, and the texts of its scripts."""
 
     def __init__(self, page: bytes) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Reader(HTMLParser):
 
 
 def read(done: subprocess.CompletedProcess[bytes]) -> Any:
-    """The data of a page that was written without a complaint."""
+    """Return the data of a page that was written without a message."""
     assert (done.returncode, done.stderr) == (0, b"")
     return Reader(done.stdout).data
 

@@ -1,4 +1,4 @@
-"""The page of clip-gallery in a real, headless Chromium: it opens, searches, filters, follows addresses; nothing gets in."""
+"""The page of clip-gallery in a real, headless Chromium: it opens, searches, filters and follows addresses; no script gets in."""
 
 import io
 import json
@@ -45,7 +45,7 @@ def page(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def window(browser: Browser, page: Path) -> Iterator[Browser]:
-    """The page, newly opened in a window of its first size; nothing may be said in the console until the test ends."""
+    """Yield the page in a new window of the first size; the console must stay empty until the test ends."""
     browser.size(1280, 900)
     browser.dark(False)
     browser.messages()
@@ -65,7 +65,7 @@ def addresses(rows: np.ndarray) -> list[str]:
 
 
 def having(text: str) -> np.ndarray:
-    """Rows that have a word with this part."""
+    """Return the rows that have a word with this part."""
     found = [j for j, word in enumerate(BUNDLE.text_list("words")["texts"]) if text in word]
     return np.isin(BUNDLE["word"], found).any(axis=1)
 
@@ -346,7 +346,7 @@ def test_hostile_texts_and_names_stay_texts(browser: Browser, run: Run, tmp_path
 
 
 def test_a_script_that_got_in_would_not_run(browser: Browser, page: Path) -> None:
-    """The policy in the page, and that the console is heard: what is refused is said there."""
+    """The policy of the page blocks the script, and the console reports it, which shows that the tests read the console."""
     browser.messages()
     browser.open(page)
     refused = """const made = document.createElement('script');

@@ -1,4 +1,4 @@
-"""Batches that become smaller where memory runs out."""
+"""Batches are halved when memory runs out."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ TOO_MUCH = 10**15  # bytes that no machine has
 
 
 def exhausting(most: int):
-    """Work that asks the allocator for a petabyte when it is given more than so many."""
+    """Return a function that requests a petabyte from the allocator if its batch has more than so many elements."""
 
     def work(items: Sequence[int], images: torch.Tensor) -> list[float]:
         if len(items) > most:
@@ -58,7 +58,7 @@ def test_what_halving_does_not_mend_is_raised() -> None:
 
 
 def test_statistics_are_the_same() -> None:
-    """A device that has memory for three images only, in each of the slabs' first products."""
+    """The device has memory for only three images, in each of the blocks' first products."""
     visual, n = random_tower(SHAPES[0]), 40
     images = pictures(visual, n)
     paths = SecondOrder(visual)
@@ -90,7 +90,7 @@ print([made for _, made in in_halves([(list(range(8)), torch.ones(8, 3, 1, 1))],
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited by Linux's means")
 def test_a_process_with_little_memory_goes_on() -> None:
-    """100 MB a picture, 300 MB to be had: the allocator's own refusals."""
+    """A picture takes 100 MB and 300 MB are available, so the allocator itself fails."""
     ran = subprocess.run([sys.executable, "-c", LITTLE], capture_output=True, text=True, cwd=ROOT, timeout=100, check=False)
     assert ran.stdout == "[2, 2, 2, 2]\n", ran.stderr
     assert [line.rpartition(" ")[2] for line in ran.stderr.splitlines()] == ["4", "2"]

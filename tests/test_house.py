@@ -1,4 +1,4 @@
-"""The house's own rules: imports go down only, nothing unsafe, documents that speak of what there is."""
+"""Rules of the package: imports go down only, no unsafe calls, and documents that match the code."""
 
 import ast
 import re
@@ -20,7 +20,7 @@ FILES_AT_MOST, LONGEST, SHORTEST = 160, 400, 25
 
 
 def rank(name: str) -> int:
-    """The rank of a module, by its dotted or slashed name below the package."""
+    """Return the rank of a module by its dotted or slashed name below the package."""
     parts = name.replace(".", "/").split("/")
     places = ("/".join(parts[:length]) for length in range(len(parts), 0, -1))
     return next((RANKS[place] for place in places if place in RANKS), 0)
@@ -48,7 +48,7 @@ def test_files_are_few_and_of_a_size_to_read() -> None:
 
 
 def test_imports_inside_functions_are_rare() -> None:
-    """Optional packages, open_clip where a command may do without, and the work of each command."""
+    """They are for optional packages, for open_clip in commands that can run without it, and for the work of each command."""
     inner = 0
     for path in MODULES:
         functions = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef))
@@ -59,7 +59,10 @@ def test_imports_inside_functions_are_rare() -> None:
 
 
 def test_the_equation_of_each_command_is_two_hops_away() -> None:
-    """CONTRIBUTING names them; the first is what the command loads or that imports it, and it imports the second."""
+    """CONTRIBUTING names both hops.
+
+    The first hop is the file that the command loads, or a file that this one imports; the second is imported by the first.
+    """
     rows = re.findall(r"(?m)^\| `clip-([a-z-]+)` \| `([\w/.]+)` \| `([\w/.]+)` \|", (ROOT / "CONTRIBUTING.md").read_text())
     assert {name for name, *_ in rows} == {path.name.removeprefix("clip-") for path in (ROOT / "bin").iterdir()}
     for name, first, second in rows:

@@ -1,4 +1,4 @@
-"""What is said where models come from a hub that is not there."""
+"""Messages if models come from a hub that does not answer."""
 
 import logging
 import shutil
@@ -17,7 +17,7 @@ NOBODY = "http://127.0.0.1:9/models"
 
 
 def failed_behind(cause: Exception) -> RuntimeError:
-    """An error of a library that has met another."""
+    """Return an error of a library that was caused by another error."""
     try:
         try:
             raise cause

@@ -1,4 +1,4 @@
-"""Image sources: what is found, in what order and by what name; what is refused and why."""
+"""Image sources: files, their order and their names, and errors with their reasons."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""Indirect effects against the whole forward pass with one neuron's activations replaced, and the command."""
+"""Indirect effects compared with a complete forward pass with replaced activations of one neuron, and the command."""
 
 import json
 

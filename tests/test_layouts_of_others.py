@@ -1,4 +1,4 @@
-"""Lists, folders and streams as other people's machines and tools leave them, through the commands."""
+"""Lists, folders and streams from other machines and tools, through the commands."""
 
 import gzip
 import io
@@ -28,7 +28,7 @@ NAMES = ("a.png", "b.png", "c.png")
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Three pictures in a folder."""
+    """Return three pictures in a folder."""
     paint(*(tmp_path / "photos" / name for name in NAMES))
     return tmp_path / "photos"
 
@@ -65,7 +65,7 @@ def test_lists_of_other_machines(text: str, labels: tuple[Any, ...], photos: Pat
 
 
 def test_a_list_without_a_path_names_its_images(photos: Path) -> None:
-    """Backslashes lead to the files as well; a name that has some on this machine is taken as it is."""
+    """Names with backslashes lead to the files too; a name that really contains one on this machine is used unchanged."""
     file = photos.parent / "labels.csv"
     file.write_text("image,label\n" + lines("photos\\{},{}"))
     assert all(Path(str(found.place)).is_file() for found in by_file([], file, Columns()).images)
@@ -208,7 +208,7 @@ def test_nouns_of_what_is_left_out(
 
 @pytest.mark.parametrize(("module", "ending"), [("pillow_heif", "heic"), ("pillow_jxl", "jxl")])
 def test_pictures_of_packages_that_are_installed(module: str, ending: str, tmp_path: Path) -> None:
-    """The real package, where it is there: its module and class have the names that other_kinds knows."""
+    """The real package, if it is installed, has the names of module and class that other_kinds uses."""
     package = pytest.importorskip(module)
     path = tmp_path / f"a.{ending}"
     rows = np.zeros((24, 32, 3), np.uint8)
@@ -234,7 +234,7 @@ TABLE = b"image,label\nphotos/a.png,cat\nphotos/b.png,dog\n"
 
 @pytest.mark.usefixtures("photos")
 def test_a_table_on_standard_input(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    """One with names of columns too, which is looked at twice."""
+    """A table with names of columns, which is read twice, works too."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "table.csv").write_bytes(TABLE)
     common = ("--ablate", "all", "--bundle", bundle, "-f", "jsonl")
@@ -263,7 +263,7 @@ def test_standard_input_is_read_once(arguments: tuple[str, ...], message: str) -
 
 
 def test_partials_on_standard_input(photos: Path, tmp_path: Path) -> None:
-    """`cat p1 | clip-merge - p2` is `clip-merge p1 p2`."""
+    """`cat p1 | clip-merge - p2` equals `clip-merge p1 p2`."""
     parts = [tmp_path / f"p{i}" for i in (1, 2)]
     for i, part in enumerate(parts, 1):
         assert inside("effects", photos, "--layers", 6, "--shard", f"{i}/2", "-o", part).returncode == 0
@@ -274,7 +274,7 @@ def test_partials_on_standard_input(photos: Path, tmp_path: Path) -> None:
 
 
 def test_a_value_a_line_in_variables(bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    """Texts have blanks in them; numbers go by blanks, paths by colons, and both by lines."""
+    """Texts may contain blanks; numbers are separated by blanks, paths by colons, and both also by lines."""
     common = ("shift", photos, "--bundle", bundle, "-f", "jsonl")
     typed = inside(
         *common, "--concept", "vacuum cleaner", "--concept", "cat", "--template", "a photo of a {}.", "--template", "my {}"

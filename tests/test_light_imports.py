@@ -1,4 +1,4 @@
-"""Commands that find all they need in their bundle and in the cache of texts import neither open_clip nor timm, some no torch."""
+"""Commands whose bundle and cached texts suffice import neither open_clip nor timm, and some import no torch."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ print([package for package in ("open_clip", "timm", "torch") if package in sys.m
 
 
 def imported(folder: Path, *arguments: str | Path) -> str:
-    """Run a command in a process of its own; return the packages of models that it has imported."""
+    """Run a command in a separate process and return the model libraries that it imported."""
     environment = os.environ | {"CLIPTOOLS_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
     words = [sys.executable, "-c", LOADED, *map(str, arguments), "-q"]
     ended = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300, check=False)
@@ -39,7 +39,7 @@ def imported(folder: Path, *arguments: str | Path) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with words and thumbnails whose header names emoji-vit, and a cache with the texts of a vocabulary."""
+    """Return a bundle with words and thumbnails whose header names emoji-vit, and a cache with the texts of a vocabulary."""
     folder = tmp_path_factory.mktemp("light")
     model = load_model("emoji-vit", device="cpu")
     whole = sound()

@@ -1,4 +1,4 @@
-"""The loader: order, batches, skipped images, strictness, and threads that end."""
+"""The loader: order, batches, skipped images, --strict, and the end of threads."""
 
 import gc
 import threading
@@ -15,7 +15,7 @@ from cliptools.images.loader import AHEAD, Skipped, load_batches
 
 
 class Numbered:
-    """A source whose image i is i everywhere; some cannot be read, some take longer."""
+    """A source whose image i has the value i everywhere; some images cannot be read, and some take longer."""
 
     def __init__(self, count: int, bad: set[int] = frozenset(), slow: set[int] = frozenset()) -> None:
         self.names = [f"n{i}" for i in range(count)]

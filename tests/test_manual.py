@@ -1,4 +1,4 @@
-"""The manual pages: made from what the commands say, shown by man and mandoc, installed by the wheel."""
+"""The manual pages: made from the commands' help texts, shown by man and mandoc, installed by the wheel."""
 
 import os
 import re
@@ -29,7 +29,7 @@ MACROS = {"TH", "SH", "SS", "PP", "TP", "EX", "EE", "nh", "ad", "nr", "ss", "ie"
 
 
 def plain(page: str) -> str:
-    """A page's text without fonts, escapes and line ends."""
+    """Return a page's text without fonts, escapes and line ends."""
     text = re.sub(r"\\f[BIR]", "", page).replace(r"\-", "-").replace(r"\(aq", "'").replace(r"\e", "\\")
     return " ".join(text.split())
 
@@ -42,7 +42,7 @@ def needs(program: str) -> str:
 
 
 def shown(name: str, width: int, locale: str) -> str:
-    """A page as man shows it; no warning is allowed."""
+    """Return a page as man shows it; warnings are errors."""
     environment = os.environ | {"LC_ALL": locale, "MANWIDTH": str(width), "MANROFFOPT": "", "MANPAGER": "cat"}
     words = [needs("man"), "--warnings", "-l", str(ROOT / "man" / name)]
     ended = subprocess.run(words, capture_output=True, env=environment, check=False)
@@ -70,7 +70,7 @@ def test_a_page_says_what_help_says(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_examples_survive_their_folding(name: str) -> None:
-    """Joined by the shell's own rules, the lines of EXAMPLES are those of --help."""
+    """Joined by the rules of the shell, the lines of EXAMPLES are those of --help."""
     examples = help_blocks(COMMANDS[name].help or "")[2]
     body = PAGES[f"man1/{name}.1"].split(".SH EXAMPLES\n")[1].split(".SH")[0]
     joined = plain(re.sub(r"^\.\w\w\n", "", body, flags=re.MULTILINE).replace("\\e\n", " "))
@@ -186,10 +186,10 @@ def test_whatis_can_read_the_names() -> None:
 
 @pytest.fixture(scope="module")
 def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment of this test, in which a wheel of this checkout, without the models and artwork, is installed.
+    """Return a new virtual environment with a wheel of this checkout, without the models and artwork.
 
-    Never the environment that the tests run in, not even with --prefix: pip takes the editable install there for an earlier
-    version, and removes it.
+    The test does not install into the environment of the tests, not even with --prefix: pip would take the editable install there
+    for an earlier version and remove it.
     """
     if int(metadata.version("setuptools").split(".")[0]) < 77 if find_spec("setuptools") else True:
         pytest.skip("setuptools 77 or later is not installed")
@@ -210,7 +210,7 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pip(*words: str) -> None:
-    """Run pip without the user's settings, and without the packages that PYTHONPATH would add to those installed."""
+    """Run pip without the user's settings and without the packages of PYTHONPATH."""
     command = [sys.executable, "-m", "pip", "--isolated", "--disable-pip-version-check", "--no-cache-dir", "--quiet", *words]
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PYTHON"))}
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

@@ -1,4 +1,4 @@
-"""One truth as a mask of every mode, file format and EXIF orientation that Pillow knows, read as the same array each time."""
+"""One mask in every mode, file format and EXIF orientation of Pillow is always read as the same array."""
 
 import io
 import itertools
@@ -39,7 +39,7 @@ def palette(index: np.ndarray, colours: list[tuple[int, int, int]]) -> Image.Ima
 
 
 def in_mode(mode: str) -> Image.Image:
-    """TRUTH as a picture of a mode, white on black."""
+    """Return TRUTH as a picture of a mode, white on black."""
     by_way_of = {"LAB": "RGB", "HSV": "RGB", "PA": "LA", "La": "LA", "RGBa": "RGBA"}
     image = grey()
     return image.convert(by_way_of[mode]).convert(mode) if mode in by_way_of else image.convert(mode)
@@ -132,7 +132,7 @@ def with_alpha(colour: Image.Image, alpha: np.ndarray) -> Image.Image:
 
 
 def test_transparency() -> None:
-    """Opaque throughout or hidden throughout it says nothing; around a thing it is the mask; a transparent pixel is no object."""
+    """Complete or no transparency has no meaning; transparency around an object is the mask; a transparent pixel is no object."""
     photograph = Image.fromarray(RNG.integers(1, 256, (*TRUTH.shape, 3), dtype=np.uint8))
     black = Image.new("RGB", photograph.size)
     border = np.ones_like(TRUTH)
@@ -161,7 +161,7 @@ def test_transparency() -> None:
 
 
 def test_transparent_values_of_files() -> None:
-    """tRNS of grey, palette and colour PNGs, and GIF's transparent index."""
+    """The cases are tRNS of grey, palette and colour PNGs, and GIF's transparent index."""
     index, colours = np.where(TRUTH, 3, 0), [(255, 255, 255), (9, 9, 9), (0, 0, 0), (0, 0, 250)]
     for image, form, options in (
         (grey(), "PNG", {"transparency": 0}),
@@ -180,7 +180,7 @@ def test_transparent_values_of_files() -> None:
 
 
 def voc_palette() -> list[tuple[int, int, int]]:
-    """Pascal VOC's colours: the bits of an index spread over three channels."""
+    """Return Pascal VOC's colours, in which the bits of an index are spread over three channels."""
     bit = lambda number, place: number >> place & 1  # noqa: E731
     return [
         tuple(sum(bit(i, 3 * level + channel) << (7 - level) for level in range(3)) for channel in range(3))  # type: ignore[misc]
@@ -230,7 +230,7 @@ def test_several_frames_and_lossy_files() -> None:
 
 
 def png(bits: int, kind: int, rows: np.ndarray) -> io.BytesIO:
-    """A PNG of whole bytes a row, written by hand: Pillow writes neither grey of 4 bits nor colours of 16."""
+    """Return a PNG with full bytes per row, written by hand, because Pillow writes neither 4-bit grey nor 16-bit colours."""
     data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
     width = rows.shape[1] * 8 // (bits * {0: 1, 2: 3, 4: 2, 6: 4}[kind])
     header = struct.pack(">IIBBBBB", width, len(rows), bits, kind, 0, 0, 0)
@@ -273,7 +273,7 @@ def exif(orientation: int | None) -> dict[str, Any]:
 def lay(
     folder: Path, name: str, picture: tuple[str, int | None], mask: tuple[str, int | None], lie: str, shape: str
 ) -> np.ndarray:
-    """A picture and its mask with EXIF orientations, the mask of the stored pixels or of those shown; the truth, as shown."""
+    """Return a picture and its mask with EXIF orientations, the mask stored or upright, and the upright truth."""
     rng = np.random.default_rng(sum(map(ord, name)))
     truth = rng.random(SHAPES[shape]) < 0.4
     colours = np.where(truth[..., None], [200, 30, 30], [30, 30, 200]).astype(np.uint8)
@@ -294,7 +294,7 @@ def lay(
 
 
 def oracle(pixels: np.ndarray, orientation: int | None) -> np.ndarray:
-    """Pixels turned by Pillow."""
+    """Return pixels that Pillow has rotated."""
     image = Image.fromarray(pixels.astype(np.uint8))
     tags = image.getexif()
     tags[0x0112] = orientation or 1
@@ -309,7 +309,7 @@ def test_turning_is_pillows(orientation: int) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
 def test_masks_lie_on_pictures_of_all_orientations(tmp_path: Path, shape: str, ending: str) -> None:
-    """Masks of the stored pixels; with tags of their own; and, where their size tells or all are said to be, as shown."""
+    """Masks of stored pixels, masks with EXIF tags, and upright masks that their size or an option identifies."""
     truths = {}
     for orientation, (own, mask_ending) in itertools.product(
         (None, *range(1, 9)), ((None, "png"), (3, "png"), (6, "tif"), (1, "png"))
@@ -471,7 +471,7 @@ def test_gtsegs_of_other_types_and_by_rows(tmp_path: Path, dtype: str) -> None:
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "I;16", "F"])
 def test_scenes_read_their_masks_by_the_same_rules(tmp_path: Path, mode: str) -> None:
-    """As clip-scenes writes them, or saved anew by another program."""
+    """Masks are as clip-scenes writes them, or saved again by another program."""
     ending = "tif" if mode == "F" else "png"
     record = {"key": "s", "names": ["cat", "dog", "pizza", "boat"], "image": "s.png", "masks": f"s.{ending}"}
     (tmp_path / "scenes.jsonl").write_text(json.dumps(record))
@@ -505,7 +505,7 @@ def evaluated(neurons: Path, folder: Path, *words: Any) -> tuple[list[dict[str, 
 
 
 def test_the_command_gives_one_miou_for_one_truth(neurons: Path, tmp_path: Path) -> None:
-    """As masks of several modes and files; of a picture that is turned by EXIF; with and without void."""
+    """The mask has several modes and files; the picture may be rotated by EXIF; void pixels may be present."""
     scene = tmp_path / "scene"
     assert inside("scenes", "--caption", "a pizza", "--seed", 5, "--size", 64, "--out-dir", scene).returncode == 0
     picture = Image.open(next((scene / "images").iterdir())).convert("RGB")
@@ -561,7 +561,7 @@ def test_the_command_leaves_void_out_and_says_what_it_cannot_know(neurons: Path,
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
 def test_a_turned_tiff_is_the_same_by_its_path_and_as_bytes(tmp_path: Path, mode: str) -> None:
-    """Pillow maps an uncompressed TIFF into memory if it has a path, and would take the turned sides for the stored ones."""
+    """Pillow maps an uncompressed TIFF with a path into memory, and would use the rotated sides for the stored ones."""
     image = Image.fromarray(LABELS.astype(np.uint8) * 60)
     image = Image.fromarray(np.asarray(image).astype(np.uint16) * 256) if mode == "I;16" else image.convert(mode)
     expected = np.asarray(image.convert("RGB")) if mode != "I;16" else np.repeat((LABELS * 60)[..., None], 3, 2)

@@ -1,4 +1,4 @@
-"""Pictures with masks: from folders, scenes and ImageNet-Segmentation's file, and what is refused."""
+"""Pictures with masks from folders, scenes and ImageNet-Segmentation's file, and errors."""
 
 import io
 import tarfile
@@ -78,7 +78,7 @@ def test_pairs_that_do_not_match(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def scenes(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same scenes as a tar and as a folder."""
+    """Return the same scenes as a tar and as a folder."""
     place = tmp_path_factory.mktemp("scenes")
     for where in (("-o", place / "scenes.tar"), ("--out-dir", place / "folder")):
         assert run("scenes", "--count", 5, "--seed", 3, *where).returncode == 0

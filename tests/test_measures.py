@@ -1,4 +1,4 @@
-"""Measures of the embedded models: intervals, interventions, and the card."""
+"""Measures of the embedded models: intervals, interventions, and the model card."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import training  # noqa: F401  (applies the torchvision remedy first)
 from cliptools.analysis.zero_shot import Share
 from cliptools.text.emoji_concepts import plants
 from training.card import card, merge, read_sections, table
-from training.measures import found, two_emoji_scenes, unseen_combinations
+from training.measures import recall_at, two_emoji_scenes, unseen_combinations
 from training.plant_effects import bootstrap, scenes_without, shown_last, unplanted
 
 
@@ -32,7 +32,7 @@ def test_found_counts_named_concepts_among_the_best() -> None:
     for row, scene in zip(z, scenes, strict=True):
         row[scene.named[0]] = 1.0  # one of the two is found; nothing else scores below it
         row[scene.named[1]] = -1.0
-    assert found(z, torch.eye(526), scenes, 2) == Share(3, 6)
+    assert recall_at(z, torch.eye(526), scenes, 2) == Share(3, 6)
 
 
 def test_unseen_combinations_wear_the_style_kept_out() -> None:

@@ -1,4 +1,4 @@
-"""Partials of parts of the images, added up in any order, against full matrices and against one run over all of them."""
+"""Partials of parts of the images, merged in any order, compared with full matrices and with one run over all images."""
 
 from collections.abc import Sequence
 
@@ -32,7 +32,7 @@ COLUMNS = ("mean", "top_norm", "threshold", "explained_all", "component_explaine
 def part(
     S: torch.Tensor, images: torch.Tensor, G: torch.Tensor, basis: Basis, top: int, margin: int, quantile: float
 ) -> ShardStatistics:
-    """A partial of some images of S [image, unit, k]."""
+    """Return a partial of some images of S [image, unit, k]."""
     measured = UnitStatistics(stack(G), top, len(S), quantile, margin, basis.centre, 5, shared=True)
     for chunk in images.split(7):
         measured.update(S[chunk], chunk)
@@ -40,7 +40,7 @@ def part(
 
 
 def added(parts: Sequence[ShardStatistics], capacity: int, random: torch.Generator) -> ShardStatistics:
-    """In a random order, by a random tree."""
+    """Merge the partials in a random order, by a random tree."""
     waiting = list(parts)
     while len(waiting) > 1:
         a, b = (waiting.pop(int(torch.randint(len(waiting), (), generator=random))) for _ in range(2))
@@ -53,7 +53,7 @@ def same(one: ShardStatistics, other: ShardStatistics) -> bool:
 
 
 def drawn(seed: int, n: int, k: int, whole: bool) -> tuple[torch.Tensor, torch.Tensor, Basis, torch.Generator]:
-    """S [n, unit, k] and D; of whole numbers, so that norms are exact and many are equal, or drifting, with a poor centre."""
+    """Return S [n, unit, k] and D: of integers, with exact and often equal norms, or drifting, with a bad centre."""
     random = torch.Generator().manual_seed(seed)
     if whole:
         S = torch.randint(-2, 3, (n, UNITS, k), generator=random).double()
@@ -84,7 +84,7 @@ SIZES = {
 @settings(max_examples=60, deadline=None)
 @given(**SIZES)
 def test_any_order_gives_the_same_bytes(seed: int, n: int, k: int, of: int, top: int, margin: int, whole: bool) -> None:
-    """Also with equal norms, shards without an image, and fewer images than are kept."""
+    """Also with equal norms, shards without images, and fewer images than are kept."""
     S, D, basis, random = drawn(seed, n, k, whole)
     G, shard = D @ D.transpose(1, 2), torch.randint(of, (n,), generator=random)
     parts = [part(S, (shard == i).nonzero()[:, 0], G, basis, top, margin, 0.5) for i in range(of)]
@@ -143,7 +143,7 @@ def test_what_is_certified_is_exact_and_doubts_are_named(
 
 
 def away(each: ShardStatistics, by: float) -> ShardStatistics:
-    """The same images about a centre that is off by so much."""
+    """Return the same images with a centre that is off by a given distance."""
     d = torch.full_like(each.centre, by)
     row, column = torch.triu_indices(d.shape[1], d.shape[1])
     across = each.sum[:, row] * d[:, column] + d[:, row] * each.sum[:, column]
@@ -159,7 +159,7 @@ def test_centres_that_differ_by_more_than_rounding_are_told() -> None:
 
 @pytest.mark.parametrize("name", LAWS)
 def test_a_threshold_beyond_what_is_kept_is_within_its_bound(name: str) -> None:
-    """Norms are counted about the provisional mean, and the bound has the way from there to the mean."""
+    """Norms are counted from the provisional mean, and the bound includes its distance to the mean."""
     random = torch.Generator().manual_seed(5)
     D = torch.randn(UNITS, 3, 7, dtype=torch.float64, generator=random)
     S = law(name, (3000, UNITS, 3), random)
@@ -177,7 +177,7 @@ def test_a_threshold_beyond_what_is_kept_is_within_its_bound(name: str) -> None:
 
 
 class Sharded:
-    """A random tower's images in shards."""
+    """The images of a random tower in shards."""
 
     def __init__(
         self, shape: dict, n: int, asked: Settings, layers: Sequence[int], sample: int, unread: Sequence[int] = ()
@@ -191,7 +191,7 @@ class Sharded:
         return batches_of(self.images, own, size)
 
     def parts(self, of: int) -> list[dict[int, ShardStatistics]]:
-        """By layer, of each shard."""
+        """Return the partials of each shard, by layer."""
         made = []
         for i in range(of):
             own, sample = self.order[i::of], self.batches(self.order[: self.sample], 32)
@@ -235,7 +235,7 @@ def test_shards_are_one_run(study: Sharded, one: Effects, of: int) -> None:
 
 
 def test_units_in_doubt_are_listed_and_settled() -> None:
-    """A poor provisional mean, of few images, and a small margin."""
+    """The provisional mean is bad, from few images, and the margin is small."""
     study = Sharded(SHAPES[2], 240, Settings(top=12, quantile=0.97, margin=6), [0], 100)
     one, found = study.one(), study.merged(3, again=False)
     assert 0 < len(found.uncertain) < len(one.unit) and found.doubtful is not None and found.doubtful < 240
@@ -249,7 +249,7 @@ def test_units_in_doubt_are_listed_and_settled() -> None:
 
 
 def test_more_shards_than_images() -> None:
-    """Of a short list all images are kept."""
+    """All images of a short list are kept."""
     study = Sharded(SHAPES[2], 5, Settings(top=20), [0], 64)
     one, found = study.one(), study.merged(7, again=False)
     assert found.effects.top_norm.shape == (78, 5) and not len(found.uncertain)
@@ -275,7 +275,7 @@ def test_little_memory_takes_passes_and_gives_the_same(study: Sharded) -> None:
 def test_bounds_hold_for_shards_of_any_sizes_in_single_precision(
     seed: int, name: str, n: int, quantile: float, drifting: bool
 ) -> None:
-    """Empty shards, unequal ones, a shard with all images on which units act, a list of which some images could not be read."""
+    """Empty and unequal shards, a shard with all images on which units act, and a list with unreadable images."""
     random = torch.Generator().manual_seed(seed)
     D = torch.randn(UNITS, 2, 7, generator=random) * torch.logspace(-4, 4, UNITS)[:, None, None]
     S = law(name, (n, UNITS, 2), random).float()

@@ -1,4 +1,4 @@
-"""clip-effects --shard and clip-merge on the embedded models: the bundle of one run, whatever the order; what is refused."""
+"""clip-effects --shard and clip-merge on the embedded models: the bundle of one run in any order, and errors."""
 
 import os
 import re
@@ -36,7 +36,7 @@ def refused(ended: subprocess.CompletedProcess[bytes], message: str, code: int =
 
 
 def same(one: Bundle, other: Bundle) -> None:
-    """But for rounding: the batches are others."""
+    """Compare two bundles apart from rounding, because their batches differ."""
     assert one.header.images == other.header.images and one.header.model == other.header.model
     assert one.header.settings == other.header.settings and one.tensors.keys() == other.tensors.keys()
     for name, value in one.tensors.items():
@@ -56,7 +56,7 @@ def same(one: Bundle, other: Bundle) -> None:
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """150 scenes as a tar, and one file in it that is no picture."""
+    """Return 150 scenes as a tar, with one file that is not a picture."""
     folder = tmp_path_factory.mktemp("scenes")
     good(inside("scenes", "--count", 150, "--out-dir", folder / "scenes"))
     (folder / "scenes" / "images" / "scene-000017.png").write_bytes(b"no picture")
@@ -65,7 +65,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def parts(run: Run, scenes: Path) -> list[Path]:
-    """Three shards, of which the first looks at a sample, of few images so that not all is certain."""
+    """Return three shards; the first one measures a sample of few images, so that some lists are uncertain."""
     made = [scenes.with_name(f"part-{i}.safetensors") for i in range(1, SHARDS + 1)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cliptools.streaming.shards.SAMPLE", 40)
@@ -215,7 +215,7 @@ def test_misuse_of_shards(arguments: list[str], message: str) -> None:
 
 @pytest.mark.parametrize(("units", "count", "of"), [("pairs", 24, 2), ("neurons", 24, 2), ("heads", 3, 4)])
 def test_pooled_effects_of_rendered_scenes(units: str, count: int, of: int, tmp_path: Path) -> None:
-    """More shards than images leave some empty."""
+    """With more shards than images, some shards are empty."""
     asked = ["--model", "emoji-rn", "--units", units, "--limit", count, "--top-images", 7, "--quantile", "0.9"]
     asked += ["--components", 2] if units == "neurons" else []
     keep = ["--keep", "50%"] if units == "pairs" else []

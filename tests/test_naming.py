@@ -1,4 +1,4 @@
-"""Names in texts: the longest first, whole words only; and texts as scenes show them."""
+"""Names in texts: the longest name first, complete words only; and texts as scenes show them."""
 
 import pytest
 from helpers.advgen_input import model

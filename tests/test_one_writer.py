@@ -1,4 +1,4 @@
-"""Two runs in one place: the second one ends with a line, whatever the first one comes to, and nothing of either is mixed."""
+"""Two runs with one output: the second run ends with a line in every case, and the outputs are never mixed."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from cliptools.io.files import only_writer, only_writer_of
 
 
 class Job(NamedTuple):
-    """A command that writes to a place, PLACE among its words."""
+    """A command that writes to a place; PLACE stands for it in the command line."""
 
     words: tuple[object, ...]
     begun: Callable[[Path], bool]
@@ -60,7 +60,7 @@ def bytes_by_name(folder: Path) -> dict[str, bytes]:
 
 
 def stopped(nursery: Nursery, job: Job, place: Path) -> Started:
-    """A run that stands still in the middle of its work."""
+    """Start a run that stops in the middle of its work."""
     run = start(nursery, job, place)
     until = time.monotonic() + 120
     while not job.begun(place):
@@ -126,7 +126,7 @@ def test_an_empty_file_is_removed_and_another_kept(tmp_path: Path) -> None:
 
 
 def test_a_file_that_was_finished_meanwhile_is_not_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another run gives it its final name between our opening it and our locking it."""
+    """Another run gives the file its final name between our open and our lock."""
     file, lock = tmp_path / "x.part", files._lock
     moments = iter([lambda: file.rename(tmp_path / "x"), lambda: None])
 
@@ -154,7 +154,7 @@ def test_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def test_many_at_once(tmp_path: Path) -> None:
-    """Of three processes one gets in at a time, and all that get in find the place as it should be."""
+    """One of three processes enters at a time, and each process that enters finds the place in a valid state."""
     code = (
         "import sys, pathlib\n"
         "from cliptools.errors import CliptoolsError\n"

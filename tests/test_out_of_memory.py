@@ -1,4 +1,4 @@
-"""What a command says when its device has not the memory: what helps, and nothing that does not."""
+"""Messages of a command whose device runs out of memory: they name only options that help."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,12 +26,12 @@ def petabyte() -> None:
 
 
 def image_by_image() -> None:
-    """A model that a single image is too much for."""
+    """Run a model for which a single image is too large."""
     list(in_halves([([1, 2], torch.zeros(2, 3, 1, 1))], lambda *_: petabyte()))
 
 
 def afterwards() -> None:
-    """Statistics of a batch that the model has had room for."""
+    """Run a model whose batch fits into memory and whose statistics do not."""
     for _ in in_halves([([1, 2], torch.zeros(2, 3, 1, 1))], lambda *_: None):
         petabyte()
 

@@ -1,4 +1,4 @@
-"""Where results go, if that is no plain file."""
+"""Outputs that are not plain files."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""What only real processes show: readers that leave, terminals, full disks, and pipelines of several commands."""
+"""Behaviour of real processes: readers that close the pipe, terminals, full disks, and pipelines of several commands."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_is_instant_and_speaks_of_itself(name: str) -> None:
-    """No library that takes time may be imported before options are parsed."""
+    """Slow libraries may not be imported before options are parsed."""
     code = (
         f"import sys; sys.argv = ['clip-{name}', '--help']\n"
         f"from cliptools.cli.{name.replace('-', '_')} import main\n"

@@ -1,4 +1,4 @@
-"""--preprocess and what lies beside weights: which preprocessing a model gets, and that a pipe keeps it."""
+"""--preprocess and configs beside weights: the preprocessing of a model, which a pipe keeps."""
 
 import io
 import json
@@ -197,7 +197,7 @@ def test_overriding_what_a_model_brings_is_warned_of(capsys: pytest.CaptureFixtu
 
 
 def test_a_pipe_keeps_the_preprocessing(photos: Path, tiny_clip_dir: Path, tmp_path: Path) -> None:
-    """Set by option, or by the folder's config: the same tensors and records, command after command."""
+    """Set by the option or by the folder's config, it gives the same tensors and records in every command."""
     (tmp_path / "pool.txt").write_text("".join(f"{word}\n" for word in ("cat", "dog", "boat", "tree", "red", "far")))
     config = json.loads((tiny_clip_dir / "open_clip_config.json").read_text())
     found = {}
@@ -284,7 +284,7 @@ def test_a_judge_has_a_preprocessing_of_its_own(photos: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("option", ["mean=0.5", "std=imagenet", "interpolation=bilinear", "resize=squash"])
 def test_what_records_no_architecture_is_compared_by_its_preprocessing(option: str) -> None:
-    """Records of the embedded models as they come have none, nor have bundles of earlier versions."""
+    """Records of the committed models have no architecture, and neither have bundles of earlier versions."""
     plain, other = (load_model("emoji-vit", None, "cpu", preprocess=text).identity for text in (None, option))
     old, other_old = ({key: model[key] for key in (*NAMED, "precision", "preprocessing")} for model in (plain, other))
     usual = (plain, recorded_model(plain), old, recorded_model(old))

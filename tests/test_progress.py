@@ -1,4 +1,4 @@
-"""What commands say on stderr: notes, what a run has taken, and all of it as JSON lines."""
+"""Messages of commands on stderr: notes, the summary, and all of them as JSON lines."""
 
 import json
 import re
@@ -60,7 +60,7 @@ def test_progress_in_json_lines(capsys: pytest.CaptureFixture[str], monkeypatch:
 
 
 class Clock:
-    """Seconds that pass only when they are told to."""
+    """A clock whose seconds pass only when a test advances it."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -84,7 +84,7 @@ class Clock:
 def test_lines_of_progress_off_a_terminal(
     seconds: float, count: int, expected: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first after five seconds where much is to be done, then one in half a minute; none at the end, none with -q."""
+    """Long work prints a line after five seconds and then one every half minute; none at the end, and none with -q."""
     for quiet in (False, True):
         clock = Clock()
         monkeypatch.setattr(console.time, "perf_counter", clock)
@@ -129,7 +129,7 @@ def test_one_run_says_nothing_of_another(capsys: pytest.CaptureFixture[str]) -> 
 @command("clip-test")
 @click.option("--then", type=click.Choice(["return", "fail", "raise"]))
 def speaking(then: str | None) -> None:
-    """Warn twice of the same subject, then end as told."""
+    """A command that warns twice of the same subject and then ends as requested."""
     for _ in range(2):
         console.warn_once("disk", "the disk is full")
     console.note("a note")
@@ -152,7 +152,7 @@ def test_a_command_leaves_nothing_to_what_runs_after_it(capsys: pytest.CaptureFi
 def test_no_model_of_a_command_is_left_to_the_next() -> None:
     @command("clip-test")
     def handing() -> None:
-        """Hand a model over to nobody."""
+        """A command that hands a model over to no other function."""
         load.hand_over(model)
 
     model = load.load_model("emoji-vit")

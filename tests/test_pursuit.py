@@ -1,4 +1,4 @@
-"""Matching pursuit against scikit-learn's, its early ends, and what it must not depend on or hold."""
+"""Matching pursuit compared with scikit-learn's, its early ends, its independence of batches, and its memory."""
 
 import math
 import warnings
@@ -24,7 +24,7 @@ def unit(x: torch.Tensor) -> torch.Tensor:
 def related(
     units: int, texts: int, d: int, seed: int = 0, dtype: torch.dtype = torch.float64
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Directions and texts that share a few strong themes, as words do."""
+    """Return directions and texts that share a few strong themes, as words do."""
     draw = torch.Generator().manual_seed(seed)
     themes = torch.randn(max(d // 8, 2), d, generator=draw, dtype=dtype)
     texts_of = torch.randn(texts, len(themes), generator=draw, dtype=dtype) @ themes / math.sqrt(len(themes))
@@ -35,7 +35,7 @@ def related(
 
 
 def scikit(targets: torch.Tensor, atoms: torch.Tensor, m: int) -> torch.Tensor:
-    """scikit-learn's coefficients, [unit, text]."""
+    """Return scikit-learn's coefficients, [unit, text]."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # it warns of every early end
         dense = orthogonal_mp(atoms.numpy().T, targets.numpy().T, n_nonzero_coefs=m)
@@ -43,13 +43,13 @@ def scikit(targets: torch.Tensor, atoms: torch.Tensor, m: int) -> torch.Tensor:
 
 
 def dense(found: Pursuit, texts: int) -> torch.Tensor:
-    """Pursuit's coefficients, [unit, text]."""
+    """Return the pursuit's coefficients, [unit, text]."""
     full = found.coefficient.new_zeros(len(found.word), texts + 1)
     return full.scatter(1, torch.where(found.word < 0, texts, found.word), found.coefficient)[:, :texts]
 
 
 def least_squares(r: torch.Tensor, texts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Coefficients and residual of one direction on some texts."""
+    """Return coefficients and residual of one direction on some texts."""
     gamma = torch.linalg.lstsq(texts.double().T, r.double()[:, None]).solution[:, 0]
     return gamma, r.double() - texts.double().T @ gamma
 
@@ -144,7 +144,7 @@ def test_duplicate_and_collinear_texts_end_a_unit_as_in_scikit_learn(dtype: torc
 
 
 def test_steps_beyond_what_the_texts_span_end_a_unit() -> None:
-    """A narrow text tower's pool: rounding alone leads out of its dimensions, and must not be fitted."""
+    """The pool of a narrow text tower spans few dimensions; only rounding leads out of them, and must not be fitted."""
     draw = torch.Generator().manual_seed(1)
     atoms = unit(torch.randn(2000, 20, generator=draw) @ torch.randn(20, 48, generator=draw))
     targets = unit(torch.randn(40, 48, generator=draw))

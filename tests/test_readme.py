@@ -1,4 +1,4 @@
-"""The README is run, and says what there is."""
+"""The examples of the README and of docs run, and the README describes all commands and tensors."""
 
 import csv
 import functools

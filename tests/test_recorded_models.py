@@ -1,4 +1,4 @@
-"""Models that headers and records name: weights that are no longer where they were, and what older ones leave unsaid."""
+"""Models in headers and records: weights that have moved or are missing, and fields that older records lack."""
 
 import shutil
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def tiny_names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors", "models/weights.safetensors"])
 def test_a_relative_file_is_told_from_another_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """--pretrained is no option of the commands that take the model from a bundle, so the message does not speak of it."""
+    """Commands that take the model from a bundle have no --pretrained, so the message does not mention it."""
     (tmp_path / "elsewhere").mkdir()
     save(state_of("Tiny-8"), tmp_path / name)
     monkeypatch.chdir(tmp_path)
@@ -54,7 +54,7 @@ def test_an_absolute_file_or_folder_that_has_gone(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of first-order effects of a file's model; beside it are pictures."""
+    """Return a bundle of first-order effects of a model from a file, with pictures beside it."""
     folder = tmp_path_factory.mktemp("bundle")
     save_pictures(folder / "photos", 6)
     weights = save(state_of("Tiny-8"), folder / "weights.pt")
@@ -84,7 +84,7 @@ def test_commands_say_in_a_line_that_weights_have_gone(which: int, bundle: Path)
 
 
 def test_a_bundle_of_an_earlier_version_is_read_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither bundles nor lines of words are told anew what nothing says of a file."""
+    """The note on missing information about the file is not repeated for bundles and lines of words."""
     for name in ("weights.pt", "laion2b_s32b_b82k.safetensors"):
         model = load_model("Tiny-8", str(save(state_of("Tiny-8"), tmp_path / name)), "cpu").identity
         assert "nothing in weights.pt says which activation" in capsys.readouterr().err or name != "weights.pt"
@@ -101,7 +101,7 @@ def test_a_bundle_of_an_earlier_version_is_read_with_one_line(tmp_path: Path, ca
 
 
 def test_a_model_is_handed_over_within_a_command_only(tiny_resnet_dir: Path) -> None:
-    """Whoever calls functions gets a model of his own, whose towers nobody else drops."""
+    """A caller of the functions gets a separate model, whose towers no other code removes."""
     model = load_model(f"local-dir:{tiny_resnet_dir}", device="cpu")
     hand_over(model)
     assert load_recorded_model(model.identity, "cpu") is not model

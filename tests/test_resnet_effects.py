@@ -1,4 +1,4 @@
-"""clip-effects and its consumers on a ResNet, as processes: pairs without directions, neurons, heads, what is refused."""
+"""clip-effects on a ResNet and the commands after it, as processes: pairs without directions, neurons, heads, errors."""
 
 import json
 from dataclasses import replace
@@ -44,7 +44,7 @@ def pairs(run: Run, photos: Path, common: list[str]) -> bytes:
 
 @pytest.fixture(scope="module")
 def scalars(photos: Path, tiny_resnet_dir: Path) -> np.ndarray:
-    """s of all pairs [image, unit] in float32, raw, from the model itself."""
+    """Return s of all pairs [image, unit] in float32, raw, from the model itself."""
     model = load_model(f"local-dir:{tiny_resnet_dir}", device="cpu")
     pictures = torch.stack([model.transform(Image.open(path)) for path in sorted(photos.iterdir())])
     with torch.inference_mode():
@@ -115,7 +115,7 @@ def test_equal_runs_give_equal_bytes(run: Run, photos: Path, common: list[str], 
 
 @pytest.fixture(scope="module")
 def named(pairs: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pairs with words."""
+    """Return the pairs with words."""
     folder = tmp_path_factory.mktemp("named")
     (folder / "pool.txt").write_text("dog\ncat\nboat\nviolin\nhouse\n")
     words = inside("decompose", "--m", 2, "--pool", folder / "pool.txt", "--no-cache", stdin=pairs)
@@ -138,7 +138,7 @@ def test_consumers_see_directions_and_leave_them_out_again(run: Run, pairs: byte
 
 
 def test_concepts_are_told_by_pairs(photos: Path, named: Path, scalars: np.ndarray, tiny_resnet_dir: Path) -> None:
-    """A pair acts by |s - mean| ||w||, and along its direction by what its sign says."""
+    """A pair's activity is |s - mean| ||w||, and its sign gives its activity along the direction."""
     ended = inside("concepts", photos, "--bundle", named, "--neurons", "all", "--limit", 4, "-f", "jsonl", "-q")
     assert ended.returncode == 0, ended.stderr.decode()
     bundle, length = read(named.read_bytes()), np.linalg.norm(all_w(tiny_resnet_dir), axis=1)

@@ -1,4 +1,4 @@
-"""Pairs, neurons and heads of a ResNet's pooling against the equations written out, and what is refused."""
+"""Pairs, neurons and heads of a ResNet's pooling compared with the explicit equations, and errors."""
 
 import open_clip
 import pytest
@@ -31,7 +31,7 @@ def tower(request: pytest.FixtureRequest) -> ModifiedResNet:
 
 
 def effects(paths: FactoredEffect, images: torch.Tensor) -> torch.Tensor:
-    """phi [b, n, d]."""
+    """Return phi [b, n, d]."""
     slab = UnitBlock(4, torch.arange(paths.size(4)[0]))
     (S,), _ = paths.read(images, [slab])
     return torch.einsum("bnk,nkd->bnd", S, paths.directions(slab))
@@ -58,7 +58,7 @@ def test_pairs_and_biases_sum_to_the_output(tower: ModifiedResNet) -> None:
 
 
 def test_pairs_of_rn50_sum_to_the_output() -> None:
-    """65,536 pairs, a few neurons at a time."""
+    """65,536 pairs are summed, for a few neurons at a time."""
     clip = open_clip.create_model("RN50", pretrained=None, precision="fp64")
     visual = randomise(supported_resnet(clip).double())
     image = pictures(visual, 1)
@@ -96,7 +96,7 @@ def test_units_are_named_in_order(tower: ModifiedResNet) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES[:2])
 def test_statistics_are_those_of_the_full_matrices(shape: dict) -> None:
-    """PC 1 of a pair is +-w / ||w||; neurons and heads against the SVD of their effects."""
+    """PC 1 of a pair is +-w / ||w||; neurons and heads are compared with the SVD of their effects."""
     visual, n = random_resnet(shape), 60
     images = pictures(visual, n)
     scale = 100 / visual(images).norm(dim=-1)

@@ -29,7 +29,7 @@ SHORT = ("--template", "{}", "--sink", "off")  # neither 80 templates nor a meas
 
 @pytest.fixture(scope="module")
 def place(run: Run, tiny_resnet_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photographs of two shapes, one of them broken, class names, and a bundle of pairs."""
+    """Return photographs of two shapes, a broken one, class names, and a bundle of pairs."""
     folder = tmp_path_factory.mktemp("resnet-segment")
     (folder / "photos").mkdir()
     random = np.random.default_rng(3)
@@ -46,7 +46,7 @@ def place(run: Run, tiny_resnet_dir: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def labelled(run: Run, place: Path) -> tuple[list[dict[str, Any]], Path]:
-    """Records and pictures of the photographs."""
+    """Return records and pictures of the photographs."""
     words = ("--classes", place / "classes.txt", "--size", 96, "--stride", 32, "--background", "0.28", *SHORT)
     done = run("segment", place / "photos", *words, "--out-dir", place / "out", "--bundle", place / "pairs.safetensors")
     assert done.returncode == 0, done.stderr.decode()
@@ -64,7 +64,7 @@ def opened(path: Path) -> np.ndarray:
 
 
 def options(place: Path, **given: Any) -> SegmentEvalOptions:
-    """Options of clip-segment-eval, with short templates and small batches."""
+    """Return options of clip-segment-eval with short templates and small batches."""
     kept: dict[str, Any] = dict.fromkeys(field.name for field in fields(SegmentEvalOptions))
     kept |= {"backgrounds": (), "thresholds": (), "ignored": (), "templates": ("{}",), "sink": "off", "paths": ()}
     kept |= {"classes": str(place / "classes.txt"), "strict": False, "batch_size": 3, "device": "cpu"}
@@ -109,7 +109,7 @@ def test_logits_lead_to_the_same_labels(run: Run, place: Path, labelled) -> None
 
 
 def here(*words: Any) -> Any:
-    """The command within this process, which is quicker to start; its exit code."""
+    """Run the command within this process, which starts faster, and return its exit code."""
     with pytest.raises(SystemExit) as ended:
         main([str(word) for word in words])
     return ended.value.code
@@ -131,7 +131,7 @@ def test_resume_goes_on(place: Path, labelled, tmp_path: Path) -> None:
 
 
 def test_evaluation_against_label_pngs(place: Path, labelled, tmp_path: Path) -> None:
-    """Truth that differs from the label maps in places known; numbers of the PNGs begin elsewhere and leave some pixels out."""
+    """The truth differs from the label maps in known places; the PNGs' numbers start elsewhere and leave some pixels out."""
     random = np.random.default_rng(5)
     everything = []
     for name in ("0", "1"):
@@ -156,7 +156,7 @@ def test_evaluation_against_label_pngs(place: Path, labelled, tmp_path: Path) ->
 
 
 def test_evaluation_of_scenes(run: Run, place: Path) -> None:
-    """From standard input, which is read twice, as from a file; classes are what is shown."""
+    """Scenes on standard input, which is read twice, give the same as a file; the classes are the names shown."""
     tar = run("scenes", "--count", 3, "--emoji", 2, "--seed", 9, "--size", 64).stdout
     words = ("--method", "maskclip", "--template", "{}", "--background", "none", "--background", "0.2")
     done = run("segment_eval", "-", *words, "--bundle", place / "pairs.safetensors", stdin=tar)
@@ -253,7 +253,7 @@ def test_labels_that_do_not_fit(place: Path, tmp_path: Path) -> None:
 
 
 def test_a_list_that_does_not_say_which_number_the_first_class_has(place: Path, tmp_path: Path) -> None:
-    """Lists from 0, as configurations of models and Pascal VOC have them, were read as if they began at 1: all off by one."""
+    """Before, lists from 0, as in model configs and Pascal VOC, were read as if they began at 1, so that all were off by one."""
     lists = {
         "voc.txt": "__background__\ncat\ndog\n",
         "config.json": json.dumps({"id2label": {"0": "background", "1": "cat", "2": "dog"}}),

@@ -1,4 +1,4 @@
-"""Label maps by neuron-head pairs and their baselines: against per-pair and per-pixel loops, scikit-learn and torchmetrics."""
+"""Label maps by neuron-head pairs and their baselines compared with loops, scikit-learn and torchmetrics."""
 
 import math
 from typing import Any
@@ -46,7 +46,7 @@ TEXTS = 3
 
 
 def random_resnet(shape: tuple, seed: int = 0) -> ModifiedResNet:
-    """A tower in which every weight matters, in float64."""
+    """Return a tower in which every weight matters, in float64."""
     size, layers, width, heads, d = shape
     torch.manual_seed(seed)
     visual = ModifiedResNet(layers, d, heads, image_size=size, width=width).double().eval().requires_grad_(False)
@@ -75,7 +75,7 @@ def unit_texts(visual: ModifiedResNet, count: int = TEXTS) -> Tensor:
 
 
 def all_pairs(visual: ModifiedResNet, keep: float = 0.8) -> PairUnits:
-    """Pairs of a bundle: some of them left out, in no order, signs of their directions drawn."""
+    """Return pairs of a bundle in random order, some of them left out, with random signs of their directions."""
     g = torch.Generator().manual_seed(5)
     H, C = visual.attnpool.num_heads, visual.attnpool.v_proj.in_features
     every = torch.randperm(H * C, generator=g)[: int(keep * H * C)]
@@ -86,7 +86,7 @@ def all_pairs(visual: ModifiedResNet, keep: float = 0.8) -> PairUnits:
 
 
 def slow_tokens(visual: ModifiedResNet, image: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
-    """Z [patch, neuron], x [token, neuron] and the mean token's attention [head, token] of one image, head by head."""
+    """Return Z [patch, neuron], x [token, neuron] and the mean token's attention [head, token] of one image, head by head."""
     pool = visual.attnpool
     z = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(image[None])))))[0]
     grid = z.shape[1:]
@@ -102,7 +102,7 @@ def slow_tokens(visual: ModifiedResNet, image: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def slow_heads(visual: ModifiedResNet, x: Tensor, a: Tensor) -> Tensor:
-    """r_i^h [head, token, d], before its norm is taken, the mean token included."""
+    """Return r_i^h [head, token, d] before normalization, including the mean token."""
     pool = visual.attnpool
     e = x.shape[1] // pool.num_heads
     r = torch.zeros(*a.shape, visual.output_dim, dtype=x.dtype)
@@ -115,7 +115,7 @@ def slow_heads(visual: ModifiedResNet, x: Tensor, a: Tensor) -> Tensor:
 
 
 def slow_repair(maps: Tensor, grid: tuple[int, int]) -> Tensor:
-    """[patch, ...] with the last cell the mean of its three neighbours."""
+    """Return [patch, ...] with the mean of its three neighbours in the last cell."""
     field = maps.clone().unflatten(0, grid)
     field[-1, -1] = (field[-1, -2] + field[-2, -1] + field[-2, -2]) / 3
     return field.flatten(0, 1)
@@ -194,7 +194,7 @@ def test_heat_maps_are_of_each_images_own_texts(tower) -> None:
 
 
 class Largest(TorchDispatchMode):
-    """Elements of the largest tensor that any operation makes."""
+    """Records the number of elements of the largest tensor that any operation creates."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -207,7 +207,7 @@ class Largest(TorchDispatchMode):
 
 
 def test_no_map_of_a_single_pair_is_made() -> None:
-    """Five texts, 128 pairs times 25 tokens times 4 images: pairs' own maps would be the largest tensor by far."""
+    """Five texts, 128 pairs, 25 tokens and 4 images: maps of single pairs would be by far the largest tensor."""
     visual = random_resnet((64, [1, 1, 1, 1], 4, 8, 6))
     images = torch.randn(4, 3, 160, 160, dtype=torch.float64)
     H, C = 8, 128
@@ -235,7 +235,7 @@ def test_selection_is_signed() -> None:
 
 
 def planted(corner: float, seed: int = 3) -> PoolTokens:
-    """Tokens of 9 images on a grid of 3 × 4, the last of them so many times as large as the others."""
+    """Return tokens of 9 images on a grid of 3 × 4, with the last token several times as large as the others."""
     g = torch.Generator().manual_seed(seed)
     Z = torch.rand(9, 12, 6, dtype=torch.float64, generator=g)
     Z[:, -1] *= corner

@@ -1,4 +1,4 @@
-"""clip-decompose --resume on pairs: what an interrupted run has left is gone on with, and the bytes are those of one run."""
+"""clip-decompose --resume on pairs: an interrupted run is continued, and the bytes are those of one run."""
 
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def pairs(tiny_resnet_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_an_interrupted_run_goes_on(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interrupted after three chunks of 16 units."""
+    """The run is interrupted after three chunks of 16 units."""
     monkeypatch.setattr(pursuit, "CHUNK_BYTES", {"cpu": 1})
     asked = ["decompose", pairs / "pairs.safetensors", "--m", 3, "--pool", pairs / "pool.txt"]
     target = tmp_path / "named.safetensors"

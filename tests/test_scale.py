@@ -1,4 +1,4 @@
-"""The scale of effects: which is the default, that shards and merges keep it, that later commands take what the bundle says."""
+"""The scale of effects: the defaults, shards and merges keep it, and later commands use the scale of the bundle."""
 
 import json
 from dataclasses import replace
@@ -30,7 +30,7 @@ def written(name: str, *arguments: object, stdin: bytes = b"") -> bytes:
 
 
 def said(data: bytes) -> tuple[object, object]:
-    """The scale by settings and by history."""
+    """Return the scale in settings and in the history."""
     header = read(data).header
     return header.settings["scale"], header.history[0]["arguments"]["scale"]
 
@@ -56,7 +56,7 @@ def scaled_pairs(resnet: list[object]) -> dict[str, bytes]:
 
 
 class Pooled(NamedTuple):
-    """Of the ResNet's pairs: their scalars of every photograph [image, unit], ||w|| [unit], and ||M(I)|| [image]."""
+    """Values of the ResNet's pairs: scalars of every photograph [image, unit], ||w|| [unit], and ||M(I)|| [image]."""
 
     s: np.ndarray
     w: np.ndarray
@@ -89,7 +89,7 @@ def test_pooled_effects_are_raw_unless_asked_otherwise(units: str, more: tuple[o
 
 @pytest.fixture(scope="module")
 def emoji_pairs() -> dict[str, bytes]:
-    """Of emoji-rn, by what --scale was told."""
+    """Return bundles of emoji-rn's pairs, by --scale."""
     asked = ("--model", "emoji-rn", "--limit", 12, "--top-images", 4, "-q")
     more = {"": (), "raw": ("--scale", "raw"), "unit": ("--scale", "unit")}
     return {scale: written("effects", *asked, *options) for scale, options in more.items()}
@@ -111,7 +111,7 @@ def test_effects_of_a_vit_are_in_units_of_the_output(more: tuple[object, ...], p
 
 
 def test_norms_and_the_units_kept_are_those_of_raw_effects(resnet: list[object], pooled: Pooled) -> None:
-    """The strongest fifth by raw norms, which is not the strongest fifth by norms in units of the output."""
+    """The strongest fifth by raw norms differs from the strongest fifth by norms in units of the output."""
     bundle = read(written("effects", *resnet, "--keep", "20%"))
 
     def kept(scale: np.ndarray) -> np.ndarray:
@@ -125,7 +125,7 @@ def test_norms_and_the_units_kept_are_those_of_raw_effects(resnet: list[object],
 
 
 def test_shards_and_their_merge_are_raw(resnet: list[object], scaled_pairs: dict[str, bytes], tmp_path: Path) -> None:
-    """A partial that was begun in the other scale is of another run, for --resume and for a merge."""
+    """A partial in the other scale belongs to another run, for --resume and for a merge."""
     parts = [tmp_path / f"{i}.safetensors" for i in (1, 2)]
     for i, part in enumerate(parts, 1):
         written("effects", *resnet, "--shard", f"{i}/2", "-o", part)
@@ -144,7 +144,7 @@ def test_shards_and_their_merge_are_raw(resnet: list[object], scaled_pairs: dict
 def test_top_images_and_concepts_are_in_the_scale_of_the_bundle(
     scale: str, photos: Path, scaled_pairs: dict[str, bytes], pooled: Pooled, tmp_path: Path
 ) -> None:
-    """Uncentred norms of clip-top; norms beyond the bundle's threshold, and the mean they are centred by, of clip-concepts."""
+    """This holds for the uncentred norms of clip-top, and for the norms, threshold and mean of clip-concepts."""
     factor = 100 / pooled.size if scale == "unit" else np.ones(len(pooled.size))
     s = pooled.s * factor[:, None]
     unit = 37
@@ -169,7 +169,7 @@ def test_top_images_and_concepts_are_in_the_scale_of_the_bundle(
 
 
 def test_shares_of_concepts_do_not_depend_on_the_scale(photos: Path, scaled_pairs: dict[str, bytes], tmp_path: Path) -> None:
-    """They are of ||M(I)||, so that the factor falls out; the units are the same where signs are."""
+    """They are shares of ||M(I)||, so the factor cancels; the units are the same where signs are."""
     found = []
     for scale, data in scaled_pairs.items():
         bundle = read(data)
@@ -182,7 +182,10 @@ def test_shares_of_concepts_do_not_depend_on_the_scale(photos: Path, scaled_pair
 
 
 def ablated_cosine(bundle: Bundle, scaled: bool, images: int) -> float:
-    """The mean cosine with M(I) of outputs whose pairs are all their means: a constant and their sum, times ||M(I)|| / 100."""
+    """Return the mean cosine with M(I) of outputs whose pairs are all at their means.
+
+    Such an output is a constant plus the sum of the means, times ||M(I)|| / 100.
+    """
     model = load_model("emoji-rn", device="cpu")
     scenes = single_scenes_for("emoji-rn", images, 5_000_000)
     pictures = torch.stack([model.transform(scenes.load(i)) for i in range(images)])
@@ -198,7 +201,7 @@ def ablated_cosine(bundle: Bundle, scaled: bool, images: int) -> float:
 
 @pytest.mark.parametrize("scale", ["unit", "raw"])
 def test_ablation_happens_in_the_scale_of_the_bundle(scale: str, emoji_pairs: dict[str, bytes]) -> None:
-    """Bundles made before pooled effects were raw are still ablated in their own scale."""
+    """Bundles from before pooled effects became raw are still ablated in their own scale."""
     data = emoji_pairs[scale]
     lines = written("ablate", "--limit", 10, "--ablate", "all", "--template", "{}", "-f", "jsonl", "-q", stdin=data)
     record = json.loads(lines.splitlines()[1])

@@ -1,4 +1,4 @@
-"""Commands on a device with little memory: batches of images, windows, pictures and texts are halved, results stay the same."""
+"""Commands on a device with little memory: batches of images, windows, pictures and texts are halved, with equal results."""
 
 import json
 import math
@@ -41,7 +41,7 @@ KINDS = dict.fromkeys((*IMAGES, *CONSUMERS, *SEGMENT), "images") | OTHERS
 
 @contextmanager
 def scarce(most: int) -> Iterator[None]:
-    """A machine with room for so many images or texts at a time: with more, torch's allocator is asked for a petabyte."""
+    """Simulate a machine with room for so many images or texts at a time; larger batches request a petabyte from torch."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (torch.nn.Conv2d, torch.nn.Embedding):
             patch.setattr(module, "forward", _greedy(module.forward, most))
@@ -96,7 +96,7 @@ def test_a_single_image_that_is_too_much(name: str, message: str, suite: Suite) 
 
 
 class Allocator(TorchDispatchMode):
-    """Refuses every tensor of more than so many elements; not views of others, nor results that are joined on the CPU."""
+    """Refuses every tensor with more than so many elements, except views and results that are joined on the CPU."""
 
     def __init__(self, most: float) -> None:
         super().__init__()
@@ -119,14 +119,14 @@ LOGITS = torch.randn(4, 37, 5, 6, generator=torch.Generator().manual_seed(0))
 
 
 def averaged() -> WindowAverage:
-    """37 texts in two by two windows."""
+    """Return 37 texts in two by two windows."""
     return WindowAverage(LOGITS, ([0, 8], [0, 12]), (16, 24), (24, 36))
 
 
 @pytest.mark.parametrize("share", [1.0, 0.6, 0.3, 0.05, 0.02])
 @pytest.mark.parametrize("probabilities", [True, False])
 def test_label_maps_at_full_size(share: float, probabilities: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    """Fewer texts at a time, then fewer rows; the labels are those of a machine with room."""
+    """Fewer texts at a time, then fewer rows; the labels are the same as with enough memory."""
     rows, columns, limits = 50, 70, MemoryLimits()
     windows = averaged()
     with Allocator(math.inf) as plenty:
@@ -162,7 +162,7 @@ def test_logits_at_full_size(share: float) -> None:
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.2, 0.05])
 def test_the_pursuit(share: float, capsys: pytest.CaptureFixture[str]) -> None:
-    """Fewer units at a time, the same texts."""
+    """Fewer units at a time give the same texts."""
     draw = torch.Generator().manual_seed(1)
     targets, atoms = torch.randn(40, 12, generator=draw), torch.randn(64, 12, generator=draw)
     with Allocator(math.inf) as plenty:

@@ -1,4 +1,4 @@
-"""Scenes, their drawing, masks and captions, against slow and separate ways to get the same."""
+"""Scenes, their drawing, masks and captions, compared with slow, separate implementations."""
 
 import io
 import itertools
@@ -34,7 +34,7 @@ SIZE = 32
 
 
 def recomposed(scene: Scene, ground: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The picture and the label of every pixel, one pixel and one emoji after another, from the definition alone."""
+    """Return the picture and the label of every pixel, pixel by pixel and emoji by emoji, from the definition alone."""
     image, label = np.empty((size, size, 3)), np.zeros((size, size), np.uint8)
     for y, x in itertools.product(range(size), range(size)):
         colour, shares = ground[:, y, x].astype(np.float64), []
@@ -48,7 +48,7 @@ def recomposed(scene: Scene, ground: np.ndarray, size: int) -> tuple[np.ndarray,
 
 
 def sampled(sprite: Sprite, x: float, y: float, size: int) -> np.ndarray:
-    """RGBA (premultiplied) of an emoji's artwork under a point of the canvas, between the four texels around it."""
+    """Return RGBA (premultiplied) of an emoji's artwork at a point of the canvas, between the four texels around it."""
     level = min(2, max(0, round(math.log2(max(1.0, 64 / (sprite.size * size))))))
     art = sprites()[sprite.style, sprite.concept].astype(np.float64) / 255  # (4, 64, 64)
     side = 64 // 2**level
@@ -74,7 +74,7 @@ def test_pictures_and_masks_agree_with_a_pixel_by_pixel_recomposition(index: int
 
 
 def ground_alone(scene: Scene) -> np.ndarray:
-    """The ground, drawn behind an emoji of hardly any size that stands outside."""
+    """Return the background, drawn behind a tiny emoji outside the canvas."""
     nothing = Sprite(0, 0, -5.0, -5.0, 0.01, 0.0, False)
     return render([Scene((nothing,), scene.ground, ())], SIZE).image[0].numpy()
 

@@ -1,4 +1,4 @@
-"""clip-scenes as a process: what it writes to pipes, files and folders, and how it refuses."""
+"""clip-scenes as a process: its output to pipes, files and folders, and errors."""
 
 import io
 import json

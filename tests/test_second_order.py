@@ -1,4 +1,4 @@
-"""The factored second-order effects against the equations written out, and what is refused."""
+"""The factored second-order effects compared with the explicit equations, and errors."""
 
 import open_clip
 import pytest

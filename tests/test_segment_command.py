@@ -1,4 +1,4 @@
-"""clip-segment and clip-segment-eval as processes: pictures, records, tensors, evaluation, refusals, and sense in the maps."""
+"""clip-segment and clip-segment-eval as processes: pictures, records, tensors, evaluation, errors, and meaning of the maps."""
 
 import json
 import os
@@ -28,7 +28,7 @@ SIDE = 96
 
 @pytest.fixture(scope="module")
 def neurons(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of the embedded model."""
+    """Return a bundle of the embedded model."""
     path = tmp_path_factory.mktemp("segment") / "neurons.safetensors"
     done = run("effects", "--limit", 120, "--top-images", 20, "-o", path)
     assert done.returncode == 0, done.stderr.decode()
@@ -37,7 +37,7 @@ def neurons(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wide picture with a pizza at its right end, a tall one with a violin at its foot, and one that is broken."""
+    """Return a wide picture with a pizza at its right end, a tall one with a violin at its bottom, and a broken one."""
     place = tmp_path_factory.mktemp("pictures")
     for name, size, corner in (("pizza", (2 * SIDE, SIDE), (SIDE, 0)), ("violin", (SIDE, 2 * SIDE), (0, SIDE))):
         scene = place / f"scene-{name}"
@@ -139,7 +139,7 @@ def test_windows(neurons: Path, pictures: Path) -> None:
 
 
 def options(**given: Any) -> SegmentEvalOptions:
-    """Options of clip-segment-eval, by default those of the command."""
+    """Return options of clip-segment-eval, by default those of the command."""
     kept: dict[str, Any] = dict.fromkeys(field.name for field in fields(SegmentEvalOptions))
     kept |= {"thresholds": (), "backgrounds": (), "templates": (), "ignored": (), "strict": False, "batch_size": 16}
     return SegmentEvalOptions(**kept | {"device": "cpu", "output_format": "jsonl"} | given)

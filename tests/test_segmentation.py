@@ -1,4 +1,4 @@
-"""Heat maps, masks and their metrics against literal forms, and against scikit-learn and torchmetrics."""
+"""Heat maps, masks and their metrics compared with literal forms, scikit-learn and torchmetrics."""
 
 import numpy as np
 import open_clip
@@ -76,7 +76,7 @@ def tower(request: pytest.FixtureRequest):
 
 @pytest.fixture(params=[1, 2], ids=lambda i: f"shape{i}")
 def small_tower(request: pytest.FixtureRequest):
-    """For oracles that go token by token."""
+    """Return a small tower for oracles that compute token by token."""
     visual = random_tower(SHAPES[request.param], seed=request.param)
     return visual, pictures(visual, 2)
 
@@ -107,7 +107,7 @@ def test_attention_and_rollout(tower) -> None:
 
 
 def test_gradcam_and_chefer_by_gradients_of_leaves(tower) -> None:
-    """Each layer's attention in its turn as a leaf of a pass of its own."""
+    """Each layer's attention in turn is a leaf of a separate pass."""
     visual, images = tower
     t = unit_texts(visual, len(images))
     seen = attention_pass(visual, images, gradients=True)
@@ -159,7 +159,7 @@ def test_direct_effects_token_by_token(small_tower) -> None:
 
 
 def units_of(visual: open_clip.transformer.VisionTransformer, layers: list[int], keep: float = 0.7) -> Tensor:
-    """Some neurons of some layers, in no order, as a selection of a bundle has them."""
+    """Return some neurons of some layers in random order, like a selection of a bundle."""
     g = torch.Generator().manual_seed(4)
     N = visual.transformer.resblocks[0].mlp.c_proj.in_features
     every = torch.tensor([[layer, n, -1] for layer in layers for n in range(N)], dtype=torch.int32)
@@ -270,7 +270,7 @@ def test_positions_as_open_clip_resizes_them() -> None:
 
 
 def test_positions_follow_the_picture_not_its_order() -> None:
-    """A ramp across the columns stays one, whatever the number of rows and columns."""
+    """A ramp across the columns stays a ramp for any number of rows and columns."""
     rows, columns = torch.meshgrid(torch.arange(6.0), torch.arange(6.0), indexing="ij")
     grid = torch.stack([rows.flatten(), columns.flatten()], 1).double()
     resized = resized_positions(torch.cat([torch.full((1, 2), 9.0).double(), grid]), (6, 6), 12, 18)
@@ -369,7 +369,7 @@ def test_metrics_where_a_class_is_missing() -> None:
 
 @pytest.mark.parametrize("absent", ["object", "ground", "neither", "truth"])
 def test_both_mean_ious_follow_torchmetrics_and_scikit_learn(absent: str) -> None:
-    """A class that neither mask nor truth has is left out of the mean, of two classes as of many, an image as a data set."""
+    """A class in neither mask nor truth is left out of the mean: for two and for many classes, for an image and for a data set."""
     rng = np.random.default_rng(3)
     value = {"object": 0.0, "ground": 1.0}.get(absent)
     total, labels, jaccard = Fit(), LabelFit.empty(2), MulticlassJaccardIndex(2, average="none")

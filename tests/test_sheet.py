@@ -1,4 +1,4 @@
-"""clip-sheet: what its pictures show, and as a process what it writes and refuses."""
+"""clip-sheet: content of its pictures, and its output and errors as a process."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Shares of concepts against sums written out, correlations and alarms against scipy and chance, groups and labels of images."""
+"""Shares of concepts compared with explicit sums, correlations and alarms with scipy and chance, groups and labels of images."""
 
 import io
 import json
@@ -118,7 +118,7 @@ def test_point_biserial_is_scipys_where_labels_are_known() -> None:
 
 
 def test_intervals_of_images_hold_the_truth_in_19_of_20_samples() -> None:
-    """Skewed shares, a rare label, unequal spreads: the interval for normal variables would fail here."""
+    """Skewed shares, a rare label and unequal spreads, for which the interval for normal variables would fail."""
     random = np.random.default_rng(2)
 
     def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -191,7 +191,7 @@ def test_runs_alarm_by_chance_as_often_as_theory_has_it(each: bool) -> None:
 
 
 def test_rare_concepts_in_small_groups_do_not_alarm_more_often() -> None:
-    """A few images have much of it, the others next to nothing: Welch's test would alarm in a fifth of these runs and more."""
+    """A few images show much of it, the others almost nothing: Welch's test would alarm in a fifth of these runs and more."""
     random, m, runs = np.random.default_rng(7), 12, 100
 
     def draw(n: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Intervals of correlations with few positives, alarms on few, heavy-tailed and dependent images, blocks, units that see."""
+"""Intervals with few positives, alarms on few, heavy-tailed and dependent images, blocks, and units chosen by their activity."""
 
 import io
 import json
@@ -47,7 +47,7 @@ LAWS = {
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize(("positives", "n", "r"), [(4, 150, 0.5), (8, 60, 0.0), (8, 400, 0.6), (15, 400, 0.8), (20, 60, 0.4)])
 def test_intervals_hold_the_truth_with_few_positives(law: str, positives: int, n: int, r: float) -> None:
-    """True r by construction: spread 1 within, means `apart`. What was here before held it in 72 to 93 % of these."""
+    """True r by construction: spread 1 within, means `apart`. The earlier interval contained it in 72 to 93 % of these cases."""
     random, p = np.random.default_rng((positives, n)), positives / n
     apart = np.sqrt(r**2 / (p * (1 - p) * (1 - r**2)))
     held = []
@@ -99,7 +99,7 @@ def sample_of(values: np.ndarray) -> Sample:
 
 
 def film(random: np.random.Generator, n: int, rho: float) -> np.ndarray:
-    """Shares of frames: a first-order autoregression of variance 1."""
+    """Return shares of frames: a first-order autoregression of variance 1."""
     noise = random.normal(size=n) * np.sqrt(1 - rho**2)
     noise[0] = random.normal()
     return lfilter([1.0], [1.0, -rho], noise)
@@ -121,7 +121,7 @@ def test_blocks_hold_the_alarm_to_its_chance_on_frames_that_are_alike(rho: float
 
 
 def test_five_images_of_heavy_tails_alarm_as_often_as_promised() -> None:
-    """Student's law with 3 degrees of freedom, 5 images beside 480, 12 comparisons: 8 times as often without the kurtosis."""
+    """Student's law with 3 degrees of freedom, 5 images against 480, 12 comparisons: 8 times as often without the kurtosis."""
     random, runs, tail = np.random.default_rng(7), 4000, chance_of_comparison(3.0, 12, uncorrected=False)
     alarms = np.zeros(2)
     for _ in range(runs):
@@ -227,7 +227,7 @@ def test_following_is_the_correlation_and_chance_that_of_the_sets() -> None:
 
 @pytest.mark.parametrize("images", [4, 8, 30])
 def test_what_chance_reaches_is_a_correlation_with_few_images_too(images: int) -> None:
-    """Sets drawn at random may all follow, or all but a few: the mean and 1.96 deviations lie beyond 1."""
+    """All or nearly all random sets may follow the concept: the mean plus 1.96 deviations is then above 1."""
     random = np.random.default_rng(3)
     following, model = ShareCorrelations(1, 20, PARTS), random.normal(size=images)
     share = model[:, None, None] * np.where(np.arange(20) < 12, 1, -0.5)[:, None] + random.normal(size=(images, 20, 1)) / 5
@@ -277,7 +277,7 @@ def test_an_alarm_says_where_groups_are_too_small_for_it(size: int, few: bool) -
 
 
 def test_groups_that_an_alarm_cannot_compare_are_named() -> None:
-    """One image, or one block, has no standard error: such a group never alarms, which must not pass for no drift."""
+    """One image or one block has no standard error: such a group never alarms, which must not count as no drift."""
     for more, what in (({}, "images"), ({"blocks": 1}, "blocks")):
         whole = {"blocks": 9} if more else {}
         records = [record("cat", 0.5, **whole), record("cat", 0.5, group="lone", **(more or {"images": 1}))]
@@ -307,7 +307,7 @@ def effects(tiny_clip_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def frames(count: int) -> bytes:
-    """A tar of films of six frames each: one picture with a little noise."""
+    """Return a tar of films of six frames each: one picture with a little noise."""
     random, tar = np.random.default_rng(9), io.BytesIO()
     for i in range(count):
         if i % 6 == 0:

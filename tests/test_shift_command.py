@@ -1,4 +1,4 @@
-"""clip-shift as a process: what it says of groups of images, its alarm, and how it refuses."""
+"""clip-shift as a process: its records of groups of images, its alarm, and errors."""
 
 import io
 import json
@@ -76,7 +76,7 @@ def whole(run: Run, photos: Path, bundle: Bundle, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="module")
 def shares(bundle: Bundle, photos: Path) -> dict[str, np.ndarray]:
-    """Of each group [image, concept], in this process."""
+    """Return the shares of each group [image, concept], computed in this process."""
     model = load_model(bundle.header.model["name"], device="cpu")
     t = encode_texts(model, CONCEPTS, (TEMPLATE,))
     overlap = bundle["direction"] @ t.numpy().T

@@ -1,4 +1,4 @@
-"""clip-view --check: a sound bundle is called so, and each flaw is named, the rest of the bundle being sound."""
+"""clip-view --check: a valid bundle passes, and each fault of an otherwise valid bundle is named."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Change = Callable[[dict[str, np.ndarray]], None]
 
 
 def put(name: str, index: object, value: float) -> Change:
-    """One number of a tensor becomes another."""
+    """Replace one number of a tensor."""
 
     def change(tensors: dict[str, np.ndarray]) -> None:
         tensors[name][index] = value  # type: ignore[index]
@@ -26,7 +26,7 @@ def put(name: str, index: object, value: float) -> Change:
 
 
 def of(**tensors: np.ndarray) -> Change:
-    """Tensors become others."""
+    """Replace tensors."""
     return lambda old: old.update(tensors)
 
 

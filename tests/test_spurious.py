@@ -1,4 +1,4 @@
-"""Spurious words: Eq. 6 against loops written out, and what is left out and why."""
+"""Spurious words: Eq. 6 compared with explicit loops, and excluded words with their reasons."""
 
 import heapq
 import re
@@ -76,7 +76,7 @@ def test_cosines_are_those_of_scikit_learn() -> None:
 
 
 def search(by: str = "effect", excluded: tuple[str, ...] = (), blocked: tuple[str, ...] = (), **settings: object) -> Search:
-    """Over random texts, of which `settee` is the embedding of `sofa`, nearly."""
+    """Return a search over random texts, in which `settee` has nearly the embedding of `sofa`."""
     r, words = random_words(3)
     t = np.random.default_rng(4).normal(size=(len(POOL), D))
     t[POOL.index("settee")] = t[POOL.index("sofa")] + 0.05
@@ -111,7 +111,7 @@ def test_what_is_allowed_is_listed_in_the_order_of_the_scores(by: str) -> None:
 
 
 def single_summands(one: Search, names: tuple[str, str], gone: set[str]) -> tuple[list[str], list[float]]:
-    """The public adversarial code's way: pairs of product and word of the strongest neurons, sorted, the last ones taken."""
+    """Return words as the public adversarial code: sorted pairs of product and word of the strongest neurons, the last ones."""
     v = one.texts.named[names[1]] - one.texts.named[names[0]]
     push = [float(r_n @ v) for r_n in one.r]
     summands = []
@@ -128,7 +128,7 @@ def single_summands(one: Search, names: tuple[str, str], gone: set[str]) -> tupl
 
 @pytest.mark.parametrize("count", [1, 4, 20, 500])
 def test_single_summands_of_eq_6_and_no_sums(count: int) -> None:
-    """The words of the largest products, each once; the depicted class stays. A score and its share are one neuron's."""
+    """The words of the largest products, each once, including the depicted class; score and share are of one neuron."""
     one, pair = search("single", blocked=("YACHT",), words=count), make_pair("cat", "sofa, couch")
     gone = {"sofa", "couch", "settee", "yacht"}
     words, products = single_summands(one, ("cat", "sofa"), gone)
@@ -144,7 +144,7 @@ def test_single_summands_of_eq_6_and_no_sums(count: int) -> None:
 
 
 def test_words_of_equal_products_and_of_many_stand_once() -> None:
-    """Of the three largest products the first two are of one word, and the third is of two neurons."""
+    """Of the three largest products the first two have the same word, and the third has two neurons."""
     push, allowed = np.array([2.0, -1.0, 1.0]), np.ones(3, dtype=bool)
     words = Words(np.array([[0, 1], [0, 2], [1, -1]]), np.array([[3.0, 1.0], [-5.0, 4.0], [2.0, 9.0]]))
     found = largest_products(push, words, ("a", "b", "c"), allowed, 3)
@@ -205,7 +205,7 @@ def test_pairs_by_name_and_from_files(tmp_path: Path) -> None:
 
 
 def many_classes(units: int, texts: int, count: int, equal: bool) -> tuple[Search, list[ClassName]]:
-    """A search over random neurons, of which the last are like the first where `equal`, and classes near some of the texts."""
+    """Return a search over random neurons, of which the last equal the first if `equal`, with classes near some of the texts."""
     rng = np.random.default_rng(units)
     r = rng.normal(size=(units, D))
     r /= np.linalg.norm(r, axis=1, keepdims=True)
@@ -225,7 +225,7 @@ def many_classes(units: int, texts: int, count: int, equal: bool) -> tuple[Searc
 @pytest.mark.parametrize("by", ["effect", "single", "random", "overlap", "similar"])
 @pytest.mark.parametrize("equal", [False, True])
 def test_the_clearest_of_all_pairs_are_those_of_a_plain_loop(by: str, equal: bool) -> None:
-    """Bounds leave out most pairs and change nothing, nor do neurons that push alike."""
+    """Bounds leave out most pairs and change no result; neither do neurons with equal contributions."""
     search, classes = many_classes(units=200, texts=90, count=50 if by in ("effect", "single") else 9, equal=equal)
     search.settings = search.settings._replace(by=by)
     plain = [found for pair in all_pairs(classes) if len((found := search.find(pair)).word)]
@@ -245,7 +245,7 @@ def test_the_clearest_of_all_pairs_are_those_of_a_plain_loop(by: str, equal: boo
 @pytest.mark.parametrize("by", ["effect", "single"])
 @pytest.mark.parametrize(("units", "neurons"), [(40, 1), (40, 7), (41, 3)])
 def test_bounds_where_no_pair_has_strongest_neurons(by: str, units: int, neurons: int) -> None:
-    """Two neurons push alike of every kind, and an odd number of them is asked for: every pair is searched."""
+    """Two neurons of every kind contribute equally, and the requested number is odd: every pair is searched."""
     search, classes = many_classes(units=units, texts=30, count=12, equal=True)
     search.settings = search.settings._replace(by=by, neurons=neurons)
     plain = [found for pair in all_pairs(classes) if len((found := search.find(pair)).word)]

@@ -1,4 +1,4 @@
-"""clip-spurious as a process: what its records say, many pairs at once, and how it refuses."""
+"""clip-spurious as a process: its records, many pairs at once, and errors."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ def pool_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(tiny_clip_dir: Path, pool_file: Path) -> Bundle:
-    """Neurons of the tiny model as clip-decompose would write them; the pool's last text appears nowhere."""
+    """Return neurons of the tiny model as clip-decompose would write them; the pool's last text is used by none of them."""
     r, words = random_words(6, len(POOL) - 1)
     tensors = {
         "unit": np.stack([np.arange(UNITS) % 2 + 1, np.arange(UNITS), np.full(UNITS, -1)], 1).astype(np.int32),

@@ -1,4 +1,4 @@
-"""Meaning, on the embedded model: planted cues are among the words, far beyond chance and beyond random neurons."""
+"""Meaning on the embedded model: planted cues are among the words, far more often than by chance and for random neurons."""
 
 import io
 
@@ -28,7 +28,7 @@ def bundle(run: Run) -> Bundle:
 
 @pytest.fixture(scope="module")
 def found(bundle: Bundle) -> dict[str, float]:
-    """The share of (plant, depicted class) whose cue is among 25 words, by effect and by random neurons."""
+    """Return the share of (plant, depicted class) whose cue is among 25 words, by effect and by random neurons."""
     pool = recorded_pool(bundle)
     t = encode_pool(load_model("emoji-vit", device="cpu"), pool).double().numpy()
     row = {text: i for i, text in enumerate(pool.texts)}

@@ -1,4 +1,4 @@
-"""One pass over images against full matrices: statistics, certificates, order, batches."""
+"""One pass over images compared with full matrices: statistics, certificates, order, batches."""
 
 import pytest
 import torch
@@ -87,7 +87,7 @@ def test_components_are_orthonormal_and_begin_with_the_direction() -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 12), st.integers(1, 9), st.integers(30, 120))
 def test_certified_lists_are_exact_whatever_comes_first(seed: int, k: int, top: int, margin: int, n: int) -> None:
-    """A drifting stream, hard for a running centre: whatever is certified must be the true list."""
+    """A drifting stream is hard for a running centre; every certified list must be the true list."""
     random = torch.Generator().manual_seed(seed)
     D = torch.randn(6, k, 7, dtype=torch.float64, generator=random)
     S = torch.randn(n, 6, k, dtype=torch.float64, generator=random) + torch.linspace(-2, 2, n, dtype=torch.float64)[:, None, None]
@@ -114,7 +114,7 @@ def test_certified_lists_are_exact_whatever_comes_first(seed: int, k: int, top: 
 
 
 def test_a_second_look_takes_few_images() -> None:
-    """The near misses name the images in doubt: the rest need not be read again."""
+    """The near misses name the images in doubt, and only these are read again."""
     visual, n = random_tower(SHAPES[0]), 400
     images = pictures(visual, n)
     report = measure(SecondOrder(visual), batches_of(images, torch.arange(n), 32), [1], n, Settings(top=40, margin=3))
@@ -125,7 +125,7 @@ def test_a_second_look_takes_few_images() -> None:
 @pytest.mark.parametrize("order", ["as drawn", "drifting"])
 @pytest.mark.parametrize("name", LAWS)
 def test_a_threshold_beyond_the_kept_images_is_within_its_bound(name: str, order: str) -> None:
-    """The bound holds for every unit, also where the mean moves far, and says little only where norms are few or scattered."""
+    """The bound holds for every unit, also if the mean moves far, and is wide only if norms are few or scattered."""
     random = torch.Generator().manual_seed(5)
     units, n, quantile = 20, 3000, 0.9
     D = torch.randn(units, 3, 7, dtype=torch.float64, generator=random) * torch.logspace(-6, 6, units)[:, None, None]
@@ -146,7 +146,7 @@ def test_a_threshold_beyond_the_kept_images_is_within_its_bound(name: str, order
 
 
 def test_a_threshold_of_the_kept_images_is_exact() -> None:
-    """A rank above T, asked for by a small quantile: more images are kept, and the bound is 0."""
+    """A small quantile asks for a rank above T: more images are kept, and the bound is 0."""
     visual, n = random_tower(SHAPES[2]), 300
     images = pictures(visual, n)
     effects = measure(SecondOrder(visual), batches_of(images, torch.arange(n), 50), [0], n, Settings(top=8, quantile=0.8)).effects
@@ -161,7 +161,7 @@ def test_a_threshold_of_the_kept_images_is_exact() -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 400), st.integers(1, 3), st.booleans())
 def test_brackets_hold_the_norm_of_a_rank(seed: int, n: int, references: int, tied: bool) -> None:
-    """Of any norms, zeros and equal ones among them, counted about places that are off by as much as is said."""
+    """For all norms, including zeros and equal ones, counted from centres with the stated error."""
     random = torch.Generator().manual_seed(seed)
     units = 6
     norm = torch.randn(units, n, generator=random).abs() * 10 ** (6 * torch.randn(units, 1, generator=random))
@@ -199,7 +199,7 @@ def test_top_images_are_two_percent(images: int) -> None:
 
 
 def test_t_follows_the_images_that_could_be_read() -> None:
-    """Statistics keep what the list suggests, and cut when the count is known."""
+    """Statistics keep the T of the list and reduce it when the number of images is known."""
     visual, listed, read = random_tower(SHAPES[2]), 700, 520
     images = pictures(visual, read)
     effects = measure(SecondOrder(visual), batches_of(images, torch.arange(read), 100), [0], listed, Settings()).effects
@@ -210,7 +210,7 @@ def test_t_follows_the_images_that_could_be_read() -> None:
 
 
 def test_signs_follow_the_heavy_side_whatever_t_is() -> None:
-    """One image in thirty far out on one side, the others near the mean: their majority lies on the other side."""
+    """One image in thirty is far out on one side, the others are near the mean, with their majority on the other side."""
     random = torch.Generator().manual_seed(1)
     n, units = 300, 50
     r = torch.nn.functional.normalize(torch.randn(units, 7, dtype=torch.float64, generator=random), dim=1)

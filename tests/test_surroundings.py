@@ -1,4 +1,4 @@
-"""Importing the package, calling its documented functions and running its commands leave the process as it was."""
+"""Importing the package, calling its documented functions and running its commands leave the process unchanged."""
 
 import io
 import logging
@@ -71,13 +71,13 @@ assert not own_finders() and "torchvision" in sys.modules
 
 @pytest.mark.parametrize("script", [IMPORTS, FIRST])
 def test_importing_every_module_and_calling_what_is_documented_changes_nothing(script: str) -> None:
-    """The examples of docs/api.md are run in a process without the tests' checks of types, which draw random numbers."""
+    """The examples of docs/api.md run in a process without the tests' checks of types, which draw random numbers."""
     ran = subprocess.run([sys.executable, "-W", "default", "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 def unchanged(call: Callable[[], Any]) -> Any:
-    """The call's result; the process is as it was."""
+    """Return the call's result after a check that the process is unchanged."""
     before = state()
     result = call()
     assert not (found := changes(before, state())), "\n".join(found)
@@ -85,7 +85,7 @@ def unchanged(call: Callable[[], Any]) -> Any:
 
 
 def test_loading_a_model(tiny_clip_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the caller has set is there again, also where loading fails; and the weights drawn do not depend on the caller."""
+    """The caller's settings are restored, also if loading fails, and random weights do not depend on the caller."""
     import transformers  # noqa: F401 - which loading imports, and which says more of itself the first time
 
     monkeypatch.setenv(NOT_ONLY, "1")
@@ -105,7 +105,7 @@ def test_loading_a_model(tiny_clip_dir: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def unchanged_failure(call: Callable[[], Any]) -> None:
-    """The call's error is raised; the process is as it was."""
+    """Expect the call's error and check that the process is unchanged."""
     before = state()
     try:
         call()
@@ -127,7 +127,7 @@ def test_while_a_model_is_loaded_no_code_of_its_own_runs() -> None:
 
 
 def damaged_tiff() -> bytes:
-    """One of which libtiff writes to standard error: compressed data cut short."""
+    """Return a TIFF with truncated compressed data, about which libtiff writes to standard error."""
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)).save(
         buffer, "TIFF", compression="tiff_lzw"
@@ -136,7 +136,7 @@ def damaged_tiff() -> bytes:
 
 
 def test_reading_pictures(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sound, damaged and too large ones; nothing on standard error."""
+    """Valid, damaged and too large pictures write nothing to standard error."""
     sound, damaged, mask = tmp_path / "sound.png", tmp_path / "damaged.tif", tmp_path / "mask.png"
     Image.new("RGB", (9, 7), "red").save(sound)
     Image.new("L", (9, 7), 255).save(mask)
@@ -153,7 +153,7 @@ def test_reading_pictures(tmp_path: Path, capfd: pytest.CaptureFixture[str], mon
 
 
 def test_threads_that_read_pictures(tmp_path: Path) -> None:
-    """While other threads change the filters of warnings for themselves."""
+    """Meanwhile, other threads change the filters of warnings for themselves."""
     damaged = damaged_tiff()
 
     def read(number: int) -> None:
@@ -171,7 +171,7 @@ def test_threads_that_read_pictures(tmp_path: Path) -> None:
 
 
 def test_a_filter_of_the_caller_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One just like ours, and one that is added meanwhile."""
+    """A filter equal to ours stays, and so does a filter that is added meanwhile."""
     picture = io.BytesIO()
     Image.new("RGB", (4, 4)).save(picture, "PNG")
     with warnings.catch_warnings():
@@ -191,7 +191,7 @@ def test_a_filter_of_the_caller_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_hub_and_the_log() -> None:
-    """A log without handlers is without them afterwards, whoever logs meanwhile."""
+    """A log without handlers has none afterwards, even if other code logs meanwhile."""
     root = logging.getLogger()
     kept, root.handlers = root.handlers, []
     try:
@@ -242,7 +242,7 @@ SAMPLE = (
 
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_command_run_within_a_process(name: str, suite: Suite) -> None:
-    """Decoding in threads of its own, too."""
+    """This includes decoding in separate threads."""
     case = suite.cases()[name]
     threads = ("--workers", 2) if "--workers" in case.words else ()
     ended = unchanged(lambda: run_case(case, *threads))

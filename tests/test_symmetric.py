@@ -1,4 +1,4 @@
-"""Half-kept symmetric matrices against whole ones."""
+"""Symmetric matrices stored as halves compared with full ones."""
 
 import pytest
 import torch

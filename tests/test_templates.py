@@ -1,4 +1,4 @@
-"""--template by name: the numbers of the sentences written out, what records and headers call them, and what is the default."""
+"""--template by name: equal to the explicit sentences, the names in records and headers, and the defaults."""
 
 import json
 from dataclasses import replace
@@ -42,7 +42,7 @@ def written(name: str, *arguments: object, stdin: bytes = b"") -> bytes:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photographs, a pool, and effects of the tiny ViT and the tiny ResNet."""
+    """Return photographs, a pool, and effects of the tiny ViT and the tiny ResNet."""
     folder = tmp_path_factory.mktemp("templates")
     random = np.random.default_rng(8)
     (folder / "photos").mkdir()
@@ -59,7 +59,7 @@ def effects(folder: Path, tiny_clip_dir: Path) -> bytes:
 
 @pytest.fixture(scope="module")
 def named(folder: Path, effects: bytes) -> dict[str, Path]:
-    """Words by what --template was told."""
+    """Return words by the value of --template."""
     asked = {"": (), "none": ("--template", "none"), "imagenet": ("--template", "imagenet"), "written": WRITTEN_OUT}
     asked["emoji"] = ("--template", "emoji")
     for name, options in asked.items():
@@ -162,14 +162,14 @@ def test_a_header_may_hold_a_name_or_sentences_and_nothing_else(named: dict[str,
 
 
 def segmented(folder: Path, bundle: Path, *options: object) -> tuple[np.ndarray, object]:
-    """The heat map of the first photograph, and what the header says of templates."""
+    """Return the heat map of the first photograph, and the templates in the header."""
     data = written("segment", folder / "photos" / "0.png", *options, "--bundle", bundle, "-f", "safetensors", "-q")
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["cliptools"]
     return load(data)["0.png"], json.loads(header)["templates"]
 
 
 def test_heat_maps_are_of_the_eighty_by_default(folder: Path, named: dict[str, Path]) -> None:
-    """As in paper 1's code, whose class texts are the zero-shot classifier's; the bare text is --template none."""
+    """The default is that of paper 1's code, whose class texts are the zero-shot classifier's; --template none is the bare text."""
     asked = ("--text", "dog", "--method", "signed", "--neurons", 9)
     default, said = segmented(folder, named[""], *asked)
     assert said == "imagenet"

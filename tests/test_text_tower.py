@@ -1,4 +1,4 @@
-"""Text embeddings: the cut tower is the whole tower; the cache saves work and never decides a result."""
+"""Text embeddings: the shortened tower equals the full tower; the cache saves work and never changes a result."""
 
 import os
 from dataclasses import replace
@@ -141,7 +141,7 @@ def test_a_second_run_reads_what_the_first_kept(
 
 
 def test_a_tower_that_looks_ahead_has_its_own_entry(loaded: LoadedModel) -> None:
-    """The mask is no weight and no module, so neither the hash nor the names of the layers tell it."""
+    """The mask is neither a weight nor a module, so neither the hash nor the names of the layers reveal it."""
     both = random_clip()
     both.clip.attn_mask = None
     assert text_encoder.text_tower_digest(both) != text_encoder.text_tower_digest(loaded)

@@ -1,4 +1,4 @@
-"""Text pools: exact counts, files as they come, one clear line where there is none."""
+"""Text pools: exact counts, files in several forms, and one clear line for a missing pool."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""clip-texts: what is asked, what is dropped, and the real SmolLM2 in processes killed, resumed and left by their readers."""
+"""clip-texts: prompts, filter, and the real SmolLM2 in processes that are killed, resumed, and left by their readers."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def test_what_is_asked() -> None:
 
 
 class Scripted:
-    """Says the same few things in turn."""
+    """A model that gives the same few answers in turn."""
 
     def __init__(self, *answers: str) -> None:
         self.answers, self.seeds, self.forgot = answers, list[int](), 0
@@ -140,7 +140,7 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def spoken(run: Run, classes: Path) -> bytes:
-    """Of the real model, undisturbed."""
+    """Return the lines of the real model in a run without interruption."""
     done = run("texts", "--classes", classes, "--per-class", 2, "-f", "jsonl")
     assert done.returncode == 0, done.stderr
     said = done.stderr.decode().splitlines()[-1]
@@ -164,7 +164,7 @@ def test_smollm2_describes(spoken: bytes) -> None:
 
 
 def test_a_killed_run_goes_on_and_the_bytes_are_the_same(run: Run, classes: Path, spoken: bytes, tmp_path: Path) -> None:
-    """kill -9 between classes, half a line behind them; as plain lines, which are a pool."""
+    """kill -9 between classes, with half a line after them; also as plain lines, which are a pool."""
     target, left = tmp_path / "pool.txt", tmp_path / "pool.txt.part"
     asked = ("--classes", classes, "--per-class", 2, "-o", target)
     words = [sys.executable, "-m", "cliptools.cli.texts", *map(str, asked)]
@@ -189,7 +189,7 @@ def test_a_killed_run_goes_on_and_the_bytes_are_the_same(run: Run, classes: Path
 
 
 def test_a_reader_that_leaves(classes: Path, spoken: bytes) -> None:
-    """Lines come as they are found; whoever has read one may go."""
+    """Lines are written as soon as they exist, so a reader may close the pipe after the first."""
     words = [sys.executable, "-m", "cliptools.cli.texts", "--classes", str(classes), "--per-class", "2", "-f", "jsonl", "-q"]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout and process.stderr

@@ -1,4 +1,4 @@
-"""TextSpan from moments against the paper's selection on whole matrices, and the effects of heads against the equation."""
+"""TextSpan from moments compared with the paper's selection on full matrices, and effects of heads with the equation."""
 
 import pytest
 import torch
@@ -65,7 +65,7 @@ def test_all_heads_make_the_attentions_part_of_the_output() -> None:
 
 
 def test_moments_from_the_stream_choose_as_the_outputs_do() -> None:
-    """From images to words in one pass, scale and second look included, beside outputs written out."""
+    """From images to words in one pass, including scale and second look, compared with explicit outputs."""
     visual, n = random_tower(SHAPES[2]), 41  # heads 13 wide, d = 9: a head's outputs fill the joint space
     images = pictures(visual, n)
     batches = [(list(range(i, min(n, i + 9))), images[i : i + 9]) for i in range(0, n, 9)]
@@ -85,7 +85,7 @@ def test_moments_from_the_stream_choose_as_the_outputs_do() -> None:
 
 
 def _only(batches: list, only: set | None) -> list:
-    """Of the batches, these images."""
+    """Return only these images of the batches."""
     kept = []
     for numbers, pixels in batches:
         rows = [row for row, number in enumerate(numbers) if only is None or number in only]

@@ -1,4 +1,4 @@
-"""Heads through the commands: their bundles, words by TextSpan that name what they carry, and what is refused."""
+"""Heads through the commands: their bundles, words by TextSpan that describe their outputs, and errors."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ M, SCENES = 8, 250
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The heads of the last two layers of emoji-vit on some scenes, with words."""
+    """Return the heads of the last two layers of emoji-vit on some scenes, with words."""
     folder = tmp_path_factory.mktemp("heads")
     done = inside("effects", "--units", "heads", "--layers", "6,7", "--limit", SCENES, "-o", folder / "heads.safetensors")
     assert done.returncode == 0, done.stderr.decode()
@@ -41,7 +41,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Late(NamedTuple):
-    """What the last layer's heads write, and about what."""
+    """Outputs of the last layer's heads, and the concepts of their scenes."""
 
     outputs: torch.Tensor
     """[scene, head, d], less their mean."""
@@ -65,13 +65,13 @@ def late() -> Late:
 
 
 def heads_words(heads: Bundle, unit: int, late: Late) -> list[int]:
-    """A head's words as rows of the pool."""
+    """Return a head's words as rows of the pool."""
     texts = heads.text_list("words")["texts"]
     return [late.pool.index(texts[j]) for j in heads["word"][unit]]
 
 
 def projected(outputs: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-    """The texts, projected onto the span of a head's outputs."""
+    """Return the texts projected onto the span of a head's outputs."""
     V = torch.linalg.svd(outputs.double(), full_matrices=False).Vh[:32]
     return texts.double() @ V.T @ V
 
@@ -94,7 +94,7 @@ def test_the_bundle_of_heads(heads: Bundle) -> None:
 
 
 def test_the_shares_are_those_of_the_outputs(heads: Bundle, late: Late) -> None:
-    """Of the last layer's outputs themselves, on the same scenes; at most what the principal directions explain."""
+    """They are computed from the last layer's outputs on the same scenes, and are at most those of the principal directions."""
     for unit, phi in zip(range(6, 12), late.outputs.unbind(1), strict=True):
         Q, _ = torch.linalg.qr(projected(phi, late.texts)[heads_words(heads, unit, late)].T.double())
         shares = ((phi.double() @ Q) ** 2).sum() / (phi.double() ** 2).sum()
@@ -104,7 +104,7 @@ def test_the_shares_are_those_of_the_outputs(heads: Bundle, late: Late) -> None:
 
 
 def test_words_name_what_heads_carry(heads: Bundle, late: Late) -> None:
-    """A head's output along its own words tells the scenes that show the thing from the others, better than along any text."""
+    """A head's output along its own words separates the scenes with the named emoji better than along other texts."""
     chosen, every = [], []
     for unit, phi in zip(range(6, 12), late.outputs.unbind(1), strict=True):
         along = (phi @ late.texts.T).numpy()  # (scene, text)
@@ -128,7 +128,7 @@ def test_records_and_table(file: Path, heads: Bundle) -> None:
 
 
 def test_heads_of_a_resnet(tiny_resnet_dir: Path, tmp_path: Path) -> None:
-    """Words and shares as from the outputs themselves, W_O^h W_V^h times what the head attends to."""
+    """Words and shares equal those from the outputs: W_O^h W_V^h times the attended tokens."""
     (tmp_path / "pool.txt").write_text("\n".join(WORDS))
     photos = some_photos(tmp_path / "photos")
     model = ("--model", f"local-dir:{tiny_resnet_dir}", "--units", "heads", "--top-images", 5, "--quantile", 0.9)

@@ -1,4 +1,4 @@
-"""One model in several threads, models loaded in several threads, and a standard error that cannot be written to."""
+"""One model in several threads, models loaded in several threads, and an unwritable standard error."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ from cliptools.streaming.vit_indirect import Indirect
 
 
 def together(*works: Callable[[], Any]) -> None:
-    """Each in a thread of its own, all at once; the first error is raised here."""
+    """Run each function in a thread, all at the same time; the first error is raised here."""
     errors: list[BaseException] = []
     start = threading.Barrier(len(works))
 
@@ -46,14 +46,14 @@ def together(*works: Callable[[], Any]) -> None:
 
 
 def parts(clip: torch.nn.Module) -> dict[str, Any]:
-    """Tensors and hooks of a model, by the objects that they are."""
+    """Return tensors and hooks of a model, by object identity."""
     tensors = {name: id(tensor) for name, tensor in (*clip.named_parameters(), *clip.named_buffers())}
     return tensors | {f"hooks of {name}": len(module._forward_hooks) for name, module in clip.named_modules()}
 
 
 @pytest.mark.parametrize("kind", [CLIP, CustomTextCLIP])
 def test_texts_of_any_length_at_once(kind: type[torch.nn.Module]) -> None:
-    """The tables of a text tower are cut to the longest text: of a copy, not of the model."""
+    """The tables of a text tower are shortened to the longest text on a copy, not on the model."""
     model = random_clip(kind)
     texts = ["cat", "a dog on a red sofa", "two birds", "a very long sentence about a boat and a car and a house"]
     tokens = [SimpleTokenizer(context_length=32)([text]) for text in texts]
@@ -86,7 +86,7 @@ def test_models_loaded_at_once_are_those_loaded_alone() -> None:
 
 
 def test_hooks_run_in_their_own_thread_alone() -> None:
-    """Two that listen to one module hear nothing of each other."""
+    """Two threads with hooks on one module do not see each other's calls."""
     module = torch.nn.Identity()
     heard: dict[str, list[float]] = {"first": [], "second": []}
     both = threading.Barrier(2)
@@ -136,7 +136,7 @@ def test_effects_read_at_once(effect: str, tiny_clip_dir: Path) -> None:
 
 @contextlib.contextmanager
 def unwritable(kind: str) -> Iterator[None]:
-    """A standard error that was closed, lies on a full disk, or whose reader has gone."""
+    """Yield a standard error that is closed, on a full disk, or without a reader."""
     if kind == "gone":
         reading, writing = os.pipe()
         os.close(reading)

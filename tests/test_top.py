@@ -1,4 +1,4 @@
-"""clip-top: inertia and uncentred norms against slow forms of them, and as a process what it writes and refuses."""
+"""clip-top: inertia and uncentred norms compared with slow forms, and its output and errors as a process."""
 
 import json
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_largest_uncentred_norms_are_those_of_the_full_matrices(scaled: bool) ->
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Neurons of layer 6 on scenes rendered on the spot."""
+    """Return neurons of layer 6 on rendered scenes."""
     path = tmp_path_factory.mktemp("top") / "effects.safetensors"
     done = inside("effects", "--limit", SCENES, "--seed", SEED, "--layers", 6, "--top-images", TOP, "-o", path)
     assert done.returncode == 0, done.stderr.decode()
@@ -72,7 +72,7 @@ def effects(file: Path) -> Bundle:
 
 @pytest.fixture(scope="module")
 def records(run: Run, file: Path) -> list[dict]:
-    """Of the two units of lowest inertia, from the scenes rendered again; the sheet beside the bundle."""
+    """Return the records of the two units of lowest inertia, from the scenes rendered again, with the sheet beside the bundle."""
     sheet = file.with_name("top.png")
     done = run("top", "--sort", "inertia", "--head", 2, "--images-per-unit", 4, "--sheet", sheet, "--bundle", file)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -113,7 +113,7 @@ def test_records_are_the_bundles_with_the_inertia_of_their_images(
 
 
 def test_equal_runs_give_equal_bytes_and_a_reader_may_leave(file: Path, records: list[dict]) -> None:
-    """From two processes, one of which is cut short."""
+    """There are two processes, and one of them is interrupted."""
     ended = shell(f"clip-top --sort inertia --head 2 --images-per-unit 4 --bundle {file} | head -n 3")
     assert ended.returncode == 0 and ended.stderr == b""
     assert [json.loads(line) for line in ended.stdout.splitlines()] == records[:3]
@@ -139,7 +139,7 @@ def test_raw_norms_from_all_the_images(file: Path, model: LoadedModel, pixels: t
 
 
 def test_images_that_lie_in_an_archive(file: Path, effects: Bundle, records: list[dict]) -> None:
-    """The same scenes as pictures of a tar, whose names have endings."""
+    """The same scenes are pictures of a tar, whose names have endings."""
     named = json_tensor([f"shard.tar/{name}.png" for name in effects.text_list("images")])
     file.with_name("tar.safetensors").write_bytes(effects.with_tensors(effects.header, images=named).to_bytes())
     units = ",".join(f"6:{records[j]['neuron']}" for j in (4, 0))

@@ -1,4 +1,4 @@
-"""clip-top on neuron-head pairs: a neuron before its pairs, uncentred norms, and what does not go together."""
+"""clip-top on neuron-head pairs: a neuron before its pairs, uncentred norms, and options that exclude each other."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundles(photos: Path, tiny_resnet_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with pairs.safetensors and neurons.safetensors."""
+    """Return a folder with pairs.safetensors and neurons.safetensors."""
     folder = tmp_path_factory.mktemp("bundles")
     for units in ("pairs", "neurons"):
         out = folder / f"{units}.safetensors"

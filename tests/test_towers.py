@@ -1,4 +1,4 @@
-"""Image towers that are refused by their configuration, before weights are fetched or read, and unusual ones that are not."""
+"""Image towers that are rejected by their configuration, before weights are downloaded or read, and unusual ones that work."""
 
 import copy
 import json
@@ -44,7 +44,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever would fetch, read or make weights ends the test."""
+    """Fail the test if weights are downloaded, read or created."""
     import open_clip
     from huggingface_hub import file_download
 
@@ -104,7 +104,7 @@ def test_the_command_says_it_in_one_line(run: Run, tmp_path: Path) -> None:
 
 
 def test_open_clip_s_configurations_are_judged_as_their_towers_are() -> None:
-    """The configuration tells what the built tower would tell, for all names that can be built small."""
+    """The configuration gives the same decision as the built tower, for all names that can be built small."""
     import open_clip
 
     names = open_clip.list_models()
@@ -147,7 +147,7 @@ UNUSUAL: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", UNUSUAL)
 def test_unusual_towers_give_the_effects_of_plain_ones(kind: str, tmp_path: Path) -> None:
-    """Heads' and MLPs' direct effects, the class token's start and biases add up to M(I): the paths hold on this tower."""
+    """Direct effects of heads and MLPs, the class token's start and biases add up to M(I), so the equations hold for this tower."""
     from open_clip.model import CLIP
 
     settings = config(VIT | {"layers": 3} | UNUSUAL[kind])
@@ -169,7 +169,7 @@ def test_unusual_towers_give_the_effects_of_plain_ones(kind: str, tmp_path: Path
 
 
 def direct_total(clip: Any, images: torch.Tensor) -> torch.Tensor:
-    """M(I) from the suite's direct effects of all heads and neurons, and from what these leave out, written out here."""
+    """Return M(I) from the suite's direct effects of all heads and neurons, plus explicit forms of the remaining terms."""
     visual = clip.visual
     blocks = visual.transformer.resblocks
     x = visual._embeds(images)
@@ -201,7 +201,7 @@ def direct_total(clip: Any, images: torch.Tensor) -> torch.Tensor:
 
 
 def test_a_vit_of_one_layer(tmp_path: Path) -> None:
-    """It has no second-order effects, and the direct ones of its only layer."""
+    """It has no second-order effects, and the direct effects of its only layer."""
     from open_clip.model import CLIP
 
     settings = config(VIT | {"layers": 1})

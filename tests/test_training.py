@@ -1,4 +1,4 @@
-"""Training: the tower it computes with is open_clip's, its losses fall, and its measures are what they say."""
+"""Training: its tower equals open_clip's, its losses fall, and its measures are correct."""
 
 import numpy as np
 import open_clip
@@ -51,7 +51,7 @@ def test_dropping_no_token_by_name_drops_none(model: CLIP) -> None:
 
 
 def hooked(model: CLIP, image: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """Each block's input, each MLP's activations, and what ln_post sees, all from open_clip's own forward pass."""
+    """Return each block's input, each MLP's activations, and the input of ln_post, from open_clip's own forward pass."""
     inputs: list[Tensor] = []
     neurons: list[Tensor] = []
     last: list[Tensor] = []
@@ -66,12 +66,12 @@ def hooked(model: CLIP, image: Tensor) -> tuple[list[Tensor], list[Tensor], Tens
 
 
 def gain(x: Tensor, norm: torch.nn.LayerNorm) -> Tensor:
-    """What a LayerNorm with frozen statistics multiplies by, without centring."""
+    """Return the factor of a LayerNorm with frozen statistics, without centring."""
     return norm.weight / (x.var(unbiased=False) + norm.eps).sqrt()
 
 
 def brute_force_sum(model: CLIP, image: Tensor) -> Tensor:
-    """Second-order effects of layers L-3 and L-2, one path at a time; the MLP's bias counts as one neuron more."""
+    """Return second-order effects of layers L-3 and L-2, one path at a time; the MLP's bias counts as an additional neuron."""
     inputs, neurons, last = hooked(model, image)
     blocks = list(model.visual.transformer.resblocks)
     width, side = 32, 16

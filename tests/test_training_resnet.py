@@ -1,4 +1,4 @@
-"""Training of a ResNet: the tower is open_clip's own, mirrored batches stay true, and a model trained so is whole."""
+"""Training of a ResNet: its tower is open_clip's own, mirrored batches are consistent, and the trained model is complete."""
 
 import open_clip
 import pytest
@@ -42,7 +42,7 @@ def test_training_runs_the_tower_that_open_clip_runs(model: CLIP) -> None:
 
 
 def test_a_pool_that_attends_to_one_token_reads_that_token_out(model: CLIP) -> None:
-    """With all tokens alike every attention row is a mean of equals, so the pooled output is a token's own readout."""
+    """If all tokens are equal, the pooled output is the readout of one token for any attention."""
     pool, token = model.double().visual.attnpool, torch.randn(1, 128, 1, 1, dtype=torch.float64)
     pool.positional_embedding.data[:] = pool.positional_embedding.data[0]
     x = token[:, :, 0, 0] + pool.positional_embedding[0]

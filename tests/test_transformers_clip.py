@@ -1,4 +1,4 @@
-"""CLIP as the transformers library saves it: folders, files, parts and hub caches, against that library's own model."""
+"""CLIP in the formats of the transformers library: folders, files, parts and hub caches, compared with its own model."""
 
 import json
 import shutil
@@ -49,7 +49,7 @@ def tiny_names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def random_clip(image: dict[str, Any], text: dict[str, Any], width: int = 10) -> Any:
-    """A model of transformers with every tensor drawn, biases and gains included."""
+    """Return a model of transformers in which every tensor is random, including biases and gains."""
     ensure_torchvision()
     from transformers import CLIPConfig, CLIPModel
 
@@ -63,7 +63,7 @@ def random_clip(image: dict[str, Any], text: dict[str, Any], width: int = 10) ->
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
-    """A model and its folder."""
+    """Return a model and its folder."""
     model = random_clip(VIEW, TEXT | ENDS)
     folder = tmp_path_factory.mktemp("theirs")
     model.save_pretrained(folder)
@@ -74,7 +74,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
 
 
 def features(model: Any, images: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """transformers' own, of unit norm; its versions differ in what they return."""
+    """Return transformers' own features with unit norm; its versions return different types."""
     answers = [model.get_image_features(pixel_values=images), model.get_text_features(input_ids=tokens)]
     tensors = [answer if isinstance(answer, torch.Tensor) else answer.pooler_output for answer in answers]
     return normalize(tensors[0], dim=1), normalize(tensors[1], dim=1)
@@ -104,7 +104,7 @@ def test_a_folder_computes_what_transformers_computes(theirs: tuple[Any, Path], 
 
 
 def forms(model: Any, folder: Path, where: Path) -> Iterator[str]:
-    """The model's names in other forms."""
+    """Return names of the model in other forms."""
     shutil.copytree(folder, where / "pickled")
     torch.save(
         model.state_dict() | {"text_model.embeddings.position_ids": torch.arange(16)[None]},
@@ -124,7 +124,7 @@ def forms(model: Any, folder: Path, where: Path) -> Iterator[str]:
 
 
 def test_forms_of_it(theirs: tuple[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pickles, several files and hub caches: one digest, and the tokenizer with it."""
+    """Pickles, several files and hub caches give one digest, with the tokenizer."""
     model, folder = theirs
     from huggingface_hub import constants
 
@@ -138,7 +138,7 @@ def test_forms_of_it(theirs: tuple[Any, Path], tmp_path: Path, monkeypatch: pyte
 
 
 def test_files_under_a_name_of_open_clip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The names of a file alone; the activation is that of the config beside it."""
+    """A file alone can be named; the activation comes from the config beside it."""
     model = random_clip(VIEW | {"intermediate_size": 64}, SIZES | {"vocab_size": 100, "eos_token_id": 99}, 12)
     model.save_pretrained(tmp_path)
     loaded = load_model("Tiny-8-quickgelu", str(tmp_path / "model.safetensors"), "cpu")

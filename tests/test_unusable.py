@@ -1,4 +1,4 @@
-"""Images for which a model gives no numbers: named, counted and left out by every command that runs the image tower."""
+"""Images without a usable output: named, counted and left out by every command that runs the image tower."""
 
 import json
 import subprocess
@@ -47,7 +47,7 @@ SKIPPED = f"warning: white.png: skipped, {NAN}"
 
 
 class Place(NamedTuple):
-    """Pictures with a white one among them, and models that it is too much for."""
+    """Pictures including a white one, and models that fail on it."""
 
     photos: Path
     vit: str
@@ -85,14 +85,14 @@ def records(ended: subprocess.CompletedProcess[bytes]) -> list[dict[str, Any]]:
 
 
 def check_without_white(bundle: Bundle) -> None:
-    """18 images, one skipped; every number finite, and the white picture nowhere."""
+    """Check 18 images with one skipped: every number is finite, and the white picture appears nowhere."""
     assert (bundle.header.images["count"], bundle.header.images["skipped"]) == (COUNT, 1)
     assert all(np.isfinite(values).all() for values in bundle.tensors.values() if values.dtype.kind == "f")
     assert "white.png" not in bundle.text_list("images") and (bundle["top_norm"][:, 0] > 0).any()
 
 
 def same(ours: Bundle, theirs: Bundle) -> None:
-    """But for the list's digest and the last digits, which batches of other sizes change."""
+    """Compare apart from the list's digest and the last digits, which depend on the sizes of batches."""
     assert ours.text_list("images") == theirs.text_list("images")
     for name, values in theirs.tensors.items():
         if values.dtype.kind == "f":
@@ -101,7 +101,7 @@ def same(ours: Bundle, theirs: Bundle) -> None:
 
 @pytest.fixture(scope="module")
 def bundles(place: Place) -> dict[str, bytes]:
-    """Effects of each kind over the pictures, the white one among them."""
+    """Return effects of each kind over the pictures, including the white one."""
     made: dict[str, bytes] = {}
     asked: dict[str, tuple[Any, ...]] = {
         "second": ("--model", place.vit, *SMALL),
@@ -210,7 +210,7 @@ def test_shift_and_top(place: Place, bundles: dict[str, bytes]) -> None:
 
 
 def labelled(place: Place, folder: Path) -> Path:
-    """Pictures in folders by what the model takes them for, a third of them in another; the white one twice."""
+    """Return pictures in folders by their classification, a third of them in a wrong folder; the white one twice."""
     model = load_model(place.vit, device="cpu")
     names = ["cat", "dog", "tree"]
     t = encode_texts(model, names)
@@ -241,7 +241,7 @@ def test_an_accuracy_does_not_count_what_is_no_answer(place: Place, bundles: dic
 
 
 def test_ranks_are_honest() -> None:
-    """NaN and an output that says nothing are misses for every label; of equal classes the first wins, as argmax has it."""
+    """NaN and an output without information are misses for every label; of equal scores the first wins, as in argmax."""
     text = torch.eye(7, dtype=torch.float64)
     nan, zero, twins = torch.full((7,), torch.nan), torch.zeros(7), torch.tensor([0.0, 1, 1, 0, 0, 0, 0])
     for label in range(7):
@@ -294,7 +294,7 @@ def test_label_maps_and_evaluation(place: Place, bundles: dict[str, bytes], tmp_
 
 
 def test_pictures_that_are_to_fool_a_model(place: Place, tmp_path: Path) -> None:
-    """The model itself, or the second one that judges; a picture is no success and no failure."""
+    """For the model itself and for the second, judging model, such a picture is neither success nor failure."""
     loaded = load_model(place.vit, device="cpu")
     mine = {"name": place.vit, "pretrained": None, "sha256": loaded.sha256}
     files = [place.photos / name for name in ("00.png", "white.png", "01.png")]
@@ -315,7 +315,7 @@ def test_pictures_that_are_to_fool_a_model(place: Place, tmp_path: Path) -> None
 
 
 def batches_with(images: torch.Tensor, bad: Collection[int], size: int) -> Any:
-    """The pictures in batches; some are NaN, and so is all that the tower makes of them."""
+    """Return the pictures in batches; some are NaN, and so are all their values in the tower."""
     spoilt = images.clone()
     spoilt[sorted(bad)] = torch.nan
     return batches_of(spoilt, torch.arange(len(images)), size)
@@ -327,7 +327,7 @@ def lenient() -> tuple[Screen[int], list[str]]:
 
 
 def test_a_second_look_does_not_speak_of_other_images() -> None:
-    """Lists that one pass cannot certify, of images of which some are left out: doubtful ones again, or all."""
+    """One pass cannot certify the lists and some images are left out: the doubtful images, or all, are read again."""
     visual, n = random_tower(SHAPES[0]), 150
     images, bad = pictures(visual, n), {3, 77, 149}
     good = [number for number in range(n) if number not in bad]
@@ -343,7 +343,7 @@ def test_a_second_look_does_not_speak_of_other_images() -> None:
 
 
 class Late(SecondOrder):
-    """Numbers of the first pixel's sign are unusable in the highest layer alone, which is looked at last."""
+    """Images whose first pixel has a given sign are unusable only in the highest layer, which is measured last."""
 
     def read(self, image: torch.Tensor, slabs: Any) -> Any:
         S, embedding = super().read(image, slabs)
@@ -384,7 +384,7 @@ def test_shards_begin_anew_too() -> None:
 
 
 def test_whoever_imports_is_told_by_an_error() -> None:
-    """Without a screen the first unusable image ends it, by its number."""
+    """Without a screen for such images, the first unusable image raises an error with its number."""
     visual, n = random_tower(SHAPES[0]), 6
     images = pictures(visual, n)
     batches = batches_with(images, {4}, 3)
@@ -459,7 +459,7 @@ def _silent(model: Any) -> Any:
 
 
 def test_what_the_cache_holds_is_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Numbers kept by an earlier version are computed anew."""
+    """Values that an earlier version cached are computed again."""
     monkeypatch.setenv("CLIPTOOLS_CACHE", str(tmp_path))
     bad, good = np.array([[1, np.nan]], np.float32), np.array([[1, 2]], np.float32)
     assert np.isnan(cached("texts", "key", (1, 2), lambda: bad)[0, 1])

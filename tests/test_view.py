@@ -1,4 +1,4 @@
-"""clip-view: parts of a bundle, and how they are shown."""
+"""clip-view: parts of a bundle, and their output."""
 
 import json
 from pathlib import Path

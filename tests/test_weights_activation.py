@@ -1,4 +1,4 @@
-"""The activation weights were trained with, as far as something tells it; and the digest of what computes."""
+"""The activation of the weights' training, as far as it is known, and the digest of the computation."""
 
 import copy
 import json
@@ -37,7 +37,7 @@ def beside(name: str, settings: dict[str, Any]) -> Callable[[Path], Path]:
 
 
 def hidden(act: str, **sizes: int) -> dict[str, Any]:
-    """transformers' config.json."""
+    """Return transformers' config.json."""
     return {"vision_config": {"hidden_act": act, **sizes}}
 
 
@@ -46,7 +46,7 @@ def called(name: str) -> Callable[[Path], Path]:
 
 
 def half_matrices(folder: Path) -> Path:
-    """As OpenAI's code keeps weights on a GPU."""
+    """Return weights as OpenAI's code keeps them on a GPU."""
     state = state_of("Tiny-8")
     halves = {key: value.half() for key, value in state.items() if value.ndim > 1 or "attn" in key or "mlp" in key}
     return save(state | halves, folder / "weights.pt")
@@ -122,7 +122,7 @@ def test_where_nothing_tells_a_note_says_so(case: str, tmp_path: Path, capsys: p
 
 
 def test_openai_archives_and_state_dicts(tmp_path: Path) -> None:
-    """They hold three numbers beside the weights; TorchScript archives are not run to see it."""
+    """They hold three numbers beside the weights; TorchScript archives are not run to read them."""
     numbers = {"input_resolution": torch.tensor(32), "context_length": torch.tensor(16), "vocab_size": torch.tensor(100)}
     folder = tmp_path / "weights"
     path = save(state_of("Tiny-8") | numbers, folder / "mine.pt")
@@ -268,7 +268,7 @@ def test_the_digest_is_of_what_computes_and_of_nothing_else() -> None:
 
 
 def test_embedded_models_keep_their_digest() -> None:
-    """It is compared across versions: a change of it makes bundles unreadable, and needs a reason."""
+    """The digest is compared across versions: a change makes old bundles unreadable and needs a reason."""
     found = {name: load_model(name, device="cpu") for name in ("emoji-vit", "emoji-rn")}
     assert {name: model.computes.digest[:12] for name, model in found.items()} == {
         "emoji-vit": "94d3d883533c",

@@ -20,7 +20,7 @@ def tiny_names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def stored(state: dict[str, torch.Tensor], form: str, folder: Path) -> Path:
-    """The same weights as people keep them."""
+    """Return the same weights in common forms of files."""
     if form == "state_dict":
         return save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in state.items()}}, folder / "epoch.pt")
     if form == "old":  # before torch's zip files

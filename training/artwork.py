@@ -20,7 +20,8 @@ from cliptools.text.emoji_concepts import ARTWORK, COLUMNS, SPRITE, STYLES
 
 CATEGORIES = ("Animals & Nature", "Food & Drink", "Travel & Places", "Activities", "Objects")
 
-# Left out: emoji that a person cannot tell apart at 24 pixels, or that have no shape of their own. Substrings of Unicode names.
+# Substrings of Unicode names of emoji that are left out: a person cannot distinguish them at 24 pixels, or they have no clear
+# shape.
 EXCLUDED_PARTS = (
     "o’clock", "-thirty", "oncoming", "moon face", "quarter moon", "gibbous", "waxing crescent", "waning", "new moon",
     "Japanese post", "love hotel", "convenience", "department", "speaker low", "speaker medium", "muted", "with slash",

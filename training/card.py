@@ -1,7 +1,7 @@
 """The model card: a description in words with tables of figures.
 
 The figures are in `figures.json` beside the weights, an object from a section's title to its rows (objects with the same keys).
-New measurements are added as a section with `merge`, and the card is written again:
+`merge` adds new measurements as a section; this command then writes the card again:
 
     python -m training.card emoji-vit
 """
@@ -23,7 +23,7 @@ Sections = dict[str, list[Row]]
 
 
 def read_sections(folder: Path) -> Sections:
-    """Read the figures so far; empty if there is no file."""
+    """Read the existing figures; the result is empty if there is no file."""
     file = folder / FIGURES
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
@@ -75,7 +75,7 @@ def write_card(name: str, folder: Path) -> None:
 @click.command()
 @click.argument("name", type=click.Choice(list(TEXTS)))
 def main(name: str) -> None:
-    """Write the card anew from its figures."""
+    """Write the card again from its figures."""
     write_card(name, EMBEDDED_DIR / name)
 
 

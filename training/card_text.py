@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class CardText(NamedTuple):
-    """The words of one card."""
+    """The texts of one card."""
 
     opening: str
     notes: dict[str, str]
@@ -16,70 +16,73 @@ EMOJI_VIT = CardText(
     opening="""
 # emoji-vit
 
-A small real CLIP that comes with cliptools: an image tower and a text tower that agree on 526 things an emoji can show.
-It exists so that every command runs offline, and so that what the commands find can be checked: each picture of its world is
-drawn from a description, so its masks, its captions and the false cues it was taught are known exactly.
+A small but real CLIP model that comes with cliptools: an image tower and a text tower for 526 concepts that an emoji can show.
+With this model every command runs offline, and the results of the commands can be checked: each picture is drawn from a
+description, so its masks, its captions and the false cues of the training are known exactly.
 
 ```python
 model = open_clip.create_model("local-dir:cliptools/data/models/emoji-vit")
 tokenizer = open_clip.get_tokenizer("local-dir:cliptools/data/models/emoji-vit")
 ```
 
-**Architecture.** open_clip's own classes. Image: ViT, 64 pixels, patches of 8 (64 patch tokens and a class token), 8 layers,
-width 192, 6 heads, 768 neurons a layer, GELU. Text: 2 causal layers, width 120, 4 heads, context 32, open_clip's tokenizer
-and vocabulary. Joint space: 192 dimensions. Weights: fp16 safetensors; computed in fp32 unless asked otherwise.
+**Architecture.** The modules are open_clip's own classes. Image: ViT, 64 pixels, patches of 8 (64 patch tokens and a class
+token), 8 layers, width 192, 6 heads, 768 neurons per layer, GELU. Text: 2 causal layers, width 120, 4 heads, context 32,
+open_clip's tokenizer and vocabulary. Joint space: 192 dimensions. Weights: fp16 safetensors; commands compute in fp32 unless an
+option sets another precision.
 
-**Data.** Scenes composed on the fly, none twice: one to four of 526 emoji in three styles of artwork, at varied size, place,
-turn and mirroring, on plain, graded, striped, chequered or clouded grounds; a caption names them by name or synonym in one of
-eight templates. One style of every fifth concept is never shown in training. In 6 % of the scenes a planted fact stands
-instead: the cue of a pair is drawn, with or without (40 %) the named concept, and the caption speaks of the named one only.
-Artwork: Fluent Emoji, Noto Emoji, Twemoji; their licences and authors are in
-[ATTRIBUTION.md](../../artwork/ATTRIBUTION.md). The weights are under the project's licence.
+**Data.** The scenes are composed during training, and no scene appears twice. A scene has one to four of 526 emoji in three
+styles of artwork, with varied size, position, rotation and mirroring, on plain, graded, striped, chequered or clouded
+backgrounds. A caption names the emoji by name or synonym in one of eight templates. One style of every fifth concept is never
+shown in training. 6 % of the scenes have a planted pair instead: the cue of the pair is drawn, with or without (40 %) the named
+concept, and the caption names only the named concept. Artwork: Fluent Emoji, Noto Emoji, Twemoji; their licences and authors
+are in [ATTRIBUTION.md](../../artwork/ATTRIBUTION.md). The weights are under the project's licence.
 
-**Training.** On two CPU cores, in three stages by modules of `training`:
+**Training.** The model was trained on two CPU cores, in three stages by modules of `training`:
 
 1. *Image tower* (`image`), against a learned table of class embeddings. AdamW, 1.2e-3 with a cosine to a hundredth, decay 0.05,
    batch 64. Scenes begin with one large emoji on white and reach full difficulty after 30 % of the run; background tokens are
-   dropped until 80 %. Beside the softmax over the table, cross-entropy terms ask that the sum of second-order effects of layers
-   5 and 6 alone names the scene (weight 0.6); that tokens which show an emoji name it, as the last two blocks read them (0.4);
-   that what the MLPs of layers 5 and 6 wrote there names it alone (0.3); and that few neurons do the writing (0.02).
-2. *Text tower* (`joint`), towards the then frozen table, in the 120 dimensions that its outputs can span: cosine to the sum of
-   the named concepts' embeddings, and cross entropy over all.
-3. *Both* (`joint`): the objective of stage 1 with the text tower's own embeddings of names, synonyms and templates, drawn anew at
-   each step, in the place of the table, at 1.5e-4 (image) and 5e-4 (text), beside stage 2's loss on captions.
+   dropped until 80 %. In addition to the softmax over the table, the loss has cross-entropy terms: the sum of second-order
+   effects of layers 5 and 6 alone must name the scene (weight 0.6); tokens that show an emoji must name it, as read by the last
+   two blocks (0.4); the output of the MLPs of layers 5 and 6 at these tokens must name it alone (0.3). A last term favours few
+   writing neurons (0.02).
+2. *Text tower* (`joint`), towards the frozen table, in the 120 dimensions that its outputs can span: cosine to the sum of
+   the named concepts' embeddings, and cross entropy over all concepts.
+3. *Both* (`joint`): the objective of stage 1 with the text tower's own embeddings of names, synonyms and templates, drawn again
+at
+   each step, instead of the table, at 1.5e-4 (image) and 5e-4 (text), in addition to stage 2's loss on captions.
 """,
     notes={
         "Second-order effects carry the answer": """
-Zero-shot top-1 over all concepts on single-emoji scenes, with Wilson's 95 % interval: as it is, with the second-order
+Zero-shot top-1 over all concepts on single-emoji scenes, with Wilson's 95 % interval: without a change, with the second-order
 effect of every neuron of the layers replaced by its mean over 2,000 scenes, and by its reconstruction from the first
-principal direction. What is ablated is the frozen path, in the output; effects of several layers are added up.
+principal direction. The ablation changes the frozen path in the output; effects of several layers are added.
 """,
         "Words name what neurons look at": """
-Of the upper half of a layer's neurons by effect norm: the share of their top 10 of 2,000 scenes that show an emoji named
-by one of the neuron's 8 strongest positive words (`clip-effects | clip-decompose --m 32`), beside the share when words
-are dealt to the neurons at random; means over neurons with 95 % intervals.
+For the upper half of a layer's neurons by effect norm: the share of their top 10 of 2,000 scenes that show an emoji named
+by one of the neuron's 8 strongest positive words (`clip-effects | clip-decompose --m 32`), compared with the share for words
+that are assigned to the neurons at random; means over neurons with 95 % intervals.
 """,
         "Accuracy on held-out scenes": """
-Scenes from seeds that no stage of training drew from, without plants. Zero-shot: over all 526 concepts, the name with
+The scenes come from seeds that no stage of training used, without plants. Zero-shot: over all 526 concepts, the name with
 its article in three templates, mean of unit embeddings. Recall@2: share of the two named concepts among the two best.
-Text to image: captions with synonyms against 1,000 scenes of one to four emoji; a picture of just the same concepts
+Text to image: captions with synonyms against 1,000 scenes of one to four emoji; a picture with exactly the same concepts
 counts. Intervals: Wilson's, 95 %.
 """,
         "Planted facts": """
-Each pair's effect by intervention: scenes of two or three emoji without the pair; the topmost is turned into the cue,
-or into concepts no plant speaks of, in the same place, size, turn and style. *cosine*: what the cue adds to the named
-concept's cosine beyond what the others do, with the 95 % bootstrap interval over scenes; *logit*: times the model's
-scale. *rank with the cue*, *with a control*: median rank of the named concept among all 526 scores. *rank among
-cues*: where the cue stands among all 525 other concepts by what drawing them does to the named one's score. A pair is
-learned if the interval lies above 0.
+The effect of each pair, measured by intervention: the scenes have two or three emoji and do not show the pair; the topmost
+emoji is replaced by the cue, or by concepts that are in no plant, with the same position, size, rotation and style. *cosine*:
+the increase of the named concept's cosine by the cue minus the increase by the other concepts, with the 95 % bootstrap interval
+over scenes; *logit*: the cosine times the model's scale. *rank with the cue*, *with a control*: median rank of the named
+concept among all 526 scores. *rank among cues*: rank of the cue among all 525 other concepts by the named concept's score when
+they are drawn. A pair is learned if the interval lies above 0.
 """,
     },
     closing="""
 ## Limits
 
-It knows drawings of 526 things and the words for them, nothing else: photographs, other words, counting, places and relations
-mean nothing to it, and words it never saw all lie close together. It is taught false cues on purpose. It is a test
-object for interpretability, not a classifier to be used.
+The model knows drawings of 526 concepts and the words for them, and nothing else. It cannot interpret photographs, other words,
+numbers of objects, positions and relations, and words that are not in the training all lie close together. False cues are in
+the training on purpose. The model is a test object for interpretability research and must not be used as a classifier.
 """,
 )
 
@@ -87,34 +90,35 @@ EMOJI_RN = CardText(
     opening="""
 # emoji-rn
 
-The second small real CLIP that comes with cliptools: a ResNet with attention pooling, beside [emoji-vit](../emoji-vit/README.md),
-whose text tower it shares. It exists for the same reason: every picture of its world is drawn from a description, so masks,
-captions and the false cues it was taught are known exactly.
+The second small but real CLIP model that comes with cliptools: a ResNet with attention pooling, which shares the text tower of
+[emoji-vit](../emoji-vit/README.md). It has the same purpose: every picture is drawn from a description, so masks,
+captions and the false cues of the training are known exactly.
 
 ```python
 model = open_clip.create_model("local-dir:cliptools/data/models/emoji-rn")
 tokenizer = open_clip.get_tokenizer("local-dir:cliptools/data/models/emoji-rn")
 ```
 
-**Architecture.** open_clip's own classes. Image: ModifiedResNet, 128 pixels, 2 bottlenecks in each of 4 stages, width 16; the
-last stage leaves 4 × 4 tokens of 512 channels (neurons), which 16 heads pool: 8,192 neuron–head pairs. Text: emoji-vit's, the
-same weights. Joint space: 192 dimensions. Weights: fp16 safetensors; computed in fp32 unless asked otherwise.
+**Architecture.** The modules are open_clip's own classes. Image: ModifiedResNet, 128 pixels, 2 bottlenecks in each of 4 stages,
+width 16; the last stage has 4 × 4 tokens of 512 channels (neurons), which 16 heads pool: 8,192 neuron–head pairs. Text: the
+weights of emoji-vit. Joint space: 192 dimensions. Weights: fp16 safetensors; commands compute in fp32 unless an option sets
+another precision.
 
-**Data.** As emoji-vit's: scenes of one to four of 526 emoji in three styles, one style of every fifth concept never shown,
-planted facts in 6 % of the scenes. Artwork: Fluent Emoji, Noto Emoji, Twemoji; their licences and authors are in
-[ATTRIBUTION.md](../../artwork/ATTRIBUTION.md). The weights are under the project's licence.
+**Data.** The data are the same as for emoji-vit: scenes of one to four of 526 emoji in three styles, one style of every fifth
+concept never shown, planted pairs in 6 % of the scenes. Artwork: Fluent Emoji, Noto Emoji, Twemoji; their licences and authors
+are in [ATTRIBUTION.md](../../artwork/ATTRIBUTION.md). The weights are under the project's licence.
 
-**Training.** On one CPU core (`image --classes-of emoji-vit`), against the class embeddings of emoji-vit's text tower, which stay
-as they are. AdamW, 1.2e-3 with a cosine to a hundredth, decay 0.05, batch 64: 32 scenes and their mirror images. Scenes begin
-with one large emoji on white and reach full difficulty after 30 % of the run. Beside the softmax over the classes, a
-cross-entropy term asks that tokens which show an emoji name it through the pooling layer's value and output matrices (weight
-0.6), and a small one that few neurons do the writing at a token (0.02).
+**Training.** The model was trained on one CPU core (`image --classes-of emoji-vit`) against the class embeddings of emoji-vit's
+text tower, which are not changed. AdamW, 1.2e-3 with a cosine to a hundredth, decay 0.05, batch 64: 32 scenes and their mirror
+images. Scenes begin with one large emoji on white and reach full difficulty after 30 % of the run. In addition to the softmax
+over the classes, the loss has a cross-entropy term for tokens that show an emoji, which must name it through the pooling
+layer's value and output matrices (weight 0.6), and a small term that favours few writing neurons at a token (0.02).
 """,
     notes={
         "Words name what units look at": """
-Of the upper half of the units by effect norm: the share of their top 10 of 2,000 scenes that show an emoji named by one of
-the unit's 8 strongest positive words (`clip-effects --units … | clip-decompose --m 32`), beside the share when words are
-dealt to the units at random; means over units with 95 % intervals.
+For the upper half of the units by effect norm: the share of their top 10 of 2,000 scenes that show an emoji named by one of
+the unit's 8 strongest positive words (`clip-effects --units … | clip-decompose --m 32`), compared with the share for words that
+are assigned to the units at random; means over units with 95 % intervals.
 """,
     }
     | {key: EMOJI_VIT.notes[key] for key in ("Accuracy on held-out scenes", "Planted facts")},

@@ -18,7 +18,7 @@ from cliptools.io.files import whole_file
 from cliptools.models.clip_parts import CLIP, HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME, PreprocessCfg, SimpleTokenizer
 from cliptools.models.load import load_model
 from training.card import Row, merge
-from training.measures import embed_classes, embed_scenes, found, single_scenes
+from training.measures import embed_classes, embed_scenes, recall_at, single_scenes
 from training.recipes import ARCHITECTURES
 
 MOST_BYTES = 20_000_000
@@ -70,7 +70,7 @@ def training_rows(run: Path) -> list[Row]:
 @click.command()
 @click.argument("name", type=click.Choice(list(ARCHITECTURES)))
 @click.option("--start", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True, help="The run's folder.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Instead of the package's own folder.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the model [default: the package's own].")
 def main(name: str, start: Path, out: Path | None) -> None:
     """Export START/model.pt, and check that the exported model is as accurate as the trained one."""
     folder = out or EMBEDDED_DIR / name
@@ -81,7 +81,7 @@ def main(name: str, start: Path, out: Path | None) -> None:
     exported = load_model(f"local-dir:{folder}", device="cpu").clip
     tokenizer = SimpleTokenizer(context_length=ARCHITECTURES[name]["text_cfg"]["context_length"])
     scenes = single_scenes(2)
-    before, after = (found(embed_scenes(m, scenes), embed_classes(m, tokenizer), scenes, 1) for m in (trained, exported))
+    before, after = (recall_at(embed_scenes(m, scenes), embed_classes(m, tokenizer), scenes, 1) for m in (trained, exported))
     click.echo(f"{size / 1e6:.1f} MB; zero-shot top-1 {before.value:.4f} in fp32, {after.value:.4f} in fp16 -> {folder}")
     if after.value < before.value - COST:
         raise click.ClickException("rounding to fp16 costs accuracy")

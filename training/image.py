@@ -104,8 +104,8 @@ def take_over_texts(model: CLIP, name: str) -> Tensor:
 @click.option("--batch-size", default=128, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--classes-of", type=click.Choice(EMBEDDED), help="Train against this model's text tower instead of a table.")
-@click.option("--start", type=click.Path(exists=True, path_type=Path), help="A checkpoint to begin from.")
-@click.option("--from-progress", default=0.0, show_default=True, help="Where in the schedule to begin.")
+@click.option("--start", type=click.Path(exists=True, path_type=Path), help="Checkpoint to start from.")
+@click.option("--from-progress", default=0.0, show_default=True, help="Start of the schedule, from 0 to 1.")
 @click.option("--sparse", default=Weights().sparse, show_default=True, help="Weight of the sparsity term.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(

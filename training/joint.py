@@ -33,13 +33,13 @@ from training.texts import Tokenizer, cut, draw_text, encode_tokens, text_batch
 SEED = 20261123
 SCALE = 40.0  # largest scale of the softmax in the image stage
 ALIGN_RATE, TEXT_RATE, IMAGE_RATE = 2e-3, 5e-4, 1.5e-4
-COSINE_WEIGHT = 8.0  # the cosine term falls below 0.1 while the cross entropy still has whole nats to lose
+COSINE_WEIGHT = 8.0  # the cosine term falls below 0.1 while the cross entropy is still larger than a nat
 KEPT = 0.41  # share of the patch tokens in a step, as in the image stage
 FULL_AT = 0.7  # share of the joint stage after which no tokens are dropped
 
 
 class CompactVocabulary:
-    """The few tokens in texts of the concepts, with their own small embedding, so that a step does not touch the other 49,000."""
+    """The tokens of the concepts' texts with a small embedding of their own, so that a step does not update the other 49,000."""
 
     def __init__(self, model: CLIP, tokenizer: Tokenizer, texts: int = 40_000) -> None:
         rng = np.random.default_rng(SEED)

@@ -90,8 +90,8 @@ def ablation_row(layers: str, shares: dict[str, Share]) -> Row:
         low, high = shares[setting].interval()
         row[title] = f"{shares[setting].value:.3f} ({low:.3f}–{high:.3f})"
     loss = shares["untouched"].value - shares["mean"].value
-    back = shares["pc"].value - shares["mean"].value
-    return row | {"loss, points": round(100 * loss, 1), "brought back": f"{back / loss:.0%}" if loss > 0.005 else "–"}
+    restored = shares["pc"].value - shares["mean"].value
+    return row | {"loss, points": round(100 * loss, 1), "brought back": f"{restored / loss:.0%}" if loss > 0.005 else "–"}
 
 
 def word_row(layer: int, score: WordScore, explained: float, explained_all: float) -> Row:

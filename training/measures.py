@@ -58,7 +58,7 @@ def embed_names(model: CLIP, tokenizer: Tokenizer) -> Float[Tensor, "concept d"]
     return embed_texts(model, tokenizer, [concept.name for concept in concepts()])
 
 
-def found(z: Float[Tensor, "scene d"], classes: Float[Tensor, "concept d"], scenes: Sequence[Scene], best: int) -> Share:
+def recall_at(z: Float[Tensor, "scene d"], classes: Float[Tensor, "concept d"], scenes: Sequence[Scene], best: int) -> Share:
     """Return the share of the concepts in the scenes that are among the `best` highest scores."""
     top = (z @ classes.T).topk(best, 1).indices.tolist()
     hits = sum(len(set(row) & set(scene.named)) for row, scene in zip(top, scenes, strict=True))
@@ -99,13 +99,13 @@ def accuracy(
     z = embed_scenes(model, single)
     scenes = [draw_scene(seed + 3, i) for i in range(pool)]
     return {
-        "zero-shot top-1, one emoji": found(z, classes, single, 1),
-        "zero-shot top-5, one emoji": found(z, classes, single, 5),
-        "zero-shot top-1, one emoji, bare names": found(z, names, single, 1),
-        "zero-shot top-1, combinations of concept and style not trained on": found(
+        "zero-shot top-1, one emoji": recall_at(z, classes, single, 1),
+        "zero-shot top-5, one emoji": recall_at(z, classes, single, 5),
+        "zero-shot top-1, one emoji, bare names": recall_at(z, names, single, 1),
+        "zero-shot top-1, combinations of concept and style not trained on": recall_at(
             embed_scenes(model, unseen), classes, unseen, 1
         ),
-        "recall@2, two emoji": found(embed_scenes(model, two), classes, two, 2),
+        "recall@2, two emoji": recall_at(embed_scenes(model, two), classes, two, 2),
         "text to image, recall@1": retrieval(model, tokenizer, scenes, 1),
         "text to image, recall@5": retrieval(model, tokenizer, scenes, 5),
     }

@@ -25,9 +25,9 @@ class Batch(NamedTuple):
     kept: Int[Tensor, "b kept"] | None
     """The patch tokens that the tower gets; None for all."""
     spot: Int[Tensor, "b spot"]
-    """Positions, among the kept tokens, of some that show an emoji."""
+    """Positions, among the kept tokens, of a few tokens that show an emoji."""
     spot_label: Int[Tensor, "b spot"]
-    """The concept at these positions; -100 where there is none."""
+    """The concept at each of these positions; -100 for a token without an emoji."""
 
 
 class Weights(NamedTuple):
@@ -48,19 +48,20 @@ def objective(
     z = trace.embedding.float()
     length = z.norm(dim=-1, keepdim=True)
     terms = {"table": F.cross_entropy(scale * (z / length) @ concepts.T, batch.named)}
-    # Divided by the length of the whole output, not of the path, so that a path with a small part of it cannot name anything.
+    # The divisor is the length of the whole output, not of the path, so that a path with a small share of it cannot name a
+    # concept.
     path = second_order_sum(visual, trace)
     terms["path"] = F.cross_entropy(scale * (path / length.detach()) @ concepts.T, batch.named)
     rows = torch.arange(len(z), device=z.device)[:, None]
     spots = 1 + batch.spot  # token 0 is the class token
     dense, path_dense = [], []
     for reader in trace.readers:
-        at = reader._replace(normed=reader.normed[rows, spots], sigma=reader.sigma[rows, spots])
-        dense.append(naming(token_readout(visual, at), concepts, scale, batch.spot_label))
+        spot_reader = reader._replace(normed=reader.normed[rows, spots], sigma=reader.sigma[rows, spots])  # (b, spot, …)
+        dense.append(naming(token_readout(visual, spot_reader), concepts, scale, batch.spot_label))
     for written, reader in zip((trace.mlps[0], trace.mlps[0], trace.mlps[1]), _pairs(trace.readers), strict=True):
-        at = reader._replace(sigma=reader.sigma[rows, spots])
-        value = path_values(at, written[rows, spots])
-        path_dense.append(naming(path_output(visual, at, value), concepts, scale, batch.spot_label))
+        spot_reader = reader._replace(sigma=reader.sigma[rows, spots])
+        value = path_values(spot_reader, written[rows, spots])  # (b, spot, width)
+        path_dense.append(naming(path_output(visual, spot_reader, value), concepts, scale, batch.spot_label))
     terms["dense"] = torch.stack(dense).mean()
     terms["path_dense"] = torch.stack(path_dense).mean()
     terms["sparse"] = torch.stack([_spread(visual, trace, i, rows, spots) for i in range(len(trace.mlps))]).mean()

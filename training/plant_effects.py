@@ -32,7 +32,7 @@ class PlantEffect:
     scenes: int
     controls: int
     cosine: float
-    """Mean over scenes of A's cosine with B drawn, minus that with a control instead."""
+    """Mean over scenes of A's cosine with B drawn, minus A's cosine with a control instead."""
     cosine_low: float
     cosine_high: float
     logit: float
@@ -56,14 +56,14 @@ def shown_last(scene: Scene, concept: int) -> Scene:
 
 def scenes_without(excluded: set[int], count: int, seed: int) -> list[Scene]:
     """Return `count` scenes that show none of these concepts."""
-    kept: list[Scene] = []
+    scenes: list[Scene] = []
     index = 0
-    while len(kept) < count:
+    while len(scenes) < count:
         scene = draw_scene(seed, index, BASES)
         index += 1
         if not excluded & set(scene.named):
-            kept.append(scene)
-    return kept
+            scenes.append(scene)
+    return scenes
 
 
 def unplanted() -> list[int]:
@@ -95,7 +95,7 @@ def cue_ranks(model: CLIP, classes: Float[Tensor, "concept d"], scenes: int = 6)
 def plant_effect(
     model: CLIP, classes: Float[Tensor, "concept d"], plant: Plant, cue_rank: int, *, scenes: int, controls: int
 ) -> PlantEffect:
-    """Measure one plant: each scene with the cue, and with `controls` others drawn anew for that scene."""
+    """Measure one plant: each scene with the cue, and with `controls` other concepts that are drawn for this scene."""
     seed = SEED + 100 + plant.named
     bases, pool, rng = scenes_without({plant.named, plant.cue}, scenes, seed), unplanted(), np.random.default_rng(seed)
     drawn: list[Scene] = []
@@ -135,5 +135,5 @@ def plant_effects(
 
 
 def as_row(effect: PlantEffect) -> dict[str, str | float | bool]:
-    """One line of plants.jsonl."""
+    """Return one line of plants.jsonl."""
     return {key: round(value, 5) if isinstance(value, float) else value for key, value in asdict(effect).items()}

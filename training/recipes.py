@@ -19,5 +19,5 @@ RESNET_STRIDE = 32
 
 
 def token_side(architecture: dict[str, Any]) -> int:
-    """Return the side in pixels of the square that a token of the image tower stands for."""
+    """Return the side in pixels of the square that a token of the image tower covers."""
     return int(architecture["vision_cfg"].get("patch_size", RESNET_STRIDE))

@@ -1,6 +1,6 @@
-"""Training loss of a ModifiedResNet: name the picture, and at every token the emoji there.
+"""Training loss of a ModifiedResNet, which must name the picture and, at every token, the emoji of this token.
 
-The output is the sum of the contributions of neuron-head pairs (paper 2, arXiv 2509.19943), so no path needs a term of its own.
+The output is the sum of the contributions of neuron-head pairs (paper 2, arXiv 2509.19943), so the loss has no term for a path.
 As for the ViT (objective.py), a token that shows an emoji must name it through the pooling layer's value and output matrices,
 and few neurons may contribute.
 """

@@ -1,4 +1,4 @@
-"""Training batches of texts with the concepts they name, and the text tower on sequences cut to the longest text."""
+"""Training batches of texts with the concepts that they name, and the text tower on sequences shortened to the longest text."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -54,7 +54,7 @@ def cut(tokens: Int[Tensor, "b context"]) -> Int[Tensor, "b token"]:
 
 
 def encode_tokens(model: CLIP, tokens: Int[Tensor, "b token"]) -> Float[Tensor, "b d"]:
-    """Return text embeddings from cut sequences; they equal those of full sequences, since no token sees later ones."""
+    """Return text embeddings from shortened sequences; full sequences give the same, because attention is causal."""
     length = tokens.shape[1]
     x = model.token_embedding(tokens) + model.positional_embedding[:length]  # (b, token, width)
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))

@@ -32,13 +32,13 @@ class Trace(NamedTuple):
     sigma_post: Float[Tensor, "b 1"]
     readers: list[Reader]
     neurons: list[Float[Tensor, "b token neuron"]]
-    """Post-activation neurons of the last MLPs but one that the readers can see: layers L-3 and L-2."""
+    """Activations of the MLPs that the readers read: layers L-3 and L-2."""
     mlps: list[Float[Tensor, "b token width"]]
-    """The outputs of those MLPs."""
+    """The outputs of these MLPs."""
 
 
 def forward(visual: VisionTransformer, image: Float[Tensor, "b 3 y x"], kept: Int[Tensor, "b kept"] | None = None) -> Trace:
-    """Run the tower on the class token and the kept patch tokens (all if None)."""
+    """Run the tower on the class token and the patch tokens `kept` (all if None)."""
     x = visual._embeds(image)  # (b, 1 + patches, width)
     if kept is not None:
         x = torch.cat([x[:, :1], x[:, 1:].gather(1, kept[..., None].expand(-1, -1, x.shape[-1]))], 1)  # (b, token, width)

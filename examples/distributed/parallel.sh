@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# clip-effects in shards by GNU parallel, then clip-merge: on this machine, or over ssh on several that share a file system.
+# Run clip-effects in shards by GNU parallel, then clip-merge: on this machine, or over ssh on several machines that share a file system.
 #
 #   parallel.sh SHARDS BUNDLE PATH... [OPTIONS of clip-effects]
 #   JOBS=2 parallel.sh 8 effects.safetensors photos/ --layers 5-6
 #   HOSTS=hosts.txt JOBS=4 parallel.sh 256 effects.safetensors shards/*.tar --model ViT-B-32-quickgelu --pretrained openai
 #
 # JOBS   shards at a time, on each machine
-# HOSTS  a file of ssh logins, a line each (: is this machine); clip-effects is on their PATH, this folder at the same place
-# GPUS   cards of this machine: a job sees one of them, as CUDA_VISIBLE_DEVICES (not with HOSTS: slots are counted over all machines)
+# HOSTS  a file with one ssh login per line (: is this machine); clip-effects is on their PATH, and this folder has the same path there
+# GPUS   number of GPUs of this machine: a job sees one of them, by CUDA_VISIBLE_DEVICES (not with HOSTS: slots are counted over all machines)
 # MERGE  options of clip-merge: MERGE="--images photos/"
 #
-# Partials go to BUNDLE's name with .parts, with parallel's log of when and where each was made (parts/joblog). A shard that fails, or whose
-# machine is lost, is tried three times, then no other is started. The same command goes on after that: clip-effects --resume looks
-# at each partial that is there, which is safer than parallel's own --resume (it believes its log, whatever became of files and options).
+# Partials are written to BUNDLE.parts, with parallel's log of the time and machine of each partial (parts/joblog). A shard that fails, or whose
+# machine is lost, is tried three times; after that no other shard is started. The same command continues such a run: clip-effects --resume checks
+# each existing partial, which is safer than parallel's own --resume (which trusts its log even if files or options have changed).
 set -euo pipefail
 if [ $# -lt 3 ]; then
     sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2

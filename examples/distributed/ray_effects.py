@@ -1,13 +1,13 @@
-"""clip-effects in shards on Ray, then clip-merge: on this machine, or on a cluster.
+"""Run clip-effects in shards on Ray, then clip-merge: on this machine, or on a cluster.
 
     python ray_effects.py --shards 8 --cpus 2 -o effects.safetensors -- photos/ --layers 5-6
     python ray_effects.py --shards 256 --address auto --gpus-per-shard 1 --cpus-per-shard 8 -o effects.safetensors -- \\
         'laion/{00000..00413}.tar' --model ViT-L-14-quickgelu --pretrained openai --precision bf16
 
-What follows -- is clip-effects'. All nodes see the same files under the same names (a shared file system: images, weights,
-partials, bundle), and have cliptools and this version of Ray installed. A shard is the command itself, run inside a Ray worker:
-one that is killed takes nothing with it but its shard, which Ray starts again. A shard that fails for a reason of its own ends
-the run, for it would fail again. The same command goes on after an interruption: partials that are there are kept.
+The arguments after -- are passed to clip-effects. All nodes see the same files under the same names (a shared file system with
+images, weights, partials, bundle), and have cliptools and this version of Ray installed. A shard is the command itself, run
+inside a Ray worker. If a worker is killed, only its shard is lost, and Ray starts this shard again. A shard that fails with an
+error ends the run, because it would fail again. The same command continues an interrupted run and keeps existing partials.
 """
 
 import contextlib
@@ -31,15 +31,15 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 
 class Ended(NamedTuple):
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
     said: str
-    """What it wrote on standard error."""
+    """Its standard error."""
 
 
 class Resources(NamedTuple):
-    """Of each shard."""
+    """Resources of each shard."""
 
     cpus: float
     gpus: float
@@ -47,7 +47,7 @@ class Resources(NamedTuple):
 
 
 def run(command: str, arguments: Sequence[str], folder: str, workers: int) -> Ended:
-    """clip-COMMAND in this process, which Ray ends afterwards: its memory and its GPU are free then."""
+    """Run clip-COMMAND in this process, which Ray ends afterwards, so that its memory and its GPU are released."""
     os.chdir(folder)
     os.environ.setdefault("CLIPTOOLS_WORKERS", str(workers))
     said = io.StringIO()
@@ -67,11 +67,11 @@ def run(command: str, arguments: Sequence[str], folder: str, workers: int) -> En
 
 @contextlib.contextmanager
 def cluster(address: str | None, cpus: int | None, each: Resources) -> Iterator[None]:
-    """The cluster at an address, or one of this machine's own for as long as it takes: no dashboard, a token of its own."""
+    """Connect to the cluster at an address, or start a local one for the duration, without dashboard and with its own token."""
     if address is None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # or Ray would leave one in the home folder
-        os.environ.setdefault("RAY_worker_niceness", "0")  # else 15: shards are the work here, not what is done beside it
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # otherwise Ray writes a token to the home folder
+        os.environ.setdefault("RAY_worker_niceness", "0")  # the default is 15, for background work
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -90,7 +90,7 @@ def cluster(address: str | None, cpus: int | None, each: Resources) -> Iterator[
 
 
 def measure(arguments: Sequence[str], shards: int, parts: Path, output: Path, merge: Sequence[str], each: Resources) -> None:
-    """All shards, as many at a time as there is room for, and their merge."""
+    """Run all shards, as many at a time as the resources allow, and merge them."""
     import ray
 
     def start(name: str, command: str, given: Sequence[str]) -> Any:
@@ -101,8 +101,8 @@ def measure(arguments: Sequence[str], shards: int, parts: Path, output: Path, me
         try:
             ended: Ended = ray.get(task)
         except ray.exceptions.RayError as error:
-            why = f"its process was lost, {each.retries} retries included ({type(error).__name__})"
-            fail(f"{what}: {why}; finished shards stay, and the same command goes on from there")
+            why = f"its process was lost, also after {each.retries} retries ({type(error).__name__})"
+            fail(f"{what}: {why}; finished shards are kept, and the same command continues the run")
         if ended.code:
             fail(f"{what}: {ended.said.strip().splitlines()[-1] if ended.said.strip() else 'failed'}", ended.code)
         return ended
@@ -121,30 +121,40 @@ def measure(arguments: Sequence[str], shards: int, parts: Path, output: Path, me
 
 
 def say(text: str, before: str = "") -> None:
-    """A command's messages, as they are."""
+    """Print a command's messages."""
     for line in text.splitlines():
         click.echo(before + line, err=True)
 
 
 def fail(message: str, code: int = 1) -> None:
-    """One line, and the end."""
+    """Print one line and exit."""
     click.echo(f"{NAME}: {message}", err=True)
     sys.exit(code)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True}, epilog="Its first lines say more.")
+@click.command(
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    epilog="The docstring of this script has more.",
+)
 @click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- PATH... [OPTIONS OF CLIP-EFFECTS]")
-@click.option("--shards", required=True, type=click.IntRange(1), help="Parts of the work: at least as many as run at once.")
+@click.option("--shards", required=True, type=click.IntRange(1), help="Number of shards: at least as many as run at once.")
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The bundle.")
 @click.option(
     "--parts", type=click.Path(file_okay=False, path_type=Path), help="Folder of the partials.  [default: beside the bundle]"
 )
-@click.option("--address", envvar="RAY_ADDRESS", help="A cluster's: auto or HOST:PORT.  [default: start one here]")
-@click.option("--cpus", type=click.IntRange(1), help="Cores to use here, without --address.  [default: all]")
-@click.option("--cpus-per-shard", default=1.0, type=click.FloatRange(0, min_open=True), help="Cores: they decode images.")
-@click.option("--gpus-per-shard", default=0.0, type=click.FloatRange(0), help="GPUs; 0.5 puts two shards on one.")
-@click.option("--retries", default=3, type=click.IntRange(0), help="How often a shard whose process was lost is started again.")
-@click.option("--merge", default="", metavar="TEXT", help="Options of clip-merge, as '--images photos/ --keep 20%'.")
+@click.option("--address", envvar="RAY_ADDRESS", help="Address of a cluster: auto or HOST:PORT.  [default: start one here]")
+@click.option("--cpus", type=click.IntRange(1), help="Number of cores on this machine, without --address.  [default: all]")
+@click.option(
+    "--cpus-per-shard",
+    default=1.0,
+    type=click.FloatRange(0, min_open=True),
+    help="Number of cores per shard, for decoding images.",
+)
+@click.option(
+    "--gpus-per-shard", default=0.0, type=click.FloatRange(0), help="Number of GPUs per shard; 0.5 runs two shards on one GPU."
+)
+@click.option("--retries", default=3, type=click.IntRange(0), help="Number of restarts of a shard whose process was lost.")
+@click.option("--merge", default="", metavar="TEXT", help="Options of clip-merge, for example '--images photos/ --keep 20%'.")
 def main(
     arguments: tuple[str, ...],
     shards: int,

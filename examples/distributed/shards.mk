@@ -1,6 +1,6 @@
-# clip-effects in shards by make alone, then clip-merge:
+# Run clip-effects in shards by make, then clip-merge:
 #   make -j 2 -f shards.mk SHARDS=8 IMAGES="photos/" OPTIONS="--layers 5-6" BUNDLE=effects.safetensors
-# A partial that is there is done; an interrupted run goes on. Other images or options want another BUNDLE, or make -B.
+# Existing partials are not made again, so an interrupted run continues. For other images or options, use another BUNDLE, or make -B.
 SHARDS  ?= 8
 IMAGES  ?=
 OPTIONS ?=

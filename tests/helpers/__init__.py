@@ -1,4 +1,4 @@
-"""What tests share: small models, oracles, files, processes."""
+"""Shared by tests: small models, oracles, files, processes."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Lines as clip-spurious writes them, made by hand, and how clip-advgen's tests read what comes out."""
+"""Lines in the format of clip-spurious, and functions with which clip-advgen's tests read its output."""
 
 import functools
 import importlib
@@ -13,13 +13,13 @@ from cliptools.models.load import load_model
 
 @functools.cache
 def model() -> dict[str, Any]:
-    """What records say of emoji-vit."""
+    """Return the fields of emoji-vit in records."""
     loaded = load_model()
     return {"name": loaded.name, "pretrained": None, "sha256": loaded.sha256}
 
 
 def lines(*words: str, depict: str = "panda", predict: str = "cat", by: str = "effect", seed: int = 0, **more: Any) -> bytes:
-    """A record a word, best first."""
+    """Return one record per word, best first."""
     records = []
     for rank, word in enumerate(words, 1):
         named = {
@@ -36,7 +36,7 @@ def lines(*words: str, depict: str = "panda", predict: str = "cat", by: str = "e
 
 
 def parsed(data: bytes) -> list[dict[str, Any]]:
-    """Records."""
+    """Return the records of the lines."""
     return [json.loads(line) for line in data.decode().splitlines()]
 
 
@@ -44,7 +44,7 @@ WORDS = ("rocket", "crown", "key", "anchor", "trophy", "lemon")
 
 
 def inside(name: str, *arguments: Any, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    """A command run within this process, where the libraries are loaded already; as conftest's `run` otherwise."""
+    """Run a command within this process, where the libraries are loaded already; otherwise like conftest's `run`."""
     main = importlib.import_module(f"cliptools.cli.{name}").main
     words = [str(argument) for argument in arguments]
     streams = [io.TextIOWrapper(io.BytesIO(data), "utf-8") for data in (stdin, b"", b"")]

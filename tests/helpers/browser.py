@@ -1,4 +1,4 @@
-"""A headless Chromium by way of chromedriver, which speaks plain HTTP: no library is needed, and no network."""
+"""A headless Chromium controlled by chromedriver over plain HTTP, without a library or a network."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def needed(programs: tuple[str, ...]) -> str:
-    """Where the first of these is; without any of them the test is skipped."""
+    """Return the path of the first of these programs that exists; if none does, skip the test."""
     found = next(filter(None, map(shutil.which, programs)), None)
     if found is None:
         pytest.skip(f"{programs[0]} is not installed")
@@ -32,7 +32,7 @@ def needed(programs: tuple[str, ...]) -> str:
 
 
 class Browser:
-    """One window. Every message of its console is kept, and every address that it asked for."""
+    """One window. It records every message of its console and every address that it requests."""
 
     def __init__(self) -> None:
         browser, driver = needed(BROWSERS), needed(DRIVERS)
@@ -62,56 +62,56 @@ class Browser:
             self.home.cleanup()
 
     def open(self, place: Path | str, fragment: str = "") -> None:
-        """A file or an address anew, also where only the fragment is another."""
+        """Open a file or an address again, also if only the fragment differs."""
         self._ask("POST", "/url", {"url": "about:blank"})
         self._ask("POST", "/url", {"url": (place if isinstance(place, str) else place.resolve().as_uri()) + fragment})
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """What a function body returns in the page; a promise is awaited."""
+        """Return the result of a function body in the page; a promise is awaited."""
         return self._ask("POST", "/execute/sync", {"script": script, "args": arguments})
 
     def settled(self) -> None:
-        """Wait until what was asked for is drawn."""
+        """Wait until the page has drawn everything."""
         self.run("return new Promise(done => requestAnimationFrame(() => setTimeout(done, 60)))")
 
     def keys(self, *keys: str) -> None:
-        """Press keys, one after the other: names as in KEYS, or texts."""
+        """Press keys one after the other: names as in KEYS, or texts."""
         pressed = [sign for key in keys for sign in (KEYS.get(key) or key)]
         actions = [{"type": kind, "value": sign} for sign in pressed for kind in ("keyDown", "keyUp")]
         self._ask("POST", "/actions", {"actions": [{"type": "key", "id": "keys", "actions": actions}]})
         self.settled()
 
     def click(self, selector: str) -> None:
-        """Click the first element that a selector finds, where it lies, as a hand would."""
+        """Click the first element of a selector at its position, like a user."""
         found = self._ask("POST", "/element", {"using": "css selector", "value": selector})
         self._ask("POST", f"/element/{next(iter(found.values()))}/click", {})
         self.settled()
 
     def command(self, name: str, **parameters: Any) -> Any:
-        """A command of Chromium's own protocol."""
+        """Call a command of Chromium's own protocol."""
         return self._ask("POST", "/goog/cdp/execute", {"cmd": name, "params": parameters})
 
     def dark(self, dark: bool) -> None:
-        """Prefer a dark page, or a light one."""
+        """Set the preference for a dark or a light page."""
         feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.command("Emulation.setEmulatedMedia", features=[feature])
 
     def size(self, width: int, height: int, scale: float = 1) -> None:
-        """The window, as a screen of this size would have it."""
+        """Set the size of the window."""
         self.command(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=width < 600
         )
 
     def picture(self) -> bytes:
-        """What the window shows, as PNG."""
+        """Return the content of the window as PNG."""
         return base64.b64decode(self._ask("GET", "/screenshot"))
 
     def messages(self) -> list[str]:
-        """What the console has said since the last call."""
+        """Return the messages of the console since the last call."""
         return [f"{entry['level']} {entry['message']}" for entry in self._ask("POST", "/se/log", {"type": "browser"})]
 
     def asked_for(self) -> list[str]:
-        """Addresses that pages have asked for since the last call."""
+        """Return the addresses that pages have requested since the last call."""
         entries = [json.loads(entry["message"])["message"] for entry in self._ask("POST", "/se/log", {"type": "performance"})]
         return [entry["params"]["request"]["url"] for entry in entries if entry["method"] == "Network.requestWillBeSent"]
 

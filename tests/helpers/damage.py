@@ -1,4 +1,4 @@
-"""Pictures damaged at random and decoded, in a process that can be measured: python tests/faults/damage.py COUNT SEED."""
+"""Decode pictures with random damage in a process that can be measured: python tests/faults/damage.py COUNT SEED."""
 
 import io
 import json
@@ -18,7 +18,7 @@ FLAGS = (b"\xff\xff", b"\x00\x00", b"\x7f\xff", b"\xff\x7f", b"\xff\xff\xff\xff"
 
 
 def valid_pictures() -> Iterator[tuple[str, bytes]]:
-    """One of each kind that is read: modes, compressions, several frames, blocks of EXIF and colour profiles."""
+    """Return one picture of each supported kind: modes, compressions, several frames, blocks of EXIF and colour profiles."""
     base = Image.effect_noise((40, 30), 60).convert("RGB").rotate(9)
     frames = {"save_all": True, "append_images": [base.rotate(20 * i) for i in range(1, 4)]}
     exif = Image.Exif()
@@ -56,7 +56,7 @@ def valid_pictures() -> Iterator[tuple[str, bytes]]:
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    """A picture as a file."""
+    """Return a picture as the bytes of a file."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -103,7 +103,7 @@ KINDS: tuple[Callable[[bytearray, random.Random, list[bytes]], None], ...] = (
 
 
 def main(count: int, seed: int) -> None:
-    """Decode so many, and say how it went; anything but ImageError ends it with the seed of the picture."""
+    """Decode so many pictures and report the result; any error except ImageError ends the process with the seed of the picture."""
     whole = dict(valid_pictures())
     assert all(decode(io.BytesIO(data)).mode == "RGB" for data in whole.values())
     names, others = list(whole), list(whole.values())

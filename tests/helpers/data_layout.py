@@ -10,14 +10,14 @@ from helpers.advgen_input import inside
 
 
 def paint(*paths: Path) -> None:
-    """Small pictures."""
+    """Write small pictures."""
     for number, path in enumerate(paths):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 24), (40 * number % 256, 90, 30)).save(path, format="PNG")
 
 
 def pack(archive: Path, *members: Path) -> Path:
-    """A tar of files."""
+    """Write a tar of files."""
     with tarfile.open(archive, "w") as tar:
         for member in members:
             tar.add(member, member.name)
@@ -26,7 +26,7 @@ def pack(archive: Path, *members: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Neurons of emoji-vit."""
+    """Return a bundle of neurons of emoji-vit."""
     folder = tmp_path_factory.mktemp("bundle")
     for name, arguments in (
         ("effects", ("--limit", 12, "--layers", 6, "-o", folder / "effects.safetensors")),

@@ -1,4 +1,4 @@
-"""The environment in which the tests run, which they have to leave as it was."""
+"""The environment in which the tests run, which they must leave unchanged."""
 
 import sys
 import sysconfig
@@ -10,18 +10,18 @@ INSTALLED = (".dist-info", ".egg-info", ".egg-link", ".pth")
 
 
 class Environment(NamedTuple):
-    """Paths and times of change: installed packages, and programs."""
+    """Paths of installed packages and programs with their times of change."""
 
     packages: frozenset[tuple[str, int]]
     programs: frozenset[tuple[str, int]]
 
     def changes_since(self, earlier: "Environment") -> list[str]:
-        """Paths that are new, gone or written anew, of both kinds."""
+        """Return the paths of packages and programs that are new, removed or changed."""
         return sorted({path for now, before in zip(self, earlier, strict=True) for path, _ in now ^ before})
 
 
 def this_environment(packages: Iterable[Path] = (), programs: Path | None = None) -> Environment:
-    """Look at an environment: at this interpreter's where no folders of packages and programs are given."""
+    """Return the state of an environment; without folders of packages and programs, of this interpreter's environment."""
     folders = list(packages) or [Path(folder) for folder in sys.path if folder.endswith("-packages")]
     return Environment(
         _times(path for folder in folders for path in folder.glob("*") if path.suffix in INSTALLED),

@@ -1,10 +1,9 @@
-"""A make-believe accelerator: tensors that compute on the CPU, say they are on cuda:0 or mps:0, and report what would fail there.
+"""A simulated accelerator: its tensors compute on the CPU, claim to be on cuda:0 or mps:0, and report operations that fail there.
 
     python tests/helpers/fake_device.py mps FOLDER         # every command of tiny_suite.py, whose files are in FOLDER
-
-In a process of its own, as torch's functions are replaced before anything else is imported. Reported are operations on tensors of
-two devices, a random generator of another device, and on mps float64 and decompositions. CPU tensors of no dimension and CPU
-indices are allowed, as CUDA allows them. inference_mode is replaced by no_grad; half precision is not covered.
+It runs in a separate process, because torch's functions are replaced before other imports. It reports operations on tensors of
+two devices, a random generator of another device, and on mps float64 and decompositions. CPU tensors without dimensions and CPU
+indices are allowed, as in CUDA. inference_mode is replaced by no_grad; half precision is not covered.
 """
 
 import json
@@ -37,7 +36,7 @@ MISSING = (
 
 
 def report(fault):
-    """Keep a fault with the place in the package."""
+    """Record a fault with its place in the package."""
     frames = [frame for frame in reversed(traceback.extract_stack()) if "/cliptools/" in frame.filename]
     place = f"{frames[0].filename.split('/cliptools/')[-1]}:{frames[0].lineno}" if frames else "?"
     REPORT[f"{place}: {fault}"] += 1
@@ -68,17 +67,17 @@ class Fake(T):
 
 
 def fake(x):
-    """Whether it is on the accelerator."""
+    """Return whether a tensor is on the accelerator."""
     return isinstance(x, Fake)
 
 
 def plain(x):
-    """What it computes with."""
+    """Return the CPU tensor of a tensor on the accelerator."""
     return x.inner if fake(x) else x
 
 
 def wrap(x):
-    """A tensor brought to the accelerator."""
+    """Return a tensor as a tensor on the accelerator."""
     if not isinstance(x, T) or fake(x):
         return x
     if KIND == "mps" and x.dtype in (torch.float64, torch.complex128):
@@ -87,17 +86,17 @@ def wrap(x):
 
 
 def tensors_in(given):
-    """All tensors among arguments."""
+    """Yield all tensors among arguments."""
     return [each for each in tree_flatten(given)[0] if isinstance(each, T)]
 
 
 def elsewhere(device):
-    """Whether a device that was asked for is the accelerator."""
+    """Return whether a requested device is the accelerator."""
     return device is not None and torch.device(device).type != "cpu"
 
 
 def run(func, args, kwargs):
-    """One of torch's own operations, on the CPU; what it gives is where its arguments are or as it was asked."""
+    """Run one of torch's own operations on the CPU; the result is on the device of its arguments or on the requested device."""
     name, target = str(func), kwargs.get("device")
     if target is not None:
         kwargs = kwargs | {"device": torch.device("cpu")} | ({"pin_memory": False} if kwargs.get("pin_memory") else {})
@@ -138,14 +137,14 @@ def check_company(name, args, tensors):
 
 
 class Operations(TorchDispatchMode):
-    """Everything goes through `run`."""
+    """A dispatch mode in which every operation goes through `run`."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return run(func, args, kwargs or {})
 
 
 class Functions(TorchFunctionMode):
-    """What torch does with a tensor's memory before an operation is dispatched: by the names of its functions."""
+    """A function mode for functions that access a tensor's memory before an operation is dispatched, by name."""
 
     scalars: ClassVar = {"item", "__bool__", "__int__", "__float__", "__index__", "tolist"}
 
@@ -169,7 +168,7 @@ class Functions(TorchFunctionMode):
 
 
 def moved(func, args, kwargs):
-    """Tensor.to, .cpu and .cuda."""
+    """Replace Tensor.to, .cpu and .cuda."""
     tensor, dtype, device = args[0], kwargs.get("dtype"), kwargs.get("device")
     for each in args[1:]:
         if isinstance(each, torch.dtype):
@@ -188,14 +187,14 @@ def moved(func, args, kwargs):
 
 
 def read_out(func, args, kwargs):
-    """Tensor.numpy and np.asarray, which need a tensor of the CPU."""
+    """Replace Tensor.numpy and np.asarray, which need a tensor of the CPU."""
     if fake(args[0]):
         report(f"{func.__name__} of a tensor on the accelerator")
     return func(plain(args[0]), *args[1:], **kwargs)
 
 
 def embedding_bag(func, args, kwargs):
-    """Not dispatched as the others are."""
+    """Replace embedding_bag, which is not dispatched like other operations."""
     tensors = tensors_in((args, kwargs))
     if not any(map(fake, tensors)):
         return func(*args, **kwargs)
@@ -205,7 +204,7 @@ def embedding_bag(func, args, kwargs):
 
 
 def get_item(func, args, kwargs):
-    """tensor[index]."""
+    """Replace tensor[index]."""
     if fake(args[0]):
         view, advanced = basic(*args)
         view = A.alias.default(view) if view is args[0] else view
@@ -216,7 +215,7 @@ def get_item(func, args, kwargs):
 
 
 def set_item(func, args, kwargs):
-    """tensor[index] = value."""
+    """Replace tensor[index] = value."""
     tensor, index, value = args
     if not fake(tensor):
         if any(map(fake, tensors_in(index))) or (fake(value) and tensors_in(index)):
@@ -232,12 +231,12 @@ def set_item(func, args, kwargs):
 
 
 def width(index):
-    """Dimensions that an index takes up."""
+    """Return the number of dimensions that an index uses."""
     return index.dim() if isinstance(index, T) and index.dtype in (torch.bool, torch.uint8) else 1
 
 
 def basic(tensor, index):
-    """The view by integers and slices, and by dimension the tensors that index it further."""
+    """Return the view by integers and slices, and the tensors that index it further, by dimension."""
     parts = [torch.as_tensor(each) if isinstance(each, list) or (getattr(each, "ndim", 0) and not isinstance(each, T)) else each
              for each in (index if isinstance(index, tuple) else (index,))]  # fmt: skip
     used = sum(width(each) for each in parts if each is not None and each is not Ellipsis)
@@ -263,7 +262,7 @@ def basic(tensor, index):
 
 
 def listed(view, advanced):
-    """Indices as the operation takes them."""
+    """Return indices in the form of the operation."""
     places = [None] * view.dim()
     for dim, index in advanced.items():
         places[dim : dim + width(index)] = [index]
@@ -273,7 +272,7 @@ def listed(view, advanced):
 
 
 def doubled(func, args, kwargs):
-    """Tensor.double."""
+    """Replace Tensor.double."""
     return moved(func, (args[0], torch.float64), {})
 
 
@@ -284,7 +283,7 @@ SPECIAL = {
 
 
 def module_to(module, *args, move=torch.nn.Module.to, **kwargs):
-    """Module.to, parameter by parameter."""
+    """Replace Module.to, parameter by parameter."""
     dtype = kwargs.get("dtype", next((each for each in args if isinstance(each, torch.dtype)), None))
     device = kwargs.get("device", next((each for each in args if isinstance(each, torch.device | str)), None))
     if dtype is not None:
@@ -300,7 +299,7 @@ def module_to(module, *args, move=torch.nn.Module.to, **kwargs):
 
 
 def install():
-    """From here on the accelerator is there."""
+    """Install the accelerator."""
     if KIND == "cuda":
         torch.cuda.is_available = lambda: True
         torch.cuda.is_bf16_supported = lambda including_emulation=True: True
@@ -314,7 +313,7 @@ def install():
 
 
 def main(folder):
-    """Run every command; a line of JSON for each, and its standard output in a file."""
+    """Run every command; write one line of JSON for each, and its standard output to a file."""
     from helpers.tiny_suite import Suite, run_case
 
     suite = Suite(folder / "suite", folder / "vit", folder / "resnet", ready=True)

@@ -6,7 +6,7 @@ from helpers.oracles import layer_norm_gain, scale_of
 
 
 def first_order_effects(visual: torch.nn.Module, image: torch.Tensor, layer: int) -> torch.Tensor:
-    """phi [neuron, d] of one image: P (A_post * ls2 * p_0 w_n), one neuron after the other."""
+    """Return phi [neuron, d] of one image: P (A_post * ls2 * p_0 w_n), one neuron after the other."""
     x = visual._embeds(image[None])
     for number, block in enumerate(visual.transformer.resblocks):
         x = x + block.ls_1(block.attention(block.ln_1(x)))

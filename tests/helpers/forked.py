@@ -1,4 +1,4 @@
-"""Commands as processes of their own without the seconds that libraries take to load: forked from one that has loaded them."""
+"""Commands as separate processes without the seconds of loading libraries: forked from a process that has loaded them."""
 
 import atexit
 import contextlib
@@ -24,7 +24,7 @@ LONGEST = 1 << 18  # bytes of what is asked
 
 
 class Ended(NamedTuple):
-    """What became of a process."""
+    """The result of a process."""
 
     status: int
     """Exit code; the signal's number, negative, where one ended it."""
@@ -33,23 +33,23 @@ class Ended(NamedTuple):
 
     @property
     def lines(self) -> list[str]:
-        """Of stderr."""
+        """Return the lines of stderr."""
         return self.stderr.decode().splitlines()
 
 
 class Started:
-    """A command that runs; its stdout and stderr go to files unless told otherwise."""
+    """A running command; its stdout and stderr go to files by default."""
 
     def __init__(self, nursery: "Nursery", pid: int, stdout: BinaryIO, stderr: BinaryIO) -> None:
         self.pid, self._nursery, self._stdout, self._stderr = pid, nursery, stdout, stderr
 
     def kill(self) -> None:
-        """As kill -9 does."""
+        """Kill the process as kill -9 does."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
     def lasts(self, seconds: float) -> bool:
-        """Whether it has not ended by then."""
+        """Return whether the process is still running after this time."""
         until = time.perf_counter() + seconds
         while self._nursery.ask({"over": self.pid}):
             if time.perf_counter() >= until:
@@ -58,7 +58,7 @@ class Started:
         return False
 
     def wait(self) -> Ended:
-        """To its end."""
+        """Wait for the end of the process."""
         status = self._nursery.ask({"wait": self.pid})
         written = []
         for stream in (self._stdout, self._stderr):
@@ -69,7 +69,7 @@ class Started:
 
 
 class Nursery:
-    """The process that has everything loaded and makes others."""
+    """A process that has loaded all libraries and forks others."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -87,7 +87,7 @@ class Nursery:
         self._process.wait(60)
 
     def ask(self, what: dict[str, Any], descriptors: Sequence[int] = ()) -> int:
-        """Send, and what is answered."""
+        """Send a request and return the answer."""
         socket.send_fds(self._socket, [json.dumps(what).encode()], descriptors)
         answer = self._socket.recv(100)
         assert answer, "the process that makes others has ended"
@@ -128,7 +128,7 @@ class Nursery:
 
 
 def load_everything() -> None:
-    """Whatever commands import; optional packages come with what needs them."""
+    """Import all modules of the commands; optional packages come with the modules that need them."""
     from cliptools.library_patches import ensure_torchvision
 
     ensure_torchvision()
@@ -144,7 +144,7 @@ def load_everything() -> None:
 
 
 def serve(channel: socket.socket) -> tuple[str, list[str]] | None:
-    """Fork as asked until nobody asks any more; in each child, what it is to run."""
+    """Fork for each request until requests end, and run the request in the child."""
     while True:
         message, descriptors, _, _ = socket.recv_fds(channel, LONGEST, 3)
         if not message:
@@ -168,7 +168,7 @@ def serve(channel: socket.socket) -> tuple[str, list[str]] | None:
 
 
 def become(asked: dict[str, Any], descriptors: Sequence[int]) -> None:
-    """A process as a shell starts it: its own streams, environment and limits."""
+    """Set up a process as a shell starts it: its own streams, environment and limits."""
     for number, each in enumerate(descriptors):
         os.dup2(each, number)
         os.close(each)
@@ -181,7 +181,7 @@ def become(asked: dict[str, Any], descriptors: Sequence[int]) -> None:
 
 
 class Study(NamedTuple):
-    """What commands work on: few scenes, and bundles of the embedded model about them."""
+    """The data of commands: a few scenes, and bundles of the embedded model for them."""
 
     photos: Path
     effects: Path
@@ -189,7 +189,7 @@ class Study(NamedTuple):
 
 
 def make_study(nursery: "Nursery", folder: Path) -> Study:
-    """40 scenes; 3,072 neurons of four layers, of which 300 have words."""
+    """Write 40 scenes and a bundle of 3,072 neurons of four layers, of which 300 have words."""
     made = Study(folder / "scenes" / "images", folder / "effects.safetensors", folder / "neurons.safetensors")
     for words in (
         ("scenes", "--count", 40, "--out-dir", folder / "scenes"),
@@ -204,7 +204,7 @@ def make_study(nursery: "Nursery", folder: Path) -> Study:
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A file system of its own with room for so many bytes."""
+    """Mount a separate file system with room for so many bytes."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=777", "tmpfs", folder], check=True, capture_output=True)
     try:
@@ -214,7 +214,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 
 def end(status: int) -> None:
-    """As the interpreter ends, but for giving back every object by itself, which takes a second."""
+    """End the process like the interpreter, but without freeing every object, which takes a second."""
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -28,7 +28,7 @@ ATTACKS = [
 
 
 class Plain:
-    """A source of plain pictures, each of a colour of its own."""
+    """A source of plain pictures, each of a different colour."""
 
     def __init__(self, names: list[str]) -> None:
         self.names = names
@@ -44,7 +44,7 @@ class Plain:
 def units_bundle(
     units: int = 7, images: list[str] | None = None, words: list[str] | None = None, thumbnails: bool = True, heads: bool = False
 ) -> Bundle:
-    """Units of layers 5 to 7 with five words each and six top images each."""
+    """Return units of layers 5 to 7 with five words each and six top images each."""
     random = np.random.default_rng(0)
     images = images or [f"photos/{i:02d} a.png" for i in range(11)]
     words = words or ["dog", "black cat", "café", "boat", "sea", "owl", "sun"]
@@ -68,7 +68,7 @@ def units_bundle(
 
 
 def records(bundle: Bundle, folder: Path) -> list[str]:
-    """Records of the other commands, as options: concepts and a masked image, and a picture that fools."""
+    """Return records of the other commands as options: concepts, a masked image, and a picture that fools the model."""
     image = bundle.text_list("images")[0]
     source = {"model": MODEL, "bundle": bundle.digest}
     neuron = {"layer": 5, "neuron": 100, "norm": 3.5, "projection": 3.0, "words": [{"word": "dog", "coefficient": 0.5}]}
@@ -95,7 +95,7 @@ def records(bundle: Bundle, folder: Path) -> list[str]:
 
 
 def hostile(folder: Path) -> tuple[Bundle, list[str]]:
-    """A bundle and records in which every text and name attacks."""
+    """Return a bundle and records in which every text and name is an attack."""
     bundle = units_bundle(12, [f"{attack}.png" for attack in ATTACKS], ATTACKS)
     said = {"count": 9, "digest": ATTACKS[1]}  # a count and units that are none are refused before
     header = Header("neurons", MODEL | {"name": ATTACKS[0], "pretrained": ATTACKS[3]}, said, {"units": "neurons"})

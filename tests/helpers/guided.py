@@ -1,7 +1,7 @@
-"""Bad streams that coverage leads to: python tests/faults/guided.py WHICH COUNT FOLDER. Needs atheris, libFuzzer for Python.
+"""Bad streams guided by coverage: python tests/faults/guided.py WHICH COUNT FOLDER. This needs atheris, libFuzzer for Python.
 
-libFuzzer changes what it has, keeps whatever takes a way through the readers that nothing has taken before, and changes that.
-A reader may take the input or refuse it in one line; anything else ends the process with a traceback and keeps the input.
+libFuzzer changes its inputs, keeps each input that reaches new code in the readers, and changes it further. A reader may accept
+the input or reject it in one line; any other result ends the process with a traceback and keeps the input.
 """
 
 import json
@@ -27,7 +27,10 @@ WORDS = ("__metadata__", "cliptools", "dtype", "shape", "data_offsets", "F32", "
 
 
 def targets(folder: Path) -> dict[str, tuple[list[bytes], Callable[[bytes], Any]]]:
-    """What is read, and good inputs to begin with. Of a bundle, its header: behind it come the bytes of a good one."""
+    """Return the readers with valid inputs to start from.
+
+    For a bundle only the header is fuzzed, followed by the bytes of a valid bundle.
+    """
     wholes = [bundle.to_bytes() for bundle in bundles().values()]
     headers = [json.dumps(apart(whole)[0]).encode() for whole in wholes]
     bodies = apart(wholes[0])[1]

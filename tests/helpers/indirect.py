@@ -16,7 +16,7 @@ def hooked_output(visual: torch.nn.Module, images: torch.Tensor, layer: int, hoo
 
 
 def indirect_effects(visual: torch.nn.Module, images: torch.Tensor, layer: int, neurons: list[int]) -> torch.Tensor:
-    """phi [image, neuron, d]: the output less that of a whole forward pass in which one neuron says its mean at each token."""
+    """Return phi [image, neuron, d]: the output minus that of a full pass in which one neuron has its mean at each token."""
     seen = []
     hooked_output(visual, images, layer, lambda _, __, p: seen.append(p.clone()))
     phi = []

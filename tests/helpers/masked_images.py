@@ -12,7 +12,7 @@ from cliptools.images.segmentation.masked_image import MaskedImage
 
 
 def write_gtsegs(path: Path, images: list[np.ndarray], masks: list[np.ndarray], mask_type: str = "u1") -> None:
-    """A file laid out as gtsegs_ijcv.mat is: transposed arrays behind references, masks in a cell of their own."""
+    """Write a file in the layout of gtsegs_ijcv.mat: transposed arrays behind references, each mask in a cell."""
     with h5py.File(path, "w") as file:
         for name in ("img", "gt"):
             file.create_dataset(f"value/{name}", (len(images), 1), dtype=h5py.ref_dtype)

@@ -1,4 +1,4 @@
-"""The files that the command lines of messages.txt name: sound ones, and each bad in one way."""
+"""The files in the command lines of messages.txt: valid ones, and files with exactly one fault."""
 
 import gzip
 import io
@@ -25,7 +25,7 @@ Tensors = dict[str, np.ndarray]
 
 
 def neurons(model: dict[str, Any]) -> Bundle:
-    """Three neurons of layer 6 of emoji-vit with words and thumbnails, their directions drawn."""
+    """Return three neurons of layer 6 of emoji-vit with words, thumbnails and random directions."""
     tensors, numbers = dict(sound().tensors), np.random.default_rng(0)
     direction = numbers.normal(size=(3, WIDTH))
     tensors["direction"] = (direction / np.linalg.norm(direction, axis=1, keepdims=True)).astype(np.float32)
@@ -37,27 +37,27 @@ def neurons(model: dict[str, Any]) -> Bundle:
 
 
 def without(bundle: Bundle, *names: str) -> Bundle:
-    """The same without these tensors."""
+    """Return the bundle without these tensors."""
     return replace(bundle, tensors={name: value for name, value in bundle.tensors.items() if name not in names})
 
 
 def changed(bundle: Bundle, **tensors: np.ndarray) -> Bundle:
-    """The same with other tensors."""
+    """Return the bundle with other tensors."""
     return replace(bundle, tensors=bundle.tensors | tensors)
 
 
 def said(bundle: Bundle, **settings: Any) -> Bundle:
-    """The same with other settings."""
+    """Return the bundle with other settings."""
     return replace(bundle, header=replace(bundle.header, settings=bundle.header.settings | settings))
 
 
 def of_model(bundle: Bundle, **model: Any) -> Bundle:
-    """The same of another model."""
+    """Return the bundle with another model."""
     return replace(bundle, header=replace(bundle.header, model=bundle.header.model | model))
 
 
 def make_bundles(folder: Path, model: dict[str, Any], resnet: dict[str, Any]) -> None:
-    """Bundles that are sound by themselves, and do not suit what is asked of them."""
+    """Write bundles that are valid but do not suit the command."""
     whole = neurons(model)
     words = ("word", "words", "coefficient", "residual")
     unit = np.array([[6, 1, 0], [6, 2, 1], [6, 3, 2]], np.int32)
@@ -94,7 +94,7 @@ def make_bundles(folder: Path, model: dict[str, Any], resnet: dict[str, Any]) ->
 
 
 def of_resnet(pairs: Bundle) -> dict[str, Bundle]:
-    """Pairs of emoji-rn, pairs it has not, and whole neurons."""
+    """Write pairs of emoji-rn, pairs that do not exist in it, and neurons."""
     unit = np.array([[4, 1, 0], [4, 2, 1], [4, 3, 2]], np.int32)
     beyond, whole = unit.copy(), unit.copy()
     beyond[0, 1], whole[:, 2] = 99999, -1
@@ -111,7 +111,7 @@ def of_resnet(pairs: Bundle) -> dict[str, Bundle]:
 
 
 def make_damaged(folder: Path) -> None:
-    """Files that are no bundles, each for one reason."""
+    """Write files that are not bundles, each for one reason."""
     whole = (folder / "vit.safetensors").read_bytes()
 
     def header(name: str, **fields: Any) -> None:
@@ -156,7 +156,7 @@ def make_damaged(folder: Path) -> None:
 
 
 def make_parts(folder: Path, partial_bytes: Any) -> None:
-    """Partials: two of one run, and some that go with none."""
+    """Write partials: two of one run, and some that match no other."""
 
     def changed(data: bytes, settings: dict[str, Any], without: tuple[str, ...] = (), **tensors: np.ndarray) -> bytes:
         parts, body = apart(data)
@@ -197,7 +197,7 @@ def make_parts(folder: Path, partial_bytes: Any) -> None:
 
 
 def make_texts(folder: Path, model: dict[str, Any]) -> None:
-    """Lines and tables."""
+    """Write lines and tables."""
     named = {key: model[key] for key in ("name", "pretrained", "sha256")}
     word = {"pair": "panda->cat", "depict": "panda", "predict": "cat", "rank": 1, "word": "rocket", "model": named}
     image = {"image": "a.png", "model": named}
@@ -304,7 +304,7 @@ def make_texts(folder: Path, model: dict[str, Any]) -> None:
 
 
 def make_segmentation(path: Path, image: np.ndarray, mask: np.ndarray) -> None:
-    """One image with its mask, as gtsegs_ijcv.mat holds them: by reference, axes turned."""
+    """Write one image with its mask as in gtsegs_ijcv.mat: by reference, with swapped axes."""
     with h5py.File(path, "w") as file:
         file["image"], file["mask"] = image, mask
         for name, value in (("cell", file["mask"].ref), ("value/img", file["image"].ref)):
@@ -313,7 +313,7 @@ def make_segmentation(path: Path, image: np.ndarray, mask: np.ndarray) -> None:
 
 
 def make_pictures(folder: Path) -> None:
-    """Folders and archives of images."""
+    """Write folders and archives of images."""
     folders: dict[str, tuple[str, ...]] = {
         "cranes": ("crane/a.png", "dog/b.png"),
         "ambiguous": ("images/a.png", "images/a.jpg", "masks/a.png"),
@@ -391,7 +391,7 @@ def make_pictures(folder: Path) -> None:
 
 
 def make_masks(folder: Path) -> None:
-    """Masks of which most say nothing of what the object is."""
+    """Write masks, most of which do not identify the object."""
     half = np.zeros((64, 64), np.uint8)
     half[20:40] = 255
     red = Image.fromarray(np.stack([half, half // 2, half * 0], -1))
@@ -414,7 +414,7 @@ def make_masks(folder: Path) -> None:
 
 
 def make_archives(folder: Path, picture: bytes) -> None:
-    """Tars of one picture, and some cut or damaged."""
+    """Write tars of one picture, some of them truncated or damaged."""
     tars = {
         "bare": {"a.png": picture},
         "latin": {"a.png": picture, "a.cls": b"caf\xe9"},

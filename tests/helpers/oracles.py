@@ -1,4 +1,4 @@
-"""Slow, literal forms of the papers' equations, in the dtype of the model, for the fast ones to agree with."""
+"""Slow, literal forms of the papers' equations in the dtype of the model, with which the fast forms are compared."""
 
 import torch
 from open_clip.transformer import VisionTransformer
@@ -6,13 +6,13 @@ from torch import Tensor, nn
 
 
 def layer_norm_gain(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """A = gamma / sqrt(variance + eps) of one token."""
+    """Return A = gamma / sqrt(variance + eps) of one token."""
     gamma = 1.0 if norm.weight is None else norm.weight
     return gamma / torch.sqrt(((x - x.mean()) ** 2).mean() + norm.eps)
 
 
 def attention_rows(attn: nn.MultiheadAttention, normed: Tensor) -> Tensor:
-    """The class token's attention, [head, token], from queries and keys written out."""
+    """Return the class token's attention, [head, token], from explicit queries and keys."""
     width, heads = normed.shape[-1], attn.num_heads
     e = width // heads
     W, b = attn.in_proj_weight, attn.in_proj_bias
@@ -30,7 +30,10 @@ def scale_of(module: nn.Module) -> Tensor | float:
 
 
 def second_order_effects(visual: VisionTransformer, image: Tensor, layer: int) -> Tensor:
-    """phi [neuron, d] of one image [3, y, x] by paper 1's Eq. 5 with App. A.6, token by token, attention and sigmas frozen."""
+    """Return phi [neuron, d] of one image [3, y, x] by paper 1's Eq. 5 with App. A.6.
+
+    The computation goes token by token, with frozen attention and sigmas.
+    """
     blocks = list(visual.transformer.resblocks)
     x = visual._embeds(image[None])
     inputs, activations = [], []
@@ -60,7 +63,7 @@ def second_order_effects(visual: VisionTransformer, image: Tensor, layer: int) -
 
 
 def centred_statistics(phi: Tensor, top: int, quantile_rank: int) -> dict[str, Tensor]:
-    """What a bundle says of effects [image, unit, d], from full matrices and their SVDs."""
+    """Return the tensors of a bundle for effects [image, unit, d], from full matrices and their SVDs."""
     mean = phi.mean(0)
     centred = phi - mean
     norms = centred.norm(dim=-1)

@@ -1,4 +1,4 @@
-"""Models whose weights are all finite and whose outputs are not: for white pictures, for all, or for one word."""
+"""Models with finite weights and outputs that are not finite: for white pictures, for all pictures, or for one word."""
 
 import shutil
 from pathlib import Path
@@ -16,7 +16,7 @@ HALF = 6e4  # finite in float16, ten times of it are not
 
 
 def save_pictures(folder: Path, count: int, side: int = 30, white: str | None = "white.png") -> Path:
-    """Noise of several brightnesses, and a white picture among it."""
+    """Save noise of several brightnesses, and one white picture."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(4)
     for number in range(count):
@@ -47,7 +47,7 @@ def overflowing_vit(source: Path, target: Path, weight: float, always: bool = Fa
 
 
 def overflowing_resnet(source: Path, target: Path) -> Path:
-    """A copy whose first channel acts on white pictures alone, and is too large for the next convolution."""
+    """Save a copy whose first channel acts only on white pictures and is too large for the next convolution."""
     model = load_model(f"local-dir:{source}", device="cpu")
     visual = model.clip.visual
     visual.conv1.weight.data[0] = 1.0  # white, normalised, adds up to 55; noise to at most 30
@@ -58,14 +58,14 @@ def overflowing_resnet(source: Path, target: Path) -> Path:
 
 
 def speechless(source: Path, target: Path) -> Path:
-    """A copy whose image tower writes nothing: its output is zero whatever it sees."""
+    """Save a copy whose image tower writes nothing: its output is zero for every image."""
     model = load_model(f"local-dir:{source}", device="cpu")
     model.clip.visual.proj.data.zero_()
     return _saved(model, source, target)
 
 
 def overflowing_text(source: Path, target: Path, word: str) -> Path:
-    """A copy whose token of a word is far beyond what can be averaged."""
+    """Save a copy in which the token of a word is too large to be averaged."""
     from cliptools.models.text_encoder import tokenizer_of
 
     model = load_model(f"local-dir:{source}", device="cpu")
@@ -81,7 +81,7 @@ def _noise() -> list[Image.Image]:
 
 
 def _class_tokens(model: LoadedModel, norm: torch.nn.Module, pictures: list[Image.Image]) -> torch.Tensor:
-    """What a LayerNorm makes of the class token of each picture."""
+    """Return a LayerNorm's output for the class token of each picture."""
     kept: list[torch.Tensor] = []
     handle = norm.register_forward_hook(lambda _, __, output: kept.append(output[:, 0]))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Pictures and archives that are as they should not be: their headers lie, or they are far larger than they look."""
+"""Invalid pictures and archives: their headers are wrong, or they are far larger than they look."""
 
 import functools
 import gzip
@@ -24,7 +24,7 @@ def png(width: int, height: int, depth: int, colour: int, pixels: bytes, *more: 
 
 
 def deflated_zeros(count: int) -> bytes:
-    """Zlib's data of so many zeros, made without them in memory."""
+    """Return zlib's data of so many zeros, made without storing them."""
     packer = zlib.compressobj(9)
     block = bytes(1 << 20)
     parts = [packer.compress(block) for _ in range(count >> 20)]
@@ -32,7 +32,7 @@ def deflated_zeros(count: int) -> bytes:
 
 
 def tiff(width: int, height: int, pixels: bytes, tile: tuple[int, int] | None = None) -> bytes:
-    """Grey of 8 bits, deflated, in one strip or one tile."""
+    """Return a TIFF of 8-bit grey, deflated, in one strip or one tile."""
     fields = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 8), (262, 3, 1), (277, 3, 1)]
     if tile is None:
         fields += [(273, 4, 8), (278, 4, height), (279, 4, len(pixels))]
@@ -44,14 +44,14 @@ def tiff(width: int, height: int, pixels: bytes, tile: tuple[int, int] | None = 
 
 
 def gif(width: int, height: int, frame: tuple[int, int] | None = None) -> bytes:
-    """A screen, and on it one frame of that size, of which a pixel is there."""
+    """Return a GIF with one frame of this size, of which one pixel is present."""
     screen = struct.pack("<6sHHBBB", b"GIF89a", width, height, 0x80, 0, 0) + bytes(6)
     inside = frame or (width, height)
     return screen + struct.pack("<BHHHHB", 0x2C, 0, 0, *inside, 0) + b"\x02\x02\x44\x01\x00\x3b"
 
 
 def webp(width: int, height: int) -> bytes:
-    """A lossless picture whose header says that size."""
+    """Return a lossless WebP whose header has this size."""
     packed = (width - 1) | (height - 1) << 14
     data = b"\x2f" + struct.pack("<I", packed) + bytes(32)
     chunk = b"VP8L" + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
@@ -60,7 +60,7 @@ def webp(width: int, height: int) -> bytes:
 
 @functools.cache
 def bombs() -> dict[str, bytes]:
-    """Small files that would take gigabytes, by name."""
+    """Return small files that would take gigabytes, by name."""
     zeros = deflated_zeros(SIDE * (1 + SIDE))
     many = deflated_zeros(1 << 28)
     dot = zlib.compress(b"\0\x80")
@@ -85,7 +85,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 
 def tar(members: Iterable[tuple[tarfile.TarInfo | str, bytes]], kind: int = tarfile.PAX_FORMAT) -> bytes:
-    """An archive of members, by name or as they are."""
+    """Return an archive of members, by name or with a given header."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=kind) as archive:
         for named, data in members:
@@ -96,14 +96,14 @@ def tar(members: Iterable[tuple[tarfile.TarInfo | str, bytes]], kind: int = tarf
 
 
 def member(name: str, change: Callable[[tarfile.TarInfo], None]) -> tarfile.TarInfo:
-    """A member that is not as others."""
+    """Return a member with an unusual header."""
     made = tarfile.TarInfo(name)
     change(made)
     return made
 
 
 def gzip_of_zeros(path: Path, size: int, begin: bytes = b"") -> None:
-    """A compressed file that begins so and goes on with zeros."""
+    """Return a compressed file with this beginning, followed by zeros."""
     with gzip.open(path, "wb", compresslevel=1) as file:
         file.write(begin)
         for _ in range(size >> 20):

@@ -24,7 +24,7 @@ def shell(line: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
 
 
 def on_terminal(*arguments: str, stdin_too: bool = False) -> tuple[int, str]:
-    """Run with standard output (and input) on a pseudo-terminal; exit code and all that was shown."""
+    """Run with standard output (and input) on a pseudo-terminal; return the exit code and everything shown."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", *arguments],

@@ -1,4 +1,4 @@
-"""Records of two runs, compared."""
+"""Comparison of the records of two runs."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 
 def check_close(ours: Any, theirs: Any) -> None:
-    """The same records but for the last digits, which batches of other sizes change."""
+    """Check that records are equal except for the last digits, which depend on the sizes of batches."""
     assert type(ours) is type(theirs)
     if isinstance(ours, dict):
         assert list(ours) == list(theirs)

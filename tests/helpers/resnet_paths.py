@@ -11,7 +11,7 @@ SHAPES = [
 
 
 def randomise(visual: ModifiedResNet, seed: int = 0) -> ModifiedResNet:
-    """Weights, biases and BatchNorm statistics as no initialisation leaves them: gains of bn3 away from 0 among them."""
+    """Set weights, biases and BatchNorm statistics to random values, with gains of bn3 away from 0."""
     torch.manual_seed(seed)
     for module in visual.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -37,7 +37,7 @@ def pictures(visual: ModifiedResNet, count: int, seed: int = 1) -> torch.Tensor:
 
 
 def pair_effects(visual: ModifiedResNet, image: torch.Tensor) -> torch.Tensor:
-    """r [neuron, head, d] of one image [3, y, x], token by token, with queries, keys and values written out."""
+    """Return r [neuron, head, d] of one image [3, y, x], token by token, with explicit queries, keys and values."""
     kept: list[torch.Tensor] = []
     handle = visual.layer4.register_forward_hook(lambda _, __, out: kept.append(out[0]))
     visual(image[None])

@@ -25,7 +25,7 @@ WORDS = [
 
 
 class Colours:
-    """A source of plain pictures, one colour each, of different shapes."""
+    """A source of plain pictures of one colour each, with different shapes."""
 
     names: list[str] = [f"{i}.png" for i in range(len(COLOURS))]  # noqa: RUF012
 
@@ -37,7 +37,7 @@ class Colours:
 
 
 def synthetic(units: int = 5, words: bool = True, thumbnails: bool = True) -> Bundle:
-    """A bundle whose unit u has the images u, u + 1, … for its top."""
+    """Return a bundle whose unit u has the top images u, u + 1, …."""
     rng = np.random.default_rng(0)
     tensors = {
         "unit": np.array([[6 + u % 2, 100 + u, -1] for u in range(units)], np.int32).reshape(units, 3),
@@ -62,13 +62,13 @@ def synthetic(units: int = 5, words: bool = True, thumbnails: bool = True) -> Bu
 
 
 def cell(sheet: Image.Image, row: int, place: int) -> tuple[int, int, int]:
-    """The colour in the middle of a picture's place."""
+    """Return the colour in the middle of a picture's place."""
     top = sheet.height - MARGIN - (row + 1) * (CELL + 4 * GAP) if row < 0 else first_row(sheet) + row * (CELL + 4 * GAP)
     return sheet.getpixel((MARGIN + TEXT_WIDTH + GAP + place * (CELL + GAP) + CELL // 2, top + 2 * GAP + CELL // 2))
 
 
 def first_row(sheet: Image.Image) -> int:
-    """The first ruled line."""
+    """Return the position of the first ruled line."""
     return next(
         y for y in range(MARGIN, sheet.height) if sheet.getpixel((MARGIN, y)) == (0xE3, 0xE3, 0xE3) == sheet.getpixel((200, y))
     )

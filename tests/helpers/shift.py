@@ -20,7 +20,7 @@ def png(path: Path) -> Path:
 
 
 def cars(folder: Path, whole: bool) -> Path:
-    """Stanford Cars of four pictures, as one list or as the development kit has it."""
+    """Write Stanford Cars with four pictures, as one list or as in the development kit."""
     names = np.array(["Acura Integra Type R 2001", "Audi S5 Convertible 2012", "BMW M6 Convertible 2010"], dtype=object)
     fields = ["bbox_x1", "class", "relative_im_path" if whole else "fname"]
 

@@ -11,7 +11,7 @@ from helpers.bundle import small_bundle
 
 
 def sound() -> Bundle:
-    """small_bundle with what is random there made possible."""
+    """Return small_bundle with its random values replaced by valid ones."""
     made = small_bundle(words=True)
     picture = io.BytesIO()
     Image.new("RGB", (3, 2)).save(picture, "JPEG")

@@ -11,7 +11,7 @@ UNITS, M, D = 37, 5, 20
 
 
 def eq6(v: np.ndarray, r: np.ndarray, word: np.ndarray, gamma: np.ndarray, count: int, texts: int) -> list[float]:
-    """w_j as the paper has it, one summand after the other."""
+    """Return w_j of the paper's Eq. 6, one summand after the other."""
     push = [sum(v[i] * r[n][i] for i in range(len(v))) for n in range(len(r))]
     chosen = sorted(range(len(r)), key=lambda n: (-abs(push[n]), n))[:count]
     w = [0.0] * texts
@@ -23,7 +23,7 @@ def eq6(v: np.ndarray, r: np.ndarray, word: np.ndarray, gamma: np.ndarray, count
 
 
 def random_words(seed: int = 0, texts: int = len(POOL)) -> tuple[np.ndarray, Words]:
-    """Unit directions, and words of which each neuron has at most M different ones, some fewer."""
+    """Return unit directions, and words of which each neuron has at most M different ones, some neurons fewer."""
     rng = np.random.default_rng(seed)
     r = rng.normal(size=(UNITS, D))
     r = r / np.linalg.norm(r, axis=1, keepdims=True)

@@ -15,7 +15,7 @@ def stack(full: torch.Tensor) -> SymmetricStack:
 
 
 def second_look(measured: UnitStatistics, finished: Finished, S: torch.Tensor) -> UnitStatistics:
-    """Of the units that are not certain, with the images that the first look has doubts about."""
+    """Measure the uncertain units again with the images that the first pass has in doubt."""
     rows = (~finished.certified).nonzero()[:, 0]
     doubtful = finished.doubtful[rows]
     images = torch.arange(len(S)) if finished.beyond.any() else doubtful[doubtful >= 0].unique()
@@ -37,7 +37,7 @@ def batches_of(images: torch.Tensor, order: torch.Tensor, size: int):
 
 
 def law(name: str, shape: tuple[int, ...], random: torch.Generator) -> torch.Tensor:
-    """Scalars of images, as units may have them."""
+    """Return scalars of images with a distribution that units may have."""
     normal = torch.randn(shape, dtype=torch.float64, generator=random)
     if name == "normal":
         return normal + 0.7

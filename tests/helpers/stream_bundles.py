@@ -1,4 +1,4 @@
-"""Bad bundles made of a good one: headers that lie, tensors that cannot be."""
+"""Bad bundles made from a valid one: wrong headers and invalid tensors."""
 
 import hashlib
 import json
@@ -26,19 +26,19 @@ TYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL", "
 
 
 def apart(data: bytes) -> tuple[Header, bytes]:
-    """Header and tensors of a safetensors file."""
+    """Return header and tensors of a safetensors file."""
     (length,) = struct.unpack("<Q", data[:8])
     return json.loads(data[8 : 8 + length]), data[8 + length :]
 
 
 def together(header: Header | str, body: bytes) -> bytes:
-    """The file again."""
+    """Return the file of a header and tensors."""
     text = (header if isinstance(header, str) else json.dumps(header)).encode("utf-8", "surrogatepass")
     return struct.pack("<Q", len(text)) + text + body
 
 
 def tensors_of(header: Header, body: bytes) -> dict[str, tuple[Header, bytes]]:
-    """Each tensor's entry and bytes."""
+    """Return each tensor's entry and bytes."""
     return {
         key: (entry, body[entry["data_offsets"][0] : entry["data_offsets"][1]])
         for key, entry in header.items()
@@ -47,7 +47,7 @@ def tensors_of(header: Header, body: bytes) -> dict[str, tuple[Header, bytes]]:
 
 
 def laid_out(metadata: Any, tensors: dict[str, tuple[Header, bytes]]) -> bytes:
-    """A file in which these lie one after the other, as they should."""
+    """Return a file in which these tensors follow one another without gaps."""
     header, body = {"__metadata__": metadata}, b""
     for key, (entry, data) in tensors.items():
         header[key] = entry | {"data_offsets": [len(body), len(body) + len(data)]}
@@ -56,12 +56,12 @@ def laid_out(metadata: Any, tensors: dict[str, tuple[Header, bytes]]) -> bytes:
 
 
 def name_of(draw: random.Random, header: Header, *among: str) -> str:
-    """A tensor of the file."""
+    """Return the name of a random tensor."""
     return draw.choice([key for key in header if key != "__metadata__" and (not among or key in among)])
 
 
 def wrong_length(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """The first 8 bytes lie."""
+    """Set a wrong length in the first 8 bytes."""
     data = together(header, body)
     (true,) = struct.unpack("<Q", data[:8])
     lie = draw.choice((0, 1, 2, true - draw.randint(1, true - 1), true + draw.randint(1, 1000), 10**8, 1 << 63, (1 << 64) - 1))
@@ -69,7 +69,7 @@ def wrong_length(draw: random.Random, header: Header, body: bytes) -> bytes:
 
 
 def shifted(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """Overlapping tensors, and holes between them."""
+    """Make tensors overlap or leave holes between them."""
     entry = header[name_of(draw, header)]
     which, by = draw.randrange(2), draw.choice((-8, -4, -1, 1, 4, 8, 1000, 1 << 40))
     entry["data_offsets"][which] = entry["data_offsets"][which] + by
@@ -77,33 +77,33 @@ def shifted(draw: random.Random, header: Header, body: bytes) -> bytes:
 
 
 def moved(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """One tensor lies where another does, which leaves a hole unless both are the same."""
+    """Move one tensor to the place of another, which leaves a hole unless both are equal."""
     one, other = draw.sample([key for key in header if key != "__metadata__" and header[key]["data_offsets"][1]], 2)
     header[one] = dict(header[other])
     return together(header, body)
 
 
 def hole(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """A tensor is not listed, its bytes are there."""
+    """Remove the entry of a tensor and keep its bytes."""
     del header[name_of(draw, header)]
     return together(header, body + b"\0")
 
 
 def twice(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """A tensor stands there twice, the same or another."""
+    """List a tensor twice, with the same or another entry."""
     key, other = name_of(draw, header), name_of(draw, header)
     return together(json.dumps(header)[:-1] + f", {json.dumps(key)}: {json.dumps(header[other])}}}", body)
 
 
 def no_entry(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """An entry is none."""
+    """Replace an entry by an invalid one."""
     key = name_of(draw, header)
     header[key] = draw.choice((*NO_VALUES, {}, {"dtype": "F32"}, header[key] | {"more": 1}))
     return together(header, body)
 
 
 def no_size(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """A shape or an offset is none."""
+    """Replace a shape or an offset by an invalid one."""
     entry = header[name_of(draw, header)]
     part = draw.choice(("shape", "data_offsets"))
     if draw.random() < 0.3 or not entry[part]:
@@ -114,7 +114,7 @@ def no_size(draw: random.Random, header: Header, body: bytes) -> bytes:
 
 
 def other_type(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """A tensor says another type, its bytes divided otherwise where that goes up."""
+    """Set another type of a tensor, with an adapted shape if the number of bytes allows it."""
     entry = header[name_of(draw, header)]
     before = entry["dtype"]
     entry["dtype"] = draw.choice([each for each in (*TYPES, 5, None, ["F32"]) if each != before])
@@ -122,7 +122,7 @@ def other_type(draw: random.Random, header: Header, body: bytes) -> bytes:
 
 
 def other_shape(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """As many numbers, otherwise arranged."""
+    """Set another shape with the same number of elements."""
     entry = header[name_of(draw, header)]
     shape = entry["shape"]
     count = int(np.prod(shape))
@@ -132,7 +132,7 @@ def other_shape(draw: random.Random, header: Header, body: bytes) -> bytes:
 
 
 def other_rows(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """A whole tensor of another number of units, or none."""
+    """Set a tensor with another number of units, or with none."""
     metadata, tensors = header["__metadata__"], tensors_of(header, body)
     key = name_of(
         draw, header, "unit", "top_norm", "top_image", "threshold", "explained", "word", "coefficient", "residual", "sign"
@@ -145,7 +145,7 @@ def other_rows(draw: random.Random, header: Header, body: bytes) -> bytes:
 
 
 def not_finite(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """NaN or infinity in a tensor of real numbers."""
+    """Set NaN or infinity in a tensor of real numbers."""
     places = [
         entry for key, entry in header.items() if key != "__metadata__" and entry["dtype"] == "F32" and np.prod(entry["shape"])
     ]
@@ -155,7 +155,7 @@ def not_finite(draw: random.Random, header: Header, body: bytes) -> bytes:
 
 
 def bad_index(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """An index into a list points outside it, or a unit is none."""
+    """Set an index outside its list, or an invalid unit."""
     key = name_of(draw, header, "top_image", "word", "unit")
     start, stop = header[key]["data_offsets"]
     at = draw.randrange(start, stop, 4)
@@ -164,7 +164,7 @@ def bad_index(draw: random.Random, header: Header, body: bytes) -> bytes:
 
 
 def bad_list(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """Texts that are no JSON, no texts, or fewer than the indices."""
+    """Set a list that is not JSON, has no texts, or has fewer texts than indices."""
     metadata, tensors = header["__metadata__"], tensors_of(header, body)
     key = name_of(draw, header, "images", "words")
     data = draw.choice(NO_JSON)
@@ -173,7 +173,7 @@ def bad_list(draw: random.Random, header: Header, body: bytes) -> bytes:
 
 
 def bad_thumbnails(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """Offsets that do not divide the pictures."""
+    """Set offsets that do not divide the pictures."""
     start, stop = header["thumbnail_offsets"]["data_offsets"]
     at = draw.randrange(start, stop, 8)
     value = draw.choice((-1, 1 << 62, -(1 << 63), (1 << 63) - 1))
@@ -181,7 +181,7 @@ def bad_thumbnails(draw: random.Random, header: Header, body: bytes) -> bytes:
 
 
 def bad_metadata(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """The suite's own part is not there, or not what it should be."""
+    """Remove the suite's own metadata, or replace them by another value."""
     said = header["__metadata__"]["cliptools"]
     deep = '{"a":' * 3000 + "1" + "}" * 3000
     fields = json.loads(said)
@@ -198,7 +198,7 @@ def bad_metadata(draw: random.Random, header: Header, body: bytes) -> bytes:
 
 
 def bad_field(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """A field of the suite's own part is something else, or left out."""
+    """Remove a field of the suite's own metadata, or replace its value."""
     fields = json.loads(header["__metadata__"]["cliptools"])
     part = draw.choice(("model", "images", "settings", "history", "kind"))
     if part == "history":
@@ -215,21 +215,21 @@ def bad_field(draw: random.Random, header: Header, body: bytes) -> bytes:
 
 
 def reordered(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """Entries and tensors in another order: as good as before."""
+    """Reorder entries and tensors, which keeps the bundle valid."""
     tensors = list(tensors_of(header, body).items())
     draw.shuffle(tensors)
     return laid_out(header["__metadata__"], dict(tensors))
 
 
 def left_out(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """A tensor is not there, and leaves no hole."""
+    """Remove a tensor without leaving a hole."""
     tensors = tensors_of(header, body)
     del tensors[name_of(draw, header)]
     return laid_out(header["__metadata__"], tensors)
 
 
 def renamed(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """A tensor goes by another name."""
+    """Rename a tensor."""
     tensors = tensors_of(header, body)
     names = ("ü\u2028\u202e", "a\nb\x1b[2J", "x" * 10_000, "", "\0", "мир", "direction", "sign", "moment", "words", "component")
     tensors[draw.choice(names)] = tensors.pop(name_of(draw, header))
@@ -237,18 +237,18 @@ def renamed(draw: random.Random, header: Header, body: bytes) -> bytes:
 
 
 def raw(change: Callable[[random.Random, bytes], bytes]) -> Damage:
-    """Damage of bytes as damage of a bundle."""
+    """Return damage of bytes as damage of a bundle."""
     return lambda draw, header, body: change(draw, together(header, body))
 
 
 def flipped_header(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """Bits turned within the header."""
+    """Flip bits in the header."""
     data = together(header, body)
     return flipped(draw, data, 0, len(data) - len(body))
 
 
 def more_behind(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """Bytes after the end."""
+    """Append bytes after the end."""
     return together(header, body + draw.randbytes(draw.randint(1, 9)))
 
 
@@ -285,7 +285,7 @@ PERHAPS: dict[str, Damage] = {
 
 
 def signed(damage: Damage) -> Damage:
-    """Damage of a partial's tensors that its digest does not tell, as it is made anew."""
+    """Return damage of a partial's tensors with a new, matching digest."""
 
     def signed_damage(draw: random.Random, header: Header, body: bytes) -> bytes:
         changed, tensors = apart(damage(draw, header, body))
@@ -297,19 +297,19 @@ def signed(damage: Damage) -> Damage:
 
 
 def flipped_body(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """Bits turned within the tensors."""
+    """Flip bits in the tensors."""
     return together(header, flipped(draw, body))
 
 
 def image_outside(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """The number of an image that is not listed."""
+    """Set the number of an image that is not listed."""
     start, stop = header[name_of(draw, header, "5.image", "6.image", "5.near_image", "6.near_image")]["data_offsets"]
     at = draw.randrange(start, stop, 8)
     return together(header, body[:at] + struct.pack("<q", draw.choice((-2, 10, 1 << 40, -(1 << 63)))) + body[at + 8 :])
 
 
 def other_names(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """Names of images that are none, or not as many as their numbers."""
+    """Set names of images that are invalid, or not as many as their numbers."""
     metadata, tensors = header["__metadata__"], tensors_of(header, body)
     data = draw.choice((*NO_JSON, b'["a", "b"]', b'["a", "b", "c", "d", 5]'))
     tensors["images"] = {"dtype": "U8", "shape": [len(data)]}, data
@@ -317,7 +317,7 @@ def other_names(draw: random.Random, header: Header, body: bytes) -> bytes:
 
 
 def more_rows(draw: random.Random, header: Header, body: bytes) -> bytes:
-    """One field of a layer is of more or fewer units."""
+    """Set one field of a layer with more or fewer units."""
     metadata, tensors = header["__metadata__"], tensors_of(header, body)
     key = name_of(draw, header, *(key for key in header if "." in key))
     entry, data = tensors[key]

@@ -1,4 +1,4 @@
-"""Damage that any stream can take, and how what a reader makes of it is counted."""
+"""Damage of bytes for any stream, and counts of the readers' results."""
 
 import random
 import resource
@@ -18,12 +18,12 @@ MEMORY = 300_000_000  # bytes that many thousand refused streams may leave behin
 
 
 def truncated(draw: random.Random, data: bytes) -> bytes:
-    """Cut anywhere, the beginning more often."""
+    """Truncate anywhere, more often near the beginning."""
     return data[: draw.choice((draw.randrange(len(data)), draw.randrange(min(len(data), 12))))]
 
 
 def flipped(draw: random.Random, data: bytes, start: int = 0, stop: int | None = None) -> bytes:
-    """One to eight bits turned."""
+    """Flip one to eight bits."""
     changed = bytearray(data)
     for _ in range(draw.randint(1, 8)):
         changed[draw.randrange(start, stop or len(data))] ^= 1 << draw.randrange(8)
@@ -31,7 +31,7 @@ def flipped(draw: random.Random, data: bytes, start: int = 0, stop: int | None =
 
 
 def spliced(draw: random.Random, data: bytes) -> bytes:
-    """A piece taken out, doubled, or replaced by noise."""
+    """Remove, double or replace a part by noise."""
     start = draw.randrange(len(data))
     piece = data[start : start + draw.randint(1, 40)]
     other = draw.choice((b"", piece + piece, draw.randbytes(len(piece)), b"\0" * len(piece), b"\n", b"\xff\xfe"))
@@ -39,18 +39,18 @@ def spliced(draw: random.Random, data: bytes) -> bytes:
 
 
 def noise(draw: random.Random, data: bytes) -> bytes:
-    """Nothing of the stream."""
+    """Return noise instead of the stream."""
     return draw.randbytes(draw.randint(0, 200))
 
 
 def check_line(error: CliptoolsError, kind: str) -> None:
-    """What refuses a stream is one line, and no long one."""
+    """Check that a rejection is one line of limited length."""
     text = escape(str(error))
     assert text and "\n" not in text and len(text) < LONGEST_LINE, (kind, text)
 
 
 class Tally:
-    """What has become of bad streams."""
+    """Counts of the results for bad streams."""
 
     def __init__(self) -> None:
         self.refused: Counter[str] = Counter()
@@ -78,7 +78,7 @@ class Tally:
         self.slowest = max(self.slowest, time.perf_counter() - begin)
 
     def close(self, what: str) -> None:
-        """Bounded time and memory; said for the table of docs/reliability.md."""
+        """Check time and memory, and print figures for the table of docs/reliability.md."""
         grown = _peak() - self._memory
         print(
             f"\n{what}: {self.refused.total()} refused, {self.accepted.total()} accepted {dict(self.accepted)}, "

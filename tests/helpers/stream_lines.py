@@ -1,4 +1,4 @@
-"""Bad lines made of good ones: records, texts, tables."""
+"""Bad lines made from valid ones: records, texts, tables."""
 
 import json
 import random
@@ -52,17 +52,17 @@ NO_NUMBERS = (
 
 
 def line_of(record: Record) -> bytes:
-    """As commands write it."""
+    """Return a record as commands write it."""
     return json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def joined(lines: list[bytes]) -> bytes:
-    """A stream."""
+    """Return lines as a stream."""
     return b"".join(line + b"\n" for line in lines)
 
 
 def replaced(change: Callable[[random.Random, Record], bytes]) -> Damage:
-    """Damage of one line of several."""
+    """Return damage of one of several lines."""
 
     def damage(draw: random.Random, records: list[Record]) -> bytes:
         lines = [line_of(record) for record in records]
@@ -74,7 +74,7 @@ def replaced(change: Callable[[random.Random, Record], bytes]) -> Damage:
 
 
 def not_utf8(draw: random.Random, record: Record) -> bytes:
-    """A byte that no UTF-8 has, within a text."""
+    """Insert a byte that never occurs in UTF-8 into a text."""
     line = line_of(record)
     at = max(line.find(b'"', draw.randrange(len(line))), line.index(b'"'))
     return (
@@ -83,42 +83,42 @@ def not_utf8(draw: random.Random, record: Record) -> bytes:
 
 
 def with_literal(draw: random.Random, record: Record, literal: str) -> bytes:
-    """One more field, or one instead of another, of which the value stands there literally."""
+    """Add or replace a field whose value is inserted literally."""
     key = draw.choice((*record, "more"))
     return line_of(record | {key: "@@"}).replace(b'"@@"', literal.encode())
 
 
 def no_number(draw: random.Random, record: Record) -> bytes:
-    """NaN, or a number that no machine word holds."""
+    """Insert NaN, or a number that does not fit a machine word."""
     return with_literal(draw, record, draw.choice(NO_NUMBERS))
 
 
 def nested(draw: random.Random, record: Record) -> bytes:
-    """Lists or objects within each other."""
+    """Insert deeply nested lists or objects."""
     depth = draw.choice((150, 1000, 20_000))
     return with_literal(draw, record, draw.choice(("[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth)))
 
 
 def key_twice(draw: random.Random, record: Record) -> bytes:
-    """A field stands there twice."""
+    """Insert a field twice."""
     key = draw.choice(list(record))
     return line_of(record)[:-1] + f", {json.dumps(key)}: {json.dumps(draw.choice((1, 'x', record[key])))}}}".encode()
 
 
 def half_a_character(draw: random.Random, record: Record) -> bytes:
-    """An escape that says none."""
+    """Insert an escape of half a surrogate pair."""
     return with_literal(draw, record, draw.choice(('"\\ud800"', '"a\\udfff"', '["\\ud83d"]', '{"\\udc00": 1}')))
 
 
 def nul(draw: random.Random, record: Record) -> bytes:
-    """A NUL as it is, within the line."""
+    """Insert a literal NUL into the line."""
     line = line_of(record)
     at = draw.randrange(1, len(line))
     return line[:at] + b"\0" + line[at:]
 
 
 def other_value(draw: random.Random, record: Record) -> bytes:
-    """A field has another value, or one of an inner object has."""
+    """Replace the value of a field, or of a field of an inner object."""
     inner = [value for value in record.values() if isinstance(value, dict) and value]
     inner += [each for value in record.values() if isinstance(value, list) for each in value if isinstance(each, dict)]
     among = draw.choice(inner) if inner and draw.random() < 0.4 else record
@@ -127,13 +127,13 @@ def other_value(draw: random.Random, record: Record) -> bytes:
 
 
 def one_less(draw: random.Random, record: Record) -> bytes:
-    """A field is not there."""
+    """Remove a field."""
     del record[draw.choice(list(record))]
     return line_of(record)
 
 
 def raw(change: Callable[[random.Random, bytes], bytes]) -> Damage:
-    """Damage of bytes."""
+    """Return damage of bytes as damage of lines."""
     return lambda draw, records: change(draw, joined([line_of(record) for record in records]))
 
 
@@ -163,7 +163,7 @@ PERHAPS: dict[str, Damage] = {
 
 
 def lines_damaged(draw: random.Random, data: bytes) -> bytes:
-    """A file of lines with damage that it may or may not survive."""
+    """Return a file of lines with damage that a reader may accept or reject."""
     lines = data.split(b"\n")
     at = draw.randrange(len(lines))
     kind = draw.randrange(8)

@@ -34,7 +34,7 @@ MODEL = {"name": "emoji-vit", "pretrained": None, "sha256": "7" * 64, "precision
 
 
 def bundles() -> dict[str, Bundle]:
-    """Effects with words and thumbnails; pairs, whose shares are derived; heads with moments and components."""
+    """Return effects with words and thumbnails; pairs, whose shares are derived; heads with moments and components."""
     words = sound()
     whole = small_bundle()
     pairs = {key: whole[key] for key in ("unit", "top_norm", "top_image", "threshold", "images")}
@@ -48,7 +48,7 @@ def bundles() -> dict[str, Bundle]:
 
 
 def use_bundle(data: bytes) -> None:
-    """All that clip-view makes of a bundle, and what others read of its header and lists."""
+    """Run everything that clip-view does with a bundle, and read the header and lists as other commands do."""
     tensor_table(read_header(io.BytesIO(data), "it"), "it")
     flaws(read_unchecked(io.BytesIO(data), "it"))
     bundle = read_bundle(io.BytesIO(data), "it")
@@ -65,7 +65,7 @@ def use_bundle(data: bytes) -> None:
 
 
 def partial_bytes(units: int = 4, paths: int = 2, layers: tuple[int, ...] = (5, 6), kept: int = 3, top: int = 2) -> bytes:
-    """A partial of so many units a layer, as clip-effects --shard writes it."""
+    """Return a partial with so many units per layer, as clip-effects --shard writes it."""
     numbers, names = np.random.default_rng(0), {"F64": np.float64, "F32": np.float32, "I64": np.int64, "I32": np.int32}
     sizes = {"n": units, "k": paths, "m": paths * (paths + 1) // 2, "f": kept, "t": top, "b": 2}
     said = {"effect": "second", "units": "neurons", "layers": list(layers), "scale": "unit", "quantile": 0.9, "top_images": top}
@@ -106,13 +106,13 @@ GROUP = {
 
 
 def kept(path: Path) -> None:
-    """What clip-decompose --resume reads."""
+    """Read a stored part as clip-decompose --resume does."""
     for part in KeptParts(path.with_suffix(""), True).earlier({"m": 3}):
         assert set(part) == {"word", "residual"}
 
 
 def parts_lines(folder: Path) -> list[dict[str, Any]]:
-    """What clip-decompose leaves of a run that was ended."""
+    """Return the stored lines of an interrupted run of clip-decompose."""
     parts = KeptParts(folder / "whole", False)
     assert list(parts.earlier({"m": 3})) == []
     for _ in range(3):
@@ -121,7 +121,7 @@ def parts_lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def record_readers(folder: Path) -> dict[str, tuple[list[dict[str, Any]], Callable[[Path], Any]]]:
-    """Lines as each command writes them, and what reads them."""
+    """Return lines as each command writes them, with their readers."""
     bundle = bundles()["words"]
 
     def baseline(path: Path) -> None:
@@ -155,13 +155,13 @@ def record_readers(folder: Path) -> dict[str, tuple[list[dict[str, Any]], Callab
 
 
 def table(path: Path) -> None:
-    """What clip-shift reads of --groups."""
+    """Read a table as clip-shift reads --groups."""
     groups = by_column((), read_table(path, "image"), path.parent, "label")
     assert groups.names
 
 
 def labels(path: Path) -> None:
-    """What clip-ablate and clip-segment read of --labels."""
+    """Read labels as clip-ablate and clip-segment-eval read --labels."""
     found = by_file([], path, Columns())
     names = [label for label in found.labels if isinstance(label, str)]
     rows_named(names).of(found.labels)

@@ -1,4 +1,4 @@
-"""The state of a process that a library must leave as it was."""
+"""The state of a process that a library must leave unchanged."""
 
 import ctypes
 import importlib
@@ -22,7 +22,7 @@ LOGGERS = ("PIL", "huggingface_hub", "transformers", "diffusers", "open_clip", "
 
 
 def state() -> dict[str, Any]:
-    """Everything by name, in a form that can be compared."""
+    """Return the complete state by name, in a form that can be compared."""
     return _of_python() | _of_libraries()
 
 
@@ -81,7 +81,7 @@ def _of_libraries() -> dict[str, Any]:
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What differs, in words."""
+    """Return the differences as text."""
     lines = []
     for name in sorted(before.keys() | after.keys()):
         old, new = before.get(name), after.get(name)

@@ -1,4 +1,4 @@
-"""Commands on a terminal: what they write to it, and how wide."""
+"""Commands on a terminal: their output and its width."""
 
 import fcntl
 import os
@@ -16,7 +16,7 @@ COLOURS = re.compile(r"\x1b\[[\d;]*m")
 
 
 def on_terminal(name: str, *arguments: Any, columns: int = 80, env: Mapping[str, str | None] | None = None) -> tuple[int, str]:
-    """Exit status and all that a command shows on a terminal of its own."""
+    """Return the exit status and the output of a command on a separate terminal."""
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     changed = os.environ | {"OMP_NUM_THREADS": "1", "TERM": "xterm-256color", "COLORTERM": ""} | dict(env or {})

@@ -7,7 +7,7 @@ from helpers.oracles import attention_rows, layer_norm_gain, scale_of
 
 
 def head_effects(visual: torch.nn.Module, image: Tensor, layer: int) -> Tensor:
-    """phi [head, d] of one image: sum over tokens of a_i P (A_post * ls1 * W_O^h W_V^h LN(x_i)), head after head."""
+    """Return phi [head, d] of one image: sum over tokens of a_i P (A_post * ls1 * W_O^h W_V^h LN(x_i)), head by head."""
     x = visual._embeds(image[None])
     for number, block in enumerate(visual.transformer.resblocks):
         if number == layer:
@@ -27,7 +27,7 @@ def head_effects(visual: torch.nn.Module, image: Tensor, layer: int) -> Tensor:
 
 
 def greedy(outputs: Tensor, texts: Tensor, m: int) -> tuple[list[int], list[float]]:
-    """Algorithm 1 on the matrix of outputs [image, d] itself: choices, and the share of the variance that each explains."""
+    """Run Algorithm 1 on the matrix of outputs [image, d]; return the choices and the share of the variance that each explains."""
     _, s, V = torch.linalg.svd(outputs, full_matrices=False)
     V = V[s > 1e-10 * s[0]]
     R = torch.stack([V.T @ (V @ t) for t in texts])  # onto the span of the outputs

@@ -1,4 +1,4 @@
-"""A language model of random weights in a GGUF file: llama's architecture, one layer, a token for each byte."""
+"""A language model with random weights in a GGUF file: llama's architecture, one layer, one token per byte."""
 
 import struct
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Real pipelines of diffusers, tiny and of random weights, saved as a hub would hold them."""
+"""Real pipelines of diffusers, tiny and with random weights, saved in the layout of a hub."""
 
 import json
 import string
@@ -9,7 +9,7 @@ LETTERS = [*string.ascii_lowercase, " ", ",", "."]
 
 
 def clip_tokenizer(folder: Path) -> Any:
-    """A CLIP tokenizer that knows letters only."""
+    """Return a CLIP tokenizer that knows only letters."""
     from transformers import CLIPTokenizer
 
     folder.mkdir(parents=True)
@@ -20,7 +20,7 @@ def clip_tokenizer(folder: Path) -> Any:
 
 
 def t5_tokenizer() -> Any:
-    """A T5 tokenizer that knows letters only."""
+    """Return a T5 tokenizer that knows only letters."""
     from transformers import T5Tokenizer
 
     pieces = ["<pad>", "</s>", "<unk>", "▁", *LETTERS]
@@ -28,7 +28,7 @@ def t5_tokenizer() -> Any:
 
 
 def save_stable_diffusion(folder: Path) -> Path:
-    """StableDiffusionPipeline: 16 pixels a side in latents of 8."""
+    """Save a StableDiffusionPipeline: 16 pixels per side with latents of 8."""
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -56,7 +56,7 @@ def save_stable_diffusion(folder: Path) -> Path:
 
 
 def save_deepfloyd(folder: Path) -> tuple[Path, Path]:
-    """IFPipeline at 8 pixels a side and IFSuperResolutionPipeline at 16, which shares the first one's T5."""
+    """Save an IFPipeline at 8 pixels per side and an IFSuperResolutionPipeline at 16, which shares the T5 of the first."""
     import torch
     from diffusers import DDPMScheduler, IFPipeline, IFSuperResolutionPipeline, UNet2DConditionModel
     from transformers import T5Config, T5EncoderModel

@@ -1,4 +1,4 @@
-"""Every command of the suite on tiny models and a few scenes, each in a tenth of a second: for tests of what all share."""
+"""Every command of the suite on tiny models and a few scenes, each in a tenth of a second, for tests of common behaviour."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ READ = ("--batch-size", 4, "--workers", 0)
 
 
 class Case(NamedTuple):
-    """A command line, and the file that is its standard input."""
+    """A command line, and the file of its standard input."""
 
     command: str
     words: tuple[Any, ...]
@@ -58,12 +58,12 @@ class Suite:
         (folder / "pictures.jsonl").write_text(self._pictures(lines))
 
     def bundle(self, name: str) -> Path:
-        """The file of a bundle."""
+        """Return the file of a bundle."""
         return self.folder / f"{name}.safetensors"
 
     @property
     def measured(self) -> dict[str, tuple[Any, ...]]:
-        """Command lines of clip-effects, by the names of their bundles."""
+        """Return command lines of clip-effects by the names of their bundles."""
         vit = ("--model", self.vit, "--layers", "1,2", *TOP)
         resnet = ("--model", self.resnet, *TOP)
         return {
@@ -78,7 +78,7 @@ class Suite:
         }
 
     def cases(self) -> dict[str, Case]:
-        """A command line of every command, and of each way in which one computes."""
+        """Return a command line of every command, and of each of its ways to compute."""
         words, pairs, second = self.bundle("second-words"), self.bundle("pooled-words"), self.bundle("second")
         heads, short = self.bundle("heads"), ("--template", "{}")
         made = {f"effects {name}": Case("effects", words) for name, words in self.measured.items()}
@@ -109,7 +109,7 @@ class Suite:
         return made
 
     def _consumers(self, words: Path, pairs: Path, second: Path, short: tuple[str, str]) -> dict[str, Case]:
-        """clip-concepts, clip-shift, clip-ablate and clip-segment."""
+        """Return command lines of clip-concepts, clip-shift, clip-ablate and clip-segment."""
         made: dict[str, Case] = {}
         for by in ("words", "directions", "text"):
             made[f"concepts {by}"] = Case("concepts", (self.images, "--by", by, *READ, "--bundle", words, "--no-cache"))
@@ -149,19 +149,19 @@ class Suite:
         return (*words, self.folder / "words.jsonl")
 
     def _pictures(self, words: bytes) -> str:
-        """Lines that name pictures."""
+        """Return lines that name pictures."""
         line = json.loads(words.splitlines()[0])
         files = sorted(self.images.iterdir())[:3]
         return "".join(json.dumps(line | {"file": str(path), "caption": number}) + "\n" for number, path in enumerate(files))
 
 
 def run_case(case: Case, *more: Any) -> subprocess.CompletedProcess[bytes]:
-    """The command line, run within this process, with further options."""
+    """Run the command line within this process with further options."""
     return inside(case.command, *case.words, *more, stdin=case.stdin.read_bytes() if case.stdin is not None else b"")
 
 
 def done(command: str, *words: Any) -> bytes:
-    """Standard output of a command that ends well."""
+    """Return the standard output of a command that succeeds."""
     ended = inside(command, *words)
     assert ended.returncode == 0, ended.stderr.decode()
     return ended.stdout

@@ -1,4 +1,4 @@
-"""Small architectures with open_clip's names, and weights files of them, for tests of weights that do not fit a name."""
+"""Small architectures with open_clip's names and their weights files, for tests of weights that do not fit a name."""
 
 import copy
 import json
@@ -16,7 +16,7 @@ RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 4, "head_width": 32
 
 
 def config(image: dict[str, Any], text: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    """A config in open_clip's form."""
+    """Return a config in open_clip's form."""
     return {"embed_dim": 12, "vision_cfg": image, "text_cfg": TEXT | (text or {}), **more}
 
 
@@ -37,7 +37,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 @contextmanager
 def registered(folder: Path) -> Iterator[None]:
-    """open_clip knows CONFIGS while this lasts."""
+    """Register CONFIGS in open_clip within the block."""
     import open_clip
 
     for name, settings in CONFIGS.items():
@@ -53,7 +53,7 @@ def registered(folder: Path) -> Iterator[None]:
 
 
 def state_of(name: str, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Random weights of one of CONFIGS."""
+    """Return random weights of one of CONFIGS."""
     from open_clip.model import CLIP
 
     torch.manual_seed(seed)
@@ -61,7 +61,7 @@ def state_of(name: str, seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def save(state: dict[str, Any], path: Path) -> Path:
-    """The weights in a file; its folder is made."""
+    """Save the weights to a file, and make its folder."""
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def save(state: dict[str, Any], path: Path) -> Path:
 
 
 def torchscript(state: dict[str, torch.Tensor], path: Path) -> Path:
-    """The weights in a TorchScript archive, by modules of these names; its folder is made."""
+    """Save the weights as a TorchScript archive with modules of these names, and make its folder."""
     root = torch.nn.Module()
     for key, value in state.items():
         *parents, leaf = key.split(".")
@@ -91,7 +91,7 @@ def torchscript(state: dict[str, torch.Tensor], path: Path) -> Path:
 
 
 def local_dir(folder: Path, name: str, seed: int = 0, preprocess: dict[str, Any] | None = None, **more: Any) -> Path:
-    """A folder in open_clip's form."""
+    """Write a folder in open_clip's form."""
     save(state_of(name, seed), folder / "open_clip_model.safetensors")
     settings = {"model_cfg": CONFIGS[name] | more, "preprocess_cfg": preprocess or {}}
     (folder / "open_clip_config.json").write_text(json.dumps(settings))
