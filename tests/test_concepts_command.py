@@ -38,7 +38,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def neurons(tiny_clip_dir: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Return a decomposed bundle of the tiny model with thresholds that half of the images exceed, and one that no image exceeds."""
+    """Return a decomposed bundle of the tiny model with thresholds that half of the images exceed, and one that none exceeds."""
     model, random = load_model(f"local-dir:{tiny_clip_dir}", device="cpu"), np.random.default_rng(0)
     pool = tmp_path_factory.mktemp("pool") / "pool.txt"
     pool.write_text("\n".join(WORDS))

@@ -1,4 +1,4 @@
-"""Errors that no entry of messages.txt raises, by file and function, with the test that raises them or the reason why none can."""
+"""Errors that no entry of messages.txt raises, by file and function, with the test that raises them or the reason for none."""
 
 DISK = "needs a disk that is full or fails: tests/faults/test_full_disks.py fills one"
 TERMINAL = "needs a terminal"

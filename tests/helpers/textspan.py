@@ -27,7 +27,7 @@ def head_effects(visual: torch.nn.Module, image: Tensor, layer: int) -> Tensor:
 
 
 def greedy(outputs: Tensor, texts: Tensor, m: int) -> tuple[list[int], list[float]]:
-    """Run Algorithm 1 on the matrix of outputs [image, d]; return the choices and the share of the variance that each explains."""
+    """Run Algorithm 1 on the matrix of outputs [image, d]; return the choices and the share of variance that each explains."""
     _, s, V = torch.linalg.svd(outputs, full_matrices=False)
     V = V[s > 1e-10 * s[0]]
     R = torch.stack([V.T @ (V @ t) for t in texts])  # onto the span of the outputs
