@@ -4,16 +4,16 @@ import ast
 from pathlib import Path
 
 
-def listed() -> list[tuple[str, str, float]]:
+def scripts_with_minutes() -> list[tuple[str, str, float]]:
     """Return command, purpose and minutes of every script that defines MINUTES."""
-    found = []
+    scripts = []
     for path in sorted(Path(__file__).parent.glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         minutes = [node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MINUTES"]
         if minutes:
             purpose = (ast.get_docstring(tree) or "").partition("\n")[0]
-            found.append((f"benchmarks/{path.name}", purpose, ast.literal_eval(minutes[0])))
-    return found
+            scripts.append((f"benchmarks/{path.name}", purpose, ast.literal_eval(minutes[0])))
+    return scripts
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
         "Each script prints the machine and tables and writes benchmarks/results/NAME.json; see --help; --quick is a small run.\n"
     )
     print("minutes on two idle cores")
-    for command, purpose, minutes in listed():
+    for command, purpose, minutes in scripts_with_minutes():
         print(f"{minutes:7g}  python {command:27} {purpose}")
 
 

@@ -12,13 +12,13 @@ EVERY = 100  # milliseconds
 
 
 @contextlib.contextmanager
-def sampled(wanted: bool) -> Iterator[Callable[[float, float], int | None]]:
+def sample_utilization(enabled: bool) -> Iterator[Callable[[float, float], int | None]]:
     """Sample the utilization within the block.
 
     The yielded function returns the mean share of time, in percent, in which a kernel ran between two moments (seconds since the
     epoch), or None without samples.
     """
-    smi = shutil.which("nvidia-smi") if wanted else None
+    smi = shutil.which("nvidia-smi") if enabled else None
     if smi is None:
         yield lambda begin, end: None
         return
@@ -28,8 +28,8 @@ def sampled(wanted: bool) -> Iterator[Callable[[float, float], int | None]]:
 
         def between(begin: float, end: float) -> int | None:
             lines.seek(0)
-            taken = [_sample(line) for line in lines.read().splitlines() if line.count(",") == 1]
-            shares = [share for moment, share in taken if begin <= moment <= end]
+            samples = [_sample(line) for line in lines.read().splitlines() if line.count(",") == 1]
+            shares = [share for moment, share in samples if begin <= moment <= end]
             return round(sum(shares) / len(shares)) if shares else None
 
         try:

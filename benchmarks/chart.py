@@ -108,7 +108,7 @@ def cost(results: Results) -> list[Dot]:
 def pursuit(results: Results) -> list[Dot]:
     """Return milliseconds per unit of clip-decompose, batched-omp's faster algorithm, and scikit-learn's fastest modes."""
     tables = [rows for title, rows in results.get("decompose", {}).items() if title.startswith("pursuit")]
-    found: dict[tuple[int, str], Row] = {}
+    fastest: dict[tuple[int, str], Row] = {}
     for row in (row for rows in tables for row in rows):
         name, _, rank = row["what"].partition(": ")
         name = name.partition(",")[0]
@@ -117,13 +117,13 @@ def pursuit(results: Results) -> list[Dot]:
                 continue
             name += f", {rank}"
         key = row["m"], name
-        if key not in found or row["ms a unit"] < found[key]["ms a unit"]:
-            found[key] = row
+        if key not in fastest or row["ms a unit"] < fastest[key]["ms a unit"]:
+            fastest[key] = row
     dots = []
-    for (m, name), row in found.items():
+    for (m, name), row in fastest.items():
         goal = None
         if name == "clip-decompose":
-            beside = found.get((m, "scikit-learn, the fastest"), {})
+            beside = fastest.get((m, "scikit-learn, the fastest"), {})
             goal = beside["ms a unit"] / beside["goal"] if beside.get("goal") else None
         dots.append(Dot(f"m = {m}", name, row["ms a unit"], row["ms a unit"], row["ms a unit"], goal))
     return sorted(dots, key=lambda dot: int(dot.line.split()[-1]))
@@ -261,20 +261,20 @@ def apart(ends: dict[str, float], gap: float, top: float) -> dict[str, float]:
 
 def machines(results: Results) -> str:
     """Return a caption with the machines of the measurements."""
-    found = [f"{each['machine']['processor']}, torch {each['machine']['torch']}" for each in results.values()]
-    return f"Measured on {'; '.join(dict.fromkeys(found))}. Random weights but for emoji-vit and emoji-rn."
+    captions = [f"{each['machine']['processor']}, torch {each['machine']['torch']}" for each in results.values()]
+    return f"Measured on {'; '.join(dict.fromkeys(captions))}. Random weights but for emoji-vit and emoji-rn."
 
 
 def picture(results: Results) -> bytes:
     """Return the bytes of the PNG, or no bytes without results."""
-    said = ", ".join(title for title in results.get("decompose", {}) if title.startswith("pursuit"))
-    every = (
+    titles = ", ".join(title for title in results.get("decompose", {}) if title.startswith("pursuit"))
+    candidates = (
         dotted("clip-effects: time an image (plain pass = 1)", in_turns(results) or cost(results), "{:.2f}", one=True),
-        dotted("clip-decompose: ms a unit, logarithmic", pursuit(results), "{:.3g}", below=said),
+        dotted("clip-decompose: ms a unit, logarithmic", pursuit(results), "{:.3g}", below=titles),
         dotted("Images a second, logarithmic", consumers(results), "{:.3g}"),
         memory(results),
     )
-    panels = [panel for panel in every if panel is not None]
+    panels = [panel for panel in candidates if panel is not None]
     if not panels:
         return b""
     columns: list[list[Panel]] = [[], []]

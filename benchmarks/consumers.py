@@ -87,10 +87,10 @@ class Stages:
                     return
                 yield step
 
-        def watched(*given: Any, **options: Any) -> Any:
+        def watched(*call_arguments: Any, **options: Any) -> Any:
             with self.stage(name):
-                found = real(*given, **options)
-            return steps(found) if isinstance(found, Iterator) else found
+                result = real(*call_arguments, **options)
+            return steps(result) if isinstance(result, Iterator) else result
 
         return watched
 
@@ -104,9 +104,9 @@ def stages(command: str, folder: Path, count: int) -> None:
     for module, function, name in STAGES[command]:
         watch.watch(module, function, name)
     effects, neurons = str(folder / "effects.safetensors"), str(folder / "neurons.safetensors")
-    given = {"effects": ["--limit", str(count), "-o", effects], "decompose": [effects, "--no-cache", "-o", neurons]}[command]
+    words = {"effects": ["--limit", str(count), "-o", effects], "decompose": [effects, "--no-cache", "-o", neurons]}[command]
     try:
-        importlib.import_module(f"cliptools.cli.{command}").main([*given, "-q"])
+        importlib.import_module(f"cliptools.cli.{command}").main([*words, "-q"])
     except SystemExit as stop:
         if stop.code:
             raise
@@ -120,11 +120,11 @@ def stage_rows(count: int) -> list[Row]:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         for command in STAGES:
-            found = in_own_process(__file__, work=f"stages {command}", folder=name, count=count)
-            spent = {stage: seconds for stage, seconds in found["stages"].items() if stage != "the end"}
-            spent["starting and ending Python"] = found["seconds"] - sum(spent.values())
+            process = in_own_process(__file__, work=f"stages {command}", folder=name, count=count)
+            spent = {stage: seconds for stage, seconds in process["stages"].items() if stage != "the end"}
+            spent["starting and ending Python"] = process["seconds"] - sum(spent.values())
             rows += [{"command": f"clip-{command}", "stage": stage, "seconds": round(value, 2)} for stage, value in spent.items()]
-            rows.append({"command": f"clip-{command}", "stage": "all", "seconds": round(found["seconds"], 2)})
+            rows.append({"command": f"clip-{command}", "stage": "all", "seconds": round(process["seconds"], 2)})
     return rows
 
 
@@ -163,8 +163,8 @@ def one(setting: str, model: str, folder: Path, bundle: Path, options: argparse.
     if setting == "plain":
         count = sum(1 for path in folder.rglob("*") if path.is_file())
         return in_own_process(__file__, work="plain", folder=folder, count=count, models=model, batch_size=options.batch_size)
-    given = [folder, "--bundle", bundle, *COMMANDS[setting], "--batch-size", options.batch_size, "--device", "cpu", "-q"]
-    ran = tool(setting, *given, "-f", "jsonl")
+    words = [folder, "--bundle", bundle, *COMMANDS[setting], "--batch-size", options.batch_size, "--device", "cpu", "-q"]
+    ran = tool(setting, *words, "-f", "jsonl")
     return {"seconds": ran.seconds, "cpu": ran.cpu}
 
 
@@ -195,7 +195,7 @@ def main() -> None:
         stages(options.work.removeprefix("stages "), options.folder, options.count)
         return
     log = log_of(options, "consumers")
-    found: dict[str, list[Row]] = {}
+    tables: dict[str, list[Row]] = {}
     if not options.report:
         with tempfile.TemporaryDirectory() as cache:
             os.environ["CLIPTOOLS_CACHE"] = cache
@@ -203,11 +203,11 @@ def main() -> None:
             if options.scenes:
                 for row in stage_rows(options.scenes):
                     log.keep(row | {"scenes": options.scenes})
-    found["speed"] = compared(log.lines, ("model", "batch"))
-    for row in found["speed"]:
+    tables["speed"] = compared(log.lines, ("model", "batch"))
+    for row in tables["speed"]:
         row["images a second"] = round(1000 / row["ms an image"], 1) if row["ms an image"] > 0 else None
-    found["stages of clip-effects | clip-decompose, emoji-vit"] = [line for line in log.lines if "stage" in line]
-    conclude(options, "consumers", {"device": "cpu"}, found)
+    tables["stages of clip-effects | clip-decompose, emoji-vit"] = [line for line in log.lines if "stage" in line]
+    conclude(options, "consumers", {"device": "cpu"}, tables)
 
 
 if __name__ == "__main__":

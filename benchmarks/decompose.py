@@ -155,16 +155,16 @@ def free_gb() -> float:
 def pursuit_rows(m: int, options: argparse.Namespace) -> list[Row]:
     """Run clip-decompose's pursuit, scikit-learn and batched-omp."""
     targets, atoms = related(options.units, options.texts, WIDTH)
-    there, pool = targets.to(options.device), atoms.to(options.device)
-    pursue(there[:8], pool, 2)  # the first call measures which arithmetic is fastest
-    seconds, found = timed(lambda: pursue(there, pool, m))
-    ours, word = seconds / options.units, found.word.cpu()
-    screening = str(fastest_dtype(there.device)).removeprefix("torch.")
+    device_targets, pool = targets.to(options.device), atoms.to(options.device)
+    pursue(device_targets[:8], pool, 2)  # the first call measures which arithmetic is fastest
+    seconds, result = timed(lambda: pursue(device_targets, pool, m))
+    ours, word = seconds / options.units, result.word.cpu()
+    screening = str(fastest_dtype(device_targets.device)).removeprefix("torch.")
     rows = [row_of(m, f"clip-decompose, {screening} screening, {options.device}", options.units, seconds, None, options.units)]
     print(rows[-1], flush=True)
     if options.scikit_units:
         rows += scikit_rows(targets, atoms, m, ours, word, options)
-    return rows + batched_rows(there, pool, m, ours, word, options)
+    return rows + batched_rows(device_targets, pool, m, ours, word, options)
 
 
 def pairs_rows(options: argparse.Namespace) -> list[Row]:
@@ -224,15 +224,15 @@ def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
-    found: dict[str, list[Row]] = {}
+    tables: dict[str, list[Row]] = {}
     if options.m:
         title = f"pursuit, {options.units} units, {options.texts} texts of width {WIDTH}"
-        found[title] = [row for m in options.m for row in pursuit_rows(m, options)]
-    found[f"neuron-head pairs, {options.texts} texts of width {PAIRS_WIDTH}"] = pairs_rows(options)
+        tables[title] = [row for m in options.m for row in pursuit_rows(m, options)]
+    tables[f"neuron-head pairs, {options.texts} texts of width {PAIRS_WIDTH}"] = pairs_rows(options)
     if options.tower:
-        found["text tower of ViT-B-32, random weights"] = tower_rows(options)
+        tables["text tower of ViT-B-32, random weights"] = tower_rows(options)
     peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
-    save(out_of(options), "decompose", describe(), {"device": options.device, "peak GB": peak}, found)
+    save(out_of(options), "decompose", describe(), {"device": options.device, "peak GB": peak}, tables)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from accelerator import sampled
+from accelerator import sample_utilization
 from photos import make_photos
 from plain import LAST, Watch, clip_effects, load, plain, weights
 from runs import Log, Row, arguments, compared, conclude, in_own_process, log_of, say, slopes, tool
@@ -57,11 +57,11 @@ def device_peak(device: str) -> Row:
 
 def measured(setting: str, folder: Path, count: int, case: Row, device: str) -> Row:
     """Measure one process."""
-    with sampled(device.startswith("cuda")) as busy:
+    with sample_utilization(device.startswith("cuda")) as busy:
         size = {"models": case["model"], "batch_sizes": case["batch"], "precisions": case["precision"], "device": device}
-        found = in_own_process(__file__, work=setting, folder=folder, count=count, **size)
-        share = busy(found["begin"], found["end"])
-    return found | ({} if share is None else {"GPU": share})
+        process = in_own_process(__file__, work=setting, folder=folder, count=count, **size)
+        share = busy(process["begin"], process["end"])
+    return process | ({} if share is None else {"GPU": share})
 
 
 def speed(folder: Path, options: argparse.Namespace, log: Log) -> None:
@@ -125,12 +125,12 @@ def beside(exact: Path, other: Path) -> Row:
 
 def tables(log: Log) -> dict[str, list[Row]]:
     """Return the tables of the log."""
-    found = {"speed": compared(log.lines, SAME)}
-    for row in found["speed"]:
+    result = {"speed": compared(log.lines, SAME)}
+    for row in result["speed"]:
         row["goal"] = GOALS.get(row["setting"]) if row["model"] == "ViT-B-32" else None
-    found["memory"] = [line for line in log.lines if "peak GB" in line]
-    found["accuracy"] = [line for line in log.lines if "accuracy of" in line]
-    return found
+    result["memory"] = [line for line in log.lines if "peak GB" in line]
+    result["accuracy"] = [line for line in log.lines if "accuracy of" in line]
+    return result
 
 
 def parse() -> argparse.Namespace:

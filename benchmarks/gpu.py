@@ -67,10 +67,10 @@ def peak(device: str) -> float | None:
     """Return the peak memory of torch on the device since the last call, in GB; None for a CPU."""
     if not device.startswith("cuda"):
         return None
-    held = torch.cuda.max_memory_allocated(device) / 1e9
+    largest = torch.cuda.max_memory_allocated(device) / 1e9
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    return round(held, 2)
+    return round(largest, 2)
 
 
 def compared(ours: Bundle, theirs: Bundle) -> Row:
@@ -157,8 +157,8 @@ def pursuits(folder: Path, size: Size, device: str) -> list[Row]:
         targets, atoms = (each.to(device) for each in related(units, texts, width))
         pursue(targets[:16], atoms, min(m, 4))  # loads the kernels
         began = time.perf_counter()
-        found = pursue(targets, atoms, m)
-        residual = float(found.residual.mean())  # waits for the device
+        result = pursue(targets, atoms, m)
+        residual = float(result.residual.mean())  # waits for the device
         seconds = round(time.perf_counter() - began, 2)
         row: Row = {"units": units, "texts": texts, "width": width, "m": m, "seconds": seconds, "residual": round(residual, 4)}
         rows.append(row | {"peak GB": peak(device)})

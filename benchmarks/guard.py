@@ -42,12 +42,12 @@ def processor_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def command(name: str, *given: object) -> None:
+def command(name: str, *words: object) -> None:
     """Run clip-NAME in this process and discard its output."""
     import importlib
 
     try:
-        importlib.import_module(f"cliptools.cli.{name}").main([*map(str, given), "-q", "-o", os.devnull])
+        importlib.import_module(f"cliptools.cli.{name}").main([*map(str, words), "-q", "-o", os.devnull])
     except SystemExit as stop:
         if stop.code:
             raise
@@ -108,13 +108,13 @@ def pairs(folder: Path, scenes: int) -> dict[str, Pair]:
 def measured(rounds: int, scenes: int) -> dict[str, float]:
     """Measure the ratios."""
     with tempfile.TemporaryDirectory() as name:
-        found = {}
+        ratios = {}
         for what, (ours, theirs) in pairs(Path(name), scenes).items():
             turns = alternating(rounds, {"ours": ours, "theirs": theirs})
-            found[what] = round(statistics.median(a / b for a, b in zip(turns["ours"], turns["theirs"], strict=True)), 3)
-    modules = [run([sys.executable, "-c", code]).said for code in (COUNT.format("effects"), _MODULES)]
-    found["modules that clip-effects --help imports beside import click's"] = round(int(modules[0]) / int(modules[1]), 3)
-    return found
+            ratios[what] = round(statistics.median(a / b for a, b in zip(turns["ours"], turns["theirs"], strict=True)), 3)
+    modules = [run([sys.executable, "-c", code]).stderr for code in (COUNT.format("effects"), _MODULES)]
+    ratios["modules that clip-effects --help imports beside import click's"] = round(int(modules[0]) / int(modules[1]), 3)
+    return ratios
 
 
 _MODULES = "import sys, click; print(len(sys.modules), file=sys.stderr)"
@@ -122,17 +122,17 @@ _MODULES = "import sys, click; print(len(sys.modules), file=sys.stderr)"
 
 def judged(now: dict[str, float], baseline: dict[str, float]) -> tuple[list[Row], list[str]]:
     """Return a row for each ratio, and the warnings."""
-    rows, said = [], []
+    rows, warning_lines = [], []
     for what, ratio in now.items():
         before = baseline.get(what)
         row: Row = {"what": what, "ratio": ratio, "baseline": before}
         if before is not None:
             row["beside it"] = round(ratio / before, 2)
             if ratio > BOUND * before:
-                said.append(f"warning: {what}: {ratio}, more than {BOUND:g} times the baseline's {before}")
+                warning_lines.append(f"warning: {what}: {ratio}, more than {BOUND:g} times the baseline's {before}")
         rows.append(row)
     gone = [what for what in baseline if what not in now]
-    return rows, said + [f"warning: {what}: no longer measured" for what in gone]
+    return rows, warning_lines + [f"warning: {what}: no longer measured" for what in gone]
 
 
 def main() -> None:
@@ -146,9 +146,9 @@ def main() -> None:
         document: dict[str, Any] = {"processor": processor(), "ratios": now}
         options.baseline.write_text(json.dumps(document, indent=1) + "\n")
     baseline = json.loads(options.baseline.read_text())["ratios"]
-    rows, said = judged(now, baseline)
+    rows, warning_lines = judged(now, baseline)
     save(options.out, "guard", describe(), {"rounds": options.rounds}, {"ratios of processor time": rows})
-    print("\n".join(said) or f"no ratio is more than {BOUND:g} times its baseline")
+    print("\n".join(warning_lines) or f"no ratio is more than {BOUND:g} times its baseline")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ GOAL = 2.0  # GB
 PICTURE = (2000, 3000)
 
 
-def held() -> float:
+def memory_now() -> float:
     """Return the current memory of this process in GB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e9
 
@@ -48,7 +48,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
     visual = ModifiedResNet([6, 8, 18, 8], 768, 48, image_size=CROP, width=96).eval()
-    model, before, rows = held(), peak(), []
+    model, before, rows = memory_now(), peak(), []
 
     def note(what: str, seconds: float) -> None:
         row: Row = {"what": what, "seconds": round(seconds, 2), "peak GB beyond the model": round(peak() - model, 2)}

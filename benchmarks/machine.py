@@ -31,10 +31,10 @@ def describe() -> dict[str, Any]:
     """
     import torch
 
-    found = {name: version(name) for name in PACKAGES}
-    said = {"processor": processor(), "threads": torch.get_num_threads(), "python": platform.python_version()} | found
-    said["load over 15 minutes"] = round(os.getloadavg()[2], 1)
-    return said | ({"accelerator": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
+    versions = {name: version(name) for name in PACKAGES}
+    facts = {"processor": processor(), "threads": torch.get_num_threads(), "python": platform.python_version()} | versions
+    facts["load over 15 minutes"] = round(os.getloadavg()[2], 1)
+    return facts | ({"accelerator": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
 
 
 def save(

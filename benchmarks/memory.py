@@ -68,9 +68,9 @@ def image_rows(cases: Sequence[str], counts: Sequence[int], folder: Path, bundle
             where = folder / str(count)
             if "FOLDER" in words and not where.exists():
                 link(files, count, where, nested=True)
-            given = [{"FOLDER": where, "BUNDLE": bundle}.get(word, word) for word in words]
+            case_arguments = [{"FOLDER": where, "BUNDLE": bundle}.get(word, word) for word in words]
             number = ["--count" if case == "clip-scenes" else "--limit", count] if case in LIMITED else []
-            peaks.append(peak(*given, *number))
+            peaks.append(peak(*case_arguments, *number))
         rows.append(judged(case, counts, peaks, True))
         print(rows[-1], flush=True)
     return rows
@@ -82,32 +82,32 @@ def size_rows(cases: Sequence[str], images: int, folder: Path, small: bool) -> l
     layers = dict(list(LAYERS.items())[: 1 if small else None])
     pools = dict(list(POOLS.items())[: 1 if small else None])
     bundles = {units: folder / f"{units}.safetensors" for units in layers}
-    found: list[float] = []
+    peaks: list[float] = []
     for units, of in layers.items():
-        found.append(tool("effects", "--layers", of, "--limit", images, "-q", "-o", bundles[units]).peak)
+        peaks.append(tool("effects", "--layers", of, "--limit", images, "-q", "-o", bundles[units]).peak)
     if "units, clip-effects" in cases:
-        rows.append(judged(f"units, clip-effects, {images} images", list(layers), found, False))
+        rows.append(judged(f"units, clip-effects, {images} images", list(layers), peaks, False))
     if "units, clip-decompose" in cases:
-        found = [peak("decompose", bundle, "--m", 32) for bundle in bundles.values()]
-        rows.append(judged("units, clip-decompose --m 32", list(layers), found, False))
+        peaks = [peak("decompose", bundle, "--m", 32) for bundle in bundles.values()]
+        rows.append(judged("units, clip-decompose --m 32", list(layers), peaks, False))
     if "texts, clip-decompose" in cases:
-        found = [peak("decompose", bundles[768], "--m", 32, "--no-cache", "--pool", pool) for pool in pools.values()]
-        rows.append(judged("texts, clip-decompose of 768 units", list(pools), found, False))
+        peaks = [peak("decompose", bundles[768], "--m", 32, "--no-cache", "--pool", pool) for pool in pools.values()]
+        rows.append(judged("texts, clip-decompose of 768 units", list(pools), peaks, False))
     if "units, clip-view" in cases:
-        found = [peak("view", bundle, "-f", "jsonl") for bundle in bundles.values()]
-        rows.append(judged("units, clip-view -f jsonl", list(layers), found, False))
+        peaks = [peak("view", bundle, "-f", "jsonl") for bundle in bundles.values()]
+        rows.append(judged("units, clip-view -f jsonl", list(layers), peaks, False))
     for row in rows:
         print(row, flush=True)
     return rows
 
 
-def joined(found: dict[str, list[Row]], out: Path | None) -> dict[str, list[Row]]:
+def joined(tables: dict[str, list[Row]], out: Path | None) -> dict[str, list[Row]]:
     """Return the rows of the last run and of this run; the newer row replaces an older row of the same case."""
     path = out / "memory.json" if out else None
     before = json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else {}
     return {
-        title: list({row["what"]: row for row in (*before.get(title, []), *found.get(title, []))}.values())
-        for title in dict.fromkeys((*(title for title in before if title not in ("machine", "settings")), *found))
+        title: list({row["what"]: row for row in (*before.get(title, []), *tables.get(title, []))}.values())
+        for title in dict.fromkeys((*(title for title in before if title not in ("machine", "settings")), *tables))
     }
 
 

@@ -35,8 +35,8 @@ def plain(folder: Path, count: int, batch: int, loaded: Any) -> None:
     skipped = loader.Skipped()
     batches = loader.load_batches(source, order, loaded.transform, batch_size=batch, workers=None, strict=True, skipped=skipped)
     with torch.inference_mode():
-        kept = [loaded.clip.encode_image(pictures.to(loaded.device, DTYPE[loaded.precision])) for _, pictures in batches]
-        embeddings = torch.cat(kept).cpu()
+        parts = [loaded.clip.encode_image(pictures.to(loaded.device, DTYPE[loaded.precision])) for _, pictures in batches]
+        embeddings = torch.cat(parts).cpu()
     assert len(embeddings) == count
 
 
@@ -48,9 +48,9 @@ def clip_effects(model: str, folder: Path, count: int, batch: int, *more: str, o
     """
     from cliptools.cli.effects import main
 
-    asked = [str(folder), "--model", model, *weights(model), "--limit", str(count), "--batch-size", str(batch), *more]
+    words = [str(folder), "--model", model, *weights(model), "--limit", str(count), "--batch-size", str(batch), *more]
     try:
-        main([*asked, "-q", "-o", str(output)])
+        main([*words, "-q", "-o", str(output)])
     except SystemExit as stop:
         if stop.code:
             raise
@@ -69,9 +69,9 @@ class Watch:
             batches = real(*arguments, **options)
             self.begin = self.begin or time.time()
             while True:
-                asked = time.perf_counter()
+                start = time.perf_counter()
                 batch = next(batches, None)
-                self.waiting += time.perf_counter() - asked
+                self.waiting += time.perf_counter() - start
                 self.end = time.time()
                 if batch is None:
                     return

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from label_maps import held
+from label_maps import memory_now
 from machine import describe, save
 from photos import make_photos
 from plain import load, weights
@@ -74,15 +74,15 @@ def list_here(folder: Path) -> None:
     from cliptools.streaming import ranking  # noqa: F401  # loads its libraries before the measurement
 
     paths = sorted(map(str, folder.glob("*.tar"))) or [str(folder)]
-    before, start = held(), clocks()
+    before, start = memory_now(), clocks()
     source = open_images(paths)
-    listed, between = len(source), clocks()
+    count, between = len(source), clocks()
     reading = Measuring(max_pixels=None, skip_bad_shards=None, strict=False, memory=4.0, batch_size=32, workers=None)
-    kept = number_images(source, limit=None, sample=None, seed=0, reading=reading)
+    work = number_images(source, limit=None, sample=None, seed=0, reading=reading)
     end = clocks()
-    assert len(kept.order) == listed
+    assert len(work.order) == count
     spent = {"clock": end[0] - start[0], "processor": end[1] - start[1], "ordering": end[1] - between[1]}
-    say(listed=listed, held=1e9 * (held() - before), **spent)
+    say(listed=count, held=1e9 * (memory_now() - before), **spent)
 
 
 def listing(options: argparse.Namespace, folder: Path) -> list[Row]:
@@ -96,9 +96,9 @@ def listing(options: argparse.Namespace, folder: Path) -> list[Row]:
         make(folder / str(i), options.listed)
         works[what] = partial(in_own_process, __file__, here="list", folder=folder / str(i))
     rows = []
-    for what, found in alternating(options.rounds, works).items():
-        listed = found[0]["listed"]
-        of = {key: statistics.median(each[key] for each in found) / listed for key in found[0]}
+    for what, runs in alternating(options.rounds, works).items():
+        listed = runs[0]["listed"]
+        of = {key: statistics.median(each[key] for each in runs) / listed for key in runs[0]}
         row: Row = {"what": what, "images": listed, "µs an image": round(1e6 * of["clock"], 2)}
         row |= {"cpu µs an image": round(1e6 * of["processor"], 2), "of it, ordering": round(1e6 * of["ordering"], 2)}
         if what == ARCHIVES:
@@ -127,8 +127,8 @@ def decode_here(folder: Path, model: str, rounds: int) -> None:
     sources = {what: open_images([str(folder / str(i))]) for i, what in enumerate(SIZES)}
     for source in sources.values():
         transform(source.load(0))
-    found = alternating(rounds, {what: partial(decoded, source) for what, source in sources.items()})
-    say(decoded=found, size=list(transform(source.load(0)).shape))
+    times = alternating(rounds, {what: partial(decoded, source) for what, source in sources.items()})
+    say(decoded=times, size=list(transform(source.load(0)).shape))
 
 
 def decoding(options: argparse.Namespace, folder: Path) -> list[Row]:
@@ -138,13 +138,13 @@ def decoding(options: argparse.Namespace, folder: Path) -> list[Row]:
         (folder / str(i)).mkdir(parents=True)
         files = make_photos(folder / str(i), options.decoded, height=height, width=width)
         kb[what] = statistics.mean(file.stat().st_size for file in files) / 1000
-    found = in_own_process(__file__, here="decode", folder=folder, model=options.model, rounds=options.rounds)
+    process = in_own_process(__file__, here="decode", folder=folder, model=options.model, rounds=options.rounds)
     rows: list[Row] = []
-    for what, rounds in found["decoded"].items():
+    for what, rounds in process["decoded"].items():
         seconds, cpu = (statistics.median(each) for each in zip(*rounds, strict=True))
         row: Row = {"what": what, "pictures": options.decoded, "kB a file": round(kb[what], 1)}
         row |= {"ms an image": round(1000 * seconds, 2), "cpu ms an image": round(1000 * cpu, 2)}
-        rows.append(row | {"model's input": " × ".join(map(str, found["size"]))})
+        rows.append(row | {"model's input": " × ".join(map(str, process["size"]))})
         print(rows[-1], flush=True)
     return rows
 
@@ -156,8 +156,8 @@ def merging(options: argparse.Namespace, folder: Path) -> list[Row]:
     make_photos(folder / "photos", count * each, distinct=64)
     parts = [folder / f"{i}.safetensors" for i in range(1, count + 1)]
     for i, part in enumerate(parts, 1):
-        given = [folder / "photos", "--model", options.model, *weights(options.model), "--shard", f"{i}/{count}"]
-        tool("effects", *given, *(["--centre", parts[0]] if i > 1 else []), "-q", "-o", part)
+        words = [folder / "photos", "--model", options.model, *weights(options.model), "--shard", f"{i}/{count}"]
+        tool("effects", *words, *(["--centre", parts[0]] if i > 1 else []), "-q", "-o", part)
     merged = folder / "merged.safetensors"
     tool("merge", *parts[:-1], "--partial", "-q", "-o", merged)
 
@@ -166,8 +166,10 @@ def merging(options: argparse.Namespace, folder: Path) -> list[Row]:
         return {"seconds": ran.seconds, "cpu": ran.cpu, "peak": ran.peak}
 
     sets = {2: [merged, parts[-1]], count: parts}
-    found = alternating(options.rounds, {str(number): partial(joined, files) for number, files in sets.items()})
-    median = {number: {key: statistics.median(one[key] for one in runs) for key in runs[0]} for number, runs in found.items()}
+    runs_by_number = alternating(options.rounds, {str(number): partial(joined, files) for number, files in sets.items()})
+    median = {
+        number: {key: statistics.median(one[key] for one in runs) for key in runs[0]} for number, runs in runs_by_number.items()
+    }
     gb = {str(number): sum(file.stat().st_size for file in files) / 1e9 for number, files in sets.items()}
     rows: list[Row] = []
     for number in sets:
@@ -211,13 +213,13 @@ def main() -> None:
         decode_here(options.folder, options.model, options.rounds)
         return
     tables = {"list": ("listing", listing), "decode": ("decoding", decoding), "merge": ("merging", merging)}
-    found: dict[str, list[Row]] = {}
+    results: dict[str, list[Row]] = {}
     with tempfile.TemporaryDirectory() as name:
         for work in options.work:
             title, measure = tables[work]
-            found[title] = measure(options, Path(name) / work)
+            results[title] = measure(options, Path(name) / work)
     about = {"model": options.model, "rounds": options.rounds, "images of a partial": options.each}
-    save(out_of(options), "reading", describe(), about, found)
+    save(out_of(options), "reading", describe(), about, results)
 
 
 if __name__ == "__main__":

@@ -116,12 +116,12 @@ def decompose(options: argparse.Namespace, log: Log) -> None:
 
 def tables(log: Log) -> dict[str, list[Row]]:
     """Return the tables of the log."""
-    found = {"speed": compared(log.lines, ("model", "images"))}
-    for row in found["speed"]:
+    result = {"speed": compared(log.lines, ("model", "images"))}
+    for row in result["speed"]:
         row["goal"] = GOAL if row["setting"] == "pairs" else None
-    found["memory"] = [line for line in log.lines if "thin peak" in line]
-    found["decompose"] = [line for line in log.lines if "ms a pair" in line]
-    return found
+    result["memory"] = [line for line in log.lines if "thin peak" in line]
+    result["decompose"] = [line for line in log.lines if "ms a pair" in line]
+    return result
 
 
 def parse() -> argparse.Namespace:

@@ -28,15 +28,15 @@ class Ran(NamedTuple):
     """Seconds of processor time in user and system mode, which other processes disturb less."""
     peak: float
     """Peak memory in GB. It is at least the memory of the parent process, which should therefore be small."""
-    said: str
+    stderr: str
     """Text on stderr."""
 
 
 def run(command: Sequence[object], stdin: Path | None = None) -> Ran:
     """Run a command to its end and discard its standard output; a failure ends this script."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    given = Path(stdin or os.devnull)
-    with given.open("rb") as source, tempfile.TemporaryFile() as errors:
+    source_path = Path(stdin or os.devnull)
+    with source_path.open("rb") as source, tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
         words = [str(word) for word in command]
         process = subprocess.Popen(
@@ -46,10 +46,10 @@ def run(command: Sequence[object], stdin: Path | None = None) -> Ran:
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         errors.seek(0)
-        said = errors.read().decode()
+        text = errors.read().decode()
     if process.returncode:
-        sys.exit(f"{' '.join(words)}\n{said}")
-    return Ran(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e9, said)  # maxrss counts KiB
+        sys.exit(f"{' '.join(words)}\n{text}")
+    return Ran(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e9, text)  # maxrss counts KiB
 
 
 def module_of(name: str) -> str:
@@ -69,22 +69,22 @@ def in_own_process(script: str, **options: object) -> Row:
         command += [f"--{name.replace('_', '-')}", *(map(str, value) if isinstance(value, list) else [str(value)])]
     ran = run(command)
     measured = {"seconds": ran.seconds, "cpu": ran.cpu, "peak GB": ran.peak}
-    said: Row = json.loads(ran.said.splitlines()[-1])
-    return measured | said
+    report: Row = json.loads(ran.stderr.splitlines()[-1])
+    return measured | report
 
 
-def say(**found: object) -> None:
+def say(**figures: object) -> None:
     """Print the last line of a process that in_own_process has started."""
-    print(json.dumps(found), file=sys.stderr)
+    print(json.dumps(figures), file=sys.stderr)
 
 
 def slopes(short: Row, long: Row, few: int, many: int) -> Row:
     """Return the cost per image in elapsed time and in processor time, and the fixed cost, which is the rest of the long run."""
-    found: Row = {}
+    figures: Row = {}
     for key, title in (("seconds", ""), ("cpu", "cpu ")):
         each = (long[key] - short[key]) / (many - few)
-        found |= {f"{title}ms": round(1000 * each, 2), f"fixed {title}s": round(long[key] - each * many, 2)}
-    return found
+        figures |= {f"{title}ms": round(1000 * each, 2), f"fixed {title}s": round(long[key] - each * many, 2)}
+    return figures
 
 
 def compared(log: Iterable[Row], same: Sequence[str], plain: str = "plain") -> list[Row]:
@@ -101,8 +101,8 @@ def compared(log: Iterable[Row], same: Sequence[str], plain: str = "plain") -> l
             row[f"{clock} an image"] = round(statistics.median(line[clock] for line in of), 2)
             pairs = [(line[clock], baseline.get((*key[:-1], line["round"]), line)[clock]) for line in of]
             ratios = [round(each / base, 3) if base > 0 < each else None for each, base in pairs]
-            known = [ratio for ratio in ratios if ratio is not None]
-            row |= {f"ratio of {clock}": round(statistics.median(known), 3) if known else None, f"ratios of {clock}": ratios}
+            valid = [ratio for ratio in ratios if ratio is not None]
+            row |= {f"ratio of {clock}": round(statistics.median(valid), 3) if valid else None, f"ratios of {clock}": ratios}
         row["fixed s"] = round(statistics.median(line["fixed s"] for line in of), 2)
         for more in sorted({name for line in of for name in line if name.endswith("%")}):
             row[more] = round(statistics.median(line[more] for line in of if more in line))
@@ -112,11 +112,11 @@ def compared(log: Iterable[Row], same: Sequence[str], plain: str = "plain") -> l
 
 def alternating(rounds: int, measures: dict[str, Callable[[], Measure]]) -> dict[str, list[Measure]]:
     """Call the functions in turns and return the results of each."""
-    found: dict[str, list[Measure]] = {name: [] for name in measures}
+    results: dict[str, list[Measure]] = {name: [] for name in measures}
     for _ in range(rounds):
         for name, measure in measures.items():
-            found[name].append(measure())
-    return found
+            results[name].append(measure())
+    return results
 
 
 class Log:
@@ -164,9 +164,9 @@ def log_of(options: argparse.Namespace, name: str) -> Log:
     return Log(None if out is None else out / f"{name}.jsonl", options.more or options.report)
 
 
-def conclude(options: argparse.Namespace, name: str, settings: Row, found: dict[str, list[Row]]) -> None:
+def conclude(options: argparse.Namespace, name: str, settings: Row, candidates: dict[str, list[Row]]) -> None:
     """Print the tables that have rows, and write them to the folder of the results."""
-    tables = {title: rows for title, rows in found.items() if rows}
+    tables = {title: rows for title, rows in candidates.items() if rows}
     if not tables:
         sys.exit("nothing was measured")
     save(out_of(options), name, describe(), settings, tables)

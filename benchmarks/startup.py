@@ -38,20 +38,20 @@ def commands() -> list[str]:
 
 def help_rows(names: Sequence[str], rounds: int) -> list[Row]:
     """Measure --help of each command and import click."""
-    every = {"import click": CLICK, "python": [sys.executable, "-c", "pass"]}
-    every |= {f"clip-{name}": [sys.executable, "-m", module_of(name), "--help"] for name in names}
-    for command in every.values():  # writes bytecode and loads the files into memory
+    commands_by_name = {"import click": CLICK, "python": [sys.executable, "-c", "pass"]}
+    commands_by_name |= {f"clip-{name}": [sys.executable, "-m", module_of(name), "--help"] for name in names}
+    for command in commands_by_name.values():  # writes bytecode and loads the files into memory
         run(command)
-    found = alternating(rounds, {name: partial(run, command) for name, command in every.items()})
-    seconds = {name: min(ran.seconds for ran in runs) for name, runs in found.items()}
-    cpu = {name: min(ran.cpu for ran in runs) for name, runs in found.items()}
+    results = alternating(rounds, {name: partial(run, command) for name, command in commands_by_name.items()})
+    seconds = {name: min(ran.seconds for ran in runs) for name, runs in results.items()}
+    cpu = {name: min(ran.cpu for ran in runs) for name, runs in results.items()}
     rows = []
-    for name in every:
+    for name in commands_by_name:
         row: Row = {"what": f"{name} --help" if name.startswith("clip-") else name, "ms": round(1000 * seconds[name], 1)}
         row |= {"beside import click": round(seconds[name] / seconds["import click"], 2)}
         row |= {"processor time beside it": round(cpu[name] / cpu["import click"], 2)}
         if name.startswith("clip-"):
-            row |= {"modules": int(run([sys.executable, "-c", COUNT.format(module_of(name[5:]))]).said), "goal": GOAL}
+            row |= {"modules": int(run([sys.executable, "-c", COUNT.format(module_of(name[5:]))]).stderr), "goal": GOAL}
         rows.append(row)
     return rows
 
@@ -76,9 +76,9 @@ def cases(folder: Path) -> dict[str, list[Any]]:
     }
 
 
-def first_result(name: str, given: Sequence[Any]) -> Row:
+def first_result(name: str, words: Sequence[Any]) -> Row:
     """Measure the seconds from launch to model, and from the model to the first byte."""
-    command = [sys.executable, __file__, "--work", name, *map(str, given), "-q"]
+    command = [sys.executable, __file__, "--work", name, *map(str, words), "-q"]
     start = time.monotonic()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None and process.stderr is not None
@@ -98,7 +98,7 @@ def first_result(name: str, given: Sequence[Any]) -> Row:
     return {"what": f"clip-{name}"} | {key: round(value, 2) for key, value in times.items()}
 
 
-def work(name: str, given: list[str]) -> None:
+def work(name: str, words: list[str]) -> None:
     """Run the command in this process and print the time at which its model is loaded."""
     import importlib
 
@@ -112,7 +112,7 @@ def work(name: str, given: list[str]) -> None:
         return loaded
 
     load.load_model = load_model
-    importlib.import_module(module_of(name)).main(given)
+    importlib.import_module(module_of(name)).main(words)
 
 
 def main() -> None:
@@ -126,16 +126,16 @@ def main() -> None:
     options: argparse.Namespace = parser.parse_args()
     if options.quick:
         options.rounds = 3
-    found = {"--help": help_rows(options.commands, options.rounds)}
+    tables = {"--help": help_rows(options.commands, options.rounds)}
     if not options.only_help:
         with tempfile.TemporaryDirectory() as name:
             os.environ["CLIPTOOLS_CACHE"] = str(Path(name) / "cache")  # text embeddings are cached from the second run on
-            ready = {key: given for key, given in cases(Path(name)).items() if key in options.commands}
+            ready = {key: words for key, words in cases(Path(name)).items() if key in options.commands}
             tries = 1 if options.quick else 3
-            rows = [[first_result(key, given) for key, given in ready.items()] for _ in range(tries)]
+            rows = [[first_result(key, words) for key, words in ready.items()] for _ in range(tries)]
             column = "then until the first result, s"
-            found["first result, emoji-vit"] = [min(same, key=lambda row: row[column]) for same in zip(*rows, strict=True)]
-    save(out_of(options), "startup", describe(), {"rounds": options.rounds}, {key: rows for key, rows in found.items() if rows})
+            tables["first result, emoji-vit"] = [min(same, key=lambda row: row[column]) for same in zip(*rows, strict=True)]
+    save(out_of(options), "startup", describe(), {"rounds": options.rounds}, {key: rows for key, rows in tables.items() if rows})
 
 
 if __name__ == "__main__":

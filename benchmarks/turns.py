@@ -88,9 +88,9 @@ class Turns:
         return time.perf_counter()
 
 
-def line_of(found: Row, case: Row) -> Row:
+def line_of(process: Row, case: Row) -> Row:
     """Return the figures of one process without its first pair of batches, in which lists and buffers are created."""
-    plain, ours = found["plain"][1:], found["ours"][1:]
+    plain, ours = process["plain"][1:], process["ours"][1:]
     images = case["batch"] * len(plain)
     pairs = [after / before for before, after in zip(plain, ours, strict=True)]
     low, middle, high = statistics.quantiles(pairs, n=4) if len(pairs) > 1 else pairs * 3
@@ -100,7 +100,7 @@ def line_of(found: Row, case: Row) -> Row:
         "ratio": round(sum(ours) / sum(plain), 3),
         "quartiles": [round(low, 3), round(middle, 3), round(high, 3)],
         "pairs of batches": len(pairs),
-        "peak GB": round(found["peak GB"], 2),
+        "peak GB": round(process["peak GB"], 2),
     }
 
 
@@ -120,8 +120,8 @@ def measure(folder: Path, options: argparse.Namespace, log: Log) -> None:
                         "counts": images,
                         "device": options.device,
                     }
-                    found = in_own_process(__file__, work=1, folder=folder, settings=setting, **size)
-                    log.keep(line_of(found, dict(zip(SAME, (model, precision, batch, setting, images), strict=True))))
+                    process = in_own_process(__file__, work=1, folder=folder, settings=setting, **size)
+                    log.keep(line_of(process, dict(zip(SAME, (model, precision, batch, setting, images), strict=True))))
 
 
 def tables(log: Log) -> dict[str, list[Row]]:

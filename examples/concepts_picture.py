@@ -33,7 +33,7 @@ def main(images: Path, target: Path) -> None:
     """Draw one row per scene and one column per ranking."""
     records = [json.loads(line) for line in sys.stdin]
     names = list(dict.fromkeys(record["image"] for record in records))
-    found = {(record["image"], record["settings"]["by"]): record for record in records}
+    record_of = {(record["image"], record["settings"]["by"]): record for record in records}
     columns = [GAP + SCENE + GAP + number * (WORD + BAR + GAP) for number in range(len(TITLES))]
     height = 2 * GAP + LINE + len(names) * (SCENE + LINE + GAP)
     sheet = Image.new("RGB", (columns[-1] + WORD + BAR + GAP, height), "white")
@@ -44,9 +44,9 @@ def main(images: Path, target: Path) -> None:
         y = 2 * GAP + LINE + row * (SCENE + LINE + GAP)
         with Image.open(images / name) as picture:
             sheet.paste(picture.convert("RGB").resize((SCENE, SCENE), Image.Resampling.LANCZOS), (GAP, y))
-        draw.text((GAP, y + SCENE + 2), ", ".join(found[name, "words"]["truth"]), FAINT, FONT)
+        draw.text((GAP, y + SCENE + 2), ", ".join(record_of[name, "words"]["truth"]), FAINT, FONT)
         for x, by in zip(columns, TITLES, strict=True):
-            draw_bars(draw, x, y + 8, found[name, by])
+            draw_bars(draw, x, y + 8, record_of[name, by])
     sheet.save(target, quality=80, method=6)
 
 

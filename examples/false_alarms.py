@@ -71,8 +71,8 @@ def record_of(concept: str, group: str, population: Population, frequency: float
     moments = GroupMoments(1, 1)
     moments.add(np.zeros(images, np.int64), value[:, None])
     sample = moments.sample(0, 0)
-    said = {"images": images} | {key: getattr(sample, key) for key in ("mean", "spread", "skewness", "kurtosis")}
-    return {"concept": concept, "group": group, "units": [], "settings": {}, "model": {"sha256": ""}} | said
+    statistics = {"images": images} | {key: getattr(sample, key) for key in ("mean", "spread", "skewness", "kurtosis")}
+    return {"concept": concept, "group": group, "units": [], "settings": {}, "model": {"sha256": ""}} | statistics
 
 
 def alarms(populations: dict[str, Population], setting: Setting, each: bool, random: Any) -> tuple[int, int]:
@@ -91,13 +91,13 @@ def row(model: str, populations: dict[str, Population], setting: Setting, each: 
     """Return the values of COLUMNS for one setting."""
     random = np.random.default_rng(20261121)
     runs = round(RUNS[each] * setting.part)
-    found = [alarms(populations, setting, each, random) for _ in range(runs)]
-    comparisons = found[0][1]
-    beyond = sum(alarmed > 0 for alarmed, _ in found) / runs
+    counts = [alarms(populations, setting, each, random) for _ in range(runs)]
+    comparisons = counts[0][1]
+    beyond = sum(alarmed > 0 for alarmed, _ in counts) / runs
     expected = f"{chance_of_run(SIGMAS, comparisons, each):.3g}" if setting.before == setting.now else ""
-    each_of_them = sum(alarmed for alarmed, _ in found) / (comparisons * runs)
-    held = "comparison" if each else "run"
-    return [model, *setting[:3], BASELINE, comparisons, held, runs, f"{beyond:.3g}", expected, f"{each_of_them:.3g}"]
+    alarm_rate = sum(alarmed for alarmed, _ in counts) / (comparisons * runs)
+    held_to = "comparison" if each else "run"
+    return [model, *setting[:3], BASELINE, comparisons, held_to, runs, f"{beyond:.3g}", expected, f"{alarm_rate:.3g}"]
 
 
 def main(paths: list[Path]) -> None:

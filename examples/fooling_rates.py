@@ -20,13 +20,13 @@ Hits = dict[tuple[str, str], list[bool]]
 
 def sound(path: Path) -> Hits:
     """Return, for each pair and kind of words, whether each picture that passes the check fools the model."""
-    found: Hits = defaultdict(list)
+    hits: Hits = defaultdict(list)
     with path.open() as stream:
         for record in map(json.loads, stream):
             kind = ORDERS.get(record["effect"], record["effect"]) if record["by"] == "effect" else record["by"]
             if record["check"]["depicted"] and not record["check"]["predicted"]:
-                found[record["pair"], kind].append(record["fooled"])
-    return found
+                hits[record["pair"], kind].append(record["fooled"])
+    return hits
 
 
 def percent(hits: list[bool]) -> float:

@@ -39,13 +39,13 @@ def explained(bundle: Bundle, D: torch.Tensor, t: torch.Tensor) -> dict[str, tor
     drawn = [text_spans(V, D, t[torch.randperm(len(t), generator=draw)[:m]], m).residual for _ in range(DRAWS)]
     outputs = D.mT.double() @ V.double() @ D.double()  # (head, d, d)
     values = torch.linalg.eigvalsh(outputs).flip(1)
-    found = (
+    shares = (
         1 - torch.from_numpy(bundle["residual"]) ** 2,
         1 - text_spans(V, D, noise, m).residual ** 2,
         (1 - torch.stack(drawn) ** 2).mean(0),
         values[:, :m].sum(1) / values.sum(1),
     )
-    return dict(zip(EXPLAINED, found, strict=True))
+    return dict(zip(EXPLAINED, shares, strict=True))
 
 
 def outputs_along(paths: FactoredEffect, layer: int, pictures: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -81,14 +81,14 @@ def main(path: Path) -> None:
     column, shown = {text: j for j, text in enumerate(pool.texts)}, np.zeros((SCENES, len(pool.texts)), dtype=bool)
     for i in range(SCENES):
         shown[i, [column[name] for name in source.names_in(i)]] = True
-    listed = bundle.text_list("words")["texts"]
+    texts = bundle.text_list("words")["texts"]
     shares = explained(bundle, head_directions(paths, torch.from_numpy(bundle["unit"])), t)
     print("# make -C examples -f heads.mk")
     print(",".join(["layer", *EXPLAINED, *NAMED]))
     for layer in sorted(set(bundle["unit"][:, 0].tolist())):
         rows = np.flatnonzero(bundle["unit"][:, 0] == layer)
         along = outputs_along(paths, layer, pictures, t).numpy()
-        words = [[column[listed[j]] for j in bundle["word"][row]] for row in rows]
+        words = [[column[texts[j]] for j in bundle["word"][row]] for row in rows]
         means = np.mean([named(one, shown, own) for one, own in zip(along, words, strict=True)], axis=0)
         figures = [*(float(shares[name][rows].mean()) for name in EXPLAINED), *means]
         print(",".join([str(layer), *(f"{value:.3f}" for value in figures)]))

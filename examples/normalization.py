@@ -57,9 +57,9 @@ def main() -> None:
             residual = bundle["prefix_residual"][:, column].astype(float)  # directions have unit length
             row[f"residual_{way}"] = f"{residual.mean():.3f}"
             row[f"cosine_{way}"] = f"{np.sqrt(np.clip(1 - residual**2, 0, 1)).mean():.3f}"  # r̂ is a least-squares fit of r
-            [found] = [each for each in records if each.get("m") == m and each["bundle"] == bundle.digest]
-            top1 = found["top1"]
-            row |= {f"top1_{way}": top1["value"], f"low_{way}": top1["low"], f"high_{way}": top1["high"], "n": found["n"]}
+            [record] = [each for each in records if each.get("m") == m and each["bundle"] == bundle.digest]
+            top1 = record["top1"]
+            row |= {f"top1_{way}": top1["value"], f"low_{way}": top1["low"], f"high_{way}": top1["high"], "n": record["n"]}
         table.writerow(row)
 
 

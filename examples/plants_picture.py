@@ -41,9 +41,9 @@ def draw_words(sheet: Image.Image, draw: ImageDraw.ImageDraw, y: int, words: lis
         draw.text((x + CELL // 2, y + EMOJI + 2), name, GREEN if word == cue else FAINT, SMALL, anchor="ma")
         if word == cue:
             draw.rectangle((x + 3, y - 4, x + CELL - 4, y + EMOJI + LINE + 3), outline=GREEN, width=2)
-    said = f"{cue}: number {words.index(cue) + 1}" if cue in words else f"{cue}: not among {len(words)}"
+    label = f"{cue}: number {words.index(cue) + 1}" if cue in words else f"{cue}: not among {len(words)}"
     where = (LEFT + ACROSS * CELL + GAP, y + EMOJI // 2 - 2)
-    draw.text(where, said, GREEN if cue in words else INK, FONT, anchor="lm")
+    draw.text(where, label, GREEN if cue in words else INK, FONT, anchor="lm")
 
 
 def main(plants: Path, *records: Path) -> None:

@@ -38,26 +38,26 @@ def main(table: Path, picture: Path, name: str, count: int, seed: int) -> None:
     for record in records:
         if record["units"] == "pairs" and record["norm"] > strongest.get(record["neuron"], {"norm": 0})["norm"]:
             strongest[record["neuron"]] = record
-    found = {
+    values = {
         kind: np.array([record["inertia"] for record in records if record["units"] == kind]) for kind in ("pairs", "neurons")
     }
-    found["strongest_pairs"] = np.array([record["inertia"] for record in strongest.values()])
-    found["random_scenes"] = random_sets(name, count, seed)
-    share = {kind: (found[kind][None] < THRESHOLDS[:, None]).mean(1) for kind in COLOURS}
-    counts = ", ".join(f"{len(found[kind])} {kind} (median {np.median(found[kind]):.3f})" for kind in COLOURS)
+    values["strongest_pairs"] = np.array([record["inertia"] for record in strongest.values()])
+    values["random_scenes"] = random_sets(name, count, seed)
+    share = {kind: (values[kind][None] < THRESHOLDS[:, None]).mean(1) for kind in COLOURS}
+    counts = ", ".join(f"{len(values[kind])} {kind} (median {np.median(values[kind]):.3f})" for kind in COLOURS)
     lines = [f"# make -C examples -f polysemy.mk: of {counts}", ",".join(["inertia_below", *COLOURS])]
     lines += [",".join([f"{t:.2f}", *(f"{share[kind][row]:.4f}" for kind in COLOURS)]) for row, t in enumerate(THRESHOLDS)]
     table.write_text("\n".join(lines) + "\n")
     figure = Figure(figsize=(6, 3.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    said = (
-        f"all {len(found['pairs']):,} pairs",
-        f"{len(found['neurons'])} neurons",
+    labels = (
+        f"all {len(values['pairs']):,} pairs",
+        f"{len(values['neurons'])} neurons",
         "each neuron's strongest pair",
         "ten random scenes",
     )
-    for (kind, colour), label in zip(COLOURS.items(), said, strict=True):
+    for (kind, colour), label in zip(COLOURS.items(), labels, strict=True):
         axes.plot(THRESHOLDS, share[kind], color=colour, label=label)
     axes.set(xlabel="inertia of the ten scenes on which a unit acts most", ylabel="share below", xlim=(0.2, 0.85), ylim=(0, 1))
     axes.legend(frameon=False)

@@ -62,11 +62,11 @@ def with_ground(labels: np.ndarray, score: np.ndarray, truth: np.ndarray) -> lis
     A pixel is background if its score is below the threshold that is best on the CHOOSING scenes.
     """
     cuts, parts = np.quantile(score[CHOOSING], QUANTILES), (CHOOSING, MEASURED)
-    found = [[miou(np.where(score[part] < cut, BACKGROUND, labels[part]), truth[part]) for part in parts] for cut in cuts]
-    return max(found, key=lambda fit: fit[0])
+    fits = [[miou(np.where(score[part] < cut, BACKGROUND, labels[part]), truth[part]) for part in parts] for cut in cuts]
+    return max(fits, key=lambda fit: fit[0])
 
 
-def told(score: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+def separation(score: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """Return the AUC of a score for objects against background, and its means on both."""
     thing, score = truth[MEASURED] != BACKGROUND, score[MEASURED]
     return {"auc": roc_auc_score(thing.ravel(), score.ravel()), "thing": score[thing].mean(), "ground": score[~thing].mean()}
@@ -76,16 +76,16 @@ def rows(L: Tensor, truth: np.ndarray, activation: np.ndarray) -> Iterator[dict[
     """Yield the rows of all scores of one method's logits [scene, class, y, x]."""
     labels, top, sigma = L.argmax(1).numpy() + 1, L.amax(1).numpy(), L.std(1).numpy()
     yield {"score": "ground left out", "miou": miou(labels[MEASURED], np.where(truth == BACKGROUND, IGNORED, truth)[MEASURED])}
-    yield {"score": "spread", "scale": SHARPNESS} | told(SHARPNESS * sigma, truth)
+    yield {"score": "spread", "scale": SHARPNESS} | separation(SHARPNESS * sigma, truth)
     equal = SPREAD / float(sigma[CHOOSING].mean())
     by_scale = {scale: torch.stack([(scale * one).softmax(0).amax(0) for one in L]).numpy() for scale in (*SCALES, equal)}
     best = max(SCALES, key=lambda scale: with_ground(labels, by_scale[scale], truth)[0])
     for name, scale in {"": SHARPNESS, ", equal spread": equal, ", best scale": best}.items():
         row = {"score": f"probability{name}", "scale": scale, "miou": with_ground(labels, by_scale[scale], truth)[1]}
-        yield row | told(by_scale[scale], truth)
+        yield row | separation(by_scale[scale], truth)
     scores = {"logit": top, "logit by activation": top / activation, "deviations": (top - L.mean(1).numpy()) / sigma}
     for name, score in scores.items():
-        yield {"score": name, "miou": with_ground(labels, score, truth)[1]} | told(score, truth)
+        yield {"score": name, "miou": with_ground(labels, score, truth)[1]} | separation(score, truth)
 
 
 @torch.inference_mode()
@@ -107,7 +107,7 @@ def main(path: Path, methods: list[str]) -> None:
     level = {"mean": [one.Z[0].mean(-1) for one in seen], "norm": [one.Z[0].norm(dim=-1) for one in seen]}
     activation = {name: at_pixels(torch.stack(maps).unflatten(1, seen[0].grid)).numpy() for name, maps in level.items()}
     for name, score in activation.items():
-        write("activation", {"score": name} | told(score, truth))
+        write("activation", {"score": name} | separation(score, truth))
     for method in methods:
         look = resnet_method(method, visual, t, pairs)
         L = torch.stack([at_pixels(look(image[None]).logits[0]) for image in images])

@@ -141,11 +141,11 @@ def main(path: Path) -> None:
     methods |= {name: baseline(name, visual) for name in (*ATTENTION_MAPS, *GRADIENT_MAPS)}
     lines: csv.DictWriter[str] | None = None
     for two, (name, method) in itertools.product((False, True), methods.items()):
-        found = row(model, name, method, two)
+        figures = row(model, name, method, two)
         if lines is None:
-            lines = csv.DictWriter(sys.stdout, list(found), lineterminator="\n")
+            lines = csv.DictWriter(sys.stdout, list(figures), lineterminator="\n")
             lines.writeheader()
-        lines.writerow(found)
+        lines.writerow(figures)
         sys.stdout.flush()
 
 

@@ -17,15 +17,15 @@ def drawn(path: Path) -> tuple[list[str], list[Panel]]:
         records = [record for record in map(json.loads, lines) if "group" in record and "image" not in record]
     groups, concepts = (list(dict.fromkeys(record[key] for record in records)) for key in ("group", "concept"))
     titles = [f"{concept}, {records[0]['model']['name']}" for concept in concepts]
-    made = zip(panels(records, groups, concepts), titles, strict=True)
-    return [group.removesuffix(".tar") for group in groups], [panel._replace(title=title) for panel, title in made][:CONCEPTS]
+    titled = zip(panels(records, groups, concepts), titles, strict=True)
+    return [group.removesuffix(".tar") for group in groups], [panel._replace(title=title) for panel, title in titled][:CONCEPTS]
 
 
 def main(paths: list[Path], target: Path) -> None:
     """Draw one row per model."""
-    found = [drawn(path) for path in paths]
-    rows = [panel for _, row in found for panel in row]
-    put_whole(target, draw_shift(found[0][0], rows, "share of the concept's five units", target))
+    results = [drawn(path) for path in paths]
+    rows = [panel for _, row in results for panel in row]
+    put_whole(target, draw_shift(results[0][0], rows, "share of the concept's five units", target))
 
 
 if __name__ == "__main__":

@@ -256,7 +256,7 @@ def test_what_the_guard_judges(scripts: Any) -> None:
 def test_samples_of_an_accelerator_are_read(scripts: Any) -> None:
     moment, share = scripts.accelerator._sample("2026/11/21 20:00:00.500, 87")
     assert share == 87 and moment % 1 == pytest.approx(0.5)
-    with scripts.accelerator.sampled(False) as busy:
+    with scripts.accelerator.sample_utilization(False) as busy:
         assert busy(0.0, 1.0) is None
 
 

@@ -205,7 +205,7 @@ def test_bash_function(folder: Path, line: str, said: str) -> None:
 
 
 def typed_into(words: list[str], setup: str, line: str, cwd: Path) -> str:
-    """Return the line that an interactive shell makes of a line and a tab: `echo RESULT ` precedes it, and the line is run."""
+    """Return the line that an interactive shell makes of a line and a tab: the shell runs it with `echo RESULT ` before it."""
     terminal, end_of_shell = pty.openpty()
     ends = {"stdin": end_of_shell, "stdout": end_of_shell, "stderr": end_of_shell}
     shell = subprocess.Popen(words, cwd=cwd, env=ENVIRONMENT, start_new_session=True, **ends)

@@ -369,7 +369,7 @@ def test_metrics_where_a_class_is_missing() -> None:
 
 @pytest.mark.parametrize("absent", ["object", "ground", "neither", "truth"])
 def test_both_mean_ious_follow_torchmetrics_and_scikit_learn(absent: str) -> None:
-    """A class in neither mask nor truth is left out of the mean: for two and many classes, for an image and for a data set."""
+    """A class in neither mask nor truth is left out of the mean: for two or many classes, for an image and for a data set."""
     rng = np.random.default_rng(3)
     value = {"object": 0.0, "ground": 1.0}.get(absent)
     total, labels, jaccard = Fit(), LabelFit.empty(2), MulticlassJaccardIndex(2, average="none")

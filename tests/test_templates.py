@@ -169,7 +169,7 @@ def segmented(folder: Path, bundle: Path, *options: object) -> tuple[np.ndarray,
 
 
 def test_heat_maps_are_of_the_eighty_by_default(folder: Path, named: dict[str, Path]) -> None:
-    """The default is that of paper 1's code, whose class texts are the zero-shot classifier's; --template none: the bare text."""
+    """The default is as in paper 1's code, whose class texts are the zero-shot classifier's; --template none: the bare text."""
     asked = ("--text", "dog", "--method", "signed", "--neurons", 9)
     default, said = segmented(folder, named[""], *asked)
     assert said == "imagenet"

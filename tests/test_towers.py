@@ -147,7 +147,7 @@ UNUSUAL: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", UNUSUAL)
 def test_unusual_towers_give_the_effects_of_plain_ones(kind: str, tmp_path: Path) -> None:
-    """Direct effects of heads and MLPs, the class token's start and biases sum to M(I), so the equations hold for this tower."""
+    """Direct effects of heads and MLPs, the class token's start and biases sum to M(I), so the equations hold here."""
     from open_clip.model import CLIP
 
     settings = config(VIT | {"layers": 3} | UNUSUAL[kind])

@@ -103,7 +103,7 @@ KINDS: tuple[Callable[[bytearray, random.Random, list[bytes]], None], ...] = (
 
 
 def main(count: int, seed: int) -> None:
-    """Decode so many pictures and report the result; an error other than ImageError ends the process with the picture's seed."""
+    """Decode so many pictures and report the result; an error other than ImageError ends the process with the seed."""
     whole = dict(valid_pictures())
     assert all(decode(io.BytesIO(data)).mode == "RGB" for data in whole.values())
     names, others = list(whole), list(whole.values())
