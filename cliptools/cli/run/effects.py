@@ -144,9 +144,7 @@ def _shard_option(options: EffectsOptions, output_format: str) -> tuple[int, int
     if "-" in options.paths:
         raise UsageError("--shard needs the whole list of images, and standard input can be read only once: name files")
     if output_format != "safetensors":
-        raise UsageError(
-            f"--shard writes a partial, which is always safetensors, not {output_format}: leave out -f, clip-merge has it"
-        )
+        raise UsageError(f"--shard writes a partial, which is not {output_format}: leave out -f, and give it to clip-merge")
     if options.effect == "indirect":
         raise UsageError("--shard: --effect indirect needs mean activations over all images first, which a shard does not have")
     for name, reason in AFTER_MERGE.items():
