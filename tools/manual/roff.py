@@ -12,9 +12,9 @@ SPELLED = frozenset("φτγΣ±·×–−√≈⟨⟩éü")
 WIDTH = 100  # width of the lines of a source
 MARKUP = re.compile(
     r"`(?P<code>[^`]+)`"
-    r"|(?P<page>\bclip(?:tools)?(?:-[a-z]+)?(?=\([1-9]\)))"
+    r"|(?P<page>\bclip(?:tools)?(?:-[a-z]+)*(?=\([1-9]\)))"
     r"|(?P<option>(?<![\w-])--[a-z][a-z-]*|(?<![\w-])-[a-z]\b)"
-    r"|(?P<command>\bclip-[a-z]+\b)"
+    r"|(?P<command>\bclip(?:-[a-z]+)+\b)"
 )
 _SIGN = re.compile("|".join(map(re.escape, SIGNS)))
 
