@@ -23,7 +23,7 @@ from typing import Any
 from machine import describe, processor, save
 from photos import make_scenes
 from plain import plain
-from runs import Row, alternating, arguments, run, tool
+from runs import Row, alternating, arguments, module_of, run, tool
 from startup import CLICK, COUNT
 
 MINUTES = 1
@@ -112,7 +112,7 @@ def measured(rounds: int, scenes: int) -> dict[str, float]:
         for what, (ours, theirs) in pairs(Path(name), scenes).items():
             turns = alternating(rounds, {"ours": ours, "theirs": theirs})
             ratios[what] = round(statistics.median(a / b for a, b in zip(turns["ours"], turns["theirs"], strict=True)), 3)
-    modules = [run([sys.executable, "-c", code]).stderr for code in (COUNT.format("effects"), _MODULES)]
+    modules = [run([sys.executable, "-c", code]).stderr for code in (COUNT.format(module_of("effects")), _MODULES)]
     ratios["modules that clip-effects --help imports beside import click's"] = round(int(modules[0]) / int(modules[1]), 3)
     return ratios
 

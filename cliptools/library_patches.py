@@ -8,6 +8,7 @@ does not exist", and so does open_clip's. cliptools does not use these operators
 
 import importlib
 import importlib.util
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -83,6 +84,19 @@ def import_open_clip() -> Any:
     """
     ensure_torchvision()
     return importlib.import_module("open_clip")
+
+
+DUPLICATE_OPENMP = "KMP_DUPLICATE_LIB_OK"
+"""Variable that threadpoolctl sets when it is imported; scipy.io imports it."""
+
+
+def import_scipy_io() -> Any:
+    """Import scipy.io and return it, and leave the environment of the process as it was."""
+    unset = DUPLICATE_OPENMP not in os.environ
+    module = importlib.import_module("scipy.io")
+    if unset:
+        os.environ.pop(DUPLICATE_OPENMP, None)
+    return module
 
 
 def installed_file(package: str, name: str) -> Path | None:

@@ -304,7 +304,7 @@ def test_labels_dealt_anew() -> None:
     """Mean and deviation of the number of right answers are compared with random permutations of the labels."""
     rng = np.random.default_rng(0)
     label, best = (rng.choice(4, 60, p=p) for p in ([0.6, 0.2, 0.1, 0.1], [0.5, 0.1, 0.1, 0.3]))
-    mean, spread = dealt(label, best, list("abcd"))._dealt()
+    mean, spread = dealt(label, best, list("abcd"))._shuffled_hits()
     hits = [(rng.permutation(label) == best).sum() for _ in range(20_000)]
     assert mean == pytest.approx(np.mean(hits), abs=0.1) and spread == pytest.approx(np.std(hits), rel=0.03)
 

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from helpers.page_examples import OPTIONS, TEXT, page_examples
 
 from tools.manual.api import PAGE, documented_names, fill_page
 
-TEXT = (ROOT / PAGE).read_text(encoding="utf-8")
-FENCED = re.compile(r"^```pycon\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-OPTIONS = doctest.NORMALIZE_WHITESPACE
 WITH_EXAMPLES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for path in (ROOT / "cliptools").rglob("*.py")
@@ -23,17 +21,6 @@ WITH_EXAMPLES = sorted(
 
 def test_the_page_is_what_the_code_says() -> None:
     assert fill_page(ROOT) == TEXT, f"{PAGE}: run make man"
-
-
-def page_examples() -> str:
-    """Run all examples of the page in order, as a reader would type them, and return a report of the failures."""
-    by_hand = re.sub(r"<!-- cliptools.*?<!-- end -->", "", TEXT, flags=re.DOTALL)
-    text = "\n".join(FENCED.findall(by_hand))
-    test = doctest.DocTestParser().get_doctest(text, {}, str(PAGE), str(PAGE), 0)
-    assert len(test.examples) > 80
-    said: list[str] = []
-    doctest.DocTestRunner(optionflags=OPTIONS).run(test, out=said.append)
-    return "".join(said)
 
 
 def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

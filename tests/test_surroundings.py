@@ -23,7 +23,7 @@ from PIL import Image
 from cliptools.errors import CliptoolsError, ImageError, ModelError
 from cliptools.images.decode import decode, header
 from cliptools.images.segmentation.mask_pixels import read_mask
-from cliptools.library_patches import SharedChange
+from cliptools.library_patches import DUPLICATE_OPENMP, SharedChange
 from cliptools.models.hub import NOT_ONLY, ONLY, no_foreign_code, quiet_hub
 from cliptools.models.load import load_model
 from cliptools.models.text_encoder import encode_texts
@@ -49,7 +49,7 @@ for name in names:
     importlib.import_module(name)
 found = [f"import: {change}" for change in changes(before, state())]
 sys.path.insert(0, "tests")
-from test_api import page_examples
+from helpers.page_examples import page_examples
 
 before = state()
 with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
@@ -67,6 +67,12 @@ assert not own_finders() and "torchvision" not in sys.modules
 import cliptools.effects.vit_second_order  # needs open_clip, and with it torchvision
 assert not own_finders() and "torchvision" in sys.modules
 """
+
+
+@pytest.fixture(autouse=True)
+def fresh_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unset the variable that threadpoolctl sets when it is imported, as other tests do."""
+    monkeypatch.delenv(DUPLICATE_OPENMP, raising=False)
 
 
 @pytest.mark.parametrize("script", [IMPORTS, FIRST])

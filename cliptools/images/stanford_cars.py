@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.io import loadmat
 
 from cliptools.errors import StreamError
+from cliptools.library_patches import import_scipy_io
 
 YEAR = re.compile(r"\b(\d{4})$")
 DATASET = "Stanford Cars"
@@ -87,7 +87,7 @@ def read_variables(path: Path, dataset: str, *names: str) -> list[np.ndarray]:
         StreamError: the file does not exist, is not a MATLAB 5 file, or has no such variable.
     """
     try:
-        variables: dict[str, Any] = loadmat(path, variable_names=names, squeeze_me=True, chars_as_strings=True)
+        variables: dict[str, Any] = import_scipy_io().loadmat(path, variable_names=names, squeeze_me=True, chars_as_strings=True)
     except Exception as error:  # scipy's reader raises nearly any exception on damaged data
         raise StreamError(f"{path}: expected a MATLAB file of {dataset} ({error or type(error).__name__})") from None
     if missing := [name for name in names if name not in variables]:
