@@ -1,6 +1,6 @@
 # make -f examples/adversarial.mk              fooling rates on emoji-vit, as in paper 1's Table 3: examples/results/adversarial.csv
 # make -f examples/adversarial.mk smollm2      one pair from start to end with the language model, including the pictures
-# make -f examples/adversarial.mk sheet        the contact sheet of the README
+# make -f examples/adversarial.mk sheet        the contact sheet of docs/adversarial.md
 # Ten pairs, 100 pictures each (10 descriptions, 10 pictures of each), three repeats, six kinds of words.
 ROOT    := $(abspath $(dir $(lastword $(MAKEFILE_LIST)))..)
 PYTHON  ?= $(firstword $(wildcard $(ROOT)/.venv/bin/python) python3)

@@ -9,6 +9,6 @@ all: $(RESULTS)/claims.csv $(ROOT)/docs/papers.png
 $(RESULTS)/claims.csv: claims.py $(wildcard $(RESULTS)/*[!s].csv)
 	$(PYTHON) $< $(RESULTS) > $@
 
-# The picture of the README.
+# The picture of docs/results.md.
 $(ROOT)/docs/papers.png: papers_picture.py curves.py $(addprefix $(RESULTS)/,ablation.csv reconstruction.csv sparsity.csv pair-words.csv)
 	$(PYTHON) $< $(RESULTS) $@

@@ -3,7 +3,7 @@
 #   MODEL=, PRETRAINED=   any model of open_clip, by name and tag or weights file. Default: an embedded model.
 #   IMAGES=               images on which effects are measured. Default: SCENES rendered scenes.
 #   LABELLED=, LABELS=, CLASSES=   labelled images on which accuracy is measured, as for clip-ablate. Default: COUNT rendered scenes of one emoji each.
-#   POOL=                 vocabulary of the words: the name of a pool, or a file such as the papers' vocabulary (README, Commands).
+#   POOL=                 vocabulary of the words: the name of a pool, or a file such as the papers' vocabulary (docs/quickstart.md, Text pools).
 #   OPTIONS=              further options of every command that runs the model: --device cuda --batch-size 64
 #
 # ImageNet is never downloaded. Unpacked, its validation set is 50,000 JPEG files, 6.3 GB; the 5,000 pictures for effects are any pictures of

@@ -1,7 +1,8 @@
-"""The examples of the README and of docs run, and the README describes all commands and tensors."""
+"""The examples of the README and of docs run, their links lead somewhere, and they describe all commands and tensors."""
 
 import csv
 import functools
+import json
 import re
 import subprocess
 import sys
@@ -13,21 +14,70 @@ from helpers.pipes import COMMANDS, shell
 from PIL import Image
 
 README = (ROOT / "README.md").read_text()
-EXAMPLES = {
-    path.name: [
-        line for block in re.findall(r"```sh\n(.*?)```", path.read_text(), re.DOTALL) for line in block.strip().splitlines()
-    ]
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-}
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+MOST_WORDS = 900  # of the README
+MOST_WORDS_PER_CELL = 10  # of its tables
+BLOCK = re.compile(r"```sh\n(.*?)```(?:\n+```text\n(.*?)```)?", re.DOTALL)
+"""A block of commands that run, and the output of its last command where a block of text follows."""
 
 
-@pytest.mark.parametrize("document", [name for name, lines in EXAMPLES.items() if lines])
+def examples(path: Path) -> list[tuple[str, str | None]]:
+    """Return the commands of a page and the output that the page shows for each, or None."""
+    result: list[tuple[str, str | None]] = []
+    for commands, output in BLOCK.findall(path.read_text()):
+        *lines, last = commands.strip().splitlines()
+        result += [(line, None) for line in lines] + [(last, output or None)]
+    return result
+
+
+EXAMPLES = {path.name: lines for path in PAGES if (lines := examples(path))}
+
+
+@pytest.mark.parametrize("document", EXAMPLES)
 def test_examples_run_in_order(document: str, tmp_path: Path) -> None:
-    for line in EXAMPLES[document]:
+    for line, output in EXAMPLES[document]:
         ended = shell(f"cd {tmp_path} && {line}")
         assert ended.returncode == 0, f"{line}\n{ended.stderr.decode()}"
+        if output is not None:
+            assert same_output(ended.stdout.decode(), output), f"{document}: {line}\n{ended.stdout.decode()}"
     if document == "README.md":
+        assert mountains_in(tmp_path / "top.jsonl") == (6, 10)
+    if document == "quickstart.md":
         assert (tmp_path / "neurons.png").read_bytes().startswith(b"\x89PNG") and (tmp_path / "drawn" / "scenes.jsonl").exists()
+
+
+def mountains_in(records: Path) -> tuple[int, int]:
+    """Return how many of the top images in records of clip-top show a mountain, and the number of these images."""
+    from cliptools.emoji.render import scenes_for
+
+    scenes = scenes_for("emoji-vit", count=1000, seed=0)
+    shown = [scenes.names_in(scenes.names.index(json.loads(line)["image"])) for line in records.read_text().splitlines()]
+    return sum(not {"mountain", "snowy mountain", "mount fuji"}.isdisjoint(names) for names in shown), len(shown)
+
+
+def same_output(output: str, shown: str) -> bool:
+    """Return True if the words are the same and the numbers differ by at most two units of the last shown digit."""
+    number = re.compile(r"\d+(?:\.\d+)?")
+    if number.sub("#", output).split() != number.sub("#", shown).split():
+        return False
+    pairs = zip(number.findall(output), number.findall(shown), strict=True)
+    return all(abs(float(a) - float(b)) <= 2.001 * 10.0 ** -len(b.partition(".")[2]) if "." in b else a == b for a, b in pairs)
+
+
+def test_another_output_is_noticed() -> None:
+    shown = " unit  explained  words\n5:434  0.97       +cake\n"
+    assert same_output(shown, shown) and same_output(shown.replace("0.97", "0.96"), shown)
+    for changed in ("0.94", "0.97 0.97", "1.97"):
+        assert not same_output(shown.replace("0.97", changed), shown)
+    assert not same_output(shown.replace("5:434", "5:435"), shown) and not same_output(shown.replace("cake", "cow"), shown)
+
+
+def test_the_readme_is_one_page() -> None:
+    assert len(README.split()) <= MOST_WORDS
+    cells = [cell for line in README.splitlines() if line.startswith("|") for cell in line.strip("|").split("|")]
+    assert len(cells) >= 3 * len(COMMANDS) and all(len(cell.split()) <= MOST_WORDS_PER_CELL for cell in cells)
+    missing = [page.name for page in PAGES[1:] if f"](docs/{page.name})" not in README]
+    assert not missing, f"the README has no link to {missing}"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -38,20 +88,32 @@ def test_every_command_is_described(name: str) -> None:
 def test_every_tensor_is_described() -> None:
     from cliptools.io.bundle_faults import DTYPES, UNIT_ROWS
 
-    assert all(f"`{name}`" in README for name in (*UNIT_ROWS, *DTYPES))
+    table = (ROOT / "docs" / "format.md").read_text().partition("<!-- tensors -->")[2].partition("<!-- end -->")[0]
+    assert all(f"`{name}`" in table for name in (*UNIT_ROWS, *DTYPES))
 
 
 def test_links_lead_somewhere() -> None:
     for document in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("tests/*/*.md")):
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
-            assert (document.parent / target).exists(), f"{document.name}: {target}"
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)]+))?\)", document.read_text()):
+            path = document.parent / target if target else document
+            assert path.exists(), f"{document.name}: {target}"
+            assert not anchor or anchor in anchors(path), f"{document.name}: {target} has no heading #{anchor}"
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the names that GitHub gives to the headings of a page."""
+    headings = re.findall(
+        r"^#+ (.+)$", re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE), re.MULTILINE
+    )
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_claims_are_those_of_the_table() -> None:
+    results = (ROOT / "docs" / "results.md").read_text()
     with (ROOT / "examples" / "results" / "claims.csv").open(encoding="utf-8") as lines:
         for row in csv.DictReader(line for line in lines if not line.startswith("#")):
-            said = f"| {row['claim']} ({row['source']}) | {row['paper']} | {row['here']} | {row['holds']} |"
-            assert said in README, f"{said}\nmake -C examples -f claims.mk, then put it into the README"
+            line = f"| {row['claim']} ({row['source']}) | {row['paper']} | {row['here']} | {row['holds']} |"
+            assert line in results, f"{line}\nmake -C examples -f claims.mk, then put it into docs/results.md"
 
 
 def test_picture_is_one() -> None:

@@ -29,7 +29,7 @@ def all_pages(root: Path) -> Iterator[tuple[str, str]]:
     """Yield name below man/ and text of each page.
 
     Args:
-        root: A checkout with pyproject.toml, README.md and man/source.
+        root: A checkout with pyproject.toml, docs/format.md and man/source.
     """
     commands = suite(root)
     for name, command in commands.items():
@@ -78,7 +78,7 @@ def document_page(name: str, number: int, root: Path, commands: dict[str, click.
 
     def generate(mark: str) -> list[Block]:
         if mark == "tensors":
-            return tensor_blocks(root / "README.md")
+            return tensor_blocks(root / "docs" / "format.md")
         if mark == "commands":
             first_sentences = ((other, help_blocks(command.help or "")[0]) for other, command in commands.items())
             return [Definition(f"{bold(other)}(1)", first) for other, first in first_sentences]
