@@ -22,6 +22,7 @@ from tools.manual.options import range_text
 from tools.manual.pages import all_pages, suite
 from tools.manual.roff import SIGNS, escape, fill, inline, literal
 from tools.manual.source import read_sections
+from tools.manual.tensors import HEADING, tensor_blocks
 
 PAGES = dict(all_pages(ROOT))
 COMMANDS = suite(ROOT)
@@ -156,6 +157,22 @@ def test_sources_are_checked(tmp_path: Path) -> None:
     source.write_text("# A\n\n@tensors\n")
     with pytest.raises(ValueError, match="nothing to place"):
         read_sections(source)
+
+
+def test_a_page_without_the_table_of_tensors_is_an_error(tmp_path: Path) -> None:
+    page, row = tmp_path / "format.md", "| `unit` | [U, 3] int32 | layer, neuron, head |\n"
+    table = f"{HEADING}\n|---|---|---|\n{row}"
+    page.write_text(f"<!-- tensors -->\n{table}<!-- end -->\n\n{row}")
+    assert len(tensor_blocks(page)) == 1
+    for text in (
+        "",
+        table,
+        f"<!-- tensors -->\n{row}{row}{row}<!-- end -->",
+        f"<!-- tensors -->\n{HEADING}\n|---|---|---|\n<!-- end -->",
+    ):
+        page.write_text(text)
+        with pytest.raises(ValueError, match="expected a table with the heading"):
+            tensor_blocks(page)
 
 
 def test_mandoc_finds_nothing() -> None:
