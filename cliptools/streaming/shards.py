@@ -70,7 +70,12 @@ def measure_shard(
             return [Basis(*(column.to(G.blocks[0].device) for column in known_basis(block))) for block, G in blocks]
         if sample is not None:
             return _bases_of_sample(
-                effect, sample, blocks, sample_size(effect, layers, list_capacity(settings, listed)), settings, screen
+                effect,
+                sample,
+                blocks,
+                sample_size(effect, layers, list_capacity(effect, layers, settings, listed)),
+                settings,
+                screen,
             )
         return [None] * len(blocks)
 
@@ -130,7 +135,7 @@ def conclude(
         CliptoolsError: the shards have no image, or an image of the second look is not usable.
     """
     measurement = Measurement(effect, layers, settings)
-    capacity, count = list_capacity(settings, listed), 0
+    capacity, count = list_capacity(effect, layers, settings, listed), 0
     for block in blocks_to_merge(effect.size, layers, capacity, settings.memory):
         shard = sum_of_shards(block)
         if not shard.seen:

@@ -218,8 +218,8 @@ class UnitStatistics:
 
     @staticmethod
     def bytes_per_unit(k: int, capacity: int, itemsize: int = 4) -> int:
-        """Memory that a unit with k paths takes."""
-        return itemsize * (2 * SymmetricStack.numbers(k) + capacity * (k + 6)) + 16 * k
+        """Memory that a unit with k paths takes: G and the moment; x, norms and numbers of C images, and C / 3 near misses."""
+        return itemsize * (2 * SymmetricStack.numbers(k) + capacity * (k + 4)) + 16 * k
 
     @classmethod
     def about(cls, G: SymmetricStack, centre: Float[Tensor, "n k"], top: int) -> "UnitStatistics":
