@@ -100,7 +100,7 @@ def test_rn50x16_takes_one_pass() -> None:
 
     paths = Sized(random_resnet(RESNETS[0]))
     for images in (1000, 50_000):
-        kept = list_capacity(paths, [4], Settings(top=100), images)
+        kept = list_capacity(Settings(top=100), images)
         assert kept >= 200 and len(memory_plan(paths, [4], kept, Settings().memory)) == 1
         assert 147_456 * UnitStatistics.bytes_per_unit(1, kept) < 1e9
 

@@ -203,7 +203,7 @@ class Sharded:
         def joined(slab: UnitBlock) -> ShardStatistics:
             whole = parts[-1][slab.layer]
             for other in parts[:-1]:
-                whole = add(whole, other[slab.layer], list_capacity(self.paths, self.layers, self.asked, self.listed))
+                whole = add(whole, other[slab.layer], list_capacity(self.asked, self.listed))
             return ShardStatistics(whole.seen, *(column[slab.neurons] for column in whole[1:]))
 
         batches = self.batches(self.order) if again else None

@@ -137,7 +137,7 @@ def first_looks(
         bases: Function that gives the basis of every block of a pass, None where the first images give it. A shard may have no
             readable image, a run without `bases` may not.
     """
-    top, capacity = settings.top_of(listed), list_capacity(effect, layers, settings, listed)
+    top, capacity = settings.top_of(listed), list_capacity(settings, listed)
     sample = sample_size(effect, layers, capacity)
     passes = memory_plan(effect, layers, capacity, settings.memory)
     for number, blocks in enumerate(passes):
@@ -341,22 +341,19 @@ def _summarise_part(
 
 
 EXACT = 200  # the largest rank of a threshold for which more images are kept, so that it is exact
-CHEAP = 3e7  # bytes that lists may always take
 MARGIN = 2  # times T: images kept beyond T, so that nearly every list is certified
 LEAST_MARGIN = 48
 BUFFERED = 24_000_000  # scalars in the batch buffer
 IMAGES_AT_ONCE = 96, 512  # least and most images in the batch buffer: its temporaries must stay small beside the lists
 
 
-def list_capacity(effect: FactoredEffect, layers: Sequence[int], settings: Settings, listed: int) -> int:
-    """C: images kept per unit, the same for a run and all shards of it; all images where these are few or take little memory."""
+def list_capacity(settings: Settings, listed: int) -> int:
+    """C: images kept per unit, the same for a run and all shards of it."""
     top = settings.top_of(listed)
     if settings.margin is not None:
         return top + settings.margin
     rank = rank_of(settings.quantile, listed)
-    cheap = int(CHEAP // (4 * sum(n * k for n, k in map(effect.size, layers))))
-    wanted = max(top + max(LEAST_MARGIN, MARGIN * top), rank + rank // 2 if rank <= EXACT else 0, cheap)
-    return min(wanted, max(listed, top))
+    return min(max(listed, top), max(top + max(LEAST_MARGIN, MARGIN * top), rank + rank // 2 if rank <= EXACT else 0))
 
 
 def sample_size(effect: FactoredEffect, layers: Sequence[int], capacity: int) -> int:

@@ -73,7 +73,7 @@ def measure_shard(
                 effect,
                 sample,
                 blocks,
-                sample_size(effect, layers, list_capacity(effect, layers, settings, listed)),
+                sample_size(effect, layers, list_capacity(settings, listed)),
                 settings,
                 screen,
             )
@@ -135,7 +135,7 @@ def conclude(
         CliptoolsError: the shards have no image, or an image of the second look is not usable.
     """
     measurement = Measurement(effect, layers, settings)
-    capacity, count = list_capacity(effect, layers, settings, listed), 0
+    capacity, count = list_capacity(settings, listed), 0
     for block in blocks_to_merge(effect.size, layers, capacity, settings.memory):
         shard = sum_of_shards(block)
         if not shard.seen:

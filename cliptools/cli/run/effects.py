@@ -228,15 +228,14 @@ def _write_shard(task: Task, i: int, n: int, options: EffectsOptions) -> None:
         CliptoolsError: with --resume, the file holds another shard or another run.
     """
     model, choice, images, image_count = task.model, task.choice, task.images, len(task.images.indices)
-    effect = factored_effect(model.clip, choice.effect, choice.units)
-    header = _shard_header(task, list_capacity(effect, choice.layers, task.settings, image_count), i, n, options)
+    header = _shard_header(task, i, n, options)
     if options.resume and options.output is not None and options.output.exists():
         _check_finished(options.output, header)
         note(f"{TOOL}: {options.output}: shard {i} of {n} exists already")
         return
     shard_images = replace(images, order=images.order[i - 1 :: n])
     sample = None if n == 1 else partial(replace(images, order=images.order[:SAMPLE]).batches, model.transform)
-    screen = images.screen()
+    screen, effect = images.screen(), factored_effect(model.clip, choice.effect, choice.units)
     basis = None if options.centre is None else _recorded_basis(options.centre, header)
     names = images.names
 
@@ -266,12 +265,12 @@ def _write_shard(task: Task, i: int, n: int, options: EffectsOptions) -> None:
     summarise(f"{TOOL}: shard {i} of {n}: {count_of(count, 'image')}{skip_text}, {model.name}")
 
 
-def _shard_header(task: Task, capacity: int, i: int, n: int, options: EffectsOptions) -> Header:
+def _shard_header(task: Task, i: int, n: int, options: EffectsOptions) -> Header:
     """Return the header of shard i of n, without the number of images that can be read."""
     names, image_count = task.images.names, len(task.images.indices)
     settings = recorded_settings(task.choice, task.settings, image_count)
     settings |= {name: getattr(options, name) for name in ("components", "seed", "limit", "sample")}
-    settings |= {"kept": capacity, "shards": n, "have": [i]}
+    settings |= {"kept": list_capacity(task.settings, image_count), "shards": n, "have": [i]}
     settings |= {"rendered": isinstance(task.images.source, SceneSource)}
     images = {"digest": list_digest(names), "listed": image_count}
     return Header(KIND, task.model.identity, images, settings).after(TOOL, task.arguments)
