@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cliptools.effects.factored import UnitBlock
 from cliptools.effects.vit_second_order import SecondOrder
 from cliptools.streaming.measure import Effects, Settings, list_capacity, measure
+from cliptools.streaming.moments import Basis
 from cliptools.streaming.ranking import rank_of
 from cliptools.streaming.shard_statistics import (
     ShardStatistics,
@@ -21,7 +22,7 @@ from cliptools.streaming.shard_statistics import (
     shard_statistics_of,
 )
 from cliptools.streaming.shards import Conclusion, conclude, measure_shard
-from cliptools.streaming.statistics import Basis, UnitStatistics
+from cliptools.streaming.statistics import UnitStatistics
 
 UNITS = 4
 COLUMNS = ("mean", "top_norm", "threshold", "explained_all", "component_explained", "component")

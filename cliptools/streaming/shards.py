@@ -31,9 +31,10 @@ from cliptools.streaming.measure import (
     read_images,
     sample_size,
 )
+from cliptools.streaming.moments import Basis
 from cliptools.streaming.principal import SymmetricStack
 from cliptools.streaming.shard_statistics import ShardStatistics, restored_statistics, shard_statistics_of
-from cliptools.streaming.statistics import Basis, UnitStatistics
+from cliptools.streaming.statistics import UnitStatistics
 
 AT_A_TIME = 0.2  # share of the memory for the sum of a block; the next shard and the result of adding take the remainder
 

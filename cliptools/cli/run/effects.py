@@ -38,8 +38,9 @@ from cliptools.io.header import Header
 from cliptools.io.shard_file import KIND, PartialFile, run_difference, shards_text
 from cliptools.models.load import LoadedModel, Precision, drop_text_tower, load_model
 from cliptools.streaming.measure import Report, Settings, list_capacity, measure
+from cliptools.streaming.moments import Basis
 from cliptools.streaming.shards import measure_shard
-from cliptools.streaming.statistics import SAMPLE, Basis
+from cliptools.streaming.statistics import SAMPLE
 from cliptools.streaming.vit_indirect import Indirect, cost, draw_sample, margin_to_keep_all, token_means
 
 TOOL = "clip-effects"
