@@ -14,7 +14,7 @@ from cliptools.effects.resnet_pooling import Pairs, PooledHeads, PooledNeurons
 from cliptools.effects.select import Choice, choose_effects, factored_effect
 from cliptools.effects.vit_second_order import SecondOrder
 from cliptools.errors import UsageError
-from cliptools.streaming.measure import Settings, margin_for, measure, memory_plan
+from cliptools.streaming.measure import Settings, list_capacity, measure, memory_plan
 from cliptools.streaming.shards import keep_top_units, omitted_mean
 from cliptools.streaming.statistics import UnitStatistics
 
@@ -100,9 +100,8 @@ def test_rn50x16_takes_one_pass() -> None:
 
     paths = Sized(random_resnet(RESNETS[0]))
     for images in (1000, 50_000):
-        margin = margin_for(paths, [4], images, 100, Settings().memory, Settings().quantile)
-        kept = 100 + margin
-        assert margin >= 100 and len(memory_plan(paths, [4], kept, Settings().memory)) == 1
+        kept = list_capacity(Settings(top=100), images)
+        assert kept >= 200 and len(memory_plan(paths, [4], kept, Settings().memory)) == 1
         assert 147_456 * UnitStatistics.bytes_per_unit(1, kept) < 1e9
 
 

@@ -11,18 +11,17 @@ from hypothesis import strategies as st
 
 from cliptools.effects.factored import UnitBlock
 from cliptools.effects.vit_second_order import SecondOrder
-from cliptools.streaming.measure import Effects, Settings, measure
+from cliptools.streaming.measure import Effects, Settings, list_capacity, measure
+from cliptools.streaming.moments import Basis
 from cliptools.streaming.ranking import rank_of
 from cliptools.streaming.shard_statistics import (
-    Basis,
     ShardStatistics,
     add,
-    basis_of,
     centres_differ,
     restored_statistics,
     shard_statistics_of,
 )
-from cliptools.streaming.shards import Conclusion, conclude, list_capacity, measure_shard
+from cliptools.streaming.shards import Conclusion, conclude, measure_shard
 from cliptools.streaming.statistics import UnitStatistics
 
 UNITS = 4
@@ -33,10 +32,10 @@ def part(
     S: torch.Tensor, images: torch.Tensor, G: torch.Tensor, basis: Basis, top: int, margin: int, quantile: float
 ) -> ShardStatistics:
     """Return a partial of some images of S [image, unit, k]."""
-    measured = UnitStatistics(stack(G), top, len(S), quantile, margin, basis.centre, 5, shared=True)
+    measured = UnitStatistics(stack(G), top, top + margin, len(S), quantile, basis, 5)
     for chunk in images.split(7):
         measured.update(S[chunk], chunk)
-    return shard_statistics_of(measured, basis, len(S))
+    return shard_statistics_of(measured)
 
 
 def added(parts: Sequence[ShardStatistics], capacity: int, random: torch.Generator) -> ShardStatistics:
@@ -119,7 +118,7 @@ def test_what_is_certified_is_exact_and_doubts_are_named(
     parts = [part(S, (shard == i).nonzero()[:, 0], G, basis, top, margin, 0.9) for i in range(of)]
     if not whole:  # another machine's rounding
         parts = [each._replace(centre=each.centre) if i else away(each, 1e-9) for i, each in enumerate(parts)]
-    measured = restored_statistics(added(parts, top + margin, random), stack(G), top, 0.9, top + margin)
+    measured = restored_statistics(added(parts, top + margin, random), stack(G), top, 0.9, n)
     finished = measured.finish()
     phi = torch.einsum("bnk,nkd->bnd", S, D)
     norms = (phi - phi.mean(0)).norm(dim=-1).T  # (unit, n)
@@ -127,7 +126,7 @@ def test_what_is_certified_is_exact_and_doubts_are_named(
     torch.testing.assert_close(finished.mean, S.mean(0), rtol=1e-9, atol=1e-12)
     x = S - S.mean(0)
     moment = torch.einsum("bnj,bnk->njk", x, x)
-    torch.testing.assert_close(measured.moment.full(slice(None)), moment, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(n * measured.moments.about_mean(slice(None)), moment, rtol=1e-9, atol=1e-9)
     sure, tolerance = finished.certified, {"rtol": 1e-9, "atol": 1e-9}
     torch.testing.assert_close(finished.top_norm[sure], ranked[sure, :top], **tolerance)
     torch.testing.assert_close(norms.gather(1, finished.top_image), finished.top_norm, **tolerance)
@@ -168,7 +167,7 @@ def test_a_threshold_beyond_what_is_kept_is_within_its_bound(name: str) -> None:
     centre = S[:256].mean(0)
     basis = Basis(centre, norms.square().mean(0).sqrt(), (S - centre).square().mean(0).amax(1).sqrt())
     parts = [part(S, torch.arange(i, 3000, 3), D @ D.transpose(1, 2), basis, 20, 20, 0.9) for i in range(3)]
-    finished = restored_statistics(added(parts, 40, random), stack(D @ D.transpose(1, 2)), 20, 0.9, 40).finish()
+    finished = restored_statistics(added(parts, 40, random), stack(D @ D.transpose(1, 2)), 20, 0.9, 3000).finish()
     exact = norms.sort(0, descending=True).values[299]
     assert (finished.threshold_bound > 0).all()
     assert ((finished.threshold - exact).abs() <= finished.threshold_bound).all()
@@ -234,6 +233,27 @@ def test_shards_are_one_run(study: Sharded, one: Effects, of: int) -> None:
     assert not len(found.uncertain)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("n", "asked"), [(330, Settings(top=24, margin=30, quantile=0.95)), (40, Settings(top=9)), (700, Settings())]
+)
+def test_a_run_of_one_shard_is_a_plain_run_to_the_bit(n: int, asked: Settings, dtype: torch.dtype) -> None:
+    """Also with fewer images than the sample has, and with more images than places in a list."""
+    visual = random_tower(SHAPES[2]).to(dtype)
+    images, order = pictures(random_tower(SHAPES[2]), n).to(dtype), torch.randperm(n, generator=torch.Generator().manual_seed(1))
+    effect, batches = SecondOrder(visual), batches_of(images, order, 19)
+    plain = measure(effect, batches, [0], n, asked).effects
+    parts = [found for _, found in measure_shard(effect, None, batches, [0], n, n, asked)]
+    assert len(parts) == 1
+
+    def whole(block: UnitBlock) -> ShardStatistics:
+        return ShardStatistics(parts[0].seen, *(column[block.neurons] for column in parts[0][1:]))
+
+    merged = conclude(effect, [0], whole, n, asked, batches).effects
+    for name, ours, theirs in zip(plain._fields, plain, merged, strict=True):
+        assert torch.equal(ours, theirs), name
+
+
 def test_units_in_doubt_are_listed_and_settled() -> None:
     """The provisional mean is bad, from few images, and the margin is small."""
     study = Sharded(SHAPES[2], 240, Settings(top=12, quantile=0.97, margin=6), [0], 100)
@@ -281,17 +301,18 @@ def test_bounds_hold_for_shards_of_any_sizes_in_single_precision(
     S = law(name, (n, UNITS, 2), random).float()
     S = S[S.sum((1, 2)).argsort()] if drifting else S
     G, listed, kept = stack(D @ D.transpose(1, 2)), n + n // 5, 9
-    sample = UnitStatistics(G, 1, 0, 1.0, 0)
+    sample = UnitStatistics(G, 1, n, n, 1.0)
     sample.update(S[::3], torch.arange(0, n, 3))
-    sample.finish()
-    basis, parts = basis_of(sample), []
+    sample.settle_centre()
+    assert sample.basis is not None
+    basis, parts = sample.basis, []
     cuts = sorted(int(cut) for cut in torch.randint(n + 1, (4,), generator=random))
     for start, stop in zip([0, *cuts], [*cuts, n], strict=True):
-        measured = UnitStatistics(G, 4, listed, quantile, kept - 4, basis.centre, 7, shared=True)
+        measured = UnitStatistics(G, 4, kept, listed, quantile, basis, 7)
         for images in torch.arange(start, stop).split(50):
             measured.update(S[images], images)
-        parts.append(shard_statistics_of(measured, basis, listed))
-    finished = restored_statistics(added(parts, kept, random), G, 4, quantile, kept).finish()
+        parts.append(shard_statistics_of(measured))
+    finished = restored_statistics(added(parts, kept, random), G, 4, quantile, listed).finish()
     phi = torch.einsum("bnk,nkd->bnd", S.double(), D.double())
     exact = (phi - phi.mean(0)).norm(dim=-1).sort(0, descending=True).values[rank_of(quantile, n) - 1]
     digits = 1e-6 * phi.norm(dim=-1).amax(0)  # S has no more

@@ -91,7 +91,7 @@ def test_certified_lists_are_exact_whatever_comes_first(seed: int, k: int, top: 
     random = torch.Generator().manual_seed(seed)
     D = torch.randn(6, k, 7, dtype=torch.float64, generator=random)
     S = torch.randn(n, 6, k, dtype=torch.float64, generator=random) + torch.linspace(-2, 2, n, dtype=torch.float64)[:, None, None]
-    measured = UnitStatistics(stack(D @ D.transpose(1, 2)), top, n, 0.9, margin)
+    measured = UnitStatistics(stack(D @ D.transpose(1, 2)), top, top + margin, n, 0.9)
     for start in range(0, n, 11):
         measured.update(S[start : start + 11], torch.arange(start, min(n, start + 11)))
     finished = measured.finish()
@@ -110,12 +110,13 @@ def test_certified_lists_are_exact_whatever_comes_first(seed: int, k: int, top: 
     assert torch.equal(settled.top_image, norms.indices[:top].T[open_ones])
     if (rank := rank_of(0.9, n)) <= top + margin:  # else it is bounded
         torch.testing.assert_close(settled.threshold, norms.values[rank - 1, open_ones], rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(second.moment.full(slice(None)), measured.moment.full(slice(None))[open_ones])
+    about_mean = measured.moments.about_mean(slice(None))
+    torch.testing.assert_close(second.moments.about_mean(slice(None)), about_mean[open_ones], rtol=1e-12, atol=1e-12)
 
 
 def test_a_second_look_takes_few_images() -> None:
     """The near misses name the images in doubt, and only these are read again."""
-    visual, n = random_tower(SHAPES[0]), 400
+    visual, n = random_tower(SHAPES[0]), 1500
     images = pictures(visual, n)
     report = measure(SecondOrder(visual), batches_of(images, torch.arange(n), 32), [1], n, Settings(top=40, margin=3))
     assert report.redone and 0 < report.reread < n // 2
@@ -132,7 +133,7 @@ def test_a_threshold_beyond_the_kept_images_is_within_its_bound(name: str, order
     S = law(name, (n, units, 3), random)
     if order == "drifting":
         S = S[S.sum((1, 2)).argsort()]
-    measured = UnitStatistics(stack(D @ D.transpose(1, 2)), 20, n, quantile, 80, at_once=200)
+    measured = UnitStatistics(stack(D @ D.transpose(1, 2)), 20, 100, n, quantile, at_once=200)
     for start in range(0, n, 250):
         measured.update(S[start : start + 250], torch.arange(start, min(n, start + 250)))
     finished = measured.finish()
@@ -142,7 +143,7 @@ def test_a_threshold_beyond_the_kept_images_is_within_its_bound(name: str, order
     assert ((finished.threshold - exact).abs() <= finished.threshold_bound).all()
     share = finished.threshold_bound / exact
     if order == "as drawn" and name in ("normal", "acts on 2 %"):
-        assert share.median() < {"normal": 0.03, "acts on 2 %": 0.6}[name], share
+        assert share.median() < {"normal": 0.04, "acts on 2 %": 0.6}[name], share
 
 
 def test_a_threshold_of_the_kept_images_is_exact() -> None:
@@ -217,7 +218,7 @@ def test_signs_follow_the_heavy_side_whatever_t_is() -> None:
     strong = torch.where(torch.rand(n, units, generator=random) < 1 / 30, 10.0, 0.0) + torch.rand(n, units, generator=random)
     S = strong.double()[..., None]
     for top in (6, 30, 150, 300):
-        measured = UnitStatistics(stack((r * r).sum(1)[:, None, None]), top, n)
+        measured = UnitStatistics(stack((r * r).sum(1)[:, None, None]), top, min(n, top + 16), n)
         measured.update(S, torch.arange(n))
         finished = measured.finish()
         acts = finished.top_norm[:, 0] > 5

@@ -328,10 +328,10 @@ def lenient() -> tuple[Screen[int], list[str]]:
 
 def test_a_second_look_does_not_speak_of_other_images() -> None:
     """One pass cannot certify the lists and some images are left out: the doubtful images, or all, are read again."""
-    visual, n = random_tower(SHAPES[0]), 150
+    visual, n = random_tower(SHAPES[0]), 600
     images, bad = pictures(visual, n), {3, 77, 149}
     good = [number for number in range(n) if number not in bad]
-    for margin in (3, 0):
+    for margin in (1, 0):
         settings = Settings(top=20, margin=margin)
         screen, told = lenient()
         work = lambda: measure(SecondOrder(visual), batches_with(images, bad, 32), [1], n, settings, screen)  # noqa: B023, E731

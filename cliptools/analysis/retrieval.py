@@ -61,7 +61,7 @@ def largest_norms(
         n, k, _ = full.shape
         G = SymmetricStack(n, k, full)
         G.put(slice(None), full)
-        statistics.append(UnitStatistics(G, count, 0, quantile=1.0, margin=0, centre=full.new_zeros(n, k)))
+        statistics.append(UnitStatistics.about(G, full.new_zeros(n, k), count))
     count_read = 0
 
     def read(_: Sequence[int], pictures: Tensor) -> tuple[list[Tensor], Tensor]:

@@ -24,9 +24,10 @@ from cliptools.devices import in_halves, to_float64, to_float64_device
 from cliptools.effects.factored import UNITS_AT_ONCE, FactoredEffect, UnitBlock, gram_of, scale_of, slices
 from cliptools.errors import CliptoolsError
 from cliptools.models.unusable import Screen, unusable
+from cliptools.streaming.moments import Basis
 from cliptools.streaming.principal import SymmetricStack, principal_coefficients, signs
-from cliptools.streaming.ranking import MOST_TOP, rank_of, top_count
-from cliptools.streaming.statistics import Finished, UnitStatistics
+from cliptools.streaming.ranking import rank_of, top_count
+from cliptools.streaming.statistics import SAMPLE, Finished, UnitStatistics
 
 Batches = Callable[[Collection[int] | None], Iterator[tuple[list[int], Tensor]]]
 """Image numbers and preprocessed pictures [b, 3, y, x], of these images or of all (None), always in the same order."""
@@ -55,10 +56,6 @@ class Settings(NamedTuple):
     def top_of(self, images: int) -> int:
         """T for so many images."""
         return top_count(images) if self.top is None else self.top
-
-    def largest_top(self, listed: int) -> int:
-        """The largest T for a list of so many images, of which some may be unreadable."""
-        return min(MOST_TOP, listed) if self.top is None else self.top
 
 
 class Effects(NamedTuple):
@@ -109,27 +106,58 @@ def measure(
         SpoiltError: a later look has shown that an image is not usable.
     """
     screen = Screen() if screen is None else screen
-    top, margin = settings.top_of(expected), settings.margin
-    if margin is None:
-        largest = settings.largest_top(expected)
-        margin = margin_for(effect, layers, expected, largest, settings.memory, settings.quantile) + largest - top
-    measurement = Measurement(effect, layers, settings)
-    passes = memory_plan(effect, layers, top + margin, settings.memory)
-    count = 0
-    for number, blocks in enumerate(passes):
-        grams, size = (gram_stack(effect, block) for block in blocks), images_at_once(effect, blocks)
-        statistics = [UnitStatistics(G, top, expected, settings.quantile, margin, at_once=size) for G in grams]
-        label = pass_label(number, len(passes))
-        images = read_images(effect, batches(None), blocks, statistics, settings, label, expected, screen)
-        screen.require(images)
-        screen.end_look()
+    measurement, count, passes = Measurement(effect, layers, settings), 0, 0
+    looks = first_looks(effect, batches, layers, expected, expected, settings, screen)
+    for number, block, statistics in looks:
+        images = statistics.moments.count
         check_same(images, count or images)
-        count = images
-        for block in blocks:
-            measurement.take(block, statistics.pop(0))  # and release it: the next block's summary needs the memory
+        count, passes = images, number + 1
+        measurement.take(block, statistics)
     redone = measurement.uncertain
     reread = measurement.settle(batches, count, screen) if redone else 0
-    return Report(measurement.effects(), count, len(passes), redone, reread)
+    return Report(measurement.effects(), count, passes, redone, reread)
+
+
+def first_looks(
+    effect: FactoredEffect,
+    batches: Batches,
+    layers: Sequence[int],
+    listed: int,
+    expected: int,
+    settings: Settings,
+    screen: Screen[int],
+    bases: Callable[[Sequence[tuple[UnitBlock, SymmetricStack]]], Sequence[Basis | None]] | None = None,
+) -> Iterator[tuple[int, UnitBlock, UnitStatistics]]:
+    """Statistics of all units of the layers over the images, block after block, each with the number of its pass.
+
+    A block's statistics are released when the next block is asked for, which needs their memory.
+
+    Args:
+        listed: Number of images in the whole list.
+        expected: The number of images that `batches` will give, skipped ones included.
+        bases: Function that gives the basis of every block of a pass, None where the first images give it. A shard may have no
+            readable image, a run without `bases` may not.
+    """
+    top, capacity = settings.top_of(listed), list_capacity(settings, listed)
+    sample = sample_size(effect, layers, capacity)
+    passes = memory_plan(effect, layers, capacity, settings.memory)
+    for number, blocks in enumerate(passes):
+        grams, size = [gram_stack(effect, block) for block in blocks], images_at_once(effect, blocks)
+        known = [None] * len(blocks) if bases is None else bases(list(zip(blocks, grams, strict=True)))
+        statistics = [
+            UnitStatistics(G, top, capacity, listed, settings.quantile, basis, size, sample)
+            for G, basis in zip(grams, known, strict=True)
+        ]
+        label = "images" if len(passes) == 1 else f"images, pass {number + 1} of {len(passes)}"
+        images = read_images(effect, batches(None), blocks, statistics, settings, label, expected, screen)
+        if bases is None:
+            screen.require(images)
+        screen.end_look()
+        for block_statistics in statistics:
+            block_statistics.settle_all()
+        del grams, known  # so that the memory of each is free once its block is taken
+        for block in blocks:
+            yield number, block, statistics.pop(0)
 
 
 def check_same(images: int, before: int) -> None:
@@ -224,14 +252,14 @@ class Measurement:
         if len(rows):
             doubtful = finished.doubtful[rows]  # [r, R]
             images = None if finished.beyond.any() else set(doubtful[doubtful >= 0].tolist())
-            self.unsettled.append(Unsettled(block, rows, statistics.again(rows), images))
+            self.unsettled.append(Unsettled(block, rows, statistics.second_look(rows), images))
 
     def settle(self, batches: Batches, count: int, screen: Screen[int]) -> int:
         """Take a second look at the doubtful images, and return their number: about the known mean, lists need no certificate."""
         doubtful = [unsettled.images for unsettled in self.unsettled]
         images = None if None in doubtful else set[int]().union(*filter(None, doubtful))
         for _, rows, statistics, _ in self.unsettled:
-            statistics.forget(None if images is None else torch.tensor(sorted(images), device=rows.device))
+            statistics.list.forget(None if images is None else torch.tensor(sorted(images), device=rows.device))
         scope, total = ("all images", count) if images is None else (count_of(len(images), "image"), len(images))
         note(f"a second look at {scope} is needed for {count_of(self.uncertain, 'unit')}")
         blocks = [block.part(rows) for block, rows, _, _ in self.unsettled]
@@ -250,7 +278,7 @@ class Measurement:
     def _finish(self, block: UnitBlock, statistics: UnitStatistics) -> tuple[Finished, Effects]:
         """Results of a block in S space and in the joint space."""
         statistics.take_all()  # T follows from the number of images
-        finished = statistics.finish(self.settings.top_of(statistics.count))
+        finished = statistics.finish(self.settings.top_of(statistics.moments.count))
         return finished, summarise(self.effect, block, finished, statistics, self.settings)
 
     def effects(self) -> Effects:
@@ -278,7 +306,7 @@ def summarise(
     parts = []
     for rows in slices(len(block.neurons), statistics.G.k):
         part = Finished(*(column[rows] for column in finished))
-        moment = statistics.moment.full(rows) / statistics.count
+        moment = statistics.moments.about_mean(rows)
         parts.append(_summarise_part(effect, block.part(rows), part, statistics.G.full(rows), moment, settings))
     return Effects(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
@@ -286,7 +314,7 @@ def summarise(
 def _summarise_part(
     effect: FactoredEffect, block: UnitBlock, finished: Finished, G: Tensor, moment: Tensor, settings: Settings
 ) -> Effects:
-    X, G, moment = finished.top_x.double(), G.double(), moment.double()  # [n, T, k], [n, k, k], [n, k, k]
+    X, G = finished.top_x.double(), G.double()  # (n, T, k), (n, k, k)
     a, share = principal_coefficients(X, G, settings.components)  # [n, c, k], [n, c]
     a = a * signs(X @ G @ a.transpose(1, 2))[..., None]
     Dr = (G @ a[:, 0, :, None])[..., 0]  # [n, k]: <D, r> of the first direction
@@ -313,39 +341,26 @@ def _summarise_part(
     )
 
 
-EXACT = 200  # largest rank of a threshold for which lists are made longer, so that the threshold is exact
-CHEAP = 3e7  # bytes that lists may always take
+EXACT = 200  # the largest rank of a threshold for which more images are kept, so that it is exact
+MARGIN = 2  # times T: images kept beyond T, so that nearly every list is certified
+LEAST_MARGIN = 48
 BUFFERED = 24_000_000  # scalars in the batch buffer
 IMAGES_AT_ONCE = 96, 512  # least and most images in the batch buffer: its temporaries must stay small beside the lists
-AMPLE = 2  # margin over T where memory allows: nearly every list is certified then
-ENOUGH = 1.5  # margin over T where there are many passes in any case: a further pass costs less than a second look at all images
 
 
-def margin_for(
-    effect: FactoredEffect, layers: Sequence[int], expected: int, top: int, memory: float, quantile: float | None = None
-) -> int:
-    """Number of images to keep beyond T, so that few lists need a second look; for few images this may be all of them.
+def list_capacity(settings: Settings, listed: int) -> int:
+    """C: images kept per unit, the same for a run and all shards of it."""
+    top = settings.top_of(listed)
+    if settings.margin is not None:
+        return top + settings.margin
+    rank = rank_of(settings.quantile, listed)
+    return min(max(listed, top), max(top + max(LEAST_MARGIN, MARGIN * top), rank + rank // 2 if rank <= EXACT else 0))
 
-    Args:
-        expected: Approximate number of images to come.
-        top: T, number of top images of a unit.
-        memory: Bytes of statistics to hold at a time.
-        quantile: q of a threshold that should be exact if this takes few images more.
-    """
-    sizes = [effect.size(layer) for layer in layers]
 
-    def bytes_with(capacity: int) -> int:
-        return sum(n * UnitStatistics.bytes_per_unit(k, capacity) for n, k in sizes)
-
-    image_bytes = bytes_with(1) - bytes_with(0)
-    room = int((memory - bytes_with(top)) // image_bytes)
-    least = max(16, top // 2)
-    if room < least:
-        least = min(int(ENOUGH * top), expected)
-    rank = 0 if quantile is None else rank_of(quantile, expected)
-    for_threshold = rank + max(16, rank // 2) - top if rank <= EXACT else 0
-    ample = max(int(AMPLE * top), for_threshold)
-    return max(least, min(expected - top, max(int(CHEAP // image_bytes), min(room, ample))))
+def sample_size(effect: FactoredEffect, layers: Sequence[int], capacity: int) -> int:
+    """Number of images whose mean is the centre: as many as lists and buffer hold together, at most SAMPLE."""
+    scalars = sum(n * k for n, k in map(effect.size, layers))
+    return min(SAMPLE, capacity + BUFFERED // scalars)
 
 
 def memory_plan(effect: FactoredEffect, layers: Sequence[int], capacity: int, memory: float) -> list[list[UnitBlock]]:
@@ -377,8 +392,3 @@ def images_at_once(effect: FactoredEffect, blocks: Sequence[UnitBlock]) -> int:
     """Number of images in the batch buffer of these blocks."""
     least, most = IMAGES_AT_ONCE
     return min(most, max(least, BUFFERED // sum(len(block.neurons) * effect.size(block.layer)[1] for block in blocks)))
-
-
-def pass_label(number: int, passes: int) -> str:
-    """Label of the progress bar of a pass over the images."""
-    return "images" if passes == 1 else f"images, pass {number + 1} of {passes}"

@@ -23,9 +23,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cliptools.streaming.batch_buffer import Offset
-from cliptools.streaming.principal import SymmetricStack
-
 TOP_SHARE, LEAST_TOP, MOST_TOP = 0.02, 10, 100
 
 
@@ -195,57 +192,3 @@ def _bisect(holds: Callable[[Tensor], Tensor], high: Float[Tensor, "n"]) -> tupl
         inside = holds(middle)
         low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
     return low, high
-
-
-SHARES = (0, 1 / 16, 1 / 4)  # shares of the images after which the reference of the counts becomes the mean so far
-
-
-class Reference(NamedTuple):
-    """Norms of consecutive images, counted about the same point of S space."""
-
-    histogram: NormHistogram
-    about: Offset | None
-    """The point, as an offset from the centre; None: the centre itself."""
-    reach: Float[Tensor, "n"] | None = None
-    """Largest error of the point by rounding."""
-
-
-class CountedNorms:
-    """Histograms of n units' norms about successive references, filled in batches."""
-
-    def __init__(self, n: int, device: torch.device, expected: int) -> None:
-        """
-        Args:
-            expected: Approximate number of images to come.
-        """
-        self.n, self.device, self.expected = n, device, expected
-        self.references: list[Reference] = []
-
-    def refer_to(self, about: Offset | None, count: int) -> None:
-        """Begin the next histogram about this point, if it is due after so many images."""
-        due = len(self.references)
-        if due < len(SHARES) and count >= SHARES[due] * self.expected:
-            self.references.append(Reference(NormHistogram.empty(self.n, self.device), about))
-
-    def add(self, part: slice, x: Float[Tensor, "part b k"], norm: Float[Tensor, "part b"], offset: Offset | None) -> None:
-        """Count images for a slice of units.
-
-        Args:
-            norm: ||(x - o) D|| with the offset's o.
-            offset: The point that norms are about now, as `refer_to` takes it.
-        """
-        histogram, about, _ = self.references[-1]
-        if offset is not None and about is not None and about is not offset:
-            # ||(x - p) D||^2 = ||(x - o) D||^2 + 2 <x D, (o - p) D> + ||p D||^2 - ||o D||^2 about the reference's p
-            across = torch.bmm(x, (offset.pull[part] - about.pull[part])[..., None])[..., 0]  # [part, b]
-            square = about.square[part] - offset.square[part]
-            norm = (norm.square() + 2 * across + square[:, None]).clamp(min=0).sqrt()
-        histogram.add(part, norm)
-
-    def bracket(self, mean: Float[Tensor, "n k"], G: SymmetricStack, rank: int) -> Bracket:
-        """Bounds on the norm of this rank about the mean, which is given as an offset from the centre."""
-        delta = []
-        for _, about, reach in self.references:
-            distance = G.length(mean if about is None else mean - about.o)
-            delta.append(distance if reach is None else distance + reach)
-        return bracket([reference.histogram for reference in self.references], delta, rank)

@@ -20,32 +20,28 @@ from cliptools.effects.resnet_pooling import LAYER, Pairs
 from cliptools.errors import CliptoolsError
 from cliptools.models.unusable import Screen
 from cliptools.streaming.measure import (
-    EXACT,
     Batches,
     Effects,
     Measurement,
     Settings,
     check_same,
+    first_looks,
     gram_stack,
-    images_at_once,
-    memory_plan,
-    pass_label,
+    list_capacity,
     read_images,
+    sample_size,
 )
+from cliptools.streaming.moments import Basis
 from cliptools.streaming.principal import SymmetricStack
-from cliptools.streaming.ranking import rank_of
-from cliptools.streaming.shard_statistics import Basis, ShardStatistics, basis_of, restored_statistics, shard_statistics_of
+from cliptools.streaming.shard_statistics import ShardStatistics, restored_statistics, shard_statistics_of
 from cliptools.streaming.statistics import UnitStatistics
 
-SAMPLE = 256  # images whose mean is the provisional one
-LEAST_MARGIN = 16
-SHORT = 5  # times T: length of a list of which all images are kept
 AT_A_TIME = 0.2  # share of the memory for the sum of a block; the next shard and the result of adding take the remainder
 
 
 def measure_shard(
     effect: FactoredEffect,
-    sample: Batches,
+    sample: Batches | None,
     batches: Batches,
     layers: Sequence[int],
     listed: int,
@@ -57,7 +53,7 @@ def measure_shard(
     """Statistics of all units of the layers over a shard's images, block after block.
 
     Args:
-        sample: Images drawn from the whole list, the same for every shard.
+        sample: Images drawn from the whole list, the same for every shard. None: the shard's own first images, as in `measure`.
         batches: The shard's own images.
         listed: Number of images in the whole list.
         expected: Number of images in the shard.
@@ -69,54 +65,42 @@ def measure_shard(
         SpoiltError: a later look has shown that an image is not usable.
     """
     screen = Screen() if screen is None else screen
-    top, capacity = settings.top_of(listed), list_capacity(settings, listed)
-    passes = memory_plan(effect, layers, capacity, settings.memory)
-    for number, blocks in enumerate(passes):
-        grams = [gram_stack(effect, block) for block in blocks]
-        if known_basis is None:
-            bases = _bases_of_sample(effect, sample, blocks, grams, settings, screen)
-        else:
-            bases = [known_basis(block) for block in blocks]
-            bases = [Basis(*(column.to(G.blocks[0].device) for column in basis)) for basis, G in zip(bases, grams, strict=True)]
-        size = images_at_once(effect, blocks)
-        statistics = [
-            UnitStatistics(G, top, listed, settings.quantile, capacity - top, basis.centre, size, shared=True)
-            for G, basis in zip(grams, bases, strict=True)
-        ]
-        read_images(effect, batches(None), blocks, statistics, settings, pass_label(number, len(passes)), expected, screen)
-        screen.end_look()
-        del grams  # so that the memory of each is free once its block is written
-        for block, basis in zip(blocks, bases, strict=True):
-            yield block, shard_statistics_of(statistics.pop(0), basis, listed)
 
+    def bases(blocks: Sequence[tuple[UnitBlock, SymmetricStack]]) -> Sequence[Basis | None]:
+        if known_basis is not None:
+            return [Basis(*(column.to(G.blocks[0].device) for column in known_basis(block))) for block, G in blocks]
+        if sample is not None:
+            return _bases_of_sample(
+                effect,
+                sample,
+                blocks,
+                sample_size(effect, layers, list_capacity(settings, listed)),
+                settings,
+                screen,
+            )
+        return [None] * len(blocks)
 
-def list_capacity(settings: Settings, listed: int) -> int:
-    """C, images kept per unit, the same in all shards; all images of a short list, which then needs no certificate."""
-    if settings.margin is not None:
-        return settings.top_of(listed) + settings.margin
-    top, rank = settings.largest_top(listed), rank_of(settings.quantile, listed)
-    if listed <= SHORT * top:
-        return max(listed, top)
-    return max(top + max(LEAST_MARGIN, top), rank + rank // 2 if rank <= EXACT else 0)
+    for _, block, statistics in first_looks(effect, batches, layers, listed, expected, settings, screen, bases):
+        yield block, shard_statistics_of(statistics)
 
 
 def _bases_of_sample(
     effect: FactoredEffect,
     sample: Batches,
-    blocks: Sequence[UnitBlock],
-    grams: Sequence[SymmetricStack],
+    blocks: Sequence[tuple[UnitBlock, SymmetricStack]],
+    size: int,
     settings: Settings,
     screen: Screen[int],
-) -> list[Basis]:
-    """The basis of every block, from the images of the sample."""
-    statistics = [UnitStatistics(G, 1, 0, quantile=1.0, margin=0) for G in grams]
-    images = read_images(effect, sample(None), blocks, statistics, settings, "sample", SAMPLE, screen)
+) -> list[Basis | None]:
+    """The basis of every block, from the first `size` images of the sample."""
+    statistics = [UnitStatistics(G, 1, size, size, quantile=1.0, sample=size) for _, G in blocks]
+    images = read_images(effect, sample(None), [block for block, _ in blocks], statistics, settings, "sample", size, screen)
     if not images and not len(screen):
-        raise CliptoolsError(f"none of the {SAMPLE} images drawn for the provisional mean could be read")
+        raise CliptoolsError(f"none of the {size} images drawn for the provisional mean could be read")
     screen.require(images)
     for block in statistics:
-        block.finish()
-    return [basis_of(block) for block in statistics]
+        block.settle_all()
+    return [block.basis for block in statistics]
 
 
 class Conclusion(NamedTuple):
@@ -160,7 +144,7 @@ def conclude(
         check_same(shard.seen, count or shard.seen)
         count = shard.seen
         G = gram_stack(effect, block)
-        measurement.take(block, restored_statistics(shard, G, settings.top_of(listed), settings.quantile, capacity))
+        measurement.take(block, restored_statistics(shard, G, settings.top_of(listed), settings.quantile, listed))
     unsettled = measurement.unsettled
     uncertain = [effect.units(block.layer)[block.part(rows).neurons.cpu()] for block, rows, _, _ in unsettled]
     images = [unsettled_units.images for unsettled_units in unsettled]

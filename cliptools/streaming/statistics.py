@@ -1,37 +1,73 @@
 """Streaming statistics of factored effects: mean, second moment, and the T images of largest centred norm, exactly.
 
-Effects phi = S D (factored.py, Eq. 1) are never formed. About a centre c of S space, x = S - c has the norm
+Effects phi = S D (factored.py, Eq. 1) are never formed. About a fixed centre c of S space, x = S - c, and, with G = D D^T,
 
-    ||x D||^2 = x G x^T,    G = D D^T
+    ||x D||^2 = x G x^T
 
-The papers use the T largest ||phi - b|| (paper 1, Sec. 3.3), where the mean b is known only after the last image. So:
+The papers want the T largest ||phi - b|| (paper 1, Sec. 3.3), where the mean b is known only after the last image. The centre is
+the mean of a sample: of the first images, or one that all shards of a run share (`Basis`). Every statistic is kept about it, and
+taken to the mean c + o at the end, where o is the mean of x:
 
-* The first C = T + margin images are all kept, with their x; their mean is the first centre.
-* From then on an image enters a unit's list if its norm exceeds the smallest one kept, the floor.
-* Whenever the count has grown by a quarter, norms are taken about the mean so far: an epoch ends. Sums and x stay about the
-  first centre; with the offset o of the mean so far, ||(x - o) D||^2 = x G x^T - 2 x (G o) + o G o^T. Near the end, where the
-  floor is close to the T-th norm and every shift of the mean counts, epochs are shorter.
+* `Moments` (moments.py): the sums of x and of x^T x; the second moment about the mean is their mean less o^T o.
+* `TopList` (top_list.py): the C images of largest ||x D||, with bounds on the others that rise by ||o D||.
+* `NormHistogram` (ranking.py): counts of ||x D||, if the threshold's rank r = (1 - q) N is beyond C. Otherwise the threshold is
+  the norm of an image of the list.
 
-A dropped image's norm grows by no more than the mean moves after its epoch, ||(mean - mean then) D||. Where the T-th kept norm
-reaches the largest of these bounds, the list is certified to be exact. Where it does not, the images that may belong to the list
-are mostly among the near misses (batch_buffer.py), and a second look at these alone makes the list exact.
-
-The threshold is the norm of rank r = (1 - q) N: exact if r <= C, else bounded by histograms (ranking.py).
+`UnitStatistics` has three beginnings: a first look; a second look, about the mean, at the images that may belong to the lists of
+some units (`second_look`); and the sum of all shards (shard_statistics.py).
 """
 
 from collections.abc import Iterator, Sequence
-from copy import copy
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cliptools.streaming.batch_buffer import Batch, BatchBuffer, Centred, Epochs, NearMisses, Offset, exchanges, next_epoch
+from cliptools.streaming.moments import Basis, Moments
 from cliptools.streaming.principal import SymmetricStack
-from cliptools.streaming.ranking import Bracket, CountedNorms, rank_of, ranking
+from cliptools.streaming.ranking import Bracket, NormHistogram, bracket, rank_of, ranking
+from cliptools.streaming.top_list import EMPTY, TopList
 
 BLOCK = 500_000  # numbers in a temporary: few enough to stay in the processor's cache
+SAMPLE = 256  # images whose mean is the centre
+
+
+class Batch(NamedTuple):
+    """Scalars of b images as an effect reads them."""
+
+    S: Float[Tensor, "b n k"]
+    image: Int[Tensor, "b"]
+    """Numbers of the images."""
+    scale: Float[Tensor, "b"]
+    """Factor by which S is to be multiplied."""
+
+
+class Centred:
+    """x = S - centre of buffered batches [n, b, k]: too large to be whole, computed for some units or for single rows."""
+
+    def __init__(self, batches: Sequence[Batch], centre: Float[Tensor, "n k"]) -> None:
+        self.batches = batches
+        self.minus = -centre.to(batches[0].S.dtype)  # (n, k)
+
+    def block(self, part: slice) -> Float[Tensor, "some b k"]:
+        """x of a slice of units, for all images."""
+        sizes = [len(batch.image) for batch in self.batches]
+        x = self.minus.new_empty(len(self.minus[part]), sum(sizes), self.minus.shape[1])
+        for batch, columns in zip(self.batches, x.split(sizes, 1), strict=True):
+            torch.addcmul(self.minus[part, None], batch.S[:, part].transpose(0, 1), batch.scale[:, None], out=columns)
+        return x
+
+    def rows(self, unit: Int[Tensor, "s"], number: Int[Tensor, "s"]) -> Float[Tensor, "s k"]:
+        """Rows of x for (unit, image) pairs; image numbers run across the batches."""
+        x = self.minus.new_empty(len(unit), self.minus.shape[1])
+        for batch in self.batches:
+            pairs = ((number >= 0) & (number < len(batch.image))).nonzero()[:, 0]  # pairs whose image is in this batch
+            n, b = unit[pairs], number[pairs]
+            S = batch.S.flatten(0, 1).index_select(0, b * len(self.minus) + n)  # (b n, k) -> (pairs, k)
+            x.index_copy_(0, pairs, torch.addcmul(self.minus.index_select(0, n), S, batch.scale[b, None]))
+            number = number - len(batch.image)
+        return x
 
 
 class Finished(NamedTuple):
@@ -46,7 +82,7 @@ class Finished(NamedTuple):
     """S less its mean, of the top images."""
     threshold: Float[Tensor, "n"]
     threshold_bound: Float[Tensor, "n"]
-    """Largest distance of the true threshold from `threshold`; 0 where that is the norm of a listed image."""
+    """Largest distance of the true threshold from `threshold`: 0 where that is the norm of an image that was kept."""
     certified: Bool[Tensor, "n"]
     """True where the top images are known to be the right ones."""
     doubtful: Int[Tensor, "n R"]
@@ -62,253 +98,240 @@ class UnitStatistics:
         self,
         G: SymmetricStack,
         top: int,
-        expected: int,
+        capacity: int,
+        listed: int,
         quantile: float = 0.98,
-        margin: int = 16,
-        centre: Float[Tensor, "n k"] | None = None,
+        basis: Basis | None = None,
         at_once: int = 1,
-        shared: bool = False,
+        sample: int = SAMPLE,
     ) -> None:
-        """
+        """Begin a first look.
+
         Args:
             G: Gram matrices of the units' directions.
-            top: T, images kept per unit; `finish` may take fewer.
-            expected: Approximate number of images to come, for the length of epochs and the way to the threshold.
+            top: T, images wanted per unit; `finish` may take fewer.
+            capacity: C, images kept per unit, at least T.
+            listed: N, the number of images in the whole list; some may be unreadable.
             quantile: q; the threshold is the norm that a share 1 - q of the images reaches.
-            margin: Images kept beyond T: the more, the more lists a single pass can certify.
-            centre: The mean, if an earlier pass has computed it; then every list is exact at once.
-            at_once: Images to buffer before the lists are updated.
-            shared: The centre is not the mean, but fixed, because all shards use the same: near misses are recorded from the
-                start, and moments are summed in float64.
+            basis: The centre that all shards share. None: the mean of the first images.
+            at_once: Images to buffer before lists are brought up to date.
+            sample: Number of first images whose mean is the centre; those beyond C stay in the buffer until then.
         """
         n, k, like = len(G.blocks[0]), G.k, G.blocks[0]
-        self.G, self.top, self.quantile, self.expected = G, top, quantile, expected
-        self.capacity = top + margin  # C
-        self.fixed = centre is not None
-        self.centre = torch.zeros(n, k, dtype=torch.float64, device=like.device) if centre is None else centre.double()
-        self.at_once = at_once
-        self.buffer = BatchBuffer()
-        self.count = 0
-        self.filled = 0  # places of the lists that hold an image
-        self.sum = torch.zeros_like(self.centre)  # [n, k]: of x, about the centre
-        self.moment = SymmetricStack(n, k, self.sum if shared else like)  # [n, k, k]: sum of x^T x, about the centre
-        self.norm = like.new_zeros(n, self.capacity)  # about the offset
-        self.image = torch.full((n, self.capacity), -1, dtype=torch.int64, device=like.device)
-        self.x = like.new_zeros(n, self.capacity, k)
-        self.floor = like.new_zeros(n)
-        self.near = NearMisses(n, top, like) if shared else None  # otherwise created with the first dropped image
-        self.offset: Offset | None = None  # of the mean so far, from the first epoch on
-        self.epochs: Epochs | None = None
-        self.bound = torch.full_like(self.norm[:, 0], torch.inf)  # on the norm of every dropped image, about the mean
-        self.complete = False  # in a second look: mean and moment are known, only the lists are open
-        self.next_move = self.capacity
-        beyond = rank_of(quantile, expected) > self.capacity
-        self.counted = CountedNorms(n, like.device, expected) if beyond else None
-        if self.counted and shared:
-            self.counted.refer_to(None, 0)
-        self.bracket: Bracket | None = None  # of a threshold that is not the norm of a listed image
+        self.G, self.top, self.quantile = G, top, quantile
+        self.at_once, self.sample = at_once, sample
+        self.list = TopList(n, k, capacity, top, like)
+        self.moments = Moments(n, k, like, listed)
+        self.counted = NormHistogram.empty(n, like.device) if rank_of(quantile, listed) > capacity else None
+        self.reach = like.new_zeros(n)
+        """Largest error of the point about which norms were counted."""
+        self.centre = torch.zeros(n, k, dtype=torch.float64, device=like.device)
+        self.basis: Basis | None = None
+        self.about_mean = False
+        """True if the centre is the mean, so that norms are final and only lists are open."""
+        self.bracket: Bracket | None = None
+        """Bounds on a threshold that is not the norm of an image in the list."""
+        self.counting = True
+        """False in a second look, whose images have been counted."""
+        self._buffer: list[Batch] = []
+        if basis is not None:
+            self._take_basis(basis)
 
     @staticmethod
     def bytes_per_unit(k: int, capacity: int, itemsize: int = 4) -> int:
-        """Memory that a unit with k paths takes."""
-        return itemsize * (2 * SymmetricStack.numbers(k) + capacity * (k + 3) + Epochs.MOST * k) + 16 * k
+        """Memory that a unit with k paths takes: G and the moment; x, norms and numbers of C images, and C / 3 near misses."""
+        return itemsize * (2 * SymmetricStack.numbers(k) + capacity * (k + 4)) + 16 * k
+
+    @classmethod
+    def about(cls, G: SymmetricStack, centre: Float[Tensor, "n k"], top: int) -> "UnitStatistics":
+        """Begin a look in which norms are about a given centre, and lists are certain."""
+        statistics = cls(G, top, top, 0)
+        statistics.list.near_norm, statistics.list.near_image = statistics.list.norm[:, :0], statistics.list.image[:, :0]
+        statistics.centre, statistics.about_mean = centre.double(), True
+        return statistics
+
+    def second_look(self, units: Int[Tensor, "r"]) -> "UnitStatistics":
+        """Begin a second look of some of the units of finished statistics, about the mean.
+
+        The lists must forget the images that the second look reads (`list.forget`).
+        """
+        second = UnitStatistics.about(self.G.pick(units), self.centre[units], self.top)
+        second.quantile, second.moments, second.list = self.quantile, self.moments.pick(units), self.list.pick(units)
+        second.bracket = None if self.bracket is None else Bracket(*(side[units] for side in self.bracket))
+        second.counting = False
+        second.list.norm = torch.where(second.list.image >= 0, second._list_norms(), EMPTY)
+        return second
 
     def update(self, S: Float[Tensor, "b n k"], images: Int[Tensor, "b"], scale: Float[Tensor, "b"] | None = None) -> None:
         """Add a batch of S times scale. Any numbers may name the images; `top_image` gives them back."""
-        self.buffer.add(Batch(S, images, S.new_ones(len(S)) if scale is None else scale.to(S.dtype)))
-        if len(self.buffer) >= self.at_once:
+        if len(images):
+            self._buffer.append(Batch(S, images, S.new_ones(len(S)) if scale is None else scale.to(S.dtype)))
+        if self._buffered >= self.at_once:
             self.take_all()
 
     def take_all(self) -> None:
-        """Process the buffered batches."""
-        while len(self.buffer):
-            # Stop at the end of an epoch: epochs must not depend on the batch size.
-            self._take(self.buffer.take(len(self.buffer) if self.fixed else self.next_move - self.count))
-            if self.count == self.next_move and not self.fixed:
-                self._move_centre()
-                self.next_move = next_epoch(self.count, self.expected)
+        """Process the buffered batches; before there is a centre, those that have a place in the lists."""
+        if self.basis is None and not self.about_mean:
+            self._take_sample(self._first_batches(self.list.capacity - self.list.filled))
+            if self.list.filled + self._buffered < self.sample:
+                return
+            self.settle_centre()
+        if self._buffered:
+            self._take(self._first_batches(self._buffered))
+
+    @property
+    def _buffered(self) -> int:
+        """Number of images in the buffer."""
+        return sum(len(batch.image) for batch in self._buffer)
+
+    def _first_batches(self, count: int) -> list[Batch]:
+        """Remove the first images from the buffer, at most `count`."""
+        first: list[Batch] = []
+        while self._buffer and count > 0:
+            batch = self._buffer.pop(0)
+            size = min(count, len(batch.image))
+            first.append(Batch(*(column[:size] for column in batch)))
+            if size < len(batch.image):
+                self._buffer.insert(0, Batch(*(column[size:] for column in batch)))
+            count -= size
+        return first
+
+    def _take_sample(self, batches: Sequence[Batch]) -> None:
+        """Add images to the lists, with x = S and without norms."""
+        if not batches:
+            return
+        image, scalars = torch.cat([batch.image for batch in batches]), Centred(batches, self.centre)
+        n, b = len(self.centre), len(image)
+        for part in _slices(n, b * self.G.k):
+            self.list.x[part, self.list.filled : self.list.filled + b] = scalars.block(part)
+        self.list.append(image, scalars.minus.new_zeros(n, b))
+
+    def settle_centre(self) -> None:
+        """Unless there is a centre, take the mean of the images so far, and count those in the lists."""
+        if self.basis is not None or self.about_mean:
+            return
+        kept, images = slice(0, self.list.filled), max(self.list.filled, 1)
+        centre, spread = torch.zeros_like(self.centre), torch.zeros_like(self.reach)
+        waiting = Centred(self._buffer, self.centre) if self._buffered else None
+        for part in self._parts():
+            x = self.list.x[part, kept]  # (part, f, k): S
+            total = x.sum(1, dtype=torch.float64)
+            total += 0 if waiting is None else waiting.block(part).sum(1, dtype=torch.float64)
+            mean = (total / (images + self._buffered)).to(x.dtype)
+            x -= mean[:, None]
+            centre[part] = mean.double()
+            spread[part] = (x.square().sum(1) / images).amax(1).sqrt()
+            self._add(part, x, self.list.norm[part, kept])
+        self.moments.count = self.list.filled
+        scale = (self.list.norm[:, kept].square().sum(1) / images).sqrt().clamp(min=torch.finfo(spread.dtype).tiny)
+        self._take_basis(Basis(centre, scale, spread))
+
+    def settle_all(self) -> None:
+        """Process all images that have been added."""
+        self.take_all()
+        self.settle_centre()
+        self.take_all()
+
+    def _take_basis(self, basis: Basis) -> None:
+        self.basis, self.centre, self.moments.spread = basis, basis.centre, basis.spread
+
+    def _add(self, part: slice, x: Float[Tensor, "some b k"], norm: Float[Tensor, "some b"]) -> None:
+        """Add x of a slice of units to the sums and counts, and write ||x D|| to `norm`."""
+        norm.copy_(self.G.quadratic(part, x).clamp(min=0).sqrt())
+        if self.about_mean:
+            return
+        self.moments.add(part, x)
+        if self.counted is not None:
+            self.counted.add(part, norm)
 
     def _take(self, batches: Sequence[Batch]) -> None:
-        image = torch.cat([batch.image for batch in batches])
-        n, b, like = len(self.norm), len(image), batches[0].S
-        norm, centred = like.new_empty(n, b), Centred(batches, self.centre)
-        filling = min(b, self.capacity - self.filled)
-        settled = self.fixed or filling <= 0  # else all images enter, and norms and moments follow from x when the lists are full
+        """Add images about the centre."""
+        image, centred = torch.cat([batch.image for batch in batches]), Centred(batches, self.centre)
+        n, b = len(self.centre), len(image)
+        norm = centred.minus.new_empty(n, b)
+        free = min(b, self.list.capacity - self.list.filled)
         for part in _slices(n, b * self.G.k):
-            x = centred.block(part)  # [part, b, k]
-            if filling > 0:
-                self.x[part, self.filled : self.filled + filling] = x[:, :filling]
-            if not self.complete:
-                self.sum[part] += x.sum(1, dtype=torch.float64)
-            if settled and not self.complete:
-                self.moment.add_outer(part, x)
-            if settled:
-                norm[part] = self._norms(x, part)
-            if settled and not self.complete and self.counted:
-                self.counted.add(part, x, norm[part], self.offset)
-        if filling > 0:
-            self._fill(image[:filling], norm[:, :filling] if settled else None)
-        if b > filling:
-            self._enter(centred, image, norm, filling)
-        self.count += 0 if self.complete else b
-        self.filled = min(self.capacity, self.filled + b)
-
-    def _norms(self, x: Float[Tensor, "n b k"], part: slice) -> Float[Tensor, "n b"]:
-        """||(x - o) D|| of a slice of units."""
-        if self.offset is None:
-            return self.G.quadratic(part, x).clamp(min=0).sqrt()
-        square = self.G.quadratic(part, x, self.offset.pull[part]) + self.offset.square[part, None]
-        return square.clamp(min=0).sqrt()
-
-    def _fill(self, images: Int[Tensor, "b"], norm: Float[Tensor, "n b"] | None) -> None:
-        """Put these images into the next free places, which have their x already."""
-        places = slice(self.filled, self.filled + len(images))
-        self.image[:, places] = images
-        if norm is not None:
-            self.norm[:, places] = norm
-            if places.stop == self.capacity:
-                self.floor = self.norm.amin(1)
-
-    def _enter(self, centred: Centred, image: Int[Tensor, "b"], norm: Float[Tensor, "n b"], first: int) -> None:
-        """Keep the largest of the listed images and the new ones from `first` on; the other images may be near misses."""
-        images, norm = image[first:], norm[:, first:]
-        dropped, dropped_image = norm, images.expand(len(norm), -1)  # [n, b] both
-        units = (norm.amax(1) > self.floor).nonzero()[:, 0]
-        if len(units):
-            dropped, dropped_image = dropped.clone(), dropped_image.clone()
-            for part, exchanged in exchanges(self.norm, norm, units):
-                dropped[part] = exchanged.dropped
-                dropped_image[part] = exchanged.pick(self.image[part], dropped_image[part])
-                row, place, newcomer = exchanged.places(self.capacity)
-                row = part[row]
-                self.norm[row, place] = norm[row, newcomer]
-                self.image[row, place] = images[newcomer]
-                self.x.flatten(0, 1).index_copy_(0, row * self.capacity + place, centred.rows(row, newcomer + first))
-                self.floor[part] = exchanged.floor
-        if not self.fixed:
-            self.near = self.near or NearMisses(len(self.norm), self.top, self.norm)
-        if self.near:
-            self.near.take(dropped, dropped_image)
-        if self.epochs:
-            self.epochs.drop(dropped)
-
-    def _move_centre(self) -> None:
-        """Take norms about the mean so far: the first time by moving the centre, from then on by an offset from it."""
-        mean = self.sum / self.count  # [n, k], about the centre
-        if self.count > self.capacity:
-            self._end_epoch(mean.to(self.x.dtype))
-        else:
-            self._recentre(mean)
-            for part in self._parts():
-                self.norm[part] = self._norms(self.x[part], part)
-            zero = torch.zeros_like(self.x[:, 0])  # [n, k]
-            self.offset, self.epochs = Offset(zero, zero, zero[:, 0]), Epochs(zero, self.G)
-        self.floor = self.norm.amin(1)
-        if self.counted:
-            self.counted.refer_to(self.offset, self.count)
-        if self.counted and self.count == self.capacity:
-            self.counted.add(slice(0, len(self.norm)), self.x, self.norm, self.offset)
-
-    def _end_epoch(self, o: Float[Tensor, "n k"]) -> None:
-        """Turn norms about the old offset into norms about this one, in O(k) a norm."""
-        assert self.offset is not None and self.epochs is not None  # since the lists are full
-        old, pull = self.offset, self.G.times(o)
-        self.offset = Offset(o, pull, (o * pull).sum(1))
-        across = torch.bmm((pull - old.pull)[:, None], self.x.transpose(1, 2))[:, 0]  # [n, C]: <x D, (o - old) D>
-        self.norm = (self.norm.square() - 2 * across + (self.offset.square - old.square)[:, None]).clamp(min=0).sqrt()
-        self.epochs.end(o)
-        if self.near:
-            self.near.move(self.G.length(o - old.o))
-
-    def _recentre(self, shift: Float[Tensor, "n k"]) -> None:
-        """Move all sums from x about the centre to x - shift about centre + shift, where shift is the mean of x."""
-        self.centre = self.centre + shift
-        self.sum = self.sum - self.count * shift
-        self.x[:, : self.filled] -= shift.to(self.x.dtype)[:, None]
-        if self.count > self.capacity:
-            self.moment.add_outer(slice(None), shift[:, None], -float(self.count))
-            return
-        self.moment.clear()  # and sum anew: a difference of squares would lose moments that are small beside the mean
-        for part in self._parts():
-            self.moment.add_outer(part, self.x[part, : self.filled])
+            x = centred.block(part)  # (part, b, k)
+            self._add(part, x, norm[part])
+            if free:
+                self.list.x[part, self.list.filled : self.list.filled + free] = x[:, :free]
+        if free:
+            self.list.append(image[:free], norm[:, :free])
+        if b > free:
+            self.list.enter(image[free:], norm[:, free:], lambda unit, number: centred.rows(unit, number + free))
+        self.moments.count += b if self.counting else 0
 
     def _parts(self) -> Iterator[slice]:
         """Slices of a few units, with temporaries of C x k numbers a unit."""
-        return _slices(len(self.norm), self.capacity * self.G.k)
+        return _slices(len(self.centre), self.list.capacity * self.G.k)
+
+    def _list_norms(self) -> Float[Tensor, "n C"]:
+        """||x D|| of all images in the lists, about the present centre."""
+        return torch.cat([self.G.quadratic(part, self.list.x[part]).clamp(min=0).sqrt() for part in self._parts()])
 
     def finish(self, top: int | None = None) -> Finished:
-        """The statistics about the mean of all images; from now on `moment` is about it too.
+        """The statistics about the mean of all images.
 
         Args:
-            top: T, at most that of `__init__` [default: that of `__init__`].
+            top: T, at most the one given at first [default: that].
         """
-        self.take_all()
-        if not self.fixed:
-            shift = self.sum / max(self.count, 1)
-            o = shift.to(self.norm.dtype)
-            if self.near:
-                self.near.move(self.G.length(o if self.offset is None else o - self.offset.o))
-            if self.epochs:
-                self.epochs.end(o)
-                self.bound = self.epochs.bound()
-            if self.counted and (rank := rank_of(self.quantile, self.count)) > self.filled:
-                self.bracket = self.counted.bracket(o, self.G, rank)
-            self._recentre(shift)
-            self.offset = None
-        parts = [self._finish_part(part, self.top if top is None else top) for part in self._parts()]
+        self.settle_all()
+        if not self.about_mean:
+            o = self.moments.mean()
+            distance = self.G.length(o.to(self.list.x.dtype))  # (n): ||o D||
+            rank = rank_of(self.quantile, self.moments.count)
+            if self.counted is not None and rank > self.list.filled:
+                self.bracket = bracket([self.counted], [distance + self.reach], rank)
+            for part in self._parts():
+                self.list.move(part, o[part].to(self.list.x.dtype), distance[part])
+            self.centre, self.about_mean = self.centre + o, True
+        T = min(self.top if top is None else top, self.list.filled)
+        parts = [self._finish_part(part, T) for part in self._parts()]
         return Finished(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def _finish_part(self, part: slice, top: int) -> Finished:
-        image, x = self.image[part], self.x[part]
-        norm = self._norms(x, part)  # [n, C]
-        norm[image < 0] = -1
-        T, rank = min(top, self.filled), rank_of(self.quantile, self.count)
+    def _finish_part(self, part: slice, T: int) -> Finished:
+        image, x = self.list.image[part], self.list.x[part]
+        norm = self.G.quadratic(part, x).clamp(min=0).sqrt()  # (n, C)
+        norm[image < 0] = EMPTY
         order = ranking(norm, image)
-        first = order[:, :T]  # [n, T]
-        last = max(rank, T) if self.bracket is None else T
-        doubtful, beyond = image[:, :0], torch.zeros(len(norm), dtype=torch.bool, device=norm.device)
-        if self.near:
-            least = norm.gather(1, order[:, last - 1 : last])[:, 0]
-            doubtful, beyond = self.near.above(part, least, self.bound[part])
+        rank = rank_of(self.quantile, self.moments.count)
+        first = order[:, :T]  # (n, T)
+        last, ranked = (norm.gather(1, order[:, place - 1 : place])[:, 0] for place in (T, min(rank, norm.shape[1])))
+        doubtful, beyond = self._doubts(part, last, ranked)
         if self.bracket is None:
-            threshold = norm.gather(1, order[:, rank - 1 : rank])[:, 0]
-            bound = self._excess(part, threshold)
+            threshold, bound = ranked, (self.list.bound(part) - ranked).clamp(min=0)
         else:
             low, high = (side[part].to(norm) for side in self.bracket)
             threshold, bound = (low + high) / 2, (high - low) / 2
-        top_x = x.gather(1, first[..., None].expand(-1, -1, x.shape[2]))  # [n, T, k]
-        certified = ~(beyond | (doubtful >= 0).any(1))
-        top_norm, top_image = norm.gather(1, first), image.gather(1, first)
-        return Finished(self.centre[part], top_norm, top_image, top_x, threshold, bound, certified, doubtful, beyond)
+        return Finished(
+            self.centre[part],
+            norm.gather(1, first),
+            image.gather(1, first),
+            x.gather(1, first[..., None].expand(-1, -1, x.shape[2])),  # (n, T, k)
+            threshold,
+            bound,
+            ~(beyond | (doubtful >= 0).any(1)),
+            doubtful,
+            beyond,
+        )
 
-    def _excess(self, part: slice, norm: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-        """Bound on the excess of a dropped image's norm over these norms; 0 where no image can exceed them."""
-        if self.near is None:
-            return torch.zeros_like(norm)
-        most = torch.maximum(self.near.norm[part].amax(1), self.near.lost[part])
-        return (torch.minimum(most, self.bound[part]) - norm).clamp(min=0)
+    def _doubts(
+        self, part: slice, last: Float[Tensor, "n"], threshold: Float[Tensor, "n"]
+    ) -> tuple[Int[Tensor, "n R"], Bool[Tensor, "n"]]:
+        """Near misses that may belong to the first T images, or above the threshold; true where any image may be in the first T.
 
-    def again(self, rows: Int[Tensor, "r"]) -> "UnitStatistics":
-        """Statistics of some of the units for a second look, about the mean that the first look has computed."""
-        second = copy(self)  # shares all attributes that are not replaced below
-        second.G, second.moment = self.G.pick(rows), self.moment.pick(rows)
-        second.centre, second.sum, second.floor = self.centre[rows], self.sum[rows], self.floor[rows]
-        second.norm, second.image, second.x = self.norm[rows], self.image[rows], self.x[rows]
-        second.bracket = None if self.bracket is None else Bracket(*(side[rows] for side in self.bracket))
-        second.fixed, second.complete, second.at_once, second.buffer = True, True, 1, BatchBuffer()
-        second.counted = second.near = second.epochs = second.offset = None
-        for part in second._parts():
-            second.norm[part] = second._norms(second.x[part], part)
-        return second
-
-    def forget(self, images: Int[Tensor, "i"] | None) -> None:
-        """Remove these images from the lists, or all (None), before a second look at them."""
-        removed = torch.ones_like(self.image, dtype=torch.bool) if images is None else torch.isin(self.image, images)
-        self.image[removed], self.norm[removed] = -1, -1
-        self.floor = self.norm.amin(1)
+        Args:
+            last: The T-th norm.
+            threshold: The norm of the threshold's rank; it is left with its bound where images beyond the near misses reach it.
+        """
+        doubtful, beyond = self.list.above(part, last)
+        if self.bracket is not None:
+            return doubtful, beyond
+        further, unbounded = self.list.above(part, torch.minimum(last, threshold))
+        return torch.where(unbounded[:, None], doubtful, further), beyond
 
 
 def _slices(n: int, numbers: int) -> Iterator[slice]:
-    """Slices of n units, small enough for temporaries of so many numbers a unit."""
-    step = max(1, BLOCK // numbers)
+    """Slices of n units, few enough for temporaries of so many numbers a unit."""
+    step = max(1, BLOCK // max(1, numbers))
     return (slice(start, min(start + step, n)) for start in range(0, n, step))

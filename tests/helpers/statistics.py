@@ -19,8 +19,8 @@ def second_look(measured: UnitStatistics, finished: Finished, S: torch.Tensor) -
     rows = (~finished.certified).nonzero()[:, 0]
     doubtful = finished.doubtful[rows]
     images = torch.arange(len(S)) if finished.beyond.any() else doubtful[doubtful >= 0].unique()
-    second = measured.again(rows)
-    second.forget(images)
+    second = measured.second_look(rows)
+    second.list.forget(images)
     for chunk in images.split(11):
         second.update(S[chunk][:, rows], chunk)
     return second

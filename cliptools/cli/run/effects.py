@@ -37,9 +37,10 @@ from cliptools.io.bundle import Bundle
 from cliptools.io.header import Header
 from cliptools.io.shard_file import KIND, PartialFile, run_difference, shards_text
 from cliptools.models.load import LoadedModel, Precision, drop_text_tower, load_model
-from cliptools.streaming.measure import Report, Settings, measure
-from cliptools.streaming.shard_statistics import Basis
-from cliptools.streaming.shards import SAMPLE, list_capacity, measure_shard
+from cliptools.streaming.measure import Report, Settings, list_capacity, measure
+from cliptools.streaming.moments import Basis
+from cliptools.streaming.shards import measure_shard
+from cliptools.streaming.statistics import SAMPLE
 from cliptools.streaming.vit_indirect import Indirect, cost, draw_sample, margin_to_keep_all, token_means
 
 TOOL = "clip-effects"
@@ -234,7 +235,7 @@ def _write_shard(task: Task, i: int, n: int, options: EffectsOptions) -> None:
         note(f"{TOOL}: {options.output}: shard {i} of {n} exists already")
         return
     shard_images = replace(images, order=images.order[i - 1 :: n])
-    sample = replace(images, order=images.order[:SAMPLE])
+    sample = None if n == 1 else partial(replace(images, order=images.order[:SAMPLE]).batches, model.transform)
     screen, effect = images.screen(), factored_effect(model.clip, choice.effect, choice.units)
     basis = None if options.centre is None else _recorded_basis(options.centre, header)
     names = images.names
@@ -242,7 +243,7 @@ def _write_shard(task: Task, i: int, n: int, options: EffectsOptions) -> None:
     def measure_and_write() -> int:
         statistics = measure_shard(
             effect,
-            partial(sample.batches, model.transform),
+            sample,
             partial(shard_images.batches, model.transform),
             choice.layers,
             image_count,
