@@ -29,7 +29,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Manual pages come from help texts and man/source, docs/api.md from signatures and docstrings.
+# Manual pages come from help texts and man/source, docs/api.md from signatures and docstrings, tables of tensors from the schema.
 man: $(VENV)/.installed
 	$(BIN)/python -m tools.manual
 
