@@ -113,10 +113,10 @@ def test_tables_of_documents_are_those_of_the_schema(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs a part <!-- tensors -->"):
         documents(tmp_path)
     page = tmp_path / "docs" / "format.md"
-    page.write_text("a\n<!-- tensors -->\nold\n<!-- end -->\nb\n<!-- header -->\n<!-- end -->\nc\n")
+    page.write_text("a\n<!-- tensors -->\nSTALE\n<!-- end -->\nb\n<!-- header -->\n<!-- end -->\nc\n")
     assert documents(tmp_path) == [page]
     filled = fill_tables(page.read_text())
-    assert fill_tables(filled) == filled and "old" not in filled and [filled[0], filled[-2]] == ["a", "c"]
+    assert fill_tables(filled) == filled and "STALE" not in filled and [filled[0], filled[-2]] == ["a", "c"]
     rows = [line.split(" | ") for line in filled.splitlines() if line.startswith("| `")]
     assert [row[0].strip("|` ") for row in rows][: len(TENSORS)] == list(TENSORS)
     assert "| `unit` | [U, 3] int32 | layer, neuron, head; −1 where not applicable |  |" in filled

@@ -2,6 +2,7 @@
 
 A bundle is untrusted input. Its header is parsed as strict JSON; `layout` bounds what is read, and names a tensor whose entry is
 invalid; safetensors rejects gaps, overlaps and all other faults of the format; then bundle_faults checks the tensors.
+Streams are read by hand, because safetensors reads only files and bytes that are in memory.
 """
 
 import json

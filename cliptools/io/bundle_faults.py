@@ -51,9 +51,9 @@ def _shapes(tensors: Tensors) -> Iterator[str]:
             yield f"{tensor} has {count_of(len(value), 'row')}, expected one row for each of {count_of(units, 'unit')}"
         for axis, size in zip(axes, shape, strict=True):
             sizes.get(axis, []).append((field.name, size))
-    for axis, found in sizes.items():
-        if axis != "U" and len({size for _, size in found}) > 1:
-            yield f"{AXES[axis]}: " + ", ".join(f"`{name}` has {size}" for name, size in found)
+    for axis, entries in sizes.items():
+        if axis != "U" and len({size for _, size in entries}) > 1:
+            yield f"{AXES[axis]}: " + ", ".join(f"`{name}` has {size}" for name, size in entries)
 
 
 def _types(tensors: Tensors) -> Iterator[str]:
