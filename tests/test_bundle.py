@@ -13,6 +13,7 @@ from safetensors.numpy import save
 
 from cliptools.errors import CliptoolsError, StreamError
 from cliptools.io.bundle import read_header
+from cliptools.io.bundle_schema import HEADER, NUMBER, HeaderField
 from cliptools.io.header import Header, canonical, digest
 
 
@@ -107,6 +108,23 @@ def test_inconsistent_bundles_are_refused(change: dict, reason: str) -> None:
     bundle = small_bundle()
     with pytest.raises(StreamError, match=reason):
         read(bundle.with_tensors(bundle.header, **change).to_bytes())
+
+
+@pytest.mark.parametrize(
+    ("part", "field"),
+    [pytest.param(part, field, id=f"{part}.{field.name}") for part, fields in HEADER.items() for field in fields],
+)
+def test_a_field_of_the_wrong_type_or_value_is_refused(part: str, field: HeaderField) -> None:
+    header = json.loads(small_bundle().header.to_json())
+    places = {"words": header["settings"].setdefault("words", {}), "history": header["history"][0]}
+    fields = places.get(part, header.get(part))
+    fields[field.name] = "x" if field.type == NUMBER else -1.5
+    with pytest.raises(StreamError, match=f"it: the bundle's header has {part} `{field.name}` '.*', expected {field.type}"):
+        Header.from_json(json.dumps(header), "it")
+    if field.allowed:
+        fields[field.name] = "x"
+        with pytest.raises(StreamError, match=f"`{field.name}` 'x', expected one of {', '.join(field.allowed)}"):
+            Header.from_json(json.dumps(header), "it")
 
 
 def test_a_later_format_is_refused() -> None:

@@ -17,12 +17,13 @@ from helpers import ROOT
 from helpers.bundle import small_bundle
 
 from cliptools.cli.app import NOT_IN_HISTORY
+from cliptools.io.bundle_schema import TENSORS
 from tools.manual.help_text import example_blocks, fold, help_blocks, table_blocks
 from tools.manual.options import range_text
 from tools.manual.pages import all_pages, suite
 from tools.manual.roff import SIGNS, escape, fill, inline, literal
 from tools.manual.source import read_sections
-from tools.manual.tensors import HEADING, tensor_blocks
+from tools.manual.tensors import documents, fill_tables
 
 PAGES = dict(all_pages(ROOT))
 COMMANDS = suite(ROOT)
@@ -97,12 +98,29 @@ def test_only_known_macros_and_ascii() -> None:
 
 def test_the_stream_page_knows_tensors_and_records() -> None:
     from cliptools.cli.run.bundle_output import unit_records
-    from cliptools.io.bundle_faults import DTYPES, UNIT_ROWS
 
     text = PAGES["man5/cliptools-stream.5"]
-    assert all(rf"\fB{literal(name)}\fR" in text for name in {*UNIT_ROWS, *DTYPES})
+    assert all(rf"\fB{literal(name)}\fR" in text for name in TENSORS)
     for record in unit_records(small_bundle(units=2, words=True)):
         assert all(rf"\fB{literal(key)}\fR" in text for key in record), record.keys()
+
+
+def test_tables_of_documents_are_those_of_the_schema(tmp_path: Path) -> None:
+    stale = [page.name for page in documents(ROOT) if page.read_text(encoding="utf-8") != fill_tables(page.read_text("utf-8"))]
+    assert not stale, f"{', '.join(stale)}: run make man"
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text("no table\n")
+    with pytest.raises(ValueError, match="needs a part <!-- tensors -->"):
+        documents(tmp_path)
+    page = tmp_path / "docs" / "format.md"
+    page.write_text("a\n<!-- tensors -->\nSTALE\n<!-- end -->\nb\n<!-- header -->\n<!-- end -->\nc\n")
+    assert documents(tmp_path) == [page]
+    filled = fill_tables(page.read_text())
+    assert fill_tables(filled) == filled and "STALE" not in filled and [filled[0], filled[-2]] == ["a", "c"]
+    rows = [line.split(" | ") for line in filled.splitlines() if line.startswith("| `")]
+    assert [row[0].strip("|` ") for row in rows][: len(TENSORS)] == list(TENSORS)
+    assert "| `unit` | [U, 3] int32 | layer, neuron, head; −1 where not applicable |  |" in filled
+    assert "| `settings.words.m` | a number from 0 on | largest number of texts per unit |" in filled
 
 
 def test_the_stream_page_says_what_history_leaves_out() -> None:
@@ -157,22 +175,6 @@ def test_sources_are_checked(tmp_path: Path) -> None:
     source.write_text("# A\n\n@tensors\n")
     with pytest.raises(ValueError, match="nothing to place"):
         read_sections(source)
-
-
-def test_a_page_without_the_table_of_tensors_is_an_error(tmp_path: Path) -> None:
-    page, row = tmp_path / "format.md", "| `unit` | [U, 3] int32 | layer, neuron, head |\n"
-    table = f"{HEADING}\n|---|---|---|\n{row}"
-    page.write_text(f"<!-- tensors -->\n{table}<!-- end -->\n\n{row}")
-    assert len(tensor_blocks(page)) == 1
-    for text in (
-        "",
-        table,
-        f"<!-- tensors -->\n{row}{row}{row}<!-- end -->",
-        f"<!-- tensors -->\n{HEADING}\n|---|---|---|\n<!-- end -->",
-    ):
-        page.write_text(text)
-        with pytest.raises(ValueError, match="expected a table with the heading"):
-            tensor_blocks(page)
 
 
 def test_mandoc_finds_nothing() -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cliptools.cli.run.bundle_output import with_directions
 from cliptools.effects.resnet_pooling import pair_directions, supported_resnet, trace_pool
-from cliptools.io.bundle_faults import UNIT_ROWS
+from cliptools.io.bundle import UNIT_ROWS
 from cliptools.models.load import load_model
 
 UNITS, HEADS = 192 * 6, 6

@@ -1,10 +1,10 @@
 """Bundles: safetensors files with the statistics of neurons, read from and written to streams.
 
-A bundle is untrusted input. Its header is parsed as strict JSON; its tensors must follow each other without gaps, overlaps or
-trailing bytes (`layout`); then bundle_faults checks shapes, types and values.
+A bundle is untrusted input. Its header is parsed as strict JSON; `layout` bounds what is read, and names a tensor whose entry is
+invalid; safetensors rejects gaps, overlaps and all other faults of the format; then bundle_faults checks the tensors.
+Streams are read by hand, because safetensors reads only files and bytes that are in memory.
 """
 
-import itertools
 import json
 import math
 import struct
@@ -19,13 +19,16 @@ from safetensors.numpy import load, save
 
 from cliptools.console import count_of
 from cliptools.errors import CliptoolsError, StreamError
-from cliptools.io.bundle_faults import UNIT_ROWS, faults
+from cliptools.io.bundle_faults import faults
+from cliptools.io.bundle_schema import CODES, TENSORS
 from cliptools.io.header import KEY, Header, digest
 from cliptools.io.jsonl import parse
 
 LARGEST_HEADER = 100_000_000  # bytes; the safetensors library's own limit
 READ_HEADER = 1 << 24  # bytes; the largest header that is read, hundreds of times the size of any bundle's
 CHUNK = 1 << 20
+LONGEST_REASON = 200  # characters of a message of safetensors, which quotes names of tensors whole
+UNIT_ROWS = frozenset(name for name, field in TENSORS.items() if field.has_unit_rows)
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ class Bundle:
 
     def select(self, rows: np.ndarray) -> "Bundle":
         """Return the bundle with only the units of these rows, in this order."""
-        return replace(self, tensors={k: v[rows] if k in UNIT_ROWS else v for k, v in self.tensors.items()})
+        tensors = {name: value[rows] if name in UNIT_ROWS else value for name, value in self.tensors.items()}
+        return replace(self, tensors=tensors)
 
     def with_tensors(self, header: Header, **added: np.ndarray) -> "Bundle":
         """Return a copy with another header and additional tensors."""
@@ -186,7 +190,7 @@ def read_unchecked(stream: BufferedIOBase, name: str) -> Bundle:
     bundle_header = cliptools_header(header, name)
     if bundle_header.kind == "partial":
         raise StreamError(f"{name}: a partial of clip-effects --shard, not a bundle; clip-merge joins the partials of all shards")
-    size = size_of(layout(header, name))
+    size = max((place.stop for place in layout(header, name).values()), default=0)
     data = _read_exactly(stream, size, name, f"{size} bytes of tensors")
     if stream.read(1):
         raise StreamError(f"{name}: extra bytes after the end of the bundle")
@@ -194,7 +198,7 @@ def read_unchecked(stream: BufferedIOBase, name: str) -> Bundle:
     try:
         tensors = load(struct.pack("<Q", len(packed)) + packed + data)
     except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise StreamError(f"{name}: damaged bundle ({error})") from None
+        raise StreamError(f"{name}: damaged bundle ({str(error)[:LONGEST_REASON]})") from None
     return Bundle(bundle_header, tensors)
 
 
@@ -224,66 +228,43 @@ def _read_exactly(stream: BufferedIOBase, size: int, name: str, title: str) -> b
     return b"".join(parts)
 
 
-SIZES = {
-    "F64": 8, "F32": 4, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
-}  # fmt: skip
-"""Bytes per number, for the types that numpy has too."""
-MOST_DIMENSIONS = 8
+SIZES = {code: np.dtype(name).itemsize for name, code in CODES.items()}
+"""Bytes per number, by safetensors' names of types."""
 
 
 class Place(NamedTuple):
-    """Type and shape of a tensor, and its range of bytes, counted from the end of the header."""
+    """Type and shape of a tensor, and the end of its bytes, counted from the end of the header."""
 
     dtype: str
     shape: tuple[int, ...]
-    start: int
     stop: int
 
 
 def layout(header: dict[str, Any], name: str) -> dict[str, Place]:
     """Return the place of each tensor that a safetensors header lists.
 
-    Raises:
-        StreamError: an entry is malformed or contradicts itself; tensors overlap or leave bytes unused.
-    """
-    metadata = header.get("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise StreamError(f"{name}: damaged file (its metadata is not an object of strings)")
-    places = {key: _place(entry, key, name) for key, entry in header.items() if key != "__metadata__"}
-    end, previous = 0, "the header"
-    for key, place in sorted(places.items(), key=lambda item: (item[1].start, item[1].stop)):
-        if place.start != end:
-            fault = f"overlaps {previous}" if place.start < end else f"leaves {place.start - end} bytes unused after {previous}"
-            raise StreamError(f"{name}: damaged file (tensor {key[:40]!r} {fault})")
-        end, previous = place.stop, f"tensor {key[:40]!r}"
-    return places
-
-
-def _place(entry: Any, key: str, name: str) -> Place:
-    """Return the place of one tensor.
+    By hand for what safetensors does not do: it accepts other keys and lists as entries, and does not name the tensor whose type
+    or size is invalid. It does reject gaps and overlaps.
 
     Raises:
-        StreamError: its entry in the header is malformed or contradicts itself.
+        StreamError: an entry is malformed or contradicts itself.
     """
+    return {key: _place(entry, f"tensor {key[:40]!r}", name) for key, entry in header.items() if key != "__metadata__"}
+
+
+def _place(entry: Any, tensor: str, name: str) -> Place:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise StreamError(f"{name}: damaged file (tensor {key[:40]!r} needs dtype, shape and data_offsets)")
+        raise StreamError(f"{name}: damaged file ({tensor} needs dtype, shape and data_offsets)")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not (_are_sizes(shape) and len(shape) <= MOST_DIMENSIONS and _are_sizes(offsets) and len(offsets) == 2):
-        raise StreamError(f"{name}: damaged file (tensor {key[:40]!r} has an invalid shape or offsets)")
-    if dtype not in SIZES if isinstance(dtype, str) else True:
-        raise StreamError(f"{name}: tensor {key[:40]!r} has type {str(dtype)[:20]!r}, expected one of {', '.join(SIZES)}")
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        raise StreamError(f"{name}: damaged file ({tensor} has an invalid shape or offsets)")
+    if not isinstance(dtype, str) or dtype not in SIZES:
+        raise StreamError(f"{name}: {tensor} has type {str(dtype)[:20]!r}, expected one of {', '.join(SIZES)}")
     required, available = math.prod(shape) * SIZES[dtype], offsets[1] - offsets[0]
     if required != available:
-        raise StreamError(
-            f"{name}: damaged file (tensor {key[:40]!r} of {dtype} {shape} needs {required} bytes, has {available})"
-        )
-    return Place(dtype, tuple(shape), *offsets)
+        raise StreamError(f"{name}: damaged file ({tensor} of {dtype} {shape} needs {required} bytes, has {available})")
+    return Place(dtype, tuple(shape), offsets[1])
 
 
 def _are_sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(type(size) is int and 0 <= size < 1 << 63 for size in value)
-
-
-def size_of(places: dict[str, Place]) -> int:
-    """Return the bytes of all tensors together."""
-    return max(itertools.chain((0,), (place.stop for place in places.values())))
+    return isinstance(value, list) and len(value) <= 8 and all(type(size) is int and 0 <= size < 1 << 63 for size in value)

@@ -1,42 +1,23 @@
-"""Checks of a bundle's tensors that every reader relies on: shapes, types, ranges of values, and indices into lists."""
+"""Checks of a bundle's tensors, made from its schema (bundle_schema.py).
 
-from collections.abc import Iterator, Mapping
+`faults` are the rules on which every command relies: shapes, types, finite numbers, ranges of whole numbers, and indices into
+lists. `doubtful_values` are the further rules of `clip-view --check`: lengths, shares, norms and their order, duplicates.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from cliptools.console import count_of
-from cliptools.io.jsonl import parse
+from cliptools.io.bundle_schema import AXES, TENSORS, TensorField
+from cliptools.io.jsonl import parse, unit_name
 
 Tensors = Mapping[str, np.ndarray]
-DTYPES = {
-    "unit": "int32", "top_image": "int32", "word": "int32", "sign": "int8",
-    "images": "uint8", "words": "uint8", "thumbnails": "uint8", "thumbnail_offsets": "int64",
-    "uncertain": "int32",
-}  # fmt: skip
-"""Types of tensors; all others of RANKS and UNIT_ROWS are float32."""
-UNIT_ROWS = (
-    "unit", "direction", "component", "component_explained", "mean", "top_norm", "top_image", "threshold", "threshold_bound",
-    "explained", "explained_all", "moment", "word", "coefficient", "residual", "prefix_residual",
-    "sign", "mean_scalar", "token_mean",
-)  # fmt: skip
-"""Tensors with one row per unit; a selection of units selects their rows."""
-RANKS = {
-    "direction": 2, "component": 3, "component_explained": 2, "mean": 2, "top_norm": 2, "top_image": 2, "threshold": 1,
-    "threshold_bound": 1, "explained": 1, "explained_all": 1, "sign": 1, "mean_scalar": 1, "rest_mean": 1,
-    "token_mean": 2, "moment": 3, "images": 1,
-    "thumbnails": 1, "thumbnail_offsets": 1, "word": 2, "coefficient": 2, "residual": 1, "prefix_residual": 2,
-    "words": 1, "uncertain": 2,
-}  # fmt: skip
-SAME_SIZE: dict[str, tuple[int, tuple[str, ...]]] = {
-    "joint dimensions": (-1, ("direction", "mean", "component", "rest_mean")),
-    "top images": (-1, ("top_norm", "top_image")),
-    "texts": (-1, ("word", "coefficient")),
-    "components": (1, ("component", "component_explained")),
-}
-"""Axes that must have the same size in several tensors: title -> (axis, tensors)."""
-JSON_LISTS = {"top_image": "images", "word": "words"}
-"""Tensors of indices, and the JSON tensors whose lists they point into."""
+ROUNDING = 1e-3  # largest error of a length or a share, after long sums in float32
+LISTS = {field.index_of: field.name for field in TENSORS.values() if field.index_of}
+"""JSON tensors with a list, and the tensors of indices into them."""
 
 
 def faults(tensors: Tensors) -> Iterator[str]:
@@ -51,45 +32,56 @@ def faults(tensors: Tensors) -> Iterator[str]:
         yield from _values(tensors)
 
 
+def _present(tensors: Tensors) -> Iterator[tuple[TensorField, np.ndarray]]:
+    """Yield the tensors that the schema knows, in its order."""
+    return ((field, tensors[name]) for name, field in TENSORS.items() if name in tensors)
+
+
 def _shapes(tensors: Tensors) -> Iterator[str]:
     units = len(tensors["unit"])
-    for key, rank in RANKS.items():
-        if key in tensors and tensors[key].ndim != rank:
-            yield f"tensor `{key}` has shape {list(tensors[key].shape)}, expected {count_of(rank, 'dimension')}"
-        elif key == "uncertain" and key in tensors and tensors[key].shape[1] != 3:
-            yield f"tensor `{key}` has shape {list(tensors[key].shape)}, expected 3 numbers per unit"
-        elif key in tensors and 0 in tensors[key].shape[1:]:
-            yield f"tensor `{key}` has shape {list(tensors[key].shape)}, which has no values per unit"
-    for key in UNIT_ROWS:
-        if key in tensors and (rows := len(tensors[key]) if tensors[key].ndim else -1) != units:
-            count = count_of(rows, "row") if rows >= 0 else "no rows"
-            yield f"tensor `{key}` has {count}, expected one row for each of {count_of(units, 'unit')}"
-    for title, (axis, names) in SAME_SIZE.items():
-        sizes = {key: tensors[key].shape[axis] for key in names if key in tensors and tensors[key].ndim == RANKS[key]}
-        if len(set(sizes.values())) > 1:
-            yield f"{title}: " + ", ".join(f"`{key}` has {size}" for key, size in sizes.items())
+    sizes: dict[str, list[tuple[str, int]]] = {axis: [] for axis in AXES}
+    for field, value in _present(tensors):
+        axes, shape, tensor = field.axes.split(), value.shape, f"tensor `{field.name}`"
+        if len(shape) != len(axes) or any(a.isdecimal() and int(a) != size for a, size in zip(axes, shape, strict=True)):
+            yield f"{tensor} has shape {list(shape)}, expected {count_of(len(axes), 'dimension')} [{', '.join(axes)}]"
+            continue
+        if 0 in shape[1:]:
+            yield f"{tensor} has shape {list(shape)}, which has no values per unit"
+        if field.has_unit_rows and len(value) != units:
+            yield f"{tensor} has {count_of(len(value), 'row')}, expected one row for each of {count_of(units, 'unit')}"
+        for axis, size in zip(axes, shape, strict=True):
+            sizes.get(axis, []).append((field.name, size))
+    for axis, entries in sizes.items():
+        if axis != "U" and len({size for _, size in entries}) > 1:
+            yield f"{AXES[axis]}: " + ", ".join(f"`{name}` has {size}" for name, size in entries)
 
 
 def _types(tensors: Tensors) -> Iterator[str]:
-    for key, value in tensors.items():
-        expected = DTYPES.get(key, "float32")
-        if key in (*UNIT_ROWS, *DTYPES, *RANKS) and str(value.dtype) != expected:
-            yield f"tensor `{key}` is {value.dtype}, expected {expected}"
+    for name, value in tensors.items():
+        if name in TENSORS and str(value.dtype) != TENSORS[name].dtype:
+            yield f"tensor `{name}` is {value.dtype}, expected {TENSORS[name].dtype}"
         if value.dtype.kind == "f" and not np.isfinite(value).all():
-            yield f"tensor `{key[:40]}` holds NaN or infinity"
+            yield f"tensor `{name[:40]}` holds NaN or infinity"
 
 
 def _values(tensors: Tensors) -> Iterator[str]:
     unit = tensors["unit"]
     if len(unit) and (unit.min(0) < (0, -1, -1)).any():
         yield "tensor `unit` has a negative layer, or a neuron or head below -1"
-    if "sign" in tensors and (np.abs(tensors["sign"].astype(np.int16)) > 1).any():
-        yield "tensor `sign` holds values other than -1, 0 and 1"
-    for index, texts in JSON_LISTS.items():
+    for field, value in _present(tensors):
+        if value.dtype.kind == "i" and _outside(value, field.low, field.high).any():
+            yield f"tensor `{field.name}` holds values outside the range from {field.low:g} to {field.high:g}"
+    for texts, index in LISTS.items():
         if index in tensors or texts in tensors:
             yield from _index_faults(tensors, index, texts)
     if "thumbnails" in tensors or "thumbnail_offsets" in tensors:
         yield from _thumbnail_faults(tensors)
+
+
+def _outside(value: np.ndarray, low: float | None, high: float | None) -> Bool[np.ndarray, "..."]:
+    """Return where values are outside a range; None for no limit."""
+    below = False if low is None else value < low
+    return np.broadcast_to(below | (False if high is None else value > high), value.shape)
 
 
 def _index_faults(tensors: Tensors, index: str, texts: str) -> Iterator[str]:
@@ -100,8 +92,7 @@ def _index_faults(tensors: Tensors, index: str, texts: str) -> Iterator[str]:
         expected = "JSON object with a list `texts`" if texts == "words" else "JSON list of names"
         yield f"tensor `{index}` needs a {expected} in tensor `{texts}`"
         return
-    values = tensors.get(index, np.zeros(0, np.int32))
-    if values.size and (values.min() < -1 or values.max() >= count):
+    if _outside(tensors.get(index, np.zeros(0, np.int32)), -1.0, float(count - 1)).any():
         yield f"tensor `{index}` has an index outside the {count_of(count, 'entry')} of `{texts}`"
 
 
@@ -127,3 +118,63 @@ def _thumbnail_faults(tensors: Tensors) -> Iterator[str]:
     offsets, size = tensors["thumbnail_offsets"], len(tensors["thumbnails"])
     if len(offsets) < 1 or offsets[0] != 0 or (offsets[1:] < offsets[:-1]).any() or offsets[-1] != size:
         yield f"`thumbnail_offsets` does not divide the {count_of(size, 'byte')} of `thumbnails`"
+
+
+def doubtful_values(tensors: Tensors) -> Iterator[str]:
+    """Yield a line for each rule that statistics do not follow, of tensors without `faults`; with the first unit concerned."""
+    unit = tensors["unit"]
+    distinct, count = np.unique(unit, axis=0, return_counts=True)
+    if (count > 1).any():
+        yield f"{count_of(int((count > 1).sum()), 'duplicate unit')}, as {unit_name(*distinct[count > 1][0].tolist())}"
+    for rule in RULES:
+        for field, value in _present(tensors):
+            for faulty, fault in rule(field, value, tensors):
+                rows = np.flatnonzero(faulty.reshape(len(faulty), -1).any(1))  # (unit, ...) -> (faulty units)
+                if len(rows):
+                    first = unit_name(*unit[rows[0]].tolist())
+                    yield f"`{field.name}` {fault}: {len(rows)} of {count_of(len(unit), 'unit')}, as {first}"
+
+
+Faulty = Iterator[tuple[Bool[np.ndarray, "unit ..."], str]]
+"""Where values do not follow a rule, and what is wrong there."""
+Rule = Callable[[TensorField, np.ndarray, Tensors], Faulty]
+
+
+def _length_rule(field: TensorField, value: np.ndarray, _: Tensors) -> Faulty:
+    if field.unit_length:
+        length = np.linalg.norm(value.astype(np.float64), axis=-1)  # (unit, ..., d) -> (unit, ...)
+        yield (np.abs(length - 1) > ROUNDING) & (length > 0), "has neither length 1 nor 0"
+
+
+def _range_rule(field: TensorField, value: np.ndarray, _: Tensors) -> Faulty:
+    if field.low is not None and field.high is not None:
+        yield _outside(value, field.low - ROUNDING, field.high + ROUNDING), f"is not between {field.low:g} and {field.high:g}"
+
+
+def _sign_rule(field: TensorField, value: np.ndarray, tensors: Tensors) -> Faulty:
+    if field.low is not None and field.high is None:
+        ended = _ended(field, tensors)
+        yield (value < field.low) & (True if ended is None else ~ended), "is negative"
+
+
+def _order_rule(field: TensorField, value: np.ndarray, _: Tensors) -> Faulty:
+    if field.descending:
+        yield np.diff(value, axis=1) > 0, "does not descend"
+
+
+def _list_rule(field: TensorField, value: np.ndarray, tensors: Tensors) -> Faulty:
+    if field.index_of:
+        rows = np.sort(value, axis=1)
+        item = {"images": "an image", "words": "a text"}[field.index_of]
+        yield (np.diff(rows, axis=1) == 0) & (rows[:, 1:] >= 0), f"has {item} twice"
+        yield (value[:, :-1] < 0) & (value[:, 1:] >= 0), "has an entry after -1, which ends the list"
+    if field.zero_after_end and (ended := _ended(field, tensors)) is not None:
+        yield ended & (value != 0), "is not 0 where there is no text"
+
+
+def _ended(field: TensorField, tensors: Tensors) -> Bool[np.ndarray, "unit entry"] | None:
+    """Return where the row of indices to which a tensor's entries belong has ended; None if there are no such indices."""
+    return tensors[field.along] < 0 if field.along and field.along in tensors else None
+
+
+RULES: tuple[Rule, ...] = (_length_rule, _range_rule, _sign_rule, _order_rule, _list_rule)

@@ -13,35 +13,11 @@ from typing import Any
 import cliptools
 from cliptools.embedded_models import embedded_names, embedded_preprocessing
 from cliptools.errors import StreamError
+from cliptools.io.bundle_schema import COUNT, COUNTS, HEADER, NUMBER, OBJECT, TEXT, TEXTS, required_fields
 from cliptools.io.jsonl import parse
 
 FORMAT = 1
 KEY = "cliptools"  # the only key in a bundle's __metadata__: safetensors does not keep the order of several
-TEXT, COUNT, NUMBER, COUNTS = "a text", "a number from 0 on", "a number", "a list of numbers from 0 on"
-TEXTS = "a text or a list of texts"
-FIELDS: dict[str, dict[str, str]] = {
-    "model": {
-        "name": TEXT, "sha256": TEXT, "pretrained": TEXT, "precision": TEXT, "preprocessing": "an object",
-        "text_from": TEXT, "activation": "an object", "grid": COUNTS, "architecture": TEXT, "sources": "an object",
-    },
-    "images": {"count": COUNT, "skipped": COUNT, "listed": COUNT, "digest": TEXT},
-    "settings": {
-        "effect": TEXT, "units": TEXT, "scale": TEXT, "layers": COUNTS, "quantile": NUMBER, "top_images": COUNT,
-        "top_share": NUMBER, "keep": NUMBER,
-        "measured": COUNT, "words": "an object", "kept": COUNT, "shards": COUNT, "have": COUNTS, "components": COUNT,
-        "seed": COUNT, "tensors": TEXT,
-    },
-    "words": {"method": TEXT, "pool": TEXT, "digest": TEXT, "m": COUNT, "prefix": COUNTS, "templates": TEXTS},
-    "history": {"command": TEXT, "version": TEXT, "arguments": "an object"},
-}  # fmt: skip
-"""Type of every optional field; `pretrained` may be null."""
-ALLOWED = {
-    "precision": ("fp32", "bf16", "fp16"),
-    "effect": ("second", "first", "indirect", "pooled"),
-    "units": ("neurons", "pairs", "heads"),
-    "scale": ("unit", "raw"),
-}
-"""Allowed values of fields."""
 
 
 class HeaderFields(dict[str, Any]):
@@ -131,7 +107,7 @@ class Header:
         _check_fields(parts["settings"].get("words", {}), "words", name)
         for step in history:
             _check_fields(step, "history", name)
-        for key in ("name", "sha256"):
+        for key in required_fields("model", "always"):
             if not parts["model"].get(key):
                 raise StreamError(f"{name}: the bundle's header has no `{key}` of its model")
         header_fields = {key: HeaderFields(part, name) for key, part in parts.items()}
@@ -144,20 +120,18 @@ def _check_fields(fields: Mapping[str, Any], part: str, name: str) -> None:
     Raises:
         StreamError: a field has another type or value than allowed.
     """
-    for key, expected in FIELDS[part].items():
-        if key not in fields or (key == "pretrained" and fields[key] is None):
+    for known in HEADER[part]:
+        if known.name not in fields or (known.null and fields[known.name] is None):
             continue
-        value = fields[key]
-        if not _has_type(value, expected):
-            raise StreamError(f"{name}: the bundle's header has {part} `{key}` {str(value)[:40]!r}, expected {expected}")
-        if key in ALLOWED and value not in ALLOWED[key]:
-            raise StreamError(
-                f"{name}: the bundle's header has `{key}` {value[:40]!r}, expected one of {', '.join(ALLOWED[key])}"
-            )
+        value, place = fields[known.name], f"{name}: the bundle's header has {part} `{known.name}`"
+        if not _has_type(value, known.type):
+            raise StreamError(f"{place} {str(value)[:40]!r}, expected {known.type}")
+        if known.allowed and value not in known.allowed:
+            raise StreamError(f"{place} {value[:40]!r}, expected one of {', '.join(known.allowed)}")
 
 
 def _has_type(value: Any, expected: str) -> bool:
-    """Return whether a value has the type that FIELDS names."""
+    """Return whether a value has a type of the schema; by hand, as the dependencies contain no validator of JSON."""
     if expected == TEXTS and isinstance(value, str):
         return True
     if expected in (COUNTS, TEXTS):
@@ -165,7 +139,7 @@ def _has_type(value: Any, expected: str) -> bool:
         return isinstance(value, list) and all(_has_type(item, item_type) for item in value)
     if expected == COUNT:
         return type(value) is int and 0 <= value < 1 << 63
-    kind = {TEXT: str, NUMBER: int | float, "an object": dict}[expected]
+    kind = {TEXT: str, NUMBER: int | float, OBJECT: dict}[expected]
     return isinstance(value, kind) and not isinstance(value, bool)
 
 

@@ -1,7 +1,8 @@
 """Records as JSON lines, and the strict JSON parser for all input of the suite.
 
 A record is one JSON object per line; every line is flushed, so that the next command of a pipeline can start at once. Strict
-JSON is UTF-8 and rejects duplicate keys, NaN, numbers beyond 64 bits and deep nesting, so that all readers agree on its value.
+JSON is UTF-8 and rejects duplicate keys, NaN, numbers beyond 64 bits and deep nesting, so that all readers agree on its value. It
+is parsed with hooks of the json module, because the parsers of other libraries silently keep one of duplicate keys.
 """
 
 import json

@@ -1,5 +1,6 @@
 """Files with the partial statistics of a shard (clip-effects --shard), whose rows are read a few units at a time."""
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,28 +11,18 @@ from safetensors import SafetensorError, safe_open
 
 from cliptools.console import count_of
 from cliptools.errors import StreamError
-from cliptools.io.bundle import Place, check_finite, cliptools_header, json_tensor, layout, read_header
+from cliptools.io.bundle import LONGEST_REASON, Place, check_finite, cliptools_header, json_tensor, layout, read_header
+from cliptools.io.bundle_schema import CODES, PARTIAL, required_fields
 from cliptools.io.header import Header, canonical, model_difference
 from cliptools.io.jsonl import parse
-from cliptools.io.spools import RowSpool
+from cliptools.io.spools import TensorSpool
 from cliptools.io.text_file import STDIN, seekable_copy
 
 KIND = "partial"
 OWN = ("have", "tensors")  # settings that differ between the partials of one run
 LISTED = ("digest", "listed")  # fields of the images that are equal in the partials of one run
-FIELDS = {
-    "centre": ("F64", "n k"), "scale": ("F32", "n"), "spread": ("F32", "n"), "length": ("F32", "n k"), "sum": ("F64", "n k"),
-    "moment": ("F64", "n m"), "norm": ("F32", "n f"), "image": ("I64", "n f"), "x": ("F32", "n f k"),
-    "near_norm": ("F32", "n t"), "near_image": ("I64", "n t"), "lost": ("F32", "n"), "histogram": ("I32", "n b"),
-    "histogram_top": ("I32", "n"), "histogram_reach": ("F32", "n"),
-}  # fmt: skip
-"""Type and axes of the tensors of a layer: n units, k factored effects, m = k(k+1)/2, f kept images, t other images, b bins."""
 ADDED = ("histogram_top", "histogram_reach")
 """Tensors that partials of earlier versions lack; their histograms have other bins."""
-REQUIRED = {
-    "settings": ("effect", "units", "layers", "scale", "quantile", "top_images", "kept", "shards", "have"),
-    "images": ("count", "skipped", "listed", "digest"),
-}
 MOST_SHARDS = 1_000_000
 
 
@@ -63,6 +54,8 @@ class PartialFile:
                 f"{path}: a partial of an earlier version of clip-effects (without `{ADDED[0]}`), which this version cannot "
                 "join; create it again"
             )
+        with self._opened() as tensors:  # safetensors checks that they fill the file without gaps and overlaps
+            tensors.keys()
         if fault := next(_faults(self.header, self.layout), None):
             raise StreamError(f"{path}: damaged partial ({fault}); create it again")
 
@@ -86,17 +79,27 @@ class PartialFile:
         n, k = self.layout[f"{layer}.centre"].shape
         return n, k
 
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Any]:
+        """Open the file by safetensors.
+
+        Raises:
+            StreamError: safetensors rejects it, or what is done with its tensors fails by their values.
+        """
+        try:
+            with safe_open(self._place, framework="numpy") as tensors:
+                yield tensors
+        except (SafetensorError, OSError, ValueError) as error:
+            raise StreamError(f"{self.path}: damaged partial ({str(error)[:LONGEST_REASON]})") from None
+
     def rows(self, layer: int, fields: Iterable[str], start: int, stop: int) -> dict[str, np.ndarray]:
         """Read the rows of some units from tensors of a layer.
 
         Raises:
             StreamError: the rows are missing or invalid.
         """
-        try:
-            with safe_open(self._place, framework="numpy") as tensors:
-                rows = {field: tensors.get_slice(f"{layer}.{field}")[start:stop] for field in fields}
-        except (SafetensorError, OSError, ValueError) as error:
-            raise StreamError(f"{self.path}: damaged partial ({error})") from None
+        with self._opened() as tensors:
+            rows = {field: tensors.get_slice(f"{layer}.{field}")[start:stop] for field in fields}
         for field, values in rows.items():
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 raise StreamError(f"{self.path}: damaged partial (`{layer}.{field}` holds NaN or infinity); create it again")
@@ -114,19 +117,16 @@ class PartialFile:
         Raises:
             StreamError: the list of names is damaged, or its length differs from that of the numbers.
         """
-        try:
-            with safe_open(self._place, framework="numpy") as tensors:
-                names, numbers = parse(tensors.get_tensor("images").tobytes()), tensors.get_tensor("image_number").tolist()
+        with self._opened() as tensors:
+            names, numbers = parse(tensors.get_tensor("images").tobytes()), tensors.get_tensor("image_number").tolist()
             if isinstance(names, list) and all(isinstance(name, str) for name in names):
                 return dict(zip(numbers, names, strict=True))
-        except (SafetensorError, OSError, ValueError) as error:
-            raise StreamError(f"{self.path}: damaged partial ({error})") from None
         raise StreamError(f"{self.path}: damaged partial (`images` is not a list of names); create it again")
 
 
 def _is_earlier(header: Header, places: Mapping[str, Place]) -> bool:
     """Return whether a file has all tensors of its layers except those of ADDED."""
-    layers, required = header.settings.get("layers"), FIELDS.keys() - {*ADDED}
+    layers, required = header.settings.get("layers"), PARTIAL.keys() - {*ADDED}
     if not layers or not isinstance(layers, list):
         return False
     return set(places) == {f"{layer}.{field}" for layer in layers for field in required} | {"image_number", "images"}
@@ -134,8 +134,9 @@ def _is_earlier(header: Header, places: Mapping[str, Place]) -> bool:
 
 def _faults(header: Header, places: Mapping[str, Place]) -> Iterator[str]:
     """Yield the faults of a partial's header and of the shapes of its tensors."""
-    for part, keys in REQUIRED.items():
-        yield from (f"its header has no `{key}`" for key in keys if getattr(header, part).get(key) is None)
+    for part in ("settings", "images"):
+        missing = (key for key in required_fields(part, "partial") if getattr(header, part).get(key) is None)
+        yield from (f"its header has no `{key}`" for key in missing)
     settings, shards = header.settings, header.settings["have"]
     if (
         not shards
@@ -147,14 +148,12 @@ def _faults(header: Header, places: Mapping[str, Place]) -> Iterator[str]:
         yield f"invalid shards {str(shards)[:40]} of {settings['shards']}"
     if not 1 <= settings["top_images"] <= settings["kept"] or header.images["count"] > header.images["listed"]:
         yield "its counts of images contradict each other"
-    expected = {f"{layer}.{field}" for layer in settings["layers"] for field in FIELDS} | {"image_number", "images"}
+    expected = {f"{layer}.{field}" for layer in settings["layers"] for field in PARTIAL} | {"image_number", "images"}
     if not settings["layers"] or set(places) != expected:
         yield "its tensors are not those of its layers"
         return
-    if places["image_number"][:2] != ("I64", places["image_number"].shape[:1]) or places["images"][:2] != (
-        "U8",
-        places["images"].shape[:1],
-    ):
+    lists = {"image_number": "I64", "images": "U8"}
+    if any(places[name].dtype != dtype or len(places[name].shape) != 1 for name, dtype in lists.items()):
         yield "`image_number` and `images` are not lists"
     for layer in settings["layers"]:
         yield from _layer_faults(places, layer, settings["kept"], settings["top_images"])
@@ -163,11 +162,11 @@ def _faults(header: Header, places: Mapping[str, Place]) -> Iterator[str]:
 def _layer_faults(places: Mapping[str, Place], layer: int, kept_images: int, top: int) -> Iterator[str]:
     """Yield the faults in the types and shapes of one layer's tensors."""
     sizes: dict[str, int] = {"t": top}
-    for field, (dtype, axes) in FIELDS.items():
-        place, names = places[f"{layer}.{field}"], axes.split()
-        valid = place.dtype == dtype and len(place.shape) == len(names)
-        if not valid or any(sizes.setdefault(name, size) != size for name, size in zip(names, place.shape, strict=True)):
-            yield f"`{layer}.{field}` is {place.dtype} {list(place.shape)}, expected {dtype} [{axes.replace(' ', ', ')}]"
+    for name, field in PARTIAL.items():
+        place, dtype, axes = places[f"{layer}.{name}"], CODES[field.dtype], field.axes.split()
+        valid = place.dtype == dtype and len(place.shape) == len(axes)
+        if not valid or any(sizes.setdefault(axis, size) != size for axis, size in zip(axes, place.shape, strict=True)):
+            yield f"`{layer}.{name}` is {place.dtype} {list(place.shape)}, expected {dtype} [{', '.join(axes)}]"
             return
     if not sizes["n"] or not sizes["k"] or sizes["m"] != sizes["k"] * (sizes["k"] + 1) // 2 or sizes["f"] > kept_images:
         yield f"the shapes of layer {layer}'s tensors contradict each other"
@@ -208,7 +207,7 @@ def joined_header(headers: Sequence[Header]) -> Header:
     return Header(KIND, first.model, images, settings, first.history)
 
 
-class PartialSpool(RowSpool):
+class PartialSpool(TensorSpool):
     """A partial that is written to a file."""
 
     def add(self, layer: int, units: int, start: int, rows: Mapping[str, np.ndarray]) -> None:

@@ -34,7 +34,8 @@ from helpers.streams import (
 
 from cliptools.cli.run.shards import read_partial
 from cliptools.io.bundle import READ_HEADER, read_bundle
-from cliptools.io.shard_file import FIELDS, PartialFile, joined_header
+from cliptools.io.bundle_schema import PARTIAL
+from cliptools.io.shard_file import PartialFile, joined_header
 from cliptools.streaming.shard_statistics import ShardStatistics
 from cliptools.streaming.shards import blocks_to_merge
 
@@ -77,7 +78,11 @@ def use_partial(path: Path) -> None:
 
 
 def test_partials_have_the_fields_of_the_method() -> None:
-    assert tuple(FIELDS) == ShardStatistics._fields[1:]
+    assert tuple(PARTIAL) == ShardStatistics._fields[1:]
+    for name, field in PARTIAL.items():
+        annotation = ShardStatistics.__annotations__[name]
+        assert len(field.axes.split()) == len(annotation.dim_str.split()), name
+        assert field.dtype.startswith(annotation.__name__.partition("[")[0].lower()), name
 
 
 def test_bad_partials(often: Often, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

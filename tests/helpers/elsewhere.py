@@ -101,9 +101,6 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("images/tar.py", "Spool.append"): (DISK,),
     ("images/tar.py", "tar_members"): (DISK,),
     ("io/bundle.py", "check_finite"): ("tests/test_unusable.py: would hold NaN or infinity",),
-    ("io/bundle.py", "read_unchecked"): (
-        "what tensor_layout has passed safetensors reads: it stands there lest a later version refuses more",
-    ),
     ("io/cache.py", "KeptParts.earlier"): ("tests/helpers/streams.py: KeptParts(path.with_suffix",),
     ("io/cache.py", "kept_lines"): (DISK,),
     ("io/cache.py", "whole_lines"): (
@@ -123,12 +120,8 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("io/shard_file.py", "PartialFile.__init__"): (
         "needs a file that cannot be read: click refuses a folder before, and to root all are readable",
     ),
-    ("io/shard_file.py", "PartialFile.names"): ("needs a file that changes after it was checked",),
-    ("io/shard_file.py", "PartialFile.rows"): ("needs a file that changes after it was checked",),
     ("io/shift_baseline.py", "Baseline.comparable"): ("tests/test_shift_blocks.py: no record of concept 'cat' in a group",),
-    ("io/spools.py", "RowSpool.__init__"): (DISK,),
-    ("io/spools.py", "RowSpool.put"): (DISK,),
-    ("io/spools.py", "_spool_error"): (DISK,),
+    ("io/spools.py", "TensorSpool._error"): (DISK,),
     ("io/text_file.py", "standard_input"): (TERMINAL,),
     ("models/checkpoints/file_kinds.py", "file_kind"): ("tests/test_checkpoints.py: Is a directory",),
     ("models/load.py", "_check_there"): ("tests/test_recorded_models.py: not found here: run there",),

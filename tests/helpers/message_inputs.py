@@ -1,5 +1,6 @@
 """The files in the command lines of messages.txt: valid ones, and files with exactly one fault."""
 
+import contextlib
 import gzip
 import io
 import json
@@ -15,7 +16,7 @@ from scipy.io import savemat
 
 from cliptools.io.bundle import Bundle, json_tensor
 from cliptools.io.header import Header
-from cliptools.io.spools import RowSpool
+from cliptools.io.spools import TensorSpool
 from helpers.pictures_made import deflated_zeros, png, png_chunk
 from helpers.soundness import sound
 from helpers.stream_bundles import apart, together
@@ -162,19 +163,18 @@ def make_parts(folder: Path, partial_bytes: Any) -> None:
         parts, body = apart(data)
         said = json.loads(parts["__metadata__"]["cliptools"])
         types = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
-        spool, out = RowSpool(None), io.BytesIO()
-        for name, place in sorted(
-            ((n, p) for n, p in parts.items() if n != "__metadata__"), key=lambda item: item[1]["data_offsets"]
-        ):
-            start, stop = place["data_offsets"]
-            value = np.frombuffer(body[start:stop], types[place["dtype"]]).reshape(place["shape"])
-            value = tensors.get(name, value)
-            if name.partition(".")[2] not in without:
-                spool.put(name, len(value), 0, value)
-        said["settings"] |= settings | {"tensors": spool.digest()}
-        said["settings"] = {key: value for key, value in said["settings"].items() if value != "left out"}
-        spool.write(out, json.dumps(said))
-        spool.close()
+        places = {name: place for name, place in parts.items() if name != "__metadata__"}
+        with contextlib.closing(TensorSpool()) as spool:
+            for name, place in sorted(places.items(), key=lambda item: item[1]["data_offsets"]):
+                start, stop = place["data_offsets"]
+                value = np.frombuffer(body[start:stop], types[place["dtype"]]).reshape(place["shape"])
+                value = tensors.get(name, value)
+                if name.partition(".")[2] not in without:
+                    spool.put(name, len(value), 0, value)
+            said["settings"] |= settings | {"tensors": spool.digest()}
+            said["settings"] = {key: value for key, value in said["settings"].items() if value != "left out"}
+            out = io.BytesIO()
+            spool.write(out, json.dumps(said))
         return out.getvalue()
 
     whole = partial_bytes()
@@ -192,6 +192,10 @@ def make_parts(folder: Path, partial_bytes: Any) -> None:
     files["unread-part"] = changed(whole, {}, images=np.frombuffer(b"[", np.uint8))
     files["earlier-part"] = changed(whole, {}, ("histogram_top", "histogram_reach"))
     files["far-part"] = changed(whole, {"have": [2]}, **{"5.centre": other[0], "6.centre": other[1]})
+    parts, body = apart(whole)
+    parts["5.near_norm"]["data_offsets"] = parts["5.lost"]["data_offsets"]
+    parts["5.near_norm"]["shape"] = parts["5.lost"]["shape"]
+    files["overlap-part"] = together(parts, body)
     for name, data in files.items():
         (folder / f"{name}.safetensors").write_bytes(data)
 

@@ -21,9 +21,10 @@ from cliptools.images.classification.label_files import by_file
 from cliptools.images.groups import Columns, by_column, read_table
 from cliptools.images.relocate import recorded_source
 from cliptools.io.bundle import Bundle, read_bundle, read_header, read_unchecked, tensor_table
+from cliptools.io.bundle_schema import PARTIAL
 from cliptools.io.cache import KeptParts
 from cliptools.io.header import Header
-from cliptools.io.shard_file import FIELDS, PartialSpool
+from cliptools.io.shard_file import PartialSpool
 from cliptools.io.shift_baseline import read_baseline
 from cliptools.text.classes import load_classes, load_pairs
 from cliptools.text.vocabularies import load_pool, recorded_pool
@@ -66,17 +67,17 @@ def use_bundle(data: bytes) -> None:
 
 def partial_bytes(units: int = 4, paths: int = 2, layers: tuple[int, ...] = (5, 6), kept: int = 3, top: int = 2) -> bytes:
     """Return a partial with so many units per layer, as clip-effects --shard writes it."""
-    numbers, names = np.random.default_rng(0), {"F64": np.float64, "F32": np.float32, "I64": np.int64, "I32": np.int32}
+    numbers = np.random.default_rng(0)
     sizes = {"n": units, "k": paths, "m": paths * (paths + 1) // 2, "f": kept, "t": top, "b": 2}
     said = {"effect": "second", "units": "neurons", "layers": list(layers), "scale": "unit", "quantile": 0.9, "top_images": top}
     said |= {"kept": kept, "shards": 2, "have": [1], "components": 1, "seed": 0, "limit": None, "sample": None, "rendered": False}
     images = {"count": 5, "skipped": 0, "listed": 10, "digest": "0" * 64}
     out = io.BytesIO()
-    with contextlib.closing(PartialSpool(None)) as spool:
+    with contextlib.closing(PartialSpool()) as spool:
         for layer in layers:
             rows = {
-                field: numbers.integers(0, 5, [sizes[side] for side in sides.split()]).astype(names[dtype])
-                for field, (dtype, sides) in FIELDS.items()
+                name: numbers.integers(0, 5, [sizes[side] for side in field.axes.split()]).astype(field.dtype)
+                for name, field in PARTIAL.items()
             }
             spool.add(layer, units, 0, rows)
         spool.add_names({number: f"scene {number}" for number in range(5)})

@@ -13,7 +13,7 @@ from tools.manual.help_text import example_blocks, help_blocks
 from tools.manual.options import option_blocks, synopsis
 from tools.manual.roff import bold, definitions_of_signs, escape, literal, quote
 from tools.manual.source import Sections, read_sections
-from tools.manual.tensors import tensor_blocks
+from tools.manual.tensors import header_blocks, tensor_blocks
 
 DATE = "2026-11-21"  # date of the text, in each page's footer
 ORDER = (
@@ -29,7 +29,7 @@ def all_pages(root: Path) -> Iterator[tuple[str, str]]:
     """Yield name below man/ and text of each page.
 
     Args:
-        root: A checkout with pyproject.toml, docs/format.md and man/source.
+        root: A checkout with pyproject.toml and man/source.
     """
     commands = suite(root)
     for name, command in commands.items():
@@ -74,15 +74,17 @@ def command_page(command: click.Command, sources: Path) -> str:
 
 
 def document_page(name: str, number: int, root: Path, commands: dict[str, click.Command]) -> str:
-    """Return a page written by hand, with the list of commands or of tensors at @commands or @tensors."""
+    """Return a page written by hand, with the lists of commands, header fields and tensors at @commands, @header, @tensors."""
 
     def generate(mark: str) -> list[Block]:
         if mark == "tensors":
-            return tensor_blocks(root / "docs" / "format.md")
+            return tensor_blocks()
+        if mark == "header":
+            return header_blocks()
         if mark == "commands":
             first_sentences = ((other, help_blocks(command.help or "")[0]) for other, command in commands.items())
             return [Definition(f"{bold(other)}(1)", first) for other, first in first_sentences]
-        raise ValueError(f"{name}.md: unknown mark @{mark}, expected @commands or @tensors")
+        raise ValueError(f"{name}.md: unknown mark @{mark}, expected @commands, @header or @tensors")
 
     sections = read_sections(root / "man" / "source" / f"{name}.md", (), generate)
     (title,) = sections["NAME"]

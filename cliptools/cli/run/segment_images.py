@@ -7,7 +7,7 @@ them as JSON lines, a table or tensors. `Folder` is --out-dir: pictures, and the
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -218,7 +218,7 @@ def _write(
             folder = Folder(options.out_dir, options.resume)
         if output_format == "safetensors":
             stream = stack.enter_context(binary_output(options.output))
-            spool = stack.enter_context(TensorSpool())
+            spool = stack.enter_context(closing(TensorSpool()))
         else:
             stream = stack.enter_context(text_output(options.output))
         for records in make(Job(source, folder, spool, skipped, screen, options.strict)):
@@ -273,7 +273,7 @@ def _heat_records(segmenter: Segmenter, settings: dict[str, Any], options: Segme
             assert image.picture is not None and not isinstance(row, str)
             heat = heat_maps(row, *image.picture.size)
             if job.spool is not None:
-                job.spool.add(image.name, heat)
+                job.spool.put_whole(image.name, heat)
             yield _image_records(settings, image.name, image.picture, row, heat, job.folder)
 
 
@@ -351,7 +351,7 @@ def _label_record(
     except ImageError as error:
         return str(error)
     if job.spool is not None:
-        job.spool.add(name, logits_at_size(averaged, labeller.limits))
+        job.spool.put_whole(name, logits_at_size(averaged, labeller.limits))
     cut = labeller.cuts[0]
     best = best_texts(averaged, picture.height, picture.width, cut is not None, limits=labeller.limits)
     labels = to_labels(best, labeller.label_of_text, cut).numpy()  # (y, x)

@@ -1,19 +1,17 @@
 """clip-view: selects units of a bundle, prints its header, or checks the values of its tensors.
 
-`flaws` is the check. It applies the rules on which every command relies (io/bundle_faults.py). If they hold, it checks that
-directions have length 1, shares are between 0 and 1, norms are not negative and descend, lists have no duplicates, and thumbnails
-are pictures.
+`flaws` is the check. It applies the rules on which every command relies and, if they hold, the rules for statistics (both in
+io/bundle_faults.py), and checks that the thumbnails are pictures.
 """
 
-import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from cliptools.analysis.selection import by_comparison, by_layers, by_units, by_word
 from cliptools.cli.app import Options, Output, choose_format, history_arguments, open_input, parse_layers
@@ -22,14 +20,12 @@ from cliptools.console import count_of, escape, harmless_json
 from cliptools.errors import ImageError, StreamError, UsageError
 from cliptools.images.decode import thumbnail
 from cliptools.io.bundle import Bundle, cliptools_header, is_bundle, read_bundle, read_header, read_unchecked, tensor_table
-from cliptools.io.bundle_faults import faults
+from cliptools.io.bundle_faults import doubtful_values, faults
 from cliptools.io.files import text_output
-from cliptools.io.jsonl import unit_name
 
 TOOL = "clip-view"
 STRONGEST, SORT = 8, "index"
 """Defaults of --strongest and --sort; the options are None if they are not given."""
-ROUNDING = 1e-3  # largest error of a length or a share, after long sums in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,49 +129,7 @@ def _check(stream: BufferedIOBase, name: str, output: Path | None) -> None:
 
 def flaws(bundle: Bundle) -> list[str]:
     """Return a line for each fault of a bundle; a sound bundle has none."""
-    lines = list(faults(bundle.tensors))
-    return lines or list(itertools.chain.from_iterable(check(bundle) for check in CHECKS))
-
-
-def _duplicate_faults(bundle: Bundle) -> Iterator[str]:
-    unit, count = np.unique(bundle["unit"], axis=0, return_counts=True)
-    if (count > 1).any():
-        yield f"{count_of(int((count > 1).sum()), 'duplicate unit')}, as {unit_name(*unit[count > 1][0].tolist())}"
-
-
-def _length_faults(bundle: Bundle) -> Iterator[str]:
-    for name in ("direction", "component"):
-        if name in bundle:
-            length = np.linalg.norm(bundle[name].astype(np.float64), axis=-1)  # (unit, ..., d) -> (unit, ...)
-            yield from _fault(bundle, (np.abs(length - 1) > ROUNDING) & (length > 0), f"`{name}` has neither length 1 nor 0")
-
-
-def _share_faults(bundle: Bundle) -> Iterator[str]:
-    for name in ("explained", "explained_all", "component_explained", "residual", "prefix_residual"):
-        if name in bundle:
-            outside = (bundle[name] < -ROUNDING) | (bundle[name] > 1 + ROUNDING)
-            yield from _fault(bundle, outside, f"`{name}` is not between 0 and 1")
-
-
-def _norm_faults(bundle: Bundle) -> Iterator[str]:
-    for name in ("top_norm", "threshold", "threshold_bound"):
-        if name in bundle:
-            filled = bundle["top_image"] >= 0 if name == "top_norm" and "top_image" in bundle else True
-            yield from _fault(bundle, (bundle[name] < 0) & filled, f"`{name}` is negative")
-    if "top_norm" in bundle:
-        yield from _fault(bundle, np.diff(bundle["top_norm"], axis=1) > 0, "`top_norm` does not descend")
-
-
-def _list_faults(bundle: Bundle) -> Iterator[str]:
-    for name, item in (("top_image", "an image"), ("word", "a text")):
-        if name in bundle:
-            rows = np.sort(bundle[name], axis=1)
-            yield from _fault(bundle, (np.diff(rows, axis=1) == 0) & (rows[:, 1:] >= 0), f"`{name}` has {item} twice")
-            gap = (bundle[name][:, :-1] < 0) & (bundle[name][:, 1:] >= 0)
-            yield from _fault(bundle, gap, f"`{name}` has an entry after -1, which ends the list")
-    if "word" in bundle and "coefficient" in bundle:
-        surplus = (bundle["word"] < 0) & (bundle["coefficient"] != 0)
-        yield from _fault(bundle, surplus, "`coefficient` is not 0 where there is no text")
+    return list(faults(bundle.tensors)) or [*doubtful_values(bundle.tensors), *_image_faults(bundle)]
 
 
 def _image_faults(bundle: Bundle) -> Iterator[str]:
@@ -195,15 +149,3 @@ def _image_faults(bundle: Bundle) -> Iterator[str]:
         except ImageError:
             yield f"thumbnail {number} is no picture"
             return
-
-
-CHECKS: tuple[Callable[[Bundle], Iterator[str]], ...] = (
-    _duplicate_faults, _length_faults, _share_faults, _norm_faults, _list_faults, _image_faults,
-)  # fmt: skip
-
-
-def _fault(bundle: Bundle, faulty: Bool[np.ndarray, "unit ..."], fault: str) -> Iterator[str]:
-    """Yield the fault with the number of units that have it and the first such unit; nothing if no unit has it."""
-    units = np.flatnonzero(faulty.reshape(len(faulty), -1).any(1))  # (unit, ...) -> (wrong units)
-    if len(units):
-        yield f"{fault}: {len(units)} of {count_of(bundle.units, 'unit')}, as {unit_name(*bundle['unit'][units[0]].tolist())}"
