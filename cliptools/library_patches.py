@@ -68,14 +68,8 @@ class _LaterCompiler(ModuleType):
         return bool(self._real().is_compile_supported(*arguments))
 
     def __getattr__(self, name: str) -> Any:
-        """Return any other name from the real module, at once.
-
-        Raises:
-            AttributeError: the name is one that the import system asks for, or the real module has none of this name.
-        """
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self._real(), name)
+        """Return any other name from the real module, at once; it has no name that only the import system asks for."""
+        return getattr(self._real(), name) if not name.startswith("__") else object.__getattribute__(self, name)
 
     def _real(self) -> Any:
         if sys.modules.get(COMPILER) is self:
