@@ -228,21 +228,25 @@ def test_an_open_clip_that_needs_the_libraries_gets_them(tmp_path: Path) -> None
 
 def test_a_text_tower_and_tokenizer_of_transformers_load_in_a_command(tmp_path: Path, tiny_clip_dir: Path) -> None:
     """The embeddings are those of a process that imports everything first."""
-    from transformers import BertConfig, BertTokenizerFast
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import BertConfig, PreTrainedTokenizerFast
 
     tower, model = tmp_path / "tower", tmp_path / "model"
     sizes = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 9}
     BertConfig(**sizes, max_position_embeddings=16).save_pretrained(tower)
-    (tmp_path / "vocab.txt").write_text("\n".join(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "two", "dogs")))
-    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tower)
+    words = {word: number for number, word in enumerate(("[PAD]", "[UNK]", "a", "cat", "two", "dogs"))}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(model)
     config = json.loads((tiny_clip_dir / "open_clip_config.json").read_text())
     config["model_cfg"]["text_cfg"] = {
-        "hf_model_name": str(tower), "hf_tokenizer_name": str(tower), "hf_model_pretrained": False, "hf_proj_type": "linear",
+        "hf_model_name": str(tower), "hf_tokenizer_name": str(model), "hf_model_pretrained": False, "hf_proj_type": "linear",
         "hf_pooler_type": "cls_pooler", "context_length": 16,
     }  # fmt: skip
     torch.manual_seed(0)
     state = CustomTextCLIP(**config["model_cfg"]).state_dict()
-    model.mkdir()
     (model / "open_clip_config.json").write_text(json.dumps(config))
     save_file({key: value.contiguous() for key, value in state.items()}, model / "open_clip_model.safetensors")
     light, whole = (run_python("import sys" + HUGGING_FACE, model, process).stdout for process in ("own", "shared"))
