@@ -59,6 +59,8 @@ class _Run:
 _run = _Run()
 IN_COMMAND: ContextVar[bool] = ContextVar("IN_COMMAND", default=False)
 """True in the context of a running command."""
+OWN_PROCESS: ContextVar[bool] = ContextVar("OWN_PROCESS", default=False)
+"""True in the context of a command that has the process to itself: its arguments are those of the process."""
 
 
 @contextlib.contextmanager

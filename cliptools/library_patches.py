@@ -11,11 +11,13 @@ import importlib.util
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from cliptools.console import OWN_PROCESS
 
 
 class SharedChange:
@@ -52,38 +54,109 @@ class SharedChange:
 
 
 _kept_alive: list[Any] = []  # a Library removes its definitions when it is garbage collected
+COMPILER = "torch._dynamo.utils"
+"""Module of torch's compiler, which loads 1,500 others; torchvision imports one function of it, which no command calls."""
+ADAPTERS = {"hf_model": "transformers", "timm_model": "timm"}
+"""Modules of open_clip with towers of other libraries, and these libraries; open_clip can be imported without them."""
+
+
+class _LaterCompiler(ModuleType):
+    """Stands in for COMPILER while torchvision is imported, and loads the real module when it is needed."""
+
+    def is_compile_supported(self, *arguments: Any) -> bool:
+        """Return the answer of the real function."""
+        return bool(self._real().is_compile_supported(*arguments))
+
+    def __getattr__(self, name: str) -> Any:
+        """Return any other name from the real module, at once; it has no name that only the import system asks for."""
+        return getattr(self._real(), name) if not name.startswith("__") else object.__getattribute__(self, name)
+
+    def _real(self) -> Any:
+        if sys.modules.get(COMPILER) is self:
+            del sys.modules[COMPILER]
+        return importlib.import_module(COMPILER)
+
+
+@contextmanager
+def _replaced(modules: Mapping[str, ModuleType | None]) -> Iterator[None]:
+    """Within the block an import of these modules gives the stand-ins, or fails for None; loaded modules are not replaced."""
+    stand_ins = {name: module for name, module in modules.items() if name not in sys.modules}
+    sys.modules.update(stand_ins)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name, module in stand_ins.items():
+            if name in sys.modules and sys.modules[name] is module:
+                del sys.modules[name]
+
+
+def without_transformers() -> AbstractContextManager[None]:
+    """Return a context in which transformers cannot be imported, unless it is loaded or the process is not a command's."""
+    return _replaced({"transformers": None}) if OWN_PROCESS.get() else nullcontext()
 
 
 def ensure_torchvision() -> None:
     """Import torchvision; if only the operator schemas are missing, define them and import it again.
 
+    A command that has the process to itself leaves out torch's compiler until torchvision calls it.
+
     Raises:
         RuntimeError: the import of torchvision fails for another reason.
     """
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-        import torch
+    with _replaced({COMPILER: _LaterCompiler(COMPILER)} if OWN_PROCESS.get() else {}):
+        try:
+            importlib.import_module("torchvision")
+        except RuntimeError as error:
+            if "torchvision::nms" not in str(error):
+                raise
+            import torch
 
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _kept_alive.append(library)
-        for module in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
-            del sys.modules[module]
-        importlib.import_module("torchvision")
+            library = torch.library.Library("torchvision", "DEF")
+            for name in ("nms", "qnms"):
+                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            _kept_alive.append(library)
+            _forget("torchvision")
+            importlib.import_module("torchvision")
+
+
+def _forget(package: str) -> None:
+    """Remove a package from the imported modules, so that the next import runs it again."""
+    for module in [name for name in sys.modules if name.split(".")[0] == package]:
+        del sys.modules[module]
 
 
 def import_open_clip() -> Any:
     """Import open_clip and return it, as late as a caller needs it: the import takes seconds.
 
+    A command that has the process to itself leaves out transformers and timm until `complete_open_clip`.
+
     Raises:
         RuntimeError: the import of torchvision fails.
     """
+    if (open_clip := sys.modules.get("open_clip")) is not None:
+        return open_clip
     ensure_torchvision()
+    if OWN_PROCESS.get():
+        try:
+            with _replaced(dict.fromkeys(ADAPTERS.values())):
+                return importlib.import_module("open_clip")
+        except ImportError:  # a version of open_clip that needs these libraries
+            _forget("open_clip")
     return importlib.import_module("open_clip")
+
+
+def complete_open_clip() -> None:
+    """Import what `import_open_clip` left out, for models with towers of other libraries.
+
+    The modules run again in their namespaces, where the classes that are in use find the libraries.
+    """
+    import_open_clip()
+    for name, library in ADAPTERS.items():
+        module = sys.modules.get(f"open_clip.{name}")
+        if module is not None and getattr(module, library, module) is None and importlib.util.find_spec(library):
+            classes = {key: value for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__}
+            importlib.reload(module)
+            vars(module).update(classes)
 
 
 DUPLICATE_OPENMP = "KMP_DUPLICATE_LIB_OK"

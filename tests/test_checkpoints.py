@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
@@ -19,9 +20,9 @@ from helpers.weights_files import CONFIGS, local_dir, registered, save, state_of
 from torch import Tensor
 
 from cliptools.errors import ModelError, UsageError
-from cliptools.models.checkpoints.checkpoint import read_checkpoint
+from cliptools.models.checkpoints.checkpoint import WithoutInitialisation, read_checkpoint
 from cliptools.models.checkpoints.pickles import BESIDE
-from cliptools.models.load import load_model, load_recorded_model
+from cliptools.models.load import _is_finite, load_model, load_recorded_model
 from cliptools.models.origin import find_origin
 
 State = dict[str, Tensor]
@@ -436,3 +437,32 @@ def test_every_tiny_config_still_loads_plainly(tmp_path: Path) -> None:
         theirs = open_clip.create_model(name, pretrained=str(path)).state_dict()
         ours = load_model(name, str(path), "cpu").clip.state_dict()
         assert list(ours) == list(theirs) and all(torch.equal(ours[key], theirs[key]) for key in theirs), CONFIGS[name]
+
+
+def test_random_weights_are_left_out_in_one_thread_only() -> None:
+    """Weights stay NaN until they are loaded; constants, buffers and other threads are as ever."""
+    with WithoutInitialisation(), ThreadPoolExecutor(1) as other:
+        layers = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 2), torch.nn.BatchNorm2d(4), torch.nn.MultiheadAttention(4, 2))
+        elsewhere = other.submit(lambda: torch.nn.Linear(3, 4)).result()
+        drawn = torch.nn.init.normal_(torch.zeros(3, requires_grad=True), std=2.0)
+    finite = {key: bool(value.isfinite().all()) for key, value in layers.state_dict().items()}
+    assert not any(finite[key] for key in ("0.weight", "0.bias", "2.in_proj_weight", "2.out_proj.weight"))
+    assert all(finite[key] for key in ("1.weight", "1.bias", "1.running_var", "2.in_proj_bias"))
+    assert drawn.isnan().all() and drawn.requires_grad and elsewhere.weight.isfinite().all()
+    assert torch.nn.Linear(3, 4).weight.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("values", "finite"),
+    [
+        ([1.0, -2.0], True),
+        ([3e38, 3e38], True),  # whose sum is infinite
+        ([1.0, float("nan")], False),
+        ([float("inf"), 1.0], False),
+        ([float("inf"), -float("inf")], False),
+    ],
+)
+def test_finite_tensors(values: list[float], finite: bool) -> None:
+    assert _is_finite(torch.tensor(values)) == finite
+    assert _is_finite(torch.tensor([60000.0, 60000.0], dtype=torch.float16))
+    assert _is_finite(torch.tensor([], dtype=torch.float32)) and _is_finite(torch.tensor(3))

@@ -31,7 +31,7 @@ from cliptools.cli.surroundings import (
     refuse_shared_input,
     variable_of,
 )
-from cliptools.console import IN_COMMAND, fail, finish, own_run, set_output
+from cliptools.console import IN_COMMAND, OWN_PROCESS, fail, finish, own_run, set_output
 from cliptools.errors import CliptoolsError, UsageError, out_of_memory
 from cliptools.io.files import silence_stdout, stdout_is_terminal
 from cliptools.text import TEMPLATE_SETS
@@ -115,6 +115,7 @@ class Command(click.Command):
         with own_run(), lenient_streams():
             context = copy_context()
             context.run(IN_COMMAND.set, True)
+            context.run(OWN_PROCESS.set, not args and extra.get("args") is None)
             status = context.run(self._status, *args, **extra)
         sys.exit(status)
 

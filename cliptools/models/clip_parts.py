@@ -1,11 +1,11 @@
-"""Classes of open_clip, imported after library_patches.py has made sure that torchvision can be imported.
+"""Classes of open_clip, imported by library_patches.py, which makes sure that torchvision can be imported.
 
 Modules that need one of these classes at import time import it from here; code that needs open_clip later uses import_open_clip.
 """
 
-from cliptools.library_patches import ensure_torchvision
+from cliptools.library_patches import import_open_clip
 
-ensure_torchvision()
+import_open_clip()
 
 from open_clip import SimpleTokenizer  # noqa: E402 - only after the call above
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME  # noqa: E402

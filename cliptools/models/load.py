@@ -20,13 +20,13 @@ from cliptools.console import IN_COMMAND, note, warn, working
 from cliptools.embedded_models import EMBEDDED
 from cliptools.errors import ModelError, UsageError, first_line
 from cliptools.io.header import UNCHECKED, canonical, model_difference, recorded_differences
-from cliptools.library_patches import ensure_torchvision, import_open_clip
+from cliptools.library_patches import complete_open_clip, ensure_torchvision, import_open_clip, without_transformers
 from cliptools.models.activation import activation_advice, model_sources, named_tag, trained_activation
 from cliptools.models.architecture import UNDESCRIBED, Architecture, describe_architecture
-from cliptools.models.checkpoints.checkpoint import load_weights
+from cliptools.models.checkpoints.checkpoint import WithoutInitialisation, load_weights
 from cliptools.models.checkpoints.pickles import UNSAFE, pickle_fault
 from cliptools.models.hub import no_foreign_code, quiet_hub, reason
-from cliptools.models.names import tower_fault
+from cliptools.models.names import needs_other_libraries, tower_fault
 from cliptools.models.origin import Origin, fetch_weights, find_origin, missing_weights, refuse_tower
 from cliptools.models.preprocessing import Choice, choose_preprocessing, parse_preprocess, recorded_preprocessing
 from cliptools.models.weights_file import Fit, check_fit
@@ -108,7 +108,9 @@ def load_model(
         if not any_tower:
             refuse_tower(origin)
         origin = fetch_weights(origin)
-    with nullcontext() if name in EMBEDDED else no_foreign_code():
+    if needs_other_libraries(origin.config):
+        complete_open_clip()
+    with without_transformers(), nullcontext() if name in EMBEDDED else no_foreign_code():
         return _build_model(origin, torch_device, precision, preprocess, recorded, text_from)
 
 
@@ -126,9 +128,7 @@ def _build_model(
     clip, messages, notes = _create_clip(origin, fit)
     _return_embeddings_alone(clip)
     sha256 = weights_sha256(clip)
-    if damaged := next(
-        (key for key, value in clip.state_dict().items() if value.is_floating_point() and not value.isfinite().all()), None
-    ):
+    if damaged := next((key for key, value in clip.state_dict().items() if not _is_finite(value)), None):
         raise ModelError(f"model {origin.name!r}: the weights hold NaN or infinity, first in {damaged}")
     preprocessing = _preprocessing(open_clip.get_model_preprocess_cfg(clip), origin, preprocess, recorded)
     settings = json.loads(canonical(preprocessing.settings))
@@ -145,6 +145,11 @@ def _build_model(
     clip = clip.to(device=device, dtype=DTYPE[precision]).eval().requires_grad_(False)
     name_and_tag = origin.name, origin.pretrained
     return LoadedModel(*name_and_tag, sha256, precision, clip, transform, settings, device, computes, sources, text_from)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Return False if a tensor holds NaN or infinity; a finite sum proves the contrary in less time."""
+    return not tensor.is_floating_point() or bool(tensor.sum().isfinite() or tensor.isfinite().all())
 
 
 def _fit(origin: Origin) -> Fit:
@@ -176,7 +181,8 @@ def _create_clip(origin: Origin, fit: Fit) -> tuple[nn.Module, list[str], list[s
             warnings.catch_warnings(record=True) as caught,
         ):
             warnings.simplefilter("always")
-            with torch.random.fork_rng(devices=[]):
+            overwritten = origin.kind != "random" and not needs_other_libraries(origin.config)
+            with torch.random.fork_rng(devices=[]), WithoutInitialisation() if overwritten else nullcontext():
                 torch.default_generator.manual_seed(0)  # only random initialisation draws from it, on the CPU
                 clip = _clip_without_weights(origin) if from_file else _clip_by_open_clip(origin)
     except Exception as error:

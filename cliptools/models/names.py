@@ -45,6 +45,14 @@ def tower_fault(config: Mapping[str, Any]) -> str | None:
     return None
 
 
+def needs_other_libraries(config: Mapping[str, Any]) -> bool:
+    """Return True unless open_clip builds both towers of this `model_cfg` itself, without transformers and timm."""
+    image, text = config.get("vision_cfg"), config.get("text_cfg")
+    if not isinstance(image, Mapping) or not isinstance(text, Mapping):
+        return True
+    return bool(image.get("timm_model_name") or text.get("hf_model_name"))
+
+
 def architecture_names() -> tuple[str, ...]:
     """Return open_clip's names of architectures with supported image towers; empty if open_clip is not installed."""
     folder = installed_file("open_clip", "model_configs")

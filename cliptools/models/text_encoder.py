@@ -10,7 +10,7 @@ evaluation, `emoji` for those of the embedded models, which put an article befor
 import copy
 import functools
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -28,7 +28,7 @@ from cliptools.emoji.scenes import ZERO_SHOT_TEMPLATES, with_article
 from cliptools.errors import ModelError, TextError, UsageError
 from cliptools.io.cache import cached
 from cliptools.io.header import canonical, digest
-from cliptools.library_patches import imagenet_lists, import_open_clip
+from cliptools.library_patches import imagenet_lists, import_open_clip, without_transformers
 from cliptools.models.checkpoints.names import VOCABULARY
 from cliptools.models.hub import no_foreign_code, quiet_hub, reason
 from cliptools.models.load import LoadedModel, RecordedModel
@@ -146,9 +146,14 @@ def tokenizer_of(loaded: LoadedModel) -> Callable[[Sequence[str]], Int[Tensor, "
         ModelError: the tokenizer cannot be loaded.
     """
     name = f"local-dir:{EMBEDDED_DIR / loaded.name}" if loaded.name in EMBEDDED else loaded.name
+    sizes = getattr(loaded.clip, "context_length", None), getattr(loaded.clip, "vocab_size", None)
     try:
-        with nullcontext() if loaded.name in EMBEDDED else no_foreign_code():
-            return _tokenizer(name, getattr(loaded.clip, "context_length", None), getattr(loaded.clip, "vocab_size", None))
+        if loaded.name in EMBEDDED:
+            return _tokenizer(name, *sizes)
+        with suppress(ModuleNotFoundError), without_transformers(), no_foreign_code():
+            return _tokenizer(name, *sizes)
+        with no_foreign_code():  # a tokenizer of transformers, which the context imports
+            return _tokenizer(name, *sizes)
     except Exception as error:
         raise ModelError(f"model {loaded.name!r}: its tokenizer cannot be loaded ({reason(error)})") from None
 

@@ -1,6 +1,7 @@
 """Checkpoints: the tensors of a weights file of any form under open_clip's names, and their copying into a model.
 
-All names and shapes are compared with the model's first; a message names the tensors that do not fit.
+All names and shapes are compared with the model's first; a message names the tensors that do not fit. `WithoutInitialisation`
+saves the time for random weights that are overwritten at once.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn, strided
+from torch.overrides import TorchFunctionMode
 
 from cliptools.console import count_of, escape, verb_form
 from cliptools.errors import first_line
@@ -139,6 +141,26 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
 FIRST = 3  # names that a message shows
 COUNTER = "num_batches_tracked"  # of batch norms: some releases lack it, and evaluation does not use it
 TEXT_FROM = "--text-from"
+
+
+RANDOM_FILLS = ("normal_", "uniform_", "kaiming_uniform_", "kaiming_normal_")
+"""Functions of torch.nn.init and methods of Tensor that fill a tensor with random numbers; torch's layers call these."""
+
+
+class WithoutInitialisation(TorchFunctionMode):
+    """Context in which modules are created with NaN in place of random weights, for models whose weights are all loaded then.
+
+    A weight that is not overwritten stays NaN, which load_model reports. It applies to the thread that enters it.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        """Fill the tensor of a random fill with NaN, and call any other function."""
+        arguments = dict(kwargs or {})
+        tensor = args[0] if args else arguments.get("tensor")
+        if getattr(func, "__name__", "") in RANDOM_FILLS and isinstance(tensor, Tensor) and tensor.is_floating_point():
+            with torch.no_grad():
+                return tensor.fill_(torch.nan)
+        return func(*args, **arguments)
 
 
 def load_weights(clip: nn.Module, checkpoint: Checkpoint, name: str, text: Checkpoint | None, fitting: str = "") -> list[str]:
