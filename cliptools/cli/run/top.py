@@ -20,20 +20,12 @@ from rich.text import Text
 from cliptools.analysis.retrieval import embeddings, inertia, largest_norms
 from cliptools.analysis.selection import by_layers, by_units, by_word, rows_named
 from cliptools.cli.app import Batching, Output, choose_format, open_input, parse_layers
-from cliptools.cli.run.bundle_output import (
-    SHOWN_WORDS,
-    order_units,
-    record_source,
-    rendered,
-    shown_word,
-    signed_words,
-    unit_keys,
-    weight_name,
-)
 from cliptools.cli.run.sheet import heading, png_bytes, unit_row
 from cliptools.console import count_of, progress
 from cliptools.effects.select import factored_effect
 from cliptools.errors import CliptoolsError, ImageError, StreamError, UsageError
+from cliptools.front.tables import rendered
+from cliptools.front.unit_records import SHOWN_WORDS, order_units, record_source, shown_word, signed_words, unit_keys, weight_name
 from cliptools.images.loader import Batch, ImageSource, Skipped, load_batches
 from cliptools.images.relocate import locate_images, recorded_source
 from cliptools.io.bundle import Bundle, read_bundle
