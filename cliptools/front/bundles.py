@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from cliptools.errors import CliptoolsError, StreamError
 from cliptools.front.tables import data_frame, rendered
@@ -17,11 +17,6 @@ TABLE_ROWS = 20
 
 class UnitBundle(Bundle):
     """A bundle with methods to save and to show it."""
-
-    @classmethod
-    def of(cls, bundle: Bundle) -> Self:
-        """Return a bundle as one of this class, with the same tensors."""
-        return cls(bundle.header, bundle.tensors, bundle.derived)
 
     def save(self, path: str | Path) -> None:
         """Write the bundle as a safetensors file, which appears whole or not at all.
@@ -38,7 +33,7 @@ class UnitBundle(Bundle):
 
     def table(self, rows: int = TABLE_ROWS) -> str:
         """Return a table of the first units, as text."""
-        return rendered(units_table(self, rows), terminal=False).decode("utf-8")
+        return rendered(units_table(self, rows), terminal=False).decode("utf-8").rstrip("\n")
 
     def to_frame(self) -> Any:
         """Return a pandas.DataFrame with a row for each unit.
@@ -47,6 +42,11 @@ class UnitBundle(Bundle):
             CliptoolsError: pandas is not installed.
         """
         return data_frame(unit_records(self))
+
+
+def unit_bundle(bundle: Bundle) -> UnitBundle:
+    """Return a bundle with the methods of UnitBundle and the same tensors."""
+    return UnitBundle(bundle.header, bundle.tensors, bundle.derived)
 
 
 def read(path: str | Path) -> UnitBundle:
@@ -61,7 +61,7 @@ def read(path: str | Path) -> UnitBundle:
     """
     try:
         with Path(path).open("rb") as stream:
-            return UnitBundle.of(read_bundle(stream, str(path)))
+            return unit_bundle(read_bundle(stream, str(path)))
     except OSError as error:
         raise CliptoolsError(f"{path}: {error.strerror}") from None
 

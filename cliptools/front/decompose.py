@@ -20,7 +20,7 @@ from cliptools.console import count_of, front_call, note, summarise
 from cliptools.embedded_models import EMBEDDED
 from cliptools.errors import StreamError, TextError
 from cliptools.front.arguments import require_number, require_one_of
-from cliptools.front.bundles import UnitBundle, require_neurons
+from cliptools.front.bundles import UnitBundle, require_neurons, unit_bundle
 from cliptools.front.models import model_of
 from cliptools.io.bundle import Bundle, json_tensor
 from cliptools.io.cache import KeptParts
@@ -220,4 +220,4 @@ def _with_words(effects: Bundle, pursuit: Pursuit, pool: Pool, settings: dict[st
     header = effects.header.after("cliptools.decompose", step)
     header = replace(header, kind="neurons", settings=header.settings | {"words": settings})
     other_tensors = {key: value for key, value in effects.tensors.items() if key != "prefix_residual"}
-    return UnitBundle.of(replace(effects, tensors=other_tensors).with_tensors(header, **word_tensors))
+    return unit_bundle(replace(effects, tensors=other_tensors).with_tensors(header, **word_tensors))

@@ -18,7 +18,7 @@ from cliptools.embedded_models import EMBEDDED
 from cliptools.emoji.render import scenes_for
 from cliptools.errors import UsageError
 from cliptools.front.arguments import require_number, require_one_of
-from cliptools.front.bundles import UnitBundle, with_step
+from cliptools.front.bundles import UnitBundle, unit_bundle, with_step
 from cliptools.front.effects_bundle import (
     effects_bundle,
     recorded_settings,
@@ -289,7 +289,7 @@ def measure_bundle(task: Task) -> UnitBundle:
         if keep is not None:
             token_mean = token_mean[keep.units.to(token_mean.device)]
         bundle = bundle.with_tensors(bundle.header, token_mean=token_mean.cpu().numpy().astype(np.float32))
-    return UnitBundle.of(bundle)
+    return unit_bundle(bundle)
 
 
 def _measure(task: Task, screen: Screen[int]) -> tuple[FactoredEffect, Report]:

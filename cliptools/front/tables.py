@@ -74,7 +74,7 @@ class Records(list[dict[str, Any]]):
 
     def table(self) -> str:
         """Return the table that the command shows, as text."""
-        return rendered(*self._show(self), terminal=False).decode("utf-8")
+        return rendered(*self._show(self), terminal=False).decode("utf-8").rstrip("\n")
 
     def to_frame(self) -> Any:
         """Return a pandas.DataFrame with a row for each record.
