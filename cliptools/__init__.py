@@ -13,16 +13,18 @@ if TYPE_CHECKING:
     from cliptools.front.bundles import UnitBundle, read
     from cliptools.front.decompose import decompose
     from cliptools.front.effects import effects
+    from cliptools.front.top import top
     from cliptools.models.load import load_model
 
 __version__ = "0.1.0"
-__all__ = ["UnitBundle", "decompose", "effects", "load_model", "read"]
+__all__ = ["UnitBundle", "decompose", "effects", "load_model", "read", "top"]
 HOME = {
     "UnitBundle": "front.bundles",
     "decompose": "front.decompose",
     "effects": "front.effects",
     "load_model": "models.load",
     "read": "front.bundles",
+    "top": "front.top",
 }
 """The module of each name of the front."""
 

@@ -1,12 +1,13 @@
 """The functions of the front that read a bundle: each gives what its command gives."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers.advgen_input import inside
+from helpers.advgen_input import inside, parsed
 from helpers.tiny_suite import TEXTS, Suite
 
 import cliptools as ct
@@ -60,3 +61,29 @@ def test_texts_of_every_kind(suite: Suite) -> None:
         ct.decompose(effects, TEXTS, model=ct.load_model(device="cpu"))
     with pytest.raises(UsageError, match="prefix=4: expected a number from 1 to 3"):
         ct.decompose(effects, TEXTS, m=3, prefix=[4])
+
+
+TOP: dict[str, tuple[str, dict[str, Any]]] = {
+    "top": ("second-words", {}),
+    "top raw": ("second", {"raw": True}),
+    "top pairs": ("pooled-words", {"raw": True}),
+}
+
+
+@pytest.mark.parametrize("case", TOP)
+def test_top_images_are_those_of_the_command(suite: Suite, case: str, tmp_path: Path) -> None:
+    name, arguments = TOP[case]
+    bundle = ct.read(suite.bundle(name))
+    records = ct.top(bundle, suite.images, head=2, batch_size=4, workers=0, device="cpu", **arguments)
+    assert list(records) == parsed(output(suite, case))
+    assert records.table().splitlines()[0].split()[:3] == ["unit", "inertia", "norm"]
+    records.save(tmp_path / "top.jsonl")
+    assert [json.loads(line) for line in (tmp_path / "top.jsonl").read_text().splitlines()] == list(records)
+
+
+def test_top_images_of_one_layer_and_misuse(suite: Suite) -> None:
+    bundle = ct.read(suite.bundle("second-words"))
+    records = ct.top(bundle, suite.images, layers=[2], head=1, images_per_unit=2, model=ct.load_model(suite.vit, device="cpu"))
+    assert [record["layer"] for record in records] == [2, 2]
+    with pytest.raises(UsageError, match="sort='size': expected one of index, clear"):
+        ct.top(bundle, suite.images, sort="size")
