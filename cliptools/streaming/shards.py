@@ -69,18 +69,12 @@ def measure_shard(
     def bases(blocks: Sequence[tuple[UnitBlock, SymmetricStack]]) -> Sequence[Basis | None]:
         if known_basis is not None:
             return [Basis(*(column.to(G.blocks[0].device) for column in known_basis(block))) for block, G in blocks]
-        if sample is not None:
-            return _bases_of_sample(
-                effect,
-                sample,
-                blocks,
-                sample_size(effect, layers, list_capacity(settings, listed)),
-                settings,
-                screen,
-            )
-        return [None] * len(blocks)
+        assert sample is not None  # otherwise the shard's own images give the basis
+        size = sample_size(effect, layers, list_capacity(settings, listed))
+        return _bases_of_sample(effect, sample, blocks, size, settings, screen)
 
-    for _, block, statistics in first_looks(effect, batches, layers, listed, expected, settings, screen, bases):
+    shared = None if known_basis is None and sample is None else bases
+    for _, block, statistics in first_looks(effect, batches, layers, listed, expected, settings, screen, shared):
         yield block, shard_statistics_of(statistics)
 
 
