@@ -135,8 +135,8 @@ def first_looks(
     Args:
         listed: Number of images in the whole list.
         expected: The number of images that `batches` will give, skipped ones included.
-        bases: Function that gives the basis of every block of a pass; then there may be no readable image, as in a shard. None: the
-            first images give it.
+        bases: Function that gives the basis of every block of a pass; then there may be no readable image, as in a shard.
+            None: the first images give the basis.
     """
     top, capacity = settings.top_of(listed), list_capacity(settings, listed)
     sample = sample_size(effect, layers, capacity)
