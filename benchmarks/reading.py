@@ -68,8 +68,7 @@ def clocks() -> tuple[float, float]:
 
 def list_here(folder: Path) -> None:
     """List the images of a folder and determine the order of work, in this process."""
-    from cliptools.cli.app import Measuring
-    from cliptools.cli.run.shards import number_images
+    from cliptools.front.images import Reading, number_images
     from cliptools.images.loader import open_images
     from cliptools.streaming import ranking  # noqa: F401  # loads its libraries before the measurement
 
@@ -77,7 +76,7 @@ def list_here(folder: Path) -> None:
     before, start = memory_now(), clocks()
     source = open_images(paths)
     count, between = len(source), clocks()
-    reading = Measuring(max_pixels=None, skip_bad_shards=None, strict=False, memory=4.0, batch_size=32, workers=None)
+    reading = Reading()
     work = number_images(source, limit=None, sample=None, seed=0, reading=reading)
     end = clocks()
     assert len(work.order) == count

@@ -1,3 +1,55 @@
-"""Descriptions of single neurons of CLIP in words: the library under the clip-* commands."""
+"""Descriptions of single neurons of CLIP in words: the library under the clip-* commands.
+
+The names in `__all__` are the Python front, the work of the commands as functions. They are imported when they are first used,
+because torch takes seconds.
+"""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cliptools.front.bundles import UnitBundle, read
+    from cliptools.front.decompose import decompose
+    from cliptools.front.effects import effects
+    from cliptools.front.top import top
+    from cliptools.models.load import load_model
 
 __version__ = "0.1.0"
+__all__ = ["UnitBundle", "decompose", "effects", "load_model", "read", "top"]
+HOME = {
+    "UnitBundle": "front.bundles",
+    "decompose": "front.decompose",
+    "effects": "front.effects",
+    "load_model": "models.load",
+    "read": "front.bundles",
+    "top": "front.top",
+}
+"""The module of each name of the front."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOME:
+        raise AttributeError(f"module 'cliptools' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"cliptools.{HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """The package, whose attribute `effects` is the function, also once the subpackage of that name has been imported."""
+
+    @property
+    def effects(self) -> Any:
+        """Return the function `effects` of the front."""
+        return __getattr__("effects")
+
+    @effects.setter
+    def effects(self, subpackage: ModuleType) -> None:
+        """Ignore the subpackage, which the import system assigns here; imports find it in sys.modules."""
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,5 +1,8 @@
 """Everything that a run writes to stderr, and the escaping and grammar of messages.
 
+A function of the Python front has an output of its own (`front_call`), which goes to the logger `cliptools` unless progress is
+asked for.
+
 `note`, `warn`, `fail`, `progress` and `finish` write notes, warnings, errors, progress and a summary, as text or as JSON lines.
 `escape` and `harmless` treat text from outside (file names, words, messages of other libraries), so that no terminal takes it for
 control sequences; `count_of` and `verb_form` agree nouns and verbs with a number.
@@ -43,6 +46,8 @@ class _Run:
 
     quiet: bool = False
     as_json: bool = False
+    logged: bool = False
+    """True if messages go to Python's logging instead of stderr."""
     begin: float = field(default_factory=time.perf_counter)
     counted: tuple[str, int, float] | None = None
     """Label, count and seconds of the first pass over items with a label in NOUNS."""
@@ -53,7 +58,7 @@ class _Run:
     @property
     def draws(self) -> bool:
         """True if progress bars can be drawn on a terminal."""
-        return not (self.quiet or self.as_json) and _writable() and sys.stderr.isatty()
+        return not (self.quiet or self.as_json or self.logged) and _writable() and sys.stderr.isatty()
 
 
 _run = _Run()
@@ -61,6 +66,32 @@ IN_COMMAND: ContextVar[bool] = ContextVar("IN_COMMAND", default=False)
 """True in the context of a running command."""
 OWN_PROCESS: ContextVar[bool] = ContextVar("OWN_PROCESS", default=False)
 """True in the context of a command that has the process to itself: its arguments are those of the process."""
+_front: ContextVar[_Run | None] = ContextVar("_front", default=None)
+"""Output of the function of the front that runs in this context."""
+
+
+def _current() -> _Run:
+    """Return the output of the running function of the front, else that of the process."""
+    return _front.get() or _run
+
+
+@contextlib.contextmanager
+def front_call(progress: bool) -> Iterator[None]:
+    """Give a function of the Python front an output of its own; in a command, it uses the command's.
+
+    Args:
+        progress: Write progress, messages and a summary to stderr, as commands do. Otherwise messages go to the logger
+            `cliptools`, which shows none unless the program configures it.
+    """
+    if IN_COMMAND.get() or _front.get() is not None:
+        yield
+        return
+    token = _front.set(_Run(logged=not progress))
+    try:
+        yield
+        finish()
+    finally:
+        _front.reset(token)
 
 
 @contextlib.contextmanager
@@ -89,19 +120,21 @@ def set_output(quiet: bool, as_json: bool) -> None:
 
 def note(message: str) -> None:
     """Write a note; -q suppresses it."""
-    if not _run.quiet:
+    if not _current().quiet:
         _write_line("note", message)
 
 
 def warn(message: str) -> None:
     """Write a warning, even with -q."""
-    _write_line("warning", message if _run.as_json else f"warning: {message}")
+    plain = _current().as_json or _current().logged
+    _write_line("warning", message if plain else f"warning: {message}")
 
 
 def warn_once(subject: str, message: str) -> None:
     """Write a warning unless this run has warned about the same subject before."""
-    if subject not in _run.warned:
-        _run.warned.add(subject)
+    warned = _current().warned
+    if subject not in warned:
+        warned.add(subject)
         warn(message)
 
 
@@ -112,24 +145,25 @@ def fail(message: str, status: int) -> None:
 
 def summarise(message: str) -> None:
     """Set the summary that `finish` writes at the end; -q suppresses it."""
-    _run.summary = message
+    _current().summary = message
 
 
 def finish() -> None:
     """Write the summary of a successful run with its time and peak memory."""
-    if _run.summary is None or _run.quiet:
+    run = _current()
+    if run.summary is None or run.quiet:
         return
-    figures: dict[str, Any] = {"seconds": round(time.perf_counter() - _run.begin, 1)}
+    figures: dict[str, Any] = {"seconds": round(time.perf_counter() - run.begin, 1)}
     total = figures["seconds"]
     text = f"{total:.0f} s" if total >= SHORT else f"{total:.1f} s"
-    if _run.counted is not None and _run.counted[2] > 0:
-        label, count, seconds = _run.counted
+    if run.counted is not None and run.counted[2] > 0:
+        label, count, seconds = run.counted
         figures |= {"what": label, "count": count, "a_second": round(count / seconds, 2)}
         text += f", of which {_duration(seconds)} over {count_of(count, NOUNS[label])}"
     if peak := _peak():
         figures["peak_bytes"] = peak
         text += f", at most {peak / 1e9:.1f} GB"
-    _write_line("summary", _run.summary if _run.as_json else f"{_run.summary} ({text})", **figures)
+    _write_line("summary", run.summary if run.as_json else f"{run.summary} ({text})", **figures)
 
 
 def progress(
@@ -141,7 +175,8 @@ def progress(
         total: Number of steps in all, if known.
         step: Steps per item, as a number or as a function of the item; they count once the item is done.
     """
-    bar = _bar() if _run.draws else None
+    run = _current()
+    bar = _bar() if run.draws else None
     with bar or contextlib.nullcontext():
         task = None if bar is None else bar.add_task(label, total=total)
         begin = reported = time.perf_counter()
@@ -153,10 +188,10 @@ def progress(
             if bar is not None and task is not None:
                 bar.advance(task, steps)
             now = time.perf_counter()
-            if _run.as_json and not _run.quiet and now - reported >= OFTEN:
+            if run.as_json and not run.quiet and now - reported >= OFTEN:
                 reported = now
                 _write_line("progress", label, done=done, total=total, seconds=round(now - begin, 1))
-            elif bar is None and not _run.quiet and not _run.as_json and total and 0 < done < total:
+            elif bar is None and not run.quiet and not run.as_json and total and 0 < done < total:
                 remaining = (now - begin) / done * (total - done)
                 if now - reported >= (EARLY if reported == begin and remaining >= LINES else LINES):
                     reported = now
@@ -167,7 +202,7 @@ def progress(
 @contextlib.contextmanager
 def working(label: str) -> Iterator[None]:
     """Show a spinner on a terminal while the block runs, for work without countable steps."""
-    if not _run.draws:
+    if not _current().draws:
         yield
         return
     from rich import console
@@ -177,11 +212,25 @@ def working(label: str) -> Iterator[None]:
 
 
 def _write_line(event: str, message: str, **fields: Any) -> None:
-    """Write one line to stderr: the message, or a JSON object with it and further fields."""
-    line = json.dumps({"event": event, "message": message} | fields, ensure_ascii=False) if _run.as_json else escape(message)
+    """Write one line to stderr: the message, or a JSON object with it and further fields; or pass the message to logging."""
+    run = _current()
+    if run.logged:
+        _log(event, escape(message))
+        return
+    line = json.dumps({"event": event, "message": message} | fields, ensure_ascii=False) if run.as_json else escape(message)
     if _writable():
         with contextlib.suppress(OSError):  # its reader has gone, or the disk is full: no reason to end the work
             print(line, file=sys.stderr, flush=True)
+
+
+def _log(event: str, message: str) -> None:
+    """Pass a message to the logger `cliptools`."""
+    import logging  # inside, because --help must not wait for it
+
+    logger = logging.getLogger("cliptools")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())  # else logging itself would write warnings to stderr
+    logger.log(logging.WARNING if event == "warning" else logging.INFO, message)
 
 
 def _writable() -> bool:
@@ -191,8 +240,9 @@ def _writable() -> bool:
 
 def _count(label: str, done: int, seconds: float) -> None:
     """Record the first pass over items with a label in NOUNS, for the summary."""
-    if label in NOUNS and _run.counted is None:
-        _run.counted = label, done, seconds
+    run = _current()
+    if label in NOUNS and run.counted is None:
+        run.counted = label, done, seconds
 
 
 def rounded_time(seconds: float) -> str:

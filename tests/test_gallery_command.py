@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cliptools.cli.app import ORDERS
-from cliptools.cli.run.bundle_output import order_units, signed_words
+from cliptools.front.unit_records import order_units, signed_words
 from cliptools.io.bundle import Bundle
 from cliptools.render.gallery_page import data_block
 

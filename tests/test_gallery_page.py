@@ -16,7 +16,7 @@ from helpers.browser import Browser
 from helpers.gallery_command import ATTACKS, hostile, records, units_bundle
 from PIL import Image
 
-from cliptools.cli.run.bundle_output import order_units
+from cliptools.front.unit_records import order_units
 from cliptools.io.bundle import Bundle
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]

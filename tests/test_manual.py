@@ -97,7 +97,7 @@ def test_only_known_macros_and_ascii() -> None:
 
 
 def test_the_stream_page_knows_tensors_and_records() -> None:
-    from cliptools.cli.run.bundle_output import unit_records
+    from cliptools.front.unit_records import unit_records
 
     text = PAGES["man5/cliptools-stream.5"]
     assert all(rf"\fB{literal(name)}\fR" in text for name in TENSORS)

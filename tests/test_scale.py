@@ -13,9 +13,9 @@ from helpers.bundle import read
 from PIL import Image
 from safetensors.numpy import load
 
-from cliptools.cli.run.bundle_output import with_directions
 from cliptools.effects.resnet_pooling import pair_directions, supported_resnet, trace_pool
 from cliptools.emoji.render import single_scenes_for
+from cliptools.front.pair_directions import with_directions
 from cliptools.io.bundle import Bundle
 from cliptools.models.load import load_model
 

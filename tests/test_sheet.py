@@ -12,8 +12,8 @@ import pytest
 from helpers.sheet import COLOURS, WORDS, Colours, cell, first_row, near, synthetic
 from PIL import Image, ImageChops
 
-from cliptools.cli.run.bundle_output import order_units
 from cliptools.cli.run.sheet import heading
+from cliptools.front.unit_records import order_units
 from cliptools.images.tar import write_end, write_member
 from cliptools.io.bundle import Bundle
 from cliptools.render.contact_sheet import (

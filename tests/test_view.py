@@ -9,8 +9,8 @@ from conftest import Run
 from helpers.bundle import read, small_bundle
 
 from cliptools.analysis.selection import by_comparison, by_units, by_word
-from cliptools.cli.run.bundle_output import order_units, unit_records
 from cliptools.errors import UsageError
+from cliptools.front.unit_records import order_units, unit_records
 
 
 @pytest.fixture(scope="module")

@@ -75,6 +75,22 @@ def decode_turned(source: str | BytesIO) -> tuple[Image.Image, int | None]:
         raise ImageError(f"damaged ({first_line(error)})") from None
 
 
+def upright_rgb(picture: Image.Image) -> Image.Image:
+    """Return a copy of an opened picture as `decode` returns that of its file.
+
+    Raises:
+        ImageError: the picture cannot be read; the message gives the reason.
+    """
+    try:
+        _refuse_extremes(picture)
+        with quiet_pillow():
+            return _rgb(load_upright(picture.copy())[0])
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's readers raise nearly any exception on damaged data
+        raise ImageError(f"damaged ({first_line(error)})") from None
+
+
 def _open(source: str | BytesIO) -> Image.Image:
     try:
         return Image.open(source, formats=_formats())

@@ -37,6 +37,34 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_second_order.py: pool_type=",
         "tests/test_second_order.py: custom attention",
     ),
+    ("front/arguments.py", "require_number"): ("tests/test_front.py: expected a number",),
+    ("front/arguments.py", "require_one_of"): ("tests/test_front.py: expected one of",),
+    ("front/bundles.py", "read"): ("tests/test_front.py: No such file",),
+    ("front/decompose.py", "_pool"): ("tests/test_front_results.py: the name of a vocabulary, a file, or a list of texts",),
+    ("front/effects.py", "_load"): ("tests/test_front.py: belongs to the name of a model",),
+    ("front/effects.py", "_open_source"): ("tests/test_front.py: thumbnails need pictures",),
+    ("front/images.py", "open_any"): (
+        "tests/test_front.py: expected paths, pictures, arrays or batches",
+        "tests/test_front.py: an empty list",
+        "tests/test_front.py: item 0 is of type",
+    ),
+    ("front/models.py", "check_given"): ("tests/test_front_results.py: is not the bundle's",),
+    ("front/prepared.py", "Pictures.__init__"): ("tests/test_front.py: array 0 is",),
+    ("front/prepared.py", "PreparedImages.__init__"): (
+        "tests/test_front.py: use shuffle=False",
+        "tests/test_front.py: no batch has an image",
+    ),
+    ("front/prepared.py", "PreparedImages._tensors"): ("tests/test_front.py: differs from that of an earlier pass",),
+    ("front/prepared.py", "PreparedImages.load"): ("tests/test_front.py: only its preprocessed numbers",),
+    ("front/prepared.py", "PreparedImages.read"): (
+        "tests/test_front.py: the model reads",
+        "tests/test_front.py: images in this pass",
+    ),
+    ("front/prepared.py", "_pictures_of"): (
+        "tests/test_front.py: without a tensor",
+        "tests/test_front.py: has a tensor",
+    ),
+    ("front/tables.py", "data_frame"): ("tests/test_front.py: needs pandas, which is not installed",),
     ("generate/llm.py", "ChatModel.answer"): ("needs a language model that fails while it answers",),
     ("generate/llm.py", "check_chat"): (MISSING,),
     ("generate/painters/diffusion.py", "DiffusionPainter.__init__"): (
@@ -63,6 +91,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_data_layout.py: pixels, at most",
         "tests/faults/test_pictures.py: a tile of",
     ),
+    ("images/decode.py", "upright_rgb"): ("tests/test_front.py: skipped, damaged",),
     ("images/decode.py", "decode_turned"): (
         "tests/test_data_layout.py: pixels, at most",
         DISK,

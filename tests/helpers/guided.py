@@ -14,7 +14,14 @@ from typing import Any
 import atheris
 
 with atheris.instrument_imports(
-    include=["cliptools.io", "cliptools.text", "cliptools.cli.run.bundle_output", "cliptools.cli.run.shards", "json"]
+    include=[
+        "cliptools.io",
+        "cliptools.text",
+        "cliptools.cli.run.shards",
+        "cliptools.front.bundles",
+        "cliptools.front.unit_records",
+        "json",
+    ]
 ):
     from cliptools.errors import CliptoolsError
     from helpers.stream_bundles import apart

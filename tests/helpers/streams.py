@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from cliptools.cli.app import ORDERS
-from cliptools.cli.run.bundle_output import order_units, unit_records
 from cliptools.cli.run.gallery_records import PictureTable, concept_records, fooled_records
 from cliptools.cli.run.view import flaws
 from cliptools.errors import UsageError
+from cliptools.front.unit_records import order_units, unit_records
 from cliptools.generate.records import read_descriptions, read_word_lists
 from cliptools.images.annotations import read_annotations
 from cliptools.images.classification.class_rows import rows_named

@@ -30,12 +30,13 @@ from cliptools.cli.run.ablate_settings import (
     rest_of,
     units_of,
 )
-from cliptools.cli.run.bundle_output import record_source, rendered
 from cliptools.console import count_of, progress, summarise, warn
 from cliptools.devices import in_halves
 from cliptools.embedded_models import EMBEDDED
 from cliptools.emoji.render import SceneSource
 from cliptools.errors import CliptoolsError, UsageError
+from cliptools.front.tables import rendered
+from cliptools.front.unit_records import record_source
 from cliptools.images.classification import ClassifiedImages, classified_scenes, is_label_file, open_classified
 from cliptools.images.groups import Columns
 from cliptools.images.loader import Skipped, choose, list_digest, load_batches

@@ -15,10 +15,10 @@ from rich.text import Text
 
 from cliptools.cli.app import Output, choose_format, open_input
 from cliptools.cli.run.advgen_pictures import EMOJI, PictureOptions, load_evaluation, picture_records
-from cliptools.cli.run.bundle_output import rendered
 from cliptools.console import count_of, note, progress
 from cliptools.embedded_models import EMBEDDED
 from cliptools.errors import CliptoolsError, UsageError
+from cliptools.front.tables import rendered
 from cliptools.generate.captions import Requirements, TemplateWriter, Writer, requirements_of, write_descriptions
 from cliptools.generate.llm import MOST_WORDS, TEMPLATE, LlamaWriter, check_chat, open_chat
 from cliptools.generate.painters import Painter

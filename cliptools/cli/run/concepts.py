@@ -32,12 +32,14 @@ from cliptools.analysis.concepts import (
 from cliptools.analysis.pursuit import text_space
 from cliptools.analysis.selection import by_layers
 from cliptools.cli.app import Batching, Output, Sampling, choose_format, parse_layers
-from cliptools.cli.run.bundle_output import read_neurons, record_source, rendered, signed_words, unit_keys
+from cliptools.cli.run.bundle_output import read_neurons
 from cliptools.console import count_of, progress, summarise
 from cliptools.devices import in_halves
 from cliptools.effects.factored import FactoredEffect, UnitActivity
 from cliptools.effects.select import factored_effect
 from cliptools.errors import CliptoolsError, ImageError, StreamError, UsageError
+from cliptools.front.tables import rendered
+from cliptools.front.unit_records import record_source, signed_words, unit_keys
 from cliptools.images.annotations import Annotations, matching_names, read_annotations
 from cliptools.images.loader import ImageSource, Skipped, choose, load_batches, open_images
 from cliptools.io.bundle import Bundle

@@ -1,6 +1,6 @@
-"""clip-effects: measures the effects of a model's units on images, and writes a bundle or the partial of one shard.
+"""clip-effects: writes a bundle of the effects of a model's units on images, or the partial of one shard.
 
-streaming/measure.py computes statistics from the effects of images; the equations of each effect are in effects/.
+front/effects.py measures; the equations of each effect are in effects/.
 """
 
 from collections.abc import Callable
@@ -9,42 +9,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from cliptools.cli.app import Measuring, Output, Sampling, history_arguments, parse_layers, parse_percentage
 from cliptools.cli.run.bundle_output import emit
-from cliptools.cli.run.shards import (
-    NumberedImages,
-    bundle_format,
-    effects_bundle,
-    number_images,
-    recorded_settings,
-    statistics_settings,
-    strongest_units,
-    units_summary,
-    warn_of_few_images,
-    write_partial,
-)
+from cliptools.cli.run.shards import bundle_format, write_partial
 from cliptools.console import count_of, note, summarise
-from cliptools.effects.factored import FactoredEffect, UnitBlock
-from cliptools.effects.select import Choice, choose_effects, factored_effect
-from cliptools.embedded_models import EMBEDDED
-from cliptools.emoji.render import SceneSource, scenes_for
+from cliptools.effects.factored import UnitBlock
+from cliptools.effects.select import factored_effect
+from cliptools.emoji.render import SceneSource
 from cliptools.errors import CliptoolsError, UsageError
-from cliptools.images.loader import ImageSource, list_digest, open_images
-from cliptools.io.bundle import Bundle
+from cliptools.front.bundles import with_step
+from cliptools.front.effects import EffectsRequest, Task, effects, prepare
+from cliptools.front.effects_bundle import recorded_settings
+from cliptools.images.loader import list_digest
 from cliptools.io.header import Header
 from cliptools.io.shard_file import KIND, PartialFile, run_difference, shards_text
-from cliptools.models.load import LoadedModel, Precision, drop_text_tower, load_model
-from cliptools.streaming.measure import Report, Settings, list_capacity, measure
+from cliptools.models.load import Precision
+from cliptools.streaming.measure import list_capacity
 from cliptools.streaming.moments import Basis
 from cliptools.streaming.shards import measure_shard
 from cliptools.streaming.statistics import SAMPLE
-from cliptools.streaming.vit_indirect import Indirect, cost, draw_sample, margin_to_keep_all, token_means
 
 TOOL = "clip-effects"
-SCENES = 2000  # rendered if no images are named
 AFTER_MERGE = {
     "keep": "the units of largest effect are known only after the merge: give --keep to clip-merge",
     "thumbnails": "the top images are known only after the merge: give --thumbnails to clip-merge, with --images",
@@ -78,56 +65,22 @@ class EffectsOptions(Sampling, Measuring, Output):
     precision: Precision
 
 
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """Model, settings and images of a measurement."""
-
-    model: LoadedModel
-    choice: Choice
-    settings: Settings
-    images: NumberedImages
-    arguments: dict[str, Any]
-    """Command-line arguments that change the result, for the header's history."""
-
-
 def run(options: EffectsOptions) -> None:
     """Run clip-effects."""
     output_format = bundle_format(options)
-    if options.sample_neurons and options.effect != "indirect":
-        raise UsageError(
-            "--sample-neurons applies to --effect indirect only: the other effects take all units of a layer at once"
-        )
+    arguments: dict[str, Any] = {
+        name: getattr(options, name) for name in EffectsRequest.__dataclass_fields__ if name not in ("images", "keep", "layers")
+    }
     shard = _shard_option(options, output_format)
-    keep = parse_percentage(options.keep, "--keep") if options.keep else None
-    layers = parse_layers(options.layers) if options.layers else None
-    source = _open_source(options)
-    model = load_model(
-        options.model, options.pretrained, options.device, options.precision, options.preprocess, text_from=options.text_from
-    )
-    choice = choose_effects(model.clip, options.effect, options.units, layers)
-    if choice.units == "pairs" and options.components > 1:
-        raise UsageError("--components: a pair acts along one direction only; --units neurons or heads may have more")
-    drop_text_tower(model)
-    scale = options.scale or choice.scale
-    effect_settings = {"effect": choice.effect, "units": choice.units, "layers": list(choice.layers), "scale": scale}
-    task = Task(
-        model=model,
-        choice=choice,
-        settings=statistics_settings(
-            choice,
-            top=options.top_images,
-            quantile=options.quantile,
-            components=options.components,
-            scale=scale,
-            gigabytes=options.memory,
-        ),
-        images=number_images(source, options.limit, options.sample, options.seed, options),
-        arguments=history_arguments(options, **effect_settings),
-    )
+    arguments["keep"] = parse_percentage(options.keep, "--keep") if options.keep else None
+    arguments["layers"] = parse_layers(options.layers) if options.layers else None
+    images = options.paths or None
     if shard is not None:
-        _write_shard(task, *shard, options)
+        _write_shard(prepare(EffectsRequest(images=images, **arguments)), *shard, options)
         return
-    emit(_measure_bundle(task, keep, options), output_format, options.output)
+    bundle = effects(images, **arguments, progress=True)
+    chosen = {name: bundle.header.settings[name] for name in ("effect", "units", "layers", "scale")}
+    emit(with_step(bundle, None, TOOL, history_arguments(options, **chosen)), output_format, options.output)
 
 
 def _shard_option(options: EffectsOptions, output_format: str) -> tuple[int, int] | None:
@@ -168,60 +121,6 @@ def _parse_shard(text: str) -> tuple[int, int]:
     return int(i), int(n)
 
 
-def _open_source(options: EffectsOptions) -> ImageSource:
-    """Return the images that the command line names, or rendered scenes for an embedded model.
-
-    Raises:
-        UsageError: no images are named for a model that is not embedded, or --sample is given without images.
-    """
-    if options.paths:
-        return open_images(options.paths)
-    if options.model not in EMBEDDED:
-        raise UsageError(f"no images named: {options.model} needs a PATH (scenes are rendered for {', '.join(EMBEDDED)} only)")
-    if options.sample is not None:
-        raise UsageError("--sample needs a PATH to draw images from; for other rendered scenes use --seed")
-    return scenes_for(options.model, options.limit or SCENES, options.seed)
-
-
-def _measure_bundle(task: Task, keep_share: float | None, options: EffectsOptions) -> Bundle:
-    """Measure all images, print a summary to standard error, and return the bundle of effects."""
-    model, choice, settings, images = task.model, task.choice, task.settings, task.images
-    screen, batches, expected = images.screen(), partial(images.batches, model.transform), len(images.indices)
-
-    def measure_all() -> tuple[FactoredEffect, Report]:
-        if choice.effect != "indirect":
-            effect = factored_effect(model.clip, choice.effect, choice.units)
-            return effect, measure(effect, batches, choice.layers, expected, settings, screen)
-        visual = model.clip.visual
-        neurons = draw_sample(visual, choice.layers, options.sample_neurons, options.seed)
-        note(f"{TOOL}: {cost(visual, neurons, expected)}")
-        indirect = Indirect(visual, neurons, token_means(visual, batches(), neurons, expected, screen), expected)
-        margin = margin_to_keep_all(indirect, choice.layers, expected, settings)
-        return indirect, measure(indirect, batches, choice.layers, expected, settings._replace(margin=margin), screen)
-
-    effect, report = screen.retry(measure_all)
-    effects, count, skipped = report.effects, report.images, len(images.skipped)
-    keep = strongest_units(effect, effects, keep_share)
-    warn_of_few_images(count, settings, effects.top_norm.shape[1])
-    pass_text = "" if report.passes == 1 else f", {report.passes} passes"
-    reread_text = f", {report.reread} read twice" if report.reread else ""
-    skip_text = f", {skipped} skipped" if skipped else ""
-    units = units_summary(effects, choice, keep, model.name)
-    summarise(f"{TOOL}: {count_of(count, 'image')}{skip_text}{pass_text}{reread_text}, {units}")
-
-    names = images.names
-    fields = {"count": count, "digest": list_digest(names), "skipped": skipped}
-    header = Header("effects", model.identity, fields, recorded_settings(choice, settings, count)).after(TOOL, task.arguments)
-    thumbnails = None if options.thumbnails is None else partial(images.thumbnails, side=options.thumbnails)
-    bundle = effects_bundle(header, effects, settings, names, keep, thumbnails)
-    if not isinstance(effect, Indirect):
-        return bundle
-    token_mean = torch.cat([effect.means[layer].T for layer in choice.layers])  # per layer (token, n) -> (units, token)
-    if keep is not None:
-        token_mean = token_mean[keep.units.to(token_mean.device)]
-    return bundle.with_tensors(bundle.header, token_mean=token_mean.cpu().numpy().astype(np.float32))
-
-
 def _write_shard(task: Task, i: int, n: int, options: EffectsOptions) -> None:
     """Measure shard i of n and write it as a partial; with --resume, do nothing if the file is finished.
 
@@ -235,7 +134,7 @@ def _write_shard(task: Task, i: int, n: int, options: EffectsOptions) -> None:
         note(f"{TOOL}: {options.output}: shard {i} of {n} exists already")
         return
     shard_images = replace(images, order=images.order[i - 1 :: n])
-    sample = None if n == 1 else partial(replace(images, order=images.order[:SAMPLE]).batches, model.transform)
+    sample = None if n == 1 else partial(replace(images, order=images.order[:SAMPLE]).batches, model)
     screen, effect = images.screen(), factored_effect(model.clip, choice.effect, choice.units)
     basis = None if options.centre is None else _recorded_basis(options.centre, header)
     names = images.names
@@ -244,7 +143,7 @@ def _write_shard(task: Task, i: int, n: int, options: EffectsOptions) -> None:
         statistics = measure_shard(
             effect,
             sample,
-            partial(shard_images.batches, model.transform),
+            partial(shard_images.batches, model),
             choice.layers,
             image_count,
             len(shard_images.order),
@@ -274,7 +173,7 @@ def _shard_header(task: Task, i: int, n: int, options: EffectsOptions) -> Header
     settings |= {"kept": list_capacity(task.settings, image_count), "shards": n, "have": [i]}
     settings |= {"rendered": isinstance(task.images.source, SceneSource)}
     images = {"digest": list_digest(names), "listed": image_count}
-    return Header(KIND, task.model.identity, images, settings).after(TOOL, task.arguments)
+    return Header(KIND, task.model.identity, images, settings).after(TOOL, history_arguments(options, **task.chosen))
 
 
 def _check_finished(path: Path, header: Header) -> None:

@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Int
 
 from cliptools.cli.app import ORDERS, Reading, open_input
-from cliptools.cli.run.bundle_output import order_units, signed_words, strength, weight_name
 from cliptools.cli.run.gallery_records import DIGITS, PictureTable, concept_records, fooled_records, mask_records
 from cliptools.cli.run.sheet import heading
 from cliptools.console import note, progress
 from cliptools.errors import StreamError, UsageError
+from cliptools.front.unit_records import order_units, signed_words, strength, weight_name
 from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.io.files import binary_output, whole_folder
 from cliptools.io.jsonl import rounded

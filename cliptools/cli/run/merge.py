@@ -13,24 +13,21 @@ import numpy as np
 
 from cliptools.cli.app import Measuring, Output, history_arguments, parse_percentage
 from cliptools.cli.run.bundle_output import emit
-from cliptools.cli.run.shards import (
-    NumberedImages,
-    bundle_format,
-    effects_bundle,
-    number_images,
-    read_partial,
-    recorded_settings,
-    statistics_settings,
-    strongest_units,
-    units_summary,
-    warn_of_few_images,
-    write_partial,
-)
+from cliptools.cli.run.shards import bundle_format, read_partial, write_partial
 from cliptools.console import count_of, note, summarise, warn
 from cliptools.effects.factored import UnitBlock
 from cliptools.effects.select import Choice, factored_effect
 from cliptools.emoji.render import scenes_for
 from cliptools.errors import CliptoolsError, UsageError
+from cliptools.front.effects_bundle import (
+    effects_bundle,
+    recorded_settings,
+    statistics_settings,
+    strongest_units,
+    units_summary,
+    warn_of_few_images,
+)
+from cliptools.front.images import NumberedImages, Reading, number_images
 from cliptools.images.loader import ImageSource, list_digest, open_images
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import Header
@@ -200,7 +197,7 @@ def _merge(partials: PartialSet, keep_share: float | None, options: MergeOptions
         partials.joined,
         header.images["listed"],
         settings,
-        None if images is None else partial(images.batches, model.transform),
+        None if images is None else partial(images.batches, model),
         None if images is None else images.screen(),
     )
     keep = strongest_units(effect, result.effects, keep_share)
@@ -243,7 +240,8 @@ def _listed_images(partials: PartialSet, options: MergeOptions) -> NumberedImage
         source = scenes_for(partials.header.model["name"], expected["listed"], settings_record["seed"])
     else:
         return None
-    images = number_images(source, settings_record["limit"], settings_record["sample"], settings_record["seed"], options)
+    reading = Reading(batch_size=options.batch_size, workers=options.workers, strict=options.strict)
+    images = number_images(source, settings_record["limit"], settings_record["sample"], settings_record["seed"], reading)
     if list_digest(images.names) != expected["digest"]:
         count = count_of(len(images.indices), "image")
         option = f"--images {' '.join(options.images)}" if options.images else "rendered scenes"

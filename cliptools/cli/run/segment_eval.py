@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from cliptools.cli.app import choose_format, open_input
-from cliptools.cli.run.bundle_output import write_table
 from cliptools.cli.run.segment_eval_labels import Scenes, check_numbering, classes_of, labelled_folder, labelled_scenes
 from cliptools.cli.run.segment_heat_maps import (
     CommonOptions,
@@ -39,6 +38,7 @@ from cliptools.cli.run.segment_label_maps import Cut, Labeller, keys_of, load_la
 from cliptools.console import count_of, note, progress, summarise, warn
 from cliptools.devices import in_halves
 from cliptools.errors import CliptoolsError, ImageError, UsageError
+from cliptools.front.tables import write_table
 from cliptools.images.loader import same_shapes
 from cliptools.images.segmentation.label_maps import IGNORED, LabelledImage
 from cliptools.images.segmentation.masked_image import MaskBasis, MaskedImage, Reading

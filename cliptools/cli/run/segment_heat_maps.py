@@ -1,7 +1,6 @@
 """Two ideas: what clip-segment and clip-segment-eval share (options, bundle, model, sink repair), and heat maps of texts.
 
-A `Segmenter` scores the texts of each image by a method of cliptools/segmentation/; `heat_maps` brings the scores to the image's
-own size. Label maps are in segment_label_maps.py.
+A `Segmenter` scores the texts of each image by a method of cliptools/segmentation/; `heat_maps` brings them to the image's size.
 """
 
 import contextlib
@@ -17,10 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from cliptools.cli.app import Output, Reading
-from cliptools.cli.run.bundle_output import read_neurons, record_source
+from cliptools.cli.run.bundle_output import read_neurons
 from cliptools.effects.vit_second_order import neurons_per_layer
 from cliptools.emoji.render import SceneSource
 from cliptools.errors import CliptoolsError, StreamError, UsageError, out_of_memory
+from cliptools.front.unit_records import record_source
 from cliptools.images.loader import fitted_tensor
 from cliptools.io.bundle import Bundle
 from cliptools.io.cache import cached

@@ -20,7 +20,6 @@ from PIL import Image
 from torch import Tensor
 
 from cliptools.cli.app import choose_format
-from cliptools.cli.run.bundle_output import write_table
 from cliptools.cli.run.segment_heat_maps import (
     CommonOptions,
     Segmenter,
@@ -37,6 +36,7 @@ from cliptools.cli.run.segment_label_maps import Labeller, load_labeller
 from cliptools.console import count_of, progress, summarise
 from cliptools.devices import in_halves
 from cliptools.errors import CliptoolsError, ImageError, UsageError
+from cliptools.front.tables import write_table
 from cliptools.images.loader import ImageSource, Skipped, open_images, same_shapes
 from cliptools.io.cache import check_same
 from cliptools.io.files import binary_output, only_writer, put_whole, text_output

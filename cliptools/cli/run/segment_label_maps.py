@@ -13,10 +13,10 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 
-from cliptools.cli.run.bundle_output import record_source
 from cliptools.cli.run.segment_heat_maps import CommonOptions, OpenedBundle, choose_sink_repair, pair_units
 from cliptools.devices import Limit, in_halves
 from cliptools.errors import CliptoolsError, ImageError, UsageError, out_of_memory
+from cliptools.front.unit_records import record_source
 from cliptools.images.loader import fitted_tensor
 from cliptools.io.header import digest
 from cliptools.models.load import LoadedModel

@@ -12,9 +12,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from cliptools.analysis.selection import rows_named
 from cliptools.cli.app import Reading, open_input
-from cliptools.cli.run.bundle_output import order_units, signed_words
 from cliptools.console import count_of
 from cliptools.errors import UsageError
+from cliptools.front.unit_records import order_units, signed_words
 from cliptools.images.decode import thumbnail
 from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.io.files import binary_output

@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from cliptools.analysis.correlations import Correlation, frequency, group_correlation, point_biserial
 from cliptools.analysis.selection import by_layers
 from cliptools.cli.app import Output, choose_format, parse_layers
-from cliptools.cli.run.bundle_output import read_neurons, record_source
+from cliptools.cli.run.bundle_output import read_neurons
 from cliptools.cli.run.shift_drift import (
     NAMED,
     Alarm,
@@ -41,6 +41,7 @@ from cliptools.cli.run.shift_units import (
 )
 from cliptools.console import count_of, warn
 from cliptools.errors import StreamError, UsageError
+from cliptools.front.unit_records import record_source
 from cliptools.images import annotations
 from cliptools.images.annotations import Labels
 from cliptools.images.groups import Groups, by_column, by_path, read_table, with_neighbour_blocks

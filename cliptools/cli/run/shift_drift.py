@@ -16,10 +16,10 @@ from cliptools.analysis.shift_statistics import (
     limit,
     pooled_sample,
 )
-from cliptools.cli.run.bundle_output import rendered
 from cliptools.cli.run.shift_units import DIGITS, Record
 from cliptools.console import count_of, verb_form
 from cliptools.errors import CliptoolsError
+from cliptools.front.tables import rendered
 from cliptools.io.jsonl import rounded, unit_name
 from cliptools.io.shift_baseline import Baseline
 

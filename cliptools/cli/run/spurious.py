@@ -14,9 +14,11 @@ from cliptools.analysis.selection import by_layers
 from cliptools.analysis.spurious import PairWords, Search, Settings, Texts, Words
 from cliptools.analysis.spurious_pairs import clearest_pairs
 from cliptools.cli.app import Output, choose_format, parse_layers
-from cliptools.cli.run.bundle_output import read_neurons, record_source, rendered, unit_keys
+from cliptools.cli.run.bundle_output import read_neurons
 from cliptools.console import count_of, note, verb_form
 from cliptools.errors import StreamError, TextError, UsageError
+from cliptools.front.tables import rendered
+from cliptools.front.unit_records import record_source, unit_keys
 from cliptools.io.bundle import Bundle
 from cliptools.io.files import text_output
 from cliptools.io.header import digest

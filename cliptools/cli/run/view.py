@@ -15,9 +15,10 @@ from jaxtyping import Int
 
 from cliptools.analysis.selection import by_comparison, by_layers, by_units, by_word
 from cliptools.cli.app import Options, Output, choose_format, history_arguments, open_input, parse_layers
-from cliptools.cli.run.bundle_output import emit, order_units
+from cliptools.cli.run.bundle_output import emit
 from cliptools.console import count_of, escape, harmless_json
 from cliptools.errors import ImageError, StreamError, UsageError
+from cliptools.front.unit_records import order_units
 from cliptools.images.decode import thumbnail
 from cliptools.io.bundle import Bundle, cliptools_header, is_bundle, read_bundle, read_header, read_unchecked, tensor_table
 from cliptools.io.bundle_faults import doubtful_values, faults

@@ -1,0 +1,223 @@
+"""Texts for the directions of a bundle's units, by orthogonal matching pursuit, or for heads by TextSpan.
+
+The pursuit is in analysis/pursuit.py, TextSpan in analysis/textspan.py. When the texts are in the cache, pursuit needs no model,
+and none is loaded.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cliptools.analysis.pursuit import Center, Normalize, Pursuit, join, pursue, pursuits, text_space
+from cliptools.analysis.textspan import head_directions, text_spans
+from cliptools.console import count_of, front_call, note, summarise
+from cliptools.embedded_models import EMBEDDED
+from cliptools.errors import StreamError, TextError
+from cliptools.front.arguments import require_number, require_one_of
+from cliptools.front.bundles import UnitBundle, require_neurons, unit_bundle
+from cliptools.front.models import model_of
+from cliptools.io.bundle import Bundle, json_tensor
+from cliptools.io.cache import KeptParts
+from cliptools.io.header import digest
+from cliptools.models.load import LoadedModel, RecordedModel
+from cliptools.models.text_encoder import check_template_options, encode_named, recorded_templates
+from cliptools.text.vocabularies import Pool, load_pool
+
+TOOL = "clip-decompose"
+LONG = 2e9  # units x texts x steps that take minutes on a CPU
+Vocabulary = str | os.PathLike[str] | Iterable[str] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """Arguments of `decompose`, which describes them."""
+
+    pool: Pool
+    method: str
+    m: int
+    templates: tuple[str, ...]
+    center: Center
+    normalize: Normalize
+    prefix: tuple[int, ...]
+    cache: bool
+    parts: KeptParts | None
+
+
+def decompose(
+    bundle: Bundle,
+    texts: Vocabulary = None,
+    *,
+    method: str = "pursuit",
+    m: int = 32,
+    templates: Sequence[str] = (),
+    center: Center = "pool",
+    normalize: Normalize = "texts",
+    prefix: Sequence[int] = (),
+    model: LoadedModel | str | None = None,
+    device: str = "auto",
+    cache: bool = True,
+    parts: KeptParts | None = None,
+    progress: bool = False,
+) -> UnitBundle:
+    """Write each unit's direction as a signed sum of few texts, and return the bundle with these words, as clip-decompose does.
+
+    Args:
+        bundle: Effects of units; words that they have are replaced.
+        texts: Vocabulary: emoji, imagenet, words10k, words30k, the path of a file with one text per line, or the texts
+            themselves. None: emoji for the embedded models, else words30k.
+        method: pursuit, or textspan for bundles of heads.
+        m: Largest number of texts per unit.
+        templates: Sentences with {} in place of the text, whose embeddings are averaged; imagenet or emoji for a set of them.
+        center: Vector to subtract from the texts: pool (their mean) or none.
+        normalize: Scale each text (texts) or each dimension (dimensions) to unit norm.
+        prefix: Numbers of texts for which the residuals are stored as well.
+        model: The bundle's model, if it is loaded already, or the name that it must have.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        cache: Read text embeddings from the cache, and write them to it.
+        parts: File that keeps the texts of finished units, also those of an interrupted run.
+        progress: Write progress and messages to standard error; else messages go to the logger `cliptools`.
+
+    Raises:
+        UsageError: an argument is invalid.
+        StreamError: the bundle has no directions, or the method does not suit it.
+        TextError: the vocabulary is unknown, unreadable or empty, or a template has no {}.
+        ModelError: the model is not available, or not the bundle's.
+    """
+    require_one_of("method", method, ("pursuit", "textspan"))
+    require_one_of("center", center, ("pool", "none"))
+    require_one_of("normalize", normalize, ("texts", "dimensions"))
+    require_number("m", m, 1)
+    for length in prefix:
+        require_number("prefix", length, 1, m)
+    with front_call(progress):
+        effects = require_neurons(bundle, device=device)
+        if method == "textspan" and "moment" not in effects:
+            units = effects.header.settings.get("units", "neurons")
+            raise StreamError(
+                f"--method textspan needs second moments of heads (clip-effects --units heads); these units are {units}"
+            )
+        request = _Request(
+            pool=_pool(texts, effects), method=method, m=m, templates=tuple(templates), center=center, normalize=normalize,
+            prefix=tuple(prefix), cache=cache, parts=parts,
+        )  # fmt: skip
+        check_template_options(request.templates)
+        return _decomposed(effects, request, model_of(effects, model, device))
+
+
+def _pool(texts: Vocabulary, effects: Bundle) -> Pool:
+    """Return the vocabulary.
+
+    Raises:
+        TextError: it is unknown, unreadable or empty.
+    """
+    if texts is None:
+        return load_pool("emoji" if effects.header.model["name"] in EMBEDDED else "words30k")
+    if isinstance(texts, str | os.PathLike):
+        return load_pool(os.fspath(texts))
+    distinct = tuple(dict.fromkeys(texts))
+    if not distinct or not all(isinstance(text, str) and text.strip() for text in distinct):
+        raise TextError("texts: expected the name of a vocabulary, a file, or a list of texts that are not blank")
+    return Pool("texts", distinct, digest(*distinct))
+
+
+def _decomposed(effects: Bundle, request: _Request, model: LoadedModel | RecordedModel) -> UnitBundle:
+    """Return the bundle with its words."""
+    pool, templates = request.pool, recorded_templates(request.templates)
+    pursuit = _pursuit(effects, request, model)
+    settings: dict[str, Any] = {"method": request.method, "center": request.center, "normalize": request.normalize}
+    settings |= {"m": request.m, "pool": pool.name, "digest": pool.digest, "templates": templates}
+    settings |= {"prefix": list(request.prefix)} if request.prefix else {}
+    residual = f"{float(pursuit.residual.median()):.2f}" if len(pursuit.residual) else "0"
+    summarise(
+        f"{TOOL}: {count_of(effects.units, 'unit')} in at most {count_of(request.m, 'text')} of {pool.name} "
+        f"({len(pool.texts)}), median residual {residual}"
+    )
+    step = {key: settings[key] for key in ("method", "m", "pool", "center", "normalize")} | {"templates": list(request.templates)}
+    return _with_words(effects, pursuit, pool, settings, step | ({"prefix": list(request.prefix)} if request.prefix else {}))
+
+
+def _pursuit(effects: Bundle, request: _Request, model: LoadedModel | RecordedModel) -> Pursuit:
+    """Return the texts that describe the bundle's directions.
+
+    Raises:
+        CliptoolsError: the model differs from the bundle's in width.
+    """
+    direction, pool = effects["direction"], request.pool
+    texts = encode_named(model, pool, request.templates, use_cache=request.cache)
+    if texts.shape[1] != direction.shape[1]:
+        raise StreamError(f"the bundle's directions have width {direction.shape[1]}, the model's texts have {texts.shape[1]}")
+    if len(direction) * len(pool.texts) * request.m >= LONG:
+        note(
+            f"{TOOL}: {count_of(len(direction), 'unit')}, {count_of(len(pool.texts), 'text')}, at most {request.m} of "
+            f"them a unit: this takes a while"
+        )
+    device = "cuda" if model.device.type == "cuda" else "cpu"  # other devices lack float64
+    atoms = text_space(texts.to(device), request.center, request.normalize)
+    if request.method == "textspan":
+        return _text_spans(effects, model, atoms, request.m)
+    targets = torch.from_numpy(direction).to(device)
+    if request.parts is None:
+        return pursue(targets, atoms, request.m)
+    settings: dict[str, Any] = {"center": request.center, "normalize": request.normalize, "m": request.m}
+    settings |= {"bundle": effects.digest, "pool": pool.digest, "templates": recorded_templates(request.templates)}
+    return _resumed_pursuit(targets, atoms, request.parts, settings)
+
+
+def _resumed_pursuit(
+    targets: Float[Tensor, "unit d"], atoms: Float[Tensor, "text d"], parts: KeptParts, settings: dict[str, Any]
+) -> Pursuit:
+    """Return the pursuit, continued after the units that an earlier run has kept.
+
+    Args:
+        settings: All settings on which the result depends; those of the earlier run must be equal.
+    """
+    finished_parts = [Pursuit(*(torch.from_numpy(part[name]) for name in Pursuit._fields)) for part in parts.earlier(settings)]
+    done = sum(len(part.word) for part in finished_parts)
+    if done:
+        note(f"{TOOL}: {done} of {count_of(len(targets), 'unit')} are kept from an earlier run")
+    if done < len(targets) or not finished_parts:
+        for part in pursuits(targets, atoms, settings["m"], done=done):
+            finished_parts.append(Pursuit(*(column.cpu() for column in part)))
+            parts.add(**{name: column.numpy() for name, column in finished_parts[-1]._asdict().items()})
+    return join(finished_parts)
+
+
+def _text_spans(effects: Bundle, model: LoadedModel | RecordedModel, atoms: Float[Tensor, "text d"], m: int) -> Pursuit:
+    """Return TextSpan's texts, with shares of the variance instead of a pursuit's coefficients."""
+    # Inside, because it imports open_clip, which a pursuit with cached texts does not need.
+    from cliptools.effects.select import factored_effect
+
+    loaded = model.loaded if isinstance(model, RecordedModel) else model
+    settings = effects.header.settings
+    effect = factored_effect(loaded.clip, settings["effect"], settings["units"])
+    D = head_directions(effect, torch.from_numpy(effects["unit"]))
+    return text_spans(torch.from_numpy(effects["moment"]).to(atoms.device), D.to(atoms.device), atoms, m)
+
+
+def _with_words(effects: Bundle, pursuit: Pursuit, pool: Pool, settings: dict[str, Any], step: dict[str, Any]) -> UnitBundle:
+    """Return the bundle with words, which replace those it had before.
+
+    Args:
+        settings: The header's `words` settings.
+        step: Arguments for the header's history.
+    """
+    word = pursuit.word.cpu().numpy()  # (unit, m): indices into the vocabulary, -1 after the last text
+    used_words = np.unique(word[word >= 0])
+    word_tensors: dict[str, np.ndarray] = {
+        "word": np.where(word >= 0, np.searchsorted(used_words, word), -1).astype(np.int32),
+        "coefficient": pursuit.coefficient.cpu().numpy(),
+        "residual": pursuit.residual.cpu().numpy(),
+        "words": json_tensor({"texts": [pool.texts[j] for j in used_words], "pool": pool.name, "digest": pool.digest}),
+    }
+    if prefixes := settings.get("prefix"):
+        word_tensors["prefix_residual"] = pursuit.path[:, [k - 1 for k in prefixes]].cpu().numpy()  # (unit, m) -> (unit, prefix)
+    header = effects.header.after("cliptools.decompose", step)
+    header = replace(header, kind="neurons", settings=header.settings | {"words": settings})
+    other_tensors = {key: value for key, value in effects.tensors.items() if key != "prefix_residual"}
+    return unit_bundle(replace(effects, tensors=other_tensors).with_tensors(header, **word_tensors))

@@ -1,0 +1,26 @@
+"""Directions and means of neuron-head pairs, which follow from the weights of their model."""
+
+import torch
+
+from cliptools.effects.resnet_pooling import pair_means, supported_resnet, unit_directions
+from cliptools.io.bundle import Bundle
+from cliptools.models.load import hand_over, load_recorded_model
+
+
+def with_directions(bundle: Bundle, means: bool = False, device: str = "auto") -> Bundle:
+    """Add `direction`, and with `means` also `mean`, to a bundle of pairs, from the weights of its model.
+
+    In a command, the next call of load_recorded_model returns the same model.
+
+    Raises:
+        StreamError: The bundle has units that the model lacks.
+        ModelError: The model is not available, or has no pairs.
+    """
+    model = load_recorded_model(bundle.header.model, device)
+    hand_over(model)
+    visual = supported_resnet(model.clip)
+    unit, sign = torch.from_numpy(bundle["unit"]).long(), torch.from_numpy(bundle["sign"])
+    tensors = {"direction": unit_directions(visual, unit, sign).numpy()}  # (unit, d)
+    if means:
+        tensors["mean"] = pair_means(visual, unit, torch.from_numpy(bundle["mean_scalar"])).numpy()  # (unit, d)
+    return bundle.with_derived(**tensors)
