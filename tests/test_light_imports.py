@@ -129,18 +129,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def decomposition(folder: Path, out: Path) -> tuple[str | Path, ...]:
+    """Return the arguments of clip-decompose for the bundle and its cached texts."""
+    return ("decompose", folder / "bundle.safetensors", "--pool", folder / "pool.txt", "--m", "2", "-o", out)
+
+
 def test_decompose_with_cached_texts_loads_no_model(folder: Path) -> None:
     """The cache's key is the same from the header and from the loaded model."""
-    words = (
-        "decompose",
-        folder / "bundle.safetensors",
-        "--pool",
-        folder / "pool.txt",
-        "--m",
-        "2",
-        "-o",
-        folder / "out.safetensors",
-    )
+    words = decomposition(folder, folder / "out.safetensors")
     assert imported(folder, *words) == "['torch']"
     assert "open_clip" in imported(folder, *words, "--no-cache")
 
@@ -161,17 +157,7 @@ def test_lists_of_imagenet_are_read_without_open_clip(folder: Path) -> None:
 
 def test_spurious_words_of_cached_texts_need_no_model(folder: Path) -> None:
     """A second run finds the class names in the cache, and writes the same records."""
-    words = (
-        "decompose",
-        folder / "bundle.safetensors",
-        "--pool",
-        folder / "pool.txt",
-        "--m",
-        "2",
-        "-o",
-        folder / "words.safetensors",
-    )
-    imported(folder, *words)
+    imported(folder, *decomposition(folder, folder / "words.safetensors"))
     options = ("--depict", "cat", "--predict", "a kind of dog", "--near", "1", "--by", "overlap")
     runs = [("spurious", folder / "words.safetensors", *options, "-o", folder / f"{run}.jsonl") for run in ("first", "second")]
     assert "open_clip" in imported(folder, *runs[0])

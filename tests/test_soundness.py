@@ -49,7 +49,7 @@ WRONG: dict[str, Change] = {
     "2 thumbnails for 3 images": lambda old: old.update(
         thumbnails=old["thumbnails"][: old["thumbnail_offsets"][2]], thumbnail_offsets=old["thumbnail_offsets"][:3]
     ),
-    "thumbnail 0 is no picture": put("thumbnails", slice(0, 40), 7),
+    "thumbnail 0 is not a picture": put("thumbnails", slice(0, 40), 7),
     "tensor `mean` holds NaN or infinity": put("mean", (0, 0), np.nan),
     "tensor `word` has an index outside the 3 entries of `words`": put("word", (0, 0), 3),
     "tensor `top_image` needs a JSON list of names in": of(images=np.frombuffer(b"[", np.uint8)),

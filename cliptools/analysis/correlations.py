@@ -18,7 +18,7 @@ large shares), v is known no better than from so few, so t is Student's with g* 
 
 is the number of parts that carry the variance (Kish's effective size). In simulation these intervals contain the true correlation
 in 93 to 99 % of samples: 3 to 300 of 60 to 1,000 images with the rarer label, shares normal, exponential, gamma or log-normal,
-true correlations of 0 to 0.9. With LEAST images of the rarer label they are very wide; with fewer there is no interval.
+true correlations of 0 to 0.9. With LEAST images of the rarer label they are very wide; with fewer images none is given.
 
 Over groups: Fisher's interval, artanh r plus or minus 1.96 / sqrt(n - 3). It is for two normal variables. Means and frequencies
 of groups are nearly normal; labels are not, and shares of single images are skewed.
@@ -104,7 +104,7 @@ class Correlation(NamedTuple):
     high: float | None
     size: int
     why: str | None = None
-    """Why there is no interval."""
+    """Reason why no interval is given."""
 
 
 def point_biserial(

@@ -255,7 +255,7 @@ def refit(
         r, index = targets[rows[0] : rows[-1] + 1], word[rows[0] : rows[-1] + 1]
         missing = to_float64_device(index < 0)
         T = to_float64(atoms[index.clamp(min=0)]).masked_fill(missing[..., None], 0)  # (unit, k, d)
-        gram = T @ T.mT + torch.diag_embed(missing.double())  # (unit, k, k), the identity where there is no text
+        gram = T @ T.mT + torch.diag_embed(missing.double())  # (unit, k, k), the identity in rows without a text
         correlation = T @ to_float64(r)[..., None]  # (unit, k, 1)
         return torch.cholesky_solve(correlation, torch.linalg.cholesky(gram)).squeeze(2)  # (unit, k, 1) -> (unit, k)
 

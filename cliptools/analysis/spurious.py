@@ -29,7 +29,7 @@ class Words(NamedTuple):
     """The pursuit's words of some neurons."""
 
     word: Int[np.ndarray, "n m"]
-    """Row of the texts; -1 where there is no word."""
+    """Row of the texts; -1 after the last word."""
     gamma: Float[np.ndarray, "n m"]
     """Coefficients."""
 
@@ -56,7 +56,7 @@ def random_units(units: int, count: int, seed: int, pair: str) -> Int[np.ndarray
 
 
 def word_scores(push: Float[np.ndarray, " n"], words: Words, texts: int) -> Float[np.ndarray, " text"]:
-    """w_j (Eq. 6) of every text; 0 for a text that is no word of these neurons.
+    """w_j (Eq. 6) of every text; 0 for a text that is not among the words of these neurons.
 
     Args:
         push: <v, r_n> of the neurons.

@@ -134,7 +134,7 @@ def standing(share: Share, guess: float, related: bool = True) -> Standing:
 
 
 def at_chance(share: Share, classes: int) -> bool:
-    """True if a share of right answers among so many balanced classes is no better than guessing, on enough images."""
+    """True if enough images show that a model is not better than guessing among so many balanced classes."""
     return standing(share, 1 / classes) == "chance"
 
 

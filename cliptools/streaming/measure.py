@@ -349,12 +349,21 @@ IMAGES_AT_ONCE = 96, 512  # least and most images in the batch buffer: its tempo
 
 
 def list_capacity(settings: Settings, listed: int) -> int:
-    """C: images kept per unit, the same for a run and all shards of it."""
+    """C: images kept per unit, the same for a run and all shards of it; all images of a short list.
+
+    The norm of the threshold's rank is certain only if the list goes on beyond it. So the list has half as many images more than
+    the rank, or is shorter than the rank, and norms are counted.
+    """
     top = settings.top_of(listed)
     if settings.margin is not None:
         return top + settings.margin
     rank = rank_of(settings.quantile, listed)
-    return min(max(listed, top), max(top + max(LEAST_MARGIN, MARGIN * top), rank + rank // 2 if rank <= EXACT else 0))
+    capacity, with_threshold = top + max(LEAST_MARGIN, MARGIN * top), rank + rank // 2
+    if rank <= EXACT:
+        capacity = max(capacity, with_threshold)
+    elif capacity < with_threshold:
+        capacity = min(capacity, rank - 1)
+    return min(capacity, max(listed, top))
 
 
 def sample_size(effect: FactoredEffect, layers: Sequence[int], capacity: int) -> int:

@@ -48,7 +48,7 @@ class Moments:
         self.count, self.listed = 0, listed
         self._sum = torch.zeros(n, k, dtype=torch.float64, device=like.device)
         self._square = SymmetricStack(n, k, like)
-        self.spread = self._sum[:, 0]
+        self.spread = self._sum.new_zeros(n)
         """Spread of the sample."""
 
     def add(self, part: slice, x: Float[Tensor, "some b k"]) -> None:

@@ -127,7 +127,7 @@ class UnitStatistics:
         """Largest error of the point about which norms were counted."""
         self.centre = torch.zeros(n, k, dtype=torch.float64, device=like.device)
         self.basis: Basis | None = None
-        self.about_mean = False
+        self.centre_is_mean = False
         """True if the centre is the mean, so that norms are final and only lists are open."""
         self.bracket: Bracket | None = None
         """Bounds on a threshold that is not the norm of an image in the list."""
@@ -145,9 +145,9 @@ class UnitStatistics:
     @classmethod
     def about(cls, G: SymmetricStack, centre: Float[Tensor, "n k"], top: int) -> "UnitStatistics":
         """Begin a look in which norms are about a given centre, and lists are certain."""
-        statistics = cls(G, top, top, 0)
+        statistics = cls(G, top, top, 0, quantile=1.0)
         statistics.list.near_norm, statistics.list.near_image = statistics.list.norm[:, :0], statistics.list.image[:, :0]
-        statistics.centre, statistics.about_mean = centre.double(), True
+        statistics.centre, statistics.centre_is_mean = centre.double(), True
         return statistics
 
     def second_look(self, units: Int[Tensor, "r"]) -> "UnitStatistics":
@@ -171,7 +171,7 @@ class UnitStatistics:
 
     def take_all(self) -> None:
         """Process the buffered batches; before there is a centre, those that have a place in the lists."""
-        if self.basis is None and not self.about_mean:
+        if self.basis is None and not self.centre_is_mean:
             self._take_sample(self._first_batches(self.list.capacity - self.list.filled))
             if self.list.filled + self._buffered < self.sample:
                 return
@@ -208,7 +208,7 @@ class UnitStatistics:
 
     def settle_centre(self) -> None:
         """Unless there is a centre, take the mean of the images so far, and count those in the lists."""
-        if self.basis is not None or self.about_mean:
+        if self.basis is not None or self.centre_is_mean:
             return
         kept, images = slice(0, self.list.filled), max(self.list.filled, 1)
         centre, spread = torch.zeros_like(self.centre), torch.zeros_like(self.reach)
@@ -238,7 +238,7 @@ class UnitStatistics:
     def _add(self, part: slice, x: Float[Tensor, "some b k"], norm: Float[Tensor, "some b"]) -> None:
         """Add x of a slice of units to the sums and counts, and write ||x D|| to `norm`."""
         norm.copy_(self.G.quadratic(part, x).clamp(min=0).sqrt())
-        if self.about_mean:
+        if self.centre_is_mean:
             return
         self.moments.add(part, x)
         if self.counted is not None:
@@ -276,7 +276,7 @@ class UnitStatistics:
             top: T, at most the one given at first [default: that].
         """
         self.settle_all()
-        if not self.about_mean:
+        if not self.centre_is_mean:
             o = self.moments.mean()
             distance = self.G.length(o.to(self.list.x.dtype))  # (n): ||o D||
             rank = rank_of(self.quantile, self.moments.count)
@@ -284,7 +284,7 @@ class UnitStatistics:
                 self.bracket = bracket([self.counted], [distance + self.reach], rank)
             for part in self._parts():
                 self.list.move(part, o[part].to(self.list.x.dtype), distance[part])
-            self.centre, self.about_mean = self.centre + o, True
+            self.centre, self.centre_is_mean = self.centre + o, True
         T = min(self.top if top is None else top, self.list.filled)
         parts = [self._finish_part(part, T) for part in self._parts()]
         return Finished(*(torch.cat(column) for column in zip(*parts, strict=True)))
@@ -294,12 +294,12 @@ class UnitStatistics:
         norm = self.G.quadratic(part, x).clamp(min=0).sqrt()  # (n, C)
         norm[image < 0] = EMPTY
         order = ranking(norm, image)
-        rank = rank_of(self.quantile, self.moments.count)
-        first = order[:, :T]  # (n, T)
-        last, ranked = (norm.gather(1, order[:, place - 1 : place])[:, 0] for place in (T, min(rank, norm.shape[1])))
-        doubtful, beyond = self._doubts(part, last, ranked)
+        first, rank = order[:, :T], rank_of(self.quantile, self.moments.count)  # (n, T)
+        last = max(rank, T) if self.bracket is None else T
+        doubtful, beyond = self.list.above(part, norm.gather(1, order[:, last - 1 : last])[:, 0])
         if self.bracket is None:
-            threshold, bound = ranked, (self.list.bound(part) - ranked).clamp(min=0)
+            threshold = norm.gather(1, order[:, rank - 1 : rank])[:, 0]
+            bound = (self.list.bound(part) - threshold).clamp(min=0)
         else:
             low, high = (side[part].to(norm) for side in self.bracket)
             threshold, bound = (low + high) / 2, (high - low) / 2
@@ -314,21 +314,6 @@ class UnitStatistics:
             doubtful,
             beyond,
         )
-
-    def _doubts(
-        self, part: slice, last: Float[Tensor, "n"], threshold: Float[Tensor, "n"]
-    ) -> tuple[Int[Tensor, "n R"], Bool[Tensor, "n"]]:
-        """Near misses that may belong to the first T images, or above the threshold; true where any image may be in the first T.
-
-        Args:
-            last: The T-th norm.
-            threshold: The norm of the threshold's rank; it is left with its bound where images beyond the near misses reach it.
-        """
-        doubtful, beyond = self.list.above(part, last)
-        if self.bracket is not None:
-            return doubtful, beyond
-        further, unbounded = self.list.above(part, torch.minimum(last, threshold))
-        return torch.where(unbounded[:, None], doubtful, further), beyond
 
 
 def _slices(n: int, numbers: int) -> Iterator[slice]:

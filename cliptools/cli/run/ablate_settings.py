@@ -152,7 +152,7 @@ def open_bundles(changes: Sequence[Change], options: ChangeOptions) -> list[Bund
     """Read the bundles of --bundle, or the bundle on standard input, and return each with its settings.
 
     Raises:
-        StreamError: an input is no bundle, bundles are of different models, or a bundle lacks a tensor that a change needs.
+        StreamError: an input is not a bundle, bundles are of different models, or a bundle lacks a tensor that a change needs.
         UsageError: a bundle has other effects or units than --effect and --units name, or lacks a layer of --layers.
     """
     files: Sequence[Path | None] = options.bundles or [None]

@@ -123,7 +123,7 @@ def _choose_painter(options: AdvgenOptions, descriptions: Sequence[Description],
     """Return the painter of --painter, or the default painter; check it before the language model starts its long work.
 
     Raises:
-        UsageError: no painter is named and there is no default, or options that do not apply to the emoji painter.
+        UsageError: a painter must be named because the model has no default, or options that do not apply to the emoji painter.
     """
     if options.captions_only or (descriptions and all(item.file for item in descriptions)):
         return options.painter

@@ -27,7 +27,7 @@ def read_neurons(path: Path | None, *required: str, option: str = "BUNDLE", devi
         device: Device for the model, if it is loaded here.
 
     Raises:
-        StreamError: The input is no bundle, or lacks a tensor.
+        StreamError: The input is not a bundle, or lacks a tensor.
         ModelError: The model of a bundle of pairs is not available.
     """
     stream, name = open_input(path, "a bundle of clip-decompose" if "word" in required else "a bundle of clip-effects", option)

@@ -164,7 +164,7 @@ def strays(record: Record) -> bool:
 
 
 def _is_low(follows: Record) -> bool:
-    """Return True if the correlation is no better than chance, and its interval is narrow enough to tell."""
+    """Return True if the correlation is not better than chance, and its interval is narrow enough to tell."""
     low, high = follows["low"], follows["high"]
     return low is not None and high - low <= NARROW and not _is_high(follows)
 

@@ -148,5 +148,5 @@ def _image_faults(bundle: Bundle) -> Iterator[str]:
         try:
             thumbnail(bundle["thumbnails"], offsets, number)
         except ImageError:
-            yield f"thumbnail {number} is no picture"
+            yield f"thumbnail {number} is not a picture"
             return

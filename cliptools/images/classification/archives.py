@@ -164,10 +164,10 @@ def _labels(members: Sequence[ListedImage], image: str) -> list[MemberLabel]:
 
 
 def _text(member: ListedImage, needed: bool) -> str:
-    """Return a member's text; empty if it is no text and not needed.
+    """Return a member's text; empty if it is not a text and not needed.
 
     Raises:
-        StreamError: a needed member is no text.
+        StreamError: a needed member is not a text.
     """
     assert isinstance(member.place, Span)
     try:
