@@ -41,9 +41,9 @@ def main() -> None:
     ensure_torchvision()
     from open_clip.modified_resnet import ModifiedResNet
 
-    from cliptools.effects.resnet_pooling import Pairs, pair_directions
     from cliptools.segmentation.masks import WindowAverage, best_texts
     from cliptools.segmentation.resnet_methods import PairUnits, resnet_method
+    from cliptools.unit_effects.resnet_pooling import Pairs, pair_directions
 
     torch.manual_seed(0)
     torch.set_grad_enabled(False)

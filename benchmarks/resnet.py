@@ -94,8 +94,8 @@ def decompose(options: argparse.Namespace, log: Log) -> None:
     import torch
 
     from cliptools.analysis.pursuit import pursue
-    from cliptools.effects.resnet_pooling import Pairs, pair_directions, supported_resnet
     from cliptools.models.load import load_model
+    from cliptools.unit_effects.resnet_pooling import Pairs, pair_directions, supported_resnet
 
     for model in options.models:
         visual = supported_resnet(load_model(model, "random", "cpu").clip)

@@ -5,8 +5,6 @@ because torch takes seconds.
 """
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,19 +35,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """The package, whose attribute `effects` is the function, also once the subpackage of that name has been imported."""
-
-    @property
-    def effects(self) -> Any:
-        """Return the function `effects` of the front."""
-        return __getattr__("effects")
-
-    @effects.setter
-    def effects(self, subpackage: ModuleType) -> None:
-        """Ignore the subpackage, which the import system assigns here; imports find it in sys.modules."""
-
-
-sys.modules[__name__].__class__ = _Package

@@ -18,13 +18,13 @@ from sklearn.metrics import roc_auc_score
 
 from cliptools.analysis.pursuit import text_space
 from cliptools.analysis.textspan import head_directions, text_spans
-from cliptools.effects.factored import FactoredEffect, UnitBlock, scale_of
-from cliptools.effects.select import factored_effect
 from cliptools.emoji.render import SceneSource
 from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.models.load import load_recorded_model
 from cliptools.models.text_encoder import encode_pool
 from cliptools.text.vocabularies import load_pool
+from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, scale_of
+from cliptools.unit_effects.select import factored_effect
 
 SCENES, SEED, BATCH, DRAWS, TOP = 1500, 77, 50, 20, 10
 EXPLAINED = ("variance", "random_directions", "drawn_texts", "principal")

@@ -50,7 +50,7 @@ def scenes(two: bool, half: int) -> list[Scene]:
 
 def looks(model: LoadedModel, method: Method, drawn: list[Scene]) -> Iterator[Look]:
     """Yield each visible emoji of each scene with the heat map of its name."""
-    from cliptools.segmentation.towers import on_grid  # it imports torchvision, which cliptools.effects prepares
+    from cliptools.segmentation.towers import on_grid  # it imports torchvision, which cliptools.unit_effects prepares
 
     side = SIZE // model.clip.visual.patch_size[0]
     for start in range(0, len(drawn), BATCH):

@@ -18,10 +18,10 @@ from helpers.textspan import head_effects
 from cliptools.analysis.ablation import Ablation, Change, ChangedOutputs, Joint, OmittedUnits, Units
 from cliptools.analysis.pursuit import fitted, pursue
 from cliptools.analysis.zero_shot import Guessing, Share, Tally, at_chance, score, standing
-from cliptools.effects.factored import FactoredEffect, UnitBlock, unit_blocks_of
-from cliptools.effects.resnet_pooling import Pairs, PooledHeads, PooledNeurons
-from cliptools.effects.vit_direct import FirstOrder, Heads
-from cliptools.effects.vit_second_order import SecondOrder
+from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, unit_blocks_of
+from cliptools.unit_effects.resnet_pooling import Pairs, PooledHeads, PooledNeurons
+from cliptools.unit_effects.vit_direct import FirstOrder, Heads
+from cliptools.unit_effects.vit_second_order import SecondOrder
 from training.word_score import strongest_positive, word_score
 
 

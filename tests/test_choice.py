@@ -9,14 +9,14 @@ from helpers.second_order import random_tower
 from helpers.statistics import batches_of
 
 from cliptools.cli.app import parse_percentage
-from cliptools.effects.factored import UnitBlock
-from cliptools.effects.resnet_pooling import Pairs, PooledHeads, PooledNeurons
-from cliptools.effects.select import Choice, choose_effects, factored_effect
-from cliptools.effects.vit_second_order import SecondOrder
 from cliptools.errors import UsageError
 from cliptools.streaming.measure import Settings, list_capacity, measure, memory_plan
 from cliptools.streaming.shards import keep_top_units, omitted_mean
 from cliptools.streaming.statistics import UnitStatistics
+from cliptools.unit_effects.factored import UnitBlock
+from cliptools.unit_effects.resnet_pooling import Pairs, PooledHeads, PooledNeurons
+from cliptools.unit_effects.select import Choice, choose_effects, factored_effect
+from cliptools.unit_effects.vit_second_order import SecondOrder
 
 
 @pytest.fixture(scope="module")

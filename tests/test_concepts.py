@@ -25,8 +25,6 @@ from cliptools.analysis.concepts import (
 )
 from cliptools.analysis.pursuit import text_space
 from cliptools.analysis.zero_shot import Share
-from cliptools.effects.factored import Activity, UnitActivity
-from cliptools.effects.vit_second_order import SecondOrder
 from cliptools.emoji.render import SceneSource
 from cliptools.emoji.scenes import Recipe
 from cliptools.errors import StreamError
@@ -35,6 +33,8 @@ from cliptools.io.bundle import Bundle
 from cliptools.models.load import load_model
 from cliptools.models.text_encoder import encode_pool
 from cliptools.text.vocabularies import load_pool
+from cliptools.unit_effects.factored import Activity, UnitActivity
+from cliptools.unit_effects.vit_second_order import SecondOrder
 
 
 def some_units(visual: torch.nn.Module, layers: tuple[int, ...], seed: int = 0) -> torch.Tensor:

@@ -15,12 +15,12 @@ from helpers.oracles import second_order_effects
 from helpers.pipes import on_terminal, shell
 from PIL import Image
 
-from cliptools.effects.factored import UnitActivity
-from cliptools.effects.vit_second_order import SecondOrder
 from cliptools.images.tar import write_end, write_member
 from cliptools.io.bundle import Bundle, json_tensor
 from cliptools.io.header import Header, digest
 from cliptools.models.load import load_model
+from cliptools.unit_effects.factored import UnitActivity
+from cliptools.unit_effects.vit_second_order import SecondOrder
 
 WORDS = ("cat", "dog", "snow", "yacht", "cedar", "sour")
 UNITS = ((1, 4), (2, 0), (1, 7), (2, 33), (1, 2))

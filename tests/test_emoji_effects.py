@@ -9,13 +9,13 @@ from helpers.bundle import read
 from helpers.oracles import centred_statistics, second_order_effects
 from open_clip import SimpleTokenizer
 
-from cliptools.effects.vit_second_order import SecondOrder, directions, scalars, trace
 from cliptools.emoji.render import SceneSource, render
 from cliptools.emoji.scenes import draw_scene
 from cliptools.io.bundle import Bundle
 from cliptools.models.load import LoadedModel, load_model
 from cliptools.streaming.measure import Settings, measure
 from cliptools.streaming.ranking import rank_of
+from cliptools.unit_effects.vit_second_order import SecondOrder, directions, scalars, trace
 from training.batches import normalise
 from training.lens import accuracies, layer_score, replacement
 from training.measures import embed_classes, single_scenes

@@ -13,12 +13,12 @@ from helpers.bundle import read
 from helpers.statistics import batches_of
 from PIL import Image
 
-from cliptools.effects.factored import FactoredEffect, UnitBlock, gram_of
-from cliptools.effects.select import factored_effect
 from cliptools.embedded_models import EMBEDDED
 from cliptools.emoji.render import SceneSource
 from cliptools.models.load import load_model
 from cliptools.streaming.measure import Effects, Settings, measure
+from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, gram_of
+from cliptools.unit_effects.select import factored_effect
 
 SCENES, SEED = 600, 11
 LAYER = {"emoji-vit": 5, "emoji-rn": 4}

@@ -8,11 +8,11 @@ from helpers.first_order import first_order_effects
 from helpers.oracles import centred_statistics, layer_norm_gain
 from helpers.second_order import SHAPES, pictures, random_tower
 
-from cliptools.effects.factored import UnitBlock
-from cliptools.effects.vit_direct import FirstOrder, choose_any_layers
 from cliptools.errors import UsageError
 from cliptools.streaming.measure import Settings, measure
 from cliptools.streaming.ranking import rank_of
+from cliptools.unit_effects.factored import UnitBlock
+from cliptools.unit_effects.vit_direct import FirstOrder, choose_any_layers
 
 
 @pytest.mark.parametrize("shape", SHAPES)

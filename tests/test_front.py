@@ -252,8 +252,8 @@ def test_a_bundle_is_saved_read_and_shown(suite: Suite, tmp_path: Path, monkeypa
 def test_the_package_is_light_and_names_the_front() -> None:
     code = (
         "import sys, cliptools as ct; assert not {'torch', 'numpy', 'rich', 'click'} & set(sys.modules); "
-        "assert set(ct.__all__) <= set(dir(ct)); import cliptools.effects.factored; "
-        "from cliptools.effects import select; assert ct.effects is ct.front.effects.effects; "
+        "assert set(ct.__all__) <= set(dir(ct)); import cliptools.unit_effects.factored; "
+        "from cliptools.unit_effects import select; assert ct.effects is ct.front.effects.effects; "
         "assert all(callable(getattr(ct, name)) for name in ct.__all__); "
         "assert not hasattr(ct, 'no_such_name')"
     )

@@ -11,7 +11,7 @@ from helpers import ROOT
 
 PACKAGE = ROOT / "cliptools"
 RANKS = {
-    "io": 1, "text": 2, "emoji": 3, "models": 4, "images": 5, "generate": 6, "render": 6, "effects": 7, "streaming": 8,
+    "io": 1, "text": 2, "emoji": 3, "models": 4, "images": 5, "generate": 6, "render": 6, "unit_effects": 7, "streaming": 8,
     "analysis": 9, "segmentation": 9, "front": 10, "cli/app": 11, "cli/completion": 11, "cli/surroundings": 11, "cli/run": 12,
     "cli": 13, "__init__": 13,
 }  # fmt: skip
@@ -113,7 +113,7 @@ def test_changelog_has_this_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["analysis.selection; assert 'torch' not in __import__('sys').modules", "effects.vit_second_order"]
+    "code", ["analysis.selection; assert 'torch' not in __import__('sys').modules", "unit_effects.vit_second_order"]
 )
 def test_libraries_that_take_seconds_come_when_they_are_needed(code: str) -> None:
     ended = subprocess.run([sys.executable, "-c", f"import cliptools.{code}"], capture_output=True, cwd=ROOT, check=False)

@@ -10,11 +10,11 @@ from helpers.indirect import in_batches, indirect_effects, prepared
 from helpers.oracles import centred_statistics
 from helpers.second_order import SHAPES, pictures, random_tower
 
-from cliptools.effects.factored import UnitBlock
 from cliptools.streaming import vit_indirect
 from cliptools.streaming.measure import Settings, measure
 from cliptools.streaming.ranking import rank_of
 from cliptools.streaming.vit_indirect import Indirect, cost, draw_sample, margin_to_keep_all
+from cliptools.unit_effects.factored import UnitBlock
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -9,8 +9,6 @@ from helpers.statistics import LAWS, batches_of, law, second_look, stack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cliptools.effects.factored import UnitBlock
-from cliptools.effects.vit_second_order import SecondOrder
 from cliptools.streaming.measure import Effects, Settings, list_capacity, measure
 from cliptools.streaming.moments import Basis
 from cliptools.streaming.ranking import rank_of
@@ -23,6 +21,8 @@ from cliptools.streaming.shard_statistics import (
 )
 from cliptools.streaming.shards import Conclusion, conclude, measure_shard
 from cliptools.streaming.statistics import UnitStatistics
+from cliptools.unit_effects.factored import UnitBlock
+from cliptools.unit_effects.vit_second_order import SecondOrder
 
 UNITS = 4
 COLUMNS = ("mean", "top_norm", "threshold", "explained_all", "component_explained", "component")

@@ -8,8 +8,13 @@ from helpers.resnet_paths import SHAPES, pair_effects, pictures, random_resnet, 
 from helpers.statistics import batches_of
 from open_clip.modified_resnet import ModifiedResNet
 
-from cliptools.effects.factored import FactoredEffect, UnitBlock
-from cliptools.effects.resnet_pooling import (
+from cliptools.errors import ModelError
+from cliptools.models.load import load_model
+from cliptools.segmentation.towers import on_grid
+from cliptools.streaming.measure import Settings, measure
+from cliptools.streaming.ranking import rank_of
+from cliptools.unit_effects.factored import FactoredEffect, UnitBlock
+from cliptools.unit_effects.resnet_pooling import (
     Pairs,
     PooledHeads,
     PooledNeurons,
@@ -18,11 +23,6 @@ from cliptools.effects.resnet_pooling import (
     trace_pool,
     value_output,
 )
-from cliptools.errors import ModelError
-from cliptools.models.load import load_model
-from cliptools.segmentation.towers import on_grid
-from cliptools.streaming.measure import Settings, measure
-from cliptools.streaming.ranking import rank_of
 
 
 @pytest.fixture(scope="module", params=range(len(SHAPES)), ids=lambda i: f"{SHAPES[i]['image_size']}px")

@@ -13,7 +13,6 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from cliptools.effects.resnet_pooling import pair_directions, supported_resnet
 from cliptools.emoji.render import SceneSource, render
 from cliptools.emoji.scenes import Recipe
 from cliptools.errors import ModelError, TextError, UsageError
@@ -35,6 +34,7 @@ from cliptools.segmentation.resnet_methods import (
 )
 from cliptools.segmentation.towers import PoolTokens, corner_of, native_size, on_grid, pool_tokens, repair_corner, token_stride
 from cliptools.text.emoji_concepts import concepts
+from cliptools.unit_effects.resnet_pooling import pair_directions, supported_resnet
 
 EXACT = {"rtol": 1e-9, "atol": 1e-11}
 SHAPES = [  # image_size, layers, width, heads, output_dim

@@ -13,11 +13,11 @@ from helpers.bundle import read
 from PIL import Image
 from safetensors.numpy import load
 
-from cliptools.effects.resnet_pooling import pair_directions, supported_resnet, trace_pool
 from cliptools.emoji.render import single_scenes_for
 from cliptools.front.pair_directions import with_directions
 from cliptools.io.bundle import Bundle
 from cliptools.models.load import load_model
+from cliptools.unit_effects.resnet_pooling import pair_directions, supported_resnet, trace_pool
 
 ASKED = ("--top-images", 5, "--quantile", 0.9, "-q", "--workers", 0)
 POOLED = [("pairs", ()), ("neurons", ("--components", 2)), ("heads", ())]

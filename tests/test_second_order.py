@@ -7,8 +7,8 @@ from helpers.oracles import second_order_effects
 from helpers.second_order import SHAPES, pictures, random_tower
 from open_clip.transformer import VisionTransformer
 
-from cliptools.effects.vit_second_order import choose_layers, class_attention, directions, scalars, supported_tower, trace
 from cliptools.errors import ModelError, UsageError
+from cliptools.unit_effects.vit_second_order import choose_layers, class_attention, directions, scalars, supported_tower, trace
 
 
 @pytest.mark.parametrize("shape", SHAPES)

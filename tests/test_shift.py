@@ -28,8 +28,6 @@ from cliptools.analysis.shift_statistics import (
     limit,
     pooled_sample,
 )
-from cliptools.effects.resnet_pooling import Pairs
-from cliptools.effects.vit_second_order import SecondOrder
 from cliptools.errors import CliptoolsError, StreamError
 from cliptools.images.annotations import by_class, by_columns, by_scenes
 from cliptools.images.groups import Groups, by_column, by_path, read_table
@@ -37,6 +35,8 @@ from cliptools.images.stanford_cars import read_cars
 from cliptools.images.tar import write_end, write_member
 from cliptools.io.shift_baseline import read_baseline
 from cliptools.render.shift_plot import Panel, draw_shift
+from cliptools.unit_effects.resnet_pooling import Pairs
+from cliptools.unit_effects.vit_second_order import SecondOrder
 
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape["layers"] > 2])

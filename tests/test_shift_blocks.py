@@ -27,8 +27,6 @@ from cliptools.analysis.shift_statistics import (
     limit,
 )
 from cliptools.cli.run.shift_drift import Alarm, add_drift, baseline_warnings, shift_table, shift_warnings
-from cliptools.effects.factored import UnitActivity
-from cliptools.effects.vit_second_order import SecondOrder
 from cliptools.errors import StreamError
 from cliptools.images.groups import by_column, read_table, with_neighbour_blocks
 from cliptools.images.tar import write_end, write_member
@@ -36,6 +34,8 @@ from cliptools.io.bundle import Bundle
 from cliptools.io.header import Header
 from cliptools.io.shift_baseline import Baseline, read_baseline
 from cliptools.models.load import load_model
+from cliptools.unit_effects.factored import UnitActivity
+from cliptools.unit_effects.vit_second_order import SecondOrder
 
 LAWS = {
     "normal": lambda random, size: random.normal(size=size),

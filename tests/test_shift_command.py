@@ -16,13 +16,13 @@ from helpers.shift_command import lines, only_line
 from PIL import Image
 
 from cliptools.analysis.concept_units import ConceptShare
-from cliptools.effects.resnet_pooling import Pairs, pair_directions
-from cliptools.effects.vit_second_order import SecondOrder
 from cliptools.images.tar import write_end, write_member
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import Header
 from cliptools.models.load import load_model
 from cliptools.models.text_encoder import encode_texts
+from cliptools.unit_effects.resnet_pooling import Pairs, pair_directions
+from cliptools.unit_effects.vit_second_order import SecondOrder
 
 CONCEPTS = ("cat", "red car")
 UNITS = ((1, 4), (2, 0), (1, 7), (2, 33), (1, 2), (0, 3))

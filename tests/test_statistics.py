@@ -8,12 +8,12 @@ from helpers.statistics import LAWS, batches_of, law, second_look, stack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cliptools.effects.factored import UnitBlock
-from cliptools.effects.vit_second_order import SecondOrder, directions, scalars, trace
 from cliptools.streaming.measure import Settings, measure
 from cliptools.streaming.principal import leading_eigenvectors, principal_coefficients, signs
 from cliptools.streaming.ranking import NormHistogram, bracket, rank_of, top_count
 from cliptools.streaming.statistics import UnitStatistics
+from cliptools.unit_effects.factored import UnitBlock
+from cliptools.unit_effects.vit_second_order import SecondOrder, directions, scalars, trace
 
 COLUMNS = ("mean", "top_norm", "threshold", "explained_all")
 

@@ -62,9 +62,9 @@ FIRST = """
 import sys
 def own_finders():
     return [finder for finder in sys.meta_path if getattr(finder, "__module__", type(finder).__module__).startswith("cliptools")]
-import cliptools.effects.factored, training
+import cliptools.unit_effects.factored, training
 assert not own_finders() and "torchvision" not in sys.modules
-import cliptools.effects.vit_second_order  # needs open_clip, and with it torchvision
+import cliptools.unit_effects.vit_second_order  # needs open_clip, and with it torchvision
 assert not own_finders() and "torchvision" in sys.modules
 """
 

@@ -7,10 +7,10 @@ from helpers.second_order import SHAPES, pictures, random_tower
 from helpers.textspan import greedy, head_effects
 
 from cliptools.analysis.textspan import head_directions, text_span, text_spans
-from cliptools.effects.factored import UnitBlock
-from cliptools.effects.vit_direct import Heads, choose_head_layers
 from cliptools.errors import UsageError
 from cliptools.streaming.measure import Settings, measure
+from cliptools.unit_effects.factored import UnitBlock
+from cliptools.unit_effects.vit_direct import Heads, choose_head_layers
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -16,14 +16,14 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from cliptools.analysis.pursuit import text_space
-from cliptools.effects.factored import UnitBlock
-from cliptools.effects.resnet_pooling import supported_resnet, trace_pool, value_output
-from cliptools.effects.vit_direct import Heads
 from cliptools.emoji.render import SceneSource
 from cliptools.io.bundle import Bundle
 from cliptools.models.load import load_model
 from cliptools.models.text_encoder import encode_pool, encode_texts
 from cliptools.text.vocabularies import load_pool
+from cliptools.unit_effects.factored import UnitBlock
+from cliptools.unit_effects.resnet_pooling import supported_resnet, trace_pool, value_output
+from cliptools.unit_effects.vit_direct import Heads
 
 M, SCENES = 8, 250
 

@@ -16,12 +16,12 @@ from open_clip import SimpleTokenizer
 from open_clip.model import CLIP, CustomTextCLIP
 
 from cliptools.console import fail, finish, note, own_run, progress, summarise, warn
-from cliptools.effects.factored import UnitBlock
-from cliptools.effects.select import factored_effect
-from cliptools.effects.vit_second_order import hooked
 from cliptools.models.load import load_model, weights_sha256
 from cliptools.models.text_encoder import encode_tokens
 from cliptools.streaming.vit_indirect import Indirect
+from cliptools.unit_effects.factored import UnitBlock
+from cliptools.unit_effects.select import factored_effect
+from cliptools.unit_effects.vit_second_order import hooked
 
 
 def together(*works: Callable[[], Any]) -> None:

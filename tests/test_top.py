@@ -17,11 +17,11 @@ from PIL import Image
 from sklearn.cluster import KMeans
 
 from cliptools.analysis.retrieval import inertia, largest_norms
-from cliptools.effects.vit_second_order import SecondOrder
 from cliptools.emoji.render import SceneSource, scene_key
 from cliptools.io.bundle import Bundle, json_tensor
 from cliptools.models.load import LoadedModel, load_model
 from cliptools.render.contact_sheet import SheetRow, contact_sheet
+from cliptools.unit_effects.vit_second_order import SecondOrder
 
 SCENES, TOP, SEED = 30, 12, 3
 

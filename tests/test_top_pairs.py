@@ -12,9 +12,9 @@ from helpers.sheet import near
 from helpers.top_pairs import COUNT, SHOWN, some_photos
 from PIL import Image
 
-from cliptools.effects.resnet_pooling import pair_directions, supported_resnet, trace_pool
 from cliptools.models.load import load_model
 from cliptools.render.contact_sheet import CELL, GAP, MARGIN, TEXT_WIDTH
+from cliptools.unit_effects.resnet_pooling import pair_directions, supported_resnet, trace_pool
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,6 @@ from PIL import Image
 from cliptools.analysis.retrieval import embeddings, largest_norms
 from cliptools.analysis.zero_shot import Tally, score
 from cliptools.console import count_of
-from cliptools.effects.vit_second_order import SecondOrder
 from cliptools.errors import CliptoolsError, ImageError, TextError
 from cliptools.io.bundle import Bundle, check_finite
 from cliptools.io.cache import cached
@@ -39,6 +38,7 @@ from cliptools.streaming.measure import Settings, measure
 from cliptools.streaming.shards import measure_shard
 from cliptools.streaming.vit_indirect import token_means
 from cliptools.text.vocabularies import Pool
+from cliptools.unit_effects.vit_second_order import SecondOrder
 
 COUNT = 18  # pictures beside the white one
 SMALL = ("--layers", "1,2", "--top-images", 5, "--quantile", "0.8", "--batch-size", 5, "--workers", 0)

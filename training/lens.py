@@ -16,13 +16,13 @@ import torch
 
 from cliptools.analysis.ablation import Ablation, Change, ChangedOutputs, Units
 from cliptools.analysis.zero_shot import Share
-from cliptools.effects.vit_second_order import SecondOrder, choose_layers, supported_tower
 from cliptools.emoji.render import SceneSource, render
 from cliptools.emoji.scenes import Scene
 from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.models.clip_parts import SimpleTokenizer
 from cliptools.models.load import LoadedModel, load_model
 from cliptools.text.emoji_concepts import concept_index, concepts
+from cliptools.unit_effects.vit_second_order import SecondOrder, choose_layers, supported_tower
 from training.batches import normalise
 from training.card import Row, Sections, merge, table, write_card
 from training.measures import canvas_of, embed_classes, single_scenes

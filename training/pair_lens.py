@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from cliptools.effects.resnet_pooling import LAYER
 from cliptools.emoji.render import SceneSource
+from cliptools.unit_effects.resnet_pooling import LAYER
 from training.card import Row, merge, table, write_card
 from training.lens import decomposed, layer_score
 from training.recipes import ARCHITECTURES

@@ -14,7 +14,7 @@ threshold of the centred norm, r_nj the principal directions and r^_n the first 
 
 A setting gives each unit one of these changes, or leaves the unit as it is. `Ablation` works on units of a layer together if all
 settings treat them alike, and computes once what settings share: the sum of phi, the projections, the mask of large norms. No
-effect is ever formed: sums over units carry S first, all other terms are projections (both in effects/factored.py).
+effect is ever formed: sums over units carry S first, all other terms are projections (both in unit_effects/factored.py).
 
 `ChangedOutputs` adds joint mean ablation, an intervention with nothing frozen: the activations of a group of neurons are set to
 their means m_i at every token i, in a further forward pass. The sum of indirect effects (streaming/vit_indirect.py), which are
@@ -37,7 +37,8 @@ from torch.nn import functional
 
 from cliptools.analysis.ablation_units import AblationTerms, PairTerms, VectorTerms
 from cliptools.devices import to_float64, to_float64_device
-from cliptools.effects.factored import (
+from cliptools.models.clip_parts import ModifiedResNet, VisionTransformer
+from cliptools.unit_effects.factored import (
     FactoredEffect,
     Hooks,
     Listens,
@@ -48,9 +49,8 @@ from cliptools.effects.factored import (
     unit_blocks_of,
     wide,
 )
-from cliptools.effects.resnet_pooling import Pooled, trace_pool
-from cliptools.effects.vit_second_order import hooked
-from cliptools.models.clip_parts import ModifiedResNet, VisionTransformer
+from cliptools.unit_effects.resnet_pooling import Pooled, trace_pool
+from cliptools.unit_effects.vit_second_order import hooked
 
 Kind = Literal["mean", "large", "small", "pc", "words"]
 WordsAlong = Literal["direction", "texts", "unit-texts"]

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cliptools.devices import float64_device, to_float64, to_float64_device
-from cliptools.effects.factored import (
+from cliptools.unit_effects.factored import (
     FactoredEffect,
     Norms,
     Projections,

@@ -41,7 +41,7 @@ from torch import Tensor
 
 from cliptools.analysis.correlations import NEAR_ONE, SUMS, correlations, interval_of
 from cliptools.devices import to_float64
-from cliptools.effects.factored import FactoredEffect, projections_of, unit_blocks_of, wide
+from cliptools.unit_effects.factored import FactoredEffect, projections_of, unit_blocks_of, wide
 
 
 class Shares(NamedTuple):

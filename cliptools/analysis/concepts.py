@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cliptools.effects.factored import Activity
+from cliptools.unit_effects.factored import Activity
 
 Score = Literal["norm", "signed"]
 Neurons = Literal["active", "all", "random"]

@@ -19,11 +19,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cliptools.devices import in_halves, to_float64_device
-from cliptools.effects.factored import FactoredEffect, gram_of, scale_of, unit_blocks_of
 from cliptools.models.unusable import Screen, unusable
 from cliptools.streaming.measure import take_in
 from cliptools.streaming.principal import SymmetricStack
 from cliptools.streaming.statistics import UnitStatistics
+from cliptools.unit_effects.factored import FactoredEffect, gram_of, scale_of, unit_blocks_of
 
 
 class Largest(NamedTuple):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cliptools.analysis.pursuit import Pursuit
 from cliptools.console import progress
-from cliptools.effects.factored import FactoredEffect, unit_blocks_of
+from cliptools.unit_effects.factored import FactoredEffect, unit_blocks_of
 
 NEGLIGIBLE = 1e-12  # share of the variance: where no text reaches it, the remainders of the texts are rounding
 

@@ -12,8 +12,6 @@ import numpy as np
 import torch
 
 from cliptools.console import count_of, front_call, note, summarise
-from cliptools.effects.factored import FactoredEffect
-from cliptools.effects.select import Choice, choose_effects, factored_effect
 from cliptools.embedded_models import EMBEDDED
 from cliptools.emoji.render import scenes_for
 from cliptools.errors import UsageError
@@ -35,6 +33,8 @@ from cliptools.models.load import LoadedModel, Precision, drop_text_tower, load_
 from cliptools.models.unusable import Screen
 from cliptools.streaming.measure import Report, Settings, measure
 from cliptools.streaming.vit_indirect import Indirect, cost, draw_sample, margin_to_keep_all, token_means
+from cliptools.unit_effects.factored import FactoredEffect
+from cliptools.unit_effects.select import Choice, choose_effects, factored_effect
 
 TOOL = "clip-effects"
 SCENES = 2000  # rendered if no images are named

@@ -9,13 +9,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cliptools.console import count_of, note, warn
-from cliptools.effects.factored import FactoredEffect
-from cliptools.effects.select import Choice
 from cliptools.io.bundle import Bundle, json_tensor, with_shares
 from cliptools.io.header import Header
 from cliptools.streaming.measure import Effects, Settings
 from cliptools.streaming.ranking import TOP_SHARE
 from cliptools.streaming.shards import keep_top_units, omitted_mean
+from cliptools.unit_effects.factored import FactoredEffect
+from cliptools.unit_effects.select import Choice
 
 FEW = 300  # images; with fewer images, many numbers of a bundle are rough
 LARGE_SHARE = 0.1  # of the images; with a larger T, top images include images on which a unit hardly acts

@@ -2,9 +2,9 @@
 
 import torch
 
-from cliptools.effects.resnet_pooling import pair_means, supported_resnet, unit_directions
 from cliptools.io.bundle import Bundle
 from cliptools.models.load import hand_over, load_recorded_model
+from cliptools.unit_effects.resnet_pooling import pair_means, supported_resnet, unit_directions
 
 
 def with_directions(bundle: Bundle, means: bool = False, device: str = "auto") -> Bundle:

@@ -20,7 +20,6 @@ from cliptools.analysis.retrieval import embeddings, inertia, largest_norms
 from cliptools.analysis.selection import by_layers, by_units, by_word, rows_named
 from cliptools.console import front_call
 from cliptools.console import progress as shown
-from cliptools.effects.select import factored_effect
 from cliptools.errors import CliptoolsError, ImageError, StreamError, UsageError
 from cliptools.front.arguments import require_number, require_one_of
 from cliptools.front.images import Images, Reading, open_any, read_batches
@@ -42,6 +41,7 @@ from cliptools.io.header import model_difference, reason_of
 from cliptools.io.jsonl import rounded, unit_name
 from cliptools.models.load import LoadedModel
 from cliptools.models.unusable import Screen
+from cliptools.unit_effects.select import factored_effect
 
 HEAD = 12  # units, without `head` and `units`
 TABLE_IMAGES = 4

@@ -26,12 +26,12 @@ from torch.nn import functional as F
 
 from cliptools.console import count_of
 from cliptools.devices import to_float64, to_like
-from cliptools.effects.resnet_pooling import value_output
 from cliptools.errors import TextError, UsageError
 from cliptools.models.clip_parts import ModifiedResNet
 from cliptools.segmentation import BY_PAIRS
 from cliptools.segmentation.towers import PoolTokens, maskclip, pool_tokens, qqkk, repair_corner, values
 from cliptools.segmentation.vit_methods import Heat, Method
+from cliptools.unit_effects.resnet_pooling import value_output
 
 CenterClasses = Literal["classes", "none"]
 SMALLEST_NORM = 1e-6  # a text whose centred norm is below this equals the mean up to rounding

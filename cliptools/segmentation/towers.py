@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliptools.devices import to_float64
-from cliptools.effects.resnet_pooling import supported_resnet, trace_pool
-from cliptools.effects.select import pools_by_attention
-from cliptools.effects.vit_second_order import supported_tower
 from cliptools.errors import UsageError
 from cliptools.models.clip_parts import ModifiedResNet
 from cliptools.segmentation import RESNET, VIT
+from cliptools.unit_effects.resnet_pooling import supported_resnet, trace_pool
+from cliptools.unit_effects.select import pools_by_attention
+from cliptools.unit_effects.vit_second_order import supported_tower
 
 
 def is_resnet(clip: nn.Module) -> bool:

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cliptools.effects.vit_second_order import norm_gain
 from cliptools.models.clip_parts import VisionTransformer
+from cliptools.unit_effects.vit_second_order import norm_gain
 
 
 class AttentionPass(NamedTuple):

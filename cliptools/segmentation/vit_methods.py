@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cliptools.effects.vit_second_order import Trace, directions, trace
 from cliptools.models.clip_parts import VisionTransformer
 from cliptools.segmentation.vit_baselines import (
     AttentionPass,
@@ -31,6 +30,7 @@ from cliptools.segmentation.vit_baselines import (
     raw_attention,
     rollout,
 )
+from cliptools.unit_effects.vit_second_order import Trace, directions, trace
 
 
 def neuron_weights(
@@ -66,7 +66,7 @@ def effect_maps(
     """Return the second-order effect on <M(I), t> of one layer's neurons, separately for each patch.
 
     This is the sum over n, k of p_i a_i^k <D[n, k], t>, where a_i^k is the class token's attention in head k, divided by the
-    LayerNorm deviations of patch and output (effects/vit_second_order.py).
+    LayerNorm deviations of patch and output (unit_effects/vit_second_order.py).
 
     Args:
         neurons: Numbers of the neurons in the layer.

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from cliptools.console import count_of, note, progress
 from cliptools.devices import in_halves, to_float64, to_float64_device
-from cliptools.effects.factored import UNITS_AT_ONCE, FactoredEffect, UnitBlock, gram_of, scale_of, slices
 from cliptools.errors import CliptoolsError
 from cliptools.models.unusable import Screen, unusable
 from cliptools.streaming.moments import Basis
 from cliptools.streaming.principal import SymmetricStack, principal_coefficients, signs
 from cliptools.streaming.ranking import rank_of, top_count
 from cliptools.streaming.statistics import SAMPLE, Finished, UnitStatistics
+from cliptools.unit_effects.factored import UNITS_AT_ONCE, FactoredEffect, UnitBlock, gram_of, scale_of, slices
 
 Batches = Callable[[Collection[int] | None], Iterator[tuple[list[int], Tensor]]]
 """Image numbers and preprocessed pictures [b, 3, y, x], of these images or of all (None), always in the same order."""

@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cliptools.effects.factored import slices
 from cliptools.streaming.moments import Basis, Moments
 from cliptools.streaming.principal import SymmetricStack
 from cliptools.streaming.ranking import NormHistogram, ranking
 from cliptools.streaming.statistics import UnitStatistics
+from cliptools.unit_effects.factored import slices
 
 APART = 0.01  # largest distance of two centres by rounding, also in half precision: this times the root-mean-square norm,
 APART_MEAN = 1e-3  # plus this times the mean's norm

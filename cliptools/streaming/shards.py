@@ -15,8 +15,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cliptools.devices import to_float64, to_float64_device
-from cliptools.effects.factored import FactoredEffect, UnitBlock
-from cliptools.effects.resnet_pooling import LAYER, Pairs
 from cliptools.errors import CliptoolsError
 from cliptools.models.unusable import Screen
 from cliptools.streaming.measure import (
@@ -35,6 +33,8 @@ from cliptools.streaming.moments import Basis
 from cliptools.streaming.principal import SymmetricStack
 from cliptools.streaming.shard_statistics import ShardStatistics, restored_statistics, shard_statistics_of
 from cliptools.streaming.statistics import UnitStatistics
+from cliptools.unit_effects.factored import FactoredEffect, UnitBlock
+from cliptools.unit_effects.resnet_pooling import LAYER, Pairs
 
 AT_A_TIME = 0.2  # share of the memory for the sum of a block; the next shard and the result of adding take the remainder
 

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from cliptools.console import LONG, count_of, note, progress, rounded_time
 from cliptools.devices import in_halves, to_float64
-from cliptools.effects.factored import Hooks, UnitBlock, neuron_units, wide
-from cliptools.effects.vit_second_order import hooked, keep_output, neuron_outputs, neurons_per_layer
 from cliptools.models.clip_parts import ResidualAttentionBlock, VisionTransformer
 from cliptools.models.unusable import Screen, unusable
 from cliptools.streaming.measure import Settings
 from cliptools.streaming.statistics import UnitStatistics
+from cliptools.unit_effects.factored import Hooks, UnitBlock, neuron_units, wide
+from cliptools.unit_effects.vit_second_order import hooked, keep_output, neuron_outputs, neurons_per_layer
 
 ROW_BYTES = 256 << 20  # bytes of activations while images times neurons go through the later layers together
 MLP_ROWS = 12  # rows of activations that a token takes in a block, those of its MLP included

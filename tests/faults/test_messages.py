@@ -15,10 +15,10 @@ from helpers.elsewhere import ELSEWHERE
 from helpers.message_inputs import make_bundles, make_damaged, make_parts, make_pictures, make_texts
 from helpers.streams import partial_bytes
 
-from cliptools.effects.resnet_pooling import supported_resnet
-from cliptools.effects.vit_second_order import supported_tower
 from cliptools.errors import CliptoolsError, ModelError
 from cliptools.models.load import load_model
+from cliptools.unit_effects.resnet_pooling import supported_resnet
+from cliptools.unit_effects.vit_second_order import supported_tower
 
 PACKAGE = ROOT / "cliptools"
 CLASSES = {"CliptoolsError", "UsageError", "ModelError", "StreamError", "ImageError", "TextError"}

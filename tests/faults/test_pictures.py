@@ -22,12 +22,12 @@ from helpers.forked import Nursery
 from helpers.pictures_made import bombs, encoded
 from PIL import Image
 
-from cliptools.effects.select import factored_effect
 from cliptools.errors import CliptoolsError, ImageError
 from cliptools.images.decode import decode
 from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.models.load import load_model
 from cliptools.streaming.measure import Settings, measure
+from cliptools.unit_effects.select import factored_effect
 
 Often = Callable[[int, int], int]
 EFFECTS = ("effects", "--layers", "6", "--top-images", 100)

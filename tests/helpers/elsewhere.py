@@ -30,9 +30,9 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("cli/run/texts.py", "_earlier_texts"): ("tests/test_texts_command.py: another output",),
     ("cli/run/texts.py", "run"): ("tests/test_texts_command.py: no usable text",),
     ("cli/surroundings.py", "refuse_plain_variables"): ("tests/test_completion.py: is not read",),
-    ("effects/resnet_pooling.py", "trace_pool"): ("tests/test_resnet_paths.py: this model expects",),
-    ("effects/vit_second_order.py", "choose_layers"): ("tests/test_towers.py: this ViT has one layer",),
-    ("effects/vit_second_order.py", "supported_tower"): (
+    ("unit_effects/resnet_pooling.py", "trace_pool"): ("tests/test_resnet_paths.py: this model expects",),
+    ("unit_effects/vit_second_order.py", "choose_layers"): ("tests/test_towers.py: this ViT has one layer",),
+    ("unit_effects/vit_second_order.py", "supported_tower"): (
         "tests/test_second_order.py: attn_pool",
         "tests/test_second_order.py: pool_type=",
         "tests/test_second_order.py: custom attention",

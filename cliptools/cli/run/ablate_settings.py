@@ -20,9 +20,6 @@ from cliptools.analysis.pursuit import fitted, text_space
 from cliptools.analysis.selection import by_layers
 from cliptools.cli.app import ABLATE, RECONSTRUCT, WORDS_ALONG, Options, open_input, parse_layers, parse_percentage
 from cliptools.console import count_of, note
-from cliptools.effects.factored import FactoredEffect, unit_blocks_of
-from cliptools.effects.resnet_pooling import supported_resnet, unit_directions
-from cliptools.effects.select import factored_effect
 from cliptools.errors import StreamError, UsageError
 from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.io.header import model_difference, reason_of
@@ -30,6 +27,9 @@ from cliptools.models.load import LoadedModel
 from cliptools.models.text_encoder import encode_named, template_options
 from cliptools.streaming.vit_indirect import Indirect, cost
 from cliptools.text.vocabularies import recorded_pool
+from cliptools.unit_effects.factored import FactoredEffect, unit_blocks_of
+from cliptools.unit_effects.resnet_pooling import supported_resnet, unit_directions
+from cliptools.unit_effects.select import factored_effect
 
 REST = "rest"  # in records: the ablation of all units except those that --keep keeps
 

@@ -35,8 +35,6 @@ from cliptools.cli.app import Batching, Output, Sampling, choose_format, parse_l
 from cliptools.cli.run.bundle_output import read_neurons
 from cliptools.console import count_of, progress, summarise
 from cliptools.devices import in_halves
-from cliptools.effects.factored import FactoredEffect, UnitActivity
-from cliptools.effects.select import factored_effect
 from cliptools.errors import CliptoolsError, ImageError, StreamError, UsageError
 from cliptools.front.tables import rendered
 from cliptools.front.unit_records import record_source, signed_words, unit_keys
@@ -50,6 +48,8 @@ from cliptools.models.load import LoadedModel, load_recorded_model
 from cliptools.models.text_encoder import encode_named, template_options
 from cliptools.models.unusable import Screen, unusable
 from cliptools.text.vocabularies import recorded_pool
+from cliptools.unit_effects.factored import FactoredEffect, UnitActivity
+from cliptools.unit_effects.select import factored_effect
 
 TOOL = "clip-concepts"
 EFFECTS = ("second", "pooled")

@@ -15,8 +15,6 @@ from cliptools.cli.app import Measuring, Output, Sampling, history_arguments, pa
 from cliptools.cli.run.bundle_output import emit
 from cliptools.cli.run.shards import bundle_format, write_partial
 from cliptools.console import count_of, note, summarise
-from cliptools.effects.factored import UnitBlock
-from cliptools.effects.select import factored_effect
 from cliptools.emoji.render import SceneSource
 from cliptools.errors import CliptoolsError, UsageError
 from cliptools.front.bundles import with_step
@@ -30,6 +28,8 @@ from cliptools.streaming.measure import list_capacity
 from cliptools.streaming.moments import Basis
 from cliptools.streaming.shards import measure_shard
 from cliptools.streaming.statistics import SAMPLE
+from cliptools.unit_effects.factored import UnitBlock
+from cliptools.unit_effects.select import factored_effect
 
 TOOL = "clip-effects"
 AFTER_MERGE = {

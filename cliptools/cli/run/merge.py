@@ -15,8 +15,6 @@ from cliptools.cli.app import Measuring, Output, history_arguments, parse_percen
 from cliptools.cli.run.bundle_output import emit
 from cliptools.cli.run.shards import bundle_format, read_partial, write_partial
 from cliptools.console import count_of, note, summarise, warn
-from cliptools.effects.factored import UnitBlock
-from cliptools.effects.select import Choice, factored_effect
 from cliptools.emoji.render import scenes_for
 from cliptools.errors import CliptoolsError, UsageError
 from cliptools.front.effects_bundle import (
@@ -37,6 +35,8 @@ from cliptools.models.load import drop_text_tower, load_recorded_model
 from cliptools.streaming.measure import Settings
 from cliptools.streaming.shard_statistics import ShardStatistics, add, centres_differ
 from cliptools.streaming.shards import Conclusion, blocks_to_merge, conclude
+from cliptools.unit_effects.factored import UnitBlock
+from cliptools.unit_effects.select import Choice, factored_effect
 
 TOOL = "clip-merge"
 NAMED_UNITS = 5  # uncertain units that the warning names

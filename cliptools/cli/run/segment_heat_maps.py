@@ -17,7 +17,6 @@ from torch import Tensor
 
 from cliptools.cli.app import Output, Reading
 from cliptools.cli.run.bundle_output import read_neurons
-from cliptools.effects.vit_second_order import neurons_per_layer
 from cliptools.emoji.render import SceneSource
 from cliptools.errors import CliptoolsError, StreamError, UsageError, out_of_memory
 from cliptools.front.unit_records import record_source
@@ -62,6 +61,7 @@ from cliptools.segmentation.vit_methods import (
 )
 from cliptools.text.classes import distinct_classes, load_classes
 from cliptools.text.vocabularies import Pool
+from cliptools.unit_effects.vit_second_order import neurons_per_layer
 
 SINK_SCENES = 16  # the same scenes for all images, so that the map of an image does not depend on other images
 

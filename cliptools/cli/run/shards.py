@@ -8,12 +8,12 @@ import torch
 
 from cliptools.cli.app import Output, choose_format
 from cliptools.console import count_of
-from cliptools.effects.factored import UnitBlock
 from cliptools.errors import CliptoolsError, UsageError
 from cliptools.io.files import binary_output, stdout_is_terminal
 from cliptools.io.header import Header
 from cliptools.io.shard_file import PartialFile, PartialSpool
 from cliptools.streaming.shard_statistics import ShardStatistics
+from cliptools.unit_effects.factored import UnitBlock
 
 
 def bundle_format(options: Output) -> str:

@@ -30,8 +30,6 @@ from cliptools.analysis.shift_statistics import BlockMeans, GroupMoments, Neighb
 from cliptools.cli.app import Batching, Sampling
 from cliptools.console import count_of, progress, summarise, working
 from cliptools.devices import in_halves
-from cliptools.effects.factored import FactoredEffect
-from cliptools.effects.select import factored_effect
 from cliptools.errors import StreamError
 from cliptools.images.annotations import Labels
 from cliptools.images.groups import Groups
@@ -42,6 +40,8 @@ from cliptools.io.shift_baseline import Baseline
 from cliptools.models.load import LoadedModel
 from cliptools.models.text_encoder import concept_sentences, encode_texts
 from cliptools.models.unusable import Screen, unusable
+from cliptools.unit_effects.factored import FactoredEffect
+from cliptools.unit_effects.select import factored_effect
 
 TOOL = "clip-shift"
 DIGITS = 9  # of numbers with which a later run is compared

@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 from torch import nn
 
-from cliptools.effects.factored import FactoredEffect
-from cliptools.effects.resnet_pooling import LAYER, Pairs, PooledHeads, PooledNeurons, supported_resnet
-from cliptools.effects.vit_direct import FirstOrder, Heads, choose_any_layers, choose_head_layers
-from cliptools.effects.vit_second_order import SecondOrder, choose_layers, supported_tower
 from cliptools.errors import UsageError
 from cliptools.models.clip_parts import ModifiedResNet
+from cliptools.unit_effects.factored import FactoredEffect
+from cliptools.unit_effects.resnet_pooling import LAYER, Pairs, PooledHeads, PooledNeurons, supported_resnet
+from cliptools.unit_effects.vit_direct import FirstOrder, Heads, choose_any_layers, choose_head_layers
+from cliptools.unit_effects.vit_second_order import SecondOrder, choose_layers, supported_tower
 
 POOLED: dict[str, Callable[[ModifiedResNet], FactoredEffect]] = {"pairs": Pairs, "neurons": PooledNeurons, "heads": PooledHeads}
 

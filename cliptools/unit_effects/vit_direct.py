@@ -19,8 +19,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cliptools.effects.factored import Hooks, Listener, UnitBlock, head_units, index_of, neuron_units, wide
-from cliptools.effects.vit_second_order import (
+from cliptools.errors import UsageError
+from cliptools.models.clip_parts import VisionTransformer
+from cliptools.unit_effects.factored import Hooks, Listener, UnitBlock, head_units, index_of, neuron_units, wide
+from cliptools.unit_effects.vit_second_order import (
     class_attention,
     default_layers,
     head_directions,
@@ -31,8 +33,6 @@ from cliptools.effects.vit_second_order import (
     run_with,
     trace_hooks,
 )
-from cliptools.errors import UsageError
-from cliptools.models.clip_parts import VisionTransformer
 
 HEAD_LAYERS = 4  # default number of last layers, as in the paper: heads of earlier layers have next to no direct effect
 

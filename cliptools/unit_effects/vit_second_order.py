@@ -25,9 +25,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cliptools.effects.factored import Hooks, Listener, UnitBlock, index_of, neuron_units, wide
 from cliptools.errors import ModelError, UsageError
 from cliptools.models.clip_parts import ResidualAttentionBlock, VisionTransformer
+from cliptools.unit_effects.factored import Hooks, Listener, UnitBlock, index_of, neuron_units, wide
 
 
 class SecondOrder:

@@ -27,9 +27,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cliptools.devices import to_float64, to_like
-from cliptools.effects.factored import ROWS_AT_ONCE, UnitBlock, head_units, index_of, neuron_units, wide
 from cliptools.errors import ModelError, StreamError
 from cliptools.models.clip_parts import AttentionPool2d, ModifiedResNet
+from cliptools.unit_effects.factored import ROWS_AT_ONCE, UnitBlock, head_units, index_of, neuron_units, wide
 
 LAYER = 4  # number of open_clip's stage layer4, the only layer whose neurons the pooling reads
 
