@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cliptools.console import count_of, note, progress
-from cliptools.devices import in_halves, to_float64, to_float64_device
+from cliptools.devices import in_halves, to_float64_device
 from cliptools.errors import CliptoolsError
 from cliptools.models.unusable import Screen, unusable
 from cliptools.streaming.moments import Basis
@@ -305,40 +305,33 @@ def summarise(
     """Results of a block in the joint space, from those in S space, a few units at a time."""
     parts = []
     for rows in slices(len(block.neurons), statistics.G.k):
-        part = Finished(*(column[rows] for column in finished))
-        moment = statistics.moments.about_mean(rows)
-        parts.append(_summarise_part(effect, block.part(rows), part, statistics.G.full(rows), moment, settings))
+        part, G = Finished(*(column[rows] for column in finished)), statistics.G.full(rows).double()  # (n, k, k)
+        a, share = principal_coefficients(part.top_x, G, settings.components)  # (n, c, k), (n, c)
+        a = a * signs(part.top_x.double() @ G @ a.transpose(1, 2))[..., None]
+        moments = statistics.moments
+        second = moments.about_mean(rows) if settings.moments else G[:, :0, :0]
+        explained_all = moments.share_along(rows, (G @ a[:, 0, :, None])[..., 0], G)
+        component, mean = a, part.mean
+        if not settings.compact:
+            D = to_float64_device(effect.directions(block.part(rows)))  # (n, k, d)
+            component = torch.nn.functional.normalize((a.to(D) @ D).double(), dim=-1)  # (n, c, d)
+            mean = (mean[:, None].to(D) @ D)[:, 0]  # (n, d)
+        dtype = part.top_norm.dtype
+        parts.append(
+            Effects(
+                effect.units(block.layer)[block.part(rows).neurons.cpu()],
+                component.to(dtype),
+                share.to(dtype),
+                explained_all.to(dtype),
+                mean.to(dtype),
+                part.top_norm,
+                part.top_image,
+                part.threshold,
+                part.threshold_bound,
+                second.to(dtype),
+            )
+        )
     return Effects(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-
-def _summarise_part(
-    effect: FactoredEffect, block: UnitBlock, finished: Finished, G: Tensor, moment: Tensor, settings: Settings
-) -> Effects:
-    X, G = finished.top_x.double(), G.double()  # (n, T, k), (n, k, k)
-    a, share = principal_coefficients(X, G, settings.components)  # [n, c, k], [n, c]
-    a = a * signs(X @ G @ a.transpose(1, 2))[..., None]
-    Dr = (G @ a[:, 0, :, None])[..., 0]  # [n, k]: <D, r> of the first direction
-    along = torch.einsum("nk,nkj,nj->n", Dr, moment, Dr)  # mean of <phi - b, r>^2
-    total = (moment * G).sum((1, 2))  # mean of ||phi - b||^2
-    explained_all = torch.where(total > 0, along / total.clamp(min=torch.finfo(torch.float64).tiny), 0.0).clamp(0, 1)
-    component, mean = a, finished.mean
-    if not settings.compact:
-        D = to_float64(effect.directions(block))  # [n, k, d]
-        component = torch.nn.functional.normalize(a @ D, dim=-1)  # [n, c, d]
-        mean = torch.einsum("nk,nkd->nd", mean, D)
-    dtype = finished.top_norm.dtype
-    return Effects(
-        effect.units(block.layer)[block.neurons.cpu()],
-        component.to(dtype),
-        share.to(dtype),
-        explained_all.to(dtype),
-        mean.to(dtype),
-        finished.top_norm,
-        finished.top_image,
-        finished.threshold,
-        finished.threshold_bound,
-        moment.to(dtype) if settings.moments else finished.threshold.new_zeros(len(moment), 0, 0),
-    )
 
 
 EXACT = 200  # the largest rank of a threshold for which more images are kept, so that it is exact

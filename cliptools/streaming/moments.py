@@ -76,7 +76,14 @@ class Moments:
     def about_mean(self, part: slice) -> Float[Tensor, "some k k"]:
         """Mean of (x - o)^T (x - o), in float64."""
         o = self.mean(part)
-        return self.square(part) / max(self.count, 1) - o[:, :, None] * o[:, None]
+        return self.square(part).div_(max(self.count, 1)).baddbmm_(o[:, :, None], o[:, None], alpha=-1)
+
+    def share_along(self, part: slice, Dr: Float[Tensor, "some k"], G: Float[Tensor, "some k k"]) -> Float[Tensor, " some"]:
+        """Sum of <(x - o) D, r>^2 over sum of ||(x - o) D||^2, with Dr = D r; 0 where there is no variance."""
+        o, square, count = self.mean(part), self.square(part), max(self.count, 1)
+        along = (Dr * (square @ Dr[..., None])[..., 0]).sum(1) / count - (o * Dr).sum(1).square()
+        total = (square * G).sum((1, 2)) / count - (o * (G @ o[..., None])[..., 0]).sum(1)
+        return torch.where(total > 0, along / total.clamp(min=torch.finfo(total.dtype).tiny), 0.0).clamp(0, 1)
 
     def pick(self, units: Int[Tensor, "r"]) -> "Moments":
         """The moments of some of the units."""
@@ -94,4 +101,4 @@ class Moments:
 def _rounded(total: Float[Tensor, "n *k"], bound: Float[Tensor, "n *one"]) -> Float[Tensor, "n *k"]:
     """Sums rounded to multiples of a power of two, such that further sums up to 2^HEADROOM times the bound are exact."""
     quantum = torch.exp2(bound.clamp(min=torch.finfo(torch.float64).tiny).log2().ceil() + HEADROOM - DIGITS)
-    return (total / quantum).round() * quantum
+    return (total / quantum).round_().mul_(quantum)

@@ -118,11 +118,6 @@ class SymmetricStack:
         """Count of numbers that a matrix stores."""
         return sum(c.stop * (c.stop - c.start) for c in _columns(k))
 
-    def clear(self) -> None:
-        """Set all matrices to zero."""
-        for block in self.blocks:
-            block.zero_()
-
     def put(self, part: slice, full: Float[Tensor, "n k k"]) -> None:
         """Set the matrices of a slice."""
         for c, block in zip(self.columns, self.blocks, strict=True):
@@ -144,11 +139,11 @@ class SymmetricStack:
         picked.blocks = [block[rows] for block in self.blocks]
         return picked
 
-    def add_outer(self, part: slice, x: Float[Tensor, "n b k"], weight: float = 1.0) -> None:
-        """Add weight * x^T x, in the type of the matrices."""
+    def add_outer(self, part: slice, x: Float[Tensor, "n b k"]) -> None:
+        """Add x^T x, in the type of the matrices."""
         x = x.to(self.blocks[0])
         for c, block in zip(self.columns, self.blocks, strict=True):
-            block[part].baddbmm_(x[..., : c.stop].transpose(1, 2), x[..., c], alpha=weight)
+            block[part].baddbmm_(x[..., : c.stop].transpose(1, 2), x[..., c])
 
     def times(self, v: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         """M v."""
@@ -162,16 +157,15 @@ class SymmetricStack:
         """The root of v M v^T, for matrices without negative eigenvalues (but for rounding)."""
         return (v * self.times(v)).sum(1).clamp(min=0).sqrt()
 
-    def quadratic(self, part: slice, x: Float[Tensor, "n b k"], v: Float[Tensor, "n k"] | None = None) -> Float[Tensor, "n b"]:
-        """x M x^T - 2 x v^T for every row of x."""
+    def norms(self, part: slice, x: Float[Tensor, "n b k"]) -> Float[Tensor, "n b"]:
+        """The root of x M x^T for every row of x, for matrices without negative eigenvalues (but for rounding)."""
         total = x.new_zeros(x.shape[:2])
         for c, block in zip(self.columns, self.blocks, strict=True):
-            diagonal = block[part, c]
-            product = torch.bmm(x[..., c], diagonal) if v is None else torch.baddbmm(v[:, None, c], x[..., c], diagonal, beta=-2)
+            product = torch.bmm(x[..., c], block[part, c])
             if c.start:  # the part above the diagonal stands for its mirror image as well
                 product.baddbmm_(x[..., : c.start], block[part, : c.start], alpha=2)
             total += product.mul_(x[..., c]).sum(-1)
-        return total
+        return total.clamp_(min=0).sqrt_()
 
 
 def _columns(k: int) -> list[slice]:

@@ -7,8 +7,7 @@ more than the distance delta of mean and reference. So
 
     L = the largest value with  #{norm >= L + delta} >= r    and    U = the smallest with  #{norm > U - delta} < r
 
-have the r-th largest norm between them, for any distribution of the norms. Several histograms, each about a reference of its
-own, add their counts with a delta each: the later the reference, the closer it is to the mean.
+have the r-th largest norm between them, for any distribution of the norms.
 
 Bins are those of a floating-point number's exponent and first six bits: 64 an octave, 0.8 to 1.6 % wide, the same for every
 unit and every shard. Of each unit the twelve octaves below its largest norm are kept; smaller norms share the first bin.
@@ -166,17 +165,17 @@ def _lower_edge(number: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
     return (number.clamp(max=last).int() << DROPPED_BITS).view(torch.float32)
 
 
-def bracket(histograms: Sequence[NormHistogram], delta: Sequence[Float[Tensor, "n"]], rank: int) -> Bracket:
+def bracket(histogram: NormHistogram, delta: Float[Tensor, "n"], rank: int) -> Bracket:
     """Bounds on the rank-th largest norm about the mean.
 
     Args:
-        histograms: Norms of the same units and of disjoint sets of images, together at least `rank` images.
-        delta: For each histogram, the distance of the mean from its reference.
+        histogram: Norms of at least `rank` images.
+        delta: Distance of the mean from the reference of these norms.
     """
-    parts = [(histogram.tail(), d.float()) for histogram, d in zip(histograms, delta, strict=True)]
-    most = torch.stack([tail.largest() + d for tail, d in parts]).amax(0).clamp(max=torch.finfo(torch.float32).max / 4)  # [n]
-    low, _ = _bisect(lambda x: torch.stack([tail.at_least(x + d) for tail, d in parts]).sum(0) >= rank, most)  # L
-    _, high = _bisect(lambda x: torch.stack([tail.at_most_above(x - d) for tail, d in parts]).sum(0) >= rank, most)  # U
+    tail, d = histogram.tail(), delta.float()
+    most = (tail.largest() + d).clamp(max=torch.finfo(torch.float32).max / 4)  # [n]
+    low, _ = _bisect(lambda x: tail.at_least(x + d) >= rank, most)  # L
+    _, high = _bisect(lambda x: tail.at_most_above(x - d) >= rank, most)  # U
     return Bracket(low * (1 - ROUNDING), high * (1 + ROUNDING))
 
 

@@ -237,7 +237,7 @@ class UnitStatistics:
 
     def _add(self, part: slice, x: Float[Tensor, "some b k"], norm: Float[Tensor, "some b"]) -> None:
         """Add x of a slice of units to the sums and counts, and write ||x D|| to `norm`."""
-        norm.copy_(self.G.quadratic(part, x).clamp(min=0).sqrt())
+        norm.copy_(self.G.norms(part, x))
         if self.centre_is_mean:
             return
         self.moments.add(part, x)
@@ -267,7 +267,7 @@ class UnitStatistics:
 
     def _list_norms(self) -> Float[Tensor, "n C"]:
         """||x D|| of all images in the lists, about the present centre."""
-        return torch.cat([self.G.quadratic(part, self.list.x[part]).clamp(min=0).sqrt() for part in self._parts()])
+        return torch.cat([self.G.norms(part, self.list.x[part]) for part in self._parts()])
 
     def finish(self, top: int | None = None) -> Finished:
         """The statistics about the mean of all images.
@@ -281,7 +281,7 @@ class UnitStatistics:
             distance = self.G.length(o.to(self.list.x.dtype))  # (n): ||o D||
             rank = rank_of(self.quantile, self.moments.count)
             if self.counted is not None and rank > self.list.filled:
-                self.bracket = bracket([self.counted], [distance + self.reach], rank)
+                self.bracket = bracket(self.counted, distance + self.reach, rank)
             for part in self._parts():
                 self.list.move(part, o[part].to(self.list.x.dtype), distance[part])
             self.centre, self.centre_is_mean = self.centre + o, True
@@ -291,7 +291,7 @@ class UnitStatistics:
 
     def _finish_part(self, part: slice, T: int) -> Finished:
         image, x = self.list.image[part], self.list.x[part]
-        norm = self.G.quadratic(part, x).clamp(min=0).sqrt()  # (n, C)
+        norm = self.G.norms(part, x)  # (n, C)
         norm[image < 0] = EMPTY
         order = ranking(norm, image)
         first, rank = order[:, :T], rank_of(self.quantile, self.moments.count)  # (n, T)

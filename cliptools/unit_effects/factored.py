@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from cliptools.devices import to_float64_device, to_like
 from cliptools.errors import StreamError
 
-UNITS_AT_ONCE = 256  # units for which D is formed at a time
+UNITS_AT_ONCE = 64  # units for which D is formed at a time
 ROWS_AT_ONCE = 8192  # rows of D formed at a time, if these belong to more units
 
 

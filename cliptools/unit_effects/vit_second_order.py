@@ -35,7 +35,7 @@ class SecondOrder:
 
     def __init__(self, visual: VisionTransformer) -> None:
         self.visual = visual
-        self._head_directions: dict[int, Tensor] = {}  # by layer, as `directions` fills it
+        self._heads: dict[int, Heads] = {}  # by layer, as `directions` fills it
 
     def size(self, layer: int) -> tuple[int, int]:
         """Numbers of neurons in the layer's MLP and of later heads."""
@@ -68,12 +68,21 @@ class SecondOrder:
     def directions(self, block: UnitBlock) -> Float[Tensor, "n k d"]:
         """D of the block's neurons."""
         neurons = index_of(block.neurons, self.visual.conv1.weight.device)
-        return directions(self.visual, block.layer, neurons, self._head_directions)
+        return directions(self.visual, block.layer, neurons, self._heads)
 
     @torch.inference_mode()
     def total(self, block: UnitBlock, S: Float[Tensor, "b n k"]) -> Float[Tensor, "b d"]:
         """Sum of phi_n over the block's neurons; neither D nor phi is formed."""
-        return effect_sum(self.visual, block.layer, index_of(block.neurons, S.device), S, self._head_directions)
+        return effect_sum(self.visual, block.layer, index_of(block.neurons, S.device), S, self._heads)
+
+
+class Heads(NamedTuple):
+    """The heads of one layer, from the residual stream to the joint space."""
+
+    W_V: Float[Tensor, "head e width"]
+    """W_V^h gamma_{l'}."""
+    ends: Float[Tensor, "head e d"]
+    """`head_directions`."""
 
 
 class Trace(NamedTuple):
@@ -97,18 +106,20 @@ def scalars(trace: Trace, layer: int, neurons: slice | Int[Tensor, "n"] = slice(
 
 
 def directions(
-    visual: VisionTransformer, layer: int, neurons: slice | Int[Tensor, "n"], cache: dict[int, Tensor] | None = None
+    visual: VisionTransformer, layer: int, neurons: slice | Int[Tensor, "n"], cache: dict[int, Heads] | None = None
 ) -> Float[Tensor, "n k d"]:
     """D: where every later head carries a unit activation of each neuron; in float32 at least.
 
     Args:
-        cache: Filled with `head_directions` of the later layers, the same for all neurons, for further calls.
+        cache: Filled with the heads of the later layers, the same for all neurons, for further calls.
     """
     w = neuron_outputs(visual, layer, neurons)  # [width, n]
-    parts = []
+    D = w.new_empty(paths_per_unit(visual, layer), w.shape[1], visual.proj.shape[1])  # [k, n, d]
+    first = 0
     for W_V, ends in _later_heads(visual, layer, {} if cache is None else cache):
-        parts.append((W_V @ w).transpose(1, 2) @ ends)  # [head, e, n] -> [head, n, d]
-    return torch.cat(parts).transpose(0, 1)  # [n, k, d]
+        torch.bmm((W_V @ w).transpose(1, 2), ends, out=D[first : first + len(W_V)])  # [head, e, n] -> [head, n, d]
+        first += len(W_V)
+    return D.transpose(0, 1)  # [n, k, d]
 
 
 def effect_sum(
@@ -116,7 +127,7 @@ def effect_sum(
     layer: int,
     neurons: slice | Int[Tensor, "n"],
     S: Float[Tensor, "b n k"],
-    cache: dict[int, Tensor] | None = None,
+    cache: dict[int, Heads] | None = None,
 ) -> Float[Tensor, "b d"]:
     """Sum over neurons and paths of S[n, k] D[n, k], in the type of S: over the neurons first, then head by head.
 
@@ -142,18 +153,16 @@ def neuron_outputs(visual: VisionTransformer, layer: int, neurons: slice | Int[T
     return _gain(block.ls_2, w) * w
 
 
-def _later_heads(
-    visual: VisionTransformer, layer: int, cache: dict[int, Tensor]
-) -> Iterator[tuple[Float[Tensor, "head e width"], Float[Tensor, "head e d"]]]:
-    """For every later layer l': its heads' W_V^h gamma_{l'}, and `head_directions`."""
+def _later_heads(visual: VisionTransformer, layer: int, cache: dict[int, Heads]) -> Iterator[Heads]:
+    """The heads of every later layer l'."""
     blocks = visual.transformer.resblocks
     for later in range(layer + 1, len(blocks)):
-        block = blocks[later]
         if later not in cache:
-            cache[later] = head_directions(visual, later)
-        W_V = wide(block.attn.in_proj_weight[2 * block.attn.embed_dim :])  # [head e, width]
-        W_V = W_V * norm_gain(block.ln_1, W_V)
-        yield W_V.unflatten(0, (block.attn.num_heads, -1)), cache[later]
+            attn = blocks[later].attn
+            W_V = wide(attn.in_proj_weight[2 * attn.embed_dim :])  # [head e, width]
+            W_V = W_V * norm_gain(blocks[later].ln_1, W_V)
+            cache[later] = Heads(W_V.unflatten(0, (attn.num_heads, -1)), head_directions(visual, later))
+        yield cache[later]
 
 
 def head_directions(visual: VisionTransformer, layer: int) -> Float[Tensor, "head e d"]:
