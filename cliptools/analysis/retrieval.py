@@ -71,7 +71,7 @@ def largest_norms(
 
     for images, (S, embedding) in in_halves(batches, read):
         screen.places(images, unusable(embedding, *S, scale=scale_of(embedding, scaled)))
-        count_read += take_in(statistics, images, S, embedding, scaled, screen)
+        count_read += len(take_in(statistics, images, S, embedding, scaled, screen))
     screen.require(count_read)
     finished = [block_statistics.finish() for block_statistics in statistics]
     order = torch.cat(rows).argsort()  # (unit): from the order of the blocks back to that of `unit`

@@ -18,6 +18,7 @@ from cliptools.errors import UsageError
 from cliptools.front.arguments import require_number, require_one_of
 from cliptools.front.bundles import UnitBundle, unit_bundle, with_step
 from cliptools.front.effects_bundle import (
+    directions_of,
     effects_bundle,
     recorded_settings,
     statistics_settings,
@@ -283,7 +284,9 @@ def measure_bundle(task: Task) -> UnitBundle:
     header = Header("effects", model.identity, record, recorded_settings(choice, settings, count))
     side = task.request.thumbnails
     thumbnails = None if side is None else partial(images.thumbnails, side=side)
-    bundle = effects_bundle(header, statistics, settings, names, keep, thumbnails)
+    bundle = effects_bundle(
+        header, statistics, settings, names, keep, report.embeddings, partial(directions_of, effect), thumbnails
+    )
     if isinstance(effect, Indirect):
         token_mean = torch.cat([effect.means[layer].T for layer in choice.layers])  # per layer (token, n) -> (units, token)
         if keep is not None:

@@ -5,16 +5,19 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cliptools.console import count_of, note, warn
 from cliptools.io.bundle import Bundle, json_tensor, with_shares
 from cliptools.io.header import Header
+from cliptools.streaming.embeddings import Embeddings, read_directions
 from cliptools.streaming.measure import Effects, Settings
 from cliptools.streaming.ranking import TOP_SHARE
 from cliptools.streaming.shards import keep_top_units, omitted_mean
 from cliptools.unit_effects.factored import FactoredEffect
+from cliptools.unit_effects.resnet_pooling import Pairs, unit_directions
 from cliptools.unit_effects.select import Choice
 
 FEW = 300  # images; with fewer images, many numbers of a bundle are rough
@@ -29,6 +32,13 @@ class KeptUnits(NamedTuple):
     """True for a unit that is kept."""
     rest: Float[Tensor, " d"]
     """Mean over the images of the sum of the other units' effects."""
+
+
+def directions_of(effect: FactoredEffect, effects: Effects) -> Float[Tensor, "u d"]:
+    """Return r of units; for pairs, whose statistics are scalars, from the weights."""
+    if isinstance(effect, Pairs):
+        return unit_directions(effect.visual, effects.unit, effects.component[:, 0, 0].sign().to(torch.int8).cpu())
+    return effects.component[:, 0]
 
 
 def strongest_units(effect: FactoredEffect, effects: Effects, share: float | None) -> KeptUnits | None:
@@ -73,6 +83,8 @@ def effects_bundle(
     settings: Settings,
     names: Sequence[str] | Mapping[int, str],
     keep: KeptUnits | None,
+    embeddings: Embeddings,
+    directions: Callable[[Effects], Float[Tensor, "u d"]],
     thumbnails: Callable[[Sequence[int]], dict[str, np.ndarray]] | None,
 ) -> Bundle:
     """Return the bundle of the units that are kept, with the names of the images in their top lists.
@@ -80,6 +92,8 @@ def effects_bundle(
     Args:
         names: Names of the images by number.
         keep: None for all units.
+        embeddings: Embeddings of all images.
+        directions: Gives r of units.
         thumbnails: Makes the tensors of small pictures from image numbers; None for a bundle without them.
     """
     if keep is not None:
@@ -91,6 +105,7 @@ def effects_bundle(
     tensors["top_image"] = top_image.reshape(effects.top_image.shape).astype(np.int32)  # (units, T)
     for name in ("top_norm", "threshold", "threshold_bound"):
         tensors[name] = getattr(effects, name).cpu().numpy().astype(np.float32)
+    tensors |= _seen_tensors(effects, settings, embeddings, directions(effects))
     if keep is not None:
         tensors["rest_mean"] = keep.rest.cpu().numpy().astype(np.float32)
     tensors["images"] = json_tensor([names[number] for number in numbers.tolist()])
@@ -116,6 +131,20 @@ def _direction_tensors(effects: Effects, settings: Settings) -> dict[str, np.nda
     if settings.moments:
         tensors["moment"] = effects.moment.cpu().numpy().astype(np.float32)
     return tensors
+
+
+def _seen_tensors(
+    effects: Effects, settings: Settings, embeddings: Embeddings, direction: Float[Tensor, "u d"]
+) -> dict[str, np.ndarray]:
+    """Return the moments of the images' unit embeddings, and the deviations and read directions of units."""
+    mean, covariance = embeddings.moments()
+    q = read_directions(embeddings, mean, effects.top_image, effects.top_along, direction, settings.scale)
+    return {
+        "embedding_mean": mean.numpy().astype(np.float32),
+        "embedding_covariance": covariance.numpy().astype(np.float32),
+        "deviation": effects.deviation.cpu().numpy().astype(np.float32),
+        "read": q.numpy().astype(np.float32),
+    }
 
 
 def warn_of_few_images(images: int, settings: Settings, top: int) -> None:

@@ -114,6 +114,13 @@ _TENSORS = (
         "mean of (S − S̄)(S − S̄)ᵀ over all images; S are the e numbers that a head's output matrix maps to the head's output",
         "only with `--units heads`",
     ),
+    TensorField("deviation", "float32", "U", "root mean square over all images of the activity a = ⟨φ − b, r⟩", low=0.0),
+    TensorField(
+        "read", "float32", "U d",
+        "q: covariance of the activity and the images’ unit embeddings, from the top images, without the unit’s own share of them",
+    ),
+    TensorField("embedding_mean", "float32", "d", "mean of the images’ unit embeddings M(I)/‖M(I)‖"),
+    TensorField("embedding_covariance", "float32", "d d", "their covariance"),
     TensorField(
         "uncertain", "int32", "R 3", "units, as in `unit`, whose list of top images is not certain",
         "only from clip-merge without `--images`",
@@ -163,6 +170,15 @@ _PARTIAL = (
 )
 PARTIAL = {field.name: field for field in _PARTIAL}
 """Tensors of each layer of a partial: n units, k factored effects, f kept images, t = T next images, b bins."""
+
+_PARTIAL_IMAGES = (
+    TensorField("images", "uint8", "bytes", "JSON list of the names of the images in the lists of top images"),
+    TensorField("image_number", "int64", "names", "numbers of these images"),
+    TensorField("embedding", "float32", "i d", "M(I) of all images of the shards, in the order of their numbers"),
+    TensorField("embedding_number", "int64", "i", "numbers of these images, ascending"),
+)
+PARTIAL_IMAGES = {field.name: field for field in _PARTIAL_IMAGES}
+"""Tensors of a partial that belong to no layer."""
 
 TEXT, COUNT, NUMBER, COUNTS = "a text", "a number from 0 on", "a number", "a list of numbers from 0 on"
 TEXTS, OBJECT = "a text or a list of texts", "an object"

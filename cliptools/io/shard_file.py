@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Float32, Int
 from safetensors import SafetensorError, safe_open
 
 from cliptools.console import count_of
 from cliptools.errors import StreamError
 from cliptools.io.bundle import LONGEST_REASON, Place, check_finite, cliptools_header, json_tensor, layout, read_header
-from cliptools.io.bundle_schema import CODES, PARTIAL, required_fields
+from cliptools.io.bundle_schema import CODES, PARTIAL, PARTIAL_IMAGES, required_fields
 from cliptools.io.header import Header, canonical, model_difference
 from cliptools.io.jsonl import parse
 from cliptools.io.spools import TensorSpool
@@ -21,8 +22,9 @@ from cliptools.io.text_file import STDIN, seekable_copy
 KIND = "partial"
 OWN = ("have", "tensors")  # settings that differ between the partials of one run
 LISTED = ("digest", "listed")  # fields of the images that are equal in the partials of one run
-ADDED = ("histogram_top", "histogram_reach")
-"""Tensors that partials of earlier versions lack; their histograms have other bins."""
+ADDED = ("embedding", "embedding_number")
+"""Tensors that partials of earlier versions lack."""
+EMBEDDINGS_AT_ONCE = 4096
 MOST_SHARDS = 1_000_000
 
 
@@ -123,13 +125,32 @@ class PartialFile:
                 return dict(zip(numbers, names, strict=True))
         raise StreamError(f"{self.path}: damaged partial (`images` is not a list of names); create it again")
 
+    def embeddings(self) -> Iterator[tuple[Int[np.ndarray, " b"], Float32[np.ndarray, "b d"]]]:
+        """Yield the numbers and the embeddings M(I) of all its images, in ascending order.
+
+        Raises:
+            StreamError: numbers are not ascending or not those of listed images, or an embedding is zero, NaN or infinite.
+        """
+        with self._opened() as tensors:
+            numbers, embeddings = tensors.get_tensor("embedding_number"), tensors.get_slice("embedding")
+            listed = self.header.images["listed"]
+            if len(numbers) and (numbers[0] < 0 or numbers[-1] >= listed or (np.diff(numbers) <= 0).any()):
+                raise StreamError(
+                    f"{self.path}: damaged partial (`embedding_number` is not ascending below {listed}); create it again"
+                )
+            for start in range(0, len(numbers), EMBEDDINGS_AT_ONCE):
+                rows = embeddings[start : start + EMBEDDINGS_AT_ONCE]
+                if not np.isfinite(rows).all() or not rows.any(axis=1).all():
+                    raise StreamError(f"{self.path}: damaged partial (`embedding` holds NaN, infinity or zeros); create it again")
+                yield numbers[start : start + EMBEDDINGS_AT_ONCE], rows
+
 
 def _is_earlier(header: Header, places: Mapping[str, Place]) -> bool:
     """Return whether a file has all tensors of its layers except those of ADDED."""
-    layers, required = header.settings.get("layers"), PARTIAL.keys() - {*ADDED}
+    layers = header.settings.get("layers")
     if not layers or not isinstance(layers, list):
         return False
-    return set(places) == {f"{layer}.{field}" for layer in layers for field in required} | {"image_number", "images"}
+    return not {*ADDED} & {*places} and {f"{layers[0]}.centre", "image_number", "images"} <= {*places}
 
 
 def _faults(header: Header, places: Mapping[str, Place]) -> Iterator[str]:
@@ -148,13 +169,17 @@ def _faults(header: Header, places: Mapping[str, Place]) -> Iterator[str]:
         yield f"invalid shards {str(shards)[:40]} of {settings['shards']}"
     if not 1 <= settings["top_images"] <= settings["kept"] or header.images["count"] > header.images["listed"]:
         yield "its counts of images contradict each other"
-    expected = {f"{layer}.{field}" for layer in settings["layers"] for field in PARTIAL} | {"image_number", "images"}
+    expected = {f"{layer}.{field}" for layer in settings["layers"] for field in PARTIAL} | PARTIAL_IMAGES.keys()
     if not settings["layers"] or set(places) != expected:
         yield "its tensors are not those of its layers"
         return
-    lists = {"image_number": "I64", "images": "U8"}
-    if any(places[name].dtype != dtype or len(places[name].shape) != 1 for name, dtype in lists.items()):
-        yield "`image_number` and `images` are not lists"
+    for name, field in PARTIAL_IMAGES.items():
+        place = places[name]
+        if place.dtype != CODES[field.dtype] or len(place.shape) != len(field.axes.split()):
+            yield f"`{name}` is {place.dtype} {list(place.shape)}, expected {CODES[field.dtype]} [{', '.join(field.axes.split())}]"
+            return
+    if {places["embedding"].shape[0], places["embedding_number"].shape[0]} != {header.images["count"]}:
+        yield "its embeddings are not those of its images"
     for layer in settings["layers"]:
         yield from _layer_faults(places, layer, settings["kept"], settings["top_images"])
 
@@ -222,6 +247,15 @@ class PartialSpool(TensorSpool):
         text = json_tensor([names[number] for number in numbers.tolist()])
         self.put("image_number", len(numbers), 0, numbers)
         self.put("images", len(text), 0, text)
+
+    def add_embeddings(self, count: int, batches: Iterable[tuple[Int[np.ndarray, " b"], Float[np.ndarray, "b d"]]]) -> None:
+        """Add the embeddings of all images, in ascending order of their numbers."""
+        start = 0
+        for numbers, rows in batches:
+            check_finite({"embedding": rows})
+            self.put("embedding", count, start, rows.astype(np.float32, copy=False))
+            self.put("embedding_number", count, start, numbers)
+            start += len(numbers)
 
     def with_digest(self, header: Header) -> Header:
         """Return the header with the digest of the tensors added."""

@@ -23,11 +23,13 @@ from cliptools.console import count_of, note, progress
 from cliptools.devices import in_halves, to_float64_device
 from cliptools.errors import CliptoolsError
 from cliptools.models.unusable import Screen, unusable
+from cliptools.streaming.embeddings import Embeddings
+from cliptools.streaming.memory_plan import images_at_once, memory_plan, sample_size
 from cliptools.streaming.moments import Basis
 from cliptools.streaming.principal import SymmetricStack, principal_coefficients, signs
 from cliptools.streaming.ranking import rank_of, top_count
-from cliptools.streaming.statistics import SAMPLE, Finished, UnitStatistics
-from cliptools.unit_effects.factored import UNITS_AT_ONCE, FactoredEffect, UnitBlock, gram_of, scale_of, slices
+from cliptools.streaming.statistics import Finished, UnitStatistics
+from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, gram_of, scale_of, slices
 
 Batches = Callable[[Collection[int] | None], Iterator[tuple[list[int], Tensor]]]
 """Image numbers and preprocessed pictures [b, 3, y, x], of these images or of all (None), always in the same order."""
@@ -58,6 +60,29 @@ class Settings(NamedTuple):
         return top_count(images) if self.top is None else self.top
 
 
+EXACT = 200  # the largest rank of a threshold for which more images are kept, so that it is exact
+MARGIN = 2  # times T: images kept beyond T, so that nearly every list is certified
+LEAST_MARGIN = 48
+
+
+def list_capacity(settings: Settings, listed: int) -> int:
+    """C: images kept per unit, the same for a run and all shards of it; all images of a short list.
+
+    The norm of the threshold's rank is certain only if the list goes on beyond it. So the list has half as many images more than
+    the rank, or is shorter than the rank, and norms are counted.
+    """
+    top = settings.top_of(listed)
+    if settings.margin is not None:
+        return top + settings.margin
+    rank = rank_of(settings.quantile, listed)
+    capacity, with_threshold = top + max(LEAST_MARGIN, MARGIN * top), rank + rank // 2
+    if rank <= EXACT:
+        capacity = max(capacity, with_threshold)
+    elif capacity < with_threshold:
+        capacity = min(capacity, rank - 1)
+    return min(capacity, max(listed, top))
+
+
 class Effects(NamedTuple):
     """Statistics of u units, layer by layer. If compact, d is K."""
 
@@ -66,8 +91,12 @@ class Effects(NamedTuple):
     component_explained: Float[Tensor, "u c"]
     explained_all: Float[Tensor, "u"]
     mean: Float[Tensor, "u d"]
+    deviation: Float[Tensor, "u"]
+    """Root mean square of a = <phi - b, r> over all images."""
     top_norm: Float[Tensor, "u T"]
     top_image: Int[Tensor, "u T"]
+    top_along: Float[Tensor, "u T"]
+    """a on the top images."""
     threshold: Float[Tensor, "u"]
     threshold_bound: Float[Tensor, "u"]
     moment: Float[Tensor, "u k_or_0 k_or_0"]
@@ -79,6 +108,7 @@ class Report(NamedTuple):
 
     effects: Effects
     images: int
+    embeddings: Embeddings
     passes: int
     """Passes over all images; more than one if the statistics do not fit into the memory together."""
     redone: int
@@ -106,8 +136,8 @@ def measure(
         SpoiltError: a later look has shown that an image is not usable.
     """
     screen = Screen() if screen is None else screen
-    measurement, count, passes = Measurement(effect, layers, settings), 0, 0
-    looks = first_looks(effect, batches, layers, expected, expected, settings, screen)
+    measurement, count, passes, embeddings = Measurement(effect, layers, settings), 0, 0, Embeddings(expected)
+    looks = first_looks(effect, batches, layers, expected, expected, settings, screen, embeddings)
     for number, block, statistics in looks:
         images = statistics.moments.count
         check_same(images, count or images)
@@ -115,7 +145,7 @@ def measure(
         measurement.take(block, statistics)
     redone = measurement.uncertain
     reread = measurement.settle(batches, count, screen) if redone else 0
-    return Report(measurement.effects(), count, passes, redone, reread)
+    return Report(measurement.effects(), count, embeddings, passes, redone, reread)
 
 
 def first_looks(
@@ -126,6 +156,7 @@ def first_looks(
     expected: int,
     settings: Settings,
     screen: Screen[int],
+    embeddings: Embeddings,
     bases: Callable[[Sequence[tuple[UnitBlock, SymmetricStack]]], Sequence[Basis | None]] | None = None,
 ) -> Iterator[tuple[int, UnitBlock, UnitStatistics]]:
     """Statistics of all units of the layers over the images, block after block, each with the number of its pass.
@@ -135,6 +166,7 @@ def first_looks(
     Args:
         listed: Number of images in the whole list.
         expected: The number of images that `batches` will give, skipped ones included.
+        embeddings: Takes the embeddings of all usable images.
         bases: Function that gives the basis of every block of a pass; then there may be no readable image, as in a shard.
             None: the first images give the basis.
     """
@@ -149,7 +181,9 @@ def first_looks(
             for G, basis in zip(grams, known, strict=True)
         ]
         label = "images" if len(passes) == 1 else f"images, pass {number + 1} of {len(passes)}"
-        images = read_images(effect, batches(None), blocks, statistics, settings, label, expected, screen)
+        images = read_images(
+            effect, batches(None), blocks, statistics, settings, label, expected, screen, None if number else embeddings
+        )
         if bases is None:
             screen.require(images)
         screen.end_look()
@@ -179,12 +213,20 @@ def read_images(
     label: str,
     expected: int,
     screen: Screen[int],
+    embeddings: Embeddings | None = None,
 ) -> int:
-    """Add all usable images to the statistics of these blocks, and return their number."""
+    """Add all usable images to the statistics of these blocks, and return their number.
+
+    Args:
+        embeddings: Takes the embeddings of the usable images, if that is wanted.
+    """
     count = 0
     shown = progress(batches, label, expected, lambda batch: len(batch[0]))
     for images, (S, embedding) in in_halves(shown, lambda _, pictures: _with_first_block(*effect.read(pictures, blocks))):
-        count += take_in(statistics, images, S, embedding, settings.scale, screen)
+        usable = take_in(statistics, images, S, embedding, settings.scale, screen)
+        if embeddings is not None:
+            embeddings.add([images[place] for place in usable], embedding[list(usable)])
+        count += len(usable)
     return count
 
 
@@ -203,8 +245,8 @@ def take_in(
     embedding: Float[Tensor, "b d"],
     scaled: bool,
     screen: Screen[int],
-) -> int:
-    """Add a batch of images to the statistics of all blocks, and return the number of usable ones."""
+) -> Sequence[int]:
+    """Add a batch of images to the statistics of all blocks, and return the places of the usable ones in the batch."""
     scale = scale_of(embedding, scaled)
     numbers = torch.tensor(images, device=embedding.device)
     usable: Sequence[int] = ()
@@ -215,7 +257,7 @@ def take_in(
         elif usable:
             rows = torch.tensor(usable, device=embedding.device)
             block.update(scalars[rows], numbers[rows], scale[rows])
-    return len(usable)
+    return usable
 
 
 class Unsettled(NamedTuple):
@@ -306,11 +348,15 @@ def summarise(
     parts = []
     for rows in slices(len(block.neurons), statistics.G.k):
         part, G = Finished(*(column[rows] for column in finished)), statistics.G.full(rows).double()  # (n, k, k)
-        a, share = principal_coefficients(part.top_x, G, settings.components)  # (n, c, k), (n, c)
-        a = a * signs(part.top_x.double() @ G @ a.transpose(1, 2))[..., None]
-        moments = statistics.moments
+        X, moments = part.top_x.double(), statistics.moments  # (n, T, k)
+        a, share = principal_coefficients(X, G, settings.components)  # (n, c, k), (n, c)
+        projection = X @ G @ a.transpose(1, 2)  # (n, T, c)
+        sign = signs(projection)  # (n, c)
+        a, top_along = a * sign[..., None], projection[..., 0] * sign[:, :1]
         second = moments.about_mean(rows) if settings.moments else G[:, :0, :0]
-        explained_all = moments.share_along(rows, (G @ a[:, 0, :, None])[..., 0], G)
+        variance, total = moments.along(rows, (G @ a[:, 0, :, None])[..., 0]), moments.total(rows, G)  # (n) both
+        tiny = torch.finfo(total.dtype).tiny
+        explained_all = torch.where(total > 0, variance / total.clamp(min=tiny), 0.0).clamp(0, 1)
         component, mean = a, part.mean
         if not settings.compact:
             D = to_float64_device(effect.directions(block.part(rows)))  # (n, k, d)
@@ -324,73 +370,13 @@ def summarise(
                 share.to(dtype),
                 explained_all.to(dtype),
                 mean.to(dtype),
+                variance.sqrt().to(dtype),
                 part.top_norm,
                 part.top_image,
+                top_along.to(dtype),
                 part.threshold,
                 part.threshold_bound,
                 second.to(dtype),
             )
         )
     return Effects(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-
-EXACT = 200  # the largest rank of a threshold for which more images are kept, so that it is exact
-MARGIN = 2  # times T: images kept beyond T, so that nearly every list is certified
-LEAST_MARGIN = 48
-BUFFERED = 24_000_000  # scalars in the batch buffer
-IMAGES_AT_ONCE = 96, 512  # least and most images in the batch buffer: its temporaries must stay small beside the lists
-
-
-def list_capacity(settings: Settings, listed: int) -> int:
-    """C: images kept per unit, the same for a run and all shards of it; all images of a short list.
-
-    The norm of the threshold's rank is certain only if the list goes on beyond it. So the list has half as many images more than
-    the rank, or is shorter than the rank, and norms are counted.
-    """
-    top = settings.top_of(listed)
-    if settings.margin is not None:
-        return top + settings.margin
-    rank = rank_of(settings.quantile, listed)
-    capacity, with_threshold = top + max(LEAST_MARGIN, MARGIN * top), rank + rank // 2
-    if rank <= EXACT:
-        capacity = max(capacity, with_threshold)
-    elif capacity < with_threshold:
-        capacity = min(capacity, rank - 1)
-    return min(capacity, max(listed, top))
-
-
-def sample_size(effect: FactoredEffect, layers: Sequence[int], capacity: int) -> int:
-    """Number of images whose mean is the centre: as many as lists and buffer hold together, at most SAMPLE."""
-    scalars = sum(n * k for n, k in map(effect.size, layers))
-    return min(SAMPLE, capacity + BUFFERED // scalars)
-
-
-def memory_plan(effect: FactoredEffect, layers: Sequence[int], capacity: int, memory: float) -> list[list[UnitBlock]]:
-    """Blocks of units for each pass over the images, such that the statistics of a pass fit into the memory.
-
-    Args:
-        capacity: C, images kept per unit.
-        memory: Bytes of statistics to hold at a time.
-    """
-    passes: list[list[UnitBlock]] = [[]]
-    free = memory
-    for layer in layers:
-        n, k = effect.size(layer)
-        unit_bytes = UnitStatistics.bytes_per_unit(k, capacity)
-        start = 0
-        while start < n:
-            fit = min(n - start, int(free // unit_bytes))
-            if fit < min(n - start, UNITS_AT_ONCE) and passes[-1]:
-                passes.append([])
-                free = memory
-                continue
-            fit = max(1, fit)
-            passes[-1].append(UnitBlock(layer, torch.arange(start, start + fit)))
-            start, free = start + fit, free - fit * unit_bytes
-    return passes
-
-
-def images_at_once(effect: FactoredEffect, blocks: Sequence[UnitBlock]) -> int:
-    """Number of images in the batch buffer of these blocks."""
-    least, most = IMAGES_AT_ONCE
-    return min(most, max(least, BUFFERED // sum(len(block.neurons) * effect.size(block.layer)[1] for block in blocks)))

@@ -78,12 +78,15 @@ class Moments:
         o = self.mean(part)
         return self.square(part).div_(max(self.count, 1)).baddbmm_(o[:, :, None], o[:, None], alpha=-1)
 
-    def share_along(self, part: slice, Dr: Float[Tensor, "some k"], G: Float[Tensor, "some k k"]) -> Float[Tensor, " some"]:
-        """Sum of <(x - o) D, r>^2 over sum of ||(x - o) D||^2, with Dr = D r; 0 where there is no variance."""
-        o, square, count = self.mean(part), self.square(part), max(self.count, 1)
-        along = (Dr * (square @ Dr[..., None])[..., 0]).sum(1) / count - (o * Dr).sum(1).square()
-        total = (square * G).sum((1, 2)) / count - (o * (G @ o[..., None])[..., 0]).sum(1)
-        return torch.where(total > 0, along / total.clamp(min=torch.finfo(total.dtype).tiny), 0.0).clamp(0, 1)
+    def along(self, part: slice, Dr: Float[Tensor, "some k"]) -> Float[Tensor, " some"]:
+        """Mean of <(x - o) D, r>^2, with Dr = D r."""
+        square = (Dr * (self.square(part) @ Dr[..., None])[..., 0]).sum(1)
+        return (square / max(self.count, 1) - (self.mean(part) * Dr).sum(1).square()).clamp(min=0)
+
+    def total(self, part: slice, G: Float[Tensor, "some k k"]) -> Float[Tensor, " some"]:
+        """Mean of ||(x - o) D||^2, with G = D D^T."""
+        o = self.mean(part)
+        return (self.square(part) * G).sum((1, 2)) / max(self.count, 1) - (o * (G @ o[..., None])[..., 0]).sum(1)
 
     def pick(self, units: Int[Tensor, "r"]) -> "Moments":
         """The moments of some of the units."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from cliptools.devices import to_float64, to_float64_device
 from cliptools.errors import CliptoolsError
 from cliptools.models.unusable import Screen
+from cliptools.streaming.embeddings import Embeddings
 from cliptools.streaming.measure import (
     Batches,
     Effects,
@@ -27,8 +28,8 @@ from cliptools.streaming.measure import (
     gram_stack,
     list_capacity,
     read_images,
-    sample_size,
 )
+from cliptools.streaming.memory_plan import sample_size
 from cliptools.streaming.moments import Basis
 from cliptools.streaming.principal import SymmetricStack
 from cliptools.streaming.shard_statistics import ShardStatistics, restored_statistics, shard_statistics_of
@@ -47,6 +48,7 @@ def measure_shard(
     listed: int,
     expected: int,
     settings: Settings,
+    embeddings: Embeddings,
     known_basis: Callable[[UnitBlock], Basis] | None = None,
     screen: Screen[int] | None = None,
 ) -> Iterator[tuple[UnitBlock, ShardStatistics]]:
@@ -57,6 +59,7 @@ def measure_shard(
         batches: The shard's own images.
         listed: Number of images in the whole list.
         expected: Number of images in the shard.
+        embeddings: Takes the embeddings of the shard's images.
         known_basis: The basis of a block, if another shard has computed it; then the sample is not read.
         screen: As for `measure`.
 
@@ -74,7 +77,7 @@ def measure_shard(
         return _bases_of_sample(effect, sample, blocks, size, settings, screen)
 
     shared = None if known_basis is None and sample is None else bases
-    for _, block, statistics in first_looks(effect, batches, layers, listed, expected, settings, screen, shared):
+    for _, block, statistics in first_looks(effect, batches, layers, listed, expected, settings, screen, embeddings, shared):
         yield block, shard_statistics_of(statistics)
 
 

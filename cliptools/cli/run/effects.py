@@ -24,6 +24,7 @@ from cliptools.images.loader import list_digest
 from cliptools.io.header import Header
 from cliptools.io.shard_file import KIND, PartialFile, run_difference, shards_text
 from cliptools.models.load import Precision
+from cliptools.streaming.embeddings import Embeddings
 from cliptools.streaming.measure import list_capacity
 from cliptools.streaming.moments import Basis
 from cliptools.streaming.shards import measure_shard
@@ -140,6 +141,7 @@ def _write_shard(task: Task, i: int, n: int, options: EffectsOptions) -> None:
     names = images.names
 
     def measure_and_write() -> int:
+        embeddings = Embeddings(image_count)
         statistics = measure_shard(
             effect,
             sample,
@@ -148,6 +150,7 @@ def _write_shard(task: Task, i: int, n: int, options: EffectsOptions) -> None:
             image_count,
             len(shard_images.order),
             task.settings,
+            embeddings,
             basis,
             screen,
         )
@@ -156,6 +159,7 @@ def _write_shard(task: Task, i: int, n: int, options: EffectsOptions) -> None:
             lambda layer: effect.size(layer)[0],
             lambda count: replace(header, images=header.images | {"count": count, "skipped": len(shard_images.order) - count}),
             lambda numbers: {number: names[number] for number in numbers},
+            embeddings,
             options.output,
         )
 

@@ -13,11 +13,12 @@ import numpy as np
 
 from cliptools.cli.app import Measuring, Output, history_arguments, parse_percentage
 from cliptools.cli.run.bundle_output import emit
-from cliptools.cli.run.shards import bundle_format, read_partial, write_partial
+from cliptools.cli.run.shards import bundle_format, joined_embeddings, read_partial, write_partial
 from cliptools.console import count_of, note, summarise, warn
 from cliptools.emoji.render import scenes_for
 from cliptools.errors import CliptoolsError, UsageError
 from cliptools.front.effects_bundle import (
+    directions_of,
     effects_bundle,
     recorded_settings,
     statistics_settings,
@@ -32,6 +33,7 @@ from cliptools.io.header import Header
 from cliptools.io.jsonl import unit_name
 from cliptools.io.shard_file import PartialFile, joined_header, run_difference, shards_text
 from cliptools.models.load import drop_text_tower, load_recorded_model
+from cliptools.streaming.embeddings import Embeddings
 from cliptools.streaming.measure import Settings
 from cliptools.streaming.shard_statistics import ShardStatistics, add, centres_differ
 from cliptools.streaming.shards import Conclusion, blocks_to_merge, conclude
@@ -82,6 +84,10 @@ class PartialSet:
                 )
             total = add(total, part, self.header.settings["kept"])
         return total
+
+    def embeddings(self) -> Embeddings:
+        """Return the embeddings of all images."""
+        return joined_embeddings(self.files, self.header.images["listed"])
 
     def names(self, numbers: Set[int]) -> dict[int, str]:
         """Return the names of the images with these numbers, which must be in top lists of the partials."""
@@ -178,7 +184,9 @@ def _write_joined(partials: PartialSet, output: Path | None) -> None:
         for block in blocks_to_merge(first.size, partials.choice.layers, capacity, memory):
             yield block, partials.joined(block)
 
-    count = write_partial(parts(), lambda layer: first.size(layer)[0], lambda _: header, partials.names, output)
+    count = write_partial(
+        parts(), lambda layer: first.size(layer)[0], lambda _: header, partials.names, partials.embeddings(), output
+    )
     summarise(f"{TOOL}: {count_of(count, 'image')}, {shards_text(header.settings['have'], first.shard_count)}")
 
 
@@ -209,7 +217,9 @@ def _merge(partials: PartialSet, keep_share: float | None, options: MergeOptions
     merged = Header("effects", header.model, image_record, settings_record, header.history).after(TOOL, _arguments(options))
     names = dict(enumerate(images.names)) if images else partials.names(set(result.effects.top_image.unique().tolist()))
     thumbnails = partial(images.thumbnails, side=options.thumbnails) if images and options.thumbnails else None
-    bundle = effects_bundle(merged, result.effects, settings, names, keep, thumbnails)
+    bundle = effects_bundle(
+        merged, result.effects, settings, names, keep, partials.embeddings(), partial(directions_of, effect), thumbnails
+    )
 
     skip_text = f", {image_record['skipped']} skipped" if image_record["skipped"] else ""
     reread_text = f", {result.reread} read twice" if result.reread else ""

@@ -12,6 +12,7 @@ from cliptools.errors import CliptoolsError, UsageError
 from cliptools.io.files import binary_output, stdout_is_terminal
 from cliptools.io.header import Header
 from cliptools.io.shard_file import PartialFile, PartialSpool
+from cliptools.streaming.embeddings import Embeddings
 from cliptools.streaming.shard_statistics import ShardStatistics
 from cliptools.unit_effects.factored import UnitBlock
 
@@ -37,11 +38,21 @@ def read_partial(file: PartialFile, block: UnitBlock) -> ShardStatistics:
     return ShardStatistics(file.count, **{name: torch.from_numpy(rows[name]) for name in fields})
 
 
+def joined_embeddings(files: Iterable[PartialFile], listed: int) -> Embeddings:
+    """Return the embeddings of the images of all partials."""
+    embeddings = Embeddings(listed)
+    for file in files:
+        for numbers, rows in file.embeddings():
+            embeddings.add(numbers, torch.from_numpy(rows))
+    return embeddings
+
+
 def write_partial(
     parts: Iterable[tuple[UnitBlock, ShardStatistics]],
     units: Callable[[int], int],
     header: Callable[[int], Header],
     names: Callable[[Set[int]], Mapping[int, str]],
+    embeddings: Embeddings,
     output: Path | None,
 ) -> int:
     """Write the statistics of all blocks of units as one partial, and return the number of their images.
@@ -50,6 +61,7 @@ def write_partial(
         units: Number of units in a layer.
         header: Makes the header from the number of images.
         names: Names of the images with these numbers.
+        embeddings: Embeddings of all images, complete after the last block.
 
     Raises:
         CliptoolsError: the statistics of two blocks come from different numbers of images.
@@ -67,6 +79,7 @@ def write_partial(
             top_images.update(part.image.unique().tolist())
         assert count is not None  # every model has units
         spool.add_names(names(top_images))
+        spool.add_embeddings(count, ((numbers, rows.numpy()) for numbers, rows in embeddings.batches()))
         text = spool.with_digest(header(count)).to_json()
         with binary_output(output) as stream:
             spool.write(stream, text)
