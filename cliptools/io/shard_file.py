@@ -174,9 +174,9 @@ def _faults(header: Header, places: Mapping[str, Place]) -> Iterator[str]:
         yield "its tensors are not those of its layers"
         return
     for name, field in PARTIAL_IMAGES.items():
-        place = places[name]
-        if place.dtype != CODES[field.dtype] or len(place.shape) != len(field.axes.split()):
-            yield f"`{name}` is {place.dtype} {list(place.shape)}, expected {CODES[field.dtype]} [{', '.join(field.axes.split())}]"
+        place, dtype, axes = places[name], CODES[field.dtype], field.axes.split()
+        if place.dtype != dtype or len(place.shape) != len(axes):
+            yield f"`{name}` is {place.dtype} {list(place.shape)}, expected {dtype} [{', '.join(axes)}]"
             return
     if {places["embedding"].shape[0], places["embedding_number"].shape[0]} != {header.images["count"]}:
         yield "its embeddings are not those of its images"
