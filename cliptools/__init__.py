@@ -9,19 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cliptools.front.bundles import UnitBundle, read
+    from cliptools.front.concepts import concepts
     from cliptools.front.decompose import decompose
     from cliptools.front.effects import effects
+    from cliptools.front.spurious import spurious
     from cliptools.front.top import top
     from cliptools.models.load import load_model
 
 __version__ = "0.1.0"
-__all__ = ["UnitBundle", "decompose", "effects", "load_model", "read", "top"]
+__all__ = ["UnitBundle", "concepts", "decompose", "effects", "load_model", "read", "spurious", "top"]
 HOME = {
     "UnitBundle": "front.bundles",
+    "concepts": "front.concepts",
     "decompose": "front.decompose",
     "effects": "front.effects",
     "load_model": "models.load",
     "read": "front.bundles",
+    "spurious": "front.spurious",
     "top": "front.top",
 }
 """The module of each name of the front."""

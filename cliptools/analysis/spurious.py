@@ -172,10 +172,14 @@ DEPICTED = 4096  # depicted classes in the cache
 OVERLAP, RANDOM = ("overlap", "random-overlap"), ("random", "random-overlap")  # values of `by`, by scores and by neurons
 
 
+By = Literal["effect", "single", "overlap", "random", "random-overlap", "similar"]
+"""Scores of a word."""
+
+
 class Settings(NamedTuple):
     """Settings that the result depends on."""
 
-    by: Literal["effect", "single", "overlap", "random", "random-overlap", "similar"] = "effect"
+    by: By = "effect"
     neurons: int = 100
     words: int = 25
     seed: int = 0

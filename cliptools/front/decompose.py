@@ -4,8 +4,7 @@ The pursuit is in analysis/pursuit.py, TextSpan in analysis/textspan.py. When th
 and none is loaded.
 """
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,20 +17,19 @@ from cliptools.analysis.pursuit import Center, Normalize, Pursuit, join, pursue,
 from cliptools.analysis.textspan import head_directions, text_spans
 from cliptools.console import count_of, front_call, note, summarise
 from cliptools.embedded_models import EMBEDDED
-from cliptools.errors import StreamError, TextError
+from cliptools.errors import StreamError
 from cliptools.front.arguments import require_number, require_one_of
 from cliptools.front.bundles import UnitBundle, require_neurons, unit_bundle
 from cliptools.front.models import model_of
+from cliptools.front.vocabulary import Vocabulary, vocabulary
 from cliptools.io.bundle import Bundle, json_tensor
 from cliptools.io.cache import KeptParts
-from cliptools.io.header import digest
 from cliptools.models.load import LoadedModel, RecordedModel
 from cliptools.models.text_encoder import check_template_options, encode_named, recorded_templates
 from cliptools.text.vocabularies import Pool, load_pool
 
 TOOL = "clip-decompose"
 LONG = 2e9  # units x texts x steps that take minutes on a CPU
-Vocabulary = str | os.PathLike[str] | Iterable[str] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,19 +109,10 @@ def decompose(
 
 
 def _pool(texts: Vocabulary, effects: Bundle) -> Pool:
-    """Return the vocabulary.
-
-    Raises:
-        TextError: it is unknown, unreadable or empty.
-    """
+    """Return the vocabulary, which depends on the bundle's model if there are no texts."""
     if texts is None:
         return load_pool("emoji" if effects.header.model["name"] in EMBEDDED else "words30k")
-    if isinstance(texts, str | os.PathLike):
-        return load_pool(os.fspath(texts))
-    distinct = tuple(dict.fromkeys(texts))
-    if not distinct or not all(isinstance(text, str) and text.strip() for text in distinct):
-        raise TextError("texts: expected the name of a vocabulary, a file, or a list of texts that are not blank")
-    return Pool("texts", distinct, digest(*distinct))
+    return vocabulary(texts)
 
 
 def _decomposed(effects: Bundle, request: _Request, model: LoadedModel | RecordedModel) -> UnitBundle:
