@@ -46,14 +46,21 @@ class LoadedModel:
     """A CLIP in evaluation mode, with everything that identifies it."""
 
     name: str
+    """Name of the architecture or of an embedded model."""
     pretrained: str | None
+    """Weights: a tag of open_clip, a file, a folder, or `random`."""
     sha256: str
+    """Digest of the weights."""
     precision: Precision
+    """fp32, bf16 or fp16."""
     clip: nn.Module
+    """open_clip's model."""
     transform: Callable[[Image.Image], Tensor]
     """open_clip's preprocessing: an image to float32 [3, y, x]."""
     preprocessing: dict[str, Any]
+    """Settings of `transform`: size, mean, std, interpolation, resize_mode."""
     device: torch.device
+    """Device of the weights."""
     computes: Architecture = UNDESCRIBED
     """Architecture, described while the model was complete."""
     sources: dict[str, str] = field(default_factory=dict)
@@ -90,9 +97,13 @@ def load_model(
     whose activation or preprocessing is unknown.
 
     Args:
-        preprocess: Value of --preprocess.
+        name: Name of the architecture or of an embedded model (emoji-vit, emoji-rn), `local-dir:FOLDER` or `hf-hub:NAME`.
+        pretrained: Weights: a tag of open_clip, a file, a folder, or `random`; None for a name that includes its weights.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        precision: fp32, bf16 or fp16.
+        preprocess: Preprocessing, if it is not the model's own: a tag, or settings such as `mean=0.5,std=0.5`.
         recorded: `model` of a header or a record, whose preprocessing is used; its warnings are not repeated.
-        text_from: Value of --text-from, the source of the text tower.
+        text_from: Weights of the text tower, if the others are of an image tower alone.
         any_tower: Accept any image tower, for a model that only compares images with texts.
 
     Raises:
