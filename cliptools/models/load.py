@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import hashlib
 import json
 import threading
 import warnings
@@ -22,7 +21,7 @@ from cliptools.errors import ModelError, UsageError, first_line
 from cliptools.io.header import UNCHECKED, canonical, model_difference, recorded_differences
 from cliptools.library_patches import complete_open_clip, ensure_torchvision, import_open_clip, without_transformers
 from cliptools.models.activation import activation_advice, model_sources, named_tag, trained_activation
-from cliptools.models.architecture import UNDESCRIBED, Architecture, describe_architecture
+from cliptools.models.architecture import UNDESCRIBED, Architecture, describe_architecture, weights_sha256
 from cliptools.models.checkpoints.checkpoint import WithoutInitialisation, load_weights
 from cliptools.models.checkpoints.pickles import UNSAFE, pickle_fault
 from cliptools.models.hub import no_foreign_code, quiet_hub, reason
@@ -383,15 +382,6 @@ def drop_text_tower(model: LoadedModel) -> None:
     for name, _ in list(model.clip.named_children()):
         if name != "visual":
             setattr(model.clip, name, None)
-
-
-def weights_sha256(model: nn.Module) -> str:
-    """Return the sha256 over names, types, shapes and bytes of all tensors in order, which moving or re-saving a file keeps."""
-    sha = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        sha.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return sha.hexdigest()
 
 
 def pick_device(device: str) -> torch.device:
