@@ -1,4 +1,4 @@
-"""Digests of a model: of its weights, and of all else that decides its outputs (activations, grid, norms, heads, preprocessing)."""
+"""Digests of a model: of its weights, and of all else that decides its outputs (activations, grid, norms, heads, pooling, …)."""
 
 import hashlib
 import itertools
