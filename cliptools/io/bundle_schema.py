@@ -5,7 +5,9 @@ cliptools-stream(5) and the tables of the documents are all made from these tabl
 which every command passes on. By hand, because no schema library relates the axes of several arrays by name.
 """
 
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
 
 CODES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
@@ -203,6 +205,9 @@ PARTIAL_IMAGES = {field.name: field for field in _PARTIAL_IMAGES}
 
 TEXT, COUNT, NUMBER, COUNTS = "a text", "a number from 0 on", "a number", "a list of numbers from 0 on"
 TEXTS, OBJECT = "a text or a list of texts", "an object"
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+TYPES: dict[str, Any] = {TEXT: str, COUNT: Count, NUMBER: float, COUNTS: list[Count], TEXTS: str | list[str], OBJECT: dict}
+"""The types of fields, as documents name them -> as msgspec checks them."""
 
 
 class HeaderField(NamedTuple):
