@@ -109,8 +109,8 @@ def seen_words(bundle: Bundle, row: int) -> list[tuple[int, float]]:
 
 
 def positive_and_negative(words: Sequence[tuple[int, float]], count: int) -> list[tuple[int, float]]:
-    """Return the first `count` words, of which at most NEGATIVE_WORDS are negative, the positive ones first."""
-    negative = [word for word in words if word[1] < 0][:NEGATIVE_WORDS]
+    """Return the first `count` words, the positive ones first; at most a third of them, and NEGATIVE_WORDS, are negative."""
+    negative = [word for word in words if word[1] < 0][: min(NEGATIVE_WORDS, count // 3)]
     positive = [word for word in words if word[1] >= 0][: max(count - len(negative), 0)]
     return positive + negative[: count - len(positive)]
 

@@ -38,12 +38,12 @@ class SheetRow:
     facts: str
     words: Sequence[tuple[str, float]] = field(default=())
     """Words that the unit writes, with signed coefficients: positive ones first."""
-    seen: Sequence[tuple[str, float]] = field(default=())
-    """Words that the unit sees, with correlations, largest first; if there are any, they stand beside the others."""
     images: Sequence[Image.Image | None] = field(default=())
     """The pictures; None for a missing picture."""
     inner: bool = False
     """True if the row belongs to the row above it, without a line between them."""
+    seen: Sequence[tuple[str, float]] = field(default=())
+    """Words that the unit sees, with correlations, largest first; if there are any, they stand beside the others."""
 
 
 def contact_sheet(heading: str, notes: str, rows: Sequence[SheetRow]) -> Image.Image:
@@ -114,7 +114,7 @@ def _draw_text(draw: ImageDraw.ImageDraw, row: SheetRow, y: int) -> None:
     y += TITLE_HEIGHT
     lines, column = words_in_row() // WORD_COLUMNS, TEXT_WIDTH // WORD_COLUMNS
     if not row.seen:
-        for start in range(0, len(row.words), lines):
+        for start in range(0, words_in_row(), lines):
             _draw_words(draw, row.words[start : start + lines], MARGIN + start // lines * column, y, column)
         return
     for x, head, words in ((MARGIN, "writes", row.words), (MARGIN + column, "sees", row.seen)):

@@ -23,8 +23,8 @@ from cliptools.render.contact_sheet import SheetRow, contact_sheet, most_rows, w
 
 FACTS = 2  # beside a unit's name; more do not fit
 KINDS = {"pairs": "pairs of a neuron and a head", "heads": "heads"}
-SHARES = ("explained", "residual", "agreement")
-"""Numbers of a unit that a row shows."""
+SHARES = ("agreement", "explained", "residual")
+"""Numbers of a unit, of which a row shows the first FACTS."""
 Fetch = Callable[[int], Image.Image | None]
 """A function that returns the picture of an image, given its index in the bundle; None if it has no picture."""
 
@@ -113,7 +113,7 @@ def unit_row(
         seen = [(texts[j], c) for j, c in seen_words(bundle, row)]
         written = positive_and_negative(signed_words(bundle, row), words_in_row(bool(seen)))
         words = [(texts[j], c) for j, c in written]
-    return SheetRow(title, " · ".join(fact_list), words, seen, pictures, inner)
+    return SheetRow(title, " · ".join(fact_list), words, pictures, inner, seen)
 
 
 def heading(bundle: Bundle, count: int) -> tuple[str, str]:
