@@ -11,17 +11,19 @@ if TYPE_CHECKING:
     from cliptools.front.bundles import UnitBundle, read
     from cliptools.front.decompose import decompose
     from cliptools.front.effects import effects
+    from cliptools.front.segment import segment
     from cliptools.front.top import top
     from cliptools.models.load import load_model
 
 __version__ = "0.1.0"
-__all__ = ["UnitBundle", "decompose", "effects", "load_model", "read", "top"]
+__all__ = ["UnitBundle", "decompose", "effects", "load_model", "read", "segment", "top"]
 HOME = {
     "UnitBundle": "front.bundles",
     "decompose": "front.decompose",
     "effects": "front.effects",
     "load_model": "models.load",
     "read": "front.bundles",
+    "segment": "front.segment",
     "top": "front.top",
 }
 """The module of each name of the front."""
