@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cliptools.front.ablate import ablate
     from cliptools.front.bundles import UnitBundle, read
     from cliptools.front.decompose import decompose
     from cliptools.front.effects import effects
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
     from cliptools.models.load import load_model
 
 __version__ = "0.1.0"
-__all__ = ["UnitBundle", "decompose", "effects", "load_model", "read", "segment", "top"]
+__all__ = ["UnitBundle", "ablate", "decompose", "effects", "load_model", "read", "segment", "top"]
 HOME = {
     "UnitBundle": "front.bundles",
+    "ablate": "front.ablate",
     "decompose": "front.decompose",
     "effects": "front.effects",
     "load_model": "models.load",

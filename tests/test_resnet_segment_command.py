@@ -14,7 +14,7 @@ from sklearn.metrics import jaccard_score
 
 from cliptools.cli.run.segment_eval import SegmentEvalOptions
 from cliptools.cli.run.segment_eval import run as evaluate
-from cliptools.cli.run.segment_inputs import open_bundle
+from cliptools.cli.run.segment_images import open_bundle
 from cliptools.cli.segment import main
 from cliptools.errors import CliptoolsError, UsageError
 from cliptools.front.label_maps import load_labeller, parse_backgrounds

@@ -11,8 +11,8 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/faults/test_environments.py: is gone",
     ),
     ("cli/app.py", "open_input"): ("tests/test_decompose.py: pipe it in or name",),
-    ("cli/run/ablate.py", "_check_chance"): ("tests/test_ablate_command.py: do not match",),
-    ("cli/run/ablate_settings.py", "rest_of"): (
+    ("front/ablate.py", "_check_chance"): ("tests/test_ablate_command.py: do not match",),
+    ("front/ablate_settings.py", "rest_of"): (
         "tests/test_ablate_command.py: lost units",
         "needs a bundle of indirect effects of clip-effects --keep, minutes of work",
     ),

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cliptools.cli.app import choose_format, open_input
 from cliptools.cli.run.segment_eval_labels import Scenes, check_numbering, classes_of, labelled_folder, labelled_scenes
-from cliptools.cli.run.segment_inputs import CommonOptions, check_inputs, open_bundle
+from cliptools.cli.run.segment_images import CommonOptions, check_inputs, open_bundle
 from cliptools.console import count_of, note, progress, summarise, warn
 from cliptools.devices import in_halves
 from cliptools.errors import CliptoolsError, ImageError, UsageError

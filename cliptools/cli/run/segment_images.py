@@ -1,6 +1,6 @@
 """clip-segment IMAGE...: heat maps and masks of texts, or label maps of classes, written image by image.
 
-front/segment.py makes the maps. `_write` writes them as JSON lines, a table or tensors; `Folder` is --out-dir: pictures, and the
+front/segment.py makes the maps. `CommonOptions`, `check_inputs` and `open_bundle` serve clip-segment-eval too. `_write` writes maps as JSON lines, a table or tensors; `Folder` is --out-dir: pictures, and the
 records by which --resume continues.
 """
 
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cliptools.cli.app import choose_format
-from cliptools.cli.run.segment_inputs import CommonOptions, check_inputs, open_bundle
+from cliptools.cli.app import Output, Reading, choose_format
+from cliptools.cli.run.bundle_output import read_neurons
 from cliptools.errors import CliptoolsError, UsageError
 from cliptools.front.segment import open_segments
-from cliptools.front.segment_setup import parse_threshold
+from cliptools.front.segment_setup import MapSettings, OpenedBundle, opened_bundle, parse_threshold
 from cliptools.front.segmented import HeatMaps, LabelMap
 from cliptools.front.segments import SegmentRequest, Segments
 from cliptools.front.tables import write_table
@@ -26,6 +26,8 @@ from cliptools.io.files import binary_output, only_writer, put_whole, text_outpu
 from cliptools.io.header import canonical
 from cliptools.io.jsonl import parse, write_record
 from cliptools.io.spools import TensorSpool
+from cliptools.models.load import load_recorded_model
+from cliptools.models.text_encoder import check_template_options
 from cliptools.render import contact_sheet as pictures
 
 RECORDS = "segments.json"  # in the folder of an image, written last: an image whose folder has this file is finished
@@ -33,6 +35,15 @@ MOST_ROWS = 40  # rows of a table on a terminal
 LONGEST_SLUG = 60
 
 Records = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonOptions(MapSettings, Output, Reading):
+    """Options of both commands: the images, the classes, the method and its settings, the bundle and the device."""
+
+    paths: tuple[str, ...]
+    classes: str | None
+    bundle: Path | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +102,29 @@ class Folder:
         except OSError as error:
             raise CliptoolsError(f"{path}: could not be written ({error.strerror})") from None
         return name
+
+
+def check_inputs(options: CommonOptions) -> None:
+    """Reject invalid images and templates before any input is read.
+
+    Raises:
+        UsageError: no images, two inputs on standard input, or invalid templates.
+    """
+    if not options.paths:
+        raise UsageError("no images named: give files, folders, tar archives, or - for a tar on standard input")
+    if "-" in options.paths and (options.bundle is None or str(options.bundle) == "-"):
+        raise UsageError("images (-) and the bundle cannot both come from standard input: name the bundle by --bundle FILE")
+    check_template_options(options.templates)
+
+
+def open_bundle(options: CommonOptions) -> OpenedBundle:
+    """Read the bundle of --bundle or standard input, and load its model.
+
+    Raises:
+        CliptoolsError: the bundle cannot be read, its model is not available, or the model does not have the method.
+    """
+    bundle = read_neurons(options.bundle, option="--bundle", device=options.device)
+    return opened_bundle(bundle, load_recorded_model(bundle.header.model, options.device), options.method)
 
 
 def run(options: SegmentOptions) -> None:
