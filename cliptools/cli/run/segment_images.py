@@ -1,7 +1,7 @@
 """clip-segment IMAGE...: heat maps and masks of texts, or label maps of classes, written image by image.
 
-front/segment.py makes the maps. `CommonOptions`, `check_inputs` and `open_bundle` serve clip-segment-eval too. `_write` writes maps as JSON lines, a table or tensors; `Folder` is --out-dir: pictures, and the
-records by which --resume continues.
+front/segment.py makes the maps. `_write` writes them as JSON lines, a table or tensors; `Folder` is --out-dir: pictures, and the
+records by which --resume continues. clip-segment-eval shares `CommonOptions`, `check_inputs` and `open_bundle`.
 """
 
 import json
