@@ -147,6 +147,28 @@ def test_images_of_every_kind(suite: Suite) -> None:
     assert items[0].name == "image-000000"
 
 
+def test_an_image_by_its_name(suite: Suite, tmp_path: Path) -> None:
+    """Only this image is read; without images they are the scenes that were rendered for the bundle."""
+    bundle = ct.read(suite.bundle("second-words"))
+    pictures(suite)[0].save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    segments = ct.segment(tmp_path, "cat", bundle=bundle, **COMMON)
+    assert segments["a.png"].name == "a.png"
+    with pytest.raises(ImageError, match=r"b\.png: "):
+        segments["b.png"]
+    with pytest.raises(KeyError, match="no image has the name 'c.png'; the first one is 'a.png'"):
+        segments["c.png"]
+    model = ct.load_model("emoji-vit", device="cpu")
+    own = ct.effects(limit=3, layers=[6], seed=2, model=model)
+    rendered = ct.segment(None, "a rock", bundle=own, model=model, method="rollout")
+    assert [item.name for item in rendered] == ["scene-000000", "scene-000001", "scene-000002"]
+    assert np.allclose(rendered["scene-000001"].records[0]["lowest"], rendered[1].records[0]["lowest"], rtol=1e-4)
+    with pytest.raises(UsageError, match="where are the images of this bundle"):
+        ct.segment(None, "cat", bundle=bundle, **COMMON)
+    with pytest.raises(UsageError, match="images=None: expected images"):
+        ct.segment(None, "cat", model=model, method="rollout")
+
+
 def test_a_model_without_a_bundle(suite: Suite) -> None:
     """A baseline needs no units; its maps are those with a bundle of the model, whether it is named, loaded or the bundle's."""
     bundle, model = ct.read(suite.bundle("second-words")), ct.load_model(suite.vit, device="cpu")

@@ -18,6 +18,7 @@ from cliptools.front.prepared import PreparedImages
 from cliptools.front.segment_setup import MapSettings, OpenedBundle, check_applicable, opened_bundle, parse_threshold
 from cliptools.front.segments import HeatSegments, LabelSegments, SegmentRequest, Segments
 from cliptools.images.loader import ImageSource
+from cliptools.images.relocate import recorded_source
 from cliptools.io.bundle import Bundle
 from cliptools.models.load import LoadedModel, load_model, load_recorded_model
 from cliptools.models.text_encoder import check_template_options
@@ -26,7 +27,7 @@ from cliptools.segmentation.resnet_methods import CenterClasses
 
 
 def segment(
-    images: Images,
+    images: Images | None,
     texts: str | Sequence[str] = (),
     *,
     classes: str | os.PathLike[str] | Sequence[str] | None = None,
@@ -54,7 +55,7 @@ def segment(
 
     Args:
         images: Paths, pictures of Pillow, or arrays uint8 [y, x, 3], as `open_any` takes them, but no preprocessed batches,
-            because images keep their aspect and are not cropped.
+            because images keep their aspect and are not cropped. None: the scenes that were rendered for the bundle.
         texts: What to find: a text, or several in a list.
         classes: Instead of texts: emoji, imagenet, cifar10, the path of a file with a class per line, or a list of names, each
             with synonyms after commas. With a ResNet, label maps of all classes; with a ViT, a heat map of each image's own best
@@ -103,10 +104,24 @@ def segment(
         request.check(settings.classes)
         settings.check()
         check_template_options(settings.templates)
-        source = open_any(images)
-        if isinstance(source, PreparedImages):
-            raise UsageError("images: maps need pictures: give paths, pictures or arrays uint8 [y, x, 3] instead of batches")
+        source = _source(images, bundle)
         return open_segments(source, _open(bundle, model, settings), settings, request, progress)
+
+
+def _source(images: Images | None, bundle: Bundle | None) -> ImageSource:
+    """Return the images, or the scenes that were rendered for the bundle.
+
+    Raises:
+        UsageError: there are neither images nor a bundle of scenes, or the images are preprocessed batches.
+    """
+    if images is None:
+        if bundle is None:
+            raise UsageError("images=None: expected images, as there is no bundle whose scenes could be rendered again")
+        return recorded_source(bundle, ())
+    source = open_any(images)
+    if isinstance(source, PreparedImages):
+        raise UsageError("images: maps need pictures: give paths, pictures or arrays uint8 [y, x, 3] instead of batches")
+    return source
 
 
 def _open(bundle: Bundle | None, model: LoadedModel | str | None, settings: MapSettings) -> OpenedBundle:

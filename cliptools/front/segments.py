@@ -3,10 +3,11 @@
 `maps` is also the way of clip-segment, which passes over the images that an earlier run finished.
 """
 
+import copy
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,11 +91,26 @@ class Reader:
             return None
 
 
+class _OneImage:
+    """An ImageSource of a single image of another source."""
+
+    def __init__(self, source: ImageSource, place: int) -> None:
+        self._source, self._place = source, place
+        self.names: Sequence[str] = [source.names[place]]
+
+    def __len__(self) -> int:
+        return 1
+
+    def load(self, index: int) -> Image.Image:
+        """Implements ImageSource.load."""
+        return self._source.load(self._place)
+
+
 class Segments(ABC):
     """The images of `segment` with their maps, in order, which are computed while they are iterated.
 
-    Each iteration computes them again, and so do `records`, `table`, `to_frame` and `save`; `list(...)` keeps all of them. An
-    index computes the images up to it.
+    Each iteration computes them again, and so do `records`, `table`, `to_frame` and `save`; `list(...)` keeps all of them. A
+    number as index computes the images up to it, a name that image alone.
     """
 
     def __init__(self, source: ImageSource, settings: MapSettings, shown: bool, layout: Layout, fields: dict[str, Any]) -> None:
@@ -130,18 +146,31 @@ class Segments(ABC):
             if not isinstance(item, list):
                 yield item
 
-    def __getitem__(self, index: int) -> HeatMaps | LabelMap:
-        """Return an image by its place among those that can be read; negative numbers count from the end.
+    def __getitem__(self, index: int | str) -> HeatMaps | LabelMap:
+        """Return an image by its name, or by its place among those that can be read; negative numbers count from the end.
 
         Raises:
+            KeyError: there is no image of this name.
             IndexError: there are fewer images.
+            ImageError: the image of this name cannot be read.
         """
+        if isinstance(index, str):
+            return self._named(index)
         if index < 0:
             return list(self)[index]
         item = next(itertools.islice(self, index, None), None)
         if item is None:
             raise IndexError(f"image {index}: there are fewer images that can be read")
         return item
+
+    def _named(self, name: str) -> HeatMaps | LabelMap:
+        """Return the image of this name, which is the only one that is read."""
+        if name not in self.source.names:
+            raise KeyError(f"no image has the name {name!r}; the first one is {self.source.names[0]!r}")
+        alone = copy.copy(self)
+        alone.source = _OneImage(self.source, self.source.names.index(name))
+        alone.map_settings = replace(self.map_settings, strict=True)
+        return next(iter(alone))
 
     def records(self) -> Records:
         """Return the command's records of all images, without the names of files."""
