@@ -156,7 +156,7 @@ def test_an_image_by_its_name(suite: Suite, tmp_path: Path) -> None:
     assert segments["a.png"].name == "a.png"
     with pytest.raises(ImageError, match=r"b\.png: "):
         segments["b.png"]
-    with pytest.raises(KeyError, match="no image has the name 'c.png'; the first one is 'a.png'"):
+    with pytest.raises(KeyError, match=r"no image has the name 'c\.png'; the first one is 'a\.png'"):
         segments["c.png"]
     model = ct.load_model("emoji-vit", device="cpu")
     own = ct.effects(limit=3, layers=[6], seed=2, model=model)
