@@ -126,7 +126,7 @@ class Segments(ABC):
     def _maps(self, reader: Reader, finished: Finished) -> Iterator[HeatMaps | LabelMap | RecordList]:
         """Yield the maps of each image, or the records of a finished image."""
 
-    def maps(self, finished: Finished) -> Iterator[HeatMaps | LabelMap | RecordList]:
+    def maps(self, finished: Finished) -> Iterator[HeatMaps | LabelMap | list[dict[str, Any]]]:
         """Yield the maps of each image that can be read, or the records of an image that an earlier run finished.
 
         Raises:
