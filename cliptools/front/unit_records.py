@@ -137,11 +137,9 @@ def units_table(bundle: Bundle, rows: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("unit", "strength", "explained"):
         table.add_column(title, justify="right", no_wrap=True)
-    words = "word" in bundle
+    words, quality = "word" in bundle, "agreement" if "agreement" in bundle else "residual"
     if words:
-        table.add_column("residual", justify="right", no_wrap=True)
-    if "agreement" in bundle:
-        table.add_column("agreement", justify="right", no_wrap=True)
+        table.add_column(quality, justify="right", no_wrap=True)
     table.add_column("writes" if words else "top images", overflow="fold")
     if "seen" in bundle:
         table.add_column("sees", overflow="fold")
@@ -151,8 +149,7 @@ def units_table(bundle: Bundle, rows: int) -> Table:
         layer, neuron, head = (int(v) for v in bundle["unit"][row])
         cells = [unit_name(layer, neuron, head), f"{norm[row]:.3g}", f"{bundle['explained'][row]:.2f}"]
         if words:
-            cells.append(f"{bundle['residual'][row]:.2f}")
-            cells += [f"{bundle['agreement'][row]:.2f}"] if "agreement" in bundle else []
+            cells.append(f"{bundle[quality][row]:.2f}")
             written = positive_and_negative(signed_words(bundle, row), SHOWN_WORDS)
             parts = [shown_word(bundle, texts[j], c) for j, c in written]
             seen = [Text("  ".join(texts[j] for j, _ in seen_words(bundle, row)[:SHOWN_SEEN]))] if "seen" in bundle else []
