@@ -49,6 +49,7 @@ FORMATS = ("safetensors", "jsonl", "table")
 """Formats of a bundle."""
 ORDERS = ("index", "clear", "norm", "explained", "residual")
 """Orders of a bundle's units."""
+CLEAR_HELP = "clear puts units first that act on images of their first written word: by agreement, or without it by explained"
 
 
 @dataclass(frozen=True, kw_only=True)
