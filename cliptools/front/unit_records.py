@@ -14,10 +14,10 @@ from cliptools.io.bundle import Bundle
 from cliptools.io.header import recorded_model
 from cliptools.io.jsonl import rounded, unit_name
 
-SHOWN_WORDS = 6
+SHOWN_WORDS = 5
 SHOWN_IMAGES = 10
 NEGATIVE_WORDS = 2
-SHOWN_CLOSEST = 4
+SHOWN_CLOSEST = 3
 ENOUGH_IMAGES = 300
 """With fewer images the words that units see are rough, although their correlations are larger."""
 
