@@ -12,18 +12,20 @@ if TYPE_CHECKING:
     from cliptools.front.concepts import concepts
     from cliptools.front.decompose import decompose
     from cliptools.front.effects import effects
+    from cliptools.front.mismatch import mismatch
     from cliptools.front.spurious import spurious
     from cliptools.front.top import top
     from cliptools.models.load import load_model
 
 __version__ = "0.1.0"
-__all__ = ["UnitBundle", "concepts", "decompose", "effects", "load_model", "read", "spurious", "top"]
+__all__ = ["UnitBundle", "concepts", "decompose", "effects", "load_model", "mismatch", "read", "spurious", "top"]
 HOME = {
     "UnitBundle": "front.bundles",
     "concepts": "front.concepts",
     "decompose": "front.decompose",
     "effects": "front.effects",
     "load_model": "models.load",
+    "mismatch": "front.mismatch",
     "read": "front.bundles",
     "spurious": "front.spurious",
     "top": "front.top",
