@@ -47,6 +47,10 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_front.py: an empty list",
         "tests/test_front.py: item 0 is of type",
     ),
+    ("front/mismatch.py", "mismatch_records"): (
+        "tests/test_mismatch.py: the bundle has no units",
+        "tests/test_mismatch.py: expected at least two texts",
+    ),
     ("front/models.py", "check_given"): ("tests/test_front_results.py: is not the bundle's",),
     ("front/prepared.py", "Pictures.__init__"): ("tests/test_front.py: array 0 is",),
     ("front/prepared.py", "PreparedImages.__init__"): (

@@ -64,7 +64,7 @@ def run(options: SpuriousOptions) -> None:
     """
     if options.mismatch or options.cues:
         _check_mismatch(options)
-        bundle = require_read(read_neurons(options.bundle, device=options.device))
+        bundle = require_read(read_neurons(options.bundle, device=options.device), str(options.bundle or "standard input"))
         _write(options, mismatch_records(bundle, _mismatch_request(options)), mismatch_table)
         return
     for name in ("pool", "alike"):
