@@ -147,5 +147,5 @@ def test_numbers_that_do_not_fit_and_images_that_vanish(suite: Suite, tmp_path: 
     assert load_file(path)["activity"].shape == (3, bundle.units)
     with pytest.raises(CliptoolsError, match=r"70000 for unit 1:0 on 0\.png does not fit into float16"):
         written(bundle, 70000.0, 3, path)
-    with pytest.raises(CliptoolsError, match="images changed while they were read: first 2 could be read, then 3"):
+    with pytest.raises(CliptoolsError, match="images changed while they were read: first 3 could be read, then 2"):
         written(bundle, 1.0, 2, path)
