@@ -6,6 +6,9 @@ asked for.
 `note`, `warn`, `fail`, `progress` and `finish` write notes, warnings, errors, progress and a summary, as text or as JSON lines.
 `escape` and `harmless` treat text from outside (file names, words, messages of other libraries), so that no terminal takes it for
 control sequences; `count_of` and `verb_form` agree nouns and verbs with a number.
+
+Bars are drawn by rich, and the front's messages go to logging. By hand is what neither has: progress as JSON lines, and as rare
+notes where no terminal can show a bar.
 """
 
 import contextlib
@@ -92,6 +95,27 @@ def front_call(progress: bool) -> Iterator[None]:
         finish()
     finally:
         _front.reset(token)
+
+
+def front_steps(progress: bool, items: Iterator[Item]) -> Iterator[Item]:
+    """Yield the items of a function of the front that works while they are taken, with one output as in `front_call`.
+
+    Between two items the output is the caller's.
+    """
+    if IN_COMMAND.get() or _front.get() is not None:
+        yield from items
+        return
+    run = _Run(logged=not progress)
+    while True:
+        token = _front.set(run)
+        try:
+            item = next(items)
+        except StopIteration:
+            finish()
+            return
+        finally:
+            _front.reset(token)
+        yield item
 
 
 @contextlib.contextmanager

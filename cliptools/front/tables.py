@@ -48,13 +48,18 @@ class _HarmlessPart:
 
 
 def write_table(stream: BufferedIOBase, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write a table of texts; all columns but the first two are right-aligned."""
+    """Write a table of texts, as text_table makes it."""
+    stream.write(rendered(text_table(columns, rows)))
+
+
+def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table of texts; all columns but the first two are right-aligned."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, title in enumerate(columns):
         table.add_column(title, justify="left" if number < 2 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    stream.write(rendered(table))
+    return table
 
 
 Show = Callable[[Sequence[dict[str, Any]]], Sequence[RenderableType]]
@@ -67,6 +72,7 @@ class Records(list[dict[str, Any]]):
     def __init__(self, records: Iterable[dict[str, Any]], show: Show) -> None:
         """
         Args:
+            records: The records, in order.
             show: Makes the parts of the table from the records.
         """
         super().__init__(records)
@@ -100,5 +106,5 @@ def data_frame(records: Iterable[Mapping[str, Any]]) -> Any:
     try:
         pandas = importlib.import_module("pandas")
     except ImportError:
-        raise CliptoolsError("a data frame needs pandas, which is not installed: pip install pandas") from None
+        raise CliptoolsError("a data frame needs pandas, which is not installed: pip install 'cliptools[frame]'") from None
     return pandas.DataFrame(list(records))
