@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cliptools.front.concepts import concepts
     from cliptools.front.decompose import decompose
     from cliptools.front.effects import effects
+    from cliptools.front.mismatch import mismatch
     from cliptools.front.segment import segment
     from cliptools.front.segmented import HeatMaps, LabelMap
     from cliptools.front.segments import Segments
@@ -41,6 +42,7 @@ __all__ = [
     "decompose",
     "effects",
     "load_model",
+    "mismatch",
     "read",
     "segment",
     "spurious",
@@ -64,6 +66,7 @@ HOME = {
     "decompose": "front.decompose",
     "effects": "front.effects",
     "load_model": "models.load",
+    "mismatch": "front.mismatch",
     "read": "front.bundles",
     "segment": "front.segment",
     "spurious": "front.spurious",

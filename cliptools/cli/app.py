@@ -42,7 +42,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CLIPTOO
 MAX_PIXELS = 89_478_485  # Pillow's own limit: RGB of a quarter of a GB
 NOT_IN_HISTORY = {
     "output", "output_format", "device", "workers", "batch_size", "quiet", "log_json", "paths", "bundle", "memory", "strict",
-    "no_cache", "resume", "shard", "centre",
+    "no_cache", "resume", "shard", "centre", "per_image",
 }  # fmt: skip
 """Parameters that do not change the result: history leaves them out."""
 FORMATS = ("safetensors", "jsonl", "table")

@@ -39,6 +39,10 @@ LIMIT_HELP = "Use only the first N images; without PATH, render N scenes [defaul
 SAMPLE_HELP = "Use only N images, drawn at random from the whole list."
 SEED_HELP = "Random seed for samples, scenes, and the order in which images are read."
 THUMBNAILS_HELP = "Keep JPEGs of the top images in the bundle, with a longer side of this many pixels [default: none]."
+PER_IMAGE_HELP = (
+    "Also write the activity and the centred norm of every unit on every image to this safetensors file, in float16; the images "
+    "are read twice."
+)
 SHARD_HELP = "Read only every N-th image of the list, from the I-th on (I from 1 to N), and write a partial for clip-merge."
 CENTRE_HELP = "With --shard: partial from which the provisional mean is read [default: compute it from 256 images]."
 RESUME_HELP = "With --shard: do nothing if the file of -o is the same shard already; any other existing file is an error."
@@ -63,6 +67,7 @@ RESUME_HELP = "With --shard: do nothing if the file of -o is the same shard alre
 @click.option("--sample", type=click.IntRange(1), help=SAMPLE_HELP)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help=SEED_HELP)
 @click.option("--thumbnails", type=click.IntRange(16, 512), metavar="PIXELS", help=THUMBNAILS_HELP)
+@click.option("--per-image", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help=PER_IMAGE_HELP)
 @click.option("--shard", metavar="I/N", help=SHARD_HELP)
 @click.option("--centre", type=click.Path(dir_okay=False, path_type=Path), metavar="PARTIAL", help=CENTRE_HELP)
 @click.option("--resume", is_flag=True, help=RESUME_HELP)
@@ -95,6 +100,7 @@ def main(**options: Any) -> None:
       clip-effects photos/ --model ViT-B-32-quickgelu --pretrained openai > effects.safetensors
       clip-scenes --count 500 | clip-effects - | clip-decompose --m 8
       clip-effects shard-{000..009}.tar --layers 8-10 --sample 5000 -o effects.safetensors
+      clip-effects photos/ --model ViT-B-32 --pretrained openai --per-image activity.safetensors -o effects.safetensors
       clip-effects --thumbnails 96 | clip-decompose | clip-sheet > neurons.png
       clip-effects --effect indirect --sample-neurons 50 --limit 500 -o indirect.safetensors
       clip-effects photos/ --model RN50 --pretrained openai --keep 20% -o pairs.safetensors

@@ -1,4 +1,4 @@
-"""clip-spurious: words that push an image of one class towards another."""
+"""clip-spurious: words that push an image of one class towards another, and things that a model takes for other things."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,17 @@ BY_HELP = (
     "<text, r> as the coefficient. random, random-overlap: effect and overlap with random neurons. similar: cosine of the "
     "text with v."
 )
-HEAD_HELP = "Number of pairs of --classes to write [default: 10]."
+MISMATCH_HELP = (
+    "No classes: find pairs of things such that units that see the first write the second, among all ordered pairs of texts of "
+    "the vocabulary."
+)
+CUE_HELP = "No classes: find the texts that units write that see this thing; repeatable."
+POOL_HELP = (
+    "With --mismatch or --cue: vocabulary, emoji, imagenet, words10k, words30k, or a file with one text per line [default: that "
+    "of the bundle's words; without words emoji for embedded models, else words30k]."
+)
+ALIKE_HELP = "With --mismatch or --cue: list pairs of things that look alike too, with the mark `alike`."
+HEAD_HELP = "Number of pairs of --classes [default: 10] or of --mismatch, or of texts for each --cue [default: 20], to write."
 WORDS_HELP = "Largest number of words per pair [default: 25; 20 with --by single]."
 NEURONS_HELP = "Number of neurons to use, those of largest |<v, r>| [default: 100; 50 with --by single]."
 SEED_HELP = "Random seed for --by random and random-overlap."
@@ -28,8 +38,8 @@ EXCLUDE_HELP = (
     "Name to exclude, for every pair: texts that name it or its plural, and texts near it (--near), are left out; repeatable."
 )
 NEAR_HELP = (
-    "Cosine from which on a text counts as near a name of the predicted class or an --exclude, and is excluded; the mean of "
-    "the vocabulary is subtracted first."
+    "Cosine from which on a text counts as near a name of the predicted class or an --exclude, and is excluded, and two texts "
+    "of --mismatch or --cue are alike; the mean of the vocabulary is subtracted first."
 )
 BLOCK_HELP = "File with texts to exclude, one per line: texts equal to one of these, in upper or lower case, are excluded."
 
@@ -40,6 +50,10 @@ BLOCK_HELP = "File with texts to exclude, one per line: texts equal to one of th
 @click.option("--predict", metavar="CLASS", help=PREDICT_HELP)
 @click.option("--pairs-file", "--pairs", "pairs_file", metavar="FILE|NAME", help=PAIRS_HELP)
 @click.option("--classes", metavar="FILE|NAME", help=CLASSES_HELP)
+@click.option("--mismatch", is_flag=True, help=MISMATCH_HELP)
+@click.option("--cue", "cues", multiple=True, metavar="TEXT", help=CUE_HELP)
+@click.option("--pool", metavar="NAME|FILE", help=POOL_HELP)
+@click.option("--alike", is_flag=True, help=ALIKE_HELP)
 @click.option("--head", type=click.IntRange(1), help=HEAD_HELP)
 @click.option("--words", type=click.IntRange(1), help=WORDS_HELP)
 @click.option("--neurons", type=click.IntRange(1), help=NEURONS_HELP)
@@ -54,7 +68,7 @@ BLOCK_HELP = "File with texts to exclude, one per line: texts equal to one of th
 @device_option
 @output_options("jsonl", "table")
 def main(**options: Any) -> None:
-    """Find words that push an image of one class towards another.
+    """Find words that push an image of one class towards another, and things that a model takes for other things.
 
     Reads a BUNDLE of clip-decompose (a file, or standard input). Let v = M(predicted) - M(depicted) be the difference of
     the two classes' text embeddings. The score of a word is w_j = the sum of coefficient times <v, r> over the neurons of
@@ -73,6 +87,14 @@ def main(**options: Any) -> None:
 
     --classes ranks pairs by the total score of their words.
 
+    --mismatch and --cue need no class and no words, only a BUNDLE of clip-effects. A unit sees a thing s if it acts on images
+    that the model finds similar to s, and writes a thing t if its direction r lies along t. G is the sum over the units of
+    both parts: how much of t the units write that see s. Pairs are ranked by `score`, the distance of G from its mean over
+    all t in standard deviations. Things that look alike are left out: the same units see both (`together`, the cosine of
+    the units' seeing of s and of t, is 0.8 or more), or their texts are near each other (--near). `own`, `own_score` and
+    `own_rank` are a control without units: the covariance of the model's similarities to s and to t, its score in the same
+    way, and the rank that the pair has by it.
+
     \b
     Examples:
       clip-spurious --depict cat --predict violin neurons.safetensors
@@ -80,6 +102,8 @@ def main(**options: Any) -> None:
       clip-spurious --pairs-file cifar10 --by random --seed 1 -f jsonl < neurons.safetensors > random.jsonl
       clip-spurious --depict cat --predict violin --by single neurons.safetensors
       clip-spurious --classes emoji --head 20 --words 5 neurons.safetensors
+      clip-effects | clip-spurious --mismatch -f table
+      clip-spurious --cue mountain --cue rocket --head 3 -f jsonl effects.safetensors | jq -r '"\(.sees): \(.writes)"'
     """
     from cliptools.cli.run.spurious import SpuriousOptions, run
 

@@ -17,17 +17,16 @@ from cliptools.analysis.pursuit import Center, Normalize, Pursuit, join, pursue,
 from cliptools.analysis.seen import Ranked, ReadDirections, first_positive, overlapping_texts, seen_texts
 from cliptools.analysis.textspan import head_directions, text_spans
 from cliptools.console import count_of, front_call, note, summarise
-from cliptools.embedded_models import EMBEDDED
 from cliptools.errors import StreamError
 from cliptools.front.arguments import require_number, require_one_of
 from cliptools.front.bundles import UnitBundle, require_neurons, unit_bundle
 from cliptools.front.models import model_of
-from cliptools.front.vocabulary import Vocabulary, vocabulary
+from cliptools.front.vocabulary import Vocabulary, default_vocabulary, vocabulary
 from cliptools.io.bundle import Bundle, json_tensor
 from cliptools.io.cache import KeptParts
 from cliptools.models.load import LoadedModel, RecordedModel
 from cliptools.models.text_encoder import check_template_options, encode_named, recorded_templates
-from cliptools.text.vocabularies import Pool, load_pool
+from cliptools.text.vocabularies import Pool
 
 TOOL = "clip-decompose"
 SHOWN_TEXTS = 8  # of largest overlap, and seen
@@ -113,19 +112,13 @@ def decompose(
             raise StreamError(
                 f"--method textspan needs second moments of heads (clip-effects --units heads); these units are {units}"
             )
+        pool = default_vocabulary(effects) if texts is None else vocabulary(texts)
         request = _Request(
-            pool=_pool(texts, effects), method=method, m=m, templates=tuple(templates), center=center, normalize=normalize,
+            pool=pool, method=method, m=m, templates=tuple(templates), center=center, normalize=normalize,
             prefix=tuple(prefix), cache=cache, parts=parts,
         )  # fmt: skip
         check_template_options(request.templates)
         return _decomposed(effects, request, model_of(effects, model, device))
-
-
-def _pool(texts: Vocabulary, effects: Bundle) -> Pool:
-    """Return the vocabulary, which depends on the bundle's model if there are no texts."""
-    if texts is None:
-        return load_pool("emoji" if effects.header.model["name"] in EMBEDDED else "words30k")
-    return vocabulary(texts)
 
 
 def _decomposed(effects: Bundle, request: _Request, model: LoadedModel | RecordedModel) -> UnitBundle:

@@ -3,13 +3,17 @@
 streaming/measure.py computes statistics from the effects of images; the equations of each effect are in effects/.
 """
 
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Int
 
 from cliptools.console import count_of, front_call, note, summarise
 from cliptools.embedded_models import EMBEDDED
@@ -26,9 +30,11 @@ from cliptools.front.effects_bundle import (
     units_summary,
     warn_of_few_images,
 )
+from cliptools.front.image_activity import activity_of, check_memory, write_activity
 from cliptools.front.images import Images, NumberedImages, Reading, number_images, open_any
 from cliptools.front.prepared import PreparedImages
 from cliptools.images.loader import ImageSource, list_digest
+from cliptools.io.files import whole_file
 from cliptools.io.header import Header
 from cliptools.models.load import LoadedModel, Precision, drop_text_tower, load_model
 from cliptools.models.unusable import Screen
@@ -40,7 +46,7 @@ from cliptools.unit_effects.select import Choice, choose_effects, factored_effec
 
 TOOL = "clip-effects"
 SCENES = 2000  # rendered if no images are named
-NOT_RECORDED = ("images", "device", "batch_size", "workers", "strict", "memory")
+NOT_RECORDED = ("images", "device", "batch_size", "workers", "strict", "memory", "per_image")
 """Arguments that do not change the result, or that the header records elsewhere."""
 
 
@@ -66,6 +72,7 @@ class EffectsRequest:
     sample: int | None = None
     seed: int = 0
     thumbnails: int | None = None
+    per_image: str | os.PathLike[str] | None = None
     device: str = "auto"
     precision: Precision = "fp32"
     batch_size: int = 32
@@ -142,6 +149,7 @@ def effects(
     sample: int | None = None,
     seed: int = 0,
     thumbnails: int | None = None,
+    per_image: str | os.PathLike[str] | None = None,
     device: str = "auto",
     precision: Precision = "fp32",
     batch_size: int = 32,
@@ -172,6 +180,8 @@ def effects(
         sample: Number of images, drawn at random.
         seed: Random seed for samples, scenes and the order in which images are read.
         thumbnails: Longer side, in pixels, of JPEGs of the top images that the bundle keeps. None: none are kept.
+        per_image: Path of a safetensors file to write the activities and centred norms of all units on all images to: `activity`
+            and `norm` [images, units] in float16, `unit` and `names`. The images are read twice.
         device: auto, cpu, cuda, cuda:1 or mps.
         precision: fp32, bf16 or fp16.
         batch_size: Images per forward pass.
@@ -189,11 +199,12 @@ def effects(
         images=images, model=model, pretrained=pretrained, text_from=text_from, preprocess=preprocess, effect=effect, units=units,
         layers=layers, sample_neurons=sample_neurons, top_images=top_images, quantile=quantile, components=components, keep=keep,
         scale=scale, limit=limit, sample=sample, seed=seed, thumbnails=thumbnails, device=device, precision=precision,
-        batch_size=batch_size, workers=workers, memory=memory, strict=strict,
+        batch_size=batch_size, workers=workers, memory=memory, strict=strict, per_image=per_image,
     )  # fmt: skip
     with front_call(progress):
         task = prepare(request)
-        return with_step(measure_bundle(task), None, "cliptools.effects", task.arguments)
+        with measured(task, "cliptools.effects", task.arguments) as bundle:
+            return bundle
 
 
 def prepare(request: EffectsRequest) -> Task:
@@ -266,7 +277,45 @@ def _load(request: EffectsRequest) -> LoadedModel:
     return request.model
 
 
-def measure_bundle(task: Task) -> UnitBundle:
+class Measured(NamedTuple):
+    """A bundle without history, and what it was measured with."""
+
+    bundle: UnitBundle
+    effect: FactoredEffect
+    numbers: Int[np.ndarray, " i"]
+    """Numbers of the images that it was measured on, ascending."""
+
+
+@contextlib.contextmanager
+def measured(task: Task, command: str, arguments: Mapping[str, Any]) -> Iterator[UnitBundle]:
+    """Measure all images, and yield the bundle; the file of `per_image` takes its name only if the block ends without an error.
+
+    Args:
+        command: Name of the command in the bundle's history.
+        arguments: Its arguments that change the result.
+
+    Raises:
+        UsageError: `per_image` needs more memory than there is.
+        CliptoolsError: images or the file of `per_image` cannot be read or written.
+    """
+    path, choice = task.request.per_image, task.choice
+    visual: Any = task.model.clip.visual
+    if path is None:
+        yield with_step(measure_bundle(task).bundle, None, command, arguments)
+        return
+    if choice.effect != "indirect":
+        effect = factored_effect(task.model.clip, choice.effect, choice.units)
+        check_memory(effect, choice.layers, visual.output_dim, task.settings.memory)
+    with whole_file(Path(path)) as stream:
+        made = measure_bundle(task)
+        bundle = with_step(made.bundle, None, command, arguments)
+        note(f"{TOOL}: the images are read again for --per-image: activities need the units' directions")
+        again, names = task.images.batches(task.model), task.images.names
+        write_activity(stream, Path(path).parent, bundle, activity_of(made.effect, bundle), again, made.numbers, names)
+        yield bundle
+
+
+def measure_bundle(task: Task) -> Measured:
     """Measure all images and return the bundle of effects, without history."""
     model, choice, settings, images = task.model, task.choice, task.settings, task.images
     screen = images.screen()
@@ -293,7 +342,7 @@ def measure_bundle(task: Task) -> UnitBundle:
         if keep is not None:
             token_mean = token_mean[keep.units.to(token_mean.device)]
         bundle = bundle.with_tensors(bundle.header, token_mean=token_mean.cpu().numpy().astype(np.float32))
-    return unit_bundle(bundle)
+    return Measured(unit_bundle(bundle), effect, report.embeddings.numbers)
 
 
 def _measure(task: Task, screen: Screen[int]) -> tuple[FactoredEffect, Report]:

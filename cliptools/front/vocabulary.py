@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 
+from cliptools.embedded_models import EMBEDDED
 from cliptools.errors import TextError, UsageError
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import digest
@@ -26,6 +27,11 @@ def vocabulary(texts: str | os.PathLike[str] | Iterable[str]) -> Pool:
     if not distinct or not all(isinstance(text, str) and text.strip() for text in distinct):
         raise TextError("texts: expected the name of a vocabulary, a file, or a list of texts that are not blank")
     return Pool("texts", distinct, digest(*distinct))
+
+
+def default_vocabulary(bundle: Bundle) -> Pool:
+    """Return the vocabulary for a bundle without words: emoji for the embedded models, else words30k."""
+    return load_pool("emoji" if bundle.header.model["name"] in EMBEDDED else "words30k")
 
 
 def vocabulary_of(bundle: Bundle, texts: Vocabulary) -> Pool:

@@ -28,6 +28,11 @@ LARGEST_HEADER = 100_000_000  # bytes; the safetensors library's own limit
 READ_HEADER = 1 << 24  # bytes; the largest header that is read, hundreds of times the size of any bundle's
 CHUNK = 1 << 20
 LONGEST_REASON = 200  # characters of a message of safetensors, which quotes names of tensors whole
+OTHERS = {
+    "partial": "a partial of clip-effects --shard, not a bundle; clip-merge joins the partials of all shards",
+    "activity": "activities of clip-effects --per-image, not a bundle; a bundle is the other output of clip-effects",
+}
+"""Kinds of streams that are not bundles, with the message for them."""
 Same = TypeVar("Same", bound="Bundle")  # the class of the bundle itself; beartype cannot check `Self` in methods
 UNIT_ROWS = frozenset(name for name, field in TENSORS.items() if field.has_unit_rows)
 
@@ -191,8 +196,8 @@ def read_unchecked(stream: BufferedIOBase, name: str) -> Bundle:
     """
     header = read_header(stream, name)
     bundle_header = cliptools_header(header, name)
-    if bundle_header.kind == "partial":
-        raise StreamError(f"{name}: a partial of clip-effects --shard, not a bundle; clip-merge joins the partials of all shards")
+    if bundle_header.kind in OTHERS:
+        raise StreamError(f"{name}: {OTHERS[bundle_header.kind]}")
     size = max((place.stop for place in layout(header, name).values()), default=0)
     data = _read_exactly(stream, size, name, f"{size} bytes of tensors")
     if stream.read(1):

@@ -54,10 +54,15 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("front/concepts.py", "_annotations"): ("tests/test_front_words.py: expected a list of names",),
     ("front/effects.py", "_load"): ("tests/test_front.py: belongs to the name of a model",),
     ("front/effects.py", "_open_source"): ("tests/test_front.py: thumbnails need pictures",),
+    ("front/image_activity.py", "_half"): ("tests/test_per_image.py: does not fit into float16",),
     ("front/images.py", "open_any"): (
         "tests/test_front.py: expected paths, pictures, arrays or batches",
         "tests/test_front.py: an empty list",
         "tests/test_front.py: item 0 is of type",
+    ),
+    ("front/mismatch.py", "mismatch_records"): (
+        "tests/test_mismatch.py: the bundle has no units",
+        "tests/test_mismatch.py: expected at least two texts",
     ),
     ("front/models.py", "check_given"): ("tests/test_front_results.py: is not the bundle's",),
     ("front/prepared.py", "Pictures.__init__"): ("tests/test_front.py: array 0 is",),

@@ -17,8 +17,7 @@ from cliptools.cli.run.shards import bundle_format, write_partial
 from cliptools.console import count_of, note, summarise
 from cliptools.emoji.render import SceneSource
 from cliptools.errors import CliptoolsError, UsageError
-from cliptools.front.bundles import with_step
-from cliptools.front.effects import EffectsRequest, Task, effects, prepare
+from cliptools.front.effects import EffectsRequest, Task, measured, prepare
 from cliptools.front.effects_bundle import recorded_settings
 from cliptools.images.loader import list_digest
 from cliptools.io.header import Header
@@ -35,6 +34,7 @@ from cliptools.unit_effects.select import factored_effect
 TOOL = "clip-effects"
 AFTER_MERGE = {
     "keep": "the units of largest effect are known only after the merge: give --keep to clip-merge",
+    "per_image": "the units' directions are known only after the merge: read the images in one run",
     "thumbnails": "the top images are known only after the merge: give --thumbnails to clip-merge, with --images",
 }
 """Options that --shard excludes, with the reason."""
@@ -59,6 +59,7 @@ class EffectsOptions(Sampling, Measuring, Output):
     keep: str | None
     scale: str | None
     thumbnails: int | None
+    per_image: Path | None
     shard: str | None
     centre: Path | None
     resume: bool
@@ -67,7 +68,11 @@ class EffectsOptions(Sampling, Measuring, Output):
 
 
 def run(options: EffectsOptions) -> None:
-    """Run clip-effects."""
+    """Run clip-effects.
+
+    Raises:
+        UsageError: options contradict each other.
+    """
     output_format = bundle_format(options)
     arguments: dict[str, Any] = {
         name: getattr(options, name) for name in EffectsRequest.__dataclass_fields__ if name not in ("images", "keep", "layers")
@@ -75,13 +80,14 @@ def run(options: EffectsOptions) -> None:
     shard = _shard_option(options, output_format)
     arguments["keep"] = parse_percentage(options.keep, "--keep") if options.keep else None
     arguments["layers"] = parse_layers(options.layers) if options.layers else None
-    images = options.paths or None
+    if options.per_image is not None and options.output is not None and options.per_image.resolve() == options.output.resolve():
+        raise UsageError(f"--per-image {options.per_image}: also the file of -o; name two files")
+    task = prepare(EffectsRequest(images=options.paths or None, **arguments))
     if shard is not None:
-        _write_shard(prepare(EffectsRequest(images=images, **arguments)), *shard, options)
+        _write_shard(task, *shard, options)
         return
-    bundle = effects(images, **arguments, progress=True)
-    chosen = {name: bundle.header.settings[name] for name in ("effect", "units", "layers", "scale")}
-    emit(with_step(bundle, None, TOOL, history_arguments(options, **chosen)), output_format, options.output)
+    with measured(task, TOOL, history_arguments(options, **task.chosen)) as bundle:
+        emit(bundle, output_format, options.output)
 
 
 def _shard_option(options: EffectsOptions, output_format: str) -> tuple[int, int] | None:

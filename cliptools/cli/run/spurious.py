@@ -1,14 +1,20 @@
-"""clip-spurious: writes words that push an image of one class towards another, as records or a table.
+"""clip-spurious: writes words that push an image of one class towards another, or things that a model takes for other things.
 
-front/spurious.py finds them.
+front/spurious.py finds the words, front/mismatch.py the things.
 """
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from rich.table import Table
 
 from cliptools.analysis.spurious import By
 from cliptools.cli.app import Output, choose_format, parse_layers
 from cliptools.cli.run.bundle_output import read_neurons
+from cliptools.errors import UsageError
+from cliptools.front.mismatch import HEAD, MismatchRequest, mismatch_records, mismatch_table, require_read
 from cliptools.front.spurious import (
     NEEDED_TENSORS,
     SpuriousRequest,
@@ -31,6 +37,10 @@ class SpuriousOptions(Output):
     predict: str | None
     pairs_file: str | None
     classes: str | None
+    mismatch: bool
+    cues: tuple[str, ...]
+    pool: str | None
+    alike: bool
     head: int | None
     words: int | None
     neurons: int | None
@@ -46,21 +56,63 @@ class SpuriousOptions(Output):
 
 
 def run(options: SpuriousOptions) -> None:
-    """Find the words and write them.
+    """Find the words, or the things, and write them.
 
     Raises:
         UsageError: invalid options.
         StreamError: the bundle has no neurons.
     """
+    if options.mismatch or options.cues:
+        _check_mismatch(options)
+        bundle = require_read(read_neurons(options.bundle, device=options.device), str(options.bundle or "standard input"))
+        _write(options, mismatch_records(bundle, _mismatch_request(options)), mismatch_table)
+        return
+    for name in ("pool", "alike"):
+        if getattr(options, name):
+            raise UsageError(f"--{name} works only together with --mismatch or --cue")
     request = _request(options)
     bundle = read_neurons(options.bundle, *NEEDED_TENSORS, device=options.device)
-    records = spurious_records(bundle, request)
+    _write(options, spurious_records(bundle, request), spurious_table)
+
+
+def _write(
+    options: SpuriousOptions, records: Iterable[dict[str, Any]], table: Callable[[Sequence[dict[str, Any]]], Table]
+) -> None:
+    """Write the records in the format of the options."""
     with text_output(options.output) as stream:
         if choose_format(options.output_format, options.output, "jsonl") == "jsonl":
             for record in records:
                 write_record(stream, record)
         else:
-            stream.write(rendered(spurious_table(list(records))))
+            stream.write(rendered(table(list(records))))
+
+
+def _check_mismatch(options: SpuriousOptions) -> None:
+    """Check that no option is given that belongs to pairs of classes.
+
+    Raises:
+        UsageError: there is one.
+    """
+    defaults = {"by": "effect", "seed": 0, "exclude": ()}
+    for name in ("depict", "predict", "pairs_file", "classes", "words", "neurons", "by", "seed", "exclude", "block_list"):
+        if getattr(options, name) != defaults.get(name):
+            which = "--cue" if options.cues else "--mismatch"
+            raise UsageError(f"--{name.replace('_', '-')} is for pairs of classes: leave it out with {which}")
+
+
+def _mismatch_request(options: SpuriousOptions) -> MismatchRequest:
+    """Return the arguments of the front for --mismatch and --cue."""
+    return MismatchRequest(
+        cues=options.cues,
+        texts=options.pool,
+        head=options.head or HEAD,
+        alike=options.alike,
+        near=options.near,
+        layers=parse_layers(options.layers) if options.layers else None,
+        templates=options.templates,
+        device=options.device,
+        cache=not options.no_cache,
+    )
 
 
 def _request(options: SpuriousOptions) -> SpuriousRequest:
