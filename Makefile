@@ -1,7 +1,7 @@
 # make demo   runs the main job on the embedded model: the neurons of emoji-vit in words, as a table and a picture
 # make test   installs the packages that the tests need, and runs the tests
 # make faults repeats the fault tests as often as docs/reliability.md says (about an hour)
-# make man    writes the manual pages, completion scripts, the reference parts of docs/api.md and the tables of tensors
+# make man    writes the manual pages, completion scripts, the references in docs/api.md and docs/functions.md, and tables of tensors
 # make bench  lists the benchmarks with their purpose and duration; make bench-guard fails if a command takes twice its recorded time
 PYTHON ?= python3
 VENV   ?= .venv
@@ -29,8 +29,8 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Manual pages come from help texts and man/source, docs/api.md from signatures and docstrings, tables of tensors from the schema.
-man: $(VENV)/.installed
+# Manual pages come from help texts and man/source, the references from signatures and docstrings, tables from the schema.
+man: $(VENV)/.installed-test
 	$(BIN)/python -m tools.manual
 
 bench:

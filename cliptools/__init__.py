@@ -1,25 +1,52 @@
 """Descriptions of single neurons of CLIP in words: the library under the clip-* commands.
 
-The names in `__all__` are the Python front, the work of the commands as functions. They are imported when they are first used,
-because torch takes seconds.
+The names in `__all__` are the Python front: the work of the commands as functions, their results and errors. They are imported
+when they are first used, because torch takes seconds.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cliptools.errors import CliptoolsError, ImageError, ModelError, StreamError, TextError, UsageError
     from cliptools.front.bundles import UnitBundle, read
     from cliptools.front.concepts import concepts
     from cliptools.front.decompose import decompose
     from cliptools.front.effects import effects
     from cliptools.front.spurious import spurious
+    from cliptools.front.tables import Records
     from cliptools.front.top import top
-    from cliptools.models.load import load_model
+    from cliptools.models.load import LoadedModel, load_model
 
 __version__ = "0.1.0"
-__all__ = ["UnitBundle", "concepts", "decompose", "effects", "load_model", "read", "spurious", "top"]
+__all__ = [
+    "CliptoolsError",
+    "ImageError",
+    "LoadedModel",
+    "ModelError",
+    "Records",
+    "StreamError",
+    "TextError",
+    "UnitBundle",
+    "UsageError",
+    "concepts",
+    "decompose",
+    "effects",
+    "load_model",
+    "read",
+    "spurious",
+    "top",
+]
 HOME = {
+    "CliptoolsError": "errors",
+    "ImageError": "errors",
+    "LoadedModel": "models.load",
+    "ModelError": "errors",
+    "Records": "front.tables",
+    "StreamError": "errors",
+    "TextError": "errors",
     "UnitBundle": "front.bundles",
+    "UsageError": "errors",
     "concepts": "front.concepts",
     "decompose": "front.decompose",
     "effects": "front.effects",

@@ -6,6 +6,9 @@ asked for.
 `note`, `warn`, `fail`, `progress` and `finish` write notes, warnings, errors, progress and a summary, as text or as JSON lines.
 `escape` and `harmless` treat text from outside (file names, words, messages of other libraries), so that no terminal takes it for
 control sequences; `count_of` and `verb_form` agree nouns and verbs with a number.
+
+Bars are drawn by rich, and the front's messages go to logging. By hand is what neither has: progress as JSON lines, and as rare
+notes where no terminal can show a bar.
 """
 
 import contextlib

@@ -6,7 +6,7 @@ class CliptoolsError(Exception):
 
 
 class UsageError(CliptoolsError):
-    """The command line is invalid. Exit code 2."""
+    """An argument of a function or an option of a command is invalid. Exit code 2."""
 
 
 class ModelError(CliptoolsError):

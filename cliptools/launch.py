@@ -10,7 +10,7 @@ from pathlib import Path
 OLDEST = (3, 11)
 NEEDED = {
     "click": "click", "torch": "torch", "torchvision": "torchvision", "open_clip": "open_clip_torch", "numpy": "numpy",
-    "safetensors": "safetensors", "PIL": "pillow", "rich": "rich", "jaxtyping": "jaxtyping",
+    "safetensors": "safetensors", "PIL": "pillow", "rich": "rich", "jaxtyping": "jaxtyping", "msgspec": "msgspec",
 }  # fmt: skip
 """Modules that every command needs, and the packages that contain them."""
 

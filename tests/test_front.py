@@ -247,6 +247,11 @@ def test_a_bundle_is_saved_read_and_shown(suite: Suite, tmp_path: Path, monkeypa
         bundle.to_frame()
     monkeypatch.setitem(sys.modules, "pandas", types.SimpleNamespace(DataFrame=lambda rows: ("frame", rows)))
     assert bundle.to_frame() == ("frame", records)
+    monkeypatch.undo()
+    frame = bundle.to_frame()
+    assert len(frame) == bundle.units and list(frame.columns) == list(records[0])
+    assert frame["neuron"].tolist() == bundle["unit"][:, 1].tolist()
+    assert frame["threshold"].max() == max(record["threshold"] for record in records)
 
 
 def test_the_package_is_light_and_names_the_front() -> None:

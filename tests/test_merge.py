@@ -9,6 +9,7 @@ from helpers.statistics import LAWS, batches_of, law, second_look, stack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cliptools.streaming.embeddings import Embeddings
 from cliptools.streaming.measure import Effects, Settings, list_capacity, measure
 from cliptools.streaming.moments import Basis
 from cliptools.streaming.ranking import rank_of
@@ -194,7 +195,9 @@ class Sharded:
         made = []
         for i in range(of):
             own, sample = self.order[i::of], self.batches(self.order[: self.sample], 32)
-            slabs = measure_shard(self.paths, sample, self.batches(own), self.layers, self.listed, len(own), self.asked)
+            slabs = measure_shard(
+                self.paths, sample, self.batches(own), self.layers, self.listed, len(own), self.asked, Embeddings(self.listed)
+            )
             made.append({slab.layer: found for slab, found in slabs})
         return made
 
@@ -243,7 +246,7 @@ def test_a_run_of_one_shard_is_a_plain_run_to_the_bit(n: int, asked: Settings, d
     images, order = pictures(random_tower(SHAPES[2]), n).to(dtype), torch.randperm(n, generator=torch.Generator().manual_seed(1))
     effect, batches = SecondOrder(visual), batches_of(images, order, 19)
     plain = measure(effect, batches, [0], n, asked).effects
-    parts = [found for _, found in measure_shard(effect, None, batches, [0], n, n, asked)]
+    parts = [found for _, found in measure_shard(effect, None, batches, [0], n, n, asked, Embeddings(n))]
     assert len(parts) == 1
 
     def whole(block: UnitBlock) -> ShardStatistics:
@@ -281,7 +284,8 @@ def test_little_memory_takes_passes_and_gives_the_same(study: Sharded) -> None:
     (whole,) = study.parts(1)
     study.asked, before = study.asked._replace(memory=2e5), study.asked
     order = study.order
-    slabs = list(measure_shard(study.paths, study.batches(order[:64], 32), study.batches(order), [0, 1], 330, 327, study.asked))
+    sample, embeddings = study.batches(order[:64], 32), Embeddings(330)
+    slabs = list(measure_shard(study.paths, sample, study.batches(order), [0, 1], 330, 327, study.asked, embeddings))
     study.asked = before
     assert len(slabs) > 2
     for slab, found in slabs:

@@ -68,7 +68,7 @@ def parts(run: Run, scenes: Path) -> list[Path]:
     """Return three shards; the first one measures a sample of few images, so that some lists are uncertain."""
     made = [scenes.with_name(f"part-{i}.safetensors") for i in range(1, SHARDS + 1)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cliptools.streaming.measure.SAMPLE", 12)
+        patch.setattr("cliptools.streaming.memory_plan.SAMPLE", 12)
         patch.setattr("cliptools.cli.run.effects.SAMPLE", 12)
         good(inside("effects", scenes, *ASKED, "--shard", "1/3", "-o", made[0]))
     for i in (2, 3):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -349,11 +350,21 @@ def test_blocks_and_choices_from_a_tar_on_standard_input(run: Run, effects: Path
 
 
 @pytest.mark.parametrize(
-    "more", [{"blocks": 0}, {"blocks": "x"}, {"settings": 3}, {"units": [{"layer": "a"}]}, {"follows": {"value": 1}}]
+    ("more", "place"),
+    [
+        ({"blocks": 0}, ">= 1.0 - at `$.blocks`"),
+        ({"blocks": None}, "got `null` - at `$.blocks`"),
+        ({"blocks": "x"}, "got `str` - at `$.blocks`"),
+        ({"blocks": 1.5}, "multiple of 1.0 - at `$.blocks`"),
+        ({"settings": 3}, "Expected `object`, got `int` - at `$.settings`"),
+        ({"units": [{"layer": "a"}]}, "got `str` - at `$.units[0].layer`"),
+        ({"follows": {"value": 1}}, "missing required field `low` - at `$.follows`"),
+        ({"mean": True}, "Expected `float`, got `bool` - at `$.mean`"),
+    ],
 )
-def test_baselines_with_damaged_new_fields(tmp_path: Path, more: dict) -> None:
+def test_baselines_with_damaged_fields(tmp_path: Path, more: dict, place: str) -> None:
     (tmp_path / "old.jsonl").write_text(json.dumps(record("cat", 0.5) | more))
-    with pytest.raises(StreamError, match="line 1 is not a record of a group"):
+    with pytest.raises(StreamError, match="line 1 is not a record of a group.*" + re.escape(place)):
         read_baseline(tmp_path / "old.jsonl")
 
 

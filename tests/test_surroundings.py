@@ -77,7 +77,7 @@ def fresh_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("script", [IMPORTS, FIRST])
 def test_importing_every_module_and_calling_what_is_documented_changes_nothing(script: str) -> None:
-    """The examples of docs/api.md run in a process without the tests' checks of types, which draw random numbers."""
+    """The examples of the API pages run in a process without the tests' checks of types, which draw random numbers."""
     ran = subprocess.run([sys.executable, "-W", "default", "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 

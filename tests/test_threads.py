@@ -16,7 +16,8 @@ from open_clip import SimpleTokenizer
 from open_clip.model import CLIP, CustomTextCLIP
 
 from cliptools.console import fail, finish, note, own_run, progress, summarise, warn
-from cliptools.models.load import load_model, weights_sha256
+from cliptools.models.architecture import weights_sha256
+from cliptools.models.load import load_model
 from cliptools.models.text_encoder import encode_tokens
 from cliptools.streaming.vit_indirect import Indirect
 from cliptools.unit_effects.factored import UnitBlock

@@ -34,6 +34,7 @@ from cliptools.io.cache import cached
 from cliptools.models.load import load_model
 from cliptools.models.text_encoder import encode_pool, encode_texts
 from cliptools.models.unusable import ENOUGH, Screen, unusable
+from cliptools.streaming.embeddings import Embeddings
 from cliptools.streaming.measure import Settings, measure
 from cliptools.streaming.shards import measure_shard
 from cliptools.streaming.vit_indirect import token_means
@@ -378,7 +379,11 @@ def test_shards_begin_anew_too() -> None:
     good = [number for number in range(n) if images[number, 0, 0, 0] <= 2.2]
     settings, batches = Settings(top=4, memory=4e5), batches_of(images, torch.arange(n), 16)
     screen, told = lenient()
-    slabs = screen.retry(lambda: list(measure_shard(Late(visual), batches, batches, [1, 2], n, n, settings, screen=screen)))
+
+    def shard() -> list:
+        return list(measure_shard(Late(visual), batches, batches, [1, 2], n, n, settings, Embeddings(n), screen=screen))
+
+    slabs = screen.retry(shard)
     assert "7" in told and {part.seen for _, part in slabs} == {len(good)} and len(slabs) > 1
     assert all(column.isfinite().all() for _, part in slabs for column in part[1:] if column.is_floating_point())
 

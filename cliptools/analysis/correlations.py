@@ -21,7 +21,8 @@ in 93 to 99 % of samples: 3 to 300 of 60 to 1,000 images with the rarer label, s
 true correlations of 0 to 0.9. With LEAST images of the rarer label they are very wide; with fewer images none is given.
 
 Over groups: Fisher's interval, artanh r plus or minus 1.96 / sqrt(n - 3). It is for two normal variables. Means and frequencies
-of groups are nearly normal; labels are not, and shares of single images are skewed.
+of groups are nearly normal; labels are not, and shares of single images are skewed. So the interval over images is by hand:
+that of scipy's pearsonr is Fisher's.
 """
 
 from typing import NamedTuple

@@ -14,6 +14,8 @@ correlation: rounding t to t̃ and r to r̃ moves ⟨t, r⟩ by at most
 
 and both terms are known. The few blocks within that bound are computed again in the type of the residuals. So the choice of
 texts is that of full precision, whatever the type of the first product (`Screen`, `strongest`).
+
+By hand, because scikit-learn's orthogonal_mp works through the units one by one, on the CPU.
 """
 
 import contextlib

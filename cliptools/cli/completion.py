@@ -1,7 +1,8 @@
 """Shell completion of the values of options.
 
 COMPLETED lists the values of each parameter by its name, which has the same meaning in every command. Models, tags, layers and
-lists are read from files, so that completion imports neither torch nor open_clip.
+lists are read from files, so that completion imports neither torch nor open_clip. click asks for these values; only its scripts
+for shells are replaced (tools/manual/completion.py gives the reasons).
 """
 
 from collections.abc import Callable, Iterable

@@ -15,7 +15,7 @@ UNITS_HELP = (
 )
 WORD_HELP = "Select units that have this text among their strongest positive words."
 STRONGEST_HELP = "Number of strongest words of a unit that --word searches."
-SORT_HELP = "Order of the units."
+SORT_HELP = "Order of the units [default: clear; with --word, its coefficient, largest first]."
 HEAD_HELP = (
     "Number of units, the first in the order of --sort; with --units, number for each name [default: 12; with --units, all]."
 )
@@ -35,7 +35,7 @@ WORKERS_HELP = "Number of threads that decode images [default: the number of cor
 @click.option("--units", help=UNITS_HELP)
 @click.option("--word", help=WORD_HELP)
 @click.option("--strongest", default=8, show_default=True, type=click.IntRange(1), help=STRONGEST_HELP)
-@click.option("--sort", type=click.Choice([*ORDERS, "inertia"]), default="clear", show_default=True, help=SORT_HELP)
+@click.option("--sort", type=click.Choice([*ORDERS, "inertia"]), help=SORT_HELP)
 @click.option("--head", type=click.IntRange(1), help=HEAD_HELP)
 @click.option("--images-per-unit", type=click.IntRange(1, 100), default=10, show_default=True, help=IMAGES_HELP)
 @click.option("--inertia-images", type=click.IntRange(2), default=10, show_default=True, help=INERTIA_HELP)

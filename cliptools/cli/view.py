@@ -24,7 +24,7 @@ from cliptools.cli.app import FORMATS, ORDERS, command, output_options
 @click.option(
     "--strongest", type=click.IntRange(1), help="Number of strongest words of a unit that --word searches [default: 8]."
 )
-@click.option("--sort", type=click.Choice(ORDERS), help="Order of the units [default: index].")
+@click.option("--sort", type=click.Choice(ORDERS), help="Order of the units [default: index; with --word, its coefficient].")
 @click.option("--head", type=click.IntRange(1), help="Select only the first N units in the order of --sort [default: all].")
 @output_options(*FORMATS)
 def main(**options: Any) -> None:

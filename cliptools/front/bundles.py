@@ -32,7 +32,11 @@ class UnitBundle(Bundle):
         return list(unit_records(self))
 
     def table(self, rows: int = TABLE_ROWS) -> str:
-        """Return a table of the first units, as text."""
+        """Return a table, as text.
+
+        Args:
+            rows: Number of units, the first ones; 20 if it is not given.
+        """
         return rendered(units_table(self, rows), terminal=False).decode("utf-8").rstrip("\n")
 
     def to_frame(self) -> Any:

@@ -6,7 +6,7 @@ and none is loaded.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cliptools.analysis.pursuit import Center, Normalize, Pursuit, join, pursue, pursuits, text_space
+from cliptools.analysis.seen import Ranked, ReadDirections, first_positive, overlapping_texts, seen_texts
 from cliptools.analysis.textspan import head_directions, text_spans
 from cliptools.console import count_of, front_call, note, summarise
 from cliptools.embedded_models import EMBEDDED
@@ -29,7 +30,19 @@ from cliptools.models.text_encoder import check_template_options, encode_named, 
 from cliptools.text.vocabularies import Pool, load_pool
 
 TOOL = "clip-decompose"
+SHOWN_TEXTS = 8  # of largest overlap, and seen
+REPLACED = ("prefix_residual", "overlap", "overlap_cosine", "seen", "seen_correlation", "agreement")
+"""Tensors of earlier words that this run may not have."""
 LONG = 2e9  # units x texts x steps that take minutes on a CPU
+
+
+class ClosestTexts(NamedTuple):
+    """Texts of units besides those of the pursuit."""
+
+    overlap: Ranked
+    seen: Ranked | None
+    """None without read directions."""
+    agreement: Float[Tensor, " unit"] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +131,8 @@ def _pool(texts: Vocabulary, effects: Bundle) -> Pool:
 def _decomposed(effects: Bundle, request: _Request, model: LoadedModel | RecordedModel) -> UnitBundle:
     """Return the bundle with its words."""
     pool, templates = request.pool, recorded_templates(request.templates)
-    pursuit = _pursuit(effects, request, model)
+    texts = encode_named(model, pool, request.templates, use_cache=request.cache)
+    pursuit = _pursuit(effects, texts, request, model)
     settings: dict[str, Any] = {"method": request.method, "center": request.center, "normalize": request.normalize}
     settings |= {"m": request.m, "pool": pool.name, "digest": pool.digest, "templates": templates}
     settings |= {"prefix": list(request.prefix)} if request.prefix else {}
@@ -128,17 +142,31 @@ def _decomposed(effects: Bundle, request: _Request, model: LoadedModel | Recorde
         f"({len(pool.texts)}), median residual {residual}"
     )
     step = {key: settings[key] for key in ("method", "m", "pool", "center", "normalize")} | {"templates": list(request.templates)}
-    return _with_words(effects, pursuit, pool, settings, step | ({"prefix": list(request.prefix)} if request.prefix else {}))
+    step |= {"prefix": list(request.prefix)} if request.prefix else {}
+    return _with_words(effects, pursuit, _closest_texts(effects, texts, pursuit, request), pool, settings, step)
 
 
-def _pursuit(effects: Bundle, request: _Request, model: LoadedModel | RecordedModel) -> Pursuit:
+def _closest_texts(effects: Bundle, texts: Float[Tensor, "text d"], pursuit: Pursuit, request: _Request) -> ClosestTexts:
+    """Return the texts that overlap most with what units write, and those that they see."""
+    atoms = text_space(texts, request.center, "texts").cpu()
+    overlap = overlapping_texts(torch.from_numpy(effects["direction"]), atoms, SHOWN_TEXTS)
+    names = ("read", "deviation", "embedding_covariance")
+    if any(name not in effects for name in names):
+        note(f"{TOOL}: a bundle of an earlier version: without read directions there are no words that units see")
+        return ClosestTexts(overlap, None, None)
+    read = ReadDirections(*(torch.from_numpy(effects[name]).double() for name in names))
+    first = first_positive(pursuit.word.cpu(), pursuit.coefficient.cpu())  # (unit)
+    agreement = torch.where(first >= 0, read.with_own_text(atoms.double()[first.clamp(min=0)]), 0.0)
+    return ClosestTexts(overlap, seen_texts(read, atoms.double(), SHOWN_TEXTS), agreement)
+
+
+def _pursuit(effects: Bundle, texts: Float[Tensor, "text d"], request: _Request, model: LoadedModel | RecordedModel) -> Pursuit:
     """Return the texts that describe the bundle's directions.
 
     Raises:
         CliptoolsError: the model differs from the bundle's in width.
     """
     direction, pool = effects["direction"], request.pool
-    texts = encode_named(model, pool, request.templates, use_cache=request.cache)
     if texts.shape[1] != direction.shape[1]:
         raise StreamError(f"the bundle's directions have width {direction.shape[1]}, the model's texts have {texts.shape[1]}")
     if len(direction) * len(pool.texts) * request.m >= LONG:
@@ -189,24 +217,37 @@ def _text_spans(effects: Bundle, model: LoadedModel | RecordedModel, atoms: Floa
     return text_spans(torch.from_numpy(effects["moment"]).to(atoms.device), D.to(atoms.device), atoms, m)
 
 
-def _with_words(effects: Bundle, pursuit: Pursuit, pool: Pool, settings: dict[str, Any], step: dict[str, Any]) -> UnitBundle:
+def _with_words(
+    effects: Bundle, pursuit: Pursuit, closest: ClosestTexts, pool: Pool, settings: dict[str, Any], step: dict[str, Any]
+) -> UnitBundle:
     """Return the bundle with words, which replace those it had before.
 
     Args:
         settings: The header's `words` settings.
         step: Arguments for the header's history.
     """
-    word = pursuit.word.cpu().numpy()  # (unit, m): indices into the vocabulary, -1 after the last text
-    used_words = np.unique(word[word >= 0])
+    chosen = {"word": pursuit.word.cpu().numpy()}  # (unit, m): indices into the vocabulary, -1 after the last text
+    chosen["overlap"] = closest.overlap.text.numpy()  # (unit, s)
+    if closest.seen is not None:
+        chosen["seen"] = closest.seen.text.numpy()  # (unit, s)
+    used_words = np.unique(np.concatenate([texts[texts >= 0] for texts in chosen.values()]))
     word_tensors: dict[str, np.ndarray] = {
-        "word": np.where(word >= 0, np.searchsorted(used_words, word), -1).astype(np.int32),
+        name: np.where(texts >= 0, np.searchsorted(used_words, texts), -1).astype(np.int32) for name, texts in chosen.items()
+    }
+    word_tensors |= {
         "coefficient": pursuit.coefficient.cpu().numpy(),
+        "overlap_cosine": closest.overlap.value.numpy().astype(np.float32),
         "residual": pursuit.residual.cpu().numpy(),
         "words": json_tensor({"texts": [pool.texts[j] for j in used_words], "pool": pool.name, "digest": pool.digest}),
     }
+    if closest.seen is not None and closest.agreement is not None:
+        word_tensors["seen_correlation"] = closest.seen.value.numpy().astype(np.float32)
+        word_tensors["agreement"] = closest.agreement.numpy().astype(np.float32)
     if prefixes := settings.get("prefix"):
         word_tensors["prefix_residual"] = pursuit.path[:, [k - 1 for k in prefixes]].cpu().numpy()  # (unit, m) -> (unit, prefix)
     header = effects.header.after("cliptools.decompose", step)
-    header = replace(header, kind="neurons", settings=header.settings | {"words": settings})
-    other_tensors = {key: value for key, value in effects.tensors.items() if key != "prefix_residual"}
+    judged = {} if closest.seen is None else {"judged": "own"}
+    header_settings = {key: value for key, value in header.settings.items() if key != "judged"} | judged
+    header = replace(header, kind="neurons", settings=header_settings | {"words": settings})
+    other_tensors = {key: value for key, value in effects.tensors.items() if key not in REPLACED}
     return unit_bundle(replace(effects, tensors=other_tensors).with_tensors(header, **word_tensors))

@@ -152,7 +152,7 @@ def effects(
     """Measure what units of CLIP's image tower do to its output, and return a bundle of the statistics, as clip-effects does.
 
     Args:
-        images: Images of any kind, as `open_any` takes them: paths; pictures of Pillow; arrays uint8 [y, x, 3]; or batches of
+        images: Images of any kind: paths; pictures of Pillow; arrays uint8 [y, x, 3]; or batches of
             tensors [b, 3, y, x] that the model's `transform` has made. None: emoji scenes, for the embedded models.
         model: Name of a model, or a loaded model, which then decides pretrained, text_from, preprocess, device and precision.
         pretrained: Weights: a tag of open_clip, a file, a folder, or `random`.

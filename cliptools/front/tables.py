@@ -67,6 +67,7 @@ class Records(list[dict[str, Any]]):
     def __init__(self, records: Iterable[dict[str, Any]], show: Show) -> None:
         """
         Args:
+            records: The records, in order.
             show: Makes the parts of the table from the records.
         """
         super().__init__(records)
@@ -100,5 +101,5 @@ def data_frame(records: Iterable[Mapping[str, Any]]) -> Any:
     try:
         pandas = importlib.import_module("pandas")
     except ImportError:
-        raise CliptoolsError("a data frame needs pandas, which is not installed: pip install pandas") from None
+        raise CliptoolsError("a data frame needs pandas, which is not installed: pip install 'cliptools[frame]'") from None
     return pandas.DataFrame(list(records))

@@ -28,6 +28,7 @@ from cliptools.front.tables import Records
 from cliptools.front.unit_records import (
     SHOWN_WORDS,
     order_units,
+    positive_and_negative,
     record_source,
     shown_word,
     signed_words,
@@ -56,7 +57,7 @@ class TopRequest:
     units: str | None = None
     word: str | None = None
     strongest: int = 8
-    sort: str = "clear"
+    sort: str | None = None
     head: int | None = None
     images_per_unit: int = 10
     inertia_images: int = 10
@@ -208,7 +209,7 @@ def top(
     units: str | None = None,
     word: str | None = None,
     strongest: int = 8,
-    sort: str = "clear",
+    sort: str | None = None,
     head: int | None = None,
     images_per_unit: int = 10,
     inertia_images: int = 10,
@@ -230,7 +231,7 @@ def top(
         units: Names of units, as `9:391,9:4`. None: all.
         word: A text that is among the strongest words of the units. None: any.
         strongest: Number of words of a unit that count for `word`.
-        sort: index, clear, norm, explained, residual or inertia.
+        sort: index, clear, norm, explained, residual or inertia. None: clear; with `word`, its coefficient, largest first.
         head: Number of units, the first in this order; with `units`, of each name. None: 12; with `units`, all.
         images_per_unit: Number of top images of a unit.
         inertia_images: Number of top images from which the inertia is computed.
@@ -251,7 +252,8 @@ def top(
         ModelError: the model is not available, or not the bundle's.
         CliptoolsError: no image can be read.
     """
-    require_one_of("sort", sort, SORTS)
+    if sort is not None:
+        require_one_of("sort", sort, SORTS)
     require_number("inertia_images", inertia_images, 2)
     for name, number in (
         ("strongest", strongest),
@@ -330,7 +332,10 @@ def _candidates(bundle: Bundle, request: TopRequest) -> Int[np.ndarray, " unit"]
         mask &= by_word(bundle, request.word, request.strongest)
     if not mask.any():
         raise UsageError("the bundle has no unit that matches --layers, --units and --word together")
-    order = order_units(bundle, "index" if request.sort == "inertia" else request.sort)
+    if request.sort is None:
+        order = order_units(bundle, "clear", request.word)
+    else:
+        order = order_units(bundle, "index" if request.sort == "inertia" else request.sort)
     return order[mask[order]]
 
 
@@ -378,7 +383,7 @@ def top_records(tops: Sequence[Top], raw: bool) -> Iterator[dict[str, Any]]:
 def _words(top: Top) -> list[tuple[str, float]]:
     """Return a unit's strongest words with their coefficients."""
     texts = top.bundle.text_list("words")["texts"]
-    return [(texts[j], c) for j, c in signed_words(top.bundle, top.row)[:SHOWN_WORDS]]
+    return [(texts[j], c) for j, c in positive_and_negative(signed_words(top.bundle, top.row), SHOWN_WORDS)]
 
 
 def top_table(tops: Sequence[Top], rows: int) -> Table:

@@ -1,6 +1,6 @@
 """Units of a bundle as records and tables: their order, words and top images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,10 @@ from cliptools.io.bundle import Bundle
 from cliptools.io.header import recorded_model
 from cliptools.io.jsonl import rounded, unit_name
 
-SHOWN_WORDS = 8
+SHOWN_WORDS = 6
 SHOWN_IMAGES = 10
+NEGATIVE_WORDS = 2
+SHOWN_SEEN = 4
 
 
 def strength(bundle: Bundle) -> Float[np.ndarray, " unit"]:
@@ -22,26 +24,29 @@ def strength(bundle: Bundle) -> Float[np.ndarray, " unit"]:
     return bundle["top_norm"].mean(axis=1)
 
 
-def order_units(bundle: Bundle, sort: str) -> Int[np.ndarray, " unit"]:
+def order_units(bundle: Bundle, sort: str, word: str | None = None) -> Int[np.ndarray, " unit"]:
     """Return the row numbers of all units in one of ORDERS.
 
-    `clear` puts the stronger half of the units first, those with the smallest residual before others (in a bundle without
-    words, those that one direction explains best).
+    `clear` puts the units first whose activity correlates most with the similarity of images to their first written word
+    (`agreement`); in a bundle without it, those that one direction explains best.
+
+    Args:
+        word: Put the units first in which this text has the largest coefficient.
 
     Raises:
         UsageError: The order is by residual, and the bundle has no words.
     """
+    if word is not None:
+        return np.argsort(-signed_weights(bundle, word), kind="stable")
     if sort == "index":
         return np.arange(bundle.units)
     if sort == "norm":
         return np.argsort(-strength(bundle), kind="stable")
     if sort == "residual" and "residual" not in bundle:
         raise UsageError("--sort residual: this bundle has no words yet (run clip-decompose first)")
-    key = bundle["residual"] if sort == "residual" or (sort == "clear" and "residual" in bundle) else -bundle["explained"]
-    if sort == "clear":
-        norm = strength(bundle)
-        key = np.where(norm >= np.median(norm), key, key + 1e6)
-    return np.argsort(key, kind="stable")
+    if sort == "residual":
+        return np.argsort(bundle["residual"], kind="stable")
+    return np.argsort(-bundle["agreement" if sort == "clear" and "agreement" in bundle else "explained"], kind="stable")
 
 
 def record_source(bundle: Bundle) -> dict[str, Any]:
@@ -60,6 +65,7 @@ def unit_records(bundle: Bundle) -> Iterator[dict[str, Any]]:
         if "word" in bundle:
             record["words"] = [{"word": texts[j], weight: rounded(c)} for j, c in signed_words(bundle, row)]
             record["residual"] = rounded(bundle["residual"][row])
+            record |= _closest_words(bundle, texts, row)
         for name in ("explained", "explained_all", "threshold"):
             record[name] = rounded(bundle[name][row])
         if "threshold_bound" in bundle and bundle["threshold_bound"][row] > 0:
@@ -69,10 +75,44 @@ def unit_records(bundle: Bundle) -> Iterator[dict[str, Any]]:
         yield record | source
 
 
+def _closest_words(bundle: Bundle, texts: Sequence[str], row: int) -> dict[str, Any]:
+    """Return the fields of a unit's record with the words of largest overlap, the words that it sees, and its agreement."""
+    fields: dict[str, Any] = {}
+    for name, value, key in (("overlap", "overlap_cosine", "cosine"), ("seen", "seen_correlation", "correlation")):
+        if name in bundle:
+            pairs = zip(bundle[name][row].tolist(), bundle[value][row].tolist(), strict=True)
+            fields[name] = [{"word": texts[j], key: rounded(v)} for j, v in pairs if j >= 0]
+    return fields | ({"agreement": rounded(bundle["agreement"][row])} if "agreement" in bundle else {})
+
+
 def signed_words(bundle: Bundle, row: int) -> list[tuple[int, float]]:
-    """Return a unit's words (indices into `words`) and coefficients, the largest in absolute value first."""
+    """Return a unit's words (indices into `words`) and coefficients: positive ones, largest first, then negative ones."""
     words, coefficients = bundle["word"][row], bundle["coefficient"][row]
-    return [(int(words[j]), float(coefficients[j])) for j in np.argsort(-np.abs(coefficients), kind="stable") if words[j] >= 0]
+    order = np.lexsort((-np.abs(coefficients), coefficients <= 0))
+    return [(int(words[j]), float(coefficients[j])) for j in order if words[j] >= 0]
+
+
+def signed_weights(bundle: Bundle, word: str) -> Float[np.ndarray, " unit"]:
+    """Return the coefficient of a text in each unit's words; 0 where it is not among them; case does not count."""
+    texts = bundle.text_list("words")["texts"]
+    matches = [i for i, text in enumerate(texts) if text.casefold() == word.casefold()]
+    of_word = np.where(np.isin(bundle["word"], matches), bundle["coefficient"], 0)  # (unit, m)
+    return np.asarray(of_word.sum(1))
+
+
+def seen_words(bundle: Bundle, row: int) -> list[tuple[int, float]]:
+    """Return the words that a unit sees (indices into `words`) and their correlations, the largest first."""
+    if "seen" not in bundle:
+        return []
+    pairs = zip(bundle["seen"][row].tolist(), bundle["seen_correlation"][row].tolist(), strict=True)
+    return [(word, correlation) for word, correlation in pairs if word >= 0]
+
+
+def positive_and_negative(words: Sequence[tuple[int, float]], count: int) -> list[tuple[int, float]]:
+    """Return the first `count` words, the positive ones first; at most a third of them, and NEGATIVE_WORDS, are negative."""
+    negative = [word for word in words if word[1] < 0][: min(NEGATIVE_WORDS, count // 3)]
+    positive = [word for word in words if word[1] >= 0][: max(count - len(negative), 0)]
+    return positive + negative[: count - len(positive)]
 
 
 def weight_name(bundle: Bundle) -> str:
@@ -81,9 +121,10 @@ def weight_name(bundle: Bundle) -> str:
 
 
 def shown_word(bundle: Bundle, word: str, weight: float) -> str:
-    """Return a word with the sign of its coefficient, as `+dog` or `−snow`; without one if weights are shares."""
-    sign = "+" if weight > 0 else "−"
-    return (sign if weight_name(bundle) == "coefficient" else "") + word
+    """Return a word with its signed coefficient, as `+dog 0.41` or `−snow 0.20`; the word alone if weights are shares."""
+    if weight_name(bundle) != "coefficient":
+        return word
+    return f"{'+' if weight > 0 else '−'}{word} {abs(weight):.2f}"
 
 
 def unit_keys(layer: int, neuron: int, head: int) -> dict[str, int]:
@@ -99,7 +140,11 @@ def units_table(bundle: Bundle, rows: int) -> Table:
     words = "word" in bundle
     if words:
         table.add_column("residual", justify="right", no_wrap=True)
-    table.add_column("words" if words else "top images", overflow="fold")
+    if "agreement" in bundle:
+        table.add_column("agreement", justify="right", no_wrap=True)
+    table.add_column("writes" if words else "top images", overflow="fold")
+    if "seen" in bundle:
+        table.add_column("sees", overflow="fold")
     texts = bundle.text_list("words")["texts"] if words else []
     images, norm = bundle.text_list("images"), strength(bundle)
     for row in range(min(rows, bundle.units)):
@@ -107,8 +152,11 @@ def units_table(bundle: Bundle, rows: int) -> Table:
         cells = [unit_name(layer, neuron, head), f"{norm[row]:.3g}", f"{bundle['explained'][row]:.2f}"]
         if words:
             cells.append(f"{bundle['residual'][row]:.2f}")
-            parts = [shown_word(bundle, texts[j], c) for j, c in signed_words(bundle, row)[:SHOWN_WORDS]]
-            table.add_row(*cells, Text("  ".join(parts)))
+            cells += [f"{bundle['agreement'][row]:.2f}"] if "agreement" in bundle else []
+            written = positive_and_negative(signed_words(bundle, row), SHOWN_WORDS)
+            parts = [shown_word(bundle, texts[j], c) for j, c in written]
+            seen = [Text("  ".join(texts[j] for j, _ in seen_words(bundle, row)[:SHOWN_SEEN]))] if "seen" in bundle else []
+            table.add_row(*cells, Text("  ".join(parts)), *seen)
         else:
             table.add_row(*cells, Text("  ".join(images[i] for i in bundle["top_image"][row][:4] if i >= 0)))
     return table

@@ -2,6 +2,7 @@
 
 `read_word_lists` reads the words of clip-spurious by task, `read_descriptions` the descriptions of clip-advgen or of another
 generator. A `PictureFolder` is a folder of pictures with a line each, which a run fills and a later run may continue.
+Types of fields are checked by hand, because msgspec's messages do not quote the value found.
 """
 
 import re

@@ -142,7 +142,10 @@ def _glob(pattern: str) -> list[str]:
 
 
 def _braces(pattern: str) -> Iterator[str]:
-    """Yield the names that `s-{00..02}.tar` or `{train,val}.tar` stand for, one at a time, since a range may be very long."""
+    """Yield the names that `s-{00..02}.tar` or `{train,val}.tar` stand for, one at a time, since a range may be very long.
+
+    By hand, because braceexpand (unmaintained since 2021) holds whole ranges in memory and takes backslashes for escapes.
+    """
     match = re.search(r"\{([^{}]*)\}", pattern)
     if match is None:
         yield pattern

@@ -3,6 +3,8 @@
 * `open_images` lists the images of PATH arguments in a fixed order, as an `ImageSource` that loads each image on request.
 * `load_batches` yields preprocessed batches, decoded in threads slightly ahead of their use.
 * `fitted_tensor` and `same_shapes` keep whole pictures: resized with their aspect to whole patches, in batches of one shape.
+
+By hand, because torch's DataLoader neither decodes in threads nor leaves out and counts images that cannot be read.
 """
 
 import contextlib

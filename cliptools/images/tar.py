@@ -1,7 +1,8 @@
 """Reading and writing tar archives of pictures, including WebDataset shards.
 
 Reading: `tar_members` and `stream_members` list the pictures of an archive as `Span`s, which can be read in any order and any
-number of times. Compressed archives and streams are first copied to an unnamed temporary file (`Spool`).
+number of times. Compressed archives and streams are first copied to an unnamed temporary file (`Spool`). webdataset is not
+used, because it yields members once, in the order of the archive.
 
 Writing: `write_member` and `write_end` write an archive member by member to any binary stream, including a pipe; equal members
 give equal bytes. tarfile's own writers are not used: they ask a pipe for its position, and write again to a broken pipe when

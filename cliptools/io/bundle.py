@@ -11,7 +11,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from io import BufferedIOBase
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError
@@ -28,6 +28,7 @@ LARGEST_HEADER = 100_000_000  # bytes; the safetensors library's own limit
 READ_HEADER = 1 << 24  # bytes; the largest header that is read, hundreds of times the size of any bundle's
 CHUNK = 1 << 20
 LONGEST_REASON = 200  # characters of a message of safetensors, which quotes names of tensors whole
+Same = TypeVar("Same", bound="Bundle")  # the class of the bundle itself; beartype cannot check `Self` in methods
 UNIT_ROWS = frozenset(name for name, field in TENSORS.items() if field.has_unit_rows)
 
 
@@ -36,7 +37,9 @@ class Bundle:
     """Statistics of neurons, as numpy arrays by name, and the header that describes them."""
 
     header: Header
+    """Model, images, settings and history."""
     tensors: dict[str, np.ndarray]
+    """The tensors by name, which docs/format.md lists; `bundle[name]` is one of them."""
     derived: frozenset[str] = frozenset()
     """Names of tensors computed from others and from the model's weights; they are never written."""
 
@@ -62,12 +65,12 @@ class Bundle:
         """Return the parsed value of a JSON tensor (`images`, `words`)."""
         return parse(self[name].tobytes())
 
-    def select(self, rows: np.ndarray) -> "Bundle":
+    def select(self: Same, rows: np.ndarray) -> Same:
         """Return the bundle with only the units of these rows, in this order."""
         tensors = {name: value[rows] if name in UNIT_ROWS else value for name, value in self.tensors.items()}
         return replace(self, tensors=tensors)
 
-    def with_tensors(self, header: Header, **added: np.ndarray) -> "Bundle":
+    def with_tensors(self: Same, header: Header, **added: np.ndarray) -> Same:
         """Return a copy with another header and additional tensors."""
         return replace(self, header=header, tensors=self.tensors | added)
 
@@ -81,7 +84,7 @@ class Bundle:
         check_finite(tensors)
         return save(tensors, metadata={KEY: self.header.to_json()})
 
-    def with_derived(self, **derived: np.ndarray) -> "Bundle":
+    def with_derived(self: Same, **derived: np.ndarray) -> Same:
         """Return a copy with additional tensors that will not be written."""
         return replace(self, tensors=self.tensors | derived, derived=self.derived | frozenset(derived))
 

@@ -5,7 +5,9 @@ cliptools-stream(5) and the tables of the documents are all made from these tabl
 which every command passes on. By hand, because no schema library relates the axes of several arrays by name.
 """
 
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
 
 CODES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
@@ -14,7 +16,7 @@ CODES = {
 """numpy's names of types -> those of safetensors, for the types of real numbers that both have."""
 AXES = {
     "U": "units", "d": "joint dimensions", "c": "components", "T": "top images", "e": "numbers of a head", "m": "texts",
-    "p": "prefixes",
+    "s": "texts", "p": "prefixes",
 }  # fmt: skip
 """Axes that have the same size in all tensors of a bundle; other names of axes, and numbers, stand for themselves."""
 
@@ -62,6 +64,7 @@ class TensorField(NamedTuple):
 
 
 COMPONENTS, THUMBNAILS, WORDS = "only with `--components c`", "only with `--thumbnails`", "only from clip-decompose"
+SEEN = "only from clip-decompose and clip-judge"
 PAIRS, NOT_PAIRS = "only for neuron-head pairs", "not for neuron-head pairs"
 
 _TENSORS = (
@@ -143,8 +146,28 @@ _TENSORS = (
         "prefix_residual", "float32", "U p", "the same for fewer texts", "only from clip-decompose with `--prefix`", 0.0, 1.0
     ),
     TensorField(
+        "overlap", "int32", "U s", "texts of largest ⟨r, t⟩, with t as in the pursuit", WORDS, index_of="words",
+    ),
+    TensorField(
+        "overlap_cosine", "float32", "U s", "⟨r, t⟩ of these texts", WORDS, -1.0, 1.0, descending=True, along="overlap",
+        zero_after_end=True,
+    ),
+    TensorField(
+        "seen", "int32", "U s", "texts of largest correlation between the activity a and the similarity of image and text",
+        SEEN, index_of="words",
+    ),
+    TensorField(
+        "seen_correlation", "float32", "U s", "correlations of these texts; from the top images alone they are too small",
+        SEEN, -1.0, 1.0, descending=True, along="seen", zero_after_end=True,
+    ),
+    TensorField(
+        "agreement", "float32", "U", "the same correlation for the text of largest coefficient; 0 if no coefficient is positive",
+        SEEN, -1.0, 1.0,
+    ),
+    TensorField(
         "words", "uint8", "bytes",
-        "JSON object: `texts`, a list of the texts in `word`; `pool`, the name of the vocabulary; `digest` of all its texts",
+        "JSON object: `texts`, a list of the texts in `word`, `overlap` and `seen`; `pool`, the name of the vocabulary; `digest` "
+        "of all its texts",
         WORDS,
     ),
 )  # fmt: skip
@@ -182,6 +205,9 @@ PARTIAL_IMAGES = {field.name: field for field in _PARTIAL_IMAGES}
 
 TEXT, COUNT, NUMBER, COUNTS = "a text", "a number from 0 on", "a number", "a list of numbers from 0 on"
 TEXTS, OBJECT = "a text or a list of texts", "an object"
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+TYPES: dict[str, Any] = {TEXT: str, COUNT: Count, NUMBER: float, COUNTS: list[Count], TEXTS: str | list[str], OBJECT: dict}
+"""The types of fields, as documents name them -> as msgspec checks them."""
 
 
 class HeaderField(NamedTuple):
@@ -232,6 +258,7 @@ HEADER: dict[str, tuple[HeaderField, ...]] = {
         HeaderField("measured", COUNT, "number of units before `--keep`"),
         HeaderField("seed", COUNT, "seed of the order of reading and of `--sample`"),
         HeaderField("words", OBJECT, "how words were chosen (below)"),
+        HeaderField("judged", TEXT, "source of `seen` and `agreement`: `own` for the model itself, `truth`, or another model"),
         HeaderField("kept", COUNT, "images per unit in a partial", required="partial"),
         HeaderField("shards", COUNT, "number of shards of the run", required="partial"),
         HeaderField("have", COUNTS, "shards that a partial contains, from 1", required="partial"),

@@ -2,6 +2,7 @@
 
 The cache is addressed by content; a damaged, read-only or missing cache costs time, never the result. A long run keeps its
 records, arrays or lines in FILE.part beside its output FILE until that is complete.
+By hand, because joblib and diskcache keep pickles, which run code when they are read.
 """
 
 import base64

@@ -1,7 +1,7 @@
 """Outputs: files and folders that appear complete or not at all, standard output, and locks against a second writer.
 
 A lock is the kernel's (flock) on the output folder or file itself: it needs no other file and ends with the process, however
-that ends.
+that ends. By hand, because libraries for atomic writes replace single files, without folders, standard output and locks.
 """
 
 import contextlib

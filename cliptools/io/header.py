@@ -10,10 +10,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
+
 import cliptools
 from cliptools.embedded_models import embedded_names, embedded_preprocessing
 from cliptools.errors import StreamError
-from cliptools.io.bundle_schema import COUNT, COUNTS, HEADER, NUMBER, OBJECT, TEXT, TEXTS, required_fields
+from cliptools.io.bundle_schema import HEADER, TYPES, required_fields
 from cliptools.io.jsonl import parse
 
 FORMAT = 1
@@ -88,30 +90,26 @@ class Header:
             fields = parse(text)
         except ValueError as error:
             raise StreamError(f"{name}: the bundle's header is damaged ({error})") from None
-        if not isinstance(fields, dict) or not fields.keys() <= cls.__dataclass_fields__.keys():
+        if not isinstance(fields, dict) or fields.keys() != cls.__dataclass_fields__.keys():
             raise StreamError(
                 f"{name}: the bundle's header is damaged (expected an object of {', '.join(cls.__dataclass_fields__)})"
             )
         if type(fields.get("format")) is not int or fields["format"] != FORMAT:
             raise StreamError(f"{name}: bundle format {str(fields.get('format'))[:20]}, this version reads format {FORMAT}")
-        parts: dict[str, Any] = {key: fields.get(key) for key in ("model", "images", "settings")}
-        history = fields.get("history")
-        if (
-            not isinstance(fields.get("kind"), str)
-            or not isinstance(history, list)
-            or not all(isinstance(part, dict) for part in (*parts.values(), *history))
-        ):
-            raise StreamError(f"{name}: the bundle's header has fields of the wrong type")
+        try:
+            header = msgspec.convert(fields, cls)
+        except msgspec.ValidationError as error:
+            raise StreamError(f"{name}: the bundle's header has fields of the wrong type ({error})") from None
+        parts: dict[str, Any] = {key: HeaderFields(fields[key], name) for key in ("model", "images", "settings")}
         for key, part in parts.items():
             _check_fields(part, key, name)
         _check_fields(parts["settings"].get("words", {}), "words", name)
-        for step in history:
+        for step in header.history:
             _check_fields(step, "history", name)
         for key in required_fields("model", "always"):
-            if not parts["model"].get(key):
+            if not header.model.get(key):
                 raise StreamError(f"{name}: the bundle's header has no `{key}` of its model")
-        header_fields = {key: HeaderFields(part, name) for key, part in parts.items()}
-        return cls(fields["kind"], header_fields["model"], header_fields["images"], header_fields["settings"], history)
+        return replace(header, **parts)
 
 
 def _check_fields(fields: Mapping[str, Any], part: str, name: str) -> None:
@@ -124,23 +122,12 @@ def _check_fields(fields: Mapping[str, Any], part: str, name: str) -> None:
         if known.name not in fields or (known.null and fields[known.name] is None):
             continue
         value, place = fields[known.name], f"{name}: the bundle's header has {part} `{known.name}`"
-        if not _has_type(value, known.type):
-            raise StreamError(f"{place} {str(value)[:40]!r}, expected {known.type}")
+        try:
+            msgspec.convert(value, TYPES[known.type])
+        except msgspec.ValidationError:
+            raise StreamError(f"{place} {str(value)[:40]!r}, expected {known.type}") from None
         if known.allowed and value not in known.allowed:
             raise StreamError(f"{place} {value[:40]!r}, expected one of {', '.join(known.allowed)}")
-
-
-def _has_type(value: Any, expected: str) -> bool:
-    """Return whether a value has a type of the schema; by hand, as the dependencies contain no validator of JSON."""
-    if expected == TEXTS and isinstance(value, str):
-        return True
-    if expected in (COUNTS, TEXTS):
-        item_type = COUNT if expected == COUNTS else TEXT
-        return isinstance(value, list) and all(_has_type(item, item_type) for item in value)
-    if expected == COUNT:
-        return type(value) is int and 0 <= value < 1 << 63
-    kind = {TEXT: str, NUMBER: int | float, OBJECT: dict}[expected]
-    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 SETTINGS = ("mean", "std", "interpolation", "resize_mode")

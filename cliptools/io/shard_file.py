@@ -139,7 +139,7 @@ class PartialFile:
                     f"{self.path}: damaged partial (`embedding_number` is not ascending below {listed}); create it again"
                 )
             for start in range(0, len(numbers), EMBEDDINGS_AT_ONCE):
-                rows = embeddings[start : start + EMBEDDINGS_AT_ONCE]
+                rows = embeddings[start : min(start + EMBEDDINGS_AT_ONCE, len(numbers))]
                 if not np.isfinite(rows).all() or not rows.any(axis=1).all():
                     raise StreamError(f"{self.path}: damaged partial (`embedding` holds NaN, infinity or zeros); create it again")
                 yield numbers[start : start + EMBEDDINGS_AT_ONCE], rows
@@ -250,6 +250,9 @@ class PartialSpool(TensorSpool):
 
     def add_embeddings(self, count: int, batches: Iterable[tuple[Int[np.ndarray, " b"], Float[np.ndarray, "b d"]]]) -> None:
         """Add the embeddings of all images, in ascending order of their numbers."""
+        if not count:
+            self.put("embedding", 0, 0, np.zeros((0, 0), np.float32))
+            self.put("embedding_number", 0, 0, np.zeros(0, np.int64))
         start = 0
         for numbers, rows in batches:
             check_finite({"embedding": rows})

@@ -1,15 +1,46 @@
 """Records of an earlier run of clip-shift, for --baseline."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from cliptools.errors import StreamError
 from cliptools.io.header import model_difference, reason_of
-from cliptools.io.jsonl import file_objects, whole_number
+from cliptools.io.jsonl import file_objects
 
-NUMBERS = ("images", "mean", "spread", "skewness")
 ASSUMED = {"choose": "overlap", "block": None}  # settings that records of earlier versions, or of other ways to choose, lack
-PARTS = ("layer", "neuron", "head")
+Whole = Annotated[float, msgspec.Meta(multiple_of=1)]  # also 3.0, which tables of floats contain
+
+
+class _Unit(msgspec.Struct):
+    layer: Whole | None = None
+    neuron: Whole | None = None
+    head: Whole | None = None
+
+
+class _Follows(msgspec.Struct):
+    value: float
+    low: float | None
+    high: float | None
+    chance: float | None = None
+
+
+class _GroupRecord(msgspec.Struct):
+    """The fields of a group's record that a comparison reads, and their types."""
+
+    concept: str
+    group: str
+    images: Annotated[float, msgspec.Meta(ge=1)]
+    mean: float
+    spread: Annotated[float, msgspec.Meta(ge=0)]
+    skewness: float
+    kurtosis: float = 0.0
+    model: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    blocks: Annotated[float, msgspec.Meta(multiple_of=1, ge=1)] = 1
+    units: list[_Unit] = []
+    follows: _Follows | None = None
 
 
 class Baseline:
@@ -60,8 +91,10 @@ def read_baseline(path: Path) -> Baseline:
     for number, record in file_objects(path, f"--baseline {path}"):
         if "group" not in record or "image" in record:
             continue
-        if not _is_of_group(record):
-            raise StreamError(f"--baseline {path}: line {number} is not a record of a group as clip-shift -f jsonl writes it")
+        try:
+            msgspec.convert(record, _GroupRecord)
+        except msgspec.ValidationError as error:
+            raise StreamError(f"--baseline {path}: line {number} is not a record of a group of clip-shift ({error})") from None
         if records.setdefault(record["concept"], {}).setdefault(record["group"], record) is not record:
             raise StreamError(
                 f"--baseline {path}: line {number} has {record['concept']!r} in group {record['group']!r} a second time"
@@ -71,39 +104,11 @@ def read_baseline(path: Path) -> Baseline:
     return Baseline(records, str(path))
 
 
-def _is_of_group(record: dict[str, Any]) -> bool:
-    """Return whether a record has all fields that a comparison reads, with the right types."""
-    valid = all(isinstance(record.get(key), str) for key in ("concept", "group")) and isinstance(record.get("model", {}), dict)
-    valid &= all(isinstance(record.get(key), int | float) and not isinstance(record[key], bool) for key in NUMBERS)
-    valid &= isinstance(record.get("settings", {}), dict) and _is_number_or_nothing(record.get("blocks", 1))
-    valid &= isinstance(record.get("kurtosis", 0.0), int | float)
-    units = record.get("units", [])
-    valid &= isinstance(units, list) and all(isinstance(unit, dict) for unit in units)
-    valid = valid and all(_is_number_or_nothing(unit.get(part)) for unit in units for part in PARTS)
-    valid = valid and _is_following(record.get("follows"))
-    return valid and record["images"] >= 1 and record.get("blocks", 1) >= 1 and record["spread"] >= 0
-
-
-def _is_number_or_nothing(value: Any) -> bool:
-    return value is None or (not isinstance(value, str) and whole_number(value) is not None)
-
-
-def _is_following(follows: Any) -> bool:
-    """Return whether the field `follows` of a record is missing or valid."""
-    if follows is None:
-        return True
-    if not isinstance(follows, dict) or not isinstance(follows.get("value"), int | float):
-        return False
-    return all(isinstance(follows.get(key), int | float | None) for key in ("low", "high", "chance")) and {"low", "high"} <= {
-        *follows
-    }
-
-
 def _difference(record: dict[str, Any], other: dict[str, Any]) -> str | None:
     """Return why two records of a concept cannot be compared; None if they can."""
 
     def units(source: dict[str, Any]) -> list[tuple[Any, ...]]:
-        return [tuple(unit.get(part) for part in PARTS) for unit in source.get("units", [])]
+        return [tuple(unit.get(part) for part in _Unit.__struct_fields__) for unit in source.get("units", [])]
 
     if difference := model_difference(record.get("model", {}), other["model"]):
         return f"another model{reason_of(difference)}"

@@ -1,10 +1,12 @@
-"""Everything that decides a model's outputs besides its weights: activations, grid, norms, heads, pooling, preprocessing."""
+"""Digests of a model: of its weights, and of all else that decides its outputs (activations, grid, norms, heads, pooling, …)."""
 
+import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from cliptools.io.header import canonical, digest
@@ -123,3 +125,12 @@ def _both_sides(size: Any) -> Any:
 
 def _as_list(value: Any) -> Any:
     return [int(side) for side in value] if isinstance(value, tuple | list) else value
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Return the sha256 over names, types, shapes and bytes of all tensors in order, which moving or re-saving a file keeps."""
+    sha = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        sha.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return sha.hexdigest()

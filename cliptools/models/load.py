@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import hashlib
 import json
 import threading
 import warnings
@@ -22,7 +21,7 @@ from cliptools.errors import ModelError, UsageError, first_line
 from cliptools.io.header import UNCHECKED, canonical, model_difference, recorded_differences
 from cliptools.library_patches import complete_open_clip, ensure_torchvision, import_open_clip, without_transformers
 from cliptools.models.activation import activation_advice, model_sources, named_tag, trained_activation
-from cliptools.models.architecture import UNDESCRIBED, Architecture, describe_architecture
+from cliptools.models.architecture import UNDESCRIBED, Architecture, describe_architecture, weights_sha256
 from cliptools.models.checkpoints.checkpoint import WithoutInitialisation, load_weights
 from cliptools.models.checkpoints.pickles import UNSAFE, pickle_fault
 from cliptools.models.hub import no_foreign_code, quiet_hub, reason
@@ -46,14 +45,21 @@ class LoadedModel:
     """A CLIP in evaluation mode, with everything that identifies it."""
 
     name: str
+    """Name of the architecture or of an embedded model."""
     pretrained: str | None
+    """Weights: a tag of open_clip, a file, a folder, or `random`."""
     sha256: str
+    """Digest of the weights."""
     precision: Precision
+    """fp32, bf16 or fp16."""
     clip: nn.Module
+    """open_clip's model."""
     transform: Callable[[Image.Image], Tensor]
     """open_clip's preprocessing: an image to float32 [3, y, x]."""
     preprocessing: dict[str, Any]
+    """Settings of `transform`: size, mean, std, interpolation, resize_mode."""
     device: torch.device
+    """Device of the weights."""
     computes: Architecture = UNDESCRIBED
     """Architecture, described while the model was complete."""
     sources: dict[str, str] = field(default_factory=dict)
@@ -90,9 +96,13 @@ def load_model(
     whose activation or preprocessing is unknown.
 
     Args:
-        preprocess: Value of --preprocess.
+        name: Name of the architecture or of an embedded model (emoji-vit, emoji-rn), `local-dir:FOLDER` or `hf-hub:NAME`.
+        pretrained: Weights: a tag of open_clip, a file, a folder, or `random`; None for a name that includes its weights.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        precision: fp32, bf16 or fp16.
+        preprocess: Preprocessing, if it is not the model's own: a tag, or settings such as `mean=0.5,std=0.5`.
         recorded: `model` of a header or a record, whose preprocessing is used; its warnings are not repeated.
-        text_from: Value of --text-from, the source of the text tower.
+        text_from: Weights of the text tower, if the others are of an image tower alone.
         any_tower: Accept any image tower, for a model that only compares images with texts.
 
     Raises:
@@ -372,15 +382,6 @@ def drop_text_tower(model: LoadedModel) -> None:
     for name, _ in list(model.clip.named_children()):
         if name != "visual":
             setattr(model.clip, name, None)
-
-
-def weights_sha256(model: nn.Module) -> str:
-    """Return the sha256 over names, types, shapes and bytes of all tensors in order, which moving or re-saving a file keeps."""
-    sha = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        sha.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return sha.hexdigest()
 
 
 def pick_device(device: str) -> torch.device:

@@ -37,11 +37,13 @@ class SheetRow:
     title: str
     facts: str
     words: Sequence[tuple[str, float]] = field(default=())
-    """Words with signed coefficients, strongest first."""
+    """Words that the unit writes, with signed coefficients: positive ones first."""
     images: Sequence[Image.Image | None] = field(default=())
     """The pictures; None for a missing picture."""
     inner: bool = False
     """True if the row belongs to the row above it, without a line between them."""
+    seen: Sequence[tuple[str, float]] = field(default=())
+    """Words that the unit sees, with correlations, largest first; if there are any, they stand beside the others."""
 
 
 def contact_sheet(heading: str, notes: str, rows: Sequence[SheetRow]) -> Image.Image:
@@ -70,9 +72,10 @@ def most_rows(across: int) -> int:
     return max(1, MOST_PIXELS // ((2 * MARGIN + TEXT_WIDTH + across * (CELL + GAP)) * _row_height()))
 
 
-def words_in_row() -> int:
-    """Return the number of words that fit a row."""
-    return WORD_COLUMNS * ((CELL - TITLE_HEIGHT) // LINE)
+def words_in_row(with_seen: bool = False) -> int:
+    """Return the number of written words that fit a row, which words that the unit sees leave one column without its head."""
+    lines = (CELL - TITLE_HEIGHT) // LINE
+    return lines - 1 if with_seen else WORD_COLUMNS * lines
 
 
 def shorten_to_width(text: str, size: str, width: int) -> str:
@@ -109,15 +112,25 @@ def _draw_text(draw: ImageDraw.ImageDraw, row: SheetRow, y: int) -> None:
     title = shorten_to_width(row.title, "title", room - 2 * GAP - int(_font("small").getlength(facts)))
     draw.text((MARGIN, base), title, INK, _font("title"), anchor="ls")
     y += TITLE_HEIGHT
-    lines = words_in_row() // WORD_COLUMNS
-    column = TEXT_WIDTH // WORD_COLUMNS
-    for number, (word, coefficient) in enumerate(row.words[: words_in_row()]):
-        x, line = MARGIN + number // lines * column, y + number % lines * LINE
-        colour = POSITIVE if coefficient > 0 else NEGATIVE
-        draw.text((x + NUMBER_WIDTH - GAP, line), f"{coefficient:+.2f}", colour, _font("text"), anchor="ra")
+    lines, column = words_in_row() // WORD_COLUMNS, TEXT_WIDTH // WORD_COLUMNS
+    if not row.seen:
+        for start in range(0, words_in_row(), lines):
+            _draw_words(draw, row.words[start : start + lines], MARGIN + start // lines * column, y, column)
+        return
+    for x, head, words in ((MARGIN, "writes", row.words), (MARGIN + column, "sees", row.seen)):
+        draw.text((x + NUMBER_WIDTH, y), head, FAINT, _font("small"), anchor="la")
+        _draw_words(draw, words[: lines - 1], x, y + LINE, column)
+
+
+def _draw_words(draw: ImageDraw.ImageDraw, words: Sequence[tuple[str, float]], x: int, y: int, width: int) -> None:
+    """Draw words with their numbers, one below the other."""
+    for number, (word, value) in enumerate(words):
+        line = y + number * LINE
         draw.text(
-            (x + NUMBER_WIDTH, line), shorten_to_width(word, "text", column - NUMBER_WIDTH - GAP), INK, _font("text"), anchor="la"
+            (x + NUMBER_WIDTH - GAP, line), f"{value:+.2f}", POSITIVE if value > 0 else NEGATIVE, _font("text"), anchor="ra"
         )
+        text = shorten_to_width(word, "text", width - NUMBER_WIDTH - GAP)
+        draw.text((x + NUMBER_WIDTH, line), text, INK, _font("text"), anchor="la")
 
 
 def _paste(sheet: Image.Image, image: Image.Image | None, x: int, y: int) -> None:

@@ -9,6 +9,8 @@ Label maps (`LabelFit`): intersection over union of each class, from counts over
 
 Both follow the same conventions. Pixels that are to be ignored (void) are in no count. A class that neither the result nor the
 ground truth has, has no intersection over union (NaN) and is left out of the mean.
+
+By hand, because torchmetrics is a large dependency for a few counts; the tests compare with it.
 """
 
 import math

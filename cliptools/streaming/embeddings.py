@@ -15,6 +15,7 @@ of the image numbers, so that a run and its shards give equal sums.
 """
 
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -51,7 +52,8 @@ class Embeddings:
         self.count = 0
         self.d = 0
         self._dtype = np.dtype(np.float32)
-        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, prefix="cliptools-")  # noqa: SIM115 - closed when it is collected
+        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, prefix="cliptools-")  # noqa: SIM115 - closed with self
+        weakref.finalize(self, self._file.close)
 
     def add(self, images: Sequence[int] | Int[np.ndarray, " b"], embedding: Float[Tensor, "b d"]) -> None:
         """Add images that have not been added before.

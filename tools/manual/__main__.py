@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from tools.manual.api import PAGE, fill_page
+from tools.manual.api import PAGES, fill_page
 from tools.manual.completion import all_scripts
 from tools.manual.pages import all_pages, suite
 from tools.manual.tensors import documents, fill_tables
@@ -13,13 +13,14 @@ from tools.manual.tensors import documents, fill_tables
 @click.command()
 @click.argument("root", default=".", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def main(root: Path) -> None:
-    """Write the manual pages, completion scripts, reference parts of docs/api.md and tables of tensors of the checkout at ROOT.
+    """Write the manual pages, completion scripts, references in docs/ and tables of tensors of the checkout at ROOT.
 
     Pages and scripts of commands that no longer exist are deleted.
     """
     _write(root / "man", "man?/*", dict(all_pages(root)))
     _write(root / "completion", "*/clip-*", dict(all_scripts(suite(root))))
-    (root / PAGE).write_text(fill_page(root), encoding="utf-8")
+    for page in PAGES:
+        (root / page).write_text(fill_page(root, page), encoding="utf-8")
     for page in documents(root):
         page.write_text(fill_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
 

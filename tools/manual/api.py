@@ -1,140 +1,101 @@
-"""The reference parts of docs/api.md: signatures and docstrings from the code.
+"""Reference parts of docs/api.md and docs/functions.md, which griffe2md writes from signatures and docstrings.
 
-In the page, a part is between two comments, the first of which lists a module and names in it:
+In a page, a part is between two comments, the first of which lists a module and names in it, or `__all__` for all its names:
 
 <!-- cliptools.text.vocabularies: load_pool Pool -->
 <!-- end -->
 """
 
-import ast
-import inspect
 import re
-import textwrap
-from collections.abc import Iterator
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-PAGE = Path("docs") / "api.md"
+from griffe import GriffeLoader, Module, Object, Parser
+from griffe2md import ConfigDict, prepare_context, prepare_env
+from jinja2 import ChoiceLoader, DictLoader, pass_context
+
+PAGES = (Path("docs") / "api.md", Path("docs") / "functions.md")
 PART = re.compile(r"<!-- (?P<module>cliptools[\w.]*): (?P<names>[\w ]+) -->\n.*?<!-- end -->", re.DOTALL)
-SECTIONS = ("Args", "Returns", "Raises", "Yields")
-Documented = ast.FunctionDef | ast.ClassDef
+OPTIONS: ConfigDict = {
+    "filters": ["!^_(?!_(call|getitem)__)"],
+    "heading_level": 3,
+    "line_length": 100,
+    "members_order": "source",
+    "show_bases": False,
+    "show_object_full_path": False,
+    "show_root_members_full_path": False,
+    "show_signature_annotations": True,
+    "summary": {"attributes": True},
+}
+TEMPLATES = {
+    "attribute.md.jinja": "",
+    "docstring/attributes.md.jinja": "**Attributes:**\n{% for attribute in section.value %}\n- **{{ attribute.name }}** "
+    "(`{{ attribute.annotation }}`){% if attribute.description %} – {{ attribute.description }}{% endif %}{% endfor %}",
+    "expression.md.jinja": "{{ expression }}",
+}
+"""In place of the library's templates: attributes as one list, and types without links, whose targets GitHub does not have."""
 
 
-def fill_page(root: Path) -> str:
-    """Return the page with its reference parts written from the sources of the checkout at `root`.
+def fill_page(root: Path, page: Path) -> str:
+    """Return a page with its reference parts written from the sources of the checkout at `root`.
 
     Raises:
         ValueError: a module does not define a name, or its definition has no docstring.
     """
-    text = (root / PAGE).read_text(encoding="utf-8")
-    return PART.sub(lambda match: _part(root, match["module"], match["names"].split()), text)
+    text = (root / page).read_text(encoding="utf-8")
+    return PART.sub(lambda match: _part(root, page, match["module"], match["names"]), text)
 
 
-def documented_names(root: Path) -> list[tuple[str, str]]:
-    """Return module and name of all definitions on the page, in its order."""
-    text = (root / PAGE).read_text(encoding="utf-8")
-    return [(match["module"], name) for match in PART.finditer(text) for name in match["names"].split()]
+def documented(root: Path, page: Path) -> list[Object]:
+    """Return all definitions that a page documents, in its order.
+
+    Raises:
+        ValueError: a module does not define a name, or its definition has no docstring.
+    """
+    text = (root / page).read_text(encoding="utf-8")
+    return [entry for match in PART.finditer(text) for entry in _entries(root, page, match["module"], match["names"])]
 
 
-def _part(root: Path, module: str, names: list[str]) -> str:
-    path = root.joinpath(*module.split(".")).with_suffix(".py")
-    source = path.read_text(encoding="utf-8")
-    definitions = {node.name: node for node in ast.parse(source).body if isinstance(node, Documented)}
-    entries = []
-    for name in names:
-        if name not in definitions or not ast.get_docstring(definitions[name]):
-            raise ValueError(f"{PAGE}: {path} defines no {name} with a docstring")
-        entries.append(_entry(module, definitions[name], source.splitlines()))
-    return f"<!-- {module}: {' '.join(names)} -->\n\n" + "".join(entries) + "<!-- end -->"
+@cache
+def _package(root: Path) -> Module:
+    loader = GriffeLoader(docstring_parser=Parser.google, search_paths=[root], allow_inspection=False)
+    package = loader.load("cliptools", try_relative_path=False)
+    loader.resolve_aliases()
+    assert isinstance(package, Module)
+    return package
 
 
-def _entry(module: str, node: Documented, lines: list[str]) -> str:
-    """Return a heading, the signature, and the docstring as Markdown."""
-    if isinstance(node, ast.FunctionDef):
-        parts = [_code([f"from {module} import {node.name}", "", *_signature(node, lines)]), *_prose(node)]
-    else:
-        fields = [statement for statement in node.body if isinstance(statement, ast.AnnAssign)]
-        field_lines = [line for field in fields for line in lines[field.lineno - 1 : field.end_lineno]]
-        head = [*_decorators(node, lines), lines[node.lineno - 1], *field_lines]
-        parts = [_code([f"from {module} import {node.name}", "", "", *head]), *_prose(node)]
-        parts += ["\n".join(items)] if (items := list(_fields(node))) else []
-        parts += ["\n".join(items)] if (items := list(_methods(node, lines))) else []
-    return f"### {node.name}\n\n" + "\n\n".join(part.rstrip() for part in parts) + "\n\n"
+def _entries(root: Path, page: Path, module: str, names: str) -> list[Any]:
+    """Return definitions of a module; for `__all__` first its functions, then its classes, then its errors."""
+    home = _package(root)[module.removeprefix("cliptools.")] if "." in module else _package(root)
+    listed = [str(name) for name in home.exports or ()] if names == "__all__" else names.split()
+    for name in listed:
+        if name not in home.members or not home[name].has_docstring:
+            raise ValueError(f"{page}: {module} defines no {name} with a docstring")
+    entries = [home[name] for name in listed]
+    return sorted(entries, key=lambda entry: (entry.is_class, entry.name.endswith("Error"))) if names == "__all__" else entries
 
 
-def _signature(node: ast.FunctionDef, lines: list[str]) -> list[str]:
-    """Return the lines of `def`, as in the source."""
-    end = node.body[0].lineno - 1
-    source = textwrap.dedent("\n".join([*_decorators(node, lines), *lines[node.lineno - 1 : end]])).rstrip()
-    return source.removesuffix(":").splitlines()
+def _part(root: Path, page: Path, module: str, names: str) -> str:
+    environment = prepare_env()
+    environment.loader = ChoiceLoader([DictLoader(TEMPLATES), *([environment.loader] if environment.loader else [])])
+    environment.filters["format_signature"] = _signature
+    parts = [f"<!-- {module}: {names} -->"]
+    for entry in _entries(root, page, module, names):
+        text = environment.get_template(f"{entry.kind.value}.md.jinja").render(prepare_context(entry, OPTIONS))
+        text = re.sub(r"</?code>", "`", re.sub(r"\n{3,}", "\n\n", text)).strip()
+        parts.append(re.sub(r"(?<=\n\n)(>>> .*(?:\n.+)*)", r"```pycon\n\1\n```", text))
+    return "\n\n".join([*parts, "<!-- end -->"])
 
 
-def _decorators(node: Documented, lines: list[str]) -> list[str]:
-    """Return the decorators that change the use of a definition."""
-    return [line for decorator in node.decorator_list if "torch" not in (line := lines[decorator.lineno - 1])]
-
-
-def _prose(node: Documented) -> list[str]:
-    """Return a docstring's blocks: paragraphs, sections such as Args as lists, examples as code."""
-    blocks = re.split(r"\n{2,}", inspect.cleandoc(ast.get_docstring(node) or ""))
-    return [_block(block) for block in blocks]
-
-
-def _block(block: str) -> str:
-    first, _, rest = block.partition("\n")
-    if first.rstrip(":") in SECTIONS and first.endswith(":"):
-        title = first.rstrip(":")
-        title = {"Args": "Arguments"}.get(title, title)
-        return f"*{title}*\n\n" + (textwrap.dedent(rest) if title in ("Returns", "Yields") else "\n".join(_items(rest)))
-    if first.startswith(">>>"):
-        return f"```pycon\n{block}\n```"
-    if first.startswith("    "):
-        return f"```text\n{textwrap.dedent(block)}\n```"
-    return block
-
-
-def _items(text: str) -> Iterator[str]:
-    """Yield list items for entries `name: meaning`, whose further lines are indented."""
-    item = ""
-    for line in textwrap.dedent(text).splitlines():
-        if line.startswith(" "):
-            item += f" {line.strip()}"
-        else:
-            if item:
-                yield _item(item)
-            item = line
-    yield _item(item)
-
-
-def _item(text: str) -> str:
-    name, _, meaning = text.partition(": ")
-    return f"* `{name}`: {meaning}"
-
-
-def _fields(node: ast.ClassDef) -> Iterator[str]:
-    """Yield the fields with a docstring, which is the string after the field."""
-    for field, after in zip(node.body, node.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-            yield f"* `{ast.unparse(field.target)}`: {' '.join(str(after.value.value).split())}"
-
-
-def _methods(node: ast.ClassDef, lines: list[str]) -> Iterator[str]:
-    """Yield the constructor, the properties and the methods with their docstrings."""
-    for method in node.body:
-        if not isinstance(method, ast.FunctionDef) or (
-            method.name.startswith("_") and method.name not in ("__init__", "__call__")
-        ):
-            continue
-        docstring = ast.get_docstring(method)
-        if docstring is None and method.name != "__init__":
-            continue
-        blocks = [] if docstring is None else _prose(method)
-        is_property = any("property" in ast.unparse(decorator) for decorator in method.decorator_list)
-        shown = f".{method.name}" if is_property else f"{ast.unparse(method.args).removeprefix('self').removeprefix(', ')}"
-        name = node.name if method.name == "__init__" else f".{method.name}".replace(".__call__", f"{node.name}(…)")
-        returns = f" → {ast.unparse(method.returns)}" if method.returns is not None and method.name != "__init__" else ""
-        title = f"{shown}{returns}" if is_property else f"{name}({shown}){returns}"
-        yield f"* `{title}`" + "".join(f"\n\n{textwrap.indent(block, '  ')}" for block in blocks) + "\n"
-
-
-def _code(lines: list[str]) -> str:
-    return "```python\n" + "\n".join(lines) + "\n```"
+@pass_context
+def _signature(_: Any, name: str, function: Any, line_length: int, **__: Any) -> str:
+    """Return a signature, wrapped by ruff: the library's own filter needs black."""
+    function = function.final_target if function.is_alias else function
+    code = f"def {function.signature(return_type=function.name != '__init__', name=name.strip())}: ..."
+    command = [sys.executable, "-m", "ruff", "format", "--isolated", f"--line-length={line_length}", "-"]
+    wrapped = subprocess.run(command, input=code, capture_output=True, text=True, check=True).stdout
+    return wrapped.removeprefix("def ").removesuffix(": ...\n")

@@ -16,7 +16,7 @@ from cliptools.cli.run.gallery_records import DIGITS, PictureTable, concept_reco
 from cliptools.cli.run.sheet import heading
 from cliptools.console import note, progress
 from cliptools.errors import StreamError, UsageError
-from cliptools.front.unit_records import order_units, signed_words, strength, weight_name
+from cliptools.front.unit_records import order_units, seen_words, signed_words, strength, weight_name
 from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.io.files import binary_output, whole_folder
 from cliptools.io.jsonl import rounded
@@ -25,7 +25,7 @@ from cliptools.render.gallery_page import inline_pictures, page, picture_files
 TOOL = "clip-gallery"
 LARGEST_PAGE = 200_000_000  # bytes; browsers are slow to open larger pages
 CURVE_POINTS = 40
-SHARES = ("explained", "explained_all", "residual")
+SHARES = ("explained", "explained_all", "residual", "agreement")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +103,14 @@ def _words(bundle: Bundle, rows: Int[np.ndarray, " row"], count: int) -> dict[st
         return {}
     texts = bundle.text_list("words")["texts"]
     number: dict[int, int] = {}
-    words, weights = [], []
+    names = ("word", "coefficient", "seen", "correlation")[: 4 if "seen" in bundle else 2]
+    columns: dict[str, list[Any]] = {name: [] for name in names}
     for row in rows:
-        strongest = signed_words(bundle, row)[:count]
-        words.append([number.setdefault(j, len(number)) for j, _ in strongest])
-        weights.append([rounded(weight, DIGITS) for _, weight in strongest])
-    return {"texts": [str(texts[j]) for j in number], "word": words, "coefficient": weights}
+        lists = [("word", "coefficient", signed_words(bundle, row)), ("seen", "correlation", seen_words(bundle, row))]
+        for name, value, words in lists if "seen" in bundle else lists[:1]:
+            columns[name].append([number.setdefault(j, len(number)) for j, _ in words[:count]])
+            columns[value].append([rounded(weight, DIGITS) for _, weight in words[:count]])
+    return {"texts": [str(texts[j]) for j in number]} | columns
 
 
 def _top_images(bundle: Bundle, rows: Int[np.ndarray, " row"], images: PictureTable, count: int) -> dict[str, Any]:

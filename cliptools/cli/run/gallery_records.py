@@ -1,7 +1,7 @@
 """Pictures and records for clip-gallery: images, and the output of clip-concepts, clip-segment and clip-advgen.
 
 Every image and every picture is listed once, however many units and records refer to it. Records come from files, so their fields
-are checked, and their model must be the bundle's.
+are checked (by hand, because msgspec's messages do not quote the value found), and their model must be the bundle's.
 """
 
 import hashlib

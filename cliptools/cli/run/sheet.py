@@ -14,7 +14,7 @@ from cliptools.analysis.selection import rows_named
 from cliptools.cli.app import Reading, open_input
 from cliptools.console import count_of
 from cliptools.errors import UsageError
-from cliptools.front.unit_records import order_units, signed_words
+from cliptools.front.unit_records import order_units, positive_and_negative, seen_words, signed_words
 from cliptools.images.decode import thumbnail
 from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.io.files import binary_output
@@ -23,6 +23,8 @@ from cliptools.render.contact_sheet import SheetRow, contact_sheet, most_rows, w
 
 FACTS = 2  # beside a unit's name; more do not fit
 KINDS = {"pairs": "pairs of a neuron and a head", "heads": "heads"}
+SHARES = ("agreement", "explained", "residual")
+"""Numbers of a unit, of which a row shows the first FACTS."""
 Fetch = Callable[[int], Image.Image | None]
 """A function that returns the picture of an image, given its index in the bundle; None if it has no picture."""
 
@@ -102,13 +104,16 @@ def unit_row(
     """
     layer, neuron, head = (int(v) for v in bundle["unit"][row])
     title = f"layer {layer}" + (f" neuron {neuron}" if neuron >= 0 else "") + (f" head {head}" if head >= 0 else "")
-    shares = [(name, bundle[name][row]) for name in ("explained", "residual") if name in bundle and name not in bundle.derived]
+    shares = [(name, bundle[name][row]) for name in SHARES if name in bundle and name not in bundle.derived]
     fact_list = [*facts, *(f"{name} {value:.2f}" for name, value in shares)][:FACTS]
     words: list[tuple[str, float]] = []
+    seen: list[tuple[str, float]] = []
     if "word" in bundle:
         texts = bundle.text_list("words")["texts"]
-        words = [(texts[j], c) for j, c in signed_words(bundle, row)[: words_in_row()]]
-    return SheetRow(title, " · ".join(fact_list), words, pictures, inner)
+        seen = [(texts[j], c) for j, c in seen_words(bundle, row)]
+        written = positive_and_negative(signed_words(bundle, row), words_in_row(bool(seen)))
+        words = [(texts[j], c) for j, c in written]
+    return SheetRow(title, " · ".join(fact_list), words, pictures, inner, seen)
 
 
 def heading(bundle: Bundle, count: int) -> tuple[str, str]:

@@ -36,7 +36,7 @@ class TopOptions(Batching, Output):
     units: str | None
     word: str | None
     strongest: int
-    sort: str
+    sort: str | None
     head: int | None
     images_per_unit: int
     inertia_images: int

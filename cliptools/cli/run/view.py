@@ -81,7 +81,7 @@ def run(options: ViewOptions) -> None:
 
 def _arguments(options: ViewOptions) -> dict[str, object]:
     """Return the arguments for the bundle's history."""
-    defaults = {"strongest": options.strongest or STRONGEST, "sort": options.sort or SORT}
+    defaults = {"strongest": options.strongest or STRONGEST, "sort": options.sort or ("word" if options.word else SORT)}
     arguments = history_arguments(options, **defaults)
     return {key: value for key, value in arguments.items() if key not in ("header", "check")}
 
@@ -100,7 +100,7 @@ def _rows(bundle: Bundle, selection: Selection) -> Int[np.ndarray, " selected"]:
             mask &= by_comparison(bundle[name], condition, f"--{name}")
     if selection.word:
         mask &= by_word(bundle, selection.word, selection.strongest or STRONGEST)
-    order = order_units(bundle, selection.sort or SORT)
+    order = order_units(bundle, selection.sort or SORT, None if selection.sort else selection.word)
     return order[mask[order]][: selection.head]  # (unit) -> (selected)
 
 

@@ -1,4 +1,7 @@
-"""The page of clip-gallery: its style and script, and its content as data that cannot become markup or code."""
+"""The page of clip-gallery: its style and script, and its content as data that cannot become markup or code.
+
+By hand, because frameworks for pages need a server, a build, or code that the page's content security policy forbids.
+"""
 
 import base64
 import hashlib

@@ -1,7 +1,7 @@
 // Once, at the start: fill the tools, listen, and show what the address asks for.
 
 const ORDER_NAMES = {
-  clear: "clearest first", index: "by number", norm: "largest effect first", explained: "most explained first",
+  clear: "largest agreement first", index: "by number", norm: "largest effect first", explained: "most explained first",
   residual: "best told by words first",
 };
 

@@ -2,6 +2,7 @@
 
 const SHOWN_PICTURES = 8;
 const SHOWN_WORDS = 6;
+const SHOWN_SEEN = 3;
 const PICTURED = data.picture.some((number) => number >= 0);
 const SHARES = data.weight === "share"; // whose words have no sign
 const plural = data.kind;
@@ -23,7 +24,11 @@ const kindOf = (value) => (SHARES ? "" : value > 0 ? "plus" : "minus");
 
 const explainedOf = (row) => data.explained?.[row] ?? 1;
 
-// Rows that are all that is asked for, in the order asked for. A term is a unit as 9:391, or a part of one of a unit's words.
+// The largest coefficient of a unit's words that contain one of the terms: a search puts the units first that write them most.
+const weightOfTerms = (row, terms) =>
+  Math.max(...wordsOf(row).filter(([text]) => terms.some((term) => text.toLowerCase().includes(term))).map(([, weight]) => weight));
+
+// Rows that are all that is asked for, in the order asked for; if words are searched for, by their weight. A term is a unit as 9:391, or a part of one of a unit's words.
 function chosenUnits({ query, layers, least, order }) {
   const tests = termsOf(query).map((term) => {
     const unit = ASKED_UNIT.exec(term);
@@ -34,14 +39,22 @@ function chosenUnits({ query, layers, least, order }) {
     const having = new Set(lowerTexts.flatMap((text, i) => (text.includes(term) ? [i] : [])));
     return (row) => data.word !== undefined && data.word[row].some((word) => having.has(word));
   });
-  return data.orders[order].filter(
+  const rows = data.orders[order].filter(
     (row) =>
       (!layers.size || layers.has(data.unit[row][0])) && explainedOf(row) >= least && tests.every((test) => test(row)),
   );
+  const words = termsOf(query).filter((term) => !ASKED_UNIT.test(term));
+  if (!words.length) return rows;
+  const weights = new Map(rows.map((row) => [row, weightOfTerms(row, words)]));
+  return rows.sort((one, other) => weights.get(other) - weights.get(one));
 }
 
 function wordsOf(row) {
   return (data.word?.[row] ?? []).map((word, i) => [texts[word], data.coefficient[row][i]]);
+}
+
+function seenWordsOf(row) {
+  return (data.seen?.[row] ?? []).map((word, i) => [texts[word], data.correlation[row][i]]);
 }
 
 // The strongest words, and of those searched for at least one.
@@ -82,6 +95,8 @@ const UNIT_CARDS = {
       }
       said.append(list);
     }
+    const seen = seenWordsOf(row).slice(0, SHOWN_SEEN);
+    if (seen.length) said.append(make("div", { class: "sees faint" }, "sees ", marked(seen.map(([text]) => text).join(", "), this.terms)));
     if (data.explained) {
       const share = data.explained[row];
       said.append(make("div", { class: "share" }, bar(share), `${Math.round(100 * share)} % explained`));
@@ -100,6 +115,7 @@ function unitFacts(row) {
   if (data.explained) facts.append(fact("explained, top images", digits(data.explained[row])));
   if (data.explained_all) facts.append(fact("explained, all images", digits(data.explained_all[row])));
   if (data.residual) facts.append(fact("residual of the words", digits(data.residual[row])));
+  if (data.agreement) facts.append(fact("agreement with the first word", digits(data.agreement[row])));
   facts.append(fact("mean top norm", norm(data.strength[row])));
   const within = data.threshold_bound?.[row] ? ` ± ${norm(data.threshold_bound[row])}` : "";
   if (data.threshold) facts.append(fact("active above", norm(data.threshold[row]) + within));
@@ -151,7 +167,9 @@ function topImages(row) {
 function unitDetail(row, search) {
   const body = make("div", { class: "body" }, make("section", { class: "whole" }, unitFacts(row)));
   const words = wordsOf(row);
-  if (words.length) body.append(section(SHARES ? "Words, shares of the variance" : "Words", wordTable(words, search)));
+  if (words.length) body.append(section(SHARES ? "Words, shares of the variance" : "Words that it writes", wordTable(words, search)));
+  const seen = seenWordsOf(row);
+  if (seen.length) body.append(section("Words that it sees, correlations", wordTable(seen, search)));
   body.append(section("Norms of the top images; dashed: active above", largeCurve(row)));
   const tops = section("Top images, the largest norm first", topImages(row));
   tops.classList.add("whole");

@@ -1,0 +1,83 @@
+"""Words for what units see: the texts to which images are most similar when a unit acts.
+
+With the unit embedding e(I) of an image, its covariance Sigma, the activity a_n(I) = <phi_n(I) - b_n, r_n> of a unit and its read
+direction q_n = cov(a_n, e) (streaming/embeddings.py), for every text t
+
+    corr(a_n, <e, t>) = <q_n, t> / (sd(a_n) sqrt(t^T Sigma t))
+
+A unit's *seen* words have the largest correlation. Its *agreement* is the correlation of its first written word: the unit acts on
+images of what it writes. A q_n of a bundle comes from the top images alone, so these correlations are too small, by a factor that
+depends on the unit and not on the text.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+AT_ONCE = 1 << 24  # correlations computed at a time
+
+
+class ReadDirections(NamedTuple):
+    """Read directions of u units, with what turns them into correlations."""
+
+    q: Float[Tensor, "u d"]
+    deviation: Float[Tensor, " u"]
+    """sd(a)."""
+    covariance: Float[Tensor, "d d"]
+    """Sigma."""
+
+    def correlations(self, t: Float[Tensor, "text d"]) -> Float[Tensor, "u text"]:
+        """corr(a_n, <e, t>) of all units and texts; 0 for a unit or a text without variance."""
+        spread = torch.einsum("td,de,te->t", t, self.covariance, t).clamp(min=0).sqrt()  # (text): sd(<e, t>)
+        scale = self.deviation[:, None] * spread  # (u, text)
+        positive = scale > 0
+        return torch.where(positive, self.q @ t.T / torch.where(positive, scale, 1), 0.0).clamp(-1, 1)
+
+    def with_own_text(self, t: Float[Tensor, "u d"]) -> Float[Tensor, " u"]:
+        """corr(a_n, <e, t_n>) of each unit and a text of its own."""
+        spread = torch.einsum("ud,de,ue->u", t, self.covariance, t).clamp(min=0).sqrt()
+        scale = self.deviation * spread  # (u)
+        positive = scale > 0
+        return torch.where(positive, (self.q * t).sum(1) / torch.where(positive, scale, 1), 0.0).clamp(-1, 1)
+
+    def part(self, units: slice) -> "ReadDirections":
+        """Those of a slice of the units."""
+        return ReadDirections(self.q[units], self.deviation[units], self.covariance)
+
+
+class Ranked(NamedTuple):
+    """The s best texts of each of u units, best first."""
+
+    text: Int[Tensor, "u s"]
+    """Indices into the vocabulary."""
+    value: Float[Tensor, "u s"]
+
+
+def seen_texts(read: ReadDirections, t: Float[Tensor, "text d"], count: int) -> Ranked:
+    """The texts with the largest correlations."""
+    units = max(1, AT_ONCE // len(t))
+    parts = [
+        read.part(slice(start, start + units)).correlations(t).topk(min(count, len(t))) for start in range(0, len(read.q), units)
+    ]
+    return _joined([Ranked(part.indices, part.values) for part in parts], count, read.q)
+
+
+def overlapping_texts(r: Float[Tensor, "u d"], t: Float[Tensor, "text d"], count: int) -> Ranked:
+    """The texts with the largest <r, t>."""
+    units = max(1, AT_ONCE // len(t))
+    parts = [(part @ t.T).topk(min(count, len(t))) for part in r.split(units)]
+    return _joined([Ranked(part.indices, part.values) for part in parts], count, r)
+
+
+def _joined(parts: list[Ranked], count: int, like: Float[Tensor, "u d"]) -> Ranked:
+    if not parts:
+        return Ranked(torch.zeros(0, count, dtype=torch.int64), like.new_zeros(0, count))
+    return Ranked(torch.cat([part.text for part in parts]), torch.cat([part.value for part in parts]))
+
+
+def first_positive(word: Int[Tensor, "u m"], coefficient: Float[Tensor, "u m"]) -> Int[Tensor, " u"]:
+    """The text of each unit's largest positive coefficient; -1 for a unit without one."""
+    largest, place = torch.where(word >= 0, coefficient, 0).max(1)
+    return torch.where(largest > 0, word.gather(1, place[:, None])[:, 0], -1)
