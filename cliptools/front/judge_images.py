@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from cliptools.analysis.presence import Labelled, Presence, Similarity
 from cliptools.console import count_of, warn
@@ -17,11 +17,12 @@ from cliptools.emoji.render import SceneSource, scenes_for
 from cliptools.errors import CliptoolsError, UsageError
 from cliptools.front.images import Images, Reading, open_any, read_batches
 from cliptools.front.prepared import PreparedImages
-from cliptools.images.loader import ImageSource, Skipped, choose, list_digest
+from cliptools.images.loader import ImageSource, Skipped, choose, list_digest, open_images
 from cliptools.images.relocate import recorded_source
 from cliptools.images.shown_texts import (
     SCENES,
     ShownTexts,
+    TextIndex,
     TruthOptions,
     listed_names,
     open_shown,
@@ -166,6 +167,44 @@ def _effect_and_units(bundle: Bundle, model: LoadedModel) -> tuple[Any, Units]:
     unit, r, b = (torch.from_numpy(bundle[name]) for name in ("unit", "direction", "mean"))
     effect = factored_effect(model.clip, settings["effect"], settings.get("units", "neurons"))
     return effect, Units(unit, r.to(model.device), b.to(model.device), bundle.header.scaled)
+
+
+class MeasuredPictures(NamedTuple):
+    """Activities on pictures of words."""
+
+    activities: Activities
+    rows: dict[int, Int64[np.ndarray, " _"]]
+    """Rows of the pictures of each text."""
+
+
+def measure_pictures(
+    bundle: Bundle, model: LoadedModel, folder: str, measured: Measured, texts: Sequence[str], reading: Reading
+) -> MeasuredPictures:
+    """Measure the activities of all units on pictures of words, a folder for each word.
+
+    Args:
+        measured: The control images, to whose groups of units those of the result are equal.
+        texts: The vocabulary.
+
+    Raises:
+        CliptoolsError: the folder does not exist or has no images.
+        UsageError: no folder has the name of a text.
+    """
+    source, skipped = open_images([folder]), Skipped()
+    index = TextIndex(texts)
+    shown_by = [index.of([name.partition("/")[0].replace("_", " ")]) for name in source.names]
+    order = [number for number, shown_texts in enumerate(shown_by) if shown_texts]
+    if not order:
+        raise UsageError(f"--pictures {folder}: no folder in it has the name of a text of the vocabulary, such as {texts[0]}")
+    activities = Activities(len(order), bundle["top_norm"][:, 0], len(texts), measured.activities.groups)
+    scalars = UnitScalars(*_effect_and_units(bundle, model))
+    batches = shown(read_batches(source, order, model, reading, skipped), "pictures", len(order), lambda batch: len(batch[0]))
+    screen = Screen[int](source.names.__getitem__, skipped.add, reading.strict)
+    rows: dict[int, list[int]] = {}
+    for row, number in enumerate(collect(scalars, batches, activities, None, screen)):
+        for text in shown_by[number]:
+            rows.setdefault(text, []).append(row)
+    return MeasuredPictures(activities, {text: np.array(pictures) for text, pictures in rows.items()})
 
 
 def embed(

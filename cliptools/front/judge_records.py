@@ -87,7 +87,7 @@ def _scored_word(units: JudgedUnits, kind: str, row: int) -> Record | None:
     if text < 0:
         return None
     scores = units.judgement.scores[kind]
-    return {"word": units.pool.texts[text]} | {metric: number(scores[metric][row]) for metric in METRICS}
+    return {"word": units.pool.texts[text]} | {metric: number(value[row]) for metric, value in scores.items()}
 
 
 def summary_of(units: JudgedUnits) -> Record:
@@ -98,7 +98,7 @@ def summary_of(units: JudgedUnits) -> Record:
     summary: Record = {
         "units": units.bundle.units,
         "words": {
-            kind: {metric: interval(scores[metric]) for metric in METRICS} for kind, scores in judgement.scores.items()
+            kind: {metric: interval(value) for metric, value in scores.items()} for kind, scores in judgement.scores.items()
         },
         "simulation": {kind: interval(value) for kind, value in judgement.simulation.items()},
         "agreement": interval(judgement.agreement),
@@ -136,7 +136,7 @@ def judged_bundle(units: JudgedUnits) -> UnitBundle:
     number_of = {text: n for n, text in enumerate(own)}
     for text in (pool.texts[j] for j in np.unique(judgement.seen[judgement.seen >= 0])):
         number_of.setdefault(text, len(number_of))
-    index = np.array([number_of.get(text, -1) for text in (*pool.texts, None)], dtype=np.int32)  # the last is for -1
+    index = np.array([*(number_of.get(text, -1) for text in pool.texts), -1], dtype=np.int32)  # the last is for -1
     seen: Int[np.ndarray, "u s"] = index[judgement.seen]
     words = bundle.text_list("words") | {"texts": list(number_of)}
     header = bundle.header.after("cliptools.judge", {"judged": units.judged_by, **units.settings})
@@ -149,8 +149,8 @@ def judged_bundle(units: JudgedUnits) -> UnitBundle:
     )  # fmt: skip
 
 
-def judged_table(units: JudgedUnits, rows: int) -> Sequence[RenderableType]:
-    """Return a table of the units of largest agreement, and one of the means over all units."""
+def judged_table(units: JudgedUnits, summary: Record, rows: int | None = None) -> Sequence[RenderableType]:
+    """Return a table of the units of largest agreement, all if `rows` is None, and one of the means over all units."""
     judgement = units.judgement
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("unit", "agreement"):
@@ -165,7 +165,7 @@ def judged_table(units: JudgedUnits, rows: int) -> Sequence[RenderableType]:
         others = "  ".join(units.pool.texts[j] for j in judgement.seen[row, 1:4] if j >= 0)
         faint = "" if units.has_word[row] else "dim"  # a seen word that may be chance
         table.add_row(unit_name(*unit), shown_number(judgement.agreement[row]), *map(Text, cells), Text(others, style=faint))
-    return [table, Text(), means_table(summary_of(units))]
+    return [table, Text(), means_table(summary)]
 
 
 def means_table(summary: Record) -> Table:
@@ -173,7 +173,11 @@ def means_table(summary: Record) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column, title in enumerate(("words", *METRICS, "95 % interval of the correlation")):
         table.add_column(title, justify="right" if column else "left", no_wrap=True)
-    for kind, scores in summary["words"].items():
+    rows = list(summary["words"].items())
+    rows += (
+        [(f"random weights: {kind}", summary["null"]["words"][kind]) for kind in ("written", "seen")] if "null" in summary else []
+    )
+    for kind, scores in rows:
         means = [shown_number(scores[metric]["mean"]) for metric in METRICS]
         ends = f"{shown_number(scores['correlation']['low'])} to {shown_number(scores['correlation']['high'])}"
         table.add_row(kind, *means, ends)

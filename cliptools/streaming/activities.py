@@ -27,17 +27,19 @@ NUMBERS_AT_ONCE = 1 << 21  # of a group of units: activities on all images, or c
 class Activities:
     """Activities [images, units] of a run, in the order in which images are added."""
 
-    def __init__(self, listed: int, unit: Float[np.ndarray, " U"], texts: int) -> None:
+    def __init__(self, listed: int, unit: Float[np.ndarray, " U"], texts: int, groups: Sequence[slice] | None = None) -> None:
         """
         Args:
             listed: Largest number of images.
             unit: A size of each unit's activities, such as its largest top norm.
             texts: Number of texts that the units will be compared with.
+            groups: The units of each group. None: as many units as memory allows.
         """
         self._listed, self.count = listed, 0
         self._unit = np.where(unit > 0, unit, 1).astype(np.float64)  # (U)
         size = max(1, NUMBERS_AT_ONCE // max(listed, texts, 1))
-        self.groups = [slice(start, min(start + size, len(unit))) for start in range(0, len(unit), size)]
+        starts = range(0, len(unit), size)
+        self.groups = groups or [slice(start, min(start + size, len(unit))) for start in starts]
         """The units of each group."""
         self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, prefix="cliptools-")  # noqa: SIM115 - closed when it is collected
 
