@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cliptools.front.concepts import concepts
     from cliptools.front.decompose import decompose
     from cliptools.front.effects import effects
+    from cliptools.front.judge import judge
     from cliptools.front.spurious import spurious
     from cliptools.front.tables import Records
     from cliptools.front.top import top
@@ -32,6 +33,7 @@ __all__ = [
     "concepts",
     "decompose",
     "effects",
+    "judge",
     "load_model",
     "read",
     "spurious",
@@ -50,6 +52,7 @@ HOME = {
     "concepts": "front.concepts",
     "decompose": "front.decompose",
     "effects": "front.effects",
+    "judge": "front.judge",
     "load_model": "models.load",
     "read": "front.bundles",
     "spurious": "front.spurious",

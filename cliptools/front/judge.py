@@ -5,6 +5,7 @@ analysis/word_metrics.py.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -220,7 +221,7 @@ def judged(bundle: Bundle, images: Images | None, request: JudgeRequest) -> Judg
         null = null_bundle(bundle, random, opened, choosing, pool, request.reading)
         random_units, _ = judge_units(null, random, task)
         summary["null"] = {key: value for key, value in summary_of(random_units).items() if key in NULL_FIELDS}
-    return Judged(judged_records(units), lambda _: judged_table(units, summary), summary, judged_bundle(units))
+    return Judged(judged_records(units), partial(judged_table, units, summary), summary, judged_bundle(units))
 
 
 def judge_units(bundle: Bundle, model: LoadedModel, task: Task) -> tuple[JudgedUnits, list[int]]:

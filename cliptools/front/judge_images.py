@@ -36,7 +36,7 @@ from cliptools.streaming.embeddings import Embeddings
 from cliptools.unit_effects.select import factored_effect
 
 SCENES_RENDERED = 2000  # without images
-LEAST = 20  # images of a judgement
+LEAST = 6  # images of a judgement
 FEW = 300  # images below which seen words are uncertain
 Truth = str | Mapping[str, Sequence[str]] | None
 
@@ -166,7 +166,7 @@ def _effect_and_units(bundle: Bundle, model: LoadedModel) -> tuple[Any, Units]:
     settings = bundle.header.settings
     unit, r, b = (torch.from_numpy(bundle[name]) for name in ("unit", "direction", "mean"))
     effect = factored_effect(model.clip, settings["effect"], settings.get("units", "neurons"))
-    return effect, Units(unit, r.to(model.device), b.to(model.device), bundle.header.scaled)
+    return effect, Units(unit, r, b, bundle.header.scaled)
 
 
 class MeasuredPictures(NamedTuple):

@@ -1,7 +1,7 @@
 """Records, summary, table and bundle of a judgement of units' words."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from cliptools.analysis.word_judge import METRICS, Judgement
 from cliptools.analysis.word_metrics import mean_interval
 from cliptools.front.bundles import UnitBundle, unit_bundle
-from cliptools.front.tables import Records, Show
+from cliptools.front.tables import Records
 from cliptools.front.unit_records import record_source, unit_keys
 from cliptools.io.bundle import Bundle, json_tensor
 from cliptools.io.jsonl import rounded, unit_name
@@ -29,9 +29,20 @@ Record = dict[str, Any]
 class Judged(Records):
     """Records of judged units, with a summary over the units and the judged bundle."""
 
-    def __init__(self, records: Iterable[Record], show: Show, summary: Record, bundle: UnitBundle) -> None:
-        super().__init__(records, show)
-        self.summary, self.bundle = summary, bundle
+    def __init__(
+        self, records: Iterable[Record], parts: Callable[[int | None], Sequence[RenderableType]], summary: Record,
+        bundle: UnitBundle,
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            parts: Makes the parts of the table: that of the first units, all if the number is None, and that of the means.
+        """
+        super().__init__(records, lambda _: parts(None))
+        self.parts = parts
+        self.summary = summary
+        """Means over the units, with their intervals."""
+        self.bundle = bundle
+        """The bundle with `seen`, `seen_correlation` and `agreement`."""
 
 
 class JudgedUnits(NamedTuple):

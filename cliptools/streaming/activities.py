@@ -6,6 +6,7 @@ few pieces and a group is read in one.
 """
 
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -42,6 +43,7 @@ class Activities:
         self.groups = groups or [slice(start, min(start + size, len(unit))) for start in starts]
         """The units of each group."""
         self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, prefix="cliptools-")  # noqa: SIM115 - closed when it is collected
+        weakref.finalize(self, self._file.close)
 
     def add(self, along: Float[np.ndarray, "b U"]) -> None:
         """Add the activities of all units on further images.
