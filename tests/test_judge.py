@@ -1,6 +1,9 @@
 """cliptools.judge and clip-judge on tiny models: the presence of texts from every source, controls, outputs and misuse."""
 
+import io
 import json
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,10 @@ from helpers.tiny_suite import READ, Suite, done
 from PIL import Image
 
 import cliptools as ct
+from cliptools.emoji.render import SceneSource, scene_key
 from cliptools.errors import CliptoolsError, StreamError, UsageError
-from cliptools.images.loader import open_images
+from cliptools.front.judge_images import open_judged
+from cliptools.images.loader import list_digest, open_images
 from cliptools.images.shown_texts import TruthOptions, open_shown
 from cliptools.io.bundle_faults import doubtful_values, faults
 from cliptools.models.random_weights import with_random_weights
@@ -179,6 +184,12 @@ def test_texts_from_every_kind_of_label(tmp_path: Path) -> None:
     assert shown(paths, str(classes)) == ([["boat"], ["dog"], ["boat"]], ["dog", "boat"])
 
 
+def picture_bytes() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
 def test_texts_in_captions_and_scenes(tmp_path: Path) -> None:
     captions = ("--caption", "two cats and a boat", "--caption", "a dog")
     done("scenes", *captions, "--count", 2, "--size", 32, "-o", tmp_path / "captioned.tar")
@@ -186,10 +197,35 @@ def test_texts_in_captions_and_scenes(tmp_path: Path) -> None:
         rows, known = shown([str(tmp_path / "captioned.tar")], truth)
         assert sorted(map(tuple, map(sorted, rows))) == [("boat", "cat"), ("dog",)], truth
         assert "a red car" not in known or truth == "captions"
+    with tarfile.open(tmp_path / "bad.tar", "w") as archive:
+        for name, data in (("a.png", picture_bytes()), ("a.txt", b"\xff\xfe\xfa")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    with pytest.raises(StreamError, match="cannot be read"):
+        shown([str(tmp_path / "bad.tar")], "captions")
     (tmp_path / "plain").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "plain" / "a.png")
     with pytest.raises(StreamError, match="has no caption"):
         shown([str(tmp_path / "plain")], "captions")
+
+
+def test_scenes_that_are_rendered(suite: Suite) -> None:
+    """They are of another seed than those of the bundle, and their truth is known without a file."""
+    bundle = ct.read(suite.bundle("second-words"))
+    images = {"count": 5, "digest": list_digest([scene_key(i) for i in range(5)])}
+    model, history = {**bundle.header.model, "name": "emoji-vit"}, [{"command": "clip-effects", "arguments": {"seed": 4}}]
+    rendered = replace(bundle, header=replace(bundle.header, model=model, images=images, history=history))
+    with pytest.raises(UsageError, match="made from the scenes of this seed"):
+        ct.judge(rendered, seed=4)
+    with pytest.raises(UsageError, match="rendered scenes have --truth scenes"):
+        ct.judge(rendered, truth="classes")
+    arguments: dict[str, Any] = {"limit": 9, "sample": None, "seed": 5, "same_names": False}
+    opened = open_judged(rendered, None, "scenes", None, ("cat", "dog"), **arguments)
+    assert len(opened.indices) == 9 and opened.truth is not None and isinstance(opened.source, SceneSource)
+    for number in range(9):
+        expected = [n for n, text in enumerate(("cat", "dog")) if text in opened.source.names_in(number)]
+        assert opened.truth.of(number) == expected
 
 
 def test_misuse(suite: Suite, scenes: Path) -> None:
@@ -206,6 +242,12 @@ def test_misuse(suite: Suite, scenes: Path) -> None:
     for arguments, message in cases:
         with pytest.raises(CliptoolsError, match=message):
             judged(suite, scenes, **arguments)
+    bundle = ct.read(suite.bundle("second-words"))
+    indirect = replace(bundle, header=replace(bundle.header, settings={**bundle.header.settings, "effect": "indirect"}))
+    with pytest.raises(StreamError, match="needs effects in factored form"):
+        ct.judge(indirect, str(scenes / "images"))
+    ended = inside("judge", "-", stdin=b"")
+    assert ended.returncode == 2 and b"so the bundle needs a file" in ended.stderr
     with pytest.raises(StreamError, match="without `word`"):
         judged(suite, scenes, "second")
     batches = [torch.zeros(8, 3, *[ct.load_model(suite.vit, device="cpu").clip.visual.image_size[0]] * 2)]  # type: ignore[union-attr,index]

@@ -152,7 +152,9 @@ def _open_file(paths: Sequence[str], file: Path, index: TextIndex, texts: Sequen
     groups = Groups(ListedImages(images), images, (), [])
     labels = by_columns(groups, read_table(file, "image"), [texts[n] for n in named])  # (image, column)
     known = index.mask(n for column, n in enumerate(named) if not np.isnan(labels[:, column]).any())
-    return ShownTexts(groups.source, lambda number: [n for n, label in zip(named, labels[number], strict=True) if label == 1], known)
+    return ShownTexts(
+        groups.source, lambda number: [n for n, label in zip(named, labels[number], strict=True) if label == 1], known
+    )
 
 
 def _captioned(members: Sequence[ListedImage], index: TextIndex) -> ShownTexts:
