@@ -13,6 +13,7 @@ import scipy.stats
 import torch
 from helpers.advgen_input import inside, parsed
 from helpers.tiny_suite import READ, Suite, done
+from helpers.tiny_suite import TEXTS as SUITE_TEXTS
 from PIL import Image
 
 import cliptools as ct
@@ -29,6 +30,18 @@ from cliptools.unit_effects.select import factored_effect
 
 COUNT = 26
 TEXTS = ("cat", "dog", "boat", "a red car")
+
+
+@pytest.fixture(scope="module")
+def suite(tiny_clip_dir: Path, tiny_resnet_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Suite:
+    """The scenes and the bundles with words of the suite, without the rest of it."""
+    made = Suite(tmp_path_factory.mktemp("units"), tiny_clip_dir, tiny_resnet_dir, ready=True)
+    made.pool.write_text("\n".join(SUITE_TEXTS) + "\n")
+    done("scenes", "--count", 6, "--size", 64, "--out-dir", made.scenes)
+    for name in ("second", "pooled"):
+        done("effects", *made.measured[name], "-o", made.bundle(name))
+        done("decompose", "--pool", made.pool, "--m", 3, made.bundle(name), "-o", made.bundle(f"{name}-words"))
+    return made
 
 
 @pytest.fixture(scope="module")

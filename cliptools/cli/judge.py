@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from cliptools.cli.app import batch_option, command, device_option, output_options, reading_options
+from cliptools.cli.completion import FILE, Completed, words
 
 BUNDLE_HELP = "Bundle of clip-decompose [default: standard input]."
 POOL_HELP = "Vocabulary of the seen words: emoji, imagenet, words10k, words30k, or a file [default: that of the bundle's words]."
@@ -32,8 +33,13 @@ SEED_HELP = "Random seed of the halves, of the controls, of --sample and of rend
 @click.option("--bundle", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help=BUNDLE_HELP)
 @click.option("--pool", metavar="NAME|FILE", help=POOL_HELP)
 @click.option("--judge", metavar="MODEL", help=JUDGE_HELP)
-@click.option("--judge-pretrained", metavar="TAG|FILE", help=JUDGE_PRETRAINED_HELP)
-@click.option("--truth", metavar="scenes|classes|captions|FILE", help=TRUTH_HELP)
+@click.option("--judge-pretrained", type=Completed(place=FILE), metavar="TAG|FILE", help=JUDGE_PRETRAINED_HELP)
+@click.option(
+    "--truth",
+    type=Completed(words("scenes", "classes", "captions"), FILE),
+    metavar="scenes|classes|captions|FILE",
+    help=TRUTH_HELP,
+)  # fmt: skip
 @click.option("--classes", metavar="NAME|FILE", help=CLASSES_HELP)
 @click.option("--pictures", type=click.Path(path_type=Path), metavar="FOLDER", help=PICTURES_HELP)
 @click.option(
