@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cliptools.errors import CliptoolsError, ImageError, ModelError, StreamError, TextError, UsageError
+    from cliptools.front.ablate import ablate
     from cliptools.front.bundles import UnitBundle, read
     from cliptools.front.concepts import concepts
     from cliptools.front.decompose import decompose
     from cliptools.front.effects import effects
     from cliptools.front.judge import judge
+    from cliptools.front.judge_records import Judged
+    from cliptools.front.segment import segment
+    from cliptools.front.segmented import HeatMaps, LabelMap
+    from cliptools.front.segments import Segments
     from cliptools.front.spurious import spurious
     from cliptools.front.tables import Records
     from cliptools.front.top import top
@@ -22,39 +27,51 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "CliptoolsError",
+    "HeatMaps",
     "ImageError",
+    "Judged",
+    "LabelMap",
     "LoadedModel",
     "ModelError",
     "Records",
+    "Segments",
     "StreamError",
     "TextError",
     "UnitBundle",
     "UsageError",
+    "ablate",
     "concepts",
     "decompose",
     "effects",
     "judge",
     "load_model",
     "read",
+    "segment",
     "spurious",
     "top",
 ]
 HOME = {
     "CliptoolsError": "errors",
+    "HeatMaps": "front.segmented",
     "ImageError": "errors",
+    "Judged": "front.judge_records",
+    "LabelMap": "front.segmented",
     "LoadedModel": "models.load",
     "ModelError": "errors",
     "Records": "front.tables",
+    "Segments": "front.segments",
     "StreamError": "errors",
     "TextError": "errors",
     "UnitBundle": "front.bundles",
     "UsageError": "errors",
+    "ablate": "front.ablate",
     "concepts": "front.concepts",
     "decompose": "front.decompose",
     "effects": "front.effects",
     "judge": "front.judge",
     "load_model": "models.load",
     "read": "front.bundles",
+    "segment": "front.segment",
     "spurious": "front.spurious",
     "top": "front.top",
 }

@@ -97,6 +97,27 @@ def front_call(progress: bool) -> Iterator[None]:
         _front.reset(token)
 
 
+def front_steps(progress: bool, items: Iterator[Item]) -> Iterator[Item]:
+    """Yield the items of a function of the front that works while they are taken, with one output as in `front_call`.
+
+    Between two items the output is the caller's.
+    """
+    if IN_COMMAND.get() or _front.get() is not None:
+        yield from items
+        return
+    run = _Run(logged=not progress)
+    while True:
+        token = _front.set(run)
+        try:
+            item = next(items)
+        except StopIteration:
+            finish()
+            return
+        finally:
+            _front.reset(token)
+        yield item
+
+
 @contextlib.contextmanager
 def own_run() -> Iterator[None]:
     """Give the block an output state of its own, and restore the previous one afterwards.

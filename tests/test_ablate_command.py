@@ -13,8 +13,9 @@ from helpers.pipes import shell
 from helpers.shift_command import lines, only_line
 
 from cliptools.analysis.zero_shot import Share
-from cliptools.cli.run.ablate import ablate_table, setting_text
 from cliptools.emoji.render import single_scenes_for
+from cliptools.front.ablate_records import ablate_table, setting_text
+from cliptools.front.tables import rendered
 from cliptools.images.tar import write_end, write_member
 from cliptools.io.bundle import Bundle
 
@@ -189,7 +190,7 @@ def test_labels_that_do_not_match_are_refused(run: Run, words: Path, tmp_path: P
 
 
 def test_a_table(whole: bytes) -> None:
-    shown = ablate_table(lines(whole)).decode()
+    shown = rendered(*ablate_table(lines(whole))).decode()
     assert "top-1" in shown and "6 words" in shown and "5–6" in shown and f"{IMAGES} images, {CLASSES} classes" in shown
     assert setting_text({"effect": "pooled", "ablate": "rest", "keep": 0.2}) == "all but 20 % to means"
     assert setting_text({"effect": "pooled", "reconstruct": "pc", "components": 4, "keep": 0.5}) == "PC 1–4 of 50 %"

@@ -10,10 +10,11 @@ from helpers.statistics import batches_of
 
 from cliptools.cli.app import parse_percentage
 from cliptools.errors import UsageError
-from cliptools.streaming.measure import Settings, list_capacity, measure
+from cliptools.streaming.measure import list_capacity, measure
 from cliptools.streaming.memory_plan import memory_plan
 from cliptools.streaming.shards import keep_top_units, omitted_mean
 from cliptools.streaming.statistics import UnitStatistics
+from cliptools.streaming.summary import Settings
 from cliptools.unit_effects.factored import UnitBlock
 from cliptools.unit_effects.resnet_pooling import Pairs, PooledHeads, PooledNeurons
 from cliptools.unit_effects.select import Choice, choose_effects, factored_effect

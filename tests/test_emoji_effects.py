@@ -13,8 +13,9 @@ from cliptools.emoji.render import SceneSource, render
 from cliptools.emoji.scenes import draw_scene
 from cliptools.io.bundle import Bundle
 from cliptools.models.load import LoadedModel, load_model
-from cliptools.streaming.measure import Settings, measure
+from cliptools.streaming.measure import measure
 from cliptools.streaming.ranking import rank_of
+from cliptools.streaming.summary import Settings
 from cliptools.unit_effects.vit_second_order import SecondOrder, directions, scalars, trace
 from training.batches import normalise
 from training.lens import accuracies, layer_score, replacement

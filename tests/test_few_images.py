@@ -16,7 +16,8 @@ from PIL import Image
 from cliptools.embedded_models import EMBEDDED
 from cliptools.emoji.render import SceneSource
 from cliptools.models.load import load_model
-from cliptools.streaming.measure import Effects, Settings, measure
+from cliptools.streaming.measure import measure
+from cliptools.streaming.summary import Effects, Settings
 from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, gram_of
 from cliptools.unit_effects.select import factored_effect
 

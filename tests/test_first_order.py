@@ -9,8 +9,9 @@ from helpers.oracles import centred_statistics, layer_norm_gain
 from helpers.second_order import SHAPES, pictures, random_tower
 
 from cliptools.errors import UsageError
-from cliptools.streaming.measure import Settings, measure
+from cliptools.streaming.measure import measure
 from cliptools.streaming.ranking import rank_of
+from cliptools.streaming.summary import Settings
 from cliptools.unit_effects.factored import UnitBlock
 from cliptools.unit_effects.vit_direct import FirstOrder, choose_any_layers
 

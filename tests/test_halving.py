@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cliptools.devices import in_halves
-from cliptools.streaming.measure import Settings, measure
+from cliptools.streaming.measure import measure
+from cliptools.streaming.summary import Settings
 from cliptools.unit_effects.vit_second_order import SecondOrder
 
 TOO_MUCH = 10**15  # bytes that no machine has

@@ -11,8 +11,9 @@ from helpers.oracles import centred_statistics
 from helpers.second_order import SHAPES, pictures, random_tower
 
 from cliptools.streaming import vit_indirect
-from cliptools.streaming.measure import Settings, measure
+from cliptools.streaming.measure import measure
 from cliptools.streaming.ranking import rank_of
+from cliptools.streaming.summary import Settings
 from cliptools.streaming.vit_indirect import Indirect, cost, draw_sample, margin_to_keep_all
 from cliptools.unit_effects.factored import UnitBlock
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cliptools.streaming.embeddings import Embeddings
-from cliptools.streaming.measure import Effects, Settings, list_capacity, measure
+from cliptools.streaming.measure import list_capacity, measure
 from cliptools.streaming.moments import Basis
 from cliptools.streaming.ranking import rank_of
 from cliptools.streaming.shard_statistics import (
@@ -22,6 +22,7 @@ from cliptools.streaming.shard_statistics import (
 )
 from cliptools.streaming.shards import Conclusion, conclude, measure_shard
 from cliptools.streaming.statistics import UnitStatistics
+from cliptools.streaming.summary import Effects, Settings
 from cliptools.unit_effects.factored import UnitBlock
 from cliptools.unit_effects.vit_second_order import SecondOrder
 

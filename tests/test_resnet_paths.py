@@ -11,8 +11,9 @@ from open_clip.modified_resnet import ModifiedResNet
 from cliptools.errors import ModelError
 from cliptools.models.load import load_model
 from cliptools.segmentation.towers import on_grid
-from cliptools.streaming.measure import Settings, measure
+from cliptools.streaming.measure import measure
 from cliptools.streaming.ranking import rank_of
+from cliptools.streaming.summary import Settings
 from cliptools.unit_effects.factored import FactoredEffect, UnitBlock
 from cliptools.unit_effects.resnet_pooling import (
     Pairs,

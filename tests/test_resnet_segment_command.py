@@ -14,10 +14,10 @@ from sklearn.metrics import jaccard_score
 
 from cliptools.cli.run.segment_eval import SegmentEvalOptions
 from cliptools.cli.run.segment_eval import run as evaluate
-from cliptools.cli.run.segment_heat_maps import open_bundle
-from cliptools.cli.run.segment_label_maps import load_labeller, parse_backgrounds
+from cliptools.cli.run.segment_images import open_bundle
 from cliptools.cli.segment import main
 from cliptools.errors import CliptoolsError, UsageError
+from cliptools.front.label_maps import load_labeller, parse_backgrounds
 from cliptools.images.segmentation.label_maps import IGNORED, Numbering
 from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.models.load import load_model

@@ -11,7 +11,8 @@ from cliptools.analysis.seen import ReadDirections, first_positive, overlapping_
 from cliptools.errors import CliptoolsError
 from cliptools.streaming import embeddings as module
 from cliptools.streaming.embeddings import Embeddings, read_directions
-from cliptools.streaming.measure import Effects, Settings, measure
+from cliptools.streaming.measure import measure
+from cliptools.streaming.summary import Effects, Settings
 from cliptools.unit_effects.vit_second_order import SecondOrder, directions, scalars, trace
 
 

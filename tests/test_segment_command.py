@@ -17,9 +17,9 @@ from safetensors.numpy import load
 
 from cliptools.cli.run.segment_eval import SegmentEvalOptions
 from cliptools.cli.run.segment_eval import run as evaluate
-from cliptools.cli.run.segment_heat_maps import load_segmenter, open_bundle
-from cliptools.cli.run.segment_images import folder_of, slugs
+from cliptools.cli.run.segment_images import folder_of, open_bundle, slugs
 from cliptools.errors import CliptoolsError
+from cliptools.front.heat_maps import load_segmenter
 from cliptools.io.bundle import read_bundle
 from cliptools.segmentation import VIT
 

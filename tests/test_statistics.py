@@ -11,10 +11,11 @@ from helpers.statistics import LAWS, batches_of, law, second_look, stack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cliptools.streaming.measure import Settings, measure
+from cliptools.streaming.measure import measure
 from cliptools.streaming.principal import leading_eigenvectors, principal_coefficients, signs
 from cliptools.streaming.ranking import NormHistogram, bracket, rank_of, top_count
 from cliptools.streaming.statistics import UnitStatistics
+from cliptools.streaming.summary import Settings
 from cliptools.unit_effects.factored import UnitBlock
 from cliptools.unit_effects.vit_second_order import SecondOrder, directions, scalars, trace
 

@@ -8,7 +8,8 @@ from helpers.textspan import greedy, head_effects
 
 from cliptools.analysis.textspan import head_directions, text_span, text_spans
 from cliptools.errors import UsageError
-from cliptools.streaming.measure import Settings, measure
+from cliptools.streaming.measure import measure
+from cliptools.streaming.summary import Settings
 from cliptools.unit_effects.factored import UnitBlock
 from cliptools.unit_effects.vit_direct import Heads, choose_head_layers
 

@@ -35,8 +35,9 @@ from cliptools.models.load import load_model
 from cliptools.models.text_encoder import encode_pool, encode_texts
 from cliptools.models.unusable import ENOUGH, Screen, unusable
 from cliptools.streaming.embeddings import Embeddings
-from cliptools.streaming.measure import Settings, measure
+from cliptools.streaming.measure import measure
 from cliptools.streaming.shards import measure_shard
+from cliptools.streaming.summary import Settings
 from cliptools.streaming.vit_indirect import token_means
 from cliptools.text.vocabularies import Pool
 from cliptools.unit_effects.vit_second_order import SecondOrder

@@ -5,11 +5,9 @@ from typing import Any
 
 import click
 
+from cliptools.analysis import ABLATE, ABLATE_SEED, RECONSTRUCT, WORDS_ALONG
 from cliptools.cli.app import (
-    ABLATE,
     CLASS_TEMPLATES,
-    RECONSTRUCT,
-    WORDS_ALONG,
     batch_option,
     command,
     device_option,
@@ -19,7 +17,6 @@ from cliptools.cli.app import (
 )
 from cliptools.cli.completion import Completed, listed
 
-SEED = 5_000_000  # for the rendered scenes: neither training nor clip-effects draws these by default
 BUNDLE_HELP = "Bundle of clip-effects or clip-decompose; repeatable, for bundles of one model [default: standard input]."
 LABELS_HELP = "Source of the images' classes: folders, scenes, or a file (see above) [default: detected from the images]."
 IMAGE_COLUMN_HELP = "Column of image names, if --labels is a CSV file."
@@ -71,7 +68,7 @@ SEED_HELP = "Random seed for --sample, or for the rendered scenes."
 @click.option("--units", type=click.Choice(["pairs", "neurons", "heads"]), help=UNITS_HELP)
 @click.option("--limit", type=click.IntRange(1), help=LIMIT_HELP)
 @click.option("--sample", type=click.IntRange(1), help="Use only N images, drawn at random from the whole list.")
-@click.option("--seed", default=SEED, show_default=True, type=click.IntRange(0), help=SEED_HELP)
+@click.option("--seed", default=ABLATE_SEED, show_default=True, type=click.IntRange(0), help=SEED_HELP)
 @click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
 @reading_options
 @batch_option

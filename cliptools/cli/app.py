@@ -49,12 +49,7 @@ FORMATS = ("safetensors", "jsonl", "table")
 """Formats of a bundle."""
 ORDERS = ("index", "clear", "norm", "explained", "residual")
 """Orders of a bundle's units."""
-ABLATE = ("all", "large", "small", "none", "joint")
-"""Ablations of clip-ablate."""
-RECONSTRUCT = ("pc", "words")
-"""Reconstructions of clip-ablate."""
-WORDS_ALONG = ("direction", "texts", "unit-texts")
-"""Vectors that clip-ablate projects on when it reconstructs effects from words."""
+CLEAR_HELP = "clear puts units first that act on images of their first written word: by agreement, or without it by explained"
 
 
 @dataclass(frozen=True, kw_only=True)

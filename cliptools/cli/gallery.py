@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from cliptools.cli.app import ORDERS, command, output_options, reading_options
+from cliptools.cli.app import CLEAR_HELP, ORDERS, command, output_options, reading_options
 
-SORT_HELP = "Order of the units when the page opens; the reader can change it."
+SORT_HELP = f"Order of the units when the page opens, which the reader can change; {CLEAR_HELP}."
 FROM_HELP = "File, folder, quoted glob or tar to read images from; repeatable [default: the bundle's thumbnails]."
 CONCEPTS_HELP = "Output of clip-concepts, to show images with the words that describe them."
 MASKS_HELP = "The --out-dir of clip-segment, to show its masks or label maps of images."

@@ -5,7 +5,9 @@ from typing import Any
 
 import click
 
-from cliptools.cli.app import ORDERS, command, output_options, reading_options
+from cliptools.cli.app import CLEAR_HELP, ORDERS, command, output_options, reading_options
+
+SORT_HELP = f"Order of the units; {CLEAR_HELP}."
 
 
 @command("clip-sheet")
@@ -13,7 +15,7 @@ from cliptools.cli.app import ORDERS, command, output_options, reading_options
 @click.option(
     "--units", help="Units to draw, in this order, as 9:391,4:624.21 (layer:neuron.head) [default: the first of --sort]."
 )
-@click.option("--sort", type=click.Choice(ORDERS), default="clear", show_default=True, help="Order of the units.")
+@click.option("--sort", type=click.Choice(ORDERS), default="clear", show_default=True, help=SORT_HELP)
 @click.option(
     "--head", type=click.IntRange(1), default=12, show_default=True, help="Number of units, the first in the order of --sort."
 )

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cliptools.cli.app import ORDERS, batch_option, command, device_option, output_options, reading_options
+from cliptools.cli.app import CLEAR_HELP, ORDERS, batch_option, command, device_option, output_options, reading_options
 
 BUNDLE_HELP = "Bundle of clip-effects or clip-decompose with the units [default: standard input]."
 BESIDE_HELP = "Bundle of whole neurons of the same model: each neuron is then listed before its pairs."
@@ -15,7 +15,7 @@ UNITS_HELP = (
 )
 WORD_HELP = "Select units that have this text among their strongest positive words."
 STRONGEST_HELP = "Number of strongest words of a unit that --word searches."
-SORT_HELP = "Order of the units [default: clear; with --word, its coefficient, largest first]."
+SORT_HELP = f"Order of the units; {CLEAR_HELP} [default: clear; with --word, its coefficient, largest first]."
 HEAD_HELP = (
     "Number of units, the first in the order of --sort; with --units, number for each name [default: 12; with --units, all]."
 )

@@ -5,7 +5,9 @@ from typing import Any
 
 import click
 
-from cliptools.cli.app import FORMATS, ORDERS, command, output_options
+from cliptools.cli.app import CLEAR_HELP, FORMATS, ORDERS, command, output_options
+
+SORT_HELP = f"Order of the units; {CLEAR_HELP} [default: index; with --word, its coefficient]."
 
 
 @command("clip-view")
@@ -24,7 +26,7 @@ from cliptools.cli.app import FORMATS, ORDERS, command, output_options
 @click.option(
     "--strongest", type=click.IntRange(1), help="Number of strongest words of a unit that --word searches [default: 8]."
 )
-@click.option("--sort", type=click.Choice(ORDERS), help="Order of the units [default: index; with --word, its coefficient].")
+@click.option("--sort", type=click.Choice(ORDERS), help=SORT_HELP)
 @click.option("--head", type=click.IntRange(1), help="Select only the first N units in the order of --sort [default: all].")
 @output_options(*FORMATS)
 def main(**options: Any) -> None:

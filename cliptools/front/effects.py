@@ -32,7 +32,8 @@ from cliptools.images.loader import ImageSource, list_digest
 from cliptools.io.header import Header
 from cliptools.models.load import LoadedModel, Precision, drop_text_tower, load_model
 from cliptools.models.unusable import Screen
-from cliptools.streaming.measure import Report, Settings, measure
+from cliptools.streaming.measure import Report, measure
+from cliptools.streaming.summary import Settings
 from cliptools.streaming.vit_indirect import Indirect, cost, draw_sample, margin_to_keep_all, token_means
 from cliptools.unit_effects.factored import FactoredEffect
 from cliptools.unit_effects.select import Choice, choose_effects, factored_effect

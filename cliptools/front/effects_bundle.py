@@ -13,9 +13,9 @@ from cliptools.console import count_of, note, warn
 from cliptools.io.bundle import Bundle, json_tensor, with_shares
 from cliptools.io.header import Header
 from cliptools.streaming.embeddings import Embeddings, read_directions
-from cliptools.streaming.measure import Effects, Settings
 from cliptools.streaming.ranking import TOP_SHARE
 from cliptools.streaming.shards import keep_top_units, omitted_mean
+from cliptools.streaming.summary import Effects, Settings
 from cliptools.unit_effects.factored import FactoredEffect
 from cliptools.unit_effects.resnet_pooling import Pairs, unit_directions
 from cliptools.unit_effects.select import Choice

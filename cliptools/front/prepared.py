@@ -1,7 +1,7 @@
 """Images that a program gives as objects: pictures in memory, and batches that are preprocessed already."""
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,8 @@ class PreparedImages:
         if isinstance(batches, DataLoader) and isinstance(batches.sampler, RandomSampler):
             raise UsageError("images: this DataLoader has another order in each pass; use shuffle=False")
         self._batches = batches
+        self.watch: Callable[[Sequence[int], Any], None] | None = None
+        """Called with the numbers of each batch that is read and with the batch, such as the labels beside its pictures."""
         self._sums: list[float] = []  # of each batch, by which a later pass is compared with the first one
         self.names: Sequence[str] = image_names(self._count())
         if not self.names:
@@ -96,13 +98,15 @@ class PreparedImages:
             CliptoolsError: the batches are not those of the first pass.
         """
         start = 0
-        for pictures in self._tensors():
+        for pictures, batch in self._tensors():
             if tuple(pictures.shape[2:]) != size:
                 raise UsageError(f"images: pictures of {list(pictures.shape[2:])} pixels; the model reads {list(size)}")
             numbers = range(start, start + len(pictures))
             start += len(pictures)
             if start > len(self):
                 raise CliptoolsError(f"images: more than {len(self)} images in this pass; give the same batches in each one")
+            if self.watch is not None:
+                self.watch(numbers, batch)
             rows = [row for row, number in enumerate(numbers) if only is None or number in only]
             if rows:
                 yield [numbers[row] for row in rows], pictures[rows]
@@ -117,10 +121,10 @@ class PreparedImages:
         ):
             whole = loader.batch_sampler.batch_size
             return len(loader) * whole if loader.drop_last else len(loader.sampler)
-        return sum(len(pictures) for pictures in self._tensors())
+        return sum(len(pictures) for pictures, _ in self._tensors())
 
-    def _tensors(self) -> Iterator[Float[Tensor, "b 3 y x"]]:
-        """Yield the pictures of every batch.
+    def _tensors(self) -> Iterator[tuple[Float[Tensor, "b 3 y x"], Any]]:
+        """Yield the pictures of every batch, and the batch.
 
         Raises:
             UsageError: a batch has no pictures.
@@ -136,7 +140,7 @@ class PreparedImages:
                     f"images: batch {number} differs from that of an earlier pass; give the same batches in each pass, "
                     "without shuffling and random transforms"
                 )
-            yield pictures
+            yield pictures, batch
 
 
 def _pictures_of(batch: Any, number: int) -> Float[Tensor, "b 3 y x"]:

@@ -48,13 +48,18 @@ class _HarmlessPart:
 
 
 def write_table(stream: BufferedIOBase, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write a table of texts; all columns but the first two are right-aligned."""
+    """Write a table of texts, as text_table makes it."""
+    stream.write(rendered(text_table(columns, rows)))
+
+
+def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table of texts; all columns but the first two are right-aligned."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, title in enumerate(columns):
         table.add_column(title, justify="left" if number < 2 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    stream.write(rendered(table))
+    return table
 
 
 Show = Callable[[Sequence[dict[str, Any]]], Sequence[RenderableType]]

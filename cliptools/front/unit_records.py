@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from rich.table import Table
 from rich.text import Text
 
+from cliptools.console import count_of
 from cliptools.errors import UsageError
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import recorded_model
@@ -16,7 +17,9 @@ from cliptools.io.jsonl import rounded, unit_name
 SHOWN_WORDS = 6
 SHOWN_IMAGES = 10
 NEGATIVE_WORDS = 2
-SHOWN_SEEN = 4
+SHOWN_CLOSEST = 4
+ENOUGH_IMAGES = 300
+"""With fewer images the words that units see are rough, although their correlations are larger."""
 
 
 def strength(bundle: Bundle) -> Float[np.ndarray, " unit"]:
@@ -82,6 +85,8 @@ def _closest_words(bundle: Bundle, texts: Sequence[str], row: int) -> dict[str, 
         if name in bundle:
             pairs = zip(bundle[name][row].tolist(), bundle[value][row].tolist(), strict=True)
             fields[name] = [{"word": texts[j], key: rounded(v)} for j, v in pairs if j >= 0]
+    if "seen" in bundle and seen_title(bundle) != "sees":
+        fields["seen_uncertain"] = True
     return fields | ({"agreement": rounded(bundle["agreement"][row])} if "agreement" in bundle else {})
 
 
@@ -106,6 +111,14 @@ def seen_words(bundle: Bundle, row: int) -> list[tuple[int, float]]:
         return []
     pairs = zip(bundle["seen"][row].tolist(), bundle["seen_correlation"][row].tolist(), strict=True)
     return [(word, correlation) for word, correlation in pairs if word >= 0]
+
+
+def seen_title(bundle: Bundle) -> str:
+    """Return `sees`, or `sees (uncertain, 120 images)` if the words of the top images rest on few images."""
+    count = bundle.header.images.get("count", ENOUGH_IMAGES)
+    if count >= ENOUGH_IMAGES or bundle.header.settings.get("judged", "own") != "own":
+        return "sees"
+    return f"sees (uncertain, {count_of(count, 'image')})"
 
 
 def positive_and_negative(words: Sequence[tuple[int, float]], count: int) -> list[tuple[int, float]]:
@@ -137,26 +150,25 @@ def units_table(bundle: Bundle, rows: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("unit", "strength", "explained"):
         table.add_column(title, justify="right", no_wrap=True)
-    words = "word" in bundle
+    words, quality = "word" in bundle, "agreement" if "agreement" in bundle else "residual"
     if words:
-        table.add_column("residual", justify="right", no_wrap=True)
-    if "agreement" in bundle:
-        table.add_column("agreement", justify="right", no_wrap=True)
+        table.add_column(quality, justify="right", no_wrap=True)
     table.add_column("writes" if words else "top images", overflow="fold")
-    if "seen" in bundle:
-        table.add_column("sees", overflow="fold")
+    for name, title in (("overlap", "overlaps"), ("seen", seen_title(bundle))):
+        if name in bundle:
+            table.add_column(title, overflow="fold")
     texts = bundle.text_list("words")["texts"] if words else []
     images, norm = bundle.text_list("images"), strength(bundle)
     for row in range(min(rows, bundle.units)):
         layer, neuron, head = (int(v) for v in bundle["unit"][row])
         cells = [unit_name(layer, neuron, head), f"{norm[row]:.3g}", f"{bundle['explained'][row]:.2f}"]
         if words:
-            cells.append(f"{bundle['residual'][row]:.2f}")
-            cells += [f"{bundle['agreement'][row]:.2f}"] if "agreement" in bundle else []
+            cells.append(f"{bundle[quality][row]:.2f}")
             written = positive_and_negative(signed_words(bundle, row), SHOWN_WORDS)
             parts = [shown_word(bundle, texts[j], c) for j, c in written]
-            seen = [Text("  ".join(texts[j] for j, _ in seen_words(bundle, row)[:SHOWN_SEEN]))] if "seen" in bundle else []
-            table.add_row(*cells, Text("  ".join(parts)), *seen)
+            closest = [bundle[name][row] for name in ("overlap", "seen") if name in bundle]
+            lists = [Text("  ".join(texts[j] for j in text[:SHOWN_CLOSEST] if j >= 0)) for text in closest]
+            table.add_row(*cells, Text("  ".join(parts)), *lists)
         else:
             table.add_row(*cells, Text("  ".join(images[i] for i in bundle["top_image"][row][:4] if i >= 0)))
     return table

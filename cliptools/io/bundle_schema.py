@@ -120,9 +120,9 @@ _TENSORS = (
     TensorField("deviation", "float32", "U", "root mean square over all images of the activity a = ⟨φ − b, r⟩", low=0.0),
     TensorField(
         "read", "float32", "U d",
-        "q: covariance of a and the images’ unit embeddings, from the top images, without the unit’s own share of these",
+        "q: covariance of a and the images' unit embeddings, from the top images, without the unit's own share of these",
     ),
-    TensorField("embedding_mean", "float32", "d", "mean of the images’ unit embeddings M(I)/‖M(I)‖"),
+    TensorField("embedding_mean", "float32", "d", "mean of the images' unit embeddings M(I)/‖M(I)‖"),
     TensorField("embedding_covariance", "float32", "d d", "their covariance"),
     TensorField(
         "uncertain", "int32", "R 3", "units, as in `unit`, whose list of top images is not certain",

@@ -44,6 +44,7 @@ class SheetRow:
     """True if the row belongs to the row above it, without a line between them."""
     seen: Sequence[tuple[str, float]] = field(default=())
     """Words that the unit sees, with correlations, largest first; if there are any, they stand beside the others."""
+    seen_title: str = "sees"
 
 
 def contact_sheet(heading: str, notes: str, rows: Sequence[SheetRow]) -> Image.Image:
@@ -117,7 +118,7 @@ def _draw_text(draw: ImageDraw.ImageDraw, row: SheetRow, y: int) -> None:
         for start in range(0, words_in_row(), lines):
             _draw_words(draw, row.words[start : start + lines], MARGIN + start // lines * column, y, column)
         return
-    for x, head, words in ((MARGIN, "writes", row.words), (MARGIN + column, "sees", row.seen)):
+    for x, head, words in ((MARGIN, "writes", row.words), (MARGIN + column, row.seen_title, row.seen)):
         draw.text((x + NUMBER_WIDTH, y), head, FAINT, _font("small"), anchor="la")
         _draw_words(draw, words[: lines - 1], x, y + LINE, column)
 

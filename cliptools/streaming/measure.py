@@ -26,38 +26,14 @@ from cliptools.models.unusable import Screen, unusable
 from cliptools.streaming.embeddings import Embeddings
 from cliptools.streaming.memory_plan import images_at_once, memory_plan, sample_size
 from cliptools.streaming.moments import Basis
-from cliptools.streaming.principal import SymmetricStack, principal_coefficients, signs
-from cliptools.streaming.ranking import rank_of, top_count
+from cliptools.streaming.principal import SymmetricStack
+from cliptools.streaming.ranking import rank_of
 from cliptools.streaming.statistics import Finished, UnitStatistics
-from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, gram_of, scale_of, slices
+from cliptools.streaming.summary import Effects, Settings, gram_stack, summarise
+from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, scale_of
 
 Batches = Callable[[Collection[int] | None], Iterator[tuple[list[int], Tensor]]]
 """Image numbers and preprocessed pictures [b, 3, y, x], of these images or of all (None), always in the same order."""
-
-
-class Settings(NamedTuple):
-    """Settings that the statistics depend on."""
-
-    top: int | None = None
-    """T; None: `top_count` of the images that could be read."""
-    quantile: float = 0.98
-    """q of the threshold."""
-    components: int = 1
-    """Number of principal directions of every unit."""
-    scale: bool = True
-    """Multiply effects by 100 / ||M(I)||."""
-    memory: float = 4e9
-    """Bytes of statistics to hold at a time; layers that do not fit together take further passes."""
-    margin: int | None = None
-    """Images kept beyond T; None: `margin_for`."""
-    compact: bool = False
-    """Express directions and means as coefficients of the rows of D: no vector of the joint space is formed."""
-    moments: bool = False
-    """Return the second moments of S, K x K numbers a unit."""
-
-    def top_of(self, images: int) -> int:
-        """T for so many images."""
-        return top_count(images) if self.top is None else self.top
 
 
 EXACT = 200  # the largest rank of a threshold for which more images are kept, so that it is exact
@@ -81,26 +57,6 @@ def list_capacity(settings: Settings, listed: int) -> int:
     elif capacity < with_threshold:
         capacity = min(capacity, rank - 1)
     return min(capacity, max(listed, top))
-
-
-class Effects(NamedTuple):
-    """Statistics of u units, layer by layer. If compact, d is K."""
-
-    unit: Int[Tensor, "u 3"]
-    component: Float[Tensor, "u c d"]
-    component_explained: Float[Tensor, "u c"]
-    explained_all: Float[Tensor, "u"]
-    mean: Float[Tensor, "u d"]
-    deviation: Float[Tensor, "u"]
-    """Root mean square of a = <phi - b, r> over all images."""
-    top_norm: Float[Tensor, "u T"]
-    top_image: Int[Tensor, "u T"]
-    top_along: Float[Tensor, "u T"]
-    """a on the top images."""
-    threshold: Float[Tensor, "u"]
-    threshold_bound: Float[Tensor, "u"]
-    moment: Float[Tensor, "u k_or_0 k_or_0"]
-    """Mean of x^T x over the images, x = S less its mean; empty unless `Settings.moments`."""
 
 
 class Report(NamedTuple):
@@ -327,56 +283,3 @@ class Measurement:
         """Statistics of all units, in the order of the layers."""
         parts = [effects for layer in self.parts.values() for _, effects in layer]
         return Effects(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-
-def gram_stack(effect: FactoredEffect, block: UnitBlock) -> SymmetricStack:
-    """G = D D^T of every unit, from D of a few units at a time."""
-    n, k = len(block.neurons), effect.size(block.layer)[1]
-    stack = None
-    for rows in slices(n, k):
-        G = to_float64_device(gram_of(effect, block.part(rows)))
-        stack = SymmetricStack(n, k, G) if stack is None else stack
-        stack.put(rows, G)
-    assert stack is not None  # a block has units
-    return stack
-
-
-def summarise(
-    effect: FactoredEffect, block: UnitBlock, finished: Finished, statistics: UnitStatistics, settings: Settings
-) -> Effects:
-    """Results of a block in the joint space, from those in S space, a few units at a time."""
-    parts = []
-    for rows in slices(len(block.neurons), statistics.G.k):
-        part, G = Finished(*(column[rows] for column in finished)), statistics.G.full(rows).double()  # (n, k, k)
-        X, moments = part.top_x.double(), statistics.moments  # (n, T, k)
-        a, share = principal_coefficients(X, G, settings.components)  # (n, c, k), (n, c)
-        projection = X @ G @ a.transpose(1, 2)  # (n, T, c)
-        sign = signs(projection)  # (n, c)
-        a, top_along = a * sign[..., None], projection[..., 0] * sign[:, :1]
-        second = moments.about_mean(rows) if settings.moments else G[:, :0, :0]
-        variance, total = moments.along(rows, (G @ a[:, 0, :, None])[..., 0]), moments.total(rows, G)  # (n) both
-        tiny = torch.finfo(total.dtype).tiny
-        explained_all = torch.where(total > 0, variance / total.clamp(min=tiny), 0.0).clamp(0, 1)
-        component, mean = a, part.mean
-        if not settings.compact:
-            D = to_float64_device(effect.directions(block.part(rows)))  # (n, k, d)
-            component = torch.nn.functional.normalize((a.to(D) @ D).double(), dim=-1)  # (n, c, d)
-            mean = (mean[:, None].to(D) @ D)[:, 0]  # (n, d)
-        dtype = part.top_norm.dtype
-        parts.append(
-            Effects(
-                effect.units(block.layer)[block.part(rows).neurons.cpu()],
-                component.to(dtype),
-                share.to(dtype),
-                explained_all.to(dtype),
-                mean.to(dtype),
-                variance.sqrt().to(dtype),
-                part.top_norm,
-                part.top_image,
-                top_along.to(dtype),
-                part.threshold,
-                part.threshold_bound,
-                second.to(dtype),
-            )
-        )
-    return Effects(*(torch.cat(column) for column in zip(*parts, strict=True)))

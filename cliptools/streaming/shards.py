@@ -18,22 +18,13 @@ from cliptools.devices import to_float64, to_float64_device
 from cliptools.errors import CliptoolsError
 from cliptools.models.unusable import Screen
 from cliptools.streaming.embeddings import Embeddings
-from cliptools.streaming.measure import (
-    Batches,
-    Effects,
-    Measurement,
-    Settings,
-    check_same,
-    first_looks,
-    gram_stack,
-    list_capacity,
-    read_images,
-)
+from cliptools.streaming.measure import Batches, Measurement, check_same, first_looks, list_capacity, read_images
 from cliptools.streaming.memory_plan import sample_size
 from cliptools.streaming.moments import Basis
 from cliptools.streaming.principal import SymmetricStack
 from cliptools.streaming.shard_statistics import ShardStatistics, restored_statistics, shard_statistics_of
 from cliptools.streaming.statistics import UnitStatistics
+from cliptools.streaming.summary import Effects, Settings, gram_stack
 from cliptools.unit_effects.factored import FactoredEffect, UnitBlock
 from cliptools.unit_effects.resnet_pooling import LAYER, Pairs
 

@@ -25,8 +25,8 @@ from cliptools.console import LONG, count_of, note, progress, rounded_time
 from cliptools.devices import in_halves, to_float64
 from cliptools.models.clip_parts import ResidualAttentionBlock, VisionTransformer
 from cliptools.models.unusable import Screen, unusable
-from cliptools.streaming.measure import Settings
 from cliptools.streaming.statistics import UnitStatistics
+from cliptools.streaming.summary import Settings
 from cliptools.unit_effects.factored import Hooks, UnitBlock, neuron_units, wide
 from cliptools.unit_effects.vit_second_order import hooked, keep_output, neuron_outputs, neurons_per_layer
 

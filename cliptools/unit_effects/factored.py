@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from cliptools.devices import to_float64_device, to_like
 from cliptools.errors import StreamError
 
-UNITS_AT_ONCE = 64  # units for which D is formed at a time
+UNITS_AT_ONCE = 256  # units for which D is formed at a time
 ROWS_AT_ONCE = 8192  # rows of D formed at a time, if these belong to more units
 
 
@@ -337,9 +337,9 @@ def wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def slices(units: int, k: int) -> Iterator[slice]:
+def slices(units: int, k: int, at_once: int = UNITS_AT_ONCE) -> Iterator[slice]:
     """Slices of the units, each small enough to form D, with k rows a unit."""
-    step = max(UNITS_AT_ONCE, ROWS_AT_ONCE // k)
+    step = max(at_once, ROWS_AT_ONCE // k)
     return (slice(start, min(start + step, units)) for start in range(0, units, step))
 
 

@@ -26,7 +26,8 @@ from cliptools.errors import CliptoolsError, ImageError
 from cliptools.images.decode import decode
 from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.models.load import load_model
-from cliptools.streaming.measure import Settings, measure
+from cliptools.streaming.measure import measure
+from cliptools.streaming.summary import Settings
 from cliptools.unit_effects.select import factored_effect
 
 Often = Callable[[int, int], int]

@@ -34,9 +34,9 @@ from cliptools.io.jsonl import unit_name
 from cliptools.io.shard_file import PartialFile, joined_header, run_difference, shards_text
 from cliptools.models.load import drop_text_tower, load_recorded_model
 from cliptools.streaming.embeddings import Embeddings
-from cliptools.streaming.measure import Settings
 from cliptools.streaming.shard_statistics import ShardStatistics, add, centres_differ
 from cliptools.streaming.shards import Conclusion, blocks_to_merge, conclude
+from cliptools.streaming.summary import Settings
 from cliptools.unit_effects.factored import UnitBlock
 from cliptools.unit_effects.select import Choice, factored_effect
 

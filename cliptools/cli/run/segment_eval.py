@@ -21,23 +21,13 @@ from torch import Tensor
 
 from cliptools.cli.app import choose_format, open_input
 from cliptools.cli.run.segment_eval_labels import Scenes, check_numbering, classes_of, labelled_folder, labelled_scenes
-from cliptools.cli.run.segment_heat_maps import (
-    CommonOptions,
-    OpenedBundle,
-    Segmenter,
-    TextScores,
-    check_applicable,
-    check_inputs,
-    check_texts,
-    heat_maps,
-    load_segmenter,
-    open_bundle,
-    parse_threshold,
-)
-from cliptools.cli.run.segment_label_maps import Cut, Labeller, keys_of, load_labeller
+from cliptools.cli.run.segment_images import CommonOptions, check_inputs, open_bundle
 from cliptools.console import count_of, note, progress, summarise, warn
 from cliptools.devices import in_halves
 from cliptools.errors import CliptoolsError, ImageError, UsageError
+from cliptools.front.heat_maps import Segmenter, TextScores, heat_maps, load_segmenter
+from cliptools.front.label_maps import Cut, Labeller, keys_of, load_labeller
+from cliptools.front.segment_setup import OpenedBundle, check_applicable, check_texts, parse_threshold
 from cliptools.front.tables import write_table
 from cliptools.images.loader import same_shapes
 from cliptools.images.segmentation.label_maps import IGNORED, LabelledImage

@@ -14,7 +14,7 @@ from cliptools.analysis.selection import rows_named
 from cliptools.cli.app import Reading, open_input
 from cliptools.console import count_of
 from cliptools.errors import UsageError
-from cliptools.front.unit_records import order_units, positive_and_negative, seen_words, signed_words
+from cliptools.front.unit_records import order_units, positive_and_negative, seen_title, seen_words, signed_words
 from cliptools.images.decode import thumbnail
 from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.io.files import binary_output
@@ -113,7 +113,7 @@ def unit_row(
         seen = [(texts[j], c) for j, c in seen_words(bundle, row)]
         written = positive_and_negative(signed_words(bundle, row), words_in_row(bool(seen)))
         words = [(texts[j], c) for j, c in written]
-    return SheetRow(title, " · ".join(fact_list), words, pictures, inner, seen)
+    return SheetRow(title, " · ".join(fact_list), words, pictures, inner, seen, seen_title(bundle))
 
 
 def heading(bundle: Bundle, count: int) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from cliptools.images.classification.class_rows import (
     IMAGENET,
     NO_ROW,
     ClassRows,
+    Label,
     LabelledImages,
     imagenet_list,
     load_rows,
@@ -69,11 +70,8 @@ def open_classified(
         TextError: as classes.class_list, or a file of labels cannot be read.
     """
     labelled = by_file(paths, Path(str(labels)), columns, stdin) if is_label_file(labels) else _labelled(paths, labels, stdin)
-    rows = load_rows(classes) if classes else labelled.classes or _rows_of(labelled)
-    if len(rows.classes) < 2:
-        raise StreamError(
-            f"one class only, {rows.classes[0].name!r}: expected two or more, as a folder for each or --labels FILE"
-        )
+    rows = load_rows(classes) if classes else labelled.classes or _rows_of(labelled.labels)
+    require_several(rows)
     source = ListedImages(labelled.images)
     row = np.array(rows.of(labelled.labels), np.int64)  # (label,)
     label = row[labelled.number]  # (image,)
@@ -82,6 +80,40 @@ def open_classified(
         raise rows.refusal(source.names[first], labelled.labels[labelled.number[first]])
     _refuse_contradictions(labelled, rows, label)
     return ClassifiedImages(source, label, rows.classes, rows.source)
+
+
+def classified_source(source: ImageSource, labels: Sequence[Label], rows: ClassRows | None) -> ClassifiedImages:
+    """Return images that a program gives, with the class of each.
+
+    Args:
+        labels: A label for each image.
+        rows: The classes; None: those that the labels belong to.
+
+    Raises:
+        UsageError: the labels are more or fewer than the images, or numbers while `rows` is None.
+        StreamError: a label is no class, or there are fewer than two classes.
+    """
+    if len(labels) != len(source):
+        raise UsageError(f"labels: {len(labels)} for {len(source)} images, expected one for each")
+    rows = rows or _rows_of(tuple(dict.fromkeys(labels)))
+    require_several(rows)
+    label = np.array(rows.of(labels), np.int64)  # (image,)
+    if (unknown := label == NO_ROW).any():
+        first = int(unknown.argmax())
+        raise rows.refusal(source.names[first], labels[first])
+    return ClassifiedImages(source, label, rows.classes, rows.source)
+
+
+def require_several(rows: ClassRows) -> None:
+    """Check that there are two classes or more.
+
+    Raises:
+        StreamError: there is only one.
+    """
+    if len(rows.classes) < 2:
+        raise StreamError(
+            f"one class only, {rows.classes[0].name!r}: expected two or more, as a folder for each or --labels FILE"
+        )
 
 
 def is_label_file(labels: str | None) -> bool:
@@ -132,13 +164,13 @@ def _labelled(paths: Sequence[str], labels: str | None, stdin: BufferedIOBase | 
     return by_scenes(images) if labels == SCENES or (labels is None and are_scenes(images[0])) else by_folders(images)
 
 
-def _rows_of(labelled: LabelledImages) -> ClassRows:
+def _rows_of(labels: Sequence[Label]) -> ClassRows:
     """Return the classes that the labels belong to: ImageNet's if they are its ids, else the labels themselves.
 
     Raises:
         UsageError: the labels are numbers, or WordNet ids outside ImageNet.
     """
-    words = list(map(str, labelled.labels))
+    words = list(map(str, labels))
     numbers = [number for word in words if (number := whole_number(word)) is not None]
     if len(numbers) == len(words) and min(numbers) >= 0:
         last = max(numbers)

@@ -1,6 +1,6 @@
-"""Label maps of many classes by a CLIP-ResNet: model, method, classes and windows, put together from the options.
+"""Label maps of many classes by a CLIP-ResNet: model, method, classes and windows, put together from the settings.
 
-`load_labeller` checks the options and encodes the classes. Its `Labeller` computes the logits of all texts in windows of a
+`load_labeller` checks the settings and encodes the classes. Its `Labeller` computes the logits of all texts in windows of a
 picture, averaged where windows overlap; cliptools/segmentation/masks.py makes labels of them.
 """
 
@@ -13,10 +13,9 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 
-from cliptools.cli.run.segment_heat_maps import CommonOptions, OpenedBundle, choose_sink_repair, pair_units
 from cliptools.devices import Limit, in_halves
 from cliptools.errors import CliptoolsError, ImageError, UsageError, out_of_memory
-from cliptools.front.unit_records import record_source
+from cliptools.front.segment_setup import MapSettings, OpenedBundle, choose_sink_repair, pair_units
 from cliptools.images.loader import fitted_tensor
 from cliptools.io.header import digest
 from cliptools.models.load import LoadedModel
@@ -100,9 +99,9 @@ class Labeller:
 
 
 def load_labeller(
-    opened: OpenedBundle, classes: Sequence[ClassName], options: CommonOptions, backgrounds: Sequence[str]
+    opened: OpenedBundle, classes: Sequence[ClassName], options: MapSettings, backgrounds: Sequence[str]
 ) -> Labeller:
-    """Build the labeller of the options' method, windows, templates and classes.
+    """Build the labeller of the settings' method, windows, templates and classes.
 
     Args:
         classes: At least one; with the background among them if --background names it.
@@ -113,11 +112,11 @@ def load_labeller(
     """
     model, method = opened.model, opened.method
     size, crop, stride = _window(options, model.clip.visual)
-    source = options.classes or SCENES_SOURCE
+    source = options.classes_name or SCENES_SOURCE
     names, owner = distinct_names(classes, source)
     background, cuts = parse_backgrounds(backgrounds, [row.name for row in classes])
     pairs = pair_units(opened, options.top_pairs)
-    settings: dict[str, Any] = record_source(opened.bundle) | {"method": method}
+    settings: dict[str, Any] = opened.source | {"method": method}
     repaired = False
     if pairs is not None:
         repaired, sink = choose_sink_repair(options.sink or "auto", model, crop)
@@ -181,7 +180,7 @@ def keys_of(names: Sequence[str]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} (label {label})" for label, name in enumerate(names)]
 
 
-def _window(options: CommonOptions, visual: Any) -> tuple[int, int, int]:
+def _window(options: MapSettings, visual: Any) -> tuple[int, int, int]:
     """Size, crop and stride, in pixels of the resized image.
 
     Raises:

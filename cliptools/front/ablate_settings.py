@@ -1,13 +1,12 @@
-"""Settings of clip-ablate: the changes that the options name, and the tensors and effects that they need.
+"""Settings of `ablate`: the changes that are asked for, and the tensors and effects that they need.
 
-A setting is a change of the units of some layers. `parse_changes` reads the changes from the options, and `open_bundles` reads
-the bundles and combines the changes with groups of layers. The other functions make the effect, the joint means, the units and
+A setting is a change of the units of some layers. `ChangeRequest` lists the changes, and `settings_of` combines them with groups
+of a bundle's layers. The other functions make the effect, the joint means, the units and
 the omitted units that analysis/ablation.py computes with.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,13 +14,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from cliptools.analysis import ABLATE, RECONSTRUCT, WORDS_ALONG
 from cliptools.analysis.ablation import Joint, OmittedUnits, Units
 from cliptools.analysis.pursuit import fitted, text_space
 from cliptools.analysis.selection import by_layers
-from cliptools.cli.app import ABLATE, RECONSTRUCT, WORDS_ALONG, Options, open_input, parse_layers, parse_percentage
 from cliptools.console import count_of, note
 from cliptools.errors import StreamError, UsageError
-from cliptools.io.bundle import Bundle, read_bundle
+from cliptools.front.arguments import require_number, require_one_of
+from cliptools.io.bundle import Bundle
 from cliptools.io.header import model_difference, reason_of
 from cliptools.models.load import LoadedModel
 from cliptools.models.text_encoder import encode_named, template_options
@@ -32,23 +32,6 @@ from cliptools.unit_effects.resnet_pooling import supported_resnet, unit_directi
 from cliptools.unit_effects.select import factored_effect
 
 REST = "rest"  # in records: the ablation of all units except those that --keep keeps
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChangeOptions(Options):
-    """Options of clip-ablate that select the units of the bundles and the changes of their effects."""
-
-    bundles: tuple[Path, ...]
-    layers: tuple[str, ...]
-    each_layer: bool
-    effect: str | None
-    units: str | None
-    ablate: str | None
-    reconstruct: str | None
-    components: str
-    m: str | None
-    words_along: str | None
-    keep: str | None
 
 
 class Change(NamedTuple):
@@ -69,6 +52,60 @@ class Change(NamedTuple):
         size = {} if self.size is None else {"components" if self.kind == "pc" else "m": self.size}
         along = {} if self.along is None else {"along": self.along}
         return {verb: self.kind} | size | along | ({} if self.keep is None else {"keep": self.keep})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangeRequest:
+    """Arguments of `ablate` that select the units of the bundles and the changes of their effects; `ablate` describes them."""
+
+    layers: tuple[tuple[int, ...], ...] = ()
+    """Groups of layers whose units are changed together; empty for all layers of the bundle."""
+    each_layer: bool = False
+    effect: str | None = None
+    units: str | None = None
+    ablate: tuple[str, ...] = ()
+    reconstruct: tuple[str, ...] = ()
+    components: tuple[int, ...] = (1,)
+    m: tuple[int, ...] = ()
+    words_along: tuple[str, ...] = ()
+    keep: tuple[float, ...] = ()
+
+    def check(self) -> None:
+        """Reject values that the command's options would reject.
+
+        Raises:
+            UsageError: an argument is invalid, or has no effect without another one.
+        """
+        for name, allowed in (("ablate", ABLATE), ("reconstruct", RECONSTRUCT), ("words_along", WORDS_ALONG)):
+            for kind in getattr(self, name):
+                require_one_of(name, kind, allowed)
+        require_one_of("effect", self.effect, ("second", "first", "indirect", "pooled"))
+        require_one_of("units", self.units, ("pairs", "neurons", "heads"))
+        for name in ("components", "m"):
+            for number in getattr(self, name):
+                require_number(name, number, 1)
+        for share in self.keep:
+            require_number("keep", share, 1e-9, 1)
+        if self.m and "words" not in self.reconstruct:
+            raise UsageError("--m needs --reconstruct words")
+        if self.words_along and "words" not in self.reconstruct:
+            raise UsageError("--words-along needs --reconstruct words")
+
+    def changes(self) -> list[Change]:
+        """Return the changes that apply to every group of layers, in order and without duplicates."""
+        keeps: list[float | None] = [*self.keep]
+        alongs: dict[str, list[str | None]] = {"pc": [None], "words": [*self.words_along] or [WORDS_ALONG[0]]}
+        sizes: dict[str, list[int | None]] = {"pc": [*self.components], "words": [*self.m] or [None]}
+        changes = [Change(kind) for kind in self.ablate]
+        changes += [
+            Change(kind, size, keep, along)
+            for kind in self.reconstruct
+            for along in alongs[kind]
+            for size in sizes[kind]
+            for keep in keeps or [None]
+        ]
+        changes += [Change(REST, None, keep) for keep in keeps] if not self.reconstruct else []
+        return list(dict.fromkeys(changes)) or [Change("all")]
 
 
 class Setting(NamedTuple):
@@ -99,83 +136,32 @@ class BundleSettings(NamedTuple):
         return np.isin(self.bundle["unit"][:, 0], layers)
 
 
-def parse_changes(options: ChangeOptions) -> list[Change]:
-    """Return the changes that apply to every group of layers, in order and without duplicates.
+def settings_of(bundles: Sequence[tuple[Bundle, str]], request: ChangeRequest) -> list[BundleSettings]:
+    """Return each bundle with its settings.
+
+    Args:
+        bundles: The bundles, with their names for messages.
 
     Raises:
-        UsageError: an option is malformed, or has no effect without another one.
+        StreamError: bundles are of different models, or a bundle lacks a tensor that a change needs.
+        UsageError: a bundle has other effects or units than `effect` and `units` name, or lacks a layer of `layers`.
     """
-    keeps: list[float | None] = [*(parse_percentage(part, "--keep") for part in _parts(options.keep))]
-    ablate = _kinds(options.ablate, "--ablate", ABLATE)
-    reconstruct = _kinds(options.reconstruct, "--reconstruct", RECONSTRUCT)
-    if options.m and "words" not in reconstruct:
-        raise UsageError("--m needs --reconstruct words")
-    words_along: list[str | None] = [*_kinds(options.words_along, "--words-along", WORDS_ALONG)]
-    if words_along and "words" not in reconstruct:
-        raise UsageError("--words-along needs --reconstruct words")
-    alongs: dict[str, list[str | None]] = {"pc": [None], "words": words_along or [WORDS_ALONG[0]]}
-    sizes: dict[str, list[int | None]] = {
-        "pc": [*_numbers(options.components, "--components")],
-        "words": [*_numbers(options.m, "--m")] or [None],
-    }
-    changes = [Change(kind) for kind in ablate]
-    changes += [
-        Change(kind, size, keep, along)
-        for kind in reconstruct
-        for along in alongs[kind]
-        for size in sizes[kind]
-        for keep in keeps or [None]
-    ]
-    changes += [Change(REST, None, keep) for keep in keeps] if not reconstruct else []
-    return list(dict.fromkeys(changes)) or [Change("all")]
-
-
-def _parts(text: str | None) -> list[str]:
-    return [part.strip() for part in text.split(",")] if text else []
-
-
-def _kinds(text: str | None, option: str, choices: Sequence[str]) -> list[str]:
-    parts = _parts(text)
-    if unknown := [part for part in parts if part not in choices]:
-        raise UsageError(f"{option} {text}: expected some of {', '.join(choices)}, found {unknown[0]!r}")
-    return parts
-
-
-def _numbers(text: str | None, option: str) -> list[int]:
-    parts = _parts(text)
-    if invalid := [part for part in parts if not part.isdigit() or int(part) < 1]:
-        raise UsageError(f"{option} {text}: expected numbers of at least 1, as 1,2,4, found {invalid[0]!r}")
-    return [int(part) for part in parts]
-
-
-def open_bundles(changes: Sequence[Change], options: ChangeOptions) -> list[BundleSettings]:
-    """Read the bundles of --bundle, or the bundle on standard input, and return each with its settings.
-
-    Raises:
-        StreamError: an input is not a bundle, bundles are of different models, or a bundle lacks a tensor that a change needs.
-        UsageError: a bundle has other effects or units than --effect and --units name, or lacks a layer of --layers.
-    """
-    files: Sequence[Path | None] = options.bundles or [None]
-    if sum(file is None or str(file) == "-" for file in files) > 1:
-        raise UsageError("--bundle -: standard input holds only one bundle; name files for the others")
-    bundles: list[BundleSettings] = []
-    for file in files:
-        stream, name = open_input(file, "a bundle of clip-effects", "--bundle FILE")
-        with stream:
-            bundle = read_bundle(stream, name)
-        if bundles:
-            _check_same_model(bundle, name, bundles[0].bundle)
-        _check_effect(bundle, name, options)
-        groups = _layer_groups(bundle, options)
+    changes = request.changes()
+    all_settings: list[BundleSettings] = []
+    for bundle, name in bundles:
+        if all_settings:
+            _check_same_model(bundle, name, bundles[0][0])
+        _check_effect(bundle, name, request)
+        groups = _layer_groups(bundle, request)
         indirect = bundle.header.settings["effect"] == "indirect"
         bundle_changes = [_with_size(change, bundle) for change in changes if indirect or change.kind != "joint"]
         settings = BundleSettings(bundle, [Setting(group, change) for group in groups for change in bundle_changes])
         for change in bundle_changes:
             _check_tensors(change, settings, name)
-        bundles.append(settings)
-    if any(change.kind == "joint" for change in changes) and all(settings.effect != "indirect" for settings in bundles):
+        all_settings.append(settings)
+    if any(change.kind == "joint" for change in changes) and all(settings.effect != "indirect" for settings in all_settings):
         raise UsageError("--ablate joint needs a bundle of indirect effects (clip-effects --effect indirect), and none is given")
-    return bundles
+    return all_settings
 
 
 def _check_same_model(bundle: Bundle, name: str, first: Bundle) -> None:
@@ -187,25 +173,25 @@ def _check_same_model(bundle: Bundle, name: str, first: Bundle) -> None:
         )
 
 
-def _check_effect(bundle: Bundle, name: str, options: ChangeOptions) -> None:
+def _check_effect(bundle: Bundle, name: str, request: ChangeRequest) -> None:
     settings = bundle.header.settings
     if "effect" not in settings or "threshold" not in bundle or not {"direction", "sign"} & set(bundle.tensors):
         raise StreamError(f"{name}: a bundle without effects; run clip-effects first")
-    for key, expected, default in (("effect", options.effect, None), ("units", options.units, "neurons")):
+    for key, expected, default in (("effect", request.effect, None), ("units", request.units, "neurons")):
         if expected and (recorded := settings.get(key, default)) != expected:
             raise UsageError(f"--{key} {expected}: {name} is a bundle with {key} {recorded}")
 
 
-def _layer_groups(bundle: Bundle, options: ChangeOptions) -> list[tuple[int, ...]]:
+def _layer_groups(bundle: Bundle, request: ChangeRequest) -> list[tuple[int, ...]]:
     """Return the groups of layers whose units are changed together."""
-    groups = [parse_layers(text) for text in options.layers]
+    groups = [*request.layers]
     for group in groups:
         by_layers(bundle, group)  # an error for layers that the bundle does not hold
     layers = sorted(set(bundle["unit"][:, 0].tolist()))
     if not layers:
         raise StreamError("a bundle without units: nothing to change")
     groups = groups or [tuple(layers)]
-    return list(dict.fromkeys([*groups, *([(layer,) for layer in layers] if options.each_layer else [])]))
+    return list(dict.fromkeys([*groups, *([(layer,) for layer in layers] if request.each_layer else [])]))
 
 
 def _with_size(change: Change, bundle: Bundle) -> Change:
