@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from cliptools.front.concepts import concepts
     from cliptools.front.decompose import decompose
     from cliptools.front.effects import effects
+    from cliptools.front.judge import judge
+    from cliptools.front.judge_records import Judged
     from cliptools.front.mismatch import mismatch
     from cliptools.front.segment import segment
     from cliptools.front.segmented import HeatMaps, LabelMap
@@ -28,6 +30,7 @@ __all__ = [
     "CliptoolsError",
     "HeatMaps",
     "ImageError",
+    "Judged",
     "LabelMap",
     "LoadedModel",
     "ModelError",
@@ -41,6 +44,7 @@ __all__ = [
     "concepts",
     "decompose",
     "effects",
+    "judge",
     "load_model",
     "mismatch",
     "read",
@@ -52,6 +56,7 @@ HOME = {
     "CliptoolsError": "errors",
     "HeatMaps": "front.segmented",
     "ImageError": "errors",
+    "Judged": "front.judge_records",
     "LabelMap": "front.segmented",
     "LoadedModel": "models.load",
     "ModelError": "errors",
@@ -65,6 +70,7 @@ HOME = {
     "concepts": "front.concepts",
     "decompose": "front.decompose",
     "effects": "front.effects",
+    "judge": "front.judge",
     "load_model": "models.load",
     "mismatch": "front.mismatch",
     "read": "front.bundles",

@@ -16,8 +16,8 @@ from cliptools.io.jsonl import parse, unit_name
 
 Tensors = Mapping[str, np.ndarray]
 ROUNDING = 1e-3  # largest error of a length or a share, after long sums in float32
-LISTS = {field.index_of: field.name for field in TENSORS.values() if field.index_of}
-"""JSON tensors with a list, and the tensors of indices into them."""
+LISTS = [(field.index_of, field.name) for field in TENSORS.values() if field.index_of]
+"""JSON tensors with a list, each with a tensor of indices into it."""
 
 
 def faults(tensors: Tensors) -> Iterator[str]:
@@ -71,9 +71,10 @@ def _values(tensors: Tensors) -> Iterator[str]:
     for field, value in _present(tensors):
         if value.dtype.kind == "i" and _outside(value, field.low, field.high).any():
             yield f"tensor `{field.name}` holds values outside the range from {field.low:g} to {field.high:g}"
-    for texts, index in LISTS.items():
-        if index in tensors or texts in tensors:
-            yield from _index_faults(tensors, index, texts)
+    list_faults = (
+        fault for texts, index in LISTS if index in tensors or texts in tensors for fault in _index_faults(tensors, index, texts)
+    )
+    yield from dict.fromkeys(list_faults)
     if "thumbnails" in tensors or "thumbnail_offsets" in tensors:
         yield from _thumbnail_faults(tensors)
 

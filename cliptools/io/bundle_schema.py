@@ -157,8 +157,10 @@ _TENSORS = (
         SEEN, index_of="words",
     ),
     TensorField(
-        "seen_correlation", "float32", "U s", "correlations of these texts; from the top images alone they are too small",
-        SEEN, -1.0, 1.0, descending=True, along="seen", zero_after_end=True,
+        "seen_correlation", "float32", "U s",
+        "correlations of these texts; from the top images alone they are too small, from clip-judge they are of images that did "
+        "not choose the texts",
+        SEEN, -1.0, 1.0, along="seen", zero_after_end=True,
     ),
     TensorField(
         "agreement", "float32", "U", "the same correlation for the text of largest coefficient; 0 if no coefficient is positive",

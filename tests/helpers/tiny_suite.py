@@ -88,6 +88,10 @@ class Suite:
             "decompose": Case("decompose", ("--pool", self.pool, "--m", 3, "--no-cache"), second),
             "decompose textspan": Case("decompose", ("--pool", self.pool, "--method", "textspan", "--m", 2, "--no-cache"), heads),
             "decompose pairs": Case("decompose", ("--pool", self.pool, "--m", 3, "--prefix", "1,2"), self.bundle("pooled")),
+            "judge": Case("judge", (self.images, "--same-names", *READ, "--bundle", words, "-f", "jsonl", "--no-cache")),
+            "judge truth": Case("judge", (self.images, "--same-names", *self._labels, "--bundle", words, "-f", "jsonl")),
+            "judge model": Case("judge", (self.images, "--same-names", *self._other, "--bundle", words, "-f", "jsonl")),
+            "judge pairs": Case("judge", (self.images, "--same-names", *READ, "--bundle", pairs, "-f", "jsonl")),
             "spurious": Case("spurious", ("--depict", "cat", "--predict", "dog", "--words", 3), words),
             "spurious classes": Case("spurious", ("--classes", self.classes, "--words", 3, "--head", 2, "--no-cache"), words),
             "spurious overlap": Case("spurious", ("--depict", "cat", "--predict", "dog", "--by", "overlap"), words),
@@ -142,6 +146,14 @@ class Suite:
         labels = ("--size", 96, "--background", 0.3, *small[4:], "--bundle", pairs)
         made["segment labels evaluate"] = Case("segment_eval", (self.scenes, *labels))
         return made
+
+    @property
+    def _labels(self) -> tuple[Any, ...]:
+        return ("--truth", self.scenes / "scenes.jsonl", "--null", *READ)
+
+    @property
+    def _other(self) -> tuple[Any, ...]:
+        return ("--judge", self.resnet, *READ)
 
     @property
     def _painting(self) -> tuple[Any, ...]:

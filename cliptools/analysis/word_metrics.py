@@ -1,0 +1,159 @@
+"""Measures of how well a text describes the images on which a unit acts.
+
+a(I) is the activity of a unit on probe image I, c(I) the presence of a text in it: 1 or 0 with labels, a similarity with a model.
+A are the images of largest a, C those that show the text (c >= 1/2), or with similarities those of largest c.
+
+    correlation = mean of z(a) z(c)          cosine = <a, c> / (||a|| ||c||)
+    F1 = 2 |A and C| / (|A| + |C|)           IoU = |A and C| / |A or C|           recall = |A and C| / |A|
+    AUPRC = 1/|A| sum over i in A of |{j in A: c_j >= c_i}| / |{j: c_j >= c_i}|
+
+AUPRC is the average precision of c as a score for A, the orientation of NeuronEval (arXiv 2506.05774); images of equal c, as all
+those with c = 0 and all with c = 1, count as one threshold. The first five pass both tests of that paper: they become smaller if
+half of the labels are removed, and if as many wrong ones are added. Recall does not notice the latter. For comparison with CoSy
+(arXiv 2405.20331), with a_0 on control images and a_1 on n pictures of the text:
+
+    AUC = P(a_1 > a_0) + P(a_1 = a_0) / 2    MAD = (mean a_1 - mean a_0) / sd a_0
+
+All functions take a column per unit, and return a number per unit.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Bool, Float64
+from scipy.special import ndtri
+from scipy.stats import pearson3
+
+SHARE = 0.02  # of the images, in A
+CONFIDENCE = 0.95
+Columns = Float64[np.ndarray, "N n"]
+"""A number for each image and unit."""
+Members = Bool[np.ndarray, "N n"]
+"""The images of a set, for each unit."""
+PerUnit = Float64[np.ndarray, " n"]
+
+
+def standardised(x: Columns) -> Columns:
+    """z: each column with mean 0 and standard deviation 1 (over N); NaN in a column that does not vary."""
+    centred = x - x.mean(0)  # (N, n)
+    deviation = np.sqrt((centred**2).mean(0))  # (n)
+    return centred / np.where(_varies(x, deviation), deviation, np.nan)
+
+
+def correlation(a: Columns, c: Columns) -> PerUnit:
+    """Pearson's correlation; NaN where a or c does not vary."""
+    return (standardised(a) * standardised(c)).mean(0)
+
+
+def cosine(a: Columns, c: Columns) -> PerUnit:
+    """The cosine of a and c; NaN where one of them is 0 on all images."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (a * c).sum(0) / np.sqrt((a**2).sum(0) * (c**2).sum(0))
+
+
+def largest(x: Columns, share: float = SHARE) -> Members:
+    """The ceil(share N) images of largest x; of equal ones, those that come first."""
+    count = math.ceil(share * len(x))
+    members = np.zeros(x.shape, dtype=bool)
+    np.put_along_axis(members, np.argsort(-x, axis=0, kind="stable")[:count], True, axis=0)
+    return members
+
+
+def shown(c: Columns) -> Members:
+    """The images that show the text, where c is a truth or a probability."""
+    return c >= 0.5
+
+
+def f1(A: Members, C: Members) -> PerUnit:
+    """The harmonic mean of precision and recall; NaN where both sets are empty."""
+    return _ratio(2 * (A & C).sum(0), A.sum(0) + C.sum(0))
+
+
+def iou(A: Members, C: Members) -> PerUnit:
+    """The intersection of the sets divided by their union; NaN where both are empty."""
+    return _ratio((A & C).sum(0), (A | C).sum(0))
+
+
+def recall(A: Members, C: Members) -> PerUnit:
+    """The share of A that shows the text: what a sheet of top images shows. Wrong labels elsewhere do not change it."""
+    return _ratio((A & C).sum(0), A.sum(0))
+
+
+def average_precision(A: Members, c: Columns) -> PerUnit:
+    """AUPRC: the average precision of c as a score for A."""
+    return np.array([_average_precision(c[A[:, n], n], c[:, n]) for n in range(c.shape[1])], dtype=np.float64)
+
+
+def _average_precision(inside: Float64[np.ndarray, " k"], c: Float64[np.ndarray, " N"]) -> float:
+    """The same for one unit, from the c of A and the c of all images."""
+    inside, all_sorted = np.sort(inside), np.sort(c)
+    hits = len(inside) - np.searchsorted(inside, inside, side="left")  # (k): of A, with c_j >= c_i
+    total = len(all_sorted) - np.searchsorted(all_sorted, inside, side="left")  # (k): of all images
+    return float((hits / total).mean()) if len(inside) else math.nan
+
+
+def cosy_auc(a0: Float64[np.ndarray, "N n"], a1: Float64[np.ndarray, "M n"]) -> PerUnit:
+    """P(a_1 > a_0) + P(a_1 = a_0) / 2 for a_1 on pictures of the text and a_0 on control images."""
+    values = []
+    for control, picture in zip(np.sort(a0, axis=0).T, a1.T, strict=True):
+        below, up_to = (np.searchsorted(control, picture, side=side) for side in ("left", "right"))  # (M)
+        values.append(float((below + up_to).mean()) / (2 * len(control)))
+    return np.array(values, dtype=np.float64)
+
+
+def cosy_mad(a0: Float64[np.ndarray, "N n"], a1: Float64[np.ndarray, "M n"]) -> PerUnit:
+    """The difference of the means in standard deviations (over N) of the control images; 0 where these do not vary."""
+    deviation, difference = a0.std(0), a1.mean(0) - a0.mean(0)
+    varies = _varies(a0, deviation)
+    return np.where(varies, difference / np.where(varies, deviation, 1), 0.0)
+
+
+def permutation_p(a: Columns, c: Columns) -> PerUnit:
+    """The probability that a correlation as large arises if the images of c are permuted at random.
+
+    Over all permutations, the correlation has exactly
+
+        mean 0,   variance 1 / (N - 1),   skewness s_a s_c sqrt(N - 1) / (N - 2)
+
+    with the skewnesses s_a and s_c of a and c, which are large where few images act or few show the text. The probability is that
+    of the Pearson distribution of type III with these moments. NaN where a or c does not vary.
+    """
+    N = len(a)
+    z_a, z_c = standardised(a), standardised(c)
+    score = (z_a * z_c).mean(0) * math.sqrt(N - 1)  # (n)
+    skewness = (z_a**3).mean(0) * (z_c**3).mean(0) * math.sqrt(N - 1) / (N - 2)
+    p = np.full(score.shape, np.nan)
+    known = np.isfinite(score)
+    p[known] = pearson3.sf(score[known], skewness[known])
+    return np.clip(p, 0.0, 1.0)
+
+
+def false_discovery_rates(p: PerUnit) -> PerUnit:
+    """Benjamini and Hochberg: the smallest false discovery rate at which each p-value counts as a discovery; NaN stays NaN."""
+    q = np.full(p.shape, np.nan)
+    known = np.flatnonzero(np.isfinite(p))
+    order = known[np.argsort(p[known], kind="stable")]  # smallest first
+    scaled = p[order] * len(order) / np.arange(1, len(order) + 1)
+    q[order] = np.minimum.accumulate(scaled[::-1])[::-1].clip(max=1.0)
+    return q
+
+
+def mean_interval(x: PerUnit) -> tuple[float, float, float]:
+    """The mean over the units where x is finite, and the ends of its normal 95 % interval; NaN where they are not defined."""
+    finite = x[np.isfinite(x)]
+    if not len(finite):
+        return (math.nan,) * 3
+    mean = float(finite.mean())
+    if len(finite) < 2:
+        return mean, math.nan, math.nan
+    reach = float(ndtri((1 + CONFIDENCE) / 2)) * float(finite.std(ddof=1)) / math.sqrt(len(finite))
+    return mean, mean - reach, mean + reach
+
+
+def _varies(x: Columns, deviation: PerUnit) -> Bool[np.ndarray, " n"]:
+    """False for a column whose deviation is no more than the rounding of its values."""
+    return deviation > 1e-12 * np.abs(x).max(0, initial=0)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> PerUnit:
+    return np.where(whole > 0, part / np.where(whole > 0, whole, 1), np.nan)

@@ -1,0 +1,260 @@
+"""The images of a judgement: opened with what they show, checked against those of the bundle, and measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+
+from cliptools.analysis.presence import Labelled, Presence, Similarity
+from cliptools.console import count_of, warn
+from cliptools.console import progress as shown
+from cliptools.devices import in_halves
+from cliptools.embedded_models import EMBEDDED
+from cliptools.emoji.render import SceneSource, scenes_for
+from cliptools.errors import CliptoolsError, UsageError
+from cliptools.front.images import Images, Reading, open_any, read_batches
+from cliptools.front.prepared import PreparedImages
+from cliptools.images.loader import ImageSource, Skipped, choose, list_digest, open_images
+from cliptools.images.relocate import recorded_source
+from cliptools.images.shown_texts import (
+    SCENES,
+    ShownTexts,
+    TextIndex,
+    TruthOptions,
+    listed_names,
+    open_shown,
+    rendered_shown,
+)
+from cliptools.io.bundle import Bundle
+from cliptools.models.load import LoadedModel
+from cliptools.models.unusable import Screen, unusable
+from cliptools.streaming.activities import Activities, Units, UnitScalars, collect
+from cliptools.streaming.embeddings import Embeddings
+from cliptools.unit_effects.select import factored_effect
+
+SCENES_RENDERED = 2000  # without images
+LEAST = 6  # images of a judgement
+FEW = 300  # images below which seen words are uncertain
+Truth = str | Mapping[str, Sequence[str]] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedImages:
+    """Images to judge by."""
+
+    source: ImageSource
+    indices: list[int]
+    """Positions in the source of the images to read."""
+    truth: ShownTexts | None
+    recurring: int
+    """Number of images that were left out because the bundle has images of their names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Activities and embeddings of the images that could be measured."""
+
+    numbers: list[int]
+    """Positions in the source; row n of the rest belongs to image n of this list."""
+    activities: Activities
+    embeddings: Embeddings
+
+
+def open_judged(
+    bundle: Bundle, images: Images | None, truth: Truth, classes: str | None, texts: Sequence[str],
+    *, limit: int | None, sample: int | None, seed: int, same_names: bool,
+) -> JudgedImages:  # fmt: skip
+    """Open the images and what they show, without those that the bundle was made from.
+
+    Args:
+        texts: The vocabulary.
+        same_names: Images with the names of the bundle's are other pictures.
+
+    Raises:
+        UsageError: the images are those of the bundle, or there are none.
+        StreamError: the ground truth lacks an image.
+    """
+    if images is None:
+        source, shown_texts = _rendered(bundle, truth, limit, seed, texts)
+        return JudgedImages(source=source, indices=list(range(len(source))), truth=shown_texts, recurring=0)
+    source, shown_texts = _opened(images, truth, classes, texts)
+    indices = choose(source, limit, sample, seed)
+    names = [source.names[index] for index in indices]
+    if same_names:
+        return JudgedImages(source=source, indices=indices, truth=shown_texts, recurring=0)
+    if bundle.header.images.get("digest") in (list_digest(source.names), list_digest(names)):
+        raise UsageError(
+            "the bundle was made from a list of images with these names: words are judged on images that did not make them; name "
+            "others, or give --same-names if these are other pictures"
+        )
+    earlier = set(bundle.text_list("images"))
+    fresh = [index for index, name in zip(indices, names, strict=True) if name not in earlier]
+    if recurring := len(indices) - len(fresh):
+        warn(f"{count_of(recurring, 'image')} of {len(indices)} left out: the bundle has top images of the same names")
+    return JudgedImages(source=source, indices=fresh, truth=shown_texts, recurring=recurring)
+
+
+def _rendered(
+    bundle: Bundle, truth: Truth, limit: int | None, seed: int, texts: Sequence[str]
+) -> tuple[ImageSource, ShownTexts | None]:
+    """Render scenes for an embedded model.
+
+    Raises:
+        UsageError: the model is not embedded, the bundle was made from these scenes, or the truth is not that of scenes.
+    """
+    name = bundle.header.model["name"]
+    if name not in EMBEDDED:
+        raise UsageError(f"no images named: {name} needs a PATH (scenes are rendered for {', '.join(EMBEDDED)} only)")
+    if truth not in (None, SCENES):
+        raise UsageError(f"--truth {truth} needs a PATH; rendered scenes have --truth {SCENES}")
+    try:
+        earlier = recorded_source(bundle, ())
+    except UsageError:  # the bundle was made from other images
+        earlier = None
+    if isinstance(earlier, SceneSource) and earlier.seed == seed:
+        raise UsageError(f"--seed {seed}: the bundle was made from the scenes of this seed; give another one")
+    source = scenes_for(name, limit or SCENES_RENDERED, seed)
+    return source, None if truth is None else rendered_shown(source, texts)
+
+
+def _opened(images: Images, truth: Truth, classes: str | None, texts: Sequence[str]) -> tuple[ImageSource, ShownTexts | None]:
+    """Open images with what they show, if that is asked for.
+
+    Raises:
+        UsageError: labels are asked for images that are not paths.
+    """
+    if truth is None:
+        return open_any(images), None
+    if isinstance(truth, Mapping):
+        source = open_any(images)
+        return source, listed_names(source, {key: tuple(names) for key, names in truth.items()}, texts)
+    paths = [images] if isinstance(images, str) else images
+    if not isinstance(paths, list | tuple) or not all(isinstance(path, str) for path in paths):
+        raise UsageError(f"truth={truth!r}: needs images as paths; give names by image as a dictionary for others")
+    opened = open_shown([str(path) for path in paths], TruthOptions(truth, classes), texts)
+    return opened.source, opened
+
+
+def measure(bundle: Bundle, model: LoadedModel, images: JudgedImages, texts: int, reading: Reading, skipped: Skipped) -> Measured:
+    """Measure the activities of all units and the embeddings of the images, in one pass.
+
+    Args:
+        texts: Number of texts of the vocabulary.
+
+    Raises:
+        CliptoolsError: fewer than LEAST images can be measured.
+    """
+    batches = read_batches(images.source, images.indices, model, reading, skipped)
+    screen = Screen[int](images.source.names.__getitem__, skipped.add, reading.strict)
+    scalars = UnitScalars(*_effect_and_units(bundle, model))
+    listed = len(images.indices)
+    activities, embeddings = Activities(listed, bundle["top_norm"][:, 0], texts), Embeddings(listed)
+    counted = shown(batches, "images", listed, lambda batch: len(batch[0]))
+    numbers = collect(scalars, counted, activities, embeddings, screen)
+    if len(numbers) < LEAST:
+        raise CliptoolsError(f"{count_of(len(numbers), 'image')} to judge by, expected {LEAST} or more (half choose words)")
+    if len(numbers) < FEW:
+        warn(f"{count_of(len(numbers), 'image')} only: words chosen by fewer than {FEW} are uncertain")
+    return Measured(numbers=numbers, activities=activities, embeddings=embeddings)
+
+
+def _effect_and_units(bundle: Bundle, model: LoadedModel) -> tuple[Any, Units]:
+    """Return the effect that the bundle was measured with, and its units."""
+    settings = bundle.header.settings
+    unit, r, b = (torch.from_numpy(bundle[name]) for name in ("unit", "direction", "mean"))
+    effect = factored_effect(model.clip, settings["effect"], settings.get("units", "neurons"))
+    return effect, Units(unit, r, b, bundle.header.scaled)
+
+
+class MeasuredPictures(NamedTuple):
+    """Activities on pictures of words."""
+
+    activities: Activities
+    rows: dict[int, Int64[np.ndarray, " _"]]
+    """Rows of the pictures of each text."""
+
+
+def measure_pictures(
+    bundle: Bundle, model: LoadedModel, folder: str, measured: Measured, texts: Sequence[str], reading: Reading
+) -> MeasuredPictures:
+    """Measure the activities of all units on pictures of words, a folder for each word.
+
+    Args:
+        measured: The control images, to whose groups of units those of the result are equal.
+        texts: The vocabulary.
+
+    Raises:
+        CliptoolsError: the folder does not exist or has no images.
+        UsageError: no folder has the name of a text.
+    """
+    source, skipped = open_images([folder]), Skipped()
+    index = TextIndex(texts)
+    shown_by = [index.of([name.partition("/")[0].replace("_", " ")]) for name in source.names]
+    order = [number for number, shown_texts in enumerate(shown_by) if shown_texts]
+    if not order:
+        raise UsageError(f"--pictures {folder}: no folder in it has the name of a text of the vocabulary, such as {texts[0]}")
+    activities = Activities(len(order), bundle["top_norm"][:, 0], len(texts), measured.activities.groups)
+    scalars = UnitScalars(*_effect_and_units(bundle, model))
+    batches = shown(read_batches(source, order, model, reading, skipped), "pictures", len(order), lambda batch: len(batch[0]))
+    screen = Screen[int](source.names.__getitem__, skipped.add, reading.strict)
+    rows: dict[int, list[int]] = {}
+    for row, number in enumerate(collect(scalars, batches, activities, None, screen)):
+        for text in shown_by[number]:
+            rows.setdefault(text, []).append(row)
+    return MeasuredPictures(activities, {text: np.array(pictures) for text, pictures in rows.items()})
+
+
+def embed(
+    model: LoadedModel, images: JudgedImages, numbers: Sequence[int], reading: Reading, skipped: Skipped
+) -> tuple[Embeddings, list[int]]:
+    """Return another model's embeddings of images, and the rows of the images that are usable for it, ascending.
+
+    Args:
+        numbers: Positions in the source; row n is image n of this list.
+
+    Raises:
+        UsageError: the images are preprocessed for the bundle's model.
+    """
+    if isinstance(images.source, PreparedImages):
+        raise UsageError("judge: these images are preprocessed for the bundle's model; give paths, pictures or arrays")
+    row_of = {number: row for row, number in enumerate(numbers)}
+    embeddings, clip, dtype = Embeddings(len(numbers)), model.clip, next(model.clip.parameters()).dtype
+    screen = Screen[int](images.source.names.__getitem__, skipped.add, reading.strict)
+    batches = read_batches(images.source, numbers, model, reading, skipped)
+    rows: list[int] = []
+
+    @torch.inference_mode()
+    def encode(_: Sequence[int], pictures: torch.Tensor) -> torch.Tensor:
+        embedding: torch.Tensor = clip.encode_image(pictures.to(model.device, dtype))  # type: ignore[operator]
+        return embedding.float().cpu()
+
+    for batch, embedding in in_halves(shown(batches, "judge", len(numbers), lambda batch: len(batch[0])), encode):
+        places = list(screen.places(batch, unusable(embedding)))
+        usable = [row_of[batch[place]] for place in places]
+        embeddings.add(usable, embedding[places])
+        rows += usable
+    screen.require(len(rows))
+    return embeddings, sorted(rows)
+
+
+def own_presence(bundle: Bundle, measured: Measured, t: Float64[np.ndarray, "text d"]) -> Presence:
+    """Return the similarities with the units' own model."""
+    return Similarity(measured.embeddings, t, "unit" if bundle.header.scaled else "raw")
+
+
+def true_presence(truth: ShownTexts, numbers: Sequence[int], texts: int) -> Presence:
+    """Return labels.
+
+    Args:
+        numbers: The images.
+        texts: Number of texts of the vocabulary.
+    """
+    rows = [truth.of(number) for number in numbers]
+    known = truth.known
+    if known is None:
+        known = np.zeros(texts, dtype=bool)
+        known[sorted({text for row in rows for text in row})] = True
+    return Labelled(rows, known)

@@ -1,0 +1,138 @@
+"""Activities of many units on many images, written by images and read by units.
+
+The activity of a unit is a = <phi - b, r>. It is kept as float16, divided by the unit's largest top norm so that no number leaves
+the range of float16: a is exact to one part in 2,000. The file has a part for each group of units, so that a batch is written in
+few pieces and a group is read in one.
+"""
+
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from cliptools.devices import in_halves
+from cliptools.errors import CliptoolsError
+from cliptools.models.unusable import Screen, unusable
+from cliptools.streaming.embeddings import Embeddings
+from cliptools.unit_effects.factored import FactoredEffect, projections_of, scale_of, unit_blocks_of
+
+IN_MEMORY = 1 << 26  # bytes; beyond that, activities are in a temporary file
+NUMBERS_AT_ONCE = 1 << 21  # of a group of units: activities on all images, or correlations with all texts
+
+
+class Activities:
+    """Activities [images, units] of a run, in the order in which images are added."""
+
+    def __init__(self, listed: int, unit: Float[np.ndarray, " U"], texts: int, groups: Sequence[slice] | None = None) -> None:
+        """
+        Args:
+            listed: Largest number of images.
+            unit: A size of each unit's activities, such as its largest top norm.
+            texts: Number of texts that the units will be compared with.
+            groups: The units of each group. None: as many units as memory allows.
+        """
+        self._listed, self.count = listed, 0
+        self._unit = np.where(unit > 0, unit, 1).astype(np.float64)  # (U)
+        size = max(1, NUMBERS_AT_ONCE // max(listed, texts, 1))
+        starts = range(0, len(unit), size)
+        self.groups = groups or [slice(start, min(start + size, len(unit))) for start in starts]
+        """The units of each group."""
+        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, prefix="cliptools-")  # noqa: SIM115 - closed when it is collected
+        weakref.finalize(self, self._file.close)
+
+    def add(self, along: Float[np.ndarray, "b U"]) -> None:
+        """Add the activities of all units on further images.
+
+        Raises:
+            CliptoolsError: the temporary file cannot be written.
+        """
+        rows = (along / self._unit).astype(np.float16)  # (b, U)
+        try:
+            for group in self.groups:
+                width = group.stop - group.start
+                self._file.seek(2 * (group.start * self._listed + self.count * width))
+                self._file.write(np.ascontiguousarray(rows[:, group]).tobytes())
+        except OSError as error:
+            folder = tempfile.gettempdir()
+            raise CliptoolsError(
+                f"{folder}: activities cannot be kept here ({error.strerror}; TMPDIR names another folder)"
+            ) from None
+        self.count += len(rows)
+
+    def columns(self) -> Iterator[tuple[slice, Float64[np.ndarray, "N n"]]]:
+        """Yield each group of units, and their activities on all images."""
+        for group in self.groups:
+            width = group.stop - group.start
+            self._file.seek(2 * group.start * self._listed)
+            rows = np.frombuffer(self._file.read(2 * width * self.count), np.float16).reshape(self.count, width)
+            yield group, rows * self._unit[group]
+
+
+class Units(NamedTuple):
+    """Units of a bundle, with their directions and means."""
+
+    unit: Int[Tensor, "u 3"]
+    r: Float[Tensor, "u d"]
+    b: Float[Tensor, "u d"]
+    scaled: bool
+    """Effects are multiplied by 100 / ||M(I)||."""
+
+
+class UnitScalars:
+    """a of all units, and M(I), of a batch of images: what UnitActivity gives, without the norms."""
+
+    def __init__(self, effect: FactoredEffect, units: Units) -> None:
+        """
+        Raises:
+            StreamError: a unit that the model does not have.
+        """
+        self._effect, self._scaled = effect, units.scaled
+        self._blocks, rows = unit_blocks_of(effect, units.unit)
+        pairs = zip(self._blocks, rows, strict=True)
+        self._projections = [projections_of(effect, block, units.b[row], units.r[row, None]) for block, row in pairs]
+        self._order = torch.cat(rows).argsort()  # (u): from the order of the blocks back to that of the units
+
+    @torch.inference_mode()
+    def __call__(self, image: Float[Tensor, "i 3 y x"]) -> tuple[Float[Tensor, "i u"], Float[Tensor, "i d"]]:
+        """a of all units on these images, and M(I), not normalised."""
+        S, embedding = self._effect.read(image, self._blocks)
+        scale = scale_of(embedding, self._scaled)
+        along = [project(scalars, scale)[..., 0] for scalars, project in zip(S, self._projections, strict=True)]  # (i, n)
+        return torch.cat(along, 1)[:, self._order.to(embedding.device)], embedding
+
+
+def collect(
+    scalars: UnitScalars,
+    batches: Iterable[tuple[list[int], Tensor]],
+    activities: Activities,
+    embeddings: Embeddings | None,
+    screen: Screen[int],
+) -> list[int]:
+    """Add the activities and embeddings of all usable images, in the order of the batches, and return their numbers.
+
+    Args:
+        activities: Row n gets image n of those returned, as in `embeddings`.
+
+    Raises:
+        ImageError: an image is unusable, and the screen is strict.
+        CliptoolsError: no image is usable.
+    """
+    numbers: list[int] = []
+
+    def measure(_: Sequence[int], pictures: Tensor) -> tuple[Tensor, Tensor]:
+        along, embedding = scalars(pictures)
+        return along.float().cpu(), embedding.float().cpu()
+
+    for images, (along, embedding) in in_halves(batches, measure):
+        places = list(screen.places(images, unusable(embedding, along)))
+        if embeddings is not None:
+            embeddings.add(range(len(numbers), len(numbers) + len(places)), embedding[places])
+        activities.add(along[places].numpy())
+        numbers += [images[place] for place in places]
+    screen.require(len(numbers))
+    return numbers
