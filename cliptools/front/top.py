@@ -332,10 +332,8 @@ def _candidates(bundle: Bundle, request: TopRequest) -> Int[np.ndarray, " unit"]
         mask &= by_word(bundle, request.word, request.strongest)
     if not mask.any():
         raise UsageError("the bundle has no unit that matches --layers, --units and --word together")
-    if request.sort is None:
-        order = order_units(bundle, "clear", request.word)
-    else:
-        order = order_units(bundle, "index" if request.sort == "inertia" else request.sort)
+    sort = "index" if request.sort == "inertia" else request.sort or "clear"
+    order = order_units(bundle, sort, None if request.sort else request.word)
     return order[mask[order]]
 
 
