@@ -20,6 +20,7 @@ from cliptools.console import count_of, front_call, note, summarise
 from cliptools.errors import StreamError
 from cliptools.front.arguments import require_number, require_one_of
 from cliptools.front.bundles import UnitBundle, require_neurons, unit_bundle
+from cliptools.front.images import Images, Reading
 from cliptools.front.models import model_of
 from cliptools.front.vocabulary import Vocabulary, default_vocabulary, vocabulary
 from cliptools.io.bundle import Bundle, json_tensor
@@ -30,7 +31,10 @@ from cliptools.text.vocabularies import Pool
 
 TOOL = "clip-decompose"
 SHOWN_TEXTS = 8  # of largest overlap, and seen
-REPLACED = ("prefix_residual", "overlap", "overlap_cosine", "seen", "seen_correlation", "agreement")
+REPLACED = (
+    "prefix_residual", "overlap", "overlap_cosine", "seen", "seen_correlation", "agreement", "verified",
+    "verified_correlation",
+)  # fmt: skip
 """Tensors of earlier words that this run may not have."""
 LONG = 2e9  # units x texts x steps that take minutes on a CPU
 
@@ -57,6 +61,8 @@ class _Request:
     prefix: tuple[int, ...]
     cache: bool
     parts: KeptParts | None
+    verify: Images | None
+    reading: Reading
 
 
 def decompose(
@@ -73,6 +79,9 @@ def decompose(
     device: str = "auto",
     cache: bool = True,
     parts: KeptParts | None = None,
+    verify: Images | None = None,
+    batch_size: int = 32,
+    workers: int | None = None,
     progress: bool = False,
 ) -> UnitBundle:
     """Write each unit's direction as a signed sum of few texts, and return the bundle with these words, as clip-decompose does.
@@ -91,6 +100,10 @@ def decompose(
         device: auto, cpu, cuda, cuda:1 or mps.
         cache: Read text embeddings from the cache, and write them to it.
         parts: File that keeps the texts of finished units, also those of an interrupted run.
+        verify: Images that the bundle was not made from, which rank the words anew; for the embedded models, `scenes` renders
+            some.
+        batch_size: Images per forward pass.
+        workers: Threads that decode images. None: the number of cores, at most 8.
         progress: Write progress and messages to standard error; else messages go to the logger `cliptools`.
 
     Raises:
@@ -106,7 +119,7 @@ def decompose(
     for length in prefix:
         require_number("prefix", length, 1, m)
     with front_call(progress):
-        effects = require_neurons(bundle, device=device)
+        effects = require_neurons(bundle, *(("mean",) if verify is not None else ()), device=device)
         if method == "textspan" and "moment" not in effects:
             units = effects.header.settings.get("units", "neurons")
             raise StreamError(
@@ -115,7 +128,8 @@ def decompose(
         pool = default_vocabulary(effects) if texts is None else vocabulary(texts)
         request = _Request(
             pool=pool, method=method, m=m, templates=tuple(templates), center=center, normalize=normalize,
-            prefix=tuple(prefix), cache=cache, parts=parts,
+            prefix=tuple(prefix), cache=cache, parts=parts, verify=verify,
+            reading=Reading(batch_size=batch_size, workers=workers),
         )  # fmt: skip
         check_template_options(request.templates)
         return _decomposed(effects, request, model_of(effects, model, device))
@@ -136,7 +150,15 @@ def _decomposed(effects: Bundle, request: _Request, model: LoadedModel | Recorde
     )
     step = {key: settings[key] for key in ("method", "m", "pool", "center", "normalize")} | {"templates": list(request.templates)}
     step |= {"prefix": list(request.prefix)} if request.prefix else {}
-    return _with_words(effects, pursuit, _closest_texts(effects, texts, pursuit, request), pool, settings, step)
+    bundle = _with_words(effects, pursuit, _closest_texts(effects, texts, pursuit, request), pool, settings, step)
+    if request.verify is None:
+        return bundle
+    # Inside, because it imports open_clip, which a pursuit with cached texts does not need.
+    from cliptools.front.verify import verified
+
+    number = {text: n for n, text in enumerate(pool.texts)}
+    own_texts = texts.cpu().numpy()[[number[text] for text in bundle.text_list("words")["texts"]]]
+    return unit_bundle(verified(bundle, request.verify, own_texts, model, SHOWN_TEXTS, request.reading, TOOL))
 
 
 def _closest_texts(effects: Bundle, texts: Float[Tensor, "text d"], pursuit: Pursuit, request: _Request) -> ClosestTexts:
@@ -240,7 +262,7 @@ def _with_words(
         word_tensors["prefix_residual"] = pursuit.path[:, [k - 1 for k in prefixes]].cpu().numpy()  # (unit, m) -> (unit, prefix)
     header = effects.header.after("cliptools.decompose", step)
     judged = {} if closest.seen is None else {"judged": "own"}
-    header_settings = {key: value for key, value in header.settings.items() if key != "judged"} | judged
+    header_settings = {key: value for key, value in header.settings.items() if key not in ("judged", "verified")} | judged
     header = replace(header, kind="neurons", settings=header_settings | {"words": settings})
     other_tensors = {key: value for key, value in effects.tensors.items() if key not in REPLACED}
     return unit_bundle(replace(effects, tensors=other_tensors).with_tensors(header, **word_tensors))

@@ -18,6 +18,12 @@ SHOWN_WORDS = 5
 SHOWN_IMAGES = 10
 NEGATIVE_WORDS = 2
 SHOWN_CLOSEST = 3
+CLOSEST = (
+    ("overlap", "overlap_cosine", "cosine"),
+    ("seen", "seen_correlation", "correlation"),
+    ("verified", "verified_correlation", "correlation"),
+)
+"""Tensors of words beside those of the pursuit, those of their numbers, and the names of these in records."""
 ENOUGH_IMAGES = 300
 """With fewer images the words that units see are rough, although their correlations are larger."""
 
@@ -81,7 +87,7 @@ def unit_records(bundle: Bundle) -> Iterator[dict[str, Any]]:
 def _closest_words(bundle: Bundle, texts: Sequence[str], row: int) -> dict[str, Any]:
     """Return the fields of a unit's record with the words of largest overlap, the words that it sees, and its agreement."""
     fields: dict[str, Any] = {}
-    for name, value, key in (("overlap", "overlap_cosine", "cosine"), ("seen", "seen_correlation", "correlation")):
+    for name, value, key in CLOSEST:
         if name in bundle:
             pairs = zip(bundle[name][row].tolist(), bundle[value][row].tolist(), strict=True)
             fields[name] = [{"word": texts[j], key: rounded(v)} for j, v in pairs if j >= 0]
@@ -154,8 +160,10 @@ def units_table(bundle: Bundle, rows: int) -> Table:
     if words:
         table.add_column(quality, justify="right", no_wrap=True)
     table.add_column("writes" if words else "top images", overflow="fold")
-    for name, title in (("overlap", "overlaps"), ("seen", seen_title(bundle))):
-        if name in bundle:
+    lists_shown = [name for name, _, _ in CLOSEST if name in bundle][-2:]  # the most telling two
+    titles = {"overlap": "overlaps", "seen": seen_title(bundle), "verified": "verified"}
+    for name, title in titles.items():
+        if name in lists_shown:
             table.add_column(title, overflow="fold")
     texts = bundle.text_list("words")["texts"] if words else []
     images, norm = bundle.text_list("images"), strength(bundle)
@@ -166,7 +174,7 @@ def units_table(bundle: Bundle, rows: int) -> Table:
             cells.append(f"{bundle[quality][row]:.2f}")
             written = positive_and_negative(signed_words(bundle, row), SHOWN_WORDS)
             parts = [shown_word(bundle, texts[j], c) for j, c in written]
-            closest = [bundle[name][row] for name in ("overlap", "seen") if name in bundle]
+            closest = [bundle[name][row] for name in lists_shown]
             lists = [Text("  ".join(texts[j] for j in text[:SHOWN_CLOSEST] if j >= 0)) for text in closest]
             table.add_row(*cells, Text("  ".join(parts)), *lists)
         else:

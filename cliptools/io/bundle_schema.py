@@ -64,6 +64,7 @@ class TensorField(NamedTuple):
 
 
 COMPONENTS, THUMBNAILS, WORDS = "only with `--components c`", "only with `--thumbnails`", "only from clip-decompose"
+VERIFIED = "only from clip-decompose with `--verify`"
 SEEN = "only from clip-decompose and clip-judge"
 PAIRS, NOT_PAIRS = "only for neuron-head pairs", "not for neuron-head pairs"
 
@@ -167,6 +168,14 @@ _TENSORS = (
         SEEN, -1.0, 1.0,
     ),
     TensorField(
+        "verified", "int32", "U s", "words of the three lists above that correlate most with the activity on other images",
+        VERIFIED, index_of="words",
+    ),
+    TensorField(
+        "verified_correlation", "float32", "U s", "correlations of these texts on images that did not choose them",
+        VERIFIED, -1.0, 1.0, along="verified", zero_after_end=True,
+    ),
+    TensorField(
         "words", "uint8", "bytes",
         "JSON object: `texts`, a list of the texts in `word`, `overlap` and `seen`; `pool`, the name of the vocabulary; `digest` "
         "of all its texts",
@@ -260,6 +269,7 @@ HEADER: dict[str, tuple[HeaderField, ...]] = {
         HeaderField("measured", COUNT, "number of units before `--keep`"),
         HeaderField("seed", COUNT, "seed of the order of reading and of `--sample`"),
         HeaderField("words", OBJECT, "how words were chosen (below)"),
+        HeaderField("verified", COUNT, "number of images of `--verify`"),
         HeaderField("judged", TEXT, "source of `seen` and `agreement`: `own` for the model itself, `truth`, or another model"),
         HeaderField("kept", COUNT, "images per unit in a partial", required="partial"),
         HeaderField("shards", COUNT, "number of shards of the run", required="partial"),

@@ -32,6 +32,8 @@ class DecomposeOptions(Output):
     model: str | None
     resume: bool
     no_cache: bool
+    verify: tuple[str, ...]
+    batch_size: int
     device: str
 
 
@@ -62,6 +64,8 @@ def run(options: DecomposeOptions) -> None:
             device=options.device,
             cache=not options.no_cache,
             parts=parts,
+            verify=options.verify[0] if len(options.verify) == 1 else list(options.verify) or None,
+            batch_size=options.batch_size,
             progress=True,
         )
         step = history_arguments(options, pool=bundle.header.settings["words"]["pool"])
