@@ -1,0 +1,26 @@
+# make -C examples -f words.mk     writes results/words.csv
+#
+# The study tests whether words are true: the words that units of the embedded models write and see, by what fresh scenes show.
+# words.py describes the columns. Pairs of emoji-rn are the fifth of largest effect.
+include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
+WORK   ?= work/words
+SCENES ?= 2000
+SEEDS  ?= 0 1 2
+MODELS ?= emoji-vit emoji-rn
+KEEP_emoji-rn ?= --keep 20%
+
+BUNDLES := $(foreach model,$(MODELS),$(foreach seed,$(SEEDS),$(WORK)/$(model)-$(seed).safetensors))
+
+.PHONY: table
+table: $(RESULTS)/words.csv
+
+$(RESULTS)/words.csv: words.py $(BUNDLES)
+	mkdir -p $(RESULTS)
+	{ echo "# make -C examples -f words.mk"; $(PYTHON) $^; } > $@
+
+define bundle
+$(WORK)/$(1)-%.safetensors:
+	mkdir -p $(WORK)
+	clip-effects --model $(1) --limit $(SCENES) --seed $$* $(KEEP_$(1)) | clip-decompose --m 8 --verify scenes -o $$@
+endef
+$(foreach model,$(MODELS),$(eval $(call bundle,$(model))))
