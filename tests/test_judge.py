@@ -208,7 +208,7 @@ def test_texts_in_captions_and_scenes(tmp_path: Path) -> None:
     done("scenes", *captions, "--count", 2, "--size", 32, "-o", tmp_path / "captioned.tar")
     for truth in ("captions", "scenes"):
         rows, known = shown([str(tmp_path / "captioned.tar")], truth)
-        assert sorted(map(tuple, map(sorted, rows))) == [("boat", "cat"), ("dog",)], truth
+        assert sorted(set(map(tuple, map(sorted, rows)))) == [("boat", "cat"), ("dog",)], truth
         assert "a red car" not in known or truth == "captions"
     with tarfile.open(tmp_path / "bad.tar", "w") as archive:
         for name, data in (("a.png", picture_bytes()), ("a.txt", b"\xff\xfe\xfa")):

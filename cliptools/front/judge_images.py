@@ -1,5 +1,6 @@
 """The images of a judgement: opened with what they show, checked against those of the bundle, and measured."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -131,10 +132,10 @@ def _opened(images: Images, truth: Truth, classes: str | None, texts: Sequence[s
     if isinstance(truth, Mapping):
         source = open_any(images)
         return source, listed_names(source, {key: tuple(names) for key, names in truth.items()}, texts)
-    paths = [images] if isinstance(images, str) else images
-    if not isinstance(paths, list | tuple) or not all(isinstance(path, str) for path in paths):
+    paths = [images] if isinstance(images, str | os.PathLike) else images
+    if not isinstance(paths, list | tuple) or not all(isinstance(path, str | os.PathLike) for path in paths):
         raise UsageError(f"truth={truth!r}: needs images as paths; give names by image as a dictionary for others")
-    opened = open_shown([str(path) for path in paths], TruthOptions(truth, classes), texts)
+    opened = open_shown([os.fspath(path) for path in paths], TruthOptions(truth, classes), texts)
     return opened.source, opened
 
 

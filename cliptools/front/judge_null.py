@@ -62,8 +62,8 @@ def null_bundle(
         source = Part(images.source, list(choosing)[: count or None])
     measured = effects(
         source, model=model, effect=settings["effect"], units=settings.get("units"), layers=settings.get("layers"),
-        top_images=bundle["top_norm"].shape[1], scale=settings.get("scale"), keep=settings.get("keep"),
-        batch_size=reading.batch_size, workers=reading.workers,
+        top_images=max(1, min(bundle["top_norm"].shape[1], len(source) - 1)), scale=settings.get("scale"),
+        keep=settings.get("keep"), batch_size=reading.batch_size, workers=reading.workers,
     )  # fmt: skip
     words: dict[str, Any] = settings.get("words", {})
     return decompose(

@@ -149,7 +149,7 @@ class Suite:
 
     @property
     def _labels(self) -> tuple[Any, ...]:
-        return ("--truth", self.scenes / "scenes.jsonl", "--null", *READ)
+        return ("--truth", self.scenes / "scenes.jsonl", *READ)
 
     @property
     def _other(self) -> tuple[Any, ...]:
