@@ -8,6 +8,7 @@ WORK   ?= work/mismatch
 SCENES ?= 2000
 SEEDS  ?= 0 1 2
 MODELS ?= emoji-vit emoji-rn
+KEEP_emoji-rn := --keep 100%
 
 BUNDLES := $(foreach model,$(MODELS),$(foreach seed,$(SEEDS),$(WORK)/$(model)-$(seed).safetensors))
 
@@ -21,6 +22,6 @@ $(RESULTS)/mismatch.csv: mismatch.py $(BUNDLES)
 define bundle
 $(WORK)/$(1)-%.safetensors:
 	mkdir -p $(WORK)
-	clip-effects --model $(1) --limit $(SCENES) --seed $$* -o $$@
+	clip-effects --model $(1) --limit $(SCENES) --seed $$* $(KEEP_$(1)) -o $$@
 endef
 $(foreach model,$(MODELS),$(eval $(call bundle,$(model))))

@@ -11,7 +11,7 @@ LOOK ?= $(if $(IMAGES),$(IMAGES),$(WORK)/scenes/images)
 TEXT ?= pizza
 PAIR ?= --depict cat --predict dog
 
-all: $(addprefix $(WORK)/,neurons.txt accuracy.txt shift.txt fit.jsonl merged.txt texts.txt top.png sheet.png gallery.html)
+all: $(addprefix $(WORK)/,neurons.txt accuracy.txt shift.txt fit.jsonl merged.txt texts.txt top.png sheet.png judged.txt gallery.html)
 	@cat $(WORK)/neurons.txt $(WORK)/accuracy.txt $(WORK)/shift.txt
 	@echo "Pictures: $(WORK)/sheet.png, $(WORK)/top.png, $(WORK)/masks/, $(WORK)/fooled/; all results: $(WORK)/gallery.html"
 
@@ -33,6 +33,10 @@ $(WORK)/neurons.txt: $(WORK)/neurons.safetensors
 
 $(WORK)/sheet.png: $(WORK)/neurons.safetensors
 	clip-sheet --head 12 -o $@ $<
+
+# Scores of these words on images that did not make them, scenes of another seed; for your own model, the images of clip-concepts.
+$(WORK)/judged.txt: $(WORK)/neurons.safetensors | $(WORK)/scenes/images
+	clip-judge $(if $(filter emoji-%,$(MODEL)),--truth scenes --limit $(COUNT) --seed 21,$(LOOK)) $(OPTIONS) -f table --bundle $< > $@
 
 # The images on which these neurons act most.
 $(WORK)/top.png: $(WORK)/neurons.safetensors

@@ -213,7 +213,12 @@ def test_bundles_that_will_not_do(neurons: Path, tmp_path: Path) -> None:
         bundle = read_bundle(stream, "neurons")
     data = bundle.to_bytes()
     without = replace(bundle, tensors={key: value for key, value in bundle.tensors.items() if key != "direction"})
-    narrow = bundle.with_tensors(bundle.header, **{name: bundle[name][:, :7].copy() for name in ("direction", "mean")})
+    narrow = bundle.with_tensors(
+        bundle.header,
+        embedding_mean=bundle["embedding_mean"][:7].copy(),
+        embedding_covariance=bundle["embedding_covariance"][:7, :7].copy(),
+        **{name: bundle[name][:, :7].copy() for name in ("direction", "mean", "read")},
+    )
     heads = bundle.with_tensors(bundle.header, unit=np.where([True, True, False], bundle["unit"], 3).astype(np.int32))
     beyond = bundle.with_tensors(bundle.header, unit=(bundle["unit"] + np.array([0, 5000, 0])).astype(np.int32))
     other = replace(bundle, header=replace(bundle.header, model=bundle.header.model | {"sha256": "0" * 64}))

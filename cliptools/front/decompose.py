@@ -167,7 +167,8 @@ def _closest_texts(effects: Bundle, texts: Float[Tensor, "text d"], pursuit: Pur
     overlap = overlapping_texts(torch.from_numpy(effects["direction"]), atoms, SHOWN_TEXTS)
     names = ("read", "deviation", "embedding_covariance")
     if any(name not in effects for name in names):
-        note(f"{TOOL}: a bundle of an earlier version: without read directions there are no words that units see")
+        hint = "give --keep, as 20% or 100%, to clip-effects" if "sign" in effects else "make the bundle again"
+        note(f"{TOOL}: without read directions there are no words that units see: {hint}")
         return ClosestTexts(overlap, None, None)
     read = ReadDirections(*(torch.from_numpy(effects[name]).double() for name in names))
     first = first_positive(pursuit.word.cpu(), pursuit.coefficient.cpu())  # (unit)

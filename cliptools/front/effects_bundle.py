@@ -105,7 +105,11 @@ def effects_bundle(
     tensors["top_image"] = top_image.reshape(effects.top_image.shape).astype(np.int32)  # (units, T)
     for name in ("top_norm", "threshold", "threshold_bound"):
         tensors[name] = getattr(effects, name).cpu().numpy().astype(np.float32)
-    tensors |= _seen_tensors(effects, settings, embeddings, directions(effects))
+    tensors |= _seen_tensors(effects, embeddings)
+    if keep is not None or not settings.compact:
+        mean = embeddings.moments().mean
+        q = read_directions(embeddings, mean, effects.top_image, effects.top_along, directions(effects), settings.scale)
+        tensors["read"] = q.numpy().astype(np.float32)
     if keep is not None:
         tensors["rest_mean"] = keep.rest.cpu().numpy().astype(np.float32)
     tensors["images"] = json_tensor([names[number] for number in numbers.tolist()])
@@ -133,17 +137,13 @@ def _direction_tensors(effects: Effects, settings: Settings) -> dict[str, np.nda
     return tensors
 
 
-def _seen_tensors(
-    effects: Effects, settings: Settings, embeddings: Embeddings, direction: Float[Tensor, "u d"]
-) -> dict[str, np.ndarray]:
-    """Return the moments of the images' unit embeddings, and the deviations and read directions of units."""
+def _seen_tensors(effects: Effects, embeddings: Embeddings) -> dict[str, np.ndarray]:
+    """Return the moments of the images' unit embeddings, and the deviations of units."""
     mean, covariance = embeddings.moments()
-    q = read_directions(embeddings, mean, effects.top_image, effects.top_along, direction, settings.scale)
     return {
         "embedding_mean": mean.numpy().astype(np.float32),
         "embedding_covariance": covariance.numpy().astype(np.float32),
         "deviation": effects.deviation.cpu().numpy().astype(np.float32),
-        "read": q.numpy().astype(np.float32),
     }
 
 

@@ -15,7 +15,7 @@ from cliptools.io.bundle import Bundle
 from cliptools.models.load import LoadedModel, RecordedModel
 
 SCENES = "scenes"  # in place of images: rendered ones
-SEED = 1  # of rendered scenes and of the halves
+SEED = 4321  # of rendered scenes and of the halves
 POSITIVE = 8  # words of the pursuit that are candidates
 EFFECTS = ("second", "first", "pooled")
 

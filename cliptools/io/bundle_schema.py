@@ -122,6 +122,7 @@ _TENSORS = (
     TensorField(
         "read", "float32", "U d",
         "q: covariance of a and the images' unit embeddings, from the top images, without the unit's own share of these",
+        "not for neuron-head pairs without `--keep`",
     ),
     TensorField("embedding_mean", "float32", "d", "mean of the images' unit embeddings M(I)/‖M(I)‖"),
     TensorField("embedding_covariance", "float32", "d d", "their covariance"),

@@ -169,7 +169,7 @@ def make_parts(folder: Path, partial_bytes: Any) -> None:
                 start, stop = place["data_offsets"]
                 value = np.frombuffer(body[start:stop], types[place["dtype"]]).reshape(place["shape"])
                 value = tensors.get(name, value)
-                if name.partition(".")[2] not in without:
+                if name not in without:
                     spool.put(name, len(value), 0, value)
             said["settings"] |= settings | {"tensors": spool.digest()}
             said["settings"] = {key: value for key, value in said["settings"].items() if value != "left out"}
@@ -190,7 +190,7 @@ def make_parts(folder: Path, partial_bytes: Any) -> None:
     files["outside-part"] = changed(whole, {}, **{"5.image": np.full((4, 3), 99, np.int64)})
     files["nameless-part"] = changed(whole, {}, images=json_tensor({"a": 1}))
     files["unread-part"] = changed(whole, {}, images=np.frombuffer(b"[", np.uint8))
-    files["earlier-part"] = changed(whole, {}, ("histogram_top", "histogram_reach"))
+    files["earlier-part"] = changed(whole, {}, ("embedding", "embedding_number"))
     files["far-part"] = changed(whole, {"have": [2]}, **{"5.centre": other[0], "6.centre": other[1]})
     parts, body = apart(whole)
     parts["5.near_norm"]["data_offsets"] = parts["5.lost"]["data_offsets"]

@@ -80,6 +80,7 @@ def partial_bytes(units: int = 4, paths: int = 2, layers: tuple[int, ...] = (5, 
                 for name, field in PARTIAL.items()
             }
             spool.add(layer, units, 0, rows)
+        spool.add_embeddings(5, [(np.arange(5), numbers.normal(size=(5, 3)).astype(np.float32))])
         spool.add_names({number: f"scene {number}" for number in range(5)})
         spool.write(out, spool.with_digest(Header("partial", MODEL, images, said).after("clip-effects", {"seed": 0})).to_json())
     return out.getvalue()

@@ -110,7 +110,7 @@ def _shard_option(options: EffectsOptions, output_format: str) -> tuple[int, int
         raise UsageError("--shard: --effect indirect needs mean activations over all images first, which a shard does not have")
     for name, reason in AFTER_MERGE.items():
         if getattr(options, name):
-            raise UsageError(f"--{name} does not go with --shard: {reason}")
+            raise UsageError(f"--{name.replace('_', '-')} does not go with --shard: {reason}")
     if options.resume and (options.output is None or str(options.output) == "-"):
         raise UsageError("--resume checks whether the file of the shard exists already: name it with -o FILE")
     return i, n
