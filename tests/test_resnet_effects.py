@@ -64,7 +64,7 @@ def test_a_bundle_of_pairs_holds_signs_and_no_directions(pairs: bytes, scalars: 
     assert {"direction", "mean", "explained", "explained_all"} & set(bundle.tensors) - bundle.derived == set()
     assert bundle.units == UNITS and bundle["unit"][7].tolist() == [4, 1, 1]
     written = sum(value.nbytes for name, value in bundle.tensors.items() if name in UNIT_ROWS and name not in bundle.derived)
-    assert written == UNITS * (25 + 6 * 8)  # so RN50x16's 147,456 pairs with 100 top images take 121 MB
+    assert written == UNITS * (29 + 6 * 8)  # so RN50x16's 147,456 pairs with 100 top images take 122 MB
     said = bundle.header.settings
     assert (said["units"], said["effect"], said["layers"]) == ("pairs", "pooled", [4])
     w = all_w(tiny_resnet_dir)

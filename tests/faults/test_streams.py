@@ -74,7 +74,7 @@ def use_partial(path: Path) -> None:
     said = joined_header([file.header, file.header]).settings
     for slab in blocks_to_merge(file.size, said["layers"], said["kept"], 1e6):
         read_partial(file, slab)
-    assert file.names() and file.shards and file.shard_count and file.count >= 0
+    assert file.names() and list(file.embeddings()) and file.shards and file.shard_count and file.count >= 0
 
 
 def test_partials_have_the_fields_of_the_method() -> None:

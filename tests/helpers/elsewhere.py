@@ -118,6 +118,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("front/tables.py", "data_frame"): ("tests/test_front.py: needs pandas, which is not installed",),
     ("front/vocabulary.py", "vocabulary"): ("tests/test_front_results.py: the name of a vocabulary, a file, or a list of texts",),
     ("front/vocabulary.py", "vocabulary_of"): ("tests/test_front_words.py: is not the vocabulary",),
+    ("front/verify.py", "verified"): ("tests/test_verify.py: --verify needs effects in factored form",),
     ("generate/llm.py", "ChatModel.answer"): ("needs a language model that fails while it answers",),
     ("generate/llm.py", "check_chat"): (MISSING,),
     ("generate/painters/diffusion.py", "DiffusionPainter.__init__"): (
@@ -232,6 +233,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_weights_fit.py: which are not a square",
     ),
     ("render/shift_plot.py", "check_plot"): (MISSING,),
+    ("streaming/embeddings.py", "Embeddings.add"): ("tests/test_seen.py: embeddings cannot be kept here",),
     ("streaming/activities.py", "Activities.add"): (DISK,),
     ("streaming/measure.py", "check_same"): ("tests/faults/test_pictures.py: changed while they",),
     ("streaming/shards.py", "conclude"): ("needs partials none of which has seen an image, which clip-effects does not write",),

@@ -190,6 +190,8 @@ def make_parts(folder: Path, partial_bytes: Any) -> None:
     files["outside-part"] = changed(whole, {}, **{"5.image": np.full((4, 3), 99, np.int64)})
     files["nameless-part"] = changed(whole, {}, images=json_tensor({"a": 1}))
     files["unread-part"] = changed(whole, {}, images=np.frombuffer(b"[", np.uint8))
+    files["unsorted-part"] = changed(whole, {}, embedding_number=np.array([3, 1, 4, 2, 0]))
+    files["silent-part"] = changed(whole, {}, embedding=np.zeros((5, 3), np.float32))
     files["earlier-part"] = changed(whole, {}, ("embedding", "embedding_number"))
     files["far-part"] = changed(whole, {"have": [2]}, **{"5.centre": other[0], "6.centre": other[1]})
     parts, body = apart(whole)
