@@ -70,6 +70,8 @@ def run(options: DecomposeOptions) -> None:
         )
         step = history_arguments(options, pool=bundle.header.settings["words"]["pool"])
         step.pop("model", None)  # only a check
+        if not options.verify:
+            step.pop("verify", None)
         emit(with_step(bundle, effects.header, TOOL, step), output_format, options.output)
 
 
