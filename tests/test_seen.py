@@ -114,7 +114,7 @@ def test_the_first_written_word_is_the_one_of_largest_coefficient() -> None:
 
 
 def test_embeddings_beyond_memory_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "IN_MEMORY", 500)
+    monkeypatch.setattr("cliptools.io.spools.IN_MEMORY", 500)
     monkeypatch.setattr(module, "AT_ONCE", 7)
     generator = np.random.default_rng(0)
     M = torch.from_numpy(generator.normal(size=(40, 6))).float()
@@ -137,6 +137,6 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: bytes) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store._file, "write", full)
+    monkeypatch.setattr(store._file._file, "write", full)
     with pytest.raises(CliptoolsError, match=r"embeddings cannot be kept here .*No space left.*TMPDIR"):
         store.add([0, 1], torch.ones(2, 4))

@@ -48,7 +48,7 @@ class Pairs(NamedTuple):
     s: Int[Tensor, " p"]
     t: Int[Tensor, " p"]
     scores: Scores
-    """Of each pair."""
+    """The numbers of each pair."""
     own_rank: Int[Tensor, " p"]
     """Rank of the pair by own_z among all pairs that could be listed."""
 
@@ -76,8 +76,8 @@ def standing_out(x: Float[Tensor, "s t"], other: Bool[Tensor, "s t"]) -> Float[T
     return difference / deviation.clamp(min=torch.finfo(x.dtype).tiny)
 
 
-def centred_units(x: Float[Tensor, "x d"]) -> Float[Tensor, "x d"]:
-    """Rows at unit norm."""
+def unit_rows(x: Float[Tensor, "x d"]) -> Float[Tensor, "x d"]:
+    """The rows at unit norm."""
     return torch.nn.functional.normalize(x, dim=1)
 
 
@@ -122,9 +122,9 @@ class Mismatch:
         for block in self.text_blocks:
             t = self.t[block]  # (block, d)
             G.append(see_s.T @ written(self.r, t))  # (s, u) @ (u, block)
-            together.append(centred_units(see_s.T) @ centred_units(seen(self.q, self.covariance, t).T).T)
+            together.append(unit_rows(see_s.T) @ unit_rows(seen(self.q, self.covariance, t).T).T)
         total, own = torch.cat(G, 1), s @ self.covariance @ self.t.T  # (s, t)
-        similarity = centred_units(s) @ centred_units(self.t).T
+        similarity = unit_rows(s) @ unit_rows(self.t).T
         return Scores(total, standing_out(total, other), torch.cat(together, 1), similarity, own, standing_out(own, other))
 
     def alike(self, scores: Scores) -> Bool[Tensor, "*s t"]:

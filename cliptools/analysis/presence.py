@@ -44,7 +44,7 @@ class Moments(NamedTuple):
 
     covariance: Float64[np.ndarray, "n text"]
     variance: Float64[np.ndarray, "m text"]
-    """Of the presence; one row (m = 1) if it is the same for all units."""
+    """Variance of the presence; one row (m = 1) if it is the same for all units."""
 
 
 @runtime_checkable

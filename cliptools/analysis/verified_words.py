@@ -1,4 +1,4 @@
-"""Words of units ranked anew by images that chose none of them.
+"""Verification of words: candidates are ranked by images that were not used to find them.
 
 Candidates come from three choices: the pursuit's positive words, the texts of largest overlap with r, and those that the top
 images show. On one half of other images they are ranked by corr(a_n, c_t), the correlation of activity and presence

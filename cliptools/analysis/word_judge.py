@@ -6,7 +6,7 @@ For each unit, the words of several kinds, each a text of the vocabulary:
     seen            the text of the largest correlation of activity and presence on the choosing half
     own             the same with the model's own similarities as presence, if the judge is another
     random          a text drawn at random
-    written dealt   the written words, dealt anew among the units at random; `seen dealt` is the same with the seen ones
+    written dealt   the written word of another unit, drawn at random; `seen dealt` is the seen word of another unit
 
 They are scored on the other half, with the measures of word_metrics.py. The simulation s = sum over j of gamma_j c_{t_j} of a
 unit's activity (arXiv 2405.06855) is scored by corr(s, a) there; gamma are the coefficients of the decomposition (written), or
@@ -18,10 +18,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float64, Int
 from scipy.sparse import csr_array
 
 from cliptools.analysis.presence import Images, Presence, UnitGroup, Weights, correlations
+from cliptools.analysis.seen import first_positive
 from cliptools.analysis.word_metrics import (
     average_precision,
     correlation,
@@ -53,10 +55,7 @@ class Written:
     @property
     def first(self) -> Texts:
         """The text of the largest positive coefficient of each unit."""
-        weight = np.where(self.word >= 0, self.coefficient, -np.inf)  # (U, m)
-        column = weight.argmax(1)
-        rows = np.arange(len(weight))
-        return np.where(weight[rows, column] > 0, self.word[rows, column], -1)
+        return first_positive(torch.from_numpy(self.word), torch.from_numpy(self.coefficient)).numpy()
 
     def largest(self, count: int) -> "Written":
         """The texts of the largest absolute coefficients."""
@@ -92,9 +91,9 @@ class Judgement:
     words: Mapping[str, Texts]
     """The text of each kind."""
     scores: Mapping[str, Mapping[str, PerUnit]]
-    """By kind of word and by metric, on the scored half."""
+    """The scores on the scored half, for each kind of word and metric."""
     simulation: Mapping[str, PerUnit]
-    """By kind of words: written, seen."""
+    """The scores of the simulations by written and by seen words."""
     agreement: PerUnit
     own_agreement: PerUnit
     """The same with the model's own similarities, if the judge is another."""

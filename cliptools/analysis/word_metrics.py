@@ -151,7 +151,7 @@ def mean_interval(x: PerUnit) -> tuple[float, float, float]:
 
 
 def _varies(x: Columns, deviation: PerUnit) -> Bool[np.ndarray, " n"]:
-    """False for a column whose deviation is no more than the rounding of its values."""
+    """False for a column that is constant up to the rounding of its values."""
     return deviation > 1e-12 * np.abs(x).max(0, initial=0)
 
 

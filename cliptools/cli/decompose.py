@@ -20,7 +20,7 @@ RESUME_HELP = "Continue an interrupted run from FILE.part, where a run with -o F
 NORMALIZE_HELP = "Scale each text, or each dimension (as the paper's code does), to unit norm."
 PREFIX_HELP = "Numbers of texts for which the residuals are stored as well, as 4,8,16 [default: none]."
 VERIFY_HELP = (
-    "Rank the words anew by images that the bundle was not made from: a file, folder, quoted glob or tar; repeatable. For the "
+    "Rank the words by images that the bundle was not made from: a file, folder, quoted glob or tar; repeatable. For the "
     "embedded models, scenes renders some [default: no]."
 )
 MODEL_HELP = "Name that the bundle's model must have, as a check: any other is an error [default: no check]."

@@ -103,11 +103,12 @@ def effects_bundle(
     numbers, top_image = np.unique(effects.top_image.cpu().numpy(), return_inverse=True)  # image numbers -> indices into `images`
     tensors["unit"] = effects.unit.cpu().numpy().astype(np.int32)
     tensors["top_image"] = top_image.reshape(effects.top_image.shape).astype(np.int32)  # (units, T)
-    for name in ("top_norm", "threshold", "threshold_bound"):
+    for name in ("top_norm", "threshold", "threshold_bound", "deviation"):
         tensors[name] = getattr(effects, name).cpu().numpy().astype(np.float32)
-    tensors |= _seen_tensors(effects, embeddings)
+    mean, covariance = embeddings.moments()
+    tensors["embedding_mean"] = mean.numpy().astype(np.float32)
+    tensors["embedding_covariance"] = covariance.numpy().astype(np.float32)
     if keep is not None or not settings.compact:
-        mean = embeddings.moments().mean
         q = read_directions(embeddings, mean, effects.top_image, effects.top_along, directions(effects), settings.scale)
         tensors["read"] = q.numpy().astype(np.float32)
     if keep is not None:
@@ -135,16 +136,6 @@ def _direction_tensors(effects: Effects, settings: Settings) -> dict[str, np.nda
     if settings.moments:
         tensors["moment"] = effects.moment.cpu().numpy().astype(np.float32)
     return tensors
-
-
-def _seen_tensors(effects: Effects, embeddings: Embeddings) -> dict[str, np.ndarray]:
-    """Return the moments of the images' unit embeddings, and the deviations of units."""
-    mean, covariance = embeddings.moments()
-    return {
-        "embedding_mean": mean.numpy().astype(np.float32),
-        "embedding_covariance": covariance.numpy().astype(np.float32),
-        "deviation": effects.deviation.cpu().numpy().astype(np.float32),
-    }
 
 
 def warn_of_few_images(images: int, settings: Settings, top: int) -> None:

@@ -1,6 +1,7 @@
 """Results of `segment`, one for each image: heat maps of texts, or the label map of classes, with pictures and records."""
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ class Layout(NamedTuple):
         return text_table(self.columns, [self.row(record) for record in records])
 
 
-class _Result:
+class _Result(ABC):
     """What the results of an image have in common."""
 
     name: str
@@ -44,14 +45,14 @@ class _Result:
     picture: Image.Image
     layout: Layout
 
+    @abstractmethod
     def overlay(self) -> Image.Image:
         """Return the picture under its map, as the command draws it."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def records(self) -> list[dict[str, Any]]:
         """The records that the command writes for the image, without the names of its files."""
-        raise NotImplementedError
 
     def show(self) -> None:
         """Open the overlay in a program that shows pictures."""

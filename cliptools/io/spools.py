@@ -1,4 +1,4 @@
-"""Safetensors files that are larger than memory.
+"""Arrays and safetensors files that are larger than memory.
 
 By hand, because safetensors writes only tensors that are all in memory. The header of a file comes first and depends on all
 tensors, so their bytes are kept in a temporary file until then.
@@ -11,6 +11,7 @@ import math
 import shutil
 import struct
 import tempfile
+import weakref
 from io import BufferedIOBase
 from pathlib import Path
 
@@ -20,6 +21,39 @@ from cliptools.errors import CliptoolsError
 from cliptools.io.bundle import check_finite
 from cliptools.io.bundle_schema import CODES
 from cliptools.io.header import KEY
+
+IN_MEMORY = 1 << 26  # bytes of a Scratch
+
+
+class Scratch:
+    """Bytes of arrays, kept in memory up to IN_MEMORY and beyond that in a temporary file, which is deleted with the object."""
+
+    def __init__(self, content: str) -> None:
+        """
+        Args:
+            content: Name of the arrays in messages.
+        """
+        self._content = content
+        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, prefix="cliptools-")  # noqa: SIM115 - closed with self
+        weakref.finalize(self, self._file.close)
+
+    def put(self, offset: int, values: np.ndarray) -> None:
+        """Write the bytes of an array.
+
+        Raises:
+            CliptoolsError: the temporary file cannot be written.
+        """
+        try:
+            self._file.seek(offset)
+            self._file.write(np.ascontiguousarray(values).tobytes())
+        except OSError as error:
+            place = f"{tempfile.gettempdir()}: {self._content} cannot be kept here"
+            raise CliptoolsError(f"{place} ({error.strerror}; TMPDIR names another folder)") from None
+
+    def get(self, offset: int, count: int, dtype: np.dtype) -> np.ndarray:
+        """Read so many numbers of a type, as an array with one axis."""
+        self._file.seek(offset)
+        return np.frombuffer(self._file.read(count * dtype.itemsize), dtype)
 
 
 class TensorSpool:

@@ -5,8 +5,6 @@ the range of float16: a is exact to one part in 2,000. The file has a part for e
 few pieces and a group is read in one.
 """
 
-import tempfile
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -16,12 +14,11 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from cliptools.devices import in_halves
-from cliptools.errors import CliptoolsError
+from cliptools.io.spools import Scratch
 from cliptools.models.unusable import Screen, unusable
 from cliptools.streaming.embeddings import Embeddings
 from cliptools.unit_effects.factored import FactoredEffect, projections_of, scale_of, unit_blocks_of
 
-IN_MEMORY = 1 << 26  # bytes; beyond that, activities are in a temporary file
 NUMBERS_AT_ONCE = 1 << 21  # of a group of units: activities on all images, or correlations with all texts
 
 
@@ -42,8 +39,7 @@ class Activities:
         starts = range(0, len(unit), size)
         self.groups = groups or [slice(start, min(start + size, len(unit))) for start in starts]
         """The units of each group."""
-        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, prefix="cliptools-")  # noqa: SIM115 - closed when it is collected
-        weakref.finalize(self, self._file.close)
+        self._file = Scratch("activities")
 
     def add(self, along: Float[np.ndarray, "b U"]) -> None:
         """Add the activities of all units on further images.
@@ -52,24 +48,17 @@ class Activities:
             CliptoolsError: the temporary file cannot be written.
         """
         rows = (along / self._unit).astype(np.float16)  # (b, U)
-        try:
-            for group in self.groups:
-                width = group.stop - group.start
-                self._file.seek(2 * (group.start * self._listed + self.count * width))
-                self._file.write(np.ascontiguousarray(rows[:, group]).tobytes())
-        except OSError as error:
-            folder = tempfile.gettempdir()
-            raise CliptoolsError(
-                f"{folder}: activities cannot be kept here ({error.strerror}; TMPDIR names another folder)"
-            ) from None
+        for group in self.groups:
+            width = group.stop - group.start
+            self._file.put(2 * (group.start * self._listed + self.count * width), rows[:, group])
         self.count += len(rows)
 
     def columns(self) -> Iterator[tuple[slice, Float64[np.ndarray, "N n"]]]:
         """Yield each group of units, and their activities on all images."""
         for group in self.groups:
             width = group.stop - group.start
-            self._file.seek(2 * group.start * self._listed)
-            rows = np.frombuffer(self._file.read(2 * width * self.count), np.float16).reshape(self.count, width)
+            rows = self._file.get(2 * group.start * self._listed, width * self.count, np.dtype(np.float16))
+            rows = rows.reshape(self.count, width)
             yield group, rows * self._unit[group]
 
 

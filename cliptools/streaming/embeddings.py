@@ -10,12 +10,10 @@ to a text t is linear in t:
 r_n is known after the last image only, so the sum in q_n goes over the top images, whose activity is known and which make up most
 of it. The unit's own effect is a part of M(I), and would be found again in every image on which the unit acts: it is subtracted.
 
-Embeddings are kept by image, in memory up to IN_MEMORY bytes and beyond that in a temporary file. They are summed in the order
+Embeddings are kept by image (`Scratch`). They are summed in the order
 of the image numbers, so that a run and its shards give equal sums.
 """
 
-import tempfile
-import weakref
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -25,9 +23,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cliptools.devices import to_float64
-from cliptools.errors import CliptoolsError
+from cliptools.io.spools import Scratch
 
-IN_MEMORY = 1 << 26  # bytes
 AT_ONCE = 1024  # embeddings
 NUMBERS_AT_ONCE = 1 << 22  # of embeddings of top images
 
@@ -52,8 +49,7 @@ class Embeddings:
         self.count = 0
         self.d = 0
         self._dtype = np.dtype(np.float32)
-        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, prefix="cliptools-")  # noqa: SIM115 - closed with self
-        weakref.finalize(self, self._file.close)
+        self._file = Scratch("embeddings")
 
     def add(self, images: Sequence[int] | Int[np.ndarray, " b"], embedding: Float[Tensor, "b d"]) -> None:
         """Add images that have not been added before.
@@ -66,14 +62,7 @@ class Embeddings:
         rows = embedding.detach().cpu()
         values = (rows if rows.dtype == torch.float64 else rows.float()).numpy()  # (b, d)
         self.d, self._dtype = values.shape[1], values.dtype
-        try:
-            self._file.seek(self.count * self._row_bytes)
-            self._file.write(np.ascontiguousarray(values).tobytes())
-        except OSError as error:
-            folder = tempfile.gettempdir()
-            raise CliptoolsError(
-                f"{folder}: embeddings cannot be kept here ({error.strerror}; TMPDIR names another folder)"
-            ) from None
+        self._file.put(self.count * self._row_bytes, values)
         self.place[np.asarray(images)] = np.arange(self.count, self.count + len(values))
         self.count += len(values)
 
@@ -92,8 +81,7 @@ class Embeddings:
         start = 0
         places = self.place[images]
         for run in np.split(places, (np.diff(places) != 1).nonzero()[0] + 1):  # consecutive places are read at once
-            self._file.seek(int(run[0]) * self._row_bytes)
-            part = np.frombuffer(self._file.read(len(run) * self._row_bytes), self._dtype)
+            part = self._file.get(int(run[0]) * self._row_bytes, len(run) * self.d, self._dtype)
             values[start : start + len(run)] = part.reshape(len(run), self.d)
             start += len(run)
         return torch.from_numpy(values)
