@@ -13,7 +13,7 @@ path each, phi_n = s_n w_n, for which the mean of s_n and the sign of r = +-w / 
 """
 
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -33,6 +33,7 @@ from cliptools.unit_effects.factored import (
 )
 
 
+@runtime_checkable
 class AblationTerms(Protocol):
     """The four quantities of the module's docstring. Effects are S D times the image's scale; vectors are in float64."""
 

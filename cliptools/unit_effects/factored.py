@@ -72,7 +72,7 @@ class FactoredEffect(Protocol):
                 return torch.eye(self.visual.output_dim)[block.neurons, None]  # D [n, 1, d]
 
     `measure(Coordinates(visual), batches, layers=[0], ...)` of streaming.measure then gives its statistics.
-    `KnowsGram`, `Sums` and `Listens` below are optional, for effects that can do more than form D.
+    `KnowsGram`, `KnowsOverlaps`, `Sums` and `Listens` below are optional, for effects that can do more than form D.
     """
 
     def size(self, layer: int) -> tuple[int, int]:
@@ -103,6 +103,15 @@ class KnowsGram(Protocol):
 
     def gram(self, block: UnitBlock) -> Float[Tensor, "n k k"]:
         """G = D D^T of the block's units."""
+        ...
+
+
+@runtime_checkable
+class KnowsOverlaps(Protocol):
+    """A factored effect that computes the inner products of D with one vector without D."""
+
+    def along(self, block: UnitBlock, v: Float[Tensor, " d"]) -> Float[Tensor, "n k"]:
+        """<D[n, k], v> of the block's units."""
         ...
 
 
@@ -142,6 +151,13 @@ def gram_of(effect: FactoredEffect, block: UnitBlock) -> Float[Tensor, "n k k"]:
         return effect.gram(block)
     D = effect.directions(block)
     return D @ D.transpose(1, 2)
+
+
+def along_of(effect: FactoredEffect, block: UnitBlock, v: Float[Tensor, " d"]) -> Float[Tensor, "n k"]:
+    """<D[n, k], v> of a block, in the type of D."""
+    if isinstance(effect, KnowsOverlaps):
+        return effect.along(block, v)
+    return torch.cat([D @ v.to(D) for _, D in _directions(effect, block)])
 
 
 def total_of(effect: FactoredEffect, block: UnitBlock, S: Float[Tensor, "b n k"]) -> Float[Tensor, "b d"]:

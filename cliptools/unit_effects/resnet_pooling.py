@@ -106,6 +106,12 @@ class Pairs(Pooled):
         return self._norm2[block.neurons.to(self._norm2.device)][:, None, None]
 
     @torch.inference_mode()
+    def along(self, block: UnitBlock, v: Float[Tensor, " d"]) -> Float[Tensor, "n 1"]:
+        """<w, v> of the block's pairs; no w is formed."""
+        along = _along_heads(self.visual, v).flatten()  # [neuron, head] -> [n]
+        return along[index_of(block.neurons, along.device), None]
+
+    @torch.inference_mode()
     def total(self, block: UnitBlock, S: Float[Tensor, "b n 1"]) -> Float[Tensor, "b d"]:
         """Sum over the block's pairs of s w; no w is formed."""
         s = S.new_zeros(len(S), self.neurons * self.heads)
@@ -132,6 +138,12 @@ class PooledNeurons(Pooled):
     def scalars(self, trace: PoolTrace) -> Float[Tensor, "b n k"]:
         """s of every neuron's pairs."""
         return self._pairs(trace)
+
+    @torch.inference_mode()
+    def along(self, block: UnitBlock, v: Float[Tensor, " d"]) -> Float[Tensor, "n k"]:
+        """<w, v> of all pairs of the block's neurons; no w is formed."""
+        along = _along_heads(self.visual, v)  # [neuron, head]
+        return along[index_of(block.neurons, along.device)]
 
     @torch.inference_mode()
     def total(self, block: UnitBlock, S: Float[Tensor, "b n k"]) -> Float[Tensor, "b d"]:
@@ -174,6 +186,12 @@ def _through_heads(
     W_V, W_O, _ = value_output(visual)
     values = s.permute(2, 0, 1) @ W_V[:, :, neurons].to(s).transpose(1, 2)  # [head, b, n] @ [head, n, e]
     return (values @ W_O.to(s).transpose(1, 2)).sum(0)  # [head, b, e] @ [head, e, d]
+
+
+def _along_heads(visual: ModifiedResNet, v: Float[Tensor, " d"]) -> Float[Tensor, "neuron head"]:
+    """<w^{n,h}, v> of all pairs: through W_O first, one vector of the values for each head."""
+    W_V, W_O, _ = value_output(visual)
+    return torch.einsum("he,hen->nh", torch.einsum("hde,d->he", W_O, v.to(W_O)), W_V)
 
 
 def trace_pool(visual: ModifiedResNet, image: Float[Tensor, "b 3 y x"]) -> PoolTrace:

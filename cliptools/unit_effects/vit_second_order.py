@@ -71,6 +71,12 @@ class SecondOrder:
         return directions(self.visual, block.layer, neurons, self._heads)
 
     @torch.inference_mode()
+    def along(self, block: UnitBlock, v: Float[Tensor, " d"]) -> Float[Tensor, "n k"]:
+        """<D[n, k], v>: the heads first, so that D is not formed."""
+        neurons = index_of(block.neurons, self.visual.conv1.weight.device)
+        return directions_along(self.visual, block.layer, neurons, v, self._heads)
+
+    @torch.inference_mode()
     def total(self, block: UnitBlock, S: Float[Tensor, "b n k"]) -> Float[Tensor, "b d"]:
         """Sum of phi_n over the block's neurons; neither D nor phi is formed."""
         return effect_sum(self.visual, block.layer, index_of(block.neurons, S.device), S, self._heads)
@@ -120,6 +126,26 @@ def directions(
         torch.bmm((W_V @ w).transpose(1, 2), ends, out=D[first : first + len(W_V)])  # [head, e, n] -> [head, n, d]
         first += len(W_V)
     return D.transpose(0, 1)  # [n, k, d]
+
+
+def directions_along(
+    visual: VisionTransformer,
+    layer: int,
+    neurons: slice | Int[Tensor, "n"],
+    v: Float[Tensor, " d"],
+    cache: dict[int, Heads] | None = None,
+) -> Float[Tensor, "n k"]:
+    """<D[n, k], v>, from one vector of the residual stream for each later head.
+
+    Args:
+        cache: As in `directions`.
+    """
+    w = neuron_outputs(visual, layer, neurons)  # [width, n]
+    along = []
+    for W_V, ends in _later_heads(visual, layer, {} if cache is None else cache):
+        g = torch.einsum("he,hew->hw", ends @ v.to(w), W_V)  # [head, e], [head, e, width] -> [head, width]
+        along.append(g @ w)  # [head, n]
+    return torch.cat(along).T  # [k, n] -> [n, k]
 
 
 def effect_sum(
