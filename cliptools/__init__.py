@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from cliptools.front.concepts import concepts
     from cliptools.front.decompose import decompose
     from cliptools.front.effects import effects
+    from cliptools.front.explain import explain
+    from cliptools.front.explained import Explanation, Explanations
     from cliptools.front.judge import judge
     from cliptools.front.judge_records import Judged
     from cliptools.front.mismatch import mismatch
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "CliptoolsError",
+    "Explanation",
+    "Explanations",
     "HeatMaps",
     "ImageError",
     "Judged",
@@ -44,6 +48,7 @@ __all__ = [
     "concepts",
     "decompose",
     "effects",
+    "explain",
     "judge",
     "load_model",
     "mismatch",
@@ -54,6 +59,8 @@ __all__ = [
 ]
 HOME = {
     "CliptoolsError": "errors",
+    "Explanation": "front.explained",
+    "Explanations": "front.explained",
     "HeatMaps": "front.segmented",
     "ImageError": "errors",
     "Judged": "front.judge_records",
@@ -70,6 +77,7 @@ HOME = {
     "concepts": "front.concepts",
     "decompose": "front.decompose",
     "effects": "front.effects",
+    "explain": "front.explain",
     "judge": "front.judge",
     "load_model": "models.load",
     "mismatch": "front.mismatch",

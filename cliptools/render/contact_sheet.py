@@ -173,6 +173,24 @@ def overlay(picture: Image.Image, heat: Float[np.ndarray, "y x"], mask: Bool[np.
     return blended
 
 
+TOWARDS, AGAINST = (192, 57, 43), (33, 102, 172)  # colours of positive and negative shares
+
+
+def signed_overlay(picture: Image.Image, heat: Float[np.ndarray, "row column"]) -> Image.Image:
+    """Return the picture in pale grey under a signed map: red where positive, blue where negative, by the largest absolute value.
+
+    Args:
+        heat: Values of the map, coarser than the picture; interpolated between the centres of its cells.
+    """
+    largest = float(np.abs(heat).max())
+    scaled = Image.fromarray((heat / largest if largest > 0 else heat).astype(np.float32))
+    strength = np.array(scaled.resize(picture.size, Image.Resampling.BICUBIC)).clip(-1, 1)[..., None]  # (y, x, 1)
+    grey = 64 + 0.75 * np.array(picture.convert("L"), dtype=np.float32)[..., None]
+    colour = np.where(strength > 0, TOWARDS, AGAINST)  # (y, x, 3)
+    alpha = 0.85 * np.abs(strength)
+    return Image.fromarray((grey * (1 - alpha) + colour * alpha).clip(0, 255).round().astype(np.uint8))
+
+
 def label_picture(labels: Int[np.ndarray, "y x"], largest: int = 255) -> Image.Image:
     """Return a palette picture whose values are the labels: 0 is black, the others have well-separated colours.
 

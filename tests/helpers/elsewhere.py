@@ -54,6 +54,14 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("front/concepts.py", "_annotations"): ("tests/test_front_words.py: expected a list of names",),
     ("front/effects.py", "_load"): ("tests/test_front.py: belongs to the name of a model",),
     ("front/effects.py", "_open_source"): ("tests/test_front.py: thumbnails need pictures",),
+    ("front/explain_texts.py", "Targets.of"): ("tests/test_explain_command.py: expected another class",),
+    ("front/explain_texts.py", "_check_different"): ("tests/test_explain_command.py: have the same embedding",),
+    ("front/explain_texts.py", "open_targets"): ("tests/test_explain_command.py: expected at least two classes",),
+    ("render/explain_plot.py", "check_figure"): (
+        "tests/test_explain_command.py: found 'gif'",
+        "tests/test_explain_command.py: figures need matplotlib",
+    ),
+    ("cli/run/explain.py", "_put"): ("tests/test_explain_command.py: could not be written",),
     ("front/image_activity.py", "_half"): ("tests/test_per_image.py: does not fit into float16",),
     ("front/images.py", "open_any"): (
         "tests/test_front.py: expected paths, pictures, arrays or batches",
