@@ -74,10 +74,10 @@ def test_margins_and_their_sums(suite: Suite, bundle: str, kind: str) -> None:
         for unit, heat in zip(record["units"], image.maps, strict=True):
             keys = [unit.get(key, -1) for key in ("layer", "neuron", "head")]
             row = units["unit"].tolist().index(keys)
-            assert unit["share"] == pytest.approx(float(image.shares[row]), abs=1e-5)
+            assert unit["share"] == pytest.approx(float(image.shares[row]), abs=1e-4)
             assert heat.sum() + unit["first_token"] == pytest.approx(unit["share"], abs=1e-4)
-            assert unit["share"] - unit["mean"] == pytest.approx(unit["excess"], abs=1e-5)
-            assert heat[unit["peak"]["row"], unit["peak"]["column"]] == pytest.approx(unit["peak"]["share"], abs=1e-5)
+            assert unit["share"] - unit["mean"] == pytest.approx(unit["excess"], abs=1e-4)
+            assert heat[unit["peak"]["row"], unit["peak"]["column"]] == pytest.approx(unit["peak"]["share"], abs=1e-4)
             assert list(heat.shape) == unit["grid"] and unit["writes"][0].keys() == {"word", "coefficient"}
         curves = record["deletion"]["margins"]
         assert all(curve[0] == pytest.approx(margin, abs=1e-3) for curve in curves.values())
@@ -180,6 +180,8 @@ def test_misuse(suite: Suite, tmp_path: Path) -> None:
     with pytest.raises(StreamError, match="no units to explain by"):
         bundle = ct.read(suite.bundle("second"))
         ct.explain(bundle.select(np.arange(0)), str(suite.images), "cat", "dog", device="cpu")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="b='dog' without a"):
+        ct.explain(bundle, str(suite.images), b="dog")
     with pytest.raises(TextError, match="expected at least two classes, found 1"):
         explained(suite, "second", "cat", classes=["cat"])
     bundle, model = ct.read(suite.bundle("second-words")), ct.load_model(suite.vit, device="cpu")

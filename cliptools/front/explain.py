@@ -20,7 +20,7 @@ from cliptools.analysis.selection import by_layers
 from cliptools.console import count_of, front_call, summarise
 from cliptools.console import progress as shown
 from cliptools.devices import in_halves
-from cliptools.errors import StreamError
+from cliptools.errors import StreamError, UsageError
 from cliptools.front.ablate_settings import BundleSettings, effect_of, units_of
 from cliptools.front.arguments import require_number, require_one_of
 from cliptools.front.explain_texts import Classes, Target, Targets, check_texts, open_targets
@@ -148,6 +148,8 @@ def explain(
         TextError: texts are unknown or equal.
         CliptoolsError: no image can be read.
     """
+    if a is None and b is not None:
+        raise UsageError(f"b={b!r} without a; expected text A as well")
     request = ExplainRequest(
         texts=tuple(text for text in (a, b) if text is not None), classes=classes, pool=pool, templates=tuple(templates),
         layers=layers, head=head, by=by, delete=delete, draws=draws, limit=limit, sample=sample, seed=seed, model=model,

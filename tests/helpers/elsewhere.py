@@ -54,6 +54,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("front/concepts.py", "_annotations"): ("tests/test_front_words.py: expected a list of names",),
     ("front/effects.py", "_load"): ("tests/test_front.py: belongs to the name of a model",),
     ("front/effects.py", "_open_source"): ("tests/test_front.py: thumbnails need pictures",),
+    ("front/explain.py", "explain"): ("tests/test_explain_command.py: without a",),
     ("front/explain_texts.py", "Targets.of"): ("tests/test_explain_command.py: expected another class",),
     ("front/explain_texts.py", "_check_different"): ("tests/test_explain_command.py: have the same embedding",),
     ("front/explain_texts.py", "open_targets"): ("tests/test_explain_command.py: expected at least two classes",),
