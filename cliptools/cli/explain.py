@@ -13,7 +13,10 @@ CLASSES_HELP = (
     "Classes: imagenet, imagenet-r, emoji, cifar10, or a file. Without --text, A is each image's best class and B its second; "
     "with one --text, B is the best other class."
 )
-POOL_HELP = "Vocabulary whose mean is B for a single --text [default: that of the bundle's words, else of the model]."
+POOL_HELP = (
+    "Vocabulary whose mean is B for a single --text, and that gives words to units of a bundle without words [default: that of "
+    "the bundle's words, else emoji for the embedded models and words30k for others]."
+)
 LAYERS_HELP = "Explain by units of these layers, as 8-10,11 [default: all layers of the bundle]."
 HEAD_HELP = "Number of units listed and drawn for each image."
 BY_HELP = "Order of the units: excess, the share less its mean over the bundle's images, or share."

@@ -75,7 +75,7 @@ class ExplainRequest:
         Raises:
             UsageError: an argument is invalid, or arguments contradict each other.
         """
-        check_texts(self.texts, self.classes, self.pool)
+        check_texts(self.texts, self.classes)
         check_template_options(self.templates)
         require_one_of("by", self.by, ("excess", "share"))
         numbers = {"head": self.head, "draws": self.draws, "limit": self.limit, "sample": self.sample}
@@ -119,7 +119,8 @@ def explain(
         a: Text A. None: each image's best class.
         b: Text B. None: each image's best class besides A; without `classes`, the mean of a vocabulary.
         classes: Classes to choose A and B from: imagenet, imagenet-r, emoji, cifar10, the path of a file, or a list of names.
-        pool: Vocabulary whose mean is subtracted from A. None: that of the bundle's words, else the model's default.
+        pool: Vocabulary whose mean stands for B if neither B nor classes are given, and from which units get words if the bundle
+            has none. None: that of the bundle's words, else the model's default.
         templates: Sentences with {} in place of the text, whose embeddings are averaged; imagenet, emoji or none.
         layers: Layers of the units. None: all of the bundle.
         head: Number of units for each image, those of largest absolute value.
@@ -166,6 +167,7 @@ def explanations(bundle: Bundle, source: ImageSource, request: ExplainRequest, n
 
     Raises:
         StreamError: the bundle has no units, or other effects.
+        UsageError: `pool` has no use, or the bundle lacks a layer.
         CliptoolsError: no image can be read, or none is usable.
     """
     settings = bundle.header.settings
@@ -174,6 +176,8 @@ def explanations(bundle: Bundle, source: ImageSource, request: ExplainRequest, n
         raise StreamError(
             f"{name}: a bundle of {kind} effects; {TOOL} needs second-order effects of neurons, or a ResNet's pooled effects"
         )
+    if request.pool is not None and "word" in bundle and (len(request.texts) != 1 or request.classes is not None):
+        raise UsageError(f"--pool: {name} has words, and no single --text is compared with a mean; leave --pool out")
     record_fields = record_source(bundle)
     units = bundle if request.layers is None else bundle.select(by_layers(bundle, request.layers))
     if not units.units:
@@ -212,7 +216,7 @@ class _Work:
         self.targets: Targets = open_targets(
             request.texts, request.classes, request.pool, request.templates, bundle, self.model, request.cache
         )
-        self.words: UnitWords = unit_words(bundle, self.model, request.cache)
+        self.words: UnitWords = unit_words(bundle, self.model, request.pool, request.cache)
         if self.model is not request.model:
             drop_text_tower(self.model)
         self.counts = step_counts(max(1, round(request.delete * bundle.units)))

@@ -79,7 +79,7 @@ class Targets:
         return targets
 
 
-def check_texts(texts: Sequence[str], classes: Classes, pool: Vocabulary) -> None:
+def check_texts(texts: Sequence[str], classes: Classes) -> None:
     """Reject invalid combinations of texts before any input is read.
 
     Raises:
@@ -94,8 +94,6 @@ def check_texts(texts: Sequence[str], classes: Classes, pool: Vocabulary) -> Non
         raise UsageError(f"--text: found {len(texts)} texts; expected {expected}")
     if len(texts) == 2 and texts[0].strip().casefold() == texts[1].strip().casefold():
         raise UsageError(f"--text: both texts are {texts[0]!r}, so that the margin is 0 on every image; give another text B")
-    if pool is not None and (len(texts) != 1 or classes is not None):
-        raise UsageError("--pool is for a single --text without --classes, whose embedding it is subtracted from as a mean")
 
 
 def open_targets(

@@ -11,7 +11,7 @@ from torch import Tensor
 from cliptools.analysis.pursuit import text_space
 from cliptools.analysis.seen import ReadDirections, overlapping_texts, seen_texts
 from cliptools.front.unit_records import positive_and_negative, seen_words, signed_words, weight_name
-from cliptools.front.vocabulary import default_vocabulary
+from cliptools.front.vocabulary import Vocabulary, default_vocabulary, vocabulary
 from cliptools.io.bundle import Bundle
 from cliptools.io.jsonl import rounded
 from cliptools.models.load import LoadedModel
@@ -76,9 +76,13 @@ class UnitWords:
         return unit_directions(supported_resnet(self.model.clip), unit, sign)
 
 
-def unit_words(bundle: Bundle, model: LoadedModel, cache: bool) -> UnitWords:
-    """Return the words of a bundle's units; for a bundle without words, encode the default vocabulary of its model."""
+def unit_words(bundle: Bundle, model: LoadedModel, texts: Vocabulary, cache: bool) -> UnitWords:
+    """Return the words of a bundle's units; for a bundle without words, encode a vocabulary.
+
+    Args:
+        texts: The vocabulary. None: the default of the bundle's model.
+    """
     if "word" in bundle:
         return UnitWords(bundle, model)
-    pool = default_vocabulary(bundle)
+    pool = default_vocabulary(bundle) if texts is None else vocabulary(texts)
     return UnitWords(bundle, model, pool, text_space(encode_named(model, pool, (), use_cache=cache), "pool", "texts"))

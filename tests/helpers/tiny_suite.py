@@ -100,6 +100,7 @@ class Suite:
             "explain": Case("explain", (self.images, "--text", "cat", "--text", "dog", *short, *READ, "-f", "jsonl"), words),
             "explain classes": Case("explain", (self.images, "--classes", self.classes, *short, *READ, "-f", "jsonl"), words),
             "explain pairs": Case("explain", (self.images, "--text", "cat", *READ, "-f", "jsonl"), pairs),
+            "explain words": Case("explain", (self.images, "--text", "cat", "--pool", self.pool, *READ, "-f", "jsonl"), second),
             "advgen": Case("advgen", (*self._painting, "--judge", self.vit, "--judge-classes", self.classes)),
             "advgen images": Case("advgen", ("--images-only", "-f", "jsonl", self.folder / "pictures.jsonl")),
             "texts": Case("texts", ("--help",)),
