@@ -225,6 +225,10 @@ def test_pictures_of_words(suite: Suite, scenes: Path, tmp_path: Path) -> None:
     for record in result:
         auc = record["written"]["cosy_auc"] if record["written"] else None
         assert (auc is not None and 0 <= auc <= 1) == bool(record["written"] and record["written"]["word"] == named)
+    assert result.summary["words"]["written"]["cosy_auc"]["units"] == sum(
+        1 for record in result if record["written"] and record["written"]["word"] == named
+    )
+    assert "cosy_auc" in result.table() and "cosy_auc" not in first.table()
     with pytest.raises(UsageError, match="no folder in it has the name of a text"):
         judged(suite, scenes, pictures=str(scenes / "images"))
 

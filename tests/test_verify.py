@@ -11,10 +11,11 @@ from helpers.advgen_input import inside
 from helpers.tiny_suite import TEXTS, Suite, done
 
 import cliptools as ct
-from cliptools.analysis.held_out import held_out
+from cliptools.analysis.held_out import HeldOut, held_out
 from cliptools.analysis.presence import Labelled, Similarity
 from cliptools.analysis.verified_words import verify_by_reading, verify_words
 from cliptools.errors import StreamError, UsageError
+from cliptools.front.bundles import require_neurons
 from cliptools.io.bundle_faults import doubtful_values, faults
 from cliptools.models.text_encoder import encode_texts
 from cliptools.streaming.activities import Activities
@@ -105,12 +106,16 @@ def test_read_directions_of_both_halves(own: str | None) -> None:
             expected = ((alone - alone.mean())[:, None] * without).mean(0)
             np.testing.assert_allclose(held.read[unit, half], expected, atol=1e-9)
             assert held.deviation[unit, half] == pytest.approx(alone.std(), abs=1e-9)
+            slope = np.polyfit(alone, share, 1)[0]
+            assert held.share[unit, half] == pytest.approx(slope, abs=1e-9)
 
 
-def test_a_judgement_ranks_like_its_images() -> None:
-    """Read directions give the correlations of another model's similarities that a loop over images does."""
+@pytest.mark.parametrize("own", [None, "unit"])
+def test_a_judgement_ranks_like_its_images(own: str | None) -> None:
+    """Read directions give the correlations that the images do, exactly for another model and for effects in unit scale."""
     rng = np.random.default_rng(3)
-    a, M = rng.normal(size=(N, U)).astype(np.float32), rng.normal(size=(N, D))
+    a, M = (30 * rng.normal(size=(N, U))).astype(np.float32), rng.normal(size=(N, D))
+    r = np.eye(U, D)
     t = rng.normal(size=(WORDS, D))
     t /= np.linalg.norm(t, axis=1, keepdims=True)
     store = Embeddings(N)
@@ -119,16 +124,17 @@ def test_a_judgement_ranks_like_its_images() -> None:
     candidates[0], written = -1, candidates[:, 0]
     order = rng.permutation(N)
     choosing, scored = np.sort(order[:20]), np.sort(order[20:])
-    presence = Similarity(store, t)
-    held = held_out(activities(a), np.zeros((U, D)), presence, choosing, scored)
-    result = verify_by_reading(held, t, candidates, written, 4)
-    expected = verify_words(activities(a), np.zeros((U, D)), presence, candidates, written, choosing, scored, 4)
+    presence = Similarity(store, t, own)
+    held = held_out(activities(a), r, presence, choosing, scored)
+    result = verify_by_reading(held, r, t, candidates, written, 4)
+    expected = verify_words(activities(a), r, presence, candidates, written, choosing, scored, 4)
     np.testing.assert_array_equal(result.word, expected.word)
     np.testing.assert_allclose(result.correlation, expected.correlation, atol=1e-9)
     np.testing.assert_allclose(result.before, expected.before, atol=1e-9)
     kept = np.concatenate([columns for _, columns in activities(a).columns()], axis=1)
-    c = M / np.linalg.norm(M, axis=1, keepdims=True) @ t.T
+    e = M / np.linalg.norm(M, axis=1, keepdims=True)
     for unit, text in enumerate(written):
+        c = (e - kept[:, unit, None] / 100 * r[unit] * (own is not None)) @ t.T
         halves = [np.corrcoef(kept[images, unit], c[images, text])[0, 1] for images in (choosing, scored)]
         assert result.agreement[unit] == pytest.approx(np.mean(halves), abs=1e-9) or text < 0
 
@@ -199,11 +205,9 @@ def test_a_judged_bundle_stands_for_its_images(suite: Suite, kind: str, judge: b
     texts = bundle.text_list("words")["texts"]
     model = other.get("judge") or ct.load_model(suite.vit if kind == "second" else suite.resnet, device="cpu")
     t = encode_texts(model, texts).double().numpy()
-    first, second = (
-        (judged["judged_read"][:, half] @ t.T)
-        / (judged["judged_deviation"][:, half, None] * np.sqrt(((t @ judged["judged_covariance"][half]) * t).sum(1)))
-        for half in range(2)
-    )  # (unit, text)
+    held = HeldOut(*(judged[f"judged_{name}"] for name in HeldOut._fields))
+    r = require_neurons(ct.read(suite.bundle(kind)), device="cpu")["direction"].astype(np.float64)
+    first, second = map(np.nan_to_num, held.correlations(slice(None), r, t))  # (unit, text)
     for unit, row in enumerate(bundle["verified"]):
         listed = row[row >= 0]
         assert (np.diff(first[unit, listed]) <= 1e-6).all()

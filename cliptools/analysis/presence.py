@@ -104,6 +104,14 @@ class Similarity:
         b = _centred(self._share(units.a[images], images))
         return q - (a * b).mean(0)[:, None] * units.r
 
+    def own_share(self, units: UnitGroup, images: Images) -> Float64[np.ndarray, " n"]:
+        """beta = cov(a, b) / var(a) over these images; b = beta a for effects in unit scale, and nearly so for raw ones."""
+        if self.own is None:
+            return np.zeros(len(units.r))
+        a, b = _centred(units.a[images]), _centred(self._share(units.a[images], images))  # (i, n)
+        square = (a**2).mean(0)
+        return np.where(square > 0, (a * b).mean(0) / np.where(square > 0, square, 1), 0.0)
+
     def covariance(self, images: Images) -> Float64[np.ndarray, "d d"]:
         """Sigma over these images."""
         d = self.t.shape[1]

@@ -9,7 +9,6 @@ themselves, or from what a judgement has kept of them (held_out.py).
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float64, Int
 
 from cliptools.analysis.held_out import HeldOut
@@ -68,7 +67,12 @@ def verify_words(
 
 
 def verify_by_reading(
-    held: HeldOut, t: Float64[np.ndarray, "text j"], candidates: Candidates, written: Int[np.ndarray, " U"], count: int
+    held: HeldOut,
+    direction: Float64[np.ndarray, "U d"],
+    t: Float64[np.ndarray, "text j"],
+    candidates: Candidates,
+    written: Int[np.ndarray, " U"],
+    count: int,
 ) -> Verified:
     """Rank the candidates of all units on the half of a judgement's images that chose words, and score them on the other.
 
@@ -81,7 +85,7 @@ def verify_by_reading(
     size = max(1, AT_ONCE // len(t))
     for start in range(0, len(written), size):
         rows = slice(start, start + size)
-        choosing, scored = (half.correlations(torch.from_numpy(t)).numpy() for half in held.halves(rows))
+        choosing, scored = held.correlations(rows, direction[rows], t)
         values = _Correlations(choosing, scored, (choosing + scored) / 2)
         parts.append(_verified(values, candidates[rows], written[rows], count))
     return _joined(parts)

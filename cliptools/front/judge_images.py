@@ -94,7 +94,8 @@ def open_judged(
     earlier = set(bundle.text_list("images"))
     fresh = [index for index, name in zip(indices, names, strict=True) if name not in earlier]
     if recurring := len(indices) - len(fresh):
-        warn(f"{count_of(recurring, 'image')} of {len(indices)} left out: the bundle has top images of the same names")
+        reason = "the bundle has top images of the same names (if these are other pictures: --same-names)"
+        warn(f"{count_of(recurring, 'image')} of {len(indices)} left out: {reason}")
     return JudgedImages(source=source, indices=fresh, truth=shown_texts, recurring=recurring)
 
 

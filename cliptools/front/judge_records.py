@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from scipy.stats import spearmanr
 
+from cliptools.analysis.cosy import AUC, MAD
 from cliptools.analysis.held_out import HeldOut
 from cliptools.analysis.word_judge import METRICS, Judgement
 from cliptools.analysis.word_metrics import mean_interval
@@ -190,14 +191,15 @@ def judged_table(units: JudgedUnits, summary: Record, rows: int | None = None) -
 def means_table(summary: Record) -> Table:
     """Return the table of the means over all units."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column, title in enumerate(("words", *METRICS, "95 % interval of the correlation")):
-        table.add_column(title, justify="right" if column else "left", no_wrap=True)
     rows = list(summary["words"].items())
+    metrics = [metric for metric in (*METRICS, AUC, MAD) if metric in summary["words"]["written"]]
+    for column, title in enumerate(("words", *metrics, "95 % interval of the correlation")):
+        table.add_column(title, justify="right" if column else "left", no_wrap=True)
     rows += (
         [(f"random weights: {kind}", summary["null"]["words"][kind]) for kind in ("written", "seen")] if "null" in summary else []
     )
     for kind, scores in rows:
-        means = [shown_number(scores[metric]["mean"]) for metric in METRICS]
+        means = [shown_number(scores[metric]["mean"]) for metric in metrics]
         ends = f"{shown_number(scores['correlation']['low'])} to {shown_number(scores['correlation']['high'])}"
         table.add_row(kind, *means, ends)
     return table

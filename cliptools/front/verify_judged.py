@@ -21,7 +21,7 @@ from cliptools.io.jsonl import unit_name
 
 POSITIVE = 8  # words of the pursuit that are candidates
 ENDING = ".safetensors"
-KEPT = ("judged_read", "judged_deviation", "judged_covariance")
+KEPT = ("judged_read", "judged_deviation", "judged_share", "judged_covariance")
 
 
 class KeptJudgement(NamedTuple):
@@ -69,10 +69,10 @@ def judged_units(bundle: Bundle, judged: Bundle) -> KeptJudgement:
     rows = np.array([row_of[unit] for unit in units], dtype=np.int64)
     if not np.array_equal(judged["top_norm"][rows], bundle["top_norm"]):
         raise StreamError("--verify: the judged bundle has other effects of these units; judge a bundle of the same clip-effects")
-    read, deviation, covariance = (judged[name] for name in KEPT)
+    read, deviation, share, covariance = (judged[name] for name in KEPT)
     settings: dict[str, Any] = judged.header.settings.get("judged_read", {})
     images = sum(settings.get("images", {}).values())
-    return KeptJudgement(HeldOut(read[rows], deviation[rows], covariance), images, settings.get("model"))
+    return KeptJudgement(HeldOut(read[rows], deviation[rows], share[rows], covariance), images, settings.get("model"))
 
 
 def verified_by(bundle: Bundle, judged: KeptJudgement, texts: Float[np.ndarray, "text j"], count: int, tool: str) -> Bundle:
@@ -90,7 +90,8 @@ def verified_by(bundle: Bundle, judged: KeptJudgement, texts: Float[np.ndarray, 
     if texts.shape[1] != width:
         raise StreamError(f"--verify: the read directions of the judged bundle have width {width}, texts {texts.shape[1]}")
     candidates = candidates_of(bundle)
-    result = verify_by_reading(judged.held, texts.astype(np.float64), candidates, candidates[:, 0], count)
+    r = bundle["direction"].astype(np.float64)
+    result = verify_by_reading(judged.held, r, texts.astype(np.float64), candidates, candidates[:, 0], count)
     return with_verified(bundle, result, judged.images, tool)
 
 

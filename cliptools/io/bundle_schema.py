@@ -183,6 +183,11 @@ _TENSORS = (
         "images that chose words and on the half that scored them", JUDGED,
     ),
     TensorField("judged_deviation", "float32", "U 2", "standard deviation of a on these halves", JUDGED, low=0.0),
+    TensorField(
+        "judged_share", "float32", "U 2",
+        "regression slope of the unit's own share of these embeddings, along r, on a, on these halves; 0 for another model",
+        JUDGED,
+    ),
     TensorField("judged_covariance", "float32", "2 j j", "covariance of the embeddings on these halves", JUDGED),
     TensorField(
         "words", "uint8", "bytes",

@@ -78,9 +78,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("front/judge_images.py", "measure"): ("tests/test_judge.py: expected 6 or more",),
     ("front/judge_images.py", "measure_pictures"): ("tests/test_judge.py: no folder in it has the name of a text",),
     ("front/judge_images.py", "open_judged"): ("tests/test_judge.py: made from a list of images with these names",),
-    ("front/judge_null.py", "null_bundle"): (
-        "tests/test_judge.py: batches of preprocessed images",
-    ),
+    ("front/judge_null.py", "null_bundle"): ("tests/test_judge.py: batches of preprocessed images",),
     ("front/mismatch.py", "mismatch_records"): (
         "tests/test_mismatch.py: the bundle has no units",
         "tests/test_mismatch.py: expected at least two texts",
