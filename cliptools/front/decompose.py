@@ -125,8 +125,9 @@ def decompose(
     if same_names and verify is None:
         raise UsageError("--same-names is about the images of --verify, which is missing")
     with front_call(progress):
-        judged = judged_file(verify)
-        effects = require_neurons(bundle, *(("mean",) if verify is not None and judged is None else ()), device=device)
+        verify = judged_file(verify) or verify
+        needs_mean = verify is not None and not isinstance(verify, Bundle)
+        effects = require_neurons(bundle, *(("mean",) if needs_mean else ()), device=device)
         if method == "textspan" and "moment" not in effects:
             units = effects.header.settings.get("units", "neurons")
             raise StreamError(
@@ -135,11 +136,16 @@ def decompose(
         pool = default_vocabulary(effects) if texts is None else vocabulary(texts)
         request = _Request(
             pool=pool, method=method, m=m, templates=tuple(templates), center=center, normalize=normalize,
-            prefix=tuple(prefix), cache=cache, parts=parts, verify=verify if judged is None else judged_units(effects, judged),
+            prefix=tuple(prefix), cache=cache, parts=parts, verify=_ranking(effects, verify),
             same_names=same_names, reading=Reading(batch_size=batch_size, workers=workers),
         )  # fmt: skip
         check_template_options(request.templates)
         return _decomposed(effects, request, model_of(effects, model, device))
+
+
+def _ranking(effects: Bundle, verify: Images | Bundle | None) -> Images | KeptJudgement | None:
+    """Return the images that rank words, or what a judged bundle has kept of them."""
+    return judged_units(effects, verify) if isinstance(verify, Bundle) else verify
 
 
 def _decomposed(effects: Bundle, request: _Request, model: LoadedModel | RecordedModel) -> UnitBundle:

@@ -49,7 +49,7 @@ def judged_file(images: Any) -> Bundle | None:
         return None
     if len(paths) > 1:
         raise UsageError(f"--verify {os.fspath(files[0])}: a judged bundle beside other paths; give the bundle or images")
-    return read(files[0])
+    return read(os.fspath(files[0]))
 
 
 def judged_units(bundle: Bundle, judged: Bundle) -> KeptJudgement:
