@@ -25,7 +25,7 @@ COUNTS = {"emoji-vit": 2000, "ViT-B-32": 192}
 GOAL = 1.15
 MEASURED = 64  # images of a bundle
 LAYERS = {768: "6", 1536: "5-6", 5376: "0-6"}  # of emoji-vit, by units
-MEMORY_IMAGES = (500, 2000)
+MEMORY_IMAGES = (500, 2000, 5000)
 
 
 def work(options: argparse.Namespace) -> None:
