@@ -35,7 +35,7 @@ def float64_device(x: Tensor) -> torch.device:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-BatchTensor = TypeVar("BatchTensor", Tensor, Tensor | None)
+BatchTensor = TypeVar("BatchTensor", Tensor, Tensor | None, tuple[Tensor, ...])
 
 
 @dataclass
@@ -59,7 +59,7 @@ def in_halves(
     """Yield the results of `work` per batch; after running out of memory, retry in halves and keep to the smaller size.
 
     Args:
-        batches: Items with their tensor [b, ...]; None for items without a tensor.
+        batches: Items with their tensor [b, ...], or a tuple of such tensors; None for items without a tensor.
         work: Must not change any state before the last step that can fail.
         kind: Name of the items in the warning.
         limit: Updated, so that the caller can pass it on with further batches [default: a limit for this call only].
@@ -87,7 +87,7 @@ def _parts(
         while start < len(items):
             size = len(items) - start if limit.largest is None else min(limit.largest, len(items) - start)
             part = slice(start, start + size)
-            tensor = batch if size == len(items) or batch is None else batch[part]  # (b, ...) -> (size, ...)
+            tensor = batch if size == len(items) else _part(batch, part)  # (b, ...) -> (size, ...)
             result = _try_work(work, items[part], tensor, kind)
             if result is None:
                 limit.largest = size // 2
@@ -95,6 +95,13 @@ def _parts(
                 continue
             yield items[part], result[0]
             start += size
+
+
+def _part(batch: BatchTensor, rows: slice) -> BatchTensor:
+    """Return some rows of a tensor, or of each tensor of a tuple."""
+    if batch is None:
+        return batch
+    return tuple(tensor[rows] for tensor in batch) if isinstance(batch, tuple) else batch[rows]
 
 
 def _try_work(

@@ -1,10 +1,13 @@
 # make -C examples -f words.mk     writes results/words.csv
 #
-# The study tests whether words are true: the words that units of the embedded models write and see, by what fresh scenes show.
+# The study tests whether words are true: the words that units of the embedded models write and see, by what fresh scenes and single
+# drawings of each word show.
 # words.py describes the columns. Pairs of emoji-rn are the fifth of largest effect.
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 WORK   ?= work/words
 SCENES ?= 2000
+# ten drawings for each of 526 words
+DRAWINGS ?= 5260
 SEEDS  ?= 0 1 2
 MODELS ?= emoji-vit emoji-rn
 KEEP_emoji-rn ?= --keep 20%
@@ -14,9 +17,12 @@ BUNDLES := $(foreach model,$(MODELS),$(foreach seed,$(SEEDS),$(WORK)/$(model)-$(
 .PHONY: table
 table: $(RESULTS)/words.csv
 
-$(RESULTS)/words.csv: words.py $(BUNDLES)
+$(WORK)/drawings:
+	clip-scenes --single --count $(DRAWINGS) --seed 7000 --out-dir $@
+
+$(RESULTS)/words.csv: words.py $(WORK)/drawings $(BUNDLES)
 	mkdir -p $(RESULTS)
-	{ echo "# make -C examples -f words.mk"; $(PYTHON) $^; } > $@
+	{ echo "# make -C examples -f words.mk"; $(PYTHON) $< $(WORK)/drawings/images $(BUNDLES); } > $@
 
 define bundle
 $(WORK)/$(1)-%.safetensors:

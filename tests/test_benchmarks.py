@@ -41,6 +41,7 @@ def scripts() -> Iterator[Any]:
         "accelerator",
         "chart",
         "turns",
+        "judge",
     )
     yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     sys.path[:] = before[0]
@@ -229,6 +230,19 @@ def test_batches_in_turns(tmp_path: Path) -> None:
     assert row["pairs of batches"] == 2 and row["goal"] is None and row["images"] == 24
     assert row["ratio"] == pytest.approx(row["ms an image"] / row["plain ms an image"], rel=0.01)
     assert row["quartiles"] == sorted(row["quartiles"]) and row["peak GB"] > 0.2
+
+
+def test_judgements_in_turns(tmp_path: Path) -> None:
+    (row,) = result("judge", tmp_path, "--no-memory")["in turns"]
+    assert row["images"] == 96 and row["units"] == 1536 and len(row["ratios"]) == 1 and row["peak GB"] > 0.2
+    assert row["ratio"] == pytest.approx(row["cpu ms an image"] / row["plain cpu ms an image"], rel=0.01)
+
+
+def test_the_ratio_of_judgements_is_of_sums(scripts: Any) -> None:
+    process = {"plain": [1.0, 3.0], "ours": [2.0, 3.0], "units": 7, "peak GB": 1.0}
+    row = scripts.judge.line_of(process, "emoji-vit", 100, 32)
+    assert row["ratio"] == 1.25 and row["ratios"] == [2.0, 1.0]
+    assert row["plain cpu ms an image"] == 20 and row["cpu ms an image"] == 25 and row["goal"] == 1.15
 
 
 def test_ratios_in_turns_are_of_all_batches_but_the_first(scripts: Any) -> None:

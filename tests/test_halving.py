@@ -42,6 +42,19 @@ def test_every_picture_once_in_order(sizes: list[int], most: int) -> None:
     assert all(len(items) <= most for items, _ in found)
 
 
+def test_tensors_of_several_models_are_halved_together() -> None:
+    """A batch may have pictures of other sizes for another model; rows of both stay together."""
+
+    def work(items: Sequence[int], pictures: tuple[torch.Tensor, ...]) -> list[list[float]]:
+        return [exhausting(3)(items, tensor) for tensor in pictures]
+
+    numbers = torch.arange(10.0)[:, None, None, None]
+    batches = [(list(range(10)), (numbers.expand(-1, 3, 2, 2), 100 + numbers.expand(-1, 3, 5, 4)))]
+    results = [result for _, result in in_halves(batches, work)]
+    assert [value for own, _ in results for value in own] == list(range(10))
+    assert [value for _, other in results for value in other] == list(range(100, 110))
+
+
 def test_it_is_said_once_for_each_halving(capsys: pytest.CaptureFixture[str]) -> None:
     batches = [(list(range(8)), torch.zeros(8, 3, 1, 1))] * 4
     assert [len(items) for items, _ in in_halves(batches, exhausting(2))] == [2] * 16

@@ -2,7 +2,9 @@
 
 import io
 import json
+import math
 import tarfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +19,21 @@ from helpers.tiny_suite import TEXTS as SUITE_TEXTS
 from PIL import Image
 
 import cliptools as ct
+from cliptools.emoji.export import slug
 from cliptools.emoji.render import SceneSource, scene_key
 from cliptools.errors import CliptoolsError, StreamError, UsageError
-from cliptools.front.judge_images import open_judged
-from cliptools.images.loader import list_digest, open_images
-from cliptools.images.shown_texts import TruthOptions, open_shown
+from cliptools.front.images import Reading
+from cliptools.front.judge_images import JudgedImages, open_judged
+from cliptools.front.judge_null import null_bundle
+from cliptools.images.loader import ListedImages, list_digest, open_images
+from cliptools.images.shown_texts import TextIndex, TruthOptions, open_shown
 from cliptools.io.bundle_faults import doubtful_values, faults
 from cliptools.models.random_weights import with_random_weights
 from cliptools.models.text_encoder import encode_texts
+from cliptools.text.emoji_concepts import concepts
+from cliptools.text.vocabularies import recorded_pool
 from cliptools.unit_effects.factored import UnitActivity
+from cliptools.unit_effects.resnet_pooling import unit_directions
 from cliptools.unit_effects.select import factored_effect
 
 COUNT = 26
@@ -153,8 +161,56 @@ def test_random_weights_are_judged_in_the_same_way(suite: Suite, scenes: Path) -
     assert random.sha256 != model.sha256 == ct.load_model(suite.vit, device="cpu").sha256
     pairs = zip(model.clip.visual.parameters(), random.clip.visual.parameters(), strict=True)  # type: ignore[union-attr]
     assert all(torch.equal(x.flatten().sort().values, y.flatten().sort().values) for x, y in pairs)
-    with pytest.raises(UsageError, match="not for neuron-head pairs"):
-        judged(suite, scenes, "pooled-words", null=True)
+
+
+def test_pairs_with_random_weights(suite: Suite, scenes: Path) -> None:
+    """The bundle of the tower with random weights has as many pairs, with the directions that these weights give."""
+    bundle, model = ct.read(suite.bundle("pooled-words")), ct.load_model(suite.resnet, device="cpu")
+    random = with_random_weights(model, 1)
+    images = JudgedImages(source=open_images([str(scenes / "images")]), indices=list(range(COUNT)), truth=None, recurring=0)
+    null = null_bundle(bundle, random, images, list(range(0, COUNT, 2)), recorded_pool(bundle), Reading(batch_size=4, workers=0))
+    assert null.units == bundle.units and null.header.model["sha256"] == random.sha256
+    assert null.header.images["count"] == bundle.header.images["count"]
+    r = unit_directions(random.clip.visual, torch.from_numpy(null["unit"]).long(), torch.from_numpy(null["sign"]))
+    np.testing.assert_array_equal(null["direction"], r.numpy())
+    summary = judged(suite, scenes, "pooled-words", null=True).summary["null"]
+    assert summary["units"] == bundle.units and summary["words"]["seen"]["correlation"]["mean"] is not None
+
+
+@pytest.mark.parametrize("judge", [None, "other"])
+def test_every_image_is_decoded_once(suite: Suite, scenes: Path, judge: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: Counter[int] = Counter()
+    load = ListedImages.load
+
+    def counted(self: ListedImages, index: int) -> Image.Image:
+        loads[index] += 1
+        return load(self, index)
+
+    monkeypatch.setattr(ListedImages, "load", counted)
+    judged(suite, scenes, judge=suite.resnet if judge else None)
+    assert loads == Counter(range(COUNT))
+
+
+def test_images_that_only_the_judge_cannot_use(suite: Suite, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They count as skipped, and the others have the numbers of a run without them."""
+    other = ct.load_model(suite.resnet, device="cpu")
+    clip: Any = other.clip
+    encode = clip.encode_image
+    batches: list[int] = []
+
+    def broken(pictures: torch.Tensor) -> torch.Tensor:
+        embedding: torch.Tensor = encode(pictures)
+        embedding[0] = math.nan if not batches else embedding[0]
+        batches.append(len(pictures))
+        return embedding
+
+    monkeypatch.setattr(clip, "encode_image", broken)
+    result = judged(suite, scenes, judge=other, images=sorted(map(str, (scenes / "images").iterdir())))
+    monkeypatch.undo()
+    expected = judged(suite, scenes, judge=other, images=sorted(map(str, (scenes / "images").iterdir()))[1:])
+    assert result.summary["images"]["skipped"] == 1 and expected.summary["images"]["skipped"] == 0
+    for record, other_record in zip(result, expected, strict=True):
+        assert record["agreement"] == pytest.approx(other_record["agreement"], abs=1e-5)
 
 
 def test_pictures_of_words(suite: Suite, scenes: Path, tmp_path: Path) -> None:
@@ -169,8 +225,30 @@ def test_pictures_of_words(suite: Suite, scenes: Path, tmp_path: Path) -> None:
     for record in result:
         auc = record["written"]["cosy_auc"] if record["written"] else None
         assert (auc is not None and 0 <= auc <= 1) == bool(record["written"] and record["written"]["word"] == named)
+    assert result.summary["words"]["written"]["cosy_auc"]["units"] == sum(
+        1 for record in result if record["written"] and record["written"]["word"] == named
+    )
+    assert "cosy_auc" in result.table() and "cosy_auc" not in first.table()
     with pytest.raises(UsageError, match="no folder in it has the name of a text"):
         judged(suite, scenes, pictures=str(scenes / "images"))
+
+
+def test_names_of_folders() -> None:
+    """Any sign between words stands for a space, as in the folders of clip-scenes --single."""
+    index = TextIndex(["black cat", "t-shirt", "ox", "coat, blouse", "猫"])
+    names = {
+        "black-cat": [0],
+        "Black_Cat": [0],
+        "t-shirt": [1],
+        "t shirt": [1],
+        "blackcat": [],
+        "blouse": [3],
+        "猫": [4],
+        "-": [],
+    }
+    assert {name: index.of_folder(name) for name in names} == names
+    concepts_named = TextIndex([concept.name for concept in concepts()])
+    assert all(concepts_named.of_folder(slug(concept.name)) == [n] for n, concept in enumerate(concepts()))
 
 
 def shown(paths: list[str], truth: str) -> tuple[list[list[str]], list[str]]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +11,13 @@ from helpers.advgen_input import inside
 from helpers.tiny_suite import TEXTS, Suite, done
 
 import cliptools as ct
+from cliptools.analysis.held_out import HeldOut, held_out
 from cliptools.analysis.presence import Labelled, Similarity
-from cliptools.analysis.verified_words import verify_words
+from cliptools.analysis.verified_words import verify_by_reading, verify_words
 from cliptools.errors import StreamError, UsageError
+from cliptools.front.bundles import require_neurons
 from cliptools.io.bundle_faults import doubtful_values, faults
+from cliptools.models.text_encoder import encode_texts
 from cliptools.streaming.activities import Activities
 from cliptools.streaming.embeddings import Embeddings
 
@@ -80,6 +84,61 @@ def test_similarities_leave_out_what_the_unit_writes() -> None:
     assert result.agreement[0] == pytest.approx(np.corrcoef(kept, c[:, 3])[0, 1], abs=1e-9)
 
 
+@pytest.mark.parametrize("own", [None, "unit", "raw"])
+def test_read_directions_of_both_halves(own: str | None) -> None:
+    rng = np.random.default_rng(2)
+    a = rng.normal(size=(N, U)).astype(np.float32)
+    M, r = rng.normal(size=(N, D)), rng.normal(size=(U, D))
+    t = rng.normal(size=(WORDS, D))
+    store = Embeddings(N)
+    store.add(range(N), torch.from_numpy(M))
+    order = rng.permutation(N)
+    halves = np.sort(order[:17]), np.sort(order[17:])
+    held = held_out(activities(a), r, Similarity(store, t, own), *halves)
+    kept = np.concatenate([columns for _, columns in activities(a).columns()], axis=1)
+    e, length = M / np.linalg.norm(M, axis=1, keepdims=True), np.linalg.norm(M, axis=1)
+    for half, images in enumerate(halves):
+        np.testing.assert_allclose(held.covariance[half], np.cov(e[images].T, bias=True), atol=1e-9)
+        for unit in range(U):
+            alone = kept[images, unit]
+            share = {None: np.zeros(len(images)), "unit": alone / 100, "raw": alone / length[images]}[own]
+            without = e[images] - share[:, None] * r[unit]
+            expected = ((alone - alone.mean())[:, None] * without).mean(0)
+            np.testing.assert_allclose(held.read[unit, half], expected, atol=1e-9)
+            assert held.deviation[unit, half] == pytest.approx(alone.std(), abs=1e-9)
+            slope = np.polyfit(alone, share, 1)[0]
+            assert held.share[unit, half] == pytest.approx(slope, abs=1e-9)
+
+
+@pytest.mark.parametrize("own", [None, "unit"])
+def test_a_judgement_ranks_like_its_images(own: str | None) -> None:
+    """Read directions give the correlations that the images do, exactly for another model and for effects in unit scale."""
+    rng = np.random.default_rng(3)
+    a, M = (30 * rng.normal(size=(N, U))).astype(np.float32), rng.normal(size=(N, D))
+    r = np.eye(U, D)
+    t = rng.normal(size=(WORDS, D))
+    t /= np.linalg.norm(t, axis=1, keepdims=True)
+    store = Embeddings(N)
+    store.add(range(N), torch.from_numpy(M))
+    candidates = rng.integers(-1, WORDS, (U, 6))
+    candidates[0], written = -1, candidates[:, 0]
+    order = rng.permutation(N)
+    choosing, scored = np.sort(order[:20]), np.sort(order[20:])
+    presence = Similarity(store, t, own)
+    held = held_out(activities(a), r, presence, choosing, scored)
+    result = verify_by_reading(held, r, t, candidates, written, 4)
+    expected = verify_words(activities(a), r, presence, candidates, written, choosing, scored, 4)
+    np.testing.assert_array_equal(result.word, expected.word)
+    np.testing.assert_allclose(result.correlation, expected.correlation, atol=1e-9)
+    np.testing.assert_allclose(result.before, expected.before, atol=1e-9)
+    kept = np.concatenate([columns for _, columns in activities(a).columns()], axis=1)
+    e = M / np.linalg.norm(M, axis=1, keepdims=True)
+    for unit, text in enumerate(written):
+        c = (e - kept[:, unit, None] / 100 * r[unit] * (own is not None)) @ t.T
+        halves = [np.corrcoef(kept[images, unit], c[images, text])[0, 1] for images in (choosing, scored)]
+        assert result.agreement[unit] == pytest.approx(np.mean(halves), abs=1e-9) or text < 0
+
+
 @pytest.fixture(scope="module")
 def suite(tiny_clip_dir: Path, tiny_resnet_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Suite:
     made = Suite(tmp_path_factory.mktemp("units"), tiny_clip_dir, tiny_resnet_dir, ready=True)
@@ -114,6 +173,70 @@ def test_the_bundle_is_that_of_the_front_with_verified_words(suite: Suite, kind:
     record = json.loads(inside("view", output, "-f", "jsonl").stdout.splitlines()[0])
     assert record["verified"][0].keys() == {"word", "correlation"}
     assert "verified" in inside("view", output, "-f", "table").stdout.decode()
+
+
+def decomposed(suite: Suite, kind: str, m: int = 3, **arguments: Any) -> ct.UnitBundle:
+    return ct.decompose(ct.read(suite.bundle(kind)), str(suite.pool), m=m, batch_size=4, device="cpu", **arguments)
+
+
+def test_images_of_the_same_names(suite: Suite) -> None:
+    others = str(suite.scenes.with_name("others") / "images")
+    result = decomposed(suite, "second", verify=others, same_names=True)
+    assert result.header.settings["verified"] == 25
+    ended = inside("decompose", "--pool", suite.pool, "--m", 3, "--same-names", suite.bundle("second"))
+    assert ended.returncode == 2 and b"--same-names is about the images of --verify" in ended.stderr
+
+
+@pytest.mark.parametrize(("kind", "judge"), [("second", False), ("second", True), ("pooled", False)])
+def test_a_judged_bundle_stands_for_its_images(suite: Suite, kind: str, judge: bool, tmp_path: Path) -> None:
+    """Another decomposition of the same effects is ranked by it, without images."""
+    others = str(suite.scenes.with_name("others") / "images")
+    other = {"judge": ct.load_model(suite.resnet, device="cpu")} if judge else {}
+    judged = ct.judge(decomposed(suite, kind), others, same_names=True, batch_size=4, device="cpu", **other).bundle
+    assert not [*faults(judged.tensors), *doubtful_values(judged.tensors)]
+    judged.save(tmp_path / "judged.safetensors")
+    output = tmp_path / "words.safetensors"
+    arguments = ("--pool", suite.pool, "--m", 2, "--verify", tmp_path / "judged.safetensors", "--device", "cpu")
+    ended = inside("decompose", *arguments, suite.bundle(kind), "-o", output)
+    assert ended.returncode == 0, ended.stderr
+    assert "verified on 25 images" in ended.stderr.decode()
+    bundle = ct.read(output)
+    assert bundle.header.settings["verified"] == 25 and bundle["word"].shape[1] == 2
+    texts = bundle.text_list("words")["texts"]
+    model = other.get("judge") or ct.load_model(suite.vit if kind == "second" else suite.resnet, device="cpu")
+    t = encode_texts(model, texts).double().numpy()
+    held = HeldOut(*(judged[f"judged_{name}"] for name in HeldOut._fields))
+    r = require_neurons(ct.read(suite.bundle(kind)), device="cpu")["direction"].astype(np.float64)
+    first, second = map(np.nan_to_num, held.correlations(slice(None), r, t))  # (unit, text)
+    for unit, row in enumerate(bundle["verified"]):
+        listed = row[row >= 0]
+        assert (np.diff(first[unit, listed]) <= 1e-6).all()
+        np.testing.assert_allclose(bundle["verified_correlation"][unit, : len(listed)], second[unit, listed], atol=1e-5)
+    some = ct.read(suite.bundle(kind)).select(np.array([2, 0]))
+    part = ct.decompose(some, str(suite.pool), m=2, verify=judged, device="cpu")
+    words = [[texts[j] for j in row if j >= 0] for row in bundle["verified"][[2, 0]]]
+    assert [[part.text_list("words")["texts"][j] for j in row if j >= 0] for row in part["verified"]] == words
+
+
+def test_bundles_that_cannot_stand_for_images(suite: Suite, tmp_path: Path) -> None:
+    words = decomposed(suite, "second")
+    words.save(tmp_path / "words.safetensors")
+    with pytest.raises(StreamError, match=r"--verify: a bundle without `judged_read`; clip-judge --bundle-out"):
+        decomposed(suite, "second", verify=str(tmp_path / "words.safetensors"))
+    with pytest.raises(UsageError, match="a judged bundle beside other paths"):
+        decomposed(suite, "second", verify=[str(tmp_path / "words.safetensors"), str(suite.images)])
+    others = str(suite.scenes.with_name("others") / "images")
+    judged = ct.judge(words, others, same_names=True, batch_size=4, device="cpu").bundle
+    with pytest.raises(StreamError, match="the judged bundle is of"):
+        decomposed(suite, "pooled", verify=judged)
+    with pytest.raises(StreamError, match="has no unit"):
+        decomposed(suite, "second", verify=judged.select(np.arange(1, judged.units)))
+    louder = judged.with_tensors(judged.header, top_norm=2 * judged["top_norm"])
+    with pytest.raises(StreamError, match="other effects of these units"):
+        decomposed(suite, "second", verify=louder)
+    wide = judged.with_tensors(judged.header, judged_read=np.zeros((judged.units, 2, 3), np.float32))
+    with pytest.raises(StreamError, match="have width 3, texts"):
+        decomposed(suite, "second", verify=wide)
 
 
 def test_misuse(suite: Suite) -> None:

@@ -64,6 +64,16 @@ def test_the_first_of_equal_images_are_taken() -> None:
     assert largest(a, 0.5)[:, 0].tolist() == [True, True, True, False, False]
 
 
+@pytest.mark.parametrize("share", [0.01, 0.13, 0.5, 1.0])
+def test_of_equal_numbers_the_first_are_largest(share: float) -> None:
+    x = np.round(np.random.default_rng(8).normal(size=(37, 9)), 1)
+    x[:, 0] = 0.0
+    members = largest(x, share)
+    for column, inside in zip(x.T, members.T, strict=True):
+        order = sorted(range(37), key=lambda i: (-column[i], i))
+        assert np.flatnonzero(inside).tolist() == sorted(order[: math.ceil(share * 37)])
+
+
 def test_columns_that_do_not_vary(rng: np.random.Generator) -> None:
     a = rng.normal(size=(9, 2))
     constant = np.full((9, 2), 0.1)

@@ -86,16 +86,43 @@ class Similarity:
 
     def moments(self, units: UnitGroup, images: Images) -> Moments:
         """Implements Presence.moments."""
-        a = _centred(units.a[images])  # (i, n)
         variance = self._variance(images)
-        covariance = self._product(a, images) @ self.t.T  # (n, d) @ (d, text) -> (n, text)
+        covariance = self.read(units, images) @ self.t.T  # (n, d) @ (d, text) -> (n, text)
         if self.own is None:
             return Moments(covariance, variance[None])
         b = _centred(self._share(units.a[images], images))  # (i, n)
         overlap = units.r @ self.t.T  # (n, text): <r, t>
         b_covariance = self._product(b, images) @ self.t.T
-        covariance = covariance - (a * b).mean(0)[:, None] * overlap
         return Moments(covariance, variance - 2 * overlap * b_covariance + (b**2).mean(0)[:, None] * overlap**2)
+
+    def read(self, units: UnitGroup, images: Images) -> Float64[np.ndarray, "n d"]:
+        """The read direction over these images, without the units' own share of the embeddings: cov(a, c_t) = <read, t>."""
+        a = _centred(units.a[images])  # (i, n)
+        q = self._product(a, images)
+        if self.own is None:
+            return q
+        b = _centred(self._share(units.a[images], images))
+        return q - (a * b).mean(0)[:, None] * units.r
+
+    def own_share(self, units: UnitGroup, images: Images) -> Float64[np.ndarray, " n"]:
+        """beta = cov(a, b) / var(a) over these images; b = beta a for effects in unit scale, and nearly so for raw ones."""
+        if self.own is None:
+            return np.zeros(len(units.r))
+        a, b = _centred(units.a[images]), _centred(self._share(units.a[images], images))  # (i, n)
+        square = (a**2).mean(0)
+        return np.where(square > 0, (a * b).mean(0) / np.where(square > 0, square, 1), 0.0)
+
+    def covariance(self, images: Images) -> Float64[np.ndarray, "d d"]:
+        """Sigma over these images."""
+        d = self.t.shape[1]
+        first = self._unit(next(self._embeddings(images[:1]))[1])  # a centre near the mean
+        total, square = np.zeros(d), np.zeros((d, d))
+        for _, M in self._embeddings(images):
+            x = self._unit(M) - first  # (i, d)
+            total += x.sum(0)
+            square += x.T @ x
+        mean = total / len(images)
+        return square / len(images) - mean[:, None] * mean
 
     def sums(self, units: UnitGroup, images: Images, weights: Weights) -> Float64[np.ndarray, "i k"]:
         """Implements Presence.sums."""
@@ -132,16 +159,7 @@ class Similarity:
         """t^T Sigma t over these images, computed once."""
         key = images.tobytes()
         if key not in self._variances:
-            d = self.t.shape[1]
-            first = self._unit(next(self._embeddings(images[:1]))[1])  # a centre near the mean
-            total, square = np.zeros(d), np.zeros((d, d))
-            for _, M in self._embeddings(images):
-                x = self._unit(M) - first  # (i, d)
-                total += x.sum(0)
-                square += x.T @ x
-            mean = total / len(images)
-            Sigma = square / len(images) - mean[:, None] * mean
-            self._variances[key] = ((self.t @ Sigma) * self.t).sum(1)
+            self._variances[key] = ((self.t @ self.covariance(images)) * self.t).sum(1)
         return self._variances[key]
 
 

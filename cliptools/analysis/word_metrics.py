@@ -54,9 +54,10 @@ def cosine(a: Columns, c: Columns) -> PerUnit:
 def largest(x: Columns, share: float = SHARE) -> Members:
     """The ceil(share N) images of largest x; of equal ones, those that come first."""
     count = math.ceil(share * len(x))
-    members = np.zeros(x.shape, dtype=bool)
-    np.put_along_axis(members, np.argsort(-x, axis=0, kind="stable")[:count], True, axis=0)
-    return members
+    least = np.partition(x, len(x) - count, axis=0)[len(x) - count]  # (n): the smallest of them
+    members = x > least
+    equal = x == least
+    return members | (equal & (np.cumsum(equal, axis=0) <= count - members.sum(0)))
 
 
 def shown(c: Columns) -> Members:

@@ -266,6 +266,12 @@ def batch_option(function: Function) -> Function:
     return click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help=text)(function)
 
 
+def same_names_option(function: Function) -> Function:
+    """Add --same-names."""
+    text = "Images with the names of the bundle's images are other pictures: use them."
+    return click.option("--same-names", is_flag=True, help=text)(function)
+
+
 def model_options(function: Function) -> Function:
     """Add --device and --precision."""
     precision = click.Choice(["fp32", "bf16", "fp16"])

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cliptools.cli.app import FORMATS, batch_option, command, device_option, output_options, template_option
+from cliptools.cli.app import FORMATS, batch_option, command, device_option, output_options, same_names_option, template_option
 
 METHOD_HELP = (
     "Method that finds the texts. pursuit: a sum of texts for each direction. textspan: the texts that explain most of the "
@@ -21,7 +21,7 @@ NORMALIZE_HELP = "Scale each text, or each dimension (as the paper's code does),
 PREFIX_HELP = "Numbers of texts for which the residuals are stored as well, as 4,8,16 [default: none]."
 VERIFY_HELP = (
     "Rank the words by images that the bundle was not made from: a file, folder, quoted glob or tar; repeatable. For the "
-    "embedded models, scenes renders some [default: no]."
+    "embedded models, scenes renders some. A bundle of clip-judge --bundle-out has what its images say [default: no]."
 )
 MODEL_HELP = "Name that the bundle's model must have, as a check: any other is an error [default: no check]."
 
@@ -38,7 +38,8 @@ MODEL_HELP = "Name that the bundle's model must have, as a check: any other is a
 @click.option("--model", metavar="NAME", help=MODEL_HELP)
 @click.option("--resume", is_flag=True, help=RESUME_HELP)
 @click.option("--no-cache", is_flag=True, help="Compute text embeddings without the cache [default: read and write the cache].")
-@click.option("--verify", multiple=True, metavar="PATH", help=VERIFY_HELP)
+@click.option("--verify", multiple=True, metavar="PATH|BUNDLE", help=VERIFY_HELP)
+@same_names_option
 @batch_option
 @device_option
 @output_options(*FORMATS)
@@ -60,6 +61,7 @@ def main(**options: Any) -> None:
       clip-decompose effects.safetensors --prefix 4,8,16 -o neurons.safetensors
       clip-decompose pairs.safetensors --m 64 --resume -o named.safetensors
       clip-effects | clip-decompose --verify scenes -f jsonl | jq '.verified[0]'
+      clip-decompose effects.safetensors --pool birds.txt --verify judged.safetensors -o neurons.safetensors
       clip-effects --units heads | clip-decompose --method textspan --m 8 -f jsonl
     """
     from cliptools.cli.run.decompose import DecomposeOptions, run

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cliptools.cli.app import batch_option, command, device_option, output_options, reading_options
+from cliptools.cli.app import batch_option, command, device_option, output_options, reading_options, same_names_option
 from cliptools.cli.completion import FILE, Completed, words
 
 BUNDLE_HELP = "Bundle of clip-decompose [default: standard input]."
@@ -22,7 +22,6 @@ PICTURES_HELP = "Folder with a folder of pictures for each word, for CoSy's meas
 SHARE_HELP = "Share of the images that count as those on which a unit acts, for F1, IoU and AUPRC."
 FALSE_HELP = "Rate of false discoveries up to which a unit counts as one with a word."
 NULL_HELP = "Measure, describe and judge the same tower with random weights too, for --summary and the table."
-SAME_HELP = "Images with the names of the bundle's images are other pictures: use them."
 SUMMARY_HELP = "File for the means over all units with their intervals, as JSON."
 BUNDLE_OUT_HELP = "File for the bundle with seen, seen_correlation and agreement."
 SEED_HELP = "Random seed of the halves, of the controls, of --sample and of rendered scenes."
@@ -50,7 +49,7 @@ SEED_HELP = "Random seed of the halves, of the controls, of --sample and of rend
     help=FALSE_HELP,
 )  # fmt: skip
 @click.option("--null", is_flag=True, help=NULL_HELP)
-@click.option("--same-names", is_flag=True, help=SAME_HELP)
+@same_names_option
 @click.option("--summary", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help=SUMMARY_HELP)
 @click.option("--bundle-out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help=BUNDLE_OUT_HELP)
 @click.option("--limit", type=click.IntRange(1), help="Use only the first N images [default: all; of rendered scenes 2000].")

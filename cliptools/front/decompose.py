@@ -17,11 +17,12 @@ from cliptools.analysis.pursuit import Center, Normalize, Pursuit, join, pursue,
 from cliptools.analysis.seen import Ranked, ReadDirections, first_positive, overlapping_texts, seen_texts
 from cliptools.analysis.textspan import head_directions, text_spans
 from cliptools.console import count_of, front_call, note, summarise
-from cliptools.errors import StreamError
+from cliptools.errors import StreamError, UsageError
 from cliptools.front.arguments import require_number, require_one_of
 from cliptools.front.bundles import UnitBundle, require_neurons, unit_bundle
 from cliptools.front.images import Images, Reading
 from cliptools.front.models import model_of
+from cliptools.front.verify_judged import KeptJudgement, judged_file, judged_units, verified_by
 from cliptools.front.vocabulary import Vocabulary, default_vocabulary, vocabulary
 from cliptools.io.bundle import Bundle, json_tensor
 from cliptools.io.cache import KeptParts
@@ -61,7 +62,8 @@ class _Request:
     prefix: tuple[int, ...]
     cache: bool
     parts: KeptParts | None
-    verify: Images | None
+    verify: Images | KeptJudgement | None
+    same_names: bool
     reading: Reading
 
 
@@ -79,7 +81,8 @@ def decompose(
     device: str = "auto",
     cache: bool = True,
     parts: KeptParts | None = None,
-    verify: Images | None = None,
+    verify: Images | Bundle | None = None,
+    same_names: bool = False,
     batch_size: int = 32,
     workers: int | None = None,
     progress: bool = False,
@@ -101,14 +104,15 @@ def decompose(
         cache: Read text embeddings from the cache, and write them to it.
         parts: File that keeps the texts of finished units, also those of an interrupted run.
         verify: Images that the bundle was not made from, which rank the words anew; for the embedded models, `scenes` renders
-            some.
+            some. Or a judged bundle of the same effects, or its path, which has what the images of the judgement say.
+        same_names: Images of `verify` with the names of the bundle's images are other pictures.
         batch_size: Images per forward pass.
         workers: Threads that decode images. None: the number of cores, at most 8.
         progress: Write progress and messages to standard error; else messages go to the logger `cliptools`.
 
     Raises:
         UsageError: an argument is invalid.
-        StreamError: the bundle has no directions, or the method does not suit it.
+        StreamError: the bundle has no directions, or the method or the judged bundle does not suit it.
         TextError: the vocabulary is unknown, unreadable or empty, or a template has no {}.
         ModelError: the model is not available, or not the bundle's.
     """
@@ -118,8 +122,12 @@ def decompose(
     require_number("m", m, 1)
     for length in prefix:
         require_number("prefix", length, 1, m)
+    if same_names and verify is None:
+        raise UsageError("--same-names is about the images of --verify, which is missing")
     with front_call(progress):
-        effects = require_neurons(bundle, *(("mean",) if verify is not None else ()), device=device)
+        verify = judged_file(verify) or verify
+        needs_mean = verify is not None and not isinstance(verify, Bundle)
+        effects = require_neurons(bundle, *(("mean",) if needs_mean else ()), device=device)
         if method == "textspan" and "moment" not in effects:
             units = effects.header.settings.get("units", "neurons")
             raise StreamError(
@@ -128,11 +136,16 @@ def decompose(
         pool = default_vocabulary(effects) if texts is None else vocabulary(texts)
         request = _Request(
             pool=pool, method=method, m=m, templates=tuple(templates), center=center, normalize=normalize,
-            prefix=tuple(prefix), cache=cache, parts=parts, verify=verify,
-            reading=Reading(batch_size=batch_size, workers=workers),
+            prefix=tuple(prefix), cache=cache, parts=parts, verify=_ranking(effects, verify),
+            same_names=same_names, reading=Reading(batch_size=batch_size, workers=workers),
         )  # fmt: skip
         check_template_options(request.templates)
         return _decomposed(effects, request, model_of(effects, model, device))
+
+
+def _ranking(effects: Bundle, verify: Images | Bundle | None) -> Images | KeptJudgement | None:
+    """Return the images that rank words, or what a judged bundle has kept of them."""
+    return judged_units(effects, verify) if isinstance(verify, Bundle) else verify
 
 
 def _decomposed(effects: Bundle, request: _Request, model: LoadedModel | RecordedModel) -> UnitBundle:
@@ -153,12 +166,29 @@ def _decomposed(effects: Bundle, request: _Request, model: LoadedModel | Recorde
     bundle = _with_words(effects, pursuit, _closest_texts(effects, texts, pursuit, request), pool, settings, step)
     if request.verify is None:
         return bundle
+    return unit_bundle(_verified(bundle, request.verify, texts, request, model))
+
+
+def _verified(
+    bundle: Bundle, images: Images | KeptJudgement, texts: Float[Tensor, "text d"], request: _Request,
+    model: LoadedModel | RecordedModel,
+) -> Bundle:  # fmt: skip
+    """Return the bundle with its words ranked by images, or by what a judged bundle has kept of them.
+
+    Args:
+        texts: Unit embeddings of the vocabulary by the units' own model.
+    """
+    if isinstance(images, KeptJudgement) and images.model is not None:
+        judge = RecordedModel(images.model, str(model.device), source="the judged bundle")
+        texts = encode_named(judge, request.pool, request.templates, use_cache=request.cache)
+    number = {text: n for n, text in enumerate(request.pool.texts)}
+    word_texts = texts.cpu().numpy()[[number[text] for text in bundle.text_list("words")["texts"]]]
+    if isinstance(images, KeptJudgement):
+        return verified_by(bundle, images, word_texts, SHOWN_TEXTS, TOOL)
     # Inside, because it imports open_clip, which a pursuit with cached texts does not need.
     from cliptools.front.verify import verified
 
-    number = {text: n for n, text in enumerate(pool.texts)}
-    own_texts = texts.cpu().numpy()[[number[text] for text in bundle.text_list("words")["texts"]]]
-    return unit_bundle(verified(bundle, request.verify, own_texts, model, SHOWN_TEXTS, request.reading, TOOL))
+    return verified(bundle, images, word_texts, model, SHOWN_TEXTS, request.reading, TOOL, request.same_names)
 
 
 def _closest_texts(effects: Bundle, texts: Float[Tensor, "text d"], pursuit: Pursuit, request: _Request) -> ClosestTexts:

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from cliptools.errors import UsageError
 from cliptools.front.prepared import Pictures, PreparedImages
-from cliptools.images.loader import Batch, ImageSource, Skipped, choose, load_batches, open_images
+from cliptools.images.loader import Batch, ImageSource, Skipped, choose, load_batches, load_items, open_images
 from cliptools.images.relocate import thumbnail_tensors
 from cliptools.models.load import LoadedModel
 from cliptools.models.unusable import Screen
@@ -97,6 +98,30 @@ def read_batches(
         strict=reading.strict,
         skipped=skipped,
     )
+
+
+def read_for_models(
+    source: ImageSource, order: Sequence[int], models: Sequence[LoadedModel], reading: Reading, skipped: Skipped
+) -> Iterator[tuple[list[int], tuple[Tensor, ...]]]:
+    """Yield indices and, for each of the models, the pictures [b, 3, y, x] as it reads them; every image is decoded once.
+
+    Args:
+        skipped: Collects the unreadable images.
+
+    Raises:
+        UsageError: the images are preprocessed already, and there is more than one model.
+        ImageError: an image cannot be read, with `Reading.strict`.
+    """
+    if len(models) == 1:
+        return ((indices, (pictures,)) for indices, pictures in read_batches(source, order, models[0], reading, skipped))
+    if isinstance(source, PreparedImages):
+        raise UsageError("judge: these images are preprocessed for the bundle's model; give paths, pictures or arrays")
+    transforms = [model.transform for model in models]
+    loaded = load_items(
+        source, order, lambda picture: [transform(picture) for transform in transforms], batch_size=reading.batch_size,
+        workers=reading.workers, strict=reading.strict, skipped=skipped,
+    )  # fmt: skip
+    return ((indices, tuple(torch.stack(column) for column in zip(*items, strict=True))) for indices, items in loaded)
 
 
 @dataclass(frozen=True, kw_only=True)

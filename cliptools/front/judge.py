@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from cliptools.analysis.cosy import cosy_scores
+from cliptools.analysis.held_out import held_out
 from cliptools.analysis.presence import Presence, Similarity
 from cliptools.analysis.word_judge import Setting, Written, judge_words
 from cliptools.console import count_of, front_call, summarise
@@ -23,7 +24,6 @@ from cliptools.front.judge_images import (
     JudgedImages,
     Measured,
     Truth,
-    embed,
     measure,
     measure_pictures,
     open_judged,
@@ -228,21 +228,27 @@ def judge_units(bundle: Bundle, model: LoadedModel, task: Task) -> tuple[JudgedU
     """Return the judged units, and the positions in the source of the images that chose their words."""
     request, pool, skipped = task.request, task.pool, Skipped()
     t = _embed_texts(model, pool, bundle, request.cache)
-    measured = measure(bundle, model, task.images, len(pool.texts), request.reading, skipped)
-    presence, rows = _presence(bundle, measured, t, task, skipped)
+    measured = measure(bundle, model, task.images, len(pool.texts), request.reading, skipped, task.judge)
+    presence, rows = _presence(bundle, measured, t, task)
     order = np.random.default_rng(request.seed).permutation(rows)
     choosing, scored = np.sort(order[: len(rows) // 2]), np.sort(order[len(rows) // 2 :])
+    r, own = bundle["direction"].astype(np.float64), None if task.by == OWN else own_presence(bundle, measured, t)
     judgement = judge_words(Setting(
-        activities=measured.activities, direction=bundle["direction"].astype(np.float64), written=_written(bundle, pool),
-        presence=presence, own=None if task.by == OWN else own_presence(bundle, measured, t), choosing=choosing, scored=scored,
-        share=request.share, seen=_seen_count(bundle), seed=request.seed,
+        activities=measured.activities, direction=r, written=_written(bundle, pool), presence=presence, own=own,
+        choosing=choosing, scored=scored, share=request.share, seen=_seen_count(bundle), seed=request.seed,
     ))  # fmt: skip
+    similarity = presence if isinstance(presence, Similarity) else own
+    assert similarity is not None
+    held = held_out(measured.activities, r, similarity, choosing, scored)
     if request.pictures is not None:
         pictures = measure_pictures(bundle, model, request.pictures, measured, pool.texts, request.reading)
         scores = cosy_scores(measured.activities, scored, pictures.activities, pictures.rows, judgement.words)
         judgement = replace(judgement, scores={kind: {**by, **scores[kind]} for kind, by in judgement.scores.items()})
     counts = {"choosing": len(choosing), "scored": len(scored), "recurring": task.images.recurring, "skipped": len(skipped)}
-    units = JudgedUnits(bundle, pool, judgement, task.by, counts, request.false_discovery, _settings(request, pool))
+    units = JudgedUnits(
+        bundle, pool, judgement, task.by, counts, request.false_discovery, _settings(request, pool), held,
+        None if task.judge is None else task.judge.identity,
+    )  # fmt: skip
     return units, [measured.numbers[row] for row in choosing]
 
 
@@ -306,15 +312,12 @@ def _judge(bundle: Bundle, request: JudgeRequest) -> LoadedModel | None:
     return model
 
 
-def _presence(
-    bundle: Bundle, measured: Measured, t: Float64[np.ndarray, "text d"], task: Task, skipped: Skipped
-) -> tuple[Presence, list[int]]:
+def _presence(bundle: Bundle, measured: Measured, t: Float64[np.ndarray, "text d"], task: Task) -> tuple[Presence, list[int]]:
     """Return the presence of the texts, and the rows of the images for which it is known."""
     rows = list(range(len(measured.numbers)))
     if task.images.truth is not None:
         return true_presence(task.images.truth, measured.numbers, len(task.pool.texts)), rows
-    if task.judge is None:
+    if task.judge is None or measured.judge is None:
         return own_presence(bundle, measured, t), rows
     judge_t = _embed_texts(task.judge, task.pool, bundle, task.request.cache)
-    embeddings, rows = embed(task.judge, task.images, measured.numbers, task.request.reading, skipped)
-    return Similarity(embeddings, judge_t), rows
+    return Similarity(measured.judge, judge_t), measured.judge.numbers.tolist()

@@ -1,7 +1,7 @@
 """The images of a judgement: opened with what they show, checked against those of the bundle, and measured."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,12 +12,10 @@ from jaxtyping import Float64, Int64
 from cliptools.analysis.presence import Labelled, Presence, Similarity
 from cliptools.console import count_of, warn
 from cliptools.console import progress as shown
-from cliptools.devices import in_halves
 from cliptools.embedded_models import EMBEDDED
 from cliptools.emoji.render import SceneSource, scenes_for
 from cliptools.errors import CliptoolsError, UsageError
-from cliptools.front.images import Images, Reading, open_any, read_batches
-from cliptools.front.prepared import PreparedImages
+from cliptools.front.images import Images, Reading, open_any, read_for_models
 from cliptools.images.loader import ImageSource, Skipped, choose, list_digest, open_images
 from cliptools.images.relocate import recorded_source
 from cliptools.images.shown_texts import (
@@ -31,8 +29,8 @@ from cliptools.images.shown_texts import (
 )
 from cliptools.io.bundle import Bundle
 from cliptools.models.load import LoadedModel
-from cliptools.models.unusable import Screen, unusable
-from cliptools.streaming.activities import Activities, Units, UnitScalars, collect
+from cliptools.models.unusable import Screen
+from cliptools.streaming.activities import Activities, OtherEmbeddings, Stores, Units, UnitScalars, collect
 from cliptools.streaming.embeddings import Embeddings
 from cliptools.unit_effects.select import factored_effect
 
@@ -62,6 +60,8 @@ class Measured:
     """Positions in the source; row n of the rest belongs to image n of this list."""
     activities: Activities
     embeddings: Embeddings
+    judge: Embeddings | None
+    """The embeddings of another model, by row, without the images that are unusable for it."""
 
 
 def open_judged(
@@ -94,7 +94,8 @@ def open_judged(
     earlier = set(bundle.text_list("images"))
     fresh = [index for index, name in zip(indices, names, strict=True) if name not in earlier]
     if recurring := len(indices) - len(fresh):
-        warn(f"{count_of(recurring, 'image')} of {len(indices)} left out: the bundle has top images of the same names")
+        reason = "the bundle has top images of the same names (if these are other pictures: --same-names)"
+        warn(f"{count_of(recurring, 'image')} of {len(indices)} left out: {reason}")
     return JudgedImages(source=source, indices=fresh, truth=shown_texts, recurring=recurring)
 
 
@@ -139,27 +140,48 @@ def _opened(images: Images, truth: Truth, classes: str | None, texts: Sequence[s
     return opened.source, opened
 
 
-def measure(bundle: Bundle, model: LoadedModel, images: JudgedImages, texts: int, reading: Reading, skipped: Skipped) -> Measured:
+def measure(
+    bundle: Bundle, model: LoadedModel, images: JudgedImages, texts: int, reading: Reading, skipped: Skipped,
+    judge: LoadedModel | None = None,
+) -> Measured:  # fmt: skip
     """Measure the activities of all units and the embeddings of the images, in one pass.
 
     Args:
         texts: Number of texts of the vocabulary.
+        judge: Another model, whose embeddings are kept too.
 
     Raises:
         CliptoolsError: fewer than LEAST images can be measured.
+        UsageError: there is another model, and the images are preprocessed.
     """
-    batches = read_batches(images.source, images.indices, model, reading, skipped)
-    screen = Screen[int](images.source.names.__getitem__, skipped.add, reading.strict)
-    scalars = UnitScalars(*_effect_and_units(bundle, model))
-    listed = len(images.indices)
+    models, listed = [model] if judge is None else [model, judge], len(images.indices)
+    batches = read_for_models(images.source, images.indices, models, reading, skipped)
+    screens = [Screen[int](images.source.names.__getitem__, skipped.add, reading.strict) for _ in models]
     activities, embeddings = Activities(listed, bundle["top_norm"][:, 0], texts), Embeddings(listed)
+    other = None if judge is None else OtherEmbeddings(_encoder(judge), listed, screens[1])
     counted = shown(batches, "images", listed, lambda batch: len(batch[0]))
-    numbers = collect(scalars, counted, activities, embeddings, screen)
+    scalars = UnitScalars(*_effect_and_units(bundle, model))
+    numbers = collect(scalars, counted, Stores(activities, embeddings, other), screens[0])
     if len(numbers) < LEAST:
         raise CliptoolsError(f"{count_of(len(numbers), 'image')} to judge by, expected {LEAST} or more (half choose words)")
     if len(numbers) < FEW:
         warn(f"{count_of(len(numbers), 'image')} only: words chosen by fewer than {FEW} are uncertain")
-    return Measured(numbers=numbers, activities=activities, embeddings=embeddings)
+    return Measured(
+        numbers=numbers, activities=activities, embeddings=embeddings, judge=None if other is None else other.embeddings
+    )
+
+
+def _encoder(model: LoadedModel) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the function from pictures, as the model reads them, to its embeddings."""
+    clip: Any = model.clip
+    dtype = next(model.clip.parameters()).dtype
+
+    @torch.inference_mode()
+    def encode(pictures: torch.Tensor) -> torch.Tensor:
+        embedding: torch.Tensor = clip.encode_image(pictures.to(model.device, dtype))
+        return embedding
+
+    return encode
 
 
 def _effect_and_units(bundle: Bundle, model: LoadedModel) -> tuple[Any, Units]:
@@ -193,55 +215,23 @@ def measure_pictures(
     """
     source, skipped = open_images([folder]), Skipped()
     index = TextIndex(texts)
-    shown_by = [index.of([name.partition("/")[0].replace("_", " ")]) for name in source.names]
+    shown_by = [index.of_folder(name.partition("/")[0]) for name in source.names]
     order = [number for number, shown_texts in enumerate(shown_by) if shown_texts]
     if not order:
         raise UsageError(f"--pictures {folder}: no folder in it has the name of a text of the vocabulary, such as {texts[0]}")
     activities = Activities(len(order), bundle["top_norm"][:, 0], len(texts), measured.activities.groups)
     scalars = UnitScalars(*_effect_and_units(bundle, model))
-    batches = shown(read_batches(source, order, model, reading, skipped), "pictures", len(order), lambda batch: len(batch[0]))
+    read = read_for_models(source, order, [model], reading, skipped)
+    batches = shown(read, "pictures", len(order), lambda batch: len(batch[0]))
     screen = Screen[int](source.names.__getitem__, skipped.add, reading.strict)
     rows: dict[int, list[int]] = {}
-    for row, number in enumerate(collect(scalars, batches, activities, None, screen)):
+    for row, number in enumerate(collect(scalars, batches, Stores(activities), screen)):
         for text in shown_by[number]:
             rows.setdefault(text, []).append(row)
     return MeasuredPictures(activities, {text: np.array(pictures) for text, pictures in rows.items()})
 
 
-def embed(
-    model: LoadedModel, images: JudgedImages, numbers: Sequence[int], reading: Reading, skipped: Skipped
-) -> tuple[Embeddings, list[int]]:
-    """Return another model's embeddings of images, and the rows of the images that are usable for it, ascending.
-
-    Args:
-        numbers: Positions in the source; row n is image n of this list.
-
-    Raises:
-        UsageError: the images are preprocessed for the bundle's model.
-    """
-    if isinstance(images.source, PreparedImages):
-        raise UsageError("judge: these images are preprocessed for the bundle's model; give paths, pictures or arrays")
-    row_of = {number: row for row, number in enumerate(numbers)}
-    embeddings, clip, dtype = Embeddings(len(numbers)), model.clip, next(model.clip.parameters()).dtype
-    screen = Screen[int](images.source.names.__getitem__, skipped.add, reading.strict)
-    batches = read_batches(images.source, numbers, model, reading, skipped)
-    rows: list[int] = []
-
-    @torch.inference_mode()
-    def encode(_: Sequence[int], pictures: torch.Tensor) -> torch.Tensor:
-        embedding: torch.Tensor = clip.encode_image(pictures.to(model.device, dtype))  # type: ignore[operator]
-        return embedding.float().cpu()
-
-    for batch, embedding in in_halves(shown(batches, "judge", len(numbers), lambda batch: len(batch[0])), encode):
-        places = list(screen.places(batch, unusable(embedding)))
-        usable = [row_of[batch[place]] for place in places]
-        embeddings.add(usable, embedding[places])
-        rows += usable
-    screen.require(len(rows))
-    return embeddings, sorted(rows)
-
-
-def own_presence(bundle: Bundle, measured: Measured, t: Float64[np.ndarray, "text d"]) -> Presence:
+def own_presence(bundle: Bundle, measured: Measured, t: Float64[np.ndarray, "text d"]) -> Similarity:
     """Return the similarities with the units' own model."""
     return Similarity(measured.embeddings, t, "unit" if bundle.header.scaled else "raw")
 

@@ -6,11 +6,12 @@ from typing import Any
 from PIL import Image
 
 from cliptools.errors import UsageError
-from cliptools.front.bundles import UnitBundle
+from cliptools.front.bundles import UnitBundle, unit_bundle
 from cliptools.front.decompose import decompose
 from cliptools.front.effects import effects
 from cliptools.front.images import Reading
 from cliptools.front.judge_images import JudgedImages
+from cliptools.front.pair_directions import with_directions
 from cliptools.front.prepared import PreparedImages
 from cliptools.images.loader import ImageSource
 from cliptools.images.relocate import recorded_source
@@ -49,11 +50,9 @@ def null_bundle(
         pool: The vocabulary.
 
     Raises:
-        UsageError: the units are pairs, whose directions the weights give, or the images are preprocessed.
+        UsageError: the images are preprocessed.
     """
     settings, count = bundle.header.settings, int(bundle.header.images.get("count") or 0)
-    if "sign" in bundle:
-        raise UsageError("--null: not for neuron-head pairs; use a bundle of neurons (clip-effects --units neurons)")
     if isinstance(images.source, PreparedImages):
         raise UsageError("--null: not for batches of preprocessed images; give paths, pictures or arrays")
     try:
@@ -65,6 +64,8 @@ def null_bundle(
         top_images=max(1, min(bundle["top_norm"].shape[1], len(source) - 1)), scale=settings.get("scale"),
         keep=settings.get("keep"), batch_size=reading.batch_size, workers=reading.workers,
     )  # fmt: skip
+    if "sign" in measured:
+        measured = unit_bundle(with_directions(measured, means=True, model=model))
     words: dict[str, Any] = settings.get("words", {})
     return decompose(
         measured, pool.texts, m=bundle["word"].shape[1], templates=template_options(words.get("templates", ())),

@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 from scipy.stats import spearmanr
 
+from cliptools.analysis.cosy import AUC, MAD
+from cliptools.analysis.held_out import HeldOut
 from cliptools.analysis.word_judge import METRICS, Judgement
 from cliptools.analysis.word_metrics import mean_interval
 from cliptools.front.bundles import UnitBundle, unit_bundle
@@ -59,6 +61,10 @@ class JudgedUnits(NamedTuple):
     false_discovery: float
     """Rate of false discoveries up to which a unit has a word."""
     settings: Mapping[str, Any]
+    held: HeldOut
+    """Read directions on the images, for clip-decompose --verify."""
+    judge: Mapping[str, Any] | None
+    """The other model whose embeddings these are of, as headers record models; None for the units' own model."""
 
     @property
     def common(self) -> Record:
@@ -141,7 +147,7 @@ def number(value: float) -> float | None:
 
 
 def judged_bundle(units: JudgedUnits) -> UnitBundle:
-    """Return the bundle with `seen`, `seen_correlation` and `agreement`; its `words` list the seen words too."""
+    """Return the bundle with `seen`, `seen_correlation`, `agreement` and `judged_…`; its `words` list the seen words too."""
     bundle, judgement, pool = units.bundle, units.judgement, units.pool
     own: list[str] = bundle.text_list("words")["texts"]
     number_of = {text: n for n, text in enumerate(own)}
@@ -151,11 +157,14 @@ def judged_bundle(units: JudgedUnits) -> UnitBundle:
     seen: Int[np.ndarray, "u s"] = index[judgement.seen]
     words = bundle.text_list("words") | {"texts": list(number_of)}
     header = bundle.header.after("cliptools.judge", {"judged": units.judged_by, **units.settings})
-    header = replace(header, settings=header.settings | {"judged": units.judged_by})
+    kept = {"images": {half: units.images[half] for half in ("choosing", "scored")}}
+    kept |= {} if units.judge is None else {"model": dict(units.judge)}
+    header = replace(header, settings=header.settings | {"judged": units.judged_by, "judged_read": kept})
     return unit_bundle(
         bundle.with_tensors(
             header, words=json_tensor(words), seen=seen, seen_correlation=judgement.seen_correlation.astype(np.float32),
             agreement=np.nan_to_num(judgement.agreement).clip(-1, 1).astype(np.float32),
+            **{f"judged_{name}": values.astype(np.float32) for name, values in units.held._asdict().items()},
         )
     )  # fmt: skip
 
@@ -182,14 +191,15 @@ def judged_table(units: JudgedUnits, summary: Record, rows: int | None = None) -
 def means_table(summary: Record) -> Table:
     """Return the table of the means over all units."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column, title in enumerate(("words", *METRICS, "95 % interval of the correlation")):
-        table.add_column(title, justify="right" if column else "left", no_wrap=True)
     rows = list(summary["words"].items())
+    metrics = [metric for metric in (*METRICS, AUC, MAD) if metric in summary["words"]["written"]]
+    for column, title in enumerate(("words", *metrics, "95 % interval of the correlation")):
+        table.add_column(title, justify="right" if column else "left", no_wrap=True)
     rows += (
         [(f"random weights: {kind}", summary["null"]["words"][kind]) for kind in ("written", "seen")] if "null" in summary else []
     )
     for kind, scores in rows:
-        means = [shown_number(scores[metric]["mean"]) for metric in METRICS]
+        means = [shown_number(scores[metric]["mean"]) for metric in metrics]
         ends = f"{shown_number(scores['correlation']['low'])} to {shown_number(scores['correlation']['high'])}"
         table.add_row(kind, *means, ends)
     return table

@@ -3,21 +3,25 @@
 import torch
 
 from cliptools.io.bundle import Bundle
-from cliptools.models.load import hand_over, load_recorded_model
+from cliptools.models.load import LoadedModel, hand_over, load_recorded_model
 from cliptools.unit_effects.resnet_pooling import pair_means, supported_resnet, unit_directions
 
 
-def with_directions(bundle: Bundle, means: bool = False, device: str = "auto") -> Bundle:
+def with_directions(bundle: Bundle, means: bool = False, device: str = "auto", model: LoadedModel | None = None) -> Bundle:
     """Add `direction`, and with `means` also `mean`, to a bundle of pairs, from the weights of its model.
 
-    In a command, the next call of load_recorded_model returns the same model.
+    In a command, the next call of load_recorded_model returns the model that is loaded here.
+
+    Args:
+        model: The bundle's model, if it is loaded already.
 
     Raises:
         StreamError: The bundle has units that the model lacks.
         ModelError: The model is not available, or has no pairs.
     """
-    model = load_recorded_model(bundle.header.model, device)
-    hand_over(model)
+    if model is None:
+        model = load_recorded_model(bundle.header.model, device)
+        hand_over(model)
     visual = supported_resnet(model.clip)
     unit, sign = torch.from_numpy(bundle["unit"]).long(), torch.from_numpy(bundle["sign"])
     tensors = {"direction": unit_directions(visual, unit, sign).numpy()}  # (unit, d)

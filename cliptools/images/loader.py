@@ -1,7 +1,8 @@
 """Open images and load them in batches.
 
 * `open_images` lists the images of PATH arguments in a fixed order, as an `ImageSource` that loads each image on request.
-* `load_batches` yields preprocessed batches, decoded in threads slightly ahead of their use.
+* `load_batches` yields preprocessed batches, decoded in threads slightly ahead of their use; `load_items` yields what another
+  transform makes of the pictures.
 * `fitted_tensor` and `same_shapes` keep whole pictures: resized with their aspect to whole patches, in batches of one shape.
 
 By hand, because torch's DataLoader neither decodes in threads nor leaves out and counts images that cannot be read.
@@ -36,6 +37,7 @@ AHEAD = 2  # number of batches decoded in advance
 
 Batch = tuple[list[int], Float[Tensor, "b 3 y x"]]
 Transform = Callable[[Image.Image], Tensor]
+Item = TypeVar("Item")
 
 
 @runtime_checkable
@@ -162,11 +164,34 @@ def load_batches(
 ) -> Iterator[Batch]:
     """Yield the images of `order`, in that order, in batches of at most `batch_size`: their indices and [b, 3, y, x].
 
+    Args:
+        transform: The model's preprocessing, from a picture to float [3, y, x].
+
+    The other arguments and the errors are those of load_items.
+    """
+    items = load_items(source, order, transform, batch_size=batch_size, workers=workers, strict=strict, skipped=skipped)
+    with contextlib.closing(items):
+        for indices, tensors in items:
+            yield indices, torch.stack(tensors)  # (b, 3, y, x)
+
+
+def load_items(
+    source: ImageSource,
+    order: Sequence[int],
+    transform: Callable[[Image.Image], Item],
+    *,
+    batch_size: int,
+    workers: int | None,
+    strict: bool,
+    skipped: Skipped,
+) -> Generator[tuple[list[int], list[Item]], None, None]:
+    """Yield the images of `order`, in that order, in batches of at most `batch_size`: their indices and their transforms.
+
     Unreadable images are left out, so that a batch may be smaller; a batch with no image left is not yielded.
     Decoding and transform run in `workers` threads (Pillow releases the GIL), or in this thread if `workers` is 0.
 
     Args:
-        transform: The model's preprocessing, from a picture to float [3, y, x].
+        transform: Function of a picture; it is called once for each.
         workers: Number of threads; None for default_workers.
         strict: True if an unreadable image is an error.
         skipped: Collects the unreadable images.
@@ -175,7 +200,7 @@ def load_batches(
         ImageError: with `strict`, an image cannot be read; the message names it.
     """
 
-    def load(index: int) -> Tensor | ImageError:
+    def load(index: int) -> Item | ImageError:
         try:
             return transform(source.load(index))
         except ImageError as error:
@@ -187,33 +212,33 @@ def load_batches(
     with contextlib.closing(chunk_results):  # a consumer that stops early stops the threads
         for chunk, results in chunk_results:
             indices: list[int] = []
-            tensors: list[Tensor] = []
+            items: list[Item] = []
             for index, result in zip(chunk, results, strict=True):
-                if isinstance(result, Tensor):
+                if not isinstance(result, ImageError):
                     indices.append(index)
-                    tensors.append(result)
+                    items.append(result)
                 elif strict:
                     raise ImageError(f"{source.names[index]}: {result}") from None
                 else:
                     skipped.add(source.names[index], str(result))
             if indices:
-                yield indices, torch.stack(tensors)  # (b, 3, y, x)
+                yield indices, items
 
 
-Work = Callable[[int], Tensor | ImageError]
-Chunk = tuple[Sequence[int], Iterator[Tensor | ImageError]]
-
-
-def _run_inline(work: Work, chunks: Iterator[Sequence[int]]) -> Generator[Chunk, None, None]:
+def _run_inline(
+    work: Callable[[int], Item], chunks: Iterator[Sequence[int]]
+) -> Generator[tuple[Sequence[int], Iterator[Item]], None, None]:
     for chunk in chunks:
         yield chunk, map(work, chunk)
 
 
-def _run_ahead(work: Work, chunks: Iterator[Sequence[int]], workers: int) -> Generator[Chunk, None, None]:
+def _run_ahead(
+    work: Callable[[int], Item], chunks: Iterator[Sequence[int]], workers: int
+) -> Generator[tuple[Sequence[int], Iterator[Item]], None, None]:
     """Yield each chunk with its results, while threads work on the next chunks."""
     threads = torch.get_num_threads()  # this call fixes the count for this thread; later calls elsewhere concern other threads
     pool = ThreadPoolExecutor(workers, thread_name_prefix="images", initializer=limit_torch_threads)
-    queue: deque[tuple[Sequence[int], list[Future[Tensor | ImageError]]]] = deque()
+    queue: deque[tuple[Sequence[int], list[Future[Item]]]] = deque()
     try:
         for chunk in chunks:
             queue.append((chunk, [pool.submit(work, index) for index in chunk]))
@@ -234,12 +259,9 @@ def limit_torch_threads() -> None:
     torch.set_num_threads(1)
 
 
-def _next_chunk(queue: deque[tuple[Sequence[int], list[Future[Tensor | ImageError]]]]) -> Chunk:
+def _next_chunk(queue: deque[tuple[Sequence[int], list[Future[Item]]]]) -> tuple[Sequence[int], Iterator[Item]]:
     chunk, futures = queue.popleft()
     return chunk, (future.result() for future in futures)
-
-
-Item = TypeVar("Item")
 
 
 def fitted_size(width: int, height: int, short: int, patch: tuple[int, int]) -> tuple[int, int]:

@@ -4,6 +4,7 @@
 objects in the image, or if the image's caption mentions it.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,14 +38,20 @@ class TextIndex:
     def __init__(self, texts: Sequence[str]) -> None:
         self.count = len(texts)
         self._texts: dict[str, list[int]] = {}
+        self._by_folder: dict[str, set[int]] = {}
         for number, text in enumerate(texts):
             for form in _forms(text):
                 self._texts.setdefault(form, []).append(number)
+                self._by_folder.setdefault(_spaced(form), set()).add(number)
 
     def of(self, names: Iterable[str]) -> list[int]:
         """Return the texts that one of these names means, ascending."""
         forms = {form for name in names for form in _forms(name)}
         return sorted({number for form in forms for number in self._texts.get(form, ())})
+
+    def of_folder(self, name: str) -> list[int]:
+        """Return the texts that the name of a folder means, ascending: `black-cat` and `black_cat` mean `black cat`."""
+        return sorted({number for form in _forms(name) for number in self._by_folder.get(_spaced(form), ())})
 
     def mask(self, numbers: Iterable[int]) -> Bool[np.ndarray, " text"]:
         """Return True at these texts."""
@@ -128,6 +135,11 @@ def emoji_texts(index: TextIndex) -> Bool[np.ndarray, " text"]:
 
 def _forms(name: str) -> set[str]:
     return {form.casefold() for form in parse_class(name).names} | {name.casefold()}
+
+
+def _spaced(form: str) -> str:
+    """Return the words of a name: letters and digits, with one space for all signs between them."""
+    return re.sub(r"[\W_]+", " ", form).strip()
 
 
 def _annotated(source: ImageSource, names: Sequence[str], annotations: Annotations, index: TextIndex) -> ShownTexts:

@@ -16,7 +16,7 @@ CODES = {
 """numpy's names of types -> those of safetensors, for the types of real numbers that both have."""
 AXES = {
     "U": "units", "d": "joint dimensions", "c": "components", "T": "top images", "e": "numbers of a head", "m": "texts",
-    "s": "texts", "p": "prefixes",
+    "s": "texts", "p": "prefixes", "j": "joint dimensions of the judge",
 }  # fmt: skip
 """Axes that have the same size in all tensors of a bundle; other names of axes, and numbers, stand for themselves."""
 
@@ -66,6 +66,7 @@ class TensorField(NamedTuple):
 COMPONENTS, THUMBNAILS, WORDS = "only with `--components c`", "only with `--thumbnails`", "only from clip-decompose"
 VERIFIED = "only from clip-decompose with `--verify`"
 SEEN = "only from clip-decompose and clip-judge"
+JUDGED = "only from clip-judge"
 PAIRS, NOT_PAIRS = "only for neuron-head pairs", "not for neuron-head pairs"
 
 _TENSORS = (
@@ -177,6 +178,18 @@ _TENSORS = (
         VERIFIED, -1.0, 1.0, along="verified", zero_after_end=True,
     ),
     TensorField(
+        "judged_read", "float32", "U 2 j",
+        "covariance of a and the unit embeddings of the judge, without the unit's own share of these, on the half of other "
+        "images that chose words and on the half that scored them", JUDGED,
+    ),
+    TensorField("judged_deviation", "float32", "U 2", "standard deviation of a on these halves", JUDGED, low=0.0),
+    TensorField(
+        "judged_share", "float32", "U 2",
+        "regression slope of the unit's own share of these embeddings, along r, on a, on these halves; 0 for another model",
+        JUDGED,
+    ),
+    TensorField("judged_covariance", "float32", "2 j j", "covariance of the embeddings on these halves", JUDGED),
+    TensorField(
         "words", "uint8", "bytes",
         "JSON object: `texts`, a list of the texts in `word`, `overlap` and `seen`; `pool`, the name of the vocabulary; `digest` "
         "of all its texts",
@@ -272,6 +285,11 @@ HEADER: dict[str, tuple[HeaderField, ...]] = {
         HeaderField("words", OBJECT, "how words were chosen (below)"),
         HeaderField("verified", COUNT, "number of images of `--verify`"),
         HeaderField("judged", TEXT, "source of `seen` and `agreement`: `own` for the model itself, `truth`, or another model"),
+        HeaderField(
+            "judged_read",
+            OBJECT,
+            "how `judged_read` was measured: `images` of the halves, and the `model` of the embeddings if it is another one",
+        ),
         HeaderField("kept", COUNT, "images per unit in a partial", required="partial"),
         HeaderField("shards", COUNT, "number of shards of the run", required="partial"),
         HeaderField("have", COUNTS, "shards that a partial contains, from 1", required="partial"),

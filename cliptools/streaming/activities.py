@@ -5,7 +5,7 @@ the range of float16: a is exact to one part in 2,000. The file has a part for e
 few pieces and a group is read in one.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -95,33 +95,75 @@ class UnitScalars:
         return torch.cat(along, 1)[:, self._order.to(embedding.device)], embedding
 
 
+class OtherEmbeddings:
+    """Embeddings of the same images by another model, without the images that are unusable for it."""
+
+    def __init__(self, encode: Callable[[Tensor], Tensor], listed: int, screen: Screen[int]) -> None:
+        """
+        Args:
+            encode: Function from pictures to embeddings, not normalised.
+            listed: Largest number of images.
+            screen: Leaves out images that are unusable for this model alone.
+        """
+        self.encode = encode
+        self.embeddings = Embeddings(listed)
+        self._screen = screen
+
+    def add(self, first: int, images: Sequence[int], embedding: Float[Tensor, "b d"]) -> None:
+        """Add the embeddings of images, as rows from `first` on.
+
+        Raises:
+            ImageError: an image is unusable, and the screen is strict.
+        """
+        places = list(self._screen.places(images, unusable(embedding)))
+        self.embeddings.add([first + place for place in places], embedding[places])
+
+    def finish(self) -> None:
+        """Check that some image was usable.
+
+        Raises:
+            CliptoolsError: none was.
+        """
+        self._screen.require(self.embeddings.count)
+
+
+class Stores(NamedTuple):
+    """Where `collect` keeps its numbers; row n of each belongs to the same image."""
+
+    activities: Activities
+    embeddings: Embeddings | None = None
+    other: OtherEmbeddings | None = None
+
+
 def collect(
-    scalars: UnitScalars,
-    batches: Iterable[tuple[list[int], Tensor]],
-    activities: Activities,
-    embeddings: Embeddings | None,
-    screen: Screen[int],
+    scalars: UnitScalars, batches: Iterable[tuple[list[int], tuple[Tensor, ...]]], stores: Stores, screen: Screen[int]
 ) -> list[int]:
     """Add the activities and embeddings of all usable images, in the order of the batches, and return their numbers.
 
     Args:
-        activities: Row n gets image n of those returned, as in `embeddings`.
+        batches: Numbers with pictures as the units' model reads them, and beside these as the other model does, if there is one.
 
     Raises:
         ImageError: an image is unusable, and the screen is strict.
         CliptoolsError: no image is usable.
     """
     numbers: list[int] = []
+    activities, embeddings, other = stores
 
-    def measure(_: Sequence[int], pictures: Tensor) -> tuple[Tensor, Tensor]:
-        along, embedding = scalars(pictures)
-        return along.float().cpu(), embedding.float().cpu()
+    def measure(_: Sequence[int], pictures: tuple[Tensor, ...]) -> list[Tensor]:
+        encoded = [] if other is None else [other.encode(pictures[1])]
+        return [values.float().cpu() for values in (*scalars(pictures[0]), *encoded)]
 
-    for images, (along, embedding) in in_halves(batches, measure):
+    for images, (along, embedding, *encoded) in in_halves(batches, measure):
         places = list(screen.places(images, unusable(embedding, along)))
+        usable = [images[place] for place in places]
         if embeddings is not None:
             embeddings.add(range(len(numbers), len(numbers) + len(places)), embedding[places])
+        if other is not None:
+            other.add(len(numbers), usable, encoded[0][places])
         activities.add(along[places].numpy())
-        numbers += [images[place] for place in places]
+        numbers += usable
     screen.require(len(numbers))
+    if other is not None:
+        other.finish()
     return numbers

@@ -70,6 +70,8 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_front.py: item 0 is of type",
     ),
     ("cli/run/judge.py", "run"): ("tests/test_judge.py: so the bundle needs a file",),
+    ("front/decompose.py", "decompose"): ("tests/test_verify.py: --same-names is about the images of --verify",),
+    ("front/images.py", "read_for_models"): ("tests/test_judge.py: preprocessed for the bundle's model",),
     ("front/judge.py", "JudgeRequest.check"): (
         "tests/test_judge.py: give one of them",
         "tests/test_judge.py: which is missing",
@@ -82,14 +84,10 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_judge.py: made from the scenes of this seed",
         "tests/test_judge.py: rendered scenes have --truth scenes",
     ),
-    ("front/judge_images.py", "embed"): ("tests/test_judge.py: preprocessed for the bundle's model",),
     ("front/judge_images.py", "measure"): ("tests/test_judge.py: expected 6 or more",),
     ("front/judge_images.py", "measure_pictures"): ("tests/test_judge.py: no folder in it has the name of a text",),
     ("front/judge_images.py", "open_judged"): ("tests/test_judge.py: made from a list of images with these names",),
-    ("front/judge_null.py", "null_bundle"): (
-        "tests/test_judge.py: not for neuron-head pairs",
-        "tests/test_judge.py: batches of preprocessed images",
-    ),
+    ("front/judge_null.py", "null_bundle"): ("tests/test_judge.py: batches of preprocessed images",),
     ("front/mismatch.py", "mismatch_records"): (
         "tests/test_mismatch.py: the bundle has no units",
         "tests/test_mismatch.py: expected at least two texts",
@@ -128,6 +126,14 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("front/vocabulary.py", "vocabulary"): ("tests/test_front_results.py: the name of a vocabulary, a file, or a list of texts",),
     ("front/vocabulary.py", "vocabulary_of"): ("tests/test_front_words.py: is not the vocabulary",),
     ("front/verify.py", "verified"): ("tests/test_verify.py: --verify needs effects in factored form",),
+    ("front/verify_judged.py", "judged_file"): ("tests/test_verify.py: a judged bundle beside other paths",),
+    ("front/verify_judged.py", "judged_units"): (
+        "tests/test_verify.py: a bundle without `judged_read`",
+        "tests/test_verify.py: the judged bundle is of",
+        "tests/test_verify.py: has no unit",
+        "tests/test_verify.py: other effects of these units",
+    ),
+    ("front/verify_judged.py", "verified_by"): ("tests/test_verify.py: have width 3, texts",),
     ("generate/llm.py", "ChatModel.answer"): ("needs a language model that fails while it answers",),
     ("generate/llm.py", "check_chat"): (MISSING,),
     ("generate/painters/diffusion.py", "DiffusionPainter.__init__"): (

@@ -33,6 +33,7 @@ class DecomposeOptions(Output):
     resume: bool
     no_cache: bool
     verify: tuple[str, ...]
+    same_names: bool
     batch_size: int
     device: str
 
@@ -65,13 +66,15 @@ def run(options: DecomposeOptions) -> None:
             cache=not options.no_cache,
             parts=parts,
             verify=options.verify[0] if len(options.verify) == 1 else list(options.verify) or None,
+            same_names=options.same_names,
             batch_size=options.batch_size,
             progress=True,
         )
         step = history_arguments(options, pool=bundle.header.settings["words"]["pool"])
         step.pop("model", None)  # only a check
-        if not options.verify:
-            step.pop("verify", None)
+        for name in ("verify", "same_names"):
+            if not step.get(name):
+                step.pop(name, None)
         emit(with_step(bundle, effects.header, TOOL, step), output_format, options.output)
 
 
