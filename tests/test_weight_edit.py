@@ -217,8 +217,8 @@ def test_heads_of_the_last_layer_at_their_mean_equal_mean_ablated_heads(number: 
     z = torch.stack([slow_values(visual, one, last) for one in image])  # (image, token, head, e)
     mean = z[:, 0, heads].mean(0)  # (1, e): of the class token
     edited = with_weights(visual, heads_at_mean(visual, {last: heads}, {last: mean}))
-    for one, values in zip(image, z, strict=True):
-        values = values.clone()
+    for one, real in zip(image, z, strict=True):
+        values = real.clone()
         values[0, heads] = mean  # no later layer reads the other tokens
         assert torch.allclose(edited(one[None])[0], with_head_outputs(visual, one, last, values), atol=1e-9)
 
@@ -249,8 +249,8 @@ def test_mask_puts_neurons_and_heads_at_their_means_token_by_token(number: int) 
     mean = z.mean(0)[:, heads]
     with hooked(Mask({}, {}, {0: heads}, {0: mean}).hooks(visual)):
         outputs = visual(image)
-    for one, values, output in zip(image, z, outputs, strict=True):
-        values = values.clone()
+    for one, real, output in zip(image, z, outputs, strict=True):
+        values = real.clone()
         values[:, heads] = mean
         assert torch.allclose(output, with_head_outputs(visual, one, 0, values), atol=1e-9)
     p = activations(visual, image, 1).mean(0)[:, [4]]  # (token, 1)

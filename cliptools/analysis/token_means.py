@@ -127,13 +127,15 @@ def replace_neurons(neurons: Int[Tensor, " n"], mean: Float[Tensor, "token n"]) 
 
 def _replace_heads(
     normed: dict[int, Tensor], layer: int, heads: Int[Tensor, " h"], mean: Float[Tensor, "token h e"]
-) -> Callable[..., tuple[Tensor, ...]]:
+) -> Callable[..., tuple[Tensor, Tensor | None]]:
     """A hook on an attention layer that replaces z of these heads by its means: its output changes by W_O^h (mean z - z)."""
 
-    def hook(attn: nn.MultiheadAttention, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def hook(
+        attn: nn.MultiheadAttention, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor | None]
+    ) -> tuple[Tensor, Tensor | None]:
         z = head_values(attn, normed.pop(layer), heads)  # (b, token, h, e)
         W_O = wide(attn.out_proj.weight).unflatten(1, (attn.num_heads, -1))[:, heads]  # (width, h, e)
         change = torch.einsum("bthe,whe->btw", mean.to(z) - z, W_O)
-        return (output[0] + change.to(output[0]), *output[1:])
+        return output[0] + change.to(output[0]), output[1]
 
     return hook

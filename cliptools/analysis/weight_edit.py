@@ -83,12 +83,12 @@ def null_edit(visual: VisionTransformer, groups: Sequence[NeuronGroup]) -> NullE
     """Weights after which the neurons of each group write nothing along its vectors; a neuron belongs to one group only."""
     weights: Weights = {}
     removed = []
-    for layer, neurons, v in groups:
+    for layer, numbers, v in groups:
         block = visual.transformer.resblocks[layer]
         name = f"transformer.resblocks.{layer}.mlp.c_proj.weight"
         c = weights.setdefault(name, to_float64(block.mlp.c_proj.weight).clone())  # (width, neuron)
         ls_2 = to_float64(layer_scale_gain(block.ls_2, c))  # (width, 1)
-        neurons = neurons.to(c.device)
+        neurons = numbers.to(c.device)
         w = ls_2 * c[:, neurons]  # (width, n)
         Q = row_space(path_directions(visual, layer, v).to(c.device) * (ls_2[:, 0] != 0))  # (q, width)
         change = Q.T @ (Q @ w)  # (width, n): Q Q' w
@@ -139,10 +139,10 @@ def neurons_at_mean(
         means: Their mean activations, by layer.
     """
     weights: Weights = {}
-    for layer, numbers in neurons.items():
+    for layer in neurons:
         output, name = visual.transformer.resblocks[layer].mlp.c_proj, f"transformer.resblocks.{layer}.mlp.c_proj"
         c = to_float64(output.weight).clone()  # (width, neuron)
-        numbers = numbers.to(c.device)
+        numbers = neurons[layer].to(c.device)
         weights[f"{name}.bias"] = to_float64(output.bias) + c[:, numbers] @ to_float64(means[layer]).to(c)
         c[:, numbers] = 0
         weights[f"{name}.weight"] = c
@@ -159,10 +159,10 @@ def heads_at_mean(
         means: Their mean attention-weighted values with the value bias, by layer.
     """
     weights: Weights = {}
-    for layer, numbers in heads.items():
+    for layer in heads:
         attn, name = visual.transformer.resblocks[layer].attn, f"transformer.resblocks.{layer}.attn.out_proj"
         W_O = to_float64(attn.out_proj.weight).unflatten(1, (attn.num_heads, -1)).clone()  # (width, head, e)
-        numbers, z = numbers.to(W_O.device), to_float64(means[layer]).to(W_O)  # z: (h, e)
+        numbers, z = heads[layer].to(W_O.device), to_float64(means[layer]).to(W_O)  # z: (h, e)
         weights[f"{name}.bias"] = to_float64(attn.out_proj.bias) + torch.einsum("whe,he->w", W_O[:, numbers], z)
         W_O[:, numbers] = 0
         weights[f"{name}.weight"] = W_O.flatten(1)

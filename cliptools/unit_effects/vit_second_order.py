@@ -273,11 +273,11 @@ def hooked(hooks: Hooks) -> Iterator[None]:
             handle.remove()
 
 
-def _in_this_thread(hook: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+def _in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
     """The hook, without effect in calls from other threads."""
     thread = threading.get_ident()
 
-    def guarded(*arguments: Any) -> Tensor | None:
+    def guarded(*arguments: Any) -> Any:
         return hook(*arguments) if threading.get_ident() == thread else None
 
     return guarded
