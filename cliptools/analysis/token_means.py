@@ -6,7 +6,8 @@ attention-weighted sum of values, biases included, before the head's part of the
     z_i^h = sum over j of a_ij^h (W_V^h LN(x_j) + b_V^h)
 
 A mask replaces p_i^n and z_i^h by their means over images, token by token, in the forward pass. No weights can do this, since a
-bias is the same for all tokens; and in a layer before the last every token of a head is read.
+bias is the same for all tokens; and in a layer before the last every token of a head is read. A picture of another size has
+other tokens: its class token gets the mean of the class token, each patch the mean over all patches.
 """
 
 from collections.abc import Callable, Mapping
@@ -114,12 +115,19 @@ class Mask(NamedTuple):
         return hooks
 
 
+def for_tokens(mean: Float[Tensor, "token *n"], count: int) -> Float[Tensor, "count *n"]:
+    """Means for a picture with this many tokens."""
+    if len(mean) == count:
+        return mean
+    return torch.cat([mean[:1], mean[1:].mean(0, keepdim=True).expand(count - 1, *mean.shape[1:])])
+
+
 def replace_neurons(neurons: Int[Tensor, " n"], mean: Float[Tensor, "token n"]) -> Callable[..., Tensor]:
     """A hook that replaces these activations of an MLP's nonlinearity by their means."""
 
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Float[Tensor, "b token neuron"]) -> Tensor:
         replaced = output.clone()
-        replaced[..., neurons] = mean
+        replaced[..., neurons] = for_tokens(mean, output.shape[1])
         return replaced
 
     return hook
@@ -135,7 +143,7 @@ def _replace_heads(
     ) -> tuple[Tensor, Tensor | None]:
         z = head_values(attn, normed.pop(layer), heads)  # (b, token, h, e)
         W_O = wide(attn.out_proj.weight).unflatten(1, (attn.num_heads, -1))[:, heads]  # (width, h, e)
-        change = torch.einsum("bthe,whe->btw", mean.to(z) - z, W_O)
+        change = torch.einsum("bthe,whe->btw", for_tokens(mean, z.shape[1]).to(z) - z, W_O)
         return output[0] + change.to(output[0]), output[1]
 
     return hook

@@ -40,6 +40,7 @@ KEEP_HELP = (
     "[default: all]."
 )
 LAYERS_HELP = "Layers whose units are changed together, as 8-10,11; repeatable [default: all layers of the bundle]."
+MASK_HELP = "Mask of clip-edit, whose units are put at their means in every setting [default: none]."
 EFFECT_HELP = "Effect that the bundles must hold, as a check: any other is a usage error."
 UNITS_HELP = "Kind of unit that the bundles must hold, as a check: any other is a usage error."
 LIMIT_HELP = "Use only the first N images; without PATH, render N scenes [default: all images, or two scenes of every concept]."
@@ -66,6 +67,7 @@ SEED_HELP = "Random seed for --sample, or for the rendered scenes."
 @click.option("--each-layer", is_flag=True, help="Also change the units of each layer of the bundle separately.")
 @click.option("--effect", type=click.Choice(["second", "first", "indirect", "pooled"]), help=EFFECT_HELP)
 @click.option("--units", type=click.Choice(["pairs", "neurons", "heads"]), help=UNITS_HELP)
+@click.option("--mask", type=click.Path(path_type=Path), metavar="FILE", help=MASK_HELP)
 @click.option("--limit", type=click.IntRange(1), help=LIMIT_HELP)
 @click.option("--sample", type=click.IntRange(1), help="Use only N images, drawn at random from the whole list.")
 @click.option("--seed", default=ABLATE_SEED, show_default=True, type=click.IntRange(0), help=SEED_HELP)

@@ -36,6 +36,7 @@ from cliptools.front.ablate_settings import (
 )
 from cliptools.front.arguments import require_number, require_one_of
 from cliptools.front.images import Images, Reading, read_batches
+from cliptools.front.mask import mask_hooks
 from cliptools.front.models import check_given
 from cliptools.front.tables import Records
 from cliptools.images.classification import ClassifiedImages
@@ -63,6 +64,7 @@ class AblateRequest(ChangeRequest):
     sample: int | None = None
     seed: int = ABLATE_SEED
     precision: Precision | None = None
+    mask: str | os.PathLike[str] | None = None
     model: LoadedModel | None = None
     device: str = "auto"
     reading: Reading = field(default_factory=Reading)
@@ -106,6 +108,7 @@ def ablate(
     batch_size: int = 32,
     workers: int | None = None,
     precision: Precision | None = None,
+    mask: str | os.PathLike[str] | None = None,
     model: LoadedModel | None = None,
     device: str = "auto",
     progress: bool = False,
@@ -141,6 +144,7 @@ def ablate(
         batch_size: Images per forward pass.
         workers: Threads that decode images. None: the number of cores, at most 8.
         precision: Floating-point type of the model: fp32, bf16 or fp16. None: the bundle's.
+        mask: File of a mask, whose units are put at their means in every setting.
         model: The bundles' model, if it is loaded already.
         device: auto, cpu, cuda, cuda:1 or mps.
         progress: Write progress and messages to standard error; else messages go to the logger `cliptools`.
@@ -158,8 +162,8 @@ def ablate(
     request = AblateRequest(
         layers=_groups(layers), each_layer=each_layer, effect=effect, units=units, ablate=_names(ablate),
         reconstruct=_names(reconstruct), components=_numbers(components), m=_numbers(m), words_along=_names(words_along),
-        keep=_numbers(keep), templates=tuple(templates), limit=limit, sample=sample, seed=seed, precision=precision, model=model,
-        device=device, reading=Reading(batch_size=batch_size, workers=workers, strict=strict),
+        keep=_numbers(keep), templates=tuple(templates), limit=limit, sample=sample, seed=seed, precision=precision, mask=mask,
+        model=model, device=device, reading=Reading(batch_size=batch_size, workers=workers, strict=strict),
     )  # fmt: skip
     with front_call(progress):
         request.check()
@@ -201,6 +205,7 @@ def measure_settings(bundles: Sequence[BundleSettings], images: ClassifiedImages
     model = _model(bundles[0].bundle, request)
     text = _class_embeddings(model, images, request)  # (class, d)
     outputs, order = _changed_outputs(model, bundles, len(indices))
+    outputs.hooks, mask = mask_hooks(model, request.mask)
     if model is not request.model:
         drop_text_tower(model)
     tally, skipped, guessing = Tally(len(order) + 1), Skipped(), Guessing([row.name for row in images.classes])
@@ -224,6 +229,7 @@ def measure_settings(bundles: Sequence[BundleSettings], images: ClassifiedImages
     settings: Record = {"classes": images.classes_source, "class_count": len(images.classes)}
     settings |= {"templates": templates_name(model.name, request.templates)}
     settings |= {"images": list_digest([images.source.names[i] for i in indices]), "precision": model.precision}
+    settings |= mask
     settings |= {"seed": request.seed} if isinstance(images.source, SceneSource) else {}
     return list(setting_records(bundles, tally, settings))
 

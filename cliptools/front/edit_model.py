@@ -75,6 +75,8 @@ class EditRequest:
     templates: Sequence[str] = ()
     precision: Precision = "fp32"
     approximate: bool = False
+    mask: bool = False
+    """Units are put at their means at every token, by a mask of hooks."""
     means: MeanImages = field(default_factory=MeanImages)
     model: LoadedModel | None = None
     device: str = "auto"
@@ -108,6 +110,16 @@ def edited_model(bundle: Bundle | None, lines: Sequence[Line] | None, request: E
         UsageError: the edit cannot be exact, or it would change nothing.
         ModelError: the model is not available, or not that of the units.
     """
+    return editor_of(bundle, lines, request).edited()
+
+
+def editor_of(bundle: Bundle | None, lines: Sequence[Line] | None, request: EditRequest) -> "Editor":
+    """Return the editor of a bundle's units, or of those that lines name.
+
+    Raises:
+        UsageError: the units cannot be edited in this way.
+        ModelError: the model is not available, or not that of the units.
+    """
     if lines is not None and request.sees:
         raise UsageError("--sees scores the units of a bundle; lines name their units already")
     recorded = bundle.header.model if lines is None and bundle is not None else None
@@ -122,7 +134,7 @@ def edited_model(bundle: Bundle | None, lines: Sequence[Line] | None, request: E
         assert bundle is not None
         chosen = _units_of_bundle(bundle, v, request)
     chosen = chosen.first(request.head)
-    return Editor(model, chosen, v, request).edited()
+    return Editor(model, chosen, v, request)
 
 
 def _model(recorded: dict[str, Any], request: EditRequest) -> LoadedModel:
@@ -195,7 +207,7 @@ class Editor:
         if self.how == "null" and (self.pooled or self.kind != "neurons"):
             raise UsageError(f"--how null is for neurons of a ViT; {self.kind} of this model have --how zero")
         self.early = not self.pooled and self.kind == "heads" and bool((self.unit[:, 0] < self._depth - 1).any())
-        if self.early and not request.approximate:
+        if self.early and not request.approximate and not request.mask:
             raise UsageError(
                 f"heads before the last layer ({self._depth - 1}) are read at every token, and no weights put each token at its "
                 "own mean: --mask FILE does, --approximate puts all tokens at one mean"
@@ -266,7 +278,7 @@ class Editor:
         """Return the weights of units at their means."""
         if self.pooled:
             return pooled_at_mean(self.visual, self.unit, self._pooled_means())
-        numbers = {block.layer: self.unit[row, 1 if self.kind == "neurons" else 2] for block, row in self._layers()}
+        numbers = self.numbers
         images = open_mean_images(self.request.means, self.model, self.kind)
         if self.kind == "neurons":
             means = token_means(self.model, numbers, {}, images)
@@ -278,8 +290,11 @@ class Editor:
         z = {layer: mean[0] if layer == last else mean.mean(0) for layer, mean in means.head_means.items()}
         return heads_at_mean(self.visual, numbers, z)
 
-    def _layers(self) -> list[tuple[Any, Tensor]]:
-        return list(zip(self.blocks, self.rows, strict=True))
+    @property
+    def numbers(self) -> dict[int, Tensor]:
+        """Numbers of the neurons or heads of a ViT, by layer."""
+        column = 1 if self.kind == "neurons" else 2
+        return {block.layer: self.unit[row, column] for block, row in zip(self.blocks, self.rows, strict=True)}
 
     def _pooled_means(self) -> Float[Tensor, "u d"]:
         """Return the means of units of a ResNet's pooling: the bundle's, unless images are named or it has none in raw scale."""
@@ -300,7 +315,7 @@ class Editor:
         kept = ("name", "preprocessing", "activation", "grid", "architecture")
         identity = {key: model.identity[key] for key in kept} | {"pretrained": None, "sha256": after, "precision": "fp32"}
         identity["parent"] = parent
-        units = self._unit_records(removed)
+        units = self.unit_records(removed)
         figures: dict[str, Any] = {"edit": self.explanation, "how": self.how, "exact": not self.early, "count": len(units)}
         figures |= {"sees": list(request.sees), "writes": list(dict.fromkeys(t for texts in self.chosen.writes for t in texts))}
         if removed is not None and overlap is not None:
@@ -317,7 +332,7 @@ class Editor:
         summarise(f"{TOOL}: {count_of(len(units), self.kind[:-1])}, {self.how}, {model.sha256[:12]} -> {after[:12]}")
         return Edited(record, tensors, header, open_clip_settings(config, model.computes.quick, model.preprocessing))
 
-    def _unit_records(self, removed: list[float] | None) -> list[dict[str, Any]]:
+    def unit_records(self, removed: list[float] | None) -> list[dict[str, Any]]:
         """Return a record for each unit, with its texts, its score and the share of |w| that it loses."""
         records = []
         for row, (name, texts) in enumerate(zip(self.chosen.unit.tolist(), self.chosen.writes, strict=True)):

@@ -137,5 +137,6 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     sha = hashlib.sha256()
     for key, value in sorted(tensors.items()):
         sha.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        raw: Any = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        sha.update(raw)
     return sha.hexdigest()

@@ -47,6 +47,7 @@ class AblateOptions(Sampling, Batching, Output):
     words_along: str | None
     keep: str | None
     precision: Precision | None
+    mask: Path | None
     device: str
 
 
@@ -85,7 +86,7 @@ def _request(options: AblateOptions) -> AblateRequest:
     """
     same: dict[str, Any] = {
         name: getattr(options, name)
-        for name in ("each_layer", "effect", "units", "templates", "limit", "sample", "seed", "precision", "device")
+        for name in ("each_layer", "effect", "units", "templates", "limit", "sample", "seed", "precision", "mask", "device")
     }
     return AblateRequest(
         keep=tuple(parse_percentage(part, "--keep") for part in _parts(options.keep)),
