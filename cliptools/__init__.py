@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from cliptools.front.bundles import UnitBundle, read
     from cliptools.front.concepts import concepts
     from cliptools.front.decompose import decompose
+    from cliptools.front.edit import edit
+    from cliptools.front.edited import Edited
     from cliptools.front.effects import effects
     from cliptools.front.judge import judge
     from cliptools.front.judge_records import Judged
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "CliptoolsError",
+    "Edited",
     "HeatMaps",
     "ImageError",
     "Judged",
@@ -43,6 +46,7 @@ __all__ = [
     "ablate",
     "concepts",
     "decompose",
+    "edit",
     "effects",
     "judge",
     "load_model",
@@ -54,6 +58,7 @@ __all__ = [
 ]
 HOME = {
     "CliptoolsError": "errors",
+    "Edited": "front.edited",
     "HeatMaps": "front.segmented",
     "ImageError": "errors",
     "Judged": "front.judge_records",
@@ -69,6 +74,7 @@ HOME = {
     "ablate": "front.ablate",
     "concepts": "front.concepts",
     "decompose": "front.decompose",
+    "edit": "front.edit",
     "effects": "front.effects",
     "judge": "front.judge",
     "load_model": "models.load",

@@ -30,9 +30,7 @@ POOL_HELP = (
 )
 OUTPUT_HELP = "Checkpoint to write, as safetensors."
 FOLDER_HELP = "New folder to write with the checkpoint and its configuration, loadable as local-dir:FOLDER."
-MASK_HELP = (
-    "Mask to write instead of a checkpoint: units of a ViT at their means at every token, for clip-ablate and clip-segment."
-)
+MASK_HELP = "Mask to write, not a checkpoint: units of a ViT at their means at every token, for clip-ablate and clip-segment."
 PRECISION_HELP = "Type in which weights are stored."
 APPROXIMATE_HELP = "Accept an edit that is not exact: heads before the last layer at one mean for all tokens."
 LIMIT_HELP = "Take means over the first N images [default: all; of rendered scenes 1000]."

@@ -33,6 +33,8 @@ from cliptools.unit_effects.vit_second_order import neurons_per_layer, supported
 
 KIND = "mask"
 EXPLANATION = "each unit is at its mean over images at every token, by hooks"
+FORMS = {"neuron": ("i", 2), "head": ("i", 2), "neuron_mean": ("f", 2), "head_mean": ("f", 3)}
+"""numpy's kind and the number of axes of each tensor."""
 Tensors = dict[str, np.ndarray]
 
 
@@ -143,15 +145,9 @@ def _read(path: Path) -> tuple[Header, Tensors]:
         raise StreamError(f"--mask {path}: expected a mask of clip-edit --mask, found another or a damaged file") from None
     header = None if text is None else Header.from_json(text, str(path))
     if header is None or header.kind != KIND:
-        raise StreamError(
-            f"--mask {path}: expected a mask of clip-edit --mask, found {'a file of another kind' if header else 'other tensors'}"
-        )
-    for name, (kind, dimensions) in {
-        "neuron": ("i", 2),
-        "head": ("i", 2),
-        "neuron_mean": ("f", 2),
-        "head_mean": ("f", 3),
-    }.items():
+        found = "other tensors" if header is None else f"a file of kind {header.kind!r}"
+        raise StreamError(f"--mask {path}: expected a mask of clip-edit --mask, found {found}")
+    for name, (kind, dimensions) in FORMS.items():
         values = tensors.get(name)
         if values is not None and (values.dtype.kind != kind or values.ndim != dimensions or not np.isfinite(values).all()):
             raise StreamError(f"--mask {path}: tensor `{name}` has another type or shape, or NaN")
