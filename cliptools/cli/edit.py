@@ -6,7 +6,6 @@ from typing import Any
 import click
 
 from cliptools.cli.app import batch_option, command, device_option, reading_options, template_option
-from cliptools.cli.completion import FILE, Completed
 
 BUNDLE_HELP = (
     "Bundle with the units, or lines of clip-spurious, clip-explain or clip-judge that name them [default: standard input]."
@@ -49,7 +48,7 @@ FORMAT_HELP = "Format of the record on standard output [default: table on a term
 @click.option("--how", type=click.Choice(["null", "zero"]), help=HOW_HELP)
 @click.option("--pool", metavar="NAME|FILE", help=POOL_HELP)
 @template_option("text", "none")
-@click.option("-o", "--output", type=Completed(place=FILE), metavar="FILE", help=OUTPUT_HELP)
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True), help=OUTPUT_HELP)
 @click.option("--out-dir", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER", help=FOLDER_HELP)
 @click.option("--mask", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help=MASK_HELP)
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True, help=PRECISION_HELP)

@@ -43,7 +43,7 @@ class EditOptions(Sampling, Batching):
     how: str | None
     pool: str | None
     templates: tuple[str, ...]
-    output: str | None
+    output: Path | None
     out_dir: Path | None
     mask: Path | None
     precision: Precision
@@ -80,7 +80,7 @@ def _check_outputs(options: EditOptions) -> None:
     """
     if options.output is None and options.out_dir is None and options.mask is None:
         raise UsageError("nothing to write: name a checkpoint (-o FILE), a folder (--out-dir FOLDER) or a mask (--mask FILE)")
-    if options.output == "-":
+    if str(options.output) == "-":
         raise UsageError("-o -: standard output is for the record of the edit; name a file for the checkpoint")
     if options.mask is not None and (options.output is not None or options.out_dir is not None):
         raise UsageError("--mask writes a mask in place of a checkpoint: leave -o and --out-dir out")
@@ -88,7 +88,7 @@ def _check_outputs(options: EditOptions) -> None:
         raise UsageError("--mask puts units at their means; --how null is an edit of weights: -o FILE")
     for option, path in (("-o", options.output), ("--mask", options.mask)):
         inputs = [file for file in (options.bundle, options.means) if file is not None]
-        if path is not None and any(file.exists() and Path(path).exists() and file.samefile(path) for file in inputs):
+        if path is not None and any(file.exists() and path.exists() and file.samefile(path) for file in inputs):
             raise UsageError(f"{option} {path}: an input of this run; name another file")
 
 
@@ -154,7 +154,7 @@ def _write(options: EditOptions, bundle: Bundle | None, lines: Sequence[Line] | 
     edited = edited_model(bundle, lines, request)
     record: dict[str, Any] = edited.record
     if options.output is not None:
-        refuse_own_files(Path(options.output), edited.header.model["parent"])
+        refuse_own_files(options.output, edited.header.model["parent"])
     if options.out_dir is not None:
         record = edited.save_folder(options.out_dir)
     if options.output is not None:
