@@ -43,8 +43,7 @@ class Edited:
             CliptoolsError: the file cannot be written.
         """
         path = Path(path)
-        if path.suffix != ".safetensors":
-            raise UsageError(f"-o {path}: expected a name that ends in .safetensors, by which open_clip knows the form")
+        check_name(path)
         refuse_own_files(path, self.header.model["parent"])
         with whole_file(path) as stream:
             stream.write(checkpoint_bytes(self.tensors, self.header))
@@ -74,6 +73,16 @@ class Edited:
 
 def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+
+
+def check_name(path: Path) -> None:
+    """Check the name of a checkpoint.
+
+    Raises:
+        UsageError: it does not end in .safetensors.
+    """
+    if path.suffix != ".safetensors":
+        raise UsageError(f"-o {path}: expected a name that ends in .safetensors, by which open_clip knows the form")
 
 
 def refuse_own_files(path: Path, model: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from cliptools.errors import UsageError
 from cliptools.front.edit_means import MeanImages
 from cliptools.front.edit_model import EditRequest, edited_model
 from cliptools.front.edit_units import Line
-from cliptools.front.edited import edit_table, refuse_own_files
+from cliptools.front.edited import check_name, edit_table, refuse_own_files
 from cliptools.front.images import Reading
 from cliptools.front.mask import masked_units
 from cliptools.front.tables import rendered
@@ -24,8 +24,8 @@ from cliptools.io.jsonl import objects, write_record
 from cliptools.models.load import Precision
 
 INPUT = "a bundle, or lines of clip-spurious, clip-explain or clip-judge,"
-NOT_RECORDED = {"out_dir", "mask", "means", "limit", "sample", "max_pixels", "skip_bad_shards"}
-"""Parameters that the history leaves out in addition to those of every command, unless images are read."""
+NOT_RECORDED = {"out_dir", "mask", "means", "max_pixels", "skip_bad_shards"}
+"""Parameters that the history leaves out in addition to those of every command."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +82,8 @@ def _check_outputs(options: EditOptions) -> None:
         raise UsageError("nothing to write: name a checkpoint (-o FILE), a folder (--out-dir FOLDER) or a mask (--mask FILE)")
     if str(options.output) == "-":
         raise UsageError("-o -: standard output is for the record of the edit; name a file for the checkpoint")
+    if options.output is not None:
+        check_name(options.output)
     if options.mask is not None and (options.output is not None or options.out_dir is not None):
         raise UsageError("--mask writes a mask in place of a checkpoint: leave -o and --out-dir out")
     if options.mask is not None and options.how == "null":
