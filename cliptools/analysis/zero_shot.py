@@ -50,10 +50,14 @@ class Share(NamedTuple):
 
     def interval(self) -> tuple[float, float]:
         """Wilson's score interval, 95 %."""
-        p, n = self.value, self.trials
-        centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
-        half = Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
-        return max(0.0, centre - half), min(1.0, centre + half)
+        return wilson(self.value, self.trials)
+
+
+def wilson(p: float, n: int) -> tuple[float, float]:
+    """Wilson's score interval, 95 %, of a share p of n trials."""
+    centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 class Predictions(NamedTuple):
