@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest
 
-from cliptools.analysis.group_accuracy import GroupAccuracies, accuracy_per_group, draw_accuracies, figures
+from cliptools.analysis.group_accuracy import (
+    GroupAccuracies,
+    accuracy_per_group,
+    draw_accuracies,
+    figures,
+    mean_differences,
+    mean_figures,
+)
 
 SIZES, ROWS = (13, 29, 7, 41, 1), 3
 
@@ -96,6 +103,27 @@ def test_differences_are_paired(rng: np.random.Generator, group: np.ndarray) -> 
     assert [x.value for x in per_group] == pytest.approx([0, 0, 0, 1 / SIZES[3], 0], abs=1e-9)
     assert per_group[0] == (0, 0, 0)
     assert all(x == (0, 0, 0) for x in accuracies.differences(2, before=0).values())
+
+
+def test_means_over_templates_and_tasks(rng: np.random.Generator, group: np.ndarray) -> None:
+    """Figures of several rows and tasks are means of figures; their draws are means of draws, tasks being independent."""
+    tasks = [GroupAccuracies(hits(rng, group), group, len(SIZES), draws=300, seed=(4, task)) for task in range(3)]
+    rows = [0, 2]
+    mean = mean_figures(tasks, rows)
+    for name, x in mean.items():
+        values = [task.figures(row)[name].value for task in tasks for row in rows]
+        assert x.value == pytest.approx(sum(values) / len(values), abs=1e-9)
+    single = tasks[0].figures(0)["average"]
+    assert mean["average"].high - mean["average"].low < 0.8 * (single.high - single.low)
+    difference = mean_differences(tasks, 1, before=rows)
+    for name, x in difference.items():
+        values = [task.figures(1)[name].value - np.mean([task.figures(row)[name].value for row in rows]) for task in tasks]
+        assert x.value == pytest.approx(float(np.mean(values)), abs=1e-9)
+        assert x.low <= x.value <= x.high
+    both = tasks[1].groups(rows)
+    assert [x.value for x in both] == pytest.approx(tasks[1].accuracy[rows].mean(0), abs=1e-9)
+    assert tasks[1].worst_group(rows) == int(np.argmin([x.value for x in both]))
+    assert tasks[1].group_differences(rows, before=rows) == [(0, 0, 0)] * len(SIZES)
 
 
 def test_the_same_seed_gives_the_same_intervals(rng: np.random.Generator, group: np.ndarray) -> None:

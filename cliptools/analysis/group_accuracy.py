@@ -23,6 +23,7 @@ bias back: in simulation (4 groups of 50 or 200 images, accuracies of 0.65 to 0.
 to 98 % of samples. `worst` also has the whole Wilson interval of its group, as a group without an error never varies in a draw.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,8 @@ DRAWS = 2000
 DRAWS_AT_ONCE = 100
 TAILS = (0.025, 0.975)  # of a 95 % interval
 MINIMA = ("worst", "gap")  # figures that depend on the minimum over groups
+Rows = int | Sequence[int]
+"""A row of h, or several rows whose figures are averaged, as those of several prompt templates."""
 
 
 class Estimate(NamedTuple):
@@ -67,7 +70,7 @@ def figures(
 
 
 def draw_accuracies(
-    h: Float64[np.ndarray, "s n"], group: Int[np.ndarray, " n"], groups: int, draws: int = DRAWS, seed: int = 0
+    h: Float64[np.ndarray, "s n"], group: Int[np.ndarray, " n"], groups: int, draws: int = DRAWS, seed: int | Sequence[int] = 0
 ) -> Float64[np.ndarray, "b s g"]:
     """a_g of every row of h in b draws of the images, stratified by group; the same images for all rows."""
     rng = np.random.default_rng(seed)
@@ -91,7 +94,7 @@ class GroupAccuracies:
         groups: int,
         weight: Float64[np.ndarray, " g"] | None = None,
         draws: int = DRAWS,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
     ) -> None:
         """
         Args:
@@ -106,33 +109,58 @@ class GroupAccuracies:
         self._figures = figures(self.accuracy, self.count, weight)  # name: (s)
         self._drawn_figures = figures(self._drawn, self.count, weight)  # name: (b, s)
 
-    def groups(self, s: int) -> list[Estimate]:
+    def groups(self, s: Rows) -> list[Estimate]:
         """The accuracy of each group in row s, with Wilson's interval."""
-        return [Estimate(p, *wilson(p, n)) for p, n in zip(self.accuracy[s].tolist(), self.count.tolist(), strict=True)]
+        a = self.accuracy[np.atleast_1d(s)].mean(0)  # (g)
+        return [Estimate(p, *wilson(p, n)) for p, n in zip(a.tolist(), self.count.tolist(), strict=True)]
 
-    def worst_group(self, s: int) -> int:
+    def worst_group(self, s: Rows) -> int:
         """The group of least accuracy in row s; of equal ones the first."""
-        return int(self.accuracy[s].argmin())
+        return int(self.accuracy[np.atleast_1d(s)].mean(0).argmin())
 
-    def figures(self, s: int) -> dict[str, Estimate]:
+    def figures(self, s: Rows) -> dict[str, Estimate]:
         """Worst, average, weighted (with training sizes only) and gap of row s; intervals lie in [0, 1]."""
-        estimates = {name: _estimate(name, float(x[s]), self._drawn_figures[name][:, s]) for name, x in self._figures.items()}
-        value, low, high = self.groups(s)[self.worst_group(s)]
-        worst = estimates["worst"]
-        estimates["worst"] = Estimate(value, min(low, worst.low), max(high, worst.high))
-        return {name: Estimate(x.value, max(0.0, x.low), min(1.0, x.high)) for name, x in estimates.items()}
+        return mean_figures([self], s)
 
-    def group_differences(self, s: int, before: int) -> list[Estimate]:
+    def group_differences(self, s: Rows, before: Rows) -> list[Estimate]:
         """The accuracy of each group in row s less that in row `before`, on the same images."""
-        values, drawn = self.accuracy[s] - self.accuracy[before], self._drawn[:, s] - self._drawn[:, before]  # (g), (b, g)
-        return [_estimate("group", float(value), drawn[:, g]) for g, value in enumerate(values)]
+        now, old = np.atleast_1d(s), np.atleast_1d(before)
+        value = self.accuracy[now].mean(0) - self.accuracy[old].mean(0)  # (g)
+        drawn = self._drawn[:, now].mean(1) - self._drawn[:, old].mean(1)  # (b, g)
+        return [_estimate("group", float(x), drawn[:, g]) for g, x in enumerate(value)]
 
-    def differences(self, s: int, before: int) -> dict[str, Estimate]:
+    def differences(self, s: Rows, before: Rows) -> dict[str, Estimate]:
         """The figures of row s less those of row `before`, on the same images; the worst groups may be different groups."""
-        return {
-            name: _estimate(name, float(x[s] - x[before]), self._drawn_figures[name][:, s] - self._drawn_figures[name][:, before])
-            for name, x in self._figures.items()
-        }
+        return mean_differences([self], s, before)
+
+
+def mean_figures(tasks: Sequence[GroupAccuracies], s: Rows) -> dict[str, Estimate]:
+    """The figures of row s, each the mean over tasks: classifications with images and groups of their own.
+
+    The worst group is then the mean of the tasks' worst groups. Draws of the tasks need different seeds.
+    """
+    rows = np.atleast_1d(s)
+    estimates = {name: _estimate(name, *_means(tasks, name, rows)) for name in tasks[0]._figures}
+    if len(tasks) == len(rows) == 1:
+        (value, low, high), worst = tasks[0].groups(s)[tasks[0].worst_group(s)], estimates["worst"]
+        estimates["worst"] = Estimate(value, min(low, worst.low), max(high, worst.high))
+    return {name: Estimate(x.value, max(0.0, x.low), min(1.0, x.high)) for name, x in estimates.items()}
+
+
+def mean_differences(tasks: Sequence[GroupAccuracies], s: Rows, before: Rows) -> dict[str, Estimate]:
+    """The figures of row s, as means over tasks, less those of row `before` on the same images."""
+    estimates = {}
+    for name in tasks[0]._figures:
+        (x, drawn), (old, old_drawn) = (_means(tasks, name, np.atleast_1d(rows)) for rows in (s, before))
+        estimates[name] = _estimate(name, x - old, drawn - old_drawn)
+    return estimates
+
+
+def _means(tasks: Sequence[GroupAccuracies], name: str, rows: Int[np.ndarray, " r"]) -> tuple[float, Float64[np.ndarray, " b"]]:
+    """A figure and its draws, as means over tasks and rows."""
+    values = [task._figures[name][rows].mean() for task in tasks]
+    drawn = [task._drawn_figures[name][:, rows].mean(1) for task in tasks]
+    return float(np.mean(values)), np.mean(drawn, 0)
 
 
 def _estimate(name: str, x: float, drawn: Float64[np.ndarray, " b"]) -> Estimate:
