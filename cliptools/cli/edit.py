@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from cliptools.cli.app import batch_option, command, device_option, reading_options, template_option
+from cliptools.cli.completion import Completed, words
 
 BUNDLE_HELP = (
     "Bundle with the units, or lines of clip-spurious, clip-explain or clip-judge that name them [default: standard input]."
@@ -32,6 +33,13 @@ FOLDER_HELP = "New folder to write with the checkpoint and its configuration, lo
 MASK_HELP = "Mask to write, not a checkpoint: units of a ViT at their means at every token, for clip-ablate and clip-segment."
 PRECISION_HELP = "Type in which weights are stored."
 APPROXIMATE_HELP = "Accept an edit that is not exact: heads before the last layer at one mean for all tokens."
+CHOOSE_HELP = (
+    "Validation images: try 5, 10, 20, … units of --sees and --writes, and take the number of best worst group; repeatable."
+)
+TEST_HELP = "Test images, required with --choose: what is reported of the groups comes from them; repeatable."
+GROUPS_HELP = "Groups of --choose and --test, as clip-ablate has them: folders, scenes, or a file of metadata."
+CLASSES_HELP = "Classes of the groups, if their labels are numbers: imagenet, or a file with one class per line."
+LOSS_HELP = "Largest loss of accuracy on --choose of any group that was not the worst."
 LIMIT_HELP = "Take means over the first N images [default: all; of rendered scenes 1000]."
 FORMAT_HELP = "Format of the record on standard output [default: table on a terminal; else jsonl]."
 
@@ -53,6 +61,11 @@ FORMAT_HELP = "Format of the record on standard output [default: table on a term
 @click.option("--mask", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help=MASK_HELP)
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True, help=PRECISION_HELP)
 @click.option("--approximate", is_flag=True, help=APPROXIMATE_HELP)
+@click.option("--choose", multiple=True, type=click.Path(path_type=Path), metavar="PATH", help=CHOOSE_HELP)
+@click.option("--test", multiple=True, type=click.Path(path_type=Path), metavar="PATH", help=TEST_HELP)
+@click.option("--groups", type=Completed(words("folders", "scenes")), metavar="folders|scenes|FILE", help=GROUPS_HELP)
+@click.option("--classes", metavar="NAME|FILE", help=CLASSES_HELP)
+@click.option("--loss", default=0.02, show_default=True, type=click.FloatRange(0, 1), metavar="SHARE", help=LOSS_HELP)
 @click.option("--limit", type=click.IntRange(1), help=LIMIT_HELP)
 @click.option("--sample", type=click.IntRange(1), help="Take means over N images, drawn at random from the whole list.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Random seed of --sample and rendered scenes.")
@@ -86,6 +99,11 @@ def main(**options: Any) -> None:
     globs, tar archives), or without a PATH rendered scenes for the embedded models. --mask writes a mask in place of a
     checkpoint, with the mean of each token, which no weights can hold.
 
+    --choose finds the number of units on validation images: 5, 10, 20, … units by score are tried, and of those with which no
+    other group loses more than --loss, the one whose worst group is best is taken. The record then has accuracies per group on
+    the --test images, of the model before and after the edit and of the same edit of as many random units. An image that
+    stands in both is an error.
+
     An edited checkpoint replaces the weights of its model: --model NAME --pretrained FILE of other commands, also for the
     embedded models. Bundles made with it name it by its digest and that of its parent.
 
@@ -94,6 +112,8 @@ def main(**options: Any) -> None:
       clip-edit --sees mountain --writes violin --bundle effects.safetensors -o repaired.safetensors
       clip-spurious --cue mountain --head 1 < effects.safetensors | clip-edit -o repaired.safetensors
       clip-edit --sees rocket --writes cat --head 400 --out-dir repaired --bundle pairs.safetensors | jq .after
+      clip-edit --sees mountain --writes violin --choose validation/violin-mountain --test test/violin-mountain --groups folders
+        --bundle effects.safetensors -o repaired.safetensors
       clip-effects --model emoji-vit --pretrained repaired.safetensors > after.safetensors
       clip-view --units 5:21,5:328 < effects.safetensors | clip-edit --how zero --mask mask.safetensors
     """

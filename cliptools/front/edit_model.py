@@ -247,7 +247,7 @@ class Editor:
         overlap = None
         if groups:
             overlap = largest_overlap(self.visual, groups, {name: loaded[f"visual.{name}"] for name in weights})
-        return self._result(tensors, after, removed, overlap)
+        return self._result(tensors, after, removed, overlap, tuple(weights))
 
     def _null_weights(self) -> tuple[Weights, list[float], list[NeuronGroup]]:
         """Return the weights of a null edit, the share of |w| that each unit loses, and the groups of equal layer and texts.
@@ -308,7 +308,9 @@ class Editor:
         self.images = record_of(images, count)
         return b
 
-    def _result(self, tensors: dict[str, Tensor], after: str, removed: list[float] | None, overlap: float | None) -> Edited:
+    def _result(
+        self, tensors: dict[str, Tensor], after: str, removed: list[float] | None, overlap: float | None, changed: tuple[str, ...]
+    ) -> Edited:
         """Return the edited model with its record and metadata."""
         model, request = self.model, self.request
         parent = recorded_model(model.identity) | {"sha256": model.sha256}
@@ -330,7 +332,8 @@ class Editor:
         record |= {"history": header.history}
         config = find_origin(model.name, model.pretrained, model.text_from).config
         summarise(f"{TOOL}: {count_of(len(units), self.kind[:-1])}, {self.how}, {model.sha256[:12]} -> {after[:12]}")
-        return Edited(record, tensors, header, open_clip_settings(config, model.computes.quick, model.preprocessing))
+        settings_of_folder = open_clip_settings(config, model.computes.quick, model.preprocessing)
+        return Edited(record, tensors, header, settings_of_folder, changed)
 
     def unit_records(self, removed: list[float] | None) -> list[dict[str, Any]]:
         """Return a record for each unit, with its texts, its score and the share of |w| that it loses."""

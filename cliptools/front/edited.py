@@ -34,6 +34,8 @@ class Edited:
     """Metadata of the file."""
     settings: dict[str, Any]
     """open_clip's configuration, for a folder."""
+    changed: tuple[str, ...]
+    """Names of the changed weights in the image tower."""
 
     def save(self, path: str | Path) -> dict[str, Any]:
         """Write the weights as a safetensors file that open_clip loads, and return the record with the file in it.
@@ -127,6 +129,9 @@ def edit_table(records: Sequence[dict[str, Any]]) -> list[Table]:
         share = record["removed"]
         facts += [("|w| removed", f"{share['mean']:.1%} on average, {share['largest']:.1%} at most")]
         facts += [("largest overlap", f"{record['overlap']:.1e} as stored")]
+    if "choice" in record:
+        test = record["choice"]["test"]
+        facts += [(f"worst group, {name}", f"{test[name]['worst']['value']:.1%}") for name in ("before", "after", "random")]
     facts += [("exact", "yes" if record["exact"] else "no: --approximate"), ("precision", record["precision"])]
     facts += [("before", record["before"][:12]), ("after", record["after"][:12])]
     facts += [("output", record["output"])] if "output" in record else []

@@ -11,6 +11,7 @@ from typing import Any
 
 from cliptools.cli.app import Batching, Sampling, choose_format, history_arguments, open_input, parse_layers
 from cliptools.errors import UsageError
+from cliptools.front.edit_choose import ChoiceRequest, choose_units
 from cliptools.front.edit_means import MeanImages
 from cliptools.front.edit_model import EditRequest, edited_model
 from cliptools.front.edit_units import Line
@@ -48,6 +49,11 @@ class EditOptions(Sampling, Batching):
     mask: Path | None
     precision: Precision
     approximate: bool
+    choose: tuple[Path, ...]
+    test: tuple[Path, ...]
+    groups: str | None
+    classes: str | None
+    loss: float
     no_cache: bool
     device: str
     output_format: str | None
@@ -61,10 +67,10 @@ def run(options: EditOptions) -> None:
     """
     output_format = choose_format(options.output_format, None, "jsonl")
     _check_outputs(options)
-    request = _request(options)
+    request, choice = _request(options), _choice(options)
     request.check()
     bundle, lines = _read_units(options)
-    record = _write(options, bundle, lines, request)
+    record = _write(options, bundle, lines, request, choice)
     with text_output(None) as stream:
         if output_format == "table":
             stream.write(rendered(*edit_table([record])))
@@ -120,6 +126,23 @@ def _request(options: EditOptions) -> EditRequest:
     )
 
 
+def _choice(options: EditOptions) -> ChoiceRequest | None:
+    """Return the images of --choose and --test; None without them.
+
+    Raises:
+        UsageError: one of --choose, --test and --groups is missing.
+    """
+    if not (options.choose or options.test or options.groups):
+        return None
+    choice = ChoiceRequest(
+        validation=tuple(map(str, options.choose)), test=tuple(map(str, options.test)), groups=options.groups or "",
+        classes=options.classes, loss=options.loss,
+        reading=Reading(batch_size=options.batch_size, workers=options.workers, strict=options.strict),
+    )  # fmt: skip
+    choice.check()
+    return choice
+
+
 def _read_units(options: EditOptions) -> tuple[Bundle | None, Sequence[Line] | None]:
     """Return the bundle with the units; or the lines that name them, and the bundle of --means.
 
@@ -149,11 +172,22 @@ def _is_bundle(data: bytes) -> bool:
     return not data.lstrip().startswith((b"{", b"[")) or (data[8:9] == b"{" and int.from_bytes(data[:8], "little") < 1 << 40)
 
 
-def _write(options: EditOptions, bundle: Bundle | None, lines: Sequence[Line] | None, request: EditRequest) -> dict[str, Any]:
-    """Write the outputs and return the record."""
+def _write(
+    options: EditOptions, bundle: Bundle | None, lines: Sequence[Line] | None, request: EditRequest, choice: ChoiceRequest | None
+) -> dict[str, Any]:
+    """Write the outputs and return the record.
+
+    Raises:
+        UsageError: a number of units is to be chosen for a mask, or for units that lines name.
+    """
+    if choice is not None and (options.mask is not None or bundle is None or lines is not None):
+        raise UsageError("--choose scores the units of a bundle for a checkpoint: give a bundle, and leave --mask out")
     if options.mask is not None:
         return masked_units(bundle, lines, request).save(options.mask)
-    edited = edited_model(bundle, lines, request)
+    if choice is not None and bundle is not None:
+        edited = choose_units(bundle, request, choice)
+    else:
+        edited = edited_model(bundle, lines, request)
     record: dict[str, Any] = edited.record
     if options.output is not None:
         refuse_own_files(options.output, edited.header.model["parent"])
