@@ -17,6 +17,7 @@ from helpers.tiny_suite import TEXTS, Suite
 import cliptools as ct
 from cliptools.analysis.cue_units import cue_scores, sight, write_scores
 from cliptools.errors import CliptoolsError, ModelError, StreamError, UsageError
+from cliptools.front.edit_choose import _random_units
 from cliptools.front.images import open_any
 from cliptools.front.mask import Masked, _read, mask_hooks
 from cliptools.models.activation import trained_activation
@@ -146,6 +147,13 @@ def test_neurons_and_last_heads_stand_at_means_over_images(suite: Suite, second:
     assert edited.record["images"]["count"] == len(list(suite.images.iterdir()))
     assert not edited.tensors[f"visual.transformer.resblocks.{layer}.mlp.c_proj.weight"][:, neuron].any()
     assert block[layer].mlp.c_proj.weight[:, neuron].any()
+    edited.save(suite.folder / "zero.safetensors")
+    zero = load_model(suite.vit, str(suite.folder / "zero.safetensors"), "cpu")
+    line = {"layer": layer, "neuron": neuron, "model": zero.identity}
+    with pytest.raises(UsageError, match="every weight of these units is as it would be"):
+        edit([line], images=suite.images, how="zero", model=zero)
+    with pytest.raises(CliptoolsError, match="no random units are left"):
+        _random_units(few, edited)
     heads = ct.read(suite.bundle("heads"))
     last = heads.select(np.flatnonzero(heads["unit"][:, 0] == heads["unit"][:, 0].max())[:1])
     assert last["unit"][0, 0] == 2  # of layers 0 to 3: a head before the last layer
