@@ -200,6 +200,9 @@ def test_units_come_from_lines_of_other_commands(suite: Suite, second: ct.UnitBu
     model = second.header.model
     judged = {"layer": 1, "neuron": 2, "written": {"word": "key"}, "model": model}
     assert edit([judged, judged | {"written": {"word": "crown"}}]).record["units"][0]["writes"] == ["key", "crown"]
+    units = [{"layer": 1, "neuron": 2, "share": 1, "excess": -1}, {"layer": 1, "neuron": 3, "share": -0.1, "excess": 0.2}]
+    explained = edit([{"image": "x", "a": "cat", "b": "dog", "units": units, "model": model}]).record
+    assert explained["count"] == 1 and explained["units"][0]["neuron"] == 3 and explained["writes"] == ["cat"]
     viewed = {"layer": 1, "neuron": 2, "words": [{"word": "pizza", "coefficient": 0.2}], "model": model}
     done = command(suite, "-o", suite.folder / "lines.safetensors", stdin=json.dumps(viewed).encode())
     assert done.returncode == 0, done.stderr.decode()
@@ -358,6 +361,7 @@ def test_bad_units(suite: Suite, second: ct.UnitBundle, pooled: ct.UnitBundle) -
         ([unit], {}, UsageError, "--how null needs the texts"),
         ([unit], {"writes": "cat", "bundle": pooled}, StreamError, "a bundle of another model than that of the lines"),
         ([unit], {"sees": "cat", "writes": "dog"}, UsageError, "lines name their units already"),
+        ([unit], {"writes": "cat", "layers": [1]}, UsageError, "lines name their units already"),
         ([unit, {"layer": 3, "head": 0, "model": model}], {"writes": "cat"}, UsageError, "units of several kinds"),
         ([unit | {"model": model | {"sha256": "0" * 64}}], {"writes": "cat"}, ModelError, "same name, another model"),
         (second, {"sees": "cat"}, UsageError, "--sees .* needs --writes"),

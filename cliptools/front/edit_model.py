@@ -120,8 +120,8 @@ def editor_of(bundle: Bundle | None, lines: Sequence[Line] | None, request: Edit
         UsageError: the units cannot be edited in this way.
         ModelError: the model is not available, or not that of the units.
     """
-    if lines is not None and request.sees:
-        raise UsageError("--sees scores the units of a bundle; lines name their units already")
+    if lines is not None and (request.sees or request.layers is not None):
+        raise UsageError("--sees and --layers choose units of a bundle; lines name their units already")
     recorded = bundle.header.model if lines is None and bundle is not None else None
     chosen = None
     if lines is not None:

@@ -105,7 +105,8 @@ def _units(record: Mapping[str, Any], place: str) -> list[Unit]:
 
 
 def _share(item: Mapping[str, Any]) -> float:
-    share = item.get("share", 1)
+    """Return a unit's excess over its mean (clip-explain), else its share, else 1."""
+    share = item.get("excess", item.get("share", 1))
     return float(share) if isinstance(share, int | float) else 0.0
 
 
@@ -125,7 +126,7 @@ def _unit(record: Mapping[str, Any], place: str) -> Unit:
 
 def _texts(record: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the texts that the units of a record write: a named one, else the unit's first written word."""
-    for key in ("writes", "predict", "text"):
+    for key in ("writes", "predict", "a"):
         if isinstance(record.get(key), str):
             return (record[key],)
     words = [record.get("written"), *(record["words"][:1] if isinstance(record.get("words"), list) else ())]
