@@ -61,7 +61,8 @@ class NullEdit(NamedTuple):
 
 def path_directions(visual: VisionTransformer, layer: int, v: Float[Tensor, "v d"]) -> Float64[Tensor, "g width"]:
     """g_0 and g_k of every later head, for every v: what w_n must be orthogonal to."""
-    P, v = to_float64(visual.proj), to_float64(v)
+    P = to_float64(visual.proj)
+    v = to_float64(v).to(P.device)
     g_0 = _centred((v @ P.T) * to_float64(norm_gain(visual.ln_post, P[:, 0])))  # (v, width)
     g = [g_0]
     for block in list(visual.transformer.resblocks)[layer + 1 :]:

@@ -133,7 +133,7 @@ def refuse_common(validation: ImageSource, test: ImageSource) -> None:
 
 def _edits(bundle: Bundle, request: EditRequest) -> list[Edited]:
     """Return the edits of 5, 10, 20, ... units, up to all that have a score."""
-    edits = []
+    edits: list[Edited] = []
     head = FIRST
     while not edits or edits[-1].record["count"] * 2 == head:
         edits.append(editor_of(bundle, None, replace(request, head=head)).edited())

@@ -24,6 +24,7 @@ from cliptools.analysis.weight_edit import (
     pooled_at_mean,
 )
 from cliptools.console import count_of, summarise
+from cliptools.devices import to_float64
 from cliptools.errors import ModelError, UsageError
 from cliptools.front.arguments import require_number, require_one_of
 from cliptools.front.edit_means import MeanImages, bundle_means, open_mean_images, pooled_means, record_of, token_means
@@ -164,9 +165,9 @@ def _text_vectors(model: LoadedModel, chosen: ChosenUnits | None, request: EditR
     if not names:
         return {}
     pool = default_vocabulary_of(model.name) if request.texts is None else vocabulary(request.texts)
-    mean = encode_named(model, pool, request.templates, use_cache=request.cache).double().mean(0)  # (d)
-    t = encode_named(model, Pool("texts", names, digest(*names)), request.templates, use_cache=request.cache).double()
-    return dict(zip(names, t - mean, strict=True))
+    mean = to_float64(encode_named(model, pool, request.templates, use_cache=request.cache)).mean(0)  # (d)
+    t = encode_named(model, Pool("texts", names, digest(*names)), request.templates, use_cache=request.cache)  # (text, d)
+    return dict(zip(names, to_float64(t) - mean, strict=True))
 
 
 def _units_of_bundle(bundle: Bundle, v: Mapping[str, Float[Tensor, " d"]], request: EditRequest) -> ChosenUnits:
