@@ -38,8 +38,8 @@ def pooled(suite: Suite) -> ct.UnitBundle:
     return ct.read(suite.bundle("pooled"))
 
 
-def edit(bundle: Any, **arguments: Any) -> ct.Edited:
-    return ct.edit(bundle, texts=TEXTS, device="cpu", **arguments)
+def edit(units: Any, **arguments: Any) -> ct.Edited:
+    return ct.edit(units, texts=TEXTS, device="cpu", **arguments)
 
 
 def command(suite: Suite, *arguments: Any, stdin: bytes = b"") -> Any:
@@ -264,8 +264,9 @@ def test_masks_are_applied_by_clip_ablate_and_clip_segment(suite: Suite, name: s
         plain, masked = (inside(tool, *options, "-q", *more) for more in ((), ("--mask", mask)))
         assert plain.returncode == masked.returncode == 0, masked.stderr.decode()
         records = [[json.loads(line) for line in done.stdout.splitlines()] for done in (plain, masked)]
-        assert {record["mask"] for record in records[1]} == {digest}
-        assert [record | {"mask": digest} for record in records[0]] != records[1] or tool == "ablate"
+        settings = [record["settings"] if tool == "ablate" else record for record in records[1]]
+        assert {recorded["mask"] for recorded in settings} == {digest}
+        assert tool == "ablate" or [record | {"mask": digest} for record in records[0]] != records[1]
     model = load_model(suite.vit, None, "cpu")
     hooks, _ = mask_hooks(model, mask)
     visual: Any = model.clip.visual
