@@ -27,6 +27,7 @@ from cliptools.analysis.weight_edit import (
     pooled_at_mean,
     row_space,
 )
+from cliptools.segmentation.vit_baselines import attention_pass
 from cliptools.unit_effects.vit_second_order import hooked
 
 TOWERS = range(len(SHAPES))
@@ -249,6 +250,8 @@ def test_mask_puts_neurons_and_heads_at_their_means_token_by_token(number: int) 
     mean = z.mean(0)[:, heads]
     with hooked(Mask({}, {}, {0: heads}, {0: mean}).hooks(visual)):
         outputs = visual(image)
+        written_out = attention_pass(visual, image).embedding
+    assert torch.allclose(written_out, outputs, atol=1e-9)
     for one, real, output in zip(image, z, outputs, strict=True):
         values = real.clone()
         values[:, heads] = mean

@@ -112,6 +112,7 @@ class Mask(NamedTuple):
             hooks.append((blocks[layer].ln_1, keep_output(normed, layer)))
             mean = self.head_means[layer].to(weight.device)
             hooks.append((blocks[layer].attn, _replace_heads(normed, layer, heads.to(weight.device), mean)))
+            hooks.append((blocks[layer].attn.out_proj, _replace_values(blocks[layer].attn.num_heads, heads, mean)))
         return hooks
 
 
@@ -145,5 +146,21 @@ def _replace_heads(
         W_O = wide(attn.out_proj.weight).unflatten(1, (attn.num_heads, -1))[:, heads]  # (width, h, e)
         change = torch.einsum("bthe,whe->btw", for_tokens(mean, z.shape[1]).to(z) - z, W_O)
         return output[0] + change.to(output[0]), output[1]
+
+    return hook
+
+
+def _replace_values(count: int, heads: Int[Tensor, " h"], mean: Float[Tensor, "token h e"]) -> Callable[..., Tensor]:
+    """The same as a hook on the output matrix, which only code that writes attention out calls as a module.
+
+    Args:
+        count: Number of all heads of the layer.
+    """
+
+    def hook(output_matrix: nn.Linear, inputs: tuple[Tensor, ...], output: Float[Tensor, "b token width"]) -> Tensor:
+        z = wide(inputs[0]).unflatten(-1, (count, -1))[:, :, heads]  # (b, token, h, e)
+        W_O = wide(output_matrix.weight).unflatten(1, (count, -1))[:, heads]  # (width, h, e)
+        change = torch.einsum("bthe,whe->btw", for_tokens(mean, z.shape[1]).to(z) - z, W_O)
+        return output + change.to(output)
 
     return hook
