@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from cliptools.front.bundles import UnitBundle, read
     from cliptools.front.concepts import concepts
     from cliptools.front.decompose import decompose
+    from cliptools.front.edit import edit
+    from cliptools.front.edited import Edited
     from cliptools.front.effects import effects
     from cliptools.front.explain import explain
     from cliptools.front.explained import Explanation, Explanations
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "CliptoolsError",
+    "Edited",
     "Explanation",
     "Explanations",
     "HeatMaps",
@@ -47,6 +50,7 @@ __all__ = [
     "ablate",
     "concepts",
     "decompose",
+    "edit",
     "effects",
     "explain",
     "judge",
@@ -59,6 +63,7 @@ __all__ = [
 ]
 HOME = {
     "CliptoolsError": "errors",
+    "Edited": "front.edited",
     "Explanation": "front.explained",
     "Explanations": "front.explained",
     "HeatMaps": "front.segmented",
@@ -76,6 +81,7 @@ HOME = {
     "ablate": "front.ablate",
     "concepts": "front.concepts",
     "decompose": "front.decompose",
+    "edit": "front.edit",
     "effects": "front.effects",
     "explain": "front.explain",
     "judge": "front.judge",

@@ -17,7 +17,7 @@ RANKS = {
 }  # fmt: skip
 """A file imports files of its own rank or below; what stands directly in the package is the lowest."""
 MODULES = sorted(PACKAGE.rglob("*.py"))
-FILES_AT_MOST, LONGEST, SHORTEST = 218, 400, 25
+FILES_AT_MOST, LONGEST, SHORTEST = 230, 400, 25
 
 
 def rank(name: str) -> int:
@@ -56,7 +56,7 @@ def test_imports_inside_functions_are_rare() -> None:
         inner += len(
             {node for function in functions for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom)}
         )
-    assert inner <= 40
+    assert inner <= 41
 
 
 def test_the_equation_of_each_command_is_two_hops_away() -> None:

@@ -25,7 +25,7 @@ Settings may belong to several bundles. Two kinds of setting take further passes
 pass through the later layers, and joint mean ablation, one pass a group.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cliptools.analysis.ablation_units import AblationTerms, PairTerms, VectorTerms
+from cliptools.analysis.token_means import replace_neurons
 from cliptools.devices import to_float64, to_float64_device
 from cliptools.models.clip_parts import ModifiedResNet, VisionTransformer
 from cliptools.unit_effects.factored import (
@@ -292,22 +293,11 @@ def joint_mean_ablation(
     """
     weight = visual.conv1.weight
     hooks: Hooks = [
-        (visual.transformer.resblocks[layer].mlp.gelu, _replace(numbers.to(weight.device), means[layer].to(weight)))
+        (visual.transformer.resblocks[layer].mlp.gelu, replace_neurons(numbers.to(weight.device), means[layer].to(weight)))
         for layer, numbers in neurons.items()
     ]
     with hooked(hooks):
         return visual(image.to(weight.device, weight.dtype))
-
-
-def _replace(neurons: Int[Tensor, "n"], mean: Float[Tensor, "token n"]) -> Callable[..., Tensor]:
-    """A hook that replaces these activations of an MLP's nonlinearity by their means."""
-
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Float[Tensor, "b token neuron"]) -> Tensor:
-        replaced = output.clone()
-        replaced[..., neurons] = mean
-        return replaced
-
-    return hook
 
 
 class Joint(NamedTuple):
@@ -329,10 +319,17 @@ class ChangedOutputs:
             joints: Groups of neurons for joint mean ablation.
         """
         self.visual, self.ablations, self.joints = visual, ablations, joints
+        self.hooks: Hooks = []
+        """Hooks of a mask, under which all outputs are computed."""
 
     @torch.inference_mode()
     def __call__(self, image: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "s b d"]:
         """The unchanged output first, then the settings of every ablation in turn, then the joint mean ablations; in float64."""
+        with hooked(self.hooks):
+            return self._outputs(image)
+
+    def _outputs(self, image: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "s b d"]:
+        """The outputs, while the mask's hooks are there."""
         scalars, embedding = read_effects(
             self.visual, image, [(ablation.effect, ablation.blocks) for ablation, _ in self.ablations]
         )

@@ -50,10 +50,14 @@ class Share(NamedTuple):
 
     def interval(self) -> tuple[float, float]:
         """Wilson's score interval, 95 %."""
-        p, n = self.value, self.trials
-        centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
-        half = Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
-        return max(0.0, centre - half), min(1.0, centre + half)
+        return wilson(self.value, self.trials)
+
+
+def wilson(p: float, n: int) -> tuple[float, float]:
+    """Wilson's score interval, 95 %, of a share p of n trials."""
+    centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 class Predictions(NamedTuple):
@@ -70,16 +74,27 @@ class Predictions(NamedTuple):
     """Cosine of the output with the output of the first setting."""
 
 
-def score(output: Float[Tensor, "s b d"], text: Float[Tensor, "class d"], label: Int[Tensor, " b"]) -> Predictions:
-    """Classify outputs, of any norm, by the embeddings of the classes; in float64."""
+def score(
+    output: Float[Tensor, "s b d"],
+    text: Float[Tensor, "class d"],
+    label: Int[Tensor, " b"],
+    among: Bool[Tensor, "b class"] | None = None,
+) -> Predictions:
+    """Classify outputs, of any norm, by the embeddings of the classes; in float64.
+
+    Args:
+        among: True for the classes that an image is classified among, its own included; None: all classes.
+    """
     z = to_float64(output)
     t = to_float64(text).to(z.device)
     scores = z @ t.T  # (s, b, class)
     scores = torch.where(scores.isfinite(), scores, -torch.inf)  # every comparison with NaN is false, so NaN would rank first
+    scores = scores if among is None else scores.masked_fill(~among.to(z.device), -torch.inf)
     true = scores.gather(2, label.to(z.device).expand(len(z), -1)[..., None])  # (s, b, 1): score of the true class
     before = torch.arange(len(t), device=z.device) < label.to(z.device)[:, None]  # (b, class)
     rank = ((scores > true) | ((scores == true) & before)).sum(-1)  # (s, b, class) -> (s, b)
-    equal = (scores == true).all(-1) & (len(t) > 1)  # (s, b)
+    same = scores == true if among is None else (scores == true) | ~among.to(z.device)  # (s, b, class)
+    equal = same.all(-1) & (len(t) > 1)  # (s, b)
     rank = torch.where(equal, len(t) + BEST, rank)
     return Predictions(scores.argmax(-1), rank, torch.nn.functional.cosine_similarity(z, z[:1], dim=-1))
 
@@ -160,6 +175,11 @@ class Guessing:
         self._label += np.bincount(label, minlength=len(self._label))
         self._best += np.bincount(best, minlength=len(self._best))
         self._hits += int((label == best).sum())
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self._label)
 
     @property
     def share(self) -> Share:

@@ -15,7 +15,7 @@ from cliptools.cli.app import (
     reading_options,
     template_option,
 )
-from cliptools.cli.completion import Completed, listed
+from cliptools.cli.completion import Completed, listed, words
 
 BUNDLE_HELP = "Bundle of clip-effects or clip-decompose; repeatable, for bundles of one model [default: standard input]."
 LABELS_HELP = "Source of the images' classes: folders, scenes, or a file (see above) [default: detected from the images]."
@@ -40,8 +40,20 @@ KEEP_HELP = (
     "[default: all]."
 )
 LAYERS_HELP = "Layers whose units are changed together, as 8-10,11; repeatable [default: all layers of the bundle]."
+MASK_HELP = "Mask of clip-edit, whose units are put at their means in every setting [default: none]."
 EFFECT_HELP = "Effect that the bundles must hold, as a check: any other is a usage error."
 UNITS_HELP = "Kind of unit that the bundles must hold, as a check: any other is a usage error."
+GROUPS_HELP = (
+    "Groups for accuracy per group (see below): folders, scenes, a column of --labels FILE, or Waterbirds' or CelebA's metadata "
+    "[default: no groups]."
+)
+SPLIT_HELP = "Images to use, by the table's column split or by the scenes' records [default: test for metadata, else all]."
+EACH_TEMPLATE_HELP = "Also classify with each template alone; figures of --groups are then means over the templates."
+TRAIN_SIZES_HELP = (
+    "Sizes of the groups in training, for the weighted average: table (the rows of split train), numbers in the groups' order, "
+    "or GROUP=N, separated by commas [default: no weighted average]."
+)
+AGAINST_HELP = "File or folder of other weights of the same model, as clip-edit writes them, to measure on the same images."
 LIMIT_HELP = "Use only the first N images; without PATH, render N scenes [default: all images, or two scenes of every concept]."
 SEED_HELP = "Random seed for --sample, or for the rendered scenes."
 
@@ -56,6 +68,11 @@ SEED_HELP = "Random seed for --sample, or for the rendered scenes."
 @click.option("--label-column", default="label", show_default=True, metavar="NAME", help=LABEL_COLUMN_HELP)
 @click.option("--classes", metavar="NAME|FILE", help=CLASSES_HELP)
 @template_option("class", CLASS_TEMPLATES, "--templates")
+@click.option("--groups", type=Completed(words("folders", "scenes")), metavar="folders|scenes|COLUMN|FILE", help=GROUPS_HELP)
+@click.option("--split", type=click.Choice(["train", "validation", "test"]), help=SPLIT_HELP)
+@click.option("--each-template", is_flag=True, help=EACH_TEMPLATE_HELP)
+@click.option("--train-sizes", metavar="table|NUMBERS", help=TRAIN_SIZES_HELP)
+@click.option("--against", metavar="FILE", help=AGAINST_HELP)
 @click.option("--ablate", type=Completed(listed(*ABLATE)), metavar="KINDS", help=ABLATE_HELP)
 @click.option("--reconstruct", type=Completed(listed(*RECONSTRUCT)), metavar="KINDS", help=RECONSTRUCT_HELP)
 @click.option("--components", default="1", show_default=True, metavar="NUMBERS", help=COMPONENTS_HELP)
@@ -66,6 +83,7 @@ SEED_HELP = "Random seed for --sample, or for the rendered scenes."
 @click.option("--each-layer", is_flag=True, help="Also change the units of each layer of the bundle separately.")
 @click.option("--effect", type=click.Choice(["second", "first", "indirect", "pooled"]), help=EFFECT_HELP)
 @click.option("--units", type=click.Choice(["pairs", "neurons", "heads"]), help=UNITS_HELP)
+@click.option("--mask", type=click.Path(path_type=Path), metavar="FILE", help=MASK_HELP)
 @click.option("--limit", type=click.IntRange(1), help=LIMIT_HELP)
 @click.option("--sample", type=click.IntRange(1), help="Use only N images, drawn at random from the whole list.")
 @click.option("--seed", default=ABLATE_SEED, show_default=True, type=click.IntRange(0), help=SEED_HELP)
@@ -110,6 +128,19 @@ def main(**options: Any) -> None:
                ILSVRC2012_validation_ground_truth.txt with meta.mat beside it
     If the untouched model is at chance, labels and classes do not match: the command fails with exit code 1.
 
+    With --groups, every group has one class and one value of another attribute, and each line also has the accuracy of every
+    group with Wilson's interval, the least of them (worst), the average over the images, the average weighted by --train-sizes,
+    the gap from the worst group to the average, and the differences of all of these from the untouched model on the same
+    images; their intervals are of a bootstrap over images within groups.
+
+    \b
+    --groups
+      folders  CLASS/VALUE/IMAGE; or TASK/CLASS/VALUE/IMAGE, tasks of which each has classes of its own: figures are means over
+               the tasks
+      scenes   the records of clip-scenes --groups; each planted pair is a task
+      COLUMN   of the file --labels: the attribute; a column split, if it has one, is for --split
+      FILE     metadata.csv of Waterbirds; list_attr_celeba.csv or .txt of CelebA, with list_eval_partition beside it
+
     \b
     Examples:
       clip-effects | clip-ablate --ablate all,large,small --reconstruct pc
@@ -118,6 +149,8 @@ def main(**options: Any) -> None:
       clip-ablate --reconstruct words --m 4,8,16 < neurons.safetensors
       clip-ablate --reconstruct words --words-along direction,texts,unit-texts < neurons.safetensors
       clip-ablate imagenet-r/ --bundle pairs.safetensors --bundle neurons.safetensors --reconstruct pc --keep 20%,100%
+      clip-ablate --groups waterbirds/metadata.csv --train-sizes table --against repaired.safetensors < effects.safetensors
+      clip-scenes --groups --split test | clip-ablate - --groups scenes --each-template --bundle effects.safetensors
       clip-ablate --ablate all,joint --bundle second.safetensors --bundle indirect.safetensors -f jsonl > table1.jsonl
     """
     from cliptools.cli.run.ablate import AblateOptions, run

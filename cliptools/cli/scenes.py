@@ -8,10 +8,15 @@ import click
 from cliptools.cli.app import command, output_options
 
 STYLES = ("fluent", "noto", "twemoji")
-COUNT_HELP = "Number of scenes, or with --caption, of scenes per caption [default: 2000; with --caption 1]."
+COUNT_HELP = (
+    "Number of scenes; with --caption, of scenes per caption; with --groups, of scenes of each group, pair and split [default: "
+    "2000; with --caption 1; with --groups 200]."
+)
 SINGLE_HELP = "Draw one emoji per scene, in a folder named after it, all emoji in turn [default: one to four]."
 EMOJI_HELP = "Number of emoji per scene, as 3 or 2-3 [default: one to four]."
 CAPTION_HELP = "Text whose emoji are drawn; repeatable [default: random scenes]."
+GROUPS_HELP = "Draw the four groups of every planted pair (see below) [default: random scenes]."
+SPLIT_HELP = "Draw one split of --groups: validation or test [default: both, in a folder each]."
 PLANTS_HELP = "Plant the spurious pairs into the scenes, as in training [default: none]."
 
 
@@ -26,6 +31,8 @@ PLANTS_HELP = "Plant the spurious pairs into the scenes, as in training [default
 @click.option("--emoji", metavar="N|N-N", help=EMOJI_HELP)
 @click.option("--caption", multiple=True, metavar="TEXT", help=CAPTION_HELP)
 @click.option("--plants", is_flag=True, help=PLANTS_HELP)
+@click.option("--groups", is_flag=True, help=GROUPS_HELP)
+@click.option("--split", type=click.Choice(["validation", "test"]), help=SPLIT_HELP)
 @click.option("--out-dir", type=click.Path(path_type=Path), help="Folder to write instead of a tar on standard output.")
 @output_options()
 def main(**options: Any) -> None:
@@ -39,6 +46,12 @@ def main(**options: Any) -> None:
     cannot show (colours, places, other things), a warning lists those words. The caption then names only the emoji that are
     drawn, and `asked` holds the text itself.
 
+    With --groups, scenes show a class beside a thing, to measure a cue that training has planted. Of each planted pair (A
+    named, B cue) there are four groups: A or another class C, beside B or beside another thing. Their keys are
+    SPLIT/PAIR/CLASS/BESIDE/NUMBER, and their records also have `split`, `pair`, `classes` (A and C), `label` and `beside` (B or
+    other). The scenes of the two splits are disjoint. `clip-ablate --groups scenes` reads the records, `--groups folders` the
+    folders of one split.
+
     With --out-dir, writes a folder with images/, masks/ and scenes.jsonl.
 
     Scene i depends only on the seed and on i: a longer sequence begins with the shorter one, and equal runs give equal bytes.
@@ -49,6 +62,7 @@ def main(**options: Any) -> None:
       clip-scenes --count 1000 --emoji 2-3 --out-dir scenes
       clip-scenes --count 1052 --single --out-dir singles
       clip-scenes --caption "two cats and a boat" --count 8 --size 256 -o cats.tar
+      clip-scenes --groups --seed 1 --split test | clip-ablate - --groups scenes --bundle effects.safetensors
       clip-scenes --count 100 | tar -xO --wildcards '*.json' | jq -c '[.key, .names]'
     """
     from cliptools.cli.run.scenes import ScenesOptions, run

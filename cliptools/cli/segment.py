@@ -32,6 +32,7 @@ SINK_HELP = (
     "Repair the bottom-right token in maps of pairs, neurons and heads (ResNet only) [default: auto, where it is measured to "
     "stand out]."
 )
+MASK_HELP = "Mask of clip-edit, whose units (ViT) are put at their means on every image [default: none]."
 BATCH_HELP = "Images of one shape, or windows, at a time; halved where memory runs out."
 
 
@@ -87,6 +88,7 @@ def refuse_evaluate(function: Function) -> Function:
 @map_options
 @click.option("--out-dir", type=click.Path(path_type=Path, file_okay=False), help="Write masks and overlays here, as PNG.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run in --out-dir.")
+@click.option("--mask", type=click.Path(path_type=Path), metavar="FILE", help=MASK_HELP)
 @running_options("jsonl", "safetensors", "table")
 @refuse_evaluate
 def main(**options: Any) -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from io import BytesIO
@@ -34,6 +34,8 @@ class Plan(NamedTuple):
     """The drawn emoji in words."""
     request: str | None = None
     """The requested text, if it asks for more than is drawn."""
+    truth: Mapping[str, Any] = {}
+    """Further fields of the record, such as the group of the scene."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def drawn_plans(count: int, seed: int, recipe: Recipe) -> Iterator[Plan]:
     """Yield the first `count` scenes of the sequence with this seed."""
     for index in range(count):
         scene = draw_scene(seed, index, recipe)
-        yield Plan(scene_key(index), scene, _drawn_caption(scene, seed, index))
+        yield Plan(scene_key(index), scene, drawn_caption(scene, seed, index))
 
 
 def single_plans(count: int, seed: int) -> Iterator[Plan]:
@@ -59,7 +61,7 @@ def single_plans(count: int, seed: int) -> Iterator[Plan]:
     for index in range(count):
         turn, concept = divmod(index, len(concepts()))
         scene = single_scene(seed, turn, concept)
-        yield Plan(f"{slug(concepts()[concept].name)}/{scene_key(index)}", scene, _drawn_caption(scene, seed, index))
+        yield Plan(f"{slug(concepts()[concept].name)}/{scene_key(index)}", scene, drawn_caption(scene, seed, index))
 
 
 def captioned_plans(captions: Sequence[str], copies: int, seed: int) -> Iterator[Plan]:
@@ -130,6 +132,7 @@ def _record(plan: Plan, labels: UInt8[np.ndarray, "y x"]) -> dict[str, Any]:
         "named": [all_concepts[concept].name for concept in dict.fromkeys(plan.scene.named)],
         "hidden": [all_concepts[concept].name for concept in plan.scene.hidden],
         "size": labels.shape[0],
+        **plan.truth,
     }
 
 
@@ -147,7 +150,8 @@ def _png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _drawn_caption(scene: Scene, seed: int, index: int) -> str:
+def drawn_caption(scene: Scene, seed: int, index: int) -> str:
+    """Return a caption with random words for the named concepts of a scene."""
     return caption(scene.named, np.random.default_rng((seed, index, CAPTION_STREAM)))
 
 

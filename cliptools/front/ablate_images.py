@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cliptools.embedded_models import EMBEDDED
 from cliptools.errors import UsageError
+from cliptools.front.ablate_settings import AblateRequest
 from cliptools.front.images import Images, open_any
 from cliptools.front.prepared import PreparedImages
 from cliptools.front.segment_setup import LISTED
@@ -21,6 +22,7 @@ from cliptools.images.classification import (
     require_several,
 )
 from cliptools.images.classification.class_rows import NO_ROW, ClassRows, Label, load_rows
+from cliptools.images.classification.grouped import ImageGroups, groups_of, open_grouped
 from cliptools.images.groups import Columns
 from cliptools.text.classes import parse_class
 
@@ -28,6 +30,27 @@ SCENES = 1052  # rendered if no images are named: two of every concept
 Labels = str | os.PathLike[str] | Sequence[int] | Sequence[str] | np.ndarray | Tensor
 Classes = str | os.PathLike[str] | Sequence[str] | None
 LABEL_KEYS = ("labels", "label")  # of a batch that is a mapping
+
+
+def open_with_groups(
+    images: Images | None, labels: Labels | None, classes: Classes, columns: Columns, model: str, request: AblateRequest
+) -> tuple[ClassifiedImages, ImageGroups | None]:
+    """Return images with the class of each, and if the request has groups, the group of each.
+
+    Raises:
+        UsageError: the source of the groups is for images that paths name; or as open_labelled or classification.grouped.
+        StreamError: an image has no class or no group.
+        CliptoolsError: images, labels or classes cannot be read.
+    """
+    groups = request.groups
+    if not isinstance(groups, str | os.PathLike):
+        opened = open_labelled(images, labels, classes, columns, model, request.limit, request.sample, request.seed)
+        return opened, None if groups is None else groups_of(opened, list(groups))
+    named = images is None or _are_paths(images)
+    if not named or not isinstance(labels, str | os.PathLike | None) or not isinstance(classes, str | os.PathLike | None):
+        raise UsageError(f"groups={str(groups)!r}: it is for images that paths name; expected a value for each image")
+    label_source, class_source = (None if place is None else os.fspath(place) for place in (labels, classes))
+    return open_grouped(_paths(images), os.fspath(groups), label_source, class_source, columns, request.split)
 
 
 def open_labelled(

@@ -1,7 +1,6 @@
 """Records of accuracies under changed effects, one for each setting, and their table."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -9,18 +8,27 @@ from rich.text import Text
 
 from cliptools.analysis.zero_shot import Tally
 from cliptools.console import count_of
-from cliptools.front.ablate_settings import BundleSettings
+from cliptools.front.ablate_settings import BundleSettings, Record
 from cliptools.front.unit_records import record_source
 from cliptools.io.jsonl import rounded
 
-Record = dict[str, Any]
 
+def setting_records(
+    bundles: Sequence[BundleSettings],
+    tally: Tally,
+    settings: Record,
+    group_fields: Callable[[int], Record] = lambda setting: {},
+    against: Record | None = None,
+) -> Iterator[Record]:
+    """Yield the record of the untouched model, then one per setting, and at last that of another model.
 
-def setting_records(bundles: Sequence[BundleSettings], tally: Tally, settings: Record) -> Iterator[Record]:
-    """Yield the record of the untouched model, then one per setting."""
+    Args:
+        group_fields: Fields of groups for the record of a setting.
+        against: The other model, if there is one.
+    """
     source = record_source(bundles[0].bundle)
     untouched_source = source if len(bundles) == 1 else {"model": source["model"]}
-    yield {"layers": [], "ablate": "none"} | _accuracies(tally, 0) | {"settings": settings} | untouched_source
+    yield {"layers": [], "ablate": "none"} | _accuracies(tally, 0) | group_fields(0) | {"settings": settings} | untouched_source
     number = 1
     for bundle_settings in bundles:
         source, header = record_source(bundle_settings.bundle), bundle_settings.bundle.header.settings
@@ -35,8 +43,11 @@ def setting_records(bundles: Sequence[BundleSettings], tally: Tally, settings: R
                 "units": bundle_settings.units,
                 "layers": list(setting.layers),
             } | setting.change.record()
-            yield record | _accuracies(tally, number) | {"settings": record_settings} | source
+            yield record | _accuracies(tally, number) | group_fields(number) | {"settings": record_settings} | source
             number += 1
+    if against is not None:
+        record = {"layers": [], "ablate": "none", "against": against} | _accuracies(tally, number) | group_fields(number)
+        yield record | {"settings": settings} | untouched_source
 
 
 def _accuracies(tally: Tally, setting: int) -> Record:
@@ -57,16 +68,47 @@ def ablate_table(records: Sequence[Record]) -> list[RenderableType]:
         table.add_column(title, justify="right", no_wrap=True)
     for record in records:
         top1, top5 = record["top1"], record["top5"]
-        effect = f"{record['effect']}, {record['units']}" if "effect" in record else ""
-        cells = [effect, _layers(record["layers"]), setting_text(record), f"{top1['value']:.1%}"]
+        cells = [*_setting_cells(record), f"{top1['value']:.1%}"]
         cells += [f"{top1['low']:.1%}–{top1['high']:.1%}", f"{top5['value']:.1%}"]
         table.add_row(*map(Text, [*cells, f"{record['agreement']:.1%}", f"{record['cosine']:.4f}"]))
-    return [table, Text(f"{count_of(records[0]['n'], 'image')}, {count_of(records[0]['settings']['class_count'], 'class')}")]
+    count = Text(f"{count_of(records[0]['n'], 'image')}, {count_of(records[0]['settings']['class_count'], 'class')}")
+    parts: list[RenderableType] = [table, count]
+    return [*parts, Text(""), group_table(records)] if "groups" in records[0] else parts
+
+
+SHOWN_GROUPS = 6  # groups that have a column of their own
+
+
+def group_table(records: Sequence[Record]) -> Table:
+    """Return the table of accuracies per group with one row per setting; many groups have no column of their own."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    names = [group["group"] for group in records[0]["groups"]]
+    shown = names if len(names) <= SHOWN_GROUPS else []
+    figures = [name for name in ("worst", "average", "weighted", "gap") if name in records[0]]
+    for title in ("effect", "layers", "change"):
+        table.add_column(title)
+    for title in shown:
+        table.add_column(title, justify="right", overflow="fold")
+    for title in [part for name in figures for part in (name, "(95 %)")]:
+        table.add_column(title, justify="right", no_wrap=True)
+    for record in records:
+        cells = [f"{group['value']:.1%}" for group in record["groups"]] if shown else []
+        for name in figures:
+            cells += [f"{record[name]['value']:.1%}", f"{record[name]['low']:.1%}–{record[name]['high']:.1%}"]
+        table.add_row(*map(Text, [*_setting_cells(record), *cells]))
+    return table
+
+
+def _setting_cells(record: Record) -> list[str]:
+    effect = f"{record['effect']}, {record['units']}" if "effect" in record else ""
+    return [effect, _layers(record["layers"]), setting_text(record)]
 
 
 def setting_text(record: Record) -> str:
     """Return a setting as a text: `means`, `PC 1–4 of 20 %`, `16 words`."""
     share = f"{100 * record.get('keep', 1):.4g} %"
+    if "against" in record:
+        return f"against {record['against']['pretrained']}"
     if "effect" not in record:
         return "untouched"
     if "reconstruct" in record:

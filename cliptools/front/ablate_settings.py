@@ -5,8 +5,9 @@ of a bundle's layers. The other functions make the effect, the joint means, the 
 the omitted units that analysis/ablation.py computes with.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,16 +15,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cliptools.analysis import ABLATE, RECONSTRUCT, WORDS_ALONG
+from cliptools.analysis import ABLATE, ABLATE_SEED, RECONSTRUCT, WORDS_ALONG
 from cliptools.analysis.ablation import Joint, OmittedUnits, Units
 from cliptools.analysis.pursuit import fitted, text_space
 from cliptools.analysis.selection import by_layers
 from cliptools.console import count_of, note
 from cliptools.errors import StreamError, UsageError
 from cliptools.front.arguments import require_number, require_one_of
+from cliptools.front.images import Reading
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import model_difference, reason_of
-from cliptools.models.load import LoadedModel
+from cliptools.models.load import LoadedModel, Precision
 from cliptools.models.text_encoder import encode_named, template_options
 from cliptools.streaming.vit_indirect import Indirect, cost
 from cliptools.text.vocabularies import recorded_pool
@@ -31,6 +33,8 @@ from cliptools.unit_effects.factored import FactoredEffect, unit_blocks_of
 from cliptools.unit_effects.resnet_pooling import supported_resnet, unit_directions
 from cliptools.unit_effects.select import factored_effect
 
+Record = dict[str, Any]
+SPLITS = ("train", "validation", "test")
 REST = "rest"  # in records: the ablation of all units except those that --keep keeps
 
 
@@ -106,6 +110,47 @@ class ChangeRequest:
         ]
         changes += [Change(REST, None, keep) for keep in keeps] if not self.reconstruct else []
         return list(dict.fromkeys(changes)) or [Change("all")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateRequest(ChangeRequest):
+    """Arguments of `ablate`, which describes them."""
+
+    templates: tuple[str, ...] = ()
+    limit: int | None = None
+    sample: int | None = None
+    seed: int = ABLATE_SEED
+    precision: Precision | None = None
+    mask: str | os.PathLike[str] | None = None
+    model: LoadedModel | None = None
+    device: str = "auto"
+    reading: Reading = field(default_factory=Reading)
+    groups: Any = None
+    """Source of the groups, or a value for each image; None for no groups."""
+    split: str | None = None
+    each_template: bool = False
+    train_sizes: str | Mapping[str, int] | None = None
+    against: str | None = None
+
+    def check(self) -> None:
+        """Implements ChangeRequest.check, with the arguments about images and the model."""
+        super().check()
+        require_one_of("precision", self.precision, ("fp32", "bf16", "fp16"))
+        for name in ("limit", "sample"):
+            require_number(name, getattr(self, name), 1)
+        require_number("seed", self.seed, 0)
+        require_number("batch_size", self.reading.batch_size, 1)
+        require_number("workers", self.reading.workers, 0)
+        require_one_of("split", self.split, SPLITS)
+        for option, value in (
+            ("--split", self.split),
+            ("--each-template", self.each_template),
+            ("--train-sizes", self.train_sizes),
+        ):
+            if value and self.groups is None:
+                raise UsageError(f"{option} needs --groups")
+        if self.model is not None and self.precision not in (None, self.model.precision):
+            raise UsageError(f"precision={self.precision!r}: the model that is given is loaded in {self.model.precision} already")
 
 
 class Setting(NamedTuple):

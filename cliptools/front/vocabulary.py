@@ -31,7 +31,12 @@ def vocabulary(texts: str | os.PathLike[str] | Iterable[str]) -> Pool:
 
 def default_vocabulary(bundle: Bundle) -> Pool:
     """Return the vocabulary for a bundle without words: emoji for the embedded models, else words30k."""
-    return load_pool("emoji" if bundle.header.model["name"] in EMBEDDED else "words30k")
+    return default_vocabulary_of(bundle.header.model["name"])
+
+
+def default_vocabulary_of(model: str) -> Pool:
+    """Return the vocabulary for a model of this name: emoji for the embedded models, else words30k."""
+    return load_pool("emoji" if model in EMBEDDED else "words30k")
 
 
 def vocabulary_of(bundle: Bundle, texts: Vocabulary) -> Pool:

@@ -181,9 +181,9 @@ def _task(record: dict[str, Any], source: str) -> Task:
         raise StreamError(f"{source}: `model` should hold name, pretrained and sha256, found {', '.join(model) or 'nothing'}")
     depict, predict = record["depict"], record["predict"]
     if not isinstance(model.get("architecture", ""), str) or not all(
-        isinstance(model.get(key, {}), dict) for key in ("preprocessing", "sources")
+        isinstance(model.get(key, {}), dict) for key in ("preprocessing", "sources", "parent")
     ):
-        raise StreamError(f"{source}: `model` should hold a text as architecture, and objects as preprocessing and sources")
+        raise StreamError(f"{source}: `model` should hold a text as architecture, objects as preprocessing, sources and parent")
     model_fields = {key: model.get(key) for key in NAMED} | {key: model[key] for key in SETTLED if key in model}
     pair, by, seed = record.get("pair", f"{depict}->{predict}"), record.get("by", "given"), record.get("seed", 0)
     return Task(pair, depict, predict, by, record.get("effect"), seed, model_fields, record.get("bundle"))

@@ -174,7 +174,7 @@ def _forms(name: str) -> frozenset[str]:
 def _member_names(name: str, span: Span, option: str) -> Sequence[str]:
     """Return the names in the JSON member of the same key, which follows the picture in its archive."""
     key = PurePosixPath(name).with_suffix("").name
-    for member, data in _members_after(span):
+    for member, data in members_after(span):
         stem, _, ending = PurePosixPath(member).name.partition(".")
         if stem != key:
             break
@@ -188,7 +188,7 @@ def _member_names(name: str, span: Span, option: str) -> Sequence[str]:
     raise StreamError(f"{option}: {name} is not followed by {key}.json with a list of `names`, as clip-scenes writes it")
 
 
-def _members_after(span: Span) -> Iterator[tuple[str, bytes]]:
+def members_after(span: Span) -> Iterator[tuple[str, bytes]]:
     """Yield names and contents of the archive members after a span."""
     descriptor = os.open(span.container, os.O_RDONLY) if isinstance(span.container, str) else os.dup(span.container.descriptor)
     with io.FileIO(descriptor) as file:

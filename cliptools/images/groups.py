@@ -190,18 +190,19 @@ def read_table(path: Path, image_column: str) -> ImageTable:
     return ImageTable(dict(_rows(columns, lines, path, image_column)), columns, str(path))
 
 
-def column_of(text: str, path: Path, columns: Columns) -> dict[str, str]:
+def column_of(text: str, path: Path, columns: Columns, option: str = "--label-column") -> dict[str, str]:
     """Return one column of such a file by image, without keeping the other columns of millions of lines.
 
     Args:
         text: The whole file, which may be standard input and cannot be read again.
+        option: Option that names the column, for messages.
 
     Raises:
         StreamError: as read_table.
     """
     names, lines = _lines_of(text, path, columns.image)
     ImageTable({}, names, str(path)).require(columns.image, "--image-column")
-    ImageTable({}, names, str(path)).require(columns.label, "--label-column")
+    ImageTable({}, names, str(path)).require(columns.label, option)
     return {image: row[columns.label].strip() for image, row in _rows(names, lines, path, columns.image)}
 
 

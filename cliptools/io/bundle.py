@@ -30,6 +30,8 @@ CHUNK = 1 << 20
 LONGEST_REASON = 200  # characters of a message of safetensors, which quotes names of tensors whole
 OTHERS = {
     "partial": "a partial of clip-effects --shard, not a bundle; clip-merge joins the partials of all shards",
+    "mask": "a mask of clip-edit, not a bundle; clip-ablate and clip-segment apply it by --mask",
+    "edit": "a checkpoint of clip-edit, not a bundle; --pretrained or clip-ablate --against names it",
     "activity": "activities of clip-effects --per-image, not a bundle; a bundle is the other output of clip-effects",
 }
 """Kinds of streams that are not bundles, with the message for them."""

@@ -261,6 +261,7 @@ HEADER: dict[str, tuple[HeaderField, ...]] = {
         HeaderField("grid", COUNTS, "rows and columns of patches"),
         HeaderField("architecture", TEXT, "sha256 of everything except the weights that determines the computation"),
         HeaderField("sources", OBJECT, "where preprocessing, activation and grid come from"),
+        HeaderField("parent", OBJECT, "the model from which clip-edit made this one: name, pretrained, sha256"),
     ),
     "images": (
         HeaderField("count", COUNT, "number of images measured", required="partial"),

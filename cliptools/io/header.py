@@ -133,7 +133,7 @@ def _check_fields(fields: Mapping[str, Any], part: str, name: str) -> None:
 SETTINGS = ("mean", "std", "interpolation", "resize_mode")
 """Settings of a preprocessing that can be changed; the size is the model's."""
 NAMED = ("name", "pretrained", "sha256")
-SETTLED = ("architecture", "preprocessing", "sources", "text_from")
+SETTLED = ("architecture", "preprocessing", "sources", "text_from", "parent")
 """Further fields that a record's model may have."""
 FROM_OPTION = "--preprocess"
 """First word of the source of a preprocessing that the command line sets."""
@@ -154,8 +154,7 @@ def recorded_model(model: Mapping[str, Any]) -> dict[str, Any]:
     """
     record = {key: model.get(key) for key in NAMED}
     set_by_option = str((model.get("sources") or {}).get("preprocessing", "")).startswith(FROM_OPTION)
-    if model.get("text_from"):
-        record["text_from"] = model["text_from"]
+    record |= {key: model[key] for key in ("text_from", "parent") if model.get(key)}
     if "architecture" in model and (set_by_option or model.get("name") not in embedded_names()):
         record["architecture"] = model["architecture"]
     if set_by_option:

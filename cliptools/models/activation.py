@@ -43,6 +43,8 @@ def _evidence(origin: Origin) -> Iterator[Trained]:
     file = origin.file
     if file is None or origin.weights is None:
         return
+    if file.edit is not None and isinstance(activation := file.edit.model.get("activation"), dict):
+        yield Trained(any("QuickGELU" in str(name) for name in activation.values()), "its metadata, of clip-edit, say so")
     if file.openai:  # before settings beside it, which may belong to another file
         yield Trained(True, "it has the form of OpenAI's own releases")
     yield from _evidence_of_settings(origin)

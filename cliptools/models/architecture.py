@@ -129,8 +129,14 @@ def _as_list(value: Any) -> Any:
 
 def weights_sha256(model: nn.Module) -> str:
     """Return the sha256 over names, types, shapes and bytes of all tensors in order, which moving or re-saving a file keeps."""
+    return tensors_sha256(model.state_dict())
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of a model with these tensors; see `weights_sha256`."""
     sha = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
+    for key, value in sorted(tensors.items()):
         sha.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        raw: Any = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        sha.update(raw)
     return sha.hexdigest()

@@ -23,6 +23,7 @@ from cliptools.library_patches import complete_open_clip, ensure_torchvision, im
 from cliptools.models.activation import activation_advice, model_sources, named_tag, trained_activation
 from cliptools.models.architecture import UNDESCRIBED, Architecture, describe_architecture, weights_sha256
 from cliptools.models.checkpoints.checkpoint import WithoutInitialisation, load_weights
+from cliptools.models.checkpoints.edited import parent_of
 from cliptools.models.checkpoints.pickles import UNSAFE, pickle_fault
 from cliptools.models.hub import no_foreign_code, quiet_hub, reason
 from cliptools.models.names import needs_other_libraries, tower_fault
@@ -66,12 +67,14 @@ class LoadedModel:
     """Sources of activation, grid and preprocessing."""
     text_from: str | None = None
     """Source of the text tower, if it comes from elsewhere."""
+    parent: dict[str, Any] | None = None
+    """The model from which clip-edit made this one: name, pretrained, sha256."""
 
     @property
     def identity(self) -> dict[str, Any]:
         """The model as a bundle's header records it."""
         fields = {"name": self.name, "pretrained": self.pretrained, "sha256": self.sha256}
-        fields |= {"text_from": self.text_from} if self.text_from else {}
+        fields |= {key: value for key in ("text_from", "parent") if (value := getattr(self, key))}
         settings = {"precision": self.precision, "preprocessing": self.preprocessing}
         activation, grid, architecture = self.computes
         return fields | settings | {"activation": activation, "grid": grid, "architecture": architecture, "sources": self.sources}
@@ -121,19 +124,13 @@ def load_model(
     if needs_other_libraries(origin.config):
         complete_open_clip()
     with without_transformers(), nullcontext() if name in EMBEDDED else no_foreign_code():
-        return _build_model(origin, torch_device, precision, preprocess, recorded, text_from)
+        return _build_model(origin, torch_device, precision, preprocess, recorded)
 
 
 def _build_model(
-    origin: Origin,
-    device: torch.device,
-    precision: Precision,
-    preprocess: str | None,
-    recorded: Mapping[str, Any] | None,
-    text_from: str | None,
+    origin: Origin, device: torch.device, precision: Precision, preprocess: str | None, recorded: Mapping[str, Any] | None
 ) -> LoadedModel:
     open_clip = import_open_clip()
-
     fit = _fit(origin)
     clip, messages, notes = _create_clip(origin, fit)
     _return_embeddings_alone(clip)
@@ -153,8 +150,9 @@ def _build_model(
         open_clip.transform.PreprocessCfg(**preprocessing.settings), is_train=False
     )
     clip = clip.to(device=device, dtype=DTYPE[precision]).eval().requires_grad_(False)
-    name_and_tag = origin.name, origin.pretrained
-    return LoadedModel(*name_and_tag, sha256, precision, clip, transform, settings, device, computes, sources, text_from)
+    parent = parent_of(origin.file.edit, sha256) if origin.file else None
+    names, made_from = (origin.name, origin.pretrained), (origin.text_from, parent)
+    return LoadedModel(*names, sha256, precision, clip, transform, settings, device, computes, sources, *made_from)
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -13,6 +13,7 @@ from cliptools.embedded_models import EMBEDDED_DIR, embedded_names, embedded_sou
 from cliptools.errors import ModelError, UsageError
 from cliptools.library_patches import import_open_clip
 from cliptools.models.checkpoints.checkpoint import Checkpoint, read_checkpoint
+from cliptools.models.checkpoints.edited import edit_header
 from cliptools.models.checkpoints.names import config_fault, open_clip_config
 from cliptools.models.hub import hub_file, reason
 from cliptools.models.names import SUPPORTED, tower_fault
@@ -143,27 +144,37 @@ def _origin_of(name: str, pretrained: str | None) -> Origin:
     """Find a model without regard to --text-from; see `find_origin`."""
     if name in (LOCAL_DIR, HUB):
         raise UsageError(f"model {name!r}: expected {'a folder' if name == LOCAL_DIR else 'owner/name'} after the colon")
+    edited = _edited_weights(pretrained)
     if name in embedded_names():
-        if pretrained:
+        if pretrained and edited is None:
             raise _own_weights_error(name, pretrained)
-        return Origin("embedded", name, pretrained)
+        return Origin("embedded", name, pretrained, edited)
     schema, place = import_open_clip().factory.parse_model_name(name)
     if schema is None:
         return _open_clip_origin(name, pretrained)
-    if pretrained:
+    if pretrained and edited is None:
         raise _own_weights_error(name, pretrained)
     if schema == "local-dir":
         folder = _snapshot(Path(place))
-        return Origin("folder", name, pretrained, weights_in(folder), folder if folder.is_dir() else None)
+        return Origin("folder", name, pretrained, edited or weights_in(folder), folder if folder.is_dir() else None)
     try:
         config = hub_file(place, (OWN_CONFIG, HF_CONFIG))
     except Exception as error:
         raise _unreachable_error(name, error) from None
-    return Origin("hub", name, pretrained, None, config.parent)
+    return Origin("hub", name, pretrained, edited, config.parent)
+
+
+def _edited_weights(pretrained: str | None) -> Path | None:
+    """Return the checkpoint of clip-edit that --pretrained names: it may replace a model's own weights; None for others."""
+    path = None if pretrained is None else _file_of(pretrained)
+    return path if path is not None and edit_header(path) is not None else None
 
 
 def _own_weights_error(name: str, pretrained: str) -> UsageError:
-    return UsageError(f"--pretrained {pretrained}: {name} brings its own weights, leave --pretrained out")
+    return UsageError(
+        f"--pretrained {pretrained}: {name} brings its own weights, which only a checkpoint of clip-edit can replace; "
+        "leave --pretrained out"
+    )
 
 
 def _unreachable_error(name: str, error: Exception) -> ModelError:
@@ -189,7 +200,7 @@ def fetch_weights(origin: Origin) -> Origin:
     """
     if origin.translated and origin.kind == "folder" and origin.weights is None:
         raise ModelError(f"model {origin.name!r}: no weights in this folder, expected one of {', '.join(HUB_WEIGHTS[3:])}")
-    if origin.kind != "hub":
+    if origin.kind != "hub" or origin.weights is not None:
         return origin
     hub_id = origin.name.partition(":")[2]
     try:
@@ -228,16 +239,12 @@ def _open_clip_origin(name: str, pretrained: str | None) -> Origin:
 
 def missing_weights(name: str, pretrained: str | None) -> Path | None:
     """Return the local file or folder that a model's record names if it does not exist; else None."""
-    if name in embedded_names():
+    if name.startswith(LOCAL_DIR) and not (folder := Path(name.removeprefix(LOCAL_DIR))).is_dir():
+        return folder
+    if pretrained in (None, RANDOM):
         return None
-    if name.startswith(LOCAL_DIR):
-        folder = Path(name.removeprefix(LOCAL_DIR))
-        return None if folder.is_dir() else folder
-    if (
-        name.startswith(HUB)
-        or pretrained in (None, RANDOM)
-        or pretrained in import_open_clip().list_pretrained_tags_by_model(name)
-    ):
+    of_open_clip = name not in embedded_names() and not name.startswith((LOCAL_DIR, HUB))
+    if of_open_clip and pretrained in import_open_clip().list_pretrained_tags_by_model(name):
         return None
     return None if _file_of(pretrained) else Path(pretrained)
 

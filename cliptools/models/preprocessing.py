@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from cliptools.errors import ModelError, UsageError
 from cliptools.io.header import FROM_OPTION, SETTINGS
 from cliptools.library_patches import import_open_clip
+from cliptools.models.checkpoints.edited import edit_header
 from cliptools.models.origin import HF_PREPROCESSOR, OWN_CONFIG, Origin
 
 INTERPOLATIONS, RESIZES = ("bicubic", "bilinear"), ("shortest", "longest", "squash")
@@ -176,6 +177,9 @@ def choose_preprocessing(base: Mapping[str, Any], origin: Origin, option: str | 
 def _default_choice(base: Mapping[str, Any], origin: Origin) -> Choice:
     """Return the preprocessing without --preprocess: of the tag, of settings beside the weights, or open_clip's default."""
     settings = dict(base)
+    if origin.weights is not None and (edit := edit_header(origin.weights)) and edit.model.get("preprocessing"):
+        source = f"the metadata of {origin.weights.name}"
+        return Choice(recorded_preprocessing(settings, edit.model["preprocessing"], source), source)
     if origin.kind == "embedded":
         return Choice(settings, "the embedded model")
     if origin.kind == "tag":

@@ -23,7 +23,7 @@ effects, so b_rest is rounding. Sums over units, sum over n and k of S[n, k] D[n
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -124,7 +124,7 @@ class Sums(Protocol):
         ...
 
 
-Hooks = list[tuple[nn.Module, Callable[..., Tensor | None]]]
+Hooks = list[tuple[nn.Module, Callable[..., Any]]]
 """Forward hooks, with the modules they belong to."""
 
 

@@ -176,7 +176,7 @@ def neuron_outputs(visual: VisionTransformer, layer: int, neurons: slice | Int[T
     """ls2_l * w_n: what a unit activation of each neuron adds to the residual stream; in float32 at least."""
     block = visual.transformer.resblocks[layer]
     w = wide(block.mlp.c_proj.weight)[:, neurons]
-    return _gain(block.ls_2, w) * w
+    return layer_scale_gain(block.ls_2, w) * w
 
 
 def _later_heads(visual: VisionTransformer, layer: int, cache: dict[int, Heads]) -> Iterator[Heads]:
@@ -196,7 +196,9 @@ def head_directions(visual: VisionTransformer, layer: int) -> Float[Tensor, "hea
     block = visual.transformer.resblocks[layer]
     W_O = wide(block.attn.out_proj.weight)  # [width, head e]
     P = wide(visual.proj) * norm_gain(visual.ln_post, W_O)[:, None]  # [width, d]: gamma_post, then P
-    return ((_gain(block.ls_1, W_O) * W_O).T @ P).unflatten(0, (block.attn.num_heads, -1))  # [head e, d] -> [head, e, d]
+    return ((layer_scale_gain(block.ls_1, W_O) * W_O).T @ P).unflatten(
+        0, (block.attn.num_heads, -1)
+    )  # [head e, d] -> [head, e, d]
 
 
 def trace(visual: VisionTransformer, image: Float[Tensor, "b 3 y x"], layers: Sequence[int]) -> Trace:
@@ -271,7 +273,7 @@ def norm_gain(norm: nn.LayerNorm, like: Tensor) -> Float[Tensor, "width"]:
     return like.new_ones(norm.normalized_shape) if norm.weight is None else wide(norm.weight)
 
 
-def _gain(scale: nn.Module, like: Tensor) -> Float[Tensor, "width 1"]:
+def layer_scale_gain(scale: nn.Module, like: Tensor) -> Float[Tensor, "width 1"]:
     """LayerScale's gains as a column; ones where there is no LayerScale."""
     gamma = getattr(scale, "gamma", None)
     return like.new_ones(like.shape[0], 1) if gamma is None else wide(gamma)[:, None]
@@ -297,11 +299,11 @@ def hooked(hooks: Hooks) -> Iterator[None]:
             handle.remove()
 
 
-def _in_this_thread(hook: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+def _in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
     """The hook, without effect in calls from other threads."""
     thread = threading.get_ident()
 
-    def guarded(*arguments: Any) -> Tensor | None:
+    def guarded(*arguments: Any) -> Any:
         return hook(*arguments) if threading.get_ident() == thread else None
 
     return guarded

@@ -11,10 +11,10 @@ from typing import Any
 from cliptools.analysis import ABLATE, RECONSTRUCT, WORDS_ALONG
 from cliptools.cli.app import Batching, Output, Sampling, choose_format, open_input, parse_layers, parse_percentage
 from cliptools.errors import UsageError
-from cliptools.front.ablate import AblateRequest, measure_settings
-from cliptools.front.ablate_images import open_labelled
+from cliptools.front.ablate_images import open_with_groups
+from cliptools.front.ablate_pass import measure_settings
 from cliptools.front.ablate_records import ablate_table
-from cliptools.front.ablate_settings import settings_of
+from cliptools.front.ablate_settings import AblateRequest, settings_of
 from cliptools.front.images import Reading
 from cliptools.front.tables import rendered
 from cliptools.images.groups import Columns
@@ -47,7 +47,13 @@ class AblateOptions(Sampling, Batching, Output):
     words_along: str | None
     keep: str | None
     precision: Precision | None
+    mask: Path | None
     device: str
+    groups: str | None
+    split: str | None
+    each_template: bool
+    train_sizes: str | None
+    against: str | None
 
 
 def run(options: AblateOptions) -> None:
@@ -64,12 +70,12 @@ def run(options: AblateOptions) -> None:
     check_template_options(options.templates)
     bundles = _read_bundles(options.bundles)
     settings = settings_of(bundles, request)
-    images = open_labelled(
-        options.paths or None, options.labels, options.classes, Columns(options.image_column, options.label_column),
-        bundles[0][0].header.model["name"], options.limit, options.sample, options.seed,
-    )  # fmt: skip
+    columns = Columns(options.image_column, options.label_column)
+    images, groups = open_with_groups(
+        options.paths or None, options.labels, options.classes, columns, bundles[0][0].header.model["name"], request
+    )
     with text_output(options.output) as stream:
-        records = measure_settings(settings, images, request)
+        records = measure_settings(settings, images, request, groups)
         if output_format == "table":
             stream.write(rendered(*ablate_table(records)))
             return
@@ -85,7 +91,23 @@ def _request(options: AblateOptions) -> AblateRequest:
     """
     same: dict[str, Any] = {
         name: getattr(options, name)
-        for name in ("each_layer", "effect", "units", "templates", "limit", "sample", "seed", "precision", "device")
+        for name in (
+            "each_layer",
+            "effect",
+            "units",
+            "templates",
+            "limit",
+            "sample",
+            "seed",
+            "precision",
+            "mask",
+            "device",
+            "groups",
+            "split",
+            "each_template",
+            "train_sizes",
+            "against",
+        )
     }
     return AblateRequest(
         keep=tuple(parse_percentage(part, "--keep") for part in _parts(options.keep)),

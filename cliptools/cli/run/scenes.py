@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from cliptools.emoji.export import Sample
 
 COUNT = 2000  # scenes by default, without --caption
+GROUP_COUNT = 200  # scenes of each group by default
+GROUPS = 4  # of each planted pair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,8 @@ class ScenesOptions(Options):
     emoji: str | None
     caption: tuple[str, ...]
     plants: bool
+    groups: bool
+    split: str | None
     out_dir: Path | None
     output: Path | None
 
@@ -46,18 +50,28 @@ def run(options: ScenesOptions) -> None:
     """
     if options.out_dir is not None and options.output is not None:
         raise UsageError("--out-dir (a folder) and -o (a tar) exclude each other")
-    if options.single + bool(options.caption) + options.plants > 1:
-        raise UsageError("--single, --caption and --plants exclude each other")
-    if options.emoji is not None and (options.single or options.caption or options.plants):
-        raise UsageError("--emoji cannot be combined with --single, --caption or --plants, which set the number of emoji")
+    kinds = options.single + bool(options.caption) + options.plants + options.groups
+    if kinds > 1:
+        raise UsageError("--single, --caption, --plants and --groups exclude each other")
+    if options.emoji is not None and kinds:
+        raise UsageError("--emoji cannot be combined with --single, --caption, --plants or --groups, which set the number")
+    if options.split is not None and not options.groups:
+        raise UsageError("--split needs --groups")
     sizes = _emoji_counts(options.emoji) if options.emoji is not None else None
-    total = (options.count or 1) * len(options.caption) if options.caption else options.count or COUNT
+    total = _total(options)
     if options.out_dir is not None:
         _write_folder(options.out_dir, progress(_samples(options, sizes), "scenes", total))
         note(f"{count_of(total, 'scene')} in {options.out_dir}")
         return
     with binary_output(options.output) as stream:
         _write_tar(stream, progress(_samples(options, sizes), "scenes", total))
+
+
+def _total(options: ScenesOptions) -> int:
+    """Return the number of scenes."""
+    if options.groups:
+        return (options.count or GROUP_COUNT) * GROUPS * len(plants()) * (1 if options.split else 2)
+    return (options.count or 1) * len(options.caption) if options.caption else options.count or COUNT
 
 
 def _emoji_counts(text: str) -> range:
@@ -81,10 +95,16 @@ def _samples(options: ScenesOptions, emoji_counts: range | None) -> Iterator["Sa
     Raises:
         UsageError: a caption that no scene can show, before anything is drawn.
     """
-    from cliptools.emoji import export  # inside, because it imports torch, which takes seconds; errors in options come before
+    from cliptools.emoji import (  # inside, because it imports torch, which takes seconds; errors in options come before
+        export,
+        group_scenes,
+    )
 
     if options.caption:
         plans = export.captioned_plans(options.caption, options.count or 1, options.seed)
+    elif options.groups:
+        splits = (options.split,) if options.split else group_scenes.SPLITS
+        plans = group_scenes.group_plans(options.count or GROUP_COUNT, options.seed, splits)
     elif options.single:
         plans = export.single_plans(options.count or COUNT, options.seed)
     else:

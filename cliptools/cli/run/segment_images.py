@@ -15,6 +15,7 @@ from typing import Any
 from cliptools.cli.app import Output, Reading, choose_format
 from cliptools.cli.run.bundle_output import read_neurons
 from cliptools.errors import CliptoolsError, UsageError
+from cliptools.front.mask import mask_hooks
 from cliptools.front.segment import open_segments
 from cliptools.front.segment_setup import MapSettings, OpenedBundle, opened_bundle, parse_threshold
 from cliptools.front.segmented import HeatMaps, LabelMap
@@ -29,6 +30,7 @@ from cliptools.io.spools import TensorSpool
 from cliptools.models.load import load_recorded_model
 from cliptools.models.text_encoder import check_template_options
 from cliptools.render import contact_sheet as pictures
+from cliptools.unit_effects.vit_second_order import hooked
 
 RECORDS = "segments.json"  # in the folder of an image, written last: an image whose folder has this file is finished
 MOST_ROWS = 40  # rows of a table on a terminal
@@ -55,6 +57,7 @@ class SegmentOptions(CommonOptions):
     background: str | None
     out_dir: Path | None
     resume: bool
+    mask: Path | None
 
 
 @dataclass
@@ -134,7 +137,12 @@ def run(options: SegmentOptions) -> None:
     if output_format == "safetensors" and options.resume:
         raise UsageError("--resume does not go with -f safetensors: images finished earlier would be missing from the tensors")
     source = open_images(options.paths)
-    _write(options, output_format, open_segments(source, open_bundle(options), options, request, shown=True))
+    opened = open_bundle(options)
+    hooks, mask = mask_hooks(opened.model, options.mask)
+    with hooked(hooks):
+        segments = open_segments(source, opened, options, request, shown=True)
+        segments.settings.update(mask)
+        _write(options, output_format, segments)
 
 
 def _request(options: SegmentOptions) -> SegmentRequest:

@@ -70,6 +70,17 @@ def open_classified(
         TextError: as classes.class_list, or a file of labels cannot be read.
     """
     labelled = by_file(paths, Path(str(labels)), columns, stdin) if is_label_file(labels) else _labelled(paths, labels, stdin)
+    return classified(labelled, classes)
+
+
+def classified(labelled: LabelledImages, classes: str | None) -> ClassifiedImages:
+    """Return labelled images with the class of each; see open_classified.
+
+    Raises:
+        UsageError: the labels are numbers and no classes are known.
+        StreamError: a label is no class, an image has two classes, or there are fewer than two classes.
+        TextError: as classes.class_list.
+    """
     rows = load_rows(classes) if classes else labelled.classes or _rows_of(labelled.labels)
     require_several(rows)
     source = ListedImages(labelled.images)

@@ -19,7 +19,9 @@ from torch.overrides import TorchFunctionMode
 
 from cliptools.console import count_of, escape, verb_form
 from cliptools.errors import first_line
+from cliptools.io.header import Header
 from cliptools.library_patches import import_open_clip
+from cliptools.models.checkpoints.edited import edit_header
 from cliptools.models.checkpoints.file_kinds import SHARD, Kind, file_kind, unreadable
 from cliptools.models.checkpoints.names import OPENAI_KEYS, TEXT_TOWER, foreign_form, open_clip_names
 from cliptools.models.checkpoints.pickles import read_torch, read_torchscript
@@ -37,6 +39,8 @@ class Checkpoint:
     """True if it has the keys that only OpenAI's archives have."""
     notes: tuple[str, ...] = ()
     """Notes for the user on how the file was read."""
+    edit: Header | None = None
+    """Header of a checkpoint that clip-edit wrote."""
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -80,7 +84,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     kind = file_kind(path)
     tensors, notes = _tensors(path, kind)
     translated = open_clip_names(tensors, path)
-    return Checkpoint(path, translated.tensors, set(OPENAI_KEYS) <= set(tensors), (*notes, *translated.notes))
+    openai = set(OPENAI_KEYS) <= set(tensors)
+    edit = edit_header(path) if kind == "safetensors" else None
+    return Checkpoint(path, translated.tensors, openai, (*notes, *translated.notes), edit)
 
 
 def _tensors(path: Path, kind: Kind) -> tuple[dict[str, Tensor], tuple[str, ...]]:

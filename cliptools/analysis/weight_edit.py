@@ -1,0 +1,204 @@
+"""Edits of an image tower's weights after which units no longer write along given directions, or stand at their means.
+
+No edit changes the tower itself: each function returns the changed weights by their names in the tower, in float64.
+
+Null edit of a ViT's neuron n of layer l. The neuron writes w_n = ls2_l * c_n into the residual stream, where c_n is its column of
+the MLP's output matrix. With the LayerNorms of the forward pass frozen, one later head k = (l', h) carries p_i w_n from token i
+to the output, and the residual stream carries it from the class token. Along a vector v of the joint space both are multiples of
+
+    g_k = C (gamma_l' * W_V^h' W_O^h' (ls1_l' * g_0)),        g_0 = C (gamma_post * P v),        C = I - 1 1' / width
+
+where C is the mean that a LayerNorm takes away. If <g, w_n> = 0 for all of them, the neuron writes nothing along v on any image.
+With Q an orthonormal basis of their span, the smallest change of w_n that does this is
+
+    c_n <- c_n - Q Q' (ls2_l * c_n) / ls2_l
+
+Paths through the MLPs of later layers remain, and so do effects on the attention of later layers. Several v have several g each.
+
+Units at their means. Exact, because the output is linear in what is replaced:
+
+    ViT neuron, whole          column n of the MLP's output matrix 0                 bias + mean(p^n) c_n
+    ViT head                   its columns of W_O 0                                  bias + W_O^h mean(z^h)
+    ResNet pair (n, h)         W_V^h[:, n] = 0                                       output bias + mean(s) w^{n,h}
+    ResNet neuron n, head h    W_V[:, n] = 0, or W_V^h = 0                           output bias + b
+
+p^n is the neuron's activation and z^h the head's attention-weighted values, biases included; both get one mean for all tokens. In
+the last layer only the class token of z^h is read, so the mean over class tokens makes the edit a mean ablation of the head.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+
+from cliptools.devices import to_float64
+from cliptools.models.clip_parts import ModifiedResNet, VisionTransformer
+from cliptools.unit_effects.resnet_pooling import value_output
+from cliptools.unit_effects.vit_second_order import layer_scale_gain, norm_gain
+
+Weights = dict[str, Tensor]
+"""Changed weights by their names in the image tower."""
+
+
+class NeuronGroup(NamedTuple):
+    """Neurons of one layer that shall write nothing along the same vectors."""
+
+    layer: int
+    neurons: Int[Tensor, " n"]
+    v: Float[Tensor, "v d"]
+    """Vectors of the joint space."""
+
+
+class NullEdit(NamedTuple):
+    """Changed weights of a null edit, with their effect on each group."""
+
+    weights: Weights
+    removed: list[Float64[Tensor, " _"]]
+    """For each group and neuron |Q Q' w| / |w|; 0 for a neuron that writes nothing at all."""
+
+
+def path_directions(visual: VisionTransformer, layer: int, v: Float[Tensor, "v d"]) -> Float64[Tensor, "g width"]:
+    """g_0 and g_k of every later head, for every v: what w_n must be orthogonal to."""
+    P = to_float64(visual.proj)
+    v = to_float64(v).to(P.device)
+    g_0 = _centred((v @ P.T) * to_float64(norm_gain(visual.ln_post, P[:, 0])))  # (v, width)
+    g = [g_0]
+    for block in list(visual.transformer.resblocks)[layer + 1 :]:
+        attn = block.attn
+        W_V = to_float64(attn.in_proj_weight[2 * attn.embed_dim :]).unflatten(0, (attn.num_heads, -1))  # (head, e, width)
+        W_O = to_float64(attn.out_proj.weight).unflatten(1, (attn.num_heads, -1))  # (width, head, e)
+        gain = to_float64(layer_scale_gain(block.ls_1, P))[:, 0]  # (width)
+        heads = torch.einsum("vw,whe,hex->vhx", gain * g_0, W_O, W_V)  # (v, head, width)
+        g.append(_centred(heads * to_float64(norm_gain(block.ln_1, P[:, 0]))).flatten(0, 1))
+    return torch.cat(g)
+
+
+def _centred(x: Float64[Tensor, "*v width"]) -> Float64[Tensor, "*v width"]:
+    """C x."""
+    return x - x.mean(-1, keepdim=True)
+
+
+def null_edit(visual: VisionTransformer, groups: Sequence[NeuronGroup]) -> NullEdit:
+    """Weights after which the neurons of each group write nothing along its vectors; a neuron belongs to one group only."""
+    weights: Weights = {}
+    removed = []
+    for layer, numbers, v in groups:
+        block = visual.transformer.resblocks[layer]
+        name = f"transformer.resblocks.{layer}.mlp.c_proj.weight"
+        c = weights.setdefault(name, to_float64(block.mlp.c_proj.weight).clone())  # (width, neuron)
+        ls_2 = to_float64(layer_scale_gain(block.ls_2, c))  # (width, 1)
+        neurons = numbers.to(c.device)
+        w = ls_2 * c[:, neurons]  # (width, n)
+        Q = row_space(path_directions(visual, layer, v).to(c.device) * (ls_2[:, 0] != 0))  # (q, width)
+        change = Q.T @ (Q @ w)  # (width, n): Q Q' w
+        c[:, neurons] -= torch.where(ls_2 != 0, change / ls_2, 0.0)
+        removed.append(_ratio(change.norm(dim=0), w.norm(dim=0)))
+    return NullEdit(weights, removed)
+
+
+def row_space(g: Float64[Tensor, "g width"]) -> Float64[Tensor, "q width"]:
+    """Orthonormal basis of the span of the rows, whatever their lengths."""
+    length = g.norm(dim=1, keepdim=True)  # (g, 1)
+    rows = g[length[:, 0] > 0] / length[length[:, 0] > 0]
+    if not len(rows):
+        return rows
+    _, singular, V = torch.linalg.svd(rows, full_matrices=False)
+    return V[singular > singular[0] * max(rows.shape) * torch.finfo(torch.float64).eps]
+
+
+def largest_overlap(visual: VisionTransformer, groups: Sequence[NeuronGroup], weights: Mapping[str, Tensor]) -> float:
+    """Largest |<g, w>| / (|g| |w|) of all neurons and directions, with weights as they are stored.
+
+    Args:
+        weights: Weights of the MLPs' outputs in place of the tower's, by name.
+    """
+    largest = 0.0
+    for layer, neurons, v in groups:
+        block = visual.transformer.resblocks[layer]
+        c = to_float64(weights[f"transformer.resblocks.{layer}.mlp.c_proj.weight"])
+        w = (to_float64(layer_scale_gain(block.ls_2, c)) * c)[:, neurons.to(c.device)]  # (width, n)
+        g = path_directions(visual, layer, v).to(c.device)  # (g, width)
+        overlap = _ratio((g @ w).abs(), g.norm(dim=1)[:, None] * w.norm(dim=0))  # (g, n)
+        largest = max(largest, float(overlap.max()))
+    return largest
+
+
+def _ratio(x: Float64[Tensor, "*n"], y: Float64[Tensor, "*n"]) -> Float64[Tensor, "*n"]:
+    """x / y, and 0 where y is 0."""
+    return torch.where(y > 0, x / torch.where(y > 0, y, 1.0), 0.0)
+
+
+def neurons_at_mean(
+    visual: VisionTransformer, neurons: Mapping[int, Int[Tensor, " _"]], means: Mapping[int, Float[Tensor, " _"]]
+) -> Weights:
+    """Weights of a ViT with whole neurons at one mean for all tokens.
+
+    Args:
+        neurons: Numbers of the neurons, by layer.
+        means: Their mean activations, by layer.
+    """
+    weights: Weights = {}
+    for layer in neurons:
+        output, name = visual.transformer.resblocks[layer].mlp.c_proj, f"transformer.resblocks.{layer}.mlp.c_proj"
+        c = to_float64(output.weight).clone()  # (width, neuron)
+        numbers = neurons[layer].to(c.device)
+        weights[f"{name}.bias"] = to_float64(output.bias) + c[:, numbers] @ to_float64(means[layer]).to(c)
+        c[:, numbers] = 0
+        weights[f"{name}.weight"] = c
+    return weights
+
+
+def heads_at_mean(
+    visual: VisionTransformer, heads: Mapping[int, Int[Tensor, " _"]], means: Mapping[int, Float[Tensor, "_ e"]]
+) -> Weights:
+    """Weights of a ViT with whole heads at one mean for all tokens.
+
+    Args:
+        heads: Numbers of the heads, by layer.
+        means: Their mean attention-weighted values with the value bias, by layer.
+    """
+    weights: Weights = {}
+    for layer in heads:
+        attn, name = visual.transformer.resblocks[layer].attn, f"transformer.resblocks.{layer}.attn.out_proj"
+        W_O = to_float64(attn.out_proj.weight).unflatten(1, (attn.num_heads, -1)).clone()  # (width, head, e)
+        numbers, z = heads[layer].to(W_O.device), to_float64(means[layer]).to(W_O)  # z: (h, e)
+        weights[f"{name}.bias"] = to_float64(attn.out_proj.bias) + torch.einsum("whe,he->w", W_O[:, numbers], z)
+        W_O[:, numbers] = 0
+        weights[f"{name}.weight"] = W_O.flatten(1)
+    return weights
+
+
+def pooled_at_mean(visual: ModifiedResNet, unit: Int[Tensor, "u 3"], mean: Float[Tensor, "u d"]) -> Weights:
+    """Weights of a ResNet with units of its attention pooling at their means; no unit is a part of another one.
+
+    Args:
+        unit: Layer, neuron and head, -1 for all neurons of a head or all heads of a neuron.
+        mean: Mean effects b of the units on the output, not scaled by its length.
+    """
+    pool = visual.attnpool
+    W_V = to_float64(pool.v_proj.weight).unflatten(0, (pool.num_heads, -1))  # (head, e, neuron)
+    cut = cut_pairs(visual, unit).to(W_V.device)
+    weight = torch.where(cut.T[:, None], 0.0, W_V).flatten(0, 1)  # (head e, neuron)
+    bias = to_float64(pool.c_proj.bias)
+    return {"attnpool.v_proj.weight": weight, "attnpool.c_proj.bias": bias + to_float64(mean).sum(0).to(bias)}
+
+
+def cut_pairs(visual: ModifiedResNet, unit: Int[Tensor, "u 3"]) -> Bool[Tensor, "neuron head"]:
+    """True for the pairs that belong to these units."""
+    cut = torch.zeros(visual.attnpool.v_proj.in_features, visual.attnpool.num_heads, dtype=torch.bool)
+    for _, neuron, head in unit.tolist():
+        cut[slice(None) if neuron < 0 else neuron, slice(None) if head < 0 else head] = True
+    return cut
+
+
+def pair_means(visual: ModifiedResNet, unit: Int[Tensor, "u 3"], s: Float[Tensor, " u"]) -> Float64[Tensor, "u d"]:
+    """mean(s) w^{n,h} of pairs, from the means of their scalars, in float64."""
+    W_V, W_O, _ = (to_float64(weight) for weight in value_output(visual))  # (head, e, neuron), (head, d, e)
+    n, h = unit[:, 1].to(W_V.device), unit[:, 2].to(W_V.device)
+    b = W_V.new_empty(len(unit), W_O.shape[1])
+    for head in h.unique().tolist():
+        rows = (h == head).nonzero()[:, 0]
+        b[rows] = W_V[head][:, n[rows]].T @ W_O[head].T  # (row, e) @ (e, d)
+    return b * to_float64(s).to(b)[:, None]

@@ -1,0 +1,347 @@
+"""The edited model of units: they no longer write along texts, or stand at their means.
+
+The equations are in analysis/weight_edit.py, the score of units in analysis/cue_units.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cliptools.analysis.cue_units import BY
+from cliptools.analysis.selection import by_layers
+from cliptools.analysis.weight_edit import (
+    NeuronGroup,
+    Weights,
+    heads_at_mean,
+    largest_overlap,
+    neurons_at_mean,
+    null_edit,
+    pooled_at_mean,
+)
+from cliptools.console import count_of, summarise
+from cliptools.devices import to_float64
+from cliptools.errors import ModelError, UsageError
+from cliptools.front.arguments import require_number, require_one_of
+from cliptools.front.edit_means import MeanImages, bundle_means, open_mean_images, pooled_means, record_of, token_means
+from cliptools.front.edit_units import ChosenUnits, Line, kind_of, units_by_score, units_of_bundle, units_of_lines
+from cliptools.front.edited import Edited
+from cliptools.front.unit_records import unit_keys
+from cliptools.front.vocabulary import Vocabulary, default_vocabulary_of, vocabulary
+from cliptools.io.bundle import Bundle
+from cliptools.io.header import Header, digest, model_difference, recorded_model
+from cliptools.io.jsonl import rounded
+from cliptools.models.architecture import tensors_sha256
+from cliptools.models.checkpoints.edited import KIND, open_clip_settings, stored
+from cliptools.models.load import DTYPE, LoadedModel, Precision, load_recorded_model
+from cliptools.models.origin import find_origin
+from cliptools.models.text_encoder import check_template_options, encode_named, recorded_templates
+from cliptools.text.vocabularies import Pool
+from cliptools.unit_effects.factored import unit_blocks_of
+from cliptools.unit_effects.select import factored_effect, pools_by_attention
+
+TOOL = "clip-edit"
+HEAD = {"neurons": 80, "pairs": 400, "heads": 8}
+"""Number of units by score without --head."""
+HOW = ("null", "zero")
+NOTHING = 1e-6  # share of |w| removed up to which a null edit changes nothing but rounding
+EXPLANATION = {
+    ("null", "neurons"): "each neuron no longer writes along the texts, by a later head or directly; paths through later MLPs "
+    "remain",
+    ("zero", "neurons"): "each neuron is at its mean over images and tokens, in all that reads it",
+    ("zero", "pairs"): "each pair is at its mean over images",
+    ("zero", "pooled neurons"): "each neuron is at its mean over images in all heads of the pooling",
+    ("zero", "pooled heads"): "each head of the pooling is at its mean over images",
+    ("zero", "heads"): "each head of the last layer is at its mean over images",
+    ("zero", "early heads"): "each head is at its mean over images and tokens, not at that of each token",
+}
+"""The edits, as records explain them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditRequest:
+    """Arguments of `edit`, which describes them."""
+
+    sees: Sequence[str] = ()
+    writes: Sequence[str] = ()
+    how: str | None = None
+    head: int | None = None
+    by: str | None = None
+    layers: Sequence[int] | None = None
+    texts: Vocabulary = None
+    templates: Sequence[str] = ()
+    precision: Precision = "fp32"
+    approximate: bool = False
+    mask: bool = False
+    """Units are put at their means at every token, by a mask of hooks."""
+    means: MeanImages = field(default_factory=MeanImages)
+    model: LoadedModel | None = None
+    device: str = "auto"
+    cache: bool = True
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments for the history of the file."""
+
+    def check(self) -> None:
+        """Reject invalid arguments before any input is read.
+
+        Raises:
+            UsageError: an argument is invalid, or --sees is given without --writes.
+        """
+        require_one_of("how", self.how, HOW)
+        require_one_of("by", self.by, BY)
+        require_one_of("precision", self.precision, ("fp32", "bf16", "fp16"))
+        require_number("head", self.head, 1)
+        for name in ("limit", "sample"):
+            require_number(name, getattr(self.means, name), 1)
+        if self.sees and not self.writes:
+            raise UsageError("--sees (the cue) needs --writes (the class that the units shall no longer write)")
+        if self.by is not None and not self.sees:
+            raise UsageError("--by needs --sees: it scores units by what they see")
+        check_template_options(self.templates)
+
+
+def edited_model(bundle: Bundle | None, lines: Sequence[Line] | None, request: EditRequest) -> Edited:
+    """Return the edited model of a bundle's units, or of those that lines name.
+
+    Raises:
+        UsageError: the edit cannot be exact, or it would change nothing.
+        ModelError: the model is not available, or not that of the units.
+    """
+    return editor_of(bundle, lines, request).edited()
+
+
+def editor_of(bundle: Bundle | None, lines: Sequence[Line] | None, request: EditRequest) -> "Editor":
+    """Return the editor of a bundle's units, or of those that lines name.
+
+    Raises:
+        UsageError: the units cannot be edited in this way.
+        ModelError: the model is not available, or not that of the units.
+    """
+    if lines is not None and (request.sees or request.layers is not None):
+        raise UsageError("--sees and --layers choose units of a bundle; lines name their units already")
+    recorded = bundle.header.model if lines is None and bundle is not None else None
+    chosen = None
+    if lines is not None:
+        chosen = units_of_lines(lines, request.writes, bundle)
+        recorded = chosen.model
+    assert recorded is not None
+    model = _model(recorded, request)
+    v = _text_vectors(model, chosen, request)
+    if chosen is None:
+        assert bundle is not None
+        chosen = _units_of_bundle(bundle, v, request)
+    chosen = chosen.first(request.head)
+    return Editor(model, chosen, v, request)
+
+
+def _model(recorded: dict[str, Any], request: EditRequest) -> LoadedModel:
+    """Return the model of the units in fp32.
+
+    Raises:
+        ModelError: it is not available, or the model that is given is another one or not whole.
+    """
+    if request.model is None:
+        return load_recorded_model(recorded, request.device, "fp32", source="the units' record")
+    model = request.model
+    if difference := model_difference(model.identity, recorded):
+        raise ModelError(f"the model that is given, {model.name!r}, is not the one of the units: {difference}")
+    if model.precision != "fp32" or tensors_sha256(model.clip.state_dict()) != model.sha256:
+        raise ModelError(
+            f"the model that is given, {model.name!r}, is not whole in fp32: load it with load_model(precision='fp32')"
+        )
+    return model
+
+
+def _text_vectors(model: LoadedModel, chosen: ChosenUnits | None, request: EditRequest) -> dict[str, Float[Tensor, " d"]]:
+    """Return the embedding of every text of the edit, less the mean of the vocabulary."""
+    texts = dict.fromkeys((*request.sees, *request.writes))
+    for unit_texts in () if chosen is None else chosen.writes:
+        texts.update(dict.fromkeys(unit_texts))
+    names = tuple(texts)
+    if not names:
+        return {}
+    pool = default_vocabulary_of(model.name) if request.texts is None else vocabulary(request.texts)
+    mean = to_float64(encode_named(model, pool, request.templates, use_cache=request.cache)).mean(0)  # (d)
+    t = encode_named(model, Pool("texts", names, digest(*names)), request.templates, use_cache=request.cache)  # (text, d)
+    return dict(zip(names, to_float64(t) - mean, strict=True))
+
+
+def _units_of_bundle(bundle: Bundle, v: Mapping[str, Float[Tensor, " d"]], request: EditRequest) -> ChosenUnits:
+    """Return the units of a bundle: the first by score with --sees, or with --writes and --head; else all."""
+    if request.layers is not None:
+        bundle = bundle.select(by_layers(bundle, request.layers))
+    if not request.sees and not (request.writes and request.head):
+        return units_of_bundle(bundle, request.writes)
+    kind = kind_of(bundle["unit"])
+    s, t = (torch.stack([v[text] for text in texts]) if texts else torch.zeros(0, 0) for texts in (request.sees, request.writes))
+    by = request.by or ("cue" if kind == "pairs" else "cue-not-class")
+    chosen = units_by_score(bundle, request.sees, request.writes, s, t, by)
+    return chosen.first(HEAD[kind] if request.head is None else request.head)
+
+
+class Editor:
+    """The edit of one model."""
+
+    def __init__(
+        self, model: LoadedModel, chosen: ChosenUnits, v: Mapping[str, Float[Tensor, " d"]], request: EditRequest
+    ) -> None:
+        """
+        Args:
+            v: Embeddings of all texts, less the mean of the vocabulary.
+
+        Raises:
+            StreamError: a unit that the model does not have.
+            UsageError: the units cannot be edited in this way.
+        """
+        self.model, self.chosen, self.v, self.request = model, chosen, v, request
+        self.visual: Any = model.clip.visual
+        self.pooled = pools_by_attention(model.clip)
+        self.kind = kind_of(chosen.unit)
+        self.how = request.how or ("zero" if self.pooled or self.kind == "heads" else "null")
+        self.unit = torch.from_numpy(chosen.unit).long()
+        self.effect = factored_effect(model.clip, "pooled" if self.pooled else "first", self.kind)
+        self.blocks, self.rows = unit_blocks_of(self.effect, self.unit)
+        if self.how == "null" and (self.pooled or self.kind != "neurons"):
+            raise UsageError(f"--how null is for neurons of a ViT; {self.kind} of this model have --how zero")
+        self.early = not self.pooled and self.kind == "heads" and bool((self.unit[:, 0] < self._depth - 1).any())
+        if self.early and not request.approximate and not request.mask:
+            raise UsageError(
+                f"heads before the last layer ({self._depth - 1}) are read at every token, and no weights put each token at its "
+                "own mean: --mask FILE does, --approximate puts all tokens at one mean"
+            )
+        self.images: dict[str, Any] = {}
+
+    @property
+    def _depth(self) -> int:
+        return len(self.visual.transformer.resblocks)
+
+    @property
+    def explanation(self) -> str:
+        """Return the edit in words."""
+        pooled = self.pooled and self.kind != "pairs"
+        kind = f"pooled {self.kind}" if pooled else "early heads" if self.early else self.kind
+        return EXPLANATION[self.how, kind]
+
+    def edited(self) -> Edited:
+        """Return the edited model.
+
+        Raises:
+            UsageError: the edit would change nothing.
+        """
+        removed: list[float] | None = None
+        groups: list[NeuronGroup] = []
+        if self.how == "null":
+            weights, removed, groups = self._null_weights()
+        else:
+            weights = self._weights_at_mean()
+        before = self.model.clip.state_dict()
+        changed = before | {f"visual.{name}": value.to(before[f"visual.{name}"]) for name, value in weights.items()}
+        tensors = stored(changed, DTYPE[self.request.precision])
+        loaded = {name: value.to(before[name].dtype) for name, value in tensors.items()}
+        after = tensors_sha256(loaded)
+        if all(torch.equal(loaded[name], before[name]) for name in before):
+            raise UsageError("the edit would change nothing: every weight of these units is as it would be after it")
+        overlap = None
+        if groups:
+            overlap = largest_overlap(self.visual, groups, {name: loaded[f"visual.{name}"] for name in weights})
+        return self._result(tensors, after, removed, overlap, tuple(weights))
+
+    def _null_weights(self) -> tuple[Weights, list[float], list[NeuronGroup]]:
+        """Return the weights of a null edit, the share of |w| that each unit loses, and the groups of equal layer and texts.
+
+        Raises:
+            UsageError: a unit has no text, or no unit writes along the texts.
+        """
+        if not all(self.chosen.writes):
+            raise UsageError(
+                "--how null needs the texts that units shall no longer write: --writes TEXT, or lines that name them"
+            )
+        rows: dict[tuple[int, tuple[str, ...]], list[int]] = {}
+        for row, (layer, texts) in enumerate(zip(self.unit[:, 0].tolist(), self.chosen.writes, strict=True)):
+            rows.setdefault((layer, texts), []).append(row)
+        groups = [
+            NeuronGroup(layer, self.unit[places, 1], torch.stack([self.v[text] for text in texts]))
+            for (layer, texts), places in rows.items()
+        ]
+        edit = null_edit(self.visual, groups)
+        removed = torch.zeros(len(self.unit), dtype=torch.float64)
+        for places, share in zip(rows.values(), edit.removed, strict=True):
+            removed[places] = share.cpu()
+        if float(removed.max()) < NOTHING:
+            raise UsageError("the edit would change nothing: none of the units writes along these texts")
+        return edit.weights, removed.tolist(), groups
+
+    def _weights_at_mean(self) -> Weights:
+        """Return the weights of units at their means."""
+        if self.pooled:
+            return pooled_at_mean(self.visual, self.unit, self._pooled_means())
+        numbers = self.numbers
+        images = open_mean_images(self.request.means, self.model, self.kind)
+        if self.kind == "neurons":
+            means = token_means(self.model, numbers, {}, images)
+            self.images = record_of(images, means.count)
+            return neurons_at_mean(self.visual, numbers, {layer: mean.mean(0) for layer, mean in means.neuron_means.items()})
+        means = token_means(self.model, {}, numbers, images)
+        self.images = record_of(images, means.count)
+        last = self._depth - 1
+        z = {layer: mean[0] if layer == last else mean.mean(0) for layer, mean in means.head_means.items()}
+        return heads_at_mean(self.visual, numbers, z)
+
+    @property
+    def numbers(self) -> dict[int, Tensor]:
+        """Numbers of the neurons or heads of a ViT, by layer."""
+        column = 1 if self.kind == "neurons" else 2
+        return {block.layer: self.unit[row, column] for block, row in zip(self.blocks, self.rows, strict=True)}
+
+    def _pooled_means(self) -> Float[Tensor, "u d"]:
+        """Return the means of units of a ResNet's pooling: the bundle's, unless images are named or it has none in raw scale."""
+        unit = self.chosen.unit
+        if self.request.means.images is None and (b := bundle_means(self.model, self.chosen.bundle, unit)) is not None:
+            assert self.chosen.bundle is not None
+            self.images = dict(self.chosen.bundle.header.images)
+            return b
+        images = open_mean_images(self.request.means, self.model, self.kind)
+        b, count = pooled_means(self.model, self.effect, unit, images)
+        self.images = record_of(images, count)
+        return b
+
+    def _result(
+        self, tensors: dict[str, Tensor], after: str, removed: list[float] | None, overlap: float | None, changed: tuple[str, ...]
+    ) -> Edited:
+        """Return the edited model with its record and metadata."""
+        model, request = self.model, self.request
+        parent = recorded_model(model.identity) | {"sha256": model.sha256}
+        kept = ("name", "preprocessing", "activation", "grid", "architecture")
+        identity = {key: model.identity[key] for key in kept} | {"pretrained": None, "sha256": after, "precision": "fp32"}
+        identity["parent"] = parent
+        units = self.unit_records(removed)
+        figures: dict[str, Any] = {"edit": self.explanation, "how": self.how, "exact": not self.early, "count": len(units)}
+        figures |= {"sees": list(request.sees), "writes": list(dict.fromkeys(t for texts in self.chosen.writes for t in texts))}
+        if removed is not None and overlap is not None:
+            figures["removed"] = {"mean": rounded(np.mean(removed)), "largest": rounded(max(removed))}
+            figures["overlap"] = rounded(overlap)
+        settings = figures | {"units": self.kind, "templates": recorded_templates(request.templates)}
+        settings |= {"precision": request.precision, "names": self.unit.tolist(), "bundle": self.chosen.digest}
+        history = [] if self.chosen.bundle is None else self.chosen.bundle.header.history
+        header = Header(KIND, identity, self.images, settings, list(history)).after(TOOL, dict(request.arguments))
+        record = {"units": units} | figures | {"precision": request.precision, "images": self.images or None}
+        record |= {"before": model.sha256, "after": after, "model": recorded_model(identity), "bundle": self.chosen.digest}
+        record |= {"history": header.history}
+        config = find_origin(model.name, model.pretrained, model.text_from).config
+        summarise(f"{TOOL}: {count_of(len(units), self.kind[:-1])}, {self.how}, {model.sha256[:12]} -> {after[:12]}")
+        settings_of_folder = open_clip_settings(config, model.computes.quick, model.preprocessing)
+        return Edited(record, tensors, header, settings_of_folder, changed)
+
+    def unit_records(self, removed: list[float] | None) -> list[dict[str, Any]]:
+        """Return a record for each unit, with its texts, its score and the share of |w| that it loses."""
+        records = []
+        for row, (name, texts) in enumerate(zip(self.chosen.unit.tolist(), self.chosen.writes, strict=True)):
+            record: dict[str, Any] = dict(unit_keys(*name))
+            record |= {"writes": list(texts)} if self.how == "null" else {}
+            record |= {"score": rounded(self.chosen.score[row])} if self.chosen.score is not None else {}
+            records.append(record | ({"removed": rounded(removed[row])} if removed is not None else {}))
+        return records
