@@ -1,6 +1,7 @@
 """Records of accuracies under changed effects, one for each setting, and their table."""
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from rich.console import RenderableType
 from rich.table import Table
