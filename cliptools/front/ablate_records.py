@@ -86,9 +86,8 @@ def group_table(records: Sequence[Record]) -> Table:
     names = [group["group"] for group in records[0]["groups"]]
     shown = names if len(names) <= SHOWN_GROUPS else []
     figures = [name for name in ("average", "weighted", "gap") if name in records[0]]
-    titles = (
-        ["effect", "layers", "change"] if len({record["effect"] for record in records if "effect" in record}) > 1 else ["change"]
-    )
+    effects = {record["effect"] for record in records if "effect" in record}
+    titles = ["effect", "layers", "change"] if len(effects) > 1 else ["layers", "change"]
     for title in titles:
         table.add_column(title, overflow="fold")
     for title in [*shown, "worst", "(95 %)", *figures]:
