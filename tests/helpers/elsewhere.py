@@ -70,6 +70,15 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_image_groups.py: has no row for",
     ),
     ("images/classification/group_tables.py", "_splits"): ("tests/test_image_groups.py: beside it",),
+    ("cli/run/top.py", "_write_files"): (
+        "tests/test_top_files.py: needs --files",
+        "tests/test_top_files.py: does not go with it",
+    ),
+    ("cli/run/top.py", "_above"): ("tests/test_top_files.py: expected threshold or a number",),
+    ("front/top_files.py", "acting_images"): (
+        "tests/test_top_files.py: the bundle has no thresholds",
+        "tests/test_top_files.py: expected another order",
+    ),
     ("cli/run/scenes.py", "run"): (
         "tests/test_image_groups.py: --split needs --groups",
         "tests/test_image_groups.py: exclude each other",
