@@ -108,6 +108,8 @@ def test_waterbirds(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("bird of land\nbird of water\n")
     named = open_grouped([], str(table), None, str(tmp_path / "names.txt"))
     assert by_image(named)["h.png"] == "bird of land/water"
+    with pytest.raises(StreamError, match=r"has no row for"):
+        open_grouped([str(put(tmp_path / "more", "z.png"))], str(table), None, None)
     table.write_text(WATERBIRDS.replace(",1,2,1,", ",3,2,1,"))
     with pytest.raises(StreamError, match=r"c.png has y '3' and place '1', expected 0 or 1"):
         open_grouped([], str(table), None, None)

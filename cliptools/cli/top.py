@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from cliptools.cli.app import CLEAR_HELP, ORDERS, batch_option, command, device_option, output_options, reading_options
+from cliptools.cli.completion import Completed, words
 
 BUNDLE_HELP = "Bundle of clip-effects or clip-decompose with the units [default: standard input]."
 BESIDE_HELP = "Bundle of whole neurons of the same model: each neuron is then listed before its pairs."
@@ -23,6 +24,12 @@ IMAGES_HELP = "Number of top images per unit."
 INERTIA_HELP = "Number of top images from which the inertia is computed."
 RAW_HELP = "Rank images by ||phi|| instead of ||phi - b||; all images are read for this."
 SHEET_HELP = "File for a contact sheet, as PNG [default: no sheet]."
+FILES_HELP = "Write only the names of the top images, each once: paths below PATH, without a PATH names as in the bundle."
+NULL_HELP = "With --files, end names with a zero byte instead of a new line, for xargs -0."
+ABOVE_HELP = (
+    "With --files, the listed images on which a unit exceeds this norm, or its own threshold of the bundle [default: the first "
+    "--images-per-unit]."
+)
 STRICT_HELP = "An unreadable or unusable image is an error, not a warning."
 WORKERS_HELP = "Number of threads that decode images [default: the number of cores, at most 8]."
 
@@ -41,6 +48,9 @@ WORKERS_HELP = "Number of threads that decode images [default: the number of cor
 @click.option("--inertia-images", type=click.IntRange(2), default=10, show_default=True, help=INERTIA_HELP)
 @click.option("--raw", is_flag=True, help=RAW_HELP)
 @click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help=SHEET_HELP)
+@click.option("--files", is_flag=True, help=FILES_HELP)
+@click.option("-0", "--null", is_flag=True, help=NULL_HELP)
+@click.option("--above", type=Completed(words("threshold")), metavar="threshold|NORM", help=ABOVE_HELP)
 @click.option("--strict", is_flag=True, help=STRICT_HELP)
 @reading_options
 @batch_option
@@ -58,11 +68,15 @@ def main(**options: Any) -> None:
     Inertia is the mean squared distance of the top images' embeddings M(I), at unit norm, from their mean: 0 if the model
     sees the same in all of them, near 1 if it sees nothing in common. A unit of low inertia stands for one thing.
 
+    With --files, writes only names of images, for cleaning a data set: those on which the selected units act most, from the
+    lists in the bundle. No model is loaded and no image is read.
+
     \b
     Examples:
       clip-effects | clip-decompose | clip-top --sheet top.png -f table
       clip-top photos/ --units 9:391,9:4 --bundle neurons.safetensors -f jsonl | jq -c '[.neuron, .image, .norm]'
       clip-top --beside neurons.safetensors --units 4:624 --sheet heads.png --bundle pairs.safetensors
+      clip-top photos/ --units 9:391 --files --above threshold -0 --bundle neurons.safetensors | xargs -0 mv -t aside/
       clip-top --head 100000 --images-per-unit 1 --sort index < neurons.safetensors | jq .inertia
     """
     from cliptools.cli.run.top import TopOptions, run

@@ -1,6 +1,7 @@
 """Records of accuracies under changed effects, one for each setting, and their table."""
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -84,18 +85,19 @@ def group_table(records: Sequence[Record]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     names = [group["group"] for group in records[0]["groups"]]
     shown = names if len(names) <= SHOWN_GROUPS else []
-    figures = [name for name in ("worst", "average", "weighted", "gap") if name in records[0]]
-    for title in ("effect", "layers", "change"):
-        table.add_column(title)
-    for title in shown:
+    figures = [name for name in ("average", "weighted", "gap") if name in records[0]]
+    effects = {record["effect"] for record in records if "effect" in record}
+    titles = ["effect", "layers", "change"] if len(effects) > 1 else ["layers", "change"]
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for title in [*shown, "worst", "(95 %)", *figures]:
         table.add_column(title, justify="right", overflow="fold")
-    for title in [part for name in figures for part in (name, "(95 %)")]:
-        table.add_column(title, justify="right", no_wrap=True)
     for record in records:
+        worst = record["worst"]
         cells = [f"{group['value']:.1%}" for group in record["groups"]] if shown else []
-        for name in figures:
-            cells += [f"{record[name]['value']:.1%}", f"{record[name]['low']:.1%}–{record[name]['high']:.1%}"]
-        table.add_row(*map(Text, [*_setting_cells(record), *cells]))
+        cells += [f"{worst['value']:.1%}", f"{worst['low']:.1%}–{worst['high']:.1%}"]
+        cells += [f"{record[name]['value']:.1%}" for name in figures]
+        table.add_row(*map(Text, [*_setting_cells(record)[-len(titles) :], *cells]))
     return table
 
 
@@ -108,7 +110,7 @@ def setting_text(record: Record) -> str:
     """Return a setting as a text: `means`, `PC 1–4 of 20 %`, `16 words`."""
     share = f"{100 * record.get('keep', 1):.4g} %"
     if "against" in record:
-        return f"against {record['against']['pretrained']}"
+        return f"against {Path(str(record['against']['pretrained'])).name}"
     if "effect" not in record:
         return "untouched"
     if "reconstruct" in record:

@@ -283,11 +283,11 @@ def find_tops(bundle: Bundle, images: Images | None, neurons: Bundle | None, req
     Raises:
         UsageError: no unit is selected, or the images are not those of the bundle.
     """
-    order = _candidates(require_top_images(bundle), request)
+    order = candidates(require_top_images(bundle), request)
     search = TopImages(bundle, recorded_source(bundle, ()) if images is None else open_any(images), request)
     if request.sort == "inertia":  # the order needs the inertia of all units
         order = order[np.argsort(search.inertias(bundle, order), kind="stable")]
-    tops = search.tops(bundle, _first_rows(bundle, order, request))
+    tops = search.tops(bundle, first_rows(bundle, order, request))
     return search, tops if neurons is None else _with_neurons(tops, neurons, search)
 
 
@@ -317,7 +317,7 @@ def check_beside(neurons: Bundle, pairs: Bundle, name: str) -> None:
         raise StreamError(f"{name}: a bundle of another model than that of the pairs{reason_of(difference)}")
 
 
-def _candidates(bundle: Bundle, request: TopRequest) -> Int[np.ndarray, " unit"]:
+def candidates(bundle: Bundle, request: TopRequest) -> Int[np.ndarray, " unit"]:
     """Return the rows of the units that `layers`, `units` and `word` select, in the order of `sort`; for inertia, of the index.
 
     Raises:
@@ -337,7 +337,7 @@ def _candidates(bundle: Bundle, request: TopRequest) -> Int[np.ndarray, " unit"]
     return order[mask[order]]
 
 
-def _first_rows(bundle: Bundle, order: Int[np.ndarray, " _"], request: TopRequest) -> Int[np.ndarray, " _"]:
+def first_rows(bundle: Bundle, order: Int[np.ndarray, " _"], request: TopRequest) -> Int[np.ndarray, " _"]:
     """Return the first rows of the order; with `units`, those of each name, in the order of the names."""
     if request.units is None:
         return order[: request.head or HEAD]

@@ -11,7 +11,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/faults/test_environments.py: is gone",
     ),
     ("cli/app.py", "open_input"): ("tests/test_decompose.py: pipe it in or name",),
-    ("front/ablate.py", "_check_chance"): ("tests/test_ablate_command.py: do not match",),
+    ("front/ablate_pass.py", "_check_chance"): ("tests/test_ablate_command.py: do not match",),
     ("front/ablate_settings.py", "rest_of"): (
         "tests/test_ablate_command.py: lost units",
         "needs a bundle of indirect effects of clip-effects --keep, minutes of work",
@@ -35,7 +35,54 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_second_order.py: pool_type=",
         "tests/test_second_order.py: custom attention",
     ),
-    ("front/ablate.py", "AblateRequest.check"): ("tests/test_front_ablate.py: the model that is given is loaded in",),
+    ("front/ablate_settings.py", "AblateRequest.check"): (
+        "tests/test_front_ablate.py: the model that is given is loaded in",
+        "tests/test_ablate_groups.py: needs --groups",
+    ),
+    ("front/ablate_groups.py", "training_sizes"): (
+        "tests/test_ablate_groups.py: expected a number for each group",
+        "tests/test_ablate_groups.py: expected whole numbers",
+        "tests/test_ablate_groups.py: the groups come from no table",
+    ),
+    ("front/ablate_images.py", "open_with_groups"): ("tests/test_ablate_groups.py: it is for images that paths name",),
+    ("models/other_weights.py", "with_weights"): ("tests/test_ablate_groups.py: or a folder with one",),
+    ("images/classification/grouped.py", "open_grouped"): (
+        "tests/test_image_groups.py: expected folders, scenes, the metadata of",
+        "tests/test_image_groups.py: leave out --labels",
+    ),
+    ("images/classification/grouped.py", "groups_of"): ("tests/test_image_groups.py: groups: 3 for 4 images",),
+    ("images/classification/grouped.py", "folder_rows"): (
+        "tests/test_image_groups.py: expected CLASS/VALUE/IMAGE",
+        "tests/test_image_groups.py: are parts of a data set",
+    ),
+    ("images/classification/grouped.py", "_of_split"): (
+        "tests/test_image_groups.py: images of the splits validation, test",
+        "tests/test_image_groups.py: no image of the split test",
+    ),
+    ("images/classification/grouped.py", "_grouped"): ("tests/test_image_groups.py: have the same class",),
+    ("images/classification/scene_groups.py", "_row"): ("tests/test_image_groups.py: has no `pair`, `label`",),
+    ("images/classification/scene_groups.py", "_records"): ("tests/test_image_groups.py: has no record",),
+    ("images/classification/group_tables.py", "attribute_rows"): ("tests/test_image_groups.py: name a file for --labels",),
+    ("images/classification/group_tables.py", "_attributed"): ("tests/test_image_groups.py: no place of 3.png",),
+    ("images/classification/group_tables.py", "metadata_rows"): (
+        "tests/test_image_groups.py: has neither the columns of Waterbirds",
+        "tests/test_image_groups.py: expected 0 or 1",
+        "tests/test_image_groups.py: has no row for",
+    ),
+    ("images/classification/group_tables.py", "_splits"): ("tests/test_image_groups.py: beside it",),
+    ("cli/run/top.py", "_write_files"): (
+        "tests/test_top_files.py: needs --files",
+        "tests/test_top_files.py: does not go with it",
+    ),
+    ("cli/run/top.py", "_above"): ("tests/test_top_files.py: expected threshold or a number",),
+    ("front/top_files.py", "acting_images"): (
+        "tests/test_top_files.py: the bundle has no thresholds",
+        "tests/test_top_files.py: expected another order",
+    ),
+    ("cli/run/scenes.py", "run"): (
+        "tests/test_image_groups.py: --split needs --groups",
+        "tests/test_image_groups.py: exclude each other",
+    ),
     ("front/ablate.py", "ablate"): ("tests/test_front_ablate.py: bundles: an empty list",),
     ("front/ablate_images.py", "_labels_of"): (
         "tests/test_front_ablate.py: a batch has no labels beside its pictures",

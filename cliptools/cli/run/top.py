@@ -17,6 +17,7 @@ from cliptools.errors import UsageError
 from cliptools.front.images import Reading
 from cliptools.front.tables import rendered
 from cliptools.front.top import Top, TopImages, TopRequest, check_beside, find_tops, require_top_images, top_records, top_table
+from cliptools.front.top_files import THRESHOLD, acting_images, file_names, lines_of
 from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.io.files import binary_output, text_output
 from cliptools.io.jsonl import write_record
@@ -42,6 +43,9 @@ class TopOptions(Batching, Output):
     inertia_images: int
     raw: bool
     sheet: Path | None
+    files: bool
+    null: bool
+    above: str | None
     device: str
 
 
@@ -50,6 +54,9 @@ def run(options: TopOptions) -> None:
     inputs = [options.bundle, *([options.beside] if options.beside else []), *(Path(p) for p in options.paths if p == "-")]
     if sum(path is None or str(path) == "-" for path in inputs) > 1:
         raise UsageError("only one of PATH, --bundle and --beside can come from standard input: name files")
+    if options.files or options.null or options.above:
+        _write_files(options)
+        return
     output_format = choose_format(options.output_format, options.output, "jsonl")
     bundle = _read(options.bundle, "--bundle FILE")
     neurons = None
@@ -65,6 +72,41 @@ def run(options: TopOptions) -> None:
             return
         for record in top_records(tops, options.raw):
             write_record(stream, record)
+
+
+def _write_files(options: TopOptions) -> None:
+    """Write the names of the images on which units act.
+
+    Raises:
+        UsageError: --files is missing, or another option does not go with it.
+    """
+    if not options.files:
+        raise UsageError(f"{'--null' if options.null else '--above'} needs --files")
+    for name in ("beside", "sheet", "raw", "output_format"):
+        if getattr(options, name):
+            raise UsageError(f"--files: --{'format' if name == 'output_format' else name} does not go with it; leave it out")
+    bundle = _read(options.bundle, "--bundle FILE")
+    images = acting_images(bundle, _request(options), _above(options.above))
+    with text_output(options.output) as stream:
+        for line in lines_of(file_names(bundle, images, options.paths), options.null):
+            stream.write(line)
+
+
+def _above(text: str | None) -> float | str | None:
+    """Return the value of --above.
+
+    Raises:
+        UsageError: it is neither a number of at least 0 nor `threshold`.
+    """
+    if text is None or text == THRESHOLD:
+        return text
+    try:
+        above = float(text)
+    except ValueError:
+        above = math.nan
+    if not 0 <= above < math.inf:
+        raise UsageError(f"--above {text}: expected {THRESHOLD} or a number of at least 0")
+    return above
 
 
 def _request(options: TopOptions) -> TopRequest:

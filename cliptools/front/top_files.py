@@ -1,0 +1,84 @@
+"""Names of the images on which units act, for cleaning data sets: from the top images that a bundle lists, without a model."""
+
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from cliptools.console import count_of, escape, warn
+from cliptools.errors import UsageError
+from cliptools.front.top import TopRequest, candidates, first_rows, require_top_images
+from cliptools.images.groups import full_name
+from cliptools.images.listing import ListedImage, find
+from cliptools.images.loader import ListedImages
+from cliptools.images.relocate import locate_images
+from cliptools.io.bundle import Bundle
+from cliptools.io.jsonl import unit_name
+
+THRESHOLD = "threshold"  # value of --above other than a number
+
+
+def acting_images(bundle: Bundle, request: TopRequest, above: float | str | None) -> list[int]:
+    """Return the images on which the selected units act, as indices into the bundle's `images`, each image once.
+
+    Images are in the order of the units, and of a unit in that of their centred norms, the largest first.
+
+    Args:
+        above: A centred norm that a unit must exceed on an image, or `threshold`, each unit's own of the bundle. None: the first
+            images of each unit, `images_per_unit` of them.
+
+    Raises:
+        UsageError: no unit is selected, or the bundle has no thresholds.
+        StreamError: the bundle has no top images.
+    """
+    if above == THRESHOLD and THRESHOLD not in bundle:
+        raise UsageError(f"--above {THRESHOLD}: the bundle has no thresholds; expected a number")
+    if request.sort == "inertia":
+        raise UsageError("--files: --sort inertia reads the images; expected another order")
+    rows = first_rows(bundle, candidates(require_top_images(bundle), request), request)
+    images: dict[int, None] = {}
+    cut = []
+    for row in rows.tolist():
+        norm, image = bundle["top_norm"][row], bundle["top_image"][row]  # (T), (T)
+        least = 0.0 if above is None else float(bundle[THRESHOLD][row]) if above == THRESHOLD else float(above)
+        acting = np.flatnonzero((norm > least) & (image >= 0))
+        if above is None:
+            acting = acting[: request.images_per_unit]
+        elif len(acting) == len(norm):
+            cut.append(row)
+        images |= dict.fromkeys(image[acting].tolist())
+    if cut:
+        name = unit_name(*bundle["unit"][cut[0]].tolist())
+        warn(
+            f"--above: all {count_of(bundle['top_norm'].shape[1], 'top image')} that the bundle lists of {name} exceed it, as of "
+            f"{len(cut)} of {count_of(len(rows), 'unit')}; further images may (clip-effects --top-images lists more)"
+        )
+    return list(images)
+
+
+def file_names(bundle: Bundle, images: Sequence[int], paths: Sequence[str]) -> Iterator[str]:
+    """Yield the names of images of a bundle: as the bundle has them, or the paths of the files below PATHs.
+
+    A member of an archive has the name of its archive before its own.
+
+    Raises:
+        UsageError: the PATHs have none of the images.
+        CliptoolsError: a PATH cannot be read.
+    """
+    if not paths:
+        listed: list[str] = bundle.text_list("images")
+        yield from (listed[image] for image in images)
+        return
+    found = find(paths)
+    places = locate_images(bundle, ListedImages(found), images, "PATH") if images else {}
+    yield from (_path_of(found[places[image]]) for image in images if image in places)
+
+
+def _path_of(image: ListedImage) -> str:
+    return image.place if isinstance(image.place, str) else full_name(image)
+
+
+def lines_of(names: Iterator[str], null: bool) -> Iterator[bytes]:
+    """Yield names as lines, with unprintable characters escaped; with `null` as they are, each before a zero byte."""
+    for name in names:
+        yield os.fsencode(name) + b"\0" if null else escape(name).encode() + b"\n"
