@@ -12,7 +12,7 @@ from cliptools.render.figure_file import METADATA, figure_bytes, load_matplotlib
 
 KINDS = tuple(METADATA)
 WIDTH = 7.2  # inches: two columns of a paper
-UPPER, TITLE, ROW = 2.3, 0.25, 1.72  # inches: picture and curves, title of the units, a row of units
+UPPER, TITLE, ROW = 2.3, 0.25, 1.9  # inches: picture and curves, title of the units, a row of units
 ACROSS = 5  # units side by side
 DPI = 200
 LONGEST = 25  # characters of a line of words
