@@ -3,16 +3,16 @@
 import importlib.util
 import math
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from typing import Any, NamedTuple
 
 from PIL import Image
 
 from cliptools.errors import CliptoolsError, UsageError
+from cliptools.render.figure_file import METADATA, figure_bytes, load_matplotlib
 
-KINDS = ("png", "svg", "pdf")
+KINDS = tuple(METADATA)
 WIDTH = 7.2  # inches: two columns of a paper
-UPPER, TITLE, ROW = 2.3, 0.25, 1.72  # inches: picture and curves, title of the units, a row of units
+UPPER, TITLE, ROW = 2.3, 0.25, 1.9  # inches: picture and curves, title of the units, a row of units
 ACROSS = 5  # units side by side
 DPI = 200
 LONGEST = 25  # characters of a line of words
@@ -84,18 +84,15 @@ def draw_explanation(drawing: Drawing, kind: str, dark: bool = False) -> bytes:
     Args:
         kind: png, svg or pdf.
     """
-    from matplotlib import figure, rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
+    matplotlib = load_matplotlib()
     theme = DARK if dark else LIGHT
     style: Any = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), theme.ink)
     style |= {"font.size": 7.5, "axes.edgecolor": theme.faint, "axes.facecolor": theme.ground, "axes.linewidth": 0.6}
     style |= {"svg.hashsalt": "cliptools", "svg.fonttype": "none", "pdf.fonttype": 42}
     rows = math.ceil(len(drawing.units) / ACROSS)
     heights = [UPPER, TITLE + ROW * rows] if rows else [UPPER]
-    with rc_context(style):
-        canvas = figure.Figure(figsize=(WIDTH, sum(heights)), layout="constrained", facecolor=theme.ground)
-        FigureCanvasAgg(canvas)
+    with matplotlib.rc_context(style):
+        canvas = matplotlib.figure.Figure(figsize=(WIDTH, sum(heights)), layout="constrained", facecolor=theme.ground)
         upper, *lower = canvas.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         for part in (upper, *lower):
             part.set_facecolor(theme.ground)
@@ -108,10 +105,7 @@ def draw_explanation(drawing: Drawing, kind: str, dark: bool = False) -> bytes:
         _draw_deletion(curves, drawing, theme)
         if lower:
             _draw_units(lower[0], drawing, rows, theme)
-        buffer = BytesIO()
-        metadata: dict[str, None] = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
-        canvas.savefig(buffer, format=kind, dpi=DPI, metadata=metadata, facecolor=theme.ground)
-    return buffer.getvalue()
+        return figure_bytes(canvas, kind, DPI, facecolor=theme.ground)
 
 
 def _draw_parts(axis: Any, drawing: Drawing, theme: Theme) -> None:

@@ -3,11 +3,11 @@
 import importlib.util
 import math
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 from cliptools.errors import CliptoolsError, UsageError
+from cliptools.render.figure_file import figure_bytes, load_matplotlib
 
 COLUMNS = 4  # panels side by side, at most
 INK, FAINT, ALARM, LABEL = "#1c1c1c", "#767676", "#c0392b", "#9bb7d4"
@@ -47,14 +47,11 @@ def draw_shift(groups: Sequence[str], panels: Sequence[Panel], axis_label: str, 
         axis_label: The quantity whose means are shown.
         path: The file, whose ending is the format.
     """
-    from matplotlib import figure, rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
+    matplotlib = load_matplotlib()
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
-    with rc_context({"font.size": 8, "axes.edgecolor": FAINT, "svg.hashsalt": "cliptools"}):
-        drawing = figure.Figure(figsize=(2.6 * columns + 0.6, 1.7 * rows + 0.5), layout="constrained")
-        FigureCanvasAgg(drawing)
+    with matplotlib.rc_context({"font.size": 8, "axes.edgecolor": FAINT, "svg.hashsalt": "cliptools"}):
+        drawing = matplotlib.figure.Figure(figsize=(2.6 * columns + 0.6, 1.7 * rows + 0.5), layout="constrained")
         axes = drawing.subplots(rows, columns, sharex=True, squeeze=False)
         for number, axis in enumerate(axes.flat):
             if number < len(panels):
@@ -62,10 +59,7 @@ def draw_shift(groups: Sequence[str], panels: Sequence[Panel], axis_label: str, 
             else:
                 axis.set_visible(False)
         drawing.supylabel(axis_label, color=FAINT, fontsize=8)
-        buffer = BytesIO()
-        metadata = {"Date": None} if FORMATS[path.suffix.lower()] == "svg" else {"Software": None}
-        drawing.savefig(buffer, format=FORMATS[path.suffix.lower()], dpi=110, metadata=metadata)
-    return buffer.getvalue()
+        return figure_bytes(drawing, FORMATS[path.suffix.lower()], 110)
 
 
 def _draw_panel(axis, groups: Sequence[str], panel: Panel, below: bool) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
