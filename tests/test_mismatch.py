@@ -23,7 +23,7 @@ UNITS, TEXT_COUNT, D = 23, 11, 7
 
 
 def inputs(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return q, r, sd(a), Sigma and unit texts of random units, some of which never acted; some q are larger than sd(a) allows."""
+    """Return q, r, sd(a), Sigma and unit texts of units, some of which never acted; some q are larger than sd(a) allows."""
     generator = torch.Generator().manual_seed(seed)
     q, r, x, t = (torch.randn(n, D, dtype=torch.float64, generator=generator) for n in (UNITS, UNITS, 40, TEXT_COUNT))
     q[3], r[3] = 0, 0

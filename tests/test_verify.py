@@ -13,6 +13,7 @@ import cliptools as ct
 from cliptools.analysis.presence import Labelled, Similarity
 from cliptools.analysis.verified_words import verify_words
 from cliptools.errors import StreamError, UsageError
+from cliptools.front import judge_images, verify
 from cliptools.io.bundle_faults import doubtful_values, faults
 from cliptools.streaming.activities import Activities
 from cliptools.streaming.embeddings import Embeddings
@@ -114,6 +115,14 @@ def test_the_bundle_is_that_of_the_front_with_verified_words(suite: Suite, kind:
     record = json.loads(inside("view", output, "-f", "jsonl").stdout.splitlines()[0])
     assert record["verified"][0].keys() == {"word", "correlation"}
     assert "verified" in inside("view", output, "-f", "table").stdout.decode()
+
+
+def test_scenes_are_others_than_those_of_the_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle of scenes with the seed of --verify scenes is verified with those of another seed."""
+    monkeypatch.setattr(judge_images, "SCENES_RENDERED", 8)
+    bundle = ct.effects(limit=12, seed=verify.SEED, layers=[6], device="cpu")
+    verified = ct.decompose(bundle, ["cat", "dog", "tree"], m=2, verify="scenes", device="cpu")
+    assert verified.header.settings["verified"] == 8
 
 
 def test_misuse(suite: Suite) -> None:

@@ -110,7 +110,7 @@ def cosy_mad(a0: Float64[np.ndarray, "N n"], a1: Float64[np.ndarray, "M n"]) -> 
 def permutation_p(a: Columns, c: Columns) -> PerUnit:
     """The probability that a correlation of c with the normal scores of a is as large if the images of c are permuted at random.
 
-    A score of an image is the normal quantile of the rank of its a over N + 1 (van der Waerden); equal a are ranked at random. The
+    The score of an image is the normal quantile of the rank of its a over N + 1 (van der Waerden); equal a rank at random. The
     scores are nearly normal for any a, so that for any c, however few images show the text,
 
         r sqrt((N - 2) / (1 - r^2))

@@ -151,7 +151,8 @@ def judged_bundle(units: JudgedUnits) -> UnitBundle:
     seen: Int[np.ndarray, "u s"] = index[judgement.seen]
     words = bundle.text_list("words") | {"texts": list(number_of)}
     header = bundle.header.after("cliptools.judge", {"judged": units.judged_by, **units.settings})
-    header = replace(header, settings=header.settings | {"judged": units.judged_by})
+    settings = {"judged": units.judged_by, "judged_images": units.images["choosing"]}
+    header = replace(header, settings=header.settings | settings)
     return unit_bundle(
         bundle.with_tensors(
             header, words=json_tensor(words), seen=seen, seen_correlation=judgement.seen_correlation.astype(np.float32),

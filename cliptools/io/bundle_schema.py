@@ -272,6 +272,7 @@ HEADER: dict[str, tuple[HeaderField, ...]] = {
         HeaderField("words", OBJECT, "how words were chosen (below)"),
         HeaderField("verified", COUNT, "number of images of `--verify`"),
         HeaderField("judged", TEXT, "source of `seen` and `agreement`: `own` for the model itself, `truth`, or another model"),
+        HeaderField("judged_images", COUNT, "number of images by which clip-judge chose `seen`"),
         HeaderField("kept", COUNT, "images per unit in a partial", required="partial"),
         HeaderField("shards", COUNT, "number of shards of the run", required="partial"),
         HeaderField("have", COUNTS, "shards that a partial contains, from 1", required="partial"),

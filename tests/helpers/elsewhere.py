@@ -60,6 +60,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_front.py: an empty list",
         "tests/test_front.py: item 0 is of type",
     ),
+    ("cli/run/judge.py", "_check_outputs"): ("tests/test_judge.py: name two files",),
     ("cli/run/judge.py", "run"): ("tests/test_judge.py: so the bundle needs a file",),
     ("front/judge.py", "JudgeRequest.check"): (
         "tests/test_judge.py: give one of them",
