@@ -33,8 +33,8 @@ def pair_scores(path: Path) -> tuple[Scores, Bool[np.ndarray, "s t"]]:
     """Return the scores of all pairs of concepts, and True for those that look alike."""
     bundle = require_neurons(read(path), "read")
     t = encode_pool(model_of(bundle, None, "cpu"), vocabulary(concept.name for concept in concepts()))
-    q, r, covariance = (torch.from_numpy(bundle[name]) for name in ("read", "direction", "embedding_covariance"))
-    search = Mismatch(q, r, covariance, t)
+    names = ("read", "direction", "deviation", "embedding_covariance")
+    search = Mismatch(*(torch.from_numpy(bundle[name]) for name in names), t)
     scores = search.scores(search.t, ~torch.eye(len(t), dtype=torch.bool))
     return scores, search.alike(scores).numpy()
 

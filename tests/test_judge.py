@@ -25,6 +25,7 @@ from cliptools.errors import CliptoolsError, StreamError, UsageError
 from cliptools.front.images import Reading
 from cliptools.front.judge_images import JudgedImages, open_judged
 from cliptools.front.judge_null import null_bundle
+from cliptools.front.unit_records import seen_title
 from cliptools.images.loader import ListedImages, list_digest, open_images
 from cliptools.images.shown_texts import TextIndex, TruthOptions, open_shown
 from cliptools.io.bundle_faults import doubtful_values, faults
@@ -114,6 +115,10 @@ def test_the_bundle_and_the_summary(suite: Suite, scenes: Path, bundle: str, tmp
     again = ct.read(tmp_path / "judged.safetensors")
     assert not [*faults(again.tensors), *doubtful_values(again.tensors)]
     before, words = ct.read(suite.bundle(bundle)), again.text_list("words")["texts"]
+    assert seen_title(again) == "sees (uncertain, 13 images)"  # those that chose them
+    many = replace(again, header=replace(again.header, settings=again.header.settings | {"judged_images": 300}))
+    assert seen_title(many) == "sees" and again.header.images["count"] < 300
+    assert "judged_images" not in ct.decompose(result.bundle, SUITE_TEXTS, m=2, device="cpu").header.settings
     assert np.array_equal(again["word"], before["word"])
     assert words[: len(before.text_list("words")["texts"])] == before.text_list("words")["texts"]
     for n, record in enumerate(result):
@@ -142,6 +147,18 @@ def test_the_command_writes_what_the_front_returns(suite: Suite, scenes: Path, t
     assert (tmp_path / "b.safetensors").read_bytes() == result.bundle.to_bytes()
     table = inside("judge", *common, "-f", "table").stdout.decode()
     assert table.split()[:5] == ["unit", "agreement", "written", "seen", "own"] and "written dealt" in table
+
+
+def test_outputs_do_not_replace_each_other(suite: Suite, scenes: Path, tmp_path: Path) -> None:
+    common = (scenes / "images", "--bundle", suite.bundle("second-words"))
+    one, same = tmp_path / "one", tmp_path / "." / "one"
+    for options, message in (
+        (("--summary", one, "--bundle-out", same), f"--summary {one}: also the place of --bundle-out {same}; name two files"),
+        (("--summary", one, "-o", one), f"--summary {one}: also the place of -o {one}; name two files"),
+        (("--bundle-out", "-"), "--bundle-out -: also the place of the records; name two files"),
+    ):
+        ended = inside("judge", *common, *options)
+        assert ended.returncode == 2 and message in ended.stderr.decode() and not one.exists()
 
 
 def test_images_of_the_bundle_are_not_judged_by(suite: Suite, scenes: Path) -> None:

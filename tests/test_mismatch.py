@@ -15,21 +15,25 @@ from torch import Tensor
 import cliptools as ct
 from cliptools.analysis.mismatch import ALIKE, Mismatch, Pairs
 from cliptools.errors import StreamError, TextError, UsageError
+from cliptools.front.mismatch import require_read
 from cliptools.models.text_encoder import encode_texts
 from cliptools.text.emoji_concepts import concepts, plants
 
 UNITS, TEXT_COUNT, D = 23, 11, 7
 
 
-def inputs(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return q, r, Sigma and unit texts of random units, some of which never acted."""
+def inputs(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return q, r, sd(a), Sigma and unit texts of units, some of which never acted; some q are larger than sd(a) allows."""
     generator = torch.Generator().manual_seed(seed)
     q, r, x, t = (torch.randn(n, D, dtype=torch.float64, generator=generator) for n in (UNITS, UNITS, 40, TEXT_COUNT))
     q[3], r[3] = 0, 0
-    return q, r / r.norm(dim=1, keepdim=True).clamp(min=1e-300), x.T @ x / 40, t / t.norm(dim=1, keepdim=True)
+    deviation = torch.linspace(0.3, 3, UNITS, dtype=torch.float64)
+    return q, r / r.norm(dim=1, keepdim=True).clamp(min=1e-300), deviation, x.T @ x / 40, t / t.norm(dim=1, keepdim=True)
 
 
-def oracle(q: Tensor, r: Tensor, covariance: Tensor, t: Tensor, s: list[Tensor], own: list[int]) -> dict[str, list[list[float]]]:
+def oracle(
+    q: Tensor, r: Tensor, deviation: Tensor, covariance: Tensor, t: Tensor, s: list[Tensor], own: list[int]
+) -> dict[str, list[list[float]]]:
     """Return all scores of pairs, one number after the other; `own` is the text that is s itself, or -1."""
     mean = [sum(float(t[j, k]) for j in range(len(t))) / len(t) for k in range(D)]
     centred = [[float(t[j, k]) - mean[k] for k in range(D)] for j in range(len(t))]
@@ -42,7 +46,8 @@ def oracle(q: Tensor, r: Tensor, covariance: Tensor, t: Tensor, s: list[Tensor],
         return sum(a[i] * float(covariance[i, j]) * b[j] for i in range(D) for j in range(D))
 
     def see(a: list[float]) -> list[float]:
-        return [max(0.0, dot(q[n].tolist(), a)) / math.sqrt(product(a, a)) for n in range(UNITS)]
+        correlation = [dot(q[n].tolist(), a) / float(deviation[n]) / math.sqrt(product(a, a)) for n in range(UNITS)]
+        return [min(1.0, max(0.0, value)) * float(sd) for value, sd in zip(correlation, deviation, strict=True)]
 
     def cosine(a: list[float], b: list[float]) -> float:
         return dot(a, b) / math.sqrt(dot(a, a) * dot(b, b))
@@ -70,7 +75,7 @@ def expected(
         (i, j)
         for i, row in enumerate(made["z"])
         for j in range(len(row))
-        if j != own[i] and (alike or (made["together"][i][j] < ALIKE and made["similarity"][i][j] < near))
+        if j != own[i] and made["G"][i][j] > 0 and (alike or (made["together"][i][j] < ALIKE and made["similarity"][i][j] < near))
     ]
     first = sorted(pairs, key=lambda pair: -made["z"][pair[0]][pair[1]])[:count]
     return [(i, j, 1 + sum(made["own_z"][k][m] > made["own_z"][i][j] for k, m in pairs)) for i, j in first]
@@ -86,10 +91,10 @@ def check(pairs: Pairs, made: dict[str, list[list[float]]], first: list[tuple[in
 @pytest.mark.parametrize("alike", [False, True])
 def test_pairs_are_those_of_plain_loops(at_once: int, alike: bool) -> None:
     """Blocks of one text and of all texts give the same."""
-    q, r, covariance, t = inputs()
+    q, r, deviation, covariance, t = inputs()
     own = list(range(TEXT_COUNT))
-    made = oracle(q, r, covariance, t, list(t), own)
-    search = Mismatch(q, r, covariance, t, near=0.4, alike=alike, at_once=at_once)
+    made = oracle(q, r, deviation, covariance, t, list(t), own)
+    search = Mismatch(q, r, deviation, covariance, t, near=0.4, alike=alike, at_once=at_once)
     assert len(search.row_blocks) == max(1, math.ceil(TEXT_COUNT / max(1, at_once // TEXT_COUNT)))
     for count in (5, 1000):
         first = expected(made, own, 0.4, alike, count)
@@ -100,14 +105,22 @@ def test_pairs_are_those_of_plain_loops(at_once: int, alike: bool) -> None:
 
 @pytest.mark.parametrize("number", [None, 4])
 def test_a_cue_within_the_vocabulary_and_another(number: int | None) -> None:
-    q, r, covariance, t = inputs(1)
-    cue = inputs(2)[3][0] if number is None else t[number]
+    q, r, deviation, covariance, t = inputs(1)
+    cue = inputs(2)[-1][0] if number is None else t[number]
     own = [-1 if number is None else number]
-    made = oracle(q, r, covariance, t, [cue], own)
-    pairs = Mismatch(q, r, covariance, t, near=0.5).of_cue(cue, number, 4)
+    made = oracle(q, r, deviation, covariance, t, [cue], own)
+    pairs = Mismatch(q, r, deviation, covariance, t, near=0.5).of_cue(cue, number, 4)
     check(pairs, made, expected(made, own, 0.5, False, 4))
-    see, write = Mismatch(q, r, covariance, t).parts(cue, int(pairs.t[0]))
+    see, write = Mismatch(q, r, deviation, covariance, t).parts(cue, int(pairs.t[0]))
     assert float(see @ write) == pytest.approx(float(pairs.scores.G[0]), abs=1e-12)
+
+
+def test_units_that_see_or_write_nothing_give_no_pairs(suite: Suite) -> None:
+    """As in a bundle of one image, or of equal ones."""
+    bundle = ct.read(suite.bundle("second-words"))
+    for name in ("read", "direction"):
+        dead = replace(bundle, tensors=dict(bundle.tensors) | {name: np.zeros_like(bundle[name])})
+        assert not len(ct.mismatch(dead, device="cpu")) and not len(ct.mismatch(dead, ["cat", "a tree"], device="cpu"))
 
 
 def test_records_are_those_of_the_command(suite: Suite, tmp_path: Path) -> None:
@@ -140,7 +153,7 @@ def test_fields_of_a_record(suite: Suite) -> None:
     for rank, record in enumerate(records, 1):
         s, w = t[TEXTS.index(record["sees"])], t[TEXTS.index(record["writes"])]
         covariance, deviation = bundle["embedding_covariance"].astype(float), bundle["deviation"][rows].astype(float)
-        see = np.maximum(0, bundle["read"][rows].astype(float) @ s) / math.sqrt(s @ covariance @ s) / deviation
+        see = np.clip(bundle["read"][rows].astype(float) @ s / math.sqrt(s @ covariance @ s) / deviation, 0, 1)
         write = np.maximum(0, bundle["direction"][rows].astype(float) @ w)
         part = see * write * deviation
         assert record["G"] == pytest.approx(part.sum(), rel=1e-4) and record["rank"] == rank
@@ -167,6 +180,9 @@ def test_misuse(suite: Suite, tmp_path: Path) -> None:
     old = replace(bundle, tensors={name: tensor for name, tensor in bundle.tensors.items() if name != "read"})
     with pytest.raises(StreamError, match="without `read`, of an older version; make it again with clip-effects"):
         ct.mismatch(old)
+    pairs = replace(old, tensors=dict(old.tensors) | {"sign": np.ones(bundle.units, np.int8)})
+    with pytest.raises(StreamError, match="without `read`, of neuron-head pairs without --keep; make it again with --keep"):
+        require_read(pairs)
     with pytest.raises(StreamError, match="the bundle has no units"):
         ct.mismatch(bundle.select(np.arange(0)))
     for words, message in (

@@ -6,8 +6,10 @@ import pty
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.sheet import COLOURS, WORDS, Colours, cell, first_row, near, synthetic
 from PIL import Image, ImageChops
@@ -159,6 +161,14 @@ def test_nothing_overflows_its_place() -> None:
     row = first_row(full)
     below = ImageChops.difference(full.crop((0, row, full.width, full.height)), bare.crop((0, row, full.width, full.height)))
     assert below.getbbox()[2] <= MARGIN + TEXT_WIDTH and below.getbbox()[3] <= full.height - row - MARGIN
+
+
+def test_the_title_of_seen_words_ends_before_the_pictures() -> None:
+    row = SheetRow("unit", "", [("dog", 0.3)], [Image.new("RGB", (9, 9))], seen=[("cat", 0.2)])
+    plain = np.asarray(contact_sheet("a", "b", [row]))
+    long = np.asarray(contact_sheet("a", "b", [replace(row, seen_title="sees (uncertain, 240 images)")]))
+    columns = np.flatnonzero((plain != long).any((0, 2)))
+    assert len(columns) and columns.max() < MARGIN + TEXT_WIDTH
 
 
 def test_a_sheet_too_large_to_open_is_not_drawn(run: Run) -> None:

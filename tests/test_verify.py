@@ -15,6 +15,7 @@ from cliptools.analysis.held_out import HeldOut, held_out
 from cliptools.analysis.presence import Labelled, Similarity
 from cliptools.analysis.verified_words import verify_by_reading, verify_words
 from cliptools.errors import StreamError, UsageError
+from cliptools.front import judge_images, verify
 from cliptools.front.bundles import require_neurons
 from cliptools.io.bundle_faults import doubtful_values, faults
 from cliptools.models.text_encoder import encode_texts
@@ -237,6 +238,14 @@ def test_bundles_that_cannot_stand_for_images(suite: Suite, tmp_path: Path) -> N
     wide = judged.with_tensors(judged.header, judged_read=np.zeros((judged.units, 2, 3), np.float32))
     with pytest.raises(StreamError, match="have width 3, texts"):
         decomposed(suite, "second", verify=wide)
+
+
+def test_scenes_are_others_than_those_of_the_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle of scenes with the seed of --verify scenes is verified with those of another seed."""
+    monkeypatch.setattr(judge_images, "SCENES_RENDERED", 8)
+    bundle = ct.effects(limit=12, seed=verify.SEED, layers=[6], device="cpu")
+    verified = ct.decompose(bundle, ["cat", "dog", "tree"], m=2, verify="scenes", device="cpu")
+    assert verified.header.settings["verified"] == 8
 
 
 def test_misuse(suite: Suite) -> None:

@@ -188,6 +188,14 @@ def test_only_units_that_see_something_have_a_word() -> None:
     assert (result.false_discovery[1:] < 0.05).sum() <= 1 and 0.3 < result.p[1:].mean() < 0.7
 
 
+def test_activities_far_beyond_the_unit_stay_finite() -> None:
+    """As of a unit that hardly acted on the bundle's images."""
+    spool = Activities(3, np.array([1e-7, 1.0]), 3)
+    spool.add(np.array([[1.0, 1.0], [-2.0, 1e9], [0.001, 0.0]]))
+    ((_, columns),) = spool.columns()
+    assert columns == pytest.approx(np.array([[65504e-7, 1.0], [-65504e-7, 65504.0], [0.001, 0.0]]), rel=1e-3)
+
+
 def test_activities_keep_three_digits_of_any_size() -> None:
     rng = np.random.default_rng(0)
     a = rng.normal(size=(30, 4)) * np.array([1e-9, 1, 1e4, 1e12])

@@ -3,7 +3,7 @@
 A unit writes its direction r_n, and sees the images on which its activity a_n is large (streaming/embeddings.py). The texts s and
 t are less the mean of the vocabulary: the unit sees more of s than of the average text, and writes more of t. Then
 
-    see_n(s)   = max(0, corr(a_n, <e, s>)) = max(0, <q_n, s>) / (sd(a_n) sqrt(s^T Sigma s))
+    see_n(s)   = max(0, corr(a_n, <e, s>)) = max(0, <q_n, s>) / (sd(a_n) sqrt(s^T Sigma s)), at most 1
     write_n(t) = max(0, <r_n, t>)
     G[s, t]    = sum over n of see_n(s) write_n(t) sd(a_n)
 
@@ -53,10 +53,17 @@ class Pairs(NamedTuple):
     """Rank of the pair by own_z among all pairs that could be listed."""
 
 
-def seen(q: Float[Tensor, "u d"], covariance: Float[Tensor, "d d"], s: Float[Tensor, "s d"]) -> Float[Tensor, "u s"]:
-    """see_n(s) sd(a_n) of every unit."""
+def seen(
+    q: Float[Tensor, "u d"], deviation: Float[Tensor, " u"], covariance: Float[Tensor, "d d"], s: Float[Tensor, "s d"]
+) -> Float[Tensor, "u s"]:
+    """see_n(s) sd(a_n) of every unit.
+
+    Args:
+        deviation: sd(a_n). With few images q, which lacks the unit's own share, can be larger than Sigma allows.
+    """
     variance = ((s @ covariance) * s).sum(1)  # (s): s^T Sigma s
-    return (q @ s.T).clamp(min=0) / variance.clamp(min=torch.finfo(s.dtype).tiny).sqrt()
+    see = (q @ s.T).clamp(min=0) / variance.clamp(min=torch.finfo(s.dtype).tiny).sqrt()
+    return torch.minimum(see, deviation[:, None])
 
 
 def written(r: Float[Tensor, "u d"], t: Float[Tensor, "t d"]) -> Float[Tensor, "u t"]:
@@ -88,6 +95,7 @@ class Mismatch:
         self,
         q: Float[Tensor, "u d"],
         r: Float[Tensor, "u d"],
+        deviation: Float[Tensor, " u"],
         covariance: Float[Tensor, "d d"],
         texts: Float[Tensor, "t d"],
         near: float = 0.7,
@@ -98,13 +106,14 @@ class Mismatch:
         Args:
             q: Read directions.
             r: Directions.
+            deviation: sd(a).
             covariance: Sigma.
             texts: Unit embeddings of the vocabulary.
             near: `similarity` from which on things are alike.
             alike: Pairs of things that are alike may be listed too.
             at_once: Numbers of an array to hold in memory.
         """
-        self.q, self.r, self.covariance, self.near, self.with_alike = q, r, covariance, near, alike
+        self.q, self.r, self.deviation, self.covariance, self.near, self.with_alike = q, r, deviation, covariance, near, alike
         self.mean = texts.mean(0)
         self.t = texts - self.mean  # (t, d)
         self.columns = torch.arange(len(texts), device=texts.device)
@@ -117,12 +126,12 @@ class Mismatch:
         Args:
             other: False where the text is s itself.
         """
-        see_s = seen(self.q, self.covariance, s)  # (u, s)
+        see_s = self._seen(s)  # (u, s)
         G, together = [], []
         for block in self.text_blocks:
             t = self.t[block]  # (block, d)
             G.append(see_s.T @ written(self.r, t))  # (s, u) @ (u, block)
-            together.append(unit_rows(see_s.T) @ unit_rows(seen(self.q, self.covariance, t).T).T)
+            together.append(unit_rows(see_s.T) @ unit_rows(self._seen(t).T).T)
         total, own = torch.cat(G, 1), s @ self.covariance @ self.t.T  # (s, t)
         similarity = unit_rows(s) @ unit_rows(self.t).T
         return Scores(total, standing_out(total, other), torch.cat(together, 1), similarity, own, standing_out(own, other))
@@ -176,7 +185,8 @@ class Mismatch:
         return scores, self._listed(scores, other)
 
     def _listed(self, scores: Scores, other: Bool[Tensor, "s t"]) -> Bool[Tensor, "s t"]:
-        return other if self.with_alike else other & ~self.alike(scores)
+        pairs = other & (scores.G > 0)  # some unit sees s and writes t
+        return pairs if self.with_alike else pairs & ~self.alike(scores)
 
     def parts(self, s: Float[Tensor, " d"], t: int) -> tuple[Float[Tensor, " u"], Float[Tensor, " u"]]:
         """see_n(s) sd(a_n) and write_n(t) of every unit, for one pair; the sum of their products is G.
@@ -185,7 +195,11 @@ class Mismatch:
             s: Unit embedding of the thing.
             t: Number of the text.
         """
-        return seen(self.q, self.covariance, (s - self.mean)[None])[:, 0], written(self.r, self.t[t : t + 1])[:, 0]
+        return self._seen((s - self.mean)[None])[:, 0], written(self.r, self.t[t : t + 1])[:, 0]
+
+    def _seen(self, s: Float[Tensor, "s d"]) -> Float[Tensor, "u s"]:
+        """see_n(s) sd(a_n) of every unit."""
+        return seen(self.q, self.deviation, self.covariance, s)
 
 
 class _Best(NamedTuple):

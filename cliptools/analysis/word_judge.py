@@ -98,7 +98,7 @@ class Judgement:
     own_agreement: PerUnit
     """The same with the model's own similarities, if the judge is another."""
     p: PerUnit
-    """Probability of the seen word's correlation on the scored half if it has nothing to do with the unit."""
+    """Probability of a rank correlation as large on the scored half if the seen word has nothing to do with the unit."""
     false_discovery: PerUnit
     """The smallest false discovery rate at which the unit has a word."""
     seen: Int[np.ndarray, "U s"]

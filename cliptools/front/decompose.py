@@ -293,7 +293,8 @@ def _with_words(
         word_tensors["prefix_residual"] = pursuit.path[:, [k - 1 for k in prefixes]].cpu().numpy()  # (unit, m) -> (unit, prefix)
     header = effects.header.after("cliptools.decompose", step)
     judged = {} if closest.seen is None else {"judged": "own"}
-    header_settings = {key: value for key, value in header.settings.items() if key not in ("judged", "verified")} | judged
+    earlier = ("judged", "judged_images", "verified")
+    header_settings = {key: value for key, value in header.settings.items() if key not in earlier} | judged
     header = replace(header, kind="neurons", settings=header_settings | {"words": settings})
     other_tensors = {key: value for key, value in effects.tensors.items() if key not in REPLACED}
     return unit_bundle(replace(effects, tensors=other_tensors).with_tensors(header, **word_tensors))

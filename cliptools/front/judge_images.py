@@ -36,7 +36,7 @@ from cliptools.unit_effects.select import factored_effect
 
 SCENES_RENDERED = 2000  # without images
 LEAST = 6  # images of a judgement
-FEW = 300  # images below which seen words are uncertain
+FEW = 300  # choosing images below which seen words are uncertain
 Truth = str | Mapping[str, Sequence[str]] | None
 
 
@@ -112,14 +112,19 @@ def _rendered(
         raise UsageError(f"no images named: {name} needs a PATH (scenes are rendered for {', '.join(EMBEDDED)} only)")
     if truth not in (None, SCENES):
         raise UsageError(f"--truth {truth} needs a PATH; rendered scenes have --truth {SCENES}")
-    try:
-        earlier = recorded_source(bundle, ())
-    except UsageError:  # the bundle was made from other images
-        earlier = None
-    if isinstance(earlier, SceneSource) and earlier.seed == seed:
+    if made_from_scenes(bundle, seed):
         raise UsageError(f"--seed {seed}: the bundle was made from the scenes of this seed; give another one")
     source = scenes_for(name, limit or SCENES_RENDERED, seed)
     return source, None if truth is None else rendered_shown(source, texts)
+
+
+def made_from_scenes(bundle: Bundle, seed: int) -> bool:
+    """Return True if the bundle was made from rendered scenes of this seed."""
+    try:
+        source = recorded_source(bundle, ())
+    except UsageError:  # the bundle was made from other images
+        return False
+    return isinstance(source, SceneSource) and source.seed == seed
 
 
 def _opened(images: Images, truth: Truth, classes: str | None, texts: Sequence[str]) -> tuple[ImageSource, ShownTexts | None]:
@@ -164,8 +169,8 @@ def measure(
     numbers = collect(scalars, counted, Stores(activities, embeddings, other), screens[0])
     if len(numbers) < LEAST:
         raise CliptoolsError(f"{count_of(len(numbers), 'image')} to judge by, expected {LEAST} or more (half choose words)")
-    if len(numbers) < FEW:
-        warn(f"{count_of(len(numbers), 'image')} only: words chosen by fewer than {FEW} are uncertain")
+    if (choosing := len(numbers) // 2) < FEW:
+        warn(f"{count_of(choosing, 'image')} to choose words by (half of them): with fewer than {FEW} words are uncertain")
     return Measured(
         numbers=numbers, activities=activities, embeddings=embeddings, judge=None if other is None else other.embeddings
     )

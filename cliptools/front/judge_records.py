@@ -159,7 +159,8 @@ def judged_bundle(units: JudgedUnits) -> UnitBundle:
     header = bundle.header.after("cliptools.judge", {"judged": units.judged_by, **units.settings})
     kept = {"images": {half: units.images[half] for half in ("choosing", "scored")}}
     kept |= {} if units.judge is None else {"model": dict(units.judge)}
-    header = replace(header, settings=header.settings | {"judged": units.judged_by, "judged_read": kept})
+    settings = {"judged": units.judged_by, "judged_images": units.images["choosing"], "judged_read": kept}
+    header = replace(header, settings=header.settings | settings)
     return unit_bundle(
         bundle.with_tensors(
             header, words=json_tensor(words), seen=seen, seen_correlation=judgement.seen_correlation.astype(np.float32),

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from cliptools.analysis.mismatch import Mismatch, Pairs
 from cliptools.analysis.selection import by_layers
-from cliptools.console import front_call
+from cliptools.console import count_of, front_call, note, warn
 from cliptools.console import progress as shown
 from cliptools.errors import StreamError, TextError
 from cliptools.front.arguments import require_number
 from cliptools.front.bundles import require_neurons
 from cliptools.front.models import model_of
 from cliptools.front.tables import Records
-from cliptools.front.unit_records import record_source, unit_keys
+from cliptools.front.unit_records import ENOUGH_IMAGES, record_source, unit_keys
 from cliptools.front.vocabulary import Vocabulary, default_vocabulary, vocabulary, vocabulary_of
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import digest
@@ -111,11 +111,13 @@ def require_read(bundle: Bundle, name: str = "the bundle") -> Bundle:
     """Return the bundle, which has read directions and the covariance of the embeddings.
 
     Raises:
-        StreamError: it has none: it is of an older version.
+        StreamError: it has none: it is of an older version, or of pairs without --keep.
     """
     for tensor in NEEDED_TENSORS:
         if tensor not in bundle:
-            raise StreamError(f"{name}: a bundle without `{tensor}`, of an older version; make it again with clip-effects")
+            kind = "neuron-head pairs without --keep" if "sign" in bundle else "an older version"
+            remedy = "with --keep, as 20% or 100%" if "sign" in bundle else "with clip-effects"
+            raise StreamError(f"{name}: a bundle without `{tensor}`, of {kind}; make it again {remedy}")
     return bundle
 
 
@@ -135,6 +137,8 @@ def mismatch_records(bundle: Bundle, request: MismatchRequest) -> Iterator[dict[
     pool = _pool(bundle, request)
     if len(pool.texts) < 2:
         raise TextError(f"--pool {pool.name}: expected at least two texts, found {len(pool.texts)}")
+    if (count := bundle.header.images.get("count", ENOUGH_IMAGES)) < ENOUGH_IMAGES:
+        warn(f"{count_of(count, 'image')} only in this bundle: what units see is uncertain with fewer than {ENOUGH_IMAGES}")
     model = model_of(bundle, request.model, request.device)
     t = encode_named(model, pool, request.templates, use_cache=request.cache)
     c = t[:0]
@@ -155,8 +159,9 @@ def _pool(bundle: Bundle, request: MismatchRequest) -> Pool:
 
 def _open_search(bundle: Bundle, t: Float[Tensor, "t d"], request: MismatchRequest) -> Mismatch:
     """Return the search over the units of a bundle, on the device of the texts."""
-    q, r, covariance = (torch.from_numpy(bundle[name]).to(t) for name in ("read", "direction", "embedding_covariance"))
-    return Mismatch(q, r, covariance, t, request.near, request.alike)
+    names = ("read", "direction", "deviation", "embedding_covariance")
+    q, r, deviation, covariance = (torch.from_numpy(bundle[name]).to(t) for name in names)
+    return Mismatch(q, r, deviation, covariance, t, request.near, request.alike)
 
 
 def _records(
@@ -171,11 +176,19 @@ def _records(
     more = {"effect": bundle.header.settings.get("effect"), "settings": settings}
     for cue, embedding in zip(request.cues, c, strict=True):
         pairs = search.of_cue(embedding, number.get(cue), request.head)
+        _note_none(pairs, repr(cue))
         yield from (record | more for record in _pair_records(search, bundle, pool, pairs, [(cue, embedding)] * len(pairs.t)))
     if not request.cues:
         pairs = search.largest(request.head, partial(shown, label="rows of texts", total=2 * len(search.row_blocks)))
+        _note_none(pairs, "one thing")
         things = [(pool.texts[s], search.t[s] + search.mean) for s in pairs.s.tolist()]
         yield from (record | more for record in _pair_records(search, bundle, pool, pairs, things))
+
+
+def _note_none(pairs: Pairs, thing: str) -> None:
+    """Say so if there are no pairs."""
+    if not len(pairs.t):
+        note(f"no unit of the bundle sees {thing} and writes another that is not like it")
 
 
 def _pair_records(

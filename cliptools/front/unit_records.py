@@ -120,11 +120,9 @@ def seen_words(bundle: Bundle, row: int) -> list[tuple[int, float]]:
 
 
 def seen_title(bundle: Bundle) -> str:
-    """Return `sees`, or `sees (uncertain, 120 images)` if the words of the top images rest on few images."""
-    count = bundle.header.images.get("count", ENOUGH_IMAGES)
-    if count >= ENOUGH_IMAGES or bundle.header.settings.get("judged", "own") != "own":
-        return "sees"
-    return f"sees (uncertain, {count_of(count, 'image')})"
+    """Return `sees`, or `sees (uncertain, 120 images)` if few images chose these words, the bundle's or those of clip-judge."""
+    count = bundle.header.settings.get("judged_images", bundle.header.images.get("count", ENOUGH_IMAGES))
+    return "sees" if count >= ENOUGH_IMAGES else f"sees (uncertain, {count_of(count, 'image')})"
 
 
 def positive_and_negative(words: Sequence[tuple[int, float]], count: int) -> list[tuple[int, float]]:

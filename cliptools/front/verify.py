@@ -6,14 +6,14 @@ from jaxtyping import Float
 from cliptools.analysis.verified_words import verify_words
 from cliptools.errors import StreamError
 from cliptools.front.images import Images, Reading
-from cliptools.front.judge_images import measure, open_judged, own_presence
+from cliptools.front.judge_images import made_from_scenes, measure, open_judged, own_presence
 from cliptools.front.verify_judged import candidates_of, with_verified
 from cliptools.images.loader import Skipped
 from cliptools.io.bundle import Bundle
 from cliptools.models.load import LoadedModel, RecordedModel
 
 SCENES = "scenes"  # in place of images: rendered ones
-SEED = 4321  # of rendered scenes and of the halves
+SEED = 4321  # of rendered scenes, and of the halves; the next one for the scenes if the bundle was made from those of this one
 EFFECTS = ("second", "first", "pooled")
 
 
@@ -43,8 +43,9 @@ def verified(
     """
     if bundle.header.settings.get("effect") not in EFFECTS:
         raise StreamError(f"--verify needs effects in factored form ({', '.join(EFFECTS)}); this bundle has others")
+    seed = SEED + 1 if made_from_scenes(bundle, SEED) else SEED
     opened = open_judged(
-        bundle, None if images == SCENES else images, None, None, (), limit=None, sample=None, seed=SEED, same_names=same_names
+        bundle, None if images == SCENES else images, None, None, (), limit=None, sample=None, seed=seed, same_names=same_names
     )
     loaded = model.loaded if isinstance(model, RecordedModel) else model
     measured = measure(bundle, loaded, opened, len(texts), reading, Skipped())

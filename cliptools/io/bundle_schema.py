@@ -291,6 +291,7 @@ HEADER: dict[str, tuple[HeaderField, ...]] = {
             OBJECT,
             "how `judged_read` was measured: `images` of the halves, and the `model` of the embeddings if it is another one",
         ),
+        HeaderField("judged_images", COUNT, "number of images by which clip-judge chose `seen`"),
         HeaderField("kept", COUNT, "images per unit in a partial", required="partial"),
         HeaderField("shards", COUNT, "number of shards of the run", required="partial"),
         HeaderField("have", COUNTS, "shards that a partial contains, from 1", required="partial"),

@@ -118,8 +118,10 @@ def _draw_text(draw: ImageDraw.ImageDraw, row: SheetRow, y: int) -> None:
         for start in range(0, words_in_row(), lines):
             _draw_words(draw, row.words[start : start + lines], MARGIN + start // lines * column, y, column)
         return
-    for x, head, words in ((MARGIN, "writes", row.words), (MARGIN + column, row.seen_title, row.seen)):
-        draw.text((x + NUMBER_WIDTH, y), head, FAINT, _font("small"), anchor="la")
+    for x, title, words in ((MARGIN, "writes", row.words), (MARGIN + column, row.seen_title, row.seen)):
+        head = shorten_to_width(title, "small", column - GAP)
+        left = min(x + NUMBER_WIDTH, x + column - GAP - int(_font("small").getlength(head)))  # a long one begins further left
+        draw.text((left, y), head, FAINT, _font("small"), anchor="la")
         _draw_words(draw, words[: lines - 1], x, y + LINE, column)
 
 

@@ -1,8 +1,8 @@
 """Activities of many units on many images, written by images and read by units.
 
-The activity of a unit is a = <phi - b, r>. It is kept as float16, divided by the unit's largest top norm so that no number leaves
-the range of float16: a is exact to one part in 2,000. The file has a part for each group of units, so that a batch is written in
-few pieces and a group is read in one.
+The activity of a unit is a = <phi - b, r>. It is kept as float16, divided by the unit's largest top norm so that few numbers
+leave the range of float16: a is exact to one part in 2,000, and numbers beyond 65,504 such norms count as 65,504. The file has a
+part for each group of units, so that a batch is written in few pieces and a group is read in one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +19,7 @@ from cliptools.models.unusable import Screen, unusable
 from cliptools.streaming.embeddings import Embeddings
 from cliptools.unit_effects.factored import FactoredEffect, projections_of, scale_of, unit_blocks_of
 
+LARGEST = float(np.finfo(np.float16).max)
 NUMBERS_AT_ONCE = 1 << 21  # of a group of units: activities on all images, or correlations with all texts
 
 
@@ -47,7 +48,7 @@ class Activities:
         Raises:
             CliptoolsError: the temporary file cannot be written.
         """
-        rows = (along / self._unit).astype(np.float16)  # (b, U)
+        rows = (along / self._unit).clip(-LARGEST, LARGEST).astype(np.float16)  # (b, U)
         for group in self.groups:
             width = group.stop - group.start
             self._file.put(2 * (group.start * self._listed + self.count * width), rows[:, group])

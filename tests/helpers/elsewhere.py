@@ -116,6 +116,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_front.py: an empty list",
         "tests/test_front.py: item 0 is of type",
     ),
+    ("cli/run/judge.py", "_check_outputs"): ("tests/test_judge.py: name two files",),
     ("cli/run/judge.py", "run"): ("tests/test_judge.py: so the bundle needs a file",),
     ("front/decompose.py", "decompose"): ("tests/test_verify.py: --same-names is about the images of --verify",),
     ("front/images.py", "read_for_models"): ("tests/test_judge.py: preprocessed for the bundle's model",),

@@ -55,6 +55,7 @@ def run(options: JudgeOptions) -> None:
     request.check()
     if "-" in options.paths and (options.bundle is None or str(options.bundle) == "-"):
         raise UsageError("- reads images from standard input, so the bundle needs a file: --bundle FILE")
+    _check_outputs(options)
     bundle = read_neurons(options.bundle, *NEEDED_TENSORS, option="--bundle FILE", device=options.device)
     result = judged(bundle, list(options.paths) or None, request)
     if options.summary:
@@ -73,6 +74,24 @@ def run(options: JudgeOptions) -> None:
         more = f"… {count_of(bundle.units - rows, 'more unit')} (-f jsonl for all)"
         remainder = [Text(more, style="dim")] if rows < bundle.units else []
         stream.write(rendered(units, *remainder, *means))
+
+
+def _check_outputs(options: JudgeOptions) -> None:
+    """Check that no two outputs have the same file, which the later one would replace.
+
+    Raises:
+        UsageError: two outputs have the same file, or are both standard output.
+    """
+    outputs = {"--summary": options.summary, "--bundle-out": options.bundle_out, "-o": options.output or Path("-")}
+    names: dict[Path, str] = {}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        place = path if str(path) == "-" else path.resolve()
+        if place in names:
+            other = f"{option} {path}" if option != "-o" or options.output else "the records"
+            raise UsageError(f"{names[place]} {path}: also the place of {other}; name two files")
+        names[place] = option
 
 
 def _request(options: JudgeOptions) -> JudgeRequest:
