@@ -22,7 +22,7 @@ from click.types import StringParamType
 from cliptools.errors import SingleItemError, UsageError, first_line
 from cliptools.launch import NEEDED
 
-OWN_VARIABLE = {"BY", "CENTER", "IMAGES", "LABELS", "MASK", "METHOD", "NEURONS", "SIZE", "UNITS"}
+OWN_VARIABLE = {"BY", "CENTER", "GROUPS", "IMAGES", "LABELS", "MASK", "METHOD", "NEURONS", "SIZE", "SPLIT", "UNITS"}
 """Options with a different meaning in each command: the names of their variables include the command."""
 
 
