@@ -10,10 +10,12 @@ WORK := work/quickstart
 LOOK ?= $(if $(IMAGES),$(IMAGES),$(WORK)/scenes/images)
 TEXT ?= pizza
 PAIR ?= --depict cat --predict dog
+SEES ?= mountain
+WRITES ?= violin
 
-all: $(addprefix $(WORK)/,neurons.txt accuracy.txt shift.txt fit.jsonl merged.txt texts.txt top.png sheet.png judged.txt gallery.html)
+all: $(addprefix $(WORK)/,neurons.txt accuracy.txt shift.txt fit.jsonl merged.txt texts.txt top.png sheet.png judged.txt why.txt repaired.txt gallery.html)
 	@cat $(WORK)/neurons.txt $(WORK)/accuracy.txt $(WORK)/shift.txt
-	@echo "Pictures: $(WORK)/sheet.png, $(WORK)/top.png, $(WORK)/masks/, $(WORK)/fooled/; all results: $(WORK)/gallery.html"
+	@echo "Pictures: $(WORK)/sheet.png, $(WORK)/top.png, $(WORK)/masks/, $(WORK)/fooled/, $(WORK)/why/; all results: $(WORK)/gallery.html"
 
 # The same neurons measured in two shards, as on two machines, and merged.
 $(WORK)/part-%.safetensors:
@@ -41,6 +43,14 @@ $(WORK)/judged.txt: $(WORK)/neurons.safetensors | $(WORK)/scenes/images
 # The images on which these neurons act most.
 $(WORK)/top.png: $(WORK)/neurons.safetensors
 	clip-top $(IMAGES) --head 6 --sheet $@ -f jsonl --bundle $< > $(WORK)/top.jsonl
+
+# Why the model prefers one class to another on these images: units, and the margin without them.
+$(WORK)/why.txt: $(WORK)/neurons.safetensors | $(WORK)/scenes/images
+	clip-explain $(LOOK) --text $(TEXT) --figures $(WORK)/why $(OPTIONS) -f table --bundle $< > $@
+
+# A checkpoint in which neurons that see one thing no longer write another.
+$(WORK)/repaired.txt: $(WORK)/neurons.safetensors
+	clip-edit --sees $(SEES) --writes $(WRITES) -o $(WORK)/repaired.safetensors $(OPTIONS) -f table --bundle $< > $@
 
 # The accuracy of the model without these neurons, and with one direction of each neuron.
 $(WORK)/accuracy.txt: $(WORK)/neurons.safetensors

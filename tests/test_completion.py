@@ -29,6 +29,7 @@ COMMANDS = suite(ROOT)
 NOT_TOLD = {
     "units", "word", "keep", "explained", "residual", "templates", "prefix", "emoji", "caption", "text", "texts", "depict",
     "predict", "exclude", "concepts", "image_column", "group_column", "label_column", "components", "m", "shard", "block",
+    "delete", "sees", "writes", "train_sizes",
 }  # fmt: skip
 """Texts of which no shell can know what they will be."""
 ENVIRONMENT = os.environ | {

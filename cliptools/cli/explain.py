@@ -79,7 +79,7 @@ def main(**options: Any) -> None:
     \b
     Examples:
       clip-explain holiday.jpg --text wolf --text husky --bundle neurons.safetensors --figures why/
-      clip-explain photos/ --classes imagenet < neurons.safetensors | jq -c '[.image, .a, .b, .margin, .units[0].sees[0].word]'
+      clip-explain photos/ --classes imagenet < neurons.safetensors | jq -c '[.image, .a, .b, .margin]'
       clip-scenes --count 3 | clip-explain - --text cat --bundle neurons.safetensors -f table
       clip-explain holiday.jpg --text cat --classes emoji --figures why/ --figure-format pdf < neurons.safetensors
     """

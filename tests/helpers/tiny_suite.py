@@ -101,6 +101,8 @@ class Suite:
             "explain classes": Case("explain", (self.images, "--classes", self.classes, *short, *READ, "-f", "jsonl"), words),
             "explain pairs": Case("explain", (self.images, "--text", "cat", *READ, "-f", "jsonl"), pairs),
             "explain words": Case("explain", (self.images, "--text", "cat", "--pool", self.pool, *READ, "-f", "jsonl"), second),
+            "edit": Case("edit", (*self._cue, "-o", self.folder / "edited.safetensors"), words),
+            "edit pairs": Case("edit", (*self._cue, "-o", self.folder / "edited-pairs.safetensors"), pairs),
             "advgen": Case("advgen", (*self._painting, "--judge", self.vit, "--judge-classes", self.classes)),
             "advgen images": Case("advgen", ("--images-only", "-f", "jsonl", self.folder / "pictures.jsonl")),
             "texts": Case("texts", ("--help",)),
@@ -150,6 +152,10 @@ class Suite:
         labels = ("--size", 96, "--background", 0.3, *small[4:], "--bundle", pairs)
         made["segment labels evaluate"] = Case("segment_eval", (self.scenes, *labels))
         return made
+
+    @property
+    def _cue(self) -> tuple[Any, ...]:
+        return ("--sees", "cat", "--writes", "dog", "--head", 2, "--pool", self.pool)
 
     @property
     def _labels(self) -> tuple[Any, ...]:

@@ -1,0 +1,225 @@
+"""Repair the planted pairs of embedded models, one at a time, and measure the four groups of each pair before and after.
+
+    clip-scenes --groups --count 200 --seed 0 --out-dir GROUPS; clip-effects --seed 1 -o BUNDLE.safetensors
+    python repair.py GROUPS BUNDLE.safetensors…
+
+A pair (class A, cue B) has four groups: A or another class C, beside B or beside another thing. Units that see B and write A are
+edited so that they no longer write along A (`null`), or stand at their means (`zero`). Their number is the one of 5, 10, 20, …
+that is best on validation scenes; the controls edit as many units of the same bundle in the same way: random ones, those that
+write A most, those that see B most, and `blind`: units that write A as strongly as the edited ones, but see B least. `projection`
+edits nothing: it removes the cue's direction from the image embeddings. Every row has means over the pairs: the number of units,
+the worst group before and after with the interval of its gain over pairs, the share of its error that is gone, the accuracy of
+the four groups after the edit less that before, in points, and zero-shot accuracy on single emoji before and after, over the
+scenes of all pairs, with the interval of the paired difference.
+"""
+
+import csv
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.func import functional_call
+
+import cliptools as ct
+from cliptools.analysis.cue_units import cue_scores, sight, write_scores
+from cliptools.emoji.export import slug
+from cliptools.emoji.render import SingleSceneSource
+from cliptools.front.bundles import read, require_neurons
+from cliptools.front.edit_choose import ChoiceRequest, Grouped, best_trial, measure_groups
+from cliptools.front.vocabulary import default_vocabulary_of
+from cliptools.images.classification.grouped import SCENES, open_grouped
+from cliptools.io.bundle import Bundle
+from cliptools.io.header import digest
+from cliptools.models.load import LoadedModel, load_recorded_model
+from cliptools.models.text_encoder import encode_named
+from cliptools.text.emoji_concepts import Plant, concepts, plants
+from cliptools.text.vocabularies import Pool
+
+GROUPS = ("A_cue", "A_other", "C_cue", "C_other")
+COLUMNS = (
+    "model", "seed", "units", "edit", "count", "before", "after", "low", "high", "error_gone", *GROUPS,
+    "zero_shot", "zero_shot_after", "zero_shot_low", "zero_shot_high", "scenes", "pairs",
+)  # fmt: skip
+SINGLE = 300  # scenes of one emoji for each pair
+LOSS = 0.02  # largest loss of another group on validation
+Weights = dict[str, Tensor]
+
+
+class Measured(NamedTuple):
+    """One edit of one pair."""
+
+    count: int
+    before: Float[np.ndarray, " group"]
+    after: Float[np.ndarray, " group"]
+    right: Bool[np.ndarray, "2 scene"]
+    """Single emoji named correctly, before and after."""
+
+
+class Repairs:
+    """The repairs of one model with one bundle."""
+
+    def __init__(self, groups: Path, path: Path) -> None:
+        self.groups, self.bundle = groups, require_neurons(read(path), "read")
+        self.model: LoadedModel = load_recorded_model(self.bundle.header.model, "cpu", "fp32")
+        self.seed = int(self.bundle.header.history[0]["arguments"].get("seed", 0))
+        self.names = [concept.name for concept in concepts()]
+        self.text = self.encode(self.names)  # (concept, d)
+        pool = default_vocabulary_of(self.model.name)
+        self.mean = encode_named(self.model, pool, ()).double().mean(0)  # (d)
+        self.rng = np.random.default_rng(self.seed)
+
+    def encode(self, names: list[str]) -> Float[Tensor, "text d"]:
+        """Return the embeddings of names."""
+        return encode_named(self.model, Pool("names", tuple(names), digest(*names)), ()).double()
+
+    def pair(self, plant: Plant) -> Iterator[tuple[str, str, Measured]]:
+        """Yield the measured edits of one pair with the names of the units and of the edit."""
+        named, cue = self.names[plant.named], self.names[plant.cue]
+        folder = f"{slug(named)}-{slug(cue)}"
+        validation, test = (self.open(split, folder) for split in ("validation", "test"))
+        orders = self.orders(plant)
+        how = "null" if self.bundle["unit"][0, 2] < 0 and self.model.name.startswith("emoji-vit") else "zero"
+        edits = [self.weights(orders["repair"][:count], named, how) for count in self.counts(len(orders["repair"]))]
+        count = self.choose(validation, edits, plant, len(orders["repair"]))
+        jobs = [(units, how, self.weights(order[:count], named, how)) for units, order in orders.items()]
+        if how == "null":
+            jobs.append(("repair", "zero", self.weights(orders["repair"][:count], named, "zero")))
+        groups = self.measure(test, [weights for *_, weights in jobs], plant)
+        right = self.single([weights for *_, weights in jobs])
+        for (units, edit, _), after, hits in zip(jobs, groups[1:], right[1:], strict=True):
+            yield units, edit, Measured(count, groups[0], after, np.stack([right[0], hits]))
+        yield "none", "projection", self.projection(plant, test, right[0])
+
+    def open(self, split: str, folder: str) -> Grouped:
+        """Return the scenes of a pair."""
+        return Grouped(*open_grouped([str(self.groups / "images" / split / folder)], SCENES, None, None))
+
+    def orders(self, plant: Plant) -> dict[str, Int[np.ndarray, " u"]]:
+        """Return the units in the order in which each way of choosing takes them."""
+        tensors = [torch.from_numpy(self.bundle[name]) for name in ("read", "direction", "deviation", "embedding_covariance")]
+        q, r, deviation, covariance = tensors
+        t, s = (self.text[[concept]] - self.mean for concept in (plant.named, plant.cue))
+        rather = bool((self.bundle["unit"][:, 2] < 0).all())  # neurons: those that see the cue rather than the class
+        score = cue_scores(q, r, deviation, covariance, s, t, rather)
+        write, see = write_scores(r, deviation, t), sight(q, deviation, covariance, s)[:, 0]
+        repair = score.argsort(descending=True, stable=True)[: int((score > 0).sum())].numpy()
+        unseeing = see.argsort(stable=True)[: len(see) // 2].numpy()
+        near = np.abs(write.numpy()[unseeing][None] - write.numpy()[repair][:, None])  # (repair, unseeing)
+        blind: list[int] = []
+        for row in near[: len(unseeing) // 4]:
+            free = np.argsort(row)
+            blind.append(next(int(unseeing[i]) for i in free if int(unseeing[i]) not in blind))
+        return {
+            "repair": repair,
+            "random": self.rng.permutation(self.bundle.units),
+            "write": write.argsort(descending=True, stable=True).numpy(),
+            "see": see.argsort(descending=True, stable=True).numpy(),
+            "blind": np.array(blind),
+        }
+
+    def counts(self, units: int) -> list[int]:
+        """Return 5, 10, 20, … up to the number of units that have a score, at most a tenth of all."""
+        most = min(units, self.bundle.units // 10)
+        return [count for power in range(12) if (count := 5 * 2**power) <= most]
+
+    def weights(self, rows: Int[np.ndarray, " u"], named: str, how: str) -> Weights:
+        """Return the changed weights of the edit of some units."""
+        part: Bundle = self.bundle.select(np.sort(rows))
+        edited = ct.edit(part, writes=named, how=how, model=self.model)
+        return {name: edited.tensors[f"visual.{name}"].float() for name in edited.changed}
+
+    def choose(self, validation: Grouped, edits: list[Weights], plant: Plant, units: int) -> int:
+        """Return the number of units of the best edit on validation scenes."""
+        groups = self.measure(validation, edits, plant)
+        worst, least = int(groups[0].argmin()), groups[1:].min(1)
+        loss = np.delete(groups[0] - groups[1:], worst, axis=1).max(1)
+        try:
+            return self.counts(units)[best_trial(least.tolist(), loss.tolist(), float(groups[0].min()), LOSS)]
+        except ct.CliptoolsError:  # no number is better within the limit: the smallest one
+            return self.counts(units)[0]
+
+    def places(self, names: Sequence[str], plant: Plant) -> list[int]:
+        """Return the places of the four groups, in the order of GROUPS, among the names PAIR/CLASS/BESIDE."""
+        named, cue = slug(self.names[plant.named]), slug(self.names[plant.cue])
+        kind = {(True, True): 0, (True, False): 1, (False, True): 2, (False, False): 3}
+        parts = [[slug(part) for part in name.split("/")[-2:]] for name in names]
+        found = {kind[of == named, beside == cue]: place for place, (of, beside) in enumerate(parts)}
+        return [found[number] for number in range(len(GROUPS))]
+
+    def measure(self, grouped: Grouped, edits: list[Weights], plant: Plant) -> Float[np.ndarray, "edit group"]:
+        """Return the accuracies of the four groups: of the untouched model, and of each edit."""
+        choice = ChoiceRequest(validation=("-",), test=("-",), groups=SCENES)
+        figures = measure_groups(self.model, [{}, *edits], grouped, choice)
+        records = [figures.fields(s)["groups"] for s in range(1 + len(edits))]
+        places = self.places([group["group"] for group in records[0]], plant)
+        return np.array([[groups[place]["value"] for place in places] for groups in records])
+
+    @torch.inference_mode()
+    def single(self, edits: list[Weights]) -> Bool[np.ndarray, "edit scene"]:
+        """Return for each set of weights the single emoji that are named correctly."""
+        side = int(self.model.preprocessing["size"][0])
+        source = SingleSceneSource(SINGLE, int(self.rng.integers(2**31)), size=side)
+        visual: Any = self.model.clip.visual
+        hits = []
+        for start in range(0, SINGLE, 50):
+            images = torch.stack([self.model.transform(source.load(i)) for i in range(start, min(start + 50, SINGLE))])
+            label = torch.from_numpy(source.concept[start : start + 50])
+            outputs = torch.stack([functional_call(visual, weights, (images,)) for weights in [{}, *edits]])  # (edit, b, d)
+            hits.append((outputs.double() @ self.text.T).argmax(-1) == label)
+        return torch.cat(hits, 1).numpy()
+
+    @torch.inference_mode()
+    def projection(self, plant: Plant, test: Grouped, right: Bool[np.ndarray, " scene"]) -> Measured:
+        """Measure the image embeddings without their component along the cue."""
+        s = F.normalize(self.text[plant.cue] - self.mean, dim=0)
+        t = self.encode([row.name for row in test.images.classes])  # (2, d)
+        images = test.images.source
+        pictures = torch.stack([self.model.transform(images.load(i)) for i in range(len(images))])
+        visual: Any = self.model.clip.visual
+        M = torch.cat([visual(part).double() for part in pictures.split(50)])  # (image, d)
+        label = torch.from_numpy(test.images.label)
+        places = self.places(test.groups.names, plant)
+        accuracies = []
+        for z in (M, M - (M @ s)[:, None] * s):
+            hit = ((z @ t.T).argmax(1) == label).numpy()
+            accuracies.append(np.array([hit[test.groups.of == place].mean() for place in places]))
+        return Measured(0, accuracies[0], accuracies[1], np.stack([right, right]))
+
+
+def row(repairs: Repairs, units: str, edit: str, measured: list[Measured]) -> dict[str, object]:
+    """Return the row of one way of editing, over all pairs."""
+    before, after = (np.array([getattr(one, name) for one in measured]) for name in ("before", "after"))  # (pair, group)
+    worst, worst_after = before.min(1), after.min(1)
+    gain, right = worst_after - worst, np.concatenate([one.right for one in measured], 1)
+    half = 1.96 * gain.std(ddof=1) / math.sqrt(len(gain)) if len(gain) > 1 else math.nan
+    change = right[1].astype(float) - right[0]
+    half_change = 1.96 * change.std(ddof=1) / math.sqrt(len(change))
+    numbers = {"before": worst.mean(), "after": worst_after.mean(), "low": gain.mean() - half, "high": gain.mean() + half}
+    numbers |= {"error_gone": gain.mean() / max(1e-9, 1 - worst.mean())}
+    numbers |= {name: 100 * change for name, change in zip(GROUPS, (after - before).mean(0), strict=True)}
+    numbers |= {"zero_shot": right[0].mean(), "zero_shot_after": right[1].mean()}
+    numbers |= {"zero_shot_low": change.mean() - half_change, "zero_shot_high": change.mean() + half_change}
+    shown = {name: f"{value:.3f}" for name, value in numbers.items()}
+    fixed = {"model": repairs.model.name, "seed": repairs.seed, "units": units, "edit": edit, "pairs": len(measured)}
+    return fixed | shown | {"count": f"{np.mean([one.count for one in measured]):.0f}", "scenes": right.shape[1]}
+
+
+if __name__ == "__main__":
+    writer = csv.DictWriter(sys.stdout, COLUMNS)
+    writer.writeheader()
+    for name in sys.argv[2:]:
+        repairs = Repairs(Path(sys.argv[1]), Path(name))
+        results: dict[tuple[str, str], list[Measured]] = {}
+        for plant in plants():
+            for units, edit, one in repairs.pair(plant):
+                results.setdefault((units, edit), []).append(one)
+            print(f"{name}: {repairs.names[plant.named]}", file=sys.stderr, flush=True)
+        writer.writerows(row(repairs, units, edit, measured) for (units, edit), measured in results.items())
+        sys.stdout.flush()
