@@ -98,6 +98,13 @@ def test_numbers_are_those_of_torchvision(tmp_path_factory: pytest.TempPathFacto
     assert {str(place / name): row for name, row in zip(images.source.names, images.label, strict=True)} == dict(oracle.samples)
 
 
+def test_folders_whose_names_differ_by_a_sign_are_two_classes(tmp_path: Path) -> None:
+    """Both have the words XX in their names."""
+    place = put(tmp_path, "XX/1.png", "_XX/2.png", "xx-/3.png")
+    images = open_classified([str(place)], "folders", None)
+    assert [each.names[-1] for each in images.classes] == ["XX", "_XX", "xx-"] and images.label.tolist() == [0, 1, 2]
+
+
 def test_folders_named_themselves_and_archives(tmp_path: Path) -> None:
     put(tmp_path, "set/cat/1.png", "set/dog/1.png", "set/dog/2.png")
     by_glob = open_classified([str(tmp_path / "set" / "*")], None, None)

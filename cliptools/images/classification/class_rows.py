@@ -176,7 +176,8 @@ def rows_named(labels: Iterable[str]) -> ClassRows:
         shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
         note(f"classes of the labels: {understood.form}; {count_of(len(names), 'class')}, in prompts: {shown}")
     named = [(name, label) for name, label in zip(names, labels, strict=True)]
-    return ClassRows(tuple(ClassName(name, (label,) if label != name else ()) for name, label in named), "labels")
+    classes = tuple(ClassName(name, (label,) if label != name else ()) for name, label in named)
+    return ClassRows(classes, "labels", folders=tuple((label,) for _, label in named))
 
 
 def imagenet_list(ids: Iterable[str]) -> str | None:
