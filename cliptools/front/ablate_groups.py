@@ -197,7 +197,8 @@ def training_sizes(given: str | Mapping[str, int] | None, groups: ImageGroups) -
         given: `table`; or a number for each group, in their order, separated by commas; or GROUP=NUMBER for each.
 
     Raises:
-        UsageError: there is another number of sizes than groups, a size is no number, all are 0, or the table has none.
+        UsageError: the number of sizes is not that of the groups, a size is not a number, all sizes are 0, or the table has no
+            training images.
     """
     if given is None:
         return None

@@ -35,13 +35,12 @@ from cliptools.front.ablate_settings import (
 )
 from cliptools.front.images import read_batches
 from cliptools.front.mask import mask_hooks
-from cliptools.front.models import check_given
+from cliptools.front.models import loaded_model_of
 from cliptools.images.classification import ClassifiedImages
 from cliptools.images.classification.grouped import ImageGroups
 from cliptools.images.loader import Skipped, choose, list_digest
-from cliptools.io.bundle import Bundle
 from cliptools.io.header import digest, recorded_model
-from cliptools.models.load import LoadedModel, drop_text_tower, load_recorded_model
+from cliptools.models.load import LoadedModel, drop_text_tower
 from cliptools.models.other_weights import with_weights
 from cliptools.models.text_encoder import class_templates, encode_named, encode_pool, templates_name
 from cliptools.models.unusable import Screen, unusable
@@ -87,7 +86,7 @@ def measure_settings(
         CliptoolsError: no image can be read or none is usable, or the untouched model is at chance.
     """
     indices = choose(images.source, request.limit, request.sample, request.seed)
-    model = _model(bundles[0].bundle, request)
+    model = loaded_model_of(bundles[0].bundle, request.model, request.device, request.precision)
     models = [model, *([with_weights(model, request.against, "--against")] if request.against else [])]
     figures = GroupFigures(groups, request, single_templates(model, images, request) if request.each_template else [])
     texts = [_class_texts(each, images, request) for each in models]
@@ -147,18 +146,6 @@ class _AllOutputs:
             weight: Tensor = visual.conv1.weight
             output = torch.cat([output, visual(image.to(weight.device, weight.dtype))[None].to(output)])
         return output
-
-
-def _model(bundle: Bundle, request: AblateRequest) -> LoadedModel:
-    """Return the bundle's model.
-
-    Raises:
-        ModelError: the model that is given is not the bundle's, or the bundle's model cannot be loaded.
-    """
-    if request.model is None:
-        return load_recorded_model(bundle.header.model, request.device, request.precision)
-    check_given(request.model, bundle)
-    return request.model
 
 
 def _class_texts(model: LoadedModel, images: ClassifiedImages, request: AblateRequest) -> _Texts:

@@ -22,7 +22,7 @@ from cliptools.front.arguments import require_number, require_one_of
 from cliptools.front.bundles import require_neurons
 from cliptools.front.image_words import Record, Scoring, describer
 from cliptools.front.images import Images, Reading, open_any, read_batches
-from cliptools.front.models import check_given
+from cliptools.front.models import loaded_model_of
 from cliptools.front.tables import Records
 from cliptools.front.unit_records import record_source
 from cliptools.front.vocabulary import Vocabulary, vocabulary
@@ -31,7 +31,7 @@ from cliptools.images.loader import ImageSource, Skipped, choose
 from cliptools.images.relocate import recorded_source
 from cliptools.io.bundle import Bundle
 from cliptools.io.jsonl import rounded
-from cliptools.models.load import LoadedModel, load_recorded_model
+from cliptools.models.load import LoadedModel
 from cliptools.models.unusable import Screen
 from cliptools.text.vocabularies import Pool
 
@@ -247,7 +247,7 @@ def describe_images(task: Task, place: int = 0, count: int = 0) -> Iterator[Reco
         CliptoolsError: no image can be read, or none is usable.
     """
     source, request, earlier = task.images, task.request, count
-    model = _load(task)
+    model = loaded_model_of(task.neurons, task.request.model, task.request.device)
     describe = describer(task.neurons, model, _scoring(task))
     skipped, indices = Skipped(), task.indices[place:]
     screen = Screen[int](source.names.__getitem__, skipped.add, request.reading.strict, passed=earlier > 0)
@@ -267,19 +267,6 @@ def describe_images(task: Task, place: int = 0, count: int = 0) -> Iterator[Reco
     screen.require(count)
     earlier_text = f", {earlier} of them by an earlier run" if earlier else ""
     summarise(f"{TOOL}: {count_of(count, 'image')}{earlier_text}" + (f", {len(skipped)} skipped" if len(skipped) else ""))
-
-
-def _load(task: Task) -> LoadedModel:
-    """Return the bundle's model.
-
-    Raises:
-        ModelError: it cannot be loaded, or the model that is given is another one.
-    """
-    header, model = task.neurons.header, task.request.model
-    if model is None:
-        return load_recorded_model(header.model, task.request.device)
-    check_given(model, task.neurons)
-    return model
 
 
 def _scoring(task: Task) -> Scoring:

@@ -27,7 +27,7 @@ class Edited:
     """An edited model; nothing is written before `save` or `save_folder`."""
 
     record: dict[str, Any]
-    """What was changed, from what, and how exact it is; the record that clip-edit writes."""
+    """The record that clip-edit writes: the units, the changed weights, the model before and after, and the exactness."""
     tensors: dict[str, Tensor]
     """All tensors under open_clip's names, as they are stored."""
     header: Header

@@ -27,14 +27,14 @@ from cliptools.front.explain_texts import Classes, Target, Targets, check_texts,
 from cliptools.front.explain_words import UnitWords, unit_words
 from cliptools.front.explained import Explanation, Explanations
 from cliptools.front.images import Images, Reading, open_any, read_batches
-from cliptools.front.models import check_given
+from cliptools.front.models import loaded_model_of
 from cliptools.front.unit_records import record_source, unit_keys
 from cliptools.front.vocabulary import Vocabulary
 from cliptools.images.loader import ImageSource, Skipped, choose
 from cliptools.images.relocate import recorded_source
 from cliptools.io.bundle import Bundle
 from cliptools.io.jsonl import rounded
-from cliptools.models.load import LoadedModel, drop_text_tower, load_recorded_model
+from cliptools.models.load import LoadedModel, drop_text_tower
 from cliptools.models.text_encoder import check_template_options
 from cliptools.models.unusable import Screen, unusable
 
@@ -209,7 +209,7 @@ class _Work:
 
     def __init__(self, bundle: Bundle, request: ExplainRequest) -> None:
         self.bundle, self.request = bundle, request
-        self.model = _load(bundle, request)
+        self.model = loaded_model_of(bundle, request.model, request.device)
         bundle_settings = BundleSettings(bundle, [])
         effect = effect_of(self.model, bundle_settings, [], 0)
         self.explainer = Explainer(tower_of(effect), units_of(self.model, bundle_settings), bundle.header.scaled)
@@ -308,18 +308,6 @@ class _Work:
             peak = {"row": row, "column": column, "share": rounded(maps[number, row, column])}
             records.append(record | {"grid": list(maps.shape[1:]), "peak": peak, "first_token": rounded(first[number])})
         return records
-
-
-def _load(bundle: Bundle, request: ExplainRequest) -> LoadedModel:
-    """Return the bundle's model.
-
-    Raises:
-        ModelError: it cannot be loaded, or the model that is given is another one.
-    """
-    if request.model is None:
-        return load_recorded_model(bundle.header.model, request.device)
-    check_given(request.model, bundle)
-    return request.model
 
 
 def _deletion_record(deleted: Deletion) -> dict[str, Any]:

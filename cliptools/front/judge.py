@@ -40,12 +40,12 @@ from cliptools.front.judge_records import (
     shown_number,
     summary_of,
 )
-from cliptools.front.models import check_given
+from cliptools.front.models import loaded_model_of
 from cliptools.front.vocabulary import Vocabulary, vocabulary
 from cliptools.images.loader import Skipped
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import digest
-from cliptools.models.load import LoadedModel, load_model, load_recorded_model
+from cliptools.models.load import LoadedModel, load_model
 from cliptools.models.random_weights import with_random_weights
 from cliptools.models.text_encoder import encode_named, template_options
 from cliptools.text.vocabularies import Pool, recorded_pool
@@ -211,7 +211,7 @@ def judged(bundle: Bundle, images: Images | None, request: JudgeRequest) -> Judg
         limit=request.limit, sample=request.sample, seed=request.seed, same_names=request.same_names,
     )  # fmt: skip
     task = Task(request=request, pool=pool, images=opened, judge=_judge(bundle, request))
-    model = _model(bundle, request)
+    model = loaded_model_of(bundle, request.model, request.device)
     units, choosing = judge_units(bundle, model, task)
     summary = summary_of(units)
     means = ", ".join(f"{kind} {shown_number(scores['correlation']['mean'])}" for kind, scores in summary["words"].items())
@@ -278,18 +278,6 @@ def _written(bundle: Bundle, pool: Pool) -> Written:
     number = {text: n for n, text in enumerate(pool.texts)}
     index = np.array([*(number[text] for text in bundle.text_list("words")["texts"]), -1], dtype=np.int64)  # the last is for -1
     return Written(word=index[bundle["word"]], coefficient=bundle["coefficient"].astype(np.float64))
-
-
-def _model(bundle: Bundle, request: JudgeRequest) -> LoadedModel:
-    """Return the bundle's model.
-
-    Raises:
-        ModelError: it cannot be loaded, or the model that is given is another one.
-    """
-    if request.model is None:
-        return load_recorded_model(bundle.header.model, request.device)
-    check_given(request.model, bundle)
-    return request.model
 
 
 def _embed_texts(model: LoadedModel, pool: Pool, bundle: Bundle, cache: bool) -> Float64[np.ndarray, "text d"]:

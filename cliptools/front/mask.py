@@ -97,7 +97,7 @@ def mask_hooks(model: LoadedModel, path: str | os.PathLike[str] | None) -> tuple
     """Return the hooks of a mask's file for its model, and the field that records have of it; both empty without a file.
 
     Raises:
-        StreamError: the file is no mask, or of another model.
+        StreamError: the file is not a mask, or is the mask of another model.
         ModelError: the image tower is not supported.
     """
     if path is None:
@@ -134,7 +134,7 @@ def _read(path: Path) -> tuple[Header, Tensors]:
 
     Raises:
         CliptoolsError: the file cannot be opened.
-        StreamError: it is no mask, or damaged.
+        StreamError: the file is not a mask, or is damaged.
     """
     try:
         with path.open("rb"), safe_open(path, "np") as file:

@@ -3,7 +3,7 @@
 from cliptools.errors import ModelError
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import model_difference
-from cliptools.models.load import LoadedModel, RecordedModel, drop_text_tower, load_recorded_model
+from cliptools.models.load import LoadedModel, Precision, RecordedModel, drop_text_tower, load_recorded_model
 
 
 def model_of(bundle: Bundle, model: LoadedModel | str | None, device: str) -> LoadedModel | RecordedModel:
@@ -23,17 +23,27 @@ def model_of(bundle: Bundle, model: LoadedModel | str | None, device: str) -> Lo
     return model
 
 
+def loaded_model_of(bundle: Bundle, model: LoadedModel | None, device: str, precision: Precision | None = None) -> LoadedModel:
+    """Return the bundle's model with its weights.
+
+    Raises:
+        ModelError: the model that is given is not the bundle's, or the bundle's model cannot be loaded.
+    """
+    if model is None:
+        return load_recorded_model(bundle.header.model, device, precision)
+    check_given(model, bundle)
+    return model
+
+
 def image_model_of(bundle: Bundle, model: LoadedModel | None, device: str) -> LoadedModel:
     """Return the bundle's model for work on images alone; a model that is loaded here has no text tower.
 
     Raises:
         ModelError: the model that is given is not the bundle's, or the bundle's model cannot be loaded.
     """
-    if model is not None:
-        check_given(model, bundle)
-        return model
-    loaded = load_recorded_model(bundle.header.model, device)
-    drop_text_tower(loaded)
+    loaded = loaded_model_of(bundle, model, device)
+    if loaded is not model:
+        drop_text_tower(loaded)
     return loaded
 
 

@@ -25,7 +25,7 @@ KEPT = ("judged_read", "judged_deviation", "judged_share", "judged_covariance")
 
 
 class KeptJudgement(NamedTuple):
-    """What a judged bundle says of the units of another bundle, in the order of this one."""
+    """Measurements of clip-judge on the units of another bundle, in the order of that bundle."""
 
     held: HeldOut
     images: int

@@ -78,7 +78,7 @@ def classified(labelled: LabelledImages, classes: str | None) -> ClassifiedImage
 
     Raises:
         UsageError: the labels are numbers and no classes are known.
-        StreamError: a label is no class, an image has two classes, or there are fewer than two classes.
+        StreamError: a label is not a class, an image has two classes, or there are fewer than two classes.
         TextError: as classes.class_list.
     """
     rows = load_rows(classes) if classes else labelled.classes or _rows_of(labelled.labels)

@@ -73,7 +73,7 @@ def attribute_rows(
 
     Raises:
         UsageError: the file is standard input, which can be read only once.
-        StreamError: there is no such column, an image has no value, or as label_files.by_file.
+        StreamError: the file lacks the column, an image has no value, or as label_files.by_file.
     """
     if str(file) == "-":
         raise UsageError("--groups needs the labels twice: name a file for --labels instead of -")

@@ -82,8 +82,8 @@ def open_grouped(
     elif table:
         if not Path(groups).is_file():
             raise UsageError(
-                f"--groups {groups}: expected {FOLDERS}, {SCENES}, the metadata of Waterbirds or CelebA, or with --labels FILE a "
-                "column of that file; there is no such file"
+                f"--groups {groups}: no file has this name; expected {FOLDERS}, {SCENES}, the metadata of Waterbirds or "
+                "CelebA, or with --labels FILE a column of that file"
             )
         rows, known = metadata_rows(paths, Path(groups), stdin)
         split = split or "test"
