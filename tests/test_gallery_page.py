@@ -16,8 +16,9 @@ from helpers.browser import Browser
 from helpers.gallery_command import ATTACKS, hostile, records, units_bundle
 from PIL import Image
 
-from cliptools.front.unit_records import order_units
+from cliptools.front.unit_records import order_units, signed_words
 from cliptools.io.bundle import Bundle
+from cliptools.io.jsonl import rounded
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 UNITS = 4000
@@ -70,6 +71,13 @@ def having(text: str) -> np.ndarray:
     return np.isin(BUNDLE["word"], found).any(axis=1)
 
 
+def largest(row: int, parts: tuple[str, ...]) -> float:
+    """Return the largest coefficient of a unit's words that have one of the parts, as the page rounds it."""
+    texts = BUNDLE.text_list("words")["texts"]
+    pairs = zip(BUNDLE["word"][row], BUNDLE["coefficient"][row], strict=True)
+    return max(rounded(value, 3) for j, value in pairs if any(part in texts[j] for part in parts))
+
+
 def colours(data: bytes) -> set[tuple[int, int, int]]:
     image = Image.open(io.BytesIO(data)).convert("RGB").resize((160, 112), Image.Resampling.NEAREST)
     return {image.getpixel((x, y)) for x in range(image.width) for y in range(image.height)}
@@ -109,6 +117,7 @@ def test_search_by_words_and_by_units(window: Browser) -> None:
     window.keys("/", "black CAT")
     rows = order_units(BUNDLE, "clear")
     found = rows[(having("black") & having("cat"))[rows]]
+    found = np.array(sorted(found, key=lambda row: -largest(row, ("black", "cat"))))  # by the coefficient of the words
     assert window.run(COUNT) == f"{len(found)} of 4,000 neurons" and 0 < len(found) < 200
     assert window.run(CARDS) == addresses(found)[: len(window.run(CARDS))]
     marks = "return [...document.querySelectorAll('.card')].every(card => card.querySelector('mark'))"
@@ -146,12 +155,12 @@ def test_each_unit_has_an_address(window: Browser, page: Path) -> None:
     alts = window.run("return [...document.querySelectorAll('dialog .tops img')].map(image => image.alt)")
     assert [alt.split(": ")[1] for alt in alts] == [listed[i] for i in BUNDLE["top_image"][row]]
     texts = BUNDLE.text_list("words")["texts"]
-    order = np.argsort(-np.abs(BUNDLE["coefficient"][row]), kind="stable")
+    words = signed_words(BUNDLE, row)  # in the order of tables and sheets
     said = window.run(
         "return [...document.querySelectorAll('dialog .list dt')].map(dt => [dt.textContent, dt.nextSibling.textContent])"
     )
-    assert [word for _, word in said] == [texts[j] for j in BUNDLE["word"][row][order]]
-    assert [float(c.replace("−", "-")) for c, _ in said] == pytest.approx(BUNDLE["coefficient"][row][order], abs=0.011)
+    assert [word for _, word in said] == [texts[j] for j, _ in words]
+    assert [float(c.replace("−", "-")) for c, _ in said] == pytest.approx([weight for _, weight in words], abs=0.011)
     assert window.run("return document.querySelector('dialog svg').getAttribute('aria-label')").startswith(
         "norms of the top 6 images"
     )
@@ -215,6 +224,20 @@ def test_images_masks_and_fooled(window: Browser, page: Path) -> None:
     assert "a cat, a boat" in said and "0.070" in said and "scene says: cat, no dog" in said
 
 
+def test_explained_margins(window: Browser, page: Path) -> None:
+    window.click("#tabs a[data-tab=explained]")
+    assert window.run(COUNT) == "2 margins" and "boat → dog" in window.run("return document.querySelector('.card').textContent")
+    window.click(".card")
+    assert window.run(TITLE) == "cat or dog" and window.run("return location.hash") == "#explained-1"
+    said = window.run("return document.getElementById('detail').textContent")
+    assert "−2.50" in said and "these neurons" in said and "sees boat; writes dog" in said
+    assert window.run("return document.querySelector('dialog figure img').naturalWidth") == 50
+    bars = window.run("return [...document.querySelectorAll('dialog .list .bar i')].map(bar => bar.className)")
+    assert bars == ["less", "more", "more"]
+    window.click("dialog .list a")
+    assert window.run(TITLE) == "layer 5 neuron 100"
+
+
 def luminance(colour: str) -> float:
     parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
     red, green, blue = (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
@@ -235,7 +258,7 @@ def test_light_and_dark_can_be_read(window: Browser, dark: bool) -> None:
 
 def test_a_phone_shows_all_of_its_width(window: Browser, page: Path) -> None:
     window.size(390, 844, 2)
-    for fragment in ("", address(3), "#concepts", "#masks", "#fooled", "#image-photos%2F000.png"):
+    for fragment in ("", address(3), "#concepts", "#masks", "#explained", "#explained-1", "#fooled", "#image-photos%2F000.png"):
         window.open(page, fragment)
         window.settled()
         assert (
@@ -250,7 +273,7 @@ def test_a_phone_shows_all_of_its_width(window: Browser, page: Path) -> None:
 
 
 def test_every_picture_and_control_has_a_name(window: Browser, page: Path) -> None:
-    for fragment in ("", address(3), "#concepts", "#masks", "#fooled", "#image-photos%2F000.png"):
+    for fragment in ("", address(3), "#concepts", "#masks", "#explained", "#explained-1", "#fooled", "#image-photos%2F000.png"):
         window.open(page, fragment)
         tree = window.command("Accessibility.getFullAXTree")["nodes"]
         named = [node for node in tree if not node["ignored"] and node["role"]["value"] in NAMED]
@@ -319,7 +342,19 @@ def test_hostile_texts_and_names_stay_texts(browser: Browser, run: Run, tmp_path
     assert done.returncode == 0, done.stderr.decode()
     browser.size(1280, 900)
     browser.messages()
-    details = ["", "#concepts", "#masks", "#fooled", "#layer-5-neuron-100", "#mask-1", "#mask-11", "#fooled-1", "#fooled-2"]
+    details = [
+        "",
+        "#concepts",
+        "#masks",
+        "#fooled",
+        "#layer-5-neuron-100",
+        "#mask-1",
+        "#mask-11",
+        "#explained",
+        "#explained-1",
+        "#fooled-1",
+        "#fooled-2",
+    ]
     for fragment in details:
         browser.open(tmp_path / "g.html", fragment)
         browser.settled()

@@ -12,6 +12,8 @@ FROM_HELP = "File, folder, quoted glob or tar to read images from; repeatable [d
 CONCEPTS_HELP = "Output of clip-concepts, to show images with the words that describe them."
 MASKS_HELP = "The --out-dir of clip-segment, to show its masks or label maps of images."
 FOOLED_HELP = "Output of clip-advgen, to show adversarial pictures and whether they fool the model."
+EXPLAINED_HELP = "Output of clip-explain, to show the margins of images and the units that make them."
+MAPS_HELP = "The --maps of clip-explain, to show where in the pictures of --explained the units act."
 FOLDER_HELP = "Folder to write instead of one file: index.html, and pictures that are loaded when they come into view."
 
 
@@ -34,6 +36,8 @@ FOLDER_HELP = "Folder to write instead of one file: index.html, and pictures tha
 @click.option("--concepts", type=click.Path(path_type=Path), metavar="FILE", help=CONCEPTS_HELP)
 @click.option("--masks", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER", help=MASKS_HELP)
 @click.option("--fooled", type=click.Path(path_type=Path), metavar="FILE", help=FOOLED_HELP)
+@click.option("--explained", type=click.Path(path_type=Path), metavar="FILE", help=EXPLAINED_HELP)
+@click.option("--maps", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER", help=MAPS_HELP)
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER", help=FOLDER_HELP)
 @reading_options
 @output_options()
@@ -45,8 +49,8 @@ def main(**options: Any) -> None:
     page can search for words, or for 9:391 (neuron 391 of layer 9), select layers and a least explained share, and sort in any
     order. Each neuron has its own address: #layer-9-neuron-391. Keys: / searches, arrows move, Enter opens, Escape closes.
 
-    Further parts of the page show images: with the words that describe them (--concepts), with masks (--masks), and adversarial
-    pictures (--fooled).
+    Further parts of the page show images: with the words that describe them (--concepts), with masks (--masks), adversarial
+    pictures (--fooled), and with the units that make their margins (--explained).
 
     \b
     Examples:

@@ -68,7 +68,7 @@ def units_bundle(
 
 
 def records(bundle: Bundle, folder: Path) -> list[str]:
-    """Return records of the other commands as options: concepts, a masked image, and a picture that fools the model."""
+    """Return records of the other commands as options: concepts, a masked image, a picture that fools, and explained margins."""
     image = bundle.text_list("images")[0]
     source = {"model": MODEL, "bundle": bundle.digest}
     neuron = {"layer": 5, "neuron": 100, "norm": 3.5, "projection": 3.0, "words": [{"word": "dog", "coefficient": 0.5}]}
@@ -90,7 +90,33 @@ def records(bundle: Bundle, folder: Path) -> list[str]:
     }
     fooled |= {"file": str(folder / "fooled.png"), "check": {"by": "scene", "depicted": True, "predicted": False}} | source
     (folder / "fooled.jsonl").write_text(json.dumps(fooled) + "\n" + json.dumps(fooled | {"fooled": False, "file": None}) + "\n")
-    names = {"--concepts": "concepts.jsonl", "--masks": "masks", "--fooled": "fooled.jsonl"}
+    (folder / "maps").mkdir()
+    Image.new("RGB", (50, 20), "green").save(folder / "maps" / "5-100.png")
+    unit = {
+        "layer": 5,
+        "neuron": 100,
+        "share": 1.5,
+        "excess": 1.25,
+        "map": "5-100.png",
+        "writes": [{"word": "dog", "coefficient": 0.5}],
+    }
+    unit |= {"sees": [{"word": "boat", "correlation": 0.25}]}
+    margin = {
+        "image": image,
+        "a": "cat",
+        "b": "dog",
+        "margin": -2.5,
+        "parts": {"units": -3.0, "rest": 0.5},
+        "units": [unit],
+    } | source
+    (folder / "why.jsonl").write_text(json.dumps(margin) + "\n" + json.dumps(margin | {"b": None}) + "\n")
+    names = {
+        "--concepts": "concepts.jsonl",
+        "--masks": "masks",
+        "--fooled": "fooled.jsonl",
+        "--explained": "why.jsonl",
+        "--maps": "maps",
+    }
     return [word for option, name in names.items() for word in (option, str(folder / name))]
 
 
@@ -117,5 +143,19 @@ def hostile(folder: Path) -> tuple[Bundle, list[str]]:
     masks = [{"image": a, "text": a, "score": 1, "share": 1, "overlay": "o.png", "method": a} for a in ATTACKS]
     masks += [{"image": a, "found": [{"class": a, "share": 1}], "overlay": "o.png"} for a in ATTACKS]
     (folder / "m" / "segments.json").write_text(json.dumps(masks))
-    options = ["--concepts", folder / "c.jsonl", "--fooled", folder / "f.jsonl", "--masks", folder / "m"]
+    units = [{"layer": 5, "neuron": 100, "share": 1, "excess": 1, "map": "o.png", "sees": words, "writes": words}]
+    margins = [{"image": a, "a": a, "b": a, "margin": 1, "parts": {"units": 1}, "units": units} | source for a in ATTACKS]
+    (folder / "e.jsonl").write_text("".join(json.dumps(line) + "\n" for line in margins))
+    options = [
+        "--explained",
+        folder / "e.jsonl",
+        "--maps",
+        folder / "m",
+        "--concepts",
+        folder / "c.jsonl",
+        "--fooled",
+        folder / "f.jsonl",
+        "--masks",
+        folder / "m",
+    ]
     return Bundle(header, bundle.tensors), list(map(str, options))

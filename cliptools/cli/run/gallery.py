@@ -12,7 +12,14 @@ import numpy as np
 from jaxtyping import Int
 
 from cliptools.cli.app import ORDERS, Reading, open_input
-from cliptools.cli.run.gallery_records import DIGITS, PictureTable, concept_records, fooled_records, mask_records
+from cliptools.cli.run.gallery_records import (
+    DIGITS,
+    PictureTable,
+    concept_records,
+    explained_records,
+    fooled_records,
+    mask_records,
+)
 from cliptools.cli.run.sheet import heading
 from cliptools.console import note, progress
 from cliptools.errors import StreamError, UsageError
@@ -42,6 +49,8 @@ class GalleryOptions(Reading):
     concepts: Path | None
     masks: Path | None
     fooled: Path | None
+    explained: Path | None
+    maps: Path | None
     folder: Path | None
     output: Path | None
 
@@ -51,10 +60,13 @@ def run(options: GalleryOptions) -> None:
 
     Raises:
         StreamError: The input is not a bundle with top images, or records are damaged or belong to another model.
-        UsageError: Both -o and --folder are given, or --images-from contains no image of the bundle.
+        UsageError: Both -o and --folder are given, --maps is given without --explained, or --images-from contains no image of the
+            bundle.
     """
     if options.folder is not None and options.output is not None:
         raise UsageError("-o writes one file and --folder many: give only one of them")
+    if options.maps is not None and options.explained is None:
+        raise UsageError("--maps needs --explained, whose records name the maps")
     stream, name = open_input(options.bundle, "a bundle", "BUNDLE")
     with stream:
         bundle = read_bundle(stream, name)
@@ -143,6 +155,8 @@ def _record_data(bundle: Bundle, images: PictureTable, options: GalleryOptions) 
         data["masks"] = mask_records(options.masks, bundle, images)
     if options.fooled is not None:
         data["fooled"] = fooled_records(options.fooled, bundle, images)
+    if options.explained is not None:
+        data["explained_margins"] = explained_records(options.explained, options.maps, bundle, images)
     return data
 
 

@@ -1,4 +1,5 @@
-"""Pictures and records for clip-gallery: images, and the output of clip-concepts, clip-segment and clip-advgen.
+"""Pictures and records for clip-gallery: images, and the output of clip-concepts, clip-segment,
+clip-advgen and clip-explain.
 
 Every image and every picture is listed once, however many units and records refer to it. Records come from files, so their fields
 are checked (by hand, because msgspec's messages do not quote the value found), and their model must be the bundle's.
@@ -217,6 +218,39 @@ def fooled_records(path: Path, bundle: Bundle, images: PictureTable) -> list[dic
             record["check"]["by"] = inner.get("by", str)
         records.append(record)
     return records
+
+
+EXPLAINED_PARTS = ("units", "other_units", "heads", "mlps", "rest")
+
+
+def explained_records(path: Path, maps: Path | None, bundle: Bundle, images: PictureTable) -> list[dict[str, Any]]:
+    """Return the records of clip-explain for the page: margins, their parts, and the units of largest share with their maps."""
+    records = []
+    for line in _lines(path, bundle, "clip-explain"):
+        record: dict[str, Any] = {
+            "image": images.image(line.get("image", str)),
+            "a": line.get("a", str),
+            "b": line.optional("b", str),
+        }
+        record["margin"] = line.number("margin")
+        parts = Fields(f"{line.where}, `parts`", line.get("parts", dict))
+        record["parts"] = [[name, parts.number(name)] for name in EXPLAINED_PARTS if name in parts.record]
+        record["units"] = [_explaining(unit, maps, images) for unit in line.objects("units")]
+        records.append(record)
+    return records
+
+
+def _explaining(unit: Fields, maps: Path | None, images: PictureTable) -> dict[str, Any]:
+    """Return a unit's share of a margin, what it sees and writes, and the picture of where it acts."""
+    overlay = unit.optional("map", str) if maps is not None else None
+    return {
+        "unit": [int(unit.number(key)) if key in unit.record else -1 for key in ("layer", "neuron", "head")],
+        "share": unit.number("share"),
+        "excess": unit.number("excess"),
+        "sees": [word.get("word", str) for word in unit.objects("sees")],
+        "writes": [[word.get("word", str), word.number("coefficient")] for word in unit.objects("writes")],
+        "picture": NO_PICTURE if overlay is None or maps is None else images.picture(str(_inside(maps, overlay))),
+    }
 
 
 def _neuron(neuron: Fields) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-// Images with their concepts, masks, and pictures that fool the model: cards, and all that is known of one.
+// Images with their concepts, masks, explained margins, and pictures that fool the model: cards, and all that is known of one.
 
 const unitLink = (unit, words) => {
   const text = [shortName(unit), ...words.map(([word]) => word)].join(" ");
@@ -70,6 +70,24 @@ const FOOLED = {
   },
 };
 
+const marginTitle = (one) => `${one.a} or ${one.b ?? "the pool's mean"}`;
+const marginLabel = (one) => `${data.images[one.image]}: ${marginTitle(one)}, margin ${signed(one.margin)}`;
+
+const EXPLAINED = {
+  least: 330, height: () => 148, terms: [],
+  said: (one) => [data.images[one.image], one.a, one.b, ...one.units.flatMap((each) => [...each.sees, ...each.writes.map(([word]) => word)])],
+  card(one) {
+    const name = data.images[one.image];
+    const list = make("ul", { class: "words" });
+    for (const each of one.units.slice(0, 5)) {
+      const words = marked([...each.sees.slice(0, 1), "→", ...each.writes.slice(0, 1).map(([word]) => word)].join(" "), this.terms);
+      list.append(make("li", { class: "word" }, make("b", { class: "faint" }, signed(each.excess)), words));
+    }
+    const said = [make("div", { class: "name" }, marked(marginTitle(one), this.terms)), make("div", { class: "faint" }, `margin ${signed(one.margin)}`), list];
+    return beside(`#explained-${data.explained_margins.indexOf(one) + 1}`, marginLabel(one), picture(data.picture[one.image], name), ...said);
+  },
+};
+
 const inWhole = (made) => (made.classList.add("whole"), made);
 
 // An image: what it shows, where, and whose top image it is.
@@ -118,6 +136,47 @@ function maskDetail(one) {
   const said = section("Image", name, facts);
   if (one.found) said.append(scored(one.found, []));
   return make("div", { class: "body" }, make("section", {}, picture(one.picture, maskLabel(one), "picture large")), said);
+}
+
+const PART_NAMES = { units: `these ${plural}`, other_units: `other ${plural}`, heads: "heads, directly", mlps: "MLPs at the class token", rest: "rest" };
+
+// A bar from a middle line, to the right for positive values.
+function twoSided(value, most) {
+  const filled = make("i", { class: value < 0 ? "less" : "more" });
+  const width = 50 * Math.min(Math.abs(value) / most, 1);
+  filled.style.width = `${width}%`;
+  filled.style.marginLeft = `${value < 0 ? 50 - width : 50}%`;
+  return make("div", { class: "bar" }, filled);
+}
+
+function signedList(rows) {
+  const most = Math.max(...rows.map(([, value]) => Math.abs(value)), 1e-30);
+  const list = make("dl", { class: "list" });
+  for (const [said, value] of rows) list.append(make("dt", {}, signed(value)), make("dd", { dir: "auto" }, said), twoSided(value, most));
+  return list;
+}
+
+function explainedDetail(one) {
+  const name = make("a", { href: imageAddress(one.image), class: "text", dir: "auto" }, data.images[one.image]);
+  const margin = make("dl", { class: "facts" }, fact("margin", signed(one.margin)));
+  const said = section("Image", name, margin, make("p", { class: "faint" }, "Logits of the first text less those of the second; the parts add up to the margin."));
+  const parts = section("Parts of the margin", signedList(one.parts.map(([key, value]) => [PART_NAMES[key] ?? key, value])));
+  const units = section(`The ${plural} of largest excess, a share less its mean over images`, signedList(one.units.map((each) => {
+    const words = [each.sees.length ? `sees ${each.sees.slice(0, 3).join(", ")};` : "", each.writes.length ? `writes ${each.writes.slice(0, 3).map(([word]) => word).join(", ")}` : ""];
+    return [unitLink(each.unit, [[words.filter(Boolean).join(" ")]]), each.excess];
+  })));
+  const shown = make("section", {}, picture(data.picture[one.image], marginLabel(one), "picture large"));
+  const body = make("div", { class: "body" }, shown, said, parts, inWhole(units));
+  const maps = one.units.filter((each) => each.picture >= 0);
+  if (maps.length) {
+    const tops = make("div", { class: "tops" });
+    for (const each of maps) {
+      const label = `${shortName(each.unit)}, ${signed(each.excess)}`;
+      tops.append(make("figure", {}, picture(each.picture, label), make("figcaption", {}, isolated(label))));
+    }
+    body.append(inWhole(section("Where they act", tops)));
+  }
+  return body;
 }
 
 function fooledDetail(one) {

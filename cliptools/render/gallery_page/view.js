@@ -6,6 +6,7 @@ const TABS = {
   neurons: { title: plural, kind: UNIT_CARDS, items: data.unit },
   concepts: { title: "images", kind: CONCEPTS, items: data.concepts },
   masks: { title: "masks", kind: MASKS, items: data.masks },
+  explained: { title: "margins", tab: "margins", kind: EXPLAINED, items: data.explained_margins },
   fooled: { title: "pictures", tab: "fooled", kind: FOOLED, items: data.fooled },
 };
 const asked = { tab: "neurons", query: "", layers: new Set(), least: 0, order: Object.keys(data.orders)[0], only: false };
@@ -63,7 +64,7 @@ function named(hash) {
     const row = rowOf.get(key);
     return { tab: "neurons", title: unitName(data.unit[row]), body: () => unitDetail(row, search), item: row };
   }
-  const [, kind, rest] = /^(image|mask|fooled)-(.*)$/s.exec(key) ?? [];
+  const [, kind, rest] = /^(image|mask|explained|fooled)-(.*)$/s.exec(key) ?? [];
   const number = Number(rest) - 1;
   if (kind === "image") {
     const image = data.images.findIndex((name) => wellFormed(name) === rest);
@@ -71,8 +72,9 @@ function named(hash) {
     const item = data.concepts?.find((one) => one.image === image);
     return image < 0 ? null : { tab, title: rest, body: () => imageDetail(image), item };
   }
-  const one = kind && data[kind === "mask" ? "masks" : "fooled"]?.[number];
+  const one = kind && TABS[kind === "mask" ? "masks" : kind].items?.[number];
   if (!one) return null;
+  if (kind === "explained") return { tab: "explained", title: marginTitle(one), body: () => explainedDetail(one), item: one };
   if (kind === "mask") return { tab: "masks", title: maskTitle(one), body: () => maskDetail(one), item: one };
   return { tab: "fooled", title: fooledTitle(one), body: () => fooledDetail(one), item: one };
 }
