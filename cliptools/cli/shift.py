@@ -1,4 +1,4 @@
-"""clip-shift: shares of concepts in groups of images, and their drift since an earlier run."""
+"""clip-shift: shares of concepts, or of all words, in groups of images, and their drift since an earlier run."""
 
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,15 @@ from cliptools.cli.app import (
     template_option,
 )
 
+CONCEPT_HELP = "Concept to measure; repeatable [default: all words of --pool]."
 BUNDLE_HELP = "Bundle of clip-effects [default: standard input]."
 BY_HELP = (
     "Measure. norm: ||sum phi|| / ||M(I)||, the share. signed: <sum phi, text> / ||M(I)||. text: <M(I), text> / ||M(I)||, "
-    "without units."
+    "without units [default: norm; without --concept signed and text]."
+)
+POOL_HELP = (
+    "Without --concept: vocabulary, emoji, imagenet, words10k, words30k, or a file with one text per line [default: that of the "
+    "bundle's words; without words emoji for embedded models, else words30k]."
 )
 GROUPS_HELP = "CSV file with a column of images and a column of groups; without PATH, the images of the table are read."
 IMAGE_COLUMN_HELP = "Column of image names in --groups and --labels."
@@ -40,13 +45,14 @@ EACH_HELP = "Apply --alarm to each comparison separately, without an adjustment 
 
 @command("clip-shift")
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
-@click.option("--concept", "concepts", multiple=True, metavar="TEXT", help="Concept to measure; repeatable.")
+@click.option("--concept", "concepts", multiple=True, metavar="TEXT", help=CONCEPT_HELP)
+@click.option("--pool", metavar="NAME|FILE", help=POOL_HELP)
 @click.option("--bundle", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help=BUNDLE_HELP)
 @click.option("--units-per-concept", default=5, show_default=True, type=click.IntRange(1), help="Number of units per concept.")
 @click.option("--choose", type=click.Choice(["overlap", "seen"]), help=CHOOSE_HELP)
-@click.option("--by", type=click.Choice(["norm", "signed", "text"]), default="norm", show_default=True, help=BY_HELP)
+@click.option("--by", type=click.Choice(["norm", "signed", "text"]), help=BY_HELP)
 @click.option("--layers", help="Use only units of these layers, as 8-10,11 [default: all layers of the bundle].")
-@template_option("concept", CLASS_TEMPLATES)
+@template_option("concept or word", f"{CLASS_TEMPLATES}; without --concept none")
 @click.option("--groups", type=click.Path(path_type=Path), metavar="FILE", help=GROUPS_HELP)
 @click.option("--image-column", default="image", show_default=True, metavar="NAME", help=IMAGE_COLUMN_HELP)
 @click.option("--group-column", default="group", show_default=True, metavar="NAME", help=GROUP_COLUMN_HELP)
