@@ -440,6 +440,13 @@ def test_pairs_of_a_resnet_have_words(run: Run, tiny_resnet_dir: Path, tiny: Pat
     np.testing.assert_allclose(records[0]["mean"], share.mean(), rtol=1e-3, atol=1e-7)
 
 
+def test_a_vocabulary_of_the_environment_is_no_error_with_a_concept(run: Run, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "film.tar").write_bytes(tar_of(film(6, 1, 1)))
+    words = ("shift", tmp_path / "film.tar", "--concept", "cat", "--template", TEMPLATE, "--bundle", tiny / "effects.safetensors")
+    plain, named = run(*words), run(*words, env={"CLIPTOOLS_POOL": str(tiny / "pool.txt")})
+    assert plain.returncode == named.returncode == 0 and plain.stdout == named.stdout
+
+
 @pytest.mark.parametrize(
     ("more", "code", "message"),
     [
