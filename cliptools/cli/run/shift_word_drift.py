@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cliptools.analysis.shift_statistics import (
     Comparisons,
+    Effects,
     GroupMoments,
     chance,
     chances,
@@ -123,6 +124,10 @@ class Compared(NamedTuple):
     """These groups, with their moments and parts as one group."""
     comparisons: Comparisons
     """Of every column."""
+    effects: Effects
+    """Of every column."""
+    moved: Float64[np.ndarray, " wn"]
+    """Differences of the means of the units' parts from the earlier ones."""
 
 
 def with_drift(
@@ -144,26 +149,18 @@ def with_drift(
     if not compared:
         unit = "images" if groups.block is None else "blocks of images"
         raise CliptoolsError(f"nothing to compare: a mean needs at least two {unit}, here and in the baseline")
-    p = np.concatenate([chances(one.comparisons) for one in compared])
-    q, sizes = false_discovery(p), [effects(one.comparisons) for one in compared]
-    z = np.concatenate([one.comparisons.z for one in compared])
-    moved = [_moved(one, sums) for one in compared]
-    ordered = []
+    p, z = (
+        np.concatenate(parts) for parts in zip(*((chances(it.comparisons), it.comparisons.z) for it in compared), strict=True)
+    )
+    q, ordered = false_discovery(p), []
     for rank, number in enumerate(np.lexsort((-np.abs(z), p)).tolist(), 1):
         i, c = divmod(number, count)
-        figures: Record = {"rank": rank, "before": _before(compared[i], c, groups)}
-        figures |= {"z": rounded(z[number]), "p": rounded(p[number]), "q": rounded(q[number])}
-        figures["direction"] = "up" if z[number] > 0 else "down" if z[number] < 0 else "none"
-        figures["effect"] = {name: rounded(values[c]) for name, values in sizes[i]._asdict().items()}
-        figures["comparisons"] = len(p)
-        if options.alarm is not None:
-            alpha = chance(options.alarm)
-            figures |= {"alarm": bool(q[number] <= alpha), "asked": options.alarm, "chance": rounded(alpha)}
-            figures |= {"few": True} if min(compared[i].comparisons[-2:]) < LEAST_SURE else {}
-        figures["units"] = _carrying(plan, plan.columns[c][1], moved[i])
-        record = records[present.index(compared[i].group) * count + c]
-        ordered.append(record | {"drift": figures})
-    done = {one.group for one in compared}
+        drift: Record = {"rank": rank} | _figures(compared[i], c, groups)
+        drift |= {"p": rounded(p[number]), "q": rounded(q[number]), "comparisons": len(p)}
+        drift |= {} if options.alarm is None else _alarm(options.alarm, q[number], compared[i].comparisons)
+        drift["units"] = _carrying(plan, plan.columns[c][1], compared[i].moved)
+        ordered.append(records[present.index(compared[i].group) * count + c] | {"drift": drift})
+    done = {it.group for it in compared}
     return ordered + [record for k, g in enumerate(present) if g not in done for record in records[k * count : (k + 1) * count]]
 
 
@@ -175,28 +172,35 @@ def _compare(
     Raises:
         StreamError: with --match, the baseline lacks a group.
     """
+    means = sums.part_means()
     for g in present:
         name = groups.names[g]
         if options.match and name not in earlier.groups:
             raise StreamError(f"--baseline {options.baseline}: no record of a word in a group {name!r} (--match)")
         before = earlier.pooled([earlier.groups.index(name)] if options.match else range(len(earlier.groups)))
         if (comparisons := compare_all(pooled_groups(sums.moments, [g]), before.moments)) is not None:
-            yield Compared(g, before, comparisons)
+            yield Compared(g, before, comparisons, effects(comparisons), means[g] - before.parts[0])
 
 
-def _before(compared: Compared, c: int, groups: Groups) -> Record:
-    """Return the earlier figures of a column."""
-    before = compared.before
+def _figures(compared: Compared, c: int, groups: Groups) -> Record:
+    """Return the earlier figures of a column, and the distance of those of now."""
+    before, z = compared.before, compared.comparisons.z[c]
     record: Record = {"groups": len(before.groups)} | ({"group": before.groups[0]} if len(before.groups) == 1 else {})
     record["images"] = int(before.images.sum())
     record |= {} if groups.block is None else {"blocks": int(before.moments.count[0])}
     figures = sample_record(before.moments.sample(0, c))
-    return record | {key: figures[key] for key in ("mean", "standard_error")}
+    return {
+        "before": record | {key: figures[key] for key in ("mean", "standard_error")},
+        "z": rounded(z),
+        "direction": "up" if z > 0 else "down" if z < 0 else "none",
+        "effect": {name: rounded(values[c]) for name, values in compared.effects._asdict().items()},
+    }
 
 
-def _moved(compared: Compared, sums: WordSums) -> Float64[np.ndarray, " wn"]:
-    """Return the differences of the means of the units' parts from the earlier ones."""
-    return sums.part_means()[compared.group] - compared.before.parts[0]
+def _alarm(sigmas: float, q: float, comparisons: Comparisons) -> Record:
+    """Return the fields of an alarm at so many standard errors."""
+    record: Record = {"alarm": bool(q <= chance(sigmas)), "asked": sigmas, "chance": rounded(chance(sigmas))}
+    return record | ({"few": True} if min(comparisons.now, comparisons.before) < LEAST_SURE else {})
 
 
 def _carrying(plan: WordPlan, w: int, moved: Float64[np.ndarray, " wn"]) -> list[Record]:
