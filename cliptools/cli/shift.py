@@ -117,9 +117,8 @@ def main(**options: Any) -> int:
     deviations, with its 95 % interval) and the units that carry it: `moved` is the difference of each unit's part of the
     share. q accounts for all words, measures and groups of the run, however they depend on each other (Benjamini and
     Yekutieli 2001): of the words with q <= 0.05, at most 5 % are expected to be false. With --alarm 3, a word alarms if its q
-    is at most 0.0027; if nothing has changed, at most 0.27 % of all runs then exit with 3. `few` and a warning mark groups and
-    baselines of fewer than 20 images, or blocks. Words that are alike move together. Images that belong together need
-    --block, as above.
+    is at most 0.0027; if nothing has changed, at most 0.27 % of all runs then exit with 3, under the conditions above: 5
+    images or blocks, and --block for images that belong together. Words that are alike move together.
 
     \b
     Examples:

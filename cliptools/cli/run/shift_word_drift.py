@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cliptools.analysis.shift_statistics import (
+    LEAST_SURE,
     Comparisons,
     Effects,
     GroupMoments,
@@ -38,7 +39,6 @@ from cliptools.io.jsonl import rounded, unit_name, write_record
 from cliptools.io.shift_baseline import Baseline, read_word_baseline
 from cliptools.models.load import load_recorded_model
 
-LEAST_SURE = 20  # images or blocks that the small chances of many words need
 MOMENTS = ("mean", "spread", "skewness", "kurtosis")
 KEYS = ("layer", "neuron", "head")
 QUOTED = 100  # largest number of characters of a list of groups that a message quotes
