@@ -236,7 +236,7 @@ def test_a_reader_that_leaves(photos: Path, file: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("SPRING",), 2, "name a concept by --concept TEXT"),
+        (("SPRING", "--concept", " "), 2, "name a concept by --concept TEXT"),
         (("SPRING", "--concept", "cat", "--concept", "cat"), 2, "the same concept twice"),
         (("-", "--concept", "cat"), 2, "the bundle needs a file: --bundle FILE"),
         (("--concept", "cat"), 2, "no images named"),

@@ -34,6 +34,23 @@ Many comparisons (`chance_of_comparison`). An alarm at Z standard errors has the
 moved: 0.0027 at Z = 3. Of m comparisons in a run, at least one would alarm by chance in 1 - (1 - alpha)^m of all runs, in 28 %
 for m = 120. So each comparison has the limit of alpha' = 1 - (1 - alpha)^(1/m) (Sidak 1967); then a whole run alarms by chance
 in alpha of all runs, and in fewer where comparisons depend on each other.
+
+Words (`compare_all`, `chances`, `false_discovery`, `effects`). With a vocabulary in place of a few concepts, thousands of means
+are compared, and those that moved are wanted. The chance p of a comparison is the tail at which `limit` equals |z|: solved by
+bisection for the quantile s of Student's law, which has tail(s) = p, in 0 <= s <= |z|. Of m chances in ascending order, with
+c(m) = 1 + 1/2 + ... + 1/m,
+
+    q_i = min over j >= i of p_j m c(m) / j                                    (Benjamini and Yekutieli 2001, theorem 1.3)
+
+Of the words with q <= alpha, at most a share alpha is expected to be false, however the words depend on each other; if nothing
+has moved, a run has such a word by chance in at most alpha of all runs. In simulation (200 independent words; exponential,
+log-normal, Student's law with 3 degrees of freedom, rare words; 5 to 40 images, and 5 to 480 before) 7 of 7,800 runs had one at
+alpha = 0.0455, and 1 at 0.0027.
+
+The size of an effect is the difference of the means in standard deviations, d = z sqrt(1/n + 1/m), with the interval of Hedges
+and Olkin (1985)
+
+    d -+ t sqrt(1/n + 1/m + d^2 / 2(n + m - 2))
 """
 
 import math
@@ -42,7 +59,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64, Int
-from scipy.special import gammainccinv, ndtr, ndtri, stdtrit
+from scipy.special import gammaincc, gammainccinv, ndtr, ndtri, stdtr, stdtrit
 
 
 class Sample(NamedTuple):
@@ -75,9 +92,9 @@ class GroupMoments:
         for g in np.unique(group):
             part = value[group == g].astype(np.float64)  # (m, c)
             centred = part - part.mean(0)
-            self._join(int(g), len(part), part.mean(0), *((centred**power).sum(0) for power in (2, 3, 4)))
+            self.join(int(g), len(part), part.mean(0), *((centred**power).sum(0) for power in (2, 3, 4)))
 
-    def _join(
+    def join(
         self,
         g: int,
         m: int,
@@ -102,6 +119,30 @@ class GroupMoments:
         square, cube, fourth = (float(power[group, variable]) for power in (self.square, self.cube, self.fourth))
         skewness, kurtosis = (cube / n / (square / n) ** 1.5, n * fourth / square**2 - 3) if square > 0 else (0.0, 0.0)
         return Sample(n, float(self.mean[group, variable]), float(np.sqrt(square / max(1, n - 1))), skewness, kurtosis)
+
+
+def moments_of(
+    size: Int[np.ndarray, " g"],
+    mean: Float64[np.ndarray, "g c"],
+    spread: Float64[np.ndarray, "g c"],
+    skewness: Float64[np.ndarray, "g c"],
+    kurtosis: Float64[np.ndarray, "g c"],
+) -> GroupMoments:
+    """Moments of g groups from the figures of their samples, as `Sample` defines them."""
+    moments, n = GroupMoments(*mean.shape), size[:, None]
+    square = spread**2 * (n - 1)
+    moments.count, moments.mean, moments.square = size.copy(), mean.copy(), square
+    moments.cube, moments.fourth = skewness * (square / n) ** 1.5 * n, (kurtosis + 3) * square**2 / n
+    return moments
+
+
+def pooled_groups(moments: GroupMoments, groups: Sequence[int]) -> GroupMoments:
+    """Moments of all values of these groups, which have at least one value, as one group."""
+    pooled = GroupMoments(1, moments.mean.shape[1])
+    for g in groups:
+        if n := int(moments.count[g]):
+            pooled.join(0, n, moments.mean[g], moments.square[g], moments.cube[g], moments.fourth[g])
+    return pooled
 
 
 class BlockMeans:
@@ -154,7 +195,7 @@ def pooled_sample(samples: Sequence[Sample]) -> Sample:
         square = sample.spread**2 * (sample.size - 1)
         cube = sample.skewness * (square / sample.size) ** 1.5 * sample.size
         fourth = (sample.kurtosis + 3) * square**2 / sample.size
-        moments._join(0, sample.size, *(np.array([value]) for value in (sample.mean, square, cube, fourth)))
+        moments.join(0, sample.size, *(np.array([value]) for value in (sample.mean, square, cube, fourth)))
     return moments.sample(0, 0)
 
 
@@ -218,3 +259,99 @@ def limit(comparison: Comparison, tail: float) -> float:
         nu = 4 + 6 / (TWICE * excess)  # degrees of freedom of Student's law with this kurtosis
         reach = max(reach, -stdtrit(nu, tail / 2) * math.sqrt((nu - 2) / nu))
     return float(max(reach, normal) * student / normal)
+
+
+NOISE = 1e-6  # of a mean: differences that the precision of float32 and of rounded records leaves
+STEPS = 60  # halvings of an interval, after which the rest is below the precision of float64
+LEVEL = 0.95  # of the interval of an effect
+
+
+class Comparisons(NamedTuple):
+    """Differences of c means from earlier means, all of samples of the same two sizes; see Comparison."""
+
+    z: Float64[np.ndarray, " c"]
+    """In standard errors of the difference, which is at least NOISE times the means; always finite."""
+    skewness: Float64[np.ndarray, " c"]
+    kurtosis: Float64[np.ndarray, " c"]
+    now: int
+    """Size of the sample of now, n."""
+    before: int
+    """Size of the earlier sample, m."""
+
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom of the standard errors."""
+        return self.now + self.before - 2
+
+
+def compare_all(now: GroupMoments, before: GroupMoments) -> Comparisons | None:
+    """Compare the only groups of `now` and `before`, by variable, as `compare`; None if one has fewer than two values."""
+    n, m = int(now.count[0]), int(before.count[0])
+    if min(n, m) < LEAST:
+        return None
+    within = (now.square[0] + before.square[0]) / (n + m - 2)
+    noise = NOISE * np.maximum(np.abs(now.mean[0]), np.abs(before.mean[0]))
+    difference, error = now.mean[0] - before.mean[0], np.maximum(np.sqrt(within * (1 / n + 1 / m)), noise)
+    both = pooled_groups(now, [0])
+    both.join(0, m, before.mean[0], before.square[0], before.cube[0], before.fourth[0])
+    second = both.square[0] / (n + m)
+    varies = second > 0
+    scale = np.where(varies, second, 1.0)
+    skewness = np.where(varies, both.cube[0] / (n + m) / scale**1.5, 0.0)
+    kurtosis = np.where(varies, both.fourth[0] / (n + m) / scale**2 - 3, 0.0)
+    z = np.divide(difference, error, out=np.zeros_like(difference), where=error > 0)
+    skewness *= (1 / n**2 - 1 / m**2) / (1 / n + 1 / m) ** 1.5
+    kurtosis *= (1 / n**3 + 1 / m**3) / (1 / n + 1 / m) ** 2
+    return Comparisons(z, skewness, kurtosis, n, m)
+
+
+def chances(comparisons: Comparisons) -> Float64[np.ndarray, " c"]:
+    """p: the chance that |z| is as large on the side of z or on its opposite if nothing has moved; `limit` at p equals |z|."""
+    size, freedom = np.abs(comparisons.z), comparisons.freedom
+    low, high = np.zeros_like(size), size.copy()  # between them is s
+    for _ in range(STEPS):
+        s = (low + high) / 2
+        tail = stdtr(freedom, -s)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            a = np.where(s > 0, size * -ndtri(tail) / s, 0.0)  # |z| on the scale of the laws of variance 1
+        beyond = _beyond(comparisons, a) >= tail
+        low, high = np.where(beyond, low, s), np.where(beyond, s, high)
+    return np.minimum(2 * stdtr(freedom, -high), 1.0)
+
+
+def _beyond(comparisons: Comparisons, a: Float64[np.ndarray, " c"]) -> Float64[np.ndarray, " c"]:
+    """The largest chance of a value above a under the laws that `limit` allows for: normal, Pearson's type III, Student's."""
+    skewness, excess = comparisons.skewness, comparisons.kurtosis - 1.5 * comparisons.skewness**2
+    chance = ndtr(-a)
+    heavy = skewness * comparisons.z > STRAIGHT
+    k = 4 / skewness[heavy] ** 2
+    chance[heavy] = np.maximum(chance[heavy], gammaincc(k, np.maximum(k + a[heavy] * np.sqrt(k), 0)))
+    wide = excess > STRAIGHT
+    nu = 4 + 6 / (TWICE * excess[wide])
+    chance[wide] = np.maximum(chance[wide], stdtr(nu, -a[wide] / np.sqrt((nu - 2) / nu)))
+    return chance
+
+
+def false_discovery(p: Float64[np.ndarray, " m"]) -> Float64[np.ndarray, " m"]:
+    """q: the smallest rate of false discoveries at which each of m comparisons is one, whatever the dependence between them."""
+    m, order = len(p), np.argsort(p, kind="stable")
+    rank = np.arange(1, m + 1)
+    q = p[order] * m * (1 / rank).sum() / rank
+    ordered = np.minimum(np.minimum.accumulate(q[::-1])[::-1], 1.0)
+    return ordered[np.argsort(order, kind="stable")]
+
+
+class Effects(NamedTuple):
+    """Differences of means in standard deviations, with intervals."""
+
+    value: Float64[np.ndarray, " c"]
+    low: Float64[np.ndarray, " c"]
+    high: Float64[np.ndarray, " c"]
+
+
+def effects(comparisons: Comparisons) -> Effects:
+    """d of each comparison, and its interval of LEVEL for this comparison alone."""
+    share = 1 / comparisons.now + 1 / comparisons.before
+    d = comparisons.z * math.sqrt(share)
+    reach = -stdtrit(comparisons.freedom, (1 - LEVEL) / 2) * np.sqrt(share + d**2 / (2 * comparisons.freedom))
+    return Effects(d, d - reach, d + reach)

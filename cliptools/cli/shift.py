@@ -1,4 +1,4 @@
-"""clip-shift: shares of concepts in groups of images, and their drift since an earlier run."""
+"""clip-shift: shares of concepts, or of all words, in groups of images, and their drift since an earlier run."""
 
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,15 @@ from cliptools.cli.app import (
     template_option,
 )
 
+CONCEPT_HELP = "Concept to measure; repeatable [default: all words of --pool]."
 BUNDLE_HELP = "Bundle of clip-effects [default: standard input]."
 BY_HELP = (
     "Measure. norm: ||sum phi|| / ||M(I)||, the share. signed: <sum phi, text> / ||M(I)||. text: <M(I), text> / ||M(I)||, "
-    "without units."
+    "without units [default: norm; without --concept signed and text]."
+)
+POOL_HELP = (
+    "Without --concept: vocabulary, emoji, imagenet, words10k, words30k, or a file with one text per line [default: that of the "
+    "bundle's words; without words emoji for embedded models, else words30k]."
 )
 GROUPS_HELP = "CSV file with a column of images and a column of groups; without PATH, the images of the table are read."
 IMAGE_COLUMN_HELP = "Column of image names in --groups and --labels."
@@ -26,11 +31,13 @@ GROUP_COLUMN_HELP = "Column of groups in --groups."
 LABELS_HELP = "Ground truth: a CSV file with a column of images and, for each concept, a column of this name with 1 and 0."
 TRUTH_HELP = "Ground truth: JSON lines with key and names, as in scenes.jsonl; or scenes, for the files that clip-scenes wrote."
 ALARM_HELP = (
-    "Exit with 3 if a group's mean is this many standard errors away from the baseline's, adjusted for the number of comparisons."
+    "Exit with 3 if a group's mean is this many standard errors away from the baseline's, adjusted for the number of comparisons "
+    "[without --concept: if a word's q is at most the chance of so many standard errors, 0.0027 for 3]."
 )
 CHOOSE_HELP = (
     "Choice of units. overlap: the units of largest <r, text>, as in paper 2. seen: of these, the units that also act on images "
-    "which the model finds similar to the text, in a sample of up to 1,000 images [default: that of the baseline, else seen]."
+    "which the model finds similar to the text, in a sample of up to 1,000 images [default: that of the baseline, else seen]. "
+    "Without --concept, seen uses the read directions of the bundle [default: seen if it has them]."
 )
 BLOCK_HELP = "Blocks of images that belong together, as frames of a film: N consecutive images, or a column of --groups."
 MATCH_HELP = "Compare each group with the group of the same name in the baseline [default: with the whole baseline]."
@@ -40,13 +47,14 @@ EACH_HELP = "Apply --alarm to each comparison separately, without an adjustment 
 
 @command("clip-shift")
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
-@click.option("--concept", "concepts", multiple=True, metavar="TEXT", help="Concept to measure; repeatable.")
+@click.option("--concept", "concepts", multiple=True, metavar="TEXT", help=CONCEPT_HELP)
+@click.option("--pool", metavar="NAME|FILE", help=POOL_HELP)
 @click.option("--bundle", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help=BUNDLE_HELP)
 @click.option("--units-per-concept", default=5, show_default=True, type=click.IntRange(1), help="Number of units per concept.")
 @click.option("--choose", type=click.Choice(["overlap", "seen"]), help=CHOOSE_HELP)
-@click.option("--by", type=click.Choice(["norm", "signed", "text"]), default="norm", show_default=True, help=BY_HELP)
+@click.option("--by", type=click.Choice(["norm", "signed", "text"]), help=BY_HELP)
 @click.option("--layers", help="Use only units of these layers, as 8-10,11 [default: all layers of the bundle].")
-@template_option("concept", CLASS_TEMPLATES)
+@template_option("concept or word", f"{CLASS_TEMPLATES}; without --concept none")
 @click.option("--groups", type=click.Path(path_type=Path), metavar="FILE", help=GROUPS_HELP)
 @click.option("--image-column", default="image", show_default=True, metavar="NAME", help=IMAGE_COLUMN_HELP)
 @click.option("--group-column", default="group", show_default=True, metavar="NAME", help=GROUP_COLUMN_HELP)
@@ -78,7 +86,7 @@ EACH_HELP = "Apply --alarm to each comparison separately, without an adjustment 
 @device_option
 @output_options("jsonl", "table")
 def main(**options: Any) -> int:
-    """Monitor concepts over groups of images.
+    """Monitor concepts, or all words of a vocabulary, over groups of images.
 
     Reads a bundle (standard input or --bundle) and images in groups. Each named folder or archive is a group; or --groups
     assigns the images to groups; or the folder of Stanford Cars is grouped by model year. The units of a concept are a few
@@ -103,16 +111,31 @@ def main(**options: Any) -> int:
     longer than the runs of similar frames. Without --block, a warning is given if neighbouring images are alike.
 
     \b
+    Words: without --concept, every word of a vocabulary (--pool) is measured, by its units (the share of --by signed) and by
+    the model's own similarity (--by text), and a line is written for each group, word and measure. With --baseline, the lines
+    come in the order of p, each with z, p, q, the direction, the size of the effect (the difference of the means in standard
+    deviations, with its 95 % interval) and the units that carry it: `moved` is the difference of each unit's part of the
+    share. q accounts for all words, measures and groups of the run, however they depend on each other (Benjamini and
+    Yekutieli 2001): of the words with q <= 0.05, at most 5 % are expected to be false. With --alarm 3, a word alarms if its q
+    is at most 0.0027; if nothing has changed, at most 0.27 % of all runs then exit with 3, under the conditions above: 5
+    images or blocks, and --block for images that belong together. Words that are alike move together.
+
+    \b
     Examples:
       clip-shift 2021/ 2022/ 2023/ --concept yellow --concept convertible < neurons.safetensors
       clip-shift photos/ --groups photos.csv --group-column month --concept snow --plot snow.png < neurons.safetensors
       clip-shift stanford_cars/ --concept convertible --bundle neurons.safetensors -f jsonl > cars.jsonl
       clip-shift photos/ --concept snow --block 50 -f jsonl < neurons.safetensors
       clip-shift new/ --concept snow --baseline old.jsonl --alarm 3 -f jsonl < neurons.safetensors || mail -s drift me
+      clip-shift june/ -f jsonl -o june.jsonl < effects.safetensors
+      clip-shift july/ --baseline june.jsonl --alarm 3 -f jsonl < effects.safetensors | jq -c '.drift.q, .word' | head
       clip-scenes | clip-shift - --concept cat --truth scenes --bundle neurons.safetensors
     """
     from cliptools.cli.run.shift import ShiftOptions, run
 
+    source = click.get_current_context().get_parameter_source("pool")
+    if options["concepts"] and source is click.core.ParameterSource.ENVIRONMENT:
+        options["pool"] = None  # the variable is for other commands, or for runs without a concept
     return run(ShiftOptions(**options))
 
 

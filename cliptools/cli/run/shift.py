@@ -1,6 +1,7 @@
 """clip-shift: shares of concepts in groups of images, as records of groups and concepts, and an exit code for drift.
 
-shift_units.py chooses the units of the concepts and sums their shares; shift_drift.py compares groups with a baseline.
+shift_units.py chooses the units of the concepts and sums their shares; shift_drift.py compares groups with a baseline. Without a
+concept, shift_words.py and shift_word_drift.py do both for all words of a vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from jaxtyping import Float32
 
 from cliptools.analysis.correlations import Correlation, frequency, group_correlation, point_biserial
 from cliptools.analysis.selection import by_layers
-from cliptools.cli.app import Output, choose_format, parse_layers
+from cliptools.cli.app import choose_format, parse_layers
 from cliptools.cli.run.bundle_output import read_neurons
 from cliptools.cli.run.shift_drift import (
     NAMED,
@@ -30,7 +31,6 @@ from cliptools.cli.run.shift_units import (
     TOOL,
     Images,
     MeasurementPlan,
-    MeasureOptions,
     Record,
     ShareSums,
     block_of,
@@ -39,6 +39,8 @@ from cliptools.cli.run.shift_units import (
     read_shares,
     way_to_choose,
 )
+from cliptools.cli.run.shift_word_drift import run_words
+from cliptools.cli.run.shift_words import WordOptions
 from cliptools.console import count_of, warn
 from cliptools.errors import StreamError, UsageError
 from cliptools.front.unit_records import record_source
@@ -59,7 +61,7 @@ AXES = {"norm": "share ‖Σφ‖ / ‖M(I)‖", "signed": "⟨Σφ, text⟩ / �
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShiftOptions(MeasureOptions, Output):
+class ShiftOptions(WordOptions):
     """All parameters of clip-shift."""
 
     paths: tuple[str, ...]
@@ -68,13 +70,9 @@ class ShiftOptions(MeasureOptions, Output):
     groups: Path | None
     image_column: str
     group_column: str
-    block: str | None
     labels: Path | None
     truth: str | None
-    baseline: Path | None
-    alarm: float | None
     each: bool
-    match: bool
     per_image: bool
     plot: Path | None
     device: str
@@ -91,6 +89,8 @@ def run(options: ShiftOptions) -> int:
     output_format = "jsonl" if options.per_image else choose_format(options.output_format, options.output, "jsonl")
     neurons = _read_bundle(options)
     groups = _open_groups(options)
+    if not options.concepts:
+        return _exit_code(run_words(neurons, groups, options, output_format))
     labels = _read_labels(groups, options)
     baseline = read_baseline(options.baseline) if options.baseline else None
     model = load_recorded_model(neurons.header.model, options.device)
@@ -128,10 +128,11 @@ def _check_usage(options: ShiftOptions) -> None:
         CliptoolsError: the plot cannot be drawn here.
     """
     concepts = options.concepts
-    if not concepts or any(not concept.strip() for concept in concepts):
+    if any(not concept.strip() for concept in concepts):
         raise UsageError("no concept to look for: name a concept by --concept TEXT")
     if len(set(concepts)) < len(concepts):
         raise UsageError("--concept: the same concept twice")
+    _check_words(options)
     if "-" in options.paths and (options.bundle is None or str(options.bundle) == "-"):
         raise UsageError("- reads images from standard input, so the bundle needs a file: --bundle FILE")
     if not options.paths and not options.groups:
@@ -153,6 +154,23 @@ def _check_usage(options: ShiftOptions) -> None:
         check_template_options(options.templates)
     if options.plot:
         check_plot(options.plot)
+
+
+def _check_words(options: ShiftOptions) -> None:
+    """Reject options of concepts without a concept, and options of words with one.
+
+    Raises:
+        UsageError: such an option is given.
+    """
+    if options.concepts and options.pool is not None:
+        raise UsageError("--pool is the vocabulary of a run without a concept: leave out --pool, or --concept")
+    if options.concepts:
+        return
+    for name in ("labels", "truth", "each", "per_image", "plot"):
+        if getattr(options, name):
+            raise UsageError(f"--{name.replace('_', '-')} needs a concept: name one by --concept TEXT, or leave it out")
+    if options.by == "norm":
+        raise UsageError("--by norm needs a concept: name one by --concept TEXT; words have --by signed and --by text")
 
 
 def _check_block(options: ShiftOptions) -> None:
@@ -212,10 +230,10 @@ def _read_labels(groups: Groups, options: ShiftOptions) -> Labels | None:
 
 def _settings(neurons: Bundle, model: str, options: ShiftOptions, baseline: Baseline | None) -> Record:
     """Return the settings on which a share and its spread depend, in addition to model, bundle and units."""
-    settings: Record = {"by": options.by, "templates": templates_name(model, options.templates)}
+    settings: Record = {"by": options.measure, "templates": templates_name(model, options.templates)}
     if (block := options.block) is not None:
         settings["block"] = int(block) if block.isdecimal() else block
-    if options.by == "text":
+    if options.measure == "text":
         return settings
     settings |= {"units_per_concept": options.units_per_concept, "effect": neurons.header.settings["effect"]}
     return settings | {"choose": way_to_choose(options, baseline)}
@@ -295,13 +313,13 @@ def panels(records: Sequence[Record], groups: Sequence[str], concepts: Sequence[
 
 
 def _plot(records: Sequence[Record], groups: Groups, options: ShiftOptions, path: Path) -> None:
-    picture = draw_shift(groups.names, panels(records, groups.names, options.concepts), AXES[options.by], path)
+    picture = draw_shift(groups.names, panels(records, groups.names, options.concepts), AXES[options.measure], path)
     with binary_output(path) as stream:
         stream.write(picture)
 
 
 def _exit_code(drifted: Sequence[Record]) -> int:
-    """Return the exit code, and warn of groups that have drifted."""
+    """Return the exit code, and warn of groups, or words, that have drifted."""
     if not drifted:
         return 0
     more_text = f", and {len(drifted) - NAMED} more" if len(drifted) > NAMED else ""

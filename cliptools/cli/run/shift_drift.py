@@ -1,7 +1,7 @@
 """Reports of clip-shift: comparison of groups with a baseline, warnings about unreliable figures, and the table."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from rich.table import Table
@@ -87,7 +87,7 @@ def add_drift(records: Sequence[Record], baseline: Baseline, alarm: Alarm) -> No
                 "comparisons": len(comparisons),
                 "chance": rounded(chance_of_run(alarm.sigmas, len(comparisons), alarm.each)),
             }
-            drift |= {"few": True} if min(before.size, _size(record)) < LEAST_SURE else {}
+            drift |= {"few": True} if min(before.size, size_of(record)) < LEAST_SURE else {}
         record["drift"] = drift
 
 
@@ -96,7 +96,7 @@ def sample_record(sample: Sample) -> Record:
     return {name: rounded(getattr(sample, name), DIGITS) for name in FIGURES}
 
 
-def _size(record: Record) -> int:
+def size_of(record: Record) -> int:
     """Return the number of independent observations of a group: its blocks, or its images."""
     size: int = record["blocks"] if "blocks" in record else record["images"]
     return size
@@ -104,7 +104,7 @@ def _size(record: Record) -> int:
 
 def _sample(record: Record) -> Sample:
     mean, spread, skewness = (record[key] for key in NUMBERS)
-    return Sample(_size(record), mean, spread, skewness, record.get("kurtosis", 0.0))
+    return Sample(size_of(record), mean, spread, skewness, record.get("kurtosis", 0.0))
 
 
 def alarmed(records: Sequence[Record]) -> list[Record]:
@@ -114,10 +114,10 @@ def alarmed(records: Sequence[Record]) -> list[Record]:
 
 
 def drift_text(record: Record) -> str:
-    """Return the drift of a group as a text: `spring, cat: 4.1 standard errors up`."""
-    z = record["drift"]["z"]
+    """Return the drift of a group as a text: `spring, cat: 4.1 standard errors up`; of a word also the measure."""
+    z, name = record["drift"]["z"], record["concept"] if "concept" in record else f"{record['word']} by {record['by']}"
     distance = "a different constant" if z is None else f"{abs(z):.1f} standard errors {'up' if z > 0 else 'down'}"
-    return f"{record['group']}, {record['concept']}: {distance}"
+    return f"{record['group']}, {name}: {distance}"
 
 
 def shift_warnings(records: Sequence[Record], block: str | None) -> Iterator[str]:
@@ -128,11 +128,20 @@ def shift_warnings(records: Sequence[Record], block: str | None) -> Iterator[str
     """
     concepts = list({record["concept"]: record for record in records}.values())
     yield from filter(None, map(_stray_warning, concepts))
-    if alike := [record for record in concepts if _are_alike(record)]:
-        yield _alike_warning(alike, block)
+    if alike := [record for record in concepts if are_alike(record)]:
+        yield alike_warning({record["concept"]: record for record in alike[:NAMED]}, block)
+    yield from group_warnings(records, LEAST_SURE)
+
+
+def group_warnings(records: Sequence[Record], least: int) -> Iterator[str]:
+    """Yield a line about groups that are too small, for an alarm or to be compared.
+
+    Args:
+        least: Number of images or blocks that an alarm needs.
+    """
     if few := [record for record in records if record.get("drift", {}).get("few")]:
         yield (
-            f"fewer than {LEAST_SURE} {_observations(few)} here or in the baseline, so --alarm may go off more often than"
+            f"fewer than {least} {_observations(few)} here or in the baseline, so --alarm may go off more often than"
             f" promised: {_group_names(few)}"
         )
     if any("drift" in record for record in records) and (alone := [record for record in records if "drift" not in record]):
@@ -188,15 +197,17 @@ def _stray_warning(record: Record) -> str | None:
     )
 
 
-def _are_alike(record: Record) -> bool:
+def are_alike(record: Record) -> bool:
+    """Return True if neighbouring images, or blocks, are more alike than chance makes independent ones."""
     neighbours = record.get("neighbours")
     if neighbours is None:
         return False
     return bool(neighbours["correlation"] > max(ALIKE, SURE / neighbours["pairs"] ** 0.5))
 
 
-def _alike_warning(records: Sequence[Record], block: str | None) -> str:
-    figures = ", ".join(f"{record['concept']} {record['neighbours']['correlation']:.2f}" for record in records[:NAMED])
+def alike_warning(records: Mapping[str, Record], block: str | None) -> str:
+    """Return the warning about neighbours that are alike, with the correlation of each record under its name."""
+    figures = ", ".join(f"{name} {record['neighbours']['correlation']:.2f}" for name, record in records.items())
     if block is not None:
         return (
             f"blocks next to each other are still alike (correlation of their means: {figures}): alarms are more frequent than"

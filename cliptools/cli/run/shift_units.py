@@ -58,7 +58,12 @@ class MeasureOptions(Sampling, Batching):
     templates: tuple[str, ...]
     units_per_concept: int
     choose: Literal["overlap", "seen"] | None
-    by: Literal["norm", "signed", "text"]
+    by: Literal["norm", "signed", "text"] | None
+
+    @property
+    def measure(self) -> Literal["norm", "signed", "text"]:
+        """The measure of concepts."""
+        return self.by or "norm"
 
 
 class Measures(NamedTuple):
@@ -125,7 +130,7 @@ def make_plan(
     t = encode_texts(model, sentences, templates)  # (c, d)
     settings = neurons.header.settings
     effect = factored_effect(model.clip, settings["effect"], settings.get("units", "neurons"))
-    text = options.by == "text"
+    text = options.measure == "text"
     way = None if text else way_to_choose(options, baseline)
     chosen, looked_at = _choose(neurons, effect, t, options, way, images, baseline)
     unit = torch.from_numpy(neurons["unit"])
@@ -133,7 +138,7 @@ def make_plan(
     shares = ConceptShare(effect, unit, chosen.row, t, sets)
     units = [[] for _ in options.concepts] if text else _unit_records(unit, chosen)
     return MeasurementPlan(
-        options.concepts, units, way, looked_at, len(sets), lambda pictures: _measures(shares(pictures), options.by)
+        options.concepts, units, way, looked_at, len(sets), lambda pictures: _measures(shares(pictures), options.measure)
     )
 
 
@@ -275,7 +280,7 @@ def measure(
     """
     concepts, group_of, block = len(plan.concepts), np.array(groups.of), block_of(groups)
     moments, neighbours = GroupMoments(len(groups.names), concepts), Neighbours(len(groups.names), concepts)
-    cell, cell_group = (group_of, None) if block is None else _cells(group_of, block)
+    cell, cell_group = (group_of, None) if block is None else cells_of(group_of, block)
     means = BlockMeans(0 if cell_group is None else len(cell_group), concepts)
     following = ShareCorrelations(concepts, plan.sets, PARTS if block is None else int(block.max()) + 1)
     images = np.zeros(len(groups.names), np.int64)
@@ -307,7 +312,7 @@ def block_of(groups: Groups) -> Int[np.ndarray, " image"] | None:
     return None if groups.block is None else np.array(groups.block)
 
 
-def _cells(
+def cells_of(
     group_of: Int[np.ndarray, " image"], block: Int[np.ndarray, " image"]
 ) -> tuple[Int[np.ndarray, " image"], Int[np.ndarray, " cell"]]:
     """Return the cell, a block within a group, of every image, in order of appearance; and the group of every cell."""
