@@ -1,0 +1,1 @@
+"""Generator of docs/results.md from a template, the tables of examples/results and the figures of the embedded models."""
