@@ -67,7 +67,7 @@ def percent(value: float | Share, digits: int = 1) -> str:
 
 def fixed(value: float | Share, digits: int = 2) -> str:
     """Return a figure with its decimals, without its interval."""
-    return f"{value.value if isinstance(value, Share) else value:.{digits}f}"
+    return f"{round(value.value if isinstance(value, Share) else value, digits) + 0.0:.{digits}f}"
 
 
 def plain_points(d: Share) -> str:
