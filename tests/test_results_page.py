@@ -108,7 +108,7 @@ def test_the_page_is_that_of_the_tables() -> None:
     [
         ("sparsity", exchange("units", "pairs", "neurons"), "Pairs are better than neurons", "Pairs are worse than neurons"),
         ("pair-words", exchange("units", "pairs", "neurons"), "than neurons at m = 1, 2, 4 and 8", "than neurons at no m"),
-        ("adversarial", exchange("words", "second-order", "random"), "better than random neurons, ", "worse than random neurons, "),
+        ("adversarial", exchange("words", "second-order", "random"), "better than random neurons,", "worse than random neurons,"),
         ("adversarial", exchange("words", "overlap", "similar"), "in 10 of 10 pairs", "in 0 of 10 pairs"),
         ("concepts", exchange("neurons", "active", "random"), "form is better than random", "form is worse than random"),
         ("segmentation", exchange("method", "neurons", "effects"), "mIoU belongs to the neurons", "mIoU belongs to `effects`"),
