@@ -27,8 +27,9 @@ from tools.results_page.comparison import (
     span,
     wilson,
 )
+from tools.results_page.formats import fixed, in_words, laid_out, three
 from tools.results_page.models import Model
-from tools.results_page.page import MODELS, PAGE, RESULTS, SOURCE, in_words, render
+from tools.results_page.page import MODELS, PAGE, RESULTS, SOURCE, fill_parts, pages_with_parts, render
 
 ACCURACIES = ("top1", "low", "high", "agreement")
 FIGURES = {
@@ -101,6 +102,22 @@ def plain(page: str) -> str:
 
 def test_the_page_is_that_of_the_tables() -> None:
     assert (ROOT / PAGE).read_text(encoding="utf-8") == render(ROOT), "run python -m tools.results_page"
+
+
+def test_parts_of_other_pages_are_those_of_the_tables() -> None:
+    pages = pages_with_parts(ROOT)
+    assert ROOT / "docs" / "speed.md" in pages
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert fill_parts(ROOT, text) == text, f"{page.name}: run python -m tools.results_page"
+
+
+def test_a_part_within_a_line_and_one_of_lines() -> None:
+    claims = Tables(ROOT / RESULTS).rows("claims")
+    line = fill_parts(ROOT, "Results: <!-- part: findings -->old<!-- end -->.\n")
+    assert line.startswith(f"Results: <!-- part: findings -->of {len(claims)} findings") and line.endswith(" not<!-- end -->.\n")
+    table = fill_parts(ROOT, "<!-- part: speed-judge -->\nold\n<!-- end -->\n")
+    assert table.startswith("<!-- part: speed-judge -->\n| |") and table.endswith(".\n<!-- end -->\n") and "old" not in table
 
 
 @pytest.mark.parametrize(
@@ -189,7 +206,7 @@ def test_a_missing_column_table_or_figure_is_named(tmp_path: Path) -> None:
     with pytest.raises(TableError, match=rf"{EMBEDDED[0]}/figures\.json: expected one row with .*recall@9.*, found 0"):
         model.measured("recall@9")
     with pytest.raises(TableError, match=r"expected a section 'Nothing', found Training"):
-        model.section("Nothing")
+        model.figures.section("Nothing")
     with pytest.raises(TableError, match=r"figures\.json: no such file"):
         Model(tmp_path).measures()
 
@@ -214,7 +231,7 @@ def test_models_of_other_names(tmp_path: Path) -> None:
 
 
 def test_no_figure_stands_in_the_template() -> None:
-    text = (ROOT / SOURCE / "results.md").read_text(encoding="utf-8")
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / SOURCE).rglob("*.md")))
     text = re.sub(r"\{%.*?%\}|\{#.*?#\}|\{\{.*?\}\}|^```.*?^```|\]\(.*?\)", "", text, flags=re.DOTALL | re.MULTILINE)
     settings = {
         "95 %", "5 %", "60 %",  # the level of intervals, and the frequencies of the streams
@@ -255,9 +272,18 @@ def test_words_for_figures() -> None:
     assert [listed(values) for values in ("", "a", "ab", "abc")] == ["none", "a", "a and b", "a, b and c"]
     assert [span(layers) for layers in ("5", "5 6", "0 1 2", "0 2 3")] == ["5", "5 and 6", "0 to 2", "0, 2 and 3"]
     assert [in_words(number) for number in (0, 3, 12.0, 1300)] == ["none", "three", "twelve", "1,300"]
+    assert [three(figure) for figure in (0.1234, 10.35, 99.4, 124.31, 1300)] == ["0.123", "10.3", "99.4", "124", "1,300"]
+    assert fixed(-0.0001) == "0.00" and fixed(Share(0.126, 0, 1)) == "0.13"
     assert counts_in("of 8192 pairs (median 0.5), 512 strongest_pairs (median 0.6)") == {"pairs": 8192, "strongest_pairs": 512}
     rows = [Row("t", {"method": name, "x": x}) for name, x in (("a", "0.1"), ("b", "0.25"), ("control", "0.9"))]
     assert shown(rows, "method", "x", ["control"]) == {"a": "10.0", "b": "**25.0**", "control": "90.0"}
+
+
+def test_prose_is_filled_and_tables_stay() -> None:
+    prose = laid_out("a\nb 5 %\n\n\n| a | \n|---|\n\n* c\n  d\n* e\n\n```sh\nf   g\n\nh\n```\n\n" + 45 * "xy 9 % ")
+    *blocks, last = prose.split("\n\n")
+    assert blocks == ["a b 5 %", "| a |\n|---|", "* c d\n* e", "```sh\nf   g", "h\n```"]
+    assert all(len(line) <= 140 and line.startswith("xy") for line in last.splitlines()) and len(last.splitlines()) > 1
 
 
 def test_figures_json_is_that_of_both_models() -> None:

@@ -1,1 +1,1 @@
-"""Generator of docs/results.md from a template, the tables of examples/results and the figures of the embedded models."""
+"""Generator of docs/results.md, and of parts of other pages, from templates, tables of results and figures of the models."""

@@ -1,8 +1,13 @@
-"""The page of results: the template with the tables, the models and the comparisons that it may use."""
+"""The page of results and generated parts of other pages: templates with the tables, the models and comparisons.
+
+A part stands in a page between two comments, the first of which names its template in docs/source/parts:
+
+<!-- part: speed-judge -->
+<!-- end -->
+"""
 
 import re
-import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,39 +16,60 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from cliptools.embedded_models import EMBEDDED
 from cliptools.text.emoji_concepts import concepts
 from cliptools.text.vocabularies import load_pool
-from examples.result_tables import Share, Tables, difference, points
-from tools.results_page import comparison
-from tools.results_page.models import Model
+from examples.result_tables import Tables, difference, points
+from tools.results_page import comparison, formats
+from tools.results_page.models import Model, Sections
 
-PAGE, SOURCE, RESULTS, MODELS = "docs/results.md", "docs/source", "examples/results", "cliptools/data/models"
-NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-STICKY = "\0"  # stands for a space at which no line ends
-WIDTH = 140  # columns of a line of prose
+PAGE, SOURCE = "docs/results.md", "docs/source"
+RESULTS, BENCHMARKS, MODELS = "examples/results", "benchmarks/results", "cliptools/data/models"
+PART = re.compile(r"<!-- part: (?P<name>[a-z0-9-]+) -->(?P<line_end>\n?).*?<!-- end -->", re.DOTALL)
 COMPARISONS: tuple[Callable[..., Any], ...] = (
     comparison.ascending, comparison.better, comparison.better_at, comparison.compare, comparison.containing,
     comparison.counts_in, comparison.distinct, comparison.first_even, comparison.first_within, comparison.larger,
     comparison.leader, comparison.listed, comparison.mean, comparison.numbers, comparison.paired, comparison.say,
     comparison.shown, comparison.sign, comparison.span, comparison.texts_of, comparison.wilson, difference,
 )  # fmt: skip
+FORMATS: tuple[Callable[..., str], ...] = (
+    comparison.listed, formats.count, formats.fixed, formats.in_words, formats.percent, formats.plain, formats.three,
+)  # fmt: skip
 
 
-def render(root: Path, results: Path | None = None, names: tuple[str, str] = EMBEDDED) -> str:
-    """Return the page of a checkout.
+def render(root: Path, results: Path | None = None, names: tuple[str, str] = EMBEDDED, template: str = "results.md") -> str:
+    """Return the page of results of a checkout, or a part of another page.
 
     Args:
         root: Folder of the checkout.
         results: Folder of the tables. None: that of the checkout.
         names: Names of the ViT and of the ResNet.
+        template: Path of the template, from docs/source.
 
     Raises:
-        TableError: a table or figures.json lacks something that the template asks for.
+        TableError: a table or a JSON file lacks something that the template asks for.
         jinja2.TemplateError: the template is faulty.
     """
-    tables = Tables(results or root / RESULTS)
     vit, rn = (Model(root / MODELS / name) for name in names)
-    template = _environment(root / SOURCE).get_template(Path(PAGE).name)
-    text = template.render(tables=tables, vit=vit, rn=rn, concepts=len(concepts()), texts=len(load_pool("emoji").texts))
-    return "\n\n".join(_blocks(text)) + "\n"
+    text = _environment(root / SOURCE).get_template(template).render(
+        tables=Tables(results or root / RESULTS), benchmark=lambda name: Sections(root / BENCHMARKS / f"{name}.json"),
+        vit=vit, rn=rn, concepts=len(concepts()), texts=len(load_pool("emoji").texts),
+    )  # fmt: skip
+    return formats.laid_out(text) + "\n"
+
+
+def fill_parts(root: Path, text: str) -> str:
+    """Return a page with its parts made from their templates."""
+
+    def part(match: re.Match[str]) -> str:
+        name, line_end = match["name"], match["line_end"]
+        text = render(root, template=f"parts/{name}.md").strip()
+        return f"<!-- part: {name} -->{line_end}{text}{line_end}<!-- end -->"
+
+    return PART.sub(part, text)
+
+
+def pages_with_parts(root: Path) -> list[Path]:
+    """Return the pages of a checkout that have generated parts."""
+    pages = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    return [page for page in pages if PART.search(page.read_text(encoding="utf-8"))]
 
 
 def _environment(folder: Path) -> Environment:
@@ -55,61 +81,6 @@ def _environment(folder: Path) -> Environment:
         autoescape=False,
     )
     environment.globals |= {function.__name__: function for function in COMPARISONS}
-    environment.filters |= {"percent": percent, "fixed": fixed, "points": plain_points, "signed_points": points}
-    environment.filters |= {"plain": plain, "count": count, "in_words": in_words, "listed": comparison.listed}
+    environment.filters |= {function.__name__: function for function in FORMATS}
+    environment.filters |= {"points": formats.plain_points, "signed_points": points}
     return environment
-
-
-def percent(value: float | Share, digits: int = 1) -> str:
-    """Return a share in percent, without its interval."""
-    return f"{100 * (value.value if isinstance(value, Share) else value):.{digits}f} %"
-
-
-def fixed(value: float | Share, digits: int = 2) -> str:
-    """Return a figure with its decimals, without its interval."""
-    return f"{round(value.value if isinstance(value, Share) else value, digits) + 0.0:.{digits}f}"
-
-
-def plain_points(d: Share) -> str:
-    """Return a difference in points without a plus sign, with its interval."""
-    value, low, high = (round(100 * x, 1) + 0.0 for x in d)
-    return f"{value:.1f} points ({low:.1f} to {high:.1f})"
-
-
-def plain(value: float) -> str:
-    """Return a figure without zeros at its end."""
-    return f"{value:g}"
-
-
-def count(value: float | str) -> str:
-    """Return a whole number with commas between thousands."""
-    return f"{round(float(value)):,}"
-
-
-def in_words(value: float) -> str:
-    """Return a number from 0 to 12 in words, where 0 is `none`, and a larger one in digits."""
-    return NUMBERS[round(value)] if 0 <= round(value) < len(NUMBERS) else count(value)
-
-
-def _blocks(text: str) -> Iterator[str]:
-    """Yield the blocks between empty lines, with the lines of prose filled."""
-    code = False
-    for block in re.split(r"\n\s*\n", text.strip()):
-        lines = [line.rstrip() for line in block.splitlines()]
-        code ^= sum(line.startswith("```") for line in lines) % 2 == 1
-        if code or lines[0].startswith(("|", "![", "#", "<!--", "```")):
-            yield "\n".join(lines)
-        elif lines[0].startswith("* "):
-            items = re.split(r"(?m)^\* ", "\n".join(lines))[1:]
-            yield "\n".join(_fill(item, "* ", "  ") for item in items)
-        else:
-            yield _fill(" ".join(lines))
-
-
-def _fill(text: str, first: str = "", other: str = "") -> str:
-    """Return a paragraph in lines, without a break before % and beside an equals sign."""
-    words = re.sub(r" (?=%|= )|(?<= =) ", STICKY, " ".join(text.split()))
-    filled = textwrap.fill(
-        words, WIDTH, initial_indent=first, subsequent_indent=other, break_long_words=False, break_on_hyphens=False
-    )
-    return filled.replace(STICKY, " ")
