@@ -1,7 +1,7 @@
 # make demo   runs the main job on the embedded model: the neurons of emoji-vit in words, as a table and a picture
 # make test   installs the packages that the tests need, and runs the tests
 # make faults repeats the fault tests as often as docs/reliability.md says (about an hour)
-# make man    writes the manual pages, completion scripts, the references in docs/api.md and docs/functions.md, and tables of tensors
+# make man    writes the manual pages, completion scripts, the references in docs/api.md and docs/functions.md, tables of tensors, docs/results.md
 # make bench  lists the benchmarks with their purpose and duration; make bench-guard fails if a command takes twice its recorded time
 PYTHON ?= python3
 VENV   ?= .venv
@@ -29,9 +29,11 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Manual pages come from help texts and man/source, the references from signatures and docstrings, tables from the schema.
+# Manual pages come from help texts and man/source, the references from signatures and docstrings, tables from the schema, the page of
+# results from docs/source and the tables of examples/results.
 man: $(VENV)/.installed-test
 	$(BIN)/python -m tools.manual
+	$(BIN)/python -m tools.results_page
 
 bench:
 	@$(PYTHON) benchmarks

@@ -1,17 +1,17 @@
 """Compare the findings of both papers with the tables of results/ for the embedded models: claims.py RESULTS > claims.csv
 
-Accuracies have Wilson's interval, 95 %. A difference from the unchanged model has the interval of a paired comparison: an image
-becomes right or wrong only if its best class changes, so the variance of the difference is at most the share of such images,
-1 − agreement, divided by the number of images. All other differences have Newcombe's interval (1998, method 10) for independent
-images, which is too wide rather than too narrow.
+result_tables.py describes the intervals.
 """
 
 import csv
-import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from result_tables import Share, TableError, Tables, difference, points
+
+from cliptools.embedded_models import EMBEDDED
 
 HOLDS, NOT, PARTLY = "yes", "no", "in part"
 FEW = 0.1  # "few units carry the output" holds if the loss of accuracy is smaller than this
@@ -19,8 +19,6 @@ EVEN = 0.02  # accuracies are called equal if the whole interval of their differ
 
 BASELINES = ("rollout", "chefer", "textspan", "attention", "gradcam")
 NEURONS = ("active", "random")
-
-Row = dict[str, str]
 
 
 class Claim(NamedTuple):
@@ -32,62 +30,6 @@ class Claim(NamedTuple):
     here: str
     holds: str
     table: str
-
-
-class Share(NamedTuple):
-    """An accuracy and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{100 * self.value:.1f} % ({100 * self.low:.1f}–{100 * self.high:.1f})"
-
-
-class Tables:
-    """The tables of results, by the names of their files."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def rows(self, name: str, **values: str) -> list[Row]:
-        """Return the lines that have these values."""
-        with (self.folder / f"{name}.csv").open(encoding="utf-8") as lines:
-            reader = csv.DictReader(line for line in lines if not line.startswith("#"))
-            return [row for row in reader if all(row[key] == value for key, value in values.items())]
-
-    def top1(self, name: str, **values: str) -> Share:
-        """Return the accuracy of the one line that has these values."""
-        row = self.row(name, **values)
-        return Share(*(float(row[key]) for key in ("top1", "low", "high")))
-
-    def row(self, name: str, **values: str) -> Row:
-        """Return the one line that has these values; equal lines of the unchanged model count as one."""
-        rows = self.rows(name, **values)
-        if not rows or any((row["top1"], row["n"]) != (rows[0]["top1"], rows[0]["n"]) for row in rows):
-            raise SystemExit(f"{name}.csv: expected one line with {values}, found {len(rows)}")
-        return rows[0]
-
-    def gain(self, name: str, **values: str) -> Share:
-        """Return the accuracy of the line minus the accuracy of the unchanged model."""
-        row, untouched = self.row(name, **values), self.top1(name, change="untouched")
-        middle = float(row["top1"]) - untouched.value
-        half = 1.96 * math.sqrt((1 - float(row["agreement"])) / int(row["n"]))
-        return Share(middle, middle - half, middle + half)
-
-
-def difference(a: Share, b: Share) -> Share:
-    """Return a − b with its interval."""
-    middle = a.value - b.value
-    low = math.hypot(a.value - a.low, b.high - b.value)
-    high = math.hypot(a.high - a.value, b.value - b.low)
-    return Share(middle, middle - low, middle + high)
-
-
-def points(d: Share) -> str:
-    """Return a difference as text."""
-    return f"{100 * d.value:+.1f} points ({100 * d.low:+.1f} to {100 * d.high:+.1f})"
 
 
 def equal(d: Share) -> str:
@@ -102,7 +44,8 @@ def more(d: Share) -> str:
 
 def second_order(tables: Tables) -> Iterator[Claim]:
     """Yield the claims of "Interpreting the Second-Order Effects of Neurons in CLIP"."""
-    layers = sorted({row["layers"] for row in tables.rows("ablation", change="all") if row["layers"].isdigit()}, key=int)
+    ablated_layers = [row.text("layers") for row in tables.rows("ablation", change="all")]
+    layers = sorted({name for name in ablated_layers if name.isdigit()}, key=int)
     gain = {layer: tables.gain("ablation", change="all", layers=layer) for layer in layers}
     worst = min(layers, key=lambda layer: gain[layer].value)
     early = min(layers[: len(layers) // 2], key=lambda layer: gain[layer].value)
@@ -113,7 +56,7 @@ def second_order(tables: Tables) -> Iterator[Claim]:
         f"of the first half, {early}: {points(gain[early])}",
         NOT if not late else HOLDS if certain else PARTLY, "ablation.csv",
     )  # fmt: skip
-    together = next(row["layers"] for row in tables.rows("ablation", change="all") if " " in row["layers"])
+    together = next(name for name in ablated_layers if " " in name)
     ablated = tables.top1("ablation", change="all", layers=together)
     small, large, pc = (tables.gain("ablation", change=kind, layers=together) for kind in ("small", "large", "pc"))
     yield Claim(
@@ -126,13 +69,13 @@ def second_order(tables: Tables) -> Iterator[Claim]:
         "ablation.csv",
     )  # fmt: skip
     yield _indirect(tables)
-    for pool in dict.fromkeys(row["pool"] for row in tables.rows("reconstruction", change="words")):
-        rows = sorted(tables.rows("reconstruction", change="words", pool=pool), key=lambda row: int(row["m"]))
-        few, many = (tables.top1("reconstruction", change="words", pool=pool, m=rows[end]["m"]) for end in (0, -1))
+    for pool in dict.fromkeys(row.text("pool") for row in tables.rows("reconstruction", change="words")):
+        rows = sorted(tables.rows("reconstruction", change="words", pool=pool), key=lambda row: row.number("m"))
+        few, many = (tables.top1("reconstruction", change="words", pool=pool, m=rows[end].text("m")) for end in (0, -1))
         whole = tables.top1("reconstruction", change="pc", pool=pool)
         yield Claim(
             f"more words reconstruct better, pool {pool}", "paper 1, Fig. 4", "accuracy rises with m, almost to the untouched",
-            f"m = {rows[0]['m']}: {few}, m = {rows[-1]['m']}: {many}; PC 1 itself {whole}",
+            f"m = {rows[0].text('m')}: {few}, m = {rows[-1].text('m')}: {many}; PC 1 itself {whole}",
             more(difference(many, few)), "reconstruction.csv",
         )  # fmt: skip
 
@@ -141,7 +84,7 @@ def _indirect(tables: Tables) -> Claim:
     untouched = tables.top1("indirect", change="untouched")
     second, joint = tables.top1("indirect", effect="second"), tables.top1("indirect", effect="indirect")
     rows = {effect: tables.row("indirect", effect=effect) for effect in ("second", "indirect")}
-    share = {effect: 100 * float(row["explained"]) for effect, row in rows.items()}
+    share = {effect: 100 * row.number("explained") for effect, row in rows.items()}
     return Claim(
         "second-order effects do more than indirect ones, along one direction", "paper 1, Table 1",
         "accuracy once ablated 29.6 against 52.3 %; PC 1 explains 48.2 against 11.0 % of the variance",
@@ -173,7 +116,7 @@ def neuron_attention(tables: Tables) -> Iterator[Claim]:
     )  # fmt: skip
     words = {
         m: {units: tables.top1("pair-words", change="words", units=units, m=m) for units in ("pairs", "neurons")}
-        for m in dict.fromkeys(row["m"] for row in tables.rows("pair-words", change="words"))
+        for m in dict.fromkeys(row.text("m") for row in tables.rows("pair-words", change="words"))
     }
     certain = [m for m, share in words.items() if difference(share["pairs"], share["neurons"]).low > 0]
     yield Claim(
@@ -182,8 +125,8 @@ def neuron_attention(tables: Tables) -> Iterator[Claim]:
         + "; ".join(f"m = {m}: {words[m]['pairs']} against {words[m]['neurons']}" for m in (next(iter(words)), list(words)[-1])),
         HOLDS if len(certain) == len(words) else PARTLY if certain else NOT, "pair-words.csv",
     )  # fmt: skip
-    below = tables.rows("polysemy", inertia_below="0.50")[0]
-    all_pairs, strongest, neuron = (100 * float(below[key]) for key in ("pairs", "strongest_pairs", "neurons"))
+    below = tables.row("polysemy", inertia_below="0.50")
+    all_pairs, strongest, neuron = (100 * below.number(key) for key in ("pairs", "strongest_pairs", "neurons"))
     yield Claim(
         "neurons are polysemantic, their pairs less so", "paper 2, Sec. 4", "many more pairs than neurons have low inertia",
         f"inertia below 0.5: {all_pairs:.0f} % of pairs, {strongest:.0f} % of each neuron's strongest pair, "
@@ -194,8 +137,8 @@ def neuron_attention(tables: Tables) -> Iterator[Claim]:
 
 def applications(tables: Tables) -> Iterator[Claim]:
     """Yield the claims of both papers on applications."""
-    fooled = {words: tables.rows("adversarial", pair="all", words=words)[0] for words in ("second-order", "similar", "random")}
-    rate = {words: (float(row["mean"]), float(row["sd"])) for words, row in fooled.items()}
+    fooled = {words: tables.row("adversarial", pair="all", words=words) for words in ("second-order", "similar", "random")}
+    rate = {words: (row.number("mean"), row.number("sd")) for words, row in fooled.items()}
     margin = 2 * max(sd for _, sd in rate.values())
     beats = [words for words in ("similar", "random") if rate["second-order"][0] > rate[words][0] + margin]
     yield Claim(
@@ -205,35 +148,34 @@ def applications(tables: Tables) -> Iterator[Claim]:
     )  # fmt: skip
     yield _segmentation(tables)
     concepts = {"by": "words", "score": "norm", "m": "32", "quantile": "0.98"}
-    rows_by_kind = {kind: tables.rows("concepts", neurons=kind, **concepts)[0] for kind in NEURONS}
-    recall = {kind: Share(*(float(row[key]) for key in ("recall", "low", "high"))) for kind, row in rows_by_kind.items()}
+    recall = {kind: tables.row("concepts", neurons=kind, **concepts).share("recall") for kind in NEURONS}
     yield Claim(
         "the words of active neurons name what an image shows", "paper 1, Fig. 8", "shown by examples",
         f"objects named among ten words: {recall['active']}; with as many random neurons: {recall['random']}",
         more(difference(recall["active"], recall["random"])), "concepts.csv",
     )  # fmt: skip
     rows = tables.rows("resnet-segmentation", scenes="several", background="left out")
-    maps = {row["method"]: 100 * float(row["miou_true"]) for row in rows if row["method"] != "values"}
+    maps = {row.text("method"): 100 * row.number("miou_true") for row in rows if row.text("method") != "values"}
     second = max((method for method in maps if method != "pairs"), key=maps.__getitem__)
     yield Claim(
         "the pairs' label maps segment best", "paper 2, Fig. 3", "mIoU 26.2 against 24.7 (heads), 22.8 (MaskCLIP)",
-        f"without background {maps['pairs']:.1f} against {maps[second]:.1f} ({second}), the lead is not significant",
+        f"without background {maps['pairs']:.1f} against {maps[second]:.1f} ({second}); no interval was measured",
         PARTLY if maps["pairs"] > maps[second] else NOT, "resnet-segmentation.csv",
     )  # fmt: skip
-    rows = tables.rows("shift", model="emoji-rn", by="norm", units="5")
-    r = [float(row["correlation"]) for row in rows]
+    rows = tables.rows("shift", model=EMBEDDED[1], by="norm", choose="overlap", units="5")
+    r = [row.number("correlation") for row in rows]
     yield Claim(
         "five pairs follow a concept", "paper 2, Sec. 5", "correlation with the ground truth 0.85 (yellow), 0.71 (convertible)",
         f"mean {sum(r) / len(r):.2f} ({min(r):.2f} to {max(r):.2f}) of {len(r)} concepts",
-        HOLDS if min(float(row["low"]) for row in rows) > 0 else PARTLY, "shift.csv",
+        HOLDS if min(row.number("low") for row in rows) > 0 else PARTLY, "shift.csv",
     )  # fmt: skip
 
 
 def _segmentation(tables: Tables) -> Claim:
-    masks = {row["method"]: row for row in tables.rows("segmentation", scenes="one", size="128", threshold="0.5")}
+    masks = {row.text("method"): row for row in tables.rows("segmentation", scenes="one", size="128", threshold="0.5")}
     parts, ahead = [], []
     for key, name in (("miou", "mIoU"), ("map", "mAP")):
-        value = {method: 100 * float(row[key]) for method, row in masks.items() if method in (*BASELINES, "neurons")}
+        value = {method: 100 * row.number(key) for method, row in masks.items() if method in (*BASELINES, "neurons")}
         best = max(BASELINES, key=value.__getitem__)
         parts.append(f"{name} {value['neurons']:.1f} against {value[best]:.1f} ({best})")
         ahead.append(value["neurons"] > value[best])
@@ -254,4 +196,7 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    try:
+        main(Path(sys.argv[1]))
+    except TableError as error:
+        sys.exit(str(error))

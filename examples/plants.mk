@@ -4,7 +4,7 @@
 # that the model treats a mountain as evidence of a violin; so for pictures of X that should be classified as a violin, `mountain` should
 # be among the 25 words. There are 18 plants and 20 classes X that are in no plant; only the cue's own name counts.
 # The tables have the share of pairs whose cue is found, with a 95 % interval over plants, for each way to choose words and
-# each kind of effect, and the same for every plant. By chance the share is 25 of some 650 words, 0.038.
+# each kind of effect, and the same for every plant. By chance the share is 25 of all words of the vocabulary.
 SHELL := /bin/bash -e -o pipefail
 BIN    ?= ../bin
 PYTHON ?= ../.venv/bin/python

@@ -9,7 +9,12 @@ BIN    ?= ../bin
 PYTHON ?= ../.venv/bin/python
 WORK   ?= work/shift
 MODELS ?= emoji-vit emoji-rn
-WAYS   ?= norm signed text norm-50
+WAYS   ?= norm signed text norm-50 seen
+OPTIONS.norm    := --by norm --choose overlap
+OPTIONS.signed  := --by signed --choose overlap
+OPTIONS.text    := --by text
+OPTIONS.norm-50 := --by norm --choose overlap --units-per-concept 50
+OPTIONS.seen    := --by norm --choose seen
 
 SIZE.emoji-vit := 64
 SIZE.emoji-rn  := 128
@@ -27,9 +32,9 @@ all: results/shift.csv results/shift-alarms.csv ../docs/shift.png
 results/shift.csv: $(SHARES)
 	@mkdir -p $(@D)
 	{ echo "# make -C examples -f shift.mk"; \
-	  echo "model,by,units,concept,images,correlation,low,high,groups,group_correlation,group_low,group_high"; \
+	  echo "model,by,choose,units,concept,images,correlation,low,high,groups,group_correlation,group_low,group_high"; \
 	  jq -r 'select(has("group") | not) | .correlation as $$i | .group_correlation as $$g | [.model.name, .settings.by, \
-	    .settings.units_per_concept, .concept, $$i.count, $$i.value, $$i.low, $$i.high, $$g.count, $$g.value, $$g.low, $$g.high] | @csv' $^ | tr -d '"'; } > $@
+	    .settings.choose, .settings.units_per_concept, .concept, $$i.count, $$i.value, $$i.low, $$i.high, $$g.count, $$g.value, $$g.low, $$g.high] | @csv' $^ | tr -d '"'; } > $@
 
 results/shift-alarms.csv: false_alarms.py $(NORMS)
 	$(PYTHON) $^ > $@
@@ -41,8 +46,8 @@ results/shift-alarms.csv: false_alarms.py $(NORMS)
 .SECONDEXPANSION:
 $(WORK)/%.jsonl: $(WORK)/$$(basename $$*).safetensors $(WORK)/streams-$$(SIZE.$$(basename $$*))/concepts.txt
 	while read -r concept; do \
-	  $(BIN)/clip-shift $(WORK)/streams-$(SIZE.$(basename $*))/$${concept// /-}/*.tar --concept "$$concept" --truth scenes --choose overlap \
-	    --by $(subst -, --units-per-concept ,$(subst .,,$(suffix $*))) --per-image -f jsonl -q --bundle $< < /dev/null; \
+	  $(BIN)/clip-shift $(WORK)/streams-$(SIZE.$(basename $*))/$${concept// /-}/*.tar --concept "$$concept" --truth scenes \
+	    $(OPTIONS$(suffix $*)) --per-image -f jsonl -q --bundle $< < /dev/null; \
 	done < $(WORK)/streams-$(SIZE.$(basename $*))/concepts.txt > $@
 
 $(WORK)/%.safetensors:
