@@ -15,9 +15,9 @@ from PIL import Image
 from cliptools.errors import ModelError, UsageError
 from cliptools.models.load import load_model
 from cliptools.models.names import architecture_names, tower_fault
+from cliptools.towers.kinds import supported_tower
 from cliptools.unit_effects.factored import UnitBlock
 from cliptools.unit_effects.select import choose_effects, factored_effect
-from cliptools.unit_effects.vit_second_order import supported_tower
 
 OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "Other-timm": (config({"timm_model_name": "vit_tiny_patch16_224", "image_size": 32}), "timm's vit_tiny_patch16_224"),

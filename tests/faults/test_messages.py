@@ -17,8 +17,8 @@ from helpers.streams import partial_bytes
 
 from cliptools.errors import CliptoolsError, ModelError
 from cliptools.models.load import load_model
+from cliptools.towers.kinds import supported_tower
 from cliptools.unit_effects.resnet_pooling import supported_resnet
-from cliptools.unit_effects.vit_second_order import supported_tower
 
 PACKAGE = ROOT / "cliptools"
 CLASSES = {"CliptoolsError", "UsageError", "ModelError", "StreamError", "ImageError", "TextError"}
