@@ -1,15 +1,21 @@
 """Towers of timm's and open_clip's custom blocks: every quantity compared with literal passes through the tower's own modules."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import Run
 from helpers.other_towers import CUSTOM, CUSTOM_SHAPES, EVA, SHAPES, VIT, WIDTHS, Frozen, custom_tower, pictures, timm_tower
+from helpers.weights_files import TEXT, save
+from PIL import Image
 from torch import Tensor
 
 from cliptools.analysis.ablation import joint_mean_ablation
 from cliptools.analysis.token_means import Mask, TokenMeans
 from cliptools.analysis.weight_edit import NeuronGroup, heads_at_mean, largest_overlap, neurons_at_mean, null_edit
+from cliptools.errors import ModelError
 from cliptools.segmentation.towers import on_grid
 from cliptools.segmentation.vit_baselines import attention_pass, direct_effects
 from cliptools.streaming.vit_indirect import Indirect
@@ -99,20 +105,15 @@ def test_edits_do_to_a_pass_what_they_say(kind: str) -> None:
     v, neurons, heads = torch.randn(2, adapter.projection.shape[1]).double(), torch.tensor([2, 7]), torch.tensor([1])
     for layer in (0, adapter.depth - 2):
         edit = null_edit(visual, [NeuronGroup(layer, neurons, v)])
-        assert (
-            largest_overlap(visual, [NeuronGroup(layer, neurons, v)], edit.weights) < 1e-10 and float(edit.removed[0].min()) > 0
-        )
-        before = _written(visual, layer, images, neurons) @ v.T
-        with_edit = tower(kind, 0)
-        with_edit.load_state_dict(visual.state_dict() | edit.weights)
-        frozen = Frozen(visual, images, layer, centred=True)
-        state = visual.state_dict()
-        for neuron in neurons.tolist():
-            powers = _powers(
-                frozen, adapter.blocks[layer].output, neuron, edit.weights[f"{adapter.blocks[layer].output_name}.weight"]
-            )
-            assert float(before.abs().max()) > 1e-4 and all(float((power @ v.T).abs().max()) < 1e-9 for power in powers[:2])
-        visual.load_state_dict(state)
+        assert largest_overlap(visual, [NeuronGroup(layer, neurons, v)], edit.weights) < 1e-10
+        block, frozen = adapter.blocks[layer], Frozen(visual, images, layer, centred=True)
+        before = [frozen.coefficients(neuron)[:2] for neuron in neurons.tolist()]
+        original = block.output.weight.data.clone()
+        block.output.weight.data = edit.weights[f"{block.output_name}.weight"]
+        for neuron, effects in zip(neurons.tolist(), before, strict=True):
+            for changed, plain in zip(frozen.coefficients(neuron)[:2], effects, strict=True):
+                assert float((changed @ v.T).abs().max()) < 1e-9 * float((plain @ v.T).abs().max()) + 1e-12
+        block.output.weight.data = original
     mean = torch.tensor([0.3, -0.2]).double()
     for weights, matrix, columns, value in (
         (neurons_at_mean(visual, {1: neurons}, {1: mean}), adapter.blocks[1].output, neurons.tolist(), mean),
@@ -182,3 +183,80 @@ def test_pictures_of_other_sizes_leave_the_tower_as_it_was(kind: str) -> None:
         close(forward.embedding, visual(larger))
         assert forward.grid == (2, 5) and forward.attention[0].shape[-1] == adapter.prefix + 10
     assert torch.equal(visual(images), before)
+
+
+FAULTS: dict[str, tuple[Any, str]] = {
+    "mean": (lambda trunk: setattr(trunk, "global_pool", "avg"), "pools by 'avg', not by its class token"),
+    "another class": (
+        lambda trunk: setattr(trunk, "__class__", torch.nn.Sequential),
+        "is not one of its VisionTransformer and Eva",
+    ),
+    "another block": (lambda trunk: trunk.blocks.append(torch.nn.Identity()), "has a block of the kind Identity in layer 4"),
+    "gates": (lambda trunk: setattr(trunk.blocks[1].attn, "gate", torch.nn.Identity()), "attention with gates or shared keys"),
+    "another norm": (lambda trunk: setattr(trunk.blocks[0], "norm1", torch.nn.RMSNorm(24)), "a norm of the kind RMSNorm"),
+    "no norm": (lambda trunk: setattr(trunk, "norm", torch.nn.Identity()), "has not one LayerNorm before its output"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_unknown_parts_of_timm_are_refused_by_name(fault: str) -> None:
+    visual = tower("vit", 0)
+    change, reason = FAULTS[fault]
+    change(visual.trunk)
+    with pytest.raises(ModelError, match=reason):
+        tower_of(visual)
+
+
+def test_a_nonlinear_projection_is_refused_by_name() -> None:
+    visual = tower("vit", 0)
+    visual.head.add_module("mlp", torch.nn.Identity())
+    with pytest.raises(ModelError, match=r"has a nonlinear projection \(mlp\)"):
+        tower_of(visual)
+
+
+def test_an_output_matrix_without_a_bias_cannot_hold_a_mean() -> None:
+    visual = tower("vit", 0)
+    visual.trunk.blocks[0].mlp.fc2.bias = None
+    with pytest.raises(ModelError, match="has no bias, in which an edit could put means"):
+        neurons_at_mean(visual, {0: torch.tensor([1])}, {0: torch.tensor([0.5])})
+
+
+SIZES = {"vit": ("test_vit", 160, 13), "eva": ("eva02_tiny_patch14_224", 224, 5)}
+"""Small models of timm's, their sizes and numbers of pictures."""
+
+
+def write_model(folder: Path, kind: str) -> Path:
+    """Write a folder in open_clip's form with random weights of a tower of timm's."""
+    import open_clip
+
+    name, size, _ = SIZES[kind]
+    image = {"image_size": size, "timm_model_name": name, "timm_pool": "token", "timm_proj": "linear" if kind == "vit" else None}
+    text = TEXT | {"vocab_size": 49408}
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": {"embed_dim": 12, "vision_cfg": image, "text_cfg": text, "custom_text": True}})
+    )
+    torch.manual_seed(0)
+    state = open_clip.create_model(f"local-dir:{folder}", load_weights=False).state_dict()
+    save(state, folder / "open_clip_model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_a_pipeline_from_a_local_file(kind: str, tmp_path: Path, run: Run) -> None:
+    folder = write_model(tmp_path / "model", kind)
+    (tmp_path / "photos").mkdir()
+    for number in range(SIZES[kind][2]):
+        Image.effect_noise((60, 50 + number), 90).convert("RGB").save(tmp_path / "photos" / f"{number:02}.png")
+    layers = ("--layers", "3-4") if kind == "vit" else ("--layers", "10")
+    made = run("effects", tmp_path / "photos", "--model", f"local-dir:{folder}", *layers, "--top-images", "2", "-q")
+    assert made.returncode == 0, made.stderr.decode()
+    decomposed = run("decompose", "--m", "3", "--pool", "emoji", "-q", stdin=made.stdout)
+    assert decomposed.returncode == 0, decomposed.stderr.decode()
+    bundle = tmp_path / "bundle.safetensors"
+    bundle.write_bytes(decomposed.stdout)
+    maps = run(
+        "segment", tmp_path / "photos" / "01.png", "--text", "dog", "--bundle", bundle, "--out-dir", tmp_path / "maps", "-q"
+    )
+    assert maps.returncode == 0, maps.stderr.decode()
+    assert json.loads(maps.stdout)["text"] == "dog"

@@ -42,9 +42,7 @@ def tower_fault(config: Mapping[str, Any]) -> str | None:
         return "its image tower pools by attention (attn_pool), not by its class token"
     if (pool := image.get("pool_type", "tok")) != "tok":
         return f"its image tower pools by pool_type={str(pool)[:40]!r}, not by its class token ('tok')"
-    if image.get("block_type") not in (None, "default", "custom"):
-        return f"its image tower has blocks of the unknown kind {str(image['block_type'])[:40]!r}"
-    if image.get("scaled_cosine_attn") and image.get("block_type") != "default":
+    if image.get("scaled_cosine_attn") and image.get("block_type") in (None, "custom"):
         return "its image tower has custom attention blocks (scaled_cosine_attn), which open_clip's own code does not run"
     return None
 

@@ -35,6 +35,8 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_second_order.py: attn_pool",
         "tests/test_second_order.py: pool_type=",
     ),
+    ("towers/timm_vit.py", "TimmTower.__init__"): ("tests/test_other_towers.py: is not one of its VisionTransformer and Eva",),
+    ("analysis/weight_edit.py", "_bias"): ("tests/test_other_towers.py: has no bias, in which an edit could put means",),
     ("towers/open_clip_vit.py", "_block"): ("tests/test_second_order.py: custom attention",),
     ("front/ablate_settings.py", "AblateRequest.check"): (
         "tests/test_front_ablate.py: the model that is given is loaded in",

@@ -180,11 +180,9 @@ class Frozen:
             changed[..., neuron] = 0
             return changed
 
-        effects = torch.stack(
-            [self.run(torch.clone, float(eps)) - self.run(without, float(eps)) for eps in points]
-        )  # (point, b, d)
+        effects = [self.run(torch.clone, float(eps)) - self.run(without, float(eps)) for eps in points]  # (b, d) a point
         powers = points[:, None] ** torch.arange(degree + 1)
-        return list(torch.linalg.solve(powers, effects.flatten(1)).unflatten(1, effects.shape[1:]))
+        return list(torch.linalg.solve(powers, torch.stack(effects).flatten(1)).unflatten(1, effects[0].shape))
 
 
 @contextmanager
