@@ -189,7 +189,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "mean": (lambda trunk: setattr(trunk, "global_pool", "avg"), "pools by 'avg', not by its class token"),
     "another class": (
         lambda trunk: setattr(trunk, "__class__", torch.nn.Sequential),
-        "is not one of its VisionTransformer and Eva",
+        "is not one of its VisionTransformer",
     ),
     "another block": (lambda trunk: trunk.blocks.append(torch.nn.Identity()), "has a block of the kind Identity in layer 4"),
     "gates": (lambda trunk: setattr(trunk.blocks[1].attn, "gate", torch.nn.Identity()), "attention with gates or shared keys"),

@@ -35,7 +35,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_second_order.py: attn_pool",
         "tests/test_second_order.py: pool_type=",
     ),
-    ("towers/timm_vit.py", "TimmTower.__init__"): ("tests/test_other_towers.py: is not one of its VisionTransformer and Eva",),
+    ("towers/timm_vit.py", "TimmTower.__init__"): ("tests/test_other_towers.py: is not one of its VisionTransformer",),
     ("analysis/weight_edit.py", "_bias"): ("tests/test_other_towers.py: has no bias, in which an edit could put means",),
     ("towers/open_clip_vit.py", "_block"): ("tests/test_second_order.py: custom attention",),
     ("front/ablate_settings.py", "AblateRequest.check"): (
