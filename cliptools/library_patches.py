@@ -11,7 +11,7 @@ import importlib.util
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
@@ -145,15 +145,20 @@ def import_open_clip() -> Any:
     return importlib.import_module("open_clip")
 
 
-def complete_open_clip() -> None:
-    """Import what `import_open_clip` left out, for models with towers of other libraries.
+def complete_open_clip(libraries: Collection[str]) -> None:
+    """Import what `import_open_clip` left out, for models with towers of these libraries.
 
     The modules run again in their namespaces, where the classes that are in use find the libraries.
     """
     import_open_clip()
     for name, library in ADAPTERS.items():
         module = sys.modules.get(f"open_clip.{name}")
-        if module is not None and getattr(module, library, module) is None and importlib.util.find_spec(library):
+        if (
+            library in libraries
+            and module is not None
+            and getattr(module, library, module) is None
+            and importlib.util.find_spec(library)
+        ):
             classes = {key: value for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__}
             importlib.reload(module)
             vars(module).update(classes)

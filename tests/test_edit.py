@@ -25,7 +25,7 @@ from cliptools.models.architecture import weights_sha256
 from cliptools.models.checkpoints.edited import edit_header
 from cliptools.models.load import load_model
 from cliptools.models.origin import Origin
-from cliptools.unit_effects.vit_second_order import hooked
+from cliptools.towers.hooks import hooked
 
 
 @pytest.fixture(scope="module")

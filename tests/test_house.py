@@ -11,13 +11,13 @@ from helpers import ROOT
 
 PACKAGE = ROOT / "cliptools"
 RANKS = {
-    "io": 1, "text": 2, "emoji": 3, "models": 4, "images": 5, "generate": 6, "render": 6, "unit_effects": 7, "streaming": 8,
-    "analysis": 9, "segmentation": 9, "front": 10, "cli/app": 11, "cli/completion": 11, "cli/surroundings": 11, "cli/run": 12,
-    "cli": 13, "__init__": 13,
+    "io": 1, "text": 2, "emoji": 3, "models": 4, "images": 5, "generate": 6, "render": 6, "towers": 7,
+    "unit_effects": 7, "streaming": 8, "analysis": 9, "segmentation": 9, "front": 10, "cli/app": 11,
+    "cli/completion": 11, "cli/surroundings": 11, "cli/run": 12, "cli": 13, "__init__": 13,
 }  # fmt: skip
 """A file imports files of its own rank or below; what stands directly in the package is the lowest."""
 MODULES = sorted(PACKAGE.rglob("*.py"))
-FILES_AT_MOST, LONGEST, SHORTEST = 246, 400, 25
+FILES_AT_MOST, LONGEST, SHORTEST = 251, 400, 25
 
 
 def rank(name: str) -> int:

@@ -8,7 +8,8 @@ from helpers.second_order import SHAPES, pictures, random_tower
 from open_clip.transformer import VisionTransformer
 
 from cliptools.errors import ModelError, UsageError
-from cliptools.unit_effects.vit_second_order import choose_layers, class_attention, directions, scalars, supported_tower, trace
+from cliptools.towers.kinds import supported_tower, tower_of
+from cliptools.unit_effects.vit_second_order import choose_layers, directions, scalars, trace
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -37,7 +38,7 @@ def test_attention_rows_are_those_of_torch() -> None:
     attn = visual.transformer.resblocks[2].attn
     normed = torch.randn(2, 26, 36, dtype=torch.float64)
     rows = attn(normed, normed, normed, need_weights=True, average_attn_weights=False)[1][:, :, 0]
-    torch.testing.assert_close(class_attention(attn, normed), rows, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(tower_of(visual).blocks[2].attention.class_row(normed), rows, rtol=1e-12, atol=1e-12)
 
 
 def test_subset_of_neurons_is_a_part_of_all() -> None:
@@ -64,7 +65,7 @@ def test_other_towers_are_refused_by_name() -> None:
     clip.visual = open_clip.model.ModifiedResNet(layers=(1, 1, 1, 1), output_dim=16, heads=4, image_size=64, width=8)
     with pytest.raises(ModelError, match="ModifiedResNet"):
         supported_tower(clip)
-    clip.visual = VisionTransformer(**SHAPES[0], block_type="custom")
+    clip.visual = VisionTransformer(**SHAPES[0], scaled_cosine_attn=True)
     with pytest.raises(ModelError, match="custom attention"):
         supported_tower(clip)
 

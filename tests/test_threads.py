@@ -20,9 +20,9 @@ from cliptools.models.architecture import weights_sha256
 from cliptools.models.load import load_model
 from cliptools.models.text_encoder import encode_tokens
 from cliptools.streaming.vit_indirect import Indirect
+from cliptools.towers.hooks import hooked
 from cliptools.unit_effects.factored import UnitBlock
 from cliptools.unit_effects.select import factored_effect
-from cliptools.unit_effects.vit_second_order import hooked
 
 
 def together(*works: Callable[[], Any]) -> None:

@@ -15,9 +15,9 @@ from PIL import Image
 from cliptools.errors import ModelError, UsageError
 from cliptools.models.load import load_model
 from cliptools.models.names import architecture_names, tower_fault
+from cliptools.towers.kinds import supported_tower, tower_of
 from cliptools.unit_effects.factored import UnitBlock
 from cliptools.unit_effects.select import choose_effects, factored_effect
-from cliptools.unit_effects.vit_second_order import supported_tower
 
 OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "Other-timm": (config({"timm_model_name": "vit_tiny_patch16_224", "image_size": 32}), "timm's vit_tiny_patch16_224"),
@@ -28,8 +28,18 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "Other-coca": (config(VIT, multimodal_cfg={"width": 16}, custom_text=True), "it is a CoCa"),
     "Other-pool": (config(VIT | {"attentional_pool": True, "attn_pooler_heads": 2}), "pools by attention"),
     "Other-avg": (config(VIT | {"pool_type": "avg"}), "pool_type='avg'"),
-    "Other-block": (config(VIT | {"block_type": "custom"}), r"custom attention blocks \(custom\)"),
-    "Other-scale": (config(VIT | {"scale_fc": True, "qk_norm": True}), r"custom attention blocks \(qk_norm, scale_fc\)"),
+    "Other-cosine": (
+        config(VIT | {"scaled_cosine_attn": True}),
+        "which open_clip's own code does not run",
+    ),
+    "Other-relpos": (
+        config({"timm_model_name": "vit_relpos_medium_patch16_cls_224", "timm_pool": ""}),
+        "timm's vit_relpos_m",
+    ),
+    "Other-mlp": (
+        config({"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "mlp"}),
+        "timm's vit_tiny_patch16_224 with a nonlinear projection",
+    ),
 }
 
 
@@ -75,7 +85,10 @@ def test_names_with_tags_and_files(name: str, untouched: None, tmp_path: Path, m
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, {"ours": {"url": "x"}})
     (tmp_path / "w.safetensors").write_bytes(b"not weights")
     for pretrained in ("ours", str(tmp_path / "w.safetensors"), "random"):
-        with pytest.raises(ModelError, match=f"model '{name}': .*{OTHERS[name][1]}.*; supported are open_clip's ViTs that pool"):
+        with pytest.raises(
+            ModelError,
+            match=f"model '{name}': .*{OTHERS[name][1]}.*; supported are open_clip's ViTs and timm",
+        ):
             load_model(name, pretrained, "cpu")
 
 
@@ -110,10 +123,17 @@ def test_open_clip_s_configurations_are_judged_as_their_towers_are() -> None:
     names = open_clip.list_models()
     supported = {name for name in names if tower_fault(open_clip.get_model_config(name)) is None}
     assert {"ViT-B-32", "RN50", "ViT-bigG-14", "RN50x64"} <= supported and set(architecture_names()) <= supported
-    for name in names:
-        image = open_clip.get_model_config(name)["vision_cfg"]
-        timm = "timm_model_name" in image
-        assert (name in supported) <= (not timm) and ("siglip" not in name.lower() or name not in supported), name
+    timm = {name for name in names if "timm_model_name" in open_clip.get_model_config(name)["vision_cfg"]}
+    assert timm & supported == {
+        "EVA01-g-14", "EVA01-g-14-plus", "EVA02-B-16", "EVA02-E-14", "EVA02-E-14-plus", "EVA02-L-14", "EVA02-L-14-336",
+        "MobileCLIP-B", "MobileCLIP2-B", "MobileCLIP2-L-14",
+    }  # fmt: skip
+    for name in sorted(timm & supported):
+        settings = open_clip.get_model_config(name)
+        with torch.device("meta"):
+            tower = tower_of(open_clip.model._build_vision_tower(settings["embed_dim"], settings["vision_cfg"]))
+        assert tower.projection.shape[1] == settings["embed_dim"] and tower.tokens == 1 + tower.grid[0] * tower.grid[1]
+        assert tower.stride[0] * tower.grid[0] == settings["vision_cfg"]["image_size"]
     for name, (settings, _) in OTHERS.items():
         if "timm" in str(settings) or "multimodal_cfg" in settings:
             continue

@@ -28,7 +28,7 @@ from cliptools.analysis.weight_edit import (
     row_space,
 )
 from cliptools.segmentation.vit_baselines import attention_pass
-from cliptools.unit_effects.vit_second_order import hooked
+from cliptools.towers.hooks import hooked
 
 TOWERS = range(len(SHAPES))
 

@@ -22,7 +22,8 @@ from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.models.clip_parts import SimpleTokenizer
 from cliptools.models.load import LoadedModel, load_model
 from cliptools.text.emoji_concepts import concept_index, concepts
-from cliptools.unit_effects.vit_second_order import SecondOrder, choose_layers, supported_tower
+from cliptools.towers.kinds import supported_tower
+from cliptools.unit_effects.vit_second_order import SecondOrder, choose_layers
 from training.batches import normalise
 from training.card import Row, Sections, merge, table, write_card
 from training.measures import canvas_of, embed_classes, single_scenes
@@ -116,12 +117,12 @@ def word_row(layer: int, score: WordScore, explained: float, explained_all: floa
 def main(name: str, images: int, seed: int, rounds: int, output: Path | None) -> None:
     """Print both tables; with -o also add them to figures.json and the card."""
     model = load_model(name, device="cpu")
-    visual = supported_tower(model.clip)
-    default, every = choose_layers(visual, None), range(len(visual.transformer.resblocks) - 1)
+    tower = supported_tower(model.clip)
+    default, every = choose_layers(tower, None), range(tower.depth - 1)
     bundle = decomposed(name, ["--layers", ",".join(map(str, every))], images, seed)
     tokenizer = SimpleTokenizer(context_length=ARCHITECTURES[name]["text_cfg"]["context_length"])
     classes = embed_classes(model.clip, tokenizer)
-    paths, scenes = SecondOrder(visual), single_scenes(rounds)
+    paths, scenes = SecondOrder(tower), single_scenes(rounds)
     groups = {f"{default[0]}–{default[-1]} together (the default)": default}
     groups |= {str(layer): (layer,) for layer in every} | {"all": tuple(every)}
     ablation = [

@@ -38,10 +38,12 @@ from torch.nn import functional
 from cliptools.analysis.ablation_units import AblationTerms, PairTerms, VectorTerms
 from cliptools.analysis.token_means import replace_neurons
 from cliptools.devices import to_float64, to_float64_device
-from cliptools.models.clip_parts import ModifiedResNet, VisionTransformer
+from cliptools.models.clip_parts import ModifiedResNet
+from cliptools.towers.hooks import Hooks, hooked
+from cliptools.towers.kinds import tower_of
+from cliptools.towers.tower import Tower, weight_of
 from cliptools.unit_effects.factored import (
     FactoredEffect,
-    Hooks,
     Listens,
     Projections,
     UnitBlock,
@@ -51,7 +53,6 @@ from cliptools.unit_effects.factored import (
     wide,
 )
 from cliptools.unit_effects.resnet_pooling import Pooled, trace_pool
-from cliptools.unit_effects.vit_second_order import hooked
 
 Kind = Literal["mean", "large", "small", "pc", "words"]
 WordsAlong = Literal["direction", "texts", "unit-texts"]
@@ -259,7 +260,7 @@ def read_effects(
         effects: There may be no effects, or effects without blocks. Effects that cannot share a pass (indirect effects) take
             passes of their own.
     """
-    weight: Tensor = visual.conv1.weight  # type: ignore[assignment, union-attr]
+    weight = weight_of(visual)
     image = image.to(weight.device, weight.dtype)
     if isinstance(visual, ModifiedResNet):
         trace = trace_pool(visual, image)
@@ -280,7 +281,7 @@ def read_effects(
 
 @torch.inference_mode()
 def joint_mean_ablation(
-    visual: VisionTransformer,
+    visual: nn.Module | Tower,
     image: Float[Tensor, "b 3 y x"],
     neurons: Mapping[int, Int[Tensor, "_"]],
     means: Mapping[int, Float[Tensor, "token _"]],
@@ -291,13 +292,15 @@ def joint_mean_ablation(
         neurons: Numbers of the neurons, by layer.
         means: Mean activations of these neurons, by layer.
     """
-    weight = visual.conv1.weight
+    tower = tower_of(visual)
+    weight = tower.weight
     hooks: Hooks = [
-        (visual.transformer.resblocks[layer].mlp.gelu, replace_neurons(numbers.to(weight.device), means[layer].to(weight)))
+        (tower.blocks[layer].hidden, replace_neurons(numbers.to(weight.device), means[layer].to(weight), tower.prefix))
         for layer, numbers in neurons.items()
     ]
     with hooked(hooks):
-        return visual(image.to(weight.device, weight.dtype))
+        embedding: Tensor = tower.visual(image.to(weight.device, weight.dtype))
+        return embedding
 
 
 class Joint(NamedTuple):

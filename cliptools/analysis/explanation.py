@@ -166,19 +166,21 @@ class Explainer:
     def maps(
         self, images: ReadImages, image: int, along: Along, units: Sequence[int]
     ) -> tuple[Float64[Tensor, "unit row column"], Float64[Tensor, " unit"]]:
-        """Shares of some units at every token of the grid, and at the class token or mean token; both add up to the share.
+        """Shares of some units at every token of the grid, and at the tokens before them (class token and registers, or mean
+        token); both add up to the share.
 
         Args:
             units: Numbers of units, in the order of the bundle.
         """
         f = LOGIT_SCALE / float(images.embedding[image].norm())
-        tokens = torch.zeros(len(units), 1 + self.tower.grid[0] * self.tower.grid[1], dtype=torch.float64)
+        prefix = self.tower.prefix
+        tokens = torch.zeros(len(units), prefix + self.tower.grid[0] * self.tower.grid[1], dtype=torch.float64)
         for number, unit in enumerate(units):
             block, place = self._place(unit)
             alone = self.blocks[block].part(torch.tensor([place]))
             S = images.forward.token_scalars(image, alone)[:, 0]  # (token, k)
             tokens[number] = f * (S @ along.units[block][place].to(S)).cpu().double()
-        return tokens[:, 1:].unflatten(1, self.tower.grid), tokens[:, 0]
+        return tokens[:, prefix:].unflatten(1, self.tower.grid), tokens[:, :prefix].sum(1)
 
     @torch.inference_mode()
     def path_shares(self, images: ReadImages, image: int, along: Along, unit: int) -> tuple[Tensor, Int[Tensor, " k"]]:

@@ -17,12 +17,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cliptools.models.clip_parts import ModifiedResNet, VisionTransformer
+from cliptools.models.clip_parts import ModifiedResNet
 from cliptools.segmentation.towers import native_size, token_stride
+from cliptools.towers.hooks import hooked
+from cliptools.towers.tower import Tower as ImageTower
 from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, index_of, wide
 from cliptools.unit_effects.resnet_pooling import LAYER, Pooled, PooledHeads, PooledNeurons, PoolTrace, trace_pool
 from cliptools.unit_effects.vit_direct import FirstOrder, Heads
-from cliptools.unit_effects.vit_second_order import SecondOrder, Trace, hooked, scalars, trace_hooks
+from cliptools.unit_effects.vit_second_order import SecondOrder, Trace, scalars, trace_hooks
 
 
 class HeadName(NamedTuple):
@@ -65,6 +67,8 @@ class Tower(ABC):
     """All heads, in the order of `heads`."""
     grid: tuple[int, int]
     """Rows and columns of tokens."""
+    prefix: int = 1
+    """Number of tokens before those of the grid: a class token with registers, or a mean token."""
 
     @abstractmethod
     def read(self, image: Float[Tensor, "b 3 y x"]) -> ForwardPass:
@@ -78,24 +82,24 @@ class Tower(ABC):
 class VitTower(Tower):
     """A ViT; units are neurons with second-order effects."""
 
-    def __init__(self, visual: VisionTransformer) -> None:
-        depth = len(visual.transformer.resblocks)
-        self.visual, self._heads = visual, Heads(visual)
-        self.effect, self.head_effect = SecondOrder(visual), self._heads
+    def __init__(self, tower: ImageTower) -> None:
+        depth = tower.depth
+        self.image_tower, self._heads = tower, Heads(tower)
+        self.effect, self.head_effect = SecondOrder(tower), self._heads
         self.layers = range(depth - 1)
         self.head_blocks = [UnitBlock(layer, torch.arange(self._heads.size(layer)[0])) for layer in range(depth)]
         self.heads = [HeadName(block.layer, head) for block in self.head_blocks for head in block.neurons.tolist()]
-        self.grid = _grid(visual)
+        self.grid, self.prefix = tower.grid, tower.prefix
 
     @torch.inference_mode()
     def read(self, image: Float[Tensor, "b 3 y x"]) -> ForwardPass:
         """Implements Tower.read."""
-        visual = self.visual
-        hooks, trace_of = trace_hooks(visual, range(len(self.head_blocks)))
+        tower = self.image_tower
+        hooks, trace_of = trace_hooks(tower, range(len(self.head_blocks)))
         listener = self._heads.listen(self.head_blocks)
         with hooked([*hooks, *listener.hooks]):
-            embedding = visual(image.to(visual.conv1.weight.device, visual.conv1.weight.dtype))
-        return VitPass(visual, trace_of(embedding), list(listener.scalars(embedding)))
+            embedding = tower.visual(image.to(tower.weight.device, tower.weight.dtype))
+        return VitPass(tower, trace_of(embedding), list(listener.scalars(embedding)))
 
     def path_heads(self, block: UnitBlock) -> Int[Tensor, "n k"]:
         """Implements Tower.path_heads."""
@@ -106,9 +110,9 @@ class VitTower(Tower):
 class VitPass(ForwardPass):
     """A forward pass of a ViT."""
 
-    def __init__(self, visual: VisionTransformer, trace: Trace, head_scalars: list[Float[Tensor, "b head e"]]) -> None:
+    def __init__(self, tower: ImageTower, trace: Trace, head_scalars: list[Float[Tensor, "b head e"]]) -> None:
         self.trace, self.embedding, self.head_scalars = trace, wide(trace.embedding), head_scalars
-        first = FirstOrder(visual)
+        first = FirstOrder(tower)
         sigma = trace.sigma_post[:, None]  # [b, 1]
         self.mlps = torch.zeros_like(self.embedding)
         for layer, p in trace.p.items():
@@ -179,7 +183,7 @@ def tower_of(effect: FactoredEffect) -> Tower:
     if isinstance(effect, Pooled):
         return ResNetTower(effect)
     assert isinstance(effect, SecondOrder)
-    return VitTower(effect.visual)
+    return VitTower(effect.tower)
 
 
 def _as_factored(effect: Pooled) -> FactoredEffect:
@@ -188,7 +192,7 @@ def _as_factored(effect: Pooled) -> FactoredEffect:
     return effect
 
 
-def _grid(visual: VisionTransformer | ModifiedResNet) -> tuple[int, int]:
+def _grid(visual: ModifiedResNet) -> tuple[int, int]:
     """Rows and columns of tokens for pictures of the tower's own size."""
     (height, width), (down, across) = native_size(visual), token_stride(visual)
     return height // down, width // across

@@ -1,9 +1,9 @@
 """Mean activities of a ViT's neurons and heads at every token, and a mask of hooks that puts the units at these means.
 
 The activity of a neuron is its activation p_i^n at token i, after the MLP's nonlinearity. The activity of a head is its
-attention-weighted sum of values, biases included, before the head's part of the output matrix:
+attention-weighted sum of values, biases included, as the head's part of the output matrix reads it:
 
-    z_i^h = sum over j of a_ij^h (W_V^h LN(x_j) + b_V^h)
+    z_i^h = sum over j of a_ij^h (W_V^h LN(x_j) + b_V^h)          with a LayerNorm or a gain of the head, where a tower has one
 
 A mask replaces p_i^n and z_i^h by their means over images, token by token, in the forward pass. No weights can do this, since a
 bias is the same for all tokens; and in a layer before the last every token of a head is read. A picture of another size has
@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cliptools.devices import to_float64
-from cliptools.models.clip_parts import VisionTransformer
-from cliptools.unit_effects.factored import Hooks, wide
-from cliptools.unit_effects.vit_second_order import hooked, keep_output
+from cliptools.towers.hooks import Hooks, hooked, keep_output
+from cliptools.towers.kinds import tower_of
+from cliptools.towers.open_clip_vit import TorchAttention
+from cliptools.towers.tower import Block, Tower
+from cliptools.unit_effects.factored import wide
 
 Numbers = Mapping[int, Int[Tensor, " _"]]
 """Numbers of neurons or heads, by layer."""
@@ -52,8 +54,8 @@ def _rows(x: Tensor, heads: Int[Tensor, " h"], attn: nn.MultiheadAttention) -> T
 class TokenMeans:
     """Means of activities over images that come in batches."""
 
-    def __init__(self, visual: VisionTransformer, neurons: Numbers, heads: Numbers) -> None:
-        self.visual, self.neurons, self.heads = visual, neurons, heads
+    def __init__(self, visual: nn.Module | Tower, neurons: Numbers, heads: Numbers) -> None:
+        self.tower, self.neurons, self.heads = tower_of(visual), neurons, heads
         self.count = 0
         self._neuron_sum: dict[int, Tensor] = {}  # by layer: (token, n)
         self._head_sum: dict[int, Tensor] = {}  # by layer: (token, h, e)
@@ -62,14 +64,13 @@ class TokenMeans:
     def read(self, image: Float[Tensor, "b 3 y x"]) -> tuple[dict[int, Tensor], dict[int, Tensor], Float[Tensor, "b d"]]:
         """Activities of the neurons and of the heads by layer, (b, token, n) and (b, token, h, e), and M(I)."""
         p: dict[int, Tensor] = {}
-        normed: dict[int, Tensor] = {}
-        blocks = self.visual.transformer.resblocks
-        hooks: Hooks = [(blocks[layer].mlp.gelu, keep_output(p, layer)) for layer in self.neurons]
-        hooks += [(blocks[layer].ln_1, keep_output(normed, layer)) for layer in self.heads]
+        values: dict[int, Tensor] = {}
+        blocks = self.tower.blocks
+        hooks: Hooks = [(blocks[layer].hidden, keep_output(p, layer)) for layer in self.neurons]
+        hooks += [hook for layer, heads in self.heads.items() for hook in _keep_heads(values, layer, blocks[layer], heads)]
         with hooked(hooks):
-            embedding = self.visual(image.to(self.visual.conv1.weight))
+            embedding = self.tower.visual(image.to(self.tower.weight))
         activations = {layer: p[layer][..., numbers.to(p[layer].device)] for layer, numbers in self.neurons.items()}
-        values = {layer: head_values(blocks[layer].attn, normed[layer], heads) for layer, heads in self.heads.items()}
         return activations, values, embedding
 
     def add(self, activations: Mapping[int, Tensor], values: Mapping[int, Tensor]) -> None:
@@ -99,36 +100,53 @@ class Mask(NamedTuple):
     heads: dict[int, Int[Tensor, " _"]]
     head_means: dict[int, Float[Tensor, "token _ e"]]
 
-    def hooks(self, visual: VisionTransformer) -> Hooks:
+    def hooks(self, visual: nn.Module | Tower) -> Hooks:
         """Hooks that put the units at their means in every forward pass; hooks registered later see the replaced activities."""
-        blocks = visual.transformer.resblocks
-        weight = visual.conv1.weight
+        tower = tower_of(visual)
+        blocks, weight = tower.blocks, tower.weight
         hooks: Hooks = [
-            (blocks[layer].mlp.gelu, replace_neurons(numbers.to(weight.device), self.neuron_means[layer].to(weight)))
+            (blocks[layer].hidden, replace_neurons(numbers.to(weight.device), self.neuron_means[layer].to(weight), tower.prefix))
             for layer, numbers in self.neurons.items()
         ]
         for layer, heads in self.heads.items():
             normed: dict[int, Tensor] = {}
-            hooks.append((blocks[layer].ln_1, keep_output(normed, layer)))
-            mean = self.head_means[layer].to(weight.device)
-            hooks.append((blocks[layer].attn, _replace_heads(normed, layer, heads.to(weight.device), mean)))
-            hooks.append((blocks[layer].attn.out_proj, _replace_values(blocks[layer].attn.num_heads, heads, mean)))
+            attention, mean = blocks[layer].attention, self.head_means[layer].to(weight.device)
+            if isinstance(attention, TorchAttention):
+                hooks += attention.listen(blocks[layer].norm_1, _keep(normed, layer))
+                hooks.append((attention.module, _replace_heads(normed, layer, heads.to(weight.device), mean)))
+            hooks.append((attention.output, _replace_values(attention.heads, heads, mean, tower.prefix)))
         return hooks
 
 
-def for_tokens(mean: Float[Tensor, "token *n"], count: int) -> Float[Tensor, "count *n"]:
-    """Means for a picture with this many tokens."""
+def _keep(store: dict[int, Tensor], layer: int) -> Callable[[Tensor], None]:
+    return lambda x: store.update({layer: x})
+
+
+def _keep_heads(store: dict[int, Tensor], layer: int, block: Block, heads: Int[Tensor, " h"]) -> Hooks:
+    """Hooks that keep z of some heads by the number of the layer."""
+    attention = block.attention
+    if isinstance(attention, TorchAttention):
+        return attention.listen(block.norm_1, lambda x: store.update({layer: head_values(attention.module, x, heads)}))
+
+    def keep(output_matrix: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        store[layer] = wide(inputs[0]).unflatten(-1, (attention.heads, -1))[:, :, heads.to(inputs[0].device)]  # (b, token, h, e)
+
+    return [(attention.output, keep)]
+
+
+def for_tokens(mean: Float[Tensor, "token *n"], count: int, prefix: int = 1) -> Float[Tensor, "count *n"]:
+    """Means for a picture with this many tokens, of which `prefix` come before the patches."""
     if len(mean) == count:
         return mean
-    return torch.cat([mean[:1], mean[1:].mean(0, keepdim=True).expand(count - 1, *mean.shape[1:])])
+    return torch.cat([mean[:prefix], mean[prefix:].mean(0, keepdim=True).expand(count - prefix, *mean.shape[1:])])
 
 
-def replace_neurons(neurons: Int[Tensor, " n"], mean: Float[Tensor, "token n"]) -> Callable[..., Tensor]:
+def replace_neurons(neurons: Int[Tensor, " n"], mean: Float[Tensor, "token n"], prefix: int = 1) -> Callable[..., Tensor]:
     """A hook that replaces these activations of an MLP's nonlinearity by their means."""
 
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Float[Tensor, "b token neuron"]) -> Tensor:
         replaced = output.clone()
-        replaced[..., neurons] = for_tokens(mean, output.shape[1])
+        replaced[..., neurons] = for_tokens(mean, output.shape[1], prefix)
         return replaced
 
     return hook
@@ -150,8 +168,8 @@ def _replace_heads(
     return hook
 
 
-def _replace_values(count: int, heads: Int[Tensor, " h"], mean: Float[Tensor, "token h e"]) -> Callable[..., Tensor]:
-    """The same as a hook on the output matrix, which only code that writes attention out calls as a module.
+def _replace_values(count: int, heads: Int[Tensor, " h"], mean: Float[Tensor, "token h e"], prefix: int) -> Callable[..., Tensor]:
+    """The same as a hook on the output matrix; torch's attention does not call it as a module, code that writes it out does.
 
     Args:
         count: Number of all heads of the layer.
@@ -160,7 +178,7 @@ def _replace_values(count: int, heads: Int[Tensor, " h"], mean: Float[Tensor, "t
     def hook(output_matrix: nn.Linear, inputs: tuple[Tensor, ...], output: Float[Tensor, "b token width"]) -> Tensor:
         z = wide(inputs[0]).unflatten(-1, (count, -1))[:, :, heads]  # (b, token, h, e)
         W_O = wide(output_matrix.weight).unflatten(1, (count, -1))[:, heads]  # (width, h, e)
-        change = torch.einsum("bthe,whe->btw", for_tokens(mean, z.shape[1]).to(z) - z, W_O)
+        change = torch.einsum("bthe,whe->btw", for_tokens(mean, z.shape[1], prefix).to(z) - z, W_O)
         return output + change.to(output)
 
     return hook

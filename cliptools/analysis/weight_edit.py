@@ -31,12 +31,14 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from cliptools.devices import to_float64
-from cliptools.models.clip_parts import ModifiedResNet, VisionTransformer
+from cliptools.errors import ModelError
+from cliptools.models.clip_parts import ModifiedResNet
+from cliptools.towers.kinds import tower_of
+from cliptools.towers.tower import VALUES, Block, Tower, layer_scale_gain, norm_gain
 from cliptools.unit_effects.resnet_pooling import value_output
-from cliptools.unit_effects.vit_second_order import layer_scale_gain, norm_gain
 
 Weights = dict[str, Tensor]
 """Changed weights by their names in the image tower."""
@@ -59,20 +61,42 @@ class NullEdit(NamedTuple):
     """For each group and neuron |Q Q' w| / |w|; 0 for a neuron that writes nothing at all."""
 
 
-def path_directions(visual: VisionTransformer, layer: int, v: Float[Tensor, "v d"]) -> Float64[Tensor, "g width"]:
+def path_directions(visual: nn.Module | Tower, layer: int, v: Float[Tensor, "v d"]) -> Float64[Tensor, "g width"]:
     """g_0 and g_k of every later head, for every v: what w_n must be orthogonal to."""
-    P = to_float64(visual.proj)
+    tower = tower_of(visual)
+    P = to_float64(tower.projection)
     v = to_float64(v).to(P.device)
-    g_0 = _centred((v @ P.T) * to_float64(norm_gain(visual.ln_post, P[:, 0])))  # (v, width)
-    g = [g_0]
-    for block in list(visual.transformer.resblocks)[layer + 1 :]:
-        attn = block.attn
-        W_V = to_float64(attn.in_proj_weight[2 * attn.embed_dim :]).unflatten(0, (attn.num_heads, -1))  # (head, e, width)
-        W_O = to_float64(attn.out_proj.weight).unflatten(1, (attn.num_heads, -1))  # (width, head, e)
-        gain = to_float64(layer_scale_gain(block.ls_1, P))[:, 0]  # (width)
-        heads = torch.einsum("vw,whe,hex->vhx", gain * g_0, W_O, W_V)  # (v, head, width)
-        g.append(_centred(heads * to_float64(norm_gain(block.ln_1, P[:, 0]))).flatten(0, 1))
-    return torch.cat(g)
+    g_0 = _centred((v @ P.T) * to_float64(norm_gain(tower.final_norm, P[:, 0])))  # (v, width)
+    g = [g_0, *(_through_heads(block, g_0).flatten(0, 1) for block in tower.blocks[layer + 1 :])]
+    return _before_norm(tower.blocks[layer], torch.cat(g))
+
+
+def _through_heads(block: Block, g_0: Float64[Tensor, "v width"]) -> Float64[Tensor, "v head width"]:
+    """g_k of one block's heads."""
+    attention = block.attention
+    W_V = to_float64(attention.weights(VALUES)[0]).unflatten(0, (attention.heads, -1))  # (head, e, width)
+    W_O = to_float64(attention.output.weight).unflatten(1, (attention.heads, -1))  # (width, head, e)
+    g = to_float64(layer_scale_gain(block.ls_1, g_0.T))[:, 0] * g_0  # (v, width)
+    if block.norm_attn is not None:
+        g = _centred(g * to_float64(norm_gain(block.norm_attn, g[0])))
+    if attention.inner is None:
+        heads = torch.einsum("vw,whe,hex->vhx", g, W_O, W_V)  # (v, head, width)
+    else:
+        values = (g @ W_O.flatten(1)) * to_float64(norm_gain(attention.inner, W_O[0].flatten()))  # (v, head e)
+        heads = torch.einsum("vhe,hex->vhx", _centred(values).unflatten(1, (attention.heads, -1)), W_V)
+    return heads if block.norm_1 is None else _centred(heads * to_float64(norm_gain(block.norm_1, g[0])))
+
+
+def _before_norm(block: Block, g: Float64[Tensor, "g width"]) -> Float64[Tensor, "g width"]:
+    """g taken back through the LayerNorm that reads the MLP's output, if there is one, so that <g, c_n> is what matters."""
+    if block.norm_mlp is None:
+        return g
+    return _centred(g * to_float64(layer_scale_gain(block.ls_2, g.T))[:, 0] * to_float64(norm_gain(block.norm_mlp, g[0])))
+
+
+def _gain_of_mlp(block: Block, c: Float64[Tensor, "width neuron"]) -> Float64[Tensor, "width 1"]:
+    """ls2, with which w_n = ls2 c_n; ones for a block whose `_before_norm` has it."""
+    return to_float64(layer_scale_gain(None if block.norm_mlp is not None else block.ls_2, c))
 
 
 def _centred(x: Float64[Tensor, "*v width"]) -> Float64[Tensor, "*v width"]:
@@ -80,18 +104,18 @@ def _centred(x: Float64[Tensor, "*v width"]) -> Float64[Tensor, "*v width"]:
     return x - x.mean(-1, keepdim=True)
 
 
-def null_edit(visual: VisionTransformer, groups: Sequence[NeuronGroup]) -> NullEdit:
+def null_edit(visual: nn.Module | Tower, groups: Sequence[NeuronGroup]) -> NullEdit:
     """Weights after which the neurons of each group write nothing along its vectors; a neuron belongs to one group only."""
+    tower = tower_of(visual)
     weights: Weights = {}
     removed = []
     for layer, numbers, v in groups:
-        block = visual.transformer.resblocks[layer]
-        name = f"transformer.resblocks.{layer}.mlp.c_proj.weight"
-        c = weights.setdefault(name, to_float64(block.mlp.c_proj.weight).clone())  # (width, neuron)
-        ls_2 = to_float64(layer_scale_gain(block.ls_2, c))  # (width, 1)
+        block = tower.blocks[layer]
+        c = weights.setdefault(f"{block.output_name}.weight", to_float64(block.output.weight).clone())  # (width, neuron)
+        ls_2 = _gain_of_mlp(block, c)  # (width, 1)
         neurons = numbers.to(c.device)
         w = ls_2 * c[:, neurons]  # (width, n)
-        Q = row_space(path_directions(visual, layer, v).to(c.device) * (ls_2[:, 0] != 0))  # (q, width)
+        Q = row_space(path_directions(tower, layer, v).to(c.device) * (ls_2[:, 0] != 0))  # (q, width)
         change = Q.T @ (Q @ w)  # (width, n): Q Q' w
         c[:, neurons] -= torch.where(ls_2 != 0, change / ls_2, 0.0)
         removed.append(_ratio(change.norm(dim=0), w.norm(dim=0)))
@@ -108,18 +132,19 @@ def row_space(g: Float64[Tensor, "g width"]) -> Float64[Tensor, "q width"]:
     return V[singular > singular[0] * max(rows.shape) * torch.finfo(torch.float64).eps]
 
 
-def largest_overlap(visual: VisionTransformer, groups: Sequence[NeuronGroup], weights: Mapping[str, Tensor]) -> float:
+def largest_overlap(visual: nn.Module | Tower, groups: Sequence[NeuronGroup], weights: Mapping[str, Tensor]) -> float:
     """Largest |<g, w>| / (|g| |w|) of all neurons and directions, with weights as they are stored.
 
     Args:
         weights: Weights of the MLPs' outputs in place of the tower's, by name.
     """
+    tower = tower_of(visual)
     largest = 0.0
     for layer, neurons, v in groups:
-        block = visual.transformer.resblocks[layer]
-        c = to_float64(weights[f"transformer.resblocks.{layer}.mlp.c_proj.weight"])
-        w = (to_float64(layer_scale_gain(block.ls_2, c)) * c)[:, neurons.to(c.device)]  # (width, n)
-        g = path_directions(visual, layer, v).to(c.device)  # (g, width)
+        block = tower.blocks[layer]
+        c = to_float64(weights[f"{block.output_name}.weight"])
+        w = (_gain_of_mlp(block, c) * c)[:, neurons.to(c.device)]  # (width, n)
+        g = path_directions(tower, layer, v).to(c.device)  # (g, width)
         overlap = _ratio((g @ w).abs(), g.norm(dim=1)[:, None] * w.norm(dim=0))  # (g, n)
         largest = max(largest, float(overlap.max()))
     return largest
@@ -131,7 +156,7 @@ def _ratio(x: Float64[Tensor, "*n"], y: Float64[Tensor, "*n"]) -> Float64[Tensor
 
 
 def neurons_at_mean(
-    visual: VisionTransformer, neurons: Mapping[int, Int[Tensor, " _"]], means: Mapping[int, Float[Tensor, " _"]]
+    visual: nn.Module | Tower, neurons: Mapping[int, Int[Tensor, " _"]], means: Mapping[int, Float[Tensor, " _"]]
 ) -> Weights:
     """Weights of a ViT with whole neurons at one mean for all tokens.
 
@@ -141,17 +166,29 @@ def neurons_at_mean(
     """
     weights: Weights = {}
     for layer in neurons:
-        output, name = visual.transformer.resblocks[layer].mlp.c_proj, f"transformer.resblocks.{layer}.mlp.c_proj"
+        block = tower_of(visual).blocks[layer]
+        output, name = block.output, block.output_name
         c = to_float64(output.weight).clone()  # (width, neuron)
         numbers = neurons[layer].to(c.device)
-        weights[f"{name}.bias"] = to_float64(output.bias) + c[:, numbers] @ to_float64(means[layer]).to(c)
+        weights[f"{name}.bias"] = _bias(output, name) + c[:, numbers] @ to_float64(means[layer]).to(c)
         c[:, numbers] = 0
         weights[f"{name}.weight"] = c
     return weights
 
 
+def _bias(output: nn.Linear, name: str) -> Float64[Tensor, " width"]:
+    """The bias of an output matrix.
+
+    Raises:
+        ModelError: it has none, and no weights can hold a mean.
+    """
+    if output.bias is None:
+        raise ModelError(f"{name} of this image tower has no bias, in which an edit could put means; use --mask")
+    return to_float64(output.bias)
+
+
 def heads_at_mean(
-    visual: VisionTransformer, heads: Mapping[int, Int[Tensor, " _"]], means: Mapping[int, Float[Tensor, "_ e"]]
+    visual: nn.Module | Tower, heads: Mapping[int, Int[Tensor, " _"]], means: Mapping[int, Float[Tensor, "_ e"]]
 ) -> Weights:
     """Weights of a ViT with whole heads at one mean for all tokens.
 
@@ -161,10 +198,11 @@ def heads_at_mean(
     """
     weights: Weights = {}
     for layer in heads:
-        attn, name = visual.transformer.resblocks[layer].attn, f"transformer.resblocks.{layer}.attn.out_proj"
-        W_O = to_float64(attn.out_proj.weight).unflatten(1, (attn.num_heads, -1)).clone()  # (width, head, e)
+        block = tower_of(visual).blocks[layer]
+        output, name = block.attention.output, block.attention_name
+        W_O = to_float64(output.weight).unflatten(1, (block.attention.heads, -1)).clone()  # (width, head, e)
         numbers, z = heads[layer].to(W_O.device), to_float64(means[layer]).to(W_O)  # z: (h, e)
-        weights[f"{name}.bias"] = to_float64(attn.out_proj.bias) + torch.einsum("whe,he->w", W_O[:, numbers], z)
+        weights[f"{name}.bias"] = _bias(output, name) + torch.einsum("whe,he->w", W_O[:, numbers], z)
         W_O[:, numbers] = 0
         weights[f"{name}.weight"] = W_O.flatten(1)
     return weights

@@ -46,6 +46,7 @@ from cliptools.models.text_encoder import class_templates, encode_named, encode_
 from cliptools.models.unusable import Screen, unusable
 from cliptools.streaming.shards import keep_top_units
 from cliptools.text.vocabularies import Pool
+from cliptools.towers.tower import weight_of
 
 TOOL = "clip-ablate"
 LEAST_IMAGES = 500  # number of images from which on a model at chance is an error
@@ -143,7 +144,7 @@ class _AllOutputs:
         output = self.outputs(image)
         for other in self.others:
             visual: Any = other.clip.visual
-            weight: Tensor = visual.conv1.weight
+            weight = weight_of(visual)
             output = torch.cat([output, visual(image.to(weight.device, weight.dtype))[None].to(output)])
         return output
 

@@ -29,6 +29,7 @@ from cliptools.models.load import LoadedModel, Precision
 from cliptools.models.text_encoder import encode_named, template_options
 from cliptools.streaming.vit_indirect import Indirect, cost
 from cliptools.text.vocabularies import recorded_pool
+from cliptools.towers.kinds import output_width
 from cliptools.unit_effects.factored import FactoredEffect, unit_blocks_of
 from cliptools.unit_effects.resnet_pooling import supported_resnet, unit_directions
 from cliptools.unit_effects.select import factored_effect
@@ -283,8 +284,8 @@ def effect_of(model: LoadedModel, bundle_settings: BundleSettings, settings: Seq
     visual: Any = model.clip.visual
     bundle = bundle_settings.bundle
     for name in ("direction", "mean"):
-        if name in bundle and (width := bundle[name].shape[1]) != visual.output_dim:
-            raise StreamError(f"`{name}` has width {width}, the model's outputs have width {visual.output_dim}")
+        if name in bundle and (width := bundle[name].shape[1]) != output_width(visual):
+            raise StreamError(f"`{name}` has width {width}, the model's outputs have width {output_width(visual)}")
     if bundle_settings.effect != "indirect":
         return factored_effect(model.clip, bundle_settings.effect, bundle_settings.units)
     joint = joint_of(bundle_settings, sorted(set(bundle["unit"][:, 0].tolist())))

@@ -33,6 +33,7 @@ from cliptools.models.load import LoadedModel, load_recorded_model
 from cliptools.models.text_encoder import class_templates, encode_named
 from cliptools.models.unusable import Screen, unusable
 from cliptools.text.vocabularies import Pool
+from cliptools.towers.tower import weight_of
 
 FIRST = 5  # units; then twice as many each time
 LOSS = 0.02
@@ -168,7 +169,7 @@ def measure_groups(model: LoadedModel, weights: Sequence[Weights], grouped: Grou
     placed = [{name: value.to(model.device) for name, value in changed.items()} for changed in weights]
 
     def outputs(_: object, pictures: Tensor) -> Tensor:
-        pictures = pictures.to(visual.conv1.weight)
+        pictures = pictures.to(weight_of(visual))
         return torch.stack([functional_call(visual, changed, (pictures,)) for changed in placed])  # (s, b, d)
 
     for numbers, output in in_halves(shown, outputs):

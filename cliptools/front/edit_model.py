@@ -41,6 +41,7 @@ from cliptools.models.load import DTYPE, LoadedModel, Precision, load_recorded_m
 from cliptools.models.origin import find_origin
 from cliptools.models.text_encoder import check_template_options, encode_named, recorded_templates
 from cliptools.text.vocabularies import Pool
+from cliptools.towers.kinds import tower_of
 from cliptools.unit_effects.factored import unit_blocks_of
 from cliptools.unit_effects.select import factored_effect, pools_by_attention
 
@@ -217,7 +218,7 @@ class Editor:
 
     @property
     def _depth(self) -> int:
-        return len(self.visual.transformer.resblocks)
+        return tower_of(self.visual).depth
 
     @property
     def explanation(self) -> str:

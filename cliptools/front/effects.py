@@ -41,6 +41,7 @@ from cliptools.models.unusable import Screen
 from cliptools.streaming.measure import Report, measure
 from cliptools.streaming.summary import Settings
 from cliptools.streaming.vit_indirect import Indirect, cost, draw_sample, margin_to_keep_all, token_means
+from cliptools.towers.kinds import output_width
 from cliptools.unit_effects.factored import FactoredEffect
 from cliptools.unit_effects.select import Choice, choose_effects, factored_effect
 
@@ -305,7 +306,7 @@ def measured(task: Task, command: str, arguments: Mapping[str, Any]) -> Iterator
         return
     if choice.effect != "indirect":
         effect = factored_effect(task.model.clip, choice.effect, choice.units)
-        check_memory(effect, choice.layers, visual.output_dim, task.settings.memory)
+        check_memory(effect, choice.layers, output_width(visual), task.settings.memory)
     with whole_file(Path(path)) as stream:
         made = measure_bundle(task)
         bundle = with_step(made.bundle, None, command, arguments)

@@ -37,6 +37,8 @@ from cliptools.segmentation.vit_methods import (
 )
 from cliptools.text.classes import distinct_classes
 from cliptools.text.vocabularies import Pool
+from cliptools.towers.kinds import tower_of
+from cliptools.towers.tower import weight_of
 from cliptools.unit_effects.vit_second_order import neurons_per_layer
 
 NEURONS = 200  # neurons per text, by default
@@ -95,7 +97,7 @@ class Segmenter:
 
     def _score(self, images: Float[Tensor, "b 3 y x"], texts: Sequence[Sequence[str]]) -> list[list[TextScores] | str]:
         visual = self.visual
-        images = images.to(self.model.device, visual.conv1.weight.dtype)
+        images = images.to(self.model.device, weight_of(visual).dtype)
         shape = (images.shape[-2], images.shape[-1])
         window = native_size(visual) if self.stride else shape
         corners = window_corners(*shape, window, self.stride or 1)
@@ -161,7 +163,8 @@ def load_segmenter(opened: OpenedBundle, options: MapSettings) -> Segmenter:
 
 def _vit_method(opened: OpenedBundle, options: MapSettings) -> tuple[Method, dict[str, Any]]:
     """The method of a ViT, and its fields in records."""
-    visual, name = opened.model.clip.visual, opened.method
+    visual: Any = opened.model.clip.visual
+    name = opened.method
     if name not in BY_NEURONS:
         return baseline(name, visual), {}
     bundle = opened.units
@@ -195,7 +198,7 @@ def _check_units(bundle: Bundle) -> None:
 
 def _check_layers(unit: Tensor, visual: Any) -> None:
     """Reject neurons that the model does not have."""
-    depth = len(visual.transformer.resblocks)
+    depth = tower_of(visual).depth
     for layer in sorted(set(unit[:, 0].tolist())):
         if not 0 <= layer < depth or int(unit[unit[:, 0] == layer, 1].max()) >= neurons_per_layer(visual, layer):
             raise StreamError(f"the bundle has neurons of layer {layer} that the model does not have")

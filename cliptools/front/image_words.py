@@ -33,6 +33,7 @@ from cliptools.models.load import LoadedModel
 from cliptools.models.text_encoder import encode_named, template_options
 from cliptools.models.unusable import unusable
 from cliptools.text.vocabularies import Pool, recorded_pool
+from cliptools.towers.kinds import output_width
 from cliptools.unit_effects.factored import FactoredEffect, UnitActivity
 from cliptools.unit_effects.select import factored_effect
 
@@ -143,8 +144,8 @@ def _effect_of(neurons: Bundle, model: LoadedModel) -> FactoredEffect:
     settings = neurons.header.settings
     visual: Any = model.clip.visual
     widths = {neurons["mean"].shape[1], neurons["direction"].shape[1]}
-    if widths != {visual.output_dim}:
-        raise StreamError(f"directions and means have width {sorted(widths)}, the model's outputs have width {visual.output_dim}")
+    if widths != {width := output_width(visual)}:
+        raise StreamError(f"directions and means have width {sorted(widths)}, the model's outputs have width {width}")
     return factored_effect(model.clip, settings["effect"], settings.get("units", "neurons"))
 
 

@@ -29,8 +29,8 @@ from cliptools.io.bundle import Bundle, check_finite
 from cliptools.io.files import whole_file
 from cliptools.io.header import KEY, Header, digest, model_difference, reason_of, recorded_model
 from cliptools.models.load import LoadedModel
-from cliptools.unit_effects.factored import Hooks
-from cliptools.unit_effects.vit_second_order import neurons_per_layer, supported_tower
+from cliptools.towers.hooks import Hooks
+from cliptools.towers.kinds import supported_tower
 
 KIND = "mask"
 EXPLANATION = "each unit is at its mean over images at every token, by hooks"
@@ -105,12 +105,10 @@ def mask_hooks(model: LoadedModel, path: str | os.PathLike[str] | None) -> tuple
     header, tensors = _read(Path(path))
     if difference := model_difference(model.identity, header.model):
         raise StreamError(f"--mask {path}: a mask of another model{reason_of(difference)}")
-    visual = supported_tower(model.clip)
-    blocks = visual.transformer.resblocks
-    heads, width = blocks[0].attn.num_heads, blocks[0].attn.embed_dim
-    tokens = len(visual.positional_embedding)
-    sizes = {"neuron": lambda layer: neurons_per_layer(visual, layer), "head": lambda layer: blocks[layer].attn.num_heads}
-    shapes = {"neuron": (tokens,), "head": (tokens, width // heads)}
+    tower = supported_tower(model.clip)
+    blocks, tokens = tower.blocks, tower.tokens
+    sizes = {"neuron": lambda layer: blocks[layer].output.in_features, "head": lambda layer: blocks[layer].attention.heads}
+    shapes = {"neuron": (tokens,), "head": (tokens, blocks[0].attention.head_width)}
     parts: list[Any] = []
     for name in ("neuron", "head"):
         unit, mean = tensors.get(name, np.zeros((0, 2), np.int32)), tensors.get(f"{name}_mean", np.zeros((0, *shapes[name])))
@@ -118,7 +116,7 @@ def mask_hooks(model: LoadedModel, path: str | os.PathLike[str] | None) -> tuple
         if mean.shape != (len(unit), *shapes[name]) or not all(exists):
             raise StreamError(f"--mask {path}: its units or means do not fit the model: write it again with clip-edit --mask")
         parts += _by_layer(torch.from_numpy(unit).long(), torch.from_numpy(mean))
-    return Mask(*parts).hooks(visual), {"mask": mask_digest(tensors)}
+    return Mask(*parts).hooks(tower), {"mask": mask_digest(tensors)}
 
 
 def _by_layer(

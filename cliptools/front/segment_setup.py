@@ -33,6 +33,7 @@ from cliptools.segmentation.towers import (
     token_stride,
 )
 from cliptools.text.classes import ClassName, load_classes, parse_class
+from cliptools.towers.kinds import output_width
 
 SINK_SCENES = 16  # the same scenes for all images, so that the map of an image does not depend on other images
 LISTED = "a list of names"
@@ -122,8 +123,8 @@ def opened_bundle(bundle: Bundle | None, model: LoadedModel, method: str | None)
     """
     visual: Any = model.clip.visual
     resnet = is_resnet(model.clip)
-    if bundle is not None and (width := bundle["direction"].shape[1]) != visual.output_dim:
-        raise StreamError(f"the bundle's directions have width {width}, expected the model's output width {visual.output_dim}")
+    if bundle is not None and (width := bundle["direction"].shape[1]) != output_width(visual):
+        raise StreamError(f"the bundle's directions have width {width}, expected the model's output width {output_width(visual)}")
     return OpenedBundle(bundle, model, resnet, choose_method(method, resnet))
 
 

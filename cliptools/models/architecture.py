@@ -67,7 +67,8 @@ def architecture_facts(clip: nn.Module, preprocessing: Mapping[str, Any]) -> dic
             if getattr(visual, "attn_pool", None) is not None
             else None,
             "norm_after_pool": bool(getattr(visual, "final_ln_after_pool", False)),
-        },
+        }
+        | _trunk_facts(getattr(visual, "trunk", None)),
         "text": _module_facts(text_parts)
         | {
             "length": _text_length(text),
@@ -80,9 +81,31 @@ def architecture_facts(clip: nn.Module, preprocessing: Mapping[str, Any]) -> dic
     }
 
 
+def _trunk_facts(trunk: Any) -> dict[str, Any]:
+    """Return what decides the output of a trunk of timm's besides its modules; empty for other towers."""
+    if trunk is None:
+        return {}
+    names = ("global_pool", "num_prefix_tokens", "no_embed_class", "pool_include_prefix", "rope_mixed")
+    facts = {name: getattr(trunk, name) for name in names if hasattr(trunk, name)}
+    rope = getattr(trunk, "rope", None)
+    kinds = [
+        [key, len(list(run))] for key, run in itertools.groupby(type(block).__name__ for block in getattr(trunk, "blocks", ()))
+    ]
+    settings = {} if rope is None else {name: value for name, value in vars(rope).items() if _is_plain(name, value)}
+    return {"trunk": facts | {"kind": type(trunk).__name__, "blocks": kinds, "rope": settings}}
+
+
+def _is_plain(name: str, value: Any) -> bool:
+    """Return whether an attribute of a module is a setting: a number, a name, or a size."""
+    plain = int | float | str | None
+    return not name.startswith("_") and (
+        isinstance(value, plain) or (isinstance(value, list | tuple) and all(isinstance(side, plain) for side in value))
+    )
+
+
 def token_grid(visual: Any) -> list[int]:
     """Return rows and columns of an image tower's tokens; empty if it has no grid."""
-    grid = getattr(visual, "grid_size", None)
+    grid = getattr(getattr(getattr(visual, "trunk", visual), "patch_embed", visual), "grid_size", None)
     if grid is not None:
         return [int(grid), int(grid)] if isinstance(grid, int) else [int(side) for side in grid]
     positions = getattr(getattr(visual, "attnpool", None), "positional_embedding", None)

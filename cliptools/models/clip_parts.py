@@ -11,17 +11,20 @@ from open_clip import SimpleTokenizer  # noqa: E402 - only after the call above
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME  # noqa: E402
 from open_clip.model import CLIP  # noqa: E402
 from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet  # noqa: E402
+from open_clip.timm_model import TimmModel  # noqa: E402
 from open_clip.transform import PreprocessCfg  # noqa: E402
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer  # noqa: E402
+from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentionBlock, VisionTransformer  # noqa: E402
 
 __all__ = [
     "CLIP",
     "HF_CONFIG_NAME",
     "HF_SAFE_WEIGHTS_NAME",
     "AttentionPool2d",
+    "CustomResidualAttentionBlock",
     "ModifiedResNet",
     "PreprocessCfg",
     "ResidualAttentionBlock",
     "SimpleTokenizer",
+    "TimmModel",
     "VisionTransformer",
 ]

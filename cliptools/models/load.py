@@ -26,7 +26,7 @@ from cliptools.models.checkpoints.checkpoint import WithoutInitialisation, load_
 from cliptools.models.checkpoints.edited import parent_of
 from cliptools.models.checkpoints.pickles import UNSAFE, pickle_fault
 from cliptools.models.hub import no_foreign_code, quiet_hub, reason
-from cliptools.models.names import needs_other_libraries, tower_fault
+from cliptools.models.names import other_libraries, tower_fault
 from cliptools.models.origin import Origin, fetch_weights, find_origin, missing_weights, refuse_tower
 from cliptools.models.preprocessing import Choice, choose_preprocessing, parse_preprocess, recorded_preprocessing
 from cliptools.models.weights_file import Fit, check_fit
@@ -121,8 +121,8 @@ def load_model(
         if not any_tower:
             refuse_tower(origin)
         origin = fetch_weights(origin)
-    if needs_other_libraries(origin.config):
-        complete_open_clip()
+    if libraries := other_libraries(origin.config):
+        complete_open_clip(libraries)
     with without_transformers(), nullcontext() if name in EMBEDDED else no_foreign_code():
         return _build_model(origin, torch_device, precision, preprocess, recorded)
 
@@ -189,7 +189,7 @@ def _create_clip(origin: Origin, fit: Fit) -> tuple[nn.Module, list[str], list[s
             warnings.catch_warnings(record=True) as caught,
         ):
             warnings.simplefilter("always")
-            overwritten = origin.kind != "random" and not needs_other_libraries(origin.config)
+            overwritten = origin.kind != "random" and not other_libraries(origin.config)
             with torch.random.fork_rng(devices=[]), WithoutInitialisation() if overwritten else nullcontext():
                 torch.default_generator.manual_seed(0)  # only random initialisation draws from it, on the CPU
                 clip = _clip_without_weights(origin) if from_file else _clip_by_open_clip(origin)

@@ -6,6 +6,7 @@
 import ast
 import functools
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,13 @@ from typing import Any
 from cliptools.embedded_models import CONFIG, EMBEDDED_DIR
 from cliptools.library_patches import installed_file
 
-CUSTOM = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
-"""Settings with which open_clip builds blocks of another kind."""
-SUPPORTED = "open_clip's ViTs that pool by their class token, and its ResNets that pool by attention"
+TIMM = re.compile(r"(test_)?(vit\d?|eva|eva02|deit|deit3)(_|$)")
+"""Names of timm's models that may be a VisionTransformer or Eva with a class token; the tower is checked once it is made."""
+OTHER_TIMM = re.compile(r"_(gap|relpos|srelpos|siglip|pe|dpwee|dwee|pwee)(_|$)|_rpn_|_hybrid_")
+"""Names of timm's that begin in the same way and have another pooling or other blocks."""
+SUPPORTED = (
+    "open_clip's ViTs and timm's ViT and EVA that pool by their class token, and open_clip's ResNets that pool by attention"
+)
 
 
 def tower_fault(config: Mapping[str, Any]) -> str | None:
@@ -28,8 +33,7 @@ def tower_fault(config: Mapping[str, Any]) -> str | None:
     if not isinstance(image, Mapping):
         return None
     if name := image.get("timm_model_name"):
-        pooled = ", which pools by attention (SigLIP's kind)" if image.get("timm_pool") == "map" else ""
-        return f"its image tower is timm's {str(name)[:60]}{pooled}"
+        return _timm_fault(str(name)[:60], str(image.get("timm_pool", "avg")), image.get("timm_proj", "linear"))
     if "multimodal_cfg" in config:
         return "it is a CoCa, whose image tower pools by attention (attn_pool)"
     if isinstance(image.get("layers"), list | tuple):
@@ -38,19 +42,31 @@ def tower_fault(config: Mapping[str, Any]) -> str | None:
         return "its image tower pools by attention (attn_pool), not by its class token"
     if (pool := image.get("pool_type", "tok")) != "tok":
         return f"its image tower pools by pool_type={str(pool)[:40]!r}, not by its class token ('tok')"
-    custom = [key for key in CUSTOM if image.get(key)]
-    if image.get("block_type") not in (None, "default") or (image.get("block_type") is None and custom):
-        kind = ", ".join(custom) or str(image["block_type"])[:40]
-        return f"its image tower has custom attention blocks ({kind}), whose heads cannot be read"
+    if image.get("scaled_cosine_attn") and image.get("block_type") in (None, "custom"):
+        return "its image tower has custom attention blocks (scaled_cosine_attn), which open_clip's own code does not run"
     return None
 
 
-def needs_other_libraries(config: Mapping[str, Any]) -> bool:
-    """Return True unless open_clip builds both towers of this `model_cfg` itself, without transformers and timm."""
+def _timm_fault(name: str, pool: str, projection: Any) -> str | None:
+    """Return the reason why a tower of timm's is not supported; None if it may be."""
+    if pool == "map":
+        return f"its image tower is timm's {name}, which pools by attention (SigLIP's kind)"
+    if TIMM.match(name) is None or OTHER_TIMM.search(name):
+        return f"its image tower is timm's {name}"
+    if pool not in ("token", ""):
+        return f"its image tower is timm's {name}, which pools by timm_pool={pool[:20]!r}, not by its class token ('token')"
+    if projection == "mlp":
+        return f"its image tower is timm's {name} with a nonlinear projection (timm_proj='mlp')"
+    return None
+
+
+def other_libraries(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the libraries besides open_clip's own code that build the towers of this `model_cfg`; both if that is unknown."""
     image, text = config.get("vision_cfg"), config.get("text_cfg")
     if not isinstance(image, Mapping) or not isinstance(text, Mapping):
-        return True
-    return bool(image.get("timm_model_name") or text.get("hf_model_name"))
+        return "timm", "transformers"
+    needed = {"timm": image.get("timm_model_name"), "transformers": text.get("hf_model_name")}
+    return tuple(library for library, name in needed.items() if name)
 
 
 def architecture_names() -> tuple[str, ...]:

@@ -24,9 +24,10 @@ from cliptools.devices import to_float64
 from cliptools.errors import UsageError
 from cliptools.models.clip_parts import ModifiedResNet
 from cliptools.segmentation import RESNET, VIT
+from cliptools.towers.kinds import supported_tower, tower_of
+from cliptools.towers.timm_vit import TimmTower
 from cliptools.unit_effects.resnet_pooling import supported_resnet, trace_pool
 from cliptools.unit_effects.select import pools_by_attention
-from cliptools.unit_effects.vit_second_order import supported_tower
 
 
 def is_resnet(clip: nn.Module) -> bool:
@@ -70,8 +71,7 @@ def token_stride(visual: Any) -> tuple[int, int]:
     """Pixels per token, down and across."""
     if isinstance(visual, ModifiedResNet):
         return RESNET_STRIDE, RESNET_STRIDE
-    down, across = visual.patch_size
-    return int(down), int(across)
+    return tower_of(visual).stride
 
 
 def resized_positions(
@@ -87,7 +87,11 @@ def resized_positions(
 
 @contextmanager
 def on_grid(visual: Any, rows: int, columns: int) -> Iterator[None]:
-    """Within the block, the tower (open_clip's VisionTransformer or ModifiedResNet) takes pictures of rows × columns tokens."""
+    """Within the block, the tower takes pictures of rows × columns tokens."""
+    if not isinstance(visual, ModifiedResNet) and isinstance(tower := tower_of(visual), TimmTower):
+        with tower.on_grid(rows, columns):
+            yield
+        return
     holder = visual.attnpool if isinstance(visual, ModifiedResNet) else visual
     height, width = native_size(visual)
     down, across = token_stride(visual)

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cliptools.models.clip_parts import VisionTransformer
-from cliptools.unit_effects.vit_second_order import norm_gain
+from cliptools.towers.kinds import tower_of
+from cliptools.towers.tower import Block, Tower, norm_gain
 
 
 class AttentionPass(NamedTuple):
@@ -34,54 +34,51 @@ class AttentionPass(NamedTuple):
     """The class token after the last block, before the final LayerNorm."""
     grid: tuple[int, int]
     """Rows and columns of patches."""
+    prefix: int = 1
+    """Number of tokens before the patches."""
 
 
-def attention_pass(visual: VisionTransformer, image: Float[Tensor, "b 3 y x"], gradients: bool = False) -> AttentionPass:
-    """Compute M(I) by open_clip's own modules, except attention, whose weights nn.MultiheadAttention does not return.
+def attention_pass(visual: nn.Module | Tower, image: Float[Tensor, "b 3 y x"], gradients: bool = False) -> AttentionPass:
+    """Compute M(I) by the tower's own modules, except attention, whose weights modules do not return.
 
     Args:
         gradients: Keep the graph, so that M(I) can be differentiated with respect to every layer's A and normed.
     """
-    x = visual._embeds(image)  # (b, token, width)
+    tower = tower_of(visual)
+    x = tower.embed(image)  # (b, token, width)
     if gradients:  # the weights do not require gradients, so the embeddings must
         x = x.detach().requires_grad_()
     attention, normed = [], []
-    for block in visual.transformer.resblocks:
-        u = block.ln_1(x)
-        q, k, v = project(block.attn, u)  # each (b, head, token, e)
+    for block in tower.blocks:
+        u = x if block.norm_1 is None else block.norm_1(x)
+        q, k, v = block.attention.qkv(u)  # each (b, head, token, e)
         A = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)  # (b, head, token, token)
-        x = x + block.ls_1(block.attn.out_proj((A @ v).transpose(1, 2).flatten(2)))  # (b, head, token, e) -> (b, token, width)
-        x = x + block.ls_2(block.mlp(block.ln_2(x)))
+        x = block.add_attention(x, (A @ v).transpose(1, 2).flatten(2))  # (b, head, token, e) -> (b, token, width)
+        x = block.add_mlp(x)
         attention.append(A)
         normed.append(u)
     last = x[:, 0]
-    return AttentionPass(visual.ln_post(last) @ visual.proj, attention, normed, last, patch_grid(visual, image))
+    return AttentionPass(tower.finish(last[:, None]), attention, normed, last, patch_grid(tower, image), tower.prefix)
 
 
-def project(attn: nn.MultiheadAttention, u: Float[Tensor, "b token width"]) -> list[Float[Tensor, "b head token e"]]:
-    """Queries, keys and values of every head, from the normed input u."""
-    qkv = nn.functional.linear(u, attn.in_proj_weight, attn.in_proj_bias)  # (b, token, 3 width)
-    return [part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=-1)]
-
-
-def patch_grid(visual: VisionTransformer, image: Float[Tensor, "b 3 y x"]) -> tuple[int, int]:
+def patch_grid(tower: Tower, image: Float[Tensor, "b 3 y x"]) -> tuple[int, int]:
     """Rows and columns of patches for images of this size."""
-    rows, columns = visual.conv1.stride
+    rows, columns = tower.stride
     return image.shape[-2] // rows, image.shape[-1] // columns
 
 
-def raw_attention(attention: Sequence[Float[Tensor, "b head token token"]]) -> Float[Tensor, "b patch"]:
+def raw_attention(attention: Sequence[Float[Tensor, "b head token token"]], prefix: int = 1) -> Float[Tensor, "b patch"]:
     """The class token's attention to the patches in the last layer, mean over heads."""
-    return attention[-1][:, :, 0, 1:].mean(1)
+    return attention[-1][:, :, 0, prefix:].mean(1)
 
 
-def rollout(attention: Sequence[Float[Tensor, "b head token token"]]) -> Float[Tensor, "b patch"]:
+def rollout(attention: Sequence[Float[Tensor, "b head token token"]], prefix: int = 1) -> Float[Tensor, "b patch"]:
     """Attention rollout (Abnar and Zuidema 2020): R = A^L … A^1 with A^l = (mean over heads + I) / 2."""
     identity = torch.eye(attention[0].shape[-1], dtype=attention[0].dtype, device=attention[0].device)
     R = identity.expand(len(attention[0]), -1, -1)  # (b, token, token)
     for A in attention:
         R = (A.mean(1) + identity) / 2 @ R
-    return R[:, 0, 1:]
+    return R[:, 0, prefix:]
 
 
 def gradcam(forward: AttentionPass, t: Float[Tensor, "b d"]) -> Float[Tensor, "b patch"]:
@@ -91,8 +88,8 @@ def gradcam(forward: AttentionPass, t: Float[Tensor, "b d"]) -> Float[Tensor, "b
     """
     x = forward.normed[-1]
     (gradient,) = torch.autograd.grad((forward.embedding * t).sum(), x, retain_graph=True)  # (b, token, width)
-    weight = gradient[:, 1:].mean(1)  # (b, token, width) -> (b, width)
-    return torch.einsum("bpw,bw->bp", x[:, 1:], weight).relu().detach()
+    weight = gradient[:, forward.prefix :].mean(1)  # (b, token, width) -> (b, width)
+    return torch.einsum("bpw,bw->bp", x[:, forward.prefix :], weight).relu().detach()
 
 
 def chefer(forward: AttentionPass, t: Float[Tensor, "b d"]) -> Float[Tensor, "b patch"]:
@@ -102,38 +99,50 @@ def chefer(forward: AttentionPass, t: Float[Tensor, "b d"]) -> Float[Tensor, "b 
     R = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand(len(A), -1, -1)  # (b, token, token)
     for A, gradient in zip(forward.attention, gradients, strict=True):
         R = R + (gradient * A).relu().mean(1) @ R  # (b, head, token, token) -> (b, token, token)
-    return R[:, 0, 1:].detach()
+    return R[:, 0, forward.prefix :].detach()
 
 
 LAYERS = 4  # as in the paper: the direct effect of earlier attention layers is close to 0
 
 
 def direct_effects(
-    visual: VisionTransformer, forward: AttentionPass, t: Float[Tensor, "b text d"], layers: int = LAYERS
+    visual: nn.Module | Tower, forward: AttentionPass, t: Float[Tensor, "b text d"], layers: int = LAYERS
 ) -> Float[Tensor, "b text token"]:
     """Return each token's share of <M(I), t> through the last `layers` attention layers, with the shares of value biases."""
-    u = readout(visual, forward, t)  # (b, text, width)
+    tower = tower_of(visual)
+    u = readout(tower, forward, t)  # (b, text, width)
     total = torch.zeros(1, dtype=t.dtype, device=t.device)
-    blocks = list(visual.transformer.resblocks)
-    for block, A, normed in list(zip(blocks, forward.attention, forward.normed, strict=True))[-layers:]:
-        v = project(block.attn, normed)[2]  # (b, head, token, e)
-        text = (u * gain(block.ls_1)) @ block.attn.out_proj.weight  # (b, text, head e): in the space of the heads' values
-        text = text.unflatten(-1, (block.attn.num_heads, -1))  # (b, text, head, e)
+    for block, A, normed in list(zip(tower.blocks, forward.attention, forward.normed, strict=True))[-layers:]:
+        v = block.attention.qkv(normed)[2]  # (b, head, token, e)
+        text = _readout_of_values(block, u, torch.einsum("bhi,bhie->bhe", A[:, :, 0], v).flatten(1))
+        text = text.unflatten(-1, (block.attention.heads, -1))  # (b, text, head, e)
         total = total + torch.einsum("bhi,bhie,bthe->bti", A[:, :, 0], v, text)
     return total
 
 
-def readout(visual: VisionTransformer, forward: AttentionPass, t: Float[Tensor, "b text d"]) -> Float[Tensor, "b text width"]:
+def _readout_of_values(block: Block, u: Float[Tensor, "b text width"], values: Float[Tensor, "b j"]) -> Float[Tensor, "b text j"]:
+    """u taken back through LayerScale, W_O and the LayerNorms around it, whose sigmas are those of these values."""
+    inner, norm = block.attention.inner, block.norm_attn
+    u = u if block.ls_1 is None else u * block.ls_1
+    if norm is not None:
+        u = _through_norm(norm, block.attention.output(values if inner is None else inner(values)), u)
+    text = u @ block.attention.output.weight  # (b, text, head e): in the space of the heads' values
+    return text if inner is None else _through_norm(inner, values, text)
+
+
+def _through_norm(norm: nn.LayerNorm, x: Float[Tensor, "b w"], u: Float[Tensor, "b text w"]) -> Float[Tensor, "b text w"]:
+    """u taken back through a LayerNorm whose sigma is that of x."""
+    sigma = (x.var(-1, unbiased=False) + norm.eps).sqrt()  # (b,)
+    u = u * norm_gain(norm, u).to(u) / sigma[:, None, None]
+    return u - u.mean(-1, keepdim=True)  # LayerNorm subtracts the mean over the width
+
+
+def readout(tower: Tower, forward: AttentionPass, t: Float[Tensor, "b text d"]) -> Float[Tensor, "b text width"]:
     """Vector u for each text, such that <u, x> is the contribution to <M(I), t> of a share x of the last class token.
 
     u is t taken back through the projection P and the final LayerNorm, whose sigma is frozen.
     """
-    norm = visual.ln_post
+    norm = tower.final_norm
     sigma = (forward.last.var(-1, unbiased=False) + norm.eps).sqrt()  # (b,)
-    u = t @ visual.proj.T * norm_gain(norm, t).to(t) / sigma[:, None, None]  # (b, text, d) -> (b, text, width)
+    u = t @ tower.projection.T.to(t) * norm_gain(norm, t).to(t) / sigma[:, None, None]  # (b, text, d) -> (b, text, width)
     return u - u.mean(-1, keepdim=True)  # LayerNorm subtracts the mean over the width
-
-
-def gain(scale: nn.Module) -> Tensor | float:
-    """Gains of LayerScale; 1 for a tower without LayerScale."""
-    return getattr(scale, "gamma", 1.0)

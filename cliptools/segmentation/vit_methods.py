@@ -17,9 +17,8 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from cliptools.models.clip_parts import VisionTransformer
 from cliptools.segmentation.vit_baselines import (
     AttentionPass,
     attention_pass,
@@ -30,6 +29,8 @@ from cliptools.segmentation.vit_baselines import (
     raw_attention,
     rollout,
 )
+from cliptools.towers.kinds import tower_of
+from cliptools.towers.tower import Tower
 from cliptools.unit_effects.vit_second_order import Trace, directions, trace
 
 
@@ -47,11 +48,13 @@ def neuron_weights(
     return torch.zeros_like(along).scatter(-1, chosen, weight)  # (b, text, chosen) -> (b, text, unit)
 
 
-def neuron_maps(p: Sequence[Float[Tensor, "b token _"]], weight: Float[Tensor, "b text unit"]) -> Float[Tensor, "b text patch"]:
+def neuron_maps(
+    p: Sequence[Float[Tensor, "b token _"]], weight: Float[Tensor, "b text unit"], prefix: int = 1
+) -> Float[Tensor, "b text patch"]:
     """Weighted sum of the neurons' activations at every patch; the units of `weight` are those of `p`, layer after layer."""
     sizes = [activations.shape[-1] for activations in p]
     # for each layer: (b, text, n) @ (b, n, patch)
-    parts = [w @ a[:, 1:].to(w.dtype).transpose(1, 2) for a, w in zip(p, weight.split(sizes, dim=-1), strict=True)]
+    parts = [w @ a[:, prefix:].to(w.dtype).transpose(1, 2) for a, w in zip(p, weight.split(sizes, dim=-1), strict=True)]
     return torch.stack(parts).sum(0)  # (layer, b, text, patch) -> (b, text, patch)
 
 
@@ -61,7 +64,7 @@ def chosen_neurons(r: Float[Tensor, "unit d"], t: Float[Tensor, " d"], neurons: 
 
 
 def effect_maps(
-    visual: VisionTransformer, traced: Trace, layer: int, neurons: Int[Tensor, " n"], image: int, t: Float[Tensor, " d"]
+    visual: nn.Module | Tower, traced: Trace, layer: int, neurons: Int[Tensor, " n"], image: int, t: Float[Tensor, " d"]
 ) -> Float[Tensor, " patch"]:
     """Return the second-order effect on <M(I), t> of one layer's neurons, separately for each patch.
 
@@ -75,7 +78,7 @@ def effect_maps(
     along = directions(visual, layer, neurons) @ t  # (n, k, d) -> (n, k)
     a = torch.cat([traced.alpha[later][image] for later in sorted(traced.alpha) if later > layer]).to(t)  # (k, token)
     p = traced.p[layer][image][:, neurons].to(t)  # (token, n)
-    return torch.einsum("in,nk,ki->i", p, along, a / traced.sigma_post[image])[1:]
+    return torch.einsum("in,nk,ki->i", p, along, a / traced.sigma_post[image])[tower_of(visual).prefix :]
 
 
 class Heat(NamedTuple):
@@ -88,13 +91,13 @@ class Heat(NamedTuple):
 
 Method = Callable[[Float[Tensor, "b 3 y x"], Float[Tensor, "b text d"]], Heat]
 """Scores of every patch for each image's own texts (unit norm)."""
-PatchMap = Callable[[VisionTransformer, AttentionPass, Tensor], Tensor]
+PatchMap = Callable[[Tower, AttentionPass, Tensor], Tensor]
 """Scores (b, text, patch) from a tower, its forward pass and the texts (b, text, d)."""
 
 ATTENTION_MAPS: dict[str, PatchMap] = {
-    "attention": lambda visual, forward, t: _repeat(raw_attention(forward.attention), t),
-    "rollout": lambda visual, forward, t: _repeat(rollout(forward.attention), t),
-    "textspan": lambda visual, forward, t: direct_effects(visual, forward, t)[..., 1:],
+    "attention": lambda visual, forward, t: _repeat(raw_attention(forward.attention, forward.prefix), t),
+    "rollout": lambda visual, forward, t: _repeat(rollout(forward.attention, forward.prefix), t),
+    "textspan": lambda visual, forward, t: direct_effects(visual, forward, t)[..., forward.prefix :],
 }
 GRADIENT_MAPS: dict[str, PatchMap] = {
     "gradcam": lambda visual, forward, t: torch.stack([gradcam(forward, text) for text in t.unbind(1)], 1),
@@ -102,15 +105,16 @@ GRADIENT_MAPS: dict[str, PatchMap] = {
 }
 
 
-def baseline(name: str, visual: VisionTransformer) -> Method:
+def baseline(name: str, visual: nn.Module | Tower) -> Method:
     """Return a method by attention, direct effects or gradients: a name of ATTENTION_MAPS or GRADIENT_MAPS."""
     gradients = name in GRADIENT_MAPS
     patch_map = (ATTENTION_MAPS | GRADIENT_MAPS)[name]
 
     def heat(image: Float[Tensor, "b 3 y x"], t: Float[Tensor, "b text d"]) -> Heat:
+        tower = tower_of(visual)
         with torch.set_grad_enabled(gradients):
-            forward = attention_pass(visual, image, gradients)
-            scores = patch_map(visual, forward, t.to(forward.embedding.dtype))  # (b, text, patch)
+            forward = attention_pass(tower, image, gradients)
+            scores = patch_map(tower, forward, t.to(forward.embedding.dtype))  # (b, text, patch)
         # (b, text, patch) -> (b, text, row, column)
         return Heat(scores.detach().unflatten(-1, forward.grid), forward.embedding.detach())
 
@@ -118,7 +122,7 @@ def baseline(name: str, visual: VisionTransformer) -> Method:
 
 
 def neuron_method(
-    visual: VisionTransformer, unit: Int[Tensor, "unit 3"], r: Float[Tensor, "unit d"], neurons: int, signed: bool
+    visual: nn.Module | Tower, unit: Int[Tensor, "unit 3"], r: Float[Tensor, "unit d"], neurons: int, signed: bool
 ) -> Method:
     """Return the method of paper 1: the mean activation of the neurons with the largest |<r_n, t>|.
 
@@ -134,34 +138,36 @@ def neuron_method(
 
     @torch.no_grad()
     def heat(image: Float[Tensor, "b 3 y x"], t: Float[Tensor, "b text d"]) -> Heat:
-        traced = trace(visual, image, layers)
+        tower = tower_of(visual)
+        traced = trace(tower, image, layers)
         numbers = [unit[layer_rows, 1].to(image.device) for layer_rows in rows]
         p = [traced.p[layer][..., n] for layer, n in zip(layers, numbers, strict=True)]  # for each layer (b, token, n)
         weight = neuron_weights(directions.to(t), t, neurons, signed)
         # (b, text, patch) -> (b, text, row, column)
-        return Heat(neuron_maps(p, weight).unflatten(-1, patch_grid(visual, image)), traced.embedding)
+        return Heat(neuron_maps(p, weight, tower.prefix).unflatten(-1, patch_grid(tower, image)), traced.embedding)
 
     return heat
 
 
-def effect_method(visual: VisionTransformer, unit: Int[Tensor, "unit 3"], r: Float[Tensor, "unit d"], neurons: int) -> Method:
+def effect_method(visual: nn.Module | Tower, unit: Int[Tensor, "unit 3"], r: Float[Tensor, "unit d"], neurons: int) -> Method:
     """Return the method by the same neurons' second-order effects along the text: their sum at each patch, if positive."""
     layers = sorted(set(unit[:, 0].tolist()))
 
     @torch.no_grad()
     def heat(image: Float[Tensor, "b 3 y x"], t: Float[Tensor, "b text d"]) -> Heat:
-        traced = trace(visual, image, layers)
+        tower = tower_of(visual)
+        traced = trace(tower, image, layers)
 
         def scores(b: int, text: Float[Tensor, " d"]) -> Float[Tensor, " patch"]:
             chosen = unit[chosen_neurons(r.to(t), text, neurons)]  # (chosen, 3)
             total = torch.zeros(1, dtype=t.dtype, device=t.device)
             for layer in sorted(set(chosen[:, 0].tolist())):
                 numbers = chosen[chosen[:, 0] == layer, 1]
-                total = total + effect_maps(visual, traced, layer, numbers, b, text)
+                total = total + effect_maps(tower, traced, layer, numbers, b, text)
             return total.relu()
 
         maps = torch.stack([torch.stack([scores(b, text) for text in texts]) for b, texts in enumerate(t)])  # (b, text, patch)
-        return Heat(maps.unflatten(-1, patch_grid(visual, image)), traced.embedding)
+        return Heat(maps.unflatten(-1, patch_grid(tower, image)), traced.embedding)
 
     return heat
 

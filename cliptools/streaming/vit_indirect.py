@@ -9,8 +9,8 @@ are vectors that take a forward pass through the later layers for each neuron an
 means (`token_means`). For the statistics they are S = phi [b, n, d] with K = d paths and D the identity; its Gram matrices are
 d x d identities, which fit into memory for a sample of neurons (`draw_sample`).
 
-The block of the neuron itself does not run again: its output changes by (m_i - p_i) w_n. The last block computes only the class
-token.
+The block of the neuron itself does not run again: its output changes by (m_i - p_i) w_n, where no LayerNorm reads the output of
+the MLP. In open_clip's towers the last block computes only the class token.
 """
 
 import time
@@ -19,16 +19,18 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from cliptools.console import LONG, count_of, note, progress, rounded_time
 from cliptools.devices import in_halves, to_float64
-from cliptools.models.clip_parts import ResidualAttentionBlock, VisionTransformer
 from cliptools.models.unusable import Screen, unusable
 from cliptools.streaming.statistics import UnitStatistics
 from cliptools.streaming.summary import Settings
-from cliptools.unit_effects.factored import Hooks, UnitBlock, neuron_units, wide
-from cliptools.unit_effects.vit_second_order import hooked, keep_output, neuron_outputs, neurons_per_layer
+from cliptools.towers.hooks import Hooks, hooked, keep_output
+from cliptools.towers.kinds import tower_of
+from cliptools.towers.tower import Tower
+from cliptools.unit_effects.factored import UnitBlock, neuron_units, wide
+from cliptools.unit_effects.vit_second_order import neurons_per_layer
 
 ROW_BYTES = 256 << 20  # bytes of activations while images times neurons go through the later layers together
 MLP_ROWS = 12  # rows of activations that a token takes in a block, those of its MLP included
@@ -40,19 +42,19 @@ Sample = Mapping[int, Int[Tensor, "_"]]
 class Indirect:
     """Indirect effects: units are the sampled neurons, numbered within the sample; paths are the dimensions of the output."""
 
-    def __init__(self, visual: VisionTransformer, sample: Sample, means: Mapping[int, Tensor], expected: int) -> None:
+    def __init__(self, visual: nn.Module | Tower, sample: Sample, means: Mapping[int, Tensor], expected: int) -> None:
         """
         Args:
             means: By layer, the per-token means of the sampled neurons [token, n], from `token_means`.
             expected: Number of images to come, for the estimate of the time.
         """
-        self.visual, self.sample, self.means = visual, sample, means
+        self.tower, self.sample, self.means = tower_of(visual), sample, means
         self.expected: int | None = expected
         self.passes = sum(len(neurons) for neurons in sample.values())
 
     def size(self, layer: int) -> tuple[int, int]:
         """Sampled neurons of the layer, and d."""
-        return len(self.sample[layer]), self.visual.proj.shape[1]
+        return len(self.sample[layer]), self.tower.projection.shape[1]
 
     def units(self, layer: int) -> Int[Tensor, "n 3"]:
         """Layer and number of every sampled neuron."""
@@ -64,9 +66,9 @@ class Indirect:
     ) -> tuple[list[Float[Tensor, "b n d"]], Float[Tensor, "b d"]]:
         """phi of every block, and M(I): one forward pass, and one through the later layers for each neuron."""
         start = time.perf_counter()
-        weight = self.visual.conv1.weight
-        p, x, embedding = _streams(self.visual, image.to(weight.device, weight.dtype), {block.layer for block in blocks})
-        phi = [self._effects(block, p[block.layer], x[block.layer], wide(embedding)) for block in blocks]
+        weight = self.tower.weight
+        p, x, y, embedding = _streams(self.tower, image.to(weight.device, weight.dtype), {block.layer for block in blocks})
+        phi = [self._effects(block, p[block.layer], x[block.layer], y.get(block.layer), wide(embedding)) for block in blocks]
         if self.expected is not None:
             share = sum(len(block.neurons) for block in blocks) / self.passes
             phi[-1].sum().item()  # waits for the device
@@ -79,7 +81,7 @@ class Indirect:
 
     def directions(self, block: UnitBlock) -> Float[Tensor, "n d d"]:
         """The identity for every unit, since S is the effect itself."""
-        like = wide(self.visual.proj)
+        like = wide(self.tower.projection)
         d = like.shape[1]
         return torch.eye(d, dtype=like.dtype, device=like.device).expand(len(block.neurons), d, d)
 
@@ -92,22 +94,25 @@ class Indirect:
         block: UnitBlock,
         p: Float[Tensor, "b token neuron"],
         x: Float[Tensor, "b token width"],
+        y: Float[Tensor, "b token width"] | None,
         embedding: Float[Tensor, "b d"],
     ) -> Float[Tensor, "b n d"]:
         neurons = self.sample[block.layer][block.neurons.cpu()].to(x.device)
-        w = neuron_outputs(self.visual, block.layer, neurons).T  # [n, width]
+        of_block = self.tower.blocks[block.layer]
+        w = (of_block.neuron_outputs(neurons) if y is None else wide(of_block.output.weight)[:, neurons]).T  # [n, width]
         change = self.means[block.layer][:, block.neurons.to(x.device)] - wide(p[..., neurons])  # [b, token, n]: m_i - p_i
         b, token, width = x.shape
         step = max(1, ROW_BYTES // (b * token * width * x.element_size() * MLP_ROWS))
         parts = []
         for start in range(0, len(neurons), step):
             rows = slice(start, start + step)
-            changed = x + torch.einsum("btn,nw->nbtw", change[..., rows], w[rows]).to(x.dtype)  # [n, b, token, width]
-            parts.append(_output(self.visual, block.layer, changed.flatten(0, 1)).unflatten(0, (-1, b)))  # [n, b, d]
+            written = torch.einsum("btn,nw->nbtw", change[..., rows], w[rows]).to(x.dtype)  # [n, b, token, width]
+            changed = x + (written if y is None else of_block.change_of_mlp(y, written))
+            parts.append(self.tower.rest(changed.flatten(0, 1), block.layer).unflatten(0, (-1, b)))  # [n, b, d]
         return embedding[:, None] - wide(torch.cat(parts)).transpose(0, 1)
 
 
-def draw_sample(visual: VisionTransformer, layers: Sequence[int], count: int | None, seed: int) -> dict[int, Tensor]:
+def draw_sample(visual: nn.Module | Tower, layers: Sequence[int], count: int | None, seed: int) -> dict[int, Tensor]:
     """A random sample of `count` neurons of each layer, ascending; all neurons for None."""
     sample = {}
     for layer in layers:
@@ -121,7 +126,7 @@ def draw_sample(visual: VisionTransformer, layers: Sequence[int], count: int | N
 
 @torch.inference_mode()
 def token_means(
-    visual: VisionTransformer,
+    visual: nn.Module | Tower,
     batches: Iterator[tuple[list[int], Tensor]],
     sample: Sample,
     expected: int,
@@ -138,10 +143,11 @@ def token_means(
     screen = Screen() if screen is None else screen
     total: dict[int, Tensor] = {}
     count = 0
-    weight = visual.conv1.weight
+    tower = tower_of(visual)
+    weight = tower.weight
 
     def look(numbers: Sequence[int], pictures: Tensor) -> tuple[dict[int, Tensor], Tensor]:
-        p, _, embedding = _streams(visual, pictures.to(weight.device, weight.dtype), set(sample))
+        p, _, _, embedding = _streams(tower, pictures.to(weight.device, weight.dtype), set(sample))
         return {layer: p[layer][..., neurons.to(weight.device)] for layer, neurons in sample.items()}, embedding  # [b, token, n]
 
     counted = progress(batches, "mean activations", expected, lambda batch: len(batch[0]))
@@ -164,42 +170,30 @@ def margin_to_keep_all(effect: Indirect, layers: Sequence[int], expected: int, s
     return max(0, expected - top) if fits else None
 
 
-def cost(visual: VisionTransformer, sample: Sample, images: int, passes: int = 2) -> str:
+def cost(visual: nn.Module | Tower, sample: Sample, images: int, passes: int = 2) -> str:
     """A sentence about the work that the indirect effects of these neurons take.
 
     Args:
         passes: Whole forward passes an image: 2, or 1 if the means are known.
     """
-    depth, neurons = len(visual.transformer.resblocks), sum(map(len, sample.values()))
+    depth, neurons = tower_of(visual).depth, sum(map(len, sample.values()))
     later = ", ".join(f"{len(chosen)} of layer {layer} through {depth - 1 - layer} later" for layer, chosen in sample.items())
     return f"{passes * images} forward passes and {images * neurons} partial ones ({count_of(images, 'image')}; neurons: {later})"
 
 
-def _output(visual: VisionTransformer, layer: int, x: Float[Tensor, "b token width"]) -> Float[Tensor, "b d"]:
-    """M(I) from the residual stream after a layer; the last block computes the class token only."""
-    blocks = list(visual.transformer.resblocks)
-    for block in blocks[layer + 1 : -1]:
-        x = block(x)
-    cls = x[:, :1] if layer == len(blocks) - 1 else _class_token(blocks[-1], x)  # [b, 1, width]
-    return visual.ln_post(cls)[:, 0] @ visual.proj
-
-
-def _class_token(block: ResidualAttentionBlock, x: Float[Tensor, "b token width"]) -> Float[Tensor, "b 1 width"]:
-    """The block's output at the class token."""
-    normed = block.ln_1(x)
-    cls = x[:, :1] + block.ls_1(block.attention(normed[:, :1], normed, normed))
-    return cls + block.ls_2(block.mlp(block.ln_2(cls)))
-
-
 def _streams(
-    visual: VisionTransformer, image: Float[Tensor, "b 3 y x"], layers: set[int]
-) -> tuple[dict[int, Tensor], dict[int, Tensor], Float[Tensor, "b d"]]:
-    """One forward pass: by layer, the MLP's activations and the residual stream after the block; and M(I)."""
+    tower: Tower, image: Float[Tensor, "b 3 y x"], layers: set[int]
+) -> tuple[dict[int, Tensor], dict[int, Tensor], dict[int, Tensor], Float[Tensor, "b d"]]:
+    """One forward pass: by layer, the MLP's activations, the residual stream after the block, and an MLP's output that a
+    LayerNorm reads; and M(I).
+    """
     p: dict[int, Tensor] = {}
     x: dict[int, Tensor] = {}
-    blocks = visual.transformer.resblocks
-    hooks: Hooks = [(blocks[layer].mlp.gelu, keep_output(p, layer)) for layer in layers]
-    hooks += [(blocks[layer], keep_output(x, layer)) for layer in layers]
+    y: dict[int, Tensor] = {}
+    blocks = tower.blocks
+    hooks: Hooks = [(blocks[layer].hidden, keep_output(p, layer)) for layer in layers]
+    hooks += [(blocks[layer].module, keep_output(x, layer)) for layer in layers]
+    hooks += [(blocks[layer].mlp, keep_output(y, layer)) for layer in layers if blocks[layer].norm_mlp is not None]
     with hooked(hooks):
-        embedding = visual(image)
-    return p, x, embedding
+        embedding = tower.visual(image)
+    return p, x, y, embedding

@@ -7,10 +7,11 @@ from torch import nn
 
 from cliptools.errors import UsageError
 from cliptools.models.clip_parts import ModifiedResNet
+from cliptools.towers.kinds import supported_tower
 from cliptools.unit_effects.factored import FactoredEffect
 from cliptools.unit_effects.resnet_pooling import LAYER, Pairs, PooledHeads, PooledNeurons, supported_resnet
 from cliptools.unit_effects.vit_direct import FirstOrder, Heads, choose_any_layers, choose_head_layers
-from cliptools.unit_effects.vit_second_order import SecondOrder, choose_layers, supported_tower
+from cliptools.unit_effects.vit_second_order import SecondOrder, choose_layers
 
 POOLED: dict[str, Callable[[ModifiedResNet], FactoredEffect]] = {"pairs": Pairs, "neurons": PooledNeurons, "heads": PooledHeads}
 

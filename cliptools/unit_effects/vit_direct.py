@@ -13,23 +13,22 @@ is the class token's attention and v_i = W_V^h LN(x_i). Both are taken with the 
 Every layer has them, the last one too. Bias shares are left out, that of the values (W_O^h b_V^h) included.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cliptools.errors import UsageError
-from cliptools.models.clip_parts import VisionTransformer
-from cliptools.unit_effects.factored import Hooks, Listener, UnitBlock, head_units, index_of, neuron_units, wide
+from cliptools.towers.hooks import Hooks
+from cliptools.towers.kinds import tower_of
+from cliptools.towers.tower import Tower, norm_gain
+from cliptools.unit_effects.factored import Listener, UnitBlock, head_units, index_of, neuron_units
 from cliptools.unit_effects.vit_second_order import (
-    class_attention,
     default_layers,
     head_directions,
-    keep_sigma_post,
     neuron_outputs,
     neurons_per_layer,
-    norm_gain,
     run_with,
     trace_hooks,
 )
@@ -40,16 +39,17 @@ HEAD_LAYERS = 4  # default number of last layers, as in the paper: heads of earl
 class FirstOrder:
     """First-order effects: units are neurons; the only path is the residual stream of the class token."""
 
-    def __init__(self, visual: VisionTransformer) -> None:
-        self.visual = visual
+    def __init__(self, visual: nn.Module | Tower) -> None:
+        self.tower = tower_of(visual)
+        self.visual = self.tower.visual
 
     def size(self, layer: int) -> tuple[int, int]:
         """Number of neurons in the layer's MLP, and 1."""
-        return neurons_per_layer(self.visual, layer), 1
+        return neurons_per_layer(self.tower, layer), 1
 
     def units(self, layer: int) -> Int[Tensor, "n 3"]:
         """Layer and number of every neuron."""
-        exists = 0 <= layer < len(self.visual.transformer.resblocks)
+        exists = 0 <= layer < self.tower.depth
         return neuron_units(layer, torch.arange(self.size(layer)[0] if exists else 0))
 
     @torch.inference_mode()
@@ -57,11 +57,11 @@ class FirstOrder:
         self, image: Float[Tensor, "b 3 y x"], blocks: Sequence[UnitBlock]
     ) -> tuple[Iterable[Float[Tensor, "b n 1"]], Float[Tensor, "b d"]]:
         """S of every block, and M(I), from one forward pass."""
-        return run_with(self.visual, image, self.listen(blocks))
+        return run_with(self.tower, image, self.listen(blocks))
 
     def listen(self, blocks: Sequence[UnitBlock]) -> Listener:
         """Hooks for activations of the blocks' layers at the class token."""
-        hooks, trace_of = trace_hooks(self.visual, sorted({block.layer for block in blocks}))
+        hooks, trace_of = trace_hooks(self.tower, sorted({block.layer for block in blocks}))
 
         def scalars_of(embedding: Float[Tensor, "b d"]) -> list[Float[Tensor, "b n 1"]]:
             trace = trace_of(embedding)
@@ -74,34 +74,35 @@ class FirstOrder:
     @torch.inference_mode()
     def directions(self, block: UnitBlock) -> Float[Tensor, "n 1 d"]:
         """D of the block's neurons."""
-        w = neuron_outputs(self.visual, block.layer, block.neurons.to(self.visual.proj.device))  # [width, n]
+        w = neuron_outputs(self.tower, block.layer, block.neurons.to(self.tower.weight.device))  # [width, n]
         return self._direct(w.T)[:, None]
 
     @torch.inference_mode()
     def total(self, block: UnitBlock, S: Float[Tensor, "b n 1"]) -> Float[Tensor, "b d"]:
         """Sum of phi_n over the block's neurons: first in the residual stream, then through P."""
-        w = neuron_outputs(self.visual, block.layer, index_of(block.neurons, S.device))  # [width, n]
+        w = neuron_outputs(self.tower, block.layer, index_of(block.neurons, S.device))  # [width, n]
         return self._direct(S[..., 0] @ w.to(S).T)  # [b, n] @ [n, width] -> [b, d]
 
     def _direct(self, x: Float[Tensor, "i width"]) -> Float[Tensor, "i d"]:
         """P (gamma_post * x): where vectors of the residual stream end in the joint space."""
-        return (norm_gain(self.visual.ln_post, x).to(x) * x) @ self.visual.proj.to(x)
+        return (norm_gain(self.tower.final_norm, x).to(x) * x) @ self.tower.projection.to(x)
 
 
 class Heads:
     """Direct effects of attention heads: units are heads; paths are the dimensions of their values."""
 
-    def __init__(self, visual: VisionTransformer) -> None:
-        self.visual = visual
+    def __init__(self, visual: nn.Module | Tower) -> None:
+        self.tower = tower_of(visual)
+        self.visual = self.tower.visual
 
     def size(self, layer: int) -> tuple[int, int]:
         """Number of heads in the layer, and their width e."""
-        attn = self.visual.transformer.resblocks[layer].attn
-        return attn.num_heads, attn.embed_dim // attn.num_heads
+        attention = self.tower.blocks[layer].attention
+        return attention.heads, attention.head_width
 
     def units(self, layer: int) -> Int[Tensor, "n 3"]:
         """Layer and number of every head."""
-        exists = 0 <= layer < len(self.visual.transformer.resblocks)
+        exists = 0 <= layer < self.tower.depth
         return head_units(layer, torch.arange(self.size(layer)[0] if exists else 0))
 
     @torch.inference_mode()
@@ -109,16 +110,15 @@ class Heads:
         self, image: Float[Tensor, "b 3 y x"], blocks: Sequence[UnitBlock]
     ) -> tuple[Iterable[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
         """S of every block, and M(I), from one forward pass."""
-        return run_with(self.visual, image, self.listen(blocks))
+        return run_with(self.tower, image, self.listen(blocks))
 
     def listen(self, blocks: Sequence[UnitBlock]) -> Listener:
         """Hooks for the attention-weighted values of the heads in the blocks' layers."""
         values: dict[int, Tensor] = {}
         sigma_post: list[Tensor] = []
-        resblocks = self.visual.transformer.resblocks
-        hooks: Hooks = [(self.visual.ln_post, keep_sigma_post(sigma_post))]
+        hooks: Hooks = self.tower.sigma_hooks(sigma_post)
         for layer in {block.layer for block in blocks}:
-            hooks.append((resblocks[layer].ln_1, _keep_values(values, layer, resblocks[layer].attn)))
+            hooks += self.tower.blocks[layer].value_hooks(values, layer)
 
         def scalars_of(embedding: Float[Tensor, "b d"]) -> Iterator[Float[Tensor, "b n k"]]:
             sigma = sigma_post[0][:, None, None]  # [b, 1, 1]
@@ -129,28 +129,17 @@ class Heads:
     @torch.inference_mode()
     def directions(self, block: UnitBlock) -> Float[Tensor, "n k d"]:
         """D of the block's heads."""
-        D = head_directions(self.visual, block.layer)  # [head, e, d]
+        D = head_directions(self.tower, block.layer)  # [head, e, d]
         return D[index_of(block.neurons, D.device)]
 
 
-def _keep_values(store: dict[int, Tensor], layer: int, attn: nn.MultiheadAttention) -> Callable[..., None]:
-    """A hook on ln_1 that keeps sum over i of a_i v_i of the attention behind it, head by head."""
-
-    def hook(norm: nn.LayerNorm, inputs: tuple[Tensor, ...], normed: Float[Tensor, "b token width"]) -> None:
-        W_V = wide(attn.in_proj_weight[2 * normed.shape[-1] :]).unflatten(0, (attn.num_heads, -1))  # [head, e, width]
-        a = class_attention(attn, normed)  # [b, head, token]
-        store[layer] = torch.einsum("bhw,hew->bhe", a @ wide(normed), W_V)  # [b, head, width] -> [b, head, e]
-
-    return hook
-
-
-def choose_any_layers(visual: VisionTransformer, requested: Sequence[int] | None) -> tuple[int, ...]:
+def choose_any_layers(visual: nn.Module | Tower, requested: Sequence[int] | None) -> tuple[int, ...]:
     """The requested layers, which may include the last; by default those of second-order effects, so that bundles compare.
 
     Raises:
         UsageError: a layer that does not exist.
     """
-    depth = len(visual.transformer.resblocks)
+    depth = tower_of(visual).depth
     if requested is None:
         return default_layers(depth)
     for layer in requested:
@@ -159,11 +148,11 @@ def choose_any_layers(visual: VisionTransformer, requested: Sequence[int] | None
     return tuple(requested)
 
 
-def choose_head_layers(visual: VisionTransformer, requested: Sequence[int] | None) -> tuple[int, ...]:
+def choose_head_layers(visual: nn.Module | Tower, requested: Sequence[int] | None) -> tuple[int, ...]:
     """The requested layers; by default the last four.
 
     Raises:
         UsageError: a layer that does not exist.
     """
-    depth = len(visual.transformer.resblocks)
+    depth = tower_of(visual).depth
     return choose_any_layers(visual, range(max(0, depth - HEAD_LAYERS), depth) if requested is None else requested)

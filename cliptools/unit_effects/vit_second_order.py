@@ -13,37 +13,43 @@ the weights alone. So with k = (l', h), l' > l, this is a factored effect (facto
     S[n, k]  = 1 / sigma_post sum over i of (a_i^k / sigma_i^{l'}) p_i^n
     D[n, k]  = P (gamma_post * ls1_{l'} * W_O^h W_V^h (gamma_{l'} * ls2_l * w_n))
 
-ls1 and ls2 are the gains of LayerScale, where a ViT has them. Bias shares, the same for every neuron of a layer, are left out.
+ls1 and ls2 are the gains of LayerScale, where a ViT has them; towers/tower.py has these equations for blocks with further
+LayerNorms, whose deviations go into S and whose gains go into D. Bias shares, the same for every neuron of a layer, are left out.
 """
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cliptools.errors import ModelError, UsageError
-from cliptools.models.clip_parts import ResidualAttentionBlock, VisionTransformer
-from cliptools.unit_effects.factored import Hooks, Listener, UnitBlock, index_of, neuron_units, wide
+from cliptools.errors import UsageError
+from cliptools.towers.hooks import Hooks, hooked
+from cliptools.towers.kinds import tower_of
+from cliptools.towers.tower import Tower, norm_gain
+from cliptools.unit_effects.factored import Listener, UnitBlock, index_of, neuron_units, wide
 
 
 class SecondOrder:
     """Second-order effects: units are neurons, paths are the heads of later layers."""
 
-    def __init__(self, visual: VisionTransformer) -> None:
-        self.visual = visual
+    def __init__(self, visual: nn.Module | Tower) -> None:
+        """
+        Raises:
+            ModelError: an image tower that does not pool by a class token, or with unknown parts.
+        """
+        self.tower = tower_of(visual)
+        self.visual = self.tower.visual
         self._heads: dict[int, Heads] = {}  # by layer, as `directions` fills it
 
     def size(self, layer: int) -> tuple[int, int]:
         """Numbers of neurons in the layer's MLP and of later heads."""
-        return neurons_per_layer(self.visual, layer), paths_per_unit(self.visual, layer)
+        return neurons_per_layer(self.tower, layer), paths_per_unit(self.tower, layer)
 
     def units(self, layer: int) -> Int[Tensor, "n 3"]:
         """Layer and number of every neuron."""
-        exists = 0 <= layer < len(self.visual.transformer.resblocks) - 1
+        exists = 0 <= layer < self.tower.depth - 1
         return neuron_units(layer, torch.arange(self.size(layer)[0] if exists else 0))
 
     @torch.inference_mode()
@@ -51,12 +57,12 @@ class SecondOrder:
         self, image: Float[Tensor, "b 3 y x"], blocks: Sequence[UnitBlock]
     ) -> tuple[Iterable[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
         """S of every block, computed one block at a time, and M(I), from one forward pass."""
-        return run_with(self.visual, image, self.listen(blocks))
+        return run_with(self.tower, image, self.listen(blocks))
 
     def listen(self, blocks: Sequence[UnitBlock]) -> Listener:
         """Hooks for activations of the blocks' layers and the class token's attention in all later layers."""
-        hooks, trace_of = trace_hooks(self.visual, sorted({block.layer for block in blocks}))
-        device = self.visual.conv1.weight.device
+        hooks, trace_of = trace_hooks(self.tower, sorted({block.layer for block in blocks}))
+        device = self.tower.weight.device
 
         def scalars_of(embedding: Float[Tensor, "b d"]) -> Iterator[Float[Tensor, "b n k"]]:
             trace = trace_of(embedding)
@@ -67,19 +73,19 @@ class SecondOrder:
     @torch.inference_mode()
     def directions(self, block: UnitBlock) -> Float[Tensor, "n k d"]:
         """D of the block's neurons."""
-        neurons = index_of(block.neurons, self.visual.conv1.weight.device)
-        return directions(self.visual, block.layer, neurons, self._heads)
+        neurons = index_of(block.neurons, self.tower.weight.device)
+        return directions(self.tower, block.layer, neurons, self._heads)
 
     @torch.inference_mode()
     def along(self, block: UnitBlock, v: Float[Tensor, " d"]) -> Float[Tensor, "n k"]:
         """<D[n, k], v>: the heads first, so that D is not formed."""
-        neurons = index_of(block.neurons, self.visual.conv1.weight.device)
-        return directions_along(self.visual, block.layer, neurons, v, self._heads)
+        neurons = index_of(block.neurons, self.tower.weight.device)
+        return directions_along(self.tower, block.layer, neurons, v, self._heads)
 
     @torch.inference_mode()
     def total(self, block: UnitBlock, S: Float[Tensor, "b n k"]) -> Float[Tensor, "b d"]:
         """Sum of phi_n over the block's neurons; neither D nor phi is formed."""
-        return effect_sum(self.visual, block.layer, index_of(block.neurons, S.device), S, self._heads)
+        return effect_sum(self.tower, block.layer, index_of(block.neurons, S.device), S, self._heads)
 
 
 class Heads(NamedTuple):
@@ -99,9 +105,9 @@ class Trace(NamedTuple):
     sigma_post: Float[Tensor, "b"]
     """Deviation of the class token in the final LayerNorm."""
     alpha: dict[int, Float[Tensor, "b head token"]]
-    """For each layer l', the class token's attention row over each token's LayerNorm deviation, a_i^{l',h} / sigma_i^{l'}."""
+    """For each layer l', the class token's attention row over the deviations of LayerNorms, a_i^{l',h} / sigma_i^{l'}."""
     p: dict[int, Float[Tensor, "b token neuron"]]
-    """For each layer l, activations after the MLP's nonlinearity."""
+    """For each layer l, activations that the MLP's output matrix reads, over the deviation of a LayerNorm behind it."""
 
 
 def scalars(trace: Trace, layer: int, neurons: slice | Int[Tensor, "n"] = slice(None)) -> Float[Tensor, "b n k"]:
@@ -112,24 +118,25 @@ def scalars(trace: Trace, layer: int, neurons: slice | Int[Tensor, "n"] = slice(
 
 
 def directions(
-    visual: VisionTransformer, layer: int, neurons: slice | Int[Tensor, "n"], cache: dict[int, Heads] | None = None
+    visual: nn.Module | Tower, layer: int, neurons: slice | Int[Tensor, "n"], cache: dict[int, Heads] | None = None
 ) -> Float[Tensor, "n k d"]:
     """D: where every later head carries a unit activation of each neuron; in float32 at least.
 
     Args:
         cache: Filled with the heads of the later layers, the same for all neurons, for further calls.
     """
-    w = neuron_outputs(visual, layer, neurons)  # [width, n]
-    D = w.new_empty(paths_per_unit(visual, layer), w.shape[1], visual.proj.shape[1])  # [k, n, d]
+    tower = tower_of(visual)
+    w = neuron_outputs(tower, layer, neurons)  # [width, n]
+    D = w.new_empty(paths_per_unit(tower, layer), w.shape[1], tower.projection.shape[1])  # [k, n, d]
     first = 0
-    for W_V, ends in _later_heads(visual, layer, {} if cache is None else cache):
+    for W_V, ends in _later_heads(tower, layer, {} if cache is None else cache):
         torch.bmm((W_V @ w).transpose(1, 2), ends, out=D[first : first + len(W_V)])  # [head, e, n] -> [head, n, d]
         first += len(W_V)
     return D.transpose(0, 1)  # [n, k, d]
 
 
 def directions_along(
-    visual: VisionTransformer,
+    visual: nn.Module | Tower,
     layer: int,
     neurons: slice | Int[Tensor, "n"],
     v: Float[Tensor, " d"],
@@ -140,16 +147,17 @@ def directions_along(
     Args:
         cache: As in `directions`.
     """
-    w = neuron_outputs(visual, layer, neurons)  # [width, n]
+    tower = tower_of(visual)
+    w = neuron_outputs(tower, layer, neurons)  # [width, n]
     along = []
-    for W_V, ends in _later_heads(visual, layer, {} if cache is None else cache):
+    for W_V, ends in _later_heads(tower, layer, {} if cache is None else cache):
         g = torch.einsum("he,hew->hw", ends @ v.to(w), W_V)  # [head, e], [head, e, width] -> [head, width]
         along.append(g @ w)  # [head, n]
     return torch.cat(along).T  # [k, n] -> [n, k]
 
 
 def effect_sum(
-    visual: VisionTransformer,
+    visual: nn.Module | Tower,
     layer: int,
     neurons: slice | Int[Tensor, "n"],
     S: Float[Tensor, "b n k"],
@@ -160,11 +168,12 @@ def effect_sum(
     Args:
         cache: As in `directions`.
     """
-    w = neuron_outputs(visual, layer, neurons).to(S)  # [width, n]
+    tower = tower_of(visual)
+    w = neuron_outputs(tower, layer, neurons).to(S)  # [width, n]
     x = S.transpose(1, 2) @ w.T  # [b, k, width]: share of the residual stream that each path carries
-    total = x.new_zeros(len(x), visual.proj.shape[1])
+    total = x.new_zeros(len(x), tower.projection.shape[1])
     first = 0
-    for W_V, ends in _later_heads(visual, layer, {} if cache is None else cache):
+    for W_V, ends in _later_heads(tower, layer, {} if cache is None else cache):
         heads = x[:, first : first + len(W_V)].transpose(0, 1)  # [head, b, width]
         values = heads @ W_V.to(S).transpose(1, 2)  # [head, b, e]
         total = total + (values @ ends.to(S)).sum(0)  # [b, d]
@@ -172,183 +181,77 @@ def effect_sum(
     return total
 
 
-def neuron_outputs(visual: VisionTransformer, layer: int, neurons: slice | Int[Tensor, "n"]) -> Float[Tensor, "width n"]:
-    """ls2_l * w_n: what a unit activation of each neuron adds to the residual stream; in float32 at least."""
-    block = visual.transformer.resblocks[layer]
-    w = wide(block.mlp.c_proj.weight)[:, neurons]
-    return layer_scale_gain(block.ls_2, w) * w
+def neuron_outputs(visual: nn.Module | Tower, layer: int, neurons: slice | Int[Tensor, "n"]) -> Float[Tensor, "width n"]:
+    """w_n: what a unit activation of each neuron adds to the residual stream; in float32 at least."""
+    return tower_of(visual).blocks[layer].neuron_outputs(neurons)
 
 
-def _later_heads(visual: VisionTransformer, layer: int, cache: dict[int, Heads]) -> Iterator[Heads]:
+def _later_heads(tower: Tower, layer: int, cache: dict[int, Heads]) -> Iterator[Heads]:
     """The heads of every later layer l'."""
-    blocks = visual.transformer.resblocks
-    for later in range(layer + 1, len(blocks)):
+    for later in range(layer + 1, tower.depth):
         if later not in cache:
-            attn = blocks[later].attn
-            W_V = wide(attn.in_proj_weight[2 * attn.embed_dim :])  # [head e, width]
-            W_V = W_V * norm_gain(blocks[later].ln_1, W_V)
-            cache[later] = Heads(W_V.unflatten(0, (attn.num_heads, -1)), head_directions(visual, later))
+            cache[later] = Heads(tower.blocks[later].value_matrix(), head_directions(tower, later))
         yield cache[later]
 
 
-def head_directions(visual: VisionTransformer, layer: int) -> Float[Tensor, "head e d"]:
+def head_directions(visual: nn.Module | Tower, layer: int) -> Float[Tensor, "head e d"]:
     """P (gamma_post * ls1 * W_O^h): where each value dimension of a layer's heads ends in the joint space."""
-    block = visual.transformer.resblocks[layer]
-    W_O = wide(block.attn.out_proj.weight)  # [width, head e]
-    P = wide(visual.proj) * norm_gain(visual.ln_post, W_O)[:, None]  # [width, d]: gamma_post, then P
-    return ((layer_scale_gain(block.ls_1, W_O) * W_O).T @ P).unflatten(
-        0, (block.attn.num_heads, -1)
-    )  # [head e, d] -> [head, e, d]
+    tower = tower_of(visual)
+    block = tower.blocks[layer]
+    W_O = block.output_matrix()  # [width, head e]
+    P = wide(tower.projection) * norm_gain(tower.final_norm, W_O)[:, None]  # [width, d]: gamma_post, then P
+    return (W_O.T @ P).unflatten(0, (block.attention.heads, -1))  # [head e, d] -> [head, e, d]
 
 
-def trace(visual: VisionTransformer, image: Float[Tensor, "b 3 y x"], layers: Sequence[int]) -> Trace:
+def trace(visual: nn.Module | Tower, image: Float[Tensor, "b 3 y x"], layers: Sequence[int]) -> Trace:
     """One forward pass, with what the second-order effects of these layers' neurons depend on."""
-    hooks, trace_of = trace_hooks(visual, layers)
+    tower = tower_of(visual)
+    hooks, trace_of = trace_hooks(tower, layers)
     with hooked(hooks):
-        embedding = visual(image)
+        embedding = tower.visual(image)
     return trace_of(embedding)
 
 
-def trace_hooks(visual: VisionTransformer, layers: Sequence[int]) -> tuple[Hooks, Callable[[Float[Tensor, "b d"]], Trace]]:
+def trace_hooks(visual: nn.Module | Tower, layers: Sequence[int]) -> tuple[Hooks, Callable[[Float[Tensor, "b d"]], Trace]]:
     """Hooks for a forward pass, and a function from its M(I) to the Trace that they have collected."""
     p: dict[int, Tensor] = {}
     alpha: dict[int, Tensor] = {}
     sigma_post: list[Tensor] = []
-    blocks = visual.transformer.resblocks
-    hooks: Hooks = [(visual.ln_post, keep_sigma_post(sigma_post))]
+    tower = tower_of(visual)
+    hooks: Hooks = tower.sigma_hooks(sigma_post)
     for layer in layers:
-        hooks.append((blocks[layer].mlp.gelu, keep_output(p, layer)))
-    for layer in range(min(layers) + 1, len(blocks)):
-        hooks.append((blocks[layer].ln_1, _keep_attention(alpha, layer, blocks[layer].attn)))
+        hooks += tower.blocks[layer].activation_hooks(p, layer)
+    for layer in range(min(layers) + 1, tower.depth):
+        hooks += tower.blocks[layer].row_hooks(alpha, layer)
     return hooks, lambda embedding: Trace(embedding, sigma_post[0], alpha, p)
 
 
-def keep_sigma_post(store: list[Tensor]) -> Callable[..., None]:
-    """A hook on ln_post that keeps the class token's deviation; its input may be all tokens or the class token alone."""
-
-    def hook(norm: nn.LayerNorm, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        store.append(deviation(inputs[0][:, 0] if inputs[0].ndim == 3 else inputs[0], norm))
-
-    return hook
-
-
-def keep_output(store: dict[int, Tensor], layer: int) -> Callable[..., None]:
-    """A hook that keeps a module's output by the number of its layer."""
-
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        store[layer] = output
-
-    return hook
-
-
-def _keep_attention(store: dict[int, Tensor], layer: int, attn: nn.MultiheadAttention) -> Callable[..., None]:
-    """A hook on ln_1 that keeps a_i / sigma_i of the attention behind it."""
-
-    def hook(norm: nn.LayerNorm, inputs: tuple[Tensor, ...], normed: Tensor) -> None:
-        store[layer] = class_attention(attn, normed) / deviation(inputs[0], norm)[:, None, :]
-
-    return hook
-
-
-def class_attention(attn: nn.MultiheadAttention, normed: Float[Tensor, "b token width"]) -> Float[Tensor, "b head token"]:
-    """The class token's attention row of every head.
-
-    nn.MultiheadAttention does not return it. A single query needs no keys: W_K moves to the query's side, and the key bias,
-    the same for every token, drops out of the softmax.
-    """
-    width, heads = normed.shape[-1], attn.num_heads
-    W_Q, W_K = attn.in_proj_weight[:width], attn.in_proj_weight[width : 2 * width]
-    q = nn.functional.linear(normed[:, 0], W_Q, attn.in_proj_bias[:width]).unflatten(-1, (heads, -1))  # [b, head, e]
-    q = torch.einsum("bhe,hew->bhw", q, W_K.unflatten(0, (heads, -1))) * (width // heads) ** -0.5
-    return wide(q @ normed.transpose(1, 2)).softmax(-1)  # [b, head, width] @ [b, width, token]
-
-
-def deviation(x: Float[Tensor, "*b width"], norm: nn.LayerNorm) -> Float[Tensor, "*b"]:
-    """A LayerNorm's sigma of each token, epsilon included."""
-    return (wide(x).var(-1, unbiased=False) + norm.eps).sqrt()
-
-
-def norm_gain(norm: nn.LayerNorm, like: Tensor) -> Float[Tensor, "width"]:
-    """A LayerNorm's gains, in float32 at least; ones where it has none (norm_kwargs of elementwise_affine: false)."""
-    return like.new_ones(norm.normalized_shape) if norm.weight is None else wide(norm.weight)
-
-
-def layer_scale_gain(scale: nn.Module, like: Tensor) -> Float[Tensor, "width 1"]:
-    """LayerScale's gains as a column; ones where there is no LayerScale."""
-    gamma = getattr(scale, "gamma", None)
-    return like.new_ones(like.shape[0], 1) if gamma is None else wide(gamma)[:, None]
-
-
 def run_with(
-    visual: VisionTransformer, image: Float[Tensor, "b 3 y x"], listener: Listener
+    tower: Tower, image: Float[Tensor, "b 3 y x"], listener: Listener
 ) -> tuple[Iterable[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
     """The listener's S and M(I), from one forward pass with its hooks."""
     with hooked(listener.hooks):
-        embedding = visual(image.to(visual.conv1.weight.device, visual.conv1.weight.dtype))
+        embedding = tower.visual(image.to(tower.weight.device, tower.weight.dtype))
     return listener.scalars(embedding), embedding
 
 
-@contextmanager
-def hooked(hooks: Hooks) -> Iterator[None]:
-    """Register the hooks until the block ends; they run only in this thread, though others may use the same modules."""
-    handles = [module.register_forward_hook(_in_this_thread(hook)) for module, hook in hooks]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """The hook, without effect in calls from other threads."""
-    thread = threading.get_ident()
-
-    def guarded(*arguments: Any) -> Any:
-        return hook(*arguments) if threading.get_ident() == thread else None
-
-    return guarded
-
-
-def neurons_per_layer(visual: VisionTransformer, layer: int) -> int:
+def neurons_per_layer(visual: nn.Module | Tower, layer: int) -> int:
     """N: the width of the layer's MLP."""
-    return visual.transformer.resblocks[layer].mlp.c_proj.in_features
+    return tower_of(visual).blocks[layer].output.in_features
 
 
-def paths_per_unit(visual: VisionTransformer, layer: int) -> int:
+def paths_per_unit(visual: nn.Module | Tower, layer: int) -> int:
     """K: the number of heads in later layers."""
-    return sum(block.attn.num_heads for block in list(visual.transformer.resblocks)[layer + 1 :])
+    return sum(block.attention.heads for block in tower_of(visual).blocks[layer + 1 :])
 
 
-def supported_tower(clip: nn.Module) -> VisionTransformer:
-    """The model's image tower, checked to be a ViT on which the paper's second-order path is defined.
-
-    Raises:
-        ModelError: another kind of tower, with the reason.
-    """
-    visual = clip.visual
-    if not isinstance(visual, VisionTransformer):
-        raise ModelError(
-            f"second-order effects need open_clip's VisionTransformer, this image tower is a {type(visual).__name__}"
-        )
-    if visual.attn_pool is not None:
-        raise ModelError("this ViT pools by attention (attn_pool), not by its class token: no second-order path to the output")
-    if visual.pool_type != "tok":
-        raise ModelError(f"this ViT pools by pool_type={visual.pool_type!r}, not by its class token ('tok')")
-    for layer, block in enumerate(visual.transformer.resblocks):
-        if type(block) is not ResidualAttentionBlock or type(block.attn) is not nn.MultiheadAttention:
-            raise ModelError(
-                f"layer {layer} of this ViT has custom attention ({type(block).__name__}), whose heads cannot be read"
-            )
-    return visual
-
-
-def choose_layers(visual: VisionTransformer, requested: Sequence[int] | None) -> tuple[int, ...]:
+def choose_layers(visual: nn.Module | Tower, requested: Sequence[int] | None) -> tuple[int, ...]:
     """The requested layers; by default those from two thirds of the depth to the last that has a later attention layer.
 
     Raises:
         UsageError: a layer that does not exist, or the last one, which has no second-order effects.
     """
-    depth = len(visual.transformer.resblocks)
+    depth = tower_of(visual).depth
     if depth == 1:
         raise UsageError(
             "this ViT has one layer, which no later attention layer reads: no second-order effects; use --effect first"

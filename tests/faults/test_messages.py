@@ -17,8 +17,8 @@ from helpers.streams import partial_bytes
 
 from cliptools.errors import CliptoolsError, ModelError
 from cliptools.models.load import load_model
+from cliptools.towers.kinds import supported_tower
 from cliptools.unit_effects.resnet_pooling import supported_resnet
-from cliptools.unit_effects.vit_second_order import supported_tower
 
 PACKAGE = ROOT / "cliptools"
 CLASSES = {"CliptoolsError", "UsageError", "ModelError", "StreamError", "ImageError", "TextError"}
@@ -139,7 +139,7 @@ def test_a_command_says_what_is_listed(
 
 def test_towers_without_the_effects_that_are_asked_for(raised: set[tuple[str, int]]) -> None:
     """No command comes so far: choose_effects looks at the tower first."""
-    with pytest.raises(ModelError, match=r"second-order effects need open_clip's VisionTransformer, .* is a ModifiedResNet"):
+    with pytest.raises(ModelError, match="this image tower is a ModifiedResNet; supported are"):
         supported_tower(load_model("emoji-rn", device="cpu").clip)
     with pytest.raises(ModelError, match=r"neuron-head pairs need open_clip's ModifiedResNet, .* is a VisionTransformer"):
         supported_resnet(load_model("emoji-vit", device="cpu").clip)

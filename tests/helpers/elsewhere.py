@@ -36,11 +36,14 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("cli/surroundings.py", "refuse_plain_variables"): ("tests/test_completion.py: is not read",),
     ("unit_effects/resnet_pooling.py", "trace_pool"): ("tests/test_resnet_paths.py: this model expects",),
     ("unit_effects/vit_second_order.py", "choose_layers"): ("tests/test_towers.py: this ViT has one layer",),
-    ("unit_effects/vit_second_order.py", "supported_tower"): (
+    ("towers/kinds.py", "tower_of"): ("tests/test_second_order.py: ModifiedResNet",),
+    ("towers/open_clip_vit.py", "_check_pooling"): (
         "tests/test_second_order.py: attn_pool",
         "tests/test_second_order.py: pool_type=",
-        "tests/test_second_order.py: custom attention",
     ),
+    ("towers/timm_vit.py", "TimmTower.__init__"): ("tests/test_other_towers.py: is not one of its VisionTransformer",),
+    ("analysis/weight_edit.py", "_bias"): ("tests/test_other_towers.py: has no bias, in which an edit could put means",),
+    ("towers/open_clip_vit.py", "_block"): ("tests/test_second_order.py: custom attention",),
     ("front/ablate_settings.py", "AblateRequest.check"): (
         "tests/test_front_ablate.py: the model that is given is loaded in",
         "tests/test_ablate_groups.py: needs --groups",

@@ -30,7 +30,7 @@ from cliptools.io.spools import TensorSpool
 from cliptools.models.load import load_recorded_model
 from cliptools.models.text_encoder import check_template_options
 from cliptools.render import contact_sheet as pictures
-from cliptools.unit_effects.vit_second_order import hooked
+from cliptools.towers.hooks import hooked
 
 RECORDS = "segments.json"  # in the folder of an image, written last: an image whose folder has this file is finished
 MOST_ROWS = 40  # rows of a table on a terminal

@@ -183,7 +183,8 @@ def load_weights(clip: nn.Module, checkpoint: Checkpoint, name: str, text: Check
     open_clip = import_open_clip()
     title = escape(checkpoint.path.name)
     notes = [*checkpoint.notes, *(text.notes if text else ())]
-    if text is None and checkpoint.image_tower_alone and foreign_form(checkpoint.tensors) is None:
+    foreign = None if hasattr(clip.visual, "trunk") else foreign_form(checkpoint.tensors)
+    if text is None and checkpoint.image_tower_alone and foreign is None:
         raise unreadable(
             checkpoint.path, f"an image tower alone; name the text tower that it was trained with: {TEXT_FROM} TAG or FILE"
         )
@@ -211,7 +212,7 @@ def load_weights(clip: nn.Module, checkpoint: Checkpoint, name: str, text: Check
     for resize, key in zip(resizes, ("visual.positional_embedding", "positional_embedding"), strict=True):
         if tensors.get(key, tensors.get(f"text.{key}", model_tensors.get(key))) is not None:
             resize(tensors, clip)
-    if foreign_form(checkpoint.tensors) is None and all(key in tensors or key.endswith(COUNTER) for key in model_tensors):
+    if foreign is None and all(key in tensors or key.endswith(COUNTER) for key in model_tensors):
         notes += _drop_extra_tensors(tensors, model_tensors, title)
     _check_tensors(tensors, model_tensors, checkpoint, name, fitting)
     clip.load_state_dict(tensors, strict=True)
