@@ -191,8 +191,8 @@ def test_few_numbers_at_once_change_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     words = WordMeasure(effect, unit, row, t)(images)
     monkeypatch.setattr("cliptools.analysis.word_shares.AT_ONCE", 30)
     parts = units_of_words(r, t, 4, read)
-    assert torch.equal(parts.row, whole.row) and parts.see is not None and whole.see is not None
-    torch.testing.assert_close(parts.see, whole.see)
+    assert torch.equal(parts.row, whole.row) and parts.seen is not None and whole.seen is not None
+    torch.testing.assert_close(parts.seen, whole.seen)
     torch.testing.assert_close(WordMeasure(effect, unit, row, t)(images).part, words.part, rtol=1e-9, atol=1e-12)
 
 
@@ -203,13 +203,13 @@ def test_units_of_words_write_and_see_them() -> None:
     q = (a - a.mean(0)).T @ (e - e.mean(0)) / 200
     read = Read(*(torch.from_numpy(x) for x in (q, a.std(0), np.cov(e.T, ddof=0))), n)
     chosen, plain = units_of_words(r, t, 4, read), units_of_words(r, t, 4)
-    assert torch.equal(plain.row, choose_units(r, t, 4).row) and plain.see is None and chosen.see is not None
+    assert torch.equal(plain.row, choose_units(r, t, 4).row) and plain.seen is None and chosen.seen is not None
     for c in range(w):
         see = np.array([np.corrcoef(a[:, i], e @ t[c].numpy())[0, 1] for i in range(u)])
         score = np.maximum((r @ t[c]).numpy(), 0) * np.maximum(see + n**-0.5, 0)
         best = [i for i in np.argsort(-score) if score[i] > 0][:4]
         assert chosen.row[c].tolist()[: len(best)] == best
-        np.testing.assert_allclose(chosen.see[c], see[chosen.row[c]], atol=1e-9)
+        np.testing.assert_allclose(chosen.seen[c], see[chosen.row[c]], atol=1e-9)
         np.testing.assert_allclose(chosen.overlap[c], (r @ t[c])[chosen.row[c]], atol=1e-12)
 
 

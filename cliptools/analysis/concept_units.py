@@ -36,7 +36,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from cliptools.analysis.correlations import NEAR_ONE, SUMS, correlations, interval_of
@@ -125,7 +125,7 @@ class ConceptUnits(NamedTuple):
     overlap: Float[Tensor, "c n"]
     """<r_n, t_c>."""
     seen: Float[Tensor, "c n"] | None = None
-    """seen_nc; None where no images were looked at."""
+    """seen_nc; None if the units were chosen without it."""
 
 
 class CandidateActivity(NamedTuple):
@@ -143,6 +143,18 @@ def choose_units(r: Float[Tensor, "u d"], t: Float[Tensor, "c d"], count: int) -
     """The `count` units of largest <r_n, t_c> for each concept; of equal ones the first."""
     overlap, row = (t.to(r) @ r.T).sort(dim=1, descending=True, stable=True)
     return ConceptUnits(row[:, :count], overlap[:, :count])
+
+
+def best_units(overlap: Float64[Tensor, "c u"], seen: Float64[Tensor, "c u"], images: int, count: int) -> ConceptUnits:
+    """The `count` units of largest max(0, <r_n, t_c>) max(0, seen_nc + 1 / sqrt(N)); of equal ones that of larger <r_n, t_c>.
+
+    Args:
+        images: N, the number of images that seen_nc comes from.
+    """
+    score = overlap.clamp(min=0) * (seen + max(images, 1) ** -0.5).clamp(min=0)  # (c, u)
+    order = overlap.argsort(dim=1, descending=True, stable=True)
+    row = order.gather(1, score.gather(1, order).argsort(dim=1, descending=True, stable=True))[:, :count]
+    return ConceptUnits(row, overlap.gather(1, row), seen.gather(1, row))
 
 
 class UnitSelector:
@@ -194,11 +206,8 @@ class UnitSelector:
 
     def choose(self, count: int) -> ConceptUnits:
         """The best `count` units of each concept; of equal ones the one of larger <r_n, t_c>."""
-        seen = self._seen()
-        score = self.overlap.clamp(min=0) * (seen + max(self.count, 1) ** -0.5).clamp(min=0)  # (c, u)
-        order = self.overlap.argsort(dim=1, descending=True, stable=True)
-        order = order.gather(1, score.gather(1, order).argsort(dim=1, descending=True, stable=True))[:, :count]
-        return ConceptUnits(self.row[order], self.overlap.gather(1, order), seen.gather(1, order))
+        chosen = best_units(self.overlap, self._seen(), self.count, count)
+        return chosen._replace(row=self.row[chosen.row])
 
     def _seen(self) -> Float[Tensor, "c u"]:
         """seen_nc; 0 where a_n or s_c does not vary."""

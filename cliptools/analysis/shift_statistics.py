@@ -190,13 +190,9 @@ class Neighbours:
 
 def pooled_sample(samples: Sequence[Sample]) -> Sample:
     """The sample of all values of these samples; there must be at least one sample."""
-    moments = GroupMoments(1, 1)
-    for sample in samples:
-        square = sample.spread**2 * (sample.size - 1)
-        cube = sample.skewness * (square / sample.size) ** 1.5 * sample.size
-        fourth = (sample.kurtosis + 3) * square**2 / sample.size
-        moments.join(0, sample.size, *(np.array([value]) for value in (sample.mean, square, cube, fourth)))
-    return moments.sample(0, 0)
+    size, *figures = (np.array(column) for column in zip(*samples, strict=True))
+    moments = moments_of(size, *(column[:, None].astype(np.float64) for column in figures))
+    return pooled_groups(moments, range(len(samples))).sample(0, 0)
 
 
 LEAST = 2  # images (or blocks) that a standard error needs

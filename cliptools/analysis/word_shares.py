@@ -12,12 +12,12 @@ each word. The part of each unit in the sum is kept too: it tells which units ca
 
 The units of a word (`units_of_words`) are those of largest
 
-    max(0, <r_n, t_w>) max(0, see_n(w) + 1 / sqrt(N))        N images of the bundle
+    max(0, <r_n, t_w>) max(0, seen_n(w) + 1 / sqrt(N))        N images of the bundle
 
-as UnitSelector of concept_units.py chooses them for a concept, but the correlation see_n(w) = corr(a_n, <e, t_w>) comes from the
+as `best_units` of concept_units.py chooses them for a concept, but the correlation seen_n(w) = corr(a_n, <e, t_w>) comes from the
 read directions of the bundle (cue_units.py) and not from a first look at the images: with a whole vocabulary the look would keep
 a number for every unit and word. The choice then depends on the bundle alone, so two runs with one bundle compare equal units,
-and the images that are compared have not chosen them. Without read directions the units are those of largest <r_n, t_w>.
+and the choice does not depend on the images that are compared. Without read directions the units are those of largest <r_n, t_w>.
 
 `WordSums` keeps the moments of each measure, word and group up to the fourth, which the limits of an alarm need: a covariance of
 the embeddings would give means and variances only. With blocks, `OpenBlocks` holds the sums of those blocks whose last image is
@@ -32,22 +32,12 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from cliptools.analysis.concept_units import ConceptUnits, best_units, choose_units
 from cliptools.analysis.cue_units import sight
 from cliptools.analysis.shift_statistics import GroupMoments, Neighbours
 from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, slices, unit_blocks_of, wide
 
 AT_ONCE = 1 << 24  # numbers of an array
-
-
-class WordUnits(NamedTuple):
-    """The units of each of w words, the best first."""
-
-    row: Int[Tensor, "w n"]
-    """Rows of the bundle's units."""
-    overlap: Float64[Tensor, "w n"]
-    """<r_n, t_w>."""
-    see: Float64[Tensor, "w n"] | None = None
-    """see_n(w); None if the units were chosen without it."""
 
 
 class Read(NamedTuple):
@@ -62,26 +52,21 @@ class Read(NamedTuple):
     """N."""
 
 
-def units_of_words(r: Float[Tensor, "u d"], t: Float[Tensor, "w d"], count: int, read: Read | None = None) -> WordUnits:
+def units_of_words(r: Float[Tensor, "u d"], t: Float[Tensor, "w d"], count: int, read: Read | None = None) -> ConceptUnits:
     """Choose the `count` units of each word; of equal ones that of larger <r_n, t_w>, then the first."""
     step = max(1, AT_ONCE // len(r))
-    parts = [_units_of(r, t[start : start + step], count, read) for start in range(0, len(t), step)]
-    see = [part.see for part in parts if part.see is not None]
+    parts = [_units_of(r.double(), t[start : start + step], count, read) for start in range(0, len(t), step)]
+    seen = [part.seen for part in parts if part.seen is not None]
     row, overlap = torch.cat([part.row for part in parts]), torch.cat([part.overlap for part in parts])
-    return WordUnits(row, overlap, torch.cat(see) if see else None)
+    return ConceptUnits(row, overlap, torch.cat(seen) if seen else None)
 
 
-def _units_of(r: Float[Tensor, "u d"], t: Float[Tensor, "w d"], count: int, read: Read | None) -> WordUnits:
+def _units_of(r: Float64[Tensor, "u d"], t: Float[Tensor, "w d"], count: int, read: Read | None) -> ConceptUnits:
     """Choose the units of some of the words."""
-    overlap = t.double() @ r.double().T  # (w, u)
-    order = overlap.argsort(dim=1, descending=True, stable=True)
     if read is None:
-        row = order[:, :count]
-        return WordUnits(row, overlap.gather(1, row))
-    see = sight(read.q, read.deviation, read.covariance, t).T  # (u, w) -> (w, u)
-    score = overlap.clamp(min=0) * (see + max(read.images, 1) ** -0.5).clamp(min=0)
-    row = order.gather(1, score.gather(1, order).argsort(dim=1, descending=True, stable=True))[:, :count]
-    return WordUnits(row, overlap.gather(1, row), see.gather(1, row))
+        return choose_units(r, t, count)
+    seen = sight(read.q, read.deviation, read.covariance, t).T  # (u, w) -> (w, u)
+    return best_units(t.double() @ r.T, seen.double(), read.images, count)
 
 
 class Words(NamedTuple):

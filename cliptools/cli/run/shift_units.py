@@ -31,6 +31,7 @@ from cliptools.cli.app import Batching, Sampling
 from cliptools.console import count_of, progress, summarise, working
 from cliptools.devices import in_halves
 from cliptools.errors import StreamError
+from cliptools.front.unit_records import unit_keys
 from cliptools.images.annotations import Labels
 from cliptools.images.groups import Groups
 from cliptools.images.loader import Skipped, choose, load_batches
@@ -136,7 +137,7 @@ def make_plan(
     unit = torch.from_numpy(neurons["unit"])
     sets = random_sets(0 if text else neurons.units, options.units_per_concept, SETS)  # (s, n)
     shares = ConceptShare(effect, unit, chosen.row, t, sets)
-    units = [[] for _ in options.concepts] if text else _unit_records(unit, chosen)
+    units = [[] for _ in options.concepts] if text else chosen_records(unit, chosen)
     return MeasurementPlan(
         options.concepts, units, way, looked_at, len(sets), lambda pictures: _measures(shares(pictures), options.measure)
     )
@@ -200,19 +201,16 @@ def _baseline_units(
     return ConceptUnits(row, overlap, torch.tensor(seen_values))
 
 
-def _unit_records(unit: Int[Tensor, "u 3"], chosen: ConceptUnits) -> list[list[Record]]:
-    """Return the units of every concept, as records list them."""
-    concepts = []
-    for c, rows in enumerate(chosen.row.tolist()):
-        records = []
-        for n, (layer, neuron, head) in enumerate(unit[rows].tolist()):
-            record: Record = {"layer": layer, "neuron": neuron} | ({"head": head} if head >= 0 else {})
-            record["overlap"] = rounded(chosen.overlap[c, n])
-            if chosen.seen is not None and not chosen.seen[c, n].isnan():
-                record["seen"] = rounded(chosen.seen[c, n])
-            records.append(record)
-        concepts.append(records)
-    return concepts
+def chosen_records(unit: Int[Tensor, "u 3"], chosen: ConceptUnits) -> list[list[Record]]:
+    """Return the units of every concept or word, as records list them."""
+    figures = {"overlap": chosen.overlap.tolist()} | ({} if chosen.seen is None else {"seen": chosen.seen.tolist()})
+    return [
+        [
+            unit_keys(*key) | {name: rounded(part[c][n]) for name, part in figures.items() if not math.isnan(part[c][n])}
+            for n, key in enumerate(keys)
+        ]
+        for c, keys in enumerate(unit[chosen.row].tolist())
+    ]
 
 
 def _measures(shares: Shares, by: str) -> tuple[Measures, dict[int, str]]:

@@ -123,9 +123,9 @@ class Compared(NamedTuple):
     before: EarlierWords
     """These groups, with their moments and parts as one group."""
     comparisons: Comparisons
-    """Of every column."""
+    """One for each column."""
     effects: Effects
-    """Of every column."""
+    """One for each column."""
     moved: Float64[np.ndarray, " wn"]
     """Differences of the means of the units' parts from the earlier ones."""
 

@@ -11,16 +11,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float64, Int
-from torch import Tensor
 
-from cliptools.analysis.word_shares import OpenBlocks, Read, WordMeasure, Words, WordSums, WordUnits, units_of_words
+from cliptools.analysis.word_shares import OpenBlocks, Read, WordMeasure, Words, WordSums, units_of_words
 from cliptools.cli.app import Output
 from cliptools.cli.run.shift_drift import sample_record
-from cliptools.cli.run.shift_units import DIGITS, TOOL, Images, MeasureOptions, Record, block_of, cells_of
+from cliptools.cli.run.shift_units import DIGITS, TOOL, Images, MeasureOptions, Record, block_of, cells_of, chosen_records
 from cliptools.console import count_of, progress, summarise
 from cliptools.devices import in_halves
 from cliptools.front.mismatch import NEEDED_TENSORS, require_read
-from cliptools.front.unit_records import ENOUGH_IMAGES, record_source, unit_keys
+from cliptools.front.unit_records import ENOUGH_IMAGES, record_source
 from cliptools.front.vocabulary import default_vocabulary, vocabulary, vocabulary_of
 from cliptools.images.groups import Groups
 from cliptools.io.bundle import Bundle
@@ -93,7 +92,7 @@ def make_plan(neurons: Bundle, model: LoadedModel, options: WordOptions) -> Word
         way = _way_to_choose(neurons, options)
         r = torch.from_numpy(neurons["direction"])
         chosen = units_of_words(r, t.cpu(), options.units_per_concept, _read(neurons) if way == "seen" else None)
-        row, units = chosen.row, _unit_records(unit, chosen)
+        row, units = chosen.row, chosen_records(unit, chosen)
         more = {"units_per_concept": options.units_per_concept, "effect": header["effect"], "choose": way}
         source[UNITS]["settings"] = settings | more
     effect = factored_effect(model.clip, header["effect"], header.get("units", "neurons"))
@@ -114,19 +113,6 @@ def _way_to_choose(neurons: Bundle, options: WordOptions) -> str:
 def _read(neurons: Bundle) -> Read:
     q, deviation, covariance = (torch.from_numpy(neurons[name]).float() for name in NEEDED_TENSORS)
     return Read(q, deviation, covariance, neurons.header.images.get("count", ENOUGH_IMAGES))
-
-
-def _unit_records(unit: Int[Tensor, "u 3"], chosen: WordUnits) -> list[list[Record]]:
-    """Return the units of every word, as records list them."""
-    columns = [chosen.overlap] if chosen.see is None else [chosen.overlap, chosen.see]
-    numbers = torch.stack(columns, -1).tolist()  # (w, n, 1 or 2)
-    return [
-        [
-            unit_keys(*key) | {name: rounded(value) for name, value in zip(("overlap", "seen"), values, strict=False)}
-            for key, values in zip(keys, word_numbers, strict=True)
-        ]
-        for keys, word_numbers in zip(unit[chosen.row].tolist(), numbers, strict=True)
-    ]
 
 
 def measure_words(images: Images, groups: Groups, plan: WordPlan) -> WordSums:
