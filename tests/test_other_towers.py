@@ -194,7 +194,10 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "another block": (lambda trunk: trunk.blocks.append(torch.nn.Identity()), "has a block of the kind Identity in layer 4"),
     "gates": (lambda trunk: setattr(trunk.blocks[1].attn, "gate", torch.nn.Identity()), "attention with gates or shared keys"),
     "another norm": (lambda trunk: setattr(trunk.blocks[0], "norm1", torch.nn.RMSNorm(24)), "a norm of the kind RMSNorm"),
-    "no norm": (lambda trunk: setattr(trunk, "norm", torch.nn.Identity()), "has not one LayerNorm before its output"),
+    "no norm": (
+        lambda trunk: setattr(trunk, "norm", torch.nn.Identity()),
+        "has several LayerNorms, or none, before its output",
+    ),
 }
 
 

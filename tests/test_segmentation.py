@@ -13,7 +13,7 @@ from torchmetrics.classification import BinaryAccuracy, MulticlassJaccardIndex
 from cliptools.images.loader import fitted_size, same_shapes
 from cliptools.segmentation.masks import at_size, bounding_box, label_map, mask_of, min_max
 from cliptools.segmentation.metrics import Fit, LabelFit, average_precision, fit, label_fit
-from cliptools.segmentation.towers import on_grid, resized_positions
+from cliptools.segmentation.towers import on_grid
 from cliptools.segmentation.vit_baselines import attention_pass, chefer, direct_effects, gradcam, raw_attention, rollout
 from cliptools.segmentation.vit_methods import (
     ATTENTION_MAPS,
@@ -27,6 +27,7 @@ from cliptools.segmentation.vit_methods import (
     sliding_heat,
     window_corners,
 )
+from cliptools.towers.open_clip_vit import resized_positions
 
 EXACT = {"rtol": 1e-9, "atol": 1e-11}
 TEXTS = 3

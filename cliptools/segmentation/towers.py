@@ -25,7 +25,7 @@ from cliptools.errors import UsageError
 from cliptools.models.clip_parts import ModifiedResNet
 from cliptools.segmentation import RESNET, VIT
 from cliptools.towers.kinds import supported_tower, tower_of
-from cliptools.towers.timm_vit import TimmTower
+from cliptools.towers.open_clip_vit import with_positions
 from cliptools.unit_effects.resnet_pooling import supported_resnet, trace_pool
 from cliptools.unit_effects.select import pools_by_attention
 
@@ -74,38 +74,16 @@ def token_stride(visual: Any) -> tuple[int, int]:
     return tower_of(visual).stride
 
 
-def resized_positions(
-    positions: Float[Tensor, "token width"], grid: tuple[int, int], rows: int, columns: int
-) -> Float[Tensor, "new_token width"]:
-    """The first token's embedding (class or mean) unchanged, those of the other tokens resized to another grid (bicubic)."""
-    wide = positions if positions.dtype == torch.float64 else positions.float()  # bicubic does not support half precision
-    patches = wide[1:].T.unflatten(1, grid)[None]  # (patch, width) -> (1, width, row, column)
-    resized = torch.nn.functional.interpolate(patches, size=(rows, columns), mode="bicubic", antialias=True)
-    # (1, width, row, column) -> (patch, width), after the first token
-    return torch.cat([positions[:1], resized[0].flatten(1).T.to(positions.dtype)])
-
-
 @contextmanager
 def on_grid(visual: Any, rows: int, columns: int) -> Iterator[None]:
     """Within the block, the tower takes pictures of rows × columns tokens."""
-    if not isinstance(visual, ModifiedResNet) and isinstance(tower := tower_of(visual), TimmTower):
-        with tower.on_grid(rows, columns):
+    if not isinstance(visual, ModifiedResNet):
+        with tower_of(visual).on_grid(rows, columns):
             yield
         return
-    holder = visual.attnpool if isinstance(visual, ModifiedResNet) else visual
     height, width = native_size(visual)
-    down, across = token_stride(visual)
-    grid = height // down, width // across
-    if grid == (rows, columns):
+    with with_positions(visual.attnpool, (height // RESNET_STRIDE, width // RESNET_STRIDE), rows, columns):
         yield
-        return
-    original = holder.positional_embedding
-    resized = resized_positions(original.detach(), grid, rows, columns)
-    holder.positional_embedding = nn.Parameter(resized, requires_grad=False)
-    try:
-        yield
-    finally:
-        holder.positional_embedding = original
 
 
 class PoolTokens(NamedTuple):

@@ -1,6 +1,7 @@
 """open_clip's VisionTransformer that pools by its class token, with its default and its custom blocks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -114,6 +115,12 @@ class OpenClipTower(Tower):
         """Implements Tower.projection."""
         return self.visual.proj
 
+    @contextmanager
+    def on_grid(self, rows: int, columns: int) -> Iterator[None]:
+        """Implements Tower.on_grid."""
+        with with_positions(self.visual, self.grid, rows, columns):
+            yield
+
     def embed(self, image: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b token width"]:
         """Implements Tower.embed."""
         return self.visual._embeds(image)
@@ -132,6 +139,32 @@ class OpenClipTower(Tower):
         normed = block.ln_1(x)
         cls = x[:, :1] + block.ls_1(block.attention(normed[:, :1], normed, normed))
         return self.finish(cls + block.ls_2(block.mlp(block.ln_2(cls))))
+
+
+def resized_positions(
+    positions: Float[Tensor, "token width"], grid: tuple[int, int], rows: int, columns: int
+) -> Float[Tensor, "new_token width"]:
+    """The first token's embedding (class or mean) unchanged, those of the other tokens resized to another grid (bicubic)."""
+    wide = positions if positions.dtype == torch.float64 else positions.float()  # bicubic does not support half precision
+    patches = wide[1:].T.unflatten(1, grid)[None]  # (patch, width) -> (1, width, row, column)
+    resized = torch.nn.functional.interpolate(patches, size=(rows, columns), mode="bicubic", antialias=True)
+    # (1, width, row, column) -> (patch, width), after the first token
+    return torch.cat([positions[:1], resized[0].flatten(1).T.to(positions.dtype)])
+
+
+@contextmanager
+def with_positions(holder: Any, grid: tuple[int, int], rows: int, columns: int) -> Iterator[None]:
+    """Within the block, the module's positional embeddings are those of another grid; open_clip's ViT and attention pooling."""
+    if grid == (rows, columns):
+        yield
+        return
+    original = holder.positional_embedding
+    resized = resized_positions(original.detach(), grid, rows, columns)
+    holder.positional_embedding = nn.Parameter(resized, requires_grad=False)
+    try:
+        yield
+    finally:
+        holder.positional_embedding = original
 
 
 def _check_pooling(visual: VisionTransformer) -> None:

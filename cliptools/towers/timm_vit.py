@@ -116,7 +116,7 @@ class TimmTower(Tower):
 
     @contextmanager
     def on_grid(self, rows: int, columns: int) -> Iterator[None]:
-        """Within the block, the tower takes pictures of rows × columns patches; timm resizes the positions."""
+        """Implements Tower.on_grid; timm resizes the positions."""
         if (rows, columns) == self.grid:
             yield
             return
@@ -167,7 +167,7 @@ def _trunk_fault(trunk: Any) -> str | None:
     for layer, block in enumerate(trunk.blocks):
         if fault := _block_fault(block):
             return f"has {fault} in layer {layer}, whose effects are not known"
-    return None if len(_final_norms(trunk)) == 1 else "has not one LayerNorm before its output"
+    return None if len(_final_norms(trunk)) == 1 else "has several LayerNorms, or none, before its output"
 
 
 def _block_fault(block: Any) -> str | None:

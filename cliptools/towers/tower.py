@@ -1,4 +1,4 @@
-"""What effects and methods need of an image tower whose output is read from a class token.
+"""The interface of an image tower whose output is read from a class token, for effects and methods.
 
 With attention, the deviations of LayerNorms and the outputs of later MLPs frozen, the output is affine in the last residual
 stream x. Neuron n of layer l writes into that stream, and head h of a later layer l' carries a change delta of it on:
@@ -25,6 +25,7 @@ attention. Most blocks have few of these parts; a factor whose part is missing i
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -252,6 +253,10 @@ class Tower(ABC):
         """P."""
 
     @abstractmethod
+    def on_grid(self, rows: int, columns: int) -> AbstractContextManager[None]:
+        """Within the block, the tower takes pictures of rows × columns patches, for which the positions are resized."""
+
+    @abstractmethod
     def embed(self, image: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b token width"]:
         """The residual stream before the first block."""
 
@@ -310,5 +315,5 @@ def norm_gain(norm: nn.LayerNorm, like: Tensor) -> Float[Tensor, "width"]:
 
 
 def layer_scale_gain(gamma: Tensor | None, like: Tensor) -> Float[Tensor, "width 1"]:
-    """LayerScale's gains as a column; ones where there is no LayerScale."""
+    """LayerScale's gains as a column; ones for a block without LayerScale."""
     return like.new_ones(like.shape[0], 1) if gamma is None else wide(gamma)[:, None]
