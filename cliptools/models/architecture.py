@@ -105,7 +105,8 @@ def _is_plain(name: str, value: Any) -> bool:
 
 def token_grid(visual: Any) -> list[int]:
     """Return rows and columns of an image tower's tokens; empty if it has no grid."""
-    grid = getattr(getattr(getattr(visual, "trunk", visual), "patch_embed", visual), "grid_size", None)
+    patches = getattr(getattr(visual, "trunk", None), "patch_embed", visual)
+    grid = getattr(patches, "grid_size", None)
     if grid is not None:
         return [int(grid), int(grid)] if isinstance(grid, int) else [int(side) for side in grid]
     positions = getattr(getattr(visual, "attnpool", None), "positional_embedding", None)

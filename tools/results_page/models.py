@@ -26,7 +26,7 @@ class Sections:
         """The content of the file.
 
         Raises:
-            TableError: there is no such file.
+            TableError: the file does not exist.
         """
         if not self.path.exists():
             raise TableError(f"{self.path}: no such file")
@@ -36,7 +36,7 @@ class Sections:
         """Return the rows of a section.
 
         Raises:
-            TableError: there is no such section.
+            TableError: the file has no such section.
         """
         if title not in self.everything:
             raise TableError(f"{self.path}: expected a section {title!r}, found {', '.join(self.everything)}")
@@ -46,7 +46,7 @@ class Sections:
         """Return the one row of a section that has these values.
 
         Raises:
-            TableError: there is no such section, or not one such row.
+            TableError: the file has no such section, or the section has no such row or several.
         """
         rows = [row for row in self.section(title) if all(row.get(key) == value for key, value in values.items())]
         if len(rows) != 1:

@@ -244,19 +244,27 @@ def _explaining(unit: Fields, maps: Path | None, images: PictureTable) -> dict[s
     """Return a unit's share of a margin, what it sees and writes, and the picture of where it acts."""
     overlay = unit.optional("map", str) if maps is not None else None
     return {
-        "unit": [int(unit.number(key)) if key in unit.record else -1 for key in ("layer", "neuron", "head")],
+        "unit": _unit(unit),
         "share": unit.number("share"),
         "excess": unit.number("excess"),
         "sees": [word.get("word", str) for word in unit.objects("sees")],
-        "writes": [[word.get("word", str), word.number("coefficient")] for word in unit.objects("writes")],
+        "writes": _written(unit, "writes"),
         "picture": NO_PICTURE if overlay is None or maps is None else images.picture(str(_inside(maps, overlay))),
     }
 
 
 def _neuron(neuron: Fields) -> dict[str, Any]:
-    unit = [int(neuron.number(key)) if key in neuron.record else -1 for key in ("layer", "neuron", "head")]
-    words = [[word.get("word", str), word.number("coefficient")] for word in neuron.objects("words")]
-    return {"unit": unit, "norm": neuron.number("norm"), "words": words}
+    return {"unit": _unit(neuron), "norm": neuron.number("norm"), "words": _written(neuron, "words")}
+
+
+def _unit(record: Fields) -> list[int]:
+    """Return layer, neuron and head of a record, -1 for what it lacks."""
+    return [int(record.number(key)) if key in record.record else -1 for key in ("layer", "neuron", "head")]
+
+
+def _written(record: Fields, key: str) -> list[list[Any]]:
+    """Return words and their coefficients."""
+    return [[word.get("word", str), word.number("coefficient")] for word in record.objects(key)]
 
 
 def _lines(path: Path, bundle: Bundle, command: str) -> Iterator[Fields]:
