@@ -16,6 +16,10 @@ class TableError(Exception):
     """A table lacks a row, a column or a figure."""
 
 
+class MissingTableError(TableError):
+    """There is no such table."""
+
+
 class Share(NamedTuple):
     """A figure and its 95 % interval."""
 
@@ -130,7 +134,7 @@ class Tables:
         if name not in self._rows:
             path = self.folder / f"{name}.csv"
             if not path.exists():
-                raise TableError(f"{path}: no such table; make it by its target in examples/")
+                raise MissingTableError(f"{path}: no such table; make it by its target in examples/")
             with path.open(encoding="utf-8") as lines:
                 reader = csv.DictReader(line for line in lines if not line.startswith("#"))
                 self._rows[name] = [Row(f"{name}.csv", row) for row in reader]
