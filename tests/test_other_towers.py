@@ -254,16 +254,22 @@ def test_an_output_matrix_without_a_bias_cannot_hold_a_mean() -> None:
         neurons_at_mean(visual, {0: torch.tensor([1])}, {0: torch.tensor([0.5])})
 
 
-SIZES = {"vit": ("test_vit", 160, 13), "eva": ("eva02_tiny_patch14_224", 224, 5)}
-"""Small models of timm's, their sizes and numbers of pictures."""
+SIZES = {
+    "vit": ("test_vit", 160, 13, "token"),
+    "mean": ("test_vit", 160, 13, "avg"),
+    "eva": ("eva02_tiny_patch14_224", 224, 5, "token"),
+    "vitamin": ("vitamin_small_224", 224, 4, ""),
+}
+"""Small models of timm's, their sizes, numbers of pictures and poolings."""
+LAYERS = {"vit": "3-4", "mean": "3-4", "eva": "10", "vitamin": "12"}
 
 
 def write_model(folder: Path, kind: str) -> Path:
     """Write a folder in open_clip's form with random weights of a tower of timm's."""
     import open_clip
 
-    name, size, _ = SIZES[kind]
-    image = {"image_size": size, "timm_model_name": name, "timm_pool": "token", "timm_proj": "linear" if kind == "vit" else None}
+    name, size, _, pool = SIZES[kind]
+    image = {"image_size": size, "timm_model_name": name, "timm_pool": pool, "timm_proj": None if kind == "eva" else "linear"}
     text = TEXT | {"vocab_size": 49408}
     folder.mkdir()
     (folder / "open_clip_config.json").write_text(
@@ -281,8 +287,7 @@ def test_a_pipeline_from_a_local_file(kind: str, tmp_path: Path, run: Run) -> No
     (tmp_path / "photos").mkdir()
     for number in range(SIZES[kind][2]):
         Image.effect_noise((60, 50 + number), 90).convert("RGB").save(tmp_path / "photos" / f"{number:02}.png")
-    layers = ("--layers", "3-4") if kind == "vit" else ("--layers", "10")
-    made = run("effects", tmp_path / "photos", "--model", f"local-dir:{folder}", *layers, "--top-images", "2", "-q")
+    made = run("effects", tmp_path / "photos", "--model", f"local-dir:{folder}", "--layers", LAYERS[kind], "--top-images", "2", "-q")
     assert made.returncode == 0, made.stderr.decode()
     decomposed = run("decompose", "--m", "3", "--pool", "emoji", "-q", stdin=made.stdout)
     assert decomposed.returncode == 0, decomposed.stderr.decode()
