@@ -1,4 +1,4 @@
-"""Towers whose output is the mean of tokens: rows of attention in parts, their memory, and every command on a model in a folder."""
+"""Towers whose output is the mean of tokens: rows of attention in parts, their memory, and every command on such a model."""
 
 import json
 import string
@@ -49,7 +49,7 @@ def test_no_matrix_of_all_tokens_is_kept(monkeypatch: pytest.MonkeyPatch) -> Non
     images, adapter, heads = pictures(visual), tower_of(visual), 3
     tokens = adapter.tokens
     hooks, rows_of = adapter.readout.row_hooks(adapter.blocks, range(1, adapter.depth))
-    kept = [cell.cell_contents for cell in rows_of.__closure__ or () if isinstance(cell.cell_contents, dict)][0]
+    kept = next(cell.cell_contents for cell in rows_of.__closure__ or () if isinstance(cell.cell_contents, dict))
     monkeypatch.setattr(tower_module, "ROW_BYTES", 5 * 8 * 2 * heads * tokens)  # five rows
     sizes: list[int] = []
     softmax = torch.Tensor.softmax
@@ -101,7 +101,7 @@ FOLDERS: dict[str, dict[str, Any]] = {
     "clipa": IMAGE | {"no_ln_pre": True, "final_ln_after_pool": True},
     "norm-first": IMAGE | {"ls_init_value": 0.5, "block_type": "custom", "scale_attn_inner": True},
 }
-"""Image towers, the first as CLIPA's with its text tower: BERT's tokens without the separator, not causal, read at the last one."""
+"""Image towers; the first has CLIPA's text tower, not causal, with BERT's tokens less the separator, read at the last one."""
 
 
 def write_folder(folder: Path, kind: str) -> Path:
@@ -143,7 +143,14 @@ OTHER = ("pairs", "labels", "texts", "scenes", "pooled", "raw", "judge model", "
 def test_every_command_works_on_its_bundles(mean_suite: Suite) -> None:
     cases = {name: case for name, case in mean_suite.cases().items() if not any(word in name for word in OTHER)}
     commands = {"effects", "merge", "decompose", "judge", "spurious", "explain", "edit", "advgen", "view", "sheet", "gallery"}
-    assert {case.command for case in cases.values()} == commands | {"top", "concepts", "shift", "ablate", "segment", "segment_eval"}
+    assert {case.command for case in cases.values()} == commands | {
+        "top",
+        "concepts",
+        "shift",
+        "ablate",
+        "segment",
+        "segment_eval",
+    }
     for name, case in cases.items():
         ended = run_case(case)
         assert ended.returncode == 0, (name, ended.stderr.decode())

@@ -1,4 +1,4 @@
-"""Towers of timm's, open_clip's custom blocks and outputs that are means of tokens: every quantity compared with literal passes through the tower's own modules."""
+"""Towers of timm's, custom blocks and means of tokens: every quantity compared with literal passes through their modules."""
 
 import json
 from pathlib import Path
@@ -287,7 +287,9 @@ def test_a_pipeline_from_a_local_file(kind: str, tmp_path: Path, run: Run) -> No
     (tmp_path / "photos").mkdir()
     for number in range(SIZES[kind][2]):
         Image.effect_noise((60, 50 + number), 90).convert("RGB").save(tmp_path / "photos" / f"{number:02}.png")
-    made = run("effects", tmp_path / "photos", "--model", f"local-dir:{folder}", "--layers", LAYERS[kind], "--top-images", "2", "-q")
+    made = run(
+        "effects", tmp_path / "photos", "--model", f"local-dir:{folder}", "--layers", LAYERS[kind], "--top-images", "2", "-q"
+    )
     assert made.returncode == 0, made.stderr.decode()
     decomposed = run("decompose", "--m", "3", "--pool", "emoji", "-q", stdin=made.stdout)
     assert decomposed.returncode == 0, decomposed.stderr.decode()

@@ -21,6 +21,7 @@ from cliptools.towers.kinds import supported_tower, tower_of
 from cliptools.towers.readout import MeanOfTokens
 from cliptools.unit_effects.factored import UnitBlock
 from cliptools.unit_effects.select import choose_effects, factored_effect
+from tools import towers_table
 
 OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "Other-timm": (config({"timm_model_name": "convnext_atto", "image_size": 32}), "timm's convnext_atto"),
@@ -157,13 +158,21 @@ def test_towers_of_all_supported_architectures_have_an_adapter() -> None:
         with torch.device("meta"):
             tower = tower_of(open_clip.model._build_vision_tower(settings["embed_dim"], copy.deepcopy(settings["vision_cfg"])))
         class_token = tower.prefix == 1
-        assert class_token is not ("ViTamin" in name or "gap" in name) and tower.projection.shape[1] == settings["embed_dim"], name
+        assert class_token is not ("ViTamin" in name or "gap" in name) and tower.projection.shape[1] == settings["embed_dim"], (
+            name
+        )
         sides = tuple(stride * patches for stride, patches in zip(tower.stride, tower.grid, strict=True))
         assert sides == ((384, 384) if name == "ViTamin-XL-384" else native_size(tower.visual)), name  # it states 256
         if isinstance(tower.readout, MeanOfTokens):
             means.add(name)
             assert tower.readout == MeanOfTokens(slice(tower.prefix, None), "gap" in name), name
     assert means == {name for name in open_clip.list_models() if any(kind in name for kind in ("CLIPA", "ViTamin", "_gap_"))}
+
+
+def test_the_table_of_towers_is_that_of_open_clip_s_lists() -> None:
+    page = towers_table.PAGE.read_text(encoding="utf-8")
+    assert towers_table.filled(page) == page, "make man"
+    assert "| CLIPA | 6: ViT-L-14-CLIPA, ViT-L-14-CLIPA-336 … | 7 | mean of patches |" in page
 
 
 def test_the_size_of_pictures_is_that_of_timm_s_positions(tmp_path: Path) -> None:

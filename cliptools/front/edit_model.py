@@ -212,7 +212,9 @@ class Editor:
         self.early = not self.pooled and self.kind == "heads" and bool((self.unit[:, 0] < self._read_once).any())
         if self.early and not request.approximate and not request.mask:
             last = self._read_once
-            heads = f"heads before the last layer ({last})" if last < self._depth else "heads of a tower that reads a mean of tokens"
+            heads = (
+                f"heads before the last layer ({last})" if last < self._depth else "heads of a tower that reads a mean of tokens"
+            )
             raise UsageError(
                 f"{heads} are read at every token, and no weights put each token at its own mean: --mask FILE does, "
                 "--approximate puts all tokens at one mean"

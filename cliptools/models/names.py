@@ -21,8 +21,8 @@ OTHER_TIMM = re.compile(r"_(relpos|srelpos|dpwee|dwee|pwee)(_|$)|_rpn_|_hybrid_"
 ATTENTION_POOLING = re.compile(r"_(siglip|pe)_(?!gap)")
 """Names of timm's models that pool by attention, unless a configuration chooses another pooling."""
 SUPPORTED = (
-    "open_clip's ViTs and timm's ViT, EVA and ViTamin that pool by their class token or a mean of tokens, and open_clip's ResNets "
-    "that pool by attention"
+    "open_clip's ViTs and timm's ViT, EVA and ViTamin that pool by their class token or a mean of tokens, and open_clip's "
+    "ResNets that pool by attention"
 )
 
 
@@ -57,7 +57,9 @@ def _timm_fault(name: str, pool: str, projection: Any) -> str | None:
     if TIMM.match(name) is None or OTHER_TIMM.search(name):
         return f"its image tower is timm's {name}"
     if pool not in ("token", "avg", ""):
-        return f"its image tower is timm's {name}, which pools by timm_pool={pool[:20]!r}, not by its class token or a mean ('avg')"
+        return (
+            f"its image tower is timm's {name}, which pools by timm_pool={pool[:20]!r}, not by its class token or a mean ('avg')"
+        )
     if projection == "mlp":
         return f"its image tower is timm's {name} with a nonlinear projection (timm_proj='mlp')"
     return None

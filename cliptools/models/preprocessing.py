@@ -258,8 +258,8 @@ def _value_text(value: Any) -> str:
     return f"{value[0]:g}" if len(set(value)) == 1 else "/".join(f"{number:g}" for number in value)
 
 
-def size_by_positions(clip: nn.Module) -> None:
-    """Give a tower of timm's the size of pictures that its positions have; open_clip's ViTamin-XL-384 states 256 in place of 384."""
+def size_of_trunk(clip: nn.Module) -> None:
+    """Give a tower of timm's the size of pictures that its positions have; open_clip states 256 pixels for ViTamin-XL-384."""
     visual: Any = clip.visual
     size = getattr(getattr(getattr(visual, "trunk", None), "patch_embed", None), "img_size", None)
     if size is None or getattr(visual.trunk, "dynamic_img_size", False) or tuple(size) == tuple(visual.image_size):

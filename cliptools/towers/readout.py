@@ -13,6 +13,7 @@ attention, of a layer at a time, and rows of attention are computed after the pa
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -25,13 +26,13 @@ from cliptools.unit_effects.factored import wide
 
 @dataclass
 class Kept:
-    """What hooks keep of one layer's attention."""
+    """What hooks keep of one layer's attention; the deviation of a LayerNorm that is absent is 1."""
 
     x: Float[Tensor, "b token width"] | None = None
     """Its input."""
     sigma_1: Float[Tensor, "b token"] | float = 1.0
-    sigma_query: Float[Tensor, "b j"] | float = 1.0
-    """sigma_j^inner sigma_j^attn."""
+    sigma_inner: Float[Tensor, "b j"] | float = 1.0
+    sigma_attn: Float[Tensor, "b j"] | float = 1.0
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ class MeanOfTokens(Readout):
     def _rows(self, block: Block, kept: Kept, beta: Beta) -> Float[Tensor, "b head token"]:
         """Sum over j of beta_j a_ji / (sigma_j^inner sigma_j^attn)."""
         assert kept.x is not None  # the forward pass is over
-        return block.attention.row_sums(kept.x, (beta / kept.sigma_query)[:, None], self.tokens)[:, :, 0]
+        weight = beta / kept.sigma_inner / kept.sigma_attn  # [b, j]
+        return block.attention.row_sums(kept.x, weight[:, None], self.tokens)[:, :, 0]
 
     def _keep(self, blocks: Sequence[Block], layers: Iterable[int]) -> tuple[Hooks, dict[int, Kept]]:
         """Hooks that fill in what is kept of these layers."""
@@ -88,28 +90,16 @@ class MeanOfTokens(Readout):
         hooks: Hooks = []
         for layer, parts in kept.items():
             block = blocks[layer]
-            hooks += block.attention.listen(block.norm_1, _set_x(parts))
-            if block.norm_1 is not None:
-                hooks.append((block.norm_1, _set_sigma_1(parts)))
-            hooks += [(norm, self._multiply_sigma(parts)) for norm in (block.attention.inner, block.norm_attn) if norm is not None]
+            norms = (("sigma_1", block.norm_1), ("sigma_inner", block.attention.inner), ("sigma_attn", block.norm_attn))
+            hooks += block.attention.listen(block.norm_1, partial(setattr, parts, "x"))
+            hooks += [(norm, self._keep_sigma(parts, name)) for name, norm in norms if norm is not None]
         return hooks, kept
 
-    def _multiply_sigma(self, parts: Kept) -> Callable[..., None]:
+    def _keep_sigma(self, parts: Kept, name: str) -> Callable[..., None]:
+        """A hook that keeps a LayerNorm's deviations: of all tokens for attention's input, of the tokens j for its output."""
+        tokens = slice(None) if name == "sigma_1" else self.tokens
+
         def hook(norm: nn.LayerNorm, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            parts.sigma_query = deviation(inputs[0][:, self.tokens], norm) * parts.sigma_query
+            setattr(parts, name, deviation(inputs[0][:, tokens], norm))
 
         return hook
-
-
-def _set_x(parts: Kept) -> Callable[[Tensor], None]:
-    def use(x: Float[Tensor, "b token width"]) -> None:
-        parts.x = x
-
-    return use
-
-
-def _set_sigma_1(parts: Kept) -> Callable[..., None]:
-    def hook(norm: nn.LayerNorm, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        parts.sigma_1 = deviation(inputs[0], norm)
-
-    return hook
