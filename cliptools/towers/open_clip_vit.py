@@ -105,7 +105,7 @@ class OpenClipTower(Tower):
             ModelError: the tower pools in another way, or its blocks are of an unknown kind.
         """
         _check_pooling(visual)
-        if visual.pool_type == "avg":
+        if visual.attn_pool is None and visual.pool_type == "avg":
             self.readout = MeanOfTokens(slice(1, None), not visual.final_ln_after_pool)
         self.visual, self.final_norm, self.prefix = visual, visual.ln_post, 1
         rows, columns = visual.grid_size

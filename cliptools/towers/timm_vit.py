@@ -87,7 +87,7 @@ class TimmTower(Tower):
             raise ModelError(f"timm's {type(trunk).__name__} of this model {fault}")
         (self.final_norm,) = _final_norms(trunk)
         self.prefix = int(trunk.num_prefix_tokens)
-        if trunk.global_pool == "avg":
+        if trunk.attn_pool is None and trunk.global_pool == "avg":
             first = 0 if getattr(trunk, "pool_include_prefix", False) else self.prefix
             self.readout = MeanOfTokens(slice(first, None), self.final_norm is trunk.norm)
         rows, columns = trunk.patch_embed.grid_size
