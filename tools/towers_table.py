@@ -24,17 +24,19 @@ class Family(NamedTuple):
     """All that effects take as it is in the forward pass, besides attention and the deviations of LayerNorms."""
 
 
-LATER = "later MLPs"
+LATER, HEADS = "later MLPs", "heads of later layers"
+OWN = "later MLPs, that of the pooling too"
+PAIRS = "1 for a pair; second: heads of the pooling times those of later layers"
 ALL = "second, first, indirect"
 FAMILIES = {
-    "CLIP ViT": Family("class token", ALL, "heads of later layers", LATER),
-    "EVA": Family("class token", ALL, "heads of later layers", LATER),
-    "MobileCLIP ViT": Family("class token", ALL, "heads of later layers", LATER),
-    "CLIPA": Family("mean of patches", ALL, "heads of later layers", LATER),
-    "ViTamin": Family("mean of patches", f"{ALL}, of the last stage", "heads of later layers", LATER),
-    "CoCa": Family("attention with queries", "pooled, second", "heads of the pooling, times those of later layers", LATER),
-    "SigLIP": Family("attention with a query", "pooled, second", "the same", f"{LATER}, that of the pooling too"),
-    "Perception Encoder": Family("attention with a query", "pooled, second", "the same", f"{LATER}, that of the pooling too"),
+    "CLIP ViT": Family("class token", ALL, HEADS, LATER),
+    "EVA": Family("class token", ALL, HEADS, LATER),
+    "MobileCLIP ViT": Family("class token", ALL, HEADS, LATER),
+    "CLIPA": Family("mean of patches", ALL, HEADS, LATER),
+    "ViTamin": Family("mean of patches", f"{ALL}, of the last stage", HEADS, LATER),
+    "CoCa": Family("attention with queries", "pooled, second, indirect", PAIRS, LATER),
+    "SigLIP": Family("attention with a query", "pooled, second, indirect", PAIRS, OWN),
+    "Perception Encoder": Family("attention with a query", "pooled, second, indirect", PAIRS, OWN),
     "CLIP ResNet": Family("attention of the mean", "pooled", "1 for a pair", "nothing else: the pooling reads the neurons"),
 }
 OTHER = {"convnext": "ConvNeXt", "fastvit": "MobileCLIP FastViT"}
