@@ -33,6 +33,7 @@ lint: $(VENV)/.installed-test
 # results from docs/source and the tables of examples/results.
 man: $(VENV)/.installed-test
 	$(BIN)/python -m tools.manual
+	$(BIN)/python -m tools.towers_table
 	$(BIN)/python -m tools.results_page
 
 bench:

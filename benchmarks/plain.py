@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 EMBEDDED = "emoji-vit", "emoji-rn"
-LAST = {"ViT-B-32": 10, "ViT-L-14": 22, "emoji-vit": 6}  # last layer with second-order effects
+LAST = {
+    "ViT-B-32": 10,
+    "ViT-L-14": 22,
+    "emoji-vit": 6,
+    "EVA02-B-16": 10,
+    "ViT-L-14-CLIPA": 22,
+    "ViTamin-S": 12,
+}  # last layer with second-order effects
 
 
 def weights(model: str) -> list[str]:

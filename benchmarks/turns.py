@@ -24,6 +24,7 @@ from runs import Log, Row, arguments, conclude, in_own_process, log_of, say
 
 MINUTES = 35
 COUNTS = {"ViT-B-32": 768, "ViT-L-14": 96, "RN50": 192, "RN50x16": 64, "emoji-vit": 64, "emoji-rn": 64}
+COUNTS |= {"EVA02-B-16": 96, "ViT-L-14-CLIPA": 32, "ViTamin-S": 96}
 SETTINGS = ("default", "all layers")
 GOALS = {
     ("ViT-B-32", "default"): 1.15,
@@ -31,6 +32,7 @@ GOALS = {
     ("ViT-B-32", "all layers"): 1.4,
     ("RN50", "default"): 1.1,
     ("RN50x16", "default"): 1.1,
+    ("EVA02-B-16", "default"): 1.15,
 }
 SAME = ("model", "precision", "batch", "setting", "images")
 

@@ -114,7 +114,7 @@ class Tables:
             TableError: there is no such line, or there are several.
         """
         rows = self.rows(name, **values)
-        compared = [column for column in ("top1", "n") if column in rows[0].cells] or list(rows[0].cells)
+        compared: list[str] = [column for column in ("top1", "n") if column in rows[0].cells] or list(rows[0].cells)
         if any([row.cells[column] for column in compared] != [rows[0].cells[column] for column in compared] for row in rows):
             raise TableError(f"{name}.csv: expected one row with {_listed(values)}, found {len(rows)}")
         return rows[0]

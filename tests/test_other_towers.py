@@ -1,4 +1,4 @@
-"""Towers of timm's and open_clip's custom blocks: every quantity compared with literal passes through the tower's own modules."""
+"""Towers of timm's, custom blocks and means of tokens: every quantity compared with literal passes through their modules."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,22 @@ from typing import Any
 import pytest
 import torch
 from conftest import Run
-from helpers.other_towers import CUSTOM, CUSTOM_SHAPES, EVA, SHAPES, VIT, WIDTHS, Frozen, custom_tower, pictures, timm_tower
+from helpers.other_towers import (
+    CLIPA,
+    CUSTOM,
+    CUSTOM_SHAPES,
+    EVA,
+    MEANS,
+    SHAPES,
+    VIT,
+    WIDTHS,
+    Frozen,
+    attention_as,
+    custom_tower,
+    mean_tower,
+    pictures,
+    timm_tower,
+)
 from helpers.weights_files import TEXT, save
 from PIL import Image
 from torch import Tensor
@@ -21,17 +36,20 @@ from cliptools.segmentation.vit_baselines import attention_pass, direct_effects
 from cliptools.streaming.vit_indirect import Indirect
 from cliptools.towers.hooks import hooked
 from cliptools.towers.kinds import tower_of
+from cliptools.towers.open_clip_vit import TorchAttention
 from cliptools.unit_effects.factored import UnitBlock
 from cliptools.unit_effects.vit_direct import FirstOrder, Heads
 from cliptools.unit_effects.vit_second_order import SecondOrder, trace
 
-KINDS = [*EVA, *VIT, *(f"custom-{kind}" for kind in CUSTOM)]
+KINDS = [*EVA, *VIT, *MEANS, *(f"custom-{kind}" for kind in CUSTOM), *(f"mean-{kind}" for kind in CLIPA)]
 PROJECTIONS = ("head", "proj", "both")
 
 
 def tower(kind: str, number: int) -> Any:
     if kind.startswith("custom-"):
         return custom_tower(kind.removeprefix("custom-"), CUSTOM_SHAPES[number], number)
+    if kind.startswith("mean-"):
+        return mean_tower(kind.removeprefix("mean-"), CUSTOM_SHAPES[number], number)
     return timm_tower(kind, SHAPES[number], WIDTHS[number], number, PROJECTIONS[number])
 
 
@@ -87,12 +105,23 @@ def test_indirect_effects_and_masks_are_passes_with_replaced_activations(kind: s
 def _replaced(visual: Any, matrix: Any, columns: list[int], mean: Tensor, images: Tensor) -> Tensor:
     """M(I) with columns of a matrix's input at their means, token by token."""
 
-    def replace(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
-        changed = inputs[0].clone()
-        changed[..., columns] = mean
-        return (changed,)
+    def changed(y: Tensor) -> Tensor:
+        y = y.clone()
+        y[..., columns] = mean
+        return y
 
-    handle = matrix.register_forward_pre_hook(replace)
+    layers = [layer for layer, block in enumerate(tower_of(visual).blocks) if block.attention.output is matrix]
+    if layers and isinstance(tower_of(visual).blocks[0].attention, TorchAttention):  # does not call the matrix as a module
+        calls = iter(range(tower_of(visual).depth))
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
+            z = ((q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1) @ v).transpose(1, 2)  # (b, token, head, e)
+            z = changed(z.flatten(2)).unflatten(2, z.shape[2:]) if next(calls) == layers[0] else z
+            return z.transpose(1, 2)
+
+        with attention_as(attend):
+            return visual(images)
+    handle = matrix.register_forward_pre_hook(lambda module, inputs: (changed(inputs[0]),))
     output = visual(images)
     handle.remove()
     return output
@@ -152,8 +181,8 @@ def test_written_out_attention_is_the_tower_s_and_heads_add_up(kind: str) -> Non
         t = torch.randn(2, 1, adapter.projection.shape[1]).double()
         D = heads.directions(block)
         shares = direct_effects(visual, forward, t, layers=1).sum(-1)[:, 0]  # (b,)
-        sigma = trace(visual, images, [last]).sigma_post  # (b,)
-        with_bias = S + bias.unflatten(0, (attention.heads, -1)) / sigma[:, None, None]
+        beta = trace(visual, images, [last]).beta.sum(1)  # (b,)
+        with_bias = S + bias.unflatten(0, (attention.heads, -1)) * beta[:, None, None]
         uncentred = torch.einsum("bhe,hed,bd->b", with_bias, D, t[:, 0])
         W_O = adapter.blocks[last].output_matrix().unflatten(1, (attention.heads, -1))  # (width, head, e)
         mean = torch.einsum("bhe,whe->bw", with_bias, W_O).mean(-1)  # (b,): taken away by the final LayerNorm
@@ -170,14 +199,14 @@ def attention_pass_until(visual: Any, images: Tensor, layer: int) -> Tensor:
     return store[0]
 
 
-@pytest.mark.parametrize("kind", [*EVA, *VIT])
+@pytest.mark.parametrize("kind", [*EVA, *VIT, *MEANS, "mean-clipa"])
 def test_pictures_of_other_sizes_leave_the_tower_as_it_was(kind: str) -> None:
     visual = tower(kind, 0)
     images, adapter = pictures(visual), tower_of(visual)
     before = visual(images)
     with on_grid(visual, 2, 5):
         resized = tower_of(visual)
-        assert resized.grid == (2, 5) and resized.stride == adapter.stride
+        assert (kind == "mean-clipa" or resized.grid == (2, 5)) and resized.stride == adapter.stride
         larger = torch.randn(1, 3, 2 * adapter.stride[0], 5 * adapter.stride[1], dtype=torch.float64)
         forward = attention_pass(visual, larger)
         close(forward.embedding, visual(larger))
@@ -186,7 +215,8 @@ def test_pictures_of_other_sizes_leave_the_tower_as_it_was(kind: str) -> None:
 
 
 FAULTS: dict[str, tuple[Any, str]] = {
-    "mean": (lambda trunk: setattr(trunk, "global_pool", "avg"), "pools by 'avg', not by its class token"),
+    "maximum": (lambda trunk: setattr(trunk, "global_pool", "max"), "pools by 'max', not by its class token"),
+    "no class token": (lambda trunk: setattr(trunk, "num_prefix_tokens", 0), "pools by 'token', not by its class token"),
     "another class": (
         lambda trunk: setattr(trunk, "__class__", torch.nn.Sequential),
         "is not one of its VisionTransformer",
@@ -224,16 +254,22 @@ def test_an_output_matrix_without_a_bias_cannot_hold_a_mean() -> None:
         neurons_at_mean(visual, {0: torch.tensor([1])}, {0: torch.tensor([0.5])})
 
 
-SIZES = {"vit": ("test_vit", 160, 13), "eva": ("eva02_tiny_patch14_224", 224, 5)}
-"""Small models of timm's, their sizes and numbers of pictures."""
+SIZES = {
+    "vit": ("test_vit", 160, 13, "token"),
+    "mean": ("test_vit", 160, 13, "avg"),
+    "eva": ("eva02_tiny_patch14_224", 224, 5, "token"),
+    "vitamin": ("vitamin_small_224", 224, 4, ""),
+}
+"""Small models of timm's, their sizes, numbers of pictures and poolings."""
+LAYERS = {"vit": "3-4", "mean": "3-4", "eva": "10", "vitamin": "12"}
 
 
 def write_model(folder: Path, kind: str) -> Path:
     """Write a folder in open_clip's form with random weights of a tower of timm's."""
     import open_clip
 
-    name, size, _ = SIZES[kind]
-    image = {"image_size": size, "timm_model_name": name, "timm_pool": "token", "timm_proj": "linear" if kind == "vit" else None}
+    name, size, _, pool = SIZES[kind]
+    image = {"image_size": size, "timm_model_name": name, "timm_pool": pool, "timm_proj": None if kind == "eva" else "linear"}
     text = TEXT | {"vocab_size": 49408}
     folder.mkdir()
     (folder / "open_clip_config.json").write_text(
@@ -251,8 +287,9 @@ def test_a_pipeline_from_a_local_file(kind: str, tmp_path: Path, run: Run) -> No
     (tmp_path / "photos").mkdir()
     for number in range(SIZES[kind][2]):
         Image.effect_noise((60, 50 + number), 90).convert("RGB").save(tmp_path / "photos" / f"{number:02}.png")
-    layers = ("--layers", "3-4") if kind == "vit" else ("--layers", "10")
-    made = run("effects", tmp_path / "photos", "--model", f"local-dir:{folder}", *layers, "--top-images", "2", "-q")
+    made = run(
+        "effects", tmp_path / "photos", "--model", f"local-dir:{folder}", "--layers", LAYERS[kind], "--top-images", "2", "-q"
+    )
     assert made.returncode == 0, made.stderr.decode()
     decomposed = run("decompose", "--m", "3", "--pool", "emoji", "-q", stdin=made.stdout)
     assert decomposed.returncode == 0, decomposed.stderr.decode()

@@ -91,7 +91,8 @@ def test_attention_pass_is_the_model(tower) -> None:
         for layer, A in enumerate(attentions):
             torch.testing.assert_close(seen.attention[layer][b], A, **EXACT)
             torch.testing.assert_close(seen.normed[layer][b], reads[layer], **EXACT)
-        torch.testing.assert_close(seen.last[b], last, **EXACT)
+        sigma = ((last - last.mean()).square().mean() + visual.ln_post.eps).sqrt()
+        torch.testing.assert_close(seen.beta[b], 1 / sigma[None], **EXACT)
 
 
 def test_attention_and_rollout(tower) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,26 @@ from PIL import Image
 from cliptools.errors import ModelError, UsageError
 from cliptools.models.load import load_model
 from cliptools.models.names import architecture_names, tower_fault
+from cliptools.segmentation.towers import native_size
 from cliptools.towers.kinds import supported_tower, tower_of
+from cliptools.towers.readout import MeanOfTokens
 from cliptools.unit_effects.factored import UnitBlock
 from cliptools.unit_effects.select import choose_effects, factored_effect
+from tools import towers_table
 
 OTHERS: dict[str, tuple[dict[str, Any], str]] = {
-    "Other-timm": (config({"timm_model_name": "vit_tiny_patch16_224", "image_size": 32}), "timm's vit_tiny_patch16_224"),
+    "Other-timm": (config({"timm_model_name": "convnext_atto", "image_size": 32}), "timm's convnext_atto"),
+    "Other-max": (
+        config({"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "max", "image_size": 32}),
+        "which pools by timm_pool='max', not by its class token or a mean",
+    ),
     "Other-siglip": (
         config({"timm_model_name": "vit_tiny_patch16_siglip_224", "timm_pool": "map", "image_size": 32}),
         r"timm's vit_tiny_patch16_siglip_224, which pools by attention \(SigLIP's kind\)",
     ),
     "Other-coca": (config(VIT, multimodal_cfg={"width": 16}, custom_text=True), "it is a CoCa"),
     "Other-pool": (config(VIT | {"attentional_pool": True, "attn_pooler_heads": 2}), "pools by attention"),
-    "Other-avg": (config(VIT | {"pool_type": "avg"}), "pool_type='avg'"),
+    "Other-none": (config(VIT | {"pool_type": "none"}), "pool_type='none'"),
     "Other-cosine": (
         config(VIT | {"scaled_cosine_attn": True}),
         "which open_clip's own code does not run",
@@ -126,14 +134,10 @@ def test_open_clip_s_configurations_are_judged_as_their_towers_are() -> None:
     timm = {name for name in names if "timm_model_name" in open_clip.get_model_config(name)["vision_cfg"]}
     assert timm & supported == {
         "EVA01-g-14", "EVA01-g-14-plus", "EVA02-B-16", "EVA02-E-14", "EVA02-E-14-plus", "EVA02-L-14", "EVA02-L-14-336",
-        "MobileCLIP-B", "MobileCLIP2-B", "MobileCLIP2-L-14",
+        "MobileCLIP-B", "MobileCLIP2-B", "MobileCLIP2-L-14", "vit_medium_patch16_gap_256", "ViTamin-S", "ViTamin-S-LTT",
+        "ViTamin-B", "ViTamin-B-LTT", "ViTamin-L", "ViTamin-L-256", "ViTamin-L-336", "ViTamin-L-384", "ViTamin-L2",
+        "ViTamin-L2-256", "ViTamin-L2-336", "ViTamin-L2-384", "ViTamin-XL-256", "ViTamin-XL-336", "ViTamin-XL-384",
     }  # fmt: skip
-    for name in sorted(timm & supported):
-        settings = open_clip.get_model_config(name)
-        with torch.device("meta"):
-            tower = tower_of(open_clip.model._build_vision_tower(settings["embed_dim"], settings["vision_cfg"]))
-        assert tower.projection.shape[1] == settings["embed_dim"] and tower.tokens == 1 + tower.grid[0] * tower.grid[1]
-        assert tower.stride[0] * tower.grid[0] == settings["vision_cfg"]["image_size"]
     for name, (settings, _) in OTHERS.items():
         if "timm" in str(settings) or "multimodal_cfg" in settings:
             continue
@@ -143,12 +147,63 @@ def test_open_clip_s_configurations_are_judged_as_their_towers_are() -> None:
             supported_tower(clip)
 
 
+def test_towers_of_all_supported_architectures_have_an_adapter() -> None:
+    import open_clip
+
+    means = set()
+    for name in open_clip.list_models():
+        settings = open_clip.get_model_config(name)
+        if tower_fault(settings) is not None or isinstance(settings["vision_cfg"].get("layers"), list):
+            continue
+        with torch.device("meta"):
+            tower = tower_of(open_clip.model._build_vision_tower(settings["embed_dim"], copy.deepcopy(settings["vision_cfg"])))
+        class_token = tower.prefix == 1
+        assert class_token is not ("ViTamin" in name or "gap" in name) and tower.projection.shape[1] == settings["embed_dim"], (
+            name
+        )
+        sides = tuple(stride * patches for stride, patches in zip(tower.stride, tower.grid, strict=True))
+        assert sides == ((384, 384) if name == "ViTamin-XL-384" else native_size(tower.visual)), name  # it states 256
+        if isinstance(tower.readout, MeanOfTokens):
+            means.add(name)
+            assert tower.readout == MeanOfTokens(slice(tower.prefix, None), "gap" in name), name
+    assert means == {name for name in open_clip.list_models() if any(kind in name for kind in ("CLIPA", "ViTamin", "_gap_"))}
+
+
+def test_the_table_of_towers_is_that_of_open_clip_s_lists() -> None:
+    page = towers_table.PAGE.read_text(encoding="utf-8")
+    assert towers_table.filled(page) == page, "make man"
+    assert "| CLIPA | 6: ViT-L-14-CLIPA, ViT-L-14-CLIPA-336 … | 7 | mean of patches |" in page
+
+
+def test_the_size_of_pictures_is_that_of_timm_s_positions(tmp_path: Path) -> None:
+    import open_clip
+
+    image = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "avg", "image_size": 96}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config(image, custom_text=True)}))
+    clip = open_clip.create_model(f"local-dir:{tmp_path}", load_weights=False)
+    save(clip.state_dict(), tmp_path / "open_clip_model.safetensors")
+    model = load_model(f"local-dir:{tmp_path}", None, "cpu")
+    assert model.clip.visual.image_size == (224, 224) and model.preprocessing["size"] == [224, 224]
+    picture = model.transform(Image.new("RGB", (50, 40)))
+    assert model.clip.encode_image(picture[None]).shape == (1, 12)
+
+
+def test_open_clip_s_tags_are_supported_or_not() -> None:
+    import open_clip
+
+    tags = open_clip.list_pretrained()
+    refused = [name for name, _ in tags if tower_fault(open_clip.get_model_config(name)) is not None]
+    means = [name for name, _ in tags if name not in refused and ("CLIPA" in name or "ViTamin" in name)]
+    assert len(means) == 22 and len(tags) - len(refused) >= 139
+    assert not [name for name in refused if not re.search("convnext|coca|SigLIP|siglip|PE-Core|MobileCLIP2?-S", name)]
+
+
 def test_a_judge_may_have_any_tower(tmp_path: Path) -> None:
     import open_clip
 
     torch.manual_seed(0)
-    weights = open_clip.create_model("Other-avg").state_dict()
-    model = load_model("Other-avg", str(save(weights, tmp_path / "w.safetensors")), "cpu", any_tower=True)
+    weights = open_clip.create_model("Other-none").state_dict()
+    model = load_model("Other-none", str(save(weights, tmp_path / "w.safetensors")), "cpu", any_tower=True)
     assert torch.equal(model.clip.state_dict()["visual.proj"], weights["visual.proj"])
 
 
@@ -162,12 +217,14 @@ UNUSUAL: dict[str, dict[str, Any]] = {
     "norms without biases": {"norm_kwargs": {"bias": False}},
     "default blocks": {"block_type": "default", "scale_fc": True},
     "tanh": {"act_kwargs": {"approximate": "tanh"}},
+    "mean": {"pool_type": "avg", "final_ln_after_pool": True},
+    "mean of norms": {"pool_type": "avg", "ls_init_value": 0.3},
 }
 
 
 @pytest.mark.parametrize("kind", UNUSUAL)
 def test_unusual_towers_give_the_effects_of_plain_ones(kind: str, tmp_path: Path) -> None:
-    """Direct effects of heads and MLPs, the class token's start and biases sum to M(I), so the equations hold here."""
+    """Direct effects of heads and MLPs, the first residual stream and biases sum to M(I), so the equations hold here."""
     from open_clip.model import CLIP
 
     settings = config(VIT | {"layers": 3} | UNUSUAL[kind])
@@ -196,16 +253,22 @@ def direct_total(clip: Any, images: torch.Tensor) -> torch.Tensor:
     last = x
     for block in blocks:
         last = block(last)
-    cls = last[:, 0]
     norm = visual.ln_post
-    sigma = ((cls - cls.mean(-1, keepdim=True)).square().mean(-1, keepdim=True) + norm.eps).sqrt()
-    gamma = torch.ones_like(cls[0]) if norm.weight is None else norm.weight
-    beta = torch.zeros_like(cls[0]) if norm.bias is None else norm.bias
+    gamma = torch.ones_like(last[0, 0]) if norm.weight is None else norm.weight
+    beta = torch.zeros_like(last[0, 0]) if norm.bias is None else norm.bias
+
+    def pooled(x: torch.Tensor) -> torch.Tensor:
+        return x[:, 1:].mean(1) if visual.pool_type == "avg" else x[:, 0]
+
+    def deviation(x: torch.Tensor) -> torch.Tensor:
+        return ((x - x.mean(-1, keepdim=True)).square().mean(-1, keepdim=True) + norm.eps).sqrt()
 
     def read_out(part: torch.Tensor) -> torch.Tensor:
-        return (gamma * part / sigma) @ visual.proj
+        if visual.final_ln_after_pool:
+            return (gamma * pooled(part) / deviation(pooled(last))) @ visual.proj
+        return pooled(gamma * part / deviation(last)) @ visual.proj
 
-    left = x[:, 0] - cls.mean(-1, keepdim=True)
+    left = x - last.mean(-1, keepdim=True)
     total = beta @ visual.proj
     for layer, block in enumerate(blocks):
         gains = [getattr(scale, "gamma", 1.0) for scale in (block.ls_1, block.ls_2)]

@@ -15,8 +15,9 @@ what they read of neurons, so
     units          second-order effects of the units
     other_units    second-order effects of all other neurons
     heads          direct effects of all heads, less both: what heads read of embeddings, attention layers and biases
-    mlps           direct effects of all neurons at the class token
-    rest           embedding of the class token, biases of layers and LayerNorms, and the means that the last LayerNorm takes away
+    mlps           direct effects of all neurons
+    rest           embedding of the tokens that the output is read from, biases of layers and LayerNorms, and the means that the
+                   last LayerNorm takes away
 
 The effects of a CLIP-ResNet's pairs are all that its pooling reads, so it has `units`, `other_units` and `rest`, its biases.
 

@@ -23,7 +23,7 @@ from cliptools.towers.hooks import hooked
 from cliptools.towers.tower import Tower as ImageTower
 from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, index_of, wide
 from cliptools.unit_effects.resnet_pooling import LAYER, Pooled, PooledHeads, PooledNeurons, PoolTrace, trace_pool
-from cliptools.unit_effects.vit_direct import FirstOrder, Heads
+from cliptools.unit_effects.vit_direct import FirstOrder, Heads, direct_scalars
 from cliptools.unit_effects.vit_second_order import SecondOrder, Trace, scalars, trace_hooks
 
 
@@ -42,7 +42,7 @@ class ForwardPass(ABC):
     head_scalars: list[Float[Tensor, "b head e"]]
     """S of the direct effects of all heads, one tensor for each layer of `Tower.head_blocks`."""
     mlps: Float[Tensor, "b d"] | None
-    """Sum of the direct effects of all neurons at the class token; None for a ResNet, where neurons have no such effect."""
+    """Sum of the direct effects of all neurons; None for a ResNet, where neurons have no such effect."""
 
     @abstractmethod
     def scalars(self, block: UnitBlock) -> Float[Tensor, "b n k"]:
@@ -50,7 +50,7 @@ class ForwardPass(ABC):
 
     @abstractmethod
     def token_scalars(self, image: int, block: UnitBlock) -> Float[Tensor, "token n k"]:
-        """Parts of S that come from each token of one image; the class token or mean token is the first."""
+        """Parts of S that come from each token of one image; a class token or mean token is the first."""
 
 
 class Tower(ABC):
@@ -68,7 +68,7 @@ class Tower(ABC):
     grid: tuple[int, int]
     """Rows and columns of tokens."""
     prefix: int = 1
-    """Number of tokens before those of the grid: a class token with registers, or a mean token."""
+    """Number of tokens before those of the grid: a class token with registers, a mean token, or none."""
 
     @abstractmethod
     def read(self, image: Float[Tensor, "b 3 y x"]) -> ForwardPass:
@@ -113,11 +113,10 @@ class VitPass(ForwardPass):
     def __init__(self, tower: ImageTower, trace: Trace, head_scalars: list[Float[Tensor, "b head e"]]) -> None:
         self.trace, self.embedding, self.head_scalars = trace, wide(trace.embedding), head_scalars
         first = FirstOrder(tower)
-        sigma = trace.sigma_post[:, None]  # [b, 1]
         self.mlps = torch.zeros_like(self.embedding)
-        for layer, p in trace.p.items():
-            S = p[:, 0].to(sigma.dtype) / sigma  # [b, n]
-            self.mlps += first.total(UnitBlock(layer, torch.arange(S.shape[1])), S[..., None])
+        for layer in trace.p:
+            S = direct_scalars(tower, trace, layer)  # [b, n, 1]
+            self.mlps += first.total(UnitBlock(layer, torch.arange(S.shape[1])), S)
 
     def scalars(self, block: UnitBlock) -> Float[Tensor, "b n k"]:
         """Implements ForwardPass.scalars."""
@@ -127,8 +126,8 @@ class VitPass(ForwardPass):
         """Implements ForwardPass.token_scalars."""
         trace = self.trace
         p = trace.p[block.layer][image, :, None]  # [token, 1, neuron]
-        alpha = {layer: a[image].T[..., None] for layer, a in trace.alpha.items()}  # [token, head, 1]
-        alone = Trace(trace.embedding, trace.sigma_post[image].expand(len(p)), alpha, {block.layer: p})
+        reach = {layer: a[image].T[..., None] for layer, a in trace.reach.items()}  # [token, head, 1]
+        alone = Trace(trace.embedding, trace.beta, reach, {block.layer: p})
         return scalars(alone, block.layer, block.neurons.to(self.embedding.device))
 
 

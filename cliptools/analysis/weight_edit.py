@@ -4,7 +4,8 @@ No edit changes the tower itself: each function returns the changed weights by t
 
 Null edit of a ViT's neuron n of layer l. The neuron writes w_n = ls2_l * c_n into the residual stream, where c_n is its column of
 the MLP's output matrix. With the LayerNorms of the forward pass frozen, one later head k = (l', h) carries p_i w_n from token i
-to the output, and the residual stream carries it from the class token. Along a vector v of the joint space both are multiples of
+to the output, and the residual stream carries it from where the output is read. Along a vector v of the joint space both are
+multiples of
 
     g_k = C (gamma_l' * W_V^h' W_O^h' (ls1_l' * g_0)),        g_0 = C (gamma_post * P v),        C = I - 1 1' / width
 
@@ -23,7 +24,8 @@ Units at their means. Exact, because the output is linear in what is replaced:
     ResNet neuron n, head h    W_V[:, n] = 0, or W_V^h = 0                           output bias + b
 
 p^n is the neuron's activation and z^h the head's attention-weighted values, biases included; both get one mean for all tokens. In
-the last layer only the class token of z^h is read, so the mean over class tokens makes the edit a mean ablation of the head.
+the last layer only the class token of z^h is read, so the mean over class tokens makes the edit a mean ablation of the head;
+towers whose output is read from the mean of tokens have no such layer.
 """
 
 from collections.abc import Mapping, Sequence

@@ -12,7 +12,7 @@ PRETRAINED_HELP = "Weights of the model: a tag of open_clip, a weights file, a f
 TEXT_FROM_HELP = "Weights for the text tower, if --pretrained is a file with only an image tower."
 EFFECTS = ("second", "first", "indirect", "pooled")
 EFFECT_HELP = (
-    "Effect to measure. second: through later heads; first: directly, at the class token; indirect: the part of the "
+    "Effect to measure. second: through later heads; first: directly, where the output is read; indirect: the part of the "
     "output that is lost when the neuron is set to its mean; pooled: through attention pooling [default: pooled for a ResNet, "
     "else second]."
 )
@@ -82,10 +82,11 @@ def main(**options: Any) -> None:
     images, folders, globs or tar (WebDataset) archives; - is a tar on standard input. Without a PATH, the embedded model
     reads emoji scenes that are rendered for it.
 
-    --effect first is the part of the output that a neuron adds directly, at the class token. --effect indirect is the part
-    that the output loses when the neuron's activation is replaced by its mean over the images at every token. All later
-    layers are computed again, so this takes one pass for the means and then, for each image and neuron, one pass through the
-    later layers; the cost is printed first. Both exist for the last layer too; second-order effects do not.
+    --effect first is the part of the output that a neuron adds directly, at the tokens that the output is read from.
+    --effect indirect is the part that the output loses when the neuron's activation is replaced by its mean over the images
+    at every token. All later layers are computed again, so this takes one pass for the means and then, for each image and
+    neuron, one pass through the later layers; the cost is printed first. Both exist for the last layer too; second-order
+    effects do not.
 
     The method depends on the model. A ResNet's attention pooling reads the last block, so its units are pairs of a neuron
     and a head. A pair acts along one direction, which follows from the weights. Its bundle therefore holds a sign and no

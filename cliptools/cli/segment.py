@@ -114,7 +114,8 @@ def main(**options: Any) -> None:
       neurons    mean activation of the neurons whose effects lie along the text (arXiv 2406.04341)
       signed     their activations weighted by how far they lie along it
       effects    their second-order effects along the text, patch by patch
-      attention  the class token's attention in the last layer      rollout    Abnar and Zuidema 2020
+      attention  in the last layer, of the class token or the mean over the patches
+      rollout    Abnar and Zuidema 2020
       gradcam    Selvaraju et al. 2017, last block                  chefer     Chefer et al. 2021
       textspan   direct effects of the last 4 layers' heads (Gandelsman et al. 2024)
     Methods for ResNets:

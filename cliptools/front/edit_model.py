@@ -42,6 +42,7 @@ from cliptools.models.origin import find_origin
 from cliptools.models.text_encoder import check_template_options, encode_named, recorded_templates
 from cliptools.text.vocabularies import Pool
 from cliptools.towers.kinds import tower_of
+from cliptools.towers.tower import ClassToken
 from cliptools.unit_effects.factored import unit_blocks_of
 from cliptools.unit_effects.select import factored_effect, pools_by_attention
 
@@ -208,17 +209,26 @@ class Editor:
         self.blocks, self.rows = unit_blocks_of(self.effect, self.unit)
         if self.how == "null" and (self.pooled or self.kind != "neurons"):
             raise UsageError(f"--how null is for neurons of a ViT; {self.kind} of this model have --how zero")
-        self.early = not self.pooled and self.kind == "heads" and bool((self.unit[:, 0] < self._depth - 1).any())
+        self.early = not self.pooled and self.kind == "heads" and bool((self.unit[:, 0] < self._read_once).any())
         if self.early and not request.approximate and not request.mask:
+            last = self._read_once
+            heads = (
+                f"heads before the last layer ({last})" if last < self._depth else "heads of a tower that reads a mean of tokens"
+            )
             raise UsageError(
-                f"heads before the last layer ({self._depth - 1}) are read at every token, and no weights put each token at its "
-                "own mean: --mask FILE does, --approximate puts all tokens at one mean"
+                f"{heads} are read at every token, and no weights put each token at its own mean: --mask FILE does, "
+                "--approximate puts all tokens at one mean"
             )
         self.images: dict[str, Any] = {}
 
     @property
     def _depth(self) -> int:
         return tower_of(self.visual).depth
+
+    @property
+    def _read_once(self) -> int:
+        """Number of the first layer whose heads are read at one token: the last; no layer where a mean of tokens is read."""
+        return self._depth - isinstance(tower_of(self.visual).readout, ClassToken)
 
     @property
     def explanation(self) -> str:
@@ -288,8 +298,7 @@ class Editor:
             return neurons_at_mean(self.visual, numbers, {layer: mean.mean(0) for layer, mean in means.neuron_means.items()})
         means = token_means(self.model, {}, numbers, images)
         self.images = record_of(images, means.count)
-        last = self._depth - 1
-        z = {layer: mean[0] if layer == last else mean.mean(0) for layer, mean in means.head_means.items()}
+        z = {layer: mean.mean(0) if layer < self._read_once else mean[0] for layer, mean in means.head_means.items()}
         return heads_at_mean(self.visual, numbers, z)
 
     @property

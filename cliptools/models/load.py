@@ -28,7 +28,7 @@ from cliptools.models.checkpoints.pickles import UNSAFE, pickle_fault
 from cliptools.models.hub import no_foreign_code, quiet_hub, reason
 from cliptools.models.names import other_libraries, tower_fault
 from cliptools.models.origin import Origin, fetch_weights, find_origin, missing_weights, refuse_tower
-from cliptools.models.preprocessing import Choice, choose_preprocessing, parse_preprocess, recorded_preprocessing
+from cliptools.models.preprocessing import Choice, choose_preprocessing, parse_preprocess, recorded_preprocessing, size_of_trunk
 from cliptools.models.weights_file import Fit, check_fit
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -134,6 +134,7 @@ def _build_model(
     fit = _fit(origin)
     clip, messages, notes = _create_clip(origin, fit)
     _return_embeddings_alone(clip)
+    size_of_trunk(clip)
     sha256 = weights_sha256(clip)
     if damaged := next((key for key, value in clip.state_dict().items() if not _is_finite(value)), None):
         raise ModelError(f"model {origin.name!r}: the weights hold NaN or infinity, first in {damaged}")

@@ -14,12 +14,15 @@ from typing import Any
 from cliptools.embedded_models import CONFIG, EMBEDDED_DIR
 from cliptools.library_patches import installed_file
 
-TIMM = re.compile(r"(test_)?(vit\d?|eva|eva02|deit|deit3)(_|$)")
-"""Names of timm's models that may be a VisionTransformer or Eva with a class token; the tower is checked once it is made."""
-OTHER_TIMM = re.compile(r"_(gap|relpos|srelpos|siglip|pe|dpwee|dwee|pwee)(_|$)|_rpn_|_hybrid_")
-"""Names of timm's that begin in the same way and have another pooling or other blocks."""
+TIMM = re.compile(r"(test_)?(vit\d?|vitamin|eva|eva02|deit|deit3)(_|$)")
+"""Names of timm's models that may be a VisionTransformer or Eva; the tower is checked once it is made."""
+OTHER_TIMM = re.compile(r"_(relpos|srelpos|dpwee|dwee|pwee)(_|$)|_rpn_|_hybrid_")
+"""Names of timm's that begin in the same way and have other blocks."""
+ATTENTION_POOLING = re.compile(r"_(siglip|pe)_(?!gap)")
+"""Names of timm's models that pool by attention, unless a configuration chooses another pooling."""
 SUPPORTED = (
-    "open_clip's ViTs and timm's ViT and EVA that pool by their class token, and open_clip's ResNets that pool by attention"
+    "open_clip's ViTs and timm's ViT, EVA and ViTamin that pool by their class token or a mean of tokens, and open_clip's "
+    "ResNets that pool by attention"
 )
 
 
@@ -40,8 +43,8 @@ def tower_fault(config: Mapping[str, Any]) -> str | None:
         return None
     if image.get("attentional_pool"):
         return "its image tower pools by attention (attn_pool), not by its class token"
-    if (pool := image.get("pool_type", "tok")) != "tok":
-        return f"its image tower pools by pool_type={str(pool)[:40]!r}, not by its class token ('tok')"
+    if (pool := image.get("pool_type", "tok")) not in ("tok", "avg"):
+        return f"its image tower pools by pool_type={str(pool)[:40]!r}, not by its class token ('tok') or a mean ('avg')"
     if image.get("scaled_cosine_attn") and image.get("block_type") in (None, "custom"):
         return "its image tower has custom attention blocks (scaled_cosine_attn), which open_clip's own code does not run"
     return None
@@ -49,12 +52,14 @@ def tower_fault(config: Mapping[str, Any]) -> str | None:
 
 def _timm_fault(name: str, pool: str, projection: Any) -> str | None:
     """Return the reason why a tower of timm's is not supported; None if it may be."""
-    if pool == "map":
+    if pool == "map" or (pool == "" and ATTENTION_POOLING.search(name)):
         return f"its image tower is timm's {name}, which pools by attention (SigLIP's kind)"
     if TIMM.match(name) is None or OTHER_TIMM.search(name):
         return f"its image tower is timm's {name}"
-    if pool not in ("token", ""):
-        return f"its image tower is timm's {name}, which pools by timm_pool={pool[:20]!r}, not by its class token ('token')"
+    if pool not in ("token", "avg", ""):
+        return (
+            f"its image tower is timm's {name}, which pools by timm_pool={pool[:20]!r}, not by its class token or a mean ('avg')"
+        )
     if projection == "mlp":
         return f"its image tower is timm's {name} with a nonlinear projection (timm_proj='mlp')"
     return None

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from torch import nn
+
 from cliptools.errors import ModelError, UsageError
 from cliptools.io.header import FROM_OPTION, SETTINGS
 from cliptools.library_patches import import_open_clip
@@ -254,3 +256,13 @@ def _value_text(value: Any) -> str:
     if not isinstance(value, list | tuple):
         return str(value)
     return f"{value[0]:g}" if len(set(value)) == 1 else "/".join(f"{number:g}" for number in value)
+
+
+def size_of_trunk(clip: nn.Module) -> None:
+    """Give a tower of timm's the size of pictures that its positions have; open_clip states 256 pixels for ViTamin-XL-384."""
+    visual: Any = clip.visual
+    size = getattr(getattr(getattr(visual, "trunk", None), "patch_embed", None), "img_size", None)
+    if size is None or getattr(visual.trunk, "dynamic_img_size", False) or tuple(size) == tuple(visual.image_size):
+        return
+    visual.image_size = tuple(size)
+    visual.preprocess_cfg = dict(getattr(visual, "preprocess_cfg", {})) | {"size": tuple(size)}

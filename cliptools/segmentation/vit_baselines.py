@@ -8,6 +8,9 @@ All of them use intermediate results of one forward pass with attention written 
   layer is the sum over layers l, heads h and tokens i of a_i^{l,h} W_O^h (W_V^h x_i + b_V^h), besides what MLPs and biases add.
   The final LayerNorm is linear once its sigma is frozen, so <M(I), t> is a sum of the same shares. The score of a patch is the
   sum of its shares over all heads of the last layers.
+
+In a tower whose output is read from the mean of tokens, the mean of these tokens' attention stands for the class token's, and in
+direct effects the sum of their rows by beta_j (towers/readout.py).
 """
 
 from collections.abc import Sequence
@@ -18,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cliptools.towers.kinds import tower_of
-from cliptools.towers.tower import Block, Tower, norm_gain
+from cliptools.towers.tower import Block, Tower, deviation, norm_gain
 
 
 class AttentionPass(NamedTuple):
@@ -30,12 +33,14 @@ class AttentionPass(NamedTuple):
     """A of every layer: a row per query, which sums to 1."""
     normed: list[Float[Tensor, "b token width"]]
     """Input of every layer's attention: the block's input after ln_1."""
-    last: Float[Tensor, "b width"]
-    """The class token after the last block, before the final LayerNorm."""
+    beta: Float[Tensor, "b j"]
+    """beta of the tokens that the output is read from (towers/tower.py)."""
     grid: tuple[int, int]
     """Rows and columns of patches."""
     prefix: int = 1
     """Number of tokens before the patches."""
+    tokens: slice = slice(0, 1)
+    """The tokens that the output is read from."""
 
 
 def attention_pass(visual: nn.Module | Tower, image: Float[Tensor, "b 3 y x"], gradients: bool = False) -> AttentionPass:
@@ -57,8 +62,8 @@ def attention_pass(visual: nn.Module | Tower, image: Float[Tensor, "b 3 y x"], g
         x = block.add_mlp(x)
         attention.append(A)
         normed.append(u)
-    last = x[:, 0]
-    return AttentionPass(tower.finish(last[:, None]), attention, normed, last, patch_grid(tower, image), tower.prefix)
+    beta, grid = tower.readout.beta(x.detach(), tower.final_norm), patch_grid(tower, image)
+    return AttentionPass(tower.finish(x), attention, normed, beta, grid, tower.prefix, tower.readout.tokens)
 
 
 def patch_grid(tower: Tower, image: Float[Tensor, "b 3 y x"]) -> tuple[int, int]:
@@ -67,18 +72,22 @@ def patch_grid(tower: Tower, image: Float[Tensor, "b 3 y x"]) -> tuple[int, int]
     return image.shape[-2] // rows, image.shape[-1] // columns
 
 
-def raw_attention(attention: Sequence[Float[Tensor, "b head token token"]], prefix: int = 1) -> Float[Tensor, "b patch"]:
-    """The class token's attention to the patches in the last layer, mean over heads."""
-    return attention[-1][:, :, 0, prefix:].mean(1)
+def raw_attention(
+    attention: Sequence[Float[Tensor, "b head token token"]], prefix: int = 1, tokens: slice = slice(0, 1)
+) -> Float[Tensor, "b patch"]:
+    """Attention to the patches in the last layer, mean over heads and over the tokens that the output is read from."""
+    return attention[-1][:, :, tokens, prefix:].mean((1, 2))
 
 
-def rollout(attention: Sequence[Float[Tensor, "b head token token"]], prefix: int = 1) -> Float[Tensor, "b patch"]:
+def rollout(
+    attention: Sequence[Float[Tensor, "b head token token"]], prefix: int = 1, tokens: slice = slice(0, 1)
+) -> Float[Tensor, "b patch"]:
     """Attention rollout (Abnar and Zuidema 2020): R = A^L … A^1 with A^l = (mean over heads + I) / 2."""
     identity = torch.eye(attention[0].shape[-1], dtype=attention[0].dtype, device=attention[0].device)
     R = identity.expand(len(attention[0]), -1, -1)  # (b, token, token)
     for A in attention:
         R = (A.mean(1) + identity) / 2 @ R
-    return R[:, 0, prefix:]
+    return R[:, tokens, prefix:].mean(1)
 
 
 def gradcam(forward: AttentionPass, t: Float[Tensor, "b d"]) -> Float[Tensor, "b patch"]:
@@ -99,7 +108,7 @@ def chefer(forward: AttentionPass, t: Float[Tensor, "b d"]) -> Float[Tensor, "b 
     R = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand(len(A), -1, -1)  # (b, token, token)
     for A, gradient in zip(forward.attention, gradients, strict=True):
         R = R + (gradient * A).relu().mean(1) @ R  # (b, head, token, token) -> (b, token, token)
-    return R[:, 0, forward.prefix :].detach()
+    return R[:, forward.tokens, forward.prefix :].mean(1).detach()
 
 
 LAYERS = 4  # as in the paper: the direct effect of earlier attention layers is close to 0
@@ -110,39 +119,47 @@ def direct_effects(
 ) -> Float[Tensor, "b text token"]:
     """Return each token's share of <M(I), t> through the last `layers` attention layers, with the shares of value biases."""
     tower = tower_of(visual)
-    u = readout(tower, forward, t)  # (b, text, width)
+    u = readout(tower, t)  # (b, text, width)
     total = torch.zeros(1, dtype=t.dtype, device=t.device)
     for block, A, normed in list(zip(tower.blocks, forward.attention, forward.normed, strict=True))[-layers:]:
         v = block.attention.qkv(normed)[2]  # (b, head, token, e)
-        text = _readout_of_values(block, u, torch.einsum("bhi,bhie->bhe", A[:, :, 0], v).flatten(1))
+        rows = A[:, :, forward.tokens]  # (b, head, j, token)
+        text, sigma = _readout_of_values(block, u, (rows @ v).transpose(1, 2).flatten(2))
+        a = torch.einsum("bj,bhji->bhi", (forward.beta / sigma).to(v), rows)
         text = text.unflatten(-1, (block.attention.heads, -1))  # (b, text, head, e)
-        total = total + torch.einsum("bhi,bhie,bthe->bti", A[:, :, 0], v, text)
+        total = total + torch.einsum("bhi,bhie,bthe->bti", a, v, text)
     return total
 
 
-def _readout_of_values(block: Block, u: Float[Tensor, "b text width"], values: Float[Tensor, "b j"]) -> Float[Tensor, "b text j"]:
-    """u taken back through LayerScale, W_O and the LayerNorms around it, whose sigmas are those of these values."""
+def _readout_of_values(
+    block: Block, u: Float[Tensor, "b text width"], values: Float[Tensor, "b j e"]
+) -> tuple[Float[Tensor, "b text e"], Float[Tensor, "b j"]]:
+    """u taken back through LayerScale, W_O and the gains of the LayerNorms around it, and the product of their sigmas.
+
+    Args:
+        values: Of all heads, one after the other, at the tokens j.
+    """
     inner, norm = block.attention.inner, block.norm_attn
+    sigma = values.new_ones(values.shape[:2])
     u = u if block.ls_1 is None else u * block.ls_1
     if norm is not None:
-        u = _through_norm(norm, block.attention.output(values if inner is None else inner(values)), u)
+        u = _through_norm(norm, u)
+        sigma = sigma * deviation(block.attention.output(values if inner is None else inner(values)), norm)
     text = u @ block.attention.output.weight  # (b, text, head e): in the space of the heads' values
-    return text if inner is None else _through_norm(inner, values, text)
+    if inner is None:
+        return text, sigma
+    return _through_norm(inner, text), sigma * deviation(values, inner)
 
 
-def _through_norm(norm: nn.LayerNorm, x: Float[Tensor, "b w"], u: Float[Tensor, "b text w"]) -> Float[Tensor, "b text w"]:
-    """u taken back through a LayerNorm whose sigma is that of x."""
-    sigma = (x.var(-1, unbiased=False) + norm.eps).sqrt()  # (b,)
-    u = u * norm_gain(norm, u).to(u) / sigma[:, None, None]
+def _through_norm(norm: nn.LayerNorm, u: Float[Tensor, "b text w"]) -> Float[Tensor, "b text w"]:
+    """u taken back through a LayerNorm without its sigma."""
+    u = u * norm_gain(norm, u).to(u)
     return u - u.mean(-1, keepdim=True)  # LayerNorm subtracts the mean over the width
 
 
-def readout(tower: Tower, forward: AttentionPass, t: Float[Tensor, "b text d"]) -> Float[Tensor, "b text width"]:
-    """Vector u for each text, such that <u, x> is the contribution to <M(I), t> of a share x of the last class token.
+def readout(tower: Tower, t: Float[Tensor, "b text d"]) -> Float[Tensor, "b text width"]:
+    """Vector u for each text, such that beta_j <u, x_j> is the contribution to <M(I), t> of a share x_j of the last tokens.
 
-    u is t taken back through the projection P and the final LayerNorm, whose sigma is frozen.
+    u is t taken back through the projection P and the final LayerNorm, whose sigma is in beta.
     """
-    norm = tower.final_norm
-    sigma = (forward.last.var(-1, unbiased=False) + norm.eps).sqrt()  # (b,)
-    u = t @ tower.projection.T.to(t) * norm_gain(norm, t).to(t) / sigma[:, None, None]  # (b, text, d) -> (b, text, width)
-    return u - u.mean(-1, keepdim=True)  # LayerNorm subtracts the mean over the width
+    return _through_norm(tower.final_norm, t @ tower.projection.T.to(t))  # (b, text, d) -> (b, text, width)

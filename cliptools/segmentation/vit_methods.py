@@ -68,17 +68,17 @@ def effect_maps(
 ) -> Float[Tensor, " patch"]:
     """Return the second-order effect on <M(I), t> of one layer's neurons, separately for each patch.
 
-    This is the sum over n, k of p_i a_i^k <D[n, k], t>, where a_i^k is the class token's attention in head k, divided by the
-    LayerNorm deviations of patch and output (unit_effects/vit_second_order.py).
+    This is the sum over n, k of p_i a_i^k <D[n, k], t>, where a_i^k is what head k carries of patch i to the output: the class
+    token's attention, divided by the LayerNorm deviations of patch and output (unit_effects/vit_second_order.py).
 
     Args:
         neurons: Numbers of the neurons in the layer.
         image: Index of the image in the batch.
     """
     along = directions(visual, layer, neurons) @ t  # (n, k, d) -> (n, k)
-    a = torch.cat([traced.alpha[later][image] for later in sorted(traced.alpha) if later > layer]).to(t)  # (k, token)
+    a = torch.cat([traced.reach[later][image] for later in sorted(traced.reach) if later > layer]).to(t)  # (k, token)
     p = traced.p[layer][image][:, neurons].to(t)  # (token, n)
-    return torch.einsum("in,nk,ki->i", p, along, a / traced.sigma_post[image])[tower_of(visual).prefix :]
+    return torch.einsum("in,nk,ki->i", p, along, a)[tower_of(visual).prefix :]
 
 
 class Heat(NamedTuple):
@@ -95,8 +95,8 @@ PatchMap = Callable[[Tower, AttentionPass, Tensor], Tensor]
 """Scores (b, text, patch) from a tower, its forward pass and the texts (b, text, d)."""
 
 ATTENTION_MAPS: dict[str, PatchMap] = {
-    "attention": lambda visual, forward, t: _repeat(raw_attention(forward.attention, forward.prefix), t),
-    "rollout": lambda visual, forward, t: _repeat(rollout(forward.attention, forward.prefix), t),
+    "attention": lambda visual, forward, t: _repeat(raw_attention(forward.attention, forward.prefix, forward.tokens), t),
+    "rollout": lambda visual, forward, t: _repeat(rollout(forward.attention, forward.prefix, forward.tokens), t),
     "textspan": lambda visual, forward, t: direct_effects(visual, forward, t)[..., forward.prefix :],
 }
 GRADIENT_MAPS: dict[str, PatchMap] = {
@@ -139,7 +139,7 @@ def neuron_method(
     @torch.no_grad()
     def heat(image: Float[Tensor, "b 3 y x"], t: Float[Tensor, "b text d"]) -> Heat:
         tower = tower_of(visual)
-        traced = trace(tower, image, layers)
+        traced = trace(tower, image, layers, rows=False)
         numbers = [unit[layer_rows, 1].to(image.device) for layer_rows in rows]
         p = [traced.p[layer][..., n] for layer, n in zip(layers, numbers, strict=True)]  # for each layer (b, token, n)
         weight = neuron_weights(directions.to(t), t, neurons, signed)

@@ -1,4 +1,4 @@
-"""open_clip's VisionTransformer that pools by its class token, with its default and its custom blocks."""
+"""open_clip's VisionTransformer that pools by its class token or the mean of its patches, with default and custom blocks."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from cliptools.errors import ModelError
 from cliptools.models.clip_parts import CustomResidualAttentionBlock, ResidualAttentionBlock, VisionTransformer
 from cliptools.towers.hooks import Hooks
-from cliptools.towers.tower import KEYS, QUERIES, VALUES, Attention, Block, Tower
+from cliptools.towers.readout import MeanOfTokens
+from cliptools.towers.tower import KEYS, QUERIES, VALUES, Attention, Block, ClassToken, Tower
 from cliptools.unit_effects.factored import wide
 
 
@@ -101,9 +102,11 @@ class OpenClipTower(Tower):
     def __init__(self, visual: VisionTransformer) -> None:
         """
         Raises:
-            ModelError: the tower does not pool by its class token, or its blocks are of an unknown kind.
+            ModelError: the tower pools in another way, or its blocks are of an unknown kind.
         """
         _check_pooling(visual)
+        if visual.attn_pool is None and visual.pool_type == "avg":
+            self.readout = MeanOfTokens(slice(1, None), not visual.final_ln_after_pool)
         self.visual, self.final_norm, self.prefix = visual, visual.ln_post, 1
         rows, columns = visual.grid_size
         down, across = visual.patch_size
@@ -127,12 +130,13 @@ class OpenClipTower(Tower):
 
     def finish(self, x: Float[Tensor, "b token width"]) -> Float[Tensor, "b d"]:
         """Implements Tower.finish."""
-        return self.visual.ln_post(x[:, :1])[:, 0] @ self.visual.proj
+        pooled: Tensor = self.visual._pool(x[:, :1] if isinstance(self.readout, ClassToken) else x)[0]
+        return pooled @ self.visual.proj
 
     def rest(self, x: Float[Tensor, "b token width"], layer: int) -> Float[Tensor, "b d"]:
         """Implements Tower.rest; where open_clip's own code can, the last block computes the class token alone."""
         block: Any = self.blocks[-1].module
-        if layer == self.depth - 1 or not isinstance(block, ResidualAttentionBlock):
+        if layer == self.depth - 1 or not isinstance(block, ResidualAttentionBlock) or not isinstance(self.readout, ClassToken):
             return super().rest(x, layer)
         for earlier in self.blocks[layer + 1 : -1]:
             x = earlier.run(x)
@@ -168,15 +172,15 @@ def with_positions(holder: Any, grid: tuple[int, int], rows: int, columns: int) 
 
 
 def _check_pooling(visual: VisionTransformer) -> None:
-    """Check that the output is read from the class token.
+    """Check that the output is read from the class token or the mean of the patches.
 
     Raises:
         ModelError: it is not.
     """
     if visual.attn_pool is not None:
         raise ModelError("this ViT pools by attention (attn_pool), not by its class token: no second-order path to the output")
-    if visual.pool_type != "tok":
-        raise ModelError(f"this ViT pools by pool_type={visual.pool_type!r}, not by its class token ('tok')")
+    if visual.pool_type not in ("tok", "avg"):
+        raise ModelError(f"this ViT pools by pool_type={visual.pool_type!r}, not by its class token ('tok') or a mean ('avg')")
 
 
 def _block(layer: int, block: Any) -> Block:

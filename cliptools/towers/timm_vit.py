@@ -1,4 +1,4 @@
-"""timm's VisionTransformer and Eva behind open_clip's TimmModel, where they pool by a class token.
+"""timm's VisionTransformer and Eva behind open_clip's TimmModel, where they pool by a class token or the mean of tokens.
 
 timm is not imported here: its classes are known by name, and the modules that a tower holds have been made with it.
 """
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cliptools.errors import ModelError
 from cliptools.models.clip_parts import TimmModel
 from cliptools.towers.open_clip_vit import WrittenAttention
+from cliptools.towers.readout import MeanOfTokens
 from cliptools.towers.tower import KEYS, QUERIES, Block, Tower
 from cliptools.unit_effects.factored import wide
 
@@ -23,7 +24,13 @@ TRUNKS = ("timm.models.vision_transformer.VisionTransformer", "timm.models.eva.E
 PRE_NORM = ("timm.models.vision_transformer.Block", "timm.models.eva.EvaBlock")
 POST_NORM = ("timm.models.eva.EvaBlockPostNorm",)
 ATTENTIONS = ("timm.layers.attention.Attention", "timm.layers.attention.AttentionRope", "timm.models.eva.EvaAttention")
-MLPS = ("timm.layers.mlp.Mlp", "timm.layers.mlp.GluMlp", "timm.layers.mlp.SwiGLU")
+MLPS = {
+    "timm.layers.mlp.Mlp": ("norm", "fc2"),
+    "timm.layers.mlp.GluMlp": ("norm", "fc2"),
+    "timm.layers.mlp.SwiGLU": ("norm", "fc2"),
+    "timm.models.vitamin.GeGluMlp": ("drop1", "w2"),
+}
+"""Names of the modules whose output is p, and of the output matrix; GeGluMlp has its LayerNorm before its first matrices."""
 
 
 def _class(module: nn.Module) -> str:
@@ -67,12 +74,12 @@ class TimmAttention(WrittenAttention):
 
 
 class TimmTower(Tower):
-    """A VisionTransformer or Eva of timm's that pools by its class token."""
+    """A VisionTransformer or Eva of timm's, such as the last stage of ViTamin, whose other stages embed the picture."""
 
     def __init__(self, visual: TimmModel) -> None:
         """
         Raises:
-            ModelError: the tower is of another class, does not pool by its class token, or has parts whose effects are not known.
+            ModelError: the tower is of another class, pools in another way, or has parts whose effects are not known.
         """
         trunk: Any = visual.trunk
         self.visual, self.trunk = visual, trunk
@@ -80,6 +87,9 @@ class TimmTower(Tower):
             raise ModelError(f"timm's {type(trunk).__name__} of this model {fault}")
         (self.final_norm,) = _final_norms(trunk)
         self.prefix = int(trunk.num_prefix_tokens)
+        if trunk.attn_pool is None and trunk.global_pool == "avg":
+            first = 0 if getattr(trunk, "pool_include_prefix", False) else self.prefix
+            self.readout = MeanOfTokens(slice(first, None), self.final_norm is trunk.norm)
         rows, columns = trunk.patch_embed.grid_size
         height, width = trunk.patch_embed.img_size
         self.grid, self.stride = (int(rows), int(columns)), (int(height) // int(rows), int(width) // int(columns))
@@ -88,15 +98,16 @@ class TimmTower(Tower):
     def _block(self, layer: int, block: Any) -> Block:
         post = _class(block) in POST_NORM
         rope = None if getattr(self.trunk, "rope", None) is None else lambda: self._rope(layer)
+        hidden, output = MLPS[_class(block.mlp)]
         return Block(
             module=block,
             run=block if rope is None else lambda x: block(x, rope=rope()),
             name=f"trunk.blocks.{layer}",
             attention=TimmAttention(block.attn, rope),
             mlp=block.mlp,
-            hidden=block.mlp.norm,
-            output=block.mlp.fc2,
-            names=("attn.proj", "mlp.fc2"),
+            hidden=getattr(block.mlp, hidden),
+            output=getattr(block.mlp, output),
+            names=("attn.proj", f"mlp.{output}"),
             **({"norm_attn": block.norm1, "norm_mlp": block.norm2} if post else {"norm_1": block.norm1, "norm_2": block.norm2}),
             ls_1=_scale(block, 1),
             ls_2=_scale(block, 2),
@@ -162,8 +173,9 @@ def _trunk_fault(trunk: Any) -> str | None:
     """The reason why a trunk is not supported, as the end of a sentence; None if it is."""
     if _class(trunk) not in TRUNKS:
         return "is not one of its VisionTransformer and Eva"
-    if trunk.global_pool != "token" or trunk.attn_pool is not None:
-        return f"pools by {trunk.global_pool or 'nothing'!r}, not by its class token ('token')"
+    pools = ("token", "avg") if trunk.num_prefix_tokens else ("avg",)
+    if trunk.global_pool not in pools or trunk.attn_pool is not None:
+        return f"pools by {trunk.global_pool or 'nothing'!r}, not by its class token ('token') or a mean ('avg')"
     for layer, block in enumerate(trunk.blocks):
         if fault := _block_fault(block):
             return f"has {fault} in layer {layer}, whose effects are not known"

@@ -1,18 +1,19 @@
-"""The interface of an image tower whose output is read from a class token, for effects and methods.
+"""The interface of an image tower whose output is read from a class token or the mean of tokens, for effects and methods.
 
 With attention, the deviations of LayerNorms and the outputs of later MLPs frozen, the output is affine in the last residual
 stream x. Neuron n of layer l writes into that stream, and head h of a later layer l' carries a change delta of it on:
 
-    M(I) = 1 / sigma_post  A x_0 + const                             A = P diag(gamma_post)
+    M(I) = sum over j of beta_j A x_j + const                        A = P diag(gamma_post)
     neuron n:  phat_j^n w_n            at every token j              w_n = ls2 gamma_mlp W_out[:, n]
-    head h:    sum over i of alpha_i^h U^h delta_i  at token 0       U^h = ls1 gamma_attn W_O^h gamma_inner W_V^h gamma_1
+    head h:    sum over i of alpha_ji^h U^h delta_i  at token j      U^h = ls1 gamma_attn W_O^h gamma_inner W_V^h gamma_1
 
-    phat_j  = p_j / sigma_j^mlp
-    alpha_i = a_i / (sigma_i^1 sigma_0^inner sigma_0^attn)
+    phat_j   = p_j / sigma_j^mlp
+    alpha_ji = a_ji / (sigma_i^1 sigma_j^inner sigma_j^attn)
+    beta_0   = 1 / sigma_0^post for an output at the class token, where no other token has a beta; readout.py has that of a mean
 
-phat and alpha are scalars of the image, w_n, U and A are weights. p is the input of the MLP's output matrix: the neurons of a
-gated MLP are the channels behind its gate, and a LayerNorm of the hidden channels comes before p. a is the class token's
-attention. Most blocks have few of these parts; a factor whose part is missing is 1:
+phat, alpha and beta are scalars of the image, w_n, U and A are weights. p is the input of the MLP's output matrix: the neurons of
+a gated MLP are the channels behind its gate, and a LayerNorm of the hidden channels comes before p. a_ji is the attention of
+token j to token i. Most blocks have few of these parts; a factor whose part is missing is 1:
 
     1      the LayerNorm of attention's input                        absent where blocks normalise outputs only
     inner  a LayerNorm of the concatenated heads before W_O          EVA02 B and L, open_clip's scale_attn_inner
@@ -21,10 +22,11 @@ attention. Most blocks have few of these parts; a factor whose part is missing i
     ls     LayerScale
 
 `Tower`, `Block` and `Attention` hold the modules; an adapter of a kind of tower (open_clip_vit.py, timm_vit.py) fills them in.
+`Readout` has beta and the parts of effects that depend on it: `ClassToken` here, `MeanOfTokens` in readout.py.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +39,7 @@ from cliptools.towers.hooks import Hooks, keep_output
 from cliptools.unit_effects.factored import wide
 
 QUERIES, KEYS, VALUES = range(3)
+ROW_BYTES = 64 << 20  # bytes of attention rows that are computed together
 
 
 class Attention(ABC):
@@ -94,6 +97,24 @@ class Attention(ABC):
         q = nn.functional.linear(x[:, 0], W_Q, b_Q).unflatten(-1, (self.heads, -1))  # [b, head, e]
         q = torch.einsum("bhe,hew->bhw", q, W_K.unflatten(0, (self.heads, -1))) * q.shape[-1] ** -0.5
         return wide(q @ x.transpose(1, 2)).softmax(-1)  # [b, head, width] @ [b, width, token]
+
+    def row_sums(
+        self, x: Float[Tensor, "b token width"], weight: Float[Tensor, "b g j"], tokens: slice
+    ) -> Float[Tensor, "b head g token"]:
+        """Sums over the tokens j of weight_j a_ji, for every head; some rows of attention at a time.
+
+        Args:
+            weight: Several weights of each token j; in float32 at least.
+            tokens: The tokens j.
+        """
+        q, k = self.turned(self.projected(QUERIES, x))[:, :, tokens], self.turned(self.projected(KEYS, x))
+        step = max(1, ROW_BYTES // (k[..., 0].numel() * weight.element_size()))
+        total = weight.new_zeros(len(x), self.heads, weight.shape[1], x.shape[1])
+        for start in range(0, q.shape[2], step):
+            rows = slice(start, start + step)
+            A = wide((q[:, :, rows] * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1)  # [b, head, row, token]
+            total += weight[:, None, :, rows] @ A  # [b, 1, g, row] @ [b, head, row, token]
+        return total
 
     @property
     def head_width(self) -> int:
@@ -233,13 +254,67 @@ def _of_class_token(x: Float[Tensor, "b token width"], norm: nn.LayerNorm) -> Fl
     return deviation(x[:, 0], norm)[:, None, None]
 
 
+Beta = Float[Tensor, "b j"]
+"""beta of the tokens j that the output is read from."""
+
+
+class Readout(ABC):
+    """The tokens that the output is read from: M(I) = sum over j of beta_j A x_j + const."""
+
+    tokens: slice
+    """The tokens j."""
+
+    @abstractmethod
+    def beta(self, x: Float[Tensor, "b token width"], norm: nn.LayerNorm) -> Beta:
+        """beta from the residual stream after the last block and the final LayerNorm; in float32 at least."""
+
+    @abstractmethod
+    def row_hooks(
+        self, blocks: Sequence[Block], layers: Iterable[int]
+    ) -> tuple[Hooks, Callable[[Beta], dict[int, Float[Tensor, "b head token"]]]]:
+        """Hooks, and the function from beta to sum over j of beta_j alpha_ji of these layers after the forward pass."""
+
+    @abstractmethod
+    def value_hooks(
+        self, blocks: Sequence[Block], layers: Iterable[int]
+    ) -> tuple[Hooks, Callable[[Beta], dict[int, Float[Tensor, "b head e"]]]]:
+        """The same for sum over i and j of beta_j a_ji W_V x_i / (sigma_j^inner sigma_j^attn) of every head."""
+
+
+class ClassToken(Readout):
+    """The class token, the first one."""
+
+    tokens = slice(0, 1)
+
+    def beta(self, x: Float[Tensor, "b token width"], norm: nn.LayerNorm) -> Beta:
+        """Implements Readout.beta."""
+        return 1 / deviation(x[:, :1], norm)
+
+    def row_hooks(
+        self, blocks: Sequence[Block], layers: Iterable[int]
+    ) -> tuple[Hooks, Callable[[Beta], dict[int, Float[Tensor, "b head token"]]]]:
+        """Implements Readout.row_hooks; attention of other tokens is not computed."""
+        rows: dict[int, Tensor] = {}
+        hooks = [hook for layer in layers for hook in blocks[layer].row_hooks(rows, layer)]
+        return hooks, lambda beta: {layer: row * beta[..., None] for layer, row in rows.items()}
+
+    def value_hooks(
+        self, blocks: Sequence[Block], layers: Iterable[int]
+    ) -> tuple[Hooks, Callable[[Beta], dict[int, Float[Tensor, "b head e"]]]]:
+        """Implements Readout.value_hooks."""
+        values: dict[int, Tensor] = {}
+        hooks = [hook for layer in layers for hook in blocks[layer].value_hooks(values, layer)]
+        return hooks, lambda beta: {layer: value * beta[..., None] for layer, value in values.items()}
+
+
 class Tower(ABC):
-    """An image tower that pools by its class token, the first one; further tokens before the patches are registers."""
+    """An image tower; tokens before the patches are a class token, registers, or both."""
 
     visual: Any
     blocks: Sequence[Block]
+    readout: Readout = ClassToken()
     final_norm: nn.LayerNorm
-    """The LayerNorm between the last block and P; it reads all tokens, or the class token alone."""
+    """The LayerNorm between the last block and P; it reads all tokens, or what the output is read from."""
     prefix: int
     """Number of tokens before the patches."""
     grid: tuple[int, int]
@@ -262,7 +337,7 @@ class Tower(ABC):
 
     @abstractmethod
     def finish(self, x: Float[Tensor, "b token width"]) -> Float[Tensor, "b d"]:
-        """M(I) from the residual stream after the last block, of all tokens or of the class token alone."""
+        """M(I) from the residual stream after the last block; with a class token, that token alone is enough."""
 
     def rest(self, x: Float[Tensor, "b token width"], layer: int) -> Float[Tensor, "b d"]:
         """M(I) from the residual stream after a layer."""
@@ -285,23 +360,18 @@ class Tower(ABC):
         """Number of tokens of pictures of the tower's own size."""
         return self.prefix + self.grid[0] * self.grid[1]
 
-    def sigma_hooks(self, store: list[Tensor]) -> Hooks:
-        """Hooks that keep sigma_post [b] of the class token."""
-        return [(self.final_norm, _keep_sigma_post(store))]
+    def beta_hooks(self, store: list[Tensor]) -> Hooks:
+        """Hooks that keep beta [b, j]."""
+
+        def keep(block: nn.Module, inputs: tuple[Tensor, ...], x: Float[Tensor, "b token width"]) -> None:
+            store.append(self.readout.beta(x, self.final_norm))
+
+        return [(self.blocks[-1].module, keep)]
 
 
 def weight_of(visual: nn.Module) -> Tensor:
     """A weight of any image tower, for the device and type of all."""
     return next(visual.parameters())
-
-
-def _keep_sigma_post(store: list[Tensor]) -> Callable[..., None]:
-    """A hook on the final LayerNorm; its input may be all tokens or the class token alone."""
-
-    def hook(norm: nn.LayerNorm, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        store.append(deviation(inputs[0][:, 0] if inputs[0].ndim == 3 else inputs[0], norm))
-
-    return hook
 
 
 def deviation(x: Float[Tensor, "*b width"], norm: nn.LayerNorm) -> Float[Tensor, "*b"]:

@@ -1,4 +1,4 @@
-"""Direct effects in a ViT, of neurons and of attention heads: what each adds to the output at the class token.
+"""Direct effects in a ViT, of neurons and of attention heads: what each adds to the output where it is read.
 
 First-order effects of neurons are those of paper 1 (arXiv 2406.04341), Sec. 3.2: P p_0 w_n. Direct effects of heads are those of
 Gandelsman et al. 2024 (arXiv 2310.05916), Sec. 3: head h of layer l adds W_O^h sum over i of a_i v_i to the class token, where a
@@ -10,7 +10,9 @@ is the class token's attention and v_i = W_V^h LN(x_i). Both are taken with the 
     heads, K = e, the head's width:    S[j] = 1 / sigma_post sum over i of a_i v_i[j]
                                        D[j] = P (gamma_post * ls1_l * W_O^h[:, j])
 
-Every layer has them, the last one too. Bias shares are left out, that of the values (W_O^h b_V^h) included.
+If the output is read from the mean of tokens, S is the sum over these tokens j, with beta_j in place of 1 / sigma_post
+(towers/readout.py), and D is the same. Every layer has them, the last one too. Bias shares are left out, that of the values
+(W_O^h b_V^h) included.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,11 +22,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cliptools.errors import UsageError
-from cliptools.towers.hooks import Hooks
 from cliptools.towers.kinds import tower_of
 from cliptools.towers.tower import Tower, norm_gain
 from cliptools.unit_effects.factored import Listener, UnitBlock, head_units, index_of, neuron_units
 from cliptools.unit_effects.vit_second_order import (
+    Trace,
     default_layers,
     head_directions,
     neuron_outputs,
@@ -37,7 +39,7 @@ HEAD_LAYERS = 4  # default number of last layers, as in the paper: heads of earl
 
 
 class FirstOrder:
-    """First-order effects: units are neurons; the only path is the residual stream of the class token."""
+    """First-order effects: units are neurons; the only path is the residual stream of the tokens that are read."""
 
     def __init__(self, visual: nn.Module | Tower) -> None:
         self.tower = tower_of(visual)
@@ -60,14 +62,12 @@ class FirstOrder:
         return run_with(self.tower, image, self.listen(blocks))
 
     def listen(self, blocks: Sequence[UnitBlock]) -> Listener:
-        """Hooks for activations of the blocks' layers at the class token."""
-        hooks, trace_of = trace_hooks(self.tower, sorted({block.layer for block in blocks}))
+        """Hooks for activations of the blocks' layers at the tokens that the output is read from."""
+        hooks, trace_of = trace_hooks(self.tower, sorted({block.layer for block in blocks}), rows=False)
 
         def scalars_of(embedding: Float[Tensor, "b d"]) -> list[Float[Tensor, "b n 1"]]:
-            trace = trace_of(embedding)
-            sigma = trace.sigma_post[:, None]  # [b, 1]
-            p_0 = [trace.p[block.layer][:, 0, block.neurons.to(sigma.device)] for block in blocks]  # [b, n] a block
-            return [(p.to(sigma.dtype) / sigma)[..., None] for p in p_0]  # [b, n, 1]
+            trace, device = trace_of(embedding), embedding.device
+            return [direct_scalars(self.tower, trace, block.layer, index_of(block.neurons, device)) for block in blocks]
 
         return Listener(hooks, scalars_of)
 
@@ -86,6 +86,14 @@ class FirstOrder:
     def _direct(self, x: Float[Tensor, "i width"]) -> Float[Tensor, "i d"]:
         """P (gamma_post * x): where vectors of the residual stream end in the joint space."""
         return (norm_gain(self.tower.final_norm, x).to(x) * x) @ self.tower.projection.to(x)
+
+
+def direct_scalars(
+    tower: Tower, trace: Trace, layer: int, neurons: slice | Int[Tensor, "n"] = slice(None)
+) -> Float[Tensor, "b n 1"]:
+    """S of neurons' direct effects: sum over the tokens j that the output is read from of beta_j p_j."""
+    p = trace.p[layer][:, tower.readout.tokens][..., neurons].to(trace.beta.dtype)  # [b, j, n]
+    return p.transpose(1, 2) @ trace.beta[..., None]
 
 
 class Heads:
@@ -114,15 +122,13 @@ class Heads:
 
     def listen(self, blocks: Sequence[UnitBlock]) -> Listener:
         """Hooks for the attention-weighted values of the heads in the blocks' layers."""
-        values: dict[int, Tensor] = {}
-        sigma_post: list[Tensor] = []
-        hooks: Hooks = self.tower.sigma_hooks(sigma_post)
-        for layer in {block.layer for block in blocks}:
-            hooks += self.tower.blocks[layer].value_hooks(values, layer)
+        beta: list[Tensor] = []
+        hooks, values_of = self.tower.readout.value_hooks(self.tower.blocks, {block.layer for block in blocks})
+        hooks += self.tower.beta_hooks(beta)
 
         def scalars_of(embedding: Float[Tensor, "b d"]) -> Iterator[Float[Tensor, "b n k"]]:
-            sigma = sigma_post[0][:, None, None]  # [b, 1, 1]
-            return (values[block.layer][:, index_of(block.neurons, sigma.device)] / sigma for block in blocks)
+            values = values_of(beta[0])
+            return (values[block.layer][:, index_of(block.neurons, embedding.device)] for block in blocks)
 
         return Listener(hooks, scalars_of)
 

@@ -14,7 +14,8 @@ the weights alone. So with k = (l', h), l' > l, this is a factored effect (facto
     D[n, k]  = P (gamma_post * ls1_{l'} * W_O^h W_V^h (gamma_{l'} * ls2_l * w_n))
 
 ls1 and ls2 are the gains of LayerScale, where a ViT has them; towers/tower.py has these equations for blocks with further
-LayerNorms, whose deviations go into S and whose gains go into D. Bias shares, the same for every neuron of a layer, are left out.
+LayerNorms, whose deviations go into S and whose gains go into D. If the output is read from the mean of tokens, S has the sum of
+their rows of attention (towers/readout.py), and D is the same. Bias shares, the same for every neuron of a layer, are left out.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,7 +38,7 @@ class SecondOrder:
     def __init__(self, visual: nn.Module | Tower) -> None:
         """
         Raises:
-            ModelError: an image tower that does not pool by a class token, or with unknown parts.
+            ModelError: an image tower with an unknown readout, or with unknown parts.
         """
         self.tower = tower_of(visual)
         self.visual = self.tower.visual
@@ -60,7 +61,7 @@ class SecondOrder:
         return run_with(self.tower, image, self.listen(blocks))
 
     def listen(self, blocks: Sequence[UnitBlock]) -> Listener:
-        """Hooks for activations of the blocks' layers and the class token's attention in all later layers."""
+        """Hooks for activations of the blocks' layers and for the rows of attention in all later layers."""
         hooks, trace_of = trace_hooks(self.tower, sorted({block.layer for block in blocks}))
         device = self.tower.weight.device
 
@@ -102,19 +103,19 @@ class Trace(NamedTuple):
 
     embedding: Float[Tensor, "b d"]
     """M(I), not normalised."""
-    sigma_post: Float[Tensor, "b"]
-    """Deviation of the class token in the final LayerNorm."""
-    alpha: dict[int, Float[Tensor, "b head token"]]
-    """For each layer l', the class token's attention row over the deviations of LayerNorms, a_i^{l',h} / sigma_i^{l'}."""
+    beta: Float[Tensor, "b j"]
+    """beta_j of the tokens that the output is read from; with a class token 1 / sigma_post."""
+    reach: dict[int, Float[Tensor, "b head token"]]
+    """For each layer l', sum over j of beta_j alpha_ji; with a class token a_i^{l',h} / (sigma_i^{l'} sigma_post)."""
     p: dict[int, Float[Tensor, "b token neuron"]]
     """For each layer l, activations that the MLP's output matrix reads, over the deviation of a LayerNorm behind it."""
 
 
 def scalars(trace: Trace, layer: int, neurons: slice | Int[Tensor, "n"] = slice(None)) -> Float[Tensor, "b n k"]:
-    """S: how much of each neuron every later head carries to the class token, heads of the next layer first."""
-    a = torch.cat([trace.alpha[later] for later in sorted(trace.alpha) if later > layer], 1)  # [b, k, token]
+    """S: how much of each neuron every later head carries to the output, heads of the next layer first."""
+    a = torch.cat([trace.reach[later] for later in sorted(trace.reach) if later > layer], 1)  # [b, k, token]
     p = trace.p[layer][..., neurons].to(a.dtype)  # [b, token, n]
-    return p.transpose(1, 2) @ (a / trace.sigma_post[:, None, None]).transpose(1, 2)  # [b, n, k]
+    return p.transpose(1, 2) @ a.transpose(1, 2)  # [b, n, k]
 
 
 def directions(
@@ -203,27 +204,35 @@ def head_directions(visual: nn.Module | Tower, layer: int) -> Float[Tensor, "hea
     return (W_O.T @ P).unflatten(0, (block.attention.heads, -1))  # [head e, d] -> [head, e, d]
 
 
-def trace(visual: nn.Module | Tower, image: Float[Tensor, "b 3 y x"], layers: Sequence[int]) -> Trace:
-    """One forward pass, with what the second-order effects of these layers' neurons depend on."""
+def trace(visual: nn.Module | Tower, image: Float[Tensor, "b 3 y x"], layers: Sequence[int], rows: bool = True) -> Trace:
+    """One forward pass, with what the second-order effects of these layers' neurons depend on.
+
+    Args:
+        rows: As in `trace_hooks`.
+    """
     tower = tower_of(visual)
-    hooks, trace_of = trace_hooks(tower, layers)
+    hooks, trace_of = trace_hooks(tower, layers, rows)
     with hooked(hooks):
         embedding = tower.visual(image)
     return trace_of(embedding)
 
 
-def trace_hooks(visual: nn.Module | Tower, layers: Sequence[int]) -> tuple[Hooks, Callable[[Float[Tensor, "b d"]], Trace]]:
-    """Hooks for a forward pass, and a function from its M(I) to the Trace that they have collected."""
+def trace_hooks(
+    visual: nn.Module | Tower, layers: Sequence[int], rows: bool = True
+) -> tuple[Hooks, Callable[[Float[Tensor, "b d"]], Trace]]:
+    """Hooks for a forward pass, and a function from its M(I) to the Trace that they have collected.
+
+    Args:
+        rows: Collect `Trace.reach` too; it is empty otherwise.
+    """
     p: dict[int, Tensor] = {}
-    alpha: dict[int, Tensor] = {}
-    sigma_post: list[Tensor] = []
+    beta: list[Tensor] = []
     tower = tower_of(visual)
-    hooks: Hooks = tower.sigma_hooks(sigma_post)
+    hooks, reach_of = tower.readout.row_hooks(tower.blocks, range(min(layers) + 1, tower.depth) if rows else ())
+    hooks += tower.beta_hooks(beta)
     for layer in layers:
         hooks += tower.blocks[layer].activation_hooks(p, layer)
-    for layer in range(min(layers) + 1, tower.depth):
-        hooks += tower.blocks[layer].row_hooks(alpha, layer)
-    return hooks, lambda embedding: Trace(embedding, sigma_post[0], alpha, p)
+    return hooks, lambda embedding: Trace(embedding, beta[0], reach_of(beta[0]), p)
 
 
 def run_with(

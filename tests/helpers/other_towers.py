@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +30,22 @@ VIT = {
     "vit-inner": {"scale_attn_norm": True, "scale_mlp_norm": True, "no_embed_class": True, "fc_norm": True},
 }
 """Settings of timm's VisionTransformer: MobileCLIP's and BiomedCLIP's kind, with norms of queries and keys, with inner norms."""
+MEANS: dict[str, dict[str, Any]] = {
+    "vit-gap": {"class_token": False, "fc_norm": False},
+    "vit-registers-mean": {"reg_tokens": 2, "qk_norm": True, "scale_attn_norm": True},
+    "vit-all-tokens": {"pool_include_prefix": True, "fc_norm": False, "init_values": 0.3},
+    "eva-mean": EVA["eva02-b"],
+    "eva-e-mean": EVA["eva02-e-all"] | {"use_fc_norm": False},
+    "vitamin": {},
+}
+"""Settings of timm's towers whose output is the mean of tokens, with the final LayerNorm before the mean and behind it."""
+CLIPA: dict[str, dict[str, Any]] = {
+    "clipa": {"no_ln_pre": True, "final_ln_after_pool": True},
+    "norm-first": {},
+    "scale_attn": {"block_type": "custom", "scale_attn": True, "scale_attn_inner": True},
+    "all": {"qk_norm": True, "scale_heads": True, "scale_attn_inner": True, "ls_init_value": 1, "final_ln_after_pool": True},
+}
+"""Settings of open_clip's towers whose output is the mean of the patches, CLIPA's first."""
 SHAPES = (
     {"img_size": (21, 14), "patch_size": 7, "embed_dim": 24, "depth": 4, "num_heads": 3, "mlp_ratio": 2.3},
     {"img_size": (16, 16), "patch_size": 8, "embed_dim": 40, "depth": 3, "num_heads": 5, "mlp_ratio": 1.4},
@@ -68,6 +85,19 @@ def randomised(visual: Any, seed: int) -> Any:
     return visual
 
 
+def vitamin_settings(shape: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a small ViTamin with stages of convolutions, one token for 16 pixels down and across."""
+    from timm.layers import HybridEmbed
+    from timm.models.vitamin import GeGluMlp, MbConvStages, VitCfg
+
+    stages = MbConvStages(VitCfg(embed_dim=(4, 6, shape["embed_dim"]), depths=(1, 1, 1), stem_width=5))
+    rows, columns = (side // shape["patch_size"] for side in shape["img_size"])
+    return shape | {
+        "img_size": (16 * rows, 16 * columns), "patch_size": 1, "class_token": False, "mlp_layer": GeGluMlp,
+        "embed_layer": partial(HybridEmbed, backbone=stages, proj=False),
+    }  # fmt: skip
+
+
 def timm_tower(kind: str, shape: dict[str, Any], width: int, seed: int = 0, projection: str = "head") -> Any:
     """Return a tower of timm's behind open_clip's TimmModel.
 
@@ -77,10 +107,12 @@ def timm_tower(kind: str, shape: dict[str, Any], width: int, seed: int = 0, proj
     from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer as TimmVit
 
-    settings = shape | {"global_pool": "token", "num_classes": 0 if projection == "proj" else width}
-    if kind in EVA and shape["embed_dim"] // shape["num_heads"] % 4:  # rotation turns pairs of pairs
+    if kind == "vitamin":
+        shape = vitamin_settings(shape)
+    settings = shape | {"global_pool": "avg" if kind in MEANS else "token", "num_classes": 0 if projection == "proj" else width}
+    if kind.startswith("eva") and shape["embed_dim"] // shape["num_heads"] % 4:  # rotation turns pairs of pairs
         settings["embed_dim"] = 8 * shape["num_heads"]
-    trunk = Eva(**settings, **EVA[kind]) if kind in EVA else TimmVit(**settings, **VIT[kind])
+    trunk = (Eva if kind.startswith("eva") else TimmVit)(**settings, **(EVA | VIT | MEANS)[kind])
     visual: Any = TimmModel.__new__(TimmModel)
     nn.Module.__init__(visual)
     visual.image_size, visual.trunk, visual.head = shape["img_size"], trunk, nn.Sequential()
@@ -94,6 +126,11 @@ def timm_tower(kind: str, shape: dict[str, Any], width: int, seed: int = 0, proj
 def custom_tower(kind: str, shape: dict[str, Any], seed: int = 0) -> Any:
     """Return open_clip's VisionTransformer with custom blocks."""
     return randomised(VisionTransformer(**shape, **CUSTOM[kind]), seed)
+
+
+def mean_tower(kind: str, shape: dict[str, Any], seed: int = 0) -> Any:
+    """Return open_clip's VisionTransformer whose output is the mean of the patches."""
+    return randomised(VisionTransformer(**shape, **CLIPA[kind], pool_type="avg"), seed)
 
 
 def pictures(visual: Any, count: int = 2) -> Tensor:
@@ -126,13 +163,13 @@ class Frozen:
     @contextmanager
     def _recording(self) -> Iterator[None]:
         handles = []
-        for module in self.visual.modules():
+        for module in [module for name, module in self.visual.named_modules() if "patch_embed" not in name]:
             if isinstance(module, nn.LayerNorm):
                 handles.append(module.register_forward_hook(lambda m, i, o: self.norms.__setitem__(m, (i[0], o))))
         for block in self.blocks:
             handles.append(block.mlp.register_forward_hook(lambda m, i, o: self.mlps.__setitem__(m, o)))
 
-        def record(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Tensor:
+        def record(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
             A = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
             self.attention.append((A, v))
             return A @ v
@@ -152,7 +189,7 @@ class Frozen:
         handles += [b.mlp.register_forward_hook(lambda m, i, o: self.mlps[m]) for b in self.blocks[self.layer + 1 :]]
         recorded = iter(self.attention)
 
-        def attend(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Tensor:
+        def attend(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
             A, before = next(recorded)
             return A @ before + eps * (A @ (v - before))
 
@@ -187,10 +224,12 @@ class Frozen:
 
 @contextmanager
 def attention_as(function: Callable[..., Tensor]) -> Iterator[None]:
-    """Replace torch's scaled_dot_product_attention within the block."""
-    original = nn.functional.scaled_dot_product_attention
+    """Replace torch's scaled_dot_product_attention within the block, where torch's MultiheadAttention calls it too."""
+    original, fast = nn.functional.scaled_dot_product_attention, torch.backends.mha.get_fastpath_enabled()
     nn.functional.scaled_dot_product_attention = function  # type: ignore[assignment]
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
         nn.functional.scaled_dot_product_attention = original
+        torch.backends.mha.set_fastpath_enabled(fast)
