@@ -31,8 +31,8 @@ from cliptools.streaming.vit_indirect import Indirect, cost
 from cliptools.text.vocabularies import recorded_pool
 from cliptools.towers.kinds import output_width
 from cliptools.unit_effects.factored import FactoredEffect, unit_blocks_of
-from cliptools.unit_effects.resnet_pooling import supported_resnet, unit_directions
-from cliptools.unit_effects.select import factored_effect
+from cliptools.unit_effects.pairs import unit_directions
+from cliptools.unit_effects.select import factored_effect, pair_effect
 
 Record = dict[str, Any]
 SPLITS = ("train", "validation", "test")
@@ -346,7 +346,7 @@ def _directions(model: LoadedModel, bundle: Bundle) -> Float[Tensor, "u d"]:
     if "sign" not in bundle:
         return torch.from_numpy(bundle["direction"])
     unit, sign = torch.from_numpy(bundle["unit"]).long(), torch.from_numpy(bundle["sign"])
-    return unit_directions(supported_resnet(model.clip), unit, sign)
+    return unit_directions(pair_effect(model.clip), unit, sign)
 
 
 def rest_of(bundle_settings: BundleSettings, effect: FactoredEffect) -> OmittedUnits | None:

@@ -15,11 +15,14 @@ from cliptools.embedded_models import CONFIG, EMBEDDED_DIR
 from cliptools.library_patches import installed_file
 
 TIMM = re.compile(r"(test_)?(vit\d?|eva|eva02|deit|deit3)(_|$)")
-"""Names of timm's models that may be a VisionTransformer or Eva with a class token; the tower is checked once it is made."""
-OTHER_TIMM = re.compile(r"_(gap|relpos|srelpos|siglip|pe|dpwee|dwee|pwee)(_|$)|_rpn_|_hybrid_")
+"""Names of timm's models that may be a VisionTransformer or Eva; the tower is checked once it is made."""
+OTHER_TIMM = re.compile(r"_(gap|relpos|srelpos|dpwee|dwee|pwee)(_|$)|_rpn_|_hybrid_")
 """Names of timm's that begin in the same way and have another pooling or other blocks."""
+MAP_TIMM = re.compile(r"_(siglip|pe)(_|$)")
+"""Names of timm's that have no class token, or none that was trained to be the output: SigLIP and Perception Encoder."""
 SUPPORTED = (
-    "open_clip's ViTs and timm's ViT and EVA that pool by their class token, and open_clip's ResNets that pool by attention"
+    "open_clip's ViTs and timm's ViT and EVA that pool by their class token or by attention, and open_clip's ResNets that pool "
+    "by attention"
 )
 
 
@@ -34,13 +37,11 @@ def tower_fault(config: Mapping[str, Any]) -> str | None:
         return None
     if name := image.get("timm_model_name"):
         return _timm_fault(str(name)[:60], str(image.get("timm_pool", "avg")), image.get("timm_proj", "linear"))
-    if "multimodal_cfg" in config:
-        return "it is a CoCa, whose image tower pools by attention (attn_pool)"
     if isinstance(image.get("layers"), list | tuple):
         return None
-    if image.get("attentional_pool"):
-        return "its image tower pools by attention (attn_pool), not by its class token"
-    if (pool := image.get("pool_type", "tok")) != "tok":
+    if isinstance(kind := image.get("attentional_pool"), str) and kind:
+        return f"its image tower pools by attention of the kind {kind[:40]!r} (attentional_pool), which open_clip calls untested"
+    if (pool := image.get("pool_type", "tok")) not in (("tok", "avg") if kind else ("tok",)):
         return f"its image tower pools by pool_type={str(pool)[:40]!r}, not by its class token ('tok')"
     if image.get("scaled_cosine_attn") and image.get("block_type") in (None, "custom"):
         return "its image tower has custom attention blocks (scaled_cosine_attn), which open_clip's own code does not run"
@@ -49,12 +50,13 @@ def tower_fault(config: Mapping[str, Any]) -> str | None:
 
 def _timm_fault(name: str, pool: str, projection: Any) -> str | None:
     """Return the reason why a tower of timm's is not supported; None if it may be."""
-    if pool == "map":
-        return f"its image tower is timm's {name}, which pools by attention (SigLIP's kind)"
     if TIMM.match(name) is None or OTHER_TIMM.search(name):
         return f"its image tower is timm's {name}"
-    if pool not in ("token", ""):
-        return f"its image tower is timm's {name}, which pools by timm_pool={pool[:20]!r}, not by its class token ('token')"
+    if pool not in (("map",) if MAP_TIMM.search(name) else ("token", "", "map")):
+        return (
+            f"its image tower is timm's {name}, which pools by timm_pool={pool[:20]!r}, not by its class token ('token') or "
+            "attention ('map')"
+        )
     if projection == "mlp":
         return f"its image tower is timm's {name} with a nonlinear projection (timm_proj='mlp')"
     return None

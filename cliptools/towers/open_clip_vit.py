@@ -1,4 +1,4 @@
-"""open_clip's VisionTransformer that pools by its class token, with its default and its custom blocks."""
+"""open_clip's VisionTransformer that pools by its class token or by attention, with its default and its custom blocks."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cliptools.errors import ModelError
 from cliptools.models.clip_parts import CustomResidualAttentionBlock, ResidualAttentionBlock, VisionTransformer
 from cliptools.towers.hooks import Hooks
+from cliptools.towers.learned_queries import QueryPooling
 from cliptools.towers.tower import KEYS, QUERIES, VALUES, Attention, Block, Tower
 from cliptools.unit_effects.factored import wide
 
@@ -101,10 +102,13 @@ class OpenClipTower(Tower):
     def __init__(self, visual: VisionTransformer) -> None:
         """
         Raises:
-            ModelError: the tower does not pool by its class token, or its blocks are of an unknown kind.
+            ModelError: the tower pools in another way, or its blocks are of an unknown kind.
         """
         _check_pooling(visual)
         self.visual, self.final_norm, self.prefix = visual, visual.ln_post, 1
+        if visual.attn_pool is not None:
+            self.pooling = QueryPooling(visual)
+            self.final_norm = self.pooling.norm_in
         rows, columns = visual.grid_size
         down, across = visual.patch_size
         self.grid, self.stride = (int(rows), int(columns)), (int(down), int(across))
@@ -127,7 +131,8 @@ class OpenClipTower(Tower):
 
     def finish(self, x: Float[Tensor, "b token width"]) -> Float[Tensor, "b d"]:
         """Implements Tower.finish."""
-        return self.visual.ln_post(x[:, :1])[:, 0] @ self.visual.proj
+        pooled = self.visual.ln_post(x[:, :1])[:, 0] if self.pooling is None else self.visual._pool(x)[0]
+        return pooled @ self.visual.proj
 
     def rest(self, x: Float[Tensor, "b token width"], layer: int) -> Float[Tensor, "b d"]:
         """Implements Tower.rest; where open_clip's own code can, the last block computes the class token alone."""
@@ -168,14 +173,16 @@ def with_positions(holder: Any, grid: tuple[int, int], rows: int, columns: int) 
 
 
 def _check_pooling(visual: VisionTransformer) -> None:
-    """Check that the output is read from the class token.
+    """Check that the output is read from the class token, or by attention with one set of queries.
 
     Raises:
         ModelError: it is not.
     """
     if visual.attn_pool is not None:
-        raise ModelError("this ViT pools by attention (attn_pool), not by its class token: no second-order path to the output")
-    if visual.pool_type != "tok":
+        if visual.attn_pool_contrastive is not None or visual.pool_type not in ("tok", "avg"):
+            kind = visual.attn_pool_type or visual.pool_type
+            raise ModelError(f"this ViT pools by attention of the kind {kind!r} (attn_pool), which open_clip calls untested")
+    elif visual.pool_type != "tok":
         raise ModelError(f"this ViT pools by pool_type={visual.pool_type!r}, not by its class token ('tok')")
 
 

@@ -1,4 +1,4 @@
-"""timm's VisionTransformer and Eva behind open_clip's TimmModel, where they pool by a class token.
+"""timm's VisionTransformer and Eva behind open_clip's TimmModel, where they pool by a class token or by attention.
 
 timm is not imported here: its classes are known by name, and the modules that a tower holds have been made with it.
 """
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from cliptools.errors import ModelError
 from cliptools.models.clip_parts import TimmModel
+from cliptools.towers.learned_queries import LatentPooling, latent_fault
 from cliptools.towers.open_clip_vit import WrittenAttention
 from cliptools.towers.tower import KEYS, QUERIES, Block, Tower
 from cliptools.unit_effects.factored import wide
@@ -67,18 +68,20 @@ class TimmAttention(WrittenAttention):
 
 
 class TimmTower(Tower):
-    """A VisionTransformer or Eva of timm's that pools by its class token."""
+    """A VisionTransformer or Eva of timm's that pools by its class token, or by attention with a learned query."""
 
     def __init__(self, visual: TimmModel) -> None:
         """
         Raises:
-            ModelError: the tower is of another class, does not pool by its class token, or has parts whose effects are not known.
+            ModelError: the tower is of another class, pools in another way, or has parts whose effects are not known.
         """
         trunk: Any = visual.trunk
         self.visual, self.trunk = visual, trunk
         if (fault := _trunk_fault(trunk) or _head_fault(visual)) is not None:
             raise ModelError(f"timm's {type(trunk).__name__} of this model {fault}")
         (self.final_norm,) = _final_norms(trunk)
+        if trunk.attn_pool is not None:
+            self.pooling = LatentPooling(self.final_norm, trunk.attn_pool, lambda: self.projection)
         self.prefix = int(trunk.num_prefix_tokens)
         rows, columns = trunk.patch_embed.grid_size
         height, width = trunk.patch_embed.img_size
@@ -162,7 +165,10 @@ def _trunk_fault(trunk: Any) -> str | None:
     """The reason why a trunk is not supported, as the end of a sentence; None if it is."""
     if _class(trunk) not in TRUNKS:
         return "is not one of its VisionTransformer and Eva"
-    if trunk.global_pool != "token" or trunk.attn_pool is not None:
+    if trunk.attn_pool is not None:
+        if fault := latent_fault(trunk):
+            return fault
+    elif trunk.global_pool != "token":
         return f"pools by {trunk.global_pool or 'nothing'!r}, not by its class token ('token')"
     for layer, block in enumerate(trunk.blocks):
         if fault := _block_fault(block):
