@@ -38,9 +38,9 @@ class Study:
         assert ended.returncode == 0, (command, words, ended.stderr.decode())
         return ended.stdout
 
-    def refused(self, command: str, *words: Any) -> str:
+    def refused(self, command: str, *words: Any, stdin: bytes = b"") -> str:
         """Return the one line of a command that refuses."""
-        ended = self.run(command, *words, "-q")
+        ended = self.run(command, *words, "-q", stdin=stdin)
         (line,) = ended.stderr.decode().splitlines()
         assert ended.returncode in (1, 2), line
         return line
@@ -76,35 +76,40 @@ def test_pairs_are_the_default_and_store_no_directions(study: Study) -> None:
 
 def test_every_consumer_of_pairs(study: Study, tmp_path: Path) -> None:
     pairs = study.bundle("words", "--keep", "30%")
-    by = ("--bundle", pairs)
+    by, stdin = ("--bundle", pairs), pairs.read_bytes()
     assert study.done("view", pairs, "-f", "jsonl")
     study.done("judge", study.photos, "--same-names", *READ, *by, "-f", "jsonl", "--no-cache")
     study.done("concepts", study.photos, *READ, *by, "-f", "jsonl")
     study.done("spurious", "--depict", "cat", "--predict", "dog", "--words", 3, "--no-cache", pairs)
     study.done("ablate", study.photos, *READ, *by, "--classes", study.classes, "-f", "jsonl")
     study.done("shift", study.photos, "--concept", "cat", *READ, *by, "-f", "jsonl")
-    study.done("top", study.photos, "--head", 2, "--raw", *READ, "-f", "jsonl", pairs)
-    study.done("sheet", "--head", 2, "--images-from", study.photos, "-o", tmp_path / "sheet.png", pairs)
-    study.done("gallery", "--head", 2, "--images-from", study.photos, "-o", tmp_path / "page.html", pairs)
+    study.done("top", study.photos, "--head", 2, "--raw", *READ, "-f", "jsonl", stdin=stdin)
+    study.done("sheet", "--head", 2, "--images-from", study.photos, "-o", tmp_path / "sheet.png", stdin=stdin)
+    study.done("gallery", "--head", 2, "--images-from", study.photos, "-o", tmp_path / "page.html", stdin=stdin)
     maps = ("segment", study.photos / "cat" / "00.png", "--text", "dog", "--out-dir", tmp_path / "maps")
     assert "are not single neurons" in study.refused(*maps, *by)
     assert "margins are explained" in study.refused("explain", study.photos, "--text", "cat", "--text", "dog", *READ, *by)
     edited = ("--sees", "cat", "--writes", "dog", "--template", "{}", "-o", tmp_path / "edited.safetensors")
-    assert "cannot be edited" in study.refused("edit", *edited, pairs)
+    assert "cannot be edited" in study.refused("edit", *edited, stdin=stdin)
 
 
 def test_every_consumer_of_neurons(study: Study, tmp_path: Path) -> None:
     second, neurons = study.bundle("second", "--effect", "second", "--layers", "1"), study.bundle("neurons", "--units", "neurons")
-    maps = ("segment", study.photos / "cat" / "00.png", "--text", "dog", "--out-dir", tmp_path / "maps")
+    maps = ("segment", study.photos / "cat" / "00.png", "--text", "dog", "--out-dir")
     for method, bundle in (("neurons", second), ("effects", second), ("signed", neurons)):
-        assert json.loads(study.done(*maps, "--bundle", bundle, "--method", method))["text"] == "dog"
-    assert "which have no second-order effects" in study.refused(*maps, "--bundle", neurons, "--method", "effects")
-    assert "expected one of neurons, signed, effects" in study.refused(*maps, "--bundle", second, "--method", "rollout")
+        assert json.loads(study.done(*maps, tmp_path / method, "--bundle", bundle, "--method", method))["text"] == "dog"
+    assert "which have no second-order effects" in study.refused(
+        *maps, tmp_path / "a", "--bundle", neurons, "--method", "effects"
+    )
+    assert "expected one of neurons, signed, effects" in study.refused(
+        *maps, tmp_path / "b", "--bundle", second, "--method", "rollout"
+    )
     study.done("judge", study.photos, "--same-names", *READ, "--bundle", second, "-f", "jsonl", "--no-cache")
     study.done("ablate", study.photos, *READ, "--bundle", neurons, "--classes", study.classes, "-f", "jsonl")
     edited = ("--sees", "cat", "--writes", "dog", "--template", "{}", "--head", 3)
-    study.done("edit", *edited, "-o", tmp_path / "null.safetensors", second)
-    study.done("edit", *edited, "--how", "zero", study.photos, "-o", tmp_path / "zero.safetensors", neurons)
+    study.done("edit", *edited, "-o", tmp_path / "null.safetensors", stdin=second.read_bytes())
+    zero = ("--how", "zero", study.photos, "-o", tmp_path / "zero.safetensors")
+    study.done("edit", *edited, *zero, stdin=neurons.read_bytes())
     assert "are pairs or neurons" in study.refused("effects", study.photos, "--model", study.model, "--units", "heads")
 
 

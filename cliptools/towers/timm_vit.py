@@ -119,11 +119,11 @@ class TimmTower(Tower):
 
     @contextmanager
     def on_grid(self, rows: int, columns: int) -> Iterator[None]:
-        """Implements Tower.on_grid; timm resizes the positions."""
-        if (rows, columns) == self.grid:
+        """Implements Tower.on_grid; timm resizes the positions, and takes one size of pictures, 384 pixels for 27 patches of 14."""
+        trunk, size = self.trunk, tuple(self.trunk.patch_embed.img_size)
+        if (rows * self.stride[0], columns * self.stride[1]) == size:
             yield
             return
-        trunk, size = self.trunk, tuple(self.trunk.patch_embed.img_size)
         positions, rope = trunk.pos_embed, getattr(trunk, "rope", None)
         if rope is not None:
             trunk.rope = copy.deepcopy(rope)
