@@ -119,7 +119,7 @@ class TimmTower(Tower):
 
     @contextmanager
     def on_grid(self, rows: int, columns: int) -> Iterator[None]:
-        """Implements Tower.on_grid; timm resizes the positions, and takes one size of pictures, 384 pixels for 27 patches of 14."""
+        """Implements Tower.on_grid; timm resizes positions, and takes one size of pictures, 384 pixels for 27 patches of 14."""
         trunk, size = self.trunk, tuple(self.trunk.patch_embed.img_size)
         if (rows * self.stride[0], columns * self.stride[1]) == size:
             yield
