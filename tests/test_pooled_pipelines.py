@@ -113,6 +113,18 @@ def test_every_consumer_of_neurons(study: Study, tmp_path: Path) -> None:
     assert "are pairs or neurons" in study.refused("effects", study.photos, "--model", study.model, "--units", "heads")
 
 
+def test_the_parts_of_a_pooling(study: Study) -> None:
+    words = ("ablate", study.photos, *READ, "--bundle", study.bundle("part", "--keep", "2%"), "--classes", study.classes)
+    words += ("--ablate", "none", "-f", "jsonl", "--part")
+    if "coca" in str(study.folder):
+        assert "has no MLP" in study.refused(*words, "attention")
+        return
+    for part in ("attention", "mlp", "both"):
+        records = [json.loads(line) for line in study.done(*words, part).splitlines()]
+        assert len(records) == 2 and all(record["part"] == part for record in records), records
+    assert "so it needs --ablate none alone" in study.refused(*words, "mlp", "--ablate", "all")
+
+
 def test_shards_of_pairs_are_one_run(study: Study, tmp_path: Path) -> None:
     words = (study.photos, "--model", study.model, "--top-images", 2, "--quantile", 0.5, *READ)
     for number in (1, 2):

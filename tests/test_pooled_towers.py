@@ -18,6 +18,7 @@ from cliptools.models.names import tower_fault
 from cliptools.segmentation.towers import choose_method
 from cliptools.segmentation.vit_methods import effect_maps
 from cliptools.streaming.vit_indirect import Indirect, token_means
+from cliptools.towers.hooks import hooked
 from cliptools.towers.kinds import tower_of
 from cliptools.unit_effects import vit_carried
 from cliptools.unit_effects.factored import UnitBlock, total_of
@@ -146,6 +147,22 @@ def test_maps_of_effects_add_up_to_the_effects() -> None:
     (S,), _ = effect.read(images, [block])
     assert maps.shape == (6,)
     close(maps.sum(), effect.total(block, S)[1] @ t)
+
+
+@pytest.mark.parametrize("kind", ["siglip", "siglip-class", "pe"])
+def test_the_parts_of_a_pooling_add_up(kind: str) -> None:
+    visual = pooled_tower(kind, 1)
+    images, adapter = pictures(visual), tower_of(visual)
+    assert adapter.pooling is not None
+    outputs = []
+    for part in ("attention", "mlp"):
+        with hooked(adapter.pooling.part_hooks(part)):
+            outputs.append(visual(images))
+    bias = getattr(visual.trunk.head, "bias", 0)  # which both outputs have
+    close(outputs[0] + outputs[1] - bias, visual(images))
+    frozen = Frozen(visual, images, 2)
+    mlp = visual.trunk.head(frozen.mlps[visual.trunk.attn_pool.mlp][:, 0])
+    close(outputs[1], mlp)
 
 
 def test_the_choice_of_effects() -> None:

@@ -50,6 +50,16 @@ class LatentPooling(Pooling):
 
         return [(self.norm_in, lambda norm, inputs, _: sigma.append(deviation(inputs[0], norm))), (self.pool, keep_beta)]
 
+    def part_hooks(self, part: str) -> Hooks:
+        """Implements Pooling.part_hooks: the output is P (o + MLP(LN(o))), so the MLP's output becomes 0, or loses o."""
+        if part == "attention":
+            return [(self.pool.mlp, lambda mlp, inputs, output: torch.zeros_like(output))]
+        written: list[Tensor] = []
+        return [
+            (self.pool.norm, lambda norm, inputs, _: written.append(inputs[0])),
+            (self.pool.mlp, lambda mlp, inputs, output: output - written.pop()),
+        ]
+
     def _rows(self, y: Float[Tensor, "b token width"]) -> Float[Tensor, "b g token"]:
         """b: the query's attention of every head."""
         pool = self.pool

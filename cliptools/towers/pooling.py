@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cliptools.errors import ModelError
 from cliptools.towers.hooks import Hooks
 
 
@@ -46,6 +47,14 @@ class Pooling(ABC):
     @abstractmethod
     def hooks(self, use: Callable[[Float[Tensor, "b g token"]], None]) -> Hooks:
         """Hooks that give beta to `use` at the end of a forward pass."""
+
+    def part_hooks(self, part: str) -> Hooks:
+        """Hooks under which the output is P of what one part writes: the `attention`, or the `mlp` behind it.
+
+        Raises:
+            ModelError: the pooling has no MLP.
+        """
+        raise ModelError("the attention pooling of this image tower has no MLP, so its output has no parts")
 
     def matrices(self, centred: bool = False) -> Float[Tensor, "g d width"]:
         """A_g of every head; in float32 at least."""

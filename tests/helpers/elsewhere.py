@@ -51,11 +51,13 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ),
     ("unit_effects/vit_direct.py", "class_token_tower"): ("tests/test_pooled_towers.py: direct effects need a class token",),
     ("unit_effects/vit_pooling.py", "pooling_of"): ("tests/test_pooled_towers.py: has no attention pooling",),
+    ("towers/pooling.py", "Pooling.part_hooks"): ("tests/test_pooled_pipelines.py: has no MLP",),
     ("towers/timm_vit.py", "TimmTower.__init__"): ("tests/test_other_towers.py: is not one of its VisionTransformer",),
     ("analysis/weight_edit.py", "_bias"): ("tests/test_other_towers.py: has no bias, in which an edit could put means",),
     ("towers/open_clip_vit.py", "_block"): ("tests/test_second_order.py: custom attention",),
     ("front/ablate_settings.py", "AblateRequest.check"): (
         "tests/test_front_ablate.py: the model that is given is loaded in",
+        "tests/test_pooled_pipelines.py: so it needs --ablate none alone",
         "tests/test_ablate_groups.py: needs --groups",
     ),
     ("front/ablate_groups.py", "training_sizes"): (
