@@ -121,7 +121,7 @@ def test_the_parts_of_a_pooling(study: Study) -> None:
         return
     for part in ("attention", "mlp", "both"):
         records = [json.loads(line) for line in study.done(*words, part).splitlines()]
-        assert len(records) == 2 and all(record["part"] == part for record in records), records
+        assert len(records) == 2 and all(record["settings"]["part"] == part for record in records), records
     assert "so it needs --ablate none alone" in study.refused(*words, "mlp", "--ablate", "all")
 
 

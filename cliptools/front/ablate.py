@@ -121,8 +121,8 @@ def ablate(
         layers=_groups(layers), each_layer=each_layer, effect=effect, units=units, ablate=_names(ablate),
         reconstruct=_names(reconstruct), components=_numbers(components), m=_numbers(m), words_along=_names(words_along),
         keep=_numbers(keep), templates=tuple(templates), limit=limit, sample=sample, seed=seed, precision=precision, mask=mask,
-        part=part, model=model, device=device, reading=Reading(batch_size=batch_size, workers=workers, strict=strict), groups=groups,
-        split=split, each_template=each_template, train_sizes=train_sizes,
+        part=part, model=model, device=device, reading=Reading(batch_size=batch_size, workers=workers, strict=strict),
+        groups=groups, split=split, each_template=each_template, train_sizes=train_sizes,
         against=None if against is None else os.fspath(against),
     )  # fmt: skip
     with front_call(progress):
