@@ -137,7 +137,7 @@ class OpenClipTower(Tower):
     def rest(self, x: Float[Tensor, "b token width"], layer: int) -> Float[Tensor, "b d"]:
         """Implements Tower.rest; where open_clip's own code can, the last block computes the class token alone."""
         block: Any = self.blocks[-1].module
-        if layer == self.depth - 1 or not isinstance(block, ResidualAttentionBlock):
+        if layer == self.depth - 1 or not isinstance(block, ResidualAttentionBlock) or self.pooling is not None:
             return super().rest(x, layer)
         for earlier in self.blocks[layer + 1 : -1]:
             x = earlier.run(x)
