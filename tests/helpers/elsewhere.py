@@ -42,8 +42,8 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_second_order.py: pool_type=",
     ),
     ("analysis/margin_passes.py", "tower_of"): ("tests/test_pooled_towers.py: is a ViT that pools by attention",),
-    ("front/edit_model.py", "_effect_of_units"): ("tests/test_pooled_towers.py: cannot be edited",),
-    ("front/heat_maps.py", "_check_later_layers"): ("tests/test_pooled_towers.py: which have no second-order effects",),
+    ("front/edit_model.py", "_effect_of_units"): ("tests/test_pooled_pipelines.py: cannot be edited",),
+    ("front/heat_maps.py", "_check_later_layers"): ("tests/test_pooled_pipelines.py: which have no second-order effects",),
     ("unit_effects/select.py", "_choose_pooled"): (
         "tests/test_pooled_towers.py: its units are pairs or neurons",
         "tests/test_pooled_towers.py: which all neurons cross",
