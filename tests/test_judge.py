@@ -34,8 +34,8 @@ from cliptools.models.text_encoder import encode_texts
 from cliptools.text.emoji_concepts import concepts
 from cliptools.text.vocabularies import recorded_pool
 from cliptools.unit_effects.factored import UnitActivity
-from cliptools.unit_effects.resnet_pooling import unit_directions
-from cliptools.unit_effects.select import factored_effect
+from cliptools.unit_effects.pairs import unit_directions
+from cliptools.unit_effects.select import factored_effect, pair_effect
 
 COUNT = 26
 TEXTS = ("cat", "dog", "boat", "a red car")
@@ -188,7 +188,7 @@ def test_pairs_with_random_weights(suite: Suite, scenes: Path) -> None:
     null = null_bundle(bundle, random, images, list(range(0, COUNT, 2)), recorded_pool(bundle), Reading(batch_size=4, workers=0))
     assert null.units == bundle.units and null.header.model["sha256"] == random.sha256
     assert null.header.images["count"] == bundle.header.images["count"]
-    r = unit_directions(random.clip.visual, torch.from_numpy(null["unit"]).long(), torch.from_numpy(null["sign"]))
+    r = unit_directions(pair_effect(random.clip), torch.from_numpy(null["unit"]).long(), torch.from_numpy(null["sign"]))
     np.testing.assert_array_equal(null["direction"], r.numpy())
     summary = judged(suite, scenes, "pooled-words", null=True).summary["null"]
     assert summary["units"] == bundle.units and summary["words"]["seen"]["correlation"]["mean"] is not None

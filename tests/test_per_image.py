@@ -19,8 +19,8 @@ from cliptools.front.image_activity import write_activity
 from cliptools.images.loader import open_images
 from cliptools.io.bundle import Bundle
 from cliptools.unit_effects.factored import Activity, UnitActivity
-from cliptools.unit_effects.resnet_pooling import pair_means, unit_directions
-from cliptools.unit_effects.select import factored_effect
+from cliptools.unit_effects.pairs import pair_means, unit_directions
+from cliptools.unit_effects.select import factored_effect, pair_effect
 
 SETTINGS: dict[str, Any] = {"top_images": 3, "quantile": 0.5, "batch_size": 4, "workers": 0, "device": "cpu"}
 MEASURED: dict[str, dict[str, Any]] = {
@@ -41,9 +41,9 @@ def oracle(bundle: Bundle, model: str, images: Path) -> tuple[list[str], Activit
     settings, unit = bundle.header.settings, torch.from_numpy(bundle["unit"]).long()
     effect = factored_effect(loaded.clip, settings["effect"], settings["units"])
     if "sign" in bundle:
-        visual: Any = loaded.clip.visual
-        r = unit_directions(visual, unit, torch.from_numpy(bundle["sign"]))
-        b = pair_means(visual, unit, torch.from_numpy(bundle["mean_scalar"]))
+        pairs = pair_effect(loaded.clip)
+        r = unit_directions(pairs, unit, torch.from_numpy(bundle["sign"]))
+        b = pair_means(pairs, unit, torch.from_numpy(bundle["mean_scalar"]))
     else:
         b, r = torch.from_numpy(bundle["mean"]), torch.from_numpy(bundle["direction"])
     return list(source.names), UnitActivity(effect, unit, b, r, settings["scale"] == "unit")(pixels)

@@ -51,7 +51,7 @@ def test_subset_of_neurons_is_a_part_of_all() -> None:
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [({"pool_type": "none"}, "pool_type='none'"), ({"attentional_pool": True, "attn_pooler_heads": 3}, "attn_pool")],
+    [({"pool_type": "none"}, "pool_type='none'"), ({"attentional_pool": "cascade", "attn_pooler_heads": 3}, "attn_pool")],
 )
 def test_other_pooling_is_refused_by_name(change: dict, reason: str) -> None:
     clip = torch.nn.Module()

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cliptools.errors import ModelError
 from cliptools.models.clip_parts import ModifiedResNet
 from cliptools.segmentation.towers import native_size, token_stride
 from cliptools.towers.hooks import hooked
@@ -178,10 +179,15 @@ class ResNetPass(ForwardPass):
 
 
 def tower_of(effect: FactoredEffect) -> Tower:
-    """The tower of an effect: second-order effects of a ViT's neurons, or pooled effects of a ResNet."""
+    """The tower of an effect: second-order effects of a ViT's neurons, or pooled effects of a ResNet.
+
+    Raises:
+        ModelError: a ViT that pools by attention, whose margin has no such parts.
+    """
     if isinstance(effect, Pooled):
         return ResNetTower(effect)
-    assert isinstance(effect, SecondOrder)
+    if not isinstance(effect, SecondOrder) or effect.tower.pooling is not None:
+        raise ModelError("this image tower is a ViT that pools by attention; margins are explained for a class token or a ResNet")
     return VitTower(effect.tower)
 
 

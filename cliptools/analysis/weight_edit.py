@@ -14,6 +14,8 @@ With Q an orthonormal basis of their span, the smallest change of w_n that does 
 
     c_n <- c_n - Q Q' (ls2_l * c_n) / ls2_l
 
+Where a tower pools by attention (towers/pooling.py), there is one g_0 = C A_g' v for each head g of the pooling.
+
 Paths through the MLPs of later layers remain, and so do effects on the attention of later layers. Several v have several g each.
 
 Units at their means. Exact, because the output is linear in what is replaced:
@@ -68,7 +70,11 @@ def path_directions(visual: nn.Module | Tower, layer: int, v: Float[Tensor, "v d
     tower = tower_of(visual)
     P = to_float64(tower.projection)
     v = to_float64(v).to(P.device)
-    g_0 = _centred((v @ P.T) * to_float64(norm_gain(tower.final_norm, P[:, 0])))  # (v, width)
+    if tower.pooling is None:
+        g_0 = _centred((v @ P.T) * to_float64(norm_gain(tower.final_norm, P[:, 0])))  # (v, width)
+    else:
+        A = to_float64(tower.pooling.matrices(centred=True))  # (head, d, width)
+        g_0 = _centred((v @ A).flatten(0, 1))  # (head v, width)
     g = [g_0, *(_through_heads(block, g_0).flatten(0, 1) for block in tower.blocks[layer + 1 :])]
     return _before_norm(tower.blocks[layer], torch.cat(g))
 

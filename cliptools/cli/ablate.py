@@ -41,6 +41,10 @@ KEEP_HELP = (
 )
 LAYERS_HELP = "Layers whose units are changed together, as 8-10,11; repeatable [default: all layers of the bundle]."
 MASK_HELP = "Mask of clip-edit, whose units are put at their means in every setting [default: none]."
+PART_HELP = (
+    "Compute the output from one part of an attention pooling that has an MLP (SigLIP, Perception Encoder): what the attention "
+    "writes, or the MLP behind it, with --ablate none [default: both]."
+)
 EFFECT_HELP = "Effect that the bundles must hold, as a check: any other is a usage error."
 UNITS_HELP = "Kind of unit that the bundles must hold, as a check: any other is a usage error."
 GROUPS_HELP = (
@@ -84,6 +88,7 @@ SEED_HELP = "Random seed for --sample, or for the rendered scenes."
 @click.option("--effect", type=click.Choice(["second", "first", "indirect", "pooled"]), help=EFFECT_HELP)
 @click.option("--units", type=click.Choice(["pairs", "neurons", "heads"]), help=UNITS_HELP)
 @click.option("--mask", type=click.Path(path_type=Path), metavar="FILE", help=MASK_HELP)
+@click.option("--part", type=click.Choice(["attention", "mlp", "both"]), help=PART_HELP)
 @click.option("--limit", type=click.IntRange(1), help=LIMIT_HELP)
 @click.option("--sample", type=click.IntRange(1), help="Use only N images, drawn at random from the whole list.")
 @click.option("--seed", default=ABLATE_SEED, show_default=True, type=click.IntRange(0), help=SEED_HELP)

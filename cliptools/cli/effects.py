@@ -13,17 +13,17 @@ TEXT_FROM_HELP = "Weights for the text tower, if --pretrained is a file with onl
 EFFECTS = ("second", "first", "indirect", "pooled")
 EFFECT_HELP = (
     "Effect to measure. second: through later heads; first: directly, where the output is read; indirect: the part of the "
-    "output that is lost when the neuron is set to its mean; pooled: through attention pooling [default: pooled for a ResNet, "
-    "else second]."
+    "output that is lost when the neuron is set to its mean; pooled: through attention pooling alone [default: pooled for a "
+    "ResNet and for a ViT that pools by attention, else second]."
 )
 UNITS = ("pairs", "neurons", "heads")
 UNITS_HELP = (
-    "Kind of unit: neuron-head pairs (ResNet), neurons, or heads (ViT: their direct effect) [default: pairs for a ResNet, "
-    "else neurons]."
+    "Kind of unit: pairs of a neuron and a head (pooled effects), neurons, or heads (ViT: their direct effect) [default: pairs "
+    "for pooled effects, else neurons]."
 )
 LAYERS_HELP = (
-    "Layers to measure, counted from 0, as 8-10,11 [default: from two thirds of the depth to the last but one; for heads, the "
-    "last 4]."
+    "Layers to measure, counted from 0, as 8-10,11 [default: from two thirds of the depth to the last but one; for pooled "
+    "effects of a ViT also the last; for heads, the last 4]."
 )
 SAMPLE_NEURONS_HELP = "Measure only N neurons of each layer, drawn with --seed; for --effect indirect [default: all]."
 TOP_HELP = "Number of images of largest effect to keep per unit [default: 2 % of the images read, at least 10, at most 100]."
@@ -92,6 +92,10 @@ def main(**options: Any) -> None:
     and a head. A pair acts along one direction, which follows from the weights. Its bundle therefore holds a sign and no
     directions; later commands compute these from the model. Heads are measured with their second moments, from which
     clip-decompose --method textspan finds words for them.
+
+    A ViT may pool by attention with learned queries (SigLIP, Perception Encoder, CoCa). Its pooling reads all tokens of the last
+    layer, so pairs of a neuron of any layer and a head of the pooling act along one direction as well, and are the default. No
+    later self-attention is crossed. --effect second crosses one later layer and then the pooling.
 
     --shard does a part of the work. Every shard is run with the same images and options, and writes a partial; clip-merge
     joins the partials into the bundle that one run over all images gives.

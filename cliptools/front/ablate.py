@@ -49,6 +49,7 @@ def ablate(
     workers: int | None = None,
     precision: Precision | None = None,
     mask: str | os.PathLike[str] | None = None,
+    part: str | None = None,
     model: LoadedModel | None = None,
     device: str = "auto",
     progress: bool = False,
@@ -90,6 +91,8 @@ def ablate(
         workers: Threads that decode images. None: the number of cores, at most 8.
         precision: Floating-point type of the model: fp32, bf16 or fp16. None: the bundle's.
         mask: File of a mask of clip-edit, whose units are put at their means in every setting.
+        part: Part of an attention pooling that has an MLP (SigLIP, Perception Encoder), from which alone the output is computed:
+            attention, mlp or both. None: both.
         model: The bundles' model, if it is loaded already.
         device: auto, cpu, cuda, cuda:1 or mps.
         progress: Write progress and messages to standard error; else messages go to the logger `cliptools`.
@@ -118,8 +121,8 @@ def ablate(
         layers=_groups(layers), each_layer=each_layer, effect=effect, units=units, ablate=_names(ablate),
         reconstruct=_names(reconstruct), components=_numbers(components), m=_numbers(m), words_along=_names(words_along),
         keep=_numbers(keep), templates=tuple(templates), limit=limit, sample=sample, seed=seed, precision=precision, mask=mask,
-        model=model, device=device, reading=Reading(batch_size=batch_size, workers=workers, strict=strict), groups=groups,
-        split=split, each_template=each_template, train_sizes=train_sizes,
+        part=part, model=model, device=device, reading=Reading(batch_size=batch_size, workers=workers, strict=strict),
+        groups=groups, split=split, each_template=each_template, train_sizes=train_sizes,
         against=None if against is None else os.fspath(against),
     )  # fmt: skip
     with front_call(progress):

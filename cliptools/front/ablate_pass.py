@@ -46,7 +46,10 @@ from cliptools.models.text_encoder import class_templates, encode_named, encode_
 from cliptools.models.unusable import Screen, unusable
 from cliptools.streaming.shards import keep_top_units
 from cliptools.text.vocabularies import Pool
+from cliptools.towers.hooks import Hooks
+from cliptools.towers.kinds import supported_tower
 from cliptools.towers.tower import weight_of
+from cliptools.unit_effects.vit_pooling import pooling_of
 
 TOOL = "clip-ablate"
 LEAST_IMAGES = 500  # number of images from which on a model at chance is an error
@@ -93,6 +96,7 @@ def measure_settings(
     texts = [_class_texts(each, images, request) for each in models]
     outputs, order = _changed_outputs(model, bundles, len(indices))
     outputs.hooks, mask = mask_hooks(model, request.mask)
+    outputs.hooks = [*outputs.hooks, *_part_hooks(model, request.part)]
     for each in models:
         if each is not request.model:
             drop_text_tower(each)
@@ -105,10 +109,10 @@ def measure_settings(
     for numbers, output in _output_batches(everything, images, model, indices, request, skipped, screen):
         rows = [0, *order, *range(len(output) - len(models) + 1, len(output))]
         _add_batch(output[rows], texts, numbers, images, result, figures)
-        if result.tally.count >= LEAST_IMAGES:
+        if result.tally.count >= LEAST_IMAGES and request.part in (None, "both"):  # a part may be at chance
             _check_chance(result, images)
     screen.require(result.tally.count)
-    _conclude(result, images, len(skipped), f"{count_of(len(order), 'setting')} of {model.name}")
+    _conclude(result, images, len(skipped), request, f"{count_of(len(order), 'setting')} of {model.name}")
     settings = _settings_of_run(images, indices, model, request) | mask
     if result.hits is not None:
         figures.compute(result.hits)
@@ -116,9 +120,18 @@ def measure_settings(
     return list(setting_records(bundles, result.tally, settings | figures.settings, figures.fields, against))
 
 
-def _conclude(result: _Result, images: ClassifiedImages, skipped: int, settings: str) -> None:
+def _part_hooks(model: LoadedModel, part: str | None) -> Hooks:
+    """Return hooks under which the output is that of one part of the attention pooling.
+
+    Raises:
+        ModelError: the image tower has no such parts.
+    """
+    return [] if part in (None, "both") else pooling_of(supported_tower(model.clip)).part_hooks(str(part))
+
+
+def _conclude(result: _Result, images: ClassifiedImages, skipped: int, request: AblateRequest, settings: str) -> None:
     """Check the model against chance for the last time, and print a summary."""
-    if _check_chance(result, images) == "open":
+    if request.part in (None, "both") and _check_chance(result, images) == "open":
         warn(f"{_comparison_with_guessing(result)}; too few images to tell if labels and classes ({images.classes_source}) match")
     skip_text = f", {skipped} skipped" if skipped else ""
     summarise(f"{TOOL}: {count_of(result.tally.count, 'image')}{skip_text}, {count_of(len(images.classes), 'class')}, {settings}")
@@ -129,6 +142,7 @@ def _settings_of_run(images: ClassifiedImages, indices: Sequence[int], model: Lo
     settings: Record = {"classes": images.classes_source, "class_count": len(images.classes)}
     settings |= {"templates": templates_name(model.name, request.templates)}
     settings |= {"images": list_digest([images.source.names[i] for i in indices]), "precision": model.precision}
+    settings |= {} if request.part is None else {"part": request.part}
     settings |= {"seed": request.seed} if isinstance(images.source, SceneSource) else {}
     return settings
 

@@ -31,11 +31,12 @@ from cliptools.streaming.vit_indirect import Indirect, cost
 from cliptools.text.vocabularies import recorded_pool
 from cliptools.towers.kinds import output_width
 from cliptools.unit_effects.factored import FactoredEffect, unit_blocks_of
-from cliptools.unit_effects.resnet_pooling import supported_resnet, unit_directions
-from cliptools.unit_effects.select import factored_effect
+from cliptools.unit_effects.pairs import unit_directions
+from cliptools.unit_effects.select import factored_effect, pair_effect
 
 Record = dict[str, Any]
 SPLITS = ("train", "validation", "test")
+PARTS = ("attention", "mlp", "both")
 REST = "rest"  # in records: the ablation of all units except those that --keep keeps
 
 
@@ -123,6 +124,7 @@ class AblateRequest(ChangeRequest):
     seed: int = ABLATE_SEED
     precision: Precision | None = None
     mask: str | os.PathLike[str] | None = None
+    part: str | None = None
     model: LoadedModel | None = None
     device: str = "auto"
     reading: Reading = field(default_factory=Reading)
@@ -137,6 +139,9 @@ class AblateRequest(ChangeRequest):
         """Implements ChangeRequest.check, with the arguments about images and the model."""
         super().check()
         require_one_of("precision", self.precision, ("fp32", "bf16", "fp16"))
+        require_one_of("part", self.part, PARTS)
+        if self.part == "mlp" and (self.ablate != ("none",) or self.reconstruct or self.keep):
+            raise UsageError("--part mlp: effects are parts of what the attention writes, so it needs --ablate none alone")
         for name in ("limit", "sample"):
             require_number(name, getattr(self, name), 1)
         require_number("seed", self.seed, 0)
@@ -346,7 +351,7 @@ def _directions(model: LoadedModel, bundle: Bundle) -> Float[Tensor, "u d"]:
     if "sign" not in bundle:
         return torch.from_numpy(bundle["direction"])
     unit, sign = torch.from_numpy(bundle["unit"]).long(), torch.from_numpy(bundle["sign"])
-    return unit_directions(supported_resnet(model.clip), unit, sign)
+    return unit_directions(pair_effect(model.clip), unit, sign)
 
 
 def rest_of(bundle_settings: BundleSettings, effect: FactoredEffect) -> OmittedUnits | None:

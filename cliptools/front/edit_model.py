@@ -41,9 +41,9 @@ from cliptools.models.load import DTYPE, LoadedModel, Precision, load_recorded_m
 from cliptools.models.origin import find_origin
 from cliptools.models.text_encoder import check_template_options, encode_named, recorded_templates
 from cliptools.text.vocabularies import Pool
-from cliptools.towers.kinds import tower_of
+from cliptools.towers.kinds import supported_tower, tower_of
 from cliptools.towers.tower import ClassToken
-from cliptools.unit_effects.factored import unit_blocks_of
+from cliptools.unit_effects.factored import FactoredEffect, unit_blocks_of
 from cliptools.unit_effects.select import factored_effect, pools_by_attention
 
 TOOL = "clip-edit"
@@ -185,6 +185,23 @@ def _units_of_bundle(bundle: Bundle, v: Mapping[str, Float[Tensor, " d"]], reque
     return chosen.first(HEAD[kind] if request.head is None else request.head)
 
 
+def _effect_of_units(model: LoadedModel, kind: str) -> FactoredEffect:
+    """Return an effect that has the model's units of this kind.
+
+    Raises:
+        UsageError: no weights hold such units.
+    """
+    if pools_by_attention(model.clip):
+        return factored_effect(model.clip, "pooled", kind)
+    if supported_tower(model.clip).pooling is None:
+        return factored_effect(model.clip, "first", kind)
+    if kind != "neurons":
+        raise UsageError(
+            f"{kind} of a ViT that pools by attention cannot be edited: no weights belong to them alone; edit neurons"
+        )
+    return factored_effect(model.clip, "pooled", kind)
+
+
 class Editor:
     """The edit of one model."""
 
@@ -205,7 +222,7 @@ class Editor:
         self.kind = kind_of(chosen.unit)
         self.how = request.how or ("zero" if self.pooled or self.kind == "heads" else "null")
         self.unit = torch.from_numpy(chosen.unit).long()
-        self.effect = factored_effect(model.clip, "pooled" if self.pooled else "first", self.kind)
+        self.effect = _effect_of_units(model, self.kind)
         self.blocks, self.rows = unit_blocks_of(self.effect, self.unit)
         if self.how == "null" and (self.pooled or self.kind != "neurons"):
             raise UsageError(f"--how null is for neurons of a ViT; {self.kind} of this model have --how zero")

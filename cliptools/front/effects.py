@@ -168,9 +168,10 @@ def effects(
         pretrained: Weights: a tag of open_clip, a file, a folder, or `random`.
         text_from: Weights of the text tower, if the others are of an image tower alone.
         preprocess: Preprocessing, if it is not the model's own: a tag, or settings such as `mean=0.5,std=0.5`.
-        effect: second, first or indirect (ViT), pooled (ResNet). None: second or pooled.
-        units: neurons, heads or (ResNet) pairs. None: neurons or pairs.
-        layers: Layers, counted from 0. None: from two thirds of the depth to the last but one; for heads, the last 4.
+        effect: second, first or indirect (ViT), pooled (ResNet, or a ViT that pools by attention). None: second or pooled.
+        units: neurons, heads or (pooled effects) pairs. None: neurons or pairs.
+        layers: Layers, counted from 0. None: from two thirds of the depth to the last but one, for pooled effects also the last;
+            for heads, the last 4.
         sample_neurons: Number of neurons of each layer, drawn at random, for indirect effects.
         top_images: T, number of top images of a unit. None: 2 % of the images, within 10 and 100.
         quantile: Share of the images whose effect is below the threshold of a unit.

@@ -17,7 +17,7 @@ from cliptools.streaming.ranking import TOP_SHARE
 from cliptools.streaming.shards import keep_top_units, omitted_mean
 from cliptools.streaming.summary import Effects, Settings
 from cliptools.unit_effects.factored import FactoredEffect
-from cliptools.unit_effects.resnet_pooling import Pairs, unit_directions
+from cliptools.unit_effects.pairs import PairEffect, unit_directions
 from cliptools.unit_effects.select import Choice
 
 FEW = 300  # images; with fewer images, many numbers of a bundle are rough
@@ -36,8 +36,8 @@ class KeptUnits(NamedTuple):
 
 def directions_of(effect: FactoredEffect, effects: Effects) -> Float[Tensor, "u d"]:
     """Return r of units; for pairs, whose statistics are scalars, from the weights."""
-    if isinstance(effect, Pairs):
-        return unit_directions(effect.visual, effects.unit, effects.component[:, 0, 0].sign().to(torch.int8).cpu())
+    if isinstance(effect, PairEffect):
+        return unit_directions(effect, effects.unit.cpu(), effects.component[:, 0, 0].sign().to(torch.int8).cpu())
     return effects.component[:, 0]
 
 

@@ -17,7 +17,8 @@ from cliptools.io.jsonl import rounded
 from cliptools.models.load import LoadedModel
 from cliptools.models.text_encoder import encode_named
 from cliptools.text.vocabularies import Pool
-from cliptools.unit_effects.resnet_pooling import supported_resnet, unit_directions
+from cliptools.unit_effects.pairs import unit_directions
+from cliptools.unit_effects.select import pair_effect
 
 COUNT = 3
 READ = ("read", "deviation", "embedding_covariance")
@@ -73,7 +74,7 @@ class UnitWords:
         if "sign" not in self.bundle:
             return torch.from_numpy(self.bundle["direction"][rows])
         unit, sign = torch.from_numpy(self.bundle["unit"][rows]).long(), torch.from_numpy(self.bundle["sign"][rows])
-        return unit_directions(supported_resnet(self.model.clip), unit, sign)
+        return unit_directions(pair_effect(self.model.clip), unit, sign)
 
 
 def unit_words(bundle: Bundle, model: LoadedModel, texts: Vocabulary, cache: bool) -> UnitWords:

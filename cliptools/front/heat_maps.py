@@ -174,6 +174,7 @@ def _vit_method(opened: OpenedBundle, options: MapSettings) -> tuple[Method, dic
     neurons = min(options.neurons or NEURONS, bundle.units)
     settings = {"neurons": neurons}
     if name == "effects":
+        _check_later_layers(unit, visual)
         return effect_method(visual, unit, r, neurons), settings
     return neuron_method(visual, unit, r, neurons, signed=name == "signed"), settings
 
@@ -202,3 +203,12 @@ def _check_layers(unit: Tensor, visual: Any) -> None:
     for layer in sorted(set(unit[:, 0].tolist())):
         if not 0 <= layer < depth or int(unit[unit[:, 0] == layer, 1].max()) >= neurons_per_layer(visual, layer):
             raise StreamError(f"the bundle has neurons of layer {layer} that the model does not have")
+
+
+def _check_later_layers(unit: Tensor, visual: Any) -> None:
+    """Reject neurons of the last layer, which no later attention reads."""
+    last = tower_of(visual).depth - 1
+    if bool((unit[:, 0] == last).any()):
+        raise StreamError(
+            f"--method effects: the bundle has neurons of the last layer ({last}), which have no second-order effects"
+        )

@@ -25,7 +25,7 @@ from cliptools.io.jsonl import unit_name
 from cliptools.io.spools import TensorSpool
 from cliptools.streaming.measure import check_same
 from cliptools.unit_effects.factored import FactoredEffect, UnitActivity
-from cliptools.unit_effects.resnet_pooling import Pairs, pair_means, unit_directions
+from cliptools.unit_effects.pairs import PairEffect, pair_means, unit_directions
 
 KIND = "activity"
 
@@ -57,9 +57,9 @@ def activity_of(effect: FactoredEffect, bundle: Bundle) -> UnitActivity:
         effect: The effect that the bundle was measured with.
     """
     unit = torch.from_numpy(bundle["unit"]).long()
-    if isinstance(effect, Pairs):
-        r = unit_directions(effect.visual, unit, torch.from_numpy(bundle["sign"]))
-        b = pair_means(effect.visual, unit, torch.from_numpy(bundle["mean_scalar"]))
+    if isinstance(effect, PairEffect):
+        r = unit_directions(effect, unit, torch.from_numpy(bundle["sign"]))
+        b = pair_means(effect, unit, torch.from_numpy(bundle["mean_scalar"]))
     else:
         b, r = (torch.from_numpy(bundle[name]) for name in ("mean", "direction"))
     return UnitActivity(effect, unit, b, r, bundle.header.scaled)

@@ -80,7 +80,7 @@ def _text_describer(neurons: Bundle, model: LoadedModel, scoring: Scoring) -> De
 
     @torch.inference_mode()
     def describe(names: Sequence[str], pictures: Tensor) -> Iterator[Record | str]:
-        embedding: Tensor = clip.encode_image(pictures.to(model.device, dtype))  # (b, d)
+        embedding: Tensor = clip.visual(pictures.to(model.device, dtype))  # (b, d)
         reasons = unusable(embedding)
         ranked = largest(text_scores(embedding, t), scoring.words)
         for row, (column, value) in enumerate(zip(ranked.column.tolist(), ranked.value.tolist(), strict=True)):

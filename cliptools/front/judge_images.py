@@ -183,7 +183,7 @@ def _encoder(model: LoadedModel) -> Callable[[torch.Tensor], torch.Tensor]:
 
     @torch.inference_mode()
     def encode(pictures: torch.Tensor) -> torch.Tensor:
-        embedding: torch.Tensor = clip.encode_image(pictures.to(model.device, dtype))
+        embedding: torch.Tensor = clip.visual(pictures.to(model.device, dtype))
         return embedding
 
     return encode

@@ -4,7 +4,8 @@ import torch
 
 from cliptools.io.bundle import Bundle
 from cliptools.models.load import LoadedModel, hand_over, load_recorded_model
-from cliptools.unit_effects.resnet_pooling import pair_means, supported_resnet, unit_directions
+from cliptools.unit_effects.pairs import pair_means, unit_directions
+from cliptools.unit_effects.select import pair_effect
 
 
 def with_directions(bundle: Bundle, means: bool = False, device: str = "auto", model: LoadedModel | None = None) -> Bundle:
@@ -22,9 +23,9 @@ def with_directions(bundle: Bundle, means: bool = False, device: str = "auto", m
     if model is None:
         model = load_recorded_model(bundle.header.model, device)
         hand_over(model)
-    visual = supported_resnet(model.clip)
+    effect = pair_effect(model.clip)
     unit, sign = torch.from_numpy(bundle["unit"]).long(), torch.from_numpy(bundle["sign"])
-    tensors = {"direction": unit_directions(visual, unit, sign).numpy()}  # (unit, d)
+    tensors = {"direction": unit_directions(effect, unit, sign).numpy()}  # (unit, d)
     if means:
-        tensors["mean"] = pair_means(visual, unit, torch.from_numpy(bundle["mean_scalar"])).numpy()  # (unit, d)
+        tensors["mean"] = pair_means(effect, unit, torch.from_numpy(bundle["mean_scalar"])).numpy()  # (unit, d)
     return bundle.with_derived(**tensors)

@@ -125,7 +125,7 @@ def opened_bundle(bundle: Bundle | None, model: LoadedModel, method: str | None)
     resnet = is_resnet(model.clip)
     if bundle is not None and (width := bundle["direction"].shape[1]) != output_width(visual):
         raise StreamError(f"the bundle's directions have width {width}, expected the model's output width {output_width(visual)}")
-    return OpenedBundle(bundle, model, resnet, choose_method(method, resnet))
+    return OpenedBundle(bundle, model, resnet, choose_method(method, model.clip))
 
 
 def check_texts(texts: Sequence[str], classes: object) -> None:

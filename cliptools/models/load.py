@@ -225,8 +225,8 @@ def _clip_by_open_clip(origin: Origin) -> nn.Module:
 
 
 def _return_embeddings_alone(clip: nn.Module) -> None:
-    """Switch off `output_tokens`, which makes a tower return its tokens too; the embedding is the same."""
-    towers: tuple[Any, Any] = (clip.visual, getattr(clip, "text", None))
+    """Switch off `output_tokens`, which makes a tower return its tokens too; CoCa's code expects those of its text tower."""
+    towers: tuple[Any, Any] = (clip.visual, None if hasattr(clip, "text_decoder") else getattr(clip, "text", None))
     for tower in towers:
         if getattr(tower, "output_tokens", False) is True:
             tower.output_tokens = False

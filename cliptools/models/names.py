@@ -18,11 +18,11 @@ TIMM = re.compile(r"(test_)?(vit\d?|vitamin|eva|eva02|deit|deit3)(_|$)")
 """Names of timm's models that may be a VisionTransformer or Eva; the tower is checked once it is made."""
 OTHER_TIMM = re.compile(r"_(relpos|srelpos|dpwee|dwee|pwee)(_|$)|_rpn_|_hybrid_")
 """Names of timm's that begin in the same way and have other blocks."""
-ATTENTION_POOLING = re.compile(r"_(siglip|pe)_(?!gap)")
-"""Names of timm's models that pool by attention, unless a configuration chooses another pooling."""
+MAP_TIMM = re.compile(r"_(siglip|pe)(?!_gap)(_|$)")
+"""Names of timm's that have no class token, or none that was trained to be the output: SigLIP and Perception Encoder."""
 SUPPORTED = (
-    "open_clip's ViTs and timm's ViT, EVA and ViTamin that pool by their class token or a mean of tokens, and open_clip's "
-    "ResNets that pool by attention"
+    "open_clip's ViTs and timm's ViT, EVA and ViTamin that pool by their class token, a mean of tokens or attention, and "
+    "open_clip's ResNets that pool by attention"
 )
 
 
@@ -37,12 +37,10 @@ def tower_fault(config: Mapping[str, Any]) -> str | None:
         return None
     if name := image.get("timm_model_name"):
         return _timm_fault(str(name)[:60], str(image.get("timm_pool", "avg")), image.get("timm_proj", "linear"))
-    if "multimodal_cfg" in config:
-        return "it is a CoCa, whose image tower pools by attention (attn_pool)"
     if isinstance(image.get("layers"), list | tuple):
         return None
-    if image.get("attentional_pool"):
-        return "its image tower pools by attention (attn_pool), not by its class token"
+    if isinstance(kind := image.get("attentional_pool"), str) and kind:
+        return f"its image tower pools by attention of the kind {kind[:40]!r} (attentional_pool), which open_clip calls untested"
     if (pool := image.get("pool_type", "tok")) not in ("tok", "avg"):
         return f"its image tower pools by pool_type={str(pool)[:40]!r}, not by its class token ('tok') or a mean ('avg')"
     if image.get("scaled_cosine_attn") and image.get("block_type") in (None, "custom"):
@@ -52,13 +50,12 @@ def tower_fault(config: Mapping[str, Any]) -> str | None:
 
 def _timm_fault(name: str, pool: str, projection: Any) -> str | None:
     """Return the reason why a tower of timm's is not supported; None if it may be."""
-    if pool == "map" or (pool == "" and ATTENTION_POOLING.search(name)):
-        return f"its image tower is timm's {name}, which pools by attention (SigLIP's kind)"
     if TIMM.match(name) is None or OTHER_TIMM.search(name):
         return f"its image tower is timm's {name}"
-    if pool not in ("token", "avg", ""):
+    if pool not in (("map", "avg") if MAP_TIMM.search(name) else ("token", "avg", "", "map")):
         return (
-            f"its image tower is timm's {name}, which pools by timm_pool={pool[:20]!r}, not by its class token or a mean ('avg')"
+            f"its image tower is timm's {name}, which pools by timm_pool={pool[:20]!r}, not by its class token ('token'), a mean "
+            "('avg') or attention ('map')"
         )
     if projection == "mlp":
         return f"its image tower is timm's {name} with a nonlinear projection (timm_proj='mlp')"

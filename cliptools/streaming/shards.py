@@ -25,8 +25,8 @@ from cliptools.streaming.principal import SymmetricStack
 from cliptools.streaming.shard_statistics import ShardStatistics, restored_statistics, shard_statistics_of
 from cliptools.streaming.statistics import UnitStatistics
 from cliptools.streaming.summary import Effects, Settings, gram_stack
-from cliptools.unit_effects.factored import FactoredEffect, UnitBlock
-from cliptools.unit_effects.resnet_pooling import LAYER, Pairs
+from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, unit_blocks_of
+from cliptools.unit_effects.pairs import PairEffect
 
 AT_A_TIME = 0.2  # share of the memory for the sum of a block; the next shard and the result of adding take the remainder
 
@@ -175,8 +175,13 @@ def omitted_mean(effect: FactoredEffect, effects: Effects, kept: Bool[Tensor, " 
         effects: Statistics of all units of the effect; compact if these are pairs.
     """
     mean = effects.mean.double() * ~kept[:, None].to(effects.mean.device)  # [u, d], or [u, 1] if compact
-    if not isinstance(effect, Pairs):
+    if not isinstance(effect, PairEffect):
         return mean.sum(0)
-    weight = effect.directions(UnitBlock(LAYER, torch.arange(1)))
-    S = mean[None] if to_float64_device(weight) is weight else mean[None].to(weight.dtype).to(weight.device)  # [1, u, 1]
-    return to_float64(effect.total(UnitBlock(LAYER, torch.arange(len(mean))), S)[0])
+    blocks, rows = unit_blocks_of(effect, effects.unit.cpu().long())
+    weight = effect.directions(blocks[0].part(slice(0, 1)))
+    totals = []
+    for block, row in zip(blocks, rows, strict=True):
+        S = mean[None, row.to(mean.device)]  # [1, n, 1]
+        S = S if to_float64_device(weight) is weight else S.to(weight.dtype).to(weight.device)
+        totals.append(to_float64(effect.total(block, S)[0]))
+    return torch.stack(totals).sum(0)

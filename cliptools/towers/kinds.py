@@ -33,7 +33,7 @@ def output_width(visual: nn.Module) -> int:
 
 
 def supported_tower(clip: nn.Module) -> Tower:
-    """The adapter of a model's image tower, which pools by a class token.
+    """The adapter of a model's image tower.
 
     Raises:
         ModelError: another kind of tower, with the reason.

@@ -1,4 +1,4 @@
-"""open_clip's VisionTransformer that pools by its class token or the mean of its patches, with default and custom blocks."""
+"""open_clip's VisionTransformer that pools by its class token, the mean of its patches or attention, with all its blocks."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cliptools.errors import ModelError
 from cliptools.models.clip_parts import CustomResidualAttentionBlock, ResidualAttentionBlock, VisionTransformer
 from cliptools.towers.hooks import Hooks
+from cliptools.towers.learned_queries import QueryPooling
 from cliptools.towers.readout import MeanOfTokens
 from cliptools.towers.tower import KEYS, QUERIES, VALUES, Attention, Block, ClassToken, Tower
 from cliptools.unit_effects.factored import wide
@@ -108,6 +109,9 @@ class OpenClipTower(Tower):
         if visual.attn_pool is None and visual.pool_type == "avg":
             self.readout = MeanOfTokens(slice(1, None), not visual.final_ln_after_pool)
         self.visual, self.final_norm, self.prefix = visual, visual.ln_post, 1
+        if visual.attn_pool is not None:
+            self.pooling = QueryPooling(visual)
+            self.final_norm = self.pooling.norm_in
         rows, columns = visual.grid_size
         down, across = visual.patch_size
         self.grid, self.stride = (int(rows), int(columns)), (int(down), int(across))
@@ -128,15 +132,20 @@ class OpenClipTower(Tower):
         """Implements Tower.embed."""
         return self.visual._embeds(image)
 
+    @property
+    def _alone(self) -> bool:
+        """True if the output is read from the class token alone."""
+        return isinstance(self.readout, ClassToken) and self.pooling is None
+
     def finish(self, x: Float[Tensor, "b token width"]) -> Float[Tensor, "b d"]:
         """Implements Tower.finish."""
-        pooled: Tensor = self.visual._pool(x[:, :1] if isinstance(self.readout, ClassToken) else x)[0]
+        pooled: Tensor = self.visual._pool(x[:, :1] if self._alone else x)[0]
         return pooled @ self.visual.proj
 
     def rest(self, x: Float[Tensor, "b token width"], layer: int) -> Float[Tensor, "b d"]:
         """Implements Tower.rest; where open_clip's own code can, the last block computes the class token alone."""
         block: Any = self.blocks[-1].module
-        if layer == self.depth - 1 or not isinstance(block, ResidualAttentionBlock) or not isinstance(self.readout, ClassToken):
+        if layer == self.depth - 1 or not isinstance(block, ResidualAttentionBlock) or not self._alone:
             return super().rest(x, layer)
         for earlier in self.blocks[layer + 1 : -1]:
             x = earlier.run(x)
@@ -172,14 +181,16 @@ def with_positions(holder: Any, grid: tuple[int, int], rows: int, columns: int) 
 
 
 def _check_pooling(visual: VisionTransformer) -> None:
-    """Check that the output is read from the class token or the mean of the patches.
+    """Check that the output is read from the class token, the mean of the patches, or by attention with one set of queries.
 
     Raises:
         ModelError: it is not.
     """
     if visual.attn_pool is not None:
-        raise ModelError("this ViT pools by attention (attn_pool), not by its class token: no second-order path to the output")
-    if visual.pool_type not in ("tok", "avg"):
+        if visual.attn_pool_contrastive is not None or visual.pool_type not in ("tok", "avg"):
+            kind = visual.attn_pool_type or visual.pool_type
+            raise ModelError(f"this ViT pools by attention of the kind {kind!r} (attn_pool), which open_clip calls untested")
+    elif visual.pool_type not in ("tok", "avg"):
         raise ModelError(f"this ViT pools by pool_type={visual.pool_type!r}, not by its class token ('tok') or a mean ('avg')")
 
 

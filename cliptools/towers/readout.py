@@ -28,11 +28,48 @@ from cliptools.unit_effects.factored import wide
 class Kept:
     """What hooks keep of one layer's attention; the deviation of a LayerNorm that is absent is 1."""
 
+    block: Block
+    tokens: slice
+    """The tokens j whose rows of attention are summed."""
     x: Float[Tensor, "b token width"] | None = None
     """Its input."""
-    sigma_1: Float[Tensor, "b token"] | float = 1.0
-    sigma_inner: Float[Tensor, "b j"] | float = 1.0
-    sigma_attn: Float[Tensor, "b j"] | float = 1.0
+    sigma_1: Float[Tensor, "b token"] | None = None
+    sigma_inner: Float[Tensor, "b j"] | None = None
+    sigma_attn: Float[Tensor, "b j"] | None = None
+
+    def hooks(self) -> Hooks:
+        """Hooks that fill it in."""
+        block = self.block
+        norms = (("sigma_1", block.norm_1), ("sigma_inner", block.attention.inner), ("sigma_attn", block.norm_attn))
+        hooks = block.attention.listen(block.norm_1, partial(setattr, self, "x"))
+        return hooks + [(norm, self._sigma(name)) for name, norm in norms if norm is not None]
+
+    def rows(self, beta: Float[Tensor, "b g j"]) -> Float[Tensor, "b head g token"]:
+        """Sum over j of beta_j^g a_ji / (sigma_j^inner sigma_j^attn)."""
+        assert self.x is not None  # the forward pass is over
+        for sigma in (self.sigma_inner, self.sigma_attn):
+            beta = beta if sigma is None else beta / sigma[:, None]
+        return self.block.attention.row_sums(self.x, beta, self.tokens)
+
+    def reach(self, beta: Float[Tensor, "b g j"]) -> Float[Tensor, "b head g token"]:
+        """Sum over j of beta_j^g alpha_ji: the rows over the deviations of the layer's input."""
+        rows = self.rows(beta)
+        return rows if self.sigma_1 is None else rows / self.sigma_1[:, None, None]
+
+    def _sigma(self, name: str) -> Callable[..., None]:
+        """A hook that keeps a LayerNorm's deviations: of all tokens for attention's input, of the tokens j for its output."""
+        tokens = slice(None) if name == "sigma_1" else self.tokens
+
+        def hook(norm: nn.LayerNorm, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            setattr(self, name, deviation(inputs[0][:, tokens], norm))
+
+        return hook
+
+
+def keep(blocks: Sequence[Block], layers: Iterable[int], tokens: slice) -> tuple[Hooks, dict[int, Kept]]:
+    """Hooks that keep what these layers' rows of attention depend on, and the places where they keep it."""
+    kept = {layer: Kept(blocks[layer], tokens) for layer in layers}
+    return [hook for parts in kept.values() for hook in parts.hooks()], kept
 
 
 @dataclass(frozen=True)
@@ -54,52 +91,19 @@ class MeanOfTokens(Readout):
         self, blocks: Sequence[Block], layers: Iterable[int]
     ) -> tuple[Hooks, Callable[[Beta], dict[int, Float[Tensor, "b head token"]]]]:
         """Implements Readout.row_hooks."""
-        hooks, kept = self._keep(blocks, layers)
-
-        def rows(layer: int, beta: Beta) -> Float[Tensor, "b head token"]:
-            sigma_1 = kept[layer].sigma_1
-            a = self._rows(blocks[layer], kept[layer], beta)
-            return a / sigma_1[:, None] if isinstance(sigma_1, Tensor) else a
-
-        return hooks, lambda beta: {layer: rows(layer, beta) for layer in kept}
+        hooks, kept = keep(blocks, layers, self.tokens)
+        return hooks, lambda beta: {layer: parts.reach(beta[:, None])[:, :, 0] for layer, parts in kept.items()}
 
     def value_hooks(
         self, blocks: Sequence[Block], layers: Iterable[int]
     ) -> tuple[Hooks, Callable[[Beta], dict[int, Float[Tensor, "b head e"]]]]:
         """Implements Readout.value_hooks."""
-        hooks, kept = self._keep(blocks, layers)
+        hooks, kept = keep(blocks, layers, self.tokens)
 
-        def values(layer: int, beta: Beta) -> Float[Tensor, "b head e"]:
-            attention, x = blocks[layer].attention, kept[layer].x
-            assert x is not None  # the forward pass is over
-            mixed = self._rows(blocks[layer], kept[layer], beta) @ wide(x)  # [b, head, width]
+        def values(parts: Kept, beta: Beta) -> Float[Tensor, "b head e"]:
+            attention, rows = parts.block.attention, parts.rows(beta[:, None])[:, :, 0]
+            assert parts.x is not None  # the forward pass is over
             W_V = wide(attention.weights(VALUES)[0]).unflatten(0, (attention.heads, -1))  # [head, e, width]
-            return torch.einsum("bhw,hew->bhe", mixed, W_V)
+            return torch.einsum("bhw,hew->bhe", rows @ wide(parts.x), W_V)
 
-        return hooks, lambda beta: {layer: values(layer, beta) for layer in kept}
-
-    def _rows(self, block: Block, kept: Kept, beta: Beta) -> Float[Tensor, "b head token"]:
-        """Sum over j of beta_j a_ji / (sigma_j^inner sigma_j^attn)."""
-        assert kept.x is not None  # the forward pass is over
-        weight = beta / kept.sigma_inner / kept.sigma_attn  # [b, j]
-        return block.attention.row_sums(kept.x, weight[:, None], self.tokens)[:, :, 0]
-
-    def _keep(self, blocks: Sequence[Block], layers: Iterable[int]) -> tuple[Hooks, dict[int, Kept]]:
-        """Hooks that fill in what is kept of these layers."""
-        kept = {layer: Kept() for layer in layers}
-        hooks: Hooks = []
-        for layer, parts in kept.items():
-            block = blocks[layer]
-            norms = (("sigma_1", block.norm_1), ("sigma_inner", block.attention.inner), ("sigma_attn", block.norm_attn))
-            hooks += block.attention.listen(block.norm_1, partial(setattr, parts, "x"))
-            hooks += [(norm, self._keep_sigma(parts, name)) for name, norm in norms if norm is not None]
-        return hooks, kept
-
-    def _keep_sigma(self, parts: Kept, name: str) -> Callable[..., None]:
-        """A hook that keeps a LayerNorm's deviations: of all tokens for attention's input, of the tokens j for its output."""
-        tokens = slice(None) if name == "sigma_1" else self.tokens
-
-        def hook(norm: nn.LayerNorm, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            setattr(parts, name, deviation(inputs[0][:, tokens], norm))
-
-        return hook
+        return hooks, lambda beta: {layer: values(parts, beta) for layer, parts in kept.items()}

@@ -1,4 +1,4 @@
-"""timm's VisionTransformer and Eva behind open_clip's TimmModel, where they pool by a class token or the mean of tokens.
+"""timm's VisionTransformer and Eva behind open_clip's TimmModel that pool by a class token, the mean of tokens or attention.
 
 timm is not imported here: its classes are known by name, and the modules that a tower holds have been made with it.
 """
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from cliptools.errors import ModelError
 from cliptools.models.clip_parts import TimmModel
+from cliptools.towers.learned_queries import LatentPooling, latent_fault
 from cliptools.towers.open_clip_vit import WrittenAttention
 from cliptools.towers.readout import MeanOfTokens
 from cliptools.towers.tower import KEYS, QUERIES, Block, Tower
@@ -86,6 +87,8 @@ class TimmTower(Tower):
         if (fault := _trunk_fault(trunk) or _head_fault(visual)) is not None:
             raise ModelError(f"timm's {type(trunk).__name__} of this model {fault}")
         (self.final_norm,) = _final_norms(trunk)
+        if trunk.attn_pool is not None:
+            self.pooling = LatentPooling(self.final_norm, trunk.attn_pool, lambda: self.projection)
         self.prefix = int(trunk.num_prefix_tokens)
         if trunk.attn_pool is None and trunk.global_pool == "avg":
             first = 0 if getattr(trunk, "pool_include_prefix", False) else self.prefix
@@ -127,11 +130,11 @@ class TimmTower(Tower):
 
     @contextmanager
     def on_grid(self, rows: int, columns: int) -> Iterator[None]:
-        """Implements Tower.on_grid; timm resizes the positions."""
-        if (rows, columns) == self.grid:
+        """Implements Tower.on_grid; timm resizes positions, and takes one size of pictures, 384 pixels for 27 patches of 14."""
+        trunk, size = self.trunk, tuple(self.trunk.patch_embed.img_size)
+        if (rows * self.stride[0], columns * self.stride[1]) == size:
             yield
             return
-        trunk, size = self.trunk, tuple(self.trunk.patch_embed.img_size)
         positions, rope = trunk.pos_embed, getattr(trunk, "rope", None)
         if rope is not None:
             trunk.rope = copy.deepcopy(rope)
@@ -173,8 +176,10 @@ def _trunk_fault(trunk: Any) -> str | None:
     """The reason why a trunk is not supported, as the end of a sentence; None if it is."""
     if _class(trunk) not in TRUNKS:
         return "is not one of its VisionTransformer and Eva"
-    pools = ("token", "avg") if trunk.num_prefix_tokens else ("avg",)
-    if trunk.global_pool not in pools or trunk.attn_pool is not None:
+    if trunk.attn_pool is not None:
+        if fault := latent_fault(trunk):
+            return fault
+    elif trunk.global_pool not in (("token", "avg") if trunk.num_prefix_tokens else ("avg",)):
         return f"pools by {trunk.global_pool or 'nothing'!r}, not by its class token ('token') or a mean ('avg')"
     for layer, block in enumerate(trunk.blocks):
         if fault := _block_fault(block):

@@ -36,6 +36,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cliptools.towers.hooks import Hooks, keep_output
+from cliptools.towers.pooling import Pooling
 from cliptools.unit_effects.factored import wide
 
 QUERIES, KEYS, VALUES = range(3)
@@ -321,6 +322,8 @@ class Tower(ABC):
     """Rows and columns of patches, for pictures of the tower's own size."""
     stride: tuple[int, int]
     """Pixels per patch, down and across."""
+    pooling: Pooling | None = None
+    """Attention with learned queries that reads all tokens, in place of the class token; `final_norm` is its LayerNorm `in`."""
 
     @property
     @abstractmethod
@@ -344,6 +347,11 @@ class Tower(ABC):
         for block in self.blocks[layer + 1 :]:
             x = block.run(x)
         return self.finish(x)
+
+    @property
+    def readouts(self) -> int:
+        """G: number of ways from the last residual stream to the output, the pooling's heads or the class token alone."""
+        return 1 if self.pooling is None else self.pooling.heads
 
     @property
     def depth(self) -> int:

@@ -27,9 +27,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cliptools.devices import to_float64, to_like
-from cliptools.errors import ModelError, StreamError
+from cliptools.errors import ModelError
 from cliptools.models.clip_parts import AttentionPool2d, ModifiedResNet
-from cliptools.unit_effects.factored import ROWS_AT_ONCE, UnitBlock, head_units, index_of, neuron_units, wide
+from cliptools.unit_effects.factored import UnitBlock, head_units, index_of, neuron_units, wide
 
 LAYER = 4  # number of open_clip's stage layer4, the only layer whose neurons the pooling reads
 
@@ -242,46 +242,6 @@ def pair_directions(visual: ModifiedResNet, neurons: Int[Tensor, "n"], heads: In
         rows = (heads == head).nonzero()[:, 0]
         w[rows] = W_V[head][:, neurons[rows]].T @ W_O[head].T  # [row, e] @ [e, d]
     return w
-
-
-def unit_directions(visual: ModifiedResNet, unit: Int[Tensor, "u 3"], sign: Int[Tensor, "u"]) -> Float[Tensor, "u d"]:
-    """r = +-w / ||w|| of these pairs, zeros where the sign is 0; float32, on the CPU.
-
-    Raises:
-        StreamError: a pair that the model does not have.
-    """
-    check_pairs(visual, unit)
-    r = torch.empty(len(unit), visual.attnpool.c_proj.out_features)
-    for rows in torch.arange(len(unit)).split(ROWS_AT_ONCE):
-        w = pair_directions(visual, unit[rows, 1], unit[rows, 2])  # [row, d]
-        r[rows] = (nn.functional.normalize(w, dim=1).cpu() * sign[rows, None]).float()
-    return r
-
-
-def pair_means(visual: ModifiedResNet, unit: Int[Tensor, "u 3"], mean: Float[Tensor, "u"]) -> Float[Tensor, "u d"]:
-    """Mean effects of these pairs, from the means of their scalars; float32, on the CPU.
-
-    Raises:
-        StreamError: a pair that the model does not have.
-    """
-    check_pairs(visual, unit)
-    b = torch.empty(len(unit), visual.attnpool.c_proj.out_features)
-    for rows in torch.arange(len(unit)).split(ROWS_AT_ONCE):
-        b[rows] = (pair_directions(visual, unit[rows, 1], unit[rows, 2]).cpu() * mean[rows, None]).float()
-    return b
-
-
-def check_pairs(visual: ModifiedResNet, unit: Int[Tensor, "u 3"]) -> None:
-    """Reject pairs that the model does not have.
-
-    Raises:
-        StreamError: there is such a pair.
-    """
-    least = torch.tensor([LAYER, 0, 0])
-    most = torch.tensor([LAYER, visual.attnpool.v_proj.in_features - 1, visual.attnpool.num_heads - 1])
-    if len(missing := ((unit < least) | (unit > most)).any(1).nonzero()[:, 0]):
-        layer, neuron, head = unit[missing[0]].tolist()
-        raise StreamError(f"the bundle has a unit {layer}:{neuron}.{head}, which the model does not have")
 
 
 def supported_resnet(clip: nn.Module) -> ModifiedResNet:

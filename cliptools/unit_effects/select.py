@@ -8,19 +8,23 @@ from torch import nn
 from cliptools.errors import UsageError
 from cliptools.models.clip_parts import ModifiedResNet
 from cliptools.towers.kinds import supported_tower
+from cliptools.towers.tower import Tower
 from cliptools.unit_effects.factored import FactoredEffect
+from cliptools.unit_effects.pairs import PairEffect
 from cliptools.unit_effects.resnet_pooling import LAYER, Pairs, PooledHeads, PooledNeurons, supported_resnet
 from cliptools.unit_effects.vit_direct import FirstOrder, Heads, choose_any_layers, choose_head_layers
+from cliptools.unit_effects.vit_pooling import SecondOrderPooled, TokenNeurons, TokenPairs, choose_pooled_layers
 from cliptools.unit_effects.vit_second_order import SecondOrder, choose_layers
 
 POOLED: dict[str, Callable[[ModifiedResNet], FactoredEffect]] = {"pairs": Pairs, "neurons": PooledNeurons, "heads": PooledHeads}
+POOLED_TOKENS: dict[str, Callable[[Tower], FactoredEffect]] = {"pairs": TokenPairs, "neurons": TokenNeurons}
 
 
 class Choice(NamedTuple):
     """The effects to measure, as bundles record them."""
 
     effect: str
-    """second, first or indirect (ViT); pooled (ResNet)."""
+    """second, first or indirect (ViT); pooled (a ResNet, or a ViT that pools by attention)."""
     units: str
     """pairs, neurons or heads."""
     layers: tuple[int, ...]
@@ -37,7 +41,7 @@ def pools_by_attention(clip: nn.Module) -> bool:
 
 
 def choose_effects(clip: nn.Module, effect: str | None, units: str | None, layers: Sequence[int] | None) -> Choice:
-    """The effects that the options choose; by default second-order effects of a ViT's neurons, or a ResNet's neuron-head pairs.
+    """The effects that the options choose; by default second-order effects of neurons, or pairs where attention pools.
 
     Raises:
         ModelError: an image tower for which no effects are defined.
@@ -51,16 +55,49 @@ def choose_effects(clip: nn.Module, effect: str | None, units: str | None, layer
             raise UsageError(f"--layers: a ResNet's pooling reads the neurons of layer {LAYER} only; leave --layers out")
         return Choice("pooled", units or "pairs", (LAYER,))
     visual = supported_tower(clip)
+    if visual.pooling is not None:
+        return _choose_pooled(visual, effect, units, layers)
     if effect == "pooled":
-        raise UsageError("--effect pooled: only a ResNet has effects through attention pooling; this image tower is a ViT")
+        raise UsageError("--effect pooled: this image tower is a ViT that pools by its class token, not by attention")
     if units == "pairs":
-        raise UsageError("--units pairs: only a ResNet has pairs; this image tower is a ViT, whose units are neurons or heads")
+        raise UsageError(
+            "--units pairs: this image tower is a ViT that pools by its class token, whose units are neurons or heads"
+        )
     if units == "heads":
         if effect not in (None, "first"):
             raise UsageError(f"--effect {effect}: a ViT's heads have direct effects only; leave --effect out")
         return Choice("first", "heads", choose_head_layers(visual, layers))
     effect = effect or "second"
     return Choice(effect, "neurons", (choose_layers if effect == "second" else choose_any_layers)(visual, layers))
+
+
+def _choose_pooled(visual: Tower, effect: str | None, units: str | None, layers: Sequence[int] | None) -> Choice:
+    """The effects of a ViT that pools by attention with learned queries.
+
+    Raises:
+        UsageError: the image tower does not have the chosen effects.
+    """
+    if units == "heads":
+        raise UsageError("--units heads: this image tower pools by attention; its units are pairs or neurons")
+    if effect == "first":
+        raise UsageError("--effect first: this image tower pools by attention, which all neurons cross: use --effect pooled")
+    effect = effect or "pooled"
+    if effect == "pooled":
+        return Choice(effect, units or "pairs", choose_pooled_layers(visual, layers))
+    if units == "pairs":
+        raise UsageError(f"--units pairs: a pair has a pooled effect; --effect {effect} is of neurons")
+    return Choice(effect, "neurons", (choose_layers if effect == "second" else choose_any_layers)(visual, layers))
+
+
+def pair_effect(clip: nn.Module) -> PairEffect:
+    """The effect of a model's neuron-head pairs.
+
+    Raises:
+        ModelError: the model's image tower has no pairs.
+    """
+    effect = factored_effect(clip, "pooled", "pairs")
+    assert isinstance(effect, PairEffect)
+    return effect
 
 
 def factored_effect(clip: nn.Module, effect: str, units: str) -> FactoredEffect:
@@ -73,9 +110,13 @@ def factored_effect(clip: nn.Module, effect: str, units: str) -> FactoredEffect:
     Raises:
         ModelError: the model's image tower has no such effect.
     """
-    if effect == "pooled":
+    if effect == "pooled" and pools_by_attention(clip):
         return POOLED[units](supported_resnet(clip))
     visual = supported_tower(clip)
+    if effect == "pooled":
+        return POOLED_TOKENS[units](visual)
     if units == "heads":
         return Heads(visual)
-    return (FirstOrder if effect == "first" else SecondOrder)(visual)
+    if effect == "first":
+        return FirstOrder(visual)
+    return SecondOrder(visual) if visual.pooling is None else SecondOrderPooled(visual)

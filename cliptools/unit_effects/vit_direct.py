@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cliptools.errors import UsageError
+from cliptools.errors import ModelError, UsageError
 from cliptools.towers.kinds import tower_of
 from cliptools.towers.tower import Tower, norm_gain
 from cliptools.unit_effects.factored import Listener, UnitBlock, head_units, index_of, neuron_units
@@ -42,7 +42,11 @@ class FirstOrder:
     """First-order effects: units are neurons; the only path is the residual stream of the tokens that are read."""
 
     def __init__(self, visual: nn.Module | Tower) -> None:
-        self.tower = tower_of(visual)
+        """
+        Raises:
+            ModelError: a tower that pools by attention.
+        """
+        self.tower = directly_read_tower(visual)
         self.visual = self.tower.visual
 
     def size(self, layer: int) -> tuple[int, int]:
@@ -100,7 +104,11 @@ class Heads:
     """Direct effects of attention heads: units are heads; paths are the dimensions of their values."""
 
     def __init__(self, visual: nn.Module | Tower) -> None:
-        self.tower = tower_of(visual)
+        """
+        Raises:
+            ModelError: a tower that pools by attention.
+        """
+        self.tower = directly_read_tower(visual)
         self.visual = self.tower.visual
 
     def size(self, layer: int) -> tuple[int, int]:
@@ -137,6 +145,20 @@ class Heads:
         """D of the block's heads."""
         D = head_directions(self.tower, block.layer)  # [head, e, d]
         return D[index_of(block.neurons, D.device)]
+
+
+def directly_read_tower(visual: nn.Module | Tower) -> Tower:
+    """The adapter of a tower whose output is read from the class token or a mean of tokens.
+
+    Raises:
+        ModelError: another kind of tower.
+    """
+    tower = tower_of(visual)
+    if tower.pooling is not None:
+        raise ModelError(
+            "this image tower pools by attention (SigLIP's or CoCa's kind); direct effects need a class token or a mean of tokens"
+        )
+    return tower
 
 
 def choose_any_layers(visual: nn.Module | Tower, requested: Sequence[int] | None) -> tuple[int, ...]:

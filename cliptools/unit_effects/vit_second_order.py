@@ -16,6 +16,11 @@ the weights alone. So with k = (l', h), l' > l, this is a factored effect (facto
 ls1 and ls2 are the gains of LayerScale, where a ViT has them; towers/tower.py has these equations for blocks with further
 LayerNorms, whose deviations go into S and whose gains go into D. If the output is read from the mean of tokens, S has the sum of
 their rows of attention (towers/readout.py), and D is the same. Bias shares, the same for every neuron of a layer, are left out.
+
+Where a tower pools by attention with learned queries (towers/pooling.py), a change at every token reaches the output, through
+each head g of the pooling. The paths are k = (l', h, g), with eff (vit_carried.py) in place of a / (sigma sigma_post):
+
+    S[n, k] = sum over i of eff_i^{l',h,g} p_i^n          D[n, k] = A_g (ls1_{l'} * W_O^h W_V^h (gamma_{l'} * ls2_l * w_n))
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,15 +35,16 @@ from cliptools.towers.hooks import Hooks, hooked
 from cliptools.towers.kinds import tower_of
 from cliptools.towers.tower import Tower, norm_gain
 from cliptools.unit_effects.factored import Listener, UnitBlock, index_of, neuron_units, wide
+from cliptools.unit_effects.vit_carried import carried_hooks
 
 
 class SecondOrder:
-    """Second-order effects: units are neurons, paths are the heads of later layers."""
+    """Second-order effects: units are neurons, paths are the heads of later layers, with each head of a pooling."""
 
     def __init__(self, visual: nn.Module | Tower) -> None:
         """
         Raises:
-            ModelError: an image tower with an unknown readout, or with unknown parts.
+            ModelError: an image tower that pools in an unknown way, or with unknown parts.
         """
         self.tower = tower_of(visual)
         self.visual = self.tower.visual
@@ -94,8 +100,13 @@ class Heads(NamedTuple):
 
     W_V: Float[Tensor, "head e width"]
     """W_V^h gamma_{l'}."""
-    ends: Float[Tensor, "head e d"]
-    """`head_directions`."""
+    ends: Float[Tensor, "path e d"]
+    """`head_directions`: a path is a head, or a head and a head of the pooling, the latter fastest."""
+
+    @property
+    def readouts(self) -> int:
+        """G: paths of a head."""
+        return len(self.ends) // len(self.W_V)
 
 
 class Trace(NamedTuple):
@@ -104,9 +115,9 @@ class Trace(NamedTuple):
     embedding: Float[Tensor, "b d"]
     """M(I), not normalised."""
     beta: Float[Tensor, "b j"]
-    """beta_j of the tokens that the output is read from; with a class token 1 / sigma_post."""
-    reach: dict[int, Float[Tensor, "b head token"]]
-    """For each layer l', sum over j of beta_j alpha_ji; with a class token a_i^{l',h} / (sigma_i^{l'} sigma_post)."""
+    """beta_j of the tokens that the output is read from, with a class token 1 / sigma_post; none where a tower has a pooling."""
+    reach: dict[int, Float[Tensor, "b path token"]]
+    """For each layer l', sum over j of beta_j alpha_ji, with a class token a_i^{l',h} / (sigma_i^{l'} sigma_post); or eff."""
     p: dict[int, Float[Tensor, "b token neuron"]]
     """For each layer l, activations that the MLP's output matrix reads, over the deviation of a LayerNorm behind it."""
 
@@ -130,9 +141,10 @@ def directions(
     w = neuron_outputs(tower, layer, neurons)  # [width, n]
     D = w.new_empty(paths_per_unit(tower, layer), w.shape[1], tower.projection.shape[1])  # [k, n, d]
     first = 0
-    for W_V, ends in _later_heads(tower, layer, {} if cache is None else cache):
-        torch.bmm((W_V @ w).transpose(1, 2), ends, out=D[first : first + len(W_V)])  # [head, e, n] -> [head, n, d]
-        first += len(W_V)
+    for heads in _later_heads(tower, layer, {} if cache is None else cache):
+        values = (heads.W_V @ w).transpose(1, 2).repeat_interleave(heads.readouts, 0)  # [head, e, n] -> [path, n, e]
+        torch.bmm(values, heads.ends, out=D[first : first + len(values)])  # [path, n, d]
+        first += len(values)
     return D.transpose(0, 1)  # [n, k, d]
 
 
@@ -151,9 +163,10 @@ def directions_along(
     tower = tower_of(visual)
     w = neuron_outputs(tower, layer, neurons)  # [width, n]
     along = []
-    for W_V, ends in _later_heads(tower, layer, {} if cache is None else cache):
-        g = torch.einsum("he,hew->hw", ends @ v.to(w), W_V)  # [head, e], [head, e, width] -> [head, width]
-        along.append(g @ w)  # [head, n]
+    for heads in _later_heads(tower, layer, {} if cache is None else cache):
+        ends = (heads.ends @ v.to(w)).unflatten(0, (-1, heads.readouts))  # [path, e] -> [head, g, e]
+        g = (ends @ heads.W_V).flatten(0, 1)  # [head, g, e] @ [head, e, width] -> [path, width]
+        along.append(g @ w)  # [path, n]
     return torch.cat(along).T  # [k, n] -> [n, k]
 
 
@@ -174,11 +187,12 @@ def effect_sum(
     x = S.transpose(1, 2) @ w.T  # [b, k, width]: share of the residual stream that each path carries
     total = x.new_zeros(len(x), tower.projection.shape[1])
     first = 0
-    for W_V, ends in _later_heads(tower, layer, {} if cache is None else cache):
-        heads = x[:, first : first + len(W_V)].transpose(0, 1)  # [head, b, width]
-        values = heads @ W_V.to(S).transpose(1, 2)  # [head, b, e]
-        total = total + (values @ ends.to(S)).sum(0)  # [b, d]
-        first += len(W_V)
+    for heads in _later_heads(tower, layer, {} if cache is None else cache):
+        paths = x[:, first : first + len(heads.ends)].unflatten(1, (-1, heads.readouts))  # [b, head, g, width]
+        values = paths.permute(1, 2, 0, 3).flatten(1, 2) @ heads.W_V.to(S).transpose(1, 2)  # [head, g b, e]
+        values = values.unflatten(1, (heads.readouts, -1)).flatten(0, 1)  # [path, b, e]
+        total = total + (values @ heads.ends.to(S)).sum(0)  # [b, d]
+        first += len(heads.ends)
     return total
 
 
@@ -195,11 +209,17 @@ def _later_heads(tower: Tower, layer: int, cache: dict[int, Heads]) -> Iterator[
         yield cache[later]
 
 
-def head_directions(visual: nn.Module | Tower, layer: int) -> Float[Tensor, "head e d"]:
-    """P (gamma_post * ls1 * W_O^h): where each value dimension of a layer's heads ends in the joint space."""
+def head_directions(visual: nn.Module | Tower, layer: int) -> Float[Tensor, "path e d"]:
+    """P (gamma_post * ls1 * W_O^h): where each value dimension of a layer's heads ends in the joint space.
+
+    In a tower with a pooling A_g (ls1 * W_O^h), head by head and for each head of the pooling.
+    """
     tower = tower_of(visual)
     block = tower.blocks[layer]
     W_O = block.output_matrix()  # [width, head e]
+    if tower.pooling is not None:
+        ends = tower.pooling.through(W_O)  # [g, head e, d]
+        return ends.unflatten(1, (block.attention.heads, -1)).transpose(0, 1).flatten(0, 1)  # [path, e, d]
     P = wide(tower.projection) * norm_gain(tower.final_norm, W_O)[:, None]  # [width, d]: gamma_post, then P
     return (W_O.T @ P).unflatten(0, (block.attention.heads, -1))  # [head e, d] -> [head, e, d]
 
@@ -228,11 +248,14 @@ def trace_hooks(
     p: dict[int, Tensor] = {}
     beta: list[Tensor] = []
     tower = tower_of(visual)
-    hooks, reach_of = tower.readout.row_hooks(tower.blocks, range(min(layers) + 1, tower.depth) if rows else ())
-    hooks += tower.beta_hooks(beta)
-    for layer in layers:
-        hooks += tower.blocks[layer].activation_hooks(p, layer)
-    return hooks, lambda embedding: Trace(embedding, beta[0], reach_of(beta[0]), p)
+    hooks: Hooks = [hook for layer in layers for hook in tower.blocks[layer].activation_hooks(p, layer)]
+    later = range(min(layers) + 1, tower.depth) if rows else range(0)
+    if tower.pooling is not None:
+        carried, eff = carried_hooks(tower, later)
+        return hooks + carried, lambda M: Trace(M, wide(M).new_ones(len(M), 0), eff(), p)
+    row_hooks, reach_of = tower.readout.row_hooks(tower.blocks, later)
+    hooks += row_hooks + tower.beta_hooks(beta)
+    return hooks, lambda M: Trace(M, beta[0], reach_of(beta[0]), p)
 
 
 def run_with(
@@ -250,8 +273,9 @@ def neurons_per_layer(visual: nn.Module | Tower, layer: int) -> int:
 
 
 def paths_per_unit(visual: nn.Module | Tower, layer: int) -> int:
-    """K: the number of heads in later layers."""
-    return sum(block.attention.heads for block in tower_of(visual).blocks[layer + 1 :])
+    """K: the number of heads in later layers, times that of the pooling's heads."""
+    tower = tower_of(visual)
+    return tower.readouts * sum(block.attention.heads for block in tower.blocks[layer + 1 :])
 
 
 def choose_layers(visual: nn.Module | Tower, requested: Sequence[int] | None) -> tuple[int, ...]:

@@ -41,11 +41,23 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_second_order.py: attn_pool",
         "tests/test_second_order.py: pool_type=",
     ),
+    ("analysis/margin_passes.py", "tower_of"): ("tests/test_pooled_towers.py: is a ViT that pools by attention",),
+    ("front/edit_model.py", "_effect_of_units"): ("tests/test_pooled_pipelines.py: cannot be edited",),
+    ("front/heat_maps.py", "_check_later_layers"): ("tests/test_pooled_pipelines.py: which have no second-order effects",),
+    ("unit_effects/select.py", "_choose_pooled"): (
+        "tests/test_pooled_towers.py: its units are pairs or neurons",
+        "tests/test_pooled_towers.py: which all neurons cross",
+        "tests/test_pooled_towers.py: a pair has a pooled effect",
+    ),
+    ("unit_effects/vit_direct.py", "directly_read_tower"): ("tests/test_pooled_towers.py: direct effects need a class token",),
+    ("unit_effects/vit_pooling.py", "pooling_of"): ("tests/test_pooled_towers.py: has no attention pooling",),
+    ("towers/pooling.py", "Pooling.part_hooks"): ("tests/test_pooled_pipelines.py: has no MLP",),
     ("towers/timm_vit.py", "TimmTower.__init__"): ("tests/test_other_towers.py: is not one of its VisionTransformer",),
     ("analysis/weight_edit.py", "_bias"): ("tests/test_other_towers.py: has no bias, in which an edit could put means",),
     ("towers/open_clip_vit.py", "_block"): ("tests/test_second_order.py: custom attention",),
     ("front/ablate_settings.py", "AblateRequest.check"): (
         "tests/test_front_ablate.py: the model that is given is loaded in",
+        "tests/test_pooled_pipelines.py: so it needs --ablate none alone",
         "tests/test_ablate_groups.py: needs --groups",
     ),
     ("front/ablate_groups.py", "training_sizes"): (

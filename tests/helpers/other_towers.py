@@ -142,7 +142,8 @@ class Frozen:
     """A tower whose modules give the outputs of one recorded pass, plus what is linear in the change of their inputs.
 
     A LayerNorm's output changes by gamma times the change over its recorded deviation, without a mean unless `centred`;
-    attention's by its recorded matrix times the change of the values, times eps; the output of an MLP after `layer` stays.
+    self-attention's by its recorded matrix times the change of the values, times eps; the output of an MLP after `layer` stays.
+    Attention after that of the blocks is a pooling, which changes in the same way without eps, and whose MLP's output stays.
     Attention matrices are made of the queries and keys that the modules give to torch's scaled_dot_product_attention.
     """
 
@@ -160,6 +161,12 @@ class Frozen:
     def _of_queries(attn: Any) -> list[nn.Module]:
         return [getattr(attn, name) for name in ("q_norm", "k_norm", "ln_q", "ln_k") if hasattr(attn, name)]
 
+    @property
+    def _pooling_mlp(self) -> list[nn.Module]:
+        """The MLP of timm's attention pooling, if there is one."""
+        pool = getattr(getattr(self.visual, "trunk", None), "attn_pool", None)
+        return [] if pool is None else [pool.mlp]
+
     @contextmanager
     def _recording(self) -> Iterator[None]:
         handles = []
@@ -168,6 +175,8 @@ class Frozen:
                 handles.append(module.register_forward_hook(lambda m, i, o: self.norms.__setitem__(m, (i[0], o))))
         for block in self.blocks:
             handles.append(block.mlp.register_forward_hook(lambda m, i, o: self.mlps.__setitem__(m, o)))
+        for mlp in self._pooling_mlp:
+            handles.append(mlp.register_forward_hook(lambda m, i, o: self.mlps.__setitem__(m, o)))
 
         def record(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
             A = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
@@ -186,12 +195,13 @@ class Frozen:
         for module, (x, y) in self.norms.items():
             if module is not hidden and id(module) not in self.keys:
                 handles.append(module.register_forward_hook(self._linear_norm(x, y)))
-        handles += [b.mlp.register_forward_hook(lambda m, i, o: self.mlps[m]) for b in self.blocks[self.layer + 1 :]]
-        recorded = iter(self.attention)
+        mlps = [*(block.mlp for block in self.blocks[self.layer + 1 :]), *self._pooling_mlp]
+        handles += [mlp.register_forward_hook(lambda m, i, o: self.mlps[m]) for mlp in mlps]
+        recorded = iter(enumerate(self.attention))
 
         def attend(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
-            A, before = next(recorded)
-            return A @ before + eps * (A @ (v - before))
+            number, (A, before) = next(recorded)
+            return A @ before + (eps if number < len(self.blocks) else 1) * (A @ (v - before))
 
         with attention_as(attend):
             output = self.visual(self.image)
@@ -224,7 +234,7 @@ class Frozen:
 
 @contextmanager
 def attention_as(function: Callable[..., Tensor]) -> Iterator[None]:
-    """Replace torch's scaled_dot_product_attention within the block, where torch's MultiheadAttention calls it too."""
+    """Replace torch's scaled_dot_product_attention within the block, also where torch has a faster way of its own."""
     original, fast = nn.functional.scaled_dot_product_attention, torch.backends.mha.get_fastpath_enabled()
     nn.functional.scaled_dot_product_attention = function  # type: ignore[assignment]
     torch.backends.mha.set_fastpath_enabled(False)

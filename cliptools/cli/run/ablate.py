@@ -48,6 +48,7 @@ class AblateOptions(Sampling, Batching, Output):
     keep: str | None
     precision: Precision | None
     mask: Path | None
+    part: str | None
     device: str
     groups: str | None
     split: str | None
@@ -101,6 +102,7 @@ def _request(options: AblateOptions) -> AblateRequest:
             "seed",
             "precision",
             "mask",
+            "part",
             "device",
             "groups",
             "split",

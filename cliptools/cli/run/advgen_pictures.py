@@ -307,5 +307,5 @@ def _embed(model: LoadedModel, pictures: Sequence[Painting], limit: Limit | None
     clip: Any = model.clip
     with torch.inference_mode():
         batches = [(range(len(pixels)), pixels)]
-        parts = in_halves(batches, lambda _, part: clip.encode_image(part.to(model.device)).float(), "pictures", limit)
+        parts = in_halves(batches, lambda _, part: clip.visual(part.to(model.device)).float(), "pictures", limit)
         return torch.cat([embeddings for _, embeddings in parts])  # (picture, d)

@@ -1,0 +1,269 @@
+"""Effects of a ViT's neurons where attention with learned queries reads the last residual stream (SigLIP, CoCa), factored.
+
+Neuron n of any layer l, the last one too, writes p_j^n w_n into the residual stream at every token j. Head g of the pooling reads
+it there (towers/pooling.py has beta and A_g). With everything else frozen, the neuron reaches the output through this head as
+
+    r^{n,g}(I) = s^{n,g}(I) A_g w_n          s^{n,g} = sum over j of beta_j^g p_j^n
+
+which is exactly of rank one, as the neuron-head pairs of paper 2 (arXiv 2509.19943) in a ResNet's pooling are. No later
+self-attention is crossed. These are factored effects (factored.py, Eq. 1):
+
+    pairs (n, g):                       K = 1           S = s^{n,g}        D = A_g w_n
+    neurons n, sums over the heads:     K = heads       S[g] = s^{n,g}     D[g] = A_g w_n
+
+`SecondOrderPooled` has the effects through one later layer and the pooling (vit_second_order.py), K = heads of the pooling times
+heads of later layers. Where that is more than d, phi itself takes the place of S, and D is the identity.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from cliptools.devices import to_float64, to_like
+from cliptools.errors import ModelError
+from cliptools.towers.hooks import Hooks
+from cliptools.towers.kinds import tower_of
+from cliptools.towers.pooling import Pooling
+from cliptools.towers.tower import Tower
+from cliptools.unit_effects.factored import Listener, UnitBlock, index_of, neuron_units, slices, wide
+from cliptools.unit_effects.vit_direct import choose_any_layers
+from cliptools.unit_effects.vit_second_order import SecondOrder, default_layers, neuron_outputs, neurons_per_layer, run_with
+
+
+class PooledTokens(ABC):
+    """The common part of pairs and neurons as factored effects."""
+
+    def __init__(self, visual: nn.Module | Tower) -> None:
+        """
+        Raises:
+            ModelError: a tower that does not pool by attention with learned queries, or with unknown parts.
+        """
+        self.tower = tower_of(visual)
+        self.visual = self.tower.visual
+        self.pooling = pooling_of(self.tower)
+        self.heads = self.pooling.heads
+        self._matrices: tuple[Tensor, Tensor] | None = None
+
+    @abstractmethod
+    def scalars(self, s: Float[Tensor, "b neuron g"]) -> Float[Tensor, "b n k"]:
+        """S of all units of a layer, from s of all its pairs."""
+
+    @torch.inference_mode()
+    def read(
+        self, image: Float[Tensor, "b 3 y x"], blocks: Sequence[UnitBlock]
+    ) -> tuple[Iterable[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
+        """S of every block, and M(I), from one forward pass."""
+        return run_with(self.tower, image, self.listen(blocks))
+
+    def listen(self, blocks: Sequence[UnitBlock]) -> Listener:
+        """Hooks for activations of the blocks' layers, and for the pooling's attention."""
+        p: dict[int, Tensor] = {}
+        beta: list[Tensor] = []
+        hooks: Hooks = self.pooling.hooks(beta.append)
+        for layer in sorted({block.layer for block in blocks}):
+            hooks += self.tower.blocks[layer].activation_hooks(p, layer)
+
+        def scalars_of(embedding: Float[Tensor, "b d"]) -> Iterator[Float[Tensor, "b n k"]]:
+            layer, S = -1, embedding
+            for block in blocks:
+                if block.layer != layer:
+                    layer = block.layer
+                    S = self.scalars(p[layer].to(beta[0]).transpose(1, 2) @ beta[0].transpose(1, 2))  # s: [b, neuron, g]
+                yield S[:, index_of(block.neurons, S.device)]
+
+        return Listener(hooks, scalars_of)
+
+    def _along(self, layer: int, v: Float[Tensor, " d"]) -> Float[Tensor, "neuron g"]:
+        """<A_g w_n, v> of all pairs of a layer: through the pooling first, one vector of the residual stream for each head."""
+        W_V, ends = self.matrices
+        g = torch.einsum("ge,gew->gw", ends @ v.to(ends), W_V)
+        return (g @ self._outputs(layer)).T
+
+    def _through(self, layer: int, s: Float[Tensor, "b neuron g"]) -> Float[Tensor, "b d"]:
+        """Sum over neurons and heads of s A_g w_n: over the neurons first, head by head, in the type of s."""
+        W_V, ends = self.matrices
+        x = s.permute(2, 0, 1) @ self._outputs(layer).to(s).T  # [g, b, width]
+        return (x @ W_V.to(s).transpose(1, 2) @ ends.to(s)).sum(0)  # [g, b, e] @ [g, e, d]
+
+    def _pairs(self, layer: int, neurons: Int[Tensor, "n"]) -> Float[Tensor, "n g d"]:
+        """A_g w_n of some neurons and all heads."""
+        W_V, ends = self.matrices
+        return ((W_V @ self._outputs(layer, neurons)).transpose(1, 2) @ ends).transpose(0, 1)  # [g, n, e] @ [g, e, d]
+
+    def _outputs(self, layer: int, neurons: slice | Int[Tensor, "n"] = slice(None)) -> Float[Tensor, "width n"]:
+        return neuron_outputs(self.tower, layer, neurons)
+
+    @property
+    def matrices(self) -> tuple[Float[Tensor, "g e width"], Float[Tensor, "g e d"]]:
+        """The two factors of A_g."""
+        if self._matrices is None:
+            self._matrices = self.pooling.value_matrix(), self.pooling.ends()
+        return self._matrices
+
+
+class TokenPairs(PooledTokens):
+    """Units are pairs of a neuron and a head of the pooling, neuron by neuron; the only path is the pair itself."""
+
+    def __init__(self, visual: nn.Module | Tower) -> None:
+        super().__init__(visual)
+        self._norm2: dict[int, Tensor] = {}  # by layer [n]: ||A_g w_n||^2 of all pairs
+
+    def size(self, layer: int) -> tuple[int, int]:
+        """Number of pairs, and 1."""
+        return neurons_per_layer(self.tower, layer) * self.heads, 1
+
+    def units(self, layer: int) -> Int[Tensor, "n 3"]:
+        """Layer, neuron and head of every pair."""
+        number = torch.arange(self.size(layer)[0] if 0 <= layer < self.tower.depth else 0)
+        return torch.stack([torch.full_like(number, layer), number // self.heads, number % self.heads], 1)
+
+    def scalars(self, s: Float[Tensor, "b neuron g"]) -> Float[Tensor, "b n 1"]:
+        """s of every pair."""
+        return s.flatten(1)[..., None]
+
+    @torch.inference_mode()
+    def gram(self, block: UnitBlock) -> Float[Tensor, "n 1 1"]:
+        """||A_g w_n||^2 of the block's pairs; no direction is formed."""
+        if block.layer not in self._norm2:
+            W_V, ends = (to_float64(matrix) for matrix in self.matrices)
+            values = W_V @ to_float64(self._outputs(block.layer))  # [g, e, neuron]
+            square = (values * (ends @ ends.transpose(1, 2) @ values)).sum(1)  # [g, neuron]
+            self._norm2[block.layer] = to_like(square.T.flatten().clamp(min=0), self.matrices[0])
+        norm2 = self._norm2[block.layer]
+        return norm2[block.neurons.to(norm2.device)][:, None, None]
+
+    @torch.inference_mode()
+    def along(self, block: UnitBlock, v: Float[Tensor, " d"]) -> Float[Tensor, "n 1"]:
+        """<A_g w_n, v> of the block's pairs; no direction is formed."""
+        along = self._along(block.layer, v).flatten()
+        return along[index_of(block.neurons, along.device), None]
+
+    @torch.inference_mode()
+    def total(self, block: UnitBlock, S: Float[Tensor, "b n 1"]) -> Float[Tensor, "b d"]:
+        """Sum over the block's pairs of s A_g w_n; no direction is formed."""
+        s = S.new_zeros(len(S), self.size(block.layer)[0])
+        s[:, index_of(block.neurons, S.device)] = S[..., 0]
+        return self._through(block.layer, s.unflatten(1, (-1, self.heads)))
+
+    @torch.inference_mode()
+    def directions(self, block: UnitBlock) -> Float[Tensor, "n 1 d"]:
+        """A_g w_n of the block's pairs."""
+        pair = block.neurons.to(self.tower.weight.device)
+        neurons, row = torch.unique(pair // self.heads, return_inverse=True)
+        return self._pairs(block.layer, neurons)[row, pair % self.heads][:, None]
+
+
+class TokenNeurons(PooledTokens):
+    """Units are neurons; paths are the pooling's heads."""
+
+    def size(self, layer: int) -> tuple[int, int]:
+        """Numbers of neurons and of heads."""
+        return neurons_per_layer(self.tower, layer), self.heads
+
+    def units(self, layer: int) -> Int[Tensor, "n 3"]:
+        """Layer and number of every neuron."""
+        return neuron_units(layer, torch.arange(self.size(layer)[0] if 0 <= layer < self.tower.depth else 0))
+
+    def scalars(self, s: Float[Tensor, "b neuron g"]) -> Float[Tensor, "b n k"]:
+        """s of every neuron's pairs."""
+        return s
+
+    @torch.inference_mode()
+    def along(self, block: UnitBlock, v: Float[Tensor, " d"]) -> Float[Tensor, "n k"]:
+        """<A_g w_n, v> of all pairs of the block's neurons; no direction is formed."""
+        along = self._along(block.layer, v)
+        return along[index_of(block.neurons, along.device)]
+
+    @torch.inference_mode()
+    def total(self, block: UnitBlock, S: Float[Tensor, "b n k"]) -> Float[Tensor, "b d"]:
+        """Sum over the block's neurons and over all heads of s A_g w_n; no direction is formed."""
+        s = S.new_zeros(len(S), self.size(block.layer)[0], self.heads)
+        s[:, index_of(block.neurons, S.device)] = S
+        return self._through(block.layer, s)
+
+    @torch.inference_mode()
+    def directions(self, block: UnitBlock) -> Float[Tensor, "n k d"]:
+        """A_g w_n of the block's neurons and all heads."""
+        return self._pairs(block.layer, block.neurons.to(self.tower.weight.device))
+
+
+class SecondOrderPooled(SecondOrder):
+    """Second-order effects through a later layer and the pooling; in layers with more than d paths, S is phi itself."""
+
+    def __init__(self, visual: nn.Module | Tower) -> None:
+        super().__init__(visual)
+        pooling_of(self.tower)
+
+    def _whole(self, layer: int) -> bool:
+        """True for a layer in which S is phi."""
+        return super().size(layer)[1] > self.tower.projection.shape[1]
+
+    def size(self, layer: int) -> tuple[int, int]:
+        """Numbers of neurons in the layer's MLP and of paths, at most d."""
+        n, k = super().size(layer)
+        return n, min(k, self.tower.projection.shape[1])
+
+    def listen(self, blocks: Sequence[UnitBlock]) -> Listener:
+        """Hooks for activations of the blocks' layers, the attention of later layers and of the pooling."""
+        hooks, scalars = super().listen(blocks)
+
+        def scalars_of(embedding: Float[Tensor, "b d"]) -> Iterator[Float[Tensor, "b n k"]]:
+            pairs = zip(blocks, scalars(embedding), strict=True)
+            return (self._phi(block, S) if self._whole(block.layer) else S for block, S in pairs)
+
+        return Listener(hooks, scalars_of)
+
+    def _phi(self, block: UnitBlock, S: Float[Tensor, "b n k"]) -> Float[Tensor, "b n d"]:
+        """phi of the block's neurons, with D of a few at a time."""
+        parts = [
+            torch.bmm(S[:, rows].transpose(0, 1), SecondOrder.directions(self, block.part(rows)).to(S))  # [n, b, k] @ [n, k, d]
+            for rows in slices(S.shape[1], S.shape[2], 1)
+        ]
+        return torch.cat(parts).transpose(0, 1)
+
+    @torch.inference_mode()
+    def directions(self, block: UnitBlock) -> Float[Tensor, "n k d"]:
+        """D of the block's neurons: the identity where S is phi."""
+        if not self._whole(block.layer):
+            return super().directions(block)
+        like = wide(self.tower.projection)
+        d = like.shape[1]
+        return torch.eye(d, dtype=like.dtype, device=like.device).expand(len(block.neurons), d, d)
+
+    @torch.inference_mode()
+    def along(self, block: UnitBlock, v: Float[Tensor, " d"]) -> Float[Tensor, "n k"]:
+        """<D[n, k], v>."""
+        if not self._whole(block.layer):
+            return super().along(block, v)
+        return v.to(wide(self.tower.projection)).expand(len(block.neurons), -1)
+
+    @torch.inference_mode()
+    def total(self, block: UnitBlock, S: Float[Tensor, "b n k"]) -> Float[Tensor, "b d"]:
+        """Sum of phi_n over the block's neurons."""
+        return S.sum(1) if self._whole(block.layer) else super().total(block, S)
+
+
+def pooling_of(tower: Tower) -> Pooling:
+    """The tower's pooling.
+
+    Raises:
+        ModelError: it has none.
+    """
+    if tower.pooling is None:
+        raise ModelError(
+            f"this image tower ({type(tower.visual).__name__}) has no attention pooling; it pools by its class token"
+        )
+    return tower.pooling
+
+
+def choose_pooled_layers(visual: nn.Module | Tower, requested: Sequence[int] | None) -> tuple[int, ...]:
+    """The requested layers, which may include the last; by default those of second-order effects and the last.
+
+    Raises:
+        UsageError: a layer that does not exist.
+    """
+    depth = tower_of(visual).depth
+    return choose_any_layers(visual, sorted({*default_layers(depth), depth - 1}) if requested is None else requested)

@@ -1,0 +1,162 @@
+"""Pipelines on models that pool by attention, from folders: every command works on their bundles, or refuses in one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Run
+from helpers.pooled_models import pooled_model
+from PIL import Image
+
+import cliptools as ct
+from cliptools.models.text_encoder import encode_texts, tokenizer_of
+
+TEXTS = ("cat", "dog", "panda", "a red car", "boat", "pizza", "rocket", "red", "car", "photo of dog")
+READ = ("--batch-size", 4, "--workers", 0)
+
+
+class Study:
+    """A model, pictures, a vocabulary, and bundles with words."""
+
+    def __init__(self, folder: Path, kind: str, run: Run) -> None:
+        self.folder, self.run = folder, run
+        self.model = f"local-dir:{pooled_model(folder / 'model', kind)}"
+        self.pool, self.photos, self.classes = folder / "pool.txt", folder / "photos", folder / "classes.txt"
+        self.pool.write_text("\n".join(TEXTS) + "\n")
+        self.classes.write_text("cat\ndog\npizza\n")
+        for number in range(6):
+            group = self.photos / ("cat", "pizza")[number % 2]
+            group.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((60, 50 + number), 90).convert("RGB").save(group / f"{number:02}.png")
+
+    def done(self, command: str, *words: Any, stdin: bytes = b"") -> bytes:
+        """Return the output of a command that succeeds."""
+        ended = self.run(command, *words, "-q", stdin=stdin)
+        assert ended.returncode == 0, (command, words, ended.stderr.decode())
+        return ended.stdout
+
+    def refused(self, command: str, *words: Any, stdin: bytes = b"") -> str:
+        """Return the one line of a command that refuses."""
+        ended = self.run(command, *words, "-q", stdin=stdin)
+        (line,) = ended.stderr.decode().splitlines()
+        assert ended.returncode in (1, 2), line
+        return line
+
+    def bundle(self, name: str, *options: Any) -> Path:
+        """Return the file of a bundle with words, made with these options of clip-effects."""
+        path = self.folder / f"{name}.safetensors"
+        words = (self.photos, "--model", self.model, "--top-images", 2, "--quantile", 0.5, *READ, *options)
+        path.write_bytes(self.done("decompose", "--m", 3, "--pool", self.pool, "--no-cache", stdin=self.done("effects", *words)))
+        return path
+
+
+@pytest.fixture(scope="module", params=["siglip", "coca"])
+def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, run: Run) -> Study:
+    return Study(tmp_path_factory.mktemp(request.param), request.param, run)
+
+
+def test_pairs_are_the_default_and_store_no_directions(study: Study) -> None:
+    bundle = ct.read(study.bundle("pairs", "--keep", "50%"))
+    settings = bundle.header.settings
+    depth, heads = (6, 2) if "siglip" in str(study.folder) else (3, 2)
+    assert (settings["effect"], settings["units"], settings["scale"]) == ("pooled", "pairs", "raw")
+    assert settings["layers"][-1] == depth - 1 and set(bundle["unit"][:, 2]) == set(range(heads))
+    assert "direction" not in bundle and "mean" not in bundle and set(np.unique(bundle["sign"])) <= {-1, 0, 1}
+    model = ct.load_model(study.model, device="cpu")
+    second = ct.effects(study.photos, model=model, effect="second", layers=[0], top_images=2, batch_size=4, workers=0)
+    assert (
+        second.header.settings["effect"] == "second"
+        and second["direction"].shape[1]
+        == model.clip.visual(torch.zeros(1, 3, *np.atleast_1d(model.clip.visual.image_size).repeat(2)[:2])).shape[1]
+    )
+
+
+def test_every_consumer_of_pairs(study: Study, tmp_path: Path) -> None:
+    pairs = study.bundle("words", "--keep", "30%")
+    by, stdin = ("--bundle", pairs), pairs.read_bytes()
+    assert study.done("view", pairs, "-f", "jsonl")
+    study.done("judge", study.photos, "--same-names", *READ, *by, "-f", "jsonl", "--no-cache")
+    study.done("concepts", study.photos, *READ, *by, "-f", "jsonl")
+    study.done("spurious", "--depict", "cat", "--predict", "dog", "--words", 3, "--no-cache", pairs)
+    study.done("ablate", study.photos, *READ, *by, "--classes", study.classes, "-f", "jsonl")
+    study.done("shift", study.photos, "--concept", "cat", *READ, *by, "-f", "jsonl")
+    study.done("top", study.photos, "--head", 2, "--raw", *READ, "-f", "jsonl", stdin=stdin)
+    study.done("sheet", "--head", 2, "--images-from", study.photos, "-o", tmp_path / "sheet.png", stdin=stdin)
+    study.done("gallery", "--head", 2, "--images-from", study.photos, "-o", tmp_path / "page.html", stdin=stdin)
+    maps = ("segment", study.photos / "cat" / "00.png", "--text", "dog", "--out-dir", tmp_path / "maps")
+    assert "are not single neurons" in study.refused(*maps, *by)
+    assert "margins are explained" in study.refused("explain", study.photos, "--text", "cat", "--text", "dog", *READ, *by)
+    edited = ("--sees", "cat", "--writes", "dog", "--template", "{}", "-o", tmp_path / "edited.safetensors")
+    assert "cannot be edited" in study.refused("edit", *edited, stdin=stdin)
+
+
+def test_every_consumer_of_neurons(study: Study, tmp_path: Path) -> None:
+    second, neurons = study.bundle("second", "--effect", "second", "--layers", "1"), study.bundle("neurons", "--units", "neurons")
+    maps = ("segment", study.photos / "cat" / "00.png", "--text", "dog", "--out-dir")
+    for method, bundle in (("neurons", second), ("effects", second), ("signed", neurons)):
+        assert json.loads(study.done(*maps, tmp_path / method, "--bundle", bundle, "--method", method))["text"] == "dog"
+    assert "which have no second-order effects" in study.refused(
+        *maps, tmp_path / "a", "--bundle", neurons, "--method", "effects"
+    )
+    assert "expected one of neurons, signed, effects" in study.refused(
+        *maps, tmp_path / "b", "--bundle", second, "--method", "rollout"
+    )
+    study.done("judge", study.photos, "--same-names", *READ, "--bundle", second, "-f", "jsonl", "--no-cache")
+    study.done("ablate", study.photos, *READ, "--bundle", neurons, "--classes", study.classes, "-f", "jsonl")
+    edited = ("--sees", "cat", "--writes", "dog", "--template", "{}", "--head", 3)
+    study.done("edit", *edited, "-o", tmp_path / "null.safetensors", stdin=second.read_bytes())
+    zero = ("--how", "zero", study.photos, "-o", tmp_path / "zero.safetensors")
+    study.done("edit", *edited, *zero, stdin=neurons.read_bytes())
+    assert "are pairs or neurons" in study.refused("effects", study.photos, "--model", study.model, "--units", "heads")
+
+
+def test_the_parts_of_a_pooling(study: Study) -> None:
+    words = ("ablate", study.photos, *READ, "--bundle", study.bundle("part", "--keep", "2%"), "--classes", study.classes)
+    words += ("--ablate", "none", "-f", "jsonl", "--part")
+    if "coca" in str(study.folder):
+        assert "has no MLP" in study.refused(*words, "attention")
+        return
+    for part in ("attention", "mlp", "both"):
+        records = [json.loads(line) for line in study.done(*words, part).splitlines()]
+        assert len(records) == 2 and all(record["settings"]["part"] == part for record in records), records
+    assert "so it needs --ablate none alone" in study.refused(*words, "mlp", "--ablate", "all")
+
+
+def test_shards_of_pairs_are_one_run(study: Study, tmp_path: Path) -> None:
+    words = (study.photos, "--model", study.model, "--top-images", 2, "--quantile", 0.5, *READ)
+    for number in (1, 2):
+        study.done("effects", *words, "--shard", f"{number}/2", "-o", tmp_path / f"{number}.partial")
+    merged = study.done("merge", *(tmp_path / f"{number}.partial" for number in (1, 2)), "--images", study.photos, *READ)
+    (tmp_path / "merged.safetensors").write_bytes(merged)
+    (tmp_path / "whole.safetensors").write_bytes(study.done("effects", *words))
+    shards, whole = ct.read(tmp_path / "merged.safetensors"), ct.read(tmp_path / "whole.safetensors")
+    for name in ("unit", "sign", "top_image"):
+        np.testing.assert_array_equal(shards[name], whole[name])
+    np.testing.assert_allclose(shards["mean_scalar"], whole["mean_scalar"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_perception_encoder(tmp_path: Path, run: Run) -> None:
+    study = Study(tmp_path, "pe", run)
+    for number in (3, 4, 5):
+        next(study.photos.rglob(f"{number:02}.png")).unlink()
+    bundle = ct.read(study.bundle("pairs", "--layers", "10,11"))
+    assert bundle.units == 2 * 768 * 8 and "word" in bundle
+
+
+def test_texts_are_encoded_as_by_open_clip(study: Study) -> None:
+    """Padding is read by a tower that is not causal and pools at the last position, and texts are cleaned as its folder says."""
+    import open_clip
+
+    model: Any = ct.load_model(study.model, device="cpu")
+    texts = ["a photo of cat", "Dog!", "pizza, rocket."]
+    tokens = open_clip.get_tokenizer(study.model)(texts)
+    plain, _, _ = open_clip.create_model_and_transforms(study.model)
+    with torch.inference_mode():
+        expected = torch.nn.functional.normalize(plain.eval().encode_text(tokens), dim=-1)
+    assert torch.equal(tokenizer_of(model)(texts), tokens)
+    torch.testing.assert_close(encode_texts(model, texts), expected, rtol=1e-5, atol=1e-6)
+    alone = torch.cat([encode_texts(model, [text]) for text in texts])  # a short text is not cut
+    torch.testing.assert_close(alone, expected, rtol=1e-5, atol=1e-6)
