@@ -26,7 +26,8 @@ CLASSES_HELP = (
     "labels]."
 )
 ABLATE_HELP = (
-    f"Ablations to measure: any of {', '.join(ABLATE)}, separated by commas [default: all; none with --reconstruct or --keep]."
+    f"Ablations to measure: any of {', '.join(ABLATE)}, separated by commas [default: all; with --reconstruct, --keep, --mask or "
+    "--against no ablation]."
 )
 RECONSTRUCT_HELP = f"Reconstructions to measure: any of {', '.join(RECONSTRUCT)}, separated by commas [default: none]."
 COMPONENTS_HELP = "Numbers of principal directions for --reconstruct pc, as 1,2,4."
@@ -40,7 +41,10 @@ KEEP_HELP = (
     "[default: all]."
 )
 LAYERS_HELP = "Layers whose units are changed together, as 8-10,11; repeatable [default: all layers of the bundle]."
-MASK_HELP = "Mask of clip-edit, whose units are put at their means in every setting [default: none]."
+MASK_HELP = (
+    "Mask of clip-edit: its units are at their means in all settings but that of the untouched model, and in one of its own "
+    "[default: none]."
+)
 EFFECT_HELP = "Effect that the bundles must hold, as a check: any other is a usage error."
 UNITS_HELP = "Kind of unit that the bundles must hold, as a check: any other is a usage error."
 GROUPS_HELP = (

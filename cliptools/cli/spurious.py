@@ -32,7 +32,10 @@ POOL_HELP = (
 ALIKE_HELP = "With --mismatch or --cue: list pairs of things that look alike too, with the mark `alike`."
 HEAD_HELP = "Number of pairs of --classes [default: 10] or of --mismatch, or of texts for each --cue [default: 20], to write."
 WORDS_HELP = "Largest number of words per pair [default: 25; 20 with --by single]."
-NEURONS_HELP = "Number of neurons to use, those of largest |<v, r>| [default: 100; 50 with --by single]."
+NEURONS_HELP = (
+    "Number of neurons to use, those of largest |<v, r>| [default: 100; 50 with --by single]; with --mismatch or --cue number of "
+    "units that a line names, those of the largest shares [default: 5]."
+)
 SEED_HELP = "Random seed for --by random and random-overlap."
 EXCLUDE_HELP = (
     "Name to exclude, for every pair: texts that name it or its plural, and texts near it (--near), are left out; repeatable."

@@ -89,7 +89,8 @@ def ablate(
         batch_size: Images per forward pass.
         workers: Threads that decode images. None: the number of cores, at most 8.
         precision: Floating-point type of the model: fp32, bf16 or fp16. None: the bundle's.
-        mask: File of a mask of clip-edit, whose units are put at their means in every setting.
+        mask: File of a mask of clip-edit, whose units are at their means in a setting of its own and in all others but that of
+            the untouched model.
         model: The bundles' model, if it is loaded already.
         device: auto, cpu, cuda, cuda:1 or mps.
         progress: Write progress and messages to standard error; else messages go to the logger `cliptools`.
