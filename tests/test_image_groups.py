@@ -126,6 +126,17 @@ CELEBA = """6
 """
 
 
+@pytest.mark.parametrize(("separator", "mark"), [(";", ""), ("\t", ""), (";", "\ufeff")])
+def test_metadata_with_other_separators(tmp_path: Path, separator: str, mark: str) -> None:
+    """Spreadsheets write semicolons, tabs and a byte-order mark."""
+    put(tmp_path, "1.png", "2.png")
+    rows = ("img_id,img_filename,y,split,place,place_filename", "1,1.png,0,2,1,/b", "2,2.png,1,2,0,/a", "3,3.png,1,0,0,/a")
+    (tmp_path / "metadata.csv").write_text(mark + "\r\n".join(rows).replace(",", separator) + "\r\n", encoding="utf-8")
+    found = open_grouped([], str(tmp_path / "metadata.csv"), None, None)
+    assert by_image(found) == {"1.png": "landbird/water", "2.png": "waterbird/land"}
+    assert found[1].training == {"landbird/water": 0, "waterbird/land": 1}
+
+
 @pytest.mark.parametrize("ending", ["txt", "csv"])
 def test_celeba(tmp_path: Path, ending: str) -> None:
     put(tmp_path / "img_align_celeba", *(f"00000{number}.png" for number in range(1, 7)))
@@ -146,6 +157,8 @@ def test_celeba(tmp_path: Path, ending: str) -> None:
     }  # fmt: skip
     assert found[1].training is not None and found[1].training[f"{dark}/female"] == 1
     found[0].source.load(3)
+    (tmp_path / f"list_eval_partition.{ending}").rename(tmp_path / f"list_eval_partition.{'txt' if ending == 'csv' else 'csv'}")
+    assert by_image(open_grouped([], str(table), None, None)) == by_image(found)
 
 
 def test_a_column_beside_the_labels(tmp_path: Path) -> None:
