@@ -129,8 +129,10 @@ def test_records_are_those_of_the_command(suite: Suite, tmp_path: Path) -> None:
         words = () if pool is None else ("--pool", pool)
         for options, arguments in (
             (("--mismatch", "--alike"), {"alike": True}),
-            (("--cue", "cat", "--cue", "a tree", "--head", 2, "--alike", "--near", 0.9, "--neurons", 7),
-             {"cue": ["cat", "a tree"], "head": 2, "units": 7}),
+            (
+                ("--cue", "cat", "--cue", "a tree", "--head", 2, "--alike", "--near", 0.9, "--neurons", 7),
+                {"cue": ["cat", "a tree"], "head": 2, "units": 7},
+            ),
         ):
             more = {"near": 0.9, "alike": True} if "cue" in arguments else {}
             records = ct.mismatch(ct.read(suite.bundle(name)), texts=pool, device="cpu", **arguments, **more)

@@ -22,7 +22,7 @@ def setting_records(
     mask: Record | None = None,
     against: Record | None = None,
 ) -> Iterator[Record]:
-    """Yield the record of the untouched model, of the model under a mask, then one per setting, and at last that of another model.
+    """Yield the record of the untouched model, that of the masked model, one per setting, and at last that of another model.
 
     Args:
         group_fields: Fields of groups for the record of a setting.
@@ -45,11 +45,15 @@ def setting_records(
         if "words" in bundle_settings.bundle and "words" in header:
             record_settings |= {"words": {key: value for key, value in header["words"].items() if key != "prefix"}}
         for setting in bundle_settings.settings:
-            record = {
-                "effect": bundle_settings.effect,
-                "units": bundle_settings.units,
-                "layers": list(setting.layers),
-            } | setting.change.record() | (mask or {})
+            record = (
+                {
+                    "effect": bundle_settings.effect,
+                    "units": bundle_settings.units,
+                    "layers": list(setting.layers),
+                }
+                | setting.change.record()
+                | (mask or {})
+            )
             yield record | _accuracies(tally, number) | group_fields(number) | {"settings": record_settings} | source
             number += 1
     if against is not None:

@@ -90,4 +90,3 @@ def edit(
         if isinstance(units, Bundle):
             return edited_model(units, None, request)
         return edited_model(bundle, [(f"record {n}", record) for n, record in enumerate(units, 1)], request)
-

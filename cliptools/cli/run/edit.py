@@ -172,7 +172,9 @@ def _read_units(options: EditOptions) -> tuple[Bundle | None, Sequence[Line] | N
 
 def _is_bundle(data: bytes) -> bool:
     """Return whether the input starts as safetensors: with the length of a header, which as text would be a huge number."""
-    return (bool(data) and not data.lstrip().startswith((b"{", b"["))) or (data[8:9] == b"{" and int.from_bytes(data[:8], "little") < 1 << 40)
+    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < 1 << 40:
+        return True
+    return bool(data) and not data.lstrip().startswith((b"{", b"["))
 
 
 def _write(

@@ -64,7 +64,7 @@ def run(options: ExplainOptions) -> None:
     if options.figures is not None:
         check_figure(options.figure_format)
         if options.maps is not None and options.maps.resolve() == options.figures.resolve():
-            raise UsageError(f"--figures {options.figures}: also the folder of --maps, where files of equal names stand; name two")
+            raise UsageError(f"--figures {options.figures}: also the folder of --maps, with files of the same names; name two")
     elif options.dark:
         raise UsageError("--dark needs --figures FOLDER")
     source = open_images(options.paths)
