@@ -92,7 +92,7 @@ WATERBIRDS = """img_id,img_filename,y,split,place,place_filename
 """
 
 
-def test_waterbirds(tmp_path: Path) -> None:
+def test_waterbirds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(tmp_path, *(line.split(",")[1] for line in WATERBIRDS.splitlines()[1:]))
     table = tmp_path / "metadata.csv"
     table.write_text(WATERBIRDS)
@@ -103,6 +103,11 @@ def test_waterbirds(tmp_path: Path) -> None:
     assert by_image(found) == expected == by_image(open_grouped([str(tmp_path)], str(table), None, None, split="test"))
     assert found[1].training == {"landbird/land": 2, "landbird/water": 1, "waterbird/land": 0, "waterbird/water": 0}
     found[0].source.load(0)
+    assert "no image of" not in capsys.readouterr().err
+    table.write_text(WATERBIRDS.replace("h.png,0,2,", "h.png,0,1,"))
+    assert open_grouped([], str(table), None, None)[1].names == ("landbird/land", "waterbird/land", "waterbird/water")
+    assert "no image of landbird/water, which training images have" in capsys.readouterr().err
+    table.write_text(WATERBIRDS)
     training = open_grouped([], str(table), None, None, split="train")
     assert by_image(training)["f.png"] == "landbird/land" and len(training[0].source) == 3
     (tmp_path / "names.txt").write_text("bird of land\nbird of water\n")

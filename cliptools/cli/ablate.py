@@ -130,7 +130,8 @@ def main(**options: Any) -> None:
       CSV      columns image and label; without PATH, the images of the table are taken, relative to the file
       ImageNet for its flat folder: Caffe's val.txt, Kaggle's LOC_val_solution.csv, or the kit's
                ILSVRC2012_validation_ground_truth.txt with meta.mat beside it
-    If the untouched model is at chance, labels and classes do not match: the command fails with exit code 1.
+    If the untouched model is at chance, labels and classes do not match: the command fails with exit code 1. With --groups, where
+    this can be a result, it warns.
 
     With --groups, every group has one class and one value of another attribute, and each line also has the accuracy of every
     group with Wilson's interval, the least of them (worst), the average over the images, the average weighted by --train-sizes,
