@@ -130,13 +130,12 @@ def test_only_the_columns_of_the_units_change_and_fp16_is_told(second: ct.UnitBu
 
 
 def test_scores_choose_the_units_of_a_bundle(second: ct.UnitBundle, pooled: ct.UnitBundle) -> None:
-    for bundle, kind in ((second, "cue-not-class"), (pooled, "cue")):
-        edited = edit(bundle, sees="cat", writes="dog", head=4, limit=4, images=np.zeros((4, 64, 64, 3), np.uint8))
+    images = {"limit": 4, "images": np.zeros((4, 64, 64, 3), np.uint8)}
+    for bundle, kind, means in ((second, "cue-not-class", {}), (pooled, "cue", images)):
+        edited = edit(bundle, sees="cat", writes="dog", head=4, **means)
         scores = [unit["score"] for unit in edited.record["units"]]
         assert scores == sorted(scores, reverse=True) and min(scores) > 0 and len(scores) <= 4
-        assert edited.record["units"] == edit(
-            bundle, sees="cat", writes="dog", head=4, by=kind, limit=4, images=np.zeros((4, 64, 64, 3), np.uint8)
-        ).record["units"]  # fmt: skip
+        assert edited.record["units"] == edit(bundle, sees="cat", writes="dog", head=4, by=kind, **means).record["units"]
 
 
 def test_repeated_texts_count_once(second: ct.UnitBundle) -> None:
