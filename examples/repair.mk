@@ -1,5 +1,4 @@
-# make -C examples -f repair.mk              writes results/repair.csv
-# make -C examples -f repair.mk unnamed      writes results/repair-unnamed.csv
+# make -C examples -f repair.mk              writes results/repair.csv and results/repair-unnamed.csv; table, unnamed: one of them
 # make -C examples -f repair.mk waterbirds   writes work/repair/waterbirds.jsonl; also celeba: see below
 #
 # The study repairs the 18 planted pairs of the embedded models with the edits of clip-edit, beside controls of as many units.
@@ -27,7 +26,8 @@ RUNS    := $(foreach model,$(MODELS),$(foreach seed,$(SEEDS),$(WORK)/$(model)-$(
 TABLES  := $(RUNS:=.csv)
 UNNAMED := $(RUNS:=-unnamed.csv)
 
-.PHONY: table unnamed waterbirds celeba
+.PHONY: all table unnamed waterbirds celeba
+all: table unnamed
 table: $(RESULTS)/repair.csv
 unnamed: $(RESULTS)/repair-unnamed.csv
 
