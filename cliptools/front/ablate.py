@@ -72,7 +72,8 @@ def ablate(
         classes: Classes to choose from: imagenet, imagenet-r, emoji, cifar10, the path of a file, or a list of names. None: those
             of the labels.
         templates: Sentences with {} in place of the class, whose embeddings are averaged; imagenet, emoji or none.
-        ablate: Ablations: any of all, large, small, none and joint. None of these, and neither `reconstruct` nor `keep`: all.
+        ablate: Ablations: any of all, large, small, none and joint. None of these, and no `reconstruct`, `keep`, `mask` or
+            `against`: all.
         reconstruct: Reconstructions: pc, words or both.
         components: Numbers of principal directions for pc.
         m: Numbers of texts for words. Empty: all texts of the bundle.
@@ -104,7 +105,7 @@ def ablate(
             images.
 
     Returns:
-        A record for each setting, the untouched model first and `against` last: top1 and top5 with their 95 % intervals, the
+        A record for each setting, the untouched model first, then that with the mask, and `against` last: top1 and top5 with their 95 % intervals, the
         share of the images with the same answer as the untouched model (agreement), and the mean cosine with its output. With
         groups also the accuracy of each group, the least of them (worst), the average, the gap between these two, and the
         differences of all of these from the untouched model.
@@ -113,7 +114,7 @@ def ablate(
         UsageError: an argument is invalid, or does not suit the bundles.
         StreamError: a bundle lacks a tensor that a change needs, a label is missing or no class.
         ModelError: the model is not available, or not the bundles'.
-        CliptoolsError: no image can be read, or the untouched model is at chance.
+        CliptoolsError: no image can be read, or without groups the untouched model is at chance.
     """
     request = AblateRequest(
         layers=_groups(layers), each_layer=each_layer, effect=effect, units=units, ablate=_names(ablate),

@@ -86,7 +86,7 @@ def measure_settings(
     Raises:
         UsageError: training sizes do not suit the groups.
         ModelError: the model of a bundle or the other model cannot be loaded.
-        CliptoolsError: no image can be read or none is usable, or the untouched model is at chance.
+        CliptoolsError: no image can be read or none is usable, or without groups the untouched model is at chance.
     """
     indices = choose(images.source, request.limit, request.sample, request.seed)
     model = loaded_model_of(bundles[0].bundle, request.model, request.device, request.precision)
