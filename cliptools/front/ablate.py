@@ -107,8 +107,8 @@ def ablate(
     Returns:
         A record for each setting, the untouched model first, then that with the mask, and `against` last: top1 and top5 with
         their 95 % intervals, the share of the images with the same answer as the untouched model (agreement), and the mean cosine
-        with its output. With groups also the accuracy of each group, the least of them (worst), the average, the gap between these
-        two, and the differences of all of these from the untouched model.
+        with its output. With groups also the accuracy of each group, the least of them (worst), the average, the gap between
+        these two, and the differences of all of these from the untouched model.
 
     Raises:
         UsageError: an argument is invalid, or does not suit the bundles.
