@@ -220,7 +220,7 @@ def test_a_model_at_chance_in_groups_is_a_result() -> None:
     guessing.add(np.repeat([0, 1], 24), np.ones(48, np.int64))
     images: Any = SimpleNamespace(classes_source="labels")
     assert _check_chance(_Result(Tally(1), guessing, None, grouped=True), images) == "chance"
-    with pytest.raises(CliptoolsError, match="right on 24 of 48 images, .* do not match"):
+    with pytest.raises(CliptoolsError, match=r"right on 24 of 48 images, .* do not match"):
         _check_chance(_Result(Tally(1), guessing, None, grouped=False), images)
 
 
