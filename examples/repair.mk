@@ -16,10 +16,10 @@ MODELS ?= emoji-vit emoji-rn
 SIZE_emoji-vit := 64
 SIZE_emoji-rn  := 128
 KEEP_emoji-rn  := --keep 100%
-# findings to be repaired, and units of each; pairs stand at the means in their bundle
-FINDINGS ?= 100
-UNITS_emoji-vit ?= 80
-UNITS_emoji-rn  ?= 400
+# findings to be repaired, and units of each, few because the edits of all findings add up; pairs stand at the means in their bundle
+FINDINGS ?= 60
+UNITS_emoji-vit ?= 10
+UNITS_emoji-rn  ?= 50
 MEANS_emoji-rn = --means $(1)
 
 RUNS    := $(foreach model,$(MODELS),$(foreach seed,$(SEEDS),$(WORK)/$(model)-$(seed)))

@@ -1,6 +1,6 @@
 """Count the planted facts that are repaired without naming them, by one edit of all that clip-spurious --mismatch finds.
 
-    clip-spurious --mismatch --head 100 --neurons 80 BUNDLE.safetensors > FINDINGS.jsonl
+    clip-spurious --mismatch --head 60 --neurons 10 BUNDLE.safetensors > FINDINGS.jsonl
     clip-edit -o EDITED.safetensors < FINDINGS.jsonl
     python unnamed_repair.py GROUPS BUNDLE.safetensors FINDINGS.jsonl EDITED.safetensors
 

@@ -111,7 +111,7 @@ def main(**options: Any) -> None:
     Examples:
       clip-edit --sees mountain --writes violin --bundle effects.safetensors -o repaired.safetensors
       clip-spurious --cue mountain --head 1 --neurons 80 < effects.safetensors | clip-edit -o repaired.safetensors
-      clip-spurious --mismatch --head 100 --neurons 80 < effects.safetensors | clip-edit -o repaired.safetensors
+      clip-spurious --mismatch --head 60 --neurons 10 < effects.safetensors | clip-edit -o repaired.safetensors
       clip-edit --sees rocket --writes cat --head 400 --out-dir repaired --bundle pairs.safetensors | jq .after
       clip-edit --sees mountain --writes violin --choose validation/violin-mountain --test test/violin-mountain --groups folders
         --bundle effects.safetensors -o repaired.safetensors

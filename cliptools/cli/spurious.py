@@ -106,7 +106,7 @@ def main(**options: Any) -> None:
       clip-spurious --depict cat --predict violin --by single neurons.safetensors
       clip-spurious --classes emoji --head 20 --words 5 neurons.safetensors
       clip-effects | clip-spurious --mismatch -f table
-      clip-spurious --mismatch --neurons 80 < effects.safetensors | clip-edit -o repaired.safetensors
+      clip-spurious --mismatch --neurons 10 < effects.safetensors | clip-edit -o repaired.safetensors
       clip-spurious --cue mountain --cue rocket --head 3 -f jsonl effects.safetensors | jq -c '[.sees, .writes]'
     """
     from cliptools.cli.run.spurious import SpuriousOptions, run

@@ -79,8 +79,7 @@ def mismatch(
         texts: Vocabulary: emoji, imagenet, words10k, words30k, the path of a file with one text per line, or the texts
             themselves. None: that of the bundle's words; without words emoji for the embedded models, else words30k.
         head: Number of pairs, or of texts for each cue.
-        units: Number of units listed for each pair, those of the largest shares. For `edit`, as many as it takes without records:
-            80 neurons, 400 pairs.
+        units: Number of units listed for each pair, those of the largest shares, which `edit` takes from the records.
         alike: List pairs of things that look alike too.
         near: Cosine of two texts, less the mean of the vocabulary, from which on they are alike.
         layers: Layers of the units. None: all.
