@@ -3,20 +3,23 @@
     clip-scenes --groups --count 200 --seed 0 --out-dir GROUPS; clip-effects --seed 1 -o BUNDLE.safetensors
     python repair.py GROUPS BUNDLE.safetensors…
 
-A pair (class A, cue B) has four groups: A or another class C, beside B or beside another thing. Units that see B and write A are
-edited so that they no longer write along A (`null`), or stand at their means (`zero`). Their number is the one of 5, 10, 20, …
-that is best on validation scenes; the controls edit as many units of the same bundle in the same way: random ones, those that
-write A most, those that see B most, and `blind`: units that write A as strongly as the edited ones, but see B least. `projection`
-edits nothing: it removes the cue's direction from the image embeddings. Every row has means over the pairs: the number of units,
-the worst group before and after with the interval of its gain over pairs, the share of its error that is gone, the accuracy of
-the four groups after the edit less that before, in points, and zero-shot accuracy on single emoji before and after, over the
-scenes of all pairs, with the interval of the paired difference.
+A pair (class A, cue B) has four groups: A or another class C, beside B or beside another thing. Units that see B and write A
+are edited so that they no longer write along A (`null`), or stand at their means (`zero`). Their number is the one of 5, 10,
+20, … that is best on validation scenes; the controls edit as many units of the same bundle in the same way: random ones, those
+that write A most, those that see B most, and `blind`: units that write A as strongly as the edited ones, but see B least. Two
+baselines change outputs, not weights: `heads` puts the direct effects of whole heads at their means, those of largest variance
+along the text of the cue (repair_heads.py; 1, 2, 4, … of them, chosen like the units), `projection` removes the cue's direction
+from the image embeddings. Every row has means over the pairs: the number of units, the worst group before and after with the
+interval of its gain over pairs, the share of its error that is gone, the accuracy of the four groups after the edit less that
+before, in points, and zero-shot accuracy on single emoji before and after, over the scenes of all pairs, with the interval of
+the paired difference.
 """
 
 import csv
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +27,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from repair_heads import WholeHeads
 from torch import Tensor
 from torch.func import functional_call
 
@@ -75,6 +79,11 @@ class Repairs:
         self.mean = encode_named(self.model, pool, ()).double().mean(0)  # (d)
         self.rng = np.random.default_rng(self.seed)
 
+    @cached_property
+    def heads(self) -> WholeHeads:
+        """The heads of the model, with the share of their variance along every concept."""
+        return WholeHeads(self.model, self.text - self.mean, self.seed)
+
     def encode(self, names: list[str]) -> Float[Tensor, "text d"]:
         """Return the embeddings of names."""
         return encode_named(self.model, Pool("names", tuple(names), digest(*names)), ()).double()
@@ -92,10 +101,15 @@ class Repairs:
         if how == "null":
             jobs.append(("repair", "zero", self.weights(orders["repair"][:count], named, "zero")))
         groups = self.measure(test, [weights for *_, weights in jobs], plant)
-        right = self.single([weights for *_, weights in jobs])
-        for (units, edit, _), after, hits in zip(jobs, groups[1:], right[1:], strict=True):
+        heads = self.choose_heads(validation, plant)
+        s = F.normalize(self.text[plant.cue] - self.mean, dim=0)
+        right = self.single([weights for *_, weights in jobs], heads, s)
+        for (units, edit, _), after, hits in zip(jobs, groups[1:], right[1:-2], strict=True):
             yield units, edit, Measured(count, groups[0], after, np.stack([right[0], hits]))
-        yield "none", "projection", self.projection(plant, test, right[0])
+        before, after = self.measure_heads(test, [heads], plant)
+        yield "heads", "mean", Measured(len(heads), before, after, right[[0, -2]])
+        before, after = self.accuracies(test, without(self.embeddings(test), s), plant)
+        yield "none", "projection", Measured(0, before, after, right[[0, -1]])
 
     def open(self, split: str, folder: str) -> Grouped:
         """Return the scenes of a pair."""
@@ -137,13 +151,13 @@ class Repairs:
 
     def choose(self, validation: Grouped, edits: list[Weights], plant: Plant, units: int) -> int:
         """Return the number of units of the best edit on validation scenes."""
-        groups = self.measure(validation, edits, plant)
-        worst, least = int(groups[0].argmin()), groups[1:].min(1)
-        loss = np.delete(groups[0] - groups[1:], worst, axis=1).max(1)
-        try:
-            return self.counts(units)[best_trial(least.tolist(), loss.tolist(), float(groups[0].min()), LOSS)]
-        except ct.CliptoolsError:  # no number is better within the limit: the smallest one
-            return self.counts(units)[0]
+        return best_count(self.measure(validation, edits, plant), self.counts(units))
+
+    def choose_heads(self, validation: Grouped, plant: Plant) -> Int[Tensor, " head"]:
+        """Return the heads of the best number on validation scenes, those of largest variance along the cue."""
+        order = self.heads.order(plant.cue)
+        counts = [count for power in range(12) if (count := 2**power) <= len(order) // 2]
+        return order[: best_count(self.measure_heads(validation, [order[:count] for count in counts], plant), counts)]
 
     def places(self, names: Sequence[str], plant: Plant) -> list[int]:
         """Return the places of the four groups, in the order of GROUPS, among the names PAIR/CLASS/BESIDE."""
@@ -161,9 +175,34 @@ class Repairs:
         places = self.places([group["group"] for group in records[0]], plant)
         return np.array([[groups[place]["value"] for place in places] for groups in records])
 
+    def measure_heads(self, grouped: Grouped, sets: Sequence[Int[Tensor, " _"]], plant: Plant) -> Float[np.ndarray, "edit group"]:
+        """Return the accuracies of the four groups: of the untouched model, and with each set of heads at their means."""
+        outputs = [self.heads.outputs(part, sets) for part in self.pictures(grouped).split(50)]
+        return self.accuracies(grouped, torch.cat(outputs, 1), plant)
+
+    def pictures(self, grouped: Grouped) -> Float[Tensor, "image 3 y x"]:
+        """Return all images, prepared for the model."""
+        images = grouped.images.source
+        return torch.stack([self.model.transform(images.load(i)) for i in range(len(images))])
+
     @torch.inference_mode()
-    def single(self, edits: list[Weights]) -> Bool[np.ndarray, "edit scene"]:
-        """Return for each set of weights the single emoji that are named correctly."""
+    def embeddings(self, grouped: Grouped) -> Float[Tensor, "image d"]:
+        """Return M(I) of all images."""
+        visual: Any = self.model.clip.visual
+        return torch.cat([visual(part).double() for part in self.pictures(grouped).split(50)])
+
+    def accuracies(self, grouped: Grouped, z: Float[Tensor, "edit image d"], plant: Plant) -> Float[np.ndarray, "edit group"]:
+        """Return the accuracies of the four groups with each set of image embeddings."""
+        t = self.encode([row.name for row in grouped.images.classes])  # (2, d)
+        hit = ((z @ t.T).argmax(-1) == torch.from_numpy(grouped.images.label)).numpy()  # (edit, image)
+        places = self.places(grouped.groups.names, plant)
+        return np.array([[row[grouped.groups.of == place].mean() for place in places] for row in hit])
+
+    @torch.inference_mode()
+    def single(
+        self, edits: list[Weights], heads: Int[Tensor, " _"] | None = None, s: Float[Tensor, " d"] | None = None
+    ) -> Bool[np.ndarray, "edit scene"]:
+        """Return the single emoji that are named correctly: untouched, with each set of weights, without heads, without s."""
         side = int(self.model.preprocessing["size"][0])
         source = SingleSceneSource(SINGLE, int(self.rng.integers(2**31)), size=side)
         visual: Any = self.model.clip.visual
@@ -171,26 +210,28 @@ class Repairs:
         for start in range(0, SINGLE, 50):
             images = torch.stack([self.model.transform(source.load(i)) for i in range(start, min(start + 50, SINGLE))])
             label = torch.from_numpy(source.concept[start : start + 50])
-            outputs = torch.stack([functional_call(visual, weights, (images,)) for weights in [{}, *edits]])  # (edit, b, d)
-            hits.append((outputs.double() @ self.text.T).argmax(-1) == label)
+            outputs = torch.stack([functional_call(visual, weights, (images,)) for weights in [{}, *edits]]).double()
+            if heads is not None:
+                outputs = torch.cat([outputs, self.heads.outputs(images, [heads])[1:]])
+            if s is not None:
+                outputs = torch.cat([outputs, without(outputs[0], s)[1:]])  # (edit, b, d)
+            hits.append((outputs @ self.text.T).argmax(-1) == label)
         return torch.cat(hits, 1).numpy()
 
-    @torch.inference_mode()
-    def projection(self, plant: Plant, test: Grouped, right: Bool[np.ndarray, " scene"]) -> Measured:
-        """Measure the image embeddings without their component along the cue."""
-        s = F.normalize(self.text[plant.cue] - self.mean, dim=0)
-        t = self.encode([row.name for row in test.images.classes])  # (2, d)
-        images = test.images.source
-        pictures = torch.stack([self.model.transform(images.load(i)) for i in range(len(images))])
-        visual: Any = self.model.clip.visual
-        M = torch.cat([visual(part).double() for part in pictures.split(50)])  # (image, d)
-        label = torch.from_numpy(test.images.label)
-        places = self.places(test.groups.names, plant)
-        accuracies = []
-        for z in (M, M - (M @ s)[:, None] * s):
-            hit = ((z @ t.T).argmax(1) == label).numpy()
-            accuracies.append(np.array([hit[test.groups.of == place].mean() for place in places]))
-        return Measured(0, accuracies[0], accuracies[1], np.stack([right, right]))
+
+def without(M: Float[Tensor, "b d"], s: Float[Tensor, " d"]) -> Float[Tensor, "2 b d"]:
+    """Return embeddings as they are, and without their component along a unit vector."""
+    return torch.stack([M, M - (M @ s)[:, None] * s])
+
+
+def best_count(groups: Float[np.ndarray, "edit group"], counts: Sequence[int]) -> int:
+    """Return the best number of units by accuracies of the untouched model, then of each number; if none is better, the first."""
+    worst, least = int(groups[0].argmin()), groups[1:].min(1)
+    loss = np.delete(groups[0] - groups[1:], worst, axis=1).max(1)
+    try:
+        return counts[best_trial(counts, least.tolist(), loss.tolist(), float(groups[0].min()), LOSS)]
+    except ct.CliptoolsError:
+        return counts[0]
 
 
 def row(repairs: Repairs, units: str, edit: str, measured: list[Measured]) -> dict[str, object]:

@@ -13,9 +13,11 @@ from helpers.tiny_suite import Suite
 from safetensors.torch import load_file, save_file
 
 import cliptools as ct
-from cliptools.analysis.zero_shot import score
-from cliptools.errors import ModelError, UsageError
+from cliptools.analysis.zero_shot import Guessing, Tally, score
+from cliptools.errors import CliptoolsError, ModelError, UsageError
 from cliptools.front.ablate_groups import GroupFigures, HitTable, training_sizes
+from cliptools.front.ablate_pass import _check_chance, _Result
+from cliptools.front.ablate_records import setting_text
 from cliptools.front.ablate_settings import AblateRequest
 from cliptools.images.classification.grouped import GroupTask, ImageGroups
 from cliptools.images.loader import open_images
@@ -212,17 +214,33 @@ def test_command_and_function_before_and_after(suite: Suite, birds: Path, repair
     assert "against" in table and "worst" in table and "cat/sea" in table and records.table() == table.rstrip("\n")
 
 
+def test_a_model_at_chance_in_groups_is_a_result() -> None:
+    """A model that takes every image for one class is right on half of the images of equal groups."""
+    guessing = Guessing(["ox", "violin"])
+    guessing.add(np.repeat([0, 1], 24), np.ones(48, np.int64))
+    images: Any = SimpleNamespace(classes_source="labels")
+    assert _check_chance(_Result(Tally(1), guessing, None, grouped=True), images) == "chance"
+    with pytest.raises(CliptoolsError, match=r"right on 24 of 48 images, .* do not match"):
+        _check_chance(_Result(Tally(1), guessing, None, grouped=False), images)
+
+
+def test_settings_under_a_mask_have_names() -> None:
+    change = {"effect": "second", "ablate": "all"}
+    names = [setting_text(record) for record in ({}, {"mask": "d"}, change, change | {"mask": "d"})]
+    assert names == ["untouched", "masked", "means", "means, masked"]
+
+
 def test_the_same_weights_differ_in_nothing(suite: Suite, birds: Path) -> None:
     """Groups as a list of values; without groups, the difference of accuracy."""
     folder = suite.vit.removeprefix("local-dir:")
     bundle, images = ct.read(suite.bundle("second")), sorted(birds.rglob("*.png"))
     labels, values = ([path.parts[place] for path in images] for place in (-3, -2))
-    untouched, _, other = ct.ablate(bundle, images, labels, groups=values, against=folder, **COMMON)
+    untouched, other = ct.ablate(bundle, images, labels, groups=values, against=f"local-dir:{folder}", **COMMON)
     same = ("n", "top1", "top5", "groups", "worst", "average", "gap")
     assert {key: other[key] for key in same} == {key: untouched[key] for key in same}
     assert other["agreement"] == 1 and other["cosine"] == pytest.approx(1, abs=1e-5)
     assert all(part == {"value": 0, "low": 0, "high": 0} for name, part in other["difference"].items() if name != "groups")
-    _, means, last = ct.ablate(bundle, images, labels, against=folder, **COMMON)
+    _, means, last = ct.ablate(bundle, images, labels, against=folder, ablate="all", **COMMON)
     assert set(means["difference"]) == {"top1"} and last["difference"] == {"top1": {"value": 0, "low": 0, "high": 0}}
 
 

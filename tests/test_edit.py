@@ -130,13 +130,19 @@ def test_only_the_columns_of_the_units_change_and_fp16_is_told(second: ct.UnitBu
 
 
 def test_scores_choose_the_units_of_a_bundle(second: ct.UnitBundle, pooled: ct.UnitBundle) -> None:
-    for bundle, kind in ((second, "cue-not-class"), (pooled, "cue")):
-        edited = edit(bundle, sees="cat", writes="dog", head=4, limit=4, images=np.zeros((4, 64, 64, 3), np.uint8))
+    images = {"limit": 4, "images": np.zeros((4, 64, 64, 3), np.uint8)}
+    for bundle, kind, means in ((second, "cue-not-class", {}), (pooled, "cue", images)):
+        edited = edit(bundle, sees="cat", writes="dog", head=4, **means)
         scores = [unit["score"] for unit in edited.record["units"]]
         assert scores == sorted(scores, reverse=True) and min(scores) > 0 and len(scores) <= 4
-        assert edited.record["units"] == edit(
-            bundle, sees="cat", writes="dog", head=4, by=kind, limit=4, images=np.zeros((4, 64, 64, 3), np.uint8)
-        ).record["units"]  # fmt: skip
+        assert edited.record["units"] == edit(bundle, sees="cat", writes="dog", head=4, by=kind, **means).record["units"]
+
+
+def test_repeated_texts_count_once(second: ct.UnitBundle) -> None:
+    once = edit(second, sees=["dog", "sky"], writes=["cat", "pizza"], head=6).record
+    again = edit(second, sees=["dog", "sky ", "sky"], writes=["cat", " cat", "pizza"], head=6).record
+    assert once["sees"] == ["dog", "sky"] and once["writes"] == ["cat", "pizza"]
+    assert {key: value for key, value in again.items() if key != "history"} == {k: v for k, v in once.items() if k != "history"}
 
 
 def test_neurons_and_last_heads_stand_at_means_over_images(suite: Suite, second: ct.UnitBundle) -> None:
@@ -264,9 +270,13 @@ def test_masks_are_applied_by_clip_ablate_and_clip_segment(suite: Suite, name: s
         plain, masked = (inside(tool, *options, "-q", *more) for more in ((), ("--mask", mask)))
         assert plain.returncode == masked.returncode == 0, masked.stderr.decode()
         records = [[json.loads(line) for line in done.stdout.splitlines()] for done in (plain, masked)]
-        settings = [record["settings"] if tool == "ablate" else record for record in records[1]]
-        assert {recorded["mask"] for recorded in settings} == {digest}
-        assert tool == "ablate" or [record | {"mask": digest} for record in records[0]] != records[1]
+        if tool == "ablate":
+            untouched, mask_alone, setting = records[1]
+            assert untouched == records[0][0] and "effect" not in mask_alone and setting["effect"] == "second"
+            assert mask_alone["mask"] == setting["mask"] == digest and 0 < mask_alone["cosine"] == setting["cosine"] < 1
+        else:
+            assert {record["mask"] for record in records[1]} == {digest}
+            assert [record | {"mask": digest} for record in records[0]] != records[1]
     model = load_model(suite.vit, None, "cpu")
     hooks, _ = mask_hooks(model, mask)
     visual: Any = model.clip.visual
@@ -324,6 +334,13 @@ def test_outputs_that_cannot_be(suite: Suite, tmp_path: Path) -> None:
         ((*write, "-", "-o", tmp_path / "a.safetensors", "--bundle", "-"), 2, "the units need a file"),
         ((*write, "--means", bundle, "-o", tmp_path / "a.safetensors"), 2, "--means is for units that lines name"),
         (("--bundle", suite.bundle("pooled"), "--mask", tmp_path / "b"), 2, "weights put units of a ResNet"),
+        ((*write, "-o", tmp_path / "a.safetensors", "--sees", " "), 2, "--sees: found an empty text"),
+        ((*write[2:], "-o", tmp_path / "a.safetensors", "--writes", ""), 2, "--writes: found an empty text"),
+        ((*write, "-o", tmp_path / "a.safetensors", suite.images), 2, "--how null takes none: leave them out"),
+        ((*write, "-o", tmp_path / "a.safetensors", "--sample", 3), 2, "--how null takes none: leave them out"),
+        ((*write, "-o", tmp_path / "a.safetensors", "--loss", 0.5), 2, "--loss needs --choose, --test and --groups"),
+        ((*write, "-o", tmp_path / "a.safetensors", "--classes", "emoji"), 2, "--classes needs --choose, --test and --groups"),
+        (("-o", tmp_path / "a.safetensors"), 1, "found nothing (did the command before it fail?)"),
     ):
         done = command(suite, *words)
         assert done.returncode == status and message in done.stderr.decode(), (words, done.stderr.decode())

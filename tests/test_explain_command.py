@@ -170,6 +170,19 @@ def test_figures(suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         image.figure()
 
 
+def test_figures_of_images_that_differ_in_their_endings(suite: Suite, tmp_path: Path) -> None:
+    picture = Image.open(next(suite.images.iterdir()))
+    (tmp_path / "images").mkdir()
+    names = ("a.jpg", "a.png", "a.png.jpg", "a.png.png")
+    for name in names:
+        picture.save(tmp_path / "images" / name)
+    words = (tmp_path / "images", "--text", "cat", "--text", "dog", "--bundle", suite.bundle("second-words"), "--device", "cpu")
+    ended = inside("explain", *words, "--head", 1, "--draws", 1, "--figures", tmp_path / "why", "-f", "jsonl")
+    assert ended.returncode == 0, ended.stderr.decode()
+    figures = [record["figure"] for record in parsed(ended.stdout)]
+    assert len(set(figures)) == len(names) and {path.name for path in (tmp_path / "why").iterdir()} == set(figures)
+
+
 def test_overlays_are_red_and_blue() -> None:
     grey = Image.new("RGB", (8, 8), "#808080")
     pixels = np.array(signed_overlay(grey, np.array([[1.0, 0.0], [0.0, -0.5]], dtype=np.float32))).astype(int)
@@ -197,6 +210,8 @@ def test_misuse(suite: Suite, tmp_path: Path) -> None:
     common = (suite.images, "--text", "cat", "--text", "dog", "--bundle", suite.bundle("second-words"), "--device", "cpu")
     ended = inside("explain", *common, "--maps", tmp_path / "taken", "-f", "jsonl")
     assert ended.returncode == 1 and b"could not be written" in ended.stderr
+    ended = inside("explain", *common, "--maps", tmp_path / "one", "--figures", f"{tmp_path}/./one")
+    assert ended.returncode == 2 and b"also the folder of --maps" in ended.stderr and not (tmp_path / "one").exists()
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_text("no picture")
     (tmp_path / "bad" / "b.png").write_bytes(next(suite.images.iterdir()).read_bytes())

@@ -168,7 +168,7 @@ def test_records_of_other_commands(run: Run, tmp_path: Path) -> None:
     assert (margin["a"], margin["b"], margin["margin"], alone["b"]) == ("cat", "dog", -2.5, None)
     assert margin["parts"] == [["units", -3.0], ["rest", 0.5]] and margin["image"] == concept["image"]
     (unit,) = margin["units"]
-    assert (unit["unit"], unit["excess"], unit["sees"], unit["writes"]) == ([5, 100, -1], 1.25, ["boat"], [["dog", 0.5]])
+    assert (unit["unit"], unit["excess"], unit["sees"], unit["writes"]) == ([5, 100, -1], 1.25, ["boat"], ["dog", "sea"])
     assert Image.open(io.BytesIO(base64.b64decode(data["pictures"][unit["picture"]]))).size == (50, 20)
 
 

@@ -92,7 +92,7 @@ WATERBIRDS = """img_id,img_filename,y,split,place,place_filename
 """
 
 
-def test_waterbirds(tmp_path: Path) -> None:
+def test_waterbirds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(tmp_path, *(line.split(",")[1] for line in WATERBIRDS.splitlines()[1:]))
     table = tmp_path / "metadata.csv"
     table.write_text(WATERBIRDS)
@@ -103,6 +103,11 @@ def test_waterbirds(tmp_path: Path) -> None:
     assert by_image(found) == expected == by_image(open_grouped([str(tmp_path)], str(table), None, None, split="test"))
     assert found[1].training == {"landbird/land": 2, "landbird/water": 1, "waterbird/land": 0, "waterbird/water": 0}
     found[0].source.load(0)
+    assert "no image of" not in capsys.readouterr().err
+    table.write_text(WATERBIRDS.replace("h.png,0,2,", "h.png,0,1,"))
+    assert open_grouped([], str(table), None, None)[1].names == ("landbird/land", "waterbird/land", "waterbird/water")
+    assert "no image of landbird/water, which training images have" in capsys.readouterr().err
+    table.write_text(WATERBIRDS)
     training = open_grouped([], str(table), None, None, split="train")
     assert by_image(training)["f.png"] == "landbird/land" and len(training[0].source) == 3
     (tmp_path / "names.txt").write_text("bird of land\nbird of water\n")
@@ -126,6 +131,17 @@ CELEBA = """6
 """
 
 
+@pytest.mark.parametrize(("separator", "mark"), [(";", ""), ("\t", ""), (";", "\ufeff")])
+def test_metadata_with_other_separators(tmp_path: Path, separator: str, mark: str) -> None:
+    """Spreadsheets write semicolons, tabs and a byte-order mark."""
+    put(tmp_path, "1.png", "2.png")
+    rows = ("img_id,img_filename,y,split,place,place_filename", "1,1.png,0,2,1,/b", "2,2.png,1,2,0,/a", "3,3.png,1,0,0,/a")
+    (tmp_path / "metadata.csv").write_text(mark + "\r\n".join(rows).replace(",", separator) + "\r\n", encoding="utf-8")
+    found = open_grouped([], str(tmp_path / "metadata.csv"), None, None)
+    assert by_image(found) == {"1.png": "landbird/water", "2.png": "waterbird/land"}
+    assert found[1].training == {"landbird/water": 0, "waterbird/land": 1}
+
+
 @pytest.mark.parametrize("ending", ["txt", "csv"])
 def test_celeba(tmp_path: Path, ending: str) -> None:
     put(tmp_path / "img_align_celeba", *(f"00000{number}.png" for number in range(1, 7)))
@@ -146,6 +162,8 @@ def test_celeba(tmp_path: Path, ending: str) -> None:
     }  # fmt: skip
     assert found[1].training is not None and found[1].training[f"{dark}/female"] == 1
     found[0].source.load(3)
+    (tmp_path / f"list_eval_partition.{ending}").rename(tmp_path / f"list_eval_partition.{'txt' if ending == 'csv' else 'csv'}")
+    assert by_image(open_grouped([], str(table), None, None)) == by_image(found)
 
 
 def test_a_column_beside_the_labels(tmp_path: Path) -> None:

@@ -129,7 +129,10 @@ def test_records_are_those_of_the_command(suite: Suite, tmp_path: Path) -> None:
         words = () if pool is None else ("--pool", pool)
         for options, arguments in (
             (("--mismatch", "--alike"), {"alike": True}),
-            (("--cue", "cat", "--cue", "a tree", "--head", 2, "--alike", "--near", 0.9), {"cue": ["cat", "a tree"], "head": 2}),
+            (
+                ("--cue", "cat", "--cue", "a tree", "--head", 2, "--alike", "--near", 0.9, "--neurons", 7),
+                {"cue": ["cat", "a tree"], "head": 2, "units": 7},
+            ),
         ):
             more = {"near": 0.9, "alike": True} if "cue" in arguments else {}
             records = ct.mismatch(ct.read(suite.bundle(name)), texts=pool, device="cpu", **arguments, **more)
@@ -145,7 +148,7 @@ def test_records_are_those_of_the_command(suite: Suite, tmp_path: Path) -> None:
 def test_fields_of_a_record(suite: Suite) -> None:
     """Parts of units sum to G, in the bundle's own numbers."""
     bundle = ct.read(suite.bundle("second-words"))
-    records = ct.mismatch(bundle, alike=True, head=3, layers=[1], device="cpu")
+    records = ct.mismatch(bundle, alike=True, head=3, units=8, layers=[1], device="cpu")
     model = ct.load_model(suite.vit, device="cpu")
     t = encode_texts(model, list(TEXTS)).double().numpy()
     t = t - t.mean(0)
@@ -158,7 +161,7 @@ def test_fields_of_a_record(suite: Suite) -> None:
         part = see * write * deviation
         assert record["G"] == pytest.approx(part.sum(), rel=1e-4) and record["rank"] == rank
         order = np.argsort(-part, kind="stable")
-        assert [unit["neuron"] for unit in record["units"]] == bundle["unit"][rows[order[:5]], 1].tolist()
+        assert [unit["neuron"] for unit in record["units"]] == bundle["unit"][rows[order[:8]], 1].tolist()
         first, n = record["units"][0], order[0]
         assert first["layer"] == 1 and first["share"] == pytest.approx(part[n] / part.sum(), rel=1e-3)
         assert (first["see"], first["write"]) == pytest.approx((see[n], write[n]), rel=1e-3)
@@ -172,6 +175,8 @@ def test_misuse(suite: Suite, tmp_path: Path) -> None:
     for arguments, error, message in (
         ({"head": 0}, UsageError, "head=0: expected"),
         ({"near": 0.0}, UsageError, "near=0.0: expected"),
+        ({"units": 0}, UsageError, "units=0: expected"),
+        ({"cue": ["cat", " "]}, UsageError, "--cue: found an empty text"),
         ({"texts": tmp_path / "one.txt"}, TextError, "expected at least two texts, found 1"),
         ({"layers": [7]}, UsageError, "the bundle has no layer 7"),
     ):

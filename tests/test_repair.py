@@ -1,6 +1,7 @@
 """Repairs of planted pairs on the embedded models: the worst group rises, the others stay."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,13 @@ def test_the_number_of_units_is_chosen_on_validation_and_reported_on_test(tmp_pa
         assert values[f"{classes[1]}/cue"] == pytest.approx(accuracy["another + cue"], abs=1e-6)
     assert set(choice["test"]) == {"images", "before", "after", "random"}
     same = inside("edit", *words, "--choose", validation, "--test", validation)
-    assert same.returncode == 2 and b"stands in --choose and in --test" in same.stderr
+    assert same.returncode == 2 and b"stands in --choose and in --test: what" in same.stderr
+    copied, one = tmp_path / "copied", next(validation.rglob("*.png"))
+    shutil.copytree(test, copied)
+    shutil.copy(one, copied / one.relative_to(validation).with_name("another name.png"))
+    hidden = inside("edit", *words, "--choose", validation, "--test", copied)
+    assert hidden.returncode == 2 and b"stands in --choose and in --test as " in hidden.stderr
+    assert b"another name.png" in hidden.stderr
     for more, message in (
         (("--choose", validation), b"--test is missing"),
         (("--choose", validation, "--test", test, "--head", 5), b"leave --head out"),
@@ -91,9 +98,12 @@ def test_the_number_of_units_is_chosen_on_validation_and_reported_on_test(tmp_pa
 
 
 def test_the_best_trial_is_within_the_limit() -> None:
-    worst, loss = [0.7, 0.9, 0.8, 0.8], [0.0, 0.05, 0.02, 0.0]
-    assert best_trial(worst, loss, 0.6, 0.02) == 2
-    assert best_trial(worst, loss, 0.6, 0.05) == 1
-    assert best_trial(worst, loss, 0.6, 0.01) == 3
-    with pytest.raises(CliptoolsError, match=r"no number of units raises the worst group from 0.950"):
-        best_trial(worst, loss, 0.95, 0.02)
+    units, worst, loss = [5, 10, 20, 40], [0.7, 0.9, 0.8, 0.8], [0.0, 0.05, 0.02, 0.0]
+    assert best_trial(units, worst, loss, 0.6, 0.02) == 2
+    assert best_trial(units, worst, loss, 0.6, 0.05) == 1
+    assert best_trial(units, worst, loss, 0.6, 0.01) == 3
+    tried = (
+        r"no number of units raises the worst group of --choose from 0.950 .* \(--loss\) .*: 5 units 0.700 \(0.000\), 10 units"
+    )
+    with pytest.raises(CliptoolsError, match=tried):
+        best_trial(units, worst, loss, 0.95, 0.02)

@@ -323,16 +323,26 @@ class ChangedOutputs:
         """
         self.visual, self.ablations, self.joints = visual, ablations, joints
         self.hooks: Hooks = []
-        """Hooks of a mask, under which all outputs are computed."""
+        """Hooks of a mask, under which all outputs but the unchanged one are computed."""
+        self.part: Hooks = []
+        """Hooks of a part of an attention pooling, under which all outputs are computed."""
 
     @torch.inference_mode()
     def __call__(self, image: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "s b d"]:
-        """The unchanged output first, then the settings of every ablation in turn, then the joint mean ablations; in float64."""
-        with hooked(self.hooks):
-            return self._outputs(image)
+        """The unchanged output first, then the settings of every ablation in turn, then the joint mean ablations; in float64.
+
+        With a mask, the output under the mask alone stands between the unchanged output and the settings, which are under it.
+        """
+        with hooked(self.part):
+            if not self.hooks:
+                return self._outputs(image)
+            weight = weight_of(self.visual)
+            unchanged = to_float64(wide(self.visual(image.to(weight.device, weight.dtype))))  # (b, d)
+            with hooked(self.hooks):
+                return torch.cat([unchanged[None], self._outputs(image)])
 
     def _outputs(self, image: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "s b d"]:
-        """The outputs, while the mask's hooks are there."""
+        """The output without a change, then those of all settings."""
         scalars, embedding = read_effects(
             self.visual, image, [(ablation.effect, ablation.blocks) for ablation, _ in self.ablations]
         )

@@ -26,7 +26,8 @@ CLASSES_HELP = (
     "labels]."
 )
 ABLATE_HELP = (
-    f"Ablations to measure: any of {', '.join(ABLATE)}, separated by commas [default: all; none with --reconstruct or --keep]."
+    f"Ablations to measure: any of {', '.join(ABLATE)}, separated by commas [default: all; with --reconstruct, --keep, --mask or "
+    "--against no ablation]."
 )
 RECONSTRUCT_HELP = f"Reconstructions to measure: any of {', '.join(RECONSTRUCT)}, separated by commas [default: none]."
 COMPONENTS_HELP = "Numbers of principal directions for --reconstruct pc, as 1,2,4."
@@ -40,7 +41,10 @@ KEEP_HELP = (
     "[default: all]."
 )
 LAYERS_HELP = "Layers whose units are changed together, as 8-10,11; repeatable [default: all layers of the bundle]."
-MASK_HELP = "Mask of clip-edit, whose units are put at their means in every setting [default: none]."
+MASK_HELP = (
+    "Mask of clip-edit: its units are at their means in all settings but that of the untouched model, and in one of its own "
+    "[default: none]."
+)
 PART_HELP = (
     "Compute the output from one part of an attention pooling that has an MLP (SigLIP, Perception Encoder): what the attention "
     "writes, or the MLP behind it, with --ablate none [default: both]."
@@ -131,7 +135,8 @@ def main(**options: Any) -> None:
       CSV      columns image and label; without PATH, the images of the table are taken, relative to the file
       ImageNet for its flat folder: Caffe's val.txt, Kaggle's LOC_val_solution.csv, or the kit's
                ILSVRC2012_validation_ground_truth.txt with meta.mat beside it
-    If the untouched model is at chance, labels and classes do not match: the command fails with exit code 1.
+    If the untouched model is at chance, labels and classes do not match: the command fails with exit code 1. With --groups, where
+    this can be a result, it warns.
 
     With --groups, every group has one class and one value of another attribute, and each line also has the accuracy of every
     group with Wilson's interval, the least of them (worst), the average over the images, the average weighted by --train-sizes,

@@ -110,7 +110,8 @@ def main(**options: Any) -> None:
     \b
     Examples:
       clip-edit --sees mountain --writes violin --bundle effects.safetensors -o repaired.safetensors
-      clip-spurious --cue mountain --head 1 < effects.safetensors | clip-edit -o repaired.safetensors
+      clip-spurious --cue mountain --head 1 --neurons 80 < effects.safetensors | clip-edit -o repaired.safetensors
+      clip-spurious --mismatch --head 60 --neurons 10 < effects.safetensors | clip-edit -o repaired.safetensors
       clip-edit --sees rocket --writes cat --head 400 --out-dir repaired --bundle pairs.safetensors | jq .after
       clip-edit --sees mountain --writes violin --choose validation/violin-mountain --test test/violin-mountain --groups folders
         --bundle effects.safetensors -o repaired.safetensors

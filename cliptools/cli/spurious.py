@@ -32,7 +32,10 @@ POOL_HELP = (
 ALIKE_HELP = "With --mismatch or --cue: list pairs of things that look alike too, with the mark `alike`."
 HEAD_HELP = "Number of pairs of --classes [default: 10] or of --mismatch, or of texts for each --cue [default: 20], to write."
 WORDS_HELP = "Largest number of words per pair [default: 25; 20 with --by single]."
-NEURONS_HELP = "Number of neurons to use, those of largest |<v, r>| [default: 100; 50 with --by single]."
+NEURONS_HELP = (
+    "Number of neurons to use, those of largest |<v, r>| [default: 100; 50 with --by single]; with --mismatch or --cue number of "
+    "units that a line names, those of the largest shares [default: 5]."
+)
 SEED_HELP = "Random seed for --by random and random-overlap."
 EXCLUDE_HELP = (
     "Name to exclude, for every pair: texts that name it or its plural, and texts near it (--near), are left out; repeatable."
@@ -103,6 +106,7 @@ def main(**options: Any) -> None:
       clip-spurious --depict cat --predict violin --by single neurons.safetensors
       clip-spurious --classes emoji --head 20 --words 5 neurons.safetensors
       clip-effects | clip-spurious --mismatch -f table
+      clip-spurious --mismatch --neurons 10 < effects.safetensors | clip-edit -o repaired.safetensors
       clip-spurious --cue mountain --cue rocket --head 3 -f jsonl effects.safetensors | jq -c '[.sees, .writes]'
     """
     from cliptools.cli.run.spurious import SpuriousOptions, run

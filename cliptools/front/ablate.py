@@ -73,7 +73,8 @@ def ablate(
         classes: Classes to choose from: imagenet, imagenet-r, emoji, cifar10, the path of a file, or a list of names. None: those
             of the labels.
         templates: Sentences with {} in place of the class, whose embeddings are averaged; imagenet, emoji or none.
-        ablate: Ablations: any of all, large, small, none and joint. None of these, and neither `reconstruct` nor `keep`: all.
+        ablate: Ablations: any of all, large, small, none and joint. None of these, and no `reconstruct`, `keep`, `mask` or
+            `against`: all.
         reconstruct: Reconstructions: pc, words or both.
         components: Numbers of principal directions for pc.
         m: Numbers of texts for words. Empty: all texts of the bundle.
@@ -90,7 +91,8 @@ def ablate(
         batch_size: Images per forward pass.
         workers: Threads that decode images. None: the number of cores, at most 8.
         precision: Floating-point type of the model: fp32, bf16 or fp16. None: the bundle's.
-        mask: File of a mask of clip-edit, whose units are put at their means in every setting.
+        mask: File of a mask of clip-edit, whose units are at their means in a setting of its own and in all others but that of
+            the untouched model.
         part: Part of an attention pooling that has an MLP (SigLIP, Perception Encoder), from which alone the output is computed:
             attention, mlp or both. None: both.
         model: The bundles' model, if it is loaded already.
@@ -106,16 +108,16 @@ def ablate(
             images.
 
     Returns:
-        A record for each setting, the untouched model first and `against` last: top1 and top5 with their 95 % intervals, the
-        share of the images with the same answer as the untouched model (agreement), and the mean cosine with its output. With
-        groups also the accuracy of each group, the least of them (worst), the average, the gap between these two, and the
-        differences of all of these from the untouched model.
+        A record for each setting, the untouched model first, then that with the mask, and `against` last: top1 and top5 with
+        their 95 % intervals, the share of the images with the same answer as the untouched model (agreement), and the mean cosine
+        with its output. With groups also the accuracy of each group, the least of them (worst), the average, the gap between
+        these two, and the differences of all of these from the untouched model.
 
     Raises:
         UsageError: an argument is invalid, or does not suit the bundles.
         StreamError: a bundle lacks a tensor that a change needs, a label is missing or no class.
         ModelError: the model is not available, or not the bundles'.
-        CliptoolsError: no image can be read, or the untouched model is at chance.
+        CliptoolsError: no image can be read, or without groups the untouched model is at chance.
     """
     request = AblateRequest(
         layers=_groups(layers), each_layer=each_layer, effect=effect, units=units, ablate=_names(ablate),

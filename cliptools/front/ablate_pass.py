@@ -72,6 +72,8 @@ class _Result:
     tally: Tally
     guessing: Guessing
     hits: HitTable | None
+    grouped: bool
+    """Images are in groups, of which a model may rightly be said to get some wrong throughout."""
     mistakes: list[str] = field(default_factory=list)
     """The first mistakes of the untouched model, as texts."""
 
@@ -79,7 +81,7 @@ class _Result:
 def measure_settings(
     bundles: Sequence[BundleSettings], images: ClassifiedImages, request: AblateRequest, groups: ImageGroups | None = None
 ) -> list[Record]:
-    """Return one record per setting, the untouched model first; with `against`, the other model last.
+    """Return one record per setting, the untouched model first, then that with a mask; with `against`, the other model last.
 
     Args:
         groups: The group of each image, for accuracies per group.
@@ -87,7 +89,7 @@ def measure_settings(
     Raises:
         UsageError: training sizes do not suit the groups.
         ModelError: the model of a bundle or the other model cannot be loaded.
-        CliptoolsError: no image can be read or none is usable, or the untouched model is at chance.
+        CliptoolsError: no image can be read or none is usable, or without groups the untouched model is at chance.
     """
     indices = choose(images.source, request.limit, request.sample, request.seed)
     model = loaded_model_of(bundles[0].bundle, request.model, request.device, request.precision)
@@ -96,13 +98,15 @@ def measure_settings(
     texts = [_class_texts(each, images, request) for each in models]
     outputs, order = _changed_outputs(model, bundles, len(indices))
     outputs.hooks, mask = mask_hooks(model, request.mask)
-    outputs.hooks = [*outputs.hooks, *_part_hooks(model, request.part)]
+    outputs.part = _part_hooks(model, request.part)
+    if mask:
+        order = [1, *(number + 1 for number in order)]
     for each in models:
         if each is not request.model:
             drop_text_tower(each)
     settings_count = len(order) + len(models)
     hits = HitTable() if groups is not None or request.against else None
-    result = _Result(Tally(settings_count), figures.guessing(images), hits)
+    result = _Result(Tally(settings_count), figures.guessing(images), hits, groups is not None)
     skipped = Skipped()
     screen = Screen[int](images.source.names.__getitem__, skipped.add, request.reading.strict)
     everything = _AllOutputs(outputs, models[1:])
@@ -112,12 +116,12 @@ def measure_settings(
         if result.tally.count >= LEAST_IMAGES and request.part in (None, "both"):  # a part may be at chance
             _check_chance(result, images)
     screen.require(result.tally.count)
-    _conclude(result, images, len(skipped), request, f"{count_of(len(order), 'setting')} of {model.name}")
-    settings = _settings_of_run(images, indices, model, request) | mask
+    _conclude(result, images, len(skipped), request, f"{count_of(settings_count - 1, 'setting')} of {model.name}")
+    settings = _settings_of_run(images, indices, model, request) | figures.settings
     if result.hits is not None:
         figures.compute(result.hits)
     against = recorded_model(models[1].identity) if request.against else None
-    return list(setting_records(bundles, result.tally, settings | figures.settings, figures.fields, against))
+    return list(setting_records(bundles, result.tally, settings, figures.fields, mask, against))
 
 
 def _part_hooks(model: LoadedModel, part: str | None) -> Hooks:
@@ -131,8 +135,11 @@ def _part_hooks(model: LoadedModel, part: str | None) -> Hooks:
 
 def _conclude(result: _Result, images: ClassifiedImages, skipped: int, request: AblateRequest, settings: str) -> None:
     """Check the model against chance for the last time, and print a summary."""
-    if request.part in (None, "both") and _check_chance(result, images) == "open":
+    standing = _check_chance(result, images) if request.part in (None, "both") else None
+    if standing == "open":
         warn(f"{_comparison_with_guessing(result)}; too few images to tell if labels and classes ({images.classes_source}) match")
+    elif standing == "chance":
+        warn(f"{_comparison_with_guessing(result)}; do labels and classes ({images.classes_source}) match?")
     skip_text = f", {skipped} skipped" if skipped else ""
     summarise(f"{TOOL}: {count_of(result.tally.count, 'image')}{skip_text}, {count_of(len(images.classes), 'class')}, {settings}")
 
@@ -242,11 +249,13 @@ def _scored(
 def _check_chance(result: _Result, images: ClassifiedImages) -> str:
     """Return how the untouched model compares with guessing; accuracies mean nothing if labels and classes do not match.
 
+    A model that takes every image of a cue for one class is at chance in groups of equal size: of groups this is a result.
+
     Raises:
-        CliptoolsError: over enough images, the untouched model does no better than guessing.
+        CliptoolsError: over enough images without groups, the untouched model does no better than guessing.
     """
     standing = result.guessing.standing()
-    if standing == "chance":
+    if standing == "chance" and not result.grouped:
         raise CliptoolsError(
             f"{_comparison_with_guessing(result)}: labels and classes ({images.classes_source}) do not match; "
             f"{'; '.join(result.mistakes)}"

@@ -19,18 +19,24 @@ def setting_records(
     tally: Tally,
     settings: Record,
     group_fields: Callable[[int], Record] = lambda setting: {},
+    mask: Record | None = None,
     against: Record | None = None,
 ) -> Iterator[Record]:
-    """Yield the record of the untouched model, then one per setting, and at last that of another model.
+    """Yield the record of the untouched model, that of the masked model, one per setting, and at last that of another model.
 
     Args:
         group_fields: Fields of groups for the record of a setting.
+        mask: Fields of the mask, if there is one, under which all settings are measured.
         against: The other model, if there is one.
     """
     source = record_source(bundles[0].bundle)
     untouched_source = source if len(bundles) == 1 else {"model": source["model"]}
-    yield {"layers": [], "ablate": "none"} | _accuracies(tally, 0) | group_fields(0) | {"settings": settings} | untouched_source
+    first = {"layers": [], "ablate": "none"}
+    yield first | _accuracies(tally, 0) | group_fields(0) | {"settings": settings} | untouched_source
     number = 1
+    if mask:
+        yield first | mask | _accuracies(tally, 1) | group_fields(1) | {"settings": settings} | untouched_source
+        number = 2
     for bundle_settings in bundles:
         source, header = record_source(bundle_settings.bundle), bundle_settings.bundle.header.settings
         record_settings = settings | {"scale": header.get("scale", "unit")}
@@ -39,15 +45,19 @@ def setting_records(
         if "words" in bundle_settings.bundle and "words" in header:
             record_settings |= {"words": {key: value for key, value in header["words"].items() if key != "prefix"}}
         for setting in bundle_settings.settings:
-            record = {
-                "effect": bundle_settings.effect,
-                "units": bundle_settings.units,
-                "layers": list(setting.layers),
-            } | setting.change.record()
+            record = (
+                {
+                    "effect": bundle_settings.effect,
+                    "units": bundle_settings.units,
+                    "layers": list(setting.layers),
+                }
+                | setting.change.record()
+                | (mask or {})
+            )
             yield record | _accuracies(tally, number) | group_fields(number) | {"settings": record_settings} | source
             number += 1
     if against is not None:
-        record = {"layers": [], "ablate": "none", "against": against} | _accuracies(tally, number) | group_fields(number)
+        record = first | {"against": against} | _accuracies(tally, number) | group_fields(number)
         yield record | {"settings": settings} | untouched_source
 
 
@@ -107,12 +117,16 @@ def _setting_cells(record: Record) -> list[str]:
 
 
 def setting_text(record: Record) -> str:
-    """Return a setting as a text: `means`, `PC 1–4 of 20 %`, `16 words`."""
-    share = f"{100 * record.get('keep', 1):.4g} %"
+    """Return a setting as a text: `means`, `PC 1–4 of 20 %`, `16 words, masked`."""
     if "against" in record:
         return f"against {Path(str(record['against']['pretrained'])).name}"
     if "effect" not in record:
-        return "untouched"
+        return "masked" if "mask" in record else "untouched"
+    return f"{_change_text(record)}, masked" if "mask" in record else _change_text(record)
+
+
+def _change_text(record: Record) -> str:
+    share = f"{100 * record.get('keep', 1):.4g} %"
     if "reconstruct" in record:
         count = int(record.get("components") or record.get("m") or 1)
         parts = ("PC 1" if count == 1 else f"PC 1–{count}") if record["reconstruct"] == "pc" else count_of(count, "word")

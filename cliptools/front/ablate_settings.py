@@ -135,6 +135,11 @@ class AblateRequest(ChangeRequest):
     train_sizes: str | Mapping[str, int] | None = None
     against: str | None = None
 
+    def changes(self) -> list[Change]:
+        """Implements ChangeRequest.changes; with a mask or another model, only those that are asked for."""
+        asked_for = self.ablate or self.reconstruct or self.keep
+        return super().changes() if asked_for or not (self.mask or self.against) else []
+
     def check(self) -> None:
         """Implements ChangeRequest.check, with the arguments about images and the model."""
         super().check()

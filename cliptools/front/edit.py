@@ -5,7 +5,7 @@ from typing import Any
 
 from cliptools.console import front_call
 from cliptools.front.edit_means import MeanImages
-from cliptools.front.edit_model import EditRequest, edited_model
+from cliptools.front.edit_model import EditRequest, distinct_texts, edited_model
 from cliptools.front.edited import Edited
 from cliptools.front.images import Images, Reading
 from cliptools.front.vocabulary import Vocabulary
@@ -75,21 +75,18 @@ def edit(
         StreamError: records name no units, or units of several models.
         ModelError: the model is not available, not that of the units, or has no exact edit.
     """
+    sees, writes = (distinct_texts((given,) if isinstance(given, str) else given) for given in (sees, writes))
     means = MeanImages(
         images=images, limit=limit, sample=sample, seed=seed,
         reading=Reading(batch_size=batch_size, workers=workers, strict=strict),
     )  # fmt: skip
     request = EditRequest(
-        sees=_texts(sees), writes=_texts(writes), how=how, head=head, by=by, layers=layers, texts=texts,
+        sees=sees, writes=writes, how=how, head=head, by=by, layers=layers, texts=texts,
         templates=tuple(templates), precision=precision, approximate=approximate, means=means, model=model, device=device,
-        cache=cache, arguments={"sees": list(_texts(sees)), "writes": list(_texts(writes)), "how": how, "head": head},
+        cache=cache, arguments={"sees": list(sees), "writes": list(writes), "how": how, "head": head},
     )  # fmt: skip
     with front_call(progress):
         request.check()
         if isinstance(units, Bundle):
             return edited_model(units, None, request)
         return edited_model(bundle, [(f"record {n}", record) for n, record in enumerate(units, 1)], request)
-
-
-def _texts(given: str | Sequence[str]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)

@@ -26,7 +26,7 @@ from cliptools.front.edited import Edited
 from cliptools.front.images import Reading, read_batches
 from cliptools.images.classification import ClassifiedImages
 from cliptools.images.classification.grouped import FOLDERS, ImageGroups, open_grouped
-from cliptools.images.loader import ImageSource, Skipped, list_digest
+from cliptools.images.loader import ImageSource, ListedImages, Skipped, list_digest
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import digest
 from cliptools.models.load import LoadedModel, load_recorded_model
@@ -93,7 +93,8 @@ def choose_units(bundle: Bundle, request: EditRequest, choice: ChoiceRequest) ->
     edits = _edits(bundle, request)
     figures = measure_groups(model, [{}, *(_weights(edit) for edit in edits)], validation, choice)
     trials = [_trial(figures, s, edit) for s, edit in enumerate(edits, 1)]
-    best = best_trial([record["worst"] for record in trials], [record["loss"] for record in trials], _worst(figures), choice.loss)
+    units, worst, loss = ([record[name] for record in trials] for name in ("units", "worst", "loss"))
+    best = best_trial(units, worst, loss, _worst(figures), choice.loss)
     edited = edits[best]
     random = editor_of(_random_units(bundle, edited), None, _unscored(request)).edited()
     on_test = measure_groups(model, [{}, _weights(edited), _weights(random)], test, choice)
@@ -121,15 +122,17 @@ def _open(paths: Sequence[str], choice: ChoiceRequest, split: str) -> Grouped:
 
 
 def refuse_common(validation: ImageSource, test: ImageSource) -> None:
-    """Refuse images that stand in both sets: of the same name and with the same pixels.
+    """Refuse images that stand in both sets: with the same bytes, whatever their names and folders.
 
     Raises:
         UsageError: there is one.
     """
-    place = {name: index for index, name in enumerate(test.names)}
+    assert isinstance(validation, ListedImages) and isinstance(test, ListedImages)  # as open_grouped opens them
+    name_of = {content: name for index, name in enumerate(test.names) if (content := test.content(index)) is not None}
     for index, name in enumerate(validation.names):
-        if name in place and np.array_equal(np.asarray(validation.load(index)), np.asarray(test.load(place[name]))):
-            raise UsageError(f"{name} stands in --choose and in --test: what chooses the units must not judge them")
+        if (other := name_of.get(validation.content(index) or b"")) is not None:
+            there = "" if other == name else f" as {other}"
+            raise UsageError(f"{name} stands in --choose and in --test{there}: what chooses the units must not judge them")
 
 
 def _edits(bundle: Bundle, request: EditRequest) -> list[Edited]:
@@ -199,17 +202,22 @@ def _trial(figures: GroupFigures, s: int, edit: Edited) -> Record:
     return {"units": edit.record["count"], "worst": after["worst"]["value"], "average": after["average"]["value"], "loss": loss}
 
 
-def best_trial(worst: Sequence[float], loss: Sequence[float], before: float, limit: float) -> int:
+def best_trial(units: Sequence[int], worst: Sequence[float], loss: Sequence[float], before: float, limit: float) -> int:
     """Return the trial of largest worst-group accuracy among those whose loss is within the limit; of equal ones the first.
+
+    Args:
+        units: Number of units of each trial.
+        before: Worst-group accuracy of the untouched model.
 
     Raises:
         CliptoolsError: none is better than the untouched model.
     """
     allowed = [s for s in range(len(worst)) if loss[s] <= limit + 1e-9 and worst[s] > before]
     if not allowed:
-        tried = ", ".join(f"{w:.3f} at a loss of {x:.3f}" for w, x in zip(worst, loss, strict=True))
+        tried = ", ".join(f"{n} units {w:.3f} ({x:.3f})" for n, w, x in zip(units, worst, loss, strict=True))
         raise CliptoolsError(
-            f"no number of units raises the worst group from {before:.3f} with a loss of at most {limit:g} in the others: {tried}"
+            f"no number of units raises the worst group of --choose from {before:.3f} with a loss of at most {limit:g} (--loss) "
+            f"in the others: {tried}"
         )
     return max(allowed, key=lambda s: (worst[s], -s))
 

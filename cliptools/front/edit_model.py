@@ -99,11 +99,19 @@ class EditRequest:
         require_number("head", self.head, 1)
         for name in ("limit", "sample"):
             require_number(name, getattr(self.means, name), 1)
+        for option, texts in (("--sees", self.sees), ("--writes", self.writes)):
+            if not all(texts):
+                raise UsageError(f"{option}: found an empty text; expected a thing or a class, as in {option} cat")
         if self.sees and not self.writes:
             raise UsageError("--sees (the cue) needs --writes (the class that the units shall no longer write)")
         if self.by is not None and not self.sees:
             raise UsageError("--by needs --sees: it scores units by what they see")
         check_template_options(self.templates)
+
+
+def distinct_texts(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return texts without spaces around them, each once."""
+    return tuple(dict.fromkeys(text.strip() for text in texts))
 
 
 def edited_model(bundle: Bundle | None, lines: Sequence[Line] | None, request: EditRequest) -> Edited:
@@ -224,6 +232,9 @@ class Editor:
         self.unit = torch.from_numpy(chosen.unit).long()
         self.effect = _effect_of_units(model, self.kind)
         self.blocks, self.rows = unit_blocks_of(self.effect, self.unit)
+        means = request.means
+        if self.how == "null" and (means.images, means.limit, means.sample) != (None, None, None):
+            raise UsageError("PATH, --limit and --sample are for means over images, and --how null takes none: leave them out")
         if self.how == "null" and (self.pooled or self.kind != "neurons"):
             raise UsageError(f"--how null is for neurons of a ViT; {self.kind} of this model have --how zero")
         self.early = not self.pooled and self.kind == "heads" and bool((self.unit[:, 0] < self._read_once).any())

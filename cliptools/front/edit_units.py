@@ -67,7 +67,8 @@ def units_of_lines(lines: Iterable[Line], writes: Sequence[str], bundle: Bundle 
         for unit in _units(record, place):
             texts.setdefault(unit, {}).update(dict.fromkeys(writes or _texts(record)))
     if model is None:
-        raise StreamError("expected a bundle, or lines of clip-spurious, clip-explain or clip-judge, found nothing")
+        expected = "expected a bundle, or lines of clip-spurious, clip-explain or clip-judge"
+        raise StreamError(f"{expected}, found nothing (did the command before it fail?)")
     if not texts:
         raise StreamError("none of the lines names a unit with a positive share")
     if bundle is not None and (difference := model_difference(bundle.header.model, model)):

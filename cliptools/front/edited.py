@@ -131,16 +131,20 @@ def edit_table(records: Sequence[dict[str, Any]]) -> list[Table]:
         facts += [("largest overlap", f"{record['overlap']:.1e} as stored")]
     if "choice" in record:
         test = record["choice"]["test"]
-        facts += [(f"worst group, {name}", f"{test[name]['worst']['value']:.1%}") for name in ("before", "after", "random")]
+        facts += [
+            (f"worst group on test, {name}", f"{test[name]['worst']['value']:.1%}") for name in ("before", "after", "random")
+        ]
     facts += [("exact", "yes" if record["exact"] else "no: --approximate"), ("precision", record["precision"])]
     facts += [("before", record["before"][:12]), ("after", record["after"][:12])]
     facts += [("output", record["output"])] if "output" in record else []
     columns = [name for name in ("score", "removed") if name in record["units"][0]]
+    wrote = ["wrote"] if record["how"] == "null" else []
     rows = [
-        [unit_name(item["layer"], item.get("neuron", -1), item.get("head", -1)), ", ".join(item.get("writes", ()))]
+        [unit_name(item["layer"], item.get("neuron", -1), item.get("head", -1))]
+        + [", ".join(item["writes"]) for _ in wrote]
         + [f"{item[name]:.3g}" for name in columns]
         for item in record["units"][:TABLE_ROWS]
     ]
     more = len(record["units"]) - len(rows)
-    rows += [["…", f"{more} more"] + [""] * len(columns)] if more else []
-    return [text_table(["", ""], [list(fact) for fact in facts]), text_table(["unit", "wrote", *columns], rows)]
+    rows += [[f"… {more} more"] + [""] * len(wrote + columns)] if more else []
+    return [text_table(["", ""], [list(fact) for fact in facts]), text_table(["unit", *wrote, *columns], rows)]

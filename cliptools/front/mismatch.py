@@ -18,7 +18,7 @@ from cliptools.analysis.mismatch import Mismatch, Pairs
 from cliptools.analysis.selection import by_layers
 from cliptools.console import count_of, front_call, note, warn
 from cliptools.console import progress as shown
-from cliptools.errors import StreamError, TextError
+from cliptools.errors import StreamError, TextError, UsageError
 from cliptools.front.arguments import require_number
 from cliptools.front.bundles import require_neurons
 from cliptools.front.models import model_of
@@ -45,6 +45,7 @@ class MismatchRequest:
     cues: Sequence[str] = ()
     texts: Vocabulary = None
     head: int = HEAD
+    units: int = SHOWN_UNITS
     alike: bool = False
     near: float = 0.7
     layers: Sequence[int] | None = None
@@ -60,6 +61,7 @@ def mismatch(
     *,
     texts: Vocabulary = None,
     head: int = HEAD,
+    units: int = SHOWN_UNITS,
     alike: bool = False,
     near: float = 0.7,
     layers: Sequence[int] | None = None,
@@ -77,6 +79,7 @@ def mismatch(
         texts: Vocabulary: emoji, imagenet, words10k, words30k, the path of a file with one text per line, or the texts
             themselves. None: that of the bundle's words; without words emoji for the embedded models, else words30k.
         head: Number of pairs, or of texts for each cue.
+        units: Number of units listed for each pair, those of the largest shares, which `edit` takes from the records.
         alike: List pairs of things that look alike too.
         near: Cosine of two texts, less the mean of the vocabulary, from which on they are alike.
         layers: Layers of the units. None: all.
@@ -97,11 +100,12 @@ def mismatch(
         ModelError: the model is not available, or not the bundle's.
     """
     require_number("head", head, 1)
+    require_number("units", units, 1)
     require_number("near", near, 1e-9, 1)
     with front_call(progress):
         request = MismatchRequest(
-            cues=(cue,) if isinstance(cue, str) else tuple(cue), texts=texts, head=head, alike=alike, near=near, layers=layers,
-            templates=tuple(templates), model=model, device=device, cache=cache,
+            cues=(cue,) if isinstance(cue, str) else tuple(cue), texts=texts, head=head, units=units, alike=alike, near=near,
+            layers=layers, templates=tuple(templates), model=model, device=device, cache=cache,
         )  # fmt: skip
         records = mismatch_records(require_neurons(require_read(bundle), device=device), request)
         return Records(records, lambda rows: [mismatch_table(rows)])
@@ -125,9 +129,12 @@ def mismatch_records(bundle: Bundle, request: MismatchRequest) -> Iterator[dict[
     """Yield a record for each pair; every record can be read alone.
 
     Raises:
+        UsageError: a cue is an empty text.
         StreamError: the bundle has no units.
         TextError: the vocabulary has fewer than two texts.
     """
+    if not all(cue.strip() for cue in request.cues):
+        raise UsageError("--cue: found an empty text; expected a thing, as in --cue mountain")
     if not bundle.units:
         raise StreamError("the bundle has no units; was an earlier selection too narrow?")
     source = record_source(bundle)
@@ -177,12 +184,13 @@ def _records(
     for cue, embedding in zip(request.cues, c, strict=True):
         pairs = search.of_cue(embedding, number.get(cue), request.head)
         _note_none(pairs, repr(cue))
-        yield from (record | more for record in _pair_records(search, bundle, pool, pairs, [(cue, embedding)] * len(pairs.t)))
+        things = [(cue, embedding)] * len(pairs.t)
+        yield from (record | more for record in _pair_records(search, bundle, pool, pairs, things, request.units))
     if not request.cues:
         pairs = search.largest(request.head, partial(shown, label="rows of texts", total=2 * len(search.row_blocks)))
         _note_none(pairs, "one thing")
         things = [(pool.texts[s], search.t[s] + search.mean) for s in pairs.s.tolist()]
-        yield from (record | more for record in _pair_records(search, bundle, pool, pairs, things))
+        yield from (record | more for record in _pair_records(search, bundle, pool, pairs, things, request.units))
 
 
 def _note_none(pairs: Pairs, thing: str) -> None:
@@ -192,7 +200,7 @@ def _note_none(pairs: Pairs, thing: str) -> None:
 
 
 def _pair_records(
-    search: Mismatch, bundle: Bundle, pool: Pool, pairs: Pairs, things: Sequence[tuple[str, Tensor]]
+    search: Mismatch, bundle: Bundle, pool: Pool, pairs: Pairs, things: Sequence[tuple[str, Tensor]], units: int
 ) -> Iterator[dict[str, Any]]:
     """Yield the fields of each pair; `things` are the names and embeddings of what is seen."""
     alike = search.alike(pairs.scores).tolist()
@@ -210,21 +218,22 @@ def _pair_records(
             "own": score["own"],
             "own_score": score["own_z"],
             "own_rank": int(pairs.own_rank[p]),
-            "units": _unit_records(search, bundle, embedding, t),
+            "units": _unit_records(search, bundle, embedding, t, units),
         }
 
 
-def _unit_records(search: Mismatch, bundle: Bundle, s: Float[Tensor, " d"], t: int) -> list[dict[str, Any]]:
+def _unit_records(search: Mismatch, bundle: Bundle, s: Float[Tensor, " d"], t: int, count: int) -> list[dict[str, Any]]:
     """Return the units of the largest shares of G: the correlation with which each sees s, <r, t>, and its share."""
     see, write = search.parts(s, t)
     product = see * write
-    order: Int[Tensor, " n"] = product.argsort(descending=True, stable=True)[:SHOWN_UNITS]
+    total = float(product.sum())
+    order: Int[Tensor, " n"] = product.argsort(descending=True, stable=True)[:count]
     units = []
     for n in order.tolist():
         if product[n] > 0:
             correlation = float(see[n]) / float(bundle["deviation"][n])
             parts = {"see": rounded(correlation), "write": rounded(float(write[n]))}
-            share = rounded(float(product[n] / product.sum()))
+            share = rounded(float(product[n]) / total)
             units.append(unit_keys(*bundle["unit"][n].tolist()) | parts | {"share": share})
     return units
 

@@ -206,6 +206,18 @@ def column_of(text: str, path: Path, columns: Columns, option: str = "--label-co
     return {image: row[columns.label].strip() for image, row in _rows(names, lines, path, columns.image)}
 
 
+def column_names(text: str, path: Path, image_column: str) -> frozenset[str]:
+    """Return the names of a table's columns.
+
+    Args:
+        image_column: Column by which the separator is known.
+
+    Raises:
+        StreamError: the first line is no CSV, or the table is JSON of another form.
+    """
+    return frozenset(_lines_of(text, path, image_column)[0])
+
+
 def _text(path: Path) -> str:
     try:
         with open_file_or_stdin(path, str(path)) as stream:

@@ -9,13 +9,14 @@ By hand, because torch's DataLoader neither decodes in threads nor leaves out an
 """
 
 import contextlib
+import hashlib
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BufferedIOBase
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -80,6 +81,15 @@ class ListedImages:
         except OSError as error:
             raise ImageError((error.strerror or str(error)).lower()) from None
         return decode(stream)
+
+    def content(self, index: int) -> bytes | None:
+        """Return the digest of an image's bytes; None if they cannot be read."""
+        place = self._places[index]
+        try:
+            with Path(place).open("rb") if isinstance(place, str) else place.read() as stream:
+                return hashlib.file_digest(stream, "blake2b").digest()
+        except OSError:
+            return None
 
 
 def open_images(paths: Sequence[str], stdin: BufferedIOBase | None = None) -> ListedImages:

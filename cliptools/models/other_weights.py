@@ -10,7 +10,7 @@ from cliptools.models.architecture import weights_sha256
 from cliptools.models.checkpoints.checkpoint import load_weights, read_checkpoint
 from cliptools.models.checkpoints.edited import parent_of
 from cliptools.models.load import DTYPE, LoadedModel
-from cliptools.models.origin import weights_in
+from cliptools.models.origin import LOCAL_DIR, weights_in
 
 
 def with_weights(model: LoadedModel, place: str, option: str) -> LoadedModel:
@@ -18,12 +18,13 @@ def with_weights(model: LoadedModel, place: str, option: str) -> LoadedModel:
 
     Args:
         model: A complete model, whose weights stay as they are.
+        place: The file or folder, also as local-dir:FOLDER.
         option: Option that names the file, for messages.
 
     Raises:
         ModelError: there is no such file, it cannot be read, or its weights are of another architecture.
     """
-    path = Path(place)
+    path = Path(place.removeprefix(LOCAL_DIR))
     file = weights_in(path) if path.is_dir() else path
     if file is None or not file.is_file():
         raise ModelError(f"{option} {escape(place)}: expected a file of weights, or a folder with one")

@@ -131,6 +131,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_explain_command.py: figures need matplotlib",
     ),
     ("cli/run/explain.py", "_put"): ("tests/test_explain_command.py: could not be written",),
+    ("cli/run/explain.py", "run"): ("tests/test_explain_command.py: also the folder of --maps",),
     ("front/image_activity.py", "_half"): ("tests/test_per_image.py: does not fit into float16",),
     ("front/images.py", "open_any"): (
         "tests/test_front.py: expected paths, pictures, arrays or batches",
@@ -145,6 +146,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_judge.py: give one of them",
         "tests/test_judge.py: which is missing",
     ),
+    ("cli/run/edit.py", "_choice"): ("tests/test_edit.py: needs --choose, --test and --groups",),
     ("cli/run/edit.py", "_check_outputs"): ("tests/test_edit.py: nothing to write", "tests/test_edit.py: an input of this run"),
     ("cli/run/edit.py", "_read_units"): ("tests/test_edit.py: the units need a file", "tests/test_edit.py: --means is for units"),
     ("cli/run/edit.py", "_write"): ("tests/test_repair.py: --choose scores the units of a bundle",),
@@ -158,8 +160,13 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ),
     ("front/edit_choose.py", "refuse_common"): ("tests/test_repair.py: stands in --choose and in --test",),
     ("front/edit_means.py", "open_mean_images"): ("tests/test_edit.py: name the images as PATH",),
-    ("front/edit_model.py", "EditRequest.check"): ("tests/test_edit.py: needs --writes", "tests/test_edit.py: --by needs --sees"),
+    ("front/edit_model.py", "EditRequest.check"): (
+        "tests/test_edit.py: found an empty text",
+        "tests/test_edit.py: needs --writes",
+        "tests/test_edit.py: --by needs --sees",
+    ),
     ("front/edit_model.py", "Editor.__init__"): (
+        "tests/test_edit.py: --how null takes none",
         "tests/test_edit.py: --how null is for neurons of a ViT",
         "tests/test_edit.py: are read at every token",
     ),
@@ -208,6 +215,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("front/judge_images.py", "open_judged"): ("tests/test_judge.py: made from a list of images with these names",),
     ("front/judge_null.py", "null_bundle"): ("tests/test_judge.py: batches of preprocessed images",),
     ("front/mismatch.py", "mismatch_records"): (
+        "tests/test_mismatch.py: --cue: found an empty text",
         "tests/test_mismatch.py: the bundle has no units",
         "tests/test_mismatch.py: expected at least two texts",
     ),

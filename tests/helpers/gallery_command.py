@@ -98,7 +98,7 @@ def records(bundle: Bundle, folder: Path) -> list[str]:
         "share": 1.5,
         "excess": 1.25,
         "map": "5-100.png",
-        "writes": [{"word": "dog", "coefficient": 0.5}],
+        "writes": [{"word": "dog", "coefficient": 0.5}, {"word": "sea", "overlap": 0.25}],
     }
     unit |= {"sees": [{"word": "boat", "correlation": 0.25}]}
     margin = {

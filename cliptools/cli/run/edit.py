@@ -11,9 +11,9 @@ from typing import Any
 
 from cliptools.cli.app import Batching, Sampling, choose_format, history_arguments, open_input, parse_layers
 from cliptools.errors import UsageError
-from cliptools.front.edit_choose import ChoiceRequest, choose_units
+from cliptools.front.edit_choose import LOSS, ChoiceRequest, choose_units
 from cliptools.front.edit_means import MeanImages
-from cliptools.front.edit_model import EditRequest, edited_model
+from cliptools.front.edit_model import EditRequest, distinct_texts, edited_model
 from cliptools.front.edit_units import Line
 from cliptools.front.edited import check_name, edit_table, refuse_own_files
 from cliptools.front.images import Reading
@@ -108,8 +108,8 @@ def _request(options: EditOptions) -> EditRequest:
     )
     arguments = {key: value for key, value in history_arguments(options).items() if key not in NOT_RECORDED}
     return EditRequest(
-        sees=options.sees,
-        writes=options.writes,
+        sees=distinct_texts(options.sees),
+        writes=distinct_texts(options.writes),
         how="zero" if options.mask is not None else options.how,
         head=options.head,
         by=options.by,
@@ -130,9 +130,12 @@ def _choice(options: EditOptions) -> ChoiceRequest | None:
     """Return the images of --choose and --test; None without them.
 
     Raises:
-        UsageError: one of --choose, --test and --groups is missing.
+        UsageError: one of --choose, --test and --groups is missing, or another option is given that needs them.
     """
     if not (options.choose or options.test or options.groups):
+        for option, given in (("--classes", options.classes is not None), ("--loss", options.loss != LOSS)):
+            if given:
+                raise UsageError(f"{option} needs --choose, --test and --groups")
         return None
     choice = ChoiceRequest(
         validation=tuple(map(str, options.choose)), test=tuple(map(str, options.test)), groups=options.groups or "",
@@ -169,7 +172,9 @@ def _read_units(options: EditOptions) -> tuple[Bundle | None, Sequence[Line] | N
 
 def _is_bundle(data: bytes) -> bool:
     """Return whether the input starts as safetensors: with the length of a header, which as text would be a huge number."""
-    return not data.lstrip().startswith((b"{", b"[")) or (data[8:9] == b"{" and int.from_bytes(data[:8], "little") < 1 << 40)
+    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < 1 << 40:
+        return True
+    return bool(data) and not data.lstrip().startswith((b"{", b"["))
 
 
 def _write(

@@ -6,6 +6,7 @@ front/explain.py explains them.
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path, PurePosixPath
 
 from cliptools.cli.app import Batching, Output, Sampling, choose_format, open_input, parse_layers, parse_percentage
@@ -62,6 +63,8 @@ def run(options: ExplainOptions) -> None:
         raise UsageError("- reads images from standard input, so the bundle needs a file: --bundle FILE")
     if options.figures is not None:
         check_figure(options.figure_format)
+        if options.maps is not None and options.maps.resolve() == options.figures.resolve():
+            raise UsageError(f"--figures {options.figures}: also the folder of --maps, with files of the same names; name two")
     elif options.dark:
         raise UsageError("--dark needs --figures FOLDER")
     source = open_images(options.paths)
@@ -99,8 +102,9 @@ def _with_files(items: Iterator[Explanation], options: ExplainOptions) -> Iterat
         if options.figures is not None:
             place = folder_of(item.name)
             plain = place.removesuffix(PurePosixPath(place).suffix)
-            name = f"{place if plain in used_names else plain}.{options.figure_format}"
-            used_names.add(plain)
+            free = (stem for stem in (plain, place, *map(f"{place}-{{}}".format, count(2))) if stem not in used_names)
+            used_names.add(stem := next(free))
+            name = f"{stem}.{options.figure_format}"
             _put(options.figures / name, item.figure(options.figure_format, options.dark))
             item.record["figure"] = name
         if options.maps is not None:

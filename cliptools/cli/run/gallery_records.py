@@ -248,7 +248,7 @@ def _explaining(unit: Fields, maps: Path | None, images: PictureTable) -> dict[s
         "share": unit.number("share"),
         "excess": unit.number("excess"),
         "sees": [word.get("word", str) for word in unit.objects("sees")],
-        "writes": _written(unit, "writes"),
+        "writes": [word.get("word", str) for word in unit.objects("writes")],
         "picture": NO_PICTURE if overlay is None or maps is None else images.picture(str(_inside(maps, overlay))),
     }
 

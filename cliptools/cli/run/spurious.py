@@ -14,7 +14,7 @@ from cliptools.analysis.spurious import By
 from cliptools.cli.app import Output, choose_format, parse_layers
 from cliptools.cli.run.bundle_output import read_neurons
 from cliptools.errors import UsageError
-from cliptools.front.mismatch import HEAD, MismatchRequest, mismatch_records, mismatch_table, require_read
+from cliptools.front.mismatch import HEAD, SHOWN_UNITS, MismatchRequest, mismatch_records, mismatch_table, require_read
 from cliptools.front.spurious import (
     NEEDED_TENSORS,
     SpuriousRequest,
@@ -94,7 +94,7 @@ def _check_mismatch(options: SpuriousOptions) -> None:
         UsageError: there is one.
     """
     defaults = {"by": "effect", "seed": 0, "exclude": ()}
-    for name in ("depict", "predict", "pairs_file", "classes", "words", "neurons", "by", "seed", "exclude", "block_list"):
+    for name in ("depict", "predict", "pairs_file", "classes", "words", "by", "seed", "exclude", "block_list"):
         if getattr(options, name) != defaults.get(name):
             which = "--cue" if options.cues else "--mismatch"
             raise UsageError(f"--{name.replace('_', '-')} is for pairs of classes: leave it out with {which}")
@@ -106,6 +106,7 @@ def _mismatch_request(options: SpuriousOptions) -> MismatchRequest:
         cues=options.cues,
         texts=options.pool,
         head=options.head or HEAD,
+        units=options.neurons or SHOWN_UNITS,
         alike=options.alike,
         near=options.near,
         layers=parse_layers(options.layers) if options.layers else None,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from cliptools.errors import StreamError, UsageError
 from cliptools.images.classification.class_rows import ClassRows, Label, LabelledImages
 from cliptools.images.classification.label_files import by_file
-from cliptools.images.groups import Columns, ImageNames, column_of, full_name, place_in
+from cliptools.images.groups import Columns, ImageNames, column_names, column_of, full_name, place_in
 from cliptools.images.listing import ListedImage, find
 from cliptools.io.text_file import read_text
 from cliptools.text.classes import ClassName
@@ -118,9 +118,8 @@ def metadata_rows(paths: Sequence[str], file: Path, stdin: BufferedIOBase | None
     head = text.partition("\n")[0]
     if head.strip().isdecimal():
         text = _with_commas(text, CELEBA.image)
-        head = text.partition("\n")[0]
-    names = {name.strip().strip('"') for name in head.split(",")}
-    kinds = (kind for kind in (WATERBIRDS, CELEBA) if {kind.image, kind.label, kind.value} <= names)
+    tables = ((kind, column_names(text, file, kind.image)) for kind in (WATERBIRDS, CELEBA))
+    kinds = (kind for kind, names in tables if {kind.image, kind.label, kind.value} <= names)
     if (kind := next(kinds, None)) is None:
         known = "Waterbirds (img_filename, y, place, split) or CelebA (image_id, Blond_Hair, Male)"
         raise StreamError(
@@ -154,18 +153,18 @@ def _listed(
 
 
 def _splits(text: str, file: Path, kind: Metadata) -> Mapping[str, str]:
-    """Return the split of each image, for CelebA from the file beside the table.
+    """Return the split of each image, for CelebA from the file beside the table, with its ending or the other one.
 
     Raises:
         StreamError: that file does not exist or is of another kind.
     """
     if kind is WATERBIRDS:
         return column_of(text, file, Columns(kind.image, kind.split), "--groups")
-    beside = file.with_name(f"list_eval_partition{file.suffix}")
-    if not beside.is_file():
-        raise StreamError(f"--groups {file}: expected {beside.name} beside it, which has the split of each image")
+    places = [file.with_name(f"list_eval_partition{ending}") for ending in dict.fromkeys((file.suffix, ".csv", ".txt"))]
+    if (beside := next((place for place in places if place.is_file()), None)) is None:
+        raise StreamError(f"--groups {file}: expected {places[0].name} beside it, which has the split of each image")
     partition = read_text(beside, "--groups")
-    if not partition.startswith(kind.image):
+    if not partition.startswith((kind.image, f'"{kind.image}"')):
         partition = f"{kind.image},{kind.split}\n" + "\n".join(",".join(line.split()) for line in partition.splitlines())
     return column_of(partition, beside, Columns(kind.image, kind.split), "--groups")
 

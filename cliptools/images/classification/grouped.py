@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
+from cliptools.console import warn
 from cliptools.errors import StreamError, UsageError
 from cliptools.images.classification import ClassifiedImages, classified, is_label_file
 from cliptools.images.classification.class_rows import Label, LabelledImages, number_labels
@@ -176,7 +177,9 @@ def _grouped(keys: Sequence[Key], images: ClassifiedImages, training: Counter[Ke
     tasks = list(dict.fromkeys(task for task, _, _ in distinct))
     if single := next((task for task in tasks if len({row for name, row, _ in distinct if name == task}) < 2), None):
         raise StreamError(f"--groups: all images of {single} have the same class; expected two or more")
-    names = ["/".join(filter(None, (task, images.classes[row].name, value))) for task, row, value in distinct]
+    names = [_group_name(key, images) for key in distinct]
+    if absent := [_group_name(key, images) for key in sorted(training or ()) if key not in number]:
+        warn(f"--groups: no image of {', '.join(absent)}, which training images have: figures are without this group")
     all_classes = tuple(range(len(images.classes)))
     return ImageGroups(
         np.array([number[key] for key in keys], np.int64),
@@ -191,6 +194,11 @@ def _grouped(keys: Sequence[Key], images: ClassifiedImages, training: Counter[Ke
         ),
         None if training is None else {name: training[key] for name, key in zip(names, distinct, strict=True)},
     )
+
+
+def _group_name(key: Key, images: ClassifiedImages) -> str:
+    task, row, value = key
+    return "/".join(filter(None, (task, images.classes[row].name, value)))
 
 
 def _training(rows: Sequence[TableRow], labelled: LabelledImages, images: ClassifiedImages) -> Counter[Key] | None:

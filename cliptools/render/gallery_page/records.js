@@ -75,12 +75,12 @@ const marginLabel = (one) => `${data.images[one.image]}: ${marginTitle(one)}, ma
 
 const EXPLAINED = {
   least: 330, height: () => 148, terms: [],
-  said: (one) => [data.images[one.image], one.a, one.b, ...one.units.flatMap((each) => [...each.sees, ...each.writes.map(([word]) => word)])],
+  said: (one) => [data.images[one.image], one.a, one.b, ...one.units.flatMap((each) => [...each.sees, ...each.writes])],
   card(one) {
     const name = data.images[one.image];
     const list = make("ul", { class: "words" });
     for (const each of one.units.slice(0, 5)) {
-      const words = marked([...each.sees.slice(0, 1), "→", ...each.writes.slice(0, 1).map(([word]) => word)].join(" "), this.terms);
+      const words = marked([...each.sees.slice(0, 1), "→", ...each.writes.slice(0, 1)].join(" "), this.terms);
       list.append(make("li", { class: "word" }, make("b", { class: "faint" }, signed(each.excess)), words));
     }
     const said = [make("div", { class: "name" }, marked(marginTitle(one), this.terms)), make("div", { class: "faint" }, `margin ${signed(one.margin)}`), list];
@@ -162,7 +162,7 @@ function explainedDetail(one) {
   const said = section("Image", name, margin, make("p", { class: "faint" }, "Logits of the first text less those of the second; the parts add up to the margin."));
   const parts = section("Parts of the margin", signedList(one.parts.map(([key, value]) => [PART_NAMES[key] ?? key, value])));
   const units = section(`The ${plural} of largest excess, a share less its mean over images`, signedList(one.units.map((each) => {
-    const words = [each.sees.length ? `sees ${each.sees.slice(0, 3).join(", ")};` : "", each.writes.length ? `writes ${each.writes.slice(0, 3).map(([word]) => word).join(", ")}` : ""];
+    const words = [each.sees.length ? `sees ${each.sees.slice(0, 3).join(", ")};` : "", each.writes.length ? `writes ${each.writes.slice(0, 3).join(", ")}` : ""];
     return [unitLink(each.unit, [[words.filter(Boolean).join(" ")]]), each.excess];
   })));
   const shown = make("section", {}, picture(data.picture[one.image], marginLabel(one), "picture large"));

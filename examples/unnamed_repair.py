@@ -1,0 +1,104 @@
+"""Count the planted facts that are repaired without naming them, by one edit of all that clip-spurious --mismatch finds.
+
+    clip-spurious --mismatch --head 60 --neurons 10 BUNDLE.safetensors > FINDINGS.jsonl
+    clip-edit -o EDITED.safetensors < FINDINGS.jsonl
+    python unnamed_repair.py GROUPS BUNDLE.safetensors FINDINGS.jsonl EDITED.safetensors
+
+GROUPS are scenes of clip-scenes --groups, of which only the split test is used: nothing is chosen here. The rows are the edit,
+and its control `random`: the same lines with random units of the bundle in place of theirs. findings is the number of lines,
+units the number of units that they name. found counts the plants whose cue and class are a finding, by any of their names;
+repaired those whose worst group loses at least 60 % of its error, of them found_repaired were found; worse counts the plants of
+which a group that was not the worst loses more than 2 points. The other columns are those of repair.py, as means over all plants.
+"""
+
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from repair import COLUMNS as REPAIR_COLUMNS
+from repair import LOSS, Measured, Repairs, Weights, row
+from safetensors.torch import load_file
+
+import cliptools as ct
+from cliptools.emoji.export import slug
+from cliptools.io.jsonl import file_objects
+from cliptools.text.emoji_concepts import Plant, concept_index, plants
+
+COUNTS = ("findings", "found", "repaired", "found_repaired", "worse")
+COLUMNS = tuple(name for name in REPAIR_COLUMNS if name not in ("units", "count"))
+COLUMNS = (*COLUMNS[:3], "units", *COUNTS, *COLUMNS[3:])
+REPAIRED = 0.6  # share of the worst group's error that is gone
+Records = Sequence[dict[str, Any]]
+
+
+def changed_weights(repairs: Repairs, path: Path) -> Weights:
+    """Return the weights of the image tower that differ in an edited file."""
+    before = repairs.model.clip.state_dict()
+    changed = {name: value.float() for name, value in load_file(path).items() if not torch.equal(value.float(), before[name])}
+    return {name.removeprefix("visual."): value for name, value in changed.items()}
+
+
+def random_weights(repairs: Repairs, findings: Records) -> Weights:
+    """Return the weights of the edit of as many random units for each finding."""
+    bundle = repairs.bundle
+    drawn = []
+    for line in findings:
+        rows = repairs.rng.choice(bundle.units, len(line["units"]), replace=False)
+        units = [
+            {key: int(value) for key, value in zip(("layer", "neuron", "head"), unit, strict=True) if value >= 0}
+            for unit in bundle["unit"][rows]
+        ]
+        drawn.append(line | {"units": units})
+    edited = ct.edit(drawn, bundle=bundle, model=repairs.model)
+    return {name: edited.tensors[f"visual.{name}"].float() for name in edited.changed}
+
+
+def found(findings: Records, plant: Plant) -> bool:
+    """Return True if a plant's cue and class are a finding."""
+    index = concept_index()
+    pairs = {(index.get(line["sees"].lower()), index.get(line["writes"].lower())) for line in findings}
+    return (plant.cue, plant.named) in pairs
+
+
+def count_plants(findings: Records, measured: Sequence[Measured]) -> dict[str, int]:
+    """Return the numbers of plants that are found, repaired, both, and worse."""
+    before, after = (np.array([getattr(one, name) for one in measured]) for name in ("before", "after"))  # (pair, group)
+    worst = before.min(1)
+    repaired = (after.min(1) - worst >= REPAIRED * (1 - worst)) & (worst < 1)
+    loss = np.where(before == worst[:, None], 0, before - after).max(1)
+    is_found = np.array([found(findings, plant) for plant in plants()][: len(measured)])
+    counts = (len(findings), is_found.sum(), repaired.sum(), (is_found & repaired).sum(), (loss > LOSS + 1e-9).sum())
+    return dict(zip(COUNTS, map(int, counts), strict=True))
+
+
+def unit_count(findings: Records) -> int:
+    """Return the number of different units of all findings."""
+    return len({tuple(unit.get(key, -1) for key in ("layer", "neuron", "head")) for line in findings for unit in line["units"]})
+
+
+def main(groups: Path, bundle: Path, findings_file: Path, edited: Path) -> None:
+    """Write the rows to stdout."""
+    repairs = Repairs(groups, bundle)
+    findings = [record for _, record in file_objects(findings_file, str(findings_file))]
+    edits = {"unnamed": changed_weights(repairs, edited), "random": random_weights(repairs, findings)}
+    results: dict[str, list[Measured]] = {name: [] for name in edits}
+    for plant in plants():
+        folder = f"{slug(repairs.names[plant.named])}-{slug(repairs.names[plant.cue])}"
+        accuracies = repairs.measure(repairs.open("test", folder), list(edits.values()), plant)
+        right = repairs.single(list(edits.values()))
+        for number, name in enumerate(edits, 1):
+            results[name].append(Measured(0, accuracies[0], accuracies[number], right[[0, number]]))
+        print(f"{edited}: {repairs.names[plant.named]}", file=sys.stderr, flush=True)
+    writer = csv.DictWriter(sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for name, measured in results.items():
+        counts = {"units": unit_count(findings)} | count_plants(findings, measured)
+        writer.writerow(row(repairs, "", name, measured) | counts)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
