@@ -27,7 +27,7 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "Other-timm": (config({"timm_model_name": "convnext_atto", "image_size": 32}), "timm's convnext_atto"),
     "Other-max": (
         config({"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "max", "image_size": 32}),
-        "which pools by timm_pool='max', not by its class token or a mean",
+        r"which pools by timm_pool='max', not by its class token \('token'\), a mean \('avg'\) or attention",
     ),
     "Other-siglip": (
         config({"timm_model_name": "vit_tiny_patch16_siglip_224", "timm_pool": "token", "image_size": 32}),
