@@ -6,7 +6,7 @@ front/explain.py explains them.
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from pathlib import Path, PurePosixPath
 
 from cliptools.cli.app import Batching, Output, Sampling, choose_format, open_input, parse_layers, parse_percentage
@@ -102,8 +102,8 @@ def _with_files(items: Iterator[Explanation], options: ExplainOptions) -> Iterat
         if options.figures is not None:
             place = folder_of(item.name)
             plain = place.removesuffix(PurePosixPath(place).suffix)
-            free = (stem for stem in (plain, place, *map(f"{place}-{{}}".format, count(2))) if stem not in used_names)
-            used_names.add(stem := next(free))
+            stems = chain((plain, place), map(f"{place}-{{}}".format, count(2)))
+            used_names.add(stem := next(stem for stem in stems if stem not in used_names))
             name = f"{stem}.{options.figure_format}"
             _put(options.figures / name, item.figure(options.figure_format, options.dark))
             item.record["figure"] = name
