@@ -87,7 +87,7 @@ def test_options_and_choices() -> None:
 
 def test_models_and_their_weights() -> None:
     assert offered("clip-effects --model emoji-") == list(embedded_names()) == ["emoji-rn", "emoji-vit"]
-    assert "RN50x64" in offered("clip-effects --model RN5") and offered("clip-effects --model ViT-SO") == []
+    assert "RN50x64" in offered("clip-effects --model RN5") and offered("clip-effects --model convnext") == []
     assert offered("clip-effects --model RN50 --pretrained y") == ["yfcc15m", "file,y"]
     assert offered("clip-effects --pretrained r") == ["random", "file,r"]
     assert offered("clip-effects --model RN50 --preprocess ")[:4] == ["openai", "yfcc15m", "cc12m", "mean=openai"]

@@ -212,7 +212,7 @@ def test_images_that_only_the_judge_cannot_use(suite: Suite, scenes: Path, monke
     """They count as skipped, and the others have the numbers of a run without them."""
     other = ct.load_model(suite.resnet, device="cpu")
     clip: Any = other.clip
-    encode = clip.encode_image
+    encode = clip.visual.forward
     batches: list[int] = []
 
     def broken(pictures: torch.Tensor) -> torch.Tensor:
@@ -221,7 +221,7 @@ def test_images_that_only_the_judge_cannot_use(suite: Suite, scenes: Path, monke
         batches.append(len(pictures))
         return embedding
 
-    monkeypatch.setattr(clip, "encode_image", broken)
+    monkeypatch.setattr(clip.visual, "forward", broken)
     result = judged(suite, scenes, judge=other, images=sorted(map(str, (scenes / "images").iterdir())))
     monkeypatch.undo()
     expected = judged(suite, scenes, judge=other, images=sorted(map(str, (scenes / "images").iterdir()))[1:])

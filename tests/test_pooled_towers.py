@@ -18,9 +18,9 @@ from cliptools.models.names import tower_fault
 from cliptools.segmentation.towers import choose_method
 from cliptools.segmentation.vit_methods import effect_maps
 from cliptools.streaming.vit_indirect import Indirect, token_means
+from cliptools.towers import tower
 from cliptools.towers.hooks import hooked
 from cliptools.towers.kinds import tower_of
-from cliptools.unit_effects import vit_carried
 from cliptools.unit_effects.factored import UnitBlock, total_of
 from cliptools.unit_effects.pairs import pair_means, unit_directions
 from cliptools.unit_effects.select import Choice, choose_effects, factored_effect
@@ -107,7 +107,7 @@ def test_rows_of_attention_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     visual = pooled_tower("pe", 0)
     images, block = pictures(visual), UnitBlock(1, torch.arange(4))
     (whole,), _ = SecondOrder(visual).read(images, [block])
-    monkeypatch.setattr(vit_carried, "NUMBERS_AT_ONCE", 2 * 3 * 7 * 2)  # two queries at a time
+    monkeypatch.setattr(tower, "ROW_BYTES", 1)  # one query at a time
     (sliced,), _ = SecondOrder(visual).read(images, [block])
     close(sliced, whole)
 

@@ -18,7 +18,7 @@ from cliptools.emoji.render import scenes_for
 from cliptools.text.emoji_concepts import concepts, plants
 
 EXAMPLES = ROOT / "examples"
-SCENES, PER_GROUP = 8, 6
+SCENES, PER_GROUP = 8, 12
 NAMES = [concept.name for concept in concepts()]
 
 

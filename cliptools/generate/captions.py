@@ -116,7 +116,9 @@ def write_descriptions(
         warn(f"{requirements.task.title}: no word left that names neither class; no descriptions")
         return []
     writer.begin(requirements)
-    word_hands = _deal(requirements.words, min(words_each, len(requirements.words)), seed_of(requirements.task.key, seed))
+    # Without the digest of the bundle, which rounding on another machine changes.
+    deal_seed = seed_of(*requirements.task.fields.values(), seed)
+    word_hands = _deal(requirements.words, min(words_each, len(requirements.words)), deal_seed)
     accepted, faults = dict[str, None](), Counter[str]()
     for number in watch(iter(range(questions * ROUNDS)), take):
         text = " ".join(writer.write(requirements, next(word_hands), seed_of(requirements.task.pair, seed, number)).split())
