@@ -4,8 +4,8 @@ No edit changes the tower itself: each function returns the changed weights by t
 
 Null edit of a ViT's neuron n of layer l. The neuron writes w_n = ls2_l * c_n into the residual stream, where c_n is its column of
 the MLP's output matrix. With the LayerNorms of the forward pass frozen, one later head k = (l', h) carries p_i w_n from token i
-to the output, and the residual stream carries it from where the output is read. Along a vector v of the joint space both are
-multiples of
+to the output, and the residual stream carries it from where the output is read. Both are multiples, along a vector v of the joint
+space, of
 
     g_k = C (gamma_l' * W_V^h' W_O^h' (ls1_l' * g_0)),        g_0 = C (gamma_post * P v),        C = I - 1 1' / width
 

@@ -31,8 +31,7 @@ class LatentPooling(Pooling):
 
     def value_matrix(self) -> Float[Tensor, "g e width"]:
         """Implements Pooling.value_matrix."""
-        W_V = wide(self.pool.kv.weight).chunk(2)[1]  # [g e, width]: keys first, then values
-        return (W_V * norm_gain(self.norm_in, W_V)).unflatten(0, (self.heads, -1))
+        return _behind_norm(self, wide(self.pool.kv.weight).chunk(2)[1])  # keys first, then values
 
     def ends(self, centred: bool = False) -> Float[Tensor, "g e d"]:
         """Implements Pooling.ends; no LayerNorm reads the output of this attention, besides the MLP's."""
@@ -72,6 +71,11 @@ class LatentPooling(Pooling):
         return (wide(q * q.shape[-1] ** -0.5) @ wide(pool.k_norm(k)).transpose(-1, -2)).softmax(-1)[:, :, 0]
 
 
+def _behind_norm(pooling: Pooling, W_V: Float[Tensor, "j width"]) -> Float[Tensor, "g e width"]:
+    """W_V^g gamma_in, from the values' weights of all heads, one after the other."""
+    return (W_V * norm_gain(pooling.norm_in, W_V)).unflatten(0, (pooling.heads, -1))
+
+
 def latent_fault(trunk: Any) -> str | None:
     """The reason why the pooling of timm's trunk is not supported, as the end of a sentence; None if it is."""
     pool = trunk.attn_pool
@@ -100,15 +104,13 @@ class QueryPooling(Pooling):
     def _weights(self, part: int) -> Float[Tensor, "j i"]:
         """Weights of queries (0), keys (1) or values (2); in float32 at least."""
         attn = self.attn
-        together = attn.in_proj_weight is not None
-        return wide(
-            attn.in_proj_weight.chunk(3)[part] if together else (attn.q_proj_weight, attn.k_proj_weight, attn.v_proj_weight)[part]
-        )
+        if attn.in_proj_weight is not None:
+            return wide(attn.in_proj_weight.chunk(3)[part])
+        return wide((attn.q_proj_weight, attn.k_proj_weight, attn.v_proj_weight)[part])
 
     def value_matrix(self) -> Float[Tensor, "g e width"]:
         """Implements Pooling.value_matrix."""
-        W_V = self._weights(2)  # [g e, width]
-        return (W_V * norm_gain(self.norm_in, W_V)).unflatten(0, (self.heads, -1))
+        return _behind_norm(self, self._weights(2))
 
     def ends(self, centred: bool = False) -> Float[Tensor, "g e d"]:
         """Implements Pooling.ends."""

@@ -1,4 +1,4 @@
-"""The output as the mean of tokens: beta, and the sums over the rows of attention that effects on it need.
+"""Outputs that are read from many tokens: beta of a mean, and the sums over the rows of attention that effects on them need.
 
 CLIPA's towers and ViTamin's have no output at a class token: P reads the mean of the patches, with the final LayerNorm behind the
 mean or before it. With J tokens j in the mean and all LayerNorms frozen (tower.py),
@@ -7,8 +7,13 @@ mean or before it. With J tokens j in the mean and all LayerNorms frozen (tower.
     LayerNorm of the tokens:    beta_j = 1 / (J sigma_j^post)
 
 and 0 for tokens that are not in the mean, such as a class token, which attends and is attended to like any other. An effect that
-crosses attention needs sum over j of beta_j alpha_ji of each head. beta is known after the last block, so hooks keep the input of
-attention, of a layer at a time, and rows of attention are computed after the pass, some at a time.
+crosses attention needs sum over j of beta_j alpha_ji of each head. Where attention pools (pooling.py), head g of the pooling
+reads all tokens, and head h of layer l' carries a change at token i to each of them:
+
+    eff_i^{l',h,g} = sum over j of beta_j^g alpha_ji^{l',h}          alpha_ji = a_ji / (sigma_i^1 sigma_j^inner sigma_j^attn)
+
+beta is known after the last block, so hooks keep the input of each layer's attention, and rows of attention are computed a second
+time after the pass, some at a time.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -20,13 +25,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cliptools.towers.hooks import Hooks
-from cliptools.towers.tower import VALUES, Beta, Block, Readout, deviation
+from cliptools.towers.tower import VALUES, Beta, Block, Readout, Tower, deviation
 from cliptools.unit_effects.factored import wide
 
 
 @dataclass
 class Kept:
-    """What hooks keep of one layer's attention; the deviation of a LayerNorm that is absent is 1."""
+    """Values that hooks keep of one layer's attention: its input, and the deviations of those LayerNorms that the layer has."""
 
     block: Block
     tokens: slice
@@ -70,6 +75,16 @@ def keep(blocks: Sequence[Block], layers: Iterable[int], tokens: slice) -> tuple
     """Hooks that keep what these layers' rows of attention depend on, and the places where they keep it."""
     kept = {layer: Kept(blocks[layer], tokens) for layer in layers}
     return [hook for parts in kept.values() for hook in parts.hooks()], kept
+
+
+def carried_hooks(tower: Tower, layers: Sequence[int]) -> tuple[Hooks, Callable[[], dict[int, Float[Tensor, "b k token"]]]]:
+    """Hooks for a forward pass of a tower with a pooling, and a function that gives eff of these layers after it."""
+    assert tower.pooling is not None
+    hooks, kept = keep(tower.blocks, layers, slice(None))
+    beta: list[Tensor] = []
+    if kept:
+        hooks += tower.pooling.hooks(beta.append)
+    return hooks, lambda: {layer: parts.reach(beta[0]).flatten(1, 2) for layer, parts in kept.items()}  # k = (h, g), g fastest
 
 
 @dataclass(frozen=True)

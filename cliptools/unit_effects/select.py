@@ -58,10 +58,10 @@ def choose_effects(clip: nn.Module, effect: str | None, units: str | None, layer
     if visual.pooling is not None:
         return _choose_pooled(visual, effect, units, layers)
     if effect == "pooled":
-        raise UsageError("--effect pooled: this image tower is a ViT that pools by its class token, not by attention")
+        raise UsageError("--effect pooled: this image tower is a ViT that does not pool by attention")
     if units == "pairs":
         raise UsageError(
-            "--units pairs: this image tower is a ViT that pools by its class token, whose units are neurons or heads"
+            "--units pairs: this image tower is a ViT that does not pool by attention; its units are neurons or heads"
         )
     if units == "heads":
         if effect not in (None, "first"):

@@ -15,7 +15,7 @@ If the output is read from the mean of tokens, S is the sum over these tokens j,
 (W_O^h b_V^h) included.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -25,20 +25,20 @@ from cliptools.errors import ModelError, UsageError
 from cliptools.towers.kinds import tower_of
 from cliptools.towers.tower import Tower, norm_gain
 from cliptools.unit_effects.factored import Listener, UnitBlock, head_units, index_of, neuron_units
+from cliptools.unit_effects.vit_effect import TowerEffect
 from cliptools.unit_effects.vit_second_order import (
     Trace,
     default_layers,
     head_directions,
     neuron_outputs,
     neurons_per_layer,
-    run_with,
     trace_hooks,
 )
 
 HEAD_LAYERS = 4  # default number of last layers, as in the paper: heads of earlier layers have next to no direct effect
 
 
-class FirstOrder:
+class FirstOrder(TowerEffect):
     """First-order effects: units are neurons; the only path is the residual stream of the tokens that are read."""
 
     def __init__(self, visual: nn.Module | Tower) -> None:
@@ -46,8 +46,7 @@ class FirstOrder:
         Raises:
             ModelError: a tower that pools by attention.
         """
-        self.tower = directly_read_tower(visual)
-        self.visual = self.tower.visual
+        super().__init__(directly_read_tower(visual))
 
     def size(self, layer: int) -> tuple[int, int]:
         """Number of neurons in the layer's MLP, and 1."""
@@ -57,13 +56,6 @@ class FirstOrder:
         """Layer and number of every neuron."""
         exists = 0 <= layer < self.tower.depth
         return neuron_units(layer, torch.arange(self.size(layer)[0] if exists else 0))
-
-    @torch.inference_mode()
-    def read(
-        self, image: Float[Tensor, "b 3 y x"], blocks: Sequence[UnitBlock]
-    ) -> tuple[Iterable[Float[Tensor, "b n 1"]], Float[Tensor, "b d"]]:
-        """S of every block, and M(I), from one forward pass."""
-        return run_with(self.tower, image, self.listen(blocks))
 
     def listen(self, blocks: Sequence[UnitBlock]) -> Listener:
         """Hooks for activations of the blocks' layers at the tokens that the output is read from."""
@@ -100,7 +92,7 @@ def direct_scalars(
     return p.transpose(1, 2) @ trace.beta[..., None]
 
 
-class Heads:
+class Heads(TowerEffect):
     """Direct effects of attention heads: units are heads; paths are the dimensions of their values."""
 
     def __init__(self, visual: nn.Module | Tower) -> None:
@@ -108,8 +100,7 @@ class Heads:
         Raises:
             ModelError: a tower that pools by attention.
         """
-        self.tower = directly_read_tower(visual)
-        self.visual = self.tower.visual
+        super().__init__(directly_read_tower(visual))
 
     def size(self, layer: int) -> tuple[int, int]:
         """Number of heads in the layer, and their width e."""
@@ -120,13 +111,6 @@ class Heads:
         """Layer and number of every head."""
         exists = 0 <= layer < self.tower.depth
         return head_units(layer, torch.arange(self.size(layer)[0] if exists else 0))
-
-    @torch.inference_mode()
-    def read(
-        self, image: Float[Tensor, "b 3 y x"], blocks: Sequence[UnitBlock]
-    ) -> tuple[Iterable[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
-        """S of every block, and M(I), from one forward pass."""
-        return run_with(self.tower, image, self.listen(blocks))
 
     def listen(self, blocks: Sequence[UnitBlock]) -> Listener:
         """Hooks for the attention-weighted values of the heads in the blocks' layers."""

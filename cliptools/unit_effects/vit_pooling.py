@@ -15,8 +15,8 @@ self-attention is crossed. These are factored effects (factored.py, Eq. 1):
 heads of later layers. Where that is more than d, phi itself takes the place of S, and D is the identity.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -30,10 +30,11 @@ from cliptools.towers.pooling import Pooling
 from cliptools.towers.tower import Tower
 from cliptools.unit_effects.factored import Listener, UnitBlock, index_of, neuron_units, slices, wide
 from cliptools.unit_effects.vit_direct import choose_any_layers
-from cliptools.unit_effects.vit_second_order import SecondOrder, default_layers, neuron_outputs, neurons_per_layer, run_with
+from cliptools.unit_effects.vit_effect import TowerEffect
+from cliptools.unit_effects.vit_second_order import SecondOrder, default_layers, neuron_outputs, neurons_per_layer
 
 
-class PooledTokens(ABC):
+class PooledTokens(TowerEffect):
     """The common part of pairs and neurons as factored effects."""
 
     def __init__(self, visual: nn.Module | Tower) -> None:
@@ -41,8 +42,7 @@ class PooledTokens(ABC):
         Raises:
             ModelError: a tower that does not pool by attention with learned queries, or with unknown parts.
         """
-        self.tower = tower_of(visual)
-        self.visual = self.tower.visual
+        super().__init__(tower_of(visual))
         self.pooling = pooling_of(self.tower)
         self.heads = self.pooling.heads
         self._matrices: tuple[Tensor, Tensor] | None = None
@@ -50,13 +50,6 @@ class PooledTokens(ABC):
     @abstractmethod
     def scalars(self, s: Float[Tensor, "b neuron g"]) -> Float[Tensor, "b n k"]:
         """S of all units of a layer, from s of all its pairs."""
-
-    @torch.inference_mode()
-    def read(
-        self, image: Float[Tensor, "b 3 y x"], blocks: Sequence[UnitBlock]
-    ) -> tuple[Iterable[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
-        """S of every block, and M(I), from one forward pass."""
-        return run_with(self.tower, image, self.listen(blocks))
 
     def listen(self, blocks: Sequence[UnitBlock]) -> Listener:
         """Hooks for activations of the blocks' layers, and for the pooling's attention."""
@@ -253,9 +246,7 @@ def pooling_of(tower: Tower) -> Pooling:
         ModelError: it has none.
     """
     if tower.pooling is None:
-        raise ModelError(
-            f"this image tower ({type(tower.visual).__name__}) has no attention pooling; it pools by its class token"
-        )
+        raise ModelError(f"this image tower ({type(tower.visual).__name__}) has no attention pooling")
     return tower.pooling
 
 

@@ -18,12 +18,12 @@ LayerNorms, whose deviations go into S and whose gains go into D. If the output 
 their rows of attention (towers/readout.py), and D is the same. Bias shares, the same for every neuron of a layer, are left out.
 
 Where a tower pools by attention with learned queries (towers/pooling.py), a change at every token reaches the output, through
-each head g of the pooling. The paths are k = (l', h, g), with eff (vit_carried.py) in place of a / (sigma sigma_post):
+each head g of the pooling. The paths are k = (l', h, g), with eff (towers/readout.py) in place of a / (sigma sigma_post):
 
     S[n, k] = sum over i of eff_i^{l',h,g} p_i^n          D[n, k] = A_g (ls1_{l'} * W_O^h W_V^h (gamma_{l'} * ls2_l * w_n))
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -33,12 +33,13 @@ from torch import Tensor, nn
 from cliptools.errors import UsageError
 from cliptools.towers.hooks import Hooks, hooked
 from cliptools.towers.kinds import tower_of
+from cliptools.towers.readout import carried_hooks
 from cliptools.towers.tower import Tower, norm_gain
 from cliptools.unit_effects.factored import Listener, UnitBlock, index_of, neuron_units, wide
-from cliptools.unit_effects.vit_carried import carried_hooks
+from cliptools.unit_effects.vit_effect import TowerEffect
 
 
-class SecondOrder:
+class SecondOrder(TowerEffect):
     """Second-order effects: units are neurons, paths are the heads of later layers, with each head of a pooling."""
 
     def __init__(self, visual: nn.Module | Tower) -> None:
@@ -46,8 +47,7 @@ class SecondOrder:
         Raises:
             ModelError: an image tower that pools in an unknown way, or with unknown parts.
         """
-        self.tower = tower_of(visual)
-        self.visual = self.tower.visual
+        super().__init__(tower_of(visual))
         self._heads: dict[int, Heads] = {}  # by layer, as `directions` fills it
 
     def size(self, layer: int) -> tuple[int, int]:
@@ -58,13 +58,6 @@ class SecondOrder:
         """Layer and number of every neuron."""
         exists = 0 <= layer < self.tower.depth - 1
         return neuron_units(layer, torch.arange(self.size(layer)[0] if exists else 0))
-
-    @torch.inference_mode()
-    def read(
-        self, image: Float[Tensor, "b 3 y x"], blocks: Sequence[UnitBlock]
-    ) -> tuple[Iterable[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
-        """S of every block, computed one block at a time, and M(I), from one forward pass."""
-        return run_with(self.tower, image, self.listen(blocks))
 
     def listen(self, blocks: Sequence[UnitBlock]) -> Listener:
         """Hooks for activations of the blocks' layers and for the rows of attention in all later layers."""
@@ -256,15 +249,6 @@ def trace_hooks(
     row_hooks, reach_of = tower.readout.row_hooks(tower.blocks, later)
     hooks += row_hooks + tower.beta_hooks(beta)
     return hooks, lambda M: Trace(M, beta[0], reach_of(beta[0]), p)
-
-
-def run_with(
-    tower: Tower, image: Float[Tensor, "b 3 y x"], listener: Listener
-) -> tuple[Iterable[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
-    """The listener's S and M(I), from one forward pass with its hooks."""
-    with hooked(listener.hooks):
-        embedding = tower.visual(image.to(tower.weight.device, tower.weight.dtype))
-    return listener.scalars(embedding), embedding
 
 
 def neurons_per_layer(visual: nn.Module | Tower, layer: int) -> int:
