@@ -98,7 +98,7 @@ def measure_settings(
     texts = [_class_texts(each, images, request) for each in models]
     outputs, order = _changed_outputs(model, bundles, len(indices))
     outputs.hooks, mask = mask_hooks(model, request.mask)
-    outputs.part = _part_hooks(model, request.part)
+    outputs.part = _part_hooks(model, request)
     if mask:
         order = [1, *(number + 1 for number in order)]
     for each in models:
@@ -113,7 +113,7 @@ def measure_settings(
     for numbers, output in _output_batches(everything, images, model, indices, request, skipped, screen):
         rows = [0, *order, *range(len(output) - len(models) + 1, len(output))]
         _add_batch(output[rows], texts, numbers, images, result, figures)
-        if result.tally.count >= LEAST_IMAGES and request.part in (None, "both"):  # a part may be at chance
+        if result.tally.count >= LEAST_IMAGES and request.whole:
             _check_chance(result, images)
     screen.require(result.tally.count)
     _conclude(result, images, len(skipped), request, f"{count_of(settings_count - 1, 'setting')} of {model.name}")
@@ -124,18 +124,18 @@ def measure_settings(
     return list(setting_records(bundles, result.tally, settings, figures.fields, mask, against))
 
 
-def _part_hooks(model: LoadedModel, part: str | None) -> Hooks:
+def _part_hooks(model: LoadedModel, request: AblateRequest) -> Hooks:
     """Return hooks under which the output is that of one part of the attention pooling.
 
     Raises:
         ModelError: the image tower has no such parts.
     """
-    return [] if part in (None, "both") else pooling_of(supported_tower(model.clip)).part_hooks(str(part))
+    return [] if request.whole else pooling_of(supported_tower(model.clip)).part_hooks(str(request.part))
 
 
 def _conclude(result: _Result, images: ClassifiedImages, skipped: int, request: AblateRequest, settings: str) -> None:
     """Check the model against chance for the last time, and print a summary."""
-    standing = _check_chance(result, images) if request.part in (None, "both") else None
+    standing = _check_chance(result, images) if request.whole else None
     if standing == "open":
         warn(f"{_comparison_with_guessing(result)}; too few images to tell if labels and classes ({images.classes_source}) match")
     elif standing == "chance":

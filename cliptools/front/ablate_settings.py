@@ -135,6 +135,11 @@ class AblateRequest(ChangeRequest):
     train_sizes: str | Mapping[str, int] | None = None
     against: str | None = None
 
+    @property
+    def whole(self) -> bool:
+        """True if the output is that of the whole attention pooling; of a part of it, accuracies may be at chance."""
+        return self.part in (None, "both")
+
     def changes(self) -> list[Change]:
         """Implements ChangeRequest.changes; with a mask or another model, only those that are asked for."""
         asked_for = self.ablate or self.reconstruct or self.keep

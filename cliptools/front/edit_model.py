@@ -199,11 +199,10 @@ def _effect_of_units(model: LoadedModel, kind: str) -> FactoredEffect:
     Raises:
         UsageError: no weights hold such units.
     """
-    if pools_by_attention(model.clip):
-        return factored_effect(model.clip, "pooled", kind)
-    if supported_tower(model.clip).pooling is None:
+    resnet = pools_by_attention(model.clip)
+    if not resnet and supported_tower(model.clip).pooling is None:
         return factored_effect(model.clip, "first", kind)
-    if kind != "neurons":
+    if not resnet and kind != "neurons":
         raise UsageError(
             f"{kind} of a ViT that pools by attention cannot be edited: no weights belong to them alone; edit neurons"
         )

@@ -138,10 +138,11 @@ def edit_table(records: Sequence[dict[str, Any]]) -> list[Table]:
     facts += [("before", record["before"][:12]), ("after", record["after"][:12])]
     facts += [("output", record["output"])] if "output" in record else []
     columns = [name for name in ("score", "removed") if name in record["units"][0]]
-    wrote = ["wrote"] if record["how"] == "null" else []
+    null = record["how"] == "null"
+    wrote = ["wrote"] if null else []
     rows = [
         [unit_name(item["layer"], item.get("neuron", -1), item.get("head", -1))]
-        + [", ".join(item["writes"]) for _ in wrote]
+        + ([", ".join(item["writes"])] if null else [])
         + [f"{item[name]:.3g}" for name in columns]
         for item in record["units"][:TABLE_ROWS]
     ]

@@ -213,7 +213,7 @@ def column_names(text: str, path: Path, image_column: str) -> frozenset[str]:
         image_column: Column by which the separator is known.
 
     Raises:
-        StreamError: the first line is no CSV, or the table is JSON of another form.
+        StreamError: the first line is not CSV, or a JSON file has neither a record in each line nor an array of records.
     """
     return frozenset(_lines_of(text, path, image_column)[0])
 

@@ -254,17 +254,13 @@ def _explaining(unit: Fields, maps: Path | None, images: PictureTable) -> dict[s
 
 
 def _neuron(neuron: Fields) -> dict[str, Any]:
-    return {"unit": _unit(neuron), "norm": neuron.number("norm"), "words": _written(neuron, "words")}
+    words = [[word.get("word", str), word.number("coefficient")] for word in neuron.objects("words")]
+    return {"unit": _unit(neuron), "norm": neuron.number("norm"), "words": words}
 
 
 def _unit(record: Fields) -> list[int]:
     """Return layer, neuron and head of a record, -1 for what it lacks."""
     return [int(record.number(key)) if key in record.record else -1 for key in ("layer", "neuron", "head")]
-
-
-def _written(record: Fields, key: str) -> list[list[Any]]:
-    """Return words and their coefficients."""
-    return [[word.get("word", str), word.number("coefficient")] for word in record.objects(key)]
 
 
 def _lines(path: Path, bundle: Bundle, command: str) -> Iterator[Fields]:
