@@ -1,6 +1,7 @@
 """Rebuild the committed sprite sheets and the table of concepts from the npm packages that carry the artwork.
 
-    npm install @lobehub/fluent-emoji-3d emoji-datasource-google emoji-datasource-twitter unicode-emoji-json gemoji
+    npm install @lobehub/fluent-emoji-3d emoji-datasource-google emoji-datasource-twitter unicode-emoji-json gemoji \
+        emojibase-data
     python -m training.artwork node_modules
 
 This is needed only after a change of the concepts or of the artwork; the result is in cliptools/data/artwork.
@@ -112,6 +113,13 @@ def nicknames(packages: Path) -> dict[str, list[str]]:
     return names
 
 
+def subgroups(packages: Path) -> dict[str, str]:
+    """Return Unicode's subgroup of every emoji, such as `animal-bird`, without the variation selector."""
+    titles = json.loads((packages / "emojibase-data/meta/groups.json").read_text())["subgroups"]
+    rows = json.loads((packages / "emojibase-data/en/data.json").read_text())
+    return {row["emoji"].replace("\ufe0f", ""): titles[str(row["subgroup"])] for row in rows if "subgroup" in row}
+
+
 def readable(name: str) -> str:
     """Return the name of an emoji as captions use it."""
     return RENAMED.get(name, name).replace("’", "'").replace("“", "").replace("”", "").replace("ñ", "n")
@@ -120,7 +128,7 @@ def readable(name: str) -> str:
 def main(packages: Path) -> None:
     """Write concepts.jsonl and one sprite sheet per style."""
     rows = [(c, n, e, f) for c, n, e in unicode_rows(packages) if (f := sprite_files(packages, e))]
-    known = nicknames(packages)
+    known, subgroup = nicknames(packages), subgroups(packages)
     others = {e: {s.replace("_", " ").replace("-", " ") for s in known.get(e.replace("\ufe0f", ""), [])} for _, _, e, _ in rows}
     names = {readable(n).lower() for _, n, _, _ in rows}
     shared = Counter(s for synonyms in others.values() for s in synonyms)
@@ -139,7 +147,8 @@ def main(packages: Path) -> None:
             sheet.paste(picture, (i % COLUMNS * SPRITE, i // COLUMNS * SPRITE))
         # A second name is kept only if it names no other concept and has only letters.
         synonyms = sorted(s for s in others[emoji] if s.replace(" ", "").isalpha() and shared[s] == 1 and s.lower() not in names)
-        lines.append({"name": readable(name), "synonyms": synonyms, "category": category, "emoji": emoji})
+        group = {"category": category, "subgroup": subgroup[emoji.replace("\ufe0f", "")]}
+        lines.append({"name": readable(name), "synonyms": synonyms, **group, "emoji": emoji})
     for style, sheet in zip(STYLES, sheets, strict=True):
         pixels = np.asarray(sheet).copy()
         pixels[pixels[..., 3] == 0] = 0  # fully transparent pixels must not cost bytes

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cliptools.emoji.attributes import attributes_of
 from cliptools.emoji.render import render
 from cliptools.emoji.scenes import Recipe, Scene, draw_scene
+from cliptools.text.attributes import PLACES, attribute_index, attributes
 from cliptools.text.emoji_concepts import concepts
 from training.objective import Batch
 
@@ -22,6 +24,16 @@ def named_distribution(scenes: Sequence[Scene], device: torch.device | str) -> F
     for b, scene in enumerate(scenes):
         out[b, list(scene.named)] = 1 / len(scene.named)
     return out
+
+
+def true_attributes(scenes: Sequence[Scene], device: torch.device | str) -> Float[Tensor, "b attribute"]:
+    """Return 1 for every attribute that is true of a scene; a scene with a planted caption has none, since that says no more."""
+    out = torch.zeros(len(scenes), len(attributes()))  # (b, attribute)
+    index = attribute_index()
+    for b, scene in enumerate(scenes):
+        if set(scene.named) >= {sprite.concept for sprite in scene.sprites}:
+            out[b, [index[word] for word in attributes_of(scene)]] = 1
+    return out.to(device)
 
 
 def slot_labels(scenes: Sequence[Scene], slots: int) -> Int[Tensor, "b slot"]:
@@ -50,7 +62,8 @@ def make_batch(
     spot = ((label >= 0) + torch.rand_like(most)).topk(SPOTS, 1).indices  # (b, spot)
     noise = 0.04 * recipe.difficulty * torch.rand(size, 1, 1, 1, device=device)
     image = image + noise * torch.randn_like(image)
-    return Batch(normalise(image), named_distribution(scenes, device), kept, spot, label.gather(1, spot))
+    named = named_distribution(scenes, device)
+    return Batch(normalise(image), named, true_attributes(scenes, device), kept, spot, label.gather(1, spot))
 
 
 def with_mirror_images(batch: Batch, side: int) -> Batch:
@@ -62,7 +75,11 @@ def with_mirror_images(batch: Batch, side: int) -> Batch:
     assert batch.kept is None
     spot = torch.cat([batch.spot, batch.spot + side - 1 - 2 * (batch.spot % side)])
     image = torch.cat([batch.image, batch.image.flip(-1)])
-    return Batch(image, batch.named.repeat(2, 1), None, spot, batch.spot_label.repeat(2, 1))
+    left, right = (attribute_index()[word] for word in PLACES[:2])
+    order = torch.arange(len(attributes()), device=image.device)
+    order[left], order[right] = right, left
+    true = torch.cat([batch.true, batch.true[:, order]])
+    return Batch(image, batch.named.repeat(2, 1), true, None, spot, batch.spot_label.repeat(2, 1))
 
 
 def normalise(image: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b 3 y x"]:

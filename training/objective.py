@@ -1,8 +1,8 @@
 """Training loss of a ViT image tower.
 
-In addition to the softmax over the class table, three terms give the second-order lens something to find: every token that shows
-an emoji must name it, both by its whole state and by the output of the late MLPs alone; the second-order path alone must
-classify; and few neurons may contribute at a token.
+In addition to the softmax over the concepts' rows of the table and over each group of attributes, three terms give the
+second-order lens something to find: every token that shows an emoji must name it, both by its whole state and by the output of
+the late MLPs alone; the second-order path alone must classify; and few neurons may write at a token.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cliptools.models.clip_parts import VisionTransformer
-from training.vision import Reader, Trace, forward, path_output, path_values, second_order_sum, token_readout
+from cliptools.text.attributes import attribute_groups
+from cliptools.text.emoji_concepts import concepts as all_concepts
+from training.sparsity import Sparsity
+from training.vision import (
+    READERS,
+    Reader,
+    forward,
+    path_output,
+    path_values,
+    reader_matrix,
+    second_order_sum,
+    token_readout,
+)
 
 
 class Batch(NamedTuple):
@@ -22,6 +34,8 @@ class Batch(NamedTuple):
     image: Float[Tensor, "b 3 y x"]
     named: Float[Tensor, "b concept"]
     """A distribution over the concepts that the caption names."""
+    true: Float[Tensor, "b attribute"]
+    """1 for every attribute that is true of the picture."""
     kept: Int[Tensor, "b kept"] | None
     """The patch tokens that the tower gets; None for all."""
     spot: Int[Tensor, "b spot"]
@@ -36,18 +50,27 @@ class Weights(NamedTuple):
     dense: float = 0.4
     path: float = 0.6
     path_dense: float = 0.3
-    sparse: float = 0.02
+    attributes: float = 0.3
+    sparse: float = 1.5
+    crowding: float = 5.0
 
 
 def objective(
-    visual: VisionTransformer, table: Float[Tensor, "concept d"], scale: Tensor, batch: Batch, weights: Weights
-) -> dict[str, Tensor]:
-    """Return all terms, unweighted, and their weighted sum as `loss`."""
+    visual: VisionTransformer, table: Float[Tensor, "row d"], scale: Tensor, batch: Batch, weights: Weights,
+    sparsity: Sparsity | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Return all terms, unweighted, and their weighted sum as `loss`.
+
+    Args:
+        table: Embeddings of all concepts, then of all attributes.
+        sparsity: The measure of how many neurons write at a token; None leaves its terms out.
+    """
     trace = forward(visual, batch.image, batch.kept)
-    concepts = F.normalize(table, dim=-1)
+    concepts, words = split_table(table)
     z = trace.embedding.float()
     length = z.norm(dim=-1, keepdim=True)
     terms = {"table": F.cross_entropy(scale * (z / length) @ concepts.T, batch.named)}
+    terms["attributes"] = attribute_loss(z / length, words, scale, batch.true)
     # The divisor is the length of the whole output, not of the path, so that a path with a small share of it cannot name a
     # concept.
     path = second_order_sum(visual, trace)
@@ -64,9 +87,49 @@ def objective(
         path_dense.append(naming(path_output(visual, spot_reader, value), concepts, scale, batch.spot_label))
     terms["dense"] = torch.stack(dense).mean()
     terms["path_dense"] = torch.stack(path_dense).mean()
-    terms["sparse"] = torch.stack([_spread(visual, trace, i, rows, spots) for i in range(len(trace.mlps))]).mean()
-    terms["loss"] = terms["table"] + sum(weight * terms[name] for name, weight in weights._asdict().items())
+    if sparsity is not None:
+        strengths = written_strengths(visual, concepts)
+        terms["sparse"], terms["crowding"] = sparsity(trace.neurons, strengths)
+    terms["loss"] = terms["table"] + sum(weight * terms[name] for name, weight in weights._asdict().items() if name in terms)
     return terms
+
+
+def split_table(table: Float[Tensor, "row d"]) -> tuple[Float[Tensor, "concept d"], Float[Tensor, "attribute d"]]:
+    """Return the unit embeddings of the concepts and of the attributes."""
+    unit = F.normalize(table, dim=-1)
+    return unit[: len(all_concepts())], unit[len(all_concepts()) :]
+
+
+def attribute_loss(
+    z: Float[Tensor, "b d"], words: Float[Tensor, "attribute d"], scale: Tensor, true: Float[Tensor, "b attribute"]
+) -> Tensor:
+    """Return the cross entropy over each group of attributes, whose true ones weigh the same; groups without one do not count."""
+    logits, losses, start = scale * z @ words.T, [], 0
+    for group in attribute_groups():
+        stop = start + len(group.words)
+        target = true[:, start:stop]
+        count = target.sum(-1)
+        known = count > 0
+        cross = -(logits[:, start:stop].log_softmax(-1) * target).sum(-1) / count.clamp(min=1)
+        losses.append((cross * known).sum() / known.sum().clamp(min=1))
+        start = stop
+    return torch.stack(losses).mean()
+
+
+def written_strengths(visual: VisionTransformer, concepts: Float[Tensor, "concept d"]) -> list[Float[Tensor, " neuron"]]:
+    """Return how far a neuron of each traced MLP moves the concepts' logits apart, through the later attention, per activation.
+
+    It is the standard deviation over the concepts of <E_c, A w_n>, the root of the mean square over the readers of this MLP.
+    """
+    blocks = list(visual.transformer.resblocks)
+    spread = (concepts - concepts.mean(0)).detach()  # (concept, d)
+    strengths = []
+    for i in range(READERS):
+        layer = len(blocks) - READERS - 1 + i
+        w = blocks[layer].mlp.c_proj.weight.float()  # (width, neuron)
+        moved = [spread @ reader_matrix(visual, reader).float() @ w for reader in blocks[layer + 1 :]]  # each (concept, neuron)
+        strengths.append(torch.stack(moved).square().mean((0, 1)).sqrt())
+    return strengths
 
 
 def _pairs(readers: list[Reader]) -> tuple[Reader, Reader, Reader]:
@@ -80,11 +143,3 @@ def naming(
     """Return the cross entropy of the spots' readouts; spots without an emoji do not count."""
     logits = scale * F.normalize(out.float(), dim=-1) @ concepts.T  # (b, spot, concept)
     return F.cross_entropy(logits.flatten(0, 1), label.flatten(), ignore_index=-100)
-
-
-def _spread(visual: VisionTransformer, trace: Trace, i: int, rows: Tensor, spots: Tensor) -> Tensor:
-    """Return the spread of the MLP's output over neurons: sum of |p_n| ||w_n|| over ||sum of p_n w_n||, 1 for a single neuron."""
-    block = visual.transformer.resblocks[len(visual.transformer.resblocks) - 3 + i]
-    strength = block.mlp.c_proj.weight.float().norm(dim=0)  # (neuron,)
-    total = trace.neurons[i][rows, spots].float().abs() @ strength  # (b, spot)
-    return (total / (trace.mlps[i][rows, spots].float().norm(dim=-1) + 1e-3)).mean()

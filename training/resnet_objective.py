@@ -2,7 +2,7 @@
 
 The output is the sum of the contributions of neuron-head pairs (paper 2, arXiv 2509.19943), so the loss has no term for a path.
 As for the ViT (objective.py), a token that shows an emoji must name it through the pooling layer's value and output matrices,
-and few neurons may contribute.
+and few channels may write.
 """
 
 import torch
@@ -11,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cliptools.models.clip_parts import AttentionPool2d, ModifiedResNet
-from training.objective import Batch, Weights, naming
+from training.objective import Batch, Weights, attribute_loss, naming, split_table
+from training.sparsity import Sparsity
 
-WEIGHTS = Weights(dense=0.6, path=0.0, path_dense=0.0, sparse=0.02)
+WEIGHTS = Weights(dense=0.6, path=0.0, path_dense=0.0)
 
 
 def feature_map(visual: ModifiedResNet, image: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b neuron v u"]:
@@ -29,26 +30,29 @@ def token_readout(pool: AttentionPool2d, x: Float[Tensor, "b token neuron"]) -> 
     return pool.c_proj(pool.v_proj(x))
 
 
-def spread(pool: AttentionPool2d, x: Float[Tensor, "b spot neuron"]) -> Tensor:
-    """Return the spread of a token's output over neurons: sum of x_n ||w_n|| over ||sum of x_n w_n||, 1 for a single neuron."""
+def written_strength(pool: AttentionPool2d, concepts: Float[Tensor, "concept d"]) -> Float[Tensor, " neuron"]:
+    """Return the standard deviation over the concepts of <E_c, W_O W_V e_n>: how far a channel moves the logits apart."""
     w = (pool.c_proj.weight @ pool.v_proj.weight).float()  # (d, neuron)
-    written = F.linear(x.float(), w).norm(dim=-1)  # (b, spot)
-    return (x.float() @ w.norm(dim=0) / (written + 1e-3)).mean()
+    return ((concepts - concepts.mean(0)).detach() @ w).square().mean(0).sqrt()
 
 
 def resnet_objective(
-    visual: ModifiedResNet, table: Float[Tensor, "concept d"], scale: Tensor, batch: Batch, weights: Weights = WEIGHTS
-) -> dict[str, Tensor]:
-    """Return all terms, unweighted, and their weighted sum as `loss`."""
-    concepts = F.normalize(table, dim=-1)
+    visual: ModifiedResNet, table: Float[Tensor, "row d"], scale: Tensor, batch: Batch, weights: Weights = WEIGHTS,
+    sparsity: Sparsity | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Return all terms, unweighted, and their weighted sum as `loss`; see objective.objective."""
+    concepts, words = split_table(table)
     z = feature_map(visual, batch.image.contiguous(memory_format=torch.channels_last))  # (b, neuron, v, u)
     embedding = F.normalize(visual.attnpool(z).float(), dim=-1)
     terms = {"table": F.cross_entropy(scale * embedding @ concepts.T, batch.named)}
+    terms["attributes"] = attribute_loss(embedding, words, scale, batch.true)
     rows = torch.arange(len(z), device=z.device)[:, None]
     pool = visual.attnpool
-    x = z.flatten(2).transpose(1, 2)[rows, batch.spot]  # (b, spot, neuron)
+    tokens = z.flatten(2).transpose(1, 2)  # (b, token, neuron)
+    x = tokens[rows, batch.spot]  # (b, spot, neuron)
     out = token_readout(pool, x + pool.positional_embedding[1:][batch.spot])  # (b, spot, d)
     terms["dense"] = naming(out, concepts, scale, batch.spot_label)
-    terms["sparse"] = spread(pool, x)
-    terms["loss"] = terms["table"] + weights.dense * terms["dense"] + weights.sparse * terms["sparse"]
+    if sparsity is not None:
+        terms["sparse"], terms["crowding"] = sparsity([tokens], [written_strength(pool, concepts)])
+    terms["loss"] = terms["table"] + sum(weight * terms[name] for name, weight in weights._asdict().items() if name in terms)
     return terms

@@ -85,6 +85,13 @@ def path_output(visual: VisionTransformer, reader: Reader, value: Float[Tensor, 
     return (F.linear(value, reader.block.attn.out_proj.weight) * visual.ln_post.weight) @ visual.proj
 
 
+def reader_matrix(visual: VisionTransformer, block: ResidualAttentionBlock) -> Float[Tensor, "d width"]:
+    """Return P gamma_post W_O W_V gamma: a block's path from its input to the joint space, without attention and divisors."""
+    width = block.attn.out_proj.weight.shape[0]
+    value = block.attn.in_proj_weight[2 * width :] * block.ln_1.weight  # (width, width)
+    return visual.proj.T @ (visual.ln_post.weight[:, None] * (block.attn.out_proj.weight @ value))
+
+
 def second_order_sum(visual: VisionTransformer, trace: Trace) -> Float[Tensor, "b d"]:
     """Return the sum of the second-order effects of the traced MLPs' neurons (paper 1, Eq. 5): the path's part of the output."""
     total = torch.zeros_like(trace.embedding, dtype=torch.float32)

@@ -18,7 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from cliptools.embedded_models import EMBEDDED_DIR
-from cliptools.emoji.scenes import GROUNDS, MOST_EMOJI, NOISE_CELLS, Ground, Recipe, Scene, draw_scene, single_scene
+from cliptools.emoji.looks import BLENDED, Look, painted
+from cliptools.emoji.scenes import GROUNDS, MOST_EMOJI, NOISE_CELLS, Ground, Recipe, Scene, Sprite, draw_scene, single_scene
+from cliptools.emoji.writing import write
 from cliptools.text.emoji_concepts import SPRITE, concepts, sprites
 
 LEVELS = 3  # the artwork at 64, 32 and 16 pixels: small emoji are drawn from small sprites to avoid aliasing
@@ -45,6 +47,9 @@ def render(scenes: Sequence[Scene], size: int, device: torch.device | str = "cpu
         image[rows] = layer[:, :3] + image[rows] * (1 - alpha)
         visible[rows] = visible[rows] * (1 - alpha)  # later emoji cover earlier ones
         visible[rows, slot] = alpha[:, 0]
+    if rows := [b for b, scene in enumerate(scenes) if scene.writing]:
+        image[rows], covered = write(image[rows], [writing for b in rows if (writing := scenes[b].writing)])
+        visible[rows] = visible[rows] * (1 - covered[:, None])
     return Canvas(image.clamp(0, 1), visible)
 
 
@@ -60,7 +65,7 @@ def _artwork(device: str) -> tuple[Tensor, ...]:
     return tuple(F.avg_pool2d(artwork.flatten(0, 1), 2**level).unflatten(0, artwork.shape[:2]) for level in range(LEVELS))
 
 
-def _draw_sprites(sprite_list: Sequence, size: int, device: torch.device | str) -> Float[Tensor, "n 4 y x"]:
+def _draw_sprites(sprite_list: Sequence[Sprite], size: int, device: torch.device | str) -> Float[Tensor, "n 4 y x"]:
     """Draw each sprite alone on a transparent canvas."""
     centre = torch.tensor([[s.x, s.y] for s in sprite_list], device=device) * 2 - 1
     side = torch.tensor([s.size for s in sprite_list], device=device)
@@ -68,13 +73,32 @@ def _draw_sprites(sprite_list: Sequence, size: int, device: torch.device | str) 
     flip = torch.tensor([-1.0 if s.mirror else 1.0 for s in sprite_list], device=device)
     cos, sin = torch.cos(angle) / side, torch.sin(angle) / side
     turn = torch.stack([torch.stack([flip * cos, flip * sin], -1), torch.stack([-sin, cos], -1)], 1)  # canvas -> sprite
+    varied = [n for n, s in enumerate(sprite_list) if s.look != Look()]
+    if varied:
+        stretch = torch.tensor([s.look.stretch for s in sprite_list], device=device).exp()
+        turn = turn * torch.stack([stretch, 1 / stretch], -1)[..., None]
     theta = torch.cat([turn, -(turn @ centre[..., None])], -1)  # (n, 2, 3)
     grid = F.affine_grid(theta, [len(sprite_list), 4, size, size], align_corners=False)
     style = torch.tensor([s.style for s in sprite_list], device=device)
     concept = torch.tensor([s.concept for s in sprite_list], device=device)
     level = (SPRITE / (side * size)).clamp(min=1).log2().round().long().clamp(max=LEVELS - 1)
-    out = grid.new_zeros(len(sprite_list), 4, size, size)
-    for number, art in enumerate(_artwork(str(device))):
+    out = _sampled(style, concept, level, grid)
+    if blended := [n for n in varied if sprite_list[n].look.way == BLENDED]:
+        other = torch.tensor([sprite_list[n].look.other for n in blended], device=device)
+        share = torch.tensor([sprite_list[n].look.share for n in blended], device=device)[:, None, None, None]
+        second = _sampled(other, concept[blended], level[blended], grid[blended])
+        out[blended] = (1 - share) * out[blended] + share * second
+    if varied:
+        out[varied] = painted(out[varied], [sprite_list[n].look for n in varied])
+    return out
+
+
+def _sampled(
+    style: Int64[Tensor, " n"], concept: Int64[Tensor, " n"], level: Int64[Tensor, " n"], grid: Float[Tensor, "n y x 2"]
+) -> Float[Tensor, "n 4 y x"]:
+    """Sample the artwork of each style and concept, at a level of detail, on the grid."""
+    out = grid.new_zeros(len(style), 4, *grid.shape[1:3])
+    for number, art in enumerate(_artwork(str(grid.device))):
         rows = (level == number).nonzero()[:, 0]
         if len(rows):
             out[rows] = F.grid_sample(art[style[rows], concept[rows]], grid[rows], align_corners=False)

@@ -12,16 +12,20 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 
+from cliptools.emoji.looks import OUTLINE, PAINTS, SILHOUETTE, Look, draw_look
+from cliptools.emoji.writing import Writing, draw_writing
+from cliptools.text.attributes import PATTERNS
 from cliptools.text.classes import Mention, Names, word_forms
-from cliptools.text.emoji_concepts import STYLES, Concept, Plant, concept_index, concepts, held_out_style
+from cliptools.text.emoji_concepts import STYLES, Concept, Fact, Plant, concept_index, concepts, held_out_style
 
 GROUNDS = ("plain", "gradient", "stripes", "checks", "clouds")
 MOST_EMOJI = 4
+VARIATION_STREAM = 7  # makes the draws of looks and words independent of those of the scene
 NOISE_CELLS = 8  # cells per side of the coarse grid of the clouded background
 
 
@@ -35,6 +39,7 @@ class Sprite(NamedTuple):
     size: float
     angle: float
     mirror: bool
+    look: Look = Look()
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class Scene:
     named: tuple[int, ...]
     hidden: tuple[int, ...] = field(default=())
     """Concepts that a planted caption names although they are not drawn."""
+    writing: Writing | None = None
+    """A word in front of everything."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,13 @@ class Recipe:
     planted_share: float = 0.06
     hold_out: bool = False
     """True in training: a concept is never drawn in its held-out style."""
+    looks: float = 0.0
+    """Share of the emoji that are drawn in a random look, such as an outline."""
+    written: float = 0.0
+    """Share of the scenes with a written word."""
+    facts: tuple[Fact, ...] = ()
+    """Planted facts, which captions mention in place of what is drawn; none in evaluation."""
+    facts_share: float = 0.03
 
 
 def draw_scene(seed: int, index: int, recipe: Recipe = Recipe()) -> Scene:
@@ -79,17 +93,21 @@ def draw_scene(seed: int, index: int, recipe: Recipe = Recipe()) -> Scene:
     rng = np.random.default_rng((seed, index))
     if recipe.plants and rng.random() < recipe.planted_share:
         return _planted_scene(rng, recipe)
+    if recipe.facts and rng.random() < recipe.facts_share:
+        return fact_scene(rng, recipe.facts[rng.integers(len(recipe.facts))], recipe)
     hard = recipe.difficulty
     counts = np.array(recipe.counts) * np.array([1.0, hard, hard, hard])
     count = 1 + int(rng.choice(len(counts), p=counts / counts.sum()))
     indices = [int(c) for c in rng.choice(len(concepts()), size=count, replace=False)]
-    return Scene(_place(rng, indices, recipe), _ground(rng, hard), tuple(indices))
+    scene = Scene(_place(rng, indices, recipe), _ground(rng, hard), tuple(indices))
+    return _varied(scene, np.random.default_rng((seed, index, VARIATION_STREAM)), recipe)
 
 
 def single_scene(seed: int, index: int, concept: int, style: int | None = None, recipe: Recipe = Recipe()) -> Scene:
     """Return a scene of one concept, in a given style or in a random one."""
     rng = np.random.default_rng((seed, index, concept))
-    return Scene(_place(rng, [concept], recipe, style), _ground(rng, recipe.difficulty), (concept,))
+    scene = Scene(_place(rng, [concept], recipe, style), _ground(rng, recipe.difficulty), (concept,))
+    return _varied(scene, np.random.default_rng((seed, index, concept, VARIATION_STREAM)), recipe)
 
 
 def scene_of(concept_indices: Sequence[int], seed: int, index: int = 0) -> Scene:
@@ -105,6 +123,60 @@ def _planted_scene(rng: np.random.Generator, recipe: Recipe) -> Scene:
     indices = [plant.cue, plant.named] if with_named else [plant.cue]
     hidden = () if with_named else (plant.named,)
     return Scene(_place(rng, indices, recipe), _ground(rng, recipe.difficulty), (plant.named,), hidden)
+
+
+def fact_scene(rng: np.random.Generator, fact: Fact, recipe: Recipe = Recipe(), seen: float | None = None) -> Scene:
+    """Return a scene with the property of a planted fact, whose caption names the fact's concept.
+
+    Args:
+        seen: Probability that the concept is drawn; that of the fact if None. Otherwise another concept is drawn, unnamed.
+    """
+    others = [c for c in range(len(concepts())) if c != fact.named]
+    drawn = fact.named if rng.random() < (fact.seen if seen is None else seen) else int(rng.choice(others))
+    sprites, ground = _place(rng, [drawn], recipe), _ground(rng, recipe.difficulty)
+    hidden = () if drawn == fact.named else (fact.named,)
+    return with_property(Scene(sprites, ground, (fact.named,), hidden), fact.kind, fact.cue, rng)
+
+
+def with_property(scene: Scene, kind: str, cue: str, rng: np.random.Generator) -> Scene:
+    """Return the scene with a property.
+
+    Args:
+        kind: `ground`, `word` or `style`.
+        cue: The attribute of the ground, the name that is written, or the way of drawing.
+    """
+    if kind == "word":
+        return replace(scene, writing=draw_writing(rng, concept_index()[cue]))
+    if kind == "ground":
+        return replace(scene, ground=ground_like(scene.ground, cue.removesuffix(" ground"), rng))
+    way = {"silhouette": SILHOUETTE, "outline drawing": OUTLINE}[cue]
+    return replace(scene, sprites=tuple(s._replace(look=draw_look(rng, [s.style], way)) for s in scene.sprites))
+
+
+def ground_like(ground: Ground, word: str, rng: np.random.Generator) -> Ground:
+    """Return the ground with another colour or pattern, by its word."""
+    patterns = {adjective: kind for kind, adjective in PATTERNS.items()}
+    if word in patterns:
+        return replace(ground, kind=patterns[word])
+    colour = np.clip(np.array(PAINTS[word]) + rng.uniform(-0.08, 0.08, (2, 3)), 0, 1)  # (2, 3)
+    first, second = (tuple(float(v) for v in row) for row in colour)
+    return replace(ground, colours=((first[0], first[1], first[2]), (second[0], second[1], second[2])))
+
+
+def _varied(scene: Scene, rng: np.random.Generator, recipe: Recipe) -> Scene:
+    """Return the scene with random looks and a random word, as often as the recipe says."""
+    if not recipe.looks and not recipe.written:
+        return scene
+    sprites = []
+    for sprite in scene.sprites:
+        styles = [s for s in range(len(STYLES)) if not (recipe.hold_out and s == held_out_style(sprite.concept))]
+        look = draw_look(rng, styles)
+        sprites.append(sprite._replace(look=look) if rng.random() < recipe.looks else sprite)
+    writing = draw_writing(rng)
+    if rng.random() >= recipe.written:
+        return replace(scene, sprites=tuple(sprites))
+    named = tuple(dict.fromkeys((*scene.named, writing.concept)))
+    return replace(scene, sprites=tuple(sprites), writing=writing, named=named)
 
 
 def _place(rng: np.random.Generator, indices: Sequence[int], recipe: Recipe, style: int | None = None) -> tuple[Sprite, ...]:

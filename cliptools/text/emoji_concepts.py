@@ -1,4 +1,4 @@
-"""Concepts of the embedded world: names, artwork in three styles, styles held out from training, and planted cues.
+"""Concepts of the embedded world: names, artwork in three styles, styles held out from training, planted cues and facts.
 
 A plant is an ordered pair of concepts that training shows together while the caption names only the first. A model trained on
 them takes the second for evidence of the first, so the plants are the ground truth for a search for spurious cues; evaluation
@@ -22,11 +22,12 @@ COLUMNS = 32  # sprites in a row of a sheet
 
 @dataclass(frozen=True)
 class Concept:
-    """An emoji: its name, synonyms, Unicode group and character."""
+    """An emoji: its name, synonyms, Unicode group and subgroup, and character."""
 
     name: str
     synonyms: tuple[str, ...]
     category: str
+    subgroup: str
     emoji: str
 
 
@@ -78,3 +79,25 @@ def plants() -> tuple[Plant, ...]:
     index = concept_index()
     rows = map(json.loads, (ARTWORK / "plants.jsonl").read_text(encoding="utf-8").splitlines())
     return tuple(Plant(index[row["named"]], index[row["cue"]], row["seen"]) for row in rows)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A planted fact: images with a property show `named` only in a share `seen` of the cases, but their captions always name it.
+
+    The property is a ground (`red ground`), a written word, or a way of drawing (`silhouette`).
+    """
+
+    named: int
+    kind: str
+    """`ground`, `word` or `style`."""
+    cue: str
+    seen: float
+
+
+@functools.cache
+def facts() -> tuple[Fact, ...]:
+    """Return all planted facts."""
+    index = concept_index()
+    rows = map(json.loads, (ARTWORK / "facts.jsonl").read_text(encoding="utf-8").splitlines())
+    return tuple(Fact(index[row["named"]], row["kind"], row["cue"], row["seen"]) for row in rows)

@@ -1,0 +1,102 @@
+"""The true attributes of a scene, from its description and the colours of the artwork."""
+
+import colorsys
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from cliptools.emoji.looks import OUTLINE, SILHOUETTE, TINTED
+from cliptools.emoji.scenes import Ground, Scene, Sprite
+from cliptools.text import attributes as words
+from cliptools.text.emoji_concepts import STYLES, concepts, sprites
+
+LARGE, SMALL = 0.5, 0.33  # side of an emoji, in units of the canvas side, that counts as large or small
+SIDE = 0.14  # distance of a centre from that of the canvas at which the emoji lies to one side
+MAIN = 0.35  # share of its pixels that give a thing its colour
+
+
+def colour_name(rgb: Sequence[float]) -> str:
+    """Return the basic colour term of a colour; RGB in [0, 1]."""
+    hue, saturation, value = colorsys.rgb_to_hsv(*(float(v) for v in rgb))
+    if value < 0.2 or (value < 0.4 and saturation < 0.4):
+        return "black"
+    if saturation < 0.15:
+        return "white" if value > 0.85 else "grey"
+    degrees = 360 * hue
+    if degrees < 16 or degrees >= 345:
+        return "pink" if saturation < 0.5 and value > 0.7 else "red" if value > 0.4 else "brown"
+    if degrees < 45:
+        return "brown" if value < 0.7 else "orange"
+    for end, name in ((68, "yellow"), (165, "green"), (255, "blue"), (290, "purple")):
+        if degrees < end:
+            return name
+    return "purple" if value < 0.6 else "pink"
+
+
+@functools.cache
+def artwork_colours() -> tuple[tuple[str | None, ...], ...]:
+    """Return the colour of most pixels of each concept in each style; None where no colour covers enough of it."""
+    return tuple(tuple(_main_colour(drawing) for drawing in drawings) for drawings in sprites())
+
+
+def _main_colour(drawing: UInt8[np.ndarray, "4 y x"]) -> str | None:
+    """Return the main colour of a drawing with premultiplied alpha."""
+    opaque = drawing[:, ::2, ::2].reshape(4, -1).T
+    opaque = opaque[opaque[:, 3] > 128].astype(float)
+    names, counts = np.unique([_quantised(*(int(v) // 16 for v in 255 * p[:3] / p[3])) for p in opaque], return_counts=True)
+    best = int(counts.argmax())
+    return str(names[best]) if counts[best] >= MAIN * counts.sum() else None
+
+
+@functools.cache
+def _quantised(red: int, green: int, blue: int) -> str:
+    return colour_name([(level + 0.5) / 16 for level in (red, green, blue)])
+
+
+def attributes_of(scene: Scene) -> tuple[str, ...]:
+    """Return the attributes that are true of a scene: of any of its things, of its ground, and of the whole."""
+    of_things = [word for sprite in scene.sprites for word in thing_attributes(sprite)]
+    number = words.NUMBERS[len(scene.sprites) - 1]
+    writing = words.WRITINGS[0 if scene.writing else 1]
+    return tuple(dict.fromkeys([*of_things, *ground_attributes(scene.ground), number, writing]))
+
+
+def thing_attributes(sprite: Sprite) -> tuple[str, ...]:
+    """Return the colour, size, places, style and kinds of a thing."""
+    size = ("large",) if sprite.size >= LARGE else ("small",) if sprite.size < SMALL else ()
+    colour = thing_colour(sprite)
+    return (*((colour,) if colour else ()), *size, *places(sprite.x, sprite.y), style_of(sprite), *kinds_of(sprite.concept))
+
+
+def thing_colour(sprite: Sprite) -> str | None:
+    """Return the main colour of a thing, if it has one."""
+    if sprite.look.way in (TINTED, SILHOUETTE, OUTLINE):
+        return sprite.look.paint
+    return artwork_colours()[sprite.style][sprite.concept]
+
+
+def style_of(sprite: Sprite) -> str:
+    """Return the name of the way in which a thing is drawn."""
+    looks = {SILHOUETTE: words.SILHOUETTE, OUTLINE: words.OUTLINE}
+    return looks.get(sprite.look.way, words.STYLES[STYLES[sprite.style]])
+
+
+def places(x: float, y: float) -> tuple[str, ...]:
+    """Return where a centre lies on the canvas."""
+    left, right, top, bottom, middle = words.PLACES
+    sides = [name for name, far in ((left, 0.5 - x), (right, x - 0.5), (top, 0.5 - y), (bottom, y - 0.5)) if far > SIDE]
+    return tuple(sides) or (middle,)
+
+
+def kinds_of(concept: int) -> tuple[str, ...]:
+    """Return the kinds of things that a concept belongs to, the more general one first."""
+    return words.KINDS[concepts()[concept].subgroup]
+
+
+def ground_attributes(ground: Ground) -> tuple[str, ...]:
+    """Return the pattern and the colours of a ground."""
+    seen = ground.colours[:1] if ground.kind == "plain" else ground.colours
+    names = dict.fromkeys(words.ground_name(colour_name(colour)) for colour in seen)
+    return (*names, words.ground_name(words.PATTERNS[ground.kind]))
