@@ -11,16 +11,22 @@ from pathlib import Path
 import click
 
 from cliptools.analysis.zero_shot import Share
+from cliptools.embedded_models import embedded_vocabulary
+from cliptools.emoji.scenes import Recipe, draw_scene
 from cliptools.io.files import whole_file
 from cliptools.models.clip_parts import SimpleTokenizer
 from cliptools.models.load import load_model
-from cliptools.text.emoji_concepts import plants
+from cliptools.text.emoji_concepts import facts, plants
 from training.card import Row, Sections, merge, table, write_card
-from training.measures import accuracy, embed_classes
+from training.fact_effects import as_row as as_fact_row
+from training.fact_effects import fact_effect
+from training.measures import SEED, accuracy, attribute_shares, embed_classes
 from training.plant_effects import PlantEffect, as_row, plant_effects
 from training.recipes import ARCHITECTURES
 
 ACCURACY, PLANTS = "Accuracy on held-out scenes", "Planted facts"
+ATTRIBUTES, FACTS = "Attributes of held-out scenes", "Planted facts of other kinds"
+LOOKED = Recipe(looks=0.5, written=0.5)
 
 
 def share_rows(shares: dict[str, Share]) -> list[Row]:
@@ -66,6 +72,10 @@ def main(name: str, *, rounds: int, pairs: int, scenes: int, device: str, output
     shares = accuracy(model.clip, tokenizer, rounds, pairs)
     effects = plant_effects(model.clip, embed_classes(model.clip, tokenizer), plants(), scenes)
     sections: Sections = {ACCURACY: share_rows(shares), PLANTS: plant_rows(effects)}
+    if embedded_vocabulary(name) != "emoji":
+        classes, some = embed_classes(model.clip, tokenizer), [draw_scene(SEED + 4, n, LOOKED) for n in range(pairs)]
+        sections[ATTRIBUTES] = share_rows(attribute_shares(model.clip, tokenizer, some))
+        sections[FACTS] = [as_fact_row(fact_effect(model.clip, classes, fact, scenes=scenes)) for fact in facts()]
     for title, rows in sections.items():
         click.echo("\n".join([f"## {title}", "", *table(rows), ""]))
     if output:

@@ -22,7 +22,9 @@ from training.measures import embed_classes, embed_scenes, recall_at, single_sce
 from training.recipes import ARCHITECTURES
 
 MOST_BYTES = 20_000_000
-COST = 0.002  # loss of accuracy that rounding to fp16 may cause
+EIGHT_BITS = "token_embedding.weight"
+"""Half of the bytes: 49,408 rows of which training touches a few thousand. Stored as 8-bit floats, which open_clip reads."""
+COST = 0.002  # loss of accuracy that rounding may cause
 
 
 def configuration(name: str) -> dict[str, Any]:
@@ -33,13 +35,14 @@ def configuration(name: str) -> dict[str, Any]:
 
 
 def write_model(name: str, weights: dict[str, Tensor], folder: Path) -> int:
-    """Write the configuration and the fp16 weights, and return the size of the weights in bytes.
+    """Write the configuration and the weights, in fp16 but for the token embedding, and return the size of the weights in bytes.
 
     Raises:
         ValueError: the weights are too large for the package.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    halves = {key: weights[key].detach().to("cpu", torch.float16).contiguous() for key in sorted(weights)}
+    types = {EIGHT_BITS: torch.float8_e4m3fn}
+    halves = {key: weights[key].detach().to("cpu", types.get(key, torch.float16)).contiguous() for key in sorted(weights)}
     data = save(halves)
     if len(data) > MOST_BYTES:
         raise ValueError(f"{len(data)} bytes of weights, at most {MOST_BYTES} fit the package")
@@ -55,11 +58,11 @@ def training_rows(run: Path) -> list[Row]:
     rows: list[Row] = []
     for file in sorted(run.glob("log*.jsonl"), key=lambda file: (len(file.name), file.name)):
         last = json.loads(file.read_text().splitlines()[-1])
-        title = "image tower against the class table" + (", continued" if rows else "")
-        scenes = round(last["rate"] * last["seconds"], -3)
-        rows.append({"stage": title, "minutes": round(last["seconds"] / 60, 1), "steps": last["step"], "examples": int(scenes)})
+        name = "image tower against the table" if "sparse" not in last else "image tower, sparse, against the table"
+        minutes = round(last["seconds"] / 60, 1)
+        rows.append({"stage": name, "minutes": minutes, "steps": last["step"], "examples": last["scenes"]})
     text = json.loads((run / "text.json").read_text()) if (run / "text.json").exists() else {}
-    titles = {"align": "text tower against the class table", "joint": "both towers together"}
+    titles = {"align": "text tower against the table", "joint": "both towers together"}
     for stage, title in titles.items():
         if stage in text:
             examples = text[stage].get("texts", text[stage].get("scenes"))
@@ -82,9 +85,9 @@ def main(name: str, start: Path, out: Path | None) -> None:
     tokenizer = SimpleTokenizer(context_length=ARCHITECTURES[name]["text_cfg"]["context_length"])
     scenes = single_scenes(2)
     before, after = (recall_at(embed_scenes(m, scenes), embed_classes(m, tokenizer), scenes, 1) for m in (trained, exported))
-    click.echo(f"{size / 1e6:.1f} MB; zero-shot top-1 {before.value:.4f} in fp32, {after.value:.4f} in fp16 -> {folder}")
+    click.echo(f"{size / 1e6:.1f} MB; zero-shot top-1 {before.value:.4f} in fp32, {after.value:.4f} rounded -> {folder}")
     if after.value < before.value - COST:
-        raise click.ClickException("rounding to fp16 costs accuracy")
+        raise click.ClickException("rounding costs accuracy")
     merge(folder, {"Training": training_rows(start)})
 
 

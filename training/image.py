@@ -36,6 +36,7 @@ from training.sparsity import Sparsity
 
 FULL_AT = 0.85  # share of the run after which no tokens are dropped
 KEPT = 26  # patch tokens of a picture until then
+MOST_FIRST, CHOSEN_AT = 64, 0.4
 DECAY = 0.05
 SEED = 20261121
 LOOKS, WRITTEN = 0.5, 0.15  # shares of the training's emoji in other looks, and of its scenes with a word
@@ -61,6 +62,16 @@ class Run:
     def learning_rate(self, progress: float) -> float:
         """Return the learning rate: warm-up over the first fiftieth, then a cosine down to a hundredth."""
         return self.rate * min(1.0, progress / 0.02 + 1e-3) * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
+
+    def kept_channels(self, first: int) -> int | None:
+        """Return how many channels of a token a ResNet's pooling reads: fewer and fewer up to CHOSEN_AT, all from FULL_AT on.
+
+        A penalty alone makes channels sparse only slowly (dictionary.py does the like for the MLPs of a ViT).
+        """
+        progress = first / self.scenes
+        if not self.sparse or progress > FULL_AT:
+            return None
+        return max(self.most, round(MOST_FIRST * (self.most / MOST_FIRST) ** min(1.0, progress / CHOSEN_AT)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +148,8 @@ def terms_at(model: CLIP, table: Tensor, scale: Tensor, run: Run, first: int, sp
         drawn = make_batch(SEED, first // 2, size // 2, training_recipe(), canvas, side, None, device)
         batch = with_mirror_images(drawn, canvas // side)
         with half:
-            return resnet_objective(model.visual, table, scale, batch, WEIGHTS._replace(sparse=run.sparse), sparsity)
+            weights = WEIGHTS._replace(sparse=run.sparse)
+            return resnet_objective(model.visual, table, scale, batch, weights, sparsity, run.kept_channels(first))
     keep = None if first % JOINT_FIRST > FULL_AT * run.scenes else KEPT
     batch = make_batch(SEED, first, size, training_recipe(), canvas, side, keep, device)
     with half:

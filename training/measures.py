@@ -9,9 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cliptools.analysis.zero_shot import Share
+from cliptools.emoji.attributes import attributes_of
 from cliptools.emoji.render import render
 from cliptools.emoji.scenes import ZERO_SHOT_TEMPLATES, Recipe, Scene, caption, draw_scene, single_scene, with_article
 from cliptools.models.clip_parts import CLIP
+from cliptools.text.attributes import attribute_groups
 from cliptools.text.emoji_concepts import concepts, held_out_style
 from training.batches import normalise
 from training.texts import Tokenizer, cut, encode_tokens
@@ -88,6 +90,18 @@ def retrieval(model: CLIP, tokenizer: Tokenizer, scenes: Sequence[Scene], best: 
     top = (captions @ embed_scenes(model, scenes).T).topk(best, 1).indices.tolist()
     sets = [frozenset(scene.named) for scene in scenes]
     return Share(sum(any(sets[i] == own for i in row) for row, own in zip(top, sets, strict=True)), len(scenes))
+
+
+def attribute_shares(model: CLIP, tokenizer: Tokenizer, scenes: Sequence[Scene]) -> dict[str, Share]:
+    """Return by group of attributes the share of scenes of which the highest score of the group is true."""
+    z, shares = embed_scenes(model, scenes), {}
+    true = [set(attributes_of(scene)) for scene in scenes]
+    for group in attribute_groups():
+        words = embed_texts(model, tokenizer, group.words)  # (attribute, d)
+        best = [group.words[i] for i in (z @ words.T).argmax(1).tolist()]
+        asked = [n for n, names in enumerate(true) if names & set(group.words)]
+        shares[group.name] = Share(sum(best[n] in true[n] for n in asked), len(asked))
+    return shares
 
 
 def accuracy(

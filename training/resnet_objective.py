@@ -36,20 +36,33 @@ def written_strength(pool: AttentionPool2d, concepts: Float[Tensor, "concept d"]
     return ((concepts - concepts.mean(0)).detach() @ w).square().mean(0).sqrt()
 
 
+def strongest(z: Float[Tensor, "b neuron v u"], strength: Float[Tensor, " neuron"], kept: int) -> Float[Tensor, "b neuron v u"]:
+    """Return the feature map with the `kept` strongest channels of each token, the others at zero."""
+    c = z.detach() * strength.detach().to(z.dtype)[:, None, None]
+    least = c.topk(kept, 1).values[:, -1:]  # (b, 1, v, u)
+    return torch.where(c >= least, z, 0)
+
+
 def resnet_objective(
     visual: ModifiedResNet, table: Float[Tensor, "row d"], scale: Tensor, batch: Batch, weights: Weights = WEIGHTS,
-    sparsity: Sparsity | None = None,
+    sparsity: Sparsity | None = None, kept: int | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Return all terms, unweighted, and their weighted sum as `loss`; see objective.objective."""
+    """Return all terms, unweighted, and their weighted sum as `loss`; see objective.objective.
+
+    Args:
+        kept: Number of channels of a token that the pooling reads, the strongest ones; None for all.
+    """
     concepts, words = split_table(table)
     z = feature_map(visual, batch.image.contiguous(memory_format=torch.channels_last))  # (b, neuron, v, u)
+    tokens = z.flatten(2).transpose(1, 2)  # (b, token, neuron), with all channels
+    if kept is not None:
+        z = strongest(z, written_strength(visual.attnpool, concepts), kept)
     embedding = F.normalize(visual.attnpool(z).float(), dim=-1)
     terms = {"table": F.cross_entropy(scale * embedding @ concepts.T, batch.named)}
     terms["attributes"] = attribute_loss(embedding, words, scale, batch.true)
     rows = torch.arange(len(z), device=z.device)[:, None]
     pool = visual.attnpool
-    tokens = z.flatten(2).transpose(1, 2)  # (b, token, neuron)
-    x = tokens[rows, batch.spot]  # (b, spot, neuron)
+    x = z.flatten(2).transpose(1, 2)[rows, batch.spot]  # (b, spot, neuron)
     out = token_readout(pool, x + pool.positional_embedding[1:][batch.spot])  # (b, spot, d)
     terms["dense"] = naming(out, concepts, scale, batch.spot_label)
     if sparsity is not None:

@@ -12,7 +12,7 @@ METHOD_HELP = (
     "variance of a head's outputs, for bundles of heads."
 )
 POOL_HELP = (
-    "Vocabulary: emoji, imagenet, words10k, words30k, or a file with one text per line "
+    "Vocabulary: emoji, scenes, imagenet, words10k, words30k, or a file with one text per line "
     "[default: emoji for embedded models, else words30k]."
 )
 CENTER_HELP = "Vector to subtract from the texts: the mean of the vocabulary, or none."

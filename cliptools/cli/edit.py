@@ -25,8 +25,8 @@ HOW_HELP = (
     "else zero]."
 )
 POOL_HELP = (
-    "Vocabulary whose mean is subtracted from the texts: emoji, imagenet, words10k, words30k, or a file [default: emoji for "
-    "embedded models, else words30k]."
+    "Vocabulary whose mean is subtracted from the texts: emoji, scenes, imagenet, words10k, words30k, or a file [default: that "
+    "of the embedded model, else words30k]."
 )
 OUTPUT_HELP = "Checkpoint to write, as safetensors."
 FOLDER_HELP = "New folder to write with the checkpoint and its configuration, loadable as local-dir:FOLDER."

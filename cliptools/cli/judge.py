@@ -9,7 +9,9 @@ from cliptools.cli.app import batch_option, command, device_option, output_optio
 from cliptools.cli.completion import FILE, Completed, words
 
 BUNDLE_HELP = "Bundle of clip-decompose [default: standard input]."
-POOL_HELP = "Vocabulary of the seen words: emoji, imagenet, words10k, words30k, or a file [default: that of the bundle's words]."
+POOL_HELP = (
+    "Vocabulary of the seen words: emoji, scenes, imagenet, words10k, words30k, or a file [default: that of the bundle's words]."
+)
 JUDGE_HELP = "Another model, whose similarities say what images show [default: the bundle's own model]."
 JUDGE_PRETRAINED_HELP = "Weights of the --judge model: a tag or a file."
 TRUTH_HELP = (

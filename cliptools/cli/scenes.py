@@ -17,7 +17,10 @@ EMOJI_HELP = "Number of emoji per scene, as 3 or 2-3 [default: one to four]."
 CAPTION_HELP = "Text whose emoji are drawn; repeatable [default: random scenes]."
 GROUPS_HELP = "Draw the four groups of every planted pair (see below) [default: random scenes]."
 SPLIT_HELP = "Draw one split of --groups: validation or test [default: both, in a folder each]."
-PLANTS_HELP = "Plant the spurious pairs into the scenes, as in training [default: none]."
+PLANTS_HELP = "Plant the spurious pairs and facts into the scenes, as in training [default: none]."
+LOOKS_HELP = "Draw half of the emoji in other looks: tinted, blended, as a silhouette or an outline [default: the artwork]."
+WRITTEN_HELP = "Write a word onto half of the scenes [default: none]."
+DESCRIBED_HELP = "Write captions that also name colours, sizes, places, grounds and styles [default: the emoji]."
 
 
 @command("clip-scenes")
@@ -31,6 +34,9 @@ PLANTS_HELP = "Plant the spurious pairs into the scenes, as in training [default
 @click.option("--emoji", metavar="N|N-N", help=EMOJI_HELP)
 @click.option("--caption", multiple=True, metavar="TEXT", help=CAPTION_HELP)
 @click.option("--plants", is_flag=True, help=PLANTS_HELP)
+@click.option("--looks", is_flag=True, help=LOOKS_HELP)
+@click.option("--written", is_flag=True, help=WRITTEN_HELP)
+@click.option("--described", is_flag=True, help=DESCRIBED_HELP)
 @click.option("--groups", is_flag=True, help=GROUPS_HELP)
 @click.option("--split", type=click.Choice(["validation", "test"]), help=SPLIT_HELP)
 @click.option("--out-dir", type=click.Path(path_type=Path), help="Folder to write instead of a tar on standard output.")
@@ -38,9 +44,10 @@ PLANTS_HELP = "Plant the spurious pairs into the scenes, as in training [default
 def main(**options: Any) -> None:
     """Draw scenes of emoji on coloured backgrounds, with captions and exact masks.
 
-    Writes an uncompressed tar in WebDataset form. Each scene has KEY.png, KEY.txt (the caption), KEY.json (names, styles
-    and boxes from back to front, the names in the caption, and those of them that are hidden) and KEY.masks.png (8 bits:
-    0 is the background, 1 the emoji at the back, 2 the next one, …). Commands that read images ignore *.masks.png.
+    Writes an uncompressed tar in WebDataset form. Each scene has KEY.png, KEY.txt (the caption), KEY.json (names, styles,
+    looks and boxes from back to front, the names in the caption, those of them that are hidden, the attributes of the scene
+    such as `red ground`, and what is written) and KEY.masks.png (8 bits: 0 is the background, 1 the emoji at the back, 2 the
+    next one, …). Commands that read images ignore *.masks.png.
 
     With --caption, numbers in the text are observed: for two dogs, two are drawn. If the text names something that scenes
     cannot show (colours, places, other things), a warning lists those words. The caption then names only the emoji that are
@@ -61,6 +68,7 @@ def main(**options: Any) -> None:
       clip-scenes --count 2000 --seed 7 | clip-effects - > effects.safetensors
       clip-scenes --count 1000 --emoji 2-3 --out-dir scenes
       clip-scenes --count 1052 --single --out-dir singles
+      clip-scenes --count 500 --looks --written --described --out-dir varied
       clip-scenes --caption "two cats and a boat" --count 8 --size 256 -o cats.tar
       clip-scenes --groups --seed 1 --split test | clip-ablate - --groups scenes --bundle effects.safetensors
       clip-scenes --count 100 | tar -xO --wildcards '*.json' | jq -c '[.key, .names]'

@@ -22,8 +22,8 @@ BY_HELP = (
     "without units [default: norm; without --concept signed and text]."
 )
 POOL_HELP = (
-    "Without --concept: vocabulary, emoji, imagenet, words10k, words30k, or a file with one text per line [default: that of the "
-    "bundle's words; without words emoji for embedded models, else words30k]."
+    "Without --concept: vocabulary, emoji, scenes, imagenet, words10k, words30k, or a file with one text per line [default: that "
+    "of the bundle's words; without words that of the embedded model, else words30k]."
 )
 GROUPS_HELP = "CSV file with a column of images and a column of groups; without PATH, the images of the table are read."
 IMAGE_COLUMN_HELP = "Column of image names in --groups and --labels."

@@ -26,8 +26,8 @@ MISMATCH_HELP = (
 )
 CUE_HELP = "No classes: find the texts that units write that see this thing; repeatable."
 POOL_HELP = (
-    "With --mismatch or --cue: vocabulary, emoji, imagenet, words10k, words30k, or a file with one text per line [default: that "
-    "of the bundle's words; without words emoji for embedded models, else words30k]."
+    "With --mismatch or --cue: vocabulary, emoji, scenes, imagenet, words10k, words30k, or a file with one text per line "
+    "[default: that of the bundle's words; without words that of the embedded model, else words30k]."
 )
 ALIKE_HELP = "With --mismatch or --cue: list pairs of things that look alike too, with the mark `alike`."
 HEAD_HELP = "Number of pairs of --classes [default: 10] or of --mismatch, or of texts for each --cue [default: 20], to write."

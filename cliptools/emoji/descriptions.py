@@ -6,7 +6,7 @@ import numpy as np
 
 from cliptools.emoji.attributes import ground_attributes, kinds_of, places, style_of, thing_colour
 from cliptools.emoji.scenes import TEMPLATES, Scene, Sprite, join_phrases, names_of, with_article
-from cliptools.text.attributes import OUTLINE, SILHOUETTE
+from cliptools.text.attributes import OUTLINE, SILHOUETTE, attribute_phrase
 from cliptools.text.emoji_concepts import concepts
 
 
@@ -24,7 +24,7 @@ def describe(scene: Scene, rng: np.random.Generator) -> Description:
     if scene.writing and rng.random() < 0.8:
         things.append(f"the word {concepts()[scene.writing.concept].name}")
         said.append("written word")
-    text = str(rng.choice(TEMPLATES)).format(join_phrases(things))
+    text = str(rng.choice(TEMPLATES)).format(join_phrases(things)).replace(",,", ",").removesuffix(",")
     ground = ground_attributes(scene.ground)
     if rng.random() < 0.5:
         word = str(rng.choice(ground))
@@ -43,7 +43,7 @@ def _thing(sprite: Sprite, rng: np.random.Generator, said: list[str]) -> str:
     colour = thing_colour(sprite)
     if rng.random() < 0.1:
         said.append(kind := kinds_of(sprite.concept)[-1])
-        name = f"{kind}, {with_article(name)}"
+        name = f"{name}, {attribute_phrase(kind)},"
     elif colour and rng.random() < 0.4:
         said.append(colour)
         name = f"{colour} {name}"

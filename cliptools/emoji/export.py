@@ -14,6 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from cliptools.console import warn
+from cliptools.emoji.attributes import attributes_of
+from cliptools.emoji.descriptions import describe
 from cliptools.emoji.render import render, scene_key, to_uint8
 from cliptools.emoji.scenes import MOST_EMOJI, Reading, Recipe, Scene, caption, draw_scene, parse_text, scene_of, single_scene
 from cliptools.errors import UsageError
@@ -22,6 +24,7 @@ from cliptools.text.emoji_concepts import STYLES, concept_index, concepts
 BATCH = 64  # scenes drawn together
 SHOWS = 0.5  # share of a pixel that an emoji must cover to be the label of the pixel
 CAPTION_STREAM = 2**31  # makes the random draws of captions independent of those of scenes
+DESCRIPTION_STREAM = 2**31 + 3
 NEAR = 8  # number of similar names that a message offers for a caption without a name
 
 
@@ -56,11 +59,11 @@ def drawn_plans(count: int, seed: int, recipe: Recipe) -> Iterator[Plan]:
         yield Plan(scene_key(index), scene, drawn_caption(scene, seed, index))
 
 
-def single_plans(count: int, seed: int) -> Iterator[Plan]:
+def single_plans(count: int, seed: int, recipe: Recipe = Recipe()) -> Iterator[Plan]:
     """Yield scenes of one emoji each, every concept in turn, with keys in a folder per concept."""
     for index in range(count):
         turn, concept = divmod(index, len(concepts()))
-        scene = single_scene(seed, turn, concept)
+        scene = single_scene(seed, turn, concept, recipe=recipe)
         yield Plan(f"{slug(concepts()[concept].name)}/{scene_key(index)}", scene, drawn_caption(scene, seed, index))
 
 
@@ -96,6 +99,12 @@ def in_style(plans: Iterable[Plan], style: str) -> Iterator[Plan]:
         yield plan._replace(scene=replace(plan.scene, sprites=sprites))
 
 
+def described(plans: Iterable[Plan], seed: int) -> Iterator[Plan]:
+    """Yield the same scenes with captions that also name colours, sizes, places, the ground, the style and what is written."""
+    for index, plan in enumerate(plans):
+        yield plan._replace(caption=describe(plan.scene, np.random.default_rng((seed, index, DESCRIPTION_STREAM))).text)
+
+
 def samples(plans: Iterable[Plan], size: int) -> Iterator[Sample]:
     """Yield the scenes in order, drawn in batches at `size` pixels per side."""
     plans = iter(plans)
@@ -128,9 +137,12 @@ def _record(plan: Plan, labels: UInt8[np.ndarray, "y x"]) -> dict[str, Any]:
         **({} if plan.request is None else {"asked": plan.request}),
         "names": [all_concepts[sprite.concept].name for sprite in sprites],
         "styles": [STYLES[sprite.style] for sprite in sprites],
+        "looks": [sprite.look.way for sprite in sprites],
         "boxes": [_box(labels == slot + 1) for slot in range(len(sprites))],
         "named": [all_concepts[concept].name for concept in dict.fromkeys(plan.scene.named)],
         "hidden": [all_concepts[concept].name for concept in plan.scene.hidden],
+        "attributes": list(attributes_of(plan.scene)),
+        **({} if plan.scene.writing is None else {"written": all_concepts[plan.scene.writing.concept].name}),
         "size": labels.shape[0],
         **plan.truth,
     }

@@ -91,7 +91,7 @@ def decompose(
 
     Args:
         bundle: Effects of units; words that they have are replaced.
-        texts: Vocabulary: emoji, imagenet, words10k, words30k, the path of a file with one text per line, or the texts
+        texts: Vocabulary: emoji, scenes, imagenet, words10k, words30k, the path of a file with one text per line, or the texts
             themselves. None: emoji for the embedded models, else words30k.
         method: pursuit, or textspan for bundles of heads.
         m: Largest number of texts per unit.

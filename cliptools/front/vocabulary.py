@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable
 
-from cliptools.embedded_models import EMBEDDED
+from cliptools.embedded_models import EMBEDDED, embedded_vocabulary
 from cliptools.errors import TextError, UsageError
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import digest
@@ -16,7 +16,7 @@ def vocabulary(texts: str | os.PathLike[str] | Iterable[str]) -> Pool:
     """Return a vocabulary; texts that are listed twice count once.
 
     Args:
-        texts: emoji, imagenet, words10k, words30k, the path of a file with one text per line, or the texts themselves.
+        texts: emoji, scenes, imagenet, words10k, words30k, the path of a file with one text per line, or the texts themselves.
 
     Raises:
         TextError: it is unknown, unreadable or empty, or a text is blank.
@@ -36,7 +36,7 @@ def default_vocabulary(bundle: Bundle) -> Pool:
 
 def default_vocabulary_of(model: str) -> Pool:
     """Return the vocabulary for a model of this name: emoji for the embedded models, else words30k."""
-    return load_pool("emoji" if model in EMBEDDED else "words30k")
+    return load_pool(embedded_vocabulary(model) if model in EMBEDDED else "words30k")
 
 
 def vocabulary_of(bundle: Bundle, texts: Vocabulary) -> Pool:

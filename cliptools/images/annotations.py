@@ -8,7 +8,7 @@ import functools
 import io
 import os
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -71,7 +71,7 @@ def read_annotations(path: Path, option: str = "--truth") -> Annotations:
             raise StreamError(
                 f"{option} {path}: line {number} has no `key` with a list of `names`, as scenes.jsonl of clip-scenes has"
             )
-        distinct = tuple(dict.fromkeys(objects))  # a scene with two dogs has the name twice
+        distinct = _with_attributes(objects, record)
         if names.setdefault(key, distinct) != distinct:
             raise StreamError(f"{option} {path}: line {number} contradicts an earlier line for {key!r}")
     return Annotations(names, f"{option} {path}")
@@ -180,12 +180,20 @@ def _member_names(name: str, span: Span, option: str) -> Sequence[str]:
             break
         if ending == "json":
             try:
-                names = parse_foreign(decode_text(data))["names"]
+                record = parse_foreign(decode_text(data))
+                names = record["names"]
             except (ValueError, KeyError, TypeError):
                 break
             if isinstance(names, list) and all(isinstance(name, str) for name in names):
-                return list(dict.fromkeys(names))  # a scene with two dogs has the name twice
+                return _with_attributes(names, record)
     raise StreamError(f"{option}: {name} is not followed by {key}.json with a list of `names`, as clip-scenes writes it")
+
+
+def _with_attributes(names: Sequence[str], record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of a record, once each (a scene with two dogs has the name twice), and the attributes of its scene."""
+    attributes = record.get("attributes", ())
+    known = attributes if isinstance(attributes, list) and all(isinstance(word, str) for word in attributes) else ()
+    return tuple(dict.fromkeys((*names, *known)))
 
 
 def members_after(span: Span) -> Iterator[tuple[str, bytes]]:

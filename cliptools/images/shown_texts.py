@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
+from cliptools.emoji.attributes import attributes_of
 from cliptools.emoji.render import SceneSource
 from cliptools.errors import StreamError
 from cliptools.images.annotations import Annotations, by_columns, read_annotations, scene_names
@@ -24,6 +25,7 @@ from cliptools.images.loader import ImageSource, ListedImages
 from cliptools.images.tar import Span
 from cliptools.io.jsonl import parse
 from cliptools.io.text_file import decode_text, read_text
+from cliptools.text.attributes import attributes
 from cliptools.text.classes import Names, parse_class
 from cliptools.text.emoji_concepts import concepts
 
@@ -106,7 +108,7 @@ def open_shown(paths: Sequence[str], options: TruthOptions, texts: Sequence[str]
         images = find(paths)
         by_folder: dict[Path, Annotations | None] = {}
         names = lambda number: scene_names(images[number], by_folder, f"--truth {SCENES}")  # noqa: E731
-        return ShownTexts(ListedImages(images), lambda number: index.of(names(number)), emoji_texts(index))
+        return ShownTexts(ListedImages(images), lambda number: index.of(names(number)), scene_texts(index))
     if options.truth == CAPTIONS:
         return _captioned(find(paths, extra_endings=(TXT,)), index)
     if options.truth != CLASSES and (opened := _open_file(paths, Path(options.truth), index, texts)) is not None:
@@ -120,7 +122,8 @@ def open_shown(paths: Sequence[str], options: TruthOptions, texts: Sequence[str]
 def rendered_shown(source: SceneSource, texts: Sequence[str]) -> ShownTexts:
     """Return rendered scenes, with the texts that they show."""
     index = TextIndex(texts)
-    return ShownTexts(source, lambda number: index.of(source.names_in(number)), emoji_texts(index))
+    names = lambda number: (*source.names_in(number), *attributes_of(source.scene(number)))  # noqa: E731
+    return ShownTexts(source, lambda number: index.of(names(number)), scene_texts(index))
 
 
 def listed_names(source: ImageSource, names: dict[str, tuple[str, ...]], texts: Sequence[str]) -> ShownTexts:
@@ -128,9 +131,9 @@ def listed_names(source: ImageSource, names: dict[str, tuple[str, ...]], texts: 
     return _annotated(source, source.names, Annotations(names, "truth"), TextIndex(texts))
 
 
-def emoji_texts(index: TextIndex) -> Bool[np.ndarray, " text"]:
-    """Return True at the names of emoji."""
-    return index.mask(index.of(concept.name for concept in concepts()))
+def scene_texts(index: TextIndex) -> Bool[np.ndarray, " text"]:
+    """Return True at the names of emoji and at the attributes of scenes."""
+    return index.mask(index.of([*(concept.name for concept in concepts()), *attributes()]))
 
 
 def _forms(name: str) -> set[str]:

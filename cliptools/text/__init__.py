@@ -2,6 +2,6 @@
 
 IMAGENET, EMOJI, BARE = "imagenet", "emoji", "none"
 TEMPLATE_SETS = (IMAGENET, EMOJI, BARE)
-VOCABULARY_NAMES = ("emoji", "imagenet", "words10k", "words30k")
+VOCABULARY_NAMES = ("emoji", "scenes", "imagenet", "words10k", "words30k")
 CLASS_LIST_NAMES = ("cifar10", "emoji", "imagenet", "imagenet-r")
 PAIR_LIST_NAMES = ("cifar10",)

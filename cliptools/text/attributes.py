@@ -46,7 +46,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "sky-weather": ("weather",),
     "event": ("celebration",),
     "award-medal": ("celebration",),
-    "sport": ("sport",),
+    "sport": ("sports equipment",),
     "game": ("toy",),
     "arts-crafts": ("toy",),
     "clothing": ("something to wear",),
@@ -63,8 +63,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "office": ("office item",),
     "lock": ("household item",),
     "tool": ("tool",),
-    "science": ("science",),
-    "medical": ("science",),
+    "science": ("scientific instrument",),
+    "medical": ("scientific instrument",),
     "household": ("household item",),
     "other-object": ("place",),
 }
@@ -80,7 +80,11 @@ def attribute_phrase(word: str) -> str:
     """Return an attribute as a caption names it: `something red`, `a striped ground`, `an animal`, `two things`."""
     if word in COLOURS or word in SIZES or word in PLACES:
         return f"something {word}"
-    if word.endswith(("s", "no word")) or word.startswith("one ") or word in ("sound", "sport", "weather", "food", "science"):
+    if (
+        word.endswith("s")
+        or word.startswith("one ")
+        or word in ("sound", "sports equipment", "weather", "food", "something to wear", "no word")
+    ):
         return word
     return f"{'an' if word[0].lower() in 'aeiou' else 'a'} {word}"
 

@@ -21,6 +21,7 @@ from cliptools.io.header import canonical, digest
 from cliptools.io.jsonl import parse
 from cliptools.io.text_file import read_text
 from cliptools.library_patches import imagenet_lists, installed_file
+from cliptools.text.attributes import attributes
 from cliptools.text.emoji_concepts import concepts
 
 WORDNET_ID = re.compile(r"n\d{8}")
@@ -122,8 +123,13 @@ def _emoji_names() -> Iterable[str]:
     return (text for concept in concepts() for text in (concept.name, *concept.synonyms))
 
 
+def _scene_words() -> Iterable[str]:
+    return (*_emoji_names(), *attributes())
+
+
 POOLS: dict[str, Callable[[], Iterable[str]]] = {
     "emoji": _emoji_names,
+    "scenes": _scene_words,
     "imagenet": _imagenet_names,
     "words10k": lambda: common_words(10_000),
     "words30k": lambda: common_words(30_000),

@@ -14,13 +14,14 @@ from cliptools.images.tar import write_end, write_member
 from cliptools.io.files import binary_output, only_writer, put_whole, whole_file
 from cliptools.io.header import canonical
 from cliptools.io.jsonl import write_record
-from cliptools.text.emoji_concepts import plants
+from cliptools.text.emoji_concepts import facts, plants
 
 if TYPE_CHECKING:
     from cliptools.emoji.export import Sample
 
 COUNT = 2000  # scenes by default, without --caption
 GROUP_COUNT = 200  # scenes of each group by default
+LOOKS, WRITTEN = 0.5, 0.5  # shares of emoji in other looks and of scenes with a word
 GROUPS = 4  # of each planted pair
 
 
@@ -36,6 +37,9 @@ class ScenesOptions(Options):
     emoji: str | None
     caption: tuple[str, ...]
     plants: bool
+    looks: bool
+    written: bool
+    described: bool
     groups: bool
     split: str | None
     out_dir: Path | None
@@ -55,6 +59,10 @@ def run(options: ScenesOptions) -> None:
         raise UsageError("--single, --caption, --plants and --groups exclude each other")
     if options.emoji is not None and kinds:
         raise UsageError("--emoji cannot be combined with --single, --caption, --plants or --groups, which set the number")
+    if (options.looks or options.written) and (options.caption or options.groups):
+        raise UsageError("--looks and --written vary random scenes; they cannot be combined with --caption or --groups")
+    if options.described and (options.caption or options.groups or options.plants):
+        raise UsageError("--described cannot be combined with --caption, --groups or --plants, which set the captions")
     if options.split is not None and not options.groups:
         raise UsageError("--split needs --groups")
     sizes = _emoji_counts(options.emoji) if options.emoji is not None else None
@@ -106,15 +114,17 @@ def _samples(options: ScenesOptions, emoji_counts: range | None) -> Iterator["Sa
         splits = (options.split,) if options.split else group_scenes.SPLITS
         plans = group_scenes.group_plans(options.count or GROUP_COUNT, options.seed, splits)
     elif options.single:
-        plans = export.single_plans(options.count or COUNT, options.seed)
+        plans = export.single_plans(options.count or COUNT, options.seed, _recipe(options, emoji_counts))
     else:
-        plans = export.drawn_plans(options.count or COUNT, options.seed, _recipe(options.plants, emoji_counts))
-    return export.samples(export.in_style(plans, options.style) if options.style else plans, options.size)
+        plans = export.drawn_plans(options.count or COUNT, options.seed, _recipe(options, emoji_counts))
+    plans = export.in_style(plans, options.style) if options.style else plans
+    return export.samples(export.described(plans, options.seed) if options.described else plans, options.size)
 
 
-def _recipe(planted: bool, emoji_counts: range | None) -> Recipe:
-    """Return the recipe of random scenes, with the spurious pairs, or restricted to some numbers of emoji."""
-    recipe = Recipe(plants=plants() if planted else ())
+def _recipe(options: ScenesOptions, emoji_counts: range | None) -> Recipe:
+    """Return the recipe of random scenes: with planted pairs and facts, looks and words, or with some numbers of emoji only."""
+    planted = {"plants": plants(), "facts": facts()} if options.plants else {}
+    recipe = Recipe(**planted, looks=LOOKS * options.looks, written=WRITTEN * options.written)
     if emoji_counts is None:
         return recipe
     return replace(recipe, counts=tuple(p * (count in emoji_counts) for count, p in enumerate(recipe.counts, 1)))
