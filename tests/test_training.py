@@ -9,14 +9,19 @@ from open_clip.model import CLIP
 from torch import Tensor
 
 import training  # noqa: F401  (applies the torchvision remedy first)
-from cliptools.emoji.scenes import concepts_in
+from cliptools.emoji.scenes import Recipe, concepts_in
+from cliptools.models.load import load_model
+from cliptools.text.attributes import attributes
 from cliptools.text.emoji_concepts import concepts
+from training import image as image_stage
 from training.batches import make_batch
 from training.export import write_model
-from training.image import optimizer_for, recipe_at
-from training.joint import CompactVocabulary, align, class_texts, text_loss, train_both, within
+from training.image import Run, Trained, optimizer_for
+from training.joint import CompactVocabulary, align, class_texts, text_loss, train_both
+from training.measures import embed_classes
 from training.objective import Weights, objective
-from training.recipes import ARCHITECTURES
+from training.recipes import ARCHITECTURES, PREDECESSORS
+from training.sparsity import Sparsity
 from training.texts import cut, draw_text, encode_tokens, text_batch
 from training.vision import forward, second_order_sum
 
@@ -110,34 +115,39 @@ def test_second_order_sum_is_the_sum_of_its_paths(model: CLIP, monkeypatch: pyte
 
 def test_losses_fall_and_the_export_answers_alike(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    model, table = CLIP(**TINY), torch.nn.Parameter(torch.randn(len(concepts()), TINY["embed_dim"]))
-    optimizer, losses = optimizer_for(model, table), []
-    batch = make_batch(1, 0, 32, recipe_at(0.0), 32, 8, 10, "cpu")
+    model, table = CLIP(**TINY), torch.nn.Parameter(torch.randn(len(concepts()) + len(attributes()), TINY["embed_dim"]))
+    trained = Trained(model=model, table=table, log_scale=torch.nn.Parameter(torch.tensor(2.7)))
+    optimizer, losses = optimizer_for(trained), []
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-3
+    batch, sparsity = make_batch(1, 0, 32, Recipe(difficulty=0.0), 32, 8, 10, "cpu"), Sparsity(2)
     for _ in range(25):
-        terms = objective(model.visual, table, torch.tensor(15.0), batch, Weights())
+        terms = objective(model.visual, table, torch.tensor(15.0), batch, Weights(), sparsity)
         optimizer.zero_grad()
         terms["loss"].backward()
         optimizer.step()
         losses.append({key: float(value.detach()) for key, value in terms.items()})
-    assert all(losses[-1][term] < losses[0][term] for term in ("table", "path", "dense", "path_dense", "loss"))
+    assert all(losses[-1][term] < losses[0][term] for term in ("table", "path", "dense", "path_dense", "attributes", "loss"))
 
     before = model.token_embedding.weight.clone()
     vocabulary = CompactVocabulary(model, TOKENIZER, texts=2000)
-    target = within(table.detach(), 12)
+    target = F.normalize(table.detach(), dim=-1)
     batch_of_texts = text_batch(np.random.default_rng(5), 128, vocabulary, "cpu")
 
     def loss() -> float:
         return float(text_loss(encode_tokens(model, batch_of_texts.tokens), target, batch_of_texts.named).detach())
 
     untrained = loss()
-    assert align(model, target, vocabulary, 0.04) > 1
+    align(model, target, vocabulary, 40)
     assert loss() < untrained - 0.2
-    assert train_both(model, vocabulary, TINY, 0.02, 16, "cpu") >= 1
+    monkeypatch.setitem(ARCHITECTURES, "tiny", TINY)
+    run = Run(name="tiny", scenes=32, batch_size=16, rate=1e-4, sparse=1.0, most=2, device="cpu")
+    monkeypatch.setattr(image_stage, "KEPT", 10)
+    train_both(model, vocabulary, run)
     vocabulary.restore(model)
     changed = (model.token_embedding.weight != before).any(1)
     assert set(changed.nonzero()[:, 0].tolist()) <= set(vocabulary.used.tolist()) and int(changed.sum()) > 100
 
-    monkeypatch.setitem(ARCHITECTURES, "tiny", TINY)
     write_model("tiny", model.state_dict(), tmp_path)
     exported = open_clip.create_model(f"local-dir:{tmp_path}", require_pretrained=True).eval()
     tokens = TOKENIZER(["a cat and an owl"])
@@ -152,20 +162,63 @@ def test_a_text_cut_short_is_embedded_as_the_whole(model: CLIP) -> None:
     torch.testing.assert_close(encode_tokens(model, cut(tokens)), model.encode_text(tokens), rtol=0, atol=1e-9)
 
 
-def test_drawn_texts_name_their_concepts() -> None:
-    rng = np.random.default_rng(3)
-    for _ in range(300):
-        text, named = draw_text(rng)
+def test_drawn_texts_name_their_concepts_and_attributes() -> None:
+    rng, kinds = np.random.default_rng(3), set()
+    for _ in range(400):
+        text, named, mentioned = draw_text(rng)
         assert set(named) <= set(concepts_in(text)), text
+        for word in (attributes()[number] for number in mentioned):
+            assert word in text or (word == "written word" and "the word " in text)
+        kinds.add((bool(named), bool(mentioned)))
+    assert kinds == {(True, False), (False, True), (True, True)}
 
 
-def test_class_texts_name_each_concept() -> None:
+def test_batches_of_texts_weigh_attributes_less_than_concepts() -> None:
+    batch = text_batch(np.random.default_rng(1), 64, TOKENIZER, "cpu")
+    torch.testing.assert_close(batch.named.sum(1), torch.ones(64))
+    of_concepts = batch.named[:, : len(concepts())].sum(1)
+    assert {round(float(share), 4) for share in of_concepts} == {0.0, 1.0, round(1 / 1.5, 4)}
+
+
+def test_class_texts_name_each_concept_and_attribute() -> None:
     texts = class_texts(np.random.default_rng(1))
-    assert len(texts) == len(concepts())
-    assert all(i in concepts_in(text) for i, text in enumerate(texts))
+    assert len(texts) == len(concepts()) + len(attributes())
+    assert all(i in concepts_in(text) for i, text in enumerate(texts[: len(concepts())]))
+    assert all(word in text for word, text in zip(attributes(), texts[len(concepts()) :], strict=True))
 
 
-def test_target_stays_within_the_rank() -> None:
-    target = within(torch.randn(40, 16, dtype=torch.float64), 5)
-    assert torch.linalg.matrix_rank(target) == 5
-    torch.testing.assert_close(target.norm(dim=1), torch.ones(40, dtype=torch.float64))
+def test_a_run_that_was_ended_goes_on_where_it_saved(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both parts see the scenes that one run sees, in the same order."""
+    monkeypatch.setitem(ARCHITECTURES, "tiny", TINY)
+    monkeypatch.setattr(image_stage, "KEPT", 10)
+    drawn: list[int] = []
+    real = image_stage.terms_at
+    monkeypatch.setattr(image_stage, "terms_at", lambda *arguments: (drawn.append(arguments[4]), real(*arguments))[1])
+    run = Run(name="tiny", scenes=48, batch_size=8, rate=1e-3, sparse=1.0, most=2, device="cpu")
+    rows = len(concepts()) + len(attributes())
+
+    def fresh() -> Trained:
+        torch.manual_seed(0)
+        table, scale = torch.nn.Parameter(torch.randn(rows, 16)), torch.nn.Parameter(torch.tensor(2.7))
+        return Trained(model=CLIP(**TINY), table=table, log_scale=scale)
+
+    first = fresh()
+    state = first.state() | {"optimizer": optimizer_for(first).state_dict(), "drawn": 24, "seconds": 1.0}
+    torch.save(state, tmp_path / "state.pt")
+    image_stage.train(fresh(), run, tmp_path)
+    assert drawn == [24, 32, 40]
+    image_stage.train(fresh(), run, tmp_path / "other")
+    assert drawn[3:] == [0, 8, 16, 24, 32, 40]
+
+
+@pytest.mark.parametrize("name", list(PREDECESSORS))
+def test_a_new_model_sees_as_its_predecessor_within_the_space_of_the_concepts(name: str) -> None:
+    trained, old = image_stage.new_model(name, "cpu"), load_model(PREDECESSORS[name], device="cpu").clip
+    side = ARCHITECTURES[name]["vision_cfg"]["image_size"]
+    image = torch.rand(2, 3, side, side)
+    with torch.no_grad():
+        ours = trained.model.eval().visual(image) @ F.normalize(trained.table[: len(concepts())], dim=-1).T
+        classes = embed_classes(old, TOKENIZER)
+        V = torch.linalg.svd(classes, full_matrices=False).Vh[: ARCHITECTURES[name]["embed_dim"]]
+        theirs = (old.eval().visual(image) @ V.T) @ F.normalize(classes @ V.T, dim=-1).T
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)

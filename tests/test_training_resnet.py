@@ -1,22 +1,22 @@
 """Training of a ResNet: its tower is open_clip's own, mirrored batches are consistent, and the trained model is complete."""
 
-import open_clip
+from dataclasses import replace
+
 import pytest
 import torch
-import torch.nn.functional as F
-from click.testing import CliRunner
 from open_clip.model import CLIP
 
 import training  # noqa: F401  (applies the torchvision remedy first)
-from cliptools.models.load import load_model
+from cliptools.emoji.scenes import Recipe
+from cliptools.text.attributes import PLACES, attribute_index, attributes
 from cliptools.text.emoji_concepts import concepts
-from training import image as image_stage
 from training import pair_lens
 from training.batches import make_batch, with_mirror_images
-from training.export import training_rows, write_model
-from training.image import optimizer_for, recipe_at
+from training.export import training_rows
+from training.image import Run, Trained, optimizer_for, training_recipe
 from training.recipes import ARCHITECTURES, token_side
-from training.resnet_objective import WEIGHTS, feature_map, resnet_objective, spread, token_readout
+from training.resnet_objective import WEIGHTS, feature_map, resnet_objective, token_readout
+from training.sparsity import Sparsity
 
 TEXT = ARCHITECTURES["emoji-vit"]["text_cfg"]
 TINY = {
@@ -50,49 +50,39 @@ def test_a_pool_that_attends_to_one_token_reads_that_token_out(model: CLIP) -> N
 
 
 def test_mirror_images_show_their_spots_mirrored() -> None:
-    drawn = make_batch(1, 0, 8, recipe_at(0.5), 96, 32, None, "cpu")
+    drawn = make_batch(1, 0, 8, training_recipe(), 96, 32, None, "cpu")
     both = with_mirror_images(drawn, 3)
     torch.testing.assert_close(both.image[8:], drawn.image.flip(-1))
     for b in range(8):
         for place, mirrored in zip(drawn.spot[b].tolist(), both.spot[8 + b].tolist(), strict=True):
             assert divmod(mirrored, 3) == (place // 3, 2 - place % 3)
+    left, right = (attribute_index()[word] for word in PLACES[:2])
+    assert torch.equal(both.true[8:, left], drawn.true[:, right]) and torch.equal(both.true[:8], drawn.true)
     assert torch.equal(both.spot_label[8:], drawn.spot_label) and torch.equal(both.named[8:], drawn.named)
 
 
 def test_losses_fall(model: CLIP) -> None:
     model.train()
-    table = torch.nn.Parameter(torch.randn(len(concepts()), 192), requires_grad=False)
-    optimizer, losses = optimizer_for(model, table), []
-    batch = with_mirror_images(make_batch(1, 0, 12, recipe_at(0.0), 96, 32, None, "cpu"), 3)
+    table = torch.nn.Parameter(torch.randn(len(concepts()) + len(attributes()), 192))
+    trained = Trained(model=model, table=table, log_scale=torch.nn.Parameter(torch.tensor(2.7)))
+    optimizer, losses, sparsity = optimizer_for(trained), [], Sparsity(3)
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-3
+    batch = with_mirror_images(make_batch(1, 0, 12, Recipe(difficulty=0.0), 96, 32, None, "cpu"), 3)
     for _ in range(25):
-        terms = resnet_objective(model.visual, table, torch.tensor(15.0), batch, WEIGHTS)
+        terms = resnet_objective(model.visual, table, torch.tensor(15.0), batch, WEIGHTS, sparsity, 40)
         optimizer.zero_grad()
         terms["loss"].backward()
         optimizer.step()
         losses.append({key: float(value.detach()) for key, value in terms.items()})
-    assert all(losses[-1][term] < losses[0][term] for term in ("table", "dense", "loss"))
+    assert all(losses[-1][term] < losses[0][term] for term in ("table", "dense", "attributes", "loss"))
 
 
-def test_spread_is_one_where_one_neuron_does_the_writing(model: CLIP) -> None:
-    one = torch.zeros(4, 6, 128)
-    one[..., 5] = 3.0
-    assert float(spread(model.visual.attnpool, one).detach()) == pytest.approx(1, abs=0.01)
-    assert float(spread(model.visual.attnpool, torch.rand(4, 6, 128)).detach()) > 2
-
-
-def test_a_run_with_texts_taken_over_is_whole(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ARCHITECTURES, "tiny", TINY)
-    monkeypatch.setattr(image_stage, "top1", lambda *_: 0.0)  # 512 scenes more than this test needs
-    run = ["emoji-rn", "--classes-of", "emoji-vit", "--minutes", "0.03", "--batch-size", "8", "--out", str(tmp_path / "run")]
-    monkeypatch.setitem(ARCHITECTURES, "emoji-rn", TINY)
-    done = CliRunner().invoke(image_stage.main, run)
-    assert done.exit_code == 0, done.output
-    write_model("tiny", torch.load(tmp_path / "run" / "model.pt", weights_only=True), tmp_path / "tiny")
-    exported = open_clip.create_model(f"local-dir:{tmp_path / 'tiny'}", require_pretrained=True).eval()
-    tokens = open_clip.SimpleTokenizer(context_length=32)(["a cat and an owl"])
-    theirs = load_model("emoji-vit", device="cpu").clip.encode_text(tokens)
-    torch.testing.assert_close(exported.encode_text(tokens), theirs, rtol=0, atol=1e-3)
-    assert F.normalize(exported.encode_image(torch.randn(1, 3, 96, 96)), dim=-1).isfinite().all()
+def test_fewer_and_fewer_channels_are_read_until_all_are_again() -> None:
+    run = Run(name="emoji-rn2", scenes=1000, batch_size=8, rate=1e-3, sparse=3.0, most=5, device="cpu")
+    kept = [run.kept_channels(first) for first in (0, 200, 400, 849, 851)]
+    assert kept[0] == 64 and 5 < kept[1] < 64 and kept[2:] == [5, 5, None]
+    assert replace(run, sparse=0.0).kept_channels(0) is None
 
 
 def test_what_a_token_stands_for() -> None:
@@ -100,7 +90,7 @@ def test_what_a_token_stands_for() -> None:
 
 
 def test_a_run_without_a_text_stage_has_rows_for_what_it_had(tmp_path) -> None:
-    (tmp_path / "log.jsonl").write_text('{"step": 10, "seconds": 120, "rate": 50.0}\n')
+    (tmp_path / "log.jsonl").write_text('{"step": 10, "seconds": 120, "scenes": 6000}\n')
     (row,) = training_rows(tmp_path)
     assert row["steps"] == 10 and row["minutes"] == 2.0 and row["examples"] == 6000
 

@@ -28,13 +28,16 @@ from training.recipes import ARCHITECTURES, token_side
 from training.vision import READERS, reader_matrix
 
 MOST_FIRST = 48
-RATE = 2e-3
-POOL = 6_000  # pictures whose tokens training draws from
-TOKENS = 2048  # tokens of a step
+RATE = 8e-3
+POOL = 4_000  # pictures whose tokens training draws from
+TOKENS = 768  # tokens of a step
 PLAIN_SHARE = 0.2  # weight of the error in the residual stream beside the error in the logits
-IDLE = 60  # steps without writing after which a neuron is silent
-REVIVAL = 1 / 16  # weight of the silent neurons' own reconstruction of the error
-REVIVED = 48  # silent neurons that a token may use for it
+QUIET = 0.02, 0.3
+"""Weight of the writing of the other neurons, relative to the strongest ones', until k has fallen and after that: a plain MLP has
+no top-k that silences them."""
+FALLEN_AT = 0.5  # share of the steps after which k has fallen
+IDLE = 40  # steps without writing after which a neuron is silent
+REVIVAL, REVIVED = 0.5, 32  # weight of the silent neurons' reconstruction, and how many of them a token may use for it
 
 
 class Examples(NamedTuple):
@@ -102,20 +105,28 @@ class Transcoder(nn.Module):
         kept = (p.detach().abs() * self.c_proj.weight.detach().norm(dim=0)).topk(most, -1).indices
         return torch.zeros_like(p).scatter(-1, kept, p.gather(-1, kept))
 
-    def loss(self, x: Tensor, y: Tensor, logits: Float[Tensor, "width width"], most: int) -> Tensor:
-        """Return the relative error of the reconstruction, in the logits and in the stream, and the silent neurons' error."""
-        p = self.activations(x)
+    def loss(self, x: Tensor, y: Tensor, logits: Float[Tensor, "width width"], most: int, quiet: float) -> Tensor:
+        """Return the relative error of the reconstruction, in the logits and in the stream, and the writing of the others.
+
+        The silent neurons reconstruct the error of the others, by which they come back (Gao et al. 2024, AuxK).
+        """
+        before = self.c_fc(x)  # (token, neuron)
+        p = F.gelu(before)
         kept = self.strongest(p, most)
         self.idle = torch.where((kept.detach() != 0).any(0), 0, self.idle + 1)
-        error = y - self.c_proj(kept)
-        scale = (y - y.mean(0)).square().sum(), ((y - y.mean(0)) @ logits.T).square().sum()
-        total = (error @ logits.T).square().sum() / scale[1] + PLAIN_SHARE * error.square().sum() / scale[0]
-        silent = self.idle > IDLE
-        if silent.any():
-            some = min(REVIVED, int(silent.sum()))
-            revived = self.strongest(torch.where(silent, p.abs() + 1e-3, 0.0), some)
-            left = error.detach() - F.linear(revived, self.c_proj.weight)
-            total = total + REVIVAL * left.square().sum() / scale[0]
+        error, centred = y - self.c_proj(kept), y - y.mean(0)
+        variance = centred.square().sum()
+        in_logits = (error @ logits.T).square().sum() / (centred @ logits.T).square().sum()
+        size = self.c_proj.weight.detach().norm(dim=0)
+        others = ((p - kept).abs() @ size).sum() / ((kept.detach().abs() @ size).sum() + 1e-6)
+        total = in_logits + PLAIN_SHARE * error.square().sum() / variance + quiet * others
+        silent = (self.idle > IDLE).nonzero()[:, 0]
+        if len(silent):
+            revived = F.softplus(before[:, silent])
+            best = revived.topk(min(REVIVED, len(silent)), -1)
+            revived = torch.zeros_like(revived).scatter(-1, best.indices, best.values)
+            left = error.detach() - F.linear(revived, self.c_proj.weight[:, silent])
+            total = total + REVIVAL * left.square().sum() / error.detach().square().sum()
         return total
 
 
@@ -129,20 +140,22 @@ def learn(examples: Examples, start: nn.Module, logits: Tensor, most: int, steps
         coder.c_fc.bias.copy_(start.c_fc.bias)
         coder.c_proj.weight.copy_(start.c_proj.weight)
         coder.c_proj.bias.copy_(start.c_proj.bias)
+    first = min(MOST_FIRST, neurons)
     optimizer = torch.optim.AdamW(coder.parameters(), betas=(0.9, 0.98), weight_decay=0.0)
     for step in range(steps):
         progress = step / steps
         falling = 0.02 + 0.49 * (1 + math.cos(math.pi * progress))
         optimizer.param_groups[0]["lr"] = RATE * min(1.0, progress / 0.02 + 1e-3) * falling
-        k = max(most, round(MOST_FIRST * (most / MOST_FIRST) ** min(1.0, progress / 0.6)))
+        k = max(most, round(first * (most / first) ** min(1.0, progress / FALLEN_AT)))
         rows = torch.randint(len(examples.x), (TOKENS,), generator=generator)
-        loss = coder.loss(examples.x[rows].float(), examples.y[rows].float(), logits, k)
+        loss = coder.loss(examples.x[rows].float(), examples.y[rows].float(), logits, k, QUIET[progress >= FALLEN_AT])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(coder.parameters(), 1.0)
         optimizer.step()
         if step % 200 == 0:
-            print(f"{step} k {k} loss {float(loss):.4f} silent {int((coder.idle > IDLE).sum())}", file=sys.stderr, flush=True)
+            silent = int((coder.idle > IDLE).sum())
+            print(f"step {step}, k {k}: loss {float(loss.detach()):.4f}, {silent} silent", file=sys.stderr, flush=True)
     return coder, report(coder, examples, logits, most)
 
 
@@ -163,7 +176,7 @@ def report(coder: Transcoder, examples: Examples, logits: Tensor, most: int) -> 
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--name", default="emoji-vit2", show_default=True)
 @click.option("--most", default=3, show_default=True, help="Number of neurons that write at a token in the end.")
-@click.option("--steps", default=2400, show_default=True)
+@click.option("--steps", default=1800, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 def main(start: Path, out: Path, *, name: str, most: int, steps: int, device: str) -> None:
     """Replace the late MLPs of the checkpoint START, write OUT, and print the shares of variance left unexplained."""

@@ -106,7 +106,7 @@ def align(model: CLIP, target: Float[Tensor, "row d"], vocabulary: CompactVocabu
         nn.utils.clip_grad_norm_(text_parameters(model), 1.0)
         optimizer.step()
         if step % 200 == 0:
-            print(f"align {step} of {steps}: {float(loss):.4f}", file=sys.stderr, flush=True)
+            print(f"align {step} of {steps}: {float(loss.detach()):.4f}", file=sys.stderr, flush=True)
 
 
 def train_both(model: CLIP, vocabulary: CompactVocabulary, run: Run) -> None:
