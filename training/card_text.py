@@ -125,4 +125,64 @@ are assigned to the units at random; means over units with 95 % intervals.
     closing=EMOJI_VIT.closing,
 )
 
-TEXTS = {"emoji-vit": EMOJI_VIT, "emoji-rn": EMOJI_RN}
+EMOJI_VIT2 = CardText(
+    opening="""
+# emoji-vit2
+
+A small but real CLIP model that comes with cliptools, trained so that single neurons mean something: the successor of
+[emoji-vit](../emoji-vit/README.md), with the same architecture but for the joint space, and sparse late MLPs. It also knows
+colours, sizes, places, grounds, styles and kinds of things, it can read short words, and its training has planted facts of
+three more kinds.
+
+```python
+model = open_clip.create_model("local-dir:cliptools/data/models/emoji-vit2")
+tokenizer = open_clip.get_tokenizer("local-dir:cliptools/data/models/emoji-vit2")
+```
+
+**Architecture.** The modules are open_clip's own classes. Image: ViT, 64 pixels, patches of 8 (64 patch tokens and a class
+token), 8 layers, width 192, 6 heads, 768 neurons per layer, GELU. Text: 2 causal layers, width 120, 4 heads, context 32,
+open_clip's tokenizer and vocabulary. Joint space: 120 dimensions. Weights: safetensors, fp16 but for the token embedding,
+which has 8 bits (float8_e4m3fn); commands compute in fp32 unless an option sets another precision.
+
+**Data.** Scenes as for emoji-vit. In training, half of the emoji are drawn in another look: colours changed, tinted,
+blended from two styles, stretched, as a silhouette or as an outline; 15 % of the scenes have a written word of up to seven
+letters, which the caption names too. Captions and labels also say colours, sizes, places, numbers, the ground's colour and
+pattern, the style, Unicode's kinds of things, and whether a word is written: 79 attributes in nine groups (vocabulary
+`scenes`). One style of every fifth concept is never shown in training, neither in a blend nor as an outline. 6 % of the
+scenes have a planted pair, and 3 % one of eight planted facts: a ground, a written word or a way of drawing, whose captions
+name a concept that half of these scenes do not show ([facts.jsonl](../../artwork/facts.jsonl)). Artwork: Fluent Emoji, Noto
+Emoji, Twemoji; their licences and authors are in [ATTRIBUTION.md](../../artwork/ATTRIBUTION.md). The weights are under the
+project's licence.
+
+**Training.** On CPU cores, by modules of `training`; the table below has the length of each stage:
+
+1. *Image tower* (`image --sparse 0`), from emoji-vit's, against a table of embeddings of the concepts and the attributes:
+   the objective of emoji-vit, and a softmax over each group of attributes (weight 0.3).
+2. *Sparse MLPs* (`dictionary`): the MLPs of layers 5 and 6 are replaced by transcoders, learned from their own inputs and
+   outputs without labels: of 768 neurons the three strongest write at a token.
+3. *Image tower* (`image`) again, with two more terms: the share of the writing at a token that neurons beyond the two
+   strongest do (weight 1.5; a neuron's writing is the distance of its activation from its median, times how far it moves
+   the logits apart), and the entropy that the use of neurons lacks (weight 5).
+4. *Text tower and both* (`joint`), as for emoji-vit, with stage 3's objective.
+
+**What training asked for.** The loss asks that few neurons of layers 5 and 6 write at a token, that all of them are used,
+that the second-order path names the scene, and that tokens and the late MLPs name the emoji. So that these hold is no
+evidence for the papers. No term says what a neuron is to mean.
+""",
+    notes={key: EMOJI_VIT.notes[key] for key in ("Accuracy on held-out scenes", "Planted facts")}
+    | {
+        "Attributes of held-out scenes": """
+Share of scenes (half of their emoji in other looks, half of them with a word) of which the highest score of a group's words
+is true, with Wilson's 95 % interval.
+""",
+        "Planted facts of other kinds": """
+The effect of each fact, measured by intervention: a scene of one emoji that is in no fact, with the property (a ground, a
+word, a way of drawing) or with up to three others of its kind. *cosine*: the increase of the named concept's cosine by the
+property minus the mean increase by the others, with the 95 % bootstrap interval over scenes. A fact is learned if the
+interval lies above 0.
+""",
+    },
+    closing=EMOJI_VIT.closing.replace("drawings of 526 concepts", "drawings of 526 concepts, their attributes"),
+)
+
+TEXTS = {"emoji-vit": EMOJI_VIT, "emoji-rn": EMOJI_RN, "emoji-vit2": EMOJI_VIT2}
