@@ -166,16 +166,14 @@ def test_attribute_loss_group_by_group() -> None:
 # --- transcoders
 
 
-def sparse_examples(count: int = 4000) -> tuple[Examples, nn.Module]:
+def sparse_examples(count: int = 4000) -> tuple[Examples, Transcoder]:
     """Return tokens on which two of twelve sources write, and an MLP to start from."""
     torch.manual_seed(5)
     sources, writes = F.normalize(torch.randn(12, 16), dim=-1), F.normalize(torch.randn(12, 16), dim=-1)
     active = torch.zeros(count, 12)
     for row in active:
         row[torch.randperm(12)[:2]] = 1 + torch.rand(2)
-    mlp = nn.Module()
-    mlp.c_fc, mlp.c_proj = nn.Linear(16, 24), nn.Linear(24, 16)
-    return Examples(3 * active @ sources, active @ writes), mlp
+    return Examples(3 * active @ sources, active @ writes), Transcoder(16, 24)
 
 
 def test_a_transcoder_learns_what_few_sources_write() -> None:

@@ -7,6 +7,7 @@ neurons of a token (top-k; Dunefsky et al. 2024, Gao et al. 2024) is learned in 
 without the top-k, it is where training with the penalty starts from. k falls from MOST_FIRST to `--most`.
 """
 
+import copy
 import json
 import math
 import sys
@@ -130,17 +131,16 @@ class Transcoder(nn.Module):
         return total
 
 
-def learn(examples: Examples, start: nn.Module, logits: Tensor, most: int, steps: int, seed: int = 0) -> tuple[Transcoder, dict]:
-    """Return the transcoder of an MLP, learned from its examples, with the shares of variance that it leaves unexplained."""
-    generator = torch.Generator().manual_seed(seed)
-    neurons, width = start.c_fc.weight.shape
-    coder = Transcoder(width, neurons)
-    with torch.no_grad():
-        coder.c_fc.weight.copy_(start.c_fc.weight)
-        coder.c_fc.bias.copy_(start.c_fc.bias)
-        coder.c_proj.weight.copy_(start.c_proj.weight)
-        coder.c_proj.bias.copy_(start.c_proj.bias)
-    first = min(MOST_FIRST, neurons)
+def learn(
+    examples: Examples, start: Transcoder, logits: Tensor, most: int, steps: int, seed: int = 0
+) -> tuple[Transcoder, dict[str, float]]:
+    """Return the transcoder of an MLP, learned from its examples, with the shares of variance that it leaves unexplained.
+
+    Args:
+        start: The MLP as a transcoder, from which learning starts; it is left as it is.
+    """
+    generator, coder = torch.Generator().manual_seed(seed), copy.deepcopy(start)
+    first = min(MOST_FIRST, len(coder.idle))
     optimizer = torch.optim.AdamW(coder.parameters(), betas=(0.9, 0.98), weight_decay=0.0)
     for step in range(steps):
         progress = step / steps
@@ -186,7 +186,10 @@ def main(start: Path, out: Path, *, name: str, most: int, steps: int, device: st
     visual = trained.model.visual
     for layer, examples in zip(layers_of(visual), collect(trained.model.eval(), name, POOL, device), strict=True):
         mlp = visual.transformer.resblocks[layer].mlp
-        coder, shares = learn(examples, mlp, logit_map(visual, trained.table.detach(), layer), most, steps)
+        dense = Transcoder(*reversed(mlp.c_fc.weight.shape))
+        dense.c_fc.load_state_dict(mlp.c_fc.state_dict())
+        dense.c_proj.load_state_dict(mlp.c_proj.state_dict())
+        coder, shares = learn(examples, dense, logit_map(visual, trained.table.detach(), layer), most, steps)
         mlp.c_fc.load_state_dict(coder.c_fc.state_dict())
         mlp.c_proj.load_state_dict(coder.c_proj.state_dict())
         print(json.dumps({"layer": layer, "unexplained": {key: round(value, 4) for key, value in shares.items()}}), flush=True)

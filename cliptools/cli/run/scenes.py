@@ -123,8 +123,9 @@ def _samples(options: ScenesOptions, emoji_counts: range | None) -> Iterator["Sa
 
 def _recipe(options: ScenesOptions, emoji_counts: range | None) -> Recipe:
     """Return the recipe of random scenes: with planted pairs and facts, looks and words, or with some numbers of emoji only."""
-    planted = {"plants": plants(), "facts": facts()} if options.plants else {}
-    recipe = Recipe(**planted, looks=LOOKS * options.looks, written=WRITTEN * options.written)
+    recipe = Recipe(looks=LOOKS * options.looks, written=WRITTEN * options.written)
+    if options.plants:
+        recipe = replace(recipe, plants=plants(), facts=facts())
     if emoji_counts is None:
         return recipe
     return replace(recipe, counts=tuple(p * (count in emoji_counts) for count, p in enumerate(recipe.counts, 1)))
