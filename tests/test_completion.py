@@ -86,7 +86,7 @@ def test_options_and_choices() -> None:
 
 
 def test_models_and_their_weights() -> None:
-    assert offered("clip-effects --model emoji-") == list(embedded_names()) == ["emoji-rn", "emoji-vit"]
+    assert offered("clip-effects --model emoji-") == list(embedded_names()) == ["emoji-rn", "emoji-vit", "emoji-vit2"]
     assert "RN50x64" in offered("clip-effects --model RN5") and offered("clip-effects --model convnext") == []
     assert offered("clip-effects --model RN50 --pretrained y") == ["yfcc15m", "file,y"]
     assert offered("clip-effects --pretrained r") == ["random", "file,r"]
@@ -183,7 +183,7 @@ printf '%s\n' "${COMPREPLY[@]}"
     ("line", "said"),
     [
         ("clip-view --so", "--sort"),
-        ("clip-effects --model=emoji-", "emoji-rn emoji-vit"),
+        ("clip-effects --model=emoji-", "emoji-rn emoji-vit emoji-vit2"),
         ("clip-view neurons.safetensors --units 3:4 --sort ind", "index"),
         ("clip-decompose --pool e", "compopt -o filenames|emoji|emoji list.txt"),
         ("clip-decompose --pool words1", "compopt -o filenames|words10k"),

@@ -64,7 +64,7 @@ def test_a_file_that_is_no_pool(tmp_path: Path, content: bytes, said: str) -> No
 
 
 def test_no_such_pool_names_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(TextError, match="neither a file nor one of emoji, imagenet, words10k, words30k"):
+    with pytest.raises(TextError, match="neither a file nor one of emoji, scenes, imagenet, words10k, words30k"):
         load_pool(str(tmp_path / "words20k"))
     with pytest.raises(TextError, match="Is a directory"):
         load_pool(str(tmp_path))

@@ -5,7 +5,6 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import UInt8
 
 from cliptools.emoji.looks import OUTLINE, SILHOUETTE, TINTED
 from cliptools.emoji.scenes import Ground, Scene, Sprite
@@ -36,14 +35,9 @@ def colour_name(rgb: Sequence[float]) -> str:
 
 
 @functools.cache
-def artwork_colours() -> tuple[tuple[str | None, ...], ...]:
-    """Return the colour of most pixels of each concept in each style; None where no colour covers enough of it."""
-    return tuple(tuple(_main_colour(drawing) for drawing in drawings) for drawings in sprites())
-
-
-def _main_colour(drawing: UInt8[np.ndarray, "4 y x"]) -> str | None:
-    """Return the main colour of a drawing with premultiplied alpha."""
-    opaque = drawing[:, ::2, ::2].reshape(4, -1).T
+def artwork_colour(style: int, concept: int) -> str | None:
+    """Return the colour of most pixels of a drawing; None where no colour covers enough of it."""
+    opaque = sprites()[style, concept][:, ::2, ::2].reshape(4, -1).T
     opaque = opaque[opaque[:, 3] > 128].astype(float)
     names, counts = np.unique([_quantised(*(int(v) // 16 for v in 255 * p[:3] / p[3])) for p in opaque], return_counts=True)
     best = int(counts.argmax())
@@ -74,7 +68,7 @@ def thing_colour(sprite: Sprite) -> str | None:
     """Return the main colour of a thing, if it has one."""
     if sprite.look.way in (TINTED, SILHOUETTE, OUTLINE):
         return sprite.look.paint
-    return artwork_colours()[sprite.style][sprite.concept]
+    return artwork_colour(sprite.style, sprite.concept)
 
 
 def style_of(sprite: Sprite) -> str:
