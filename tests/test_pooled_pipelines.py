@@ -110,7 +110,36 @@ def test_every_consumer_of_neurons(study: Study, tmp_path: Path) -> None:
     study.done("edit", *edited, "-o", tmp_path / "null.safetensors", stdin=second.read_bytes())
     zero = ("--how", "zero", study.photos, "-o", tmp_path / "zero.safetensors")
     study.done("edit", *edited, *zero, stdin=neurons.read_bytes())
-    assert "are pairs or neurons" in study.refused("effects", study.photos, "--model", study.model, "--units", "heads")
+
+
+def test_every_consumer_of_heads(study: Study, tmp_path: Path) -> None:
+    """Heads of the pooling, with sums of words and with TextSpan's, and heads of self-attention."""
+    words = study.bundle("heads", "--units", "heads", "--layers", "1")
+    by = ("--bundle", words)
+    pooled = study.folder / "pooling.safetensors"
+    effects = (study.photos, "--model", study.model, "--units", "heads", "--top-images", 2, "--quantile", 0.5, *READ)
+    pooled.write_bytes(study.done("effects", *effects))
+    settings = ct.read(pooled).header.settings
+    depth = 6 if "siglip" in str(study.folder) else 3
+    assert (settings["effect"], settings["scale"], settings["layers"]) == ("pooled", "raw", [depth])
+    assert ct.read(pooled)["unit"].tolist() == [[depth, -1, head] for head in range(2)]
+    span = study.done("decompose", "--m", 2, "--method", "textspan", "--pool", study.pool, "--no-cache", stdin=pooled.read_bytes())
+    assert study.done("view", "-f", "jsonl", stdin=span)
+    study.done("judge", study.photos, "--same-names", *READ, *by, "-f", "jsonl", "--no-cache")
+    study.done("concepts", study.photos, *READ, *by, "-f", "jsonl")
+    study.done("spurious", "--depict", "cat", "--predict", "dog", "--words", 3, "--no-cache", words)
+    for bundle in (words, pooled):
+        ablated = study.done("ablate", study.photos, *READ, "--bundle", bundle, "--classes", study.classes, "-f", "jsonl")
+        assert len(ablated.splitlines()) > 1
+    study.done("shift", study.photos, "--concept", "cat", "--units-per-concept", 2, *READ, *by, "-f", "jsonl")
+    study.done("top", study.photos, "--head", 2, "--raw", *READ, "-f", "jsonl", stdin=span)
+    study.done("sheet", "--head", 2, "--images-from", study.photos, "-o", tmp_path / "sheet.png", stdin=span)
+    study.done("gallery", "--head", 2, "--images-from", study.photos, "-o", tmp_path / "page.html", stdin=span)
+    lines = study.done("view", "--head", 1, words, "-f", "jsonl")
+    zero = ("--how", "zero", study.photos, "-o", tmp_path / "edited.safetensors")
+    assert "heads of a ViT that pools by attention cannot be edited: every token" in study.refused("edit", *zero, stdin=lines)
+    maps = ("segment", study.photos / "cat" / "00.png", "--text", "dog", "--out-dir", tmp_path / "maps", *by)
+    assert "are not single neurons" in study.refused(*maps)
 
 
 def test_the_parts_of_a_pooling(study: Study) -> None:

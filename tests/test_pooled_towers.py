@@ -170,10 +170,13 @@ def test_the_choice_of_effects() -> None:
     clip = model(pooled_tower("siglip", 0))
     assert choose_effects(clip, None, None, None) == Choice("pooled", "pairs", (2, 3))
     assert choose_effects(clip, None, "neurons", [3, 0]) == Choice("pooled", "neurons", (3, 0))
+    assert choose_effects(clip, None, "heads", None) == Choice("pooled", "heads", (4,))
+    assert choose_effects(clip, "pooled", "heads", [3, 2]) == Choice("pooled", "heads", (3, 2))
     assert choose_effects(clip, "second", None, None) == Choice("second", "neurons", (2,))
     assert choose_effects(clip, "indirect", None, [3]) == Choice("indirect", "neurons", (3,))
     for effect, units, layers, reason in (
-        (None, "heads", None, "its units are pairs or neurons"),
+        ("second", "heads", None, "the heads of an attention pooling have pooled effects only"),
+        (None, "heads", [3, 4], "name 4 alone"),
         ("first", None, None, "which all neurons cross"),
         ("second", "pairs", None, "a pair has a pooled effect"),
         ("second", None, [3], "has no later attention layer"),
