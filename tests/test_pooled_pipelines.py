@@ -52,6 +52,23 @@ class Study:
         path.write_bytes(self.done("decompose", "--m", 3, "--pool", self.pool, "--no-cache", stdin=self.done("effects", *words)))
         return path
 
+    def explained(self, folder: Path, bundle: Path, *parts: str, steps: int = 1) -> None:
+        """Explain margins by the units of a bundle, with maps, figures and pages; check the parts, and that they add up."""
+        words = ("explain", self.photos, "--text", "cat", "--text", "dog", "--head", 2, *READ, "--bundle", bundle, "--no-cache")
+        lines = self.done(*words, "--maps", folder / "heat", "--figures", folder / "figures")
+        mlp = [] if "coca" in str(self.folder) else ["pooling_mlp"]
+        for record in map(json.loads, lines.splitlines()):
+            assert list(record["parts"]) == ["units", "other_units", *parts[:-1], *mlp, parts[-1]]
+            assert sum(record["parts"].values()) == pytest.approx(record["margin"], abs=1e-4)
+            total = sum(head["share"] for head in record["heads"])
+            assert total == pytest.approx(record["parts"]["units"], abs=1e-3 * max(1, abs(total)))
+            assert len(record["units"]) and all((folder / "heat" / unit["map"]).is_file() for unit in record["units"])
+            assert len(record["deletion"]["counts"]) > steps
+        (folder / "explained.jsonl").write_bytes(lines)
+        page = ("--head", 2, "--images-from", self.photos, "--explained", folder / "explained.jsonl", "-o", folder / "page.html")
+        self.done("gallery", *page, stdin=bundle.read_bytes())
+        assert self.done(*words, "-f", "table") and self.done(*words, "-f", "safetensors")
+
 
 @pytest.fixture(scope="module", params=["siglip", "coca"])
 def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, run: Run) -> Study:
@@ -88,7 +105,7 @@ def test_every_consumer_of_pairs(study: Study, tmp_path: Path) -> None:
     study.done("gallery", "--head", 2, "--images-from", study.photos, "-o", tmp_path / "page.html", stdin=stdin)
     maps = ("segment", study.photos / "cat" / "00.png", "--text", "dog", "--out-dir", tmp_path / "maps")
     assert "are not single neurons" in study.refused(*maps, *by)
-    assert "margins are explained" in study.refused("explain", study.photos, "--text", "cat", "--text", "dog", *READ, *by)
+    study.explained(tmp_path, pairs, "heads", "rest")
     edited = ("--sees", "cat", "--writes", "dog", "--template", "{}", "-o", tmp_path / "edited.safetensors")
     assert "cannot be edited" in study.refused("edit", *edited, stdin=stdin)
 
@@ -104,6 +121,8 @@ def test_every_consumer_of_neurons(study: Study, tmp_path: Path) -> None:
     assert "expected one of neurons, signed, effects" in study.refused(
         *maps, tmp_path / "b", "--bundle", second, "--method", "rollout"
     )
+    study.explained(tmp_path, second, "heads", "mlps", "rest")
+    study.explained(tmp_path, neurons, "heads", "rest")
     study.done("judge", study.photos, "--same-names", *READ, "--bundle", second, "-f", "jsonl", "--no-cache")
     study.done("ablate", study.photos, *READ, "--bundle", neurons, "--classes", study.classes, "-f", "jsonl")
     edited = ("--sees", "cat", "--writes", "dog", "--template", "{}", "--head", 3)
@@ -131,6 +150,8 @@ def test_every_consumer_of_heads(study: Study, tmp_path: Path) -> None:
     for bundle in (words, pooled):
         ablated = study.done("ablate", study.photos, *READ, "--bundle", bundle, "--classes", study.classes, "-f", "jsonl")
         assert len(ablated.splitlines()) > 1
+    study.explained(tmp_path, words, "mlps", "rest")
+    study.explained(tmp_path, pooled, "rest")
     study.done("shift", study.photos, "--concept", "cat", "--units-per-concept", 2, *READ, *by, "-f", "jsonl")
     study.done("top", study.photos, "--head", 2, "--raw", *READ, "-f", "jsonl", stdin=span)
     study.done("sheet", "--head", 2, "--images-from", study.photos, "-o", tmp_path / "sheet.png", stdin=span)

@@ -11,7 +11,6 @@ from helpers.pooled_towers import KINDS, pooled_tower
 from torch import Tensor
 
 from cliptools.analysis.ablation import joint_mean_ablation
-from cliptools.analysis.margin_passes import tower_of as margin_tower
 from cliptools.analysis.weight_edit import NeuronGroup, largest_overlap, neurons_at_mean, null_edit
 from cliptools.errors import ModelError, UsageError
 from cliptools.models.names import tower_fault
@@ -195,9 +194,6 @@ def test_parts_that_need_a_class_token_are_refused_by_name() -> None:
     for effect in (FirstOrder, Heads):
         with pytest.raises(ModelError, match="direct effects need a class token"):
             effect(visual)
-    for effect in (TokenPairs(visual), SecondOrderPooled(visual)):
-        with pytest.raises(ModelError, match="is a ViT that pools by attention"):
-            margin_tower(effect)
     with pytest.raises(ModelError, match="has no attention pooling"):
         TokenPairs(timm_tower("vit", OTHER_SHAPES[0], 13))
 

@@ -22,7 +22,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cliptools.towers.hooks import Hooks
@@ -68,6 +68,15 @@ class Kept:
         attention = self.block.attention
         W_V = wide(attention.weights(VALUES)[0]).unflatten(0, (attention.heads, -1))  # [head, e, width]
         return torch.einsum("bhgw,hew->bhge", rows @ wide(self.x)[:, None], W_V)
+
+    def token_values(
+        self, rows: Float[Tensor, "b head g token"], image: int, heads: slice | Int[Tensor, "n"]
+    ) -> Float[Tensor, "token n g e"]:
+        """The part of each token in `values` of some heads, on one image."""
+        assert self.x is not None  # the forward pass is over
+        attention = self.block.attention
+        W_V = wide(attention.weights(VALUES)[0]).unflatten(0, (attention.heads, -1))[heads]  # [n, e, width]
+        return torch.einsum("ngt,tw,new->tnge", rows[image][heads], wide(self.x[image]), W_V)
 
     def _sigma(self, name: str) -> Callable[..., None]:
         """A hook that keeps a LayerNorm's deviations: of all tokens for attention's input, of the tokens j for its output."""

@@ -80,10 +80,14 @@ class PooledTokens(TowerEffect):
             for block in blocks:
                 if block.layer != layer:
                     layer = block.layer
-                    S = self.scalars(p[layer].to(beta[0]).transpose(1, 2) @ beta[0].transpose(1, 2))  # s: [b, neuron, g]
+                    S = self.layer_scalars(p[layer], beta[0])
                 yield S[:, index_of(block.neurons, S.device)]
 
         return Listener(hooks, scalars_of)
+
+    def layer_scalars(self, p: Float[Tensor, "b token neuron"], beta: Float[Tensor, "b g token"]) -> Float[Tensor, "b n k"]:
+        """S of all units of a layer."""
+        return self.scalars(p.to(beta).transpose(1, 2) @ beta.transpose(1, 2))  # s: [b, neuron, g]
 
     def _along(self, layer: int, v: Float[Tensor, " d"]) -> Float[Tensor, "neuron g"]:
         """<A_g w_n, v> of all pairs of a layer: through the pooling first, one vector of the residual stream for each head."""

@@ -41,7 +41,6 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_second_order.py: attn_pool",
         "tests/test_second_order.py: pool_type=",
     ),
-    ("analysis/margin_passes.py", "tower_of"): ("tests/test_pooled_towers.py: is a ViT that pools by attention",),
     ("front/edit_model.py", "_effect_of_units"): ("tests/test_pooled_pipelines.py: cannot be edited",),
     ("front/heat_maps.py", "_check_later_layers"): ("tests/test_pooled_pipelines.py: which have no second-order effects",),
     ("unit_effects/select.py", "_choose_pooled"): (
@@ -51,6 +50,10 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ),
     ("unit_effects/vit_direct.py", "directly_read_tower"): ("tests/test_pooled_towers.py: direct effects need a class token",),
     ("unit_effects/vit_pooling.py", "pooling_of"): ("tests/test_pooled_towers.py: has no attention pooling",),
+    ("unit_effects/vit_pooling.py", "choose_pooling_heads"): (
+        "tests/test_pooled_heads.py: layer 5 does not exist",
+        "tests/test_pooled_heads.py: name 4 alone",
+    ),
     ("towers/pooling.py", "Pooling.part_hooks"): ("tests/test_pooled_pipelines.py: has no MLP",),
     ("towers/timm_vit.py", "TimmTower.__init__"): ("tests/test_other_towers.py: is not one of its VisionTransformer",),
     ("analysis/weight_edit.py", "_bias"): ("tests/test_other_towers.py: has no bias, in which an edit could put means",),

@@ -30,8 +30,14 @@ class DirectParts(Frozen):
         """Layer and number of all heads of self-attention."""
         return [(layer, head) for layer, block in enumerate(self.tower.blocks) for head in range(block.attention.heads)]
 
-    def without(self, heads: Collection[tuple[int, int]] = (), neurons: bool = False) -> Tensor:
-        """Return the output without what these heads write, biases of values apart, and without what any neuron writes."""
+    def without(
+        self, heads: Collection[tuple[int, int]] = (), neurons: bool = False, token: int | slice = slice(None)
+    ) -> Tensor:
+        """Return the output without what these heads write, biases of values apart, and without what any neuron writes.
+
+        Args:
+            token: The only token of which the heads' reading is left out.
+        """
         handles = [
             module.register_forward_hook(self._linear_norm(x, y))
             for module, (x, y) in self.norms.items()
@@ -50,7 +56,8 @@ class DirectParts(Frozen):
             output = (A @ before).clone()
             for layer, head in heads:
                 if layer == number:
-                    output[:, head] = self.value_bias(layer)[head]
+                    read = before[:, head] - self.value_bias(layer)[head]  # [b, token, e]
+                    output[:, head] -= A[:, head][..., token].reshape(len(A), A.shape[2], -1) @ read[:, token].reshape(len(A), -1, read.shape[2])
             return output
 
         with attention_as(attend):
