@@ -103,8 +103,19 @@ def test_every_consumer_of_pairs(study: Study, tmp_path: Path) -> None:
     study.done("top", study.photos, "--head", 2, "--raw", *READ, "-f", "jsonl", stdin=stdin)
     study.done("sheet", "--head", 2, "--images-from", study.photos, "-o", tmp_path / "sheet.png", stdin=stdin)
     study.done("gallery", "--head", 2, "--images-from", study.photos, "-o", tmp_path / "page.html", stdin=stdin)
-    maps = ("segment", study.photos / "cat" / "00.png", "--text", "dog", "--out-dir", tmp_path / "maps")
-    assert "are not single neurons" in study.refused(*maps, *by)
+    photo = ("segment", study.photos / "cat" / "00.png", *by)
+    for method in ("pairs", "neurons", "heads", "effects"):
+        options = ("--method", method, "--top-pairs", 7, "--out-dir", tmp_path / f"{method}-maps")
+        record = json.loads(study.done(*photo, "--text", "dog", *options))
+        assert (record["method"], record["top_pairs"], record["text"]) == (method, 7, "dog")
+        label_map = json.loads(study.done(*photo, "--classes", study.classes, "--method", method))
+        assert sum(part["share"] for part in label_map["found"]) == pytest.approx(1, abs=1e-3), label_map
+    assert study.done(*photo, "--classes", study.classes, "-f", "safetensors")
+    assert "--neurons is for ViTs and bundles of neurons" in study.refused(*photo, "--text", "dog", "--neurons", 3)
+    assert "--sink is for CLIP-ResNets" in study.refused(*photo, "--text", "dog", "--sink", "on")
+    assert "with pairs, expected one of pairs" in study.refused(*photo, "--text", "dog", "--method", "signed")
+    scenes = study.done("scenes", "--count", 2, "--size", 160)
+    assert study.done("segment_eval", "-", *by, "--classes", "emoji", stdin=scenes)
     study.explained(tmp_path, pairs, "heads", "rest")
     edited = ("--sees", "cat", "--writes", "dog", "--template", "{}", "-o", tmp_path / "edited.safetensors")
     assert "cannot be edited" in study.refused("edit", *edited, stdin=stdin)
@@ -113,13 +124,16 @@ def test_every_consumer_of_pairs(study: Study, tmp_path: Path) -> None:
 def test_every_consumer_of_neurons(study: Study, tmp_path: Path) -> None:
     second, neurons = study.bundle("second", "--effect", "second", "--layers", "1"), study.bundle("neurons", "--units", "neurons")
     maps = ("segment", study.photos / "cat" / "00.png", "--text", "dog", "--out-dir")
-    for method, bundle in (("neurons", second), ("effects", second), ("signed", neurons)):
-        assert json.loads(study.done(*maps, tmp_path / method, "--bundle", bundle, "--method", method))["text"] == "dog"
-    assert "which have no second-order effects" in study.refused(
-        *maps, tmp_path / "a", "--bundle", neurons, "--method", "effects"
-    )
+    for name, method, bundle in (
+        ("a", "neurons", second),
+        ("b", "effects", second),
+        ("c", "signed", neurons),
+        ("d", "effects", neurons),
+    ):
+        record = json.loads(study.done(*maps, tmp_path / name, "--bundle", bundle, "--method", method))
+        assert (record["text"], record["method"]) == ("dog", method)
     assert "expected one of neurons, signed, effects" in study.refused(
-        *maps, tmp_path / "b", "--bundle", second, "--method", "rollout"
+        *maps, tmp_path / "e", "--bundle", second, "--method", "rollout"
     )
     study.explained(tmp_path, second, "heads", "mlps", "rest")
     study.explained(tmp_path, neurons, "heads", "rest")

@@ -155,10 +155,11 @@ def open_segments(
         UsageError: a setting is given that the model or the kind of map does not use.
         CliptoolsError: the bundle or the classes do not suit the method.
     """
-    label_maps = opened.resnet and not request.texts
+    label_maps = opened.by_pairs and not request.texts
     check_applicable(
         settings,
         resnet=opened.resnet,
+        by_pairs=opened.by_pairs,
         label_maps=label_maps,
         heat_map_only={"--threshold": request.threshold},
         label_map_only={"--background": request.background},

@@ -118,3 +118,28 @@ class DirectParts(Frozen):
             hidden = pool.mlp.fc1(self.norms[pool.norm][1][:, 0])
         added = pool.mlp.act(hidden) @ pool.mlp.fc2.weight.T
         return added @ head.weight.T if isinstance(head, nn.Linear) else added
+
+    def head_shares(self) -> Tensor:
+        """Return r_i^g [b, token, g, d]: a head's output at a token, with biases; tokens that the pooling reads, patches last."""
+        A, v = self.attention[-1]
+        coca = hasattr(self.visual, "ln_post")
+        pool = self.visual.attn_pool.attn if coca else self.visual.trunk.attn_pool
+        layer = pool.out_proj if coca else pool.proj
+        queries = [0] if not coca or self.visual.pool_type == "tok" else list(range(1, A.shape[2]))
+        G, e, total = v.shape[1], v.shape[3], 0
+        for q in queries:
+            parts = [
+                (A[:, g, q, :, None] * v[:, g]) @ layer.weight[:, g * e : (g + 1) * e].T + layer.bias / (G * self.tower.tokens)
+                for g in range(G)
+            ]
+            r = torch.stack(parts, 2)  # [b, token, g, width]
+            if coca:
+                norm = self.visual.ln_post
+                o = self.norms[norm][0][:, q]
+                sigma = ((o - o.mean(-1, keepdim=True)).square().mean(-1) + norm.eps).sqrt()
+                r = norm.weight * (r - r.mean(-1, keepdim=True)) / sigma[:, None, None, None]
+            total = total + r / len(queries)
+        if coca:
+            return total @ self.visual.proj
+        head = self.visual.trunk.head
+        return total @ head.weight.T if isinstance(head, nn.Linear) else total
