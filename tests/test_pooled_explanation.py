@@ -61,8 +61,7 @@ def test_parts_of_the_margin(name: str, kind: str, number: int) -> None:
     """Units, heads, MLPs, the pooling's MLP, and a rest that is the output with all else taken out, not a difference."""
     visual = pooled_tower(kind, number)
     images, v = pictures(visual, IMAGES), unit_vector(tower_of(visual).projection.shape[1])
-    scaled = number == 1
-    explainer, unit, phi = explained(name, visual, images, scaled)
+    explainer, _, phi = explained(name, visual, images, scaled=number == 1)
     M, literal_parts = visual(images), DirectParts(visual, images)
     check_units(explainer, images, phi, M, v)
     every_head, no_mlp = literal_parts.every_head, torch.zeros_like(M)
@@ -79,7 +78,9 @@ def test_parts_of_the_margin(name: str, kind: str, number: int) -> None:
         if name in ("pairs", "neurons"):
             expected |= {"other_units": mlps[i] - phi[i].sum(0), "heads": heads[i], "pooling_mlp": behind[i], "rest": rest[i]}
         elif name == "second":
-            later = sum(literal(SecondOrderPooled(visual), images, [layer])[1][i].sum(0) for layer in range(explainer.tower.depth - 1))
+            later = sum(
+                literal(SecondOrderPooled(visual), images, [layer])[1][i].sum(0) for layer in range(explainer.tower.depth - 1)
+            )
             expected |= {"other_units": later - phi[i].sum(0), "heads": heads[i] - later, "mlps": mlps[i]}
             expected |= {"pooling_mlp": behind[i], "rest": rest[i]}
         elif name == "heads":
@@ -90,7 +91,10 @@ def test_parts_of_the_margin(name: str, kind: str, number: int) -> None:
         if mlp is None:
             expected.pop("pooling_mlp")
         assert list(shares.parts) == list(expected)
-        close(torch.tensor(list(shares.parts.values()), dtype=torch.float64), torch.stack([f * part @ v for part in expected.values()]))
+        close(
+            torch.tensor(list(shares.parts.values()), dtype=torch.float64),
+            torch.stack([f * part @ v for part in expected.values()]),
+        )
         close(shares.through.sum(), shares.share.sum())
         direct = by_token[i].sum(1) @ v * f
         if name in ("second", "heads"):

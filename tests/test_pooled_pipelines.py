@@ -156,7 +156,9 @@ def test_every_consumer_of_heads(study: Study, tmp_path: Path) -> None:
     depth = 6 if "siglip" in str(study.folder) else 3
     assert (settings["effect"], settings["scale"], settings["layers"]) == ("pooled", "raw", [depth])
     assert ct.read(pooled)["unit"].tolist() == [[depth, -1, head] for head in range(2)]
-    span = study.done("decompose", "--m", 2, "--method", "textspan", "--pool", study.pool, "--no-cache", stdin=pooled.read_bytes())
+    span = study.done(
+        "decompose", "--m", 2, "--method", "textspan", "--pool", study.pool, "--no-cache", stdin=pooled.read_bytes()
+    )
     assert study.done("view", "-f", "jsonl", stdin=span)
     study.done("judge", study.photos, "--same-names", *READ, *by, "-f", "jsonl", "--no-cache")
     study.done("concepts", study.photos, *READ, *by, "-f", "jsonl")

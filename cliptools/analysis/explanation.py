@@ -21,9 +21,10 @@ what they read of neurons, so
 
 The effects of a CLIP-ResNet's pairs are all that its pooling reads, so it has `units`, `other_units` and `rest`, its biases.
 
-Where a ViT pools by attention, direct effects are those through the pooling alone (unit_effects/vit_pooling.py). Units with second-order
-effects have the parts above. Pooled effects of all pairs or neurons are those of `mlps`, of which nothing is left, and `heads` are
-the direct effects of all heads of self-attention; the pooling's heads, as units, have neither part, since they read both. Beside `rest`,
+Where a ViT pools by attention, direct effects are those through the pooling alone (unit_effects/vit_pooling.py). Units with
+second-order effects have the parts above. Pooled effects of all pairs or neurons are those of `mlps`, of which nothing is left,
+and `heads` are the direct effects of all heads of self-attention; the pooling's heads, as units, have neither part, since they
+read both. Beside `rest` there is
 
     pooling_mlp    what the neurons of the MLP behind the pooling's attention write, in SigLIP and Perception Encoder
 

@@ -148,8 +148,8 @@ def token_scalars(trace: Trace, image: int, block: UnitBlock) -> Float[Tensor, "
 class PoolingTower(Tower):
     """A ViT that pools by attention; units are pairs, neurons or heads with pooled effects, or neurons with second-order effects.
 
-    The heads are those of the pooling where it alone is between the units and the output, or where it has the units; else those of
-    self-attention.
+    `heads` are those of the pooling where nothing else is between the units and the output, or where it has the units; else
+    they are those of self-attention.
     """
 
     def __init__(self, effect: PoolingEffect, layers: Collection[int]) -> None:
@@ -161,7 +161,9 @@ class PoolingTower(Tower):
         self.image_tower, self.head_effect, self.grid, self.prefix = tower, TokenHeads(tower), tower.grid, tower.prefix
         self.pooling, self.depth = self.head_effect.pooling, tower.depth
         self.carried = isinstance(effect, SecondOrder)
-        self.effect = SecondOrder(tower) if isinstance(effect, SecondOrder) else effect  # with all paths, also where S would be phi
+        self.effect = (
+            SecondOrder(tower) if isinstance(effect, SecondOrder) else effect
+        )  # with all paths, also where S would be phi
         own = isinstance(effect, TokenHeads) and self.depth in layers
         self.layers = range(self.depth - self.carried) if not own else (self.depth,)
         self.read_layers = range(self.depth) if not own else range(0)
@@ -182,7 +184,7 @@ class PoolingTower(Tower):
         hooks += pooling_read_hooks(self.pooling, reads.append) + self.pooling.mlp_hooks(added.append)
         with hooked(hooks):
             embedding = tower.visual(image.to(tower.weight.device, tower.weight.dtype))
-        return PoolingPass(self, wide(embedding), reads[0], p, kept, {"pooling_mlp": part for part in added})
+        return PoolingPass(self, wide(embedding), reads[0], p, kept, {"pooling_mlp": added[0]} if added else {})
 
     def path_heads(self, block: UnitBlock) -> Int[Tensor, "n k"]:
         """Implements Tower.path_heads."""

@@ -173,9 +173,7 @@ def explanations(bundle: Bundle, source: ImageSource, request: ExplainRequest, n
     settings = bundle.header.settings
     if settings.get("effect") not in EFFECTS or not {"direction", "sign"} & set(bundle.tensors):
         kind = settings.get("effect")
-        raise StreamError(
-            f"{name}: a bundle of {kind} effects; {TOOL} needs second-order effects of neurons, or pooled effects"
-        )
+        raise StreamError(f"{name}: a bundle of {kind} effects; {TOOL} needs second-order effects of neurons, or pooled effects")
     if request.pool is not None and "word" in bundle and (len(request.texts) != 1 or request.classes is not None):
         raise UsageError(f"--pool: {name} has words, and no single --text is compared with a mean; leave --pool out")
     record_fields = record_source(bundle)

@@ -172,7 +172,11 @@ def check_applicable(
         (label_maps, label_map_only, "is for label maps: --classes, and a bundle of a CLIP-ResNet or of pairs"),
         (not label_maps, heat_map_only, "is for heat maps (--text); label maps have --background"),
         (not by_pairs, {"--neurons": settings.neurons}, "is for ViTs and bundles of neurons; pairs have --top-pairs"),
-        (by_pairs, {"--top-pairs": settings.top_pairs}, "is for CLIP-ResNets and for pairs; this bundle has other units of a ViT"),
+        (
+            by_pairs,
+            {"--top-pairs": settings.top_pairs},
+            "is for CLIP-ResNets and for pairs; this bundle has other units of a ViT",
+        ),
         (resnet, {"--sink": settings.sink}, "is for CLIP-ResNets; this bundle's model is a ViT"),
     ):
         names = [name for name, value in values.items() if value not in (None, ())]

@@ -1,20 +1,20 @@
 """Segmentation by a ViT that pools by attention: maps of neuron-head pairs, and of neurons' pooled effects, patch by patch.
 
-A pair (n, g) is a neuron of any layer and a head of the pooling. Its effect on the output is a sum over the tokens i of the last
-layer (unit_effects/vit_pooling.py), so that a text t has a share of the output at each patch:
+A pair (n, g) is a neuron of any layer and a head of the pooling. Its effect on the output is a sum over the tokens i
+(unit_effects/vit_pooling.py), so that each patch has a share of its inner product with a text t:
 
     <r^{n,g}, t> = sum over i of beta_i^g p_i^n <A_g w_n, t>
 
-`effects` sums these shares over the pairs S_c that are selected for a text c, or over all heads of the selected neurons. The other
+`effects` sums these shares over the pairs S_c that are selected for a text c, or over all heads of selected neurons. The other
 methods are those of paper 2 (arXiv 2509.19943; resnet_methods.py has the equations and the selection): the neuron's activation
 times the inner product of the text with the output of its head at the patch, or either factor alone,
 
     logit_i(c) = 1/k sum over (n, g) in S_c of p_i^n <r_i^g, t_c>      r_i^g at unit norm
     r_i^g = beta_i^g sigma_i P gamma_out W_O^g (W_V^g y_i + b_V^g) + share of b_O
 
-Here the r_i^g add up over heads and tokens to what attention adds to the output (towers/pooling.py): to M(I) without the bias of the
-LayerNorm behind it, or without the pooling's MLP. p_i^n is of the neuron's own layer; later layers move what they read from patch
-to patch, which the method leaves out.
+Here the r_i^g add up over heads and tokens to what attention adds to the output (towers/pooling.py): to M(I) without the bias
+of the LayerNorm behind it, or without the pooling's MLP. p_i^n is of the neuron's own layer; later layers move what they read
+from patch to patch, which the method leaves out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -147,8 +147,10 @@ def pooled_method(name: str, maps: PooledMaps, t: Float[Tensor, "text d"], pairs
     return look
 
 
-def pooled_effect_method(visual: nn.Module | Tower, unit: Int[Tensor, "unit 3"], r: Float[Tensor, "unit d"], neurons: int) -> Method:
-    """Return the method by the pooled effects of the neurons with the largest |<r_n, t>|: their sum at each patch, if positive."""
+def pooled_effect_method(
+    visual: nn.Module | Tower, unit: Int[Tensor, "unit 3"], r: Float[Tensor, "unit d"], neurons: int
+) -> Method:
+    """Return the method by pooled effects of the neurons with the largest |<r_n, t>|: their sum at each patch, if positive."""
     maps = maps_of(visual, unit)
     columns = maps.columns(unit)
 

@@ -12,8 +12,8 @@ over heads are computed:
 
     logit_i(c) = 1/k sum over h of <r_i^h, t_c> sum over n: (n, h) in S_c of Z_i[n]
 
-`neuron_logits` and `head_logits` use one factor of each pair alone. `resnet_method` returns a method by name, baselines of towers.py
-included; `heat_of` returns any such method for heat maps. pooled_methods.py has the same equations for other towers.
+`neuron_logits` and `head_logits` use one factor of each pair alone. `resnet_method` returns a method by name, baselines of
+towers.py included; `heat_of` returns any such method for heat maps. pooled_methods.py has the same equations for other towers.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -42,7 +42,9 @@ class LatentPooling(Pooling):
         """Implements Pooling.biases."""
         like = wide(self.pool.kv.weight)
         b_V = None if self.pool.kv.bias is None else self.pool.kv.bias.chunk(2)[1]
-        return _bias(b_V, len(like) // 2, like).unflatten(0, (self.heads, -1)), wide(self.pool.proj.bias) @ wide(self.projection())
+        return _bias(b_V, len(like) // 2, like).unflatten(0, (self.heads, -1)), wide(self.pool.proj.bias) @ wide(
+            self.projection()
+        )
 
     def hooks(self, use: Callable[[Float[Tensor, "b g token"]], None]) -> Hooks:
         """Implements Pooling.hooks."""

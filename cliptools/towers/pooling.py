@@ -9,8 +9,8 @@ With attention and the deviations of LayerNorms frozen, the output is a sum over
 b is the attention of the queries, which do not depend on the image. `in` is the LayerNorm that reads every token, `out` the one
 that reads what a query has collected, where a tower has one. beta is a scalar of the image, A_g are weights.
 
-The heads themselves read y, the output of `in`, and add up to the output of attention. With b_V and b_O the biases of values and of
-the output matrix,
+The heads themselves read y, the output of `in`, and add up to the output of attention. With b_V and b_O the biases of values and
+of the output matrix,
 
     M(I) = sum over g, j of beta_j^g sigma_j^in P gamma_out (W_O^g (W_V^g y_j + b_V^g) + b_O / heads) + parts that no head writes
 

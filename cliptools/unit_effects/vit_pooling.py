@@ -11,14 +11,15 @@ self-attention is crossed. These are factored effects (factored.py, Eq. 1):
     pairs (n, g):                       K = 1           S = s^{n,g}        D = A_g w_n
     neurons n, sums over the heads:     K = heads       S[g] = s^{n,g}     D[g] = A_g w_n
 
-Token j's part of s is beta_j^g p_j^n. The heads of the pooling have direct effects, as those of self-attention have where the output
-is read from a class token (vit_direct.py): what head g adds to the output, without the bias of the values. They and the constant
-parts of the pooling, its MLP among them, add up to M(I) (towers/pooling.py has the terms):
+Token j's part of s is beta_j^g p_j^n. The heads of the pooling have direct effects, as those of self-attention have where the
+output is read from a class token (vit_direct.py): what head g adds to the output, without the bias of the values. They and the
+constant parts of the pooling, its MLP among them, add up to M(I) (towers/pooling.py has the terms):
 
-    heads g of the pooling:             K = e           S[k] = sum over j of beta_j^g sigma_j^in W_V^g[k] y_j    D[k] = P gamma_out W_O^g[:, k]
+    heads g of the pooling, K = e:      S[k] = sum over j of beta_j^g sigma_j^in W_V^g[k] y_j
+                                        D[k] = P gamma_out W_O^g[:, k]
 
-Heads h of self-attention in layer l reach the output through the pooling alone as sums over both, K = heads of the pooling x e. Units
-of the pooling have the number of layers, L, for their layer, which no block has.
+Heads h of self-attention in layer l reach the output through the pooling alone, K = heads of the pooling times e. Heads of the
+pooling have the number of layers, L, for their layer, which no block has.
 
 `SecondOrderPooled` has the effects through one later layer and the pooling (vit_second_order.py), K = heads of the pooling times
 heads of later layers. Where that is more than d, phi itself takes the place of S, and D is the identity.
@@ -41,7 +42,13 @@ from cliptools.towers.tower import Tower
 from cliptools.unit_effects.factored import Listener, UnitBlock, head_units, index_of, neuron_units, slices, wide
 from cliptools.unit_effects.vit_direct import choose_any_layers
 from cliptools.unit_effects.vit_effect import TowerEffect
-from cliptools.unit_effects.vit_second_order import SecondOrder, default_layers, head_directions, neuron_outputs, neurons_per_layer
+from cliptools.unit_effects.vit_second_order import (
+    SecondOrder,
+    default_layers,
+    head_directions,
+    neuron_outputs,
+    neurons_per_layer,
+)
 
 
 class PooledTokens(TowerEffect):
@@ -360,7 +367,8 @@ def choose_pooling_heads(visual: nn.Module | Tower, requested: Sequence[int] | N
     layers = (depth,) if requested is None else tuple(requested)
     if missing := [layer for layer in layers if layer > depth]:
         raise UsageError(
-            f"--layers: layer {missing[0]} does not exist, heads of this model have layers 0 to {depth - 1}, and {depth}, its pooling"
+            f"--layers: layer {missing[0]} does not exist, heads of this model have layers 0 to {depth - 1}, and {depth}, its "
+            "pooling"
         )
     if depth in layers and len(layers) > 1:
         raise UsageError(f"--layers: heads of the pooling ({depth}) read what heads of other layers write; name {depth} alone")

@@ -30,9 +30,7 @@ class DirectParts(Frozen):
         """Layer and number of all heads of self-attention."""
         return [(layer, head) for layer, block in enumerate(self.tower.blocks) for head in range(block.attention.heads)]
 
-    def without(
-        self, heads: Collection[tuple[int, int]] = (), neurons: bool = False, token: int | slice = slice(None)
-    ) -> Tensor:
+    def without(self, heads: Collection[tuple[int, int]] = (), neurons: bool = False, token: int | slice = slice(None)) -> Tensor:
         """Return the output without what these heads write, biases of values apart, and without what any neuron writes.
 
         Args:
@@ -57,7 +55,9 @@ class DirectParts(Frozen):
             for layer, head in heads:
                 if layer == number:
                     read = before[:, head] - self.value_bias(layer)[head]  # [b, token, e]
-                    output[:, head] -= A[:, head][..., token].reshape(len(A), A.shape[2], -1) @ read[:, token].reshape(len(A), -1, read.shape[2])
+                    output[:, head] -= A[:, head][..., token].reshape(len(A), A.shape[2], -1) @ read[:, token].reshape(
+                        len(A), -1, read.shape[2]
+                    )
             return output
 
         with attention_as(attend):
@@ -86,7 +86,8 @@ class DirectParts(Frozen):
         heads, rest = 0, 0
         for q in queries:
             written = torch.stack(
-                [(A[:, g, q, :, None] * (v[:, g] - b_V[g * e : (g + 1) * e])) @ W_O[:, g * e : (g + 1) * e].T for g in range(G)], 1
+                [(A[:, g, q, :, None] * (v[:, g] - b_V[g * e : (g + 1) * e])) @ W_O[:, g * e : (g + 1) * e].T for g in range(G)],
+                1,
             )  # [b, g, token, width]
             constant = W_O @ b_V + b_O
             if coca:
