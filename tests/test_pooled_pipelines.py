@@ -30,7 +30,8 @@ class Study:
         for number in range(6):
             group = self.photos / ("cat", "pizza")[number % 2]
             group.mkdir(parents=True, exist_ok=True)
-            Image.effect_noise((60, 50 + number), 90).convert("RGB").save(group / f"{number:02}.png")
+            noise = np.random.default_rng(number).integers(0, 256, (50 + number, 60, 3), np.uint8)
+            Image.fromarray(noise).save(group / f"{number:02}.png")
 
     def done(self, command: str, *words: Any, stdin: bytes = b"") -> bytes:
         """Return the output of a command that succeeds."""
@@ -132,6 +133,10 @@ def test_every_consumer_of_neurons(study: Study, tmp_path: Path) -> None:
     ):
         record = json.loads(study.done(*maps, tmp_path / name, "--bundle", bundle, "--method", method))
         assert (record["text"], record["method"]) == ("dog", method)
+    last = ("--effect", "indirect", "--layers", 5 if "siglip" in str(study.folder) else 2, "--sample-neurons", 3)
+    assert "which have no second-order effects" in study.refused(
+        *maps, tmp_path / "f", "--bundle", study.bundle("last", *last), "--method", "effects"
+    )
     assert "expected one of neurons, signed, effects" in study.refused(
         *maps, tmp_path / "e", "--bundle", second, "--method", "rollout"
     )
@@ -147,7 +152,7 @@ def test_every_consumer_of_neurons(study: Study, tmp_path: Path) -> None:
 
 def test_every_consumer_of_heads(study: Study, tmp_path: Path) -> None:
     """Heads of the pooling, with sums of words and with TextSpan's, and heads of self-attention."""
-    words = study.bundle("heads", "--units", "heads", "--layers", "1")
+    words = study.bundle("heads", "--units", "heads", "--layers", "0-2")
     by = ("--bundle", words)
     pooled = study.folder / "pooling.safetensors"
     effects = (study.photos, "--model", study.model, "--units", "heads", "--top-images", 2, "--quantile", 0.5, *READ)
@@ -162,7 +167,7 @@ def test_every_consumer_of_heads(study: Study, tmp_path: Path) -> None:
     assert study.done("view", "-f", "jsonl", stdin=span)
     study.done("judge", study.photos, "--same-names", *READ, *by, "-f", "jsonl", "--no-cache")
     study.done("concepts", study.photos, *READ, *by, "-f", "jsonl")
-    study.done("spurious", "--depict", "cat", "--predict", "dog", "--words", 3, "--no-cache", words)
+    study.done("spurious", "--depict", "cat", "--predict", "dog", "--words", 1, "--near", 1, "--no-cache", words)
     for bundle in (words, pooled):
         ablated = study.done("ablate", study.photos, *READ, "--bundle", bundle, "--classes", study.classes, "-f", "jsonl")
         assert len(ablated.splitlines()) > 1

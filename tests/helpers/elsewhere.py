@@ -44,7 +44,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("front/edit_model.py", "_effect_of_units"): ("tests/test_pooled_pipelines.py: cannot be edited",),
     ("front/heat_maps.py", "_check_later_layers"): ("tests/test_pooled_pipelines.py: which have no second-order effects",),
     ("unit_effects/select.py", "_choose_pooled"): (
-        "tests/test_pooled_towers.py: its units are pairs or neurons",
+        "tests/test_pooled_towers.py: the heads of an attention pooling have pooled effects only",
         "tests/test_pooled_towers.py: which all neurons cross",
         "tests/test_pooled_towers.py: a pair has a pooled effect",
     ),
