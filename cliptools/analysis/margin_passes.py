@@ -25,10 +25,10 @@ from cliptools.towers.tower import Tower as ImageTower
 from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, index_of, wide
 from cliptools.unit_effects.resnet_pooling import LAYER, Pooled, PooledHeads, PooledNeurons, PoolTrace, trace_pool
 from cliptools.unit_effects.vit_direct import FirstOrder, Heads, direct_scalars
-from cliptools.unit_effects.vit_pooling import PooledTokens, TokenHeads, TokenNeurons
+from cliptools.unit_effects.vit_pooling import PooledTokens, TokenHeads, TokenNeurons, TokenPairs
 from cliptools.unit_effects.vit_second_order import SecondOrder, Trace, scalars, trace_hooks
 
-PoolingEffect = PooledTokens | TokenHeads | SecondOrder
+PoolingEffect = TokenPairs | TokenNeurons | TokenHeads | SecondOrder
 """The effects of a ViT that pools by attention."""
 
 
@@ -152,6 +152,8 @@ class PoolingTower(Tower):
     they are those of self-attention.
     """
 
+    head_effect: TokenHeads
+
     def __init__(self, effect: PoolingEffect, layers: Collection[int]) -> None:
         """
         Args:
@@ -161,12 +163,10 @@ class PoolingTower(Tower):
         self.image_tower, self.head_effect, self.grid, self.prefix = tower, TokenHeads(tower), tower.grid, tower.prefix
         self.pooling, self.depth = self.head_effect.pooling, tower.depth
         self.carried = isinstance(effect, SecondOrder)
-        self.effect = (
-            SecondOrder(tower) if isinstance(effect, SecondOrder) else effect
-        )  # with all paths, also where S would be phi
+        self.effect = SecondOrder(tower) if self.carried else effect  # its paths, where `SecondOrderPooled` has phi for S
         own = isinstance(effect, TokenHeads) and self.depth in layers
-        self.layers = range(self.depth - self.carried) if not own else (self.depth,)
-        self.read_layers = range(self.depth) if not own else range(0)
+        self.layers = (self.depth,) if own else range(self.depth - 1 if self.carried else self.depth)
+        self.read_layers = range(0 if own else self.depth)
         """Layers whose neurons and heads are parts of the margin."""
         head_layers = (self.depth,) if own or isinstance(effect, PooledTokens) else range(self.depth)
         self.head_blocks = [UnitBlock(layer, torch.arange(self.head_effect.size(layer)[0])) for layer in head_layers]
@@ -319,7 +319,7 @@ def tower_of(effect: FactoredEffect, layers: Collection[int] = ()) -> Tower:
     """
     if isinstance(effect, Pooled):
         return ResNetTower(effect)
-    assert isinstance(effect, SecondOrder | PooledTokens | TokenHeads)
+    assert isinstance(effect, PoolingEffect)
     return VitTower(effect.tower) if effect.tower.pooling is None else PoolingTower(effect, layers)
 
 
