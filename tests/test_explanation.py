@@ -1,10 +1,17 @@
 """Shares of margins compared with full effects, token by token, and deletion compared with effects replaced one by one."""
 
-from itertools import pairwise
-
 import pytest
 import torch
-from helpers.explain import pair_token_effects, rest_of_output, token_effects
+from helpers.explain import (
+    check_units,
+    close,
+    pair_token_effects,
+    rest_of_output,
+    shuffled,
+    token_effects,
+    unit_vector,
+    vector_units,
+)
 from helpers.first_order import first_order_effects
 from helpers.oracles import second_order_effects
 from helpers.resnet_paths import SHAPES as RESNETS
@@ -12,10 +19,9 @@ from helpers.resnet_paths import pair_effects, random_resnet
 from helpers.resnet_paths import pictures as resnet_pictures
 from helpers.second_order import SHAPES, pictures, random_tower
 from helpers.textspan import head_effects
-from torch import Tensor
 
 from cliptools.analysis.ablation import Units
-from cliptools.analysis.deletion import deletion, random_orders, step_counts
+from cliptools.analysis.deletion import random_orders, step_counts
 from cliptools.analysis.explanation import Explainer, cosines
 from cliptools.analysis.margin_passes import tower_of
 from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, along_of
@@ -23,72 +29,6 @@ from cliptools.unit_effects.resnet_pooling import Pairs, PooledHeads, PooledNeur
 from cliptools.unit_effects.vit_second_order import SecondOrder
 
 IMAGES = 3
-
-
-def unit_vector(d: int, seed: int = 8) -> Tensor:
-    v = torch.randn(d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    return v / v.norm()
-
-
-def shuffled(count: int, left_out: int = 4) -> Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(3))[: count - left_out]
-
-
-def vector_units(phi: Tensor, unit: Tensor) -> Units:
-    """Return units with the means of their effects and directions that deletion does not use."""
-    b = phi.mean(0)
-    return Units(unit, b, torch.nn.functional.normalize(b, dim=1)[:, None], b.new_zeros(len(unit)))
-
-
-def close(found: Tensor | float, expected: Tensor | float) -> None:
-    expected = torch.as_tensor(expected, dtype=torch.float64)
-    torch.testing.assert_close(
-        torch.as_tensor(found, dtype=torch.float64), expected, rtol=1e-9, atol=1e-9 * max(1.0, float(expected.abs().max()))
-    )
-
-
-def check_units(explainer: Explainer, images: Tensor, phi: Tensor, embedding: Tensor, v: Tensor) -> None:
-    """Compare shares, norms and deletion with effects [image, unit, d] that are not multiplied by any scale."""
-    read, along = explainer.read(images), explainer.along(v)
-    f = 100 / embedding.norm(dim=1)
-    scale = f if explainer.scaled else torch.ones_like(f)
-    b = (phi * scale[:, None, None]).mean(0)
-    norm = (phi * scale[:, None, None] - b).norm(dim=-1)
-    close(read.norm, norm)
-    for i in range(len(images)):
-        shares = explainer.shares(read, i, along)
-        close(shares.margin, f[i] * embedding[i] @ v)
-        close(shares.share, f[i] * phi[i] @ v)
-        close(shares.mean, b @ v * (1 if explainer.scaled else f[i]))
-        close(shares.excess, shares.share - shares.mean)
-        close(sum(shares.parts.values()), shares.margin)
-        close(shares.parts["units"], shares.share.sum())
-        counts = step_counts(len(phi[i]) // 2, 5)
-        random = random_orders(len(phi[i]), 2, "image", 1)
-        result = deletion(explainer, read, i, v, shares.excess, counts, random)
-        side = 1 if shares.margin >= 0 else -1
-        orders = {
-            "explanation": [(-side * shares.excess).argsort()],
-            "activity": [(-norm[i]).argsort()],
-            "random": random,
-        }
-        for name, several in orders.items():
-            curves = torch.stack([literal_curve(phi[i] * scale[i], b, embedding[i] * scale[i], v, o, counts) for o in several])
-            close(result.curves[name].margin, curves.mean(0))
-            mean = curves.mean(0).tolist()
-            steps = zip(pairwise(counts.tolist()), pairwise(mean), strict=True)
-            area = sum((k - j) * (x + y) / 2 for (j, k), (x, y) in steps) / int(counts[-1])
-            close(result.curves[name].area, area)
-
-
-def literal_curve(phi: Tensor, b: Tensor, M: Tensor, v: Tensor, order: Tensor, counts: Tensor) -> Tensor:
-    margins = []
-    for k in counts.tolist():
-        changed = M.clone()
-        for n in order[:k].tolist():
-            changed = changed + b[n] - phi[n]
-        margins.append(100 * changed @ v / changed.norm())
-    return torch.stack(margins)
 
 
 @pytest.mark.parametrize(("shape", "scaled", "layers"), [(0, True, [0, 2]), (1, False, [1]), (5, True, [0])])

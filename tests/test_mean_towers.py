@@ -90,8 +90,7 @@ def test_scalars_of_single_tokens_sum_to_those_of_the_picture(kind: str) -> None
         for layer in range(3)
         for units in [UnitBlock(layer, torch.arange(traced.p[layer].shape[-1]))]
     )
-    assert passed.mlps is not None
-    torch.testing.assert_close(passed.mlps, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(passed.parts["mlps"], expected, rtol=1e-10, atol=1e-12)
 
 
 CHARACTERS = [*string.ascii_lowercase, *string.digits, *"-,.'()"]

@@ -30,7 +30,8 @@ class Study:
         for number in range(6):
             group = self.photos / ("cat", "pizza")[number % 2]
             group.mkdir(parents=True, exist_ok=True)
-            Image.effect_noise((60, 50 + number), 90).convert("RGB").save(group / f"{number:02}.png")
+            noise = np.random.default_rng(number).integers(0, 256, (50 + number, 60, 3), np.uint8)
+            Image.fromarray(noise).save(group / f"{number:02}.png")
 
     def done(self, command: str, *words: Any, stdin: bytes = b"") -> bytes:
         """Return the output of a command that succeeds."""
@@ -51,6 +52,23 @@ class Study:
         words = (self.photos, "--model", self.model, "--top-images", 2, "--quantile", 0.5, *READ, *options)
         path.write_bytes(self.done("decompose", "--m", 3, "--pool", self.pool, "--no-cache", stdin=self.done("effects", *words)))
         return path
+
+    def explained(self, folder: Path, bundle: Path, *parts: str, steps: int = 1) -> None:
+        """Explain margins by the units of a bundle, with maps, figures and pages; check the parts, and that they add up."""
+        words = ("explain", self.photos, "--text", "cat", "--text", "dog", "--head", 2, *READ, "--bundle", bundle, "--no-cache")
+        lines = self.done(*words, "--maps", folder / "heat", "--figures", folder / "figures")
+        mlp = [] if "coca" in str(self.folder) else ["pooling_mlp"]
+        for record in map(json.loads, lines.splitlines()):
+            assert list(record["parts"]) == ["units", "other_units", *parts[:-1], *mlp, parts[-1]]
+            assert sum(record["parts"].values()) == pytest.approx(record["margin"], abs=1e-4)
+            total = sum(head["share"] for head in record["heads"])
+            assert total == pytest.approx(record["parts"]["units"], abs=1e-3 * max(1, abs(total)))
+            assert len(record["units"]) and all((folder / "heat" / unit["map"]).is_file() for unit in record["units"])
+            assert len(record["deletion"]["counts"]) > steps
+        (folder / "explained.jsonl").write_bytes(lines)
+        page = ("--head", 2, "--images-from", self.photos, "--explained", folder / "explained.jsonl", "-o", folder / "page.html")
+        self.done("gallery", *page, stdin=bundle.read_bytes())
+        assert self.done(*words, "-f", "table") and self.done(*words, "-f", "safetensors")
 
 
 @pytest.fixture(scope="module", params=["siglip", "coca"])
@@ -86,9 +104,20 @@ def test_every_consumer_of_pairs(study: Study, tmp_path: Path) -> None:
     study.done("top", study.photos, "--head", 2, "--raw", *READ, "-f", "jsonl", stdin=stdin)
     study.done("sheet", "--head", 2, "--images-from", study.photos, "-o", tmp_path / "sheet.png", stdin=stdin)
     study.done("gallery", "--head", 2, "--images-from", study.photos, "-o", tmp_path / "page.html", stdin=stdin)
-    maps = ("segment", study.photos / "cat" / "00.png", "--text", "dog", "--out-dir", tmp_path / "maps")
-    assert "are not single neurons" in study.refused(*maps, *by)
-    assert "margins are explained" in study.refused("explain", study.photos, "--text", "cat", "--text", "dog", *READ, *by)
+    photo = ("segment", study.photos / "cat" / "00.png", *by)
+    for method in ("pairs", "neurons", "heads", "effects"):
+        options = ("--method", method, "--top-pairs", 7, "--out-dir", tmp_path / f"{method}-maps")
+        record = json.loads(study.done(*photo, "--text", "dog", *options))
+        assert (record["method"], record["top_pairs"], record["text"]) == (method, 7, "dog")
+        label_map = json.loads(study.done(*photo, "--classes", study.classes, "--method", method))
+        assert sum(part["share"] for part in label_map["found"]) == pytest.approx(1, abs=1e-3), label_map
+    assert study.done(*photo, "--classes", study.classes, "-f", "safetensors")
+    assert "--neurons is for ViTs and bundles of neurons" in study.refused(*photo, "--text", "dog", "--neurons", 3)
+    assert "--sink is for CLIP-ResNets" in study.refused(*photo, "--text", "dog", "--sink", "on")
+    assert "with pairs, expected one of pairs" in study.refused(*photo, "--text", "dog", "--method", "signed")
+    scenes = study.done("scenes", "--count", 2, "--size", 160)
+    assert study.done("segment_eval", "-", *by, "--classes", "emoji", stdin=scenes)
+    study.explained(tmp_path, pairs, "heads", "rest")
     edited = ("--sees", "cat", "--writes", "dog", "--template", "{}", "-o", tmp_path / "edited.safetensors")
     assert "cannot be edited" in study.refused("edit", *edited, stdin=stdin)
 
@@ -96,21 +125,63 @@ def test_every_consumer_of_pairs(study: Study, tmp_path: Path) -> None:
 def test_every_consumer_of_neurons(study: Study, tmp_path: Path) -> None:
     second, neurons = study.bundle("second", "--effect", "second", "--layers", "1"), study.bundle("neurons", "--units", "neurons")
     maps = ("segment", study.photos / "cat" / "00.png", "--text", "dog", "--out-dir")
-    for method, bundle in (("neurons", second), ("effects", second), ("signed", neurons)):
-        assert json.loads(study.done(*maps, tmp_path / method, "--bundle", bundle, "--method", method))["text"] == "dog"
+    for name, method, bundle in (
+        ("a", "neurons", second),
+        ("b", "effects", second),
+        ("c", "signed", neurons),
+        ("d", "effects", neurons),
+    ):
+        record = json.loads(study.done(*maps, tmp_path / name, "--bundle", bundle, "--method", method))
+        assert (record["text"], record["method"]) == ("dog", method)
+    last = ("--effect", "indirect", "--layers", 5 if "siglip" in str(study.folder) else 2, "--sample-neurons", 3)
     assert "which have no second-order effects" in study.refused(
-        *maps, tmp_path / "a", "--bundle", neurons, "--method", "effects"
+        *maps, tmp_path / "f", "--bundle", study.bundle("last", *last), "--method", "effects"
     )
     assert "expected one of neurons, signed, effects" in study.refused(
-        *maps, tmp_path / "b", "--bundle", second, "--method", "rollout"
+        *maps, tmp_path / "e", "--bundle", second, "--method", "rollout"
     )
+    study.explained(tmp_path, second, "heads", "mlps", "rest")
+    study.explained(tmp_path, neurons, "heads", "rest")
     study.done("judge", study.photos, "--same-names", *READ, "--bundle", second, "-f", "jsonl", "--no-cache")
     study.done("ablate", study.photos, *READ, "--bundle", neurons, "--classes", study.classes, "-f", "jsonl")
     edited = ("--sees", "cat", "--writes", "dog", "--template", "{}", "--head", 3)
     study.done("edit", *edited, "-o", tmp_path / "null.safetensors", stdin=second.read_bytes())
     zero = ("--how", "zero", study.photos, "-o", tmp_path / "zero.safetensors")
     study.done("edit", *edited, *zero, stdin=neurons.read_bytes())
-    assert "are pairs or neurons" in study.refused("effects", study.photos, "--model", study.model, "--units", "heads")
+
+
+def test_every_consumer_of_heads(study: Study, tmp_path: Path) -> None:
+    """Heads of the pooling, with sums of words and with TextSpan's, and heads of self-attention."""
+    words = study.bundle("heads", "--units", "heads", "--layers", "0-2")
+    by = ("--bundle", words)
+    pooled = study.folder / "pooling.safetensors"
+    effects = (study.photos, "--model", study.model, "--units", "heads", "--top-images", 2, "--quantile", 0.5, *READ)
+    pooled.write_bytes(study.done("effects", *effects))
+    settings = ct.read(pooled).header.settings
+    depth = 6 if "siglip" in str(study.folder) else 3
+    assert (settings["effect"], settings["scale"], settings["layers"]) == ("pooled", "raw", [depth])
+    assert ct.read(pooled)["unit"].tolist() == [[depth, -1, head] for head in range(2)]
+    span = study.done(
+        "decompose", "--m", 2, "--method", "textspan", "--pool", study.pool, "--no-cache", stdin=pooled.read_bytes()
+    )
+    assert study.done("view", "-f", "jsonl", stdin=span)
+    study.done("judge", study.photos, "--same-names", *READ, *by, "-f", "jsonl", "--no-cache")
+    study.done("concepts", study.photos, *READ, *by, "-f", "jsonl")
+    study.done("spurious", "--depict", "cat", "--predict", "dog", "--words", 1, "--near", 1, "--no-cache", words)
+    for bundle in (words, pooled):
+        ablated = study.done("ablate", study.photos, *READ, "--bundle", bundle, "--classes", study.classes, "-f", "jsonl")
+        assert len(ablated.splitlines()) > 1
+    study.explained(tmp_path, words, "mlps", "rest")
+    study.explained(tmp_path, pooled, "rest")
+    study.done("shift", study.photos, "--concept", "cat", "--units-per-concept", 2, *READ, *by, "-f", "jsonl")
+    study.done("top", study.photos, "--head", 2, "--raw", *READ, "-f", "jsonl", stdin=span)
+    study.done("sheet", "--head", 2, "--images-from", study.photos, "-o", tmp_path / "sheet.png", stdin=span)
+    study.done("gallery", "--head", 2, "--images-from", study.photos, "-o", tmp_path / "page.html", stdin=span)
+    lines = study.done("view", "--head", 1, words, "-f", "jsonl")
+    zero = ("--how", "zero", study.photos, "-o", tmp_path / "edited.safetensors")
+    assert "heads of a ViT that pools by attention cannot be edited: every token" in study.refused("edit", *zero, stdin=lines)
+    maps = ("segment", study.photos / "cat" / "00.png", "--text", "dog", "--out-dir", tmp_path / "maps", *by)
+    assert "are not single neurons" in study.refused(*maps)
 
 
 def test_the_parts_of_a_pooling(study: Study) -> None:

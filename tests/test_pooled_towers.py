@@ -11,7 +11,6 @@ from helpers.pooled_towers import KINDS, pooled_tower
 from torch import Tensor
 
 from cliptools.analysis.ablation import joint_mean_ablation
-from cliptools.analysis.margin_passes import tower_of as margin_tower
 from cliptools.analysis.weight_edit import NeuronGroup, largest_overlap, neurons_at_mean, null_edit
 from cliptools.errors import ModelError, UsageError
 from cliptools.models.names import tower_fault
@@ -170,10 +169,13 @@ def test_the_choice_of_effects() -> None:
     clip = model(pooled_tower("siglip", 0))
     assert choose_effects(clip, None, None, None) == Choice("pooled", "pairs", (2, 3))
     assert choose_effects(clip, None, "neurons", [3, 0]) == Choice("pooled", "neurons", (3, 0))
+    assert choose_effects(clip, None, "heads", None) == Choice("pooled", "heads", (4,))
+    assert choose_effects(clip, "pooled", "heads", [3, 2]) == Choice("pooled", "heads", (3, 2))
     assert choose_effects(clip, "second", None, None) == Choice("second", "neurons", (2,))
     assert choose_effects(clip, "indirect", None, [3]) == Choice("indirect", "neurons", (3,))
     for effect, units, layers, reason in (
-        (None, "heads", None, "its units are pairs or neurons"),
+        ("second", "heads", None, "the heads of an attention pooling have pooled effects only"),
+        (None, "heads", [3, 4], "name 4 alone"),
         ("first", None, None, "which all neurons cross"),
         ("second", "pairs", None, "a pair has a pooled effect"),
         ("second", None, [3], "has no later attention layer"),
@@ -192,9 +194,6 @@ def test_parts_that_need_a_class_token_are_refused_by_name() -> None:
     for effect in (FirstOrder, Heads):
         with pytest.raises(ModelError, match="direct effects need a class token"):
             effect(visual)
-    for effect in (TokenPairs(visual), SecondOrderPooled(visual)):
-        with pytest.raises(ModelError, match="is a ViT that pools by attention"):
-            margin_tower(effect)
     with pytest.raises(ModelError, match="has no attention pooling"):
         TokenPairs(timm_tower("vit", OTHER_SHAPES[0], 13))
 

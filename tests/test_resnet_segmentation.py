@@ -1,6 +1,7 @@
 """Label maps by neuron-head pairs and their baselines compared with loops, scikit-learn and torchmetrics."""
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,9 @@ from cliptools.segmentation.resnet_methods import (
     check_top_pairs,
     class_texts,
     default_pairs,
-    pair_maps,
-    resnet_heat,
+    head_outputs,
+    heat_of,
+    pair_logits,
     resnet_method,
     select_pairs,
 )
@@ -187,7 +189,7 @@ def test_heat_maps_are_of_each_images_own_texts(tower) -> None:
     visual, images = tower
     t = torch.stack([unit_texts(visual), -unit_texts(visual)])
     for name in RESNET:
-        heat = resnet_heat(name, visual, all_pairs(visual))(images, t)
+        heat = heat_of(partial(resnet_method, name, visual, pairs=all_pairs(visual)))(images, t)
         for b in range(2):
             alone = resnet_method(name, visual, t[b], all_pairs(visual))(images[b : b + 1])
             torch.testing.assert_close(heat.scores[b], alone.logits[0], **EXACT)
@@ -216,7 +218,7 @@ def test_no_map_of_a_single_pair_is_made() -> None:
         pairs, t = all_pairs(visual), unit_texts(visual, 5)
         chosen = select_pairs(pairs.r, pairs.unit, t, pairs.k, H, C)
         with Largest() as largest:
-            pair_maps(visual, seen, t, chosen, True)
+            pair_logits(repair_corner(seen.Z, seen.grid), head_outputs(visual, seen, True), t, chosen)
     assert C * C <= largest.elements < 4 * 25 * H * C / 4
 
 

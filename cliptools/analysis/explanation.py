@@ -21,6 +21,13 @@ what they read of neurons, so
 
 The effects of a CLIP-ResNet's pairs are all that its pooling reads, so it has `units`, `other_units` and `rest`, its biases.
 
+Where a ViT pools by attention, direct effects are those through the pooling alone (unit_effects/vit_pooling.py). Units with
+second-order effects have the parts above. Pooled effects of all pairs or neurons are those of `mlps`, of which nothing is left,
+and `heads` are the direct effects of all heads of self-attention; the pooling's heads, as units, have neither part, since they
+read both. Beside `rest` there is
+
+    pooling_mlp    what the neurons of the MLP behind the pooling's attention write, in SigLIP and Perception Encoder
+
 A unit's share is a sum over tokens, which gives its map over the picture, and over heads (margin_passes.py).
 """
 
@@ -35,8 +42,9 @@ from torch import Tensor
 from cliptools.analysis.ablation import Units
 from cliptools.analysis.ablation_units import AblationTerms, PairTerms, VectorTerms
 from cliptools.analysis.margin_passes import ForwardPass, Tower
-from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, along_of, scale_of, total_of, unit_blocks_of, wide
+from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, along_of, scale_of, slices, total_of, unit_blocks_of, wide
 
+OTHER_SCALARS = 1 << 27  # scalars S of units that are not explained by, in memory together
 LOGIT_SCALE = 100.0  # of CLIP; also the scale of paper 1's effects
 
 
@@ -138,7 +146,10 @@ class Explainer:
         norm = torch.cat([terms.norms(s, scale) for terms, s in zip(self.terms, S, strict=True)], 1)  # (b, u)
         others = torch.zeros_like(forward.embedding)
         for block in self.others:
-            others = others + total_of(self.tower.effect, block, forward.scalars(block)).to(others)
+            paths = self.tower.effect.size(block.layer)[1]
+            for rows in slices(len(block.neurons), paths, max(1, OTHER_SCALARS // (len(image) * paths))):
+                part = block.part(rows)
+                others = others + total_of(self.tower.effect, part, forward.scalars(part)).to(others)
         return ReadImages(forward, S, norm[:, self.order.to(norm.device)], others, scale)
 
     @torch.inference_mode()
@@ -156,9 +167,9 @@ class Explainer:
         for block, path in zip(self.blocks, paths, strict=True):
             through.index_add_(0, self.tower.path_heads(block).flatten(), path.flatten())
         parts = {"units": float(share.sum()), "other_units": f * float(images.others[image].cpu().double() @ v)}
-        if images.forward.mlps is not None:
+        if self.tower.carried:
             parts["heads"] = float(direct.sum()) - parts["units"] - parts["other_units"]
-            parts["mlps"] = f * float(images.forward.mlps[image].cpu().double() @ v)
+        parts |= {name: f * float(part[image].cpu().double() @ v) for name, part in images.forward.parts.items()}
         parts["rest"] = margin - sum(parts.values())
         mean = along.mean if self.scaled else along.mean * f
         return ImageShares(margin, share, mean, parts, through, direct)

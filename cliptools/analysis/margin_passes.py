@@ -1,31 +1,35 @@
-"""Forward passes from which the shares of a margin are computed, for ViTs and CLIP-ResNets.
+"""Forward passes from which the shares of a margin are computed, for ViTs of all poolings and CLIP-ResNets.
 
 A `Tower` has the effect of the units and the direct effects of all heads. Its pass over some images has the scalars S of units
 (unit_effects/factored.py, Eq. 1), also of each token alone: S is a sum over tokens, so that a pass with a single token gives that
 token's part. Heads are numbered through the tower, and `path_heads` names the head of each path of a unit:
 
-    ViT, neurons of layer l        path k is head k of the layers after l
-    ResNet, pairs and heads        all paths of a unit are its head
-    ResNet, neurons                path k is head k
+    ViT, neurons of layer l                 path k is head k of the layers after l; where attention pools, k over its G heads
+    pairs and heads                         all paths of a unit are its head
+    pooled effects of neurons               path k is head k of the pooling
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cliptools.errors import ModelError
 from cliptools.models.clip_parts import ModifiedResNet
 from cliptools.segmentation.towers import native_size, token_stride
 from cliptools.towers.hooks import hooked
+from cliptools.towers.readout import Kept, PoolingRead, eff_of, keep, pooling_read_hooks
 from cliptools.towers.tower import Tower as ImageTower
 from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, index_of, wide
 from cliptools.unit_effects.resnet_pooling import LAYER, Pooled, PooledHeads, PooledNeurons, PoolTrace, trace_pool
 from cliptools.unit_effects.vit_direct import FirstOrder, Heads, direct_scalars
+from cliptools.unit_effects.vit_pooling import PooledTokens, TokenHeads, TokenNeurons, TokenPairs
 from cliptools.unit_effects.vit_second_order import SecondOrder, Trace, scalars, trace_hooks
+
+PoolingEffect = TokenPairs | TokenNeurons | TokenHeads | SecondOrder
+"""The effects of a ViT that pools by attention."""
 
 
 class HeadName(NamedTuple):
@@ -42,8 +46,8 @@ class ForwardPass(ABC):
     """M(I), not normalised; in float32 at least."""
     head_scalars: list[Float[Tensor, "b head e"]]
     """S of the direct effects of all heads, one tensor for each layer of `Tower.head_blocks`."""
-    mlps: Float[Tensor, "b d"] | None
-    """Sum of the direct effects of all neurons; None for a ResNet, where neurons have no such effect."""
+    parts: dict[str, Float[Tensor, "b d"]]
+    """Sums of the effects of the parts that are neither units nor, where heads carry the units' effects, heads."""
 
     @abstractmethod
     def scalars(self, block: UnitBlock) -> Float[Tensor, "b n k"]:
@@ -70,6 +74,8 @@ class Tower(ABC):
     """Rows and columns of tokens."""
     prefix: int = 1
     """Number of tokens before those of the grid: a class token with registers, a mean token, or none."""
+    carried: bool = False
+    """True if the effects of the units are parts of what `heads` add to the output, as second-order effects are."""
 
     @abstractmethod
     def read(self, image: Float[Tensor, "b 3 y x"]) -> ForwardPass:
@@ -81,7 +87,9 @@ class Tower(ABC):
 
 
 class VitTower(Tower):
-    """A ViT; units are neurons with second-order effects."""
+    """A ViT that reads a class token or a mean of tokens; units are neurons with second-order effects."""
+
+    carried = True
 
     def __init__(self, tower: ImageTower) -> None:
         depth = tower.depth
@@ -114,10 +122,11 @@ class VitPass(ForwardPass):
     def __init__(self, tower: ImageTower, trace: Trace, head_scalars: list[Float[Tensor, "b head e"]]) -> None:
         self.trace, self.embedding, self.head_scalars = trace, wide(trace.embedding), head_scalars
         first = FirstOrder(tower)
-        self.mlps = torch.zeros_like(self.embedding)
+        mlps = torch.zeros_like(self.embedding)
         for layer in trace.p:
             S = direct_scalars(tower, trace, layer)  # [b, n, 1]
-            self.mlps += first.total(UnitBlock(layer, torch.arange(S.shape[1])), S)
+            mlps += first.total(UnitBlock(layer, torch.arange(S.shape[1])), S)
+        self.parts = {"mlps": mlps}
 
     def scalars(self, block: UnitBlock) -> Float[Tensor, "b n k"]:
         """Implements ForwardPass.scalars."""
@@ -125,11 +134,135 @@ class VitPass(ForwardPass):
 
     def token_scalars(self, image: int, block: UnitBlock) -> Float[Tensor, "token n k"]:
         """Implements ForwardPass.token_scalars."""
-        trace = self.trace
-        p = trace.p[block.layer][image, :, None]  # [token, 1, neuron]
-        reach = {layer: a[image].T[..., None] for layer, a in trace.reach.items()}  # [token, head, 1]
-        alone = Trace(trace.embedding, trace.beta, reach, {block.layer: p})
-        return scalars(alone, block.layer, block.neurons.to(self.embedding.device))
+        return token_scalars(self.trace, image, block)
+
+
+def token_scalars(trace: Trace, image: int, block: UnitBlock) -> Float[Tensor, "token n k"]:
+    """The part of each token in S of second-order effects, on one image: S of a picture with this token alone."""
+    neurons = index_of(block.neurons, trace.embedding.device)
+    p = trace.p[block.layer][image][:, None][..., neurons]  # [token, 1, n]
+    reach = {layer: a[image].T[..., None] for layer, a in trace.reach.items()}  # [token, path, 1]
+    return scalars(Trace(trace.embedding, trace.beta, reach, {block.layer: p}), block.layer)
+
+
+class PoolingTower(Tower):
+    """A ViT that pools by attention; units are pairs, neurons or heads with pooled effects, or neurons with second-order effects.
+
+    `heads` are those of the pooling where nothing else is between the units and the output, or where it has the units; else
+    they are those of self-attention.
+    """
+
+    head_effect: TokenHeads
+
+    def __init__(self, effect: PoolingEffect, layers: Collection[int]) -> None:
+        """
+        Args:
+            layers: Those of the units.
+        """
+        tower = effect.tower
+        self.image_tower, self.head_effect, self.grid, self.prefix = tower, TokenHeads(tower), tower.grid, tower.prefix
+        self.pooling, self.depth = self.head_effect.pooling, tower.depth
+        self.carried = isinstance(effect, SecondOrder)
+        self.effect = SecondOrder(tower) if self.carried else effect  # its paths, where `SecondOrderPooled` has phi for S
+        own = isinstance(effect, TokenHeads) and self.depth in layers
+        self.layers = (self.depth,) if own else range(self.depth - 1 if self.carried else self.depth)
+        self.read_layers = range(0 if own else self.depth)
+        """Layers whose neurons and heads are parts of the margin."""
+        head_layers = (self.depth,) if own or isinstance(effect, PooledTokens) else range(self.depth)
+        self.head_blocks = [UnitBlock(layer, torch.arange(self.head_effect.size(layer)[0])) for layer in head_layers]
+        self.heads = [HeadName(block.layer, head) for block in self.head_blocks for head in block.neurons.tolist()]
+
+    @torch.inference_mode()
+    def read(self, image: Float[Tensor, "b 3 y x"]) -> ForwardPass:
+        """Implements Tower.read."""
+        tower, blocks = self.image_tower, self.image_tower.blocks
+        p: dict[int, Tensor] = {}
+        reads: list[PoolingRead] = []
+        added: list[Tensor] = []
+        hooks, kept = keep(blocks, self.read_layers, slice(None))
+        hooks += [hook for layer in self.read_layers for hook in blocks[layer].activation_hooks(p, layer)]
+        hooks += pooling_read_hooks(self.pooling, reads.append) + self.pooling.mlp_hooks(added.append)
+        with hooked(hooks):
+            embedding = tower.visual(image.to(tower.weight.device, tower.weight.dtype))
+        return PoolingPass(self, wide(embedding), reads[0], p, kept, {"pooling_mlp": added[0]} if added else {})
+
+    def path_heads(self, block: UnitBlock) -> Int[Tensor, "n k"]:
+        """Implements Tower.path_heads."""
+        paths = self.effect.size(block.layer)[1]
+        if self.carried:
+            later = [number for number, head in enumerate(self.heads) if head.layer > block.layer]
+            return torch.tensor(later).repeat_interleave(self.pooling.heads).expand(len(block.neurons), -1)
+        if isinstance(self.effect, TokenNeurons):
+            return torch.arange(paths).expand(len(block.neurons), -1)
+        head = self.effect.units(block.layer)[block.neurons, 2]  # [n]
+        first = next(number for number, name in enumerate(self.heads) if name.layer in (block.layer, self.depth))
+        return (first + head)[:, None].expand(-1, paths)
+
+
+class PoolingPass(ForwardPass):
+    """A forward pass of a ViT that pools by attention."""
+
+    def __init__(
+        self,
+        tower: PoolingTower,
+        embedding: Float[Tensor, "b d"],
+        read: PoolingRead,
+        p: dict[int, Tensor],
+        kept: dict[int, Kept],
+        parts: dict[str, Tensor],
+    ) -> None:
+        self.tower, self.embedding, self.read, self.kept = tower, embedding, read, kept
+        self.rows = {layer: held.rows(read.beta) for layer, held in kept.items()}  # [b, head, g, token] a layer
+        self.values = {layer: held.values(self.rows[layer]) for layer, held in kept.items()}  # [b, head, g, e] a layer
+        reach = {layer: eff_of(held, self.rows[layer]) for layer, held in kept.items()} if tower.carried else {}
+        self.trace = Trace(embedding, embedding.new_ones(len(embedding), 0), reach, p)
+        self.head_scalars = [self._of_heads(block) for block in tower.head_blocks]
+        self.parts = {}
+        if kept and isinstance(tower.effect, PooledTokens):
+            self.parts["heads"] = self._through([self._attention(layer) for layer in kept])
+        elif kept:
+            self.parts["mlps"] = self._through([self._neurons(layer) for layer in p])
+        self.parts |= parts
+
+    def scalars(self, block: UnitBlock) -> Float[Tensor, "b n k"]:
+        """Implements ForwardPass.scalars."""
+        effect, neurons = self.tower.effect, index_of(block.neurons, self.embedding.device)
+        if isinstance(effect, PooledTokens):
+            return effect.layer_scalars(self.trace.p[block.layer], self.read.beta)[:, neurons]
+        return self._of_heads(block) if isinstance(effect, TokenHeads) else scalars(self.trace, block.layer, neurons)
+
+    def token_scalars(self, image: int, block: UnitBlock) -> Float[Tensor, "token n k"]:
+        """Implements ForwardPass.token_scalars."""
+        effect = self.tower.effect
+        if isinstance(effect, PooledTokens):
+            return effect.token_scalars(self.trace.p[block.layer][image], self.read.beta[image], block)
+        if not isinstance(effect, TokenHeads):
+            return token_scalars(self.trace, image, block)
+        if block.layer == self.tower.depth:
+            return effect.token_scalars(self.read, image, block)
+        heads = index_of(block.neurons, self.embedding.device)
+        return self.kept[block.layer].token_values(self.rows[block.layer], image, heads).flatten(2)
+
+    def _of_heads(self, block: UnitBlock) -> Float[Tensor, "b n k"]:
+        """S of heads."""
+        pooled = block.layer == self.tower.depth
+        S = self.tower.head_effect.pooled_values(self.read) if pooled else self.values[block.layer].flatten(2)
+        return S[:, index_of(block.neurons, S.device)]
+
+    def _attention(self, layer: int) -> Float[Tensor, "b g width"]:
+        """What the heads of a layer write, summed over the tokens as the pooling's heads weight them."""
+        values = self.values[layer].transpose(1, 2).flatten(2)  # [b, head, g, e] -> [b, g, head e]
+        return values @ self.tower.image_tower.blocks[layer].output_matrix().to(values).T
+
+    def _neurons(self, layer: int) -> Float[Tensor, "b g width"]:
+        """The same of what the neurons of a layer write."""
+        s = self.read.beta @ self.trace.p[layer].to(self.read.beta)  # [b, g, neuron]
+        return s @ self.tower.image_tower.blocks[layer].neuron_outputs(slice(None)).to(s).T
+
+    def _through(self, written: Sequence[Float[Tensor, "b g width"]]) -> Float[Tensor, "b d"]:
+        """Their sum, through the pooling."""
+        pooling = self.tower.pooling
+        return torch.einsum("bgw,gew,ged->bd", torch.stack(list(written)).sum(0), pooling.value_matrix(), pooling.ends())
 
 
 class ResNetTower(Tower):
@@ -164,7 +297,7 @@ class ResNetPass(ForwardPass):
     """A forward pass of a CLIP-ResNet."""
 
     def __init__(self, effect: Pooled, trace: PoolTrace, head_scalars: list[Float[Tensor, "b head e"]]) -> None:
-        self.effect, self.trace, self.mlps = effect, trace, None
+        self.effect, self.trace, self.parts = effect, trace, {}
         self.embedding, self.head_scalars = wide(trace.embedding), head_scalars
 
     def scalars(self, block: UnitBlock) -> Float[Tensor, "b n k"]:
@@ -178,17 +311,16 @@ class ResNetPass(ForwardPass):
         return next(self.effect.scalars_of(PoolTrace(self.embedding, x, a), [block]))
 
 
-def tower_of(effect: FactoredEffect) -> Tower:
-    """The tower of an effect: second-order effects of a ViT's neurons, or pooled effects of a ResNet.
+def tower_of(effect: FactoredEffect, layers: Collection[int] = ()) -> Tower:
+    """The tower of an effect: second-order effects of a ViT's neurons, or pooled effects.
 
-    Raises:
-        ModelError: a ViT that pools by attention, whose margin has no such parts.
+    Args:
+        layers: Those of the units.
     """
     if isinstance(effect, Pooled):
         return ResNetTower(effect)
-    if not isinstance(effect, SecondOrder) or effect.tower.pooling is not None:
-        raise ModelError("this image tower is a ViT that pools by attention; margins are explained for a class token or a ResNet")
-    return VitTower(effect.tower)
+    assert isinstance(effect, PoolingEffect)
+    return VitTower(effect.tower) if effect.tower.pooling is None else PoolingTower(effect, layers)
 
 
 def _as_factored(effect: Pooled) -> FactoredEffect:

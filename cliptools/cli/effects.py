@@ -18,12 +18,12 @@ EFFECT_HELP = (
 )
 UNITS = ("pairs", "neurons", "heads")
 UNITS_HELP = (
-    "Kind of unit: pairs of a neuron and a head (pooled effects), neurons, or heads (ViT: their direct effect) [default: pairs "
-    "for pooled effects, else neurons]."
+    "Kind of unit: pairs of a neuron and a head (pooled effects), neurons, or heads (ViT: their direct effect; where attention "
+    "pools, the pooling's heads) [default: pairs for pooled effects, else neurons]."
 )
 LAYERS_HELP = (
     "Layers to measure, counted from 0, as 8-10,11 [default: from two thirds of the depth to the last but one; for pooled "
-    "effects of a ViT also the last; for heads, the last 4]."
+    "effects of a ViT also the last; for heads, the last 4, or the pooling, which has the number of layers for its own]."
 )
 SAMPLE_NEURONS_HELP = "Measure only N neurons of each layer, drawn with --seed; for --effect indirect [default: all]."
 TOP_HELP = "Number of images of largest effect to keep per unit [default: 2 % of the images read, at least 10, at most 100]."
@@ -95,7 +95,8 @@ def main(**options: Any) -> None:
 
     A ViT may pool by attention with learned queries (SigLIP, Perception Encoder, CoCa). Its pooling reads all tokens of the last
     layer, so pairs of a neuron of any layer and a head of the pooling act along one direction as well, and are the default. No
-    later self-attention is crossed. --effect second crosses one later layer and then the pooling.
+    later self-attention is crossed. --effect second crosses one later layer and then the pooling. --units heads measures the
+    pooling's heads, which add up to the output but for its biases and an MLP behind them, or by --layers those of self-attention.
 
     --shard does a part of the work. Every shard is run with the same images and options, and writes a partial; clip-merge
     joins the partials into the bundle that one run over all images gives.

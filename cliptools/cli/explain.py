@@ -67,9 +67,9 @@ def main(**options: Any) -> None:
 
     \b
     Parts of the margin of a ViT (a ResNet has units, other_units and rest)
-      units         second-order effects of the units       other_units  the same of all other neurons
+      units         effects of the units                    other_units  the same of all other units
       heads         direct effects of heads, of all else    mlps         direct effects of neurons
-      rest          embeddings, biases and means of LayerNorms
+      pooling_mlp   the MLP behind an attention pooling     rest         embeddings, biases and means of LayerNorms
     Deletion: the margin while units are replaced by their means over the bundle's images, as clip-ablate replaces them, in
     the order of the explanation, by activity, and at random. Everything else stays as it is. The area is the mean of the
     margin along the curve: the lower (the higher where the margin is negative), the better the order.

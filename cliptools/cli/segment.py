@@ -10,9 +10,11 @@ from cliptools.cli.app import CLASS_TEMPLATES, Function, command, device_option,
 from cliptools.errors import UsageError
 from cliptools.segmentation import ALL
 
-METHOD_HELP = "How maps are made: see the methods of clip-segment [default: neurons for a ViT, pairs for a ResNet]."
-NEURONS_HELP = "Number of neurons per text (ViT only) [default: 200]."
-PAIRS_HELP = "Number of neuron-head pairs per text (ResNet only) [default: 13.6 % of the pairs, which is 20,000 for RN50x16]."
+METHOD_HELP = "How maps are made: see the methods of clip-segment [default: neurons for a ViT, pairs for a ResNet and for pairs]."
+NEURONS_HELP = "Number of neurons per text (bundles of a ViT's neurons) [default: 200]."
+PAIRS_HELP = (
+    "Number of neuron-head pairs per text (bundles of pairs) [default: 13.6 % of the pairs, which is 20,000 for RN50x16]."
+)
 THRESHOLD_HELP = "A mask holds the pixels where the heat map reaches this value; 'mean': the map's own mean [default: 0.5]."
 SIZE_HELP = "Pixels of the shorter side as the model sees it, rounded to whole patches [default: the model's own]."
 CROP_HELP = "Side of the window for label maps, in the model's pixels [default: the model's own size]."
@@ -21,8 +23,8 @@ STRIDE_HELP = (
     "once]."
 )
 CLASSES_HELP = (
-    "A file with a class a line, synonyms after commas; or emoji, imagenet, cifar10. With a ResNet: label maps of all classes. "
-    "With a ViT: a heat map of each image's own best class."
+    "A file with a class a line, synonyms after commas; or emoji, imagenet, cifar10. With a ResNet or pairs: label maps of all "
+    "classes. With other units of a ViT: a heat map of each image's own best class."
 )
 BACKGROUND_HELP = (
     "Background of label maps: a class by name; or a probability, below which a pixel is background; or none [default: none]."
@@ -102,23 +104,23 @@ def main(**options: Any) -> None:
     are not cropped. A label map gives a pixel to the text whose map, standardised over the image, is highest there, and to
     the background (0) where the pixel is in no text's mask.
 
-    With --classes and a CLIP-ResNet: a record for each image; with --out-dir a label map and an overlay; with -f safetensors
-    the logits at the size the model sees, [text, y, x] by image. The mean over the class texts is subtracted, a window slides
-    over the image, logits are averaged, softmax and argmax follow. Labels: 0 for the background, 1 for the first class, and
-    so on.
+    With --classes and a CLIP-ResNet, or pairs of a ViT: a record for each image; with --out-dir a label map and an overlay;
+    with -f safetensors the logits at the size the model sees, [text, y, x] by image. The mean over the class texts is
+    subtracted, a window slides over the image, logits are averaged, softmax and argmax follow. Labels: 0 for the background,
+    1 for the first class, and so on.
 
     clip-segment-eval compares masks and label maps with the ground truth.
 
     \b
-    Methods for ViTs:
+    Methods for ViTs (where attention pools with learned queries, and the units are neurons, the first three):
       neurons    mean activation of the neurons whose effects lie along the text (arXiv 2406.04341)
       signed     their activations weighted by how far they lie along it
-      effects    their second-order effects along the text, patch by patch
+      effects    their second-order effects along the text, patch by patch, or the pooled effects that the bundle has
       attention  in the last layer, of the class token or the mean over the patches
       rollout    Abnar and Zuidema 2020
       gradcam    Selvaraju et al. 2017, last block                  chefer     Chefer et al. 2021
       textspan   direct effects of the last 4 layers' heads (Gandelsman et al. 2024)
-    Methods for ResNets:
+    Methods for ResNets, and the first three and effects for bundles of pairs of a ViT that pools by attention:
       pairs      neuron-head pairs whose directions lie along the text (arXiv 2509.19943)
       neurons, heads    the same by the neurons' or the heads' half of each pair alone
       maskclip   every token by the value path (Zhou et al. 2022)   qqkk       softmax(qq')+softmax(kk') (Wang et al. 2024)

@@ -10,8 +10,8 @@ from cliptools.cli.segment import map_options, running_options
 
 TEXT_HELP = "What the masks show [default: the names that scenes have; or see --classes]."
 CLASSES_HELP = (
-    "A file with a class a line, synonyms after commas; or emoji, imagenet, cifar10. With a ResNet: label maps of all classes "
-    "[default: the names in the scenes]. With a ViT: a heat map of each image's own best class."
+    "A file with a class a line, synonyms after commas; or emoji, imagenet, cifar10. With a ResNet or pairs: label maps of all "
+    "classes [default: the names in the scenes]. With other units of a ViT: a heat map of each image's own best class."
 )
 THRESHOLD_HELP = (
     "A mask holds the pixels where the heat map reaches this value; 'mean': the map's own mean; repeatable [default: 0.5]."
@@ -52,13 +52,13 @@ def main(**options: Any) -> None:
 
     Reads a bundle of clip-effects or clip-decompose on standard input, and images with their ground truth: a folder with
     images/ and masks/; scenes of clip-scenes, as a folder or a tar, or - for a tar on standard input (then name the bundle by
-    --bundle); gtsegs_ijcv.mat of ImageNet-Segmentation; or, with --labels and a CLIP-ResNet, a folder of images. The maps are
-    those of clip-segment with the same options; clip-segment(1) describes the methods.
+    --bundle); gtsegs_ijcv.mat of ImageNet-Segmentation; or, with --labels and a CLIP-ResNet or pairs, a folder of images. The
+    maps are those of clip-segment with the same options; clip-segment(1) describes the methods.
 
     Heat maps: a record for each image, text and threshold, with accuracy, mean IoU, and average precision (map; object_map
-    counts the object alone). Label maps, for a CLIP-ResNet without --text: a record for each image and background, with mean
-    IoU and accuracy. The last records, one for each threshold or background, hold the figures over all images; a table shows
-    these alone.
+    counts the object alone). Label maps, for a CLIP-ResNet or pairs without --text: a record for each image and background,
+    with mean IoU and accuracy. The last records, one for each threshold or background, hold the figures over all images; a
+    table shows these alone.
 
     The background of a mask is 0, or black in a mask of colours, or what is transparent. A mask without an EXIF orientation of
     its own, of a picture that has one, lies as its size says, else as the folder's other masks do, else on the stored pixels;

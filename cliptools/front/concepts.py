@@ -202,9 +202,7 @@ def prepare(bundle: Bundle, images: Images | None, request: ConceptsRequest) -> 
     """
     effect = bundle.header.settings.get("effect")
     if effect not in EFFECTS:
-        raise StreamError(
-            f"a bundle of {effect} effects; {TOOL} needs second-order effects of neurons, or a ResNet's pooled effects"
-        )
+        raise StreamError(f"a bundle of {effect} effects; {TOOL} needs second-order effects of neurons, or pooled effects")
     neurons = bundle if request.layers is None else bundle.select(by_layers(bundle, request.layers))
     if not neurons.units:
         raise StreamError("a bundle without units: no unit can be active")

@@ -193,6 +193,13 @@ def _units_of_bundle(bundle: Bundle, v: Mapping[str, Float[Tensor, " d"]], reque
     return chosen.first(HEAD[kind] if request.head is None else request.head)
 
 
+NOT_IN_WEIGHTS = {
+    "pairs": "no weights belong to them alone",
+    "heads": "every token, or a LayerNorm or an MLP behind the pooling, reads them with all others",
+}
+"""The reasons why no weights put units of a ViT that pools by attention at their means."""
+
+
 def _effect_of_units(model: LoadedModel, kind: str) -> FactoredEffect:
     """Return an effect that has the model's units of this kind.
 
@@ -203,9 +210,7 @@ def _effect_of_units(model: LoadedModel, kind: str) -> FactoredEffect:
     if not resnet and supported_tower(model.clip).pooling is None:
         return factored_effect(model.clip, "first", kind)
     if not resnet and kind != "neurons":
-        raise UsageError(
-            f"{kind} of a ViT that pools by attention cannot be edited: no weights belong to them alone; edit neurons"
-        )
+        raise UsageError(f"{kind} of a ViT that pools by attention cannot be edited: {NOT_IN_WEIGHTS[kind]}; edit neurons")
     return factored_effect(model.clip, "pooled", kind)
 
 

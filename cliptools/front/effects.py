@@ -171,7 +171,7 @@ def effects(
         effect: second, first or indirect (ViT), pooled (ResNet, or a ViT that pools by attention). None: second or pooled.
         units: neurons, heads or (pooled effects) pairs. None: neurons or pairs.
         layers: Layers, counted from 0. None: from two thirds of the depth to the last but one, for pooled effects also the last;
-            for heads, the last 4.
+            for heads, the last 4, or the pooling alone, whose layer is the number of layers.
         sample_neurons: Number of neurons of each layer, drawn at random, for indirect effects.
         top_images: T, number of top images of a unit. None: 2 % of the images, within 10 and 100.
         quantile: Share of the images whose effect is below the threshold of a unit.

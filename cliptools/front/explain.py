@@ -173,9 +173,7 @@ def explanations(bundle: Bundle, source: ImageSource, request: ExplainRequest, n
     settings = bundle.header.settings
     if settings.get("effect") not in EFFECTS or not {"direction", "sign"} & set(bundle.tensors):
         kind = settings.get("effect")
-        raise StreamError(
-            f"{name}: a bundle of {kind} effects; {TOOL} needs second-order effects of neurons, or a ResNet's pooled effects"
-        )
+        raise StreamError(f"{name}: a bundle of {kind} effects; {TOOL} needs second-order effects of neurons, or pooled effects")
     if request.pool is not None and "word" in bundle and (len(request.texts) != 1 or request.classes is not None):
         raise UsageError(f"--pool: {name} has words, and no single --text is compared with a mean; leave --pool out")
     record_fields = record_source(bundle)
@@ -212,7 +210,8 @@ class _Work:
         self.model = loaded_model_of(bundle, request.model, request.device)
         bundle_settings = BundleSettings(bundle, [])
         effect = effect_of(self.model, bundle_settings, [], 0)
-        self.explainer = Explainer(tower_of(effect), units_of(self.model, bundle_settings), bundle.header.scaled)
+        units = units_of(self.model, bundle_settings)
+        self.explainer = Explainer(tower_of(effect, set(units.unit[:, 0].tolist())), units, bundle.header.scaled)
         self.targets: Targets = open_targets(
             request.texts, request.classes, request.pool, request.templates, bundle, self.model, request.cache
         )

@@ -23,6 +23,7 @@ PARTS = {
     "other_units": "other units",
     "heads": "heads, of all else",
     "mlps": "MLPs, directly",
+    "pooling_mlp": "MLP of the pooling",
     "rest": "rest",
 }
 """Names of the parts of a margin in tables and figures."""

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from cliptools.errors import CliptoolsError, StreamError, UsageError, out_of_memory
-from cliptools.front.segment_setup import MapSettings, OpenedBundle, choose_sink_repair, pair_units
+from cliptools.front.segment_setup import MapSettings, OpenedBundle, pair_method
 from cliptools.images.loader import fitted_tensor
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import digest
@@ -23,9 +23,11 @@ from cliptools.models.text_encoder import class_templates, encode_named, encode_
 from cliptools.models.unusable import unusable
 from cliptools.segmentation import BY_NEURONS
 from cliptools.segmentation.masks import at_size, min_max
-from cliptools.segmentation.resnet_methods import resnet_heat
+from cliptools.segmentation.pooled_methods import pooled_effect_method
+from cliptools.segmentation.resnet_methods import heat_of
 from cliptools.segmentation.towers import native_size, on_grid, token_stride
 from cliptools.segmentation.vit_methods import (
+    Heat,
     Method,
     baseline,
     best_text,
@@ -148,7 +150,7 @@ def load_segmenter(opened: OpenedBundle, options: MapSettings) -> Segmenter:
     size, stride = options.size or native, options.stride
     if stride and size < max(native_size(visual)):
         raise UsageError(f"--size {size}: windows (--stride) have the model's own size of {native} pixels, expected no less")
-    method, method_settings = (_resnet_method if opened.resnet else _vit_method)(opened, options)
+    method, method_settings = (_pair_method if opened.by_pairs else _vit_method)(opened, options)
     settings = opened.source | {"method": opened.method} | method_settings
     settings |= {"size": size, "stride": stride, "templates": templates_name(opened.model.name, options.templates)}
     templates = class_templates(opened.model.name, options.templates)
@@ -173,20 +175,26 @@ def _vit_method(opened: OpenedBundle, options: MapSettings) -> tuple[Method, dic
     _check_layers(unit, visual)
     neurons = min(options.neurons or NEURONS, bundle.units)
     settings = {"neurons": neurons}
+    if name == "effects" and bundle.header.settings.get("effect") == "pooled":
+        return pooled_effect_method(visual, unit, r, neurons), settings
     if name == "effects":
         _check_later_layers(unit, visual)
         return effect_method(visual, unit, r, neurons), settings
     return neuron_method(visual, unit, r, neurons, signed=name == "signed"), settings
 
 
-def _resnet_method(opened: OpenedBundle, options: MapSettings) -> tuple[Method, dict[str, Any]]:
-    """The method of a CLIP-ResNet, and its fields in records."""
-    visual: Any = opened.model.clip.visual
-    pairs = pair_units(opened, options.top_pairs)
-    if pairs is None:
-        return resnet_heat(opened.method, visual), {}
-    repaired, sink = choose_sink_repair(options.sink or "auto", opened.model, min(native_size(visual)))
-    return resnet_heat(opened.method, visual, pairs, repaired), {"top_pairs": pairs.k, "pairs": len(pairs.r), "sink": sink}
+def _pair_method(opened: OpenedBundle, options: MapSettings) -> tuple[Method, dict[str, Any]]:
+    """The method of a CLIP-ResNet or by pairs of a ViT, and its fields in records."""
+    method, settings = pair_method(opened, options, min(native_size(opened.model.clip.visual)))
+    heat = heat_of(method)
+    if opened.resnet or opened.method != "effects":
+        return heat, settings
+
+    def positive(image: Float[Tensor, "b 3 y x"], t: Float[Tensor, "b text d"]) -> Heat:
+        maps = heat(image, t)
+        return maps._replace(scores=maps.scores.relu())
+
+    return positive, settings
 
 
 def _check_units(bundle: Bundle) -> None:

@@ -1,4 +1,4 @@
-"""Label maps of many classes by a CLIP-ResNet: model, method, classes and windows, put together from the settings.
+"""Label maps of many classes by neuron-head pairs: model, method, classes and windows, put together from the settings.
 
 `load_labeller` checks the settings and encodes the classes. Its `Labeller` computes the logits of all texts in windows of a
 picture, averaged where windows overlap; cliptools/segmentation/masks.py makes labels of them.
@@ -15,17 +15,18 @@ from torch import Tensor
 
 from cliptools.devices import Limit, in_halves
 from cliptools.errors import CliptoolsError, ImageError, UsageError, out_of_memory
-from cliptools.front.segment_setup import MapSettings, OpenedBundle, choose_sink_repair, pair_units
+from cliptools.front.segment_setup import MapSettings, OpenedBundle, pair_method
 from cliptools.images.loader import fitted_tensor
 from cliptools.io.header import digest
 from cliptools.models.load import LoadedModel
 from cliptools.models.text_encoder import class_templates, encode_named, templates_name
 from cliptools.models.unusable import unusable
 from cliptools.segmentation.masks import MemoryLimits, WindowAverage, window_starts
-from cliptools.segmentation.resnet_methods import Logits, Look, class_texts, resnet_method
+from cliptools.segmentation.resnet_methods import Logits, Look, class_texts
 from cliptools.segmentation.towers import native_size, on_grid, token_stride
 from cliptools.text.classes import ClassName, distinct_names
 from cliptools.text.vocabularies import Pool
+from cliptools.towers.tower import weight_of
 
 Cut = float | None
 """The probability below which a pixel is background; None where every pixel gets a class."""
@@ -79,7 +80,7 @@ class Labeller:
     def _averaged(self, picture: Image.Image) -> WindowAverage:
         visual: Any = self.model.clip.visual
         image = fitted_tensor(picture, self.size, (1, 1), self.model.preprocessing)
-        image = image.to(self.model.device, visual.conv1.weight.dtype)  # (3, y, x)
+        image = image.to(self.model.device, weight_of(visual).dtype)  # (3, y, x)
         tops, lefts = (window_starts(length, self.crop, self.stride) for length in image.shape[1:])
         corners = [(top, left) for top in tops for left in lefts]
         down, across = token_stride(visual)
@@ -110,22 +111,16 @@ def load_labeller(
     Raises:
         CliptoolsError: windows, pairs or a background that do not fit the model, the bundle or the classes.
     """
-    model, method = opened.model, opened.method
+    model = opened.model
     size, crop, stride = _window(options, model.clip.visual)
     source = options.classes_name or SCENES_SOURCE
     names, owner = distinct_names(classes, source)
     background, cuts = parse_backgrounds(backgrounds, [row.name for row in classes])
-    pairs = pair_units(opened, options.top_pairs)
-    settings: dict[str, Any] = opened.source | {"method": method}
-    repaired = False
-    if pairs is not None:
-        repaired, sink = choose_sink_repair(options.sink or "auto", model, crop)
-        settings |= {"top_pairs": pairs.k, "pairs": len(pairs.r), "sink": sink}
-
+    look_of, method_settings = pair_method(opened, options, crop)
+    settings: dict[str, Any] = opened.source | {"method": opened.method} | method_settings
     center = options.center or "classes"
     pool = Pool(source, names, digest(*names))
     t = class_texts(encode_named(model, pool, class_templates(model.name, options.templates)), center)  # (text, d)
-    look = resnet_method(method, model.clip.visual, t, pairs, repaired)
     settings |= {"size": size, "crop": crop, "stride": stride}
     settings |= {"templates": templates_name(model.name, options.templates), "center": center}
     settings["classes"] = {"name": pool.name, "texts": len(names), "digest": pool.digest, "count": len(classes)}
@@ -134,7 +129,7 @@ def load_labeller(
     label_of_text = torch.tensor([label_of_class[number] for number in owner], device=model.device)
     windows = size, crop, stride, options.batch_size
     return Labeller(
-        model, look, label_names, label_of_text, background is not None, cuts, *windows, settings, Limit(), MemoryLimits()
+        model, look_of(t), label_names, label_of_text, background is not None, cuts, *windows, settings, Limit(), MemoryLimits()
     )
 
 

@@ -58,17 +58,17 @@ def segment(
             because images keep their aspect and are not cropped. None: the scenes that were rendered for the bundle.
         texts: What to find: a text, or several in a list.
         classes: Instead of texts: emoji, imagenet, cifar10, the path of a file with a class per line, or a list of names, each
-            with synonyms after commas. With a ResNet, label maps of all classes; with a ViT, a heat map of each image's own best
-            class.
+            with synonyms after commas. With a ResNet or pairs, label maps of all classes; with other units of a ViT, a heat map
+            of each image's own best class.
         bundle: Units of the model, as `effects` returns them. None: only for methods without units (all but neurons, signed,
-            effects, pairs and, of a ResNet, heads), with `model`.
+            effects, pairs and heads), with `model`.
         model: The bundle's model, if it is loaded already, or the name that it must have; without a bundle, the model to use.
-        method: How maps are made (see clip-segment). None: neurons for a ViT, pairs for a ResNet.
+        method: How maps are made (see clip-segment). None: neurons for a ViT, pairs for a ResNet and for pairs.
         threshold: Value of the heat map from which on a pixel is in the mask, or `mean`, the map's own mean. None: 0.5.
         background: Background of label maps: a class by name, a probability below which a pixel is background, or `none`.
         templates: Sentences with {} in place of the text, whose embeddings are averaged; imagenet, emoji or none.
         neurons: Number of neurons per text (ViT). None: 200.
-        top_pairs: Number of pairs per text (ResNet). None: 13.6 % of the pairs.
+        top_pairs: Number of pairs per text. None: 13.6 % of the pairs.
         sink: Repair the bottom-right token (ResNet): on, off or auto, where it is measured to stand out. None: auto.
         center: Label maps: subtract the mean over the texts of classes (classes), or not (none). None: classes.
         size: Pixels of the shorter side as the model sees it. None: the model's own size.
@@ -80,7 +80,7 @@ def segment(
         progress: Write progress and messages to standard error; else messages go to the logger `cliptools`.
 
     Returns:
-        The images that can be read, in order: HeatMaps for texts and for a ViT, LabelMap for a ResNet's classes.
+        The images that can be read, in order: HeatMaps for texts and for a ViT's neurons, LabelMap for classes by pairs.
 
     Raises:
         UsageError: an argument is invalid, or the model does not use it.
@@ -146,7 +146,7 @@ def _open(bundle: Bundle | None, model: LoadedModel | str | None, settings: MapS
 def open_segments(
     source: ImageSource, opened: OpenedBundle, settings: MapSettings, request: SegmentRequest, shown: bool
 ) -> Segments:
-    """Return the images with the way to segment them: label maps of a ResNet's classes, else heat maps.
+    """Return the images with the way to segment them: label maps of classes by pairs, else heat maps.
 
     Args:
         shown: Write progress and messages to standard error, as `segment`'s `progress`.
@@ -155,10 +155,11 @@ def open_segments(
         UsageError: a setting is given that the model or the kind of map does not use.
         CliptoolsError: the bundle or the classes do not suit the method.
     """
-    label_maps = opened.resnet and not request.texts
+    label_maps = opened.by_pairs and not request.texts
     check_applicable(
         settings,
         resnet=opened.resnet,
+        by_pairs=opened.by_pairs,
         label_maps=label_maps,
         heat_map_only={"--threshold": request.threshold},
         label_map_only={"--background": request.background},

@@ -1,12 +1,14 @@
 """What heat maps and label maps share: their settings, the bundle with its model, the pairs, and the repair of the sink token."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from cliptools.emoji.render import SceneSource
 from cliptools.errors import StreamError, UsageError
@@ -21,7 +23,8 @@ from cliptools.models.load import LoadedModel
 from cliptools.models.unusable import Screen, unusable
 from cliptools.segmentation import ALL, BY_PAIRS
 from cliptools.segmentation.masks import Threshold
-from cliptools.segmentation.resnet_methods import CenterClasses, PairUnits, check_top_pairs
+from cliptools.segmentation.pooled_methods import maps_of, pooled_method
+from cliptools.segmentation.resnet_methods import CenterClasses, Look, PairUnits, check_top_pairs, resnet_method
 from cliptools.segmentation.towers import (
     Corner,
     PoolTokens,
@@ -97,6 +100,8 @@ class OpenedBundle(NamedTuple):
     resnet: bool
     """Neuron-head pairs of a CLIP-ResNet (arXiv 2509.19943); otherwise neurons of a ViT (arXiv 2406.04341)."""
     method: str
+    by_pairs: bool
+    """Methods by neuron-head pairs, of a CLIP-ResNet or of a bundle of pairs of a ViT, which also give label maps."""
 
     @property
     def units(self) -> Bundle:
@@ -125,7 +130,8 @@ def opened_bundle(bundle: Bundle | None, model: LoadedModel, method: str | None)
     resnet = is_resnet(model.clip)
     if bundle is not None and (width := bundle["direction"].shape[1]) != output_width(visual):
         raise StreamError(f"the bundle's directions have width {width}, expected the model's output width {output_width(visual)}")
-    return OpenedBundle(bundle, model, resnet, choose_method(method, model.clip))
+    pairs = not resnet and bundle is not None and "sign" in bundle
+    return OpenedBundle(bundle, model, resnet, choose_method(method, model.clip, pairs), resnet or pairs)
 
 
 def check_texts(texts: Sequence[str], classes: object) -> None:
@@ -144,6 +150,7 @@ def check_applicable(
     settings: MapSettings,
     *,
     resnet: bool,
+    by_pairs: bool,
     label_maps: bool,
     heat_map_only: Mapping[str, object],
     label_map_only: Mapping[str, object],
@@ -152,6 +159,7 @@ def check_applicable(
 
     Args:
         resnet: The model is a CLIP-ResNet.
+        by_pairs: The methods are those of neuron-head pairs.
         label_maps: Label maps are made; otherwise heat maps.
         heat_map_only: Further settings for heat maps, by their options.
         label_map_only: Further settings for label maps.
@@ -160,12 +168,16 @@ def check_applicable(
         UsageError: a setting is given that is not used.
     """
     label_map_only = {"--crop": settings.crop, "--center": settings.center, **label_map_only}
-    resnet_only = {"--top-pairs": settings.top_pairs, "--sink": settings.sink}
     for used, values, reason in (
-        (label_maps, label_map_only, "is for label maps: --classes, and a bundle of a CLIP-ResNet"),
+        (label_maps, label_map_only, "is for label maps: --classes, and a bundle of a CLIP-ResNet or of pairs"),
         (not label_maps, heat_map_only, "is for heat maps (--text); label maps have --background"),
-        (not resnet, {"--neurons": settings.neurons}, "is for ViTs; a ResNet has --top-pairs"),
-        (resnet, resnet_only, "is for CLIP-ResNets; this bundle's model is a ViT"),
+        (not by_pairs, {"--neurons": settings.neurons}, "is for ViTs and bundles of neurons; pairs have --top-pairs"),
+        (
+            by_pairs,
+            {"--top-pairs": settings.top_pairs},
+            "is for CLIP-ResNets and for pairs; this bundle has other units of a ViT",
+        ),
+        (resnet, {"--sink": settings.sink}, "is for CLIP-ResNets; this bundle's model is a ViT"),
     ):
         names = [name for name, value in values.items() if value not in (None, ())]
         if names and not used:
@@ -193,7 +205,7 @@ def pair_units(opened: OpenedBundle, top_pairs: int | None) -> PairUnits | None:
         StreamError: the bundle has no pairs.
         UsageError: --top-pairs is larger than the number of pairs.
     """
-    if opened.method not in BY_PAIRS:
+    if opened.resnet and opened.method not in BY_PAIRS:
         return None
     unit = opened.units["unit"]  # (pair, 3): layer, neuron, head
     if not len(unit) or (unit[:, 1:] < 0).any():
@@ -201,6 +213,29 @@ def pair_units(opened: OpenedBundle, top_pairs: int | None) -> PairUnits | None:
     k = check_top_pairs(top_pairs, len(unit))
     r = torch.from_numpy(opened.units["direction"]).to(opened.model.device)
     return PairUnits(r, torch.from_numpy(unit), k)
+
+
+def pair_method(
+    opened: OpenedBundle, settings: MapSettings, side: int
+) -> tuple[Callable[[Float[Tensor, "text d"]], Look], dict[str, Any]]:
+    """The method of a CLIP-ResNet or by pairs of a ViT, from a fixed set of texts, and its fields in records.
+
+    Args:
+        side: Side of the pictures that the model sees, in pixels.
+
+    Raises:
+        CliptoolsError: the bundle has no pairs, or too few.
+    """
+    visual: Any = opened.model.clip.visual
+    pairs = pair_units(opened, settings.top_pairs)
+    if pairs is None:
+        return lambda t: resnet_method(opened.method, visual, t), {}
+    fields = {"top_pairs": pairs.k, "pairs": len(pairs.r)}
+    if not opened.resnet:
+        maps = maps_of(visual, pairs.unit)
+        return lambda t: pooled_method(opened.method, maps, t, pairs), fields
+    repaired, sink = choose_sink_repair(settings.sink or "auto", opened.model, side)
+    return lambda t: resnet_method(opened.method, visual, t, pairs, repaired), fields | {"sink": sink}
 
 
 def choose_sink_repair(mode: str, model: LoadedModel, side: int) -> tuple[bool, dict[str, Any]]:

@@ -256,7 +256,7 @@ class HeatSegments(Segments):
 
 
 class LabelSegments(Segments):
-    """Images with label maps of a CLIP-ResNet's classes."""
+    """Images with label maps of all classes, by pairs."""
 
     def __init__(self, source: ImageSource, settings: MapSettings, shown: bool, labeller: Labeller) -> None:
         fields = labeller.settings | {"background": labeller.background(labeller.cuts[0])}

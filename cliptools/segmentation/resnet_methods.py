@@ -1,7 +1,7 @@
 """Segmentation by a CLIP-ResNet (arXiv 2509.19943): from images to logits of a fixed set of texts at every token.
 
 `class_texts` subtracts from the class texts what they have in common. `select_pairs` chooses for each text c the set S_c of the k
-neuron-head pairs whose directions have the largest inner product with the text, sign included. `pair_maps` computes the logits.
+neuron-head pairs whose directions have the largest inner product with the text, sign included. `pair_logits` computes the logits.
 A pair's share of logit_i(c) is the activation of its neuron, times the inner product of the text with the output of its head at
 the token:
 
@@ -12,11 +12,11 @@ over heads are computed:
 
     logit_i(c) = 1/k sum over h of <r_i^h, t_c> sum over n: (n, h) in S_c of Z_i[n]
 
-`neuron_maps` and `head_maps` use one factor of each pair alone. `resnet_method` returns a method by name, baselines of towers.py
-included; `resnet_heat` returns the same methods for heat maps.
+`neuron_logits` and `head_logits` use one factor of each pair alone. `resnet_method` returns a method by name, baselines of
+towers.py included; `heat_of` returns any such method for heat maps. pooled_methods.py has the same equations for other towers.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -106,38 +106,42 @@ def select_pairs(
     return Selection(S.unflatten(1, (heads, neurons)), k)  # (text, head neuron) -> (text, head, neuron)
 
 
-def pair_maps(
-    visual: ModifiedResNet, tokens: PoolTokens, t: Float[Tensor, "text d"], selection: Selection, sink: bool
-) -> Float[Tensor, "b text patch"]:
-    """Logits by pairs.
+Activations = Float[Tensor, "b patch neuron"]
+Outputs = Iterable[Float[Tensor, "b patch d"]]
+"""r_i^h of every head, at unit norm."""
 
-    Args:
-        sink: Repair the corner token, in the maps of the neurons and of the heads.
-    """
-    Z = repair_corner(tokens.Z, tokens.grid) if sink else tokens.Z
+
+def pair_logits(
+    Z: Activations, outputs: Outputs, t: Float[Tensor, "text d"], selection: Selection
+) -> Float[Tensor, "b text patch"]:
+    """Logits by pairs."""
     total = Z.new_zeros(len(Z), Z.shape[1], len(t))  # (b, patch, text)
-    for h, r in enumerate(head_outputs(visual, tokens, sink)):
+    for h, r in enumerate(outputs):
         neurons = Z @ selection.S[:, h].to(Z.dtype).T  # (b, patch, text): sum over n: (n, h) in S_c
-        total += neurons * (r @ t.T)
+        total += neurons * (r @ t.to(r).T)
     return (total / selection.k).transpose(1, 2)  # (b, patch, text) -> (b, text, patch)
 
 
-def neuron_maps(tokens: PoolTokens, selection: Selection, sink: bool) -> Float[Tensor, "b text patch"]:
+def neuron_logits(
+    Z: Activations, outputs: Outputs, t: Float[Tensor, "text d"], selection: Selection
+) -> Float[Tensor, "b text patch"]:
     """Logits by neurons alone: the mean of Z_i[n] over the pairs (n, h) of S_c."""
-    Z = repair_corner(tokens.Z, tokens.grid) if sink else tokens.Z
     counts = selection.S.sum(1, dtype=torch.int32).to(Z.dtype)  # (text, neuron): heads with which the neuron is in S_c
     return (Z @ counts.T / selection.k).transpose(1, 2)  # (b, patch, text) -> (b, text, patch)
 
 
-def head_maps(
-    visual: ModifiedResNet, tokens: PoolTokens, t: Float[Tensor, "text d"], selection: Selection, sink: bool
+def head_logits(
+    Z: Activations, outputs: Outputs, t: Float[Tensor, "text d"], selection: Selection
 ) -> Float[Tensor, "b text patch"]:
     """Logits by heads alone: the mean of <r_i^h, t_c> over the pairs (n, h) of S_c."""
-    counts = selection.S.sum(2, dtype=torch.int32).to(tokens.Z.dtype)  # (text, head): neurons with which the head is in S_c
-    total = tokens.Z.new_zeros(*tokens.Z.shape[:2], len(t))  # (b, patch, text)
-    for h, r in enumerate(head_outputs(visual, tokens, sink)):
-        total += counts[:, h] * (r @ t.T)
+    counts = selection.S.sum(2, dtype=torch.int32).to(Z.dtype)  # (text, head): neurons with which the head is in S_c
+    total = Z.new_zeros(*Z.shape[:2], len(t))  # (b, patch, text)
+    for h, r in enumerate(outputs):
+        total += counts[:, h] * (r @ t.to(r).T)
     return (total / selection.k).transpose(1, 2)  # (b, patch, text) -> (b, text, patch)
+
+
+PAIR_LOGITS = {"pairs": pair_logits, "neurons": neuron_logits, "heads": head_logits}
 
 
 def head_outputs(visual: ModifiedResNet, tokens: PoolTokens, sink: bool) -> Iterator[Float[Tensor, "b patch d"]]:
@@ -203,12 +207,12 @@ def _by_pairs(
 ) -> Callable[[PoolTokens], Tensor]:
     heads, neurons = visual.attnpool.num_heads, visual.attnpool.v_proj.in_features
     selection: Selection = select_pairs(pairs.r, pairs.unit, t, pairs.k, heads, neurons)
-    by_name: dict[str, Callable[[PoolTokens], Tensor]] = {
-        "pairs": lambda tokens: pair_maps(visual, tokens, t, selection, sink),
-        "neurons": lambda tokens: neuron_maps(tokens, selection, sink),
-        "heads": lambda tokens: head_maps(visual, tokens, t, selection, sink),
-    }
-    return by_name[name]
+
+    def maps(tokens: PoolTokens) -> Float[Tensor, "b text patch"]:
+        Z = repair_corner(tokens.Z, tokens.grid) if sink else tokens.Z
+        return PAIR_LOGITS[name](Z, head_outputs(visual, tokens, sink), t, selection)
+
+    return maps
 
 
 def _by_tokens(name: str, visual: ModifiedResNet, t: Float[Tensor, "text d"]) -> Callable[[PoolTokens], Tensor]:
@@ -216,13 +220,15 @@ def _by_tokens(name: str, visual: ModifiedResNet, t: Float[Tensor, "text d"]) ->
     return lambda tokens: (features(visual, tokens) @ t.T).transpose(1, 2)  # (b, patch, text) -> (b, text, patch)
 
 
-def resnet_heat(name: str, visual: ModifiedResNet, pairs: PairUnits | None = None, sink: bool = False) -> Method:
-    """Return a method by name for heat maps: each image has its own texts, which do not compete with each other."""
+def heat_of(method: Callable[[Float[Tensor, "text d"]], Look]) -> Method:
+    """Return a method for heat maps: each image has its own texts, which do not compete with each other.
+
+    Args:
+        method: The method for a fixed set of texts.
+    """
 
     def heat(image: Float[Tensor, "b 3 y x"], t: Float[Tensor, "b text d"]) -> Heat:
-        results = [
-            resnet_method(name, visual, texts, pairs, sink)(one_image[None]) for one_image, texts in zip(image, t, strict=True)
-        ]
+        results = [method(texts)(one_image[None]) for one_image, texts in zip(image, t, strict=True)]
         return Heat(torch.cat([result.logits for result in results]), torch.cat([result.embedding for result in results]))
 
     return heat

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from cliptools.devices import to_float64
 from cliptools.errors import UsageError
 from cliptools.models.clip_parts import ModifiedResNet
-from cliptools.segmentation import BY_NEURONS, RESNET, VIT
+from cliptools.segmentation import BY_NEURONS, PAIRS_OF_TOKENS, RESNET, VIT
 from cliptools.towers.kinds import supported_tower, tower_of
 from cliptools.towers.open_clip_vit import with_positions
 from cliptools.unit_effects.resnet_pooling import supported_resnet, trace_pool
@@ -43,11 +43,12 @@ def is_resnet(clip: nn.Module) -> bool:
     return False
 
 
-def choose_method(name: str | None, clip: nn.Module) -> str:
+def choose_method(name: str | None, clip: nn.Module, pairs: bool = False) -> str:
     """The name of a method, by default the first one of the kind of tower.
 
     Args:
         name: The value of --method.
+        pairs: The units are neuron-head pairs, which towers of two kinds have.
 
     Raises:
         UsageError: a method of another kind of tower.
@@ -55,8 +56,10 @@ def choose_method(name: str | None, clip: nn.Module) -> str:
     methods: tuple[str, ...] = RESNET
     kind = "CLIP-ResNet"
     if not is_resnet(clip):
-        pooled = supported_tower(clip).pooling is not None
-        methods, kind = (BY_NEURONS, "ViT that pools by attention") if pooled else (VIT, "CLIP-ViT")
+        methods, kind = VIT, "CLIP-ViT"
+        if supported_tower(clip).pooling is not None:
+            methods, units = (PAIRS_OF_TOKENS, "pairs") if pairs else (BY_NEURONS, "neurons")
+            kind = f"ViT that pools by attention, with {units}"
     if name is not None and name not in methods:
         raise UsageError(f"--method {name}: the bundle's model is a {kind}, expected one of {', '.join(methods)}")
     return name or methods[0]

@@ -29,14 +29,22 @@ class LatentPooling(Pooling):
         """
         self.norm_in, self.pool, self.projection, self.heads = norm, pool, projection, int(pool.num_heads)
 
-    def value_matrix(self) -> Float[Tensor, "g e width"]:
+    def value_matrix(self, gain: bool = True) -> Float[Tensor, "g e width"]:
         """Implements Pooling.value_matrix."""
-        return _behind_norm(self, wide(self.pool.kv.weight).chunk(2)[1])  # keys first, then values
+        return _by_head(self, wide(self.pool.kv.weight).chunk(2)[1], gain)  # keys first, then values
 
     def ends(self, centred: bool = False) -> Float[Tensor, "g e d"]:
         """Implements Pooling.ends; no LayerNorm reads the output of this attention, besides the MLP's."""
         W_O = wide(self.pool.proj.weight)  # [width, g e]
         return (W_O.T @ wide(self.projection())).unflatten(0, (self.heads, -1))
+
+    def biases(self) -> tuple[Float[Tensor, "g e"], Float[Tensor, " d"]]:
+        """Implements Pooling.biases."""
+        like = wide(self.pool.kv.weight)
+        b_V = None if self.pool.kv.bias is None else self.pool.kv.bias.chunk(2)[1]
+        return _bias(b_V, len(like) // 2, like).unflatten(0, (self.heads, -1)), wide(self.pool.proj.bias) @ wide(
+            self.projection()
+        )
 
     def hooks(self, use: Callable[[Float[Tensor, "b g token"]], None]) -> Hooks:
         """Implements Pooling.hooks."""
@@ -48,6 +56,14 @@ class LatentPooling(Pooling):
             use(torch.cat([left_out, rows], -1) / deviations)
 
         return [(self.norm_in, lambda norm, inputs, _: sigma.append(deviation(inputs[0], norm))), (self.pool, keep_beta)]
+
+    def mlp_hooks(self, use: Callable[[Float[Tensor, "b d"]], None]) -> Hooks:
+        """Implements Pooling.mlp_hooks."""
+
+        def keep(mlp: Any, inputs: tuple[Tensor, ...], output: Float[Tensor, "b 1 width"]) -> None:
+            use((wide(output[:, 0]) - wide(mlp.fc2.bias)) @ wide(self.projection()))
+
+        return [(self.pool.mlp, keep)]
 
     def part_hooks(self, part: str) -> Hooks:
         """Implements Pooling.part_hooks: the output is P (o + MLP(LN(o))), so the MLP's output becomes 0, or loses o."""
@@ -71,9 +87,14 @@ class LatentPooling(Pooling):
         return (wide(q * q.shape[-1] ** -0.5) @ wide(pool.k_norm(k)).transpose(-1, -2)).softmax(-1)[:, :, 0]
 
 
-def _behind_norm(pooling: Pooling, W_V: Float[Tensor, "j width"]) -> Float[Tensor, "g e width"]:
-    """W_V^g gamma_in, from the values' weights of all heads, one after the other."""
-    return (W_V * norm_gain(pooling.norm_in, W_V)).unflatten(0, (pooling.heads, -1))
+def _by_head(pooling: Pooling, W_V: Float[Tensor, "j width"], gain: bool) -> Float[Tensor, "g e width"]:
+    """W_V^g, with the gain of the LayerNorm `in` W_V^g gamma_in, from the values' weights of all heads, one after the other."""
+    return (W_V * norm_gain(pooling.norm_in, W_V) if gain else W_V).unflatten(0, (pooling.heads, -1))
+
+
+def _bias(bias: Tensor | None, width: int, like: Tensor) -> Float[Tensor, " width"]:
+    """A layer's bias in float32 at least; zeros for a layer without one."""
+    return like.new_zeros(width) if bias is None else wide(bias)
 
 
 def latent_fault(trunk: Any) -> str | None:
@@ -108,17 +129,27 @@ class QueryPooling(Pooling):
             return wide(attn.in_proj_weight.chunk(3)[part])
         return wide((attn.q_proj_weight, attn.k_proj_weight, attn.v_proj_weight)[part])
 
-    def value_matrix(self) -> Float[Tensor, "g e width"]:
+    def value_matrix(self, gain: bool = True) -> Float[Tensor, "g e width"]:
         """Implements Pooling.value_matrix."""
-        return _behind_norm(self, self._weights(2))
+        return _by_head(self, self._weights(2), gain)
 
     def ends(self, centred: bool = False) -> Float[Tensor, "g e d"]:
         """Implements Pooling.ends."""
         W_O = wide(self.attn.out_proj.weight)  # [width of the pooling, g e]
-        P = wide(self.visual.proj) * norm_gain(self.visual.ln_post, W_O)[:, None]
-        if centred:
-            P = P - P.mean(0, keepdim=True)
-        return (W_O.T @ P).unflatten(0, (self.heads, -1))
+        return (W_O.T @ self._projection(centred)).unflatten(0, (self.heads, -1))
+
+    def biases(self) -> tuple[Float[Tensor, "g e"], Float[Tensor, " d"]]:
+        """Implements Pooling.biases."""
+        attn, like = self.attn, wide(self.attn.out_proj.weight)
+        b_V = None if attn.in_proj_bias is None else attn.in_proj_bias.chunk(3)[2]
+        b_O = _bias(attn.out_proj.bias, len(like), like)
+        return _bias(b_V, like.shape[1], like).unflatten(0, (self.heads, -1)), b_O @ self._projection(centred=True)
+
+    def _projection(self, centred: bool) -> Float[Tensor, "width d"]:
+        """gamma_out P; centred with the mean that the LayerNorm takes away."""
+        P = wide(self.visual.proj)
+        P = P * norm_gain(self.visual.ln_post, P)[:, None]
+        return P - P.mean(0, keepdim=True) if centred else P
 
     def hooks(self, use: Callable[[Float[Tensor, "b g token"]], None]) -> Hooks:
         """Implements Pooling.hooks."""

@@ -9,6 +9,11 @@ With attention and the deviations of LayerNorms frozen, the output is a sum over
 b is the attention of the queries, which do not depend on the image. `in` is the LayerNorm that reads every token, `out` the one
 that reads what a query has collected, where a tower has one. beta is a scalar of the image, A_g are weights.
 
+The heads themselves read y, the output of `in`, and add up to the output of attention. With b_V and b_O the biases of values and
+of the output matrix,
+
+    M(I) = sum over g, j of beta_j^g sigma_j^in P gamma_out (W_O^g (W_V^g y_j + b_V^g) + b_O / heads) + parts that no head writes
+
 timm's pooling (SigLIP, Perception Encoder) has an MLP behind its attention: M(I) = P (o + MLP(LN(o))) with o the output of
 attention. The output of that MLP counts as a constant, as that of every later MLP does in paper 1. open_clip's pooling (CoCa) has
 no such MLP. The classes of both are in learned_queries.py.
@@ -33,8 +38,8 @@ class Pooling(ABC):
     """The LayerNorm that reads every token of the last residual stream."""
 
     @abstractmethod
-    def value_matrix(self) -> Float[Tensor, "g e width"]:
-        """W_V^g gamma_in; in float32 at least."""
+    def value_matrix(self, gain: bool = True) -> Float[Tensor, "g e width"]:
+        """W_V^g gamma_in, or W_V^g alone without the gain; in float32 at least."""
 
     @abstractmethod
     def ends(self, centred: bool = False) -> Float[Tensor, "g e d"]:
@@ -45,8 +50,16 @@ class Pooling(ABC):
         """
 
     @abstractmethod
+    def biases(self) -> tuple[Float[Tensor, "g e"], Float[Tensor, " d"]]:
+        """b_V^g, and P gamma_out b_O without the mean that the LayerNorm `out` takes away; in float32 at least."""
+
+    @abstractmethod
     def hooks(self, use: Callable[[Float[Tensor, "b g token"]], None]) -> Hooks:
         """Hooks that give beta to `use` at the end of a forward pass."""
+
+    def mlp_hooks(self, use: Callable[[Float[Tensor, "b d"]], None]) -> Hooks:
+        """Hooks that give `use` what the neurons of an MLP behind the attention add to the output; none without an MLP."""
+        return []
 
     def part_hooks(self, part: str) -> Hooks:
         """Hooks under which the output is P of what one part writes: the `attention`, or the `mlp` behind it.

@@ -19,12 +19,14 @@ time after the pass, some at a time.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cliptools.towers.hooks import Hooks
+from cliptools.towers.pooling import Pooling
 from cliptools.towers.tower import VALUES, Beta, Block, Readout, Tower, deviation
 from cliptools.unit_effects.factored import wide
 
@@ -56,10 +58,25 @@ class Kept:
             beta = beta if sigma is None else beta / sigma[:, None]
         return self.block.attention.row_sums(self.x, beta, self.tokens)
 
-    def reach(self, beta: Float[Tensor, "b g j"]) -> Float[Tensor, "b head g token"]:
+    def reach(self, rows: Float[Tensor, "b head g token"]) -> Float[Tensor, "b head g token"]:
         """Sum over j of beta_j^g alpha_ji: the rows over the deviations of the layer's input."""
-        rows = self.rows(beta)
         return rows if self.sigma_1 is None else rows / self.sigma_1[:, None, None]
+
+    def values(self, rows: Float[Tensor, "b head g token"]) -> Float[Tensor, "b head g e"]:
+        """Sum over i of the rows times W_V x_i, without the bias of the values."""
+        assert self.x is not None  # the forward pass is over
+        attention = self.block.attention
+        W_V = wide(attention.weights(VALUES)[0]).unflatten(0, (attention.heads, -1))  # [head, e, width]
+        return torch.einsum("bhgw,hew->bhge", rows @ wide(self.x)[:, None], W_V)
+
+    def token_values(
+        self, rows: Float[Tensor, "b head g token"], image: int, heads: slice | Int[Tensor, "n"]
+    ) -> Float[Tensor, "token n g e"]:
+        """The part of each token in `values` of some heads, on one image."""
+        assert self.x is not None  # the forward pass is over
+        attention = self.block.attention
+        W_V = wide(attention.weights(VALUES)[0]).unflatten(0, (attention.heads, -1))[heads]  # [n, e, width]
+        return torch.einsum("ngt,tw,new->tnge", rows[image][heads], wide(self.x[image]), W_V)
 
     def _sigma(self, name: str) -> Callable[..., None]:
         """A hook that keeps a LayerNorm's deviations: of all tokens for attention's input, of the tokens j for its output."""
@@ -84,7 +101,40 @@ def carried_hooks(tower: Tower, layers: Sequence[int]) -> tuple[Hooks, Callable[
     beta: list[Tensor] = []
     if kept:
         hooks += tower.pooling.hooks(beta.append)
-    return hooks, lambda: {layer: parts.reach(beta[0]).flatten(1, 2) for layer, parts in kept.items()}  # k = (h, g), g fastest
+    return hooks, lambda: {layer: eff_of(parts, parts.rows(beta[0])) for layer, parts in kept.items()}
+
+
+def eff_of(parts: Kept, rows: Float[Tensor, "b head g token"]) -> Float[Tensor, "b k token"]:
+    """eff of a layer, whose paths k are (head, head of the pooling), the latter fastest."""
+    return parts.reach(rows).flatten(1, 2)
+
+
+class PoolingRead(NamedTuple):
+    """What a pooling reads in a forward pass."""
+
+    beta: Float[Tensor, "b g token"]
+    rows: Float[Tensor, "b g token"]
+    """beta sigma^in: the attention of the queries, over the deviations of the LayerNorm `out` where a tower has one."""
+    y: Float[Tensor, "b token width"]
+    """Output of the LayerNorm `in`; in float32 at least."""
+
+    def values(self, W_V: Float[Tensor, "g e width"]) -> Float[Tensor, "b g e"]:
+        """Sum over j of the rows times W_V^g y_j, without the bias of the values."""
+        return torch.einsum("bgw,gew->bge", self.rows @ self.y, W_V)
+
+
+def pooling_read_hooks(pooling: Pooling, use: Callable[[PoolingRead], None]) -> Hooks:
+    """Hooks that give `use` what the pooling has read, at the end of a forward pass."""
+    kept: list[tuple[Tensor, Tensor]] = []
+
+    def keep_input(norm: nn.LayerNorm, inputs: tuple[Tensor, ...], y: Float[Tensor, "b token width"]) -> None:
+        kept.append((deviation(inputs[0], norm), wide(y)))
+
+    def finish(beta: Float[Tensor, "b g token"]) -> None:
+        sigma, y = kept.pop()
+        use(PoolingRead(beta, beta * sigma[:, None], y))
+
+    return [(pooling.norm_in, keep_input), *pooling.hooks(finish)]
 
 
 @dataclass(frozen=True)
@@ -107,18 +157,11 @@ class MeanOfTokens(Readout):
     ) -> tuple[Hooks, Callable[[Beta], dict[int, Float[Tensor, "b head token"]]]]:
         """Implements Readout.row_hooks."""
         hooks, kept = keep(blocks, layers, self.tokens)
-        return hooks, lambda beta: {layer: parts.reach(beta[:, None])[:, :, 0] for layer, parts in kept.items()}
+        return hooks, lambda beta: {layer: parts.reach(parts.rows(beta[:, None]))[:, :, 0] for layer, parts in kept.items()}
 
     def value_hooks(
         self, blocks: Sequence[Block], layers: Iterable[int]
     ) -> tuple[Hooks, Callable[[Beta], dict[int, Float[Tensor, "b head e"]]]]:
         """Implements Readout.value_hooks."""
         hooks, kept = keep(blocks, layers, self.tokens)
-
-        def values(parts: Kept, beta: Beta) -> Float[Tensor, "b head e"]:
-            attention, rows = parts.block.attention, parts.rows(beta[:, None])[:, :, 0]
-            assert parts.x is not None  # the forward pass is over
-            W_V = wide(attention.weights(VALUES)[0]).unflatten(0, (attention.heads, -1))  # [head, e, width]
-            return torch.einsum("bhw,hew->bhe", rows @ wide(parts.x), W_V)
-
-        return hooks, lambda beta: {layer: values(parts, beta) for layer, parts in kept.items()}
+        return hooks, lambda beta: {layer: parts.values(parts.rows(beta[:, None]))[:, :, 0] for layer, parts in kept.items()}

@@ -13,11 +13,22 @@ from cliptools.unit_effects.factored import FactoredEffect
 from cliptools.unit_effects.pairs import PairEffect
 from cliptools.unit_effects.resnet_pooling import LAYER, Pairs, PooledHeads, PooledNeurons, supported_resnet
 from cliptools.unit_effects.vit_direct import FirstOrder, Heads, choose_any_layers, choose_head_layers
-from cliptools.unit_effects.vit_pooling import SecondOrderPooled, TokenNeurons, TokenPairs, choose_pooled_layers
+from cliptools.unit_effects.vit_pooling import (
+    SecondOrderPooled,
+    TokenHeads,
+    TokenNeurons,
+    TokenPairs,
+    choose_pooled_layers,
+    choose_pooling_heads,
+)
 from cliptools.unit_effects.vit_second_order import SecondOrder, choose_layers
 
 POOLED: dict[str, Callable[[ModifiedResNet], FactoredEffect]] = {"pairs": Pairs, "neurons": PooledNeurons, "heads": PooledHeads}
-POOLED_TOKENS: dict[str, Callable[[Tower], FactoredEffect]] = {"pairs": TokenPairs, "neurons": TokenNeurons}
+POOLED_TOKENS: dict[str, Callable[[Tower], FactoredEffect]] = {
+    "pairs": TokenPairs,
+    "neurons": TokenNeurons,
+    "heads": TokenHeads,
+}
 
 
 class Choice(NamedTuple):
@@ -78,7 +89,9 @@ def _choose_pooled(visual: Tower, effect: str | None, units: str | None, layers:
         UsageError: the image tower does not have the chosen effects.
     """
     if units == "heads":
-        raise UsageError("--units heads: this image tower pools by attention; its units are pairs or neurons")
+        if effect not in (None, "pooled"):
+            raise UsageError(f"--effect {effect}: the heads of an attention pooling have pooled effects only; leave --effect out")
+        return Choice("pooled", "heads", choose_pooling_heads(visual, layers))
     if effect == "first":
         raise UsageError("--effect first: this image tower pools by attention, which all neurons cross: use --effect pooled")
     effect = effect or "pooled"

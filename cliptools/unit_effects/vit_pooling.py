@@ -11,6 +11,16 @@ self-attention is crossed. These are factored effects (factored.py, Eq. 1):
     pairs (n, g):                       K = 1           S = s^{n,g}        D = A_g w_n
     neurons n, sums over the heads:     K = heads       S[g] = s^{n,g}     D[g] = A_g w_n
 
+Token j's part of s is beta_j^g p_j^n. The heads of the pooling have direct effects, as those of self-attention have where the
+output is read from a class token (vit_direct.py): what head g adds to the output, without the bias of the values. They and the
+constant parts of the pooling, its MLP among them, add up to M(I) (towers/pooling.py has the terms):
+
+    heads g of the pooling, K = e:      S[k] = sum over j of beta_j^g sigma_j^in W_V^g[k] y_j
+                                        D[k] = P gamma_out W_O^g[:, k]
+
+Heads h of self-attention in layer l reach the output through the pooling alone, K = heads of the pooling times e. Heads of the
+pooling have the number of layers, L, for their layer, which no block has.
+
 `SecondOrderPooled` has the effects through one later layer and the pooling (vit_second_order.py), K = heads of the pooling times
 heads of later layers. Where that is more than d, phi itself takes the place of S, and D is the identity.
 """
@@ -23,15 +33,22 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cliptools.devices import to_float64, to_like
-from cliptools.errors import ModelError
+from cliptools.errors import ModelError, UsageError
 from cliptools.towers.hooks import Hooks
 from cliptools.towers.kinds import tower_of
 from cliptools.towers.pooling import Pooling
+from cliptools.towers.readout import PoolingRead, keep, pooling_read_hooks
 from cliptools.towers.tower import Tower
-from cliptools.unit_effects.factored import Listener, UnitBlock, index_of, neuron_units, slices, wide
+from cliptools.unit_effects.factored import Listener, UnitBlock, head_units, index_of, neuron_units, slices, wide
 from cliptools.unit_effects.vit_direct import choose_any_layers
 from cliptools.unit_effects.vit_effect import TowerEffect
-from cliptools.unit_effects.vit_second_order import SecondOrder, default_layers, neuron_outputs, neurons_per_layer
+from cliptools.unit_effects.vit_second_order import (
+    SecondOrder,
+    default_layers,
+    head_directions,
+    neuron_outputs,
+    neurons_per_layer,
+)
 
 
 class PooledTokens(TowerEffect):
@@ -51,6 +68,12 @@ class PooledTokens(TowerEffect):
     def scalars(self, s: Float[Tensor, "b neuron g"]) -> Float[Tensor, "b n k"]:
         """S of all units of a layer, from s of all its pairs."""
 
+    @abstractmethod
+    def token_scalars(
+        self, p: Float[Tensor, "token neuron"], beta: Float[Tensor, "g token"], block: UnitBlock
+    ) -> Float[Tensor, "token n k"]:
+        """The part of each token in S of the block's units, on one image."""
+
     def listen(self, blocks: Sequence[UnitBlock]) -> Listener:
         """Hooks for activations of the blocks' layers, and for the pooling's attention."""
         p: dict[int, Tensor] = {}
@@ -64,10 +87,14 @@ class PooledTokens(TowerEffect):
             for block in blocks:
                 if block.layer != layer:
                     layer = block.layer
-                    S = self.scalars(p[layer].to(beta[0]).transpose(1, 2) @ beta[0].transpose(1, 2))  # s: [b, neuron, g]
+                    S = self.layer_scalars(p[layer], beta[0])
                 yield S[:, index_of(block.neurons, S.device)]
 
         return Listener(hooks, scalars_of)
+
+    def layer_scalars(self, p: Float[Tensor, "b token neuron"], beta: Float[Tensor, "b g token"]) -> Float[Tensor, "b n k"]:
+        """S of all units of a layer."""
+        return self.scalars(p.to(beta).transpose(1, 2) @ beta.transpose(1, 2))  # s: [b, neuron, g]
 
     def _along(self, layer: int, v: Float[Tensor, " d"]) -> Float[Tensor, "neuron g"]:
         """<A_g w_n, v> of all pairs of a layer: through the pooling first, one vector of the residual stream for each head."""
@@ -117,6 +144,13 @@ class TokenPairs(PooledTokens):
         """s of every pair."""
         return s.flatten(1)[..., None]
 
+    def token_scalars(
+        self, p: Float[Tensor, "token neuron"], beta: Float[Tensor, "g token"], block: UnitBlock
+    ) -> Float[Tensor, "token n 1"]:
+        """beta_j^g p_j^n of the block's pairs."""
+        pair = block.neurons.to(beta.device)
+        return (p[:, pair // self.heads].to(beta) * beta[pair % self.heads].T)[..., None]
+
     @torch.inference_mode()
     def gram(self, block: UnitBlock) -> Float[Tensor, "n 1 1"]:
         """||A_g w_n||^2 of the block's pairs; no direction is formed."""
@@ -164,6 +198,12 @@ class TokenNeurons(PooledTokens):
         """s of every neuron's pairs."""
         return s
 
+    def token_scalars(
+        self, p: Float[Tensor, "token neuron"], beta: Float[Tensor, "g token"], block: UnitBlock
+    ) -> Float[Tensor, "token n k"]:
+        """beta_j^g p_j^n of the block's neurons and all heads."""
+        return p[:, index_of(block.neurons, beta.device), None].to(beta) * beta.T[:, None]
+
     @torch.inference_mode()
     def along(self, block: UnitBlock, v: Float[Tensor, " d"]) -> Float[Tensor, "n k"]:
         """<A_g w_n, v> of all pairs of the block's neurons; no direction is formed."""
@@ -181,6 +221,63 @@ class TokenNeurons(PooledTokens):
     def directions(self, block: UnitBlock) -> Float[Tensor, "n k d"]:
         """A_g w_n of the block's neurons and all heads."""
         return self._pairs(block.layer, block.neurons.to(self.tower.weight.device))
+
+
+class TokenHeads(TowerEffect):
+    """Units are heads: of the pooling, as layer L, or of self-attention in another layer; paths are dimensions of values."""
+
+    def __init__(self, visual: nn.Module | Tower) -> None:
+        """
+        Raises:
+            ModelError: a tower that does not pool by attention with learned queries, or with unknown parts.
+        """
+        super().__init__(tower_of(visual))
+        self.pooling = pooling_of(self.tower)
+        self.layer = self.tower.depth
+
+    def size(self, layer: int) -> tuple[int, int]:
+        """Number of heads in the layer, and the width of the pooling's heads, or G times that of the layer's."""
+        if layer == self.layer:
+            return self.pooling.heads, self.pooling.ends().shape[1]
+        attention = self.tower.blocks[layer].attention
+        return attention.heads, self.pooling.heads * attention.head_width
+
+    def units(self, layer: int) -> Int[Tensor, "n 3"]:
+        """Layer and number of every head."""
+        return head_units(layer, torch.arange(self.size(layer)[0] if 0 <= layer <= self.layer else 0))
+
+    def listen(self, blocks: Sequence[UnitBlock]) -> Listener:
+        """Hooks for what the pooling reads, and for the attention of the blocks' layers."""
+        read: list[PoolingRead] = []
+        hooks, kept = keep(self.tower.blocks, {block.layer for block in blocks} - {self.layer}, slice(None))
+        hooks += pooling_read_hooks(self.pooling, read.append)
+
+        def scalars_of(embedding: Float[Tensor, "b d"]) -> Iterator[Float[Tensor, "b n k"]]:
+            for block in blocks:
+                parts = kept.get(block.layer)
+                S = self.pooled_values(read[0]) if parts is None else parts.values(parts.rows(read[0].beta)).flatten(2)
+                yield S[:, index_of(block.neurons, S.device)]
+
+        return Listener(hooks, scalars_of)
+
+    def pooled_values(self, read: PoolingRead) -> Float[Tensor, "b g e"]:
+        """S of the pooling's heads."""
+        return read.values(self.pooling.value_matrix(gain=False))
+
+    def token_scalars(self, read: PoolingRead, image: int, block: UnitBlock) -> Float[Tensor, "token n k"]:
+        """The part of each token in S of some of the pooling's heads, on one image."""
+        W_V = self.pooling.value_matrix(gain=False)[index_of(block.neurons, read.y.device)]  # [n, e, width]
+        rows = read.rows[image][index_of(block.neurons, read.y.device)]  # [n, token]
+        return torch.einsum("nt,tw,new->tne", rows, read.y[image], W_V)
+
+    @torch.inference_mode()
+    def directions(self, block: UnitBlock) -> Float[Tensor, "n k d"]:
+        """D of the block's heads."""
+        if block.layer == self.layer:
+            D = self.pooling.ends()
+        else:  # [(head, g), e, d] -> [head, g e, d]
+            D = head_directions(self.tower, block.layer).unflatten(0, (-1, self.pooling.heads)).flatten(1, 2)
+        return D[index_of(block.neurons, D.device)]
 
 
 class SecondOrderPooled(SecondOrder):
@@ -258,3 +355,21 @@ def choose_pooled_layers(visual: nn.Module | Tower, requested: Sequence[int] | N
     """
     depth = tower_of(visual).depth
     return choose_any_layers(visual, sorted({*default_layers(depth), depth - 1}) if requested is None else requested)
+
+
+def choose_pooling_heads(visual: nn.Module | Tower, requested: Sequence[int] | None) -> tuple[int, ...]:
+    """The layers of heads: that of the pooling, L, by default; or layers of self-attention.
+
+    Raises:
+        UsageError: a layer that does not exist, or the pooling with other layers, whose effects its heads contain.
+    """
+    depth = tower_of(visual).depth
+    layers = (depth,) if requested is None else tuple(requested)
+    if missing := [layer for layer in layers if layer > depth]:
+        raise UsageError(
+            f"--layers: layer {missing[0]} does not exist, heads of this model have layers 0 to {depth - 1}, and {depth}, its "
+            "pooling"
+        )
+    if depth in layers and len(layers) > 1:
+        raise UsageError(f"--layers: heads of the pooling ({depth}) read what heads of other layers write; name {depth} alone")
+    return layers

@@ -217,14 +217,18 @@ class Frozen:
 
         return hook
 
-    def coefficients(self, neuron: int) -> list[Tensor]:
-        """Return the neuron's effect by the number of attention layers that it crosses: [0, 1, ...], each [b, d]."""
+    def coefficients(self, neuron: int, token: int | slice = slice(None)) -> list[Tensor]:
+        """Return the neuron's effect by the number of attention layers that it crosses: [0, 1, ...], each [b, d].
+
+        Args:
+            token: The only token at which the neuron acts.
+        """
         degree = len(self.blocks) - self.layer - 1
         points = torch.arange(degree + 1, dtype=torch.float64)
 
         def without(p: Tensor) -> Tensor:
             changed = p.clone()
-            changed[..., neuron] = 0
+            changed[:, token, neuron] = 0
             return changed
 
         effects = [self.run(torch.clone, float(eps)) - self.run(without, float(eps)) for eps in points]  # (b, d) a point

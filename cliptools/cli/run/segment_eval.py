@@ -145,11 +145,12 @@ def run(options: SegmentEvalOptions) -> None:
     if options.labels and len(options.paths) != 1:
         raise UsageError(f"--labels: expected one folder of images, found {len(options.paths)} paths")
     opened = open_bundle(options)
-    label_maps = opened.resnet and not options.texts
+    label_maps = opened.by_pairs and not options.texts
     labels = {"--labels": options.labels, "--first-label": options.first_label, "--background": options.backgrounds}
     check_applicable(
         options,
         resnet=opened.resnet,
+        by_pairs=opened.by_pairs,
         label_maps=label_maps,
         heat_map_only={"--threshold": options.thresholds},
         label_map_only=labels,

@@ -138,7 +138,7 @@ function maskDetail(one) {
   return make("div", { class: "body" }, make("section", {}, picture(one.picture, maskLabel(one), "picture large")), said);
 }
 
-const PART_NAMES = { units: `these ${plural}`, other_units: `other ${plural}`, heads: "heads, directly", mlps: "MLPs at the class token", rest: "rest" };
+const PART_NAMES = { units: `these ${plural}`, other_units: `other ${plural}`, heads: "heads, directly", mlps: "MLPs, directly", pooling_mlp: "MLP of the pooling", rest: "rest" };
 
 // A bar from a middle line, to the right for positive values.
 function twoSided(value, most) {
