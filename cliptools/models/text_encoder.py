@@ -29,7 +29,7 @@ from cliptools.errors import ModelError, TextError, UsageError
 from cliptools.io.cache import cached
 from cliptools.io.header import canonical, digest
 from cliptools.library_patches import imagenet_lists, import_open_clip, without_transformers
-from cliptools.models.checkpoints.names import VOCABULARY
+from cliptools.models.checkpoints.transformers_form import VOCABULARY
 from cliptools.models.hub import no_foreign_code, quiet_hub, reason
 from cliptools.models.load import LoadedModel, RecordedModel
 from cliptools.models.origin import find_origin
@@ -164,16 +164,18 @@ def _tokenizer(
 ) -> Callable[[Sequence[str]], Int[Tensor, "text position"]]:
     """Return open_clip's tokenizer of this name.
 
-    A folder of transformers gets CLIP's own tokenizer, which open_clip includes, if the vocabulary has that size; else the
-    tokenizer in the folder.
+    A CLIP of transformers gets CLIP's own tokenizer, which open_clip includes, if the vocabulary has that size; all others have
+    the tokenizer beside their weights, and SigLIP's texts are in lower case without punctuation.
     """
     open_clip = import_open_clip()
 
     with quiet_hub():
         if name.startswith(SCHEMES) and (origin := find_origin(name, None)).translated:
-            if vocabulary == VOCABULARY:
+            if vocabulary == VOCABULARY and not origin.siglip:
                 return open_clip.SimpleTokenizer(context_length=context_length)
-            return open_clip.tokenizer.HFTokenizer(str(origin.folder), context_length=context_length)
+            place = name.partition(":")[2] if origin.kind == "hub" else str(origin.folder)
+            cleaning = origin.config["text_cfg"].get("tokenizer_kwargs", {})
+            return open_clip.tokenizer.HFTokenizer(place, context_length=context_length, **cleaning)
         return open_clip.get_tokenizer(name, context_length=context_length)
 
 
