@@ -8,54 +8,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import Run
+from helpers.families import READ, Study
 from helpers.pooled_models import pooled_model
-from PIL import Image
 
 import cliptools as ct
 from cliptools.models.text_encoder import encode_texts, tokenizer_of
 
-TEXTS = ("cat", "dog", "panda", "a red car", "boat", "pizza", "rocket", "red", "car", "photo of dog")
-READ = ("--batch-size", 4, "--workers", 0)
-
-
-class Study:
-    """A model, pictures, a vocabulary, and bundles with words."""
-
-    def __init__(self, folder: Path, kind: str, run: Run) -> None:
-        self.folder, self.run = folder, run
-        self.model = f"local-dir:{pooled_model(folder / 'model', kind)}"
-        self.pool, self.photos, self.classes = folder / "pool.txt", folder / "photos", folder / "classes.txt"
-        self.pool.write_text("\n".join(TEXTS) + "\n")
-        self.classes.write_text("cat\ndog\npizza\n")
-        for number in range(6):
-            group = self.photos / ("cat", "pizza")[number % 2]
-            group.mkdir(parents=True, exist_ok=True)
-            Image.effect_noise((60, 50 + number), 90).convert("RGB").save(group / f"{number:02}.png")
-
-    def done(self, command: str, *words: Any, stdin: bytes = b"") -> bytes:
-        """Return the output of a command that succeeds."""
-        ended = self.run(command, *words, "-q", stdin=stdin)
-        assert ended.returncode == 0, (command, words, ended.stderr.decode())
-        return ended.stdout
-
-    def refused(self, command: str, *words: Any, stdin: bytes = b"") -> str:
-        """Return the one line of a command that refuses."""
-        ended = self.run(command, *words, "-q", stdin=stdin)
-        (line,) = ended.stderr.decode().splitlines()
-        assert ended.returncode in (1, 2), line
-        return line
-
-    def bundle(self, name: str, *options: Any) -> Path:
-        """Return the file of a bundle with words, made with these options of clip-effects."""
-        path = self.folder / f"{name}.safetensors"
-        words = (self.photos, "--model", self.model, "--top-images", 2, "--quantile", 0.5, *READ, *options)
-        path.write_bytes(self.done("decompose", "--m", 3, "--pool", self.pool, "--no-cache", stdin=self.done("effects", *words)))
-        return path
-
 
 @pytest.fixture(scope="module", params=["siglip", "coca"])
 def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, run: Run) -> Study:
-    return Study(tmp_path_factory.mktemp(request.param), request.param, run)
+    folder = tmp_path_factory.mktemp(request.param)
+    return Study(folder, pooled_model(folder / "model", request.param), run)
 
 
 def test_pairs_are_the_default_and_store_no_directions(study: Study) -> None:
@@ -139,7 +102,7 @@ def test_shards_of_pairs_are_one_run(study: Study, tmp_path: Path) -> None:
 
 
 def test_a_perception_encoder(tmp_path: Path, run: Run) -> None:
-    study = Study(tmp_path, "pe", run)
+    study = Study(tmp_path, pooled_model(tmp_path / "model", "pe"), run)
     for number in (3, 4, 5):
         next(study.photos.rglob(f"{number:02}.png")).unlink()
     bundle = ct.read(study.bundle("pairs", "--layers", "10,11"))

@@ -110,18 +110,21 @@ def _refuse_foreign_code() -> Iterator[None]:
         from transformers import dynamic_module_utils
 
         module: Any = dynamic_module_utils
-        originals = module.TIME_OUT_REMOTE_CODE, module.get_cached_module_file
+        log = logging.getLogger("transformers")
+        originals = module.TIME_OUT_REMOTE_CODE, module.get_cached_module_file, log.level
         module.TIME_OUT_REMOTE_CODE, module.get_cached_module_file = 0, _refuse_module
+        log.setLevel(logging.ERROR)  # it warns of ids in a configuration of SigLIP that nothing reads
         try:
             yield
         finally:
-            module.TIME_OUT_REMOTE_CODE, module.get_cached_module_file = originals
+            module.TIME_OUT_REMOTE_CODE, module.get_cached_module_file, level = originals
+            log.setLevel(level)
     finally:
         _set(original)
 
 
 no_foreign_code = SharedChange(_refuse_foreign_code)
-"""Context in which torch unpickles only tensors, and transformers loads no code of a model.
+"""Context in which torch unpickles only tensors, and transformers loads no code of a model and logs only errors.
 
 It overrides settings of the model (`trust_remote_code` in those of its tokenizer), and transformers does not ask on standard
 input whether to trust it. It applies to the whole process until the last thread leaves it.

@@ -98,13 +98,15 @@ class Origin:
     def foreign_text(self) -> str | None:
         """Name of the text tower that transformers builds; None for one of open_clip's."""
         text = self.config.get("text_cfg")
-        return str(text["hf_model_name"])[:80] if isinstance(text, Mapping) and text.get("hf_model_name") else None
+        return str(text["hf_model_name"]) if isinstance(text, Mapping) and text.get("hf_model_name") else None
 
     @property
     def local_text(self) -> dict[str, Any]:
-        """Settings with which open_clip builds a text tower of transformers by the config.json beside the weights, if it is there."""
+        """Settings with which open_clip builds a text tower of transformers by the folder's config.json; empty without one."""
+        if self.folder is None or self.foreign_text is None or Path(self.foreign_text).is_dir():
+            return {}
         config = self.settings_beside(HF_CONFIG)
-        if self.foreign_text is None or Path(self.foreign_text).is_dir() or "model_type" not in config or "vision_config" in config:
+        if "model_type" not in config or "vision_config" in config:
             return {}
         return {"text_cfg": dict(self.config["text_cfg"]) | {"hf_model_name": str(self.folder), "hf_model_pretrained": False}}
 
@@ -207,7 +209,7 @@ def loading_advice(origin: Origin) -> str:
     """Return what helps if a model needs files of a hub that cannot be reached."""
     alternative = "a folder: --model local-dir:FOLDER" if origin.kind == "hub" else "a file: --pretrained FILE"
     if origin.kind == "folder" and origin.foreign_text is not None:
-        return f"put the {HF_CONFIG} of its text tower {escape(origin.foreign_text)} into the folder"
+        return f"put the {HF_CONFIG} of its text tower {escape(origin.foreign_text[:80])} into the folder"
     return f"load it once where there is a network, or name {alternative}"
 
 

@@ -200,7 +200,7 @@ def _default_choice(base: Mapping[str, Any], origin: Origin) -> Choice:
 
 
 def _settings_of_transformers(origin: Origin) -> dict[str, dict[str, Any]]:
-    """Return the settings of images that transformers keeps beside the weights, by their file: of its own, or with the tokenizer's."""
+    """Return transformers' settings of images beside the weights, by their file: one of its own, or one of images and texts."""
     both = origin.settings_beside(HF_PROCESSOR).get("image_processor")
     return {HF_PREPROCESSOR: origin.settings_beside(HF_PREPROCESSOR), HF_PROCESSOR: both if isinstance(both, dict) else {}}
 

@@ -1,8 +1,8 @@
 """CLIP and SigLIP of the transformers library in open_clip's form: names of tensors, configurations, and models without weights.
 
-SigLIP2 is a SigLIP with another vocabulary, except for its variant for pictures of any shape (NaFlex), which is refused. open_clip
-makes SigLIP's image tower of timm's VisionTransformer without a class token: its blocks join the matrices of queries, keys and
-values, and its pooling (timm's AttentionPoolLatent) keeps that of its query apart, while transformers does the contrary:
+SigLIP2 is a SigLIP with another vocabulary, except for its variant for pictures of any shape (NaFlex), which is refused.
+open_clip makes SigLIP's image tower of timm's VisionTransformer without a class token: its blocks join the matrices of queries,
+keys and values, and its pooling (timm's AttentionPoolLatent) keeps that of its query apart. transformers does the contrary:
 
     q_proj, k_proj, v_proj -> qkv        vision_model.head.attention.in_proj -> attn_pool.q, attn_pool.kv
 """
@@ -164,7 +164,7 @@ def config_fault(config: Mapping[str, Any]) -> str | None:
     if kind is None and "architecture" in config:
         return f"its config.json is timm's ({str(config['architecture'])[:40]}); a folder of open_clip's or transformers' is read"
     if kind == "siglip2":
-        return "its config.json is of a SigLIP2 for pictures of any shape (NaFlex); those of one size have the model_type 'siglip'"
+        return "its config.json is of a SigLIP2 for pictures of any shape (NaFlex); for those of one size it has 'siglip'"
     if kind not in DEFAULTS:
         return f"its config.json is of transformers' model_type {str(kind)[:40]!r}; supported are its {' and '.join(DEFAULTS)}"
     if not all(isinstance(config.get(key), dict) for key in ("vision_config", "text_config")):
@@ -220,7 +220,8 @@ def open_clip_config(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     if config["model_type"] == "siglip":
         vision_cfg |= {"timm_model_name": SMALLEST, "timm_pool": "map", "timm_proj": "none"}
-        text_cfg |= {"no_causal_mask": True, "proj_bias": True, "pool_type": "last", "tokenizer_kwargs": {"clean": "canonicalize"}}
+        text_cfg |= {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
+        text_cfg["tokenizer_kwargs"] = {"clean": "canonicalize"}
         towers = {"vision_cfg": vision_cfg, "text_cfg": text_cfg}
         return {"embed_dim": int(_joint_width(text)), "init_logit_bias": 0, **towers}
     end = text["eos_token_id"]
