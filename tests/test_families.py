@@ -131,6 +131,7 @@ def test_a_text_tower_whose_configuration_is_missing(tmp_path: Path, monkeypatch
     (tmp_path / "model" / "config.json").unlink()
     with monkeypatch.context() as patched, pytest.raises(ModelError, match="Please `pip install transformers`"):
         patched.setattr("open_clip.hf_model.transformers", None)
+        patched.setattr("cliptools.models.load.complete_open_clip", lambda libraries: None)
         ct.load_model(f"local-dir:{tmp_path / 'model'}", device="cpu")
     reason = "the hub cannot be reached; put the config.json of its text tower microsoft/NowhereBERT into the folder"
     with pytest.raises(ModelError, match=reason):
