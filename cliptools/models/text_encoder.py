@@ -304,7 +304,7 @@ def text_tower_digest(loaded: LoadedModel) -> str:
     if getattr(text, "attn_mask", False) is None:  # only for the few towers that are not causal: all others keep their cache keys
         pooling["causal"] = False
     tokenizer = vars(tokenizer_of(loaded))
-    settings = {name: value for name, value in tokenizer.items() if isinstance(value, str | int | None)}
+    settings: dict[str, Any] = {name: value for name, value in tokenizer.items() if isinstance(value, str | int | None)}
     if "tokenizer" in tokenizer:
         settings["probes"] = tokenizer_of(loaded)(PROBES).tolist()
     cleaning = getattr(tokenizer.get("clean_fn"), "__name__", "")
