@@ -1,5 +1,6 @@
 """Messages if models come from a hub that does not answer."""
 
+import importlib
 import logging
 import shutil
 import urllib.error
@@ -34,6 +35,17 @@ def test_the_network_is_named_where_it_is_the_matter() -> None:
     missing = urllib.error.HTTPError(NOBODY, 404, "Not Found", None, None)  # type: ignore[arg-type]
     for cause in (missing, FileNotFoundError(2, "x")):
         assert reason(failed_behind(cause), "do that") == "cannot download"
+
+
+def test_a_missing_package_is_named() -> None:
+    with pytest.raises(ModuleNotFoundError) as caught:
+        importlib.import_module("no_such_package")
+    assert reason(caught.value) == "it needs no_such_package, which is not installed: pip install no_such_package"
+    of_transformers = ImportError(
+        "\nSiglipTokenizer requires the SentencePiece library but it was not found in your environment.\n"
+    )
+    assert reason(of_transformers) == "it needs sentencepiece, which is not installed: pip install sentencepiece"
+    assert reason(ImportError("cannot import name 'x'")) == "cannot import name 'x'"
 
 
 def test_the_hub_says_once_that_it_is_asked_again(capfd: pytest.CaptureFixture[str]) -> None:

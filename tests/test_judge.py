@@ -29,7 +29,7 @@ from cliptools.front.unit_records import seen_title
 from cliptools.images.loader import ListedImages, list_digest, open_images
 from cliptools.images.shown_texts import TextIndex, TruthOptions, open_shown
 from cliptools.io.bundle_faults import doubtful_values, faults
-from cliptools.models.random_weights import with_random_weights
+from cliptools.models.other_weights import with_random_weights
 from cliptools.models.text_encoder import encode_texts
 from cliptools.text.emoji_concepts import concepts
 from cliptools.text.vocabularies import recorded_pool

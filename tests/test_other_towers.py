@@ -1,12 +1,9 @@
 """Towers of timm's, custom blocks and means of tokens: every quantity compared with literal passes through their modules."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Run
 from helpers.other_towers import (
     CLIPA,
     CUSTOM,
@@ -23,8 +20,6 @@ from helpers.other_towers import (
     pictures,
     timm_tower,
 )
-from helpers.weights_files import TEXT, save
-from PIL import Image
 from torch import Tensor
 
 from cliptools.analysis.ablation import joint_mean_ablation
@@ -252,51 +247,3 @@ def test_an_output_matrix_without_a_bias_cannot_hold_a_mean() -> None:
     visual.trunk.blocks[0].mlp.fc2.bias = None
     with pytest.raises(ModelError, match="has no bias, in which an edit could put means"):
         neurons_at_mean(visual, {0: torch.tensor([1])}, {0: torch.tensor([0.5])})
-
-
-SIZES = {
-    "vit": ("test_vit", 160, 13, "token"),
-    "mean": ("test_vit", 160, 13, "avg"),
-    "eva": ("eva02_tiny_patch14_224", 224, 5, "token"),
-    "vitamin": ("vitamin_small_224", 224, 4, ""),
-}
-"""Small models of timm's, their sizes, numbers of pictures and poolings."""
-LAYERS = {"vit": "3-4", "mean": "3-4", "eva": "10", "vitamin": "12"}
-
-
-def write_model(folder: Path, kind: str) -> Path:
-    """Write a folder in open_clip's form with random weights of a tower of timm's."""
-    import open_clip
-
-    name, size, _, pool = SIZES[kind]
-    image = {"image_size": size, "timm_model_name": name, "timm_pool": pool, "timm_proj": None if kind == "eva" else "linear"}
-    text = TEXT | {"vocab_size": 49408}
-    folder.mkdir()
-    (folder / "open_clip_config.json").write_text(
-        json.dumps({"model_cfg": {"embed_dim": 12, "vision_cfg": image, "text_cfg": text, "custom_text": True}})
-    )
-    torch.manual_seed(0)
-    state = open_clip.create_model(f"local-dir:{folder}", load_weights=False).state_dict()
-    save(state, folder / "open_clip_model.safetensors")
-    return folder
-
-
-@pytest.mark.parametrize("kind", SIZES)
-def test_a_pipeline_from_a_local_file(kind: str, tmp_path: Path, run: Run) -> None:
-    folder = write_model(tmp_path / "model", kind)
-    (tmp_path / "photos").mkdir()
-    for number in range(SIZES[kind][2]):
-        Image.effect_noise((60, 50 + number), 90).convert("RGB").save(tmp_path / "photos" / f"{number:02}.png")
-    made = run(
-        "effects", tmp_path / "photos", "--model", f"local-dir:{folder}", "--layers", LAYERS[kind], "--top-images", "2", "-q"
-    )
-    assert made.returncode == 0, made.stderr.decode()
-    decomposed = run("decompose", "--m", "3", "--pool", "emoji", "-q", stdin=made.stdout)
-    assert decomposed.returncode == 0, decomposed.stderr.decode()
-    bundle = tmp_path / "bundle.safetensors"
-    bundle.write_bytes(decomposed.stdout)
-    maps = run(
-        "segment", tmp_path / "photos" / "01.png", "--text", "dog", "--bundle", bundle, "--out-dir", tmp_path / "maps", "-q"
-    )
-    assert maps.returncode == 0, maps.stderr.decode()
-    assert json.loads(maps.stdout)["text"] == "dog"

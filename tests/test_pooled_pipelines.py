@@ -8,72 +8,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import Run
+from helpers.families import READ, Study
 from helpers.pooled_models import pooled_model
-from PIL import Image
 
 import cliptools as ct
 from cliptools.models.text_encoder import encode_texts, tokenizer_of
 
-TEXTS = ("cat", "dog", "panda", "a red car", "boat", "pizza", "rocket", "red", "car", "photo of dog")
-READ = ("--batch-size", 4, "--workers", 0)
-
-
-class Study:
-    """A model, pictures, a vocabulary, and bundles with words."""
-
-    def __init__(self, folder: Path, kind: str, run: Run) -> None:
-        self.folder, self.run = folder, run
-        self.model = f"local-dir:{pooled_model(folder / 'model', kind)}"
-        self.pool, self.photos, self.classes = folder / "pool.txt", folder / "photos", folder / "classes.txt"
-        self.pool.write_text("\n".join(TEXTS) + "\n")
-        self.classes.write_text("cat\ndog\npizza\n")
-        for number in range(6):
-            group = self.photos / ("cat", "pizza")[number % 2]
-            group.mkdir(parents=True, exist_ok=True)
-            noise = np.random.default_rng(number).integers(0, 256, (50 + number, 60, 3), np.uint8)
-            Image.fromarray(noise).save(group / f"{number:02}.png")
-
-    def done(self, command: str, *words: Any, stdin: bytes = b"") -> bytes:
-        """Return the output of a command that succeeds."""
-        ended = self.run(command, *words, "-q", stdin=stdin)
-        assert ended.returncode == 0, (command, words, ended.stderr.decode())
-        return ended.stdout
-
-    def refused(self, command: str, *words: Any, stdin: bytes = b"") -> str:
-        """Return the one line of a command that refuses."""
-        ended = self.run(command, *words, "-q", stdin=stdin)
-        (line,) = ended.stderr.decode().splitlines()
-        assert ended.returncode in (1, 2), line
-        return line
-
-    def bundle(self, name: str, *options: Any) -> Path:
-        """Return the file of a bundle with words, made with these options of clip-effects."""
-        path = self.folder / f"{name}.safetensors"
-        words = (self.photos, "--model", self.model, "--top-images", 2, "--quantile", 0.5, *READ, *options)
-        path.write_bytes(self.done("decompose", "--m", 3, "--pool", self.pool, "--no-cache", stdin=self.done("effects", *words)))
-        return path
-
-    def explained(self, folder: Path, bundle: Path, *parts: str, steps: int = 1) -> None:
-        """Explain margins by the units of a bundle, with maps, figures and pages; check the parts, and that they add up."""
-        words = ("explain", self.photos, "--text", "cat", "--text", "dog", "--head", 2, *READ, "--bundle", bundle, "--no-cache")
-        lines = self.done(*words, "--maps", folder / "heat", "--figures", folder / "figures")
-        mlp = [] if "coca" in str(self.folder) else ["pooling_mlp"]
-        for record in map(json.loads, lines.splitlines()):
-            assert list(record["parts"]) == ["units", "other_units", *parts[:-1], *mlp, parts[-1]]
-            assert sum(record["parts"].values()) == pytest.approx(record["margin"], abs=1e-4)
-            total = sum(head["share"] for head in record["heads"])
-            assert total == pytest.approx(record["parts"]["units"], abs=1e-3 * max(1, abs(total)))
-            assert len(record["units"]) and all((folder / "heat" / unit["map"]).is_file() for unit in record["units"])
-            assert len(record["deletion"]["counts"]) > steps
-        (folder / "explained.jsonl").write_bytes(lines)
-        page = ("--head", 2, "--images-from", self.photos, "--explained", folder / "explained.jsonl", "-o", folder / "page.html")
-        self.done("gallery", *page, stdin=bundle.read_bytes())
-        assert self.done(*words, "-f", "table") and self.done(*words, "-f", "safetensors")
-
 
 @pytest.fixture(scope="module", params=["siglip", "coca"])
 def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, run: Run) -> Study:
-    return Study(tmp_path_factory.mktemp(request.param), request.param, run)
+    folder = tmp_path_factory.mktemp(request.param)
+    return Study(folder, pooled_model(folder / "model", request.param), run)
 
 
 def test_pairs_are_the_default_and_store_no_directions(study: Study) -> None:
@@ -210,7 +155,7 @@ def test_shards_of_pairs_are_one_run(study: Study, tmp_path: Path) -> None:
 
 
 def test_a_perception_encoder(tmp_path: Path, run: Run) -> None:
-    study = Study(tmp_path, "pe", run)
+    study = Study(tmp_path, pooled_model(tmp_path / "model", "pe"), run)
     for number in (3, 4, 5):
         next(study.photos.rglob(f"{number:02}.png")).unlink()
     bundle = ct.read(study.bundle("pairs", "--layers", "10,11"))

@@ -199,8 +199,7 @@ def test_an_end_token_that_is_not_the_last_id(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"model_type": "siglip"}, "of transformers' model_type 'siglip'; only that library's 'clip' is supported"),
-        ({"model_type": "chinese_clip"}, "model_type 'chinese_clip'"),
+        ({"model_type": "chinese_clip"}, "of transformers' model_type 'chinese_clip'; supported are its clip and siglip"),
         ({"model_type": None, "architecture": "vit_base_patch16_224"}, r"its config.json is timm's \(vit_base_patch16_224\)"),
         ({"vision_config": None}, "no vision_config and text_config"),
         ({"vision_config": VIEW | {"hidden_act": "relu"}}, "has hidden_act 'relu', expected one of quick_gelu, gelu"),

@@ -101,9 +101,10 @@ class Segmenter:
         visual = self.visual
         images = images.to(self.model.device, weight_of(visual).dtype)
         shape = (images.shape[-2], images.shape[-1])
-        window = native_size(visual) if self.stride else shape
-        corners = window_corners(*shape, window, self.stride or 1)
+        height, width = native_size(visual) if self.stride else shape
         down, across = token_stride(visual)
+        window = height // down * down, width // across * across  # a tower of 384 pixels reads 378 by patches of 14
+        corners = window_corners(*shape, window, self.stride or 1)
         with on_grid(visual, window[0] // down, window[1] // across):
             if self.classes:
                 texts = [[name] for name in self._best_classes(images, corners, window)]

@@ -46,7 +46,7 @@ from cliptools.images.loader import Skipped
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import digest
 from cliptools.models.load import LoadedModel, load_model
-from cliptools.models.random_weights import with_random_weights
+from cliptools.models.other_weights import with_random_weights
 from cliptools.models.text_encoder import encode_named, template_options
 from cliptools.text.vocabularies import Pool, recorded_pool
 

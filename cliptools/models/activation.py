@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cliptools.library_patches import import_open_clip
+from cliptools.models.checkpoints.transformers_form import ACTIVATIONS
 from cliptools.models.origin import HF_CONFIG, OWN_CONFIG, Origin
 from cliptools.models.weights_file import Fit, stored_sizes
 
@@ -64,7 +65,7 @@ def _evidence_of_settings(origin: Origin) -> Iterator[Trained]:
     if _of_other_weights(config, origin):
         return
     for part in (config.get("vision_config"), config.get("text_config")):
-        if isinstance(part, dict) and isinstance(act := part.get("hidden_act"), str) and act in ("quick_gelu", "gelu"):
+        if isinstance(part, dict) and isinstance(act := part.get("hidden_act"), str) and act in ACTIVATIONS:
             yield Trained(act == "quick_gelu", f"{HF_CONFIG} beside it has hidden_act {act}")
 
 

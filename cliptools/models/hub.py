@@ -6,6 +6,7 @@ While a model is loaded, neither code in pickles nor code that a model's folder 
 import importlib.util
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from cliptools.library_patches import SharedChange
 CLIENT = "huggingface_hub"
 SILENT = "the hub does not answer, asking again; HF_HUB_OFFLINE=1 uses the cache without asking"
 OUT_OF_REACH = "not in the cache, and the hub cannot be reached"
+MISSING = re.compile(r"No module named '(\w+)'|requires the (\w+) library")
+"""Messages about a missing package, of Python and of transformers."""
 
 
 @contextmanager
@@ -55,11 +58,14 @@ class _RetryHandler(logging.Handler):
 
 
 def reason(error: BaseException, advice: str = "") -> str:
-    """Return in one line why something could not be loaded: no network, or else the message of the error.
+    """Return in one line why something could not be loaded: a missing package, no network, or else the message of the error.
 
     Args:
         advice: Advice for a missing network.
     """
+    if isinstance(error, ImportError) and (match := MISSING.search(str(error))):
+        package = (match[1] or match[2]).lower()
+        return f"it needs {package}, which is not installed: pip install {package}"
     network = LocalEntryNotFoundError, OfflineModeIsEnabled, URLError, ConnectionError, TimeoutError, socket.gaierror
     cause: BaseException | None = error
     while cause is not None:
@@ -104,18 +110,21 @@ def _refuse_foreign_code() -> Iterator[None]:
         from transformers import dynamic_module_utils
 
         module: Any = dynamic_module_utils
-        originals = module.TIME_OUT_REMOTE_CODE, module.get_cached_module_file
+        log = logging.getLogger("transformers")
+        originals = module.TIME_OUT_REMOTE_CODE, module.get_cached_module_file, log.level
         module.TIME_OUT_REMOTE_CODE, module.get_cached_module_file = 0, _refuse_module
+        log.setLevel(logging.ERROR)  # it warns of ids in a configuration of SigLIP that nothing reads
         try:
             yield
         finally:
-            module.TIME_OUT_REMOTE_CODE, module.get_cached_module_file = originals
+            module.TIME_OUT_REMOTE_CODE, module.get_cached_module_file, level = originals
+            log.setLevel(level)
     finally:
         _set(original)
 
 
 no_foreign_code = SharedChange(_refuse_foreign_code)
-"""Context in which torch unpickles only tensors, and transformers loads no code of a model.
+"""Context in which torch unpickles only tensors, and transformers loads no code of a model and logs only errors.
 
 It overrides settings of the model (`trust_remote_code` in those of its tokenizer), and transformers does not ask on standard
 input whether to trust it. It applies to the whole process until the last thread leaves it.

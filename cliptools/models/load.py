@@ -1,6 +1,5 @@
 """Loading of CLIP models: open_clip's names, weights files, folders and hubs, and the embedded models."""
 
-import copy
 import functools
 import json
 import threading
@@ -8,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -25,9 +24,10 @@ from cliptools.models.architecture import UNDESCRIBED, Architecture, describe_ar
 from cliptools.models.checkpoints.checkpoint import WithoutInitialisation, load_weights
 from cliptools.models.checkpoints.edited import parent_of
 from cliptools.models.checkpoints.pickles import UNSAFE, pickle_fault
+from cliptools.models.checkpoints.transformers_form import build_model
 from cliptools.models.hub import no_foreign_code, quiet_hub, reason
 from cliptools.models.names import other_libraries, tower_fault
-from cliptools.models.origin import Origin, fetch_weights, find_origin, missing_weights, refuse_tower
+from cliptools.models.origin import Origin, fetch_weights, find_origin, loading_advice, missing_weights, refuse_tower
 from cliptools.models.preprocessing import Choice, choose_preprocessing, parse_preprocess, recorded_preprocessing, size_of_trunk
 from cliptools.models.weights_file import Fit, check_fit
 
@@ -195,9 +195,7 @@ def _create_clip(origin: Origin, fit: Fit) -> tuple[nn.Module, list[str], list[s
                 torch.default_generator.manual_seed(0)  # only random initialisation draws from it, on the CPU
                 clip = _clip_without_weights(origin) if from_file else _clip_by_open_clip(origin)
     except Exception as error:
-        alternative = "a folder: --model local-dir:FOLDER" if origin.kind == "hub" else "a file: --pretrained FILE"
-        advice = f"load it once where there is a network, or name {alternative}"
-        cause = pickle_fault() if UNSAFE in str(error) else reason(error, advice)
+        cause = pickle_fault() if UNSAFE in str(error) else reason(error, loading_advice(origin))
         raise ModelError(f"cannot load model {origin.name!r} ({origin.pretrained or 'its own weights'}): {cause}") from None
     messages = [str(message.message) for message in caught]
     notes = load_weights(clip, origin.file, origin.name, origin.text, fit.alternatives) if from_file and origin.file else []
@@ -209,11 +207,9 @@ def _clip_without_weights(origin: Origin) -> nn.Module:
     open_clip = import_open_clip()
 
     if not origin.translated:
-        return open_clip.create_model(origin.source, load_weights=False, pretrained_text=False, device="cpu")
-    clip = open_clip.model.CLIP(**copy.deepcopy(origin.config))
-    settings = asdict(open_clip.transform.PreprocessCfg(size=clip.visual.image_size))
-    open_clip.model.set_model_preprocess_cfg(clip, settings)
-    return clip
+        options = {"load_weights": False, "pretrained_text": False, "device": "cpu"}
+        return open_clip.create_model(origin.source, **options, **origin.local_text)
+    return build_model(origin.config)
 
 
 def _clip_by_open_clip(origin: Origin) -> nn.Module:

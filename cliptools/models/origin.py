@@ -3,6 +3,7 @@
 import functools
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,13 +15,14 @@ from cliptools.errors import ModelError, UsageError
 from cliptools.library_patches import import_open_clip
 from cliptools.models.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from cliptools.models.checkpoints.edited import edit_header
-from cliptools.models.checkpoints.names import config_fault, open_clip_config
+from cliptools.models.checkpoints.transformers_form import config_fault, open_clip_config
 from cliptools.models.hub import hub_file, reason
 from cliptools.models.names import SUPPORTED, tower_fault
 from cliptools.models.weights_file import config_sizes, fit_differences, stored_sizes
 
 RANDOM = "random"  # --pretrained random: open_clip's own initialisation from a fixed seed; never the default
-OWN_CONFIG, HF_CONFIG, HF_PREPROCESSOR = "open_clip_config.json", "config.json", "preprocessor_config.json"
+OWN_CONFIG, HF_CONFIG = "open_clip_config.json", "config.json"
+HF_PREPROCESSOR, HF_PROCESSOR = "preprocessor_config.json", "processor_config.json"
 LOCAL_DIR, HUB = "local-dir:", "hf-hub:"  # open_clip's prefixes of a model's name
 MOST_CONFIG = 1 << 22  # bytes
 Kind = Literal["embedded", "tag", "file", "folder", "hub", "random"]
@@ -60,12 +62,17 @@ class Origin:
         """True if the folder has a configuration of transformers and none of open_clip."""
         return self.folder is not None and not (self.folder / OWN_CONFIG).is_file() and (self.folder / HF_CONFIG).is_file()
 
+    @property
+    def siglip(self) -> bool:
+        """True for a SigLIP of transformers."""
+        return self.translated and "timm_model_name" in self.config["vision_cfg"]
+
     @functools.cached_property
     def config(self) -> dict[str, Any]:
         """open_clip's configuration of the architecture; empty if there is none.
 
         Raises:
-            ModelError: a configuration of transformers describes another model than CLIP.
+            ModelError: a configuration of transformers describes another model than CLIP or SigLIP.
         """
         if self.translated:
             return self._translated(self.settings_beside(HF_CONFIG))
@@ -78,7 +85,7 @@ class Origin:
         """Return open_clip's form of a configuration of transformers.
 
         Raises:
-            ModelError: it describes another model than CLIP.
+            ModelError: it describes another model than CLIP or SigLIP.
         """
         if fault := config_fault(config):
             raise ModelError(f"model {self.name!r}: {fault}")
@@ -86,6 +93,22 @@ class Origin:
             return open_clip_config(config)
         except (TypeError, ValueError, ZeroDivisionError):
             raise ModelError(f"model {self.name!r}: its {HF_CONFIG} has sizes that are not whole numbers above 0") from None
+
+    @property
+    def foreign_text(self) -> str | None:
+        """Name of the text tower that transformers builds; None for one of open_clip's."""
+        text = self.config.get("text_cfg")
+        return str(text["hf_model_name"]) if isinstance(text, Mapping) and text.get("hf_model_name") else None
+
+    @property
+    def local_text(self) -> dict[str, Any]:
+        """Settings with which open_clip builds a text tower of transformers by the folder's config.json; empty without one."""
+        if self.folder is None or self.foreign_text is None or Path(self.foreign_text).is_dir():
+            return {}
+        config = self.settings_beside(HF_CONFIG)
+        if "model_type" not in config or "vision_config" in config:
+            return {}
+        return {"text_cfg": dict(self.config["text_cfg"]) | {"hf_model_name": str(self.folder), "hf_model_pretrained": False}}
 
     @functools.cached_property
     def file(self) -> Checkpoint | None:
@@ -182,6 +205,14 @@ def _unreachable_error(name: str, error: Exception) -> ModelError:
     return ModelError(f"cannot load model {name!r} (its own weights): {cause}")
 
 
+def loading_advice(origin: Origin) -> str:
+    """Return what helps if a model needs files of a hub that cannot be reached."""
+    alternative = "a folder: --model local-dir:FOLDER" if origin.kind == "hub" else "a file: --pretrained FILE"
+    if origin.kind == "folder" and origin.foreign_text is not None:
+        return f"put the {HF_CONFIG} of its text tower {escape(origin.foreign_text[:80])} into the folder"
+    return f"load it once where there is a network, or name {alternative}"
+
+
 def refuse_tower(origin: Origin) -> None:
     """Refuse an unsupported image tower by its configuration.
 
@@ -209,6 +240,9 @@ def fetch_weights(origin: Origin) -> Origin:
             shards = _json_object(path).get("weight_map", {})
             for shard in dict.fromkeys(map(str, shards.values()) if isinstance(shards, dict) else ()):
                 hub_file(hub_id, (shard,))
+        if origin.translated:
+            with suppress(Exception):  # without it, the preprocessing is a default, which a note reports
+                hub_file(hub_id, (HF_PREPROCESSOR, HF_PROCESSOR))
     except Exception as error:
         raise _unreachable_error(origin.name, error) from None
     return replace(origin, weights=path)

@@ -10,13 +10,15 @@ from cliptools.errors import ModelError, UsageError
 from cliptools.io.header import FROM_OPTION, SETTINGS
 from cliptools.library_patches import import_open_clip
 from cliptools.models.checkpoints.edited import edit_header
-from cliptools.models.origin import HF_PREPROCESSOR, OWN_CONFIG, Origin
+from cliptools.models.origin import HF_PREPROCESSOR, HF_PROCESSOR, OWN_CONFIG, Origin
 
 INTERPOLATIONS, RESIZES = ("bicubic", "bilinear"), ("shortest", "longest", "squash")
 COLOURS = ("mean", "std")
 SPELLED = {"mean": "mean", "std": "std", "interpolation": "interpolation", "resize": "resize_mode"}
 PIL_FILTERS = {2: "bilinear", 3: "bicubic"}  # codes in transformers' preprocessor_config.json
-DEFAULT = "default (OpenAI's)"
+DEFAULT, SIGLIP_DEFAULT = "default (OpenAI's)", "default (SigLIP's)"
+SIGLIP = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "squash"}
+"""Preprocessing of all SigLIPs."""
 FORM = "TAG, MODEL:TAG, or mean=0.5,std=0.5,interpolation=bicubic,resize=squash"
 
 
@@ -190,11 +192,17 @@ def _default_choice(base: Mapping[str, Any], origin: Origin) -> Choice:
     config = origin.settings_beside(OWN_CONFIG).get("preprocess_cfg")
     if isinstance(config, dict) and any(config.get(key) is not None for key in SETTINGS):
         return Choice(recorded_preprocessing(settings, config, f"{folder}/{OWN_CONFIG}"), OWN_CONFIG)
-    config = origin.settings_beside(HF_PREPROCESSOR)
-    if hf_settings := _of_transformers(config):
-        choice = Choice(recorded_preprocessing(settings, hf_settings, f"{folder}/{HF_PREPROCESSOR}"), HF_PREPROCESSOR)
-        return choice._replace(warning=_crop_warning(config))
-    return Choice(settings, DEFAULT)
+    for name, config in _settings_of_transformers(origin).items():
+        if hf_settings := _of_transformers(config):
+            choice = Choice(recorded_preprocessing(settings, hf_settings, f"{folder}/{name}"), name)
+            return choice._replace(warning=_crop_warning(name, config))
+    return Choice(settings | SIGLIP, SIGLIP_DEFAULT) if origin.siglip else Choice(settings, DEFAULT)
+
+
+def _settings_of_transformers(origin: Origin) -> dict[str, dict[str, Any]]:
+    """Return transformers' settings of images beside the weights, by their file: one of its own, or one of images and texts."""
+    both = origin.settings_beside(HF_PROCESSOR).get("image_processor")
+    return {HF_PREPROCESSOR: origin.settings_beside(HF_PREPROCESSOR), HF_PROCESSOR: both if isinstance(both, dict) else {}}
 
 
 def _default_note(choice: Choice, origin: Origin, likely_tag: str | None) -> str | None:
@@ -215,7 +223,7 @@ def _default_note(choice: Choice, origin: Origin, likely_tag: str | None) -> str
 
 
 def _of_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return open_clip's form of transformers' preprocessor_config.json; empty if it has none, or steps of another kind."""
+    """Return open_clip's form of transformers' settings of images; empty if there are none, or steps of another kind."""
     size = config.get("size")
     if config.get("do_resize") is False or config.get("do_rescale") is False or not isinstance(size, int | dict):
         return {}
@@ -229,13 +237,13 @@ def _of_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
     return settings if None not in settings.values() else {}
 
 
-def _crop_warning(config: Mapping[str, Any]) -> str | None:
+def _crop_warning(name: str, config: Mapping[str, Any]) -> str | None:
     """Return a warning if transformers crops less than it resizes to, for which open_clip has no setting; else None."""
     size, crop = (_short_side(config.get(key)) for key in ("size", "crop_size"))
     if not config.get("do_center_crop") or None in (size, crop) or size == crop:
         return None
     return (
-        f"{HF_PREPROCESSOR} resizes to {size} pixels and crops {crop}; here pictures are resized to the size that is cropped, so "
+        f"{name} resizes to {size} pixels and crops {crop}; here pictures are resized to the size that is cropped, so "
         "the model sees more of them"
     )
 

@@ -29,7 +29,7 @@ from cliptools.errors import ModelError, TextError, UsageError
 from cliptools.io.cache import cached
 from cliptools.io.header import canonical, digest
 from cliptools.library_patches import imagenet_lists, import_open_clip, without_transformers
-from cliptools.models.checkpoints.names import VOCABULARY
+from cliptools.models.checkpoints.transformers_form import VOCABULARY
 from cliptools.models.hub import no_foreign_code, quiet_hub, reason
 from cliptools.models.load import LoadedModel, RecordedModel
 from cliptools.models.origin import find_origin
@@ -40,6 +40,9 @@ from cliptools.text.vocabularies import Pool
 CACHE_FORMAT = 1  # increase it when the same texts and weights give other numbers
 SLOT = "{}"
 SCHEMES = ("local-dir:", "hf-hub:")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
+PROBES = ("A photo of_two cats, 1999.", "x")
+"""Texts whose tokens tell tokenizers of transformers apart, with their padding and cleaning."""
 DECISIVE = ("name", "sha256", "architecture", "preprocessing", "precision")
 """Fields of a header's `model` that together with open_clip's version decide a text's embedding."""
 
@@ -164,17 +167,27 @@ def _tokenizer(
 ) -> Callable[[Sequence[str]], Int[Tensor, "text position"]]:
     """Return open_clip's tokenizer of this name.
 
-    A folder of transformers gets CLIP's own tokenizer, which open_clip includes, if the vocabulary has that size; else the
-    tokenizer in the folder.
+    A CLIP of transformers gets CLIP's own tokenizer, which open_clip includes, if the vocabulary has that size; all others have
+    the tokenizer beside their weights, and SigLIP's texts are in lower case without punctuation. A folder of open_clip without a
+    tokenizer gets the one that its configuration names.
     """
     open_clip = import_open_clip()
 
     with quiet_hub():
-        if name.startswith(SCHEMES) and (origin := find_origin(name, None)).translated:
-            if vocabulary == VOCABULARY:
-                return open_clip.SimpleTokenizer(context_length=context_length)
-            return open_clip.tokenizer.HFTokenizer(str(origin.folder), context_length=context_length)
-        return open_clip.get_tokenizer(name, context_length=context_length)
+        if not name.startswith(SCHEMES):
+            return open_clip.get_tokenizer(name, context_length=context_length)
+        origin = find_origin(name, None)
+        text = origin.config.get("text_cfg", {})
+        place = name.partition(":")[2] if origin.kind == "hub" else str(origin.folder)
+        if origin.translated and vocabulary == VOCABULARY and not origin.siglip:
+            return open_clip.SimpleTokenizer(context_length=context_length)
+        if not origin.translated:
+            beside = origin.folder is not None and any((origin.folder / file).is_file() for file in TOKENIZER_FILES)
+            if origin.kind != "folder" or beside or not text.get("hf_tokenizer_name"):
+                return open_clip.get_tokenizer(name, context_length=context_length)
+            place = text["hf_tokenizer_name"]
+        settings = {"tokenizer_mode": text.get("tokenizer_mode")} | (text.get("tokenizer_kwargs") or {})
+        return open_clip.tokenizer.HFTokenizer(place, context_length=context_length, **settings)
 
 
 @torch.inference_mode()
@@ -291,7 +304,9 @@ def text_tower_digest(loaded: LoadedModel) -> str:
     if getattr(text, "attn_mask", False) is None:  # only for the few towers that are not causal: all others keep their cache keys
         pooling["causal"] = False
     tokenizer = vars(tokenizer_of(loaded))
-    settings = {name: value for name, value in tokenizer.items() if isinstance(value, str | int | None)}
+    settings: dict[str, Any] = {name: value for name, value in tokenizer.items() if isinstance(value, str | int | None)}
+    if "tokenizer" in tokenizer:
+        settings["probes"] = tokenizer_of(loaded)(PROBES).tolist()
     cleaning = getattr(tokenizer.get("clean_fn"), "__name__", "")
     return digest(repr(loaded.clip), canonical([heads, pooling, settings, cleaning]))
 

@@ -265,6 +265,7 @@ def _check_tensors(
     )
     parts = [f"{fault} ({_first_names(names)})" for names, fault in faults if names]
     form = foreign_form(checkpoint.tensors)
+    form = None if form == foreign_form(expected) else form
     reason = f"does not fit {name}{f', it looks like {form}' if form else ''}: {', '.join(parts)}{fitting}"
     raise unreadable(checkpoint.path, reason)
 
