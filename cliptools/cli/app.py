@@ -247,12 +247,14 @@ def output_options(*formats: str) -> Callable[[Function], Function]:
 def measuring_options(function: Function) -> Function:
     """Add --strict, --max-pixels, --skip-bad-shards, --memory, --batch-size and --workers."""
     workers = "Number of threads that decode images [default: the number of cores, at most 8]."
+    memory = (
+        "Memory for statistics, in GB. Statistics that need more lie in temporary files, if the model is on the CPU and the disk of "
+        "$TMPDIR or /var/tmp has room, and take further passes over the images otherwise."
+    )
     for add in (
         click.option("--workers", type=click.IntRange(0), help=workers),
         batch_option,
-        click.option(
-            "--memory", default=4.0, show_default=True, type=click.FloatRange(0.01), help="Memory for statistics, in GB."
-        ),
+        click.option("--memory", default=4.0, show_default=True, type=click.FloatRange(0.01), help=memory),
         reading_options,
         click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning."),
     ):
