@@ -248,8 +248,8 @@ def measuring_options(function: Function) -> Function:
     """Add --strict, --max-pixels, --skip-bad-shards, --memory, --batch-size and --workers."""
     workers = "Number of threads that decode images [default: the number of cores, at most 8]."
     memory = (
-        "Memory for statistics, in GB. Statistics that need more lie in temporary files, if the model is on the CPU and the disk of "
-        "$TMPDIR or /var/tmp has room, and take further passes over the images otherwise."
+        "Memory for statistics, in GB. clip-effects puts larger statistics into temporary files ($TMPDIR or /var/tmp), or, on an "
+        "accelerator or without room on the disk, takes further passes over the images."
     )
     for add in (
         click.option("--workers", type=click.IntRange(0), help=workers),

@@ -7,8 +7,8 @@ For every unit n of the layers, over all images I (paper 1, arXiv 2406.04341, Se
 
 S, [units, K] for each image, is too large to store for all images, and D, [units, K, d], too large to form at once. So the units
 are divided into blocks that fit into memory, or of which one at a time does while the others lie in files (`memory_plan`). The S
-of a block go into `UnitStatistics`, in S space; at the end `summarise` takes the results to the joint space through D, a few units
-at a time. Units whose top images a pass could not certify get a second look (`Measurement.settle`).
+of a block go into `UnitStatistics`, in S space; at the end `summarise` takes the results to the joint space through D, a few
+units at a time. Units whose top images a pass could not certify get a second look (`Measurement.settle`).
 """
 
 import itertools
