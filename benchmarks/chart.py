@@ -46,7 +46,7 @@ STYLE = {
 WIDTH, DPI = 8.0, 150  # inches; at 800 pixels wide, a letter of 7 points is 10 pixels high
 PALETTE = 96  # number of colours, which reduces the file to a third
 ABOUT, EACH = 0.85, 0.14  # inches for the frame of a panel, and for each of its dots
-SERIES = {"default": "as it is by default", "all layers": "all layers"}
+SERIES = {"default": "as it is by default", "all layers": "all layers", "second order": "second order"}
 Results = dict[str, Any]
 """Contents of the files, by their names."""
 
@@ -82,9 +82,16 @@ def case_of(row: Row, batch: int) -> str:
 
 
 def in_turns(results: Results) -> list[Dot]:
-    """Return the cost per image as a multiple of the plain forward pass, measured batch by batch in turns."""
+    """Return the cost per image as a multiple of the plain forward pass, measured batch by batch in turns.
+
+    It is that of processor time where this was measured, else of elapsed time.
+    """
     rows = results.get("turns", {}).get("in turns", [])
-    return [Dot(case_of(row, row["batch"]), SERIES[row["setting"]], *[row["ratio"]] * 3, row["goal"]) for row in rows]
+    ratios = [row.get("cpu ratio", row["ratio"]) for row in rows]
+    return [
+        Dot(case_of(row, row["batch"]), SERIES[row["setting"]], *[ratio] * 3, row["goal"])
+        for row, ratio in zip(rows, ratios, strict=True)
+    ]
 
 
 def cost(results: Results) -> list[Dot]:

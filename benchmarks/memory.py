@@ -2,10 +2,13 @@
 
     python benchmarks/memory.py
     python benchmarks/memory.py --cases "clip-effects FOLDER" "clip-concepts FOLDER" --counts 100 1000 10000 100000
+    python benchmarks/memory.py --cases --above ViT-B-16-SigLIP --effect second --counts 24 48 --more
 
 The model is emoji-vit. The peak is the largest resident set of each process, as the system counts it. Files are hard links to
 scenes of one emoji; a command without files draws scenes. `flat` means at most 10 % and 20 MB more for the largest count than for
-the count before; the last column says whether the case is expected to be flat.
+the count before; the last column says whether the case is expected to be flat. --above measures clip-effects with other models
+of open_clip's, with random weights and photographs, in batches of 8: the peak less the memory in use before the first Gram
+matrix, when the model is loaded. --cases without a name leaves the other cases out.
 """
 
 import argparse
@@ -18,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from machine import describe, save
-from photos import link, make_scenes
-from runs import Row, arguments, out_of, run, tool
+from photos import link, make_photos, make_scenes
+from plain import Resident, clip_effects
+from runs import Row, arguments, in_own_process, out_of, run, say, tool
 
 MINUTES = 45
 COUNTS = (100, 1000, 10_000)
@@ -41,6 +45,7 @@ NAMED: dict[str, list[Any]] = {
 }
 """Cases that read files. The names of all files stay in memory, a hundred bytes per image, so memory is not exactly constant."""
 SIZES = ("units, clip-decompose", "texts, clip-decompose", "units, clip-view", "units, clip-effects")
+BATCH = 8  # of models of open_clip's
 LIBRARIES = "from cliptools.library_patches import ensure_torchvision; ensure_torchvision(); import open_clip"
 POOLS = {526: "emoji", 10_000: "words10k", 30_000: "words30k"}
 LAYERS = {768: "6", 1536: "5-6", 5376: "0-6"}  # of emoji-vit, by units
@@ -101,6 +106,38 @@ def size_rows(cases: Sequence[str], images: int, folder: Path, small: bool) -> l
     return rows
 
 
+def above_rows(models: Sequence[str], effect: str | None, counts: Sequence[int], folder: Path) -> list[Row]:
+    """Return rows of peaks above the model by number of images, for models of open_clip's."""
+    photos = folder / "photos"
+    photos.mkdir()
+    make_photos(photos, max(counts))
+    rows = []
+    for model in models:
+        chosen = {} if effect is None else {"effect": effect}
+        peaks = []
+        for count in counts:
+            process = in_own_process(__file__, work=1, above=model, counts=count, folder=photos, **chosen)
+            peaks.append(process["peak GB"] - process["GB before"])
+        rows.append(
+            judged(
+                " ".join(["clip-effects FOLDER --model", model, *(f"--effect {name}" for name in chosen.values())]),
+                counts,
+                peaks,
+                True,
+            )
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+def work(options: argparse.Namespace) -> None:
+    """Run one measured process: clip-effects of a model of open_clip's."""
+    watch = Resident()
+    more = [] if options.effect is None else ["--effect", options.effect]
+    clip_effects(options.above[0], options.folder, options.counts[0], BATCH, *more)
+    say(**{"GB before": watch.before, "passes": watch.passes})
+
+
 def joined(tables: dict[str, list[Row]], out: Path | None) -> dict[str, list[Row]]:
     """Return the rows of the last run and of this run; the newer row replaces an older row of the same case."""
     path = out / "memory.json" if out else None
@@ -115,12 +152,19 @@ def main() -> None:
     parser = arguments(__doc__)
     every = [*LIMITED, *NAMED, *SIZES]
     parser.add_argument("--more", action="store_true", help="add to the results of the last run")
-    parser.add_argument("--cases", nargs="+", default=every, choices=every, metavar="CASE", help=", ".join(every))
+    parser.add_argument("--cases", nargs="*", default=every, choices=every, metavar="CASE", help=", ".join(every))
     parser.add_argument("--counts", nargs="+", type=int, default=COUNTS, help="numbers of images")
+    parser.add_argument("--above", nargs="+", default=[], metavar="NAME", help="models of open_clip's, with random weights")
+    parser.add_argument("--effect", help="effect of these models")
+    for name, kind in (("--work", int), ("--folder", Path)):
+        parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     options: argparse.Namespace = parser.parse_args()
     if options.quick:
         options.counts = [40, 120]
         options.cases = ["clip-scenes", "clip-concepts FOLDER", "units, clip-view"] if options.cases == every else options.cases
+    if options.work:
+        work(options)
+        return
     images = [case for case in options.cases if case not in SIZES]
     found: dict[str, list[Row]] = {}
     floors = [("python", [sys.executable, "-c", "pass"]), ("import torch, open_clip", [sys.executable, "-c", LIBRARIES])]
@@ -136,6 +180,8 @@ def main() -> None:
             found["peak by number of images"] = image_rows(images, options.counts, folder, bundle)
         if len(images) < len(options.cases):
             found["peak by units and texts"] = size_rows(options.cases, min(options.counts[-1], 1000), folder, options.quick)
+        if options.above:
+            found["peak above the model"] = above_rows(options.above, options.effect, options.counts, folder)
     save(out_of(options), "memory", describe(), {}, joined(found, out_of(options)) if options.more else found)
 
 

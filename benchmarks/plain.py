@@ -90,3 +90,28 @@ class Watch:
         """Return begin of the first loop and end of the last in seconds since the epoch, and the share of time spent waiting."""
         spent = max(self.end - self.begin, 1e-9)
         return {"begin": self.begin, "end": self.end, "waiting": self.waiting / spent}
+
+
+class Resident:
+    """Notes the memory in use when this process begins to measure effects, with a loaded model, and the passes."""
+
+    def __init__(self) -> None:
+        from cliptools.front import effects
+
+        self.before, self.passes = 0.0, 0
+        real = effects.measure
+
+        def measure(*arguments: Any, **options: Any) -> Any:
+            self.before = resident()
+            report = real(*arguments, **options)
+            self.passes = report.passes
+            return report
+
+        effects.measure = measure
+
+
+def resident() -> float:
+    """Return the memory of this process in GB, as Linux counts it; 0 elsewhere."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return sum(int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("VmRSS:"))

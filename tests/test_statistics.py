@@ -43,7 +43,11 @@ def test_bundle_statistics_are_those_of_the_full_matrices(shape: dict) -> None:
         assert torch.equal(report.effects.top_image[rows], expected["top_image"])
 
 
-def test_batch_size_order_and_memory_change_only_rounding() -> None:
+@pytest.mark.parametrize("filed", [True, False])
+def test_batch_size_order_and_memory_change_only_rounding(monkeypatch: pytest.MonkeyPatch, filed: bool) -> None:
+    """With little memory the statistics lie in files; without room for these they take further passes."""
+    if not filed:
+        monkeypatch.setattr("cliptools.streaming.memory_plan.files_fit", lambda size, device: False)
     visual, n = random_tower(SHAPES[1]), 150
     images = pictures(visual, n)
     by_class = torch.arange(n)  # the worst order: sorted by what the pictures show
@@ -52,7 +56,7 @@ def test_batch_size_order_and_memory_change_only_rounding() -> None:
         measure(SecondOrder(visual), batches_of(images, order, size), [0, 1], n, Settings(top=20, quantile=0.9, memory=memory))
         for order, size, memory in [(by_class, 150, 4e9), (torch.randperm(n), 7, 4e9), (by_class.flip(0), 1, 2e5)]
     ]
-    assert runs[2].passes > 2
+    assert runs[2].passes == 1 if filed else runs[2].passes > 2
     for other in runs[1:]:
         assert torch.equal(other.effects.top_image, runs[0].effects.top_image)
         for ours, theirs in zip(runs[0].effects, other.effects, strict=True):

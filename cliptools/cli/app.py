@@ -247,12 +247,14 @@ def output_options(*formats: str) -> Callable[[Function], Function]:
 def measuring_options(function: Function) -> Function:
     """Add --strict, --max-pixels, --skip-bad-shards, --memory, --batch-size and --workers."""
     workers = "Number of threads that decode images [default: the number of cores, at most 8]."
+    memory = (
+        "Memory for statistics, in GB. clip-effects puts larger statistics into temporary files ($TMPDIR or /var/tmp), or, on an "
+        "accelerator or without room on the disk, takes further passes over the images."
+    )
     for add in (
         click.option("--workers", type=click.IntRange(0), help=workers),
         batch_option,
-        click.option(
-            "--memory", default=4.0, show_default=True, type=click.FloatRange(0.01), help="Memory for statistics, in GB."
-        ),
+        click.option("--memory", default=4.0, show_default=True, type=click.FloatRange(0.01), help=memory),
         reading_options,
         click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning."),
     ):

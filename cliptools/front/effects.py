@@ -188,7 +188,8 @@ def effects(
         precision: fp32, bf16 or fp16.
         batch_size: Images per forward pass.
         workers: Threads that decode images. None: the number of cores, at most 8.
-        memory: Memory for statistics, in GB.
+        memory: Memory for statistics, in GB. Larger statistics lie in temporary files ($TMPDIR or /var/tmp), or, on an
+            accelerator or without room on the disk, take further passes over the images.
         strict: Raise an error for an unreadable image instead of a warning.
         progress: Write progress and messages to standard error; else messages go to the logger `cliptools`.
 

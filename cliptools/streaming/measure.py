@@ -6,9 +6,9 @@ For every unit n of the layers, over all images I (paper 1, arXiv 2406.04341, Se
     tau_n = norm of rank (1 - q) N                explained_all = sum over I of <phi_n - b_n, r_n>^2 / sum of ||phi_n - b_n||^2
 
 S, [units, K] for each image, is too large to store for all images, and D, [units, K, d], too large to form at once. So the units
-are divided into blocks that fit into memory (`memory_plan`). The S of a block go into `UnitStatistics`, in S space; at the end
-`summarise` takes the results to the joint space through D, a few units at a time. Units whose top images a pass could not certify
-get a second look (`Measurement.settle`).
+are divided into blocks that fit into memory, or of which one at a time does while the others lie in files (`memory_plan`). The S
+of a block go into `UnitStatistics`, in S space; at the end `summarise` takes the results to the joint space through D, a few
+units at a time. Units whose top images a pass could not certify get a second look (`Measurement.settle`).
 """
 
 import itertools
@@ -24,7 +24,7 @@ from cliptools.devices import in_halves, to_float64_device
 from cliptools.errors import CliptoolsError
 from cliptools.models.unusable import Screen, unusable
 from cliptools.streaming.embeddings import Embeddings
-from cliptools.streaming.memory_plan import images_at_once, memory_plan, sample_size
+from cliptools.streaming.memory_plan import images_at_once, lie_in_files, memory_plan, sample_size
 from cliptools.streaming.moments import Basis
 from cliptools.streaming.principal import SymmetricStack
 from cliptools.streaming.ranking import rank_of
@@ -99,6 +99,7 @@ def measure(
         check_same(images, count or images)
         count, passes = images, number + 1
         measurement.take(block, statistics)
+        del statistics
     redone = measurement.uncertain
     reread = measurement.settle(batches, count, screen) if redone else 0
     return Report(measurement.effects(), count, embeddings, passes, redone, reread)
@@ -128,9 +129,11 @@ def first_looks(
     """
     top, capacity = settings.top_of(listed), list_capacity(settings, listed)
     sample = sample_size(effect, layers, capacity)
-    passes = memory_plan(effect, layers, capacity, settings.memory)
+    in_files = lie_in_files(effect, layers, capacity, settings.memory)
+    passes = memory_plan(effect, layers, capacity, settings.memory, in_files)
     for number, blocks in enumerate(passes):
-        grams, size = [gram_stack(effect, block) for block in blocks], images_at_once(effect, blocks)
+        grams = [gram_stack(effect, block, in_files) for block in blocks]
+        size = images_at_once(effect, blocks, settings.memory if in_files else None)
         known = [None] * len(blocks) if bases is None else bases(list(zip(blocks, grams, strict=True)))
         statistics = [
             UnitStatistics(G, top, capacity, listed, settings.quantile, basis, size, sample)
@@ -145,7 +148,7 @@ def first_looks(
         screen.end_look()
         for block_statistics in statistics:
             block_statistics.settle_all()
-        del grams, known  # so that the memory of each is free once its block is taken
+        del grams, known, block_statistics  # so that the memory of each is free once its block is taken
         for block in blocks:
             yield number, block, statistics.pop(0)
 

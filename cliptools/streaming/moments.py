@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cliptools.streaming.principal import SymmetricStack
+from cliptools.streaming.storage import Storage
 
 HEADROOM = 6  # octaves by which sums may exceed those of N images of the sample's spread, and are still exact
 DIGITS = 52  # binary digits of float64
@@ -39,15 +40,16 @@ class Moments:
     that counts.
     """
 
-    def __init__(self, n: int, k: int, like: Tensor, listed: int) -> None:
+    def __init__(self, n: int, k: int, like: Tensor, listed: int, storage: Storage | None = None) -> None:
         """
         Args:
             like: A tensor of the type in which x^T x is summed, and of the device.
             listed: N, the number of images in the whole list.
+            storage: Memory for the sums of x^T x.
         """
         self.count, self.listed = 0, listed
         self._sum = torch.zeros(n, k, dtype=torch.float64, device=like.device)
-        self._square = SymmetricStack(n, k, like)
+        self._square = SymmetricStack(n, k, like, storage)
         self.spread = self._sum.new_zeros(n)
         """Spread of the sample."""
 
@@ -78,15 +80,14 @@ class Moments:
         o = self.mean(part)
         return self.square(part).div_(max(self.count, 1)).baddbmm_(o[:, :, None], o[:, None], alpha=-1)
 
-    def along(self, part: slice, Dr: Float[Tensor, "some k"]) -> Float[Tensor, " some"]:
-        """Mean of <(x - o) D, r>^2, with Dr = D r."""
-        square = (Dr * (self.square(part) @ Dr[..., None])[..., 0]).sum(1)
-        return (square / max(self.count, 1) - (self.mean(part) * Dr).sum(1).square()).clamp(min=0)
-
-    def total(self, part: slice, G: Float[Tensor, "some k k"]) -> Float[Tensor, " some"]:
-        """Mean of ||(x - o) D||^2, with G = D D^T."""
-        o = self.mean(part)
-        return (self.square(part) * G).sum((1, 2)) / max(self.count, 1) - (o * (G @ o[..., None])[..., 0]).sum(1)
+    def along_and_total(
+        self, part: slice, Dr: Float[Tensor, "some k"], G: Float[Tensor, "some k k"]
+    ) -> tuple[Float[Tensor, " some"], Float[Tensor, " some"]]:
+        """Means of <(x - o) D, r>^2 and of ||(x - o) D||^2, with Dr = D r and G = D D^T."""
+        square, o, count = self.square(part), self.mean(part), max(self.count, 1)
+        along = (Dr * (square @ Dr[..., None])[..., 0]).sum(1) / count - (o * Dr).sum(1).square()
+        total = square.mul_(G).sum((1, 2)) / count - (o * (G @ o[..., None])[..., 0]).sum(1)
+        return along.clamp(min=0), total
 
     def pick(self, units: Int[Tensor, "r"]) -> "Moments":
         """The moments of some of the units."""

@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cliptools.streaming.storage import Storage
+
 SQUARINGS, MULTIPLICATIONS = 6, 12
 TOLERANCE = 1e-13  # largest ||B v - lambda v|| / trace of a vector that has converged, in float64
 
@@ -104,14 +106,16 @@ SMALL = 36  # largest k for which full matrices are stored
 class SymmetricStack:
     """n symmetric k x k matrices, initially zero, in two thirds of the memory: only the part above and near the diagonal."""
 
-    def __init__(self, n: int, k: int, like: Tensor) -> None:
+    def __init__(self, n: int, k: int, like: Tensor, storage: Storage | None = None) -> None:
         """
         Args:
             like: A tensor of the wanted type and device.
+            storage: Memory for the matrices.
         """
         self.k = k
+        self.storage = Storage() if storage is None else storage
         self.columns = _columns(k)
-        self.blocks = [like.new_zeros(n, c.stop, c.stop - c.start) for c in self.columns]  # [n, rows, columns] a block
+        self.blocks = [self.storage.zeros(like, n, c.stop, c.stop - c.start) for c in self.columns]  # [n, rows, columns] a block
 
     @staticmethod
     def numbers(k: int) -> int:

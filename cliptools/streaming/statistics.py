@@ -108,7 +108,7 @@ class UnitStatistics:
         """Begin a first look.
 
         Args:
-            G: Gram matrices of the units' directions.
+            G: Gram matrices of the units' directions; lists and moments share their storage.
             top: T, images wanted per unit; `finish` may take fewer.
             capacity: C, images kept per unit, at least T.
             listed: N, the number of images in the whole list; some may be unreadable.
@@ -120,8 +120,8 @@ class UnitStatistics:
         n, k, like = len(G.blocks[0]), G.k, G.blocks[0]
         self.G, self.top, self.quantile = G, top, quantile
         self.at_once, self.sample = at_once, sample
-        self.list = TopList(n, k, capacity, top, like)
-        self.moments = Moments(n, k, like, listed)
+        self.list = TopList(n, k, capacity, top, like, G.storage)
+        self.moments = Moments(n, k, like, listed, G.storage)
         self.counted = NormHistogram.empty(n, like.device) if rank_of(quantile, listed) > capacity else None
         self.reach = like.new_zeros(n)
         """Largest error of the point about which norms were counted."""
@@ -174,10 +174,12 @@ class UnitStatistics:
         if self.basis is None and not self.centre_is_mean:
             self._take_sample(self._first_batches(self.list.capacity - self.list.filled))
             if self.list.filled + self._buffered < self.sample:
+                self.G.storage.release()
                 return
             self.settle_centre()
         if self._buffered:
             self._take(self._first_batches(self._buffered))
+        self.G.storage.release()
 
     @property
     def _buffered(self) -> int:

@@ -14,7 +14,10 @@ from cliptools.devices import to_float64_device
 from cliptools.streaming.principal import SymmetricStack, principal_coefficients, signs
 from cliptools.streaming.ranking import top_count
 from cliptools.streaming.statistics import Finished, UnitStatistics
+from cliptools.streaming.storage import Storage
 from cliptools.unit_effects.factored import UNITS_AT_ONCE, FactoredEffect, UnitBlock, gram_of, slices
+
+NUMBERS_AT_ONCE = 4_000_000  # numbers of Gram matrices in float64 at a time
 
 
 class Settings(NamedTuple):
@@ -29,7 +32,7 @@ class Settings(NamedTuple):
     scale: bool = True
     """Multiply effects by 100 / ||M(I)||."""
     memory: float = 4e9
-    """Bytes of statistics to hold at a time; layers that do not fit together take further passes."""
+    """Bytes of statistics to hold at a time; more than that lies in temporary files, or takes further passes (memory_plan.py)."""
     margin: int | None = None
     """Images kept beyond T; None: `margin_for`."""
     compact: bool = False
@@ -62,15 +65,23 @@ class Effects(NamedTuple):
     """Mean of x^T x over the images, x = S less its mean; empty unless `Settings.moments`."""
 
 
-def gram_stack(effect: FactoredEffect, block: UnitBlock) -> SymmetricStack:
-    """G = D D^T of every unit, from D of a few units at a time."""
+def gram_stack(effect: FactoredEffect, block: UnitBlock, in_files: bool = False) -> SymmetricStack:
+    """G = D D^T of every unit, from D of a few units at a time.
+
+    Args:
+        in_files: The matrices, and statistics with them, lie in temporary files.
+
+    Raises:
+        OSError: the disk is full.
+    """
     n, k = len(block.neurons), effect.size(block.layer)[1]
     stack = None
     for rows in slices(n, k):
         G = to_float64_device(gram_of(effect, block.part(rows)))
-        stack = SymmetricStack(n, k, G) if stack is None else stack
+        stack = SymmetricStack(n, k, G, Storage(in_files)) if stack is None else stack
         stack.put(rows, G)
     assert stack is not None  # a block has units
+    stack.storage.release()
     return stack
 
 
@@ -79,7 +90,8 @@ def summarise(
 ) -> Effects:
     """Results of a block in the joint space, from those in S space, a few units at a time."""
     n, k, dtype = len(block.neurons), statistics.G.k, finished.top_norm.dtype
-    parts = [_summarise_part(rows, finished, statistics, settings) for rows in slices(n, k, UNITS_AT_ONCE // 4)]
+    at_once = min(UNITS_AT_ONCE // 4, NUMBERS_AT_ONCE // k**2)
+    parts = [_summarise_part(rows, finished, statistics, settings) for rows in slices(n, k, at_once)]
     part = _Part(*(torch.cat(column) for column in zip(*parts, strict=True)))
     component, mean = part.a, finished.mean
     if not settings.compact:
@@ -119,7 +131,7 @@ def _summarise_part(rows: slice, finished: Finished, statistics: UnitStatistics,
     projection = X @ G @ a.transpose(1, 2)  # (n, T, c)
     sign = signs(projection)  # (n, c)
     a = a * sign[..., None]
-    variance, total = moments.along(rows, (G @ a[:, 0, :, None])[..., 0]), moments.total(rows, G)  # (n) both
+    variance, total = moments.along_and_total(rows, (G @ a[:, 0, :, None])[..., 0], G)  # (n) both
     explained_all = torch.where(total > 0, variance / total.clamp(min=torch.finfo(total.dtype).tiny), 0.0).clamp(0, 1)
     moment = moments.about_mean(rows) if settings.moments else G[:, :0, :0]
     return _Part(a, share, explained_all, variance.sqrt(), projection[..., 0] * sign[:, :1], moment)

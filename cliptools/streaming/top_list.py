@@ -20,6 +20,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cliptools.streaming.storage import Storage
+
 NORMS_AT_ONCE = 500_000  # norms sorted at a time, so that temporaries stay small for any number of units
 EMPTY = -1  # norm and image number of an empty place
 
@@ -50,16 +52,17 @@ def exchange(kept: Float[Tensor, "n m"], new: Float[Tensor, "n b"]) -> Exchange:
 class TopList:
     """The top images of n units with k paths each; places are in no order."""
 
-    def __init__(self, n: int, k: int, capacity: int, near: int, like: Tensor) -> None:
+    def __init__(self, n: int, k: int, capacity: int, near: int, like: Tensor, storage: Storage | None = None) -> None:
         """
         Args:
             capacity: C, images kept with their x.
             near: R, further images kept by norm and number.
             like: A tensor of the type and device of x.
+            storage: Memory for x.
         """
         self.norm = like.new_full((n, capacity), EMPTY)
         self.image = torch.full((n, capacity), EMPTY, dtype=torch.int64, device=like.device)
-        self.x = like.new_zeros(n, capacity, k)
+        self.x = (Storage() if storage is None else storage).zeros(like, n, capacity, k)
         self.filled = 0
         """Places that hold an image, the same number for all units."""
         self.near_norm = like.new_full((n, near), EMPTY)

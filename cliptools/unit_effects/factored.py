@@ -34,6 +34,7 @@ from cliptools.errors import StreamError
 
 UNITS_AT_ONCE = 256  # units for which D is formed at a time
 ROWS_AT_ONCE = 8192  # rows of D formed at a time, if these belong to more units
+MOST_ROWS = 32_768  # rows of D formed at a time, if these belong to fewer units
 
 
 class UnitBlock(NamedTuple):
@@ -355,7 +356,7 @@ def wide(x: Tensor) -> Tensor:
 
 def slices(units: int, k: int, at_once: int = UNITS_AT_ONCE) -> Iterator[slice]:
     """Slices of the units, each small enough to form D, with k rows a unit."""
-    step = max(at_once, ROWS_AT_ONCE // k)
+    step = max(1, min(at_once, MOST_ROWS // k), ROWS_AT_ONCE // k)
     return (slice(start, min(start + step, units)) for start in range(0, units, step))
 
 

@@ -285,7 +285,8 @@ class SecondOrderPooled(SecondOrder):
 
     def __init__(self, visual: nn.Module | Tower) -> None:
         super().__init__(visual)
-        pooling_of(self.tower)
+        self.pooling = pooling_of(self.tower)
+        self._inner: dict[int, tuple[Tensor, Tensor]] = {}  # by layer, as `_carried` fills it
 
     def _whole(self, layer: int) -> bool:
         """True for a layer in which S is phi."""
@@ -307,12 +308,31 @@ class SecondOrderPooled(SecondOrder):
         return Listener(hooks, scalars_of)
 
     def _phi(self, block: UnitBlock, S: Float[Tensor, "b n k"]) -> Float[Tensor, "b n d"]:
-        """phi of the block's neurons, with D of a few at a time."""
-        parts = [
-            torch.bmm(S[:, rows].transpose(0, 1), SecondOrder.directions(self, block.part(rows)).to(S))  # [n, b, k] @ [n, k, d]
-            for rows in slices(S.shape[1], S.shape[2], 1)
-        ]
-        return torch.cat(parts).transpose(0, 1)
+        """phi of the block's neurons. D is not formed: paths are summed where each head of the pooling collects its values.
+
+        D[n, k] = A_g U^h w_n = ends_g v[n, k] with k = (l', h, g), so phi_n = sum over g of ends_g (sum over (l', h) of S v).
+        """
+        ends = self.pooling.ends().to(S)  # [g, f, d]
+        parts = []
+        for rows in slices(S.shape[1], max(1, S.shape[2] * ends.shape[1] // ends.shape[2]), 1):
+            v = self._carried(block.part(rows)).to(S)  # [h, n, g, f], h = (l', h)
+            y = torch.einsum("bnhg,hngf->bngf", S[:, rows].unflatten(2, (len(v), -1)), v)
+            parts.append(y.flatten(2) @ ends.flatten(0, 1))  # [b, n, g f] @ [g f, d]
+        return torch.cat(parts, 1)
+
+    def _carried(self, block: UnitBlock) -> Float[Tensor, "h n g f"]:
+        """v: what each head g of the pooling collects of a unit activation of each neuron through every later head."""
+        w = neuron_outputs(self.tower, block.layer, index_of(block.neurons, self.tower.weight.device))  # [width, n]
+        carried = []
+        for later in range(block.layer + 1, self.tower.depth):
+            if later not in self._inner:
+                module = self.tower.blocks[later]
+                inner = self.pooling.value_matrix() @ module.output_matrix()  # [g, f, head e]
+                self._inner[later] = module.value_matrix(), inner.unflatten(2, (module.attention.heads, -1)).permute(2, 3, 0, 1)
+            W_V, inner = self._inner[later]  # [head, e, width], [head, e, g, f]
+            values = (W_V @ w).transpose(1, 2)  # [head, n, e]
+            carried.append((values @ inner.flatten(2)).unflatten(2, inner.shape[2:]))  # [head, n, e] @ [head, e, g f]
+        return torch.cat(carried)
 
     @torch.inference_mode()
     def directions(self, block: UnitBlock) -> Float[Tensor, "n k d"]:
