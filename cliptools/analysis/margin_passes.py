@@ -21,6 +21,7 @@ from cliptools.errors import ModelError
 from cliptools.models.clip_parts import ModifiedResNet
 from cliptools.segmentation.towers import native_size, token_stride
 from cliptools.towers.hooks import hooked
+from cliptools.towers.kinds import tower_of as tower_adapter
 from cliptools.towers.tower import Tower as ImageTower
 from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, index_of, wide
 from cliptools.unit_effects.resnet_pooling import LAYER, Pooled, PooledHeads, PooledNeurons, PoolTrace, trace_pool
@@ -81,13 +82,13 @@ class Tower(ABC):
 
 
 class VitTower(Tower):
-    """A ViT; units are neurons with second-order effects."""
+    """A ViT; units are neurons, or latents of one layer, with second-order effects."""
 
     def __init__(self, tower: ImageTower) -> None:
         depth = tower.depth
         self.image_tower, self._heads = tower, Heads(tower)
         self.effect, self.head_effect = SecondOrder(tower), self._heads
-        self.layers = range(depth - 1)
+        self.layers = [layer for layer in range(depth - 1) if tower.has_units(layer)]
         self.head_blocks = [UnitBlock(layer, torch.arange(self._heads.size(layer)[0])) for layer in range(depth)]
         self.heads = [HeadName(block.layer, head) for block in self.head_blocks for head in block.neurons.tolist()]
         self.grid, self.prefix = tower.grid, tower.prefix
@@ -96,11 +97,13 @@ class VitTower(Tower):
     def read(self, image: Float[Tensor, "b 3 y x"]) -> ForwardPass:
         """Implements Tower.read."""
         tower = self.image_tower
-        hooks, trace_of = trace_hooks(tower, range(len(self.head_blocks)))
+        neurons = tower_adapter(tower.visual)  # has neurons also where the units are latents
+        hooks, trace_of = trace_hooks(tower, self.layers)
+        mlp_hooks, mlps_of = trace_hooks(neurons, range(len(self.head_blocks)), rows=False)
         listener = self._heads.listen(self.head_blocks)
-        with hooked([*hooks, *listener.hooks]):
+        with hooked([*hooks, *mlp_hooks, *listener.hooks]):
             embedding = tower.visual(image.to(tower.weight.device, tower.weight.dtype))
-        return VitPass(tower, trace_of(embedding), list(listener.scalars(embedding)))
+        return VitPass(trace_of(embedding), list(listener.scalars(embedding)), direct_sum(neurons, mlps_of(embedding)))
 
     def path_heads(self, block: UnitBlock) -> Int[Tensor, "n k"]:
         """Implements Tower.path_heads."""
@@ -111,13 +114,8 @@ class VitTower(Tower):
 class VitPass(ForwardPass):
     """A forward pass of a ViT."""
 
-    def __init__(self, tower: ImageTower, trace: Trace, head_scalars: list[Float[Tensor, "b head e"]]) -> None:
-        self.trace, self.embedding, self.head_scalars = trace, wide(trace.embedding), head_scalars
-        first = FirstOrder(tower)
-        self.mlps = torch.zeros_like(self.embedding)
-        for layer in trace.p:
-            S = direct_scalars(tower, trace, layer)  # [b, n, 1]
-            self.mlps += first.total(UnitBlock(layer, torch.arange(S.shape[1])), S)
+    def __init__(self, trace: Trace, head_scalars: list[Float[Tensor, "b head e"]], mlps: Float[Tensor, "b d"]) -> None:
+        self.trace, self.embedding, self.head_scalars, self.mlps = trace, wide(trace.embedding), head_scalars, mlps
 
     def scalars(self, block: UnitBlock) -> Float[Tensor, "b n k"]:
         """Implements ForwardPass.scalars."""
@@ -130,6 +128,15 @@ class VitPass(ForwardPass):
         reach = {layer: a[image].T[..., None] for layer, a in trace.reach.items()}  # [token, head, 1]
         alone = Trace(trace.embedding, trace.beta, reach, {block.layer: p})
         return scalars(alone, block.layer, block.neurons.to(self.embedding.device))
+
+
+def direct_sum(tower: ImageTower, trace: Trace) -> Float[Tensor, "b d"]:
+    """Sum of the direct effects of all neurons of the trace's layers."""
+    first, total = FirstOrder(tower), torch.zeros_like(wide(trace.embedding))
+    for layer in trace.p:
+        S = direct_scalars(tower, trace, layer)  # [b, n, 1]
+        total += first.total(UnitBlock(layer, torch.arange(S.shape[1])), S)
+    return total
 
 
 class ResNetTower(Tower):

@@ -157,6 +157,11 @@ class Block:
         """Name of the MLP's output matrix in the image tower."""
         return f"{self.name}.{self.names[1]}"
 
+    @property
+    def units(self) -> int:
+        """Number of neurons of the MLP."""
+        return self.output.in_features
+
     def neuron_outputs(self, neurons: slice | Int[Tensor, "n"]) -> Float[Tensor, "width n"]:
         """w_n: what a unit of phat of each neuron adds to the residual stream; in float32 at least."""
         w = wide(self.output.weight)[:, neurons]
@@ -322,6 +327,8 @@ class Tower(ABC):
     """Rows and columns of patches, for pictures of the tower's own size."""
     stride: tuple[int, int]
     """Pixels per patch, down and across."""
+    unit_layers: range | None = None
+    """The layers that have units; None for all of them."""
     pooling: Pooling | None = None
     """Attention with learned queries that reads all tokens, in place of the class token; `final_norm` is its LayerNorm `in`."""
 
@@ -347,6 +354,10 @@ class Tower(ABC):
         for block in self.blocks[layer + 1 :]:
             x = block.run(x)
         return self.finish(x)
+
+    def has_units(self, layer: int) -> bool:
+        """True for a layer whose units have effects."""
+        return 0 <= layer < self.depth and (self.unit_layers is None or layer in self.unit_layers)
 
     @property
     def readouts(self) -> int:

@@ -54,7 +54,7 @@ class FirstOrder(TowerEffect):
 
     def units(self, layer: int) -> Int[Tensor, "n 3"]:
         """Layer and number of every neuron."""
-        exists = 0 <= layer < self.tower.depth
+        exists = self.tower.has_units(layer)
         return neuron_units(layer, torch.arange(self.size(layer)[0] if exists else 0))
 
     def listen(self, blocks: Sequence[UnitBlock]) -> Listener:

@@ -56,7 +56,7 @@ class SecondOrder(TowerEffect):
 
     def units(self, layer: int) -> Int[Tensor, "n 3"]:
         """Layer and number of every neuron."""
-        exists = 0 <= layer < self.tower.depth - 1
+        exists = self.tower.has_units(layer) and layer < self.tower.depth - 1
         return neuron_units(layer, torch.arange(self.size(layer)[0] if exists else 0))
 
     def listen(self, blocks: Sequence[UnitBlock]) -> Listener:
@@ -252,8 +252,8 @@ def trace_hooks(
 
 
 def neurons_per_layer(visual: nn.Module | Tower, layer: int) -> int:
-    """N: the width of the layer's MLP."""
-    return tower_of(visual).blocks[layer].output.in_features
+    """N: the width of the layer's MLP, or the number of a dictionary's latents (towers/dictionary.py)."""
+    return tower_of(visual).blocks[layer].units
 
 
 def paths_per_unit(visual: nn.Module | Tower, layer: int) -> int:
