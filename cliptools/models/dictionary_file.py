@@ -327,7 +327,8 @@ def _with_values(
         allowed, expected = ALLOWED[key]
         if not allowed(value):
             raise error(f"{title}: {key} {str(value)[:40]!r}, expected {expected}")
-        settings = replace(settings, **{key: ACTIVATIONS[_small(value)] if key == "activation" else value})
+        change: dict[str, Any] = {key: ACTIVATIONS[_small(value)] if key == "activation" else value}
+        settings = replace(settings, **change)
     return settings
 
 

@@ -7,13 +7,14 @@ builds modules with their tensors as attributes: it walks the operations that pi
 torch.jit writes, and calls nothing.
 """
 
+import io
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from pickletools import genops
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -100,7 +101,7 @@ def read_torch(path: Path, mapped: bool) -> Unpacked:
     return unpack(load_restricted(path, mapped=mapped), path)
 
 
-def load_restricted(path: Path, stream: IO[bytes] | None = None, attributes_of: Sequence[str] = (), mapped: bool = False) -> Any:
+def load_restricted(path: Path, stream: io.BytesIO | None = None, attributes_of: Sequence[str] = (), mapped: bool = False) -> Any:
     """Return the value of a file of torch.save, read by torch's restricted unpickler.
 
     Args:
