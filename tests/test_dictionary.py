@@ -6,13 +6,19 @@ from typing import Any
 import pytest
 import torch
 from helpers.dictionaries import encoded, plain, residual_after, second_pass, weights
+from helpers.other_towers import pictures as other_pictures
+from helpers.pooled_towers import pooled_tower
 from helpers.second_order import SHAPES, pictures, random_tower
 from torch import Tensor
 
+from cliptools.errors import ModelError, UsageError
 from cliptools.models.dictionary_file import open_dictionary
 from cliptools.towers.dictionary import Dictionary, with_dictionary
+from cliptools.towers.hooks import hooked
+from cliptools.towers.kinds import tower_of
 from cliptools.towers.tower import Tower
 from cliptools.unit_effects.factored import UnitBlock, along_of, total_of
+from cliptools.unit_effects.select import choose_effects, factored_effect
 from cliptools.unit_effects.vit_direct import FirstOrder
 from cliptools.unit_effects.vit_second_order import SecondOrder, trace
 
@@ -122,3 +128,32 @@ def test_only_the_layer_of_the_dictionary_has_units(tmp_path: Path) -> None:
     assert [len(FirstOrder(tower).units(layer)) for layer in range(5)] == [0, LATENTS, 0, 0, 0]
     assert len(SecondOrder(visual).units(1)) == 90  # the tower itself is as before
     assert torch.equal(trace(tower, pictures(visual, 1), [1]).embedding, visual(pictures(visual, 1)))
+
+
+@pytest.mark.parametrize("kind", ["siglip", "pe", "coca-mean"])
+def test_pooled_effects_are_what_the_pooling_reads(tmp_path: Path, kind: str) -> None:
+    visual: Any = pooled_tower(kind, 1)
+    tower, clip, image = tower_of(visual), torch.nn.Module(), other_pictures(visual, 1)
+    clip.visual, layer = visual, tower.depth - 1
+    tensors = weights(tower.blocks[0].output.out_features, LATENTS)
+    plain(tmp_path / "sae.safetensors", tensors, layer=layer, activation="relu")
+    units = f"sae:{tmp_path / 'sae.safetensors'}"
+    choice = choose_effects(clip, None, units, None)
+    assert (choice.effect, choice.units, choice.layers) == ("pooled", "latents", (layer,))
+    effect, block = factored_effect(clip, *choice[:2], choice.dictionary), UnitBlock(layer, torch.arange(LATENTS))
+    S = next(iter(effect.read(image, [block])[0]))
+    phi = torch.einsum("bnk,nkd->bnd", S, effect.directions(block))[0]
+    beta: list[Tensor] = []
+    x: list[Tensor] = []
+    assert tower.pooling is not None
+    with hooked([*tower.pooling.hooks(beta.append), (tower.blocks[layer].module, lambda _, inputs, output: x.append(output))]):
+        visual(image)
+    p = torch.stack([encoded(tensors, y, "relu") for y in x[0][0]])  # [token, n]
+    A = tower.pooling.matrices()  # [g, d, width]
+    read = torch.einsum("gt,tn,nw->ngw", beta[0][0], p, tensors["W_dec"])
+    torch.testing.assert_close(phi, torch.einsum("gdw,ngw->nd", A, read), rtol=1e-9, atol=1e-9)
+    with pytest.raises(UsageError, match="which all latents cross"):
+        choose_effects(clip, "first", units, None)
+    if not tower.prefix:
+        with pytest.raises(ModelError, match="a dictionary of class tokens"):
+            choose_effects(clip, None, f"{units},tokens=class", None)
