@@ -8,7 +8,7 @@ WORK   ?= work/dictionary
 LAYER  ?= 5
 # images from which units and words are measured, and scenes by which words are judged
 SCENES ?= 2000
-JUDGED ?= 2000
+JUDGED ?= 1000
 SEEDS  ?= 0
 KINDS  := neurons latents
 

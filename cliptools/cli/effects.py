@@ -16,10 +16,10 @@ EFFECT_HELP = (
     "output that is lost when the neuron is set to its mean; pooled: through attention pooling alone [default: pooled for a "
     "ResNet and for a ViT that pools by attention, else second]."
 )
-UNITS = ("pairs", "neurons", "heads")
+UNITS = ("pairs", "neurons", "heads", "sae:FILE")
 UNITS_HELP = (
     "Kind of unit: pairs of a neuron and a head (pooled effects), neurons, or heads (ViT: their direct effect); or the latents "
-    "of a sparse autoencoder in a file, as sae:FILE or sae:FILE,layer=5,activation=topk,k=32 (below) [default: pairs for pooled "
+    "of a sparse autoencoder in a file, with options as sae:FILE,layer=5,activation=topk,k=32 [default: pairs for pooled "
     "effects, else neurons]."
 )
 LAYERS_HELP = (
@@ -64,7 +64,7 @@ class Units(click.Choice[str]):
 @click.option("--text-from", metavar="TAG|FILE", help=TEXT_FROM_HELP)
 @preprocess_option
 @click.option("--effect", type=click.Choice(EFFECTS), help=EFFECT_HELP)
-@click.option("--units", type=Units(UNITS), metavar="[pairs|neurons|heads|sae:FILE]", help=UNITS_HELP)
+@click.option("--units", type=Units(UNITS), help=UNITS_HELP)
 @click.option("--layers", help=LAYERS_HELP)
 @click.option("--sample-neurons", type=click.IntRange(1), metavar="N", help=SAMPLE_NEURONS_HELP)
 @click.option("--top-images", type=click.IntRange(1), metavar="T", help=TOP_HELP)
