@@ -26,7 +26,7 @@ from cliptools.towers.tower import Tower as ImageTower
 from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, index_of, wide
 from cliptools.unit_effects.resnet_pooling import LAYER, Pooled, PooledHeads, PooledNeurons, PoolTrace, trace_pool
 from cliptools.unit_effects.vit_direct import FirstOrder, Heads, direct_scalars
-from cliptools.unit_effects.vit_second_order import SecondOrder, Trace, scalars, trace_hooks
+from cliptools.unit_effects.vit_second_order import SecondOrder, Trace, has_units, scalars, trace_hooks
 
 
 class HeadName(NamedTuple):
@@ -88,7 +88,7 @@ class VitTower(Tower):
         depth = tower.depth
         self.image_tower, self._heads = tower, Heads(tower)
         self.effect, self.head_effect = SecondOrder(tower), self._heads
-        self.layers = [layer for layer in range(depth - 1) if tower.has_units(layer)]
+        self.layers = [layer for layer in range(depth - 1) if has_units(tower, layer)]
         self.head_blocks = [UnitBlock(layer, torch.arange(self._heads.size(layer)[0])) for layer in range(depth)]
         self.heads = [HeadName(block.layer, head) for block in self.head_blocks for head in block.neurons.tolist()]
         self.grid, self.prefix = tower.grid, tower.prefix

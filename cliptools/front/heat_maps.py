@@ -40,7 +40,7 @@ from cliptools.text.vocabularies import Pool
 from cliptools.towers.kinds import tower_of
 from cliptools.towers.tower import weight_of
 from cliptools.unit_effects.select import unit_tower
-from cliptools.unit_effects.vit_second_order import neurons_per_layer
+from cliptools.unit_effects.vit_second_order import has_units, neurons_per_layer
 
 NEURONS = 200  # neurons per text, by default
 
@@ -203,7 +203,7 @@ def _check_layers(unit: Tensor, visual: Any) -> None:
     """Reject neurons that the model does not have."""
     tower = tower_of(visual)
     for layer in sorted(set(unit[:, 0].tolist())):
-        if not tower.has_units(layer) or int(unit[unit[:, 0] == layer, 1].max()) >= neurons_per_layer(tower, layer):
+        if not has_units(tower, layer) or int(unit[unit[:, 0] == layer, 1].max()) >= neurons_per_layer(tower, layer):
             raise StreamError(f"the bundle has neurons of layer {layer} that the model does not have")
 
 

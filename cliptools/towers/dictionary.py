@@ -155,7 +155,7 @@ class LatentBlock(Block):
     """Number of tokens before the patches."""
 
     @property
-    def units(self) -> int:
+    def latents(self) -> int:
         """Number of latents."""
         return self._dictionary.latents
 

@@ -157,11 +157,6 @@ class Block:
         """Name of the MLP's output matrix in the image tower."""
         return f"{self.name}.{self.names[1]}"
 
-    @property
-    def units(self) -> int:
-        """Number of neurons of the MLP."""
-        return self.output.in_features
-
     def neuron_outputs(self, neurons: slice | Int[Tensor, "n"]) -> Float[Tensor, "width n"]:
         """w_n: what a unit of phat of each neuron adds to the residual stream; in float32 at least."""
         w = wide(self.output.weight)[:, neurons]
@@ -354,10 +349,6 @@ class Tower(ABC):
         for block in self.blocks[layer + 1 :]:
             x = block.run(x)
         return self.finish(x)
-
-    def has_units(self, layer: int) -> bool:
-        """True for a layer whose units have effects."""
-        return 0 <= layer < self.depth and (self.unit_layers is None or layer in self.unit_layers)
 
     @property
     def readouts(self) -> int:

@@ -31,7 +31,7 @@ from cliptools.towers.tower import Tower
 from cliptools.unit_effects.factored import Listener, UnitBlock, index_of, neuron_units, slices, wide
 from cliptools.unit_effects.vit_direct import choose_any_layers
 from cliptools.unit_effects.vit_effect import TowerEffect
-from cliptools.unit_effects.vit_second_order import SecondOrder, default_layers, neuron_outputs, neurons_per_layer
+from cliptools.unit_effects.vit_second_order import SecondOrder, default_layers, has_units, neuron_outputs, neurons_per_layer
 
 
 class PooledTokens(TowerEffect):
@@ -110,7 +110,7 @@ class TokenPairs(PooledTokens):
 
     def units(self, layer: int) -> Int[Tensor, "n 3"]:
         """Layer, neuron and head of every pair."""
-        number = torch.arange(self.size(layer)[0] if self.tower.has_units(layer) else 0)
+        number = torch.arange(self.size(layer)[0] if has_units(self.tower, layer) else 0)
         return torch.stack([torch.full_like(number, layer), number // self.heads, number % self.heads], 1)
 
     def scalars(self, s: Float[Tensor, "b neuron g"]) -> Float[Tensor, "b n 1"]:
@@ -158,7 +158,7 @@ class TokenNeurons(PooledTokens):
 
     def units(self, layer: int) -> Int[Tensor, "n 3"]:
         """Layer and number of every neuron."""
-        return neuron_units(layer, torch.arange(self.size(layer)[0] if self.tower.has_units(layer) else 0))
+        return neuron_units(layer, torch.arange(self.size(layer)[0] if has_units(self.tower, layer) else 0))
 
     def scalars(self, s: Float[Tensor, "b neuron g"]) -> Float[Tensor, "b n k"]:
         """s of every neuron's pairs."""
