@@ -4,9 +4,10 @@
     python dictionary.py neurons-0.jsonl latents-0.jsonl
 
 A row for each kind of unit, choice of units and kind of word has means over units, with their 95 % intervals over units, of the
-correlation of a unit's activity with the presence of the word in scenes that did not choose it, and of F1. A choice is all units
-that have ever acted, or as many of the largest mean top norm as there are neurons. with_word is the share of the units whose seen
-word is no chance, at a false discovery rate of 5 %.
+correlation of a unit's activity with the presence of the word in scenes that did not choose it, and of F1. written is the word of
+largest coefficient, own the one that the bundle says the unit sees, seen the one that clip-judge chose on other scenes. A choice
+is all units that have ever acted, or the half of these with the largest mean top norms. with_word is the share of the units whose
+seen word is no chance, at a false discovery rate of 5 %.
 """
 
 import csv
@@ -27,22 +28,22 @@ COLUMNS = ("model", "seed", "layer", "kind", "chosen", "words", "correlation", "
 WORDS = ("written", "own", "seen")
 
 
-def choices(path: Path, strongest: int) -> dict[str, Bool[np.ndarray, " unit"]]:
+def choices(path: Path) -> dict[str, Bool[np.ndarray, " unit"]]:
     """Return the units of each choice."""
     norm = strength(read(path))
     rank = np.empty(len(norm), np.int64)
     rank[np.argsort(-norm, kind="stable")] = np.arange(len(norm))
-    return {"acting": norm > 0, "strongest": (norm > 0) & (rank < strongest)}
+    return {"acting": norm > 0, "strongest half": (norm > 0) & (2 * rank < (norm > 0).sum())}
 
 
-def rows(path: Path, strongest: int) -> list[dict[str, Any]]:
+def rows(path: Path) -> list[dict[str, Any]]:
     """Return the rows of one bundle's judged lines."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     header = read(path.with_suffix(".safetensors")).header
     common = {"model": header.model["name"], "seed": header.history[0]["arguments"].get("seed", 0)}
     common |= {"layer": header.settings["layers"][0], "kind": header.settings["units"]}
     result = []
-    for chosen, mask in choices(path.with_suffix(".safetensors"), strongest).items():
+    for chosen, mask in choices(path.with_suffix(".safetensors")).items():
         units = [line for line, included in zip(lines, mask, strict=True) if included]
         for words in WORDS:
             row: dict[str, Any] = common | {"chosen": chosen, "words": words, "units": len(units)}
@@ -56,9 +57,7 @@ def rows(path: Path, strongest: int) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    paths = [Path(name) for name in sys.argv[1:]]
-    neurons = min(len(path.read_text(encoding="utf-8").splitlines()) for path in paths)
     writer = csv.DictWriter(sys.stdout, COLUMNS)
     writer.writeheader()
-    for path in paths:
-        writer.writerows(rows(path, neurons))
+    for name in sys.argv[1:]:
+        writer.writerows(rows(Path(name)))
