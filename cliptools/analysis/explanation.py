@@ -16,6 +16,7 @@ what they read of neurons, so
     other_units    second-order effects of all other neurons
     heads          direct effects of all heads, less both: what heads read of embeddings, attention layers and biases
     mlps           direct effects of all neurons
+    (latents of a dictionary are not neurons: then `other_units` are its other latents, and `mlps` all neurons, as before)
     rest           embedding of the tokens that the output is read from, biases of layers and LayerNorms, and the means that the
                    last LayerNorm takes away
 

@@ -21,12 +21,13 @@ from cliptools.models.clip_parts import ModifiedResNet
 from cliptools.segmentation.towers import native_size, token_stride
 from cliptools.towers.hooks import hooked
 from cliptools.towers.readout import Kept, PoolingRead, eff_of, keep, pooling_read_hooks
+from cliptools.towers.kinds import tower_of as tower_adapter
 from cliptools.towers.tower import Tower as ImageTower
 from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, index_of, wide
 from cliptools.unit_effects.resnet_pooling import LAYER, Pooled, PooledHeads, PooledNeurons, PoolTrace, trace_pool
 from cliptools.unit_effects.vit_direct import FirstOrder, Heads, direct_scalars
 from cliptools.unit_effects.vit_pooling import PooledTokens, TokenHeads, TokenNeurons, TokenPairs
-from cliptools.unit_effects.vit_second_order import SecondOrder, Trace, scalars, trace_hooks
+from cliptools.unit_effects.vit_second_order import SecondOrder, Trace, has_units, scalars, trace_hooks
 
 PoolingEffect = TokenPairs | TokenNeurons | TokenHeads | SecondOrder
 """The effects of a ViT that pools by attention."""
@@ -87,7 +88,9 @@ class Tower(ABC):
 
 
 class VitTower(Tower):
-    """A ViT that reads a class token or a mean of tokens; units are neurons with second-order effects."""
+    """A ViT that reads a class token or a mean of tokens; units are neurons, or latents of one layer, with second-order
+    effects.
+    """
 
     carried = True
 
@@ -95,7 +98,7 @@ class VitTower(Tower):
         depth = tower.depth
         self.image_tower, self._heads = tower, Heads(tower)
         self.effect, self.head_effect = SecondOrder(tower), self._heads
-        self.layers = range(depth - 1)
+        self.layers = [layer for layer in range(depth - 1) if has_units(tower, layer)]
         self.head_blocks = [UnitBlock(layer, torch.arange(self._heads.size(layer)[0])) for layer in range(depth)]
         self.heads = [HeadName(block.layer, head) for block in self.head_blocks for head in block.neurons.tolist()]
         self.grid, self.prefix = tower.grid, tower.prefix
@@ -104,11 +107,13 @@ class VitTower(Tower):
     def read(self, image: Float[Tensor, "b 3 y x"]) -> ForwardPass:
         """Implements Tower.read."""
         tower = self.image_tower
-        hooks, trace_of = trace_hooks(tower, range(len(self.head_blocks)))
+        neurons = tower_adapter(tower.visual)  # has neurons also where the units are latents
+        hooks, trace_of = trace_hooks(tower, self.layers)
+        mlp_hooks, mlps_of = trace_hooks(neurons, range(len(self.head_blocks)), rows=False)
         listener = self._heads.listen(self.head_blocks)
-        with hooked([*hooks, *listener.hooks]):
+        with hooked([*hooks, *mlp_hooks, *listener.hooks]):
             embedding = tower.visual(image.to(tower.weight.device, tower.weight.dtype))
-        return VitPass(tower, trace_of(embedding), list(listener.scalars(embedding)))
+        return VitPass(trace_of(embedding), list(listener.scalars(embedding)), direct_sum(neurons, mlps_of(embedding)))
 
     def path_heads(self, block: UnitBlock) -> Int[Tensor, "n k"]:
         """Implements Tower.path_heads."""
@@ -119,13 +124,8 @@ class VitTower(Tower):
 class VitPass(ForwardPass):
     """A forward pass of a ViT."""
 
-    def __init__(self, tower: ImageTower, trace: Trace, head_scalars: list[Float[Tensor, "b head e"]]) -> None:
+    def __init__(self, trace: Trace, head_scalars: list[Float[Tensor, "b head e"]], mlps: Float[Tensor, "b d"]) -> None:
         self.trace, self.embedding, self.head_scalars = trace, wide(trace.embedding), head_scalars
-        first = FirstOrder(tower)
-        mlps = torch.zeros_like(self.embedding)
-        for layer in trace.p:
-            S = direct_scalars(tower, trace, layer)  # [b, n, 1]
-            mlps += first.total(UnitBlock(layer, torch.arange(S.shape[1])), S)
         self.parts = {"mlps": mlps}
 
     def scalars(self, block: UnitBlock) -> Float[Tensor, "b n k"]:
@@ -165,7 +165,8 @@ class PoolingTower(Tower):
         self.carried = isinstance(effect, SecondOrder)
         self.effect = SecondOrder(tower) if self.carried else effect  # its paths, where `SecondOrderPooled` has phi for S
         own = isinstance(effect, TokenHeads) and self.depth in layers
-        self.layers = (self.depth,) if own else range(self.depth - 1 if self.carried else self.depth)
+        read = range(self.depth - 1 if self.carried else self.depth)
+        self.layers = (self.depth,) if own else [layer for layer in read if has_units(tower, layer)]
         self.read_layers = range(0 if own else self.depth)
         """Layers whose neurons and heads are parts of the margin."""
         head_layers = (self.depth,) if own or isinstance(effect, PooledTokens) else range(self.depth)
@@ -175,16 +176,19 @@ class PoolingTower(Tower):
     @torch.inference_mode()
     def read(self, image: Float[Tensor, "b 3 y x"]) -> ForwardPass:
         """Implements Tower.read."""
-        tower, blocks = self.image_tower, self.image_tower.blocks
-        p: dict[int, Tensor] = {}
+        tower, blocks = self.image_tower, tower_adapter(self.image_tower.visual).blocks  # neurons also where units are latents
+        neurons: dict[int, Tensor] = {}
+        p = neurons if tower.unit_layers is None else dict[int, Tensor]()
         reads: list[PoolingRead] = []
         added: list[Tensor] = []
         hooks, kept = keep(blocks, self.read_layers, slice(None))
-        hooks += [hook for layer in self.read_layers for hook in blocks[layer].activation_hooks(p, layer)]
+        hooks += [hook for layer in self.read_layers for hook in blocks[layer].activation_hooks(neurons, layer)]
+        hooks += [hook for layer in tower.unit_layers or () for hook in tower.blocks[layer].activation_hooks(p, layer)]
         hooks += pooling_read_hooks(self.pooling, reads.append) + self.pooling.mlp_hooks(added.append)
         with hooked(hooks):
             embedding = tower.visual(image.to(tower.weight.device, tower.weight.dtype))
-        return PoolingPass(self, wide(embedding), reads[0], p, kept, {"pooling_mlp": added[0]} if added else {})
+        parts = {"pooling_mlp": added[0]} if added else {}
+        return PoolingPass(self, wide(embedding), reads[0], p, neurons, kept, parts)
 
     def path_heads(self, block: UnitBlock) -> Int[Tensor, "n k"]:
         """Implements Tower.path_heads."""
@@ -208,6 +212,7 @@ class PoolingPass(ForwardPass):
         embedding: Float[Tensor, "b d"],
         read: PoolingRead,
         p: dict[int, Tensor],
+        neurons: dict[int, Tensor],
         kept: dict[int, Kept],
         parts: dict[str, Tensor],
     ) -> None:
@@ -219,9 +224,11 @@ class PoolingPass(ForwardPass):
         self.head_scalars = [self._of_heads(block) for block in tower.head_blocks]
         self.parts = {}
         if kept and isinstance(tower.effect, PooledTokens):
-            self.parts["heads"] = self._through([self._attention(layer) for layer in kept])
+            # Latents of the stream contain what heads before them have written, so that their sum and that of heads overlap.
+            if tower.image_tower.unit_layers is None:
+                self.parts["heads"] = self._through([self._attention(layer) for layer in kept])
         elif kept:
-            self.parts["mlps"] = self._through([self._neurons(layer) for layer in p])
+            self.parts["mlps"] = self._through([self._neurons(layer, a) for layer, a in neurons.items()])
         self.parts |= parts
 
     def scalars(self, block: UnitBlock) -> Float[Tensor, "b n k"]:
@@ -254,15 +261,24 @@ class PoolingPass(ForwardPass):
         values = self.values[layer].transpose(1, 2).flatten(2)  # [b, head, g, e] -> [b, g, head e]
         return values @ self.tower.image_tower.blocks[layer].output_matrix().to(values).T
 
-    def _neurons(self, layer: int) -> Float[Tensor, "b g width"]:
+    def _neurons(self, layer: int, p: Float[Tensor, "b token neuron"]) -> Float[Tensor, "b g width"]:
         """The same of what the neurons of a layer write."""
-        s = self.read.beta @ self.trace.p[layer].to(self.read.beta)  # [b, g, neuron]
-        return s @ self.tower.image_tower.blocks[layer].neuron_outputs(slice(None)).to(s).T
+        s = self.read.beta @ p.to(self.read.beta)  # [b, g, neuron]
+        return s @ tower_adapter(self.tower.image_tower.visual).blocks[layer].neuron_outputs(slice(None)).to(s).T
 
     def _through(self, written: Sequence[Float[Tensor, "b g width"]]) -> Float[Tensor, "b d"]:
         """Their sum, through the pooling."""
         pooling = self.tower.pooling
         return torch.einsum("bgw,gew,ged->bd", torch.stack(list(written)).sum(0), pooling.value_matrix(), pooling.ends())
+
+
+def direct_sum(tower: ImageTower, trace: Trace) -> Float[Tensor, "b d"]:
+    """Sum of the direct effects of all neurons of the trace's layers."""
+    first, total = FirstOrder(tower), torch.zeros_like(wide(trace.embedding))
+    for layer in trace.p:
+        S = direct_scalars(tower, trace, layer)  # [b, n, 1]
+        total += first.total(UnitBlock(layer, torch.arange(S.shape[1])), S)
+    return total
 
 
 class ResNetTower(Tower):

@@ -90,7 +90,7 @@ SEED_HELP = "Random seed for --sample, or for the rendered scenes."
 @click.option("--layers", multiple=True, help=LAYERS_HELP)
 @click.option("--each-layer", is_flag=True, help="Also change the units of each layer of the bundle separately.")
 @click.option("--effect", type=click.Choice(["second", "first", "indirect", "pooled"]), help=EFFECT_HELP)
-@click.option("--units", type=click.Choice(["pairs", "neurons", "heads"]), help=UNITS_HELP)
+@click.option("--units", type=click.Choice(["pairs", "neurons", "heads", "latents"]), help=UNITS_HELP)
 @click.option("--mask", type=click.Path(path_type=Path), metavar="FILE", help=MASK_HELP)
 @click.option("--part", type=click.Choice(["attention", "mlp", "both"]), help=PART_HELP)
 @click.option("--limit", type=click.IntRange(1), help=LIMIT_HELP)

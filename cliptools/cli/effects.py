@@ -16,10 +16,11 @@ EFFECT_HELP = (
     "output that is lost when the neuron is set to its mean; pooled: through attention pooling alone [default: pooled for a "
     "ResNet and for a ViT that pools by attention, else second]."
 )
-UNITS = ("pairs", "neurons", "heads")
+UNITS = ("pairs", "neurons", "heads", "sae:FILE")
 UNITS_HELP = (
     "Kind of unit: pairs of a neuron and a head (pooled effects), neurons, or heads (ViT: their direct effect; where attention "
-    "pools, the pooling's heads) [default: pairs for pooled effects, else neurons]."
+    "pools, the pooling's heads); or the latents of a sparse autoencoder in a file, with options as "
+    "sae:FILE,layer=5,activation=topk,k=32 [default: pairs for pooled effects, else neurons]."
 )
 LAYERS_HELP = (
     "Layers to measure, counted from 0, as 8-10,11 [default: from two thirds of the depth to the last but one; for pooled "
@@ -48,6 +49,14 @@ CENTRE_HELP = "With --shard: partial from which the provisional mean is read [de
 RESUME_HELP = "With --shard: do nothing if the file of -o is the same shard already; any other existing file is an error."
 
 
+class Units(click.Choice[str]):
+    """A kind of unit, or sae: and a file."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the value as it is given."""
+        return value if isinstance(value, str) and value.startswith("sae:") else super().convert(value, param, ctx)
+
+
 @command("clip-effects")
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @click.option("--model", default="emoji-vit", show_default=True, help=MODEL_HELP)
@@ -55,7 +64,7 @@ RESUME_HELP = "With --shard: do nothing if the file of -o is the same shard alre
 @click.option("--text-from", metavar="TAG|FILE", help=TEXT_FROM_HELP)
 @preprocess_option
 @click.option("--effect", type=click.Choice(EFFECTS), help=EFFECT_HELP)
-@click.option("--units", type=click.Choice(UNITS), help=UNITS_HELP)
+@click.option("--units", type=Units(UNITS), help=UNITS_HELP)
 @click.option("--layers", help=LAYERS_HELP)
 @click.option("--sample-neurons", type=click.IntRange(1), metavar="N", help=SAMPLE_NEURONS_HELP)
 @click.option("--top-images", type=click.IntRange(1), metavar="T", help=TOP_HELP)
@@ -98,6 +107,14 @@ def main(**options: Any) -> None:
     later self-attention is crossed. --effect second crosses one later layer and then the pooling. --units heads measures the
     pooling's heads, which add up to the output but for its biases and an MLP behind them, or by --layers those of self-attention.
 
+    --units sae:FILE measures the latents of a sparse autoencoder or transcoder that was trained on the residual stream after a
+    layer, or on what the layer's MLP adds to it. Every latent writes its row of the decoder into the stream, as a neuron writes
+    its column of the MLP, and has the same effects; its words, images and ablation follow as for neurons. FILE, or its folder,
+    is ViT-Prisma's, saev's or SAELens's, or safetensors with W_enc, b_enc, W_dec and b_dec. Layer, activation (relu, topk,
+    batchtopk, jumprelu) and the rest come from the configuration in it or beside it; options after commas replace them: layer=5,
+    hook=blocks.5.hook_mlp_out, activation, k, threshold, subtract=no (b_dec is not taken from the input), tokens=class or
+    patches. Codes are those of the real forward pass; what the autoencoder misses is in no unit.
+
     --shard does a part of the work. Every shard is run with the same images and options, and writes a partial; clip-merge
     joins the partials into the bundle that one run over all images gives.
 
@@ -111,6 +128,7 @@ def main(**options: Any) -> None:
       clip-effects --effect indirect --sample-neurons 50 --limit 500 -o indirect.safetensors
       clip-effects photos/ --model RN50 --pretrained openai --keep 20% -o pairs.safetensors
       clip-effects --units heads | clip-decompose --method textspan
+      clip-effects photos/ --model ViT-B-32 --pretrained datacomp_xl_s13b_b90k --units sae:prisma-layer-9/ -o latents.safetensors
       clip-effects photos/ --model ViT-L-14 --pretrained laion2b.bin --preprocess laion2b_s32b_b82k > effects.safetensors
       clip-effects photos/ --model ViT-L-14-quickgelu --pretrained tower.pt --text-from openai > effects.safetensors
       for i in 1 2 3 4; do clip-effects photos/ --shard $i/4 --resume -o part-$i.safetensors; done

@@ -32,7 +32,7 @@ from cliptools.text.vocabularies import recorded_pool
 from cliptools.towers.kinds import output_width
 from cliptools.unit_effects.factored import FactoredEffect, unit_blocks_of
 from cliptools.unit_effects.pairs import unit_directions
-from cliptools.unit_effects.select import factored_effect, pair_effect
+from cliptools.unit_effects.select import pair_effect, recorded_effect
 
 Record = dict[str, Any]
 SPLITS = ("train", "validation", "test")
@@ -86,7 +86,7 @@ class ChangeRequest:
             for kind in getattr(self, name):
                 require_one_of(name, kind, allowed)
         require_one_of("effect", self.effect, ("second", "first", "indirect", "pooled"))
-        require_one_of("units", self.units, ("pairs", "neurons", "heads"))
+        require_one_of("units", self.units, ("pairs", "neurons", "heads", "latents"))
         for name in ("components", "m"):
             for number in getattr(self, name):
                 require_number(name, number, 1)
@@ -302,7 +302,7 @@ def effect_of(model: LoadedModel, bundle_settings: BundleSettings, settings: Seq
         if name in bundle and (width := bundle[name].shape[1]) != output_width(visual):
             raise StreamError(f"`{name}` has width {width}, the model's outputs have width {output_width(visual)}")
     if bundle_settings.effect != "indirect":
-        return factored_effect(model.clip, bundle_settings.effect, bundle_settings.units)
+        return recorded_effect(model.clip, bundle.header.settings)
     joint = joint_of(bundle_settings, sorted(set(bundle["unit"][:, 0].tolist())))
     changed_layers = np.unique([layer for setting in settings if setting.change.kind != "none" for layer in setting.layers])
     sample = {layer: neurons for layer, neurons in joint.neurons.items() if layer in changed_layers}

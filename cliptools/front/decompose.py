@@ -254,11 +254,11 @@ def _resumed_pursuit(
 def _text_spans(effects: Bundle, model: LoadedModel | RecordedModel, atoms: Float[Tensor, "text d"], m: int) -> Pursuit:
     """Return TextSpan's texts, with shares of the variance instead of a pursuit's coefficients."""
     # Inside, because it imports open_clip, which a pursuit with cached texts does not need.
-    from cliptools.unit_effects.select import factored_effect
+    from cliptools.unit_effects.select import recorded_effect
 
     loaded = model.loaded if isinstance(model, RecordedModel) else model
     settings = effects.header.settings
-    effect = factored_effect(loaded.clip, settings["effect"], settings["units"])
+    effect = recorded_effect(loaded.clip, settings)
     D = head_directions(effect, torch.from_numpy(effects["unit"]))
     return text_spans(torch.from_numpy(effects["moment"]).to(atoms.device), D.to(atoms.device), atoms, m)
 

@@ -20,6 +20,10 @@ from cliptools.io.jsonl import unit_name
 Line = tuple[str, Mapping[str, Any]]
 """A record, and its place for messages."""
 Unit = tuple[int, int, int]
+NOT_EDITED = (
+    "has latents of a dictionary, which no weights of the model hold, so that no edit of weights is exact; clip-ablate replaces "
+    "their effects"
+)
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,10 @@ def _units(record: Mapping[str, Any], place: str) -> list[Unit]:
     """Return the units that a record names: its own, or those of positive share in its list of units.
 
     Raises:
-        StreamError: it names none.
+        StreamError: it names none, or latents of a dictionary.
     """
+    if "dictionary" in record:
+        raise StreamError(f"{place}: the line {NOT_EDITED}")
     if "layer" in record:
         return [_unit(record, place)]
     listed = next((record[key] for key in ("units", "neurons") if isinstance(record.get(key), list)), None)
@@ -139,8 +145,10 @@ def units_of_bundle(bundle: Bundle, writes: Sequence[str]) -> ChosenUnits:
     """Return all units of a bundle, in its order.
 
     Raises:
-        StreamError: it has none.
+        StreamError: it has none, or they are latents of a dictionary.
     """
+    if "dictionary" in bundle.header.settings:
+        raise StreamError(f"the bundle {NOT_EDITED}")
     if not bundle.units:
         raise StreamError("the bundle has no units; was an earlier selection too narrow?")
     return ChosenUnits(bundle["unit"], (tuple(writes),) * bundle.units, None, bundle.header.model, bundle, bundle.digest)

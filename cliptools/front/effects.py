@@ -43,7 +43,7 @@ from cliptools.streaming.summary import Settings
 from cliptools.streaming.vit_indirect import Indirect, cost, draw_sample, margin_to_keep_all, token_means
 from cliptools.towers.kinds import output_width
 from cliptools.unit_effects.factored import FactoredEffect
-from cliptools.unit_effects.select import Choice, choose_effects, factored_effect
+from cliptools.unit_effects.select import DICTIONARY, UNITS, Choice, choose_effects, factored_effect
 
 TOOL = "clip-effects"
 SCENES = 2000  # rendered if no images are named
@@ -88,7 +88,8 @@ class EffectsRequest:
             UsageError: an argument is invalid.
         """
         require_one_of("effect", self.effect, ("second", "first", "indirect", "pooled"))
-        require_one_of("units", self.units, ("pairs", "neurons", "heads"))
+        if not (self.units or "").startswith(DICTIONARY):
+            require_one_of("units", self.units, (*UNITS, f"{DICTIONARY}FILE"))
         require_one_of("scale", self.scale, ("unit", "raw"))
         require_one_of("precision", self.precision, ("fp32", "bf16", "fp16"))
         for name in ("sample_neurons", "top_images", "components", "limit", "sample", "batch_size"):
@@ -119,7 +120,8 @@ class Task:
     def chosen(self) -> dict[str, Any]:
         """Return the chosen effects, as histories record them, where the request may leave them to defaults."""
         scale = "unit" if self.settings.scale else "raw"
-        return {"effect": self.choice.effect, "units": self.choice.units, "layers": list(self.choice.layers), "scale": scale}
+        units = self.choice.units if self.choice.dictionary is None else self.request.units
+        return {"effect": self.choice.effect, "units": units, "layers": list(self.choice.layers), "scale": scale}
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -169,7 +171,8 @@ def effects(
         text_from: Weights of the text tower, if the others are of an image tower alone.
         preprocess: Preprocessing, if it is not the model's own: a tag, or settings such as `mean=0.5,std=0.5`.
         effect: second, first or indirect (ViT), pooled (ResNet, or a ViT that pools by attention). None: second or pooled.
-        units: neurons, heads or (pooled effects) pairs. None: neurons or pairs.
+        units: neurons, heads or (pooled effects) pairs; or sae:FILE for the latents of a dictionary, with options as
+            sae:FILE,layer=5,activation=topk,k=32. None: neurons or pairs.
         layers: Layers, counted from 0. None: from two thirds of the depth to the last but one, for pooled effects also the last;
             for heads, the last 4, or the pooling alone, whose layer is the number of layers.
         sample_neurons: Number of neurons of each layer, drawn at random, for indirect effects.
@@ -222,6 +225,8 @@ def prepare(request: EffectsRequest) -> Task:
     source = _open_source(request)
     model = _load(request)
     choice = choose_effects(model.clip, request.effect, request.units, request.layers)
+    if choice.dictionary is not None:
+        choice.dictionary.check_model(model)
     if choice.units == "pairs" and request.components > 1:
         raise UsageError("--components: a pair acts along one direction only; --units neurons or heads may have more")
     if model is not request.model:
@@ -307,7 +312,7 @@ def measured(task: Task, command: str, arguments: Mapping[str, Any]) -> Iterator
         yield with_step(measure_bundle(task).bundle, None, command, arguments)
         return
     if choice.effect != "indirect":
-        effect = factored_effect(task.model.clip, choice.effect, choice.units)
+        effect = factored_effect(task.model.clip, choice.effect, choice.units, choice.dictionary)
         check_memory(effect, choice.layers, output_width(visual), task.settings.memory)
     with whole_file(Path(path)) as stream:
         made = measure_bundle(task)
@@ -353,7 +358,7 @@ def _measure(task: Task, screen: Screen[int]) -> tuple[FactoredEffect, Report]:
     model, choice, settings, images = task.model, task.choice, task.settings, task.images
     batches, expected = partial(images.batches, model), len(images.indices)
     if choice.effect != "indirect":
-        effect = factored_effect(model.clip, choice.effect, choice.units)
+        effect = factored_effect(model.clip, choice.effect, choice.units, choice.dictionary)
         return effect, measure(effect, batches, choice.layers, expected, settings, screen)
     visual: Any = model.clip.visual
     neurons = draw_sample(visual, choice.layers, task.request.sample_neurons, task.request.seed)

@@ -73,6 +73,8 @@ def statistics_settings(
 def recorded_settings(choice: Choice, settings: Settings, images: int) -> dict[str, Any]:
     """Return the settings for a bundle's header; with `top_share` if T was computed from the number of images."""
     record: dict[str, Any] = {"effect": choice.effect, "units": choice.units, "layers": list(choice.layers)}
+    if choice.dictionary is not None:
+        record["dictionary"] = choice.dictionary.record
     record |= {"scale": "unit" if settings.scale else "raw", "quantile": settings.quantile}
     return record | {"top_images": settings.top_of(images)} | ({"top_share": TOP_SHARE} if settings.top is None else {})
 

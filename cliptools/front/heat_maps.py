@@ -41,7 +41,8 @@ from cliptools.text.classes import distinct_classes
 from cliptools.text.vocabularies import Pool
 from cliptools.towers.kinds import tower_of
 from cliptools.towers.tower import weight_of
-from cliptools.unit_effects.vit_second_order import neurons_per_layer
+from cliptools.unit_effects.select import unit_tower
+from cliptools.unit_effects.vit_second_order import has_units, neurons_per_layer
 
 NEURONS = 200  # neurons per text, by default
 
@@ -172,6 +173,7 @@ def _vit_method(opened: OpenedBundle, options: MapSettings) -> tuple[Method, dic
         return baseline(name, visual), {}
     bundle = opened.units
     _check_units(bundle)
+    visual = unit_tower(opened.model.clip, bundle.header.settings)
     unit, r = (torch.from_numpy(bundle[key]).to(opened.model.device) for key in ("unit", "direction"))
     _check_layers(unit, visual)
     neurons = min(options.neurons or NEURONS, bundle.units)
@@ -208,9 +210,9 @@ def _check_units(bundle: Bundle) -> None:
 
 def _check_layers(unit: Tensor, visual: Any) -> None:
     """Reject neurons that the model does not have."""
-    depth = tower_of(visual).depth
+    tower = tower_of(visual)
     for layer in sorted(set(unit[:, 0].tolist())):
-        if not 0 <= layer < depth or int(unit[unit[:, 0] == layer, 1].max()) >= neurons_per_layer(visual, layer):
+        if not has_units(tower, layer) or int(unit[unit[:, 0] == layer, 1].max()) >= neurons_per_layer(tower, layer):
             raise StreamError(f"the bundle has neurons of layer {layer} that the model does not have")
 
 

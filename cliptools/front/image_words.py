@@ -35,7 +35,7 @@ from cliptools.models.unusable import unusable
 from cliptools.text.vocabularies import Pool, recorded_pool
 from cliptools.towers.kinds import output_width
 from cliptools.unit_effects.factored import FactoredEffect, UnitActivity
-from cliptools.unit_effects.select import factored_effect
+from cliptools.unit_effects.select import recorded_effect
 
 SHOWN_NEURONS = 5  # in a record: the neurons of largest weight
 SHOWN_WORDS = 3  # of each of these neurons
@@ -146,7 +146,7 @@ def _effect_of(neurons: Bundle, model: LoadedModel) -> FactoredEffect:
     widths = {neurons["mean"].shape[1], neurons["direction"].shape[1]}
     if widths != {width := output_width(visual)}:
         raise StreamError(f"directions and means have width {sorted(widths)}, the model's outputs have width {width}")
-    return factored_effect(model.clip, settings["effect"], settings.get("units", "neurons"))
+    return recorded_effect(model.clip, settings)
 
 
 def _vocabulary(neurons: Bundle, model: LoadedModel, scoring: Scoring) -> tuple[Sequence[str], Float[Tensor, "text d"]]:

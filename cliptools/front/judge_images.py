@@ -32,7 +32,7 @@ from cliptools.models.load import LoadedModel
 from cliptools.models.unusable import Screen
 from cliptools.streaming.activities import Activities, OtherEmbeddings, Stores, Units, UnitScalars, collect
 from cliptools.streaming.embeddings import Embeddings
-from cliptools.unit_effects.select import factored_effect
+from cliptools.unit_effects.select import recorded_effect
 
 SCENES_RENDERED = 2000  # without images
 LEAST = 6  # images of a judgement
@@ -193,7 +193,7 @@ def _effect_and_units(bundle: Bundle, model: LoadedModel) -> tuple[Any, Units]:
     """Return the effect that the bundle was measured with, and its units."""
     settings = bundle.header.settings
     unit, r, b = (torch.from_numpy(bundle[name]) for name in ("unit", "direction", "mean"))
-    effect = factored_effect(model.clip, settings["effect"], settings.get("units", "neurons"))
+    effect = recorded_effect(model.clip, settings)
     return effect, Units(unit, r, b, bundle.header.scaled)
 
 

@@ -50,8 +50,10 @@ def null_bundle(
         pool: The vocabulary.
 
     Raises:
-        UsageError: the images are preprocessed.
+        UsageError: the images are preprocessed, or the units are latents of a dictionary.
     """
+    if "dictionary" in bundle.header.settings:
+        raise UsageError("--null: a dictionary describes the model that it was trained on, not one with random weights")
     settings, count = bundle.header.settings, int(bundle.header.images.get("count") or 0)
     if isinstance(images.source, PreparedImages):
         raise UsageError("--null: not for batches of preprocessed images; give paths, pictures or arrays")

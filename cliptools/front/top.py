@@ -42,7 +42,7 @@ from cliptools.io.header import model_difference, reason_of
 from cliptools.io.jsonl import rounded, unit_name
 from cliptools.models.load import LoadedModel
 from cliptools.models.unusable import Screen
-from cliptools.unit_effects.select import factored_effect
+from cliptools.unit_effects.select import recorded_effect
 
 HEAD = 12  # units, without `head` and `units`
 TABLE_IMAGES = 4
@@ -170,7 +170,7 @@ class TopImages:
         if settings["effect"] == "indirect":
             raise UsageError("--raw: indirect effects cannot be measured again here; leave --raw out")
         batches = shown(self._batches(range(total)), "images", total, lambda batch: len(batch[0]))
-        effect = factored_effect(self.model.clip, settings["effect"], settings["units"])
+        effect = recorded_effect(self.model.clip, settings)
         unit = torch.from_numpy(bundle["unit"][rows]).long()
         largest = largest_norms(effect, unit, batches, min(count, total), bundle.header.scaled, self.screen)
         place = largest.image.numpy()  # (unit, n)

@@ -59,8 +59,10 @@ def order_units(bundle: Bundle, sort: str, word: str | None = None) -> Int[np.nd
 
 
 def record_source(bundle: Bundle) -> dict[str, Any]:
-    """Return the fields of every record that name its source: the model and the bundle's digest."""
-    return {"model": recorded_model(bundle.header.model), "bundle": bundle.digest}
+    """Return the fields of every record that name its source: the model, the bundle's digest, and the dictionary of latents."""
+    dictionary = bundle.header.settings.get("dictionary")
+    source = {"model": recorded_model(bundle.header.model), "bundle": bundle.digest}
+    return source if dictionary is None else source | {"dictionary": dictionary}
 
 
 def unit_records(bundle: Bundle) -> Iterator[dict[str, Any]]:

@@ -271,7 +271,13 @@ HEADER: dict[str, tuple[HeaderField, ...]] = {
     ),
     "settings": (
         HeaderField("effect", TEXT, "kind of effect", ("second", "first", "indirect", "pooled"), required="partial"),
-        HeaderField("units", TEXT, "kind of units", ("neurons", "pairs", "heads"), required="partial"),
+        HeaderField("units", TEXT, "kind of units", ("neurons", "pairs", "heads", "latents"), required="partial"),
+        HeaderField(
+            "dictionary",
+            OBJECT,
+            "where units are latents: `file` as --units named it, `sha256` of its tensors and settings, number "
+            "of `latents`, what it `reads` and `writes`, and its `activation`",
+        ),
         HeaderField("layers", COUNTS, "layers of the units", required="partial"),
         HeaderField(
             "scale", TEXT, "`unit` if effects are multiplied by 100/‖M(I)‖ of their image", ("unit", "raw"), required="partial"

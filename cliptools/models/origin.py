@@ -342,3 +342,11 @@ def _json_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return dict(settings) if isinstance(settings, dict) else {}
+
+
+def repository_of(name: str, pretrained: str | None) -> str | None:
+    """Return the repository of the hub with a model's weights, as laion/clip-vit-b-32-…; None if it is unknown."""
+    if name.startswith(HUB):
+        return name.removeprefix(HUB).strip("/").casefold()
+    settings = import_open_clip().pretrained.get_pretrained_cfg(name, pretrained or "")
+    return str(settings.get("hf_hub", "")).strip("/").casefold() or None

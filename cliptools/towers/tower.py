@@ -322,6 +322,8 @@ class Tower(ABC):
     """Rows and columns of patches, for pictures of the tower's own size."""
     stride: tuple[int, int]
     """Pixels per patch, down and across."""
+    unit_layers: range | None = None
+    """The layers that have units; None for all of them."""
     pooling: Pooling | None = None
     """Attention with learned queries that reads all tokens, in place of the class token; `final_norm` is its LayerNorm `in`."""
 

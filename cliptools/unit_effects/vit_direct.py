@@ -29,6 +29,7 @@ from cliptools.unit_effects.vit_effect import TowerEffect
 from cliptools.unit_effects.vit_second_order import (
     Trace,
     default_layers,
+    has_units,
     head_directions,
     neuron_outputs,
     neurons_per_layer,
@@ -54,7 +55,7 @@ class FirstOrder(TowerEffect):
 
     def units(self, layer: int) -> Int[Tensor, "n 3"]:
         """Layer and number of every neuron."""
-        exists = 0 <= layer < self.tower.depth
+        exists = has_units(self.tower, layer)
         return neuron_units(layer, torch.arange(self.size(layer)[0] if exists else 0))
 
     def listen(self, blocks: Sequence[UnitBlock]) -> Listener:

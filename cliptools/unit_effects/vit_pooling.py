@@ -45,6 +45,7 @@ from cliptools.unit_effects.vit_effect import TowerEffect
 from cliptools.unit_effects.vit_second_order import (
     SecondOrder,
     default_layers,
+    has_units,
     head_directions,
     neuron_outputs,
     neurons_per_layer,
@@ -137,7 +138,7 @@ class TokenPairs(PooledTokens):
 
     def units(self, layer: int) -> Int[Tensor, "n 3"]:
         """Layer, neuron and head of every pair."""
-        number = torch.arange(self.size(layer)[0] if 0 <= layer < self.tower.depth else 0)
+        number = torch.arange(self.size(layer)[0] if has_units(self.tower, layer) else 0)
         return torch.stack([torch.full_like(number, layer), number // self.heads, number % self.heads], 1)
 
     def scalars(self, s: Float[Tensor, "b neuron g"]) -> Float[Tensor, "b n 1"]:
@@ -192,7 +193,7 @@ class TokenNeurons(PooledTokens):
 
     def units(self, layer: int) -> Int[Tensor, "n 3"]:
         """Layer and number of every neuron."""
-        return neuron_units(layer, torch.arange(self.size(layer)[0] if 0 <= layer < self.tower.depth else 0))
+        return neuron_units(layer, torch.arange(self.size(layer)[0] if has_units(self.tower, layer) else 0))
 
     def scalars(self, s: Float[Tensor, "b neuron g"]) -> Float[Tensor, "b n k"]:
         """s of every neuron's pairs."""

@@ -31,6 +31,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cliptools.errors import UsageError
+from cliptools.towers.dictionary import LatentBlock
 from cliptools.towers.hooks import Hooks, hooked
 from cliptools.towers.kinds import tower_of
 from cliptools.towers.readout import carried_hooks
@@ -56,7 +57,7 @@ class SecondOrder(TowerEffect):
 
     def units(self, layer: int) -> Int[Tensor, "n 3"]:
         """Layer and number of every neuron."""
-        exists = 0 <= layer < self.tower.depth - 1
+        exists = has_units(self.tower, layer) and layer < self.tower.depth - 1
         return neuron_units(layer, torch.arange(self.size(layer)[0] if exists else 0))
 
     def listen(self, blocks: Sequence[UnitBlock]) -> Listener:
@@ -252,8 +253,14 @@ def trace_hooks(
 
 
 def neurons_per_layer(visual: nn.Module | Tower, layer: int) -> int:
-    """N: the width of the layer's MLP."""
-    return tower_of(visual).blocks[layer].output.in_features
+    """N: the width of the layer's MLP, or the number of a dictionary's latents (towers/dictionary.py)."""
+    block = tower_of(visual).blocks[layer]
+    return block.latents if isinstance(block, LatentBlock) else block.output.in_features
+
+
+def has_units(tower: Tower, layer: int) -> bool:
+    """True for a layer of the tower whose units have effects; False for the other layers of a tower with a dictionary."""
+    return 0 <= layer < tower.depth and (tower.unit_layers is None or layer in tower.unit_layers)
 
 
 def paths_per_unit(visual: nn.Module | Tower, layer: int) -> int:

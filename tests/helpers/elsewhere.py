@@ -185,10 +185,16 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_edit.py: should hold objects",
     ),
     ("front/edit_units.py", "_unit"): ("tests/test_edit.py: expected a unit as whole numbers",),
-    ("front/edit_units.py", "_units"): ("tests/test_edit.py: names no unit",),
+    ("front/edit_units.py", "_units"): (
+        "tests/test_latents_command.py: latents of a dictionary",
+        "tests/test_edit.py: names no unit",
+    ),
     ("front/edit_units.py", "kind_of"): ("tests/test_edit.py: units of several kinds",),
     ("front/edit_units.py", "units_by_score"): ("tests/test_edit.py: no unit of the bundle sees",),
-    ("front/edit_units.py", "units_of_bundle"): ("tests/test_edit.py: the bundle has no units",),
+    ("front/edit_units.py", "units_of_bundle"): (
+        "tests/test_latents_command.py: latents of a dictionary",
+        "tests/test_edit.py: the bundle has no units",
+    ),
     ("front/edit_units.py", "units_of_lines"): (
         "tests/test_edit.py: a unit of another model than the lines before",
         "tests/test_edit.py: found nothing",
@@ -216,7 +222,10 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("front/judge_images.py", "measure"): ("tests/test_judge.py: expected 6 or more",),
     ("front/judge_images.py", "measure_pictures"): ("tests/test_judge.py: no folder in it has the name of a text",),
     ("front/judge_images.py", "open_judged"): ("tests/test_judge.py: made from a list of images with these names",),
-    ("front/judge_null.py", "null_bundle"): ("tests/test_judge.py: batches of preprocessed images",),
+    ("front/judge_null.py", "null_bundle"): (
+        "tests/test_latents_command.py: not one with random weights",
+        "tests/test_judge.py: batches of preprocessed images",
+    ),
     ("front/mismatch.py", "mismatch_records"): (
         "tests/test_mismatch.py: --cue: found an empty text",
         "tests/test_mismatch.py: the bundle has no units",
@@ -360,6 +369,47 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("io/text_file.py", "standard_input"): (TERMINAL,),
     ("images/shown_texts.py", "_captioned"): ("tests/test_judge.py: has no caption",),
     ("images/shown_texts.py", "_mentioned"): ("tests/test_judge.py: cannot be read",),
+    ("models/dictionary_file.py", "_options"): ("tests/test_dictionary_files.py: expected sae:FILE",),
+    ("models/dictionary_file.py", "_weights_path"): ("tests/test_dictionary_files.py: 0 files that may be a dictionary",),
+    ("models/dictionary_file.py", "_content"): ("tests/test_dictionary_files.py: No such",),
+    ("models/dictionary_file.py", "_config_beside"): ("needs a file that this user cannot read",),
+    ("models/dictionary_file.py", "_json"): ("tests/test_dictionary_files.py: is no JSON object",),
+    ("models/dictionary_file.py", "_settings"): (
+        "tests/test_dictionary_files.py: a gated autoencoder",
+        "tests/test_dictionary_files.py: one head's outputs",
+        "tests/test_dictionary_files.py: normalize_activations 'whiten'",
+    ),
+    ("models/dictionary_file.py", "_matrices"): (
+        "tests/test_dictionary_files.py: expected W_dec, b_dec as well",
+        "tests/test_dictionary_files.py: thresholds for 50 latents",
+        "tests/test_dictionary_files.py: tensors with NaN",
+    ),
+    ("models/dictionary_file.py", "_checked"): (
+        "tests/test_dictionary_files.py: no layer in its configuration",
+        "tests/test_dictionary_files.py: no activation in its configuration",
+        "tests/test_dictionary_files.py: TopK without k",
+        "tests/test_dictionary_files.py: jumprelu without a threshold",
+        "tests/test_dictionary_files.py: is more than its 50 latents",
+    ),
+    ("towers/dictionary.py", "Dictionary.check_tower"): (
+        "tests/test_latents_command.py: this model has layers 0 to 3",
+        "tests/test_latents_command.py: this model's residual stream has 36",
+        "tests/test_dictionary.py: a dictionary of class tokens",
+    ),
+    ("towers/dictionary.py", "Dictionary.check_model"): (
+        "tests/test_latents_command.py: a dictionary of emoji-vit",
+        "tests/test_dictionary_files.py: a dictionary of open-clip:laion",
+    ),
+    ("unit_effects/select.py", "_choose_latents"): (
+        "tests/test_latents_command.py: a dictionary of layer 1; leave --layers out",
+        "tests/test_latents_command.py: does not pool by attention",
+        "tests/test_dictionary.py: which all latents cross",
+    ),
+    ("unit_effects/select.py", "recorded_dictionary"): (
+        "tests/test_latents_command.py: without file and sha256",
+        "tests/test_latents_command.py: the bundle's dictionary, sae:",
+        "tests/test_latents_command.py: not the bundle's dictionary",
+    ),
     ("models/checkpoints/file_kinds.py", "file_kind"): ("tests/test_checkpoints.py: Is a directory",),
     ("models/load.py", "_check_there"): ("tests/test_recorded_models.py: not found here: run there",),
     ("models/load.py", "_build_model"): ("tests/test_effects_command.py: NaN or infinity, first in",),

@@ -142,7 +142,7 @@ def _write_shard(task: Task, i: int, n: int, options: EffectsOptions) -> None:
         return
     shard_images = replace(images, order=images.order[i - 1 :: n])
     sample = None if n == 1 else partial(replace(images, order=images.order[:SAMPLE]).batches, model)
-    screen, effect = images.screen(), factored_effect(model.clip, choice.effect, choice.units)
+    screen, effect = images.screen(), factored_effect(model.clip, choice.effect, choice.units, choice.dictionary)
     basis = None if options.centre is None else _recorded_basis(options.centre, header)
     names = images.names
 

@@ -38,7 +38,7 @@ from cliptools.streaming.shard_statistics import ShardStatistics, add, centres_d
 from cliptools.streaming.shards import Conclusion, blocks_to_merge, conclude
 from cliptools.streaming.summary import Settings
 from cliptools.unit_effects.factored import UnitBlock
-from cliptools.unit_effects.select import Choice, factored_effect
+from cliptools.unit_effects.select import Choice, factored_effect, recorded_dictionary
 
 TOOL = "clip-merge"
 NAMED_UNITS = 5  # uncertain units that the warning names
@@ -137,7 +137,8 @@ def _open_partials(paths: Sequence[Path], memory: float) -> PartialSet:
             raise CliptoolsError(f"{file.path}: not of the same run as {files[0].path} ({reason})")
     header = joined_header([file.header for file in files])
     settings_record = header.settings
-    choice = Choice(settings_record["effect"], settings_record["units"], tuple(settings_record["layers"]))
+    dictionary = recorded_dictionary(settings_record)
+    choice = Choice(settings_record["effect"], settings_record["units"], tuple(settings_record["layers"]), dictionary)
     settings = statistics_settings(
         choice,
         top=None if "top_share" in settings_record else settings_record["top_images"],
@@ -198,7 +199,7 @@ def _merge(partials: PartialSet, keep_share: float | None, options: MergeOptions
         raise UsageError("--thumbnails needs the images: name them with --images")
     model = load_recorded_model(header.model, options.device)
     drop_text_tower(model)
-    effect = factored_effect(model.clip, choice.effect, choice.units)
+    effect = factored_effect(model.clip, choice.effect, choice.units, choice.dictionary)
     result = conclude(
         effect,
         choice.layers,

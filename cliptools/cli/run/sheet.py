@@ -22,7 +22,7 @@ from cliptools.io.header import KEY
 from cliptools.render.contact_sheet import SheetRow, contact_sheet, most_rows, words_in_row
 
 FACTS = 2  # beside a unit's name; more do not fit
-KINDS = {"pairs": "pairs of a neuron and a head", "heads": "heads"}
+KINDS = {"pairs": "pairs of a neuron and a head", "heads": "heads", "latents": "latents"}
 SHARES = ("agreement", "explained", "residual")
 """Numbers of a unit, of which a row shows the first FACTS."""
 Fetch = Callable[[int], Image.Image | None]

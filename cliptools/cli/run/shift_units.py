@@ -42,7 +42,7 @@ from cliptools.models.load import LoadedModel
 from cliptools.models.text_encoder import concept_sentences, encode_texts
 from cliptools.models.unusable import Screen, unusable
 from cliptools.unit_effects.factored import FactoredEffect
-from cliptools.unit_effects.select import factored_effect
+from cliptools.unit_effects.select import recorded_effect
 
 TOOL = "clip-shift"
 DIGITS = 9  # of numbers with which a later run is compared
@@ -130,7 +130,7 @@ def make_plan(
     sentences, templates = concept_sentences(model, options.concepts, options.templates)
     t = encode_texts(model, sentences, templates)  # (c, d)
     settings = neurons.header.settings
-    effect = factored_effect(model.clip, settings["effect"], settings.get("units", "neurons"))
+    effect = recorded_effect(model.clip, settings)
     text = options.measure == "text"
     way = None if text else way_to_choose(options, baseline)
     chosen, looked_at = _choose(neurons, effect, t, options, way, images, baseline)

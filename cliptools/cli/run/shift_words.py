@@ -27,7 +27,7 @@ from cliptools.io.jsonl import rounded
 from cliptools.models.load import LoadedModel
 from cliptools.models.text_encoder import encode_named, recorded_templates
 from cliptools.models.unusable import unusable
-from cliptools.unit_effects.select import factored_effect
+from cliptools.unit_effects.select import recorded_effect
 
 UNITS, SIMILARITIES = "units", "similarities"
 BY = {None: (UNITS, SIMILARITIES), "signed": (UNITS,), "text": (SIMILARITIES,)}
@@ -95,7 +95,7 @@ def make_plan(neurons: Bundle, model: LoadedModel, options: WordOptions) -> Word
         row, units = chosen.row, chosen_records(unit, chosen)
         more = {"units_per_concept": options.units_per_concept, "effect": header["effect"], "choose": way}
         source[UNITS]["settings"] = settings | more
-    effect = factored_effect(model.clip, header["effect"], header.get("units", "neurons"))
+    effect = recorded_effect(model.clip, header)
     return WordPlan(pool.texts, by, units, WordMeasure(effect, unit, row, t), source)
 
 

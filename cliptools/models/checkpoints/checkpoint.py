@@ -96,7 +96,7 @@ def _tensors(path: Path, kind: Kind) -> tuple[dict[str, Tensor], tuple[str, ...]
         ModelError: it cannot be read.
     """
     if kind == "safetensors":
-        return _read_safetensors(path), ()
+        return read_safetensors(path), ()
     if kind == "torchscript":
         return read_torchscript(path), ()
     if kind == "index":
@@ -105,7 +105,7 @@ def _tensors(path: Path, kind: Kind) -> tuple[dict[str, Tensor], tuple[str, ...]
     return unpacked.tensors, unpacked.notes
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a safetensors file.
 
     Raises:

@@ -7,6 +7,7 @@ builds modules with their tensors as attributes: it walks the operations that pi
 torch.jit writes, and calls nothing.
 """
 
+import io
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,6 +45,16 @@ class _Inert:
 
     def __setstate__(self, state: Any) -> None:
         pass
+
+
+class Attributes(_Inert):
+    """Placeholder for an object of which only the attributes are read."""
+
+    attributes: Mapping[str, Any] = {}
+
+    def __setstate__(self, state: Any) -> None:
+        """Keep the attributes that the pickle gives the object."""
+        self.attributes = state if isinstance(state, Mapping) else {}
 
 
 def _no_dict(*arguments: Any) -> dict[Any, Any]:
@@ -87,18 +98,32 @@ def read_torch(path: Path, mapped: bool) -> Unpacked:
     Raises:
         ModelError: it holds objects that only code could rebuild, holds no tensors, or is damaged.
     """
+    return unpack(load_restricted(path, mapped=mapped), path)
+
+
+def load_restricted(path: Path, stream: io.BytesIO | None = None, attributes_of: Sequence[str] = (), mapped: bool = False) -> Any:
+    """Return the value of a file of torch.save, read by torch's restricted unpickler.
+
+    Args:
+        path: The file, for messages and, without a stream, to be read.
+        stream: The place in memory of the value, where the file has something else before it.
+        attributes_of: Names of further classes, whose objects become `Attributes`.
+        mapped: As in `read_torch`.
+
+    Raises:
+        ModelError: it holds objects that only code could rebuild, or is damaged.
+    """
+    placeholders = [*((_Inert, name) for name in BESIDE), *((Attributes, name) for name in attributes_of)]
     try:
-        with torch.serialization.safe_globals(
-            [*((_Inert, name) for name in BESIDE), *((make, name) for name, make in FILLED.items())]
-        ):
+        with torch.serialization.safe_globals([*placeholders, *((make, name) for name, make in FILLED.items())]):
+            if stream is not None:
+                return torch.load(stream, map_location="cpu", weights_only=True)
             if path.suffix != ".safetensors":
-                content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-            else:  # a misleading name, which torch.load would believe
-                with path.open("rb") as stream:
-                    content = torch.load(stream, map_location="cpu", weights_only=True)
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            with path.open("rb") as file:  # a misleading name, which torch.load would believe
+                return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for files it cannot read
         raise unreadable(path, _reason(path, str(error))) from None
-    return unpack(content, path)
 
 
 def _reason(path: Path, message: str) -> str:
