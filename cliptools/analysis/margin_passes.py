@@ -20,8 +20,8 @@ from torch import Tensor
 from cliptools.models.clip_parts import ModifiedResNet
 from cliptools.segmentation.towers import native_size, token_stride
 from cliptools.towers.hooks import hooked
-from cliptools.towers.readout import Kept, PoolingRead, eff_of, keep, pooling_read_hooks
 from cliptools.towers.kinds import tower_of as tower_adapter
+from cliptools.towers.readout import Kept, PoolingRead, eff_of, keep, pooling_read_hooks
 from cliptools.towers.tower import Tower as ImageTower
 from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, index_of, wide
 from cliptools.unit_effects.resnet_pooling import LAYER, Pooled, PooledHeads, PooledNeurons, PoolTrace, trace_pool
