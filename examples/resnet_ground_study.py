@@ -17,7 +17,8 @@ from torch import Tensor
 from cliptools.cli.run.bundle_output import read_neurons
 from cliptools.emoji.export import label_pictures
 from cliptools.emoji.render import render, to_uint8
-from cliptools.emoji.scenes import ZERO_SHOT_TEMPLATES, Recipe, draw_scene
+from cliptools.emoji.scenes import Recipe, draw_scene
+from cliptools.emoji.words import ZERO_SHOT_TEMPLATES
 from cliptools.images.loader import fitted_tensor
 from cliptools.images.segmentation.label_maps import BACKGROUND, IGNORED
 from cliptools.models.load import LoadedModel, load_recorded_model

@@ -17,7 +17,7 @@ from helpers import ROOT
 from helpers.advgen_input import WORDS, inside, lines, model, parsed
 from PIL import Image
 
-from cliptools.emoji.scenes import concepts_in
+from cliptools.emoji.words import concepts_in
 from cliptools.models.load import load_model
 from cliptools.text.emoji_concepts import concept_index
 

@@ -3,7 +3,7 @@
 import pytest
 from helpers.advgen_input import model
 
-from cliptools.emoji.scenes import in_words, names_of, parse_text, plural, with_article
+from cliptools.emoji.words import in_words, names_of, parse_text, plural, with_article
 from cliptools.generate.captions import Requirements, requirements_of
 from cliptools.generate.records import Task, WordList
 from cliptools.text.classes import Names, word_forms

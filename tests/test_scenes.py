@@ -14,19 +14,8 @@ from PIL import Image
 from cliptools.cli import scenes as command
 from cliptools.emoji import export
 from cliptools.emoji.render import render, to_uint8
-from cliptools.emoji.scenes import (
-    MOST_EMOJI,
-    Recipe,
-    Scene,
-    Sprite,
-    caption,
-    concepts_in,
-    draw_scene,
-    names_of,
-    scene_of,
-    single_scene,
-    with_article,
-)
+from cliptools.emoji.scenes import MOST_EMOJI, Recipe, Scene, Sprite, draw_scene, scene_of, single_scene
+from cliptools.emoji.words import caption, concepts_in, names_of, with_article
 from cliptools.errors import UsageError
 from cliptools.text.emoji_concepts import STYLES, concepts, held_out_style, plants, sprites
 

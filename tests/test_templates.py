@@ -13,7 +13,7 @@ from helpers.bundle import read
 from PIL import Image
 from safetensors.numpy import load
 
-from cliptools.emoji.scenes import ZERO_SHOT_TEMPLATES
+from cliptools.emoji.words import ZERO_SHOT_TEMPLATES
 from cliptools.errors import CliptoolsError, TextError, UsageError
 from cliptools.io.header import Header, digest
 from cliptools.models.load import load_model

@@ -9,7 +9,8 @@ from open_clip.model import CLIP
 from torch import Tensor
 
 import training  # noqa: F401  (applies the torchvision remedy first)
-from cliptools.emoji.scenes import Recipe, concepts_in
+from cliptools.emoji.scenes import Recipe
+from cliptools.emoji.words import concepts_in
 from cliptools.models.load import load_model
 from cliptools.text.attributes import attributes
 from cliptools.text.emoji_concepts import concepts

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cliptools.emoji.scenes import TEMPLATES, names_of, with_article
+from cliptools.emoji.words import TEMPLATES, names_of, with_article
 from cliptools.models.clip_parts import CLIP, SimpleTokenizer
 from cliptools.text.attributes import attribute_phrase, attributes
 from cliptools.text.emoji_concepts import concepts

@@ -11,7 +11,8 @@ from torch import Tensor
 from cliptools.analysis.zero_shot import Share
 from cliptools.emoji.attributes import attributes_of
 from cliptools.emoji.render import render
-from cliptools.emoji.scenes import ZERO_SHOT_TEMPLATES, Recipe, Scene, caption, draw_scene, single_scene, with_article
+from cliptools.emoji.scenes import Recipe, Scene, draw_scene, single_scene
+from cliptools.emoji.words import ZERO_SHOT_TEMPLATES, caption, with_article
 from cliptools.models.clip_parts import CLIP
 from cliptools.text.attributes import attribute_groups
 from cliptools.text.emoji_concepts import concepts, held_out_style

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cliptools.emoji.descriptions import describe
-from cliptools.emoji.scenes import MOST_EMOJI, TEMPLATES, Recipe, caption, draw_scene, names_of, with_article
+from cliptools.emoji.scenes import MOST_EMOJI, Recipe, draw_scene
+from cliptools.emoji.words import TEMPLATES, caption, names_of, with_article
 from cliptools.models.clip_parts import CLIP
 from cliptools.text.attributes import attribute_index, attribute_phrase, attributes
 from cliptools.text.emoji_concepts import concepts

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cliptools.emoji.attributes import ground_attributes, kinds_of, places, style_of, thing_colour
-from cliptools.emoji.scenes import TEMPLATES, Scene, Sprite, join_phrases, names_of, with_article
+from cliptools.emoji.scenes import Scene, Sprite
+from cliptools.emoji.words import TEMPLATES, join_phrases, names_of, with_article
 from cliptools.text.attributes import OUTLINE, SILHOUETTE, attribute_phrase
 from cliptools.text.emoji_concepts import concepts
 

@@ -17,7 +17,8 @@ from cliptools.console import warn
 from cliptools.emoji.attributes import attributes_of
 from cliptools.emoji.descriptions import describe
 from cliptools.emoji.render import render, scene_key, to_uint8
-from cliptools.emoji.scenes import MOST_EMOJI, Reading, Recipe, Scene, caption, draw_scene, parse_text, scene_of, single_scene
+from cliptools.emoji.scenes import MOST_EMOJI, Recipe, Scene, draw_scene, scene_of, single_scene
+from cliptools.emoji.words import Reading, caption, parse_text
 from cliptools.errors import UsageError
 from cliptools.text.emoji_concepts import STYLES, concept_index, concepts
 

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from cliptools.console import count_of, warn
-from cliptools.emoji.scenes import join_phrases, with_article
+from cliptools.emoji.words import join_phrases, with_article
 from cliptools.generate.records import Task, WordList
 from cliptools.io.header import digest
 from cliptools.text.classes import Names, names_pattern, parse_class

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from cliptools.emoji.scenes import with_article
+from cliptools.emoji.words import with_article
 from cliptools.generate.captions import seed_of
 from cliptools.generate.llm import quoted
 from cliptools.text.classes import ClassName, names_pattern

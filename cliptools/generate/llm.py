@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cliptools.emoji.scenes import with_article
+from cliptools.emoji.words import with_article
 from cliptools.errors import CliptoolsError, UsageError, first_line
 from cliptools.generate.captions import LINKS, OPENINGS, Requirements, Writer
 from cliptools.models.hub import quiet_hub, reason

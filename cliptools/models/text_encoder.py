@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from cliptools.console import progress
 from cliptools.devices import Limit, in_halves
 from cliptools.embedded_models import EMBEDDED, EMBEDDED_DIR
-from cliptools.emoji.scenes import ZERO_SHOT_TEMPLATES, with_article
+from cliptools.emoji.words import ZERO_SHOT_TEMPLATES, with_article
 from cliptools.errors import ModelError, TextError, UsageError
 from cliptools.io.cache import cached
 from cliptools.io.header import canonical, digest

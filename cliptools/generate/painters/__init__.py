@@ -8,7 +8,8 @@ from PIL import Image
 
 from cliptools.emoji.export import label_pictures
 from cliptools.emoji.render import SCENE_SIZE, render, to_uint8
-from cliptools.emoji.scenes import MOST_EMOJI, concepts_in, drawn_names, names_of, parse_text, scene_of
+from cliptools.emoji.scenes import MOST_EMOJI, scene_of
+from cliptools.emoji.words import concepts_in, drawn_names, names_of, parse_text
 from cliptools.text.emoji_concepts import concepts
 
 
