@@ -40,6 +40,8 @@ class Kept:
     """The tokens j whose rows of attention are summed."""
     x: Float[Tensor, "b token width"] | None = None
     """Its input."""
+    fused: Float[Tensor, "b token qkv"] | None = None
+    """Its queries, keys and values, where one module computes them."""
     sigma_1: Float[Tensor, "b token"] | None = None
     sigma_inner: Float[Tensor, "b j"] | None = None
     sigma_attn: Float[Tensor, "b j"] | None = None
@@ -49,6 +51,8 @@ class Kept:
         block = self.block
         norms = (("sigma_1", block.norm_1), ("sigma_inner", block.attention.inner), ("sigma_attn", block.norm_attn))
         hooks = block.attention.listen(block.norm_1, partial(setattr, self, "x"))
+        if block.attention.fused is not None:
+            hooks.append((block.attention.fused, lambda _, inputs, output: setattr(self, "fused", output)))
         return hooks + [(norm, self._sigma(name)) for name, norm in norms if norm is not None]
 
     def rows(self, beta: Float[Tensor, "b g j"]) -> Float[Tensor, "b head g token"]:
@@ -56,7 +60,7 @@ class Kept:
         assert self.x is not None  # the forward pass is over
         for sigma in (self.sigma_inner, self.sigma_attn):
             beta = beta if sigma is None else beta / sigma[:, None]
-        return self.block.attention.row_sums(self.x, beta, self.tokens)
+        return self.block.attention.row_sums(self.x, beta, self.tokens, self.fused)
 
     def reach(self, rows: Float[Tensor, "b head g token"]) -> Float[Tensor, "b head g token"]:
         """Sum over j of beta_j^g alpha_ji: the rows over the deviations of the layer's input."""

@@ -44,6 +44,7 @@ class TimmAttention(WrittenAttention):
     def __init__(self, attn: Any, rope: Callable[[], Tensor] | None) -> None:
         self.module, self.heads, self.output = attn, attn.num_heads, attn.proj
         self.before_output, self.rope = attn.norm, rope
+        self.fused = attn.qkv if _class(attn) in ATTENTIONS[:2] else None  # EvaAttention does not call the module
         self.inner = attn.norm if isinstance(attn.norm, nn.LayerNorm) else None
         self.plain = rope is None and isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity)
 

@@ -53,6 +53,8 @@ class Attention(ABC):
     """W_O and its bias."""
     inner: nn.LayerNorm | None = None
     """LayerNorm of the concatenated heads."""
+    fused: nn.Module | None = None
+    """A module, called with x, whose output is queries, keys and values of all heads, before norms and rotation."""
     plain: bool = True
     """True if attention depends on products of queries and keys as they are, without norms or positions of their own."""
 
@@ -79,7 +81,10 @@ class Attention(ABC):
     def projected(self, part: int, x: Float[Tensor, "b token width"]) -> Float[Tensor, "b head token e"]:
         """Queries, keys or values of every head, not rotated."""
         W, bias = self.weights(part)
-        return self.normed(part, nn.functional.linear(x, W, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2))
+        return self._by_head(part, nn.functional.linear(x, W, bias))
+
+    def _by_head(self, part: int, y: Float[Tensor, "b token j"]) -> Float[Tensor, "b head token e"]:
+        return self.normed(part, y.unflatten(-1, (self.heads, -1)).transpose(1, 2))
 
     def qkv(self, x: Float[Tensor, "b token width"]) -> list[Float[Tensor, "b head token e"]]:
         """Queries, keys and values of every head, as attention takes them."""
@@ -100,15 +105,25 @@ class Attention(ABC):
         return wide(q @ x.transpose(1, 2)).softmax(-1)  # [b, head, width] @ [b, width, token]
 
     def row_sums(
-        self, x: Float[Tensor, "b token width"], weight: Float[Tensor, "b g j"], tokens: slice
+        self,
+        x: Float[Tensor, "b token width"],
+        weight: Float[Tensor, "b g j"],
+        tokens: slice,
+        fused: Float[Tensor, "b token qkv"] | None = None,
     ) -> Float[Tensor, "b head g token"]:
         """Sums over the tokens j of weight_j a_ji, for every head; some rows of attention at a time.
 
         Args:
             weight: Several weights of each token j; in float32 at least.
             tokens: The tokens j.
+            fused: The output of the module `fused`, where there is one.
         """
-        q, k = self.turned(self.projected(QUERIES, x))[:, :, tokens], self.turned(self.projected(KEYS, x))
+        parts = (QUERIES, KEYS)
+        if fused is None:
+            projected = [self.projected(part, x) for part in parts]
+        else:
+            projected = [self._by_head(part, fused.chunk(3, -1)[part]) for part in parts]
+        q, k = self.turned(projected[QUERIES])[:, :, tokens], self.turned(projected[KEYS])
         step = max(1, ROW_BYTES // (k[..., 0].numel() * weight.element_size()))
         total = weight.new_zeros(len(x), self.heads, weight.shape[1], x.shape[1])
         for start in range(0, q.shape[2], step):
