@@ -126,11 +126,11 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("front/explain_texts.py", "Targets.of"): ("tests/test_explain_command.py: expected another class",),
     ("front/explain_texts.py", "_check_different"): ("tests/test_explain_command.py: have the same embedding",),
     ("front/explain_texts.py", "open_targets"): ("tests/test_explain_command.py: expected at least two classes",),
-    ("render/explain_plot.py", "check_figure"): (
+    ("render/figure_file.py", "check_figure"): (
         "tests/test_explain_command.py: found 'gif'",
         "tests/test_explain_command.py: figures need matplotlib",
     ),
-    ("cli/run/explain.py", "_put"): ("tests/test_explain_command.py: could not be written",),
+    ("cli/run/segment_images.py", "write_file"): ("tests/test_explain_command.py: could not be written",),
     ("cli/run/explain.py", "run"): ("tests/test_explain_command.py: also the folder of --maps",),
     ("front/image_activity.py", "_half"): ("tests/test_per_image.py: does not fit into float16",),
     ("front/images.py", "open_any"): (
