@@ -380,7 +380,6 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_weights_fit.py: cannot be resized",
         "tests/test_weights_fit.py: which are not a square",
     ),
-    ("render/shift_plot.py", "check_plot"): (MISSING,),
     ("streaming/measure.py", "check_same"): ("tests/faults/test_pictures.py: changed while they",),
     ("streaming/shards.py", "conclude"): ("needs partials none of which has seen an image, which clip-effects does not write",),
     ("text/class_lists/entries.py", "_parse_literal"): ("tests/test_class_lists.py: characters that are not JSON",),
