@@ -14,6 +14,7 @@ from cliptools.errors import CliptoolsError, UsageError
 METADATA: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 """Fields that matplotlib leaves out, by format."""
 KINDS = tuple(METADATA)
+SOURCE_FIELD = {"png": "Source", "svg": "Description", "pdf": "Subject"}
 WIDTH = 7.2  # inches: two columns of a paper
 DPI = 200
 
@@ -83,17 +84,19 @@ def figure_style(theme: Theme, size: float = 7.5) -> dict[str, Any]:
     return style | {"svg.hashsalt": "cliptools", "svg.fonttype": "none", "pdf.fonttype": 42}
 
 
-def figure_bytes(figure: Any, kind: str, dpi: int, **settings: Any) -> bytes:
+def figure_bytes(figure: Any, kind: str, dpi: int, source: str = "", **settings: Any) -> bytes:
     """Return a figure as the bytes of a file.
 
     Args:
         figure: A matplotlib.figure.Figure.
         kind: One of METADATA.
         dpi: Pixels per inch of pictures.
+        source: Description of the figure's source, which SVG and PDF files hold; empty for none.
         settings: Further arguments of Figure.savefig.
     """
     buffer = BytesIO()
-    figure.savefig(buffer, format=kind, dpi=dpi, metadata=METADATA[kind], **settings)
+    described = {SOURCE_FIELD[kind]: source} if source else {}
+    figure.savefig(buffer, format=kind, dpi=dpi, metadata=METADATA[kind] | described, **settings)
     return buffer.getvalue()
 
 

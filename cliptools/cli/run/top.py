@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.text import Text
 
 from cliptools.cli.app import Batching, Output, choose_format, open_input, parse_layers
-from cliptools.cli.run.sheet import heading, png_bytes, unit_row
+from cliptools.cli.run.sheet import check_sheet, sheet_bytes, unit_row
 from cliptools.console import count_of
 from cliptools.errors import UsageError
 from cliptools.front.images import Reading
@@ -21,7 +21,7 @@ from cliptools.front.top_files import THRESHOLD, acting_images, file_names, line
 from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.io.files import binary_output, text_output
 from cliptools.io.jsonl import write_record
-from cliptools.render.contact_sheet import contact_sheet, most_rows
+from cliptools.render.contact_sheet import most_rows
 
 TABLE_ROWS = 20
 
@@ -58,6 +58,7 @@ def run(options: TopOptions) -> None:
         _write_files(options)
         return
     output_format = choose_format(options.output_format, options.output, "jsonl")
+    check_sheet(options.sheet, "--sheet")
     bundle = _read(options.bundle, "--bundle FILE")
     neurons = None
     if options.beside:
@@ -154,7 +155,7 @@ def _write_sheet(path: Path, tops: Sequence[Top], images: TopImages, columns: in
         rows.append(unit_row(top.bundle, top.row, [images.picture(place) for place in top.places], facts, top.inner))
     units = tops[-1].bundle
     with binary_output(path) as stream:
-        stream.write(png_bytes(contact_sheet(*heading(units, sum(top.bundle is units for top in tops)), rows), units))
+        stream.write(sheet_bytes(sum(top.bundle is units for top in tops), rows, units, path))
 
 
 def _table(tops: Sequence[Top], all_rows: bool) -> bytes:
