@@ -272,6 +272,31 @@ def overlay(picture: Image.Image, heat: Float[np.ndarray, "y x"], mask: Bool[np.
     return blended
 
 
+OUTLINE_SIDE = SHARPNESS * CELL
+OUTLINE_WIDTH, HALO_WIDTH = 3, 2  # pixels, in a picture of OUTLINE_SIDE
+HALO = "#000000"
+
+
+def outlined(picture: Image.Image, heat: Float[np.ndarray, "row column"], share: float) -> Image.Image:
+    """Return the picture, of OUTLINE_SIDE, with an outline of where its map reaches a share of its largest value.
+
+    White lies inside, where the map reaches it, and a dark line just outside. A map without a positive value has no outline.
+
+    Args:
+        heat: Values of the map, coarser than the picture; interpolated between the centres of its cells.
+    """
+    factor = OUTLINE_SIDE / max(picture.size)
+    size = max(1, round(picture.width * factor)), max(1, round(picture.height * factor))
+    drawn = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    values = np.array(Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))  # (y, x)
+    if values.max() <= 0:
+        return drawn
+    solid = mask_picture(values >= share * values.max())
+    drawn.paste(HALO, mask=ImageChops.difference(solid, solid.filter(ImageFilter.MaxFilter(2 * HALO_WIDTH + 1))))
+    drawn.paste(OUTLINE, mask=ImageChops.difference(solid, solid.filter(ImageFilter.MinFilter(2 * OUTLINE_WIDTH + 1))))
+    return drawn
+
+
 TOWARDS, AGAINST = (192, 57, 43), (33, 102, 172)  # colours of positive and negative shares
 
 

@@ -164,7 +164,7 @@ def draw_label_map(picture: Image.Image, labels: DrawnLabels, kind: str, dark: b
     theme = DARK if dark else LIGHT
     with load_matplotlib().rc_context(figure_style(theme)):
         entries = legend(labels)
-        page = _Page(picture.size, ["picture", "label map"], 0, _legend_height(entries), theme)
+        page = _Page(picture.size, ["picture", "label map"], 0.0, _legend_height(entries), theme)
         page.picture(0, picture)
         page.picture(1, label_overlay(picture.convert("L"), labels.labels))
         _draw_legend(page, entries)
@@ -220,7 +220,7 @@ def _draw_legend(page: _Page, entries: Sequence[LegendEntry]) -> None:
         left, top = MARGIN + column * width, page.end + row * LINE
         swatch = page.axes(left, top, 0.14, 0.1)
         swatch.set(xticks=[], yticks=[], facecolor=tuple(part / 255 for part in entry.colour))
-        page.text(left + 0.2, top - 0.005, _entry_text(entry), 7)
+        page.text(left + 0.2, top - 0.005, _entry_text(entry), 7.0)
 
 
 def _title_lines(title: str, width: int) -> list[str]:

@@ -51,7 +51,7 @@ def draw_shift(groups: Sequence[str], panels: Sequence[Panel], axis_label: str, 
     matplotlib = load_matplotlib()
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
-    with matplotlib.rc_context(figure_style(LIGHT, 8)):
+    with matplotlib.rc_context(figure_style(LIGHT, 8.0)):
         drawing = matplotlib.figure.Figure(figsize=(max(2.6 * columns + 0.6, 3.6), 1.8 * rows + 0.9), layout="constrained")
         axes = drawing.subplots(rows, columns, squeeze=False)
         for number, axis in enumerate(axes.flat):

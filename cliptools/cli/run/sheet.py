@@ -1,4 +1,4 @@
-"""clip-sheet: draws a contact sheet of neurons as PNG, SVG or PDF; rows, heading and file are functions that clip-top uses too."""
+"""clip-sheet: draws a contact sheet of neurons as PNG, SVG or PDF; clip-top uses its rows, heading and file as well."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -142,17 +142,20 @@ def check_sheet(path: Path | None, option: str) -> None:
         kind_of(path, option)
 
 
-def sheet_bytes(count: int, rows: Sequence[SheetRow], bundle: Bundle, path: Path | None) -> bytes:
+def sheet_bytes(count: int, rows: Sequence[SheetRow], bundle: Bundle, path: Path | None, note: str = "") -> bytes:
     """Return the sheet as the bytes of a file, with the bundle's header in it, which records the source of the picture.
 
     Args:
         count: Number of units of the bundle on the sheet.
         path: The file, whose ending is the format if it is .svg or .pdf.
+        note: What the line of notes says besides.
     """
+    model, notes = heading(bundle, count)
+    notes += f" · {note}" if note else ""
     if path is not None and path.suffix.lower() in VECTOR_ENDINGS:
-        return vector_sheet(*heading(bundle, count), rows, kind_of(path, "-o"), bundle.header.to_json())
+        return vector_sheet(model, notes, rows, kind_of(path, "-o"), bundle.header.to_json())
     chunks = PngInfo()
     chunks.add_itxt(KEY, bundle.header.to_json())
     buffer = BytesIO()
-    contact_sheet(*heading(bundle, count), rows).save(buffer, "PNG", pnginfo=chunks)
+    contact_sheet(model, notes, rows).save(buffer, "PNG", pnginfo=chunks)
     return buffer.getvalue()
