@@ -100,7 +100,7 @@ def same_labels(folder: Path, size: Size, device: str) -> Row:
         out = ("--out-dir", folder / name, "-o", folder / f"{name}.jsonl", "-f", "jsonl", "-q")
         command("segment", scenes / "images", *words, "--device", where, *out)
     shares = []
-    for path in sorted((folder / "theirs").rglob("labels.png")):
+    for path in sorted((folder / "theirs").rglob("*.labels.png")):
         with Image.open(path) as one, Image.open(folder / "ours" / path.relative_to(folder / "theirs")) as other:
             shares.append(float((np.asarray(one) == np.asarray(other)).mean()))
     same = float(np.mean(shares))

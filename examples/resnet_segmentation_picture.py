@@ -34,10 +34,10 @@ def main(work: Path, target: Path, methods: list[str]) -> None:
     for row, scene in enumerate(scenes):
         shown = [classes.index(name) + 1 for name in scene["names"]]
         slots = np.asarray(Image.open(work / "scenes" / scene["masks"]))
-        name = Path(scene["image"]).name
+        stem = Path(scene["image"]).stem
         cells = [Image.open(work / "scenes" / scene["image"]), coloured(np.array([0, *shown])[slots], shown)]
         for method in methods:
-            labels = np.asarray(Image.open(work / "maps" / method / name / "labels.png"))
+            labels = np.asarray(Image.open(work / "maps" / method / f"{stem}.labels.png"))
             cells.append(coloured(np.where(slots > 0, labels, 0), shown))  # the true background is left out
         for column, cell in enumerate(cells):
             sheet.paste(cell.resize((CELL, CELL)), (GAP + column * (CELL + GAP), LINE + GAP + row * (CELL + GAP)))

@@ -35,11 +35,11 @@ def main(scenes: Path, maps: Path, target: Path) -> None:
     for column, title in enumerate(columns):
         draw.text((GAP + column * (CELL + GAP), GAP), title, FAINT, FONT)
     for row, image in enumerate(images):
-        neurons, rollout, chefer = (maps / method / image.name for method in ("neurons", "rollout", "chefer"))
+        neurons, rollout, chefer = (maps / method / image.stem for method in ("neurons", "rollout", "chefer"))
         cells = [Image.open(image), truth(scenes / "masks" / f"{image.stem}.masks.png", TEXTS)]
-        cells += [Image.open(neurons / f"{text}.overlay.png") for text in TEXTS]
-        cells += [Image.open(neurons / "labels.png").convert("RGB")]
-        cells += [Image.open(folder / f"{TEXTS[0]}.overlay.png") for folder in (rollout, chefer)]
+        cells += [Image.open(f"{neurons}.{text}.overlay.png") for text in TEXTS]
+        cells += [Image.open(f"{neurons}.labels.png").convert("RGB")]
+        cells += [Image.open(f"{stem}.{TEXTS[0]}.overlay.png") for stem in (rollout, chefer)]
         for column, cell in enumerate(cells):
             sheet.paste(cell.resize((CELL, CELL)), (GAP + column * (CELL + GAP), LINE + GAP + row * (CELL + GAP)))
     sheet.save(target, quality=80, method=6)

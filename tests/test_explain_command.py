@@ -19,7 +19,7 @@ from cliptools.front.explain_texts import Targets, open_targets
 from cliptools.front.explained import Explanations
 from cliptools.images.loader import open_images
 from cliptools.models.text_encoder import encode_texts
-from cliptools.render import explain_plot
+from cliptools.render import figure_file
 from cliptools.render.contact_sheet import signed_overlay
 
 SHORT = ("{}",)
@@ -160,7 +160,7 @@ def test_the_command_writes_what_the_front_returns(suite: Suite, tmp_path: Path)
 
 def test_figures(suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = explained(suite, "second-words", "cat", "$dog$ and a very long name of a thing", limit=1).images[0]
-    for kind in explain_plot.KINDS:
+    for kind in figure_file.KINDS:
         image.save(tmp_path / f"a.{kind}")
         assert (tmp_path / f"a.{kind}").read_bytes() == image.figure(kind) != image.figure(kind, dark=True)
     with pytest.raises(UsageError, match="expected one of png, svg, pdf, found 'gif'"):
@@ -208,7 +208,7 @@ def test_misuse(suite: Suite, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "scene-000000.png").write_text("a file where a folder should be")
     common = (suite.images, "--text", "cat", "--text", "dog", "--bundle", suite.bundle("second-words"), "--device", "cpu")
-    ended = inside("explain", *common, "--maps", tmp_path / "taken", "-f", "jsonl")
+    ended = inside("explain", *common, "--figures", tmp_path / "taken", "-f", "jsonl")
     assert ended.returncode == 1 and b"could not be written" in ended.stderr
     ended = inside("explain", *common, "--maps", tmp_path / "one", "--figures", f"{tmp_path}/./one")
     assert ended.returncode == 2 and b"also the folder of --maps" in ended.stderr and not (tmp_path / "one").exists()

@@ -103,7 +103,7 @@ def test_logits_lead_to_the_same_labels(run: Run, place: Path, labelled) -> None
     header = json.loads(done.stdout[8 : 8 + int.from_bytes(done.stdout[:8], "little")])["__metadata__"]["cliptools"]
     said = json.loads(header)
     assert said["kind"] == "logits" and said["label"] == [1, 1, 2, 3, 4, 4, 4, 5] and logits.shape == (8, 96, 128)
-    labels = opened(labelled[1] / "1.png/labels.png")
+    labels = opened(labelled[1] / "1.labels.png")
     best = np.array(said["label"])[logits.argmax(0)]
     assert ((labels == best) | (labels == 0)).mean() > 0.9999 and (labels == best).any()
 
@@ -117,16 +117,16 @@ def here(*words: Any) -> Any:
 
 def test_resume_goes_on(place: Path, labelled, tmp_path: Path) -> None:
     out = labelled[1]
-    (out / "1.png/segments.json").unlink()
+    (out / "1.segments.json").unlink()
     pictures = [path for path in sorted(out.rglob("*.png")) if path.is_file()]
     before = [path.read_bytes() for path in pictures]
-    kept = (out / "0.png/labels.png").stat().st_mtime_ns
+    kept = (out / "0.labels.png").stat().st_mtime_ns
     words = (place / "photos", "--classes", place / "classes.txt", "--size", 96, "--stride", 32, *SHORT, "--resume")
     words = (*words, "--out-dir", out, "--bundle", place / "pairs.safetensors", "-o", tmp_path / "out.jsonl")
     assert here(*words, "--background", "0.28") == 0
     assert lines((tmp_path / "out.jsonl").read_bytes()) == labelled[0]
     assert [path.read_bytes() for path in pictures] == before
-    assert (out / "0.png/labels.png").stat().st_mtime_ns == kept
+    assert (out / "0.labels.png").stat().st_mtime_ns == kept
     assert here(*words, "--background", "0.3") == 1
 
 
@@ -135,7 +135,7 @@ def test_evaluation_against_label_pngs(place: Path, labelled, tmp_path: Path) ->
     random = np.random.default_rng(5)
     everything = []
     for name in ("0", "1"):
-        found = opened(labelled[1] / f"{name}.png/labels.png").astype(int)
+        found = opened(labelled[1] / f"{name}.labels.png").astype(int)
         truth = np.where(random.random(found.shape) < 0.3, random.integers(0, 6, found.shape), found)
         drawn = random.random(found.shape) < 0.1
         Image.fromarray(np.where(drawn, 7, truth + 9).astype(np.uint16)).save(tmp_path / f"{name}.png")

@@ -99,17 +99,17 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_resume_goes_on(run: Run, neurons: Path, pictures: Path, tmp_path: Path) -> None:
     words = ("segment", pictures / "pairs/images", "--text", "pizza", "--bundle", neurons, "--out-dir", tmp_path)
     first = run(*words)
-    whole, kept = files(tmp_path), (tmp_path / "violin.bmp/pizza.mask.png").stat().st_mtime_ns
-    for name in ("segments.json", "pizza.overlay.png"):
-        (tmp_path / "pizza.bmp" / name).unlink()
+    whole, kept = files(tmp_path), (tmp_path / "violin.pizza.mask.png").stat().st_mtime_ns
+    for name in ("pizza.segments.json", "pizza.pizza.overlay.png"):
+        (tmp_path / name).unlink()
     refused = inside(*words)
     assert refused.returncode == 1 and b"--resume" in refused.stderr and refused.stderr.count(b"\n") == 1
     resumed = run(*words, "--resume")
     assert resumed.stdout == first.stdout and files(tmp_path) == whole
-    assert (tmp_path / "violin.bmp/pizza.mask.png").stat().st_mtime_ns == kept
+    assert (tmp_path / "violin.pizza.mask.png").stat().st_mtime_ns == kept
     other = inside(*words, "--resume", "--threshold", 0.3)
     assert other.returncode == 1 and b"started with threshold 0.5, now asked for 0.3" in other.stderr
-    (tmp_path / "pizza.bmp/segments.json").write_bytes(b"{")
+    (tmp_path / "pizza.segments.json").write_bytes(b"{")
     damaged = inside(*words, "--resume")
     assert damaged.returncode == 1 and b"damaged" in damaged.stderr and files(tmp_path).keys() == whole.keys()
 

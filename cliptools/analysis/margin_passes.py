@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from cliptools.models.clip_parts import ModifiedResNet
@@ -23,7 +23,7 @@ from cliptools.towers.hooks import hooked
 from cliptools.towers.kinds import tower_of as tower_adapter
 from cliptools.towers.readout import Kept, PoolingRead, eff_of, keep, pooling_read_hooks
 from cliptools.towers.tower import Tower as ImageTower
-from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, index_of, wide
+from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, along_of, index_of, unit_blocks_of, wide
 from cliptools.unit_effects.resnet_pooling import LAYER, Pooled, PooledHeads, PooledNeurons, PoolTrace, trace_pool
 from cliptools.unit_effects.vit_direct import FirstOrder, Heads, direct_scalars
 from cliptools.unit_effects.vit_pooling import PooledTokens, TokenHeads, TokenNeurons, TokenPairs
@@ -337,6 +337,31 @@ def tower_of(effect: FactoredEffect, layers: Collection[int] = ()) -> Tower:
         return ResNetTower(effect)
     assert isinstance(effect, PoolingEffect)
     return VitTower(effect.tower) if effect.tower.pooling is None else PoolingTower(effect, layers)
+
+
+@torch.inference_mode()
+def unit_maps(
+    tower: Tower, unit: Int[Tensor, " 3"], r: Float[Tensor, " d"] | None, image: Float[Tensor, "b 3 y x"]
+) -> Float64[Tensor, "b row column"]:
+    """Where a unit acts: parts of <phi, r> from every token of the grid, with the sign by which the sum over them is positive.
+
+    Together with the parts of the tokens before the grid, these add up to <phi, r>, times the sign.
+
+    Args:
+        r: Direction of the unit; None for a unit with a single path, whose D is its direction.
+
+    Raises:
+        StreamError: a unit that the model does not have.
+    """
+    blocks, _ = unit_blocks_of(tower.effect, unit[None])
+    weight = torch.ones(1, dtype=torch.float64) if r is None else along_of(tower.effect, blocks[0], r)[0]  # (k,)
+    forward = tower.read(image)
+    tokens = [
+        forward.token_scalars(number, blocks[0])[:, 0].cpu().double() @ weight.cpu().double() for number in range(len(image))
+    ]
+    maps = torch.stack(tokens)[:, tower.prefix :]  # (b, row column)
+    sign = torch.where(maps.sum(1, keepdim=True) < 0, -1.0, 1.0)
+    return (maps * sign).unflatten(1, tower.grid)
 
 
 def _as_factored(effect: Pooled) -> FactoredEffect:

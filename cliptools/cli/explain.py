@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from cliptools.cli.app import batch_option, command, device_option, output_options, reading_options, template_option
+from cliptools.cli.segment import figure_options
 
 BUNDLE_HELP = "Bundle of clip-effects or clip-decompose with the units [default: standard input]."
 TEXT_HELP = "Text A, and given again text B; a single text is compared with --classes, else with the mean of --pool."
@@ -22,7 +23,6 @@ HEAD_HELP = "Number of units listed and drawn for each image."
 BY_HELP = "Order of the units: excess, the share less its mean over the bundle's images, or share."
 DELETE_HELP = "Share of the units that deletion replaces by their means, one after the other."
 DRAWS_HELP = "Number of random orders with which deletion is compared."
-FIGURES_HELP = "Folder for a figure of each image [default: no figures]."
 MAPS_HELP = "Folder for the maps of each image's units, as PNG [default: no maps]."
 SEED_HELP = "Random seed for --sample and the random orders."
 BATCH_WORKERS = "Number of threads that decode images [default: the number of cores, at most 8]."
@@ -40,11 +40,7 @@ BATCH_WORKERS = "Number of threads that decode images [default: the number of co
 @click.option("--by", type=click.Choice(["excess", "share"]), default="excess", show_default=True, help=BY_HELP)
 @click.option("--delete", default="5%", show_default=True, metavar="PERCENT", help=DELETE_HELP)
 @click.option("--draws", default=5, show_default=True, type=click.IntRange(1), help=DRAWS_HELP)
-@click.option("--figures", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER", help=FIGURES_HELP)
-@click.option(
-    "--figure-format", type=click.Choice(["png", "svg", "pdf"]), default="png", show_default=True, help="Format of --figures."
-)
-@click.option("--dark", is_flag=True, help="Draw --figures on a dark ground.")
+@figure_options
 @click.option("--maps", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER", help=MAPS_HELP)
 @click.option("--limit", type=click.IntRange(1), help="Use only the first N images.")
 @click.option("--sample", type=click.IntRange(1), help="Use only N images, drawn at random from the whole list.")

@@ -35,6 +35,7 @@ SINK_HELP = (
     "stand out]."
 )
 MASK_HELP = "Mask of clip-edit, whose units (ViT) are put at their means on every image [default: none]."
+FIGURES_HELP = "Folder for a figure of each image [default: no figures]."
 BATCH_HELP = "Images of one shape, or windows, at a time; halved where memory runs out."
 
 
@@ -69,6 +70,15 @@ def running_options(*formats: str) -> Callable[[Function], Function]:
     return add
 
 
+def figure_options(function: Function) -> Function:
+    """Options of clip-segment and clip-explain that draw a figure of each image."""
+    kinds = click.Choice(["png", "svg", "pdf"])
+    dark = click.option("--dark", is_flag=True, help="Draw --figures on a dark ground.")
+    kind = click.option("--figure-format", type=kinds, default="png", show_default=True, help="Format of --figures.")
+    folder = click.Path(path_type=Path, file_okay=False)
+    return click.option("--figures", type=folder, metavar="FOLDER", help=FIGURES_HELP)(kind(dark(function)))
+
+
 def refuse_evaluate(function: Function) -> Function:
     """--evaluate, which clip-segment had before clip-segment-eval: hidden, and a usage error that names the new command."""
 
@@ -89,6 +99,7 @@ def refuse_evaluate(function: Function) -> Function:
 @click.option("--background", metavar="NAME|NUMBER|none", help=BACKGROUND_HELP)
 @map_options
 @click.option("--out-dir", type=click.Path(path_type=Path, file_okay=False), help="Write masks and overlays here, as PNG.")
+@figure_options
 @click.option("--resume", is_flag=True, help="Continue an interrupted run in --out-dir.")
 @click.option("--mask", type=click.Path(path_type=Path), metavar="FILE", help=MASK_HELP)
 @running_options("jsonl", "safetensors", "table")
@@ -108,6 +119,9 @@ def main(**options: Any) -> None:
     with -f safetensors the logits at the size the model sees, [text, y, x] by image. The mean over the class texts is
     subtracted, a window slides over the image, logits are averaged, softmax and argmax follow. Labels: 0 for the background,
     1 for the first class, and so on.
+
+    With --figures: for each image a figure for a paper, with the picture, the heat map of each text under its name with a colour
+    bar of scores, and label maps with a legend of the classes that occur. A class has the same colour in all figures of a list.
 
     clip-segment-eval compares masks and label maps with the ground truth.
 
@@ -131,6 +145,7 @@ def main(**options: Any) -> None:
       clip-segment holiday.jpg --text dog --out-dir masks < neurons.safetensors
       clip-segment photos/ --classes imagenet --size 448 < neurons.safetensors | jq -c '[.image, .text, .box]'
       clip-scenes | clip-segment - --text cat --text dog --bundle neurons.safetensors -f safetensors > heat.safetensors
+      clip-segment street.jpg --text car --text sign --figures pages --figure-format pdf < neurons.safetensors
       clip-segment street.jpg --classes city.txt --background 0.1 --out-dir labelled < pairs.safetensors
     """
     from cliptools.cli.run.segment_images import SegmentOptions, run

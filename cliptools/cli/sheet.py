@@ -29,7 +29,7 @@ SORT_HELP = f"Order of the units; {CLEAR_HELP}."
 @reading_options
 @output_options()
 def main(**options: Any) -> None:
-    """Draw a contact sheet of neurons, as PNG.
+    """Draw a contact sheet of neurons, as PNG, or as SVG or PDF by the ending of -o.
 
     Reads the named bundle or standard input. Each neuron gets a row: its name, the share of its effect that one direction
     explains, its strongest words (green: added, red: subtracted; clip-decompose finds them) and its top images, from the
@@ -39,6 +39,7 @@ def main(**options: Any) -> None:
     Examples:
       clip-effects --thumbnails 96 | clip-decompose | clip-sheet > neurons.png
       clip-sheet --units 6:391,6:4 --images-per-unit 16 -o two.png neurons.safetensors
+      clip-sheet --head 6 -o neurons.pdf neurons.safetensors
       clip-sheet --images-from photos/ < neurons.safetensors > neurons.png
     """
     from cliptools.cli.run.sheet import SheetOptions, run

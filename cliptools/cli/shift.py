@@ -72,7 +72,7 @@ EACH_HELP = "Apply --alarm to each comparison separately, without an adjustment 
     "--plot",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="File for a plot of the groups' means, .png or .svg [default: no plot].",
+    help="File for a plot of the groups' means with their intervals, .png, .svg or .pdf [default: no plot].",
 )
 @click.option("--limit", type=click.IntRange(1), help="Use only the first N images.")
 @click.option("--sample", type=click.IntRange(1), help="Use only N images, drawn at random from the whole list.")

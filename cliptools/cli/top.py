@@ -23,7 +23,11 @@ HEAD_HELP = (
 IMAGES_HELP = "Number of top images per unit."
 INERTIA_HELP = "Number of top images from which the inertia is computed."
 RAW_HELP = "Rank images by ||phi|| instead of ||phi - b||; all images are read for this."
-SHEET_HELP = "File for a contact sheet, as PNG [default: no sheet]."
+SHEET_HELP = "File for a contact sheet, .png, .svg or .pdf [default: no sheet]."
+OUTLINES_HELP = (
+    "Draw the pictures of --sheet as the model sees them, with an outline of where the unit acts: where the tokens' parts of its "
+    "effect along its direction reach half of the largest one."
+)
 FILES_HELP = "Write only the names of the top images, each once: paths below PATH, without a PATH names as in the bundle."
 NULL_HELP = "With --files, end names with a zero byte instead of a new line, for xargs -0."
 ABOVE_HELP = (
@@ -48,6 +52,7 @@ WORKERS_HELP = "Number of threads that decode images [default: the number of cor
 @click.option("--inertia-images", type=click.IntRange(2), default=10, show_default=True, help=INERTIA_HELP)
 @click.option("--raw", is_flag=True, help=RAW_HELP)
 @click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help=SHEET_HELP)
+@click.option("--outlines", is_flag=True, help=OUTLINES_HELP)
 @click.option("--files", is_flag=True, help=FILES_HELP)
 @click.option("-0", "--null", is_flag=True, help=NULL_HELP)
 @click.option("--above", type=Completed(words("threshold")), metavar="threshold|NORM", help=ABOVE_HELP)
@@ -75,6 +80,7 @@ def main(**options: Any) -> None:
     Examples:
       clip-effects | clip-decompose | clip-top --sheet top.png -f table
       clip-top photos/ --units 9:391,9:4 --bundle neurons.safetensors -f jsonl | jq -c '[.neuron, .image, .norm]'
+      clip-top photos/ --units 9:391,9:4 --sheet where.pdf --outlines --bundle neurons.safetensors > top.jsonl
       clip-top --beside neurons.safetensors --units 4:624 --sheet heads.png --bundle pairs.safetensors
       clip-top photos/ --units 9:391 --files --above threshold -0 --bundle neurons.safetensors | xargs -0 mv -t aside/
       clip-top --head 100000 --images-per-unit 1 --sort index < neurons.safetensors | jq .inertia

@@ -7,10 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from cliptools.analysis.deletion import Deletion, deletion, random_orders, step_counts
@@ -35,6 +33,7 @@ from cliptools.images.relocate import recorded_source
 from cliptools.io.bundle import Bundle
 from cliptools.io.jsonl import rounded
 from cliptools.models.load import LoadedModel, drop_text_tower
+from cliptools.models.preprocessing import seen_picture
 from cliptools.models.text_encoder import check_template_options
 from cliptools.models.unusable import Screen, unusable
 
@@ -257,7 +256,7 @@ class _Work:
         record |= self._sums(shares)
         record["units"] = self._unit_records(images, image, along, shares, chosen, maps, first)
         record["deletion"] = _deletion_record(deleted)
-        view = _view(pixels, self.model.preprocessing)
+        view = seen_picture(pixels, self.model.preprocessing)
         return Explanation(record, shares.share.float().numpy(), maps.float().numpy(), view)
 
     def _inner_products(self, target: Target) -> Along:
@@ -319,10 +318,3 @@ def _deletion_record(deleted: Deletion) -> dict[str, Any]:
         "random_deviation": None if deviation is None else [rounded(value) for value in deviation.tolist()],
         "area": {name: rounded(curve.area) for name, curve in curves.items()},
     }
-
-
-def _view(pixels: Float[Tensor, "3 y x"], preprocessing: dict[str, Any]) -> Image.Image:
-    """Return the picture that the model sees, from its normalised pixels."""
-    mean, deviation = (np.array(preprocessing[key], dtype=np.float32)[:, None, None] for key in ("mean", "std"))
-    values = pixels.float().cpu().numpy() * deviation + mean  # (3, y, x), 0 to 1
-    return Image.fromarray((255 * values).clip(0, 255).round().astype(np.uint8).transpose(1, 2, 0))

@@ -16,7 +16,8 @@ from cliptools.front.tables import Records
 from cliptools.io.files import whole_file
 from cliptools.io.jsonl import unit_name
 from cliptools.render import contact_sheet as pictures
-from cliptools.render.explain_plot import Drawing, DrawnUnit, check_figure, draw_explanation
+from cliptools.render.explain_plot import Drawing, DrawnUnit, draw_explanation
+from cliptools.render.figure_file import check_figure
 
 PARTS = {
     "units": "units",

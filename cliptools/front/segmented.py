@@ -19,7 +19,9 @@ from cliptools.front.tables import rendered, text_table
 from cliptools.io.files import whole_file
 from cliptools.io.jsonl import rounded
 from cliptools.render import contact_sheet as pictures
-from cliptools.segmentation.masks import MemoryLimits, WindowAverage, bounding_box, label_map, logits_at_size, mask_of
+from cliptools.render.figure_file import check_figure, kind_of
+from cliptools.render.segment_plot import DrawnHeat, DrawnLabels, draw_heat_maps, draw_label_map
+from cliptools.segmentation.masks import MemoryLimits, WindowAverage, at_size, bounding_box, label_map, logits_at_size, mask_of
 
 MOST_CLASSES = 3  # classes of an image in a row of the table
 RecordList = list[dict[str, Any]]
@@ -53,6 +55,35 @@ class _Result(ABC):
     @abstractmethod
     def records(self) -> list[dict[str, Any]]:
         """The records that the command writes for the image, without the names of its files."""
+
+    @abstractmethod
+    def _figure(self, kind: str, dark: bool) -> bytes:
+        """Return the figure as the bytes of a file."""
+
+    def figure(self, kind: str = "png", dark: bool = False) -> bytes:
+        """Return a figure for a paper, as the bytes of a file: the picture and its maps, with colour bars or a legend.
+
+        Args:
+            kind: png, svg or pdf.
+            dark: Draw light text on a dark ground.
+
+        Raises:
+            UsageError: another kind.
+            CliptoolsError: matplotlib is not installed.
+        """
+        check_figure(kind)
+        return self._figure(kind, dark)
+
+    def save_figure(self, path: str | Path, dark: bool = False) -> None:
+        """Write the figure; the ending .png, .svg or .pdf is its format. The file appears whole or not at all.
+
+        Raises:
+            UsageError: another ending.
+            CliptoolsError: matplotlib is not installed.
+        """
+        data = self._figure(kind_of(Path(path), "figure"), dark)
+        with whole_file(Path(path)) as stream:
+            stream.write(data)
 
     def show(self) -> None:
         """Open the overlay in a program that shows pictures."""
@@ -122,6 +153,17 @@ class HeatMaps(_Result):
         index = 0 if text is None else self.texts.index(text)
         return pictures.overlay(self.picture, self.maps[index], self.masks[index])
 
+    def _figure(self, kind: str, dark: bool) -> bytes:
+        """Implements _Result._figure."""
+        maps = []
+        for i, text in enumerate(self.scores):
+            scores = at_size(text.scores[None], *self.maps.shape[1:])  # (1, y, x)
+            threshold = self.settings["threshold"]
+            cut = float(self.maps[i].mean()) if threshold == "mean" else threshold
+            maps.append(DrawnHeat(text.text, self.maps[i], self.masks[i], float(scores.min()), float(scores.max()), cut))
+        labels = DrawnLabels(self.label_map, ["", *self.texts]) if len(self.texts) > 1 else None
+        return draw_heat_maps(self.picture, maps, labels, kind, dark)
+
     def save(self, path: str | Path, text: str | None = None) -> None:
         """Write the overlay of a text, by default the first one, as a PNG, which appears whole or not at all."""
         _save(self.overlay(text), path)
@@ -181,6 +223,10 @@ class LabelMap(_Result):
     def overlay(self) -> Image.Image:
         """Return the picture under the colours of its labels, as the command draws it."""
         return pictures.label_overlay(self.picture, self.label_map)
+
+    def _figure(self, kind: str, dark: bool) -> bytes:
+        """Implements _Result._figure."""
+        return draw_label_map(self.picture, DrawnLabels(self.label_map, self.classes), kind, dark)
 
     @property
     def fact(self) -> dict[str, Any]:

@@ -1,21 +1,64 @@
-"""Names of the images on which units act, for cleaning data sets: from the top images that a bundle lists, without a model."""
+"""Files of clip-top: names of the images on which units act, for cleaning data sets, from the top images that a bundle lists,
+without a model; and pictures with outlines of where units act in them.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
+from PIL import Image
 
+from cliptools.analysis.margin_passes import Tower, tower_of, unit_maps
 from cliptools.console import count_of, escape, warn
-from cliptools.errors import UsageError
-from cliptools.front.top import TopRequest, candidates, first_rows, require_top_images
+from cliptools.errors import ImageError, UsageError
+from cliptools.front.top import Top, TopImages, TopRequest, candidates, first_rows, require_top_images
 from cliptools.images.groups import full_name
 from cliptools.images.listing import ListedImage, find
 from cliptools.images.loader import ListedImages
 from cliptools.images.relocate import locate_images
 from cliptools.io.bundle import Bundle
 from cliptools.io.jsonl import unit_name
+from cliptools.models.preprocessing import seen_picture
+from cliptools.render.contact_sheet import outlined
+from cliptools.unit_effects.select import factored_effect
 
 THRESHOLD = "threshold"  # value of --above other than a number
+OUTLINE_SHARE = 0.5  # of a map's largest value, where its outline lies
+OUTLINED_EFFECTS = ("second", "pooled")
+
+
+def check_outlines(bundle: Bundle) -> None:
+    """Check that the effects of a bundle have maps.
+
+    Raises:
+        UsageError: they have none.
+    """
+    if (effect := bundle.header.settings.get("effect")) not in OUTLINED_EFFECTS:
+        raise UsageError(f"--outlines: a bundle of {effect} effects; only second-order and pooled effects have maps of tokens")
+
+
+def outlined_pictures(top: Top, search: TopImages) -> list[Image.Image | None]:
+    """Return the top images of a unit as the model sees them, with outlines of where the unit acts; None for a missing image.
+
+    An outline lies where the token parts of the unit's effect along its direction reach half of the largest one.
+    """
+    settings, model = top.bundle.header.settings, search.model
+    tower: Tower = tower_of(factored_effect(model.clip, settings["effect"], settings["units"]))
+    unit = torch.from_numpy(top.bundle["unit"][top.row]).long()
+    r = torch.from_numpy(top.bundle["direction"][top.row]) if "direction" in top.bundle else None
+    pictures: list[Image.Image | None] = []
+    for place in top.places:
+        try:
+            tensor = model.transform(search.source.load(place)) if place >= 0 else None
+        except ImageError:  # a warning was given when its embedding was computed
+            tensor = None
+        if tensor is None:
+            pictures.append(None)
+            continue
+        heat = unit_maps(tower, unit, r, tensor[None].to(model.device))[0]
+        pictures.append(outlined(seen_picture(tensor, model.preprocessing), heat.float().numpy(), OUTLINE_SHARE))
+    return pictures
 
 
 def acting_images(bundle: Bundle, request: TopRequest, above: float | str | None) -> list[int]:

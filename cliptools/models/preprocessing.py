@@ -4,7 +4,10 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from torch import nn
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
 
 from cliptools.errors import ModelError, UsageError
 from cliptools.io.header import FROM_OPTION, SETTINGS
@@ -274,3 +277,10 @@ def size_of_trunk(clip: nn.Module) -> None:
         return
     visual.image_size = tuple(size)
     visual.preprocess_cfg = dict(getattr(visual, "preprocess_cfg", {})) | {"size": tuple(size)}
+
+
+def seen_picture(pixels: Float[Tensor, "3 y x"], preprocessing: Mapping[str, Any]) -> Image.Image:
+    """Return the picture that the model sees, from its normalised pixels."""
+    mean, deviation = (np.array(preprocessing[key], dtype=np.float32)[:, None, None] for key in ("mean", "std"))
+    values = pixels.float().cpu().numpy() * deviation + mean  # (3, y, x), 0 to 1
+    return Image.fromarray((255 * values).clip(0, 255).round().astype(np.uint8).transpose(1, 2, 0))

@@ -1,38 +1,16 @@
 """Figure of an explained margin: the picture, the parts of the margin, deletion, and the units with their maps."""
 
-import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from PIL import Image
 
-from cliptools.errors import CliptoolsError, UsageError
-from cliptools.render.figure_file import METADATA, figure_bytes, load_matplotlib
+from cliptools.render.figure_file import DARK, DPI, LIGHT, WIDTH, Theme, figure_bytes, figure_style, load_matplotlib, shortened
 
-KINDS = tuple(METADATA)
-WIDTH = 7.2  # inches: two columns of a paper
 UPPER, TITLE, ROW = 2.3, 0.25, 1.9  # inches: picture and curves, title of the units, a row of units
 ACROSS = 5  # units side by side
-DPI = 200
 LONGEST = 25  # characters of a line of words
-
-
-class Theme(NamedTuple):
-    """Colours of a figure."""
-
-    ground: str
-    ink: str
-    faint: str
-    rule: str
-    towards: str
-    """Of shares towards text A."""
-    against: str
-    """Of shares towards text B."""
-
-
-LIGHT = Theme("#ffffff", "#1c1c1c", "#6b6b6b", "#d9d9d9", "#c0392b", "#2166ac")
-DARK = Theme("#14171a", "#eeeeee", "#a3a8ad", "#3a3f44", "#f0796b", "#6fa8dc")
 STYLES = {"explanation": ("-", 1.6), "activity": ("--", 1.1), "random": (":", 1.1)}
 """Lines of the curves of deletion."""
 LEGEND = {"explanation": "by explanation", "activity": "by activity", "random": "at random"}
@@ -65,19 +43,6 @@ class Drawing(NamedTuple):
     unit_count: int
 
 
-def check_figure(kind: str) -> None:
-    """Check, before any work, that figures of this kind can be drawn.
-
-    Raises:
-        UsageError: an unknown kind.
-        CliptoolsError: matplotlib is not installed.
-    """
-    if kind not in KINDS:
-        raise UsageError(f"figures: expected one of {', '.join(KINDS)}, found {kind!r}")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise CliptoolsError("figures need matplotlib: pip install 'cliptools[plot]'")
-
-
 def draw_explanation(drawing: Drawing, kind: str, dark: bool = False) -> bytes:
     """Return the figure as the bytes of a file; equal values give equal bytes.
 
@@ -86,12 +51,9 @@ def draw_explanation(drawing: Drawing, kind: str, dark: bool = False) -> bytes:
     """
     matplotlib = load_matplotlib()
     theme = DARK if dark else LIGHT
-    style: Any = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), theme.ink)
-    style |= {"font.size": 7.5, "axes.edgecolor": theme.faint, "axes.facecolor": theme.ground, "axes.linewidth": 0.6}
-    style |= {"svg.hashsalt": "cliptools", "svg.fonttype": "none", "pdf.fonttype": 42}
     rows = math.ceil(len(drawing.units) / ACROSS)
     heights = [UPPER, TITLE + ROW * rows] if rows else [UPPER]
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(figure_style(theme)):
         canvas = matplotlib.figure.Figure(figsize=(WIDTH, sum(heights)), layout="constrained", facecolor=theme.ground)
         upper, *lower = canvas.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         for part in (upper, *lower):
@@ -178,11 +140,3 @@ def other_text(drawing: Drawing) -> str:
 def signed(value: float, digits: int) -> str:
     """Return a number with its sign, as `+1.20` or `−0.35`."""
     return f"{value:+.{digits}f}".replace("-", "−")
-
-
-def shortened(text: str, length: int) -> str:
-    """Return a text of at most this many characters, cut after a whole word where possible; dollar signs are escaped."""
-    if len(text) > length:
-        cut = text[: length - 1]
-        text = (cut[: cut.rindex(" ")] if " " in cut[length // 2 :] else cut).rstrip(", ") + "…"
-    return text.replace("$", r"\$")

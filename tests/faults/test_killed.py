@@ -77,7 +77,7 @@ def jobs(study: Study) -> dict[str, Job]:
         return [path for path in folder.iterdir() if path.suffix == ".safetensors"]
 
     def images(folder: Path) -> list[Path]:
-        return list(folder.rglob("segments.json"))
+        return list(folder.rglob("*.segments.json"))
 
     def units(folder: Path) -> int:
         return min(CHUNK * max(0, whole_lines_of(folder / "neurons.safetensors.part") - 1), 3072)

@@ -129,11 +129,11 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("front/explain_texts.py", "Targets.of"): ("tests/test_explain_command.py: expected another class",),
     ("front/explain_texts.py", "_check_different"): ("tests/test_explain_command.py: have the same embedding",),
     ("front/explain_texts.py", "open_targets"): ("tests/test_explain_command.py: expected at least two classes",),
-    ("render/explain_plot.py", "check_figure"): (
+    ("render/figure_file.py", "check_figure"): (
         "tests/test_explain_command.py: found 'gif'",
         "tests/test_explain_command.py: figures need matplotlib",
     ),
-    ("cli/run/explain.py", "_put"): ("tests/test_explain_command.py: could not be written",),
+    ("cli/run/segment_images.py", "write_file"): ("tests/test_explain_command.py: could not be written",),
     ("cli/run/explain.py", "run"): ("tests/test_explain_command.py: also the folder of --maps",),
     ("front/image_activity.py", "_half"): ("tests/test_per_image.py: does not fit into float16",),
     ("front/images.py", "open_any"): (
@@ -433,7 +433,6 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_weights_fit.py: cannot be resized",
         "tests/test_weights_fit.py: which are not a square",
     ),
-    ("render/shift_plot.py", "check_plot"): (MISSING,),
     ("streaming/measure.py", "check_same"): ("tests/faults/test_pictures.py: changed while they",),
     ("streaming/shards.py", "conclude"): ("needs partials none of which has seen an image, which clip-effects does not write",),
     ("text/class_lists/entries.py", "_parse_literal"): ("tests/test_class_lists.py: characters that are not JSON",),

@@ -6,24 +6,23 @@ front/explain.py explains them.
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from itertools import chain, count
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from cliptools.cli.app import Batching, Output, Sampling, choose_format, open_input, parse_layers, parse_percentage
-from cliptools.cli.run.segment_images import folder_of
-from cliptools.errors import CliptoolsError, UsageError
+from cliptools.cli.run.segment_images import Stems, write_file
+from cliptools.errors import UsageError
 from cliptools.front.explain import ExplainRequest, explanations
 from cliptools.front.explained import Explanation, explain_table
 from cliptools.front.images import Reading
 from cliptools.front.tables import rendered
 from cliptools.images.loader import open_images
 from cliptools.io.bundle import json_tensor, read_bundle
-from cliptools.io.files import binary_output, put_whole, text_output
+from cliptools.io.files import binary_output, text_output
 from cliptools.io.header import canonical
 from cliptools.io.jsonl import write_record
 from cliptools.io.spools import TensorSpool
 from cliptools.render.contact_sheet import png
-from cliptools.render.explain_plot import check_figure
+from cliptools.render.figure_file import check_figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,34 +96,17 @@ def _request(options: ExplainOptions) -> ExplainRequest:
 
 def _with_files(items: Iterator[Explanation], options: ExplainOptions) -> Iterator[Explanation]:
     """Write figure and maps of each image, and add the names of their files to its record."""
-    used_names: set[str] = set()
+    figures, maps = Stems(), Stems()
     for item in items:
         if options.figures is not None:
-            place = folder_of(item.name)
-            plain = place.removesuffix(PurePosixPath(place).suffix)
-            stems = chain((plain, place), map(f"{place}-{{}}".format, count(2)))
-            used_names.add(stem := next(stem for stem in stems if stem not in used_names))
-            name = f"{stem}.{options.figure_format}"
-            _put(options.figures / name, item.figure(options.figure_format, options.dark))
+            name = f"{figures.of(item.name)}.{options.figure_format}"
+            write_file(options.figures / name, item.figure(options.figure_format, options.dark))
             item.record["figure"] = name
         if options.maps is not None:
             for unit, title, overlay in zip(item.record["units"], item.units, item.overlays(), strict=True):
-                unit["map"] = f"{folder_of(item.name)}/{title.replace(':', '-')}.png"
-                _put(options.maps / unit["map"], png(overlay))
+                unit["map"] = f"{maps.of(item.name)}.{title.replace(':', '-')}.png"
+                write_file(options.maps / unit["map"], png(overlay))
         yield item
-
-
-def _put(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all, and its folder.
-
-    Raises:
-        CliptoolsError: it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        put_whole(path, data)
-    except OSError as error:
-        raise CliptoolsError(f"{path}: could not be written ({error.strerror})") from None
 
 
 def _write(items: Iterator[Explanation], output_format: str, options: ExplainOptions) -> None:

@@ -22,7 +22,7 @@ from cliptools.io.header import model_difference, reason_of
 from cliptools.io.jsonl import parse, rounded
 from cliptools.io.text_file import file_beside, open_file_or_stdin
 
-SEGMENTS = "segments.json"  # written by clip-segment --out-dir into each image's folder
+SEGMENTS = "segments.json"  # ending of the files that clip-segment --out-dir writes for each image, and once their whole name
 DIGITS = 3
 TYPES = {str: "a text", bool: "true or false", dict: "an object", list: "a list", float: "a number"}
 NO_PICTURE = -1
@@ -294,8 +294,7 @@ def _finished(folder: Path) -> Iterator[Path]:
         raise CliptoolsError(f"{folder}: no such folder")
     for place, inner, files in os.walk(folder):
         inner.sort()
-        if SEGMENTS in files:
-            yield Path(place) / SEGMENTS
+        yield from (Path(place) / file for file in sorted(files) if file == SEGMENTS or file.endswith(f".{SEGMENTS}"))
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -1,14 +1,16 @@
 """clip-segment IMAGE...: heat maps and masks of texts, or label maps of classes, written image by image.
 
 front/segment.py makes the maps. `_write` writes them as JSON lines, a table or tensors; `Folder` is --out-dir: pictures, and the
-records by which --resume continues. clip-segment-eval shares `CommonOptions`, `check_inputs` and `open_bundle`.
+records by which --resume continues. `Stems` names the files of an image. clip-segment-eval shares `CommonOptions`, `check_inputs`
+and `open_bundle`.
 """
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,9 +32,10 @@ from cliptools.io.spools import TensorSpool
 from cliptools.models.load import load_recorded_model
 from cliptools.models.text_encoder import check_template_options
 from cliptools.render import contact_sheet as pictures
+from cliptools.render.figure_file import check_figure
 from cliptools.towers.hooks import hooked
 
-RECORDS = "segments.json"  # in the folder of an image, written last: an image whose folder has this file is finished
+RECORDS = "segments.json"  # ending of an image's file of records, written last: an image that has this file is finished
 MOST_ROWS = 40  # rows of a table on a terminal
 LONGEST_SLUG = 60
 
@@ -58,16 +61,41 @@ class SegmentOptions(CommonOptions):
     out_dir: Path | None
     resume: bool
     mask: Path | None
+    figures: Path | None
+    figure_format: str
+    dark: bool
+
+
+class Stems:
+    """Stems of the files of images: an image's name without its ending, made different where two images share it.
+
+    Args:
+        owner: Function that returns the image to which files with a stem belong already; None if there is no such file.
+    """
+
+    def __init__(self, owner: Callable[[str], str | None] = lambda _: None) -> None:
+        self._owner, self._image_of, self._stem_of = owner, dict[str, str](), dict[str, str]()
+
+    def of(self, name: str) -> str:
+        """Return the stem of an image, which is below the folder of the files and the same at every call."""
+        if name not in self._stem_of:
+            place = folder_of(name)
+            plain = place.removesuffix(PurePosixPath(place).suffix)
+            stems = chain((plain, place), map(f"{place}-{{}}".format, count(2)))
+            stem = next(stem for stem in stems if stem not in self._image_of and self._owner(stem) in (None, name))
+            self._image_of[stem], self._stem_of[name] = name, stem
+        return self._stem_of[name]
 
 
 @dataclass
 class Folder:
-    """--out-dir: a folder for each image, with masks, overlays and the image's records."""
+    """--out-dir: masks, overlays and records of each image, in files that begin with its name."""
 
     path: Path
     resume: bool
 
     def __post_init__(self) -> None:
+        self.stems = Stems(self._owner)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             occupied = any(self.path.iterdir())
@@ -82,28 +110,45 @@ class Folder:
         Raises:
             CliptoolsError: the earlier run had other settings or texts.
         """
-        path = self.path / folder_of(name) / RECORDS
-        if not self.resume or not path.is_file():
+        if not self.resume:
+            self.stems.of(name)
             return []
-        try:
-            records: Records = parse(path.read_bytes())
-            earlier_texts = [record.get("text") for record in records]
-        except (ValueError, TypeError, AttributeError):
-            raise CliptoolsError(f"{path}: the file is damaged; remove it, or name a new folder") from None
+        path = self.path / folder_of(name) / RECORDS  # where earlier versions wrote them
+        if not path.is_file():
+            path = self.path / f"{self.stems.of(name)}.{RECORDS}"
+        records = self._read(path)
+        earlier_texts = [record.get("text") for record in records]
         for record in records:
             for key, value in settings.items():
                 check_same(path, key, record.get(key), value)
-        if texts:
+        if texts and records:
             check_same(path, "texts", earlier_texts, list(texts))
+        return records
+
+    def _owner(self, stem: str) -> str | None:
+        """Return the image whose records an earlier run wrote with this stem."""
+        records = self._read(self.path / f"{stem}.{RECORDS}") if self.resume else []
+        return str(records[0].get("image")) if records else None
+
+    def _read(self, path: Path) -> Records:
+        """Return the records in a file; empty if there is no such file.
+
+        Raises:
+            CliptoolsError: the file is damaged.
+        """
+        if not path.is_file():
+            return []
+        try:
+            records: Records = parse(path.read_bytes())
+            if not all(isinstance(record, dict) for record in records):
+                raise TypeError
+        except (ValueError, TypeError):
+            raise CliptoolsError(f"{path}: the file is damaged; remove it, or name a new folder") from None
         return records
 
     def write(self, name: str, data: bytes) -> str:
         """Write a file that appears whole or not at all; return its name for records."""
-        path = self.path / name
-        try:
-            put_whole(path, data)
-        except OSError as error:
-            raise CliptoolsError(f"{path}: could not be written ({error.strerror})") from None
+        write_file(self.path / name, data)
         return name
 
 
@@ -157,6 +202,10 @@ def _request(options: SegmentOptions) -> SegmentRequest:
     request.check(options.classes)
     if options.resume and not options.out_dir:
         raise UsageError("--resume needs --out-dir, the folder to continue")
+    if options.figures is not None:
+        check_figure(options.figure_format)
+    elif options.dark:
+        raise UsageError("--dark needs --figures FOLDER")
     return request
 
 
@@ -169,6 +218,7 @@ def _write(options: SegmentOptions, output_format: str, segments: Segments) -> N
         if options.out_dir:
             stack.enter_context(only_writer(options.out_dir))
             folder = Folder(options.out_dir, options.resume)
+        figures = Figures(options, Stems() if folder is None else folder.stems)
         if output_format == "safetensors":
             stream = stack.enter_context(binary_output(options.output))
             spool = stack.enter_context(closing(TensorSpool()))
@@ -176,12 +226,14 @@ def _write(options: SegmentOptions, output_format: str, segments: Segments) -> N
             stream = stack.enter_context(text_output(options.output))
 
         def finished(name: str) -> Records:
-            return [] if folder is None else folder.finished(name, segments.settings, options.texts)
+            records = [] if folder is None else folder.finished(name, segments.settings, options.texts)
+            return records if figures.drawn(records) else []
 
         for item in segments.maps(finished):
+            drawn = {} if isinstance(item, list) else figures.draw(item)
             if spool is not None and not isinstance(item, list):
                 spool.put_whole(item.name, item.maps if isinstance(item, HeatMaps) else item.logits())
-            for record in item if isinstance(item, list) else _records(item, folder):
+            for record in item if isinstance(item, list) else _records(item, folder, drawn):
                 if output_format == "jsonl":
                     write_record(stream, record)
                 elif len(rows) <= MOST_ROWS:
@@ -194,40 +246,79 @@ def _write(options: SegmentOptions, output_format: str, segments: Segments) -> N
                 stream.write("… more images (-f jsonl for all)\n".encode())
 
 
-def _records(item: HeatMaps | LabelMap, folder: Folder | None) -> Records:
-    """Return the records of an image; with a folder, write its pictures and, last of all, its records."""
+class Figures:
+    """--figures: a figure of each image, in a file with the image's name; none without the option."""
+
+    def __init__(self, options: SegmentOptions, stems: Stems) -> None:
+        self.folder, self.kind, self.dark = options.figures, options.figure_format, options.dark
+        self.stems = stems
+
+    def drawn(self, records: Records) -> bool:
+        """Return True unless the figure of an image that an earlier run finished is asked for and missing."""
+        names = {str(record.get("figure")) for record in records}
+        return self.folder is None or all((self.folder / name).is_file() and name.endswith(f".{self.kind}") for name in names)
+
+    def draw(self, item: HeatMaps | LabelMap) -> dict[str, str]:
+        """Draw the figure of an image; return the field of its records that names the file."""
+        if self.folder is None:
+            return {}
+        name = f"{self.stems.of(item.name)}.{self.kind}"
+        write_file(self.folder / name, item.figure(self.kind, self.dark))
+        return {"figure": name}
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all, and the folder in which it is.
+
+    Raises:
+        CliptoolsError: it cannot be written.
+    """
+    try:
+        put_whole(path, data)
+    except OSError as error:
+        raise CliptoolsError(f"{path}: could not be written ({error.strerror})") from None
+
+
+def _records(item: HeatMaps | LabelMap, folder: Folder | None, drawn: dict[str, str]) -> Records:
+    """Return the records of an image; with a folder, write its pictures and, last of all, its records.
+
+    Args:
+        drawn: Further fields of every record.
+    """
     if folder is None:
-        return item.records
-    records = _write_heat_maps(item, folder) if isinstance(item, HeatMaps) else _write_label_map(item, folder)
-    folder.write(f"{folder_of(item.name)}/{RECORDS}", json.dumps(records, ensure_ascii=False).encode())
+        return [record | drawn for record in item.records]
+    stem = folder.stems.of(item.name)
+    records = _write_heat_maps(item, folder, stem) if isinstance(item, HeatMaps) else _write_label_map(item, folder, stem)
+    records = [record | drawn for record in records]
+    folder.write(f"{stem}.{RECORDS}", json.dumps(records, ensure_ascii=False).encode())
     return records
 
 
-def _write_heat_maps(item: HeatMaps, folder: Folder) -> Records:
+def _write_heat_maps(item: HeatMaps, folder: Folder, stem: str) -> Records:
     """Write mask and overlay of each text, and the label map of several texts; return the records with their names."""
-    place, records = folder_of(item.name), []
-    for i, (fact, stem) in enumerate(zip(item.facts, slugs(item.texts), strict=True)):
-        fact["mask"] = folder.write(f"{place}/{stem}.mask.png", pictures.png(pictures.mask_picture(item.masks[i])))
-        fact["overlay"] = folder.write(f"{place}/{stem}.overlay.png", pictures.png(item.overlay(item.texts[i])))
+    records = []
+    for i, (fact, text) in enumerate(zip(item.facts, slugs(item.texts), strict=True)):
+        fact["mask"] = folder.write(f"{stem}.{text}.mask.png", pictures.png(pictures.mask_picture(item.masks[i])))
+        fact["overlay"] = folder.write(f"{stem}.{text}.overlay.png", pictures.png(item.overlay(item.texts[i])))
         if len(item.texts) > 1:
-            fact["label_map"] = f"{place}/labels.png"
+            fact["label_map"] = f"{stem}.labels.png"
         records.append(fact | item.settings)
     if len(item.texts) > 1:
-        folder.write(f"{place}/labels.png", pictures.png(pictures.label_picture(item.label_map)))
+        folder.write(f"{stem}.labels.png", pictures.png(pictures.label_picture(item.label_map)))
     return records
 
 
-def _write_label_map(item: LabelMap, folder: Folder) -> Records:
+def _write_label_map(item: LabelMap, folder: Folder, stem: str) -> Records:
     """Write the label map and the overlay; return the record with their names."""
-    place, record = folder_of(item.name), item.records[0]
+    record = item.records[0]
     drawn = pictures.label_picture(item.label_map, len(item.classes) - 1)
-    record["label_map"] = folder.write(f"{place}/labels.png", pictures.png(drawn))
-    record["overlay"] = folder.write(f"{place}/overlay.png", pictures.png(item.overlay()))
+    record["label_map"] = folder.write(f"{stem}.labels.png", pictures.png(drawn))
+    record["overlay"] = folder.write(f"{stem}.overlay.png", pictures.png(item.overlay()))
     return [record]
 
 
 def folder_of(name: str) -> str:
-    """The folder of an image below --out-dir: the image's name, without parts such as `..` that lead out of --out-dir."""
+    """The place of an image below a folder of files: its name, without parts such as `..` that lead out of the folder."""
     parts = [part for part in PurePosixPath(name).parts if part.strip("/")]
     return "/".join(f"{part}_" if set(part) == {"."} else part for part in parts)
 

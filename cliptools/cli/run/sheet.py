@@ -1,4 +1,4 @@
-"""clip-sheet: draws a contact sheet of neurons as PNG; rows, heading and PNG are functions that clip-top uses as well."""
+"""clip-sheet: draws a contact sheet of neurons as PNG, SVG or PDF; clip-top uses its rows, heading and file as well."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,12 +19,14 @@ from cliptools.images.decode import thumbnail
 from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.io.files import binary_output
 from cliptools.io.header import KEY
-from cliptools.render.contact_sheet import SheetRow, contact_sheet, most_rows, words_in_row
+from cliptools.render.contact_sheet import SheetRow, contact_sheet, most_rows, vector_sheet, words_in_row
+from cliptools.render.figure_file import kind_of
 
 FACTS = 2  # beside a unit's name; more do not fit
 KINDS = {"pairs": "pairs of a neuron and a head", "heads": "heads", "latents": "latents"}
 SHARES = ("agreement", "explained", "residual")
 """Numbers of a unit, of which a row shows the first FACTS."""
+VECTOR_ENDINGS = (".svg", ".pdf")
 Fetch = Callable[[int], Image.Image | None]
 """A function that returns the picture of an image, given its index in the bundle; None if it has no picture."""
 
@@ -49,6 +51,7 @@ def run(options: SheetOptions) -> None:
         StreamError: The input is not a bundle.
         UsageError: The picture would be too large, or there are no pictures to draw.
     """
+    check_sheet(options.output, "-o")
     stream, name = open_input(options.bundle, "a bundle", "BUNDLE")
     with stream:
         bundle = read_bundle(stream, name)
@@ -61,9 +64,8 @@ def run(options: SheetOptions) -> None:
     paths = options.images_from
     fetch = _from_paths(bundle, paths, bundle["top_image"][rows, :count]) if paths else _from_thumbnails(bundle)
     sheet_rows = [unit_row(bundle, int(row), _pictures(bundle, int(row), count, fetch)) for row in rows]
-    sheet = contact_sheet(*heading(bundle, len(rows)), sheet_rows)
     with binary_output(options.output) as stream:
-        stream.write(png_bytes(sheet, bundle))
+        stream.write(sheet_bytes(len(rows), sheet_rows, bundle, options.output))
 
 
 def _pictures(bundle: Bundle, row: int, count: int, fetch: Fetch) -> list[Image.Image | None]:
@@ -130,10 +132,30 @@ def heading(bundle: Bundle, count: int) -> tuple[str, str]:
     return model, f"{count} of {bundle.units} {kind} · top images of {header.images.get('count')}{words}"
 
 
-def png_bytes(sheet: Image.Image, bundle: Bundle) -> bytes:
-    """Return the PNG, with the bundle's header in a text chunk that records the source of the picture."""
+def check_sheet(path: Path | None, option: str) -> None:
+    """Check, before any work, that a sheet with this name can be drawn: .svg and .pdf need matplotlib, all others are PNG.
+
+    Raises:
+        CliptoolsError: matplotlib is not installed.
+    """
+    if path is not None and path.suffix.lower() in VECTOR_ENDINGS:
+        kind_of(path, option)
+
+
+def sheet_bytes(count: int, rows: Sequence[SheetRow], bundle: Bundle, path: Path | None, note: str = "") -> bytes:
+    """Return the sheet as the bytes of a file, with the bundle's header in it, which records the source of the picture.
+
+    Args:
+        count: Number of units of the bundle on the sheet.
+        path: The file, whose ending is the format if it is .svg or .pdf.
+        note: What the line of notes says besides.
+    """
+    model, notes = heading(bundle, count)
+    notes += f" · {note}" if note else ""
+    if path is not None and path.suffix.lower() in VECTOR_ENDINGS:
+        return vector_sheet(model, notes, rows, kind_of(path, "-o"), bundle.header.to_json())
     chunks = PngInfo()
     chunks.add_itxt(KEY, bundle.header.to_json())
     buffer = BytesIO()
-    sheet.save(buffer, "PNG", pnginfo=chunks)
+    contact_sheet(model, notes, rows).save(buffer, "PNG", pnginfo=chunks)
     return buffer.getvalue()

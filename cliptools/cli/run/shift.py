@@ -53,7 +53,8 @@ from cliptools.io.jsonl import rounded, write_record
 from cliptools.io.shift_baseline import Baseline, read_baseline
 from cliptools.models.load import load_recorded_model
 from cliptools.models.text_encoder import check_template_options, templates_name
-from cliptools.render.shift_plot import Panel, check_plot, draw_shift
+from cliptools.render.figure_file import kind_of
+from cliptools.render.shift_plot import Panel, draw_shift
 
 DRIFTED = 3  # exit code
 AXES = {"norm": "share ‖Σφ‖ / ‖M(I)‖", "signed": "⟨Σφ, text⟩ / ‖M(I)‖", "text": "⟨M(I), text⟩ / ‖M(I)‖"}
@@ -153,7 +154,7 @@ def _check_usage(options: ShiftOptions) -> None:
     if options.templates:
         check_template_options(options.templates)
     if options.plot:
-        check_plot(options.plot)
+        kind_of(options.plot, "--plot")
 
 
 def _check_words(options: ShiftOptions) -> None:

@@ -11,19 +11,20 @@ from pathlib import Path
 from rich.text import Text
 
 from cliptools.cli.app import Batching, Output, choose_format, open_input, parse_layers
-from cliptools.cli.run.sheet import heading, png_bytes, unit_row
+from cliptools.cli.run.sheet import check_sheet, sheet_bytes, unit_row
 from cliptools.console import count_of
 from cliptools.errors import UsageError
 from cliptools.front.images import Reading
 from cliptools.front.tables import rendered
 from cliptools.front.top import Top, TopImages, TopRequest, check_beside, find_tops, require_top_images, top_records, top_table
-from cliptools.front.top_files import THRESHOLD, acting_images, file_names, lines_of
+from cliptools.front.top_files import THRESHOLD, acting_images, check_outlines, file_names, lines_of, outlined_pictures
 from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.io.files import binary_output, text_output
 from cliptools.io.jsonl import write_record
-from cliptools.render.contact_sheet import contact_sheet, most_rows
+from cliptools.render.contact_sheet import most_rows
 
 TABLE_ROWS = 20
+OUTLINE_NOTE = "outlines: tokens whose part of the effect is at least half of the largest"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,7 @@ class TopOptions(Batching, Output):
     inertia_images: int
     raw: bool
     sheet: Path | None
+    outlines: bool
     files: bool
     null: bool
     above: str | None
@@ -58,14 +60,19 @@ def run(options: TopOptions) -> None:
         _write_files(options)
         return
     output_format = choose_format(options.output_format, options.output, "jsonl")
+    check_sheet(options.sheet, "--sheet")
+    if options.outlines and not options.sheet:
+        raise UsageError("--outlines needs --sheet FILE, whose pictures have them")
     bundle = _read(options.bundle, "--bundle FILE")
+    if options.outlines:
+        check_outlines(bundle)
     neurons = None
     if options.beside:
         neurons = _read(options.beside, "--beside FILE")
         check_beside(neurons, bundle, f"--beside {options.beside}")
     search, tops = find_tops(bundle, options.paths or None, neurons, _request(options))
     if options.sheet:
-        _write_sheet(options.sheet, tops, search, options.images_per_unit)
+        _write_sheet(options.sheet, tops, search, options.images_per_unit, options.outlines)
     with text_output(options.output) as stream:
         if output_format == "table":
             stream.write(_table(tops, all_rows=options.output is not None))
@@ -82,7 +89,7 @@ def _write_files(options: TopOptions) -> None:
     """
     if not options.files:
         raise UsageError(f"{'--null' if options.null else '--above'} needs --files")
-    for name in ("beside", "sheet", "raw", "output_format"):
+    for name in ("beside", "sheet", "outlines", "raw", "output_format"):
         if getattr(options, name):
             raise UsageError(f"--files: --{'format' if name == 'output_format' else name} does not go with it; leave it out")
     bundle = _read(options.bundle, "--bundle FILE")
@@ -137,8 +144,8 @@ def _read(path: Path | None, option: str) -> Bundle:
         return require_top_images(read_bundle(stream, name), name)
 
 
-def _write_sheet(path: Path, tops: Sequence[Top], images: TopImages, columns: int) -> None:
-    """Write the contact sheet.
+def _write_sheet(path: Path, tops: Sequence[Top], images: TopImages, columns: int, outlines: bool) -> None:
+    """Write the contact sheet, with `outlines` of where the units act.
 
     Raises:
         UsageError: the picture would be too large.
@@ -151,10 +158,11 @@ def _write_sheet(path: Path, tops: Sequence[Top], images: TopImages, columns: in
     rows = []
     for top in tops:
         facts = [] if math.isnan(top.inertia) else [f"inertia {top.inertia:.2f}"]
-        rows.append(unit_row(top.bundle, top.row, [images.picture(place) for place in top.places], facts, top.inner))
+        pictures = outlined_pictures(top, images) if outlines else [images.picture(place) for place in top.places]
+        rows.append(unit_row(top.bundle, top.row, pictures, facts, top.inner))
     units = tops[-1].bundle
     with binary_output(path) as stream:
-        stream.write(png_bytes(contact_sheet(*heading(units, sum(top.bundle is units for top in tops)), rows), units))
+        stream.write(sheet_bytes(sum(top.bundle is units for top in tops), rows, units, path, OUTLINE_NOTE if outlines else ""))
 
 
 def _table(tops: Sequence[Top], all_rows: bool) -> bytes:
