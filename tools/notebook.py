@@ -38,7 +38,9 @@ def run_notebook(notebook: NotebookNode, folder: Path) -> NotebookNode:
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONWARNINGS": NO_WIDGETS}
     resources = {"metadata": {"path": str(folder)}}
-    client = NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources=resources, record_timing=False)
+    client = NotebookClient(
+        notebook, timeout=SECONDS, kernel_name="python3", resources=resources, record_timing=False, coalesce_streams=True
+    )
     client.execute(env=environment)
     return notebook
 
