@@ -2,13 +2,14 @@
 # make test   installs the packages that the tests need, and runs the tests
 # make faults repeats the fault tests as often as docs/reliability.md says (about an hour)
 # make man    writes the manual pages, completion scripts, the references in docs/api.md and docs/functions.md, tables of tensors, docs/results.md
+# make notebook  runs docs/notebook.ipynb and writes its outputs anew (a minute)
 # make bench  lists the benchmarks with their purpose and duration; make bench-guard fails if a command takes twice its recorded time
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= demo
 
-.PHONY: demo test faults lint man bench bench-guard clean
+.PHONY: demo test faults lint man notebook bench bench-guard clean
 
 demo: $(VENV)/.installed
 	mkdir -p $(OUT)
@@ -35,6 +36,9 @@ man: $(VENV)/.installed-test
 	$(BIN)/python -m tools.manual
 	$(BIN)/python -m tools.towers_table
 	$(BIN)/python -m tools.results_page
+
+notebook: $(VENV)/.installed-test
+	$(BIN)/python -m tools.notebook
 
 bench:
 	@$(PYTHON) benchmarks

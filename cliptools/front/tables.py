@@ -30,7 +30,9 @@ def rendered(*parts: RenderableType, terminal: bool | None = None) -> bytes:
     on_terminal = stdout_is_terminal() if terminal is None else terminal
     buffer = io.StringIO()
     size = shutil.get_terminal_size() if on_terminal else os.terminal_size((120, 25))  # rich would assume 80 for a dumb terminal
-    console = Console(file=buffer, force_terminal=on_terminal, width=size.columns, height=size.lines, highlight=False)
+    console = Console(
+        file=buffer, force_terminal=on_terminal, force_jupyter=False, width=size.columns, height=size.lines, highlight=False
+    )  # in a notebook, rich would show the table itself and write nothing to the buffer
     for part in parts:
         console.print(_HarmlessPart(part))
     return buffer.getvalue().encode("utf-8")
