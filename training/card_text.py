@@ -182,7 +182,14 @@ property minus the mean increase by the others, with the 95 % bootstrap interval
 interval lies above 0.
 """,
     },
-    closing=EMOJI_VIT.closing.replace("drawings of 526 concepts", "drawings of 526 concepts, their attributes"),
+    closing="""
+## Limits
+
+The model knows drawings of 526 concepts, their attributes and the words for them, and nothing else. It cannot interpret
+photographs, other words and relations; the table of attributes says which of them it tells well. Words that are not in the
+training all lie close together. False cues are in the training on purpose. The model is a test object for interpretability
+research and must not be used as a classifier.
+""",
 )
 
 TEXTS = {"emoji-vit": EMOJI_VIT, "emoji-rn": EMOJI_RN, "emoji-vit2": EMOJI_VIT2}
