@@ -1,4 +1,4 @@
-# make demo   runs the main job on the embedded model: the neurons of emoji-vit in words, as a table and a picture
+# make demo   runs the main job on the embedded model: the neurons of emoji-vit2 in words, as a table and a picture
 # make test   installs the packages that the tests need, and runs the tests
 # make faults repeats the fault tests as often as docs/reliability.md says (about an hour)
 # make man    writes the manual pages, completion scripts, the references in docs/api.md and docs/functions.md, tables of tensors, docs/results.md
@@ -13,7 +13,7 @@ OUT    ?= demo
 
 demo: $(VENV)/.installed
 	mkdir -p $(OUT)
-	$(BIN)/clip-effects --thumbnails 96 | $(BIN)/clip-decompose --m 32 > $(OUT)/neurons.safetensors
+	$(BIN)/clip-effects --model emoji-vit2 --thumbnails 96 | $(BIN)/clip-decompose --m 32 > $(OUT)/neurons.safetensors
 	$(BIN)/clip-view --sort clear --head 20 -f table $(OUT)/neurons.safetensors
 	$(BIN)/clip-sheet --head 12 $(OUT)/neurons.safetensors -o $(OUT)/neurons.png
 	@echo "The clearest neurons with their top images: $(OUT)/neurons.png"
