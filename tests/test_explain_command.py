@@ -205,8 +205,7 @@ def test_misuse(suite: Suite, tmp_path: Path) -> None:
         open_targets(("cat",), None, ["cat"], SHORT, bundle, model, False)
     with pytest.raises(TextError, match="expected another class"):
         Targets(("a", "b"), torch.eye(4)[[0, 0]]).of(torch.ones(1, 4))
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "scene-000000.png").write_text("a file where a folder should be")
+    (tmp_path / "taken" / "scene-000000.png" / "a folder where a file should be").mkdir(parents=True)
     common = (suite.images, "--text", "cat", "--text", "dog", "--bundle", suite.bundle("second-words"), "--device", "cpu")
     ended = inside("explain", *common, "--figures", tmp_path / "taken", "-f", "jsonl")
     assert ended.returncode == 1 and b"could not be written" in ended.stderr

@@ -17,7 +17,7 @@ RANKS = {
 }  # fmt: skip
 """A file imports files of its own rank or below; what stands directly in the package is the lowest."""
 MODULES = sorted(PACKAGE.rglob("*.py"))
-FILES_AT_MOST, LONGEST, SHORTEST = 268, 400, 25
+FILES_AT_MOST, LONGEST, SHORTEST = 270, 400, 25
 
 
 def rank(name: str) -> int:

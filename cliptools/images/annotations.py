@@ -54,11 +54,12 @@ class Annotations:
         raise StreamError(f"{self._source}: no line for {image} (expected a line whose `key` is its name without ending)")
 
 
-def read_annotations(path: Path, option: str = "--truth") -> Annotations:
+def read_annotations(path: Path, option: str = "--truth", *, attributes: bool = False) -> Annotations:
     """Read lines with `key` and `names`, such as the scenes.jsonl of clip-scenes.
 
     Args:
         option: Option that named the file, for messages.
+        attributes: Take the attributes of scenes for names too.
 
     Raises:
         StreamError: the file does not exist, a line is no such record, or two lines contradict each other.
@@ -72,7 +73,7 @@ def read_annotations(path: Path, option: str = "--truth") -> Annotations:
             raise StreamError(
                 f"{option} {path}: line {number} has no `key` with a list of `names`, as scenes.jsonl of clip-scenes has"
             )
-        distinct = _with_attributes(objects, record)
+        distinct = tuple(dict.fromkeys((*objects, *_attributes(record, attributes))))  # two dogs have one name
         if names.setdefault(key, distinct) != distinct:
             raise StreamError(f"{option} {path}: line {number} contradicts an earlier line for {key!r}")
     return Annotations(names, f"{option} {path}")
@@ -137,21 +138,25 @@ def by_class(names: Sequence[str], concepts: Sequence[str]) -> Labels:
     return labels
 
 
-def scene_names(image: ListedImage, by_folder: dict[Path, Annotations | None], option: str) -> Sequence[str]:
+def scene_names(
+    image: ListedImage, by_folder: dict[Path, Annotations | None], option: str, *, attributes: bool = False
+) -> Sequence[str]:
     """Return the names that clip-scenes recorded for an image.
 
     Args:
         by_folder: Annotations read so far, by folder; new ones are added.
         option: Option that asked for them, for messages.
+        attributes: Take the attributes of scenes for names too.
 
     Raises:
         StreamError: the image has no record.
     """
     if isinstance(image.place, Span):
-        return _member_names(image.name, image.place, option)
+        return _member_names(image.name, image.place, option, attributes)
     for folder in Path(image.place).parents:
         if folder not in by_folder:
-            by_folder[folder] = read_annotations(folder / SCENES, option) if (folder / SCENES).is_file() else None
+            file = folder / SCENES
+            by_folder[folder] = read_annotations(file, option, attributes=attributes) if file.is_file() else None
         if (annotations := by_folder[folder]) is not None:
             return annotations.of(full_name(image))
     raise StreamError(f"{option}: {image.name} has no {SCENES} in a folder above it, as clip-scenes --out-dir writes it")
@@ -172,7 +177,7 @@ def _forms(name: str) -> frozenset[str]:
     return frozenset(form.casefold() for form in parse_class(name).names)
 
 
-def _member_names(name: str, span: Span, option: str) -> Sequence[str]:
+def _member_names(name: str, span: Span, option: str, attributes: bool) -> Sequence[str]:
     """Return the names in the JSON member of the same key, which follows the picture in its archive."""
     key = PurePosixPath(name).with_suffix("").name
     for member, data in members_after(span):
@@ -186,15 +191,14 @@ def _member_names(name: str, span: Span, option: str) -> Sequence[str]:
             except (ValueError, KeyError, TypeError):
                 break
             if isinstance(names, list) and all(isinstance(name, str) for name in names):
-                return _with_attributes(names, record)
+                return list(dict.fromkeys((*names, *_attributes(record, attributes))))
     raise StreamError(f"{option}: {name} is not followed by {key}.json with a list of `names`, as clip-scenes writes it")
 
 
-def _with_attributes(names: Sequence[str], record: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of a record, once each (a scene with two dogs has the name twice), and the attributes of its scene."""
-    attributes = record.get("attributes", ())
-    known = attributes if isinstance(attributes, list) and all(isinstance(word, str) for word in attributes) else ()
-    return tuple(dict.fromkeys((*names, *known)))
+def _attributes(record: Mapping[str, Any], asked: bool) -> Sequence[str]:
+    """Return the attributes of a scene's record, if they are asked for."""
+    words = record.get("attributes", ()) if asked else ()
+    return words if isinstance(words, list) and all(isinstance(word, str) for word in words) else ()
 
 
 def members_after(span: Span) -> Iterator[tuple[str, bytes]]:

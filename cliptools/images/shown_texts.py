@@ -107,7 +107,7 @@ def open_shown(paths: Sequence[str], options: TruthOptions, texts: Sequence[str]
     if options.truth == SCENES:
         images = find(paths)
         by_folder: dict[Path, Annotations | None] = {}
-        names = lambda number: scene_names(images[number], by_folder, f"--truth {SCENES}")  # noqa: E731
+        names = lambda number: scene_names(images[number], by_folder, f"--truth {SCENES}", attributes=True)  # noqa: E731
         return ShownTexts(ListedImages(images), lambda number: index.of(names(number)), scene_texts(index))
     if options.truth == CAPTIONS:
         return _captioned(find(paths, extra_endings=(TXT,)), index)
@@ -159,7 +159,9 @@ def _open_file(paths: Sequence[str], file: Path, index: TextIndex, texts: Sequen
         record = None
     if isinstance(record, dict) and {"key", "names"} <= record.keys():
         images = find(paths)
-        return _annotated(ListedImages(images), [full_name(image) for image in images], read_annotations(file), index)
+        return _annotated(
+            ListedImages(images), [full_name(image) for image in images], read_annotations(file, attributes=True), index
+        )
     columns = {name.strip().strip('"').casefold() for name in head.split(separator_of(head, "image"))}
     if "image" not in columns or not (named := [n for n, text in enumerate(texts) if text.casefold() in columns]):
         return None

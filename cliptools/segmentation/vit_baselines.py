@@ -20,8 +20,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cliptools.towers.hooks import deviation
 from cliptools.towers.kinds import tower_of
-from cliptools.towers.tower import Block, Tower, deviation, norm_gain
+from cliptools.towers.tower import Block, Tower, norm_gain
 
 
 class AttentionPass(NamedTuple):

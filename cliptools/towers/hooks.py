@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from cliptools.unit_effects.factored import Hooks
+from cliptools.unit_effects.factored import Hooks, wide
 
-__all__ = ["Hooks", "hooked", "keep_output"]
+__all__ = ["Hooks", "deviation", "divide_by_deviation", "hooked", "keep_output", "of_class_token"]
 
 
 def keep_output(store: dict[int, Tensor], layer: int) -> Callable[..., None]:
@@ -19,6 +20,25 @@ def keep_output(store: dict[int, Tensor], layer: int) -> Callable[..., None]:
         store[layer] = output
 
     return hook
+
+
+def deviation(x: Float[Tensor, "*b width"], norm: nn.LayerNorm) -> Float[Tensor, "*b"]:
+    """A LayerNorm's sigma of each token, epsilon included."""
+    return (wide(x).var(-1, unbiased=False) + norm.eps).sqrt()
+
+
+def divide_by_deviation(store: dict[int, Tensor], layer: int) -> Callable[..., None]:
+    """A hook on a LayerNorm that divides what is kept by the class token's deviation."""
+
+    def hook(norm: nn.LayerNorm, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        store[layer] = store[layer] / of_class_token(inputs[0], norm)
+
+    return hook
+
+
+def of_class_token(x: Float[Tensor, "b token width"], norm: nn.LayerNorm) -> Float[Tensor, "b 1 1"]:
+    """A LayerNorm's sigma of the class token."""
+    return deviation(x[:, 0], norm)[:, None, None]
 
 
 @contextmanager

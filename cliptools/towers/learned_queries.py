@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cliptools.towers.hooks import Hooks
+from cliptools.towers.hooks import Hooks, deviation
 from cliptools.towers.pooling import Pooling, query_rows
-from cliptools.towers.tower import deviation, norm_gain
+from cliptools.towers.tower import norm_gain
 from cliptools.unit_effects.factored import wide
 
 LATENT = "timm.layers.attention_pool.AttentionPoolLatent"

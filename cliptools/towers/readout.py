@@ -25,9 +25,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cliptools.towers.hooks import Hooks
+from cliptools.towers.hooks import Hooks, deviation
 from cliptools.towers.pooling import Pooling
-from cliptools.towers.tower import VALUES, Beta, Block, Readout, Tower, deviation
+from cliptools.towers.tower import VALUES, Beta, Block, Readout, Tower
 from cliptools.unit_effects.factored import wide
 
 

@@ -35,7 +35,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cliptools.towers.hooks import Hooks, keep_output
+from cliptools.towers.hooks import Hooks, deviation, divide_by_deviation, keep_output, of_class_token
 from cliptools.towers.pooling import Pooling
 from cliptools.unit_effects.factored import wide
 
@@ -220,7 +220,7 @@ class Block:
         if self.norm_1 is not None:
             hooks.append((self.norm_1, lambda norm, inputs, _: sigma.append(deviation(inputs[0], norm)[:, None, :])))
         if self.attention.inner is not None:
-            hooks.append((self.attention.inner, lambda norm, inputs, _: sigma.append(_of_class_token(inputs[0], norm))))
+            hooks.append((self.attention.inner, lambda norm, inputs, _: sigma.append(of_class_token(inputs[0], norm))))
         hooks += self.attention.listen(self.norm_1, keep_row)
         return hooks + self._divide_by_attn(store, layer)
 
@@ -228,11 +228,11 @@ class Block:
         """Hooks that keep sum over i of a_i W_V x_i / (sigma^inner sigma^attn) [b, head, e] by the number of the layer."""
         hooks = self.attention.value_hooks(self.norm_1, lambda value: store.update({layer: value}))
         if self.attention.inner is not None:
-            hooks.append((self.attention.inner, _divide(store, layer)))
+            hooks.append((self.attention.inner, divide_by_deviation(store, layer)))
         return hooks + self._divide_by_attn(store, layer)
 
     def _divide_by_attn(self, store: dict[int, Tensor], layer: int) -> Hooks:
-        return [] if self.norm_attn is None else [(self.norm_attn, _divide(store, layer))]
+        return [] if self.norm_attn is None else [(self.norm_attn, divide_by_deviation(store, layer))]
 
     def add_attention(
         self, x: Float[Tensor, "b token width"], values: Float[Tensor, "b token j"]
@@ -255,19 +255,6 @@ class Block:
         assert self.norm_mlp is not None
         difference = self.norm_mlp(y + change) - self.norm_mlp(y)
         return difference if self.ls_2 is None else difference * self.ls_2
-
-
-def _divide(store: dict[int, Tensor], layer: int) -> Callable[..., None]:
-    """A hook on a LayerNorm that divides what is kept by the class token's deviation."""
-
-    def hook(norm: nn.LayerNorm, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        store[layer] = store[layer] / _of_class_token(inputs[0], norm)
-
-    return hook
-
-
-def _of_class_token(x: Float[Tensor, "b token width"], norm: nn.LayerNorm) -> Float[Tensor, "b 1 1"]:
-    return deviation(x[:, 0], norm)[:, None, None]
 
 
 Beta = Float[Tensor, "b j"]
@@ -397,11 +384,6 @@ class Tower(ABC):
 def weight_of(visual: nn.Module) -> Tensor:
     """A weight of any image tower, for the device and type of all."""
     return next(visual.parameters())
-
-
-def deviation(x: Float[Tensor, "*b width"], norm: nn.LayerNorm) -> Float[Tensor, "*b"]:
-    """A LayerNorm's sigma of each token, epsilon included."""
-    return (wide(x).var(-1, unbiased=False) + norm.eps).sqrt()
 
 
 def norm_gain(norm: nn.LayerNorm, like: Tensor) -> Float[Tensor, "width"]:
