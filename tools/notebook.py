@@ -15,6 +15,7 @@ from nbformat import NotebookNode
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "notebook.ipynb"
 SECONDS = 600  # of a cell
+PATIENCE = 120  # seconds for a kernel to start and for outputs to arrive; nbclient would leave late outputs out after 4
 NO_WIDGETS = "ignore:IProgress not found"
 """tqdm, which other packages import, warns in every kernel without ipywidgets."""
 VOLATILE = ("execution", "widgets")
@@ -39,8 +40,9 @@ def run_notebook(notebook: NotebookNode, folder: Path) -> NotebookNode:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONWARNINGS": NO_WIDGETS}
     resources = {"metadata": {"path": str(folder)}}
     client = NotebookClient(
-        notebook, timeout=SECONDS, kernel_name="python3", resources=resources, record_timing=False, coalesce_streams=True
-    )
+        notebook, timeout=SECONDS, startup_timeout=PATIENCE, iopub_timeout=PATIENCE, raise_on_iopub_timeout=True,
+        kernel_name="python3", resources=resources, record_timing=False, coalesce_streams=True,
+    )  # fmt: skip
     client.execute(env=environment)
     return notebook
 
