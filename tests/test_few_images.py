@@ -13,7 +13,6 @@ from helpers.bundle import read
 from helpers.statistics import batches_of
 from PIL import Image
 
-from cliptools.embedded_models import EMBEDDED
 from cliptools.emoji.render import SceneSource
 from cliptools.models.load import load_model
 from cliptools.streaming.measure import measure
@@ -68,7 +67,8 @@ def scenes() -> list[Image.Image]:
     return [source.load(i) for i in range(SCENES)]
 
 
-@pytest.fixture(scope="module", params=EMBEDDED)
+# Not emoji-vit2: of so few scenes, sparse neurons act on a handful.
+@pytest.fixture(scope="module", params=LAYER)
 def study(request: pytest.FixtureRequest, scenes: list[Image.Image]) -> Study:
     model, layer = load_model(request.param, device="cpu"), LAYER[request.param]
     effect, units = ("pooled", "pairs") if request.param == "emoji-rn" else ("second", "neurons")

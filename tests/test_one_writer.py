@@ -44,7 +44,7 @@ def jobs(study: Study) -> dict[str, Job]:
     concepts = ("concepts", study.photos, "--bundle", study.neurons, "--batch-size", 4, "-o", "PLACE")
     return {
         "advgen": Job(advgen, begun_folder("*.png"), stdin=lines(*WORDS)),
-        "segment": Job(segment, begun_folder("segments.json")),
+        "segment": Job(segment, begun_folder("*.segments.json")),
         "scenes": Job(("scenes", "--count", 150, "--out-dir", "PLACE"), begun_folder("*.png"), resumes=False),
         "concepts": Job(concepts, begun_part, "concepts.jsonl"),
         "decompose": Job(("decompose", study.neurons, "--m", 8, "-o", "PLACE"), begun_part, "words.safetensors"),

@@ -242,7 +242,7 @@ def test_a_reader_that_leaves(photos: Path, file: Path) -> None:
         (("--concept", "cat"), 2, "no images named"),
         (("SPRING", "--concept", "cat", "--alarm", "3"), 2, "--baseline FILE"),
         (("SPRING", "--concept", "cat", "--labels", "a.csv", "--truth", "scenes"), 2, "give one of them"),
-        (("SPRING", "--concept", "cat", "--plot", "a.gif"), 2, "expected a name ending in .png or .svg"),
+        (("SPRING", "--concept", "cat", "--plot", "a.gif"), 2, "expected a name ending in .png, .svg or .pdf"),
         (("SPRING", "--concept", "cat", "--per-image", "-f", "table"), 2, "--per-image needs JSON lines"),
         (("SPRING", "--concept", "cat", "--baseline", "no-such.jsonl"), 1, "no-such.jsonl: cannot be read"),
         (("SPRING", "--concept", "cat", "--units-per-concept", "7"), 1, "the bundle has 6 units"),
