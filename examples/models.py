@@ -36,7 +36,7 @@ from cliptools.analysis.zero_shot import Share
 from cliptools.front.bundles import read, require_neurons
 from cliptools.front.images import Reading
 from cliptools.front.judge import JudgeRequest, judged
-from cliptools.front.judge_images import measure, open_judged, true_presence
+from cliptools.front.judge_images import measure, open_judged
 from cliptools.images.loader import Skipped
 from cliptools.io.bundle import Bundle
 from cliptools.models.load import LoadedModel, load_recorded_model
@@ -115,7 +115,6 @@ def activity(bundle: Bundle, model: LoadedModel, seed: int) -> Activity:
     shows = np.zeros((len(measured.numbers), len(texts)), dtype=bool)
     for row, number in enumerate(measured.numbers):
         shows[row, images.truth.of(number)] = True
-    assert true_presence(images.truth, measured.numbers, len(texts)).known.any()
     return Activity(np.concatenate([a for _, a in measured.activities.columns()], axis=1), shows)
 
 

@@ -162,6 +162,8 @@ class PoolingTower(Tower):
         tower = effect.tower
         self.image_tower, self.head_effect, self.grid, self.prefix = tower, TokenHeads(tower), tower.grid, tower.prefix
         self.pooling, self.depth = self.head_effect.pooling, tower.depth
+        self.neuron_blocks = tower_adapter(tower.visual).blocks
+        """Blocks that have neurons also where the units are latents."""
         self.carried = isinstance(effect, SecondOrder)
         self.effect = SecondOrder(tower) if self.carried else effect  # its paths, where `SecondOrderPooled` has phi for S
         own = isinstance(effect, TokenHeads) and self.depth in layers
@@ -176,7 +178,7 @@ class PoolingTower(Tower):
     @torch.inference_mode()
     def read(self, image: Float[Tensor, "b 3 y x"]) -> ForwardPass:
         """Implements Tower.read."""
-        tower, blocks = self.image_tower, tower_adapter(self.image_tower.visual).blocks  # neurons also where units are latents
+        tower, blocks = self.image_tower, self.neuron_blocks
         neurons: dict[int, Tensor] = {}
         p = neurons if tower.unit_layers is None else dict[int, Tensor]()
         reads: list[PoolingRead] = []
@@ -257,14 +259,14 @@ class PoolingPass(ForwardPass):
         return S[:, index_of(block.neurons, S.device)]
 
     def _attention(self, layer: int) -> Float[Tensor, "b g width"]:
-        """What the heads of a layer write, summed over the tokens as the pooling's heads weight them."""
+        """The outputs of a layer's heads, summed over the tokens with the weights of the pooling's heads."""
         values = self.values[layer].transpose(1, 2).flatten(2)  # [b, head, g, e] -> [b, g, head e]
         return values @ self.tower.image_tower.blocks[layer].output_matrix().to(values).T
 
     def _neurons(self, layer: int, p: Float[Tensor, "b token neuron"]) -> Float[Tensor, "b g width"]:
         """The same of what the neurons of a layer write."""
         s = self.read.beta @ p.to(self.read.beta)  # [b, g, neuron]
-        return s @ tower_adapter(self.tower.image_tower.visual).blocks[layer].neuron_outputs(slice(None)).to(s).T
+        return s @ self.tower.neuron_blocks[layer].neuron_outputs(slice(None)).to(s).T
 
     def _through(self, written: Sequence[Float[Tensor, "b g width"]]) -> Float[Tensor, "b d"]:
         """Their sum, through the pooling."""

@@ -51,7 +51,7 @@ CONFIG_CLASSES = ("vit_prisma.sae.config.VisionModelSAERunnerConfig",)
 
 @dataclass(frozen=True, kw_only=True)
 class DictionarySettings:
-    """What a dictionary reads and writes, and how it encodes."""
+    """The place in the model that a dictionary reads and writes, and its encoding."""
 
     layer: int | None = None
     reads: str = "residual"

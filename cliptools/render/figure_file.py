@@ -27,9 +27,9 @@ class Theme(NamedTuple):
     faint: str
     rule: str
     towards: str
-    """Of shares towards text A."""
+    """Colour of shares towards text A."""
     against: str
-    """Of shares towards text B."""
+    """Colour of shares towards text B."""
 
 
 LIGHT = Theme("#ffffff", "#1c1c1c", "#6b6b6b", "#d9d9d9", "#c0392b", "#2166ac")

@@ -70,7 +70,7 @@ class Stems:
     """Stems of the files of images: an image's name without its ending, made different where two images share it.
 
     Args:
-        owner: Function that returns the image to which files with a stem belong already; None if there is no such file.
+        owner: Function from a stem to the image that has files of this stem already; it returns None for a free stem.
     """
 
     def __init__(self, owner: Callable[[str], str | None] = lambda _: None) -> None:
@@ -131,7 +131,7 @@ class Folder:
         return str(records[0].get("image")) if records else None
 
     def _read(self, path: Path) -> Records:
-        """Return the records in a file; empty if there is no such file.
+        """Return the records in a file, or an empty list if the file does not exist.
 
         Raises:
             CliptoolsError: the file is damaged.
