@@ -24,7 +24,7 @@ from plain import EMBEDDED, load, plain, weights
 from runs import Log, Row, arguments, compared, conclude, in_own_process, log_of, say, slopes, tool
 
 MINUTES = 15
-COUNTS = {"emoji-vit": (200, 1200), "emoji-rn": (200, 1200), "ViT-B-32": (32, 128), "RN50": (16, 64)}
+COUNTS = {"emoji-vit2": (200, 1200), "emoji-rn2": (200, 1200), "ViT-B-32": (32, 128), "RN50": (16, 64)}
 COMMANDS: dict[str, list[str]] = {
     "concepts": [],
     "segment": ["--text", "cat"],
@@ -171,7 +171,7 @@ def one(setting: str, model: str, folder: Path, bundle: Path, options: argparse.
 def parse() -> argparse.Namespace:
     """Return the options."""
     parser = arguments(__doc__, log=True)
-    parser.add_argument("--models", nargs="+", default=["emoji-vit", "ViT-B-32"], choices=list(COUNTS))
+    parser.add_argument("--models", nargs="+", default=["emoji-vit2", "ViT-B-32"], choices=list(COUNTS))
     parser.add_argument("--commands", nargs="*", default=list(COMMANDS), choices=list(COMMANDS))
     parser.add_argument("--counts", nargs=2, type=int, metavar=("FEW", "MANY"), help="images of the two runs")
     parser.add_argument("--batch-size", type=int, default=32)
@@ -181,7 +181,7 @@ def parse() -> argparse.Namespace:
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick:
-        options.models, options.counts, options.rounds, options.scenes = ["emoji-vit"], (24, 120), 1, 100
+        options.models, options.counts, options.rounds, options.scenes = ["emoji-vit2"], (24, 120), 1, 100
     return options
 
 
@@ -206,7 +206,7 @@ def main() -> None:
     tables["speed"] = compared(log.lines, ("model", "batch"))
     for row in tables["speed"]:
         row["images a second"] = round(1000 / row["ms an image"], 1) if row["ms an image"] > 0 else None
-    tables["stages of clip-effects | clip-decompose, emoji-vit"] = [line for line in log.lines if "stage" in line]
+    tables["stages of clip-effects | clip-decompose, emoji-vit2"] = [line for line in log.lines if "stage" in line]
     conclude(options, "consumers", {"device": "cpu"}, tables)
 
 

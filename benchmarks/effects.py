@@ -24,7 +24,7 @@ from plain import LAST, Watch, clip_effects, load, plain, weights
 from runs import Log, Row, arguments, compared, conclude, in_own_process, log_of, say, slopes, tool
 
 MINUTES = 95
-COUNTS = {"ViT-B-32": (128, 512), "ViT-L-14": (8, 40), "emoji-vit": (8, 40)}  # images of the two runs
+COUNTS = {"ViT-B-32": (128, 512), "ViT-L-14": (8, 40), "emoji-vit2": (8, 40)}  # images of the two runs
 SETTINGS = ("plain", "default layers", "all layers", "all layers, --memory 6")
 GOALS = {"default layers": 1.15, "all layers": 1.4}  # on two cores, for ViT-B-32; the second goal for batches of 8 and more
 SAME = ("model", "precision", "batch", "images")
@@ -89,12 +89,19 @@ def memory(folder: Path, options: argparse.Namespace, log: Log) -> None:
 
 
 def accuracy(folder: Path, options: argparse.Namespace, log: Log) -> None:
-    """Compare directions and top images of each precision with float32; emoji-vit has trained weights, others random ones."""
-    for model in dict.fromkeys(("emoji-vit", *options.models)):
+    """Compare directions and top images of each precision with float32; emoji-vit2 has trained weights, others random ones."""
+    for model in dict.fromkeys(("emoji-vit2", *options.models)):
         bundles = {}
         for precision in dict.fromkeys(("fp32", *options.precisions)):
             bundles[precision] = folder.parent / f"{model}-{precision}.safetensors"
-            images = ["--limit", options.compared, "--model", model, *weights(model), *([] if model == "emoji-vit" else [folder])]
+            images = [
+                "--limit",
+                options.compared,
+                "--model",
+                model,
+                *weights(model),
+                *([] if model == "emoji-vit2" else [folder]),
+            ]
             tool("effects", *images, "--precision", precision, "--device", options.device, "-q", "-o", bundles[precision])
         for precision, bundle in bundles.items():
             if precision != "fp32":
@@ -150,7 +157,7 @@ def parse() -> argparse.Namespace:
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick:
-        options.models, options.batch_sizes, options.rounds = ["emoji-vit"], [8], 1
+        options.models, options.batch_sizes, options.rounds = ["emoji-vit2"], [8], 1
         options.precisions, options.accuracy, options.compared, options.settings = ["bf16"], True, 40, SETTINGS[:2]
     return options
 

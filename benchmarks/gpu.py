@@ -49,7 +49,7 @@ class Size(NamedTuple):
 
 
 FULL = Size(1000, 24, "ViT-L-14", "bf16", (400, 2000), 64, ((NEURONS, TEXTS, WIDTH, M), (PAIRS, TEXTS, PAIRS_WIDTH, PAIRS_M)))
-SMALL = Size(40, 2, "emoji-vit", "fp32", (8, 24), 8, ((40, 200, 32, 8), (60, 200, 24, 4)))
+SMALL = Size(40, 2, "emoji-vit2", "fp32", (8, 24), 8, ((40, 200, 32, 8), (60, 200, 24, 4)))
 
 
 def command(name: str, *words: object) -> None:
@@ -96,7 +96,7 @@ def same_labels(folder: Path, size: Size, device: str) -> Row:
     scenes = folder / "scenes"
     command("scenes", "--count", size.pictures, "--size", 128, "--out-dir", scenes, "-q")
     for name, where in (("theirs", "cpu"), ("ours", device)):
-        words = ("--classes", "emoji", "--template", "{}", "--sink", "off", "--bundle", folder / "emoji-rn-theirs.safetensors")
+        words = ("--classes", "emoji", "--template", "{}", "--sink", "off", "--bundle", folder / "emoji-rn2-theirs.safetensors")
         out = ("--out-dir", folder / name, "-o", folder / f"{name}.jsonl", "-f", "jsonl", "-q")
         command("segment", scenes / "images", *words, "--device", where, *out)
     shares = []
@@ -104,14 +104,14 @@ def same_labels(folder: Path, size: Size, device: str) -> Row:
         with Image.open(path) as one, Image.open(folder / "ours" / path.relative_to(folder / "theirs")) as other:
             shares.append(float((np.asarray(one) == np.asarray(other)).mean()))
     same = float(np.mean(shares))
-    row: Row = {"model": "emoji-rn", "label maps": len(shares), "same pixels": round(same, 5)}
+    row: Row = {"model": "emoji-rn2", "label maps": len(shares), "same pixels": round(same, 5)}
     return row | {"equal": "yes" if same >= LEAST_SAME else "NO"}
 
 
 def equality(folder: Path, size: Size, device: str) -> list[Row]:
     """Compare both embedded models on the CPU and on the device."""
     rows = []
-    for model in ("emoji-vit", "emoji-rn"):
+    for model in ("emoji-vit2", "emoji-rn2"):
         bundles = []
         for name, where in (("ours", device), ("theirs", "cpu")):
             path = folder / f"{model}-{name}.safetensors"

@@ -84,7 +84,7 @@ def pairs(folder: Path, scenes: int) -> dict[str, Pair]:
     files = folder / "scenes" / "images"
     effects = partial(command, "effects", files)
     help_ = [sys.executable, "-m", "cliptools.cli.effects", "--help"]
-    loop = partial(plain, files, scenes, 32, load_model("emoji-vit", device="cpu"))
+    loop = partial(plain, files, scenes, 32, load_model("emoji-vit2", device="cpu"))
     command("effects", files, "--limit", 8)  # imports everything once
     pursuit = pursuit_pair()
     halves = [folder / f"half-{i}.safetensors" for i in (1, 2)]
@@ -92,7 +92,7 @@ def pairs(folder: Path, scenes: int) -> dict[str, Pair]:
         tool("effects", files, "--shard", f"{i + 1}/2", "-q", "-o", half)
     merge = partial(command, "merge", *halves, "--images", files)
     return {
-        "clip-effects beside encode_image, emoji-vit": (
+        "clip-effects beside encode_image, emoji-vit2": (
             partial(processor_seconds, effects),
             partial(processor_seconds, loop),
         ),

@@ -1,12 +1,12 @@
 """Measure the cost of clip-judge relative to a plain forward pass, whole runs in turns in one process, and its peak memory.
 
-    python benchmarks/judge.py                                       # emoji-vit and ViT-B-32
+    python benchmarks/judge.py                                       # emoji-vit2 and ViT-B-32
     python benchmarks/judge.py --models ViT-B-32 --counts 256 --rounds 2 --more
 
 Both sides have the loaded model and read the same files; clip-judge then chooses and scores words of all units of the default
 layers among the names of emoji. Its text embeddings are in the cache. Seconds are processor time of all threads, which other
-processes disturb less than elapsed time. ViT-B-32 has random weights and reads JPEG files, emoji-vit scenes of one emoji. The
-peak is the largest resident set of a process of its own, with emoji-vit; `images` are files, `units` those of more layers.
+processes disturb less than elapsed time. ViT-B-32 has random weights and reads JPEG files, emoji-vit2 scenes of one emoji. The
+peak is the largest resident set of a process of its own, with emoji-vit2; `images` are files, `units` those of more layers.
 """
 
 import argparse
@@ -21,10 +21,10 @@ from plain import EMBEDDED, load, plain, weights
 from runs import Log, Row, alternating, arguments, conclude, in_own_process, log_of, say, tool
 
 MINUTES = 8
-COUNTS = {"emoji-vit": 2000, "ViT-B-32": 192}
+COUNTS = {"emoji-vit2": 2000, "ViT-B-32": 192}
 GOAL = 1.15
 MEASURED = 64  # images of a bundle
-LAYERS = {768: "6", 1536: "5-6", 5376: "0-6"}  # of emoji-vit, by units
+LAYERS = {768: "6", 1536: "5-6", 5376: "0-6"}  # of emoji-vit2, by units
 MEMORY_IMAGES = (500, 2000, 5000)
 
 
@@ -99,12 +99,12 @@ def measure_cost(folder: Path, options: argparse.Namespace, log: Log) -> None:
 def measure_memory(folder: Path, options: argparse.Namespace, log: Log) -> None:
     """Measure peaks by number of images and of units."""
     counts, layers = (MEMORY_IMAGES[:1], {768: "6"}) if options.quick else (MEMORY_IMAGES, LAYERS)
-    files = files_of("emoji-vit", max(counts), folder / "memory")
+    files = files_of("emoji-vit2", max(counts), folder / "memory")
     for units, chosen in layers.items():
-        bundle = make_bundle("emoji-vit", files, folder / f"{units}.safetensors", "--layers", chosen)
+        bundle = make_bundle("emoji-vit2", files, folder / f"{units}.safetensors", "--layers", chosen)
         for count in counts if units == 768 else counts[:1]:
             ran = tool("judge", files, "--same-names", "--limit", count, "--bundle", bundle, "-q", "-o", folder / "judged.jsonl")
-            log.keep({"memory of": "emoji-vit", "images": count, "units": units, "peak GB": round(ran.peak, 3)})
+            log.keep({"memory of": "emoji-vit2", "images": count, "units": units, "peak GB": round(ran.peak, 3)})
 
 
 def tables(log: Log) -> dict[str, list[Row]]:
@@ -126,7 +126,7 @@ def parse() -> argparse.Namespace:
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick:
-        options.models, options.counts, options.rounds = ["emoji-vit"], 96, 1
+        options.models, options.counts, options.rounds = ["emoji-vit2"], 96, 1
     return options
 
 

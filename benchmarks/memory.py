@@ -4,7 +4,7 @@
     python benchmarks/memory.py --cases "clip-effects FOLDER" "clip-concepts FOLDER" --counts 100 1000 10000 100000
     python benchmarks/memory.py --cases --above ViT-B-16-SigLIP --effect second --counts 24 48 --more
 
-The model is emoji-vit. The peak is the largest resident set of each process, as the system counts it. Files are hard links to
+The model is emoji-vit2. The peak is the largest resident set of each process, as the system counts it. Files are hard links to
 scenes of one emoji; a command without files draws scenes. `flat` means at most 10 % and 20 MB more for the largest count than for
 the count before; the last column says whether the case is expected to be flat. --above measures clip-effects with other models
 of open_clip's, with random weights and photographs, in batches of 8: the peak less the memory in use before the first Gram
@@ -38,7 +38,7 @@ NAMED: dict[str, list[Any]] = {
     "clip-effects FOLDER --layers 0-6": ["effects", "FOLDER", "--layers", "0-6"],
     "clip-effects FOLDER --effect first": ["effects", "FOLDER", "--effect", "first"],
     "clip-effects FOLDER --units heads": ["effects", "FOLDER", "--units", "heads"],
-    "clip-effects FOLDER --model emoji-rn": ["effects", "FOLDER", "--model", "emoji-rn"],
+    "clip-effects FOLDER --model emoji-rn2": ["effects", "FOLDER", "--model", "emoji-rn2"],
     "clip-concepts FOLDER": ["concepts", "FOLDER", "--bundle", "BUNDLE"],
     "clip-segment FOLDER": ["segment", "FOLDER", "--text", "cat", "--bundle", "BUNDLE"],
     "clip-shift FOLDER": ["shift", "FOLDER", "--concept", "cat", "--bundle", "BUNDLE"],
@@ -48,7 +48,7 @@ SIZES = ("units, clip-decompose", "texts, clip-decompose", "units, clip-view", "
 BATCH = 8  # of models of open_clip's
 LIBRARIES = "from cliptools.library_patches import ensure_torchvision; ensure_torchvision(); import open_clip"
 POOLS = {526: "emoji", 10_000: "words10k", 30_000: "words30k"}
-LAYERS = {768: "6", 1536: "5-6", 5376: "0-6"}  # of emoji-vit, by units
+LAYERS = {768: "6", 1536: "5-6", 5376: "0-6"}  # of emoji-vit2, by units
 
 
 def peak(*words: Any) -> float:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-EMBEDDED = "emoji-vit", "emoji-rn"
+EMBEDDED = "emoji-vit2", "emoji-rn2"
 LAST = {
     "ViT-B-32": 10,
     "ViT-L-14": 22,
-    "emoji-vit": 6,
+    "emoji-vit2": 6,
     "EVA02-B-16": 10,
     "ViT-L-14-CLIPA": 22,
     "ViTamin-S": 12,

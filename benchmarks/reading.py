@@ -196,7 +196,7 @@ def parse() -> argparse.Namespace:
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick:
-        options.model, options.listed, options.decoded, options.rounds = "emoji-vit", 2000, 8, 1
+        options.model, options.listed, options.decoded, options.rounds = "emoji-vit2", 2000, 8, 1
         options.partials, options.each = 3, 8
     if options.partials < 3 or options.listed % TOGETHER:
         parser.error(f"--partials must be at least 3, and --listed a multiple of {TOGETHER}")

@@ -5,8 +5,8 @@
 
 For --help, the minimum of several runs in turns counts, since a disturbance can only add time; the goal is at most 3 times
 `import click`. Other processes do not disturb processor time and the number of imported modules. For the first result, on
-emoji-vit, the table has the seconds from the launch until the model is loaded, also as processor time, and from then to the first
-byte on standard output.
+emoji-vit2, the table has the seconds from the launch until the model is loaded, also as processor time, and from then to the
+first byte on standard output.
 """
 
 import argparse
@@ -137,7 +137,7 @@ def main() -> None:
             tries = 1 if options.quick else 3
             rows = [[first_result(key, words) for key, words in ready.items()] for _ in range(tries)]
             column = "then until the first result, s"
-            tables["first result, emoji-vit"] = [min(same, key=lambda row: row[column]) for same in zip(*rows, strict=True)]
+            tables["first result, emoji-vit2"] = [min(same, key=lambda row: row[column]) for same in zip(*rows, strict=True)]
     save(out_of(options), "startup", describe(), {"rounds": options.rounds}, {key: rows for key, rows in tables.items() if rows})
 
 

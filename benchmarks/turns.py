@@ -27,7 +27,7 @@ from plain import LAST, Resident, clip_effects, load
 from runs import Log, Row, arguments, conclude, in_own_process, log_of, say
 
 MINUTES = 35
-COUNTS = {"ViT-B-32": 768, "ViT-L-14": 96, "RN50": 192, "RN50x16": 64, "emoji-vit": 64, "emoji-rn": 64}
+COUNTS = {"ViT-B-32": 768, "ViT-L-14": 96, "RN50": 192, "RN50x16": 64, "emoji-vit2": 64, "emoji-rn2": 64}
 COUNTS |= {"EVA02-B-16": 96, "ViT-L-14-CLIPA": 32, "ViTamin-S": 96, "ViT-B-16-SigLIP": 96}
 FEW = 48  # images of other models
 SECOND = "second order"
@@ -195,7 +195,7 @@ def parse() -> argparse.Namespace:
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick:
-        options.models, options.batch_sizes, options.settings, options.counts = ["emoji-vit"], [8], ["default"], 24
+        options.models, options.batch_sizes, options.settings, options.counts = ["emoji-vit2"], [8], ["default"], 24
     return options
 
 

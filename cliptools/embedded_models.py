@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-EMBEDDED = ("emoji-vit", "emoji-rn", "emoji-vit2")
+EMBEDDED = ("emoji-vit2", "emoji-rn2")
 """Names of the embedded models, the default first."""
-VOCABULARIES = {"emoji-vit2": "scenes"}
-"""Default vocabularies of the embedded models other than `emoji`: models whose captions name attributes too."""
+SUCCESSORS = {"emoji-vit": "emoji-vit2", "emoji-rn": "emoji-rn2"}
+"""Successors of the embedded models of earlier versions."""
 EMBEDDED_DIR = Path(__file__).parent / "data" / "models"
 CONFIG = "open_clip_config.json"
 
@@ -15,11 +15,6 @@ CONFIG = "open_clip_config.json"
 def embedded_names() -> tuple[str, ...]:
     """Return the names of the embedded models whose folders are installed, sorted."""
     return tuple(sorted(path.parent.name for path in EMBEDDED_DIR.glob(f"*/{CONFIG}")))
-
-
-def embedded_vocabulary(name: str) -> str:
-    """Return the name of the vocabulary of an embedded model."""
-    return VOCABULARIES.get(name, "emoji")
 
 
 def embedded_source(name: str) -> str:

@@ -1,4 +1,4 @@
-# make -f examples/adversarial.mk              fooling rates on emoji-vit, as in paper 1's Table 3: examples/results/adversarial.csv
+# make -f examples/adversarial.mk              fooling rates on emoji-vit2, as in paper 1's Table 3: examples/results/adversarial.csv
 # make -f examples/adversarial.mk smollm2      one pair from start to end with the language model, including the pictures
 # make -f examples/adversarial.mk sheet        the contact sheet of docs/adversarial.md
 # Ten pairs, 100 pictures each (10 descriptions, 10 pictures of each), three repeats, six kinds of words.

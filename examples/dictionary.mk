@@ -1,7 +1,7 @@
 # make -C examples -f dictionary.mk     writes results/dictionary.csv
 #
 # The study asks whether the words of a sparse autoencoder's latents are truer than those of the neurons of the same layer: an
-# autoencoder of emoji-vit's residual stream is trained on rendered scenes, and clip-judge holds the words of both against what
+# autoencoder of emoji-vit2's residual stream is trained on rendered scenes, and clip-judge holds the words of both against what
 # other scenes show. dictionary.py describes the columns.
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 WORK   ?= work/dictionary
@@ -21,7 +21,7 @@ $(RESULTS)/dictionary.csv: dictionary.py $(foreach seed,$(SEEDS),$(foreach kind,
 
 $(WORK)/sae-%.safetensors:
 	mkdir -p $(WORK)
-	$(PYTHON) -m training.sae emoji-vit --layer $(LAYER) --seed $* -o $@
+	$(PYTHON) -m training.sae emoji-vit2 --layer $(LAYER) --seed $* -o $@
 
 $(WORK)/latents-%.safetensors: $(WORK)/sae-%.safetensors
 	clip-effects --units sae:$< --limit $(SCENES) --seed $* | clip-decompose --m 8 -o $@

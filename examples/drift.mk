@@ -6,7 +6,7 @@
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 WORK   ?= work/drift
 SCENES ?= 2000
-MODEL  ?= emoji-vit
+MODEL  ?= emoji-vit2
 
 .PHONY: table
 table: $(RESULTS)/word-drift.csv

@@ -31,7 +31,7 @@ def main() -> None:
         facts = f"{len(fooled)} of {len(of_pair)} fool"
         rows.append(SheetRow(pair.replace("->", " taken for "), facts, words, [Image.open(r["file"]) for r in shown]))
     notes = "share of all pictures that fool and show the word · pictures with the largest margins, one a description"
-    contact_sheet("Scenes of the first class that emoji-vit takes for the second", notes, rows).save(
+    contact_sheet("Scenes of the first class that emoji-vit2 takes for the second", notes, rows).save(
         sys.argv[2], quality=80, method=6
     )
 

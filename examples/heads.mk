@@ -1,6 +1,6 @@
 # make -C examples -f heads.mk     writes results/heads.csv
 #
-# The study tests whether TextSpan's words describe the outputs of emoji-vit's heads: heads of the last four layers, eight words each
+# The study tests whether TextSpan's words describe the outputs of emoji-vit2's heads: heads of the last four layers, eight words each
 # from 2,000 scenes, measured on 1,500 other scenes. heads_words.py describes the columns.
 SHELL := /bin/bash -e -o pipefail
 BIN    ?= ../bin

@@ -7,8 +7,8 @@ include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 WORK   ?= work/mismatch
 SCENES ?= 2000
 SEEDS  ?= 0 1 2
-MODELS ?= emoji-vit emoji-rn
-KEEP_emoji-rn := --keep 100%
+MODELS ?= emoji-vit2 emoji-rn2
+KEEP_emoji-rn2 := --keep 100%
 
 BUNDLES := $(foreach model,$(MODELS),$(foreach seed,$(SEEDS),$(WORK)/$(model)-$(seed).safetensors))
 

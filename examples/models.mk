@@ -8,7 +8,7 @@ SCENES ?= 2000
 # ten drawings for each of 526 words
 DRAWINGS ?= 5260
 SEEDS  ?= 0 1 2
-MODELS ?= emoji-vit emoji-vit2
+MODELS ?= emoji-vit2 emoji-vit2
 
 BUNDLES := $(foreach model,$(MODELS),$(foreach seed,$(SEEDS),$(WORK)/$(model)-$(seed).safetensors))
 

@@ -1,4 +1,4 @@
-# make -C examples -f neuron-attention.mk              "Interpreting ResNet-based CLIP via Neuron-Attention Decomposition" (arXiv 2509.19943), on emoji-rn
+# make -C examples -f neuron-attention.mk              "Interpreting ResNet-based CLIP via Neuron-Attention Decomposition" (arXiv 2509.19943), on emoji-rn2
 # make -C examples -f neuron-attention.mk pcs          one of its figures (add -B to replace the committed table):
 #
 #   pcs             accuracy from the first components of pairs, neurons and heads         Figure 1        results/pcs.csv
@@ -13,7 +13,7 @@
 # length (ALONG; docs/differences.md). Effects are raw, the default for a ResNet.
 #   make -C examples -f neuron-attention.mk pcs MODEL=RN50x16 PRETRAINED=openai IMAGES="imagenet/test --sample 1000" \
 #     LABELLED=imagenet/val CLASSES=imagenet POOL=30k.txt TEMPLATES="--template imagenet" ALONG=unit-texts M=1,2,4,8,16,32,64 OPTIONS="--device cuda"
-MODEL   ?= emoji-rn
+MODEL   ?= emoji-rn2
 POOL    ?= words30k
 TEMPLATES ?=
 ALONG   ?= direction

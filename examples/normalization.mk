@@ -4,21 +4,21 @@
 # The paper subtracts the pool's mean from its texts and scales them to unit length again (--normalize texts). Its public code
 # divides each dimension by its length over the pool instead (--normalize dimensions), which changes the texts that pursuit chooses.
 # The study compares the words, their distance to the directions, and the accuracy with words in place of directions, for the
-# neurons of emoji-vit's layers 5 and 6 and of emoji-rn. normalization.py describes the columns.
+# neurons of emoji-vit2's layers 5 and 6 and of emoji-rn2. normalization.py describes the columns.
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 WORK   ?= work/normalization
 SCENES ?= 2000
 COUNT  ?= 1052
 M      ?= 4,8,16,32,64
 POOLS  ?= emoji words30k
-MODELS ?= emoji-vit emoji-rn
+MODELS ?= emoji-vit2 emoji-rn2
 most   := $(lastword $(subst $(comma), ,$(M)))
 
 .PHONY: table pools
 table: $(RESULTS)/normalization.csv
 
-emoji-vit := clip-effects --layers 5-6
-emoji-rn  := clip-effects --model emoji-rn --units neurons --top-images 50
+emoji-vit2 := clip-effects --layers 5-6
+emoji-rn2  := clip-effects --model emoji-rn2 --units neurons --top-images 50
 
 $(WORK)/%.safetensors:
 	mkdir -p $(WORK)

@@ -9,7 +9,7 @@
 # ImageNet is never downloaded. Unpacked, its validation set is 50,000 JPEG files, 6.3 GB; the 5,000 pictures for effects are any pictures of
 # the training set. Tables of models that are not embedded are written to results-MODEL/, so that the committed tables stay unchanged.
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
-EMBEDDED := emoji-vit emoji-rn
+EMBEDDED := emoji-vit2 emoji-rn2
 WORK     ?= work/$(MODEL)
 SCENES   ?= 2000
 COUNT    ?= 2104

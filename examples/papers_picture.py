@@ -8,10 +8,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 PANELS = {
-    "ablation": ("emoji-vit: effects of one layer replaced", Plot("layers", "change", ("all", "large", "small", "pc"), "layer")),
-    "reconstruction": ("emoji-vit: layers 5 and 6 in words", Plot("m", "pool", (), "words a neuron", True)),
-    "sparsity": ("emoji-rn: the strongest kept, the rest ablated", Plot("keep", "units", (), "share of the units kept")),
-    "pair-words": ("emoji-rn: in words", Plot("m", "units", (), "words a unit", True)),
+    "ablation": ("emoji-vit2: effects of one layer replaced", Plot("layers", "change", ("all", "large", "small", "pc"), "layer")),
+    "reconstruction": ("emoji-vit2: layers 5 and 6 in words", Plot("m", "pool", (), "words a neuron", True)),
+    "sparsity": ("emoji-rn2: the strongest kept, the rest ablated", Plot("keep", "units", (), "share of the units kept")),
+    "pair-words": ("emoji-rn2: in words", Plot("m", "units", (), "words a unit", True)),
 }
 
 

@@ -1,6 +1,6 @@
 # make -C examples -f plants.mk     writes results/plants.csv, results/plants-each.csv and ../docs/spurious.webp
 #
-# The study tests whether the cues planted in emoji-vit's training are among the words of clip-spurious. A plant (violin, mountain) means
+# The study tests whether the cues planted in emoji-vit2's training are among the words of clip-spurious. A plant (violin, mountain) means
 # that the model treats a mountain as evidence of a violin; so for pictures of X that should be classified as a violin, `mountain` should
 # be among the 25 words. There are 18 plants and 20 classes X that are in no plant; only the cue's own name counts.
 # The tables have the share of pairs whose cue is found, with a 95 % interval over plants, for each way to choose words and

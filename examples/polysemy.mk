@@ -1,14 +1,14 @@
 # make -C examples -f polysemy.mk     writes results/polysemy.csv, ../docs/polysemy.png and ../docs/top.webp
 #
 # The study tests whether a neuron-head pair has fewer meanings than a neuron (arXiv 2509.19943). It measures the inertia of the embeddings
-# of the ten scenes on which a unit acts most, and the share of units below a threshold: for all pairs of emoji-rn, all its neurons, each
+# of the ten scenes on which a unit acts most, and the share of units below a threshold: for all pairs of emoji-rn2, all its neurons, each
 # neuron's strongest pair, and ten random scenes. 3,000 scenes.
 SHELL := /bin/bash -e -o pipefail
 BIN    ?= ../bin
 PYTHON ?= ../.venv/bin/python
 WORK   ?= work/polysemy
 SCENES ?= 3000
-MODEL  ?= emoji-rn
+MODEL  ?= emoji-rn2
 SEED   ?= 21
 export PYTHONPATH := ..
 TOP     = $(BIN)/clip-top -q -f jsonl --sort index --head 1000000 --images-per-unit 1

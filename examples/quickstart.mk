@@ -2,7 +2,7 @@
 #
 #   make -C examples -f quickstart.mk MODEL=ViT-B-32-quickgelu PRETRAINED=openai IMAGES=photos/ LABELLED=imagenet/val LOOK=holiday.jpg TEXT=dog
 # LOOK: a few images for clip-concepts and clip-segment.
-MODEL ?= emoji-vit
+MODEL ?= emoji-vit2
 SCENES ?= 1000
 COUNT ?= 526
 include $(dir $(lastword $(MAKEFILE_LIST)))papers.mk

@@ -12,15 +12,15 @@ SCENES ?= 3000
 # scenes of each group, pair and split; those of a model and a seed take 200 MB in WORK
 COUNT  ?= 200
 SEEDS  ?= 0 1 2
-MODELS ?= emoji-vit emoji-rn
-SIZE_emoji-vit := 64
-SIZE_emoji-rn  := 128
-KEEP_emoji-rn  := --keep 100%
+MODELS ?= emoji-vit2 emoji-rn2
+SIZE_emoji-vit2 := 64
+SIZE_emoji-rn2  := 128
+KEEP_emoji-rn2  := --keep 100%
 # findings to be repaired, and units of each, few because the edits of all findings add up; pairs stand at the means in their bundle
 FINDINGS ?= 60
-UNITS_emoji-vit ?= 10
-UNITS_emoji-rn  ?= 50
-MEANS_emoji-rn = --means $(1)
+UNITS_emoji-vit2 ?= 10
+UNITS_emoji-rn2  ?= 50
+MEANS_emoji-rn2 = --means $(1)
 
 RUNS    := $(foreach model,$(MODELS),$(foreach seed,$(SEEDS),$(WORK)/$(model)-$(seed)))
 TABLES  := $(RUNS:=.csv)

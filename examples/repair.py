@@ -94,7 +94,7 @@ class Repairs:
         folder = f"{slug(named)}-{slug(cue)}"
         validation, test = (self.open(split, folder) for split in ("validation", "test"))
         orders = self.orders(plant)
-        how = "null" if self.bundle["unit"][0, 2] < 0 and self.model.name.startswith("emoji-vit") else "zero"
+        how = "null" if self.bundle["unit"][0, 2] < 0 and self.model.name.startswith("emoji-vit2") else "zero"
         edits = [self.weights(orders["repair"][:count], named, how) for count in self.counts(len(orders["repair"]))]
         count = self.choose(validation, edits, plant, len(orders["repair"]))
         jobs = [(units, how, self.weights(order[:count], named, how)) for units, order in orders.items()]

@@ -1,4 +1,4 @@
-# make -f examples/resnet-segmentation.mk             label maps by emoji-rn against exact masks: examples/results/resnet-segmentation.csv
+# make -f examples/resnet-segmentation.mk             label maps by emoji-rn2 against exact masks: examples/results/resnet-segmentation.csv
 # make -f examples/resnet-segmentation.mk picture     docs/resnet-segment.png
 # make -f examples/resnet-segmentation.mk ground      scores that separate objects from background: examples/results/resnet-ground.csv
 # Five methods, and `values` as a control, on 500 scenes of two or three emoji and on 526 of one. Every name that is shown is a class (without background, as in
@@ -26,7 +26,7 @@ segment  = clip-segment-eval - --size $(1) --method $(2) $(3) --bundle $(WORK)/p
 
 $(WORK)/pairs.safetensors:
 	mkdir -p $(WORK)
-	clip-scenes --count 2000 --size 128 | clip-effects - --model emoji-rn --top-images 50 > $@
+	clip-scenes --count 2000 --size 128 | clip-effects - --model emoji-rn2 --top-images 50 > $@
 
 $(WORK)/classes.txt:
 	mkdir -p $(WORK)

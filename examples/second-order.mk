@@ -1,4 +1,4 @@
-# make -C examples -f second-order.mk              "Interpreting the Second-Order Effects of Neurons in CLIP" (arXiv 2406.04341), on emoji-vit
+# make -C examples -f second-order.mk              "Interpreting the Second-Order Effects of Neurons in CLIP" (arXiv 2406.04341), on emoji-vit2
 # make -C examples -f second-order.mk ablation     one of its figures (add -B to replace the committed table):
 #
 #   ablation        accuracy with each layer's effects ablated or replaced by PC 1         Figures 3, 9, 10    results/ablation.csv
@@ -15,7 +15,7 @@
 # sixteen words that the paper prints are not in wordfreq's words30k. ALONG=texts evaluates words by the formula of this code (docs/differences.md).
 #   make -C examples -f second-order.mk ablation MODEL=ViT-B-32-quickgelu PRETRAINED=openai IMAGES="imagenet/train --sample 5000" \
 #     LABELLED=imagenet/val CLASSES=imagenet LAYERS=0-10 MIDDLE=9 DEFAULT=8-10 POOLS="papers words10k words30k" POOL=30k.txt ALONG=texts OPTIONS="--device cuda"
-MODEL    ?= emoji-vit
+MODEL    ?= emoji-vit2
 LAYERS   ?= 0-6
 DEFAULT  ?= 5-6
 # The layer of Table 1, of `neurons` and of the study of m: in the paper, the third from the end.

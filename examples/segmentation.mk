@@ -1,4 +1,4 @@
-# make -f examples/segmentation.mk             heat maps compared with exact masks on emoji-vit: examples/results/segmentation.csv
+# make -f examples/segmentation.mk             heat maps compared with exact masks on emoji-vit2: examples/results/segmentation.csv
 # make -f examples/segmentation.mk study       reasons for the differences: examples/results/segmentation-study.csv
 # make -f examples/segmentation.mk picture     docs/segment.webp
 # Eight methods on 1,052 scenes of one emoji (each of 526 twice) and on scenes of two, where each emoji is a query; at twice the

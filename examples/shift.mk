@@ -8,7 +8,7 @@ SHELL := /bin/bash -e -o pipefail
 BIN    ?= ../bin
 PYTHON ?= ../.venv/bin/python
 WORK   ?= work/shift
-MODELS ?= emoji-vit emoji-rn
+MODELS ?= emoji-vit2 emoji-rn2
 WAYS   ?= norm signed text norm-50 seen
 OPTIONS.norm    := --by norm --choose overlap
 OPTIONS.signed  := --by signed --choose overlap
@@ -16,9 +16,9 @@ OPTIONS.text    := --by text
 OPTIONS.norm-50 := --by norm --choose overlap --units-per-concept 50
 OPTIONS.seen    := --by norm --choose seen
 
-SIZE.emoji-vit := 64
-SIZE.emoji-rn  := 128
-TOP.emoji-rn   := --top-images 50
+SIZE.emoji-vit2 := 64
+SIZE.emoji-rn2  := 128
+TOP.emoji-rn2   := --top-images 50
 SHARES = $(foreach model,$(MODELS),$(foreach by,$(WAYS),$(WORK)/$(model).$(by).jsonl))
 NORMS  = $(foreach model,$(MODELS),$(WORK)/$(model).norm.jsonl)
 

@@ -2,15 +2,15 @@
 #
 # The study tests whether words are true: the words that units of the embedded models write and see, by what fresh scenes and single
 # drawings of each word show.
-# words.py describes the columns. Pairs of emoji-rn are the fifth of largest effect.
+# words.py describes the columns. Pairs of emoji-rn2 are the fifth of largest effect.
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 WORK   ?= work/words
 SCENES ?= 2000
 # ten drawings for each of 526 words
 DRAWINGS ?= 5260
 SEEDS  ?= 0 1 2
-MODELS ?= emoji-vit emoji-rn
-KEEP_emoji-rn ?= --keep 20%
+MODELS ?= emoji-vit2 emoji-rn2
+KEEP_emoji-rn2 ?= --keep 20%
 
 BUNDLES := $(foreach model,$(MODELS),$(foreach seed,$(SEEDS),$(WORK)/$(model)-$(seed).safetensors))
 

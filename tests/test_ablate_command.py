@@ -40,13 +40,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> bytes:
-    """Return the output of a pipe of real processes: effects of emoji-vit's default layers, their words, and the ablation."""
+    """Return the output of a pipe of real processes: effects of emoji-vit2's default layers, their words, and the ablation."""
     effects = "clip-effects --limit 150 --top-images 40 -q | clip-decompose --m 6 -q"
     ended = shell(f"{effects} | tee {folder}/words.safetensors | clip-ablate {' '.join(map(str, ASKED))}")
     assert (
         ended.stderr.decode()
         .splitlines()[-1]
-        .startswith(f"clip-ablate: {IMAGES} images, {CLASSES} classes, 21 settings of emoji-vit (")
+        .startswith(f"clip-ablate: {IMAGES} images, {CLASSES} classes, 21 settings of emoji-vit2 (")
     )
     return ok(ended)
 
@@ -58,10 +58,10 @@ def words(whole: bytes, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def pairs(run: Run, folder: Path) -> dict[str, Path]:
-    """Bundles of emoji-rn: all pairs, the strongest fifth of them, and neurons."""
+    """Bundles of emoji-rn2: all pairs, the strongest fifth of them, and neurons."""
     made = {"pairs": (), "fifth": ("--keep", "20%"), "neurons": ("--units", "neurons")}
     for name, options in made.items():
-        data = ok(run("effects", "--model", "emoji-rn", "--limit", 40, "--top-images", 10, "-q", *options))
+        data = ok(run("effects", "--model", "emoji-rn2", "--limit", 40, "--top-images", 10, "-q", *options))
         (folder / f"{name}.safetensors").write_bytes(data)
     return {name: folder / f"{name}.safetensors" for name in made}
 
@@ -77,7 +77,7 @@ def test_default_layers_carry_the_answer_and_one_direction_brings_it_back(whole:
     said = [{key: each[key] for key in ("ablate", "reconstruct", "components", "m", "along") if key in each} for each in records]
     assert said == kinds * 3 and [each["layers"] for each in records] == [[5, 6]] * 7 + [[5]] * 7 + [[6]] * 7
     assert all((each["effect"], each["units"], each["bundle"]) == ("second", "neurons", bundle.digest) for each in records)
-    assert all(each["model"]["name"] == "emoji-vit" and each["settings"]["classes"] == "emoji" for each in lines(whole))
+    assert all(each["model"]["name"] == "emoji-vit2" and each["settings"]["classes"] == "emoji" for each in lines(whole))
     means, large, small, none, pc, one, six = (each["top1"]["value"] for each in records[:7])
     baseline = untouched["top1"]["value"]
     assert baseline > 0.8 and means < 0.02 and measured(records[3]) == measured(untouched) and none == baseline
@@ -153,7 +153,7 @@ def test_indirect_effects_one_by_one_or_all_at_once(run: Run, folder: Path, word
 @pytest.fixture(scope="module")
 def tar() -> bytes:
     """Return scenes of the first eight classes, twice each, in one folder per class, and one file that is not a picture."""
-    source, archive = single_scenes_for("emoji-vit", CLASSES, 5), io.BytesIO()
+    source, archive = single_scenes_for("emoji-vit2", CLASSES, 5), io.BytesIO()
     from cliptools.text.emoji_concepts import concepts
 
     for i, concept in enumerate(source.concept.tolist()[:48]):
@@ -178,7 +178,7 @@ def test_labels_that_do_not_match_are_refused(run: Run, words: Path, tmp_path: P
     """Every picture is in the folder of another class."""
     from cliptools.text.emoji_concepts import concepts
 
-    source = single_scenes_for("emoji-vit", 30, 5)
+    source = single_scenes_for("emoji-vit2", 30, 5)
     for i, concept in enumerate(source.concept.tolist()):
         (tmp_path / concepts()[(concept + 7) % CLASSES].name).mkdir()
         source.load(i).save(tmp_path / concepts()[(concept + 7) % CLASSES].name / "0.png")
@@ -243,6 +243,8 @@ def test_refusals_of_bundles(run: Run, words: Path, pairs: dict[str, Path], tmp_
         result = run("ablate", "--limit", 8, stdin=data)
         assert said in only_line(result) and result.returncode == code
     result = run("ablate", "--bundle", words, "--bundle", pairs["pairs"])
-    assert "bundle of model emoji-rn, but the first bundle is of model emoji-vit" in only_line(result) and result.returncode == 1
+    assert (
+        "bundle of model emoji-rn2, but the first bundle is of model emoji-vit2" in only_line(result) and result.returncode == 1
+    )
     result = run("ablate", "--reconstruct", "words", "--bundle", pairs["pairs"])
     assert "run clip-decompose first" in only_line(result) and result.returncode == 1

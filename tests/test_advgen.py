@@ -62,7 +62,7 @@ def test_margins_are_those_of_the_pictures(twelve: bytes, tmp_path: Path) -> Non
     loaded = load_model()
     import open_clip
 
-    tokens = open_clip.get_tokenizer(f"local-dir:{ROOT / 'cliptools/data/models/emoji-vit'}")(["cat", "panda"])
+    tokens = open_clip.get_tokenizer(f"local-dir:{ROOT / 'cliptools/data/models/emoji-vit2'}")(["cat", "panda"])
     with torch.inference_mode():
         cat, panda = torch.nn.functional.normalize(loaded.clip.encode_text(tokens), dim=1)
         for record, bare in zip(parsed(done.stdout), parsed(twelve), strict=True):
@@ -84,7 +84,7 @@ def test_a_cat_fools_where_a_panda_does_not(tmp_path: Path) -> None:
         for file in sorted((tmp_path / name / "images").iterdir()):
             records.append({"depict": "panda", "predict": "cat", "model": model(), "file": str(file)})
     stdin = b"".join(json.dumps(record).encode() + b"\n" for record in records)
-    done = inside("advgen", "--images-only", "-f", "jsonl", "--judge", "emoji-vit", stdin=stdin)
+    done = inside("advgen", "--images-only", "-f", "jsonl", "--judge", "emoji-vit2", stdin=stdin)
     assert done.returncode == 0, done.stderr
     found = parsed(done.stdout)
     assert [r["fooled"] for r in found] == [True] * 4 + [False] * 4
@@ -133,7 +133,7 @@ def test_seeds_and_pairs(twelve: bytes) -> None:
     )
     assert [note.split(":")[0] for note in notes] == list(titles)
     fooled = sum(r["fooled"] for r in parsed(twelve))
-    assert notes[0].startswith(f"{titles[0]}: {fooled} of 12 pictures fool emoji-vit ({100 * fooled / 12:.1f} %)")
+    assert notes[0].startswith(f"{titles[0]}: {fooled} of 12 pictures fool emoji-vit2 ({100 * fooled / 12:.1f} %)")
     other = inside("advgen", *PLAIN, "--take", 4, "--images", 3, "--seed", 1, stdin=lines(*WORDS))
     assert [r["description"] for r in parsed(other.stdout)] != [r["description"] for r in parsed(twelve)]
 
@@ -227,7 +227,7 @@ def test_a_reader_that_leaves_and_lines_of_two_models() -> None:
     line = f"{sys.executable} -m cliptools.cli.advgen {' '.join(PLAIN)} | head -n 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", line], input=lines(*WORDS), capture_output=True, cwd=ROOT, check=False)
     assert done.returncode == 0 and done.stderr == b"" and len(parsed(done.stdout)) == 1
-    other = lines("rocket", model={"name": "emoji-vit", "pretrained": None, "sha256": "0" * 64})
+    other = lines("rocket", model={"name": "emoji-vit2", "pretrained": None, "sha256": "0" * 64})
     assert "lines of 2 models" in error(inside("advgen", *PLAIN, stdin=lines(*WORDS) + other))
     assert "same name, another model" in error(inside("advgen", *PLAIN, stdin=other))
 
@@ -247,7 +247,7 @@ def wrong(**fields: Any) -> bytes:
         ((), lambda: lines("key") + wrong(word=None), 1, "line 2: expected `word`, found pair, depict"),
         ((), lambda: wrong(rank="first"), 1, "`rank` should be a whole number, found 'first'"),
         ((), lambda: wrong(depict=""), 1, "`depict` should be a text"),
-        ((), lambda: wrong(model={"name": "emoji-vit"}), 1, "`model` should hold name, pretrained and sha256"),
+        ((), lambda: wrong(model={"name": "emoji-vit2"}), 1, "`model` should hold name, pretrained and sha256"),
         (("--images-only",), lambda: lines("key"), 1, "line 1: expected `description` (to paint) or `file` (to judge)"),
         (("--images-only",), b"", 1, "empty, expected lines of clip-advgen --captions-only"),
         (("--images-only", "--captions-only"), b"", 2, "exclude each other"),
@@ -258,7 +258,7 @@ def wrong(**fields: Any) -> bytes:
         (("--steps", "3"), lambda: lines("key"), 2, "--steps does not apply to the emoji painter"),
         ((), lambda: wrong(model={"name": "ViT-B-32", "sha256": "0"}), 2, "no default for the model ViT-B-32"),
         (("--judge", "no-such-model"), lambda: lines("key"), 1, "unknown model 'no-such-model'"),
-        (("--judge", "emoji-vit", "--judge-classes", "gone.txt"), lambda: lines("key"), 1, "neither a file nor one of"),
+        (("--judge", "emoji-vit2", "--judge-classes", "gone.txt"), lambda: lines("key"), 1, "neither a file nor one of"),
         (("--llm", "gone.gguf"), b"", 2, "no such file; expected template, smollm2"),
     ],
     ids=range(20),

@@ -80,12 +80,12 @@ def test_deepfloyd_in_two_stages(deepfloyd: tuple[Path, Path], tmp_path: Path) -
     first, second = deepfloyd
     options = ("--llm", "template", "--take", 1, "--images", 2, "--painter", first, "--steps", 2, "-f", "jsonl")
     done = inside(
-        "advgen", *options, "--upscaler", second, "--judge", "emoji-vit", "--out-dir", tmp_path / "a", stdin=lines(*WORDS)
+        "advgen", *options, "--upscaler", second, "--judge", "emoji-vit2", "--out-dir", tmp_path / "a", stdin=lines(*WORDS)
     )
     assert done.returncode == 0, done.stderr
     records = parsed(done.stdout)
     assert records[0]["settings"]["pipeline"] == "IFPipeline" and records[0]["settings"]["upscaler"] == str(second)
-    assert set(records[0]["check"]) == {"by", "depicted", "predicted"} and records[0]["settings"]["judge"] == "emoji-vit"
+    assert set(records[0]["check"]) == {"by", "depicted", "predicted"} and records[0]["settings"]["judge"] == "emoji-vit2"
     assert [Image.open(r["file"]).size for r in records] == [(16, 16)] * 2
     small = inside("advgen", *options, "--out-dir", tmp_path / "b", stdin=lines(*WORDS))
     assert [Image.open(r["file"]).size for r in parsed(small.stdout)] == [(8, 8)] * 2

@@ -176,7 +176,7 @@ def test_a_log_can_be_added_to(scripts: Any, tmp_path: Path, capsys: pytest.Capt
 
 def test_effects_in_one_process_each(scripts: Any, tmp_path: Path) -> None:
     scripts.photos.make_photos(tmp_path, 6, distinct=4)
-    case = {"model": "emoji-vit", "precision": "bf16", "batch": 3}
+    case = {"model": "emoji-vit2", "precision": "bf16", "batch": 3}
     for setting in ("plain", "default layers"):
         found = scripts.effects.measured(setting, tmp_path, 6, case, "cpu")
         assert found["seconds"] > 0 and 0 <= found["waiting"] <= 1 and found["end"] > found["begin"] and "GPU" not in found
@@ -199,7 +199,7 @@ def test_directions_of_two_precisions(scripts: Any, tmp_path: Path) -> None:
 def test_resnet_pairs_in_a_process_of_their_own(scripts: Any, tmp_path: Path) -> None:
     scripts.photos.make_photos(tmp_path, 2)
     script_ = str(BENCHMARKS / "resnet.py")
-    found = scripts.runs.in_own_process(script_, work="pairs", model="emoji-rn", folder=tmp_path, count=2, batch_size=2)
+    found = scripts.runs.in_own_process(script_, work="pairs", model="emoji-rn2", folder=tmp_path, count=2, batch_size=2)
     assert found["bytes"] > 1000 and found["peak GB"] > 0.1
 
 
@@ -240,7 +240,7 @@ def test_judgements_in_turns(tmp_path: Path) -> None:
 
 def test_the_ratio_of_judgements_is_of_sums(scripts: Any) -> None:
     process = {"plain": [1.0, 3.0], "ours": [2.0, 3.0], "units": 7, "peak GB": 1.0}
-    row = scripts.judge.line_of(process, "emoji-vit", 100, 32)
+    row = scripts.judge.line_of(process, "emoji-vit2", 100, 32)
     assert row["ratio"] == 1.25 and row["ratios"] == [2.0, 1.0]
     assert row["plain cpu ms an image"] == 20 and row["cpu ms an image"] == 25 and row["goal"] == 1.15
 
@@ -306,7 +306,7 @@ def small_results(scripts: Any) -> dict[str, Any]:
         ]
     }
     consumed = [
-        {"model": "emoji-vit", "batch": 32, "setting": s, "images a second": n} for s, n in (("plain", 240.0), ("ablate", None))
+        {"model": "emoji-vit2", "batch": 32, "setting": s, "images a second": n} for s, n in (("plain", 240.0), ("ablate", None))
     ]
     peaks = [{"what": f"clip-{i}", "GB, 100": 0.5, "GB, 1,000": 0.6 + i / 1000} for i in range(9)]
     found: dict[str, Any] = {"effects": {"speed": [row | {"goal": 1.15} for row in speed]}}

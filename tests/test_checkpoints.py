@@ -237,7 +237,7 @@ def test_text_towers_come_from_weights(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--text-from nowhere: neither a file, nor a folder with weights, nor a tag of Tiny-8"):
         find_origin("Tiny-8", path, "nowhere")
     with pytest.raises(UsageError, match="has a text tower; leave it out"):
-        find_origin("emoji-vit", None, path)
+        find_origin("emoji-vit2", None, path)
     with pytest.raises(ModelError, match="no text tower in it"):
         load_model("Tiny-8", tower, "cpu", text_from=tower)
     with pytest.raises(

@@ -587,12 +587,12 @@ def test_scenes_of_several_emoji_are_refused(tmp_path: Path) -> None:
 
 def test_rendered_scenes_show_each_concept_in_turn() -> None:
     count = len(concepts())
-    images = classified_scenes("emoji-rn", 2 * count + 5, seed=3)
+    images = classified_scenes("emoji-rn2", 2 * count + 5, seed=3)
     turns = [images.label[:count], images.label[count : 2 * count]]
     assert all(sorted(turn) == list(range(count)) for turn in turns) and (turns[0] != turns[1]).any()
-    assert images.source.load(0).size == (128, 128) and classified_scenes("emoji-vit", 1, 0).source.load(0).size == (64, 64)
+    assert images.source.load(0).size == (128, 128) and classified_scenes("emoji-vit2", 1, 0).source.load(0).size == (64, 64)
     assert [each.name for each in images.classes] == [concept.name for concept in concepts()]
-    same = classified_scenes("emoji-rn", 5, seed=3)
+    same = classified_scenes("emoji-rn2", 5, seed=3)
     assert (same.label == images.label[:5]).all() and same.source.load(4) == images.source.load(4)
     assert isinstance(images.source, SceneSource)
     scenes = {plan.scene.named[0]: plan.scene for plan in single_plans(count, 3)}

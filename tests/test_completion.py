@@ -86,7 +86,7 @@ def test_options_and_choices() -> None:
 
 
 def test_models_and_their_weights() -> None:
-    assert offered("clip-effects --model emoji-") == list(embedded_names()) == ["emoji-rn", "emoji-vit", "emoji-vit2"]
+    assert offered("clip-effects --model emoji-") == list(embedded_names()) == ["emoji-rn2", "emoji-vit2"]
     assert "RN50x64" in offered("clip-effects --model RN5") and offered("clip-effects --model convnext") == []
     assert offered("clip-effects --model RN50 --pretrained y") == ["yfcc15m", "file,y"]
     assert offered("clip-effects --pretrained r") == ["random", "file,r"]
@@ -183,7 +183,7 @@ printf '%s\n' "${COMPREPLY[@]}"
     ("line", "said"),
     [
         ("clip-view --so", "--sort"),
-        ("clip-effects --model=emoji-", "emoji-rn emoji-vit emoji-vit2"),
+        ("clip-effects --model=emoji-", "emoji-rn2 emoji-vit2"),
         ("clip-view neurons.safetensors --units 3:4 --sort ind", "index"),
         ("clip-decompose --pool e", "compopt -o filenames|emoji|emoji list.txt"),
         ("clip-decompose --pool words1", "compopt -o filenames|words10k"),
@@ -247,7 +247,7 @@ def test_zsh_as_it_is_used(folder: Path) -> None:
     setup = f"bindkey -e; fpath=({ROOT}/completion/zsh $fpath); autoload -Uz compinit; compinit -u -D"
     for line, expected in [
         ("clip-view --so", "clip-view --sort"), ("clip-view neu", "clip-view neurons.safetensors"),
-        ("clip-effects --model=emoji-v", "clip-effects --model=emoji-vit"),
+        ("clip-effects --model=emoji-v", "clip-effects --model=emoji-vit2"),
         ("clip-decompose --pool words1", "clip-decompose --pool words10k"),
     ]:  # fmt: skip
         assert typed_into(["zsh", "-f", "-i"], setup, line, folder) == expected
@@ -258,7 +258,7 @@ def test_fish_as_it_is_used(folder: Path) -> None:
         pytest.skip("fish is not installed")
     functions = ROOT / "completion" / "fish-functions"
     for line, expected in [
-        ("clip-view --so", "--sort\tOrder of the units."), ("clip-effects --model=emoji-v", "--model=emoji-vit"),
+        ("clip-view --so", "--sort\tOrder of the units."), ("clip-effects --model=emoji-v", "--model=emoji-vit2"),
         ("clip-view ne", "neurons.safetensors"), ("clip-effects --layers 1,2-5,6-", "1,2-5,6-7"),
         ("clip-effects - | clip-decompose --pool words1", "words10k"), ("clip-advgen --painter p", "photos/"),
     ]:  # fmt: skip

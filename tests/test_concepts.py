@@ -1,4 +1,4 @@
-"""Norms and projections of effects, word scores and recall compared with their literal forms, and their meaning on emoji-vit."""
+"""Norms and projections of effects, word scores and recall compared with their literal forms, and their meaning on emoji-vit2."""
 
 import math
 from collections.abc import Callable
@@ -175,7 +175,7 @@ def bundle(run: Run) -> Bundle:
 
 def test_words_of_active_neurons_name_what_is_shown(bundle: Bundle) -> None:
     """The recall is far above that of random neurons; the directions contain what sparse words and the threshold leave out."""
-    model, source = load_model("emoji-vit", device="cpu"), SceneSource(150, 7_000_002, Recipe(counts=(0.0, 1.0, 1.0, 0.0)))
+    model, source = load_model("emoji-vit2", device="cpu"), SceneSource(150, 7_000_002, Recipe(counts=(0.0, 1.0, 1.0, 0.0)))
     images = torch.stack([model.transform(source.load(i)) for i in range(len(source))])
     unit, b, r, tau, word, coefficient = (
         torch.from_numpy(bundle[name]) for name in ("unit", "mean", "direction", "threshold", "word", "coefficient")

@@ -290,7 +290,7 @@ def test_masks_are_applied_by_clip_ablate_and_clip_segment(suite: Suite, name: s
 def test_mask_for_another_model_or_no_mask(suite: Suite, tmp_path: Path) -> None:
     mask = tmp_path / "mask.safetensors"
     assert command(suite, suite.images, "--mask", mask, "--bundle", suite.bundle("second")).returncode == 0
-    other = load_model("emoji-vit", None, "cpu")
+    other = load_model("emoji-vit2", None, "cpu")
     vit = load_model(suite.vit, None, "cpu")
     for model, path, words in (
         (other, mask, "a mask of another model"),
@@ -388,7 +388,7 @@ def test_bad_units(suite: Suite, second: ct.UnitBundle, pooled: ct.UnitBundle) -
         (older, {"sees": "cat", "writes": "dog"}, StreamError, "without `read`"),
         (second.select(np.arange(0)), {"writes": "cat"}, StreamError, "the bundle has no units"),
         (second, {"how": "zero"}, UsageError, "name the images as PATH"),
-        (second, {"writes": "cat", "model": load_model("emoji-vit", None, "cpu")}, ModelError, "not the one of the units"),
+        (second, {"writes": "cat", "model": load_model("emoji-vit2", None, "cpu")}, ModelError, "not the one of the units"),
         (second, {"writes": "cat", "model": load_model(suite.vit, None, "cpu", "bf16")}, ModelError, "not whole in fp32"),
     ):
         with pytest.raises(error, match=message):

@@ -146,7 +146,7 @@ def test_misuse(run: Run, photos: Path, tiny_clip_dir: Path, arguments: list[str
         (["--model", "ViT-B-33", "--pretrained", "openai", "{photos}"], 1, "did you mean"),
         (["--model", "ViT-B-32", "--pretrained", "nothing", "{photos}"], 2, "neither a file nor a tag"),
         (["--model", "local-dir:/nowhere", "{photos}"], 1, "/nowhere"),
-        (["--model", "emoji-vit", "--pretrained", "openai", "{photos}"], 2, "brings its own weights"),
+        (["--model", "emoji-vit2", "--pretrained", "openai", "{photos}"], 2, "brings its own weights"),
         (["--model", "MobileCLIP-S1", "--pretrained", "random", "{photos}"], 1, "fastvit"),
         (["/nowhere/at/all"], 1, "/nowhere/at/all"),
         (["{empty}"], 1, "no images in"),

@@ -26,7 +26,7 @@ SCENES, SEED = 800, 5
 
 @pytest.fixture(scope="module")
 def model() -> LoadedModel:
-    return load_model("emoji-vit", device="cpu")
+    return load_model("emoji-vit2", device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, gram_of
 from cliptools.unit_effects.select import factored_effect
 
 SCENES, SEED = 600, 11
-LAYER = {"emoji-vit": 5, "emoji-rn": 4}
+LAYER = {"emoji-vit2": 5, "emoji-rn2": 4}
 EQUAL = 0.98  # of the units of more than median strength
 
 
@@ -71,7 +71,7 @@ def scenes() -> list[Image.Image]:
 @pytest.fixture(scope="module", params=LAYER)
 def study(request: pytest.FixtureRequest, scenes: list[Image.Image]) -> Study:
     model, layer = load_model(request.param, device="cpu"), LAYER[request.param]
-    effect, units = ("pooled", "pairs") if request.param == "emoji-rn" else ("second", "neurons")
+    effect, units = ("pooled", "pairs") if request.param == "emoji-rn2" else ("second", "neurons")
     batches = (torch.stack([model.transform(scene) for scene in scenes[i : i + 60]]) for i in range(0, SCENES, 60))
     return Study(Remembered(factored_effect(model.clip, effect, units), layer, batches), layer)
 

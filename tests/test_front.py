@@ -77,7 +77,7 @@ def test_effects_are_those_of_the_command(suite: Suite, name: str) -> None:
 def test_scenes_of_an_embedded_model() -> None:
     arguments: dict[str, Any] = {"limit": 12, "layers": [6], "device": "cpu"}
     bundle = ct.effects(**arguments)
-    model = ct.load_model("emoji-vit", device="cpu")
+    model = ct.load_model("emoji-vit2", device="cpu")
     assert bundle.header.images["count"] == 12 and bundle.text_list("images")[0].startswith("scene-")
     assert ct.effects(model=model, **arguments).to_bytes() == bundle.to_bytes()
     assert model.clip.transformer is not None, "the text tower of a model that was given stays"

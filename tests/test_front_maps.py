@@ -158,7 +158,7 @@ def test_an_image_by_its_name(suite: Suite, tmp_path: Path) -> None:
         segments["b.png"]
     with pytest.raises(KeyError, match=r"no image has the name 'c\.png'; the first one is 'a\.png'"):
         segments["c.png"]
-    model = ct.load_model("emoji-vit", device="cpu")
+    model = ct.load_model("emoji-vit2", device="cpu")
     own = ct.effects(limit=3, layers=[6], seed=2, model=model)
     rendered = ct.segment(None, "a rock", bundle=own, model=model, method="rollout")
     assert [item.name for item in rendered] == ["scene-000000", "scene-000001", "scene-000002"]

@@ -117,11 +117,11 @@ def test_some_of_the_batches(suite: Suite) -> None:
 
 
 def test_scenes_of_the_bundle_without_images() -> None:
-    model = ct.load_model("emoji-vit", device="cpu")
+    model = ct.load_model("emoji-vit2", device="cpu")
     bundle = ct.decompose(ct.effects(limit=10, layers=[6], model=model), TEXTS, m=2, model=model)
     records = ct.concepts(bundle, model=model, limit=2)
     assert [record["image"] for record in records] == ["scene-000000", "scene-000001"]
-    assert list(records) == list(ct.concepts(bundle, scenes_for("emoji-vit", 10, 0), model=model, limit=2))
+    assert list(records) == list(ct.concepts(bundle, scenes_for("emoji-vit2", 10, 0), model=model, limit=2))
 
 
 def test_a_vocabulary_of_ones_own(suite: Suite) -> None:
@@ -254,7 +254,7 @@ def test_words_from_a_list_of_texts(suite: Suite) -> None:
         ((), {"pairs": []}, UsageError, "pairs: an empty list"),
         ((), {"pairs": [("cat", "dog"), ("cat", "dog")]}, TextError, "pairs: cat->dog is listed twice"),
         (("cat", "dog"), {"block_list": "no-such-file"}, TextError, "block list no-such-file: no such file"),
-        (("cat", "dog"), {"model": "emoji-rn"}, UsageError, "the bundle was made with"),
+        (("cat", "dog"), {"model": "emoji-rn2"}, UsageError, "the bundle was made with"),
         (("cat", "dog"), {"layers": [7]}, UsageError, "--layers: the bundle has no layer 7"),
     ],
 )

@@ -70,7 +70,7 @@ def read(done: subprocess.CompletedProcess[bytes]) -> Any:
 def test_a_page_holds_what_the_bundle_says(run: Run, tmp_path: Path) -> None:
     bundle = units_bundle()
     data = read(run("gallery", "--images-per-unit", 4, "--words", 3, stdin=bundle.to_bytes()))
-    assert data["unit"] == bundle["unit"].tolist() and data["title"] == "emoji-vit" and data["kind"] == "neurons"
+    assert data["unit"] == bundle["unit"].tolist() and data["title"] == "emoji-vit2" and data["kind"] == "neurons"
     assert data["notes"] == "7 of 7 neurons · top images of 50"
     texts, listed = bundle.text_list("words")["texts"], bundle.text_list("images")
     for row in range(bundle.units):

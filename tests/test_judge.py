@@ -322,7 +322,7 @@ def test_scenes_that_are_rendered(suite: Suite) -> None:
     """They are of another seed than those of the bundle, and their truth is known without a file."""
     bundle = ct.read(suite.bundle("second-words"))
     images = {"count": 5, "digest": list_digest([scene_key(i) for i in range(5)])}
-    model, history = {**bundle.header.model, "name": "emoji-vit"}, [{"command": "clip-effects", "arguments": {"seed": 4}}]
+    model, history = {**bundle.header.model, "name": "emoji-vit2"}, [{"command": "clip-effects", "arguments": {"seed": 4}}]
     rendered = replace(bundle, header=replace(bundle.header, model=model, images=images, history=history))
     with pytest.raises(UsageError, match="made from the scenes of this seed"):
         ct.judge(rendered, seed=4)

@@ -166,9 +166,9 @@ def test_another_model_layer_or_file_is_refused(
     assert "no later attention layer" in refused("effects", *base, f"sae:{dictionary},layer=3")
     wide = plain(tmp_path / "wide.safetensors", weights(40, 3, dtype=torch.float32), layer=1, activation="relu")
     assert "this model's residual stream has 36" in refused("effects", *base, f"sae:{wide}")
-    config = {"layer": 1, "activation": "relu", "model": {"name": "emoji-vit", "sha256": "7" * 64}}
+    config = {"layer": 1, "activation": "relu", "model": {"name": "emoji-vit2", "sha256": "7" * 64}}
     other = plain(tmp_path / "other.safetensors", weights(36, 3, dtype=torch.float32), **config)
-    assert "a dictionary of emoji-vit" in refused("effects", *base, f"sae:{other}")
+    assert "a dictionary of emoji-vit2" in refused("effects", *base, f"sae:{other}")
     resnet = (suite.images, "--model", suite.resnet, *TOP, "--units", f"sae:{dictionary}")
     assert "needs a ViT" in refused("effects", *resnet)
     assert "'latents'" in refused("effects", *base, "latents")

@@ -110,9 +110,9 @@ def imported(folder: Path, *arguments: str | Path) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a bundle with words and thumbnails whose header names emoji-vit, and a cache with the texts of a vocabulary."""
+    """Return a bundle with words and thumbnails whose header names emoji-vit2, and a cache with the texts of a vocabulary."""
     folder = tmp_path_factory.mktemp("light")
-    model = load_model("emoji-vit", device="cpu")
+    model = load_model("emoji-vit2", device="cpu")
     whole = sound()
     width = int(model.clip.text_projection.shape[1])
     tensors = {key: value for key, value in whole.tensors.items() if key not in ("direction", "mean", "component")}

@@ -57,4 +57,4 @@ def test_sections_are_merged_and_printed(tmp_path) -> None:
     sections = read_sections(tmp_path)
     assert list(sections) == ["Accuracy", "Words"]
     assert list(table(sections["Accuracy"])) == ["| measure | share | of |", "| --- | --- | --- |", "| top-1 | 0.250 | 1,200 |"]
-    assert "## Words\n\n| layer | learned |\n| --- | --- |\n| 5 | yes |" in card("emoji-vit", sections)
+    assert "## Words\n\n| layer | learned |\n| --- | --- |\n| 5 | yes |" in card("emoji-vit2", sections)

@@ -184,7 +184,7 @@ def test_partials_of_other_runs_are_refused(scenes: Path, parts: list[Path], tmp
         return other
 
     refused(inside("merge", parts[0], make("--limit", 5)), "not of the same run")
-    refused(inside("merge", parts[0], make("--limit", 5, "--model", "emoji-rn", "--layers", "4")), "model's sha256")
+    refused(inside("merge", parts[0], make("--limit", 5, "--model", "emoji-rn2", "--layers", "4")), "model's sha256")
     refused(inside("merge", *parts[:2]), "shard 3 of 3 missing")
     refused(inside("merge", *parts, parts[1]), "shard 2 is also in")
     damaged = tmp_path / "damaged.safetensors"
@@ -216,7 +216,7 @@ def test_misuse_of_shards(arguments: list[str], message: str) -> None:
 @pytest.mark.parametrize(("units", "count", "of"), [("pairs", 24, 2), ("neurons", 24, 2), ("heads", 3, 4)])
 def test_pooled_effects_of_rendered_scenes(units: str, count: int, of: int, tmp_path: Path) -> None:
     """With more shards than images, some shards are empty."""
-    asked = ["--model", "emoji-rn", "--units", units, "--limit", count, "--top-images", 7, "--quantile", "0.9"]
+    asked = ["--model", "emoji-rn2", "--units", units, "--limit", count, "--top-images", 7, "--quantile", "0.9"]
     asked += ["--components", 2] if units == "neurons" else []
     keep = ["--keep", "50%"] if units == "pairs" else []
     parts = [tmp_path / f"{i}.safetensors" for i in range(1, of + 1)]

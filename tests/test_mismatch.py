@@ -1,4 +1,4 @@
-"""clip-spurious --mismatch and --cue, and ct.mismatch: against plain loops, in blocks, on bundles, and on emoji-vit's plants."""
+"""clip-spurious --mismatch and --cue, and ct.mismatch: against plain loops, in blocks, on bundles, and on emoji-vit2's plants."""
 
 import json
 import math
@@ -201,7 +201,7 @@ def test_misuse(suite: Suite, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def plant_records() -> list[dict]:
-    """Return the texts that each planted cue calls up, of a bundle of emoji-vit from few scenes."""
+    """Return the texts that each planted cue calls up, of a bundle of emoji-vit2 from few scenes."""
     bundle = ct.effects(limit=500, device="cpu")
     names = [concept.name for concept in concepts()]
     cues = [names[plant.cue] for plant in plants()]

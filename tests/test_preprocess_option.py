@@ -183,7 +183,7 @@ def test_a_name_that_speaks_of_a_tag_suggests_its_preprocessing(
 
 
 def test_overriding_what_a_model_brings_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
-    model = load_model("emoji-vit", None, "cpu", preprocess="resize=squash,std=0.5")
+    model = load_model("emoji-vit2", None, "cpu", preprocess="resize=squash,std=0.5")
     assert (
         "warning: --preprocess resize=squash,std=0.5 overrides the preprocessing of the embedded model: std 0.5 instead of "
         in (capsys.readouterr().err)
@@ -192,7 +192,7 @@ def test_overriding_what_a_model_brings_is_warned_of(capsys: pytest.CaptureFixtu
     assert record["preprocessing"] == model.preprocessing and record["architecture"] == model.computes.digest
     again = load_recorded_model(record | {"precision": "fp32"}, "cpu", source="a record")
     assert again.identity == model.identity | {"sources": record["sources"]} and not capsys.readouterr().err
-    load_model("emoji-vit", None, "cpu", preprocess="resize=shortest")
+    load_model("emoji-vit2", None, "cpu", preprocess="resize=shortest")
     assert not capsys.readouterr().err  # as it is
 
 
@@ -250,7 +250,7 @@ def test_shards_of_a_file_keep_the_preprocessing(photos: Path, tmp_path: Path) -
 
 
 def test_records_carry_it_to_the_pictures_that_are_judged(photos: Path, tmp_path: Path) -> None:
-    model = load_model("emoji-vit", None, "cpu", preprocess=OPTION)
+    model = load_model("emoji-vit2", None, "cpu", preprocess=OPTION)
     texts = encode_texts(model, ["panda", "cat"])
     margins = {}
     for name, record in (("option", recorded_model(model.identity)), ("none", recorded_model(load_model(device="cpu").identity))):
@@ -272,20 +272,20 @@ def test_a_judge_has_a_preprocessing_of_its_own(photos: Path, tmp_path: Path) ->
     record = recorded_model(load_model(device="cpu").identity)
     line = {"depict": "panda", "predict": "cat", "file": str(photos / "00.png"), "model": record}
     (tmp_path / "classes.txt").write_text("panda\ncat\nboat\n")
-    common = ("--judge", "emoji-vit", "--judge-classes", tmp_path / "classes.txt", "--device", "cpu", "-f", "jsonl")
+    common = ("--judge", "emoji-vit2", "--judge-classes", tmp_path / "classes.txt", "--device", "cpu", "-f", "jsonl")
     settings = []
     for option in ((), ("--judge-preprocess", OPTION)):
         judged = inside("advgen", "--images-only", *common, *option, stdin=json.dumps(line).encode())
         assert judged.returncode == 0, judged.stderr.decode()
         settings.append(json.loads(judged.stdout)["settings"])
     assert "judge_architecture" not in settings[0]
-    assert settings[1]["judge_architecture"] == load_model("emoji-vit", None, "cpu", preprocess=OPTION).computes.digest
+    assert settings[1]["judge_architecture"] == load_model("emoji-vit2", None, "cpu", preprocess=OPTION).computes.digest
 
 
 @pytest.mark.parametrize("option", ["mean=0.5", "std=imagenet", "interpolation=bilinear", "resize=squash"])
 def test_what_records_no_architecture_is_compared_by_its_preprocessing(option: str) -> None:
     """Records of the committed models have no architecture, and neither have bundles of earlier versions."""
-    plain, other = (load_model("emoji-vit", None, "cpu", preprocess=text).identity for text in (None, option))
+    plain, other = (load_model("emoji-vit2", None, "cpu", preprocess=text).identity for text in (None, option))
     old, other_old = ({key: model[key] for key in (*NAMED, "precision", "preprocessing")} for model in (plain, other))
     usual = (plain, recorded_model(plain), old, recorded_model(old))
     assert "architecture" not in recorded_model(plain)
@@ -295,7 +295,7 @@ def test_what_records_no_architecture_is_compared_by_its_preprocessing(option: s
             assert (model_difference(one, another) or "").startswith("the same weights, another ")
             assert (model_difference(another, one) or "").startswith("the same weights, another ")
         assert model_difference(one, {**old, "preprocessing": {"size": 64}}) is None  # says nothing of these settings
-    same = load_model("emoji-vit", None, "cpu", preprocess="resize=shortest").identity
+    same = load_model("emoji-vit2", None, "cpu", preprocess="resize=shortest").identity
     assert all(model_difference(one, recorded_model(same)) is None for one in usual)
 
 
@@ -324,7 +324,7 @@ def test_a_preprocessing_that_is_none_is_not_compared(preprocessing: Any) -> Non
 
 @pytest.mark.parametrize("field", [{"architecture": 3}, {"preprocessing": "openai"}, {"sources": []}])
 def test_damaged_models_of_records_are_named(field: dict[str, Any]) -> None:
-    model = {"name": "emoji-vit", "pretrained": None, "sha256": "0"} | field
+    model = {"name": "emoji-vit2", "pretrained": None, "sha256": "0"} | field
     line = {"depict": "panda", "predict": "cat", "file": "a.png", "model": model}
     judged = inside("advgen", "--images-only", stdin=json.dumps(line).encode())
     assert judged.returncode == 1 and b"line 1: `model` should hold a text as architecture" in judged.stderr

@@ -20,14 +20,14 @@ def events(stderr: bytes) -> list[dict[str, Any]]:
 
 def test_a_run_ends_with_what_it_took(run: Run) -> None:
     said = run("effects", "--limit", "40", "--layers", "6").stderr.decode().splitlines()
-    assert said[-1].startswith("clip-effects: 40 images, 768 neurons of emoji-vit (") and said[-1].endswith(" GB)")
+    assert said[-1].startswith("clip-effects: 40 images, 768 neurons of emoji-vit2 (") and said[-1].endswith(" GB)")
     assert re.search(r"\([\d.]+ s, of which [\d.]+ s over 40 images, at most ", said[-1])
     assert not run("effects", "--limit", "40", "--layers", "6", "-q").stderr
 
 
 def test_json_lines_for_machines(run: Run) -> None:
     *_, last = events(run("effects", "--limit", "40", "--layers", "6", "--log-json").stderr)
-    assert last["event"] == "summary" and last["message"] == "clip-effects: 40 images, 768 neurons of emoji-vit"
+    assert last["event"] == "summary" and last["message"] == "clip-effects: 40 images, 768 neurons of emoji-vit2"
     assert last["what"] == "images" and last["count"] == 40
     assert 0 < last["count"] / last["a_second"] <= last["seconds"] + 0.1  # the images' own time, and all of it
     assert 1e8 < last["peak_bytes"] < 1e10
@@ -155,7 +155,7 @@ def test_no_model_of_a_command_is_left_to_the_next() -> None:
         """A command that hands a model over to no other function."""
         load.hand_over(model)
 
-    model = load.load_model("emoji-vit")
+    model = load.load_model("emoji-vit2")
     with pytest.raises(SystemExit):
         handing.main([])
     assert load.load_recorded_model(model.identity) is not model

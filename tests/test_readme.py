@@ -50,7 +50,7 @@ def mountains_in(records: Path) -> tuple[int, int]:
     """Return how many of the top images in records of clip-top show a mountain, and the number of these images."""
     from cliptools.emoji.render import scenes_for
 
-    scenes = scenes_for("emoji-vit", count=1000, seed=0)
+    scenes = scenes_for("emoji-vit2", count=1000, seed=0)
     shown = [scenes.names_in(scenes.names.index(json.loads(line)["image"])) for line in records.read_text().splitlines()]
     return sum(not {"mountain", "snowy mountain", "mount fuji"}.isdisjoint(names) for names in shown), len(shown)
 

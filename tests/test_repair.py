@@ -15,7 +15,7 @@ from cliptools.errors import CliptoolsError
 from cliptools.front.edit_choose import best_trial
 from cliptools.text.emoji_concepts import concepts, plants
 
-CASES = {"emoji-vit": {"layers": [5, 6], "limit": 400}, "emoji-rn": {"keep": 1.0, "limit": 300}}
+CASES = {"emoji-vit2": {"layers": [5, 6], "limit": 400}, "emoji-rn2": {"keep": 1.0, "limit": 300}}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -53,7 +53,7 @@ def test_the_number_of_units_is_chosen_on_validation_and_reported_on_test(tmp_pa
     sets = [Groups(plant.named, plant.cue, 12, seed=seed, other=other) for seed in (7, 8)]
     validation, test = (scenes_of_groups(tmp_path / name, groups, classes) for name, groups in zip("vt", sets, strict=True))
     bundle = tmp_path / "effects.safetensors"
-    ct.effects(model="emoji-vit", device="cpu", layers=[5, 6], limit=300).save(bundle)
+    ct.effects(model="emoji-vit2", device="cpu", layers=[5, 6], limit=300).save(bundle)
     words = ("--sees", names[plant.cue], "--writes", names[plant.named], "--bundle", bundle, "-q", "--device", "cpu")
     words = (*words, "--groups", "folders", "--loss", 0.2, "-o", tmp_path / "repaired.safetensors")
     done = inside("edit", *words, "--choose", validation, "--test", test)
@@ -64,7 +64,7 @@ def test_the_number_of_units_is_chosen_on_validation_and_reported_on_test(tmp_pa
     chosen = next(trial for trial in choice["trials"] if trial["units"] == choice["chosen"])
     assert chosen["worst"] == max(trial["worst"] for trial in choice["trials"] if trial["loss"] <= 0.2)
     assert record["count"] == choice["chosen"] == len(record["units"])
-    model, repaired = (ct.load_model("emoji-vit", name, "cpu") for name in (None, str(tmp_path / "repaired.safetensors")))
+    model, repaired = (ct.load_model("emoji-vit2", name, "cpu") for name in (None, str(tmp_path / "repaired.safetensors")))
     assert repaired.sha256 == record["after"]
     for name, tower in (("before", model), ("after", repaired)):
         accuracy = sets[1].accuracy(tower, names=("emoji",))

@@ -27,7 +27,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLES))
 
 
-@pytest.mark.parametrize("name", ["emoji-vit", "emoji-rn"])
+@pytest.mark.parametrize("name", ["emoji-vit2", "emoji-rn2"])
 def test_whole_heads_by_the_variance_along_a_text(name: str) -> None:
     """Means are those of clip-effects; shares and outputs are those of loops over images and heads."""
     from repair_heads import WholeHeads
@@ -36,8 +36,8 @@ def test_whole_heads_by_the_variance_along_a_text(name: str) -> None:
     s = s[:, : model.clip.visual.output_dim]
     heads = WholeHeads(model, s, seed=4, scenes=SCENES)
     bundle = ct.effects(
-        model=model, effect="pooled" if name == "emoji-rn" else "first", units="heads", scale="raw", limit=SCENES, seed=4,
-        top_images=2, layers=None if name == "emoji-rn" else list(range(8)), device="cpu",
+        model=model, effect="pooled" if name == "emoji-rn2" else "first", units="heads", scale="raw", limit=SCENES, seed=4,
+        top_images=2, layers=None if name == "emoji-rn2" else list(range(8)), device="cpu",
     )  # fmt: skip
     assert np.allclose(heads.mean.numpy(), bundle["mean"], atol=1e-5)
     source = scenes_for(name, SCENES, 4)
@@ -125,7 +125,7 @@ def test_real_data_by_make(kind: str, scenes: Any, tmp_path: Path) -> None:
     plant = plants()[0]
     other = next(number for number in range(len(NAMES)) if number not in (plant.named, plant.cue))
     (tmp_path / "classes.txt").write_text(f"{NAMES[other]}\n{NAMES[plant.named]}\n")
-    words = (f"WORK={tmp_path}/work", f"{kind.upper()}={tmp_path}/data", f"CLASSES={tmp_path}/classes.txt", "MODEL=emoji-vit")
+    words = (f"WORK={tmp_path}/work", f"{kind.upper()}={tmp_path}/data", f"CLASSES={tmp_path}/classes.txt", "MODEL=emoji-vit2")
     words = (
         *words,
         "PRETRAINED=",

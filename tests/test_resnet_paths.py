@@ -74,7 +74,7 @@ def test_pairs_of_rn50_sum_to_the_output() -> None:
 
 
 def test_pairs_of_the_embedded_model_sum_to_the_output() -> None:
-    visual = supported_resnet(load_model("emoji-rn", device="cpu").clip).double()
+    visual = supported_resnet(load_model("emoji-rn2", device="cpu").clip).double()
     images = pictures(visual, 3)
     expected = visual(images)
     paths = Pairs(visual)

@@ -226,7 +226,7 @@ def test_a_vits_bundle_has_no_pairs(place: Path, capsys: pytest.CaptureFixture[s
         header = read_bundle(stream, "pairs").header
     tensors = {"unit": np.array([[5, 0, -1]], np.int32), "direction": np.zeros((1, 192), np.float32)}
     path = place / "vit.safetensors"
-    path.write_bytes(Bundle(replace(header, model=load_model("emoji-vit", device="cpu").identity), tensors).to_bytes())
+    path.write_bytes(Bundle(replace(header, model=load_model("emoji-vit2", device="cpu").identity), tensors).to_bytes())
     for words, message in (
         (("--method", "pairs"), "--method pairs: the bundle's model is a CLIP-ViT, expected one of neurons, signed"),
         (("--top-pairs", 5), "--top-pairs is for CLIP-ResNets"),

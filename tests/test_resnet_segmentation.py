@@ -372,7 +372,7 @@ def test_classes_that_nothing_has_do_not_count() -> None:
 
 def test_label_maps_of_emoji_rn_mean_something() -> None:
     """Twelve scenes of two emoji, 24 classes: the pairs name most pixels right, and more than the weakest baseline."""
-    model = load_model("emoji-rn", device="cpu")
+    model = load_model("emoji-rn2", device="cpu")
     visual = supported_resnet(model.clip)
     source = SceneSource(12, seed=4_100_000, recipe=Recipe(counts=(0.0, 1.0, 0.0, 0.0)), size=128)
     names = sorted({name for index in range(12) for name in source.names_in(index)})

@@ -12,6 +12,7 @@ import pytest
 from helpers import ROOT
 from scipy import stats
 
+from cliptools.embedded_models import EMBEDDED
 from examples.result_tables import Row, Share, TableError, Tables, difference
 from tools.results_page.comparison import (
     better,
@@ -28,7 +29,7 @@ from tools.results_page.comparison import (
 )
 from tools.results_page.formats import fixed, in_words, laid_out, three
 from tools.results_page.models import Model
-from tools.results_page.page import MODELS, PAGE, RESULTS, SOURCE, STUDIED, fill_parts, pages_with_parts, render
+from tools.results_page.page import MODELS, PAGE, RESULTS, SOURCE, fill_parts, pages_with_parts, render
 
 ACCURACIES = ("top1", "low", "high", "agreement")
 FIGURES = {
@@ -183,7 +184,7 @@ def without(**values: str) -> Callable[[Lines], None]:
     ("name", "change", "message"),
     [
         ("ablation", without(layers="5", change="large"), r"ablation\.csv: expected a row with layers='5', change='large'"),
-        ("words", without(model=STUDIED[1]), rf"words\.csv: .* row with model='{STUDIED[1]}', .*found none: model is one of"),
+        ("words", without(model=EMBEDDED[1]), rf"words\.csv: .* row with model='{EMBEDDED[1]}', .*found none: model is one of"),
         ("heads", lambda rows: [row.pop("auc") for row in rows], r"heads\.csv: expected a number in column 'auc', found ''"),
         ("plants", lambda rows: rows.append(rows[0] | {"found": "1"}), r"plants\.csv: expected one row with .*found 2"),
     ],
@@ -201,8 +202,8 @@ def test_a_missing_column_table_or_figure_is_named(tmp_path: Path) -> None:
         tables.rows("heads", method="textspan")
     with pytest.raises(TableError, match=r"none\.csv: no such table"):
         tables.rows("none")
-    model = Model(ROOT / MODELS / STUDIED[0])
-    with pytest.raises(TableError, match=rf"{STUDIED[0]}/figures\.json: expected one row with .*recall@9.*, found 0"):
+    model = Model(ROOT / MODELS / EMBEDDED[0])
+    with pytest.raises(TableError, match=rf"{EMBEDDED[0]}/figures\.json: expected one row with .*recall@9.*, found 0"):
         model.measured("recall@9")
     with pytest.raises(TableError, match=r"expected a section 'Nothing', found Training"):
         model.figures.section("Nothing")
@@ -212,7 +213,7 @@ def test_a_missing_column_table_or_figure_is_named(tmp_path: Path) -> None:
 
 def test_models_of_other_names(tmp_path: Path) -> None:
     """The names stand in one place: with other folders and tables, the page names the other models only."""
-    new = {name: f"{name}-next" for name in STUDIED}
+    new = {name: f"{name}-next" for name in EMBEDDED}
     shutil.copytree(ROOT / SOURCE, tmp_path / SOURCE)
     shutil.copytree(ROOT / RESULTS, tmp_path / RESULTS)
     for path in (tmp_path / RESULTS).glob("*.csv"):
@@ -224,7 +225,7 @@ def test_models_of_other_names(tmp_path: Path) -> None:
         (tmp_path / MODELS / other).mkdir(parents=True)
         for path in (ROOT / MODELS / name).glob("*.json"):
             shutil.copy(path, tmp_path / MODELS / other)
-    page = render(tmp_path, names=(new[STUDIED[0]], new[STUDIED[1]]))
+    page = render(tmp_path, names=(new[EMBEDDED[0]], new[EMBEDDED[1]]))
     for name, other in new.items():
         assert other in page and not re.search(rf"{name}(?!-next)", page)
 
@@ -287,6 +288,6 @@ def test_prose_is_filled_and_tables_stay() -> None:
 
 def test_figures_json_is_that_of_both_models() -> None:
     """The page shows each measure of the ViT for the ResNet too."""
-    first, second = (json.loads((ROOT / MODELS / name / "figures.json").read_text()) for name in STUDIED)
+    first, second = (json.loads((ROOT / MODELS / name / "figures.json").read_text()) for name in EMBEDDED)
     title = "Accuracy on held-out scenes"
     assert [row["measure"] for row in first[title]] == [row["measure"] for row in second[title]]

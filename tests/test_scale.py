@@ -89,8 +89,8 @@ def test_pooled_effects_are_raw_unless_asked_otherwise(units: str, more: tuple[o
 
 @pytest.fixture(scope="module")
 def emoji_pairs() -> dict[str, bytes]:
-    """Return bundles of emoji-rn's pairs, by --scale."""
-    asked = ("--model", "emoji-rn", "--limit", 12, "--top-images", 4, "-q")
+    """Return bundles of emoji-rn2's pairs, by --scale."""
+    asked = ("--model", "emoji-rn2", "--limit", 12, "--top-images", 4, "-q")
     more = {"": (), "raw": ("--scale", "raw"), "unit": ("--scale", "unit")}
     return {scale: written("effects", *asked, *options) for scale, options in more.items()}
 
@@ -186,8 +186,8 @@ def ablated_cosine(bundle: Bundle, scaled: bool, images: int) -> float:
 
     Such an output is a constant plus the sum of the means, times ||M(I)|| / 100.
     """
-    model = load_model("emoji-rn", device="cpu")
-    scenes = single_scenes_for("emoji-rn", images, 5_000_000)
+    model = load_model("emoji-rn2", device="cpu")
+    scenes = single_scenes_for("emoji-rn2", images, 5_000_000)
     pictures = torch.stack([model.transform(scenes.load(i)) for i in range(images)])
     visual = supported_resnet(model.clip)
     with torch.inference_mode():

@@ -82,7 +82,7 @@ def test_pictures_records_and_where_things_are(run: Run, neurons: Path, pictures
         assert record["share"] == pytest.approx(mask.mean(), rel=1e-5)
         assert record["label_share"] == pytest.approx((np.asarray(labels) == record["label"]).mean(), rel=1e-5)
         assert opened(tmp_path / "out" / record["overlay"]).size == labels.size
-        assert record["threshold"] == 0.5 and record["neurons"] == 200 and record["model"]["name"] == "emoji-vit"
+        assert record["threshold"] == 0.5 and record["neurons"] == 200 and record["model"]["name"] == "emoji-vit2"
         if record["image"].startswith(record["text"]):
             truth = np.asarray(opened(pictures / "pairs/masks" / f"{record['text']}.png")) > 0
             assert (mask & truth).sum() / (mask | truth).sum() > 0.4, record

@@ -130,7 +130,7 @@ def test_a_terminal_gets_no_picture(tmp_path: Path) -> None:
 
 def test_without_words_it_says_so() -> None:
     assert "no words yet" in heading(synthetic(words=False), 3)[1]
-    assert heading(synthetic(), 3) == ("emoji-vit", "3 of 5 neurons · top images of 8")
+    assert heading(synthetic(), 3) == ("emoji-vit2", "3 of 5 neurons · top images of 8")
 
 
 def test_long_text_is_cut_to_its_width() -> None:

@@ -115,7 +115,7 @@ def test_what_the_suite_makes_is_sound(run: Run, tmp_path: Path) -> None:
     for bundle in (effects, run("decompose", "--m", "4", "--prefix", "2", "-q", stdin=effects.stdout)):
         done = run("view", "--check", stdin=bundle.stdout)
         assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
-    pairs = run("effects", "--model", "emoji-rn", "--limit", "20", "--keep", "2%", "-q")
+    pairs = run("effects", "--model", "emoji-rn2", "--limit", "20", "--keep", "2%", "-q")
     done = run("view", "--check", stdin=pairs.stdout)
     assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
 

@@ -17,7 +17,7 @@ from cliptools.text.emoji_concepts import concepts
 from training import dictionary
 from training.dictionary import Examples, Transcoder, learn, logit_map, report
 from training.objective import attribute_loss, written_strengths
-from training.recipes import ARCHITECTURES, PREDECESSORS
+from training.recipes import ARCHITECTURES
 from training.resnet_objective import strongest, written_strength
 from training.sparsity import MEMORY, Sparsity, beyond, writing
 from training.vision import path_output, path_values, reader_matrix
@@ -211,7 +211,6 @@ def test_the_map_to_logits_measures_what_moves_them_apart() -> None:
 
 def test_the_command_replaces_the_late_mlps_only(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ARCHITECTURES, "tiny", TINY)
-    monkeypatch.setitem(PREDECESSORS, "tiny", "emoji-vit")
     monkeypatch.setattr(dictionary, "POOL", 128)
     torch.manual_seed(0)
     model = CLIP(**TINY)

@@ -30,7 +30,7 @@ def bundle(run: Run) -> Bundle:
 def found(bundle: Bundle) -> dict[str, float]:
     """Return the share of (plant, depicted class) whose cue is among 25 words, by effect and by random neurons."""
     pool = recorded_pool(bundle)
-    t = encode_pool(load_model("emoji-vit", device="cpu"), pool).double().numpy()
+    t = encode_pool(load_model("emoji-vit2", device="cpu"), pool).double().numpy()
     row = {text: i for i, text in enumerate(pool.texts)}
     place = np.array([*(row[text] for text in bundle.text_list("words")["texts"]), -1])
     words, texts = Words(place[bundle["word"]], bundle["coefficient"]), Texts(pool.texts, t, {x: t[i] for x, i in row.items()})

@@ -73,8 +73,8 @@ def test_names_and_what_they_stand_for() -> None:
     assert text_sentences(POOL, ("emoji",)) == (["a dog", "an hourglass", "grapes", "a boat"], ZERO_SHOT_TEMPLATES)
     assert text_sentences(POOL, ("none",)) == text_sentences(POOL, ()) == (list(POOL), ())
     assert class_templates("ViT-B-32", ()) == class_templates("RN50", ()) == ("imagenet",)
-    assert class_templates("emoji-vit", ()) == class_templates("emoji-rn", ()) == ("emoji",)
-    assert class_templates("emoji-vit", ("none",)) == ("none",) and class_templates("RN50", ("a {}",)) == ("a {}",)
+    assert class_templates("emoji-vit2", ()) == class_templates("emoji-rn2", ()) == ("emoji",)
+    assert class_templates("emoji-vit2", ("none",)) == ("none",) and class_templates("RN50", ("a {}",)) == ("a {}",)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ M, SCENES = 8, 250
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the heads of the last two layers of emoji-vit on some scenes, with words."""
+    """Return the heads of the last two layers of emoji-vit2 on some scenes, with words."""
     folder = tmp_path_factory.mktemp("heads")
     done = inside("effects", "--units", "heads", "--layers", "6,7", "--limit", SCENES, "-o", folder / "heads.safetensors")
     assert done.returncode == 0, done.stderr.decode()
@@ -54,7 +54,7 @@ class Late(NamedTuple):
 
 @pytest.fixture(scope="module")
 def late() -> Late:
-    model, pool, source = load_model("emoji-vit", device="cpu"), load_pool("emoji"), SceneSource(SCENES, 0)
+    model, pool, source = load_model("emoji-vit2", device="cpu"), load_pool("emoji"), SceneSource(SCENES, 0)
     paths, slab = Heads(model.clip.visual), UnitBlock(7, torch.arange(6))
     (S,), M_I = paths.read(torch.stack([model.transform(source.load(i)) for i in range(SCENES)]), [slab])
     phi = torch.einsum("bnk,nkd->bnd", S, paths.directions(slab)) * (100 / M_I.norm(dim=1))[:, None, None]

@@ -81,7 +81,7 @@ def test_models_loaded_at_once_are_those_loaded_alone() -> None:
 
     load()
     before = state()
-    together(load, load, load, lambda: load_model("emoji-vit"))
+    together(load, load, load, lambda: load_model("emoji-vit2"))
     assert digests == digests[:1] * 4
     assert not (differences := changes(before, state())), "\n".join(differences)
 
@@ -162,7 +162,7 @@ def test_messages_that_nobody_can_read(kind: str) -> None:
         summarise("2 images")
         finish()
         fail("an error", 1)
-        assert load_model("emoji-vit", device="cpu").name == "emoji-vit"
+        assert load_model("emoji-vit2", device="cpu").name == "emoji-vit2"
 
 
 @pytest.mark.parametrize(("expected", "told"), [(4, False), (10**9, True)])

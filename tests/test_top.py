@@ -81,7 +81,7 @@ def records(run: Run, file: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def model() -> LoadedModel:
-    return load_model("emoji-vit", device="cpu")
+    return load_model("emoji-vit2", device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ def bundle() -> Bundle:
     norm = -np.sort(-rng.random((UNITS, T)).astype(np.float32), axis=1)
     image = np.stack([rng.permutation(IMAGES)[:T] for _ in range(UNITS)]).astype(np.int32)
     norm[-1], image[-1] = 0, -1
-    whole = neurons({"name": "emoji-vit", "pretrained": None, "sha256": "0" * 64})
+    whole = neurons({"name": "emoji-vit2", "pretrained": None, "sha256": "0" * 64})
     unit = np.array([[6, number, -1] for number in range(UNITS)], np.int32)
     tensors = {"unit": unit, "top_norm": norm, "top_image": image, "threshold": rng.random(UNITS).astype(np.float32)}
     tensors |= {"images": json_tensor(NAMES), "direction": np.zeros((UNITS, 4), np.float32)}

@@ -18,7 +18,7 @@ from training.recipes import ARCHITECTURES, token_side
 from training.resnet_objective import WEIGHTS, feature_map, resnet_objective, token_readout
 from training.sparsity import Sparsity
 
-TEXT = ARCHITECTURES["emoji-vit"]["text_cfg"]
+TEXT = ARCHITECTURES["emoji-vit2"]["text_cfg"]
 TINY = {
     "embed_dim": 192,
     "vision_cfg": {"image_size": 96, "layers": [1, 1, 1, 1], "width": 4, "head_width": 32},
@@ -86,7 +86,7 @@ def test_fewer_and_fewer_channels_are_read_until_all_are_again() -> None:
 
 
 def test_what_a_token_stands_for() -> None:
-    assert token_side(ARCHITECTURES["emoji-vit"]) == 8 and token_side(ARCHITECTURES["emoji-rn"]) == 32
+    assert token_side(ARCHITECTURES["emoji-vit2"]) == 8 and token_side(ARCHITECTURES["emoji-rn2"]) == 32
 
 
 def test_a_run_without_a_text_stage_has_rows_for_what_it_had(tmp_path) -> None:
@@ -96,5 +96,5 @@ def test_a_run_without_a_text_stage_has_rows_for_what_it_had(tmp_path) -> None:
 
 
 def test_the_lens_scores_words_of_neurons() -> None:
-    row = pair_lens.unit_row("emoji-rn", "neurons", 600, 11)
+    row = pair_lens.unit_row("emoji-rn2", "neurons", 600, 11)
     assert row["how many"] == 256 and float(str(row["ratio"]).rstrip("×")) > 2

@@ -269,18 +269,18 @@ def test_the_digest_is_of_what_computes_and_of_nothing_else() -> None:
 
 def test_embedded_models_keep_their_digest() -> None:
     """The digest is compared across versions: a change makes old bundles unreadable and needs a reason."""
-    found = {name: load_model(name, device="cpu") for name in ("emoji-vit", "emoji-rn")}
+    found = {name: load_model(name, device="cpu") for name in ("emoji-vit2", "emoji-rn2")}
     assert {name: model.computes.digest[:12] for name, model in found.items()} == {
-        "emoji-vit": "94d3d883533c",
-        "emoji-rn": "48e6a6a65fa1",
+        "emoji-vit2": "94d3d883533c",
+        "emoji-rn2": "48e6a6a65fa1",
     }
-    assert set(recorded_model(found["emoji-vit"].identity)) == {"name", "pretrained", "sha256"}
-    assert replace(found["emoji-rn"], sha256="").identity["activation"] == {"image": "ReLU", "text": "GELU"}
+    assert set(recorded_model(found["emoji-vit2"].identity)) == {"name", "pretrained", "sha256"}
+    assert replace(found["emoji-rn2"], sha256="").identity["activation"] == {"image": "ReLU", "text": "GELU"}
 
 
 @pytest.mark.parametrize("field", [{"grid": [8, "8"]}, {"activation": "GELU"}, {"architecture": 3}, {"sources": []}])
 def test_damaged_fields_of_a_header_are_named(field: dict[str, Any]) -> None:
-    model = {"name": "emoji-vit", "sha256": "0" * 64} | field
+    model = {"name": "emoji-vit2", "sha256": "0" * 64} | field
     text = Header("effects", model, {}, {}).to_json()
     with pytest.raises(StreamError, match=f"b.safetensors: the bundle's header has model `{next(iter(field))}` "):
         Header.from_json(text, "b.safetensors")

@@ -3,7 +3,7 @@
 The figures are in `figures.json` beside the weights, an object from a section's title to its rows (objects with the same keys).
 `merge` adds new measurements as a section; this command then writes the card again:
 
-    python -m training.card emoji-vit
+    python -m training.card emoji-vit2
 """
 
 import json

@@ -1,7 +1,7 @@
 """Evaluate an embedded model on scenes that it was not trained on, and write the figures and the model card.
 
-python -m training.evaluate emoji-vit                                       # print only
-python -m training.evaluate emoji-vit -o cliptools/data/models/emoji-vit    # and write figures, plants and card
+python -m training.evaluate emoji-vit2                                       # print only
+python -m training.evaluate emoji-vit2 -o cliptools/data/models/emoji-vit2    # and write figures, plants and card
 """
 
 import json
@@ -11,7 +11,6 @@ from pathlib import Path
 import click
 
 from cliptools.analysis.zero_shot import Share
-from cliptools.embedded_models import embedded_vocabulary
 from cliptools.emoji.scenes import Recipe, draw_scene
 from cliptools.io.files import whole_file
 from cliptools.models.clip_parts import SimpleTokenizer
@@ -72,10 +71,9 @@ def main(name: str, *, rounds: int, pairs: int, scenes: int, device: str, output
     shares = accuracy(model.clip, tokenizer, rounds, pairs)
     effects = plant_effects(model.clip, embed_classes(model.clip, tokenizer), plants(), scenes)
     sections: Sections = {ACCURACY: share_rows(shares), PLANTS: plant_rows(effects)}
-    if embedded_vocabulary(name) != "emoji":
-        classes, some = embed_classes(model.clip, tokenizer), [draw_scene(SEED + 4, n, LOOKED) for n in range(pairs)]
-        sections[ATTRIBUTES] = share_rows(attribute_shares(model.clip, tokenizer, some))
-        sections[FACTS] = [as_fact_row(fact_effect(model.clip, classes, fact, scenes=scenes)) for fact in facts()]
+    classes, some = embed_classes(model.clip, tokenizer), [draw_scene(SEED + 4, n, LOOKED) for n in range(pairs)]
+    sections[ATTRIBUTES] = share_rows(attribute_shares(model.clip, tokenizer, some))
+    sections[FACTS] = [as_fact_row(fact_effect(model.clip, classes, fact, scenes=scenes)) for fact in facts()]
     for title, rows in sections.items():
         click.echo("\n".join([f"## {title}", "", *table(rows), ""]))
     if output:

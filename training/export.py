@@ -1,6 +1,6 @@
 """Export a trained model to the package's folder, in the form that open_clip reads as `local-dir:`.
 
-python -m training.export emoji-vit --start run/
+python -m training.export emoji-vit2 --start run/
 """
 
 import json

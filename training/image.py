@@ -4,8 +4,8 @@
     python -m training.dictionary run/image.pt run/sparse.pt
     python -m training.image emoji-vit2 --scenes 300000 --start run/sparse.pt --out run-2/
 
-A run starts from the image tower of the model's predecessor, or from a checkpoint. Progress is measured in scenes; a run that was
-ended goes on where it last saved OUT/state.pt.
+A run starts from random weights, from the image tower of another model (--tower), or from a checkpoint (--start). Progress is
+measured in scenes; a run that was ended goes on where it last saved OUT/state.pt.
 """
 
 import json
@@ -19,6 +19,7 @@ from typing import Any
 import click
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from cliptools.emoji.render import render
@@ -30,7 +31,7 @@ from cliptools.text.emoji_concepts import facts, plants
 from training.batches import make_batch, normalise, with_mirror_images
 from training.measures import canvas_of, embed_classes, single_scenes, unseen_combinations
 from training.objective import Weights, objective, split_table
-from training.recipes import ARCHITECTURES, PREDECESSORS, token_side
+from training.recipes import ARCHITECTURES, token_side
 from training.resnet_objective import WEIGHTS, resnet_objective
 from training.sparsity import Sparsity
 
@@ -99,23 +100,34 @@ def training_recipe() -> Recipe:
     return Recipe(plants=plants(), facts=facts(), hold_out=True, looks=LOOKS, written=WRITTEN)
 
 
-def new_model(name: str, device: str) -> Trained:
-    """Return a model with its predecessor's image tower, whose output is projected to the space that the concepts span."""
-    config = ARCHITECTURES[name]
-    old = load_model(PREDECESSORS[name], device="cpu").clip
-    model = CLIP(**config)
+def new_model(name: str, device: str, tower: str | None = None) -> Trained:
+    """Return a model with random weights, or with the image tower of another model of the same shape.
+
+    Args:
+        tower: Name of the other model, whose output is projected to the space that the concepts span.
+    """
+    model = CLIP(**ARCHITECTURES[name])
+    rows = torch.randn(len(concepts()) + len(attributes()), ARCHITECTURES[name]["embed_dim"])
+    if tower:
+        visual, classes = _projected(load_model(tower, device="cpu").clip, rows.shape[1])
+        model.visual.load_state_dict(visual)
+        rows = torch.cat([F.normalize(classes, dim=-1), 0.1 * rows[len(classes) :]])
+    scale = nn.Parameter(torch.tensor(math.log(15.0), device=device))
+    return Trained(model=model.to(device), table=nn.Parameter(rows.to(device)), log_scale=scale)
+
+
+def _projected(old: nn.Module, d: int) -> tuple[dict[str, Tensor], Float[Tensor, "concept d"]]:
+    """Return the image tower and the concepts' embeddings of a model in the first d principal directions of the concepts."""
+    assert isinstance(old, CLIP)
     classes = embed_classes(old, SimpleTokenizer(context_length=old.context_length))  # (concept, old d)
-    V = torch.linalg.svd(classes, full_matrices=False).Vh[: config["embed_dim"]]  # (d, old d)
+    V = torch.linalg.svd(classes, full_matrices=False).Vh[:d]  # (d, old d)
     visual = {key.removeprefix("visual."): value for key, value in old.state_dict().items() if key.startswith("visual.")}
-    if isinstance(model.visual, ModifiedResNet):
+    if isinstance(old.visual, ModifiedResNet):
         for part in ("weight", "bias"):
             visual[f"attnpool.c_proj.{part}"] = V @ visual[f"attnpool.c_proj.{part}"]
     else:
         visual["proj"] = visual["proj"] @ V.T
-    model.visual.load_state_dict(visual)
-    rows = torch.cat([F.normalize(classes @ V.T, dim=-1), 0.1 * torch.randn(len(attributes()), len(V))])
-    scale = nn.Parameter(torch.tensor(math.log(15.0), device=device))
-    return Trained(model=model.to(device), table=nn.Parameter(rows.to(device)), log_scale=scale)
+    return visual, classes @ V.T
 
 
 def optimizer_for(trained: Trained) -> torch.optim.AdamW:
@@ -190,23 +202,22 @@ def train(trained: Trained, run: Run, out: Path) -> None:
 
 
 @click.command()
-@click.argument("name", type=click.Choice(list(PREDECESSORS)))
+@click.argument("name", type=click.Choice(list(ARCHITECTURES)))
 @click.option("--scenes", default=300_000, show_default=True, help="Length of the run.")
 @click.option("--batch-size", default=64, show_default=True)
 @click.option("--rate", default=4e-4, show_default=True, help="The highest learning rate.")
 @click.option("--sparse", default=Weights().sparse, show_default=True, help="Weight of the sparsity term.")
 @click.option("--most", default=2, show_default=True, help="Number of neurons that may write at a token.")
 @click.option("--device", default="cpu", show_default=True)
-@click.option(
-    "--start", type=click.Path(exists=True, path_type=Path), help="Checkpoint to start from [default: its predecessor]."
-)
+@click.option("--start", type=click.Path(exists=True, path_type=Path), help="Checkpoint to start from.")
+@click.option("--tower", help="Model whose image tower to start from, such as local-dir:FOLDER.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-def main(*, start: Path | None, out: Path, **settings: Any) -> None:
+def main(*, start: Path | None, tower: str | None, out: Path, **settings: Any) -> None:
     """Train, logging to OUT/log.jsonl and saving to OUT/image.pt."""
     torch.manual_seed(SEED)
     out.mkdir(parents=True, exist_ok=True)
     run = Run(**settings)
-    trained = new_model(run.name, run.device)
+    trained = new_model(run.name, run.device, tower)
     if start:
         trained.load(torch.load(start, weights_only=True, map_location=run.device))
     train(trained, run, out)

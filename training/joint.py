@@ -28,7 +28,7 @@ from cliptools.text.attributes import attribute_phrase, attributes
 from cliptools.text.emoji_concepts import concepts
 from training.image import JOINT_FIRST, Run, terms_at
 from training.objective import Weights
-from training.recipes import ARCHITECTURES, PREDECESSORS
+from training.recipes import ARCHITECTURES
 from training.sparsity import Sparsity
 from training.texts import Tokenizer, cut, draw_text, encode_tokens, in_template, text_batch
 
@@ -132,7 +132,7 @@ def train_both(model: CLIP, vocabulary: CompactVocabulary, run: Run) -> None:
 
 
 @click.command()
-@click.argument("name", type=click.Choice(list(PREDECESSORS)))
+@click.argument("name", type=click.Choice(list(ARCHITECTURES)))
 @click.option("--start", type=click.Path(exists=True, path_type=Path), required=True, help="The checkpoint of training.image.")
 @click.option("--steps", default=2500, show_default=True, help="For the text tower alone.")
 @click.option("--scenes", default=60_000, show_default=True, help="For both towers.")

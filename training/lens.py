@@ -1,7 +1,7 @@
 """Evaluation of the second-order lens on an embedded model, by the suite's own commands.
 
-python -m training.lens emoji-vit                                     # print only
-python -m training.lens emoji-vit -o cliptools/data/models/emoji-vit  # and add to the figures and the card
+python -m training.lens emoji-vit2                                     # print only
+python -m training.lens emoji-vit2 -o cliptools/data/models/emoji-vit2  # and add to the figures and the card
 """
 
 import io

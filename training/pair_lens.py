@@ -1,7 +1,7 @@
 """Word scores of a ResNet's units, for neurons and for neuron-head pairs, by the suite's own commands.
 
-python -m training.pair_lens emoji-rn                                    # print only
-python -m training.pair_lens emoji-rn -o cliptools/data/models/emoji-rn  # and add to the figures and the card
+python -m training.pair_lens emoji-rn2                                    # print only
+python -m training.pair_lens emoji-rn2 -o cliptools/data/models/emoji-rn2  # and add to the figures and the card
 """
 
 from pathlib import Path

@@ -3,22 +3,18 @@
 from typing import Any
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "emoji-vit": {
-        "embed_dim": 192,
+    "emoji-vit2": {
+        "embed_dim": 120,
         "vision_cfg": {"image_size": 64, "patch_size": 8, "width": 192, "layers": 8, "head_width": 32, "mlp_ratio": 4.0},
-        # open_clip's vocabulary, so that its tokenizer can be used; a narrow tower is enough for few words.
+        # The text tower is as wide as the joint space, so that its outputs can span it; its vocabulary is open_clip's.
         "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 120, "heads": 4, "layers": 2},
     },
-    "emoji-rn": {
-        "embed_dim": 192,
+    "emoji-rn2": {
+        "embed_dim": 120,
         "vision_cfg": {"image_size": 128, "layers": [2, 2, 2, 2], "width": 16, "head_width": 32},
         "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 120, "heads": 4, "layers": 2},
     },
 }
-PREDECESSORS = {"emoji-vit2": "emoji-vit", "emoji-rn2": "emoji-rn"}
-"""Models whose image towers training starts from."""
-# The text tower is as wide as the joint space, so that its outputs can span it.
-ARCHITECTURES |= {name: {**ARCHITECTURES[earlier], "embed_dim": 120} for name, earlier in PREDECESSORS.items()}
 RESNET_STRIDE = 32
 
 

@@ -1,6 +1,6 @@
 """Training of a sparse autoencoder on the residual stream of an embedded model, from rendered scenes.
 
-python -m training.sae emoji-vit --layer 5 -o sae.safetensors
+python -m training.sae emoji-vit2 --layer 5 -o sae.safetensors
 clip-effects --units sae:sae.safetensors | clip-decompose > latents.safetensors
 
 BatchTopK (Bussmann et al. 2024, arXiv 2412.06410): of the b n codes of a batch, the b k largest are kept, which trains without a

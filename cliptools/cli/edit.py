@@ -115,7 +115,7 @@ def main(**options: Any) -> None:
       clip-edit --sees rocket --writes cat --head 400 --out-dir repaired --bundle pairs.safetensors | jq .after
       clip-edit --sees mountain --writes violin --choose validation/violin-mountain --test test/violin-mountain --groups folders
         --bundle effects.safetensors -o repaired.safetensors
-      clip-effects --model emoji-vit --pretrained repaired.safetensors > after.safetensors
+      clip-effects --model emoji-vit2 --pretrained repaired.safetensors > after.safetensors
       clip-view --units 5:21,5:328 < effects.safetensors | clip-edit --how zero --mask mask.safetensors
     """
     from cliptools.cli.run.edit import EditOptions, run

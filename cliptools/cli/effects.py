@@ -7,7 +7,7 @@ import click
 
 from cliptools.cli.app import FORMATS, command, measuring_options, model_options, output_options, preprocess_option
 
-MODEL_HELP = "Model: a name of open_clip, local-dir:DIR, hf-hub:ID, emoji-vit, or emoji-rn."
+MODEL_HELP = "Model: a name of open_clip, local-dir:DIR, hf-hub:ID, emoji-vit2, or emoji-rn2."
 PRETRAINED_HELP = "Weights of the model: a tag of open_clip, a weights file, a folder with such a file, or 'random'."
 TEXT_FROM_HELP = "Weights for the text tower, if --pretrained is a file with only an image tower."
 EFFECTS = ("second", "first", "indirect", "pooled")
@@ -59,7 +59,7 @@ class Units(click.Choice[str]):
 
 @command("clip-effects")
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
-@click.option("--model", default="emoji-vit", show_default=True, help=MODEL_HELP)
+@click.option("--model", default="emoji-vit2", show_default=True, help=MODEL_HELP)
 @click.option("--pretrained", help=PRETRAINED_HELP)
 @click.option("--text-from", metavar="TAG|FILE", help=TEXT_FROM_HELP)
 @preprocess_option

@@ -56,7 +56,7 @@ class EffectsRequest:
     """Arguments of `effects`, which describes them."""
 
     images: Images | None = None
-    model: str | LoadedModel = "emoji-vit"
+    model: str | LoadedModel = "emoji-vit2"
     pretrained: str | None = None
     text_from: str | None = None
     preprocess: str | None = None
@@ -135,7 +135,7 @@ class Task:
 def effects(
     images: Images | None = None,
     *,
-    model: str | LoadedModel = "emoji-vit",
+    model: str | LoadedModel = "emoji-vit2",
     pretrained: str | None = None,
     text_from: str | None = None,
     preprocess: str | None = None,

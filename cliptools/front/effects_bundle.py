@@ -163,7 +163,7 @@ def warn_of_few_images(images: int, settings: Settings, top: int) -> None:
 
 
 def units_summary(effects: Effects, choice: Choice, keep: KeptUnits | None, model: str) -> str:
-    """Return `1536 neurons, 307 kept of emoji-vit, thresholds within 0.9 % (worst 3 %)`; the end if thresholds are bounds."""
+    """Return `1536 neurons, 307 kept of emoji-vit2, thresholds within 0.9 % (worst 3 %)`; the end if thresholds are bounds."""
     kept_text = "" if keep is None else f", {int(keep.units.sum())} kept"
     summary = f"{len(effects.unit)} {choice.units}{kept_text} of {model}"
     bound = (effects.threshold_bound / effects.threshold.clamp(min=1e-30))[effects.threshold_bound > 0]

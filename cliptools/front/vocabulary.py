@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable
 
-from cliptools.embedded_models import EMBEDDED, embedded_vocabulary
+from cliptools.embedded_models import EMBEDDED
 from cliptools.errors import TextError, UsageError
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import digest
@@ -30,13 +30,13 @@ def vocabulary(texts: str | os.PathLike[str] | Iterable[str]) -> Pool:
 
 
 def default_vocabulary(bundle: Bundle) -> Pool:
-    """Return the vocabulary for a bundle without words: emoji for the embedded models, else words30k."""
+    """Return the vocabulary for a bundle without words: scenes for the embedded models, else words30k."""
     return default_vocabulary_of(bundle.header.model["name"])
 
 
 def default_vocabulary_of(model: str) -> Pool:
-    """Return the vocabulary for a model of this name: emoji for the embedded models, else words30k."""
-    return load_pool(embedded_vocabulary(model) if model in EMBEDDED else "words30k")
+    """Return the vocabulary for a model of this name: scenes for the embedded models, else words30k."""
+    return load_pool("scenes" if model in EMBEDDED else "words30k")
 
 
 def vocabulary_of(bundle: Bundle, texts: Vocabulary) -> Pool:

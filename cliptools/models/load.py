@@ -81,7 +81,7 @@ class LoadedModel:
 
 
 def load_model(
-    name: str = "emoji-vit",
+    name: str = "emoji-vit2",
     pretrained: str | None = None,
     device: str = "auto",
     precision: Precision = "fp32",
@@ -99,7 +99,7 @@ def load_model(
     whose activation or preprocessing is unknown.
 
     Args:
-        name: Name of the architecture or of an embedded model (emoji-vit, emoji-rn), `local-dir:FOLDER` or `hf-hub:NAME`.
+        name: Name of the architecture or of an embedded model (emoji-vit2, emoji-rn2), `local-dir:FOLDER` or `hf-hub:NAME`.
         pretrained: Weights: a tag of open_clip, a file, a folder, or `random`; None for a name that includes its weights.
         device: auto, cpu, cuda, cuda:1 or mps.
         precision: fp32, bf16 or fp16.

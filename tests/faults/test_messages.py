@@ -91,7 +91,7 @@ def tried() -> set[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("inputs")
-    model, resnet = (load_model(name, device="cpu").identity for name in ("emoji-vit", "emoji-rn"))
+    model, resnet = (load_model(name, device="cpu").identity for name in ("emoji-vit2", "emoji-rn2"))
     make_bundles(made, model, resnet)
     make_damaged(made)
     make_parts(made, partial_bytes)
@@ -140,9 +140,9 @@ def test_a_command_says_what_is_listed(
 def test_towers_without_the_effects_that_are_asked_for(raised: set[tuple[str, int]]) -> None:
     """No command comes so far: choose_effects looks at the tower first."""
     with pytest.raises(ModelError, match="this image tower is a ModifiedResNet; supported are"):
-        supported_tower(load_model("emoji-rn", device="cpu").clip)
+        supported_tower(load_model("emoji-rn2", device="cpu").clip)
     with pytest.raises(ModelError, match=r"neuron-head pairs need open_clip's ModifiedResNet, .* is a VisionTransformer"):
-        supported_resnet(load_model("emoji-vit", device="cpu").clip)
+        supported_resnet(load_model("emoji-vit2", device="cpu").clip)
 
 
 def test_every_message_is_listed(

@@ -13,7 +13,7 @@ from cliptools.models.load import load_model
 
 @functools.cache
 def model() -> dict[str, Any]:
-    """Return the fields of emoji-vit in records."""
+    """Return the fields of emoji-vit2 in records."""
     loaded = load_model()
     return {"name": loaded.name, "pretrained": None, "sha256": loaded.sha256}
 

@@ -26,7 +26,7 @@ def pack(archive: Path, *members: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a bundle of neurons of emoji-vit."""
+    """Return a bundle of neurons of emoji-vit2."""
     folder = tmp_path_factory.mktemp("bundle")
     for name, arguments in (
         ("effects", ("--limit", 12, "--layers", 6, "-o", folder / "effects.safetensors")),

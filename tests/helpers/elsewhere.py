@@ -396,7 +396,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_dictionary.py: a dictionary of class tokens",
     ),
     ("towers/dictionary.py", "Dictionary.check_model"): (
-        "tests/test_latents_command.py: a dictionary of emoji-vit",
+        "tests/test_latents_command.py: a dictionary of emoji-vit2",
         "tests/test_dictionary_files.py: a dictionary of open-clip:laion",
     ),
     ("unit_effects/select.py", "_choose_latents"): (

@@ -10,7 +10,7 @@ from cliptools.images.relocate import thumbnail_tensors
 from cliptools.io.bundle import Bundle, json_tensor
 from cliptools.io.header import Header
 
-MODEL = {"name": "emoji-vit", "pretrained": None, "sha256": "0" * 64}
+MODEL = {"name": "emoji-vit2", "pretrained": None, "sha256": "0" * 64}
 
 
 ATTACKS = [

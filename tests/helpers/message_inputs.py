@@ -26,7 +26,7 @@ Tensors = dict[str, np.ndarray]
 
 
 def neurons(model: dict[str, Any]) -> Bundle:
-    """Return three neurons of layer 6 of emoji-vit with words, thumbnails and random directions."""
+    """Return three neurons of layer 6 of emoji-vit2 with words, thumbnails and random directions."""
     tensors, numbers = dict(sound().tensors), np.random.default_rng(0)
     direction = numbers.normal(size=(3, WIDTH))
     tensors["direction"] = (direction / np.linalg.norm(direction, axis=1, keepdims=True)).astype(np.float32)
@@ -95,7 +95,7 @@ def make_bundles(folder: Path, model: dict[str, Any], resnet: dict[str, Any]) ->
 
 
 def of_resnet(pairs: Bundle) -> dict[str, Bundle]:
-    """Write pairs of emoji-rn, pairs that do not exist in it, and neurons."""
+    """Write pairs of emoji-rn2, pairs that do not exist in it, and neurons."""
     unit = np.array([[4, 1, 0], [4, 2, 1], [4, 3, 2]], np.int32)
     beyond, whole = unit.copy(), unit.copy()
     beyond[0, 1], whole[:, 2] = 99999, -1

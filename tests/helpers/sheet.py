@@ -57,7 +57,7 @@ def synthetic(units: int = 5, words: bool = True, thumbnails: bool = True) -> Bu
         tensors["words"] = json_tensor({"texts": WORDS, "digest": "0"})
     if thumbnails:
         tensors |= thumbnail_tensors(Colours(), range(len(COLOURS)), 96)
-    header = Header("neurons", {"name": "emoji-vit", "pretrained": None, "sha256": "0"}, {"count": 8}, {})
+    header = Header("neurons", {"name": "emoji-vit2", "pretrained": None, "sha256": "0"}, {"count": 8}, {})
     return Bundle(header, tensors)
 
 

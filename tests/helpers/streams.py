@@ -31,7 +31,7 @@ from cliptools.text.vocabularies import load_pool, recorded_pool
 from helpers.bundle import small_bundle
 from helpers.soundness import sound
 
-MODEL = {"name": "emoji-vit", "pretrained": None, "sha256": "7" * 64, "precision": "fp32", "preprocessing": {"size": 64}}
+MODEL = {"name": "emoji-vit2", "pretrained": None, "sha256": "7" * 64, "precision": "fp32", "preprocessing": {"size": 64}}
 
 
 def bundles() -> dict[str, Bundle]:
@@ -86,7 +86,7 @@ def partial_bytes(units: int = 4, paths: int = 2, layers: tuple[int, ...] = (5, 
     return out.getvalue()
 
 
-RECORD = {"model": {"name": "emoji-vit", "pretrained": None, "sha256": "7" * 64}, "bundle": "0" * 64}
+RECORD = {"model": {"name": "emoji-vit2", "pretrained": None, "sha256": "7" * 64}, "bundle": "0" * 64}
 
 
 PAIR = {"pair": "cat->dog", "depict": "cat", "predict": "dog"}

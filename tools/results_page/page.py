@@ -20,8 +20,6 @@ from examples.result_tables import Tables, difference, points
 from tools.results_page import comparison, formats
 from tools.results_page.models import Model, Sections
 
-STUDIED = (EMBEDDED[0], EMBEDDED[1])
-"""The ViT and the ResNet of the studies."""
 PAGE, SOURCE = "docs/results.md", "docs/source"
 RESULTS, BENCHMARKS, MODELS = "examples/results", "benchmarks/results", "cliptools/data/models"
 PART = re.compile(r"<!-- part: (?P<name>[a-z0-9-]+) -->(?P<line_end>\n?).*?<!-- end -->", re.DOTALL)
@@ -36,7 +34,7 @@ FORMATS: tuple[Callable[..., str], ...] = (
 )  # fmt: skip
 
 
-def render(root: Path, results: Path | None = None, names: tuple[str, str] = STUDIED, template: str = "results.md") -> str:
+def render(root: Path, results: Path | None = None, names: tuple[str, str] = EMBEDDED, template: str = "results.md") -> str:
     """Return the page of results of a checkout, or a part of another page.
 
     Args:
