@@ -8,7 +8,8 @@ SCENES ?= 2000
 # ten drawings for each of 526 words
 DRAWINGS ?= 5260
 SEEDS  ?= 0 1 2
-MODELS ?= emoji-vit2 emoji-vit2
+MODELS ?= emoji-vit2 emoji-rn2
+UNITS_emoji-rn2 ?= --units neurons --top-images 50
 
 BUNDLES := $(foreach model,$(MODELS),$(foreach seed,$(SEEDS),$(WORK)/$(model)-$(seed).safetensors))
 
@@ -25,6 +26,6 @@ $(RESULTS)/models.csv: models.py $(WORK)/drawings $(BUNDLES)
 define bundle
 $(WORK)/$(1)-%.safetensors:
 	mkdir -p $(WORK)
-	clip-effects --model $(1) --limit $(SCENES) --seed $$* | clip-decompose --m 8 -o $$@
+	clip-effects --model $(1) --limit $(SCENES) --seed $$* $(UNITS_$(1)) | clip-decompose --m 8 -o $$@
 endef
 $(foreach model,$(MODELS),$(eval $(call bundle,$(model))))

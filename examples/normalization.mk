@@ -10,7 +10,7 @@ WORK   ?= work/normalization
 SCENES ?= 2000
 COUNT  ?= 1052
 M      ?= 4,8,16,32,64
-POOLS  ?= emoji words30k
+POOLS  ?= scenes words30k
 MODELS ?= emoji-vit2 emoji-rn2
 most   := $(lastword $(subst $(comma), ,$(M)))
 

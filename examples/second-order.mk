@@ -20,7 +20,7 @@ LAYERS   ?= 0-6
 DEFAULT  ?= 5-6
 # The layer of Table 1, of `neurons` and of the study of m: in the paper, the third from the end.
 MIDDLE   ?= 5
-POOLS    ?= emoji words10k words30k
+POOLS    ?= scenes words10k words30k
 POOL     ?= $(firstword $(POOLS))
 ALONG    ?= direction
 M        ?= 1,2,4,8,16,32,64,128

@@ -1,0 +1,37 @@
+# make -C examples -f control.mk DENSE=folder     writes results/claims-dense.csv and results/models-dense.csv
+#
+# The control of the embedded models: the same training without the terms for sparsity. A claim that holds for sparse neurons only is
+# one about this training, and one that holds for both is not. The studies that the claims need run in a copy of the project in which
+# the control's weights stand in place of the embedded ones. DENSE has the folders emoji-vit2 and emoji-rn2, made in hours by
+#
+#   python -m training.image NAME --tower … --scenes 120000 --sparse 0 --out run      (the stages of the card, each with --sparse 0
+#   python -m training.image NAME --start run/image.pt --sparse 0 --out run-2          and without training.dictionary)
+#   python -m training.joint NAME --start run-2/image.pt --sparse 0 --out run-2
+#   python -m training.export NAME --start run-2 --out dense/NAME
+#
+# results/claims-0.1.0.csv and models-0.1.0.csv are those of the models of cliptools 0.1.0, emoji-vit and emoji-rn, which this version
+# does not contain.
+include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
+COPY    := $(ROOT)/examples/work/control
+STUDIES ?= concepts segmentation polysemy resnet-segmentation shift adversarial models
+
+.PHONY: all copy
+all: $(RESULTS)/claims-dense.csv $(RESULTS)/models-dense.csv
+
+copy:
+	test -f $(DENSE)/emoji-vit2/open_clip_model.safetensors
+	rm -rf $(COPY)
+	mkdir -p $(COPY)
+	cd $(ROOT) && tar cf - --exclude work --exclude __pycache__ bin cliptools examples tools training docs | tar xf - -C $(COPY)
+	rm $(COPY)/examples/results/*.csv
+	for name in emoji-vit2 emoji-rn2; do \
+	  cp $(DENSE)/$$name/open_clip_model.safetensors $(COPY)/cliptools/data/models/$$name/ || exit; \
+	done
+
+$(COPY)/examples/results/claims.csv: copy
+	PYTHON=$(abspath $(PYTHON)) PYTHONPATH=$(COPY) $(MAKE) -C $(COPY)/examples figures
+	for study in $(STUDIES); do PYTHON=$(abspath $(PYTHON)) PYTHONPATH=$(COPY) $(MAKE) -C $(COPY)/examples -f $$study.mk || exit; done
+	PYTHON=$(abspath $(PYTHON)) PYTHONPATH=$(COPY) $(MAKE) -C $(COPY)/examples -f claims.mk $@
+
+$(RESULTS)/%-dense.csv: $(COPY)/examples/results/claims.csv
+	{ echo "# make -C examples -f control.mk"; tail -n +2 $(<D)/$*.csv; } > $@
