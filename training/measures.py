@@ -11,8 +11,9 @@ from torch import Tensor
 from cliptools.analysis.zero_shot import Share
 from cliptools.emoji.attributes import attributes_of
 from cliptools.emoji.render import render
-from cliptools.emoji.scenes import Recipe, Scene, draw_scene, single_scene
+from cliptools.emoji.scenes import Recipe, Scene, draw_scene, single_scene, with_property
 from cliptools.emoji.words import ZERO_SHOT_TEMPLATES, caption, with_article
+from cliptools.emoji.writing import writable
 from cliptools.models.clip_parts import CLIP
 from cliptools.text.attributes import attribute_groups
 from cliptools.text.emoji_concepts import concepts, held_out_style
@@ -79,6 +80,14 @@ def unseen_combinations(rounds: int, seed: int = SEED) -> list[Scene]:
     return [single_scene(seed + 1, i, concept, style) for i in range(rounds) for concept, style in styled]
 
 
+def written_scenes(scenes: Sequence[Scene], seed: int = SEED) -> tuple[list[Scene], list[int]]:
+    """Return the scenes, each with the name of another concept written onto it, and these concepts."""
+    rng = np.random.default_rng((seed, 4))
+    words = [int(rng.choice([c for c in writable() if c not in scene.named])) for scene in scenes]
+    written = [with_property(scene, "word", concepts()[c].name, rng) for scene, c in zip(scenes, words, strict=True)]
+    return written, words
+
+
 def two_emoji_scenes(count: int, seed: int = SEED) -> list[Scene]:
     """Return scenes of two concepts."""
     return [draw_scene(seed + 2, i, TWO_EMOJI) for i in range(count)]
@@ -113,6 +122,8 @@ def accuracy(
     single, unseen, two = single_scenes(rounds, seed), unseen_combinations(2 * rounds, seed), two_emoji_scenes(pairs, seed)
     z = embed_scenes(model, single)
     scenes = [draw_scene(seed + 3, i) for i in range(pool)]
+    written, words = written_scenes(single_scenes(1, seed + 4), seed)
+    answers = (embed_scenes(model, written) @ classes.T).argmax(1).tolist()
     return {
         "zero-shot top-1, one emoji": recall_at(z, classes, single, 1),
         "zero-shot top-5, one emoji": recall_at(z, classes, single, 5),
@@ -120,6 +131,10 @@ def accuracy(
         "zero-shot top-1, combinations of concept and style not trained on": recall_at(
             embed_scenes(model, unseen), classes, unseen, 1
         ),
+        "zero-shot top-1, one emoji and the name of another concept": Share(
+            sum(answer in scene.named for answer, scene in zip(answers, written, strict=True)), len(written)
+        ),
+        "the same: the answer is the name": Share(sum(a == w for a, w in zip(answers, words, strict=True)), len(words)),
         "recall@2, two emoji": recall_at(embed_scenes(model, two), classes, two, 2),
         "text to image, recall@1": retrieval(model, tokenizer, scenes, 1),
         "text to image, recall@5": retrieval(model, tokenizer, scenes, 5),
