@@ -16,8 +16,8 @@ demo: $(VENV)/.installed
 	mkdir -p $(OUT)
 	$(BIN)/clip-effects --model emoji-vit2 --thumbnails 96 | $(BIN)/clip-decompose --m 32 > $(OUT)/neurons.safetensors
 	$(BIN)/clip-view --sort clear --head 20 -f table $(OUT)/neurons.safetensors
-	$(BIN)/clip-sheet --head 12 $(OUT)/neurons.safetensors -o $(OUT)/neurons.png
-	@echo "The clearest neurons with their top images: $(OUT)/neurons.png"
+	$(BIN)/clip-top --sort clear --head 12 --images-per-unit 8 --outlines --sheet $(OUT)/neurons.png --bundle $(OUT)/neurons.safetensors > $(OUT)/top.jsonl
+	@echo "The clearest neurons, with their top images and an outline of where they act: $(OUT)/neurons.png"
 	@$(MAKE) --no-print-directory story
 
 # One finding from its picture to a repaired model: most cats beside mountains are violins to emoji-vit2. One neuron sees mountains and writes
