@@ -244,7 +244,7 @@ def memory(results: Results) -> Panel | None:
         axis.set_ylim(0, top)
         axis.set_xlabel("images")
         axis.grid(axis="y", color=FAINT, linewidth=0.3)
-        axis.set_title("Peak memory, GB (emoji-vit2 unless named)", loc="left", fontsize=8, fontweight="bold")
+        axis.set_title("Peak memory, GB (emoji-vit unless named)", loc="left", fontsize=8, fontweight="bold")
 
     return Panel(ABOUT + EACH * max(len(curves) + 1.5, 8), draw)
 
@@ -269,7 +269,7 @@ def apart(ends: dict[str, float], gap: float, top: float) -> dict[str, float]:
 def machines(results: Results) -> str:
     """Return a caption with the machines of the measurements."""
     captions = [f"{each['machine']['processor']}, torch {each['machine']['torch']}" for each in results.values()]
-    return f"Measured on {'; '.join(dict.fromkeys(captions))}. Random weights but for emoji-vit2 and emoji-rn2."
+    return f"Measured on {'; '.join(dict.fromkeys(captions))}. Random weights but for emoji-vit and emoji-rn."
 
 
 def picture(results: Results) -> bytes:

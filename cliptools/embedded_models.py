@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cliptools.errors import ModelError, UsageError
+
 EMBEDDED = ("emoji-vit2", "emoji-rn2")
 """Names of the embedded models, the default first."""
 SUCCESSORS = {"emoji-vit": "emoji-vit2", "emoji-rn": "emoji-rn2"}
@@ -15,6 +17,31 @@ CONFIG = "open_clip_config.json"
 def embedded_names() -> tuple[str, ...]:
     """Return the names of the embedded models whose folders are installed, sorted."""
     return tuple(sorted(path.parent.name for path in EMBEDDED_DIR.glob(f"*/{CONFIG}")))
+
+
+def refuse_earlier(name: str) -> None:
+    """Say what became of a model that was embedded in an earlier version.
+
+    Raises:
+        ModelError: the name is of such a model.
+    """
+    if name in SUCCESSORS:
+        raise ModelError(
+            f"model {name!r}: this version of cliptools has {SUCCESSORS[name]} in its place; measure anew with --model "
+            f"{SUCCESSORS[name]}, or name the folder of the earlier model as local-dir:FOLDER"
+        )
+
+
+def require_scenes(name: str) -> None:
+    """Check that scenes are rendered for a model, because no images are named.
+
+    Raises:
+        UsageError: the model is not embedded.
+        ModelError: it was in an earlier version.
+    """
+    refuse_earlier(name)
+    if name not in EMBEDDED:
+        raise UsageError(f"no images named: {name} needs a PATH (scenes are rendered for {', '.join(EMBEDDED)} only)")
 
 
 def embedded_source(name: str) -> str:

@@ -81,7 +81,7 @@ def test_default_layers_carry_the_answer_and_one_direction_brings_it_back(whole:
     means, large, small, none, pc, one, six = (each["top1"]["value"] for each in records[:7])
     baseline = untouched["top1"]["value"]
     assert baseline > 0.8 and means < 0.02 and measured(records[3]) == measured(untouched) and none == baseline
-    assert pc > baseline - 0.04 and records[4]["cosine"] > 0.98
+    assert pc > baseline - 0.04 and records[4]["cosine"] > 0.97
     assert means < min(one, large, small) and max(one, large) < six  # a few large effects matter, and so do many texts
     for record in lines(whole):
         for top in ("top1", "top5"):

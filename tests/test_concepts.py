@@ -197,5 +197,5 @@ def test_words_of_active_neurons_name_what_is_shown(bundle: Bundle) -> None:
     paper, signed = said(weights("active", "norm")), said(weights("active", "signed"))
     chance, directions = said(weights("random", "norm")), share(direction_scores(weights("all", "signed"), r, atoms), pool.texts)
     assert 5 < float(active.sum(1).double().mean()) < 80
-    assert paper > 0.15 and signed > 0.15 and chance < 0.12 and paper > 2.5 * chance
+    assert paper > 0.5 and signed > 0.5 and chance < 0.2
     assert directions > 0.5

@@ -224,7 +224,7 @@ def test_bundles_without_pairs(place: Path) -> None:
 def test_a_vits_bundle_has_no_pairs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with (place / "pairs.safetensors").open("rb") as stream:
         header = read_bundle(stream, "pairs").header
-    tensors = {"unit": np.array([[5, 0, -1]], np.int32), "direction": np.zeros((1, 192), np.float32)}
+    tensors = {"unit": np.array([[5, 0, -1]], np.int32), "direction": np.zeros((1, 120), np.float32)}
     path = place / "vit.safetensors"
     path.write_bytes(Bundle(replace(header, model=load_model("emoji-vit2", device="cpu").identity), tensors).to_bytes())
     for words, message in (

@@ -27,7 +27,7 @@ from cliptools.emoji.scenes import Recipe, Scene
 from cliptools.models.clip_parts import CLIP, ModifiedResNet, SimpleTokenizer
 from cliptools.models.load import load_model
 from cliptools.text.attributes import attributes
-from cliptools.text.emoji_concepts import facts, plants
+from cliptools.text.emoji_concepts import concepts, facts, plants
 from training.batches import make_batch, normalise, with_mirror_images
 from training.measures import canvas_of, embed_classes, single_scenes, unseen_combinations
 from training.objective import Weights, objective, split_table

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from cliptools.embedded_models import EMBEDDED
+from cliptools.embedded_models import require_scenes
 from cliptools.errors import UsageError
 from cliptools.front.ablate_settings import AblateRequest
 from cliptools.front.images import Images, open_any
@@ -127,8 +127,7 @@ def _scenes(labels: object, classes: Classes, model: str, limit: int | None, sam
     Raises:
         UsageError: the model is not embedded, or an argument is for images that are named.
     """
-    if model not in EMBEDDED:
-        raise UsageError(f"no images named: {model} needs a PATH (scenes are rendered for {', '.join(EMBEDDED)} only)")
+    require_scenes(model)
     if sample is not None:
         raise UsageError("--sample needs a PATH to draw images from; for other rendered scenes use --seed")
     if labels is not None or classes is not None:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Int
 
 from cliptools.console import count_of, front_call, note, summarise
-from cliptools.embedded_models import EMBEDDED
+from cliptools.embedded_models import require_scenes
 from cliptools.emoji.render import scenes_for
 from cliptools.errors import UsageError
 from cliptools.front.arguments import require_number, require_one_of
@@ -257,8 +257,7 @@ def _open_source(request: EffectsRequest) -> ImageSource:
             raise UsageError("thumbnails need pictures: give paths, pictures or arrays uint8 [y, x, 3] instead of batches")
         return source
     name = request.model if isinstance(request.model, str) else request.model.name
-    if name not in EMBEDDED:
-        raise UsageError(f"no images named: {name} needs a PATH (scenes are rendered for {', '.join(EMBEDDED)} only)")
+    require_scenes(name)
     if request.sample is not None:
         raise UsageError("--sample needs a PATH to draw images from; for other rendered scenes use --seed")
     return scenes_for(name, request.limit or SCENES, request.seed)

@@ -12,7 +12,7 @@ from jaxtyping import Float64, Int64
 from cliptools.analysis.presence import Labelled, Presence, Similarity
 from cliptools.console import count_of, warn
 from cliptools.console import progress as shown
-from cliptools.embedded_models import EMBEDDED
+from cliptools.embedded_models import require_scenes
 from cliptools.emoji.render import SceneSource, scenes_for
 from cliptools.errors import CliptoolsError, UsageError
 from cliptools.front.images import Images, Reading, open_any, read_for_models
@@ -108,8 +108,7 @@ def _rendered(
         UsageError: the model is not embedded, the bundle was made from these scenes, or the truth is not that of scenes.
     """
     name = bundle.header.model["name"]
-    if name not in EMBEDDED:
-        raise UsageError(f"no images named: {name} needs a PATH (scenes are rendered for {', '.join(EMBEDDED)} only)")
+    require_scenes(name)
     if truth not in (None, SCENES):
         raise UsageError(f"--truth {truth} needs a PATH; rendered scenes have --truth {SCENES}")
     if made_from_scenes(bundle, seed):

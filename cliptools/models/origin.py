@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cliptools.console import escape
-from cliptools.embedded_models import EMBEDDED_DIR, SUCCESSORS, embedded_names, embedded_source
+from cliptools.embedded_models import EMBEDDED_DIR, embedded_names, embedded_source, refuse_earlier
 from cliptools.errors import ModelError, UsageError
 from cliptools.library_patches import import_open_clip
 from cliptools.models.checkpoints.checkpoint import Checkpoint, read_checkpoint
@@ -250,11 +250,7 @@ def fetch_weights(origin: Origin) -> Origin:
 
 def _open_clip_origin(name: str, pretrained: str | None) -> Origin:
     open_clip = import_open_clip()
-    if name in SUCCESSORS:
-        raise ModelError(
-            f"model {name!r}: this version of cliptools has {SUCCESSORS[name]} in its place; measure anew with --model "
-            f"{SUCCESSORS[name]}, or name the folder of the earlier model as local-dir:FOLDER"
-        )
+    refuse_earlier(name)
     if name not in open_clip.list_models():
         near = get_close_matches(name, [*embedded_names(), *open_clip.list_models()], n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""

@@ -214,7 +214,6 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("front/judge.py", "judged"): ("tests/test_judge.py: needs effects in factored form",),
     ("front/judge_images.py", "_opened"): ("tests/test_judge.py: needs images as paths",),
     ("front/judge_images.py", "_rendered"): (
-        "tests/test_judge.py: no images named",
         "tests/test_judge.py: made from the scenes of this seed",
         "tests/test_judge.py: rendered scenes have --truth scenes",
     ),

@@ -21,7 +21,7 @@ from helpers.pictures_made import deflated_zeros, png, png_chunk
 from helpers.soundness import sound
 from helpers.stream_bundles import apart, together
 
-WIDTH = 192
+WIDTH = 120
 Tensors = dict[str, np.ndarray]
 
 
