@@ -27,8 +27,8 @@ def refuse_earlier(name: str) -> None:
     """
     if name in SUCCESSORS:
         raise ModelError(
-            f"model {name!r}: this version of cliptools has {SUCCESSORS[name]} in its place; measure anew with --model "
-            f"{SUCCESSORS[name]}, or name the folder of the earlier model as local-dir:FOLDER"
+            f"model {name!r}: this version of cliptools has {SUCCESSORS[name]} in its place; make the bundle anew with "
+            f"clip-effects --model {SUCCESSORS[name]}"
         )
 
 

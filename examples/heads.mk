@@ -14,7 +14,7 @@ results/heads.csv: heads_words.py $(WORK)/words.safetensors
 	mv $@.part $@
 
 $(WORK)/words.safetensors: | $(WORK)
-	$(BIN)/clip-effects --units heads | $(BIN)/clip-decompose --method textspan --m 8 -o $@
+	$(BIN)/clip-effects --units heads | $(BIN)/clip-decompose --method textspan --m 8 --pool emoji -o $@
 
 $(WORK):
 	mkdir -p $@

@@ -29,8 +29,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
+from cliptools.analysis.word_judge import Written
 from cliptools.analysis.word_metrics import mean_interval
 from cliptools.analysis.zero_shot import Share
 from cliptools.front.bundles import read, require_neurons
@@ -125,7 +126,8 @@ def sheets(bundle: Bundle, found: Activity) -> dict[str, Interval]:
     prevalence = found.shows.mean(0)
     strong = effect.mean(0) >= np.median(effect.mean(0))
     measures = {}
-    for kind, word in {"written": written(bundle), "seen": bundle["seen"][:, 0]}.items():
+    written = Written(word=bundle["word"], coefficient=bundle["coefficient"].astype(np.float64)).first
+    for kind, word in {"written": written, "seen": bundle["seen"][:, 0]}.items():
         counted = strong & (word >= 0) & (prevalence[word] <= COMMON)
         share = found.shows[order, word].mean(0) - prevalence[word]
         measures[f"top 10, {kind}"] = of_units(share[counted])
@@ -134,13 +136,6 @@ def sheets(bundle: Bundle, found: Activity) -> dict[str, Interval]:
     measures["alive"] = of_share(Share(int(alive.sum()), len(alive)))
     measures["selective"] = of_units(largest.sum(0)[alive] / effect.sum(0)[alive])
     return measures
-
-
-def written(bundle: Bundle) -> Int[np.ndarray, " unit"]:
-    """Return the word of the largest coefficient of each unit, -1 for none."""
-    weight = np.where(bundle["word"] >= 0, bundle["coefficient"], -np.inf)
-    word = bundle["word"][np.arange(len(weight)), weight.argmax(1)]
-    return np.where(np.isfinite(weight.max(1)), word, -1)
 
 
 def rows(path: Path, drawings: str) -> list[Row]:
