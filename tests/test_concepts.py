@@ -105,6 +105,14 @@ def test_word_scores_are_the_papers_sum(score: str) -> None:
     assert top.column.tolist() == [sorted(range(texts), key=lambda j: -row[j])[:5] for row in expected.tolist()]
 
 
+def test_silent_units_are_not_active() -> None:
+    """Their norm is the threshold but for rounding; that of a unit that never acts is 0."""
+    tau = torch.tensor([3e-4, 3e-4, 3e-4, 3e-4, 0.0, 0.0])
+    norm = tau * torch.tensor([1 - 3e-7, 1, 1 + 3e-7, 1.001, 1, 1]) + torch.tensor([0, 0, 0, 0, 0, 1e-9])
+    activity = Activity(norm[None], norm[None], torch.zeros(1, 2))
+    assert active_units(activity, tau).tolist() == [[False, False, False, True, False, True]]
+
+
 def test_equal_scores_stand_in_the_order_of_the_texts() -> None:
     assert largest(torch.tensor([[0.0, 2.0, 1.0, 2.0, 1.0]]), 4).column.tolist() == [[1, 3, 2, 4]]
 

@@ -17,7 +17,7 @@ from helpers import ROOT
 from cliptools.io.bundle import Bundle, read_bundle
 
 RECIPES = ROOT / "examples" / "distributed"
-ASKED = ["--limit", "90", "--layers", "6", "--top-images", "10"]
+ASKED = ["--limit", "90", "--layers", "4", "--top-images", "10"]  # of layer 4, whose neurons act on most scenes
 PARTS = "parts/part-{}-of-3.safetensors"
 
 

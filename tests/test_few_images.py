@@ -22,7 +22,9 @@ from cliptools.unit_effects.select import factored_effect
 
 SCENES, SEED = 600, 11
 LAYER = {"emoji-vit2": 5, "emoji-rn2": 4}
-EQUAL = 0.98  # of the units of more than median strength
+EQUAL = 0.98  # of the units of more than median strength that act on one of the few images
+ACTS = 0.25  # of the mean of a unit's largest norms
+ALIKE = 0.3  # the least share of the strongest top image's norm that the weakest has, where top images are alike
 
 
 class Remembered:
@@ -55,6 +57,11 @@ class Study(NamedTuple):
     paths: Remembered
     layer: int
 
+    def centred(self, units: torch.Tensor) -> torch.Tensor:
+        """Return phi - b of units [n, image, d]."""
+        S = self.paths.S[:, units].double()  # (image, n, k)
+        return (S - S.mean(0)).transpose(0, 1) @ self.paths.directions(UnitBlock(self.layer, units)).double()
+
     def effects(self, count: int, top: int | None, compact: bool = False) -> Effects:
         """Return the effects on the first scenes."""
         order, settings = torch.arange(count), Settings(top=top, scale=False, compact=compact)
@@ -67,7 +74,6 @@ def scenes() -> list[Image.Image]:
     return [source.load(i) for i in range(SCENES)]
 
 
-# Not emoji-vit2: of so few scenes, sparse neurons act on a handful.
 @pytest.fixture(scope="module", params=LAYER)
 def study(request: pytest.FixtureRequest, scenes: list[Image.Image]) -> Study:
     model, layer = load_model(request.param, device="cpu"), LAYER[request.param]
@@ -80,30 +86,34 @@ def test_signs_are_those_of_many_images(study: Study) -> None:
     compact = study.paths.size(study.layer)[1] == 1
     whole = study.effects(SCENES, None, compact)
     strength = whole.top_norm.mean(1)
-    strong = strength > strength.median()
+    strong, parts = strength > strength.median(), torch.arange(len(strength)).split(128)
+    norm = torch.cat([study.centred(units).norm(dim=2) for units in parts])  # (n, image)
     for count in (60, 150, 300):
+        acting = strong & (norm[:, :count].amax(1) > ACTS * strength.to(norm))
+        assert acting.sum() > 0.7 * strong.sum()
         for top in (None, count // 2, count):
             some = study.effects(count, top, compact).component[:, 0]
-            equal = ((some * whole.component[:, 0]).sum(1) > 0)[strong]
+            equal = ((some * whole.component[:, 0]).sum(1) > 0)[acting]
             assert equal.double().mean() >= EQUAL, (count, top, float(equal.double().mean()))
 
 
 def test_at_two_percent_the_sign_is_that_of_the_majority(study: Study) -> None:
-    """The paper's rule under the paper's conditions, for the same top images."""
+    """The paper's rule, for the same top images, where these are alike; else the sign may also be that of the strongest.
+
+    A sparse neuron acts strongly on some scenes; on more of them GELU gives it small negative values, which have the majority.
+    """
     n, _ = study.paths.size(study.layer)
-    units = torch.arange(0, n, max(1, n // 300))
-    slab = UnitBlock(study.layer, units)
-    S = study.paths.S[:, units].double()  # (image, n, k)
-    D = study.paths.directions(slab).double()
-    x = (S - S.mean(0)).transpose(0, 1)  # (n, image, k)
-    phi = x @ D  # (n, image, d)
+    phi = study.centred(torch.arange(0, n, max(1, n // 300)))
     top = phi.norm(dim=2).topk(round(0.02 * SCENES), dim=1).indices
     rows = phi.gather(1, top[..., None].expand(-1, -1, phi.shape[2]))  # (n, T, d)
     r = torch.linalg.svd(rows, full_matrices=False).Vh[:, 0]
     projection = (rows @ r[..., None])[..., 0]
     majority = (projection > 0).sum(1) - (projection < 0).sum(1)
-    agree = (majority.sign() == (projection**3).sum(1).sign())[majority != 0]
-    assert agree.double().mean() >= 0.99
+    sign, size = (projection**3).sum(1).sign(), rows.norm(dim=2)
+    agree, strongest = majority.sign() == sign, projection[:, 0].sign() == sign
+    alike = (size[:, -1] > ALIKE * size[:, 0]) & (majority != 0)
+    assert alike.sum() >= 20 and agree[alike].double().mean() >= 0.99
+    assert (agree | strongest)[majority != 0].double().mean() >= 0.99
 
 
 def test_the_header_says_t_and_where_it_comes_from(tiny_clip_dir: Path) -> None:

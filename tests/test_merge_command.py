@@ -20,7 +20,7 @@ from helpers.bundle import read
 from cliptools.io.bundle import Bundle
 from cliptools.io.shard_file import PartialFile, shards_text
 
-ASKED = ["--top-images", "12", "--quantile", "0.97", "--layers", "6"]
+ASKED = ["--top-images", "5", "--quantile", "0.97", "--layers", "6"]
 SHARDS = 3
 
 
@@ -35,21 +35,36 @@ def refused(ended: subprocess.CompletedProcess[bytes], message: str, code: int =
     assert len(said.splitlines()) == 1
 
 
+def apart(top_norm: np.ndarray) -> np.ndarray:
+    """True where no neighbour in the list, nor the next image after it, may have an equal norm, but for rounding."""
+    norm = top_norm.astype(float)
+    gap = np.abs(np.diff(norm, axis=1)) > 1e-4
+    sure = np.ones(norm.shape, bool)
+    sure[:, 1:] &= gap
+    sure[:, :-1] &= gap
+    sure[:, -1] = False  # the next one is not known
+    return sure
+
+
 def same(one: Bundle, other: Bundle) -> None:
-    """Compare two bundles apart from rounding, because their batches differ."""
+    """Compare two bundles apart from rounding, because their batches differ.
+
+    A neuron has equal norms on all images on which it is silent. Of these, any may end its list, and so be read.
+    """
     assert one.header.images == other.header.images and one.header.model == other.header.model
     assert one.header.settings == other.header.settings and one.tensors.keys() == other.tensors.keys()
+    norm = one["top_norm"].astype(float)
+    changed = (np.sort(one["top_image"], 1) != np.sort(other["top_image"], 1)).any(1)
+    last = np.where(norm <= norm[:, -1:] + 1e-4, norm, 0).sum(1) / one.header.images["count"]
     for name, value in one.tensors.items():
-        if value.dtype == np.float32:
+        if name == "read":  # of every image at most its norm, times a distance of two unit embeddings
+            free = 2e-5 + 1e-4 * np.abs(value) + np.where(changed, 4 * last, 0)[:, None]
+            assert (np.abs(other[name] - value) <= free).all(), name
+        elif value.dtype == np.float32:
             np.testing.assert_allclose(other[name], value, rtol=1e-4, atol=2e-5, err_msg=name)
         elif name == "top_image":  # images of equal norm, but for rounding, may change places
-            norm = np.pad(one["top_norm"].astype(float), ((0, 0), (1, 0)), mode="edge")
-            gap = np.abs(np.diff(norm, axis=1))[:, 1:]  # to the next one
-            apart = np.ones(value.shape, bool)
-            apart[:, 1:] &= gap > 1e-4
-            apart[:, :-1] &= gap > 1e-4
-            apart[:, -1] = False  # the next one is not known
-            assert apart.mean() > 0.5 and np.array_equal(other[name][apart], value[apart]), name
+            sure = apart(norm)
+            assert sure.mean() > 0.5 and np.array_equal(other[name][sure], value[sure]), name
         else:
             assert np.array_equal(other[name], value), name
 
@@ -119,9 +134,11 @@ def test_units_in_doubt_are_named_with_what_settles_them(parts: list[Path], scen
     uncertain = bundle["uncertain"]
     assert len(uncertain) == int(found[1]) and uncertain.shape[1] == 3 and uncertain.dtype == np.int32
     sure = ~(bundle["unit"][:, None] == uncertain).all(2).any(1)
-    assert 0 < len(uncertain) < bundle.units // 4
+    assert 0 < len(uncertain) < bundle.units // 2  # few images are the centre, and sparse neurons act on few of the others
     names, others = (np.array(each.text_list("images"))[each["top_image"]] for each in (bundle, one))
-    assert np.array_equal(names[sure], others[sure])
+    np.testing.assert_allclose(bundle["top_norm"][sure], one["top_norm"][sure], rtol=1e-4, atol=2e-5)
+    sure = sure[:, None] & apart(one["top_norm"])  # which of the images comes last on which a neuron is silent, rounding decides
+    assert sure.mean() > 0.4 and np.array_equal(names[sure], others[sure])
     assert "uncertain" not in read(merged)
 
 
@@ -135,7 +152,9 @@ def test_the_rest_of_the_suite_takes_the_bundle_and_refuses_partials(merged: byt
 
 def test_keep_and_thumbnails_at_the_merge(run: Run, scenes: Path, parts: list[Path]) -> None:
     bundle = read(good(inside("merge", *parts, "--images", scenes, "--keep", "20%", "--thumbnails", 16)))
-    assert bundle.units == round(0.2 * bundle.header.settings["measured"]) and bundle["rest_mean"].shape == (192,)
+    assert (
+        bundle.units == round(0.2 * bundle.header.settings["measured"]) and bundle["rest_mean"].shape == bundle["mean"].shape[1:]
+    )
     assert len(bundle["thumbnail_offsets"]) == len(bundle.text_list("images")) + 1
     refused(inside("merge", *parts, "--thumbnails", 16), "--thumbnails needs the images", 2)
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import Run
-from helpers.forked import Study
 from helpers.pipes import on_terminal
 from helpers.second_order import SHAPES, pictures, random_tower
 from helpers.shift import unit_rows
@@ -386,8 +385,13 @@ def test_one_measure_groups_and_their_names(run: Run, tiny: Path, tmp_path: Path
     assert nothing.returncode == 1 and "nothing to compare: a mean needs at least two images" in only_line(nothing)
 
 
-def test_planted_drift_is_first(run: Run, study: Study, tmp_path: Path) -> None:
-    """Ordinary scenes before; now 40 of 60 show a shrimp. The word comes first, by both measures, and its alarm is the exit."""
+def test_planted_drift_is_first(run: Run, tmp_path: Path) -> None:
+    """Ordinary scenes before; now 40 of 60 show a shrimp. The word comes first, by both measures, and its alarm is the exit.
+
+    The units are those of a bundle of 250 scenes: of a few scenes, none has the neurons that write shrimp.
+    """
+    bundle = tmp_path / "effects.safetensors"
+    assert run("effects", "--limit", 250, "--layers", "5,6", "-q", "-o", bundle).returncode == 0
     concept = concept_index()["shrimp"]
     others = [index for index in range(200) if concept not in draw_scene(77, index).named]
     scenes = {"old": [draw_scene(77, index) for index in others[:80]], "new": [draw_scene(77, index) for index in others[80:140]]}
@@ -397,9 +401,9 @@ def test_planted_drift_is_first(run: Run, study: Study, tmp_path: Path) -> None:
             for sample in samples((Plan(scene_key(i), scene, "") for i, scene in enumerate(drawn_scenes)), 64):
                 write_member(stream, f"{sample.key}.png", sample.image)
             write_end(stream)
-    words, old = ("-q", "-f", "jsonl", "--bundle", study.effects), tmp_path / "old.jsonl"
+    words, old = ("-q", "-f", "jsonl", "--pool", "emoji", "--bundle", bundle), tmp_path / "old.jsonl"
     first = run("shift", tmp_path / "old.tar", *words, "-o", old)
-    assert first.returncode == 0 and b"40 images only in the bundle" in first.stderr
+    assert first.returncode == 0 and b"250 images only in the bundle" in first.stderr
     result = run("shift", tmp_path / "new.tar", *words, "--baseline", old, "--alarm", 3)
     records = lines(result.stdout)
     assert result.returncode == 3 and b"drift: new.tar, shrimp by" in result.stderr

@@ -34,7 +34,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("heads")
     done = inside("effects", "--units", "heads", "--layers", "6,7", "--limit", SCENES, "-o", folder / "heads.safetensors")
     assert done.returncode == 0, done.stderr.decode()
-    arguments = ("--method", "textspan", "--m", M, "--prefix", 2, "-o", folder / "words.safetensors")
+    arguments = ("--method", "textspan", "--pool", "emoji", "--m", M, "--prefix", 2, "-o", folder / "words.safetensors")
     done = inside("decompose", *arguments, folder / "heads.safetensors")
     assert done.returncode == 0, done.stderr.decode()
     return folder / "words.safetensors"

@@ -146,7 +146,7 @@ def test_images_that_lie_in_an_archive(file: Path, effects: Bundle, records: lis
     scenes = inside("scenes", "--count", SCENES, "--seed", SEED).stdout
     done = inside("top", "-", "--units", units, "-f", "table", "--bundle", file.with_name("tar.safetensors"), stdin=scenes)
     assert (done.returncode, done.stderr) == (0, b"")
-    rows = [line.split() for line in done.stdout.decode().splitlines() if line.startswith("6:")]
+    rows = [line.split() for line in done.stdout.decode().splitlines() if line.lstrip().startswith("6:")]
     assert [row[0] for row in rows] == units.split(",")
     assert [row[1] for row in rows] == [f"{records[j]['inertia']:.3f}" for j in (4, 0)]
     assert rows[0][3] == f"shard.tar/{records[4]['image']}.png"

@@ -47,6 +47,7 @@ from cliptools.unit_effects.factored import (
     Listens,
     Projections,
     UnitBlock,
+    acts,
     scale_of,
     total_of,
     unit_blocks_of,
@@ -236,7 +237,7 @@ class _PartOnBatch:
     @cached_property
     def large_change(self) -> Float[Tensor, "b d"]:
         """Sum of b_n - phi_n over the units with ||phi_n - b_n|| > tau_n."""
-        large = self.part.terms.norms(self.S, self.scale) > self.part.tau.to(self.S)  # (b, n)
+        large = acts(self.part.terms.norms(self.S, self.scale), self.part.tau)  # (b, n)
         return self.part.terms.mean_change(self.S, self.scale, large)
 
     @cached_property

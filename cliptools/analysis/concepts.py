@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cliptools.unit_effects.factored import Activity
+from cliptools.unit_effects.factored import Activity, acts
 
 Score = Literal["norm", "signed"]
 Neurons = Literal["active", "all", "random"]
@@ -46,7 +46,7 @@ def word_scores(weight: Float[Tensor, "b u"], gamma: Float[Tensor, "u text"]) ->
 
 def active_units(activity: Activity, tau: Float[Tensor, " u"]) -> Bool[Tensor, "b u"]:
     """Mark the units with ||phi_n - b_n|| > tau_n."""
-    return activity.norm > tau.to(activity.norm)
+    return acts(activity.norm, tau)
 
 
 def counted_units(active: Bool[Tensor, "b u"], neurons: Neurons, names: Sequence[str], seed: int) -> Bool[Tensor, "b u"]:

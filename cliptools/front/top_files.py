@@ -21,6 +21,7 @@ from cliptools.io.bundle import Bundle
 from cliptools.io.jsonl import unit_name
 from cliptools.models.preprocessing import seen_picture
 from cliptools.render.contact_sheet import outlined
+from cliptools.unit_effects.factored import EQUAL
 from cliptools.unit_effects.select import factored_effect
 
 THRESHOLD = "threshold"  # value of --above other than a number
@@ -83,7 +84,7 @@ def acting_images(bundle: Bundle, request: TopRequest, above: float | str | None
     cut = []
     for row in rows.tolist():
         norm, image = bundle["top_norm"][row], bundle["top_image"][row]  # (T), (T)
-        least = 0.0 if above is None else float(bundle[THRESHOLD][row]) if above == THRESHOLD else float(above)
+        least = 0.0 if above is None else (1 + EQUAL) * float(bundle[THRESHOLD][row]) if above == THRESHOLD else float(above)
         acting = np.flatnonzero((norm > least) & (image >= 0))
         if above is None:
             acting = acting[: request.images_per_unit]

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from cliptools.devices import to_float64_device, to_like
@@ -265,6 +265,18 @@ class Activity(NamedTuple):
     """<phi_n(I) - b_n, r_n>."""
     embedding: Float[Tensor, "b d"]
     """M(I), not normalised."""
+
+
+EQUAL = 1e-5  # relative distance of norms that may be equal but for rounding
+
+
+def acts(norm: Float[Tensor, "*b u"], tau: Float[Tensor, " u"]) -> Bool[Tensor, "*b u"]:
+    """Mark the norms above the units' thresholds by more than rounding.
+
+    A sparse unit has one norm on all images on which it is silent, that of its mean. If it acts on fewer images than the
+    threshold's rank, this norm is the threshold.
+    """
+    return norm > (1 + EQUAL) * tau.to(norm)
 
 
 class UnitActivity:
