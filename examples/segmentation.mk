@@ -5,8 +5,8 @@
 # resolution of training, and (METHODS_64) at the resolution of training. Neither training nor the bundle uses these seeds.
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 WORK    ?= $(ROOT)/examples/work/segmentation
-ONE     ?= 1052
-TWO     ?= 500
+ONE     ?= 526
+TWO     ?= 300
 METHODS    := neurons rollout chefer textspan effects attention gradcam signed
 METHODS_64 := neurons rollout chefer textspan
 
