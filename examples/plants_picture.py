@@ -36,7 +36,8 @@ def draw_words(sheet: Image.Image, draw: ImageDraw.ImageDraw, y: int, words: lis
     """Draw the first words in their order, and write the rank of the cue among all words."""
     for place, word in enumerate(words[:ACROSS]):
         x = LEFT + place * CELL
-        sheet.paste(emoji(word), (x + (CELL - EMOJI) // 2, y))
+        if word in concept_index():  # an attribute has no emoji
+            sheet.paste(emoji(word), (x + (CELL - EMOJI) // 2, y))
         name = word if draw.textlength(word, SMALL) < CELL - 2 else word.split()[-1]
         draw.text((x + CELL // 2, y + EMOJI + 2), name, GREEN if word == cue else FAINT, SMALL, anchor="ma")
         if word == cue:

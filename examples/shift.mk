@@ -22,6 +22,9 @@ TOP.emoji-rn2   := --top-images 50
 SHARES = $(foreach model,$(MODELS),$(foreach by,$(WAYS),$(WORK)/$(model).$(by).jsonl))
 NORMS  = $(foreach model,$(MODELS),$(WORK)/$(model).norm.jsonl)
 
+ROWS = select(has("group") | not) | .correlation as $$i | .group_correlation as $$g | [.model.name, .settings.by, \
+	.settings.choose, .settings.units_per_concept, .concept, $$i.count, $$i.value, $$i.low, $$i.high, $$g.count, $$g.value, $$g.low, $$g.high] | @csv
+
 export PYTHONPATH := ..$(if $(PYTHONPATH),:$(PYTHONPATH))
 
 .PHONY: all
@@ -33,8 +36,7 @@ results/shift.csv: $(SHARES)
 	@mkdir -p $(@D)
 	{ echo "# make -C examples -f shift.mk"; \
 	  echo "model,by,choose,units,concept,images,correlation,low,high,groups,group_correlation,group_low,group_high"; \
-	  jq -r 'select(has("group") | not) | .correlation as $$i | .group_correlation as $$g | [.model.name, .settings.by, \
-	    .settings.choose, .settings.units_per_concept, .concept, $$i.count, $$i.value, $$i.low, $$i.high, $$g.count, $$g.value, $$g.low, $$g.high] | @csv' $^ | tr -d '"'; } > $@
+	  jq -r '$(ROWS)' $^ | tr -d '"'; } > $@
 
 results/shift-alarms.csv: false_alarms.py $(NORMS)
 	$(PYTHON) $^ > $@
