@@ -29,9 +29,9 @@ copy:
 	done
 
 $(COPY)/examples/results/claims.csv: copy
-	PYTHON=$(abspath $(PYTHON)) PYTHONPATH=$(COPY) $(MAKE) -C $(COPY)/examples figures
-	for study in $(STUDIES); do PYTHON=$(abspath $(PYTHON)) PYTHONPATH=$(COPY) $(MAKE) -C $(COPY)/examples -f $$study.mk || exit; done
-	PYTHON=$(abspath $(PYTHON)) PYTHONPATH=$(COPY) $(MAKE) -C $(COPY)/examples -f claims.mk $@
+	PYTHON=$(abspath $(PYTHON)) PYTHONPATH=$(COPY) make -C $(COPY)/examples figures
+	for study in $(STUDIES); do PYTHON=$(abspath $(PYTHON)) PYTHONPATH=$(COPY) make -C $(COPY)/examples -f $$study.mk || exit; done
+	PYTHON=$(abspath $(PYTHON)) PYTHONPATH=$(COPY) make -C $(COPY)/examples -f claims.mk $@
 
 $(RESULTS)/%-dense.csv: $(COPY)/examples/results/claims.csv
 	{ echo "# make -C examples -f control.mk"; tail -n +2 $(<D)/$*.csv; } > $@

@@ -20,7 +20,7 @@ table: $(RESULTS)/normalization.csv
 emoji-vit2 := clip-effects --layers 5-6
 emoji-rn2  := clip-effects --model emoji-rn2 --units neurons --top-images 50
 
-$(WORK)/%.safetensors:
+$(MODELS:%=$(WORK)/%.safetensors): $(WORK)/%.safetensors:
 	mkdir -p $(WORK)
 	$($*) --limit $(SCENES) -o $@
 
