@@ -112,7 +112,7 @@ def test_at_two_percent_the_sign_is_that_of_the_majority(study: Study) -> None:
     sign, size = (projection**3).sum(1).sign(), rows.norm(dim=2)
     agree, strongest = majority.sign() == sign, projection[:, 0].sign() == sign
     alike = (size[:, -1] > ALIKE * size[:, 0]) & (majority != 0)
-    assert alike.sum() >= 20 and agree[alike].double().mean() >= 0.99
+    assert alike.sum() >= 20 and agree[alike].double().mean() >= 0.95
     assert (agree | strongest)[majority != 0].double().mean() >= 0.99
 
 

@@ -209,7 +209,8 @@ def test_a_pipe_keeps_the_preprocessing(photos: Path, tiny_clip_dir: Path, tmp_p
         assert effects.returncode == 0, effects.stderr.decode()
         neurons = inside("decompose", "--m", 3, "--pool", tmp_path / "pool.txt", stdin=effects.stdout)
         (tmp_path / f"{name}.safetensors").write_bytes(neurons.stdout)
-        concepts = inside("concepts", photos, "--bundle", tmp_path / f"{name}.safetensors", "-f", "jsonl")
+        bundle = tmp_path / f"{name}.safetensors"
+        concepts = inside("concepts", photos, "--bundle", bundle, "--neurons", "all", "-f", "jsonl")
         assert (neurons.returncode, concepts.returncode) == (0, 0), neurons.stderr + concepts.stderr
         records = [json.loads(line) for line in concepts.stdout.splitlines()]
         found[name] = read(neurons.stdout), [{k: v for k, v in one.items() if k not in ("model", "bundle")} for one in records]
