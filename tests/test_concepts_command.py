@@ -84,6 +84,16 @@ def whole(run: Run, photos: Path, file: Path) -> bytes:
     return result.stdout
 
 
+def test_thresholds_that_no_image_exceeds_are_said(run: Run, photos: Path, neurons: Bundle, tmp_path: Path) -> None:
+    """The threshold of a bundle of few images is the largest norm of all."""
+    high = replace(neurons, tensors=neurons.tensors | {"threshold": neurons["threshold"] + 400})
+    path = tmp_path / "high.safetensors"
+    path.write_bytes(high.to_bytes())
+    result = run("concepts", photos, "--bundle", path, "-q")
+    assert {record["active"] for record in lines(result)} == {0} and b"--neurons all" in result.stderr
+    assert b"--neurons" not in run("concepts", photos, "--bundle", path, "--neurons", "all", "-q").stderr
+
+
 def test_records_are_the_papers_sum_over_formed_effects(whole: bytes, photos: Path, neurons: Bundle) -> None:
     model = load_model(neurons.header.model["name"], device="cpu")
     b, r = (torch.from_numpy(neurons[name]) for name in ("mean", "direction"))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cliptools.analysis.concepts import Neurons, Score, recall
 from cliptools.analysis.selection import by_layers
-from cliptools.console import count_of, front_call, summarise
+from cliptools.console import count_of, front_call, summarise, warn
 from cliptools.console import progress as shown
 from cliptools.devices import in_halves
 from cliptools.errors import StreamError, UsageError
@@ -244,7 +244,7 @@ def describe_images(task: Task, place: int = 0, count: int = 0) -> Iterator[Reco
     Raises:
         CliptoolsError: no image can be read, or none is usable.
     """
-    source, request, earlier = task.images, task.request, count
+    source, request, earlier, acting = task.images, task.request, count, False
     model = loaded_model_of(task.neurons, task.request.model, task.request.device)
     describe = describer(task.neurons, model, _scoring(task))
     skipped, indices = Skipped(), task.indices[place:]
@@ -260,9 +260,12 @@ def describe_images(task: Task, place: int = 0, count: int = 0) -> Iterator[Reco
         usable = screen.places(numbers, {row: result for row, (_, result) in enumerate(results) if isinstance(result, str)})
         for name, record in (results[row] for row in usable):
             assert isinstance(record, dict)  # images with reasons are not usable
+            acting |= record.get("active") != 0
             yield {"image": name} | record | _truth_fields(task.truth, name, record)
         count += len(usable)
     screen.require(count)
+    if not acting and request.neurons != "all":
+        warn("no neuron is above its threshold, as with bundles of few images: --neurons all counts all neurons")
     earlier_text = f", {earlier} of them by an earlier run" if earlier else ""
     summarise(f"{TOOL}: {count_of(count, 'image')}{earlier_text}" + (f", {len(skipped)} skipped" if len(skipped) else ""))
 
