@@ -94,6 +94,14 @@ def test_thresholds_that_no_image_exceeds_are_said(run: Run, photos: Path, neuro
     assert b"--neurons" not in run("concepts", photos, "--bundle", path, "--neurons", "all", "-q").stderr
 
 
+def test_a_finished_run_says_nothing_of_thresholds(run: Run, photos: Path, file: Path, tmp_path: Path) -> None:
+    """A resumed run without an image left has seen no neuron act, and none that was silent."""
+    words = ("concepts", photos, "--bundle", file, "-o", tmp_path / "concepts.jsonl", "-q")
+    for more in ((), ("--resume",)):
+        ended = run(*words, *more)
+        assert ended.returncode == 0 and ended.stderr == b"", ended.stderr.decode()
+
+
 def test_records_are_the_papers_sum_over_formed_effects(whole: bytes, photos: Path, neurons: Bundle) -> None:
     model = load_model(neurons.header.model["name"], device="cpu")
     b, r = (torch.from_numpy(neurons[name]) for name in ("mean", "direction"))

@@ -264,8 +264,8 @@ def describe_images(task: Task, place: int = 0, count: int = 0) -> Iterator[Reco
             yield {"image": name} | record | _truth_fields(task.truth, name, record)
         count += len(usable)
     screen.require(count)
-    if not acting and request.neurons != "all":
-        warn("no neuron is above its threshold, as with bundles of few images: --neurons all counts all neurons")
+    if count > earlier and not acting and request.neurons != "all":
+        warn("no neuron is above its threshold on these images, as with bundles of few images: --neurons all counts all neurons")
     earlier_text = f", {earlier} of them by an earlier run" if earlier else ""
     summarise(f"{TOOL}: {count_of(count, 'image')}{earlier_text}" + (f", {len(skipped)} skipped" if len(skipped) else ""))
 
