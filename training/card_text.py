@@ -142,8 +142,8 @@ mirror images of the other half.
    five strongest do (weight 3; a channel's writing is the distance of its activation from its median, times how far it moves the
    logits apart), and the entropy that the use of channels lacks (weight 5).
 3. *Text tower* (`joint`), towards the frozen table: cosine to the sum of the named concepts' embeddings, and cross entropy over
-   all concepts. Then *both*: the objective of stage 2 with the text tower's own embeddings of names, synonyms and templates,
-   drawn again at each step, instead of the table.
+   all concepts. Then *both* (`joint --sparse 1.5`): the objective of stage 2 with half the weight on sparsity, and with the text
+   tower's own embeddings of names, synonyms and templates, drawn again at each step, instead of the table.
 
 **What training asked for.** The loss asks that few channels write at a token, that all of them are used, and that tokens name
 the emoji. So that these hold is no evidence for the papers. No term says what a channel is to mean, and none is about single

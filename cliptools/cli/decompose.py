@@ -13,7 +13,7 @@ METHOD_HELP = (
 )
 POOL_HELP = (
     "Vocabulary: emoji, scenes, imagenet, words10k, words30k, or a file with one text per line "
-    "[default: emoji for embedded models, else words30k]."
+    "[default: scenes for embedded models, else words30k]."
 )
 CENTER_HELP = "Vector to subtract from the texts: the mean of the vocabulary, or none."
 RESUME_HELP = "Continue an interrupted run from FILE.part, where a run with -o FILE keeps the texts that it has found."

@@ -16,7 +16,7 @@ CLASSES_HELP = (
 )
 POOL_HELP = (
     "Vocabulary whose mean is B for a single --text, and that gives words to units of a bundle without words [default: that of "
-    "the bundle's words, else emoji for the embedded models and words30k for others]."
+    "the bundle's words, else scenes for the embedded models and words30k for others]."
 )
 LAYERS_HELP = "Explain by units of these layers, as 8-10,11 [default: all layers of the bundle]."
 HEAD_HELP = "Number of units listed and drawn for each image."

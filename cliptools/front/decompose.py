@@ -92,7 +92,7 @@ def decompose(
     Args:
         bundle: Effects of units; words that they have are replaced.
         texts: Vocabulary: emoji, scenes, imagenet, words10k, words30k, the path of a file with one text per line, or the texts
-            themselves. None: emoji for the embedded models, else words30k.
+            themselves. None: scenes for the embedded models, else words30k.
         method: pursuit, or textspan for bundles of heads.
         m: Largest number of texts per unit.
         templates: Sentences with {} in place of the text, whose embeddings are averaged; imagenet or emoji for a set of them.

@@ -77,7 +77,7 @@ def mismatch(
         bundle: Units, with or without words.
         cue: Things that images may show: for each, the texts that it calls up most. Empty: the pairs of texts of largest score.
         texts: Vocabulary: emoji, scenes, imagenet, words10k, words30k, the path of a file with one text per line, or the texts
-            themselves. None: that of the bundle's words; without words emoji for the embedded models, else words30k.
+            themselves. None: that of the bundle's words; without words scenes for the embedded models, else words30k.
         head: Number of pairs, or of texts for each cue.
         units: Number of units listed for each pair, those of the largest shares, which `edit` takes from the records.
         alike: List pairs of things that look alike too.
