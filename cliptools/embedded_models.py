@@ -20,14 +20,14 @@ def embedded_names() -> tuple[str, ...]:
 
 
 def refuse_earlier(name: str) -> None:
-    """Say what became of a model that was embedded in an earlier version.
+    """Refuse a model that was embedded in an earlier version, and name its successor.
 
     Raises:
         ModelError: the name is of such a model.
     """
     if name in SUCCESSORS:
         raise ModelError(
-            f"model {name!r}: this version of cliptools has {SUCCESSORS[name]} in its place; make the bundle anew with "
+            f"model {name!r}: it was part of cliptools 0.1.0, and {SUCCESSORS[name]} has replaced it; make a new bundle with "
             f"clip-effects --model {SUCCESSORS[name]}"
         )
 
