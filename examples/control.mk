@@ -17,21 +17,25 @@ STUDIES ?= concepts segmentation polysemy resnet-segmentation shift adversarial 
 
 .PHONY: all copy
 all: $(RESULTS)/claims-dense.csv $(RESULTS)/models-dense.csv
+copy: $(COPY)/.made
 
-copy:
-	test -f $(DENSE)/emoji-vit2/open_clip_model.safetensors
+# The copy has this checkout's environment, so that its studies run as they do here; delete the folder to start again.
+$(COPY)/.made:
+	@test -d "$(DENSE)" || { echo "DENSE=$(DENSE): no such folder; name the folder of the control's models" >&2; exit 1; }
 	rm -rf $(COPY)
 	mkdir -p $(COPY)
 	cd $(ROOT) && tar cf - --exclude work --exclude __pycache__ bin cliptools examples tools training docs | tar xf - -C $(COPY)
 	rm $(COPY)/examples/results/*.csv
+	if [ -d $(ROOT)/.venv ]; then ln -s $(ROOT)/.venv $(COPY)/.venv; fi
 	for name in emoji-vit2 emoji-rn2; do \
 	  cp $(DENSE)/$$name/open_clip_model.safetensors $(COPY)/cliptools/data/models/$$name/ || exit; \
 	done
+	touch $@
 
-$(COPY)/examples/results/claims.csv: copy
-	PYTHON=$(abspath $(PYTHON)) PYTHONPATH=$(COPY) make -C $(COPY)/examples figures
-	for study in $(STUDIES); do PYTHON=$(abspath $(PYTHON)) PYTHONPATH=$(COPY) make -C $(COPY)/examples -f $$study.mk || exit; done
-	PYTHON=$(abspath $(PYTHON)) PYTHONPATH=$(COPY) make -C $(COPY)/examples -f claims.mk $@
+$(COPY)/examples/results/claims.csv: $(COPY)/.made
+	make -C $(COPY)/examples figures
+	for study in $(STUDIES); do make -C $(COPY)/examples -f $$study.mk || exit; done
+	make -C $(COPY)/examples -f claims.mk $@
 
 $(RESULTS)/%-dense.csv: $(COPY)/examples/results/claims.csv
 	{ echo "# make -C examples -f control.mk"; tail -n +2 $(<D)/$*.csv; } > $@
