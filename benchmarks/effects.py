@@ -94,14 +94,8 @@ def accuracy(folder: Path, options: argparse.Namespace, log: Log) -> None:
         bundles = {}
         for precision in dict.fromkeys(("fp32", *options.precisions)):
             bundles[precision] = folder.parent / f"{model}-{precision}.safetensors"
-            images = [
-                "--limit",
-                options.compared,
-                "--model",
-                model,
-                *weights(model),
-                *([] if model == "emoji-vit2" else [folder]),
-            ]
+            files = [] if model == "emoji-vit2" else [folder]
+            images = ["--limit", options.compared, "--model", model, *weights(model), *files]
             tool("effects", *images, "--precision", precision, "--device", options.device, "-q", "-o", bundles[precision])
         for precision, bundle in bundles.items():
             if precision != "fp32":

@@ -69,10 +69,11 @@ def main(name: str, *, rounds: int, pairs: int, scenes: int, device: str, output
     model = load_model(name, device=device)
     tokenizer = SimpleTokenizer(context_length=ARCHITECTURES[name]["text_cfg"]["context_length"])
     shares = accuracy(model.clip, tokenizer, rounds, pairs)
-    effects = plant_effects(model.clip, embed_classes(model.clip, tokenizer), plants(), scenes)
+    classes = embed_classes(model.clip, tokenizer)
+    effects = plant_effects(model.clip, classes, plants(), scenes)
     sections: Sections = {ACCURACY: share_rows(shares), PLANTS: plant_rows(effects)}
-    classes, some = embed_classes(model.clip, tokenizer), [draw_scene(SEED + 4, n, LOOKED) for n in range(pairs)]
-    sections[ATTRIBUTES] = share_rows(attribute_shares(model.clip, tokenizer, some))
+    looked = [draw_scene(SEED + 4, n, LOOKED) for n in range(pairs)]
+    sections[ATTRIBUTES] = share_rows(attribute_shares(model.clip, tokenizer, looked))
     sections[FACTS] = [as_fact_row(fact_effect(model.clip, classes, fact, scenes=scenes)) for fact in facts()]
     for title, rows in sections.items():
         click.echo("\n".join([f"## {title}", "", *table(rows), ""]))
