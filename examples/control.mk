@@ -13,7 +13,7 @@
 # does not contain.
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 COPY    := $(ROOT)/examples/work/control
-STUDIES ?= concepts segmentation polysemy resnet-segmentation shift adversarial models
+STUDIES ?= second-order neuron-attention concepts segmentation polysemy resnet-segmentation shift adversarial models
 
 .PHONY: all copy
 all: $(RESULTS)/claims-dense.csv $(RESULTS)/models-dense.csv
@@ -32,9 +32,12 @@ $(COPY)/.made:
 	done
 	touch $@
 
-$(COPY)/examples/results/claims.csv: $(COPY)/.made
-	make -C $(COPY)/examples figures
-	for study in $(STUDIES); do make -C $(COPY)/examples -f $$study.mk || exit; done
+# A stamp for each study, so that a run goes on where it stopped, and -j runs several at once.
+$(STUDIES:%=$(COPY)/.%): $(COPY)/.%: $(COPY)/.made
+	make -B -C $(COPY)/examples -f $*.mk
+	touch $@
+
+$(COPY)/examples/results/claims.csv: $(STUDIES:%=$(COPY)/.%)
 	make -C $(COPY)/examples -f claims.mk $@
 
 $(RESULTS)/%-dense.csv: $(COPY)/examples/results/claims.csv

@@ -29,9 +29,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from repair_heads import WholeHeads
 from torch import Tensor
-from torch.func import functional_call
 
 import cliptools as ct
+from cliptools.analysis.edited_passes import edited_outputs
 from cliptools.analysis.cue_units import cue_scores, sight, write_scores
 from cliptools.emoji.export import slug
 from cliptools.emoji.render import SingleSceneSource
@@ -210,7 +210,7 @@ class Repairs:
         for start in range(0, SINGLE, 50):
             images = torch.stack([self.model.transform(source.load(i)) for i in range(start, min(start + 50, SINGLE))])
             label = torch.from_numpy(source.concept[start : start + 50])
-            outputs = torch.stack([functional_call(visual, weights, (images,)) for weights in [{}, *edits]]).double()
+            outputs = edited_outputs(visual, [{}, *edits], images).double()
             if heads is not None:
                 outputs = torch.cat([outputs, self.heads.outputs(images, [heads])[1:]])
             if s is not None:

@@ -11,10 +11,10 @@ from helpers.oracles import centred_statistics
 from helpers.second_order import SHAPES, pictures, random_tower
 
 from cliptools.streaming import vit_indirect
-from cliptools.streaming.measure import measure
+from cliptools.streaming.measure import keep_all, measure
 from cliptools.streaming.ranking import rank_of
 from cliptools.streaming.summary import Settings
-from cliptools.streaming.vit_indirect import Indirect, cost, draw_sample, margin_to_keep_all
+from cliptools.streaming.vit_indirect import Indirect, cost, draw_sample
 from cliptools.unit_effects.factored import UnitBlock
 
 
@@ -44,7 +44,7 @@ def test_statistics_are_those_of_the_full_matrices(margin: str) -> None:
     images = pictures(visual, n)
     paths = prepared(visual, images, layers, 5)
     asked = Settings(top=6, margin=3)
-    asked = asked._replace(margin=margin_to_keep_all(paths, layers, n, asked)) if margin == "all" else asked
+    asked = keep_all(asked, paths, layers, n, 1.0) if margin == "all" else asked
     report = measure(paths, lambda only=None: iter(in_batches(images, 8, only)), layers, n, asked)
     effects, unit = report.effects, report.effects.unit
     assert margin == "few" or report.passes == 1
@@ -71,9 +71,10 @@ def test_samples_are_drawn_by_seed_and_layer() -> None:
 def test_all_is_kept_only_where_it_fits() -> None:
     visual = random_tower(SHAPES[0])
     paths = Indirect(visual, draw_sample(visual, [1], 7, 0), {}, 100)
-    assert margin_to_keep_all(paths, [1], 100, Settings(top=30)) == 70
-    assert margin_to_keep_all(paths, [1], 20, Settings(top=30)) == 0
-    assert margin_to_keep_all(paths, [1], 100_000, Settings(top=30, memory=1e6)) is None
+    assert keep_all(Settings(top=30), paths, [1], 100).margin == 70
+    assert keep_all(Settings(top=30), paths, [1], 20).margin == 0
+    large = Settings(top=30, memory=1e6)
+    assert keep_all(large, paths, [1], 100_000) == large
 
 
 def test_pipeline_passes_the_effect_on(run: Run) -> None:

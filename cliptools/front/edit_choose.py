@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
+from cliptools.analysis.edited_passes import Weights, edited_outputs
 from cliptools.analysis.zero_shot import score
 from cliptools.console import count_of, progress, summarise
 from cliptools.devices import in_halves
@@ -38,8 +38,6 @@ from cliptools.towers.tower import weight_of
 FIRST = 5  # units; then twice as many each time
 LOSS = 0.02
 Record = dict[str, Any]
-Weights = Mapping[str, Tensor]
-"""Weights in place of the tower's, by name; none for the untouched model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +171,7 @@ def measure_groups(model: LoadedModel, weights: Sequence[Weights], grouped: Grou
 
     def outputs(_: object, pictures: Tensor) -> Tensor:
         pictures = pictures.to(weight_of(visual))
-        return torch.stack([functional_call(visual, changed, (pictures,)) for changed in placed])  # (s, b, d)
+        return edited_outputs(visual, placed, pictures)  # (s, b, d)
 
     for numbers, output in in_halves(shown, outputs):
         usable = list(screen.places(numbers, unusable(output[0], output.transpose(0, 1))))

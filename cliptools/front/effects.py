@@ -38,9 +38,9 @@ from cliptools.io.files import whole_file
 from cliptools.io.header import Header
 from cliptools.models.load import LoadedModel, Precision, drop_text_tower, load_model
 from cliptools.models.unusable import Screen
-from cliptools.streaming.measure import Report, measure
+from cliptools.streaming.measure import Report, keep_all, measure
 from cliptools.streaming.summary import Settings
-from cliptools.streaming.vit_indirect import Indirect, cost, draw_sample, margin_to_keep_all, token_means
+from cliptools.streaming.vit_indirect import Indirect, cost, draw_sample, token_means
 from cliptools.towers.kinds import output_width
 from cliptools.unit_effects.factored import FactoredEffect
 from cliptools.unit_effects.select import DICTIONARY, UNITS, Choice, choose_effects, factored_effect
@@ -358,10 +358,10 @@ def _measure(task: Task, screen: Screen[int]) -> tuple[FactoredEffect, Report]:
     batches, expected = partial(images.batches, model), len(images.indices)
     if choice.effect != "indirect":
         effect = factored_effect(model.clip, choice.effect, choice.units, choice.dictionary)
-        return effect, measure(effect, batches, choice.layers, expected, settings, screen)
+        return effect, measure(effect, batches, choice.layers, expected, keep_all(settings, effect, choice.layers, expected), screen)
     visual: Any = model.clip.visual
     neurons = draw_sample(visual, choice.layers, task.request.sample_neurons, task.request.seed)
     note(f"{TOOL}: {cost(visual, neurons, expected)}")
     indirect = Indirect(visual, neurons, token_means(visual, batches(), neurons, expected, screen), expected)
-    margin = margin_to_keep_all(indirect, choice.layers, expected, settings)
-    return indirect, measure(indirect, batches, choice.layers, expected, settings._replace(margin=margin), screen)
+    settings = keep_all(settings, indirect, choice.layers, expected, share=1.0)  # a second look would take as long as the first
+    return indirect, measure(indirect, batches, choice.layers, expected, settings, screen)

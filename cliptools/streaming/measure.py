@@ -39,6 +39,7 @@ Batches = Callable[[Collection[int] | None], Iterator[tuple[list[int], Tensor]]]
 EXACT = 200  # the largest rank of a threshold for which more images are kept, so that it is exact
 MARGIN = 2  # times T: images kept beyond T, so that nearly every list is certified
 LEAST_MARGIN = 48
+WHOLE_SHARE = 0.25  # of the memory, for lists of all images
 
 
 def list_capacity(settings: Settings, listed: int) -> int:
@@ -57,6 +58,19 @@ def list_capacity(settings: Settings, listed: int) -> int:
     elif capacity < with_threshold:
         capacity = min(capacity, rank - 1)
     return min(capacity, max(listed, top))
+
+
+def keep_all(
+    settings: Settings, effect: FactoredEffect, layers: Sequence[int], images: int, share: float = WHOLE_SHARE
+) -> Settings:
+    """Settings whose lists keep all images, if these take at most a share of the memory; else the same settings.
+
+    Then no list or threshold is in doubt. A unit that acts on fewer than T images needs this most: silent images, whose norms are
+    nearly equal, end its list.
+    """
+    top = settings.top_of(images)
+    size = sum(n * UnitStatistics.bytes_per_unit(k, max(images, top)) for n, k in map(effect.size, layers))
+    return settings._replace(margin=max(0, images - top)) if size <= share * settings.memory else settings
 
 
 class Report(NamedTuple):

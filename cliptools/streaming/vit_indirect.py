@@ -24,8 +24,6 @@ from torch import Tensor, nn
 from cliptools.console import LONG, count_of, note, progress, rounded_time
 from cliptools.devices import in_halves, to_float64
 from cliptools.models.unusable import Screen, unusable
-from cliptools.streaming.statistics import UnitStatistics
-from cliptools.streaming.summary import Settings
 from cliptools.towers.hooks import Hooks, hooked, keep_output
 from cliptools.towers.kinds import tower_of
 from cliptools.towers.tower import Tower
@@ -160,14 +158,6 @@ def token_means(
     screen.require(count)
     screen.end_look()
     return {layer: (p / count).to(wide(weight).dtype).to(weight.device) for layer, p in total.items()}
-
-
-def margin_to_keep_all(effect: Indirect, layers: Sequence[int], expected: int, settings: Settings) -> int | None:
-    """The margin that keeps the effects of all images, so that no second pass is needed; None if they do not fit into memory."""
-    units, d = sum(effect.size(layer)[0] for layer in layers), effect.size(layers[0])[1]
-    top = settings.top_of(expected)  # T, to which the margin is added
-    fits = units * UnitStatistics.bytes_per_unit(d, max(expected, top)) <= settings.memory
-    return max(0, expected - top) if fits else None
 
 
 def cost(visual: nn.Module | Tower, sample: Sample, images: int, passes: int = 2) -> str:
