@@ -34,7 +34,7 @@ import cliptools as ct
 from cliptools.analysis.edited_passes import edited_outputs
 from cliptools.analysis.cue_units import cue_scores, sight, write_scores
 from cliptools.emoji.export import slug
-from cliptools.emoji.render import SingleSceneSource
+from cliptools.emoji.render import single_scenes_for
 from cliptools.front.bundles import read, require_neurons
 from cliptools.front.edit_choose import ChoiceRequest, Grouped, best_trial, measure_groups
 from cliptools.front.vocabulary import default_vocabulary_of
@@ -42,7 +42,7 @@ from cliptools.images.classification.grouped import SCENES, open_grouped
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import digest
 from cliptools.models.load import LoadedModel, load_recorded_model
-from cliptools.models.text_encoder import encode_named
+from cliptools.models.text_encoder import class_templates, encode_named
 from cliptools.text.emoji_concepts import Plant, concepts, plants
 from cliptools.text.vocabularies import Pool
 
@@ -52,6 +52,7 @@ COLUMNS = (
     "zero_shot", "zero_shot_after", "zero_shot_low", "zero_shot_high", "scenes", "pairs",
 )  # fmt: skip
 SINGLE = 300  # scenes of one emoji for each pair
+MEANS = 400  # scenes over which the means of units are taken
 LOSS = 0.02  # largest loss of another group on validation
 Weights = dict[str, Tensor]
 
@@ -79,14 +80,26 @@ class Repairs:
         self.mean = encode_named(self.model, pool, ()).double().mean(0)  # (d)
         self.rng = np.random.default_rng(self.seed)
 
+    @property
+    def pairs(self) -> bool:
+        """True for neuron-head pairs, false for neurons."""
+        return bool(self.bundle["unit"][0, 2] >= 0)
+
     @cached_property
     def heads(self) -> WholeHeads:
         """The heads of the model, with the share of their variance along every concept."""
         return WholeHeads(self.model, self.text - self.mean, self.seed)
 
-    def encode(self, names: list[str]) -> Float[Tensor, "text d"]:
+    @cached_property
+    def raw(self) -> Bundle:
+        """The units of the bundle in the raw scale, with the means at which an edit puts pairs."""
+        bundle = ct.effects(model=self.model, scale="raw", keep=1.0, limit=MEANS, seed=self.seed, device="cpu")
+        row_of = {tuple(unit): row for row, unit in enumerate(bundle["unit"].tolist())}
+        return bundle.select(np.array([row_of[tuple(unit)] for unit in self.bundle["unit"].tolist()]))
+
+    def encode(self, names: list[str], templates: tuple[str, ...] = ()) -> Float[Tensor, "text d"]:
         """Return the embeddings of names."""
-        return encode_named(self.model, Pool("names", tuple(names), digest(*names)), ()).double()
+        return encode_named(self.model, Pool("names", tuple(names), digest(*names)), templates).double()
 
     def pair(self, plant: Plant) -> Iterator[tuple[str, str, Measured]]:
         """Yield the measured edits of one pair with the names of the units and of the edit."""
@@ -94,7 +107,7 @@ class Repairs:
         folder = f"{slug(named)}-{slug(cue)}"
         validation, test = (self.open(split, folder) for split in ("validation", "test"))
         orders = self.orders(plant)
-        how = "null" if self.bundle["unit"][0, 2] < 0 and self.model.name.startswith("emoji-vit2") else "zero"
+        how = "zero" if self.pairs else "null"
         edits = [self.weights(orders["repair"][:count], named, how) for count in self.counts(len(orders["repair"]))]
         count = self.choose(validation, edits, plant, len(orders["repair"]))
         jobs = [(units, how, self.weights(order[:count], named, how)) for units, order in orders.items()]
@@ -106,9 +119,10 @@ class Repairs:
         right = self.single([weights for *_, weights in jobs], heads, s)
         for (units, edit, _), after, hits in zip(jobs, groups[1:], right[1:-2], strict=True):
             yield units, edit, Measured(count, groups[0], after, np.stack([right[0], hits]))
-        before, after = self.measure_heads(test, [heads], plant)
+        M = self.without_heads(test, [heads])  # (2, image, d)
+        before, after = self.accuracies(test, M, plant)
         yield "heads", "mean", Measured(len(heads), before, after, right[[0, -2]])
-        before, after = self.accuracies(test, without(self.embeddings(test), s), plant)
+        before, after = self.accuracies(test, without(M[0], s), plant)
         yield "none", "projection", Measured(0, before, after, right[[0, -1]])
 
     def open(self, split: str, folder: str) -> Grouped:
@@ -145,8 +159,9 @@ class Repairs:
 
     def weights(self, rows: Int[np.ndarray, " u"], named: str, how: str) -> Weights:
         """Return the changed weights of the edit of some units."""
-        part: Bundle = self.bundle.select(np.sort(rows))
-        edited = ct.edit(part, writes=named, how=how, model=self.model)
+        bundle = self.raw if self.pairs and how == "zero" else self.bundle
+        part: Bundle = bundle.select(np.sort(rows))
+        edited = ct.edit(part, writes=named, how=how, model=self.model, limit=MEANS)
         return {name: edited.tensors[f"visual.{name}"].float() for name in edited.changed}
 
     def choose(self, validation: Grouped, edits: list[Weights], plant: Plant, units: int) -> int:
@@ -157,7 +172,8 @@ class Repairs:
         """Return the heads of the best number on validation scenes, those of largest variance along the cue."""
         order = self.heads.order(plant.cue)
         counts = [count for power in range(12) if (count := 2**power) <= len(order) // 2]
-        return order[: best_count(self.measure_heads(validation, [order[:count] for count in counts], plant), counts)]
+        M = self.without_heads(validation, [order[:count] for count in counts])
+        return order[: best_count(self.accuracies(validation, M, plant), counts)]
 
     def places(self, names: Sequence[str], plant: Plant) -> list[int]:
         """Return the places of the four groups, in the order of GROUPS, among the names PAIR/CLASS/BESIDE."""
@@ -175,25 +191,16 @@ class Repairs:
         places = self.places([group["group"] for group in records[0]], plant)
         return np.array([[groups[place]["value"] for place in places] for groups in records])
 
-    def measure_heads(self, grouped: Grouped, sets: Sequence[Int[Tensor, " _"]], plant: Plant) -> Float[np.ndarray, "edit group"]:
-        """Return the accuracies of the four groups: of the untouched model, and with each set of heads at their means."""
-        outputs = [self.heads.outputs(part, sets) for part in self.pictures(grouped).split(50)]
-        return self.accuracies(grouped, torch.cat(outputs, 1), plant)
-
-    def pictures(self, grouped: Grouped) -> Float[Tensor, "image 3 y x"]:
-        """Return all images, prepared for the model."""
+    def without_heads(self, grouped: Grouped, sets: Sequence[Int[Tensor, " _"]]) -> Float[Tensor, "s image d"]:
+        """Return M(I) of all images: of the untouched model, and with each set of heads at their means."""
         images = grouped.images.source
-        return torch.stack([self.model.transform(images.load(i)) for i in range(len(images))])
-
-    @torch.inference_mode()
-    def embeddings(self, grouped: Grouped) -> Float[Tensor, "image d"]:
-        """Return M(I) of all images."""
-        visual: Any = self.model.clip.visual
-        return torch.cat([visual(part).double() for part in self.pictures(grouped).split(50)])
+        pictures = torch.stack([self.model.transform(images.load(i)) for i in range(len(images))])
+        return torch.cat([self.heads.outputs(part, sets) for part in pictures.split(50)], 1)
 
     def accuracies(self, grouped: Grouped, z: Float[Tensor, "edit image d"], plant: Plant) -> Float[np.ndarray, "edit group"]:
         """Return the accuracies of the four groups with each set of image embeddings."""
-        t = self.encode([row.name for row in grouped.images.classes])  # (2, d)
+        names = [row.name for row in grouped.images.classes]
+        t = self.encode(names, class_templates(self.model.name, ()))  # (2, d)
         hit = ((z @ t.T).argmax(-1) == torch.from_numpy(grouped.images.label)).numpy()  # (edit, image)
         places = self.places(grouped.groups.names, plant)
         return np.array([[row[grouped.groups.of == place].mean() for place in places] for row in hit])
@@ -203,8 +210,7 @@ class Repairs:
         self, edits: list[Weights], heads: Int[Tensor, " _"] | None = None, s: Float[Tensor, " d"] | None = None
     ) -> Bool[np.ndarray, "edit scene"]:
         """Return the single emoji that are named correctly: untouched, with each set of weights, without heads, without s."""
-        side = int(self.model.preprocessing["size"][0])
-        source = SingleSceneSource(SINGLE, int(self.rng.integers(2**31)), size=side)
+        source = single_scenes_for(self.model.name, SINGLE, int(self.rng.integers(2**31)))
         visual: Any = self.model.clip.visual
         hits = []
         for start in range(0, SINGLE, 50):
