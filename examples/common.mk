@@ -10,4 +10,8 @@ export PYTHONPATH := $(ROOT)
 export SHELLOPTS := pipefail
 SHELL := bash
 .DELETE_ON_ERROR:
+# The steps of a study run one after the other, unless its file says PARALLEL; make -j runs several studies at a time.
+ifndef PARALLEL
+.NOTPARALLEL:
+endif
 .SECONDARY:

@@ -11,6 +11,7 @@
 #
 # results/claims-0.1.0.csv and models-0.1.0.csv are those of the models of cliptools 0.1.0, emoji-vit and emoji-rn, which this version
 # does not contain.
+PARALLEL := yes
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 COPY    := $(ROOT)/examples/work/control
 TABLES  := claims models ablation indirect reconstruction pcs sparsity pair-words polysemy adversarial segmentation concepts resnet-segmentation shift

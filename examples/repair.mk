@@ -6,6 +6,7 @@
 #
 # unnamed: one edit of all that clip-spurious --mismatch finds, on scenes without plants, with nothing named and nothing chosen.
 # unnamed_repair.py counts how many of the planted facts it repairs.
+PARALLEL := yes
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 WORK   ?= work/repair
 SCENES ?= 3000
