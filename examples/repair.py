@@ -31,8 +31,8 @@ from repair_heads import WholeHeads
 from torch import Tensor
 
 import cliptools as ct
-from cliptools.analysis.edited_passes import edited_outputs
 from cliptools.analysis.cue_units import cue_scores, sight, write_scores
+from cliptools.analysis.edited_passes import edited_outputs
 from cliptools.emoji.export import slug
 from cliptools.emoji.render import single_scenes_for
 from cliptools.front.bundles import read, require_neurons

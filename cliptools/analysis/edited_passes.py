@@ -74,7 +74,5 @@ def _from_pooling(visual: ModifiedResNet, sets: Sequence[Weights], image: Float[
 def _first_layer(tower: Tower, changed: Iterable[str]) -> int:
     """Return the first layer with a changed weight; 0 if there is one outside the blocks."""
     names = {id(weight): name for name, weight in tower.visual.named_parameters()}
-    layer_of = {
-        names[id(weight)]: layer for layer, block in enumerate(tower.blocks) for weight in block.module.parameters()
-    }
+    layer_of = {names[id(weight)]: layer for layer, block in enumerate(tower.blocks) for weight in block.module.parameters()}
     return min((layer_of.get(name, 0) for name in changed), default=0)

@@ -6,7 +6,7 @@ ones the smallest. Test images have no part in this. They measure the untouched 
 many random units.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
