@@ -4,7 +4,7 @@
 
 Every row varies one thing, with all else as it is: `a` is the figure of the embedded models as claims.csv tells it, `b` the same
 figure in the other setting, and `moves` says whether the interval of b − a excludes 0 (yes, no), or, for figures without an
-interval, whether the sign changes (sign, no sign). A finding that moves with the sparsity of the training depends on the training.
+interval, whether the sign changes (sign, no sign). A finding that moves with the sparsity depends on the training.
 """
 
 import csv

@@ -358,9 +358,8 @@ def _measure(task: Task, screen: Screen[int]) -> tuple[FactoredEffect, Report]:
     batches, expected = partial(images.batches, model), len(images.indices)
     if choice.effect != "indirect":
         effect = factored_effect(model.clip, choice.effect, choice.units, choice.dictionary)
-        return effect, measure(
-            effect, batches, choice.layers, expected, keep_all(settings, effect, choice.layers, expected), screen
-        )
+        settings = keep_all(settings, effect, choice.layers, expected)
+        return effect, measure(effect, batches, choice.layers, expected, settings, screen)
     visual: Any = model.clip.visual
     neurons = draw_sample(visual, choice.layers, task.request.sample_neurons, task.request.seed)
     note(f"{TOOL}: {cost(visual, neurons, expected)}")
