@@ -138,10 +138,12 @@ class Repairs:
         score = cue_scores(q, r, deviation, covariance, s, t, rather)
         write, see = write_scores(r, deviation, t), sight(q, deviation, covariance, s)[:, 0]
         repair = score.argsort(descending=True, stable=True)[: int((score > 0).sum())].numpy()
-        unseeing = see.argsort(stable=True)[: len(see) // 2].numpy()
-        near = np.abs(write.numpy()[unseeing][None] - write.numpy()[repair][:, None])  # (repair, unseeing)
+        others = np.setdiff1d(np.arange(len(see)), repair)
+        unseeing = others[see.numpy()[others].argsort(kind="stable")[: len(others) // 2]]
+        first = write.numpy()[repair[: self.bundle.units // 10]]  # of all that an edit may have
+        near = np.abs(write.numpy()[unseeing][None] - first[:, None])  # (repair, unseeing)
         blind: list[int] = []
-        for row in near[: len(unseeing) // 4]:
+        for row in near:
             free = np.argsort(row)
             blind.append(next(int(unseeing[i]) for i in free if int(unseeing[i]) not in blind))
         return {
@@ -161,7 +163,8 @@ class Repairs:
         """Return the changed weights of the edit of some units."""
         bundle = self.raw if self.pairs and how == "zero" else self.bundle
         part: Bundle = bundle.select(np.sort(rows))
-        edited = ct.edit(part, writes=named, how=how, model=self.model, limit=MEANS)
+        scenes = MEANS if how == "zero" else None  # a null edit takes no means
+        edited = ct.edit(part, writes=named, how=how, model=self.model, limit=scenes)
         return {name: edited.tensors[f"visual.{name}"].float() for name in edited.changed}
 
     def choose(self, validation: Grouped, edits: list[Weights], plant: Plant, units: int) -> int:
@@ -259,7 +262,7 @@ def row(repairs: Repairs, units: str, edit: str, measured: list[Measured]) -> di
 
 
 if __name__ == "__main__":
-    writer = csv.DictWriter(sys.stdout, COLUMNS)
+    writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for name in sys.argv[2:]:
         repairs = Repairs(Path(sys.argv[1]), Path(name))
