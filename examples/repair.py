@@ -28,11 +28,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from repair_heads import WholeHeads
+from scipy import stats
 from torch import Tensor
 
 import cliptools as ct
-from cliptools.analysis.edited_passes import edited_outputs
 from cliptools.analysis.cue_units import cue_scores, sight, write_scores
+from cliptools.analysis.edited_passes import edited_outputs
 from cliptools.emoji.export import slug
 from cliptools.emoji.render import single_scenes_for
 from cliptools.front.bundles import read, require_neurons
@@ -248,7 +249,7 @@ def row(repairs: Repairs, units: str, edit: str, measured: list[Measured]) -> di
     before, after = (np.array([getattr(one, name) for one in measured]) for name in ("before", "after"))  # (pair, group)
     worst, worst_after = before.min(1), after.min(1)
     gain, right = worst_after - worst, np.concatenate([one.right for one in measured], 1)
-    half = 1.96 * gain.std(ddof=1) / math.sqrt(len(gain)) if len(gain) > 1 else math.nan
+    half = float(stats.sem(gain) * stats.t.ppf(0.975, len(gain) - 1)) if len(gain) > 1 else math.nan
     change = right[1].astype(float) - right[0]
     half_change = 1.96 * change.std(ddof=1) / math.sqrt(len(change))
     numbers = {"before": worst.mean(), "after": worst_after.mean(), "low": gain.mean() - half, "high": gain.mean() + half}
