@@ -53,7 +53,7 @@ COLUMNS = (
     "zero_shot", "zero_shot_after", "zero_shot_low", "zero_shot_high", "scenes", "pairs",
 )  # fmt: skip
 SINGLE = 300  # scenes of one emoji for each pair
-MEANS = 400  # scenes over which the means of units are taken
+MEANS = 400  # scenes over which the means of neurons are taken; those of pairs are in their bundle
 LOSS = 0.02  # largest loss of another group on validation
 Weights = dict[str, Tensor]
 
@@ -90,13 +90,6 @@ class Repairs:
     def heads(self) -> WholeHeads:
         """The heads of the model, with the share of their variance along every concept."""
         return WholeHeads(self.model, self.text - self.mean, self.seed)
-
-    @cached_property
-    def raw(self) -> Bundle:
-        """The units of the bundle in the raw scale, with the means at which an edit puts pairs."""
-        bundle = ct.effects(model=self.model, scale="raw", keep=1.0, limit=MEANS, seed=self.seed, device="cpu")
-        row_of = {tuple(unit): row for row, unit in enumerate(bundle["unit"].tolist())}
-        return bundle.select(np.array([row_of[tuple(unit)] for unit in self.bundle["unit"].tolist()]))
 
     def encode(self, names: list[str], templates: tuple[str, ...] = ()) -> Float[Tensor, "text d"]:
         """Return the embeddings of names."""
@@ -162,9 +155,8 @@ class Repairs:
 
     def weights(self, rows: Int[np.ndarray, " u"], named: str, how: str) -> Weights:
         """Return the changed weights of the edit of some units."""
-        bundle = self.raw if self.pairs and how == "zero" else self.bundle
-        part: Bundle = bundle.select(np.sort(rows))
-        scenes = MEANS if how == "zero" else None  # a null edit takes no means
+        part: Bundle = self.bundle.select(np.sort(rows))
+        scenes = None if how == "null" or self.pairs else MEANS  # a null edit takes no means, and pairs have theirs in the bundle
         edited = ct.edit(part, writes=named, how=how, model=self.model, limit=scenes)
         return {name: edited.tensors[f"visual.{name}"].float() for name in edited.changed}
 
@@ -257,7 +249,7 @@ def row(repairs: Repairs, units: str, edit: str, measured: list[Measured]) -> di
     numbers |= {name: 100 * change for name, change in zip(GROUPS, (after - before).mean(0), strict=True)}
     numbers |= {"zero_shot": right[0].mean(), "zero_shot_after": right[1].mean()}
     numbers |= {"zero_shot_low": change.mean() - half_change, "zero_shot_high": change.mean() + half_change}
-    shown = {name: f"{value:.3f}" for name, value in numbers.items()}
+    shown = {name: f"{value:.4f}" for name, value in numbers.items()}
     fixed = {"model": repairs.model.name, "seed": repairs.seed, "units": units, "edit": edit, "pairs": len(measured)}
     return fixed | shown | {"count": f"{np.mean([one.count for one in measured]):.0f}", "scenes": right.shape[1]}
 
