@@ -1,4 +1,5 @@
-# make -C examples -f repair.mk              writes results/repair.csv and results/repair-unnamed.csv; table, unnamed: one of them
+# make -C examples -f repair.mk              writes results/repair.csv and results/repair-unnamed.csv, then ../docs/repair.png
+#                                            table, unnamed, picture: one of them; picture draws the table that is there
 # make -C examples -f repair.mk waterbirds   writes work/repair/waterbirds.jsonl; also celeba: see below
 #
 # The study repairs the 18 planted pairs of the embedded models with the edits of clip-edit, beside controls of as many units.
@@ -27,14 +28,20 @@ RUNS    := $(foreach model,$(MODELS),$(foreach seed,$(SEEDS),$(WORK)/$(model)-$(
 TABLES  := $(RUNS:=.csv)
 UNNAMED := $(RUNS:=-unnamed.csv)
 
-.PHONY: all table unnamed waterbirds celeba
+PICTURE ?= $(ROOT)/docs/repair.png
+draw     = $(PYTHON) repair_picture.py $(RESULTS)/repair.csv $(PICTURE)
+
+.PHONY: all table unnamed picture waterbirds celeba
 all: table unnamed
+	$(draw)
+picture:
+	$(draw)
 table: $(RESULTS)/repair.csv
 unnamed: $(RESULTS)/repair-unnamed.csv
 
 $(RESULTS)/repair.csv: $(TABLES)
 	mkdir -p $(RESULTS)
-	{ echo "# make -C examples -f repair.mk"; head -n 1 $(firstword $(TABLES)); tail -q -n +2 $(TABLES); } > $@
+	{ echo "# make -C examples -f repair.mk: $(COUNT) scenes (of each group, pair and split)"; head -n 1 $(firstword $(TABLES)); tail -q -n +2 $(TABLES); } > $@
 
 $(RESULTS)/repair-unnamed.csv: $(UNNAMED)
 	mkdir -p $(RESULTS)

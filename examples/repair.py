@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from repair_heads import WholeHeads
+from scipy import stats
 from torch import Tensor
 
 import cliptools as ct
@@ -52,7 +53,7 @@ COLUMNS = (
     "zero_shot", "zero_shot_after", "zero_shot_low", "zero_shot_high", "scenes", "pairs",
 )  # fmt: skip
 SINGLE = 300  # scenes of one emoji for each pair
-MEANS = 400  # scenes over which the means of units are taken
+MEANS = 400  # scenes over which the means of neurons are taken; those of pairs are in their bundle
 LOSS = 0.02  # largest loss of another group on validation
 Weights = dict[str, Tensor]
 
@@ -89,13 +90,6 @@ class Repairs:
     def heads(self) -> WholeHeads:
         """The heads of the model, with the share of their variance along every concept."""
         return WholeHeads(self.model, self.text - self.mean, self.seed)
-
-    @cached_property
-    def raw(self) -> Bundle:
-        """The units of the bundle in the raw scale, with the means at which an edit puts pairs."""
-        bundle = ct.effects(model=self.model, scale="raw", keep=1.0, limit=MEANS, seed=self.seed, device="cpu")
-        row_of = {tuple(unit): row for row, unit in enumerate(bundle["unit"].tolist())}
-        return bundle.select(np.array([row_of[tuple(unit)] for unit in self.bundle["unit"].tolist()]))
 
     def encode(self, names: list[str], templates: tuple[str, ...] = ()) -> Float[Tensor, "text d"]:
         """Return the embeddings of names."""
@@ -138,10 +132,12 @@ class Repairs:
         score = cue_scores(q, r, deviation, covariance, s, t, rather)
         write, see = write_scores(r, deviation, t), sight(q, deviation, covariance, s)[:, 0]
         repair = score.argsort(descending=True, stable=True)[: int((score > 0).sum())].numpy()
-        unseeing = see.argsort(stable=True)[: len(see) // 2].numpy()
-        near = np.abs(write.numpy()[unseeing][None] - write.numpy()[repair][:, None])  # (repair, unseeing)
+        others = np.setdiff1d(np.arange(len(see)), repair)
+        unseeing = others[see.numpy()[others].argsort(kind="stable")[: len(others) // 2]]
+        first = write.numpy()[repair[: self.bundle.units // 10]]  # of all that an edit may have
+        near = np.abs(write.numpy()[unseeing][None] - first[:, None])  # (repair, unseeing)
         blind: list[int] = []
-        for row in near[: len(unseeing) // 4]:
+        for row in near:
             free = np.argsort(row)
             blind.append(next(int(unseeing[i]) for i in free if int(unseeing[i]) not in blind))
         return {
@@ -159,9 +155,9 @@ class Repairs:
 
     def weights(self, rows: Int[np.ndarray, " u"], named: str, how: str) -> Weights:
         """Return the changed weights of the edit of some units."""
-        bundle = self.raw if self.pairs and how == "zero" else self.bundle
-        part: Bundle = bundle.select(np.sort(rows))
-        edited = ct.edit(part, writes=named, how=how, model=self.model, limit=MEANS)
+        part: Bundle = self.bundle.select(np.sort(rows))
+        scenes = None if how == "null" or self.pairs else MEANS  # a null edit takes no means, and pairs have theirs in the bundle
+        edited = ct.edit(part, writes=named, how=how, model=self.model, limit=scenes)
         return {name: edited.tensors[f"visual.{name}"].float() for name in edited.changed}
 
     def choose(self, validation: Grouped, edits: list[Weights], plant: Plant, units: int) -> int:
@@ -245,7 +241,7 @@ def row(repairs: Repairs, units: str, edit: str, measured: list[Measured]) -> di
     before, after = (np.array([getattr(one, name) for one in measured]) for name in ("before", "after"))  # (pair, group)
     worst, worst_after = before.min(1), after.min(1)
     gain, right = worst_after - worst, np.concatenate([one.right for one in measured], 1)
-    half = 1.96 * gain.std(ddof=1) / math.sqrt(len(gain)) if len(gain) > 1 else math.nan
+    half = float(stats.sem(gain) * stats.t.ppf(0.975, len(gain) - 1)) if len(gain) > 1 else math.nan
     change = right[1].astype(float) - right[0]
     half_change = 1.96 * change.std(ddof=1) / math.sqrt(len(change))
     numbers = {"before": worst.mean(), "after": worst_after.mean(), "low": gain.mean() - half, "high": gain.mean() + half}
@@ -253,13 +249,13 @@ def row(repairs: Repairs, units: str, edit: str, measured: list[Measured]) -> di
     numbers |= {name: 100 * change for name, change in zip(GROUPS, (after - before).mean(0), strict=True)}
     numbers |= {"zero_shot": right[0].mean(), "zero_shot_after": right[1].mean()}
     numbers |= {"zero_shot_low": change.mean() - half_change, "zero_shot_high": change.mean() + half_change}
-    shown = {name: f"{value:.3f}" for name, value in numbers.items()}
+    shown = {name: f"{value:.4f}" for name, value in numbers.items()}
     fixed = {"model": repairs.model.name, "seed": repairs.seed, "units": units, "edit": edit, "pairs": len(measured)}
     return fixed | shown | {"count": f"{np.mean([one.count for one in measured]):.0f}", "scenes": right.shape[1]}
 
 
 if __name__ == "__main__":
-    writer = csv.DictWriter(sys.stdout, COLUMNS)
+    writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for name in sys.argv[2:]:
         repairs = Repairs(Path(sys.argv[1]), Path(name))

@@ -5,20 +5,22 @@
     python unnamed_repair.py GROUPS BUNDLE.safetensors FINDINGS.jsonl EDITED.safetensors
 
 GROUPS are scenes of clip-scenes --groups, of which only the split test is used: nothing is chosen here. The rows are the edit,
-and its control `random`: the same lines with random units of the bundle in place of theirs. findings is the number of lines,
-units the number of units that they name. found counts the plants whose cue and class are a finding, by any of their names;
-repaired those whose worst group loses at least 60 % of its error, of them found_repaired were found; worse counts the plants of
-which a group that was not the worst loses more than 2 points. The other columns are those of repair.py, as means over all plants.
+and its control `random`: the same lines with as many random units of the bundle in place of theirs, each in all the lines of the
+unit that it replaces. findings is the number of lines, units the number of units that they name. found counts the plants whose
+cue and class are a finding, by any of their names; repaired those whose worst group loses at least 60 % of its error, of them
+found_repaired were found; worse counts the plants of which a group that was not the worst loses more than 2 points. The other
+columns are those of repair.py, as means over all plants.
 """
 
 import csv
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from repair import COLUMNS as REPAIR_COLUMNS
 from repair import LOSS, Measured, Repairs, Weights, row
 from safetensors.torch import load_file
@@ -32,6 +34,7 @@ COUNTS = ("findings", "found", "repaired", "found_repaired", "worse")
 COLUMNS = tuple(name for name in REPAIR_COLUMNS if name not in ("units", "count"))
 COLUMNS = (*COLUMNS[:3], "units", *COUNTS, *COLUMNS[3:])
 REPAIRED = 0.6  # share of the worst group's error that is gone
+KEYS = ("layer", "neuron", "head")
 Records = Sequence[dict[str, Any]]
 
 
@@ -42,18 +45,21 @@ def changed_weights(repairs: Repairs, path: Path) -> Weights:
     return {name.removeprefix("visual."): value for name, value in changed.items()}
 
 
+def random_lines(findings: Records, unit: Int[np.ndarray, "u 3"], rng: np.random.Generator) -> Records:
+    """Return the findings with a random unit in place of each of theirs, the same one in all lines that name it."""
+    named = list(dict.fromkeys(unit_key(each) for line in findings for each in line["units"]))
+    drawn = unit[rng.choice(len(unit), len(named), replace=False)].tolist()
+    other = {
+        old: {key: number for key, number in zip(KEYS, new, strict=True) if number >= 0}
+        for old, new in zip(named, drawn, strict=True)
+    }
+    return [line | {"units": [other[unit_key(each)] for each in line["units"]]} for line in findings]
+
+
 def random_weights(repairs: Repairs, findings: Records) -> Weights:
-    """Return the weights of the edit of as many random units for each finding."""
-    bundle = repairs.bundle
-    drawn = []
-    for line in findings:
-        rows = repairs.rng.choice(bundle.units, len(line["units"]), replace=False)
-        units = [
-            {key: int(value) for key, value in zip(("layer", "neuron", "head"), unit, strict=True) if value >= 0}
-            for unit in bundle["unit"][rows]
-        ]
-        drawn.append(line | {"units": units})
-    edited = ct.edit(drawn, bundle=bundle, model=repairs.model)
+    """Return the weights of the edit of as many random units."""
+    drawn = random_lines(findings, repairs.bundle["unit"], repairs.rng)
+    edited = ct.edit(drawn, bundle=repairs.bundle, model=repairs.model)
     return {name: edited.tensors[f"visual.{name}"].float() for name in edited.changed}
 
 
@@ -75,9 +81,14 @@ def count_plants(findings: Records, measured: Sequence[Measured]) -> dict[str, i
     return dict(zip(COUNTS, map(int, counts), strict=True))
 
 
+def unit_key(unit: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return layer, neuron and head of a unit, -1 for what it has not."""
+    return tuple(int(unit.get(key, -1)) for key in KEYS)
+
+
 def unit_count(findings: Records) -> int:
     """Return the number of different units of all findings."""
-    return len({tuple(unit.get(key, -1) for key in ("layer", "neuron", "head")) for line in findings for unit in line["units"]})
+    return len({unit_key(unit) for line in findings for unit in line["units"]})
 
 
 def main(groups: Path, bundle: Path, findings_file: Path, edited: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import ROOT
+from helpers.advgen_input import inside
 from helpers.repair import Groups
 from PIL import Image
 
@@ -61,13 +63,17 @@ def test_whole_heads_by_the_variance_along_a_text(name: str) -> None:
 
 def test_counts_of_plants() -> None:
     from repair import Measured, best_count
-    from unnamed_repair import count_plants, found, unit_count
+    from unnamed_repair import count_plants, found, random_lines, unit_count
 
     plant = plants()[0]
     synonym = next(iter(concepts()[plant.named].synonyms), NAMES[plant.named])
     line = {"sees": NAMES[plant.cue], "writes": synonym.upper(), "units": [{"layer": 5, "neuron": 1}, {"layer": 5, "neuron": 2}]}
     other = {"sees": NAMES[plant.named], "writes": NAMES[plant.cue], "units": [{"layer": 5, "neuron": 2}]}
     assert found([other, line], plant) and not found([other], plant) and unit_count([line, other]) == 2
+    unit = np.array([[5, number, -1] for number in range(20)])
+    drawn, again = random_lines([line, other], unit, np.random.default_rng(1))
+    assert drawn["units"][1] == again["units"][0] != drawn["units"][0] and unit_count([drawn, again]) == 2
+    assert again | {"units": []} == other | {"units": []} and set(drawn["units"][0]) == {"layer", "neuron"}
     right = np.ones((2, 3), dtype=bool)
     before = np.array([1.0, 0.9, 0.5, 1.0])
     measured = [
@@ -80,6 +86,38 @@ def test_counts_of_plants() -> None:
     groups = np.array([[1.0, 0.9, 0.5, 1.0], [1.0, 0.9, 0.6, 1.0], [0.9, 0.9, 0.9, 1.0]])
     assert best_count(groups, [5, 10]) == 5 and best_count(groups[[0, 0, 0]], [5, 10]) == 5
     assert best_count(np.vstack([groups, [[1.0, 0.89, 0.7, 1.0]]]), [5, 10, 20]) == 20
+
+
+@pytest.mark.parametrize("name", ["emoji-vit2", "emoji-rn2"])
+def test_every_way_of_editing_a_pair(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One pair with few scenes: all rows of a table are there, and all controls edit other units, as many as the edit."""
+    import repair
+    from repair_heads import WholeHeads
+
+    monkeypatch.setattr(repair, "SINGLE", 8)
+    monkeypatch.setattr(repair, "MEANS", 20)
+    monkeypatch.setattr(repair, "WholeHeads", partial(WholeHeads, scenes=20))
+    bundle = ct.effects(model=name, limit=150, seed=3, device="cpu", **({"keep": 1.0} if name == "emoji-rn2" else {}))
+    bundle.save(tmp_path / "b.safetensors")
+    done = inside(
+        "scenes", "--groups", "--count", 2, "--seed", 3, "--size", 128 if name == "emoji-rn2" else 64, "--out-dir", tmp_path / "g"
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    repairs, plant = repair.Repairs(tmp_path / "g", tmp_path / "b.safetensors"), plants()[0]
+    orders = repairs.orders(plant)
+    counts = repairs.counts(len(orders["repair"]))
+    assert not set(orders["blind"]) & set(orders["repair"]) and all(len(set(order)) >= counts[-1] for order in orders.values())
+    results = {(units, edit): one for units, edit, one in repairs.pair(plant)}
+    how = "zero" if name == "emoji-rn2" else "null"
+    expected = [(units, how) for units in ("repair", "random", "write", "see", "blind")]
+    expected += [("heads", "mean"), ("none", "projection")] + ([("repair", "zero")] if how == "null" else [])
+    assert set(results) == set(expected) and {results[key].count for key in expected[:5]} <= set(counts)
+    assert len({results[key].count for key in expected[:5]}) == 1
+    for one in results.values():
+        assert np.array_equal(one.before, results["repair", how].before) and one.right.shape == (2, 8)
+        assert np.array_equal(one.right[0], results["repair", how].right[0]) and one.after.shape == (4,)
+    row = repair.row(repairs, "repair", how, [results["repair", how]] * 2)
+    assert tuple(sorted(row)) == tuple(sorted(repair.COLUMNS)) and (row["model"], row["seed"], row["pairs"]) == (name, 3, 2)
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,11 @@ def plain_points(d: Share) -> str:
     return f"{value:.1f} points ({low:.1f} to {high:.1f})"
 
 
+def signed(value: float, digits: int = 1) -> str:
+    """Return a change with its sign."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
+
+
 def plain(value: float) -> str:
     """Return a figure without zeros at its end."""
     return f"{value:g}"

@@ -17,7 +17,7 @@ from cliptools.embedded_models import EMBEDDED
 from cliptools.text.emoji_concepts import concepts
 from cliptools.text.vocabularies import load_pool
 from examples.result_tables import Tables, difference, points
-from tools.results_page import comparison, formats
+from tools.results_page import comparison, formats, repairs
 from tools.results_page.models import Model, Sections
 
 PAGE, SOURCE = "docs/results.md", "docs/source"
@@ -28,9 +28,11 @@ COMPARISONS: tuple[Callable[..., Any], ...] = (
     comparison.counts_in, comparison.distinct, comparison.first_even, comparison.first_within, comparison.larger,
     comparison.leader, comparison.listed, comparison.mean, comparison.numbers, comparison.paired, comparison.say,
     comparison.shown, comparison.sign, comparison.span, comparison.texts_of, comparison.wilson, difference,
+    repairs.repaired,
 )  # fmt: skip
 FORMATS: tuple[Callable[..., str], ...] = (
-    comparison.listed, formats.count, formats.fixed, formats.in_words, formats.percent, formats.plain, formats.three,
+    comparison.listed, formats.count, formats.fixed, formats.in_words, formats.percent, formats.plain, formats.signed,
+    formats.three,
 )  # fmt: skip
 
 
