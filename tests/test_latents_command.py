@@ -139,17 +139,18 @@ def test_parts_of_the_margin_add_up(suite: Suite, words: Path) -> None:
 
 def test_outlines_are_those_of_latents(suite: Suite, bundle: Path, tmp_path: Path) -> None:
     """Not those of the neurons with the same numbers."""
-    whole, row = read(bundle.read_bytes()), 7
+    whole = read(bundle.read_bytes())
+    row = int(whole["top_norm"][:, 0].argmax())
     model, settings = load_model(suite.vit, device="cpu"), whole.header.settings
     unit, r = torch.from_numpy(whole["unit"][row]).long(), torch.from_numpy(whole["direction"][row])
     sheet = tmp_path / "sheet.svg"
-    words = ("--sort", "index", "--head", row + 1, "--images-per-unit", 1, "--images-from", suite.images, "--outlines")
-    done("sheet", *words, "-o", sheet, bundle)
+    words = ("--images-per-unit", 1, "--images-from", suite.images, "--outlines")
+    done("sheet", *words, "--units", f"{LAYER}:{unit[1]}", "-o", sheet, bundle)
     name = whole.text_list("images")[whole["top_image"][row, 0]]
     pixels = model.transform(Image.open(suite.images / name).convert("RGB"))
     picture = seen_picture(pixels, model.preprocessing)
     latents, neurons = recorded_effect(model.clip, settings), recorded_effect(model.clip, settings | {"units": "neurons"})
-    shown = pictures_of_svg(sheet.read_bytes())[row]
+    (shown,) = pictures_of_svg(sheet.read_bytes())
     for effect, equal in ((latents, True), (neurons, False)):
         tower = tower_of(effect)
         heat = unit_maps(tower, tower.read(pixels[None]), unit, r)[0]
