@@ -14,11 +14,16 @@ from helpers import ROOT
 from helpers.advgen_input import inside
 from helpers.bundle import read
 from helpers.dictionaries import plain, weights
+from helpers.sheet import pictures_of_svg
 from helpers.tiny_suite import READ, TOP, Suite, done
 from PIL import Image
 
+from cliptools.analysis.margin_passes import tower_of, unit_maps
+from cliptools.front.top_files import OUTLINE_SHARE
 from cliptools.io.bundle import Bundle
 from cliptools.models.load import load_model
+from cliptools.models.preprocessing import seen_picture
+from cliptools.render.contact_sheet import outlined
 from cliptools.unit_effects.factored import UnitBlock
 from cliptools.unit_effects.select import recorded_effect
 
@@ -130,6 +135,26 @@ def test_parts_of_the_margin_add_up(suite: Suite, words: Path) -> None:
         record = json.loads(line)
         assert sum(record["parts"].values()) == pytest.approx(record["margin"], abs=1e-3)
         assert record["parts"]["other_units"] == pytest.approx(0, abs=1e-6)  # all latents are in the bundle
+
+
+def test_outlines_are_those_of_latents(suite: Suite, bundle: Path, tmp_path: Path) -> None:
+    """Not those of the neurons with the same numbers."""
+    whole = read(bundle.read_bytes())
+    row = int(whole["top_norm"][:, 0].argmax())
+    model, settings = load_model(suite.vit, device="cpu"), whole.header.settings
+    unit, r = torch.from_numpy(whole["unit"][row]).long(), torch.from_numpy(whole["direction"][row])
+    sheet = tmp_path / "sheet.svg"
+    words = ("--images-per-unit", 1, "--images-from", suite.images, "--outlines")
+    done("sheet", *words, "--units", f"{LAYER}:{unit[1]}", "-o", sheet, bundle)
+    name = whole.text_list("images")[whole["top_image"][row, 0]]
+    pixels = model.transform(Image.open(suite.images / name).convert("RGB"))
+    picture = seen_picture(pixels, model.preprocessing)
+    latents, neurons = recorded_effect(model.clip, settings), recorded_effect(model.clip, settings | {"units": "neurons"})
+    (shown,) = pictures_of_svg(sheet.read_bytes())
+    for effect, equal in ((latents, True), (neurons, False)):
+        tower = tower_of(effect)
+        heat = unit_maps(tower, tower.read(pixels[None]), unit, r)[0]
+        assert bool((shown == np.asarray(outlined(picture, heat.float().numpy(), OUTLINE_SHARE))).all()) == equal
 
 
 def refused(command: str, *arguments: Any, stdin: bytes = b"") -> str:

@@ -173,6 +173,15 @@ def test_commands_that_show_a_bundle_load_neither_model_nor_torch(folder: Path, 
     assert imported(folder, name, folder / "bundle.safetensors", *options, "-o", folder / f"{name}.out") == "[]"
 
 
+def test_a_sheet_of_files_loads_no_model(folder: Path) -> None:
+    """Only one with --outlines does."""
+    (folder / "pictures").mkdir()
+    for name in sound().text_list("images"):
+        Image.new("RGB", (30, 24), "red").save(folder / "pictures" / name)
+    words = ("sheet", folder / "bundle.safetensors", "--images-from", folder / "pictures", "-o", folder / "sheet.out")
+    assert imported(folder, *words) == "['torch']"
+
+
 def large_imports(folder: Path, name: str, *arguments: str | Path) -> str:
     """Run a command as a program, which loads a model, and return the large libraries that it imported."""
     ended = run_python(PROGRAM, name, " ".join(LARGE), *arguments, "-q", CLIPTOOLS_CACHE=str(folder / "cache"))

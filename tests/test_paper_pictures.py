@@ -190,7 +190,7 @@ def test_maps_of_a_neuron_are_its_tokens_effects_along_its_direction() -> None:
     r = torch.randn(visual.proj.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     tower = tower_of(SecondOrder(visual))
     for neuron in (0, 5):
-        maps = unit_maps(tower, torch.tensor([layer, neuron, -1]), r, images)
+        maps = unit_maps(tower, tower.read(images), torch.tensor([layer, neuron, -1]), r)
         assert maps.shape[1:] == tower.grid
         for image, heat in zip(images, maps, strict=True):
             expected = (token_effects(visual, image, layer, neuron) @ r).sum(1)[tower.prefix :]  # (token)
@@ -203,7 +203,7 @@ def test_maps_of_a_pair_without_a_direction() -> None:
     tower = tower_of(effect)
     unit = effect.units(LAYER)[3]
     S = tower.read(images)
-    for number, heat in enumerate(unit_maps(tower, unit, None, images)):
+    for number, heat in enumerate(unit_maps(tower, S, unit, None)):
         tokens = S.token_scalars(number, UnitBlock(LAYER, torch.tensor([3])))[tower.prefix :, 0, 0]
         close(heat.flatten(), tokens if tokens.sum() > 0 else -tokens)
         assert heat.sum() >= 0

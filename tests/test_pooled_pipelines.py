@@ -10,9 +10,16 @@ import torch
 from conftest import Run
 from helpers.families import READ, Study
 from helpers.pooled_models import pooled_model
+from helpers.sheet import pictures_of_svg
+from PIL import Image
 
 import cliptools as ct
+from cliptools.analysis.margin_passes import tower_of, unit_maps
+from cliptools.front.top_files import OUTLINE_SHARE
+from cliptools.models.preprocessing import seen_picture
 from cliptools.models.text_encoder import encode_texts, tokenizer_of
+from cliptools.render.contact_sheet import outlined
+from cliptools.unit_effects.select import recorded_effect
 
 
 @pytest.fixture(scope="module", params=["siglip", "coca"])
@@ -37,6 +44,25 @@ def test_pairs_are_the_default_and_store_no_directions(study: Study) -> None:
     )
 
 
+def check_outlines(study: Study, bundle: Path) -> None:
+    """Check that clip-sheet draws on each of its pictures an outline of the unit's map, as clip-top does."""
+    made, model = ct.read(bundle), ct.load_model(study.model, device="cpu")
+    tower = tower_of(recorded_effect(model.clip, made.header.settings))
+    sheet = study.folder / "outlines.svg"
+    words = ("--sort", "index", "--head", 2, "--images-per-unit", 1, "--images-from", study.photos, "--outlines")
+    study.done("sheet", *words, "-o", sheet, bundle)
+    drawn = pictures_of_svg(sheet.read_bytes())
+    assert len(drawn) == 2
+    for row, shown in enumerate(drawn):
+        photo = study.photos / made.text_list("images")[made["top_image"][row, 0]]
+        pixels = model.transform(Image.open(photo).convert("RGB"))
+        r = torch.from_numpy(made["direction"][row]) if "direction" in made else None
+        heat = unit_maps(tower, tower.read(pixels[None]), torch.from_numpy(made["unit"][row]).long(), r)[0]
+        assert heat.shape == tower.grid and float(heat.sum()) > 0
+        expected = np.asarray(outlined(seen_picture(pixels, model.preprocessing), heat.float().numpy(), OUTLINE_SHARE))
+        assert (shown == expected).all(-1).mean() > 0.98
+
+
 def test_every_consumer_of_pairs(study: Study, tmp_path: Path) -> None:
     pairs = study.bundle("words", "--keep", "30%")
     by, stdin = ("--bundle", pairs), pairs.read_bytes()
@@ -48,6 +74,7 @@ def test_every_consumer_of_pairs(study: Study, tmp_path: Path) -> None:
     study.done("shift", study.photos, "--concept", "cat", *READ, *by, "-f", "jsonl")
     study.done("top", study.photos, "--head", 2, "--raw", *READ, "-f", "jsonl", stdin=stdin)
     study.done("sheet", "--head", 2, "--images-from", study.photos, "-o", tmp_path / "sheet.png", stdin=stdin)
+    check_outlines(study, pairs)
     study.done("gallery", "--head", 2, "--images-from", study.photos, "-o", tmp_path / "page.html", stdin=stdin)
     photo = ("segment", study.photos / "cat" / "00.png", *by)
     for method in ("pairs", "neurons", "heads", "effects"):
@@ -69,6 +96,8 @@ def test_every_consumer_of_pairs(study: Study, tmp_path: Path) -> None:
 
 def test_every_consumer_of_neurons(study: Study, tmp_path: Path) -> None:
     second, neurons = study.bundle("second", "--effect", "second", "--layers", "1"), study.bundle("neurons", "--units", "neurons")
+    for bundle in (second, neurons):
+        check_outlines(study, bundle)
     maps = ("segment", study.photos / "cat" / "00.png", "--text", "dog", "--out-dir")
     for name, method, bundle in (
         ("a", "neurons", second),
@@ -114,6 +143,7 @@ def test_every_consumer_of_heads(study: Study, tmp_path: Path) -> None:
     study.done("concepts", study.photos, *READ, *by, "-f", "jsonl")
     study.done("spurious", "--depict", "cat", "--predict", "dog", "--words", 1, "--near", 1, "--no-cache", words)
     for bundle in (words, pooled):
+        check_outlines(study, bundle)
         ablated = study.done("ablate", study.photos, *READ, "--bundle", bundle, "--classes", study.classes, "-f", "jsonl")
         assert len(ablated.splitlines()) > 1
     study.explained(tmp_path, words, "mlps", "rest")

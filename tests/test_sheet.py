@@ -1,27 +1,37 @@
-"""clip-sheet: content of its pictures, and its output and errors as a process."""
+"""clip-sheet: content of its pictures, outlines of where units act, and its output and errors as a process."""
 
 import io
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from helpers.sheet import COLOURS, WORDS, Colours, cell, first_row, near, synthetic
-from PIL import Image, ImageChops
+import torch
+from helpers.advgen_input import inside
+from helpers.explain import pair_token_effects, token_effects
+from helpers.sheet import COLOURS, WORDS, Colours, cell, first_row, near, pictures_of_pdf, pictures_of_svg, synthetic
+from helpers.tiny_suite import Suite, done
+from PIL import Image, ImageChops, ImageFilter
 
-from cliptools.cli.run.sheet import heading
+from cliptools.analysis.margin_passes import tower_of, unit_maps
+from cliptools.cli.run.sheet import OUTLINE_NOTE, heading
 from cliptools.front.unit_records import order_units
 from cliptools.images.tar import write_end, write_member
 from cliptools.io.bundle import Bundle
+from cliptools.models.load import load_model
+from cliptools.models.preprocessing import seen_picture
 from cliptools.render.contact_sheet import (
     CELL,
     GAP,
     MARGIN,
+    SHARPNESS,
     TEXT_WIDTH,
     SheetRow,
     contact_sheet,
@@ -30,6 +40,7 @@ from cliptools.render.contact_sheet import (
     to_font_characters,
     words_in_row,
 )
+from cliptools.unit_effects.select import recorded_effect
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 
@@ -180,3 +191,154 @@ def test_a_sheet_too_large_to_open_is_not_drawn(run: Run) -> None:
 
 def test_an_empty_selection_is_still_a_picture() -> None:
     assert contact_sheet("nothing", "", []).width >= TEXT_WIDTH
+
+
+UNITS, IMAGES = 3, 2  # rows and columns of the sheets with outlines
+SHOWN = ("--sort", "index", "--head", UNITS, "--images-per-unit", IMAGES)
+
+
+def measured(path: Path) -> Bundle:
+    from helpers.bundle import read as read_bytes
+
+    return read_bytes(path.read_bytes())
+
+
+def seen(suite: Suite, bundle: Bundle, name: str, place: tuple[int, int]) -> torch.Tensor:
+    """Return the pixels that the model reads of a unit's top image."""
+    image = bundle.text_list("images")[bundle["top_image"][place]]
+    model = load_model(name, device="cpu")
+    return model.transform(Image.open(suite.images / image).convert("RGB"))
+
+
+def check_outline(drawn: np.ndarray, picture: Image.Image, heat: np.ndarray) -> None:
+    """Check that a picture is white just inside of where its map reaches half of its largest value, and unchanged elsewhere."""
+    side = (SHARPNESS * CELL,) * 2
+    plain = np.asarray(picture.resize(side, Image.Resampling.LANCZOS))
+    fine = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(side, Image.Resampling.BILINEAR))
+    above = Image.fromarray((fine >= 0.5 * fine.max()).astype(np.uint8) * 255)
+    inner, outer = (np.asarray(above.filter(kind(7))) > 0 for kind in (ImageFilter.MinFilter, ImageFilter.MaxFilter))
+    edge = (np.asarray(above) > 0) & ~inner
+    assert edge.any() == bool(~np.asarray(above).all()) and (drawn[edge] == 255).all(-1).sum() >= 0.99 * edge.sum()
+    far = inner | ~outer
+    assert (drawn[far] == plain[far]).all(-1).sum() >= 0.99 * far.sum()
+
+
+@pytest.mark.parametrize("ending", ["svg", "pdf"])
+def test_outlines_lie_where_the_tokens_of_neurons_act(suite: Suite, tmp_path: Path, ending: str) -> None:
+    """The maps are those of the slow oracle in float64; the bundle comes from standard input."""
+    file, sheet = suite.bundle("second"), tmp_path / f"sheet.{ending}"
+    ended = inside("sheet", *SHOWN, "--outlines", "--images-from", suite.images, "-o", sheet, stdin=file.read_bytes())
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
+    drawn = (pictures_of_svg if ending == "svg" else pictures_of_pdf)(sheet.read_bytes())
+    assert len(drawn) == UNITS * IMAGES
+    assert ending == "pdf" or OUTLINE_NOTE[:9].encode() in sheet.read_bytes()
+    bundle, model = measured(file), load_model(suite.vit, device="cpu")
+    visual: Any = model.clip.visual.double()
+    for number, picture in enumerate(drawn):
+        row, place = divmod(number, IMAGES)
+        pixels = seen(suite, bundle, suite.vit, (row, place))
+        layer, neuron, _ = bundle["unit"][row].tolist()
+        with torch.no_grad():
+            r = torch.from_numpy(bundle["direction"][row]).double()
+            tokens = (token_effects(visual, pixels.double(), layer, neuron) @ r).sum(1)[1:]  # without the class token
+        heat = (tokens if tokens.sum() > 0 else -tokens).unflatten(0, (int(len(tokens) ** 0.5),) * 2)
+        check_outline(picture, seen_picture(pixels, model.preprocessing), heat.numpy())
+
+
+def test_the_png_is_the_picture_of_clip_top(suite: Suite, tmp_path: Path) -> None:
+    shown, sheets = ("--images-per-unit", IMAGES, "--sort", "index", "--head", UNITS), [tmp_path / "a.png", tmp_path / "b.png"]
+    for name in ("second", "pooled", "raw"):
+        file = suite.bundle(name)
+        done("top", suite.images, *shown, "--sheet", sheets[0], "--outlines", "--bundle", file, "--workers", 0)
+        done("sheet", *shown, "--images-from", suite.images, "--outlines", "-o", sheets[1], file)
+        left = MARGIN + TEXT_WIDTH
+        first, second = (Image.open(sheet).convert("RGB").crop((left, 70, 900, 999)) for sheet in sheets)
+        assert ImageChops.difference(first, second).getbbox() is None
+        plain = Image.open(io.BytesIO(done("sheet", *shown, "--images-from", suite.images, file))).convert("RGB")
+        assert ImageChops.difference(first, plain.crop((left, 70, 900, 999))).getbbox() is not None
+
+
+@pytest.mark.parametrize("name", ["pooled", "raw", "heads of the pooling"])
+def test_outlines_of_a_resnet(suite: Suite, tmp_path: Path, name: str) -> None:
+    """Pairs have the maps of the slow oracle; those of neurons and heads are those that clip-top draws."""
+    file, sheet = suite.bundle(name), tmp_path / "sheet.svg"
+    if name.startswith("heads"):
+        file = tmp_path / "heads.safetensors"
+        done("effects", suite.images, "--model", suite.resnet, "--units", "heads", "--top-images", 3, "-o", file)
+    shown = ("--sort", "index", "--images-per-unit", IMAGES, "--head", 2)
+    done("sheet", *shown, "--outlines", "--images-from", suite.images, "-o", sheet, file)
+    bundle, model = measured(file), load_model(suite.resnet, device="cpu")
+    tower, visual = tower_of(recorded_effect(model.clip, bundle.header.settings)), model.clip.visual
+    for number, picture in enumerate(pictures_of_svg(sheet.read_bytes())):
+        row, place = divmod(number, IMAGES)
+        pixels = seen(suite, bundle, suite.resnet, (row, place))
+        if name == "pooled":
+            _, neuron, head = bundle["unit"][row].tolist()
+            with torch.no_grad():
+                phi = pair_token_effects(visual, pixels, neuron, head)  # (token, d), all along one direction
+            size = phi @ phi.sum(0)
+            heat = size[1:] if float(size[1:].sum()) > 0 else -size[1:]
+            heat = heat.unflatten(0, tower.grid)
+        else:
+            r = torch.from_numpy(bundle["direction"][row])
+            heat = unit_maps(tower, tower.read(pixels[None]), torch.from_numpy(bundle["unit"][row]).long(), r)[0]
+        check_outline(picture, seen_picture(pixels, model.preprocessing), heat.numpy())
+
+
+def test_unreadable_images_leave_a_grey_cell_or_end_the_run(suite: Suite, tmp_path: Path) -> None:
+    file, bundle = suite.bundle("second"), measured(suite.bundle("second"))
+    photos = Path(shutil.copytree(suite.images, tmp_path / "photos"))
+    broken = bundle.text_list("images")[bundle["top_image"][0, 1]]
+    (photos / broken).write_bytes(b"broken")
+    words = ("sheet", "--units", "1:0", "--images-per-unit", IMAGES, "--images-from", photos)
+    sheet = inside(*words, "--outlines", file)
+    assert sheet.returncode == 0 and sheet.stderr.decode() == f"warning: {broken}: skipped, text, not an image\n"
+    drawn = read(sheet.stdout)
+    assert near(cell(drawn, 0, 1), (0xF1,) * 3) and not near(cell(drawn, 0, 0), (0xF1,) * 3)
+    for more in (("--outlines", "--strict"), ("--strict",)):
+        strict = inside(*words, *more, file)
+        assert (strict.returncode, strict.stdout) == (1, b"")
+        assert strict.stderr.decode() == f"clip-sheet: {broken}: text, not an image\n"
+
+
+def test_outlines_of_rendered_scenes_need_no_path(tmp_path: Path) -> None:
+    file = tmp_path / "scenes.safetensors"
+    done("effects", "--limit", 5, "--layers", 6, "--top-images", 2, "--batch-size", 5, "-o", file)
+    sheet = read(done("sheet", "--head", 1, "--outlines", file))
+    assert sheet.width == 2 * MARGIN + TEXT_WIDTH + 2 * (CELL + GAP)
+    pixels = np.asarray(sheet)[:, MARGIN + TEXT_WIDTH + GAP :]
+    assert (pixels.max(-1) < 40).any()  # the dark line around an outline, made smaller
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "code", "message"),
+    [
+        ("first", (), 2, "--outlines: a bundle of first effects; only second-order and pooled effects have maps of tokens"),
+        ("heads", (), 2, "--outlines: a bundle of first effects"),
+        ("indirect", (), 2, "--outlines: a bundle of indirect effects"),
+        ("second", (), 2, "Name their folder or tar as --images-from"),
+        ("second", ("--images-from", "tests/test_sheet.py"), 2, "--images-from: contains no top image of the bundle"),
+        ("second", ("--images-from", "nowhere/"), 1, "nowhere/: no such file or folder"),
+        ("second", ("--images-from", "IMAGES", "--device", "gpu"), 2, "gpu"),
+    ],
+)
+def test_refusals_of_outlines_are_one_line(suite: Suite, name: str, words: tuple[str, ...], code: int, message: str) -> None:
+    given = [suite.images if word == "IMAGES" else word for word in words]
+    ended = inside("sheet", "--outlines", *given, stdin=suite.bundle(name).read_bytes())
+    assert (ended.returncode, ended.stdout) == (code, b"") and message in ended.stderr.decode()
+    assert ended.stderr.count(b"\n") == 1
+
+
+def test_a_model_or_unit_that_is_not_there_is_one_line(suite: Suite) -> None:
+    bundle = measured(suite.bundle("second"))
+    unit = bundle["unit"].copy()
+    unit[0, 1] = 99_999
+    header = replace(bundle.header, model=bundle.header.model | {"name": "local-dir:nowhere"})
+    for other, message in (
+        (replace(bundle, tensors=bundle.tensors | {"unit": unit}), "99999"),
+        (replace(bundle, header=header), "nowhere"),
+    ):
+        words = ("sheet", "--sort", "index", "--outlines", "--images-from", suite.images)
+        ended = inside(*words, stdin=other.to_bytes())
+        assert (ended.returncode, ended.stdout) == (1, b"") and message in ended.stderr.decode()
+        assert ended.stderr.count(b"\n") == 1

@@ -343,13 +343,14 @@ def tower_of(effect: FactoredEffect, layers: Collection[int] = ()) -> Tower:
 
 @torch.inference_mode()
 def unit_maps(
-    tower: Tower, unit: Int[Tensor, " 3"], r: Float[Tensor, " d"] | None, image: Float[Tensor, "b 3 y x"]
+    tower: Tower, forward: ForwardPass, unit: Int[Tensor, " 3"], r: Float[Tensor, " d"] | None
 ) -> Float64[Tensor, "b row column"]:
     """Where a unit acts: parts of <phi, r> from every token of the grid, with the sign by which the sum over them is positive.
 
     Together with the parts of the tokens before the grid, these add up to <phi, r>, times the sign.
 
     Args:
+        forward: The tower's pass over the b images.
         r: Direction of the unit; None for a unit with a single path, whose D is its direction.
 
     Raises:
@@ -357,9 +358,9 @@ def unit_maps(
     """
     blocks, _ = unit_blocks_of(tower.effect, unit[None])
     weight = torch.ones(1, dtype=torch.float64) if r is None else along_of(tower.effect, blocks[0], r)[0]  # (k,)
-    forward = tower.read(image)
     tokens = [
-        forward.token_scalars(number, blocks[0])[:, 0].cpu().double() @ weight.cpu().double() for number in range(len(image))
+        forward.token_scalars(number, blocks[0])[:, 0].cpu().double() @ weight.cpu().double()
+        for number in range(len(forward.embedding))
     ]
     maps = torch.stack(tokens)[:, tower.prefix :]  # (b, row column)
     sign = torch.where(maps.sum(1, keepdim=True) < 0, -1.0, 1.0)

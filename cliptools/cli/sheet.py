@@ -5,9 +5,15 @@ from typing import Any
 
 import click
 
-from cliptools.cli.app import CLEAR_HELP, ORDERS, command, output_options, reading_options
+from cliptools.cli.app import CLEAR_HELP, ORDERS, command, device_option, output_options, reading_options
 
 SORT_HELP = f"Order of the units; {CLEAR_HELP}."
+OUTLINES_HELP = (
+    "Draw the images as the model sees them, with an outline of where the unit acts: where the tokens' parts of its effect along "
+    "its direction reach half of the largest one. Reads the images of --images-from, or renders those of clip-effects again; "
+    "for second-order and pooled effects."
+)
+STRICT_HELP = "An unreadable or unusable image is an error, not a warning."
 
 
 @command("clip-sheet")
@@ -26,14 +32,18 @@ SORT_HELP = f"Order of the units; {CLEAR_HELP}."
     "--images-from", "images_from", multiple=True, metavar="PATH",
     help="File, folder, quoted glob or tar to read images from; repeatable [default: the bundle's thumbnails].",
 )  # fmt: skip
+@click.option("--outlines", is_flag=True, help=OUTLINES_HELP)
+@click.option("--strict", is_flag=True, help=STRICT_HELP)
 @reading_options
+@device_option
 @output_options()
 def main(**options: Any) -> None:
     """Draw a contact sheet of neurons, as PNG, or as SVG or PDF by the ending of -o.
 
     Reads the named bundle or standard input. Each neuron gets a row: its name, the share of its effect that one direction
     explains, its strongest words (green: added, red: subtracted; clip-decompose finds them) and its top images, from the
-    thumbnails that clip-effects --thumbnails keeps in the bundle, or from --images-from.
+    thumbnails that clip-effects --thumbnails keeps in the bundle, or from --images-from. No model is loaded, except for
+    --outlines.
 
     \b
     Examples:
@@ -41,6 +51,7 @@ def main(**options: Any) -> None:
       clip-sheet --units 6:391,6:4 --images-per-unit 16 -o two.png neurons.safetensors
       clip-sheet --head 6 -o neurons.pdf neurons.safetensors
       clip-sheet --images-from photos/ < neurons.safetensors > neurons.png
+      clip-sheet --images-from photos/ --outlines --head 6 -o where.pdf neurons.safetensors
     """
     from cliptools.cli.run.sheet import SheetOptions, run
 

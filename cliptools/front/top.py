@@ -169,7 +169,7 @@ class TopImages:
         settings, total = bundle.header.settings, len(self.source)
         if settings["effect"] == "indirect":
             raise UsageError("--raw: indirect effects cannot be measured again here; leave --raw out")
-        batches = shown(self._batches(range(total)), "images", total, lambda batch: len(batch[0]))
+        batches = shown(self.batches(range(total)), "images", total, lambda batch: len(batch[0]))
         effect = recorded_effect(self.model.clip, settings)
         unit = torch.from_numpy(bundle["unit"][rows]).long()
         largest = largest_norms(effect, unit, batches, min(count, total), bundle.header.scaled, self.screen)
@@ -186,7 +186,7 @@ class TopImages:
         new_places = [place for place in places if place not in self._row]
         if not new_places:
             return
-        batches = shown(self._batches(new_places), "top images", len(new_places), lambda batch: len(batch[0]))
+        batches = shown(self.batches(new_places), "top images", len(new_places), lambda batch: len(batch[0]))
         visual: Any = self.model.clip.visual
         readable, embedding = embeddings(visual, batches, self.screen)
         if not self._row and not readable and not len(self.screen):
@@ -195,7 +195,7 @@ class TopImages:
         self._row |= {place: len(self._row) + j for j, place in enumerate(readable)}
         self._embedding = torch.cat([self._embedding.view(-1, embedding.shape[1]), embedding]) if readable else self._embedding
 
-    def _batches(self, places: Sequence[int]) -> Iterator[Batch]:
+    def batches(self, places: Sequence[int]) -> Iterator[Batch]:
         """Return these images, preprocessed."""
         return read_batches(self.source, places, self.model, self.request.reading, self.skipped)
 

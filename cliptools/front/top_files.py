@@ -1,32 +1,49 @@
 """Files of clip-top: names of the images on which units act, for cleaning data sets, from the top images that a bundle lists,
-without a model; and pictures with outlines of where units act in them.
+without a model; and pictures with outlines of where units act in them, which clip-sheet draws as well.
 """
 
 import os
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from PIL import Image
+from torch import Tensor
 
 from cliptools.analysis.margin_passes import Tower, tower_of, unit_maps
 from cliptools.console import count_of, escape, warn
-from cliptools.errors import ImageError, UsageError
-from cliptools.front.top import Top, TopImages, TopRequest, candidates, first_rows, require_top_images
+from cliptools.console import progress as shown
+from cliptools.errors import UsageError
+from cliptools.front.images import Reading
+from cliptools.front.top import TopImages, TopRequest, candidates, first_rows, require_top_images
 from cliptools.images.groups import full_name
 from cliptools.images.listing import ListedImage, find
-from cliptools.images.loader import ListedImages
-from cliptools.images.relocate import locate_images
+from cliptools.images.loader import ListedImages, open_images
+from cliptools.images.relocate import locate_images, recorded_source
 from cliptools.io.bundle import Bundle
 from cliptools.io.jsonl import unit_name
+from cliptools.models.load import LoadedModel
 from cliptools.models.preprocessing import seen_picture
+from cliptools.models.unusable import unusable
 from cliptools.render.contact_sheet import outlined
 from cliptools.unit_effects.factored import EQUAL
-from cliptools.unit_effects.select import factored_effect
+from cliptools.unit_effects.select import recorded_effect
 
 THRESHOLD = "threshold"  # value of --above other than a number
 OUTLINE_SHARE = 0.5  # of a map's largest value, where its outline lies
 OUTLINED_EFFECTS = ("second", "pooled")
+IMAGES_FROM = "--images-from"  # option of clip-sheet that names the images
+
+
+class PlacedUnit(NamedTuple):
+    """A unit and its top images, the largest norm first."""
+
+    bundle: Bundle
+    row: int
+    places: Sequence[int]
+    """Positions in the source; −1 for an image that the source does not have."""
 
 
 def check_outlines(bundle: Bundle) -> None:
@@ -36,30 +53,83 @@ def check_outlines(bundle: Bundle) -> None:
         UsageError: they have none.
     """
     if (effect := bundle.header.settings.get("effect")) not in OUTLINED_EFFECTS:
-        raise UsageError(f"--outlines: a bundle of {effect} effects; only second-order and pooled effects have maps of tokens")
+        raise UsageError(
+            f"--outlines: a bundle of {effect or 'unknown'} effects; only second-order and pooled effects have maps of tokens"
+        )
 
 
-def outlined_pictures(top: Top, search: TopImages) -> list[Image.Image | None]:
-    """Return the top images of a unit as the model sees them, with outlines of where the unit acts; None for a missing image.
+def outlined_tops(
+    bundle: Bundle, rows: Int[np.ndarray, " unit"], count: int, paths: Sequence[str], device: str, strict: bool
+) -> list[list[Image.Image | None]]:
+    """Return the first top images of each unit, which are read again, with outlines as `outlined_pictures` draws them.
 
-    An outline lies where the token parts of the unit's effect along its direction reach half of the largest one.
+    Args:
+        rows: Rows of the units in the bundle.
+        count: Number of top images per unit, at most.
+        paths: Those of --images-from; empty for the scenes that were rendered for the bundle.
+        device: Device to load the bundle's model on.
+        strict: An unreadable or unusable image is an error.
+
+    Raises:
+        UsageError: the bundle's effects have no maps, or the images are not those of the bundle.
+        StreamError: the bundle has no top images.
+        ModelError: the bundle's model is not available.
     """
-    settings, model = top.bundle.header.settings, search.model
-    tower: Tower = tower_of(factored_effect(model.clip, settings["effect"], settings["units"]))
-    unit = torch.from_numpy(top.bundle["unit"][top.row]).long()
-    r = torch.from_numpy(top.bundle["direction"][top.row]) if "direction" in top.bundle else None
-    pictures: list[Image.Image | None] = []
-    for place in top.places:
-        try:
-            tensor = model.transform(search.source.load(place)) if place >= 0 else None
-        except ImageError:  # a warning was given when its embedding was computed
-            tensor = None
-        if tensor is None:
-            pictures.append(None)
-            continue
-        heat = unit_maps(tower, unit, r, tensor[None].to(model.device))[0]
-        pictures.append(outlined(seen_picture(tensor, model.preprocessing), heat.float().numpy(), OUTLINE_SHARE))
-    return pictures
+    check_outlines(bundle)
+    top = require_top_images(bundle)["top_image"][rows, :count]  # (unit, n)
+    source = open_images(paths) if paths else recorded_source(bundle, (), IMAGES_FROM)
+    search = TopImages(bundle, source, TopRequest(device=device, reading=Reading(strict=strict)))
+    places = locate_images(bundle, source, (int(i) for i in top.flat if i >= 0), IMAGES_FROM)
+    units = zip(rows.tolist(), top.tolist(), strict=True)
+    return outlined_pictures(
+        [PlacedUnit(bundle, row, [places.get(i, -1) for i in images if i >= 0]) for row, images in units], search
+    )
+
+
+def outlined_pictures(units: Sequence[PlacedUnit], search: TopImages) -> list[list[Image.Image | None]]:
+    """Return the top images of each unit as the model sees them, with outlines of where the unit acts.
+
+    An outline lies where the token parts of the unit's effect along its direction reach half of the largest one. None takes the
+    place of an image that is missing, unreadable or unusable.
+
+    Raises:
+        StreamError: a unit that the model does not have.
+        ImageError: an image is unreadable or unusable, with `strict`.
+        CliptoolsError: no image can be read.
+    """
+    drawn: dict[tuple[int, int], Image.Image] = {}  # (unit, place)
+    order = list(dict.fromkeys(place for unit in units for place in unit.places if place >= 0))
+    if order:
+        model, screen, usable = search.model, search.screen, 0
+        towers = {id(unit.bundle): _tower_of(unit.bundle, model) for unit in units}
+        batches = shown(search.batches(order), "outlines", len(order), lambda batch: len(batch[0]))
+        for place, pixels in ((place, pixels) for places, batch in batches for place, pixels in zip(places, batch, strict=True)):
+            image = pixels[None].to(model.device)  # (1, 3, y, x)
+            passes = {key: tower.read(image) for key, tower in towers.items()}
+            maps = {
+                number: unit_maps(towers[id(unit.bundle)], passes[id(unit.bundle)], *_named(unit))
+                for number, unit in enumerate(units)
+                if place in unit.places
+            }
+            embedding = next(iter(passes.values())).embedding
+            if screen.places([place], unusable(embedding, *(heat.flatten(1) for heat in maps.values()))):
+                usable += 1
+                picture = seen_picture(pixels, model.preprocessing)
+                drawn |= {(n, place): outlined(picture, heat[0].float().numpy(), OUTLINE_SHARE) for n, heat in maps.items()}
+        screen.require(usable)
+    return [[drawn.get((number, place)) for place in unit.places] for number, unit in enumerate(units)]
+
+
+def _tower_of(bundle: Bundle, model: LoadedModel) -> Tower:
+    """Return the tower whose passes have the effects of a bundle's units."""
+    return tower_of(recorded_effect(model.clip, bundle.header.settings), set(bundle["unit"][:, 0].tolist()))
+
+
+def _named(unit: PlacedUnit) -> tuple[Int[Tensor, " 3"], Float[Tensor, " d"] | None]:
+    """Return layer, neuron and head of a unit, and its direction; None for pairs, whose weights have it."""
+    bundle, row = unit.bundle, unit.row
+    r = torch.from_numpy(bundle["direction"][row]) if "direction" in bundle else None
+    return torch.from_numpy(bundle["unit"][row]).long(), r
 
 
 def acting_images(bundle: Bundle, request: TopRequest, above: float | str | None) -> list[int]:

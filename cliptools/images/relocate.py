@@ -1,6 +1,6 @@
 """Pictures of the images that a bundle names.
 
-They are located again in a source by name (`locate_images`, `from_source`), or rendered again if they are scenes
+They are located again in a source by name (`locate_images`, `pictures_by_name`), or rendered again if they are scenes
 (`recorded_source`). A bundle may also carry thumbnails, small JPEGs from which contact sheets and galleries can be made without
 the images (`thumbnail_tensors`; decode.py reads them).
 """
@@ -53,8 +53,11 @@ def place_by_name(source: ImageSource) -> Callable[[str], int | None]:
     return lambda name: index_by_name.get(name, index_by_name.get(_member_name(name)))
 
 
-def recorded_source(bundle: Bundle, paths: tuple[str, ...]) -> ImageSource:
+def recorded_source(bundle: Bundle, paths: tuple[str, ...], option: str = "PATH") -> ImageSource:
     """Open the images of PATH, or without a PATH the scenes that clip-effects rendered for this bundle.
+
+    Args:
+        option: Option or argument that names the paths, for messages.
 
     Raises:
         UsageError: no PATH is given, and the bundle was not made from rendered scenes.
@@ -67,7 +70,7 @@ def recorded_source(bundle: Bundle, paths: tuple[str, ...]) -> ImageSource:
     # The digest tells scenes from files: names of files have endings, names of rendered scenes have none.
     if not possible or header.images.get("digest") != list_digest([scene_key(i) for i in range(count)]):
         raise UsageError(
-            "where are the images of this bundle? Name their folder or tar as PATH (a bundle keeps only their names)"
+            f"where are the images of this bundle? Name their folder or tar as {option} (a bundle keeps only their names)"
         )
     return scenes_for(header.model["name"], count, seed or 0)
 
@@ -78,15 +81,21 @@ def _recorded_seed(history: list[dict[str, Any]]) -> int | None:
     return seed if type(seed) is int and seed >= 0 else None
 
 
-def from_source(bundle: Bundle, source: ImageSource, places: dict[int, int]) -> Callable[[int], Image.Image | None]:
-    """Return a function from an index in the bundle to its picture; None for missing and, with a warning, unreadable images."""
-    listed: list[str] = bundle.text_list("images")
+def pictures_by_name(source: ImageSource, strict: bool = False) -> Callable[[str], Image.Image | None]:
+    """Return a function from a name in a bundle to its picture; None for missing and, with a warning, unreadable images.
 
-    def fetch(index: int) -> Image.Image | None:
+    Args:
+        strict: An unreadable image is an error, which the function raises: an ImageError that names it.
+    """
+    place_of = place_by_name(source)
+
+    def fetch(name: str) -> Image.Image | None:
         try:
-            return source.load(places[index]) if index in places else None
+            return None if (place := place_of(name)) is None else source.load(place)
         except ImageError as error:
-            warn(f"{listed[index]}: {error}")
+            if strict:
+                raise ImageError(f"{name}: {error}") from None
+            warn(f"{name}: {error}")
             return None
 
     return fetch

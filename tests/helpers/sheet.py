@@ -1,5 +1,12 @@
 """Inputs and checks of test_sheet.py that other tests share."""
 
+import base64
+import io
+import re
+import struct
+import zlib
+from xml.etree import ElementTree
+
 import numpy as np
 from PIL import Image
 
@@ -76,3 +83,25 @@ def first_row(sheet: Image.Image) -> int:
 
 def near(found: tuple[int, int, int], wanted: tuple[int, int, int]) -> bool:
     return max(abs(a - b) for a, b in zip(found, wanted, strict=True)) < 12
+
+
+def pictures_of_svg(data: bytes) -> list[np.ndarray]:
+    """Return the pictures in an SVG, in the order in which they are drawn."""
+    link = "{http://www.w3.org/1999/xlink}href"
+    elements = ElementTree.fromstring(data).iter("{http://www.w3.org/2000/svg}image")
+    parts = [base64.b64decode(element.attrib[link].partition(",")[2]) for element in elements]
+    return [np.asarray(Image.open(io.BytesIO(part)).convert("RGB")) for part in parts]
+
+
+def pictures_of_pdf(data: bytes) -> list[np.ndarray]:
+    """Return the pictures in a PDF of matplotlib, whose streams are the data of PNG files."""
+    found = []
+    for entry, body in re.findall(rb"<<([^<]*/Subtype /Image.*?)>>\s*stream\r?\n(.*?)\r?\nendstream", data, re.DOTALL):
+        assert b"/DeviceRGB" in entry and b"/Indexed" not in entry
+        size = [int(re.search(b"/" + side + rb" (\d+)", entry)[1]) for side in (b"Width", b"Height")]
+        chunks = [(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0)), (b"IDAT", body), (b"IEND", b"")]
+        png = b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part)) for kind, part in chunks
+        )
+        found.append(np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))[::-1])  # rows of a PDF begin at the bottom
+    return found

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cliptools.cli.run.sheet import open_named
 from cliptools.console import count_of, warn
 from cliptools.errors import CliptoolsError, ImageError, StreamError, UsageError
 from cliptools.generate.records import read_records
@@ -95,19 +96,11 @@ class PictureTable:
         return self._picture_number[content]
 
     def _from_paths(self, paths: tuple[str, ...]) -> Fetch:
-        # Inside, because it imports torch, which galleries of thumbnails do not need.
-        from cliptools.images import loader, relocate
-
-        source = loader.open_images(paths)
-        place_of = relocate.place_by_name(source)
+        picture_of = open_named(paths)
 
         def fetch(name: str) -> bytes | None:
-            place = place_of(name)
-            try:
-                return small_jpeg(source.load(place), self.pixels) if place is not None else None
-            except ImageError as error:
-                warn(f"{name}: {error}")
-                return None
+            picture = picture_of(name)
+            return None if picture is None else small_jpeg(picture, self.pixels)
 
         return fetch
 

@@ -1,6 +1,6 @@
 """clip-sheet: draws a contact sheet of neurons as PNG, SVG or PDF; clip-top uses its rows, heading and file as well."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +22,7 @@ from cliptools.io.header import KEY
 from cliptools.render.contact_sheet import SheetRow, contact_sheet, most_rows, vector_sheet, words_in_row
 from cliptools.render.figure_file import kind_of
 
+OUTLINE_NOTE = "outlines: tokens whose part of the effect is at least half of the largest"
 FACTS = 2  # beside a unit's name; more do not fit
 KINDS = {"pairs": "pairs of a neuron and a head", "heads": "heads", "latents": "latents"}
 SHARES = ("agreement", "explained", "residual")
@@ -41,6 +42,9 @@ class SheetOptions(Reading):
     head: int
     images_per_unit: int
     images_from: tuple[str, ...]
+    outlines: bool
+    strict: bool
+    device: str
     output: Path | None
 
 
@@ -49,7 +53,9 @@ def run(options: SheetOptions) -> None:
 
     Raises:
         StreamError: The input is not a bundle.
-        UsageError: The picture would be too large, or there are no pictures to draw.
+        UsageError: The picture would be too large, there are no pictures to draw, or the bundle's effects have no outlines.
+        ModelError: Outlines are asked for, and the bundle's model is not available.
+        ImageError: An image cannot be read, with --strict.
     """
     check_sheet(options.output, "-o")
     stream, name = open_input(options.bundle, "a bundle", "BUNDLE")
@@ -61,15 +67,26 @@ def run(options: SheetOptions) -> None:
         raise UsageError(
             f"{count_of(len(rows), 'unit')} with {count_of(count, 'image')} make too large a picture (at most {most_rows(count)})"
         )
-    paths = options.images_from
-    fetch = _from_paths(bundle, paths, bundle["top_image"][rows, :count]) if paths else _from_thumbnails(bundle)
-    sheet_rows = [unit_row(bundle, int(row), _pictures(bundle, int(row), count, fetch)) for row in rows]
+    pictures = _outlined(bundle, rows, options) if options.outlines else _pictures(bundle, rows, options)
+    sheet_rows = [unit_row(bundle, int(row), images) for row, images in zip(rows, pictures, strict=True)]
     with binary_output(options.output) as stream:
-        stream.write(sheet_bytes(len(rows), sheet_rows, bundle, options.output))
+        note = OUTLINE_NOTE if options.outlines else ""
+        stream.write(sheet_bytes(len(rows), sheet_rows, bundle, options.output, note))
 
 
-def _pictures(bundle: Bundle, row: int, count: int, fetch: Fetch) -> list[Image.Image | None]:
-    return [fetch(int(i)) for i in bundle["top_image"][row][:count] if i >= 0]
+def _pictures(bundle: Bundle, rows: Int[np.ndarray, " unit"], options: SheetOptions) -> list[list[Image.Image | None]]:
+    """Return the top images of each unit, from --images-from or the thumbnails."""
+    images, paths = bundle["top_image"][rows, : options.images_per_unit], options.images_from  # (unit, n)
+    fetch = _from_paths(bundle, paths, images, options.strict) if paths else _from_thumbnails(bundle)
+    return [[fetch(i) for i in row if i >= 0] for row in images.tolist()]
+
+
+def _outlined(bundle: Bundle, rows: Int[np.ndarray, " unit"], options: SheetOptions) -> list[list[Image.Image | None]]:
+    """Return the top images of each unit with outlines of where it acts."""
+    # Inside, because it imports torch and open_clip, which sheets without outlines do not need.
+    from cliptools.front.top_files import outlined_tops
+
+    return outlined_tops(bundle, rows, options.images_per_unit, options.images_from, options.device, options.strict)
 
 
 def _from_thumbnails(bundle: Bundle) -> Fetch:
@@ -78,7 +95,7 @@ def _from_thumbnails(bundle: Bundle) -> Fetch:
     return lambda index: thumbnail(bundle["thumbnails"], bundle["thumbnail_offsets"], index)
 
 
-def _from_paths(bundle: Bundle, paths: tuple[str, ...], images: Int[np.ndarray, "unit image"]) -> Fetch:
+def _from_paths(bundle: Bundle, paths: tuple[str, ...], images: Int[np.ndarray, "unit image"], strict: bool) -> Fetch:
     """Return a function that reads images by their names in the bundle.
 
     Args:
@@ -87,12 +104,32 @@ def _from_paths(bundle: Bundle, paths: tuple[str, ...], images: Int[np.ndarray, 
     Raises:
         UsageError: The paths contain no such image.
     """
-    # Inside, because it imports torch, which sheets of thumbnails do not need.
+    picture_of = open_named(paths, bundle, (int(i) for i in images.flat if i >= 0), strict)
+    listed: list[str] = bundle.text_list("images")
+    return lambda index: picture_of(listed[index])
+
+
+def open_named(
+    paths: tuple[str, ...], bundle: Bundle | None = None, indices: Iterable[int] = (), strict: bool = False
+) -> Callable[[str], Image.Image | None]:
+    """Return a function from an image's name to its picture; None for missing and, with a warning, unreadable images.
+
+    Args:
+        paths: Those of --images-from.
+        bundle: Bundle whose images are looked up first, with a warning if some of them are missing.
+        indices: Indices of these images in the bundle.
+        strict: An unreadable image is an error.
+
+    Raises:
+        UsageError: The paths contain no image of the bundle.
+    """
+    # Inside, because it imports torch, which pages and sheets of thumbnails do not need.
     from cliptools.images import loader, relocate
 
     source = loader.open_images(paths)
-    indices = (int(i) for i in images.flat if i >= 0)
-    return relocate.from_source(bundle, source, relocate.locate_images(bundle, source, indices, "--images-from"))
+    if bundle is not None:
+        relocate.locate_images(bundle, source, indices, "--images-from")
+    return relocate.pictures_by_name(source, strict)
 
 
 def unit_row(

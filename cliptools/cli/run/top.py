@@ -11,20 +11,27 @@ from pathlib import Path
 from rich.text import Text
 
 from cliptools.cli.app import Batching, Output, choose_format, open_input, parse_layers
-from cliptools.cli.run.sheet import check_sheet, sheet_bytes, unit_row
+from cliptools.cli.run.sheet import OUTLINE_NOTE, check_sheet, sheet_bytes, unit_row
 from cliptools.console import count_of
 from cliptools.errors import UsageError
 from cliptools.front.images import Reading
 from cliptools.front.tables import rendered
 from cliptools.front.top import Top, TopImages, TopRequest, check_beside, find_tops, require_top_images, top_records, top_table
-from cliptools.front.top_files import THRESHOLD, acting_images, check_outlines, file_names, lines_of, outlined_pictures
+from cliptools.front.top_files import (
+    THRESHOLD,
+    PlacedUnit,
+    acting_images,
+    check_outlines,
+    file_names,
+    lines_of,
+    outlined_pictures,
+)
 from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.io.files import binary_output, text_output
 from cliptools.io.jsonl import write_record
 from cliptools.render.contact_sheet import most_rows
 
 TABLE_ROWS = 20
-OUTLINE_NOTE = "outlines: tokens whose part of the effect is at least half of the largest"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,10 +163,13 @@ def _write_sheet(path: Path, tops: Sequence[Top], images: TopImages, columns: in
             f"(at most {count_of(most_rows(columns), 'unit')})"
         )
     rows = []
-    for top in tops:
+    if outlines:
+        pictures = outlined_pictures([PlacedUnit(top.bundle, top.row, top.places) for top in tops], images)
+    else:
+        pictures = [[images.picture(place) for place in top.places] for top in tops]
+    for top, row in zip(tops, pictures, strict=True):
         facts = [] if math.isnan(top.inertia) else [f"inertia {top.inertia:.2f}"]
-        pictures = outlined_pictures(top, images) if outlines else [images.picture(place) for place in top.places]
-        rows.append(unit_row(top.bundle, top.row, pictures, facts, top.inner))
+        rows.append(unit_row(top.bundle, top.row, row, facts, top.inner))
     units = tops[-1].bundle
     with binary_output(path) as stream:
         stream.write(sheet_bytes(sum(top.bundle is units for top in tops), rows, units, path, OUTLINE_NOTE if outlines else ""))
