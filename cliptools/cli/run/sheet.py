@@ -142,7 +142,8 @@ def unit_row(
         inner: Draw the row as a part of the row above.
     """
     layer, neuron, head = (int(v) for v in bundle["unit"][row])
-    title = f"layer {layer}" + (f" neuron {neuron}" if neuron >= 0 else "") + (f" head {head}" if head >= 0 else "")
+    pair = neuron >= 0 and head >= 0
+    title = f"pair {layer}:{neuron}.{head}" if pair else f"layer {layer} " + (f"neuron {neuron}" if neuron >= 0 else f"head {head}")
     shares = [(name, bundle[name][row]) for name in SHARES if name in bundle and name not in bundle.derived]
     fact_list = [*facts, *(f"{name} {value:.2f}" for name, value in shares)][:FACTS]
     words: list[tuple[str, float]] = []
