@@ -1,12 +1,13 @@
-# make -C examples -j2 -f control.mk DENSE=folder     writes the tables of results/dense/, in an hour on two cores
+# make -C examples -j2 -f control.mk DENSE=folder     writes the tables of results/dense/, in 45 minutes on two cores
 #
 # The control of the embedded models: the same training without the terms for sparsity. A claim that holds for sparse neurons only is
 # one about this training, and one that holds for both is not. The studies that the claims need run in a copy of the project in which
-# the control's weights stand in place of the embedded ones. DENSE has the folders emoji-vit2 and emoji-rn2, made in hours by
+# the control's weights stand in place of the embedded ones. DENSE has the folders emoji-vit2 and emoji-rn2, made in hours by the stages
+# of the card with as many scenes, but with --sparse 0 and without training.dictionary (emoji-rn2: 240000 and 96000):
 #
-#   python -m training.image NAME --tower … --scenes 120000 --sparse 0 --out run      (the stages of the card, each with --sparse 0
-#   python -m training.image NAME --start run/image.pt --sparse 0 --out run-2          and without training.dictionary)
-#   python -m training.joint NAME --start run-2/image.pt --sparse 0 --out run-2
+#   python -m training.image NAME --tower … --scenes 120000 --rate 5e-4 --sparse 0 --out run
+#   python -m training.image NAME --start run/image.pt --scenes 280000 --sparse 0 --out run-2
+#   python -m training.joint NAME --start run-2/image.pt --steps 2200 --scenes 64000 --sparse 0 --out run-2
 #   python -m training.export NAME --start run-2 --out dense/NAME
 #
 # results/claims-0.1.0.csv and models-0.1.0.csv are those of the models of cliptools 0.1.0, emoji-vit and emoji-rn, which this version

@@ -12,6 +12,7 @@ PAIRS := $(addprefix work/emoji-rn2/,pairs.safetensors neurons.safetensors pairs
 DENSE := $(wildcard $(RESULTS)/dense/*.csv)
 SIZE_vit := 64
 SIZE_rn  := 128
+ablate = clip-ablate $(WORK)/$(1)/images --classes $(WORK)/$(1)/classes.txt
 table = { echo "\# make -C examples -f deciding.mk"; jq -rs -f $(ROOT)/examples/ablations.jq $(1) | tr -d '"'; } > $@
 
 .PHONY: all few
@@ -27,20 +28,23 @@ $(FIRST):
 $(PAIRS):
 	test -e $@ || make -f neuron-attention.mk $@
 
-# Scenes of one emoji each, in a folder for each concept, of which every tenth stays.
+# Scenes of one emoji each, in a folder for each concept, of which every tenth stays; classes.txt names these.
 $(WORK)/%/scenes.jsonl:
 	rm -rf $(@D)
 	mkdir -p $(WORK)
 	clip-scenes --single --count $(COUNT) --size $(SIZE_$*) --seed 7000000 --out-dir $(@D)
 	cd $(@D)/images && printf '%s\n' * | awk 'NR % $(STEP) != 1' | tr '\n' '\0' | xargs -0 rm -r
+	cd $(@D) && jq -r '[.image, .names[0]] | @tsv' scenes.jsonl | while IFS=$$'\t' read -r image name; do \
+	  if [ -e "$$image" ]; then printf '%s\n' "$$name"; fi; \
+	done | sort -u > classes.txt
 
 $(RESULTS)/few-vit.csv: $(FIRST) $(WORK)/vit/scenes.jsonl
-	clip-ablate $(WORK)/vit/images --layers 5-6 --ablate all,large,small --reconstruct pc --bundle $< -f jsonl > $(WORK)/vit.jsonl
+	$(call ablate,vit) --layers 5-6 --ablate all,large,small --reconstruct pc --bundle $< -f jsonl > $(WORK)/vit.jsonl
 	$(call table,$(WORK)/vit.jsonl)
 
 $(RESULTS)/few-rn.csv: $(PAIRS) $(WORK)/rn/scenes.jsonl
-	clip-ablate $(WORK)/rn/images --keep 20% $(foreach bundle,$(wordlist 1,2,$^),--bundle $(bundle)) -f jsonl > $(WORK)/rn.jsonl
-	clip-ablate $(WORK)/rn/images --reconstruct pc --components 1 --bundle $(word 2,$^) -f jsonl >> $(WORK)/rn.jsonl
-	clip-ablate $(WORK)/rn/images --reconstruct words --words-along direction --m 1,64 \
+	$(call ablate,rn) --keep 20% $(foreach bundle,$(wordlist 1,2,$^),--bundle $(bundle)) -f jsonl > $(WORK)/rn.jsonl
+	$(call ablate,rn) --reconstruct pc --components 1 --bundle $(word 2,$^) -f jsonl >> $(WORK)/rn.jsonl
+	$(call ablate,rn) --reconstruct words --words-along direction --m 1,64 \
 		$(foreach bundle,$(wordlist 3,4,$^),--bundle $(bundle)) -f jsonl >> $(WORK)/rn.jsonl
 	$(call table,$(WORK)/rn.jsonl)

@@ -143,7 +143,9 @@ def unit_row(
     """
     layer, neuron, head = (int(v) for v in bundle["unit"][row])
     pair = neuron >= 0 and head >= 0
-    title = f"pair {layer}:{neuron}.{head}" if pair else f"layer {layer} " + (f"neuron {neuron}" if neuron >= 0 else f"head {head}")
+    title = (
+        f"pair {layer}:{neuron}.{head}" if pair else f"layer {layer} " + (f"neuron {neuron}" if neuron >= 0 else f"head {head}")
+    )
     shares = [(name, bundle[name][row]) for name in SHARES if name in bundle and name not in bundle.derived]
     fact_list = [*facts, *(f"{name} {value:.2f}" for name, value in shares)][:FACTS]
     words: list[tuple[str, float]] = []
