@@ -216,7 +216,7 @@ def test_models_of_other_names(tmp_path: Path) -> None:
     new = {name: f"{name}-next" for name in EMBEDDED}
     shutil.copytree(ROOT / SOURCE, tmp_path / SOURCE)
     shutil.copytree(ROOT / RESULTS, tmp_path / RESULTS)
-    for path in (tmp_path / RESULTS).glob("*.csv"):
+    for path in (tmp_path / RESULTS).rglob("*.csv"):
         text = path.read_text(encoding="utf-8")
         for name, other in new.items():
             text = text.replace(name, other)
