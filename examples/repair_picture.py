@@ -42,7 +42,7 @@ def draw(axes: Any, rows: Rows) -> None:
             axes.plot([min(values), max(values)], [place, place], color=colour, linewidth=8, alpha=0.3, solid_capstyle="butt")
         axes.plot(end, place, color=colour, marker="o", markersize=4, linestyle="none")
         axes.annotate(
-            f"{end:.2f}", (max(after), place), (6, 0), textcoords="offset points", va="center", fontsize=7, color=colour
+            f"{end:.2f}", (max(*after, *before), place), (6, 0), textcoords="offset points", va="center", fontsize=7, color=colour
         )
     axes.set_yticks(range(len(ways)), [LABELS[way] for way in ways], fontsize=8)
     axes.invert_yaxis()
