@@ -9,13 +9,13 @@ interval, whether the sign changes (sign, no sign). A finding that moves with th
 
 import csv
 import math
-import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from result_tables import Row, Share, TableError, Tables, difference
+from claims import BASELINES
+from result_tables import Row, Share, TableError, Tables, counts_in, difference, wilson
 
 from cliptools.embedded_models import EMBEDDED
 
@@ -53,13 +53,6 @@ def exact(value: float) -> Share:
     return Share(value, value, value)
 
 
-def wilson(share: float, n: float, z: float = 1.96) -> Share:
-    """Return a share of n with its interval."""
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return Share(share, middle - half, middle + half)
-
-
 def layers_together(tables: Tables, name: str = "ablation") -> str:
     """Return the layers that were ablated together, of the default of clip-effects."""
     return next(row.text("layers") for row in tables.rows(name, change="all") if " " in row.text("layers"))
@@ -88,7 +81,7 @@ def words(tables: Tables, name: str = "pair-words", m: str = "64") -> Share:
 
 def polysemy(tables: Tables, column: str = "pairs") -> Share:
     """Return the share of pairs of inertia below 0.5 less that of neurons."""
-    number = {kind: int(n) for n, kind in re.findall(r"(\d+) (pairs|neurons|strongest_pairs)\b", tables.comment("polysemy"))}
+    number = counts_in(tables.comment("polysemy"))
     row = tables.row("polysemy", inertia_below="0.50")
     return difference(*(wilson(row.number(kind), number[kind]) for kind in (column, "neurons")))
 
@@ -103,9 +96,8 @@ def fooled(tables: Tables, other: str = "similar") -> Share:
 
 def heat_maps(tables: Tables, scenes: str = "one") -> Share:
     """Return the mean average precision of the neurons' heat maps less that of the best of the papers' baselines."""
-    baselines = ("rollout", "chefer", "textspan", "attention", "gradcam")
     rows = {row.text("method"): row for row in tables.rows("segmentation", scenes=scenes, size="128", threshold="0.5")}
-    return exact(rows["neurons"].number("map") - max(rows[name].number("map") for name in baselines))
+    return exact(rows["neurons"].number("map") - max(rows[name].number("map") for name in BASELINES))
 
 
 def label_maps(tables: Tables, scenes: str = "several") -> Share:

@@ -8,8 +8,11 @@ images, which is too wide rather than too narrow.
 
 import csv
 import math
+import re
 from pathlib import Path
 from typing import NamedTuple
+
+from scipy import stats
 
 
 class TableError(Exception):
@@ -147,6 +150,17 @@ def difference(a: Share, b: Share) -> Share:
     low = math.hypot(a.value - a.low, b.high - b.value)
     high = math.hypot(a.high - a.value, b.value - b.low)
     return Share(middle, middle - low, middle + high)
+
+
+def wilson(share: float, count: int) -> Share:
+    """Return a share of `count` with Wilson's interval."""
+    interval = stats.binomtest(round(share * count), count).proportion_ci(method="wilson")
+    return Share(share, float(interval.low), float(interval.high))
+
+
+def counts_in(comment: str) -> dict[str, int]:
+    """Return the numbers of a comment such as `of 8192 pairs (median 0.543), 512 neurons` by the words that follow them."""
+    return {name: int(count) for count, name in re.findall(r"(\d+) ([a-z_]+) \(", comment)}
 
 
 def points(d: Share) -> str:

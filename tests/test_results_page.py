@@ -13,19 +13,17 @@ from helpers import ROOT
 from scipy import stats
 
 from cliptools.embedded_models import EMBEDDED
-from examples.result_tables import Row, Share, TableError, Tables, difference
+from examples.result_tables import Row, Share, TableError, Tables, counts_in, difference, wilson
 from tools.results_page.comparison import (
     better,
     better_at,
     compare,
-    counts_in,
     first_even,
     first_within,
     listed,
     paired,
     shown,
     span,
-    wilson,
 )
 from tools.results_page.formats import fixed, in_words, laid_out, three
 from tools.results_page.models import Model

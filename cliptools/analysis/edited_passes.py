@@ -7,7 +7,8 @@ An edit of a ViT's last layers, or of a ResNet's attention pooling, so costs lit
 changes. Changed weights elsewhere cost a whole pass each.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -36,6 +37,15 @@ class _Rest(nn.Module):
         return self.tower.rest(x, self.layer)
 
 
+class _LatePart(NamedTuple):
+    """The part of a tower that has all changed weights, and the module whose output it reads."""
+
+    last_common: nn.Module
+    rest: nn.Module
+    name_of: Callable[[str], str]
+    """The name that `rest` has for a weight of the tower."""
+
+
 @torch.inference_mode()
 def edited_outputs(visual: nn.Module, sets: Sequence[Weights], image: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "s b d"]:
     """Return M(I) with each set of changed weights.
@@ -44,31 +54,25 @@ def edited_outputs(visual: nn.Module, sets: Sequence[Weights], image: Float[Tens
         sets: Names as in the tower's `named_parameters`, on the device of the tower.
         image: Pictures, prepared for the tower and in its type.
     """
-    changed = {name for weights in sets for name in weights}
-    if isinstance(visual, ModifiedResNet) and all(name.startswith(POOLING) for name in changed):
-        return _from_pooling(visual, sets, image)
-    layer = 0 if isinstance(visual, ModifiedResNet) else _first_layer(tower_of(visual), changed)
-    if layer == 0:
+    late = _late_part(visual, {name for weights in sets for name in weights})
+    if late is None:
         return torch.stack([functional_call(visual, dict(weights), (image,)) for weights in sets])
-    tower, kept = tower_of(visual), dict[int, Tensor]()
-    with hooked([(tower.blocks[layer - 1].module, keep_output(kept, layer - 1))]):
-        M = visual(image)  # (b, d)
-    rest = _Rest(tower, layer - 1)
-    outputs = [functional_call(rest, _renamed(weights), (kept[layer - 1],)) if weights else M for weights in sets]
-    return torch.stack(outputs)  # (s, b, d)
-
-
-def _renamed(weights: Weights) -> dict[str, Tensor]:
-    return {f"visual.{name}": value for name, value in weights.items()}
-
-
-def _from_pooling(visual: ModifiedResNet, sets: Sequence[Weights], image: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "s b d"]:
-    """Return the outputs with changed weights of the attention pooling."""
     kept: dict[int, Tensor] = {}
-    with hooked([(visual.layer4, keep_output(kept, 0))]):
+    with hooked([(late.last_common, keep_output(kept, 0))]):
         M = visual(image)  # (b, d)
-    own = [{name.removeprefix(POOLING): value for name, value in weights.items()} for weights in sets]
-    return torch.stack([functional_call(visual.attnpool, weights, (kept[0],)) if weights else M for weights in own])
+    named = [{late.name_of(name): value for name, value in weights.items()} for weights in sets]
+    return torch.stack([functional_call(late.rest, weights, (kept[0],)) if weights else M for weights in named])  # (s, b, d)
+
+
+def _late_part(visual: nn.Module, changed: Collection[str]) -> _LatePart | None:
+    """Return the part of the tower from the first layer with a changed weight; None if that is the whole tower."""
+    if isinstance(visual, ModifiedResNet):
+        late = all(name.startswith(POOLING) for name in changed)
+        return _LatePart(visual.layer4, visual.attnpool, lambda name: name.removeprefix(POOLING)) if late else None
+    tower = tower_of(visual)
+    if (layer := _first_layer(tower, changed)) == 0:
+        return None
+    return _LatePart(tower.blocks[layer - 1].module, _Rest(tower, layer - 1), lambda name: f"visual.{name}")
 
 
 def _first_layer(tower: Tower, changed: Iterable[str]) -> int:

@@ -34,7 +34,7 @@ class Settings(NamedTuple):
     memory: float = 4e9
     """Bytes of statistics to hold at a time; more than that lies in temporary files, or takes further passes (memory_plan.py)."""
     margin: int | None = None
-    """Images kept beyond T; None: `margin_for`."""
+    """Images kept beyond T; None: what `list_capacity` gives."""
     compact: bool = False
     """Express directions and means as coefficients of the rows of D: no vector of the joint space is formed."""
     moments: bool = False

@@ -1,6 +1,5 @@
 """Comparisons of figures by their intervals, and words for them, so that no sentence of the page ranks figures by hand."""
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -44,12 +43,6 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Share:
         return Share(middle, float("-inf"), float("inf"))
     half = float(stats.sem(differences) * stats.t.ppf(0.975, len(differences) - 1))
     return Share(middle, middle - half, middle + half)
-
-
-def wilson(share: float, count: int) -> Share:
-    """Return a share of `count` with Wilson's interval."""
-    interval = stats.binomtest(round(share * count), count).proportion_ci(method="wilson")
-    return Share(share, float(interval.low), float(interval.high))
 
 
 def numbers(rows: Iterable[Row], column: str) -> list[float]:
@@ -100,11 +93,6 @@ def first_even(tables: Tables, name: str, column: str, **values: str) -> str | N
 def containing(values: Iterable[str], part: str, wanted: bool = True) -> list[str]:
     """Return the texts that contain a part, or with `wanted=False` those that do not."""
     return [value for value in values if (part in value) is wanted]
-
-
-def counts_in(comment: str) -> dict[str, int]:
-    """Return the numbers of a comment such as `of 8192 pairs (median 0.543), 512 neurons` by the words that follow them."""
-    return {name: int(count) for count, name in re.findall(r"(\d+) ([a-z_]+) \(", comment)}
 
 
 def listed(values: Iterable[Any], joint: str = "and") -> str:

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from cliptools.embedded_models import EMBEDDED
 from cliptools.text.emoji_concepts import concepts
 from cliptools.text.vocabularies import load_pool
-from examples.result_tables import Tables, difference, points
+from examples.result_tables import Tables, counts_in, difference, points, wilson
 from tools.results_page import comparison, formats, repairs
 from tools.results_page.models import Model, Sections
 
@@ -25,9 +25,9 @@ RESULTS, BENCHMARKS, MODELS = "examples/results", "benchmarks/results", "cliptoo
 PART = re.compile(r"<!-- part: (?P<name>[a-z0-9-]+) -->(?P<line_end>\n?).*?<!-- end -->", re.DOTALL)
 COMPARISONS: tuple[Callable[..., Any], ...] = (
     comparison.ascending, comparison.better, comparison.better_at, comparison.compare, comparison.containing,
-    comparison.counts_in, comparison.distinct, comparison.first_even, comparison.first_within, comparison.larger,
+    counts_in, comparison.distinct, comparison.first_even, comparison.first_within, comparison.larger,
     comparison.leader, comparison.listed, comparison.mean, comparison.numbers, comparison.paired, comparison.say,
-    comparison.shown, comparison.sign, comparison.span, comparison.texts_of, comparison.wilson, difference,
+    comparison.shown, comparison.sign, comparison.span, comparison.texts_of, wilson, difference,
     repairs.repaired,
 )  # fmt: skip
 FORMATS: tuple[Callable[..., str], ...] = (

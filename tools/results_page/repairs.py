@@ -105,7 +105,7 @@ def repaired(tables: Tables, model: str) -> Repaired:
     """Return the ways of editing a model: null edits, for a model that has them, else units at their means, then all others.
 
     Raises:
-        TableError: there is no table, or it has no edit of the model.
+        TableError: the table is missing, or has no row of the model.
     """
     rows = tables.rows(TABLE, model=model)
     kinds = dict.fromkeys((row.text("units"), row.text("edit")) for row in rows)
