@@ -40,7 +40,7 @@ KEPT = 26  # patch tokens of a picture until then
 MOST_FIRST, CHOSEN_AT = 64, 0.4
 DECAY = 0.05
 SEED = 20261121
-LOOKS, WRITTEN = 0.5, 0.15  # shares of the training's emoji in other looks, and of its scenes with a word
+LOOKS, WRITTEN = 0.5, 0.25  # shares of the training's emoji in other looks, and of its scenes with a word
 JOINT_FIRST = 10_000_000  # first scene of the joint stage, far behind those of this stage
 SAVED_EVERY = 150  # seconds
 

@@ -14,9 +14,19 @@ from torch import Tensor
 from cliptools.emoji.looks import PAINTS
 from cliptools.text.emoji_concepts import concepts
 
-MOST_LETTERS = 7  # of a written name, so that its letters can be read at 64 pixels
+MOST_LETTERS = 4  # of a written name, so that its letters can be read at 64 pixels
 HEIGHT, WIDTH = 48, 256  # pixels of the stored words
 FONT = 46
+
+
+class Written(NamedTuple):
+    """Pictures with words on them."""
+
+    image: Float[Tensor, "n 3 y x"]
+    covered: Float[Tensor, "n y x"]
+    """Share of each pixel that letters and plates cover."""
+    box: Float[Tensor, "n y x"]
+    """Share of each pixel that lies in the word's rectangle, which a plate fills."""
 
 
 class Writing(NamedTuple):
@@ -69,10 +79,8 @@ def _words(device: str) -> tuple[Tensor, dict[int, int], Tensor]:
     return torch.stack(rows).to(device), order, torch.tensor(lengths, device=device)
 
 
-def write(
-    image: Float[Tensor, "n 3 y x"], writings: Sequence[Writing]
-) -> tuple[Float[Tensor, "n 3 y x"], Float[Tensor, "n y x"]]:
-    """Return the pictures with their words, and the share of each pixel that words and plates cover."""
+def write(image: Float[Tensor, "n 3 y x"], writings: Sequence[Writing]) -> Written:
+    """Return the pictures with their words, and where these are."""
     device, size = image.device, image.shape[-1]
     pictures, order, ratio = _words(str(device))
     rows = torch.tensor([order[w.concept] for w in writings], device=device)
@@ -87,8 +95,9 @@ def write(
     grid = F.affine_grid(theta, [len(writings), 1, fine, fine], align_corners=False)
     ink = F.avg_pool2d(F.grid_sample(pictures[rows], grid, align_corners=False), 2)  # (n, 1, y, x)
     inside = (grid.abs() <= 1).all(-1)[:, None].to(ink.dtype)
-    plate = F.avg_pool2d(inside, 2) * torch.tensor([w.plate is not None for w in writings], device=device)[:, None, None, None]
+    box = F.avg_pool2d(inside, 2)
+    plate = box * torch.tensor([w.plate is not None for w in writings], device=device)[:, None, None, None]
     plates = torch.tensor([w.plate or w.colour for w in writings], device=device)[:, :, None, None]
     colours = torch.tensor([w.colour for w in writings], device=device)[:, :, None, None]
     out = plates * plate + image * (1 - plate)
-    return colours * ink + out * (1 - ink), torch.maximum(ink, plate)[:, 0]
+    return Written(colours * ink + out * (1 - ink), torch.maximum(ink, plate)[:, 0], box[:, 0])
