@@ -17,7 +17,7 @@ from PIL import Image
 
 import cliptools as ct
 from cliptools.emoji.render import scenes_for
-from cliptools.text.emoji_concepts import concepts, plants
+from cliptools.text.emoji_concepts import PLANTED_KINDS, concepts, plants
 
 EXAMPLES = ROOT / "examples"
 SCENES, PER_GROUP = 8, 12
@@ -63,13 +63,13 @@ def test_whole_heads_by_the_variance_along_a_text(name: str) -> None:
 
 def test_counts_of_plants() -> None:
     from repair import Measured, best_count
-    from unnamed_repair import count_plants, found, random_lines, unit_count
+    from unnamed_repair import count_plants, found, planted_of, random_lines, unit_count
 
-    plant = plants()[0]
+    plant, planted = plants()[0], planted_of("pair")
     synonym = next(iter(concepts()[plant.named].synonyms), NAMES[plant.named])
     line = {"sees": NAMES[plant.cue], "writes": synonym.upper(), "units": [{"layer": 5, "neuron": 1}, {"layer": 5, "neuron": 2}]}
     other = {"sees": NAMES[plant.named], "writes": NAMES[plant.cue], "units": [{"layer": 5, "neuron": 2}]}
-    assert found([other, line], plant) and not found([other], plant) and unit_count([line, other]) == 2
+    assert found([other, line], planted[0]) and not found([other], planted[0]) and unit_count([line, other]) == 2
     unit = np.array([[5, number, -1] for number in range(20)])
     drawn, again = random_lines([line, other], unit, np.random.default_rng(1))
     assert drawn["units"][1] == again["units"][0] != drawn["units"][0] and unit_count([drawn, again]) == 2
@@ -82,7 +82,12 @@ def test_counts_of_plants() -> None:
         Measured(0, before, np.array([1.0, 0.7, 1.0, 1.0]), right),  # the worst group is another one
     ]
     expected = {"findings": 2, "found": 1, "repaired": 1, "found_repaired": 1, "worse": 2}
-    assert count_plants([line, other], measured) == expected
+    assert count_plants([line, other], planted[:3], measured) == expected
+    assert [len(planted_of(kind)) for kind in PLANTED_KINDS] == [18, 3, 3, 2]
+    for kind, wrong in (("ground", "red"), ("word", "ox"), ("style", "flat drawing")):
+        fact = planted_of(kind)[0]
+        assert found([{"sees": fact.cue.upper(), "writes": fact.named}], fact)
+        assert not found([{"sees": wrong, "writes": fact.named}, {"sees": fact.named, "writes": fact.cue}], fact)
     groups = np.array([[1.0, 0.9, 0.5, 1.0], [1.0, 0.9, 0.6, 1.0], [0.9, 0.9, 0.9, 1.0]])
     assert best_count(groups, [5, 10]) == 5 and best_count(groups[[0, 0, 0]], [5, 10]) == 5
     assert best_count(np.vstack([groups, [[1.0, 0.89, 0.7, 1.0]]]), [5, 10, 20]) == 20

@@ -28,7 +28,7 @@ COMPARISONS: tuple[Callable[..., Any], ...] = (
     counts_in, comparison.distinct, comparison.first_even, comparison.first_within, comparison.larger,
     comparison.leader, comparison.listed, comparison.mean, comparison.numbers, comparison.paired, comparison.say,
     comparison.shown, comparison.sign, comparison.span, comparison.texts_of, wilson, difference,
-    repairs.repaired,
+    repairs.blind_repairs, repairs.planted_kinds, repairs.repaired,
 )  # fmt: skip
 FORMATS: tuple[Callable[..., str], ...] = (
     comparison.listed, formats.count, formats.fixed, formats.in_words, formats.percent, formats.plain, formats.signed,
