@@ -3,14 +3,14 @@
     clip-scenes --written --count 2000 --seed 1 | clip-effects - -o MODEL-1.safetensors
     python typographic.py PARTS.csv MODEL-1.safetensors… > TABLE.csv
 
-typographic_scenes.py describes the pictures, typographic_parts.py the table PARTS, which says what carries the margin. TABLE has a
-row for each edit and each kind of picture: accuracy over all concepts, and the share of scenes that are `fooled`, whose best class
-is what the word names (on scenes without it: what it would name, by chance), both with Wilson's intervals of n scenes; the change of accuracy
-by the edit with the interval of the paired difference; and `told`, the share of scenes on which the model, asked for the word
-(`the word dog`) among all words but the thing's own name, gives the word that is written. `gone` is the share of the loss by
-reading that is gone after the edit: a name costs more than the same letters in disorder, which cover as much of the thing.
-`gone_whole` is the same of the loss from scenes without a word. All these figures are of test scenes. The edits are those of
-clip-edit:
+typographic_scenes.py describes the pictures, typographic_parts.py the table PARTS, which says what carries the margin. TABLE has
+a row for each edit and each kind of picture: accuracy over all concepts, and the share of scenes that are `fooled`, whose best
+class is what the word names (on scenes without it: what it would name, by chance), both with Wilson's intervals of n scenes; the
+change of accuracy by the edit with the interval of the paired difference; and `told`, the share of scenes on which the model,
+asked for the word (`the word dog`) among all words but the thing's own name, gives the word that is written. `gone` is the share
+of the loss by reading that is gone after the edit: what a name costs more than a plate without letters, which covers at least as
+much. `gone_whole` is the same of the loss from scenes without a word. All these figures are of test scenes. The edits are those
+of clip-edit:
 
     sees, zero       units that see `written word` and write one of the words, at their means
     explain, zero    units of largest mean excess on attacked validation scenes, as clip-explain has it
@@ -43,7 +43,7 @@ import cliptools as ct
 from cliptools.analysis.cue_units import cue_scores, write_scores
 from cliptools.analysis.edited_passes import edited_outputs
 from cliptools.analysis.zero_shot import wilson
-from cliptools.emoji.export import OTHER, SHUFFLED
+from cliptools.emoji.export import BLANK, OTHER
 from cliptools.emoji.writing import writable
 from cliptools.front.bundles import read, require_neurons
 from cliptools.front.edit_choose import best_trial
@@ -134,8 +134,8 @@ class Attack:
 
     def carried(self) -> Carried:
         """Return what carries the margins of attacked validation scenes."""
-        written, letters = (self.draw("validation", picture).first(EXPLAINED) for picture in (OTHER, SHUFFLED))
-        return carried(self.model, self.bundle, self.text, written, letters)
+        written, blank = (self.draw("validation", picture).first(EXPLAINED) for picture in (OTHER, BLANK))
+        return carried(self.model, self.bundle, self.text, written, blank)
 
     def orders(self, found: Carried) -> dict[str, Int[np.ndarray, " u"]]:
         """Return the units in the order in which each way of choosing takes them."""
@@ -158,7 +158,8 @@ class Attack:
         last = max(head.layer for head in found.head)
         places = [place for place in found.head_change.argsort(descending=True).tolist() if found.head[place].layer == last]
         counts = [count for power in range(12) if (count := 2**power) <= len(places) // 2]
-        yield [Edit("heads", "zero", count, self.head_weights([found.head[place] for place in places[:count]])) for count in counts]
+        chosen = [[found.head[place] for place in places[:count]] for count in counts]
+        yield [Edit("heads", "zero", len(heads), self.head_weights(heads)) for heads in chosen]
 
     def most(self, order: Int[np.ndarray, " u"]) -> int:
         """Return the largest number of units of an edit: a tenth of all."""
@@ -219,7 +220,7 @@ class Attack:
         drawn = {picture: self.draw("test", picture) for picture in PICTURES}
         found_answers = {picture: self.answers(of, edits) for picture, of in drawn.items()}
         right = {picture: found_answers[picture].answer == of.thing for picture, of in drawn.items()}
-        lost = {name: right[of][0].mean() - right[OTHER][0].mean() for name, of in (("gone", SHUFFLED), ("gone_whole", NONE))}
+        lost = {name: right[of][0].mean() - right[OTHER][0].mean() for name, of in (("gone", BLANK), ("gone_whole", NONE))}
         for number, edit in enumerate((Edit("none", "none", 0, {}), *edits)):
             for picture, of in drawn.items():
                 answers = found_answers[picture]

@@ -2,10 +2,10 @@
 
 With v = t_word - t_thing and the shares of analysis/explanation.py, over attacked scenes of one thing:
 
-    excess_n = mean of share_n(word) - mean_n              clip-explain's; mean_n is that of the unit over the images of the bundle
-    change_n = mean of share_n(word) - share_n(letters)    the same scene with the letters of the word in another order
+    excess_n = mean of share_n(word) - mean_n            clip-explain's; mean_n is that of the unit over the bundle's images
+    change_n = mean of share_n(word) - share_n(plate)    the same scene with a plate without letters in place of the word
 
-The letters cover as much of the thing as the word, so that the change is what the model reads. The changes of all parts add up to
+The plate covers as much of the thing as the word, so that the change is what the model reads. The changes of all parts add up to
 that of the margin, f <M, v>. `units` has the sum over the units of the bundle, and as `count` the number of units, those of
 largest change first, whose changes add up to half of what all positive changes do.
 """
@@ -46,13 +46,13 @@ class Carried(NamedTuple):
     scenes: int
 
 
-def carried(model: LoadedModel, bundle: Bundle, text: Float[Tensor, "concept d"], written: Drawn, letters: Drawn) -> Carried:
+def carried(model: LoadedModel, bundle: Bundle, text: Float[Tensor, "concept d"], written: Drawn, blank: Drawn) -> Carried:
     """Return what carries the margins of scenes with a word on them.
 
     Args:
         text: Unit embeddings of all concepts.
         written: Scenes with the name of another thing.
-        letters: The same scenes with the letters of the name in another order.
+        blank: The same scenes with a plate without letters.
     """
     settings = BundleSettings(bundle, [])
     units, effect = units_of(model, settings), effect_of(model, settings, [], 0)
@@ -63,7 +63,7 @@ def carried(model: LoadedModel, bundle: Bundle, text: Float[Tensor, "concept d"]
     for start in range(0, len(written), AT_ONCE):
         rows = slice(start, start + AT_ONCE)
         v = text[written.word[rows]] - text[written.thing[rows]]  # (b, d)
-        for sign, drawn in ((1, written), (-1, letters)):
+        for sign, drawn in ((1, written), (-1, blank)):
             for shares in _shares(explainer, pictures(model, drawn.scenes[rows]), v):
                 excess += shares.excess * (sign > 0)
                 change += sign * shares.share
@@ -102,7 +102,8 @@ def rows(found: Carried, bundle: Bundle, pool: Pool, t: Float[Tensor, "text d"])
     for rank, (value, head) in enumerate(sorted(heads, reverse=True), 1):
         yield {"part": "head", "rank": rank, "layer": head.layer, "head": head.head, "change": _shown(value)}
     first = found.change.argsort(descending=True, stable=True)[:SHOWN]
-    q, r, deviation, covariance = (torch.from_numpy(bundle[name]) for name in ("read", "direction", "deviation", "embedding_covariance"))
+    names = ("read", "direction", "deviation", "embedding_covariance")
+    q, r, deviation, covariance = (torch.from_numpy(bundle[name]) for name in names)
     see = sight(q[first], deviation[first], covariance, t).argmax(1).tolist()
     write = (F.normalize(r[first].double(), dim=1) @ F.normalize(t.double(), dim=1).T).argmax(1).tolist()
     for rank, unit in enumerate(first.tolist(), 1):

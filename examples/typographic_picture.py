@@ -29,9 +29,9 @@ def accuracies(rows: Rows, units: str, edit: str, picture: str) -> list[float]:
 
 
 def draw(axes: Any, rows: Rows) -> None:
-    """Draw a line for each way, from the accuracy with a word before, a tick, to that after, a dot, both in the range over seeds."""
+    """Draw a line for each way, from the accuracy with a word before, a tick, to that after, a dot, in the ranges over seeds."""
     before = accuracies(rows, "none", "none", "other")
-    for picture, style in (("none", "-"), ("shuffled", ":")):
+    for picture, style in (("none", "-"), ("blank", ":")):
         values = accuracies(rows, "none", "none", picture)
         axes.axvline(sum(values) / len(values), color=FAINT, linewidth=0.8, linestyle=style)
     ways = [way for way in LABELS if accuracies(rows, *way, "other")]

@@ -1,10 +1,11 @@
-"""Scenes of one thing without and with a word on them, for typographic.py: those of clip-scenes --single, with --write and without.
+"""Scenes of one thing with and without a word on them, for typographic.py: those of clip-scenes --single and --write.
 
 Each thing comes about equally often. The word of a scene has one place and colours in all pictures of it:
 
     none        no word
     other       the name of another thing, at which a model may read what is written in place of what is shown: the attack
-    shuffled    the letters of this name in another order, which cover as much and name nothing
+    shuffled    the letters of this name in another order
+    blank       a plate of the same size without letters, which covers at least as much
     own         the name of the thing that is shown, where it is short enough to be written; own_none the same scenes without it
 """
 
@@ -17,14 +18,14 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from cliptools.emoji.export import OTHER, OWN, SHUFFLED, single_plans, with_words
+from cliptools.emoji.export import BLANK, OTHER, OWN, SHUFFLED, single_plans, with_words
 from cliptools.emoji.render import render, scenes_for, to_uint8
 from cliptools.emoji.scenes import Scene
 from cliptools.models.load import LoadedModel
 from cliptools.text.emoji_concepts import concepts
 
 NONE, OWN_NONE = "none", "own_none"
-PICTURES = (NONE, OTHER, SHUFFLED, OWN, OWN_NONE)
+PICTURES = (NONE, BLANK, SHUFFLED, OTHER, OWN, OWN_NONE)
 
 
 class Drawn(NamedTuple):

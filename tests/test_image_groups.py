@@ -285,7 +285,7 @@ def by_property(plans: list[Plan]) -> dict[tuple[str, str, str, str], tuple[Plan
 
 
 def test_scenes_of_facts_differ_in_the_property_only() -> None:
-    """The thing is the same drawing in the same place, nothing else is shown, and what is not said of the property is the same."""
+    """The thing is the same drawing in the same place, nothing else is shown, and all but the property is the same."""
     plans = list(group_plans(3, 5, kinds=KINDS))
     assert len(plans) == 3 * 2 * 4 * len(facts()) == len({plan.key for plan in plans})
     assert not {plan.key for plan in plans} & {plan.key for plan in group_plans(3, 5)}
@@ -331,9 +331,7 @@ def check_property(fact, having: Plan, lacking: Plan, other_class: int) -> None:
         group = next(group for group in attribute_groups() if fact.cue in group.words)
         cues, others = (set(attributes_of(plan.scene)) & set(group.words) for plan in (having, lacking))
         assert fact.cue in cues and fact.cue not in others and others & set(other_properties(fact))
-        kinds, colours = (
-            {getattr(plan.scene.ground, field) for plan in (having, lacking)} for field in ("kind", "colours")
-        )
+        kinds, colours = ({getattr(plan.scene.ground, field) for plan in (having, lacking)} for field in ("kind", "colours"))
         assert (len(kinds), len(colours)) == ((1, 2) if group.name == "ground" else (2, 1))
 
 

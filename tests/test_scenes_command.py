@@ -111,25 +111,28 @@ def test_words_in_the_same_place_on_the_same_scenes(run: Run, tmp_path: Path) ->
     names, planted = {concept.name for concept in concepts()}, {"goat", "pear", "ship"}
     lines: dict[str, list[dict]] = {}
     pictures: dict[str, list[np.ndarray]] = {}
-    for word in ("", "other", "own", "shuffled"):
+    for word in ("", "other", "own", "shuffled", "blank"):
         folder = tmp_path / (word or "none")
         done = run("scenes", "--single", "--count", 40, "--seed", 4, *(("--write", word) if word else ()), "--out-dir", folder)
         assert done.returncode == 0, done.stderr
         lines[word] = [json.loads(line) for line in (folder / "scenes.jsonl").read_text().splitlines()]
         pictures[word] = [np.asarray(Image.open(folder / line["image"])) for line in lines[word]]
     unwritten = [{key: line[key] for key in ("key", "names", "styles", "named", "caption")} for line in lines[""]]
-    for word in ("other", "own", "shuffled"):
+    for word in ("other", "own", "shuffled", "blank"):
         assert [{key: line[key] for key in unwritten[0]} for line in lines[word]] == unwritten
-    for bare, other, own, shuffled in zip(*lines.values(), strict=True):
+    for bare, other, own, shuffled, blank in zip(*lines.values(), strict=True):
         (name,) = bare["names"]
         assert "written" not in bare and other["written"] in names - planted - {name}
         assert own.get("written") == (name if len(name) <= 4 and name not in planted else None)
         assert shuffled["written"] not in names and sorted(shuffled["written"]) == sorted(other["written"])
         assert "written word" in other["attributes"] and "no word" in bare["attributes"]
+        assert "written" not in blank and "no word" in blank["attributes"]
     assert len({line["written"] for line in lines["other"]}) > 15
     for number, picture in enumerate(pictures["other"]):
         rows = np.flatnonzero((pictures[""][number] != picture).any((1, 2)))
         assert 0 < len(rows) < 40  # of 64
+        covered = (pictures["blank"][number] != pictures[""][number]).any(-1)
+        assert covered[(pictures[""][number] != picture).any(-1)].mean() > 0.9 and covered.sum() > 20
         changed = (pictures["shuffled"][number] != picture).any((1, 2))
         assert set(np.flatnonzero(changed)) <= set(range(rows[0] - 3, rows[-1] + 4))
     described = run("scenes", "--count", 12, "--write", "shuffled", "--described", "--caption", "a cat", "--size", 16)

@@ -8,7 +8,7 @@ import click
 from cliptools.cli.app import command, output_options
 
 STYLES = ("fluent", "noto", "twemoji")
-WORDS = ("other", "own", "shuffled")
+WORDS = ("other", "own", "shuffled", "blank")
 PLANTED_KINDS = ("pair", "ground", "word", "style")
 COUNT_HELP = (
     "Number of scenes; with --caption, of scenes per caption; with --groups, of scenes of each group and split [default: "
@@ -28,7 +28,7 @@ LOOKS_HELP = "Draw half of the emoji in other looks: tinted, blended, as a silho
 WRITTEN_HELP = "Write a word onto half of the scenes [default: none]."
 WRITE_HELP = (
     "Write a word onto every scene, which the caption does not name: the name of another emoji (a typographic attack), of an "
-    "emoji of the scene, or the letters of the first in another order [default: none]."
+    "emoji of the scene, the letters of the first in another order, or a plate of its size without letters [default: none]."
 )
 DESCRIBED_HELP = "Write captions that also name colours, sizes, places, grounds and styles [default: the emoji]."
 
@@ -73,8 +73,8 @@ def main(**options: Any) -> None:
     splits are disjoint. `clip-ablate --groups scenes` reads the records, `--groups folders` the folders of one split.
 
     With --write, scenes are those of the same options without it, and the word of each scene has the same place and colours
-    with each value, so that covering and reading can be told apart. The record has it as `written`. Names have at most four
-    letters; where an own name is longer, the scene has no word.
+    with each value, so that covering and reading can be told apart: the plate without letters covers at least as much. The
+    record has the word as `written`. Names have at most four letters; where an own name is longer, the scene has no word.
 
     With --out-dir, writes a folder with images/, masks/ and scenes.jsonl.
 

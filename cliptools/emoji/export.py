@@ -18,8 +18,8 @@ from cliptools.emoji.attributes import attributes_of
 from cliptools.emoji.descriptions import describe
 from cliptools.emoji.render import render, scene_key, to_uint8
 from cliptools.emoji.scenes import MOST_EMOJI, Recipe, Scene, draw_scene, scene_of, single_scene
-from cliptools.emoji.writing import Writing, draw_writing, shuffled, writable
 from cliptools.emoji.words import Reading, caption, parse_text
+from cliptools.emoji.writing import Writing, draw_writing, shuffled, writable
 from cliptools.errors import UsageError
 from cliptools.text.emoji_concepts import STYLES, concept_index, concepts, fact_words
 
@@ -28,8 +28,9 @@ SHOWS = 0.5  # share of a pixel that an emoji must cover to be the label of the 
 CAPTION_STREAM = 2**31  # makes the random draws of captions independent of those of scenes
 DESCRIPTION_STREAM = 2**31 + 3
 WORD_STREAM = 2**31 + 4
-OTHER, OWN, SHUFFLED = WORDS = ("other", "own", "shuffled")
-"""Words to write onto a scene: the name of something that is not shown, of something that is, the letters of the first in disorder."""
+OTHER, OWN, SHUFFLED, BLANK = WORDS = ("other", "own", "shuffled", "blank")
+"""What is written onto a scene: the name of something that is not shown, the name of something that is, the letters of the first
+in disorder, or a plate of its size without letters."""
 NEAR = 8  # number of similar names that a message offers for a caption without a name
 
 
@@ -113,8 +114,8 @@ def described(plans: Iterable[Plan], seed: int) -> Iterator[Plan]:
 def with_words(plans: Iterable[Plan], seed: int, word: str) -> Iterator[Plan]:
     """Yield the same scenes with a word on each, which the captions do not name.
 
-    Each word of WORDS is in the same place and the same colours on a scene. Words of planted facts, which stand for other things,
-    are not written. An own name that is too long to be written is left out.
+    Each of WORDS is in the same place and the same colours on a scene. A plate without letters covers all that the word covers.
+    Words of planted facts, which stand for other things, are not written. An own name that is too long to be written is left out.
     """
     facts_words = fact_words()
     free = [concept for concept in writable() if concept not in facts_words]
@@ -125,6 +126,8 @@ def with_words(plans: Iterable[Plan], seed: int, word: str) -> Iterator[Plan]:
         assert writing is not None
         if word == SHUFFLED:
             writing = writing._replace(letters=shuffled(rng, writing.concept))
+        elif word == BLANK:
+            writing = writing._replace(letters="", plate=writing.plate or writing.colour)
         elif word == OWN:
             own = next((concept for concept in shown if concept in free), None)
             writing = None if own is None else writing._replace(concept=own)
@@ -168,7 +171,7 @@ def _record(plan: Plan, labels: UInt8[np.ndarray, "y x"]) -> dict[str, Any]:
         "named": [all_concepts[concept].name for concept in dict.fromkeys(plan.scene.named)],
         "hidden": [all_concepts[concept].name for concept in plan.scene.hidden],
         "attributes": list(attributes_of(plan.scene)),
-        **({} if plan.scene.writing is None else {"written": plan.scene.writing.text}),
+        **({} if plan.scene.writing is None or not plan.scene.writing.text else {"written": plan.scene.writing.text}),
         "size": labels.shape[0],
         **plan.truth,
     }

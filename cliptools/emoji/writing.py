@@ -42,7 +42,7 @@ class Writing(NamedTuple):
     plate: tuple[float, float, float] | None
     """Colour of the plate behind the word; None for none."""
     letters: str | None = None
-    """Letters in place of the name."""
+    """Letters in place of the name; empty for a plate of the name's size without letters."""
 
     @property
     def text(self) -> str:
@@ -97,8 +97,8 @@ def _word(text: str, device: str) -> _Word:
 def write(image: Float[Tensor, "n 3 y x"], writings: Sequence[Writing]) -> Written:
     """Return the pictures with their words, and where these are."""
     device, size = image.device, image.shape[-1]
-    words = [_word(w.text, str(device)) for w in writings]
-    pictures = torch.stack([word.picture for word in words])  # (n, 1, y, x)
+    words = [_word(w.text or concepts()[w.concept].name, str(device)) for w in writings]
+    pictures = torch.stack([word.picture * bool(w.text) for word, w in zip(words, writings, strict=True)])  # (n, 1, y, x)
     width = torch.tensor([w.width for w in writings], device=device)
     height = width * torch.tensor([word.ratio for word in words], device=device)  # (n,), in units of the canvas side
     angle = torch.tensor([w.angle for w in writings], device=device)

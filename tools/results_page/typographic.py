@@ -11,7 +11,7 @@ TABLE, PARTS = "typographic", "typographic-parts"
 GONE, ZERO_SHOT_LOST = 0.6, 0.005
 """The share of the loss by reading that should be gone, and the largest loss of accuracy without words."""
 CONTROLS = ("random", "write")
-NONE, OTHER, SHUFFLED, OWN, OWN_NONE = "none", "other", "shuffled", "own", "own_none"
+NONE, BLANK, OTHER = "none", "blank", "other"
 
 
 class AttackWay(NamedTuple):
@@ -63,8 +63,8 @@ class Attacked(NamedTuple):
         return [way for way in self.ways if way.meets and not way.is_control]
 
     def read(self) -> Share:
-        """Return the accuracy that the attack costs by being read: with the letters in disorder, less that with the name."""
-        return difference(*(self.untouched.share("accuracy", picture) for picture in (SHUFFLED, OTHER)))
+        """Return the accuracy that the attack costs by being read: with a plate without letters, less that with the name."""
+        return difference(*(self.untouched.share("accuracy", picture) for picture in (BLANK, OTHER)))
 
 
 def attacked(tables: Tables, model: str) -> Attacked:

@@ -39,7 +39,7 @@ class ScenesOptions(Options):
     plants: bool
     looks: bool
     written: bool
-    write: Literal["other", "own", "shuffled"] | None
+    write: Literal["other", "own", "shuffled", "blank"] | None
     described: bool
     groups: bool
     kind: tuple[str, ...]
