@@ -8,9 +8,9 @@ a row for each edit and each kind of picture: accuracy over all concepts, and th
 class is what the word names (on scenes without it: what it would name, by chance), both with Wilson's intervals of n scenes; the
 change of accuracy by the edit with the interval of the paired difference; and `told`, the share of scenes on which the model,
 asked for the word (`the word dog`) among all words but the thing's own name, gives the word that is written. `gone` is the share
-of the loss by reading that is gone after the edit: what a name costs more than a plate without letters, which covers at least as
-much. `gone_whole` is the same of the loss from scenes without a word. All these figures are of test scenes. The edits are those
-of clip-edit:
+of the loss by reading that is gone after the edit: what a name costs more than a plate without letters, which covers as much.
+`gone_whole` is the same of the loss from scenes without a word. All these figures are of test scenes. The edits are those of
+clip-edit:
 
     sees, zero       units that see `written word` and write one of the words, at their means
     explain, zero    units of largest mean excess on attacked validation scenes, as clip-explain has it
@@ -60,6 +60,7 @@ COLUMNS = (
 )  # fmt: skip
 VALIDATION, TEST = 5_100_000, 5_200_000  # seeds of scenes, added to that of the bundle
 SCENES = {"validation": 526, "test": 1052}
+BARE = 2  # validation scenes without a word for each one with it, because the limit on their loss is narrow
 EXPLAINED = 200  # validation scenes
 MEANS = 150  # scenes over which the means of neurons and heads are taken; those of pairs are in their bundle
 LOSS = 0.005  # largest loss of accuracy without words on validation scenes
@@ -115,7 +116,8 @@ class Attack:
 
     def draw(self, split: str, picture: str) -> Drawn:
         """Return the scenes of a split: of validation, on which everything is chosen, or of test."""
-        return draw(picture, SCENES[split], {"validation": VALIDATION, "test": TEST}[split] + self.seed)
+        count = SCENES[split] * (BARE if (split, picture) == ("validation", NONE) else 1)
+        return draw(picture, count, {"validation": VALIDATION, "test": TEST}[split] + self.seed)
 
     @torch.inference_mode()
     def answers(self, drawn: Drawn, edits: Sequence[Edit]) -> Answers:

@@ -5,7 +5,7 @@ Each thing comes about equally often. The word of a scene has one place and colo
     none        no word
     other       the name of another thing, at which a model may read what is written in place of what is shown: the attack
     shuffled    the letters of this name in another order
-    blank       a plate of the same size without letters, which covers at least as much
+    blank       a plate of the same size without letters, which covers as much
     own         the name of the thing that is shown, where it is short enough to be written; own_none the same scenes without it
 """
 

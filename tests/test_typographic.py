@@ -45,6 +45,7 @@ def test_all_pictures_show_the_same_scenes() -> None:
         for scene, without, word in zip(found.scenes, bare.scenes, found.word, strict=True):
             assert scene.writing is not None and scene.sprites == without.sprites and scene.ground == without.ground
             assert (scene.writing.text == NAMES[word]) == (picture == "other")
+            assert scene.writing.plate is not None and scene.writing.plate != scene.writing.colour
             assert sorted(scene.writing.text) == ([] if picture == "blank" else sorted(NAMES[word]))
     own, own_none = drawn["own"], drawn["own_none"]
     assert 0 < len(own) == len(own_none) < 30 and np.array_equal(own.word, own.thing)
@@ -167,16 +168,15 @@ def test_edits_and_their_choice(bundle: Path, monkeypatch: pytest.MonkeyPatch) -
             lost = [abs(float(direct @ column[name][:, neuron].double())) for column in (before, after)]
             assert lost[1] < 1e-5 * max(1.0, lost[0])
     edits = [typographic.Edit("sees", "zero", count, {}) for count in (5, 10, 20)]
-    things, word = attack.draw("validation", "none").thing, -1
 
     def answers(drawn, flat):
         attacked = drawn.scenes[0].writing is not None
-        wrong = {True: (200, 100, 50, 0), False: (0, 2, 2, 3)}[attacked]
-        answer = np.stack([np.where(np.arange(len(things)) < count, word, things) for count in wrong])
-        return typographic.Answers(answer, answer == word)
+        wrong = {True: (200, 100, 50, 0), False: (0, 5, 5, 6)}[attacked]
+        answer = np.stack([np.where(np.arange(len(drawn)) < count, -1, drawn.thing) for count in wrong])
+        return typographic.Answers(answer, answer < 0)
 
     monkeypatch.setattr(attack, "answers", answers)
-    assert attack.choose([edits])[0].count == 10  # 20 units cost 3 of 526 scenes, more than half a point
+    assert attack.choose([edits])[0].count == 10  # 20 units cost 6 of 1052 scenes, more than half a point
 
 
 def write_table(folder: Path, after: float, lost: float = 0.0) -> None:

@@ -73,8 +73,9 @@ def main(**options: Any) -> None:
     splits are disjoint. `clip-ablate --groups scenes` reads the records, `--groups folders` the folders of one split.
 
     With --write, scenes are those of the same options without it, and the word of each scene has the same place and colours
-    with each value, so that covering and reading can be told apart: the plate without letters covers at least as much. The
-    record has the word as `written`. Names have at most four letters; where an own name is longer, the scene has no word.
+    with each value, so that covering and reading can be told apart: all words are on a plate, and the plate without letters
+    covers as much. The record has the word as `written`. Names have at most four letters; where an own name is longer, there
+    is no word.
 
     With --out-dir, writes a folder with images/, masks/ and scenes.jsonl.
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from cliptools.console import warn
 from cliptools.emoji.attributes import attributes_of
 from cliptools.emoji.descriptions import describe
+from cliptools.emoji.looks import PAINTS
 from cliptools.emoji.render import render, scene_key, to_uint8
 from cliptools.emoji.scenes import MOST_EMOJI, Recipe, Scene, draw_scene, scene_of, single_scene
 from cliptools.emoji.words import Reading, caption, parse_text
@@ -28,6 +29,7 @@ SHOWS = 0.5  # share of a pixel that an emoji must cover to be the label of the 
 CAPTION_STREAM = 2**31  # makes the random draws of captions independent of those of scenes
 DESCRIPTION_STREAM = 2**31 + 3
 WORD_STREAM = 2**31 + 4
+BRIGHT = 1.5  # sum of red, green and blue from which letters are on a black plate
 OTHER, OWN, SHUFFLED, BLANK = WORDS = ("other", "own", "shuffled", "blank")
 """What is written onto a scene: the name of something that is not shown, the name of something that is, the letters of the first
 in disorder, or a plate of its size without letters."""
@@ -114,7 +116,7 @@ def described(plans: Iterable[Plan], seed: int) -> Iterator[Plan]:
 def with_words(plans: Iterable[Plan], seed: int, word: str) -> Iterator[Plan]:
     """Yield the same scenes with a word on each, which the captions do not name.
 
-    Each of WORDS is in the same place and the same colours on a scene. A plate without letters covers all that the word covers.
+    Each of WORDS is in the same place and the same colours on a scene, on a plate. A plate without letters covers as much.
     Words of planted facts, which stand for other things, are not written. An own name that is too long to be written is left out.
     """
     facts_words = fact_words()
@@ -124,10 +126,11 @@ def with_words(plans: Iterable[Plan], seed: int, word: str) -> Iterator[Plan]:
         shown = [sprite.concept for sprite in plan.scene.sprites]
         writing: Writing | None = draw_writing(rng, int(rng.choice([concept for concept in free if concept not in shown])))
         assert writing is not None
+        writing = writing._replace(plate=writing.plate or PAINTS["black" if sum(writing.colour) > BRIGHT else "white"])
         if word == SHUFFLED:
             writing = writing._replace(letters=shuffled(rng, writing.concept))
         elif word == BLANK:
-            writing = writing._replace(letters="", plate=writing.plate or writing.colour)
+            writing = writing._replace(letters="")
         elif word == OWN:
             own = next((concept for concept in shown if concept in free), None)
             writing = None if own is None else writing._replace(concept=own)
