@@ -1,5 +1,6 @@
 """The study of repairs: whole heads chosen by text, counts of repaired plants, and folders with the layouts of real data."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -123,6 +124,33 @@ def test_every_way_of_editing_a_pair(name: str, monkeypatch: pytest.MonkeyPatch,
         assert np.array_equal(one.right[0], results["repair", how].right[0]) and one.after.shape == (4,)
     row = repair.row(repairs, "repair", how, [results["repair", how]] * 2)
     assert tuple(sorted(row)) == tuple(sorted(repair.COLUMNS)) and (row["model"], row["seed"], row["pairs"]) == (name, 3, 2)
+
+
+def test_the_blind_repair_of_every_kind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
+    """One plant of each kind with few scenes: a row for each kind and edit, whose counts are those of its plants."""
+    import repair
+    import unnamed_repair
+
+    monkeypatch.setattr(repair, "SINGLE", 6)
+    of_kind = unnamed_repair.planted_of
+    monkeypatch.setattr(unnamed_repair, "planted_of", lambda kind: of_kind(kind)[:1])
+    bundle = ct.effects(model="emoji-vit2", limit=100, seed=3, device="cpu")
+    bundle.save(tmp_path / "b.safetensors")
+    kinds = [word for kind in PLANTED_KINDS for word in ("--kind", kind)]
+    done = inside("scenes", "--groups", *kinds, "--split", "test", "--count", 2, "--seed", 3, "--out-dir", tmp_path / "g")
+    assert done.returncode == 0, done.stderr.decode()
+    (fact,) = unnamed_repair.planted_of("style")
+    unit = [dict(zip(("layer", "neuron"), name, strict=False)) for name in bundle["unit"][:3, :2].tolist()]
+    line = {"sees": fact.cue, "writes": fact.named, "units": unit, "model": bundle.header.model}
+    (tmp_path / "f.jsonl").write_text(json.dumps(line) + "\n")
+    ct.edit([line]).save(tmp_path / "e.safetensors")
+    unnamed_repair.main(*(tmp_path / name for name in ("g", "b.safetensors", "f.jsonl", "e.safetensors")))
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [(row["kind"], row["edit"]) for row in rows] == [
+        (kind, edit) for kind in PLANTED_KINDS for edit in ("unnamed", "random")
+    ]
+    assert {row["kind"]: row["found"] for row in rows} == {"pair": "0", "ground": "0", "word": "0", "style": "1"}
+    assert all((row["pairs"], row["units"], row["findings"], row["scenes"]) == ("1", "3", "1", "6") for row in rows)
 
 
 @pytest.fixture(scope="module")
