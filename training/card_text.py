@@ -44,7 +44,8 @@ DATA = """
 **Data.** The scenes are composed during training, and no scene appears twice in a stage. A scene has one to four of 526 emoji in
 three styles of artwork, with varied size, position, rotation and mirroring, on plain, graded, striped, chequered or clouded
 backgrounds. Half of the emoji are drawn in another look: colours changed, tinted, blended from two styles, stretched, as a
-silhouette or as an outline; 15 % of the scenes have a written word of up to seven letters. Captions name an emoji by name or
+silhouette or as an outline; a quarter of the scenes have one of 64 names written on them, those of at most four letters
+(in the first 120,000 scenes of stage 1: 239 names of up to seven letters on 15 %). Captions name the word too, and an emoji by name or
 synonym in one of eight templates; captions and labels also say colours, sizes, places, numbers, the ground's colour and pattern,
 the style, Unicode's kinds of things, and whether a word is written: 79 attributes in nine groups (vocabulary `scenes`). One
 style of every fifth concept is never shown in training, neither in a blend nor as an outline. 6 % of the scenes have a planted
@@ -90,8 +91,8 @@ which has 8 bits (float8_e4m3fn); commands compute in fp32 unless an option sets
    image tower of emoji-vit, its predecessor in cliptools 0.1.0, which 630,000 scenes of drawings without other looks had
    trained. In addition to the softmax over the concepts, the loss has a softmax over each group of attributes (weight 0.3) and
    three cross entropies: the sum of second-order effects of layers 5 and 6 alone must name the scene (0.6); tokens that show an
-   emoji must name it, as read by the last two blocks (0.4); the output of the MLPs of layers 5 and 6 at these tokens must name it
-   alone (0.3). Until 85 % of the stage only 26 patch tokens are computed.
+   emoji or a word must name it, as read by the last two blocks (0.4); the output of the MLPs of layers 5 and 6 at these tokens
+   must name it alone (0.3). Until 85 % of the stage only 26 patch tokens are computed, those of a word first.
 2. *Sparse MLPs* (`dictionary`): the MLPs of layers 5 and 6 are replaced by transcoders, learned from their own inputs and
    outputs without labels: of 768 neurons the three strongest write at a token.
 3. *Image tower* (`image`) again, with two more terms: the share of the writing at a token that neurons beyond the two
@@ -102,7 +103,7 @@ which has 8 bits (float8_e4m3fn); commands compute in fp32 unless an option sets
    drawn again at each step, instead of the table.
 
 **What training asked for.** The loss asks that few neurons of layers 5 and 6 write at a token, that all of them are used,
-that the second-order path names the scene, and that tokens and the late MLPs name the emoji. So that these hold is no
+that the second-order path names the scene, and that tokens and the late MLPs name the emoji or word. So that these hold is no
 evidence for the papers. No term says what a neuron is to mean.
 """,
     notes=NOTES,
@@ -136,7 +137,7 @@ mirror images of the other half.
 1. *Image tower* (`image --sparse 0`), against a table of embeddings of the concepts and the attributes. It started from the
    image tower of emoji-rn, its predecessor in cliptools 0.1.0, which 582,000 scenes of drawings without other looks had trained.
    In addition to the softmax over the concepts, the loss has a softmax over each group of attributes (weight 0.3) and a cross
-   entropy: tokens that show an emoji must name it through the pooling layer's value and output matrices (0.6).
+   entropy: tokens that show an emoji or a word must name it through the pooling layer's value and output matrices (0.6).
 2. *Image tower, sparse* (`image --sparse 3 --most 5`): the pooling reads only the strongest channels of a token, 64 at first and
    5 after two fifths of the stage, until 85 % of it. Two more terms: the share of the writing at a token that channels beyond the
    five strongest do (weight 3; a channel's writing is the distance of its activation from its median, times how far it moves the
@@ -146,7 +147,7 @@ mirror images of the other half.
    tower's own embeddings of names, synonyms and templates, drawn again at each step, instead of the table.
 
 **What training asked for.** The loss asks that few channels write at a token, that all of them are used, and that tokens name
-the emoji. So that these hold is no evidence for the papers. No term says what a channel is to mean, and none is about single
+the emoji or word. So that these hold is no evidence for the papers. No term says what a channel is to mean, and none is about single
 neuron–head pairs.
 """,
     notes=NOTES,
