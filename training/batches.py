@@ -55,7 +55,11 @@ def slot_labels(scenes: Sequence[Scene], slots: int) -> Int[Tensor, "b slot+1"]:
 def make_batch(
     seed: int, first: int, size: int, recipe: Recipe, canvas: int, patch: int, keep: int | None, device: torch.device | str
 ) -> Batch:
-    """Return scenes first … first + size - 1 of the sequence, with `keep` patch tokens each, preferably those with an emoji or a word."""
+    """Return scenes first … first + size - 1 of the sequence.
+
+    Args:
+        keep: Number of patch tokens of each picture, preferably those with a word or an emoji; None for all.
+    """
     scenes = [draw_scene(seed, i, recipe) for i in range(first, first + size)]
     image, visible, word = render(scenes, canvas, device)
     cover = F.avg_pool2d(torch.cat([visible, word[:, None]], 1), patch).flatten(2)  # (b, slot + 1, patches)
