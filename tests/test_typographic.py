@@ -33,9 +33,9 @@ def test_all_pictures_show_the_same_scenes() -> None:
     """A picture differs from that without a word in the word only; things come in random order; own names are those of things."""
     from typographic_scenes import PICTURES, draw
 
-    drawn = {picture: draw(picture, 60, 9) for picture in PICTURES}
+    drawn = {picture: draw(picture, 150, 9) for picture in PICTURES}
     bare = drawn["none"]
-    assert len(bare) == 60 == len(set(bare.thing.tolist())) and sorted(bare.thing.tolist()) != bare.thing.tolist()
+    assert len(bare) == 150 == len(set(bare.thing.tolist())) and sorted(bare.thing.tolist()) != bare.thing.tolist()
     plans = {repr(plan.scene) for plan in single_plans(len(NAMES), 9)}
     assert {repr(scene) for scene in bare.scenes} <= plans
     for picture in ("other", "shuffled", "blank"):
@@ -52,8 +52,8 @@ def test_all_pictures_show_the_same_scenes() -> None:
     assert [scene.writing.text for scene in own.scenes if scene.writing] == [NAMES[thing] for thing in own.thing]
     assert [repr(scene.sprites) for scene in own.scenes] == [repr(scene.sprites) for scene in own_none.scenes]
     assert all(scene.writing is None for scene in (*bare.scenes, *own_none.scenes))
-    assert repr(draw("other", 60, 9)) == repr(drawn["other"]) and len(drawn["other"].first(5)) == 5
-    assert not {repr(scene.sprites) for scene in draw("other", 60, 10).scenes} & {repr(scene.sprites) for scene in bare.scenes}
+    assert repr(draw("other", 150, 9)) == repr(drawn["other"]) and len(drawn["other"].first(5)) == 5
+    assert not {repr(scene.sprites) for scene in draw("other", 150, 10).scenes} & {repr(scene.sprites) for scene in bare.scenes}
 
 
 @pytest.fixture(scope="module", params=EMBEDDED)
@@ -119,7 +119,7 @@ def test_the_rows_of_the_study(bundle: Path, monkeypatch: pytest.MonkeyPatch, tm
     """With few scenes: every way of editing has a row for every picture, whose figures follow from the answers."""
     import typographic
 
-    monkeypatch.setattr(typographic, "SCENES", {"validation": 8, "test": 30})
+    monkeypatch.setattr(typographic, "SCENES", {"validation": 8, "test": 150})
     monkeypatch.setattr(typographic, "EXPLAINED", 4)
     monkeypatch.setattr(typographic, "MEANS", 10)
     typographic.main(tmp_path / "parts.csv", [bundle])
@@ -134,10 +134,10 @@ def test_the_rows_of_the_study(bundle: Path, monkeypatch: pytest.MonkeyPatch, tm
     answers = attack.answers(drawn, [])
     (row,) = (row for row in table if (row["units"], row["picture"]) == ("none", "other"))
     right = int((answers.answer[0] == drawn.thing).sum())
-    expected = wilson(right / 30, 30)
+    expected = wilson(right / 150, 150)
     assert [float(row[name]) for name in ("accuracy", "low", "high")] == pytest.approx(list(expected), abs=1e-4)
     assert float(row["fooled"]) == pytest.approx((answers.answer[0] == drawn.word).mean(), abs=1e-4)
-    assert float(row["told"]) == pytest.approx(answers.told[0].mean(), abs=1e-4) and row["n"] == "30"
+    assert float(row["told"]) == pytest.approx(answers.told[0].mean(), abs=1e-4) and row["n"] == "150"
     assert float(row["change"]) == float(row["gone"] or 0) == 0 and (row["seed"], row["count"]) == ("3", "0")
     counts = {way: {int(row["count"]) for row in table if (row["units"], row["edit"]) == way} for way in ways}
     assert all(len(found) == 1 for found in counts.values())

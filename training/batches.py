@@ -55,7 +55,11 @@ def slot_labels(scenes: Sequence[Scene], slots: int) -> Int[Tensor, "b slot+1"]:
 def make_batch(
     seed: int, first: int, size: int, recipe: Recipe, canvas: int, patch: int, keep: int | None, device: torch.device | str
 ) -> Batch:
-    """Return scenes first … first + size - 1 of the sequence, `keep` patch tokens each, first those with an emoji or a word."""
+    """Return scenes first … first + size - 1 of the sequence.
+
+    Args:
+        keep: Number of patch tokens of each picture, preferably those with a word or an emoji; None for all.
+    """
     scenes = [draw_scene(seed, i, recipe) for i in range(first, first + size)]
     image, visible, word = render(scenes, canvas, device)
     cover = F.avg_pool2d(torch.cat([visible, word[:, None]], 1), patch).flatten(2)  # (b, slot + 1, patches)
@@ -64,8 +68,8 @@ def make_batch(
     label = torch.where(most > COVERED, label, -100)  # (b, patches)
     kept = None
     if keep is not None:
-        order = most.clamp(max=0.3) + WORD_FIRST * cover[:, -1]  # a word is read only if all of its letters are there
-        kept = (order + 0.25 * torch.rand_like(most)).topk(keep, 1).indices  # (b, kept)
+        first = most.clamp(max=0.3) + WORD_FIRST * cover[:, -1]  # a word is read only if all of its letters are there
+        kept = (first + 0.25 * torch.rand_like(most)).topk(keep, 1).indices  # (b, kept)
         label, most = label.gather(1, kept), most.gather(1, kept)
     spot = ((label >= 0) + torch.rand_like(most)).topk(SPOTS, 1).indices  # (b, spot)
     noise = 0.04 * recipe.difficulty * torch.rand(size, 1, 1, 1, device=device)

@@ -74,8 +74,8 @@ def main(**options: Any) -> None:
 
     With --write, scenes are those of the same options without it, and the word of each scene has the same place and colours
     with each value, so that covering and reading can be told apart: all words are on a plate, and the plate without letters
-    covers as much. The record has the word as `written`. Names have at most four letters; where an own name is longer, there
-    is no word.
+    covers as much. The record has the word as `written`. Only names of at most three letters are written; where an own name
+    is longer, there is no word.
 
     With --out-dir, writes a folder with images/, masks/ and scenes.jsonl.
 

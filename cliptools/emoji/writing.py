@@ -15,7 +15,7 @@ from torch import Tensor
 from cliptools.emoji.looks import PAINTS
 from cliptools.text.emoji_concepts import concept_index, concepts
 
-MOST_LETTERS = 4  # of a written name, so that its letters can be read at 64 pixels
+MOST_LETTERS = 3  # of a written name, so that its letters can be read at 64 pixels
 HEIGHT, WIDTH = 48, 256  # pixels of the stored words
 FONT = 46
 
