@@ -131,7 +131,7 @@ def test_words_in_the_same_place_on_the_same_scenes(run: Run, tmp_path: Path) ->
     assert len({line["written"] for line in lines["other"]}) > 9
     for number, picture in enumerate(pictures["other"]):
         rows = np.flatnonzero((pictures[""][number] != picture).any((1, 2)))
-        assert 0 < len(rows) < 40  # of 64
+        assert 0 < len(rows) < 60  # of 64
         covered = (pictures["blank"][number] != pictures[""][number]).any(-1)
         assert covered[(pictures[""][number] != picture).any(-1)].mean() > 0.9 and covered.sum() > 20
         changed = (pictures["shuffled"][number] != picture).any((1, 2))
