@@ -387,6 +387,7 @@ def test_bad_units(suite: Suite, second: ct.UnitBundle, pooled: ct.UnitBundle) -
         (blind, {"sees": "cat", "writes": "dog"}, UsageError, "no unit of the bundle sees 'cat' and writes 'dog'"),
         (older, {"sees": "cat", "writes": "dog"}, StreamError, "without `read`"),
         (second.select(np.arange(0)), {"writes": "cat"}, StreamError, "the bundle has no units"),
+        (second.select(np.arange(0)), {"sees": "cat", "writes": "dog"}, StreamError, "the bundle has no units"),
         (second, {"how": "zero"}, UsageError, "name the images as PATH"),
         (second, {"writes": "cat", "model": load_model("emoji-vit2", None, "cpu")}, ModelError, "not the one of the units"),
         (second, {"writes": "cat", "model": load_model(suite.vit, None, "cpu", "bf16")}, ModelError, "not whole in fp32"),

@@ -205,6 +205,8 @@ def judged(bundle: Bundle, images: Images | None, request: JudgeRequest) -> Judg
     effect = bundle.header.settings.get("effect")
     if effect not in EFFECTS:
         raise StreamError(f"a bundle of {effect} effects; clip-judge needs effects in factored form (second, first or pooled)")
+    if not bundle.units:
+        raise StreamError("the bundle has no units to judge; was an earlier selection too narrow?")
     pool = _vocabulary(bundle, request.texts)
     opened = open_judged(
         bundle, images, request.truth, request.classes, pool.texts,

@@ -211,7 +211,10 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("front/mask.py", "mask_hooks"): ("tests/test_edit.py: a mask of another model", "tests/test_edit.py: do not fit the model"),
     ("front/mask.py", "masked_units"): ("tests/test_edit.py: weights put units of a ResNet",),
     ("front/judge.py", "_judge"): ("tests/test_judge.py: the bundle's own model",),
-    ("front/judge.py", "judged"): ("tests/test_judge.py: needs effects in factored form",),
+    ("front/judge.py", "judged"): (
+        "tests/test_judge.py: needs effects in factored form",
+        "tests/test_judge.py: no units to judge",
+    ),
     ("front/judge_images.py", "_opened"): ("tests/test_judge.py: needs images as paths",),
     ("front/judge_images.py", "_rendered"): (
         "tests/test_judge.py: made from the scenes of this seed",
