@@ -64,7 +64,7 @@ EACH_HELP = "Apply --alarm to each comparison separately, without an adjustment 
 @click.option(
     "--baseline", type=click.Path(path_type=Path), metavar="FILE", help="JSON lines of an earlier run, to compare with."
 )
-@click.option("--alarm", type=click.FloatRange(0, min_open=True), metavar="Z", help=ALARM_HELP)
+@click.option("--alarm", type=click.FloatRange(0.01, 30), metavar="Z", help=ALARM_HELP)
 @click.option("--each", is_flag=True, help=EACH_HELP)
 @click.option("--match", is_flag=True, help=MATCH_HELP)
 @click.option("--per-image", is_flag=True, help="Also write a record per image, before the records of the groups.")

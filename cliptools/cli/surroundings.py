@@ -8,6 +8,7 @@ When an installed package cannot be imported, one line names the package and the
 import contextlib
 import copy
 import functools
+import math
 import os
 import re
 import sys
@@ -17,7 +18,7 @@ from io import TextIOWrapper
 from typing import Any
 
 import click
-from click.types import StringParamType
+from click.types import FloatParamType, IntParamType, StringParamType
 
 from cliptools.errors import SingleItemError, UsageError, first_line
 from cliptools.launch import NEEDED
@@ -41,6 +42,29 @@ def by_lines(kind: click.ParamType) -> click.ParamType:
 def _lines_of(kind: click.ParamType, value: str) -> list[str]:
     parts = [line.strip() for line in value.splitlines() if line.strip()]
     return [path for part in parts for path in kind.split_envvar_value(part)] if isinstance(kind, click.Path) else parts
+
+
+def with_content(kind: click.ParamType) -> click.ParamType:
+    """Return the type without empty texts, as of an unset shell variable, without NaN, infinity, and numbers beyond 64 bits.
+
+    A bundle that recorded such a number could not be read again.
+    """
+    if not isinstance(kind, StringParamType | FloatParamType | IntParamType):
+        return kind
+    checked = copy.copy(kind)
+    checked.convert = functools.partial(_converted, kind)  # type: ignore[method-assign]
+    return checked
+
+
+def _converted(kind: click.ParamType, value: Any, option: click.Parameter | None, context: click.Context | None) -> Any:
+    converted = kind.convert(value, option, context)
+    if isinstance(converted, str) and not converted.strip():
+        kind.fail("empty; give a value, or leave the option out", option, context)
+    if isinstance(converted, float) and not math.isfinite(converted):
+        kind.fail(f"{value} is not a finite number", option, context)
+    if isinstance(converted, int) and converted > sys.maxsize:
+        kind.fail(f"{value} is too large, expected at most {sys.maxsize}", option, context)
+    return converted
 
 
 def variable_of(option: click.Option, tool: str) -> str:

@@ -155,6 +155,6 @@ def _kinds(text: str | None, option: str, choices: Sequence[str]) -> tuple[str, 
 
 def _numbers(text: str | None, option: str) -> tuple[int, ...]:
     parts = _parts(text)
-    if invalid := [part for part in parts if not part.isdigit() or int(part) < 1]:
+    if invalid := [part for part in parts if not part.isdecimal() or int(part) < 1]:
         raise UsageError(f"{option} {text}: expected numbers of at least 1, as 1,2,4, found {invalid[0]!r}")
     return tuple(int(part) for part in parts)
