@@ -266,6 +266,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("front/vocabulary.py", "vocabulary"): ("tests/test_front_results.py: the name of a vocabulary, a file, or a list of texts",),
     ("front/vocabulary.py", "vocabulary_of"): ("tests/test_front_words.py: is not the vocabulary",),
     ("front/verify.py", "verified"): ("tests/test_verify.py: --verify needs effects in factored form",),
+    ("front/verify_judged.py", "candidates_of"): ("tests/test_verify.py: no unit has words to rank",),
     ("front/verify_judged.py", "judged_file"): ("tests/test_verify.py: a judged bundle beside other paths",),
     ("front/verify_judged.py", "judged_units"): (
         "tests/test_verify.py: a bundle without `judged_read`",
