@@ -27,6 +27,9 @@ OWN_VARIABLE = {"BY", "CENTER", "GROUPS", "IMAGES", "LABELS", "MASK", "METHOD", 
 """Options with a different meaning in each command: the names of their variables include the command."""
 
 
+LONGEST_NUMBER = 18  # digits of a number in a text: below 2^63, so that a bundle that records it can be read again
+
+
 def by_lines(kind: click.ParamType) -> click.ParamType:
     """Return the type with one value a line in environment variables, because texts and templates contain blanks.
 

@@ -41,6 +41,7 @@ from cliptools.cli.run.shift_units import (
 )
 from cliptools.cli.run.shift_word_drift import run_words
 from cliptools.cli.run.shift_words import WordOptions
+from cliptools.cli.surroundings import LONGEST_NUMBER
 from cliptools.console import count_of, warn
 from cliptools.errors import StreamError, UsageError
 from cliptools.front.unit_records import record_source
@@ -183,7 +184,7 @@ def _check_block(options: ShiftOptions) -> None:
     block = options.block
     if block is None:
         return
-    if block.isdecimal() and int(block) < 2:
+    if block.isdecimal() and (len(block) > LONGEST_NUMBER or int(block) < 2):
         raise UsageError(f"--block {block}: expected a number of consecutive images, 2 or more, or a column of --groups")
     if not block.isdecimal() and not options.groups:
         raise UsageError(f"--block {block} is a column of --groups, which is not given; expected that, or a number of images")
