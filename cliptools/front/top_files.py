@@ -18,8 +18,7 @@ from cliptools.console import progress as shown
 from cliptools.errors import UsageError
 from cliptools.front.images import Reading
 from cliptools.front.top import TopImages, TopRequest, candidates, first_rows, require_top_images
-from cliptools.images.groups import full_name
-from cliptools.images.listing import ListedImage, find
+from cliptools.images.listing import ListedImage, find, full_name
 from cliptools.images.loader import ListedImages, open_images
 from cliptools.images.relocate import locate_images, recorded_source
 from cliptools.io.bundle import Bundle

@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from cliptools.errors import StreamError
-from cliptools.images.groups import Groups, ImageTable, full_name, without_ending
-from cliptools.images.listing import ListedImage
+from cliptools.images.groups import Groups, ImageTable, without_ending
+from cliptools.images.listing import ListedImage, full_name
 from cliptools.images.tar import Span
 from cliptools.io.jsonl import file_objects, parse_foreign
 from cliptools.io.text_file import decode_text

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from cliptools.cli.app import Batching, Output, choose_format, open_input, parse_layers
 from cliptools.cli.run.sheet import OUTLINE_NOTE, check_sheet, sheet_bytes, unit_row
+from cliptools.cli.surroundings import refuse_idle
 from cliptools.console import count_of
 from cliptools.errors import UsageError
 from cliptools.front.images import Reading
@@ -63,6 +64,7 @@ def run(options: TopOptions) -> None:
     inputs = [options.bundle, *([options.beside] if options.beside else []), *(Path(p) for p in options.paths if p == "-")]
     if sum(path is None or str(path) == "-" for path in inputs) > 1:
         raise UsageError("only one of PATH, --bundle and --beside can come from standard input: name files")
+    _check_effects(options)
     if options.files or options.null or options.above:
         _write_files(options)
         return
@@ -86,6 +88,23 @@ def run(options: TopOptions) -> None:
             return
         for record in top_records(tops, options.raw):
             write_record(stream, record)
+
+
+def _check_effects(options: TopOptions) -> None:
+    """Reject options that have no effect beside or without another one.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if not options.word:
+        refuse_idle(("strongest",), "without --word")
+    if options.above is not None:
+        refuse_idle(("images_per_unit",), "with --above, which takes all listed images above a norm")
+    if options.files:
+        reading = ("strict", "max_pixels", "batch_size", "workers", "device", "inertia_images")
+        refuse_idle(reading, "with --files, which reads no image and loads no model")
+    if not options.paths:
+        refuse_idle(("max_pixels", "skip_bad_shards"), "without a PATH, as no file is read")
 
 
 def _write_files(options: TopOptions) -> None:

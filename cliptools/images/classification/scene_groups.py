@@ -8,8 +8,8 @@ from typing import Any
 from cliptools.errors import StreamError
 from cliptools.images.annotations import SCENES, members_after
 from cliptools.images.classification.group_tables import TableRow
-from cliptools.images.groups import full_name, without_ending
-from cliptools.images.listing import ListedImage, find
+from cliptools.images.groups import without_ending
+from cliptools.images.listing import ListedImage, find, full_name
 from cliptools.images.tar import Span
 from cliptools.io.jsonl import file_objects, parse_foreign
 from cliptools.io.text_file import decode_text
