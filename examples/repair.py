@@ -1,11 +1,15 @@
 """Repair the planted pairs of embedded models, one at a time, and measure the four groups of each pair before and after.
 
     clip-scenes --groups --count 200 --seed 0 --out-dir GROUPS; clip-effects --seed 1 -o BUNDLE.safetensors
-    python repair.py GROUPS BUNDLE.safetensors…
+    python repair.py GROUPS BUNDLE.safetensors [TABLE.csv]
+
+The edits of a pair are kept in TABLE.csv.part as soon as they are measured, and a run that was interrupted goes on from there,
+to the same bytes. Without TABLE.csv, the table goes to standard output, and nothing is kept.
 
 A pair (class A, cue B) has four groups: A or another class C, beside B or beside another thing. Units that see B and write A
 are edited so that they no longer write along A (`null`), or stand at their means (`zero`). Their number is the one of 5, 10,
-20, … that is best on validation scenes; the controls edit as many units of the same bundle in the same way: random ones, those
+20, … that is best on validation scenes, or 0, no edit, if none raises the worst group without a loss of more than LOSS in
+another (clip-edit --choose ends there); the controls edit as many units of the same bundle in the same way: random ones, those
 that write A most, those that see B most, and `blind`: units that write A as strongly as the edited ones, but see B least. Two
 baselines change outputs, not weights: `heads` puts the direct effects of whole heads at their means, those of largest variance
 along the text of the cue (repair_heads.py; 1, 2, 4, … of them, chosen like the units), `projection` removes the cue's direction
@@ -15,20 +19,19 @@ before, in points, and zero-shot accuracy on single emoji before and after, over
 the paired difference.
 """
 
-import csv
-import math
+import hashlib
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from repair_heads import WholeHeads
-from scipy import stats
+from repair_table import GROUPS, Edits, Measured, table
 from torch import Tensor
 
 import cliptools as ct
@@ -41,38 +44,25 @@ from cliptools.front.edit_choose import ChoiceRequest, Grouped, best_trial, meas
 from cliptools.front.vocabulary import default_vocabulary_of
 from cliptools.images.classification.grouped import SCENES, open_grouped
 from cliptools.io.bundle import Bundle
+from cliptools.io.cache import KeptRecords, kept_records
+from cliptools.io.files import text_output
 from cliptools.io.header import digest
 from cliptools.models.load import LoadedModel, load_recorded_model
 from cliptools.models.text_encoder import class_templates, encode_named
 from cliptools.text.emoji_concepts import Plant, concepts, plants
 from cliptools.text.vocabularies import Pool
 
-GROUPS = ("A_cue", "A_other", "C_cue", "C_other")
-COLUMNS = (
-    "model", "seed", "units", "edit", "count", "before", "after", "low", "high", "error_gone", *GROUPS,
-    "zero_shot", "zero_shot_after", "zero_shot_low", "zero_shot_high", "scenes", "pairs",
-)  # fmt: skip
 SINGLE = 300  # scenes of one emoji for each pair
 MEANS = 400  # scenes over which the means of neurons are taken; those of pairs are in their bundle
 LOSS = 0.02  # largest loss of another group on validation
 Weights = dict[str, Tensor]
 
 
-class Measured(NamedTuple):
-    """One edit of one pair."""
-
-    count: int
-    before: Float[np.ndarray, " group"]
-    after: Float[np.ndarray, " group"]
-    right: Bool[np.ndarray, "2 scene"]
-    """Single emoji named correctly, before and after."""
-
-
 class Repairs:
     """The repairs of one model with one bundle."""
 
     def __init__(self, groups: Path, path: Path) -> None:
-        self.groups, self.bundle = groups, require_neurons(read(path), "read")
+        self.groups, self.path, self.bundle = groups, path, require_neurons(read(path), "read")
         self.model: LoadedModel = load_recorded_model(self.bundle.header.model, "cpu", "fp32")
         self.seed = int(self.bundle.header.history[0]["arguments"].get("seed", 0))
         self.names = [concept.name for concept in concepts()]
@@ -95,12 +85,48 @@ class Repairs:
         """Return the embeddings of names."""
         return encode_named(self.model, Pool("names", tuple(names), digest(*names)), templates).double()
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the measurements depend on."""
+        here = Path(__file__)
+        files = {
+            "scenes": self.groups / "scenes.jsonl",
+            "bundle": self.path,
+            "study": here,
+            "heads": here.with_name("repair_heads.py"),
+        }
+        digests = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
+        return digests | {"single": SINGLE, "means": MEANS, "loss": LOSS}
+
+    def all(self, kept: KeptRecords | None) -> Iterator[Edits]:
+        """Yield the edits of every pair, those that an earlier run has kept first.
+
+        Raises:
+            CliptoolsError: the earlier run had other scenes, another bundle or another version of this study.
+        """
+        earlier = [] if kept is None else list(kept.records(self.settings))
+        for number, plant in enumerate(plants()):
+            if number < len(earlier):
+                self.draw()  # so that the draws for the later pairs are the same
+                yield {(edit["units"], edit["edit"]): Measured.of(edit) for edit in earlier[number]["edits"]}
+                continue
+            edits: Edits = {(units, edit): measured for units, edit, measured in self.pair(plant)}
+            if kept is not None:
+                kept.append({"edits": [{"units": u, "edit": e} | measured.record for (u, e), measured in edits.items()]})
+            print(f"{self.path}: {self.names[plant.named]}", file=sys.stderr, flush=True)
+            yield edits
+
+    def draw(self) -> tuple[Int[np.ndarray, " u"], int]:
+        """Return a random order of the units, and a random seed."""
+        return self.rng.permutation(self.bundle.units), int(self.rng.integers(2**31))
+
     def pair(self, plant: Plant) -> Iterator[tuple[str, str, Measured]]:
         """Yield the measured edits of one pair with the names of the units and of the edit."""
+        random, seed = self.draw()
         named, cue = self.names[plant.named], self.names[plant.cue]
         folder = f"{slug(named)}-{slug(cue)}"
         validation, test = (self.open(split, folder) for split in ("validation", "test"))
-        orders = self.orders(plant)
+        orders = self.orders(plant, random)
         how = "zero" if self.pairs else "null"
         edits = [self.weights(orders["repair"][:count], named, how) for count in self.counts(len(orders["repair"]))]
         count = self.choose(validation, edits, plant, len(orders["repair"]))
@@ -110,7 +136,7 @@ class Repairs:
         groups = self.measure(test, [weights for *_, weights in jobs], plant)
         heads = self.choose_heads(validation, plant)
         s = F.normalize(self.text[plant.cue] - self.mean, dim=0)
-        right = self.single([weights for *_, weights in jobs], heads, s)
+        right = self.single([weights for *_, weights in jobs], seed, heads, s)
         for (units, edit, _), after, hits in zip(jobs, groups[1:], right[1:-2], strict=True):
             yield units, edit, Measured(count, groups[0], after, np.stack([right[0], hits]))
         M = self.without_heads(test, [heads])  # (2, image, d)
@@ -123,8 +149,8 @@ class Repairs:
         """Return the scenes of a pair."""
         return Grouped(*open_grouped([str(self.groups / "images" / split / folder)], SCENES, None, None))
 
-    def orders(self, plant: Plant) -> dict[str, Int[np.ndarray, " u"]]:
-        """Return the units in the order in which each way of choosing takes them."""
+    def orders(self, plant: Plant, random: Int[np.ndarray, " u"]) -> dict[str, Int[np.ndarray, " u"]]:
+        """Return the units in the order in which each way of choosing takes them, one of which is random."""
         tensors = [torch.from_numpy(self.bundle[name]) for name in ("read", "direction", "deviation", "embedding_covariance")]
         q, r, deviation, covariance = tensors
         t, s = (self.text[[concept]] - self.mean for concept in (plant.named, plant.cue))
@@ -142,7 +168,7 @@ class Repairs:
             blind.append(next(int(unseeing[i]) for i in free if int(unseeing[i]) not in blind))
         return {
             "repair": repair,
-            "random": self.rng.permutation(self.bundle.units),
+            "random": random,
             "write": write.argsort(descending=True, stable=True).numpy(),
             "see": see.argsort(descending=True, stable=True).numpy(),
             "blind": np.array(blind),
@@ -154,18 +180,20 @@ class Repairs:
         return [count for power in range(12) if (count := 5 * 2**power) <= most]
 
     def weights(self, rows: Int[np.ndarray, " u"], named: str, how: str) -> Weights:
-        """Return the changed weights of the edit of some units."""
+        """Return the changed weights of the edit of some units; of no unit there are none."""
+        if not len(rows):
+            return {}
         part: Bundle = self.bundle.select(np.sort(rows))
         scenes = None if how == "null" or self.pairs else MEANS  # a null edit takes no means, and pairs have theirs in the bundle
         edited = ct.edit(part, writes=named, how=how, model=self.model, limit=scenes)
         return {name: edited.tensors[f"visual.{name}"].float() for name in edited.changed}
 
     def choose(self, validation: Grouped, edits: list[Weights], plant: Plant, units: int) -> int:
-        """Return the number of units of the best edit on validation scenes."""
+        """Return the number of units of the best edit on validation scenes, 0 if none is better than no edit."""
         return best_count(self.measure(validation, edits, plant), self.counts(units))
 
     def choose_heads(self, validation: Grouped, plant: Plant) -> Int[Tensor, " head"]:
-        """Return the heads of the best number on validation scenes, those of largest variance along the cue."""
+        """Return the heads of the best number on validation scenes, those of largest variance along the cue; or none."""
         order = self.heads.order(plant.cue)
         counts = [count for power in range(12) if (count := 2**power) <= len(order) // 2]
         M = self.without_heads(validation, [order[:count] for count in counts])
@@ -203,10 +231,14 @@ class Repairs:
 
     @torch.inference_mode()
     def single(
-        self, edits: list[Weights], heads: Int[Tensor, " _"] | None = None, s: Float[Tensor, " d"] | None = None
+        self, edits: list[Weights], seed: int, heads: Int[Tensor, " _"] | None = None, s: Float[Tensor, " d"] | None = None
     ) -> Bool[np.ndarray, "edit scene"]:
-        """Return the single emoji that are named correctly: untouched, with each set of weights, without heads, without s."""
-        source = single_scenes_for(self.model.name, SINGLE, int(self.rng.integers(2**31)))
+        """Return the single emoji that are named correctly: untouched, with each set of weights, without heads, without s.
+
+        Args:
+            seed: Random seed of the scenes.
+        """
+        source = single_scenes_for(self.model.name, SINGLE, seed)
         visual: Any = self.model.clip.visual
         hits = []
         for start in range(0, SINGLE, 50):
@@ -227,42 +259,20 @@ def without(M: Float[Tensor, "b d"], s: Float[Tensor, " d"]) -> Float[Tensor, "2
 
 
 def best_count(groups: Float[np.ndarray, "edit group"], counts: Sequence[int]) -> int:
-    """Return the best number of units by accuracies of the untouched model, then of each number; if none is better, the first."""
+    """Return the best number of units by accuracies of the untouched model, then of each number; 0 if none is better."""
     worst, least = int(groups[0].argmin()), groups[1:].min(1)
     loss = np.delete(groups[0] - groups[1:], worst, axis=1).max(1)
     try:
         return counts[best_trial(counts, least.tolist(), loss.tolist(), float(groups[0].min()), LOSS)]
     except ct.CliptoolsError:
-        return counts[0]
-
-
-def row(repairs: Repairs, units: str, edit: str, measured: list[Measured]) -> dict[str, object]:
-    """Return the row of one way of editing, over all pairs."""
-    before, after = (np.array([getattr(one, name) for one in measured]) for name in ("before", "after"))  # (pair, group)
-    worst, worst_after = before.min(1), after.min(1)
-    gain, right = worst_after - worst, np.concatenate([one.right for one in measured], 1)
-    half = float(stats.sem(gain) * stats.t.ppf(0.975, len(gain) - 1)) if len(gain) > 1 else math.nan
-    change = right[1].astype(float) - right[0]
-    half_change = 1.96 * change.std(ddof=1) / math.sqrt(len(change))
-    numbers = {"before": worst.mean(), "after": worst_after.mean(), "low": gain.mean() - half, "high": gain.mean() + half}
-    numbers |= {"error_gone": gain.mean() / max(1e-9, 1 - worst.mean())}
-    numbers |= {name: 100 * change for name, change in zip(GROUPS, (after - before).mean(0), strict=True)}
-    numbers |= {"zero_shot": right[0].mean(), "zero_shot_after": right[1].mean()}
-    numbers |= {"zero_shot_low": change.mean() - half_change, "zero_shot_high": change.mean() + half_change}
-    shown = {name: f"{value:.4f}" for name, value in numbers.items()}
-    fixed = {"model": repairs.model.name, "seed": repairs.seed, "units": units, "edit": edit, "pairs": len(measured)}
-    return fixed | shown | {"count": f"{np.mean([one.count for one in measured]):.0f}", "scenes": right.shape[1]}
+        return 0
 
 
 if __name__ == "__main__":
-    writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for name in sys.argv[2:]:
-        repairs = Repairs(Path(sys.argv[1]), Path(name))
-        results: dict[tuple[str, str], list[Measured]] = {}
-        for plant in plants():
-            for units, edit, one in repairs.pair(plant):
-                results.setdefault((units, edit), []).append(one)
-            print(f"{name}: {repairs.names[plant.named]}", file=sys.stderr, flush=True)
-        writer.writerows(row(repairs, units, edit, measured) for (units, edit), measured in results.items())
-        sys.stdout.flush()
+    groups, bundle, *out = map(Path, sys.argv[1:])
+    output = out[0] if out else None
+    repairs = Repairs(groups, bundle)
+    with kept_records(output, resume=True) as kept:
+        rows = table(repairs.model.name, repairs.seed, repairs.all(kept))
+        with text_output(output) as stream:
+            stream.write(rows)
