@@ -1,6 +1,6 @@
 """clip-top: writes the top images of units, with the units' inertia, as records, a table and a contact sheet.
 
-front/top.py finds them and reads them again.
+front/top.py chooses the units, front/top_images.py finds their images and reads them again.
 """
 
 import math
@@ -17,7 +17,7 @@ from cliptools.console import count_of
 from cliptools.errors import UsageError
 from cliptools.front.images import Reading
 from cliptools.front.tables import rendered
-from cliptools.front.top import Top, TopImages, TopRequest, check_beside, find_tops, require_top_images, top_records, top_table
+from cliptools.front.top import check_beside, find_tops, require_top_images, top_records, top_table
 from cliptools.front.top_files import (
     THRESHOLD,
     PlacedUnit,
@@ -27,6 +27,7 @@ from cliptools.front.top_files import (
     lines_of,
     outlined_pictures,
 )
+from cliptools.front.top_images import Top, TopImages, TopRequest
 from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.io.files import binary_output, text_output
 from cliptools.io.jsonl import write_record
