@@ -19,19 +19,22 @@ before, in points, and zero-shot accuracy on single emoji before and after, over
 the paired difference.
 """
 
+import csv
 import hashlib
+import io
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from repair_heads import WholeHeads
-from repair_table import GROUPS, Edits, Measured, table
+from scipy import stats
 from torch import Tensor
 
 import cliptools as ct
@@ -52,10 +55,25 @@ from cliptools.models.text_encoder import class_templates, encode_named
 from cliptools.text.emoji_concepts import Plant, concepts, plants
 from cliptools.text.vocabularies import Pool
 
+GROUPS = ("A_cue", "A_other", "C_cue", "C_other")
+COLUMNS = (
+    "model", "seed", "units", "edit", "count", "before", "after", "low", "high", "error_gone", *GROUPS,
+    "zero_shot", "zero_shot_after", "zero_shot_low", "zero_shot_high", "scenes", "pairs",
+)  # fmt: skip
 SINGLE = 300  # scenes of one emoji for each pair
 MEANS = 400  # scenes over which the means of neurons are taken; those of pairs are in their bundle
 LOSS = 0.02  # largest loss of another group on validation
 Weights = dict[str, Tensor]
+
+
+class Measured(NamedTuple):
+    """One edit of one pair."""
+
+    count: int
+    before: Float[np.ndarray, " group"]
+    after: Float[np.ndarray, " group"]
+    right: Bool[np.ndarray, "2 scene"]
+    """Single emoji named correctly, before and after."""
 
 
 class Repairs:
@@ -76,6 +94,33 @@ class Repairs:
         """True for neuron-head pairs, false for neurons."""
         return bool(self.bundle["unit"][0, 2] >= 0)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the measurements depend on."""
+        files = {"scenes": self.groups / "scenes.jsonl", "bundle": self.path}
+        files |= {name: Path(__file__).with_name(f"{name}.py") for name in ("repair", "repair_heads")}
+        digests = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
+        return digests | {"single": SINGLE, "means": MEANS, "loss": LOSS}
+
+    def all(self, kept: KeptRecords | None) -> Iterator[dict[tuple[str, str], Measured]]:
+        """Yield the edits of every pair by the names of the units and of the edit, those that an earlier run has kept first.
+
+        Raises:
+            CliptoolsError: the earlier run had other scenes, another bundle or another version of this study.
+        """
+        earlier = [] if kept is None else list(kept.records(self.settings))
+        for number, plant in enumerate(plants()):
+            if number < len(earlier):
+                self.rng.permutation(self.bundle.units)  # as `pair` draws, so that the draws for later pairs are the same
+                self.rng.integers(2**31)
+                yield {(edit["units"], edit["edit"]): measured_of(edit) for edit in earlier[number]["edits"]}
+                continue
+            edits = {(units, edit): measured for units, edit, measured in self.pair(plant)}
+            if kept is not None:
+                kept.append({"edits": [{"units": u, "edit": e} | record_of(measured) for (u, e), measured in edits.items()]})
+            print(f"{self.path}: {self.names[plant.named]}", file=sys.stderr, flush=True)
+            yield edits
+
     @cached_property
     def heads(self) -> WholeHeads:
         """The heads of the model, with the share of their variance along every concept."""
@@ -85,48 +130,12 @@ class Repairs:
         """Return the embeddings of names."""
         return encode_named(self.model, Pool("names", tuple(names), digest(*names)), templates).double()
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What the measurements depend on."""
-        here = Path(__file__)
-        files = {
-            "scenes": self.groups / "scenes.jsonl",
-            "bundle": self.path,
-            "study": here,
-            "heads": here.with_name("repair_heads.py"),
-        }
-        digests = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
-        return digests | {"single": SINGLE, "means": MEANS, "loss": LOSS}
-
-    def all(self, kept: KeptRecords | None) -> Iterator[Edits]:
-        """Yield the edits of every pair, those that an earlier run has kept first.
-
-        Raises:
-            CliptoolsError: the earlier run had other scenes, another bundle or another version of this study.
-        """
-        earlier = [] if kept is None else list(kept.records(self.settings))
-        for number, plant in enumerate(plants()):
-            if number < len(earlier):
-                self.draw()  # so that the draws for the later pairs are the same
-                yield {(edit["units"], edit["edit"]): Measured.of(edit) for edit in earlier[number]["edits"]}
-                continue
-            edits: Edits = {(units, edit): measured for units, edit, measured in self.pair(plant)}
-            if kept is not None:
-                kept.append({"edits": [{"units": u, "edit": e} | measured.record for (u, e), measured in edits.items()]})
-            print(f"{self.path}: {self.names[plant.named]}", file=sys.stderr, flush=True)
-            yield edits
-
-    def draw(self) -> tuple[Int[np.ndarray, " u"], int]:
-        """Return a random order of the units, and a random seed."""
-        return self.rng.permutation(self.bundle.units), int(self.rng.integers(2**31))
-
     def pair(self, plant: Plant) -> Iterator[tuple[str, str, Measured]]:
         """Yield the measured edits of one pair with the names of the units and of the edit."""
-        random, seed = self.draw()
         named, cue = self.names[plant.named], self.names[plant.cue]
         folder = f"{slug(named)}-{slug(cue)}"
         validation, test = (self.open(split, folder) for split in ("validation", "test"))
-        orders = self.orders(plant, random)
+        orders = self.orders(plant)
         how = "zero" if self.pairs else "null"
         edits = [self.weights(orders["repair"][:count], named, how) for count in self.counts(len(orders["repair"]))]
         count = self.choose(validation, edits, plant, len(orders["repair"]))
@@ -136,7 +145,7 @@ class Repairs:
         groups = self.measure(test, [weights for *_, weights in jobs], plant)
         heads = self.choose_heads(validation, plant)
         s = F.normalize(self.text[plant.cue] - self.mean, dim=0)
-        right = self.single([weights for *_, weights in jobs], seed, heads, s)
+        right = self.single([weights for *_, weights in jobs], heads, s)
         for (units, edit, _), after, hits in zip(jobs, groups[1:], right[1:-2], strict=True):
             yield units, edit, Measured(count, groups[0], after, np.stack([right[0], hits]))
         M = self.without_heads(test, [heads])  # (2, image, d)
@@ -149,8 +158,8 @@ class Repairs:
         """Return the scenes of a pair."""
         return Grouped(*open_grouped([str(self.groups / "images" / split / folder)], SCENES, None, None))
 
-    def orders(self, plant: Plant, random: Int[np.ndarray, " u"]) -> dict[str, Int[np.ndarray, " u"]]:
-        """Return the units in the order in which each way of choosing takes them, one of which is random."""
+    def orders(self, plant: Plant) -> dict[str, Int[np.ndarray, " u"]]:
+        """Return the units in the order in which each way of choosing takes them."""
         tensors = [torch.from_numpy(self.bundle[name]) for name in ("read", "direction", "deviation", "embedding_covariance")]
         q, r, deviation, covariance = tensors
         t, s = (self.text[[concept]] - self.mean for concept in (plant.named, plant.cue))
@@ -168,7 +177,7 @@ class Repairs:
             blind.append(next(int(unseeing[i]) for i in free if int(unseeing[i]) not in blind))
         return {
             "repair": repair,
-            "random": random,
+            "random": self.rng.permutation(self.bundle.units),
             "write": write.argsort(descending=True, stable=True).numpy(),
             "see": see.argsort(descending=True, stable=True).numpy(),
             "blind": np.array(blind),
@@ -189,11 +198,11 @@ class Repairs:
         return {name: edited.tensors[f"visual.{name}"].float() for name in edited.changed}
 
     def choose(self, validation: Grouped, edits: list[Weights], plant: Plant, units: int) -> int:
-        """Return the number of units of the best edit on validation scenes, 0 if none is better than no edit."""
+        """Return the number of units of the best edit on validation scenes."""
         return best_count(self.measure(validation, edits, plant), self.counts(units))
 
     def choose_heads(self, validation: Grouped, plant: Plant) -> Int[Tensor, " head"]:
-        """Return the heads of the best number on validation scenes, those of largest variance along the cue; or none."""
+        """Return the heads of the best number on validation scenes, those of largest variance along the cue."""
         order = self.heads.order(plant.cue)
         counts = [count for power in range(12) if (count := 2**power) <= len(order) // 2]
         M = self.without_heads(validation, [order[:count] for count in counts])
@@ -231,14 +240,10 @@ class Repairs:
 
     @torch.inference_mode()
     def single(
-        self, edits: list[Weights], seed: int, heads: Int[Tensor, " _"] | None = None, s: Float[Tensor, " d"] | None = None
+        self, edits: list[Weights], heads: Int[Tensor, " _"] | None = None, s: Float[Tensor, " d"] | None = None
     ) -> Bool[np.ndarray, "edit scene"]:
-        """Return the single emoji that are named correctly: untouched, with each set of weights, without heads, without s.
-
-        Args:
-            seed: Random seed of the scenes.
-        """
-        source = single_scenes_for(self.model.name, SINGLE, seed)
+        """Return the single emoji that are named correctly: untouched, with each set of weights, without heads, without s."""
+        source = single_scenes_for(self.model.name, SINGLE, int(self.rng.integers(2**31)))
         visual: Any = self.model.clip.visual
         hits = []
         for start in range(0, SINGLE, 50):
@@ -268,11 +273,56 @@ def best_count(groups: Float[np.ndarray, "edit group"], counts: Sequence[int]) -
         return 0
 
 
-if __name__ == "__main__":
-    groups, bundle, *out = map(Path, sys.argv[1:])
-    output = out[0] if out else None
+def record_of(measured: Measured) -> dict[str, Any]:
+    """Return a measurement as it is kept."""
+    return {name: value if isinstance(value, int) else value.tolist() for name, value in measured._asdict().items()}
+
+
+def measured_of(record: dict[str, Any]) -> Measured:
+    """Return a measurement that was kept."""
+    groups = (np.array(record[name], np.float64) for name in ("before", "after"))
+    return Measured(record["count"], *groups, np.array(record["right"], bool))
+
+
+def row(repairs: Repairs, units: str, edit: str, measured: list[Measured]) -> dict[str, object]:
+    """Return the row of one way of editing, over all pairs."""
+    before, after = (np.array([getattr(one, name) for one in measured]) for name in ("before", "after"))  # (pair, group)
+    worst, worst_after = before.min(1), after.min(1)
+    gain, right = worst_after - worst, np.concatenate([one.right for one in measured], 1)
+    half = float(stats.sem(gain) * stats.t.ppf(0.975, len(gain) - 1)) if len(gain) > 1 else math.nan
+    change = right[1].astype(float) - right[0]
+    half_change = 1.96 * change.std(ddof=1) / math.sqrt(len(change))
+    numbers = {"before": worst.mean(), "after": worst_after.mean(), "low": gain.mean() - half, "high": gain.mean() + half}
+    numbers |= {"error_gone": gain.mean() / max(1e-9, 1 - worst.mean())}
+    numbers |= {name: 100 * change for name, change in zip(GROUPS, (after - before).mean(0), strict=True)}
+    numbers |= {"zero_shot": right[0].mean(), "zero_shot_after": right[1].mean()}
+    numbers |= {"zero_shot_low": change.mean() - half_change, "zero_shot_high": change.mean() + half_change}
+    shown = {name: f"{value:.4f}" for name, value in numbers.items()}
+    fixed = {"model": repairs.model.name, "seed": repairs.seed, "units": units, "edit": edit, "pairs": len(measured)}
+    return fixed | shown | {"count": f"{np.mean([one.count for one in measured]):.0f}", "scenes": right.shape[1]}
+
+
+def table(repairs: Repairs, pairs: Iterable[dict[tuple[str, str], Measured]]) -> bytes:
+    """Return the table of one model and one seed."""
+    results: dict[tuple[str, str], list[Measured]] = {}
+    for edits in pairs:
+        for key, measured in edits.items():
+            results.setdefault(key, []).append(measured)
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row(repairs, units, edit, measured) for (units, edit), measured in results.items())
+    return lines.getvalue().encode()
+
+
+def main(groups: Path, bundle: Path, output: Path | None = None) -> None:
+    """Write the table."""
     repairs = Repairs(groups, bundle)
     with kept_records(output, resume=True) as kept:
-        rows = table(repairs.model.name, repairs.seed, repairs.all(kept))
+        rows = table(repairs, repairs.all(kept))
         with text_output(output) as stream:
             stream.write(rows)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
-from repair import LOSS, Repairs, Weights
-from repair_table import COLUMNS as REPAIR_COLUMNS
-from repair_table import Measured, row
+from repair import COLUMNS as REPAIR_COLUMNS
+from repair import LOSS, Measured, Repairs, Weights, row
 from safetensors.torch import load_file
 
 import cliptools as ct
@@ -101,7 +100,7 @@ def main(groups: Path, bundle: Path, findings_file: Path, edited: Path) -> None:
     for plant in plants():
         folder = f"{slug(repairs.names[plant.named])}-{slug(repairs.names[plant.cue])}"
         accuracies = repairs.measure(repairs.open("test", folder), list(edits.values()), plant)
-        right = repairs.single(list(edits.values()), int(repairs.rng.integers(2**31)))
+        right = repairs.single(list(edits.values()))
         for number, name in enumerate(edits, 1):
             results[name].append(Measured(0, accuracies[0], accuracies[number], right[[0, number]]))
         print(f"{edited}: {repairs.names[plant.named]}", file=sys.stderr, flush=True)
@@ -109,7 +108,7 @@ def main(groups: Path, bundle: Path, findings_file: Path, edited: Path) -> None:
     writer.writeheader()
     for name, measured in results.items():
         counts = {"units": unit_count(findings)} | count_plants(findings, measured)
-        writer.writerow(row(repairs.model.name, repairs.seed, "", name, measured) | counts)
+        writer.writerow(row(repairs, "", name, measured) | counts)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 from helpers.advgen_input import inside
 from helpers.images import encoded, picture
 
-from cliptools.emoji.export import SPLITS, group_pair, group_plans, neutral_concepts
+from cliptools.emoji.group_scenes import SPLITS, group_pair, group_plans, neutral_concepts
 from cliptools.errors import CliptoolsError, StreamError, UsageError
 from cliptools.images.classification.grouped import ImageGroups, groups_of, open_grouped
 from cliptools.images.groups import Columns

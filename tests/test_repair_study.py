@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,6 @@ from PIL import Image
 
 import cliptools as ct
 from cliptools.emoji.render import scenes_for
-from cliptools.errors import CliptoolsError
-from cliptools.io.cache import kept_records
 from cliptools.text.emoji_concepts import concepts, plants
 
 EXAMPLES = ROOT / "examples"
@@ -65,8 +62,7 @@ def test_whole_heads_by_the_variance_along_a_text(name: str) -> None:
 
 
 def test_counts_of_plants() -> None:
-    from repair import best_count
-    from repair_table import Measured
+    from repair import Measured, best_count
     from unnamed_repair import count_plants, found, random_lines, unit_count
 
     plant = plants()[0]
@@ -92,48 +88,10 @@ def test_counts_of_plants() -> None:
     assert best_count(np.vstack([groups, [[1.0, 0.89, 0.7, 1.0]]]), [5, 10, 20]) == 20
 
 
-def check_resuming(repair: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that goes on after an interruption gives the bytes of a run without one, and measures no pair twice."""
-
-    def drawn(repairs: Any, plant: Any) -> Iterator[tuple[str, str, Any]]:
-        assert plant not in stops
-        measured.append(plant)
-        order, seed = repairs.draw()
-        rng = np.random.default_rng([seed, *order])
-        for units in ("repair", "random"):
-            yield units, "null", repair.Measured(int(order[0]), rng.random(4), rng.random(4), rng.random((2, 8)) < 0.5)
-
-    def run(output: Path | None) -> bytes:
-        repairs = repair.Repairs(folder / "g", folder / "b.safetensors")
-        with kept_records(output, resume=True) as kept:
-            return bytes(repair.table("m", 3, repairs.all(kept)))
-
-    stops: list[Any] = []
-    measured: list[Any] = []
-    with monkeypatch.context() as patch:
-        patch.setattr(repair.Repairs, "pair", drawn)
-        whole = run(None)
-        assert measured == list(plants())
-        for stop in (5, 11):
-            stops[:] = [plants()[stop]]
-            with pytest.raises(AssertionError):
-                run(folder / "t.csv")
-        stops.clear()
-        measured.clear()
-        assert run(folder / "t.csv") == whole and measured == list(plants())[11:] and not (folder / "t.csv.part").exists()
-        stops[:] = [plants()[3]]
-        with pytest.raises(AssertionError):
-            run(folder / "t.csv")
-        patch.setattr(repair, "SINGLE", 9)
-        with pytest.raises(CliptoolsError, match="started with single 8"):
-            run(folder / "t.csv")
-
-
 @pytest.mark.parametrize("name", ["emoji-vit2", "emoji-rn2"])
 def test_every_way_of_editing_a_pair(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """One pair with few scenes: all rows of a table are there, and all controls edit other units, as many as the edit."""
     import repair
-    import repair_table
     from repair_heads import WholeHeads
 
     monkeypatch.setattr(repair, "SINGLE", 8)
@@ -146,7 +104,7 @@ def test_every_way_of_editing_a_pair(name: str, monkeypatch: pytest.MonkeyPatch,
     )
     assert done.returncode == 0, done.stderr.decode()
     repairs, plant = repair.Repairs(tmp_path / "g", tmp_path / "b.safetensors"), plants()[0]
-    orders = repairs.orders(plant, repairs.draw()[0])
+    orders = repairs.orders(plant)
     counts = repairs.counts(len(orders["repair"]))
     assert not set(orders["blind"]) & set(orders["repair"]) and all(len(set(order)) >= counts[-1] for order in orders.values())
     with monkeypatch.context() as patch:
@@ -160,13 +118,12 @@ def test_every_way_of_editing_a_pair(name: str, monkeypatch: pytest.MonkeyPatch,
     for one in results.values():
         assert np.array_equal(one.before, results["repair", how].before) and one.right.shape == (2, 8)
         assert np.array_equal(one.right[0], results["repair", how].right[0]) and one.after.shape == (4,)
-    check_resuming(repair, tmp_path, monkeypatch)
     monkeypatch.setattr(repair, "LOSS", -2.0)  # which no number of units keeps
     for (units, edit), none in {(units, edit): one for units, edit, one in repairs.pair(plant)}.items():
         assert edit == "projection" or (none.count == 0 and np.array_equal(none.before, none.after)), units
         assert edit == "projection" or np.array_equal(*none.right)
-    row = repair_table.row(repairs.model.name, repairs.seed, "repair", how, [results["repair", how]] * 2)
-    assert tuple(sorted(row)) == tuple(sorted(repair_table.COLUMNS)) and (row["model"], row["seed"], row["pairs"]) == (name, 3, 2)
+    row = repair.row(repairs, "repair", how, [results["repair", how]] * 2)
+    assert tuple(sorted(row)) == tuple(sorted(repair.COLUMNS)) and (row["model"], row["seed"], row["pairs"]) == (name, 3, 2)
 
 
 @pytest.fixture(scope="module")

@@ -40,8 +40,8 @@ from cliptools.towers.readout import PoolingRead, keep, pooling_read_hooks
 from cliptools.towers.tower import Tower
 from cliptools.unit_effects.factored import Listener, UnitBlock, head_units, index_of, neuron_units
 from cliptools.unit_effects.vit_direct import choose_any_layers
-from cliptools.unit_effects.vit_effect import TowerEffect
 from cliptools.unit_effects.vit_second_order import (
+    TowerEffect,
     default_layers,
     has_units,
     head_directions,

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ CONTROLS = ("random", "write", "see", "blind")
 
 def measured(after: Sequence[float], lost: float = 0.0, count: int = COUNT) -> list[Any]:
     """Return an edit of all plants with these accuracies of the groups; a share of the single emoji is named wrongly after it."""
-    from repair_table import Measured
+    from repair import Measured
 
     rng, right = np.random.default_rng(1), np.ones((len(plants()) * SCENES, 2), dtype=bool)
     right[: round(lost * len(right)), 1] = False
@@ -31,24 +32,25 @@ def measured(after: Sequence[float], lost: float = 0.0, count: int = COUNT) -> l
 
 def write_repairs(folder: Path, after: Sequence[float], lost: float = 0.0, control: Sequence[float] = KEPT) -> None:
     """Write repair.csv: for both models the edit with these groups after it, controls and baselines with others."""
-    from repair_table import COLUMNS, row
+    from repair import COLUMNS, row
 
     rows = []
     for name, how in zip(EMBEDDED, ("null", "zero"), strict=True):
         for seed in SEEDS:
-            rows.append(row(name, seed, "repair", how, measured(after, lost)))
-            rows += [row(name, seed, units, how, measured(control)) for units in CONTROLS]
+            study: Any = SimpleNamespace(model=SimpleNamespace(name=name), seed=seed)
+            rows.append(row(study, "repair", how, measured(after, lost)))
+            rows += [row(study, units, how, measured(control)) for units in CONTROLS]
             if how == "null":
-                rows.append(row(name, seed, "repair", "zero", measured(KEPT)))
-            rows.append(row(name, seed, "heads", "mean", measured(KEPT, count=2)))
-            rows.append(row(name, seed, "none", "projection", measured(KEPT, count=0)))
+                rows.append(row(study, "repair", "zero", measured(KEPT)))
+            rows.append(row(study, "heads", "mean", measured(KEPT, count=2)))
+            rows.append(row(study, "none", "projection", measured(KEPT, count=0)))
     comment = f"# make -C examples -f repair.mk: {COUNT} scenes (of each group, pair and split)"
     _write(folder / "repair.csv", comment, COLUMNS, rows)
 
 
 def write_unnamed(folder: Path, after: Sequence[float], found: int) -> None:
     """Write repair-unnamed.csv: the edit with these groups after it, and its control, with findings of some plants."""
-    from repair_table import row
+    from repair import row
     from unnamed_repair import COLUMNS, count_plants
 
     names = [concept.name for concept in concepts()]
@@ -56,9 +58,10 @@ def write_unnamed(folder: Path, after: Sequence[float], found: int) -> None:
     rows = []
     for name in EMBEDDED:
         for seed in SEEDS:
+            study: Any = SimpleNamespace(model=SimpleNamespace(name=name), seed=seed)
             for edit, groups in (("unnamed", after), ("random", BEFORE)):
                 edited = measured(groups)
-                rows.append(row(name, seed, "", edit, edited) | {"units": COUNT} | count_plants(findings, edited))
+                rows.append(row(study, "", edit, edited) | {"units": COUNT} | count_plants(findings, edited))
     _write(folder / "repair-unnamed.csv", "# make -C examples -f repair.mk unnamed", COLUMNS, rows)
 
 

@@ -103,13 +103,16 @@ def _samples(options: ScenesOptions, emoji_counts: range | None) -> Iterator["Sa
     Raises:
         UsageError: a caption that no scene can show, before anything is drawn.
     """
-    from cliptools.emoji import export  # inside, because it imports torch, which takes seconds; errors in options come before
+    from cliptools.emoji import (  # inside, because it imports torch, which takes seconds; errors in options come before
+        export,
+        group_scenes,
+    )
 
     if options.caption:
         plans = export.captioned_plans(options.caption, options.count or 1, options.seed)
     elif options.groups:
-        splits = (options.split,) if options.split else export.SPLITS
-        plans = export.group_plans(options.count or GROUP_COUNT, options.seed, splits)
+        splits = (options.split,) if options.split else group_scenes.SPLITS
+        plans = group_scenes.group_plans(options.count or GROUP_COUNT, options.seed, splits)
     elif options.single:
         plans = export.single_plans(options.count or COUNT, options.seed, _recipe(options, emoji_counts))
     else:
