@@ -43,7 +43,8 @@ def edit(units: Any, **arguments: Any) -> ct.Edited:
 
 
 def command(suite: Suite, *arguments: Any, stdin: bytes = b"") -> Any:
-    return inside("edit", "--pool", suite.pool, "--device", "cpu", "-q", *arguments, stdin=stdin)
+    texts = stdin or {"--sees", "--writes"} & set(map(str, arguments))  # without texts, a vocabulary would have no effect
+    return inside("edit", *(("--pool", suite.pool) if texts else ()), "--device", "cpu", "-q", *arguments, stdin=stdin)
 
 
 def test_scores_are_the_products_that_they_are_said_to_be() -> None:

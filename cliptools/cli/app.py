@@ -244,22 +244,22 @@ def output_options(*formats: str) -> Callable[[Function], Function]:
     return add
 
 
-def measuring_options(function: Function) -> Function:
-    """Add --strict, --max-pixels, --skip-bad-shards, --memory, --batch-size and --workers."""
+def batching_options(function: Function) -> Function:
+    """Add --strict, --max-pixels, --skip-bad-shards, --batch-size and --workers."""
     workers = "Number of threads that decode images [default: the number of cores, at most 8]."
+    function = batch_option(click.option("--workers", type=click.IntRange(0), help=workers)(function))
+    text = "An unreadable or unusable image is an error, not a warning."
+    return click.option("--strict", is_flag=True, help=text)(reading_options(function))
+
+
+def measuring_options(function: Function) -> Function:
+    """Add the options of batching_options, and --memory."""
     memory = (
         "Memory for statistics, in GB. clip-effects puts larger statistics into temporary files ($TMPDIR or /var/tmp), or, on an "
         "accelerator or without room on the disk, takes further passes over the images."
     )
-    for add in (
-        click.option("--workers", type=click.IntRange(0), help=workers),
-        batch_option,
-        click.option("--memory", default=4.0, show_default=True, type=click.FloatRange(0.01), help=memory),
-        reading_options,
-        click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning."),
-    ):
-        function = add(function)
-    return function
+    added = click.option("--memory", default=4.0, show_default=True, type=click.FloatRange(0.01), help=memory)(function)
+    return batching_options(added)
 
 
 def batch_option(function: Function) -> Function:

@@ -1,6 +1,7 @@
 """The process in which a command runs: environment variables, standard input, memory and installed packages.
 
-Environment variables can set options; this module defines their names and separators. Standard input can be read only once, so
+Environment variables can set options; this module defines their names and separators. An option that the command line gives
+although it has no effect there is an error; from the environment it is not. Standard input can be read only once, so
 a command line on which two options read it is refused. When memory runs out, the message names the options that would need less.
 When an installed package cannot be imported, one line names the package and the reason.
 """
@@ -102,6 +103,28 @@ def refuse_plain_variables(tool: str, options: Iterable[click.Parameter]) -> Non
             raise UsageError(
                 f"{plain} is not read, because --{plain[10:].lower()} has another meaning in other commands: set {option.envvar}"
             )
+
+
+def refuse_idle(names: Iterable[str], reason: str) -> None:
+    """Reject options of the command line that have no effect in this run.
+
+    The values of environment variables are for all commands and runs, so they are not rejected; nor is anything where no command
+    runs.
+
+    Args:
+        names: Parameters, as the options' dataclass names them.
+        reason: The rest of the sentence "--option has no effect ...".
+
+    Raises:
+        UsageError: the command line gives one of the options.
+    """
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return
+    for option in context.command.params:
+        given = context.get_parameter_source(str(option.name)) is click.core.ParameterSource.COMMANDLINE
+        if option.name in names and given:
+            raise UsageError(f"{option.opts[-1]} has no effect {reason}: leave it out")
 
 
 INPUTS = {

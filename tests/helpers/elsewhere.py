@@ -83,8 +83,8 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_image_groups.py: no image of the split test",
     ),
     ("images/classification/grouped.py", "_grouped"): ("tests/test_image_groups.py: have the same class",),
-    ("images/classification/scene_groups.py", "_row"): ("tests/test_image_groups.py: has no `pair`, `label`",),
-    ("images/classification/scene_groups.py", "_records"): ("tests/test_image_groups.py: has no record",),
+    ("images/classification/grouped.py", "_scene_row"): ("tests/test_image_groups.py: has no `pair`, `label`",),
+    ("images/classification/grouped.py", "_scene_records"): ("tests/test_image_groups.py: has no record",),
     ("images/classification/group_tables.py", "attribute_rows"): ("tests/test_image_groups.py: name a file for --labels",),
     ("images/classification/group_tables.py", "_attributed"): ("tests/test_image_groups.py: no place of 3.png",),
     ("images/classification/group_tables.py", "metadata_rows"): (
@@ -376,7 +376,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("models/dictionary_file.py", "_content"): ("tests/test_dictionary_files.py: No such",),
     ("models/dictionary_file.py", "_config_beside"): ("needs a file that this user cannot read",),
     ("models/dictionary_file.py", "_json"): ("tests/test_dictionary_files.py: is no JSON object",),
-    ("models/dictionary_file.py", "_settings"): (
+    ("models/dictionary_settings.py", "settings_of"): (
         "tests/test_dictionary_files.py: a gated autoencoder",
         "tests/test_dictionary_files.py: one head's outputs",
         "tests/test_dictionary_files.py: normalize_activations 'whiten'",

@@ -41,7 +41,7 @@ from cliptools.cli.run.shift_units import (
 )
 from cliptools.cli.run.shift_word_drift import run_words
 from cliptools.cli.run.shift_words import WordOptions
-from cliptools.cli.surroundings import LONGEST_NUMBER
+from cliptools.cli.surroundings import LONGEST_NUMBER, refuse_idle
 from cliptools.console import count_of, warn
 from cliptools.errors import StreamError, UsageError
 from cliptools.front.unit_records import record_source
@@ -151,11 +151,29 @@ def _check_usage(options: ShiftOptions) -> None:
         raise UsageError("--by text uses no units: leave out --layers")
     if options.by == "text" and options.choose:
         raise UsageError("--by text uses no units: leave out --choose")
+    _check_effects(options)
     _check_block(options)
     if options.templates:
         check_template_options(options.templates)
     if options.plot:
         kind_of(options.plot, "--plot")
+
+
+def _check_effects(options: ShiftOptions) -> None:
+    """Reject options that have no effect without another one.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if not (options.groups or options.labels):
+        refuse_idle(("image_column",), "without --groups or --labels")
+    if not options.groups:
+        refuse_idle(("group_column",), "without --groups")
+    if options.by == "text":
+        refuse_idle(("units_per_concept",), "with --by text, which uses no units")
+    looks = options.concepts and options.by != "text" and options.choose != "overlap" and not options.baseline
+    if options.sample is None and not looks:
+        refuse_idle(("seed",), "without --sample or a choice of units by images")
 
 
 def _check_words(options: ShiftOptions) -> None:
